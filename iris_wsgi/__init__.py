@@ -1,0 +1,25 @@
+"""A classifier in ONNX, served over a hand-rolled WSGI application.
+
+Read first: `wsgi.py` (requests in, responses out), `roles.py` (what is served), `model.py` (what answers).
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from iris_wsgi.wsgi import App
+
+__version__ = "0.1.0"
+
+
+def create_app(**settings: Any) -> "App":
+    """The application as a WSGI callable for any WSGI server, e.g. `gunicorn 'iris_wsgi:create_app(role="web_single")'`.
+
+    Settings are those of `settings.Settings`; the environment is not read. Requests are logged to standard error.
+    """
+    import sys
+
+    from iris_wsgi.log import Log
+    from iris_wsgi.roles import build
+    from iris_wsgi.settings import Settings
+
+    return build(Settings(**settings), Log(sys.stderr)).app

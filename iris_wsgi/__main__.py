@@ -1,0 +1,90 @@
+"""The command line: serve, verify, seal."""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from iris_wsgi import __version__
+from iris_wsgi.settings import BadSetting, Settings, add_flags, read_settings
+
+Given = Mapping[str, Any]
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="iris_wsgi", description="Serves a classifier in ONNX over HTTP.")
+    top.add_argument("--version", action="version", version=f"iris_wsgi {__version__}")
+    commands = top.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", help="serve a role until SIGTERM", description="Serves a role until SIGTERM or SIGINT.")
+    add_flags(serve)
+    verify = commands.add_parser("verify", help="check the model's files and answers, offline, and print what it is")
+    add_flags(verify, ["model_dir"])
+    seal = commands.add_parser("seal", help="write golden.json for a model of your own")
+    add_flags(seal, ["model_dir"])
+    seal.add_argument(
+        "--rows", type=Path, metavar="CSV", help="rows to pin the answers of (default: drawn from the training ranges)"
+    )
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command. The status is 0, 1 for a model or an address that cannot be used, or 2 for a wrong setting."""
+    given = vars(parser().parse_args(arguments))
+    try:
+        settings = read_settings(os.environ, given)
+    except BadSetting as error:
+        return failure(str(error), 2)
+    run = {"serve": run_server, "verify": verify, "seal": seal}[given["command"]]
+    # Only now, so that --help and a wrong setting do not wait for onnxruntime.
+    from iris_wsgi.model import BadModel
+
+    try:
+        run(settings, given)
+    except (BadModel, BadSetting) as error:
+        return failure(str(error), 1)
+    return 0
+
+
+def run_server(settings: Settings, _: Given) -> None:
+    from iris_wsgi.log import Log
+    from iris_wsgi.roles import build
+    from iris_wsgi.server import bind, serve
+
+    bound = bind(settings)
+    serve(settings, bound, build(settings, Log(sys.stderr)), say)
+
+
+def verify(settings: Settings, _: Given) -> None:
+    from iris_wsgi.golden import self_test
+    from iris_wsgi.model import load_model
+
+    model, golden = load_model(Path(settings.model_dir))
+    result = self_test(model, golden.cases, golden.tolerance)
+    say(f"model {model.name} {model.version} {model.digest}")
+    say(f"labels: {', '.join(model.labels)}")
+    for feature in model.features:
+        known = "range unknown" if feature.min is None else f"trained on {feature.min:g} to {feature.max:g} {feature.unit or ''}"
+        say(f"feature {feature.name}: {known.strip()}")
+    say(f"made with: {', '.join(f'{name} {version}' for name, version in model.libraries.items()) or 'unknown'}")
+    say(f"self-test: {result}")
+
+
+def seal(settings: Settings, given: Given) -> None:
+    from iris_wsgi.golden import seal
+
+    say(seal(Path(settings.model_dir), given["rows"]))
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def failure(message: str, status: int) -> int:
+    print(f"iris_wsgi: {message}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""Every failure that a client can see, and the problem document it is told in (RFC 9457)."""
+
+import json
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import NamedTuple
+
+MOST_FAULTS = 10
+PROBLEM_JSON = "application/problem+json"
+
+Headers = Sequence[tuple[str, str]]
+
+
+class Fault(NamedTuple):
+    """One place in a body that is wrong: a JSON pointer (RFC 6901, as a fragment) and what is wanted there."""
+
+    pointer: str
+    detail: str
+
+
+class Problem(Exception):
+    """A request that cannot be answered: status, one sentence for people, the faults found, extra headers.
+
+    The sentence names the place, the limit and the way out; it never repeats what the client sent.
+    """
+
+    status = 500
+
+    def __init__(self, detail: str, faults: Sequence[Fault] = (), headers: Headers = ()) -> None:
+        super().__init__(detail)
+        self.detail, self.faults, self.headers = detail, faults[:MOST_FAULTS], headers
+
+
+class NotDecodable(Problem):
+    """The body cannot be parsed."""
+
+    status = 400
+
+
+class NotFound(Problem):
+    status = 404
+
+
+class MethodNotAllowed(Problem):
+    status = 405
+
+
+class LengthRequired(Problem):
+    status = 411
+
+
+class BodyTooLarge(Problem):
+    status = 413
+
+
+class UnsupportedMedia(Problem):
+    status = 415
+
+
+class NotValid(Problem):
+    """The body parses and breaks the schema."""
+
+    status = 422
+
+
+class PredictFailed(Problem):
+    """The model ran and gave no usable answer, or did not run."""
+
+
+class MethodUnknown(Problem):
+    status = 501
+
+
+class NotReady(Problem):
+    status = 503
+
+
+def problem_document(problem: Problem, request_id: str) -> bytes:
+    """The body of a failed request, as RFC 9457 words it, with at most ten faults."""
+    document: dict[str, object] = {
+        "title": HTTPStatus(problem.status).phrase,
+        "status": problem.status,
+        "detail": problem.detail,
+        "request_id": request_id,
+    }
+    if problem.faults:
+        document["errors"] = [fault._asdict() for fault in problem.faults]
+    return json.dumps(document, ensure_ascii=False).encode()

@@ -1,0 +1,55 @@
+"""The routes that every role has: health, readiness, metrics and the description of the others."""
+
+import json
+from collections.abc import Callable, Sequence
+
+from iris_wsgi import __version__, openapi
+from iris_wsgi.errors import NotReady
+from iris_wsgi.metrics import MEDIA, Registry
+from iris_wsgi.wsgi import Request, Response, Route
+
+
+class Readiness:
+    """Whether traffic may come: not while the server stops, and not when the model no longer answers as it did at the start."""
+
+    def __init__(self, answers_as_tested: Callable[[], bool]) -> None:
+        self.answers_as_tested = answers_as_tested
+        self.stopping = False
+
+    def why_not(self) -> str | None:
+        """A sentence while there must be no traffic, else None."""
+        if self.stopping:
+            return "The server is shutting down."
+        return None if self.answers_as_tested() else "The model no longer answers its first golden row as it should."
+
+
+def routes(others: Sequence[Route], registry: Registry, readiness: Readiness) -> list[Route]:
+    """These routes and `others`: the whole table of a role."""
+
+    def readyz(_: Request) -> Response:
+        if why := readiness.why_not():
+            raise NotReady(why)
+        return Response(b'{"ready":true}')
+
+    def metrics(_: Request) -> Response:
+        return Response(registry.text(), media=MEDIA)
+
+    def describe(_: Request) -> Response:
+        return Response(description)
+
+    table = [
+        Route("GET", "/health", lambda _: Response(b'{"health":"ok"}'), "Whether the server answers", openapi.OBJECT),
+        Route(
+            "GET",
+            "/livez",
+            lambda _: Response(b'{"live":true}'),
+            "Liveness: fails only where a restart helps",
+            openapi.OBJECT,
+        ),
+        Route("GET", "/readyz", readyz, "Readiness: whether traffic may come", openapi.OBJECT, failures=(503,)),
+        Route("GET", "/metrics", metrics, "Metrics in the Prometheus text format", openapi.TEXT, media=MEDIA),
+        Route("GET", "/openapi.json", describe, "This document", openapi.OBJECT),
+        *others,
+    ]
+    description = json.dumps(openapi.document(table, "iris_wsgi", __version__)).encode()
+    return table

@@ -1,0 +1,158 @@
+"""JSON to arrays and back, checked by hand: what is accepted is exact, and what is refused is told where."""
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iris_wsgi.errors import MOST_FAULTS, Fault, NotDecodable, NotValid, PredictFailed
+
+Array = NDArray[np.float32]
+
+# The smallest double that rounds to infinity in float32: half a step above the largest finite one.
+FLOAT32_END = 3.4028235677973366e38
+# The schema needs 3 levels. What goes deeper than this is no mistake in a row but another kind of document.
+MOST_LEVELS = 16
+NUMBERS = {int, float}
+
+
+def refuse_constant(_: str) -> NoReturn:
+    raise NotDecodable("NaN and Infinity are no JSON (RFC 8259, section 6).")
+
+
+def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise NotDecodable("A member's name stands twice in one object.")
+    return members
+
+
+strict_decode = json.JSONDecoder(parse_constant=refuse_constant, object_pairs_hook=unique_members).decode
+
+
+def decode_json(body: bytes) -> Any:
+    """One JSON document in UTF-8 (RFC 8259), without NaN, Infinity, byte order mark or repeated names; else NotDecodable."""
+    if not body:
+        raise NotDecodable("The body is empty; it must be a JSON document.")
+    try:
+        return strict_decode(body.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise NotDecodable("The body is not UTF-8.") from None
+    except json.JSONDecodeError as error:
+        # The library's own sentence can quote the body; where it stopped is told, what stood there is not.
+        raise NotDecodable(f"The body is not JSON: line {error.lineno}, column {error.colno}.") from None
+    except ValueError:
+        raise NotDecodable("A number in the body has too many digits.") from None
+    except RecursionError:
+        raise too_deep() from None
+
+
+def too_deep() -> NotDecodable:
+    return NotDecodable(f"The body is nested deeper than {MOST_LEVELS} levels.")
+
+
+def decode_rows(body: bytes, width: int, most: int, more: str) -> Array:
+    """`{"data": [[…], …]}` to float32 [rows, width], 1 to `most` rows; `more` tells who has too many rows what to do.
+
+    Every number is finite after rounding to float32. Raises NotDecodable (400) or NotValid (422).
+    """
+    document = decode_json(body)
+    if type(document) is dict and len(document) == 1:
+        data = document.get("data")
+        if type(data) is list and 0 < len(data) <= most and set(map(type, data)) == {list} and set(map(len, data)) == {width}:
+            flat = list(chain.from_iterable(data))
+            if set(map(type, flat)) <= NUMBERS and max(flat) < FLOAT32_END and min(flat) > -FLOAT32_END:
+                return np.array(flat, np.float32).reshape(-1, width)
+    if levels(document) > MOST_LEVELS:
+        raise too_deep()
+    raise NotValid(
+        "The body does not fit the schema of this route.",
+        list(islice(faults(document, width, most, more), MOST_FAULTS)),
+    )
+
+
+def levels(document: Any) -> int:
+    """How deep arrays and objects are nested, without recursion."""
+    depth, layer = 0, [document]
+    while layer := [item for item in layer if isinstance(item, (list, dict))]:
+        depth += 1
+        layer = list(chain.from_iterable(item.values() if isinstance(item, dict) else item for item in layer))
+    return depth
+
+
+def faults(document: Any, width: int, most: int, more: str) -> Iterator[Fault]:
+    """Everything that is wrong with a document of rows, in its order. Names sent by the client are not repeated."""
+    if not isinstance(document, dict):
+        yield Fault("#", 'must be an object: {"data": [[…]]}')
+        return
+    if set(document) - {"data"}:
+        yield Fault("#", 'has an unknown member; "data" is the only one')
+    if "data" not in document:
+        yield Fault("#", 'lacks the member "data"')
+        return
+    data = document["data"]
+    if not isinstance(data, list) or not data:
+        yield Fault("#/data", f"must be a list of rows of {width} numbers, one row at least")
+        return
+    if len(data) > most:
+        yield Fault("#/data", f"has {len(data)} rows; this route takes {most} at most: {more}")
+    for i, row in enumerate(data):
+        yield from row_faults(f"#/data/{i}", row, width)
+
+
+def row_faults(pointer: str, row: Any, width: int) -> Iterator[Fault]:
+    if not isinstance(row, list):
+        yield Fault(pointer, f"must be a row: a list of {width} numbers")
+    elif len(row) != width:
+        yield Fault(pointer, f"has {len(row)} values; a row has {width}")
+    else:
+        for j, value in enumerate(row):
+            if type(value) not in NUMBERS:
+                yield Fault(f"{pointer}/{j}", "must be a number")
+            elif not -FLOAT32_END < value < FLOAT32_END:
+                yield Fault(f"{pointer}/{j}", "must be finite as a 32-bit float: at most 3.4028235e38 in size")
+
+
+class Encoder:
+    """Turns probabilities [rows, classes] into the JSON answers of the web-single routes, for the class names given."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.names = [json.dumps(label) for label in labels]
+        self.label_answers = [f'{{"prediction":{name}}}'.encode() for name in self.names]
+        self.proba_starts = [f'{{"label":{name},"probability":' for name in self.names]
+        self.batch_start = f'{{"classes":[{",".join(self.names)}],"labels":['
+
+    def label(self, probabilities: Array) -> bytes:
+        return self.label_answers[best(finite(probabilities)[0])]
+
+    def row(self, probabilities: Array) -> bytes:
+        return f'{{"prediction":{numbers(finite(probabilities)[0])}}}'.encode()
+
+    def proba(self, probabilities: Array) -> bytes:
+        pairs = zip(self.proba_starts, finite(probabilities)[0], strict=True)
+        return f'{{"prediction":[{",".join(f"{start}{p!r}}}" for start, p in pairs)}]}}'.encode()
+
+    def batch(self, probabilities: Array) -> bytes:
+        rows = finite(probabilities)
+        labels = ",".join(map(self.names.__getitem__, map(best, rows)))
+        return f'{self.batch_start}{labels}],"probabilities":[{",".join(map(numbers, rows))}]}}'.encode()
+
+
+def finite(probabilities: Array) -> list[list[float]]:
+    """The array as lists of doubles, each equal to its float32; JSON has no word for a value that is not finite."""
+    if not np.isfinite(probabilities).all():
+        raise PredictFailed("The model gave a value that is not a finite number for these rows.")
+    rows: list[list[float]] = probabilities.tolist()
+    return rows
+
+
+def best(row: list[float]) -> int:
+    """The class of the highest probability; the first of equals, as numpy's argmax has it."""
+    return row.index(max(row))
+
+
+def numbers(row: list[float]) -> str:
+    return f"[{','.join(map(repr, row))}]"

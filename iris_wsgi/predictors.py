@@ -1,0 +1,78 @@
+"""What wraps a predictor: each function here takes one, `rows [n, features] -> probabilities [n, classes]`, and gives another."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from iris_wsgi.metrics import Counter, Gauge, Histogram, Registry
+from iris_wsgi.model import Model
+from iris_wsgi.payload import Array, best
+
+Predict = Callable[[Array], Array]
+
+
+class ModelMetrics:
+    """What is counted of a model's work."""
+
+    def __init__(self, registry: Registry, model: Model) -> None:
+        ranged = [(f.name,) for f in model.features if f.min is not None and f.max is not None]
+        self.runs = Counter(registry, "model_runs_total", "Runs of the model.")
+        self.seconds = Histogram(registry, "model_run_duration_seconds", "Seconds that a run of the model took.")
+        self.rows = Counter(
+            registry,
+            "model_rows_total",
+            "Rows predicted, by predicted label.",
+            ("label",),
+            [(label,) for label in model.labels],
+        )
+        self.out_of_range = Counter(
+            registry,
+            "model_input_out_of_range_total",
+            "Values outside the range that the feature had in training.",
+            ("feature",),
+            ranged,
+        )
+        info = (model.name, model.version, model.digest)
+        Gauge(registry, "model_info", "The model that is served.", ("name", "version", "digest"), [info]).add(info)
+
+
+def measured(predict: Predict, model: Model, metrics: ModelMetrics) -> Predict:
+    """Counts runs, seconds, rows by label, and values outside the range that the feature had in training."""
+    # Rounded as the rows are, or the highest training row itself would count as above the range.
+    ranged = [
+        (j, f.name, float(np.float32(f.min)), float(np.float32(f.max)))
+        for j, f in enumerate(model.features)
+        if f.min is not None and f.max is not None
+    ]
+    columns = [j for j, _, _, _ in ranged]
+    low, high = (np.array([bounds[k] for bounds in ranged], np.float32) for k in (2, 3))
+
+    def count_one(row: list[float], probabilities: list[float]) -> None:
+        metrics.rows.add((model.labels[best(probabilities)],))
+        for j, name, least, most in ranged:
+            if not least <= row[j] <= most:
+                metrics.out_of_range.add((name,))
+
+    def count_many(rows: Array, probabilities: Array) -> None:
+        counts = np.bincount(probabilities.argmax(axis=1), minlength=len(model.labels))
+        for label, count in zip(model.labels, counts.tolist(), strict=True):
+            metrics.rows.add((label,), count)
+        within = rows[:, columns]
+        outside = ((within < low) | (within > high)).sum(axis=0)
+        for (_, name, _, _), count in zip(ranged, outside.tolist(), strict=True):
+            metrics.out_of_range.add((name,), count)
+
+    def predict_and_count(rows: Array) -> Array:
+        started = time.perf_counter()
+        probabilities = predict(rows)
+        metrics.seconds.observe(time.perf_counter() - started)
+        metrics.runs.add()
+        if len(rows) == 1:
+            # The common case, and plain Python is several times faster on one row than numpy.
+            count_one(rows[0].tolist(), probabilities[0].tolist())
+        else:
+            count_many(rows, probabilities)
+        return probabilities
+
+    return predict_and_count

@@ -1,0 +1,58 @@
+"""The catalogue of roles: one short function each, from parts to the routes a client sees."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from iris_wsgi import golden, ops
+from iris_wsgi.log import Log
+from iris_wsgi.metrics import Registry
+from iris_wsgi.model import Model, load_model
+from iris_wsgi.observer import RequestObserver
+from iris_wsgi.predictors import ModelMetrics, Predict, measured
+from iris_wsgi.routes import single
+from iris_wsgi.settings import Settings
+from iris_wsgi.wsgi import App, Route
+
+
+class Parts(NamedTuple):
+    """What roles are put together from."""
+
+    settings: Settings
+    model: Model
+    predict: Predict
+    sample: list[float]
+
+
+def web_single(parts: Parts) -> list[Route]:
+    return single.routes(parts.model, parts.predict, parts.sample, parts.settings.max_rows)
+
+
+def everything(parts: Parts) -> list[Route]:
+    return web_single(parts)
+
+
+ROLES: dict[str, Callable[[Parts], list[Route]]] = {"all": everything, "web_single": web_single}
+
+
+class Service(NamedTuple):
+    """An application that is ready to be served, and what its start found."""
+
+    app: App
+    model: Model
+    sample: list[float]
+    self_test: str
+    readiness: ops.Readiness
+
+
+def build(settings: Settings, log: Log) -> Service:
+    """Loads and tests the model, and puts the role together. Raises BadModel."""
+    model, pinned = load_model(Path(settings.model_dir))
+    self_test = golden.self_test(model, pinned.cases, pinned.tolerance)
+    sample = pinned.cases[0]
+    registry = Registry()
+    predict = measured(model.predict, model, ModelMetrics(registry, model))
+    readiness = ops.Readiness(lambda: golden.holds(model, sample, pinned.tolerance))
+    table = ops.routes(ROLES[settings.role](Parts(settings, model, predict, sample.row)), registry, readiness)
+    observer = RequestObserver(log, registry, (route.path for route in table), model.version)
+    return Service(App(table, observer, settings.max_body_bytes), model, sample.row, self_test, readiness)

@@ -1,0 +1,1 @@
+"""What clients see, one module per family of routes: each has `routes(...) -> list[Route]`."""

@@ -1,0 +1,107 @@
+"""The one table of settings, and the only reader of the environment."""
+
+import argparse
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+PREFIX = "IRIS_"
+
+
+class BadSetting(Exception):
+    """A setting that is unknown, has a wrong value or contradicts another; the message is one line that names it."""
+
+
+def setting(default: Any, cast: Callable[[str], Any], help_text: str) -> Any:
+    return field(default=default, metadata={"cast": cast, "help": help_text})
+
+
+def text(value: str) -> str:
+    if not value or not value.isprintable():
+        raise ValueError("must be text that is not empty")
+    return value
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    def cast(value: str) -> int:
+        # isdigit() alone admits other scripts' digits, and int() blanks and underscores.
+        if not (value.isascii() and value.isdigit()) or len(value) > 12 or not least <= int(value) <= most:
+            raise ValueError(f"must be a whole number from {least} to {most}")
+        return int(value)
+
+    return cast
+
+
+def one_of(*names: str) -> Callable[[str], str]:
+    def cast(value: str) -> str:
+        if value not in names:
+            raise ValueError(f"must be one of {', '.join(names)}")
+        return value
+
+    return cast
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting: its field is its name, in the environment as IRIS_NAME and on the command line as --name."""
+
+    host: str = setting("127.0.0.1", text, "address to listen on; 0.0.0.0 is every IPv4 address of the machine")
+    port: int = setting(8000, whole(0, 65535), "TCP port to listen on; 0 takes a free one")
+    role: str = setting("all", one_of("all", "web_single"), "which pattern to serve: all, web_single")
+    threads: int = setting(0, whole(0, 64), "threads that answer requests; 0 chooses by the CPUs at hand")
+    model_dir: str = setting("model", text, "folder with golden.json, label.json and the ONNX model")
+    max_body_bytes: int = setting(1_048_576, whole(64, 1_073_741_824), "most bytes a request's body may have")
+    max_rows: int = setting(10_000, whole(1, 10_000_000), "most rows a request may have")
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            checked(name_of(one.name), str(getattr(self, one.name)), one.metadata["cast"])
+        # Each row takes four bytes at least: "[0],".
+        if self.max_rows * 4 > self.max_body_bytes:
+            raise BadSetting(
+                f"IRIS_MAX_ROWS={self.max_rows} can never be reached with IRIS_MAX_BODY_BYTES={self.max_body_bytes}: "
+                "lower the one or raise the other"
+            )
+
+
+def name_of(field_name: str) -> str:
+    return PREFIX + field_name.upper()
+
+
+def flag_of(field_name: str) -> str:
+    return "--" + field_name.replace("_", "-")
+
+
+def checked(name: str, value: str, cast: Callable[[str], Any]) -> Any:
+    try:
+        return cast(value)
+    except ValueError as error:
+        raise BadSetting(f"{name}={value[:60]!r} {error}") from None
+
+
+def add_flags(parser: argparse.ArgumentParser, only: Sequence[str] = ()) -> None:
+    """A flag for each setting (or for those named in `only`), with its help, its variable and its default."""
+    for one in fields(Settings):
+        if not only or one.name in only:
+            told = f"{one.metadata['help']} ({name_of(one.name)}, default {one.default})"
+            parser.add_argument(flag_of(one.name), metavar="VALUE", help=told)
+
+
+def read_settings(environ: Mapping[str, str], flags: Mapping[str, str | None]) -> Settings:
+    """The environment's IRIS_* variables, then the flags that were given. Raises BadSetting."""
+    known = {name_of(one.name): one for one in fields(Settings)}
+    values: dict[str, Any] = {}
+    for name in sorted(environ):
+        if not name.startswith(PREFIX):
+            continue
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise BadSetting(
+                f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}")
+            )
+        values[known[name].name] = checked(name, environ[name], known[name].metadata["cast"])
+    for one in fields(Settings):
+        if (given := flags.get(one.name)) is not None:
+            values[one.name] = checked(flag_of(one.name), given, one.metadata["cast"])
+    return Settings(**values)

@@ -1,0 +1,176 @@
+"""The one module that speaks WSGI (PEP 3333): an environ comes in, a route answers, bytes go out."""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
+from typing import Any, NamedTuple, Protocol
+
+from iris_wsgi import errors
+from iris_wsgi.errors import PROBLEM_JSON, Problem
+
+JSON = "application/json"
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
+STATUS_LINES = {
+    status: f"{status} {HTTPStatus(status).phrase}" for status in (200, 204, 400, 404, 405, 411, 413, 415, 422, 500, 501, 503)
+}
+UNMATCHED = "unmatched"
+
+Environ = dict[str, Any]
+StartResponse = Callable[[str, list[tuple[str, str]]], object]
+
+request_id_of_caller = re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch
+utf8_json = re.compile(r'application/json[ \t]*(?:;[ \t]*charset[ \t]*=[ \t]*"?utf-8"?[ \t]*)?;?[ \t]*', re.IGNORECASE).fullmatch
+
+
+class Request(NamedTuple):
+    """What a handler is given: the method, the path as the table knows it, and the body (empty unless the route takes one)."""
+
+    method: str
+    path: str
+    body: bytes
+
+
+class Response(NamedTuple):
+    """What a handler gives: a body of `media` type, a status, further headers, and how many rows it predicted (for the log)."""
+
+    body: bytes
+    media: str = JSON
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+    rows: int | None = None
+
+
+class Route(NamedTuple):
+    """One line of the table: what answers `method` on `path`, and the words and JSON schemas that OpenAPI shows of it.
+
+    A route with a `body` schema takes JSON, and nothing else, in UTF-8.
+    """
+
+    method: str
+    path: str
+    handler: Callable[[Request], Response]
+    summary: str
+    answer: Mapping[str, object]
+    body: Mapping[str, object] | None = None
+    media: str = JSON
+    failures: tuple[int, ...] = ()
+
+
+class Observer(Protocol):
+    """Who is told of each request: the log and the metrics."""
+
+    def started(self) -> None: ...
+    def failed(self, request_id: str) -> None: ...
+    def answered(self, method: str, path: str, route: str, response: Response, seconds: float, request_id: str) -> None: ...
+
+
+class App:
+    """A WSGI application over a list of routes."""
+
+    def __init__(self, routes: Iterable[Route], observer: Observer, max_body_bytes: int) -> None:
+        """Two routes for one method and path are a ValueError; `max_body_bytes` bounds what a request may carry."""
+        self.table: dict[str, dict[str, Route]] = {}
+        for route in routes:
+            on_path = self.table.setdefault(route.path, {})
+            if route.method in on_path:
+                raise ValueError(f"two routes answer {route.method} {route.path}")
+            on_path[route.method] = route
+        self.allowed = {path: ", ".join(allowed_methods(on_path)) for path, on_path in self.table.items()}
+        self.observer = observer
+        self.max_body_bytes = max_body_bytes
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> list[bytes]:
+        """Answers one request. Nothing that a handler raises goes further than this."""
+        started = time.perf_counter()
+        self.observer.started()
+        method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
+        offered = environ.get("HTTP_X_REQUEST_ID")
+        request_id = offered if offered and request_id_of_caller(offered) else os.urandom(16).hex()
+        try:
+            response = self.respond(method, path, environ)
+        except Problem as problem:
+            response = rendered(problem, request_id)
+        except Exception:
+            self.observer.failed(request_id)
+            response = rendered(
+                Problem("The server failed on this request; its log says more under this request id."), request_id
+            )
+        headers = [*response.headers, ("X-Request-ID", request_id)]
+        if response.status != 204:
+            headers += (("Content-Type", response.media), ("Content-Length", str(len(response.body))))
+        start_response(STATUS_LINES[response.status], headers)
+        route = path if path in self.table else UNMATCHED
+        self.observer.answered(method, path, route, response, time.perf_counter() - started, request_id)
+        return [] if method == "HEAD" else [response.body]
+
+    def respond(self, method: str, path: str, environ: Environ) -> Response:
+        """Finds the route and runs its handler; raises Problem where there is none."""
+        on_path = self.table.get(path)
+        if on_path is None:
+            if method not in METHODS:
+                raise errors.MethodUnknown("This server does not know the request's method.")
+            raise errors.NotFound("Nothing is served at this path; GET /openapi.json lists what is.")
+        route = on_path.get("GET" if method == "HEAD" else method)
+        if route is not None:
+            body = b"" if route.body is None else read_json(environ, self.max_body_bytes)
+            return route.handler(Request(method, path, body))
+        allow = (("Allow", self.allowed[path]),)
+        if method == "OPTIONS":
+            return Response(b"", status=204, headers=allow)
+        if method not in METHODS:
+            raise errors.MethodUnknown("This server does not know the request's method.", headers=allow)
+        raise errors.MethodNotAllowed(f"This path answers {self.allowed[path]}.", headers=allow)
+
+
+def allowed_methods(on_path: Mapping[str, Route]) -> list[str]:
+    """The methods a path answers: HEAD comes with GET, and OPTIONS with every path."""
+    return [m for m in METHODS if m in on_path or m == "OPTIONS" or (m == "HEAD" and "GET" in on_path)]
+
+
+def rendered(problem: Problem, request_id: str) -> Response:
+    """The one place where a failure becomes an answer."""
+    body = errors.problem_document(problem, request_id)
+    return Response(body, PROBLEM_JSON, problem.status, tuple(problem.headers))
+
+
+def read_json(environ: Environ, limit: int) -> bytes:
+    """The bytes of a body that claims to be JSON in UTF-8: checked for media type, coding and size, not yet parsed."""
+    media = environ.get("CONTENT_TYPE", "")
+    if media and media != JSON and not utf8_json(media):
+        raise errors.UnsupportedMedia(
+            "This route takes JSON in UTF-8: send Content-Type: application/json.", headers=(("Accept-Post", JSON),)
+        )
+    if environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower() != "identity":
+        raise errors.UnsupportedMedia(
+            "This route takes bodies as they are: send no Content-Encoding.", headers=(("Accept-Encoding", "identity"),)
+        )
+    return read_body(environ, limit)
+
+
+def read_body(environ: Environ, limit: int) -> bytes:
+    """The body, `limit` bytes at most, whether its length is given or its end is marked by the server (wsgi.input_terminated)."""
+    length = environ.get("CONTENT_LENGTH", "")
+    if length:
+        if not (length.isascii() and length.isdigit()):
+            raise errors.NotDecodable("Content-Length is not a number.")
+        # A length of more digits than the limit has is over it, and int() refuses thousands of them.
+        if len(length.lstrip("0")) > len(str(limit)) or int(length) > limit:
+            raise too_large(limit)
+        body: bytes = environ["wsgi.input"].read(int(length))
+        if len(body) != int(length):
+            raise errors.NotDecodable("The body ended before its Content-Length.")
+        return body
+    if environ.get("wsgi.input_terminated"):
+        body = environ["wsgi.input"].read(limit + 1)
+        if len(body) > limit:
+            raise too_large(limit)
+        return body
+    if "HTTP_TRANSFER_ENCODING" in environ:
+        raise errors.LengthRequired("Send the body with a Content-Length.")
+    return b""
+
+
+def too_large(limit: int) -> Problem:
+    return errors.BodyTooLarge(f"The body is over the limit of {limit} bytes; send fewer rows in a request.")

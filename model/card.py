@@ -1,0 +1,148 @@
+"""Writes the model card: what the model is for, how well it does, and two pictures of it."""
+
+import warnings
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
+from sklearn.model_selection import RepeatedStratifiedKFold
+from sklearn.pipeline import Pipeline
+from sklearn.utils import Bunch
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+FILES = ("README.md", "decision_regions.png", "reliability.png")
+COLOURS = ("#3b6fb6", "#d98032", "#4f9a5b")
+FOLDS = RepeatedStratifiedKFold(n_splits=5, n_repeats=10, random_state=0)
+
+
+def write(out: Path, fitted: Pipeline, fresh: Pipeline, held_out: tuple[np.ndarray, np.ndarray], iris: Bunch, title: str) -> None:
+    """Writes README.md and its two pictures to `out`; `fresh` is the unfitted pipeline, for cross-validation."""
+    rows, target = held_out
+    probabilities, truth = out_of_fold(fresh, iris)
+    decision_regions(out / "decision_regions.png", fitted, iris)
+    reliability(out / "reliability.png", probabilities, truth, iris.target_names)
+    matrix = confusion_matrix(target, fitted.predict(rows))
+    text = TEMPLATE.format(
+        title=title,
+        held_out=len(rows),
+        accuracy=f"{accuracy_score(target, fitted.predict(rows)):.3f}",
+        table=confusion_table(matrix, iris.target_names),
+        cv_accuracy=f"{(probabilities.argmax(axis=1) == truth).mean():.3f}",
+        cv_loss=f"{log_loss(truth, probabilities):.3f}",
+    )
+    (out / "README.md").write_text(text, encoding="utf-8")
+
+
+def out_of_fold(fresh: Pipeline, iris: Bunch) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities [1500, 3] of models that had not seen the row, with the true classes [1500]."""
+    found = [
+        (fresh.fit(iris.data[a], iris.target[a]).predict_proba(iris.data[b]), iris.target[b])
+        for a, b in FOLDS.split(iris.data, iris.target)
+    ]
+    return np.concatenate([p for p, _ in found]), np.concatenate([t for _, t in found])
+
+
+def confusion_table(matrix: np.ndarray, names: np.ndarray) -> str:
+    head = ["| true \\ predicted | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    return "\n".join(
+        head + [f"| {name} | " + " | ".join(map(str, row)) + " |" for name, row in zip(names, matrix.tolist(), strict=True)]
+    )
+
+
+def decision_regions(path: Path, fitted: Pipeline, iris: Bunch) -> None:
+    """Petal length × width, the sepal at its median: the predicted class in colour, fainter where it is less sure."""
+    x, y = np.meshgrid(np.linspace(0.5, 7.3, 400), np.linspace(-0.1, 2.8, 300))
+    sepal = np.median(iris.data[:, :2], axis=0)
+    grid = np.column_stack([np.full(x.size, sepal[0]), np.full(x.size, sepal[1]), x.ravel(), y.ravel()])
+    probabilities = fitted.predict_proba(grid)
+    figure, axes = plt.subplots(figsize=(7, 4.6), dpi=110, layout="constrained")
+    strength = np.ceil(((probabilities.max(axis=1) - 1 / 3) * 1.5).reshape(x.shape) * 8) / 8
+    picture = np.zeros((*x.shape, 4))
+    picture[..., :3] = np.array([matplotlib.colors.to_rgb(c) for c in COLOURS])[probabilities.argmax(axis=1)].reshape(*x.shape, 3)
+    picture[..., 3] = strength * 0.45
+    axes.imshow(picture, origin="lower", extent=(0.5, 7.3, -0.1, 2.8), aspect="auto", interpolation="nearest")
+    axes.contour(x, y, probabilities.argmax(axis=1).reshape(x.shape), levels=[0.5, 1.5], colors="#333333", linewidths=1)
+    for k, (name, mark) in enumerate(zip(iris.target_names, "os^", strict=True)):
+        points = iris.data[iris.target == k]
+        axes.scatter(
+            points[:, 2],
+            points[:, 3],
+            s=22,
+            marker=mark,
+            color=COLOURS[k],
+            edgecolor="white",
+            linewidth=0.5,
+            label=name,
+        )
+    axes.set(
+        xlabel="petal length (cm)",
+        ylabel="petal width (cm)",
+        title=f"Decision regions (sepal {sepal[0]:g} × {sepal[1]:g} cm)",
+    )
+    axes.legend(loc="upper left", frameon=True)
+    save(figure, path)
+
+
+def reliability(path: Path, probabilities: np.ndarray, truth: np.ndarray, names: np.ndarray) -> None:
+    """Predicted probability against observed frequency, per class, with how often each probability is given below."""
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(6, 6), dpi=110, height_ratios=(3, 1), sharex=True, layout="constrained")
+    top.plot([0, 1], [0, 1], color="#888888", linestyle=":", label="perfect")
+    for k, (name, mark) in enumerate(zip(names, "os^", strict=True)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            observed, predicted = calibration_curve(truth == k, probabilities[:, k], n_bins=8)
+        top.plot(predicted, observed, marker=mark, color=COLOURS[k], label=name)
+    bottom.hist([probabilities[:, k] for k in range(len(names))], bins=20, range=(0, 1), color=COLOURS[: len(names)], log=True)
+    top.set(ylabel="observed frequency", title="Reliability (rows the model had not seen, 10 × 5 folds)")
+    bottom.set(xlabel="predicted probability", ylabel="rows")
+    top.legend(loc="upper left")
+    save(figure, path)
+
+
+def save(figure: plt.Figure, path: Path) -> None:
+    figure.savefig(path, metadata={"Software": None})
+    plt.close(figure)
+
+
+TEMPLATE = """# Model card: {title}
+
+Written by `bin/train`, like every file of this folder but the two Python files; run it again and the bytes are the same.
+
+**What it does.** Tells the species of an iris (setosa, versicolor, virginica) from four lengths in cm: sepal length,
+sepal width, petal length, petal width. It is here to show how a model is served. It is no botanist: it knows three
+species, and a row unlike any of them gets a species all the same (count `model_input_out_of_range_total`).
+
+**How it is made.** Fisher's 150 rows as scikit-learn ships them; 120 to train and {held_out} held out, stratified, fixed
+seed. A standard scaler, an RBF support vector machine, and a multinomial logistic regression that turns the machine's
+pairwise decisions into probabilities (Platt's scaling, fitted on out-of-fold decisions). The label is always the class
+of the highest probability.
+
+**How well it does.**
+
+| measure | value |
+|---|---|
+| accuracy on the {held_out} held-out rows | {accuracy} |
+| accuracy, 10 × 5-fold cross-validation on all 150 | {cv_accuracy} |
+| log loss, the same folds | {cv_loss} |
+
+The {held_out} held-out rows:
+
+{table}
+
+![Decision regions on petal length and width](decision_regions.png)
+
+![Reliability of the probabilities](reliability.png)
+
+**Files.**
+
+| file | what it is |
+|---|---|
+| `iris_svc.onnx` | float32 `[N, 4]` in, int64 label `[N]` and float32 probabilities `[N, 3]` out; its metadata holds name, version, features with unit and training range, library versions |
+| `label.json` | class number to name |
+| `golden.json` | SHA-256 of the other files, and rows with scikit-learn's answers, which the server must give before it is ready |
+| `training.csv` | the 150 rows, for the page's plot and for the items of the data cache; another model may leave it out |
+"""  # noqa: E501
