@@ -57,7 +57,7 @@ def run_server(settings: Settings, _: Given) -> None:
 
 
 def verify(settings: Settings, _: Given) -> None:
-    from iris_wsgi.golden import self_test
+    from iris_wsgi.golden import batching, self_test
     from iris_wsgi.model import load_model
 
     model, golden = load_model(Path(settings.model_dir))
@@ -69,6 +69,7 @@ def verify(settings: Settings, _: Given) -> None:
         say(f"feature {feature.name}: {known.strip()}")
     say(f"made with: {', '.join(f'{name} {version}' for name, version in model.libraries.items()) or 'unknown'}")
     say(f"self-test: {result}")
+    say(f"batches: {batching(model, golden.cases)}")
 
 
 def seal(settings: Settings, given: Given) -> None:

@@ -47,6 +47,14 @@ def holds(model: Model, case: Case, tolerance: float) -> bool:
     return True
 
 
+def batching(model: Model, cases: Sequence[Case]) -> str:
+    """Whether a row gets the same bits alone and in a batch, in one line; caching by content and batching rely on it."""
+    rows = np.array([case.row for case in cases], np.float32)
+    alone = np.concatenate([model.predict(row[np.newaxis]) for row in rows])
+    off = float(np.abs(alone - model.predict(rows)).max())
+    return "alone and in a batch a row " + (f"differs by up to {off:.1e}" if off else "gets the same bits")
+
+
 def seal(folder: Path, rows_file: Path | None, tolerance: float = 1e-5) -> str:
     """Writes golden.json for the one .onnx file and the label.json in `folder`, from the model's own answers.
 

@@ -97,6 +97,9 @@ def faults(document: Any, width: int, most: int, more: str) -> Iterator[Fault]:
     if not isinstance(data, list) or not data:
         yield Fault("#/data", f"must be a list of rows of {width} numbers, one row at least")
         return
+    if set(map(type, data)) <= NUMBERS:
+        yield Fault("#/data", "is one row; it must be a list of rows, so put the row in brackets of its own: [[…]]")
+        return
     if len(data) > most:
         yield Fault("#/data", f"has {len(data)} rows; this route takes {most} at most: {more}")
     for i, row in enumerate(data):

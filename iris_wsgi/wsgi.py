@@ -16,6 +16,7 @@ STATUS_LINES = {
     status: f"{status} {HTTPStatus(status).phrase}" for status in (200, 204, 400, 404, 405, 411, 413, 415, 422, 500, 501, 503)
 }
 UNMATCHED = "unmatched"
+UNEXPECTED = "The server failed on this request; its log says more under this request id."
 
 Environ = dict[str, Any]
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
@@ -90,13 +91,11 @@ class App:
         request_id = offered if offered and request_id_of_caller(offered) else os.urandom(16).hex()
         try:
             response = self.respond(method, path, environ)
-        except Problem as problem:
+        except Exception as error:
+            problem = error if isinstance(error, Problem) else Problem(UNEXPECTED)
+            if problem.status == 500:
+                self.observer.failed(request_id)
             response = rendered(problem, request_id)
-        except Exception:
-            self.observer.failed(request_id)
-            response = rendered(
-                Problem("The server failed on this request; its log says more under this request id."), request_id
-            )
         headers = [*response.headers, ("X-Request-ID", request_id)]
         if response.status != 204:
             headers += (("Content-Type", response.media), ("Content-Length", str(len(response.body))))

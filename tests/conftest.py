@@ -1,0 +1,147 @@
+"""Small real things that the tests share: the model's folder, an application over it, a running server."""
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import webtest
+
+from iris_wsgi.log import Log
+from iris_wsgi.roles import Service, build
+from iris_wsgi.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+MODEL = ROOT / "model"
+
+
+def need(part: str) -> str:
+    """The path of a program; without it the test skips on a laptop and fails in CI."""
+    found = shutil.which(part)
+    if found is None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"{part} is not installed")
+    return found
+
+
+class KeptLog(Log):
+    """A log that keeps its lines."""
+
+    def __init__(self) -> None:
+        self.stream = io.StringIO()
+        super().__init__(self.stream)
+
+    def lines(self) -> list[dict]:
+        return [json.loads(line) for line in self.stream.getvalue().splitlines()]
+
+
+@pytest.fixture
+def log() -> KeptLog:
+    return KeptLog()
+
+
+@pytest.fixture
+def make(log: KeptLog) -> Callable[..., webtest.TestApp]:
+    """Makes an application of the settings given, behind webtest with lint on."""
+
+    def make_app(**settings) -> webtest.TestApp:
+        service = build(Settings(**{"model_dir": str(MODEL), **settings}), log)
+        app = webtest.TestApp(service.app)
+        app.service = service
+        return app
+
+    return make_app
+
+
+@pytest.fixture
+def app(make: Callable[..., webtest.TestApp]) -> webtest.TestApp:
+    return make()
+
+
+@pytest.fixture(scope="session")
+def service() -> Service:
+    """The role `all`, for tests that call it so often that lint would take minutes."""
+    return build(Settings(model_dir=str(MODEL)), Log(io.StringIO()))
+
+
+@pytest.fixture
+def call(service: Service) -> Callable[..., tuple[int, dict[str, str], bytes]]:
+    """Calls the application without a server and without lint: status, headers, body."""
+
+    def call_app(method: str, path: str, body: bytes = b"", **environ) -> tuple[int, dict[str, str], bytes]:
+        return wsgi_call(service.app, method, path, body, **environ)
+
+    return call_app
+
+
+def wsgi_call(app, method: str, path: str, body: bytes = b"", **environ) -> tuple[int, dict[str, str], bytes]:
+    told = {}
+
+    def start_response(status, headers):
+        told["status"], told["headers"] = int(status[:3]), dict(headers)
+
+    given = {"REQUEST_METHOD": method, "PATH_INFO": path, "wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+    content = b"".join(app({**given, "CONTENT_TYPE": "application/json", **environ}, start_response))
+    return told["status"], told["headers"], content
+
+
+@pytest.fixture
+def model_copy(tmp_path: Path) -> Path:
+    """A copy of the model's folder that a test may damage."""
+    return Path(shutil.copytree(MODEL, tmp_path / "model"))
+
+
+class Running:
+    """A server in a process of its own, once it has said that it serves."""
+
+    def __init__(self, process: subprocess.Popen) -> None:
+        self.process = process
+        self.said: list[str] = []
+        for line in process.stdout:
+            self.said.append(line.rstrip("\n"))
+            if line.startswith("try: "):
+                break
+        found = re.search(r"http://(\S+):(\d+)$", self.said[0]) if self.said else None
+        assert found, f"no address in {self.said}: {process.communicate()}"
+        self.url, self.host, self.port = found[0], found[1], int(found[2])
+
+    def stop(self) -> tuple[str, str]:
+        """Ends it with SIGTERM and gives what it wrote since."""
+        self.process.terminate()
+        return self.process.communicate(timeout=30)
+
+
+def start_server(*arguments: str, under: tuple[str, ...] = (), **environ: str) -> Running:
+    """Starts a server on a free port."""
+    command = [*under, sys.executable, "-m", "iris_wsgi", "serve", "--port", "0", "--model-dir", str(MODEL), *arguments]
+    environment = {**os.environ, **environ}
+    return Running(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment))
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[..., Running]]:
+    """Starts servers and ends those that the test left running."""
+    started: list[Running] = []
+
+    def start(*arguments: str, **options) -> Running:
+        started.append(start_server(*arguments, **options))
+        return started[-1]
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.process.kill()
+        server.process.communicate()
+
+
+@pytest.fixture(scope="session")
+def live() -> Iterator[Running]:
+    """One server for all tests that only ask it something."""
+    server = start_server()
+    yield server
+    server.stop()

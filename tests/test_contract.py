@@ -1,0 +1,156 @@
+"""What holds for every route of every role."""
+
+import json
+import re
+
+import pytest
+from conftest import wsgi_call
+from openapi_spec_validator import validate
+
+from iris_wsgi.roles import ROLES
+from iris_wsgi.wsgi import METHODS
+
+OPS = {"/health", "/livez", "/readyz", "/metrics", "/openapi.json"}
+WEB_SINGLE = {
+    "/metadata",
+    "/label",
+    "/predict/test",
+    "/predict/test/label",
+    "/predict",
+    "/predict/label",
+    "/predict/proba",
+    "/predict/batch",
+}
+PATHS = {"all": OPS | WEB_SINGLE, "web_single": OPS | WEB_SINGLE}
+BODY = {"data": [[5.1, 3.5, 1.4, 0.2]]}
+
+
+@pytest.fixture(params=ROLES)
+def role(request, make):
+    app = make(role=request.param)
+    app.name, app.table = request.param, app.service.app.table
+    return app
+
+
+def each_route(app):
+    return [(path, method, route) for path, on_path in app.table.items() for method, route in on_path.items()]
+
+
+def ask(app, method, path, route, **options):
+    if route.body is None:
+        return app.request(path, method=method, **options)
+    return app.request(path, method=method, body=json.dumps(BODY).encode(), content_type="application/json", **options)
+
+
+def test_a_role_has_the_paths_of_the_design_and_no_other(role):
+    assert set(role.table) == PATHS[role.name]
+
+
+def test_every_route_answers_200_with_its_own_media_type_and_an_id(role):
+    for path, method, route in each_route(role):
+        answer = ask(role, method, path, route)
+        assert answer.status_int == 200
+        assert answer.headers["Content-Type"] == route.media
+        assert re.fullmatch("[0-9a-f]{32}", answer.headers["X-Request-ID"])
+
+
+def test_every_route_returns_the_callers_id_if_it_is_well_formed(role):
+    for path, method, route in each_route(role):
+        for good in ("a", "A.b_c-9", "x" * 64):
+            assert ask(role, method, path, route, headers={"X-Request-ID": good}).headers["X-Request-ID"] == good
+        for bad in ("", "x" * 65, "a b", "a\tb", "<script>", "é", "a;b"):
+            assert ask(role, method, path, route, headers={"X-Request-ID": bad}).headers["X-Request-ID"] != bad
+
+
+def test_every_prediction_tells_the_digest_of_its_model(role):
+    for path, method, route in each_route(role):
+        if path.startswith("/predict"):
+            assert ask(role, method, path, route).headers["X-Model-Digest"] == role.service.model.digest
+
+
+def test_head_gives_the_headers_of_get_and_no_content(role):
+    for path, on_path in role.table.items():
+        if "GET" in on_path:
+            get, head = role.get(path), role.head(path)
+            assert head.body == b""
+            assert head.status == get.status
+            same = [name for name in get.headers if name not in ("X-Request-ID", "Content-Length")]
+            assert [(n, head.headers[n]) for n in same] == [(n, get.headers[n]) for n in same]
+            # The metrics grow with every request; every other length is that of the content left out.
+            assert path == "/metrics" or head.headers["Content-Length"] == str(len(get.body))
+
+
+def test_options_is_204_with_the_methods_that_work(role):
+    for path, on_path in role.table.items():
+        answer = role.options(path)
+        assert (answer.status_int, answer.body) == (204, b"")
+        assert "Content-Length" not in answer.headers
+        allowed = answer.headers["Allow"].split(", ")
+        assert set(on_path) | {"OPTIONS"} | ({"HEAD"} if "GET" in on_path else set()) == set(allowed)
+
+
+def test_a_wrong_method_is_405_with_allow(role):
+    for path in role.table:
+        allowed = role.options(path).headers["Allow"]
+        for method in METHODS:
+            if method not in allowed.split(", "):
+                # Not through webtest, whose lint takes CONNECT for a mistake.
+                status, headers, content = wsgi_call(role.service.app, method, path)
+                assert (status, headers["Allow"]) == (405, allowed)
+                assert method == "HEAD" or json.loads(content)["status"] == 405
+
+
+def test_every_failure_is_a_problem_document_under_the_callers_id(role):
+    asked = [("GET", "/nowhere", 404), ("BREW", "/health", 501)]
+    asked += [("DELETE", path, 405) for path in role.table]
+    asked += [(method, path, 400) for path, method, route in each_route(role) if route.body is not None]
+    for method, path, status in asked:
+        found, headers, content = wsgi_call(role.service.app, method, path, HTTP_X_REQUEST_ID="mine")
+        assert (found, headers["Content-Type"]) == (status, "application/problem+json")
+        document = json.loads(content)
+        assert document["title"] and document["detail"]
+        assert (document["status"], document["request_id"]) == (status, "mine")
+
+
+def test_the_openapi_document_is_valid_and_shows_the_very_table(role):
+    document = role.get("/openapi.json").json
+    validate(document)
+    assert document["openapi"].startswith("3.1")
+    shown = {(path, method.upper()) for path, item in document["paths"].items() for method in item}
+    assert shown == {(path, method) for path, method, _ in each_route(role)}
+
+
+def test_answers_fit_the_schemas_that_openapi_shows_of_them(role):
+    from jsonschema import Draft202012Validator
+
+    paths = role.get("/openapi.json").json["paths"]
+    for path, method, route in each_route(role):
+        operation = paths[path][method.lower()]
+        ((media, content),) = operation["responses"]["200"]["content"].items()
+        if media == "application/json":
+            Draft202012Validator(content["schema"]).validate(ask(role, method, path, route).json)
+        if route.body is not None:
+            schema = operation["requestBody"]["content"]["application/json"]["schema"]
+            validator = Draft202012Validator(schema)
+            validator.validate(BODY)
+            for bad in ({}, {"data": []}, {"data": [[1, 2, 3]]}, {**BODY, "foo": 1}, {"data": [["1", 2, 3, 4]]}):
+                assert not validator.is_valid(bad)
+
+
+def test_every_request_leaves_one_line_in_the_log_without_its_values(role, log):
+    for path, method, route in each_route(role):
+        ask(role, method, path, route, headers={"X-Request-ID": "logged"})
+    lines = [line for line in log.lines() if line.get("request_id") == "logged"]
+    assert [(line["route"], line["method"]) for line in lines] == [(path, method) for path, method, _ in each_route(role)]
+    for line in lines:
+        assert line["status"] == 200 and line["ms"] >= 0 and line["model"] == "1.0.0"
+        assert line["rows"] == (1 if line["route"].startswith("/predict") else None)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
+        assert "5.1" not in json.dumps({**line, "ms": 0, "time": ""})
+
+
+def test_while_the_server_stops_it_is_alive_and_not_ready(role):
+    role.service.readiness.stopping = True
+    assert "shutting down" in role.get("/readyz", status=503).json["detail"]
+    assert role.get("/livez").json == {"live": True}
+    assert role.post_json("/predict/label", BODY).json == {"prediction": "setosa"}

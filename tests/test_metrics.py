@@ -1,0 +1,195 @@
+"""What GET /metrics tells, read by an independent parser."""
+
+import math
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from iris_wsgi.metrics import Counter, Gauge, Histogram, Registry, linux_process, number
+from iris_wsgi.model import Feature
+from iris_wsgi.predictors import ModelMetrics, measured
+
+WANTED = {
+    "http_requests": ("counter", {"method", "route", "status"}),
+    "http_request_duration_seconds": ("histogram", {"method", "route"}),
+    "http_requests_in_flight": ("gauge", set()),
+    "model_rows": ("counter", {"label"}),
+    "model_runs": ("counter", set()),
+    "model_run_duration_seconds": ("histogram", set()),
+    "model_input_out_of_range": ("counter", {"feature"}),
+    "model_info": ("gauge", {"name", "version", "digest"}),
+    "process_cpu_seconds": ("counter", set()),
+    "process_resident_memory_bytes": ("gauge", set()),
+    "process_virtual_memory_bytes": ("gauge", set()),
+    "process_start_time_seconds": ("gauge", set()),
+    "process_open_fds": ("gauge", set()),
+    "process_max_fds": ("gauge", set()),
+}
+
+
+def families(text: str) -> dict:
+    return {family.name: family for family in text_string_to_metric_families(text)}
+
+
+def value(text: str, name: str, **labels: str) -> float | None:
+    found = [
+        sample.value
+        for family in families(text).values()
+        for sample in family.samples
+        if sample.name == name and sample.labels == labels
+    ]
+    assert len(found) < 2
+    return found[0] if found else None
+
+
+def test_all_families_are_there_with_their_types_and_labels(app):
+    app.post_json("/predict", {"data": [[1, 2, 3, 4]]})
+    answer = app.get("/metrics")
+    assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    found = families(answer.text)
+    assert set(found) == set(WANTED)
+    for name, (kind, labels) in WANTED.items():
+        assert found[name].type == kind
+        assert found[name].documentation
+        assert found[name].samples
+        for sample in found[name].samples:
+            assert set(sample.labels) - {"le"} == labels
+
+
+def test_requests_are_counted_by_method_route_and_status(app):
+    for _ in range(3):
+        app.post_json("/predict/label", {"data": [[1, 2, 3, 4]]})
+    app.post_json("/predict/label", {}, status=422)
+    app.get("/predict/label", status=405)
+    text = app.get("/metrics").text
+    requests = [value(text, "http_requests_total", method=m, route="/predict/label", status=s) for m, s in
+                (("POST", "200"), ("POST", "422"), ("GET", "405"), ("POST", "500"))]  # fmt: skip
+    assert requests == [3, 1, 1, None]
+    assert value(text, "http_request_duration_seconds_count", method="POST", route="/predict/label") == 4
+    # The scrape itself is the one request under way.
+    assert value(text, "http_requests_in_flight") == 1
+
+
+def test_histograms_are_cumulative_and_end_with_all(app):
+    for _ in range(5):
+        app.post_json("/predict/label", {"data": [[1, 2, 3, 4]]})
+    samples = families(app.get("/metrics").text)["model_run_duration_seconds"].samples
+    buckets = [(float(s.labels["le"]), s.value) for s in samples if s.name.endswith("_bucket")]
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == (math.inf, 5)
+    (total,) = (s.value for s in samples if s.name.endswith("_sum"))
+    assert 0 < total < 5
+
+
+def test_rows_are_counted_by_predicted_label_in_one_run_each(app):
+    points = [[5.1, 3.5, 1.4, 0.2], [6.7, 3.1, 4.7, 1.5], [7.2, 3.6, 6.1, 2.5]]
+    app.post_json("/predict/batch", {"data": points * 2 + points[:1]})
+    app.post_json("/predict/label", {"data": points[1:2]})
+    text = app.get("/metrics").text
+    assert [value(text, "model_rows_total", label=label) for label in ("setosa", "versicolor", "virginica")] == [3, 3, 2]
+    assert value(text, "model_runs_total") == 2
+
+
+def test_values_outside_the_training_range_are_counted_by_feature(app):
+    features = app.service.model.features
+    low, high = [f.min for f in features], [f.max for f in features]
+    app.post_json("/predict", {"data": [low]})
+    app.post_json("/predict", {"data": [high]})
+    app.post_json("/predict/batch", {"data": [low, high]})
+    names = [f.name for f in features]
+    assert [value(app.get("/metrics").text, "model_input_out_of_range_total", feature=n) for n in names] == [0, 0, 0, 0]
+    app.post_json("/predict", {"data": [[low[0] - 0.01, *low[1:]]]})
+    app.post_json("/predict/batch", {"data": [[low[0] - 1, low[1], low[2], high[3] + 1], high]})
+    assert [value(app.get("/metrics").text, "model_input_out_of_range_total", feature=n) for n in names] == [2, 0, 0, 1]
+
+
+def test_a_model_without_ranges_counts_none():
+    class Plain:
+        name, version, digest, labels = "m", "1", "sha256:0", ("a", "b")
+        features = (Feature("x"), Feature("y", "cm", None, 3.0))
+
+    registry = Registry()
+    predict = measured(lambda rows: np.array([[0.2, 0.8]] * len(rows), np.float32), Plain(), ModelMetrics(registry, Plain()))
+    predict(np.zeros((1, 2), np.float32))
+    predict(np.zeros((5, 2), np.float32))
+    text = registry.text().decode()
+    assert value(text, "model_rows_total", label="b") == 6
+    assert not families(text)["model_input_out_of_range"].samples
+
+
+def test_unknown_paths_and_methods_never_make_a_new_series(app, call):
+    app.get("/a", status=404)
+    app.request("/a", method="PATCH", status=404)
+    before = {str(s.labels) for f in families(app.get("/metrics").text).values() for s in f.samples}
+    for i in range(50):
+        app.get(f"/a/{i}", status=404)
+        app.get(f"/predict/{i}?q={i}", status=404)
+    after = {str(s.labels) for f in families(app.get("/metrics").text).values() for s in f.samples}
+    assert after - before <= {str({"method": "GET", "route": "/metrics"} | more) for more in ({}, {"status": "200"}, *(
+        {"le": le} for le in ("1e-05", "2.5e-05", "5e-05", "0.0001", "0.00025", "0.0005", "0.001", "0.0025", "0.005", "0.01",
+                              "0.025", "0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "10.0", "+Inf")))}  # fmt: skip
+    assert value(app.get("/metrics").text, "http_requests_total", method="GET", route="unmatched", status="404") == 101
+
+
+def test_methods_that_are_none_count_as_one(service, call):
+    for method in ("BREW", "BREW2", "x"):
+        assert call(method, "/label")[0] == 501
+    text = call("GET", "/metrics")[2].decode()
+    assert value(text, "http_requests_total", method="other", route="/label", status="501") >= 3
+    assert "BREW" not in text
+
+
+def test_label_values_are_escaped():
+    registry = Registry()
+    hostile = 'a"b\\c\nd'
+    Gauge(registry, "g", "A gauge.", ("label",), [(hostile,)]).add((hostile,), 2.5)
+    assert value(registry.text().decode(), "g", label=hostile) == 2.5
+
+
+def test_no_count_is_lost_between_threads():
+    registry = Registry()
+    counter, histogram = Counter(registry, "c_total", "Counts."), Histogram(registry, "h", "Observes.")
+
+    def work():
+        for _ in range(5000):
+            counter.add()
+            histogram.observe(0.5)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    text = registry.text().decode()
+    assert value(text, "c_total") == value(text, "h_count") == 40_000
+
+
+@pytest.mark.parametrize(("told", "wanted"), [(0.0, "0"), (3.0, "3"), (0.25, "0.25"), (1e-5, "1e-05"), (math.inf, "+Inf")])
+def test_numbers_are_written_as_prometheus_reads_them(told, wanted):
+    assert number(told) == wanted
+    assert float(wanted) == told
+
+
+def test_the_process_is_this_process(app):
+    text = app.get("/metrics").text
+    assert value(text, "process_cpu_seconds_total") > 0
+    assert 10e6 < value(text, "process_resident_memory_bytes") < value(text, "process_virtual_memory_bytes")
+    assert value(text, "process_start_time_seconds") < time.time()
+    assert 3 <= value(text, "process_open_fds") < value(text, "process_max_fds")
+
+
+def test_a_system_without_proc_has_no_process_figures_but_cpu(tmp_path: Path):
+    assert linux_process(tmp_path) == {}
+
+
+def test_a_limit_that_is_unlimited_is_infinity(tmp_path: Path):
+    (tmp_path / "self/fd").mkdir(parents=True)
+    (tmp_path / "self/stat").write_text("1 (a b) c) " + " ".join(["0"] * 30))
+    (tmp_path / "stat").write_text("cpu 1\nbtime 5\n")
+    (tmp_path / "self/limits").write_text("Limit Soft Hard\nMax open files            unlimited  unlimited  files\n")
+    assert linux_process(tmp_path)["process_max_fds"][2] == math.inf
+    assert linux_process(tmp_path)["process_start_time_seconds"][2] == 5

@@ -1,0 +1,80 @@
+"""Settings: one table, from the environment and from flags, and what is refused."""
+
+import subprocess
+import sys
+
+import pytest
+
+from iris_wsgi.__main__ import main, parser
+from iris_wsgi.settings import BadSetting, Settings, fields, flag_of, name_of, read_settings
+
+
+def test_defaults_are_those_of_the_table():
+    assert read_settings({}, {}) == Settings()
+    assert (Settings().host, Settings().port, Settings().role) == ("127.0.0.1", 8000, "all")
+    assert (Settings().max_body_bytes, Settings().max_rows) == (1024 * 1024, 10_000)
+
+
+def test_the_environment_and_flags_set_the_same_and_a_flag_wins():
+    assert read_settings({"IRIS_PORT": "9000", "PATH": "/bin"}, {}).port == 9000
+    assert read_settings({}, {"port": "9001"}).port == 9001
+    assert read_settings({"IRIS_PORT": "9000"}, {"port": "9001", "host": None}).port == 9001
+
+
+def test_every_setting_has_a_flag_a_variable_and_a_help_text():
+    text = next(a for a in parser()._actions if a.dest == "command").choices["serve"].format_help()
+    squeezed = " ".join(text.split())
+    for one in fields(Settings):
+        assert f"{flag_of(one.name)} VALUE" in squeezed
+        assert f"({name_of(one.name)}, default {one.default})" in squeezed
+        assert one.metadata["help"] in squeezed
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("IRIS_PORT", v) for v in ("", "x", "-1", "65536", "8000.0", " 8000", "8_000", "٨٠", "²", "1" * 5000)]
+    + [("IRIS_MAX_ROWS", v) for v in ("0", "-5", "10000001")]
+    + [("IRIS_MAX_BODY_BYTES", "63"), ("IRIS_THREADS", "65"), ("IRIS_ROLE", "single"), ("IRIS_ROLE", ""), ("IRIS_HOST", "")]
+    + [("IRIS_HOST", "a\nb"), ("IRIS_MODEL_DIR", "")],
+)
+def test_a_wrong_value_is_told_with_its_name_in_one_line(name, value):
+    with pytest.raises(BadSetting, match=f"^{name}=") as caught:
+        read_settings({name: value}, {})
+    assert "must be" in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 250
+    field = name.removeprefix("IRIS_").lower()
+    with pytest.raises(BadSetting, match=f"^{flag_of(field)}="):
+        read_settings({}, {field: value})
+
+
+def test_an_unknown_variable_is_told_with_the_nearest_that_exists():
+    with pytest.raises(BadSetting, match="^IRIS_PROT is no setting; did you mean IRIS_PORT?"):
+        read_settings({"IRIS_PROT": "8000"}, {})
+    with pytest.raises(BadSetting, match="^IRIS_QQQQQQQQ is no setting; there are .*IRIS_HOST"):
+        read_settings({"IRIS_QQQQQQQQ": ""}, {})
+
+
+def test_a_contradiction_is_told_with_both_names():
+    with pytest.raises(BadSetting, match="IRIS_MAX_ROWS=10000 .* IRIS_MAX_BODY_BYTES=1000"):
+        read_settings({"IRIS_MAX_BODY_BYTES": "1000"}, {})
+    assert read_settings({"IRIS_MAX_BODY_BYTES": "1000", "IRIS_MAX_ROWS": "250"}, {}).max_rows == 250
+
+
+def test_create_app_checks_its_settings_too():
+    with pytest.raises(BadSetting, match="IRIS_ROLE='none'"):
+        Settings(role="none")
+
+
+@pytest.mark.parametrize("command", ["serve", "verify", "seal"])
+def test_a_wrong_setting_ends_a_command_with_status_2_and_one_line(command, monkeypatch, capsys):
+    monkeypatch.setenv("IRIS_PROT", "1")
+    assert main([command]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("iris_wsgi: IRIS_PROT is no setting") and err.count("\n") == 1
+
+
+def test_help_and_version_load_no_model():
+    for argument in ("--help", "--version"):
+        command = [sys.executable, "-X", "importtime", "-m", "iris_wsgi", argument]
+        told = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert "argparse" in told.stderr
+        assert "onnxruntime" not in told.stderr
