@@ -2,11 +2,26 @@
 
 import json
 from collections.abc import Sequence
-from http import HTTPStatus
 from typing import NamedTuple
 
 MOST_FAULTS = 10
 PROBLEM_JSON = "application/problem+json"
+
+# RFC 9110's words; http.HTTPStatus changed some of its own with Python 3.13.
+PHRASES = {
+    200: "OK",
+    204: "No Content",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    411: "Length Required",
+    413: "Content Too Large",
+    415: "Unsupported Media Type",
+    422: "Unprocessable Content",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    503: "Service Unavailable",
+}
 
 Headers = Sequence[tuple[str, str]]
 
@@ -78,7 +93,7 @@ class NotReady(Problem):
 def problem_document(problem: Problem, request_id: str) -> bytes:
     """The body of a failed request, as RFC 9457 words it, with at most ten faults."""
     document: dict[str, object] = {
-        "title": HTTPStatus(problem.status).phrase,
+        "title": PHRASES[problem.status],
         "status": problem.status,
         "detail": problem.detail,
         "request_id": request_id,

@@ -1,9 +1,8 @@
 """The OpenAPI 3.1 document, from the route table, and the JSON schemas that its routes share."""
 
 from collections.abc import Sequence
-from http import HTTPStatus
 
-from iris_wsgi.errors import MOST_FAULTS, PROBLEM_JSON
+from iris_wsgi.errors import MOST_FAULTS, PHRASES, PROBLEM_JSON
 from iris_wsgi.model import Model
 from iris_wsgi.wsgi import JSON, Route
 
@@ -97,7 +96,7 @@ def operation(route: Route) -> Schema:
     statuses = sorted({*ALWAYS, *route.failures, *(WITH_BODY if route.body is not None else ())})
     problem = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     responses: dict[str, object] = {"200": {"description": "OK", "content": {route.media: {"schema": route.answer}}}}
-    responses |= {str(status): {"description": HTTPStatus(status).phrase, "content": problem} for status in statuses}
+    responses |= {str(status): {"description": PHRASES[status], "content": problem} for status in statuses}
     found: Schema = {
         "operationId": f"{route.method.lower()}{route.path.replace('/', '_')}",
         "summary": route.summary,

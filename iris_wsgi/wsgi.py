@@ -4,7 +4,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
 from iris_wsgi import errors
@@ -12,9 +11,7 @@ from iris_wsgi.errors import PROBLEM_JSON, Problem
 
 JSON = "application/json"
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
-STATUS_LINES = {
-    status: f"{status} {HTTPStatus(status).phrase}" for status in (200, 204, 400, 404, 405, 411, 413, 415, 422, 500, 501, 503)
-}
+STATUS_LINES = {status: f"{status} {phrase}" for status, phrase in errors.PHRASES.items()}
 UNMATCHED = "unmatched"
 UNEXPECTED = "The server failed on this request; its log says more under this request id."
 
