@@ -22,4 +22,4 @@ def create_app(**settings: Any) -> "App":
     from iris_wsgi.roles import build
     from iris_wsgi.settings import Settings
 
-    return build(Settings(**settings), Log(sys.stderr)).app
+    return build(Settings(**settings), Log(sys.stderr.fileno())).app

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from iris_wsgi import __version__
+from iris_wsgi.errors import BadModel
 from iris_wsgi.settings import BadSetting, Settings, add_flags, read_settings
 
 Given = Mapping[str, Any]
@@ -37,26 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadSetting as error:
         return failure(str(error), 2)
     run = {"serve": run_server, "verify": verify, "seal": seal}[given["command"]]
-    # Only now, so that --help and a wrong setting do not wait for onnxruntime.
-    from iris_wsgi.model import BadModel
-
     try:
-        run(settings, given)
+        return run(settings, given)
     except (BadModel, BadSetting) as error:
         return failure(str(error), 1)
-    return 0
 
 
-def run_server(settings: Settings, _: Given) -> None:
-    from iris_wsgi.log import Log
-    from iris_wsgi.roles import build
-    from iris_wsgi.server import bind, serve
+def run_server(settings: Settings, _: Given) -> int:
+    from iris_wsgi.launch import serve
 
-    bound = bind(settings)
-    serve(settings, bound, build(settings, Log(sys.stderr)), say)
+    return serve(settings, say)
 
 
-def verify(settings: Settings, _: Given) -> None:
+def verify(settings: Settings, _: Given) -> int:
     from iris_wsgi.golden import batching, self_test
     from iris_wsgi.model import load_model
 
@@ -70,12 +64,14 @@ def verify(settings: Settings, _: Given) -> None:
     say(f"made with: {', '.join(f'{name} {version}' for name, version in model.libraries.items()) or 'unknown'}")
     say(f"self-test: {result}")
     say(f"batches: {batching(model, golden.cases)}")
+    return 0
 
 
-def seal(settings: Settings, given: Given) -> None:
+def seal(settings: Settings, given: Given) -> int:
     from iris_wsgi.golden import seal
 
     say(seal(Path(settings.model_dir), given["rows"]))
+    return 0
 
 
 def say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""Every failure that a client can see, and the problem document it is told in (RFC 9457)."""
+"""Every failure that a client can see with the problem document it is told in (RFC 9457), and the one that stops a start."""
 
 import json
 from collections.abc import Sequence
@@ -14,16 +14,24 @@ PHRASES = {
     400: "Bad Request",
     404: "Not Found",
     405: "Method Not Allowed",
+    408: "Request Timeout",
     411: "Length Required",
     413: "Content Too Large",
+    414: "URI Too Long",
     415: "Unsupported Media Type",
+    417: "Expectation Failed",
     422: "Unprocessable Content",
+    431: "Request Header Fields Too Large",
     500: "Internal Server Error",
     501: "Not Implemented",
     503: "Service Unavailable",
 }
 
 Headers = Sequence[tuple[str, str]]
+
+
+class BadModel(Exception):
+    """A model folder that must not be served; the message is one line that names the file and what is wrong with it."""
 
 
 class Fault(NamedTuple):
@@ -41,9 +49,10 @@ class Problem(Exception):
 
     status = 500
 
-    def __init__(self, detail: str, faults: Sequence[Fault] = (), headers: Headers = ()) -> None:
+    def __init__(self, detail: str, faults: Sequence[Fault] = (), headers: Headers = (), status: int | None = None) -> None:
         super().__init__(detail)
         self.detail, self.faults, self.headers = detail, faults[:MOST_FAULTS], headers
+        self.status = status or type(self).status
 
 
 class NotDecodable(Problem):

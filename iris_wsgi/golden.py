@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from iris_wsgi import payload
-from iris_wsgi.errors import Problem
-from iris_wsgi.model import BadModel, Case, Model, first_line, read_file, read_labels
+from iris_wsgi.errors import BadModel, Problem
+from iris_wsgi.model import Case, Model, first_line, read_file, read_labels
 
 
 def self_test(model: Model, cases: Sequence[Case], tolerance: float) -> str:

@@ -1,30 +1,77 @@
 """One JSON line per request or event, on one stream, never with an input's values."""
 
 import json
+import logging
+import os
+import select
 import time
 import traceback
-from typing import IO
+from collections import deque
+from contextlib import suppress
+
+MOST_WAITING = 10_000
+# A pipe takes this much in one piece, and without blocking once poll() calls it writable.
+PIPE_BUF = 4096
 
 
 class Log:
-    """Writes lines to `stream`; json.dumps escapes control characters and all that is not ASCII, so nobody forges a line."""
+    """Writes lines to a file descriptor; json.dumps escapes control characters, so nobody forges a line.
 
-    def __init__(self, stream: IO[str]) -> None:
-        self.stream = stream
+    A full disk or a reader that stands still never stops the server: then lines wait, and the oldest are lost and counted.
+    With `buffered`, somebody calls flush() often, and several lines go out in one piece.
+    """
+
+    def __init__(self, descriptor: int, buffered: bool = False) -> None:
+        self.descriptor, self.buffered = descriptor, buffered
+        self.waiting: deque[bytes] = deque()
+        self.lost = 0
+        self.poller = select.poll()
+        self.poller.register(descriptor, select.POLLOUT)
+        self.second, self.stamp = 0, ""
 
     def event(self, level: str, message: str, **fields: object) -> None:
-        self.write({"level": level, "message": message, **fields})
+        self.write(json.dumps({"time": self.now(), "level": level, "message": message, **fields}))
 
     def failure(self, request_id: str) -> None:
         """The exception being handled, with its traceback."""
         self.event("error", "request failed", request_id=request_id, traceback=traceback.format_exc())
 
-    def write(self, fields: dict[str, object]) -> None:
-        self.stream.write(json.dumps({"time": now(), **fields}) + "\n")
-        self.stream.flush()
+    def write(self, line: str) -> None:
+        """Takes one line of JSON, without its end."""
+        if len(self.waiting) >= MOST_WAITING:
+            self.waiting.popleft()
+            self.lost += 1
+        self.waiting.append(line.encode() + b"\n")
+        if not self.buffered:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what waits, as far as that can be done without blocking."""
+        while self.waiting and self.poller.poll(0):
+            piece = self.waiting.popleft()
+            while self.waiting and len(piece) + len(self.waiting[0]) <= PIPE_BUF:
+                piece += self.waiting.popleft()
+            with suppress(OSError):
+                os.write(self.descriptor, piece)
+            if self.lost and not self.waiting:
+                lost, self.lost = self.lost, 0
+                self.event("warning", "log lines were lost", lines=lost)
+
+    def now(self) -> str:
+        """RFC 3339, UTC, milliseconds."""
+        seconds = time.time()
+        if int(seconds) != self.second:
+            self.second = int(seconds)
+            self.stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+        return f"{self.stamp}.{int(seconds % 1 * 1000):03d}Z"
 
 
-def now() -> str:
-    """RFC 3339, UTC, milliseconds."""
-    seconds = time.time()
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(seconds % 1 * 1000):03d}Z"
+class LibraryLines(logging.Handler):
+    """Puts what libraries log through the standard library's logging into the log."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self.log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.log.event(record.levelname.lower(), record.getMessage(), logger=record.name)

@@ -1,12 +1,15 @@
 """Counters, gauges and histograms in the Prometheus text format (version 0.0.4), each series in a numbered cell."""
 
+import hashlib
 import os
 import threading
-from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 from pathlib import Path
+from typing import NamedTuple
+
+from iris_wsgi.board import Board
 
 MEDIA = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (
@@ -37,21 +40,37 @@ Key = tuple[str, ...]
 class Registry:
     """All series of a process. Every label value is known when a family is made, so no request can add a series."""
 
-    def __init__(self) -> None:
-        self.cells = array("d")
+    def __init__(self, board: Board | None = None, slot: int = 0) -> None:
+        self.board, self.slot = board or Board(), slot
+        self.cells = self.board.cells(slot)
+        self.used = 0
         self.lock = threading.Lock()
         self.families: list[Family] = []
 
     def take(self, count: int) -> int:
-        """The number of the first of `count` new cells, all zero."""
-        first = len(self.cells)
-        self.cells.extend([0.0] * count)
+        """The number of the first of `count` cells that nobody has."""
+        first = self.used
+        self.used += count
+        if self.used > len(self.cells):
+            raise ValueError(f"{self.used} metric cells are more than a slot holds")
         return first
 
+    def join(self) -> None:
+        """To be called when all families are made and none has counted: takes up what an earlier process of this slot left."""
+        described = repr([(family.head, list(family.labels.values())) for family in self.families])
+        # 52 bits, so that it is the same number as a float64; never 0, which is an unused slot.
+        self.layout = int.from_bytes(hashlib.sha256(described.encode()).digest()[:6], "big") + 1
+        self.board.join(self.slot, self.layout, self.used)
+        for family in self.families:
+            if isinstance(family, Gauge):
+                family.clear()
+
     def text(self) -> bytes:
-        """What GET /metrics answers."""
-        lines = [line for family in self.families for line in family.lines()]
-        lines += process_lines()
+        """What GET /metrics answers: the sum over all processes of the service."""
+        columns = [board[: self.used].tolist() for board in self.board.alike(self.layout)]
+        total = [sum(column) for column in zip(*columns, strict=True)] if len(columns) > 1 else columns[0]
+        lines = [line for family in self.families for line in family.lines(total)]
+        lines += process_lines(self.board.pids(), self.board.dead_cpu())
         return ("\n".join(lines) + "\n").encode()
 
 
@@ -76,10 +95,10 @@ class Family:
         self.labels = {key: ",".join(f'{n}="{escaped(v)}"' for n, v in zip(names, key, strict=True)) for key in self.first}
         registry.families.append(self)
 
-    def lines(self) -> Iterator[str]:
+    def lines(self, total: Sequence[float]) -> Iterator[str]:
         yield from self.head
         for key, first in self.first.items():
-            cells = self.cells[first : first + self.width]
+            cells = total[first : first + self.width]
             if any(cells) or not self.sparse:
                 yield from self.series(self.labels[key], cells)
 
@@ -101,6 +120,20 @@ class Gauge(Family):
     """Goes up and down."""
 
     kind = "gauge"
+
+    def clear(self) -> None:
+        """Forgets what a process that is gone was doing."""
+        for first in self.first.values():
+            self.cells[first] = 0
+
+
+class Info(Family):
+    """Tells something by its labels; its value is always 1."""
+
+    kind = "gauge"
+
+    def series(self, labels: str, cells: Sequence[float]) -> Iterator[str]:
+        yield f"{self.name}{braced(labels)} 1"
 
 
 class Histogram(Family):
@@ -139,43 +172,61 @@ def number(value: float) -> str:
     return str(int(value)) if value.is_integer() else repr(value)
 
 
-def process_lines() -> Iterator[str]:
-    """The process_* metrics that Prometheus's client libraries share, as far as /proc tells them."""
+def process_lines(pids: Sequence[int], dead_cpu: float) -> Iterator[str]:
+    """The process_* metrics that Prometheus's client libraries share, summed over `pids`, as far as /proc tells them."""
+    found = [one for pid in pids if (one := linux_process(Path("/proc"), pid))]
     times = os.times()
-    values: dict[str, tuple[str, str, float]] = {
-        "process_cpu_seconds_total": ("counter", "User and system CPU time in seconds.", times.user + times.system)
-    }
-    values |= linux_process(Path("/proc"))
-    for name, (kind, help_text, value) in values.items():
+    values: list[tuple[str, str, str, float]] = [
+        (
+            "process_cpu_seconds_total",
+            "counter",
+            "User and system CPU time in seconds.",
+            dead_cpu + sum(one.cpu for one in found) if found else times.user + times.system,
+        )
+    ]
+    if found:
+        values += [
+            ("process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes.", sum(one.virtual for one in found)),
+            ("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", sum(one.resident for one in found)),
+            ("process_start_time_seconds", "gauge", "Start time since the Unix epoch in seconds.", found[0].started),
+            ("process_open_fds", "gauge", "Number of open file descriptors.", sum(one.open_fds for one in found)),
+            ("process_max_fds", "gauge", "Most file descriptors that a process may open.", found[0].max_fds),
+        ]
+    for name, kind, help_text, value in values:
         yield f"# HELP {name} {help_text}"
         yield f"# TYPE {name} {kind}"
         yield f"{name} {number(value)}"
 
 
-def linux_process(proc: Path) -> Mapping[str, tuple[str, str, float]]:
-    """Memory, start time and descriptors; nothing on a system without /proc."""
+class Process(NamedTuple):
+    """What /proc tells of a process, in seconds and bytes."""
+
+    cpu: float
+    virtual: float
+    resident: float
+    started: float
+    open_fds: float
+    max_fds: float
+
+
+def linux_process(proc: Path, pid: int) -> Process | None:
+    """None for a process that is gone, or on a system without /proc."""
+    own = proc / str(pid)
     try:
         # The second field, the command's name, may hold blanks; what follows its bracket does not.
-        fields = (proc / "self/stat").read_text().rpartition(")")[2].split()
+        fields = (own / "stat").read_text().rpartition(")")[2].split()
         booted = next(line.split()[1] for line in (proc / "stat").read_text().splitlines() if line.startswith("btime"))
-        limits = (proc / "self/limits").read_text().splitlines()
-        open_fds = len(os.listdir(proc / "self/fd"))
+        limits = (own / "limits").read_text().splitlines()
+        open_fds = len(os.listdir(own / "fd"))
     except OSError:
-        return {}
-    started = int(booted) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return None
+    ticks = os.sysconf("SC_CLK_TCK")
     max_fds = next(line.split()[3] for line in limits if line.startswith("Max open files"))
-    return {
-        "process_virtual_memory_bytes": ("gauge", "Virtual memory size in bytes.", float(fields[20])),
-        "process_resident_memory_bytes": (
-            "gauge",
-            "Resident memory size in bytes.",
-            float(fields[21]) * os.sysconf("SC_PAGE_SIZE"),
-        ),
-        "process_start_time_seconds": ("gauge", "Start time since the Unix epoch in seconds.", started),
-        "process_open_fds": ("gauge", "Number of open file descriptors.", float(open_fds)),
-        "process_max_fds": (
-            "gauge",
-            "Most file descriptors that may be open.",
-            inf if max_fds == "unlimited" else float(max_fds),
-        ),
-    }
+    return Process(
+        cpu=(int(fields[11]) + int(fields[12])) / ticks,
+        virtual=float(fields[20]),
+        resident=float(fields[21]) * os.sysconf("SC_PAGE_SIZE"),
+        started=int(booted) + int(fields[19]) / ticks,
+        open_fds=float(open_fds),
+        max_fds=inf if max_fds == "unlimited" else float(max_fds),
+    )

@@ -9,15 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from iris_wsgi.errors import BadModel
 from iris_wsgi.payload import Array
 
 # From 1.29 on, onnxruntime's wheel reports to its maker unless this is set before the import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
-
-
-class BadModel(Exception):
-    """A model folder that must not be served; the message is one line that names the file and what is wrong with it."""
 
 
 class Feature(NamedTuple):

@@ -1,11 +1,13 @@
 """Tells the log and the metrics of each request."""
 
+import json
 from collections.abc import Iterable
 from itertools import product
 
+from iris_wsgi.errors import PHRASES
 from iris_wsgi.log import Log
 from iris_wsgi.metrics import Counter, Gauge, Histogram, Registry
-from iris_wsgi.wsgi import METHODS, STATUS_LINES, UNMATCHED, Response
+from iris_wsgi.wsgi import METHODS, UNMATCHED, Response
 
 OTHER = "other"
 MOST_PATH = 200
@@ -18,10 +20,11 @@ class RequestObserver:
     """
 
     def __init__(self, log: Log, registry: Registry, paths: Iterable[str], model: str) -> None:
-        self.log, self.model = log, model
+        self.log = log
+        self.end = f'","model":{json.dumps(model)}}}'
         routes, methods = (*dict.fromkeys(paths), UNMATCHED), (*METHODS, OTHER)
         served = list(product(methods, routes))
-        answered = [(method, route, str(status)) for method, route in served for status in STATUS_LINES]
+        answered = [(method, route, str(status)) for method, route in served for status in PHRASES]
         names = ("method", "route", "status")
         self.requests = Counter(registry, "http_requests_total", "Requests answered.", names, answered, sparse=True)
         self.seconds = Histogram(
@@ -36,12 +39,21 @@ class RequestObserver:
         self.log.failure(request_id)
 
     def answered(self, method: str, path: str, route: str, response: Response, seconds: float, request_id: str) -> None:
-        method = method if method in METHODS else OTHER
+        """One request is answered, after `seconds` in the application."""
+        if method not in METHODS:
+            method = OTHER
         self.requests.add((method, route, str(response.status)))
         self.seconds.observe(seconds, (method, route))
         self.in_flight.add(amount=-1)
-        line: dict[str, object] = {"level": "info", "method": method, "route": route}
-        if route == UNMATCHED:
-            line["path"] = path[:MOST_PATH]
-        line |= {"status": response.status, "ms": round(seconds * 1000, 3), "rows": response.rows}
-        self.log.write(line | {"request_id": request_id, "model": self.model})
+        # Method and route are of the table and the id was checked, so nothing here has to be escaped but the path.
+        where = route if route != UNMATCHED else f'{route}","path":{json.dumps(path[:MOST_PATH])[:-1]}'
+        rows = "null" if response.rows is None else response.rows
+        self.log.write(
+            f'{{"time":"{self.log.now()}","level":"info","method":"{method}","route":"{where}","status":{response.status},'
+            f'"ms":{seconds * 1000:.3f},"rows":{rows},"request_id":"{request_id}{self.end}'
+        )
+
+    def refused(self, status: int, request_id: str) -> None:
+        """A request that the server itself refused before it reached the application."""
+        self.requests.add((OTHER, UNMATCHED, str(status)))
+        self.log.event("info", "request refused", status=status, request_id=request_id)

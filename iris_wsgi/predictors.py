@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from iris_wsgi.metrics import Counter, Gauge, Histogram, Registry
+from iris_wsgi.metrics import Counter, Histogram, Info, Registry
 from iris_wsgi.model import Model
 from iris_wsgi.payload import Array, best
 
@@ -34,7 +34,7 @@ class ModelMetrics:
             ranged,
         )
         info = (model.name, model.version, model.digest)
-        Gauge(registry, "model_info", "The model that is served.", ("name", "version", "digest"), [info]).add(info)
+        Info(registry, "model_info", "The model that is served.", ("name", "version", "digest"), [info])
 
 
 def measured(predict: Predict, model: Model, metrics: ModelMetrics) -> Predict:

@@ -43,16 +43,18 @@ class Service(NamedTuple):
     sample: list[float]
     self_test: str
     readiness: ops.Readiness
+    observer: RequestObserver
 
 
-def build(settings: Settings, log: Log) -> Service:
+def build(settings: Settings, log: Log, registry: Registry | None = None) -> Service:
     """Loads and tests the model, and puts the role together. Raises BadModel."""
     model, pinned = load_model(Path(settings.model_dir))
     self_test = golden.self_test(model, pinned.cases, pinned.tolerance)
     sample = pinned.cases[0]
-    registry = Registry()
+    registry = registry or Registry()
     predict = measured(model.predict, model, ModelMetrics(registry, model))
     readiness = ops.Readiness(lambda: golden.holds(model, sample, pinned.tolerance))
     table = ops.routes(ROLES[settings.role](Parts(settings, model, predict, sample.row)), registry, readiness)
     observer = RequestObserver(log, registry, (route.path for route in table), model.version)
-    return Service(App(table, observer, settings.max_body_bytes), model, sample.row, self_test, readiness)
+    registry.join()
+    return Service(App(table, observer, settings.max_body_bytes), model, sample.row, self_test, readiness, observer)

@@ -1,83 +1,280 @@
-"""waitress around the application: binds, says what it serves, and stops when told to."""
+"""waitress with its I/O loop and its connections replaced: strict, with deadlines, bounded, and nothing lost at the end."""
 
-import os
-import signal
+import errno
+import logging
+import resource
+import select
 import socket
+import struct
+from array import array
+from collections import deque
 from collections.abc import Callable
-from pathlib import Path
-from types import FrameType
-from typing import NoReturn
+from contextlib import suppress
+from math import inf
+from time import monotonic
+from typing import Any, Protocol
 
-from waitress.server import create_server
+from waitress.adjustments import Adjustments
+from waitress.server import TcpWSGIServer
+from waitress.task import ThreadedTaskDispatcher
 
-from iris_wsgi import __version__
-from iris_wsgi.roles import Service
-from iris_wsgi.settings import BadSetting, Settings
+from iris_wsgi.channel import Channel, State
+from iris_wsgi.gateway import Gateway
+from iris_wsgi.http1 import Request
+from iris_wsgi.log import Log
+from iris_wsgi.settings import Settings
+from iris_wsgi.wsgi import App
 
-CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
-CURL = "curl -s {url}/predict/label -H 'Content-Type: application/json' -d '{body}'"
-
-
-def bind(settings: Settings) -> socket.socket:
-    """A bound socket that does not listen yet, so that a taken port is found before the model is loaded. Raises BadSetting."""
-    where = f"IRIS_HOST={settings.host} IRIS_PORT={settings.port}"
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError as error:
-        raise BadSetting(f"{where}: cannot listen there: {error.strerror}; is it taken? Choose another with --port") from None
-    return bound
-
-
-def cpus(cpu_max: Path = CPU_MAX) -> tuple[int, str]:
-    """How many CPUs this process may use, at least one, and what says so: the cgroup's quota or the scheduler's mask."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = cpu_max.read_text().split()
-        allowed = int(quota) / int(period)
-    except (OSError, ValueError):
-        return usable, f"{usable} CPUs, no quota"
-    return max(1, min(usable, round(allowed))), f"cpu.max allows {allowed:g} of {usable} CPUs"
+SWEEP_SECONDS = 0.25
+# How long a connection that is silent when the listener closes may still bring the request that its client is sending.
+SETTLE_SECONDS = 0.5
+ACCEPT_PAUSE_SECONDS = 0.2
+COMPLAINT_SECONDS = 10.0
+RETRY_AFTER = 1
+EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+OVERLOADED = "The server has more work than it can queue; try again soon."
+# From <asm-generic/socket.h> and <linux/bpf_common.h>; Python has no names for them.
+SO_ATTACH_FILTER, BPF_RET = 26, 0x06
 
 
-def threads_for(settings: Settings) -> tuple[int, str]:
-    if settings.threads:
-        return settings.threads, "as set"
-    count, why = cpus()
-    return max(4, 2 * count), f"{why}; two a CPU, four at least"
+class Observer(Protocol):
+    """Who is told of requests that never reached the application."""
+
+    def refused(self, status: int, request_id: str) -> None: ...
 
 
-def serve(settings: Settings, bound: socket.socket, service: Service, say: Callable[[str], None]) -> None:
-    """Serves until SIGTERM or SIGINT; `say` gets the lines that tell a person what runs here and how to try it."""
-    threads, why = threads_for(settings)
-    try:
-        server = create_server(
-            service.app,
-            sockets=[bound],
-            threads=threads,
-            ident=None,
-            max_request_body_size=settings.max_body_bytes,
-            inbuf_overflow=settings.max_body_bytes + 1,
-            clear_untrusted_proxy_headers=True,
+class Job:
+    """A request on its way through the thread pool."""
+
+    def __init__(self, server: "Server", channel: Channel, request: Request) -> None:
+        self.server, self.channel, self.request = server, channel, request
+
+    def service(self) -> None:
+        """Called by a thread of the pool."""
+        data = self.server.answer(self.channel.shared, self.request, self.channel.close_after)
+        self.server.done.append((self.channel, data))
+        self.server.pull_trigger()
+
+    def cancel(self) -> None:
+        """Called for what is still queued when the pool is shut down; its connection is closed by then."""
+
+
+class Server(TcpWSGIServer):  # type: ignore[misc]
+    """Serves one application on one bound socket: `run()` returns when it is drained."""
+
+    def __init__(
+        self, app: App, bound: socket.socket, settings: Settings, threads: int, observer: Observer, log: Log, shared: bool = False
+    ) -> None:
+        """`shared` tells that other processes accept on the socket too, and go on when this one stops."""
+        dispatcher = ThreadedTaskDispatcher()
+        dispatcher.queue_logger = logging.Logger("silent", logging.CRITICAL)
+        dispatcher.set_thread_count(threads)
+        adjustments = Adjustments(sockets=[bound], threads=threads, backlog=1024)
+        self.limits, self.observer, self.logbook, self.shared = settings, observer, log, shared
+        self.now = monotonic()
+        self.poller = select.epoll() if hasattr(select, "epoll") else Poll()
+        self.channels: dict[int, Channel] = {}
+        self.done: deque[tuple[Channel, bytes]] = deque()
+        self.most_connections = connection_limit(settings.connections)
+        self.listening, self.stopping, self.last_to_listen = True, False, True
+        self.close_listener_at = self.end_at = self.accept_again_at = inf
+        self.next_sweep = self.next_complaint = 0.0
+        super().__init__(
+            app,
+            {},
+            _sock=bound,
+            dispatcher=dispatcher,
+            adj=adjustments,
+            bind_socket=False,
+            sockinfo=(bound.family, bound.type, bound.proto, bound.getsockname()),
         )
-    except OSError as error:
-        raise BadSetting(f"IRIS_PORT={settings.port}: cannot listen there: {error.strerror}") from None
-    host, port = bound.getsockname()[:2]
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    url = f"http://{shown}:{port}"
-    say(f"iris_wsgi {__version__} serves role {settings.role} on {url}")
-    say(f"model {service.model.name} {service.model.version} {service.model.digest}")
-    say(f"self-test: {service.self_test}")
-    say(f"threads: {threads} ({why}); workers: 1 (one process); model: 1 thread (a run takes microseconds)")
-    say("try: " + CURL.format(url=url, body=f'{{"data": [{service.sample}]}}'))
+        self.inline: Callable[[str, str, int], bool] = app.inline
+        self.gateway = Gateway(app, self.effective_host, int(self.effective_port), shared)
+        self.watch_listener()
+        self.poller.register(self.trigger.socket.fileno(), select.POLLIN)
+        self.tick: Callable[[], None] = lambda: None
 
-    def stop(_signal: int, _frame: FrameType | None) -> NoReturn:
-        service.readiness.stopping = True
-        raise SystemExit(0)
+    def watch_listener(self) -> None:
+        # One of the processes that wait on a shared listener is woken by a connection, not all.
+        self.listening = True
+        self.poller.register(self.socket.fileno(), select.POLLIN | (getattr(select, "EPOLLEXCLUSIVE", 0) if self.shared else 0))
 
-    signal.signal(signal.SIGTERM, stop)
-    server.run()
+    def run(self) -> int:
+        """The I/O loop; the number of requests that were cut off at the end, which is 0 unless the drain's time was over."""
+        listener, trigger = self.socket.fileno(), self.trigger.socket.fileno()
+        while not self.drained():
+            events = self.poller.poll(self.wait())
+            self.now = monotonic()
+            for fd, event in events:
+                channel = self.channels.get(fd)
+                if channel is not None:
+                    channel.handle(event)
+                elif fd == listener:
+                    self.handle_accept()
+                elif fd == trigger:
+                    self.trigger.handle_read()
+            while self.done:
+                channel, data = self.done.popleft()
+                channel.answered(data)
+            if self.now >= self.next_sweep:
+                self.sweep()
+            self.logbook.flush()
+        return self.end()
+
+    def wait(self) -> float:
+        """Seconds until the loop has something to do of its own."""
+        return max(0.0, min(self.next_sweep, self.close_listener_at, self.end_at) - self.now)
+
+    def handle_accept(self) -> None:
+        """Takes new connections; only one at a time where other processes could take the next."""
+        for _ in range(1 if self.shared and not self.stopping else 64):
+            try:
+                connection, address = self.socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in EXHAUSTED:
+                    # The connection stays in the backlog, and the poller would report it again at once.
+                    self.pause_accepting(error)
+                    return
+                continue
+            connection.setblocking(False)
+            if len(self.channels) >= self.most_connections:
+                self.turn_away(connection)
+                continue
+            self.set_socket_options(connection)
+            self.channels[connection.fileno()] = Channel(self, connection, address)
+
+    def pause_accepting(self, error: OSError) -> None:
+        if self.listening:
+            self.listening = False
+            self.poller.unregister(self.socket.fileno())
+            if self.now >= self.next_complaint:
+                self.next_complaint = self.now + COMPLAINT_SECONDS
+                self.logbook.event("warning", "connections wait to be accepted", reason=error.strerror)
+        self.accept_again_at = self.now + ACCEPT_PAUSE_SECONDS
+
+    def turn_away(self, connection: socket.socket) -> None:
+        data = self.refusal(503, "The server has as many connections as it may have; try again soon.", RETRY_AFTER)
+        with suppress(OSError):
+            connection.send(data)
+            connection.shutdown(socket.SHUT_WR)
+            # What the client has sent by now is taken in: closing over it would reset the connection and lose the answer.
+            connection.recv(65536)
+        connection.close()
+
+    def forget(self, channel: Channel) -> None:
+        """A connection is about to be closed."""
+        self.channels.pop(channel.fd, None)
+        self.poller.unregister(channel.fd)
+
+    def answer(self, shared: dict[str, Any], request: Request, close: bool) -> bytes:
+        """The application's answer to a request; in the loop or in a thread of the pool."""
+        try:
+            return self.gateway.answer(shared, request, close)
+        except Exception:
+            data, request_id = self.gateway.refusal(500, "The server failed on this request.", close)
+            self.logbook.failure(request_id)
+            self.observer.refused(500, request_id)
+            return data
+
+    def refusal(self, status: int, detail: str, retry_after: int | None = None, close: bool = True) -> bytes:
+        data, request_id = self.gateway.refusal(status, detail, close, retry_after)
+        self.observer.refused(status, request_id)
+        return data
+
+    def overloaded(self, close: bool) -> bytes:
+        return self.refusal(503, OVERLOADED, RETRY_AFTER, close)
+
+    def enqueue(self, channel: Channel, request: Request) -> bool:
+        """Gives a request to the thread pool; False where its queue is full."""
+        if len(self.task_dispatcher.queue) >= self.limits.queue:
+            return False
+        self.task_dispatcher.add_task(Job(self, channel, request))
+        return True
+
+    def sweep(self) -> None:
+        """Ends what is past its deadline."""
+        self.next_sweep = self.now + SWEEP_SECONDS
+        self.tick()
+        for channel in [c for c in self.channels.values() if c.deadline <= self.now]:
+            channel.expire()
+        if self.accept_again_at <= self.now and not self.listening and self.end_at == inf:
+            self.accept_again_at = inf
+            self.watch_listener()
+
+    def stop(self, others_go_on: bool = False) -> None:
+        """Begins the end: every answer says that the connection closes; after the grace nothing new is accepted.
+
+        Where other processes go on to accept on the same socket there is no grace, as no traffic has to turn away.
+        May be called by a signal handler, or by another thread.
+        """
+        if not self.stopping:
+            self.close_listener_at = monotonic() + (0 if others_go_on else self.limits.grace_seconds)
+            self.last_to_listen = not others_go_on
+            self.stopping = True
+            self.pull_trigger()
+
+    def drained(self) -> bool:
+        """Moves the end along; whether all is done, or its time is over."""
+        if self.close_listener_at <= self.now:
+            self.close_listener_at = inf
+            self.end_at = self.now + self.limits.drain_seconds
+            self.close_listener()
+        return self.end_at != inf and (not self.channels or self.end_at <= self.now)
+
+    def close_listener(self) -> None:
+        """Empties the backlog, so that no client that was let in is lost, and closes."""
+        if self.last_to_listen:
+            refuse_newcomers(self.socket)
+        if self.listening:
+            self.listening = False
+            self.poller.unregister(self.socket.fileno())
+        before = -1
+        while len(self.channels) != before:
+            before = len(self.channels)
+            self.handle_accept()
+        self.socket.close()
+        settled = self.now + min(SETTLE_SECONDS, self.limits.drain_seconds)
+        for channel in list(self.channels.values()):
+            if channel.state in (State.NEW, State.IDLE):
+                channel.deadline = min(channel.deadline, settled)
+
+    def end(self) -> int:
+        cut = sum(channel.state in (State.BUSY, State.READING, State.SENDING) for channel in self.channels.values())
+        for channel in list(self.channels.values()):
+            channel.close()
+        self.task_dispatcher.shutdown(timeout=0 if cut else 5)
+        self.trigger.close()
+        self.poller.close()
+        self.logbook.flush()
+        return cut
+
+
+class Poll:
+    """poll() with epoll's manners, for systems without epoll."""
+
+    def __init__(self) -> None:
+        self.poller = select.poll()
+        self.register, self.modify, self.unregister = self.poller.register, self.poller.modify, self.poller.unregister
+
+    def poll(self, timeout: float) -> list[tuple[int, int]]:
+        return self.poller.poll(timeout * 1000)
+
+    def close(self) -> None:
+        pass
+
+
+def connection_limit(wanted: int) -> int:
+    """No more than the descriptors of this process allow, less a few for everything else."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - 32))
+
+
+def refuse_newcomers(listener: socket.socket) -> None:
+    """Lets the kernel drop what comes for a listener, so that nobody is let in between the last accept() and close()."""
+    take_nothing = array("B", struct.pack("HBBI", BPF_RET, 0, 0, 0))
+    program = struct.pack("HP", 1, take_nothing.buffer_info()[0])
+    # Elsewhere than on Linux there is no such option, and that moment stays as short as it is.
+    with suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -33,6 +34,16 @@ def whole(least: int, most: int) -> Callable[[str], int]:
     return cast
 
 
+def seconds(least: float, most: float) -> Callable[[str], float]:
+    def cast(value: str) -> float:
+        # float() admits blanks, underscores, other scripts' digits, nan and inf.
+        if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", value) or not least <= float(value) <= most:
+            raise ValueError(f"must be seconds from {least:g} to {most:g}")
+        return float(value)
+
+    return cast
+
+
 def one_of(*names: str) -> Callable[[str], str]:
     def cast(value: str) -> str:
         if value not in names:
@@ -50,13 +61,29 @@ class Settings:
     port: int = setting(8000, whole(0, 65535), "TCP port to listen on; 0 takes a free one")
     role: str = setting("all", one_of("all", "web_single"), "which pattern to serve: all, web_single")
     threads: int = setting(0, whole(0, 64), "threads that answer requests; 0 chooses by the CPUs at hand")
+    workers: int = setting(0, whole(0, 64), "processes that serve; 0 chooses by the CPU quota")
     model_dir: str = setting("model", text, "folder with golden.json, label.json and the ONNX model")
     max_body_bytes: int = setting(1_048_576, whole(64, 1_073_741_824), "most bytes a request's body may have")
     max_rows: int = setting(10_000, whole(1, 10_000_000), "most rows a request may have")
+    connections: int = setting(4096, whole(1, 1_000_000), "most connections of a process at once; more get 503")
+    queue: int = setting(64, whole(1, 100_000), "most requests that wait for a thread; more get 503")
+    header_seconds: float = setting(10.0, seconds(0.1, 3600), "seconds for a request's line and fields; then 408")
+    request_seconds: float = setting(30.0, seconds(0.1, 3600), "seconds for a whole request; then 408")
+    idle_seconds: float = setting(60.0, seconds(0.1, 86400), "seconds that a connection may wait for its next request")
+    send_seconds: float = setting(30.0, seconds(0.1, 3600), "seconds in which a client must take an answer, or 16 KiB more of it")
+    grace_seconds: float = setting(
+        0.0, seconds(0, 3600), "seconds to go on serving after SIGTERM, not ready, so that traffic turns away"
+    )
+    drain_seconds: float = setting(10.0, seconds(0, 3600), "most seconds after the grace for requests under way")
 
     def __post_init__(self) -> None:
         for one in fields(self):
             checked(name_of(one.name), str(getattr(self, one.name)), one.metadata["cast"])
+        if self.header_seconds > self.request_seconds:
+            raise BadSetting(
+                f"IRIS_HEADER_SECONDS={self.header_seconds:g} is over IRIS_REQUEST_SECONDS={self.request_seconds:g}, "
+                "which counts from the same first byte"
+            )
         # Each row takes four bytes at least: "[0],".
         if self.max_rows * 4 > self.max_body_bytes:
             raise BadSetting(

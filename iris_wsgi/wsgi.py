@@ -43,7 +43,9 @@ class Response(NamedTuple):
 class Route(NamedTuple):
     """One line of the table: what answers `method` on `path`, and the words and JSON schemas that OpenAPI shows of it.
 
-    A route with a `body` schema takes JSON, and nothing else, in UTF-8.
+    A route with a `body` schema takes JSON, and nothing else, in UTF-8. A request whose body has at most `inline_bytes` is
+    answered in the server's I/O loop, where it holds up every other connection: a handler that may block declares -1, and
+    like all larger bodies its requests go to the thread pool.
     """
 
     method: str
@@ -54,6 +56,7 @@ class Route(NamedTuple):
     body: Mapping[str, object] | None = None
     media: str = JSON
     failures: tuple[int, ...] = ()
+    inline_bytes: int = 16384
 
 
 class Observer(Protocol):
@@ -85,7 +88,7 @@ class App:
         self.observer.started()
         method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
         offered = environ.get("HTTP_X_REQUEST_ID")
-        request_id = offered if offered and request_id_of_caller(offered) else os.urandom(16).hex()
+        request_id = offered if offered and request_id_of_caller(offered) else new_request_id()
         try:
             response = self.respond(method, path, environ)
         except Exception as error:
@@ -100,6 +103,12 @@ class App:
         route = path if path in self.table else UNMATCHED
         self.observer.answered(method, path, route, response, time.perf_counter() - started, request_id)
         return [] if method == "HEAD" else [response.body]
+
+    def inline(self, method: str, path: str, body_bytes: int) -> bool:
+        """Whether the server should answer this request in its I/O loop."""
+        on_path = self.table.get(path)
+        route = on_path and on_path.get(method)
+        return not route or body_bytes <= route.inline_bytes
 
     def respond(self, method: str, path: str, environ: Environ) -> Response:
         """Finds the route and runs its handler; raises Problem where there is none."""
@@ -118,6 +127,10 @@ class App:
         if method not in METHODS:
             raise errors.MethodUnknown("This server does not know the request's method.", headers=allow)
         raise errors.MethodNotAllowed(f"This path answers {self.allowed[path]}.", headers=allow)
+
+
+def new_request_id() -> str:
+    return os.urandom(16).hex()
 
 
 def allowed_methods(on_path: Mapping[str, Route]) -> list[str]:

@@ -33,16 +33,21 @@ class KeptLog(Log):
     """A log that keeps its lines."""
 
     def __init__(self) -> None:
-        self.stream = io.StringIO()
-        super().__init__(self.stream)
+        super().__init__(os.open(os.devnull, os.O_WRONLY))
+        self.kept: list[str] = []
+
+    def write(self, line: str) -> None:
+        self.kept.append(line)
 
     def lines(self) -> list[dict]:
-        return [json.loads(line) for line in self.stream.getvalue().splitlines()]
+        return [json.loads(line) for line in self.kept]
 
 
 @pytest.fixture
-def log() -> KeptLog:
-    return KeptLog()
+def log() -> Iterator[KeptLog]:
+    kept = KeptLog()
+    yield kept
+    os.close(kept.descriptor)
 
 
 @pytest.fixture
@@ -66,7 +71,7 @@ def app(make: Callable[..., webtest.TestApp]) -> webtest.TestApp:
 @pytest.fixture(scope="session")
 def service() -> Service:
     """The role `all`, for tests that call it so often that lint would take minutes."""
-    return build(Settings(model_dir=str(MODEL)), Log(io.StringIO()))
+    return build(Settings(model_dir=str(MODEL)), KeptLog())
 
 
 @pytest.fixture
@@ -117,8 +122,8 @@ class Running:
 
 
 def start_server(*arguments: str, under: tuple[str, ...] = (), **environ: str) -> Running:
-    """Starts a server on a free port."""
-    command = [*under, sys.executable, "-m", "iris_wsgi", "serve", "--port", "0", "--model-dir", str(MODEL), *arguments]
+    """Starts a server on a free port, of one process if nothing else is asked."""
+    command = [*under, sys.executable, "-m", "iris_wsgi", "serve", "--port", "0", "--workers", "1", "--model-dir", str(MODEL), *arguments]
     environment = {**os.environ, **environ}
     return Running(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment))
 

@@ -154,3 +154,10 @@ def test_while_the_server_stops_it_is_alive_and_not_ready(role):
     assert "shutting down" in role.get("/readyz", status=503).json["detail"]
     assert role.get("/livez").json == {"live": True}
     assert role.post_json("/predict/label", BODY).json == {"prediction": "setosa"}
+
+
+def test_a_line_feed_in_a_path_is_escaped_in_the_log(role, log):
+    path = '/a\n{"level":"forged"}\x1b[31m"\\\xff'
+    assert wsgi_call(role.service.app, "GET", path)[0] == 404
+    assert json.loads(log.kept[-1])["path"] == path
+    assert log.kept[-1].isprintable()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from iris_wsgi.metrics import Counter, Gauge, Histogram, Registry, linux_process, number
+from iris_wsgi.board import Board
+from iris_wsgi.metrics import Counter, Gauge, Histogram, Registry, linux_process, number, process_lines
 from iris_wsgi.model import Feature
 from iris_wsgi.predictors import ModelMetrics, measured
 
@@ -113,7 +114,9 @@ def test_a_model_without_ranges_counts_none():
         features = (Feature("x"), Feature("y", "cm", None, 3.0))
 
     registry = Registry()
-    predict = measured(lambda rows: np.array([[0.2, 0.8]] * len(rows), np.float32), Plain(), ModelMetrics(registry, Plain()))
+    metrics = ModelMetrics(registry, Plain())
+    registry.join()
+    predict = measured(lambda rows: np.array([[0.2, 0.8]] * len(rows), np.float32), Plain(), metrics)
     predict(np.zeros((1, 2), np.float32))
     predict(np.zeros((5, 2), np.float32))
     text = registry.text().decode()
@@ -146,13 +149,16 @@ def test_methods_that_are_none_count_as_one(service, call):
 def test_label_values_are_escaped():
     registry = Registry()
     hostile = 'a"b\\c\nd'
-    Gauge(registry, "g", "A gauge.", ("label",), [(hostile,)]).add((hostile,), 2.5)
+    gauge = Gauge(registry, "g", "A gauge.", ("label",), [(hostile,)])
+    registry.join()
+    gauge.add((hostile,), 2.5)
     assert value(registry.text().decode(), "g", label=hostile) == 2.5
 
 
 def test_no_count_is_lost_between_threads():
     registry = Registry()
     counter, histogram = Counter(registry, "c_total", "Counts."), Histogram(registry, "h", "Observes.")
+    registry.join()
 
     def work():
         for _ in range(5000):
@@ -182,14 +188,65 @@ def test_the_process_is_this_process(app):
     assert 3 <= value(text, "process_open_fds") < value(text, "process_max_fds")
 
 
-def test_a_system_without_proc_has_no_process_figures_but_cpu(tmp_path: Path):
-    assert linux_process(tmp_path) == {}
+def test_a_system_without_proc_tells_its_cpu_time_alone(tmp_path: Path):
+    assert linux_process(tmp_path, 1) is None
+    assert [line.split()[0] for line in process_lines([2**22 + 1], 0.0) if not line.startswith("#")] == ["process_cpu_seconds_total"]
 
 
 def test_a_limit_that_is_unlimited_is_infinity(tmp_path: Path):
-    (tmp_path / "self/fd").mkdir(parents=True)
-    (tmp_path / "self/stat").write_text("1 (a b) c) " + " ".join(["0"] * 30))
+    (tmp_path / "7/fd").mkdir(parents=True)
+    (tmp_path / "7/stat").write_text("7 (a b) c) " + " ".join(["0"] * 30))
     (tmp_path / "stat").write_text("cpu 1\nbtime 5\n")
-    (tmp_path / "self/limits").write_text("Limit Soft Hard\nMax open files            unlimited  unlimited  files\n")
-    assert linux_process(tmp_path)["process_max_fds"][2] == math.inf
-    assert linux_process(tmp_path)["process_start_time_seconds"][2] == 5
+    (tmp_path / "7/limits").write_text("Limit Soft Hard\nMax open files            unlimited  unlimited  files\n")
+    told = linux_process(tmp_path, 7)
+    assert (told.max_fds, told.started, told.cpu) == (math.inf, 5, 0)
+
+
+def registry_of(board: Board, slot: int, *labels: str) -> tuple[Registry, Counter, Gauge]:
+    registry = Registry(board, slot)
+    counter = Counter(registry, "c_total", "Counts.", ("label",), [(label,) for label in labels])
+    gauge = Gauge(registry, "g", "Gauges.")
+    registry.join()
+    return registry, counter, gauge
+
+
+def test_every_process_of_a_service_tells_the_sum_of_all():
+    board = Board(3)
+    one, counts, gauges = registry_of(board, 0, "a", "b")
+    two, others, _ = registry_of(board, 1, "a", "b")
+    counts.add(("a",), 5)
+    others.add(("a",), 2)
+    others.add(("b",))
+    gauges.add()
+    for registry in (one, two):
+        text = registry.text().decode()
+        assert [value(text, "c_total", label=label) for label in "ab"] == [7, 1]
+        assert value(text, "g") == 1
+
+
+def test_counts_survive_the_process_that_made_them_and_gauges_do_not():
+    board = Board(2)
+    _, counts, gauges = registry_of(board, 0, "a")
+    counts.add(("a",), 5)
+    gauges.add()
+    board.leave(0, 1.5)
+    registry, counts, _ = registry_of(board, 0, "a")
+    counts.add(("a",))
+    text = registry.text().decode()
+    assert (value(text, "c_total", label="a"), value(text, "g")) == (6, 0)
+    assert value(text, "process_cpu_seconds_total") >= 1.5
+
+
+def test_counts_of_another_layout_are_not_mixed_in():
+    board = Board(2)
+    _, counts, _ = registry_of(board, 0, "a")
+    counts.add(("a",), 5)
+    other, _, _ = registry_of(board, 1, "x", "y")
+    assert [value(other.text().decode(), "c_total", label=label) for label in "xy"] == [0, 0]
+    again, _, _ = registry_of(board, 0, "x", "y")
+    assert value(again.text().decode(), "c_total", label="x") == 0
+
+
+def test_more_cells_than_a_slot_holds_are_refused():
+    with pytest.raises(ValueError, match="more than a slot holds"):
+        Counter(Registry(), "c_total", "Counts.", ("i",), [(str(i),) for i in range(200_000)])

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper
 
 from iris_wsgi import golden
 from iris_wsgi.__main__ import main
-from iris_wsgi.model import BadModel, load_model
+from iris_wsgi.errors import BadModel
+from iris_wsgi.model import load_model
 
 SHA = "SHA-256"
 

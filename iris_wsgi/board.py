@@ -1,0 +1,56 @@
+"""Memory shared by the processes of one service, in which each has its own slot of cells and needs no lock."""
+
+import mmap
+import os
+from collections.abc import Sequence
+
+SLOT_BYTES = 1 << 20
+HEADER = 8
+LAYOUT, PID, DEAD_CPU = 0, 1, 2
+
+
+class Board:
+    """Slots of float64 cells. A process writes only to its own; any process can add up those of all.
+
+    A slot keeps its counts when its process dies, and the next process that takes it goes on from there. The memory is
+    anonymous: it takes no more than was touched, and no file.
+    """
+
+    def __init__(self, slots: int = 1) -> None:
+        self.slots = slots
+        self.view: memoryview[float] = memoryview(mmap.mmap(-1, slots * SLOT_BYTES)).cast("d")
+        self.parent = os.getpid()
+
+    def slot(self, number: int) -> "memoryview[float]":
+        size = SLOT_BYTES // 8
+        return self.view[number * size : (number + 1) * size]
+
+    def cells(self, number: int) -> "memoryview[float]":
+        """The cells of a slot, behind its header."""
+        return self.slot(number)[HEADER:]
+
+    def join(self, number: int, layout: int, used: int) -> None:
+        """Takes a slot for this process; what stands there is kept if it has the same layout, else zeroed."""
+        slot = self.slot(number)
+        if slot[LAYOUT] != layout:
+            slot[HEADER : HEADER + used] = memoryview(bytes(used * 8)).cast("d")
+            slot[LAYOUT] = layout
+        slot[PID] = os.getpid()
+
+    def leave(self, number: int, cpu_seconds: float) -> None:
+        """Called by the parent when the process of a slot has ended after so much CPU time."""
+        slot = self.slot(number)
+        slot[PID] = 0
+        slot[DEAD_CPU] += cpu_seconds
+
+    def alike(self, layout: int) -> "list[memoryview[float]]":
+        """The cells of all slots with this layout, those of the dead among them."""
+        return [self.cells(number) for number in range(self.slots) if self.slot(number)[LAYOUT] == layout]
+
+    def pids(self) -> Sequence[int]:
+        """The processes alive, the parent first."""
+        found = [int(self.slot(number)[PID]) for number in range(self.slots)]
+        return list(dict.fromkeys(pid for pid in (self.parent, *found) if pid))
+
+    def dead_cpu(self) -> float:
+        return float(sum(self.slot(number)[DEAD_CPU] for number in range(self.slots)))

@@ -1,0 +1,216 @@
+"""One connection: reads requests, has them answered, writes the answers, and is gone when a deadline passes."""
+
+import select
+import socket
+from enum import Enum
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from iris_wsgi.gateway import CONTINUE
+from iris_wsgi.http1 import Reader, Refused, Request
+
+if TYPE_CHECKING:
+    from iris_wsgi.server import Server
+
+RECEIVED = 16384
+MOST_RECEIVED = 262144
+SEND_PROGRESS = 16384
+LINGER_SECONDS = 2.0
+MOST_LINGERED = 4 * 1024 * 1024
+
+
+class State(Enum):
+    """What a connection waits for, and so what its deadline means."""
+
+    NEW = "its first byte"
+    READING = "the rest of a request"
+    BUSY = "an answer of the thread pool"
+    SENDING = "the client to take the answer"
+    IDLE = "its next request"
+    LINGERING = "the client to close, after a refusal"
+    CLOSED = "nothing"
+
+
+class Channel:
+    """A connection in the I/O loop. Every method runs in the loop's thread."""
+
+    def __init__(self, server: "Server", connection: socket.socket, address: tuple[Any, ...]) -> None:
+        self.server, self.socket, self.fd = server, connection, connection.fileno()
+        self.shared = server.gateway.connection(address)
+        self.reader = Reader(server.limits.max_body_bytes)
+        self.unsent = memoryview(b"")
+        self.sent, self.progress_at = 0, 0
+        self.events = select.POLLIN
+        self.close_after = self.lingers = False
+        self.lingered = 0
+        self.state, self.deadline = State.NEW, server.now + server.limits.header_seconds
+        self.began = 0.0
+        server.poller.register(self.fd, self.events)
+
+    def handle(self, event: int) -> None:
+        """What the poller reported."""
+        if self.state is State.SENDING:
+            if event & ~select.POLLIN:
+                self.flush()
+        elif self.state is State.LINGERING:
+            self.discard()
+        elif self.state is State.BUSY:
+            # Only an error or a hang-up is reported while reading is off.
+            self.close()
+        else:
+            self.read()
+
+    def read(self) -> None:
+        try:
+            data = self.socket.recv(min(max(RECEIVED, self.reader.missing), MOST_RECEIVED))
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()
+            return
+        if not data:
+            self.close()
+            return
+        self.reader.feed(data)
+        self.advance()
+
+    def advance(self) -> None:
+        """Serves what is complete, until bytes are missing, the pool has it, or the client must read first."""
+        while True:
+            try:
+                request = self.reader.next()
+            except Refused as refused:
+                self.refuse(refused.status, refused.detail)
+                return
+            if request is None:
+                self.wait_for_more()
+                return
+            self.began = 0.0
+            if not self.serve(request):
+                return
+
+    def wait_for_more(self) -> None:
+        limits, now = self.server.limits, self.server.now
+        if not self.reader.started:
+            self.state, self.deadline = State.IDLE, now + limits.idle_seconds
+            return
+        if not self.began:
+            self.began = now
+        self.state = State.READING
+        self.deadline = self.began + (limits.header_seconds if self.reader.head is None else limits.request_seconds)
+        if self.reader.wants_continue():
+            # A few bytes on a socket that owes nothing: they fit, or the connection is broken and reading will tell.
+            try:
+                self.socket.send(CONTINUE)
+            except OSError:
+                self.close()
+
+    def serve(self, request: Request) -> bool:
+        """Answers inline or hands over to the pool; whether the next request can be looked at."""
+        head = request.head
+        self.close_after, self.lingers = head.close or self.server.stopping, self.server.stopping
+        if self.server.inline(head.method, head.path, len(request.body)):
+            return self.send(self.server.answer(self.shared, request, self.close_after))
+        if not self.server.enqueue(self, request):
+            return self.send(self.server.overloaded(self.close_after))
+        self.state, self.deadline = State.BUSY, inf
+        self.watch(0)
+        return False
+
+    def answered(self, data: bytes) -> None:
+        """The pool's answer, back in the loop."""
+        if self.state is State.BUSY:
+            self.watch(select.POLLIN)
+            if self.send(data):
+                self.advance()
+
+    def send(self, data: bytes) -> bool:
+        """Sends what the socket takes; whether all went out and the connection goes on."""
+        try:
+            sent = self.socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.close()
+            return False
+        if sent == len(data):
+            return self.finished()
+        self.unsent, self.sent, self.progress_at = memoryview(data)[sent:], 0, 0
+        self.state, self.deadline = State.SENDING, self.server.now + self.server.limits.send_seconds
+        self.watch(select.POLLOUT)
+        return False
+
+    def flush(self) -> None:
+        try:
+            sent = self.socket.send(self.unsent)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()
+            return
+        self.unsent = self.unsent[sent:]
+        self.sent += sent
+        if not self.unsent:
+            self.watch(select.POLLIN)
+            if self.finished():
+                self.advance()
+
+    def finished(self) -> bool:
+        """An answer is out: whether the connection goes on."""
+        if not self.close_after:
+            return True
+        # A client that asked for the end sends no more; one that did not ask may just be sending.
+        if self.lingers or self.reader.started:
+            self.linger()
+        else:
+            self.close()
+        return False
+
+    def refuse(self, status: int, detail: str) -> None:
+        """Answers a request that must not be served, and closes."""
+        self.close_after = self.lingers = True
+        self.send(self.server.refusal(status, detail))
+
+    def linger(self) -> None:
+        """Closes one half and takes in what still comes: closing with bytes unread would reset the connection, and the
+        client could lose the answer (RFC 9112, section 9.6)."""
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()
+            return
+        self.reader = Reader(0)
+        self.state, self.deadline = State.LINGERING, self.server.now + LINGER_SECONDS
+        self.watch(select.POLLIN)
+
+    def discard(self) -> None:
+        try:
+            data = self.socket.recv(MOST_RECEIVED)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self.lingered += len(data)
+        if not data or self.lingered > MOST_LINGERED:
+            self.close()
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        if self.state is State.READING:
+            self.refuse(408, "The request did not arrive in time.")
+        elif self.state is State.SENDING and self.sent - self.progress_at >= SEND_PROGRESS:
+            self.progress_at = self.sent
+            self.deadline = self.server.now + self.server.limits.send_seconds
+        else:
+            self.close()
+
+    def watch(self, events: int) -> None:
+        if events != self.events:
+            self.events = events
+            self.server.poller.modify(self.fd, events)
+
+    def close(self) -> None:
+        if self.state is not State.CLOSED:
+            self.state, self.deadline = State.CLOSED, inf
+            self.server.forget(self)
+            self.socket.close()

@@ -1,0 +1,343 @@
+"""HTTP/1.1 requests from bytes (RFC 9112), strictly: what is not exactly right is refused, and never guessed at."""
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
+
+MOST_TARGET = 8192
+MOST_HEAD = 16384
+MOST_FIELDS = 100
+MOST_CHUNK_LINE = 256
+# Longer heads are parsed as well, but not remembered: a cache must not be filled by whoever sends the largest.
+MOST_REMEMBERED = 1024
+
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
+AUTHORITY = rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})++)(?::([0-9]{0,5}))?"
+
+request_line = re.compile(rb"(" + TOKEN + rb") ([\x21-\x7e]++) HTTP/(1\.[01])\r\n")
+any_version = re.compile(TOKEN + rb" [\x21-\x7e]++ HTTP/[0-9]\.[0-9]\r\n").match
+whole_fields = re.compile(rb"(?:" + TOKEN + rb":" + VALUE + rb"\r\n)*+\r\n").fullmatch
+each_field = re.compile(rb"(" + TOKEN + rb"):(" + VALUE + rb")\r\n").findall
+origin_form = re.compile(rb"((?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})++)(?:\?([\x21\x22\x24-\x7e]*+))?").fullmatch
+absolute_form = re.compile(rb"https?://(" + AUTHORITY + rb")((?:[/?].*)?)", re.IGNORECASE).fullmatch
+valid_authority = re.compile(AUTHORITY).fullmatch
+# An encoded slash or control would be another path to us than to a proxy that looked at it first.
+treacherous_escape = re.compile(rb"%(?:2[fF]|[01][0-9A-Fa-f]|7[fF])").search
+bare_line_end = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)").search
+chunk_line = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t\x20-\x7e]*+)?\r\n").fullmatch
+chunk_line_start = re.compile(rb"[0-9A-Fa-f]{0,16}(?:(?<=[0-9A-Fa-f]);[\t\x20-\x7e]*+)?(?:(?<!\A)\r)?").fullmatch
+
+ONCE = {"CONTENT_LENGTH", "HTTP_HOST", "HTTP_TRANSFER_ENCODING"}
+NEVER_IN_TRAILERS = {b"content-length", b"host", b"transfer-encoding"}
+
+
+class Refused(Exception):
+    """A request that must not be served: the status and the sentence to answer, after which the connection is closed."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status, self.detail = status, detail
+
+
+class Head(NamedTuple):
+    """A request line and its fields. `length` is the body's in bytes, None where it comes in chunks.
+
+    `variables` are the CGI variables (RFC 3875) that a WSGI environ takes from it; they must not be changed.
+    """
+
+    method: str
+    target: str
+    path: str
+    version: str
+    variables: dict[str, str]
+    length: int | None
+    close: bool
+    expects_continue: bool
+
+
+class Request(NamedTuple):
+    """A complete request."""
+
+    head: Head
+    body: bytes
+
+
+class Reader:
+    """Takes a connection's bytes as they come and gives complete requests, one at a time."""
+
+    def __init__(self, max_body_bytes: int) -> None:
+        self.max_body_bytes = max_body_bytes
+        self.buffer: bytes | bytearray = b""
+        self.scanned = 0
+        self.head: Head | None = None
+        self.body = bytearray()
+        self.continued = False
+
+    def feed(self, data: bytes) -> None:
+        """Appends what was received."""
+        if not self.buffer:
+            self.buffer = data
+            return
+        if type(self.buffer) is bytes:
+            # Appending to bytes copies them each time: quadratic for whoever sends a byte at a time.
+            self.buffer = bytearray(self.buffer)
+        self.buffer += data
+
+    def next(self) -> Request | None:
+        """The next complete request, or None while bytes are missing. Raises Refused; nothing may be asked after that."""
+        if self.head is None and not self.read_head():
+            return None
+        head = self.head
+        assert head is not None
+        if head.length is None:
+            if not self.read_chunks():
+                return None
+            body = bytes(self.body)
+            self.body = bytearray()
+        else:
+            if len(self.buffer) < head.length:
+                return None
+            body = bytes(self.buffer[: head.length])
+            self.buffer = self.buffer[head.length :]
+        self.head, self.continued = None, False
+        return Request(head, body)
+
+    @property
+    def started(self) -> bool:
+        """Whether a part of a request is here."""
+        return bool(self.buffer) or self.head is not None
+
+    @property
+    def missing(self) -> int:
+        """How many bytes of the body are known to be missing."""
+        return (self.head.length or 0) - len(self.buffer) if self.head is not None else 0
+
+    def wants_continue(self) -> bool:
+        """Whether `100 Continue` must be sent now; true once a request (RFC 9110, section 10.1.1)."""
+        head = self.head
+        if head is None or not head.expects_continue or self.continued or self.buffer or self.body:
+            return False
+        self.continued = True
+        return True
+
+    def read_head(self) -> bool:
+        if not self.buffer:
+            return False
+        end = self.buffer.find(b"\r\n\r\n", max(0, self.scanned - 3))
+        if end < 0:
+            refuse_start(self.buffer, max(0, self.scanned - 1))
+            self.scanned = len(self.buffer)
+            return False
+        if end + 4 > MOST_HEAD:
+            refuse_start(self.buffer[: end + 4], 0)
+        text = bytes(self.buffer[: end + 4])
+        self.head = remembered_head(text) if end < MOST_REMEMBERED else parse_head(text)
+        self.buffer = self.buffer[end + 4 :]
+        self.scanned = 0
+        if self.head.length is not None and self.head.length > self.max_body_bytes:
+            raise self.too_large()
+        return True
+
+    def too_large(self) -> Refused:
+        return Refused(413, f"The body is over the limit of {self.max_body_bytes} bytes; send fewer rows in a request.")
+
+    def read_chunks(self) -> bool:
+        """Moves complete chunks from the buffer to the body; whether the last one and the trailers are there."""
+        position, complete = 0, False
+        while not complete:
+            end = self.buffer.find(b"\r\n", position, position + MOST_CHUNK_LINE)
+            if end < 0:
+                refuse_chunk_start(bytes(self.buffer[position : position + MOST_CHUNK_LINE]))
+                break
+            found = chunk_line(self.buffer, position, end + 2)
+            if found is None:
+                raise Refused(400, "A chunk does not begin with its size in hexadecimal digits and CRLF.")
+            size = int(found[1], 16)
+            if size == 0:
+                stop = self.trailers_end(end + 2)
+                if stop is None:
+                    break
+                position, complete = stop, True
+                continue
+            if len(self.body) + size > self.max_body_bytes:
+                raise self.too_large()
+            stop = end + 2 + size
+            # Looked at as soon as it is there: a client that waits for an answer may send no more.
+            if not b"\r\n".startswith(self.buffer[stop : stop + 2]):
+                raise Refused(400, "A chunk does not end with CRLF where its size says.")
+            if len(self.buffer) < stop + 2:
+                break
+            self.body += self.buffer[end + 2 : stop]
+            position = stop + 2
+        self.buffer = self.buffer[position:]
+        return complete
+
+    def trailers_end(self, start: int) -> int | None:
+        """Where the trailer section that begins at `start` ends, or None while it does not; it is checked and dropped."""
+        if self.buffer.startswith(b"\r\n", start):
+            return start + 2
+        end = self.buffer.find(b"\r\n\r\n", start)
+        size = (end if end >= 0 else len(self.buffer)) - start
+        if size > MOST_HEAD:
+            raise Refused(431, f"The trailer fields are over the limit of {MOST_HEAD} bytes.")
+        if end < 0:
+            if bare_line_end(self.buffer, start):
+                raise malformed_field()
+            return None
+        section = bytes(self.buffer[start : end + 4])
+        if not whole_fields(section):
+            raise malformed_field()
+        names = [name.lower() for name, _ in each_field(section)]
+        if len(names) > MOST_FIELDS:
+            raise Refused(431, f"There are more than {MOST_FIELDS} trailer fields.")
+        if NEVER_IN_TRAILERS.intersection(names):
+            raise Refused(400, "A field that frames or routes the message stands among the trailers.")
+        return end + 4
+
+
+def refuse_start(start: bytes | bytearray, scanned: int) -> None:
+    """Raises Refused if the beginning of a head, of which `scanned` bytes were seen before, can become none that is served."""
+    line = start.find(b"\r\n")
+    if line < 0 and len(start) > MOST_TARGET + 100:
+        raise Refused(414, f"The request target is over the limit of {MOST_TARGET} bytes.")
+    if bare_line_end(start, scanned):
+        raise Refused(400, "A line ends with a lone CR or LF.")
+    if line >= 0:
+        parse_request_line(bytes(start[: line + 2]))
+    elif start[:1] < b"\x21":
+        raise Refused(400, "The request does not begin with a method.")
+    if len(start) > MOST_HEAD:
+        raise Refused(431, f"The request line and the fields are over the limit of {MOST_HEAD} bytes.")
+
+
+def refuse_chunk_start(start: bytes) -> None:
+    if len(start) >= MOST_CHUNK_LINE or not chunk_line_start(start):
+        raise Refused(400, "A chunk does not begin with its size in hexadecimal digits and CRLF.")
+
+
+def malformed_field() -> Refused:
+    return Refused(400, "A field is not a name, a colon, a value of legal characters and CRLF, on one line.")
+
+
+def parse_request_line(line: bytes) -> tuple[str, bytes, str]:
+    """Method, target and version of `line`, which ends with CRLF."""
+    found = request_line.fullmatch(line)
+    if found is None:
+        if any_version(line):
+            raise Refused(400, "This server speaks HTTP/1.1 and HTTP/1.0.")
+        raise Refused(400, "The request line is not a method, a target and HTTP/1.1, with one blank between them.")
+    if len(found[2]) > MOST_TARGET:
+        raise Refused(414, f"The request target is over the limit of {MOST_TARGET} bytes.")
+    return found[1].decode(), found[2], found[3].decode()
+
+
+def parse_head(text: bytes) -> Head:
+    """A head of at most MOST_HEAD bytes, up to and with its empty line. Raises Refused."""
+    end = text.index(b"\r\n") + 2
+    method, target, version = parse_request_line(text[:end])
+    section = text[end:]
+    if not whole_fields(section):
+        raise malformed_field()
+    variables = field_variables(section)
+    path, query = parse_target(method, target)
+    if "HTTP_HOST" not in variables:
+        if version == "1.1":
+            raise Refused(400, "The field Host is missing.")
+    elif not is_authority(variables["HTTP_HOST"].encode("latin-1")):
+        raise Refused(400, "The field Host is not a host with an optional port.")
+    length = body_length(variables, version)
+    expects_continue = version == "1.1" and expectation(variables) and length != 0
+    options = {option.strip(" \t").lower() for option in variables.get("HTTP_CONNECTION", "").split(",")}
+    close = "close" in options or (version == "1.0" and "keep-alive" not in options)
+    variables |= {"REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query, "SERVER_PROTOCOL": f"HTTP/{version}"}
+    return Head(method, target.decode(), path, version, variables, length, close, expects_continue)
+
+
+remembered_head = lru_cache(256)(parse_head)
+
+
+@lru_cache(1024)
+def variable_name(field: bytes) -> str | None:
+    """The CGI variable of a field; none for a name with an underscore, which could pose as another field."""
+    if b"_" in field:
+        return None
+    name = field.decode().upper().replace("-", "_")
+    return name if name in ("CONTENT_LENGTH", "CONTENT_TYPE") else "HTTP_" + name
+
+
+def field_variables(section: bytes) -> dict[str, str]:
+    fields = each_field(section)
+    if len(fields) > MOST_FIELDS:
+        raise Refused(431, f"There are more than {MOST_FIELDS} fields.")
+    variables: dict[str, str] = {}
+    for field, value in fields:
+        name = variable_name(field)
+        if name is None:
+            continue
+        text = value.strip(b" \t").decode("latin-1")
+        if name not in variables:
+            variables[name] = text
+        elif name in ONCE:
+            raise Refused(400, "The field Host, Content-Length or Transfer-Encoding stands more than once.")
+        else:
+            variables[name] += ", " + text
+    return variables
+
+
+def is_authority(value: bytes) -> bool:
+    """Whether it is uri-host [":" port] (RFC 9110, section 7.2), not empty."""
+    found = valid_authority(value)
+    return found is not None and int(found[1] or 0) <= 65535
+
+
+def parse_target(method: str, target: bytes) -> tuple[str, str]:
+    """Path, decoded as WSGI wants it, and query of a target in any form of RFC 9112, section 3.2."""
+    if method == "CONNECT":
+        raise Refused(501, "This server is no proxy.") if is_authority(target) and b":" in target else malformed_target()
+    if target == b"*":
+        if method != "OPTIONS":
+            raise malformed_target()
+        return "*", ""
+    absolute = absolute_form(target)
+    if absolute:
+        if not is_authority(absolute[1]):
+            raise malformed_target()
+        target = absolute[3] if absolute[3].startswith(b"/") else b"/" + absolute[3]
+    found = origin_form(target) if target.startswith(b"/") else None
+    if found is None or treacherous_escape(found[1]):
+        raise malformed_target()
+    path = unquote_to_bytes(found[1]) if b"%" in found[1] else found[1]
+    return path.decode("latin-1"), (found[2] or b"").decode()
+
+
+def malformed_target() -> Refused:
+    return Refused(400, "The request target is not a path of legal characters; in it %2F and encoded controls are not taken.")
+
+
+def body_length(variables: dict[str, str], version: str) -> int | None:
+    """How many bytes the body has, None for chunks (RFC 9112, section 6.3); what could be framed in two ways is refused."""
+    coding = variables.pop("HTTP_TRANSFER_ENCODING", None)
+    length = variables.get("CONTENT_LENGTH")
+    if coding is not None:
+        if version == "1.0" or length is not None:
+            raise Refused(400, "Transfer-Encoding stands in an HTTP/1.0 request or beside Content-Length.")
+        if coding.lower() == "chunked":
+            return None
+        codings = {one.strip(" \t").lower() for one in coding.split(",")}
+        if codings <= {"chunked", ""}:
+            raise Refused(400, "Transfer-Encoding must be chunked, once.")
+        raise Refused(501, "This server knows no transfer coding but chunked.")
+    if length is None:
+        return 0
+    if not (length.isascii() and length.isdigit()) or len(length) > 20:
+        raise Refused(400, "Content-Length is not a number of at most 20 digits.")
+    return int(length)
+
+
+def expectation(variables: dict[str, str]) -> bool:
+    expected = variables.get("HTTP_EXPECT")
+    if expected is not None and expected.lower() != "100-continue":
+        raise Refused(417, "This server meets no expectation but 100-continue.")
+    return expected is not None

@@ -1,0 +1,149 @@
+"""From settings to a running server: binds, builds the role, says what it serves, and obeys signals."""
+
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, NamedTuple
+
+from iris_wsgi import __version__
+from iris_wsgi.log import LibraryLines, Log
+from iris_wsgi.settings import BadSetting, Settings
+
+if TYPE_CHECKING:
+    from iris_wsgi.board import Board
+    from iris_wsgi.roles import Service
+    from iris_wsgi.server import Server
+
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+CURL = "curl -s {url}/predict/label -H 'Content-Type: application/json' -d '{body}'"
+
+
+def bind(settings: Settings) -> socket.socket:
+    """A bound socket that does not listen yet, so that a taken port is found before the model is loaded. Raises BadSetting."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        where = f"IRIS_HOST={settings.host} IRIS_PORT={settings.port}"
+        raise BadSetting(f"{where}: cannot listen there: {error.strerror}; is it taken? Choose another with --port") from None
+    return bound
+
+
+def cpus(cpu_max: Path = CPU_MAX) -> tuple[int, str]:
+    """How many CPUs this process may use, at least one, and what says so: the cgroup's quota or the scheduler's mask."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = cpu_max.read_text().split()
+        allowed = int(quota) / int(period)
+    except (OSError, ValueError):
+        return usable, f"{usable} CPUs, no quota"
+    return max(1, min(usable, round(allowed))), f"cpu.max allows {allowed:g} of {usable} CPUs"
+
+
+def threads_for(settings: Settings, count: int) -> tuple[int, str]:
+    """Threads of the pool, for what may block or is large; requests of microseconds never get there."""
+    if settings.threads:
+        return settings.threads, "as set"
+    return max(4, 2 * count), "two a CPU, four at least, for large requests"
+
+
+def workers_for(settings: Settings) -> tuple[int, str]:
+    count, why = cpus()
+    return (settings.workers, "as set") if settings.workers else (count, why)
+
+
+class Facts(NamedTuple):
+    """What a process has to tell when it serves."""
+
+    host: str
+    port: int
+    model: str
+    self_test: str
+    sample: list[float]
+
+
+def announce(settings: Settings, facts: Facts, say: Callable[[str], None]) -> None:
+    """The lines that tell a person what runs here and how to try it."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(facts.host, f"[{facts.host}]" if ":" in facts.host else facts.host)
+    url = f"http://{shown}:{facts.port}"
+    workers, why_workers = workers_for(settings)
+    threads, why_threads = threads_for(settings, cpus()[0])
+    say(f"iris_wsgi {__version__} serves role {settings.role} on {url}")
+    say(f"model {facts.model}")
+    say(f"self-test: {facts.self_test}")
+    say(f"workers: {workers} ({why_workers}); threads: {threads} ({why_threads}); model: 1 thread (a run takes microseconds)")
+    say("try: " + CURL.format(url=url, body=f'{{"data": [{facts.sample}]}}'))
+
+
+def serve(settings: Settings, say: Callable[[str], None]) -> int:
+    """Serves until SIGTERM or SIGINT, in this process or in several; the exit status. Raises BadSetting and BadModel."""
+    # As PID 1 a process without a handler ignores SIGTERM.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    bound = bind(settings)
+    count, _ = workers_for(settings)
+    if count == 1:
+        return serve_here(settings, bound, lambda facts: announce(settings, facts, say))
+    from iris_wsgi.workers import Supervisor
+
+    return Supervisor(settings, bound, count, lambda facts: announce(settings, facts, say)).run()
+
+
+def serve_here(
+    settings: Settings, bound: socket.socket, ready: Callable[[Facts], None], board: "Board | None" = None, slot: int = 0
+) -> int:
+    """Loads the model and serves in this process; `board` is given where other processes serve on the same socket."""
+    # Only now, so that a parent of several processes never has onnxruntime, whose threads do not survive a fork.
+    from iris_wsgi.metrics import Registry
+    from iris_wsgi.roles import build
+    from iris_wsgi.server import Server
+
+    log = Log(sys.stderr.fileno(), buffered=True)
+    logging.getLogger().addHandler(LibraryLines(log))
+    service = build(settings, log, Registry(board, slot))
+    threads, _ = threads_for(settings, cpus()[0])
+    try:
+        server = Server(service.app, bound, settings, threads, service.observer, log, shared=board is not None)
+    except OSError as error:
+        raise BadSetting(
+            f"IRIS_PORT={settings.port}: cannot listen there: {error.strerror}; choose another with --port"
+        ) from None
+    obey(server, service, in_company=board is not None)
+    host, port = bound.getsockname()[:2]
+    model = service.model
+    ready(Facts(host, port, f"{model.name} {model.version} {model.digest}", service.self_test, service.sample))
+    cut = server.run()
+    if cut:
+        log.event("warning", "requests were cut off at the end of the drain", requests=cut)
+        log.flush()
+        # A thread of the pool may be in the middle of a run, which the interpreter's own end does not survive.
+        os._exit(0)
+    return 0
+
+
+def obey(server: "Server", service: "Service", in_company: bool) -> None:
+    """SIGTERM and SIGINT drain, a second one ends at once; in company SIGUSR1 drains while the others go on serving."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        if server.stopping:
+            os._exit(128 + number)
+        service.readiness.stopping = True
+        server.stop()
+
+    signal.signal(signal.SIGTERM, end)
+    if not in_company:
+        signal.signal(signal.SIGINT, end)
+        return
+    # A terminal sends SIGINT to the parent as well, which passes it on as SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, lambda *_: server.stop(others_go_on=True))
+    parent = os.getppid()
+    server.tick = lambda: server.stop() if os.getppid() != parent else None
