@@ -16,6 +16,8 @@ RECEIVED = 16384
 MOST_RECEIVED = 262144
 SEND_PROGRESS = 16384
 LINGER_SECONDS = 2.0
+# How long a connection may still bring the request that its client is just sending, when the server stops.
+SETTLE_SECONDS = 0.5
 MOST_LINGERED = 4 * 1024 * 1024
 
 
@@ -92,7 +94,7 @@ class Channel:
     def wait_for_more(self) -> None:
         limits, now = self.server.limits, self.server.now
         if not self.reader.started:
-            self.state, self.deadline = State.IDLE, now + limits.idle_seconds
+            self.state, self.deadline = State.IDLE, now + (SETTLE_SECONDS if self.server.stopping else limits.idle_seconds)
             return
         if not self.began:
             self.began = now

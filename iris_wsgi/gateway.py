@@ -65,16 +65,16 @@ class Gateway:
 
     def message(self, status: str, headers: list[tuple[str, str]], content: bytes, method: str, connection: str | bool) -> bytes:
         """The bytes of an answer. A line end within a header is a defect of the application, and a ValueError."""
-        lines = [f"HTTP/1.1 {status}", f"Date: {self.now()}", *[f"{name}: {value}" for name, value in headers]]
+        lines = [f"HTTP/1.1 {status}\r\nDate: {self.now()}", *[f"{name}: {value}" for name, value in headers]]
         if connection:
             lines.append(f"Connection: {connection}")
         bare = method == "HEAD" or status.startswith(NO_CONTENT)
-        if not bare and not any(name.lower() == "content-length" for name, _ in headers):
+        if not bare and not any([name.lower() == "content-length" for name, _ in headers]):
             lines.append(f"Content-Length: {len(content)}")
         text = "\r\n".join(lines)
-        if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:
+        if text.count("\n") != len(lines) or text.count("\r") != len(lines):
             raise ValueError("the application gave a header with a line end in it")
-        return text.encode("latin-1") + (b"\r\n\r\n" if bare else b"\r\n\r\n" + content)
+        return f"{text}\r\n\r\n".encode("latin-1") + (b"" if bare else content)
 
     def refusal(self, status: int, detail: str, close: bool, retry_after: int | None = None) -> tuple[bytes, str]:
         """A problem document of the server itself, and the request id in it."""

@@ -4,10 +4,10 @@ import json
 import logging
 import os
 import select
+import threading
 import time
 import traceback
 from collections import deque
-from contextlib import suppress
 
 MOST_WAITING = 10_000
 # A pipe takes this much in one piece, and without blocking once poll() calls it writable.
@@ -17,20 +17,24 @@ PIPE_BUF = 4096
 class Log:
     """Writes lines to a file descriptor; json.dumps escapes control characters, so nobody forges a line.
 
-    A full disk or a reader that stands still never stops the server: then lines wait, and the oldest are lost and counted.
-    With `buffered`, somebody calls flush() often, and several lines go out in one piece.
+    A full disk or a reader that stands still never stops the server: then lines wait, and those that find no room are counted
+    and told later. With `buffered`, somebody calls flush() often, and several lines go out in one piece.
     """
 
     def __init__(self, descriptor: int, buffered: bool = False) -> None:
         self.descriptor, self.buffered = descriptor, buffered
         self.waiting: deque[bytes] = deque()
         self.lost = 0
+        self.lock = threading.Lock()
         self.poller = select.poll()
         self.poller.register(descriptor, select.POLLOUT)
         self.second, self.stamp = 0, ""
 
     def event(self, level: str, message: str, **fields: object) -> None:
-        self.write(json.dumps({"time": self.now(), "level": level, "message": message, **fields}))
+        self.write(self.line(level, message, **fields))
+
+    def line(self, level: str, message: str, **fields: object) -> str:
+        return json.dumps({"time": self.now(), "level": level, "message": message, **fields})
 
     def failure(self, request_id: str) -> None:
         """The exception being handled, with its traceback."""
@@ -38,24 +42,38 @@ class Log:
 
     def write(self, line: str) -> None:
         """Takes one line of JSON, without its end."""
-        if len(self.waiting) >= MOST_WAITING:
-            self.waiting.popleft()
+        if len(self.waiting) < MOST_WAITING:
+            self.waiting.append(line.encode() + b"\n")
+        else:
             self.lost += 1
-        self.waiting.append(line.encode() + b"\n")
         if not self.buffered:
             self.flush()
 
     def flush(self) -> None:
         """Writes what waits, as far as that can be done without blocking."""
-        while self.waiting and self.poller.poll(0):
-            piece = self.waiting.popleft()
-            while self.waiting and len(piece) + len(self.waiting[0]) <= PIPE_BUF:
-                piece += self.waiting.popleft()
-            with suppress(OSError):
-                os.write(self.descriptor, piece)
-            if self.lost and not self.waiting:
-                lost, self.lost = self.lost, 0
-                self.event("warning", "log lines were lost", lines=lost)
+        if not self.waiting:
+            return
+        with self.lock:
+            while self.waiting and self.poller.poll(0):
+                piece = self.piece()
+                try:
+                    os.write(self.descriptor, piece)
+                except OSError:
+                    self.lost += piece.count(b"\n")
+                    continue
+                if self.lost:
+                    lost, self.lost = self.lost, 0
+                    self.waiting.append(self.line("warning", "log lines were lost", lines=lost).encode() + b"\n")
+
+    def piece(self) -> bytes:
+        """As many whole lines as can be written without blocking, or a part of one that is longer."""
+        piece = self.waiting.popleft()
+        if len(piece) > PIPE_BUF:
+            self.waiting.appendleft(piece[PIPE_BUF:])
+            return piece[:PIPE_BUF]
+        while self.waiting and len(piece) + len(self.waiting[0]) <= PIPE_BUF:
+            piece += self.waiting.popleft()
+        return piece
 
     def now(self) -> str:
         """RFC 3339, UTC, milliseconds."""

@@ -144,10 +144,13 @@ class Histogram(Family):
     width = len(SECONDS) + 2
 
     def observe(self, value: float, key: Key = ()) -> None:
-        first = self.first[key]
         with self.lock:
-            self.cells[first + bisect_left(self.bounds, value)] += 1
-            self.cells[first + self.width - 1] += value
+            self.record(value, self.first[key])
+
+    def record(self, value: float, first: int) -> None:
+        """The same, for who holds the lock and knows the first cell."""
+        self.cells[first + bisect_left(self.bounds, value)] += 1
+        self.cells[first + self.width - 1] += value
 
     def series(self, labels: str, cells: Sequence[float]) -> Iterator[str]:
         count, comma = 0.0, "," if labels else ""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
+from math import isfinite
 from typing import Any, NoReturn
 
 import numpy as np
@@ -62,8 +63,8 @@ def decode_rows(body: bytes, width: int, most: int, more: str) -> Array:
     document = decode_json(body)
     if type(document) is dict and len(document) == 1:
         data = document.get("data")
-        if type(data) is list and 0 < len(data) <= most and set(map(type, data)) == {list} and set(map(len, data)) == {width}:
-            flat = list(chain.from_iterable(data))
+        if type(data) is list and 0 < len(data) <= most and all([type(row) is list and len(row) == width for row in data]):
+            flat = list(chain.from_iterable(data)) if len(data) > 1 else data[0]
             if set(map(type, flat)) <= NUMBERS and max(flat) < FLOAT32_END and min(flat) > -FLOAT32_END:
                 return np.array(flat, np.float32).reshape(-1, width)
     if levels(document) > MOST_LEVELS:
@@ -146,9 +147,10 @@ class Encoder:
 
 def finite(probabilities: Array) -> list[list[float]]:
     """The array as lists of doubles, each equal to its float32; JSON has no word for a value that is not finite."""
-    if not np.isfinite(probabilities).all():
-        raise PredictFailed("The model gave a value that is not a finite number for these rows.")
     rows: list[list[float]] = probabilities.tolist()
+    # On one row plain Python is several times faster than numpy.
+    if not (all(map(isfinite, rows[0])) if len(rows) == 1 else np.isfinite(probabilities).all()):
+        raise PredictFailed("The model gave a value that is not a finite number for these rows.")
     return rows
 
 

@@ -18,7 +18,7 @@ from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
-from iris_wsgi.channel import Channel, State
+from iris_wsgi.channel import SETTLE_SECONDS, Channel, State
 from iris_wsgi.gateway import Gateway
 from iris_wsgi.http1 import Request
 from iris_wsgi.log import Log
@@ -26,8 +26,6 @@ from iris_wsgi.settings import Settings
 from iris_wsgi.wsgi import App
 
 SWEEP_SECONDS = 0.25
-# How long a connection that is silent when the listener closes may still bring the request that its client is sending.
-SETTLE_SECONDS = 0.5
 ACCEPT_PAUSE_SECONDS = 0.2
 COMPLAINT_SECONDS = 10.0
 RETRY_AFTER = 1

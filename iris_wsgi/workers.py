@@ -85,7 +85,9 @@ class Supervisor:
         serving = [w for w in self.workers.values() if not w.retiring]
         # The first worker shows whether the model can be served at all; only then come the others.
         wanted = self.count if self.announced else 1
-        if (len(serving) < wanted and now >= self.start_at) or (self.to_replace and len(serving) == self.count and all(w.ready for w in serving)):
+        if (len(serving) < wanted and now >= self.start_at) or (
+            self.to_replace and len(serving) == self.count and all(w.ready for w in serving)
+        ):
             self.start()
         elif len(serving) > self.count and all(w.ready for w in serving):
             self.retire()

@@ -106,27 +106,28 @@ class App:
 
     def inline(self, method: str, path: str, body_bytes: int) -> bool:
         """Whether the server should answer this request in its I/O loop."""
+        route = self.route(method, path)
+        return route is None or body_bytes <= route.inline_bytes
+
+    def route(self, method: str, path: str) -> Route | None:
         on_path = self.table.get(path)
-        route = on_path and on_path.get(method)
-        return not route or body_bytes <= route.inline_bytes
+        return None if on_path is None else on_path.get("GET" if method == "HEAD" else method)
 
     def respond(self, method: str, path: str, environ: Environ) -> Response:
         """Finds the route and runs its handler; raises Problem where there is none."""
-        on_path = self.table.get(path)
-        if on_path is None:
-            if method not in METHODS:
-                raise errors.MethodUnknown("This server does not know the request's method.")
-            raise errors.NotFound("Nothing is served at this path; GET /openapi.json lists what is.")
-        route = on_path.get("GET" if method == "HEAD" else method)
+        route = self.route(method, path)
         if route is not None:
             body = b"" if route.body is None else read_json(environ, self.max_body_bytes)
             return route.handler(Request(method, path, body))
-        allow = (("Allow", self.allowed[path]),)
-        if method == "OPTIONS":
+        known = path in self.table
+        allow = (("Allow", self.allowed[path]),) if known else ()
+        if known and method == "OPTIONS":
             return Response(b"", status=204, headers=allow)
         if method not in METHODS:
             raise errors.MethodUnknown("This server does not know the request's method.", headers=allow)
-        raise errors.MethodNotAllowed(f"This path answers {self.allowed[path]}.", headers=allow)
+        if known:
+            raise errors.MethodNotAllowed(f"This path answers {self.allowed[path]}.", headers=allow)
+        raise errors.NotFound("Nothing is served at this path; GET /openapi.json lists what is.")
 
 
 def new_request_id() -> str:

@@ -1,0 +1,198 @@
+"""Clients that are slow on purpose: each deadline ends them, and nobody else notices."""
+
+import json
+import re
+import subprocess
+import threading
+import time
+from collections import Counter
+from contextlib import ExitStack
+
+import pytest
+from clients import LABEL, LARGEST, LIVEZ, NOT_MEASURED, ROW, Wire, ask, log_to, metric, open_sockets, request, until
+from conftest import need, start_server
+
+SHORT = ("--header-seconds", "1", "--request-seconds", "1.5", "--idle-seconds", "1", "--send-seconds", "1")
+BODY = json.dumps({"data": [ROW]}).encode()
+CHUNKED = b"POST /predict/label HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+# What has come when the client becomes slow, and the bytes that it then repeats for ever.
+SLOW = {
+    "method": (b"", b"A"),
+    "target": (b"GET /", b"a"),
+    "field name": (b"GET /livez HTTP/1.1\r\nHost: test\r\n", b"a"),
+    "field value": (b"GET /livez HTTP/1.1\r\nHost: test\r\na: ", b"a"),
+    "fields": (b"GET /livez HTTP/1.1\r\nHost: test\r\n", b"a:\r\n"),
+    "body": (LABEL.replace(b"Content-Length: ", b"Content-Length: 9"), b" "),
+    "chunks": (CHUNKED, b"1\r\n \r\n"),
+    "chunk": (CHUNKED + b"ffff\r\n", b" "),
+    "chunk extension": (CHUNKED + b"1;a=", b"a"),
+    "trailer": (CHUNKED + b"0\r\na: ", b"a"),
+}
+
+
+@pytest.fixture(scope="module")
+def hasty():
+    """A server whose every deadline is short."""
+    server = start_server(*SHORT, under=log_to("/dev/null"))
+    yield server
+    server.stop()
+
+
+def drip(wire: Wire, piece: bytes) -> float:
+    """Sends the piece every tenth of a second until the server says something; how many seconds that took."""
+    began = time.monotonic()
+    for _ in range(300):
+        wire.send(piece)
+        time.sleep(0.1)
+        if wire.readable():
+            break
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("part", SLOW)
+def test_a_request_that_drips_gets_408_however_steadily_it_drips(hasty, part):
+    start, piece = SLOW[part]
+    with Wire(hasty) as wire:
+        took = drip(wire.send(start), piece)
+        answer = wire.answer()
+        assert (answer.status, answer.closes, answer.fields["content-type"]) == (408, True, "application/problem+json")
+        assert answer.json()["request_id"] == answer.fields["x-request-id"]
+        assert wire.end() == ("closed", b"")
+    # Never before its time, and at 30 drips a deadline far before it could have ended by itself.
+    assert 0.9 <= took < 15
+
+
+def test_a_second_request_that_drips_is_refused_like_a_first(hasty):
+    with Wire(hasty) as wire:
+        assert wire.ask(LIVEZ).status == 200
+        drip(wire.send(b"GET /livez"), b"a")
+        assert wire.answer().status == 408
+
+
+def test_a_client_that_drips_on_after_its_408_is_cut_off(hasty):
+    with Wire(hasty) as wire:
+        drip(wire, b"A")
+        with pytest.raises(OSError):
+            for _ in range(300):
+                wire.send(b"A")
+                time.sleep(0.05)
+
+
+def test_a_new_connection_that_says_nothing_is_closed_without_a_word(hasty):
+    with Wire(hasty) as wire:
+        assert wire.end() == ("closed", b"")
+
+
+def test_a_connection_that_asks_nothing_more_is_closed_without_a_word(hasty):
+    with Wire(hasty) as wire:
+        assert not wire.ask(LIVEZ).closes
+        assert wire.end() == ("closed", b"")
+
+
+def test_a_connection_that_goes_on_asking_outlives_every_deadline(hasty):
+    began = time.monotonic()
+    with Wire(hasty) as wire:
+        while time.monotonic() - began < 3:
+            assert wire.ask(LABEL).status == 200
+            time.sleep(0.1)
+
+
+def test_an_answer_of_the_thread_pool_is_waited_for_beyond_every_deadline(run):
+    server = run("--header-seconds", "0.1", "--request-seconds", "0.3", "--idle-seconds", "0.1", "--threads", "1")
+    with ExitStack() as stack:
+        wires = [stack.enter_context(Wire(server)) for _ in range(12)]
+        for wire in wires:
+            wire.send(LARGEST)
+        assert [wire.answer().status for wire in wires] == [200] * 12
+
+
+def test_a_client_that_takes_no_answer_is_cut_off(hasty):
+    before = open_sockets(hasty.process.pid)
+    with Wire(hasty, receive_buffer=2048) as wire:
+        wire.send(LARGEST * 12)
+        until(lambda: open_sockets(hasty.process.pid) > before, "its connection")
+        until(lambda: open_sockets(hasty.process.pid) <= before, "the end of its connection")
+        how, got = wire.end()
+    # What the kernel had taken in may still arrive, all of it cannot.
+    assert len(got) < 12 * 760_000, how
+
+
+def test_a_client_that_reads_slowly_but_steadily_is_served_to_the_end(run):
+    # The rule is 16 KiB within the deadline, and this client takes eight times as much.
+    server = run("--send-seconds", "1")
+    with Wire(server, receive_buffer=16384) as wire:
+        wire.send(LARGEST * 6)
+        began, count = time.monotonic(), 0
+        while time.monotonic() - began < 5:
+            count += len(wire.socket.recv(13_000))
+            time.sleep(0.1)
+        assert count < 6 * 760_000
+        wire.buffer = b""
+        rest = 6 * 760_000 - count
+        while rest > 0:
+            data = wire.socket.recv(1 << 20)
+            assert data, f"closed with {rest} bytes to come"
+            rest -= len(data)
+
+
+class Good:
+    """A client that does nothing wrong, every 50 ms, on one connection that it keeps and on new ones."""
+
+    def __init__(self, server) -> None:
+        self.server = server
+        self.statuses: Counter[object] = Counter()
+        self.slowest = 0.0
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self) -> None:
+        with Wire(self.server) as kept:
+            while not self.stopping.wait(0.05):
+                for one in (lambda: kept.ask(LABEL), lambda: ask(self.server, LABEL), lambda: ask(self.server, LIVEZ)):
+                    began = time.monotonic()
+                    try:
+                        self.statuses[one().status] += 1
+                    except (OSError, EOFError) as error:
+                        self.statuses[repr(error)] += 1
+                    self.slowest = max(self.slowest, time.monotonic() - began)
+
+    def __enter__(self) -> "Good":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopping.set()
+        self.thread.join(60)
+
+
+ATTACKS = {
+    "slow headers": ("-H", "-i", "1", "-x", "8"),
+    "slow body": ("-B", "-i", "1", "-x", "8", "-s", "8192"),
+    "slow read": ("-X", "-w", "16", "-y", "32", "-n", "1", "-z", "8", "-k", "10"),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_thousand_slow_connections_are_gone_soon_and_nobody_else_notices(run, attack):
+    tool = need("slowhttptest")
+    deadlines = ("--header-seconds", "3", "--request-seconds", "3", "--idle-seconds", "3", "--send-seconds", "3")
+    server = run(*deadlines, under=log_to("/dev/null"), **NOT_MEASURED)
+    url = server.url + ("/openapi.json" if attack == "slow read" else "/predict/label")
+    command = [tool, "-c", "1000", "-r", "1000", "-l", "60", "-p", "5", *ATTACKS[attack], "-u", url]
+    with Good(server) as good:
+        slow = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            until(lambda: open_sockets(server.process.pid) > 900, "a thousand slow connections", 30)
+            # It needs a second to open them; then twice the deadline, and two seconds that a refused client has to hang up.
+            took = until(lambda: open_sockets(server.process.pid) < 20, "the end of the slow connections", 30)
+            answered = good.statuses.total()
+            until(lambda: good.statuses.total() >= answered + 30, "good answers afterwards")
+        finally:
+            slow.terminate()
+            out = slow.communicate(timeout=30)[0]
+    assert set(good.statuses) == {200}, good.statuses
+    assert good.slowest < 5
+    assert took < 12, out
+    fds = metric(ask(server, request("GET", "/metrics")).body.decode(), "process_open_fds")
+    assert fds < 40
+    assert not re.search(r"service available: *NO", out)

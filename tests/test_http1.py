@@ -1,0 +1,101 @@
+"""The request parser alone: what it gives does not depend on how the bytes come, and does not cost more than they are long."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iris_wsgi.http1 import Head, Reader, Refused, parse_head, remembered_head
+
+STREAM = (
+    b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
+    b'POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n{"a":'
+    b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n2\r\nde\r\n0\r\nX: y\r\n\r\n"
+    b"GET http://b/label?q HTTP/1.0\r\n\r\n"
+)
+BROKEN = [
+    STREAM + b"GET /livez HTTP/1.1\r\nHost: a\r\n fold\r\n\r\n",
+    STREAM + b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcX\r\n0\r\n\r\n",
+    STREAM + b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\n\r\n",
+    STREAM + b"GET / HTTP/1.1\nHost: a\r\n\r\n",
+    STREAM + b"\r\n",
+]
+
+
+def read(pieces: list[bytes], max_body_bytes: int = 1000) -> list:
+    """What comes of the pieces: requests, and a status where the rest is refused."""
+    reader, found = Reader(max_body_bytes), []
+    for piece in pieces:
+        reader.feed(piece)
+        try:
+            while (request := reader.next()) is not None:
+                found.append((request.head.method, request.head.path, request.head.version, request.body))
+        except Refused as refused:
+            return [*found, refused.status]
+    return found
+
+
+def cut(stream: bytes, places: list[int]) -> list[bytes]:
+    edges = [0, *sorted({place % len(stream) for place in places} - {0}), len(stream)]
+    return [stream[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+
+
+@pytest.mark.parametrize("stream", [STREAM, *BROKEN])
+def test_byte_by_byte_gives_what_all_at_once_gives(stream):
+    assert read([stream[i : i + 1] for i in range(len(stream))]) == read([stream])
+    assert len(read([stream])) == (4 if stream == STREAM else 5)
+
+
+@settings(max_examples=300, deadline=None)
+@given(stream=st.sampled_from([STREAM, *BROKEN]), places=st.lists(st.integers(0, 10_000), max_size=8))
+def test_every_cut_gives_what_all_at_once_gives(stream, places):
+    assert read(cut(stream, places)) == read([stream])
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.binary(max_size=300), st.integers(0, 300))
+def test_no_bytes_raise_anything_but_a_refusal(noise, place):
+    read([STREAM[:place] + noise + STREAM[place:]])
+
+
+def test_a_remembered_head_is_the_head():
+    text = STREAM[: STREAM.index(b"\r\n\r\n") + 4]
+    assert remembered_head(text) == remembered_head(text) == parse_head(text)
+    assert isinstance(parse_head(text), Head)
+
+
+def test_heads_that_are_refused_or_long_are_not_remembered():
+    before = remembered_head.cache_info().currsize
+    for i in range(50):
+        read([b"GET / HTTP/1.1\r\nHost: a b\r\nX: %d\r\n\r\n" % i])
+        read([b"GET / HTTP/1.1\r\nHost: a\r\nX: %d%s\r\n\r\n" % (i, b"x" * 2000)])
+    assert remembered_head.cache_info().currsize == before
+
+
+def test_continue_is_wanted_once_and_only_while_no_body_has_come():
+    reader = Reader(100)
+    reader.feed(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+    assert reader.next() is None
+    assert [reader.wants_continue(), reader.wants_continue()] == [True, False]
+    reader.feed(b"ab")
+    assert reader.next().body == b"ab"
+    reader.feed(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\na")
+    assert reader.next() is None
+    assert not reader.wants_continue()
+
+
+def test_a_body_in_pieces_is_not_copied_again_for_each():
+    """Counts bytes rather than seconds: the buffer must grow in place."""
+    reader = Reader(1 << 20)
+    reader.feed(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
+    assert reader.next() is None
+    seen = set()
+    for _ in range(999):
+        reader.feed(b"x" * 1000)
+        assert reader.next() is None
+        seen.add(id(reader.buffer))
+    assert type(reader.buffer) is bytearray
+    assert len(seen) <= 2
+    reader.feed(random.Random(0).randbytes(1000))
+    assert len(reader.next().body) == 1_000_000
