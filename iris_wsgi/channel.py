@@ -114,7 +114,7 @@ class Channel:
         if self.server.inline(head.method, head.path, len(request.body)):
             return self.send(self.server.answer(self.shared, request, self.close_after))
         if not self.server.enqueue(self, request):
-            return self.send(self.server.overloaded(self.close_after))
+            return self.send(self.server.overloaded(head.method, self.close_after))
         self.state, self.deadline = State.BUSY, inf
         self.watch(0)
         return False
@@ -171,7 +171,7 @@ class Channel:
     def refuse(self, status: int, detail: str) -> None:
         """Answers a request that must not be served, and closes."""
         self.close_after = self.lingers = True
-        self.send(self.server.refusal(status, detail))
+        self.send(self.server.refusal(status, detail, "HEAD" if self.reader.asks_head else "GET"))
 
     def linger(self) -> None:
         """Closes one half and takes in what still comes: closing with bytes unread would reset the connection, and the

@@ -76,14 +76,14 @@ class Gateway:
             raise ValueError("the application gave a header with a line end in it")
         return f"{text}\r\n\r\n".encode("latin-1") + (b"" if bare else content)
 
-    def refusal(self, status: int, detail: str, close: bool, retry_after: int | None = None) -> tuple[bytes, str]:
+    def refusal(self, status: int, detail: str, method: str, close: bool, retry_after: int | None = None) -> tuple[bytes, str]:
         """A problem document of the server itself, and the request id in it."""
         request_id = new_request_id()
         body = problem_document(Problem(detail, status=status), request_id)
         headers = [("Content-Type", PROBLEM_JSON), ("X-Request-ID", request_id), ("Content-Length", str(len(body)))]
         if retry_after is not None:
             headers.append(("Retry-After", str(retry_after)))
-        return self.message(f"{status} {PHRASES[status]}", headers, body, "GET", close and "close"), request_id
+        return self.message(f"{status} {PHRASES[status]}", headers, body, method, close and "close"), request_id
 
     def now(self) -> str:
         """The date as HTTP writes it, made once a second."""

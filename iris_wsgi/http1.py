@@ -1,6 +1,7 @@
 """HTTP/1.1 requests from bytes (RFC 9112), strictly: what is not exactly right is refused, and never guessed at."""
 
 import re
+import socket
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -14,7 +15,8 @@ MOST_REMEMBERED = 1024
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
-AUTHORITY = rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})++)(?::([0-9]{0,5}))?"
+# A comma is legal in a name, but a field with one is two fields that somebody joined.
+AUTHORITY = rb"(?:\[([0-9A-Fa-f:.]{2,45})\]|(?:[A-Za-z0-9\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})++)(?::([0-9]{0,5}))?"
 
 request_line = re.compile(rb"(" + TOKEN + rb") ([\x21-\x7e]++) HTTP/(1\.[01])\r\n")
 any_version = re.compile(TOKEN + rb" [\x21-\x7e]++ HTTP/[0-9]\.[0-9]\r\n").match
@@ -108,6 +110,11 @@ class Reader:
     def started(self) -> bool:
         """Whether a part of a request is here."""
         return bool(self.buffer) or self.head is not None
+
+    @property
+    def asks_head(self) -> bool:
+        """Whether the request under way is a HEAD, which no answer may give content."""
+        return self.head.method == "HEAD" if self.head is not None else self.buffer.startswith(b"HEAD ")
 
     @property
     def missing(self) -> int:
@@ -289,13 +296,21 @@ def field_variables(section: bytes) -> dict[str, str]:
 def is_authority(value: bytes) -> bool:
     """Whether it is uri-host [":" port] (RFC 9110, section 7.2), not empty."""
     found = valid_authority(value)
-    return found is not None and int(found[1] or 0) <= 65535
+    if found is None or int(found[2] or 0) > 65535:
+        return False
+    if found[1]:
+        try:
+            socket.inet_pton(socket.AF_INET6, found[1].decode())
+        except OSError:
+            return False
+    return True
 
 
 def parse_target(method: str, target: bytes) -> tuple[str, str]:
     """Path, decoded as WSGI wants it, and query of a target in any form of RFC 9112, section 3.2."""
     if method == "CONNECT":
-        raise Refused(501, "This server is no proxy.") if is_authority(target) and b":" in target else malformed_target()
+        host_and_port = is_authority(target) and target[-1:].isdigit() and b":" in target
+        raise Refused(501, "This server is no proxy.") if host_and_port else malformed_target()
     if target == b"*":
         if method != "OPTIONS":
             raise malformed_target()
@@ -304,7 +319,7 @@ def parse_target(method: str, target: bytes) -> tuple[str, str]:
     if absolute:
         if not is_authority(absolute[1]):
             raise malformed_target()
-        target = absolute[3] if absolute[3].startswith(b"/") else b"/" + absolute[3]
+        target = absolute[4] if absolute[4].startswith(b"/") else b"/" + absolute[4]
     found = origin_form(target) if target.startswith(b"/") else None
     if found is None or treacherous_escape(found[1]):
         raise malformed_target()

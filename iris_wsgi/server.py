@@ -153,7 +153,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.accept_again_at = self.now + ACCEPT_PAUSE_SECONDS
 
     def turn_away(self, connection: socket.socket) -> None:
-        data = self.refusal(503, "The server has as many connections as it may have; try again soon.", RETRY_AFTER)
+        data = self.refusal(503, "The server has as many connections as it may have; try again soon.", "GET", RETRY_AFTER)
         with suppress(OSError):
             connection.send(data)
             connection.shutdown(socket.SHUT_WR)
@@ -171,18 +171,18 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         try:
             return self.gateway.answer(shared, request, close)
         except Exception:
-            data, request_id = self.gateway.refusal(500, "The server failed on this request.", close)
+            data, request_id = self.gateway.refusal(500, "The server failed on this request.", request.head.method, close)
             self.logbook.failure(request_id)
             self.observer.refused(500, request_id)
             return data
 
-    def refusal(self, status: int, detail: str, retry_after: int | None = None, close: bool = True) -> bytes:
-        data, request_id = self.gateway.refusal(status, detail, close, retry_after)
+    def refusal(self, status: int, detail: str, method: str, retry_after: int | None = None, close: bool = True) -> bytes:
+        data, request_id = self.gateway.refusal(status, detail, method, close, retry_after)
         self.observer.refused(status, request_id)
         return data
 
-    def overloaded(self, close: bool) -> bytes:
-        return self.refusal(503, OVERLOADED, RETRY_AFTER, close)
+    def overloaded(self, method: str, close: bool) -> bytes:
+        return self.refusal(503, OVERLOADED, method, RETRY_AFTER, close)
 
     def enqueue(self, channel: Channel, request: Request) -> bool:
         """Gives a request to the thread pool; False where its queue is full."""

@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from iris_wsgi import errors
@@ -79,6 +79,8 @@ class App:
                 raise ValueError(f"two routes answer {route.method} {route.path}")
             on_path[route.method] = route
         self.allowed = {path: ", ".join(allowed_methods(on_path)) for path, on_path in self.table.items()}
+        # OPTIONS * asks about the server as a whole (RFC 9110, section 9.3.7).
+        self.allowed["*"] = ", ".join(allowed_methods({m for on_path in self.table.values() for m in on_path}))
         self.observer = observer
         self.max_body_bytes = max_body_bytes
 
@@ -119,7 +121,7 @@ class App:
         if route is not None:
             body = b"" if route.body is None else read_json(environ, self.max_body_bytes)
             return route.handler(Request(method, path, body))
-        known = path in self.table
+        known = path in self.allowed
         allow = (("Allow", self.allowed[path]),) if known else ()
         if known and method == "OPTIONS":
             return Response(b"", status=204, headers=allow)
@@ -134,7 +136,7 @@ def new_request_id() -> str:
     return os.urandom(16).hex()
 
 
-def allowed_methods(on_path: Mapping[str, Route]) -> list[str]:
+def allowed_methods(on_path: Collection[str]) -> list[str]:
     """The methods a path answers: HEAD comes with GET, and OPTIONS with every path."""
     return [m for m in METHODS if m in on_path or m == "OPTIONS" or (m == "HEAD" and "GET" in on_path)]
 

@@ -276,13 +276,18 @@ def test_the_coding_identity_is_none(call, coding):
 @pytest.mark.parametrize(
     "path",
     ["/predict/", "//predict", "/predict//label", "/Predict", "/predict/../label", "/../etc/passwd", "/./label", "/label\0",
-     "/label%00", "/predict%2flabel", "/%2e%2e/label", "/label\n", "/lab\xe9l", "/label\x7f", "/\xff\xfe", "", "*", "/", "label"],
+     "/label%00", "/predict%2flabel", "/%2e%2e/label", "/label\n", "/lab\xe9l", "/label\x7f", "/\xff\xfe", "", "/", "label"],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "OPTIONS"])
 def test_only_the_very_paths_of_the_table_are_served(call, method, path):
     status, headers, answer = call(method, path)
     assert (status, headers["Content-Type"]) == (404, "application/problem+json")
     assert answer == b"" if method == "HEAD" else b"etc" not in answer
+
+
+def test_options_of_the_whole_server_names_the_methods_of_all_routes(call):
+    status, headers, _ = call("OPTIONS", "*")
+    assert (status, headers["Allow"]) == (204, "GET, HEAD, POST, OPTIONS")
 
 
 @pytest.mark.parametrize("method", ["BREW", "get", "GETT", "PROPFIND", "M-SEARCH", "\xff"])
