@@ -29,7 +29,7 @@ class State(Enum):
     BUSY = "an answer of the thread pool"
     SENDING = "the client to take the answer"
     IDLE = "its next request"
-    LINGERING = "the client to close, after a refusal"
+    LINGERING = "the client to close as well"
     CLOSED = "nothing"
 
 
@@ -43,8 +43,9 @@ class Channel:
         self.unsent = memoryview(b"")
         self.sent, self.progress_at = 0, 0
         self.events = select.POLLIN
-        self.close_after = self.lingers = False
+        self.close_after = False
         self.lingered = 0
+        self.wanted = RECEIVED
         self.state, self.deadline = State.NEW, server.now + server.limits.header_seconds
         self.began = 0.0
         server.poller.register(self.fd, self.events)
@@ -64,7 +65,7 @@ class Channel:
 
     def read(self) -> None:
         try:
-            data = self.socket.recv(min(max(RECEIVED, self.reader.missing), MOST_RECEIVED))
+            data = self.socket.recv(self.wanted)
         except BlockingIOError:
             return
         except OSError:
@@ -78,7 +79,8 @@ class Channel:
 
     def advance(self) -> None:
         """Serves what is complete, until bytes are missing, the pool has it, or the client must read first."""
-        while True:
+        self.wanted = RECEIVED
+        while self.reader.buffer or self.reader.head is not None:
             try:
                 request = self.reader.next()
             except Refused as refused:
@@ -90,15 +92,17 @@ class Channel:
             self.began = 0.0
             if not self.serve(request):
                 return
+        limits = self.server.limits
+        self.state = State.IDLE
+        self.deadline = self.server.now + (SETTLE_SECONDS if self.server.stopping else limits.idle_seconds)
 
     def wait_for_more(self) -> None:
-        limits, now = self.server.limits, self.server.now
-        if not self.reader.started:
-            self.state, self.deadline = State.IDLE, now + (SETTLE_SECONDS if self.server.stopping else limits.idle_seconds)
-            return
+        """A part of a request is here."""
+        limits = self.server.limits
         if not self.began:
-            self.began = now
+            self.began = self.server.now
         self.state = State.READING
+        self.wanted = min(max(RECEIVED, self.reader.missing), MOST_RECEIVED)
         self.deadline = self.began + (limits.header_seconds if self.reader.head is None else limits.request_seconds)
         if self.reader.wants_continue():
             # A few bytes on a socket that owes nothing: they fit, or the connection is broken and reading will tell.
@@ -110,7 +114,7 @@ class Channel:
     def serve(self, request: Request) -> bool:
         """Answers inline or hands over to the pool; whether the next request can be looked at."""
         head = request.head
-        self.close_after, self.lingers = head.close or self.server.stopping, self.server.stopping
+        self.close_after = head.close or self.server.stopping
         if self.server.inline(head.method, head.path, len(request.body)):
             return self.send(self.server.answer(self.shared, request, self.close_after))
         if not self.server.enqueue(self, request):
@@ -161,16 +165,12 @@ class Channel:
         """An answer is out: whether the connection goes on."""
         if not self.close_after:
             return True
-        # A client that asked for the end sends no more; one that did not ask may just be sending.
-        if self.lingers or self.reader.started:
-            self.linger()
-        else:
-            self.close()
+        self.linger()
         return False
 
     def refuse(self, status: int, detail: str) -> None:
         """Answers a request that must not be served, and closes."""
-        self.close_after = self.lingers = True
+        self.close_after = True
         self.send(self.server.refusal(status, detail, "HEAD" if self.reader.asks_head else "GET"))
 
     def linger(self) -> None:

@@ -69,9 +69,10 @@ class Gateway:
         if connection:
             lines.append(f"Connection: {connection}")
         bare = method == "HEAD" or status.startswith(NO_CONTENT)
-        if not bare and not any([name.lower() == "content-length" for name, _ in headers]):
-            lines.append(f"Content-Length: {len(content)}")
         text = "\r\n".join(lines)
+        if not bare and "\r\nContent-Length: " not in text and "\r\ncontent-length: " not in text.lower():
+            lines.append(f"Content-Length: {len(content)}")
+            text = "\r\n".join(lines)
         if text.count("\n") != len(lines) or text.count("\r") != len(lines):
             raise ValueError("the application gave a header with a line end in it")
         return f"{text}\r\n\r\n".encode("latin-1") + (b"" if bare else content)

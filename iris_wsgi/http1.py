@@ -23,13 +23,13 @@ any_version = re.compile(TOKEN + rb" [\x21-\x7e]++ HTTP/[0-9]\.[0-9]\r\n").match
 whole_fields = re.compile(rb"(?:" + TOKEN + rb":" + VALUE + rb"\r\n)*+\r\n").fullmatch
 each_field = re.compile(rb"(" + TOKEN + rb"):(" + VALUE + rb")\r\n").findall
 origin_form = re.compile(rb"((?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})++)(?:\?([\x21\x22\x24-\x7e]*+))?").fullmatch
-absolute_form = re.compile(rb"https?://(" + AUTHORITY + rb")((?:[/?].*)?)", re.IGNORECASE).fullmatch
+absolute_form = re.compile(rb"http://(" + AUTHORITY + rb")((?:[/?].*)?)", re.IGNORECASE).fullmatch
 valid_authority = re.compile(AUTHORITY).fullmatch
 # An encoded slash or control would be another path to us than to a proxy that looked at it first.
 treacherous_escape = re.compile(rb"%(?:2[fF]|[01][0-9A-Fa-f]|7[fF])").search
 bare_line_end = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)").search
-chunk_line = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t\x20-\x7e]*+)?\r\n").fullmatch
-chunk_line_start = re.compile(rb"[0-9A-Fa-f]{0,16}(?:(?<=[0-9A-Fa-f]);[\t\x20-\x7e]*+)?(?:(?<!\A)\r)?").fullmatch
+chunk_line = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;" + VALUE + rb")?\r\n").fullmatch
+chunk_line_start = re.compile(rb"[0-9A-Fa-f]{0,16}(?:(?<=[0-9A-Fa-f]);" + VALUE + rb")?(?:(?<!\A)\r)?").fullmatch
 
 ONCE = {"CONTENT_LENGTH", "HTTP_HOST", "HTTP_TRANSFER_ENCODING"}
 NEVER_IN_TRAILERS = {b"content-length", b"host", b"transfer-encoding"}
@@ -97,7 +97,7 @@ class Reader:
             if not self.read_chunks():
                 return None
             body = bytes(self.body)
-            self.body = bytearray()
+            self.body, self.scanned = bytearray(), 0
         else:
             if len(self.buffer) < head.length:
                 return None
@@ -178,20 +178,24 @@ class Reader:
                 break
             self.body += self.buffer[end + 2 : stop]
             position = stop + 2
-        self.buffer = self.buffer[position:]
+        if position:
+            self.buffer = self.buffer[position:]
+            self.scanned = max(0, self.scanned - position)
         return complete
 
     def trailers_end(self, start: int) -> int | None:
         """Where the trailer section that begins at `start` ends, or None while it does not; it is checked and dropped."""
         if self.buffer.startswith(b"\r\n", start):
             return start + 2
-        end = self.buffer.find(b"\r\n\r\n", start)
+        seen = max(start, self.scanned - 3)
+        end = self.buffer.find(b"\r\n\r\n", seen)
         size = (end if end >= 0 else len(self.buffer)) - start
         if size > MOST_HEAD:
             raise Refused(431, f"The trailer fields are over the limit of {MOST_HEAD} bytes.")
         if end < 0:
-            if bare_line_end(self.buffer, start):
+            if bare_line_end(self.buffer, seen):
                 raise malformed_field()
+            self.scanned = len(self.buffer)
             return None
         section = bytes(self.buffer[start : end + 4])
         if not whole_fields(section):
@@ -248,12 +252,15 @@ def parse_head(text: bytes) -> Head:
     if not whole_fields(section):
         raise malformed_field()
     variables = field_variables(section)
-    path, query = parse_target(method, target)
+    path, query, authority = parse_target(method, target)
     if "HTTP_HOST" not in variables:
         if version == "1.1":
             raise Refused(400, "The field Host is missing.")
     elif not is_authority(variables["HTTP_HOST"].encode("latin-1")):
         raise Refused(400, "The field Host is not a host with an optional port.")
+    if authority:
+        # A target with an authority wins over the field (RFC 9112, section 3.2.2).
+        variables["HTTP_HOST"] = authority
     length = body_length(variables, version)
     expects_continue = version == "1.1" and expectation(variables) and length != 0
     options = {option.strip(" \t").lower() for option in variables.get("HTTP_CONNECTION", "").split(",")}
@@ -306,25 +313,27 @@ def is_authority(value: bytes) -> bool:
     return True
 
 
-def parse_target(method: str, target: bytes) -> tuple[str, str]:
-    """Path, decoded as WSGI wants it, and query of a target in any form of RFC 9112, section 3.2."""
+def parse_target(method: str, target: bytes) -> tuple[str, str, str]:
+    """Path, decoded as WSGI wants it, query and authority of a target in any form of RFC 9112, section 3.2."""
     if method == "CONNECT":
         host_and_port = is_authority(target) and target[-1:].isdigit() and b":" in target
         raise Refused(501, "This server is no proxy.") if host_and_port else malformed_target()
     if target == b"*":
         if method != "OPTIONS":
             raise malformed_target()
-        return "*", ""
+        return "*", "", ""
+    authority = b""
     absolute = absolute_form(target)
     if absolute:
         if not is_authority(absolute[1]):
             raise malformed_target()
+        authority = absolute[1]
         target = absolute[4] if absolute[4].startswith(b"/") else b"/" + absolute[4]
     found = origin_form(target) if target.startswith(b"/") else None
     if found is None or treacherous_escape(found[1]):
         raise malformed_target()
     path = unquote_to_bytes(found[1]) if b"%" in found[1] else found[1]
-    return path.decode("latin-1"), (found[2] or b"").decode()
+    return path.decode("latin-1"), (found[2] or b"").decode(), authority.decode()
 
 
 def malformed_target() -> Refused:
@@ -340,9 +349,10 @@ def body_length(variables: dict[str, str], version: str) -> int | None:
             raise Refused(400, "Transfer-Encoding stands in an HTTP/1.0 request or beside Content-Length.")
         if coding.lower() == "chunked":
             return None
-        codings = {one.strip(" \t").lower() for one in coding.split(",")}
-        if codings <= {"chunked", ""}:
-            raise Refused(400, "Transfer-Encoding must be chunked, once.")
+        codings = [one.strip(" \t").lower() for one in coding.split(",")]
+        # Without chunked at the end, and only there, nobody can tell where the body ends.
+        if codings[-1] != "chunked" or {"chunked", ""}.intersection(codings[:-1]):
+            raise Refused(400, "Transfer-Encoding must be chunked.")
         raise Refused(501, "This server knows no transfer coding but chunked.")
     if length is None:
         return 0

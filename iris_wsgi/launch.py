@@ -1,5 +1,6 @@
 """From settings to a running server: binds, builds the role, says what it serves, and obeys signals."""
 
+import gc
 import logging
 import os
 import signal
@@ -117,6 +118,9 @@ def serve_here(
             f"IRIS_PORT={settings.port}: cannot listen there: {error.strerror}; choose another with --port"
         ) from None
     obey(server, service, in_company=board is not None)
+    # What is here now stays: the garbage collector need not look at it again.
+    gc.collect()
+    gc.freeze()
     host, port = bound.getsockname()[:2]
     model = service.model
     ready(Facts(host, port, f"{model.name} {model.version} {model.digest}", service.self_test, service.sample))

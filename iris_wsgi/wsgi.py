@@ -1,9 +1,9 @@
 """The one module that speaks WSGI (PEP 3333): an environ comes in, a route answers, bytes go out."""
 
-import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from random import getrandbits
 from typing import Any, NamedTuple, Protocol
 
 from iris_wsgi import errors
@@ -133,7 +133,8 @@ class App:
 
 
 def new_request_id() -> str:
-    return os.urandom(16).hex()
+    # The module's generator is seeded anew in each forked process.
+    return f"{getrandbits(128):032x}"
 
 
 def allowed_methods(on_path: Collection[str]) -> list[str]:

@@ -123,7 +123,20 @@ class Running:
 
 def start_server(*arguments: str, under: tuple[str, ...] = (), **environ: str) -> Running:
     """Starts a server on a free port, of one process if nothing else is asked."""
-    command = [*under, sys.executable, "-m", "iris_wsgi", "serve", "--port", "0", "--workers", "1", "--model-dir", str(MODEL), *arguments]
+    command = [
+        *under,
+        sys.executable,
+        "-m",
+        "iris_wsgi",
+        "serve",
+        "--port",
+        "0",
+        "--workers",
+        "1",
+        "--model-dir",
+        str(MODEL),
+        *arguments,
+    ]
     environment = {**os.environ, **environ}
     return Running(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment))
 

@@ -6,7 +6,9 @@ from iris_wsgi.gateway import Gateway
 from iris_wsgi.http1 import Reader
 
 
-def ask(application, sent: bytes = b"GET /a%20b?c=d HTTP/1.1\r\nHost: h\r\nX-One: 1\r\nX-One: 2\r\n\r\n", close: bool = False) -> bytes:
+def ask(
+    application, sent: bytes = b"GET /a%20b?c=d HTTP/1.1\r\nHost: h\r\nX-One: 1\r\nX-One: 2\r\n\r\n", close: bool = False
+) -> bytes:
     reader = Reader(1000)
     reader.feed(sent)
     gateway = Gateway(application, "127.0.0.1", 8000, False)
@@ -21,8 +23,16 @@ def test_the_environ_is_that_of_the_request():
         start_response("200 OK", [])
         return [environ["wsgi.input"].read()]
 
-    ask(application, b"POST /a%20b?c=d HTTP/1.1\r\nHost: h\r\nX-One: 1\r\nX-One: 2\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
-    assert (seen["REQUEST_METHOD"], seen["PATH_INFO"], seen["QUERY_STRING"], seen["HTTP_X_ONE"]) == ("POST", "/a b", "c=d", "1, 2")
+    ask(
+        application,
+        b"POST /a%20b?c=d HTTP/1.1\r\nHost: h\r\nX-One: 1\r\nX-One: 2\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    )
+    assert (seen["REQUEST_METHOD"], seen["PATH_INFO"], seen["QUERY_STRING"], seen["HTTP_X_ONE"]) == (
+        "POST",
+        "/a b",
+        "c=d",
+        "1, 2",
+    )
     assert (seen["REMOTE_ADDR"], seen["SERVER_PORT"], seen["CONTENT_LENGTH"]) == ("10.0.0.1", "8000", "3")
     assert "HTTP_TRANSFER_ENCODING" not in seen
 

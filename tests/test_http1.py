@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iris_wsgi import http1
 from iris_wsgi.http1 import Head, Reader, Refused, parse_head, remembered_head
 
 STREAM = (
@@ -99,3 +100,22 @@ def test_a_body_in_pieces_is_not_copied_again_for_each():
     assert len(seen) <= 2
     reader.feed(random.Random(0).randbytes(1000))
     assert len(reader.next().body) == 1_000_000
+
+
+def test_the_host_of_an_absolute_target_wins_over_the_field():
+    head = parse_head(b"GET http://b:1/x?y HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert (head.variables["HTTP_HOST"], head.path, head.variables["QUERY_STRING"]) == ("b:1", "/x", "y")
+
+
+def test_trailers_in_single_bytes_are_not_looked_at_again_from_their_start(monkeypatch):
+    """Counts the bytes that are looked at rather than seconds."""
+    looked, search = [], http1.bare_line_end
+    monkeypatch.setattr(http1, "bare_line_end", lambda buffer, start: looked.append(len(buffer) - start) or search(buffer, start))
+    reader = Reader(100)
+    reader.feed(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
+    for byte in b"X: " + b"y" * 5000:
+        reader.feed(bytes([byte]))
+        assert reader.next() is None
+    assert sum(looked) < 5 * 5003
+    reader.feed(b"\r\n\r\n")
+    assert reader.next().body == b""

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -16,19 +17,15 @@ def pipe():
     os.set_blocking(reader, False)
     yield reader, writer
     for descriptor in (reader, writer):
-        try:
+        with suppress(OSError):
             os.close(descriptor)
-        except OSError:
-            pass
 
 
 def lines(reader: int) -> list[dict]:
     pieces = []
-    try:
+    with suppress(BlockingIOError):
         while piece := os.read(reader, 1 << 20):
             pieces.append(piece)
-    except BlockingIOError:
-        pass
     return [json.loads(line) for line in b"".join(pieces).splitlines()]
 
 

@@ -14,7 +14,7 @@ from vectors import HOST, MARK, NEXT, VECTORS, Vector, get, message
 
 SECONDS = 9.0
 LIVE = b'{"live":true}'
-DRIPPED = [vector for vector in VECTORS if len(vector.sent) < 2048]
+DRIPPED = [vector for vector in VECTORS if 3 < len(vector.sent) < 2048]
 # Between CR and LF, in a size, in a trailer, before a refusal: what is worth a round of single bytes.
 BYTEWISE = [
     "get-/livez",
@@ -24,6 +24,10 @@ BYTEWISE = [
     "pipeline-of-3-mixed",
     "pipeline-ends-with-close",
     "head-ends-with-cr-cr-lf",
+    "lines-end-with-cr-and-nothing-follows",
+    "lines-end-with-lf-and-nothing-follows",
+    "chunk-end-alone-583a20790d7a",
+    "chunk-alone-20\\x0dx",
     "chunk-data-ends-with-0d0d0a",
     "coding-twice",
     "trailer-with-a-bare-lf",

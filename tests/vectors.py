@@ -188,6 +188,11 @@ def versions() -> Iterator[Vector]:
         yield refused(f"version-{shown(version)}", request_line(b"GET /livez " + version), why)
     yield refused("no-version", b"GET /livez\r\n\r\n", why)
     yield refused("no-version-with-fields", request_line(b"GET /livez"), why)
+    early = "spec: refused as soon as it is certain, as the client may wait for an answer"
+    for line in (b"GET /livez", b"GET  /livez HTTP/1.1", b"GET /livez HTTP/1.2", b"PRI * HTTP/2.0", b"SSH-2.0-x", b"EHLO a", b""):
+        yield alone(f"first-line-alone-{shown(line)}", line + CRLF, early)
+    for start in (b"\x16\x03\x01", b" ", b"\x00", b"\n", b"GET /livez HTTP/1.1\n", b"GET /livez HTTP/1.1\r\nHost: a\n"):
+        yield alone(f"start-alone-{start.hex()[-20:]}", start, early)
     yield refused("no-version-but-a-blank", request_line(b"GET /livez "), why)
 
 
@@ -224,7 +229,7 @@ def targets() -> Iterator[Vector]:
         b"http://1.2.3.4/livez", b"http://a/livez?x=http://b/", b"http://a/%6civez",
     ):  # fmt: skip
         yield good(f"target-{shown(target)}", get(target), "RFC 9112 3.2.2: a server MUST accept the absolute form")
-    yield good("target-https", get(b"https://a/livez"), "spec: https as http, for a proxy in front that ends TLS")
+    yield refused("target-https", get(b"https://a/livez"), "RFC 9110 7.4: an https target needs a connection that is secured")
     sent = message(b"GET http://b.example/livez HTTP/1.1", b"Host: a.example")
     yield good("target-absolute-with-another-host", sent, "RFC 9112 3.2.2: the target's host wins and Host is ignored")
     yield refused("target-absolute-without-host", message(b"GET http://a/livez HTTP/1.1"), "RFC 9112 3.2: Host is still needed")
@@ -532,12 +537,13 @@ def codings() -> Iterator[Vector]:
         b"chunked\x00", b"chunked\x0b", b"\x0cchunked", b"\x00chunked", b"chunked\r", b"chunked\n", b"\nchunked",
     ):  # fmt: skip
         yield refused(f"coding-{shown(value)}", post(b"Transfer-Encoding: " + value, body=CODED), faulty)
-    # RFC 9112 6.3 says 400 where chunked is not the last one, 6.1 says 501 for any coding that is not understood.
     for value in (
-        b"gzip", b"deflate", b"compress", b"br", b"identity", b"x-" + MARK, b"gzip, chunked", b"gzip,chunked",
-        b"identity, chunked", b"chunked, gzip", b"chunked, identity", b"xchunked", b"chunkedx", b"chunked;q=1", b"chunked;a",
-        b"gzip, gzip, chunked",
+        b"gzip", b"deflate", b"compress", b"br", b"identity", b"x-" + MARK, b"chunked, gzip", b"chunked, identity", b"xchunked",
+        b"chunkedx", b"chunked;q=1", b"chunked;a", b"chunked\xa0", b"\xa0chunked", b"chunked\x85", b"chun\xe7ked",
+        b"chunked, gzip, chunked",
     ):  # fmt: skip
+        yield refused(f"coding-{shown(value)}", post(b"Transfer-Encoding: " + value, body=CODED), "RFC 9112 6.3: no chunked last")
+    for value in (b"gzip, chunked", b"gzip,chunked", b"identity, chunked", b"gzip, gzip, chunked", b"x-" + MARK + b", chunked"):
         yield refused(f"coding-{shown(value)}", post(b"Transfer-Encoding: " + value, body=CODED), unknown, 501)
     for name, lines in {
         "twice": (CHUNKED, CHUNKED),
@@ -589,7 +595,7 @@ def chunks() -> Iterator[Vector]:
     extension = "RFC 9112 7.1.1: extensions are passed over; the line is visible ASCII, SP, HTAB and ends with CRLF"
     for value in (
         b";\x00", b";a\x01b", b";a=\x0b", b";a\x7f", b";a\x1b", b";a\rb", b";a\r", b";a\nb", b";a\n", b";\n", b";a\n\r",
-        b";a\x80", b';a="\xff"', b",a", b":a", b"a=b ;",
+        b",a", b":a", b"a=b ;",
     ):  # fmt: skip
         yield refused(f"chunk-extension-{shown(value)}", chunked(b"20" + value + CRLF + DOCUMENT + CRLF + LAST), extension)
     for value in (
@@ -601,6 +607,8 @@ def chunks() -> Iterator[Vector]:
         b"; a",
         b";\ta",
         b"; a = b",
+        b";a\x80",
+        b';a="\xff"',
         b";a=" + bytes(range(33, 127)),
     ):
         yield good(f"chunk-extension-{shown(value)[:20]}", chunked(b"20" + value + CRLF + DOCUMENT + CRLF + LAST), extension)
@@ -610,6 +618,28 @@ def chunks() -> Iterator[Vector]:
     most = MOST_CHUNK_LINE - len(b"20;\r\n")
     yield good("chunk-line-at-the-limit", chunked(b"20;" + b"a" * most + CRLF + DOCUMENT + CRLF + LAST), "limit")
     yield refused("chunk-line-over-the-limit", chunked(b"20;" + b"a" * (most + 1) + CRLF + DOCUMENT + CRLF + LAST), "limit")
+    early = "spec: refused as soon as it is certain, as the client may wait for an answer"
+    for value in (
+        b"z",
+        b"2z",
+        b"-",
+        b"0x",
+        b" ",
+        b"20 ",
+        b"\r",
+        b"\n",
+        b";",
+        b"20\rx",
+        b"20\n",
+        b"20;a\x01",
+        b"20;a\n",
+        b"f" * 17,
+    ):
+        yield alone(f"chunk-alone-{shown(value)}", chunked(value), early)
+    for value in (b"x", b"\n", b"\rx", b"\r\r"):
+        yield alone(f"chunk-data-alone-{value.hex()}", chunked(b"20\r\n" + DOCUMENT + value), early)
+    for value in (b"\n", b"X: y\n", b"X: y\rz", b"X: y\r\nZ\n"):
+        yield alone(f"chunk-end-alone-{value.hex()}", chunked(chunk(DOCUMENT) + b"0\r\n" + value), early)
     yield alone("chunk-line-without-an-end", chunked(b"20;" + b"a" * 400), "limit")
     yield alone("chunk-size-without-an-end", chunked(b"0" * 400), "limit")
     for value in (b"020", b"0" * 14 + b"20"):
@@ -837,7 +867,7 @@ def pipelines() -> Iterator[Vector]:
         ("a-bad-length", post(b"Content-Length: x"), 400),
         ("two-framings", post(LENGTH, CHUNKED, body=CODED), 400),
         ("a-bad-chunk", chunked(b"z\r\n"), 400),
-        ("an-unknown-coding", post(b"Transfer-Encoding: gzip", body=CODED), 501),
+        ("an-unknown-coding", post(b"Transfer-Encoding: gzip, chunked", body=CODED), 501),
         ("too-large-a-body", post(b"Content-Length: 1048577"), 413),
         ("another-expectation", get(b"/livez", b"Expect: x"), 417),
         ("too-long-a-target", get(b"/" + b"a" * MOST_TARGET), 414),
