@@ -7,6 +7,8 @@ from collections.abc import Sequence
 SLOT_BYTES = 1 << 20
 HEADER = 8
 LAYOUT, PID, DEAD_CPU = 0, 1, 2
+# The first cells are for what a process is doing now, which ends with it.
+PASSING = 32
 
 
 class Board:
@@ -33,8 +35,9 @@ class Board:
         """Takes a slot for this process; what stands there is kept if it has the same layout, else zeroed."""
         slot = self.slot(number)
         if slot[LAYOUT] != layout:
-            slot[HEADER : HEADER + used] = memoryview(bytes(used * 8)).cast("d")
+            zero(slot, used)
             slot[LAYOUT] = layout
+        zero(slot, PASSING)
         slot[PID] = os.getpid()
 
     def leave(self, number: int, cpu_seconds: float) -> None:
@@ -42,6 +45,7 @@ class Board:
         slot = self.slot(number)
         slot[PID] = 0
         slot[DEAD_CPU] += cpu_seconds
+        zero(slot, PASSING)
 
     def alike(self, layout: int) -> "list[memoryview[float]]":
         """The cells of all slots with this layout, those of the dead among them."""
@@ -54,3 +58,8 @@ class Board:
 
     def dead_cpu(self) -> float:
         return float(sum(self.slot(number)[DEAD_CPU] for number in range(self.slots)))
+
+
+def zero(slot: "memoryview[float]", count: int) -> None:
+    """Zeroes the first cells behind the header."""
+    slot[HEADER : HEADER + count] = memoryview(bytes(count * 8)).cast("d")

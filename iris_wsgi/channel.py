@@ -1,7 +1,10 @@
 """One connection: reads requests, has them answered, writes the answers, and is gone when a deadline passes."""
 
+import fcntl
 import select
 import socket
+import sys
+import termios
 from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -41,7 +44,7 @@ class Channel:
         self.shared = server.gateway.connection(address)
         self.reader = Reader(server.limits.max_body_bytes)
         self.unsent = memoryview(b"")
-        self.sent, self.progress_at = 0, 0
+        self.sent, self.taken_before = 0, 0
         self.events = select.POLLIN
         self.close_after = False
         self.lingered = 0
@@ -123,9 +126,10 @@ class Channel:
         self.watch(0)
         return False
 
-    def answered(self, data: bytes) -> None:
+    def answered(self, data: bytes, close: bool) -> None:
         """The pool's answer, back in the loop."""
         if self.state is State.BUSY:
+            self.close_after = close
             self.watch(select.POLLIN)
             if self.send(data):
                 self.advance()
@@ -141,7 +145,8 @@ class Channel:
             return False
         if sent == len(data):
             return self.finished()
-        self.unsent, self.sent, self.progress_at = memoryview(data)[sent:], 0, 0
+        self.unsent, self.sent = memoryview(data)[sent:], sent
+        self.taken_before = self.taken()
         self.state, self.deadline = State.SENDING, self.server.now + self.server.limits.send_seconds
         self.watch(select.POLLOUT)
         return False
@@ -168,10 +173,10 @@ class Channel:
         self.linger()
         return False
 
-    def refuse(self, status: int, detail: str) -> None:
+    def refuse(self, status: int, detail: str, retry_after: int | None = None) -> None:
         """Answers a request that must not be served, and closes."""
         self.close_after = True
-        self.send(self.server.refusal(status, detail, "HEAD" if self.reader.asks_head else "GET"))
+        self.send(self.server.refusal(status, detail, "HEAD" if self.reader.asks_head else "GET", retry_after))
 
     def linger(self) -> None:
         """Closes one half and takes in what still comes: closing with bytes unread would reset the connection, and the
@@ -200,11 +205,15 @@ class Channel:
         """The deadline has passed."""
         if self.state is State.READING:
             self.refuse(408, "The request did not arrive in time.")
-        elif self.state is State.SENDING and self.sent - self.progress_at >= SEND_PROGRESS:
-            self.progress_at = self.sent
+        elif self.state is State.SENDING and self.taken() - self.taken_before >= SEND_PROGRESS:
+            self.taken_before = self.taken()
             self.deadline = self.server.now + self.server.limits.send_seconds
         else:
             self.close()
+
+    def taken(self) -> int:
+        """How many bytes the client has taken: those sent, less those that the kernel still holds (it may hold megabytes)."""
+        return self.sent - int.from_bytes(fcntl.ioctl(self.fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
     def watch(self, events: int) -> None:
         if events != self.events:

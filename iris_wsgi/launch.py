@@ -72,6 +72,14 @@ class Facts(NamedTuple):
     sample: list[float]
 
 
+class Company(NamedTuple):
+    """What a process knows of the others that serve with it."""
+
+    parent: int
+    board: "Board"
+    slot: int
+
+
 def announce(settings: Settings, facts: Facts, say: Callable[[str], None]) -> None:
     """The lines that tell a person what runs here and how to try it."""
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(facts.host, f"[{facts.host}]" if ":" in facts.host else facts.host)
@@ -98,10 +106,8 @@ def serve(settings: Settings, say: Callable[[str], None]) -> int:
     return Supervisor(settings, bound, count, lambda facts: announce(settings, facts, say)).run()
 
 
-def serve_here(
-    settings: Settings, bound: socket.socket, ready: Callable[[Facts], None], board: "Board | None" = None, slot: int = 0
-) -> int:
-    """Loads the model and serves in this process; `board` is given where other processes serve on the same socket."""
+def serve_here(settings: Settings, bound: socket.socket, ready: Callable[[Facts], None], company: "Company | None" = None) -> int:
+    """Loads the model and serves in this process; `company` is given where other processes serve on the same socket."""
     # Only now, so that a parent of several processes never has onnxruntime, whose threads do not survive a fork.
     from iris_wsgi.metrics import Registry
     from iris_wsgi.roles import build
@@ -109,15 +115,15 @@ def serve_here(
 
     log = Log(sys.stderr.fileno(), buffered=True)
     logging.getLogger().addHandler(LibraryLines(log))
-    service = build(settings, log, Registry(board, slot))
+    service = build(settings, log, Registry(company.board, company.slot) if company else Registry())
     threads, _ = threads_for(settings, cpus()[0])
     try:
-        server = Server(service.app, bound, settings, threads, service.observer, log, shared=board is not None)
+        server = Server(service.app, bound, settings, threads, service.observer, log, shared=company is not None)
     except OSError as error:
         raise BadSetting(
             f"IRIS_PORT={settings.port}: cannot listen there: {error.strerror}; choose another with --port"
         ) from None
-    obey(server, service, in_company=board is not None)
+    obey(server, service, company)
     # What is here now stays: the garbage collector need not look at it again.
     gc.collect()
     gc.freeze()
@@ -133,8 +139,11 @@ def serve_here(
     return 0
 
 
-def obey(server: "Server", service: "Service", in_company: bool) -> None:
-    """SIGTERM and SIGINT drain, a second one ends at once; in company SIGUSR1 drains while the others go on serving."""
+def obey(server: "Server", service: "Service", company: "Company | None") -> None:
+    """SIGTERM and SIGINT drain, a second one ends at once.
+
+    In company SIGTERM drains this process while the others go on, and SIGUSR2 is the parent's word that all come to an end.
+    """
 
     def end(number: int, _: FrameType | None) -> None:
         if server.stopping:
@@ -142,12 +151,12 @@ def obey(server: "Server", service: "Service", in_company: bool) -> None:
         service.readiness.stopping = True
         server.stop()
 
-    signal.signal(signal.SIGTERM, end)
-    if not in_company:
+    if company is None:
+        signal.signal(signal.SIGTERM, end)
         signal.signal(signal.SIGINT, end)
         return
-    # A terminal sends SIGINT to the parent as well, which passes it on as SIGTERM.
+    signal.signal(signal.SIGUSR2, end)
+    signal.signal(signal.SIGTERM, lambda *_: server.stop(others_go_on=True))
+    # A terminal sends SIGINT to the parent as well, which passes the word on.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, lambda *_: server.stop(others_go_on=True))
-    parent = os.getppid()
-    server.tick = lambda: server.stop() if os.getppid() != parent else None
+    server.tick = lambda: server.stop() if os.getppid() != company.parent else None

@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
-from iris_wsgi.board import Board
+from iris_wsgi.board import PASSING, Board
 
 MEDIA = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (
@@ -43,16 +43,19 @@ class Registry:
     def __init__(self, board: Board | None = None, slot: int = 0) -> None:
         self.board, self.slot = board or Board(), slot
         self.cells = self.board.cells(slot)
-        self.used = 0
+        self.passing, self.used = 0, PASSING
         self.lock = threading.Lock()
         self.families: list[Family] = []
 
-    def take(self, count: int) -> int:
-        """The number of the first of `count` cells that nobody has."""
-        first = self.used
-        self.used += count
-        if self.used > len(self.cells):
-            raise ValueError(f"{self.used} metric cells are more than a slot holds")
+    def take(self, count: int, passing: bool) -> int:
+        """The number of the first of `count` cells that nobody has; `passing` for what ends with the process."""
+        first = self.passing if passing else self.used
+        if passing:
+            self.passing += count
+        else:
+            self.used += count
+        if self.passing > PASSING or self.used > len(self.cells):
+            raise ValueError("there are more metric cells than a slot holds")
         return first
 
     def join(self) -> None:
@@ -61,9 +64,6 @@ class Registry:
         # 52 bits, so that it is the same number as a float64; never 0, which is an unused slot.
         self.layout = int.from_bytes(hashlib.sha256(described.encode()).digest()[:6], "big") + 1
         self.board.join(self.slot, self.layout, self.used)
-        for family in self.families:
-            if isinstance(family, Gauge):
-                family.clear()
 
     def text(self) -> bytes:
         """What GET /metrics answers: the sum over all processes of the service."""
@@ -79,6 +79,7 @@ class Family:
 
     kind = ""
     width = 1
+    passing = False
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class Family:
     ) -> None:
         self.cells, self.lock, self.sparse = registry.cells, registry.lock, sparse
         self.name, self.head = name, (f"# HELP {name} {help_text}", f"# TYPE {name} {self.kind}")
-        self.first = {key: registry.take(self.width) for key in keys}
+        self.first = {key: registry.take(self.width, self.passing) for key in keys}
         self.labels = {key: ",".join(f'{n}="{escaped(v)}"' for n, v in zip(names, key, strict=True)) for key in self.first}
         registry.families.append(self)
 
@@ -117,14 +118,10 @@ class Counter(Family):
 
 
 class Gauge(Family):
-    """Goes up and down."""
+    """Goes up and down, and tells what is now."""
 
     kind = "gauge"
-
-    def clear(self) -> None:
-        """Forgets what a process that is gone was doing."""
-        for first in self.first.values():
-            self.cells[first] = 0
+    passing = True
 
 
 class Info(Family):

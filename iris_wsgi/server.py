@@ -30,6 +30,9 @@ ACCEPT_PAUSE_SECONDS = 0.2
 COMPLAINT_SECONDS = 10.0
 RETRY_AFTER = 1
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+# Connections over the limit that may wait for their client to close; the descriptors set aside suffice for them.
+MOST_TURNED_AWAY = 64
+CROWDED = "The server has as many connections as it may have; try again soon."
 OVERLOADED = "The server has more work than it can queue; try again soon."
 # From <asm-generic/socket.h> and <linux/bpf_common.h>; Python has no names for them.
 SO_ATTACH_FILTER, BPF_RET = 26, 0x06
@@ -49,8 +52,9 @@ class Job:
 
     def service(self) -> None:
         """Called by a thread of the pool."""
-        data = self.server.answer(self.channel.shared, self.request, self.channel.close_after)
-        self.server.done.append((self.channel, data))
+        close = self.request.head.close or self.server.stopping
+        data = self.server.answer(self.channel.shared, self.request, close)
+        self.server.done.append((self.channel, data, close))
         self.server.pull_trigger()
 
     def cancel(self) -> None:
@@ -72,7 +76,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.now = monotonic()
         self.poller = select.epoll() if hasattr(select, "epoll") else Poll()
         self.channels: dict[int, Channel] = {}
-        self.done: deque[tuple[Channel, bytes]] = deque()
+        self.done: deque[tuple[Channel, bytes, bool]] = deque()
         self.most_connections = connection_limit(settings.connections)
         self.listening, self.stopping, self.last_to_listen = True, False, True
         self.close_listener_at = self.end_at = self.accept_again_at = inf
@@ -112,8 +116,8 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
                 elif fd == trigger:
                     self.trigger.handle_read()
             while self.done:
-                channel, data = self.done.popleft()
-                channel.answered(data)
+                channel, data, close = self.done.popleft()
+                channel.answered(data, close)
             if self.now >= self.next_sweep:
                 self.sweep()
             self.logbook.flush()
@@ -123,25 +127,26 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         """Seconds until the loop has something to do of its own."""
         return max(0.0, min(self.next_sweep, self.close_listener_at, self.end_at) - self.now)
 
-    def handle_accept(self) -> None:
-        """Takes new connections; only one at a time where other processes could take the next."""
+    def handle_accept(self) -> bool:
+        """Takes new connections, only one at a time where other processes could take the next; False if there are no more."""
         for _ in range(1 if self.shared and not self.stopping else 64):
             try:
                 connection, address = self.socket.accept()
             except BlockingIOError:
-                return
+                return False
             except OSError as error:
                 if error.errno in EXHAUSTED:
                     # The connection stays in the backlog, and the poller would report it again at once.
                     self.pause_accepting(error)
-                    return
+                    return False
                 continue
             connection.setblocking(False)
-            if len(self.channels) >= self.most_connections:
-                self.turn_away(connection)
-                continue
             self.set_socket_options(connection)
-            self.channels[connection.fileno()] = Channel(self, connection, address)
+            if len(self.channels) < self.most_connections:
+                self.channels[connection.fileno()] = Channel(self, connection, address)
+            else:
+                self.turn_away(connection, address)
+        return True
 
     def pause_accepting(self, error: OSError) -> None:
         if self.listening:
@@ -152,13 +157,14 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
                 self.logbook.event("warning", "connections wait to be accepted", reason=error.strerror)
         self.accept_again_at = self.now + ACCEPT_PAUSE_SECONDS
 
-    def turn_away(self, connection: socket.socket) -> None:
-        data = self.refusal(503, "The server has as many connections as it may have; try again soon.", "GET", RETRY_AFTER)
+    def turn_away(self, connection: socket.socket, address: tuple[Any, ...]) -> None:
+        """Answers 503 to a connection too many. A few of them at a time may linger, so that the answer is not lost."""
+        if len(self.channels) < self.most_connections + MOST_TURNED_AWAY:
+            channel = self.channels[connection.fileno()] = Channel(self, connection, address)
+            channel.refuse(503, CROWDED, RETRY_AFTER)
+            return
         with suppress(OSError):
-            connection.send(data)
-            connection.shutdown(socket.SHUT_WR)
-            # What the client has sent by now is taken in: closing over it would reset the connection and lose the answer.
-            connection.recv(65536)
+            connection.send(self.refusal(503, CROWDED, "GET", RETRY_AFTER))
         connection.close()
 
     def forget(self, channel: Channel) -> None:
@@ -228,10 +234,8 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         if self.listening:
             self.listening = False
             self.poller.unregister(self.socket.fileno())
-        before = -1
-        while len(self.channels) != before:
-            before = len(self.channels)
-            self.handle_accept()
+        while self.handle_accept():
+            pass
         self.socket.close()
         settled = self.now + min(SETTLE_SECONDS, self.limits.drain_seconds)
         for channel in list(self.channels.values()):
@@ -266,7 +270,7 @@ class Poll:
 def connection_limit(wanted: int) -> int:
     """No more than the descriptors of this process allow, less a few for everything else."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - 32))
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - 32 - MOST_TURNED_AWAY))
 
 
 def refuse_newcomers(listener: socket.socket) -> None:

@@ -13,7 +13,7 @@ from types import FrameType
 
 from iris_wsgi.board import Board
 from iris_wsgi.errors import BadModel
-from iris_wsgi.launch import Facts, serve_here
+from iris_wsgi.launch import Company, Facts, serve_here
 from iris_wsgi.log import Log
 from iris_wsgi.settings import BadSetting, Settings
 
@@ -99,15 +99,16 @@ class Supervisor:
         if not free:
             return
         hears, tells = os.pipe()
+        parent = os.getpid()
         pid = os.fork()
         if pid == 0:
             os.close(hears)
-            self.work(free[0], tells)
+            self.work(parent, free[0], tells)
         os.close(tells)
         self.workers[pid] = Worker(pid, free[0], hears)
         self.poller.register(hears, select.POLLIN)
 
-    def work(self, slot: int, tells: int) -> None:
+    def work(self, parent: int, slot: int, tells: int) -> None:
         """The life of a worker; it never returns to the parent's code."""
         status = 1
         try:
@@ -121,7 +122,7 @@ class Supervisor:
                 os.write(tells, json.dumps(facts).encode() + b"\n")
                 os.close(tells)
 
-            status = serve_here(self.settings, self.bound, ready, self.board, slot)
+            status = serve_here(self.settings, self.bound, ready, Company(parent, self.board, slot))
         except (BadModel, BadSetting) as error:
             print(f"iris_wsgi: {error}", file=sys.stderr, flush=True)
         except BaseException:
@@ -190,7 +191,7 @@ class Supervisor:
             worker = self.workers.get(self.to_replace.popleft())
             if worker is not None and not worker.retiring:
                 worker.retiring = True
-                os.kill(worker.pid, signal.SIGUSR1)
+                os.kill(worker.pid, signal.SIGTERM)
                 return
 
     def replace_all(self, _number: int, _frame: FrameType | None) -> None:
@@ -207,7 +208,7 @@ class Supervisor:
         self.kill_at = time.monotonic() + self.settings.grace_seconds + self.settings.drain_seconds + KILL_AFTER_SECONDS
         # While anybody holds the socket the kernel lets clients in, whom nobody would serve.
         self.bound.close()
-        self.signal_all(signal.SIGTERM)
+        self.signal_all(signal.SIGUSR2)
 
     def signal_all(self, number: int) -> None:
         for pid in list(self.workers):

@@ -1,6 +1,7 @@
 """The request parser alone: what it gives does not depend on how the bytes come, and does not cost more than they are long."""
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -39,7 +40,7 @@ def read(pieces: list[bytes], max_body_bytes: int = 1000) -> list:
 
 def cut(stream: bytes, places: list[int]) -> list[bytes]:
     edges = [0, *sorted({place % len(stream) for place in places} - {0}), len(stream)]
-    return [stream[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [stream[a:b] for a, b in pairwise(edges)]
 
 
 @pytest.mark.parametrize("stream", [STREAM, *BROKEN])

@@ -249,5 +249,5 @@ def test_counts_of_another_layout_are_not_mixed_in():
 
 
 def test_more_cells_than_a_slot_holds_are_refused():
-    with pytest.raises(ValueError, match="more than a slot holds"):
+    with pytest.raises(ValueError, match="more metric cells than a slot holds"):
         Counter(Registry(), "c_total", "Counts.", ("i",), [(str(i),) for i in range(200_000)])
