@@ -7,9 +7,10 @@ import sys
 import termios
 from enum import Enum
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from iris_wsgi.gateway import CONTINUE
+from iris_wsgi.answers import CONTINUE
+from iris_wsgi.errors import NotReady, Problem, RequestTimeout
 from iris_wsgi.http1 import Reader, Refused, Request
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ LINGER_SECONDS = 2.0
 # How long a connection may still bring the request that its client is just sending, when the server stops.
 SETTLE_SECONDS = 0.5
 MOST_LINGERED = 4 * 1024 * 1024
+
+
+OVERLOADED = NotReady("The server has more work than it can queue; try again soon.", headers=(("Retry-After", "1"),))
 
 
 class State(Enum):
@@ -39,9 +43,8 @@ class State(Enum):
 class Channel:
     """A connection in the I/O loop. Every method runs in the loop's thread."""
 
-    def __init__(self, server: "Server", connection: socket.socket, address: tuple[Any, ...]) -> None:
+    def __init__(self, server: "Server", connection: socket.socket) -> None:
         self.server, self.socket, self.fd = server, connection, connection.fileno()
-        self.shared = server.gateway.connection(address)
         self.reader = Reader(server.limits.max_body_bytes)
         self.unsent = memoryview(b"")
         self.sent, self.taken_before = 0, 0
@@ -87,7 +90,7 @@ class Channel:
             try:
                 request = self.reader.next()
             except Refused as refused:
-                self.refuse(refused.status, refused.detail)
+                self.refuse(Problem(refused.detail, status=refused.status))
                 return
             if request is None:
                 self.wait_for_more()
@@ -119,9 +122,9 @@ class Channel:
         head = request.head
         self.close_after = head.close or self.server.stopping
         if self.server.inline(head.method, head.path, len(request.body)):
-            return self.send(self.server.answer(self.shared, request, self.close_after))
+            return self.send(self.server.answer(request, self.close_after))
         if not self.server.enqueue(self, request):
-            return self.send(self.server.overloaded(head.method, self.close_after))
+            return self.send(self.server.refusal(OVERLOADED, head.method, "close" if self.close_after else None))
         self.state, self.deadline = State.BUSY, inf
         self.watch(0)
         return False
@@ -173,10 +176,10 @@ class Channel:
         self.linger()
         return False
 
-    def refuse(self, status: int, detail: str, retry_after: int | None = None) -> None:
+    def refuse(self, problem: Problem) -> None:
         """Answers a request that must not be served, and closes."""
         self.close_after = True
-        self.send(self.server.refusal(status, detail, "HEAD" if self.reader.asks_head else "GET", retry_after))
+        self.send(self.server.refusal(problem, "HEAD" if self.reader.asks_head else "GET"))
 
     def linger(self) -> None:
         """Closes one half and takes in what still comes: closing with bytes unread would reset the connection, and the
@@ -204,7 +207,7 @@ class Channel:
     def expire(self) -> None:
         """The deadline has passed."""
         if self.state is State.READING:
-            self.refuse(408, "The request did not arrive in time.")
+            self.refuse(RequestTimeout("The request did not arrive in time."))
         elif self.state is State.SENDING and self.taken() - self.taken_before >= SEND_PROGRESS:
             self.taken_before = self.taken()
             self.deadline = self.server.now + self.server.limits.send_seconds

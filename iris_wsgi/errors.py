@@ -69,6 +69,10 @@ class MethodNotAllowed(Problem):
     status = 405
 
 
+class RequestTimeout(Problem):
+    status = 408
+
+
 class LengthRequired(Problem):
     status = 411
 

@@ -12,14 +12,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from math import inf
 from time import monotonic
-from typing import Any, Protocol
+from typing import Protocol
 
 from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
+from iris_wsgi.answers import Writer
 from iris_wsgi.channel import SETTLE_SECONDS, Channel, State
-from iris_wsgi.gateway import Gateway
+from iris_wsgi.errors import NotReady, Problem
 from iris_wsgi.http1 import Request
 from iris_wsgi.log import Log
 from iris_wsgi.settings import Settings
@@ -28,12 +29,10 @@ from iris_wsgi.wsgi import App
 SWEEP_SECONDS = 0.25
 ACCEPT_PAUSE_SECONDS = 0.2
 COMPLAINT_SECONDS = 10.0
-RETRY_AFTER = 1
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 # Connections over the limit that may wait for their client to close; the descriptors set aside suffice for them.
 MOST_TURNED_AWAY = 64
-CROWDED = "The server has as many connections as it may have; try again soon."
-OVERLOADED = "The server has more work than it can queue; try again soon."
+CROWDED = NotReady("The server has as many connections as it may have; try again soon.", headers=(("Retry-After", "1"),))
 # From <asm-generic/socket.h> and <linux/bpf_common.h>; Python has no names for them.
 SO_ATTACH_FILTER, BPF_RET = 26, 0x06
 
@@ -53,7 +52,7 @@ class Job:
     def service(self) -> None:
         """Called by a thread of the pool."""
         close = self.request.head.close or self.server.stopping
-        data = self.server.answer(self.channel.shared, self.request, close)
+        data = self.server.answer(self.request, close)
         self.server.done.append((self.channel, data, close))
         self.server.pull_trigger()
 
@@ -91,7 +90,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             sockinfo=(bound.family, bound.type, bound.proto, bound.getsockname()),
         )
         self.inline: Callable[[str, str, int], bool] = app.inline
-        self.gateway = Gateway(app, self.effective_host, int(self.effective_port), shared)
+        self.app, self.writer = app, Writer()
         self.watch_listener()
         self.poller.register(self.trigger.socket.fileno(), select.POLLIN)
         self.tick: Callable[[], None] = lambda: None
@@ -131,7 +130,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         """Takes new connections, only one at a time where other processes could take the next; False if there are no more."""
         for _ in range(1 if self.shared and not self.stopping else 64):
             try:
-                connection, address = self.socket.accept()
+                connection, _ = self.socket.accept()
             except BlockingIOError:
                 return False
             except OSError as error:
@@ -143,9 +142,9 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             connection.setblocking(False)
             self.set_socket_options(connection)
             if len(self.channels) < self.most_connections:
-                self.channels[connection.fileno()] = Channel(self, connection, address)
+                self.channels[connection.fileno()] = Channel(self, connection)
             else:
-                self.turn_away(connection, address)
+                self.turn_away(connection)
         return True
 
     def pause_accepting(self, error: OSError) -> None:
@@ -157,14 +156,14 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
                 self.logbook.event("warning", "connections wait to be accepted", reason=error.strerror)
         self.accept_again_at = self.now + ACCEPT_PAUSE_SECONDS
 
-    def turn_away(self, connection: socket.socket, address: tuple[Any, ...]) -> None:
+    def turn_away(self, connection: socket.socket) -> None:
         """Answers 503 to a connection too many. A few of them at a time may linger, so that the answer is not lost."""
         if len(self.channels) < self.most_connections + MOST_TURNED_AWAY:
-            channel = self.channels[connection.fileno()] = Channel(self, connection, address)
-            channel.refuse(503, CROWDED, RETRY_AFTER)
+            channel = self.channels[connection.fileno()] = Channel(self, connection)
+            channel.refuse(CROWDED)
             return
         with suppress(OSError):
-            connection.send(self.refusal(503, CROWDED, "GET", RETRY_AFTER))
+            connection.send(self.refusal(CROWDED, "GET"))
         connection.close()
 
     def forget(self, channel: Channel) -> None:
@@ -172,23 +171,23 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.channels.pop(channel.fd, None)
         self.poller.unregister(channel.fd)
 
-    def answer(self, shared: dict[str, Any], request: Request, close: bool) -> bytes:
+    def answer(self, request: Request, close: bool) -> bytes:
         """The application's answer to a request; in the loop or in a thread of the pool."""
+        head, body = request
+        connection = "close" if close else "keep-alive" if head.version == "1.0" else None
         try:
-            return self.gateway.answer(shared, request, close)
+            response, request_id = self.app.answer(head.method, head.path, head.variables, body)
+            return self.writer.message(response, request_id, head.method, connection)
         except Exception:
-            data, request_id = self.gateway.refusal(500, "The server failed on this request.", request.head.method, close)
+            data, request_id = self.writer.refusal(Problem("The server failed on this request."), head.method, connection)
             self.logbook.failure(request_id)
             self.observer.refused(500, request_id)
             return data
 
-    def refusal(self, status: int, detail: str, method: str, retry_after: int | None = None, close: bool = True) -> bytes:
-        data, request_id = self.gateway.refusal(status, detail, method, close, retry_after)
-        self.observer.refused(status, request_id)
+    def refusal(self, problem: Problem, method: str, connection: str | None = "close") -> bytes:
+        data, request_id = self.writer.refusal(problem, method, connection)
+        self.observer.refused(problem.status, request_id)
         return data
-
-    def overloaded(self, method: str, close: bool) -> bytes:
-        return self.refusal(503, OVERLOADED, method, RETRY_AFTER, close)
 
     def enqueue(self, channel: Channel, request: Request) -> bool:
         """Gives a request to the thread pool; False where its queue is full."""

@@ -85,26 +85,34 @@ class App:
         self.max_body_bytes = max_body_bytes
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> list[bytes]:
-        """Answers one request. Nothing that a handler raises goes further than this."""
+        """Answers one request of any WSGI server."""
+        method = environ["REQUEST_METHOD"]
+        response, request_id = self.answer(method, environ.get("PATH_INFO", ""), environ)
+        headers = [*response.headers, ("X-Request-ID", request_id)]
+        if response.status != 204:
+            headers += (("Content-Type", response.media), ("Content-Length", str(len(response.body))))
+        start_response(STATUS_LINES[response.status], headers)
+        return [] if method == "HEAD" else [response.body]
+
+    def answer(self, method: str, path: str, variables: Environ, body: bytes | None = None) -> tuple[Response, str]:
+        """The response to a request with these CGI variables (RFC 3875), and its id. Nothing that a handler raises gets out.
+
+        `body` is None where it must be read from variables["wsgi.input"].
+        """
         started = time.perf_counter()
         self.observer.started()
-        method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
-        offered = environ.get("HTTP_X_REQUEST_ID")
+        offered = variables.get("HTTP_X_REQUEST_ID")
         request_id = offered if offered and request_id_of_caller(offered) else new_request_id()
         try:
-            response = self.respond(method, path, environ)
+            response = self.respond(method, path, variables, body)
         except Exception as error:
             problem = error if isinstance(error, Problem) else Problem(UNEXPECTED)
             if problem.status == 500:
                 self.observer.failed(request_id)
             response = rendered(problem, request_id)
-        headers = [*response.headers, ("X-Request-ID", request_id)]
-        if response.status != 204:
-            headers += (("Content-Type", response.media), ("Content-Length", str(len(response.body))))
-        start_response(STATUS_LINES[response.status], headers)
         route = path if path in self.table else UNMATCHED
         self.observer.answered(method, path, route, response, time.perf_counter() - started, request_id)
-        return [] if method == "HEAD" else [response.body]
+        return response, request_id
 
     def inline(self, method: str, path: str, body_bytes: int) -> bool:
         """Whether the server should answer this request in its I/O loop."""
@@ -115,12 +123,14 @@ class App:
         on_path = self.table.get(path)
         return None if on_path is None else on_path.get("GET" if method == "HEAD" else method)
 
-    def respond(self, method: str, path: str, environ: Environ) -> Response:
+    def respond(self, method: str, path: str, variables: Environ, body: bytes | None) -> Response:
         """Finds the route and runs its handler; raises Problem where there is none."""
         route = self.route(method, path)
         if route is not None:
-            body = b"" if route.body is None else read_json(environ, self.max_body_bytes)
-            return route.handler(Request(method, path, body))
+            if route.body is None:
+                return route.handler(Request(method, path, b""))
+            check_media(variables)
+            return route.handler(Request(method, path, read_body(variables, self.max_body_bytes) if body is None else body))
         known = path in self.allowed
         allow = (("Allow", self.allowed[path]),) if known else ()
         if known and method == "OPTIONS":
@@ -148,18 +158,18 @@ def rendered(problem: Problem, request_id: str) -> Response:
     return Response(body, PROBLEM_JSON, problem.status, tuple(problem.headers))
 
 
-def read_json(environ: Environ, limit: int) -> bytes:
-    """The bytes of a body that claims to be JSON in UTF-8: checked for media type, coding and size, not yet parsed."""
-    media = environ.get("CONTENT_TYPE", "")
+def check_media(variables: Environ) -> None:
+    """Raises UnsupportedMedia for a body that does not claim to be plain JSON in UTF-8."""
+    media = variables.get("CONTENT_TYPE", "")
     if media and media != JSON and not utf8_json(media):
         raise errors.UnsupportedMedia(
             "This route takes JSON in UTF-8: send Content-Type: application/json.", headers=(("Accept-Post", JSON),)
         )
-    if environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower() != "identity":
+    coding = variables.get("HTTP_CONTENT_ENCODING")
+    if coding is not None and coding.strip().lower() != "identity":
         raise errors.UnsupportedMedia(
             "This route takes bodies as they are: send no Content-Encoding.", headers=(("Accept-Encoding", "identity"),)
         )
-    return read_body(environ, limit)
 
 
 def read_body(environ: Environ, limit: int) -> bytes:

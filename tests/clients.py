@@ -156,6 +156,8 @@ class Load:
         self.idle = [Slot(i < keeping, cycle_from(requests, i)) for i in range(keeping + fresh)]
         self.statuses: Counter[int] = Counter()
         self.lost: list[str] = []
+        # A few of the answers other than 200.
+        self.others: list[bytes] = []
         self.refused = self.closed_between = 0
         self.stopping = False
         self.poller = select.epoll()
@@ -264,7 +266,10 @@ class Load:
         end = slot.data.find(b"\r\n\r\n")
         length = length_of(slot.data, 0, end + 2) if end >= 0 else None
         if length and len(slot.data) >= end + 4 + int(length[1]):
-            self.statuses[int(slot.data[9:12])] += 1
+            status = int(slot.data[9:12])
+            self.statuses[status] += 1
+            if status != 200 and len(self.others) < 5:
+                self.others.append(slot.data)
             slot.answers += 1
             if closing(slot.data, 0, end + 2):
                 self.drop(slot)

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ import pytest
 from clients import LABEL, LARGEST, LIVEZ, NOT_MEASURED, ROW, Wire, ask, log_to, metric, open_sockets, request, until
 from conftest import need, start_server
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 SHORT = ("--header-seconds", "1", "--request-seconds", "1.5", "--idle-seconds", "1", "--send-seconds", "1")
 BODY = json.dumps({"data": [ROW]}).encode()
 CHUNKED = b"POST /predict/label HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -38,44 +40,54 @@ def hasty():
     server.stop()
 
 
-def drip(wire: Wire, piece: bytes) -> float:
-    """Sends the piece every tenth of a second until the server says something; how many seconds that took."""
-    began = time.monotonic()
+def drip(*each: tuple[Wire, bytes]) -> list[float]:
+    """Sends each its piece every tenth of a second until the server says something there; how many seconds that took."""
+    began, took = time.monotonic(), {}
     for _ in range(300):
-        wire.send(piece)
-        time.sleep(0.1)
-        if wire.readable():
+        for wire, piece in each:
+            if wire not in took and wire.readable():
+                took[wire] = time.monotonic() - began
+            elif wire not in took:
+                wire.send(piece)
+        if len(took) == len(each):
             break
-    return time.monotonic() - began
+        time.sleep(0.1)
+    return [took[wire] for wire, _ in each]
 
 
-@pytest.mark.parametrize("part", SLOW)
-def test_a_request_that_drips_gets_408_however_steadily_it_drips(hasty, part):
-    start, piece = SLOW[part]
-    with Wire(hasty) as wire:
-        took = drip(wire.send(start), piece)
-        answer = wire.answer()
-        assert (answer.status, answer.closes, answer.fields["content-type"]) == (408, True, "application/problem+json")
-        assert answer.json()["request_id"] == answer.fields["x-request-id"]
-        assert wire.end() == ("closed", b"")
-    # Never before its time, and at 30 drips a deadline far before it could have ended by itself.
-    assert 0.9 <= took < 15
+def test_a_request_that_drips_gets_408_however_steadily_it_drips(hasty):
+    with ExitStack() as stack:
+        wires = {part: stack.enter_context(Wire(hasty)).send(start) for part, (start, _) in SLOW.items()}
+        took = drip(*((wire, SLOW[part][1]) for part, wire in wires.items()))
+        # Never before its time; and 30 s of drips have not moved it.
+        assert min(took) > 0.9 and max(took) < 15
+        for part, wire in wires.items():
+            answer = wire.answer()
+            assert (part, answer.status, answer.closes) == (part, 408, True)
+            assert answer.fields["content-type"] == "application/problem+json"
+            assert answer.json()["request_id"] == answer.fields["x-request-id"]
+            assert (part, *wire.end()) == (part, "closed", b"")
 
 
 def test_a_second_request_that_drips_is_refused_like_a_first(hasty):
     with Wire(hasty) as wire:
         assert wire.ask(LIVEZ).status == 200
-        drip(wire.send(b"GET /livez"), b"a")
+        drip((wire.send(b"GET /livez"), b"a"))
         assert wire.answer().status == 408
 
 
 def test_a_client_that_drips_on_after_its_408_is_cut_off(hasty):
     with Wire(hasty) as wire:
-        drip(wire, b"A")
-        with pytest.raises(OSError):
-            for _ in range(300):
-                wire.send(b"A")
-                time.sleep(0.05)
+        drip((wire, b"A"))
+        until(lambda: fails(wire, b"A"), "a connection that takes no more")
+
+
+def fails(wire: Wire, piece: bytes) -> bool:
+    try:
+        wire.send(piece)
+    except OSError:
+        return True
+    return False
 
 
 def test_a_new_connection_that_says_nothing_is_closed_without_a_word(hasty):
@@ -92,7 +104,7 @@ def test_a_connection_that_asks_nothing_more_is_closed_without_a_word(hasty):
 def test_a_connection_that_goes_on_asking_outlives_every_deadline(hasty):
     began = time.monotonic()
     with Wire(hasty) as wire:
-        while time.monotonic() - began < 3:
+        while time.monotonic() - began < 2.5:
             assert wire.ask(LABEL).status == 200
             time.sleep(0.1)
 
@@ -118,16 +130,15 @@ def test_a_client_that_takes_no_answer_is_cut_off(hasty):
 
 
 def test_a_client_that_reads_slowly_but_steadily_is_served_to_the_end(run):
-    # The rule is 16 KiB within the deadline, and this client takes eight times as much.
-    server = run("--send-seconds", "1")
+    # The rule is 16 KiB within half a second, and this client takes ten times as much: kernels pass data on in large pieces.
+    server = run("--send-seconds", "0.5")
     with Wire(server, receive_buffer=16384) as wire:
         wire.send(LARGEST * 6)
         began, count = time.monotonic(), 0
-        while time.monotonic() - began < 5:
-            count += len(wire.socket.recv(13_000))
-            time.sleep(0.1)
+        while time.monotonic() - began < 3:
+            count += len(wire.socket.recv(16384))
+            time.sleep(0.05)
         assert count < 6 * 760_000
-        wire.buffer = b""
         rest = 6 * 760_000 - count
         while rest > 0:
             data = wire.socket.recv(1 << 20)
@@ -175,15 +186,15 @@ ATTACKS = {
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_thousand_slow_connections_are_gone_soon_and_nobody_else_notices(run, attack):
     tool = need("slowhttptest")
-    deadlines = ("--header-seconds", "3", "--request-seconds", "3", "--idle-seconds", "3", "--send-seconds", "3")
+    deadlines = ("--header-seconds", "4", "--request-seconds", "4", "--idle-seconds", "4", "--send-seconds", "4")
     server = run(*deadlines, under=log_to("/dev/null"), **NOT_MEASURED)
     url = server.url + ("/openapi.json" if attack == "slow read" else "/predict/label")
     command = [tool, "-c", "1000", "-r", "1000", "-l", "60", "-p", "5", *ATTACKS[attack], "-u", url]
     with Good(server) as good:
         slow = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
-            until(lambda: open_sockets(server.process.pid) > 900, "a thousand slow connections", 30)
-            # It needs a second to open them; then twice the deadline, and two seconds that a refused client has to hang up.
+            until(lambda: open_sockets(server.process.pid) > 600, "most of the slow connections", 30)
+            # It may still be opening the rest; and a client that was refused has two seconds to hang up.
             took = until(lambda: open_sockets(server.process.pid) < 20, "the end of the slow connections", 30)
             answered = good.statuses.total()
             until(lambda: good.statuses.total() >= answered + 30, "good answers afterwards")
@@ -192,7 +203,7 @@ def test_a_thousand_slow_connections_are_gone_soon_and_nobody_else_notices(run, 
             out = slow.communicate(timeout=30)[0]
     assert set(good.statuses) == {200}, good.statuses
     assert good.slowest < 5
-    assert took < 12, out
+    assert took < 2 * 4 + 6, out
     fds = metric(ask(server, request("GET", "/metrics")).body.decode(), "process_open_fds")
     assert fds < 40
     assert not re.search(r"service available: *NO", out)

@@ -1,0 +1,40 @@
+"""Answers as the bytes of HTTP/1.1 messages (RFC 9112)."""
+
+import time
+from email.utils import formatdate
+
+from iris_wsgi.errors import Problem
+from iris_wsgi.wsgi import STATUS_LINES, Response, new_request_id, rendered
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Writer:
+    """Writes answers, with the date made once a second."""
+
+    def __init__(self) -> None:
+        self.second, self.date = 0, ""
+
+    def message(self, response: Response, request_id: str, method: str, connection: str | None) -> bytes:
+        """A whole answer; `connection` is the field of that name. A line end within a field is a defect, and a ValueError."""
+        status, body = response.status, response.body
+        fields = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
+        if fields.count("\n") != len(response.headers):
+            raise ValueError("a field of the answer has a line end in it")
+        if connection is not None:
+            fields += f"Connection: {connection}\r\n"
+        if status != 204:
+            fields += f"Content-Type: {response.media}\r\nContent-Length: {len(body)}\r\n"
+        head = f"HTTP/1.1 {STATUS_LINES[status]}\r\nDate: {self.now()}\r\nX-Request-ID: {request_id}\r\n{fields}\r\n".encode()
+        return head if method == "HEAD" else head + body
+
+    def refusal(self, problem: Problem, method: str, connection: str | None) -> tuple[bytes, str]:
+        """What the server itself answers to a request that does not reach the application, and its request id."""
+        request_id = new_request_id()
+        return self.message(rendered(problem, request_id), request_id, method, connection), request_id
+
+    def now(self) -> str:
+        second = int(time.time())
+        if second != self.second:
+            self.second, self.date = second, formatdate(second, usegmt=True)
+        return self.date

@@ -1,0 +1,42 @@
+"""Answers as bytes."""
+
+import pytest
+
+from iris_wsgi.answers import Writer
+from iris_wsgi.errors import NotReady
+from iris_wsgi.wsgi import Response
+
+
+def parts(data: bytes) -> tuple[bytes, list[bytes], bytes]:
+    head, _, content = data.partition(b"\r\n\r\n")
+    first, *fields = head.split(b"\r\n")
+    return first, fields, content
+
+
+def test_an_answer_has_date_id_type_length_and_its_own_fields():
+    first, fields, content = parts(Writer().message(Response(b"{}", headers=(("X-Y", "z"),)), "id", "GET", None))
+    assert (first, content) == (b"HTTP/1.1 200 OK", b"{}")
+    assert fields[0].startswith(b"Date: ") and fields[0].endswith(b" GMT")
+    assert fields[1:] == [b"X-Request-ID: id", b"X-Y: z", b"Content-Type: application/json", b"Content-Length: 2"]
+
+
+def test_head_has_the_length_without_the_content_and_204_has_neither():
+    _, fields, content = parts(Writer().message(Response(b"{}"), "id", "HEAD", "close"))
+    assert b"Content-Length: 2" in fields and b"Connection: close" in fields
+    assert content == b""
+    _, fields, content = parts(Writer().message(Response(b"", status=204), "id", "OPTIONS", None))
+    assert not any(field.startswith(b"Content-") for field in fields)
+
+
+def test_a_refusal_is_a_problem_document_under_an_id_of_its_own():
+    data, request_id = Writer().refusal(NotReady("Not now.", headers=(("Retry-After", "1"),)), "GET", "close")
+    first, fields, content = parts(data)
+    assert first == b"HTTP/1.1 503 Service Unavailable"
+    assert {b"Retry-After: 1", b"Content-Type: application/problem+json", b"X-Request-ID: " + request_id.encode()} <= set(fields)
+    assert request_id.encode() in content
+
+
+@pytest.mark.parametrize("field", [("X", "a\r\nSet-Cookie: b"), ("X", "a\nb"), ("X\r\nY", "a")])
+def test_a_line_end_in_a_field_is_refused(field):
+    with pytest.raises(ValueError, match="line end"):
+        Writer().message(Response(b"", headers=(field,)), "id", "GET", None)
