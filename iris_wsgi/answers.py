@@ -1,7 +1,8 @@
 """Answers as the bytes of HTTP/1.1 messages (RFC 9112)."""
 
 import time
-from email.utils import formatdate
+
+from waitress.utilities import build_http_date
 
 from iris_wsgi.errors import Problem
 from iris_wsgi.wsgi import STATUS_LINES, Response, new_request_id, rendered
@@ -36,5 +37,5 @@ class Writer:
     def now(self) -> str:
         second = int(time.time())
         if second != self.second:
-            self.second, self.date = second, formatdate(second, usegmt=True)
+            self.second, self.date = second, build_http_date(second)
         return self.date

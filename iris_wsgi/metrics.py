@@ -60,7 +60,7 @@ class Registry:
 
     def join(self) -> None:
         """To be called when all families are made and none has counted: takes up what an earlier process of this slot left."""
-        described = repr([(family.head, list(family.labels.values())) for family in self.families])
+        described = repr([(family.head, family.names, list(family.first)) for family in self.families])
         # 52 bits, so that it is the same number as a float64; never 0, which is an unused slot.
         self.layout = int.from_bytes(hashlib.sha256(described.encode()).digest()[:6], "big") + 1
         self.board.join(self.slot, self.layout, self.used)
@@ -93,7 +93,7 @@ class Family:
         self.cells, self.lock, self.sparse = registry.cells, registry.lock, sparse
         self.name, self.head = name, (f"# HELP {name} {help_text}", f"# TYPE {name} {self.kind}")
         self.first = {key: registry.take(self.width, self.passing) for key in keys}
-        self.labels = {key: ",".join(f'{n}="{escaped(v)}"' for n, v in zip(names, key, strict=True)) for key in self.first}
+        self.names = names
         registry.families.append(self)
 
     def lines(self, total: Sequence[float]) -> Iterator[str]:
@@ -101,7 +101,8 @@ class Family:
         for key, first in self.first.items():
             cells = total[first : first + self.width]
             if any(cells) or not self.sparse:
-                yield from self.series(self.labels[key], cells)
+                labels = ",".join(f'{n}="{escaped(v)}"' for n, v in zip(self.names, key, strict=True))
+                yield from self.series(labels, cells)
 
     def series(self, labels: str, cells: Sequence[float]) -> Iterator[str]:
         yield f"{self.name}{braced(labels)} {number(cells[0])}"
