@@ -30,8 +30,9 @@ SWEEP_SECONDS = 0.25
 ACCEPT_PAUSE_SECONDS = 0.2
 COMPLAINT_SECONDS = 10.0
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-# Connections over the limit that may wait for their client to close; the descriptors set aside suffice for them.
+# Connections over the limit that may wait, after their 503, for their client to close.
 MOST_TURNED_AWAY = 64
+DESCRIPTORS_FOR_THE_REST = 32
 CROWDED = NotReady("The server has as many connections as it may have; try again soon.", headers=(("Retry-After", "1"),))
 # From <asm-generic/socket.h> and <linux/bpf_common.h>; Python has no names for them.
 SO_ATTACH_FILTER, BPF_RET = 26, 0x06
@@ -76,7 +77,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.poller = select.epoll() if hasattr(select, "epoll") else Poll()
         self.channels: dict[int, Channel] = {}
         self.done: deque[tuple[Channel, bytes, bool]] = deque()
-        self.most_connections = connection_limit(settings.connections)
+        self.most_connections, self.most_turned_away = connection_limits(settings.connections)
         self.listening, self.stopping, self.last_to_listen = True, False, True
         self.close_listener_at = self.end_at = self.accept_again_at = inf
         self.next_sweep = self.next_complaint = 0.0
@@ -158,7 +159,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
 
     def turn_away(self, connection: socket.socket) -> None:
         """Answers 503 to a connection too many. A few of them at a time may linger, so that the answer is not lost."""
-        if len(self.channels) < self.most_connections + MOST_TURNED_AWAY:
+        if len(self.channels) < self.most_connections + self.most_turned_away:
             channel = self.channels[connection.fileno()] = Channel(self, connection)
             channel.refuse(CROWDED)
             return
@@ -266,10 +267,12 @@ class Poll:
         pass
 
 
-def connection_limit(wanted: int) -> int:
-    """No more than the descriptors of this process allow, less a few for everything else."""
+def connection_limits(wanted: int) -> tuple[int, int]:
+    """How many connections to serve, and how many more to turn away politely at a time, as far as descriptors allow."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - 32 - MOST_TURNED_AWAY))
+    spare = inf if soft == resource.RLIM_INFINITY else max(2, soft - DESCRIPTORS_FOR_THE_REST)
+    turned_away = int(min(MOST_TURNED_AWAY, spare // 4))
+    return int(min(wanted, spare - turned_away)), turned_away
 
 
 def refuse_newcomers(listener: socket.socket) -> None:

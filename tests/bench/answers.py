@@ -1,0 +1,25 @@
+"""Where an HTTP answer ends, by its Content-Length or its chunks."""
+
+HEAD_END = b"\r\n\r\n"
+
+
+def surplus(answer: bytes) -> int | None:
+    """Bytes beyond the end of the first answer, negative where some are missing; None where its end cannot be known yet."""
+    end = answer.find(HEAD_END)
+    if end < 0:
+        return None
+    head = answer[:end].lower()
+    at = head.find(b"content-length:")
+    if at >= 0:
+        return len(answer) - end - 4 - int(head[at + 15 :].split(b"\r", 1)[0])
+    if b"transfer-encoding: chunked" not in head:
+        return None
+    at = end + 4
+    while (line := answer.find(b"\r\n", at)) >= 0:
+        size = int(answer[at:line].split(b";", 1)[0], 16)
+        at = line + 2 + size + 2
+        if at > len(answer):
+            return None
+        if size == 0:
+            return len(answer) - at
+    return None

@@ -1,0 +1,191 @@
+"""The load generator: a closed loop over epoll in a process of its own, one request under way on each connection."""
+
+import contextlib
+import json
+import select
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import processes
+import rows
+from answers import surplus
+
+PATIENCE = 5.0
+
+
+class Load:
+    """Connections to one server, and what was seen on them."""
+
+    def __init__(self, port: int, requests: Sequence[bytes], first: int) -> None:
+        self.port, self.requests, self.next = port, requests, first
+        self.poll = select.epoll()
+        self.sockets: dict[int, socket.socket] = {}
+        self.parts: dict[int, bytes] = {}
+        self.sent_at: dict[int, int] = {}
+        self.answered: set[int] = set()
+        self.latencies: list[int] = []
+        self.failures = self.closed = 0
+
+    def connect(self) -> None:
+        one = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        one.setblocking(False)
+        self.sockets[one.fileno()] = one
+        self.poll.register(one, select.EPOLLIN)
+        self.ask(one.fileno())
+
+    def ask(self, number: int) -> None:
+        """Sends the next request on a connection."""
+        request = self.requests[self.next % len(self.requests)]
+        self.next += 1
+        self.parts[number] = b""
+        self.sent_at[number] = time.perf_counter_ns()
+        one = self.sockets[number]
+        try:
+            sent = one.send(request)
+        except OSError:
+            # The answer's reading will find the connection closed.
+            return
+        if sent < len(request):
+            one.settimeout(PATIENCE)
+            with contextlib.suppress(OSError):
+                one.sendall(request[sent:])
+            one.setblocking(False)
+
+    def replace(self, number: int) -> None:
+        """A connection that the server closed is a failure if an answer was due, and makes way for a new one."""
+        self.closed += 1
+        self.failures += number in self.sent_at
+        self.poll.unregister(number)
+        self.sockets.pop(number).close()
+        self.sent_at.pop(number, None)
+        self.connect()
+
+    def drive(self, count: int, seconds: float, more: bool = True) -> int:
+        """Takes `count` answers at most, for `seconds` at most; with `more` each makes way for a next request."""
+        poll, sockets, parts, sent_at, latencies = self.poll.poll, self.sockets, self.parts, self.sent_at, self.latencies
+        clock, answered, done = time.perf_counter_ns, self.answered.add, 0
+        end = clock() + int(seconds * 1e9)
+        while done < count and clock() < end:
+            for number, _ in poll(0.1):
+                try:
+                    data = sockets[number].recv(262_144)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    data = b""
+                if not data:
+                    self.replace(number)
+                    continue
+                if parts[number]:
+                    data = parts[number] + data
+                beyond = surplus(data)
+                if beyond is None or beyond < 0:
+                    parts[number] = data
+                    continue
+                latencies.append(clock() - sent_at.pop(number))
+                done += 1
+                answered(number)
+                if beyond or not data.startswith(b"HTTP/1.1 200 "):
+                    self.failures += 1
+                if more:
+                    self.ask(number)
+        return done
+
+    def warm(self, count: int) -> None:
+        """Goes on until `count` answers are in and each connection had one: servers accept at their leisure."""
+        end = time.perf_counter() + PATIENCE
+        done = self.drive(count, PATIENCE)
+        while (done < count or len(self.answered) < len(self.sockets)) and time.perf_counter() < end:
+            done += self.drive(64, 0.5)
+
+    def close(self) -> None:
+        """Takes the answers still due, so that no server is met by a reset, and closes."""
+        self.drive(len(self.sent_at), 1.0, more=False)
+        for one in self.sockets.values():
+            one.close()
+        self.poll.close()
+
+
+def idle_connections(count: int, port: int, request: bytes) -> list[socket.socket]:
+    """Connections that got one answer each and now stay open with nothing to do."""
+    opened = []
+    for _ in range(count):
+        one = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        one.sendall(request)
+        answer = b""
+        while (surplus(answer) or 0) < 0 or surplus(answer) is None:
+            data = one.recv(65_536)
+            if not data:
+                break
+            answer += data
+        one.setblocking(False)
+        opened.append(one)
+    return opened
+
+
+def still_open(one: socket.socket) -> bool:
+    try:
+        return bool(one.recv(1))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def measure(phase: dict[str, Any], requests: Sequence[bytes]) -> dict[str, float]:
+    """One window of load: connections, requests and seconds at most, idle connections beside them."""
+    idle = idle_connections(phase.get("idle", 0), phase["port"], requests[-1])
+    load = Load(phase["port"], requests, phase["first"])
+    for _ in range(phase["connections"]):
+        load.connect()
+    load.warm(phase["warm"])
+    load.latencies.clear()
+    load.failures = load.closed = 0
+    pids = processes.tree(phase["pid"])
+    own, before, started = time.process_time(), processes.cpu_times(pids), time.perf_counter()
+    done = load.drive(phase["requests"], phase["seconds"])
+    elapsed, after = time.perf_counter() - started, processes.cpu_times(pids)
+    own = time.process_time() - own
+    after |= processes.cpu_times(set(processes.tree(phase["pid"])) - set(pids))
+    taken = sorted(load.latencies) or [0]
+    result = {
+        "requests": done,
+        "rate": done / elapsed,
+        "cpu": processes.cpu_between(before, after) / 1e3 / max(done, 1),
+        "p50": taken[len(taken) // 2] / 1e6,
+        "p99": taken[min(len(taken) - 1, len(taken) * 99 // 100)] / 1e6,
+        "busy": own / elapsed,
+        "failures": load.failures,
+        "unanswered": len(load.sockets) - len(load.answered & set(load.sockets)),
+        "idle_open": sum(map(still_open, idle)),
+    }
+    load.close()
+    for one in idle:
+        one.close()
+    return result
+
+
+def main(phases: list[dict[str, Any]]) -> None:
+    bodies = {"label": rows.singles, "batch": rows.batches}
+    made: dict[tuple[str, str], list[bytes]] = {}
+    for phase in phases:
+        key = phase["kind"], phase["path"]
+        made[key] = made.get(key) or [rows.request(phase["path"], body) for body in bodies[phase["kind"]]()]
+    json.dump([attempt(phase, made[phase["kind"], phase["path"]]) for phase in phases], sys.stdout)
+
+
+def attempt(phase: dict[str, Any], requests: Sequence[bytes]) -> dict[str, Any]:
+    """A window's figures, or why there are none; the windows after it are measured all the same."""
+    try:
+        return measure(phase, requests)
+    except OSError as error:
+        return {"gave_up": f"{type(error).__name__}: {error}"}
+
+
+if __name__ == "__main__":
+    main(json.load(sys.stdin))

@@ -1,0 +1,32 @@
+"""What the figures were taken on: CPU, kernel, Python, versions of packages, the day."""
+
+import datetime
+import os
+import platform
+import re
+from pathlib import Path
+
+import environments
+
+
+def lines() -> str:
+    packages: dict[str, str] = {}
+    for name in environments.PACKAGES:
+        if (environments.HOME / name / "installed").exists():
+            packages |= environments.versions(name)
+    told = ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
+    today = datetime.datetime.now(datetime.UTC).date()
+    return (
+        f"* {cpu()}, {os.cpu_count()} CPUs, {memory()}\n"
+        f"* {platform.system()} {platform.release()} {platform.machine()}, Python {platform.python_version()}, {today}\n"
+        f"* {told}\n"
+    )
+
+
+def cpu() -> str:
+    found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or "unknown CPU"
+
+
+def memory() -> str:
+    return f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9:.0f} GB of memory"

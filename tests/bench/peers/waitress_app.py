@@ -1,0 +1,20 @@
+"""Our application behind stock waitress: four threads, and room for the connections of this benchmark."""
+
+import os
+import sys
+
+import waitress
+
+import iris_wsgi
+
+if __name__ == "__main__":
+    waitress.serve(
+        iris_wsgi.create_app(role="web_single", model_dir=os.environ["BENCH_MODEL"]),
+        host="127.0.0.1",
+        port=int(sys.argv[1]),
+        threads=4,
+        # Its defaults, 100 connections and select(), leave most of 256 connections without any answer.
+        connection_limit=5000,
+        asyncore_use_poll=True,
+        max_request_body_size=1 << 20,
+    )

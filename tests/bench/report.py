@@ -1,0 +1,137 @@
+"""The tables of a run, in Markdown, and the files they are written to."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import machine
+import targets
+from environments import BENCH, HOME
+from outcome import Outcome
+from servers import SERVERS, Server
+
+INTRO = """\
+# Benchmark
+
+The same model behind several servers, measured side by side in one run: {rounds} over all of them in turn, each freshly started
+in each round, and the medians. Made with `{command}`. Figures of two runs or two machines do not compare; the ratios of one run
+do.
+"""
+METHOD = """\
+## How it is measured
+
+* One request: `POST /predict/label` with `{"data": [[5.1, 3.5, 1.4, 0.2]]}`, each with another row of 20,000. The answers to
+  200 rows and to a batch are compared with onnxruntime's own first, and an answer that is not 200 spoils its window.
+* Servers and load generator share two CPUs, as the kernel sees fit. `--pin` gives a server of one worker the first CPU and the
+  load the second: that costs a server of several processes requests/s, and spares one of several threads most of the CPU that
+  it burns when they hand work to each other across CPUs.
+* The load is a closed loop over epoll: each keep-alive connection has one request under way.
+* CPU is user and system time of all processes and threads of the server, by the kernel's clocks of these processes, over the
+  requests of a window; at 16 connections where nothing else is said. Memory is the proportional set size of all processes, in
+  10^6 bytes.
+* Batches have 1,000 rows and come over 4 connections.
+* Every server runs onnxruntime with one thread, in sequence, without spinning. Output goes to /dev/null. Ours, and stock
+  waitress with our application, count and log each request; the peers' access logs are off, which favours them.
+"""
+Cell = Callable[[Server], str]
+
+
+def text(outcome: Outcome) -> str:
+    """The whole document."""
+    rounds = "one round" if outcome.rounds == 1 else f"{outcome.rounds} rounds"
+    parts = [INTRO.format(rounds=rounds, command=outcome.command)]
+    parts += ["![CPU of a request and requests per second](benchmark.png)\n"]
+    for heading, columns, limits in tables(outcome):
+        lines = [[title(server), *(cell(server) for _, cell in columns)] for server in SERVERS if server.name in outcome.results]
+        lines = [line for line in lines if set(line[1:]) - {""}]
+        parts.append(f"## {heading}\n\n{table(['server', *(name for name, _ in columns)], lines)}{limits}")
+    missing = outcome.notes | outcome.reasons
+    if missing:
+        told = [[title(server), missing[server.name]] for server in SERVERS if server.name in missing]
+        parts.append(f"## What went wrong\n\n{table(['server', 'what'], told)}")
+    notes = [[title(server), server.note] for server in SERVERS]
+    parts += [METHOD, table(["server", "how it was set up"], notes), f"## The machine\n\n{machine.lines()}"]
+    verdicts = "\n".join(f"* {line}" for line in targets.lines(outcome))
+    return "\n".join([*parts, f"## Targets\n\nOf medians of this run, one worker against one worker.\n\n{verdicts}\n"])
+
+
+def tables(outcome: Outcome) -> list[tuple[str, list[tuple[str, Cell]], str]]:
+    """Heading, columns and closing words of each table."""
+
+    def plain(figure: str, pattern: str = "{:,.0f}", factor: float = 1.0) -> Cell:
+        return lambda server: shown(outcome.value(server.name, figure), pattern, factor)
+
+    def ratio(figure: str) -> Cell:
+        return lambda server: shown(outcome.ratio((server.name, figure), ("ours", figure)), "{:.2f}")
+
+    rates = [(f"requests/s at {at}", plain(f"label_rate_{at}")) for at in (1, 16, 256)]
+    latencies = [(f"{p} at {at}", plain(f"label_{p}_{at}", "{:.2f}")) for at in (1, 16, 256) for p in ("p50", "p99")]
+    throughput = [("CPU µs", plain("label_cpu_16")), ("to ours", ratio("label_cpu_16")), rates[0], rates[1]]
+    throughput += [("to ours", ratio("label_rate_16")), rates[2], ("to ours", ratio("label_rate_256"))]
+    start = [("first answer s", plain("start", "{:.2f}")), ("to ours", ratio("start")), ("idle MB", plain("memory_idle"))]
+    start += [("to ours", ratio("memory_idle")), ("after load MB", plain("memory_loaded"))]
+    start += [("rows/s of batches", plain("batch_rate_4", "{:,.0f}", 1_000)), ("to ours", ratio("batch_rate_4"))]
+    by_load = [(f"at {at}", plain(f"label_cpu_{at}")) for at in (1, 16, 256)]
+    by_load += [("16, none idle", plain("idle_cpu_0")), ("16 and 2,000 idle", plain("idle_cpu_2000"))]
+    by_load += [("idle still open", plain("idle_idle_open_2000"))]
+    return [
+        ("CPU of a request, and requests per second", throughput, limits(outcome)),
+        ("Latency in ms by connections", latencies, ""),
+        ("Start, memory, and batches of 1,000 rows", start, ""),
+        ("CPU µs of a request by connections", by_load, ""),
+    ]
+
+
+def limits(outcome: Outcome) -> str:
+    """What the first table is bounded by: the application itself, and the load generator."""
+    alone = shown(outcome.value("alone", "cpu"), "{:.1f} CPU µs") or "an unknown time"
+    multiple = shown(outcome.ratio(("ours", "label_cpu_16"), ("alone", "cpu")), "; with our server it is {:.2f} times that")
+    busy = {server.name: outcome.value(server.name, "label_busy_16") or 0.0 for server in SERVERS if server.checked}
+    most = max(busy, key=busy.__getitem__)
+    return (
+        f"\nThe application alone, called without a server, takes {alone}{multiple}.\n"
+        f"The load generator was busy for {busy[most]:.0%} of its time at most ({most}), so it held nobody up.\n"
+    )
+
+
+def title(server: Server) -> str:
+    return server.title if server.workers == 1 else f"{server.title}, {server.workers} workers"
+
+
+def shown(value: float | None, pattern: str, factor: float = 1.0) -> str:
+    return "" if value is None else pattern.format(value * factor)
+
+
+def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns line up: words to the left, figures to the right."""
+    widths = [max(map(len, column)) for column in zip(headings, *lines, strict=True)]
+    right = [all(not line[i] or line[i][0].isdigit() for line in lines) for i in range(len(headings))]
+    rule = ["-" * (width - 1) + (":" if figures else "-") for width, figures in zip(widths, right, strict=True)]
+    aligned = [
+        [cell.rjust(width) if figures else cell.ljust(width) for cell, width, figures in zip(line, widths, right, strict=True)]
+        for line in (headings, rule, *lines)
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in aligned)
+
+
+def write(folder: Path, document: str, outcome: Outcome, python: str | None) -> None:
+    """benchmark.md and, where there is a Python with matplotlib, benchmark.png."""
+    folder.mkdir(exist_ok=True)
+    (folder / "benchmark.md").write_text(document, encoding="utf-8")
+    if python is None:
+        return
+    bars = [
+        {
+            "title": title(server),
+            "ours": server.name.startswith("ours"),
+            "cpu": outcome.value(server.name, "label_cpu_16"),
+            "rate": outcome.value(server.name, "label_rate_16"),
+        }
+        for server in SERVERS
+        if server.name in outcome.results
+    ]
+    command = [python, "-B", str(BENCH / "chart.py"), str(folder / "benchmark.png")]
+    environ = {**os.environ, "MPLCONFIGDIR": str(HOME / "matplotlib")}
+    subprocess.run(command, input=json.dumps(bars), env=environ, text=True, timeout=120, check=True)

@@ -1,0 +1,378 @@
+"""Several processes on one socket: they count as one, and the death of one is nobody's concern."""
+
+import json
+import os
+import signal
+import sys
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+from clients import (
+    LABEL,
+    LARGEST,
+    LIVEZ,
+    METRICS,
+    NOT_MEASURED,
+    POOLED,
+    READYZ,
+    Load,
+    Wire,
+    alive,
+    ask,
+    children,
+    cpu_seconds,
+    log_to,
+    metric,
+    until,
+)
+from conftest import start_server
+from test_drain import ended, refused
+from test_live import start
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+TWO = ("--workers", "2")
+
+
+def both(server) -> list[int]:
+    """The process ids of two workers, once both of them serve."""
+    found: list[int] = []
+
+    def two() -> bool:
+        found[:] = serving(server)
+        return len(found) == 2
+
+    until(two, "two workers")
+    return found
+
+
+def serving(server) -> list[int]:
+    """The workers that wait for connections: those that have an epoll with the listener and their trigger in it."""
+    return [pid for pid in children(server.process.pid) if watched(pid) >= 2]
+
+
+def watched(pid: int) -> int:
+    """How many descriptors a process has in its epoll."""
+    count = 0
+    with suppress(OSError):
+        for one in os.listdir(f"/proc/{pid}/fdinfo"):
+            with suppress(OSError):
+                count += Path(f"/proc/{pid}/fdinfo/{one}").read_text().count("tfd:")
+    return count
+
+
+def events(log: Path) -> list[dict]:
+    """What the log tells beside requests."""
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    return [line for line in lines if "message" in line]
+
+
+def told(log: Path, text: str) -> list[dict]:
+    return [event for event in events(log) if text in event["message"]]
+
+
+@pytest.fixture
+def pair(run, tmp_path):
+    """A server of two workers, with the file of its log."""
+    server = run(*TWO, under=log_to(tmp_path / "log"))
+    both(server)
+    return server, tmp_path / "log"
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """A server of two workers for tests that only ask."""
+    server = start_server(*TWO, under=log_to("/dev/null"))
+    both(server)
+    yield server
+    server.stop()
+
+
+def test_two_workers_serve_on_one_socket(shared):
+    pids = both(shared)
+    before = {pid: cpu_seconds(pid) for pid in pids}
+    with Load(shared, 10, 10, [LABEL, POOLED]):
+        until(lambda: all(cpu_seconds(pid) > before[pid] + 0.1 for pid in pids), "work of both")
+    inodes = {os.stat(f"/proc/{pid}/fd/{fd.name}").st_ino for pid in pids for fd in listeners(pid, shared.port)}
+    assert len(inodes) == 1
+
+
+def listeners(pid: int, port: int) -> list[Path]:
+    """The descriptors of a process that are a socket listening on the port."""
+    wanted = f":{port:04X} 00000000:0000 0A"
+    inodes = {line.split()[9] for line in Path("/proc/net/tcp").read_text().splitlines() if wanted in line}
+    return [fd for fd in Path(f"/proc/{pid}/fd").iterdir() if os.readlink(fd)[8:-1] in inodes]
+
+
+def test_the_parent_holds_neither_model_nor_numpy(shared):
+    maps = Path(f"/proc/{shared.process.pid}/maps").read_text()
+    assert "libpython" in maps or "python" in maps
+    assert "onnxruntime" not in maps and "numpy" not in maps
+    for pid in both(shared):
+        assert "onnxruntime" in Path(f"/proc/{pid}/maps").read_text()
+
+
+def test_metrics_are_exact_whichever_worker_tells_them(run):
+    server = run(*TWO, under=log_to("/dev/null"))
+    both(server)
+    with Load(server, 4, 8, [LABEL, LABEL, LABEL, POOLED]) as load:
+        until(lambda: load.answers >= 600, "answers")
+    with ExitStack() as stack:
+        wires = [stack.enter_context(Wire(server)) for _ in range(40)]
+        assert [wire.ask(LIVEZ).status for wire in wires] == [200] * 40
+    assert load.lost == []
+    labels, batches = set(), set()
+    for turn in range(20):
+        text = ask(server, METRICS).body.decode()
+        labels.add(metric(text, "http_requests_total", route="/predict/label"))
+        batches.add(metric(text, "http_request_duration_seconds_count", route="/predict/batch"))
+        assert metric(text, "http_requests_total", route="/livez") == 40
+        assert metric(text, "http_requests_total", route="/metrics") == turn
+        assert metric(text, "http_requests_in_flight") == 1
+    assert len(labels) == len(batches) == 1
+    assert labels.pop() + batches.pop() == load.answers
+    rows = metric(text, "http_requests_total", route="/predict/label") + 1000 * metric(
+        text, "http_requests_total", route="/predict/batch"
+    )
+    assert metric(text, "model_rows_total") == rows
+
+
+def test_memory_descriptors_and_time_are_those_of_all_processes(shared):
+    text = ask(shared, METRICS).body.decode()
+    pids = [shared.process.pid, *both(shared)]
+    resident = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * os.sysconf("SC_PAGE_SIZE")
+    assert metric(text, "process_resident_memory_bytes") == pytest.approx(resident, rel=0.2)
+    assert metric(text, "process_open_fds") >= sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids) - 3
+    assert metric(text, "process_cpu_seconds_total") == pytest.approx(sum(map(cpu_seconds, pids)), rel=0.5)
+
+
+def test_counters_survive_the_killing_of_a_worker_and_never_go_back(pair):
+    server, _ = pair
+    with ExitStack() as stack:
+        wires = [stack.enter_context(Wire(server)) for _ in range(40)]
+        assert [wire.ask(LABEL).status for wire in wires] == [200] * 40
+    spent = metric(ask(server, METRICS).body.decode(), "process_cpu_seconds_total")
+    for _ in range(2):
+        pids = both(server)
+        os.kill(pids[0], signal.SIGKILL)
+        until(lambda gone=pids[0]: gone not in both(server), "another in its place")
+    for _ in range(20):
+        text = ask(server, METRICS).body.decode()
+        assert metric(text, "http_requests_total", route="/predict/label") == 40
+        assert metric(text, "process_cpu_seconds_total") >= spent
+
+
+def test_what_a_killed_worker_was_doing_is_not_in_flight_for_ever(pair):
+    server, _ = pair
+    os.kill(server.process.pid, signal.SIGHUP)
+    pids = both(server)
+    until(lambda: not set(serving(server)) & set(pids) and len(serving(server)) == 2, "two new workers")
+    for pid in both(server):
+        with ExitStack() as stack:
+            wires = [stack.enter_context(Wire(server)).send(LARGEST) for _ in range(20)]
+            until(lambda: in_flight(server) >= 3, "busy workers")
+            os.kill(pid, signal.SIGKILL)
+            until(lambda wires=wires: all(wire.readable() for wire in wires), "answers of one, and the end of the other")
+        until(lambda gone=pid: gone not in both(server), "another in its place")
+    until(lambda: in_flight(server) == 1, "nothing in flight but the question itself")
+
+
+def in_flight(server) -> float:
+    return metric(ask(server, METRICS).body.decode(), "http_requests_in_flight")
+
+
+def test_a_dead_worker_is_replaced_at_once_and_the_log_tells(pair):
+    server, log = pair
+    # One that dies in its first second is replaced a little later, so that a fault at the start keeps no processor busy.
+    until(lambda: all(age(pid) > 1.1 for pid in both(server)), "workers that are not young")
+    dead, other = both(server)
+    os.kill(dead, signal.SIGKILL)
+    with Load(server, 0, 4) as load:
+        took = until(lambda: len(serving(server)) == 2 and dead not in serving(server), "another in its place")
+    assert took < 2.5
+    assert other in both(server)
+    # Only what the dead one held could be lost, and these came later; some had connected to it by then.
+    assert set(load.statuses) == {200} and len(load.lost) <= 4
+    [event] = told(log, "a worker died")
+    assert (event["pid"], event["how"], event["level"]) == (dead, "signal SIGKILL", "error")
+
+
+def age(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return float(Path("/proc/uptime").read_text().split()[0]) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_worker_that_somebody_else_ends_is_replaced_and_the_service_goes_on(pair):
+    server, _ = pair
+    ended_one, other = both(server)
+    os.kill(ended_one, signal.SIGTERM)
+    until(lambda: not alive(ended_one) and ended_one not in both(server), "another in its place")
+    for _ in range(20):
+        assert ask(server, LABEL, timeout=5).status == 200
+    assert other in both(server)
+    assert ask(server, READYZ).status == 200
+
+
+def test_a_stopped_worker_does_not_stop_the_others(pair):
+    server, _ = pair
+    pids = both(server)
+    os.kill(pids[0], signal.SIGSTOP)
+    try:
+        with ExitStack() as stack:
+            # One of them may have been given to the stopped one, and has to wait for it.
+            wires = [stack.enter_context(Wire(server)).send(LABEL) for _ in range(20)]
+            until(lambda: sum(wire.readable() for wire in wires) >= 19, "answers of the other")
+            os.kill(pids[0], signal.SIGCONT)
+            assert {wire.answer().status for wire in wires} == {200}
+    finally:
+        os.kill(pids[0], signal.SIGCONT)
+
+
+def test_a_broken_model_ends_the_start_with_one_line(model_copy):
+    (model_copy / "label.json").write_text("{}")
+    failed = start(*TWO, "--port", "0", "--model-dir", str(model_copy))
+    assert (failed.returncode, failed.stdout, failed.stderr.count("\n")) == (1, "", 1)
+    assert failed.stderr.startswith("iris_wsgi: ") and "label.json" in failed.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_to_the_parent_drains_all_and_loses_nothing(pair, number):
+    server, log = pair
+    with Load(server, 5, 3, [LABEL] * 9 + [POOLED]) as load:
+        until(lambda: load.answers > 200, "load")
+        pids = both(server)
+        server.process.send_signal(number)
+        load.thread.join(60)
+    assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 8)
+    assert ended(server) == 0
+    assert not any(map(alive, pids))
+    assert events(log) == []
+
+
+def test_ctrl_c_in_a_terminal_reaches_all_processes_and_loses_nothing(run, tmp_path):
+    server = run(*TWO, under=("setsid", *log_to(tmp_path / "log")))
+    both(server)
+    with Load(server, 5, 3, [LABEL] * 9 + [POOLED]) as load:
+        until(lambda: load.answers > 200, "load")
+        os.killpg(server.process.pid, signal.SIGINT)
+        load.thread.join(60)
+    assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 8)
+    assert ended(server) == 0
+    assert events(tmp_path / "log") == []
+
+
+def test_hang_up_replaces_all_workers_under_load_and_loses_nothing(pair):
+    server, log = pair
+    with Load(server, 5, 3, [LABEL] * 9 + [POOLED]) as load:
+        for _ in range(2):
+            old = set(both(server))
+            os.kill(server.process.pid, signal.SIGHUP)
+            until(lambda old=old: not old & set(children(server.process.pid)) and len(both(server)) == 2, "two new workers", 40)
+        answered = load.answers
+        until(lambda: load.answers > answered + 100, "load goes on")
+    assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 0)
+    text = ask(server, METRICS).body.decode()
+    counted = sum(metric(text, "http_requests_total", route=route) for route in ("/predict/label", "/predict/batch"))
+    assert counted == load.answers
+    assert [event for event in events(log) if event["level"] == "error"] == []
+
+
+def test_there_is_always_a_ready_worker_during_a_replacement(pair):
+    server, _ = pair
+    old = set(both(server))
+    os.kill(server.process.pid, signal.SIGHUP)
+
+    def replaced() -> bool:
+        assert ask(server, READYZ, timeout=10).status == 200
+        return not old & set(children(server.process.pid))
+
+    until(replaced, "new workers", 40)
+
+
+def test_two_hang_ups_in_a_row_leave_two_workers(pair):
+    server, _ = pair
+    old = set(both(server))
+    for _ in range(5):
+        os.kill(server.process.pid, signal.SIGHUP)
+    until(lambda: not old & set(children(server.process.pid)) and len(children(server.process.pid)) == 2, "new workers", 40)
+    assert ask(server, LABEL).status == 200
+    assert len(both(server)) == 2
+
+
+def test_a_hang_up_with_a_broken_model_changes_nothing_and_the_log_tells(run, model_copy, tmp_path):
+    log = tmp_path / "log"
+    server = run(*TWO, "--model-dir", str(model_copy), under=log_to(log))
+    old = both(server)
+    good = (model_copy / "label.json").read_bytes()
+    (model_copy / "label.json").write_text("{}")
+    os.kill(server.process.pid, signal.SIGHUP)
+    until(lambda: told(log, "the workers are not replaced"), "the log's line about it")
+    assert any(line.startswith("iris_wsgi: ") and "label.json" in line for line in log.read_text().splitlines())
+    assert sorted(both(server)) == sorted(old)
+    assert ask(server, LABEL).status == 200
+    (model_copy / "label.json").write_bytes(good)
+    os.kill(server.process.pid, signal.SIGHUP)
+    until(lambda: not set(old) & set(children(server.process.pid)) and len(both(server)) == 2, "new workers", 40)
+    assert ask(server, LABEL).status == 200
+
+
+def test_workers_that_cannot_start_again_end_the_service_with_the_reason(run, model_copy, tmp_path):
+    log = tmp_path / "log"
+    server = run(*TWO, "--model-dir", str(model_copy), under=log_to(log))
+    pids = both(server)
+    (model_copy / "label.json").write_text("{}")
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert ended(server) == 1
+    assert told(log, "the service ends")
+    assert any(line.startswith("iris_wsgi: ") and "label.json" in line for line in log.read_text().splitlines())
+
+
+@pytest.mark.parametrize("when", ["serving", "starting", "starting together"])
+def test_no_worker_outlives_a_parent_that_was_killed(run, when):
+    server = run(*TWO, under=("setsid", *log_to("/dev/null")))
+    parent = server.process.pid
+    pids = both(server)
+    if when == "starting":
+        os.kill(parent, signal.SIGHUP)
+        until(lambda: len(children(parent)) > 2, "a third worker")
+    elif when == "starting together":
+        until(lambda: all(age(pid) > 1.1 for pid in pids), "workers that are replaced at once")
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: len(set(children(parent)) - set(pids)) == 2, "two others in their places")
+    server.process.kill()
+    try:
+        until(lambda: refused(server), "the end of the last one that listens")
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(parent, signal.SIGKILL)
+
+
+def test_a_signal_that_comes_while_workers_start_ends_all(run):
+    for pause in range(8):
+        server = run(*TWO, under=log_to("/dev/null"))
+        # The second worker is on its way: each time it has come a little further.
+        time.sleep(pause * 0.04)
+        pids = children(server.process.pid)
+        server.process.terminate()
+        assert ended(server) == 0
+        assert not any(map(alive, pids))
+
+
+def test_a_log_that_is_read_slowly_holds_up_no_worker(run):
+    server = run(*TWO, **NOT_MEASURED)
+    pids = both(server)
+    with ExitStack() as stack:
+        wires = [stack.enter_context(Wire(server, timeout=10)) for _ in range(24)]
+        for wire in wires:
+            wire.send(LIVEZ * 100)
+            assert {wire.answer().status for _ in range(100)} == {200}
+        # The pipe is full now. With each page that is read there is room for one of the two workers, and both want it.
+        for _ in range(600):
+            os.read(server.process.stderr.fileno(), 4096)
+            for wire in wires:
+                wire.send(LIVEZ)
+            assert {wire.answer().status for wire in wires} == {200}
+    assert set(serving(server)) == set(pids)
