@@ -23,8 +23,6 @@ LINGER_SECONDS = 2.0
 # How long a connection may still bring the request that its client is just sending, when the server stops.
 SETTLE_SECONDS = 0.5
 MOST_LINGERED = 4 * 1024 * 1024
-
-
 OVERLOADED = NotReady("The server has more work than it can queue; try again soon.", headers=(("Retry-After", "1"),))
 
 
@@ -50,7 +48,7 @@ class Channel:
         self.sent, self.taken_before = 0, 0
         self.events = select.POLLIN
         self.close_after = False
-        self.lingered = 0
+        self.held = self.lingered = 0
         self.wanted = RECEIVED
         self.state, self.deadline = State.NEW, server.now + server.limits.header_seconds
         self.began = 0.0
@@ -86,7 +84,7 @@ class Channel:
     def advance(self) -> None:
         """Serves what is complete, until bytes are missing, the pool has it, or the client must read first."""
         self.wanted = RECEIVED
-        while self.reader.buffer or self.reader.head is not None:
+        while self.reader.started:
             try:
                 request = self.reader.next()
             except Refused as refused:
@@ -98,13 +96,17 @@ class Channel:
             self.began = 0.0
             if not self.serve(request):
                 return
-        limits = self.server.limits
         self.state = State.IDLE
-        self.deadline = self.server.now + (SETTLE_SECONDS if self.server.stopping else limits.idle_seconds)
+        self.deadline = self.server.now + (SETTLE_SECONDS if self.server.stopping else self.server.limits.idle_seconds)
+        if self.held:
+            self.hold(0)
 
     def wait_for_more(self) -> None:
         """A part of a request is here."""
         limits = self.server.limits
+        if not self.hold(self.reader.held):
+            self.refuse(OVERLOADED)
+            return
         if not self.began:
             self.began = self.server.now
         self.state = State.READING
@@ -123,7 +125,7 @@ class Channel:
         self.close_after = head.close or self.server.stopping
         if self.server.inline(head.method, head.path, len(request.body)):
             return self.send(self.server.answer(request, self.close_after))
-        if not self.server.enqueue(self, request):
+        if not self.hold(len(request.body)) or not self.server.enqueue(self, request):
             return self.send(self.server.refusal(OVERLOADED, head.method, "close" if self.close_after else None))
         self.state, self.deadline = State.BUSY, inf
         self.watch(0)
@@ -134,6 +136,7 @@ class Channel:
         if self.state is State.BUSY:
             self.close_after = close
             self.watch(select.POLLIN)
+            self.hold(0)
             if self.send(data):
                 self.advance()
 
@@ -190,6 +193,7 @@ class Channel:
             self.close()
             return
         self.reader = Reader(0)
+        self.hold(0)
         self.state, self.deadline = State.LINGERING, self.server.now + LINGER_SECONDS
         self.watch(select.POLLIN)
 
@@ -218,6 +222,12 @@ class Channel:
         """How many bytes the client has taken: those sent, less those that the kernel still holds (it may hold megabytes)."""
         return self.sent - int.from_bytes(fcntl.ioctl(self.fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
+    def hold(self, count: int) -> bool:
+        """Tells how many bytes of unanswered requests this connection has; whether there is room for them."""
+        self.server.pending += count - self.held
+        self.held = count
+        return self.server.pending <= self.server.limits.pending_bytes
+
     def watch(self, events: int) -> None:
         if events != self.events:
             self.events = events
@@ -226,5 +236,6 @@ class Channel:
     def close(self) -> None:
         if self.state is not State.CLOSED:
             self.state, self.deadline = State.CLOSED, inf
+            self.hold(0)
             self.server.forget(self)
             self.socket.close()

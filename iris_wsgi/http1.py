@@ -112,6 +112,11 @@ class Reader:
         return bool(self.buffer) or self.head is not None
 
     @property
+    def held(self) -> int:
+        """How many bytes of a request that is not complete are here."""
+        return len(self.buffer) + len(self.body)
+
+    @property
     def asks_head(self) -> bool:
         """Whether the request under way is a HEAD, which no answer may give content."""
         return self.head.method == "HEAD" if self.head is not None else self.buffer.startswith(b"HEAD ")

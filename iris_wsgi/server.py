@@ -6,6 +6,7 @@ import resource
 import select
 import socket
 import struct
+import traceback
 from array import array
 from collections import deque
 from collections.abc import Callable
@@ -81,6 +82,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.listening, self.stopping, self.last_to_listen = True, False, True
         self.close_listener_at = self.end_at = self.accept_again_at = inf
         self.next_sweep = self.next_complaint = 0.0
+        self.pending = 0
         super().__init__(
             app,
             {},
@@ -110,18 +112,26 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             for fd, event in events:
                 channel = self.channels.get(fd)
                 if channel is not None:
-                    channel.handle(event)
+                    self.attend(channel, channel.handle, event)
                 elif fd == listener:
                     self.handle_accept()
                 elif fd == trigger:
                     self.trigger.handle_read()
             while self.done:
                 channel, data, close = self.done.popleft()
-                channel.answered(data, close)
+                self.attend(channel, channel.answered, data, close)
             if self.now >= self.next_sweep:
                 self.sweep()
             self.logbook.flush()
         return self.end()
+
+    def attend(self, channel: Channel, act: Callable[..., None], *given: object) -> None:
+        """Lets a connection act; a defect of ours costs that connection, and not the others."""
+        try:
+            act(*given)
+        except Exception:
+            self.logbook.event("error", "a connection failed", traceback=traceback.format_exc())
+            channel.close()
 
     def wait(self) -> float:
         """Seconds until the loop has something to do of its own."""
@@ -202,7 +212,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.next_sweep = self.now + SWEEP_SECONDS
         self.tick()
         for channel in [c for c in self.channels.values() if c.deadline <= self.now]:
-            channel.expire()
+            self.attend(channel, channel.expire)
         if self.accept_again_at <= self.now and not self.listening and self.end_at == inf:
             self.accept_again_at = inf
             self.watch_listener()
@@ -234,7 +244,8 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         if self.listening:
             self.listening = False
             self.poller.unregister(self.socket.fileno())
-        while self.handle_accept():
+        # Where others go on, they take what waits.
+        while self.last_to_listen and self.handle_accept():
             pass
         self.socket.close()
         settled = self.now + min(SETTLE_SECONDS, self.limits.drain_seconds)

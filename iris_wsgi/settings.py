@@ -27,7 +27,7 @@ def text(value: str) -> str:
 def whole(least: int, most: int) -> Callable[[str], int]:
     def cast(value: str) -> int:
         # isdigit() alone admits other scripts' digits, and int() blanks and underscores.
-        if not (value.isascii() and value.isdigit()) or len(value) > 12 or not least <= int(value) <= most:
+        if not (value.isascii() and value.isdigit()) or len(value) > 15 or not least <= int(value) <= most:
             raise ValueError(f"must be a whole number from {least} to {most}")
         return int(value)
 
@@ -67,6 +67,9 @@ class Settings:
     max_rows: int = setting(10_000, whole(1, 10_000_000), "most rows a request may have")
     connections: int = setting(4096, whole(1, 1_000_000), "most connections of a process at once; more get 503")
     queue: int = setting(64, whole(1, 100_000), "most requests that wait for a thread; more get 503")
+    pending_bytes: int = setting(
+        16_777_216, whole(64, 1_099_511_627_776), "most bytes of requests that are not answered yet; what comes beyond gets 503"
+    )
     header_seconds: float = setting(10.0, seconds(0.1, 3600), "seconds for a request's line and fields; then 408")
     request_seconds: float = setting(30.0, seconds(0.1, 3600), "seconds for a whole request; then 408")
     idle_seconds: float = setting(60.0, seconds(0.1, 86400), "seconds that a connection may wait for its next request")
@@ -83,6 +86,10 @@ class Settings:
             raise BadSetting(
                 f"IRIS_HEADER_SECONDS={self.header_seconds:g} is over IRIS_REQUEST_SECONDS={self.request_seconds:g}, "
                 "which counts from the same first byte"
+            )
+        if self.pending_bytes < self.max_body_bytes:
+            raise BadSetting(
+                f"IRIS_PENDING_BYTES={self.pending_bytes} has no room for one body of IRIS_MAX_BODY_BYTES={self.max_body_bytes}"
             )
         # Each row takes four bytes at least: "[0],".
         if self.max_rows * 4 > self.max_body_bytes:

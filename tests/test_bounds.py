@@ -85,6 +85,29 @@ def test_a_place_that_becomes_free_is_taken(full):
     until(served, "a connection in the place of the closed one")
 
 
+def test_bytes_of_unanswered_requests_are_bounded_over_all_connections(run):
+    server = run("--pending-bytes", "2097152", "--request-seconds", "60")
+    head = b"POST /predict/batch HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 1048576\r\n\r\n"
+    with ExitStack() as stack:
+        wires = [stack.enter_context(Wire(server)) for _ in range(8)]
+        for wire in wires:
+            # One byte is missing, so that the server has to keep the others.
+            wire.send(head + b" " * 1_048_500)
+        refused = [
+            wire for wire in wires if until(lambda: sum(w.readable() for w in wires) >= 6, "the refusals") and wire.readable()
+        ]
+        for wire in refused:
+            answer = wire.answer()
+            assert (answer.status, answer.fields["retry-after"], answer.fields["connection"]) == (503, "1", "close")
+        # Requests of one piece are not kept, and are answered all the while.
+        assert ask(server, LABEL).status == 200
+        for wire in set(wires) - set(refused):
+            wire.send(b" " * 76)
+            assert wire.answer().status == 400
+    assert len(refused) == 6
+    assert ask(server, LARGEST).status == 200
+
+
 def test_as_many_connections_as_descriptors_allow_and_no_more(run):
     limited = ("sh", "-c", 'ulimit -n 64; exec "$@"', "sh")
     server = run(under=limited)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MODEL, need
+from conftest import MODEL, Running, need
 from test_single import POINTS, training_rows
 
 from iris_wsgi.launch import cpus, threads_for, workers_for
@@ -160,3 +160,24 @@ def test_workers_follow_the_cpu_quota(tmp_path):
     assert threads_for(Settings(threads=7), 1) == (7, "as set")
     assert threads_for(Settings(), 1)[0] == 4
     assert threads_for(Settings(), 8)[0] == 16
+
+
+def test_a_defect_in_one_connection_costs_that_connection_and_is_logged(tmp_path):
+    """A real fault cannot be had, so one is put in: the server must outlive what it does not expect."""
+    code = (
+        "import sys; from iris_wsgi import channel; from iris_wsgi.__main__ import main\n"
+        "def broken(self): raise KeyError('put in')\n"
+        "channel.Channel.wait_for_more = broken\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "serve", "--port", "0", "--workers", "1", "--model-dir", str(MODEL)]
+    server = Running(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    try:
+        with socket.create_connection((server.host, server.port)) as half:
+            half.sendall(b"GET /livez")
+            assert half.recv(100) == b""
+        assert ask(server, "GET", "/livez")[0].status == 200
+    finally:
+        _, err = server.stop()
+    (failed,) = [line for line in map(json.loads, err.splitlines()) if line["level"] == "error"]
+    assert "put in" in failed["traceback"]

@@ -35,7 +35,8 @@ def test_every_setting_has_a_flag_a_variable_and_a_help_text():
     [("IRIS_PORT", v) for v in ("", "x", "-1", "65536", "8000.0", " 8000", "8_000", "٨٠", "²", "1" * 5000)]
     + [("IRIS_MAX_ROWS", v) for v in ("0", "-5", "10000001")]
     + [("IRIS_MAX_BODY_BYTES", "63"), ("IRIS_THREADS", "65"), ("IRIS_ROLE", "single"), ("IRIS_ROLE", ""), ("IRIS_HOST", "")]
-    + [("IRIS_HOST", "a\nb"), ("IRIS_MODEL_DIR", "")],
+    + [("IRIS_HOST", "a\nb"), ("IRIS_MODEL_DIR", "")]
+    + [("IRIS_IDLE_SECONDS", v) for v in ("", "0", "-1", "nan", "inf", "1e3", "1_0", " 1", "86401", "٣")],
 )
 def test_a_wrong_value_is_told_with_its_name_in_one_line(name, value):
     with pytest.raises(BadSetting, match=f"^{name}=") as caught:
@@ -57,6 +58,10 @@ def test_a_contradiction_is_told_with_both_names():
     with pytest.raises(BadSetting, match="IRIS_MAX_ROWS=10000 .* IRIS_MAX_BODY_BYTES=1000"):
         read_settings({"IRIS_MAX_BODY_BYTES": "1000"}, {})
     assert read_settings({"IRIS_MAX_BODY_BYTES": "1000", "IRIS_MAX_ROWS": "250"}, {}).max_rows == 250
+    with pytest.raises(BadSetting, match="IRIS_HEADER_SECONDS=40 .* IRIS_REQUEST_SECONDS=30"):
+        read_settings({"IRIS_HEADER_SECONDS": "40"}, {})
+    with pytest.raises(BadSetting, match="IRIS_PENDING_BYTES=1000 .* IRIS_MAX_BODY_BYTES=1048576"):
+        read_settings({"IRIS_PENDING_BYTES": "1000"}, {})
 
 
 def test_create_app_checks_its_settings_too():
