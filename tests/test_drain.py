@@ -207,11 +207,11 @@ def test_no_request_is_lost_however_often_it_is_ended_under_load(way, workers):
             drain = threading.Thread(target=server.process.stderr.read)
             drain.start()
             with Load(server, 5, 3, [LABEL] * 9 + [POOLED]) as load:
-                enough = random.randrange(20, 600)
+                enough = random.randrange(20, 300)
                 until(lambda load=load, enough=enough: load.answers >= enough, "load")
                 os.kill(pid, signal.SIGTERM)
                 load.thread.join(60)
-            assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 8), (turn, enough)
+            assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 8), (turn, enough, load.lost, load.others)
             assert ended(server) == 0
         finally:
             server.process.kill()

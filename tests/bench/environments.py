@@ -16,7 +16,8 @@ INSTALL_LIMIT = 600
 FASTAPI = ("fastapi", "uvicorn[standard]", "uvloop", "httptools", "gunicorn", "uvicorn-worker")
 
 PACKAGES: dict[str, tuple[str, ...]] = {
-    "ours": ("-e", str(ROOT)),
+    # Installed as the others are, so that its byte code is there at the first start.
+    "ours": (str(ROOT),),
     "fastapi": (*FASTAPI, "numpy", "onnxruntime"),
     "mosec": ("mosec", "numpy", "onnxruntime"),
     "litserve": ("litserve", "uvloop", "httptools", "numpy", "onnxruntime"),
@@ -37,7 +38,8 @@ def python(name: str) -> str:
 def ensure(name: str) -> None:
     """Makes the environment, unless it stands already and nothing changed since. Raises Unavailable."""
     stamp = HOME / name / "installed"
-    setup = (ROOT / "setup.cfg").read_bytes() if name == "ours" else b""
+    ours = (ROOT / "setup.cfg", *sorted((ROOT / "iris_wsgi").rglob("*.py"))) if name == "ours" else ()
+    setup = b"".join(path.read_bytes() for path in ours)
     told = repr((sys.version, PACKAGES[name])).encode() + REQUIREMENTS.read_bytes() + setup
     want = hashlib.sha256(told).hexdigest()
     if stamp.exists() and stamp.read_text() == want:
