@@ -133,7 +133,7 @@ def serve_here(settings: Settings, bound: socket.socket, ready: Callable[[Facts]
     cut = server.run()
     if cut:
         log.event("warning", "requests were cut off at the end of the drain", requests=cut)
-        log.flush()
+        log.finish()
         # A thread of the pool may be in the middle of a run, which the interpreter's own end does not survive.
         os._exit(0)
     return 0

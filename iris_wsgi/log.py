@@ -4,10 +4,12 @@ import json
 import logging
 import os
 import select
+import stat
 import threading
 import time
 import traceback
 from collections import deque
+from contextlib import suppress
 
 MOST_WAITING = 10_000
 # A pipe takes this much in one piece, and without blocking once poll() calls it writable.
@@ -22,12 +24,12 @@ class Log:
     """
 
     def __init__(self, descriptor: int, buffered: bool = False) -> None:
-        self.descriptor, self.buffered = descriptor, buffered
+        self.descriptor, self.buffered = unblocked(descriptor), buffered
         self.waiting: deque[bytes] = deque()
         self.lost = 0
         self.lock = threading.Lock()
         self.poller = select.poll()
-        self.poller.register(descriptor, select.POLLOUT)
+        self.poller.register(self.descriptor, select.POLLOUT)
         self.second, self.stamp = 0, ""
 
     def event(self, level: str, message: str, **fields: object) -> None:
@@ -58,12 +60,23 @@ class Log:
                 piece = self.piece()
                 try:
                     os.write(self.descriptor, piece)
+                except BlockingIOError:
+                    # Another process has filled the pipe since it was polled.
+                    self.waiting.appendleft(piece)
+                    return
                 except OSError:
                     self.lost += piece.count(b"\n")
                     continue
                 if self.lost:
                     lost, self.lost = self.lost, 0
                     self.waiting.append(self.line("warning", "log lines were lost", lines=lost).encode() + b"\n")
+
+    def finish(self, seconds: float = 1.0) -> None:
+        """Writes all that waits, if somebody reads it within this time."""
+        give_up = time.monotonic() + seconds
+        while self.waiting and time.monotonic() < give_up:
+            self.poller.poll(50)
+            self.flush()
 
     def piece(self) -> bytes:
         """As many whole lines as can be written without blocking, or a part of one that is longer."""
@@ -93,3 +106,15 @@ class LibraryLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.log.event(record.levelname.lower(), record.getMessage(), logger=record.name)
+
+
+def unblocked(descriptor: int) -> int:
+    """A descriptor of the same pipe that never blocks; other things as they are.
+
+    Several processes may write to one pipe, so that it can be full although it was not when it was polled. The pipe is opened
+    anew, because a flag on the descriptor itself would hold for everybody who has it.
+    """
+    if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        with suppress(OSError):
+            return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return descriptor

@@ -29,6 +29,10 @@ from iris_wsgi.wsgi import App
 
 SWEEP_SECONDS = 0.25
 ACCEPT_PAUSE_SECONDS = 0.2
+# How long a client whose connection was begun before the kernel was told to drop newcomers has to complete it.
+HANDSHAKE_SECONDS = 0.25
+# How soon to try again to write lines that a reader of the log was too slow for.
+LOG_SECONDS = 0.01
 COMPLAINT_SECONDS = 10.0
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 # Connections over the limit that may wait, after their 503, for their client to close.
@@ -36,7 +40,8 @@ MOST_TURNED_AWAY = 64
 DESCRIPTORS_FOR_THE_REST = 32
 CROWDED = NotReady("The server has as many connections as it may have; try again soon.", headers=(("Retry-After", "1"),))
 # From <asm-generic/socket.h> and <linux/bpf_common.h>; Python has no names for them.
-SO_ATTACH_FILTER, BPF_RET = 26, 0x06
+SO_ATTACH_FILTER = 26
+BPF_LD_BYTE, BPF_AND, BPF_JUMP_IF_EQUAL, BPF_RET = 0x30, 0x54, 0x15, 0x06
 
 
 class Observer(Protocol):
@@ -80,7 +85,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.done: deque[tuple[Channel, bytes, bool]] = deque()
         self.most_connections, self.most_turned_away = connection_limits(settings.connections)
         self.listening, self.stopping, self.last_to_listen = True, False, True
-        self.close_listener_at = self.end_at = self.accept_again_at = inf
+        self.grace_ends_at = self.close_listener_at = self.end_at = self.accept_again_at = inf
         self.next_sweep = self.next_complaint = 0.0
         self.pending = 0
         super().__init__(
@@ -135,7 +140,9 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
 
     def wait(self) -> float:
         """Seconds until the loop has something to do of its own."""
-        return max(0.0, min(self.next_sweep, self.close_listener_at, self.end_at) - self.now)
+        if self.logbook.waiting:
+            return LOG_SECONDS
+        return max(0.0, min(self.next_sweep, self.grace_ends_at, self.close_listener_at, self.end_at) - self.now)
 
     def handle_accept(self) -> bool:
         """Takes new connections, only one at a time where other processes could take the next; False if there are no more."""
@@ -224,23 +231,27 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         May be called by a signal handler, or by another thread.
         """
         if not self.stopping:
-            self.close_listener_at = monotonic() + (0 if others_go_on else self.limits.grace_seconds)
+            self.grace_ends_at = monotonic() + (0 if others_go_on else self.limits.grace_seconds)
             self.last_to_listen = not others_go_on
             self.stopping = True
             self.pull_trigger()
 
     def drained(self) -> bool:
         """Moves the end along; whether all is done, or its time is over."""
+        if self.grace_ends_at <= self.now:
+            self.grace_ends_at = inf
+            self.end_at = self.now + self.limits.drain_seconds
+            self.close_listener_at = self.now
+            if self.last_to_listen:
+                refuse_newcomers(self.socket)
+                self.close_listener_at = min(self.now + HANDSHAKE_SECONDS, self.end_at)
         if self.close_listener_at <= self.now:
             self.close_listener_at = inf
-            self.end_at = self.now + self.limits.drain_seconds
             self.close_listener()
-        return self.end_at != inf and (not self.channels or self.end_at <= self.now)
+        return self.end_at != inf and self.close_listener_at == inf and (not self.channels or self.end_at <= self.now)
 
     def close_listener(self) -> None:
         """Empties the backlog, so that no client that was let in is lost, and closes."""
-        if self.last_to_listen:
-            refuse_newcomers(self.socket)
         if self.listening:
             self.listening = False
             self.poller.unregister(self.socket.fileno())
@@ -260,7 +271,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.task_dispatcher.shutdown(timeout=0 if cut else 5)
         self.trigger.close()
         self.poller.close()
-        self.logbook.flush()
+        self.logbook.finish()
         return cut
 
 
@@ -287,9 +298,20 @@ def connection_limits(wanted: int) -> tuple[int, int]:
 
 
 def refuse_newcomers(listener: socket.socket) -> None:
-    """Lets the kernel drop what comes for a listener, so that nobody is let in between the last accept() and close()."""
-    take_nothing = array("B", struct.pack("HBBI", BPF_RET, 0, 0, 0))
-    program = struct.pack("HP", 1, take_nothing.buffer_info()[0])
+    """Lets the kernel drop requests to connect, so that nobody is let in between the last accept() and close().
+
+    Only a SYN without ACK is dropped: a handshake that has begun must end, and connections inherit the listener's filter.
+    """
+    flags, syn_and_ack, syn = 13, 0x12, 0x02
+    steps = [
+        (BPF_LD_BYTE, 0, 0, flags),
+        (BPF_AND, 0, 0, syn_and_ack),
+        (BPF_JUMP_IF_EQUAL, 0, 1, syn),
+        (BPF_RET, 0, 0, 0),
+        (BPF_RET, 0, 0, 0xFFFFFFFF),
+    ]
+    code = array("B", b"".join(struct.pack("HBBI", *step) for step in steps))
+    program = struct.pack("HP", len(steps), code.buffer_info()[0])
     # Elsewhere than on Linux there is no such option, and that moment stays as short as it is.
     with suppress(OSError):
         listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)

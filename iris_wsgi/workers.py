@@ -23,6 +23,7 @@ YOUNG_SECONDS = 1.0
 PAUSE_SECONDS = 0.5
 # What a worker may take beyond its grace and its drain before it is killed.
 KILL_AFTER_SECONDS = 5.0
+HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Worker:
@@ -100,12 +101,16 @@ class Supervisor:
             return
         hears, tells = os.pipe()
         parent = os.getpid()
+        # A signal between the fork and the note of it would not reach the new worker.
+        signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
         pid = os.fork()
         if pid == 0:
-            os.close(hears)
+            for descriptor in (hears, *(worker.told for worker in self.workers.values() if worker.told >= 0)):
+                os.close(descriptor)
             self.work(parent, free[0], tells)
-        os.close(tells)
         self.workers[pid] = Worker(pid, free[0], hears)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
+        os.close(tells)
         self.poller.register(hears, select.POLLIN)
 
     def work(self, parent: int, slot: int, tells: int) -> None:
@@ -117,6 +122,7 @@ class Supervisor:
                 signal.signal(number, signal.SIG_DFL)
             # A hang-up of the terminal is for the parent to interpret.
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
 
             def ready(facts: Facts) -> None:
                 os.write(tells, json.dumps(facts).encode() + b"\n")

@@ -206,7 +206,7 @@ def test_no_request_is_lost_however_often_it_is_ended_under_load(way, workers):
             pid = server.process.pid if way == "process" else children(server.process.pid)[0]
             drain = threading.Thread(target=server.process.stderr.read)
             drain.start()
-            with Load(server, 5, 3, [LABEL] * 9 + [POOLED]) as load:
+            with Load(server, 3, 5, [LABEL] * 9 + [POOLED]) as load:
                 enough = random.randrange(20, 300)
                 until(lambda load=load, enough=enough: load.answers >= enough, "load")
                 os.kill(pid, signal.SIGTERM)
