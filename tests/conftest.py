@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -153,8 +154,14 @@ def run() -> Iterator[Callable[..., Running]]:
     yield start
     for server in started:
         if server.process.poll() is None:
+            # The second signal ends it at once, and lets it leave what it measured.
+            server.process.send_signal(signal.SIGINT)
+            server.process.terminate()
+        try:
+            server.process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
             server.process.kill()
-        server.process.communicate()
+            server.process.communicate()
 
 
 @pytest.fixture(scope="session")
