@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from iris_wsgi.answers import CONTINUE
 from iris_wsgi.errors import NotReady, Problem, RequestTimeout
-from iris_wsgi.http1 import Reader, Refused, Request
+from iris_wsgi.http1 import Refused, Request
+from iris_wsgi.reader import Reader
 
 if TYPE_CHECKING:
     from iris_wsgi.server import Server

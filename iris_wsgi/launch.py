@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
 from iris_wsgi import __version__
+from iris_wsgi.listener import bind
 from iris_wsgi.log import LibraryLines, Log
 from iris_wsgi.settings import BadSetting, Settings
 
@@ -22,21 +23,6 @@ if TYPE_CHECKING:
 
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 CURL = "curl -s {url}/predict/label -H 'Content-Type: application/json' -d '{body}'"
-
-
-def bind(settings: Settings) -> socket.socket:
-    """A bound socket that does not listen yet, so that a taken port is found before the model is loaded. Raises BadSetting."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError as error:
-        where = f"IRIS_HOST={settings.host} IRIS_PORT={settings.port}"
-        raise BadSetting(f"{where}: cannot listen there: {error.strerror}; is it taken? Choose another with --port") from None
-    return bound
 
 
 def cpus(cpu_max: Path = CPU_MAX) -> tuple[int, str]:

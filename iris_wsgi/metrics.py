@@ -1,15 +1,13 @@
 """Counters, gauges and histograms in the Prometheus text format (version 0.0.4), each series in a numbered cell."""
 
 import hashlib
-import os
 import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from math import inf
-from pathlib import Path
-from typing import NamedTuple
 
 from iris_wsgi.board import PASSING, Board
+from iris_wsgi.processes import process_figures
 
 MEDIA = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (
@@ -70,7 +68,8 @@ class Registry:
         columns = [board[: self.used].tolist() for board in self.board.alike(self.layout)]
         total = [sum(column) for column in zip(*columns, strict=True)] if len(columns) > 1 else columns[0]
         lines = [line for family in self.families for line in family.lines(total)]
-        lines += process_lines(self.board.pids(), self.board.dead_cpu())
+        for name, kind, help_text, value in process_figures(self.board.pids(), self.board.dead_cpu()):
+            lines += [*heading(name, kind, help_text), f"{name} {number(value)}"]
         return ("\n".join(lines) + "\n").encode()
 
 
@@ -91,7 +90,7 @@ class Family:
         sparse: bool = False,
     ) -> None:
         self.cells, self.lock, self.sparse = registry.cells, registry.lock, sparse
-        self.name, self.head = name, (f"# HELP {name} {help_text}", f"# TYPE {name} {self.kind}")
+        self.name, self.head = name, heading(name, self.kind, help_text)
         self.first = {key: registry.take(self.width, self.passing) for key in keys}
         self.names = names
         registry.families.append(self)
@@ -159,6 +158,10 @@ class Histogram(Family):
         yield f"{self.name}_count{braced(labels)} {number(count)}"
 
 
+def heading(name: str, kind: str, help_text: str) -> list[str]:
+    return [f"# HELP {name} {help_text}", f"# TYPE {name} {kind}"]
+
+
 def braced(labels: str) -> str:
     return f"{{{labels}}}" if labels else ""
 
@@ -171,63 +174,3 @@ def number(value: float) -> str:
     if value == inf:
         return "+Inf"
     return str(int(value)) if value.is_integer() else repr(value)
-
-
-def process_lines(pids: Sequence[int], dead_cpu: float) -> Iterator[str]:
-    """The process_* metrics that Prometheus's client libraries share, summed over `pids`, as far as /proc tells them."""
-    found = [one for pid in pids if (one := linux_process(Path("/proc"), pid))]
-    times = os.times()
-    values: list[tuple[str, str, str, float]] = [
-        (
-            "process_cpu_seconds_total",
-            "counter",
-            "User and system CPU time in seconds.",
-            dead_cpu + sum(one.cpu for one in found) if found else times.user + times.system,
-        )
-    ]
-    if found:
-        values += [
-            ("process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes.", sum(one.virtual for one in found)),
-            ("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", sum(one.resident for one in found)),
-            ("process_start_time_seconds", "gauge", "Start time since the Unix epoch in seconds.", found[0].started),
-            ("process_open_fds", "gauge", "Number of open file descriptors.", sum(one.open_fds for one in found)),
-            ("process_max_fds", "gauge", "Most file descriptors that a process may open.", found[0].max_fds),
-        ]
-    for name, kind, help_text, value in values:
-        yield f"# HELP {name} {help_text}"
-        yield f"# TYPE {name} {kind}"
-        yield f"{name} {number(value)}"
-
-
-class Process(NamedTuple):
-    """What /proc tells of a process, in seconds and bytes."""
-
-    cpu: float
-    virtual: float
-    resident: float
-    started: float
-    open_fds: float
-    max_fds: float
-
-
-def linux_process(proc: Path, pid: int) -> Process | None:
-    """None for a process that is gone, or on a system without /proc."""
-    own = proc / str(pid)
-    try:
-        # The second field, the command's name, may hold blanks; what follows its bracket does not.
-        fields = (own / "stat").read_text().rpartition(")")[2].split()
-        booted = next(line.split()[1] for line in (proc / "stat").read_text().splitlines() if line.startswith("btime"))
-        limits = (own / "limits").read_text().splitlines()
-        open_fds = len(os.listdir(own / "fd"))
-    except OSError:
-        return None
-    ticks = os.sysconf("SC_CLK_TCK")
-    max_fds = next(line.split()[3] for line in limits if line.startswith("Max open files"))
-    return Process(
-        cpu=(int(fields[11]) + int(fields[12])) / ticks,
-        virtual=float(fields[20]),
-        resident=float(fields[21]) * os.sysconf("SC_PAGE_SIZE"),
-        started=int(booted) + int(fields[19]) / ticks,
-        open_fds=float(open_fds),
-        max_fds=inf if max_fds == "unlimited" else float(max_fds),
-    )

@@ -2,12 +2,9 @@
 
 import errno
 import logging
-import resource
 import select
 import socket
-import struct
 import traceback
-from array import array
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +20,7 @@ from iris_wsgi.answers import Writer
 from iris_wsgi.channel import SETTLE_SECONDS, Channel, State
 from iris_wsgi.errors import NotReady, Problem
 from iris_wsgi.http1 import Request
+from iris_wsgi.listener import Poll, connection_limits, refuse_newcomers
 from iris_wsgi.log import Log
 from iris_wsgi.settings import Settings
 from iris_wsgi.wsgi import App
@@ -35,13 +33,7 @@ HANDSHAKE_SECONDS = 0.25
 LOG_SECONDS = 0.01
 COMPLAINT_SECONDS = 10.0
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-# Connections over the limit that may wait, after their 503, for their client to close.
-MOST_TURNED_AWAY = 64
-DESCRIPTORS_FOR_THE_REST = 32
 CROWDED = NotReady("The server has as many connections as it may have; try again soon.", headers=(("Retry-After", "1"),))
-# From <asm-generic/socket.h> and <linux/bpf_common.h>; Python has no names for them.
-SO_ATTACH_FILTER = 26
-BPF_LD_BYTE, BPF_AND, BPF_JUMP_IF_EQUAL, BPF_RET = 0x30, 0x54, 0x15, 0x06
 
 
 class Observer(Protocol):
@@ -273,45 +265,3 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.poller.close()
         self.logbook.finish()
         return cut
-
-
-class Poll:
-    """poll() with epoll's manners, for systems without epoll."""
-
-    def __init__(self) -> None:
-        self.poller = select.poll()
-        self.register, self.modify, self.unregister = self.poller.register, self.poller.modify, self.poller.unregister
-
-    def poll(self, timeout: float) -> list[tuple[int, int]]:
-        return self.poller.poll(timeout * 1000)
-
-    def close(self) -> None:
-        pass
-
-
-def connection_limits(wanted: int) -> tuple[int, int]:
-    """How many connections to serve, and how many more to turn away politely at a time, as far as descriptors allow."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    spare = inf if soft == resource.RLIM_INFINITY else max(2, soft - DESCRIPTORS_FOR_THE_REST)
-    turned_away = int(min(MOST_TURNED_AWAY, spare // 4))
-    return int(min(wanted, spare - turned_away)), turned_away
-
-
-def refuse_newcomers(listener: socket.socket) -> None:
-    """Lets the kernel drop requests to connect, so that nobody is let in between the last accept() and close().
-
-    Only a SYN without ACK is dropped: a handshake that has begun must end, and connections inherit the listener's filter.
-    """
-    flags, syn_and_ack, syn = 13, 0x12, 0x02
-    steps = [
-        (BPF_LD_BYTE, 0, 0, flags),
-        (BPF_AND, 0, 0, syn_and_ack),
-        (BPF_JUMP_IF_EQUAL, 0, 1, syn),
-        (BPF_RET, 0, 0, 0),
-        (BPF_RET, 0, 0, 0xFFFFFFFF),
-    ]
-    code = array("B", b"".join(struct.pack("HBBI", *step) for step in steps))
-    program = struct.pack("HP", len(steps), code.buffer_info()[0])
-    # Elsewhere than on Linux there is no such option, and that moment stays as short as it is.
-    with suppress(OSError):
-        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)

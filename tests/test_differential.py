@@ -13,7 +13,8 @@ import h11
 import pytest
 from vectors import VECTORS
 
-from iris_wsgi.http1 import Reader, Refused
+from iris_wsgi.http1 import Refused
+from iris_wsgi.reader import Reader
 
 CASES = 100_000 if os.environ.get("CI") == "true" else 5_000
 SHARDS = 10

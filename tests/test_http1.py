@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iris_wsgi import http1
-from iris_wsgi.http1 import Head, Reader, Refused, parse_head, remembered_head
+from iris_wsgi import reader as reading
+from iris_wsgi.http1 import Head, Refused, parse_head, remembered_head
+from iris_wsgi.reader import Reader
 
 STREAM = (
     b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -110,8 +111,10 @@ def test_the_host_of_an_absolute_target_wins_over_the_field():
 
 def test_trailers_in_single_bytes_are_not_looked_at_again_from_their_start(monkeypatch):
     """Counts the bytes that are looked at rather than seconds."""
-    looked, search = [], http1.bare_line_end
-    monkeypatch.setattr(http1, "bare_line_end", lambda buffer, start: looked.append(len(buffer) - start) or search(buffer, start))
+    looked, search = [], reading.bare_line_end
+    monkeypatch.setattr(
+        reading, "bare_line_end", lambda buffer, start: looked.append(len(buffer) - start) or search(buffer, start)
+    )
     reader = Reader(100)
     reader.feed(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
     for byte in b"X: " + b"y" * 5000:

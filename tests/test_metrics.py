@@ -10,9 +10,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from iris_wsgi.board import Board
-from iris_wsgi.metrics import Counter, Gauge, Histogram, Registry, linux_process, number, process_lines
+from iris_wsgi.metrics import Counter, Gauge, Histogram, Registry, number
 from iris_wsgi.model import Feature
 from iris_wsgi.predictors import ModelMetrics, measured
+from iris_wsgi.processes import linux_process, process_figures
 
 WANTED = {
     "http_requests": ("counter", {"method", "route", "status"}),
@@ -190,8 +191,7 @@ def test_the_process_is_this_process(app):
 
 def test_a_system_without_proc_tells_its_cpu_time_alone(tmp_path: Path):
     assert linux_process(tmp_path, 1) is None
-    told = [line.split()[0] for line in process_lines([2**22 + 1], 0.0) if not line.startswith("#")]
-    assert told == ["process_cpu_seconds_total"]
+    assert [figure[0] for figure in process_figures([2**22 + 1], 0.0)] == ["process_cpu_seconds_total"]
 
 
 def test_a_limit_that_is_unlimited_is_infinity(tmp_path: Path):

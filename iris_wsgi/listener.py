@@ -1,0 +1,75 @@
+"""The socket that clients connect to: bound early, limited by descriptors, closed without losing anybody."""
+
+import resource
+import select
+import socket
+import struct
+from array import array
+from contextlib import suppress
+from math import inf
+
+from iris_wsgi.settings import BadSetting, Settings
+
+# Connections over the limit that may wait, after their 503, for their client to close.
+MOST_TURNED_AWAY = 64
+DESCRIPTORS_FOR_THE_REST = 32
+# From <asm-generic/socket.h> and <linux/bpf_common.h>; Python has no names for them.
+SO_ATTACH_FILTER = 26
+BPF_LD_BYTE, BPF_AND, BPF_JUMP_IF_EQUAL, BPF_RET = 0x30, 0x54, 0x15, 0x06
+
+
+def bind(settings: Settings) -> socket.socket:
+    """A bound socket that does not listen yet, so that a taken port is found before the model is loaded. Raises BadSetting."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        where = f"IRIS_HOST={settings.host} IRIS_PORT={settings.port}"
+        raise BadSetting(f"{where}: cannot listen there: {error.strerror}; is it taken? Choose another with --port") from None
+    return bound
+
+
+def connection_limits(wanted: int) -> tuple[int, int]:
+    """How many connections to serve, and how many more to turn away politely at a time, as far as descriptors allow."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    spare = inf if soft == resource.RLIM_INFINITY else max(2, soft - DESCRIPTORS_FOR_THE_REST)
+    turned_away = int(min(MOST_TURNED_AWAY, spare // 4))
+    return int(min(wanted, spare - turned_away)), turned_away
+
+
+def refuse_newcomers(listener: socket.socket) -> None:
+    """Lets the kernel drop requests to connect, so that nobody is let in between the last accept() and close().
+
+    Only a SYN without ACK is dropped: a handshake that has begun must end, and connections inherit the listener's filter.
+    """
+    flags, syn_and_ack, syn = 13, 0x12, 0x02
+    steps = [
+        (BPF_LD_BYTE, 0, 0, flags),
+        (BPF_AND, 0, 0, syn_and_ack),
+        (BPF_JUMP_IF_EQUAL, 0, 1, syn),
+        (BPF_RET, 0, 0, 0),
+        (BPF_RET, 0, 0, 0xFFFFFFFF),
+    ]
+    code = array("B", b"".join(struct.pack("HBBI", *step) for step in steps))
+    program = struct.pack("HP", len(steps), code.buffer_info()[0])
+    # Elsewhere than on Linux there is no such option, and that moment stays as short as it is.
+    with suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
+class Poll:
+    """poll() with epoll's manners, for systems without epoll."""
+
+    def __init__(self) -> None:
+        self.poller = select.poll()
+        self.register, self.modify, self.unregister = self.poller.register, self.poller.modify, self.poller.unregister
+
+    def poll(self, timeout: float) -> list[tuple[int, int]]:
+        return self.poller.poll(timeout * 1000)
+
+    def close(self) -> None:
+        pass
