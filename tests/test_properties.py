@@ -2,6 +2,7 @@
 
 import json
 
+from clients import CI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +15,7 @@ almost_bodies = st.fixed_dictionaries({"data": almost_rows | documents}, optiona
 good_rows = st.lists(
     st.lists(st.floats(-3.4e38, 3.4e38) | st.integers(-(10**38), 10**38), min_size=4, max_size=4), min_size=1, max_size=5
 )
-relaxed = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+relaxed = settings(max_examples=400 if CI else 150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def answered(call, path: str, body: bytes) -> tuple[int, dict]:
