@@ -1,4 +1,4 @@
-"""The command line: serve, verify, seal."""
+"""The command line: serve, verify, seal, load, healthcheck."""
 
 import argparse
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 from iris_wsgi import __version__
 from iris_wsgi.errors import BadModel
-from iris_wsgi.settings import BadSetting, Settings, add_flags, read_settings
+from iris_wsgi.settings import BadSetting, Settings, add_flags, checked, read_settings, seal_text
 
 Given = Mapping[str, Any]
 
@@ -21,12 +21,19 @@ def parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="serve a role until SIGTERM", description="Serves a role until SIGTERM or SIGINT.")
     add_flags(serve)
     verify = commands.add_parser("verify", help="check the model's files and answers, offline, and print what it is")
-    add_flags(verify, ["model_dir"])
+    add_flags(verify, ["model_dir", "model_seal"])
     seal = commands.add_parser("seal", help="write golden.json for a model of your own")
     add_flags(seal, ["model_dir"])
     seal.add_argument(
         "--rows", type=Path, metavar="CSV", help="rows to pin the answers of (default: drawn from the training ranges)"
     )
+    load = commands.add_parser("load", help="copy a model from elsewhere into a folder, if it has the right seal")
+    load.add_argument("source", metavar="SOURCE", help="a model's folder, or the http(s) URL of one")
+    load.add_argument("folder", metavar="FOLDER", type=Path, help="where to put the files")
+    load.add_argument("--seal", required=True, help="sha256:… of its golden.json, as seal and verify print it")
+    load.add_argument("--or-baked", action="store_true", help="take the model of IRIS_MODEL_DIR if that fails, rather than fail")
+    health = commands.add_parser("healthcheck", help="ask the server on this machine whether it is ready")
+    add_flags(health, ["host", "port"])
     return top
 
 
@@ -37,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = read_settings(os.environ, given)
     except BadSetting as error:
         return failure(str(error), 2)
-    run = {"serve": run_server, "verify": verify, "seal": seal}[given["command"]]
+    run = {"serve": run_server, "verify": verify, "seal": seal, "load": load, "healthcheck": healthcheck}[given["command"]]
     try:
         return run(settings, given)
     except (BadModel, BadSetting) as error:
@@ -54,9 +61,10 @@ def verify(settings: Settings, _: Given) -> int:
     from iris_wsgi.golden import batching, self_test
     from iris_wsgi.model import load_model
 
-    model, golden = load_model(Path(settings.model_dir))
+    model, golden = load_model(Path(settings.model_dir), settings.model_seal)
     result = self_test(model, golden.cases, golden.tolerance)
     say(f"model {model.name} {model.version} {model.digest}")
+    say(f"seal: {golden.seal}")
     say(f"labels: {', '.join(model.labels)}")
     for feature in model.features:
         known = "range unknown" if feature.min is None else f"trained on {feature.min:g} to {feature.max:g} {feature.unit or ''}"
@@ -72,6 +80,21 @@ def seal(settings: Settings, given: Given) -> int:
 
     say(seal(Path(settings.model_dir), given["rows"]))
     return 0
+
+
+def load(settings: Settings, given: Given) -> int:
+    from iris_wsgi.load import load
+
+    wanted = checked("--seal", given["seal"] or "empty", seal_text)
+    say(load(given["source"], given["folder"], wanted, Path(settings.model_dir) if given["or_baked"] else None))
+    return 0
+
+
+def healthcheck(settings: Settings, _: Given) -> int:
+    from iris_wsgi.health import why_unhealthy
+
+    why_not = why_unhealthy(settings.host, settings.port)
+    return failure(why_not, 1) if why_not else 0
 
 
 def say(line: str) -> None:

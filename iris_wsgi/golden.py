@@ -1,9 +1,9 @@
 """The self-test that a model must pass before it is served, and how the file behind it is made for a new model."""
 
 import csv
-import hashlib
 import json
 import math
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from iris_wsgi import payload
 from iris_wsgi.errors import BadModel, Problem
-from iris_wsgi.model import Case, Model, first_line, read_file, read_labels
+from iris_wsgi.folder import GOLDEN, Case, read_file, read_labels, sha256
+from iris_wsgi.model import Model, first_line
 
 
 def self_test(model: Model, cases: Sequence[Case], tolerance: float) -> str:
@@ -74,23 +75,24 @@ def seal(folder: Path, rows_file: Path | None, tolerance: float = 1e-5) -> str:
     ]
     if (folder / "training.csv").exists():
         contents["training.csv"] = read_file(folder / "training.csv")
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    digests = {name: sha256(content) for name, content in contents.items()}
     document = {"model": found[0].name, "files": digests, "tolerance": tolerance, "rows": cases}
     try:
-        (folder / "golden.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        content = (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
+        (folder / GOLDEN).write_bytes(content)
     except ValueError:
         raise BadModel(f"{found[0]} answers these rows with numbers that are not finite") from None
     except OSError as error:
-        raise BadModel(f"{folder / 'golden.json'} cannot be written: {error.strerror}") from None
-    return f"sealed {found[0].name} ({model.digest}) with {len(rows)} rows in {folder / 'golden.json'}"
+        raise BadModel(f"{folder / GOLDEN} cannot be written: {error.strerror}") from None
+    return f"sealed {found[0].name} ({model.digest}) with {len(rows)} rows in {folder / GOLDEN}: seal sha256:{sha256(content)}"
 
 
 def drawn_rows(model: Model, count: int = 32) -> list[list[float]]:
     """Seeded rows within the training ranges, or within -3 to 3 where the file gives none."""
     low = [-3.0 if f.min is None else f.min for f in model.features]
     high = [3.0 if f.max is None else f.max for f in model.features]
-    drawn: list[list[float]] = np.random.default_rng(0).uniform(low, high, (count, model.width)).round(3).tolist()
-    return drawn
+    drawn = random.Random(0)
+    return [[round(drawn.uniform(*bounds), 3) for bounds in zip(low, high, strict=True)] for _ in range(count)]
 
 
 def csv_rows(path: Path, model: Model, most: int = 100) -> list[list[float]]:

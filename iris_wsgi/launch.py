@@ -21,19 +21,24 @@ if TYPE_CHECKING:
     from iris_wsgi.roles import Service
     from iris_wsgi.server import Server
 
-CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+CGROUP = Path("/sys/fs/cgroup")
+# Quota and period in µs: in one file of version 2, in two of version 1, where -1 is no quota.
+QUOTAS = (("cpu.max", ("cpu.max",)), ("cpu.cfs_quota_us", ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")))
 CURL = "curl -s {url}/predict/label -H 'Content-Type: application/json' -d '{body}'"
 
 
-def cpus(cpu_max: Path = CPU_MAX) -> tuple[int, str]:
+def cpus(cgroup: Path = CGROUP) -> tuple[int, str]:
     """How many CPUs this process may use, at least one, and what says so: the cgroup's quota or the scheduler's mask."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = cpu_max.read_text().split()
-        allowed = int(quota) / int(period)
-    except (OSError, ValueError):
-        return usable, f"{usable} CPUs, no quota"
-    return max(1, min(usable, round(allowed))), f"cpu.max allows {allowed:g} of {usable} CPUs"
+    for name, files in QUOTAS:
+        try:
+            quota, period = " ".join((cgroup / file).read_text() for file in files).split()
+            allowed = int(quota) / int(period)
+        except (OSError, ValueError):
+            continue
+        if allowed > 0:
+            return max(1, min(usable, round(allowed))), f"{name} allows {allowed:g} of {usable} CPUs"
+    return usable, f"{usable} CPUs, no quota"
 
 
 def threads_for(settings: Settings, count: int) -> tuple[int, str]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from iris_wsgi.errors import BadModel
+from iris_wsgi.folder import Golden, read_all, read_file, read_labels, read_object
 from iris_wsgi.payload import Array
 
 # From 1.29 on, onnxruntime's wheel reports to its maker unless this is set before the import.
@@ -24,23 +25,6 @@ class Feature(NamedTuple):
     unit: str | None = None
     min: float | None = None
     max: float | None = None
-
-
-class Case(NamedTuple):
-    """One golden row with the label and the probabilities that the model must give for it."""
-
-    row: list[float]
-    label: str
-    probabilities: list[float]
-
-
-class Golden(NamedTuple):
-    """golden.json: which file is the model, the SHA-256 of each file, the rows to try and how far an answer may be off."""
-
-    model: str
-    files: dict[str, str]
-    tolerance: float
-    cases: list[Case]
 
 
 class Model:
@@ -69,65 +53,11 @@ class Model:
         return np.asarray(answer, np.float32)
 
 
-def load_model(folder: Path) -> tuple[Model, Golden]:
+def load_model(folder: Path, seal: str = "") -> tuple[Model, Golden]:
     """Reads a model folder; each file's SHA-256 is compared before its bytes are used. Raises BadModel."""
-    golden = read_golden(folder / "golden.json")
-    checked = {name: read_checked(folder / name, digest) for name, digest in golden.files.items()}
-    for name in (golden.model, "label.json"):
-        if name not in checked:
-            raise BadModel(f"{folder / 'golden.json'} gives no SHA-256 for {name}")
-    labels = read_labels(checked["label.json"], str(folder / "label.json"))
-    return Model(checked[golden.model], labels, str(folder / golden.model)), golden
-
-
-def read_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadModel(f"{path} cannot be read: {error.strerror}") from None
-
-
-def read_checked(path: Path, digest: str) -> bytes:
-    content = read_file(path)
-    if (found := hashlib.sha256(content).hexdigest()) != digest:
-        raise BadModel(f"{path} has the SHA-256 {found[:12]}…, golden.json says {digest[:12]}…: the file was changed or damaged")
-    return content
-
-
-def read_object(text: str | bytes, file: str) -> dict[str, Any]:
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        document = None
-    if not isinstance(document, dict):
-        raise BadModel(f"{file} does not hold a JSON object where one is needed")
-    return document
-
-
-def read_golden(path: Path) -> Golden:
-    document = read_object(read_file(path), str(path))
-    try:
-        files = {str(name): str(digest) for name, digest in document["files"].items()}
-        rows = [
-            Case([float(v) for v in case["row"]], str(case["label"]), [float(p) for p in case["probabilities"]])
-            for case in document["rows"]
-        ]
-        golden = Golden(str(document["model"]), files, float(document["tolerance"]), rows)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise BadModel(f"{path} does not have the members model, files, tolerance and rows in their right form") from None
-    if not golden.cases:
-        raise BadModel(f"{path} holds no rows to test the model with")
-    if any(Path(name).name != name for name in golden.files):
-        raise BadModel(f"{path} names a file outside its own folder")
-    return golden
-
-
-def read_labels(content: bytes, file: str) -> tuple[str, ...]:
-    document = read_object(content, file)
-    names = tuple(document.get(str(i)) for i in range(len(document)))
-    if len(names) < 2 or len(set(names)) != len(names) or not all(isinstance(name, str) and name for name in names):
-        raise BadModel(f'{file} must map "0", "1", … without a gap to class names that differ')
-    return names  # type: ignore[return-value]
+    golden, files = read_all(lambda name: read_file(folder / name), str(folder), seal)
+    labels = read_labels(files["label.json"], str(folder / "label.json"))
+    return Model(files[golden.model], labels, str(folder / golden.model)), golden
 
 
 def open_session(content: bytes, file: str) -> onnxruntime.InferenceSession:

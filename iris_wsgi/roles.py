@@ -48,7 +48,7 @@ class Service(NamedTuple):
 
 def build(settings: Settings, log: Log, registry: Registry | None = None) -> Service:
     """Loads and tests the model, and puts the role together. Raises BadModel."""
-    model, pinned = load_model(Path(settings.model_dir))
+    model, pinned = load_model(Path(settings.model_dir), settings.model_seal)
     self_test = golden.self_test(model, pinned.cases, pinned.tolerance)
     sample = pinned.cases[0]
     registry = registry or Registry()

@@ -44,6 +44,12 @@ def seconds(least: float, most: float) -> Callable[[str], float]:
     return cast
 
 
+def seal_text(value: str) -> str:
+    if not re.fullmatch(r"(sha256:[0-9a-f]{64})?", value):
+        raise ValueError("must be sha256: and 64 hexadecimal digits, or empty")
+    return value
+
+
 def one_of(*names: str) -> Callable[[str], str]:
     def cast(value: str) -> str:
         if value not in names:
@@ -63,6 +69,7 @@ class Settings:
     threads: int = setting(0, whole(0, 64), "threads that answer requests; 0 chooses by the CPUs at hand")
     workers: int = setting(0, whole(0, 64), "processes that serve; 0 chooses by the CPU quota")
     model_dir: str = setting("model", text, "folder with golden.json, label.json and the ONNX model")
+    model_seal: str = setting("", seal_text, "SHA-256 that golden.json must have, which holds those of the other files; empty: any")
     max_body_bytes: int = setting(1_048_576, whole(64, 1_073_741_824), "most bytes a request's body may have")
     max_rows: int = setting(10_000, whole(1, 10_000_000), "most rows a request may have")
     connections: int = setting(4096, whole(1, 1_000_000), "most connections of a process at once; more get 503")

@@ -1,0 +1,70 @@
+# One image that holds the model: Debian's Python without a shell or a package manager, three packages, the server, its model.
+# bin/image builds it so that the same commit gives the same image; a plain `docker build` gives the same files.
+FROM debian:trixie-slim AS parts
+WORKDIR /build
+# Sets in compiled modules are in the order of their hashes.
+ENV PYTHONHASHSEED=0
+# The tools of this stage do not reach the image, so their versions are free; what does reach it is locked in bin/image.d.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends binutils ca-certificates patchelf python3-pip \
+    && rm -rf /var/lib/apt/lists/*
+COPY bin/image.d/debian bin/image.d/debian.*.lock ./
+RUN apt-get update \
+    && ./debian "/build/debian.$(dpkg --print-architecture).lock" /build/debs \
+    && rm -rf /var/lib/apt/lists/*
+COPY bin/image.d/wheels.txt ./
+RUN pip install --root-user-action ignore --no-cache-dir --no-compile --no-deps --only-binary :all: --require-hashes --requirement wheels.txt --target wheels
+COPY bin/image.d/assemble.py bin/image.d/imports.py bin/image.d/stdlib.txt ./
+RUN python3 assemble.py system debs wheels stdlib.txt root
+COPY iris_wsgi app/usr/local/lib/python3.13/dist-packages/iris_wsgi
+RUN python3 imports.py root app
+
+FROM parts AS build
+RUN python3 assemble.py compiled root && python3 assemble.py compiled app
+
+# What the roles need beside that which work with Redis or PostgreSQL.
+FROM parts AS build-full
+COPY bin/image.d/full.txt bin/image.d/stdlib-full.txt ./
+RUN pip install --root-user-action ignore --no-cache-dir --no-compile --no-deps --only-binary :all: --require-hashes --requirement full.txt --target wheels-full
+RUN python3 assemble.py beside root wheels-full stdlib-full.txt full \
+    && python3 imports.py root full app \
+    && python3 assemble.py compiled full
+
+FROM scratch AS system
+COPY --from=build /build/root /
+COPY --from=build /build/app /
+ENV IRIS_HOST=0.0.0.0 \
+    IRIS_MODEL_DIR=/model \
+    IRIS_ROLE=web_single \
+    ORT_DISABLE_TELEMETRY=1
+USER 65532:65532
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
+    CMD ["/usr/bin/python3.13", "-I", "-m", "iris_wsgi", "healthcheck"]
+ENTRYPOINT ["/usr/bin/python3.13", "-I", "-m", "iris_wsgi"]
+CMD ["serve"]
+
+# The model gets into the image only out of this stage, in which it has answered its golden rows. For a model of your own bin/image
+# gives the seal that verify prints, and the labels; with `docker build` give --build-arg MODEL_SEAL=sha256:… and --label yourself.
+FROM system AS tested
+COPY model /model
+ARG MODEL_SEAL=sha256:e35e5678900fc2e0e304d50131b2f96c76299ea74666fc7009729cfd0ffc9cda
+ENV IRIS_MODEL_SEAL=${MODEL_SEAL}
+RUN ["/usr/bin/python3.13", "-I", "-m", "iris_wsgi", "verify"]
+
+FROM system AS release
+LABEL org.opencontainers.image.title="iris_wsgi" \
+      org.opencontainers.image.description="A classifier in ONNX and every pattern it can be served in" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.revision="unknown" \
+      iris-wsgi.model.digest="sha256:6fc0a03084c2ebf7bdb7f10135a8a33d0705a81710862e421fedd460b2aae697" \
+      iris-wsgi.model.seal="sha256:e35e5678900fc2e0e304d50131b2f96c76299ea74666fc7009729cfd0ffc9cda"
+COPY --from=tested /model /model
+
+FROM release AS full
+COPY --from=build-full /build/full /
+
+# The last stage is the one that is built when none is named.
+FROM release AS default

@@ -1,0 +1,80 @@
+"""What is inside an image, read from the archive that docker, podman and buildah write."""
+
+import json
+import tarfile
+import tempfile
+import zlib
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import engine
+
+
+class File(NamedTuple):
+    """A file of the image: its bytes, and its content where that tells what is installed."""
+
+    path: str
+    size: int
+    content: bytes
+
+
+class Image(NamedTuple):
+    """An image: its id, its configuration, its files, and its bytes as it lies there and as a registry sends it."""
+
+    id: str
+    config: dict[str, Any]
+    files: list[File]
+    bytes: int
+    compressed: int
+
+
+def told(path: str) -> bool:
+    """Whether the file tells of a package or of the model."""
+    return path.startswith(("var/lib/dpkg/status.d/", "model/")) or path.endswith((".dist-info/METADATA", "os-release"))
+
+
+def read(tool: str, tag: str) -> Image:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "image.tar"
+        engine.save(tool, tag, file)
+        with tarfile.open(file) as archive:
+            manifest = json.loads(content(archive, "manifest.json"))[0]
+            config = content(archive, manifest["Config"])
+            files: dict[str, File] = {}
+            compressed = 0
+            for layer in manifest["Layers"]:
+                compressed += gzipped(archive, layer)
+                files |= layer_files(archive, layer)
+    found = [files[path] for path in sorted(files)]
+    return Image(f"sha256:{sha256(config).hexdigest()}", json.loads(config), found, sum(f.size for f in found), compressed)
+
+
+def content(archive: tarfile.TarFile, name: str) -> bytes:
+    member = archive.extractfile(name)
+    assert member is not None
+    return member.read()
+
+
+def layer_files(archive: tarfile.TarFile, name: str) -> dict[str, File]:
+    found = {}
+    with tarfile.open(fileobj=archive.extractfile(name)) as layer:
+        for member in layer:
+            path = member.name.removeprefix("./").removeprefix("/")
+            if member.isreg():
+                opened = layer.extractfile(member) if told(path) else None
+                found[path] = File(path, member.size, opened.read() if opened else b"")
+            elif not member.isdir():
+                found[path] = File(path, 0, b"")
+    return found
+
+
+def gzipped(archive: tarfile.TarFile, name: str) -> int:
+    """Bytes of a layer as gzip packs it at its usual level, which is what registries keep."""
+    packer = zlib.compressobj(6, wbits=31)
+    layer = archive.extractfile(name)
+    assert layer is not None
+    size = 0
+    while piece := layer.read(1 << 20):
+        size += len(packer.compress(piece))
+    return size + len(packer.flush())

@@ -1,0 +1,211 @@
+"""Puts the image's root file system together, inside the build stage: only what the server needs, and the licences of that."""
+
+import argparse
+import inspect
+import os
+import py_compile
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+PYTHON = "usr/lib/python3.13"
+PACKAGES = "usr/local/lib/python3.13/dist-packages"
+DATA = ("usr/lib/os-release", "etc/debian_version")
+LINKS = {"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64", "etc/os-release": "../usr/lib/os-release"}
+# Not wanted of any package: its tests, its headers, type hints, what is for Windows.
+UNWANTED = (
+    "tests", "test", "*.pyi", "*.pxd", "*.h", "*.a", "*.md", "*.in", "*.build", "__pycache__", "py.typed", "__main__.py", "mypy_plugin.py", "windows_*.py",
+)  # fmt: skip
+# numpy without what only its own tests and builds need, and onnxruntime without what no session of ours runs.
+PRUNED = {
+    "numpy": (
+        "_core/_multiarray_tests*", "_core/_operand_flag_tests*", "_core/_rational_tests*", "_core/_simd.*", "_core/_struct_ufunc_tests*",
+        "_core/_umath_tests*", "_core/cversions.py", "_core/include", "_core/lib", "_pyinstaller", "conftest.py", "ctypeslib", "distutils", "doc", "f2py",
+        "fft", "ma", "matlib.py", "polynomial", "random", "testing", "linalg/_umath_linalg.*", "linalg/lapack_lite.*", "lib/recfunctions.py",
+    ),
+    "numpy.libs": ("*",),
+    "psycopg": ("pq/pq_ctypes.py", "types/shapely.py"),
+    "redis": (
+        "asyncio/http", "asyncio/multidb", "commands/bf", "commands/search", "commands/timeseries", "commands/vectorset", "http", "multidb",
+        "ocsp.py",
+    ),
+    "onnxruntime": (
+        "backend", "capi/libonnxruntime.so*", "capi/convert_npz*", "capi/training", "datasets", "experimental", "quantization",
+        "tools", "transformers",
+    ),
+}  # fmt: skip
+# numpy comes with OpenBLAS, 24 MB for matrices that nobody here multiplies; it gets the reference BLAS of Debian instead,
+# whose functions have other names, and in place of LAPACK this module.
+NO_LAPACK = '''"""In place of LAPACK, which this image has not."""
+
+
+def __getattr__(name: str) -> object:
+    raise ImportError("this image's numpy has no LAPACK: numpy.linalg cannot decompose, invert or solve here")
+'''
+BLAS = "libblas64.so.3"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    for run in (system, beside, compiled):
+        command = commands.add_parser(run.__name__, help=(run.__doc__ or "").splitlines()[0])
+        command.set_defaults(run=run)
+        for name in inspect.signature(run).parameters:
+            command.add_argument(name, type=Path)
+    given = vars(parser.parse_args())
+    given.pop("run")(**given)
+
+
+def system(debs: Path, wheels: Path, stdlib: Path, root: Path) -> None:
+    """The root file system without the server's own code and its model."""
+    unpacked = root.with_name("unpacked")
+    packages = sorted(debs.glob("*.deb"))
+    for deb in packages:
+        subprocess.run(["dpkg-deb", "-x", deb, unpacked], check=True)
+    copy_stdlib(unpacked, root, stdlib)
+    copy_packages(wheels, root / PACKAGES)
+    numpy_without_openblas(root / PACKAGES / "numpy")
+    copy_file(unpacked / "usr/bin/python3.13", root / "usr/bin/python3.13")
+    copy_libraries(unpacked, root)
+    copy_data(unpacked, root, packages)
+
+
+def beside(first: Path, wheels: Path, stdlib: Path, root: Path) -> None:
+    """What more packages and modules need, without what the first root file system has already."""
+    unpacked = first.with_name("unpacked")
+    copy_stdlib(unpacked, root, stdlib)
+    copy_packages(wheels, root / PACKAGES)
+    copy_libraries(unpacked, root)
+    for path in [*root.rglob("*")]:
+        if not path.is_dir() and os.path.lexists(first / path.relative_to(root)):
+            path.unlink()
+
+
+def compiled(root: Path) -> None:
+    """Each module as a .pyc in its place, without its source, and no time of today on any file."""
+    for path in sorted(root.rglob("*.py")):
+        # numpy adds to its own docstrings, and our own code runs as it is tested; of the others docstrings and asserts go.
+        level = 0 if {"numpy", "iris_wsgi"} & {*path.parts} else 2
+        shown = f"/{path.relative_to(root)}"
+        # A header with the source's hash, which nobody checks, in place of its time.
+        py_compile.compile(
+            str(path), f"{path}c", shown, doraise=True, optimize=level, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
+        )
+        path.unlink()
+    for path in [root, *root.rglob("*")]:
+        os.utime(path, (0, 0), follow_symlinks=False)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
+
+
+def copy_stdlib(unpacked: Path, root: Path, listed: Path) -> None:
+    """The modules that are listed; one that does not exist ends the build."""
+    source, target = unpacked / PYTHON, root / PYTHON
+    names = " ".join(line for line in listed.read_text().splitlines() if not line.startswith("#")).split()
+    for name in names:
+        base = source / name.replace(".", "/")
+        extensions = [*source.glob(f"lib-dynload/{name}.cpython-*.so")]
+        if base.is_dir():
+            shutil.copytree(base, target / base.relative_to(source), ignore=shutil.ignore_patterns(*UNWANTED))
+        elif base.with_suffix(".py").exists():
+            for path in {base.with_suffix(".py"), base.parent / "__init__.py"} if "." in name else {base.with_suffix(".py")}:
+                copy_file(path, target / path.relative_to(source))
+        elif extensions:
+            copy_file(extensions[0], target / "lib-dynload" / extensions[0].name)
+        elif name not in sys.builtin_module_names:
+            sys.exit(f"{listed}: the standard library has no module {name}")
+
+
+def copy_packages(wheels: Path, target: Path) -> None:
+    """The packages without what is pruned; of what pip notes about each, what it is and its licences."""
+    for package in wheels.iterdir():
+        name = package.name
+        if name.endswith(".dist-info") or name == "bin":
+            continue
+        shutil.copytree(package, target / name, ignore=shutil.ignore_patterns(*UNWANTED))
+        for pattern in PRUNED.get(name, ()):
+            gone = [*(target / name).glob(pattern)]
+            for path in gone:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for info in wheels.glob("*.dist-info"):
+        for path in info.rglob("*"):
+            if path.is_file() and (path.name == "METADATA" or "licen" in str(path).lower()):
+                copy_file(path, target / path.relative_to(wheels))
+
+
+def numpy_without_openblas(numpy: Path) -> None:
+    (module,) = numpy.glob("_core/_multiarray_umath.*.so")
+    openblas = next(name for name in needed(module) if "openblas" in name)
+    symbols = subprocess.run(["nm", "-D", "--undefined-only", module], check=True, capture_output=True, text=True).stdout.split()
+    # scipy_cblas_sdot64_ there is cblas_sdot here; both take 64-bit sizes.
+    renamed = {s: s.removeprefix("scipy_").removesuffix("64_") for s in symbols if s.startswith("scipy_cblas_")}
+    names = module.with_name("names")
+    names.write_text("".join(f"{old} {new}\n" for old, new in renamed.items()))
+    subprocess.run(
+        ["patchelf", "--replace-needed", openblas, BLAS, "--rename-dynamic-symbols", names, "--remove-rpath", module], check=True
+    )
+    names.unlink()
+    subprocess.run(["strip", module], check=True)
+    (numpy / "linalg/_umath_linalg.py").write_text(NO_LAPACK)
+
+
+def needed(binary: Path) -> list[str]:
+    """The libraries that an ELF file is linked with."""
+    return subprocess.run(["patchelf", "--print-needed", binary], check=True, capture_output=True, text=True).stdout.split()
+
+
+def binaries(root: Path) -> Iterator[Path]:
+    for path in root.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.read_bytes()[:4] == b"\x7fELF":
+            yield path
+
+
+def copy_libraries(unpacked: Path, root: Path) -> None:
+    """What the binaries are linked with, and what that is linked with, under its soname in the one folder for libraries."""
+    folder = next((unpacked / "usr/lib").glob("*-linux-gnu"))
+    there = {path.name: path for path in (unpacked / "usr/lib").rglob("*.so*") if path.is_file()}
+    wanted = {name for path in binaries(root) for name in needed(path)}
+    # What a wheel brings along for itself.
+    done = {path.name for path in (root / PACKAGES).rglob("*.libs/*")}
+    while wanted - done:
+        name = min(wanted - done)
+        done.add(name)
+        if name not in there:
+            sys.exit(f"no Debian package of the lock has {name}")
+        copy_file(there[name].resolve(), root / "usr/lib" / folder.name / name)
+        wanted.update(needed(there[name]))
+    for loader in (unpacked / "usr/lib64").glob("ld-linux*"):
+        (root / "usr/lib64").mkdir(parents=True, exist_ok=True)
+        (root / "usr/lib64" / loader.name).symlink_to(f"../lib/{folder.name}/{loader.name}")
+
+
+def copy_data(unpacked: Path, root: Path, debs: Iterable[Path]) -> None:
+    """What tells people and scanners what is inside: the release, and per package its control fields and its licence."""
+    for name in DATA:
+        copy_file(unpacked / name, root / name)
+    for name, target in LINKS.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).symlink_to(target)
+    for deb in debs:
+        control = subprocess.run(["dpkg-deb", "-f", deb], check=True, capture_output=True).stdout
+        package = deb.name.split("_")[0]
+        # Where scanners look for the packages of an image without dpkg.
+        status = root / "var/lib/dpkg/status.d" / package
+        status.parent.mkdir(parents=True, exist_ok=True)
+        status.write_bytes(control)
+        copy_file((unpacked / "usr/share/doc" / package / "copyright").resolve(), root / "usr/share/doc" / package / "copyright")
+    (root / "etc/passwd").write_text("root:x:0:0:root:/:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/:/sbin/nologin\n")
+    (root / "etc/group").write_text("root:x:0:\nnonroot:x:65532:\n")
+    (root / "tmp").mkdir()
+    (root / "tmp").chmod(0o1777)
+
+
+if __name__ == "__main__":
+    main()

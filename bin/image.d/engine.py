@@ -1,0 +1,87 @@
+"""What builds and runs images here: docker, podman or buildah, whichever there is."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from hashlib import sha256
+from pathlib import Path
+
+TOOLS = ("docker", "podman", "buildah")
+
+
+class Missing(Exception):
+    """A tool that is not there, or does not work; the message is one line."""
+
+
+def first_that_works() -> str:
+    for tool in TOOLS:
+        # docker's client may be there without an engine behind it.
+        if shutil.which(tool) and subprocess.run([tool, "info"], capture_output=True).returncode == 0:
+            return tool
+    raise Missing("neither docker nor podman nor buildah works here; install one of them")
+
+
+def build(tool: str, root: Path, target: str, tag: str, fresh: bool = False) -> None:
+    """Builds `target` of the Dockerfile; every layer has the same bytes as long as what is in it has not changed.
+
+    No time of the build or of the commit gets into it, so that a new commit leaves the layers alone that it does not touch.
+    """
+    words = ["--target", target, "--tag", tag, "--file", str(root / "Dockerfile")]
+    told = labels(root)
+    words += ["--build-arg", f"MODEL_SEAL={told['iris-wsgi.model.seal']}"]
+    words += [word for name, value in told.items() for word in ("--label", f"{name}={value}")]
+    if fresh:
+        words.append("--no-cache")
+    environment = os.environ | {"SOURCE_DATE_EPOCH": "0"}
+    if tool == "docker":
+        output = f"type=docker,name={tag},rewrite-timestamp=true"
+        command = ["docker", "buildx", "build", "--provenance=false", "--build-arg", "SOURCE_DATE_EPOCH=0", "--output", output]
+    else:
+        # docker's format, because OCI's has no place for a HEALTHCHECK.
+        command = [tool, "build", "--format", "docker", "--timestamp", "0", "--identity-label=false", *(() if fresh else ("--layers",))]
+    subprocess.run([*command, *words, str(root)], check=True, env=environment)
+
+
+def labels(root: Path) -> dict[str, str]:
+    """What the image tells of itself, over what the Dockerfile says for this project's own model."""
+    golden = (root / "model/golden.json").read_bytes()
+    model = json.loads(golden)
+    version = re.search(r'__version__ = "(.+)"', (root / "iris_wsgi/__init__.py").read_text())
+    return {
+        "org.opencontainers.image.version": version[1] if version else "unknown",
+        "org.opencontainers.image.revision": revision(root),
+        "iris-wsgi.model.digest": f"sha256:{model['files'][model['model']]}",
+        "iris-wsgi.model.seal": f"sha256:{sha256(golden).hexdigest()}",
+    }
+
+
+def revision(root: Path) -> str:
+    """The commit, and whether files differ from it."""
+    git = ["git", "-C", str(root)]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+    if head.returncode:
+        return "unknown"
+    changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True).stdout
+    return head.stdout.strip() + ("-changed" if changed else "")
+
+
+def save(tool: str, tag: str, file: Path) -> None:
+    """The image as an archive of docker's form."""
+    command = {
+        "docker": ["docker", "save", "--output", str(file), tag],
+        "podman": ["podman", "save", "--quiet", "--format", "docker-archive", "--output", str(file), tag],
+        "buildah": ["buildah", "push", "--quiet", tag, f"docker-archive:{file}:{tag}"],
+    }[tool]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise Missing(f"{tag} cannot be read; is it built? bin/image build does that. {tool} says: {done.stderr.strip()[-200:]}")
+
+
+def runner(tool: str) -> str:
+    """What runs containers: buildah builds only."""
+    for name in (tool, "podman", "docker"):
+        if name != "buildah" and shutil.which(name):
+            return name
+    raise Missing("this needs docker or podman")

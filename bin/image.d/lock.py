@@ -1,0 +1,77 @@
+"""The lock of what reaches the image: Debian packages and wheels by version and SHA-256."""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import unquote
+
+import engine
+from archive import Image
+from sbom import debian_packages, python_packages
+
+BASE = "debian:trixie-slim"
+ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
+DEBIAN = (
+    "base-files gcc-14-base libblas64-3 libc6 libexpat1 libffi8 libgcc-s1 libpython3.13-minimal libpython3.13-stdlib libstdc++6 "
+    "python3.13-minimal zlib1g"
+).split()
+WHEELS = {"wheels.txt": ["numpy", "onnxruntime", "waitress"], "full.txt": ["psycopg", "psycopg-binary", "redis"]}
+LOOK_UP = """
+dpkg --add-architecture {arch}
+apt-get -qq update
+for name in {names}; do apt-cache show --no-all-versions "$name:{arch}" | grep -E '^(Package|Version|Architecture|SHA256):'; done
+"""
+
+
+def write(tool: str, folder: Path) -> None:
+    """Writes the lock files from what the archives offer today."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT000000Z")
+    for arch in ARCHITECTURES:
+        lines = [f"# The image's Debian packages on {arch}, as sha256sum checks them; bin/image lock writes this file."]
+        lines += [f"# snapshot {stamp}", *debian(engine.runner(tool), arch)]
+        (folder / f"debian.{arch}.lock").write_text("\n".join(lines) + "\n")
+    for name, packages in WHEELS.items():
+        first = (folder / name).read_text().splitlines()[0]
+        (folder / name).write_text("\n".join([first, *wheels(packages)]) + "\n")
+
+
+def debian(runner: str, arch: str) -> list[str]:
+    script = LOOK_UP.format(arch=arch, names=" ".join(DEBIAN))
+    command = [runner, "run", "--rm", "--network", "host", BASE, "sh", "-euc", script]
+    told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    fields = re.findall(r"^(?:Package|Version|Architecture|SHA256): (.+)$", told, re.MULTILINE)
+    # apt spells the colon of an epoch in a file's name in this way.
+    packages = zip(*(fields[i::4] for i in range(4)), strict=True)
+    return [f"{digest}  {name}_{version.replace(':', '%3a')}_{its}.deb" for name, version, its, digest in packages]
+
+
+def wheels(packages: list[str]) -> list[str]:
+    """Lines of a requirements file with the hashes of each package's wheels for all architectures."""
+    found: dict[str, list[str]] = {}
+    for machine in ARCHITECTURES.values():
+        with tempfile.TemporaryDirectory() as target:
+            command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--no-deps", "--report", "-"]
+            command += ["--only-binary", ":all:", "--python-version", "3.13", "--target", target]
+            for tag in ("2_28", "2_27", "2_17", "2014"):
+                command += ["--platform", f"manylinux{'' if tag == '2014' else '_'}{tag}_{machine}"]
+            told = subprocess.run([*command, *packages], check=True, stdout=subprocess.PIPE, text=True).stdout
+        for item in json.loads(told)["install"]:
+            name = f"{item['metadata']['name']}=={item['metadata']['version']}"
+            found.setdefault(name, []).append(item["download_info"]["archive_info"]["hashes"]["sha256"])
+    return [" \\\n".join([name, *(f"    --hash=sha256:{d}" for d in sorted(set(found[name])))]) for name in sorted(found)]
+
+
+def differences(image: Image, folder: Path) -> list[str]:
+    """A line for each package of the image that is not the one of the lock."""
+    arch = image.config["architecture"]
+    locked = re.findall(r"^\w{64}  (.+)_(.+)_\w+\.deb$", (folder / f"debian.{arch}.lock").read_text(), re.MULTILINE)
+    wanted = {name: unquote(version) for name, version in locked}
+    there = {name: version for name, version, _ in debian_packages(image)}
+    texts = [(folder / name).read_text() for name in WHEELS]
+    wanted |= {name.lower(): version for text in texts for name, version in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE)}
+    there |= {name.lower(): version for name, version in python_packages(image)}
+    return [f"{name} {there[name]} is in the image, {wanted.get(name)} in the lock" for name in there if there[name] != wanted.get(name)]

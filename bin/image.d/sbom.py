@@ -1,0 +1,62 @@
+"""The bill of materials of an image, in CycloneDX: Debian packages, wheels, the server and its model."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.parser import BytesHeaderParser
+from uuid import NAMESPACE_URL, uuid5
+
+from archive import Image
+from cyclonedx.model import HashAlgorithm, HashType, Property
+from cyclonedx.model.bom import Bom
+from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.output.json import JsonV1Dot6
+from packageurl import PackageURL
+
+
+def text(tag: str, image: Image) -> str:
+    """The document; the same image gives the same one, so its time is the beginning of time and its number comes from the id."""
+    labels = image.config["config"]["Labels"]
+    name, _, version = tag.partition(":")
+    bom = Bom(components=[*debian(image), *wheels(image), *own(image, labels)], serial_number=uuid5(NAMESPACE_URL, image.id))
+    bom.metadata.timestamp = datetime.fromtimestamp(0, UTC)
+    bom.metadata.component = Component(name=name, version=version, type=ComponentType.CONTAINER, bom_ref="image")
+    bom.metadata.properties.add(Property(name="image.id", value=image.id))
+    bom.register_dependency(bom.metadata.component, bom.components)
+    return JsonV1Dot6(bom).output_as_string(indent=2) + "\n"
+
+
+def debian(image: Image) -> Iterator[Component]:
+    for name, version, architecture in debian_packages(image):
+        url = PackageURL("deb", "debian", name, version, {"arch": architecture, "distro": "debian-13"})
+        yield Component(name=name, version=version, purl=url, bom_ref=str(url), type=ComponentType.LIBRARY)
+
+
+def debian_packages(image: Image) -> Iterator[tuple[str, str, str]]:
+    """Name, version and architecture of each package, from where scanners look for them."""
+    for file in image.files:
+        if file.path.startswith("var/lib/dpkg/status.d/"):
+            told = BytesHeaderParser().parsebytes(file.content)
+            yield told["Package"], told["Version"], told["Architecture"]
+
+
+def wheels(image: Image) -> Iterator[Component]:
+    for name, version in python_packages(image):
+        url = PackageURL("pypi", None, name.lower(), version)
+        yield Component(name=name, version=version, purl=url, bom_ref=str(url), type=ComponentType.LIBRARY)
+
+
+def python_packages(image: Image) -> Iterator[tuple[str, str]]:
+    for file in image.files:
+        if file.path.endswith(".dist-info/METADATA"):
+            told = BytesHeaderParser().parsebytes(file.content)
+            yield told["Name"], told["Version"]
+
+
+def own(image: Image, labels: dict[str, str]) -> Iterator[Component]:
+    version = labels["org.opencontainers.image.version"]
+    commit = Property(name="revision", value=labels["org.opencontainers.image.revision"])
+    yield Component(name="iris_wsgi", version=version, type=ComponentType.APPLICATION, bom_ref="iris_wsgi", properties=[commit])
+    golden = json.loads(next(file.content for file in image.files if file.path == "model/golden.json"))
+    digest = HashType(alg=HashAlgorithm.SHA_256, content=golden["files"][golden["model"]])
+    yield Component(name=golden["model"], type=ComponentType.MACHINE_LEARNING_MODEL, bom_ref="model", hashes=[digest])

@@ -1,0 +1,22 @@
+"""Asks the server of this machine whether it is ready, for images that have no curl."""
+
+import socket
+
+SECONDS = 4.0
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+REQUEST = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+def why_unhealthy(host: str, port: int, seconds: float = SECONDS) -> str | None:
+    """None if GET /readyz is answered with 200 within `seconds`, else one line that says what came instead."""
+    where = EVERYWHERE.get(host, host)
+    try:
+        with socket.create_connection((where, port), seconds) as connection:
+            connection.sendall(REQUEST)
+            answer = connection.recv(65536)
+    except TimeoutError:
+        return f"no answer from {where} port {port} within {seconds:g} seconds"
+    except OSError as error:
+        return f"no server at {where} port {port}: {error.strerror}"
+    status = answer.partition(b"\r\n")[0].decode("ascii", "replace")
+    return None if status.startswith("HTTP/1.1 200 ") else f"{where} port {port} answers: {status or 'nothing'}"

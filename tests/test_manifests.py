@@ -1,0 +1,798 @@
+"""Manifests: rendered, then held against schemas, Pod Security, the routes, the settings, the benchmark and each other."""
+
+import copy
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+from conftest import MODEL, ROOT, KeptLog, need, wsgi_call
+
+from iris_wsgi.golden import self_test
+from iris_wsgi.launch import cpus
+from iris_wsgi.model import load_model
+from iris_wsgi.roles import build
+from iris_wsgi.settings import Settings, read_settings
+from iris_wsgi.workers import KILL_AFTER_SECONDS
+
+MANIFESTS = ROOT / "manifests"
+README = (MANIFESTS / "README.md").read_text()
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+# What the image sets; what is not plain text there is known only when it is built.
+IMAGE = dict(re.findall(r"\b(IRIS_\w+)=([\w./]+)", DOCKERFILE))
+KUSTOMIZATIONS = {
+    str(path.parent.relative_to(MANIFESTS)): yaml.safe_load(path.read_text())
+    for path in sorted(MANIFESTS.rglob("kustomization.yml"))
+}
+OVERLAYS = [name for name, told in KUSTOMIZATIONS.items() if told["kind"] == "Kustomization"]
+# Components that are off; each is rendered with the overlay whose folder it is in, uncommented there.
+ON = {f"{name}/{one}" for name, told in KUSTOMIZATIONS.items() for one in told.get("components", ())}
+RENDERS = [*OVERLAYS, *(name for name in KUSTOMIZATIONS if name not in {*OVERLAYS, *ON})]
+# What an overlay without pods of its own is applied next to.
+BESIDE = {"release/to_blue": "release/blue", "release/to_green": "release/green"}
+KUBERNETES = ("1.32", "1.34", "1.37")
+NAMESPACE = "model-in-image"
+
+# Each finding of checkov that stays, with the reason.
+EXCEPTIONS = {
+    "CKV_K8S_15": "IfNotPresent: the image is loaded into the cluster, which may have no registry to pull from",
+    "CKV_K8S_43": "a tag: an image that was loaded without a registry has no digest to pull by, and releases go by tag",
+}
+
+Object = dict
+
+
+def kustomize(folder: Path) -> list[Object]:
+    told = subprocess.run([need("kubectl"), "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
+    assert told.returncode == 0, told.stderr
+    return list(yaml.load_all(told.stdout, yaml.CSafeLoader))
+
+
+def uncommented(name: str, into: Path) -> Path:
+    """A copy of the manifests in which the component is on; the overlay's folder in it."""
+    overlay, component = name.rsplit("/", 1)
+    folder = Path(shutil.copytree(MANIFESTS, into / component)) / overlay
+    file = folder / "kustomization.yml"
+    text = file.read_text()
+    assert f"  # - {component}\n" in text
+    file.write_text(text.replace(f"  # - {component}\n", f"  - {component}\n"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Object]]:
+    """What `kubectl apply -k` sends, by the name of the directory."""
+    need("kubectl")
+    copies = tmp_path_factory.mktemp("components")
+    folders = [MANIFESTS / name if name in OVERLAYS else uncommented(name, copies) for name in RENDERS]
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(RENDERS, pool.map(kustomize, folders), strict=True))
+
+
+@pytest.fixture(params=RENDERS)
+def objects(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]) -> list[Object]:
+    """One render after the other, with the pods that a switch is applied next to."""
+    return rendered[request.param] + rendered.get(BESIDE.get(request.param), [])
+
+
+def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
+    return [one for one in objects if one["kind"] in kinds]
+
+
+def only(objects: list[Object], kind: str) -> Object:
+    (one,) = of_kind(objects, kind)
+    return one
+
+
+def name_of(one: Object) -> tuple[str, str]:
+    return one["kind"], one["metadata"]["name"]
+
+
+def pods(objects: list[Object]) -> list[Object]:
+    """Pod templates."""
+    return [one["spec"]["template"] for one in of_kind(objects, "Deployment")]
+
+
+def containers(template: Object, *groups: str) -> list[Object]:
+    return [one for group in groups or ("containers", "initContainers") for one in template["spec"].get(group, ())]
+
+
+def environment(container: Object) -> dict[str, str]:
+    """The image's variables and the container's own."""
+    return {**IMAGE, **{one["name"]: one["value"] for one in container.get("env", ())}}
+
+
+def settings_of(container: Object) -> Settings:
+    return read_settings(environment(container), {})
+
+
+def labels_of(template: Object) -> dict[str, str]:
+    return template["metadata"]["labels"]
+
+
+def selector(one: Object) -> dict[str, str]:
+    """The labels by which an object selects pods."""
+    spec = one["spec"]
+    if one["kind"] == "Service":
+        return spec["selector"]
+    return (spec.get("podSelector") or spec["selector"])["matchLabels"]
+
+
+def selects(one: Object, template: Object) -> bool:
+    return selector(one).items() <= labels_of(template).items()
+
+
+def amount(text: str | int) -> float:
+    """A quantity of Kubernetes as a number."""
+    number, unit = re.fullmatch(r"([\d.]+)(m|Ki|Mi|Gi|k|M|G)?", str(text)).groups()
+    return float(number) * {None: 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}[unit]
+
+
+def limit(container: Object, resource: str) -> float:
+    return amount(container["resources"]["limits"][resource])
+
+
+def request(container: Object, resource: str) -> float:
+    return amount(container["resources"]["requests"][resource])
+
+
+def least_pods(deployment: Object, objects: list[Object]) -> int:
+    for hpa in of_kind(objects, "HorizontalPodAutoscaler"):
+        if hpa["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]:
+            return hpa["spec"]["minReplicas"]
+    return deployment["spec"]["replicas"]
+
+
+def benchmark(column: str) -> float:
+    """What docs/benchmark.md says of our server with one worker."""
+    header = None
+    for line in (ROOT / "docs/benchmark.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0] == "server":
+            header = cells
+        elif cells[0] == "iris_wsgi" and header and column in header:
+            return float(cells[header.index(column)].replace(",", ""))
+    raise AssertionError(f"docs/benchmark.md has no column {column}")
+
+
+# Schemas and hardening
+
+
+def test_every_object_fits_the_strict_schemas_of_three_kubernetes_versions(rendered):
+    different = {json.dumps(one, sort_keys=True): one for objects in rendered.values() for one in objects}
+    assert len(different) > 20
+    for version in KUBERNETES:
+        for one in different.values():
+            # The version that was used, since an unknown one is replaced by an older.
+            assert kubernetes_validate.validate(one, version, strict=True) == version
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_the_schemas_refuse_what_is_misspelt(version):
+    deployment = yaml.safe_load((MANIFESTS / "base/deployment.yml").read_text())
+    deployment["spec"]["template"]["spec"]["enableServiceLink"] = False
+    with pytest.raises(kubernetes_validate.ValidationError, match="enableServiceLink"):
+        kubernetes_validate.validate(deployment, version, strict=True)
+
+
+@pytest.fixture(scope="session")
+def checkov(rendered, tmp_path_factory) -> Object:
+    """What checkov found in all renders, in one run because its start is slow."""
+    program = need("checkov")
+    folder = tmp_path_factory.mktemp("checkov")
+    for name, objects in rendered.items():
+        (folder / f"{name.replace('/', '-')}.yml").write_text(yaml.safe_dump_all(objects))
+    command = [program, "-d", str(folder), "--framework", "kubernetes", "--skip-download", "--quiet", "--compact", "-o", "json"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    try:
+        return json.loads(told.stdout)
+    except ValueError:
+        pytest.fail(f"checkov did not answer: {told.stdout[-500:]} {told.stderr[-500:]}")
+
+
+def test_checkov_finds_nothing_but_the_exceptions(checkov, rendered):
+    found = {(one["check_id"], one["check_name"], one["resource"]) for one in checkov["results"]["failed_checks"]}
+    assert not [one for one in found if one[0] not in EXCEPTIONS]
+    assert checkov["summary"]["parsing_errors"] == 0
+    # It counts pods too, once more.
+    assert checkov["summary"]["resource_count"] >= sum(map(len, rendered.values()))
+
+
+def test_every_exception_from_checkov_is_still_needed(checkov):
+    assert set(EXCEPTIONS) <= {one["check_id"] for one in checkov["results"]["failed_checks"]}
+
+
+VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+SELINUX = {"", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"}
+# Those of the first version of the standard; later ones have more.
+SYSCTLS = {
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.tcp_syncookies",
+}
+PROFILES = {"RuntimeDefault", "Localhost"}
+
+
+def violations(template: Object) -> set[str]:
+    """The rules of the Pod Security Standard "restricted" (Kubernetes 1.37, with what it has of "baseline") that a pod breaks."""
+    pod = template["spec"]
+    all_containers = containers(template, "containers", "initContainers", "ephemeralContainers")
+    own = pod.get("securityContext") or {}
+    theirs = [one.get("securityContext") or {} for one in all_containers]
+    contexts = [own, *theirs]
+    capabilities = [one.get("capabilities") or {} for one in theirs]
+    handlers = [one.get(probe) or {} for one in all_containers for probe in ("startupProbe", "readinessProbe", "livenessProbe")]
+    handlers += [handler for one in all_containers for handler in (one.get("lifecycle") or {}).values()]
+    annotations = (template["metadata"].get("annotations") or {}).items()
+    armor = {value for key, value in annotations if key.startswith("container.apparmor.security.beta.kubernetes.io/")}
+    linux = [one["seLinuxOptions"] for one in contexts if one.get("seLinuxOptions")]
+
+    def everywhere(key: str, allowed) -> bool:
+        """Set for the pod or for each container, and nowhere to anything else."""
+        told = [one.get(key) for one in contexts]
+        return all(allowed(one) for one in told if one is not None) and (told[0] is not None or None not in told)
+
+    rules = {
+        "host namespaces": not any(pod.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")),
+        "host process": not any((one.get("windowsOptions") or {}).get("hostProcess") for one in contexts),
+        "privileged": not any(one.get("privileged") for one in theirs),
+        "privilege escalation": all(one.get("allowPrivilegeEscalation") is False for one in theirs),
+        "capabilities": all(
+            "ALL" in one.get("drop", ()) and set(one.get("add", ())) <= {"NET_BIND_SERVICE"} for one in capabilities
+        ),
+        "volumes": all(len(set(one) & VOLUMES) == 1 and len(one) == 2 for one in pod.get("volumes", ())),
+        "host ports": not any(port.get("hostPort") for one in all_containers for port in one.get("ports", ())),
+        "hosts of probes": not any((one.get(way) or {}).get("host") for one in handlers for way in ("httpGet", "tcpSocket")),
+        "AppArmor": all((one.get("appArmorProfile") or {}).get("type", "RuntimeDefault") in PROFILES for one in contexts)
+        and all(one in {"", "runtime/default"} or one.startswith("localhost/") for one in armor),
+        "SELinux": all(one.get("type", "") in SELINUX and not one.get("user") and not one.get("role") for one in linux),
+        "proc mount": all(one.get("procMount", "Default") == "Default" for one in theirs),
+        "seccomp": everywhere("seccompProfile", lambda one: one.get("type") in PROFILES),
+        "sysctls": {one["name"] for one in own.get("sysctls", ())} <= SYSCTLS,
+        "non-root": everywhere("runAsNonRoot", lambda one: one is True),
+        "root": not any(one.get("runAsUser") == 0 for one in contexts),
+    }
+    return {rule for rule, kept in rules.items() if not kept}
+
+
+def test_every_pod_keeps_the_pod_security_standard_restricted(objects):
+    assert pods(objects)
+    for template in pods(objects):
+        assert violations(template) == set()
+
+
+REMOVED = object()
+OF_POD = [
+    ("host namespaces", "hostNetwork", True),
+    ("host namespaces", "hostPID", True),
+    ("host namespaces", "hostIPC", True),
+    ("host process", "securityContext.windowsOptions", {"hostProcess": True}),
+    ("volumes", "volumes", [{"name": "a", "hostPath": {"path": "/"}}]),
+    ("volumes", "volumes", [{"name": "a", "nfs": {"server": "a", "path": "/"}}]),
+    ("volumes", "volumes", [{"name": "a", "emptyDir": {}}, {"name": "b", "image": {"reference": "b"}}]),
+    ("AppArmor", "securityContext.appArmorProfile", {"type": "Unconfined"}),
+    ("SELinux", "securityContext.seLinuxOptions", {"user": "root"}),
+    ("seccomp", "securityContext.seccompProfile", REMOVED),
+    ("seccomp", "securityContext.seccompProfile.type", "Unconfined"),
+    ("sysctls", "securityContext.sysctls", [{"name": "kernel.msgmax", "value": "1"}]),
+    ("non-root", "securityContext.runAsNonRoot", REMOVED),
+    ("non-root", "securityContext.runAsNonRoot", False),
+    ("root", "securityContext.runAsUser", 0),
+]
+OF_CONTAINER = [
+    ("host process", "securityContext.windowsOptions", {"hostProcess": True}),
+    ("privileged", "securityContext.privileged", True),
+    ("privilege escalation", "securityContext.allowPrivilegeEscalation", REMOVED),
+    ("privilege escalation", "securityContext.allowPrivilegeEscalation", True),
+    ("capabilities", "securityContext.capabilities", REMOVED),
+    ("capabilities", "securityContext.capabilities.drop", ["NET_RAW"]),
+    ("capabilities", "securityContext.capabilities.add", ["CHOWN"]),
+    ("host ports", "ports", [{"containerPort": 8000, "hostPort": 8000}]),
+    ("hosts of probes", "livenessProbe.httpGet.host", "127.0.0.1"),
+    ("hosts of probes", "readinessProbe", {"tcpSocket": {"port": 8000, "host": "example.com"}}),
+    ("hosts of probes", "lifecycle", {"preStop": {"httpGet": {"port": 8000, "host": "example.com"}}}),
+    ("AppArmor", "securityContext.appArmorProfile", {"type": "Unconfined"}),
+    ("SELinux", "securityContext.seLinuxOptions", {"type": "spc_t"}),
+    ("SELinux", "securityContext.seLinuxOptions", {"role": "system_r"}),
+    ("proc mount", "securityContext.procMount", "Unmasked"),
+    ("seccomp", "securityContext.seccompProfile", {"type": "Unconfined"}),
+    ("non-root", "securityContext.runAsNonRoot", False),
+    ("root", "securityContext.runAsUser", 0),
+    ("privilege escalation", "securityContext", REMOVED),
+]
+BROKEN = [(rule, f"spec.{path}", value) for rule, path, value in OF_POD]
+BROKEN += [
+    (rule, f"spec.{group}.0.{path}", value)
+    for rule, path, value in OF_CONTAINER
+    for group in ("containers", "initContainers", "ephemeralContainers")
+]
+BROKEN.append(("AppArmor", "metadata.annotations", {"container.apparmor.security.beta.kubernetes.io/server": "unconfined"}))
+
+
+@pytest.mark.parametrize(("rule", "path", "value"), BROKEN, ids=[f"{rule}: {path}" for rule, path, _ in BROKEN])
+def test_a_pod_that_breaks_the_standard_is_found(rule, path, value):
+    template = yaml.safe_load((MANIFESTS / "base/deployment.yml").read_text())["spec"]["template"]
+    for group in ("initContainers", "ephemeralContainers"):
+        template["spec"][group] = copy.deepcopy(template["spec"]["containers"])
+    assert violations(template) == set()
+    *way, last = [int(step) if step.isdigit() else step for step in path.split(".")]
+    place = template
+    for step in way:
+        place = place[step] if isinstance(step, int) else place.setdefault(step, {})
+    if value is REMOVED:
+        del place[last]
+    else:
+        place[last] = value
+    assert rule in violations(template)
+
+
+def test_every_pod_is_hardened_beyond_the_standard(objects):
+    user, group = map(int, re.search(r"^USER (\d+):(\d+)$", DOCKERFILE, re.MULTILINE).groups())
+    for template in pods(objects):
+        pod = template["spec"]
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["enableServiceLinks"] is False
+        assert (pod["securityContext"]["runAsUser"], pod["securityContext"]["runAsGroup"]) == (user, group)
+        for container in containers(template):
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            # The image has no shell, so what it is told to do is an argument of its entry point.
+            assert "command" not in container
+            assert "exec" not in json.dumps(container)
+
+
+def test_the_namespace_enforces_the_standard_that_the_pods_keep(objects):
+    for namespace in of_kind(objects, "Namespace"):
+        labels = namespace["metadata"]["labels"]
+        assert {labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "warn", "audit")} == {"restricted"}
+
+
+# What the server is
+
+
+def test_every_variable_in_the_manifests_is_a_setting_that_the_server_takes(objects):
+    for template in pods(objects):
+        for container in containers(template):
+            assert settings_of(container).host == "0.0.0.0"
+        for container in containers(template, "containers"):
+            assert settings_of(container).grace_seconds > 0
+
+
+@pytest.fixture(scope="session")
+def app_of():
+    """The application that a container serves, with the model of the repository."""
+    built = {}
+
+    def get(settings: Settings):
+        settings = replace(settings, model_dir=str(MODEL), model_seal="")
+        if settings not in built:
+            built[settings] = build(settings, KeptLog()).app
+        return built[settings]
+
+    return get
+
+
+def test_every_probe_asks_a_route_of_the_role_on_the_port_that_it_serves(objects, app_of):
+    for template in pods(objects):
+        for container in containers(template, "containers"):
+            settings = settings_of(container)
+            ports = {one["name"]: one["containerPort"] for one in container["ports"]}
+            for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+                ask = container[kind]["httpGet"]
+                assert ports[ask["port"]] == settings.port == 8000
+                assert "GET" in app_of(settings).table[ask["path"]]
+                assert wsgi_call(app_of(settings), "GET", ask["path"])[0] == 200
+
+
+def test_only_readiness_asks_what_says_no_while_the_server_drains(objects):
+    for template in pods(objects):
+        for container in containers(template, "containers"):
+            asked = {kind: container[kind]["httpGet"]["path"] for kind in ("startupProbe", "readinessProbe", "livenessProbe")}
+            assert asked == {"startupProbe": "/livez", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
+
+
+def test_a_start_has_many_times_the_seconds_that_were_measured_and_the_rollout_waits_longer(objects):
+    for deployment in of_kind(objects, "Deployment"):
+        for container in containers(deployment["spec"]["template"], "containers"):
+            probe = container["startupProbe"]
+            given = probe["periodSeconds"] * probe["failureThreshold"]
+            assert given > 50 * benchmark("first answer s")
+            assert deployment["spec"]["progressDeadlineSeconds"] > given + deployment["spec"]["minReadySeconds"]
+
+
+def test_the_grace_periods_add_up(objects):
+    for template in pods(objects):
+        given = template["spec"]["terminationGracePeriodSeconds"]
+        for container in containers(template, "containers"):
+            settings = settings_of(container)
+            waits = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+            assert given >= waits + settings.grace_seconds + settings.drain_seconds + KILL_AFTER_SECONDS
+
+
+def test_memory_and_cpu_fit_what_the_benchmark_measured(objects):
+    for template in pods(objects):
+        for container in containers(template):
+            assert request(container, "memory") == limit(container, "memory")
+            assert 1.5 < limit(container, "memory") / (benchmark("after load MB") * 1e6) < 3
+            # The comment in base/deployment.yml says some 3,000.
+            assert 2000 < request(container, "cpu") / (benchmark("CPU µs") * 1e-6) < 5000
+            assert request(container, "cpu") <= limit(container, "cpu")
+
+
+def test_the_cpu_limit_gives_one_worker_as_in_the_row_of_the_benchmark(objects, tmp_path):
+    for template in pods(objects):
+        for container in containers(template, "containers"):
+            assert limit(container, "cpu") == 1
+            (tmp_path / "cpu.max").write_text(f"{limit(container, 'cpu') * 100_000:.0f} 100000\n")
+            assert settings_of(container).workers or cpus(tmp_path)[0] == 1
+
+
+def test_volumes_in_memory_leave_room_for_the_server(objects):
+    for template in pods(objects):
+        in_memory = [one["emptyDir"]["sizeLimit"] for one in template["spec"].get("volumes", ()) if "emptyDir" in one]
+        for container in containers(template):
+            assert sum(map(amount, in_memory)) + 1.5 * benchmark("after load MB") * 1e6 < limit(container, "memory")
+
+
+def test_the_autoscaler_wants_no_pod_for_idling_and_one_before_a_process_is_busy(objects):
+    for hpa in of_kind(objects, "HorizontalPodAutoscaler"):
+        target = hpa["spec"]["scaleTargetRef"]
+        deployment = next(one for one in of_kind(objects, target["kind"]) if one["metadata"]["name"] == target["name"])
+        assert target["apiVersion"] == deployment["apiVersion"]
+        (container,) = containers(deployment["spec"]["template"], "containers")
+        wanted = {
+            one["resource"]["name"]: one["resource"]["target"]["averageUtilization"] / 100 for one in hpa["spec"]["metrics"]
+        }
+        assert set(wanted) == {"cpu", "memory"}
+        # It scales when the share is a tenth above the target, and down again when it is a tenth below.
+        assert benchmark("after load MB") * 1e6 / request(container, "memory") < 0.9 * wanted["memory"]
+        assert wanted["memory"] < 1
+        assert 1.1 * wanted["cpu"] * request(container, "cpu") < limit(container, "cpu")
+        assert (hpa["spec"]["minReplicas"], hpa["spec"]["maxReplicas"]) == (2, 10)
+        assert set(hpa["spec"]["behavior"]) == {"scaleUp", "scaleDown"}
+
+
+# How the objects go together
+
+
+def test_every_selector_finds_the_pods_of_the_same_render(objects):
+    for one in of_kind(objects, "Service", "PodDisruptionBudget", "NetworkPolicy"):
+        assert [template for template in pods(objects) if selects(one, template)], name_of(one)
+
+
+def test_every_deployment_selects_its_own_pods_and_has_one_disruption_budget_and_a_network_policy(objects):
+    for deployment in of_kind(objects, "Deployment"):
+        template = deployment["spec"]["template"]
+        assert [name_of(one) for one in of_kind(objects, "Deployment") if selects(one, template)] == [name_of(deployment)]
+        # The eviction of a pod that two budgets select is refused.
+        assert len([one for one in of_kind(objects, "PodDisruptionBudget") if selects(one, template)]) == 1
+        assert [one for one in of_kind(objects, "NetworkPolicy") if selects(one, template)]
+        for spread in template["spec"]["topologySpreadConstraints"]:
+            assert spread["labelSelector"]["matchLabels"].items() <= labels_of(template).items()
+            assert spread["matchLabelKeys"] == ["pod-template-hash"]
+            assert spread["whenUnsatisfiable"] == "ScheduleAnyway"
+
+
+def test_ports_have_one_number_and_one_name_from_the_node_to_the_container(objects):
+    for template in pods(objects):
+        ports = {port["name"]: port["containerPort"] for one in containers(template, "containers") for port in one["ports"]}
+        for service in of_kind(objects, "Service"):
+            if selects(service, template):
+                assert [ports[port["targetPort"]] for port in service["spec"]["ports"]] == [8000]
+                assert [port["name"] for port in service["spec"]["ports"]] == ["http"]
+        for policy in of_kind(objects, "NetworkPolicy"):
+            if selects(policy, template):
+                assert policy["spec"]["ingress"] == [{"ports": [{"protocol": "TCP", "port": 8000}]}]
+                assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+
+
+def test_only_the_service_that_clients_know_has_a_port_on_the_nodes(objects):
+    for service in of_kind(objects, "Service"):
+        known = service["metadata"]["name"] == "model-in-image-service"
+        assert service["spec"]["type"] == ("NodePort" if known else "ClusterIP")
+        assert [port.get("nodePort") for port in service["spec"]["ports"]] == [30080 if known else None]
+
+
+def test_nobody_is_called_unless_the_model_comes_over_http(rendered):
+    for name, objects in rendered.items():
+        for policy in of_kind(objects, "NetworkPolicy"):
+            assert bool(policy["spec"].get("egress")) == (name == "model_load/over_http")
+
+
+def test_replicas_are_set_only_where_nothing_scales_them(objects):
+    scaled = {one["spec"]["scaleTargetRef"]["name"] for one in of_kind(objects, "HorizontalPodAutoscaler")}
+    for deployment in of_kind(objects, "Deployment"):
+        assert ("replicas" in deployment["spec"]) != (deployment["metadata"]["name"] in scaled)
+
+
+def test_no_disruption_budget_can_block_the_drain_of_a_node(objects):
+    for budget in of_kind(objects, "PodDisruptionBudget"):
+        least = min(
+            least_pods(one, objects) for one in of_kind(objects, "Deployment") if selects(budget, one["spec"]["template"])
+        )
+        assert budget["spec"].get("minAvailable", 0) < least
+        assert budget["spec"].get("maxUnavailable", 1) >= 1
+        assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+def test_a_rollout_has_a_new_pod_ready_before_an_old_one_goes(objects):
+    for deployment in of_kind(objects, "Deployment"):
+        assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+        assert deployment["spec"]["minReadySeconds"] > 0
+
+
+def test_labels_are_the_recommended_ones_and_agree(objects):
+    for one in objects:
+        labels = one["metadata"]["labels"]
+        assert labels["app.kubernetes.io/name"] == labels["app.kubernetes.io/part-of"] == NAMESPACE
+        if "instance" in str(labels):
+            assert one["metadata"]["name"].removesuffix(f"-{labels['app.kubernetes.io/instance']}").startswith("model-in-image-")
+    for deployment in of_kind(objects, "Deployment"):
+        assert deployment["metadata"]["labels"] == labels_of(deployment["spec"]["template"])
+        wanted = {f"app.kubernetes.io/{key}" for key in ("name", "component", "instance")} | {"track"}
+        assert set(selector(deployment)) == wanted
+    for one in of_kind(objects, "Service", "PodDisruptionBudget", "NetworkPolicy"):
+        assert set(selector(one)) == wanted - {"track"}
+
+
+# The files
+
+
+def test_the_namespace_comes_first_and_everything_is_in_it(rendered):
+    for objects in rendered.values():
+        assert name_of(objects[0]) == ("Namespace", NAMESPACE)
+        assert {one["metadata"]["namespace"] for one in objects[1:]} == {NAMESPACE}
+
+
+def test_the_single_files_are_complete_in_their_documented_order():
+    order = ["namespace.yml", "deployment.yml", "service.yml", "hpa.yml"]
+    files = {
+        name: list(yaml.safe_load_all((MANIFESTS / "base" / name).read_text())) for name in KUSTOMIZATIONS["base"]["resources"]
+    }
+    assert list(files)[:4] == order
+    assert all(len(one) == 1 for one in files.values())
+    assert [name_of(files[name][0]) for name in order] == [
+        ("Namespace", "model-in-image"),
+        ("Deployment", "model-in-image-deployment"),
+        ("Service", "model-in-image-service"),
+        ("HorizontalPodAutoscaler", "model-in-image-hpa"),
+    ]
+    assert all(one["metadata"].get("namespace") == NAMESPACE for (one,) in files.values() if one["kind"] != "Namespace")
+    places = [README.index(f"`{name}`") for name in order]
+    assert places == sorted(places)
+
+
+def test_every_file_belongs_to_a_kustomization():
+    known = {
+        f"{name}/{file}" for name, told in KUSTOMIZATIONS.items() for file in ["kustomization.yml", *told.get("resources", ())]
+    }
+    assert {str(path.relative_to(MANIFESTS)) for path in MANIFESTS.rglob("*.yml")} <= known
+
+
+def repeated(part: object, whole: object) -> list[object]:
+    """The values of a patch that what it patches has already; lists go by the names in them, as in Kubernetes."""
+    if isinstance(part, dict) and isinstance(whole, dict):
+        return [same for key in part.keys() & whole.keys() - {"kind", "name"} for same in repeated(part[key], whole[key])]
+    if (
+        isinstance(part, list)
+        and isinstance(whole, list)
+        and all(isinstance(one, dict) and "name" in one for one in part + whole)
+    ):
+        by_name = {one["name"]: one for one in whole}
+        return [same for one in part if one["name"] in by_name for same in repeated(one, by_name[one["name"]])]
+    return [part] if part == whole else []
+
+
+def test_only_the_base_holds_objects_and_an_overlay_only_patches_that_repeat_nothing_of_it():
+    base = yaml.safe_load((MANIFESTS / "base/deployment.yml").read_text())
+    for name, told in KUSTOMIZATIONS.items():
+        if name != "base":
+            assert all((MANIFESTS / name / one / "kustomization.yml").exists() for one in told.get("resources", ()))
+            for patch in told.get("patches", ()):
+                assert set(patch) <= {"target", "patch", "options"}
+                assert repeated(yaml.safe_load(patch["patch"]), base) == []
+
+
+def test_a_patch_that_is_a_copy_is_found():
+    base = yaml.safe_load((MANIFESTS / "base/deployment.yml").read_text())
+    assert repeated({"spec": {"minReadySeconds": 5}}, base) == [5]
+    server = {"name": "server", "image": "model-in-image-pattern:v1.0", "env": [{"name": "IRIS_DRAIN_SECONDS", "value": "10"}]}
+    copied = repeated({"spec": {"template": {"spec": {"containers": [server]}}}}, base)
+    assert set(copied) == {"model-in-image-pattern:v1.0", "10"}
+
+
+def test_the_image_is_the_one_of_the_design_or_a_later_tag_of_it(rendered):
+    (server,) = containers(pods(rendered["base"])[0])
+    assert server["image"] == "model-in-image-pattern:v1.0"
+    for objects in rendered.values():
+        for template in pods(objects):
+            images = {one["image"] for one in containers(template)}
+            assert len(images) == 1
+            assert re.fullmatch(r"model-in-image-pattern:v\d+\.\d+", images.pop())
+            assert {one["imagePullPolicy"] for one in containers(template)} == {"IfNotPresent"}
+
+
+def test_each_overlay_of_a_role_serves_that_role(rendered):
+    for name in ("web_single",):
+        (server,) = containers(pods(rendered[name])[0])
+        assert settings_of(server).role == name
+
+
+# Releases
+
+
+def merged(*renders: list[Object]) -> list[Object]:
+    """What a cluster holds after all of them were applied; they must agree where they name the same object."""
+    held: dict[tuple[str, str], Object] = {}
+    for one in (one for objects in renders for one in objects):
+        assert held.setdefault(name_of(one), one) == one, f"{name_of(one)} is not the same in two overlays"
+    return list(held.values())
+
+
+@pytest.fixture
+def releases(rendered) -> list[Object]:
+    """All that may run at the same time."""
+    return merged(*(rendered[name] for name in ("web_single", "release/canary", "release/blue", "release/green")))
+
+
+def test_releases_that_run_together_disturb_each_other_in_nothing(releases):
+    assert len(of_kind(releases, "Deployment")) == 4
+    test_every_deployment_selects_its_own_pods_and_has_one_disruption_budget_and_a_network_policy(releases)
+    targets = [one["spec"]["scaleTargetRef"]["name"] for one in of_kind(releases, "HorizontalPodAutoscaler")]
+    assert len(targets) == len(set(targets)) == 3
+
+
+def test_each_service_leads_to_its_own_release(releases):
+    leads = {
+        service["metadata"]["name"]: {
+            one["metadata"]["name"] for one in of_kind(releases, "Deployment") if selects(service, one["spec"]["template"])
+        }
+        for service in of_kind(releases, "Service")
+    }
+    assert leads == {
+        "model-in-image-service": {"model-in-image-deployment", "model-in-image-deployment-canary"},
+        "model-in-image-service-blue": {"model-in-image-deployment-blue"},
+        "model-in-image-service-green": {"model-in-image-deployment-green"},
+    }
+
+
+@pytest.mark.parametrize("colour", ["blue", "green"])
+def test_the_switch_changes_the_selector_of_one_service_and_nothing_else(rendered, releases, colour):
+    namespace, switched = rendered[f"release/to_{colour}"]
+    known = next(one for one in of_kind(releases, "Service") if name_of(one) == name_of(switched))
+    assert namespace == only(releases, "Namespace")
+    assert {**switched, "spec": {**switched["spec"], "selector": None}} == {**known, "spec": {**known["spec"], "selector": None}}
+    led = [one["metadata"]["name"] for one in of_kind(releases, "Deployment") if selects(switched, one["spec"]["template"])]
+    assert led == [f"model-in-image-deployment-{colour}"]
+
+
+def test_blue_and_green_differ_in_colour_and_tag_alone(rendered):
+    blue, green = (json.dumps(rendered[f"release/{colour}"]) for colour in ("blue", "green"))
+    tags = [containers(pods(rendered[f"release/{colour}"])[0])[0]["image"] for colour in ("blue", "green")]
+    assert tags[0] != tags[1]
+    assert blue.replace("blue", "green").replace(*tags) == green
+
+
+def test_the_clean_up_of_a_colour_finds_all_that_is_its_own(rendered):
+    deletes = dict(re.findall(r"delete (\S+) -l (\S+)", "\n".join(COMMANDS)))
+    kinds = {instance.partition("=")[2]: kinds for kinds, instance in deletes.items()}
+    # The Service of web_single is the one that clients know, and stays.
+    assert f"{kinds['main']},service" == kinds["blue"]
+    short = {"hpa": "horizontalpodautoscaler", "pdb": "poddisruptionbudget"}
+    for colour in ("blue", "green"):
+        own = rendered[f"release/{colour}"][1:]
+        assert {one["kind"].lower() for one in own} == {short.get(kind, kind) for kind in kinds["blue"].split(",")}
+        assert {one["metadata"]["labels"]["app.kubernetes.io/instance"] for one in own} == {colour}
+
+
+def test_the_canary_is_one_pod_of_another_image_and_changes_nothing_that_runs(rendered):
+    (deployment,) = [one for one in rendered["release/canary"] if one not in rendered["web_single"]]
+    stable = only(rendered["web_single"], "Deployment")
+    assert name_of(deployment) == ("Deployment", "model-in-image-deployment-canary")
+    assert deployment["spec"]["replicas"] == 1
+    ours, theirs = (containers(one["spec"]["template"])[0] for one in (deployment, stable))
+    assert ours["image"] != theirs["image"]
+    assert {**ours, "image": None} == {**theirs, "image": None}
+
+
+# Another model
+
+
+def loaded(objects: list[Object]) -> tuple[Object, Object, dict[str, Object]]:
+    """The initContainer, the server and the volumes."""
+    (template,) = pods(objects)
+    (load,), (server,) = containers(template, "initContainers"), containers(template, "containers")
+    return load, server, {one["name"]: one for one in template["spec"]["volumes"]}
+
+
+def mounts(container: Object) -> dict[str, Object]:
+    return {one["mountPath"]: one for one in container["volumeMounts"]}
+
+
+def test_the_seal_in_the_manifest_is_that_of_the_model_beside_it(rendered):
+    content = (MANIFESTS / "model_load/model/golden.json").read_bytes()
+    load, _, _ = loaded(rendered["model_load"])
+    assert load["args"][-2:] == ["--seal", f"sha256:{hashlib.sha256(content).hexdigest()}"]
+    assert load["args"][-1] in (MANIFESTS / "model_load/load/kustomization.yml").read_text()
+
+
+def test_the_model_beside_the_manifest_is_another_and_answers_its_golden_rows():
+    model, golden = load_model(MANIFESTS / "model_load/model")
+    assert self_test(model, golden.cases, golden.tolerance)
+
+
+def test_the_config_map_holds_every_file_that_the_seal_covers(rendered):
+    held = only(rendered["model_load"], "ConfigMap")
+    _, golden = load_model(MANIFESTS / "model_load/model")
+    assert {*held["data"], *held["binaryData"]} == {"golden.json", *golden.files}
+    assert {path.name for path in (MANIFESTS / "model_load/model").iterdir()} == {"golden.json", *golden.files}
+    _, _, volumes = loaded(rendered["model_load"])
+    assert volumes["source"]["configMap"]["name"] == held["metadata"]["name"] != "model-in-image-model"
+
+
+@pytest.mark.parametrize("name", ["model_load", "model_load/or_baked", "model_load/over_http"])
+def test_the_server_reads_what_load_wrote_and_cannot_write_there(rendered, name):
+    load, server, volumes = loaded(rendered[name])
+    command, source, folder, *_ = load["args"]
+    assert command == "load"
+    assert settings_of(server).model_dir == folder
+    written, read = mounts(load)[folder], mounts(server)[folder]
+    assert written["name"] == read["name"]
+    assert (written.get("readOnly", False), read["readOnly"]) == (False, True)
+    assert volumes[read["name"]]["emptyDir"]["medium"] == "Memory"
+    if source.startswith("/"):
+        assert mounts(load)[source]["readOnly"] is True
+        assert "configMap" in volumes[mounts(load)[source]["name"]]
+    # Where --or-baked finds the model of the image.
+    assert settings_of(load).model_dir == IMAGE["IRIS_MODEL_DIR"] != folder
+
+
+def test_the_model_of_the_image_is_the_way_out_only_where_that_is_told(rendered):
+    told = {name: "--or-baked" in loaded(rendered[name])[0]["args"] for name in RENDERS if name.startswith("model_load")}
+    assert told == {"model_load": False, "model_load/or_baked": True, "model_load/over_http": False}
+
+
+def test_only_over_http_does_the_model_come_from_a_url(rendered):
+    sources = {name: loaded(rendered[name])[0]["args"][1] for name in RENDERS if name.startswith("model_load")}
+    assert {name: source.startswith("http://") for name, source in sources.items()} == {
+        name: name == "model_load/over_http" for name in sources
+    }
+
+
+# The documents
+
+
+def test_the_readme_names_every_directory_and_only_those_that_exist():
+    table = re.findall(r"`manifests/([\w/]+)`", "\n".join(re.findall(r"^\|.*\|$", README, re.MULTILINE)))
+    assert sorted(table) == sorted(KUSTOMIZATIONS)
+    for name in re.findall(r"manifests/([\w/.]*\w)", README):
+        assert (MANIFESTS / name).exists(), name
+
+
+def test_every_overlay_is_applied_by_a_command_of_the_readme_and_every_command_names_what_exists(rendered):
+    applied = {found[1] for line in COMMANDS if (found := re.match(r"kubectl apply -k manifests/(\S+)$", line))}
+    assert applied == set(OVERLAYS) - {"base"}
+    short = {"hpa": "HorizontalPodAutoscaler", "service": "Service", "deployment": "Deployment"}
+    names = {name_of(one) for objects in rendered.values() for one in objects}
+    found = [
+        (short[kind], name)
+        for kind, name in re.findall(r"(deployment|service|hpa)[/ ](model-in-image-[\w-]+)", "\n".join(COMMANDS))
+    ]
+    assert len(found) > 8
+    assert set(found) <= names
+    assert {line for line in COMMANDS if "kubectl" in line and " -n " not in line} == {
+        line for line in COMMANDS if line.startswith("kubectl apply -k manifests/")
+    }
+
+
+def test_every_pattern_has_a_drawing():
+    assert [title for title in re.split(r"^#+ ", README, flags=re.MULTILINE)[1:] if "```mermaid\nflowchart" not in title] == []
