@@ -1,6 +1,5 @@
 """The self-test that a model must pass before it is served, and how the file behind it is made for a new model."""
 
-import csv
 import json
 import math
 import random
@@ -97,6 +96,9 @@ def drawn_rows(model: Model, count: int = 32) -> list[list[float]]:
 
 def csv_rows(path: Path, model: Model, most: int = 100) -> list[list[float]]:
     """The first `most` rows of a CSV with a header, as finite numbers."""
+    # Imported only to seal.
+    import csv
+
     lines = list(csv.reader(read_file(path).decode("utf-8", "replace").splitlines()))
     names = [feature.name for feature in model.features]
     if not lines or len(lines[0]) < model.width:

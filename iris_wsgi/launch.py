@@ -99,6 +99,8 @@ def serve(settings: Settings, say: Callable[[str], None]) -> int:
 
 def serve_here(settings: Settings, bound: socket.socket, ready: Callable[[Facts], None], company: "Company | None" = None) -> int:
     """Loads the model and serves in this process; `company` is given where other processes serve on the same socket."""
+    # All that is loaded from here on stays: to look for garbage in between only takes time.
+    gc.disable()
     # Only now, so that a parent of several processes never has onnxruntime, whose threads do not survive a fork.
     from iris_wsgi.metrics import Registry
     from iris_wsgi.roles import build
@@ -115,9 +117,8 @@ def serve_here(settings: Settings, bound: socket.socket, ready: Callable[[Facts]
             f"IRIS_PORT={settings.port}: cannot listen there: {error.strerror}; choose another with --port"
         ) from None
     obey(server, service, company)
-    # What is here now stays: the garbage collector need not look at it again.
-    gc.collect()
     gc.freeze()
+    gc.enable()
     host, port = bound.getsockname()[:2]
     model = service.model
     ready(Facts(host, port, f"{model.name} {model.version} {model.digest}", service.self_test, service.sample))

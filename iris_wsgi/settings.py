@@ -1,7 +1,6 @@
 """The one table of settings, and the only reader of the environment."""
 
 import argparse
-import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -137,6 +136,9 @@ def read_settings(environ: Mapping[str, str], flags: Mapping[str, str | None]) -
         if not name.startswith(PREFIX):
             continue
         if name not in known:
+            # Imported only to complain.
+            import difflib
+
             near = difflib.get_close_matches(name, known, 1)
             raise BadSetting(
                 f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}")

@@ -11,6 +11,7 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import card
+import fast
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -43,8 +44,8 @@ def pipeline() -> Pipeline:
     return Pipeline([("scaler", StandardScaler()), ("classifier", stack)])
 
 
-def to_onnx(fitted: Pipeline, rows: np.ndarray) -> bytes:
-    """The fitted pipeline as an ONNX graph of five nodes: float32 [N, 4] to int64 [N] and float32 [N, 3].
+def graph(fitted: Pipeline) -> tuple[list, list]:
+    """Nodes and weights of the fitted pipeline: float32 [N, 4] to int64 [N] and float32 [N, 3].
 
     Written out by hand because a converter makes 67 nodes of it and needs an attribute that scikit-learn deprecates.
     The label is the ArgMax of the very probabilities that go out, so the two can never disagree.
@@ -77,22 +78,27 @@ def to_onnx(fitted: Pipeline, rows: np.ndarray) -> bytes:
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
         helper.make_node("ArgMax", ["probabilities"], ["label"], axis=1, keepdims=0),
     ]
+    return [scale, decide, *calibrate], [
+        numpy_helper.from_array(calibration.coef_.astype(np.float32), "weights"),
+        numpy_helper.from_array(calibration.intercept_.astype(np.float32), "bias"),
+    ]
+
+
+def to_onnx(nodes: list, weights: list, name: str, version: str, rows: np.ndarray) -> bytes:
+    """The bytes of an ONNX file with these nodes, from `features` to `label` and `probabilities`."""
     graph = helper.make_graph(
-        [scale, decide, *calibrate],
-        NAME,
+        nodes,
+        name,
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, len(FEATURES)])],
         [
             helper.make_tensor_value_info("label", TensorProto.INT64, [None]),
-            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, len(svm.classes_)]),
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, 3]),
         ],
-        [
-            numpy_helper.from_array(calibration.coef_.astype(np.float32), "weights"),
-            numpy_helper.from_array(calibration.intercept_.astype(np.float32), "bias"),
-        ],
+        weights,
     )
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="iris_wsgi", producer_version=VERSION)
-    helper.set_model_props(model, metadata(rows))
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="iris_wsgi", producer_version=version)
+    helper.set_model_props(model, metadata(rows, name, version))
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString(deterministic=True)
 
@@ -101,15 +107,15 @@ def floats(array: np.ndarray) -> list[float]:
     return np.asarray(array, np.float64).ravel().tolist()
 
 
-def metadata(rows: np.ndarray) -> dict[str, str]:
+def metadata(rows: np.ndarray, name: str, released: str) -> dict[str, str]:
     """What the file says of itself: name, version, features with unit and training range, and library versions."""
     low, high = rows.min(axis=0).tolist(), rows.max(axis=0).tolist()
     features = [{"name": n, "unit": UNIT, "min": a, "max": b} for n, a, b in zip(FEATURES, low, high, strict=True)]
     return {
-        "name": NAME,
-        "version": VERSION,
+        "name": name,
+        "version": released,
         "features": json.dumps(features),
-        "libraries": json.dumps({name: version(name) for name in LIBRARIES}),
+        "libraries": json.dumps({library: version(library) for library in LIBRARIES}),
     }
 
 
@@ -153,19 +159,19 @@ def border_rows(fitted: Pipeline, measured: np.ndarray) -> list[tuple[int, int, 
     return found
 
 
-def golden(fitted: Pipeline, measured: np.ndarray, names: list[str], files: dict[str, bytes]) -> bytes:
+def golden(fitted: Pipeline, cases: list[tuple[str, list[float]]], names: list[str], files: dict[str, bytes]) -> bytes:
     """The self-test's file: digests of the model's files, and rows with scikit-learn's own answers in float64."""
-    reasons, rows = zip(*golden_rows(fitted, measured), strict=True)
+    reasons, rows = zip(*cases, strict=True)
     # The server rounds each number to float32 first, so the reference sees the same rows.
     probabilities = fitted.predict_proba(np.array(rows, np.float32).astype(np.float64))
     labels = [names[i] for i in fitted.predict(np.array(rows, np.float32).astype(np.float64))]
-    cases = [
+    answered = [
         {"why": why, "row": row, "label": label, "probabilities": [round(p, 9) for p in answer]}
         for why, row, label, answer in zip(reasons, rows, labels, probabilities.tolist(), strict=True)
     ]
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    head = {"model": f"{NAME}.onnx", "files": digests, "tolerance": TOLERANCE}
-    lines = ",\n".join("  " + json.dumps(case) for case in cases)
+    head = {"model": next(iter(files)), "files": digests, "tolerance": TOLERANCE}
+    lines = ",\n".join("  " + json.dumps(case) for case in answered)
     return (json.dumps(head, indent=1)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n').encode()
 
 
@@ -183,12 +189,19 @@ def train(out: Path) -> None:
     seen, held_out, seen_target, held_out_target = split
     fitted = pipeline().fit(seen, seen_target)
     files = {
-        f"{NAME}.onnx": to_onnx(fitted, seen),
+        f"{NAME}.onnx": to_onnx(*graph(fitted), NAME, VERSION, seen),
         "label.json": (json.dumps({str(i): n for i, n in enumerate(names)}, separators=(",", ":")) + "\n").encode(),
         "training.csv": training_csv(iris.data, [names[i] for i in iris.target]),
     }
-    files["golden.json"] = golden(fitted, iris.data, names, files)
-    out.mkdir(parents=True, exist_ok=True)
+    files["golden.json"] = golden(fitted, golden_rows(fitted, iris.data), names, files)
+    second = fast.pipeline().fit(seen, seen_target)
+    beside = {
+        f"{fast.NAME}.onnx": to_onnx(*fast.graph(second), fast.NAME, fast.VERSION, seen),
+        "label.json": files["label.json"],
+    }
+    beside["golden.json"] = golden(second, [case for case in golden_rows(second, iris.data) if "of float32" not in case[0]], names, beside)
+    files |= {f"fast/{name}": content for name, content in beside.items()}
+    (out / "fast").mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (out / name).write_bytes(content)
     card.write(out, fitted, pipeline(), (held_out, held_out_target), iris, f"{NAME} {VERSION}")

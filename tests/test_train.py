@@ -12,6 +12,7 @@ from sklearn.datasets import load_iris
 from sklearn.model_selection import train_test_split
 
 FILES = ["README.md", "decision_regions.png", "golden.json", "iris_svc.onnx", "label.json", "reliability.png", "training.csv"]
+FILES += ["fast/golden.json", "fast/iris_lr.onnx", "fast/label.json"]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def test_training_again_writes_the_same_bytes_with_warnings_as_errors(tmp_path: 
     command = [sys.executable, "-W", "error", str(MODEL / "train.py"), "--out", str(tmp_path)]
     told = subprocess.run(command, check=True, capture_output=True, text=True)
     assert told.stderr == ""
-    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == sorted(FILES)
     for name in FILES:
         assert (tmp_path / name).read_bytes() == (MODEL / name).read_bytes(), name
 

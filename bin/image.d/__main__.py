@@ -49,6 +49,7 @@ def tag_of(given: argparse.Namespace) -> str:
 def build(given: argparse.Namespace) -> int:
     """build the image"""
     engine.build(given.tool, ROOT, given.target, tag_of(given))
+    archive.settle(given.tool, tag_of(given))
     print(f"{tag_of(given)} {archive.read(given.tool, tag_of(given)).id}")
     return 0
 
@@ -64,6 +65,7 @@ def verify(given: argparse.Namespace) -> int:
     ids = []
     for _ in range(2):
         engine.build(given.tool, ROOT, given.target, tag_of(given), fresh=True)
+        archive.settle(given.tool, tag_of(given))
         image = archive.read(given.tool, tag_of(given))
         ids.append(image.id)
     print(*ids, sep="\n")

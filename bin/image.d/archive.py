@@ -5,10 +5,13 @@ import tarfile
 import tempfile
 import zlib
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import engine
+
+BEGINNING = "1970-01-01T00:00:00Z"
 
 
 class File(NamedTuple):
@@ -29,7 +32,7 @@ class Image(NamedTuple):
     compressed: int
 
 
-def told(path: str) -> bool:
+def tells(path: str) -> bool:
     """Whether the file tells of a package or of the model."""
     return path.startswith(("var/lib/dpkg/status.d/", "model/")) or path.endswith((".dist-info/METADATA", "os-release"))
 
@@ -50,6 +53,48 @@ def read(tool: str, tag: str) -> Image:
     return Image(f"sha256:{sha256(config).hexdigest()}", json.loads(config), found, sum(f.size for f in found), compressed)
 
 
+def settle(tool: str, tag: str) -> None:
+    """Gives the image a configuration that says what it does and not how, where and when it was built.
+
+    Builders note there the names of their containers and of what they built before, which no two builds share.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        built, settled = Path(folder) / "built.tar", Path(folder) / "settled.tar"
+        engine.save(tool, tag, built)
+        with tarfile.open(built) as old, tarfile.open(settled, "w") as new:
+            manifest = json.loads(content(old, "manifest.json"))[0]
+            told = told_by(json.loads(content(old, manifest["Config"])))
+            layers = [f"{digest.removeprefix('sha256:')}.tar" for digest in told["rootfs"]["diff_ids"]]
+            config = json.dumps(told, sort_keys=True).encode()
+            for name, source in zip(layers, manifest["Layers"], strict=True):
+                add(new, name, old.getmember(source).size, old.extractfile(source))
+            name = f"{sha256(config).hexdigest()}.json"
+            listed = json.dumps([{"Config": name, "RepoTags": [tag], "Layers": layers}]).encode()
+            add(new, name, len(config), BytesIO(config))
+            add(new, "manifest.json", len(listed), BytesIO(listed))
+        engine.load(tool, settled)
+
+
+def told_by(config: dict[str, Any]) -> dict[str, Any]:
+    """Of a configuration what bears on running the image (the OCI image specification's required fields, and `config`)."""
+    kept = ("Cmd", "Entrypoint", "Env", "ExposedPorts", "Healthcheck", "Labels", "StopSignal", "User")
+    history = [{"created": BEGINNING, "created_by": "the Dockerfile"} for _ in config["rootfs"]["diff_ids"]]
+    return {
+        "architecture": config["architecture"],
+        "os": config["os"],
+        "created": BEGINNING,
+        "config": {key: config["config"][key] for key in kept if config["config"].get(key)},
+        "rootfs": config["rootfs"],
+        "history": history,
+    }
+
+
+def add(archive: tarfile.TarFile, name: str, size: int, content: IO[bytes] | None) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    archive.addfile(member, content)
+
+
 def content(archive: tarfile.TarFile, name: str) -> bytes:
     member = archive.extractfile(name)
     assert member is not None
@@ -62,7 +107,7 @@ def layer_files(archive: tarfile.TarFile, name: str) -> dict[str, File]:
         for member in layer:
             path = member.name.removeprefix("./").removeprefix("/")
             if member.isreg():
-                opened = layer.extractfile(member) if told(path) else None
+                opened = layer.extractfile(member) if tells(path) else None
                 found[path] = File(path, member.size, opened.read() if opened else b"")
             elif not member.isdir():
                 found[path] = File(path, 0, b"")

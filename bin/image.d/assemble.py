@@ -32,7 +32,7 @@ PRUNED = {
         "ocsp.py",
     ),
     "onnxruntime": (
-        "backend", "capi/libonnxruntime.so*", "capi/convert_npz*", "capi/training", "datasets", "experimental", "quantization",
+        "backend", "capi/libonnxruntime.so*", "capi/convert_npz*", "capi/onnxruntime_collect_build_info.py", "capi/training", "datasets", "experimental", "quantization",
         "tools", "transformers",
     ),
 }  # fmt: skip
@@ -45,6 +45,8 @@ def __getattr__(name: str) -> object:
     raise ImportError("this image's numpy has no LAPACK: numpy.linalg cannot decompose, invert or solve here")
 '''
 BLAS = "libblas64.so.3"
+# Modules that only attach docstrings to numpy's compiled functions, at each start.
+DOCSTRINGS = ("_core/_add_newdocs.py", "_core/_add_newdocs_scalars.py")
 
 
 def main() -> None:
@@ -154,6 +156,8 @@ def numpy_without_openblas(numpy: Path) -> None:
     names.unlink()
     subprocess.run(["strip", module], check=True)
     (numpy / "linalg/_umath_linalg.py").write_text(NO_LAPACK)
+    for name in DOCSTRINGS:
+        (numpy / name).write_text("")
 
 
 def needed(binary: Path) -> list[str]:

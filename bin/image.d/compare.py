@@ -1,1 +1,113 @@
-def main(*a): return 0
+"""This image beside the usual tutorial's, on the same base: size, time to the first right answer, memory."""
+
+import json
+import os
+import statistics
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import archive
+import engine
+
+TUTORIAL = "iris-wsgi-tutorial:latest"
+URL = "http://127.0.0.1:8000/predict/label"
+BODY = b'{"data": [[5.1, 3.5, 1.4, 0.2]]}'
+RIGHT = {"prediction": "setosa"}
+PATIENCE_SECONDS = 60
+REQUESTS = 300
+# Of the tutorial's figure, at most.
+TARGETS = {"start": 0.5, "memory": 0.65}
+# One process each: what ours would start beside it on a machine of several CPUs is no cost of the image.
+LIMITS = ("--env", "IRIS_WORKERS=1", "--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges", "--network", "host")
+
+
+class Trial(NamedTuple):
+    """One start: seconds from the run command to the first right answer, and MB of memory after some requests."""
+
+    start: float
+    memory: float
+
+
+def main(tool: str, root: Path, ours: str, rounds: int) -> int:
+    """Builds both images, starts them in turn, and prints the table; 1 if a target is missed."""
+    engine.build(tool, root, "default", ours)
+    archive.settle(tool, ours)
+    subprocess.run([tool, "build", "--tag", TUTORIAL, "--file", str(root / "bin/image.d/tutorial/Dockerfile"), str(root)], check=True)
+    runner = engine.runner(tool)
+    tags = (ours, TUTORIAL)
+    trials: dict[str, list[Trial]] = {tag: [] for tag in tags}
+    for i in range(rounds):
+        for tag in tags if i % 2 == 0 else tags[::-1]:
+            trials[tag].append(trial(runner, tag))
+            print(f"round {i + 1} of {rounds}: {tag} {trials[tag][-1].start:.3f} s, {trials[tag][-1].memory:.1f} MB", flush=True)
+    sizes = {tag: archive.read(tool, tag) for tag in tags}
+    table = {
+        "image, MB": [sizes[tag].bytes / 1e6 for tag in tags],
+        "gzipped, MB": [sizes[tag].compressed / 1e6 for tag in tags],
+        "first right answer, s": [statistics.median(t.start for t in trials[tag]) for tag in tags],
+        "memory, MB": [statistics.median(t.memory for t in trials[tag]) for tag in tags],
+    }
+    print(f"{'':<24}{'iris_wsgi':>12}{'tutorial':>12}{'ratio':>8}")
+    for name, (mine, theirs) in table.items():
+        print(f"{name:<24}{mine:>12.3f}{theirs:>12.3f}{mine / theirs:>8.2f}")
+    return verdict({"start": table["first right answer, s"], "memory": table["memory, MB"]})
+
+
+def verdict(figures: dict[str, list[float]]) -> int:
+    missed = 0
+    for name, most in TARGETS.items():
+        ratio = figures[name][0] / figures[name][1]
+        missed += ratio > most
+        print(f"{'PASS' if ratio <= most else 'MISS'} {name}: {ratio:.2f} of the tutorial's, at most {most} wanted")
+    return 1 if missed else 0
+
+
+def trial(runner: str, tag: str) -> Trial:
+    began = time.monotonic()
+    with container(runner, tag) as name:
+        while not answers_right():
+            if time.monotonic() - began > PATIENCE_SECONDS:
+                raise engine.Missing(f"{tag} gave no right answer within {PATIENCE_SECONDS} s")
+            time.sleep(0.002)
+        start = time.monotonic() - began
+        for _ in range(REQUESTS):
+            answers_right()
+        pid = subprocess.run([runner, "inspect", "--format", "{{.State.Pid}}", name], check=True, capture_output=True, text=True)
+        return Trial(start, sum(memory(p) for p in family(int(pid.stdout))))
+
+
+@contextmanager
+def container(runner: str, tag: str) -> Iterator[str]:
+    name = f"iris-wsgi-compare-{os.getpid()}"
+    subprocess.run([runner, "run", "--detach", "--name", name, *LIMITS, tag], check=True, capture_output=True)
+    try:
+        yield name
+    finally:
+        subprocess.run([runner, "rm", "--force", "--time", "0", name] if runner == "podman" else [runner, "rm", "--force", name], capture_output=True)
+
+
+def answers_right() -> bool:
+    request = urllib.request.Request(URL, BODY, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return bool(json.load(answer) == RIGHT)
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+def family(pid: int) -> list[int]:
+    """The process and all that descend from it."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(p for child in children for p in family(int(child)))]
+
+
+def memory(pid: int) -> float:
+    """MB of proportional set size: what the process holds, its share of what it has in common with others."""
+    line = next(line for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if line.startswith("Pss:"))
+    return int(line.split()[1]) * 1024 / 1e6

@@ -79,6 +79,12 @@ def save(tool: str, tag: str, file: Path) -> None:
         raise Missing(f"{tag} cannot be read; is it built? bin/image build does that. {tool} says: {done.stderr.strip()[-200:]}")
 
 
+def load(tool: str, file: Path) -> None:
+    """Takes an image from an archive."""
+    command = {"buildah": ["buildah", "pull", "--quiet", f"docker-archive:{file}"]}.get(tool, [tool, "load", "--quiet", "--input", str(file)])
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
 def runner(tool: str) -> str:
     """What runs containers: buildah builds only."""
     for name in (tool, "podman", "docker"):
