@@ -27,7 +27,7 @@ RUN python3 assemble.py compiled root && python3 assemble.py compiled app
 FROM parts AS build-full
 COPY bin/image.d/full.txt bin/image.d/stdlib-full.txt ./
 RUN pip install --root-user-action ignore --no-cache-dir --no-compile --no-deps --only-binary :all: --require-hashes --requirement full.txt --target wheels-full
-RUN python3 assemble.py beside root wheels-full stdlib-full.txt full \
+RUN python3 assemble.py beside root debs wheels-full stdlib-full.txt full \
     && python3 imports.py root full app \
     && python3 assemble.py compiled full
 

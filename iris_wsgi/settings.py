@@ -68,7 +68,9 @@ class Settings:
     threads: int = setting(0, whole(0, 64), "threads that answer requests; 0 chooses by the CPUs at hand")
     workers: int = setting(0, whole(0, 64), "processes that serve; 0 chooses by the CPU quota")
     model_dir: str = setting("model", text, "folder with golden.json, label.json and the ONNX model")
-    model_seal: str = setting("", seal_text, "SHA-256 that golden.json must have, which holds those of the other files; empty: any")
+    model_seal: str = setting(
+        "", seal_text, "SHA-256 that golden.json must have, which holds those of the other files; empty: any"
+    )
     max_body_bytes: int = setting(1_048_576, whole(64, 1_073_741_824), "most bytes a request's body may have")
     max_rows: int = setting(10_000, whole(1, 10_000_000), "most rows a request may have")
     connections: int = setting(4096, whole(1, 1_000_000), "most connections of a process at once; more get 503")

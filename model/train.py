@@ -199,7 +199,9 @@ def train(out: Path) -> None:
         f"{fast.NAME}.onnx": to_onnx(*fast.graph(second), fast.NAME, fast.VERSION, seen),
         "label.json": files["label.json"],
     }
-    beside["golden.json"] = golden(second, [case for case in golden_rows(second, iris.data) if "of float32" not in case[0]], names, beside)
+    beside["golden.json"] = golden(
+        second, [case for case in golden_rows(second, iris.data) if "of float32" not in case[0]], names, beside
+    )
     files |= {f"fast/{name}": content for name, content in beside.items()}
     (out / "fast").mkdir(parents=True, exist_ok=True)
     for name, content in files.items():

@@ -25,7 +25,9 @@ def main() -> int:
         command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         command.set_defaults(run=run)
         if run in (build, show, verify, bill):
-            command.add_argument("--target", choices=("default", "full"), default="default", help="full has what other roles need")
+            command.add_argument(
+                "--target", choices=("default", "full"), default="default", help="full has what other roles need"
+            )
             command.add_argument("--tag", help=f"the image's name (default {IMAGE}, for full {IMAGE}-full)")
         if run is bill:
             command.add_argument("--out", type=Path, help="the file to write (default dist/sbom.cdx.json)")

@@ -7,7 +7,9 @@ import py_compile
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+import tarfile
+from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 PYTHON = "usr/lib/python3.13"
@@ -28,8 +30,8 @@ PRUNED = {
     "numpy.libs": ("*",),
     "psycopg": ("pq/pq_ctypes.py", "types/shapely.py"),
     "redis": (
-        "asyncio/http", "asyncio/multidb", "commands/bf", "commands/search", "commands/timeseries", "commands/vectorset", "http", "multidb",
-        "ocsp.py",
+        "asyncio/[!_o]*", "asyncio/[!_]*.py", "commands/bf", "commands/json", "commands/search", "commands/timeseries", "commands/vectorset", "http",
+        "multidb", "ocsp.py",
     ),
     "onnxruntime": (
         "backend", "capi/libonnxruntime.so*", "capi/convert_npz*", "capi/onnxruntime_collect_build_info.py", "capi/training", "datasets", "experimental", "quantization",
@@ -45,8 +47,9 @@ def __getattr__(name: str) -> object:
     raise ImportError("this image's numpy has no LAPACK: numpy.linalg cannot decompose, invert or solve here")
 '''
 BLAS = "libblas64.so.3"
-# Modules that only attach docstrings to numpy's compiled functions, at each start.
-DOCSTRINGS = ("_core/_add_newdocs.py", "_core/_add_newdocs_scalars.py")
+# Modules that become empty: two that attach docstrings to numpy's compiled functions at each start, and redis-py's other half,
+# which wants a module ssl and is for asyncio.
+EMPTIED = ("numpy/_core/_add_newdocs.py", "numpy/_core/_add_newdocs_scalars.py", "redis/asyncio/__init__.py")
 
 
 def main() -> None:
@@ -64,23 +67,25 @@ def main() -> None:
 def system(debs: Path, wheels: Path, stdlib: Path, root: Path) -> None:
     """The root file system without the server's own code and its model."""
     unpacked = root.with_name("unpacked")
-    packages = sorted(debs.glob("*.deb"))
-    for deb in packages:
+    for deb in sorted(debs.glob("*.deb")):
         subprocess.run(["dpkg-deb", "-x", deb, unpacked], check=True)
     copy_stdlib(unpacked, root, stdlib)
     copy_packages(wheels, root / PACKAGES)
     numpy_without_openblas(root / PACKAGES / "numpy")
     copy_file(unpacked / "usr/bin/python3.13", root / "usr/bin/python3.13")
     copy_libraries(unpacked, root)
-    copy_data(unpacked, root, packages)
+    copy_data(unpacked, root)
+    copy_notices(debs, unpacked, root)
 
 
-def beside(first: Path, wheels: Path, stdlib: Path, root: Path) -> None:
+def beside(first: Path, debs: Path, wheels: Path, stdlib: Path, root: Path) -> None:
     """What more packages and modules need, without what the first root file system has already."""
     unpacked = first.with_name("unpacked")
     copy_stdlib(unpacked, root, stdlib)
     copy_packages(wheels, root / PACKAGES)
+    ssl_with_openssl_of_psycopg(root)
     copy_libraries(unpacked, root)
+    copy_notices(debs, unpacked, root)
     for path in [*root.rglob("*")]:
         if not path.is_dir() and os.path.lexists(first / path.relative_to(root)):
             path.unlink()
@@ -94,7 +99,12 @@ def compiled(root: Path) -> None:
         shown = f"/{path.relative_to(root)}"
         # A header with the source's hash, which nobody checks, in place of its time.
         py_compile.compile(
-            str(path), f"{path}c", shown, doraise=True, optimize=level, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
+            str(path),
+            f"{path}c",
+            shown,
+            doraise=True,
+            optimize=level,
+            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
         )
         path.unlink()
     for path in [root, *root.rglob("*")]:
@@ -111,7 +121,9 @@ def copy_stdlib(unpacked: Path, root: Path, listed: Path) -> None:
     """The modules that are listed; one that does not exist ends the build."""
     source, target = unpacked / PYTHON, root / PYTHON
     names = " ".join(line for line in listed.read_text().splitlines() if not line.startswith("#")).split()
-    for name in names:
+    # One module has the machine's name in its own.
+    found = [path.stem for name in names if "*" in name for path in source.glob(f"{name}.py")]
+    for name in [*(name for name in names if "*" not in name), *found]:
         base = source / name.replace(".", "/")
         extensions = [*source.glob(f"lib-dynload/{name}.cpython-*.so")]
         if base.is_dir():
@@ -136,6 +148,9 @@ def copy_packages(wheels: Path, target: Path) -> None:
             gone = [*(target / name).glob(pattern)]
             for path in gone:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for name in EMPTIED:
+        if (target / name).exists():
+            (target / name).write_text("")
     for info in wheels.glob("*.dist-info"):
         for path in info.rglob("*"):
             if path.is_file() and (path.name == "METADATA" or "licen" in str(path).lower()):
@@ -156,8 +171,17 @@ def numpy_without_openblas(numpy: Path) -> None:
     names.unlink()
     subprocess.run(["strip", module], check=True)
     (numpy / "linalg/_umath_linalg.py").write_text(NO_LAPACK)
-    for name in DOCSTRINGS:
-        (numpy / name).write_text("")
+
+
+def ssl_with_openssl_of_psycopg(root: Path) -> None:
+    """psycopg's wheel brings OpenSSL along; Python's own module, which psycopg and redis-py want, takes that and not Debian's."""
+    (module,) = root.glob(f"{PYTHON}/lib-dynload/_ssl.*.so")
+    libraries = next((root / PACKAGES).glob("psycopg_binary.libs"))
+    words = ["--set-rpath", f"$ORIGIN/{os.path.relpath(libraries, module.parent)}"]
+    for name in ("libssl.so.3", "libcrypto.so.3"):
+        (bundled,) = libraries.glob(f"{name.partition('.')[0]}-*.so.3")
+        words += ["--replace-needed", name, bundled.name]
+    subprocess.run(["patchelf", *words, module], check=True)
 
 
 def needed(binary: Path) -> list[str]:
@@ -190,25 +214,34 @@ def copy_libraries(unpacked: Path, root: Path) -> None:
         (root / "usr/lib64" / loader.name).symlink_to(f"../lib/{folder.name}/{loader.name}")
 
 
-def copy_data(unpacked: Path, root: Path, debs: Iterable[Path]) -> None:
-    """What tells people and scanners what is inside: the release, and per package its control fields and its licence."""
+def copy_data(unpacked: Path, root: Path) -> None:
+    """What every system has: its release, its users, a place for temporary files."""
     for name in DATA:
         copy_file(unpacked / name, root / name)
     for name, target in LINKS.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).symlink_to(target)
-    for deb in debs:
-        control = subprocess.run(["dpkg-deb", "-f", deb], check=True, capture_output=True).stdout
-        package = deb.name.split("_")[0]
-        # Where scanners look for the packages of an image without dpkg.
-        status = root / "var/lib/dpkg/status.d" / package
-        status.parent.mkdir(parents=True, exist_ok=True)
-        status.write_bytes(control)
-        copy_file((unpacked / "usr/share/doc" / package / "copyright").resolve(), root / "usr/share/doc" / package / "copyright")
     (root / "etc/passwd").write_text("root:x:0:0:root:/:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/:/sbin/nologin\n")
     (root / "etc/group").write_text("root:x:0:\nnonroot:x:65532:\n")
     (root / "tmp").mkdir()
     (root / "tmp").chmod(0o1777)
+
+
+def copy_notices(debs: Path, unpacked: Path, root: Path) -> None:
+    """Of each package that something was taken from: its control fields, where scanners look for them, and its licence."""
+    there = {path.name for path in root.rglob("*") if not path.is_dir()}
+    for deb in sorted(debs.glob("*.deb")):
+        content = subprocess.run(["dpkg-deb", "--fsys-tarfile", deb], check=True, capture_output=True).stdout
+        with tarfile.open(fileobj=BytesIO(content)) as archive:
+            names = {Path(member.name).name for member in archive if not member.isdir() and "/share/doc/" not in member.name}
+        if names & there:
+            package = deb.name.split("_")[0]
+            status = root / "var/lib/dpkg/status.d" / package
+            status.parent.mkdir(parents=True, exist_ok=True)
+            status.write_bytes(subprocess.run(["dpkg-deb", "-f", deb], check=True, capture_output=True).stdout)
+            copy_file(
+                (unpacked / "usr/share/doc" / package / "copyright").resolve(), root / "usr/share/doc" / package / "copyright"
+            )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,17 @@ REQUESTS = 300
 # Of the tutorial's figure, at most.
 TARGETS = {"start": 0.5, "memory": 0.65}
 # One process each: what ours would start beside it on a machine of several CPUs is no cost of the image.
-LIMITS = ("--env", "IRIS_WORKERS=1", "--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges", "--network", "host")
+LIMITS = (
+    "--env",
+    "IRIS_WORKERS=1",
+    "--read-only",
+    "--cap-drop",
+    "all",
+    "--security-opt",
+    "no-new-privileges",
+    "--network",
+    "host",
+)
 
 
 class Trial(NamedTuple):
@@ -38,7 +48,9 @@ def main(tool: str, root: Path, ours: str, rounds: int) -> int:
     """Builds both images, starts them in turn, and prints the table; 1 if a target is missed."""
     engine.build(tool, root, "default", ours)
     archive.settle(tool, ours)
-    subprocess.run([tool, "build", "--tag", TUTORIAL, "--file", str(root / "bin/image.d/tutorial/Dockerfile"), str(root)], check=True)
+    subprocess.run(
+        [tool, "build", "--tag", TUTORIAL, "--file", str(root / "bin/image.d/tutorial/Dockerfile"), str(root)], check=True
+    )
     runner = engine.runner(tool)
     tags = (ours, TUTORIAL)
     trials: dict[str, list[Trial]] = {tag: [] for tag in tags}
@@ -89,7 +101,10 @@ def container(runner: str, tag: str) -> Iterator[str]:
     try:
         yield name
     finally:
-        subprocess.run([runner, "rm", "--force", "--time", "0", name] if runner == "podman" else [runner, "rm", "--force", name], capture_output=True)
+        subprocess.run(
+            [runner, "rm", "--force", "--time", "0", name] if runner == "podman" else [runner, "rm", "--force", name],
+            capture_output=True,
+        )
 
 
 def answers_right() -> bool:

@@ -40,7 +40,16 @@ def build(tool: str, root: Path, target: str, tag: str, fresh: bool = False) -> 
         command = ["docker", "buildx", "build", "--provenance=false", "--build-arg", "SOURCE_DATE_EPOCH=0", "--output", output]
     else:
         # docker's format, because OCI's has no place for a HEALTHCHECK.
-        command = [tool, "build", "--format", "docker", "--timestamp", "0", "--identity-label=false", *(() if fresh else ("--layers",))]
+        command = [
+            tool,
+            "build",
+            "--format",
+            "docker",
+            "--timestamp",
+            "0",
+            "--identity-label=false",
+            *(() if fresh else ("--layers",)),
+        ]
     subprocess.run([*command, *words, str(root)], check=True, env=environment)
 
 
@@ -81,7 +90,9 @@ def save(tool: str, tag: str, file: Path) -> None:
 
 def load(tool: str, file: Path) -> None:
     """Takes an image from an archive."""
-    command = {"buildah": ["buildah", "pull", "--quiet", f"docker-archive:{file}"]}.get(tool, [tool, "load", "--quiet", "--input", str(file)])
+    command = {"buildah": ["buildah", "pull", "--quiet", f"docker-archive:{file}"]}.get(
+        tool, [tool, "load", "--quiet", "--input", str(file)]
+    )
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 

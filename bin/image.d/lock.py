@@ -15,10 +15,7 @@ from sbom import debian_packages, python_packages
 
 BASE = "debian:trixie-slim"
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
-DEBIAN = (
-    "base-files gcc-14-base libblas64-3 libc6 libexpat1 libgcc-s1 libpython3.13-minimal libpython3.13-stdlib libstdc++6 "
-    "python3.13-minimal zlib1g"
-).split()
+DEBIAN = ["base-files", "gcc-14-base", "libblas64-3", "libc6", "libexpat1", "libffi8", "libgcc-s1", "libpython3.13-minimal", "libpython3.13-stdlib", "libstdc++6", "python3.13-minimal", "zlib1g"]
 WHEELS = {"wheels.txt": ["numpy", "onnxruntime", "waitress"], "full.txt": ["psycopg", "psycopg-binary", "redis"]}
 LOOK_UP = """
 dpkg --add-architecture {arch}
@@ -54,7 +51,18 @@ def wheels(packages: list[str]) -> list[str]:
     found: dict[str, list[str]] = {}
     for machine in ARCHITECTURES.values():
         with tempfile.TemporaryDirectory() as target:
-            command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--no-deps", "--report", "-"]
+            command = [
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--dry-run",
+                "--ignore-installed",
+                "--no-deps",
+                "--report",
+                "-",
+            ]
             command += ["--only-binary", ":all:", "--python-version", "3.13", "--target", target]
             for tag in ("2_28", "2_27", "2_17", "2014"):
                 command += ["--platform", f"manylinux{'' if tag == '2014' else '_'}{tag}_{machine}"]
@@ -74,4 +82,8 @@ def differences(image: Image, folder: Path) -> list[str]:
     texts = [(folder / name).read_text() for name in WHEELS]
     wanted |= {name.lower(): version for text in texts for name, version in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE)}
     there |= {name.lower(): version for name, version in python_packages(image)}
-    return [f"{name} {there[name]} is in the image, {wanted.get(name)} in the lock" for name in there if there[name] != wanted.get(name)]
+    return [
+        f"{name} {there[name]} is in the image, {wanted.get(name)} in the lock"
+        for name in there
+        if there[name] != wanted.get(name)
+    ]

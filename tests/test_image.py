@@ -1,0 +1,339 @@
+"""The image as it runs: real containers under the limits that a cluster sets, and what is inside."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, need
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+sys.path.insert(0, str(ROOT / "bin/image.d"))
+import archive
+import engine
+
+IMAGE = "model-in-image-pattern:v1.0"
+FULL = f"{IMAGE}-full"
+BIN = ROOT / "bin/image"
+HARD = ("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges", "--pids-limit", "64")
+SMALL = ("--memory", "64m", "--memory-swap", "64m", "--cpus", "0.5")
+POINTS = {"setosa": [5.1, 3.5, 1.4, 0.2], "versicolor": [6.7, 3.1, 4.7, 1.5], "virginica": [7.2, 3.6, 6.1, 2.5]}
+PATIENCE_SECONDS = 60
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:cyclonedx")
+
+
+def built(tag: str, target: str) -> str:
+    """Builds the image in CI; on a laptop one that is there is used."""
+    runner = need("podman") if os.environ.get("CI") == "true" else shutil.which("podman") or need("docker")
+    if os.environ.get("CI") == "true":
+        subprocess.run([BIN, "build", "--target", target, "--tag", tag], check=True, stdout=subprocess.DEVNULL)
+    elif subprocess.run([runner, "image", "inspect", tag], capture_output=True).returncode:
+        pytest.skip(f"{tag} is not built; bin/image build --target {target} does that")
+    return Path(runner).name
+
+
+@pytest.fixture(scope="session")
+def runner() -> str:
+    return built(IMAGE, "default")
+
+
+@pytest.fixture(scope="session")
+def image(runner: str) -> archive.Image:
+    return archive.read(runner, IMAGE)
+
+
+class Container:
+    """A container that runs in the background, and whose network is entered to ask it something."""
+
+    def __init__(self, runner: str, name: str) -> None:
+        self.runner, self.name = runner, name
+
+    def inspect(self, field: str) -> str:
+        return self.run("inspect", "--format", "{{" + field + "}}", self.name).stdout.strip()
+
+    def run(self, *words: str) -> subprocess.CompletedProcess:
+        return subprocess.run([self.runner, *words], capture_output=True, text=True)
+
+    @property
+    def pid(self) -> int:
+        return int(self.inspect(".State.Pid"))
+
+    def logs(self) -> str:
+        told = self.run("logs", self.name)
+        return told.stdout + told.stderr
+
+    def wait_until(self, happened: Callable[[], object]) -> None:
+        until = time.monotonic() + PATIENCE_SECONDS
+        while not happened():
+            assert time.monotonic() < until, self.logs()
+            time.sleep(0.02)
+
+    def serves(self) -> "Container":
+        self.wait_until(lambda: "try: " in self.logs() or self.inspect(".State.Running") == "false")
+        assert self.inspect(".State.Running") == "true", self.logs()
+        return self
+
+    def curl(self, path: str, body: object = None) -> bytes:
+        """Asks from inside the container's own network, which has nothing but loopback."""
+        words = ["nsenter", "--target", str(self.pid), "--net", "curl", "-sS", "--max-time", "30", f"http://127.0.0.1:8000{path}"]
+        if body is not None:
+            words += ["-H", "Content-Type: application/json", "--data-binary", "@-"]
+        given = None if body is None else json.dumps(body).encode()
+        return subprocess.run(words, input=given, capture_output=True, check=True).stdout
+
+    def ended(self) -> int:
+        self.wait_until(lambda: self.inspect(".State.Running") == "false")
+        return int(self.inspect(".State.ExitCode"))
+
+
+@pytest.fixture
+def container(runner: str) -> Iterator[Callable[..., Container]]:
+    """Starts containers, and removes them after the test."""
+    names: list[str] = []
+
+    def start(*words: str, flags: tuple[str, ...] = (*HARD, *SMALL, "--network", "none"), image: str = IMAGE) -> Container:
+        names.append(f"iris-wsgi-test-{os.getpid()}-{len(names)}")
+        subprocess.run([runner, "run", "--detach", "--name", names[-1], *flags, image, *words], check=True, capture_output=True)
+        return Container(runner, names[-1])
+
+    yield start
+    for name in names:
+        subprocess.run([runner, "kill", name], capture_output=True)
+        subprocess.run([runner, "rm", "--force", name], capture_output=True)
+
+
+def command(
+    runner: str, *words: str, flags: tuple[str, ...] = ("--network", "none"), image: str = IMAGE
+) -> subprocess.CompletedProcess:
+    """Runs a command of the image to its end."""
+    return subprocess.run([runner, "run", "--rm", *HARD, *flags, image, *words], capture_output=True, text=True, timeout=120)
+
+
+def test_the_server_answers_the_fixed_points_within_the_limits_of_a_cluster(container):
+    server = container().serves()
+    for label, row in POINTS.items():
+        assert json.loads(server.curl("/predict/label", {"data": [row]})) == {"prediction": label}
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{server.pid}/status").read_text().splitlines() if ":\t" in line)
+    assert status["Uid"].split() == ["65532"] * 4 and status["Gid"].split() == ["65532"] * 4
+    assert int(status["CapEff"], 16) == 0 and status["NoNewPrivs"] == "1"
+    assert "workers: 1 (" in server.logs() and "allows 0.5 of" in server.logs()
+
+
+def test_48_mb_of_memory_are_enough_for_large_requests_too(container):
+    server = container(flags=(*HARD, "--network", "none", "--memory", "48m", "--memory-swap", "48m")).serves()
+    batch = {"data": [POINTS["virginica"]] * 10_000}
+    for _ in range(5):
+        assert json.loads(server.curl("/predict/batch", batch))["labels"] == ["virginica"] * 10_000
+    assert server.inspect(".State.OOMKilled") == "false"
+
+
+def test_nothing_is_written_and_no_socket_opened_but_its_own(runner, container):
+    server = container(flags=("--network", "none")).serves()
+    idle = container("healthcheck", flags=("--network", "none"))
+    idle.ended()
+    assert json.loads(server.curl("/predict/label", {"data": [POINTS["setosa"]]})) == {"prediction": "setosa"}
+    # What the engine itself puts into a container is in the one that did nothing as well.
+    assert server.run("diff", server.name).stdout == idle.run("diff", idle.name).stdout
+    tcp = [line.split() for line in Path(f"/proc/{server.pid}/net/tcp").read_text().splitlines()[1:]]
+    # 06 is TIME_WAIT, what is left of the test's own requests.
+    assert [(fields[1], fields[3]) for fields in tcp if fields[3] != "06"] == [("00000000:1F40", "0A")]
+    for table in ("tcp6", "udp", "udp6", "raw", "unix"):
+        assert len(Path(f"/proc/{server.pid}/net/{table}").read_text().splitlines()) == 1, table
+
+
+def test_sigterm_finishes_what_is_under_way_and_exits_0(container):
+    server = container(flags=(*HARD, *SMALL, "--publish", "127.0.0.1:18000:8000")).serves()
+    body = b'{"data": [[5.1, 3.5, 1.4, 0.2]]}'
+    with socket.create_connection(("127.0.0.1", 18000), PATIENCE_SECONDS) as client:
+        client.sendall(
+            b"POST /predict/label HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(body)
+        )
+        assert client.recv(65536).startswith(b"HTTP/1.1 100 ")
+        os.kill(server.pid, signal.SIGTERM)
+        client.sendall(body)
+        answer = client.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b'{"prediction":"setosa"}')
+    assert b"\r\nConnection: close\r\n" in answer
+    assert server.ended() == 0
+
+
+def test_an_idle_server_ends_within_its_own_time_and_not_by_the_engines_kill(container):
+    server = container().serves()
+    server.run("stop", "--time", "30", server.name)
+    assert server.ended() == 0
+
+
+@pytest.mark.parametrize("name", ["iris_svc.onnx", "label.json", "training.csv"])
+def test_a_changed_byte_in_the_model_stops_the_start_with_one_line(runner, tmp_path, name):
+    content = bytearray((ROOT / "model" / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    changed = tmp_path / name
+    changed.write_bytes(content)
+    changed.chmod(0o644)
+    told = command(runner, "serve", flags=("--network", "none", "--volume", f"{changed}:/model/{name}:ro"))
+    assert told.returncode == 1
+    assert (
+        [line for line in told.stderr.splitlines() if "iris_wsgi: " in line]
+        == [line for line in told.stderr.splitlines() if f"/model/{name} has the SHA-256" in line]
+        != []
+    )
+
+
+def test_the_health_check_tells_a_server_that_hangs_from_one_that_works(container):
+    server = container().serves()
+    assert json.loads(server.inspect("json .Config.Healthcheck.Test"))[0] == "CMD"
+    check = ("exec", server.name, "/usr/bin/python3.13", "-I", "-m", "iris_wsgi", "healthcheck")
+    assert server.run(*check).returncode == 0
+    if server.runner == "podman":
+        assert server.run("healthcheck", "run", server.name).returncode == 0
+    os.kill(server.pid, signal.SIGSTOP)
+    hung = server.run(*check)
+    os.kill(server.pid, signal.SIGCONT)
+    assert hung.returncode == 1 and "no answer from 127.0.0.1 port 8000" in hung.stdout + hung.stderr
+    assert server.run(*check).returncode == 0
+
+
+def test_a_plain_run_with_a_published_port_needs_no_further_flag(container):
+    need("curl")
+    container(flags=("--publish", "127.0.0.1:18001:8000")).serves()
+    told = subprocess.run(["curl", "-sS", "http://127.0.0.1:18001/health"], capture_output=True, check=True)
+    assert json.loads(told.stdout) == {"health": "ok"}
+
+
+def test_the_image_says_what_it_is_and_how_it_runs(image):
+    config = image.config["config"]
+    model = json.loads((ROOT / "model/golden.json").read_text())
+    assert config["User"] == "65532:65532" and config["ExposedPorts"] == {"8000/tcp": {}}
+    assert config["Entrypoint"] == ["/usr/bin/python3.13", "-I", "-m", "iris_wsgi"] and config["Cmd"] == ["serve"]
+    assert {"IRIS_ROLE=web_single", "IRIS_HOST=0.0.0.0", "ORT_DISABLE_TELEMETRY=1"} <= set(config["Env"])
+    assert config["Healthcheck"]["Test"][:2] == ["CMD", "/usr/bin/python3.13"]
+    assert config["Labels"]["iris-wsgi.model.digest"] == f"sha256:{model['files'][model['model']]}"
+    assert config["Labels"]["org.opencontainers.image.version"] and config["Labels"]["org.opencontainers.image.revision"]
+
+
+def test_there_is_no_shell_no_package_manager_and_no_source(image):
+    names = {Path(file.path).name for file in image.files}
+    assert not names & {"sh", "bash", "dash", "busybox", "apt", "dpkg", "pip", "pip3", "perl", "su", "mount"}
+    assert not [file.path for file in image.files if file.path.endswith(".py") or "__pycache__" in file.path]
+    assert [file.path for file in image.files if file.path.startswith(("bin/", "sbin/", "usr/bin/", "usr/sbin/"))] == [
+        "usr/bin/python3.13"
+    ]
+
+
+def test_each_package_comes_with_its_licence(image):
+    paths = [file.path for file in image.files]
+    for file in image.files:
+        if file.path.startswith("var/lib/dpkg/status.d/"):
+            assert f"usr/share/doc/{Path(file.path).name}/copyright" in paths
+        if file.path.endswith(".dist-info/METADATA"):
+            folder = str(Path(file.path).parent)
+            package = Path(folder).name.split("-")[0]
+            assert [p for p in paths if "licen" in p.lower() and p.startswith((folder, f"{Path(folder).parent}/{package}/"))], (
+                file.path
+            )
+
+
+def test_the_image_is_as_small_as_it_promises(image):
+    assert image.bytes <= 80e6 and image.compressed <= 30e6
+
+
+def test_full_has_the_packages_of_the_other_roles_and_little_more(runner, image):
+    built(FULL, "full")
+    code = "import redis, psycopg, ssl; assert psycopg.pq.__impl__ == 'binary'; redis.Redis(ssl=True); ssl.create_default_context(); print('ok')"
+    told = command(runner, "-I", "-c", code, flags=("--entrypoint", "/usr/bin/python3.13"), image=FULL)
+    assert told.stdout == "ok\n", told.stderr
+    assert command(runner, "verify", image=FULL).returncode == 0
+    full = archive.read(runner, FULL)
+    assert full.bytes - image.bytes <= 15e6
+    shared = {file.path for file in image.files}
+    assert shared < {file.path for file in full.files}
+
+
+def test_every_command_of_the_image_runs_in_it(runner, tmp_path):
+    assert command(runner, "--version").stdout.startswith("iris_wsgi ")
+    for name in re.findall(r"^    (\w+) ", command(runner, "--help").stdout, re.MULTILINE):
+        assert command(runner, name, "--help").returncode == 0, name
+    assert "self-test: 34 golden rows" in command(runner, "verify").stdout
+    wrong = command(runner, "serve", flags=("--env", "IRIS_PROT=1"))
+    assert (wrong.returncode, wrong.stderr.splitlines()[-1]) == (2, "iris_wsgi: IRIS_PROT is no setting; did you mean IRIS_PORT?")
+
+
+def test_a_model_of_ones_own_is_sealed_loaded_and_served_by_the_image(runner, container, tmp_path):
+    own = Path(shutil.copytree(ROOT / "model/fast", tmp_path / "own"))
+    (own / "golden.json").unlink()
+    for path in (tmp_path, own):
+        path.chmod(0o777)
+    told = command(runner, "seal", "--model-dir", "/own", flags=("--network", "none", "--volume", f"{own}:/own"))
+    assert told.returncode == 0, told.stderr
+    seal = re.search(r"seal (sha256:\w+)", told.stdout)[1]
+    into = tmp_path / "into"
+    into.mkdir()
+    into.chmod(0o777)
+    volumes = ("--volume", f"{own}:/own:ro", "--volume", f"{into}:/into")
+    told = command(runner, "load", "/own", "/into", "--seal", seal, flags=("--network", "none", *volumes))
+    assert told.returncode == 0, told.stderr
+    flags = ("--network", "none", "--env", "IRIS_MODEL_DIR=/into", "--env", f"IRIS_MODEL_SEAL={seal}", *volumes)
+    server = container(flags=(*HARD, *SMALL, *flags)).serves()
+    assert json.loads(server.curl("/metadata"))["model"]["name"] == "iris_lr"
+
+
+def test_a_model_that_answers_wrongly_or_was_damaged_cannot_become_an_image(runner, tmp_path):
+    context = Path(shutil.copytree(ROOT, tmp_path / "context", ignore=shutil.ignore_patterns(".git", ".venv*", "build", "tests")))
+    golden = context / "model/golden.json"
+    good = golden.read_text()
+    for bad, words in ((good.replace('"label": "setosa"', '"label": "virginica"', 1), "wanted virginica"), (good, "SHA-256")):
+        golden.write_text(bad)
+        if words == "SHA-256":
+            with (context / "model/label.json").open("a") as file:
+                file.write(" ")
+        build = [sys.executable, "-B", str(context / "bin/image.d"), "--with", runner, "build", "--tag", "iris-wsgi-test:wrong"]
+        told = subprocess.run(build, capture_output=True, text=True)
+        assert told.returncode == 1 and words in told.stdout + told.stderr, told.stderr[-2000:]
+    assert subprocess.run([runner, "image", "inspect", "iris-wsgi-test:wrong"], capture_output=True).returncode != 0
+
+
+def test_two_builds_from_nothing_give_the_same_image_of_the_locked_packages(runner):
+    if os.environ.get("CI") != "true":
+        pytest.skip("takes two builds; bin/image verify does that by hand")
+    told = subprocess.run([BIN, "verify", "--tag", "iris-wsgi-test:verify"], capture_output=True, text=True)
+    assert told.returncode == 0 and "both builds gave the same image" in told.stdout, told.stdout[-2000:] + told.stderr[-2000:]
+
+
+def test_podman_and_buildah_build_the_same_image(runner, image):
+    if os.environ.get("CI") != "true":
+        pytest.skip("builds with the other tool")
+    need("buildah")
+    told = subprocess.run([BIN, "--with", "buildah", "build", "--tag", "iris-wsgi-test:buildah"], capture_output=True, text=True)
+    assert told.stdout.splitlines()[-1].split()[-1] == image.id, told.stderr[-2000:]
+
+
+def test_the_bill_of_materials_is_valid_and_complete(runner, image, tmp_path):
+    out = tmp_path / "sbom.json"
+    subprocess.run([BIN, "sbom", "--out", out], check=True, capture_output=True)
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(out.read_text()) is None
+    listed = {part["name"].lower(): part for part in json.loads(out.read_text())["components"]}
+    assert {"onnxruntime", "numpy", "waitress", "iris_wsgi", "iris_svc.onnx", "libc6", "python3.13-minimal"} <= set(listed)
+    assert len(listed) == len(re.findall(r"status\.d/|dist-info/METADATA", "\n".join(file.path for file in image.files))) + 2
+    assert (
+        f"sha256:{listed['iris_svc.onnx']['hashes'][0]['content']}" == image.config["config"]["Labels"]["iris-wsgi.model.digest"]
+    )
+
+
+def test_the_report_adds_up(runner, image):
+    told = subprocess.run([BIN, "report"], capture_output=True, text=True, check=True).stdout.splitlines()
+    sizes = {line[:28].strip(): float(line[28:36]) for line in told[2:-1]}
+    whole = sizes.pop("in all")
+    assert whole == pytest.approx(image.bytes / 1e6, abs=0.01)
+    assert sum(sizes.values()) == pytest.approx(whole, abs=0.1)
+    assert engine.TOOLS == ("docker", "podman", "buildah")
