@@ -15,7 +15,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 COPY bin/image.d/wheels.txt ./
 RUN pip install --root-user-action ignore --no-cache-dir --no-compile --no-deps --only-binary :all: --require-hashes --requirement wheels.txt --target wheels
-COPY bin/image.d/assemble.py bin/image.d/imports.py bin/image.d/stdlib.txt ./
+COPY bin/image.d/assemble.py bin/image.d/imports.py bin/image.d/pruned.txt bin/image.d/stdlib.txt ./
 RUN python3 assemble.py system debs wheels stdlib.txt root
 COPY iris_wsgi app/usr/local/lib/python3.13/dist-packages/iris_wsgi
 RUN python3 imports.py root app

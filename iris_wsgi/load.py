@@ -47,6 +47,7 @@ def fetch(url: str) -> bytes:
         with urllib.request.urlopen(url, timeout=SECONDS) as answer:
             content: bytes = answer.read(MOST_BYTES + 1)
     except urllib.error.HTTPError as error:
+        error.close()
         raise BadModel(f"{url} cannot be fetched: the server answered {error.code}") from None
     except (OSError, HTTPException, ValueError) as error:
         raise BadModel(f"{url} cannot be fetched: {getattr(error, 'reason', None) or error or type(error).__name__}") from None

@@ -7,7 +7,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 NAME, VERSION = "iris_lr", "1.0.0"
-# Beyond this many standard deviations the answer has long been certain; without a bound float32 would come to infinity minus infinity.
+# So many standard deviations away the answer is long certain; without a bound float32 would come to infinity minus infinity.
 MOST = 1e6
 
 

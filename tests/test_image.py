@@ -250,7 +250,10 @@ def test_the_image_is_as_small_as_it_promises(image):
 
 def test_full_has_the_packages_of_the_other_roles_and_little_more(runner, image):
     built(FULL, "full")
-    code = "import redis, psycopg, ssl; assert psycopg.pq.__impl__ == 'binary'; redis.Redis(ssl=True); ssl.create_default_context(); print('ok')"
+    code = (
+        "import redis, psycopg, ssl; assert psycopg.pq.__impl__ == 'binary'; "
+        "redis.Redis(ssl=True); ssl.create_default_context(); print('ok')"
+    )
     told = command(runner, "-I", "-c", code, flags=("--entrypoint", "/usr/bin/python3.13"), image=FULL)
     assert told.stdout == "ok\n", told.stderr
     assert command(runner, "verify", image=FULL).returncode == 0

@@ -148,15 +148,30 @@ def test_it_writes_no_file_and_opens_no_socket_but_its_own(run, tmp_path):
 
 
 def test_workers_follow_the_cpu_quota(tmp_path):
+    usable = cpus(tmp_path)[0]
+    assert cpus(tmp_path) == (usable, f"{usable} CPUs, no quota")
     quota = tmp_path / "cpu.max"
-    usable = cpus(tmp_path / "none")[0]
-    assert cpus(tmp_path / "none") == (usable, f"{usable} CPUs, no quota")
     quota.write_text("max 100000\n")
-    assert cpus(quota)[0] == usable
+    assert cpus(tmp_path)[0] == usable
     quota.write_text("50000 100000\n")
-    assert cpus(quota) == (1, f"cpu.max allows 0.5 of {usable} CPUs")
+    assert cpus(tmp_path) == (1, f"cpu.max allows 0.5 of {usable} CPUs")
     quota.write_text("100000000 100000\n")
-    assert cpus(quota)[0] == usable
+    assert cpus(tmp_path)[0] == usable
+
+
+def test_workers_follow_the_quota_of_control_groups_of_version_1_too(tmp_path):
+    usable = cpus(tmp_path)[0]
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000\n")
+    for quota, found in (
+        ("-1", (usable, f"{usable} CPUs, no quota")),
+        ("50000", (1, f"cpu.cfs_quota_us allows 0.5 of {usable} CPUs")),
+    ):
+        (tmp_path / "cpu/cpu.cfs_quota_us").write_text(quota + "\n")
+        assert cpus(tmp_path) == found
+
+
+def test_the_default_numbers_of_workers_and_threads_come_from_the_cpus():
     assert workers_for(Settings()) == cpus()
     assert workers_for(Settings(workers=3)) == (3, "as set")
     assert threads_for(Settings(threads=7), 1) == (7, "as set")

@@ -16,28 +16,7 @@ PYTHON = "usr/lib/python3.13"
 PACKAGES = "usr/local/lib/python3.13/dist-packages"
 DATA = ("usr/lib/os-release", "etc/debian_version")
 LINKS = {"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64", "etc/os-release": "../usr/lib/os-release"}
-# Not wanted of any package: its tests, its headers, type hints, what is for Windows.
-UNWANTED = (
-    "tests", "test", "*.pyi", "*.pxd", "*.h", "*.a", "*.md", "*.in", "*.build", "__pycache__", "py.typed", "__main__.py", "mypy_plugin.py", "windows_*.py",
-)  # fmt: skip
-# numpy without what only its own tests and builds need, and onnxruntime without what no session of ours runs.
-PRUNED = {
-    "numpy": (
-        "_core/_multiarray_tests*", "_core/_operand_flag_tests*", "_core/_rational_tests*", "_core/_simd.*", "_core/_struct_ufunc_tests*",
-        "_core/_umath_tests*", "_core/cversions.py", "_core/include", "_core/lib", "_pyinstaller", "conftest.py", "ctypeslib", "distutils", "doc", "f2py",
-        "fft", "ma", "matlib.py", "polynomial", "random", "testing", "linalg/_umath_linalg.*", "linalg/lapack_lite.*", "lib/recfunctions.py",
-    ),
-    "numpy.libs": ("*",),
-    "psycopg": ("pq/pq_ctypes.py", "types/shapely.py"),
-    "redis": (
-        "asyncio/[!_o]*", "asyncio/[!_]*.py", "commands/bf", "commands/json", "commands/search", "commands/timeseries", "commands/vectorset", "http",
-        "multidb", "ocsp.py",
-    ),
-    "onnxruntime": (
-        "backend", "capi/libonnxruntime.so*", "capi/convert_npz*", "capi/onnxruntime_collect_build_info.py", "capi/training", "datasets", "experimental", "quantization",
-        "tools", "transformers",
-    ),
-}  # fmt: skip
+PRUNED = Path(__file__).with_name("pruned.txt")
 # numpy comes with OpenBLAS, 24 MB for matrices that nobody here multiplies; it gets the reference BLAS of Debian instead,
 # whose functions have other names, and in place of LAPACK this module.
 NO_LAPACK = '''"""In place of LAPACK, which this image has not."""
@@ -111,30 +90,39 @@ def compiled(root: Path) -> None:
         os.utime(path, (0, 0), follow_symlinks=False)
 
 
+def listed(file: Path) -> list[list[str]]:
+    """The words of each line that is no comment."""
+    return [line.split() for line in file.read_text().splitlines() if not line.startswith("#")]
+
+
+def pruned(package: str) -> list[str]:
+    return [pattern for name, *patterns in listed(PRUNED) for pattern in patterns if name == package]
+
+
 def copy_file(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
     target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
 
 
-def copy_stdlib(unpacked: Path, root: Path, listed: Path) -> None:
+def copy_stdlib(unpacked: Path, root: Path, modules: Path) -> None:
     """The modules that are listed; one that does not exist ends the build."""
     source, target = unpacked / PYTHON, root / PYTHON
-    names = " ".join(line for line in listed.read_text().splitlines() if not line.startswith("#")).split()
+    names = [name for line in listed(modules) for name in line]
     # One module has the machine's name in its own.
     found = [path.stem for name in names if "*" in name for path in source.glob(f"{name}.py")]
     for name in [*(name for name in names if "*" not in name), *found]:
         base = source / name.replace(".", "/")
         extensions = [*source.glob(f"lib-dynload/{name}.cpython-*.so")]
         if base.is_dir():
-            shutil.copytree(base, target / base.relative_to(source), ignore=shutil.ignore_patterns(*UNWANTED))
+            shutil.copytree(base, target / base.relative_to(source), ignore=shutil.ignore_patterns(*pruned("*")))
         elif base.with_suffix(".py").exists():
             for path in {base.with_suffix(".py"), base.parent / "__init__.py"} if "." in name else {base.with_suffix(".py")}:
                 copy_file(path, target / path.relative_to(source))
         elif extensions:
             copy_file(extensions[0], target / "lib-dynload" / extensions[0].name)
         elif name not in sys.builtin_module_names:
-            sys.exit(f"{listed}: the standard library has no module {name}")
+            sys.exit(f"{modules}: the standard library has no module {name}")
 
 
 def copy_packages(wheels: Path, target: Path) -> None:
@@ -143,10 +131,9 @@ def copy_packages(wheels: Path, target: Path) -> None:
         name = package.name
         if name.endswith(".dist-info") or name == "bin":
             continue
-        shutil.copytree(package, target / name, ignore=shutil.ignore_patterns(*UNWANTED))
-        for pattern in PRUNED.get(name, ()):
-            gone = [*(target / name).glob(pattern)]
-            for path in gone:
+        shutil.copytree(package, target / name, ignore=shutil.ignore_patterns(*pruned("*")))
+        for pattern in pruned(name):
+            for path in [*(target / name).glob(pattern)]:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     for name in EMPTIED:
         if (target / name).exists():

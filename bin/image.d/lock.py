@@ -15,7 +15,20 @@ from sbom import debian_packages, python_packages
 
 BASE = "debian:trixie-slim"
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
-DEBIAN = ["base-files", "gcc-14-base", "libblas64-3", "libc6", "libexpat1", "libffi8", "libgcc-s1", "libpython3.13-minimal", "libpython3.13-stdlib", "libstdc++6", "python3.13-minimal", "zlib1g"]
+DEBIAN = [
+    "base-files",
+    "gcc-14-base",
+    "libblas64-3",
+    "libc6",
+    "libexpat1",
+    "libffi8",
+    "libgcc-s1",
+    "libpython3.13-minimal",
+    "libpython3.13-stdlib",
+    "libstdc++6",
+    "python3.13-minimal",
+    "zlib1g",
+]
 WHEELS = {"wheels.txt": ["numpy", "onnxruntime", "waitress"], "full.txt": ["psycopg", "psycopg-binary", "redis"]}
 LOOK_UP = """
 dpkg --add-architecture {arch}
