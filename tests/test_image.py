@@ -32,19 +32,23 @@ PATIENCE_SECONDS = 60
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:cyclonedx")
 
 
-def built(tag: str, target: str) -> str:
-    """Builds the image in CI; on a laptop one that is there is used."""
-    runner = need("podman") if os.environ.get("CI") == "true" else shutil.which("podman") or need("docker")
-    if os.environ.get("CI") == "true":
-        subprocess.run([BIN, "build", "--target", target, "--tag", tag], check=True, stdout=subprocess.DEVNULL)
-    elif subprocess.run([runner, "image", "inspect", tag], capture_output=True).returncode:
-        pytest.skip(f"{tag} is not built; bin/image build --target {target} does that")
-    return Path(runner).name
+def built(tag: str, target: str) -> None:
+    subprocess.run([BIN, "build", "--target", target, "--tag", tag], check=True, stdout=subprocess.DEVNULL)
 
 
 @pytest.fixture(scope="session")
-def runner() -> str:
-    return built(IMAGE, "default")
+def runner(request: pytest.FixtureRequest) -> str:
+    """What runs containers; the image is built. These tests take minutes, so on a laptop they wait to be asked for."""
+    if os.environ.get("CI") == "true":
+        need("podman")
+    elif "test_image.py" not in " ".join(map(str, request.config.invocation_params.args)):
+        pytest.skip("run it by its name: bin/test tests/test_image.py")
+    try:
+        runner = engine.runner(engine.first_that_works())
+    except engine.Missing as error:
+        pytest.skip(str(error))
+    built(IMAGE, "default")
+    return runner
 
 
 @pytest.fixture(scope="session")
