@@ -101,13 +101,15 @@ class Container:
 
 
 @pytest.fixture
-def container(runner: str) -> Iterator[Callable[..., Container]]:
+def container(runner: str, tmp_path: Path) -> Iterator[Callable[..., Container]]:
     """Starts containers, and removes them after the test."""
     names: list[str] = []
 
     def start(*words: str, flags: tuple[str, ...] = (*HARD, *SMALL, "--network", "none"), image: str = IMAGE) -> Container:
         names.append(f"iris-wsgi-test-{os.getpid()}-{len(names)}")
-        subprocess.run([runner, "run", "--detach", "--name", names[-1], *flags, image, *words], check=True, capture_output=True)
+        command = [runner, "run", "--detach", "--name", names[-1], *flags, image, *words]
+        # Some engines leave a file where they were started.
+        subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
         return Container(runner, names[-1])
 
     yield start

@@ -20,8 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bin/image", description="Builds the image and tells what is in it.")
     parser.add_argument("--with", dest="tool", choices=engine.TOOLS, help="build with this (default: the first that works)")
     commands = parser.add_subparsers(dest="command", required=True)
-    for run in (build, show, verify, bill, against, pin):
-        name = {"show": "report", "bill": "sbom", "against": "compare", "pin": "lock"}.get(run.__name__, run.__name__)
+    for name, run in COMMANDS.items():
         command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         command.set_defaults(run=run)
         if run in (build, show, verify, bill):
@@ -97,6 +96,8 @@ def pin(given: argparse.Namespace) -> int:
     lock.write(given.tool, Path(__file__).parent)
     return 0
 
+
+COMMANDS = {"build": build, "report": show, "verify": verify, "sbom": bill, "compare": against, "lock": pin}
 
 if __name__ == "__main__":
     sys.exit(main())

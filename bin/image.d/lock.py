@@ -1,11 +1,11 @@
 """The lock of what reaches the image: Debian packages and wheels by version and SHA-256."""
 
-import json
 import re
 import subprocess
 import sys
 import tempfile
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -29,6 +29,7 @@ DEBIAN = [
     "python3.13-minimal",
     "zlib1g",
 ]
+PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
 WHEELS = {"wheels.txt": ["numpy", "onnxruntime", "waitress"], "full.txt": ["psycopg", "psycopg-binary", "redis"]}
 LOOK_UP = """
 dpkg --add-architecture {arch}
@@ -61,29 +62,30 @@ def debian(runner: str, arch: str) -> list[str]:
 
 def wheels(packages: list[str]) -> list[str]:
     """Lines of a requirements file with the hashes of each package's wheels for all architectures."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, set[str]] = {}
     for machine in ARCHITECTURES.values():
-        with tempfile.TemporaryDirectory() as target:
+        with tempfile.TemporaryDirectory() as folder:
             command = [
                 sys.executable,
                 "-m",
                 "pip",
-                "install",
+                "download",
                 "--quiet",
-                "--dry-run",
-                "--ignore-installed",
                 "--no-deps",
-                "--report",
-                "-",
+                "--only-binary",
+                ":all:",
+                "--dest",
+                folder,
             ]
-            command += ["--only-binary", ":all:", "--python-version", "3.13", "--target", target]
-            for tag in ("2_28", "2_27", "2_17", "2014"):
-                command += ["--platform", f"manylinux{'' if tag == '2014' else '_'}{tag}_{machine}"]
-            told = subprocess.run([*command, *packages], check=True, stdout=subprocess.PIPE, text=True).stdout
-        for item in json.loads(told)["install"]:
-            name = f"{item['metadata']['name']}=={item['metadata']['version']}"
-            found.setdefault(name, []).append(item["download_info"]["archive_info"]["hashes"]["sha256"])
-    return [" \\\n".join([name, *(f"    --hash=sha256:{d}" for d in sorted(set(found[name])))]) for name in sorted(found)]
+            command += ["--python-version", "3.13"]
+            for platform in PLATFORMS:
+                command += ["--platform", f"{platform}_{machine}"]
+            subprocess.run([*command, *packages], check=True)
+            for wheel in Path(folder).iterdir():
+                name, version, *_ = wheel.name.split("-")
+                found.setdefault(f"{name.replace('_', '-')}=={version}", set()).add(sha256(wheel.read_bytes()).hexdigest())
+    order = sorted(found, key=lambda one: packages.index(one.partition("==")[0]))
+    return [" \\\n".join([name, *(f"    --hash=sha256:{digest}" for digest in sorted(found[name]))]) for name in order]
 
 
 def differences(image: Image, folder: Path) -> list[str]:
