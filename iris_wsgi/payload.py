@@ -13,8 +13,9 @@ from iris_wsgi.errors import MOST_FAULTS, Fault, NotDecodable, NotValid, Predict
 
 Array = NDArray[np.float32]
 
-# The smallest double that rounds to infinity in float32: half a step above the largest finite one.
-FLOAT32_END = 3.4028235677973366e38
+# The largest double that rounds to a finite float32: the next one lies half a step above the largest float32. It is compared
+# with <=, for an integer between the two would be rounded up to the second on its way.
+FLOAT32_MOST = 3.4028235677973362e38
 # The schema needs 3 levels. What goes deeper than this is no mistake in a row but another kind of document.
 MOST_LEVELS = 16
 NUMBERS = {int, float}
@@ -73,7 +74,7 @@ def decode_rows(body: bytes, width: int, most: int, more: str) -> Array:
         data = document.get("data")
         if type(data) is list and 0 < len(data) <= most and all([type(row) is list and len(row) == width for row in data]):
             flat = list(chain.from_iterable(data)) if len(data) > 1 else data[0]
-            if set(map(type, flat)) <= NUMBERS and max(flat) < FLOAT32_END and min(flat) > -FLOAT32_END:
+            if set(map(type, flat)) <= NUMBERS and max(flat) <= FLOAT32_MOST and min(flat) >= -FLOAT32_MOST:
                 return np.array(flat, np.float32).reshape(-1, width)
     if levels(document) > MOST_LEVELS:
         raise too_deep()
@@ -124,7 +125,7 @@ def row_faults(pointer: str, row: Any, width: int) -> Iterator[Fault]:
         for j, value in enumerate(row):
             if type(value) not in NUMBERS:
                 yield Fault(f"{pointer}/{j}", "must be a number")
-            elif not -FLOAT32_END < value < FLOAT32_END:
+            elif not -FLOAT32_MOST <= value <= FLOAT32_MOST:
                 yield Fault(f"{pointer}/{j}", "must be finite as a 32-bit float: at most 3.4028235e38 in size")
 
 
