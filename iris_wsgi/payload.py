@@ -71,17 +71,24 @@ def decode_rows(body: bytes, width: int, most: int, more: str) -> Array:
     """
     document = decode_json(body)
     if type(document) is dict and len(document) == 1:
-        data = document.get("data")
-        if type(data) is list and 0 < len(data) <= most and all([type(row) is list and len(row) == width for row in data]):
-            flat = list(chain.from_iterable(data)) if len(data) > 1 else data[0]
-            if set(map(type, flat)) <= NUMBERS and max(flat) <= FLOAT32_MOST and min(flat) >= -FLOAT32_MOST:
-                return np.array(flat, np.float32).reshape(-1, width)
+        rows = rows_of(document.get("data"), width, most)
+        if rows is not None:
+            return rows
     if levels(document) > MOST_LEVELS:
         raise too_deep()
     raise NotValid(
         "The body does not fit the schema of this route.",
         list(islice(faults(document, width, most, more), MOST_FAULTS)),
     )
+
+
+def rows_of(data: Any, width: int, most: int) -> Array | None:
+    """float32 [rows, width] of 1 to `most` lists of `width` numbers; None if anything is wrong, and `data_faults` tells what."""
+    if type(data) is list and 0 < len(data) <= most and all([type(row) is list and len(row) == width for row in data]):
+        flat = list(chain.from_iterable(data)) if len(data) > 1 else data[0]
+        if set(map(type, flat)) <= NUMBERS and max(flat) <= FLOAT32_MOST and min(flat) >= -FLOAT32_MOST:
+            return np.array(flat, np.float32).reshape(-1, width)
+    return None
 
 
 def levels(document: Any) -> int:
@@ -103,17 +110,21 @@ def faults(document: Any, width: int, most: int, more: str) -> Iterator[Fault]:
     if "data" not in document:
         yield Fault("#", 'lacks the member "data"')
         return
-    data = document["data"]
+    yield from data_faults("#/data", document["data"], width, most, more)
+
+
+def data_faults(pointer: str, data: Any, width: int, most: int, more: str) -> Iterator[Fault]:
+    """Everything that is wrong with what should be a list of 1 to `most` rows of `width` numbers."""
     if not isinstance(data, list) or not data:
-        yield Fault("#/data", f"must be a list of rows of {width} numbers, one row at least")
+        yield Fault(pointer, f"must be a list of rows of {width} numbers, one row at least")
         return
     if set(map(type, data)) <= NUMBERS:
-        yield Fault("#/data", "is one row; it must be a list of rows, so put the row in brackets of its own: [[…]]")
+        yield Fault(pointer, "is one row; it must be a list of rows, so put the row in brackets of its own: [[…]]")
         return
     if len(data) > most:
-        yield Fault("#/data", f"has {len(data)} rows; this route takes {most} at most: {more}")
+        yield Fault(pointer, f"has {len(data)} rows; this route takes {most} at most: {more}")
     for i, row in enumerate(data):
-        yield from row_faults(f"#/data/{i}", row, width)
+        yield from row_faults(f"{pointer}/{i}", row, width)
 
 
 def row_faults(pointer: str, row: Any, width: int) -> Iterator[Fault]:
@@ -161,8 +172,12 @@ def finite(probabilities: Array) -> list[list[float]]:
     rows: list[list[float]] = probabilities.tolist()
     # On one row plain Python is several times faster than numpy.
     if not (all(map(isfinite, rows[0])) if len(rows) == 1 else np.isfinite(probabilities).all()):
-        raise PredictFailed("The model gave a value that is not a finite number for these rows.")
+        raise not_finite()
     return rows
+
+
+def not_finite() -> PredictFailed:
+    return PredictFailed("The model gave a value that is not a finite number for these rows.")
 
 
 def best(row: list[float]) -> int:
