@@ -1,0 +1,201 @@
+"""Packed bodies: what is taken, what is refused, and how much memory a bomb gets."""
+
+import gzip
+import io
+import tracemalloc
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iris_wsgi.codings import LEAST_BYTES, chosen, packed, unpacked
+from iris_wsgi.errors import BodyTooLarge, NotDecodable, Problem, UnsupportedMedia
+
+TEXT = b'{"data": [[5.1, 3.5, 1.4, 0.2]]}' * 50
+LIMIT = 1_048_576
+
+
+def raw_deflate(content: bytes, level: int = 6) -> bytes:
+    return zlib.compress(content, level, -15)
+
+
+def with_name_and_time(content: bytes) -> bytes:
+    file = io.BytesIO()
+    with gzip.GzipFile("rows.json", "wb", fileobj=file, mtime=1e9) as stream:
+        stream.write(content)
+    return file.getvalue()
+
+
+TAKEN = {
+    "no coding": (TEXT, None),
+    "identity": (TEXT, "identity"),
+    "identity in capitals": (TEXT, " Identity "),
+    "gzip": (gzip.compress(TEXT), "gzip"),
+    "gzip in capitals": (gzip.compress(TEXT), "GZip"),
+    "gzip with blanks around": (gzip.compress(TEXT), " gzip\t"),
+    "x-gzip": (gzip.compress(TEXT), "x-gzip"),
+    "gzip with a name and a time": (with_name_and_time(TEXT), "gzip"),
+    "gzip without compression": (gzip.compress(TEXT, 0), "gzip"),
+    "deflate in zlib's format": (zlib.compress(TEXT), "deflate"),
+    "deflate in zlib's format, small window": (zlib.compress(TEXT, wbits=9), "deflate"),
+    "deflate as a bare stream": (raw_deflate(TEXT), "deflate"),
+    "deflate as a bare stream, stored": (raw_deflate(TEXT, 0), "deflate"),
+    "deflate as a bare stream, fast": (raw_deflate(TEXT, 1), "deflate"),
+}
+
+GZIPPED, DEFLATED, BARE = gzip.compress(TEXT), zlib.compress(TEXT), raw_deflate(TEXT)
+BAD_SUM = GZIPPED[:-8] + b"\0\0\0\0" + GZIPPED[-4:]
+
+DAMAGED = {
+    "gzip of nothing": (b"", "gzip", "ends before"),
+    "deflate of nothing": (b"", "deflate", "ends before"),
+    "gzip that is JSON": (TEXT, "gzip", "damaged"),
+    "deflate that is JSON": (TEXT, "deflate", "damaged"),
+    "gzip that is deflate": (DEFLATED, "gzip", "damaged"),
+    "deflate that is gzip": (GZIPPED, "deflate", "damaged"),
+    "gzip, a head alone": (GZIPPED[:10], "gzip", "ends before"),
+    "gzip, half": (GZIPPED[: len(GZIPPED) // 2], "gzip", "ends before"),
+    "gzip without its checksum": (GZIPPED[:-8], "gzip", "ends before"),
+    "gzip without its last byte": (GZIPPED[:-1], "gzip", "ends before"),
+    "gzip of another checksum": (BAD_SUM, "gzip", "damaged"),
+    "gzip of another length": (GZIPPED[:-1] + b"\1", "gzip", "damaged"),
+    "gzip and a byte": (GZIPPED + b"\0", "gzip", "goes on"),
+    "gzip and another member": (GZIPPED * 2, "gzip", "goes on"),
+    "gzip 50,000 times": (gzip.compress(b"") * 50_000, "gzip", "goes on"),
+    "zlib without its last byte": (DEFLATED[:-1], "deflate", "ends before"),
+    "zlib and a byte": (DEFLATED + b"x", "deflate", "goes on"),
+    "zlib of another checksum": (DEFLATED[:-1] + bytes([DEFLATED[-1] ^ 1]), "deflate", "damaged"),
+    "zlib with a preset dictionary": (b"\x78\xbb\0\0\0\1" + BARE, "deflate", "damaged"),
+    "bare stream without its last byte": (BARE[:-1], "deflate", "ends before"),
+    "bare stream and a byte": (BARE + b"x", "deflate", "goes on"),
+    "reserved block type": (b"\x07", "deflate", "damaged"),
+}
+
+ACCEPTED = {
+    None: None,
+    "": None,
+    " ": None,
+    "gzip": "gzip",
+    "GZIP": "gzip",
+    "x-gzip": "gzip",
+    "deflate": "deflate",
+    "gzip, deflate": "gzip",
+    "deflate, gzip": "gzip",
+    "gzip, deflate, br": "gzip",
+    "gzip,deflate,br,zstd": "gzip",
+    "br": None,
+    "zstd": None,
+    "br, zstd;q=0.9": None,
+    "identity": None,
+    "*": "gzip",
+    "*;q=0": None,
+    "*;q=0.1": "gzip",
+    "gzip;q=0, *": "deflate",
+    "gzip;q=0, deflate;q=0, *": None,
+    "gzip;q=0": None,
+    "gzip;q=0.0": None,
+    "gzip;q=0.000": None,
+    "gzip;q=0.001": "gzip",
+    "gzip;q=0.5, deflate;q=0.8": "deflate",
+    "gzip;q=0.8, deflate;q=0.5": "gzip",
+    "gzip ; q=0.2 ,\tdeflate ; Q=0.3": "deflate",
+    "gzip;q=1.000, deflate": "gzip",
+    "gzip;q=0.5, identity": None,
+    "gzip;q=0.5, identity;q=0.4": "gzip",
+    "gzip;q=0.5, identity;q=0.5": "gzip",
+    "identity;q=0": None,
+    "identity;q=0, gzip;q=0.1": "gzip",
+    "identity;q=0, *;q=0": None,
+    "br;q=1, gzip;q=0.1": "gzip",
+    "deflate, *;q=0": "deflate",
+    ",,gzip,,": "gzip",
+    "gzip;q=2": None,
+    "gzip;q=1.001": None,
+    "gzip;q=0.1234": None,
+    "gzip;q=-1": None,
+    "gzip;q=x": None,
+    "gzip;q=": None,
+    "gzip;level=9": None,
+    "gzip;q=1;x=y": None,
+    "gzip deflate": None,
+    "gz\xefp": None,
+    "gzip;q=\u0661": None,
+    "," * 8000: None,
+    "gzip" + " " * 8000 + "x": None,
+}
+
+
+@pytest.mark.parametrize(("body", "coding"), TAKEN.values(), ids=TAKEN.keys())
+def test_gzip_and_both_kinds_of_deflate_are_unpacked(body, coding):
+    assert unpacked(body, coding, LIMIT) == TEXT
+
+
+@pytest.mark.parametrize(("body", "coding", "word"), DAMAGED.values(), ids=DAMAGED.keys())
+def test_what_is_damaged_or_cut_off_or_goes_on_is_400(body, coding, word):
+    with pytest.raises(NotDecodable, match=word):
+        unpacked(body, coding, LIMIT)
+
+
+@pytest.mark.parametrize(
+    "coding", ["br", "zstd", "compress", "gzip, gzip", "gzip, identity", "deflate, gzip", "gzip;q=1", "", "x-x-gzip"]
+)
+def test_any_other_coding_and_several_are_415_and_the_codings_taken_are_told(coding):
+    with pytest.raises(UnsupportedMedia) as refused:
+        unpacked(GZIPPED, coding, LIMIT)
+    assert refused.value.headers == (("Accept-Encoding", "gzip, deflate"),)
+    assert refused.value.status == 415
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress, raw_deflate], ids=["gzip", "zlib", "bare"])
+def test_the_limit_is_of_unpacked_bytes_and_exact(pack):
+    coding = "gzip" if pack is gzip.compress else "deflate"
+    assert unpacked(pack(b"x" * 1000), coding, 1000) == b"x" * 1000
+    with pytest.raises(BodyTooLarge, match="1000 bytes"):
+        unpacked(pack(b"x" * 1001), coding, 1000)
+
+
+@pytest.mark.parametrize(("pack", "coding"), [(gzip.compress, "gzip"), (zlib.compress, "deflate"), (raw_deflate, "deflate")])
+def test_a_bomb_gets_no_more_memory_than_the_limit_tells(pack, coding):
+    bomb = pack(bytes(200_000_000))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BodyTooLarge):
+            unpacked(bomb, coding, LIMIT)
+        assert tracemalloc.get_traced_memory()[1] < 3 * LIMIT + len(bomb)
+    finally:
+        tracemalloc.stop()
+
+
+@given(body=st.binary(max_size=300), coding=st.sampled_from(["gzip", "deflate"]), at=st.integers(0, 200), bit=st.integers(0, 7))
+def test_no_bytes_get_anything_but_a_refusal_of_the_client(body, coding, at, bit):
+    damaged = bytearray(gzip.compress(body) if coding == "gzip" else zlib.compress(body))
+    damaged[at % len(damaged)] ^= 1 << bit
+    for sent in (body, bytes(damaged)):
+        try:
+            assert len(unpacked(sent, coding, 1000)) <= 1000
+        except Problem as problem:
+            assert problem.status in (400, 413)
+
+
+@pytest.mark.parametrize(("accept", "coding"), ACCEPTED.items(), ids=[str(accept)[:40] for accept in ACCEPTED])
+def test_the_answer_has_the_coding_that_the_client_weighs_highest(accept, coding):
+    assert chosen(accept) == coding
+
+
+@pytest.mark.parametrize(("accept", "unpack"), [("gzip", gzip.decompress), ("deflate", zlib.decompress)])
+def test_an_answer_is_packed_as_wanted_and_equal_ones_alike(accept, unpack):
+    body, coding = packed(TEXT, accept)
+    assert coding == accept
+    assert unpack(body) == TEXT and len(body) < len(TEXT) / 5
+    assert packed(TEXT, accept)[0] == body
+    if accept == "gzip":
+        assert body[4:8] == b"\0\0\0\0"
+
+
+def test_short_answers_and_those_nobody_wants_packed_stay_as_they_are():
+    short, long = bytes(LEAST_BYTES - 1), bytes(LEAST_BYTES)
+    assert packed(short, "gzip") == (short, None)
+    assert packed(long, "gzip")[1] == "gzip"
+    assert packed(long, "br") == (long, None)
+    assert packed(long, None) == (long, None)
