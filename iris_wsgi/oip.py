@@ -158,7 +158,7 @@ def shape_of(entry: Mapping[str, Any], spec: Spec, most_rows: int, place: str) -
     if (
         type(claimed) is not list
         or len(claimed) != len(spec.shape)
-        or set(map(type, claimed)) > {int}
+        or not set(map(type, claimed)) <= {int}
         or not all(one > 0 if size == -1 else one == size for one, size in zip(claimed, spec.shape, strict=True))
     ):
         wanted = ", ".join("n" if size == -1 else str(size) for size in spec.shape)

@@ -136,7 +136,7 @@ def elements(part: memoryview, count: int, place: str) -> Iterator[bytes]:
     for _ in range(count):
         start = offset + 4
         offset = start + int.from_bytes(part[offset:start], "little")
-        if start > len(part) or offset > len(part):
+        if offset > len(part):
             raise NotDecodable(f"{place} has an element in its binary data that goes beyond the end of it.")
         yield bytes(part[start:offset])
     if offset != len(part):

@@ -138,6 +138,18 @@ def test_the_same_row_in_every_form_gives_the_same_bits(given):
     assert (request.id, request.timeout) == (None, None)
 
 
+def test_as_many_rows_as_the_limit_are_taken_in_every_form():
+    many = [
+        sent(plain(shape=[MOST, 4], data=ROW * MOST)),
+        sent(plain(shape=[MOST, 4], data=[ROW] * MOST)),
+        binary(claim(shape=[MOST, 4], parameters=sized(16 * MOST)), ROW_BYTES * MOST),
+        Sent(ROW_BYTES * MOST, "0"),
+    ]
+    for given in many:
+        assert decoded(given).inputs["features"].tobytes() == ROW_BYTES * MOST
+    assert len(decode_v1(json.dumps({"instances": [ROW] * MOST}).encode(), 4, MOST)) == MOST
+
+
 def test_aligned_binary_data_is_the_bodys_own_memory():
     given = binary(HEAD + b" " * (-len(HEAD) % 8))
     rows = decoded(given).inputs["features"]
@@ -370,8 +382,8 @@ values = st.recursive(
     max_leaves=8,
 )
 almost_inputs = st.fixed_dictionaries({"name": values | st.just("features"), "datatype": values | st.just("FP32")}, optional={
-    "shape": values | st.lists(st.integers(-1, 5), max_size=3) | st.just([1, 4]),
-    "data": values | st.just(ROW),
+    "shape": values | st.lists(st.integers(-1, 5) | values, max_size=3) | st.just([1, 4]),
+    "data": values | st.lists(values, max_size=4) | st.just(ROW),
     "parameters": values | st.fixed_dictionaries({"binary_data_size": values | st.just(16)}),
 })  # fmt: skip
 almost_outputs = st.fixed_dictionaries({"name": values | st.just("probabilities")}, optional={
