@@ -145,8 +145,8 @@ def test_as_many_rows_as_the_limit_are_taken_in_every_form():
         binary(claim(shape=[MOST, 4], parameters=sized(16 * MOST)), ROW_BYTES * MOST),
         Sent(ROW_BYTES * MOST, "0"),
     ]
-    for given in many:
-        assert decoded(given).inputs["features"].tobytes() == ROW_BYTES * MOST
+    for one_of_them in many:
+        assert decoded(one_of_them).inputs["features"].tobytes() == ROW_BYTES * MOST
     assert len(decode_v1(json.dumps({"instances": [ROW] * MOST}).encode(), 4, MOST)) == MOST
 
 
@@ -401,6 +401,30 @@ almost_requests = st.fixed_dictionaries({"inputs": values | st.lists(almost_inpu
 def test_no_document_of_any_shape_gets_more_than_a_refusal(request, tail, behind):
     head = json.dumps(request).encode()
     assert status_of(Sent(head + tail, str(len(head))) if behind else Sent(head)) in (200, 400)
+
+
+def places(value, path: tuple = ()) -> list[tuple]:
+    """Where in a document something can be put: a list of keys and indices each."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place for key, one in inner for place in ((*path, key), *places(one, (*path, key)))]
+
+
+BOTH = [{"name": "label", "parameters": {"binary_data": True}}, {"name": "probabilities", "parameters": {"classification": 2}}]
+FULL = json.loads(document(plain(), id="7", parameters={"timeout": 5, "binary_data_output": False}, outputs=BOTH))
+BEHIND = json.loads(document(claim()))
+
+
+@settings(relaxed, max_examples=500)
+@given(st.sampled_from([FULL, BEHIND]), st.data())
+def test_no_value_in_any_place_of_a_good_request_gets_more_than_a_refusal(good, data):
+    request = json.loads(json.dumps(good))
+    *path, last = data.draw(st.sampled_from(places(request)))
+    part = request
+    for key in path:
+        part = part[key]
+    size = len(part[last]) if isinstance(part[last], list) else 1
+    part[last] = data.draw(values | st.lists(values, min_size=size, max_size=size))
+    assert status_of(Sent(json.dumps(request).encode()) if good is FULL else binary(json.dumps(request).encode())) in (200, 400)
 
 
 MEBI = 1 << 20
