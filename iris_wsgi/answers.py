@@ -29,10 +29,10 @@ class Writer:
         head = f"HTTP/1.1 {STATUS_LINES[status]}\r\nDate: {self.now()}\r\nX-Request-ID: {request_id}\r\n{fields}\r\n".encode()
         return head if method == "HEAD" else head + body
 
-    def refusal(self, problem: Problem, method: str, connection: str | None) -> tuple[bytes, str]:
+    def refusal(self, problem: Problem, method: str, path: str, connection: str | None) -> tuple[bytes, str]:
         """What the server itself answers to a request that does not reach the application, and its request id."""
         request_id = new_request_id()
-        return self.message(rendered(problem, request_id), request_id, method, connection), request_id
+        return self.message(rendered(problem, request_id, path), request_id, method, connection), request_id
 
     def now(self) -> str:
         second = int(time.time())

@@ -124,10 +124,10 @@ class Channel:
         """Answers inline or hands over to the pool; whether the next request can be looked at."""
         head = request.head
         self.close_after = head.close or self.server.stopping
-        if self.server.inline(head.method, head.path, len(request.body)):
+        if self.server.inline(head.method, head.path, head.variables, len(request.body)):
             return self.send(self.server.answer(request, self.close_after))
         if not self.hold(len(request.body)) or not self.server.enqueue(self, request):
-            return self.send(self.server.refusal(OVERLOADED, head.method, "close" if self.close_after else None))
+            return self.send(self.server.refusal(OVERLOADED, head.method, head.path, "close" if self.close_after else None))
         self.state, self.deadline = State.BUSY, inf
         self.watch(0)
         return False
@@ -183,7 +183,7 @@ class Channel:
     def refuse(self, problem: Problem) -> None:
         """Answers a request that must not be served, and closes."""
         self.close_after = True
-        self.send(self.server.refusal(problem, "HEAD" if self.reader.asks_head else "GET"))
+        self.send(self.server.refusal(problem, "HEAD" if self.reader.asks_head else "GET", self.reader.path))
 
     def linger(self) -> None:
         """Closes one half and takes in what still comes: closing with bytes unread would reset the connection, and the

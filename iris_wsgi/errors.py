@@ -1,11 +1,15 @@
-"""Every failure that a client can see with the problem document it is told in (RFC 9457), and the one that stops a start."""
+"""Every failure that a client can see with the document it is told in, and the one that stops a start."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 MOST_FAULTS = 10
+JSON = "application/json"
 PROBLEM_JSON = "application/problem+json"
+# The Open Inference Protocol and its predecessor have a form of their own.
+of_protocol = re.compile(r"/v[12](?:/|\Z)").match
 
 # RFC 9110's words; http.HTTPStatus changed some of its own with Python 3.13.
 PHRASES = {
@@ -25,6 +29,7 @@ PHRASES = {
     500: "Internal Server Error",
     501: "Not Implemented",
     503: "Service Unavailable",
+    504: "Gateway Timeout",
 }
 
 Headers = Sequence[tuple[str, str]]
@@ -101,6 +106,16 @@ class MethodUnknown(Problem):
 
 class NotReady(Problem):
     status = 503
+
+
+def media_of(path: str) -> str:
+    """In which media type failures are told on this path; JSON stands for the error document, exactly as clients look for it."""
+    return JSON if of_protocol(path) else PROBLEM_JSON
+
+
+def error_document(problem: Problem) -> bytes:
+    """The body of a failed request under /v2 and /v1 (kserve/open-inference-protocol, inference_rest.md)."""
+    return json.dumps({"error": problem.detail}, ensure_ascii=False).encode()
 
 
 def problem_document(problem: Problem, request_id: str) -> bytes:

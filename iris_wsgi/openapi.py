@@ -1,10 +1,12 @@
 """The OpenAPI 3.1 document, from the route table, and the JSON schemas that its routes share."""
 
+import re
 from collections.abc import Sequence
 
-from iris_wsgi.errors import MOST_FAULTS, PHRASES, PROBLEM_JSON
+from iris_wsgi.errors import JSON, MOST_FAULTS, PHRASES, media_of
 from iris_wsgi.model import Model
-from iris_wsgi.wsgi import JSON, Route
+from iris_wsgi.paths import names_of
+from iris_wsgi.wsgi import Route
 
 Schema = dict[str, object]
 
@@ -29,9 +31,13 @@ PROBLEM: Schema = {
         },
     },
 }
-# What any route may answer, and what those that take a body may answer besides.
+ERROR: Schema = {"type": "object", "required": ["error"], "properties": {"error": TEXT}}
+BYTES: Schema = {"type": "string", "format": "binary"}
+OCTETS = "application/octet-stream"
+# What any route may answer, and what those that take a body may answer besides; a lenient one tells all that is wrong by 400.
 ALWAYS = (500,)
 WITH_BODY = (400, 413, 415, 422)
+LENIENT = (400, 413, 415)
 
 
 def closed(**properties: object) -> Schema:
@@ -88,20 +94,29 @@ def document(routes: Sequence[Route], title: str, version: str) -> Schema:
         "openapi": "3.1.0",
         "info": {"title": title, "version": version},
         "paths": paths,
-        "components": {"schemas": {"Problem": PROBLEM}},
+        "components": {"schemas": {"Problem": PROBLEM, "Error": ERROR}},
     }
 
 
 def operation(route: Route) -> Schema:
-    statuses = sorted({*ALWAYS, *route.failures, *(WITH_BODY if route.body is not None else ())})
-    problem = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    responses: dict[str, object] = {"200": {"description": "OK", "content": {route.media: {"schema": route.answer}}}}
-    responses |= {str(status): {"description": PHRASES[status], "content": problem} for status in statuses}
+    """What the document says of one route."""
+    with_body = () if route.body is None else LENIENT if route.lenient else WITH_BODY
+    media = media_of(route.path)
+    told = {media: {"schema": {"$ref": f"#/components/schemas/{'Error' if media == JSON else 'Problem'}"}}}
+    responses: dict[str, object] = {"200": {"description": "OK", "content": content(route.media, route.answer, route.binary)}}
+    failures = sorted({*ALWAYS, *route.failures, *with_body})
+    responses |= {str(status): {"description": PHRASES[status], "content": told} for status in failures}
     found: Schema = {
-        "operationId": f"{route.method.lower()}{route.path.replace('/', '_')}",
+        "operationId": re.sub(r"\W", "_", f"{route.method.lower()}{route.path}"),
         "summary": route.summary,
         "responses": responses,
     }
+    if names := names_of(route.path):
+        found["parameters"] = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in names]
     if route.body is not None:
-        found["requestBody"] = {"required": True, "content": {JSON: {"schema": route.body}}}
+        found["requestBody"] = {"required": True, "content": content(JSON, route.body, route.binary)}
     return found
+
+
+def content(media: str, schema: object, binary: bool) -> Schema:
+    return {media: {"schema": schema}, **({OCTETS: {"schema": BYTES}} if binary else {})}

@@ -1,6 +1,7 @@
 """Takes a connection's bytes as they come and gives whole requests: heads, bodies with a length, bodies in chunks."""
 
 import re
+from urllib.parse import unquote_to_bytes
 
 from iris_wsgi.http1 import (
     MOST_FIELDS,
@@ -20,6 +21,8 @@ from iris_wsgi.http1 import (
 )
 
 MOST_CHUNK_LINE = 256
+# The path of a request that was not understood, as far as it is there; of a long one its beginning will do.
+path_start = re.compile(rb"[^ \r\n]{1,32} (?:http://[^/ \r\n]{0,255})?(/[^ ?\r\n]{0,64})", re.IGNORECASE).match
 bare_line_end = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)").search
 chunk_line = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;" + VALUE + rb")?\r\n").fullmatch
 chunk_line_start = re.compile(rb"[0-9A-Fa-f]{0,16}(?:(?<=[0-9A-Fa-f]);" + VALUE + rb")?(?:(?<!\A)\r)?").fullmatch
@@ -80,6 +83,14 @@ class Reader:
     def asks_head(self) -> bool:
         """Whether the request under way is a HEAD, which no answer may give content."""
         return self.head.method == "HEAD" if self.head is not None else self.buffer.startswith(b"HEAD ")
+
+    @property
+    def path(self) -> str:
+        """The path of the request under way, or its beginning; empty as long as there is none."""
+        if self.head is not None:
+            return self.head.path
+        found = path_start(self.buffer)
+        return unquote_to_bytes(found[1]).decode("latin-1") if found else ""
 
     @property
     def missing(self) -> int:

@@ -89,7 +89,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             bind_socket=False,
             sockinfo=(bound.family, bound.type, bound.proto, bound.getsockname()),
         )
-        self.inline: Callable[[str, str, int], bool] = app.inline
+        self.inline = app.inline
         self.app, self.writer = app, Writer()
         self.watch_listener()
         self.poller.register(self.trigger.socket.fileno(), select.POLLIN)
@@ -173,7 +173,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             channel.refuse(CROWDED)
             return
         with suppress(OSError):
-            connection.send(self.refusal(CROWDED, "GET"))
+            connection.send(self.refusal(CROWDED))
         connection.close()
 
     def forget(self, channel: Channel) -> None:
@@ -189,13 +189,15 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             response, request_id = self.app.answer(head.method, head.path, head.variables, body)
             return self.writer.message(response, request_id, head.method, connection)
         except Exception:
-            data, request_id = self.writer.refusal(Problem("The server failed on this request."), head.method, connection)
+            problem = Problem("The server failed on this request.")
+            data, request_id = self.writer.refusal(problem, head.method, head.path, connection)
             self.logbook.failure(request_id)
             self.observer.refused(500, request_id)
             return data
 
-    def refusal(self, problem: Problem, method: str, connection: str | None = "close") -> bytes:
-        data, request_id = self.writer.refusal(problem, method, connection)
+    def refusal(self, problem: Problem, method: str = "GET", path: str = "", connection: str | None = "close") -> bytes:
+        """The answer to a request that does not get to the application; the path is empty where none was read."""
+        data, request_id = self.writer.refusal(problem, method, path, connection)
         self.observer.refused(problem.status, request_id)
         return data
 

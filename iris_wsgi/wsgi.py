@@ -7,27 +7,30 @@ from random import getrandbits
 from typing import Any, NamedTuple, Protocol
 
 from iris_wsgi import errors
-from iris_wsgi.errors import PROBLEM_JSON, Problem
+from iris_wsgi.bodies import Environ, check_media, read_body
+from iris_wsgi.codings import packed, unpacked
+from iris_wsgi.errors import JSON, Problem
+from iris_wsgi.paths import Parameters, Paths
 
-JSON = "application/json"
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
 STATUS_LINES = {status: f"{status} {phrase}" for status, phrase in errors.PHRASES.items()}
 UNMATCHED = "unmatched"
 UNEXPECTED = "The server failed on this request; its log says more under this request id."
 
-Environ = dict[str, Any]
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 request_id_of_caller = re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch
-utf8_json = re.compile(r'application/json[ \t]*(?:;[ \t]*charset[ \t]*=[ \t]*"?utf-8"?[ \t]*)?;?[ \t]*', re.IGNORECASE).fullmatch
 
 
 class Request(NamedTuple):
-    """What a handler is given: the method, the path as the table knows it, and the body (empty unless the route takes one)."""
+    """What a handler is given: method, path, body (empty unless the route takes one), the values of the path's parameters by
+    name, and the CGI variables (RFC 3875), in which the fields are."""
 
     method: str
     path: str
     body: bytes
+    parameters: Parameters
+    variables: Mapping[str, Any]
 
 
 class Response(NamedTuple):
@@ -43,9 +46,12 @@ class Response(NamedTuple):
 class Route(NamedTuple):
     """One line of the table: what answers `method` on `path`, and the words and JSON schemas that OpenAPI shows of it.
 
-    A route with a `body` schema takes JSON, and nothing else, in UTF-8. A request whose body has at most `inline_bytes` is
-    answered in the server's I/O loop, where it holds up every other connection: a handler that may block declares -1, and
-    like all larger bodies its requests go to the thread pool.
+    A path may have parameters: /models/{model}/infer. A route with a `body` schema takes JSON, and nothing else, in UTF-8;
+    a `lenient` one a body whatever its Content-Type says, packed by gzip or deflate too, and it packs answers for who accepts
+    that: for protocols whose clients do so. A `binary` one has a form in application/octet-stream as well, both ways.
+
+    A request whose body has at most `inline_bytes` is answered in the server's I/O loop, where it holds up every other
+    connection: a handler that may block declares -1, and like all larger or packed bodies its requests go to the thread pool.
     """
 
     method: str
@@ -57,6 +63,19 @@ class Route(NamedTuple):
     media: str = JSON
     failures: tuple[int, ...] = ()
     inline_bytes: int = 16384
+    lenient: bool = False
+    binary: bool = False
+
+
+class Place(NamedTuple):
+    """What is at a path: how the log and the metrics call it, the routes by method, and the methods it answers for Allow."""
+
+    label: str
+    routes: Mapping[str, Route]
+    allow: str = ""
+
+    def route(self, method: str) -> Route | None:
+        return self.routes.get("GET" if method == "HEAD" else method)
 
 
 class Observer(Protocol):
@@ -78,9 +97,10 @@ class App:
             if route.method in on_path:
                 raise ValueError(f"two routes answer {route.method} {route.path}")
             on_path[route.method] = route
-        self.allowed = {path: ", ".join(allowed_methods(on_path)) for path, on_path in self.table.items()}
+        places = {path: Place(path, on_path, allowed_methods(on_path)) for path, on_path in self.table.items()}
         # OPTIONS * asks about the server as a whole (RFC 9110, section 9.3.7).
-        self.allowed["*"] = ", ".join(allowed_methods({m for on_path in self.table.values() for m in on_path}))
+        places["*"] = Place(UNMATCHED, {}, allowed_methods({m for on_path in self.table.values() for m in on_path}))
+        self.paths = Paths(places, Place(UNMATCHED, {}))
         self.observer = observer
         self.max_body_bytes = max_body_bytes
 
@@ -103,43 +123,50 @@ class App:
         self.observer.started()
         offered = variables.get("HTTP_X_REQUEST_ID")
         request_id = offered if offered and request_id_of_caller(offered) else new_request_id()
+        place, parameters = self.paths.find(path)
         try:
-            response = self.respond(method, path, variables, body)
+            response = self.respond(method, path, variables, body, place, parameters)
         except Exception as error:
             problem = error if isinstance(error, Problem) else Problem(UNEXPECTED)
             if problem.status == 500:
                 self.observer.failed(request_id)
-            response = rendered(problem, request_id)
-        route = path if path in self.table else UNMATCHED
-        self.observer.answered(method, path, route, response, time.perf_counter() - started, request_id)
+            response = rendered(problem, request_id, path)
+        self.observer.answered(method, path, place.label, response, time.perf_counter() - started, request_id)
         return response, request_id
 
-    def inline(self, method: str, path: str, body_bytes: int) -> bool:
+    def inline(self, method: str, path: str, variables: Environ, body_bytes: int) -> bool:
         """Whether the server should answer this request in its I/O loop."""
-        route = self.route(method, path)
-        return route is None or body_bytes <= route.inline_bytes
+        route = self.paths.find(path)[0].route(method)
+        if route is None:
+            return True
+        # How large a packed body is nobody knows yet.
+        return body_bytes <= route.inline_bytes and not (route.lenient and "HTTP_CONTENT_ENCODING" in variables)
 
-    def route(self, method: str, path: str) -> Route | None:
-        on_path = self.table.get(path)
-        return None if on_path is None else on_path.get("GET" if method == "HEAD" else method)
-
-    def respond(self, method: str, path: str, variables: Environ, body: bytes | None) -> Response:
-        """Finds the route and runs its handler; raises Problem where there is none."""
-        route = self.route(method, path)
+    def respond(
+        self, method: str, path: str, variables: Environ, body: bytes | None, place: Place, parameters: Parameters
+    ) -> Response:
+        """Runs the handler of the route; raises Problem where there is none."""
+        route = place.route(method)
         if route is not None:
-            if route.body is None:
-                return route.handler(Request(method, path, b""))
-            check_media(variables)
-            return route.handler(Request(method, path, read_body(variables, self.max_body_bytes) if body is None else body))
-        known = path in self.allowed
-        allow = (("Allow", self.allowed[path]),) if known else ()
-        if known and method == "OPTIONS":
+            content = b"" if route.body is None else self.content(route, variables, body)
+            response = route.handler(Request(method, path, content, parameters, variables))
+            return coded(response, variables.get("HTTP_ACCEPT_ENCODING")) if route.lenient else response
+        allow = (("Allow", place.allow),) if place.allow else ()
+        if allow and method == "OPTIONS":
             return Response(b"", status=204, headers=allow)
         if method not in METHODS:
             raise errors.MethodUnknown("This server does not know the request's method.", headers=allow)
-        if known:
-            raise errors.MethodNotAllowed(f"This path answers {self.allowed[path]}.", headers=allow)
+        if allow:
+            raise errors.MethodNotAllowed(f"This path answers {place.allow}.", headers=allow)
         raise errors.NotFound("Nothing is served at this path; GET /openapi.json lists what is.")
+
+    def content(self, route: Route, variables: Environ, body: bytes | None) -> bytes:
+        """The body as the route takes it."""
+        if not route.lenient:
+            check_media(variables)
+        if body is None:
+            body = read_body(variables, self.max_body_bytes)
+        return unpacked(body, variables.get("HTTP_CONTENT_ENCODING"), self.max_body_bytes) if route.lenient else body
 
 
 def new_request_id() -> str:
@@ -147,53 +174,20 @@ def new_request_id() -> str:
     return f"{getrandbits(128):032x}"
 
 
-def allowed_methods(on_path: Collection[str]) -> list[str]:
+def allowed_methods(on_path: Collection[str]) -> str:
     """The methods a path answers: HEAD comes with GET, and OPTIONS with every path."""
-    return [m for m in METHODS if m in on_path or m == "OPTIONS" or (m == "HEAD" and "GET" in on_path)]
+    return ", ".join(m for m in METHODS if m in on_path or m == "OPTIONS" or (m == "HEAD" and "GET" in on_path))
 
 
-def rendered(problem: Problem, request_id: str) -> Response:
-    """The one place where a failure becomes an answer."""
-    body = errors.problem_document(problem, request_id)
-    return Response(body, PROBLEM_JSON, problem.status, tuple(problem.headers))
+def rendered(problem: Problem, request_id: str, path: str) -> Response:
+    """The one place where a failure becomes an answer, in the form of the protocol to which the path belongs."""
+    media = errors.media_of(path)
+    body = errors.error_document(problem) if media == JSON else errors.problem_document(problem, request_id)
+    return Response(body, media, problem.status, tuple(problem.headers))
 
 
-def check_media(variables: Environ) -> None:
-    """Raises UnsupportedMedia for a body that does not claim to be plain JSON in UTF-8."""
-    media = variables.get("CONTENT_TYPE", "")
-    if media and media != JSON and not utf8_json(media):
-        raise errors.UnsupportedMedia(
-            "This route takes JSON in UTF-8: send Content-Type: application/json.", headers=(("Accept-Post", JSON),)
-        )
-    coding = variables.get("HTTP_CONTENT_ENCODING")
-    if coding is not None and coding.strip().lower() != "identity":
-        raise errors.UnsupportedMedia(
-            "This route takes bodies as they are: send no Content-Encoding.", headers=(("Accept-Encoding", "identity"),)
-        )
-
-
-def read_body(environ: Environ, limit: int) -> bytes:
-    """The body, `limit` bytes at most, whether its length is given or its end is marked by the server (wsgi.input_terminated)."""
-    length = environ.get("CONTENT_LENGTH", "")
-    if length:
-        if not (length.isascii() and length.isdigit()):
-            raise errors.NotDecodable("Content-Length is not a number.")
-        # A length of more digits than the limit has is over it, and int() refuses thousands of them.
-        if len(length.lstrip("0")) > len(str(limit)) or int(length) > limit:
-            raise too_large(limit)
-        body: bytes = environ["wsgi.input"].read(int(length))
-        if len(body) != int(length):
-            raise errors.NotDecodable("The body ended before its Content-Length.")
-        return body
-    if environ.get("wsgi.input_terminated"):
-        body = environ["wsgi.input"].read(limit + 1)
-        if len(body) > limit:
-            raise too_large(limit)
-        return body
-    if "HTTP_TRANSFER_ENCODING" in environ:
-        raise errors.LengthRequired("Send the body with a Content-Length.")
-    return b""
-
-
-def too_large(limit: int) -> Problem:
-    return errors.BodyTooLarge(f"The body is over the limit of {limit} bytes; send fewer rows in a request.")
+def coded(response: Response, accept: str | None) -> Response:
+    """The answer in the content coding that this Accept-Encoding prefers."""
+    body, coding = packed(response.body, accept)
+    encoding = () if coding is None else (("Content-Encoding", coding),)
+    return response._replace(body=body, headers=(*response.headers, ("Vary", "Accept-Encoding"), *encoding))

@@ -29,11 +29,18 @@ def test_head_has_the_length_without_the_content_and_204_has_neither():
 
 
 def test_a_refusal_is_a_problem_document_under_an_id_of_its_own():
-    data, request_id = Writer().refusal(NotReady("Not now.", headers=(("Retry-After", "1"),)), "GET", "close")
+    data, request_id = Writer().refusal(NotReady("Not now.", headers=(("Retry-After", "1"),)), "GET", "/x", "close")
     first, fields, content = parts(data)
     assert first == b"HTTP/1.1 503 Service Unavailable"
     assert {b"Retry-After: 1", b"Content-Type: application/problem+json", b"X-Request-ID: " + request_id.encode()} <= set(fields)
     assert request_id.encode() in content
+
+
+def test_a_refusal_under_v2_is_the_error_document_of_that_protocol():
+    data, _ = Writer().refusal(NotReady("Not now.", headers=(("Retry-After", "1"),)), "POST", "/v2/models/m/infer", "close")
+    _, fields, content = parts(data)
+    assert {b"Retry-After: 1", b"Content-Type: application/json"} <= set(fields)
+    assert content == b'{"error": "Not now."}'
 
 
 @pytest.mark.parametrize("field", [("X", "a\r\nSet-Cookie: b"), ("X", "a\nb"), ("X\r\nY", "a")])
