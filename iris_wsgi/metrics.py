@@ -63,6 +63,10 @@ class Registry:
         self.layout = int.from_bytes(hashlib.sha256(described.encode()).digest()[:6], "big") + 1
         self.board.join(self.slot, self.layout, self.used)
 
+    def total(self, cell: int) -> int:
+        """The sum of one cell over all processes of the service; whole numbers up to 2**53 of each lose nothing."""
+        return sum(int(cells[cell]) for cells in self.board.alike(self.layout))
+
     def text(self) -> bytes:
         """What GET /metrics answers: the sum over all processes of the service."""
         columns = [board[: self.used].tolist() for board in self.board.alike(self.layout)]
@@ -115,6 +119,13 @@ class Counter(Family):
     """Only grows."""
 
     kind = "counter"
+
+
+class Nanoseconds(Counter):
+    """Counts whole nanoseconds, which add up exactly, and shows seconds."""
+
+    def series(self, labels: str, cells: Sequence[float]) -> Iterator[str]:
+        yield f"{self.name}{braced(labels)} {number(cells[0] / 1e9)}"
 
 
 class Gauge(Family):
