@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
 
 from iris_wsgi import __version__
 from iris_wsgi.listener import bind
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 CGROUP = Path("/sys/fs/cgroup")
 # Quota and period in µs: in one file of version 2, in two of version 1, where -1 is no quota.
 QUOTAS = (("cpu.max", ("cpu.max",)), ("cpu.cfs_quota_us", ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")))
-CURL = "curl -s {url}/predict/label -H 'Content-Type: application/json' -d '{body}'"
+CURL = "curl -s {url} -H 'Content-Type: application/json' -d '{body}'"
+# Where to send the sample, and the member of the body that holds it, in roles without /predict/label.
+TRY = {"synchronous": ("/v1/models/{model}:predict", "instances")}
 
 
 def cpus(cgroup: Path = CGROUP) -> tuple[int, str]:
@@ -81,7 +84,9 @@ def announce(settings: Settings, facts: Facts, say: Callable[[str], None]) -> No
     say(f"model {facts.model}")
     say(f"self-test: {facts.self_test}")
     say(f"workers: {workers} ({why_workers}); threads: {threads} ({why_threads}); model: 1 thread (a run takes microseconds)")
-    say("try: " + CURL.format(url=url, body=f'{{"data": [{facts.sample}]}}'))
+    path, member = TRY.get(settings.role, ("/predict/label", "data"))
+    target = url + path.format(model=quote(facts.model.rsplit(" ", 2)[0]))
+    say("try: " + CURL.format(url=target, body=f'{{"{member}": [{facts.sample}]}}'))
 
 
 def serve(settings: Settings, say: Callable[[str], None]) -> int:

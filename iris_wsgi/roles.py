@@ -10,8 +10,10 @@ from iris_wsgi.metrics import Registry
 from iris_wsgi.model import Model, load_model
 from iris_wsgi.observer import RequestObserver
 from iris_wsgi.predictors import ModelMetrics, Predict, measured
-from iris_wsgi.routes import single
+from iris_wsgi.routes import single, v1, v2
+from iris_wsgi.servable import classifier
 from iris_wsgi.settings import Settings
+from iris_wsgi.tally import Tallies, Tally
 from iris_wsgi.wsgi import App, Route
 
 
@@ -22,17 +24,33 @@ class Parts(NamedTuple):
     model: Model
     predict: Predict
     sample: list[float]
+    registry: Registry
+    readiness: ops.Readiness
 
 
 def web_single(parts: Parts) -> list[Route]:
     return single.routes(parts.model, parts.predict, parts.sample, parts.settings.max_rows)
 
 
+def synchronous(parts: Parts) -> list[Route]:
+    """The routes of v2 and v1 over each model under its own name; today there is one."""
+    tallies = Tallies(parts.registry, [parts.model.name])
+    # The caller's timeout ends here until there are deadlines.
+    one = classifier(parts.model, lambda rows, _: parts.predict(rows), Tally(tallies, parts.model.name))
+    models = {one.served.name: one}
+    protocols = [family.routes(models, parts.readiness.why_not, parts.settings.max_rows) for family in (v2, v1)]
+    return [route for table in protocols for route in table]
+
+
 def everything(parts: Parts) -> list[Route]:
-    return web_single(parts)
+    return [*web_single(parts), *synchronous(parts)]
 
 
-ROLES: dict[str, Callable[[Parts], list[Route]]] = {"all": everything, "web_single": web_single}
+ROLES: dict[str, Callable[[Parts], list[Route]]] = {
+    "all": everything,
+    "web_single": web_single,
+    "synchronous": synchronous,
+}
 
 
 class Service(NamedTuple):
@@ -54,7 +72,8 @@ def build(settings: Settings, log: Log, registry: Registry | None = None) -> Ser
     registry = registry or Registry()
     predict = measured(model.predict, model, ModelMetrics(registry, model))
     readiness = ops.Readiness(lambda: golden.holds(model, sample, pinned.tolerance))
-    table = ops.routes(ROLES[settings.role](Parts(settings, model, predict, sample.row)), registry, readiness)
+    parts = Parts(settings, model, predict, sample.row, registry, readiness)
+    table = ops.routes(ROLES[settings.role](parts), registry, readiness)
     observer = RequestObserver(log, registry, (route.path for route in table), model.version)
     registry.join()
     return Service(App(table, observer, settings.max_body_bytes), model, sample.row, self_test, readiness, observer)

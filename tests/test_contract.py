@@ -21,8 +21,33 @@ WEB_SINGLE = {
     "/predict/proba",
     "/predict/batch",
 }
-PATHS = {"all": OPS | WEB_SINGLE, "web_single": OPS | WEB_SINGLE}
-BODY = {"data": [[5.1, 3.5, 1.4, 0.2]]}
+OF_MODEL = {"", "/ready", "/config", "/stats", "/infer"}
+SYNCHRONOUS = {
+    "/v2",
+    "/v2/",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/v2/models",
+    "/v2/models/stats",
+    "/v2/repository/index",
+    *(f"/v2/models/{{model}}{path}" for path in OF_MODEL),
+    *(f"/v2/models/{{model}}/versions/{{version}}{path}" for path in OF_MODEL),
+    "/v1/models",
+    *(f"/v1/models/{{model}}{version}{path}" for version in ("", "/versions/{version}") for path in ("", ":predict")),
+}
+PATHS = {"all": OPS | WEB_SINGLE | SYNCHRONOUS, "web_single": OPS | WEB_SINGLE, "synchronous": OPS | SYNCHRONOUS}
+ROW = [5.1, 3.5, 1.4, 0.2]
+BODIES = {
+    "/predict": {"data": [ROW]},
+    ":predict": {"instances": [ROW]},
+    "/infer": {"inputs": [{"name": "features", "datatype": "FP32", "shape": [1, 4], "data": ROW}]},
+}
+# What no schema of a body takes, by the same ends.
+OTHERS = {
+    "/predict": ({}, {"data": []}, {"data": [[1, 2, 3]]}, {"data": [ROW], "foo": 1}, {"data": [["1", 2, 3, 4]]}),
+    ":predict": ({}, {"instances": []}, {"instances": [ROW[0]]}, {"instances": [["1", 2, 3, 4]]}),
+    "/infer": ({}, {"inputs": []}, {"inputs": [{"name": "features"}]}, {"inputs": [ROW]}, {"inputs": [], "outputs": 1}),
+}
 
 
 @pytest.fixture(params=ROLES)
@@ -36,10 +61,21 @@ def each_route(app):
     return [(path, method, route) for path, on_path in app.table.items() for method, route in on_path.items()]
 
 
+def concrete(path):
+    """A path that a client sends, of a template."""
+    return path.replace("{model}", "iris_svc").replace("{version}", "1")
+
+
+def of(by_path, path):
+    """What is there for a route that predicts: it begins or ends so; else None."""
+    return next((one for part, one in by_path.items() if path.endswith(part) or path.startswith(part)), None)
+
+
 def ask(app, method, path, route, **options):
     if route.body is None:
-        return app.request(path, method=method, **options)
-    return app.request(path, method=method, body=json.dumps(BODY).encode(), content_type="application/json", **options)
+        return app.request(concrete(path), method=method, **options)
+    body = json.dumps(of(BODIES, path)).encode()
+    return app.request(concrete(path), method=method, body=body, content_type="application/json", **options)
 
 
 def test_a_role_has_the_paths_of_the_design_and_no_other(role):
@@ -64,14 +100,14 @@ def test_every_route_returns_the_callers_id_if_it_is_well_formed(role):
 
 def test_every_prediction_tells_the_digest_of_its_model(role):
     for path, method, route in each_route(role):
-        if path.startswith("/predict"):
+        if of(BODIES, path):
             assert ask(role, method, path, route).headers["X-Model-Digest"] == role.service.model.digest
 
 
 def test_head_gives_the_headers_of_get_and_no_content(role):
     for path, on_path in role.table.items():
         if "GET" in on_path:
-            get, head = role.get(path), role.head(path)
+            get, head = role.get(concrete(path)), role.head(concrete(path))
             assert head.body == b""
             assert head.status == get.status
             same = [name for name in get.headers if name not in ("X-Request-ID", "Content-Length")]
@@ -82,7 +118,7 @@ def test_head_gives_the_headers_of_get_and_no_content(role):
 
 def test_options_is_204_with_the_methods_that_work(role):
     for path, on_path in role.table.items():
-        answer = role.options(path)
+        answer = role.options(concrete(path))
         assert (answer.status_int, answer.body) == (204, b"")
         assert "Content-Length" not in answer.headers
         allowed = answer.headers["Allow"].split(", ")
@@ -91,22 +127,27 @@ def test_options_is_204_with_the_methods_that_work(role):
 
 def test_a_wrong_method_is_405_with_allow(role):
     for path in role.table:
-        allowed = role.options(path).headers["Allow"]
+        allowed = role.options(concrete(path)).headers["Allow"]
         for method in METHODS:
             if method not in allowed.split(", "):
                 # Not through webtest, whose lint takes CONNECT for a mistake.
-                status, headers, content = wsgi_call(role.service.app, method, path)
+                status, headers, content = wsgi_call(role.service.app, method, concrete(path))
                 assert (status, headers["Allow"]) == (405, allowed)
-                assert method == "HEAD" or json.loads(content)["status"] == 405
+                assert method == "HEAD" or allowed in json.loads(content)["error" if path in SYNCHRONOUS else "detail"]
 
 
-def test_every_failure_is_a_problem_document_under_the_callers_id(role):
-    asked = [("GET", "/nowhere", 404), ("BREW", "/health", 501)]
+def test_every_failure_is_a_document_of_its_protocol_under_the_callers_id(role):
+    asked = [("GET", "/nowhere", 404), ("GET", "/v2/nowhere", 404), ("GET", "/v1", 404), ("BREW", "/health", 501)]
     asked += [("DELETE", path, 405) for path in role.table]
     asked += [(method, path, 400) for path, method, route in each_route(role) if route.body is not None]
     for method, path, status in asked:
-        found, headers, content = wsgi_call(role.service.app, method, path, HTTP_X_REQUEST_ID="mine")
-        assert (found, headers["Content-Type"]) == (status, "application/problem+json")
+        found, headers, content = wsgi_call(role.service.app, method, concrete(path), HTTP_X_REQUEST_ID="mine")
+        assert (found, headers["X-Request-ID"]) == (status, "mine")
+        if path.startswith(("/v2", "/v1")):
+            assert headers["Content-Type"] == "application/json"
+            assert list(json.loads(content)) == ["error"]
+            continue
+        assert headers["Content-Type"] == "application/problem+json"
         document = json.loads(content)
         assert document["title"] and document["detail"]
         assert (document["status"], document["request_id"]) == (status, "mine")
@@ -126,14 +167,15 @@ def test_answers_fit_the_schemas_that_openapi_shows_of_them(role):
     paths = role.get("/openapi.json").json["paths"]
     for path, method, route in each_route(role):
         operation = paths[path][method.lower()]
-        ((media, content),) = operation["responses"]["200"]["content"].items()
-        if media == "application/json":
-            Draft202012Validator(content["schema"]).validate(ask(role, method, path, route).json)
+        contents = operation["responses"]["200"]["content"]
+        assert set(contents) == {route.media} | ({"application/octet-stream"} if route.binary else set())
+        if route.media == "application/json":
+            Draft202012Validator(contents[route.media]["schema"]).validate(ask(role, method, path, route).json)
         if route.body is not None:
             schema = operation["requestBody"]["content"]["application/json"]["schema"]
             validator = Draft202012Validator(schema)
-            validator.validate(BODY)
-            for bad in ({}, {"data": []}, {"data": [[1, 2, 3]]}, {**BODY, "foo": 1}, {"data": [["1", 2, 3, 4]]}):
+            validator.validate(of(BODIES, path))
+            for bad in of(OTHERS, path):
                 assert not validator.is_valid(bad)
 
 
@@ -144,7 +186,7 @@ def test_every_request_leaves_one_line_in_the_log_without_its_values(role, log):
     assert [(line["route"], line["method"]) for line in lines] == [(path, method) for path, method, _ in each_route(role)]
     for line in lines:
         assert line["status"] == 200 and line["ms"] >= 0 and line["model"] == "1.0.0"
-        assert line["rows"] == (1 if line["route"].startswith("/predict") else None)
+        assert line["rows"] == (1 if of(BODIES, line["route"]) else None)
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
         assert "5.1" not in json.dumps({**line, "ms": 0, "time": ""})
 
@@ -153,7 +195,8 @@ def test_while_the_server_stops_it_is_alive_and_not_ready(role):
     role.service.readiness.stopping = True
     assert "shutting down" in role.get("/readyz", status=503).json["detail"]
     assert role.get("/livez").json == {"live": True}
-    assert role.post_json("/predict/label", BODY).json == {"prediction": "setosa"}
+    for path, method, route in each_route(role):
+        ask(role, method, path, route, status=503 if 503 in route.failures else 200)
 
 
 def test_a_line_feed_in_a_path_is_escaped_in_the_log(role, log):

@@ -24,6 +24,10 @@ WANTED = {
     "model_run_duration_seconds": ("histogram", set()),
     "model_input_out_of_range": ("counter", {"feature"}),
     "model_info": ("gauge", {"name", "version", "digest"}),
+    "inference_rows": ("counter", {"model"}),
+    "inference_runs": ("counter", {"model"}),
+    "inference_stages": ("counter", {"model", "stage"}),
+    "inference_stage_seconds": ("counter", {"model", "stage"}),
     "process_cpu_seconds": ("counter", set()),
     "process_resident_memory_bytes": ("gauge", set()),
     "process_virtual_memory_bytes": ("gauge", set()),
@@ -50,6 +54,7 @@ def value(text: str, name: str, **labels: str) -> float | None:
 
 def test_all_families_are_there_with_their_types_and_labels(app):
     app.post_json("/predict", {"data": [[1, 2, 3, 4]]})
+    app.post_json("/v1/models/iris_svc:predict", {"instances": [[1, 2, 3, 4]]})
     answer = app.get("/metrics")
     assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
     found = families(answer.text)
