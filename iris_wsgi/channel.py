@@ -15,7 +15,7 @@ from iris_wsgi.http1 import Refused, Request
 from iris_wsgi.reader import Reader
 
 if TYPE_CHECKING:
-    from iris_wsgi.server import Server
+    from iris_wsgi.server import Job, Server
 
 RECEIVED = 16384
 MOST_RECEIVED = 262144
@@ -50,6 +50,7 @@ class Channel:
         self.events = select.POLLIN
         self.close_after = False
         self.held = self.lingered = 0
+        self.job: Job | None = None
         self.wanted = RECEIVED
         self.state, self.deadline = State.NEW, server.now + server.limits.header_seconds
         self.began = 0.0
@@ -125,10 +126,12 @@ class Channel:
         head = request.head
         self.close_after = head.close or self.server.stopping
         if self.server.inline(head.method, head.path, head.variables, len(request.body)):
-            return self.send(self.server.answer(request, self.close_after))
-        if not self.hold(len(request.body)) or not self.server.enqueue(self, request):
+            return self.send(self.server.answer(request, self.close_after, self.server.now))
+        self.job = self.server.enqueue(self, request) if self.hold(len(request.body)) else None
+        if self.job is None:
             return self.send(self.server.refusal(OVERLOADED, head.method, head.path, "close" if self.close_after else None))
-        self.state, self.deadline = State.BUSY, inf
+        self.state, self.deadline = State.BUSY, self.server.app.until(head.variables, self.server.now)
+        self.server.next_sweep = min(self.server.next_sweep, self.deadline)
         self.watch(0)
         return False
 
@@ -213,11 +216,19 @@ class Channel:
         """The deadline has passed."""
         if self.state is State.READING:
             self.refuse(RequestTimeout("The request did not arrive in time."))
+        elif self.state is State.BUSY and self.job is not None:
+            self.give_up(self.job)
         elif self.state is State.SENDING and self.taken() - self.taken_before >= SEND_PROGRESS:
             self.taken_before = self.taken()
             self.deadline = self.server.now + self.server.limits.send_seconds
         else:
             self.close()
+
+    def give_up(self, job: "Job") -> None:
+        """The request in the pool is past its deadline: the application says so of one that no thread has begun."""
+        self.deadline = inf
+        if self.server.withdraw(job):
+            self.answered(self.server.answer(job.request, self.close_after, job.arrived), self.close_after)
 
     def taken(self) -> int:
         """How many bytes the client has taken: those sent, less those that the kernel still holds (it may hold megabytes)."""

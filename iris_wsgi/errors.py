@@ -108,6 +108,12 @@ class NotReady(Problem):
     status = 503
 
 
+class DeadlineExceeded(Problem):
+    """The answer came too late, or would have."""
+
+    status = 504
+
+
 def media_of(path: str) -> str:
     """In which media type failures are told on this path; JSON stands for the error document, exactly as clients look for it."""
     return JSON if of_protocol(path) else PROBLEM_JSON

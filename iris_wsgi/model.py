@@ -17,6 +17,8 @@ from iris_wsgi.payload import Array
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
+RunOptions = onnxruntime.RunOptions
+
 
 class Feature(NamedTuple):
     """One input: its name, its unit, and the range it had in training (None where the file does not tell)."""
@@ -44,9 +46,9 @@ class Model:
         self.features = features_told(told.get("features"), self.width, file)
         self.libraries: dict[str, str] = read_object(told.get("libraries", "{}"), file)
 
-    def predict(self, rows: Array) -> Array:
-        """Probabilities [n, classes] of rows [n, features], from one run; row by row the same bits in any batch."""
-        (answer,) = self.run((self.output,), {self.input: rows}, None)
+    def predict(self, rows: Array, options: RunOptions | None = None) -> Array:
+        """Probabilities [n, classes] of rows [n, features], from one run; `options` are onnxruntime's, which can end it."""
+        (answer,) = self.run((self.output,), {self.input: rows}, options)
         if self.is_map:
             keys = sorted(answer[0])
             return np.array([[one[key] for key in keys] for one in answer], np.float32)

@@ -1,6 +1,7 @@
 """The catalogue of roles: one short function each, from parts to the routes a client sees."""
 
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,11 +10,12 @@ from iris_wsgi.log import Log
 from iris_wsgi.metrics import Registry
 from iris_wsgi.model import Model, load_model
 from iris_wsgi.observer import RequestObserver
-from iris_wsgi.predictors import ModelMetrics, Predict, measured
+from iris_wsgi.predictors import ModelMetrics, Predict, measured, within_deadline
 from iris_wsgi.routes import single, v1, v2
 from iris_wsgi.servable import classifier
 from iris_wsgi.settings import Settings
 from iris_wsgi.tally import Tallies, Tally
+from iris_wsgi.watch import Watch
 from iris_wsgi.wsgi import App, Route
 
 
@@ -35,8 +37,7 @@ def web_single(parts: Parts) -> list[Route]:
 def synchronous(parts: Parts) -> list[Route]:
     """The routes of v2 and v1 over each model under its own name; today there is one."""
     tallies = Tallies(parts.registry, [parts.model.name])
-    # The caller's timeout ends here until there are deadlines.
-    one = classifier(parts.model, lambda rows, _: parts.predict(rows), Tally(tallies, parts.model.name))
+    one = classifier(parts.model, parts.predict, Tally(tallies, parts.model.name))
     models = {one.served.name: one}
     protocols = [family.routes(models, parts.readiness.why_not, parts.settings.max_rows) for family in (v2, v1)]
     return [route for table in protocols for route in table]
@@ -70,10 +71,17 @@ def build(settings: Settings, log: Log, registry: Registry | None = None) -> Ser
     self_test = golden.self_test(model, pinned.cases, pinned.tolerance)
     sample = pinned.cases[0]
     registry = registry or Registry()
-    predict = measured(model.predict, model, ModelMetrics(registry, model))
+    predict = measured(within_deadline(model, Watch()), model, ModelMetrics(registry, model))
     readiness = ops.Readiness(lambda: golden.holds(model, sample, pinned.tolerance))
     parts = Parts(settings, model, predict, sample.row, registry, readiness)
     table = ops.routes(ROLES[settings.role](parts), registry, readiness)
     observer = RequestObserver(log, registry, (route.path for route in table), model.version)
     registry.join()
-    return Service(App(table, observer, settings.max_body_bytes), model, sample.row, self_test, readiness, observer)
+    return Service(
+        App(table, observer, settings.max_body_bytes, settings.deadline_ms / 1000 or inf),
+        model,
+        sample.row,
+        self_test,
+        readiness,
+        observer,
+    )

@@ -7,13 +7,12 @@ import numpy as np
 
 from iris_wsgi.model import Model
 from iris_wsgi.oip import Served, Spec
-from iris_wsgi.payload import Array
+from iris_wsgi.predictors import Predict
 from iris_wsgi.tally import Tally
 from iris_wsgi.tensors import DTYPES, Tensor
 
-# Rows and the caller's timeout in µs, if any, to probabilities.
-Within = Callable[[Array, int | None], Array]
-Infer = Callable[[Mapping[str, Tensor], int | None], Mapping[str, Tensor]]
+# Inputs by name, until when the answer is wanted, to outputs by name.
+Infer = Callable[[Mapping[str, Tensor], float], Mapping[str, Tensor]]
 
 LABEL_TYPES = {"tensor(int64)": "INT64", "tensor(string)": "BYTES"}
 
@@ -28,7 +27,7 @@ class Servable(NamedTuple):
     tally: Tally
 
 
-def classifier(model: Model, predict: Within, tally: Tally) -> Servable:
+def classifier(model: Model, predict: Predict, tally: Tally) -> Servable:
     """The inputs and outputs are those of the ONNX graph, by their names and in its order, as Triton would show them.
 
     Two differences: a ZipMap is flattened to FP32 [rows, classes], and the label is that of the highest probability, not the
@@ -44,8 +43,8 @@ def classifier(model: Model, predict: Within, tally: Tally) -> Servable:
     names = np.array([label.encode() for label in model.labels], DTYPES["BYTES"])
     labels = [spec for spec in outputs if spec is not probabilities]
 
-    def infer(tensors: Mapping[str, Tensor], timeout: int | None) -> Mapping[str, Tensor]:
-        found: dict[str, Tensor] = {model.output: predict(tensors[model.input], timeout)}
+    def infer(tensors: Mapping[str, Tensor], until: float) -> Mapping[str, Tensor]:
+        found: dict[str, Tensor] = {model.output: predict(tensors[model.input], until)}
         for spec in labels:
             numbers = found[model.output].argmax(axis=1)
             found[spec.name] = names[numbers] if spec.datatype == "BYTES" else numbers

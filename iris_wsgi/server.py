@@ -43,15 +43,15 @@ class Observer(Protocol):
 
 
 class Job:
-    """A request on its way through the thread pool."""
+    """A request on its way through the thread pool, which arrived when it was made."""
 
     def __init__(self, server: "Server", channel: Channel, request: Request) -> None:
-        self.server, self.channel, self.request = server, channel, request
+        self.server, self.channel, self.request, self.arrived = server, channel, request, server.now
 
     def service(self) -> None:
         """Called by a thread of the pool."""
         close = self.request.head.close or self.server.stopping
-        data = self.server.answer(self.request, close)
+        data = self.server.answer(self.request, close, self.arrived)
         self.server.done.append((self.channel, data, close))
         self.server.pull_trigger()
 
@@ -181,12 +181,12 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.channels.pop(channel.fd, None)
         self.poller.unregister(channel.fd)
 
-    def answer(self, request: Request, close: bool) -> bytes:
-        """The application's answer to a request; in the loop or in a thread of the pool."""
+    def answer(self, request: Request, close: bool, arrived: float) -> bytes:
+        """The application's answer to a request that arrived then; in the loop or in a thread of the pool."""
         head, body = request
         connection = "close" if close else "keep-alive" if head.version == "1.0" else None
         try:
-            response, request_id = self.app.answer(head.method, head.path, head.variables, body)
+            response, request_id = self.app.answer(head.method, head.path, head.variables, body, arrived)
             return self.writer.message(response, request_id, head.method, connection)
         except Exception:
             problem = Problem("The server failed on this request.")
@@ -201,11 +201,21 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.observer.refused(problem.status, request_id)
         return data
 
-    def enqueue(self, channel: Channel, request: Request) -> bool:
-        """Gives a request to the thread pool; False where its queue is full."""
+    def enqueue(self, channel: Channel, request: Request) -> Job | None:
+        """Gives a request to the thread pool; None where its queue is full."""
         if len(self.task_dispatcher.queue) >= self.limits.queue:
-            return False
-        self.task_dispatcher.add_task(Job(self, channel, request))
+            return None
+        job = Job(self, channel, request)
+        self.task_dispatcher.add_task(job)
+        return job
+
+    def withdraw(self, job: Job) -> bool:
+        """Takes a request back from the thread pool; False where a thread has begun it."""
+        with self.task_dispatcher.lock:
+            try:
+                self.task_dispatcher.queue.remove(job)
+            except ValueError:
+                return False
         return True
 
     def sweep(self) -> None:
@@ -214,6 +224,8 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.tick()
         for channel in [c for c in self.channels.values() if c.deadline <= self.now]:
             self.attend(channel, channel.expire)
+        # The deadline of a request is kept more exactly than that of a connection.
+        self.next_sweep = min(self.next_sweep, *(c.deadline for c in self.channels.values() if c.state is State.BUSY), inf)
         if self.accept_again_at <= self.now and not self.listening and self.end_at == inf:
             self.accept_again_at = inf
             self.watch_listener()

@@ -3,10 +3,11 @@
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from math import inf
 from random import getrandbits
 from typing import Any, NamedTuple, Protocol
 
-from iris_wsgi import errors
+from iris_wsgi import deadline, errors
 from iris_wsgi.bodies import Environ, check_media, read_body
 from iris_wsgi.codings import packed, unpacked
 from iris_wsgi.errors import JSON, Problem
@@ -24,13 +25,15 @@ request_id_of_caller = re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch
 
 class Request(NamedTuple):
     """What a handler is given: method, path, body (empty unless the route takes one), the values of the path's parameters by
-    name, and the CGI variables (RFC 3875), in which the fields are."""
+    name, the CGI variables (RFC 3875), in which the fields are, when it arrived, and until when its answer is wanted."""
 
     method: str
     path: str
     body: bytes
     parameters: Parameters
     variables: Mapping[str, Any]
+    arrived: float = 0.0
+    until: float = inf
 
 
 class Response(NamedTuple):
@@ -89,8 +92,11 @@ class Observer(Protocol):
 class App:
     """A WSGI application over a list of routes."""
 
-    def __init__(self, routes: Iterable[Route], observer: Observer, max_body_bytes: int) -> None:
-        """Two routes for one method and path are a ValueError; `max_body_bytes` bounds what a request may carry."""
+    def __init__(self, routes: Iterable[Route], observer: Observer, max_body_bytes: int, deadline_seconds: float = inf) -> None:
+        """Two routes for one method and path are a ValueError; `max_body_bytes` bounds what a request may carry.
+
+        Work on a request ends `deadline_seconds` after it arrived, unless its client asks for less.
+        """
         self.table: dict[str, dict[str, Route]] = {}
         for route in routes:
             on_path = self.table.setdefault(route.path, {})
@@ -103,6 +109,7 @@ class App:
         self.paths = Paths(places, Place(UNMATCHED, {}))
         self.observer = observer
         self.max_body_bytes = max_body_bytes
+        self.deadline_seconds = deadline_seconds
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> list[bytes]:
         """Answers one request of any WSGI server."""
@@ -114,10 +121,13 @@ class App:
         start_response(STATUS_LINES[response.status], headers)
         return [] if method == "HEAD" else [response.body]
 
-    def answer(self, method: str, path: str, variables: Environ, body: bytes | None = None) -> tuple[Response, str]:
+    def answer(
+        self, method: str, path: str, variables: Environ, body: bytes | None = None, arrived: float | None = None
+    ) -> tuple[Response, str]:
         """The response to a request with these CGI variables (RFC 3875), and its id. Nothing that a handler raises gets out.
 
-        `body` is None where it must be read from variables["wsgi.input"].
+        `body` is None where it must be read from variables["wsgi.input"]; `arrived` is the monotonic time at which the request
+        was complete, None for now.
         """
         started = time.perf_counter()
         self.observer.started()
@@ -125,7 +135,7 @@ class App:
         request_id = offered if offered and request_id_of_caller(offered) else new_request_id()
         place, parameters = self.paths.find(path)
         try:
-            response = self.respond(method, path, variables, body, place, parameters)
+            response = self.respond(method, path, variables, body, arrived, place, parameters)
         except Exception as error:
             problem = error if isinstance(error, Problem) else Problem(UNEXPECTED)
             if problem.status == 500:
@@ -142,14 +152,30 @@ class App:
         # How large a packed body is nobody knows yet.
         return body_bytes <= route.inline_bytes and not (route.lenient and "HTTP_CONTENT_ENCODING" in variables)
 
+    def until(self, variables: Environ, arrived: float) -> float:
+        """Until when the answer to a request that arrived then is wanted, as far as its fields tell; monotonic."""
+        return deadline.until(arrived, self.deadline_seconds, variables.get("HTTP_PREFER"))
+
     def respond(
-        self, method: str, path: str, variables: Environ, body: bytes | None, place: Place, parameters: Parameters
+        self,
+        method: str,
+        path: str,
+        variables: Environ,
+        body: bytes | None,
+        arrived: float | None,
+        place: Place,
+        parameters: Parameters,
     ) -> Response:
         """Runs the handler of the route; raises Problem where there is none."""
         route = place.route(method)
         if route is not None:
+            now = time.monotonic()
+            arrived = now if arrived is None else arrived
+            until = self.until(variables, arrived)
+            if until <= now:
+                raise errors.DeadlineExceeded(deadline.WAITED)
             content = b"" if route.body is None else self.content(route, variables, body)
-            response = route.handler(Request(method, path, content, parameters, variables))
+            response = route.handler(Request(method, path, content, parameters, variables, arrived, until))
             return coded(response, variables.get("HTTP_ACCEPT_ENCODING")) if route.lenient else response
         allow = (("Allow", place.allow),) if place.allow else ()
         if allow and method == "OPTIONS":

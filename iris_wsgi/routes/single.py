@@ -26,12 +26,12 @@ def routes(model: Model, predict: Predict, sample: list[float], max_rows: int) -
         return lambda _: response
 
     def of_sample(encode: Encode) -> Handler:
-        return lambda _: Response(encode(predict(sample_row)), headers=headers, rows=1)
+        return lambda request: Response(encode(predict(sample_row, request.until)), headers=headers, rows=1)
 
     def of_rows(encode: Encode, most: int, more: str) -> Handler:
         def answer(request: Request) -> Response:
             rows = decode_rows(request.body, model.width, most, more)
-            return Response(encode(predict(rows)), headers=headers, rows=len(rows))
+            return Response(encode(predict(rows, request.until)), headers=headers, rows=len(rows))
 
         return answer
 

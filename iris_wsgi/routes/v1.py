@@ -42,7 +42,7 @@ def predicted(one: Servable, request: Request, most_rows: int) -> Response:
     with one.tally.watch() as watch:
         rows = decode_v1(request.body, taken.shape[1], most_rows)
         watch.lap()
-        outputs = one.infer({taken.name: rows}, None)
+        outputs = one.infer({taken.name: rows}, request.until)
         watch.lap()
         body = encode_v1(outputs[one.probabilities])
         watch.lap()

@@ -88,7 +88,7 @@ def inferred(one: Servable, request: Request, most_rows: int) -> Response:
     with one.tally.watch() as watch:
         inference = decode_infer(request.body, request.variables.get(HEADER_VARIABLE), one.served, most_rows)
         watch.lap()
-        outputs = one.infer(inference.inputs, inference.timeout)
+        outputs = one.infer(inference.inputs, sooner(request, inference.timeout))
         watch.lap()
         body, json_bytes = encode_infer(inference, one.served, outputs)
         watch.lap()
@@ -97,6 +97,11 @@ def inferred(one: Servable, request: Request, most_rows: int) -> Response:
     if json_bytes is None:
         return Response(body, JSON, headers=(digest,), rows=watch.rows)
     return Response(body, openapi.OCTETS, headers=(digest, (HEADER, str(json_bytes))), rows=watch.rows)
+
+
+def sooner(request: Request, timeout: int | None) -> float:
+    """Until when the answer is wanted: what the request's fields and the server say, or its own parameter in µs if that is less."""
+    return request.until if timeout is None else min(request.until, request.arrived + timeout / 1e6)
 
 
 def metadata_of(one: Servable) -> object:
