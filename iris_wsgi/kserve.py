@@ -1,7 +1,8 @@
 """KServe's first protocol: `{"instances": [[…], …]}` to rows, and probabilities to `{"predictions": [[…], …]}`."""
 
+from iris_wsgi.documents import MOST_LEVELS, decode_json, encode_list, levels, too_deep
 from iris_wsgi.errors import NotDecodable
-from iris_wsgi.payload import MOST_LEVELS, Array, data_faults, decode_json, encode, finite, levels, rows_of, too_deep
+from iris_wsgi.payload import Array, data_faults, finite, rows_of
 
 
 def decode_v1(body: bytes, width: int, most_rows: int) -> Array:
@@ -24,4 +25,4 @@ def decode_v1(body: bytes, width: int, most_rows: int) -> Array:
 
 def encode_v1(probabilities: Array) -> bytes:
     """The answer: the probabilities [rows, classes], a list for each row. PredictFailed (500) for what is not finite."""
-    return encode({"predictions": finite(probabilities)}).encode()
+    return f'{{"predictions":{encode_list(finite(probabilities))}}}'.encode()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from iris_wsgi.roles import Service
     from iris_wsgi.server import Server
 
+SWITCH_SECONDS = 0.0005
 CGROUP = Path("/sys/fs/cgroup")
 # Quota and period in µs: in one file of version 2, in two of version 1, where -1 is no quota.
 QUOTAS = (("cpu.max", ("cpu.max",)), ("cpu.cfs_quota_us", ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")))
@@ -104,6 +105,8 @@ def serve(settings: Settings, say: Callable[[str], None]) -> int:
 
 def serve_here(settings: Settings, bound: socket.socket, ready: Callable[[Facts], None], company: "Company | None" = None) -> int:
     """Loads the model and serves in this process; `company` is given where other processes serve on the same socket."""
+    # While a thread of the pool works on a large request, the I/O loop waits so long at most for its turn.
+    sys.setswitchinterval(SWITCH_SECONDS)
     # All that is loaded from here on stays: to look for garbage in between only takes time.
     gc.disable()
     # Only now, so that a parent of several processes never has onnxruntime, whose threads do not survive a fork.

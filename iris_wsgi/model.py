@@ -16,8 +16,7 @@ from iris_wsgi.payload import Array
 # From 1.29 on, onnxruntime's wheel reports to its maker unless this is set before the import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
-
-RunOptions = onnxruntime.RunOptions
+from onnxruntime import RunOptions as RunOptions
 
 
 class Feature(NamedTuple):

@@ -5,9 +5,9 @@ from math import prod
 from typing import Any, NamedTuple
 
 from iris_wsgi import tensors
+from iris_wsgi.documents import MOST_LEVELS, decode_json, levels, too_deep
 from iris_wsgi.errors import NotDecodable
 from iris_wsgi.members import flag, number, parameters_of, string
-from iris_wsgi.payload import MOST_LEVELS, decode_json, levels, too_deep
 from iris_wsgi.tensors import DTYPES, Shape, Tensor
 
 HEADER = "Inference-Header-Content-Length"

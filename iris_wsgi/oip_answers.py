@@ -1,12 +1,12 @@
 """Answers of the Open Inference Protocol v2: arrays to bodies, as JSON, in binary or as classes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
+from iris_wsgi.documents import encode, encode_list
 from iris_wsgi.oip import Inference, Served
-from iris_wsgi.payload import encode, not_finite
+from iris_wsgi.payload import not_finite
 from iris_wsgi.tensors import DTYPES, Tensor, to_binary, to_json
 
 
@@ -23,15 +23,16 @@ def encode_infer(request: Inference, served: Served, outputs: Mapping[str, Tenso
             raise not_finite()
         if wanted.classes:
             tensor, datatype = classified(tensor, wanted.classes, served.labels), "BYTES"
-        answer: dict[str, Any] = {"name": wanted.spec.name, "datatype": datatype, "shape": tensor.shape}
+        answer: dict[str, object] = {"name": wanted.spec.name, "datatype": datatype, "shape": tensor.shape}
         if wanted.binary:
             parts.append(to_binary(tensor, datatype))
             answer["parameters"] = {"binary_data_size": len(parts[-1])}
-        else:
-            answer["data"] = to_json(tensor, datatype)
-        told.append(answer)
+        # The data, which may be long, are put in beside the encoder's own work.
+        data = "" if wanted.binary else f',"data":{encode_list(to_json(tensor, datatype))}'
+        told.append(f"{encode(answer)[:-1]}{data}}}")
     names = {"model_name": served.name, "model_version": served.version}
-    document = encode({**names, **({} if request.id is None else {"id": request.id}), "outputs": told}).encode()
+    start = encode({**names, **({} if request.id is None else {"id": request.id})})
+    document = f'{start[:-1]},"outputs":[{",".join(told)}]}}'.encode()
     return (b"".join((document, *parts)), len(document)) if parts else (document, None)
 
 

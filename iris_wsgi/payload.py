@@ -1,67 +1,23 @@
-"""JSON to arrays and back, checked by hand: what is accepted is exact, and what is refused is told where."""
+"""Rows of JSON documents to arrays and back, checked by hand: what is accepted is exact, what is refused is told where."""
 
 import json
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from math import isfinite
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from iris_wsgi.errors import MOST_FAULTS, Fault, NotDecodable, NotValid, PredictFailed
+from iris_wsgi.documents import MOST_LEVELS, decode_json, encode_list, levels, too_deep
+from iris_wsgi.errors import MOST_FAULTS, Fault, NotValid, PredictFailed
 
 Array = NDArray[np.float32]
 
 # The largest double that rounds to a finite float32: the next one lies half a step above the largest float32. It is compared
 # with <=, for an integer between the two would be rounded up to the second on its way.
 FLOAT32_MOST = 3.4028235677973362e38
-# The schema needs 3 levels. What goes deeper than this is no mistake in a row but another kind of document.
-MOST_LEVELS = 16
 NUMBERS = {int, float}
-
-
-def refuse_constant(_: str) -> NoReturn:
-    raise NotDecodable("NaN and Infinity are no JSON (RFC 8259, section 6).")
-
-
-def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise NotDecodable("A member's name stands twice in one object.")
-    return members
-
-
-strict = json.JSONDecoder(parse_constant=refuse_constant, object_pairs_hook=unique_members)
-
-
-def decode_json(body: bytes) -> Any:
-    """One JSON document in UTF-8 (RFC 8259), without NaN, Infinity, byte order mark or repeated names; else NotDecodable."""
-    if not body:
-        raise NotDecodable("The body is empty; it must be a JSON document.")
-    try:
-        text = body.decode("utf-8")
-        # Nothing around the document is the usual case; decode() looks for blanks first, and costs half as much again.
-        try:
-            document, end = strict.raw_decode(text)
-        except json.JSONDecodeError:
-            end = -1
-        if end == len(text):
-            return document
-        return strict.decode(text)
-    except UnicodeDecodeError:
-        raise NotDecodable("The body is not UTF-8.") from None
-    except json.JSONDecodeError as error:
-        # The library's own sentence can quote the body; where it stopped is told, what stood there is not.
-        raise NotDecodable(f"The body is not JSON: line {error.lineno}, column {error.colno}.") from None
-    except ValueError:
-        raise NotDecodable("A number in the body has too many digits.") from None
-    except RecursionError:
-        raise too_deep() from None
-
-
-def too_deep() -> NotDecodable:
-    return NotDecodable(f"The body is nested deeper than {MOST_LEVELS} levels.")
 
 
 def decode_rows(body: bytes, width: int, most: int, more: str) -> Array:
@@ -89,15 +45,6 @@ def rows_of(data: Any, width: int, most: int) -> Array | None:
         if set(map(type, flat)) <= NUMBERS and max(flat) <= FLOAT32_MOST and min(flat) >= -FLOAT32_MOST:
             return np.array(flat, np.float32).reshape(-1, width)
     return None
-
-
-def levels(document: Any) -> int:
-    """How deep arrays and objects are nested, without recursion."""
-    depth, layer = 0, [document]
-    while layer := [item for item in layer if isinstance(item, (list, dict))]:
-        depth += 1
-        layer = list(chain.from_iterable(item.values() if isinstance(item, dict) else item for item in layer))
-    return depth
 
 
 def faults(document: Any, width: int, most: int, more: str) -> Iterator[Fault]:
@@ -140,9 +87,6 @@ def row_faults(pointer: str, row: Any, width: int) -> Iterator[Fault]:
                 yield Fault(f"{pointer}/{j}", "must be finite as a 32-bit float: at most 3.4028235e38 in size")
 
 
-encode = json.JSONEncoder(separators=(",", ":"), check_circular=False, allow_nan=False).encode
-
-
 class Encoder:
     """Turns probabilities [rows, classes] into the JSON answers of the web-single routes, for the class names given."""
 
@@ -164,7 +108,7 @@ class Encoder:
 
     def batch(self, probabilities: Array) -> bytes:
         labels = ",".join(map(self.names.__getitem__, probabilities.argmax(axis=1).tolist()))
-        return f'{self.batch_start}{labels}],"probabilities":{encode(finite(probabilities))}}}'.encode()
+        return f'{self.batch_start}{labels}],"probabilities":{encode_list(finite(probabilities))}}}'.encode()
 
 
 def finite(probabilities: Array) -> list[list[float]]:

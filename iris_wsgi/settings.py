@@ -75,9 +75,7 @@ class Settings:
     )
     max_body_bytes: int = setting(1_048_576, whole(64, 1_073_741_824), "most bytes a request's body may have")
     max_rows: int = setting(10_000, whole(1, 10_000_000), "most rows a request may have")
-    deadline_ms: int = setting(
-        10_000, whole(0, 3_600_000), "milliseconds after its arrival in which a request must be answered; then 504; 0: any"
-    )
+    deadline_ms: int = setting(10_000, whole(0, 3_600_000), "milliseconds from a request to its answer; then 504; 0: any")
     connections: int = setting(4096, whole(1, 1_000_000), "most connections of a process at once; more get 503")
     queue: int = setting(64, whole(1, 100_000), "most requests that wait for a thread; more get 503")
     pending_bytes: int = setting(

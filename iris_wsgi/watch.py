@@ -24,7 +24,7 @@ class Watch:
         self.thread: threading.Thread | None = None
 
     def run(self, do: Callable[[RunOptions], T], until: float) -> T:
-        """What `do` gives, if it is done by then; DeadlineExceeded if not, for which onnxruntime ends the run that has these options."""
+        """What `do` gives with options for onnxruntime, by which its run is ended where it takes longer: DeadlineExceeded."""
         options, key = RunOptions(), threading.get_ident()
         with self.lock:
             self.runs[key] = until, options

@@ -100,7 +100,7 @@ def inferred(one: Servable, request: Request, most_rows: int) -> Response:
 
 
 def sooner(request: Request, timeout: int | None) -> float:
-    """Until when the answer is wanted: what the request's fields and the server say, or its own parameter in µs if that is less."""
+    """Until when the answer is wanted: as the fields and the server have it, or by its own parameter in µs if that is less."""
     return request.until if timeout is None else min(request.until, request.arrived + timeout / 1e6)
 
 

@@ -1,0 +1,128 @@
+"""JSON text to documents, strictly, and back; long lists in pieces, between which other threads have their turn."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any, NoReturn
+
+from iris_wsgi.errors import NotDecodable
+
+# The schema needs 3 levels. What goes deeper than this is no mistake in a row but another kind of document.
+MOST_LEVELS = 16
+# The library's decoder and encoder hold the interpreter until they are done, and with it the I/O loop: so many characters or
+# items are half a millisecond.
+MOST_AT_ONCE = 32_768
+PIECE = 16_384
+ITEMS_AT_A_TIME = 500
+
+# The value of a member that may be long: brackets, numbers and what is between them.
+long_list = re.compile(r'"(?:data|instances)"[ \t\r\n]*:[ \t\r\n]*(\[[-+0-9.eE,\[\] \t\r\n]*)').search
+
+
+def refuse_constant(_: str) -> NoReturn:
+    raise NotDecodable("NaN and Infinity are no JSON (RFC 8259, section 6).")
+
+
+def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise NotDecodable("A member's name stands twice in one object.")
+    return members
+
+
+strict = json.JSONDecoder(parse_constant=refuse_constant, object_pairs_hook=unique_members)
+
+
+def decode_json(body: bytes) -> Any:
+    """One JSON document in UTF-8 (RFC 8259), without NaN, Infinity, byte order mark or repeated names; else NotDecodable."""
+    if not body:
+        raise NotDecodable("The body is empty; it must be a JSON document.")
+    try:
+        text = body.decode("utf-8")
+        if len(text) > MOST_AT_ONCE and (document := decoded_in_pieces(text)) is not None:
+            return document
+        # Nothing around the document is the usual case; decode() looks for blanks first, and costs half as much again.
+        try:
+            document, end = strict.raw_decode(text)
+        except json.JSONDecodeError:
+            end = -1
+        if end == len(text):
+            return document
+        return strict.decode(text)
+    except UnicodeDecodeError:
+        raise NotDecodable("The body is not UTF-8.") from None
+    except json.JSONDecodeError as error:
+        # The library's own sentence can quote the body; where it stopped is told, what stood there is not.
+        raise NotDecodable(f"The body is not JSON: line {error.lineno}, column {error.colno}.") from None
+    except ValueError:
+        raise NotDecodable("A number in the body has too many digits.") from None
+    except RecursionError:
+        raise too_deep() from None
+
+
+def too_deep() -> NotDecodable:
+    return NotDecodable(f"The body is nested deeper than {MOST_LEVELS} levels.")
+
+
+def decoded_in_pieces(text: str) -> Any:
+    """What decoding the whole text gives, where it is valid and has one long list of numbers; else None, which says nothing.
+
+    The list is decoded in pieces, and the rest with the constant NaN in its place, which is no JSON and so stands nowhere else.
+    """
+    found = long_list(text)
+    if found is None or "NaN" in text or "Infinity" in text:
+        return None
+    numbers = found[1].rstrip(", \t\r\n")
+    rest = f"{text[: found.start(1)]}NaN{text[found.start(1) + len(numbers) :]}"
+    if not numbers.endswith("]") or len(rest) > MOST_AT_ONCE:
+        return None
+    put: list[list[Any]] = []
+
+    def put_back(_: str) -> list[Any]:
+        put.append([item for piece in pieces(numbers[1:-1]) for item in items_of(piece)])
+        return put[0]
+
+    try:
+        document = json.JSONDecoder(parse_constant=put_back, object_pairs_hook=unique_members).decode(rest)
+    except (ValueError, RecursionError, NotDecodable):
+        return None
+    return document if len(put) == 1 else None
+
+
+def items_of(piece: str) -> list[Any]:
+    """The items of one piece. A piece of none was cut off by a comma too many: ValueError."""
+    items: list[Any] = strict.decode(f"[{piece}]")
+    if not items:
+        raise ValueError
+    return items
+
+
+def pieces(inner: str) -> Iterator[str]:
+    """The inside of a list cut at commas between its items; where these are lists themselves, at commas behind brackets."""
+    comma = "]," if inner.lstrip().startswith("[") else ","
+    start = 0
+    while len(inner) - start > PIECE and (end := inner.find(comma, start + PIECE)) >= 0:
+        yield inner[start : end + len(comma) - 1]
+        start = end + len(comma)
+    yield inner[start:]
+
+
+def levels(document: Any) -> int:
+    """How deep arrays and objects are nested, without recursion."""
+    depth, layer = 0, [document]
+    while layer := [item for item in layer if isinstance(item, (list, dict))]:
+        depth += 1
+        layer = list(chain.from_iterable(item.values() if isinstance(item, dict) else item for item in layer))
+    return depth
+
+
+encode = json.JSONEncoder(separators=(",", ":"), check_circular=False, allow_nan=False).encode
+
+
+def encode_list(items: Sequence[Any]) -> str:
+    """A list as JSON, encoded in pieces between which other threads have their turn."""
+    if len(items) <= ITEMS_AT_A_TIME:
+        return encode(items)
+    pieces = (encode(items[i : i + ITEMS_AT_A_TIME])[1:-1] for i in range(0, len(items), ITEMS_AT_A_TIME))
+    return f"[{','.join(pieces)}]"

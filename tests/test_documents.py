@@ -1,0 +1,128 @@
+"""Large JSON documents are decoded in pieces, to the same documents and the same refusals."""
+
+import json
+import random
+
+import pytest
+
+from iris_wsgi import documents
+from iris_wsgi.documents import decode_json, decoded_in_pieces, encode, encode_list
+from iris_wsgi.errors import NotDecodable
+
+ROWS = [[random.Random(7).random(), 2, -3e-5, i] for i in range(3000)]
+FLAT = [value for row in ROWS for value in row]
+
+
+def whole(text: str) -> object:
+    """The document by one call of the library."""
+    try:
+        return documents.strict.decode(text)
+    except (ValueError, RecursionError, NotDecodable):
+        return None
+
+
+def spaced(document: object) -> str:
+    return json.dumps(document, indent=1)
+
+
+@pytest.mark.parametrize("dumps", [json.dumps, encode, spaced])
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"data": ROWS},
+        {"instances": ROWS},
+        {"data": FLAT},
+        {"inputs": [{"name": "a", "shape": [3000, 4], "datatype": "FP32", "data": FLAT}], "outputs": [{"name": "b"}]},
+        {"inputs": [{"data": ROWS, "name": "a"}], "id": '"data": [1, 2'},
+    ],
+)
+def test_a_large_document_is_decoded_in_pieces_to_the_same(document, dumps):
+    text = dumps(document)
+    assert decoded_in_pieces(text) == document == decode_json(text.encode())
+
+
+def test_numbers_keep_their_types_and_bits():
+    values = [1, 1.0, -0.0, 1e-320, 0.1, 12345678901234567890, 1e308] * 2000
+    found = decoded_in_pieces(json.dumps({"data": values}))["data"]
+    assert list(map(repr, found)) == list(map(repr, values))
+
+
+LONG = json.dumps(FLAT)[1:-1]
+NESTED = json.dumps(ROWS)[1:-1]
+CUT = documents.PIECE
+
+
+def with_comma_at_cut(extra: str) -> str:
+    """Long numbers with `extra` at the very place where the first piece ends."""
+    at = LONG.index(",", CUT)
+    return LONG[:at] + extra + LONG[at:]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{{"data": [{LONG},]}}',
+        f'{{"data": [{LONG}, ]}}',
+        f'{{"data": [{NESTED},]}}',
+        f'{{"data": [,{LONG}]}}',
+        f'{{"data": [{with_comma_at_cut(",")}]}}',
+        f'{{"data": [{with_comma_at_cut(" ,")}]}}',
+        f'{{"data": [{with_comma_at_cut("]")}]}}',
+        f'{{"data": [{with_comma_at_cut("[")}]}}',
+        f'{{"data": [{with_comma_at_cut("e")}]}}',
+        f'{{"data": [0.{"1" * 40_000},]}}',
+        f'{{"data": [0.{"1" * 40_000}, \n]}}',
+        f'{{"data": [{LONG}',
+        f'{{"data": [{LONG}]',
+        f'{{"data": [{LONG}]]}}',
+        f'{{"data": [{LONG}] [1]}}',
+        f'{{"data": [{LONG}, NaN]}}',
+        f'{{"data": [{LONG}], "x": NaN}}',
+        f'{{"data": [{LONG}], "data": [1]}}',
+        f'{{"data": [{LONG}], "x": {{"a": 1, "a": 2}}}}',
+        f'{{"data": [01{LONG}]}}',
+        f'{{"data": [{"[" * 20000}{LONG}{"]" * 20000}]}}',
+        f'{{"x": "\\"data\\": [{LONG}]", NaN: 1}}',
+    ],
+    ids=range(22),
+)
+def test_what_is_no_json_as_a_whole_is_none_in_pieces(text):
+    assert whole(text) is None
+    assert decoded_in_pieces(text) is None
+    with pytest.raises(NotDecodable):
+        decode_json(text.encode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{{"x": "\\"data\\": [{LONG}]"}}',
+        f'{{"data": "[{LONG}]"}}',
+        f'{{"data": [[[{LONG}]]]}}',
+        f'{{"data": [{LONG}, "a"]}}',
+        f'{{"data": [{LONG}, null]}}',
+        f'{{"data": [{LONG}, {{"data": [1]}}]}}',
+        f'{{"data": [1], "data2": [{LONG}]}}',
+        f'[{{"data": [1, 2]}}, {{"data": [{LONG}]}}]',
+        f'{{"x": "NaN", "data": [{LONG}]}}',
+    ],
+    ids=range(9),
+)
+def test_what_is_json_as_a_whole_is_the_same_document_whichever_way(text):
+    assert decode_json(text.encode()) == whole(text) is not None
+
+
+def test_any_damage_of_a_long_list_is_refused_or_decoded_as_by_one_call():
+    chance, text = random.Random(11), f'{{"data": [{LONG}]}}'
+    for _ in range(300):
+        at = chance.choice([chance.randrange(len(text)), CUT + chance.randrange(-30, 30)])
+        damaged = (
+            text[:at] + chance.choice(["", ",", "]", "[", " ", "-", ".", "e", "0", "}", '"']) + text[at + chance.randrange(2) :]
+        )
+        found = decoded_in_pieces(damaged)
+        assert found is None or found == whole(damaged), at
+
+
+def test_lists_are_encoded_in_pieces_as_by_one_call():
+    for items in ([], [1.5], list(range(500)), list(range(501)), FLAT, ROWS):
+        assert encode_list(items) == encode(items)
