@@ -2,25 +2,34 @@
 
 import json
 from collections.abc import Callable, Sequence
+from time import monotonic
 
 from iris_wsgi import __version__, openapi
 from iris_wsgi.errors import NotReady
 from iris_wsgi.metrics import MEDIA, Registry
+from iris_wsgi.pace import LOOP_SECONDS
 from iris_wsgi.wsgi import Request, Response, Route
 
 
 class Readiness:
     """Whether traffic may come: not while the server stops, and not when the model no longer answers as it did at the start."""
 
-    def __init__(self, answers_as_tested: Callable[[], bool]) -> None:
+    def __init__(self, answers_as_tested: Callable[[], bool], seconds: float = 0.0) -> None:
+        """`seconds` is what the test of the model takes; where that is long its last answer counts for twenty times as long."""
         self.answers_as_tested = answers_as_tested
         self.stopping = False
+        self.pause = 20 * seconds if seconds > LOOP_SECONDS else 0.0
+        self.tested_until, self.answered = 0.0, True
 
     def why_not(self) -> str | None:
         """A sentence while there must be no traffic, else None."""
         if self.stopping:
             return "The server is shutting down."
-        return None if self.answers_as_tested() else "The model no longer answers its first golden row as it should."
+        now = monotonic()
+        if now >= self.tested_until:
+            self.answered = self.answers_as_tested()
+            self.tested_until = now + self.pause
+        return None if self.answered else "The model no longer answers its first golden row as it should."
 
 
 def routes(others: Sequence[Route], registry: Registry, readiness: Readiness) -> list[Route]:

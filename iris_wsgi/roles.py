@@ -10,6 +10,7 @@ from iris_wsgi.log import Log
 from iris_wsgi.metrics import Registry
 from iris_wsgi.model import Model, load_model
 from iris_wsgi.observer import RequestObserver
+from iris_wsgi.pace import Pace, measure
 from iris_wsgi.predictors import ModelMetrics, Predict, measured, within_deadline
 from iris_wsgi.routes import single, v1, v2
 from iris_wsgi.servable import classifier
@@ -28,10 +29,11 @@ class Parts(NamedTuple):
     sample: list[float]
     registry: Registry
     readiness: ops.Readiness
+    pace: Pace
 
 
 def web_single(parts: Parts) -> list[Route]:
-    return single.routes(parts.model, parts.predict, parts.sample, parts.settings.max_rows)
+    return single.routes(parts.model, parts.predict, parts.sample, parts.settings.max_rows, parts.pace)
 
 
 def synchronous(parts: Parts) -> list[Route]:
@@ -39,7 +41,7 @@ def synchronous(parts: Parts) -> list[Route]:
     tallies = Tallies(parts.registry, [parts.model.name])
     one = classifier(parts.model, parts.predict, Tally(tallies, parts.model.name))
     models = {one.served.name: one}
-    protocols = [family.routes(models, parts.readiness.why_not, parts.settings.max_rows) for family in (v2, v1)]
+    protocols = [family.routes(models, parts.readiness.why_not, parts.settings.max_rows, parts.pace) for family in (v2, v1)]
     return [route for table in protocols for route in table]
 
 
@@ -72,8 +74,9 @@ def build(settings: Settings, log: Log, registry: Registry | None = None) -> Ser
     sample = pinned.cases[0]
     registry = registry or Registry()
     predict = measured(within_deadline(model, Watch()), model, ModelMetrics(registry, model))
-    readiness = ops.Readiness(lambda: golden.holds(model, sample, pinned.tolerance))
-    parts = Parts(settings, model, predict, sample.row, registry, readiness)
+    pace = measure(model, sample.row)
+    readiness = ops.Readiness(lambda: golden.holds(model, sample, pinned.tolerance), pace.alone)
+    parts = Parts(settings, model, predict, sample.row, registry, readiness, pace)
     table = ops.routes(ROLES[settings.role](parts), registry, readiness)
     observer = RequestObserver(log, registry, (route.path for route in table), model.version)
     registry.join()

@@ -36,6 +36,7 @@ from test_single import training_rows
 from iris_wsgi.__main__ import main
 from iris_wsgi.board import Board
 from iris_wsgi.metrics import Registry
+from iris_wsgi.pace import Pace
 from iris_wsgi.roles import ROLES, build
 from iris_wsgi.routes import v2
 from iris_wsgi.servable import Servable, version_of
@@ -222,6 +223,9 @@ def test_a_bomb_a_foreign_coding_and_damage_are_refused(app):
             assert (status, list(json.loads(content))) == (wanted, ["error"])
 
 
+LIGHT = Pace(1e-5, 1e-6)
+
+
 @pytest.fixture(scope="module")
 def vectors_app() -> App:
     """The limit of rows and the models that the vectors are made for: the real one, and one of two inputs."""
@@ -234,7 +238,7 @@ def vectors_app() -> App:
         raise AssertionError("the model was run")
 
     words = Servable(WORDS, never, "half", "sha256:0", tally)
-    table = v2.routes({"words": words}, lambda: None, MOST)
+    table = v2.routes({"words": words}, lambda: None, MOST, LIGHT)
     return service.app, App(table, Unseen(), 1 << 20)
 
 
@@ -322,18 +326,18 @@ def test_several_models_are_served_under_their_own_names():
     models = {
         name: Servable(
             IRIS._replace(name=name, labels=(name,) * 3),
-            lambda tensors, timeout, i=i: {"label": np.array([i]), "probabilities": np.array([[i, 0, timeout or 0]], np.float32)},
+            lambda tensors, until, i=i: {"label": np.array([i]), "probabilities": np.array([[i, 0, until > 0]], np.float32)},
             "probabilities",
             f"sha256:{i}",
             Tally(tallies, name),
         )
         for i, name in enumerate(["a", "\u00e9"])
     }
-    app = App(v2.routes(models, lambda: None, 10), Unseen(), 1000)
+    app = App(v2.routes(models, lambda: None, 10, LIGHT), Unseen(), 1000)
     for i, (name, path) in enumerate((("a", "a"), ("\u00e9", "\u00c3\u00a9"))):
-        _, headers, content = post(app, f"/v2/models/{path}/infer", document(plain(), parameters={"timeout": 5}))
+        _, headers, content = post(app, f"/v2/models/{path}/infer", document(plain(), parameters={"timeout": 5_000_000}))
         assert (headers["X-Model-Digest"], json.loads(content)["model_name"]) == (f"sha256:{i}", name)
-        assert outputs_of(headers, content)["probabilities"].tolist() == [[i, 0, 5]], "the timeout comes through"
+        assert outputs_of(headers, content)["probabilities"].tolist() == [[i, 0, 1]]
     told = json.loads(wsgi_call(app, "GET", "/v2/models/stats")[2])["model_stats"]
     assert [(one["name"], one["execution_count"]) for one in told] == [("a", 1), ("\u00e9", 1)]
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from iris_wsgi import openapi
 from iris_wsgi.model import Model
+from iris_wsgi.pace import Pace
 from iris_wsgi.payload import Array, Encoder, decode_rows
 from iris_wsgi.predictors import Predict
 from iris_wsgi.wsgi import Request, Response, Route
@@ -14,9 +15,14 @@ from iris_wsgi.wsgi import Request, Response, Route
 Handler = Callable[[Request], Response]
 Encode = Callable[[Array], bytes]
 
+INLINE_BYTES = 16384
 
-def routes(model: Model, predict: Predict, sample: list[float], max_rows: int) -> list[Route]:
-    """All of them, over `predict`; `sample` is the row that /metadata shows and /predict/test answers."""
+
+def routes(model: Model, predict: Predict, sample: list[float], max_rows: int, pace: Pace) -> list[Route]:
+    """All of them, over `predict`; `sample` is the row that /metadata shows and /predict/test answers.
+
+    By the model's `pace` small bodies are answered in the I/O loop.
+    """
     encoder = Encoder(model.labels)
     sample_row = np.array([sample], np.float32)
     headers = (("X-Model-Digest", model.digest),)
@@ -43,15 +49,33 @@ def routes(model: Model, predict: Predict, sample: list[float], max_rows: int) -
     batch = of_rows(encoder.batch, max_rows, f"send them in several requests of up to {max_rows} rows")
     one, many = openapi.rows(model, 1), openapi.rows(model, max_rows)
     row, label, proba = openapi.row_answer(model), openapi.label_answer(model), openapi.proba_answer(model)
+    # A row is a digit for each feature and a comma or bracket beside it, at least.
+    inline = pace.inline_bytes(INLINE_BYTES, 2 * model.width + 2)
     return [
         Route("GET", "/metadata", metadata, "What the model takes and gives, with a sample", openapi.OBJECT),
         Route("GET", "/label", labels, "Class numbers and names", openapi.OBJECT),
-        Route("GET", "/predict/test", of_sample(encoder.row), "Probabilities of the sample row", row),
-        Route("GET", "/predict/test/label", of_sample(encoder.label), "Label of the sample row", label),
-        Route("POST", "/predict", of_row(encoder.row), "Probabilities of one row", row, one),
-        Route("POST", "/predict/label", of_row(encoder.label), "Label of one row", label, one),
-        Route("POST", "/predict/proba", of_row(encoder.proba), "Labels of one row with their probabilities", proba, one),
-        Route("POST", "/predict/batch", batch, "Labels and probabilities of many rows", openapi.batch_answer(model), many),
+        Route("GET", "/predict/test", of_sample(encoder.row), "Probabilities of the sample row", row, inline_bytes=inline),
+        Route("GET", "/predict/test/label", of_sample(encoder.label), "Label of the sample row", label, inline_bytes=inline),
+        Route("POST", "/predict", of_row(encoder.row), "Probabilities of one row", row, one, inline_bytes=inline),
+        Route("POST", "/predict/label", of_row(encoder.label), "Label of one row", label, one, inline_bytes=inline),
+        Route(
+            "POST",
+            "/predict/proba",
+            of_row(encoder.proba),
+            "Labels of one row with their probabilities",
+            proba,
+            one,
+            inline_bytes=inline,
+        ),
+        Route(
+            "POST",
+            "/predict/batch",
+            batch,
+            "Labels and probabilities of many rows",
+            openapi.batch_answer(model),
+            many,
+            inline_bytes=inline,
+        ),
     ]
 
 

@@ -5,16 +5,19 @@ from collections.abc import Callable, Mapping
 from iris_wsgi import oip_schemas, openapi
 from iris_wsgi.errors import NotReady
 from iris_wsgi.kserve import decode_v1, encode_v1
+from iris_wsgi.pace import Pace
 from iris_wsgi.routes.v2 import encoded, find
 from iris_wsgi.servable import Servable
 from iris_wsgi.wsgi import Request, Response, Route
 
 PLACES = ("/v1/models/{model}", "/v1/models/{model}/versions/{version}")
+INLINE_BYTES, ROW_BYTES = 16384, 4
 SUMMARY = "Probabilities of rows, a list for each, as /predict/batch gives them"
 
 
-def routes(models: Mapping[str, Servable], why_not_ready: Callable[[], str | None], most_rows: int) -> list[Route]:
-    """All of them, for the models by name; `most_rows` of them in a request."""
+def routes(models: Mapping[str, Servable], why_not_ready: Callable[[], str | None], most_rows: int, pace: Pace) -> list[Route]:
+    """All of them, for the models by name; `most_rows` of them in a request, and by their `pace` small bodies in the I/O loop."""
+    inline = pace.inline_bytes(INLINE_BYTES, ROW_BYTES)
     names = Response(encoded({"models": list(models)}))
 
     def ready(request: Request) -> Response:
@@ -31,7 +34,7 @@ def routes(models: Mapping[str, Servable], why_not_ready: Callable[[], str | Non
         table += [
             Route("GET", path, ready, "Whether a model may be asked", openapi.OBJECT, failures=(404, 503)),
             Route("POST", f"{path}:predict", predict, SUMMARY, oip_schemas.PREDICTIONS, oip_schemas.INSTANCES,
-                  failures=(404,), lenient=True),
+                  failures=(404,), lenient=True, inline_bytes=inline),
         ]  # fmt: skip
     return table
 

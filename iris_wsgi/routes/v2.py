@@ -7,6 +7,7 @@ from iris_wsgi import __version__, oip_schemas, openapi
 from iris_wsgi.errors import JSON, NotFound, NotReady
 from iris_wsgi.oip import HEADER, Spec, decode_infer
 from iris_wsgi.oip_answers import encode_infer
+from iris_wsgi.pace import Pace
 from iris_wsgi.servable import Servable
 from iris_wsgi.wsgi import Request, Response, Route
 
@@ -17,13 +18,16 @@ EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "st
 HEADER_VARIABLE = "HTTP_" + HEADER.upper().replace("-", "_")
 # Some 250 rows in binary, which may be answered in JSON: half a millisecond of the loop.
 INLINE_BYTES = 4096
+# A row of one FP32 value, and what describes the tensors beside them.
+ROW_BYTES, BESIDE_BYTES = 4, 512
 LIVE, READY = Response(b'{"live":true}'), Response(b'{"ready":true}')
 OF_SERVER = {"name": "iris_wsgi", "version": __version__, "extensions": EXTENSIONS}
 PLACES = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
 
 
-def routes(models: Models, why_not_ready: Callable[[], str | None], most_rows: int) -> list[Route]:
-    """All of them, for the models by name; `most_rows` of them in a request."""
+def routes(models: Models, why_not_ready: Callable[[], str | None], most_rows: int, pace: Pace) -> list[Route]:
+    """All of them, for the models by name; `most_rows` of them in a request, and by their `pace` small bodies in the I/O loop."""
+    inline = pace.inline_bytes(INLINE_BYTES, ROW_BYTES, BESIDE_BYTES)
 
     def ready(answer: Handler) -> Handler:
         def answer_if_ready(request: Request) -> Response:
@@ -68,7 +72,7 @@ def routes(models: Models, why_not_ready: Callable[[], str | None], most_rows: i
             get(f"{path}/config", config, "The configuration of a model, as Triton tells it", oip_schemas.CONFIG, (404,)),
             get(f"{path}/stats", statistics, "The statistics of a model", oip_schemas.STATISTICS, (404,)),
             Route("POST", f"{path}/infer", infer, "Outputs of a model", oip_schemas.ANSWER, oip_schemas.REQUEST,
-                  failures=(404,), inline_bytes=INLINE_BYTES, lenient=True, binary=True),
+                  failures=(404,), inline_bytes=inline, lenient=True, binary=True),
         ]  # fmt: skip
     return table
 
