@@ -47,11 +47,16 @@ def holds(model: Model, case: Case, tolerance: float) -> bool:
     return True
 
 
-def batching(model: Model, cases: Sequence[Case]) -> str:
-    """Whether a row gets the same bits alone and in a batch, in one line; caching by content and batching rely on it."""
+def difference(model: Model, cases: Sequence[Case]) -> float:
+    """By how much the probabilities of golden rows alone and in a batch differ at most; 0 is the same bits."""
     rows = np.array([case.row for case in cases], np.float32)
     alone = np.concatenate([model.predict(row[np.newaxis]) for row in rows])
-    off = float(np.abs(alone - model.predict(rows)).max())
+    return float(np.abs(alone - model.predict(rows)).max())
+
+
+def batching(model: Model, cases: Sequence[Case]) -> str:
+    """Whether a row gets the same bits alone and in a batch, in one line; caching by content and batching rely on it."""
+    off = difference(model, cases)
     return "alone and in a batch a row " + (f"differs by up to {off:.1e}" if off else "gets the same bits")
 
 

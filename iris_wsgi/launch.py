@@ -49,6 +49,8 @@ def threads_for(settings: Settings, count: int) -> tuple[int, str]:
     """Threads of the pool, for what may block or is large; requests of microseconds never get there."""
     if settings.threads:
         return settings.threads, "as set"
+    if settings.batch_rows:
+        return max(4, 2 * count, settings.batch_rows), "as many as IRIS_BATCH_ROWS, for each waits for its run"
     return max(4, 2 * count), "two a CPU, four at least, for large requests"
 
 

@@ -1,6 +1,7 @@
 """How long a model takes, and so which requests the I/O loop may answer itself."""
 
 import time
+from math import inf
 from statistics import median
 from typing import NamedTuple
 
@@ -28,6 +29,10 @@ class Pace(NamedTuple):
         if self.alone > LOOP_SECONDS:
             return NEVER
         return min(most, beside + max(1, int(LOOP_SECONDS / self.each)) * row_bytes)
+
+
+# Of what waits for other requests: nothing of it is for the loop.
+BLOCKING = Pace(inf, inf)
 
 
 def measure(model: Model, row: list[float]) -> Pace:

@@ -1,20 +1,22 @@
 """The catalogue of roles: one short function each, from parts to the routes a client sees."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
 from iris_wsgi import golden, ops
+from iris_wsgi.folder import Case
+from iris_wsgi.gather import Gatherer
 from iris_wsgi.log import Log
 from iris_wsgi.metrics import Registry
 from iris_wsgi.model import Model, load_model
 from iris_wsgi.observer import RequestObserver
-from iris_wsgi.pace import Pace, measure
+from iris_wsgi.pace import BLOCKING, Pace, measure
 from iris_wsgi.predictors import ModelMetrics, Predict, measured, within_deadline
 from iris_wsgi.routes import single, v1, v2
 from iris_wsgi.servable import classifier
-from iris_wsgi.settings import Settings
+from iris_wsgi.settings import BadSetting, Settings
 from iris_wsgi.tally import Tallies, Tally
 from iris_wsgi.watch import Watch
 from iris_wsgi.wsgi import App, Route
@@ -56,6 +58,14 @@ ROLES: dict[str, Callable[[Parts], list[Route]]] = {
 }
 
 
+def refuse_unequal(model: Model, cases: Sequence[Case]) -> None:
+    """Raises BadSetting for a model whose answer to a row is another in company: with micro-batching it would come by chance."""
+    if off := golden.difference(model, cases):
+        raise BadSetting(
+            f"IRIS_BATCH_ROWS: this model's answers to a row alone and in a batch differ by up to {off:.1e}; leave it at 0"
+        )
+
+
 class Service(NamedTuple):
     """An application that is ready to be served, and what its start found."""
 
@@ -73,8 +83,11 @@ def build(settings: Settings, log: Log, registry: Registry | None = None) -> Ser
     self_test = golden.self_test(model, pinned.cases, pinned.tolerance)
     sample = pinned.cases[0]
     registry = registry or Registry()
-    predict = measured(within_deadline(model, Watch()), model, ModelMetrics(registry, model))
+    predict: Predict = measured(within_deadline(model, Watch()), model, ModelMetrics(registry, model))
     pace = measure(model, sample.row)
+    if settings.batch_rows:
+        refuse_unequal(model, pinned.cases)
+        predict, pace = Gatherer(predict, settings.batch_rows, settings.batch_delay_ms / 1000), BLOCKING
     readiness = ops.Readiness(lambda: golden.holds(model, sample, pinned.tolerance), pace.alone)
     parts = Parts(settings, model, predict, sample.row, registry, readiness, pace)
     table = ops.routes(ROLES[settings.role](parts), registry, readiness)

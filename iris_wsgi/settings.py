@@ -67,7 +67,7 @@ class Settings:
     host: str = setting("127.0.0.1", text, "address to listen on; 0.0.0.0 is every IPv4 address of the machine")
     port: int = setting(8000, whole(0, 65535), "TCP port to listen on; 0 takes a free one")
     role: str = setting("all", one_of(*ROLES), f"which pattern to serve: {', '.join(ROLES)}")
-    threads: int = setting(0, whole(0, 64), "threads that answer requests; 0 chooses by the CPUs at hand")
+    threads: int = setting(0, whole(0, 1000), "threads that answer requests; 0 chooses by the CPUs at hand")
     workers: int = setting(0, whole(0, 64), "processes that serve; 0 chooses by the CPU quota")
     model_dir: str = setting("model", text, "folder with golden.json, label.json and the ONNX model")
     model_seal: str = setting(
@@ -76,6 +76,8 @@ class Settings:
     max_body_bytes: int = setting(1_048_576, whole(64, 1_073_741_824), "most bytes a request's body may have")
     max_rows: int = setting(10_000, whole(1, 10_000_000), "most rows a request may have")
     deadline_ms: int = setting(10_000, whole(0, 3_600_000), "milliseconds from a request to its answer; then 504; 0: any")
+    batch_rows: int = setting(0, whole(0, 1000), "most requests of one row that become one run of the model; 0: none do")
+    batch_delay_ms: int = setting(0, whole(0, 10_000), "milliseconds that the first of them waits for others")
     connections: int = setting(4096, whole(1, 1_000_000), "most connections of a process at once; more get 503")
     queue: int = setting(64, whole(1, 100_000), "most requests that wait for a thread; more get 503")
     pending_bytes: int = setting(
@@ -98,6 +100,8 @@ class Settings:
                 f"IRIS_HEADER_SECONDS={self.header_seconds:g} is over IRIS_REQUEST_SECONDS={self.request_seconds:g}, "
                 "which counts from the same first byte"
             )
+        if self.batch_delay_ms and not self.batch_rows:
+            raise BadSetting(f"IRIS_BATCH_DELAY_MS={self.batch_delay_ms} has nothing to wait for without IRIS_BATCH_ROWS")
         if self.pending_bytes < self.max_body_bytes:
             raise BadSetting(
                 f"IRIS_PENDING_BYTES={self.pending_bytes} has no room for one body of IRIS_MAX_BODY_BYTES={self.max_body_bytes}"
