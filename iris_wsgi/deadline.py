@@ -9,6 +9,13 @@ RAN = "The deadline passed while the model ran; the run was ended. Send fewer ro
 
 wait_preference = re.compile(r"[ \t]*wait[ \t]*=[ \t]*\"?([0-9]{1,9})\"?[ \t]*(?:;.*)?", re.IGNORECASE).fullmatch
 
+quoted = re.compile(r'"(?:[^"\\]|\\.)*"')
+
+
+def unquoted(found: re.Match[str]) -> str:
+    """A quoted string is of interest where it is a number; in any other there may be commas that separate nothing."""
+    return found[0] if found[0][1:-1].isdigit() else ""
+
 
 def until(arrived: float, seconds: float, prefer: str | None) -> float:
     """The monotonic time at which a request that `arrived` then is no longer wanted: `seconds` later, or earlier if it says so.
@@ -16,7 +23,7 @@ def until(arrived: float, seconds: float, prefer: str | None) -> float:
     `prefer` is its Prefer field: with wait=N (RFC 7240, section 4.3) a client tells how many seconds it will wait.
     """
     if prefer is not None:
-        for preference in prefer.split(","):
+        for preference in quoted.sub(unquoted, prefer).split(","):
             if found := wait_preference(preference):
                 return arrived + min(seconds, int(found[1]) or inf)
     return arrived + seconds

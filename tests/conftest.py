@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import webtest
 
+from iris_wsgi.golden import seal
 from iris_wsgi.log import Log
 from iris_wsgi.roles import Service, build
 from iris_wsgi.settings import Settings
@@ -170,3 +171,30 @@ def live() -> Iterator[Running]:
     server = start_server()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def slow_model(tmp_path_factory) -> Path:
+    """A model that takes some tens of milliseconds for a row and seconds for a thousand: multiplications by the unit matrix."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    folder = tmp_path_factory.mktemp("slow")
+    unit = numpy_helper.from_array(np.eye(512, dtype=np.float32), "unit")
+    wide = numpy_helper.from_array(np.tile(np.eye(4, dtype=np.float32), 128), "wide")
+    narrow = numpy_helper.from_array(np.eye(512, 3, dtype=np.float32), "narrow")
+    chain = [helper.make_node("MatMul", [f"x{i}", "unit"], [f"x{i + 1}"]) for i in range(400)]
+    nodes = [
+        helper.make_node("MatMul", ["row", "wide"], ["x0"]),
+        *chain,
+        helper.make_node("MatMul", ["x400", "narrow"], ["logits"]),
+    ]
+    nodes.append(helper.make_node("Softmax", ["logits"], ["probabilities"]))
+    taken = helper.make_tensor_value_info("row", TensorProto.FLOAT, [None, 4])
+    given = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, 3])
+    graph = helper.make_graph(nodes, "slow", [taken], [given], [unit, wide, narrow])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    (folder / "slow.onnx").write_bytes(model.SerializeToString())
+    (folder / "label.json").write_text('{"0": "a", "1": "b", "2": "c"}')
+    seal(folder, None)
+    return folder

@@ -1,0 +1,198 @@
+"""An answer that is no longer wanted is not computed any further, and 504 says so in time."""
+
+import json
+import threading
+import time
+from math import inf
+
+import numpy as np
+import pytest
+from clients import LABEL, Wire, metric, request
+from conftest import wsgi_call
+
+from iris_wsgi.deadline import PARSED, RAN, WAITED, until
+from iris_wsgi.errors import DeadlineExceeded
+from iris_wsgi.model import load_model
+from iris_wsgi.predictors import PIECE_ROWS, within_deadline
+from iris_wsgi.watch import Watch
+
+ROW = [[5.1, 3.5, 1.4, 0.2]]
+METRICS = request("GET", "/metrics")
+
+
+@pytest.mark.parametrize(
+    ("prefer", "seconds"),
+    [
+        (None, 10), ("", 10), ("wait=3", 3), ("WAIT=3", 3), (' wait = "3" ', 3), ("respond-async, wait=3", 3), ("wait=3;a=b", 3),
+        ("wait=3, wait=5", 3), ("wait=30", 10), ("wait=0", 10), ("wait=-3", 10), ("wait=3.5", 10), ("wait=x", 10), ("wait", 10),
+        ("await=3", 10), ("wait=9999999999", 10), ("wait=٣", 10), ('note="a, wait=3"', 10), (r'note="\", wait=3"', 10),
+        ('note="a", wait="3"', 3), ('"', 10),
+    ],
+)  # fmt: skip
+def test_the_shorter_of_the_servers_deadline_and_the_clients_preference_counts(prefer, seconds):
+    assert until(100.0, 10.0, prefer) == 100.0 + seconds
+
+
+def test_without_any_deadline_there_is_none():
+    assert until(1.0, inf, None) == inf
+    assert until(1.0, inf, "wait=2") == 3.0
+
+
+class Recorded:
+    """A model that notes what it is run on."""
+
+    def __init__(self, do=lambda rows, options: rows) -> None:
+        self.do, self.rows = do, []
+
+    def predict(self, rows, options=None):
+        self.rows.append(len(rows))
+        return self.do(rows, options)
+
+
+def test_nothing_runs_after_the_deadline():
+    model = Recorded()
+    with pytest.raises(DeadlineExceeded, match=PARSED):
+        within_deadline(model, Watch())(np.zeros((1, 4), np.float32), time.monotonic())
+    assert model.rows == []
+
+
+def test_many_rows_run_in_pieces_and_give_what_one_run_gives():
+    model, rows = Recorded(), np.arange(4 * (2 * PIECE_ROWS + 5), dtype=np.float32).reshape(-1, 4)
+    predict = within_deadline(model, Watch())
+    assert (predict(rows, time.monotonic() + 60) == rows).all()
+    assert model.rows == [PIECE_ROWS, PIECE_ROWS, 5]
+    assert predict(rows) is rows and model.rows[3:] == [len(rows)]
+
+
+def test_no_piece_begins_after_the_deadline():
+    ends = time.monotonic() + 0.05
+
+    def slowly(rows, _):
+        while time.monotonic() < ends:
+            time.sleep(0.001)
+        return rows
+
+    model = Recorded(slowly)
+    with pytest.raises(DeadlineExceeded, match=RAN):
+        within_deadline(model, Watch())(np.zeros((3 * PIECE_ROWS, 4), np.float32), ends)
+    assert model.rows == [PIECE_ROWS]
+
+
+def test_a_run_is_ended_at_its_deadline_and_others_go_on(slow_model):
+    model = load_model(slow_model)[0]
+    predict, rows = within_deadline(model, Watch()), np.ones((PIECE_ROWS, 4), np.float32)
+    began = time.perf_counter()
+    whole = predict(rows[:64], time.monotonic() + 600)
+    took = time.perf_counter() - began
+    results = {}
+
+    def run(name, seconds):
+        try:
+            results[name] = predict(rows[:64], time.monotonic() + seconds)
+        except DeadlineExceeded as error:
+            results[name] = error.detail
+
+    threads = [threading.Thread(target=run, args=one) for one in (("short", took / 10), ("long", 600), ("none", inf))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results["short"] == RAN
+    assert (results["long"] == whole).all() and (results["none"] == whole).all()
+
+
+def test_a_failure_of_the_model_is_not_taken_for_a_deadline():
+    def fail(rows, options):
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        within_deadline(Recorded(fail), Watch())(np.zeros((1, 4), np.float32), time.monotonic() + 60)
+
+
+def test_the_watch_forgets_runs_that_are_done():
+    watch = Watch()
+    for _ in range(100):
+        watch.run(lambda options: None, time.monotonic() + 60)
+    assert watch.runs == {} and threading.active_count() < 20
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/label", "/predict/batch", "/v1/models/iris_svc:predict"])
+def test_a_request_that_has_waited_too_long_gets_504_and_nothing_runs(service, path):
+    before = metric(service.app.answer("GET", "/metrics", {})[0].body.decode(), "model_runs_total")
+    body = json.dumps({"data": ROW, "instances": ROW} if "v1" in path else {"data": ROW}).encode()
+    response, _ = service.app.answer("POST", path, {"CONTENT_TYPE": "application/json"}, body, time.monotonic() - 3600)
+    document = json.loads(response.body)
+    assert response.status == 504 and document.get("detail", document.get("error")) == WAITED
+    assert metric(service.app.answer("GET", "/metrics", {})[0].body.decode(), "model_runs_total") == before
+
+
+def infer(timeout: object = None) -> bytes:
+    tensor = {"name": "features", "shape": [1, 4], "datatype": "FP32", "data": ROW[0]}
+    return json.dumps({"inputs": [tensor], **({} if timeout is None else {"parameters": {"timeout": timeout}})}).encode()
+
+
+def test_the_timeout_of_the_protocol_is_in_microseconds_and_counts_from_the_arrival(service):
+    def status(timeout, ago=0.0):
+        path = "/v2/models/iris_svc/infer"
+        response = service.app.answer("POST", path, {}, infer(timeout), time.monotonic() - ago)[0]
+        return response.status, response.body
+
+    assert status(None)[0] == status(5_000_000)[0] == status(0)[0] == 200
+    assert status(1)[0] == 504 and PARSED in status(1)[1].decode()
+    assert status(1_000_000, ago=2)[0] == 504
+    # The server's own is shorter.
+    assert status(3_600_000_000, ago=11)[0] == 504
+
+
+def test_zero_milliseconds_are_no_deadline(make):
+    app = make(deadline_ms=0)
+    response, _ = app.service.app.answer("POST", "/predict", {}, json.dumps({"data": ROW}).encode(), time.monotonic() - 3600)
+    assert response.status == 200
+
+
+def test_under_another_server_a_deadline_counts_from_the_call(make, slow_model):
+    app = make(model_dir=str(slow_model), deadline_ms=20).service.app
+    status, _, content = wsgi_call(app, "POST", "/predict/batch", json.dumps({"data": ROW * 2000}).encode())
+    assert (status, json.loads(content)["detail"]) in ((504, RAN), (504, PARSED))
+
+
+def test_a_run_that_takes_too_long_is_ended_on_every_protocol(run, slow_model):
+    server = run("--model-dir", str(slow_model), "--deadline-ms", "300", "--threads", "1")
+    tensor = {"name": "row", "shape": [2000, 4], "datatype": "FP32", "data": [1.0] * 8000}
+    asked = [
+        ("/predict/batch", {"data": ROW * 2000}),
+        ("/v1/models/slow:predict", {"instances": ROW * 2000}),
+        ("/v2/models/slow/infer", {"inputs": [tensor]}),
+    ]
+    with Wire(server) as wire:
+        for path, document in asked:
+            answer = wire.ask(request("POST", path, document))
+            assert answer.status == 504 and RAN in answer.body.decode(), path
+        assert wire.ask(request("POST", "/predict/label", {"data": ROW})).status == 200
+
+
+def test_what_expires_in_the_queue_is_told_at_once_and_never_runs(run, slow_model):
+    server = run("--model-dir", str(slow_model), "--deadline-ms", "0", "--threads", "1")
+    large = request("POST", "/predict/batch", {"data": ROW * 2000})
+    impatient = request("POST", "/predict/batch", {"data": ROW * 3}, "Prefer: wait=1")
+    with Wire(server) as busy, Wire(server) as waiting, Wire(server) as prober:
+        # One connection keeps the only thread busy for longer than the other is willing to wait.
+        busy.send(large)
+        answer = waiting.ask(impatient)
+        assert answer.status == 504 and answer.json()["detail"] == WAITED and not answer.closes
+        text = prober.ask(METRICS).body.decode()
+        assert metric(text, "http_requests_total", method="POST", route="/predict/batch", status="504") == 1
+        assert sum(metric(text, "model_rows_total", label=label) for label in "abc") == 0 and not busy.readable()
+        assert prober.ask(request("GET", "/readyz")).status == 200
+
+
+def test_a_slow_model_is_never_run_in_the_io_loop(run, slow_model):
+    server = run("--model-dir", str(slow_model), "--threads", "1", "--deadline-ms", "0")
+    with Wire(server) as busy, Wire(server) as other:
+        busy.send(request("POST", "/predict/batch", {"data": ROW * 200}))
+        assert other.ask(request("GET", "/livez")).status == 200
+        assert not busy.readable()
+        other.send(LABEL)
+        assert not other.readable()
+        assert busy.answer().status == 200
+        assert other.answer().status == 200
