@@ -7,7 +7,8 @@ from math import inf
 
 import numpy as np
 import pytest
-from clients import LABEL, Wire, metric, request
+from clients import LABEL, METRICS, Wire, metric, request
+from clients import until as happens
 from conftest import wsgi_call
 
 from iris_wsgi.deadline import PARSED, RAN, WAITED, until
@@ -17,7 +18,6 @@ from iris_wsgi.predictors import PIECE_ROWS, within_deadline
 from iris_wsgi.watch import Watch
 
 ROW = [[5.1, 3.5, 1.4, 0.2]]
-METRICS = request("GET", "/metrics")
 
 
 @pytest.mark.parametrize(
@@ -173,11 +173,12 @@ def test_a_run_that_takes_too_long_is_ended_on_every_protocol(run, slow_model):
 
 def test_what_expires_in_the_queue_is_told_at_once_and_never_runs(run, slow_model):
     server = run("--model-dir", str(slow_model), "--deadline-ms", "0", "--threads", "1")
-    large = request("POST", "/predict/batch", {"data": ROW * 2000})
+    large = request("POST", "/predict/batch", {"data": ROW * 10_000})
     impatient = request("POST", "/predict/batch", {"data": ROW * 3}, "Prefer: wait=1")
     with Wire(server) as busy, Wire(server) as waiting, Wire(server) as prober:
         # One connection keeps the only thread busy for longer than the other is willing to wait.
         busy.send(large)
+        happens(lambda: metric(prober.ask(METRICS).body.decode(), "http_requests_in_flight") == 2, "the thread is busy")
         answer = waiting.ask(impatient)
         assert answer.status == 504 and answer.json()["detail"] == WAITED and not answer.closes
         text = prober.ask(METRICS).body.decode()

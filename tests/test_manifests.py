@@ -622,7 +622,7 @@ def test_the_image_is_the_one_of_the_design_or_a_later_tag_of_it(rendered):
 
 
 def test_each_overlay_of_a_role_serves_that_role(rendered):
-    for name in ("web_single",):
+    for name in ("web_single", "synchronous"):
         (server,) = containers(pods(rendered[name])[0])
         assert settings_of(server).role == name
 
