@@ -122,7 +122,7 @@ def test_a_model_without_ranges_counts_none():
     registry = Registry()
     metrics = ModelMetrics(registry, Plain())
     registry.join()
-    predict = measured(lambda rows: np.array([[0.2, 0.8]] * len(rows), np.float32), Plain(), metrics)
+    predict = measured(lambda rows, until: np.array([[0.2, 0.8]] * len(rows), np.float32), Plain(), metrics)
     predict(np.zeros((1, 2), np.float32))
     predict(np.zeros((5, 2), np.float32))
     text = registry.text().decode()

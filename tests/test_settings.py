@@ -34,7 +34,7 @@ def test_every_setting_has_a_flag_a_variable_and_a_help_text():
     ("name", "value"),
     [("IRIS_PORT", v) for v in ("", "x", "-1", "65536", "8000.0", " 8000", "8_000", "٨٠", "²", "1" * 5000)]
     + [("IRIS_MAX_ROWS", v) for v in ("0", "-5", "10000001")]
-    + [("IRIS_MAX_BODY_BYTES", "63"), ("IRIS_THREADS", "65"), ("IRIS_ROLE", "single"), ("IRIS_ROLE", ""), ("IRIS_HOST", "")]
+    + [("IRIS_MAX_BODY_BYTES", "63"), ("IRIS_THREADS", "1001"), ("IRIS_ROLE", "single"), ("IRIS_ROLE", ""), ("IRIS_HOST", "")]
     + [("IRIS_HOST", "a\nb"), ("IRIS_MODEL_DIR", "")]
     + [("IRIS_IDLE_SECONDS", v) for v in ("", "0", "-1", "nan", "inf", "1e3", "1_0", " 1", "86401", "٣")],
 )
