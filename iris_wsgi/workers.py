@@ -192,13 +192,16 @@ class Supervisor:
             self.end(signal.SIGTERM, None)
 
     def retire(self) -> None:
-        """One of the workers that are to be replaced stops, now that its replacement is ready."""
-        while self.to_replace:
-            worker = self.workers.get(self.to_replace.popleft())
-            if worker is not None and not worker.retiring:
-                worker.retiring = True
-                os.kill(worker.pid, signal.SIGTERM)
-                return
+        """One of the workers that are to be replaced stops, now that its replacement is ready.
+
+        If those are gone by now, or a hang-up came while one was retired and noted it once more, it is the oldest that stops.
+        """
+        serving = {pid: worker for pid, worker in self.workers.items() if not worker.retiring}
+        while self.to_replace and self.to_replace[0] not in serving:
+            self.to_replace.popleft()
+        worker = serving[self.to_replace.popleft()] if self.to_replace else min(serving.values(), key=lambda one: one.began)
+        worker.retiring = True
+        os.kill(worker.pid, signal.SIGTERM)
 
     def replace_all(self, _number: int, _frame: FrameType | None) -> None:
         """SIGHUP: a new worker for each that serves now, one at a time."""

@@ -31,6 +31,9 @@ from conftest import start_server
 from test_drain import ended, refused
 from test_live import start
 
+from iris_wsgi.settings import Settings
+from iris_wsgi.workers import Supervisor, Worker
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 TWO = ("--workers", "2")
 
@@ -288,6 +291,21 @@ def test_there_is_always_a_ready_worker_during_a_replacement(pair):
         return not old & set(children(server.process.pid))
 
     until(replaced, "new workers", 40)
+
+
+def test_a_worker_too_many_is_retired_though_the_one_it_was_to_replace_is_gone(monkeypatch):
+    told = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: told.append((pid, number)))
+    supervisor = Supervisor(Settings(), None, 2, lambda facts: None)
+    for pid in (11, 12, 13):
+        supervisor.workers[pid] = Worker(pid, pid - 11, -1)
+        supervisor.workers[pid].ready = True
+    supervisor.announced = True
+    supervisor.to_replace.append(10)
+    supervisor.keep_up()
+    assert told == [(11, signal.SIGTERM)] and supervisor.workers[11].retiring and not supervisor.to_replace
+    supervisor.keep_up()
+    assert len(told) == 1
 
 
 def test_two_hang_ups_in_a_row_leave_two_workers(pair):
