@@ -38,8 +38,9 @@ class Tally:
         self.rows, self.runs = tallies.rows.first[model,], tallies.runs.first[model,]
         self.stages = {stage: (tallies.counts.first[model, stage], tallies.times.first[model, stage]) for stage in STAGES}
 
-    def watch(self) -> "Watch":
-        return Watch(self)
+    def watch(self, arrived: float) -> "Watch":
+        """For one request, which arrived at that monotonic time."""
+        return Watch(self, arrived)
 
     def count(self, stages: dict[str, int], rows: int) -> None:
         """The ns of the stages that one request went through; `rows` of it were predicted in a run of the model, if any."""
@@ -62,12 +63,13 @@ class Tally:
 class Watch:
     """Times one request in a `with` block; leaving it counts the request, as a failure where it raised."""
 
-    def __init__(self, tally: Tally) -> None:
-        self.tally, self.rows = tally, 0
+    def __init__(self, tally: Tally, arrived: float) -> None:
+        self.tally, self.arrived, self.rows = tally, arrived, 0
         self.laps: list[int] = []
 
     def __enter__(self) -> "Watch":
         self.began = self.last = time.perf_counter_ns()
+        self.queued = max(0, int((time.monotonic() - self.arrived) * 1e9))
         return self
 
     def lap(self) -> None:
@@ -77,9 +79,8 @@ class Watch:
         self.last = now
 
     def __exit__(self, raised: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        took = time.perf_counter_ns() - self.began
+        took = self.queued + time.perf_counter_ns() - self.began
         if raised is not None:
             self.tally.count({"fail": took}, 0)
         else:
-            # Nothing queues under the protocol's own hand yet; the count is there for who divides by it.
-            self.tally.count({"success": took, "queue": 0, **dict(zip(LAPS, self.laps, strict=True))}, self.rows)
+            self.tally.count({"success": took, "queue": self.queued, **dict(zip(LAPS, self.laps, strict=True))}, self.rows)

@@ -144,6 +144,14 @@ def test_the_timeout_of_the_protocol_is_in_microseconds_and_counts_from_the_arri
     assert status(3_600_000_000, ago=11)[0] == 504
 
 
+def test_the_statistics_of_the_protocol_tell_how_long_requests_waited(make):
+    app = make(role="synchronous").service.app
+    app.answer("POST", "/v2/models/iris_svc/infer", {}, infer(), time.monotonic() - 2)
+    told = json.loads(app.answer("GET", "/v2/models/iris_svc/stats", {})[0].body)["model_stats"][0]["inference_stats"]
+    assert told["queue"]["count"] == 1 and told["queue"]["ns"] > 2e9
+    assert told["success"]["ns"] > told["queue"]["ns"]
+
+
 def test_zero_milliseconds_are_no_deadline(make):
     app = make(deadline_ms=0)
     response, _ = app.service.app.answer("POST", "/predict", {}, json.dumps({"data": ROW}).encode(), time.monotonic() - 3600)

@@ -42,7 +42,7 @@ def routes(models: Mapping[str, Servable], why_not_ready: Callable[[], str | Non
 def predicted(one: Servable, request: Request, most_rows: int) -> Response:
     """The answer to a prediction, counted and timed as those of v2 are."""
     (taken,) = one.served.inputs
-    with one.tally.watch() as watch:
+    with one.tally.watch(request.arrived) as watch:
         rows = decode_v1(request.body, taken.shape[1], most_rows)
         watch.lap()
         outputs = one.infer({taken.name: rows}, request.until)

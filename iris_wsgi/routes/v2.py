@@ -89,7 +89,7 @@ def find(models: Models, request: Request) -> Servable:
 
 def inferred(one: Servable, request: Request, most_rows: int) -> Response:
     """The answer to an infer request, counted and timed; the outputs come from one run of the model."""
-    with one.tally.watch() as watch:
+    with one.tally.watch(request.arrived) as watch:
         inference = decode_infer(request.body, request.variables.get(HEADER_VARIABLE), one.served, most_rows)
         watch.lap()
         outputs = one.infer(inference.inputs, sooner(request, inference.timeout))
