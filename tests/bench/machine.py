@@ -4,6 +4,7 @@ import datetime
 import os
 import platform
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import environments
@@ -15,12 +16,22 @@ def lines() -> str:
         if (environments.HOME / name / "installed").exists():
             packages |= environments.versions(name)
     told = ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
-    today = datetime.datetime.now(datetime.UTC).date()
     return (
         f"* {cpu()}, {os.cpu_count()} CPUs, {memory()}\n"
-        f"* {platform.system()} {platform.release()} {platform.machine()}, Python {platform.python_version()}, {today}\n"
+        f"* {platform.system()} {platform.release()} {platform.machine()}, Python {platform.python_version()}, {today()}\n"
         f"* {told}\n"
     )
+
+
+def line(names: Iterable[str]) -> str:
+    """The same in one sentence, with the versions of these environments alone."""
+    packages = {name: version for one in names for name, version in environments.versions(one).items()}
+    told = ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
+    return f"{cpu()}, {os.cpu_count()} CPUs; Python {platform.python_version()}, {told}; {today()}"
+
+
+def today() -> datetime.date:
+    return datetime.datetime.now(datetime.UTC).date()
 
 
 def cpu() -> str:

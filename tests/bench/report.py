@@ -13,8 +13,6 @@ from outcome import Outcome
 from servers import SERVERS, Server
 
 INTRO = """\
-# Benchmark
-
 The same model behind several servers, measured side by side in one run: {rounds} over all of them in turn, each freshly started
 in each round, and the medians. Made with `{command}`. Figures of two runs or two machines do not compare; the ratios of one run
 do.
@@ -116,12 +114,8 @@ def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in aligned)
 
 
-def write(folder: Path, document: str, outcome: Outcome, python: str | None) -> None:
-    """benchmark.md and, where there is a Python with matplotlib, benchmark.png."""
-    folder.mkdir(exist_ok=True)
-    (folder / "benchmark.md").write_text(document, encoding="utf-8")
-    if python is None:
-        return
+def draw(file: Path, outcome: Outcome, python: str) -> None:
+    """The chart, by a Python with matplotlib."""
     bars = [
         {
             "title": title(server),
@@ -133,6 +127,6 @@ def write(folder: Path, document: str, outcome: Outcome, python: str | None) -> 
         # The bare loop is a limit and no peer, and would dwarf the others.
         if server.name in outcome.results and server.checked
     ]
-    command = [python, "-B", str(BENCH / "chart.py"), str(folder / "benchmark.png")]
+    command = [python, "-B", str(BENCH / "chart.py"), str(file)]
     environ = {**os.environ, "MPLCONFIGDIR": str(HOME / "matplotlib")}
     subprocess.run(command, input=json.dumps(bars), env=environ, text=True, timeout=120, check=True)

@@ -1,50 +1,63 @@
 """The rounds: all servers in turn, again and again, so that what the machine does meanwhile meets them alike."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Collection
-from math import nan
+from collections.abc import Callable
 
 import environments
 from bench import MODEL, Bench, Failed, environ
 from outcome import Outcome
-from servers import SERVERS, Server
+from servers import SERVERS
 from trial import trial
 
 ALONE = "alone"
+Trial = Callable[[], tuple[dict[str, float], list[str]]]
+# What is said of a trial while it goes on, where it was measured.
+SAID = (
+    ("label_cpu_16", "{:.0f} CPU µs"),
+    ("label_rate_16", "{:.0f} requests/s"),
+    ("rate", "{:.0f} runs/s"),
+    ("binary_rate_1", "{:.1f} binary requests/s"),
+    ("large_rate_1", "{:.1f} JSON requests/s"),
+    ("p99_large", "p99 {:.1f} ms beside JSON"),
+)
 
 
 def say(line: str) -> None:
     print(f"bench: {line}", file=sys.stderr, flush=True)
 
 
-def measure_round(number: int, names: Collection[str], bench: Bench, outcome: Outcome) -> None:
+def measure_round(number: int, bench: Bench, outcome: Outcome) -> None:
     """Every server once, and the application alone. A server that fails is left out of the rounds to come."""
     for server in SERVERS:
-        if server.name in names and server.name not in outcome.reasons:
-            measure_server(server, number, bench, outcome)
-    if ALONE in names:
+        if server.name in bench.servers:
+            attempt(server.name, number, outcome, functools.partial(trial, server, bench, number * 3_000))
+    if ALONE in bench.servers:
         outcome.add(ALONE, alone(bench))
         say(f"round {number} of {outcome.rounds}: the application alone {outcome.results[ALONE][-1]['cpu']:.1f} CPU µs")
 
 
-def measure_server(server: Server, number: int, bench: Bench, outcome: Outcome) -> None:
-    began, where = time.perf_counter(), f"round {number} of {outcome.rounds}: {server.name}"
+def attempt(name: str, number: int, outcome: Outcome, trial: Trial) -> None:
+    """One start of a server, with what is found then. A server that fails is left out of the rounds to come."""
+    if name in outcome.reasons:
+        return
+    began, where = time.perf_counter(), f"round {number} of {outcome.rounds}: {name}"
     try:
-        figures, complaints = trial(server, bench, number * 3_000)
+        figures, complaints = trial()
     except (Failed, OSError, ValueError, subprocess.SubprocessError) as error:
-        outcome.reasons[server.name] = f"round {number}: {error}".splitlines()[0][:200]
+        outcome.reasons[name] = f"round {number}: {error}".splitlines()[0][:200]
         say(f"{where} failed: {error}")
         return
-    outcome.add(server.name, figures)
+    outcome.add(name, figures)
     for complaint in complaints:
-        outcome.notes.setdefault(server.name, f"round {number}: {complaint}")
+        outcome.notes.setdefault(name, f"round {number}: {complaint}")
         say(f"{where}: {complaint}")
-    cpu, rate = figures.get("label_cpu_16", nan), figures.get("label_rate_16", nan)
-    say(f"{where} {cpu:.0f} CPU µs, {rate:.0f} requests/s ({time.perf_counter() - began:.0f} s)")
+    told = [pattern.format(figures[figure]) for figure, pattern in SAID if figure in figures]
+    say(f"{where} {', '.join(told)} ({time.perf_counter() - began:.0f} s)")
 
 
 def alone(bench: Bench) -> dict[str, float]:

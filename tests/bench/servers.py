@@ -7,7 +7,7 @@ from environments import BENCH, python
 PEERS = str(BENCH / "peers")
 UVICORN = ("-m", "uvicorn", "fastapi_app:app", "--host", "127.0.0.1", "--port", "{port}", "--no-access-log")
 GUNICORN = ("-m", "gunicorn", "fastapi_app:app", "-k", "uvicorn_worker.UvicornWorker", "-b", "127.0.0.1:{port}")
-OURS = ("-m", "iris_wsgi", "serve", "--port", "{port}", "--role", "web_single", "--model-dir", "{model}")
+OURS = ("-m", "iris_wsgi", "serve", "--port", "{port}", "--model-dir", "{model}", "--role")
 
 
 class Server(NamedTuple):
@@ -30,8 +30,8 @@ class Server(NamedTuple):
 
 
 SERVERS = (
-    Server("ours", "iris_wsgi", "ours", (*OURS, "--workers", "1"), "logs each request", peer=False, idle=True),
-    Server("ours2", "iris_wsgi", "ours", (*OURS, "--workers", "2"), "logs each request", 2, peer=False),
+    Server("ours", "iris_wsgi", "ours", (*OURS, "web_single", "--workers", "1"), "logs each request", peer=False, idle=True),
+    Server("ours2", "iris_wsgi", "ours", (*OURS, "web_single", "--workers", "2"), "logs each request", 2, peer=False),
     Server(
         "waitress",
         "stock waitress, our application",
@@ -91,3 +91,7 @@ SERVERS = (
         peer=False,
     ),
 )
+
+# Those of the other sections: ours with all its routes, and the peer that most people have.
+ALL_ROLES = Server("ours", "iris_wsgi", "ours", (*OURS, "all", "--workers", "1"), "logs each request", peer=False)
+(UVICORN_SERVER,) = (server for server in SERVERS if server.name == "uvicorn")

@@ -38,6 +38,12 @@ def at_most(what: str, found: float | None, most: float) -> str:
     return f"{'PASS' if found <= most else 'MISS'} {what}: {found:.2f}, at most {most:.2f} wanted"
 
 
+def at_least(what: str, found: float | None, least: float) -> str:
+    if found is None:
+        return f"OPEN {what}: not measured, at least {least:.2f} wanted"
+    return f"{'PASS' if found >= least else 'MISS'} {what}: {found:.2f}, at least {least:.2f} wanted"
+
+
 def against_best(outcome: Outcome, at: int) -> Iterator[str]:
     """Requests/s above every peer's, p99 no worse than the best peer's."""
     rates = {peer.title: outcome.value(peer.name, f"label_rate_{at}") for peer in PEERS}

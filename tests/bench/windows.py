@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from bench import Bench, Failed
@@ -12,6 +12,7 @@ from environments import BENCH
 from servers import Server
 
 CONNECTIONS = (1, 16, 256)
+Windows = Sequence[tuple[str, int, dict[str, Any]]]
 
 
 def planned(server: Server, bench: Bench, port: int, pid: int, first: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
@@ -30,9 +31,13 @@ def planned(server: Server, bench: Bench, port: int, pid: int, first: int) -> It
 
 
 def loaded(server: Server, bench: Bench, port: int, pid: int, first: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Puts a server under all its windows. Raises Failed."""
+    return driven(list(planned(server, bench, port, pid, first)), bench, server.workers)
+
+
+def driven(windows: Windows, bench: Bench, workers: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Runs the load generator: kind, connections and findings of each window. Raises Failed."""
-    windows = list(planned(server, bench, port, pid, first))
-    cpus = bench.load_cpus(server.workers)
+    cpus = bench.load_cpus(workers)
     done = subprocess.run(
         [sys.executable, "-B", str(BENCH / "load.py")],
         input=json.dumps([phase for _, _, phase in windows]),
@@ -46,6 +51,18 @@ def loaded(server: Server, bench: Bench, port: int, pid: int, first: int) -> Ite
         raise Failed(f"the load generator failed: {(done.stderr.strip().splitlines() or ['no reason told'])[-1]}")
     for (kind, at, _), found in zip(windows, json.loads(done.stdout), strict=True):
         yield kind, at, found
+
+
+def taken(windows: Iterable[tuple[str, int, dict[str, Any]]]) -> tuple[dict[str, float], list[str]]:
+    """All figures of the windows that went well, and what went wrong."""
+    figures: dict[str, float] = {}
+    complaints = []
+    for kind, at, found in windows:
+        complaint = wrong(found)
+        complaints += [f"{kind} at {at}: {complaint}"] if complaint else []
+        if "gave_up" not in found and not found["failures"]:
+            figures |= {f"{kind}_{name}_{at}": value for name, value in found.items()}
+    return figures, complaints
 
 
 def wrong(found: dict[str, Any]) -> str:

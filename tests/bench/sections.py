@@ -1,0 +1,25 @@
+"""The sections of the benchmark: each measures its rounds and writes its part of the document."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import report
+import rounds
+from bench import Bench
+from outcome import Outcome
+from servers import SERVERS
+
+
+class Section(NamedTuple):
+    """What a section does, the servers of the catalogue in it, and the environments of what else it needs."""
+
+    measure_round: Callable[[int, Bench, Outcome], None]
+    text: Callable[[Outcome], str]
+    servers: tuple[str, ...]
+    environments: tuple[str, ...]
+
+
+# In the order of the document.
+SECTIONS = {
+    "servers": Section(rounds.measure_round, report.text, tuple(server.name for server in SERVERS), ("chart",)),
+}
