@@ -9,9 +9,10 @@ def surplus(answer: bytes) -> int | None:
     if end < 0:
         return None
     head = answer[:end].lower()
-    at = head.find(b"content-length:")
+    # With its line's end before it, because there is Inference-Header-Content-Length too.
+    at = head.find(b"\r\ncontent-length:")
     if at >= 0:
-        return len(answer) - end - 4 - int(head[at + 15 :].split(b"\r", 1)[0])
+        return len(answer) - end - 4 - int(head[at + 17 :].split(b"\r", 1)[0])
     if b"transfer-encoding: chunked" not in head:
         return None
     at = end + 4

@@ -171,11 +171,10 @@ def measure(phase: dict[str, Any], requests: Sequence[bytes]) -> dict[str, float
 
 
 def main(phases: list[dict[str, Any]]) -> None:
-    bodies = {"label": rows.singles, "batch": rows.batches}
     made: dict[tuple[str, str], list[bytes]] = {}
     for phase in phases:
         key = phase["kind"], phase["path"]
-        made[key] = made.get(key) or [rows.request(phase["path"], body) for body in bodies[phase["kind"]]()]
+        made[key] = made.get(key) or rows.requests(*key)
     json.dump([attempt(phase, made[phase["kind"], phase["path"]]) for phase in phases], sys.stdout)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import protocol
 import report
 import rounds
 from bench import Bench
@@ -22,4 +23,5 @@ class Section(NamedTuple):
 # In the order of the document.
 SECTIONS = {
     "servers": Section(rounds.measure_round, report.text, tuple(server.name for server in SERVERS), ("chart",)),
+    "protocol": Section(protocol.measure_round, protocol.text, ("ours", "uvicorn"), ()),
 }

@@ -1,0 +1,31 @@
+"""The model alone: rows/s of 10,000 rows at a time in one thread, without a server; writes the first probabilities to a file."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import rows
+
+from iris_wsgi.model import open_session
+
+WARM = 20
+
+
+def main(folder: str, seconds: float, wanted: str) -> None:
+    (file,) = Path(folder).glob("*.onnx")
+    run = open_session(file.read_bytes(), str(file)).run
+    arrays = [np.array(one, np.float32) for one in rows.larges()]
+    for array in arrays * (WARM // len(arrays)):
+        run(["probabilities"], {"features": array})
+    Path(wanted).write_bytes(run(["probabilities"], {"features": arrays[0]})[0].tobytes())
+    done, began = 0, time.perf_counter()
+    while time.perf_counter() < began + seconds:
+        run(["probabilities"], {"features": arrays[done % len(arrays)]})
+        done += 1
+    json.dump({"rate": done / (time.perf_counter() - began)}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], float(sys.argv[2]), sys.argv[3])
