@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import holdup
 import protocol
 import report
 import rounds
@@ -24,4 +25,5 @@ class Section(NamedTuple):
 SECTIONS = {
     "servers": Section(rounds.measure_round, report.text, tuple(server.name for server in SERVERS), ("chart",)),
     "protocol": Section(protocol.measure_round, protocol.text, ("ours", "uvicorn"), ()),
+    "holdup": Section(holdup.measure_round, holdup.text, ("ours", "uvicorn"), ()),
 }
