@@ -24,6 +24,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     # BentoML's uvicorn takes uvloop and httptools where they are installed; it does not bring them.
     "bentoml": ("bentoml", "uvloop", "httptools", "numpy", "onnxruntime"),
     "chart": ("matplotlib",),
+    # Writes the heavier models of heavy.py.
+    "models": ("numpy", "onnx", "scikit-learn", "skl2onnx"),
 }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import batching
 import holdup
 import protocol
 import report
@@ -26,4 +27,5 @@ SECTIONS = {
     "servers": Section(rounds.measure_round, report.text, tuple(server.name for server in SERVERS), ("chart",)),
     "protocol": Section(protocol.measure_round, protocol.text, ("ours", "uvicorn"), ()),
     "holdup": Section(holdup.measure_round, holdup.text, ("ours", "uvicorn"), ()),
+    "batching": Section(batching.measure_round, batching.text, ("ours",), ("models",)),
 }

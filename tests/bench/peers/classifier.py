@@ -1,5 +1,6 @@
 """The model as every peer uses it: the same file, the same session options, the same answers as ours."""
 
+import glob
 import json
 import os
 import sys
@@ -12,7 +13,7 @@ OUTPUT = ["probabilities"]
 
 
 class Classifier:
-    """The Iris SVM of the folder that BENCH_MODEL names."""
+    """The one model of the folder that BENCH_MODEL names."""
 
     def __init__(self) -> None:
         folder = os.environ["BENCH_MODEL"]
@@ -21,7 +22,8 @@ class Classifier:
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4
-        self.session = onnxruntime.InferenceSession(f"{folder}/iris_svc.onnx", options, providers=["CPUExecutionProvider"])
+        (file,) = glob.glob(f"{folder}/*.onnx")
+        self.session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         with open(f"{folder}/label.json", encoding="utf-8") as file:
             self.labels = list(json.load(file).values())
 

@@ -1,0 +1,175 @@
+"""Micro-batching of one-row requests: off and on, for the project's model and for heavier ones."""
+
+import functools
+import hashlib
+import http.client
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import environments
+from bench import MODEL, Bench, Failed, environ
+from document import framed
+from outcome import Outcome
+from report import shown, table
+from rounds import attempt, say
+from servers import OURS, Server
+from trial import ask, check, started
+from windows import driven, taken
+
+HEADING = "Micro-batching of one-row requests"
+USED = ("ours", "models")
+CONNECTIONS = (1, 16, 64)
+MODELS = {
+    "svm": "the Iris SVM",
+    "forest": "forest of 300 trees",
+    "wide": "network, 4-2048-2048-3",
+    "deep": "network of 200 small layers",
+}
+VARIANTS = {
+    "off": (),
+    "32 rows, 0 ms": ("--batch-rows", "32"),
+    "32 rows, 2 ms": ("--batch-rows", "32", "--batch-delay-ms", "2"),
+}
+METHOD = """\
+* One-row requests to `/predict/label`, one worker, a closed loop. On is `IRIS_BATCH_ROWS` and `IRIS_BATCH_DELAY_MS`. Without
+  batching a request of a model that takes less than a millisecond is answered in the I/O loop; with it, it waits in a thread of
+  its own for a run of others, and that costs more than a small model's run: so for a light model batching is a loss.
+* The forest is scikit-learn's, over noisy Iris rows, its trees fully grown, as skl2onnx writes it. The networks are untrained:
+  one has 16 MiB of weights, the other many nodes of little work, as converters write them for pipelines and stacks.
+* Rows a run are by `/metrics`: how many of those that waited at the same time the model got at once.
+* 200 answers to requests that come 16 at a time are compared with those without batching, byte for byte.
+"""
+
+
+class Kind(NamedTuple):
+    """A model and how its rows are gathered."""
+
+    model: str
+    variant: str
+
+    @property
+    def server(self) -> Server:
+        words = (*OURS, "web_single", "--workers", "1", *VARIANTS[self.variant])
+        return Server(f"{self.model} {self.variant}", MODELS[self.model], "ours", words, "")
+
+
+KINDS = [Kind(model, variant) for model in MODELS for variant in VARIANTS]
+
+
+def measure_round(number: int, bench: Bench, outcome: Outcome) -> None:
+    for kind in KINDS:
+        attempt(kind.server.name, number, outcome, functools.partial(trial, kind, bench))
+
+
+def trial(kind: Kind, bench: Bench) -> tuple[dict[str, float], list[str]]:
+    """One start of a server. Raises Failed."""
+    server = kind.server
+    folder = MODEL if kind.model == "svm" else str(made(bench.scratch) / kind.model)
+    bench = bench.of(folder)
+    figures: dict[str, float] = {}
+    with started(server, bench) as (port, pid, _):
+        check(server, port, bench)
+        complaints = compared(kind, port, bench)
+        for at in CONNECTIONS:
+            told = {"port": port, "pid": pid, "kind": "label", "path": server.label_path, "first": 401 * at, "warm": 2 * at}
+            told |= {"connections": at, "requests": bench.effort.requests, "seconds": bench.effort.seconds / 2}
+            before = counted(port)
+            found, wrong = taken(driven([("label", at, told)], bench, 1))
+            given, runs = (after - was for after, was in zip(counted(port), before, strict=True))
+            figures |= found | {f"rows_{at}": given / max(runs, 1)}
+            complaints += wrong
+    return figures, complaints
+
+
+@functools.cache
+def made(scratch: str) -> Path:
+    """The folder of the heavier models, each in its own; written once, sealed in each run."""
+    folder = environments.HOME / "heavy"
+    script = environments.BENCH / "heavy.py"
+    want = hashlib.sha256(script.read_bytes() + environments.REQUIREMENTS.read_bytes()).hexdigest()
+    stamp = folder / "made"
+    if not stamp.exists() or stamp.read_text() != want:
+        say("making the heavier models, once")
+        run = {"env": environ(scratch), "capture_output": True, "timeout": 300, "check": True}
+        subprocess.run([environments.python("models"), "-B", str(script), str(folder)], **run)
+        stamp.write_text(want)
+    for name in MODELS:
+        if (folder / name).exists():
+            command = [environments.python("ours"), "-m", "iris_wsgi", "seal", "--model-dir", str(folder / name)]
+            subprocess.run(command, env=environ(scratch), capture_output=True, timeout=60, check=True)
+    return folder
+
+
+def counted(port: int) -> tuple[float, float]:
+    """Rows that the model got so far, and its runs."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/metrics")
+    told = connection.getresponse().read().decode()
+    connection.close()
+    given, runs = (
+        sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", told, re.MULTILINE))
+        for name in ("model_rows_total", "model_runs_total")
+    )
+    return given, runs
+
+
+def compared(kind: Kind, port: int, bench: Bench) -> list[str]:
+    """What is wrong with probabilities of rows that come at the same time; those of the server without batching are kept."""
+    kept = Path(bench.scratch) / f"{kind.model}.json"
+
+    def asked(row: list[float]) -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        status, body = ask(connection, "/predict", json.dumps({"data": [row]}).encode())
+        connection.close()
+        return f"{status} {body.decode()}"
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(asked, bench.rows))
+    if kind.variant == "off":
+        kept.write_text(json.dumps(answers))
+    if not kept.exists():
+        raise Failed("there are no answers without batching to compare with")
+    other = sum(a != b for a, b in zip(answers, json.loads(kept.read_text()), strict=True))
+    return [f"{other} of {len(answers)} answers are not those without batching"] if other else []
+
+
+def text(outcome: Outcome) -> str:
+    rates, delays = [], []
+    for kind in KINDS:
+        name, off = kind.server.name, Kind(kind.model, "off").server.name
+        words = [MODELS[kind.model], kind.variant]
+        rates.append([*words])
+        delays.append([*words])
+        for at in CONNECTIONS:
+            rates[-1] += [shown(outcome.value(name, f"label_rate_{at}"), "{:,.0f}")]
+            rates[-1] += [shown(outcome.ratio((name, f"label_rate_{at}"), (off, f"label_rate_{at}")), "{:.2f}")]
+            delays[-1] += [shown(outcome.value(name, f"label_{p}_{at}"), "{:.2f}") for p in ("p50", "p99")]
+        rates[-1] += [shown(outcome.value(name, f"rows_{CONNECTIONS[-1]}"), "{:.1f}")]
+        rates[-1] += [shown(outcome.value(name, f"label_cpu_{CONNECTIONS[-1]}"), "{:.0f}")]
+    first = [word for at in CONNECTIONS for word in (f"requests/s at {at}", "to off")]
+    second = [f"{p} at {at}" for at in CONNECTIONS for p in ("p50", "p99")]
+    tables = table(["model", "batching", *first, "rows a run at 64", "CPU µs at 64"], rates)
+    tables += "\nLatency in ms by connections:\n\n" + table(["model", "batching", *second], delays)
+    return framed(outcome, HEADING, tables, METHOD, targets(outcome), USED)
+
+
+def targets(outcome: Outcome) -> Iterator[str]:
+    """No target, but where it pays: at 16 and 64 connections, requests/s of those without."""
+    for model, title in MODELS.items():
+        told = []
+        for at in CONNECTIONS[1:]:
+            off = Kind(model, "off").server.name, f"label_rate_{at}"
+            ratios = {
+                variant: outcome.ratio((Kind(model, variant).server.name, off[1]), off)
+                for variant in VARIANTS
+                if variant != "off"
+            }
+            known = {variant: ratio for variant, ratio in ratios.items() if ratio is not None}
+            best = max(known, key=known.__getitem__, default=None)
+            told.append(f"{known[best]:.2f} times at {at} ({best})" if best else f"not measured at {at}")
+        yield f"INFO {title}: best requests/s with batching, of those without: {', '.join(told)}"
