@@ -1,22 +1,20 @@
 """Micro-batching of one-row requests: off and on, for the project's model and for heavier ones."""
 
 import functools
-import hashlib
 import http.client
 import json
 import re
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import environments
-from bench import MODEL, Bench, Failed, environ
+from bench import Bench, Failed
 from document import framed
+from models import MODELS, alone, folder_of
 from outcome import Outcome
 from report import shown, table
-from rounds import attempt, say
+from rounds import attempt
 from servers import OURS, Server
 from trial import ask, check, started
 from windows import driven, taken
@@ -24,12 +22,6 @@ from windows import driven, taken
 HEADING = "Micro-batching of one-row requests"
 USED = ("ours", "models")
 CONNECTIONS = (1, 16, 64)
-MODELS = {
-    "svm": "the Iris SVM",
-    "forest": "forest of 300 trees",
-    "wide": "network, 4-2048-2048-3",
-    "deep": "network of 200 small layers",
-}
 VARIANTS = {
     "off": (),
     "32 rows, 0 ms": ("--batch-rows", "32"),
@@ -37,8 +29,9 @@ VARIANTS = {
 }
 METHOD = """\
 * One-row requests to `/predict/label`, one worker, a closed loop. On is `IRIS_BATCH_ROWS` and `IRIS_BATCH_DELAY_MS`. Without
-  batching a request of a model that takes less than a millisecond is answered in the I/O loop; with it, it waits in a thread of
-  its own for a run of others, and that costs more than a small model's run: so for a light model batching is a loss.
+  batching a request of a model that takes less than a millisecond is answered in the I/O loop. With it, each waits in a thread
+  for its run, which costs more than a light model's run; with a delay it waits at one connection too, where nobody else comes.
+* What there is to gain depends on the model: what a row costs in a run of 32, of what it costs alone.
 * The forest is scikit-learn's, over noisy Iris rows, its trees fully grown, as skl2onnx writes it. The networks are untrained:
   one has 16 MiB of weights, the other many nodes of little work, as converters write them for pipelines and stacks.
 * Rows a run are by `/metrics`: how many of those that waited at the same time the model got at once.
@@ -62,6 +55,8 @@ KINDS = [Kind(model, variant) for model in MODELS for variant in VARIANTS]
 
 
 def measure_round(number: int, bench: Bench, outcome: Outcome) -> None:
+    for model in MODELS:
+        attempt(f"{model} alone", number, outcome, functools.partial(alone, model, bench))
     for kind in KINDS:
         attempt(kind.server.name, number, outcome, functools.partial(trial, kind, bench))
 
@@ -69,8 +64,7 @@ def measure_round(number: int, bench: Bench, outcome: Outcome) -> None:
 def trial(kind: Kind, bench: Bench) -> tuple[dict[str, float], list[str]]:
     """One start of a server. Raises Failed."""
     server = kind.server
-    folder = MODEL if kind.model == "svm" else str(made(bench.scratch) / kind.model)
-    bench = bench.of(folder)
+    bench = bench.of(folder_of(kind.model, bench))
     figures: dict[str, float] = {}
     with started(server, bench) as (port, pid, _):
         check(server, port, bench)
@@ -84,25 +78,6 @@ def trial(kind: Kind, bench: Bench) -> tuple[dict[str, float], list[str]]:
             figures |= found | {f"rows_{at}": given / max(runs, 1)}
             complaints += wrong
     return figures, complaints
-
-
-@functools.cache
-def made(scratch: str) -> Path:
-    """The folder of the heavier models, each in its own; written once, sealed in each run."""
-    folder = environments.HOME / "heavy"
-    script = environments.BENCH / "heavy.py"
-    want = hashlib.sha256(script.read_bytes() + environments.REQUIREMENTS.read_bytes()).hexdigest()
-    stamp = folder / "made"
-    if not stamp.exists() or stamp.read_text() != want:
-        say("making the heavier models, once")
-        run = {"env": environ(scratch), "capture_output": True, "timeout": 300, "check": True}
-        subprocess.run([environments.python("models"), "-B", str(script), str(folder)], **run)
-        stamp.write_text(want)
-    for name in MODELS:
-        if (folder / name).exists():
-            command = [environments.python("ours"), "-m", "iris_wsgi", "seal", "--model-dir", str(folder / name)]
-            subprocess.run(command, env=environ(scratch), capture_output=True, timeout=60, check=True)
-    return folder
 
 
 def counted(port: int) -> tuple[float, float]:
@@ -154,8 +129,21 @@ def text(outcome: Outcome) -> str:
     first = [word for at in CONNECTIONS for word in (f"requests/s at {at}", "to off")]
     second = [f"{p} at {at}" for at in CONNECTIONS for p in ("p50", "p99")]
     tables = table(["model", "batching", *first, "rows a run at 64", "CPU µs at 64"], rates)
+    tables += "\nThe model alone, without a server:\n\n" + table(
+        ["model", "µs of a row", "in a run of 32", "of alone"], costs(outcome)
+    )
     tables += "\nLatency in ms by connections:\n\n" + table(["model", "batching", *second], delays)
     return framed(outcome, HEADING, tables, METHOD, targets(outcome), USED)
+
+
+def costs(outcome: Outcome) -> list[list[str]]:
+    """What a row costs each model alone and in a run of many."""
+    lines = []
+    for model, title in MODELS.items():
+        name = f"{model} alone"
+        told = [shown(outcome.value(name, figure), "{:.1f}") for figure in ("row_in_1", "row_in_32")]
+        lines.append([title, *told, shown(outcome.ratio((name, "row_in_32"), (name, "row_in_1")), "{:.2f}")])
+    return lines
 
 
 def targets(outcome: Outcome) -> Iterator[str]:

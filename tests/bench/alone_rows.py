@@ -1,0 +1,36 @@
+"""A model alone: µs of a row in runs on one row and in runs on 32, without a server; each row is another one."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import rows
+
+from iris_wsgi.model import open_session
+
+SIZES, RUNS = (1, 32), 300
+
+
+def main(folder: str) -> None:
+    (file,) = Path(folder).glob("*.onnx")
+    run = open_session(file.read_bytes(), str(file)).run
+    drawn = np.array(rows.larges()[0], np.float32)
+    json.dump({f"row_in_{size}": median(taken(run, drawn, size)[RUNS // 10 :]) / 1e3 / size for size in SIZES}, sys.stdout)
+
+
+def taken(run, drawn: np.ndarray, size: int) -> list[int]:
+    """Nanoseconds of each run."""
+    found = []
+    for i in range(RUNS):
+        given = {"features": drawn[i * size : (i + 1) * size]}
+        began = time.perf_counter_ns()
+        run(["probabilities"], given)
+        found.append(time.perf_counter_ns() - began)
+    return found
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
