@@ -8,8 +8,8 @@ from outcome import Outcome
 
 TITLE = "# Benchmark\n"
 MADE = """\
-{rounds}, in each of which every server is freshly started, in turn, and the medians. Made with `{command}`:
-{machine}.
+{rounds}, in each of which every server is freshly started, in turn, and the medians. Made with
+`{command}`: {machine}.
 """
 
 
