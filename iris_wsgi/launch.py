@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from iris_wsgi.roles import Service
     from iris_wsgi.server import Server
 
-SWITCH_SECONDS = 0.00005
+SWITCH_SECONDS = 0.0005
 CGROUP = Path("/sys/fs/cgroup")
 # Quota and period in µs: in one file of version 2, in two of version 1, where -1 is no quota.
 QUOTAS = (("cpu.max", ("cpu.max",)), ("cpu.cfs_quota_us", ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")))
