@@ -2,7 +2,7 @@
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import resolve_name
 from pathlib import Path
 
@@ -12,12 +12,16 @@ FOLDERS = ("usr/lib/python3.13", "usr/lib/python3.13/lib-dynload", "usr/local/li
 ELSEWHERE = {"os.path", "collections.abc", "_frozen_importlib", "_frozen_importlib_external", *sys.builtin_module_names}
 
 
-def main(parts: list[Path]) -> int:
-    """The parts lie over each other; in the last one, our own code, what a function imports when it is called counts as well."""
+def main(parts: list[Path], without: Sequence[str] = ()) -> int:
+    """The parts lie over each other; in the last one, our own code, what a function imports when it is called counts as well.
+
+    There a module may have the name of a package that the image is `without`: it is the one that needs it, and not imported.
+    """
     lost = [
         f"{path.relative_to(part)} imports {name}"
         for part in parts
         for path in sorted(part.rglob("*.py"))
+        if part != parts[-1] or path.stem not in without
         for name in sorted(imported(path, package_of(path, part), everywhere=part == parts[-1]))
         if not any(has_module(other, name) for other in parts)
     ]
@@ -49,4 +53,7 @@ def has_module(part: Path, name: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main([Path(part) for part in sys.argv[1:]]))
+    words = sys.argv[1:]
+    # imports.py PART… [without PACKAGE…]
+    end = words.index("without") if "without" in words else len(words)
+    sys.exit(main([Path(part) for part in words[:end]], words[end + 1 :]))

@@ -25,6 +25,7 @@ DEBIAN = [
     "libgcc-s1",
     "libpython3.13-minimal",
     "libpython3.13-stdlib",
+    "libsqlite3-0",
     "libstdc++6",
     "python3.13-minimal",
     "zlib1g",
