@@ -1,0 +1,269 @@
+"""One SQLite file for all threads and processes of a machine: its schema, its transactions, and what can go wrong with it."""
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar, cast
+
+from iris_wsgi.stores.jobs import BadStore, JobError, StoreDown
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+# Opening a file for the first time takes an exclusive lock, for which several processes may have to wait.
+OPEN_SECONDS = 5.0
+REASONS = {
+    sqlite3.SQLITE_BUSY: "is locked by another process",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened",
+    sqlite3.SQLITE_CORRUPT: "is damaged",
+    sqlite3.SQLITE_FULL: "has no room left to grow",
+    sqlite3.SQLITE_IOERR: "cannot be written or read",
+    sqlite3.SQLITE_NOTADB: "is no SQLite database",
+    sqlite3.SQLITE_READONLY: "may not be written",
+}
+
+
+class Damaged(StoreDown):
+    """The file no longer holds what SQLite wrote."""
+
+
+class Schema(NamedTuple):
+    """What a file must hold: the number that marks it as ours (SQLite's application_id), the version, how to make it."""
+
+    application: int
+    version: int
+    script: str
+
+
+class Pending(Generic[T]):
+    """One piece of work that waits to be written, and then its outcome."""
+
+    def __init__(self, work: Work[T]) -> None:
+        self.work = work
+        self.done = False
+        self.answer: T | None = None
+        self.error: Exception | None = None
+
+    def run(self, connection: sqlite3.Connection) -> None:
+        try:
+            self.answer = self.work(connection)
+        except JobError as error:
+            self.error = error
+
+
+class Database:
+    """Reads and durable writes. Nobody waits for a lock longer than `busy_seconds`. Raises BadStore when made, else StoreDown.
+
+    A commit costs an fsync however much is in it, so writes that wait at the same time are committed together.
+    SQLite must have nothing open in a process that forks (sqlite.org/howtocorrupt.html, section 2.6): a fork waits until all
+    connections are back, and closes them.
+    """
+
+    def __init__(self, path: Path, schema: Schema, busy_seconds: float) -> None:
+        self.path, self.busy_seconds = path, busy_seconds
+        self.changed = threading.Condition(threading.Lock())
+        self.waiting: list[Pending[Any]] = []
+        self.writing = False
+        self.writer: sqlite3.Connection | None = None
+        self.gate: int | None = None
+        self.readers: list[sqlite3.Connection] = []
+        self.lent = 0
+        self.prepare(schema)
+        pause, resume, renew = (weakref.WeakMethod(method) for method in (self.pause, self.resume, self.renew))
+        os.register_at_fork(before=lambda: call(pause), after_in_parent=lambda: call(resume), after_in_child=lambda: call(renew))
+
+    def write(self, work: Work[T]) -> T:
+        """What `work` returns, once what it did is durable; a JobError, which it may raise before it writes, ends it alone."""
+        one = Pending(work)
+        with self.changed:
+            self.waiting.append(one)
+            self.changed.wait_for(lambda: one.done or not self.writing)
+            if not one.done:
+                self.writing, batch, self.waiting = True, self.waiting, []
+        if not one.done:
+            self.commit(batch)
+        if one.error:
+            raise one.error
+        return cast(T, one.answer)
+
+    def commit(self, batch: list[Pending[Any]]) -> None:
+        """All of it in one transaction, or nothing."""
+        failed: StoreDown | None = StoreDown(f"the store {self.path} was interrupted")
+        try:
+            writer = self.begin()
+            for one in batch:
+                one.run(writer)
+            writer.execute("COMMIT")
+            failed = None
+        except (sqlite3.Error, OSError) as error:
+            failed = self.down(error)
+        finally:
+            with self.changed:
+                if failed:
+                    self.discard()
+                    # Those who came meanwhile would wait as long again, for the same.
+                    batch, self.waiting = batch + self.waiting, []
+                for one in batch:
+                    one.error, one.done = StoreDown(str(failed)) if failed else one.error, True
+                self.writing = False
+                self.changed.notify_all()
+
+    def begin(self) -> sqlite3.Connection:
+        """The writer, in a transaction. One process after another comes through the gate, and who is in it writes next.
+
+        Without it, a process that writes again at once would leave others a moment too short to be met by chance.
+        """
+        end = time.monotonic() + self.busy_seconds
+        if self.gate is None:
+            self.gate = os.open(f"{self.path}-gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        patiently(partial(fcntl.flock, self.gate, fcntl.LOCK_EX | fcntl.LOCK_NB), end)
+        try:
+            return patiently(self.try_to_begin, end)
+        finally:
+            fcntl.flock(self.gate, fcntl.LOCK_UN)
+
+    def try_to_begin(self) -> sqlite3.Connection:
+        # To open takes locks as well: another process may just be closing the file, or putting it in order after an accident.
+        self.writer = self.writer or self.open(0.0)
+        self.writer.execute("BEGIN IMMEDIATE")
+        return self.writer
+
+    def discard(self) -> None:
+        """Closes the writer, which rolls back what it was doing."""
+        if self.writer is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self.writer.close()
+        self.writer = None
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """A connection for one thread for a moment, to read with: what it reads is committed."""
+        with self.changed:
+            self.lent += 1
+            connection = self.readers.pop() if self.readers else None
+        try:
+            connection = connection or self.open(self.busy_seconds)
+            yield connection
+        except sqlite3.Error as error:
+            if connection is not None:
+                connection.close()
+                connection = None
+            raise self.down(error) from None
+        finally:
+            with self.changed:
+                self.lent -= 1
+                self.readers += [connection] if connection is not None else []
+                self.changed.notify_all()
+
+    def open(self, busy_seconds: float) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, busy_seconds, isolation_level=None, check_same_thread=False)
+        try:
+            # A commit is on the disk before it returns, not only what follows it in order.
+            connection.execute("PRAGMA synchronous = FULL")
+        except sqlite3.Error:
+            connection.close()
+            raise
+        return connection
+
+    def prepare(self, schema: Schema) -> None:
+        """Makes the schema in a new file, and looks at that of one that is there."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # What clients send is nobody's business; SQLite gives its other files the mode of this one.
+            self.path.touch(0o600)
+            patiently(lambda: self.make(schema), time.monotonic() + OPEN_SECONDS)
+        except OSError as error:
+            raise StoreDown(f"the store {self.path} cannot be opened: {error.strerror}") from None
+        except sqlite3.Error as error:
+            down = self.down(error)
+            raise BadStore(f"{self.path} {REASONS[primary(error)]}") if isinstance(down, Damaged) else down from None
+
+    def make(self, schema: Schema) -> None:
+        with contextlib.closing(self.open(0.0)) as connection:
+            if self.known(connection, schema):
+                return
+            if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+                raise BadStore(f"{self.path} is on a file system where SQLite cannot keep a write-ahead log")
+            connection.execute("BEGIN IMMEDIATE")
+            # Another process may have been first.
+            if not self.known(connection, schema):
+                for statement in schema.script.split(";\n\n"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {schema.application}")
+                connection.execute(f"PRAGMA user_version = {schema.version}")
+            connection.execute("COMMIT")
+
+    def known(self, connection: sqlite3.Connection, schema: Schema) -> bool:
+        """Whether the schema is there; not so in an empty file. Raises BadStore for any other."""
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if (application, version, tables) == (0, 0, 0):
+            return False
+        if application != schema.application:
+            raise BadStore(f"{self.path} is an SQLite database of something else")
+        if version != schema.version:
+            raise BadStore(f"{self.path} has version {version} of its schema, this program knows {schema.version}")
+        return True
+
+    def down(self, error: sqlite3.Error | OSError) -> StoreDown:
+        why = REASONS.get(primary(error)) or f"failed: {error}"
+        kind = Damaged if primary(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) else StoreDown
+        return kind(f"the store {self.path} {why}")
+
+    def pause(self) -> None:
+        """Before a fork, and to the end: waits for those who read or write, lets no others begin, closes all."""
+        self.changed.acquire()
+        self.changed.wait_for(lambda: not self.writing and not self.lent)
+        self.discard()
+        while self.readers:
+            self.readers.pop().close()
+        if self.gate is not None:
+            os.close(self.gate)
+        self.gate = None
+
+    def resume(self) -> None:
+        self.changed.release()
+
+    def renew(self) -> None:
+        """In the child of a fork: what the parent's threads wait for is theirs."""
+        self.changed = threading.Condition(threading.Lock())
+        self.waiting = []
+
+    def close(self) -> None:
+        self.pause()
+        self.resume()
+
+
+def patiently(step: Callable[[], T], end: float) -> T:
+    """Tries again, until the monotonic time `end`, while another process has the lock.
+
+    It looks again after a tenth of what it has waited, so little is lost; SQLite itself pauses for up to 0.1 s.
+    """
+    started = time.monotonic()
+    while True:
+        try:
+            return step()
+        except (sqlite3.OperationalError, BlockingIOError) as error:
+            now = time.monotonic()
+            if primary(error) != sqlite3.SQLITE_BUSY or now >= end:
+                raise
+        time.sleep(min(max(0.00005, (now - started) / 10), 0.002))
+
+
+def call(reference: "weakref.WeakMethod[Callable[[], None]]") -> None:
+    if (method := reference()) is not None:
+        method()
+
+
+def primary(error: sqlite3.Error | OSError) -> int:
+    """SQLite's result code without its extension; 0 where the error is of Python's own."""
+    if isinstance(error, OSError):
+        return sqlite3.SQLITE_BUSY if isinstance(error, BlockingIOError) else sqlite3.SQLITE_CANTOPEN
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
