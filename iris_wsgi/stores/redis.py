@@ -1,0 +1,156 @@
+"""Jobs in Redis: the store for several machines."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from iris_wsgi.stores.jobs import (
+    DEFAULT,
+    DONE,
+    STATES,
+    Claim,
+    Clock,
+    Counts,
+    Full,
+    Gone,
+    Job,
+    JobError,
+    KeyConflict,
+    Limits,
+    StoreDown,
+    Unknown,
+    digest_of,
+    given_up,
+    new_id,
+    wait_until,
+)
+from iris_wsgi.stores.scripts import STEPS
+
+T = TypeVar("T")
+STREAM = "{iris}:stream"
+REFUSED: dict[bytes, type[JobError]] = {b"full": Full, b"conflict": KeyConflict, b"unknown": Unknown, b"gone": Gone}
+
+
+class RedisJobs:
+    """A JobStore. Without a `clock` the server's own counts; each call ends within about `seconds`, one way or the other.
+
+    Durable is what the server makes durable: nothing acknowledged is lost only with `appendonly yes` and `appendfsync always`.
+    Connects when it is first used, and again whenever that is needed.
+    """
+
+    def __init__(self, url: str, limits: Limits = DEFAULT, clock: Clock | None = None, seconds: float = 0.15) -> None:
+        self.limits, self.clock = limits, clock
+        # Nothing is tried twice: that could be done twice, and would take twice the time.
+        self.redis = redis.Redis.from_url(
+            url,
+            socket_timeout=seconds,
+            socket_connect_timeout=seconds,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+            decode_responses=False,
+        )
+        place = self.redis.connection_pool.connection_kwargs
+        # Never the URL, which may hold a password.
+        self.place = place.get("path") or f"{place.get('host', 'localhost')}:{place.get('port', 6379)}"
+        self.steps = {name: self.redis.register_script(text) for name, text in STEPS.items()}
+
+    def run(self, name: str, *values: str | bytes | float, parse: Callable[[Any], T]) -> T:
+        """One script, and its answer. Raises StoreDown, also for an answer of the wrong form."""
+        limits = self.limits
+        now = "" if self.clock is None else repr(self.clock())
+        try:
+            answer = self.steps[name](
+                [STREAM], [now, limits.keep_seconds, limits.keep_failed_seconds, limits.remember_seconds, *values]
+            )
+        except (redis.RedisError, OSError) as error:
+            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+            raise StoreDown(f"the Redis at {self.place} does not do its work: {reason[:200]}") from None
+        try:
+            return parse(answer)
+        except (TypeError, ValueError, LookupError, AttributeError):
+            raise StoreDown(f"the Redis at {self.place} gives answers of another form to {name}") from None
+
+    def submit(self, body: bytes, key: str | None = None, note: bytes | None = None) -> Job:
+        digest = digest_of(body) if key else b""
+        return self.run("submit", new_id(), body, note or b"", key or "", digest, self.limits.queued, parse=job_or_refusal)
+
+    def get(self, job_id: str) -> Job:
+        return self.run("get", job_id, parse=job_or_refusal)
+
+    def wait(self, job_id: str, seconds: float) -> Job:
+        wait_until(lambda: self.run("state", job_id, parse=is_over), seconds)
+        return self.get(job_id)
+
+    def cancel(self, job_id: str) -> Job:
+        return self.run("cancel", job_id, parse=job_or_refusal)
+
+    def claim(self, worker: str, most: int, lease_seconds: float) -> list[Claim]:
+        values = (worker, most, lease_seconds, self.limits.attempts, given_up("COUNT"))
+        return self.run("claim", *values, parse=lambda told: [Claim(job_of(job), int(job[-1]), lost == 1) for lost, job in told])
+
+    def heartbeat(self, claims: Sequence[Claim], lease_seconds: float) -> list[bool]:
+        values = [part for one in claims for part in (one.job.id, one.lease)]
+        return self.run("heartbeat", lease_seconds, *values, parse=flags)
+
+    def finish(self, results: Sequence[tuple[Claim, bytes]]) -> list[bool]:
+        values = [part for claim, result in results for part in (claim.job.id, claim.lease, result)]
+        return self.run("finish", *values, parse=flags)
+
+    def fail(self, claim: Claim, error: str, retry_at: float | None = None) -> bool:
+        final = retry_at is None or claim.job.attempts >= self.limits.attempts
+        values = (claim.job.id, claim.lease, error, "" if final else repr(retry_at))
+        return self.run("fail", *values, parse=lambda told: int(told) == 1)
+
+    def redrive(self, ids: Sequence[str] | None = None, most: int = 1000) -> int:
+        values = ("all",) if ids is None else ("these", *ids[:most])
+        return self.run("redrive", self.limits.queued, most, *values, parse=int)
+
+    def counts(self) -> Counts:
+        def parse(told: Any) -> Counts:
+            return Counts(dict(zip(STATES, map(int, told[1:]), strict=True)), float(told[0]))
+
+        return self.run("counts", *STATES, parse=parse)
+
+    def sweep(self, most: int = 500) -> int:
+        return self.run("sweep", most, parse=int)
+
+    def check(self) -> list[str]:
+        return self.run("check", *STATES, parse=lambda told: [line.decode() for line in told])
+
+    def close(self) -> None:
+        self.redis.close()
+
+
+def job_or_refusal(told: Any) -> Job:
+    if told[0] in REFUSED:
+        raise REFUSED[told[0]]
+    return job_of(told[1])
+
+
+def job_of(fields: Sequence[Any]) -> Job:
+    job_id, state, attempts, created, started, finished, body, result, error, note, _ = fields
+    if body is None:
+        raise ValueError
+    return Job(
+        job_id.decode(),
+        state.decode(),
+        int(attempts),
+        float(created),
+        None if started is None else float(started),
+        None if finished is None else float(finished),
+        body,
+        result,
+        None if error is None else error.decode(),
+        note,
+    )
+
+
+def flags(told: Iterable[int]) -> list[bool]:
+    return [one == 1 for one in told]
+
+
+def is_over(told: Sequence[bytes]) -> bool:
+    return told[0].decode() in (*DONE, "gone", "unknown")
