@@ -44,7 +44,8 @@ from iris_wsgi.stores.sqlite import SqliteJobs
 BODY = bytes(range(256))
 HANDS = ROOT / "tests/hands.py"
 PATIENCE_SECONDS = 60
-BOUND_SECONDS = 0.25
+# A store that is down says so in a quarter of a second where the machine has time; a test asserts only that it does not hang.
+BOUND_SECONDS = 5.0
 
 
 class Clock:
