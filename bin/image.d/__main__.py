@@ -50,8 +50,7 @@ def tag_of(given: argparse.Namespace) -> str:
 def build(given: argparse.Namespace) -> int:
     """build the image"""
     engine.build(given.tool, ROOT, given.target, tag_of(given))
-    archive.settle(given.tool, tag_of(given))
-    print(f"{tag_of(given)} {archive.read(given.tool, tag_of(given)).id}")
+    print(f"{tag_of(given)} {archive.settle(given.tool, tag_of(given))}")
     return 0
 
 
@@ -66,11 +65,9 @@ def verify(given: argparse.Namespace) -> int:
     ids = []
     for _ in range(2):
         engine.build(given.tool, ROOT, given.target, tag_of(given), fresh=True)
-        archive.settle(given.tool, tag_of(given))
-        image = archive.read(given.tool, tag_of(given))
-        ids.append(image.id)
+        ids.append(archive.settle(given.tool, tag_of(given)))
     print(*ids, sep="\n")
-    strays = lock.differences(image, Path(__file__).parent)
+    strays = lock.differences(archive.read(given.tool, tag_of(given)), Path(__file__).parent)
     print(*strays, sep="\n", end="\n" if strays else "")
     same = ids[0] == ids[1]
     print("both builds gave the same image" if same else "the two builds differ")

@@ -53,8 +53,8 @@ def read(tool: str, tag: str) -> Image:
     return Image(f"sha256:{sha256(config).hexdigest()}", json.loads(config), found, sum(f.size for f in found), compressed)
 
 
-def settle(tool: str, tag: str) -> None:
-    """Gives the image a configuration that says what it does and not how, where and when it was built.
+def settle(tool: str, tag: str) -> str:
+    """Gives the image a configuration that says what it does and not how, where and when it was built; its id from then on.
 
     Builders note there the names of their containers and of what they built before, which no two builds share.
     """
@@ -68,11 +68,13 @@ def settle(tool: str, tag: str) -> None:
             config = json.dumps(told, sort_keys=True).encode()
             for name, source in zip(layers, manifest["Layers"], strict=True):
                 add(new, name, old.getmember(source).size, old.extractfile(source))
-            name = f"{sha256(config).hexdigest()}.json"
+            digest = sha256(config).hexdigest()
+            name = f"{digest}.json"
             listed = json.dumps([{"Config": name, "RepoTags": [tag], "Layers": layers}]).encode()
             add(new, name, len(config), BytesIO(config))
             add(new, "manifest.json", len(listed), BytesIO(listed))
         engine.load(tool, settled)
+    return f"sha256:{digest}"
 
 
 def told_by(config: dict[str, Any]) -> dict[str, Any]:
