@@ -127,10 +127,11 @@ class Channel:
         self.close_after = head.close or self.server.stopping
         if self.server.inline(head.method, head.path, head.variables, len(request.body)):
             return self.send(self.server.answer(request, self.close_after, self.server.now))
-        self.job = self.server.enqueue(self, request) if self.hold(len(request.body)) else None
+        until, patient = self.server.patience(head.method, head.path, head.variables, self.server.now)
+        self.job = self.server.enqueue(self, request, patient) if self.hold(len(request.body)) else None
         if self.job is None:
             return self.send(self.server.refusal(OVERLOADED, head.method, head.path, "close" if self.close_after else None))
-        self.state, self.deadline = State.BUSY, self.server.app.until(head.variables, self.server.now)
+        self.state, self.deadline = State.BUSY, until
         self.server.next_sweep = min(self.server.next_sweep, self.deadline)
         self.watch(0)
         return False

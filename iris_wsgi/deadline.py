@@ -22,8 +22,13 @@ def until(arrived: float, seconds: float, prefer: str | None) -> float:
 
     `prefer` is its Prefer field: with wait=N (RFC 7240, section 4.3) a client tells how many seconds it will wait.
     """
+    return arrived + min(seconds, wait_told(prefer) or inf)
+
+
+def wait_told(prefer: str | None) -> int | None:
+    """The N of wait=N in a Prefer field; None where there is none."""
     if prefer is not None:
         for preference in quoted.sub(unquoted, prefer).split(","):
             if found := wait_preference(preference):
-                return arrived + min(seconds, int(found[1]) or inf)
-    return arrived + seconds
+                return int(found[1])
+    return None

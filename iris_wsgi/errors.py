@@ -14,11 +14,14 @@ of_protocol = re.compile(r"/v[12](?:/|\Z)").match
 # RFC 9110's words; http.HTTPStatus changed some of its own with Python 3.13.
 PHRASES = {
     200: "OK",
+    202: "Accepted",
     204: "No Content",
     400: "Bad Request",
     404: "Not Found",
     405: "Method Not Allowed",
     408: "Request Timeout",
+    409: "Conflict",
+    410: "Gone",
     411: "Length Required",
     413: "Content Too Large",
     414: "URI Too Long",
@@ -76,6 +79,18 @@ class MethodNotAllowed(Problem):
 
 class RequestTimeout(Problem):
     status = 408
+
+
+class Conflict(Problem):
+    """What is asked for does not go with the state of what it is asked for."""
+
+    status = 409
+
+
+class Expired(Problem):
+    """There was something here."""
+
+    status = 410
 
 
 class LengthRequired(Problem):

@@ -103,7 +103,9 @@ def operation(route: Route) -> Schema:
     with_body = () if route.body is None else LENIENT if route.lenient else WITH_BODY
     media = media_of(route.path)
     told = {media: {"schema": {"$ref": f"#/components/schemas/{'Error' if media == JSON else 'Problem'}"}}}
-    responses: dict[str, object] = {"200": {"description": "OK", "content": content(route.media, route.answer, route.binary)}}
+    responses: dict[str, object] = {
+        str(route.success): {"description": PHRASES[route.success], "content": content(route.media, route.answer, route.binary)}
+    }
     failures = sorted({*ALWAYS, *route.failures, *with_body})
     responses |= {str(status): {"description": PHRASES[status], "content": told} for status in failures}
     found: Schema = {

@@ -52,11 +52,19 @@ class Job:
         """Called by a thread of the pool."""
         close = self.request.head.close or self.server.stopping
         data = self.server.answer(self.request, close, self.arrived)
+        self.server.waiting.discard(self)
         self.server.done.append((self.channel, data, close))
         self.server.pull_trigger()
 
     def cancel(self) -> None:
         """Called for what is still queued when the pool is shut down; its connection is closed by then."""
+
+
+def silent_pool() -> ThreadedTaskDispatcher:
+    """Threads that do not log how many wait for them: the metrics tell."""
+    pool = ThreadedTaskDispatcher()
+    pool.queue_logger = logging.Logger("silent", logging.CRITICAL)
+    return pool
 
 
 class Server(TcpWSGIServer):  # type: ignore[misc]
@@ -66,9 +74,10 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self, app: App, bound: socket.socket, settings: Settings, threads: int, observer: Observer, log: Log, shared: bool = False
     ) -> None:
         """`shared` tells that other processes accept on the socket too, and go on when this one stops."""
-        dispatcher = ThreadedTaskDispatcher()
-        dispatcher.queue_logger = logging.Logger("silent", logging.CRITICAL)
+        dispatcher = silent_pool()
         dispatcher.set_thread_count(threads)
+        # Requests whose answers are held back wait in threads of their own, of which there are none before there are requests.
+        self.waiters, self.waiting = silent_pool(), set[Job]()
         adjustments = Adjustments(sockets=[bound], threads=threads, backlog=1024)
         self.limits, self.observer, self.logbook, self.shared = settings, observer, log, shared
         self.now = monotonic()
@@ -89,7 +98,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             bind_socket=False,
             sockinfo=(bound.family, bound.type, bound.proto, bound.getsockname()),
         )
-        self.inline = app.inline
+        self.inline, self.patience = app.inline, app.patience
         self.app, self.writer = app, Writer()
         self.watch_listener()
         self.poller.register(self.trigger.socket.fileno(), select.POLLIN)
@@ -201,22 +210,29 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.observer.refused(problem.status, request_id)
         return data
 
-    def enqueue(self, channel: Channel, request: Request) -> Job | None:
-        """Gives a request to the thread pool; None where its queue is full."""
+    def enqueue(self, channel: Channel, request: Request, patient: bool) -> Job | None:
+        """Gives a request to the thread pool, or, if it is a patient one, to a thread of its own; None where there is no room."""
+        job = Job(self, channel, request)
+        if patient:
+            if len(self.waiting) >= self.limits.waiters:
+                return None
+            self.waiting.add(job)
+            self.waiters.set_thread_count(max(len(self.waiters.threads), len(self.waiting)))
+            self.waiters.add_task(job)
+            return job
         if len(self.task_dispatcher.queue) >= self.limits.queue:
             return None
-        job = Job(self, channel, request)
         self.task_dispatcher.add_task(job)
         return job
 
     def withdraw(self, job: Job) -> bool:
         """Takes a request back from the thread pool; False where a thread has begun it."""
-        with self.task_dispatcher.lock:
-            try:
-                self.task_dispatcher.queue.remove(job)
-            except ValueError:
-                return False
-        return True
+        for pool in (self.task_dispatcher, self.waiters):
+            with pool.lock, suppress(ValueError):
+                pool.queue.remove(job)
+                self.waiting.discard(job)
+                return True
+        return False
 
     def sweep(self) -> None:
         """Ends what is past its deadline."""
@@ -274,7 +290,8 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         cut = sum(channel.state in (State.BUSY, State.READING, State.SENDING) for channel in self.channels.values())
         for channel in list(self.channels.values()):
             channel.close()
-        self.task_dispatcher.shutdown(timeout=0 if cut else 5)
+        for pool in (self.task_dispatcher, self.waiters):
+            pool.shutdown(timeout=0 if cut else 5)
         self.trigger.close()
         self.poller.close()
         self.logbook.finish()

@@ -37,7 +37,7 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """What a handler gives: a body of `media` type, a status, further headers, and how many rows it predicted (for the log)."""
+    """What a handler gives: a body of `media` type, a status, further headers, and how many rows it was about (for the log)."""
 
     body: bytes
     media: str = JSON
@@ -55,6 +55,9 @@ class Route(NamedTuple):
 
     A request whose body has at most `inline_bytes` is answered in the server's I/O loop, where it holds up every other
     connection: a handler that may block declares -1, and like all larger or packed bodies its requests go to the thread pool.
+
+    Where an answer may be held back, `holds` is for how many seconds at most: Prefer: wait=N (RFC 7240) then tells how long its
+    client would have it held, and not when the answer is no longer wanted. `success` is the status that OpenAPI shows.
     """
 
     method: str
@@ -68,6 +71,8 @@ class Route(NamedTuple):
     inline_bytes: int = 16384
     lenient: bool = False
     binary: bool = False
+    holds: float = 0.0
+    success: int = 200
 
 
 class Place(NamedTuple):
@@ -152,8 +157,16 @@ class App:
         # How large a packed body is nobody knows yet.
         return body_bytes <= route.inline_bytes and not (route.lenient and "HTTP_CONTENT_ENCODING" in variables)
 
-    def until(self, variables: Environ, arrived: float) -> float:
-        """Until when the answer to a request that arrived then is wanted, as far as its fields tell; monotonic."""
+    def patience(self, method: str, path: str, variables: Environ, arrived: float) -> tuple[float, bool]:
+        """Until when the answer to a request that arrived then is wanted, as far as its fields tell (monotonic), and whether it
+        may be held back until then, so that it should have a thread of its own.
+        """
+        route = self.paths.find(path)[0].route(method)
+        return self.until(route, variables, arrived), route is not None and bool(held(route, variables))
+
+    def until(self, route: Route | None, variables: Environ, arrived: float) -> float:
+        if route is not None and route.holds:
+            return arrived + held(route, variables) + self.deadline_seconds
         return deadline.until(arrived, self.deadline_seconds, variables.get("HTTP_PREFER"))
 
     def respond(
@@ -171,7 +184,7 @@ class App:
         if route is not None:
             now = time.monotonic()
             arrived = now if arrived is None else arrived
-            until = self.until(variables, arrived)
+            until = self.until(route, variables, arrived)
             if until <= now:
                 raise errors.DeadlineExceeded(deadline.WAITED)
             content = b"" if route.body is None else self.content(route, variables, body)
@@ -193,6 +206,11 @@ class App:
         if body is None:
             body = read_body(variables, self.max_body_bytes)
         return unpacked(body, variables.get("HTTP_CONTENT_ENCODING"), self.max_body_bytes) if route.lenient else body
+
+
+def held(route: Route, variables: Environ) -> float:
+    """For how many seconds the answer to a request with these fields may be held back."""
+    return min(route.holds, deadline.wait_told(variables.get("HTTP_PREFER")) or 0)
 
 
 def new_request_id() -> str:
