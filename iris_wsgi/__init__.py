@@ -15,6 +15,7 @@ def create_app(**settings: Any) -> "App":
     """The application as a WSGI callable for any WSGI server, e.g. `gunicorn 'iris_wsgi:create_app(role="web_single")'`.
 
     Settings are those of `settings.Settings`; the environment is not read. Requests are logged to standard error.
+    To be called where nothing forks any more: role `all` has a thread that works on jobs.
     """
     import sys
 
@@ -22,4 +23,6 @@ def create_app(**settings: Any) -> "App":
     from iris_wsgi.roles import build
     from iris_wsgi.settings import Settings
 
-    return build(Settings(**settings), Log(sys.stderr.fileno())).app
+    service = build(Settings(**settings), Log(sys.stderr.fileno()))
+    service.companions.start()
+    return service.app

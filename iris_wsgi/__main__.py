@@ -1,17 +1,23 @@
-"""The command line: serve, verify, seal, load, healthcheck."""
+"""The command line: serve, worker, redrive, verify, seal, load, healthcheck."""
 
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from iris_wsgi import __version__
 from iris_wsgi.errors import BadModel
-from iris_wsgi.settings import BadSetting, Settings, add_flags, checked, read_settings, seal_text
+from iris_wsgi.settings import NAMES, BadSetting, Settings, add_flags, checked, read_settings, seal_text
+from iris_wsgi.stores.jobs import BadStore, StoreDown
 
 Given = Mapping[str, Any]
+
+# A worker has its own, so that it can run beside a server.
+WORKER_PORT = 8001
+# How long a command waits for a store of jobs.
+STORE_SECONDS = 5.0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,6 +26,17 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve a role until SIGTERM", description="Serves a role until SIGTERM or SIGINT.")
     add_flags(serve)
+    worker = commands.add_parser(
+        "worker",
+        help="work on jobs until SIGTERM",
+        description=f"Works on jobs until SIGTERM or SIGINT: role worker, whose health and metrics are on port {WORKER_PORT}.",
+    )
+    add_flags(worker, [name for name in NAMES if name != "role"])
+    worker.set_defaults(role="worker")
+    redrive = commands.add_parser("redrive", help="put dead letters, the jobs that failed for good, back into the queue")
+    redrive.add_argument("ids", metavar="ID", nargs="*", help="these jobs (default: the oldest)")
+    redrive.add_argument("--most", type=int, default=1000, help="so many at most (default 1000)")
+    add_flags(redrive, ["state_dir", "redis_url", "jobs_queued"])
     verify = commands.add_parser("verify", help="check the model's files and answers, offline, and print what it is")
     add_flags(verify, ["model_dir", "model_seal"])
     seal = commands.add_parser("seal", help="write golden.json for a model of your own")
@@ -38,16 +55,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command. The status is 0, 1 for a model or an address that cannot be used, or 2 for a wrong setting."""
+    """Runs a command. The status is 0, 1 for a model, an address or a store that cannot be used, or 2 for a wrong setting."""
     given = vars(parser().parse_args(arguments))
     try:
-        settings = read_settings(os.environ, given)
+        settings = read_settings(os.environ, given, {"port": WORKER_PORT} if given["command"] == "worker" else {})
     except BadSetting as error:
         return failure(str(error), 2)
-    run = {"serve": run_server, "verify": verify, "seal": seal, "load": load, "healthcheck": healthcheck}[given["command"]]
     try:
-        return run(settings, given)
-    except (BadModel, BadSetting) as error:
+        return COMMANDS[given["command"]](settings, given)
+    except (BadModel, BadSetting, BadStore, StoreDown) as error:
         return failure(str(error), 1)
 
 
@@ -55,6 +71,16 @@ def run_server(settings: Settings, _: Given) -> int:
     from iris_wsgi.launch import serve
 
     return serve(settings, say)
+
+
+def redrive(settings: Settings, given: Given) -> int:
+    from iris_wsgi.stores.choice import open_jobs
+
+    store = open_jobs(settings, STORE_SECONDS)
+    moved = store.redrive(given["ids"] or None, given["most"])
+    store.close()
+    say(f"{moved} dead letters are back in the queue")
+    return 0
 
 
 def verify(settings: Settings, _: Given) -> int:
@@ -95,6 +121,17 @@ def healthcheck(settings: Settings, _: Given) -> int:
 
     why_not = why_unhealthy(settings.host, settings.port)
     return failure(why_not, 1) if why_not else 0
+
+
+COMMANDS: Mapping[str, Callable[[Settings, Given], int]] = {
+    "serve": run_server,
+    "worker": run_server,
+    "redrive": redrive,
+    "verify": verify,
+    "seal": seal,
+    "load": load,
+    "healthcheck": healthcheck,
+}
 
 
 def say(line: str) -> None:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from iris_wsgi import __version__
+from iris_wsgi.errors import BadModel
 from iris_wsgi.listener import bind
 from iris_wsgi.log import LibraryLines, Log
 from iris_wsgi.settings import BadSetting, Settings
+from iris_wsgi.stores.jobs import BadStore, StoreDown
 
 if TYPE_CHECKING:
     from iris_wsgi.board import Board
@@ -26,9 +28,16 @@ SWITCH_SECONDS = 0.0005
 CGROUP = Path("/sys/fs/cgroup")
 # Quota and period in µs: in one file of version 2, in two of version 1, where -1 is no quota.
 QUOTAS = (("cpu.max", ("cpu.max",)), ("cpu.cfs_quota_us", ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")))
-CURL = "curl -s {url} -H 'Content-Type: application/json' -d '{body}'"
-# Where to send the sample, and the member of the body that holds it, in roles without /predict/label.
-TRY = {"synchronous": ("/v1/models/{model}:predict", "instances")}
+POST = "curl -s {url} -H 'Content-Type: application/json' -d '{body}'"
+# Where to send the sample, and the member of the body that holds it, in roles without /predict/label; None asks only.
+TRY = {
+    "synchronous": ("/v1/models/{model}:predict", "instances"),
+    "asynchronous": ("/jobs", "data"),
+    "sync_async": ("/predict/hybrid", "data"),
+    "worker": ("/metrics", None),
+}
+# What may be wrong with what a start finds, told in one line.
+CANNOT_START = (BadModel, BadSetting, BadStore, StoreDown)
 
 
 def cpus(cgroup: Path = CGROUP) -> tuple[int, str]:
@@ -89,11 +98,11 @@ def announce(settings: Settings, facts: Facts, say: Callable[[str], None]) -> No
     say(f"workers: {workers} ({why_workers}); threads: {threads} ({why_threads}); model: 1 thread (a run takes microseconds)")
     path, member = TRY.get(settings.role, ("/predict/label", "data"))
     target = url + path.format(model=quote(facts.model.rsplit(" ", 2)[0]))
-    say("try: " + CURL.format(url=target, body=f'{{"{member}": [{facts.sample}]}}'))
+    say("try: " + (POST.format(url=target, body=f'{{"{member}": [{facts.sample}]}}') if member else f"curl -s {target}"))
 
 
 def serve(settings: Settings, say: Callable[[str], None]) -> int:
-    """Serves until SIGTERM or SIGINT, in this process or in several; the exit status. Raises BadSetting and BadModel."""
+    """Serves until SIGTERM or SIGINT, in this process or in several; the exit status. Raises CANNOT_START."""
     # As PID 1 a process without a handler ignores SIGTERM.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     bound = bind(settings)
@@ -131,10 +140,12 @@ def serve_here(settings: Settings, bound: socket.socket, ready: Callable[[Facts]
     gc.enable()
     host, port = bound.getsockname()[:2]
     model = service.model
+    service.companions.start()
     ready(Facts(host, port, f"{model.name} {model.version} {model.digest}", service.self_test, service.sample))
     cut = server.run()
-    if cut:
-        log.event("warning", "requests were cut off at the end of the drain", requests=cut)
+    busy = service.companions.end(server.end_at)
+    if cut or busy:
+        log.event("warning", "work was cut off at the end of the drain", requests=cut, busy=busy)
         log.finish()
         # A thread of the pool may be in the middle of a run, which the interpreter's own end does not survive.
         os._exit(0)
@@ -151,14 +162,18 @@ def obey(server: "Server", service: "Service", company: "Company | None") -> Non
         if server.stopping:
             os._exit(128 + number)
         service.readiness.stopping = True
-        server.stop()
+        stop()
+
+    def stop(others_go_on: bool = False) -> None:
+        service.companions.ending = True
+        server.stop(others_go_on)
 
     if company is None:
         signal.signal(signal.SIGTERM, end)
         signal.signal(signal.SIGINT, end)
         return
     signal.signal(signal.SIGUSR2, end)
-    signal.signal(signal.SIGTERM, lambda *_: server.stop(others_go_on=True))
+    signal.signal(signal.SIGTERM, lambda *_: stop(others_go_on=True))
     # A terminal sends SIGINT to the parent as well, which passes the word on.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    server.tick = lambda: server.stop() if os.getppid() != company.parent else None
+    server.tick = lambda: stop() if os.getppid() != company.parent else None

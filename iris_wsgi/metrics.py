@@ -3,11 +3,11 @@
 import hashlib
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
 
 from iris_wsgi.board import PASSING, Board
-from iris_wsgi.processes import process_figures
+from iris_wsgi.processes import Figure, process_figures
 
 MEDIA = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (
@@ -44,6 +44,8 @@ class Registry:
         self.passing, self.used = 0, PASSING
         self.lock = threading.Lock()
         self.families: list[Family] = []
+        # What is asked at each scrape; none may block.
+        self.sources: list[Callable[[], list[Figure]]] = []
 
     def take(self, count: int, passing: bool) -> int:
         """The number of the first of `count` cells that nobody has; `passing` for what ends with the process."""
@@ -72,8 +74,10 @@ class Registry:
         columns = [board[: self.used].tolist() for board in self.board.alike(self.layout)]
         total = [sum(column) for column in zip(*columns, strict=True)] if len(columns) > 1 else columns[0]
         lines = [line for family in self.families for line in family.lines(total)]
-        for name, kind, help_text, value in process_figures(self.board.pids(), self.board.dead_cpu()):
-            lines += [*heading(name, kind, help_text), f"{name} {number(value)}"]
+        found = [one for ask in self.sources for one in ask()]
+        for one in [*process_figures(self.board.pids(), self.board.dead_cpu()), *found]:
+            lines += heading(one.name, one.kind, one.help_text)
+            lines += [f"{one.name}{labels} {number(value)}" for labels, value in one.values.items()]
         return ("\n".join(lines) + "\n").encode()
 
 
@@ -148,7 +152,7 @@ class Histogram(Family):
     """Counts observations, in seconds, by upper bound; its cells are one per bucket and the sum."""
 
     kind = "histogram"
-    bounds = SECONDS
+    bounds: tuple[float, ...] = SECONDS
     width = len(SECONDS) + 2
 
     def observe(self, value: float, key: Key = ()) -> None:

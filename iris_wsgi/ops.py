@@ -32,8 +32,13 @@ class Readiness:
         return None if self.answered else "The model no longer answers its first golden row as it should."
 
 
-def routes(others: Sequence[Route], registry: Registry, readiness: Readiness) -> list[Route]:
-    """These routes and `others`: the whole table of a role."""
+def routes(others: Sequence[Route], registry: Registry, readiness: Readiness, why_dead: Callable[[], str | None]) -> list[Route]:
+    """These routes and `others`: the whole table of a role; `why_dead` says what only a restart can mend."""
+
+    def livez(_: Request) -> Response:
+        if why := why_dead():
+            raise NotReady(why)
+        return Response(b'{"live":true}')
 
     def readyz(_: Request) -> Response:
         if why := readiness.why_not():
@@ -51,9 +56,10 @@ def routes(others: Sequence[Route], registry: Registry, readiness: Readiness) ->
         Route(
             "GET",
             "/livez",
-            lambda _: Response(b'{"live":true}'),
+            livez,
             "Liveness: fails only where a restart helps",
             openapi.OBJECT,
+            failures=(503,),
         ),
         Route("GET", "/readyz", readyz, "Readiness: whether traffic may come", openapi.OBJECT, failures=(503,)),
         Route("GET", "/metrics", metrics, "Metrics in the Prometheus text format", openapi.TEXT, media=MEDIA),

@@ -1,13 +1,24 @@
 """The process_* metrics that Prometheus's client libraries share, as far as /proc tells them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
-# Name, type, help and value of a metric without labels.
-Figure = tuple[str, str, str, float]
+
+class Figure(NamedTuple):
+    """A metric that is found out when it is asked for: its values by their labels, {} and all; "" is no label."""
+
+    name: str
+    kind: str
+    help_text: str
+    values: Mapping[str, float]
+
+
+def figure(name: str, kind: str, help_text: str, value: float) -> Figure:
+    """One without labels."""
+    return Figure(name, kind, help_text, {"": value})
 
 
 def process_figures(pids: Sequence[int], dead_cpu: float) -> list[Figure]:
@@ -15,14 +26,16 @@ def process_figures(pids: Sequence[int], dead_cpu: float) -> list[Figure]:
     found = [one for pid in pids if (one := linux_process(Path("/proc"), pid))]
     times = os.times()
     cpu = dead_cpu + sum(one.cpu for one in found) if found else times.user + times.system
-    figures = [("process_cpu_seconds_total", "counter", "User and system CPU time in seconds.", cpu)]
+    figures = [figure("process_cpu_seconds_total", "counter", "User and system CPU time in seconds.", cpu)]
     if found:
         figures += [
-            ("process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes.", sum(one.virtual for one in found)),
-            ("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", sum(one.resident for one in found)),
-            ("process_start_time_seconds", "gauge", "Start time since the Unix epoch in seconds.", found[0].started),
-            ("process_open_fds", "gauge", "Number of open file descriptors.", sum(one.open_fds for one in found)),
-            ("process_max_fds", "gauge", "Most file descriptors that a process may open.", found[0].max_fds),
+            figure("process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes.", sum(one.virtual for one in found)),
+            figure(
+                "process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", sum(one.resident for one in found)
+            ),
+            figure("process_start_time_seconds", "gauge", "Start time since the Unix epoch in seconds.", found[0].started),
+            figure("process_open_fds", "gauge", "Number of open file descriptors.", sum(one.open_fds for one in found)),
+            figure("process_max_fds", "gauge", "Most file descriptors that a process may open.", found[0].max_fds),
         ]
     return figures
 

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from iris_wsgi import golden, ops
+from iris_wsgi.companions import Companions
+from iris_wsgi.errors import BadModel
 from iris_wsgi.folder import Case
 from iris_wsgi.gather import Gatherer
 from iris_wsgi.log import Log
 from iris_wsgi.metrics import Registry
 from iris_wsgi.model import Model, load_model
 from iris_wsgi.observer import RequestObserver
-from iris_wsgi.pace import BLOCKING, Pace, measure
+from iris_wsgi.pace import BLOCKING, measure
+from iris_wsgi.parts import Parts, hybrid_routes, job_routes, queue_of, worker_of
 from iris_wsgi.predictors import ModelMetrics, Predict, measured, within_deadline
 from iris_wsgi.routes import single, v1, v2
 from iris_wsgi.servable import classifier
@@ -20,18 +23,6 @@ from iris_wsgi.settings import BadSetting, Settings
 from iris_wsgi.tally import Tallies, Tally
 from iris_wsgi.watch import Watch
 from iris_wsgi.wsgi import App, Route
-
-
-class Parts(NamedTuple):
-    """What roles are put together from."""
-
-    settings: Settings
-    model: Model
-    predict: Predict
-    sample: list[float]
-    registry: Registry
-    readiness: ops.Readiness
-    pace: Pace
 
 
 def web_single(parts: Parts) -> list[Route]:
@@ -47,14 +38,44 @@ def synchronous(parts: Parts) -> list[Route]:
     return [route for table in protocols for route in table]
 
 
+def asynchronous(parts: Parts) -> list[Route]:
+    return job_routes(parts, queue_of(parts))
+
+
+def sync_async(parts: Parts) -> list[Route]:
+    """The fast model answers, and the routes of jobs tell the full one's answer."""
+    queue = queue_of(parts)
+    return [*hybrid_routes(parts, queue), *job_routes(parts, queue)]
+
+
+def worker(parts: Parts) -> list[Route]:
+    """No routes of its own."""
+    queue = queue_of(parts)
+    parts.companions.add("worker", worker_of(parts, queue.metrics).run)
+    return []
+
+
 def everything(parts: Parts) -> list[Route]:
-    return [*web_single(parts), *synchronous(parts)]
+    queue = queue_of(parts)
+    hand = worker_of(parts, queue.metrics)
+    parts.companions.add("worker", hand.run)
+    queue = queue._replace(tell=hand.wake)
+    try:
+        hybrids = hybrid_routes(parts, queue)
+    except BadModel as error:
+        # A model of one's own need not have a fast one beside it.
+        parts.log.event("warning", f"POST /predict/hybrid is not served: {error}")
+        hybrids = []
+    return [*web_single(parts), *synchronous(parts), *job_routes(parts, queue), *hybrids]
 
 
 ROLES: dict[str, Callable[[Parts], list[Route]]] = {
     "all": everything,
     "web_single": web_single,
     "synchronous": synchronous,
+    "asynchronous": asynchronous,
+    "worker": worker,
+    "sync_async": sync_async,
 }
 
 
@@ -75,10 +96,11 @@ class Service(NamedTuple):
     self_test: str
     readiness: ops.Readiness
     observer: RequestObserver
+    companions: Companions
 
 
 def build(settings: Settings, log: Log, registry: Registry | None = None) -> Service:
-    """Loads and tests the model, and puts the role together. Raises BadModel."""
+    """Loads and tests the model, and puts the role together. Raises BadModel, BadSetting, BadStore and StoreDown."""
     model, pinned = load_model(Path(settings.model_dir), settings.model_seal)
     self_test = golden.self_test(model, pinned.cases, pinned.tolerance)
     sample = pinned.cases[0]
@@ -89,8 +111,9 @@ def build(settings: Settings, log: Log, registry: Registry | None = None) -> Ser
         refuse_unequal(model, pinned.cases)
         predict, pace = Gatherer(predict, settings.batch_rows, settings.batch_delay_ms / 1000), BLOCKING
     readiness = ops.Readiness(lambda: golden.holds(model, sample, pinned.tolerance), pace.alone)
-    parts = Parts(settings, model, predict, sample.row, registry, readiness, pace)
-    table = ops.routes(ROLES[settings.role](parts), registry, readiness)
+    companions = Companions(log)
+    parts = Parts(settings, model, predict, sample.row, registry, readiness, pace, companions, log)
+    table = ops.routes(ROLES[settings.role](parts), registry, readiness, companions.why_not)
     observer = RequestObserver(log, registry, (route.path for route in table), model.version)
     registry.join()
     return Service(
@@ -100,4 +123,5 @@ def build(settings: Settings, log: Log, registry: Registry | None = None) -> Ser
         self_test,
         readiness,
         observer,
+        companions,
     )

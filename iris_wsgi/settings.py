@@ -4,25 +4,31 @@ import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from types import MappingProxyType
 from typing import Any
 
 PREFIX = "IRIS_"
 # A test compares it with the catalogue, which cannot be imported before the settings are known.
-ROLES = ("all", "web_single", "synchronous")
+ROLES = ("all", "web_single", "synchronous", "asynchronous", "worker", "sync_async")
 
 
 class BadSetting(Exception):
     """A setting that is unknown, has a wrong value or contradicts another; the message is one line that names it."""
 
 
-def setting(default: Any, cast: Callable[[str], Any], help_text: str) -> Any:
-    return field(default=default, metadata={"cast": cast, "help": help_text})
+def setting(default: Any, cast: Callable[[str], Any], help_text: str, secret: bool = False) -> Any:
+    """A field with its default; the value of a `secret` one is never shown."""
+    return field(default=default, repr=not secret, metadata={"help": help_text, "check": {"cast": cast, "secret": secret}})
 
 
 def text(value: str) -> str:
     if not value or not value.isprintable():
         raise ValueError("must be text that is not empty")
     return value
+
+
+def folder(value: str) -> str:
+    return value and text(value)
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:
@@ -48,6 +54,18 @@ def seconds(least: float, most: float) -> Callable[[str], float]:
 def seal_text(value: str) -> str:
     if not re.fullmatch(r"(sha256:[0-9a-f]{64})?", value):
         raise ValueError("must be sha256: and 64 hexadecimal digits, or empty")
+    return value
+
+
+def share(value: str) -> float:
+    if not re.fullmatch(r"[01]|[01]?\.[0-9]{1,4}", value) or float(value) > 1:
+        raise ValueError("must be a number from 0 to 1")
+    return float(value)
+
+
+def redis_url(value: str) -> str:
+    if not re.fullmatch(r"(rediss?://[!-~]+|unix:///[!-~]+)?", value):
+        raise ValueError("must begin with redis://, rediss:// or unix:///, or be empty")
     return value
 
 
@@ -78,6 +96,30 @@ class Settings:
     deadline_ms: int = setting(10_000, whole(0, 3_600_000), "milliseconds from a request to its answer; then 504; 0: any")
     batch_rows: int = setting(0, whole(0, 1000), "most requests of one row that become one run of the model; 0: none do")
     batch_delay_ms: int = setting(0, whole(0, 10_000), "milliseconds that the first of them waits for others")
+    state_dir: str = setting("state", text, "folder of the embedded stores, made when it is needed")
+    redis_url: str = setting(
+        "", redis_url, "Redis that keeps the jobs, for several machines; empty: SQLite in the folder above", True
+    )
+    jobs_queued: int = setting(10_000, whole(1, 10_000_000), "most jobs that may wait; more get 503")
+    jobs_attempts: int = setting(5, whole(1, 1000), "how often a job is tried before it is a dead letter")
+    jobs_claimed: int = setting(64, whole(1, 10_000), "most jobs that a worker takes at once, to run the model on them together")
+    job_seconds: float = setting(
+        300.0, seconds(0.1, 86400), "seconds that a run of the model on jobs may take; then it is tried again"
+    )
+    lease_seconds: float = setting(
+        10.0, seconds(0.1, 3600), "seconds after which the jobs of a worker that is gone go to another"
+    )
+    retry_seconds: float = setting(
+        1.0, seconds(0.001, 3600), "first pause, about, before a job is tried again; it doubles, up to 60"
+    )
+    keep_seconds: float = setting(3600.0, seconds(0.1, 999999), "seconds that a job is kept once it is done; then 410")
+    keep_failed_seconds: float = setting(604800.0, seconds(0.1, 999999), "the same for dead letters")
+    wait_seconds: float = setting(30.0, seconds(0, 3600), "most seconds that Prefer: wait=N may hold back the answer about a job")
+    waiters: int = setting(64, whole(1, 10_000), "most requests of a process that are held back so at once; more get 503")
+    fast_model_dir: str = setting("", folder, "folder of the fast model of sync-async; empty: `fast` in the model's own")
+    escalate_below: float = setting(
+        1.0, share, "probability of the fast answer below which the full model is asked too; 1: always"
+    )
     connections: int = setting(4096, whole(1, 1_000_000), "most connections of a process at once; more get 503")
     queue: int = setting(64, whole(1, 100_000), "most requests that wait for a thread; more get 503")
     pending_bytes: int = setting(
@@ -94,7 +136,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            checked(name_of(one.name), str(getattr(self, one.name)), one.metadata["cast"])
+            checked(name_of(one.name), str(getattr(self, one.name)), **one.metadata["check"])
         if self.header_seconds > self.request_seconds:
             raise BadSetting(
                 f"IRIS_HEADER_SECONDS={self.header_seconds:g} is over IRIS_REQUEST_SECONDS={self.request_seconds:g}, "
@@ -114,6 +156,9 @@ class Settings:
             )
 
 
+NAMES = [one.name for one in fields(Settings)]
+
+
 def name_of(field_name: str) -> str:
     return PREFIX + field_name.upper()
 
@@ -122,11 +167,11 @@ def flag_of(field_name: str) -> str:
     return "--" + field_name.replace("_", "-")
 
 
-def checked(name: str, value: str, cast: Callable[[str], Any]) -> Any:
+def checked(name: str, value: str, cast: Callable[[str], Any], secret: bool = False) -> Any:
     try:
         return cast(value)
     except ValueError as error:
-        raise BadSetting(f"{name}={value[:60]!r} {error}") from None
+        raise BadSetting(f"{name}{'' if secret else f'={value[:60]!r}'} {error}") from None
 
 
 def add_flags(parser: argparse.ArgumentParser, only: Sequence[str] = ()) -> None:
@@ -137,10 +182,12 @@ def add_flags(parser: argparse.ArgumentParser, only: Sequence[str] = ()) -> None
             parser.add_argument(flag_of(one.name), metavar="VALUE", help=told)
 
 
-def read_settings(environ: Mapping[str, str], flags: Mapping[str, str | None]) -> Settings:
-    """The environment's IRIS_* variables, then the flags that were given. Raises BadSetting."""
+def read_settings(
+    environ: Mapping[str, str], flags: Mapping[str, str | None], defaults: Mapping[str, Any] = MappingProxyType({})
+) -> Settings:
+    """The environment's IRIS_* variables, then the flags that were given; `defaults` are other than usual. Raises BadSetting."""
     known = {name_of(one.name): one for one in fields(Settings)}
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict(defaults)
     for name in sorted(environ):
         if not name.startswith(PREFIX):
             continue
@@ -152,8 +199,8 @@ def read_settings(environ: Mapping[str, str], flags: Mapping[str, str | None]) -
             raise BadSetting(
                 f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}")
             )
-        values[known[name].name] = checked(name, environ[name], known[name].metadata["cast"])
+        values[known[name].name] = checked(name, environ[name], **known[name].metadata["check"])
     for one in fields(Settings):
         if (given := flags.get(one.name)) is not None:
-            values[one.name] = checked(flag_of(one.name), given, one.metadata["cast"])
+            values[one.name] = checked(flag_of(one.name), given, **one.metadata["check"])
     return Settings(**values)

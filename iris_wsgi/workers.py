@@ -12,10 +12,9 @@ from collections.abc import Callable
 from types import FrameType
 
 from iris_wsgi.board import Board
-from iris_wsgi.errors import BadModel
-from iris_wsgi.launch import Company, Facts, serve_here
+from iris_wsgi.launch import CANNOT_START, Company, Facts, serve_here
 from iris_wsgi.log import Log
-from iris_wsgi.settings import BadSetting, Settings
+from iris_wsgi.settings import Settings
 
 MOST_FAILED_STARTS = 3
 # A worker that died younger than this is not replaced at once, or a fault at the start would keep the machine busy.
@@ -129,7 +128,7 @@ class Supervisor:
                 os.close(tells)
 
             status = serve_here(self.settings, self.bound, ready, Company(parent, self.board, slot))
-        except (BadModel, BadSetting) as error:
+        except CANNOT_START as error:
             print(f"iris_wsgi: {error}", file=sys.stderr, flush=True)
         except BaseException:
             self.log.failure("worker")

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from iris_wsgi.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "model"
+# Each server that is started has a folder of its own in it.
+STATES = tempfile.TemporaryDirectory(prefix="iris-states-")
 
 
 def need(part: str) -> str:
@@ -53,11 +56,11 @@ def log() -> Iterator[KeptLog]:
 
 
 @pytest.fixture
-def make(log: KeptLog) -> Callable[..., webtest.TestApp]:
-    """Makes an application of the settings given, behind webtest with lint on."""
+def make(log: KeptLog, tmp_path: Path) -> Callable[..., webtest.TestApp]:
+    """Makes an application of the settings given, behind webtest with lint on; nobody works on its jobs."""
 
     def make_app(**settings) -> webtest.TestApp:
-        service = build(Settings(**{"model_dir": str(MODEL), **settings}), log)
+        service = build(Settings(**{"model_dir": str(MODEL), "state_dir": str(tmp_path / "state"), **settings}), log)
         app = webtest.TestApp(service.app)
         app.service = service
         return app
@@ -71,9 +74,9 @@ def app(make: Callable[..., webtest.TestApp]) -> webtest.TestApp:
 
 
 @pytest.fixture(scope="session")
-def service() -> Service:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
     """The role `all`, for tests that call it so often that lint would take minutes."""
-    return build(Settings(model_dir=str(MODEL)), KeptLog())
+    return build(Settings(model_dir=str(MODEL), state_dir=str(tmp_path_factory.mktemp("state"))), KeptLog())
 
 
 @pytest.fixture
@@ -139,7 +142,7 @@ def start_server(*arguments: str, under: tuple[str, ...] = (), **environ: str) -
         str(MODEL),
         *arguments,
     ]
-    environment = {**os.environ, **environ}
+    environment = {**os.environ, "IRIS_STATE_DIR": tempfile.mkdtemp(dir=STATES.name), **environ}
     return Running(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment))
 
 

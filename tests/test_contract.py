@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from conftest import wsgi_call
+from conftest import MODEL, wsgi_call
 from openapi_spec_validator import validate
 
 from iris_wsgi.roles import ROLES
@@ -35,16 +35,29 @@ SYNCHRONOUS = {
     "/v1/models",
     *(f"/v1/models/{{model}}{version}{path}" for version in ("", "/versions/{version}") for path in ("", ":predict")),
 }
-PATHS = {"all": OPS | WEB_SINGLE | SYNCHRONOUS, "web_single": OPS | WEB_SINGLE, "synchronous": OPS | SYNCHRONOUS}
+JOBS = {"/jobs", "/jobs/{id}"}
+HYBRID = {"/predict/hybrid"}
+PATHS = {
+    "all": OPS | WEB_SINGLE | SYNCHRONOUS | JOBS | HYBRID,
+    "web_single": OPS | WEB_SINGLE,
+    "synchronous": OPS | SYNCHRONOUS,
+    "asynchronous": OPS | JOBS,
+    "worker": OPS,
+    "sync_async": OPS | JOBS | HYBRID,
+}
 ROW = [5.1, 3.5, 1.4, 0.2]
 BODIES = {
     "/predict": {"data": [ROW]},
+    "/jobs": {"data": [ROW]},
     ":predict": {"instances": [ROW]},
     "/infer": {"inputs": [{"name": "features", "datatype": "FP32", "shape": [1, 4], "data": ROW}]},
 }
+FAST = f"sha256:{json.loads((MODEL / 'fast/golden.json').read_text())['files']['iris_lr.onnx']}"
 # What no schema of a body takes, by the same ends.
+OF_ROWS = ({}, {"data": []}, {"data": [[1, 2, 3]]}, {"data": [ROW], "foo": 1}, {"data": [["1", 2, 3, 4]]})
 OTHERS = {
-    "/predict": ({}, {"data": []}, {"data": [[1, 2, 3]]}, {"data": [ROW], "foo": 1}, {"data": [["1", 2, 3, 4]]}),
+    "/predict": OF_ROWS,
+    "/jobs": OF_ROWS,
     ":predict": ({}, {"instances": []}, {"instances": [ROW[0]]}, {"instances": [["1", 2, 3, 4]]}),
     "/infer": ({}, {"inputs": []}, {"inputs": [{"name": "features"}]}, {"inputs": [ROW]}, {"inputs": [], "outputs": 1}),
 }
@@ -57,12 +70,18 @@ def role(request, make):
     return app
 
 
+def a_job(app):
+    """The id of a new one."""
+    return app.post_json("/jobs", {"data": [ROW]}).json["id"]
+
+
 def each_route(app):
     return [(path, method, route) for path, on_path in app.table.items() for method, route in on_path.items()]
 
 
-def concrete(path):
+def concrete(app, path):
     """A path that a client sends, of a template."""
+    path = path.replace("{id}", a_job(app)) if "{id}" in path else path
     return path.replace("{model}", "iris_svc").replace("{version}", "1")
 
 
@@ -73,19 +92,19 @@ def of(by_path, path):
 
 def ask(app, method, path, route, **options):
     if route.body is None:
-        return app.request(concrete(path), method=method, **options)
+        return app.request(concrete(app, path), method=method, **options)
     body = json.dumps(of(BODIES, path)).encode()
-    return app.request(concrete(path), method=method, body=body, content_type="application/json", **options)
+    return app.request(concrete(app, path), method=method, body=body, content_type="application/json", **options)
 
 
 def test_a_role_has_the_paths_of_the_design_and_no_other(role):
     assert set(role.table) == PATHS[role.name]
 
 
-def test_every_route_answers_200_with_its_own_media_type_and_an_id(role):
+def test_every_route_answers_as_its_table_says_with_its_own_media_type_and_an_id(role):
     for path, method, route in each_route(role):
         answer = ask(role, method, path, route)
-        assert answer.status_int == 200
+        assert answer.status_int == route.success
         assert answer.headers["Content-Type"] == route.media
         assert re.fullmatch("[0-9a-f]{32}", answer.headers["X-Request-ID"])
 
@@ -100,25 +119,27 @@ def test_every_route_returns_the_callers_id_if_it_is_well_formed(role):
 
 def test_every_prediction_tells_the_digest_of_its_model(role):
     for path, method, route in each_route(role):
-        if of(BODIES, path):
-            assert ask(role, method, path, route).headers["X-Model-Digest"] == role.service.model.digest
+        if of(BODIES, path) and "/jobs" not in path:
+            model = FAST if path == "/predict/hybrid" else role.service.model.digest
+            assert ask(role, method, path, route).headers["X-Model-Digest"] == model
 
 
 def test_head_gives_the_headers_of_get_and_no_content(role):
     for path, on_path in role.table.items():
         if "GET" in on_path:
-            get, head = role.get(concrete(path)), role.head(concrete(path))
+            place = concrete(role, path)
+            get, head = role.get(place), role.head(place)
             assert head.body == b""
             assert head.status == get.status
             same = [name for name in get.headers if name not in ("X-Request-ID", "Content-Length")]
             assert [(n, head.headers[n]) for n in same] == [(n, get.headers[n]) for n in same]
             # The metrics grow with every request; every other length is that of the content left out.
-            assert path == "/metrics" or head.headers["Content-Length"] == str(len(get.body))
+            assert path in ("/metrics", "/jobs") or head.headers["Content-Length"] == str(len(get.body))
 
 
 def test_options_is_204_with_the_methods_that_work(role):
     for path, on_path in role.table.items():
-        answer = role.options(concrete(path))
+        answer = role.options(concrete(role, path))
         assert (answer.status_int, answer.body) == (204, b"")
         assert "Content-Length" not in answer.headers
         allowed = answer.headers["Allow"].split(", ")
@@ -127,21 +148,21 @@ def test_options_is_204_with_the_methods_that_work(role):
 
 def test_a_wrong_method_is_405_with_allow(role):
     for path in role.table:
-        allowed = role.options(concrete(path)).headers["Allow"]
+        allowed = role.options(concrete(role, path)).headers["Allow"]
         for method in METHODS:
             if method not in allowed.split(", "):
                 # Not through webtest, whose lint takes CONNECT for a mistake.
-                status, headers, content = wsgi_call(role.service.app, method, concrete(path))
+                status, headers, content = wsgi_call(role.service.app, method, concrete(role, path))
                 assert (status, headers["Allow"]) == (405, allowed)
                 assert method == "HEAD" or allowed in json.loads(content)["error" if path in SYNCHRONOUS else "detail"]
 
 
 def test_every_failure_is_a_document_of_its_protocol_under_the_callers_id(role):
     asked = [("GET", "/nowhere", 404), ("GET", "/v2/nowhere", 404), ("GET", "/v1", 404), ("BREW", "/health", 501)]
-    asked += [("DELETE", path, 405) for path in role.table]
+    asked += [("PATCH", path, 405) for path in role.table]
     asked += [(method, path, 400) for path, method, route in each_route(role) if route.body is not None]
     for method, path, status in asked:
-        found, headers, content = wsgi_call(role.service.app, method, concrete(path), HTTP_X_REQUEST_ID="mine")
+        found, headers, content = wsgi_call(role.service.app, method, concrete(role, path), HTTP_X_REQUEST_ID="mine")
         assert (found, headers["X-Request-ID"]) == (status, "mine")
         if path.startswith(("/v2", "/v1")):
             assert headers["Content-Type"] == "application/json"
@@ -167,7 +188,7 @@ def test_answers_fit_the_schemas_that_openapi_shows_of_them(role):
     paths = role.get("/openapi.json").json["paths"]
     for path, method, route in each_route(role):
         operation = paths[path][method.lower()]
-        contents = operation["responses"]["200"]["content"]
+        contents = operation["responses"][str(route.success)]["content"]
         assert set(contents) == {route.media} | ({"application/octet-stream"} if route.binary else set())
         if route.media == "application/json":
             Draft202012Validator(contents[route.media]["schema"]).validate(ask(role, method, path, route).json)
@@ -185,8 +206,10 @@ def test_every_request_leaves_one_line_in_the_log_without_its_values(role, log):
     lines = [line for line in log.lines() if line.get("request_id") == "logged"]
     assert [(line["route"], line["method"]) for line in lines] == [(path, method) for path, method, _ in each_route(role)]
     for line in lines:
-        assert line["status"] == 200 and line["ms"] >= 0 and line["model"] == "1.0.0"
-        assert line["rows"] == (1 if of(BODIES, line["route"]) else None)
+        route = role.table[line["route"]][line["method"]]
+        assert line["status"] == route.success and line["ms"] >= 0 and line["model"] == "1.0.0"
+        about_a_row = route.body is not None or line["route"].startswith("/predict/test")
+        assert line["rows"] == (1 if about_a_row else None)
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
         assert "5.1" not in json.dumps({**line, "ms": 0, "time": ""})
 
@@ -196,7 +219,8 @@ def test_while_the_server_stops_it_is_alive_and_not_ready(role):
     assert "shutting down" in role.get("/readyz", status=503).json["detail"]
     assert role.get("/livez").json == {"live": True}
     for path, method, route in each_route(role):
-        ask(role, method, path, route, status=503 if 503 in route.failures else 200)
+        ready = path == "/readyz" or path.startswith(("/v2/", "/v1/"))
+        ask(role, method, path, route, status=503 if ready and 503 in route.failures else route.success)
 
 
 def test_a_line_feed_in_a_path_is_escaped_in_the_log(role, log):

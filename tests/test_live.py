@@ -123,12 +123,12 @@ def test_every_address_is_shown_as_one_that_can_be_opened(run):
     assert run("--host", "0.0.0.0").url.startswith("http://127.0.0.1:")
 
 
-def test_it_writes_no_file_and_opens_no_socket_but_its_own(run, tmp_path):
+def test_web_single_writes_no_file_and_opens_no_socket_but_its_own(run, tmp_path):
     need("strace")
     trace = tmp_path / "trace"
     calls = "trace=openat,open,creat,unlink,rename,mkdir,socket,connect,bind,truncate,link,symlink"
     quiet = {"PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path / "home"), "COVERAGE_PROCESS_CONFIG": ""}
-    server = run(under=("strace", "-f", "-qq", "-e", calls, "-o", str(trace)), **quiet)
+    server = run("--role", "web_single", under=("strace", "-f", "-qq", "-e", calls, "-o", str(trace)), **quiet)
     for path in ("/predict", "/predict/label", "/predict/proba", "/predict/batch"):
         assert ask(server, "POST", path, {"data": [[5.1, 3.5, 1.4, 0.2]]})[0].status == 200
     ask(server, "POST", "/predict/batch", {"data": [[5.1, 3.5, 1.4, 0.2]] * 10_000})

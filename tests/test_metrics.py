@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clients import until
 from prometheus_client.parser import text_string_to_metric_families
 
 from iris_wsgi.board import Board
@@ -28,6 +29,16 @@ WANTED = {
     "inference_runs": ("counter", {"model"}),
     "inference_stages": ("counter", {"model", "stage"}),
     "inference_stage_seconds": ("counter", {"model", "stage"}),
+    "job_submissions": ("counter", {"outcome"}),
+    "job_attempts": ("counter", {"outcome"}),
+    "job_reclaimed": ("counter", set()),
+    "job_queue_duration_seconds": ("histogram", set()),
+    "job_result_duration_seconds": ("histogram", set()),
+    "hybrid_answers": ("counter", {"final"}),
+    "hybrid_agreements": ("counter", {"agrees"}),
+    "job_store_up": ("gauge", set()),
+    "jobs": ("gauge", {"state"}),
+    "jobs_oldest_queued_seconds": ("gauge", set()),
     "process_cpu_seconds": ("counter", set()),
     "process_resident_memory_bytes": ("gauge", set()),
     "process_virtual_memory_bytes": ("gauge", set()),
@@ -55,6 +66,9 @@ def value(text: str, name: str, **labels: str) -> float | None:
 def test_all_families_are_there_with_their_types_and_labels(app):
     app.post_json("/predict", {"data": [[1, 2, 3, 4]]})
     app.post_json("/v1/models/iris_svc:predict", {"instances": [[1, 2, 3, 4]]})
+    app.service.companions.start()
+    until(lambda: "job_store_up" in app.get("/metrics").text, "the store was asked")
+    app.service.companions.end(time.monotonic() + 10)
     answer = app.get("/metrics")
     assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
     found = families(answer.text)

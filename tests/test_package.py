@@ -96,9 +96,10 @@ def test_the_first_screen_has_the_two_commands_and_a_curl_line():
 
 
 @pytest.fixture(scope="module")
-def as_in_the_readme():
+def as_in_the_readme(tmp_path_factory):
     """bin/serve itself, on a free port."""
-    process = subprocess.Popen(["bin/serve", "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = ["bin/serve", "--port", "0", "--state-dir", str(tmp_path_factory.mktemp("state"))]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     server = Running(process)
     yield server
     server.stop()

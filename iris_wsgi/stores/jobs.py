@@ -14,6 +14,7 @@ ID_PATTERN = "[A-Za-z0-9_-]{22}"
 FIRST_PAUSE, LAST_PAUSE = 0.004, 0.1
 
 Clock = Callable[[], float]
+Stop = Callable[[], bool]
 
 
 class Job(NamedTuple):
@@ -103,6 +104,10 @@ class Gone(JobError):
     """There was such a job, and it has expired."""
 
 
+def never() -> bool:
+    return False
+
+
 class JobStore(Protocol):
     """Jobs that survive the process; every method may raise StoreDown, and works again once the store does.
 
@@ -118,8 +123,8 @@ class JobStore(Protocol):
     def get(self, job_id: str) -> Job:
         """Raises Unknown and Gone."""
 
-    def wait(self, job_id: str, seconds: float) -> Job:
-        """The job once it is done, or as it is after so many seconds. Raises Unknown and Gone."""
+    def wait(self, job_id: str, seconds: float, stop: Stop = never) -> Job:
+        """The job once it is done, or as it is after so many seconds, or once `stop` says so. Raises Unknown and Gone."""
 
     def cancel(self, job_id: str) -> Job:
         """The job, cancelled unless it was done; its worker can no longer write. Raises Unknown and Gone."""
@@ -170,9 +175,9 @@ def given_up(attempts: int | str) -> str:
     return f"no worker that had it said how it ended, {attempts} times"
 
 
-def wait_until(done: Callable[[], bool], seconds: float) -> None:
-    """Looks again and again, until it is done or the time is over."""
+def wait_until(done: Callable[[], bool], seconds: float, stop: Stop) -> None:
+    """Looks again and again, until it is done, the time is over, or it is to stop."""
     end, pause = time.monotonic() + seconds, FIRST_PAUSE
-    while not done() and (left := end - time.monotonic()) > 0:
+    while not done() and (left := end - time.monotonic()) > 0 and not stop():
         time.sleep(min(pause, left))
         pause = min(pause * 1.5, LAST_PAUSE)

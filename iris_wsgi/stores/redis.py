@@ -20,10 +20,12 @@ from iris_wsgi.stores.jobs import (
     JobError,
     KeyConflict,
     Limits,
+    Stop,
     StoreDown,
     Unknown,
     digest_of,
     given_up,
+    never,
     new_id,
     wait_until,
 )
@@ -80,8 +82,8 @@ class RedisJobs:
     def get(self, job_id: str) -> Job:
         return self.run("get", job_id, parse=job_or_refusal)
 
-    def wait(self, job_id: str, seconds: float) -> Job:
-        wait_until(lambda: self.run("state", job_id, parse=is_over), seconds)
+    def wait(self, job_id: str, seconds: float, stop: Stop = never) -> Job:
+        wait_until(lambda: self.run("state", job_id, parse=is_over), seconds, stop)
         return self.get(job_id)
 
     def cancel(self, job_id: str) -> Job:

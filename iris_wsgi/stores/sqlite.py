@@ -17,9 +17,11 @@ from iris_wsgi.stores.jobs import (
     Job,
     KeyConflict,
     Limits,
+    Stop,
     Unknown,
     digest_of,
     given_up,
+    never,
     new_id,
     wait_until,
 )
@@ -63,13 +65,13 @@ class SqliteJobs:
         with self.database.read() as db:
             return self.find(db, job_id, self.clock())
 
-    def wait(self, job_id: str, seconds: float) -> Job:
+    def wait(self, job_id: str, seconds: float, stop: Stop = never) -> Job:
         def done() -> bool:
             with self.database.read() as db:
                 row = db.execute("SELECT state FROM job WHERE id = ?", (job_id,)).fetchone()
             return row is None or row[0] in DONE
 
-        wait_until(done, seconds)
+        wait_until(done, seconds, stop)
         return self.get(job_id)
 
     def cancel(self, job_id: str) -> Job:

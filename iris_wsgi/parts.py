@@ -1,0 +1,86 @@
+"""What roles are put together from, and the pieces that several of them have in common."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from iris_wsgi import golden
+from iris_wsgi.companions import Companions
+from iris_wsgi.errors import BadModel
+from iris_wsgi.job_metrics import JobMetrics, StoreFigures
+from iris_wsgi.log import Log
+from iris_wsgi.metrics import Registry
+from iris_wsgi.model import Model, load_model
+from iris_wsgi.ops import Readiness
+from iris_wsgi.pace import Pace
+from iris_wsgi.predictors import Predict, within_deadline
+from iris_wsgi.routes import hybrid, jobs
+from iris_wsgi.settings import Settings
+from iris_wsgi.stores.choice import open_jobs
+from iris_wsgi.stores.guard import Guarded
+from iris_wsgi.watch import Watch
+from iris_wsgi.worker import Rules, Worker
+from iris_wsgi.wsgi import Route
+
+# How long the store may take: to answer a request, which is to be told of a store that is down within a quarter of a second,
+# and to answer a worker, which has time.
+REQUEST_SECONDS, WORKER_SECONDS = 0.15, 2.0
+
+
+class Parts(NamedTuple):
+    """What roles are put together from."""
+
+    settings: Settings
+    model: Model
+    predict: Predict
+    sample: list[float]
+    registry: Registry
+    readiness: Readiness
+    pace: Pace
+    companions: Companions
+    log: Log
+
+
+def queue_of(parts: Parts) -> jobs.Queue:
+    """The store of jobs as requests use it; the metrics tell how it is."""
+
+    def ending() -> bool:
+        return parts.companions.ending
+
+    store = Guarded(open_jobs(parts.settings, REQUEST_SECONDS), parts.log.event)
+    figures = StoreFigures(store, ending)
+    parts.registry.sources.append(lambda: figures.latest)
+    parts.companions.add("look at the store", figures.run, finishes=False)
+    return jobs.Queue(store, JobMetrics(parts.registry), lambda: None, ending)
+
+
+def job_routes(parts: Parts, queue: jobs.Queue) -> list[Route]:
+    return jobs.routes(parts.model, queue, parts.settings.max_rows, parts.settings.wait_seconds)
+
+
+def hybrid_routes(parts: Parts, queue: jobs.Queue) -> list[Route]:
+    """Raises BadModel if the fast model cannot be served, or answers something else than the full one."""
+    settings, full = parts.settings, parts.model
+    folder = Path(settings.fast_model_dir or Path(settings.model_dir) / "fast")
+    fast, pinned = load_model(folder)
+    golden.self_test(fast, pinned.cases, pinned.tolerance)
+    if (fast.labels, fast.width) != (full.labels, full.width):
+        raise BadModel(
+            f"{folder} takes {fast.width} features for {', '.join(fast.labels)}; the full model takes {full.width}"
+            f" for {', '.join(full.labels)}"
+        )
+    return hybrid.routes(fast, within_deadline(fast, Watch()), queue, parts.log, settings.escalate_below)
+
+
+def worker_of(parts: Parts, metrics: JobMetrics) -> Worker:
+    """With a connection of its own to the store, which may take longer to answer than one for requests."""
+    settings = parts.settings
+    rules = Rules(
+        settings.jobs_claimed,
+        settings.max_rows,
+        settings.jobs_attempts,
+        settings.lease_seconds,
+        settings.job_seconds,
+        settings.retry_seconds,
+    )
+    store = open_jobs(settings, WORKER_SECONDS)
+    return Worker(store, parts.model, parts.predict, rules, metrics, parts.log, lambda: parts.companions.ending)

@@ -1,0 +1,153 @@
+"""The routes of jobs: handed in now, answered later, lost never."""
+
+import json
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from iris_wsgi import deadline, errors, openapi
+from iris_wsgi.job_metrics import JobMetrics
+from iris_wsgi.model import Model
+from iris_wsgi.pace import NEVER
+from iris_wsgi.payload import Array, decode_rows
+from iris_wsgi.records import accepted, digest_of, href, pack_rows, record
+from iris_wsgi.stores.guard import Guarded
+from iris_wsgi.stores.jobs import DONE, ID_PATTERN, STATES, Full, Gone, Job, JobError, KeyConflict, Stop, StoreDown
+from iris_wsgi.wsgi import Request, Response, Route
+
+DOWN = (
+    "Jobs cannot be taken or told of now; those that were acknowledged are not lost. Try again, and hand in again with the same"
+    " Idempotency-Key."
+)
+FULL = "As many jobs wait as there may be; try again when some are done."
+CONFLICT = "This Idempotency-Key was used for other rows. Send the same rows, or another key."
+BAD_KEY = "Idempotency-Key must be 1 to 255 printable ASCII characters."
+UNKNOWN = "There is no such job."
+GONE = "This job was done, and is kept no longer."
+
+is_id = re.compile(ID_PATTERN).fullmatch
+is_key = re.compile(r"[ -~]{1,255}").fullmatch
+# A client may look again so many seconds later.
+LATER = ("Retry-After", "1")
+FRESH = ("Cache-Control", "no-store")
+STATUS: dict[str, object] = {"type": "string", "enum": list(STATES)}
+ACCEPTED = openapi.closed(id=openapi.TEXT, status=STATUS, href=openapi.TEXT)
+RECORD: dict[str, object] = {
+    "type": "object",
+    "required": ["id", "status", "href", "attempts", "created", "started", "finished"],
+    "properties": {"status": STATUS},
+}
+OUTCOMES: dict[type[JobError], str] = {StoreDown: "unavailable", Full: "full", KeyConflict: "conflict"}
+
+
+class Queue(NamedTuple):
+    """A store as requests use it, what counts what they do, who is told of new jobs, and until when answers may be held back."""
+
+    store: Guarded
+    metrics: JobMetrics
+    tell: Callable[[], None]
+    ending: Stop
+
+    def submit(self, route: str, request: Request, rows: Array, note: bytes | None = None) -> Job:
+        """A durable job. A key is one of this route's; raises Problem where there can be none."""
+        key = idempotency_key(request)
+        try:
+            job = self.store.submit(pack_rows(rows), key and f"{route} {key}", note)
+        except JobError as error:
+            self.metrics.submissions.add((OUTCOMES[type(error)],))
+            raise problem(error) from None
+        self.metrics.submissions.add(("accepted",))
+        self.tell()
+        return job
+
+
+def routes(model: Model, queue: Queue, max_rows: int, wait_seconds: float) -> list[Route]:
+    """All of them; an answer about a job is held back for `wait_seconds` at most."""
+
+    def post(request: Request) -> Response:
+        rows = decode_rows(request.body, model.width, max_rows, f"hand them in as several jobs of up to {max_rows} rows")
+        job = queue.submit("POST /jobs", request, rows)
+        return Response(
+            json.dumps(accepted(job)).encode(), status=202, headers=(("Location", href(job.id)), FRESH), rows=len(rows)
+        )
+
+    def get(request: Request) -> Response:
+        wished = deadline.wait_told(request.variables.get("HTTP_PREFER"))
+        if not wished:
+            return told(find(request, queue.store.get))
+        seconds = min(float(wished), wait_seconds)
+        job = find(request, lambda job_id: queue.store.wait(job_id, seconds, queue.ending))
+        return told(job, ("Preference-Applied", f"wait={seconds:g}"))
+
+    def delete(request: Request) -> Response:
+        job = find(request, queue.store.cancel)
+        if job.state != "cancelled":
+            raise errors.Conflict("The job was done before, and what is done cannot be cancelled; GET tells how it ended.")
+        return told(job)
+
+    def overview(_: Request) -> Response:
+        try:
+            counts = queue.store.counts()
+        except StoreDown as error:
+            raise problem(error) from None
+        jobs = {state: counts.by_state[state] for state in STATES}
+        return Response(json.dumps({"jobs": jobs, "oldest_queued_seconds": counts.oldest_seconds}).encode(), headers=(FRESH,))
+
+    rows, one = openapi.rows(model, max_rows), "/jobs/{id}"
+    return [
+        Route("POST", "/jobs", post, "Hands in rows to be predicted later", ACCEPTED, rows,
+              failures=(503,), inline_bytes=NEVER, success=202),
+        Route("GET", "/jobs", overview, "How many jobs there are in each state", openapi.OBJECT,
+              failures=(503,), inline_bytes=NEVER),
+        Route("GET", one, get, "A job, with its result once it is done; Prefer: wait=N holds the answer back until then", RECORD,
+              failures=(404, 410, 503), inline_bytes=NEVER, holds=wait_seconds),
+        Route("DELETE", one, delete, "Cancels a job that is not done", RECORD,
+              failures=(404, 409, 410, 503), inline_bytes=NEVER),
+    ]  # fmt: skip
+
+
+def find(request: Request, ask: Callable[[str], Job]) -> Job:
+    """What the store tells of the job in the path."""
+    job_id = request.parameters["id"]
+    if not is_id(job_id):
+        raise errors.NotFound(UNKNOWN)
+    try:
+        return ask(job_id)
+    except JobError as error:
+        raise problem(error) from None
+
+
+def told(job: Job, *headers: tuple[str, str]) -> Response:
+    """The record of a job. One that is done carries what every prediction does."""
+    if job.result is not None:
+        headers = (*headers, ("X-Model-Digest", digest_of(job.result)))
+    elif job.state not in DONE:
+        headers = (*headers, LATER)
+    return Response(record(job), headers=(*headers, FRESH))
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The key of draft-ietf-httpapi-idempotency-key-header, in quotes or, as most clients send it, without."""
+    given: str | None = request.variables.get("HTTP_IDEMPOTENCY_KEY")
+    if given is None:
+        return None
+    key = given.strip(" \t")
+    key = key[1:-1] if key[:1] == key[-1:] == '"' else key
+    if not is_key(key):
+        raise errors.NotDecodable(BAD_KEY)
+    return key
+
+
+def problem(error: JobError) -> errors.Problem:
+    """What a client is told instead of a job."""
+    match error:
+        case StoreDown():
+            return errors.NotReady(DOWN, headers=(LATER,))
+        case Full():
+            return errors.NotReady(FULL, headers=(LATER,))
+        case KeyConflict():
+            return errors.NotValid(CONFLICT)
+        case Gone():
+            return errors.Expired(GONE)
+        case _:
+            return errors.NotFound(UNKNOWN)

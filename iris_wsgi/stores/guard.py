@@ -1,0 +1,79 @@
+"""A store that is down is not asked again and again: a breaker in front of it."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from iris_wsgi.stores.jobs import Counts, Job, JobError, JobStore, Stop, StoreDown
+
+T = TypeVar("T")
+
+# One call may fail by chance, on a busy disk. So many in a row do not.
+FAILURES = 3
+PAUSE_SECONDS = 0.5
+
+
+class Guarded:
+    """The part of a JobStore that requests ask for.
+
+    After FAILURES calls in a row that found it down, nobody else waits for it: every call is refused at once, but one each
+    PAUSE_SECONDS tries. Requests that wait for a thread behind those would have no part in what is wrong.
+    """
+
+    def __init__(self, store: JobStore, tell: Callable[[str, str], None]) -> None:
+        """`tell` is given a level and a message when the store turns out to be down, and when it is back."""
+        self.store, self.tell = store, tell
+        self.lock = threading.Lock()
+        self.failures = 0
+        self.try_at = 0.0
+        self.why = ""
+
+    @property
+    def up(self) -> bool:
+        return self.failures < FAILURES
+
+    def call(self, ask: Callable[[], T]) -> T:
+        with self.lock:
+            now = time.monotonic()
+            if not self.up and now < self.try_at:
+                raise StoreDown(self.why)
+            self.try_at = now + PAUSE_SECONDS
+        try:
+            answer = ask()
+        except StoreDown as down:
+            self.failed(str(down))
+            raise
+        except JobError:
+            self.worked()
+            raise
+        self.worked()
+        return answer
+
+    def failed(self, why: str) -> None:
+        with self.lock:
+            self.failures, self.why = self.failures + 1, why
+            told = self.failures == FAILURES
+        if told:
+            self.tell("error", f"jobs are refused: {why}")
+
+    def worked(self) -> None:
+        with self.lock:
+            was_down, self.failures = not self.up, 0
+        if was_down:
+            self.tell("info", "jobs are taken again: the store is back")
+
+    def submit(self, body: bytes, key: str | None = None, note: bytes | None = None) -> Job:
+        return self.call(lambda: self.store.submit(body, key, note))
+
+    def get(self, job_id: str) -> Job:
+        return self.call(lambda: self.store.get(job_id))
+
+    def wait(self, job_id: str, seconds: float, stop: Stop) -> Job:
+        return self.call(lambda: self.store.wait(job_id, seconds, stop))
+
+    def cancel(self, job_id: str) -> Job:
+        return self.call(lambda: self.store.cancel(job_id))
+
+    def counts(self) -> Counts:
+        return self.call(self.store.counts)
