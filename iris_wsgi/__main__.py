@@ -9,7 +9,7 @@ from typing import Any
 
 from iris_wsgi import __version__
 from iris_wsgi.errors import BadModel
-from iris_wsgi.settings import NAMES, BadSetting, Settings, add_flags, checked, read_settings, seal_text
+from iris_wsgi.settings import NAMES, BadSetting, Settings, add_flags, checked, read_settings, seal_text, whole
 from iris_wsgi.stores.jobs import BadStore, StoreDown
 
 Given = Mapping[str, Any]
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     worker.set_defaults(role="worker")
     redrive = commands.add_parser("redrive", help="put dead letters, the jobs that failed for good, back into the queue")
     redrive.add_argument("ids", metavar="ID", nargs="*", help="these jobs (default: the oldest)")
-    redrive.add_argument("--most", type=int, default=1000, help="so many at most (default 1000)")
+    redrive.add_argument("--most", type=whole(1, 1_000_000), default=1000, help="so many at most (default 1000)")
     add_flags(redrive, ["state_dir", "redis_url", "jobs_queued"])
     verify = commands.add_parser("verify", help="check the model's files and answers, offline, and print what it is")
     add_flags(verify, ["model_dir", "model_seal"])

@@ -38,10 +38,11 @@ class Leases:
 
     def keep(self) -> None:
         while not self.over.wait(self.seconds / 3):
-            claims = list(self.held.values())
+            held = self.held
+            claims = list(held.values())
             if claims:
                 # The store may be back before the leases are over; if not, it tells so when a result is written.
                 with suppress(StoreDown):
-                    for one, held in zip(claims, self.store.heartbeat(claims, self.seconds), strict=True):
-                        if not held:
-                            self.held.pop(one.job.id, None)
+                    for one, ours in zip(claims, self.store.heartbeat(claims, self.seconds), strict=True):
+                        if not ours:
+                            held.pop(one.job.id, None)

@@ -5,13 +5,11 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from iris_wsgi.companions import pause
 from iris_wsgi.errors import DeadlineExceeded, Problem
 from iris_wsgi.job_metrics import JobMetrics
 from iris_wsgi.leases import Leases
@@ -20,13 +18,11 @@ from iris_wsgi.model import Model
 from iris_wsgi.payload import Array, Encoder, best
 from iris_wsgi.predictors import Predict
 from iris_wsgi.records import pack_result, unpack_note, unpack_rows
-from iris_wsgi.stores.jobs import Claim, JobStore, Stop, StoreDown
+from iris_wsgi.stores.jobs import Claim, JobStore, Stop
+from iris_wsgi.stores.patience import Patience
 
-T = TypeVar("T")
-
-# How long a worker that found nothing waits until it looks again, unless it is woken; at first, and at last.
-FIRST_PAUSE, LAST_PAUSE = 0.002, 0.05
-DOWN_PAUSE = 0.25
+# How long a worker that found nothing waits until it looks again, unless it is woken: at first, at last, after a defect.
+FIRST_PAUSE, LAST_PAUSE, DEFECT_PAUSE = 0.002, 0.05, 0.25
 MOST_RETRY_SECONDS = 60.0
 SWEEP_SECONDS, SWEPT_AT_ONCE = 5.0, 200
 NO_ROWS = np.empty((0, 0), np.float32)
@@ -71,10 +67,10 @@ class Worker:
         self.store, self.model, self.predict, self.rules = store, model, predict, rules
         self.metrics, self.log, self.ending = metrics, log, ending
         self.encoder = Encoder(model.labels)
+        self.patience = Patience(log.event, ending)
         self.leases = Leases(store, rules.lease_seconds)
         self.woken = threading.Event()
         self.sweep_at = 0.0
-        self.was_down = False
 
     def wake(self) -> None:
         """There is a new job."""
@@ -93,7 +89,7 @@ class Worker:
                 except Exception:
                     # A defect of ours. Leases run out, and the jobs are tried again.
                     self.log.failure("worker")
-                    found, seconds = False, DOWN_PAUSE
+                    found, seconds = False, DEFECT_PAUSE
                 if found:
                     seconds = FIRST_PAUSE
                 else:
@@ -102,44 +98,15 @@ class Worker:
 
     def turn(self, name: str) -> bool:
         """Works on what there is, and removes some of what has expired; whether there was anything."""
-        claims = self.asked(lambda: self.store.claim(name, self.rules.jobs, self.rules.lease_seconds)) or []
+        claims = self.patience.asked(lambda: self.store.claim(name, self.rules.jobs, self.rules.lease_seconds)) or []
         self.metrics.claimed(claims)
         with self.leases.holding(claims):
             for group in self.groups(claims):
                 self.attempt(group)
         if time.monotonic() >= self.sweep_at:
-            removed = self.asked(lambda: self.store.sweep(SWEPT_AT_ONCE))
+            removed = self.patience.asked(lambda: self.store.sweep(SWEPT_AT_ONCE))
             self.sweep_at = 0.0 if removed else time.monotonic() + SWEEP_SECONDS
         return bool(claims)
-
-    def asked(self, ask: Callable[[], T]) -> T | None:
-        """What the store answers, however long that takes; None if the worker is to end before."""
-        while not self.ending():
-            with suppress(StoreDown):
-                return self.told(ask)
-            pause(DOWN_PAUSE)
-        return None
-
-    def written(self, write: Callable[[], T]) -> T:
-        """The same for what was worked for, which is not given up: if its lease is over by then, the store says so."""
-        while True:
-            with suppress(StoreDown):
-                return self.told(write)
-            pause(DOWN_PAUSE)
-
-    def told(self, ask: Callable[[], T]) -> T:
-        """One answer of the store; the log learns when there is none, and when there is one again. Raises StoreDown."""
-        try:
-            answer = ask()
-        except StoreDown as down:
-            if not self.was_down:
-                self.log.event("error", f"the worker waits for the store: {down}")
-            self.was_down = True
-            raise
-        if self.was_down:
-            self.log.event("info", "the store is back; the worker goes on")
-        self.was_down = False
-        return answer
 
     def groups(self, claims: Sequence[Claim]) -> Iterator[list[Task]]:
         """Jobs whose rows go into one run; what has more than that has a run of its own."""
@@ -167,18 +134,25 @@ class Worker:
 
     def attempt(self, group: Sequence[Task]) -> None:
         """One run for all of them; if it fails, one for each, so that what one job does to the model harms no other."""
-        group = [task for task in group if self.leases.has(task.claim)]
+        held = [task for task in group if self.leases.has(task.claim)]
+        self.metrics.ended("refused", len(group) - len(held))
         try:
-            results = self.results(group) if group else []
+            results = self.results(held) if held else []
         except Exception as error:
-            if len(group) > 1:
-                for task in group:
+            if len(held) > 1:
+                for task in held:
                     self.attempt([task])
             else:
-                self.failed(group[0], error)
+                self.failed(held[0], error)
+        else:
+            self.finish(held, results)
+
+    def finish(self, group: Sequence[Task], results: Sequence[Result]) -> None:
+        """Writes what came out, all in one step."""
+        if not group:
             return
         pairs = [(task.claim, result.packed) for task, result in zip(group, results, strict=True)]
-        for task, result, there in zip(group, results, self.written(lambda: self.store.finish(pairs)), strict=True):
+        for task, result, there in zip(group, results, self.patience.written(lambda: self.store.finish(pairs)), strict=True):
             self.metrics.ended("succeeded" if there else "refused")
             if there:
                 self.metrics.succeeded(task.claim, time.monotonic() - task.began, result.agrees)
@@ -216,5 +190,5 @@ class Worker:
         if not final and retry is not None:
             # By the clock of the store, which need not be that of this machine.
             retry_at = (claim.job.started or 0.0) + (time.monotonic() - task.began) + retry
-        there = self.written(lambda: self.store.fail(claim, why, retry_at))
+        there = self.patience.written(lambda: self.store.fail(claim, why, retry_at))
         self.metrics.ended("refused" if not there else "failed" if final else "retried")

@@ -37,7 +37,6 @@ RECORD: dict[str, object] = {
     "required": ["id", "status", "href", "attempts", "created", "started", "finished"],
     "properties": {"status": STATUS},
 }
-OUTCOMES: dict[type[JobError], str] = {StoreDown: "unavailable", Full: "full", KeyConflict: "conflict"}
 
 
 class Queue(NamedTuple):
@@ -54,7 +53,8 @@ class Queue(NamedTuple):
         try:
             job = self.store.submit(pack_rows(rows), key and f"{route} {key}", note)
         except JobError as error:
-            self.metrics.submissions.add((OUTCOMES[type(error)],))
+            outcome = "full" if isinstance(error, Full) else "conflict" if isinstance(error, KeyConflict) else "unavailable"
+            self.metrics.submissions.add((outcome,))
             raise problem(error) from None
         self.metrics.submissions.add(("accepted",))
         self.tell()
