@@ -124,13 +124,15 @@ class Channel:
     def serve(self, request: Request) -> bool:
         """Answers inline or hands over to the pool; whether the next request can be looked at."""
         head = request.head
-        self.close_after = head.close or self.server.stopping
         if self.server.inline(head.method, head.path, head.variables, len(request.body)):
-            return self.send(self.server.answer(request, self.close_after, self.server.now))
+            data, self.close_after = self.server.answer(request, self.server.now)
+            return self.send(data)
         until, patient = self.server.patience(head.method, head.path, head.variables, self.server.now)
         self.job = self.server.enqueue(self, request, patient) if self.hold(len(request.body)) else None
         if self.job is None:
-            return self.send(self.server.refusal(OVERLOADED, head.method, head.path, "close" if self.close_after else None))
+            connection = self.server.connection(head)
+            self.close_after = connection == "close"
+            return self.send(self.server.refusal(OVERLOADED, head.method, head.path, connection))
         self.state, self.deadline = State.BUSY, until
         self.server.next_sweep = min(self.server.next_sweep, self.deadline)
         self.watch(0)
@@ -229,7 +231,7 @@ class Channel:
         """The request in the pool is past its deadline: the application says so of one that no thread has begun."""
         self.deadline = inf
         if self.server.withdraw(job):
-            self.answered(self.server.answer(job.request, self.close_after, job.arrived), self.close_after)
+            self.answered(*self.server.answer(job.request, job.arrived))
 
     def taken(self) -> int:
         """How many bytes the client has taken: those sent, less those that the kernel still holds (it may hold megabytes)."""

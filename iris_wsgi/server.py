@@ -19,7 +19,7 @@ from waitress.task import ThreadedTaskDispatcher
 from iris_wsgi.answers import Writer
 from iris_wsgi.channel import SETTLE_SECONDS, Channel, State
 from iris_wsgi.errors import NotReady, Problem
-from iris_wsgi.http1 import Request
+from iris_wsgi.http1 import Head, Request
 from iris_wsgi.listener import Poll, connection_limits, refuse_newcomers
 from iris_wsgi.log import Log
 from iris_wsgi.settings import Settings
@@ -50,8 +50,7 @@ class Job:
 
     def service(self) -> None:
         """Called by a thread of the pool."""
-        close = self.request.head.close or self.server.stopping
-        data = self.server.answer(self.request, close, self.arrived)
+        data, close = self.server.answer(self.request, self.arrived)
         self.server.waiting.discard(self)
         self.server.done.append((self.channel, data, close))
         self.server.pull_trigger()
@@ -190,19 +189,25 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.channels.pop(channel.fd, None)
         self.poller.unregister(channel.fd)
 
-    def answer(self, request: Request, close: bool, arrived: float) -> bytes:
-        """The application's answer to a request that arrived then; in the loop or in a thread of the pool."""
+    def answer(self, request: Request, arrived: float) -> tuple[bytes, bool]:
+        """The application's answer to a request that arrived then, and whether the connection closes after it; in the loop or
+        in a thread of the pool."""
         head, body = request
-        connection = "close" if close else "keep-alive" if head.version == "1.0" else None
         try:
             response, request_id = self.app.answer(head.method, head.path, head.variables, body, arrived)
-            return self.writer.message(response, request_id, head.method, connection)
+            # Only now: it may have been a long time.
+            connection = self.connection(head)
+            data = self.writer.message(response, request_id, head.method, connection)
         except Exception:
-            problem = Problem("The server failed on this request.")
+            problem, connection = Problem("The server failed on this request."), self.connection(head)
             data, request_id = self.writer.refusal(problem, head.method, head.path, connection)
             self.logbook.failure(request_id)
             self.observer.refused(500, request_id)
-            return data
+        return data, connection == "close"
+
+    def connection(self, head: Head) -> str | None:
+        """What an answer says of its connection."""
+        return "close" if head.close or self.stopping else "keep-alive" if head.version == "1.0" else None
 
     def refusal(self, problem: Problem, method: str = "GET", path: str = "", connection: str | None = "close") -> bytes:
         """The answer to a request that does not get to the application; the path is empty where none was read."""

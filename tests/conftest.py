@@ -126,24 +126,12 @@ class Running:
         return self.process.communicate(timeout=30)
 
 
-def start_server(*arguments: str, under: tuple[str, ...] = (), **environ: str) -> Running:
-    """Starts a server on a free port, of one process if nothing else is asked."""
-    command = [
-        *under,
-        sys.executable,
-        "-m",
-        "iris_wsgi",
-        "serve",
-        "--port",
-        "0",
-        "--workers",
-        "1",
-        "--model-dir",
-        str(MODEL),
-        *arguments,
-    ]
+def start_server(*arguments: str, under: tuple[str, ...] = (), command: str = "serve", **environ: str) -> Running:
+    """Starts a server, or a worker, on a free port, of one process if nothing else is asked."""
+    line = [*under, sys.executable, "-m", "iris_wsgi", command]
+    line += ["--port", "0", "--workers", "1", "--model-dir", str(MODEL), *arguments]
     environment = {**os.environ, "IRIS_STATE_DIR": tempfile.mkdtemp(dir=STATES.name), **environ}
-    return Running(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment))
+    return Running(subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment))
 
 
 @pytest.fixture

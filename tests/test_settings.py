@@ -7,6 +7,7 @@ import pytest
 
 from iris_wsgi.__main__ import main, parser
 from iris_wsgi.settings import BadSetting, Settings, fields, flag_of, name_of, read_settings
+from iris_wsgi.stores.choice import open_jobs
 
 
 def test_defaults_are_those_of_the_table():
@@ -36,6 +37,8 @@ def test_every_setting_has_a_flag_a_variable_and_a_help_text():
     + [("IRIS_MAX_ROWS", v) for v in ("0", "-5", "10000001")]
     + [("IRIS_MAX_BODY_BYTES", "63"), ("IRIS_THREADS", "1001"), ("IRIS_ROLE", "single"), ("IRIS_ROLE", ""), ("IRIS_HOST", "")]
     + [("IRIS_HOST", "a\nb"), ("IRIS_MODEL_DIR", "")]
+    + [("IRIS_ESCALATE_BELOW", v) for v in ("", "1.1", "-0.1", "2", "1e-3", "nan", " 1")]
+    + [("IRIS_JOBS_QUEUED", "0"), ("IRIS_JOBS_ATTEMPTS", "0"), ("IRIS_LEASE_SECONDS", "0"), ("IRIS_FAST_MODEL_DIR", "a\nb")]
     + [("IRIS_IDLE_SECONDS", v) for v in ("", "0", "-1", "nan", "inf", "1e3", "1_0", " 1", "86401", "٣")],
 )
 def test_a_wrong_value_is_told_with_its_name_in_one_line(name, value):
@@ -45,6 +48,32 @@ def test_a_wrong_value_is_told_with_its_name_in_one_line(name, value):
     field = name.removeprefix("IRIS_").lower()
     with pytest.raises(BadSetting, match=f"^{flag_of(field)}="):
         read_settings({}, {field: value})
+
+
+@pytest.mark.parametrize(
+    "value", ["localhost:6379", "http://:secret@h", "redis://", "redis://:secret@h\n", "redis://:sec ret@h", "unix://s"]
+)
+def test_the_address_of_a_redis_may_hold_a_password_and_is_never_shown(value):
+    with pytest.raises(BadSetting) as told:
+        read_settings({"IRIS_REDIS_URL": value}, {})
+    assert (
+        "redis://, rediss:// or unix:///" in str(told.value)
+        and "sec" not in str(told.value)
+        and "localhost" not in str(told.value)
+    )
+    assert "secret" not in repr(Settings(redis_url="redis://:secret@h"))
+
+
+@pytest.mark.parametrize("value", ["redis://:secret@h:port", "redis://:secret@h:99999/0x"])
+def test_an_address_that_only_the_library_finds_wrong_is_not_shown_either(value):
+    with pytest.raises(BadSetting, match="IRIS_REDIS_URL is no address of a Redis") as told:
+        open_jobs(Settings(redis_url=value), 0.1)
+    assert "secret" not in str(told.value)
+
+
+def test_a_share_may_be_written_as_people_write_it():
+    for text, number in (("0", 0.0), ("1", 1.0), ("0.9", 0.9), (".5", 0.5), ("1.0", 1.0), ("0.0001", 0.0001)):
+        assert read_settings({"IRIS_ESCALATE_BELOW": text}, {}).escalate_below == number
 
 
 def test_an_unknown_variable_is_told_with_the_nearest_that_exists():
@@ -69,7 +98,7 @@ def test_create_app_checks_its_settings_too():
         Settings(role="none")
 
 
-@pytest.mark.parametrize("command", ["serve", "verify", "seal"])
+@pytest.mark.parametrize("command", ["serve", "worker", "redrive", "verify", "seal"])
 def test_a_wrong_setting_ends_a_command_with_status_2_and_one_line(command, monkeypatch, capsys):
     monkeypatch.setenv("IRIS_PROT", "1")
     assert main([command]) == 2
