@@ -13,6 +13,7 @@ from clients import ROW, until
 from conftest import need, wsgi_call
 from test_stores import RedisServer
 
+from iris_wsgi import parts
 from iris_wsgi.routes.jobs import BAD_KEY, CONFLICT, DOWN, FULL, GONE, UNKNOWN
 from iris_wsgi.stores.jobs import ID_PATTERN
 
@@ -39,7 +40,11 @@ def place(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 @pytest.fixture
-def start(make: Callable[..., webtest.TestApp], place: dict[str, str]) -> Callable[..., webtest.TestApp]:
+def start(
+    make: Callable[..., webtest.TestApp], place: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., webtest.TestApp]:
+    # Nothing hangs here, but a busy disk may be slow.
+    monkeypatch.setattr(parts, "REQUEST_SECONDS", 10.0)
     return lambda **settings: make(**{"role": "all", **place, **settings})
 
 
