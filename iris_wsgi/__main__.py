@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from iris_wsgi import __version__
+from iris_wsgi.batch.options import add_flags as add_batch_flags
 from iris_wsgi.errors import BadModel
 from iris_wsgi.settings import NAMES, BadSetting, Settings, add_flags, checked, read_settings, seal_text, whole
 from iris_wsgi.stores.jobs import BadStore, StoreDown
@@ -18,6 +19,10 @@ Given = Mapping[str, Any]
 WORKER_PORT = 8001
 # How long a command waits for a store of jobs.
 STORE_SECONDS = 5.0
+
+BATCH = """Scores the rows of IN and writes the answers to OUT. The status is 0 if all is well, 1 for a bad model, 2 for bad
+arguments, 3 for too many bad rows, 4 when it was interrupted, and 5 when the disk or another part of the machine stopped it;
+after 4 and 5 the same command goes on where it was."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
     redrive.add_argument("ids", metavar="ID", nargs="*", help="these jobs (default: the oldest)")
     redrive.add_argument("--most", type=whole(1, 1_000_000), default=1000, help="so many at most (default 1000)")
     add_flags(redrive, ["state_dir", "redis_url", "jobs_queued"])
+    batch = commands.add_parser("batch", help="score a whole file", description=BATCH)
+    add_batch_flags(batch)
+    add_flags(batch, ["model_dir", "model_seal", "workers"])
     verify = commands.add_parser("verify", help="check the model's files and answers, offline, and print what it is")
     add_flags(verify, ["model_dir", "model_seal"])
     seal = commands.add_parser("seal", help="write golden.json for a model of your own")
@@ -71,6 +79,12 @@ def run_server(settings: Settings, _: Given) -> int:
     from iris_wsgi.launch import serve
 
     return serve(settings, say)
+
+
+def batch(settings: Settings, given: Given) -> int:
+    from iris_wsgi.batch.command import batch
+
+    return batch(settings, given)
 
 
 def redrive(settings: Settings, given: Given) -> int:
@@ -127,6 +141,7 @@ COMMANDS: Mapping[str, Callable[[Settings, Given], int]] = {
     "serve": run_server,
     "worker": run_server,
     "redrive": redrive,
+    "batch": batch,
     "verify": verify,
     "seal": seal,
     "load": load,

@@ -1,0 +1,142 @@
+"""Rows of CSV: a chunk at once where all is well with it, record by record where it is not."""
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from iris_wsgi.batch.cutter import Fault
+from iris_wsgi.batch.scorer import Rows
+from iris_wsgi.payload import FLOAT32_MOST
+
+is_number = re.compile(r"[ \t]*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[ \t]*").fullmatch
+is_not_finite = re.compile(r"[ \t]*[+-]?(?:nan|inf|infinity)[ \t]*", re.IGNORECASE).fullmatch
+NO_NUMBER, EMPTY, NOT_FINITE = "is not a number", "is empty", "is not finite as a 32-bit float"
+NOT_UTF8, NUL, CARRIAGE = "is not UTF-8", "has a NUL", "has a carriage return outside of quotes"
+
+
+class Columns(NamedTuple):
+    """How many there are, what they are called, and where the features and what is kept are among them."""
+
+    total: int
+    names: Sequence[str]
+    features: Sequence[int]
+    keep: Sequence[int]
+
+
+class CsvReader:
+    """Text of CSV to rows. What a value may be is the same on both ways: a decimal number, finite as a float32."""
+
+    def __init__(self, columns: Columns, delimiter: str) -> None:
+        self.columns, self.delimiter = columns, delimiter
+
+    def rows(self, data: bytes, line: int) -> Rows:
+        return self.quickly(data, line) or self.carefully(data, line)
+
+    def quickly(self, data: bytes, line: int) -> Rows | None:
+        """None if anything is unusual."""
+        if b'"' in data or b"\0" in data:
+            return None
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            return None
+        text = text.replace("\r\n", "\n")
+        lines = text.removesuffix("\n").split("\n")
+        if "\r" in text or {one.count(self.delimiter) for one in lines} != {self.columns.total - 1} or "" in lines:
+            return None
+        try:
+            doubles = np.loadtxt(
+                lines, np.float64, comments=None, delimiter=self.delimiter, usecols=self.columns.features, ndmin=2
+            )
+        except ValueError:
+            return None
+        with np.errstate(over="ignore"):
+            values = doubles.astype(np.float32)
+        if not np.isfinite(values).all():
+            return None
+        return Rows(values, range(line, line + len(lines)), self.kept(lines), [])
+
+    def kept(self, lines: list[str]) -> list[list[str]]:
+        """The columns that are kept, of lines without quotes."""
+        keep = self.columns.keep
+        if len(keep) == 0:
+            return []
+        if list(keep) == [0] and self.columns.total > 1:
+            return [[one.partition(self.delimiter)[0] for one in lines]]
+        records = [one.split(self.delimiter) for one in lines]
+        return [[record[i] for record in records] for i in keep]
+
+    def carefully(self, data: bytes, line: int) -> Rows:
+        """Record by record."""
+        values: list[list[float]] = []
+        lines: list[int] = []
+        kept: list[list[str]] = [[] for _ in self.columns.keep]
+        faults: list[Fault] = []
+        for at, record in self.records(data, line, faults):
+            if (row := self.row(record, at, faults)) is not None:
+                values.append(row)
+                lines.append(at)
+                for column, i in zip(kept, self.columns.keep, strict=True):
+                    column.append(record[i])
+        return Rows(np.array(values, np.float32).reshape(-1, len(self.columns.features)), lines, kept, faults)
+
+    def records(self, data: bytes, line: int, faults: list[Fault]) -> Iterator[tuple[int, list[str]]]:
+        """Each record with the number of its line; one that cannot be taken apart becomes a fault."""
+        lines = data.decode("utf-8", "surrogateescape").split("\n")
+        reader = csv.reader([f"{one}\n" for one in lines[:-1]] + [one for one in lines[-1:] if one], delimiter=self.delimiter)
+        while True:
+            at = line + reader.line_num
+            try:
+                record = next(reader)
+            except StopIteration:
+                return
+            except csv.Error:
+                # All else of which it complains does not get here.
+                faults.append(Fault(at, "", CARRIAGE))
+                continue
+            if record:
+                yield at, record
+
+    def row(self, record: list[str], line: int, faults: list[Fault]) -> list[float] | None:
+        """The features of a good record; of a bad one there is the first thing that is wrong with it."""
+        found = fault_of_record(record, self.columns.total)
+        if found is not None:
+            faults.append(Fault(line, "", found))
+            return None
+        row = []
+        for i in self.columns.features:
+            why = fault_of_number(record[i])
+            if why is not None:
+                faults.append(Fault(line, self.columns.names[i], why))
+                return None
+            row.append(float(record[i]))
+        return row
+
+
+def fault_of_record(record: list[str], count: int) -> str | None:
+    if len(record) != count:
+        return f"has {len(record)} columns, not {count}"
+    text = "".join(record)
+    if "\0" in text:
+        return NUL
+    return None if text.isprintable() or is_unicode(text) else NOT_UTF8
+
+
+def is_unicode(text: str) -> bool:
+    """Whether there are no surrogates in it, which stand for bytes that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def fault_of_number(text: str) -> str | None:
+    if is_number(text):
+        return None if abs(float(text)) <= FLOAT32_MOST else NOT_FINITE
+    if is_not_finite(text):
+        return NOT_FINITE
+    return NO_NUMBER if text.strip(" \t") else EMPTY

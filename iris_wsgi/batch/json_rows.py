@@ -1,0 +1,91 @@
+"""Rows of JSON lines: an object for each, or a list."""
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+
+from iris_wsgi.batch.cutter import Fault
+from iris_wsgi.batch.scorer import Rows
+from iris_wsgi.payload import FLOAT32_MOST
+
+NUMBERS = {int, float}
+NO_JSON, NOT_UTF8, NO_RECORD = "is not JSON", "is not UTF-8", "is neither an object nor a list"
+MISSING, NO_NUMBER, NOT_FINITE = "is missing", "is not a number", "is not finite as a 32-bit float"
+
+
+class JsonReader:
+    """Text of JSON lines to rows. Features and what is kept are members of objects; of a list they are places, from 1."""
+
+    def __init__(self, features: Sequence[str], keep: Sequence[str]) -> None:
+        self.features, self.keep = features, keep
+        self.wanted = [*features, *keep]
+
+    def rows(self, data: bytes, line: int) -> Rows:
+        return self.quickly(data, line) or self.carefully(data, line)
+
+    def quickly(self, data: bytes, line: int) -> Rows | None:
+        """None if anything is unusual."""
+        texts = data.removesuffix(b"\n").split(b"\n")
+        try:
+            records = list(map(json.loads, texts))
+            if set(map(type, records)) != {dict}:
+                return None
+            columns = [list(map(itemgetter(name), records)) for name in self.wanted]
+        except (ValueError, KeyError, RecursionError):
+            return None
+        features, kept = columns[: len(self.features)], columns[len(self.features) :]
+        flat = list(chain.from_iterable(features))
+        if not set(map(type, flat)) <= NUMBERS or not (max(flat) <= FLOAT32_MOST and min(flat) >= -FLOAT32_MOST):
+            return None
+        values = np.array(features, np.float64).T.astype(np.float32)
+        # NaN is neither more nor less than anything.
+        return Rows(values, range(line, line + len(texts)), kept, []) if np.isfinite(values).all() else None
+
+    def carefully(self, data: bytes, line: int) -> Rows:
+        """Line by line."""
+        values: list[list[float]] = []
+        lines: list[int] = []
+        kept: list[list[Any]] = [[] for _ in self.keep]
+        faults: list[Fault] = []
+        for at, text in enumerate(data.removesuffix(b"\n").split(b"\n"), line):
+            if not text.strip():
+                continue
+            found = self.record(text)
+            why = next(self.faults(found), None) if isinstance(found, dict) else ("", found)
+            if why is not None:
+                faults.append(Fault(at, *why))
+                continue
+            values.append([found[name] for name in self.features])
+            lines.append(at)
+            for column, name in zip(kept, self.keep, strict=True):
+                column.append(found[name])
+        return Rows(np.array(values, np.float64).reshape(-1, len(self.features)).astype(np.float32), lines, kept, faults)
+
+    def record(self, text: bytes) -> Any:
+        """What a line holds by name, or what is wrong with it."""
+        try:
+            found = json.loads(text)
+        except UnicodeDecodeError:
+            return NOT_UTF8
+        except (ValueError, RecursionError):
+            return NO_JSON
+        if isinstance(found, list):
+            return {str(i): value for i, value in enumerate(found, 1)}
+        return found if isinstance(found, dict) else NO_RECORD
+
+    def faults(self, record: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        """What is wrong with a record, by name."""
+        for name in self.wanted:
+            if name not in record:
+                yield name, MISSING
+        for name in self.features:
+            if name in record:
+                value = record[name]
+                if type(value) not in NUMBERS:
+                    yield name, NO_NUMBER
+                elif not -FLOAT32_MOST <= value <= FLOAT32_MOST:
+                    yield name, NOT_FINITE

@@ -1,0 +1,135 @@
+"""What a batch run is asked for: its flags, and what they must be."""
+
+import argparse
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from iris_wsgi.settings import BadSetting
+
+STANDARD = "-"
+FORMATS = {"csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet"}
+
+
+class Place(NamedTuple):
+    """Where rows come from or go to: a path, or - for a standard stream; the format; whether gzip is around it."""
+
+    path: str
+    format: str
+    packed: bool
+
+    @property
+    def is_stream(self) -> bool:
+        return self.path == STANDARD
+
+
+class MaxBad(NamedTuple):
+    """How many bad rows a run may have: so many, or such a share of all; None is any number, but not all."""
+
+    rows: int | None = None
+    percent: float | None = None
+
+
+class Options(NamedTuple):
+    """A run over a file. `shard` is (i, n): only the chunks that are i modulo n."""
+
+    source: Place
+    target: Place
+    features: tuple[str, ...]
+    keep: tuple[str, ...]
+    header: bool
+    digest: bool
+    errors: str
+    max_bad: MaxBad
+    shard: tuple[int, int]
+    force: bool
+    quiet: bool
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="IN", nargs="?", help="a file of rows, or - for standard input")
+    parser.add_argument("target", metavar="OUT", nargs="?", help="where the answers go, or - for standard output")
+    parser.add_argument("--in-format", choices=sorted(set(FORMATS.values())), help="of IN (default: by its name, before .gz)")
+    parser.add_argument("--out-format", choices=sorted(set(FORMATS.values())), help="of OUT (default: by its name, else as IN)")
+    parser.add_argument(
+        "--features", metavar="A,B,…", help="columns of the features, in the model's order (default: its own names)"
+    )
+    parser.add_argument("--keep", metavar="A,B,…", help="columns of IN that OUT repeats, such as the key (default: none)")
+    parser.add_argument("--no-header", action="store_true", help="CSV without names; columns are then numbers, from 1")
+    parser.add_argument("--digest", action="store_true", help="a last column with the digest of the model")
+    parser.add_argument("--errors", metavar="FILE", help="where bad rows are told: line, column, reason (default OUT.errors.csv)")
+    parser.add_argument("--max-bad", metavar="N|N%%", help="more bad rows fail the run (default: any number, but not all)")
+    parser.add_argument(
+        "--shard", metavar="I/N", help="only every Nth chunk from the Ith, from 0 (default: JOB_COMPLETION_INDEX is not read)"
+    )
+    parser.add_argument("--force", action="store_true", help="begin anew, whatever was there")
+    parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
+
+
+def options_of(given: Mapping[str, Any]) -> Options:
+    """Raises BadSetting."""
+    if not given["source"] or not given["target"]:
+        raise BadSetting("batch wants IN and OUT; - is standard input or output")
+    source = place(given["source"], given["in_format"], None, "IN")
+    target = place(given["target"], given["out_format"], source.format, "OUT")
+    if not source.is_stream and not target.is_stream and os.path.abspath(source.path) == os.path.abspath(target.path):
+        raise BadSetting("IN and OUT are the same file")
+    errors = given["errors"] or (STANDARD if target.is_stream else f"{target.path}.errors.csv")
+    return Options(
+        source,
+        target,
+        names("--features", given["features"]),
+        names("--keep", given["keep"]),
+        not given["no_header"],
+        given["digest"],
+        errors,
+        max_bad(given["max_bad"]),
+        shard(given["shard"]),
+        given["force"],
+        given["quiet"],
+    )
+
+
+def place(path: str, told: str | None, otherwise: str | None, name: str) -> Place:
+    """By the suffixes of its name: rows.csv.gz; a stream has none, so that its format must be told or known otherwise."""
+    suffixes = [one[1:].lower() for one in Path(path).suffixes]
+    packed = path != STANDARD and suffixes[-1:] == ["gz"]
+    by_name = FORMATS.get((suffixes[:-1] if packed else suffixes or [""])[-1:][0]) if path != STANDARD and suffixes else None
+    found = told or by_name or otherwise
+    if found is None:
+        raise BadSetting(
+            f"the format of {name} does not follow from {path!r}: say --{name.lower()}-format csv, tsv, jsonl or parquet"
+        )
+    if found == "parquet" and (packed or path == STANDARD):
+        raise BadSetting(f"{name} cannot be Parquet {'under gzip' if packed else 'on a standard stream'}")
+    return Place(path, found, packed)
+
+
+def names(flag: str, value: str | None) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    found = tuple(one.strip() for one in value.split(","))
+    if not all(found) or len(set(found)) != len(found):
+        raise BadSetting(f"{flag}={value[:60]!r} must be different names with commas between them")
+    return found
+
+
+def max_bad(value: str | None) -> MaxBad:
+    if value is None:
+        return MaxBad()
+    if re.fullmatch(r"[0-9]{1,12}", value):
+        return MaxBad(rows=int(value))
+    if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?%", value) and float(value[:-1]) <= 100:
+        return MaxBad(percent=float(value[:-1]))
+    raise BadSetting(f"--max-bad={value[:60]!r} must be a number of rows, or a share like 0.5%")
+
+
+def shard(value: str | None) -> tuple[int, int]:
+    if value is None:
+        return 0, 1
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", value)
+    if not found or not int(found[1]) < int(found[2]):
+        raise BadSetting(f"--shard={value[:60]!r} must be like 0/4, the first of four")
+    return int(found[1]), int(found[2])

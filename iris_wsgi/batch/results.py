@@ -1,0 +1,112 @@
+"""What a run leaves behind: its output, its bad rows, its record; and from where it goes on."""
+
+import csv
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+from iris_wsgi.batch.cutter import Chunk, Fault
+from iris_wsgi.batch.options import STANDARD, Options
+from iris_wsgi.batch.output import Growing, Standard
+from iris_wsgi.batch.record import Progress, Record, begun, read
+from iris_wsgi.batch.scorer import Outcome
+from iris_wsgi.settings import BadSetting
+
+CHECKPOINT_SECONDS = 1.0
+ERRORS_START = b"line,column,reason\n"
+
+
+class Results:
+    """All that a run writes. What its record notes is on the disk before; what is there beyond that is done again."""
+
+    def __init__(self, options: Options, run_of: dict[str, Any], labels: list[str], start: bytes) -> None:
+        """`run_of` makes this run the same as an earlier one, `start` is how the output begins. Raises BadSetting."""
+        self.options, self.start = options, start
+        self.target = Path(options.target.path)
+        self.output = Standard(1) if options.target.is_stream else Growing(self.target, temporary=True)
+        new = begun(self.target.with_name(self.target.name + ".run.json"), run_of, labels)
+        self.record = self.earlier(new) or new
+        self.progress = self.record.progress()
+        self.errors = Standard(2) if options.errors == STANDARD else Growing(Path(options.errors), temporary=False)
+        if self.record is new and self.errors.bytes_there and not options.force:
+            raise BadSetting(f"{options.errors} is there, and not of this run; --force writes over it")
+        self.saved_at = time.monotonic()
+
+    def earlier(self, new: Record) -> Record | None:
+        """The record of the same run, if it is there and counts."""
+        if self.options.force or self.options.target.is_stream:
+            return None
+        found = read(new.path)
+        if found is None:
+            if self.target.exists():
+                raise BadSetting(f"{self.target} is there, and no record of a run beside it; --force writes over it")
+            return None
+        old, now = found.told["of"], new.told["of"]
+        if differing := [name for name in now if old.get(name) != now[name]]:
+            raise BadSetting(f"{self.target} is of a run with another {', another '.join(differing)}; --force begins anew")
+        if now["input"] is None or (found.status == "succeeded" and not self.target.exists()):
+            return None
+        return found
+
+    def begin(self) -> bool:
+        """Goes on, or begins; False where nothing is left to do. Raises BadSetting."""
+        at, status = self.progress, self.record.status
+        if status in ("succeeded", "finishing") and self.output.bytes_there < at.output_bytes:
+            # What is not there any more under its temporary name has been renamed.
+            self.output.discard()
+            if status == "finishing":
+                self.record.save("succeeded", at)
+            return False
+        if self.output.bytes_there < at.output_bytes or self.errors.bytes_there < at.error_bytes:
+            raise BadSetting(f"{self.target}.partial or {self.options.errors} was cut off; --force begins anew")
+        self.output.begin(at.output_bytes)
+        self.errors.begin(at.error_bytes)
+        if at.error_bytes == 0:
+            self.errors.write(ERRORS_START)
+        if at.output_bytes == 0:
+            self.output.write(self.start)
+        self.note(self.progress)
+        return True
+
+    def note(self, progress: Progress) -> None:
+        self.progress = progress._replace(output_bytes=self.output.length, error_bytes=self.errors.length)
+
+    def add(self, chunk: Chunk, outcome: Outcome) -> None:
+        """The answers to a chunk, and from time to time a checkpoint. Raises OSError."""
+        faults = chunk.faults + outcome.faults
+        self.output.write(outcome.data)
+        if faults:
+            self.errors.write(lines_of(faults))
+        labels = {name: count + outcome.labels.get(name, 0) for name, count in self.progress.labels.items()}
+        ok = self.progress.ok + sum(outcome.labels.values())
+        self.note(Progress(chunk.next, 0, 0, ok, self.progress.bad + len(faults), labels))
+        if time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS:
+            self.save("running")
+
+    def save(self, status: str) -> None:
+        """What has been done until now is done for good."""
+        if not self.options.target.is_stream:
+            self.output.sync()
+            self.errors.sync()
+            self.record.save(status, self.progress)
+        self.saved_at = time.monotonic()
+
+    def finish(self) -> None:
+        """The output gets its name."""
+        self.save("finishing")
+        self.output.finish()
+        if not self.progress.bad:
+            self.errors.discard()
+        if not self.options.target.is_stream:
+            self.record.save("succeeded", self.progress)
+
+    def close(self) -> None:
+        self.output.close()
+        self.errors.close()
+
+
+def lines_of(faults: list[Fault]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(faults)
+    return text.getvalue().encode("utf-8", "backslashreplace")

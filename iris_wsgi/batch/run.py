@@ -1,0 +1,168 @@
+"""A run over a file: chunks out of it, through the processes, into the output; and how it ends."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from enum import IntEnum
+from types import FrameType
+from typing import Any
+
+from iris_wsgi.batch.cutter import Chunk
+from iris_wsgi.batch.options import MaxBad, Options
+from iris_wsgi.batch.progress import teller
+from iris_wsgi.batch.record import Progress, identity
+from iris_wsgi.batch.results import Results
+from iris_wsgi.batch.scorer import unpacked
+from iris_wsgi.batch.scoring import message_of, prepared
+from iris_wsgi.batch.sources import Broken, TextSource
+from iris_wsgi.batch.team import Lost, Team
+from iris_wsgi.errors import BadModel
+from iris_wsgi.settings import BadSetting, Settings
+
+Say = Callable[[str], None]
+
+
+class End(IntEnum):
+    """How a run ends, as the status of its process. After INTERRUPTED and STOPPED the same command goes on."""
+
+    GOOD = 0
+    BAD_MODEL = 1
+    BAD_ARGUMENTS = 2
+    TOO_MANY_BAD = 3
+    INTERRUPTED = 4
+    STOPPED = 5
+
+
+class Wish:
+    """SIGINT and SIGTERM: the run is to end soon; the second ends it at once, which loses nothing either."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.heard)
+
+    def heard(self, number: int, _: FrameType | None) -> None:
+        if self.number:
+            os._exit(End.INTERRUPTED)
+        self.number = number
+
+
+def run_file(options: Options, settings: Settings, processes: int, say: Say) -> End:
+    """The whole of it; lines for people go to `say`. Raises BadSetting and BadModel."""
+    source = TextSource(options.source, options.header)
+    header, first = source.header, source.first()
+    try:
+        team = Team(processes, lambda: prepared(settings, options, header, first))
+    except Lost as lost:
+        say(str(lost))
+        return End.STOPPED
+    try:
+        greeting = greeted(team)
+        run_of = {
+            "input": None if options.source.is_stream else identity(options.source.path),
+            "model": greeting["model"],
+            "options": what_counts(options),
+        }
+        results = Results(options, run_of, greeting["labels"], bytes.fromhex(greeting["start"]))
+        try:
+            return go(options, source, team, results, say)
+        finally:
+            results.close()
+    finally:
+        team.end()
+
+
+def greeted(team: Team) -> dict[str, Any]:
+    """What the processes say of the model. Raises BadModel and BadSetting."""
+    told: dict[str, Any] = json.loads(team.greeting)
+    if "error" in told:
+        raise (BadModel if told["model"] else BadSetting)(told["error"])
+    return told
+
+
+def what_counts(options: Options) -> dict[str, Any]:
+    """The options that change the output."""
+    return {
+        "in_format": options.source.format,
+        "out_format": options.target.format,
+        "packed": options.target.packed,
+        "features": list(options.features),
+        "keep": list(options.keep),
+        "header": options.header,
+        "digest": options.digest,
+        "shard": list(options.shard),
+    }
+
+
+def go(options: Options, source: TextSource, team: Team, results: Results, say: Say) -> End:
+    """From where the results are to the end, or to whatever comes before."""
+    if not results.begin():
+        say(f"nothing to do: run {results.record.told['run']} has written {options.target.path}")
+        return End.GOOD
+    wish, told = Wish(), teller(source.total, options.quiet)
+    end, why = End.GOOD, ""
+    try:
+        for chunk, answer in team.map(messages(options, source, results.progress)):
+            results.add(chunk, unpacked(answer))
+            at = results.progress
+            told.tell(source.done(chunk.next), at.ok + at.bad, at.bad)
+            if wish.number:
+                end, why = End.INTERRUPTED, signal.Signals(wish.number).name
+                break
+            if options.max_bad.rows is not None and at.bad > options.max_bad.rows:
+                end, why = End.TOO_MANY_BAD, too_many(options.max_bad, at)
+                break
+        else:
+            why = too_many(options.max_bad, results.progress)
+            end = End.TOO_MANY_BAD if why else End.GOOD
+        if end is End.GOOD:
+            results.finish()
+        else:
+            results.save("failed" if end is End.TOO_MANY_BAD else "interrupted")
+    except BrokenPipeError:
+        end, why = End.STOPPED, "nobody reads the output any more"
+    except OSError as error:
+        end, why = End.STOPPED, f"{error.filename or options.target.path}: {error.strerror}"
+    except (Broken, Lost) as error:
+        end, why = End.STOPPED, str(error)
+    finally:
+        told.end()
+    summarise(options, results, end, why, say)
+    return end
+
+
+def messages(options: Options, source: TextSource, progress: Progress) -> Iterator[tuple[Chunk, bytes]]:
+    """The chunks of this shard that are not done, as the processes want them."""
+    which, of = options.shard
+    for chunk in source.chunks(progress.next):
+        if chunk.start.chunk % of == which:
+            yield chunk, message_of(chunk.data, chunk.start.line)
+
+
+def too_many(limit: MaxBad, at: Progress) -> str:
+    """Why the bad rows fail the run; empty where they do not."""
+    rows = at.ok + at.bad
+    if limit.rows is not None and at.bad > limit.rows:
+        return f"{at.bad} bad rows are more than --max-bad {limit.rows}"
+    if limit.percent is not None and at.bad * 100 > limit.percent * rows:
+        return f"{at.bad} bad rows of {rows} are more than --max-bad {limit.percent:g}%"
+    if at.bad and not at.ok and limit == MaxBad():
+        return f"all {rows} rows are bad"
+    return ""
+
+
+def summarise(options: Options, results: Results, end: End, why: str, say: Say) -> None:
+    at = results.progress
+    if end is End.GOOD and options.quiet:
+        return
+    labels = ", ".join(f"{count} {name}" for name, count in at.labels.items())
+    bad = f"; {at.bad} bad, told in {options.errors}" if at.bad and options.errors != "-" else f"; {at.bad} bad" if at.bad else ""
+    rows = f"{at.ok} rows: {labels}{bad}"
+    if end is End.GOOD:
+        say(f"wrote {options.target.path}, {rows}")
+    elif end is End.TOO_MANY_BAD:
+        say(f"failed: {why}; {rows}")
+    else:
+        again = "" if options.source.is_stream or options.target.is_stream else "; the same command goes on"
+        say(f"stopped: {why}, after {rows}{again}")
