@@ -84,7 +84,11 @@ def run_server(settings: Settings, _: Given) -> int:
 def batch(settings: Settings, given: Given) -> int:
     from iris_wsgi.batch.command import batch
 
-    return batch(settings, given)
+    try:
+        return batch(settings, given)
+    except BadSetting as error:
+        # A wrong argument, like a wrong setting.
+        return failure(str(error), 2)
 
 
 def redrive(settings: Settings, given: Given) -> int:

@@ -63,6 +63,8 @@ class Growing:
         self.partial.unlink(missing_ok=True)
 
     def close(self) -> None:
+        if self.bytes_there == 0:
+            self.discard()
         os.close(self.descriptor)
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,18 @@ class Results:
         """`run_of` makes this run the same as an earlier one, `start` is how the output begins. Raises BadSetting."""
         self.options, self.start = options, start
         self.target = Path(options.target.path)
-        self.output = Standard(1) if options.target.is_stream else Growing(self.target, temporary=True)
-        new = begun(self.target.with_name(self.target.name + ".run.json"), run_of, labels)
-        self.record = self.earlier(new) or new
-        self.progress = self.record.progress()
-        self.errors = Standard(2) if options.errors == STANDARD else Growing(Path(options.errors), temporary=False)
-        if self.record is new and self.errors.bytes_there and not options.force:
-            raise BadSetting(f"{options.errors} is there, and not of this run; --force writes over it")
         self.saved_at = time.monotonic()
+        new = begun(self.target.with_name(self.target.name + ".run.json"), run_of, labels)
+        with ExitStack() as opened:
+            self.output = Standard(1) if options.target.is_stream else Growing(self.target, temporary=True)
+            opened.callback(self.output.close)
+            self.record = self.earlier(new) or new
+            self.progress = self.record.progress()
+            self.errors = Standard(2) if options.errors == STANDARD else Growing(Path(options.errors), temporary=False)
+            opened.callback(self.errors.close)
+            if self.record is new and self.errors.bytes_there and not options.force:
+                raise BadSetting(f"{options.errors} is there, and not of this run; --force writes over it")
+            self.close = opened.pop_all().close
 
     def earlier(self, new: Record) -> Record | None:
         """The record of the same run, if it is there and counts."""
@@ -44,7 +49,7 @@ class Results:
             return None
         old, now = found.told["of"], new.told["of"]
         if differing := [name for name in now if old.get(name) != now[name]]:
-            raise BadSetting(f"{self.target} is of a run with another {', another '.join(differing)}; --force begins anew")
+            raise BadSetting(f"{self.target} is of another run: its {' and '.join(differing)} differ; --force begins anew")
         if now["input"] is None or (found.status == "succeeded" and not self.target.exists()):
             return None
         return found
@@ -100,10 +105,6 @@ class Results:
             self.errors.discard()
         if not self.options.target.is_stream:
             self.record.save("succeeded", self.progress)
-
-    def close(self) -> None:
-        self.output.close()
-        self.errors.close()
 
 
 def lines_of(faults: list[Fault]) -> bytes:
