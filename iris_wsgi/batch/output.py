@@ -55,9 +55,7 @@ class Growing:
 
     def finish(self) -> None:
         """The whole file takes its place, and that of what was there."""
-        self.sync()
-        self.partial.replace(self.path)
-        sync_folder(self.path)
+        put_in_place(self.partial, self.path)
 
     def discard(self) -> None:
         self.partial.unlink(missing_ok=True)
@@ -85,6 +83,17 @@ class Standard:
     def finish(self) -> None: ...
     def discard(self) -> None: ...
     def close(self) -> None: ...
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Gives a whole file its name, durably."""
+    descriptor = os.open(temporary, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    temporary.replace(path)
+    sync_folder(path)
 
 
 def write_all(descriptor: int, data: bytes) -> None:

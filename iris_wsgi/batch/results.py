@@ -28,7 +28,7 @@ class Results:
         self.saved_at = time.monotonic()
         new = begun(self.target.with_name(self.target.name + ".run.json"), run_of, labels)
         with ExitStack() as opened:
-            self.output = Standard(1) if options.target.is_stream else Growing(self.target, temporary=True)
+            self.output = output_for(options)
             opened.callback(self.output.close)
             self.record = self.earlier(new) or new
             self.progress = self.record.progress()
@@ -105,6 +105,16 @@ class Results:
             self.errors.discard()
         if not self.options.target.is_stream:
             self.record.save("succeeded", self.progress)
+
+
+def output_for(options: Options) -> Growing | Standard:
+    if options.target.is_stream:
+        return Standard(1)
+    if options.target.format == "parquet":
+        from iris_wsgi.batch.parquet import Columnar
+
+        return Columnar(Path(options.target.path), temporary=True)
+    return Growing(Path(options.target.path), temporary=True)
 
 
 def lines_of(faults: list[Fault]) -> bytes:

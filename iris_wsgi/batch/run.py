@@ -13,9 +13,8 @@ from iris_wsgi.batch.options import MaxBad, Options
 from iris_wsgi.batch.progress import teller
 from iris_wsgi.batch.record import Progress, identity
 from iris_wsgi.batch.results import Results
-from iris_wsgi.batch.scorer import unpacked
-from iris_wsgi.batch.scoring import message_of, prepared
-from iris_wsgi.batch.sources import Broken, TextSource
+from iris_wsgi.batch.scoring import message_of, outcome_of, prepared
+from iris_wsgi.batch.sources import BatchSource, Broken, Source, TextSource
 from iris_wsgi.batch.team import Lost, Team
 from iris_wsgi.errors import BadModel
 from iris_wsgi.settings import BadSetting, Settings
@@ -50,8 +49,8 @@ class Wish:
 
 def run_file(options: Options, settings: Settings, processes: int, say: Say) -> End:
     """The whole of it; lines for people go to `say`. Raises BadSetting and BadModel."""
-    source = TextSource(options.source, options.header)
-    header, first = source.header, source.first()
+    text = None if options.source.format == "parquet" else TextSource(options.source, options.header)
+    header, first = (text.header, text.first()) if text else (b"", b"")
     try:
         team = Team(processes, lambda: prepared(settings, options, header, first))
     except Lost as lost:
@@ -66,7 +65,7 @@ def run_file(options: Options, settings: Settings, processes: int, say: Say) -> 
         }
         results = Results(options, run_of, greeting["labels"], bytes.fromhex(greeting["start"]))
         try:
-            return go(options, source, team, results, say)
+            return go(options, text or BatchSource(greeting["rows"]), team, results, say)
         finally:
             results.close()
     finally:
@@ -95,16 +94,16 @@ def what_counts(options: Options) -> dict[str, Any]:
     }
 
 
-def go(options: Options, source: TextSource, team: Team, results: Results, say: Say) -> End:
+def go(options: Options, source: Source, team: Team, results: Results, say: Say) -> End:
     """From where the results are to the end, or to whatever comes before."""
     if not results.begin():
         say(f"nothing to do: run {results.record.told['run']} has written {options.target.path}")
         return End.GOOD
-    wish, told = Wish(), teller(source.total, options.quiet)
+    wish, told = Wish(), teller(source.total, source.unit, options.quiet)
     end, why = End.GOOD, ""
     try:
         for chunk, answer in team.map(messages(options, source, results.progress)):
-            results.add(chunk, unpacked(answer))
+            results.add(chunk, outcome_of(answer))
             at = results.progress
             told.tell(source.done(chunk.next), at.ok + at.bad, at.bad)
             if wish.number:
@@ -132,7 +131,7 @@ def go(options: Options, source: TextSource, team: Team, results: Results, say: 
     return end
 
 
-def messages(options: Options, source: TextSource, progress: Progress) -> Iterator[tuple[Chunk, bytes]]:
+def messages(options: Options, source: Source, progress: Progress) -> Iterator[tuple[Chunk, bytes]]:
     """The chunks of this shard that are not done, as the processes want them."""
     which, of = options.shard
     for chunk in source.chunks(progress.next):

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from iris_wsgi.batch.cutter import Fault
 from iris_wsgi.model import Model
 from iris_wsgi.payload import Array
 
+MODEL_FAILS = "the model fails on it"
 NOT_FINITE = "the model gives a value that is not a finite number"
 
 
@@ -37,7 +39,9 @@ class Reader(Protocol):
 
 
 class Writer(Protocol):
-    """Kept columns, the class of each row and its probabilities [n, classes] to bytes."""
+    """How an output starts; and kept columns, the class of each row and its probabilities [n, classes] to bytes."""
+
+    start: bytes
 
     def text(self, kept: list[list[str]], classes: list[int], probabilities: Array) -> bytes: ...
 
@@ -52,22 +56,38 @@ class Scorer:
         rows = self.reader.rows(data, line)
         if not len(rows.values):
             return Outcome(b"", {}, rows.faults)
-        probabilities = self.model.predict(rows.values)
+        rows, probabilities = self.predicted(rows)
         if not np.isfinite(probabilities).all():
-            rows, probabilities = without_unusable(rows, probabilities)
+            good: NDArray[np.bool_] = np.isfinite(probabilities).all(axis=1)
+            rows, probabilities = only(rows, good, NOT_FINITE), probabilities[good]
         classes = probabilities.argmax(axis=1)
         counts = np.bincount(classes, minlength=len(self.model.labels)).tolist()
         text = self.writer.text(rows.kept, classes.tolist(), probabilities)
         return Outcome(text, dict(zip(self.model.labels, counts, strict=True)), rows.faults)
 
+    def predicted(self, rows: Rows) -> tuple[Rows, Array]:
+        """The rows that the model takes, with what it gives; one by one if it fails on all together."""
+        try:
+            return rows, self.model.predict(rows.values)
+        except Exception:
+            answers = [self.alone(row[np.newaxis]) for row in rows.values]
+        good = np.array([answer is not None for answer in answers])
+        found = [answer for answer in answers if answer is not None]
+        return only(rows, good, MODEL_FAILS), np.concatenate([np.empty((0, len(self.model.labels)), np.float32), *found])
 
-def without_unusable(rows: Rows, probabilities: Array) -> tuple[Rows, Array]:
-    """Rows whose answer is none become faults."""
-    good = np.isfinite(probabilities).all(axis=1)
+    def alone(self, row: Array) -> Array | None:
+        try:
+            return self.model.predict(row)
+        except Exception:
+            return None
+
+
+def only(rows: Rows, good: NDArray[np.bool_], why: str) -> Rows:
+    """The good rows of these; the others become faults."""
     at = np.flatnonzero(good).tolist()
-    faults = rows.faults + [Fault(rows.lines[i], "", NOT_FINITE) for i in np.flatnonzero(~good).tolist()]
+    faults = rows.faults + [Fault(rows.lines[i], "", why) for i in np.flatnonzero(~good).tolist()]
     kept = [[column[i] for i in at] for column in rows.kept]
-    return Rows(rows.values[good], [rows.lines[i] for i in at], kept, sorted(faults)), probabilities[good]
+    return Rows(rows.values[good], [rows.lines[i] for i in at], kept, sorted(faults))
 
 
 def packed(outcome: Outcome) -> bytes:

@@ -9,8 +9,8 @@ from iris_wsgi.batch import columns
 from iris_wsgi.batch.csv_rows import CsvReader
 from iris_wsgi.batch.json_rows import JsonReader
 from iris_wsgi.batch.options import Options
-from iris_wsgi.batch.scorer import Reader, Scorer, packed
-from iris_wsgi.batch.sources import DELIMITERS
+from iris_wsgi.batch.scorer import Outcome, Reader, Scorer, Writer, packed, unpacked
+from iris_wsgi.batch.sources import DELIMITERS, Broken
 from iris_wsgi.batch.team import Work
 from iris_wsgi.batch.writers import CsvWriter, JsonWriter
 from iris_wsgi.errors import BadModel
@@ -18,6 +18,8 @@ from iris_wsgi.golden import self_test
 from iris_wsgi.model import Model, load_model
 from iris_wsgi.settings import BadSetting, Settings
 
+# How an answer begins that is none, but says why there are no more.
+REFUSED = b"!"
 line_of = struct.Struct("<Q")
 
 
@@ -26,25 +28,37 @@ def prepared(settings: Settings, options: Options, header: bytes, first: bytes) 
     try:
         model, golden = load_model(Path(settings.model_dir), settings.model_seal)
         self_test(model, golden.cases, golden.tolerance)
-        reader, writer = reader_for(model, options, header, first), writer_for(model, options)
+        reader = reader_for(model, options, header, first)
+        writer = writer_for(model, options, reader)
     except (BadModel, BadSetting) as error:
         return json.dumps({"error": str(error), "model": isinstance(error, BadModel)}).encode(), bytes
     scorer = Scorer(model, reader, writer)
+    rows = getattr(reader, "total", None)
     told = {"name": model.name, "version": model.version, "digest": model.digest, "seal": golden.seal}
     start = compressed(writer.start) if options.target.packed and writer.start else writer.start
-    greeting = {"model": told, "labels": list(model.labels), "start": start.hex()}
+    greeting = {"model": told, "labels": list(model.labels), "start": start.hex(), "rows": rows}
     return json.dumps(greeting).encode(), work(scorer, options.target.packed)
 
 
 def work(scorer: Scorer, packs: bool) -> Work:
     def answer(message: bytes) -> bytes:
         (line,) = line_of.unpack_from(message)
-        outcome = scorer.score(message[line_of.size :], line)
+        try:
+            outcome = scorer.score(message[line_of.size :], line)
+        except Broken as broken:
+            return REFUSED + str(broken).encode()
         if packs and outcome.data:
             outcome = outcome._replace(data=compressed(outcome.data))
         return packed(outcome)
 
     return answer
+
+
+def outcome_of(answer: bytes) -> Outcome:
+    """Raises Broken."""
+    if answer.startswith(REFUSED):
+        raise Broken(answer[len(REFUSED) :].decode())
+    return unpacked(answer)
 
 
 def message_of(data: bytes, line: int) -> bytes:
@@ -61,6 +75,10 @@ def reader_for(model: Model, options: Options, header: bytes, first: bytes) -> R
     features = options.features or tuple(feature.name for feature in model.features)
     if len(features) != model.width:
         raise BadSetting(f"--features names {len(features)} columns; the model takes {model.width}")
+    if options.source.format == "parquet":
+        from iris_wsgi.batch.parquet import ParquetReader
+
+        return ParquetReader(options.source.path, features, options.keep)
     delimiter = DELIMITERS[options.source.format]
     if delimiter is None:
         return JsonReader(features, options.keep)
@@ -69,7 +87,11 @@ def reader_for(model: Model, options: Options, header: bytes, first: bytes) -> R
     return CsvReader(columns.numbered(first, delimiter, model.width, options.features, options.keep), delimiter)
 
 
-def writer_for(model: Model, options: Options) -> CsvWriter | JsonWriter:
+def writer_for(model: Model, options: Options, reader: Reader) -> Writer:
+    if options.target.format == "parquet":
+        from iris_wsgi.batch.parquet import ArrowWriter
+
+        return ArrowWriter(model, options.keep, getattr(reader, "kept_types", None), options.digest)
     delimiter = DELIMITERS[options.target.format]
     if delimiter is None:
         return JsonWriter(model, options.keep, options.digest)

@@ -5,7 +5,7 @@ import os
 import sys
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from iris_wsgi.batch.cutter import READ_BYTES, Chunk, Cutter, Position
 from iris_wsgi.batch.options import Place
@@ -13,6 +13,8 @@ from iris_wsgi.settings import BadSetting
 
 BOM = b"\xef\xbb\xbf"
 DELIMITERS = {"csv": ",", "tsv": "\t", "jsonl": None}
+# Rows of a batch of Parquet.
+BATCH_ROWS = 8192
 # What zlib, gzip and the system say of a file that ends too soon or is none.
 BROKEN = (OSError, EOFError, zlib.error)
 
@@ -21,8 +23,22 @@ class Broken(Exception):
     """The input cannot be read on; the message is one line."""
 
 
+class Source(Protocol):
+    """Chunks from a position on. `total` is how much there is, in `unit`, None if that is not known."""
+
+    total: int | None
+    unit: str
+
+    def chunks(self, start: Position) -> Iterator[Chunk]: ...
+
+    def done(self, position: Position) -> int:
+        """How much of `total` is behind it, about."""
+
+
 class TextSource:
     """Lines of text. Raises BadSetting for what cannot be opened or is no UTF-8 text, and Broken where reading ends early."""
+
+    unit = "B"
 
     def __init__(self, place: Place, header: bool) -> None:
         self.place, self.delimiter = place, DELIMITERS[place.format]
@@ -71,5 +87,23 @@ class TextSource:
             pass
 
     def done(self, position: Position) -> int:
-        """How much of `total` is behind it, about."""
         return self.raw.tell() if self.place.packed else position.offset
+
+
+class BatchSource:
+    """Batches of Parquet by their number; who predicts reads them."""
+
+    unit = " rows"
+
+    def __init__(self, total: int) -> None:
+        self.total: int | None = total
+        self.batches = -(-total // BATCH_ROWS)
+
+    def chunks(self, start: Position) -> Iterator[Chunk]:
+        for number in range(start.chunk, self.batches):
+            first, following = number * BATCH_ROWS, (number + 1) * BATCH_ROWS
+            here = Position(number, first, first + 1)
+            yield Chunk(here, str(number).encode(), [], Position(number + 1, following, following + 1))
+
+    def done(self, position: Position) -> int:
+        return position.offset

@@ -1,0 +1,133 @@
+"""Parquet, by pyarrow: rows out of a file batch by batch, and answers into one."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as arrow
+from pyarrow import ipc
+from pyarrow.parquet import ParquetFile
+from pyarrow.parquet import ParquetWriter as FileWriter
+
+from iris_wsgi.batch.cutter import Fault
+from iris_wsgi.batch.output import Growing, put_in_place
+from iris_wsgi.batch.scorer import Rows
+from iris_wsgi.batch.sources import BATCH_ROWS, Broken
+from iris_wsgi.batch.writers import DIGEST, LABEL, PROBABILITY, text_of
+from iris_wsgi.model import Model
+from iris_wsgi.payload import Array
+from iris_wsgi.settings import BadSetting
+
+GROUP_BATCHES = 16
+EMPTY, NOT_FINITE = "is empty", "is not finite as a 32-bit float"
+
+
+class ParquetReader:
+    """Batches of a file, each found by its number; from one to a later one the batches in between are read and left."""
+
+    def __init__(self, path: str, features: Sequence[str], keep: Sequence[str]) -> None:
+        """Raises BadSetting for a file that is none, and for columns that are not there or hold no numbers."""
+        try:
+            self.file = ParquetFile(path)
+        except (arrow.ArrowException, OSError) as error:
+            raise BadSetting(f"{path} is no Parquet file: {first_line(error)}") from None
+        schema = self.file.schema_arrow
+        for name in (*features, *keep):
+            if len(schema.get_all_field_indices(name)) != 1:
+                raise BadSetting(f"IN has no column {name!r}, or several; it has {', '.join(schema.names[:12])}")
+        for name in features:
+            kind = schema.field(name).type
+            if not (arrow.types.is_floating(kind) or arrow.types.is_integer(kind) or arrow.types.is_decimal(kind)):
+                raise BadSetting(f"the column {name!r} of IN holds {kind}, and no numbers")
+        self.features, self.keep = features, keep
+        self.kept_types = [schema.field(name).type for name in keep]
+        self.total = self.file.metadata.num_rows
+        self.batches, self.next = self.begin(), 0
+
+    def begin(self) -> Iterator[arrow.RecordBatch]:
+        columns = list(dict.fromkeys((*self.features, *self.keep)))
+        batches: Iterator[arrow.RecordBatch] = self.file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False)
+        return batches
+
+    def rows(self, data: bytes, line: int) -> Rows:
+        """The batch of the number that `data` is; `line` is that of its first row, counted from 1."""
+        number = int(data)
+        if number < self.next:
+            self.batches, self.next = self.begin(), 0
+        try:
+            while self.next <= number:
+                batch = next(self.batches)
+                self.next += 1
+        except (arrow.ArrowException, OSError, StopIteration) as error:
+            raise Broken(f"IN cannot be read to its end: {first_line(error)}") from None
+        return self.taken(batch, line)
+
+    def taken(self, batch: arrow.RecordBatch, line: int) -> Rows:
+        columns = [doubles(batch.column(name)) for name in self.features]
+        missing = np.stack([batch.column(name).is_null().to_numpy(zero_copy_only=False) for name in self.features], axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = np.stack(columns, axis=1).astype(np.float32)
+        wrong = ~np.isfinite(values) | missing
+        kept = [batch.column(name).to_pylist() for name in self.keep]
+        bad = np.flatnonzero(wrong.any(axis=1)).tolist()
+        if not bad:
+            return Rows(values, range(line, line + len(values)), kept, [])
+        faults = []
+        for i in bad:
+            j = int(wrong[i].argmax())
+            faults.append(Fault(line + i, self.features[j], EMPTY if missing[i, j] else NOT_FINITE))
+        good = np.flatnonzero(~wrong.any(axis=1)).tolist()
+        return Rows(values[good], [line + i for i in good], [[column[i] for i in good] for column in kept], faults)
+
+
+def doubles(column: arrow.Array) -> np.ndarray:
+    """As float64; what is missing is NaN."""
+    found: np.ndarray = column.cast(arrow.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return found
+
+
+class ArrowWriter:
+    """Record batches in Arrow's stream format, which can be cut off behind any of them; `Columnar` makes Parquet of them."""
+
+    def __init__(self, model: Model, keep: Sequence[str], kept_types: Sequence[arrow.DataType] | None, digest: bool) -> None:
+        """Without `kept_types` what is kept becomes text."""
+        self.labels = np.array(model.labels, object)
+        self.kept_types = kept_types
+        fields = [(name, kind) for name, kind in zip(keep, kept_types or [arrow.string()] * len(keep), strict=True)]
+        fields += [(LABEL, arrow.string())]
+        fields += [(PROBABILITY + label, arrow.float32()) for label in model.labels]
+        fields += [(DIGEST, arrow.string())] if digest else []
+        self.schema = arrow.schema(fields)
+        self.digest = [model.digest] if digest else []
+        self.start = self.schema.serialize().to_pybytes()
+
+    def text(self, kept: Sequence[Sequence[Any]], classes: Sequence[int], probabilities: Array) -> bytes:
+        if self.kept_types is None:
+            kept = [[text_of(value) for value in column] for column in kept]
+        columns = [arrow.array(column, field.type) for column, field in zip(kept, self.schema, strict=False)]
+        columns.append(arrow.array(self.labels[list(classes)], arrow.string()))
+        columns += [arrow.array(np.ascontiguousarray(column)) for column in probabilities.T]
+        columns += [arrow.array([digest] * len(classes), arrow.string()) for digest in self.digest]
+        data: bytes = arrow.RecordBatch.from_arrays(columns, schema=self.schema).serialize().to_pybytes()
+        return data
+
+
+class Columnar(Growing):
+    """Grows as a stream of record batches, and becomes Parquet at its end."""
+
+    def finish(self) -> None:
+        whole = self.path.with_name(self.path.name + ".whole")
+        with ipc.open_stream(arrow.OSFile(str(self.partial))) as stream, FileWriter(whole, stream.schema) as writer:
+            group: list[arrow.RecordBatch] = []
+            for batch in stream:
+                group.append(batch)
+                if len(group) == GROUP_BATCHES:
+                    writer.write_table(arrow.Table.from_batches(group, stream.schema))
+                    group = []
+            writer.write_table(arrow.Table.from_batches(group, stream.schema))
+        put_in_place(whole, self.path)
+        self.discard()
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
