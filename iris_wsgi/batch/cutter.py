@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 CHUNK_BYTES = 1 << 18
@@ -100,14 +101,17 @@ class Cutter:
     def record_end(self, least: int) -> tuple[int, bool]:
         """The end of the first record of CSV that ends there or later; or the start of one that has no end, and False."""
         lines = Lines(self)
+        reader = csv.reader(lines, delimiter=self.delimiter or ",")
         start = 0
-        for _ in csv.reader(lines, delimiter=self.delimiter or ","):
+        while start < least:
+            # What it complains of, a carriage return, it complains of again to who reads the record.
+            with suppress(csv.Error):
+                if next(reader, None) is None:
+                    return start, not lines.cut
             if lines.ran_out:
                 return start, False
             start = lines.start = lines.end
-            if start >= least:
-                break
-        return start, not lines.cut
+        return start, True
 
     def take(self, end: int, chunks: int = 1) -> bytes:
         data, self.buffer = self.buffer[:end], self.buffer[end:]

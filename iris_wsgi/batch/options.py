@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from iris_wsgi.settings import BadSetting
+from iris_wsgi.settings import BadSetting, seconds
 
 STANDARD = "-"
 FORMATS = {"csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet"}
@@ -44,6 +44,7 @@ class Options(NamedTuple):
     errors: str
     max_bad: MaxBad
     shard: tuple[int, int]
+    checkpoint_seconds: float
     force: bool
     quiet: bool
 
@@ -61,8 +62,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--digest", action="store_true", help="a last column with the digest of the model")
     parser.add_argument("--errors", metavar="FILE", help="where bad rows are told: line, column, reason (default OUT.errors.csv)")
     parser.add_argument("--max-bad", metavar="N|N%%", help="more bad rows fail the run (default: any number, but not all)")
+    parser.add_argument("--shard", metavar="I/N", help="only every Nth piece of IN, from the Ith, counted from 0")
     parser.add_argument(
-        "--shard", metavar="I/N", help="only every Nth chunk from the Ith, from 0 (default: JOB_COMPLETION_INDEX is not read)"
+        "--checkpoint",
+        metavar="SECONDS",
+        type=seconds(0, 3600),
+        default=1.0,
+        help="how much work a killed run may lose (default 1)",
     )
     parser.add_argument("--force", action="store_true", help="begin anew, whatever was there")
     parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
@@ -87,6 +93,7 @@ def options_of(given: Mapping[str, Any]) -> Options:
         errors,
         max_bad(given["max_bad"]),
         shard(given["shard"]),
+        given["checkpoint"],
         given["force"],
         given["quiet"],
     )

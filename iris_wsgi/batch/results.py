@@ -14,7 +14,6 @@ from iris_wsgi.batch.record import Progress, Record, begun, read
 from iris_wsgi.batch.scorer import Outcome
 from iris_wsgi.settings import BadSetting
 
-CHECKPOINT_SECONDS = 1.0
 ERRORS_START = b"line,column,reason\n"
 
 
@@ -65,6 +64,8 @@ class Results:
             return False
         if self.output.bytes_there < at.output_bytes or self.errors.bytes_there < at.error_bytes:
             raise BadSetting(f"{self.target}.partial or {self.options.errors} was cut off; --force begins anew")
+        # First of all, so that whatever a kill leaves behind is known to be of this run.
+        self.save("running")
         self.output.begin(at.output_bytes)
         self.errors.begin(at.error_bytes)
         if at.error_bytes == 0:
@@ -86,7 +87,7 @@ class Results:
         labels = {name: count + outcome.labels.get(name, 0) for name, count in self.progress.labels.items()}
         ok = self.progress.ok + sum(outcome.labels.values())
         self.note(Progress(chunk.next, 0, 0, ok, self.progress.bad + len(faults), labels))
-        if time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS:
+        if time.monotonic() - self.saved_at >= self.options.checkpoint_seconds:
             self.save("running")
 
     def save(self, status: str) -> None:

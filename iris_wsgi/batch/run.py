@@ -49,12 +49,12 @@ class Wish:
 
 def run_file(options: Options, settings: Settings, processes: int, say: Say) -> End:
     """The whole of it; lines for people go to `say`. Raises BadSetting and BadModel."""
-    text = None if options.source.format == "parquet" else TextSource(options.source, options.header)
-    header, first = (text.header, text.first()) if text else (b"", b"")
     try:
+        text = None if options.source.format == "parquet" else TextSource(options.source, options.header)
+        header, first = (text.header, text.first()) if text else (b"", b"")
         team = Team(processes, lambda: prepared(settings, options, header, first))
-    except Lost as lost:
-        say(str(lost))
+    except (Broken, Lost) as error:
+        say(str(error))
         return End.STOPPED
     try:
         greeting = greeted(team)

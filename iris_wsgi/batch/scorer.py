@@ -58,7 +58,7 @@ class Scorer:
             return Outcome(b"", {}, rows.faults)
         rows, probabilities = self.predicted(rows)
         if not np.isfinite(probabilities).all():
-            good: NDArray[np.bool_] = np.isfinite(probabilities).all(axis=1)
+            good = np.asarray(np.isfinite(probabilities).all(axis=1))
             rows, probabilities = only(rows, good, NOT_FINITE), probabilities[good]
         classes = probabilities.argmax(axis=1)
         counts = np.bincount(classes, minlength=len(self.model.labels)).tolist()

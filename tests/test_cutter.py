@@ -1,0 +1,108 @@
+"""Streams cut into chunks of whole records, held against the csv module, however they are written and wherever they are cut."""
+
+import csv
+import io
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from iris_wsgi.batch import cutter
+from iris_wsgi.batch.cutter import Cutter, Position
+
+CHUNK, RECORD = 64, 256
+START = Position()
+fields = st.text(st.sampled_from('ab,"\n\r 1.é\t'), max_size=8)
+tables = st.lists(st.lists(fields, min_size=1, max_size=4), max_size=25)
+pieces = st.lists(st.sampled_from(["a", '"', ",", "\n", '""', "x" * 40, "1,2,3\n", "\r\n", "y" * 300, "é"]), max_size=60)
+styles = st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small():
+    """Sizes at which everything happens within a few lines."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cutter, "CHUNK_BYTES", CHUNK)
+        patch.setattr(cutter, "RECORD_BYTES", RECORD)
+        patch.setattr(cutter, "READ_BYTES", 17)
+        yield
+
+
+def cut(data: bytes, delimiter: str | None = ",", start: Position = START, piece: int = 17):
+    stream = io.BytesIO(data)
+    stream.seek(start.offset)
+    stream.read, read = (lambda count: read(min(count, piece))), stream.read
+    return list(Cutter(stream, start, delimiter).chunks())
+
+
+def records(data: bytes) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(data.decode(), newline="")))
+
+
+@settings(max_examples=400, deadline=None)
+@given(tables, styles, st.sampled_from(["\n", "\r\n"]), st.booleans(), st.data())
+def test_the_records_of_all_chunks_are_those_that_the_csv_module_reads(table, style, end, whole, draw):
+    # It writes carriage returns without quotes, and then cannot read them.
+    assume(style == csv.QUOTE_ALL or not any("\r" in field for row in table for field in row))
+    text = io.StringIO()
+    csv.writer(text, lineterminator=end, quoting=style).writerows(table)
+    data = text.getvalue().encode()
+    data = data if whole else data.removesuffix(end.encode())
+    chunks = cut(data)
+    assert not any(chunk.faults for chunk in chunks)
+    assert b"".join(chunk.data for chunk in chunks) == data
+    assert [record for chunk in chunks for record in records(chunk.data)] == records(data)
+    if chunks:
+        i = draw.draw(st.integers(0, len(chunks) - 1))
+        assert cut(data, start=chunks[i].start, piece=5) == chunks[i:]
+
+
+@settings(max_examples=400, deadline=None)
+@given(pieces, st.sampled_from([",", None]))
+def test_whatever_comes_every_byte_is_in_one_chunk_or_in_one_fault(texts, delimiter):
+    data = "".join(texts).encode()
+    at = Position()
+    for chunk in cut(data, delimiter):
+        assert chunk.start == at and bool(chunk.data) != bool(chunk.faults)
+        assert len(chunk.data) <= CHUNK + 2 * RECORD + 17
+        assert all(fault.line == at.line for fault in chunk.faults)
+        line = data[at.offset : chunk.next.offset]
+        assert chunk.data in (b"", line)
+        assert chunk.next == Position(at.chunk + 1, at.offset + len(line), at.line + line.count(b"\n"))
+        at = chunk.next
+    assert at.offset == len(data)
+
+
+@pytest.mark.parametrize("delimiter", [",", None])
+def test_a_line_without_an_end_is_left_out_alone(delimiter):
+    before, after = b"1,2\n" * 20, b"3,4\n5,6"
+    chunks = cut(before + b"x" * 5000 + b"\n" + after, delimiter)
+    assert b"".join(chunk.data for chunk in chunks) == before + after
+    ((line, column, reason),) = [fault for chunk in chunks for fault in chunk.faults]
+    assert (line, column) == (21, "") and "longer than" in reason
+
+
+def test_a_quote_that_is_not_closed_costs_its_line_and_no_other():
+    chunks = cut(b'1,2\n3,"4\n' + b"5,6\n" * 200)
+    assert b"".join(chunk.data for chunk in chunks) == b"1,2\n" + b"5,6\n" * 200
+    ((line, _, reason),) = [fault for chunk in chunks for fault in chunk.faults]
+    assert line == 2 and "not closed" in reason
+
+
+def test_a_quote_that_is_not_closed_before_the_end_is_told_too():
+    chunks = cut(b'1,2\n3,"4\n5,6')
+    assert [chunk.data for chunk in chunks] == [b"1,2\n", b"", b"5,6"]
+
+
+def test_a_record_of_several_lines_is_in_one_chunk():
+    record = b'1,"' + b"a\n" * 60 + b'"\n'
+    assert [chunk.data for chunk in cut(record * 3)] == [record] * 3
+
+
+def test_of_an_empty_stream_there_is_no_chunk():
+    assert cut(b"") == [] and cut(b"", None) == []
+
+
+def test_json_lines_are_cut_at_line_feeds_alone():
+    data = b'{"a": "\\"}\n' * 20
+    assert b"".join(chunk.data for chunk in cut(data, None)) == data
