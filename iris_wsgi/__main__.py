@@ -1,4 +1,4 @@
-"""The command line: serve, worker, redrive, verify, seal, load, healthcheck."""
+"""The command line: serve, worker, redrive, batch, verify, seal, load, healthcheck."""
 
 import argparse
 import os
