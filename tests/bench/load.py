@@ -28,6 +28,7 @@ class Load:
         self.answered: set[int] = set()
         self.latencies: list[int] = []
         self.failures = self.closed = 0
+        self.wrong = b""
 
     def connect(self) -> None:
         one = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
@@ -92,6 +93,7 @@ class Load:
                 answered(number)
                 if beyond or not data.startswith(self.expected):
                     self.failures += 1
+                    self.wrong = self.wrong or data.partition(b"\r\n")[0]
                 if more:
                     self.ask(number)
         return done
