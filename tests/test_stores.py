@@ -1,5 +1,6 @@
 """Jobs in their stores: one suite for both, and what each can suffer alone."""
 
+import fcntl
 import os
 import re
 import resource
@@ -678,7 +679,7 @@ def test_writes_that_wait_at_the_same_time_are_one_commit_and_one_refusal_spoils
     with closing(SqliteJobs(tmp_path / "jobs.db", Limits(queued=5))) as store, ThreadPoolExecutor(9) as pool:
         begun, go, batches = threading.Event(), threading.Event(), []
         commit = store.database.commit
-        store.database.commit = lambda batch: (batches.append(len(batch)), commit(batch))
+        store.database.commit = lambda: (batches.append(len(store.database.waiting)), commit())
         first = pool.submit(store.database.write, lambda _: (begun.set(), go.wait(PATIENCE_SECONDS)))
         begun.wait(PATIENCE_SECONDS)
         others = [pool.submit(store.submit, BODY) for _ in range(8)]
@@ -709,6 +710,43 @@ def test_nothing_is_open_in_a_process_that_forks_and_both_go_on(tmp_path):
         store.submit(BODY)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         assert by_state(store) == {"queued": 3} and store.check() == []
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_threads_that_write_while_the_process_forks_again_and_again_all_go_on(tmp_path):
+    with closing(SqliteJobs(tmp_path / "jobs.db")) as store, ThreadPoolExecutor(8) as pool:
+        ids = [pool.submit(lambda: [store.submit(BODY).id for _ in range(50)]) for _ in range(8)]
+        pids = []
+        while not all(one.done() for one in ids) or len(pids) < 5:
+            pids.append(os.fork())
+            if pids[-1] == 0:
+                os._exit(0 if store.submit(BODY) else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(pids[-1], 0)[1]) == 0
+        assert len({job for one in ids for job in one.result(PATIENCE_SECONDS)}) == 400
+        assert by_state(store) == {"queued": 400 + len(pids)} and store.check() == []
+
+
+@pytest.mark.parametrize("leads", [False, True])
+def test_a_thread_that_is_interrupted_while_it_writes_or_waits_for_its_commit_keeps_no_other_from_it(tmp_path, leads):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with closing(SqliteJobs(tmp_path / "jobs.db", busy_seconds=PATIENCE_SECONDS)) as store, ThreadPoolExecutor(1) as pool:
+        job = store.submit(BODY)
+        before = signal.signal(signal.SIGALRM, interrupt)
+        with open(tmp_path / "jobs.db-gate", "rb") as gate:
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            if not leads:
+                other = pool.submit(store.cancel, job.id)
+                while not store.database.writing or store.database.waiting:
+                    time.sleep(0.001)
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(KeyboardInterrupt):
+                store.submit(BODY)
+        signal.signal(signal.SIGALRM, before)
+        if not leads:
+            assert other.result(PATIENCE_SECONDS).state == "cancelled"
+        assert pool.submit(store.submit, BODY).result(PATIENCE_SECONDS).state == "queued" and store.check() == []
 
 
 def test_a_store_that_was_closed_opens_again_when_it_is_used(tmp_path):
