@@ -23,7 +23,7 @@ from iris_wsgi.wsgi import Route
 
 # How long the store may take: to answer a request, which is to be told of a store that is down within a quarter of a second,
 # and to answer a worker, which has time.
-REQUEST_SECONDS, WORKER_SECONDS = 0.15, 2.0
+REQUEST_SECONDS, WORKER_SECONDS = 0.2, 2.0
 
 
 class Parts(NamedTuple):
