@@ -57,10 +57,15 @@ def job_routes(parts: Parts, queue: jobs.Queue) -> list[Route]:
     return jobs.routes(parts.model, queue, parts.settings.max_rows, parts.settings.wait_seconds)
 
 
+def fast_folder(settings: Settings) -> Path:
+    """Where the fast model is: in the full one's folder, unless another is set."""
+    return Path(settings.fast_model_dir or Path(settings.model_dir) / "fast")
+
+
 def hybrid_routes(parts: Parts, queue: jobs.Queue) -> list[Route]:
     """Raises BadModel if the fast model cannot be served, or answers something else than the full one."""
     settings, full = parts.settings, parts.model
-    folder = Path(settings.fast_model_dir or Path(settings.model_dir) / "fast")
+    folder = fast_folder(settings)
     fast, pinned = load_model(folder)
     golden.self_test(fast, pinned.cases, pinned.tolerance)
     if (fast.labels, fast.width) != (full.labels, full.width):
