@@ -131,7 +131,8 @@ def container(runner: str, tmp_path: Path) -> Iterator[Callable[..., Container]]
         return Container(runner, names[-1])
 
     yield start
-    for name in names:
+    # The last one first: it may be in the network of another.
+    for name in reversed(names):
         subprocess.run([runner, "kill", name], capture_output=True)
         subprocess.run([runner, "rm", "--force", name], capture_output=True)
 
