@@ -38,6 +38,7 @@ COPY --from=build /build/app /
 COPY --from=build --chown=65532:65532 /build/state /
 ENV IRIS_HOST=0.0.0.0 \
     IRIS_MODEL_DIR=/model \
+    IRIS_PORT=8000 \
     IRIS_ROLE=web_single \
     IRIS_STATE_DIR=/state \
     ORT_DISABLE_TELEMETRY=1

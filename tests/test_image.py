@@ -155,7 +155,7 @@ def test_the_server_answers_the_fixed_points_within_the_limits_of_a_cluster(cont
 
 
 def test_48_mb_of_memory_are_enough_for_large_requests_too(container):
-    server = container(flags=(*HARD, "--network", "none", "--memory", "48m", "--memory-swap", "48m")).serves()
+    server = container(flags=(*HARD, "--network", "none", "--cpus", "1", "--memory", "48m", "--memory-swap", "48m")).serves()
     batch = {"data": [POINTS["virginica"]] * 10_000}
     for _ in range(5):
         assert json.loads(server.curl("/predict/batch", batch))["labels"] == ["virginica"] * 10_000

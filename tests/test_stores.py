@@ -822,6 +822,31 @@ def eventually(ask: Callable[[], object]) -> object:
             assert time.monotonic() < end
 
 
+def test_a_redis_that_is_full_takes_no_more_jobs_and_finishes_and_removes_those_it_has(own_redis):
+    clock = Clock()
+    store = open_store(own_redis.url, Limits(keep_seconds=100), clock)
+    free = own_redis.ask("INFO", "memory")["used_memory"]
+    jobs = [store.submit(bytes(60_000)) for _ in range(50)]
+    own_redis.ask("CONFIG", "SET", "maxmemory", str(free + 1_500_000), "maxmemory-policy", "noeviction")
+    with pytest.raises(StoreDown, match="OOM|maxmemory"):
+        store.submit(BODY)
+    store.cancel(jobs[0].id)
+    claims = store.claim("w", 50, 30)
+    assert len(claims) == 49 and all(store.heartbeat(claims, 30))
+    assert store.fail(claims[0], "later", clock.now + 1) and all(store.finish([(one, b"r") for one in claims[1:]]))
+    clock.now += 2
+    assert (
+        store.fail(claim_one(store), "for good") and store.redrive() == 1 and store.finish([(claim_one(store), b"r")]) == [True]
+    )
+    assert by_state(store) == {"succeeded": 49, "cancelled": 1}
+    clock.now += 101
+    while store.sweep(7):
+        pass
+    assert by_state(store) == {} and store.check() == []
+    assert store.submit(BODY).state == "queued"
+    store.close()
+
+
 def test_a_redis_that_is_not_there_is_told_by_every_method(own_redis, open_redis):
     store = open_redis(own_redis.url)
     store.submit(BODY)
