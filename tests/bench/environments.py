@@ -18,6 +18,7 @@ FASTAPI = ("fastapi", "uvicorn[standard]", "uvloop", "httptools", "gunicorn", "u
 PACKAGES: dict[str, tuple[str, ...]] = {
     # Installed as the others are, so that its byte code is there at the first start.
     "ours": (str(ROOT),),
+    "redis": (f"{ROOT}[redis]",),
     "fastapi": (*FASTAPI, "numpy", "onnxruntime"),
     "mosec": ("mosec", "numpy", "onnxruntime"),
     "litserve": ("litserve", "uvloop", "httptools", "numpy", "onnxruntime"),
@@ -40,7 +41,7 @@ def python(name: str) -> str:
 def ensure(name: str) -> None:
     """Makes the environment, unless it stands already and nothing changed since. Raises Unavailable."""
     stamp = HOME / name / "installed"
-    ours = (ROOT / "setup.cfg", *sorted((ROOT / "iris_wsgi").rglob("*.py"))) if name == "ours" else ()
+    ours = (ROOT / "setup.cfg", *sorted((ROOT / "iris_wsgi").rglob("*.py"))) if name in ("ours", "redis") else ()
     setup = b"".join(path.read_bytes() for path in ours)
     told = repr((sys.version, PACKAGES[name])).encode() + REQUIREMENTS.read_bytes() + setup
     want = hashlib.sha256(told).hexdigest()
