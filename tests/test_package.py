@@ -48,7 +48,20 @@ def test_importing_every_module_of_the_server_loads_no_extra():
     ]
     code = f"import sys, {', '.join(modules)}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     told = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    extras = {"sklearn", "skl2onnx", "onnx", "matplotlib", "scipy", "redis", "psycopg", "pyarrow", "tqdm", "webtest", "pytest", "hypothesis"}
+    extras = {
+        "sklearn",
+        "skl2onnx",
+        "onnx",
+        "matplotlib",
+        "scipy",
+        "redis",
+        "psycopg",
+        "pyarrow",
+        "tqdm",
+        "webtest",
+        "pytest",
+        "hypothesis",
+    }
     assert {"iris_wsgi", "numpy", "onnxruntime", "waitress"} <= set(told.stdout.split())
     assert not extras & set(told.stdout.split())
 
