@@ -4,7 +4,6 @@ import fcntl
 import os
 import re
 import resource
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -16,12 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from json import loads
 from pathlib import Path
-from tempfile import mkdtemp
 
 import pytest
-import redis
 from conftest import ROOT, need
 from hands import open_store
+from redis_server import RedisServer
 
 from iris_wsgi.stores.jobs import (
     ID_PATTERN,
@@ -57,34 +55,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-class RedisServer:
-    """A redis-server that writes each change to the disk before it answers."""
-
-    def __init__(self) -> None:
-        # A socket's path must be short.
-        self.folder = Path(mkdtemp(prefix="iris"))
-        self.url = f"unix://{self.folder}/s"
-        self.start()
-
-    def start(self) -> None:
-        command = [need("redis-server"), "--port", "0", "--unixsocket", f"{self.folder}/s", "--dir", str(self.folder)]
-        command += ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert any("ready to accept" in line.lower() for line in self.process.stdout)
-
-    def ask(self, *words: str) -> object:
-        with redis.Redis.from_url(self.url) as client:
-            return client.execute_command(*words)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-    def remove(self) -> None:
-        self.kill()
-        shutil.rmtree(self.folder)
 
 
 @pytest.fixture(scope="module")
