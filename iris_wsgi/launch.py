@@ -144,8 +144,9 @@ def serve_here(settings: Settings, bound: socket.socket, ready: Callable[[Facts]
     gc.enable()
     host, port = bound.getsockname()[:2]
     model = service.model
-    service.companions.start()
     ready(Facts(host, port, f"{model.name} {model.version} {model.digest}", service.self_test, service.sample))
+    # Only now: a job that ends its worker must not look like a start that failed.
+    service.companions.start()
     cut = server.run()
     busy = service.companions.end(server.end_at)
     if cut or busy:

@@ -266,6 +266,16 @@ def test_a_job_that_ends_each_worker_is_a_dead_letter_and_takes_no_other_with_it
     assert command("redrive", **where) == "0 dead letters are back in the queue\n" and place.check() == []
 
 
+def test_workers_that_die_on_jobs_as_soon_as_they_work_are_replaced_and_do_not_end_the_service(tmp_path, keep):
+    """A start that finds such jobs has not failed."""
+    settings = {"IRIS_STATE_DIR": str(tmp_path / "state"), "IRIS_WORKERS": "2", "DEADLY_AT_ONCE": "1"}
+    deadly = keep(*WORK, script=DEADLY, **settings)
+    until(lambda: deadly.ends or deadly.log.read_text().count("a worker died") >= 5, "workers die", PATIENCE_SECONDS)
+    assert deadly.ends == []
+    deadly.terminate()
+    assert deadly.ended() == 0
+
+
 # Workers that are told to end, that stand still, and that lose what they work on.
 
 
