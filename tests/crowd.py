@@ -274,7 +274,8 @@ class Crowd:
                 state = "queued"
                 while state in ("queued", "running"):
                     done, cancelled = self.before(job_id)
-                    state = self.note(job_id, wire.ask(request("GET", f"/jobs/{job_id}", None, WAIT)), done, cancelled)
+                    answer = wire.ask(request("GET", f"/jobs/{job_id}", None, WAIT))
+                    state = "queued" if answer.status == 503 else self.note(job_id, answer, done, cancelled)
         kept = place.rows()
         there = Counter({number: kept[np.array(row(number), np.float32).tobytes()] for number in range(next(self.numbers))})
         for number, times in there.items():
