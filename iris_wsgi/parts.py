@@ -17,6 +17,7 @@ from iris_wsgi.routes import hybrid, jobs
 from iris_wsgi.settings import Settings
 from iris_wsgi.stores.choice import open_jobs
 from iris_wsgi.stores.guard import Guarded
+from iris_wsgi.sweeper import Sweeper
 from iris_wsgi.watch import Watch
 from iris_wsgi.worker import Rules, Worker
 from iris_wsgi.wsgi import Route
@@ -82,5 +83,10 @@ def worker_of(parts: Parts, metrics: JobMetrics) -> Worker:
         settings.job_seconds,
         settings.retry_seconds,
     )
+
+    def ending() -> bool:
+        return parts.companions.ending
+
     store = open_jobs(settings, WORKER_SECONDS)
-    return Worker(store, parts.model, parts.predict, rules, metrics, parts.log, lambda: parts.companions.ending)
+    parts.companions.add("remove expired jobs", Sweeper(store, ending).run, finishes=False)
+    return Worker(store, parts.model, parts.predict, rules, metrics, parts.log, ending)

@@ -7,19 +7,24 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from clients import CI, LIVEZ, METRICS, READYZ, Answer, Load, Wire, ask, metric, request, until
 from conftest import MODEL
 from crowd import DEADLY, PATIENCE_SECONDS, WAIT, Crowd, Keep, Kept, Place, row
 from deadly import ABORTS, HOLDS, KILLS
+from hands import open_store
 from redis_server import RedisServer
 
 from iris_wsgi.model import Model, load_model
-from iris_wsgi.stores.jobs import DONE, StoreDown
+from iris_wsgi.records import pack_rows
+from iris_wsgi.stores.jobs import DONE, Limits, StoreDown
 
 TIMES, OF_EACH = (300, 3) if CI else (10, 2)
 
@@ -374,6 +379,40 @@ def test_a_job_that_is_cancelled_while_it_runs_stays_cancelled(place, keep, hold
     until(lambda: metric(ask(worker.at, METRICS).body.decode(), "job_attempts_total", outcome="refused") == 1, "it is refused")
     assert records(server, ids) == [cancelled.json()] and place.check() == []
     assert records(server, hand_in(server, row(1)))[0]["status"] == "succeeded"
+
+
+# What has expired.
+
+
+def test_what_has_expired_is_removed_while_a_worker_is_in_a_long_run(place, keep, hold):
+    settings = {**place.settings, "IRIS_KEEP_SECONDS": "0.1"}
+    server = keep(*SERVE, **settings).ready()
+    keep(*WORK, script=DEADLY, **settings, DEADLY_HOLD=str(hold)).ready()
+    done = hand_in(server, row(1))
+    until(lambda: ask(server.at, request("GET", f"/jobs/{done[0]}")).status == 410, "it has expired", PATIENCE_SECONDS)
+    held = hand_in(server, [HOLDS, 3.5, 1.4, 0.2])
+    is_held(hold)
+    with closing(place.open()) as store:
+        until(lambda: store.counts().by_state["succeeded"] == 0, "it is removed", PATIENCE_SECONDS)
+    assert ask(server.at, request("GET", f"/jobs/{held[0]}")).json()["status"] == "running"
+    hold.unlink()
+
+
+def test_thousands_that_have_expired_are_removed_while_jobs_go_on(place, keep, model):
+    old = np.array([row(10**6)], np.float32)
+    with closing(open_store(place.where, Limits(), lambda: time.time() - 7200)) as past, ThreadPoolExecutor(32) as pool:
+        ids = list(pool.map(lambda _: past.submit(pack_rows(old)).id, range(5000 if CI else 300)))
+        while claims := past.claim("w", 500, 60):
+            past.finish([(one, b"{}\n{}") for one in claims])
+    server, worker = keep("serve", **place.settings).ready(), keep(*WORK, **place.settings)
+    with Crowd(model, [server], 4) as crowd:
+        until(lambda: old.tobytes() not in place.rows(), "they are removed", PATIENCE_SECONDS)
+        done = len(crowd.done) + 20
+        until(lambda: crowd.faults or len(crowd.done) > done, "jobs go on", PATIENCE_SECONDS)
+    crowd.settle(place)
+    assert crowd.faults == [] and server.ends == worker.ends == []
+    with Wire(server.at) as wire:
+        assert {insist(wire, request("GET", f"/jobs/{one}")).status for one in ids[:50]} == {410}
 
 
 # A full disk.
