@@ -58,7 +58,8 @@ class Place(NamedTuple):
                     bodies = [body for (body,) in db.execute("SELECT body FROM content")]
             else:
                 bodies = [store.redis.hget(key, "body") for key in store.redis.scan_iter("{iris}:job:*", 10_000)]
-        return Counter(unpack_rows(body).tobytes() for body in bodies)
+        # One may be removed while they are listed.
+        return Counter(unpack_rows(body).tobytes() for body in bodies if body is not None)
 
 
 class Kept:
