@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -104,6 +105,20 @@ def test_more_held_answers_than_there_may_be_are_503(run):
         assert {wire.answer().status for wire in waiting} == {200}
         # The places are free again.
         assert ask(server, held(path)).json()["status"] == "cancelled"
+
+
+def test_clients_that_go_away_leave_their_places_to_others(run):
+    server = run("--role", "asynchronous", "--waiters", "2")
+    path = hand_in(server)
+    for _ in range(3):
+        with Wire(server) as one, Wire(server) as two:
+            for wire in (one, two):
+                wire.send(held(path))
+            until(lambda: figure(server, "http_requests_in_flight") == 2 + 1, "both are held")
+        until(lambda: figure(server, "http_requests_in_flight") == 1, "none is held any more")
+    with Wire(server) as half:
+        half.send(held(path)).socket.shutdown(socket.SHUT_WR)
+        assert half.answer().json()["status"] == "queued"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
