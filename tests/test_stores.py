@@ -17,9 +17,8 @@ from json import loads
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, need
+from conftest import ROOT
 from hands import open_store
-from redis_server import RedisServer
 
 from iris_wsgi.stores.jobs import (
     ID_PATTERN,
@@ -55,23 +54,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture(scope="module")
-def shared_redis() -> Iterator[RedisServer]:
-    need("redis-server")
-    server = RedisServer()
-    yield server
-    server.remove()
-
-
-@pytest.fixture
-def own_redis() -> Iterator[RedisServer]:
-    """For tests that stop it or restart it."""
-    need("redis-server")
-    server = RedisServer()
-    yield server
-    server.remove()
 
 
 @pytest.fixture(params=["sqlite", "redis"])
