@@ -23,7 +23,7 @@ from iris_wsgi.http1 import Head, Request
 from iris_wsgi.listener import Poll, connection_limits, refuse_newcomers
 from iris_wsgi.log import Log
 from iris_wsgi.settings import Settings
-from iris_wsgi.wsgi import App
+from iris_wsgi.wsgi import App, never
 
 SWEEP_SECONDS = 0.25
 ACCEPT_PAUSE_SECONDS = 0.2
@@ -47,10 +47,12 @@ class Job:
 
     def __init__(self, server: "Server", channel: Channel, request: Request) -> None:
         self.server, self.channel, self.request, self.arrived = server, channel, request, server.now
+        # Its client has closed its half of the connection: it may be gone, so its answer is not held back any longer.
+        self.hurry = False
 
     def service(self) -> None:
         """Called by a thread of the pool."""
-        data, close = self.server.answer(self.request, self.arrived)
+        data, close = self.server.answer(self.request, self.arrived, lambda: self.hurry)
         self.server.waiting.discard(self)
         self.server.done.append((self.channel, data, close))
         self.server.pull_trigger()
@@ -189,12 +191,12 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.channels.pop(channel.fd, None)
         self.poller.unregister(channel.fd)
 
-    def answer(self, request: Request, arrived: float) -> tuple[bytes, bool]:
+    def answer(self, request: Request, arrived: float, hurry: Callable[[], bool] = never) -> tuple[bytes, bool]:
         """The application's answer to a request that arrived then, and whether the connection closes after it; in the loop or
         in a thread of the pool."""
         head, body = request
         try:
-            response, request_id = self.app.answer(head.method, head.path, head.variables, body, arrived)
+            response, request_id = self.app.answer(head.method, head.path, head.variables, body, arrived, hurry)
             # Only now: it may have been a long time.
             connection = self.connection(head)
             data = self.writer.message(response, request_id, head.method, connection)

@@ -23,9 +23,14 @@ StartResponse = Callable[[str, list[tuple[str, str]]], object]
 request_id_of_caller = re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch
 
 
+def never() -> bool:
+    return False
+
+
 class Request(NamedTuple):
     """What a handler is given: method, path, body (empty unless the route takes one), the values of the path's parameters by
-    name, the CGI variables (RFC 3875), in which the fields are, when it arrived, and until when its answer is wanted."""
+    name, the CGI variables (RFC 3875), in which the fields are, when it arrived, until when its answer is wanted, and what says
+    that an answer that is held back should go out, as its client has gone."""
 
     method: str
     path: str
@@ -34,6 +39,7 @@ class Request(NamedTuple):
     variables: Mapping[str, Any]
     arrived: float = 0.0
     until: float = inf
+    hurry: Callable[[], bool] = never
 
 
 class Response(NamedTuple):
@@ -127,12 +133,18 @@ class App:
         return [] if method == "HEAD" else [response.body]
 
     def answer(
-        self, method: str, path: str, variables: Environ, body: bytes | None = None, arrived: float | None = None
+        self,
+        method: str,
+        path: str,
+        variables: Environ,
+        body: bytes | None = None,
+        arrived: float | None = None,
+        hurry: Callable[[], bool] = never,
     ) -> tuple[Response, str]:
         """The response to a request with these CGI variables (RFC 3875), and its id. Nothing that a handler raises gets out.
 
         `body` is None where it must be read from variables["wsgi.input"]; `arrived` is the monotonic time at which the request
-        was complete, None for now.
+        was complete, None for now. `hurry` is for handlers that hold answers back.
         """
         started = time.perf_counter()
         self.observer.started()
@@ -140,7 +152,7 @@ class App:
         request_id = offered if offered and request_id_of_caller(offered) else new_request_id()
         place, parameters = self.paths.find(path)
         try:
-            response = self.respond(method, path, variables, body, arrived, place, parameters)
+            response = self.respond(method, path, variables, body, arrived, hurry, place, parameters)
         except Exception as error:
             problem = error if isinstance(error, Problem) else Problem(UNEXPECTED)
             if problem.status == 500:
@@ -176,6 +188,7 @@ class App:
         variables: Environ,
         body: bytes | None,
         arrived: float | None,
+        hurry: Callable[[], bool],
         place: Place,
         parameters: Parameters,
     ) -> Response:
@@ -188,7 +201,7 @@ class App:
             if until <= now:
                 raise errors.DeadlineExceeded(deadline.WAITED)
             content = b"" if route.body is None else self.content(route, variables, body)
-            response = route.handler(Request(method, path, content, parameters, variables, arrived, until))
+            response = route.handler(Request(method, path, content, parameters, variables, arrived, until, hurry))
             return coded(response, variables.get("HTTP_ACCEPT_ENCODING")) if route.lenient else response
         allow = (("Allow", place.allow),) if place.allow else ()
         if allow and method == "OPTIONS":

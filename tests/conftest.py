@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import webtest
+from redis_server import RedisServer
 
 from iris_wsgi.golden import seal
 from iris_wsgi.log import Log
@@ -189,3 +190,15 @@ def slow_model(tmp_path_factory) -> Path:
     (folder / "label.json").write_text('{"0": "a", "1": "b", "2": "c"}')
     seal(folder, None)
     return folder
+
+
+def real_redis() -> Iterator[RedisServer]:
+    need("redis-server")
+    server = RedisServer()
+    yield server
+    server.remove()
+
+
+# One for tests that empty it and leave it as it is, one for tests that stop it or restart it.
+shared_redis = pytest.fixture(real_redis, scope="session", name="shared_redis")
+own_redis = pytest.fixture(real_redis, name="own_redis")

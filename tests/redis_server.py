@@ -1,4 +1,4 @@
-"""A redis-server of a test's own."""
+"""A real redis-server; conftest.py has fixtures of it."""
 
 import shutil
 import subprocess
@@ -6,7 +6,6 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import redis
-from conftest import need
 
 
 class RedisServer:
@@ -19,7 +18,7 @@ class RedisServer:
         self.start()
 
     def start(self) -> None:
-        command = [need("redis-server"), "--port", "0", "--unixsocket", f"{self.folder}/s", "--dir", str(self.folder)]
+        command = ["redis-server", "--port", "0", "--unixsocket", f"{self.folder}/s", "--dir", str(self.folder)]
         command += ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert any("ready to accept" in line.lower() for line in self.process.stdout)
@@ -33,5 +32,6 @@ class RedisServer:
         self.process.communicate()
 
     def remove(self) -> None:
+        # One that is stopped ends too.
         self.kill()
         shutil.rmtree(self.folder)

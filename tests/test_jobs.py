@@ -5,13 +5,13 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import webtest
 from clients import ROW, until
-from conftest import need, wsgi_call
-from test_stores import RedisServer
+from conftest import wsgi_call
+from redis_server import RedisServer
 
 from iris_wsgi import parts
 from iris_wsgi.routes.jobs import BAD_KEY, CONFLICT, DOWN, FULL, GONE, UNKNOWN
@@ -21,20 +21,12 @@ ROWS = {"data": [ROW, [6.7, 3.1, 4.7, 1.5], [7.2, 3.6, 6.1, 2.5]]}
 NO_JOB = "A" * 22
 
 
-@pytest.fixture(scope="module")
-def redis_server() -> Iterator[RedisServer]:
-    need("redis-server")
-    server = RedisServer()
-    yield server
-    server.remove()
-
-
 @pytest.fixture(params=["sqlite", "redis"])
 def place(request: pytest.FixtureRequest) -> dict[str, str]:
     """The settings of a store without jobs."""
     if request.param == "sqlite":
         return {}
-    server = request.getfixturevalue("redis_server")
+    server = request.getfixturevalue("shared_redis")
     server.ask("FLUSHALL")
     return {"redis_url": server.url}
 
@@ -288,14 +280,9 @@ def test_jobs_are_counted(app):
 
 
 @pytest.fixture
-def stoppable(make: Callable[..., webtest.TestApp]) -> Iterator[tuple[webtest.TestApp, RedisServer]]:
+def stoppable(make: Callable[..., webtest.TestApp], own_redis: RedisServer) -> tuple[webtest.TestApp, RedisServer]:
     """The role `all` on a Redis of its own."""
-    need("redis-server")
-    server = RedisServer()
-    yield make(redis_url=server.url), server
-    if server.process.poll() is None:
-        server.process.send_signal(signal.SIGCONT)
-    server.remove()
+    return make(redis_url=own_redis.url), own_redis
 
 
 @pytest.mark.parametrize("fault", [signal.SIGSTOP, signal.SIGKILL])

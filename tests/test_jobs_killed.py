@@ -20,7 +20,6 @@ from conftest import MODEL
 from crowd import DEADLY, PATIENCE_SECONDS, WAIT, Crowd, Keep, Kept, Place, row
 from deadly import ABORTS, HOLDS, KILLS
 from hands import open_store
-from redis_server import RedisServer
 
 from iris_wsgi.model import Model, load_model
 from iris_wsgi.records import pack_rows
@@ -34,19 +33,12 @@ def model() -> Model:
     return load_model(MODEL)[0]
 
 
-@pytest.fixture
-def redis_server() -> Iterator[RedisServer]:
-    server = RedisServer()
-    yield server
-    server.remove()
-
-
 @pytest.fixture(params=["sqlite", "redis"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """Of a store without jobs."""
     if request.param == "sqlite":
         return Place({"IRIS_STATE_DIR": str(tmp_path / "state")}, str(tmp_path / "state/jobs.db"))
-    server = request.getfixturevalue("redis_server")
+    server = request.getfixturevalue("own_redis")
     return Place({"IRIS_REDIS_URL": server.url}, server.url)
 
 
@@ -124,8 +116,8 @@ def refused(answer: Answer) -> bool:
     return True
 
 
-def test_without_redis_jobs_are_refused_the_rest_goes_on_and_nothing_is_lost(redis_server, keep, model):
-    place = Place({"IRIS_REDIS_URL": redis_server.url}, redis_server.url)
+def test_without_redis_jobs_are_refused_the_rest_goes_on_and_nothing_is_lost(own_redis, keep, model):
+    place = Place({"IRIS_REDIS_URL": own_redis.url}, own_redis.url)
     settings = {**place.settings, "IRIS_LEASE_SECONDS": "0.5", "IRIS_JOBS_ATTEMPTS": "1000"}
     every = [keep("serve", **settings), keep(*SERVE, **settings), keep(*WORK, **settings)]
     servers = every[:2]
@@ -155,17 +147,17 @@ def test_without_redis_jobs_are_refused_the_rest_goes_on_and_nothing_is_lost(red
 
         for _ in range(3 if CI else 1):
             goes_on()
-            redis_server.process.send_signal(signal.SIGSTOP)
+            own_redis.process.send_signal(signal.SIGSTOP)
             refuses()
-            redis_server.process.send_signal(signal.SIGCONT)
+            own_redis.process.send_signal(signal.SIGCONT)
             goes_on()
-            redis_server.kill()
+            own_redis.kill()
             refuses()
-            redis_server.start()
+            own_redis.start()
             goes_on()
-            redis_server.process.terminate()
-            redis_server.process.communicate()
-            redis_server.start()
+            own_redis.process.terminate()
+            own_redis.process.communicate()
+            own_redis.start()
         goes_on()
     crowd.settle(place)
     assert crowd.faults == []

@@ -17,9 +17,8 @@ from json import loads
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, need
+from conftest import ROOT
 from hands import open_store
-from redis_server import RedisServer
 
 from iris_wsgi.stores.jobs import (
     ID_PATTERN,
@@ -55,23 +54,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture(scope="module")
-def shared_redis() -> Iterator[RedisServer]:
-    need("redis-server")
-    server = RedisServer()
-    yield server
-    server.remove()
-
-
-@pytest.fixture
-def own_redis() -> Iterator[RedisServer]:
-    """For tests that stop it or restart it."""
-    need("redis-server")
-    server = RedisServer()
-    yield server
-    server.remove()
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -757,8 +739,8 @@ def every_method(store: JobStore, claim: Claim) -> list[Callable[[], object]]:
 def open_redis(clock: Clock) -> Iterator[Callable[[str], JobStore]]:
     opened = []
 
-    def open_it(url: str) -> JobStore:
-        opened.append(RedisJobs(url, clock=clock))
+    def open_it(url: str, seconds: float = 0.15) -> JobStore:
+        opened.append(RedisJobs(url, clock=clock, seconds=seconds))
         return opened[-1]
 
     yield open_it
@@ -829,7 +811,8 @@ def test_a_redis_that_is_not_there_is_told_by_every_method(own_redis, open_redis
 
 
 def test_a_killed_redis_has_every_acknowledged_job_when_it_is_back(own_redis, open_redis):
-    store = open_redis(own_redis.url)
+    # On a busy disk it may take its time; that it is killed is told at once.
+    store = open_redis(own_redis.url, PATIENCE_SECONDS)
     acknowledged, finished = [], []
 
     def work() -> None:
@@ -847,6 +830,7 @@ def test_a_killed_redis_has_every_acknowledged_job_when_it_is_back(own_redis, op
         thread = threading.Thread(target=work)
         thread.start()
         while len(acknowledged) < count:
+            assert thread.is_alive()
             time.sleep(0.001)
         own_redis.kill()
         thread.join()

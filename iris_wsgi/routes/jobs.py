@@ -76,7 +76,7 @@ def routes(model: Model, queue: Queue, max_rows: int, wait_seconds: float) -> li
         if not wished:
             return told(find(request, queue.store.get))
         seconds = min(float(wished), wait_seconds)
-        job = find(request, lambda job_id: queue.store.wait(job_id, seconds, queue.ending))
+        job = find(request, lambda job_id: queue.store.wait(job_id, seconds, lambda: queue.ending() or request.hurry()))
         return told(job, ("Preference-Applied", f"wait={seconds:g}"))
 
     def delete(request: Request) -> Response:
