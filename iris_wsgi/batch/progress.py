@@ -45,10 +45,11 @@ class Lines:
 class Bar:
     """tqdm's bar, for a terminal."""
 
-    def __init__(self, total: int | None) -> None:
+    def __init__(self, total: int | None, unit: str) -> None:
         from tqdm import tqdm
 
-        self.bar = tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, dynamic_ncols=True, smoothing=0.1)
+        divisor = 1024 if unit == "B" else 1000
+        self.bar = tqdm(total=total, unit=unit, unit_scale=True, unit_divisor=divisor, dynamic_ncols=True, smoothing=0.1)
         self.first: int | None = None
         self.began = time.monotonic()
 
@@ -62,13 +63,13 @@ class Bar:
         self.bar.close()
 
 
-def teller(total: int | None, quiet: bool) -> Teller:
-    """By where standard error goes; without tqdm (the extra `batch`) a terminal gets lines too."""
+def teller(total: int | None, quiet: bool, unit: str = "B") -> Teller:
+    """By where standard error goes; without tqdm (the extra `batch`) a terminal gets lines too. `unit` is what `total` counts."""
     if quiet:
         return Silent()
     if sys.stderr.isatty():
         try:
-            return Bar(total)
+            return Bar(total, unit)
         except ImportError:
             pass
     return Lines(total)
