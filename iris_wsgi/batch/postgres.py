@@ -91,10 +91,10 @@ class PostgresDatabase:
         self.set_up()
 
     def set_up(self) -> None:
-        milliseconds = str(int(self.seconds * 1000))
         wanted = {
-            "statement_timeout": milliseconds,
-            "lock_timeout": milliseconds,
+            "statement_timeout": str(int(self.seconds * 1000)),
+            # Sooner, so that the one who waits for a lock is told so.
+            "lock_timeout": str(int(self.seconds * 800)),
             "idle_in_transaction_session_timeout": str(IDLE_SECONDS * 1000),
             # Rows that another has just committed must be seen, whatever this role usually has.
             "default_transaction_isolation": "read committed",
@@ -119,10 +119,11 @@ class PostgresDatabase:
             return None
         schema, oid, rows, has_heirs = found[0]
         columns = {one: Column(one, kind, nullable) for one, kind, nullable in self.execute(COLUMNS, (oid,))}
+        told = [(is_primary, tuple(names)) for is_primary, names in self.execute(KEYS, (oid, oid))]
+        primary = next((names for is_primary, names in told if is_primary), ())
         # A key is not unique over the tables that inherit from this one.
-        keys = [] if has_heirs else self.execute(KEYS, (oid, oid))
-        primary = next((tuple(names) for is_primary, names in keys if is_primary), ())
-        return Source(Name(schema, name.table), columns, [tuple(names) for _, names in keys], primary, rows if rows > 0 else None)
+        keys = [] if has_heirs else [names for _, names in told]
+        return Source(Name(schema, name.table), columns, keys, primary, rows if rows > 0 else None)
 
     def walks(self, page: str, values: Sequence[Any]) -> bool:
         return True

@@ -33,6 +33,8 @@ class SqliteDatabase:
         try:
             self.connection = sqlite3.connect(f"file:{quote(path)}?mode=rw", seconds, isolation_level=None, uri=True)
             self.connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
+            # A text that is not UTF-8 is a bad row, and not the end of the run.
+            self.connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
             # Runs are told as they are even after the power has gone.
             self.connection.execute("PRAGMA synchronous = FULL")
         except sqlite3.Error as error:
@@ -48,6 +50,8 @@ class SqliteDatabase:
             yield
         except sqlite3.Error as error:
             raise self.failed(error) from None
+        except UnicodeError:
+            raise Failed(f"the database {self.path} has a key that is text and not UTF-8") from None
 
     def find(self, name: Name) -> Source | None:
         schema = name.schema or "main"
