@@ -3,13 +3,16 @@
 import json
 import os
 import random
+import resource
 import signal
 import sqlite3
 import sys
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 from iris_wsgi.__main__ import main
 from iris_wsgi.batch.sqlite import SqliteDatabase
@@ -28,11 +31,12 @@ class Place:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.kept = None
         self.is_sqlite = url.startswith("sqlite:///")
 
     def ask(self, statement: str, values=(), rows=()) -> list[tuple]:
         """What a statement gives; with `rows` it is done for each of them."""
-        with closing(self.connect()) as connection:
+        with self.connection() as connection:
             cursor = connection.cursor()
             text = statement if self.is_sqlite else statement.replace("%", "%%").replace("?", "%s")
             if rows:
@@ -43,12 +47,29 @@ class Place:
             connection.commit()
             return found
 
+    @contextmanager
+    def connection(self):
+        """For a moment. That of a server is kept; of a file nothing may be open in a process that forks."""
+        if self.is_sqlite or self.kept is None or self.kept.closed:
+            self.kept = self.connect()
+        try:
+            yield self.kept
+        except Exception:
+            self.kept.close()
+            raise
+        if self.is_sqlite:
+            self.kept.close()
+
     def connect(self):
         if self.is_sqlite:
             return sqlite3.connect(self.url.removeprefix("sqlite:///"), timeout=60)
         import psycopg
 
         return psycopg.connect(self.url)
+
+    def close(self) -> None:
+        if self.kept is not None:
+            self.kept.close()
 
     def has(self, name: str) -> bool:
         told = "SELECT name FROM sqlite_schema WHERE name = ?" if self.is_sqlite else "SELECT 1 WHERE to_regclass(?) IS NOT NULL"
@@ -64,11 +85,13 @@ class Place:
 
     def content(self, name: str = "items_prediction") -> list[tuple]:
         """All of a table of predictions but when and by which run they were made."""
-        with closing(self.connect()) as connection:
+        with self.connection() as connection:
             cursor = connection.cursor()
             cursor.execute(f"SELECT * FROM {name} ORDER BY 1, 2")
             kept = [i for i, column in enumerate(cursor.description) if column[0] not in ("run", "predicted")]
-            return [tuple(row[i] for i in kept) for row in cursor.fetchall()]
+            rows = [tuple(row[i] for i in kept) for row in cursor.fetchall()]
+            connection.commit()
+            return rows
 
     def records(self) -> list[dict]:
         names = ("run", "status", "ok", "bad", "labels", "finished")
@@ -98,51 +121,73 @@ class Place:
             self.ask(f"DROP TABLE IF EXISTS {name}")
 
 
-def score(url: str, *more: str) -> int:
-    return main(["batch", "--table", "items", "--database", url, "--model-dir", MODEL, "--quiet", *more])
+# What processes have said, by their ids.
+SAID: dict[int, IO[bytes]] = {}
 
 
-def forked(url: str, *more: str) -> int:
-    """The id of a process with a run."""
+def start(url: str, *more: str, bound: int = 0) -> int:
+    """The id of a process with a run, in which no file may grow over the `bound`."""
+    said = TemporaryFile()  # noqa: SIM115
     pid = os.fork()
     if pid == 0:
         status = 99
         try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            status = score(url, *more)
+            os.dup2(said.fileno(), 2)
+            if bound:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (bound, resource.RLIM_INFINITY))
+            status = main(["batch", "--table", "items", "--database", url, "--model-dir", MODEL, "--quiet", *more])
         finally:
+            sys.stderr.flush()
             os._exit(status)
+    SAID[pid] = said
     return pid
 
 
-def kill(url: str, kills: str, seed: str, chunk: str) -> None:
-    """Runs that are killed until one gets to its end, again and again; what was then not as it should be, as JSON."""
-    place, chance, left, ends, faults = Place(url), random.Random(int(seed)), int(kills), 0, []
+def end(pid: int) -> tuple[int, str]:
+    """Its status and what it said, once it has ended."""
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with SAID.pop(pid) as said:
+        said.seek(0)
+        return status, said.read().decode()
+
+
+def kill(url: str, kills: int, chunk: str) -> dict[str, object]:
+    """Runs that are killed until one gets to its end, again and again; what was then not as it should be."""
+    place, chance, left, ends, faults = Place(url), random.Random(), kills, 0, []
     begun = time.monotonic()
-    assert os.waitstatus_to_exitcode(os.waitpid(forked(url, "--chunk", chunk), 0)[1]) == 0
+    assert end(start(url, "--chunk", chunk)) == (0, "")
     wanted, seconds = place.content(), time.monotonic() - begun
     place.empty()
     while left:
-        pid = forked(url, "--chunk", chunk)
+        pid = start(url, "--chunk", chunk)
         # Some in their first moments, in which tables are made, some on their way.
         time.sleep(chance.choice((0.2, 0.9)) * chance.random() * seconds)
         os.kill(pid, signal.SIGKILL)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        if status == 0 or left == 1:
-            status = status and os.waitstatus_to_exitcode(os.waitpid(forked(url), 0)[1])
-            faults += place.faults() + ([f"ended with {status}"] if status else [])
+        status, _ = end(pid)
+        left -= status == -signal.SIGKILL
+        if status == 0 or left == 0:
+            status, said = end(start(url))
+            faults += place.faults() + ([f"ended with {status}: {said}"] if status else [])
             faults += [] if place.content() == wanted else ["predictions differ"]
             ends += 1
             place.empty()
-        left -= status == -signal.SIGKILL or left == 1
-    print(json.dumps({"faults": faults, "ends": ends}))
+    place.close()
+    return {"faults": faults, "ends": ends}
 
 
-def share(url: str, count: str, chunk: str) -> None:
-    """Several runs at once; their statuses, as JSON."""
-    pids = [forked(url, "--chunk", chunk) for _ in range(int(count))]
-    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]))
+def share(url: str, count: int, chunk: str) -> list[tuple[int, str]]:
+    """Several runs at once; how they ended."""
+    return [end(pid) for pid in [start(url, "--chunk", chunk) for _ in range(count)]]
 
+
+def serve() -> None:
+    """Does what it is told, line by line: to fork is quicker than to import all of it each time."""
+    for line in sys.stdin:
+        name, words, options = json.loads(line)
+        print(json.dumps(COMMANDS[name](*words, **options)), flush=True)
+
+
+COMMANDS = {"start": start, "end": end, "kill": kill, "share": share}
 
 if __name__ == "__main__":
-    {"kill": kill, "share": share}[sys.argv[1]](*sys.argv[2:])
+    serve()

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -43,26 +43,25 @@ def server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def place(request: pytest.FixtureRequest) -> Place:
     """A database without tables."""
-    if request.param == "sqlite":
-        (tmp_path / "items.db").touch()
-        return Place(f"sqlite:///{tmp_path}/items.db")
-    return request.getfixturevalue("postgres")
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
-def postgres(server: PostgresServer) -> Place:
+def postgres(server: PostgresServer) -> Iterator[Place]:
     found = Place(server.url)
-    found.ask("DROP SCHEMA public CASCADE")
-    found.ask("CREATE SCHEMA public")
-    return found
+    found.ask("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    yield found
+    found.close()
 
 
 @pytest.fixture
-def sqlite(tmp_path: Path) -> Place:
-    (tmp_path / "items.db").touch()
-    return Place(f"sqlite:///{tmp_path}/items.db")
+def sqlite() -> Iterator[Place]:
+    """In memory where that looks like a disk: processes are killed here, and not the machine."""
+    with TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
+        (Path(folder) / "items.db").touch()
+        yield Place(f"sqlite:///{folder}/items.db")
 
 
 @pytest.fixture(scope="module")
@@ -93,16 +92,46 @@ def batch(place: Place, capsys: pytest.CaptureFixture[str]) -> Callable[..., tup
     return run
 
 
-@contextmanager
-def process(place: Place, *arguments: str, **options) -> Iterator[subprocess.Popen]:
-    command = [sys.executable, "-m", "iris_wsgi", "batch", "--table", "items", "--model-dir", str(MODEL), *arguments]
-    environment = {**os.environ, "IRIS_DATABASE_URL": place.url}
-    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, **options)
-    try:
-        yield started
-    finally:
-        started.kill()
-        started.communicate()
+class Hands:
+    """A process that forks others which make runs."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen([sys.executable, TABLES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, name: str, *words: object, **options: object):
+        self.process.stdin.write(json.dumps([name, words, options]) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    @contextmanager
+    def run(self, place: Place, *arguments: str, **options: object) -> Iterator["Started"]:
+        started = Started(self, self.ask("start", place.url, *arguments, **options))
+        try:
+            yield started
+        finally:
+            if not started.ended:
+                os.kill(started.pid, signal.SIGKILL)
+                started.end()
+
+
+class Started:
+    """A run in a process of its own."""
+
+    def __init__(self, hands: Hands, pid: int) -> None:
+        self.hands, self.pid, self.ended = hands, pid, False
+
+    def end(self) -> tuple[int, str]:
+        """Its status and what it said."""
+        self.ended = True
+        return tuple(self.hands.ask("end", self.pid))
+
+
+@pytest.fixture(scope="module")
+def hands() -> Iterator[Hands]:
+    hands = Hands()
+    yield hands
+    hands.process.communicate(timeout=PATIENCE_SECONDS)
+    assert hands.process.returncode == 0
 
 
 def begun(place: Place) -> None:
@@ -113,12 +142,6 @@ def begun(place: Place) -> None:
             return
         time.sleep(0.005)
     raise AssertionError("no run has begun")
-
-
-def hands(*words: str) -> object:
-    told = subprocess.run([sys.executable, TABLES, *words], capture_output=True, text=True)
-    assert told.returncode == 0, told.stderr
-    return json.loads(told.stdout)
 
 
 def other_model(folder: Path, labels: str | None = None) -> Path:
@@ -345,6 +368,13 @@ def test_a_view_has_no_key(place, batch):
     assert batch("--key", "id", table="seen")[0] == 2
 
 
+def test_the_url_may_come_from_the_environment(sqlite, monkeypatch, capsys):
+    sqlite.fill(5)
+    monkeypatch.setenv("IRIS_DATABASE_URL", sqlite.url)
+    assert main(["batch", "--table", "items", "--model-dir", str(MODEL), "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "") and len(sqlite.content()) == 5
+
+
 def test_flags_of_tables_want_a_table(capsys):
     for flags in (["--key", "id"], ["--redo-older"], ["--chunk", "5"], ["--database", "sqlite:///x"]):
         assert main(["batch", "in.csv", "out.csv", *flags]) == 2
@@ -428,9 +458,9 @@ def test_bad_rows_of_runs_that_were_interrupted_count_in_the_one_that_goes_on(pl
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_that_share_a_table_do_each_row_once(place, batch, count):
+def test_processes_that_share_a_table_do_each_row_once(place, batch, hands, count):
     place.fill(2000)
-    assert hands("share", place.url, str(count), "50") == [0] * count
+    assert hands.ask("share", place.url, count, "50") == [[0, ""]] * count
     assert place.faults() == [] and sum(one["ok"] + one["bad"] for one in place.records()) == 2000
     shared = place.content()
     place.empty()
@@ -438,34 +468,33 @@ def test_processes_that_share_a_table_do_each_row_once(place, batch, count):
     assert place.content() == shared
 
 
-def test_runs_killed_at_any_moment_leave_what_an_undisturbed_one_does(place):
-    place.fill(1500)
-    told = hands("kill", place.url, str(KILLS), str(time.time_ns() % 1000), "20")
+def test_runs_killed_at_any_moment_leave_what_an_undisturbed_one_does(place, hands):
+    place.fill(800)
+    told = hands.ask("kill", place.url, KILLS, "20")
     assert told["faults"] == [] and told["ends"] > 0
 
 
-def test_sigterm_ends_a_run_after_its_chunk_and_the_same_command_goes_on(place, batch):
+def test_sigterm_ends_a_run_after_its_chunk_and_the_same_command_goes_on(place, batch, hands):
     place.fill(4000)
-    with process(place, "--chunk", "2") as run:
+    with hands.run(place, "--chunk", "2") as run:
         begun(place)
-        run.terminate()
-        _, err = run.communicate(timeout=PATIENCE_SECONDS)
-    assert run.returncode == 4
-    assert re.fullmatch(r"iris_wsgi: stopped: SIGTERM, after \d+ rows: .*; the same command goes on\n", err)
+        os.kill(run.pid, signal.SIGTERM)
+        status, told = run.end()
+    assert status == 4
+    assert re.fullmatch(r"iris_wsgi: stopped: SIGTERM, after \d+ rows: .*; the same command goes on\n", told)
     assert place.records()[0]["status"] == "interrupted" and 0 < len(place.content()) < 4000 and place.faults() == []
     assert batch()[0] == 0 and len(place.content()) == 4000 and place.faults() == []
 
 
-def test_rows_that_come_and_go_during_a_run_are_no_trouble(place, batch):
-    place.fill(4000)
-    with process(place, "--chunk", "5") as run:
+def test_rows_that_come_and_go_during_a_run_are_no_trouble(place, batch, hands):
+    place.fill(1000)
+    with hands.run(place, "--chunk", "5") as run:
         begun(place)
         for i in range(1, 30, 3):
             place.ask("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", (i,))
-            place.ask("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", (12000 + i,))
-            place.ask("DELETE FROM items WHERE id = ?", (12000 - i - 2,))
-        _, err = run.communicate(timeout=PATIENCE_SECONDS)
-    assert run.returncode == 0, err
+            place.ask("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", (3000 + i,))
+            place.ask("DELETE FROM items WHERE id = ?", (3000 - i - 2,))
+        assert run.end() == (0, "")
     assert batch()[0] == 0 and place.faults() == []
     assert place.ask("SELECT count(*) FROM items s LEFT JOIN items_prediction p ON p.id = s.id WHERE p.id IS NULL") == [(0,)]
 
@@ -609,15 +638,13 @@ def test_keys_of_every_type_are_kept_as_they_are(postgres, kind, model):
     postgres.ask(ITEMS.replace("id integer", f"id {kind}"))
     values = ", ".join(f"({one}, 5, 3, 1, 0.2)" for one in KEYS[kind])
     postgres.ask(f"INSERT INTO items VALUES {values}")
-    for chunk in (1, 100):
-        run = runs(postgres, model, chunk=chunk)
-        with closing(run.database):
-            assert run.go(print) == 0 and run.ok == len(KEYS[kind])
-        same = "SELECT count(*) FROM items s JOIN items_prediction p USING (id) WHERE s.id::text = p.id::text"
-        assert postgres.ask(same) == [(len(KEYS[kind]),)]
-        types = "SELECT count(DISTINCT (atttypid, atttypmod, attcollation)) FROM pg_attribute WHERE attname = 'id'"
-        assert postgres.ask(f"{types} AND attrelid IN ('items'::regclass, 'items_prediction'::regclass)") == [(1,)]
-        postgres.empty()
+    run = runs(postgres, model, chunk=1)
+    with closing(run.database):
+        assert run.go(print) == 0 and run.ok == len(KEYS[kind])
+    same = "SELECT count(*) FROM items s JOIN items_prediction p USING (id) WHERE s.id::text = p.id::text"
+    assert postgres.ask(same) == [(len(KEYS[kind]),)]
+    types = "SELECT count(DISTINCT (atttypid, atttypmod, attcollation)) FROM pg_attribute WHERE attname = 'id'"
+    assert postgres.ask(f"{types} AND attrelid IN ('items'::regclass, 'items_prediction'::regclass)") == [(1,)]
 
 
 def test_a_role_with_ways_of_its_own_makes_no_difference(postgres, model, server):
@@ -679,18 +706,19 @@ def test_names_that_would_be_cut_off_are_refused(postgres, capsys):
     assert "is longer than the 63 bytes" in capsys.readouterr().err
 
 
-def test_a_database_that_goes_away_ends_the_run_in_one_line_and_it_goes_on_later(postgres, server, model):
+def test_a_database_that_goes_away_ends_the_run_in_one_line_and_it_goes_on_later(postgres, server, model, hands):
     postgres.fill(4000)
     try:
-        with process(postgres, "--chunk", "2") as run:
+        with hands.run(postgres, "--chunk", "2") as run:
             begun(postgres)
+            postgres.close()
             server.stop()
-            _, err = run.communicate(timeout=PATIENCE_SECONDS)
-        assert run.returncode == 5
-        assert re.fullmatch(r"iris_wsgi: stopped: the PostgreSQL at \S+ does not .*; the same command goes on\n", err), err
-        with process(postgres) as again:
-            _, err = again.communicate(timeout=PATIENCE_SECONDS)
-        assert again.returncode == 5 and re.fullmatch(r"iris_wsgi: stopped: the PostgreSQL at \S+ does not .*\n", err), err
+            status, told = run.end()
+        assert status == 5
+        assert re.fullmatch(r"iris_wsgi: stopped: the PostgreSQL at \S+ does not .*; the same command goes on\n", told), told
+        with hands.run(postgres) as again:
+            status, told = again.end()
+        assert status == 5 and re.fullmatch(r"iris_wsgi: stopped: the PostgreSQL at \S+ does not .*\n", told), told
     finally:
         server.start()
     assert 0 < len(postgres.content()) < 4000 and postgres.faults() == []
@@ -740,19 +768,14 @@ def test_a_file_that_is_no_database_is_told_and_none_is_made(url, capsys):
     assert not Path("nowhere.db").exists()
 
 
-def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_later(sqlite, model):
+def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_later(sqlite, model, hands):
     """A bound for the size of files stands for that of the disk."""
     sqlite.fill(5000)
     size = Path(sqlite.url.removeprefix("sqlite:///")).stat().st_size
 
-    def bound() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 300_000, resource.RLIM_INFINITY))
-
-    with process(sqlite, "--chunk", "100", preexec_fn=bound) as run:
-        _, err = run.communicate(timeout=PATIENCE_SECONDS)
-    assert run.returncode == 5 and re.fullmatch(
-        r"iris_wsgi: stopped: the database \S+ (cannot|has no room).*; the same .*\n", err
-    ), err
+    with hands.run(sqlite, "--chunk", "100", bound=size + 300_000) as run:
+        status, told = run.end()
+    assert status == 5 and re.fullmatch(r"iris_wsgi: stopped: the database \S+ (cannot|has no room).*; the same .*\n", told), told
     assert 0 < len(sqlite.content()) < 5000 and sqlite.faults() == []
     again = runs(sqlite, model)
     with closing(again.database):

@@ -95,14 +95,23 @@ class Run:
             self.save(status, self.labels, self.bad)
 
     def chunks(self) -> Iterator[None]:
-        """After each page of rows. Where others lock rows a last pass waits for what they left, as they may have died."""
-        for skip in (True, False) if self.database.dialect.skip else (False,):
-            after: Row | None = None
-            while True:
-                after = self.page(after, skip)
-                yield
-                if after is None:
-                    break
+        """After each page. Where others lock rows a last pass waits for what they have left over, as they may have died."""
+        skips = bool(self.database.dialect.skip)
+        left: list[Row | None] = []
+        for start, whole in self.walk(None, skips):
+            left = left or ([] if whole else [start])
+            yield
+        for _ in self.walk(left[0], False) if skips and left else ():
+            yield
+
+    def walk(self, after: Row | None, skip: bool) -> Iterator[tuple[Row | None, bool]]:
+        """Pages from there to the end: after which key each began, and whether all of its rows were done here and now."""
+        end = False
+        while not end:
+            start, done = after, self.ok + self.bad
+            after = self.page(start, skip)
+            end = after is None
+            yield start, self.ok + self.bad - done == self.options.chunk
 
     def page(self, after: Row | None, skip: bool) -> Row | None:
         """The rows to do of one page, in one transaction; after which key the next page begins, or None at the end."""
