@@ -10,61 +10,16 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from iris_wsgi.batch.statements import DIGEST, ERROR, PREDICTION, RUN, RUN_ID, TIME, answer_columns
-from iris_wsgi.batch.tables import Answers, Column, Dialect, Failed, Name, Row, Source, quoted
-from iris_wsgi.batch.writers import LABEL
+from iris_wsgi.batch.postgres_sql import COLUMNS, DIALECT, FIND, KEYS, SET, makers, numbers_of, texts, written, written_out
+from iris_wsgi.batch.tables import Answers, Column, Failed, Name, Row, Source
 from iris_wsgi.settings import BadSetting
 
 # Of a connection whose URL does not say otherwise.
 OPTIONS = {"connect_timeout": "10", "client_encoding": "UTF8", "application_name": "iris_wsgi"}
 # So long may a transaction do nothing, as while a slow model works on its rows; then the server gives them to others.
 IDLE_SECONDS = 900
-# Types whose values are doubles without a doubt; all others are read as text, in which nothing can be out of range.
-DOUBLES = {"double precision", "real", "integer", "smallint", "bigint"}
-TYPES = {LABEL: "text", DIGEST: "text NOT NULL", RUN_ID: "text NOT NULL", TIME: "timestamptz NOT NULL", ERROR: "text"}
 # What libpq says of an address that will not be right later either.
 is_wrong = ("authentication failed", "does not exist", "invalid connection option", "invalid URI")
-
-FIND = """
-SELECT n.nspname, c.oid, c.reltuples::bigint, c.relkind = 'r' AND c.relhassubclass
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.oid = to_regclass(%s) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
-"""
-COLUMNS = """
-SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull FROM pg_attribute
-WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped ORDER BY attnum
-"""
-# Unique indexes that compare as the columns do.
-KEYS = """
-SELECT i.indisprimary, array_agg(a.attname::text ORDER BY k.place)
-FROM pg_index i, unnest(i.indkey, i.indcollation) WITH ORDINALITY AS k (attnum, coll, place)
-LEFT JOIN pg_attribute a ON a.attrelid = %s AND a.attnum = k.attnum AND k.coll IN (0, a.attcollation)
-WHERE i.indrelid = %s AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND k.place <= i.indnkeyatts
-GROUP BY i.indexrelid, i.indisprimary ORDER BY i.indexrelid
-"""
-SET = """
-SELECT set_config(name, setting, false) FROM unnest(%s::text[], %s::text[]) AS s (name, setting)
-"""
-
-
-def feature(name: str, kind: str) -> str:
-    return f"{name}::float8" if kind in DOUBLES else f"{name}::text"
-
-
-DIALECT = Dialect(
-    "%s",
-    "clock_timestamp()",
-    # Any type has a text and comes from it again; Python has no word for some of their values, such as a date of infinity.
-    "{}::text",
-    feature,
-    # psycopg takes a lone % for a mark.
-    lambda name: quoted(name).replace("%", "%%"),
-    # Others may still refer to the rows meanwhile, as foreign keys do.
-    " FOR NO KEY UPDATE OF s",
-    " SKIP LOCKED",
-    63,
-    False,
-)
 
 
 class PostgresDatabase:
@@ -114,16 +69,21 @@ class PostgresDatabase:
         return Failed(f"the PostgreSQL at {self.place} does not do its work: {why}")
 
     def find(self, name: Name) -> Source | None:
-        found = self.execute(FIND, (".".join(quoted(part) for part in name if part),))
+        found = self.execute(FIND, (written_out(name),))
         if not found:
             return None
-        schema, oid, rows, has_heirs = found[0]
+        ((schema, oid, has_heirs),) = found
         columns = {one: Column(one, kind, nullable) for one, kind, nullable in self.execute(COLUMNS, (oid,))}
         told = [(is_primary, tuple(names)) for is_primary, names in self.execute(KEYS, (oid, oid))]
         primary = next((names for is_primary, names in told if is_primary), ())
         # A key is not unique over the tables that inherit from this one.
         keys = [] if has_heirs else [names for _, names in told]
-        return Source(Name(schema, name.table), columns, keys, primary, rows if rows > 0 else None)
+        return Source(Name(schema, name.table), columns, keys, primary)
+
+    def count(self, name: Name) -> int | None:
+        """As the server's statistics have it."""
+        ((rows,),) = self.execute("SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass(%s)", (written_out(name),))
+        return rows if rows > 0 else None
 
     def walks(self, page: str, values: Sequence[Any]) -> bool:
         return True
@@ -139,18 +99,10 @@ class PostgresDatabase:
             raise BadSetting(str(error)) from None
 
     def make(self, source: Source, key: Sequence[Column], labels: Sequence[str]) -> None:
-        target, runs = (table_of(source.name.beside(one)) for one in (PREDICTION, RUN))
-        names = ", ".join(DIALECT.quoted(one.name) for one in key)
-        if not self.find(source.name.beside(PREDICTION)):
-            columns = [f"ADD COLUMN {DIALECT.quoted(one)} {TYPES.get(one, 'double precision')}" for one in answer_columns(labels)]
-            # Types and collations of the key are those of the source.
-            self.execute(f"CREATE TABLE {target} AS SELECT {names} FROM {table_of(source.name)} WITH NO DATA")
-            self.execute(f"ALTER TABLE {target} {', '.join(columns)}, ADD PRIMARY KEY ({names})")
-        if not self.find(source.name.beside(RUN)):
-            self.execute(
-                f"CREATE TABLE {runs} (run text PRIMARY KEY, model_digest text, source text, started timestamptz,"
-                " updated timestamptz, finished timestamptz, status text, ok bigint, bad bigint, labels jsonb)"
-            )
+        for suffix, statements in makers(source.name, key, labels).items():
+            if not self.find(source.name.beside(suffix)):
+                for one in statements:
+                    self.execute(one)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -188,22 +140,7 @@ class PostgresDatabase:
         self, target: str, key: Sequence[Column], labels: Sequence[str], answers: Answers, digest: str, run: str, redo: bool
     ) -> list[tuple[str | None, int]]:
         """Rows that another has written between the look at them and their lock are left as they are, and not counted."""
-        columns = [DIALECT.quoted(one) for one in (*(one.name for one in key), *answer_columns(labels))]
-        names = ", ".join(DIALECT.quoted(one.name) for one in key)
-        digest_name = DIALECT.quoted(DIGEST)
-        changed = ", ".join(f"{one} = excluded.{one}" for one in columns[len(key) :])
-        done = f"UPDATE SET {changed} WHERE p.{digest_name} <> excluded.{digest_name}" if redo else "NOTHING"
-        numbers = len(answers.probabilities)
-        # The columns u.c1, u.c2, … of the rows: keys and the label as texts, numbers, the error.
-        kinds = ["text"] * (len(key) + 1) + ["float8"] * numbers + ["text"]
-        read = [f"u.c{i}::{one.type.replace('%', '%%')}" for i, one in enumerate(key)]
-        read += [f"u.c{i}" for i in range(len(key), len(kinds) - 1)] + ["%s", "%s", DIALECT.now, f"u.c{len(kinds) - 1}"]
-        statement = (
-            f"WITH written AS (INSERT INTO {target} AS p ({', '.join(columns)}) SELECT {', '.join(read)} "
-            f"FROM unnest({', '.join(f'%s::{kind}[]' for kind in kinds)}) AS u ({', '.join(f'c{i}' for i in range(len(kinds)))}) "
-            f"ON CONFLICT ({names}) DO {done} "
-            f"RETURNING label) SELECT label, count(*) FROM written GROUP BY label"
-        )
+        statement = written(target, key, labels, redo)
         keys = [texts(column) for column in zip(*answers.keys, strict=True)]
         rest = [texts(answers.labels), *map(numbers_of, answers.probabilities), texts(answers.errors)]
         return [(label, count) for label, count in self.execute(statement, (digest, run, *keys, *rest))]
@@ -214,20 +151,6 @@ class PostgresDatabase:
 
 class Forbidden(Failed):
     """What this user may not do."""
-
-
-def table_of(name: Name) -> str:
-    return ".".join(DIALECT.quoted(part) for part in name if part)
-
-
-def texts(values: Sequence[str | None]) -> str:
-    """As an array that PostgreSQL reads."""
-    inside = ("NULL" if one is None else '"' + one.replace("\\", "\\\\").replace('"', '\\"') + '"' for one in values)
-    return "{" + ",".join(inside) + "}"
-
-
-def numbers_of(values: Sequence[float | None]) -> str:
-    return "{" + ",".join("NULL" if one is None else repr(one) for one in values) + "}"
 
 
 def hang_up(connection: "psycopg.Connection[Any]", silent: threading.Event) -> None:

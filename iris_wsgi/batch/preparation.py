@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from iris_wsgi.batch.options import TableOptions
 from iris_wsgi.batch.scoring import features_of
 from iris_wsgi.batch.statements import PREDICTION, RECORD, RUN, Statements, answer_columns
+from iris_wsgi.batch.table_options import TableOptions
 from iris_wsgi.batch.tables import Column, Database, Name, Source
 from iris_wsgi.model import Model
 from iris_wsgi.settings import BadSetting
@@ -16,13 +16,13 @@ SECONDS = 60.0
 
 
 class Plan(NamedTuple):
-    """What is read and written: the statements, the key and the features, the name of the predictions, about how many rows."""
+    """What is read and written: the statements, the key and the features, the names of the table and of the predictions."""
 
     statements: Statements
     key: list[Column]
     features: tuple[str, ...]
+    source: Name
     target: Name
-    rows: int | None
 
 
 def opened(url: str, seconds: float = SECONDS) -> Database:
@@ -58,7 +58,7 @@ def planned(database: Database, options: TableOptions, model: Model) -> Plan:
         made = database.find(source.name.beside(PREDICTION))
         if made is None or {one.name for one in key} not in map(set, made.keys):
             raise BadSetting(f"{source.name.beside(PREDICTION)} has another key than {named(one.name for one in key)}")
-    return Plan(statements, key, features, source.name.beside(PREDICTION), source.rows)
+    return Plan(statements, key, features, source.name, source.name.beside(PREDICTION))
 
 
 def key_of(source: Source, wanted: Sequence[str]) -> list[str]:

@@ -65,8 +65,11 @@ class SqliteDatabase:
         keys = [tuple(one) for one in self.unique(name.table, schema)]
         # A key that is the number of the row has no index.
         keys += [primary_key] if primary_key and set(primary_key) not in map(set, keys) else []
-        (rows,) = self.execute(f"SELECT count(*) FROM {quoted(schema)}.{quoted(name.table)}")[0]
-        return Source(Name(schema, name.table), columns, keys, primary_key, rows)
+        return Source(Name(schema, name.table), columns, keys, primary_key)
+
+    def count(self, name: Name) -> int | None:
+        ((rows,),) = self.execute(f"SELECT count(*) FROM {quoted(name.schema or 'main')}.{quoted(name.table)}")
+        return int(rows)
 
     def unique(self, table: str, schema: str) -> list[dict[str, str]]:
         """The columns of each unique index, in its order, with the collation in which they are unique."""

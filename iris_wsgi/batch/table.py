@@ -8,12 +8,12 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from iris_wsgi.batch.cutter import Position
-from iris_wsgi.batch.options import TableOptions
 from iris_wsgi.batch.preparation import Plan, opened, planned
 from iris_wsgi.batch.progress import teller
 from iris_wsgi.batch.record import Progress
 from iris_wsgi.batch.run import End, Say, Wish, too_many
 from iris_wsgi.batch.statements import PREDICTION
+from iris_wsgi.batch.table_options import TableOptions
 from iris_wsgi.batch.tables import Database, Failed, Row
 from iris_wsgi.batch.values import answers
 from iris_wsgi.golden import self_test
@@ -23,12 +23,13 @@ from iris_wsgi.settings import Settings
 
 def run_table(options: TableOptions, settings: Settings, say: Say) -> End:
     """The whole of it; lines for people go to `say`. Raises BadSetting and BadModel."""
+    wish = Wish()
     model, golden = load_model(Path(settings.model_dir), settings.model_seal)
     self_test(model, golden.cases, golden.tolerance)
     try:
         with closing(opened(settings.database_url)) as database:
             plan = planned(database, options, model)
-            return Run(database, plan, options, model).go(say)
+            return Run(database, plan, options, model).go(say, wish)
     except Failed as failed:
         say(f"stopped: {failed}")
         return End.STOPPED
@@ -54,10 +55,10 @@ class Run:
         """With the rows of interrupted runs which this one goes on with."""
         return Progress(Position(), 0, 0, self.carried_ok + self.ok, self.carried_bad + self.bad, self.labels)
 
-    def go(self, say: Say) -> End:
-        wish, limit = Wish(), self.options.max_bad
+    def go(self, say: Say, wish: Wish) -> End:
+        limit = self.options.max_bad
         end, why = End.STOPPED, ""
-        told = teller(self.plan.rows, self.options.quiet, "rows")
+        told = teller(self.database.count(self.plan.source), self.options.quiet, "rows")
         try:
             self.begin()
             for _ in self.chunks():

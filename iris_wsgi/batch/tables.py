@@ -39,13 +39,12 @@ class Column(NamedTuple):
 
 
 class Source(NamedTuple):
-    """The table of the rows: its columns, the unique keys that it has in the order of their indexes, about how many rows."""
+    """The table of the rows: its columns, the unique keys that it has, in the order of their indexes."""
 
     name: Name
     columns: dict[str, Column]
     keys: list[tuple[str, ...]]
     primary: tuple[str, ...]
-    rows: int | None
 
 
 class Dialect(NamedTuple):
@@ -80,6 +79,10 @@ class Database(Protocol):
     dialect: Dialect
 
     def find(self, name: Name) -> Source | None: ...
+
+    def count(self, name: Name) -> int | None:
+        """About how many rows it has; None where it would take long to know."""
+        ...
 
     def make(self, source: Source, key: Sequence[Column], labels: Sequence[str]) -> None:
         """Makes the tables for predictions and runs that are missing; called in a transaction that no other run has at once."""
