@@ -471,7 +471,7 @@ def test_processes_that_share_a_table_do_each_row_once(place, batch, hands, coun
 
 
 def test_runs_killed_at_any_moment_leave_what_an_undisturbed_one_does(place, hands):
-    place.fill(800)
+    place.fill(500)
     told = hands.ask("kill", place.url, KILLS, "20")
     assert told["faults"] == [] and told["ends"] > 0
 
@@ -504,10 +504,10 @@ def test_rows_that_come_and_go_during_a_run_are_no_trouble(place, batch, hands):
 # What each of the two can do or suffer alone.
 
 
-def runs(place: Place, model: Model, seconds: float = PATIENCE_SECONDS, chunk: int = 100, redo: bool = False) -> Run:
+def runs(place: Place, model: Model, chunk: int = 100) -> Run:
     """A run on a connection of its own, which has not begun."""
-    options = TableOptions(Name(None, "items"), (), (), redo, chunk, MaxBad(), True)
-    database = opened(place.url, seconds)
+    options = TableOptions(Name(None, "items"), (), (), False, chunk, MaxBad(), True)
+    database = opened(place.url, PATIENCE_SECONDS)
     return Run(database, planned(database, options, model), options, model)
 
 
@@ -537,7 +537,11 @@ def test_a_page_is_found_by_its_key_and_reads_no_more_of_the_predictions(place, 
 
 def test_a_lock_that_another_keeps_ends_the_run_in_one_line_and_it_goes_on_later(place, model, batch, capsys):
     place.fill(50)
-    run = runs(place, model, seconds=0.2)
+    run = runs(place, model)
+    if place.is_sqlite:
+        run.database.seconds = 0.1
+    else:
+        run.database.execute("SET lock_timeout = 100")
     with closing(run.database), closing(place.connect()) as other:
         cursor = other.cursor()
         cursor.execute("UPDATE items SET sepal_length = 1 WHERE id = 9")
@@ -747,9 +751,10 @@ def test_a_database_that_goes_away_ends_the_run_in_one_line_and_it_goes_on_later
 
 def test_a_database_that_hangs_is_given_up(postgres, model):
     postgres.fill(100)
-    run = runs(postgres, model, seconds=0.2)
+    run = runs(postgres, model)
     ((pid,),) = run.database.execute("SELECT pg_backend_pid()")
     os.kill(pid, signal.SIGSTOP)
+    run.database.seconds = 0.2
     said: list[str] = []
     try:
         assert run.go(said.append, Wish()) == 5

@@ -37,19 +37,23 @@ def answers(model: Model, names: Sequence[str], rows: Sequence[Row]) -> Answers:
 
 
 def checked(rows: Sequence[Row], names: Sequence[str]) -> tuple[Array, list[str | None]]:
-    """float32 [rows, features], and for each row what is wrong with it, where something is."""
-    if {type(value) for row in rows for value in row} <= NUMBERS:
-        doubles = np.array(rows, np.float64)
-        # NaN is neither more nor less than anything.
-        if (np.abs(doubles) <= FLOAT32_MOST).all():
-            return doubles.astype(np.float32), [None] * len(rows)
-    errors = [fault_of_row(row, names) for row in rows]
-    numbers = [[0.0] * len(names) if error else [float(value) for value in row] for row, error in zip(rows, errors, strict=True)]
-    return np.array(numbers, np.float64).reshape(-1, len(names)).astype(np.float32), errors
-
-
-def fault_of_row(row: Row, names: Sequence[str]) -> str | None:
-    return next((f"{name} {why}" for name, value in zip(names, row, strict=True) if (why := fault_of(value))), None)
+    """float32 [rows, features], and for each row the first thing that is wrong with it, where something is."""
+    errors: list[str | None] = [None] * len(rows)
+    values = np.zeros((len(rows), len(names)), np.float32)
+    for j, (name, column) in enumerate(zip(names, zip(*rows, strict=True), strict=True)):
+        if set(map(type, column)) <= NUMBERS:
+            doubles = np.array(column, np.float64)
+            # NaN is neither more nor less than anything.
+            wrong = np.flatnonzero(~(np.abs(doubles) <= FLOAT32_MOST)).tolist()
+            doubles[wrong] = 0
+        else:
+            whys = [fault_of(value) for value in column]
+            doubles = np.array([0.0 if why else float(value) for value, why in zip(column, whys, strict=True)])
+            wrong = [i for i, why in enumerate(whys) if why]
+        for i in wrong:
+            errors[i] = errors[i] or f"{name} {fault_of(column[i])}"
+        values[:, j] = doubles
+    return values, errors
 
 
 def fault_of(value: Any) -> str | None:
