@@ -16,13 +16,13 @@ SECONDS = 60.0
 
 
 class Plan(NamedTuple):
-    """What is read and written: the statements, the key and the features, the names of the table and of the predictions."""
+    """What is read and written: the statements, the key and the features, the name of the predictions, about how many rows."""
 
     statements: Statements
     key: list[Column]
     features: tuple[str, ...]
-    source: Name
     target: Name
+    rows: int | None
 
 
 def opened(url: str, seconds: float = SECONDS) -> Database:
@@ -58,7 +58,7 @@ def planned(database: Database, options: TableOptions, model: Model) -> Plan:
         made = database.find(source.name.beside(PREDICTION))
         if made is None or {one.name for one in key} not in map(set, made.keys):
             raise BadSetting(f"{source.name.beside(PREDICTION)} has another key than {named(one.name for one in key)}")
-    return Plan(statements, key, features, source.name, source.name.beside(PREDICTION))
+    return Plan(statements, key, features, source.name.beside(PREDICTION), database.count(source.name))
 
 
 def key_of(source: Source, wanted: Sequence[str]) -> list[str]:

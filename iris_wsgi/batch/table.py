@@ -58,7 +58,7 @@ class Run:
     def go(self, say: Say, wish: Wish) -> End:
         limit = self.options.max_bad
         end, why = End.STOPPED, ""
-        told = teller(self.database.count(self.plan.source), self.options.quiet, "rows")
+        told = teller(self.plan.rows, self.options.quiet, "rows")
         try:
             self.begin()
             for _ in self.chunks():
