@@ -20,9 +20,9 @@ WORKER_PORT = 8001
 # How long a command waits for a store of jobs.
 STORE_SECONDS = 5.0
 
-BATCH = """Scores the rows of IN and writes the answers to OUT. The status is 0 if all is well, 1 for a bad model, 2 for bad
-arguments, 3 for too many bad rows, 4 when it was interrupted, and 5 when the disk or another part of the machine stopped it;
-after 4 and 5 the same command goes on where it was."""
+BATCH = """Scores the rows of IN and writes the answers to OUT, or those of a table, for a table beside it. The
+status is 0 if all is well, 1 for a bad model, 2 for bad arguments, 3 for too many bad rows, 4 when it was interrupted, and 5
+when the disk, the database or another part of the machine stopped it; after 4 and 5 the same command goes on where it was."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     redrive.add_argument("ids", metavar="ID", nargs="*", help="these jobs (default: the oldest)")
     redrive.add_argument("--most", type=whole(1, 1_000_000), default=1000, help="so many at most (default 1000)")
     add_flags(redrive, ["state_dir", "redis_url", "jobs_queued"])
-    batch = commands.add_parser("batch", help="score a whole file", description=BATCH)
+    batch = commands.add_parser("batch", help="score a whole file or table", description=BATCH)
     add_batch_flags(batch)
     add_flags(batch, ["model_dir", "model_seal", "workers"])
     verify = commands.add_parser("verify", help="check the model's files and answers, offline, and print what it is")

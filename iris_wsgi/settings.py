@@ -69,6 +69,23 @@ def redis_url(value: str) -> str:
     return value
 
 
+# Strictly, so that no part of a password can be taken for the name of a host and be shown.
+HOST = r"(\[[0-9A-Fa-f:.]+\]|[^/@?#:,\[\]]*)(:[0-9]*)?"
+is_database = re.compile(
+    r"sqlite:///.+|postgres(ql)?://([^/@:?#]*(:[^/@:?#]*)?@)?HOST(,HOST)*(/[^/@?#]*)?(\?[^@#?]*)?".replace("HOST", HOST)
+).fullmatch
+is_escaped = re.compile(r"([^%]|%[0-9A-Fa-f]{2})*").fullmatch
+
+
+def database_url(value: str) -> str:
+    if value and not (value.isprintable() and is_database(value) and (value.startswith("sqlite:") or is_escaped(value))):
+        raise ValueError(
+            "must be sqlite:///file or postgresql://[user[:password]@][host[:port]]/[database], other signs than letters, "
+            "digits, - . _ ~ as %XX, or be empty"
+        )
+    return value
+
+
 def one_of(*names: str) -> Callable[[str], str]:
     def cast(value: str) -> str:
         if value not in names:
@@ -99,6 +116,9 @@ class Settings:
     state_dir: str = setting("state", text, "folder of the embedded stores, made when it is needed")
     redis_url: str = setting(
         "", redis_url, "Redis that keeps the jobs, for several machines; empty: SQLite in the folder above", True
+    )
+    database_url: str = setting(
+        "", database_url, "database of the command batch: sqlite:///file, sqlite:////file from the root, or postgresql://…", True
     )
     jobs_queued: int = setting(10_000, whole(1, 10_000_000), "most jobs that may wait; more get 503")
     jobs_attempts: int = setting(5, whole(1, 1000), "how often a job is tried before it is a dead letter")

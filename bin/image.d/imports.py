@@ -15,7 +15,7 @@ ELSEWHERE = {"os.path", "collections.abc", "_frozen_importlib", "_frozen_importl
 def main(parts: list[Path], without: Sequence[str] = ()) -> int:
     """The parts lie over each other; in the last one, our own code, what a function imports when it is called counts as well.
 
-    There a module may have the name of a package that the image is `without`: it is the one that needs it, and not imported.
+    There a module may have the name of an extra that the image is `without`: it is the one that needs it, and not imported.
     """
     lost = [
         f"{path.relative_to(part)} imports {name}"
@@ -54,6 +54,6 @@ def has_module(part: Path, name: str) -> bool:
 
 if __name__ == "__main__":
     words = sys.argv[1:]
-    # imports.py PART… [without PACKAGE…]
+    # imports.py PART… [without EXTRA…]
     end = words.index("without") if "without" in words else len(words)
     sys.exit(main([Path(part) for part in words[:end]], words[end + 1 :]))

@@ -16,6 +16,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def batch(settings: Settings, given: Mapping[str, Any]) -> int:
     """The status; 0 is good. Raises BadSetting and BadModel."""
+    if given["table"] is not None:
+        from iris_wsgi.batch.table import run_table
+        from iris_wsgi.batch.table_options import table_options_of
+
+        return run_table(table_options_of(given, settings.database_url), settings, say)
     from iris_wsgi.batch.run import run_file
 
     return run_file(options.options_of(given), settings, workers_for(settings)[0], say)

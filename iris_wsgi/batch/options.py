@@ -1,13 +1,14 @@
 """What a batch run is asked for: its flags, and what they must be."""
 
 import argparse
+import csv
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from iris_wsgi.settings import BadSetting, seconds
+from iris_wsgi.settings import BadSetting, flag_of, seconds
 
 STANDARD = "-"
 FORMATS = {"csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet"}
@@ -49,6 +50,10 @@ class Options(NamedTuple):
     quiet: bool
 
 
+# What only a run over a table may be given.
+TABLE_ONLY = ("database_url", "key", "redo_older", "chunk")
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="IN", nargs="?", help="a file of rows, or - for standard input")
     parser.add_argument("target", metavar="OUT", nargs="?", help="where the answers go, or - for standard output")
@@ -70,14 +75,27 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         help="how much work a killed run may lose (default 1)",
     )
+    parser.add_argument("--table", metavar="NAME", help="score the rows of this table, in place of IN and OUT")
+    parser.add_argument(
+        "--database",
+        "--database-url",
+        dest="database_url",
+        metavar="URL",
+        help="where --table is: sqlite:///file or postgresql://… (IRIS_DATABASE_URL, which others do not see)",
+    )
+    parser.add_argument("--key", metavar="A,B,…", help="columns that tell rows of --table apart (default: its primary key)")
+    parser.add_argument("--redo-older", action="store_true", help="with --table: also rows with a prediction of another model")
+    parser.add_argument("--chunk", metavar="N", help="rows of --table that are done at once (default 5000)")
     parser.add_argument("--force", action="store_true", help="begin anew, whatever was there")
     parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
 
 
 def options_of(given: Mapping[str, Any]) -> Options:
-    """Raises BadSetting."""
+    """Of a run over a file. Raises BadSetting."""
+    if wrong := given_of(given, TABLE_ONLY):
+        raise BadSetting(f"{wrong} is for --table")
     if not given["source"] or not given["target"]:
-        raise BadSetting("batch wants IN and OUT; - is standard input or output")
+        raise BadSetting("batch wants IN and OUT, or --table; - is standard input or output")
     source = place(given["source"], given["in_format"], None, "IN")
     target = place(given["target"], given["out_format"], source.format, "OUT")
     if not source.is_stream and not target.is_stream and os.path.abspath(source.path) == os.path.abspath(target.path):
@@ -99,6 +117,11 @@ def options_of(given: Mapping[str, Any]) -> Options:
     )
 
 
+def given_of(given: Mapping[str, Any], flags: Sequence[str]) -> str:
+    """The first of these flags that was given; empty: none."""
+    return next((flag_of(one) for one in flags if given[one] not in (None, False)), "")
+
+
 def place(path: str, told: str | None, otherwise: str | None, name: str) -> Place:
     """By the suffixes of its name: rows.csv.gz; a stream has none, so that its format must be told or known otherwise."""
     suffixes = [one[1:].lower() for one in Path(path).suffixes]
@@ -117,8 +140,12 @@ def place(path: str, told: str | None, otherwise: str | None, name: str) -> Plac
 def names(flag: str, value: str | None) -> tuple[str, ...]:
     if value is None:
         return ()
-    found = tuple(one.strip() for one in value.split(","))
-    if not all(found) or len(set(found)) != len(found):
+    try:
+        # As in CSV a name may be in quotes, and then hold a comma.
+        found = tuple(one.strip() for one in next(csv.reader([value], skipinitialspace=True, strict=True), []))
+    except csv.Error:
+        found = ()
+    if not found or not all(found) or len(set(found)) != len(found):
         raise BadSetting(f"{flag}={value[:60]!r} must be different names with commas between them")
     return found
 

@@ -1,0 +1,104 @@
+"""The SQL that only PostgreSQL has."""
+
+from collections.abc import Sequence
+
+from iris_wsgi.batch.statements import DIGEST, ERROR, PREDICTION, RUN, RUN_ID, TIME, answer_columns
+from iris_wsgi.batch.tables import Column, Dialect, Name, quoted
+from iris_wsgi.batch.writers import LABEL
+
+# Types whose values are doubles without a doubt; all others are read as text, in which nothing can be out of range.
+DOUBLES = {"double precision", "real", "integer", "smallint", "bigint"}
+TYPES = {LABEL: "text", DIGEST: "text NOT NULL", RUN_ID: "text NOT NULL", TIME: "timestamptz NOT NULL", ERROR: "text"}
+FIND = """
+SELECT n.nspname, c.oid, c.relkind = 'r' AND c.relhassubclass
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = to_regclass(%s) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+"""
+COLUMNS = """
+SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull FROM pg_attribute
+WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+"""
+# Unique indexes that compare as the columns do.
+KEYS = """
+SELECT i.indisprimary, array_agg(a.attname::text ORDER BY k.place)
+FROM pg_index i, unnest(i.indkey, i.indcollation) WITH ORDINALITY AS k (attnum, coll, place)
+LEFT JOIN pg_attribute a ON a.attrelid = %s AND a.attnum = k.attnum AND k.coll IN (0, a.attcollation)
+WHERE i.indrelid = %s AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND k.place <= i.indnkeyatts
+GROUP BY i.indexrelid, i.indisprimary ORDER BY i.indexrelid
+"""
+SET = """
+SELECT set_config(name, setting, false) FROM unnest(%s::text[], %s::text[]) AS s (name, setting)
+"""
+
+
+def feature(name: str, kind: str) -> str:
+    return f"{name}::float8" if kind in DOUBLES else f"{name}::text"
+
+
+DIALECT = Dialect(
+    "%s",
+    "clock_timestamp()",
+    # Any type has a text and comes from it again; Python has no word for some of their values, such as a date of infinity.
+    "{}::text",
+    feature,
+    # psycopg takes a lone % for a mark.
+    lambda name: quoted(name).replace("%", "%%"),
+    # Others may still refer to the rows meanwhile, as foreign keys do.
+    " FOR NO KEY UPDATE OF s",
+    " SKIP LOCKED",
+    63,
+    False,
+)
+
+
+def written_out(name: Name) -> str:
+    return ".".join(quoted(part) for part in name if part)
+
+
+def table_of(name: Name) -> str:
+    """As a part of a statement."""
+    return ".".join(DIALECT.quoted(part) for part in name if part)
+
+
+def makers(source: Name, key: Sequence[Column], labels: Sequence[str]) -> dict[str, list[str]]:
+    """Statements that make the tables beside, by their suffix; types and collations of the key are those of the source."""
+    names = ", ".join(DIALECT.quoted(one.name) for one in key)
+    columns = [f"ADD COLUMN {DIALECT.quoted(one)} {TYPES.get(one, 'double precision')}" for one in answer_columns(labels)]
+    target, runs = (table_of(source.beside(one)) for one in (PREDICTION, RUN))
+    return {
+        PREDICTION: [
+            f"CREATE TABLE {target} AS SELECT {names} FROM {table_of(source)} WITH NO DATA",
+            f"ALTER TABLE {target} {', '.join(columns)}, ADD PRIMARY KEY ({names})",
+        ],
+        RUN: [
+            f"CREATE TABLE {runs} (run text PRIMARY KEY, model_digest text, source text, started timestamptz,"
+            " updated timestamptz, finished timestamptz, status text, ok bigint, bad bigint, labels jsonb)"
+        ],
+    }
+
+
+def written(target: str, key: Sequence[Column], labels: Sequence[str], redo: bool) -> str:
+    """Writes rows and counts them by label. Values: digest, run, and arrays: keys, labels, probabilities, errors."""
+    columns = [DIALECT.quoted(one) for one in (*(one.name for one in key), *answer_columns(labels))]
+    names, digest = ", ".join(columns[: len(key)]), DIALECT.quoted(DIGEST)
+    changed = ", ".join(f"{one} = excluded.{one}" for one in columns[len(key) :])
+    done = f"UPDATE SET {changed} WHERE p.{digest} <> excluded.{digest}" if redo else "NOTHING"
+    # The columns u.c0, u.c1, … of the rows.
+    kinds = ["text"] * (len(key) + 1) + ["float8"] * len(labels) + ["text"]
+    read = [f"u.c{i}::{one.type.replace('%', '%%')}" for i, one in enumerate(key)]
+    read += [f"u.c{i}" for i in range(len(key), len(kinds) - 1)] + ["%s", "%s", DIALECT.now, f"u.c{len(kinds) - 1}"]
+    return (
+        f"WITH written AS (INSERT INTO {target} AS p ({', '.join(columns)}) SELECT {', '.join(read)} "
+        f"FROM unnest({', '.join(f'%s::{kind}[]' for kind in kinds)}) AS u ({', '.join(f'c{i}' for i in range(len(kinds)))}) "
+        f"ON CONFLICT ({names}) DO {done} RETURNING label) SELECT label, count(*) FROM written GROUP BY label"
+    )
+
+
+def texts(values: Sequence[str | None]) -> str:
+    """As an array that PostgreSQL reads."""
+    inside = ("NULL" if one is None else '"' + one.replace("\\", "\\\\").replace('"', '\\"') + '"' for one in values)
+    return "{" + ",".join(inside) + "}"
+
+
+def numbers_of(values: Sequence[float | None]) -> str:
+    return "{" + ",".join("NULL" if one is None else repr(one) for one in values) + "}"
