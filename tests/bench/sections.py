@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import batch
 import batching
 import holdup
 import protocol
@@ -28,4 +29,5 @@ SECTIONS = {
     "protocol": Section(protocol.measure_round, protocol.text, ("ours", "uvicorn"), ()),
     "holdup": Section(holdup.measure_round, holdup.text, ("ours", "uvicorn"), ()),
     "batching": Section(batching.measure_round, batching.text, ("ours",), ("models",)),
+    "batch": Section(batch.measure_round, batch.text, (), batch.USED),
 }
