@@ -28,11 +28,11 @@ SMALL, USUAL, LARGE = 0.5, 50, 150
 SAMPLE_SECONDS = 0.05
 METHOD = """\
 * A file of an `id` and four features is scored into one of `id`, label and three probabilities, in the same format.
-  Ours is `python -m iris_wsgi batch --keep id`, with checkpoints each second and all fsyncs, as is the default; with `--workers 1`
-  one process predicts beside the one that reads and writes.
+  Ours is `python -m iris_wsgi batch --keep id`, with checkpoints each second and all fsyncs, as is the default; with `--workers
+  1` one process predicts beside the one that reads and writes.
 * The script is `tests/bench/peers/pandas_script.py`: `read_csv` in chunks of 50,000 rows, one `run` for each with onnxruntime's
-  default options (a thread for each CPU), `to_csv`; the same with `read_json(lines=True)` and `to_json`, and with `iter_batches` and
-  pyarrow's writer. It has no checkpoints, and one bad row ends it.
+  default options (a thread for each CPU), `to_csv`; the same with `read_json(lines=True)` and `to_json`, and with `iter_batches`
+  and pyarrow's writer. It has no checkpoints, and one bad row ends it.
 * The model alone is `session.run` of 10,000 rows in memory, over and over in one thread, with our session options.
 * Seconds and CPU are those of the whole command from its start, with all imports; CPU is user and system time of the process and
   of all its children, as wait4 tells it.
