@@ -1,9 +1,7 @@
 """Answers as text: CSV and JSON lines, a chunk at once."""
 
 import json
-import re
 from collections.abc import Sequence
-from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -14,10 +12,12 @@ from iris_wsgi.payload import Array
 
 LABEL, PROBABILITY, DIGEST = "label", "probability_", "model_digest"
 
+# Stands between the lines' ends for a moment, and in none of them.
+BETWEEN = "\1"
 # Types whose JSON has no line feed in it, whatever separates values.
 PLAIN = {str, int, float, bool, type(None)}
 
-must_be_quoted = re.compile(r'[",\t\r\n]').search
+QUOTED = '",\t\r\n'
 
 
 class Lines:
@@ -26,7 +26,7 @@ class Lines:
     def __init__(self, before: Sequence[str], labels: Sequence[str], numbers: Sequence[str], end: str) -> None:
         """What stands before each thing kept, each label with what stands before it, what before each number, the end."""
         self.before, self.labels = before, labels
-        fixed = [text.encode() for text in (*numbers, end)]
+        fixed = [text.encode() for text in (*numbers, end + BETWEEN)]
         self.fixed = {f"fixed_{i}": text for i, text in enumerate(fixed)}
         kinds = [
             (f"fixed_{i // 2}", f"S{len(fixed[i // 2])}") if i % 2 == 0 else (f"number_{i // 2}", WRITTEN)
@@ -40,12 +40,16 @@ class Lines:
             ends[name] = text
         for i, column in enumerate(written(probabilities).T):
             ends[f"number_{i}"] = column
-        tails = ends.tobytes().translate(None, b"\0").decode().splitlines(keepends=True)
-        pieces = [
-            piece for before, column in zip(self.before, kept, strict=True) for piece in (repeat(before, len(tails)), column)
-        ]
-        labels = map(self.labels.__getitem__, classes)
-        return "".join(chain.from_iterable(zip(*pieces, labels, tails, strict=True))).encode()
+        tails = ends.tobytes().translate(None, b"\0").decode().split(BETWEEN)[:-1]
+        columns: list[Sequence[str]] = []
+        for before, column in zip(self.before, kept, strict=True):
+            columns += [[before] * len(tails), column] if before else [column]
+        columns += [list(map(self.labels.__getitem__, classes)), tails]
+        # Column by column into one list, which is several times faster than row by row.
+        pieces = [""] * (len(columns) * len(tails))
+        for i, column in enumerate(columns):
+            pieces[i :: len(columns)] = column
+        return "".join(pieces).encode()
 
 
 class CsvWriter:
@@ -66,7 +70,8 @@ def plain(column: Sequence[Any]) -> Sequence[str]:
     """A column as fields of CSV."""
     texts = column if set(map(type, column)) <= {str} else [text_of(value) for value in column]
     # One look at all of it, because nearly always there is nothing to be quoted.
-    return [quoted(text) for text in texts] if must_be_quoted("".join(texts)) else texts
+    joined = "".join(texts)
+    return [quoted(text) for text in texts] if any(one in joined for one in QUOTED) else texts
 
 
 def text_of(value: Any) -> str:
@@ -77,7 +82,7 @@ def text_of(value: Any) -> str:
 
 
 def quoted(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if must_be_quoted(text) else text
+    return '"' + text.replace('"', '""') + '"' if any(one in text for one in QUOTED) else text
 
 
 class JsonWriter:
