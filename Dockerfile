@@ -18,25 +18,29 @@ RUN pip install --root-user-action ignore --no-cache-dir --no-compile --no-deps 
 COPY bin/image.d/assemble.py bin/image.d/imports.py bin/image.d/pruned.txt bin/image.d/stdlib.txt ./
 RUN python3 assemble.py system debs wheels stdlib.txt root
 COPY iris_wsgi app/usr/local/lib/python3.13/dist-packages/iris_wsgi
-RUN python3 imports.py root app without redis
+RUN python3 imports.py root app without redis parquet tqdm
 
 FROM parts AS build
-RUN python3 assemble.py compiled root && python3 assemble.py compiled app
+RUN python3 assemble.py compiled root && python3 assemble.py compiled app && python3 assemble.py folder state/state
 
 # What the roles need beside that which work with Redis or PostgreSQL.
 FROM parts AS build-full
 COPY bin/image.d/full.txt bin/image.d/stdlib-full.txt ./
 RUN pip install --root-user-action ignore --no-cache-dir --no-compile --no-deps --only-binary :all: --require-hashes --requirement full.txt --target wheels-full
 RUN python3 assemble.py beside root debs wheels-full stdlib-full.txt full \
-    && python3 imports.py root full app \
+    && python3 imports.py root full app without parquet tqdm \
     && python3 assemble.py compiled full
 
 FROM scratch AS system
 COPY --from=build /build/root /
 COPY --from=build /build/app /
+# For the roles that keep something; the others write nothing. A volume that is mounted there first gets this folder's owner.
+COPY --from=build --chown=65532:65532 /build/state /
 ENV IRIS_HOST=0.0.0.0 \
     IRIS_MODEL_DIR=/model \
+    IRIS_PORT=8000 \
     IRIS_ROLE=web_single \
+    IRIS_STATE_DIR=/state \
     ORT_DISABLE_TELEMETRY=1
 USER 65532:65532
 EXPOSE 8000
@@ -46,7 +50,7 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
 ENTRYPOINT ["/usr/bin/python3.13", "-I", "-m", "iris_wsgi"]
 CMD ["serve"]
 
-# The model gets into the image only out of this stage, in which it has answered its golden rows. For a model of your own bin/image
+# The models get into the image only out of this stage, in which they have answered their golden rows. For a model of your own bin/image
 # gives the seal that verify prints, and the labels; with `docker build` give --build-arg MODEL_SEAL=sha256:… and --label yourself.
 FROM system AS tested
 COPY model /model

@@ -1,4 +1,4 @@
-"""The command line: serve, worker, redrive, verify, seal, load, healthcheck."""
+"""The command line: serve, worker, redrive, batch, verify, seal, load, healthcheck."""
 
 import argparse
 import os
@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     add_batch_flags(batch)
     add_flags(batch, ["model_dir", "model_seal", "workers"])
     verify = commands.add_parser("verify", help="check the model's files and answers, offline, and print what it is")
-    add_flags(verify, ["model_dir", "model_seal"])
+    add_flags(verify, ["model_dir", "model_seal", "fast_model_dir"])
     seal = commands.add_parser("seal", help="write golden.json for a model of your own")
     add_flags(seal, ["model_dir"])
     seal.add_argument(
@@ -104,6 +104,7 @@ def redrive(settings: Settings, given: Given) -> int:
 def verify(settings: Settings, _: Given) -> int:
     from iris_wsgi.golden import batching, self_test
     from iris_wsgi.model import load_model
+    from iris_wsgi.parts import fast_folder
 
     model, golden = load_model(Path(settings.model_dir), settings.model_seal)
     result = self_test(model, golden.cases, golden.tolerance)
@@ -116,6 +117,11 @@ def verify(settings: Settings, _: Given) -> int:
     say(f"made with: {', '.join(f'{name} {version}' for name, version in model.libraries.items()) or 'unknown'}")
     say(f"self-test: {result}")
     say(f"batches: {batching(model, golden.cases)}")
+    # A model of one's own need not have a fast one beside it.
+    if settings.fast_model_dir or fast_folder(settings).exists():
+        fast, golden = load_model(fast_folder(settings))
+        result = self_test(fast, golden.cases, golden.tolerance)
+        say(f"fast model {fast.name} {fast.version} {fast.digest}: {result}")
     return 0
 
 

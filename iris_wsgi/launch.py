@@ -36,6 +36,8 @@ TRY = {
     "sync_async": ("/predict/hybrid", "data"),
     "worker": ("/metrics", None),
 }
+# Whoever hands in a job waits until it is on the disk, and all who wait at the same time share one commit.
+JOB_ROLES, JOB_THREADS = ("asynchronous", "sync_async"), 16
 # What may be wrong with what a start finds, told in one line.
 CANNOT_START = (BadModel, BadSetting, BadStore, StoreDown)
 
@@ -58,6 +60,8 @@ def threads_for(settings: Settings, count: int) -> tuple[int, str]:
     """Threads of the pool, for what may block or is large; requests of microseconds never get there."""
     if settings.threads:
         return settings.threads, "as set"
+    if settings.role in JOB_ROLES:
+        return max(JOB_THREADS, 2 * count), "as many jobs share one write to the disk"
     if settings.batch_rows:
         return max(4, 2 * count, settings.batch_rows), "as many as IRIS_BATCH_ROWS, for each waits for its run"
     return max(4, 2 * count), "two a CPU, four at least, for large requests"
@@ -140,8 +144,9 @@ def serve_here(settings: Settings, bound: socket.socket, ready: Callable[[Facts]
     gc.enable()
     host, port = bound.getsockname()[:2]
     model = service.model
-    service.companions.start()
     ready(Facts(host, port, f"{model.name} {model.version} {model.digest}", service.self_test, service.sample))
+    # Only now: a job that ends its worker must not look like a start that failed.
+    service.companions.start()
     cut = server.run()
     busy = service.companions.end(server.end_at)
     if cut or busy:

@@ -17,13 +17,14 @@ from iris_wsgi.routes import hybrid, jobs
 from iris_wsgi.settings import Settings
 from iris_wsgi.stores.choice import open_jobs
 from iris_wsgi.stores.guard import Guarded
+from iris_wsgi.sweeper import Sweeper
 from iris_wsgi.watch import Watch
 from iris_wsgi.worker import Rules, Worker
 from iris_wsgi.wsgi import Route
 
 # How long the store may take: to answer a request, which is to be told of a store that is down within a quarter of a second,
 # and to answer a worker, which has time.
-REQUEST_SECONDS, WORKER_SECONDS = 0.15, 2.0
+REQUEST_SECONDS, WORKER_SECONDS = 0.2, 2.0
 
 
 class Parts(NamedTuple):
@@ -57,10 +58,15 @@ def job_routes(parts: Parts, queue: jobs.Queue) -> list[Route]:
     return jobs.routes(parts.model, queue, parts.settings.max_rows, parts.settings.wait_seconds)
 
 
+def fast_folder(settings: Settings) -> Path:
+    """Where the fast model is: in the full one's folder, unless another is set."""
+    return Path(settings.fast_model_dir or Path(settings.model_dir) / "fast")
+
+
 def hybrid_routes(parts: Parts, queue: jobs.Queue) -> list[Route]:
     """Raises BadModel if the fast model cannot be served, or answers something else than the full one."""
     settings, full = parts.settings, parts.model
-    folder = Path(settings.fast_model_dir or Path(settings.model_dir) / "fast")
+    folder = fast_folder(settings)
     fast, pinned = load_model(folder)
     golden.self_test(fast, pinned.cases, pinned.tolerance)
     if (fast.labels, fast.width) != (full.labels, full.width):
@@ -82,5 +88,10 @@ def worker_of(parts: Parts, metrics: JobMetrics) -> Worker:
         settings.job_seconds,
         settings.retry_seconds,
     )
+
+    def ending() -> bool:
+        return parts.companions.ending
+
     store = open_jobs(settings, WORKER_SECONDS)
-    return Worker(store, parts.model, parts.predict, rules, metrics, parts.log, lambda: parts.companions.ending)
+    parts.companions.add("remove expired jobs", Sweeper(store, ending).run, finishes=False)
+    return Worker(store, parts.model, parts.predict, rules, metrics, parts.log, ending)

@@ -85,7 +85,7 @@ class Settings:
     host: str = setting("127.0.0.1", text, "address to listen on; 0.0.0.0 is every IPv4 address of the machine")
     port: int = setting(8000, whole(0, 65535), "TCP port to listen on; 0 takes a free one")
     role: str = setting("all", one_of(*ROLES), f"which pattern to serve: {', '.join(ROLES)}")
-    threads: int = setting(0, whole(0, 1000), "threads that answer requests; 0 chooses by the CPUs at hand")
+    threads: int = setting(0, whole(0, 1000), "threads that answer requests; 0 chooses by CPUs and role")
     workers: int = setting(0, whole(0, 64), "processes that serve; 0 chooses by the CPU quota")
     model_dir: str = setting("model", text, "folder with golden.json, label.json and the ONNX model")
     model_seal: str = setting(

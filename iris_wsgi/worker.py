@@ -24,7 +24,6 @@ from iris_wsgi.stores.patience import Patience
 # How long a worker that found nothing waits until it looks again, unless it is woken: at first, at last, after a defect.
 FIRST_PAUSE, LAST_PAUSE, DEFECT_PAUSE = 0.002, 0.05, 0.25
 MOST_RETRY_SECONDS = 60.0
-SWEEP_SECONDS, SWEPT_AT_ONCE = 5.0, 200
 NO_ROWS = np.empty((0, 0), np.float32)
 WRONG_ROWS = "The rows are not of the width that this model takes."
 TOO_LONG = "The model took too long for these rows."
@@ -70,7 +69,6 @@ class Worker:
         self.patience = Patience(log.event, ending)
         self.leases = Leases(store, rules.lease_seconds)
         self.woken = threading.Event()
-        self.sweep_at = 0.0
 
     def wake(self) -> None:
         """There is a new job."""
@@ -97,15 +95,12 @@ class Worker:
                     seconds = min(1.5 * seconds, LAST_PAUSE)
 
     def turn(self, name: str) -> bool:
-        """Works on what there is, and removes some of what has expired; whether there was anything."""
+        """Works on what there is; whether there was anything."""
         claims = self.patience.asked(lambda: self.store.claim(name, self.rules.jobs, self.rules.lease_seconds)) or []
         self.metrics.claimed(claims)
         with self.leases.holding(claims):
             for group in self.groups(claims):
                 self.attempt(group)
-        if time.monotonic() >= self.sweep_at:
-            removed = self.patience.asked(lambda: self.store.sweep(SWEPT_AT_ONCE))
-            self.sweep_at = 0.0 if removed else time.monotonic() + SWEEP_SECONDS
         return bool(claims)
 
     def groups(self, claims: Sequence[Claim]) -> Iterator[list[Task]]:

@@ -157,13 +157,14 @@ class Supervisor:
             pid, status, usage = os.wait4(-1, os.WNOHANG)
             if pid == 0:
                 return
-            worker = self.workers.pop(pid, None)
+            worker = self.workers.get(pid)
             if worker is None:
                 continue
-            self.board.leave(worker.slot, usage.ru_utime + usage.ru_stime)
             if worker.told >= 0:
-                self.poller.unregister(worker.told)
-                os.close(worker.told)
+                # Its last word may be that it was ready.
+                self.hear(worker.told)
+            del self.workers[pid]
+            self.board.leave(worker.slot, usage.ru_utime + usage.ru_stime)
             if not self.stopping and not worker.retiring:
                 self.mourn(worker, os.waitstatus_to_exitcode(status))
 

@@ -616,7 +616,7 @@ def test_a_log_gets_a_line_now_and_then_and_a_terminal_a_bar(large, tmp_path, mo
     bar.tell(50, 5000, 2)
     bar.end()
     assert "50%" in capsys.readouterr().err
-    monkeypatch.setitem(sys.modules, "tqdm", None)
+    monkeypatch.setitem(sys.modules, "iris_wsgi.batch.tqdm", None)
     assert isinstance(progress.teller(None, "B", quiet=False), progress.Lines)
     progress.teller(None, "B", quiet=True).tell(1, 1, 1)
     assert capsys.readouterr().err == ""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT, need
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
@@ -56,6 +57,13 @@ def image(runner: str) -> archive.Image:
     return archive.read(runner, IMAGE)
 
 
+@pytest.fixture(scope="session")
+def full(runner: str) -> str:
+    """The image that also has redis-py and psycopg; it is built."""
+    built(FULL, "full")
+    return FULL
+
+
 class Container:
     """A container that runs in the background, and whose network is entered to ask it something."""
 
@@ -72,6 +80,15 @@ class Container:
     def pid(self) -> int:
         return int(self.inspect(".State.Pid"))
 
+    @property
+    def inside(self) -> list[str]:
+        """What comes before a command that is to run in the container's network."""
+        return ["nsenter", "--target", str(self.pid), "--net"]
+
+    def finished(self, job: dict) -> dict:
+        """The record of a job once it is done."""
+        return json.loads(self.curl(job["href"], None, "Prefer: wait=20"))
+
     def logs(self) -> str:
         told = self.run("logs", self.name)
         return told.stdout + told.stderr
@@ -87,9 +104,10 @@ class Container:
         assert self.inspect(".State.Running") == "true", self.logs()
         return self
 
-    def curl(self, path: str, body: object = None) -> bytes:
+    def curl(self, path: str, body: object = None, *headers: str, port: int = 8000) -> bytes:
         """Asks from inside the container's own network, which has nothing but loopback."""
-        words = ["nsenter", "--target", str(self.pid), "--net", "curl", "-sS", "--max-time", "30", f"http://127.0.0.1:8000{path}"]
+        words = [*self.inside, "curl", "-sS", "--max-time", "30", f"http://127.0.0.1:{port}{path}"]
+        words += [word for header in headers for word in ("-H", header)]
         if body is not None:
             words += ["-H", "Content-Type: application/json", "--data-binary", "@-"]
         given = None if body is None else json.dumps(body).encode()
@@ -113,7 +131,8 @@ def container(runner: str, tmp_path: Path) -> Iterator[Callable[..., Container]]
         return Container(runner, names[-1])
 
     yield start
-    for name in names:
+    # The last one first: it may be in the network of another.
+    for name in reversed(names):
         subprocess.run([runner, "kill", name], capture_output=True)
         subprocess.run([runner, "rm", "--force", name], capture_output=True)
 
@@ -136,7 +155,7 @@ def test_the_server_answers_the_fixed_points_within_the_limits_of_a_cluster(cont
 
 
 def test_48_mb_of_memory_are_enough_for_large_requests_too(container):
-    server = container(flags=(*HARD, "--network", "none", "--memory", "48m", "--memory-swap", "48m")).serves()
+    server = container(flags=(*HARD, "--network", "none", "--cpus", "1", "--memory", "48m", "--memory-swap", "48m")).serves()
     batch = {"data": [POINTS["virginica"]] * 10_000}
     for _ in range(5):
         assert json.loads(server.curl("/predict/batch", batch))["labels"] == ["virginica"] * 10_000
@@ -222,7 +241,7 @@ def test_the_image_says_what_it_is_and_how_it_runs(image):
     model = json.loads((ROOT / "model/golden.json").read_text())
     assert config["User"] == "65532:65532" and config["ExposedPorts"] == {"8000/tcp": {}}
     assert config["Entrypoint"] == ["/usr/bin/python3.13", "-I", "-m", "iris_wsgi"] and config["Cmd"] == ["serve"]
-    assert {"IRIS_ROLE=web_single", "IRIS_HOST=0.0.0.0", "ORT_DISABLE_TELEMETRY=1"} <= set(config["Env"])
+    assert {"IRIS_ROLE=web_single", "IRIS_HOST=0.0.0.0", "IRIS_STATE_DIR=/state", "ORT_DISABLE_TELEMETRY=1"} <= set(config["Env"])
     assert config["Healthcheck"]["Test"][:2] == ["CMD", "/usr/bin/python3.13"]
     assert config["Labels"]["iris-wsgi.model.digest"] == f"sha256:{model['files'][model['model']]}"
     assert config["Labels"]["org.opencontainers.image.version"] and config["Labels"]["org.opencontainers.image.revision"]
@@ -254,26 +273,102 @@ def test_the_image_is_as_small_as_it_promises(image):
     assert image.bytes <= 80e6 and image.compressed <= 30e6
 
 
-def test_full_has_the_packages_of_the_other_roles_and_little_more(runner, image):
-    built(FULL, "full")
+def test_full_has_the_packages_of_the_other_roles_and_little_more(runner, image, full):
     code = (
         "import redis, psycopg, ssl; assert psycopg.pq.__impl__ == 'binary'; "
         "redis.Redis(ssl=True); ssl.create_default_context(); print('ok')"
     )
-    told = command(runner, "-I", "-c", code, flags=("--entrypoint", "/usr/bin/python3.13"), image=FULL)
+    told = command(runner, "-I", "-c", code, flags=("--entrypoint", "/usr/bin/python3.13"), image=full)
     assert told.stdout == "ok\n", told.stderr
-    assert command(runner, "verify", image=FULL).returncode == 0
-    full = archive.read(runner, FULL)
-    assert full.bytes - image.bytes <= 15e6
+    assert command(runner, "verify", image=full).returncode == 0
+    more = archive.read(runner, full)
+    assert more.bytes - image.bytes <= 15e6
     shared = {file.path for file in image.files}
-    assert shared < {file.path for file in full.files}
+    assert shared < {file.path for file in more.files}
+
+
+@pytest.fixture
+def state(runner: str) -> tuple[str, ...]:
+    """Flags for a /state in memory that is the user's; docker and podman have different words for that."""
+    if runner == "podman":
+        return ("--mount", "type=tmpfs,destination=/state,chown")
+    return ("--tmpfs", "/state:uid=65532,gid=65532,mode=0700")
+
+
+def test_all_roles_work_on_embedded_stores_within_the_limits_of_a_cluster(container, state):
+    flags = (*HARD, *SMALL, "--network", "none", *state, "--env", "IRIS_ROLE=all")
+    server = container(flags=flags).serves()
+    rows = list(POINTS.values())
+    record = server.finished(json.loads(server.curl("/jobs", {"data": rows})))
+    assert (record["status"], record["result"]["labels"]) == ("succeeded", list(POINTS))
+    for label, row in POINTS.items():
+        told = json.loads(server.curl("/predict/hybrid", {"data": [row]}))
+        assert (told["provisional"]["model"]["name"], told["degraded"]) == ("iris_lr", False)
+        record = server.finished(told["final"])
+        assert (record["result"]["labels"], record["model"]["name"]) == ([label], "iris_svc")
+        assert record["agrees"] == (told["provisional"]["label"] == label)
+    server.run("stop", "--time", "30", server.name)
+    assert server.ended() == 0
+
+
+def test_a_volume_for_the_stores_needs_no_preparation_and_outlives_its_container(runner, container):
+    volume = f"iris-wsgi-test-{os.getpid()}"
+    flags = (*HARD, *SMALL, "--network", "none", "--volume", f"{volume}:/state", "--env", "IRIS_ROLE=asynchronous")
+    try:
+        first = container(flags=flags).serves()
+        job = json.loads(first.curl("/jobs", {"data": [POINTS["setosa"]]}))
+        os.kill(first.pid, signal.SIGKILL)
+        first.ended()
+        second = container(flags=(*flags, "--env", "IRIS_ROLE=all")).serves()
+        assert second.finished(job)["result"]["labels"] == ["setosa"]
+        for one in (first, second):
+            subprocess.run([runner, "rm", "--force", one.name], capture_output=True)
+    finally:
+        subprocess.run([runner, "volume", "rm", "--force", volume], capture_output=True)
+
+
+def redis_of_the_manifests(server: Container, folder: Path) -> subprocess.Popen:
+    """A Redis in the container's network with the command line of the manifests; `folder` is its volume."""
+    (redis,) = yaml.safe_load((ROOT / "manifests/jobs/redis/deployment.yml").read_text())["spec"]["template"]["spec"][
+        "containers"
+    ]
+    words = [{"/data": str(folder), "$(REDISCLI_AUTH)": "secret"}.get(word, word) for word in redis["args"]]
+    return subprocess.Popen([*server.inside, need("redis-server"), *words], stdout=subprocess.DEVNULL)
+
+
+def test_two_roles_in_two_containers_share_the_jobs_of_a_redis_and_none_is_lost_when_that_is_killed(container, full, tmp_path):
+    hard = (*HARD, *SMALL, "--env", "IRIS_REDIS_URL=redis://:secret@127.0.0.1:6379/0")
+    server = container(flags=(*hard, "--network", "none", "--env", "IRIS_ROLE=asynchronous"), image=full).serves()
+    redis = redis_of_the_manifests(server, tmp_path)
+    try:
+        up = b'{"jobs":'
+        server.wait_until(lambda: server.curl("/jobs").replace(b" ", b"").startswith(up))
+        waits = json.loads(server.curl("/jobs", {"data": [POINTS["virginica"]]}))
+        redis.kill()
+        redis.wait()
+        assert json.loads(server.curl(waits["href"]))["status"] == 503
+        redis = redis_of_the_manifests(server, tmp_path)
+        server.wait_until(lambda: server.curl("/jobs").replace(b" ", b"").startswith(up))
+        assert json.loads(server.curl(waits["href"]))["status"] == "queued"
+        place = ("--network", f"container:{server.name}", "--env", "IRIS_ROLE=worker", "--env", "IRIS_PORT=8001")
+        worker = container(flags=(*hard, *place), image=full).serves()
+        record = server.finished(waits)
+        assert (record["status"], record["result"]["labels"]) == ("succeeded", ["virginica"])
+        assert b'job_attempts_total{outcome="succeeded"} 1' in worker.curl("/metrics", port=8001)
+        check = ("exec", worker.name, "/usr/bin/python3.13", "-I", "-m", "iris_wsgi", "healthcheck")
+        assert worker.run(*check).returncode == 0
+        worker.run("stop", "--time", "30", worker.name)
+        assert worker.ended() == 0
+    finally:
+        redis.kill()
+        redis.wait()
 
 
 def test_every_command_of_the_image_runs_in_it(runner, tmp_path):
     assert command(runner, "--version").stdout.startswith("iris_wsgi ")
     for name in re.findall(r"^    (\w+) ", command(runner, "--help").stdout, re.MULTILINE):
         assert command(runner, name, "--help").returncode == 0, name
-    assert "self-test: 34 golden rows" in command(runner, "verify").stdout
+    assert re.search(r"self-test: 34 golden rows(.|\n)*fast model iris_lr .*: 31 golden rows", command(runner, "verify").stdout)
     wrong = command(runner, "serve", flags=("--env", "IRIS_PROT=1"))
     assert (wrong.returncode, wrong.stderr.splitlines()[-1]) == (2, "iris_wsgi: IRIS_PROT is no setting; did you mean IRIS_PORT?")
 
@@ -301,10 +396,15 @@ def test_a_model_that_answers_wrongly_or_was_damaged_cannot_become_an_image(runn
     context = Path(shutil.copytree(ROOT, tmp_path / "context", ignore=shutil.ignore_patterns(".git", ".venv*", "build", "tests")))
     golden = context / "model/golden.json"
     good = golden.read_text()
-    for bad, words in ((good.replace('"label": "setosa"', '"label": "virginica"', 1), "wanted virginica"), (good, "SHA-256")):
+    wrong = (good.replace('"label": "setosa"', '"label": "virginica"', 1), "label.json", "wanted virginica")
+    for bad, damaged, words in (
+        wrong,
+        (good, "fast/label.json", "fast/label.json has"),
+        (good, "label.json", "model/label.json has"),
+    ):
         golden.write_text(bad)
-        if words == "SHA-256":
-            with (context / "model/label.json").open("a") as file:
+        if bad == good:
+            with (context / "model" / damaged).open("a") as file:
                 file.write(" ")
         build = [sys.executable, "-B", str(context / "bin/image.d"), "--with", runner, "build", "--tag", "iris-wsgi-test:wrong"]
         told = subprocess.run(build, capture_output=True, text=True)
@@ -332,8 +432,17 @@ def test_the_bill_of_materials_is_valid_and_complete(runner, image, tmp_path):
     subprocess.run([BIN, "sbom", "--out", out], check=True, capture_output=True)
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(out.read_text()) is None
     listed = {part["name"].lower(): part for part in json.loads(out.read_text())["components"]}
-    assert {"onnxruntime", "numpy", "waitress", "iris_wsgi", "iris_svc.onnx", "libc6", "python3.13-minimal"} <= set(listed)
-    assert len(listed) == len(re.findall(r"status\.d/|dist-info/METADATA", "\n".join(file.path for file in image.files))) + 2
+    assert {
+        "onnxruntime",
+        "numpy",
+        "waitress",
+        "iris_wsgi",
+        "iris_svc.onnx",
+        "iris_lr.onnx",
+        "libc6",
+        "python3.13-minimal",
+    } <= set(listed)
+    assert len(listed) == len(re.findall(r"status\.d/|dist-info/METADATA", "\n".join(file.path for file in image.files))) + 3
     assert (
         f"sha256:{listed['iris_svc.onnx']['hashes'][0]['content']}" == image.config["config"]["Labels"]["iris-wsgi.model.digest"]
     )

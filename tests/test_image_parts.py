@@ -43,6 +43,16 @@ def test_every_file_that_the_dockerfile_copies_is_let_through_to_the_builder():
                 assert any(path.match(rule) or str(path) == rule or rule.startswith(f"{path}/") for rule in let_through), path
 
 
+@pytest.mark.parametrize("folder", [MODEL, MODEL / "fast"], ids=["the model", "the fast model"])
+def test_the_builder_gets_every_file_of_the_models_and_no_more(folder):
+    wanted = {"golden.json", *json.loads((folder / "golden.json").read_text())["files"]}
+    let_through = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    place = str(folder.relative_to(ROOT))
+    found = {path.name for rule in let_through if rule.rpartition("/")[0] == place for path in ROOT.glob(rule)}
+    assert found == wanted
+    assert "COPY model /model\n" in DOCKERFILE
+
+
 @pytest.mark.parametrize("arch", lock.ARCHITECTURES)
 def test_each_debian_package_is_locked_by_version_and_hash(arch):
     lines = (PARTS / f"debian.{arch}.lock").read_text().splitlines()

@@ -177,9 +177,7 @@ def test_an_unknown_job_is_404_and_an_expired_one_410(start, method):
     work(app)
     until(lambda: app.get(path, status="*").status_int == 410, "it has expired")
     assert getattr(app, method)(path, status=410).json["detail"] == GONE
-    worker = worker_of(app)
-    worker.sweep_at = 0.0
-    work(app)
+    worker_of(app).store.sweep()
     assert sum(app.get("/jobs").json["jobs"].values()) == 0
     assert getattr(app, method)(path, status=410).json["detail"] == GONE
 

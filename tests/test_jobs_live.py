@@ -13,7 +13,7 @@ import pytest
 from clients import LABEL, METRICS, READYZ, ROW, Wire, ask, metric, request, until
 from conftest import MODEL, Running, need
 from hands import open_store
-from test_stores import RedisServer
+from redis_server import RedisServer
 
 from iris_wsgi.settings import BadSetting, Settings
 from iris_wsgi.stores.choice import open_jobs

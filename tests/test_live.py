@@ -177,6 +177,8 @@ def test_the_default_numbers_of_workers_and_threads_come_from_the_cpus():
     assert threads_for(Settings(threads=7), 1) == (7, "as set")
     assert threads_for(Settings(), 1)[0] == 4
     assert threads_for(Settings(), 8)[0] == 16
+    assert threads_for(Settings(role="asynchronous"), 1)[0] == threads_for(Settings(role="sync_async"), 8)[0] == 16
+    assert threads_for(Settings(role="asynchronous", threads=7), 1)[0] == 7
 
 
 def test_a_defect_in_one_connection_costs_that_connection_and_is_logged(tmp_path):

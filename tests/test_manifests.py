@@ -1,14 +1,17 @@
 """Manifests: rendered, then held against schemas, Pod Security, the routes, the settings, the benchmark and each other."""
 
+import base64
 import copy
 import hashlib
 import json
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import kubernetes_validate
 import pytest
@@ -32,10 +35,21 @@ KUSTOMIZATIONS = {
     str(path.parent.relative_to(MANIFESTS)): yaml.safe_load(path.read_text())
     for path in sorted(MANIFESTS.rglob("kustomization.yml"))
 }
-OVERLAYS = [name for name, told in KUSTOMIZATIONS.items() if told["kind"] == "Kustomization"]
-# Components that are off; each is rendered with the overlay whose folder it is in, uncommented there.
-ON = {f"{name}/{one}" for name, told in KUSTOMIZATIONS.items() for one in told.get("components", ())}
-RENDERS = [*OVERLAYS, *(name for name in KUSTOMIZATIONS if name not in {*OVERLAYS, *ON})]
+# Parts of overlays that cannot be applied alone: objects beside those of the base.
+PARTS = {"jobs/worker"}
+OVERLAYS = [name for name, told in KUSTOMIZATIONS.items() if told["kind"] == "Kustomization" and name not in PARTS]
+# A component that is off is a comment in the overlay that it can be turned on in; each is rendered there, uncommented.
+OFF = {
+    f"{name}/{Path(one).name}": (name, one)
+    for name in OVERLAYS
+    for one in re.findall(r"^  # - (\S+)$", (MANIFESTS / name / "kustomization.yml").read_text(), re.MULTILINE)
+}
+# What one of them takes the place of.
+REPLACES = {"../jobs/managed_redis": "../jobs/redis"}
+RENDERS = [*OVERLAYS, *OFF]
+# The overlays with jobs, and what role is behind the Service that clients know.
+JOBS = {"asynchronous": "asynchronous", "sync_async": "sync_async"}
+JOBS |= {name: overlay for name, (overlay, _) in OFF.items() if overlay in JOBS}
 # What an overlay without pods of its own is applied next to.
 BESIDE = {"release/to_blue": "release/blue", "release/to_green": "release/green"}
 KUBERNETES = ("1.32", "1.34", "1.37")
@@ -45,6 +59,7 @@ NAMESPACE = "model-in-image"
 EXCEPTIONS = {
     "CKV_K8S_15": "IfNotPresent: the image is loaded into the cluster, which may have no registry to pull from",
     "CKV_K8S_43": "a tag: an image that was loaded without a registry has no digest to pull by, and releases go by tag",
+    "CKV_K8S_35": "a Secret in the environment: there are the server's settings, and there redis-cli looks for its password",
 }
 
 Object = dict
@@ -56,14 +71,16 @@ def kustomize(folder: Path) -> list[Object]:
     return list(yaml.load_all(told.stdout, yaml.CSafeLoader))
 
 
-def uncommented(name: str, into: Path) -> Path:
+def uncommented(overlay: str, component: str, into: Path) -> Path:
     """A copy of the manifests in which the component is on; the overlay's folder in it."""
-    overlay, component = name.rsplit("/", 1)
-    folder = Path(shutil.copytree(MANIFESTS, into / component)) / overlay
+    folder = Path(shutil.copytree(MANIFESTS, into / f"{overlay}-{Path(component).name}")) / overlay
     file = folder / "kustomization.yml"
-    text = file.read_text()
-    assert f"  # - {component}\n" in text
-    file.write_text(text.replace(f"  # - {component}\n", f"  - {component}\n"))
+    text = file.read_text().replace(f"  # - {component}\n", f"  - {component}\n")
+    if component in REPLACES:
+        line = f"  - {REPLACES[component]}\n"
+        assert line in text
+        text = text.replace(line, "")
+    file.write_text(text)
     return folder
 
 
@@ -72,7 +89,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Object]
     """What `kubectl apply -k` sends, by the name of the directory."""
     need("kubectl")
     copies = tmp_path_factory.mktemp("components")
-    folders = [MANIFESTS / name if name in OVERLAYS else uncommented(name, copies) for name in RENDERS]
+    folders = [MANIFESTS / name if name in OVERLAYS else uncommented(*OFF[name], copies) for name in RENDERS]
     with ThreadPoolExecutor() as pool:
         return dict(zip(RENDERS, pool.map(kustomize, folders), strict=True))
 
@@ -105,13 +122,56 @@ def containers(template: Object, *groups: str) -> list[Object]:
     return [one for group in groups or ("containers", "initContainers") for one in template["spec"].get(group, ())]
 
 
-def environment(container: Object) -> dict[str, str]:
+# What a Secret would hold that is not part of the render, by its key.
+MADE_BY_HAND = {"url": "rediss://user:password@redis.example:6380/0?ssl_ca_certs=/redis-ca/ca.crt"}
+
+
+def secrets(objects: list[Object]) -> dict[tuple[str, str], str]:
+    """What is in the Secrets of a render, by the names of Secret and key."""
+    return {
+        (one["metadata"]["name"], key): base64.b64decode(value).decode()
+        for one in of_kind(objects, "Secret")
+        for key, value in one["data"].items()
+    }
+
+
+def variable(told: Object, known: Mapping[tuple[str, str], str]) -> str:
+    """The value of an environment variable; one of the `known` Secrets may hold it."""
+    if "value" in told:
+        return told["value"]
+    place = told["valueFrom"]["secretKeyRef"]
+    assert not place.get("optional")
+    # The names of generated Secrets end in a hash, so this one is made by hand.
+    return known[place["name"], place["key"]] if known else MADE_BY_HAND[place["key"]]
+
+
+def environment(container: Object, objects: list[Object] = ()) -> dict[str, str]:
     """The image's variables and the container's own."""
-    return {**IMAGE, **{one["name"]: one["value"] for one in container.get("env", ())}}
+    known = secrets(objects)
+    return {**IMAGE, **{one["name"]: variable(one, known) for one in container.get("env", ())}}
 
 
-def settings_of(container: Object) -> Settings:
-    return read_settings(environment(container), {})
+def settings_of(container: Object, objects: list[Object] = ()) -> Settings:
+    return read_settings(environment(container, objects), {})
+
+
+def image_name(container: Object) -> str:
+    return container["image"].partition(":")[0]
+
+
+def is_ours(template: Object) -> bool:
+    """Whether the pods run our image; of another one, Redis, other things are known and wanted."""
+    names = {image_name(one) for one in containers(template)}
+    assert len(names) == 1
+    return names == {"model-in-image-pattern"}
+
+
+def our_deployments(objects: list[Object]) -> list[Object]:
+    return [one for one in of_kind(objects, "Deployment") if is_ours(one["spec"]["template"])]
+
+
+def our_pods(objects: list[Object]) -> list[Object]:
+    return [one["spec"]["template"] for one in our_deployments(objects)]
 
 
 def labels_of(template: Object) -> dict[str, str]:
@@ -126,6 +186,11 @@ def selector(one: Object) -> dict[str, str]:
     return (spec.get("podSelector") or spec["selector"])["matchLabels"]
 
 
+def component(one: Object) -> str | None:
+    """What it is for; the Namespace is for all."""
+    return one["metadata"]["labels"].get("app.kubernetes.io/component")
+
+
 def selects(one: Object, template: Object) -> bool:
     return selector(one).items() <= labels_of(template).items()
 
@@ -134,6 +199,12 @@ def amount(text: str | int) -> float:
     """A quantity of Kubernetes as a number."""
     number, unit = re.fullmatch(r"([\d.]+)(m|Ki|Mi|Gi|k|M|G)?", str(text)).groups()
     return float(number) * {None: 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}[unit]
+
+
+def claims(template: Object) -> list[str]:
+    """The names of the disks that the pod has; two pods cannot have one of them."""
+    volumes = template["spec"].get("volumes", ())
+    return [one["persistentVolumeClaim"]["claimName"] for one in volumes if "persistentVolumeClaim" in one]
 
 
 def limit(container: Object, resource: str) -> float:
@@ -345,9 +416,10 @@ def test_every_pod_is_hardened_beyond_the_standard(objects):
         assert (pod["securityContext"]["runAsUser"], pod["securityContext"]["runAsGroup"]) == (user, group)
         for container in containers(template):
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
-            # The image has no shell, so what it is told to do is an argument of its entry point.
+            # What it is told to do is an argument of its entry point: our image has no shell.
             assert "command" not in container
-            assert "exec" not in json.dumps(container)
+            assert "lifecycle" not in container
+            assert not is_ours(template) or "exec" not in json.dumps(container)
 
 
 def test_the_namespace_enforces_the_standard_that_the_pods_keep(objects):
@@ -360,20 +432,22 @@ def test_the_namespace_enforces_the_standard_that_the_pods_keep(objects):
 
 
 def test_every_variable_in_the_manifests_is_a_setting_that_the_server_takes(objects):
-    for template in pods(objects):
+    for template in our_pods(objects):
         for container in containers(template):
-            assert settings_of(container).host == "0.0.0.0"
+            assert settings_of(container, objects).host == "0.0.0.0"
         for container in containers(template, "containers"):
-            assert settings_of(container).grace_seconds > 0
+            # Only who is behind a Service has traffic that must turn away first.
+            served = any(selects(one, template) for one in of_kind(objects, "Service"))
+            assert (settings_of(container, objects).grace_seconds > 0) == served
 
 
 @pytest.fixture(scope="session")
-def app_of():
-    """The application that a container serves, with the model of the repository."""
-    built = {}
+def app_of(tmp_path_factory):
+    """The application that a container serves, with the model of the repository; its Redis is asked nothing."""
+    built, folder = {}, tmp_path_factory.mktemp("state")
 
     def get(settings: Settings):
-        settings = replace(settings, model_dir=str(MODEL), model_seal="")
+        settings = replace(settings, model_dir=str(MODEL), model_seal="", state_dir=str(folder))
         if settings not in built:
             built[settings] = build(settings, KeptLog()).app
         return built[settings]
@@ -382,9 +456,9 @@ def app_of():
 
 
 def test_every_probe_asks_a_route_of_the_role_on_the_port_that_it_serves(objects, app_of):
-    for template in pods(objects):
+    for template in our_pods(objects):
         for container in containers(template, "containers"):
-            settings = settings_of(container)
+            settings = settings_of(container, objects)
             ports = {one["name"]: one["containerPort"] for one in container["ports"]}
             for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
                 ask = container[kind]["httpGet"]
@@ -394,14 +468,14 @@ def test_every_probe_asks_a_route_of_the_role_on_the_port_that_it_serves(objects
 
 
 def test_only_readiness_asks_what_says_no_while_the_server_drains(objects):
-    for template in pods(objects):
+    for template in our_pods(objects):
         for container in containers(template, "containers"):
             asked = {kind: container[kind]["httpGet"]["path"] for kind in ("startupProbe", "readinessProbe", "livenessProbe")}
             assert asked == {"startupProbe": "/livez", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
 
 
 def test_a_start_has_many_times_the_seconds_that_were_measured_and_the_rollout_waits_longer(objects):
-    for deployment in of_kind(objects, "Deployment"):
+    for deployment in our_deployments(objects):
         for container in containers(deployment["spec"]["template"], "containers"):
             probe = container["startupProbe"]
             given = probe["periodSeconds"] * probe["failureThreshold"]
@@ -410,16 +484,16 @@ def test_a_start_has_many_times_the_seconds_that_were_measured_and_the_rollout_w
 
 
 def test_the_grace_periods_add_up(objects):
-    for template in pods(objects):
+    for template in our_pods(objects):
         given = template["spec"]["terminationGracePeriodSeconds"]
         for container in containers(template, "containers"):
-            settings = settings_of(container)
+            settings = settings_of(container, objects)
             waits = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
             assert given >= waits + settings.grace_seconds + settings.drain_seconds + KILL_AFTER_SECONDS
 
 
 def test_memory_and_cpu_fit_what_the_benchmark_measured(objects):
-    for template in pods(objects):
+    for template in our_pods(objects):
         for container in containers(template):
             assert request(container, "memory") == limit(container, "memory")
             assert 1.5 < limit(container, "memory") / (benchmark("after load MB") * 1e6) < 3
@@ -429,15 +503,15 @@ def test_memory_and_cpu_fit_what_the_benchmark_measured(objects):
 
 
 def test_the_cpu_limit_gives_one_worker_as_in_the_row_of_the_benchmark(objects, tmp_path):
-    for template in pods(objects):
+    for template in our_pods(objects):
         for container in containers(template, "containers"):
             assert limit(container, "cpu") == 1
             (tmp_path / "cpu.max").write_text(f"{limit(container, 'cpu') * 100_000:.0f} 100000\n")
-            assert settings_of(container).workers or cpus(tmp_path)[0] == 1
+            assert settings_of(container, objects).workers or cpus(tmp_path)[0] == 1
 
 
 def test_volumes_in_memory_leave_room_for_the_server(objects):
-    for template in pods(objects):
+    for template in our_pods(objects):
         in_memory = [one["emptyDir"]["sizeLimit"] for one in template["spec"].get("volumes", ()) if "emptyDir" in one]
         for container in containers(template):
             assert sum(map(amount, in_memory)) + 1.5 * benchmark("after load MB") * 1e6 < limit(container, "memory")
@@ -448,6 +522,8 @@ def test_the_autoscaler_wants_no_pod_for_idling_and_one_before_a_process_is_busy
         target = hpa["spec"]["scaleTargetRef"]
         deployment = next(one for one in of_kind(objects, target["kind"]) if one["metadata"]["name"] == target["name"])
         assert target["apiVersion"] == deployment["apiVersion"]
+        # kustomize changes the name here where it changes that of the Deployment, or of another with the same name before.
+        assert hpa["metadata"]["labels"].items() <= deployment["metadata"]["labels"].items()
         (container,) = containers(deployment["spec"]["template"], "containers")
         wanted = {
             one["resource"]["name"]: one["resource"]["target"]["averageUtilization"] / 100 for one in hpa["spec"]["metrics"]
@@ -473,9 +549,11 @@ def test_every_deployment_selects_its_own_pods_and_has_one_disruption_budget_and
     for deployment in of_kind(objects, "Deployment"):
         template = deployment["spec"]["template"]
         assert [name_of(one) for one in of_kind(objects, "Deployment") if selects(one, template)] == [name_of(deployment)]
-        # The eviction of a pod that two budgets select is refused.
-        assert len([one for one in of_kind(objects, "PodDisruptionBudget") if selects(one, template)]) == 1
+        # The eviction of a pod that two budgets select is refused; one for the only pod would mean nothing, or block a drain.
+        budgets = [one for one in of_kind(objects, "PodDisruptionBudget") if selects(one, template)]
+        assert len(budgets) == (0 if claims(template) else 1)
         assert [one for one in of_kind(objects, "NetworkPolicy") if selects(one, template)]
+    for template in our_pods(objects):
         for spread in template["spec"]["topologySpreadConstraints"]:
             assert spread["labelSelector"]["matchLabels"].items() <= labels_of(template).items()
             assert spread["matchLabelKeys"] == ["pod-template-hash"]
@@ -484,14 +562,20 @@ def test_every_deployment_selects_its_own_pods_and_has_one_disruption_budget_and
 
 def test_ports_have_one_number_and_one_name_from_the_node_to_the_container(objects):
     for template in pods(objects):
+        name, number = ("http", 8000) if is_ours(template) else ("redis", 6379)
         ports = {port["name"]: port["containerPort"] for one in containers(template, "containers") for port in one["ports"]}
+        assert ports == {name: number}
         for service in of_kind(objects, "Service"):
             if selects(service, template):
-                assert [ports[port["targetPort"]] for port in service["spec"]["ports"]] == [8000]
-                assert [port["name"] for port in service["spec"]["ports"]] == ["http"]
+                assert [(port["name"], port["targetPort"], port["port"]) for port in service["spec"]["ports"]] == [
+                    (name, name, number)
+                ]
         for policy in of_kind(objects, "NetworkPolicy"):
             if selects(policy, template):
-                assert policy["spec"]["ingress"] == [{"ports": [{"protocol": "TCP", "port": 8000}]}]
+                (ingress,) = policy["spec"]["ingress"]
+                assert ingress["ports"] == [{"protocol": "TCP", "port": number}]
+                # Who may ask a server is not for it to say.
+                assert ("from" in ingress) != is_ours(template)
                 assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
 
 
@@ -502,10 +586,11 @@ def test_only_the_service_that_clients_know_has_a_port_on_the_nodes(objects):
         assert [port.get("nodePort") for port in service["spec"]["ports"]] == [30080 if known else None]
 
 
-def test_nobody_is_called_unless_the_model_comes_over_http(rendered):
+def test_nobody_is_called_but_for_a_model_over_http_and_for_jobs(rendered):
     for name, objects in rendered.items():
         for policy in of_kind(objects, "NetworkPolicy"):
-            assert bool(policy["spec"].get("egress")) == (name == "model_load/over_http")
+            calls = name == "model_load/over_http" or (name in JOBS and component(policy) in ("server", "worker"))
+            assert bool(policy["spec"].get("egress")) == calls
 
 
 def test_replicas_are_set_only_where_nothing_scales_them(objects):
@@ -526,8 +611,13 @@ def test_no_disruption_budget_can_block_the_drain_of_a_node(objects):
 
 def test_a_rollout_has_a_new_pod_ready_before_an_old_one_goes(objects):
     for deployment in of_kind(objects, "Deployment"):
-        assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
-        assert deployment["spec"]["minReadySeconds"] > 0
+        if claims(deployment["spec"]["template"]):
+            # Of those that have a disk the old one must be gone.
+            assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+            assert deployment["spec"]["replicas"] == 1
+        else:
+            assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+            assert deployment["spec"]["minReadySeconds"] > 0
 
 
 def test_labels_are_the_recommended_ones_and_agree(objects):
@@ -538,10 +628,10 @@ def test_labels_are_the_recommended_ones_and_agree(objects):
             assert one["metadata"]["name"].removesuffix(f"-{labels['app.kubernetes.io/instance']}").startswith("model-in-image-")
     for deployment in of_kind(objects, "Deployment"):
         assert deployment["metadata"]["labels"] == labels_of(deployment["spec"]["template"])
-        wanted = {f"app.kubernetes.io/{key}" for key in ("name", "component", "instance")} | {"track"}
-        assert set(selector(deployment)) == wanted
+        wanted = {f"app.kubernetes.io/{key}" for key in ("name", "component", "instance")}
+        assert set(selector(deployment)) == (wanted | {"track"} if is_ours(deployment["spec"]["template"]) else wanted)
     for one in of_kind(objects, "Service", "PodDisruptionBudget", "NetworkPolicy"):
-        assert set(selector(one)) == wanted - {"track"}
+        assert set(selector(one)) == wanted
 
 
 # The files
@@ -592,14 +682,17 @@ def repeated(part: object, whole: object) -> list[object]:
     return [part] if part == whole else []
 
 
-def test_only_the_base_holds_objects_and_an_overlay_only_patches_that_repeat_nothing_of_it():
+def test_only_the_base_and_the_sample_redis_hold_objects_and_an_overlay_only_patches_that_repeat_nothing_of_them():
     base = yaml.safe_load((MANIFESTS / "base/deployment.yml").read_text())
     for name, told in KUSTOMIZATIONS.items():
-        if name != "base":
+        if name == "jobs/redis":
+            held = [yaml.safe_load((MANIFESTS / name / one).read_text()) for one in told["resources"]]
+            assert {component(one) for one in held} == {"redis"}
+        elif name != "base":
             assert all((MANIFESTS / name / one / "kustomization.yml").exists() for one in told.get("resources", ()))
-            for patch in told.get("patches", ()):
-                assert set(patch) <= {"target", "patch", "options"}
-                assert repeated(yaml.safe_load(patch["patch"]), base) == []
+        for patch in told.get("patches", ()):
+            assert set(patch) <= {"target", "patch", "options"}
+            assert repeated(yaml.safe_load(patch["patch"]), base) == []
 
 
 def test_a_patch_that_is_a_copy_is_found():
@@ -617,7 +710,11 @@ def test_the_image_is_the_one_of_the_design_or_a_later_tag_of_it(rendered):
         for template in pods(objects):
             images = {one["image"] for one in containers(template)}
             assert len(images) == 1
-            assert re.fullmatch(r"model-in-image-pattern:v\d+\.\d+", images.pop())
+            assert re.fullmatch(r"(model-in-image-pattern:v\d+\.\d+(-full)?|redis:\d+\.\d+)", images.pop())
+            for one in containers(template):
+                # The image without redis-py is the smaller one.
+                needs_redis = is_ours(template) and settings_of(one, objects).redis_url != ""
+                assert one["image"].endswith("-full") == needs_redis
             assert {one["imagePullPolicy"] for one in containers(template)} == {"IfNotPresent"}
 
 
@@ -625,6 +722,26 @@ def test_each_overlay_of_a_role_serves_that_role(rendered):
     for name in ("web_single", "synchronous"):
         (server,) = containers(pods(rendered[name])[0])
         assert settings_of(server).role == name
+    for name, role in JOBS.items():
+        for one, wanted in (("server", role), ("worker", "worker")):
+            (container,) = containers(of_component(rendered[name], one))
+            assert settings_of(container, rendered[name]).role == wanted
+
+
+def test_every_component_is_on_or_off_in_an_overlay():
+    on = {(MANIFESTS / name / one).resolve() for name, told in KUSTOMIZATIONS.items() for one in told.get("components", ())}
+    off = {(MANIFESTS / overlay / one).resolve() for overlay, one in OFF.values()}
+    assert on | off == {MANIFESTS / name for name, told in KUSTOMIZATIONS.items() if told["kind"] == "Component"}
+    assert not on & off
+
+
+def test_one_overlay_of_a_role_can_be_applied_over_another(rendered):
+    for name in ("synchronous", *JOBS):
+        before, after = rendered["web_single"], {name_of(one): one for one in rendered[name]}
+        assert {name_of(one) for one in before} <= set(after)
+        for one in of_kind(before, "Deployment"):
+            # The one field of a Deployment that can never be changed.
+            assert selector(one) == selector(after[name_of(one)])
 
 
 # Releases
@@ -702,6 +819,159 @@ def test_the_canary_is_one_pod_of_another_image_and_changes_nothing_that_runs(re
     ours, theirs = (containers(one["spec"]["template"])[0] for one in (deployment, stable))
     assert ours["image"] != theirs["image"]
     assert {**ours, "image": None} == {**theirs, "image": None}
+
+
+# Jobs
+
+
+@pytest.fixture(params=JOBS)
+def with_jobs(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]) -> list[Object]:
+    """One overlay with jobs after the other, with the sample Redis and with one of somebody else."""
+    return rendered[request.param]
+
+
+@pytest.fixture(params=[name for name in JOBS if name not in OFF])
+def with_redis(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]) -> list[Object]:
+    """One with the sample Redis after the other."""
+    return rendered[request.param]
+
+
+def of_component(objects: list[Object], name: str) -> Object:
+    """The pod template of the one Deployment of a component."""
+    (one,) = [one for one in of_kind(objects, "Deployment") if component(one) == name]
+    return one["spec"]["template"]
+
+
+def redis_of(objects: list[Object]) -> tuple[Object, dict[str, str]]:
+    """The sample Redis, and its command line as settings."""
+    (container,) = containers(of_component(objects, "redis"))
+    words = container["args"]
+    assert all(word.startswith("--") for word in words[::2])
+    return container, {word[2:]: value for word, value in zip(words[::2], words[1::2], strict=True)}
+
+
+def test_overlays_with_jobs_differ_in_the_role_of_the_server_alone(rendered):
+    (one, first), (other, second) = (item for item in JOBS.items() if item[0] not in OFF)
+    assert json.dumps(rendered[one]).replace(f'"{first}"', f'"{second}"') == json.dumps(rendered[other])
+
+
+def test_workers_are_the_deployment_of_the_server_but_for_name_role_and_grace(with_jobs):
+    server, worker = (of_component(with_jobs, name) for name in ("server", "worker"))
+    told = {name: environment(containers(one)[0], with_jobs) for name, one in (("server", server), ("worker", worker))}
+    differ = {key for key in told["server"] if told["server"][key] != told["worker"].get(key)}
+    assert set(told["server"]) == set(told["worker"])
+    assert differ == {"IRIS_ROLE", "IRIS_GRACE_SECONDS"}
+    assert {**containers(server)[0], "env": None} == {**containers(worker)[0], "env": None}
+
+
+def test_servers_and_workers_have_autoscalers_budgets_and_policies_of_their_own_and_clients_see_no_worker(with_jobs):
+    for kind in ("HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy"):
+        assert {"server", "worker"} <= {component(one) for one in of_kind(with_jobs, kind)}
+    targets = [one["spec"]["scaleTargetRef"]["name"] for one in of_kind(with_jobs, "HorizontalPodAutoscaler")]
+    assert sorted(targets) == ["model-in-image-deployment", "model-in-image-deployment-worker"]
+    for service in of_kind(with_jobs, "Service"):
+        assert not selects(service, of_component(with_jobs, "worker"))
+
+
+def test_the_address_of_redis_and_its_password_come_from_a_secret(with_jobs):
+    for template in our_pods(with_jobs):
+        (container,) = containers(template)
+        (told,) = [one["valueFrom"]["secretKeyRef"] for one in container["env"] if one["name"] == "IRIS_REDIS_URL"]
+        made = [one["metadata"]["name"] for one in of_kind(with_jobs, "Secret")]
+        # A generated one has a hash in its name, so that a new password is a rollout.
+        assert (told["name"] in made) if made else (told["name"] == "model-in-image-redis")
+
+
+def test_the_address_in_the_sample_secret_is_that_of_the_sample_redis(with_redis):
+    secret = only(with_redis, "Secret")
+    service = next(one for one in of_kind(with_redis, "Service") if component(one) == "redis")
+    told = {key: value for (_, key), value in secrets(with_redis).items()}
+    url = urlsplit(told["url"])
+    assert set(told) == {"url", "password"}
+    assert (url.scheme, url.hostname, url.port) == ("redis", service["metadata"]["name"], service["spec"]["ports"][0]["port"])
+    assert unquote(url.password) == told["password"]
+    # Nobody takes it for more than a sample.
+    assert "sample" in told["password"] and "A SAMPLE" in (MANIFESTS / "jobs/redis/kustomization.yml").read_text()
+    (container, words) = redis_of(with_redis)
+    (variable,) = container["env"]
+    assert words["requirepass"] == f"$({variable['name']})"
+    assert variable["valueFrom"]["secretKeyRef"] == {"name": secret["metadata"]["name"], "key": "password"}
+
+
+def test_redis_acknowledges_nothing_that_is_not_on_its_disk_and_evicts_nothing(with_redis):
+    container, words = redis_of(with_redis)
+    durable = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
+    assert durable.items() <= words.items()
+    promised = (ROOT / "README.md").read_text().partition("Redis must run with")[2]
+    for name in ("appendonly", "appendfsync", "maxmemory-policy"):
+        assert f"`{name} {words[name]}`" in promised
+    (template,) = [one for one in pods(with_redis) if not is_ours(one)]
+    (mount,) = container["volumeMounts"]
+    (volume,) = template["spec"]["volumes"]
+    claim = only(with_redis, "PersistentVolumeClaim")
+    assert mount == {"name": volume["name"], "mountPath": words["dir"]}
+    assert claims(template) == [claim["metadata"]["name"]]
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+    # Another user than the image's may write there.
+    assert template["spec"]["securityContext"]["fsGroup"] == template["spec"]["securityContext"]["runAsGroup"]
+    most = float(words["maxmemory"].removesuffix("mb")) * 2**20
+    assert 2 * most <= limit(container, "memory") == request(container, "memory")
+    # The file is rewritten when it is twice as large, and both are there then.
+    assert 4 * most <= amount(claim["spec"]["resources"]["requests"]["storage"])
+    assert int(words["port"]) == container["ports"][0]["containerPort"]
+
+
+def test_redis_is_ready_when_it_answers_and_alive_while_it_reads_its_file(with_redis):
+    container, _ = redis_of(with_redis)
+    assert container["readinessProbe"]["exec"]["command"] == ["redis-cli", "-e", "ping"]
+    assert container["livenessProbe"]["exec"]["command"] == ["redis-cli", "ping"]
+    # redis-cli takes the password from there.
+    assert [one["name"] for one in container["env"]] == ["REDISCLI_AUTH"]
+
+
+def test_only_servers_and_workers_reach_redis_and_they_nobody_else(with_redis, rendered):
+    policies = {component(one): one["spec"] for one in of_kind(with_redis, "NetworkPolicy")}
+    redis = of_component(with_redis, "redis")
+    others = [template for name in ("release/blue", "release/green") for template in pods(rendered[name])]
+    ((ingress,), names) = policies["redis"]["ingress"], ("server", "worker")
+
+    def lets_in(template: Object) -> bool:
+        return any(one["podSelector"]["matchLabels"].items() <= labels_of(template).items() for one in ingress["from"])
+
+    assert all(set(one) == {"podSelector"} for one in ingress["from"])
+    assert all(lets_in(of_component(with_redis, name)) for name in names)
+    assert not any(map(lets_in, [redis, *others]))
+    for name in names:
+        dns, calls = policies[name]["egress"]
+        assert dns == {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
+        (to,) = calls["to"]
+        assert set(to) == {"podSelector"}
+        assert calls["ports"] == ingress["ports"]
+        reached = [
+            one for one in [*pods(with_redis), *others] if to["podSelector"]["matchLabels"].items() <= labels_of(one).items()
+        ]
+        assert reached == [redis]
+
+
+def test_a_redis_of_somebody_else_takes_the_place_of_the_sample_and_leaves_nothing_of_it(rendered):
+    for name, (overlay, one) in OFF.items():
+        if one != "../jobs/managed_redis":
+            continue
+        kept = {name_of(one) for one in rendered[overlay] if component(one) != "redis"}
+        assert {name_of(one) for one in rendered[name]} == kept
+        for template in pods(rendered[name]):
+            (container,) = containers(template)
+            url = urlsplit(settings_of(container).redis_url)
+            (authority,) = parse_qs(url.query)["ssl_ca_certs"]
+            (mount,), (volume,) = container["volumeMounts"], template["spec"]["volumes"]
+            assert mount == {"name": volume["name"], "mountPath": str(Path(authority).parent), "readOnly": True}
+            assert [item["path"] for item in volume["secret"]["items"]] == [Path(authority).name]
+            assert volume["secret"]["optional"] is True
+            assert f"?ssl_ca_certs={authority}" in README
+        for policy in of_kind(rendered[name], "NetworkPolicy"):
+            (rule,) = policy["spec"]["egress"]
+            ports = [(port["protocol"], port["port"]) for port in rule["ports"]]
+            assert ports == [("UDP", 53), ("TCP", 53), ("TCP", 6379), ("TCP", url.port)]
 
 
 # Another model

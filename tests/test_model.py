@@ -55,6 +55,21 @@ def test_the_committed_model_passes_and_verify_tells_what_it_is(model_copy, caps
     assert "alone and in a batch a row gets the same bits\n" in told
 
 
+def test_verify_holds_the_fast_model_to_its_golden_rows_too_where_there_is_one(model_copy, capsys):
+    words = ["verify", "--model-dir", str(model_copy)]
+    assert main(words) == 0
+    digest = hashlib.sha256((model_copy / "fast/iris_lr.onnx").read_bytes()).hexdigest()
+    assert f"fast model iris_lr 1.0.0 sha256:{digest}: 31 golden rows answered" in capsys.readouterr().out
+    with (model_copy / "fast/label.json").open("a") as file:
+        file.write(" ")
+    assert main(words) == 1
+    assert "fast/label.json has the SHA-256" in capsys.readouterr().err
+    (model_copy / "fast").rename(model_copy / "elsewhere")
+    assert main(words) == 0
+    assert "fast" not in capsys.readouterr().out
+    assert main([*words, "--fast-model-dir", str(model_copy / "elsewhere")]) == 1
+
+
 def test_golden_rows_are_thirty_or_more_with_the_fixed_points_and_edges():
     document = json.loads((Path(__file__).parent.parent / "model/golden.json").read_text())
     rows = {case["why"]: case for case in document["rows"]}

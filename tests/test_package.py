@@ -16,7 +16,7 @@ from iris_wsgi.roles import ROLES
 from iris_wsgi.settings import Settings, flag_of, name_of
 
 # Modules that need an extra have its name.
-EXTRAS = {"redis"}
+EXTRAS = {"redis", "parquet", "tqdm"}
 RUN_TIME = {"onnxruntime", "numpy", "waitress"}
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"```sh\n(.*?)```(?:\s*```json\n(.*?)```)?", README, re.DOTALL)
@@ -48,7 +48,20 @@ def test_importing_every_module_of_the_server_loads_no_extra():
     ]
     code = f"import sys, {', '.join(modules)}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     told = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    extras = {"sklearn", "skl2onnx", "onnx", "matplotlib", "scipy", "redis", "psycopg", "tqdm", "webtest", "pytest", "hypothesis"}
+    extras = {
+        "sklearn",
+        "skl2onnx",
+        "onnx",
+        "matplotlib",
+        "scipy",
+        "redis",
+        "psycopg",
+        "pyarrow",
+        "tqdm",
+        "webtest",
+        "pytest",
+        "hypothesis",
+    }
     assert {"iris_wsgi", "numpy", "onnxruntime", "waitress"} <= set(told.stdout.split())
     assert not extras & set(told.stdout.split())
 

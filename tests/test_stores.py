@@ -1,9 +1,9 @@
 """Jobs in their stores: one suite for both, and what each can suffer alone."""
 
+import fcntl
 import os
 import re
 import resource
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,12 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from json import loads
 from pathlib import Path
-from tempfile import mkdtemp
 
 import pytest
-import redis
 from conftest import ROOT, need
 from hands import open_store
+from redis_server import RedisServer
 
 from iris_wsgi.stores.jobs import (
     ID_PATTERN,
@@ -56,34 +55,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-class RedisServer:
-    """A redis-server that writes each change to the disk before it answers."""
-
-    def __init__(self) -> None:
-        # A socket's path must be short.
-        self.folder = Path(mkdtemp(prefix="iris"))
-        self.url = f"unix://{self.folder}/s"
-        self.start()
-
-    def start(self) -> None:
-        command = [need("redis-server"), "--port", "0", "--unixsocket", f"{self.folder}/s", "--dir", str(self.folder)]
-        command += ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert any("ready to accept" in line.lower() for line in self.process.stdout)
-
-    def ask(self, *words: str) -> object:
-        with redis.Redis.from_url(self.url) as client:
-            return client.execute_command(*words)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-    def remove(self) -> None:
-        self.kill()
-        shutil.rmtree(self.folder)
 
 
 @pytest.fixture(scope="module")
@@ -678,7 +649,7 @@ def test_writes_that_wait_at_the_same_time_are_one_commit_and_one_refusal_spoils
     with closing(SqliteJobs(tmp_path / "jobs.db", Limits(queued=5))) as store, ThreadPoolExecutor(9) as pool:
         begun, go, batches = threading.Event(), threading.Event(), []
         commit = store.database.commit
-        store.database.commit = lambda batch: (batches.append(len(batch)), commit(batch))
+        store.database.commit = lambda: (batches.append(len(store.database.waiting)), commit())
         first = pool.submit(store.database.write, lambda _: (begun.set(), go.wait(PATIENCE_SECONDS)))
         begun.wait(PATIENCE_SECONDS)
         others = [pool.submit(store.submit, BODY) for _ in range(8)]
@@ -709,6 +680,43 @@ def test_nothing_is_open_in_a_process_that_forks_and_both_go_on(tmp_path):
         store.submit(BODY)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         assert by_state(store) == {"queued": 3} and store.check() == []
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_threads_that_write_while_the_process_forks_again_and_again_all_go_on(tmp_path):
+    with closing(SqliteJobs(tmp_path / "jobs.db")) as store, ThreadPoolExecutor(8) as pool:
+        ids = [pool.submit(lambda: [store.submit(BODY).id for _ in range(50)]) for _ in range(8)]
+        pids = []
+        while not all(one.done() for one in ids) or len(pids) < 5:
+            pids.append(os.fork())
+            if pids[-1] == 0:
+                os._exit(0 if store.submit(BODY) else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(pids[-1], 0)[1]) == 0
+        assert len({job for one in ids for job in one.result(PATIENCE_SECONDS)}) == 400
+        assert by_state(store) == {"queued": 400 + len(pids)} and store.check() == []
+
+
+@pytest.mark.parametrize("leads", [False, True])
+def test_a_thread_that_is_interrupted_while_it_writes_or_waits_for_its_commit_keeps_no_other_from_it(tmp_path, leads):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with closing(SqliteJobs(tmp_path / "jobs.db", busy_seconds=PATIENCE_SECONDS)) as store, ThreadPoolExecutor(1) as pool:
+        job = store.submit(BODY)
+        before = signal.signal(signal.SIGALRM, interrupt)
+        with open(tmp_path / "jobs.db-gate", "rb") as gate:
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            if not leads:
+                other = pool.submit(store.cancel, job.id)
+                while not store.database.writing or store.database.waiting:
+                    time.sleep(0.001)
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(KeyboardInterrupt):
+                store.submit(BODY)
+        signal.signal(signal.SIGALRM, before)
+        if not leads:
+            assert other.result(PATIENCE_SECONDS).state == "cancelled"
+        assert pool.submit(store.submit, BODY).result(PATIENCE_SECONDS).state == "queued" and store.check() == []
 
 
 def test_a_store_that_was_closed_opens_again_when_it_is_used(tmp_path):
@@ -782,6 +790,31 @@ def eventually(ask: Callable[[], object]) -> object:
             return ask()
         except StoreDown:
             assert time.monotonic() < end
+
+
+def test_a_redis_that_is_full_takes_no_more_jobs_and_finishes_and_removes_those_it_has(own_redis):
+    clock = Clock()
+    store = open_store(own_redis.url, Limits(keep_seconds=100), clock)
+    free = own_redis.ask("INFO", "memory")["used_memory"]
+    jobs = [store.submit(bytes(60_000)) for _ in range(50)]
+    own_redis.ask("CONFIG", "SET", "maxmemory", str(free + 1_500_000), "maxmemory-policy", "noeviction")
+    with pytest.raises(StoreDown, match="OOM|maxmemory"):
+        store.submit(BODY)
+    store.cancel(jobs[0].id)
+    claims = store.claim("w", 50, 30)
+    assert len(claims) == 49 and all(store.heartbeat(claims, 30))
+    assert store.fail(claims[0], "later", clock.now + 1) and all(store.finish([(one, b"r") for one in claims[1:]]))
+    clock.now += 2
+    assert (
+        store.fail(claim_one(store), "for good") and store.redrive() == 1 and store.finish([(claim_one(store), b"r")]) == [True]
+    )
+    assert by_state(store) == {"succeeded": 49, "cancelled": 1}
+    clock.now += 101
+    while store.sweep(7):
+        pass
+    assert by_state(store) == {} and store.check() == []
+    assert store.submit(BODY).state == "queued"
+    store.close()
 
 
 def test_a_redis_that_is_not_there_is_told_by_every_method(own_redis, open_redis):

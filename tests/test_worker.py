@@ -323,7 +323,7 @@ class Failing:
         return self.works(*given)
 
 
-@pytest.mark.parametrize("method", ["claim", "finish", "sweep"])
+@pytest.mark.parametrize("method", ["claim", "finish"])
 def test_a_store_that_is_down_is_waited_for_and_nothing_is_lost(bench, method):
     Failing(bench.store, method, [StoreDown("the store is locked"), StoreDown("the store is locked")])
     job_id = bench.hand_in()
@@ -357,19 +357,6 @@ def test_a_defect_is_logged_and_the_worker_goes_on(bench):
     until(lambda: bench.job(job_id).state == "succeeded", "the result")
     end(bench, thread)
     assert "a defect of ours" in bench.log.kept[0]
-
-
-def test_what_has_expired_is_removed_some_at_a_time_between_jobs(bench):
-    old = [bench.hand_in() for _ in range(450)]
-    while bench.worker.turn("w"):
-        pass
-    bench.clock.now += 3601
-    bench.worker.sweep_at = 0.0
-    left = []
-    for _ in range(4):
-        bench.worker.turn("w")
-        left.append(sum(bench.store.counts().by_state.values()))
-    assert left == [250, 50, 0, 0] and len(old) == 450
 
 
 @pytest.mark.parametrize(("label", "agrees"), [("setosa", True), ("virginica", False), (None, None)])

@@ -308,6 +308,22 @@ def test_a_worker_too_many_is_retired_though_the_one_it_was_to_replace_is_gone(m
     assert len(told) == 1
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_worker_that_died_before_its_parent_heard_that_it_was_ready_was_ready(monkeypatch):
+    def work(supervisor, parent, slot, tells):
+        os.write(tells, b'["127.0.0.1", 1, "model", "passed", [1.0]]\n')
+        os._exit(9)
+
+    told = []
+    monkeypatch.setattr(Supervisor, "work", work)
+    supervisor = Supervisor(Settings(), None, 2, told.append)
+    supervisor.start()
+    (worker,) = supervisor.workers.values()
+    os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+    supervisor.reap()
+    assert worker.ready and told and not supervisor.stopping and not supervisor.workers and worker.told == -1
+
+
 def test_two_hang_ups_in_a_row_leave_two_workers(pair):
     server, _ = pair
     old = set(both(server))

@@ -34,7 +34,7 @@ EMPTIED = ("numpy/_core/_add_newdocs.py", "numpy/_core/_add_newdocs_scalars.py",
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True)
-    for run in (system, beside, compiled):
+    for run in (system, beside, compiled, folder):
         command = commands.add_parser(run.__name__, help=(run.__doc__ or "").splitlines()[0])
         command.set_defaults(run=run)
         for name in inspect.signature(run).parameters:
@@ -88,6 +88,13 @@ def compiled(root: Path) -> None:
         path.unlink()
     for path in [root, *root.rglob("*")]:
         os.utime(path, (0, 0), follow_symlinks=False)
+
+
+def folder(path: Path) -> None:
+    """An empty folder that is its owner's alone."""
+    path.mkdir(parents=True, mode=0o700)
+    for one in (path, path.parent):
+        os.utime(one, (0, 0))
 
 
 def listed(file: Path) -> list[list[str]]:

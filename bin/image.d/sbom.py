@@ -1,9 +1,10 @@
-"""The bill of materials of an image, in CycloneDX: Debian packages, wheels, the server and its model."""
+"""The bill of materials of an image, in CycloneDX: Debian packages, wheels, the server and its models."""
 
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.parser import BytesHeaderParser
+from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from archive import Image
@@ -57,6 +58,14 @@ def own(image: Image, labels: dict[str, str]) -> Iterator[Component]:
     version = labels["org.opencontainers.image.version"]
     commit = Property(name="revision", value=labels["org.opencontainers.image.revision"])
     yield Component(name="iris_wsgi", version=version, type=ComponentType.APPLICATION, bom_ref="iris_wsgi", properties=[commit])
-    golden = json.loads(next(file.content for file in image.files if file.path == "model/golden.json"))
-    digest = HashType(alg=HashAlgorithm.SHA_256, content=golden["files"][golden["model"]])
-    yield Component(name=golden["model"], type=ComponentType.MACHINE_LEARNING_MODEL, bom_ref="model", hashes=[digest])
+    for path, golden in models(image):
+        digest = HashType(alg=HashAlgorithm.SHA_256, content=golden["files"][golden["model"]])
+        yield Component(name=golden["model"], type=ComponentType.MACHINE_LEARNING_MODEL, bom_ref=path, hashes=[digest])
+
+
+def models(image: Image) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The folder of each model, and its golden.json."""
+    for file in image.files:
+        folder, _, name = file.path.rpartition("/")
+        if name == "golden.json":
+            yield folder, json.loads(file.content)

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import suppress
 from typing import Protocol
 
 LINE_SECONDS = 5.0
@@ -42,33 +43,13 @@ class Lines:
     def end(self) -> None: ...
 
 
-class Bar:
-    """tqdm's bar, for a terminal."""
-
-    def __init__(self, total: int | None, unit: str) -> None:
-        from tqdm import tqdm
-
-        self.bar = tqdm(total=total, unit=unit, unit_scale=True, dynamic_ncols=True, smoothing=0.1)
-        self.first: int | None = None
-        self.began = time.monotonic()
-
-    def tell(self, done: int, rows: int, bad: int) -> None:
-        self.first = rows if self.first is None else self.first
-        rate = (rows - self.first) / max(time.monotonic() - self.began, 1e-9)
-        self.bar.set_postfix_str(f"{rows} rows, {rate:.0f} rows/s, {bad} bad", refresh=False)
-        self.bar.update(done - self.bar.n)
-
-    def end(self) -> None:
-        self.bar.close()
-
-
 def teller(total: int | None, unit: str, quiet: bool) -> Teller:
     """By where standard error goes; without tqdm (the extra `batch`) a terminal gets lines too."""
     if quiet:
         return Silent()
     if sys.stderr.isatty():
-        try:
+        with suppress(ImportError):
+            from iris_wsgi.batch.tqdm import Bar
+
             return Bar(total, unit)
-        except ImportError:
-            pass
     return Lines(total)

@@ -42,13 +42,26 @@ class Schema(NamedTuple):
 
 
 class Pending(Generic[T]):
-    """One piece of work that waits to be written, and then its outcome."""
+    """One piece of work that waits to be written, and then its outcome; its thread sleeps until that, or until it `leads`."""
 
     def __init__(self, work: Work[T]) -> None:
         self.work = work
-        self.done = False
+        self.done = self.leads = False
         self.answer: T | None = None
         self.error: Exception | None = None
+        # Each has its own: who is woken has something to do, where a condition for all would wake all of them at each commit.
+        self.asleep = threading.Lock()
+        self.asleep.acquire()
+
+    def lead(self) -> None:
+        """It is this one's thread that writes all that waits."""
+        self.leads = True
+        self.asleep.release()
+
+    def end(self, failed: StoreDown | None) -> None:
+        self.error, self.done = StoreDown(str(failed)) if failed else self.error, True
+        if not self.leads:
+            self.asleep.release()
 
     def run(self, connection: sqlite3.Connection) -> None:
         try:
@@ -60,7 +73,8 @@ class Pending(Generic[T]):
 class Database:
     """Reads and durable writes. Nobody waits for a lock longer than `busy_seconds`. Raises BadStore when made, else StoreDown.
 
-    A commit costs an fsync however much is in it, so writes that wait at the same time are committed together.
+    A commit costs an fsync however much is in it, so writes that wait at the same time are committed together, by the thread of
+    the first of them: who comes when nobody writes leads, and who has written passes that on.
     SQLite must have nothing open in a process that forks (sqlite.org/howtocorrupt.html, section 2.6): a fork waits until all
     connections are back, and closes them.
     """
@@ -70,6 +84,7 @@ class Database:
         self.changed = threading.Condition(threading.Lock())
         self.waiting: list[Pending[Any]] = []
         self.writing = False
+        self.forks = 0
         self.writer: sqlite3.Connection | None = None
         self.gate: int | None = None
         self.readers: list[sqlite3.Connection] = []
@@ -83,19 +98,26 @@ class Database:
         one = Pending(work)
         with self.changed:
             self.waiting.append(one)
-            self.changed.wait_for(lambda: one.done or not self.writing)
+            if not self.writing:
+                self.pass_on()
+        try:
+            one.asleep.acquire()
             if not one.done:
-                self.writing, batch, self.waiting = True, self.waiting, []
-        if not one.done:
-            self.commit(batch)
+                self.commit()
+        except BaseException:
+            self.forsake(one)
+            raise
         if one.error:
             raise one.error
         return cast(T, one.answer)
 
-    def commit(self, batch: list[Pending[Any]]) -> None:
-        """All of it in one transaction, or nothing."""
+    def commit(self) -> None:
+        """All that waits in one transaction, or nothing of it."""
+        batch: list[Pending[Any]] = []
         failed: StoreDown | None = StoreDown(f"the store {self.path} was interrupted")
         try:
+            with self.changed:
+                batch, self.waiting = self.waiting, []
             writer = self.begin()
             for one in batch:
                 one.run(writer)
@@ -110,9 +132,24 @@ class Database:
                     # Those who came meanwhile would wait as long again, for the same.
                     batch, self.waiting = batch + self.waiting, []
                 for one in batch:
-                    one.error, one.done = StoreDown(str(failed)) if failed else one.error, True
-                self.writing = False
-                self.changed.notify_all()
+                    one.end(failed)
+                self.pass_on()
+
+    def pass_on(self) -> None:
+        """The first of those that wait leads next, unless there are none, or a process is to be forked."""
+        self.writing = bool(self.waiting) and not self.forks
+        if self.writing:
+            self.waiting[0].lead()
+        else:
+            self.changed.notify_all()
+
+    def forsake(self, one: Pending[Any]) -> None:
+        """Its thread was interrupted; the others must not wait for it."""
+        with self.changed:
+            if one in self.waiting:
+                self.waiting.remove(one)
+                if one.leads:
+                    self.pass_on()
 
     def begin(self) -> sqlite3.Connection:
         """The writer, in a transaction. One process after another comes through the gate, and who is in it writes next.
@@ -220,6 +257,7 @@ class Database:
     def pause(self) -> None:
         """Before a fork, and to the end: waits for those who read or write, lets no others begin, closes all."""
         self.changed.acquire()
+        self.forks += 1
         self.changed.wait_for(lambda: not self.writing and not self.lent)
         self.discard()
         while self.readers:
@@ -229,12 +267,14 @@ class Database:
         self.gate = None
 
     def resume(self) -> None:
+        self.forks -= 1
+        self.pass_on()
         self.changed.release()
 
     def renew(self) -> None:
         """In the child of a fork: what the parent's threads wait for is theirs."""
         self.changed = threading.Condition(threading.Lock())
-        self.waiting = []
+        self.waiting, self.forks = [], 0
 
     def close(self) -> None:
         self.pause()

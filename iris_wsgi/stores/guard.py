@@ -9,9 +9,10 @@ from iris_wsgi.stores.jobs import Counts, Job, JobError, JobStore, Stop, StoreDo
 
 T = TypeVar("T")
 
-# One call may fail by chance, on a busy disk. So many in a row do not.
+# One call may fail by chance, on a busy disk. So many in a row do not. A disk that stands still for a moment fails as many at
+# once, so the next trial is soon.
 FAILURES = 3
-PAUSE_SECONDS = 0.5
+PAUSE_SECONDS = 0.1
 
 
 class Guarded:

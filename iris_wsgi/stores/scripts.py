@@ -279,17 +279,22 @@ if records ~= jobs then say(records, 'records are there of', jobs, 'jobs') end
 return wrong
 """
 
+# A Redis that is full refuses what may take memory, unless the script has written before: jobs that are there go on, and are
+# removed in the end, while no new ones are taken.
+ALSO_WHEN_FULL = """
+call('HDEL', key('keys'), '')
+"""
 STEPS = {
     "submit": PRELUDE + SUBMIT,
     "state": PRELUDE + STATE,
     "get": PRELUDE + GET,
-    "cancel": PRELUDE + CANCEL,
-    "claim": PRELUDE + CLAIM,
-    "heartbeat": PRELUDE + HEARTBEAT,
-    "finish": PRELUDE + FINISH,
-    "fail": PRELUDE + FAIL,
-    "redrive": PRELUDE + REDRIVE,
+    "cancel": PRELUDE + ALSO_WHEN_FULL + CANCEL,
+    "claim": PRELUDE + ALSO_WHEN_FULL + CLAIM,
+    "heartbeat": PRELUDE + ALSO_WHEN_FULL + HEARTBEAT,
+    "finish": PRELUDE + ALSO_WHEN_FULL + FINISH,
+    "fail": PRELUDE + ALSO_WHEN_FULL + FAIL,
+    "redrive": PRELUDE + ALSO_WHEN_FULL + REDRIVE,
     "counts": PRELUDE + COUNTS,
-    "sweep": PRELUDE + SWEEP,
+    "sweep": PRELUDE + ALSO_WHEN_FULL + SWEEP,
     "check": PRELUDE + CHECK,
 }

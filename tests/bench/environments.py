@@ -18,6 +18,7 @@ FASTAPI = ("fastapi", "uvicorn[standard]", "uvloop", "httptools", "gunicorn", "u
 PACKAGES: dict[str, tuple[str, ...]] = {
     # Installed as the others are, so that its byte code is there at the first start.
     "ours": (str(ROOT),),
+    "redis": (f"{ROOT}[redis]",),
     "fastapi": (*FASTAPI, "numpy", "onnxruntime"),
     "mosec": ("mosec", "numpy", "onnxruntime"),
     "litserve": ("litserve", "uvloop", "httptools", "numpy", "onnxruntime"),

@@ -19,8 +19,8 @@ PATIENCE = 5.0
 class Load:
     """Connections to one server, and what was seen on them."""
 
-    def __init__(self, port: int, requests: Sequence[bytes], first: int) -> None:
-        self.port, self.requests, self.next = port, requests, first
+    def __init__(self, port: int, requests: Sequence[bytes], first: int, expected: bytes = b"HTTP/1.1 200 ") -> None:
+        self.port, self.requests, self.next, self.expected = port, requests, first, expected
         self.poll = select.epoll()
         self.sockets: dict[int, socket.socket] = {}
         self.parts: dict[int, bytes] = {}
@@ -28,6 +28,7 @@ class Load:
         self.answered: set[int] = set()
         self.latencies: list[int] = []
         self.failures = self.closed = 0
+        self.wrong = b""
 
     def connect(self) -> None:
         one = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
@@ -90,8 +91,9 @@ class Load:
                 latencies.append(clock() - sent_at.pop(number))
                 done += 1
                 answered(number)
-                if beyond or not data.startswith(b"HTTP/1.1 200 "):
+                if beyond or not data.startswith(self.expected):
                     self.failures += 1
+                    self.wrong = self.wrong or data.partition(b"\r\n")[0]
                 if more:
                     self.ask(number)
         return done

@@ -46,6 +46,15 @@ def memory(root: int) -> int:
     return total * 1024
 
 
+def stands(pid: int) -> bool:
+    """Whether all threads of a process have been stopped by a signal."""
+    states = []
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/stat", "rb") as file:
+            states.append(file.read().rpartition(b")")[2].split()[0])
+    return set(states) == {b"T"}
+
+
 @contextlib.contextmanager
 def running(command: Sequence[str], environ: Mapping[str, str], cpus: Iterable[int], folder: str) -> Iterator[subprocess.Popen]:
     """Starts a command in a process group of its own on the CPUs given, its output thrown away; ends all of it at exit."""

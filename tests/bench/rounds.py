@@ -30,6 +30,9 @@ SAID = (
     ("binary_rate_1", "{:.1f} binary requests/s"),
     ("large_rate_1", "{:.1f} JSON requests/s"),
     ("p99_large", "p99 {:.1f} ms beside JSON"),
+    ("writes", "{:.0f} durable writes/s"),
+    ("accepted", "{:.0f} jobs/s accepted"),
+    ("finished", "{:.0f} finished"),
 )
 
 

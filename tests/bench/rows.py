@@ -29,6 +29,11 @@ def singles() -> list[bytes]:
     return [nested([row]) for row in drawn(SINGLES, 1)]
 
 
+def singles_of(count: int) -> list[bytes]:
+    """Some bodies of one row."""
+    return [nested([row]) for row in drawn(count, 5)]
+
+
 def batches() -> list[bytes]:
     """Bodies of 1,000 rows."""
     rows = drawn(BATCHES * BATCH_ROWS, 2)

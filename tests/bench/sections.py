@@ -6,6 +6,7 @@ from typing import NamedTuple
 import batch
 import batching
 import holdup
+import jobs
 import protocol
 import report
 import rounds
@@ -29,5 +30,6 @@ SECTIONS = {
     "protocol": Section(protocol.measure_round, protocol.text, ("ours", "uvicorn"), ()),
     "holdup": Section(holdup.measure_round, holdup.text, ("ours", "uvicorn"), ()),
     "batching": Section(batching.measure_round, batching.text, ("ours",), ("models",)),
+    "jobs": Section(jobs.measure_round, jobs.text, (), ("ours", "redis")),
     "batch": Section(batch.measure_round, batch.text, (), batch.USED),
 }

@@ -1,0 +1,30 @@
+"""Removes expired jobs, little by little, so that those who want to write meanwhile are not kept waiting."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+
+from iris_wsgi.companions import pause
+from iris_wsgi.stores.jobs import JobStore, Stop, StoreDown
+
+# How long it waits where there is nothing to remove, and how many jobs it removes at once.
+IDLE_SECONDS, AT_ONCE = 5.0, 50
+# For so many times as long as a removal took the store is left to the others.
+SHARE = 4
+
+
+class Sweeper:
+    """Several may sweep one store; what one removed is nothing to the others."""
+
+    def __init__(
+        self, store: JobStore, ending: Stop, clock: Callable[[], float] = monotonic, pause: Callable[[float], None] = pause
+    ) -> None:
+        self.store, self.ending, self.clock, self.pause = store, ending, clock, pause
+
+    def run(self) -> None:
+        while not self.ending():
+            began, removed = self.clock(), 0
+            # The worker beside it tells the log of a store that is down.
+            with suppress(StoreDown):
+                removed = self.store.sweep(AT_ONCE)
+            self.pause(min(IDLE_SECONDS, SHARE * (self.clock() - began)) if removed else IDLE_SECONDS)

@@ -1,0 +1,37 @@
+"""A redis-server of a test's own."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from tempfile import mkdtemp
+
+import redis
+from conftest import need
+
+
+class RedisServer:
+    """It writes each change to the disk before it answers."""
+
+    def __init__(self) -> None:
+        # A socket's path must be short.
+        self.folder = Path(mkdtemp(prefix="iris"))
+        self.url = f"unix://{self.folder}/s"
+        self.start()
+
+    def start(self) -> None:
+        command = [need("redis-server"), "--port", "0", "--unixsocket", f"{self.folder}/s", "--dir", str(self.folder)]
+        command += ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert any("ready to accept" in line.lower() for line in self.process.stdout)
+
+    def ask(self, *words: str) -> object:
+        with redis.Redis.from_url(self.url) as client:
+            return client.execute_command(*words)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def remove(self) -> None:
+        self.kill()
+        shutil.rmtree(self.folder)

@@ -1,0 +1,31 @@
+"""The removal of expired jobs, which leaves time to everybody else."""
+
+from iris_wsgi.stores.jobs import StoreDown
+from iris_wsgi.sweeper import AT_ONCE, IDLE_SECONDS, SHARE, Sweeper
+
+
+class Store:
+    """Removes what it is told to, each time in so many seconds."""
+
+    def __init__(self, *removals: int | None, seconds: float) -> None:
+        self.removals, self.seconds, self.now, self.pauses = list(removals), seconds, 0.0, []
+
+    def sweep(self, most: int) -> int:
+        assert most == AT_ONCE
+        self.now += self.seconds
+        if (removed := self.removals.pop(0)) is None:
+            raise StoreDown("it is not there")
+        return removed
+
+    def pauses_of_a_sweeper(self) -> list[float]:
+        Sweeper(self, lambda: not self.removals, lambda: self.now, self.pauses.append).run()
+        return self.pauses
+
+
+def test_while_there_is_something_the_store_belongs_to_others_most_of_the_time():
+    assert Store(50, 50, 7, seconds=0.25).pauses_of_a_sweeper() == [SHARE * 0.25] * 3
+    assert Store(50, seconds=100.0).pauses_of_a_sweeper() == [IDLE_SECONDS]
+
+
+def test_where_there_is_nothing_or_no_store_it_looks_again_later():
+    assert Store(0, None, 50, 0, seconds=0.25).pauses_of_a_sweeper() == [IDLE_SECONDS, IDLE_SECONDS, SHARE * 0.25, IDLE_SECONDS]
