@@ -23,7 +23,7 @@ EMPTY, NOT_FINITE = "is empty", "is not finite as a 32-bit float"
 
 
 class ParquetReader:
-    """Batches of a file, each found by its number; from one to a later one the batches in between are read and left."""
+    """Batches of a file, each found by its number; from one to a later one of the same group what is between is read and left."""
 
     def __init__(self, path: str, features: Sequence[str], keep: Sequence[str]) -> None:
         """Raises BadSetting for a file that is none, and for columns that are not there or hold no numbers."""
@@ -40,27 +40,46 @@ class ParquetReader:
             if not (arrow.types.is_floating(kind) or arrow.types.is_integer(kind) or arrow.types.is_decimal(kind)):
                 raise BadSetting(f"the column {name!r} of IN holds {kind}, and no numbers")
         self.features, self.keep = features, keep
-        self.kept_types = [schema.field(name).type for name in keep]
+        self.kept_types = [values_type(schema.field(name).type) for name in keep]
         self.total = self.file.metadata.num_rows
-        self.batches, self.next = self.begin(), 0
+        self.begin(0)
 
-    def begin(self) -> Iterator[arrow.RecordBatch]:
+    def begin(self, row: int) -> None:
+        """Goes to the start of the group in which a row is."""
+        sizes = [self.file.metadata.row_group(i).num_rows for i in range(self.file.num_row_groups)]
+        starts = np.cumsum([0, *sizes])
+        group = int(np.searchsorted(starts[1:-1], row, "right"))
         columns = list(dict.fromkeys((*self.features, *self.keep)))
-        batches: Iterator[arrow.RecordBatch] = self.file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False)
-        return batches
+        groups = list(range(group, len(sizes)))
+        self.pieces = self.file.iter_batches(BATCH_ROWS, row_groups=groups, columns=columns, use_threads=False)
+        self.rest: arrow.RecordBatch | None = None
+        # The next row, and the first one of the group behind.
+        self.row, self.group_end = int(starts[group]), int(starts[min(group + 1, len(sizes))])
 
     def rows(self, data: bytes, line: int) -> Rows:
         """The batch of the number that `data` is; `line` is that of its first row, counted from 1."""
-        number = int(data)
-        if number < self.next:
-            self.batches, self.next = self.begin(), 0
+        first = int(data) * BATCH_ROWS
+        if first < self.row or first >= self.group_end:
+            self.begin(first)
         try:
-            while self.next <= number:
-                batch = next(self.batches)
-                self.next += 1
-        except (arrow.ArrowException, OSError, StopIteration) as error:
+            for _ in self.following(first - self.row):
+                pass
+            batches = list(self.following(min(BATCH_ROWS, self.total - first)))
+        except (arrow.ArrowException, OSError) as error:
             raise Broken(f"IN cannot be read to its end: {first_line(error)}") from None
-        return self.taken(batch, line)
+        return self.taken(whole(batches), line)
+
+    def following(self, count: int) -> Iterator[arrow.RecordBatch]:
+        """So many rows from here on. pyarrow ends a batch where it likes: with a group, or with the words of a column."""
+        while count:
+            piece = self.rest or next(self.pieces, None)
+            if piece is None:
+                raise Broken("IN cannot be read to its end: it has less rows than it says")
+            self.rest = piece.slice(count) if piece.num_rows > count else None
+            piece = piece.slice(0, count)
+            self.row += piece.num_rows
+            count -= piece.num_rows
+            yield piece
 
     def taken(self, batch: arrow.RecordBatch, line: int) -> Rows:
         columns = [doubles(batch.column(name)) for name in self.features]
@@ -80,6 +99,15 @@ class ParquetReader:
         return Rows(values[good], [line + i for i in good], [[column[i] for i in good] for column in kept], faults)
 
 
+def values_type(kind: arrow.DataType) -> arrow.DataType:
+    """What a column holds: of one with a dictionary, as pandas writes its categories, the words themselves."""
+    return kind.value_type if arrow.types.is_dictionary(kind) else kind
+
+
+def whole(batches: Sequence[arrow.RecordBatch]) -> arrow.RecordBatch:
+    return batches[0] if len(batches) == 1 else arrow.Table.from_batches(batches).combine_chunks().to_batches()[0]
+
+
 def doubles(column: arrow.Array) -> np.ndarray:
     """As float64; what is missing is NaN."""
     found: np.ndarray = column.cast(arrow.float64(), safe=False).to_numpy(zero_copy_only=False)
@@ -91,7 +119,7 @@ class ArrowWriter:
 
     def __init__(self, model: Model, keep: Sequence[str], kept_types: Sequence[arrow.DataType] | None, digest: bool) -> None:
         """Without `kept_types` what is kept becomes text."""
-        self.labels = np.array(model.labels, object)
+        self.labels = arrow.array(model.labels, arrow.string())
         self.kept_types = kept_types
         fields = [(name, kind) for name, kind in zip(keep, kept_types or [arrow.string()] * len(keep), strict=True)]
         fields += [(LABEL, arrow.string())]
@@ -105,7 +133,7 @@ class ArrowWriter:
         if self.kept_types is None:
             kept = [[text_of(value) for value in column] for column in kept]
         columns = [arrow.array(column, field.type) for column, field in zip(kept, self.schema, strict=False)]
-        columns.append(arrow.array(self.labels[list(classes)], arrow.string()))
+        columns.append(self.labels.take(arrow.array(classes)))
         columns += [arrow.array(np.ascontiguousarray(column)) for column in probabilities.T]
         columns += [arrow.array([digest] * len(classes), arrow.string()) for digest in self.digest]
         data: bytes = arrow.RecordBatch.from_arrays(columns, schema=self.schema).serialize().to_pybytes()

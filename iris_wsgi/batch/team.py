@@ -1,5 +1,6 @@
 """Processes that each work on their share of a sequence of messages; the answers come back in its order."""
 
+import gc
 import os
 import queue
 import signal
@@ -16,6 +17,8 @@ T = TypeVar("T")
 length_of = struct.Struct("<Q")
 # So many messages may be on their way to a process, the one that it works on among them.
 AHEAD = 2
+# So many objects more than before are looked through for garbage.
+GARBAGE = 100_000
 Work = Callable[[bytes], bytes]
 
 
@@ -100,6 +103,9 @@ class Team:
 def live(prepare: Callable[[], tuple[bytes, Work]], hears: BinaryIO, answers: BinaryIO) -> None:
     """The life of a process of the team, until nobody tells it anything any more."""
     greeting, work = prepare()
+    # What is loaded stays, and rows are no garbage: to look for any each time that there are 700 of them only takes time.
+    gc.freeze()
+    gc.set_threshold(GARBAGE)
     send(answers, greeting)
     # Messages are taken in while others are worked on, or two would wait for each other to read.
     messages: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()

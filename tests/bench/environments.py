@@ -24,6 +24,9 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "litserve": ("litserve", "uvloop", "httptools", "numpy", "onnxruntime"),
     # BentoML's uvicorn takes uvloop and httptools where they are installed; it does not bring them.
     "bentoml": ("bentoml", "uvloop", "httptools", "numpy", "onnxruntime"),
+    # The same for the section on whole files, which needs more.
+    "batch": (f"{ROOT}[batch,parquet]",),
+    "scripts": ("pandas", "pyarrow", "numpy", "onnxruntime"),
     "chart": ("matplotlib",),
     # Writes the heavier models of heavy.py.
     "models": ("numpy", "onnx", "scikit-learn", "skl2onnx"),
@@ -41,7 +44,7 @@ def python(name: str) -> str:
 def ensure(name: str) -> None:
     """Makes the environment, unless it stands already and nothing changed since. Raises Unavailable."""
     stamp = HOME / name / "installed"
-    ours = (ROOT / "setup.cfg", *sorted((ROOT / "iris_wsgi").rglob("*.py"))) if name in ("ours", "redis") else ()
+    ours = (ROOT / "setup.cfg", *sorted((ROOT / "iris_wsgi").rglob("*.py"))) if str(ROOT) in PACKAGES[name][0] else ()
     setup = b"".join(path.read_bytes() for path in ours)
     told = repr((sys.version, PACKAGES[name])).encode() + REQUIREMENTS.read_bytes() + setup
     want = hashlib.sha256(told).hexdigest()

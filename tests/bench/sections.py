@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import batch
 import batching
 import holdup
 import jobs
@@ -30,4 +31,5 @@ SECTIONS = {
     "holdup": Section(holdup.measure_round, holdup.text, ("ours", "uvicorn"), ()),
     "batching": Section(batching.measure_round, batching.text, ("ours",), ("models",)),
     "jobs": Section(jobs.measure_round, jobs.text, (), ("ours", "redis")),
+    "batch": Section(batch.measure_round, batch.text, (), batch.USED),
 }

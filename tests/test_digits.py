@@ -1,0 +1,44 @@
+"""Decimal numbers of a whole chunk: the digits and the values that Python gives for each alone."""
+
+import re
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iris_wsgi.batch.digits import NUMBER, numbers, written
+
+is_plain = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)").fullmatch
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+def same_digits(values: np.ndarray) -> None:
+    assert [text.replace(b"\0", b"").decode() for text in written(values).tolist()] == [NUMBER % one for one in values.tolist()]
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 1, width=32) | FLOATS))
+def test_any_float32_is_written_as_by_python(values):
+    same_digits(np.array(values, np.float32))
+
+
+def test_floats_around_each_power_of_ten_are_written_as_by_python():
+    for power in range(-12, 2):
+        at = int(np.float32(10.0**power).view(np.uint32))
+        same_digits(np.arange(at - 3000, at + 3000, dtype=np.uint32).view(np.float32))
+
+
+def test_floats_halfway_between_two_of_nine_digits_are_written_as_by_python():
+    same_digits((np.arange(1 << 16) / (1 << 16)).astype(np.float32))
+    same_digits((np.arange(1 << 11) / (1 << 24)).astype(np.float32))
+
+
+@settings(deadline=None)
+@given(st.lists(st.text("0123456789.", max_size=9) | st.text("0123456789.+-eé x\0\x1e:/", max_size=10), min_size=1))
+def test_fields_are_read_as_by_python_or_left(fields):
+    data = ",".join(fields).encode() + b"\n"
+    ends = np.flatnonzero(np.isin(np.frombuffer(data, np.uint8), (ord(","), ord("\n"))))
+    values, odd = numbers(data, np.concatenate([[0], ends[:-1] + 1]), ends)
+    for field, value, is_odd in zip(fields, values.tolist(), odd.tolist(), strict=True):
+        assert is_odd == (not is_plain(field) or len(field.lstrip("+-")) > 8)
+        assert is_odd or repr(value) == repr(float(field))
