@@ -187,7 +187,8 @@ def test_overload_of_the_pool_leaves_the_rest_alone(run):
 
 def test_without_descriptors_it_waits_and_goes_on_when_there_are_some_again(run, tmp_path):
     log = tmp_path / "log"
-    server = run(under=log_to(log))
+    # Of a role without threads of its own, which would open files meanwhile.
+    server = run("--role", "web_single", under=log_to(log))
     pid = server.process.pid
     with ExitStack() as stack:
         kept = stack.enter_context(Wire(server))
