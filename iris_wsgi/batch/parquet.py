@@ -18,7 +18,9 @@ from iris_wsgi.model import Model
 from iris_wsgi.payload import Array
 from iris_wsgi.settings import BadSetting
 
-GROUP_BATCHES = 16
+# The system's allocator gives back what a chunk took; that of pyarrow's own keeps several times as much.
+arrow.set_memory_pool(arrow.system_memory_pool())
+GROUP_BATCHES = 8
 EMPTY, NOT_FINITE = "is empty", "is not finite as a 32-bit float"
 
 
@@ -145,14 +147,17 @@ class Columnar(Growing):
 
     def finish(self) -> None:
         whole = self.path.with_name(self.path.name + ".whole")
-        with ipc.open_stream(arrow.OSFile(str(self.partial))) as stream, FileWriter(whole, stream.schema) as writer:
-            group: list[arrow.RecordBatch] = []
-            for batch in stream:
-                group.append(batch)
-                if len(group) == GROUP_BATCHES:
-                    writer.write_table(arrow.Table.from_batches(group, stream.schema))
-                    group = []
-            writer.write_table(arrow.Table.from_batches(group, stream.schema))
+        with ipc.open_stream(arrow.OSFile(str(self.partial))) as stream:
+            # Numbers that hardly ever come again are smaller without a dictionary, and written in half the time.
+            words = [field.name for field in stream.schema if not arrow.types.is_floating(field.type)]
+            with FileWriter(whole, stream.schema, use_dictionary=words) as writer:
+                group: list[arrow.RecordBatch] = []
+                for batch in stream:
+                    group.append(batch)
+                    if len(group) == GROUP_BATCHES:
+                        writer.write_table(arrow.Table.from_batches(group, stream.schema))
+                        group = []
+                writer.write_table(arrow.Table.from_batches(group, stream.schema))
         put_in_place(whole, self.path)
         self.discard()
 
