@@ -3,9 +3,11 @@
 import re
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iris_wsgi.batch.csv_rows import Columns, CsvReader
 from iris_wsgi.batch.digits import NUMBER, numbers, written
 
 is_plain = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)").fullmatch
@@ -42,3 +44,13 @@ def test_fields_are_read_as_by_python_or_left(fields):
     for field, value, is_odd in zip(fields, values.tolist(), odd.tolist(), strict=True):
         assert is_odd == (not is_plain(field) or len(field.lstrip("+-")) > 8)
         assert is_odd or repr(value) == repr(float(field))
+
+
+@pytest.mark.parametrize("text", ["1,2,3,4,", "1,2,3,4", ",,,,", "x,1,2,3,4\n1,2,3,", "1,2,3,4,\n", "\n1,2,3,4,5", "é,1,2,3,4"])
+def test_an_end_without_a_line_feed_is_read_as_with_one(text):
+    reader = CsvReader(Columns(5, list("abcde"), [1, 2, 3, 4], [0]), ",")
+    alone, ended = reader.rows(text.encode(), 1), reader.rows(text.encode() + b"\n", 1)
+    careful = reader.carefully(text.encode(), 1)
+    for one in (alone, ended):
+        assert one.values.tolist() == careful.values.tolist()
+        assert (list(one.lines), one.kept, one.faults) == (list(careful.lines), careful.kept, careful.faults)

@@ -47,6 +47,7 @@ class CsvReader:
         if not data or b'"' in data or b"\0" in data:
             return None
         data = data.replace(b"\r\n", b"\n")
+        data = data if data.endswith(b"\n") else data + b"\n"
         try:
             text = data.decode()
         except UnicodeDecodeError:
@@ -73,15 +74,12 @@ class CsvReader:
         """Where each field begins and ends [n, columns], of lines without quotes; None if they have not all as many columns."""
         characters = np.frombuffer(data, np.uint8)
         ends = np.flatnonzero((characters == ord(self.delimiter)) | (characters == LINE_FEED))
-        if not data.endswith(b"\n"):
-            ends = np.append(ends, len(data))
         if len(ends) % self.columns.total:
             return None
         starts = np.empty_like(ends)
         starts[0], starts[1:] = 0, ends[:-1] + 1
         # All line feeds must be at ends of lines, so that what ends the other fields is a delimiter.
         lasts = ends[self.columns.total - 1 :: self.columns.total]
-        lasts = lasts if data.endswith(b"\n") else lasts[:-1]
         if data.count(b"\n") != len(lasts) or not (characters[lasts] == LINE_FEED).all():
             return None
         return starts.reshape(-1, self.columns.total), ends.reshape(-1, self.columns.total)

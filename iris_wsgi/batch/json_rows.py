@@ -16,6 +16,7 @@ from iris_wsgi.payload import FLOAT32_MOST
 scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 NUMBERS = {int, float}
 NO_JSON, NOT_UTF8, NO_RECORD = "is not JSON", "is not UTF-8", "is neither an object nor a list"
+NO_TEXT = "cannot be written as text"
 MISSING, NO_NUMBER, NOT_FINITE = "is missing", "is not a number", "is not finite as a 32-bit float"
 
 
@@ -31,6 +32,8 @@ class JsonReader:
 
     def quickly(self, data: bytes, line: int) -> Rows | None:
         """None if anything is unusual."""
+        if self.keep and (b"\\ud" in data or b"\\uD" in data):
+            return None
         try:
             lines = data.decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
             found = list(map(scan, lines, repeat(0)))
@@ -87,6 +90,9 @@ class JsonReader:
         for name in self.wanted:
             if name not in record:
                 yield name, MISSING
+        for name in self.keep:
+            if name in record and not is_text(record[name]):
+                yield name, NO_TEXT
         for name in self.features:
             if name in record:
                 value = record[name]
@@ -94,3 +100,12 @@ class JsonReader:
                     yield name, NO_NUMBER
                 elif not -FLOAT32_MOST <= value <= FLOAT32_MOST:
                     yield name, NOT_FINITE
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value can be written; half a surrogate pair, which JSON can spell, is no text, and depth has its limits."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        return False
+    return True

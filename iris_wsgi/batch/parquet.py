@@ -11,22 +11,27 @@ from pyarrow.parquet import ParquetWriter as FileWriter
 
 from iris_wsgi.batch.cutter import Fault
 from iris_wsgi.batch.output import Growing, put_in_place
-from iris_wsgi.batch.scorer import Rows
+from iris_wsgi.batch.scorer import Rows, picked
 from iris_wsgi.batch.sources import BATCH_ROWS, Broken
 from iris_wsgi.batch.writers import DIGEST, LABEL, PROBABILITY, text_of
 from iris_wsgi.model import Model
 from iris_wsgi.payload import Array
 from iris_wsgi.settings import BadSetting
 
-GROUP_BATCHES = 16
+# The system's allocator gives back what a chunk took; that of pyarrow's own keeps several times as much.
+arrow.set_memory_pool(arrow.system_memory_pool())
+GROUP_BATCHES = 8
 EMPTY, NOT_FINITE = "is empty", "is not finite as a 32-bit float"
 
 
 class ParquetReader:
     """Batches of a file, each found by its number; from one to a later one of the same group what is between is read and left."""
 
-    def __init__(self, path: str, features: Sequence[str], keep: Sequence[str]) -> None:
-        """Raises BadSetting for a file that is none, and for columns that are not there or hold no numbers."""
+    def __init__(self, path: str, features: Sequence[str], keep: Sequence[str], texts: bool) -> None:
+        """With `texts` what is kept becomes values of JSON, else it stays Arrow's.
+
+        Raises BadSetting for a file that is none, and for columns that are not there or hold what cannot be used.
+        """
         try:
             self.file = ParquetFile(path)
         except (arrow.ArrowException, OSError) as error:
@@ -39,8 +44,11 @@ class ParquetReader:
             kind = schema.field(name).type
             if not (arrow.types.is_floating(kind) or arrow.types.is_integer(kind) or arrow.types.is_decimal(kind)):
                 raise BadSetting(f"the column {name!r} of IN holds {kind}, and no numbers")
-        self.features, self.keep = features, keep
+        self.features, self.keep, self.texts = features, keep, texts
         self.kept_types = [values_type(schema.field(name).type) for name in keep]
+        for name, kind in zip(keep, self.kept_types, strict=True):
+            if "dictionary<" in str(kind) or (texts and "binary" in str(kind)):
+                raise BadSetting(f"the column {name!r} of IN holds {kind}, which OUT cannot hold")
         self.total = self.file.metadata.num_rows
         self.begin(0)
 
@@ -87,7 +95,7 @@ class ParquetReader:
         with np.errstate(over="ignore", invalid="ignore"):
             values = np.stack(columns, axis=1).astype(np.float32)
         wrong = ~np.isfinite(values) | missing
-        kept = [batch.column(name).to_pylist() for name in self.keep]
+        kept = [self.kept(batch.column(name), kind) for name, kind in zip(self.keep, self.kept_types, strict=True)]
         bad = np.flatnonzero(wrong.any(axis=1)).tolist()
         if not bad:
             return Rows(values, range(line, line + len(values)), kept, [])
@@ -96,7 +104,16 @@ class ParquetReader:
             j = int(wrong[i].argmax())
             faults.append(Fault(line + i, self.features[j], EMPTY if missing[i, j] else NOT_FINITE))
         good = np.flatnonzero(~wrong.any(axis=1)).tolist()
-        return Rows(values[good], [line + i for i in good], [[column[i] for i in good] for column in kept], faults)
+        return Rows(values[good], [line + i for i in good], [picked(column, good) for column in kept], faults)
+
+    def kept(self, column: arrow.Array, kind: arrow.DataType) -> Sequence[Any]:
+        column = column.cast(kind)
+        if not self.texts:
+            return column  # type: ignore[no-any-return]
+        # Dates, times and decimals as Arrow spells them.
+        told = arrow.types.is_temporal(kind) or arrow.types.is_decimal(kind)
+        values: list[Any] = (column.cast(arrow.string()) if told else column).to_pylist()
+        return values
 
 
 def values_type(kind: arrow.DataType) -> arrow.DataType:
@@ -132,7 +149,10 @@ class ArrowWriter:
     def text(self, kept: Sequence[Sequence[Any]], classes: Sequence[int], probabilities: Array) -> bytes:
         if self.kept_types is None:
             kept = [[text_of(value) for value in column] for column in kept]
-        columns = [arrow.array(column, field.type) for column, field in zip(kept, self.schema, strict=False)]
+        columns = [
+            column if isinstance(column, arrow.Array) else arrow.array(column, field.type)
+            for column, field in zip(kept, self.schema, strict=False)
+        ]
         columns.append(self.labels.take(arrow.array(classes)))
         columns += [arrow.array(np.ascontiguousarray(column)) for column in probabilities.T]
         columns += [arrow.array([digest] * len(classes), arrow.string()) for digest in self.digest]
@@ -145,14 +165,17 @@ class Columnar(Growing):
 
     def finish(self) -> None:
         whole = self.path.with_name(self.path.name + ".whole")
-        with ipc.open_stream(arrow.OSFile(str(self.partial))) as stream, FileWriter(whole, stream.schema) as writer:
-            group: list[arrow.RecordBatch] = []
-            for batch in stream:
-                group.append(batch)
-                if len(group) == GROUP_BATCHES:
-                    writer.write_table(arrow.Table.from_batches(group, stream.schema))
-                    group = []
-            writer.write_table(arrow.Table.from_batches(group, stream.schema))
+        with ipc.open_stream(arrow.OSFile(str(self.partial))) as stream:
+            # Numbers that hardly ever come again are smaller without a dictionary, and written in half the time.
+            words = [field.name for field in stream.schema if not arrow.types.is_floating(field.type)]
+            with FileWriter(whole, stream.schema, use_dictionary=words) as writer:
+                group: list[arrow.RecordBatch] = []
+                for batch in stream:
+                    group.append(batch)
+                    if len(group) == GROUP_BATCHES:
+                        writer.write_table(arrow.Table.from_batches(group, stream.schema))
+                        group = []
+                writer.write_table(arrow.Table.from_batches(group, stream.schema))
         put_in_place(whole, self.path)
         self.discard()
 

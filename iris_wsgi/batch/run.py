@@ -49,6 +49,9 @@ class Wish:
 
 def run_file(options: Options, settings: Settings, processes: int, say: Say) -> End:
     """The whole of it; lines for people go to `say`. Raises BadSetting and BadModel."""
+    if "parquet" in (options.source.format, options.target.format):
+        # Before the processes are there, so that they share its memory.
+        import_parquet()
     try:
         text = None if options.source.format == "parquet" else TextSource(options.source, options.header)
         header, first = (text.header, text.first()) if text else (b"", b"")
@@ -70,6 +73,14 @@ def run_file(options: Options, settings: Settings, processes: int, say: Say) -> 
             results.close()
     finally:
         team.end()
+
+
+def import_parquet() -> None:
+    """Raises BadSetting where there is no pyarrow."""
+    try:
+        import iris_wsgi.batch.parquet  # noqa: F401
+    except ImportError:
+        raise BadSetting("Parquet needs pyarrow: pip install 'iris_wsgi[parquet]'") from None
 
 
 def greeted(team: Team) -> dict[str, Any]:
@@ -116,6 +127,8 @@ def go(options: Options, source: Source, team: Team, results: Results, say: Say)
             why = too_many(options.max_bad, results.progress)
             end = End.TOO_MANY_BAD if why else End.GOOD
         if end is End.GOOD:
+            # What is left to do is done here, and the processes' memory is free for it.
+            team.end()
             results.finish()
         else:
             results.save("failed" if end is End.TOO_MANY_BAD else "interrupted")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ class Rows(NamedTuple):
 
     values: Array
     lines: Sequence[int]
-    kept: list[list[str]]
+    kept: Sequence[Sequence[Any]]
     faults: list[Fault]
 
 
@@ -43,7 +43,7 @@ class Writer(Protocol):
 
     start: bytes
 
-    def text(self, kept: list[list[str]], classes: list[int], probabilities: Array) -> bytes: ...
+    def text(self, kept: Sequence[Sequence[Any]], classes: list[int], probabilities: Array) -> bytes: ...
 
 
 class Scorer:
@@ -86,8 +86,16 @@ def only(rows: Rows, good: NDArray[np.bool_], why: str) -> Rows:
     """The good rows of these; the others become faults."""
     at = np.flatnonzero(good).tolist()
     faults = rows.faults + [Fault(rows.lines[i], "", why) for i in np.flatnonzero(~good).tolist()]
-    kept = [[column[i] for i in at] for column in rows.kept]
+    kept = [picked(column, at) for column in rows.kept]
     return Rows(rows.values[good], [rows.lines[i] for i in at], kept, sorted(faults))
+
+
+def picked(column: Sequence[Any], at: list[int]) -> Sequence[Any]:
+    """Some values of a kept column, a list or one of Arrow's arrays."""
+    if isinstance(column, list):
+        return [column[i] for i in at]
+    taken: Sequence[Any] = column.take(at)  # type: ignore[attr-defined]
+    return taken
 
 
 def packed(outcome: Outcome) -> bytes:

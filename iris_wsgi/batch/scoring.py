@@ -84,7 +84,7 @@ def reader_for(model: Model, options: Options, header: bytes, first: bytes) -> R
     if options.source.format == "parquet":
         from iris_wsgi.batch.parquet import ParquetReader
 
-        return ParquetReader(options.source.path, features, options.keep)
+        return ParquetReader(options.source.path, features, options.keep, options.target.format != "parquet")
     delimiter = DELIMITERS[options.source.format]
     if delimiter is None:
         return JsonReader(features, options.keep)

@@ -92,12 +92,14 @@ class Team:
             yield done, receive(member)
 
     def end(self) -> None:
+        """Can be called again."""
         for member in self.members:
             member.answers.close()
             with suppress(BrokenPipeError):
                 member.told.close()
         for member in self.members:
             os.waitpid(member.pid, 0)
+        self.members = []
 
 
 def live(prepare: Callable[[], tuple[bytes, Work]], hears: BinaryIO, answers: BinaryIO) -> None:

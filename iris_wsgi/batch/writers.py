@@ -78,7 +78,7 @@ def text_of(value: Any) -> str:
     """A value of JSON in CSV: text as it is, nothing for null, all else as JSON has it."""
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def quoted(text: str) -> str:
@@ -103,6 +103,6 @@ class JsonWriter:
 def texts_of(column: Sequence[Any]) -> Sequence[str]:
     """A column as values of JSON."""
     if not set(map(type, column)) <= PLAIN:
-        return [json.dumps(value) for value in column]
+        return [json.dumps(value, default=str) for value in column]
     # All at once, a line each: only what is in a list or an object would have the same line feed in it.
     return json.dumps(list(column), separators=("\n", ": "))[1:-1].split("\n")
