@@ -100,6 +100,9 @@ class Settings:
     redis_url: str = setting(
         "", redis_url, "Redis that keeps the jobs, for several machines; empty: SQLite in the folder above", True
     )
+    database_url: str = setting(
+        "", str, "database of the command batch: sqlite:///file, sqlite:////file from the root, or postgresql://…", secret=True
+    )
     jobs_queued: int = setting(10_000, whole(1, 10_000_000), "most jobs that may wait; more get 503")
     jobs_attempts: int = setting(5, whole(1, 1000), "how often a job is tried before it is a dead letter")
     jobs_claimed: int = setting(64, whole(1, 10_000), "most jobs that a worker takes at once, to run the model on them together")
