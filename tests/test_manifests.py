@@ -143,7 +143,9 @@ def containers(template: Object, *groups: str) -> list[Object]:
 # What a Secret would hold that is not part of the render, by the names of Secret and key.
 MADE_BY_HAND = {
     ("model-in-image-redis", "url"): "rediss://user:password@redis.example:6380/0?ssl_ca_certs=/redis-ca/ca.crt",
-    ("model-in-image-database", "url"): "postgresql://user:password@database.example:5432/iris",
+    ("model-in-image-database", "url"): (
+        "postgresql://user:password@database.example:5432/iris?sslmode=verify-full&sslrootcert=/database-ca/ca.crt"
+    ),
 }
 
 
@@ -1067,6 +1069,16 @@ def test_the_cron_job_runs_the_command_on_a_table_of_the_database_in_the_secret(
     assert "create secret generic model-in-image-database --from-file=url=" in README
 
 
+def test_the_authority_of_the_database_is_a_file_where_the_address_says_if_the_secret_has_one(with_batch):
+    _, pod, container = batch_of(with_batch, "CronJob")
+    (authority,) = parse_qs(urlsplit(settings_of(container).database_url).query)["sslrootcert"]
+    (mount,), (volume,) = container["volumeMounts"], pod["volumes"]
+    assert mount == {"name": volume["name"], "mountPath": str(Path(authority).parent), "readOnly": True}
+    assert [item["path"] for item in volume["secret"]["items"]] == [Path(authority).name]
+    assert volume["secret"]["optional"] is True
+    assert f"sslrootcert={authority}" in README
+
+
 def test_the_indexed_job_runs_the_command_once_for_each_shard_of_one_file(with_batch):
     job, _, container = batch_of(with_batch, "Job")
     assert job["completionMode"] == "Indexed"
@@ -1167,6 +1179,16 @@ def test_the_pods_of_a_table_call_a_database_and_those_of_a_file_nobody_and_nobo
     (container,) = containers(template_of(only(with_batch, "CronJob")))
     port = urlsplit(settings_of(container).database_url).port
     assert [(one["protocol"], one["port"]) for one in rule["ports"]] == [("UDP", 53), ("TCP", 53), ("TCP", port)]
+
+
+def test_batches_and_the_pods_of_any_other_overlay_disturb_each_other_in_nothing(rendered):
+    batches = rendered["batch"][1:] + rendered["batch/data"][1:]
+    for name in set(OVERLAYS) - {"batch", "batch/data"}:
+        others = rendered[name][1:]
+        assert not {name_of(one) for one in batches} & {name_of(one) for one in others}
+        for ones, templates in ((others, pods(batches)), (batches, pods(others))):
+            for one in of_kind(ones, "Service", "PodDisruptionBudget", "NetworkPolicy"):
+                assert not [template for template in templates if selects(one, template)]
 
 
 # Another model
