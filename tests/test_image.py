@@ -364,6 +364,58 @@ def test_two_roles_in_two_containers_share_the_jobs_of_a_redis_and_none_is_lost_
         redis.wait()
 
 
+def shard_of_the_manifests(index: int) -> tuple[list[str], tuple[str, ...]]:
+    """What the Indexed Job tells the pod of that index, and flags for half of the memory and the CPU that this one may have."""
+    (told,) = yaml.safe_load((ROOT / "manifests/batch/file.yml").read_text())["spec"]["template"]["spec"]["containers"]
+    limits = told["resources"]["limits"]
+    memory = f"{int(limits['memory'].removesuffix('Mi')) // 2}m"
+    words = [word.replace("$(JOB_COMPLETION_INDEX)", str(index)) for word in told["args"]]
+    return words, (*HARD, "--memory", memory, "--memory-swap", memory, "--cpus", limits["cpu"], "--network", "none")
+
+
+def test_shards_of_a_file_in_containers_are_all_of_its_rows_once_though_one_is_stopped_and_killed(container, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    # As a disk that the pods may write to.
+    folder.chmod(0o777)
+    rows = [",".join(map(str, row)) for row in POINTS.values()]
+    lines = "".join(f"r{i},{rows[i % 3]}\n" for i in range(400_000))
+    (folder / "in.csv").write_text(f"id,sepal_length,sepal_width,petal_length,petal_width\n{lines}")
+    output, record = folder / "out-0.csv", folder / "out-0.csv.run.json"
+
+    def started(index: int, *more: str) -> Container:
+        words, flags = shard_of_the_manifests(index)
+        return container(*words, "--checkpoint", "0", flags=(*flags, "--volume", f"{folder}:/data", *more))
+
+    def at() -> int:
+        return json.loads(record.read_text())["checkpoint"]["offset"] if record.exists() else 0
+
+    others = [started(index) for index in (1, 2, 3)]
+    # Slowly, so that there is a middle to be stopped in.
+    first = started(0, "--cpus", "0.3")
+    first.wait_until(lambda: at() > 0)
+    first.run("stop", "--time", "30", first.name)
+    assert first.ended() == 4 and "the same command goes on" in first.logs()
+    before = at()
+    second = started(0, "--cpus", "0.3")
+    second.wait_until(lambda: at() > before)
+    second.run("kill", second.name)
+    assert second.ended() == 137 and not output.exists()
+    assert [one.ended() for one in (started(0), *others)] == [0, 0, 0, 0]
+    found = {}
+    for index in range(4):
+        path = folder / f"out-{index}.csv"
+        header, *answers = path.read_text().splitlines()
+        assert header.startswith("id,label,")
+        if os.geteuid() == 0:
+            assert (path.stat().st_uid, path.stat().st_gid, path.stat().st_mode & 0o777) == (65532, 65532, 0o644)
+        assert answers and not found.keys() & {line.split(",")[0] for line in answers}
+        found |= {line.split(",")[0]: line.split(",")[1] for line in answers}
+    assert found == {f"r{i}": list(POINTS)[i % 3] for i in range(400_000)}
+    again = started(0)
+    assert again.ended() == 0 and "nothing to do" in again.logs()
+
+
 def test_every_command_of_the_image_runs_in_it(runner, tmp_path):
     assert command(runner, "--version").stdout.startswith("iris_wsgi ")
     for name in re.findall(r"^    (\w+) ", command(runner, "--help").stdout, re.MULTILINE):
