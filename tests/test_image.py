@@ -391,16 +391,21 @@ def test_shards_of_a_file_in_containers_are_all_of_its_rows_once_though_one_is_s
         return json.loads(record.read_text())["checkpoint"]["offset"] if record.exists() else 0
 
     others = [started(index) for index in (1, 2, 3)]
-    # Slowly, so that there is a middle to be stopped in.
-    first = started(0, "--cpus", "0.3")
-    first.wait_until(lambda: at() > 0)
-    first.run("stop", "--time", "30", first.name)
-    assert first.ended() == 4 and "the same command goes on" in first.logs()
-    before = at()
-    second = started(0, "--cpus", "0.3")
-    second.wait_until(lambda: at() > before)
-    second.run("kill", second.name)
-    assert second.ended() == 137 and not output.exists()
+
+    def ended_on_its_way(number: int) -> Container:
+        """Slowly, and by a signal without the engine's own delay, so that it is not at its end before."""
+        before = at()
+        one = started(0, "--cpus", "0.2")
+        pid = one.pid
+        one.wait_until(lambda: at() > before)
+        os.kill(pid, number)
+        one.ended()
+        assert not output.exists()
+        return one
+
+    stopped = ended_on_its_way(signal.SIGTERM)
+    assert stopped.ended() == 4 and "the same command goes on" in stopped.logs()
+    assert ended_on_its_way(signal.SIGKILL).ended() == 137
     assert [one.ended() for one in (started(0), *others)] == [0, 0, 0, 0]
     found = {}
     for index in range(4):
