@@ -1,15 +1,19 @@
 """Parquet, by pyarrow: rows out of a file batch by batch, and answers into one."""
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
+# The system's allocator gives back what a chunk took; pyarrow's own keeps several times as much.
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 import pyarrow as arrow
 from pyarrow import ipc
 from pyarrow.parquet import ParquetFile
 from pyarrow.parquet import ParquetWriter as FileWriter
 
-from iris_wsgi.batch.cutter import Fault
+from iris_wsgi.batch.cutter import READ_BYTES, Fault
 from iris_wsgi.batch.output import Growing, put_in_place
 from iris_wsgi.batch.scorer import Rows, picked
 from iris_wsgi.batch.sources import BATCH_ROWS, Broken
@@ -18,8 +22,6 @@ from iris_wsgi.model import Model
 from iris_wsgi.payload import Array
 from iris_wsgi.settings import BadSetting
 
-# The system's allocator gives back what a chunk took; that of pyarrow's own keeps several times as much.
-arrow.set_memory_pool(arrow.system_memory_pool())
 GROUP_BATCHES = 8
 EMPTY, NOT_FINITE = "is empty", "is not finite as a 32-bit float"
 
@@ -33,7 +35,8 @@ class ParquetReader:
         Raises BadSetting for a file that is none, and for columns that are not there or hold what cannot be used.
         """
         try:
-            self.file = ParquetFile(path)
+            # Otherwise pyarrow reads the whole file ahead, or at least all that a group has of a column.
+            self.file = ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES)
         except (arrow.ArrowException, OSError) as error:
             raise BadSetting(f"{path} is no Parquet file: {first_line(error)}") from None
         schema = self.file.schema_arrow
