@@ -516,6 +516,7 @@ def test_interrupted_it_notes_how_far_it_came_and_goes_on(large, tmp_path, numbe
     process.send_signal(number)
     told = process.communicate()[1].decode()
     assert process.returncode == INTERRUPTED and f"stopped: {number.name}, after" in told and "the same command goes on" in told
+    assert told.count("\n") == 1
     assert record_of(out)["status"] == "interrupted" and not out.exists()
     run(large / "in.csv", out)
     same_run(out, large / "out.csv")

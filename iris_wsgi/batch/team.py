@@ -9,8 +9,9 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from typing import BinaryIO, NamedTuple, TypeVar
+
+from iris_wsgi.batch.output import write_all
 
 T = TypeVar("T")
 
@@ -95,8 +96,7 @@ class Team:
         """Can be called again."""
         for member in self.members:
             member.answers.close()
-            with suppress(BrokenPipeError):
-                member.told.close()
+            member.told.close()
         for member in self.members:
             os.waitpid(member.pid, 0)
         self.members = []
@@ -124,9 +124,9 @@ def hear(hears: BinaryIO, messages: "queue.SimpleQueue[bytes | None]") -> None:
 
 def send(pipe: BinaryIO, message: bytes) -> None:
     try:
-        pipe.write(length_of.pack(len(message)))
-        pipe.write(message)
-        pipe.flush()
+        # Past its buffer, which would be written again when the pipe is closed, also one that is broken.
+        write_all(pipe.fileno(), length_of.pack(len(message)))
+        write_all(pipe.fileno(), message)
     except BrokenPipeError:
         raise Lost(LOST) from None
 
