@@ -2,24 +2,27 @@
 
 import threading
 from collections.abc import Sequence
-from math import inf
+from math import inf, isfinite
 from time import monotonic
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from iris_wsgi.board import Board
 from iris_wsgi.cache_metrics import CacheMetrics
+from iris_wsgi.errors import DeadlineExceeded
 from iris_wsgi.flights import Flight
 from iris_wsgi.payload import Array
-from iris_wsgi.predictors import Predict
+from iris_wsgi.predictors import PIECE_ROWS, Predict
 from iris_wsgi.shelf import Shelf
 
 # The one float32 that has another spelling of the same number: the sign of a zero.
 SIGN = b"\x80"
+ZERO = np.float32(0.0)
 
 
 class Shared(Protocol):
-    """The second level, which other processes and machines have too. It never fails: what it cannot do it leaves."""
+    """The second level, which other processes and machines have too. What get() and put() cannot do they leave."""
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]: ...
     def put(self, pairs: Sequence[tuple[bytes, bytes]]) -> None: ...
@@ -34,14 +37,38 @@ class Wishes(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Probabilities [n, classes], and how many of the rows were there, were worked out by somebody else meanwhile, or were run;
-    `left` is for how many more seconds the answer counts that will expire first, None if none was there."""
+    """Probabilities [n, classes]; how many rows were there, were worked out for somebody else at the same time, came from the
+    second level, or were run; whether what is new was kept; `left` is for how many more seconds the answer counts that will
+    expire first, where all were there."""
 
     probabilities: Array
     hits: int
-    waited: int
+    coalesced: int
+    shared: int
     run: int
-    left: float | None
+    kept: bool
+    left: float
+
+
+class Found(NamedTuple):
+    """What a look found: values of rows that are there; flights of those that are not, which are for this caller to work out,
+    and of those that others do; the generation of the cache; seconds for which the first value counts."""
+
+    values: list[bytes | None]
+    mine: dict[bytes, Flight]
+    others: dict[bytes, Flight]
+    generation: float
+    left: float
+
+
+class Worked(NamedTuple):
+    """Values that were fetched from the second level, that the model gave, and those of these that are numbers, which alone are
+    kept; whether all of it was."""
+
+    fetched: dict[bytes, bytes]
+    new: dict[bytes, bytes]
+    sound: dict[bytes, bytes]
+    kept: bool = True
 
 
 ANYTHING = Wishes()
@@ -50,141 +77,195 @@ ANYTHING = Wishes()
 class PredictionCache:
     """Around a predictor of one model; a row is known by its float32, in which -0.0 is 0.0.
 
-    Answers are right as long as the model gives a row the same bits alone and in company.
+    Answers are right as long as the model gives a row the same bits alone and in company. Many rows go in pieces of
+    `piece_rows`, so that nobody has the lock, or a row that others wait for, for longer than that. The generation of the `board`
+    is what a clear changes, for all processes.
     """
 
     def __init__(
-        self, predict: Predict, classes: int, shelf: Shelf, seconds: float, metrics: CacheMetrics, shared: Shared | None = None
+        self,
+        predict: Predict,
+        classes: int,
+        shelf: Shelf,
+        seconds: float,
+        metrics: CacheMetrics,
+        board: Board,
+        shared: Shared | None = None,
+        piece_rows: int = PIECE_ROWS,
     ) -> None:
         self.predict, self.classes, self.shelf, self.seconds = predict, classes, shelf, seconds
-        self.metrics, self.shared = metrics, shared
+        self.metrics, self.cells, self.board, self.shared = metrics, metrics.cells, board, shared
+        self.piece_rows = piece_rows
         self.lock = threading.Lock()
         self.flights: dict[bytes, Flight] = {}
+        self.seen = board.generation()
 
     def __call__(self, rows: Array, until: float = inf) -> Array:
         return self.ask(rows, until, ANYTHING).probabilities
 
     def ask(self, rows: Array, until: float, wishes: Wishes) -> Answer:
-        """Only rows that are not there are run, all of them at once. Raises what the predictor raises."""
+        """Only rows that are not there are run. Raises what the predictor raises."""
+        if len(rows) <= self.piece_rows:
+            return self.piece(rows, until, wishes)
+        pieces = [self.piece(rows[i : i + self.piece_rows], until, wishes) for i in range(0, len(rows), self.piece_rows)]
+        probabilities, hits, coalesced, shared, run, kept, left = zip(*pieces, strict=True)
+        return Answer(np.concatenate(probabilities), sum(hits), sum(coalesced), sum(shared), sum(run), all(kept), min(left))
+
+    def piece(self, rows: Array, until: float, wishes: Wishes) -> Answer:
         rows, keys = canonical(rows)
         if not wishes.use:
             return self.anew(rows, keys, until, wishes.keep)
-        values, mine, others, left = self.look(keys)
-        if not mine and not others:
-            self.metrics.rows.add(("hit",), len(keys))
-            return Answer(self.array(values), len(keys), 0, 0, left)
-        landed = self.work_out(mine, until) if mine else {}
-        for key, flight in others.items():
+        found = self.look(keys)
+        if not found.mine and not found.others:
+            return Answer(self.array(found.values), len(keys), 0, 0, 0, True, found.left)
+        worked = self.work_out(found, until) if found.mine else Worked({}, {}, {})
+        landed = worked.fetched | worked.new
+        for key, flight in found.others.items():
             landed[key] = flight.wait(until) or self.again(key, until)
-        found = [landed[key] if value is None else value for key, value in zip(keys, values, strict=True)]
-        hits = len(keys) - values.count(None)
-        self.metrics.rows.add(("hit",), hits)
-        self.metrics.rows.add(("waited",), len(others))
-        return Answer(self.array(found), hits, len(others), len(mine), left if hits else None)
+        values = [landed[key] if value is None else value for key, value in zip(keys, found.values, strict=True)]
+        missing = found.values.count(None)
+        shared, run = len(worked.fetched), len(worked.new)
+        coalesced = missing - shared - run
+        return Answer(self.array(values), len(keys) - missing, coalesced, shared, run, worked.kept, found.left)
 
-    def look(self, keys: Sequence[bytes]) -> tuple[list[bytes | None], dict[bytes, Flight], dict[bytes, Flight], float]:
-        """What is there; what is not and nobody works out, which is ours from now on; what others do; seconds that are left."""
+    def look(self, keys: Sequence[bytes]) -> Found:
         values: list[bytes | None] = []
         mine: dict[bytes, Flight] = {}
         others: dict[bytes, Flight] = {}
-        first = inf
+        first, hits = inf, 0
         with self.lock:
+            self.keep_up()
             now = monotonic()
             for key in keys:
                 entry = self.shelf.get(key, now)
-                values.append(None if entry is None else entry.value)
                 if entry is not None:
+                    values.append(entry.value)
                     first = min(first, entry.until)
-                elif key not in mine:
+                    hits += 1
+                    continue
+                values.append(None)
+                if key not in mine:
                     flight = self.flights.get(key)
                     if flight is None:
                         mine[key] = self.flights[key] = Flight()
                     else:
                         others[key] = flight
-        return values, mine, others, first - now
+            self.cells[self.metrics.hit] += hits
+            if hits < len(keys):
+                self.cells[self.metrics.coalesced] += len(keys) - hits - len(mine)
+            return Found(values, mine, others, self.seen, first - now)
 
-    def work_out(self, mine: dict[bytes, Flight], until: float) -> dict[bytes, bytes]:
+    def work_out(self, found: Found, until: float) -> Worked:
         """Runs what nobody else does, and lets those who wait for it know; a failure is told to them and kept by nobody."""
         try:
-            values = self.run(list(mine), until)
+            worked = self.run(list(found.mine), until)
         except BaseException as error:
-            with self.lock:
-                for key in mine:
-                    del self.flights[key]
-            for flight in mine.values():
-                flight.land(None, error if isinstance(error, Exception) else None)
+            # What failed for several rows may go well for one of them, and who has more time may not fail.
+            theirs = isinstance(error, Exception) and not isinstance(error, DeadlineExceeded) and len(found.mine) == 1
+            self.land(found.mine, {}, error if theirs else None)  # type: ignore[arg-type]
             raise
-        with self.lock:
-            self.keep(values)
-            for key in mine:
-                del self.flights[key]
-        for key, flight in mine.items():
-            flight.land(values[key])
-        return values
+        fetched, new, sound, _ = worked
+        kept = self.keep(fetched | sound, found.generation, len(fetched), len(new))
+        self.land(found.mine, fetched | new)
+        if self.shared and sound:
+            self.shared.put(list(sound.items()))
+        return worked._replace(kept=kept and len(sound) == len(new))
 
-    def run(self, keys: Sequence[bytes], until: float) -> dict[bytes, bytes]:
+    def land(self, flights: dict[bytes, Flight], values: dict[bytes, bytes], error: Exception | None = None) -> None:
+        with self.lock:
+            for key in flights:
+                del self.flights[key]
+        for key, flight in flights.items():
+            flight.land(values.get(key), error)
+
+    def run(self, keys: list[bytes], until: float) -> Worked:
         """From the second level what is there, from the model the rest."""
-        found = dict(zip(keys, self.shared.get(keys), strict=True)) if self.shared else dict.fromkeys(keys)
-        values = {key: value for key, value in found.items() if value is not None}
-        missing = [key for key, value in found.items() if value is None]
-        self.metrics.rows.add(("shared",), len(values))
-        self.metrics.rows.add(("run",), len(missing))
-        if missing:
-            rows = np.frombuffer(b"".join(missing), np.float32).reshape(len(missing), -1)
-            new = self.bytes_of(missing, self.predict(rows, until))
-            if self.shared:
-                self.shared.put(list(new.items()))
-            values |= new
-        return values
+        fetched: dict[bytes, bytes] = {}
+        if self.shared:
+            found = zip(keys, self.shared.get(keys), strict=True)
+            fetched = {key: value for key, value in found if value is not None}
+            keys = [key for key in keys if key not in fetched]
+        if not keys:
+            return Worked(fetched, {}, {})
+        rows = np.frombuffer(keys[0] if len(keys) == 1 else b"".join(keys), np.float32).reshape(len(keys), -1)
+        new, sound = self.bytes_of(keys, self.predict(rows, until))
+        return Worked(fetched, new, sound)
 
     def anew(self, rows: Array, keys: Sequence[bytes], until: float, keep: bool) -> Answer:
         """A run of all rows, whatever is there."""
-        self.metrics.rows.add(("bypassed",), len(keys))
+        generation = self.board.generation()
         probabilities = self.predict(rows, until)
+        with self.lock:
+            self.cells[self.metrics.bypassed] += len(keys)
+        kept = False
         if keep:
-            values = self.bytes_of(keys, probabilities)
-            with self.lock:
-                self.keep(values)
+            values, sound = self.bytes_of(keys, probabilities)
+            kept = self.keep(sound, generation) and len(sound) == len(values)
             if self.shared:
-                self.shared.put(list(values.items()))
-        return Answer(probabilities, 0, 0, len(keys), None)
+                self.shared.put(list(sound.items()))
+        return Answer(probabilities, 0, 0, 0, len(keys), kept, inf)
 
     def again(self, key: bytes, until: float) -> bytes:
-        """For who waited for somebody whose time was over before."""
-        rows = np.frombuffer(key, np.float32).reshape(1, -1)
-        return self.ask(rows, until, ANYTHING).probabilities.tobytes()
+        """For who waited for nothing: waits for the next who works it out, or is that one."""
+        while True:
+            found = self.look([key])
+            if found.mine:
+                worked = self.work_out(found, until)
+                return worked.new.get(key) or worked.fetched[key]
+            value = found.values[0] or found.others[key].wait(until)
+            if value:
+                return value
 
-    def keep(self, values: dict[bytes, bytes]) -> None:
-        """For who holds the lock."""
-        evicted = self.shelf.evicted
-        until = monotonic() + self.seconds
-        for key, value in values.items():
-            self.shelf.put(key, value, until)
-        self.metrics.evicted.add((), self.shelf.evicted - evicted)
+    def keep(self, values: dict[bytes, bytes], generation: float, shared: int = 0, run: int = 0) -> bool:
+        """Whether all of it was kept: nothing is that was looked up before a clear."""
+        with self.lock:
+            self.keep_up()
+            self.cells[self.metrics.shared] += shared
+            self.cells[self.metrics.run] += run
+            if generation != self.seen:
+                return False
+            until = monotonic() + self.seconds
+            kept = [self.shelf.put(key, value, until) for key, value in values.items()]
+            self.metrics.keep(self.shelf)
+            return all(kept)
 
-    def bytes_of(self, keys: Sequence[bytes], probabilities: Array) -> dict[bytes, bytes]:
+    def keep_up(self) -> None:
+        """Empties the shelf if it was cleared, by whichever process; for who holds the lock."""
+        if (now := self.board.generation()) != self.seen:
+            self.seen = now
+            self.shelf.clear()
+            self.metrics.keep(self.shelf)
+
+    def clear(self) -> None:
+        """In all processes, and the second level for all who share it; StoreDown where that is not to be reached."""
+        try:
+            if self.shared:
+                self.shared.clear()
+        finally:
+            # Last: what was looked up in the second level before it was clear must not be kept.
+            self.board.next_generation()
+
+    def bytes_of(self, keys: Sequence[bytes], probabilities: Array) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+        """The probabilities of each key, and of each whose probabilities are numbers."""
         raw = probabilities.astype(np.float32, copy=False).tobytes()
         size = 4 * self.classes
-        return {key: raw[i * size : (i + 1) * size] for i, key in enumerate(keys)}
+        values = {key: raw[i * size : (i + 1) * size] for i, key in enumerate(keys)}
+        if all(map(isfinite, probabilities[0].tolist())) if len(keys) == 1 else np.isfinite(probabilities).all():
+            return values, values
+        return values, {key: values[key] for key, row in zip(keys, probabilities, strict=True) if np.isfinite(row).all()}
 
     def array(self, values: Sequence[bytes | None]) -> Array:
         raw = values[0] if len(values) == 1 else b"".join(values)  # type: ignore[arg-type]
         return np.frombuffer(raw or b"", np.float32).reshape(-1, self.classes)
-
-    def clear(self) -> None:
-        with self.lock:
-            self.shelf.clear()
-        if self.shared:
-            self.shared.clear()
 
 
 def canonical(rows: Array) -> tuple[Array, list[bytes]]:
     """Rows without negative zeros, and the bytes of each."""
     raw = rows.tobytes()
     if SIGN in raw:
-        rows = rows + np.float32(0.0)
+        rows = rows + ZERO
         raw = rows.tobytes()
     if len(rows) == 1:
         return rows, [raw]
-    size = len(raw) // len(rows)
+    size = 4 * rows.shape[1]
     return rows, [raw[i : i + size] for i in range(0, len(raw), size)]

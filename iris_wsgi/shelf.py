@@ -1,9 +1,10 @@
 """Bytes by key in memory: bounded in bytes, each for its time, the least recently used goes first."""
 
+from collections import OrderedDict
 from typing import NamedTuple
 
 # What a key and a value cost beyond their own bytes: two objects, a tuple, a time, a place in a dictionary (measured by a test).
-ENTRY_BYTES = 260
+ENTRY_BYTES = 320
 
 
 class Entry(NamedTuple):
@@ -18,38 +19,39 @@ class Shelf:
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
-        self.entries: dict[bytes, Entry] = {}
+        # The end is what was used last. A plain dictionary would be built anew every so often by what moves to its end.
+        self.entries: OrderedDict[bytes, Entry] = OrderedDict()
         self.bytes = 0
         self.evicted = self.expired = 0
 
     def get(self, key: bytes, now: float) -> Entry | None:
         """None where there is nothing that counts any more."""
-        entry = self.entries.pop(key, None)
+        entry = self.entries.get(key)
         if entry is None:
             return None
         if entry.until <= now:
-            self.bytes -= cost(key, entry.value)
+            self.remove(key)
             self.expired += 1
             return None
-        # The end of the dictionary is what was used last.
-        self.entries[key] = entry
+        self.entries.move_to_end(key)
         return entry
 
     def put(self, key: bytes, value: bytes, until: float) -> bool:
         """Makes room where it is needed; False for what is larger than the whole shelf."""
         size = cost(key, value)
+        if key in self.entries:
+            self.remove(key)
         if size > self.most_bytes:
             return False
-        old = self.entries.pop(key, None)
-        if old is not None:
-            self.bytes -= cost(key, old.value)
         while self.bytes + size > self.most_bytes:
-            least = next(iter(self.entries))
-            self.bytes -= cost(least, self.entries.pop(least).value)
+            self.remove(next(iter(self.entries)))
             self.evicted += 1
         self.entries[key] = Entry(value, until)
         self.bytes += size
         return True
+
+    def remove(self, key: bytes) -> None:
+        self.bytes -= cost(key, self.entries.pop(key).value)
 
     def clear(self) -> None:
         self.entries.clear()
