@@ -38,16 +38,17 @@ class CacheMetrics:
             "prediction_cache_shared_failures_total",
             "Calls of the second level that failed, and values of it that were wrong.",
         )
+        self.held, self.taken = self.entries.first[()], self.bytes.first[()]
         self.hit, self.coalesced, self.shared, self.run, self.bypassed = (self.rows.first[result,] for result in RESULTS)
 
     def keep(self, shelf: Shelf) -> None:
         """What the shelf is now, and what it has removed so far."""
-        self.cells[self.entries.first[()]] = len(shelf.entries)
-        self.cells[self.bytes.first[()]] = shelf.bytes
-        size, expired = (self.evictions.first[reason,] for reason in REASONS)
-        self.cells[size] += shelf.evicted
-        self.cells[expired] += shelf.expired
-        shelf.evicted = shelf.expired = 0
+        self.cells[self.held] = len(shelf.entries)
+        self.cells[self.taken] = shelf.bytes
+        if shelf.evicted or shelf.expired:
+            self.cells[self.evictions.first["size",]] += shelf.evicted
+            self.cells[self.evictions.first["expired",]] += shelf.expired
+            shelf.evicted = shelf.expired = 0
 
     def totals(self) -> Mapping[str, object]:
         """Of all processes of the service."""

@@ -20,6 +20,8 @@ from iris_wsgi.shelf import Shelf
 SIGN = b"\x80"
 ZERO = np.float32(0.0)
 
+Values = dict[bytes, bytes]
+
 
 class Shared(Protocol):
     """The second level, which other processes and machines have too. What get() and put() cannot do they leave."""
@@ -63,12 +65,11 @@ class Found(NamedTuple):
 
 class Worked(NamedTuple):
     """Values that were fetched from the second level, that the model gave, and those of these that are numbers, which alone are
-    kept; whether all of it was."""
+    kept."""
 
-    fetched: dict[bytes, bytes]
-    new: dict[bytes, bytes]
-    sound: dict[bytes, bytes]
-    kept: bool = True
+    fetched: Values
+    new: Values
+    sound: Values
 
 
 ANYTHING = Wishes()
@@ -115,18 +116,33 @@ class PredictionCache:
         rows, keys = canonical(rows)
         if not wishes.use:
             return self.anew(rows, keys, until, wishes.keep)
+        if len(keys) == 1 and (at_once := self.hit(keys[0])):
+            return at_once
         found = self.look(keys)
         if not found.mine and not found.others:
             return Answer(self.array(found.values), len(keys), 0, 0, 0, True, found.left)
-        worked = self.work_out(found, until) if found.mine else Worked({}, {}, {})
-        landed = worked.fetched | worked.new
+        landed: Values = {}
+        shared = run = 0
+        kept = True
+        if found.mine:
+            (fetched, new, _), kept = self.work_out(found, until)
+            landed, shared, run = fetched | new, len(fetched), len(new)
         for key, flight in found.others.items():
             landed[key] = flight.wait(until) or self.again(key, until)
         values = [landed[key] if value is None else value for key, value in zip(keys, found.values, strict=True)]
-        missing = found.values.count(None)
-        shared, run = len(worked.fetched), len(worked.new)
-        coalesced = missing - shared - run
-        return Answer(self.array(values), len(keys) - missing, coalesced, shared, run, worked.kept, found.left)
+        hits = len(keys) - found.values.count(None)
+        return Answer(self.array(values), hits, len(keys) - hits - shared - run, shared, run, kept, found.left)
+
+    def hit(self, key: bytes) -> Answer | None:
+        """What most requests are, with as little as it takes."""
+        with self.lock:
+            self.keep_up()
+            now = monotonic()
+            entry = self.shelf.get(key, now)
+            if entry is None:
+                return None
+            self.cells[self.metrics.hit] += 1
+        return Answer(np.frombuffer(entry[0], np.float32).reshape(1, -1), 1, 0, 0, 0, True, entry[1] - now)
 
     def look(self, keys: Sequence[bytes]) -> Found:
         values: list[bytes | None] = []
@@ -139,8 +155,8 @@ class PredictionCache:
             for key in keys:
                 entry = self.shelf.get(key, now)
                 if entry is not None:
-                    values.append(entry.value)
-                    first = min(first, entry.until)
+                    values.append(entry[0])
+                    first = min(first, entry[1])
                     hits += 1
                     continue
                 values.append(None)
@@ -155,32 +171,42 @@ class PredictionCache:
                 self.cells[self.metrics.coalesced] += len(keys) - hits - len(mine)
             return Found(values, mine, others, self.seen, first - now)
 
-    def work_out(self, found: Found, until: float) -> Worked:
-        """Runs what nobody else does, and lets those who wait for it know; a failure is told to them and kept by nobody."""
+    def work_out(self, found: Found, until: float) -> tuple[Worked, bool]:
+        """Runs what nobody else does, and lets those who wait for it know; a failure is told to them and kept by nobody.
+
+        Also whether all of it was kept.
+        """
+        mine = found.mine
         try:
-            worked = self.run(list(found.mine), until)
+            worked = self.run(list(mine), until)
         except BaseException as error:
+            with self.lock:
+                self.end(mine)
             # What failed for several rows may go well for one of them, and who has more time may not fail.
-            theirs = isinstance(error, Exception) and not isinstance(error, DeadlineExceeded) and len(found.mine) == 1
-            self.land(found.mine, {}, error if theirs else None)  # type: ignore[arg-type]
+            theirs = isinstance(error, Exception) and not isinstance(error, DeadlineExceeded) and len(mine) == 1
+            for flight in mine.values():
+                flight.land(None, error if theirs else None)  # type: ignore[arg-type]
             raise
-        fetched, new, sound, _ = worked
-        kept = self.keep(fetched | sound, found.generation, len(fetched), len(new))
-        self.land(found.mine, fetched | new)
+        fetched, new, sound = worked
+        with self.lock:
+            self.cells[self.metrics.shared] += len(fetched)
+            self.cells[self.metrics.run] += len(new)
+            kept = self.keep(fetched | sound if fetched else sound, found.generation) and len(sound) == len(new)
+            self.end(mine)
+        for key, flight in mine.items():
+            flight.land(new[key] if key in new else fetched[key])
         if self.shared and sound:
             self.shared.put(list(sound.items()))
-        return worked._replace(kept=kept and len(sound) == len(new))
+        return worked, kept
 
-    def land(self, flights: dict[bytes, Flight], values: dict[bytes, bytes], error: Exception | None = None) -> None:
-        with self.lock:
-            for key in flights:
-                del self.flights[key]
-        for key, flight in flights.items():
-            flight.land(values.get(key), error)
+    def end(self, flights: dict[bytes, Flight]) -> None:
+        """For who holds the lock."""
+        for key in flights:
+            del self.flights[key]
 
     def run(self, keys: list[bytes], until: float) -> Worked:
         """From the second level what is there, from the model the rest."""
-        fetched: dict[bytes, bytes] = {}
+        fetched: Values = {}
         if self.shared:
             found = zip(keys, self.shared.get(keys), strict=True)
             fetched = {key: value for key, value in found if value is not None}
@@ -195,14 +221,12 @@ class PredictionCache:
         """A run of all rows, whatever is there."""
         generation = self.board.generation()
         probabilities = self.predict(rows, until)
+        values, sound = self.bytes_of(keys, probabilities) if keep else ({}, {})
         with self.lock:
             self.cells[self.metrics.bypassed] += len(keys)
-        kept = False
-        if keep:
-            values, sound = self.bytes_of(keys, probabilities)
-            kept = self.keep(sound, generation) and len(sound) == len(values)
-            if self.shared:
-                self.shared.put(list(sound.items()))
+            kept = keep and self.keep(sound, generation) and len(sound) == len(values)
+        if self.shared and sound:
+            self.shared.put(list(sound.items()))
         return Answer(probabilities, 0, 0, 0, len(keys), kept, inf)
 
     def again(self, key: bytes, until: float) -> bytes:
@@ -210,24 +234,23 @@ class PredictionCache:
         while True:
             found = self.look([key])
             if found.mine:
-                worked = self.work_out(found, until)
-                return worked.new.get(key) or worked.fetched[key]
+                (fetched, new, _), _ = self.work_out(found, until)
+                return new.get(key) or fetched[key]
             value = found.values[0] or found.others[key].wait(until)
             if value:
                 return value
 
-    def keep(self, values: dict[bytes, bytes], generation: float, shared: int = 0, run: int = 0) -> bool:
-        """Whether all of it was kept: nothing is that was looked up before a clear."""
-        with self.lock:
-            self.keep_up()
-            self.cells[self.metrics.shared] += shared
-            self.cells[self.metrics.run] += run
-            if generation != self.seen:
-                return False
-            until = monotonic() + self.seconds
-            kept = [self.shelf.put(key, value, until) for key, value in values.items()]
-            self.metrics.keep(self.shelf)
-            return all(kept)
+    def keep(self, values: Values, generation: float) -> bool:
+        """Whether all of it was kept: nothing is that was looked up before a clear. For who holds the lock."""
+        self.keep_up()
+        if generation != self.seen:
+            return False
+        until = monotonic() + self.seconds
+        kept = True
+        for key, value in values.items():
+            kept &= self.shelf.put(key, value, until)
+        self.metrics.keep(self.shelf)
+        return kept
 
     def keep_up(self) -> None:
         """Empties the shelf if it was cleared, by whichever process; for who holds the lock."""
@@ -245,12 +268,14 @@ class PredictionCache:
             # Last: what was looked up in the second level before it was clear must not be kept.
             self.board.next_generation()
 
-    def bytes_of(self, keys: Sequence[bytes], probabilities: Array) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+    def bytes_of(self, keys: Sequence[bytes], probabilities: Array) -> tuple[Values, Values]:
         """The probabilities of each key, and of each whose probabilities are numbers."""
-        raw = probabilities.astype(np.float32, copy=False).tobytes()
-        size = 4 * self.classes
+        if len(keys) == 1:
+            one = {keys[0]: probabilities.tobytes()}
+            return one, one if all(map(isfinite, probabilities[0].tolist())) else {}
+        raw, size = probabilities.tobytes(), 4 * self.classes
         values = {key: raw[i * size : (i + 1) * size] for i, key in enumerate(keys)}
-        if all(map(isfinite, probabilities[0].tolist())) if len(keys) == 1 else np.isfinite(probabilities).all():
+        if np.isfinite(probabilities).all():
             return values, values
         return values, {key: values[key] for key, row in zip(keys, probabilities, strict=True) if np.isfinite(row).all()}
 
