@@ -29,6 +29,7 @@ class Shared(Protocol):
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]: ...
     def put(self, pairs: Sequence[tuple[bytes, bytes]]) -> None: ...
     def clear(self) -> None: ...
+    def keep_up(self) -> None: ...
 
 
 class Wishes(NamedTuple):
@@ -136,7 +137,7 @@ class PredictionCache:
     def hit(self, key: bytes) -> Answer | None:
         """What most requests are, with as little as it takes."""
         with self.lock:
-            self.keep_up()
+            self.heed()
             now = monotonic()
             entry = self.shelf.get(key, now)
             if entry is None:
@@ -150,7 +151,7 @@ class PredictionCache:
         others: dict[bytes, Flight] = {}
         first, hits = inf, 0
         with self.lock:
-            self.keep_up()
+            self.heed()
             now = monotonic()
             for key in keys:
                 entry = self.shelf.get(key, now)
@@ -242,7 +243,7 @@ class PredictionCache:
 
     def keep(self, values: Values, generation: float) -> bool:
         """Whether all of it was kept: nothing is that was looked up before a clear. For who holds the lock."""
-        self.keep_up()
+        self.heed()
         if generation != self.seen:
             return False
         until = monotonic() + self.seconds
@@ -252,12 +253,19 @@ class PredictionCache:
         self.metrics.keep(self.shelf)
         return kept
 
-    def keep_up(self) -> None:
+    def heed(self) -> None:
         """Empties the shelf if it was cleared, by whichever process; for who holds the lock."""
         if (now := self.board.generation()) != self.seen:
             self.seen = now
             self.shelf.clear()
             self.metrics.keep(self.shelf)
+
+    def keep_up(self) -> None:
+        """Does at once what the next request would do after a clear."""
+        if self.shared:
+            self.shared.keep_up()
+        with self.lock:
+            self.heed()
 
     def clear(self) -> None:
         """In all processes, and the second level for all who share it; StoreDown where that is not to be reached."""
@@ -267,6 +275,8 @@ class PredictionCache:
         finally:
             # Last: what was looked up in the second level before it was clear must not be kept.
             self.board.next_generation()
+            with self.lock:
+                self.heed()
 
     def bytes_of(self, keys: Sequence[bytes], probabilities: Array) -> tuple[Values, Values]:
         """The probabilities of each key, and of each whose probabilities are numbers."""

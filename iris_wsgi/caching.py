@@ -1,7 +1,7 @@
 """The prediction cache as the settings want it."""
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 
 from iris_wsgi import golden
@@ -20,7 +20,7 @@ from iris_wsgi.shelf import Shelf
 
 # How long the second level may take for a connection, and for an answer. A request that meets its failure waits for one or two.
 SHARED_SECONDS = 0.05
-# How often a process asks the second level whether another pod has cleared it.
+# How often a process without requests looks whether another process, or by the second level another pod, has cleared the cache.
 LOOK_SECONDS = 1.0
 
 
@@ -58,19 +58,17 @@ def cache_around(
             registry.board.next_generation,
             metrics.failures.add,
         )
-        companions.add("look at the second level", looking(shared, lambda: companions.ending), finishes=False)
-    shelf = Shelf(settings.cache_bytes)
-    pieces = pace.piece_rows(PIECE_ROWS)
-    return PredictionCache(predict, len(model.labels), shelf, settings.cache_seconds, metrics, registry.board, shared, pieces)
+    shelf, pieces = Shelf(settings.cache_bytes), pace.piece_rows(PIECE_ROWS)
+    seconds, classes = settings.cache_seconds, len(model.labels)
+    cache = PredictionCache(predict, classes, shelf, seconds, metrics, registry.board, shared, pieces)
 
-
-def looking(shared: SecondLevel, ending: Callable[[], bool]) -> Callable[[], None]:
-    def run() -> None:
-        while not ending():
-            shared.keep_up()
+    def look() -> None:
+        while not companions.ending:
+            cache.keep_up()
             pause(LOOK_SECONDS)
 
-    return run
+    companions.add("look whether the cache was cleared", look, finishes=False)
+    return cache
 
 
 def space_of(model: Model) -> bytes:

@@ -29,8 +29,9 @@ class RedisServer:
             return client.execute_command(*words)
 
     def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate()
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
 
     def remove(self) -> None:
         self.kill()
