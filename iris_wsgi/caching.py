@@ -2,7 +2,6 @@
 
 import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from iris_wsgi import golden
 from iris_wsgi.cache_metrics import CacheMetrics
@@ -11,7 +10,7 @@ from iris_wsgi.companions import Companions, pause
 from iris_wsgi.folder import Case
 from iris_wsgi.log import Log
 from iris_wsgi.metrics import Registry
-from iris_wsgi.model import Model
+from iris_wsgi.model import RUNTIME_VERSION, Model
 from iris_wsgi.pace import Pace
 from iris_wsgi.predictors import PIECE_ROWS, Predict
 from iris_wsgi.settings import CACHED, BadSetting, Settings
@@ -73,7 +72,7 @@ def cache_around(
 
 def space_of(model: Model) -> bytes:
     """What the bits of an answer depend on: the model's own, and who computes with it where. 1 is the layout of the values."""
-    return f"{{iris}}:predictions:1:{model.digest}:{version('onnxruntime')}:{platform.machine()}".encode()
+    return f"{{iris}}:predictions:1:{model.digest}:{RUNTIME_VERSION}:{platform.machine()}".encode()
 
 
 def open_shared(url: str) -> Store:

@@ -21,6 +21,8 @@ SAID = (
     ("label_cpu_16", "{:.0f} CPU µs"),
     ("label_rate_16", "{:.0f} requests/s"),
     ("rate", "{:.0f} runs/s"),
+    ("off_cpu", "{:.0f} CPU µs without a cache"),
+    ("hit_cpu", "{:.0f} as a hit"),
     ("row_in_1", "{:.1f} µs of a row"),
     ("binary_rate_1", "{:.1f} binary requests/s"),
     ("large_rate_1", "{:.1f} JSON requests/s"),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import batching
+import caching
 import holdup
 import jobs
 import protocol
@@ -29,5 +30,6 @@ SECTIONS = {
     "protocol": Section(protocol.measure_round, protocol.text, ("ours", "uvicorn"), ()),
     "holdup": Section(holdup.measure_round, holdup.text, ("ours", "uvicorn"), ()),
     "batching": Section(batching.measure_round, batching.text, ("ours",), ("models",)),
+    "caching": Section(caching.measure_round, caching.text, (), ("redis", "models")),
     "jobs": Section(jobs.measure_round, jobs.text, (), ("ours", "redis")),
 }
