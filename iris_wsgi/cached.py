@@ -10,6 +10,7 @@ import numpy as np
 
 from iris_wsgi.board import Board
 from iris_wsgi.cache_metrics import CacheMetrics
+from iris_wsgi.deadline import PARSED
 from iris_wsgi.errors import DeadlineExceeded
 from iris_wsgi.flights import Flight
 from iris_wsgi.payload import Array
@@ -117,9 +118,9 @@ class PredictionCache:
         rows, keys = canonical(rows)
         if not wishes.use:
             return self.anew(rows, keys, until, wishes.keep)
-        if len(keys) == 1 and (at_once := self.hit(keys[0])):
+        if len(keys) == 1 and (at_once := self.hit(keys[0], until)):
             return at_once
-        found = self.look(keys)
+        found = self.look(keys, until)
         if not found.mine and not found.others:
             return Answer(self.array(found.values), len(keys), 0, 0, 0, True, found.left)
         landed: Values = {}
@@ -134,25 +135,25 @@ class PredictionCache:
         hits = len(keys) - found.values.count(None)
         return Answer(self.array(values), hits, len(keys) - hits - shared - run, shared, run, kept, found.left)
 
-    def hit(self, key: bytes) -> Answer | None:
+    def hit(self, key: bytes, until: float) -> Answer | None:
         """What most requests are, with as little as it takes."""
         with self.lock:
             self.heed()
-            now = monotonic()
+            now = in_time(until)
             entry = self.shelf.get(key, now)
             if entry is None:
                 return None
             self.cells[self.metrics.hit] += 1
         return Answer(np.frombuffer(entry[0], np.float32).reshape(1, -1), 1, 0, 0, 0, True, entry[1] - now)
 
-    def look(self, keys: Sequence[bytes]) -> Found:
+    def look(self, keys: Sequence[bytes], until: float) -> Found:
         values: list[bytes | None] = []
         mine: dict[bytes, Flight] = {}
         others: dict[bytes, Flight] = {}
         first, hits = inf, 0
         with self.lock:
             self.heed()
-            now = monotonic()
+            now = in_time(until)
             for key in keys:
                 entry = self.shelf.get(key, now)
                 if entry is not None:
@@ -233,7 +234,7 @@ class PredictionCache:
     def again(self, key: bytes, until: float) -> bytes:
         """For who waited for nothing: waits for the next who works it out, or is that one."""
         while True:
-            found = self.look([key])
+            found = self.look([key], until)
             if found.mine:
                 (fetched, new, _), _ = self.work_out(found, until)
                 return new.get(key) or fetched[key]
@@ -292,6 +293,13 @@ class PredictionCache:
     def array(self, values: Sequence[bytes | None]) -> Array:
         raw = values[0] if len(values) == 1 else b"".join(values)  # type: ignore[arg-type]
         return np.frombuffer(raw or b"", np.float32).reshape(-1, self.classes)
+
+
+def in_time(until: float) -> float:
+    """The time (monotonic). Raises DeadlineExceeded as the predictor would: what comes too late is no answer, wherever from."""
+    if (now := monotonic()) >= until:
+        raise DeadlineExceeded(PARSED)
+    return now
 
 
 def canonical(rows: Array) -> tuple[Array, list[bytes]]:

@@ -247,7 +247,7 @@ def test_a_clear_reaches_every_cache_of_the_service():
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """The same routes without a cache and with one in which there is room for eight rows."""
-    folder = {"model_dir": str(MODEL), "state_dir": str(tmp_path_factory.mktemp("state")), "max_rows": 20}
+    folder = {"model_dir": str(MODEL), "state_dir": str(tmp_path_factory.mktemp("state")), "max_rows": 20, "deadline_ms": 0}
     room = 8 * cost(bytes(16), bytes(12))
     plain = build(Settings(role="web_single", **folder), KeptLog())
     return plain, build(Settings(role="prediction_cache", cache_bytes=room, cache_seconds=10.0, **folder), KeptLog())
