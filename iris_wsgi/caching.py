@@ -8,6 +8,7 @@ from iris_wsgi.cache_metrics import CacheMetrics
 from iris_wsgi.cached import PredictionCache
 from iris_wsgi.companions import Companions, pause
 from iris_wsgi.folder import Case
+from iris_wsgi.known import Known
 from iris_wsgi.log import Log
 from iris_wsgi.metrics import Registry
 from iris_wsgi.model import RUNTIME_VERSION, Model
@@ -57,9 +58,8 @@ def cache_around(
             registry.board.next_generation,
             metrics.failures.add,
         )
-    shelf, pieces = Shelf(settings.cache_bytes), pace.piece_rows(PIECE_ROWS)
-    seconds, classes = settings.cache_seconds, len(model.labels)
-    cache = PredictionCache(predict, classes, shelf, seconds, metrics, registry.board, shared, pieces)
+    known = Known(Shelf(settings.cache_bytes), settings.cache_seconds, metrics, registry.board)
+    cache = PredictionCache(predict, len(model.labels), known, shared, pace.piece_rows(PIECE_ROWS))
 
     def look() -> None:
         while not companions.ending:

@@ -16,12 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_metrics import value
 
-from iris_wsgi import cached, golden
+from iris_wsgi import golden, known
 from iris_wsgi.cache_metrics import RESULTS, CacheMetrics
-from iris_wsgi.cached import ANYTHING, PredictionCache, Wishes, canonical
+from iris_wsgi.cached import ANYTHING, PredictionCache, Wishes
 from iris_wsgi.errors import DeadlineExceeded
+from iris_wsgi.known import Known
 from iris_wsgi.metrics import Registry
 from iris_wsgi.roles import build
+from iris_wsgi.rowbytes import canonical
 from iris_wsgi.settings import BadSetting, Settings
 from iris_wsgi.shelf import Shelf, cost
 
@@ -54,13 +56,13 @@ def right(rows):
 
 def cache_of(predict, most=1 << 20, seconds=3600.0, **options):
     registry = Registry()
-    cache = PredictionCache(predict, 3, Shelf(most), seconds, CacheMetrics(registry), registry.board, **options)
+    cache = PredictionCache(predict, 3, Known(Shelf(most), seconds, CacheMetrics(registry), registry.board), **options)
     registry.join()
     return cache
 
 
 def counted(cache):
-    return {result: count for result, count in cache.metrics.totals()["rows"].items() if count}
+    return {result: count for result, count in cache.known.metrics.totals()["rows"].items() if count}
 
 
 @pytest.fixture
@@ -110,7 +112,7 @@ def test_two_hundred_who_want_the_same_at_once_get_it_from_one_run(pool):
     until(lambda: counted(cache).get("coalesced") == 199, "199 wait for the first")
     predict.goes_on.set()
     assert {one.result(60).tobytes() for one in asked} == {right(ROWS[:1]).tobytes()}
-    assert predict.runs == [1] and cache.flights == {}
+    assert predict.runs == [1] and cache.known.flights == {}
 
 
 def test_a_failure_is_told_to_all_who_wait_for_it_and_is_not_kept(pool):
@@ -123,7 +125,7 @@ def test_a_failure_is_told_to_all_who_wait_for_it_and_is_not_kept(pool):
     for one in asked:
         with pytest.raises(RuntimeError, match="broken"):
             one.result(60)
-    assert predict.runs == [1] and cache.flights == {}
+    assert predict.runs == [1] and cache.known.flights == {}
     predict.error = None
     assert cache(ROWS[:1]).tobytes() == right(ROWS[:1]).tobytes() and predict.runs == [1, 1]
 
@@ -181,7 +183,7 @@ def test_what_is_no_number_is_not_kept_and_the_others_of_its_batch_are():
 
     cache = cache_of(run)
     assert np.isnan(cache(ROWS[:1])).all() and np.isnan(cache(ROWS[:3])[0]).all()
-    assert len(cache.shelf.entries) == 2
+    assert len(cache.known.shelf.entries) == 2
     broken.clear()
     assert cache(ROWS[:3]).tobytes() == right(ROWS[:3]).tobytes() and predict.runs == [1, 3, 1]
 
@@ -190,7 +192,7 @@ def test_no_store_leaves_nothing_and_no_cache_takes_nothing():
     predict = Slow()
     cache = cache_of(predict)
     cache.ask(ROWS[:1], inf, Wishes(use=False, keep=False))
-    assert len(cache.shelf.entries) == 0
+    assert len(cache.known.shelf.entries) == 0
     for _ in range(2):
         cache.ask(ROWS[:1], inf, Wishes(use=False))
     assert predict.runs == [1, 1, 1] and cache.ask(ROWS[:1], inf, ANYTHING).hits == 1
@@ -199,7 +201,7 @@ def test_no_store_leaves_nothing_and_no_cache_takes_nothing():
 
 def test_an_answer_counts_for_its_seconds(monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(cached, "monotonic", lambda: now[0])
+    monkeypatch.setattr(known, "monotonic", lambda: now[0])
     predict = Slow()
     cache = cache_of(predict, seconds=10)
     cache(ROWS[:1])
@@ -208,14 +210,14 @@ def test_an_answer_counts_for_its_seconds(monkeypatch):
     now[0] += 0.5
     cache(ROWS[:1])
     assert predict.runs == [1, 1]
-    assert cache.metrics.totals()["evictions"] == {"size": 0, "expired": 1}
+    assert cache.known.metrics.totals()["evictions"] == {"size": 0, "expired": 1}
 
 
 def test_it_takes_no_more_bytes_than_it_may_and_tells_them():
     cache = cache_of(Slow(), most=10 * cost(bytes(16), bytes(12)))
     cache(ROWS)
-    told = cache.metrics.totals()
-    assert (told["entries"], told["bytes"]) == (10, cache.shelf.most_bytes)
+    told = cache.known.metrics.totals()
+    assert (told["entries"], told["bytes"]) == (10, cache.known.shelf.most_bytes)
     assert told["evictions"] == {"size": 54, "expired": 0}
 
 
@@ -226,14 +228,14 @@ def test_what_was_looked_up_before_a_clear_is_not_kept_after_it(pool):
     assert predict.running.wait(60)
     cache.clear()
     predict.goes_on.set()
-    assert not first.result(60).kept and len(cache.shelf.entries) == 0
+    assert not first.result(60).kept and len(cache.known.shelf.entries) == 0
 
 
 def test_a_clear_reaches_every_cache_of_the_service():
     predict = Slow()
     registry = Registry()
     metrics = CacheMetrics(registry)
-    one, other = (PredictionCache(predict, 3, Shelf(1 << 20), 60, metrics, registry.board) for _ in range(2))
+    one, other = (PredictionCache(predict, 3, Known(Shelf(1 << 20), 60, metrics, registry.board)) for _ in range(2))
     registry.join()
     one(ROWS[:5])
     other(ROWS[:5])
@@ -279,7 +281,7 @@ def test_answers_are_the_same_to_the_byte_with_and_without_a_cache(pair, monkeyp
     plain, with_cache = pair
     now = [time.monotonic()]
     with monkeypatch.context() as patched:
-        patched.setattr(cached, "monotonic", lambda: now[0])
+        patched.setattr(known, "monotonic", lambda: now[0])
         with_cache.app.answer("DELETE", "/cache", {}, b"")
         for step in steps:
             if step == "clear":

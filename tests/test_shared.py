@@ -43,7 +43,7 @@ def caches(redis):
         failures, told = [], []
         predict = predict or Slow()
         cache = cache_of(predict, **options)
-        cleared = cache.board.next_generation
+        cleared = cache.known.board.next_generation
         tell = told.append
         cache.shared = SecondLevel(stores[-1], space, 12, 60.0, lambda *line: tell(line), cleared, lambda: failures.append(1))
         cache.failures, cache.told = failures, told
@@ -76,8 +76,8 @@ def test_no_model_gets_the_answers_of_another(caches):
     for _ in range(2):
         same(one)
         assert other(ROWS).tobytes() == (right(ROWS) + 1).tobytes()
-        one.board.next_generation()
-        other.board.next_generation()
+        one.known.board.next_generation()
+        other.known.board.next_generation()
 
 
 def test_two_models_over_one_redis_answer_as_without_it(make, redis):

@@ -31,11 +31,11 @@ def routes(cache: PredictionCache, digest: str) -> list[Route]:
     def state(_: Request) -> Response:
         found = {
             "model": digest,
-            "limit_bytes": cache.shelf.most_bytes,
-            "seconds": cache.seconds,
+            "limit_bytes": cache.known.shelf.most_bytes,
+            "seconds": cache.known.seconds,
             "second_level": cache.shared is not None,
         }
-        return Response(json.dumps(found | dict(cache.metrics.totals())).encode())
+        return Response(json.dumps(found | dict(cache.known.metrics.totals())).encode())
 
     def clear(_: Request) -> Response:
         try:
