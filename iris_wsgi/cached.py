@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import inf
+from time import monotonic
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -14,8 +15,13 @@ from iris_wsgi.rowbytes import Values, array, canonical, values_of
 
 
 class Shared(Protocol):
-    """The second level, which other processes and machines have too. What get() and put() cannot do they leave."""
+    """The second level, which other processes and machines have too. What get() and put() cannot do they leave.
 
+    Neither takes longer than `slowest` seconds, so who has no more time than that goes without it.
+    """
+
+    @property
+    def slowest(self) -> float: ...
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]: ...
     def put(self, pairs: Sequence[tuple[bytes, bytes]]) -> None: ...
     def clear(self) -> None: ...
@@ -94,7 +100,7 @@ class PredictionCache:
         Those who wait for it get to know it; a failure is told to them and kept by nobody.
         """
         try:
-            fetched = self.fetched(list(found.mine))
+            fetched = self.fetched(list(found.mine), until)
             new, sound = self.run([key for key in found.mine if key not in fetched] if fetched else list(found.mine), until)
         except BaseException as error:
             # What failed for several rows may go well for one of them, and who has more time may not fail.
@@ -102,12 +108,11 @@ class PredictionCache:
             self.known.give_up(found.mine, error if alone and isinstance(error, Exception) else None)
             raise
         kept = self.known.keep(found, fetched, new, sound)
-        if self.shared and sound:
-            self.shared.put(list(sound.items()))
+        self.share(sound, until)
         return fetched, new, kept
 
-    def fetched(self, keys: list[bytes]) -> Values:
-        if not self.shared:
+    def fetched(self, keys: list[bytes], until: float) -> Values:
+        if not self.shared or until - monotonic() < self.shared.slowest:
             return {}
         return {key: value for key, value in zip(keys, self.shared.get(keys), strict=True) if value is not None}
 
@@ -116,14 +121,17 @@ class PredictionCache:
             return {}, {}
         return values_of(keys, self.predict(array(keys, len(keys[0]) // 4), until))
 
+    def share(self, values: Values, until: float) -> None:
+        if self.shared and values and until - monotonic() >= self.shared.slowest:
+            self.shared.put(list(values.items()))
+
     def anew(self, rows: Array, keys: Sequence[bytes], until: float, keep: bool) -> Answer:
         """A run of all rows, whatever is there."""
         generation = self.known.board.generation()
         probabilities = self.predict(rows, until)
         values, sound = values_of(keys, probabilities) if keep else ({}, {})
         kept = self.known.keep_anew(len(keys), sound, generation) and keep and len(sound) == len(values)
-        if self.shared and sound:
-            self.shared.put(list(sound.items()))
+        self.share(sound, until)
         return Answer(probabilities, 0, 0, 0, len(keys), kept, inf)
 
     def again(self, key: bytes, until: float) -> bytes:

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from math import inf
 
 import numpy as np
@@ -235,6 +236,14 @@ def test_a_clear_that_the_second_level_does_not_hear_is_503_and_clears_this_pod(
     assert "the second level did not answer" in app.delete("/cache", status=503).json["detail"]
     assert app.post_json("/predict", {"data": [ROW]}).headers["Cache-Status"] == "iris_wsgi; fwd=miss; stored"
     assert app.get("/cache").json["shared_failures"] >= 1
+
+
+def test_who_has_no_time_for_it_goes_without(caches, redis):
+    one, other = caches(), caches()
+    same(one, ROWS[:1])
+    os.kill(redis.process.pid, signal.SIGSTOP)
+    until_then = time.monotonic() + one.shared.slowest / 2
+    assert other.ask(ROWS[:1], until_then, ANYTHING)[3:5] == (0, 1) and other.failures == []
 
 
 def test_no_request_that_may_wait_for_redis_is_answered_in_the_loop(make, redis):

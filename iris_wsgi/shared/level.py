@@ -16,8 +16,10 @@ PAUSE_SECONDS = 1.0
 
 
 class Store(Protocol):
-    """Bytes by key that several machines share; each call ends soon, or raises StoreDown."""
+    """Bytes by key that several machines share; each call ends within `slowest` seconds, or raises StoreDown."""
 
+    @property
+    def slowest(self) -> float: ...
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]: ...
     def put(self, pairs: Sequence[tuple[bytes, bytes]], seconds: float) -> None: ...
     def put_new(self, key: bytes, value: bytes) -> bytes:
@@ -43,6 +45,7 @@ class SecondLevel:
         cleared: Callable[[], None],
         failed: Callable[[], None],
     ) -> None:
+        self.slowest = store.slowest
         self.store, self.space, self.size, self.seconds = store, space, size, seconds
         self.cleared, self.failed = cleared, failed
         words = "the second level of the prediction cache is left out", "the second level of the prediction cache is back"

@@ -16,6 +16,7 @@ class RedisStore:
     """A Store. A call waits `seconds` for a connection and as long for each answer on it, and tries nothing twice."""
 
     def __init__(self, url: str, seconds: float) -> None:
+        self.slowest = 2 * seconds
         self.redis = redis.Redis.from_url(
             url,
             socket_timeout=seconds,

@@ -22,7 +22,7 @@ from trial import free_port
 
 HEADING = "The prediction cache"
 USED = ("redis", "models")
-WINDOWS, CALLS, LIMIT = 20, 500, 300
+WINDOWS, CALLS, LIMIT = 8, 300, 300
 KINDS = ("off", "miss", "hit")
 SHARED = ("shared_miss", "shared_hit")
 METHOD = """\
