@@ -10,9 +10,10 @@ from conftest import need
 
 
 class RedisServer:
-    """It writes each change to the disk before it answers."""
+    """It writes each change to the disk before it answers, unless it is not `durable`."""
 
-    def __init__(self) -> None:
+    def __init__(self, durable: bool = True) -> None:
+        self.durable = durable
         # A socket's path must be short.
         self.folder = Path(mkdtemp(prefix="iris"))
         self.url = f"unix://{self.folder}/s"
@@ -20,7 +21,7 @@ class RedisServer:
 
     def start(self) -> None:
         command = [need("redis-server"), "--port", "0", "--unixsocket", f"{self.folder}/s", "--dir", str(self.folder)]
-        command += ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
+        command += ["--save", "", *(("--appendonly", "yes", "--appendfsync", "always") if self.durable else ())]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert any("ready to accept" in line.lower() for line in self.process.stdout)
 

@@ -52,6 +52,7 @@ class SecondLevel:
         self.breaker = Breaker(tell, *words, PAUSE_SECONDS)
         self.place = space + b":token"
         self.token = b""
+        self.missed = False
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """None for what is not there, or is there and wrong."""
@@ -68,6 +69,9 @@ class SecondLevel:
         """The token that these keys were looked up under, the one that is there, the values."""
         if not self.token:
             self.token = self.store.put_new(self.place, new_token())
+            if self.missed:
+                # There may have been a clear before.
+                self.cleared()
         token = self.token
         found, *values = self.store.get([self.place, *(self.name(token, key) for key in keys)])
         return token, found, values
@@ -110,6 +114,7 @@ class SecondLevel:
             try:
                 return ask()
             except StoreDown:
+                self.missed = True
                 self.failed()
                 raise
 
