@@ -42,9 +42,7 @@ def refuse_unequal(model: Model, cases: Sequence[Case], name: str, what: str) ->
         raise BadSetting(f"{name}: this model's answers to a row alone and in a batch differ by up to {off:.1e}; {what}")
 
 
-def cache_around(
-    predict: Predict, model: Model, settings: Settings, registry: Registry, pace: Pace, companions: Companions, log: Log
-) -> PredictionCache:
+def cache_around(predict: Predict, model: Model, settings: Settings, registry: Registry, pace: Pace, log: Log) -> PredictionCache:
     """Raises BadSetting."""
     metrics, shared = CacheMetrics(registry), None
     if settings.cache_redis_url:
@@ -59,7 +57,11 @@ def cache_around(
             metrics.failures.add,
         )
     known = Known(Shelf(settings.cache_bytes), settings.cache_seconds, metrics, registry.board)
-    cache = PredictionCache(predict, len(model.labels), known, shared, pace.piece_rows(PIECE_ROWS))
+    return PredictionCache(predict, len(model.labels), known, shared, pace.piece_rows(PIECE_ROWS))
+
+
+def look_after(cache: PredictionCache, companions: Companions) -> None:
+    """Has a thread look each second whether the cache was cleared."""
 
     def look() -> None:
         while not companions.ending:
@@ -67,7 +69,6 @@ def cache_around(
             pause(LOOK_SECONDS)
 
     companions.add("look whether the cache was cleared", look, finishes=False)
-    return cache
 
 
 def space_of(model: Model) -> bytes:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from iris_wsgi import golden, ops
 from iris_wsgi.asking import plainly, through
-from iris_wsgi.caching import cache_around, refuse_unequal, wanted
+from iris_wsgi.caching import cache_around, look_after, refuse_unequal, wanted
 from iris_wsgi.companions import Companions
 from iris_wsgi.errors import BadModel
 from iris_wsgi.gather import Gatherer
@@ -113,10 +113,12 @@ def build(settings: Settings, log: Log, registry: Registry | None = None) -> Ser
     companions = Companions(log)
     cache, ask = None, plainly(predict)
     if wanted(settings, model, pinned.cases, log):
-        predict = cache = cache_around(predict, model, settings, registry, pace, companions, log)
+        predict = cache = cache_around(predict, model, settings, registry, pace, log)
         pace, ask = BLOCKING if cache.shared else pace, through(cache)
     parts = Parts(settings, model, predict, ask, sample.row, registry, readiness, pace, companions, log, cache)
     table = ops.routes([*ROLES[settings.role](parts), *cache_routes(parts)], registry, readiness, companions.why_not)
+    if cache:
+        look_after(cache, companions)
     observer = RequestObserver(log, registry, (route.path for route in table), model.version)
     registry.join()
     return Service(
