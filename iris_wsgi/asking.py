@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from typing import NamedTuple
 
 from iris_wsgi.cached import ANYTHING, Answer, PredictionCache, Wishes
 from iris_wsgi.payload import Array
@@ -15,18 +14,13 @@ Headers = tuple[tuple[str, str], ...]
 directive = re.compile(r"(?:^|,)[ \t]*(no-store|no-cache|max-age[ \t]*=[ \t]*\"?0+\"?)[ \t]*(?=$|,|=)", re.IGNORECASE).findall
 
 
-class Told(NamedTuple):
-    """Probabilities [n, classes], and what the answer's fields say of how they were come by."""
-
-    probabilities: Array
-    headers: Headers
-
-
+# Probabilities [n, classes], and what the answer's fields say of how they were come by. A plain tuple: there is one a request.
+Told = tuple[Array, Headers]
 Ask = Callable[[Array, Request], Told]
 
 
 def plainly(predict: Predict) -> Ask:
-    return lambda rows, request: Told(predict(rows, request.until), ())
+    return lambda rows, request: (predict(rows, request.until), ())
 
 
 def through(cache: PredictionCache) -> Ask:
@@ -36,7 +30,7 @@ def through(cache: PredictionCache) -> Ask:
         wanted = request.variables.get("HTTP_CACHE_CONTROL")
         wishes = ANYTHING if wanted is None else wishes_of(wanted)
         answer = cache.ask(rows, request.until, wishes)
-        return Told(answer.probabilities, (("Cache-Status", status(answer, wishes)),))
+        return answer.probabilities, (("Cache-Status", status(answer, wishes)),)
 
     return ask
 

@@ -33,8 +33,8 @@ def routes(model: Model, ask: Ask, sample: list[float], max_rows: int, pace: Pac
         return lambda _: response
 
     def answered(rows: Array, request: Request, encode: Encode) -> Response:
-        told = ask(rows, request)
-        return Response(encode(told.probabilities), headers=(*headers, *told.headers), rows=len(rows))
+        probabilities, more = ask(rows, request)
+        return Response(encode(probabilities), headers=headers + more, rows=len(rows))
 
     def of_sample(encode: Encode) -> Handler:
         return lambda request: answered(sample_row, request, encode)
