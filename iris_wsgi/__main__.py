@@ -1,4 +1,4 @@
-"""The command line: serve, worker, redrive, batch, verify, seal, load, healthcheck."""
+"""The command line: serve, worker, redrive, batch, verify, seal, load, healthcheck, clear."""
 
 import argparse
 import os
@@ -59,6 +59,8 @@ def parser() -> argparse.ArgumentParser:
     load.add_argument("--or-baked", action="store_true", help="take the model of IRIS_MODEL_DIR if that fails, rather than fail")
     health = commands.add_parser("healthcheck", help="ask the server on this machine whether it is ready")
     add_flags(health, ["host", "port"])
+    clear = commands.add_parser("clear", help="have the server on this machine clear its prediction cache")
+    add_flags(clear, ["host", "port"])
     return top
 
 
@@ -147,6 +149,16 @@ def healthcheck(settings: Settings, _: Given) -> int:
     return failure(why_not, 1) if why_not else 0
 
 
+def clear(settings: Settings, _: Given) -> int:
+    from iris_wsgi.health import why_not_cleared
+
+    why_not = why_not_cleared(settings.host, settings.port)
+    if why_not:
+        return failure(f"the cache is not cleared: {why_not}", 1)
+    say("the prediction cache is cleared")
+    return 0
+
+
 COMMANDS: Mapping[str, Callable[[Settings, Given], int]] = {
     "serve": run_server,
     "worker": run_server,
@@ -156,6 +168,7 @@ COMMANDS: Mapping[str, Callable[[Settings, Given], int]] = {
     "seal": seal,
     "load": load,
     "healthcheck": healthcheck,
+    "clear": clear,
 }
 
 

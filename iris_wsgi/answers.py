@@ -5,7 +5,7 @@ import time
 from waitress.utilities import build_http_date
 
 from iris_wsgi.errors import Problem
-from iris_wsgi.wsgi import STATUS_LINES, Response, new_request_id, rendered
+from iris_wsgi.wsgi import BARE, STATUS_LINES, Response, new_request_id, rendered
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -24,7 +24,7 @@ class Writer:
             raise ValueError("a field of the answer has a line end in it")
         if connection is not None:
             fields += f"Connection: {connection}\r\n"
-        if status != 204:
+        if status not in BARE:
             fields += f"Content-Type: {response.media}\r\nContent-Length: {len(body)}\r\n"
         head = f"HTTP/1.1 {STATUS_LINES[status]}\r\nDate: {self.now()}\r\nX-Request-ID: {request_id}\r\n{fields}\r\n".encode()
         return head if method == "HEAD" else head + body

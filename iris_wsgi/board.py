@@ -2,11 +2,12 @@
 
 import mmap
 import os
+import time
 from collections.abc import Sequence
 
 SLOT_BYTES = 1 << 20
 HEADER = 8
-LAYOUT, PID, DEAD_CPU = 0, 1, 2
+LAYOUT, PID, DEAD_CPU, GENERATION = 0, 1, 2, 3
 # The first cells are for what a process is doing now, which ends with it.
 PASSING = 32
 
@@ -55,6 +56,14 @@ class Board:
         """The processes alive, the parent first."""
         found = [int(self.slot(number)[PID]) for number in range(self.slots)]
         return list(dict.fromkeys(pid for pid in (self.parent, *found) if pid))
+
+    def generation(self) -> float:
+        """Another number than before says to each process that what it keeps in a cache counts no more."""
+        return self.view[GENERATION]
+
+    def next_generation(self) -> None:
+        # The time, so that of two processes which do this at once neither's is lost on a third that looks in between.
+        self.view[GENERATION] = float(time.monotonic_ns())
 
     def dead_cpu(self) -> float:
         return float(sum(self.slot(number)[DEAD_CPU] for number in range(self.slots)))

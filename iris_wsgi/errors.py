@@ -16,6 +16,7 @@ PHRASES = {
     200: "OK",
     202: "Accepted",
     204: "No Content",
+    304: "Not Modified",
     400: "Bad Request",
     404: "Not Found",
     405: "Method Not Allowed",

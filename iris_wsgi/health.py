@@ -1,18 +1,27 @@
-"""Asks the server of this machine whether it is ready, for images that have no curl."""
+"""Asks the server of this machine whether it is ready, or to clear its cache, for images that have no curl."""
 
 import socket
 
 SECONDS = 4.0
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-REQUEST = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+REQUEST = "{} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 def why_unhealthy(host: str, port: int, seconds: float = SECONDS) -> str | None:
     """None if GET /readyz is answered with 200 within `seconds`, else one line that says what came instead."""
+    return why_not_done("GET /readyz", host, port, seconds)
+
+
+def why_not_cleared(host: str, port: int, seconds: float = SECONDS) -> str | None:
+    """The same for DELETE /cache."""
+    return why_not_done("DELETE /cache", host, port, seconds)
+
+
+def why_not_done(asked: str, host: str, port: int, seconds: float) -> str | None:
     where = EVERYWHERE.get(host, host)
     try:
         with socket.create_connection((where, port), seconds) as connection:
-            connection.sendall(REQUEST)
+            connection.sendall(REQUEST.format(asked).encode())
             answer = connection.recv(65536)
     except TimeoutError:
         return f"no answer from {where} port {port} within {seconds:g} seconds"

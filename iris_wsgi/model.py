@@ -18,6 +18,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 from onnxruntime import RunOptions as RunOptions
 
+RUNTIME_VERSION: str = onnxruntime.__version__
+
 
 class Feature(NamedTuple):
     """One input: its name, its unit, and the range it had in training (None where the file does not tell)."""

@@ -106,6 +106,8 @@ def operation(route: Route) -> Schema:
     responses: dict[str, object] = {
         str(route.success): {"description": PHRASES[route.success], "content": content(route.media, route.answer, route.binary)}
     }
+    if route.revalidates:
+        responses["304"] = {"description": PHRASES[304]}
     failures = sorted({*ALWAYS, *route.failures, *with_body})
     responses |= {str(status): {"description": PHRASES[status], "content": told} for status in failures}
     found: Schema = {

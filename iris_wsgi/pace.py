@@ -29,6 +29,12 @@ class Pace(NamedTuple):
             return NEVER
         return min(most, beside + max(1, int(LOOP_SECONDS / self.each)) * row_bytes)
 
+    def piece_rows(self, most: int) -> int:
+        """How many rows hold up who waits for them no longer than the loop may be; `most` where it does not wait for them."""
+        if self.alone > LOOP_SECONDS:
+            return most
+        return max(1, min(most, int(LOOP_SECONDS / self.each)))
+
 
 # Of what waits for other requests: nothing of it is for the loop.
 BLOCKING = Pace(inf, inf)

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from iris_wsgi import golden
+from iris_wsgi.asking import Ask
+from iris_wsgi.cached import PredictionCache
 from iris_wsgi.companions import Companions
 from iris_wsgi.errors import BadModel
 from iris_wsgi.job_metrics import JobMetrics, StoreFigures
@@ -13,7 +15,7 @@ from iris_wsgi.model import Model, load_model
 from iris_wsgi.ops import Readiness
 from iris_wsgi.pace import Pace
 from iris_wsgi.predictors import Predict, within_deadline
-from iris_wsgi.routes import hybrid, jobs
+from iris_wsgi.routes import cache, hybrid, jobs
 from iris_wsgi.settings import Settings
 from iris_wsgi.stores.choice import open_jobs
 from iris_wsgi.stores.guard import Guarded
@@ -33,12 +35,19 @@ class Parts(NamedTuple):
     settings: Settings
     model: Model
     predict: Predict
+    ask: Ask
     sample: list[float]
     registry: Registry
     readiness: Readiness
     pace: Pace
     companions: Companions
     log: Log
+    cache: PredictionCache | None = None
+
+
+def cache_routes(parts: Parts) -> list[Route]:
+    """None where there is no cache."""
+    return cache.routes(parts.cache, parts.model.digest) if parts.cache else []
 
 
 def queue_of(parts: Parts) -> jobs.Queue:

@@ -1,32 +1,38 @@
 """The catalogue of roles: one short function each, from parts to the routes a client sees."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
 from iris_wsgi import golden, ops
+from iris_wsgi.asking import plainly, through
+from iris_wsgi.caching import cache_around, look_after, refuse_unequal, wanted
 from iris_wsgi.companions import Companions
 from iris_wsgi.errors import BadModel
-from iris_wsgi.folder import Case
 from iris_wsgi.gather import Gatherer
 from iris_wsgi.log import Log
 from iris_wsgi.metrics import Registry
 from iris_wsgi.model import Model, load_model
 from iris_wsgi.observer import RequestObserver
 from iris_wsgi.pace import BLOCKING, measure
-from iris_wsgi.parts import Parts, hybrid_routes, job_routes, queue_of, worker_of
+from iris_wsgi.parts import Parts, cache_routes, hybrid_routes, job_routes, queue_of, worker_of
 from iris_wsgi.predictors import ModelMetrics, Predict, measured, within_deadline
 from iris_wsgi.routes import single, v1, v2
 from iris_wsgi.servable import classifier
-from iris_wsgi.settings import BadSetting, Settings
+from iris_wsgi.settings import Settings
 from iris_wsgi.tally import Tallies, Tally
 from iris_wsgi.watch import Watch
 from iris_wsgi.wsgi import App, Route
 
 
 def web_single(parts: Parts) -> list[Route]:
-    return single.routes(parts.model, parts.predict, parts.sample, parts.settings.max_rows, parts.pace)
+    return single.routes(parts.model, parts.ask, parts.sample, parts.settings.max_rows, parts.pace)
+
+
+def prediction_cache(parts: Parts) -> list[Route]:
+    """The web-single routes; that there is a cache around the predictor, and the routes of that, follow from the settings."""
+    return web_single(parts)
 
 
 def synchronous(parts: Parts) -> list[Route]:
@@ -76,15 +82,8 @@ ROLES: dict[str, Callable[[Parts], list[Route]]] = {
     "asynchronous": asynchronous,
     "worker": worker,
     "sync_async": sync_async,
+    "prediction_cache": prediction_cache,
 }
-
-
-def refuse_unequal(model: Model, cases: Sequence[Case]) -> None:
-    """Raises BadSetting for a model whose answer to a row is another in company: with micro-batching it would come by chance."""
-    if off := golden.difference(model, cases):
-        raise BadSetting(
-            f"IRIS_BATCH_ROWS: this model's answers to a row alone and in a batch differ by up to {off:.1e}; leave it at 0"
-        )
 
 
 class Service(NamedTuple):
@@ -108,12 +107,18 @@ def build(settings: Settings, log: Log, registry: Registry | None = None) -> Ser
     predict: Predict = measured(within_deadline(model, Watch()), model, ModelMetrics(registry, model))
     pace = measure(model, sample.row)
     if settings.batch_rows:
-        refuse_unequal(model, pinned.cases)
+        refuse_unequal(model, pinned.cases, "IRIS_BATCH_ROWS", "leave it at 0")
         predict, pace = Gatherer(predict, settings.batch_rows, settings.batch_delay_ms / 1000), BLOCKING
     readiness = ops.Readiness(lambda: golden.holds(model, sample, pinned.tolerance), pace.alone)
     companions = Companions(log)
-    parts = Parts(settings, model, predict, sample.row, registry, readiness, pace, companions, log)
-    table = ops.routes(ROLES[settings.role](parts), registry, readiness, companions.why_not)
+    cache, ask = None, plainly(predict)
+    if wanted(settings, model, pinned.cases, log):
+        predict = cache = cache_around(predict, model, settings, registry, pace, log)
+        pace, ask = BLOCKING if cache.shared else pace, through(cache)
+    parts = Parts(settings, model, predict, ask, sample.row, registry, readiness, pace, companions, log, cache)
+    table = ops.routes([*ROLES[settings.role](parts), *cache_routes(parts)], registry, readiness, companions.why_not)
+    if cache:
+        look_after(cache, companions)
     observer = RequestObserver(log, registry, (route.path for route in table), model.version)
     registry.join()
     return Service(

@@ -9,7 +9,9 @@ from typing import Any
 
 PREFIX = "IRIS_"
 # A test compares it with the catalogue, which cannot be imported before the settings are known.
-ROLES = ("all", "web_single", "synchronous", "asynchronous", "worker", "sync_async")
+ROLES = ("all", "web_single", "synchronous", "asynchronous", "worker", "sync_async", "prediction_cache")
+# Roles with a prediction cache where nothing else is said.
+CACHED = ("prediction_cache", "all")
 
 
 class BadSetting(Exception):
@@ -63,7 +65,7 @@ def share(value: str) -> float:
     return float(value)
 
 
-def redis_url(value: str) -> str:
+def redis_address(value: str) -> str:
     if not re.fullmatch(r"(rediss?://[!-~]+|unix:///[!-~]+)?", value):
         raise ValueError("must begin with redis://, rediss:// or unix:///, or be empty")
     return value
@@ -115,7 +117,7 @@ class Settings:
     batch_delay_ms: int = setting(0, whole(0, 10_000), "milliseconds that the first of them waits for others")
     state_dir: str = setting("state", text, "folder of the embedded stores, made when it is needed")
     redis_url: str = setting(
-        "", redis_url, "Redis that keeps the jobs, for several machines; empty: SQLite in the folder above", True
+        "", redis_address, "Redis that keeps the jobs, for several machines; empty: SQLite in the folder above", True
     )
     database_url: str = setting(
         "", database_url, "database of the command batch: sqlite:///file, sqlite:////file from the root, or postgresql://…", True
@@ -139,6 +141,12 @@ class Settings:
     fast_model_dir: str = setting("", folder, "folder of the fast model of sync-async; empty: `fast` in the model's own")
     escalate_below: float = setting(
         1.0, share, "probability of the fast answer below which the full model is asked too; 1: always"
+    )
+    cache: str = setting("auto", one_of("auto", "on", "off"), "the prediction cache; auto: in the roles prediction_cache and all")
+    cache_bytes: int = setting(8_388_608, whole(1024, 1_099_511_627_776), "most bytes of memory that it may take in each process")
+    cache_seconds: float = setting(3600.0, seconds(0.01, 999999), "seconds that an answer counts in it")
+    cache_redis_url: str = setting(
+        "", redis_address, "Redis as its second level, for several machines and heavy models; empty: none", True
     )
     connections: int = setting(4096, whole(1, 1_000_000), "most connections of a process at once; more get 503")
     queue: int = setting(64, whole(1, 100_000), "most requests that wait for a thread; more get 503")
@@ -164,6 +172,10 @@ class Settings:
             )
         if self.batch_delay_ms and not self.batch_rows:
             raise BadSetting(f"IRIS_BATCH_DELAY_MS={self.batch_delay_ms} has nothing to wait for without IRIS_BATCH_ROWS")
+        if self.role == "prediction_cache" and self.cache == "off":
+            raise BadSetting("IRIS_CACHE=off leaves nothing of IRIS_ROLE=prediction_cache; web_single has the same routes")
+        if self.cache_redis_url and (self.cache == "off" or (self.cache == "auto" and self.role not in CACHED)):
+            raise BadSetting("IRIS_CACHE_REDIS_URL is the second level of a cache that is off; IRIS_CACHE=on turns it on")
         if self.pending_bytes < self.max_body_bytes:
             raise BadSetting(
                 f"IRIS_PENDING_BYTES={self.pending_bytes} has no room for one body of IRIS_MAX_BODY_BYTES={self.max_body_bytes}"

@@ -15,6 +15,8 @@ from iris_wsgi.paths import Parameters, Paths
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
 STATUS_LINES = {status: f"{status} {phrase}" for status, phrase in errors.PHRASES.items()}
+# Answers without content, of which no length is told (RFC 9110, sections 15.3.5 and 15.4.5).
+BARE = (204, 304)
 UNMATCHED = "unmatched"
 UNEXPECTED = "The server failed on this request; its log says more under this request id."
 
@@ -63,7 +65,8 @@ class Route(NamedTuple):
     connection: a handler that may block declares -1, and like all larger or packed bodies its requests go to the thread pool.
 
     Where an answer may be held back, `holds` is for how many seconds at most: Prefer: wait=N (RFC 7240) then tells how long its
-    client would have it held, and not when the answer is no longer wanted. `success` is the status that OpenAPI shows.
+    client would have it held, and not when the answer is no longer wanted. `success` is the status that OpenAPI shows; where a
+    route `revalidates`, it shows 304 as well.
     """
 
     method: str
@@ -79,6 +82,7 @@ class Route(NamedTuple):
     binary: bool = False
     holds: float = 0.0
     success: int = 200
+    revalidates: bool = False
 
 
 class Place(NamedTuple):
@@ -127,7 +131,7 @@ class App:
         method = environ["REQUEST_METHOD"]
         response, request_id = self.answer(method, environ.get("PATH_INFO", ""), environ)
         headers = [*response.headers, ("X-Request-ID", request_id)]
-        if response.status != 204:
+        if response.status not in BARE:
             headers += (("Content-Type", response.media), ("Content-Length", str(len(response.body))))
         start_response(STATUS_LINES[response.status], headers)
         return [] if method == "HEAD" else [response.body]

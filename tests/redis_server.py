@@ -9,9 +9,10 @@ import redis
 
 
 class RedisServer:
-    """It writes each change to the disk before it answers."""
+    """It writes each change to the disk before it answers, unless it is not `durable`."""
 
-    def __init__(self) -> None:
+    def __init__(self, durable: bool = True) -> None:
+        self.durable = durable
         # A socket's path must be short.
         self.folder = Path(mkdtemp(prefix="iris"))
         self.url = f"unix://{self.folder}/s"
@@ -19,7 +20,7 @@ class RedisServer:
 
     def start(self) -> None:
         command = ["redis-server", "--port", "0", "--unixsocket", f"{self.folder}/s", "--dir", str(self.folder)]
-        command += ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
+        command += ["--save", "", *(("--appendonly", "yes", "--appendfsync", "always") if self.durable else ())]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert any("ready to accept" in line.lower() for line in self.process.stdout)
 
@@ -28,8 +29,9 @@ class RedisServer:
             return client.execute_command(*words)
 
     def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate()
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
 
     def remove(self) -> None:
         # One that is stopped ends too.

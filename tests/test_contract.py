@@ -37,13 +37,15 @@ SYNCHRONOUS = {
 }
 JOBS = {"/jobs", "/jobs/{id}"}
 HYBRID = {"/predict/hybrid"}
+CACHE = {"/cache"}
 PATHS = {
-    "all": OPS | WEB_SINGLE | SYNCHRONOUS | JOBS | HYBRID,
+    "all": OPS | WEB_SINGLE | SYNCHRONOUS | JOBS | HYBRID | CACHE,
     "web_single": OPS | WEB_SINGLE,
     "synchronous": OPS | SYNCHRONOUS,
     "asynchronous": OPS | JOBS,
     "worker": OPS,
     "sync_async": OPS | JOBS | HYBRID,
+    "prediction_cache": OPS | WEB_SINGLE | CACHE,
 }
 ROW = [5.1, 3.5, 1.4, 0.2]
 BODIES = {
@@ -131,10 +133,11 @@ def test_head_gives_the_headers_of_get_and_no_content(role):
             get, head = role.get(place), role.head(place)
             assert head.body == b""
             assert head.status == get.status
-            same = [name for name in get.headers if name not in ("X-Request-ID", "Content-Length")]
+            # The second finds in the cache what the first has left there.
+            same = [name for name in get.headers if name not in ("X-Request-ID", "Content-Length", "Cache-Status")]
             assert [(n, head.headers[n]) for n in same] == [(n, get.headers[n]) for n in same]
             # The metrics grow with every request; every other length is that of the content left out.
-            assert path in ("/metrics", "/jobs") or head.headers["Content-Length"] == str(len(get.body))
+            assert path in ("/metrics", "/jobs", "/cache") or head.headers["Content-Length"] == str(len(get.body))
 
 
 def test_options_is_204_with_the_methods_that_work(role):

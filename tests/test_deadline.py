@@ -159,13 +159,13 @@ def test_zero_milliseconds_are_no_deadline(make):
 
 
 def test_under_another_server_a_deadline_counts_from_the_call(make, slow_model):
-    app = make(model_dir=str(slow_model), deadline_ms=20).service.app
+    app = make(model_dir=str(slow_model), deadline_ms=20, cache="off").service.app
     status, _, content = wsgi_call(app, "POST", "/predict/batch", json.dumps({"data": ROW * 2000}).encode())
     assert (status, json.loads(content)["detail"]) in ((504, RAN), (504, PARSED))
 
 
 def test_a_run_that_takes_too_long_is_ended_on_every_protocol(run, slow_model):
-    server = run("--model-dir", str(slow_model), "--deadline-ms", "300", "--threads", "1")
+    server = run("--cache", "off", "--model-dir", str(slow_model), "--deadline-ms", "300", "--threads", "1")
     tensor = {"name": "row", "shape": [2000, 4], "datatype": "FP32", "data": [1.0] * 8000}
     asked = [
         ("/predict/batch", {"data": ROW * 2000}),
@@ -180,7 +180,7 @@ def test_a_run_that_takes_too_long_is_ended_on_every_protocol(run, slow_model):
 
 
 def test_what_expires_in_the_queue_is_told_at_once_and_never_runs(run, slow_model):
-    server = run("--model-dir", str(slow_model), "--deadline-ms", "0", "--threads", "1")
+    server = run("--cache", "off", "--model-dir", str(slow_model), "--deadline-ms", "0", "--threads", "1")
     large = request("POST", "/predict/batch", {"data": ROW * 10_000})
     impatient = request("POST", "/predict/batch", {"data": ROW * 3}, "Prefer: wait=1")
     with Wire(server) as busy, Wire(server) as waiting, Wire(server) as prober:
@@ -196,7 +196,7 @@ def test_what_expires_in_the_queue_is_told_at_once_and_never_runs(run, slow_mode
 
 
 def test_a_slow_model_is_never_run_in_the_io_loop(run, slow_model):
-    server = run("--model-dir", str(slow_model), "--threads", "1", "--deadline-ms", "0")
+    server = run("--cache", "off", "--model-dir", str(slow_model), "--threads", "1", "--deadline-ms", "0")
     with Wire(server) as busy, Wire(server) as other:
         busy.send(request("POST", "/predict/batch", {"data": ROW * 200}))
         assert other.ask(request("GET", "/livez")).status == 200

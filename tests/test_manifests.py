@@ -774,7 +774,7 @@ def test_the_image_is_the_one_of_the_design_or_a_later_tag_of_it(rendered):
 
 
 def test_each_overlay_of_a_role_serves_that_role(rendered):
-    for name in ("web_single", "synchronous"):
+    for name in ("web_single", "synchronous", "prediction_cache"):
         (server,) = containers(pods(rendered[name])[0])
         assert settings_of(server).role == name
     for name, role in JOBS.items():
@@ -792,7 +792,7 @@ def test_every_component_is_on_or_off_in_an_overlay():
 
 
 def test_one_overlay_of_a_role_can_be_applied_over_another(rendered):
-    for name in ("synchronous", *JOBS):
+    for name in ("synchronous", "prediction_cache", *JOBS):
         before, after = rendered["web_single"], {name_of(one): one for one in rendered[name]}
         assert {name_of(one) for one in before} <= set(after)
         for one in of_kind(before, "Deployment"):

@@ -36,6 +36,11 @@ WANTED = {
     "job_result_duration_seconds": ("histogram", set()),
     "hybrid_answers": ("counter", {"final"}),
     "hybrid_agreements": ("counter", {"agrees"}),
+    "prediction_cache_rows": ("counter", {"result"}),
+    "prediction_cache_evictions": ("counter", {"reason"}),
+    "prediction_cache_entries": ("gauge", set()),
+    "prediction_cache_bytes": ("gauge", set()),
+    "prediction_cache_shared_failures": ("counter", set()),
     "job_store_up": ("gauge", set()),
     "jobs": ("gauge", {"state"}),
     "jobs_oldest_queued_seconds": ("gauge", set()),
@@ -95,7 +100,8 @@ def test_requests_are_counted_by_method_route_and_status(app):
     assert value(text, "http_requests_in_flight") == 1
 
 
-def test_histograms_are_cumulative_and_end_with_all(app):
+def test_histograms_are_cumulative_and_end_with_all(make):
+    app = make(role="web_single")
     for _ in range(5):
         app.post_json("/predict/label", {"data": [[1, 2, 3, 4]]})
     samples = families(app.get("/metrics").text)["model_run_duration_seconds"].samples
@@ -106,7 +112,8 @@ def test_histograms_are_cumulative_and_end_with_all(app):
     assert 0 < total < 5
 
 
-def test_rows_are_counted_by_predicted_label_in_one_run_each(app):
+def test_rows_are_counted_by_predicted_label_in_one_run_each(make):
+    app = make(role="web_single")
     points = [[5.1, 3.5, 1.4, 0.2], [6.7, 3.1, 4.7, 1.5], [7.2, 3.6, 6.1, 2.5]]
     app.post_json("/predict/batch", {"data": points * 2 + points[:1]})
     app.post_json("/predict/label", {"data": points[1:2]})

@@ -117,7 +117,7 @@ def test_the_parent_holds_neither_model_nor_numpy(shared):
 
 
 def test_metrics_are_exact_whichever_worker_tells_them(run):
-    server = run(*TWO, under=log_to("/dev/null"))
+    server = run(*TWO, "--cache", "off", under=log_to("/dev/null"))
     both(server)
     with Load(server, 4, 8, [LABEL, LABEL, LABEL, POOLED]) as load:
         until(lambda: load.answers >= 600, "answers")

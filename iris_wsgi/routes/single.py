@@ -6,10 +6,11 @@ from collections.abc import Callable
 import numpy as np
 
 from iris_wsgi import openapi
+from iris_wsgi.asking import Ask
 from iris_wsgi.model import Model
 from iris_wsgi.pace import Pace
 from iris_wsgi.payload import Array, Encoder, decode_rows
-from iris_wsgi.predictors import Predict
+from iris_wsgi.validators import revalidated
 from iris_wsgi.wsgi import Request, Response, Route
 
 Handler = Callable[[Request], Response]
@@ -18,8 +19,8 @@ Encode = Callable[[Array], bytes]
 INLINE_BYTES = 16384
 
 
-def routes(model: Model, predict: Predict, sample: list[float], max_rows: int, pace: Pace) -> list[Route]:
-    """All of them, over `predict`; `sample` is the row that /metadata shows and /predict/test answers.
+def routes(model: Model, ask: Ask, sample: list[float], max_rows: int, pace: Pace) -> list[Route]:
+    """All of them; `sample` is the row that /metadata shows and /predict/test answers.
 
     By the model's `pace` small bodies are answered in the I/O loop.
     """
@@ -31,15 +32,15 @@ def routes(model: Model, predict: Predict, sample: list[float], max_rows: int, p
         response = Response(json.dumps(document).encode(), headers=headers)
         return lambda _: response
 
+    def answered(rows: Array, request: Request, encode: Encode) -> Response:
+        probabilities, more = ask(rows, request)
+        return Response(encode(probabilities), headers=headers + more, rows=len(rows))
+
     def of_sample(encode: Encode) -> Handler:
-        return lambda request: Response(encode(predict(sample_row, request.until)), headers=headers, rows=1)
+        return lambda request: answered(sample_row, request, encode)
 
     def of_rows(encode: Encode, most: int, more: str) -> Handler:
-        def answer(request: Request) -> Response:
-            rows = decode_rows(request.body, model.width, most, more)
-            return Response(encode(predict(rows, request.until)), headers=headers, rows=len(rows))
-
-        return answer
+        return lambda request: answered(decode_rows(request.body, model.width, most, more), request, encode)
 
     def of_row(encode: Encode) -> Handler:
         return of_rows(encode, 1, "send them to /predict/batch")
@@ -52,10 +53,19 @@ def routes(model: Model, predict: Predict, sample: list[float], max_rows: int, p
     # A row is a digit for each feature and a comma or bracket beside it, at least.
     inline = pace.inline_bytes(INLINE_BYTES, 2 * model.width + 2)
     return [
-        Route("GET", "/metadata", metadata, "What the model takes and gives, with a sample", openapi.OBJECT),
-        Route("GET", "/label", labels, "Class numbers and names", openapi.OBJECT),
-        Route("GET", "/predict/test", of_sample(encoder.row), "Probabilities of the sample row", row, inline_bytes=inline),
-        Route("GET", "/predict/test/label", of_sample(encoder.label), "Label of the sample row", label, inline_bytes=inline),
+        *map(
+            revalidated,
+            (
+                Route("GET", "/metadata", metadata, "What the model takes and gives, with a sample", openapi.OBJECT),
+                Route("GET", "/label", labels, "Class numbers and names", openapi.OBJECT),
+                Route(
+                    "GET", "/predict/test", of_sample(encoder.row), "Probabilities of the sample row", row, inline_bytes=inline
+                ),
+                Route(
+                    "GET", "/predict/test/label", of_sample(encoder.label), "Label of the sample row", label, inline_bytes=inline
+                ),
+            ),
+        ),
         Route("POST", "/predict", of_row(encoder.row), "Probabilities of one row", row, one, inline_bytes=inline),
         Route("POST", "/predict/label", of_row(encoder.label), "Label of one row", label, one, inline_bytes=inline),
         Route(

@@ -26,6 +26,8 @@ SAID = (
     ("memory", "{:.0f} MB"),
     ("memory_small", "{:.0f} MB"),
     ("memory_large", "{:.0f} MB of a large file"),
+    ("off_cpu", "{:.0f} CPU µs without a cache"),
+    ("hit_cpu", "{:.0f} as a hit"),
     ("row_in_1", "{:.1f} µs of a row"),
     ("binary_rate_1", "{:.1f} binary requests/s"),
     ("large_rate_1", "{:.1f} JSON requests/s"),

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import batch
 import batching
+import caching
 import holdup
 import jobs
 import protocol
@@ -30,6 +31,7 @@ SECTIONS = {
     "protocol": Section(protocol.measure_round, protocol.text, ("ours", "uvicorn"), ()),
     "holdup": Section(holdup.measure_round, holdup.text, ("ours", "uvicorn"), ()),
     "batching": Section(batching.measure_round, batching.text, ("ours",), ("models",)),
+    "caching": Section(caching.measure_round, caching.text, (), ("redis", "models")),
     "jobs": Section(jobs.measure_round, jobs.text, (), ("ours", "redis")),
     "batch": Section(batch.measure_round, batch.text, (), batch.USED),
 }

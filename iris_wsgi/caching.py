@@ -1,0 +1,91 @@
+"""The prediction cache as the settings want it."""
+
+import platform
+from collections.abc import Sequence
+
+from iris_wsgi import golden
+from iris_wsgi.cache_metrics import CacheMetrics
+from iris_wsgi.cached import PredictionCache
+from iris_wsgi.companions import Companions, pause
+from iris_wsgi.folder import Case
+from iris_wsgi.known import Known
+from iris_wsgi.log import Log
+from iris_wsgi.metrics import Registry
+from iris_wsgi.model import RUNTIME_VERSION, Model
+from iris_wsgi.pace import Pace
+from iris_wsgi.predictors import PIECE_ROWS, Predict
+from iris_wsgi.settings import CACHED, BadSetting, Settings
+from iris_wsgi.shared.level import SecondLevel, Store
+from iris_wsgi.shelf import Shelf
+
+# How long the second level may take for a connection, and for an answer. A request that meets its failure waits for one or two.
+SHARED_SECONDS = 0.05
+# How often a process without requests looks whether another process, or by the second level another pod, has cleared the cache.
+LOOK_SECONDS = 1.0
+
+
+def wanted(settings: Settings, model: Model, cases: Sequence[Case], log: Log) -> bool:
+    """Whether there is to be a cache. By default there is none where a row's answer depends on its company; else BadSetting."""
+    if settings.cache == "off" or (settings.cache == "auto" and settings.role not in CACHED):
+        return False
+    if settings.cache == "auto" and settings.role == "all" and golden.difference(model, cases):
+        log.event("warning", "there is no prediction cache: this model's answers to a row alone and in a batch differ")
+        return False
+    name = "IRIS_ROLE=prediction_cache" if settings.cache == "auto" else "IRIS_CACHE=on"
+    refuse_unequal(model, cases, name, "it cannot be cached")
+    return True
+
+
+def refuse_unequal(model: Model, cases: Sequence[Case], name: str, what: str) -> None:
+    """Raises BadSetting for a model whose answer to a row is another in company: which one a client gets would be chance."""
+    if off := golden.difference(model, cases):
+        raise BadSetting(f"{name}: this model's answers to a row alone and in a batch differ by up to {off:.1e}; {what}")
+
+
+def cache_around(predict: Predict, model: Model, settings: Settings, registry: Registry, pace: Pace, log: Log) -> PredictionCache:
+    """Raises BadSetting."""
+    metrics, shared = CacheMetrics(registry), None
+    if settings.cache_redis_url:
+        store = open_shared(settings.cache_redis_url)
+        shared = SecondLevel(
+            store,
+            space_of(model),
+            4 * len(model.labels),
+            settings.cache_seconds,
+            log.event,
+            registry.board.next_generation,
+            metrics.failures.add,
+        )
+    known = Known(Shelf(settings.cache_bytes), settings.cache_seconds, metrics, registry.board)
+    return PredictionCache(predict, len(model.labels), known, shared, pace.piece_rows(PIECE_ROWS))
+
+
+def look_after(cache: PredictionCache, companions: Companions) -> None:
+    """Has a thread look each second whether the cache was cleared."""
+
+    def look() -> None:
+        while not companions.ending:
+            cache.keep_up()
+            pause(LOOK_SECONDS)
+
+    companions.add("look whether the cache was cleared", look, finishes=False)
+
+
+def space_of(model: Model) -> bytes:
+    """What the bits of an answer depend on: the model's own, and who computes with it where. 1 is the layout of the values."""
+    return f"{{iris}}:predictions:1:{model.digest}:{RUNTIME_VERSION}:{platform.machine()}".encode()
+
+
+def open_shared(url: str) -> Store:
+    """Raises BadSetting."""
+    try:
+        from iris_wsgi.shared.redis import RedisStore
+    except ImportError:
+        wants = "wants the package redis: pip install 'iris_wsgi[redis]', or the image `full`"
+        raise BadSetting(f"IRIS_CACHE_REDIS_URL {wants}") from None
+    try:
+        return RedisStore(url, SHARED_SECONDS)
+    except ValueError:
+        # Its message could show the password.
+        wants = "redis://[user:password@]host[:port][/database]"
+        raise BadSetting(f"IRIS_CACHE_REDIS_URL is no address of a Redis: {wants}") from None

@@ -1,0 +1,38 @@
+"""One caller works something out, and those who want the same meanwhile wait for it."""
+
+import threading
+from math import inf
+from time import monotonic
+
+from iris_wsgi.deadline import RAN
+from iris_wsgi.errors import DeadlineExceeded
+
+
+class Flight:
+    """What somebody is working out; `value` or `error` once it has landed, neither where that was for nothing."""
+
+    __slots__ = ("error", "landed", "value")
+
+    def __init__(self) -> None:
+        # A bare lock, which is released when it has landed: it costs a tenth of an Event, and most flights nobody waits for.
+        self.landed = threading.Lock()
+        self.landed.acquire()
+        self.value: bytes | None = None
+        self.error: Exception | None = None
+
+    def land(self, value: bytes | None, error: Exception | None = None) -> None:
+        self.value, self.error = value, error
+        self.landed.release()
+
+    def wait(self, until: float) -> bytes | None:
+        """The value; None if that came to nothing for a reason of its own, so that somebody must try again.
+
+        Raises its error, and DeadlineExceeded if `until` comes first.
+        """
+        seconds = -1.0 if until == inf else min(max(0.0, until - monotonic()), threading.TIMEOUT_MAX)
+        if not self.landed.acquire(timeout=seconds):
+            raise DeadlineExceeded(RAN)
+        self.landed.release()
+        if self.error is not None:
+            raise self.error
+        return self.value

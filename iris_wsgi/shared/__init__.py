@@ -1,0 +1,1 @@
+"""Where caches of several machines meet."""
