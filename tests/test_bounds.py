@@ -299,7 +299,7 @@ def test_a_clock_that_jumps_an_hour_ends_no_connection(run, tmp_path):
 
 
 def test_nothing_is_left_open_after_all_that(run):
-    server = run(under=log_to("/dev/null"))
+    server = run("--role", "web_single", under=log_to("/dev/null"))
     with Wire(server) as kept:
         kept.ask(LIVEZ)
         before = len(os.listdir(f"/proc/{server.process.pid}/fd"))
