@@ -691,3 +691,15 @@ def test_a_row_on_which_the_model_fails_is_left_out_alone():
     assert outcome.faults == [Fault(3, "", MODEL_FAILS), Fault(4, "", NOT_FINITE)]
     assert [line.split(",")[0] for line in outcome.data.decode().splitlines()] == ["a0", "a3"]
     assert sum(outcome.labels.values()) == 2
+
+
+def test_a_defect_is_told_with_its_place_and_not_as_a_killed_process():
+    from iris_wsgi.batch.scoring import message_of, outcome_of, work
+    from iris_wsgi.batch.sources import Broken
+
+    class Defective:
+        def score(self, data, line):
+            raise ZeroDivisionError("no rows")
+
+    with pytest.raises(Broken, match=r"a defect at the rows from line 7 on: ZeroDivisionError\('no rows'\)"):
+        outcome_of(work(Defective(), packs=False)(message_of(b"1,2", 7)))

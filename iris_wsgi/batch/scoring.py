@@ -47,6 +47,9 @@ def work(scorer: Scorer, packs: bool) -> Work:
             outcome = scorer.score(message[line_of.size :], line)
         except Broken as broken:
             return REFUSED + str(broken).encode()
+        except Exception as error:
+            # Not a killed process, for which the same command would be tried again and again.
+            return REFUSED + f"a defect at the rows from line {line} on: {error!r}"[:300].encode()
         if packs and outcome.data:
             outcome = outcome._replace(data=compressed(outcome.data))
         return packed(outcome)

@@ -28,12 +28,13 @@ SMALL, USUAL, LARGE = 0.5, 50, 150
 SAMPLE_SECONDS = 0.05
 METHOD = """\
 * A file of an `id` and four features is scored into one of `id`, label and three probabilities, in the same format.
-  Ours is `python -m iris_wsgi batch --keep id`, with checkpoints each second and all fsyncs, as is the default; with `--workers
-  1` one process predicts beside the one that reads and writes.
+  Ours is `python -m iris_wsgi batch --keep id`, with checkpoints each second and all fsyncs, as is the default. One process is
+  `--workers 1`: it predicts beside the one that reads and writes.
 * The script is `tests/bench/peers/pandas_script.py`: `read_csv` in chunks of 50,000 rows, one `run` for each with onnxruntime's
   default options (a thread for each CPU), `to_csv`; the same with `read_json(lines=True)` and `to_json`, and with `iter_batches`
   and pyarrow's writer. It has no checkpoints, and one bad row ends it.
-* The model alone is `session.run` of 10,000 rows in memory, over and over in one thread, with our session options.
+* The model alone is `session.run` of 10,000 rows in memory, over and over in one thread, with our session options. On a machine
+  that others use too, CPU tells more than seconds.
 * Seconds and CPU are those of the whole command from its start, with all imports; CPU is user and system time of the process and
   of all its children, as wait4 tells it.
 * Memory is the most that the proportional set sizes of all processes of the run came to together, in 10^6 bytes, looked up in
@@ -80,11 +81,12 @@ def helped(scratch: str, *words: str) -> None:
 
 
 def alone(bench: Bench) -> tuple[dict[str, float], list[str]]:
-    """Rows/s of the model in a process of its own."""
+    """Rows/s and CPU of the model in a process of its own."""
     command = [environments.python("ours"), "-B", str(environments.BENCH / "alone_model.py")]
     command += [MODEL, str(bench.effort.seconds), f"{bench.scratch}/alone"]
     done = subprocess.run(command, env=environ(bench.scratch), capture_output=True, text=True, timeout=120, check=True)
-    return {"rows_rate": json.loads(done.stdout)["rate"] * ALONE_ROWS}, []
+    found = json.loads(done.stdout)
+    return {"rows_rate": found["rate"] * ALONE_ROWS, "cpu_row": found["cpu"] / ALONE_ROWS * 1e6}, []
 
 
 def command_for(way: str, kind: str, rows: int, bench: Bench) -> tuple[list[str], Path]:
@@ -168,7 +170,8 @@ def spent(command: Sequence[str], bench: Bench) -> tuple[float, float, int]:
 def text(outcome: Outcome) -> str:
     cpus = int(outcome.value("machine", "cpus") or 1)
     titles = ways(cpus)
-    lines = [[ALONE, "", shown(outcome.value(ALONE, "rows_rate"), "{:,.0f}"), "", "1.00", "", "", ""]]
+    lines = [[ALONE, "", shown(outcome.value(ALONE, "rows_rate"), "{:,.0f}"), "", "1.00"]]
+    lines[0] += [shown(outcome.value(ALONE, "cpu_row"), "{:.2f}"), "1.00", "", ""]
     for kind, format_ in FORMATS.items():
         for way, title in titles.items():
             name, script = f"{kind} {way}", f"{kind} script"
@@ -177,10 +180,12 @@ def text(outcome: Outcome) -> str:
             lines[-1] += [shown(outcome.ratio((name, "rows_rate"), (script, "rows_rate")), "{:.2f}")]
             lines[-1] += [shown(outcome.ratio((name, "rows_rate"), (ALONE, "rows_rate")), "{:.2f}")]
             lines[-1] += [shown(outcome.value(name, "cpu_row"), "{:.2f}")]
+            lines[-1] += [shown(outcome.ratio((ALONE, "cpu_row"), (name, "cpu_row")), "{:.2f}")]
             lines[-1] += [shown(outcome.value(name, "memory"), "{:.0f}")]
             lines[-1] += [shown(outcome.ratio((name, "memory"), (script, "memory")), "{:.2f}")]
     rows = f"{outcome.value('machine', 'rows') or 0:,.0f} rows"
-    headings = [rows, "in and out", "rows/s", "to the script", "of the model alone", "CPU µs a row", "peak MB", "to the script"]
+    headings = [rows, "in and out", "rows/s", "to the script", "of the model alone", "CPU µs a row", "of it the model"]
+    headings += ["peak MB", "to the script"]
     tables = table(headings, lines)
     tables += f"\nPeak memory of iris_wsgi with {cpus} processes, by the size of the file:\n\n" + table(*by_size_table(outcome))
     return framed(outcome, HEADING, tables, METHOD, targets(outcome, cpus), USED)
@@ -207,9 +212,11 @@ def targets(outcome: Outcome, cpus: int) -> Iterator[str]:
             memory = outcome.ratio((name, "memory"), (script, "memory"))
             yield at_least(f"{format_}: rows/s {with_}, of those of the script", rate, 1.0)
             yield at_most(f"{format_}: peak memory {with_}, of that of the script", memory, 0.5)
-    shares = [
-        f"{format_} {shown(outcome.ratio((f'{kind} {way}', 'rows_rate'), (ALONE, 'rows_rate')), '{:.2f}')} ({count})"
-        for kind, format_ in FORMATS.items()
-        for way, count in (("all", cpus), ("one", 1))
-    ]
-    yield f"INFO rows/s of the model alone in one thread that remain, by format (and processes): {', '.join(shares)}"
+    for what, over, under in (("rows/s, of those of the model alone in one thread", 1, 0), ("the model alone, of all CPU", 0, 1)):
+        figure = "rows_rate" if over else "cpu_row"
+        told = []
+        for kind, format_ in FORMATS.items():
+            for way, count in (("all", cpus), ("one", 1)):
+                both = (ALONE, figure), (f"{kind} {way}", figure)
+                told.append(f"{shown(outcome.ratio(both[over], both[under]), '{:.2f}')} {format_} ({count})")
+        yield f"INFO {what}, by format and processes: {', '.join(told)}"
