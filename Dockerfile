@@ -18,7 +18,7 @@ RUN pip install --root-user-action ignore --no-cache-dir --no-compile --no-deps 
 COPY bin/image.d/assemble.py bin/image.d/imports.py bin/image.d/pruned.txt bin/image.d/stdlib.txt ./
 RUN python3 assemble.py system debs wheels stdlib.txt root
 COPY iris_wsgi app/usr/local/lib/python3.13/dist-packages/iris_wsgi
-RUN python3 imports.py root app without redis parquet tqdm
+RUN python3 imports.py root app without redis parquet tqdm postgres
 
 FROM parts AS build
 RUN python3 assemble.py compiled root && python3 assemble.py compiled app && python3 assemble.py folder state/state

@@ -9,7 +9,7 @@ from typing import Any
 
 PREFIX = "IRIS_"
 # A test compares it with the catalogue, which cannot be imported before the settings are known.
-ROLES = ("all", "web_single", "synchronous", "asynchronous", "worker", "sync_async")
+ROLES = ("all", "web_single", "synchronous", "asynchronous", "worker", "sync_async", "data_cache")
 
 
 class BadSetting(Exception):
@@ -63,9 +63,15 @@ def share(value: str) -> float:
     return float(value)
 
 
-def redis_url(value: str) -> str:
+def redis_address(value: str) -> str:
     if not re.fullmatch(r"(rediss?://[!-~]+|unix:///[!-~]+)?", value):
         raise ValueError("must begin with redis://, rediss:// or unix:///, or be empty")
+    return value
+
+
+def database_address(value: str) -> str:
+    if not re.fullmatch(r"(sqlite:///[ -~]+|postgres(ql)?://[!-~]+)?", value):
+        raise ValueError("must begin with sqlite:/// or postgresql://, or be empty")
     return value
 
 
@@ -98,8 +104,21 @@ class Settings:
     batch_delay_ms: int = setting(0, whole(0, 10_000), "milliseconds that the first of them waits for others")
     state_dir: str = setting("state", text, "folder of the embedded stores, made when it is needed")
     redis_url: str = setting(
-        "", redis_url, "Redis that keeps the jobs, for several machines; empty: SQLite in the folder above", True
+        "", redis_address, "Redis that keeps the jobs, for several machines; empty: SQLite in the folder above", True
     )
+    database_url: str = setting(
+        "", database_address, "database of the items, sqlite:/// or postgresql://; empty: SQLite in the folder above", True
+    )
+    items_bytes: int = setting(16_777_216, whole(4096, 1_099_511_627_776), "most bytes of items and answers kept by a process")
+    items_seconds: float = setting(60.0, seconds(0.1, 86400), "seconds that an item is kept at most until it is read again")
+    items_missing_seconds: float = setting(5.0, seconds(0.1, 86400), "the same for an id that there is not")
+    items_check_seconds: float = setting(
+        1.0, seconds(0.1, 3600), "seconds after which another server's change is seen at the latest, unless marked stale"
+    )
+    items_stale_seconds: float = setting(
+        3600.0, seconds(0, 999999), "seconds that an item is kept beyond its time, for when the database is down"
+    )
+    items_redis_url: str = setting("", redis_address, "Redis between memory and the database of the items; empty: none", True)
     jobs_queued: int = setting(10_000, whole(1, 10_000_000), "most jobs that may wait; more get 503")
     jobs_attempts: int = setting(5, whole(1, 1000), "how often a job is tried before it is a dead letter")
     jobs_claimed: int = setting(64, whole(1, 10_000), "most jobs that a worker takes at once, to run the model on them together")

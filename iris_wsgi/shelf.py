@@ -51,6 +51,11 @@ class Shelf:
         self.bytes += size
         return True
 
+    def drop(self, key: bytes) -> None:
+        entry = self.entries.pop(key, None)
+        if entry is not None:
+            self.bytes -= cost(key, entry.value)
+
     def clear(self) -> None:
         self.entries.clear()
         self.bytes = 0

@@ -16,7 +16,7 @@ from iris_wsgi.roles import ROLES
 from iris_wsgi.settings import Settings, flag_of, name_of
 
 # Modules that need an extra have its name.
-EXTRAS = {"redis", "parquet", "tqdm"}
+EXTRAS = {"redis", "parquet", "tqdm", "postgres"}
 RUN_TIME = {"onnxruntime", "numpy", "waitress"}
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"```sh\n(.*?)```(?:\s*```json\n(.*?)```)?", README, re.DOTALL)

@@ -15,16 +15,16 @@ FAILURES = 3
 PAUSE_SECONDS = 0.1
 
 
-class Guarded:
-    """The part of a JobStore that requests ask for.
+class Breaker:
+    """Calls of one store.
 
     After FAILURES calls in a row that found it down, nobody else waits for it: every call is refused at once, but one each
     PAUSE_SECONDS tries. Requests that wait for a thread behind those would have no part in what is wrong.
     """
 
-    def __init__(self, store: JobStore, tell: Callable[[str, str], None]) -> None:
+    def __init__(self, tell: Callable[[str, str], None], down: str, back: str) -> None:
         """`tell` is given a level and a message when the store turns out to be down, and when it is back."""
-        self.store, self.tell = store, tell
+        self.tell, self.down, self.back = tell, down, back
         self.lock = threading.Lock()
         self.failures = 0
         self.try_at = 0.0
@@ -56,13 +56,21 @@ class Guarded:
             self.failures, self.why = self.failures + 1, why
             told = self.failures == FAILURES
         if told:
-            self.tell("error", f"jobs are refused: {why}")
+            self.tell("error", f"{self.down}: {why}")
 
     def worked(self) -> None:
         with self.lock:
             was_down, self.failures = not self.up, 0
         if was_down:
-            self.tell("info", "jobs are taken again: the store is back")
+            self.tell("info", self.back)
+
+
+class Guarded(Breaker):
+    """The part of a JobStore that requests ask for."""
+
+    def __init__(self, store: JobStore, tell: Callable[[str, str], None]) -> None:
+        super().__init__(tell, "jobs are refused", "jobs are taken again: the store is back")
+        self.store = store
 
     def submit(self, body: bytes, key: str | None = None, note: bytes | None = None) -> Job:
         return self.call(lambda: self.store.submit(body, key, note))
