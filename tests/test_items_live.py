@@ -1,6 +1,9 @@
 """The data cache in processes of its own, over real databases and a real Redis, and what becomes of it when they fail."""
 
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -249,3 +252,35 @@ def test_what_redis_holds_is_checked_against_its_key_and_of_two_versions_the_new
     redis.ask("LPUSH", key, "a list")
     assert level.get("db", "a") is None and len(failures) == 7
     level.close()
+
+
+def warm(*arguments, **environ):
+    command = [sys.executable, "-m", "iris_wsgi", "warm", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environ}, timeout=120, check=False)
+
+
+def test_after_a_warm_up_every_item_is_in_memory(run, tmp_path):
+    state = {"IRIS_STATE_DIR": str(tmp_path)}
+    # Long enough that nothing is to be looked up again meanwhile.
+    server = run(*SERVE, "--items-seconds", "3600", **state)
+    told = warm("--url", server.url, **state)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert told.stdout.startswith(f"150 items and what the model says of them are in the memory of {server.url}, after ")
+    reads = metric(server, 'item_lookups_total{source="database"}')
+    for i in range(150):
+        assert "; hit" in status(get(server, f"{i:04d}", "/prediction"))
+    assert reads == metric(server, 'item_lookups_total{source="database"}') == 150
+
+
+def test_a_warm_up_says_what_is_wrong(run, tmp_path):
+    state = {"IRIS_STATE_DIR": str(tmp_path)}
+    assert "there are no items: " in warm(**state).stderr
+    small = run(*SERVE, "--items-bytes", "4096", **state)
+    for arguments, reason in (
+        (("--url", small.url), "not all of 150 items stay in the memory"),
+        (("--url", small.url, "none"), "2 failed in the last round"),
+        (("--url", "http://127.0.0.1:1"), "no server at http://127.0.0.1:1: Connection refused"),
+        (("--url", "https://h"), "--url must be http://host[:port]"),
+    ):
+        told = warm("--quiet", *arguments, **state)
+        assert told.returncode == 1 and reason in told.stderr and told.stderr.count("\n") == 1
