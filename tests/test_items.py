@@ -129,22 +129,19 @@ def server(items):
     return Server(items, marks())
 
 
-LOOK = st.tuples(
-    st.sampled_from(["item", "prediction"]), st.integers(0, 2), st.sampled_from(IDS), st.sampled_from([True, True, True, False])
-)
-STEP = st.one_of(
-    LOOK,
-    LOOK,
-    LOOK,
-    st.tuples(st.just("put"), st.integers(0, 2), st.sampled_from(IDS), st.sampled_from([ROW, OTHER])),
-    st.tuples(st.just("check"), st.integers(0, 2)),
-    st.tuples(st.just("check"), st.integers(0, 2)),
-    st.tuples(st.just("later"), st.sampled_from([0.2, 0.3, 0.9, 4.0, 70.0])),
-    st.tuples(st.just("model"), st.integers(0, 2), st.sampled_from(["one", "two"])),
-    st.tuples(st.just("evict"), st.integers(0, 2)),
-    st.tuples(st.just("database"), st.booleans()),
+# The first of them more often than the others, so that something happens to it.
+SERVERS, NAMES = st.sampled_from([0, 0, 1, 2, 2]), st.sampled_from([*IDS, *IDS[:1] * 3])
+LOOK = st.tuples(st.sampled_from(["item", "prediction"]), SERVERS, NAMES, st.sampled_from([True] * 5 + [False]))
+PUT = st.tuples(st.just("put"), SERVERS, NAMES, st.sampled_from([ROW, OTHER]))
+CHECK = st.tuples(st.just("check"), SERVERS)
+LATER = st.tuples(st.just("later"), st.sampled_from([0.2, 0.6, 0.9, 1.1, 70.0]))
+OTHERS = st.one_of(
+    st.tuples(st.just("model"), SERVERS, st.sampled_from(["one", "two"])),
+    st.tuples(st.just("evict"), SERVERS),
+    st.tuples(st.just("database"), st.sampled_from([True, False, False])),
     st.tuples(st.just("redis"), st.booleans()),
 )
+STEP = st.one_of(LOOK, LOOK, LOOK, LOOK, PUT, PUT, CHECK, LATER, OTHERS)
 
 
 @pytest.fixture(scope="module")

@@ -122,8 +122,13 @@ def containers(template: Object, *groups: str) -> list[Object]:
     return [one for group in groups or ("containers", "initContainers") for one in template["spec"].get(group, ())]
 
 
-# What a Secret would hold that is not part of the render, by its key.
-MADE_BY_HAND = {"url": "rediss://user:password@redis.example:6380/0?ssl_ca_certs=/redis-ca/ca.crt"}
+# What a Secret would hold that is not part of the render, by its name and key.
+MADE_BY_HAND = {
+    ("model-in-image-redis", "url"): "rediss://user:password@redis.example:6380/0?ssl_ca_certs=/redis-ca/ca.crt",
+    ("model-in-image-postgres", "url"): (
+        "postgresql://user:password@host:5432/database?sslmode=verify-full&sslrootcert=/postgres-ca/ca.crt"
+    ),
+}
 
 
 def secrets(objects: list[Object]) -> dict[tuple[str, str], str]:
@@ -142,7 +147,7 @@ def variable(told: Object, known: Mapping[tuple[str, str], str]) -> str:
     place = told["valueFrom"]["secretKeyRef"]
     assert not place.get("optional")
     # The names of generated Secrets end in a hash, so this one is made by hand.
-    return known[place["name"], place["key"]] if known else MADE_BY_HAND[place["key"]]
+    return known[place["name"], place["key"]] if known else MADE_BY_HAND[place["name"], place["key"]]
 
 
 def environment(container: Object, objects: list[Object] = ()) -> dict[str, str]:
@@ -586,11 +591,22 @@ def test_only_the_service_that_clients_know_has_a_port_on_the_nodes(objects):
         assert [port.get("nodePort") for port in service["spec"]["ports"]] == [30080 if known else None]
 
 
-def test_nobody_is_called_but_for_a_model_over_http_and_for_jobs(rendered):
+def test_nobody_is_called_but_for_a_model_over_http_for_jobs_and_for_items(rendered):
     for name, objects in rendered.items():
         for policy in of_kind(objects, "NetworkPolicy"):
-            calls = name == "model_load/over_http" or (name in JOBS and component(policy) in ("server", "worker"))
+            calls = name in ("model_load/over_http", "data_cache") or (name in JOBS and component(policy) in ("server", "worker"))
             assert bool(policy["spec"].get("egress")) == calls
+
+
+def test_items_are_in_the_database_of_a_secret_and_its_address_in_the_readme_is_the_one_that_is_tried(rendered):
+    (server,) = containers(pods(rendered["data_cache"])[0])
+    url = settings_of(server).database_url
+    assert url in README and url.startswith("postgresql://") and not secrets(rendered["data_cache"])
+    (authority,) = re.findall(r"sslrootcert=(\S+)", url)
+    (mount,) = server["volumeMounts"]
+    assert authority == f"{mount['mountPath']}/ca.crt" and mount["readOnly"]
+    (policy,) = of_kind(rendered["data_cache"], "NetworkPolicy")
+    assert [port["port"] for one in policy["spec"]["egress"] for port in one["ports"]] == [53, 53, 5432]
 
 
 def test_replicas_are_set_only_where_nothing_scales_them(objects):
@@ -712,14 +728,14 @@ def test_the_image_is_the_one_of_the_design_or_a_later_tag_of_it(rendered):
             assert len(images) == 1
             assert re.fullmatch(r"(model-in-image-pattern:v\d+\.\d+(-full)?|redis:\d+\.\d+)", images.pop())
             for one in containers(template):
-                # The image without redis-py is the smaller one.
-                needs_redis = is_ours(template) and settings_of(one, objects).redis_url != ""
-                assert one["image"].endswith("-full") == needs_redis
+                # The image without redis-py and psycopg is the smaller one.
+                told = settings_of(one, objects) if is_ours(template) else None
+                assert one["image"].endswith("-full") == (told is not None and bool(told.redis_url or told.database_url))
             assert {one["imagePullPolicy"] for one in containers(template)} == {"IfNotPresent"}
 
 
 def test_each_overlay_of_a_role_serves_that_role(rendered):
-    for name in ("web_single", "synchronous"):
+    for name in ("web_single", "synchronous", "data_cache"):
         (server,) = containers(pods(rendered[name])[0])
         assert settings_of(server).role == name
     for name, role in JOBS.items():
@@ -736,7 +752,7 @@ def test_every_component_is_on_or_off_in_an_overlay():
 
 
 def test_one_overlay_of_a_role_can_be_applied_over_another(rendered):
-    for name in ("synchronous", *JOBS):
+    for name in ("synchronous", "data_cache", *JOBS):
         before, after = rendered["web_single"], {name_of(one): one for one in rendered[name]}
         assert {name_of(one) for one in before} <= set(after)
         for one in of_kind(before, "Deployment"):

@@ -12,7 +12,7 @@ from iris_wsgi.stores.jobs import StoreDown
 
 AT_ONCE = 1000
 SECONDS = 30.0
-# Nobody knows to which process of a server a connection leads: after so many in a row that found all of it in memory all processes
+# Nobody knows to which process of a server a connection leads: after so many in a row that found all of it in memory all of them
 # have it, most likely, and after so many in all there is no room for it.
 SETTLED, MOST_PASSES = 3, 16
 
