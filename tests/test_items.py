@@ -358,6 +358,30 @@ def test_what_memory_has_no_room_for_goes_and_is_counted(items):
     assert small.metrics.evicted.cells[small.metrics.evicted.first[()]] == 10 - len(small.cache.shelf.entries) > 0
 
 
+def test_what_redis_could_not_be_told_is_not_believed_for_longer_than_the_database_is_not_asked(items, clock):
+    redis = Dictionary()
+    one, other = Server(items, marks(), redis), Server(items, marks(), redis)
+    for server in (one, other):
+        server.cache.check()
+    one.cache.put("a", ROW)
+    assert other.look("item", "a").source == "redis"
+    redis.is_down = True
+    one.cache.put("a", OTHER)
+    redis.is_down = False
+    # Who wrote it knows better than Redis.
+    assert one.look("item", "a").entry.version == 2
+    redis.items["a"] = Item(1, ROW)
+    clock[0] += TIMES.check * 0.9
+    third = Server(items, marks(), redis)
+    third.cache.check()
+    assert other.look("item", "a").entry.version == 1
+    # A new one is told what was written lately, and tells Redis.
+    assert third.look("item", "a").entry.version == 2
+    redis.items["a"] = Item(1, ROW)
+    clock[0] += TIMES.check * 0.2
+    assert other.look("item", "a").entry.version == 2
+
+
 def test_too_many_changes_empty_the_memory(server, items, monkeypatch):
     for one in IDS:
         server.cache.put(one, ROW)

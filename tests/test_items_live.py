@@ -65,6 +65,49 @@ def test_the_processes_of_a_server_see_each_write_at_once(run):
                 assert path or answer.body == told.body
 
 
+def test_who_reads_while_others_write_sees_all_that_was_acknowledged_before_whichever_process_answers(run):
+    server = run(*SERVE, "--workers", "3", "--items-bytes", "4096")
+    names = [f"i{i}" for i in range(6)]
+    acknowledged, done, rows = dict.fromkeys(names, 0), threading.Event(), {}
+
+    def write(name):
+        for i in range(20):
+            answer = put(server, name, ROWS[i % 2])
+            # On a busy disk one may be refused; whether it was written is not known then.
+            if answer.status != 503:
+                rows[name, answer.json()["version"]] = i % 2
+                acknowledged[name] = answer.json()["version"]
+
+    def read():
+        looks = 0
+        while not done.is_set():
+            for name in names:
+                least = acknowledged[name]
+                for path in ("", "/prediction"):
+                    answer = get(server, name, path)
+                    assert answer.status == 200 or not least
+                    if answer.status != 200:
+                        continue
+                    told = answer.json()
+                    assert told["version"] >= least
+                    row = rows.get((name, told["version"]))
+                    if row is not None:
+                        assert told["label"] == ["setosa", "virginica"][row] if path else told["data"] == [ROWS[row]]
+                    looks += 1
+        return looks
+
+    with ThreadPoolExecutor(10) as pool:
+        readers = [pool.submit(read) for _ in range(4)]
+        writers = [pool.submit(write, name) for name in names]
+        try:
+            for one in writers:
+                one.result(120)
+        finally:
+            done.set()
+        assert all(one.result(120) for one in readers)
+    assert metric(server, 'item_lookups_total{source="hit"}') > 0 and metric(server, "item_cache_evictions_total") > 0
+
+
 def test_two_servers_on_one_file_see_each_others_writes_soon(run, tmp_path):
     one, other = (run(*SERVE, "--items-check-seconds", "0.2", IRIS_STATE_DIR=str(tmp_path)) for _ in range(2))
     for i in range(5):
