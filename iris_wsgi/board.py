@@ -10,7 +10,7 @@ LAYOUT, PID, DEAD_CPU = 0, 1, 2
 # The first cells are for what a process is doing now, which ends with it.
 PASSING = 32
 # Words that any process may write, each as a whole: marks by which they tell each other what has changed.
-MARKS = 8192
+MARKS = 12288
 
 
 class Board:

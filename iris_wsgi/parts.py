@@ -120,10 +120,9 @@ def item_routes(parts: Parts) -> list[Route]:
     times = Times(
         settings.items_seconds, settings.items_missing_seconds, settings.items_stale_seconds, settings.items_check_seconds
     )
-    reader = Reader(database, shared, times.item, times.check)
+    marks = Marks(parts.registry.board.marks)
+    reader = Reader(database, shared, times.item, times.check, marks)
     texts = Texts(parts.model, parts.predict)
-    cache = ItemCache(
-        reader, texts.item, texts.prediction, Marks(parts.registry.board.marks), Shelf(settings.items_bytes), times, metrics
-    )
+    cache = ItemCache(reader, texts.item, texts.prediction, marks, Shelf(settings.items_bytes), times, metrics)
     parts.companions.add("look for changes of items", lambda: look(cache, lambda: parts.companions.ending), finishes=False)
     return items.routes(parts.model, cache)

@@ -85,7 +85,7 @@ class Server:
         self.model = model
         self.metrics = ItemMetrics(Registry())
         self.reader = Reader(
-            GuardedItems(self.store, lambda *_: None, lambda: None), self.shared, self.times.item, self.times.check
+            GuardedItems(self.store, lambda *_: None, lambda: None), self.shared, self.times.item, self.times.check, self.marks
         )
         self.cache = ItemCache(self.reader, shown, self.say, self.marks, Shelf(self.size), self.times, self.metrics)
 
@@ -155,7 +155,7 @@ def fresh(tmp_path_factory):
 def test_cached_answers_are_those_without_a_cache_in_any_order_of_events(with_redis, fresh):
     """Two processes of one server and another server, over one database."""
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(steps=st.lists(STEP, min_size=20, max_size=100))
     def hold(steps):
         with pytest.MonkeyPatch.context() as patch:
@@ -172,7 +172,6 @@ def test_cached_answers_are_those_without_a_cache_in_any_order_of_events(with_re
         # What was so, since when.
         history = {item_id: [(0.0, 0, b"", None)] for item_id in IDS}
         history["a"].append((0.0, 1, ROW, None))
-        redis_failed = -FOREVER
         for step in steps:
             match step:
                 case ("item" | "prediction" as kind, number, item_id, use):
@@ -196,7 +195,7 @@ def test_cached_answers_are_those_without_a_cache_in_any_order_of_events(with_re
                         assert not writers & ({0, 1} if number < 2 else {2})
                         continue
                     assert use and now[0] - since <= TIMES.check, (found, history[item_id])
-                    assert now[0] - redis_failed <= TIMES.check or not writers & ({0, 1} if number < 2 else {2})
+                    assert not writers & ({0, 1} if number < 2 else {2})
                 case ("put", number, item_id, row):
                     try:
                         version, body = servers[number].cache.put(item_id, row)
@@ -204,8 +203,6 @@ def test_cached_answers_are_those_without_a_cache_in_any_order_of_events(with_re
                         continue
                     assert version == history[item_id][-1][1] + 1 and body == shown(item_id, version, row)
                     history[item_id].append((now[0], version, row, number))
-                    if redis is not None and redis.is_down:
-                        redis_failed = now[0]
                 case ("check", number):
                     try:
                         servers[number].cache.check()

@@ -117,11 +117,9 @@ class ItemCache:
 
     def check(self) -> None:
         """Looks at what was written, by others too, and forgets what was before. Raises StoreDown."""
-        first = self.reader.cursor is None
         versions = self.reader.changes()
         with self.lock:
-            if versions is None or first:
-                # What was read before the first look may have been written before it.
+            if versions is None:
                 self.shelf.clear()
                 self.seen = [count + 1 for count in self.seen]
             for item_id, version in (versions or {}).items():
@@ -223,7 +221,8 @@ class ItemCache:
         return None if found is None else unpack(found.value)
 
     def counts(self, entry: Entry, mark: Mark, now: float) -> bool:
-        last = max(self.reader.checked, entry.read_at)
+        # What was read before the first look may have been written before it, and no look would tell.
+        last = max(self.reader.checked, entry.read_at) if entry.read_at >= self.reader.first else entry.read_at
         return entry.mark == mark and now < entry.until and now <= last + self.times.check
 
 

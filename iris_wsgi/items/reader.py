@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Literal, Protocol, TypeVar
 
+from iris_wsgi.items.marks import Marks
 from iris_wsgi.items.store import MOST_CHANGES, Change, Item, ItemStore
 from iris_wsgi.stores.guard import Breaker
 from iris_wsgi.stores.jobs import StoreDown
@@ -54,13 +55,15 @@ class Reader:
     wrote when it could not reach it. `seconds` is how long it keeps anything, `check` how long a look counts.
     """
 
-    def __init__(self, database: GuardedItems, shared: Shared | None, seconds: float, check: float) -> None:
-        self.database, self.shared, self.seconds, self.check = database, shared, seconds, check
+    def __init__(self, database: GuardedItems, shared: Shared | None, seconds: float, check: float, marks: Marks) -> None:
+        self.database, self.shared, self.seconds, self.check, self.marks = database, shared, seconds, check, marks
         self.lock = threading.Lock()
         self.cursor: str | None = None
         self.place: str | None = None
         # When the last look began that was successful, and the one that is under way (monotonic).
         self.checked = self.began = float("-inf")
+        # When the first one began.
+        self.first = float("inf")
         # What the second level must be told, since it may have what was before.
         self.untold: dict[str, int] = {}
         self.distrusted_until = 0.0
@@ -69,7 +72,7 @@ class Reader:
         """The item, when it was so for certain (monotonic), and who told; without `use` the database. Raises StoreDown."""
         now, checked, place = monotonic(), self.checked, self.place
         shared = self.shared if use and place is not None and now <= checked + self.check else None
-        if shared is not None and place is not None and item_id not in self.untold and now >= self.distrusted_until:
+        if shared is not None and place is not None and self.told(item_id, now):
             item = shared.get(place, item_id)
             if item is not None:
                 return item, checked, "redis"
@@ -84,7 +87,14 @@ class Reader:
         if self.shared is not None and (self.place is None or not self.shared.put(self.place, {item_id: Item(version, row)})):
             with self.lock:
                 self.untold[item_id] = max(version, self.untold.get(item_id, 0))
+            # The other processes of this server must know before they are told of the write. Once this is over a look has told them,
+            # or they do not believe the second level at all.
+            self.marks.untold(item_id, monotonic() + self.check)
         return version
+
+    def told(self, item_id: str, now: float) -> bool:
+        """Whether the second level knows what was written, as far as is known here."""
+        return item_id not in self.untold and now >= max(self.distrusted_until, self.marks.untold_until(item_id))
 
     def changes(self) -> dict[str, int] | None:
         """The versions of what was written since the last look, None for too much. To be followed by `seen` and `tell`."""
@@ -105,7 +115,7 @@ class Reader:
 
     def seen(self) -> None:
         """What the look told is taken note of."""
-        self.checked = self.began
+        self.checked, self.first = self.began, min(self.first, self.began)
 
     def tell(self) -> None:
         """Tells the second level what it must no longer give."""
