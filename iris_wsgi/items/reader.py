@@ -87,8 +87,8 @@ class Reader:
         if self.shared is not None and (self.place is None or not self.shared.put(self.place, {item_id: Item(version, row)})):
             with self.lock:
                 self.untold[item_id] = max(version, self.untold.get(item_id, 0))
-            # The other processes of this server must know before they are told of the write. Once this is over a look has told them,
-            # or they do not believe the second level at all.
+            # The other processes of this server must know before they are told of the write. Once this is over a look has told
+            # them, or they do not believe the second level at all.
             self.marks.untold(item_id, monotonic() + self.check)
         return version
 
