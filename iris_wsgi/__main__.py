@@ -1,4 +1,4 @@
-"""The command line: serve, worker, redrive, batch, verify, seal, load, healthcheck, clear."""
+"""The command line: serve, worker, redrive, warm, batch, verify, seal, load, healthcheck, clear."""
 
 import argparse
 import os
@@ -42,6 +42,14 @@ def parser() -> argparse.ArgumentParser:
     redrive.add_argument("ids", metavar="ID", nargs="*", help="these jobs (default: the oldest)")
     redrive.add_argument("--most", type=whole(1, 1_000_000), default=1000, help="so many at most (default 1000)")
     add_flags(redrive, ["state_dir", "redis_url", "jobs_queued"])
+    warm = commands.add_parser("warm", help="bring items into the memory of a server before its clients ask")
+    warm.add_argument(
+        "ids", metavar="ID", nargs="*", help="these items (default: those of the database, in the order of their ids)"
+    )
+    warm.add_argument("--most", type=whole(1, 10_000_000), default=10_000, help="so many at most (default 10000)")
+    warm.add_argument("--url", help="the server (default: that of this machine, by IRIS_HOST and IRIS_PORT)")
+    warm.add_argument("--quiet", action="store_true", help="tell nothing of the progress")
+    add_flags(warm, ["host", "port", "model_dir", "state_dir", "database_url"])
     batch = commands.add_parser("batch", help="score a whole file or table", description=BATCH)
     add_batch_flags(batch)
     add_flags(batch, ["model_dir", "model_seal", "workers"])
@@ -101,6 +109,22 @@ def redrive(settings: Settings, given: Given) -> int:
     store.close()
     say(f"{moved} dead letters are back in the queue")
     return 0
+
+
+def warm(settings: Settings, given: Given) -> int:
+    from iris_wsgi.batch.progress import teller
+    from iris_wsgi.health import EVERYWHERE
+    from iris_wsgi.items.choice import open_known
+    from iris_wsgi.items.warm import ids_of, warm
+
+    ids = given["ids"]
+    if not ids:
+        store = open_known(settings, STORE_SECONDS)
+        ids = list(ids_of(store, given["most"]))
+        store.close()
+    host = EVERYWHERE.get(settings.host, settings.host)
+    url = given["url"] or f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    return warm(url, ids, teller(len(ids), "items", given["quiet"]), say)
 
 
 def verify(settings: Settings, _: Given) -> int:
@@ -163,6 +187,7 @@ COMMANDS: Mapping[str, Callable[[Settings, Given], int]] = {
     "serve": run_server,
     "worker": run_server,
     "redrive": redrive,
+    "warm": warm,
     "batch": batch,
     "verify": verify,
     "seal": seal,

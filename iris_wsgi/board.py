@@ -10,6 +10,8 @@ HEADER = 8
 LAYOUT, PID, DEAD_CPU, GENERATION = 0, 1, 2, 3
 # The first cells are for what a process is doing now, which ends with it.
 PASSING = 32
+# Words that any process may write, each as a whole: marks by which they tell each other what has changed.
+MARKS = 12288
 
 
 class Board:
@@ -22,6 +24,7 @@ class Board:
     def __init__(self, slots: int = 1) -> None:
         self.slots = slots
         self.view: memoryview[float] = memoryview(mmap.mmap(-1, slots * SLOT_BYTES)).cast("d")
+        self.marks: memoryview[int] = memoryview(mmap.mmap(-1, MARKS * 8)).cast("Q")
         self.parent = os.getpid()
 
     def slot(self, number: int) -> "memoryview[float]":

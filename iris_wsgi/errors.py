@@ -14,6 +14,7 @@ of_protocol = re.compile(r"/v[12](?:/|\Z)").match
 # RFC 9110's words; http.HTTPStatus changed some of its own with Python 3.13.
 PHRASES = {
     200: "OK",
+    201: "Created",
     202: "Accepted",
     204: "No Content",
     304: "Not Modified",

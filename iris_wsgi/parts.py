@@ -8,6 +8,13 @@ from iris_wsgi.asking import Ask
 from iris_wsgi.cached import PredictionCache
 from iris_wsgi.companions import Companions
 from iris_wsgi.errors import BadModel
+from iris_wsgi.items.cache import ItemCache, Times
+from iris_wsgi.items.choice import open_items, open_shared
+from iris_wsgi.items.marks import Marks
+from iris_wsgi.items.metrics import ItemMetrics
+from iris_wsgi.items.reader import GuardedItems, Reader
+from iris_wsgi.items.texts import Texts
+from iris_wsgi.items.watch import look
 from iris_wsgi.job_metrics import JobMetrics, StoreFigures
 from iris_wsgi.log import Log
 from iris_wsgi.metrics import Registry
@@ -15,8 +22,9 @@ from iris_wsgi.model import Model, load_model
 from iris_wsgi.ops import Readiness
 from iris_wsgi.pace import Pace
 from iris_wsgi.predictors import Predict, within_deadline
-from iris_wsgi.routes import cache, hybrid, jobs
+from iris_wsgi.routes import cache, hybrid, items, jobs
 from iris_wsgi.settings import Settings
+from iris_wsgi.shelf import Shelf
 from iris_wsgi.stores.choice import open_jobs
 from iris_wsgi.stores.guard import Guarded
 from iris_wsgi.sweeper import Sweeper
@@ -27,6 +35,8 @@ from iris_wsgi.wsgi import Route
 # How long the store may take: to answer a request, which is to be told of a store that is down within a quarter of a second,
 # and to answer a worker, which has time.
 REQUEST_SECONDS, WORKER_SECONDS = 0.2, 2.0
+# How long the second level of the items may take, which is there to save time.
+SHARED_SECONDS = 0.05
 
 
 class Parts(NamedTuple):
@@ -104,3 +114,24 @@ def worker_of(parts: Parts, metrics: JobMetrics) -> Worker:
     store = open_jobs(settings, WORKER_SECONDS)
     parts.companions.add("remove expired jobs", Sweeper(store, ending).run, finishes=False)
     return Worker(store, parts.model, parts.predict, rules, metrics, parts.log, ending)
+
+
+def item_routes(parts: Parts) -> list[Route]:
+    """The items of the database that the settings name, cached; raises BadSetting, BadStore, and StoreDown of an embedded one."""
+    settings = parts.settings
+    metrics = ItemMetrics(parts.registry)
+    database = GuardedItems(
+        open_items(settings, parts.model, REQUEST_SECONDS, parts.log.event),
+        parts.log.event,
+        lambda: metrics.failures.add(("database",)),
+    )
+    shared = open_shared(settings, SHARED_SECONDS, parts.log.event, lambda: metrics.failures.add(("redis",)))
+    times = Times(
+        settings.items_seconds, settings.items_missing_seconds, settings.items_stale_seconds, settings.items_check_seconds
+    )
+    marks = Marks(parts.registry.board.marks)
+    reader = Reader(database, shared, times.item, times.check, marks)
+    texts = Texts(parts.model, parts.predict)
+    cache = ItemCache(reader, texts.item, texts.prediction, marks, Shelf(settings.items_bytes), times, metrics)
+    parts.companions.add("look for changes of items", lambda: look(cache, lambda: parts.companions.ending), finishes=False)
+    return items.routes(parts.model, cache)

@@ -16,7 +16,7 @@ from iris_wsgi.metrics import Registry
 from iris_wsgi.model import Model, load_model
 from iris_wsgi.observer import RequestObserver
 from iris_wsgi.pace import BLOCKING, measure
-from iris_wsgi.parts import Parts, cache_routes, hybrid_routes, job_routes, queue_of, worker_of
+from iris_wsgi.parts import Parts, cache_routes, hybrid_routes, item_routes, job_routes, queue_of, worker_of
 from iris_wsgi.predictors import ModelMetrics, Predict, measured, within_deadline
 from iris_wsgi.routes import single, v1, v2
 from iris_wsgi.servable import classifier
@@ -54,6 +54,10 @@ def sync_async(parts: Parts) -> list[Route]:
     return [*hybrid_routes(parts, queue), *job_routes(parts, queue)]
 
 
+def data_cache(parts: Parts) -> list[Route]:
+    return item_routes(parts)
+
+
 def worker(parts: Parts) -> list[Route]:
     """No routes of its own."""
     queue = queue_of(parts)
@@ -72,7 +76,7 @@ def everything(parts: Parts) -> list[Route]:
         # A model of one's own need not have a fast one beside it.
         parts.log.event("warning", f"POST /predict/hybrid is not served: {error}")
         hybrids = []
-    return [*web_single(parts), *synchronous(parts), *job_routes(parts, queue), *hybrids]
+    return [*web_single(parts), *synchronous(parts), *job_routes(parts, queue), *hybrids, *item_routes(parts)]
 
 
 ROLES: dict[str, Callable[[Parts], list[Route]]] = {
@@ -83,6 +87,7 @@ ROLES: dict[str, Callable[[Parts], list[Route]]] = {
     "worker": worker,
     "sync_async": sync_async,
     "prediction_cache": prediction_cache,
+    "data_cache": data_cache,
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 PREFIX = "IRIS_"
 # A test compares it with the catalogue, which cannot be imported before the settings are known.
-ROLES = ("all", "web_single", "synchronous", "asynchronous", "worker", "sync_async", "prediction_cache")
+ROLES = ("all", "web_single", "synchronous", "asynchronous", "worker", "sync_async", "prediction_cache", "data_cache")
 # Roles with a prediction cache where nothing else is said.
 CACHED = ("prediction_cache", "all")
 
@@ -79,7 +79,7 @@ is_database = re.compile(
 is_escaped = re.compile(r"([^%]|%[0-9A-Fa-f]{2})*").fullmatch
 
 
-def database_url(value: str) -> str:
+def database_address(value: str) -> str:
     if value and not (value.isprintable() and is_database(value) and (value.startswith("sqlite:") or is_escaped(value))):
         raise ValueError(
             "must be sqlite:///file or postgresql://[user[:password]@][host[:port]]/[database], other signs than letters, "
@@ -120,8 +120,22 @@ class Settings:
         "", redis_address, "Redis that keeps the jobs, for several machines; empty: SQLite in the folder above", True
     )
     database_url: str = setting(
-        "", database_url, "database of the command batch: sqlite:///file, sqlite:////file from the root, or postgresql://…", True
+        "",
+        database_address,
+        "database of the items, and of the command batch: sqlite:///file, sqlite:////file from the root, or postgresql://…; "
+        "empty: SQLite in the folder above for the items",
+        True,
     )
+    items_bytes: int = setting(16_777_216, whole(4096, 1_099_511_627_776), "most bytes of items and answers kept by a process")
+    items_seconds: float = setting(60.0, seconds(0.1, 86400), "seconds that an item is kept at most until it is read again")
+    items_missing_seconds: float = setting(5.0, seconds(0.1, 86400), "the same for an id that there is not")
+    items_check_seconds: float = setting(
+        1.0, seconds(0.1, 3600), "seconds after which another server's change is seen at the latest, unless marked stale"
+    )
+    items_stale_seconds: float = setting(
+        3600.0, seconds(0, 999999), "seconds that an item is kept beyond its time, for when the database is down"
+    )
+    items_redis_url: str = setting("", redis_address, "Redis between memory and the database of the items; empty: none", True)
     jobs_queued: int = setting(10_000, whole(1, 10_000_000), "most jobs that may wait; more get 503")
     jobs_attempts: int = setting(5, whole(1, 1000), "how often a job is tried before it is a dead letter")
     jobs_claimed: int = setting(64, whole(1, 10_000), "most jobs that a worker takes at once, to run the model on them together")

@@ -49,6 +49,11 @@ class Shelf:
     def remove(self, key: bytes) -> None:
         self.bytes -= cost(key, self.entries.pop(key)[0])
 
+    def drop(self, key: bytes) -> None:
+        """Whether it is there or not."""
+        if key in self.entries:
+            self.remove(key)
+
     def clear(self) -> None:
         self.entries.clear()
         self.bytes = 0

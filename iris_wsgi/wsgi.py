@@ -66,7 +66,9 @@ class Route(NamedTuple):
 
     Where an answer may be held back, `holds` is for how many seconds at most: Prefer: wait=N (RFC 7240) then tells how long its
     client would have it held, and not when the answer is no longer wanted. `success` is the status that OpenAPI shows; where a
-    route `revalidates`, it shows 304 as well.
+    route `revalidates`, it shows 304 as well, and one that `creates` may answer 201. What goes to the pool by its `inline_bytes`
+    is answered in the loop all the same while `at_hand` says of the path's parameters and the CGI variables that its handler
+    will not block.
     """
 
     method: str
@@ -83,6 +85,8 @@ class Route(NamedTuple):
     holds: float = 0.0
     success: int = 200
     revalidates: bool = False
+    creates: bool = False
+    at_hand: Callable[[Parameters, Environ], bool] | None = None
 
 
 class Place(NamedTuple):
@@ -167,8 +171,9 @@ class App:
 
     def inline(self, method: str, path: str, variables: Environ, body_bytes: int) -> bool:
         """Whether the server should answer this request in its I/O loop."""
-        route = self.paths.find(path)[0].route(method)
-        if route is None:
+        place, parameters = self.paths.find(path)
+        route = place.route(method)
+        if route is None or (route.at_hand is not None and route.at_hand(parameters, variables)):
             return True
         # How large a packed body is nobody knows yet.
         return body_bytes <= route.inline_bytes and not (route.lenient and "HTTP_CONTENT_ENCODING" in variables)

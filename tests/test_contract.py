@@ -38,19 +38,22 @@ SYNCHRONOUS = {
 JOBS = {"/jobs", "/jobs/{id}"}
 HYBRID = {"/predict/hybrid"}
 CACHE = {"/cache"}
+ITEMS = {"/items/{id}", "/items/{id}/prediction"}
 PATHS = {
-    "all": OPS | WEB_SINGLE | SYNCHRONOUS | JOBS | HYBRID | CACHE,
+    "all": OPS | WEB_SINGLE | SYNCHRONOUS | JOBS | HYBRID | CACHE | ITEMS,
     "web_single": OPS | WEB_SINGLE,
     "synchronous": OPS | SYNCHRONOUS,
     "asynchronous": OPS | JOBS,
     "worker": OPS,
     "sync_async": OPS | JOBS | HYBRID,
     "prediction_cache": OPS | WEB_SINGLE | CACHE,
+    "data_cache": OPS | ITEMS,
 }
 ROW = [5.1, 3.5, 1.4, 0.2]
 BODIES = {
     "/predict": {"data": [ROW]},
     "/jobs": {"data": [ROW]},
+    "/items": {"data": [ROW]},
     ":predict": {"instances": [ROW]},
     "/infer": {"inputs": [{"name": "features", "datatype": "FP32", "shape": [1, 4], "data": ROW}]},
 }
@@ -60,6 +63,7 @@ OF_ROWS = ({}, {"data": []}, {"data": [[1, 2, 3]]}, {"data": [ROW], "foo": 1}, {
 OTHERS = {
     "/predict": OF_ROWS,
     "/jobs": OF_ROWS,
+    "/items": (*OF_ROWS, {"data": [ROW, ROW]}),
     ":predict": ({}, {"instances": []}, {"instances": [ROW[0]]}, {"instances": [["1", 2, 3, 4]]}),
     "/infer": ({}, {"inputs": []}, {"inputs": [{"name": "features"}]}, {"inputs": [ROW]}, {"inputs": [], "outputs": 1}),
 }
@@ -83,6 +87,7 @@ def each_route(app):
 
 def concrete(app, path):
     """A path that a client sends, of a template."""
+    path = path.replace("/items/{id}", "/items/0000")
     path = path.replace("{id}", a_job(app)) if "{id}" in path else path
     return path.replace("{model}", "iris_svc").replace("{version}", "1")
 
@@ -121,7 +126,7 @@ def test_every_route_returns_the_callers_id_if_it_is_well_formed(role):
 
 def test_every_prediction_tells_the_digest_of_its_model(role):
     for path, method, route in each_route(role):
-        if of(BODIES, path) and "/jobs" not in path:
+        if of(BODIES, path) and "/jobs" not in path and path != "/items/{id}":
             model = FAST if path == "/predict/hybrid" else role.service.model.digest
             assert ask(role, method, path, route).headers["X-Model-Digest"] == model
 
@@ -211,7 +216,7 @@ def test_every_request_leaves_one_line_in_the_log_without_its_values(role, log):
     for line in lines:
         route = role.table[line["route"]][line["method"]]
         assert line["status"] == route.success and line["ms"] >= 0 and line["model"] == "1.0.0"
-        about_a_row = route.body is not None or line["route"].startswith("/predict/test")
+        about_a_row = route.body is not None or line["route"].startswith("/predict/test") or line["route"].endswith("/prediction")
         assert line["rows"] == (1 if about_a_row else None)
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
         assert "5.1" not in json.dumps({**line, "ms": 0, "time": ""})

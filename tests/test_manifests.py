@@ -146,6 +146,9 @@ MADE_BY_HAND = {
     ("model-in-image-database", "url"): (
         "postgresql://user:password@database.example:5432/iris?sslmode=verify-full&sslrootcert=/database-ca/ca.crt"
     ),
+    ("model-in-image-postgres", "url"): (
+        "postgresql://user:password@host:5432/database?sslmode=verify-full&sslrootcert=/postgres-ca/ca.crt"
+    ),
 }
 
 
@@ -629,13 +632,24 @@ def test_only_the_service_that_clients_know_has_a_port_on_the_nodes(objects):
         assert [port.get("nodePort") for port in service["spec"]["ports"]] == [30080 if known else None]
 
 
-def test_nobody_is_called_but_for_a_model_over_http_for_jobs_and_for_a_table(rendered):
+def test_nobody_is_called_but_for_a_model_over_http_for_jobs_for_a_table_and_for_items(rendered):
     for name, objects in rendered.items():
         for policy in of_kind(objects, "NetworkPolicy"):
-            calls = name == "model_load/over_http" or (name in JOBS and component(policy) in ("server", "worker"))
+            calls = name in ("model_load/over_http", "data_cache") or (name in JOBS and component(policy) in ("server", "worker"))
             calls |= name in BATCH and component(policy) == "batch-table"
             assert bool(policy["spec"].get("egress")) == calls
             assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+
+
+def test_items_are_in_the_database_of_a_secret_and_its_address_in_the_readme_is_the_one_that_is_tried(rendered):
+    (server,) = containers(pods(rendered["data_cache"])[0])
+    url = settings_of(server).database_url
+    assert url in README and url.startswith("postgresql://") and not secrets(rendered["data_cache"])
+    (authority,) = re.findall(r"sslrootcert=(\S+)", url)
+    (mount,) = server["volumeMounts"]
+    assert authority == f"{mount['mountPath']}/ca.crt" and mount["readOnly"]
+    (policy,) = of_kind(rendered["data_cache"], "NetworkPolicy")
+    assert [port["port"] for one in policy["spec"]["egress"] for port in one["ports"]] == [53, 53, 5432]
 
 
 def test_replicas_are_set_only_where_nothing_scales_them(objects):
@@ -774,7 +788,7 @@ def test_the_image_is_the_one_of_the_design_or_a_later_tag_of_it(rendered):
 
 
 def test_each_overlay_of_a_role_serves_that_role(rendered):
-    for name in ("web_single", "synchronous", "prediction_cache"):
+    for name in ("web_single", "synchronous", "prediction_cache", "data_cache"):
         (server,) = containers(pods(rendered[name])[0])
         assert settings_of(server).role == name
     for name, role in JOBS.items():
@@ -792,7 +806,7 @@ def test_every_component_is_on_or_off_in_an_overlay():
 
 
 def test_one_overlay_of_a_role_can_be_applied_over_another(rendered):
-    for name in ("synchronous", "prediction_cache", *JOBS):
+    for name in ("synchronous", "prediction_cache", "data_cache", *JOBS):
         before, after = rendered["web_single"], {name_of(one): one for one in rendered[name]}
         assert {name_of(one) for one in before} <= set(after)
         for one in of_kind(before, "Deployment"):

@@ -22,7 +22,7 @@ class Breaker:
     no part in what is wrong.
     """
 
-    def __init__(self, tell: Callable[[str, str], None], down: str, back: str, pause: float) -> None:
+    def __init__(self, tell: Callable[[str, str], None], down: str, back: str, pause: float = PAUSE_SECONDS) -> None:
         """`tell` is given a level and a message, which begins with `down` or is `back`, at each turn."""
         self.tell, self.down, self.back, self.pause = tell, down, back, pause
         self.lock = threading.Lock()

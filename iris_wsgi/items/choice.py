@@ -1,0 +1,69 @@
+"""Which database of items the settings name, and which second level."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from iris_wsgi.items.reader import Shared
+from iris_wsgi.items.seed import seed
+from iris_wsgi.items.sqlite import SqliteItems
+from iris_wsgi.items.store import ItemStore
+from iris_wsgi.model import Model
+from iris_wsgi.settings import BadSetting, Settings
+from iris_wsgi.stores.jobs import BadStore
+
+FILE, EMBEDDED = "items.db", "sqlite:///"
+Tell = Callable[[str, str], None]
+
+
+def open_items(settings: Settings, model: Model, seconds: float, tell: Tell) -> ItemStore:
+    """Its calls end within about `seconds` where it hangs. Raises BadSetting, BadStore, and StoreDown of an embedded one."""
+    rows = seed(model, Path(settings.model_dir), tell)
+    url = settings.database_url
+    if not url or url.startswith(EMBEDDED):
+        return SqliteItems(path_of(settings), rows, seconds)
+    return postgres(url, rows, seconds)
+
+
+def postgres(url: str, rows: Mapping[str, bytes], seconds: float) -> ItemStore:
+    try:
+        from iris_wsgi.items.postgres import PostgresItems
+    except ImportError:
+        raise BadSetting(
+            "IRIS_DATABASE_URL wants the package psycopg: pip install 'iris_wsgi[postgres]', or the image `full`"
+        ) from None
+    return PostgresItems(url, rows, seconds)
+
+
+def open_known(settings: Settings, seconds: float) -> ItemStore:
+    """The database as a server has made it; for commands, which make none. Raises as `open_items` does."""
+    url = settings.database_url
+    if not url or url.startswith(EMBEDDED):
+        path = path_of(settings)
+        if not path.exists():
+            raise BadStore(f"there are no items: {path} does not exist; a server makes it")
+        return SqliteItems(path, {}, seconds)
+    return postgres(url, {}, seconds)
+
+
+def path_of(settings: Settings) -> Path:
+    url = settings.database_url
+    return Path(url.removeprefix(EMBEDDED)) if url else Path(settings.state_dir) / FILE
+
+
+def open_shared(settings: Settings, seconds: float, tell: Tell, failed: Callable[[], None]) -> Shared | None:
+    """None where there is none; its calls end within about `seconds`. Raises BadSetting."""
+    if not settings.items_redis_url:
+        return None
+    try:
+        from iris_wsgi.items.redis import RedisItems
+    except ImportError:
+        raise BadSetting(
+            "IRIS_ITEMS_REDIS_URL wants the package redis: pip install 'iris_wsgi[redis]', or the image `full`"
+        ) from None
+    try:
+        return RedisItems(settings.items_redis_url, settings.items_seconds, seconds, tell, failed)
+    except ValueError:
+        # Its message could show the password.
+        raise BadSetting(
+            "IRIS_ITEMS_REDIS_URL is no address of a Redis: redis://[user:password@]host[:port][/database]"
+        ) from None

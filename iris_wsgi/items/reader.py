@@ -1,0 +1,129 @@
+"""Reads and writes items where they are: in the database, with Redis in front of it where there is one."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
+from typing import Literal, Protocol, TypeVar
+
+from iris_wsgi.items.marks import Marks
+from iris_wsgi.items.store import MOST_CHANGES, Change, Item, ItemStore
+from iris_wsgi.stores.guard import Breaker
+from iris_wsgi.stores.jobs import StoreDown
+
+T = TypeVar("T")
+
+
+class Shared(Protocol):
+    """A second level that other processes and machines read too. It never fails: what it cannot do it leaves."""
+
+    def get(self, place: str, item_id: str) -> Item | None: ...
+    def put(self, place: str, items: Mapping[str, Item]) -> bool: ...
+
+
+class GuardedItems(Breaker):
+    """The database as requests ask it: while it is down nobody waits for it but one now and then."""
+
+    def __init__(self, store: ItemStore, tell: Callable[[str, str], None], failed: Callable[[], None]) -> None:
+        super().__init__(tell, "items that are not in memory are refused", "the database of the items is back")
+        self.store, self.count = store, failed
+
+    def ask(self, what: Callable[[], T]) -> T:
+        try:
+            return self.call(what)
+        except StoreDown:
+            self.count()
+            raise
+
+    def identity(self) -> str:
+        return self.ask(self.store.identity)
+
+    def get(self, item_id: str) -> Item | None:
+        return self.ask(lambda: self.store.get(item_id))
+
+    def put(self, item_id: str, row: bytes) -> int:
+        return self.ask(lambda: self.store.put(item_id, row))
+
+    def changes(self, cursor: str | None, seconds: float) -> Change:
+        return self.ask(lambda: self.store.changes(cursor, seconds))
+
+    def ids(self, after: str, most: int) -> Sequence[str]:
+        return self.ask(lambda: self.store.ids(after, most))
+
+
+class Reader:
+    """What is in the second level counts only while looks at the database tell what was written: it may lack what another server
+    wrote when it could not reach it. `seconds` is how long it keeps anything, `check` how long a look counts.
+    """
+
+    def __init__(self, database: GuardedItems, shared: Shared | None, seconds: float, check: float, marks: Marks) -> None:
+        self.database, self.shared, self.seconds, self.check, self.marks = database, shared, seconds, check, marks
+        self.lock = threading.Lock()
+        self.cursor: str | None = None
+        self.place: str | None = None
+        # When the last look began that was successful, and the one that is under way (monotonic).
+        self.checked = self.began = float("-inf")
+        # When the first one began.
+        self.first = float("inf")
+        # What the second level must be told, since it may have what was before.
+        self.untold: dict[str, int] = {}
+        self.distrusted_until = 0.0
+
+    def get(self, item_id: str, use: bool) -> tuple[Item | None, float, Literal["redis", "database"]]:
+        """The item, when it was so for certain (monotonic), and who told; without `use` the database. Raises StoreDown."""
+        now, checked, place = monotonic(), self.checked, self.place
+        shared = self.shared if use and place is not None and now <= checked + self.check else None
+        if shared is not None and place is not None and self.told(item_id, now):
+            item = shared.get(place, item_id)
+            if item is not None:
+                return item, checked, "redis"
+            now = monotonic()
+        item = self.database.get(item_id)
+        if self.shared is not None and self.place is not None and item is not None:
+            self.shared.put(self.place, {item_id: item})
+        return item, now, "database"
+
+    def put(self, item_id: str, row: bytes) -> int:
+        version = self.database.put(item_id, row)
+        if self.shared is not None and (self.place is None or not self.shared.put(self.place, {item_id: Item(version, row)})):
+            with self.lock:
+                self.untold[item_id] = max(version, self.untold.get(item_id, 0))
+            # The other processes of this server must know before they are told of the write. Once this is over a look has told
+            # them, or they do not believe the second level at all.
+            self.marks.untold(item_id, monotonic() + self.check)
+        return version
+
+    def told(self, item_id: str, now: float) -> bool:
+        """Whether the second level knows what was written, as far as is known here."""
+        return item_id not in self.untold and now >= max(self.distrusted_until, self.marks.untold_until(item_id))
+
+    def changes(self) -> dict[str, int] | None:
+        """The versions of what was written since the last look, None for too much. To be followed by `seen` and `tell`."""
+        began = monotonic()
+        if self.shared is not None and self.place is None:
+            self.place = self.database.identity()
+        # What is in the second level was put there after these, or its time is over; twice, because clocks differ.
+        change = self.database.changes(self.cursor, 2 * self.seconds if self.shared else 0.0)
+        if self.shared is not None:
+            with self.lock:
+                for item_id, version in (change.versions or {}).items():
+                    self.untold[item_id] = max(version, self.untold.get(item_id, 0))
+                if change.versions is None or len(self.untold) > MOST_CHANGES:
+                    self.untold.clear()
+                    self.distrusted_until = began + 2 * self.seconds
+        self.cursor, self.began = change.cursor, began
+        return change.versions
+
+    def seen(self) -> None:
+        """What the look told is taken note of."""
+        self.checked, self.first = self.began, min(self.first, self.began)
+
+    def tell(self) -> None:
+        """Tells the second level what it must no longer give."""
+        with self.lock:
+            untold = dict(self.untold)
+        if untold and self.shared is not None and self.place is not None:
+            told = self.shared.put(self.place, {item_id: Item(version, b"") for item_id, version in untold.items()})
+            with self.lock:
+                for item_id, version in untold.items() if told else ():
+                    if self.untold.get(item_id) == version:
+                        del self.untold[item_id]

@@ -1,0 +1,74 @@
+"""Asks a server for items before its clients do, so that they are in its memory when traffic comes."""
+
+import http.client
+import sys
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+from iris_wsgi.batch.progress import Teller
+from iris_wsgi.items.store import ItemStore
+from iris_wsgi.settings import BadSetting
+from iris_wsgi.stores.jobs import StoreDown
+
+AT_ONCE = 1000
+SECONDS = 30.0
+# Nobody knows to which process of a server a connection leads: after so many in a row that found all of it in memory all of them
+# have it, most likely, and after so many in all there is no room for it.
+SETTLED, MOST_PASSES = 3, 16
+
+
+def ids_of(store: ItemStore, most: int) -> Iterator[str]:
+    """The first ids of the database, `most` of them at most."""
+    after, left = "", most
+    while left and (some := store.ids(after, min(left, AT_ONCE))):
+        yield from some
+        after, left = some[-1], left - len(some)
+
+
+def warm(url: str, ids: list[str], teller: Teller, say: Callable[[str], None]) -> int:
+    """The status: 0 when all are in memory, 1 when some are not. Raises StoreDown for no server there, BadSetting for no URL."""
+    if not ids:
+        say("there are no items")
+        return 0
+    settled = passes = failed = 0
+    while settled < SETTLED and passes < MOST_PASSES:
+        loaded, failed = one_pass(url, ids, teller, passes)
+        passes += 1
+        settled = settled + 1 if not loaded and not failed else 0
+    teller.end()
+    if settled == SETTLED:
+        say(f"{len(ids)} items and what the model says of them are in the memory of {url}, after {passes} rounds")
+        return 0
+    print(f"iris_wsgi: not all of {len(ids)} items stay in the memory of {url}: {failed} failed in the last round;"
+          " is IRIS_ITEMS_BYTES enough, or do they change?", file=sys.stderr)  # fmt: skip
+    return 1
+
+
+def one_pass(url: str, ids: list[str], teller: Teller, passes: int) -> tuple[int, int]:
+    """Asks for all on one connection; how many were not there, and how many could not be told."""
+    loaded = failed = 0
+    try:
+        connection = opened(url)
+        for i, item_id in enumerate(ids):
+            for path in (f"/items/{item_id}", f"/items/{item_id}/prediction"):
+                connection.request("GET", path)
+                answer = connection.getresponse()
+                answer.read()
+                failed += answer.status != 200
+                loaded += "; hit" not in answer.headers.get("Cache-Status", "")
+            teller.tell(i + 1, passes * len(ids) + i + 1, failed)
+        connection.close()
+    except (OSError, http.client.HTTPException) as error:
+        raise StoreDown(f"no server at {url}: {getattr(error, 'strerror', None) or error or type(error).__name__}") from None
+    return loaded, failed
+
+
+def opened(url: str) -> http.client.HTTPConnection:
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if parts.scheme != "http" or not parts.hostname or port == -1 or parts.path not in ("", "/"):
+        raise BadSetting("--url must be http://host[:port]")
+    return http.client.HTTPConnection(parts.hostname, port or 80, timeout=SECONDS)

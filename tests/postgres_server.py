@@ -1,0 +1,84 @@
+"""A PostgreSQL of a test's own, on a socket in a folder of its own."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+from tempfile import mkdtemp
+
+import psycopg
+import pytest
+
+# PostgreSQL refuses to run as root, and Debian's package has this user.
+USER = "postgres"
+
+
+def program(name: str) -> str:
+    """Where Debian puts it, or the path; without it the test skips on a laptop and fails in CI."""
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    place = str(found[-1]) if found else shutil.which(name)
+    if place is None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("postgresql is not installed")
+    return place
+
+
+class PostgresServer:
+    """It writes each commit to the disk, as it does by itself."""
+
+    def __init__(self) -> None:
+        # A socket's path must be short.
+        self.folder = Path(mkdtemp(prefix="iris"))
+        self.url = f"postgresql://{USER}@/postgres?host={self.folder}"
+        self.under: list[str] = []
+        if os.getuid() == 0:
+            shutil.chown(self.folder, USER)
+            self.under = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups"]
+        data = f"{self.folder}/data"
+        made = [*self.under, program("initdb"), "-D", data, "-U", USER, "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C"]
+        subprocess.run(made, check=True, capture_output=True, cwd="/")
+        self.start()
+
+    def start(self) -> None:
+        command = [*self.under, program("postgres"), "-D", f"{self.folder}/data", "-k", str(self.folder)]
+        command += ["-c", "listen_addresses=", "-c", "shared_buffers=16MB", "-c", "max_connections=100"]
+        with open(self.folder / "log", "ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", start_new_session=True)
+        end = time.monotonic() + 60
+        while True:
+            try:
+                return self.ask("SELECT 1") and None
+            except psycopg.OperationalError:
+                assert time.monotonic() < end and self.process.poll() is None, (self.folder / "log").read_text()
+                time.sleep(0.01)
+
+    def ask(self, sql: str, *values: object) -> list[tuple]:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            cursor = connection.execute(sql, values)
+            return cursor.fetchall() if cursor.description else []
+
+    def database(self, name: str) -> str:
+        """The URL of a new one."""
+        self.ask(f'CREATE DATABASE "{name}"')
+        return f"postgresql://{USER}@/{name}?host={self.folder}"
+
+    def signal(self, number: int) -> None:
+        """To the server, and to all that it has begun."""
+        parent = self.process.pid
+        told = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True, check=False).stdout
+        for pid in (parent, *map(int, told.split())):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def stop(self) -> None:
+        """At once, as after a crash: what was acknowledged is there when it starts again."""
+        self.signal(signal.SIGCONT)
+        self.process.send_signal(signal.SIGQUIT)
+        self.process.wait()
+
+    def remove(self) -> None:
+        if self.process.poll() is None:
+            self.stop()
+        shutil.rmtree(self.folder)
