@@ -29,9 +29,10 @@ class RedisServer:
             return client.execute_command(*words)
 
     def kill(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.communicate()
+        """Can be called again."""
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
 
     def remove(self) -> None:
         # One that is stopped ends too.
