@@ -1,5 +1,6 @@
 """Jobs in their stores: one suite for both, and what each can suffer alone."""
 
+import base64
 import fcntl
 import os
 import re
@@ -34,6 +35,7 @@ from iris_wsgi.stores.jobs import (
     Limits,
     StoreDown,
     Unknown,
+    new_id,
 )
 from iris_wsgi.stores.redis import RedisJobs
 from iris_wsgi.stores.scripts import STEPS
@@ -174,6 +176,12 @@ def test_what_is_done_cannot_be_cancelled(store, end):
     job = store.submit(BODY)
     store.finish([(claim_one(store), b"r")]) if end == "succeeded" else store.fail(claim_one(store), "e")
     assert store.cancel(job.id).state == store.get(job.id).state == end
+
+
+def test_an_id_is_no_option_of_a_command_and_128_random_bits():
+    ids = {new_id() for _ in range(1000)}
+    assert len(ids) == 1000 and not any(one.startswith("-") for one in ids)
+    assert all(re.fullmatch(ID_PATTERN, one) and len(base64.urlsafe_b64decode(f"{one[1:]}==")) == 16 for one in ids)
 
 
 def test_an_id_that_never_was_is_unknown(store):

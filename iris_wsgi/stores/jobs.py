@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple, Protocol
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 STATES: tuple[State, ...] = ("queued", "running", "succeeded", "failed", "cancelled")
 DONE = ("succeeded", "failed", "cancelled")
-ID_PATTERN = "[A-Za-z0-9_-]{22}"
+# The first letter keeps an id from looking like an option to a command.
+ID_PATTERN = "j[A-Za-z0-9_-]{22}"
 # How long `wait` pauses between two looks, in seconds: short jobs are told soon, long ones cost little.
 FIRST_PAUSE, LAST_PAUSE = 0.004, 0.1
 
@@ -164,7 +165,7 @@ class JobStore(Protocol):
 
 def new_id() -> str:
     """128 random bits that match ID_PATTERN."""
-    return secrets.token_urlsafe(16)
+    return f"j{secrets.token_urlsafe(16)}"
 
 
 def digest_of(body: bytes) -> bytes:
