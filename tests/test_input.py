@@ -289,7 +289,7 @@ def test_only_the_very_paths_of_the_table_are_served(call, method, path):
 
 def test_options_of_the_whole_server_names_the_methods_of_all_routes(call):
     status, headers, _ = call("OPTIONS", "*")
-    assert (status, headers["Allow"]) == (204, "GET, HEAD, POST, DELETE, OPTIONS")
+    assert (status, headers["Allow"]) == (204, "GET, HEAD, POST, PUT, DELETE, OPTIONS")
 
 
 @pytest.mark.parametrize("method", ["BREW", "get", "GETT", "PROPFIND", "M-SEARCH", "\xff"])
