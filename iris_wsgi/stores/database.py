@@ -223,7 +223,11 @@ class Database:
 
     def make(self, schema: Schema) -> None:
         with contextlib.closing(self.open(0.0)) as connection:
-            if self.known(connection, schema):
+            # In one transaction: another process may be making it between two looks.
+            connection.execute("BEGIN")
+            known = self.known(connection, schema)
+            connection.execute("COMMIT")
+            if known:
                 return
             if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
                 raise BadStore(f"{self.path} is on a file system where SQLite cannot keep a write-ahead log")
