@@ -17,6 +17,7 @@ from iris_wsgi.predictors import PIECE_ROWS, Predict
 from iris_wsgi.settings import CACHED, BadSetting, Settings
 from iris_wsgi.shared.level import SecondLevel, Store
 from iris_wsgi.shelf import Shelf
+from iris_wsgi.stores.choice import with_redis
 
 # How long the second level may take for a connection, and for an answer. A request that meets its failure waits for one or two.
 SHARED_SECONDS = 0.05
@@ -78,14 +79,10 @@ def space_of(model: Model) -> bytes:
 
 def open_shared(url: str) -> Store:
     """Raises BadSetting."""
-    try:
+
+    def connect() -> Store:
         from iris_wsgi.shared.redis import RedisStore
-    except ImportError:
-        wants = "wants the package redis: pip install 'iris_wsgi[redis]', or the image `full`"
-        raise BadSetting(f"IRIS_CACHE_REDIS_URL {wants}") from None
-    try:
+
         return RedisStore(url, SHARED_SECONDS)
-    except ValueError:
-        # Its message could show the password.
-        wants = "redis://[user:password@]host[:port][/database]"
-        raise BadSetting(f"IRIS_CACHE_REDIS_URL is no address of a Redis: {wants}") from None
+
+    return with_redis("IRIS_CACHE_REDIS_URL", connect)

@@ -9,6 +9,7 @@ from iris_wsgi.items.sqlite import SqliteItems
 from iris_wsgi.items.store import ItemStore
 from iris_wsgi.model import Model
 from iris_wsgi.settings import BadSetting, Settings
+from iris_wsgi.stores.choice import with_redis
 from iris_wsgi.stores.jobs import BadStore
 
 FILE, EMBEDDED = "items.db", "sqlite:///"
@@ -54,16 +55,10 @@ def open_shared(settings: Settings, seconds: float, tell: Tell, failed: Callable
     """None where there is none; its calls end within about `seconds`. Raises BadSetting."""
     if not settings.items_redis_url:
         return None
-    try:
+
+    def connect() -> Shared:
         from iris_wsgi.items.redis import RedisItems
-    except ImportError:
-        raise BadSetting(
-            "IRIS_ITEMS_REDIS_URL wants the package redis: pip install 'iris_wsgi[redis]', or the image `full`"
-        ) from None
-    try:
+
         return RedisItems(settings.items_redis_url, settings.items_seconds, seconds, tell, failed)
-    except ValueError:
-        # Its message could show the password.
-        raise BadSetting(
-            "IRIS_ITEMS_REDIS_URL is no address of a Redis: redis://[user:password@]host[:port][/database]"
-        ) from None
+
+    return with_redis("IRIS_ITEMS_REDIS_URL", connect)

@@ -5,10 +5,9 @@ from hashlib import sha256
 from typing import TypeVar
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from iris_wsgi.items.store import Item
+from iris_wsgi.redis import Link
 from iris_wsgi.stores.guard import Breaker
 from iris_wsgi.stores.jobs import StoreDown
 
@@ -34,17 +33,8 @@ class RedisItems:
     def __init__(
         self, url: str, ttl_seconds: float, seconds: float, tell: Callable[[str, str], None], failed: Callable[[], None]
     ) -> None:
-        self.redis = redis.Redis.from_url(
-            url,
-            socket_timeout=seconds,
-            socket_connect_timeout=seconds,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-            decode_responses=False,
-        )
-        place = self.redis.connection_pool.connection_kwargs
-        # Never the URL, which may hold a password.
-        self.place = place.get("path") or f"{place.get('host', 'localhost')}:{place.get('port', 6379)}"
+        self.link = Link(url, seconds)
+        self.redis = self.link.client
         self.milliseconds, self.failed = int(ttl_seconds * 1000), failed
         self.breaker = Breaker(tell, "items are read from the database alone", "items are read from Redis again")
         self.script = self.redis.register_script(NEWER)
@@ -77,8 +67,7 @@ class RedisItems:
             try:
                 return ask()
             except (redis.RedisError, OSError, ValueError, TypeError, LookupError) as error:
-                reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-                raise StoreDown(f"the Redis at {self.place} does not do its work: {reason[:200]}") from None
+                raise self.link.down(error) from None
 
         try:
             return self.breaker.call(asked)

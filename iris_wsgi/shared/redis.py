@@ -4,10 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from iris_wsgi.stores.jobs import StoreDown
+from iris_wsgi.redis import Link
 
 T = TypeVar("T")
 
@@ -17,17 +15,8 @@ class RedisStore:
 
     def __init__(self, url: str, seconds: float) -> None:
         self.slowest = 2 * seconds
-        self.redis = redis.Redis.from_url(
-            url,
-            socket_timeout=seconds,
-            socket_connect_timeout=seconds,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-            decode_responses=False,
-        )
-        place = self.redis.connection_pool.connection_kwargs
-        # Never the URL, which may hold a password.
-        self.place = place.get("path") or f"{place.get('host', 'localhost')}:{place.get('port', 6379)}"
+        self.link = Link(url, seconds)
+        self.redis = self.link.client
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         def parse(told: Any) -> list[bytes | None]:
@@ -65,8 +54,7 @@ class RedisStore:
         except (redis.RedisError, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
             # What is still to come on such a connection would be taken for the answer to something else.
             self.redis.connection_pool.disconnect(inuse_connections=False)
-            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-            raise StoreDown(f"the Redis at {self.place} does not do its work: {reason[:200]}") from None
+            raise self.link.down(error) from None
 
     def close(self) -> None:
         self.redis.close()

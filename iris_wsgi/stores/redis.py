@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from iris_wsgi.redis import Link
 from iris_wsgi.stores.jobs import (
     DEFAULT,
     DONE,
@@ -45,18 +44,8 @@ class RedisJobs:
 
     def __init__(self, url: str, limits: Limits = DEFAULT, clock: Clock | None = None, seconds: float = 0.15) -> None:
         self.limits, self.clock = limits, clock
-        # Nothing is tried twice: that could be done twice, and would take twice the time.
-        self.redis = redis.Redis.from_url(
-            url,
-            socket_timeout=seconds,
-            socket_connect_timeout=seconds,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-            decode_responses=False,
-        )
-        place = self.redis.connection_pool.connection_kwargs
-        # Never the URL, which may hold a password.
-        self.place = place.get("path") or f"{place.get('host', 'localhost')}:{place.get('port', 6379)}"
+        self.link = Link(url, seconds)
+        self.redis = self.link.client
         self.steps = {name: self.redis.register_script(text) for name, text in STEPS.items()}
 
     def run(self, name: str, *values: str | bytes | float, parse: Callable[[Any], T]) -> T:
@@ -68,12 +57,11 @@ class RedisJobs:
                 [STREAM], [now, limits.keep_seconds, limits.keep_failed_seconds, limits.remember_seconds, *values]
             )
         except (redis.RedisError, OSError) as error:
-            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-            raise StoreDown(f"the Redis at {self.place} does not do its work: {reason[:200]}") from None
+            raise self.link.down(error) from None
         try:
             return parse(answer)
         except (TypeError, ValueError, LookupError, AttributeError):
-            raise StoreDown(f"the Redis at {self.place} gives answers of another form to {name}") from None
+            raise StoreDown(f"the Redis at {self.link.place} gives answers of another form to {name}") from None
 
     def submit(self, body: bytes, key: str | None = None, note: bytes | None = None) -> Job:
         digest = digest_of(body) if key else b""
