@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from iris_wsgi import golden
 from iris_wsgi.cache_metrics import CacheMetrics
 from iris_wsgi.cached import PredictionCache
-from iris_wsgi.companions import Companions, pause
 from iris_wsgi.folder import Case
 from iris_wsgi.known import Known
 from iris_wsgi.log import Log
@@ -59,17 +58,6 @@ def cache_around(predict: Predict, model: Model, settings: Settings, registry: R
         )
     known = Known(Shelf(settings.cache_bytes), settings.cache_seconds, metrics, registry.board)
     return PredictionCache(predict, len(model.labels), known, shared, pace.piece_rows(PIECE_ROWS))
-
-
-def look_after(cache: PredictionCache, companions: Companions) -> None:
-    """Has a thread look each second whether the cache was cleared."""
-
-    def look() -> None:
-        while not companions.ending:
-            cache.keep_up()
-            pause(LOOK_SECONDS)
-
-    companions.add("look whether the cache was cleared", look, finishes=False)
 
 
 def space_of(model: Model) -> bytes:

@@ -31,6 +31,19 @@ class Companions:
     def add(self, name: str, run: Callable[[], None], finishes: bool = True) -> None:
         self.all.append(Companion(name, run, finishes))
 
+    def repeat(self, name: str, seconds: float, do: Callable[[], None]) -> None:
+        """Adds one that does it again and again, so many seconds after the last time, and is not waited for."""
+
+        def run() -> None:
+            while not self.ending:
+                do()
+                pause(seconds)
+
+        self.add(name, run, finishes=False)
+
+    def is_ending(self) -> bool:
+        return self.ending
+
     def start(self) -> None:
         self.threads = [threading.Thread(target=self.keep, args=(one,), name=one.name, daemon=True) for one in self.all]
         for thread in self.threads:

@@ -1,10 +1,9 @@
 """What is counted of jobs: by requests, by workers, and in the store itself."""
 
-from iris_wsgi.companions import pause
 from iris_wsgi.metrics import Counter, Histogram, Registry
 from iris_wsgi.processes import Figure, figure
 from iris_wsgi.stores.guard import Guarded
-from iris_wsgi.stores.jobs import STATES, Claim, Stop, StoreDown
+from iris_wsgi.stores.jobs import STATES, Claim, StoreDown
 
 # Jobs may wait for minutes, where a request is answered in seconds at most.
 LONG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
@@ -71,14 +70,12 @@ class StoreFigures:
     """What the store itself tells, looked up each second so that no scrape waits for it. It is the same from every process and
     every pod, so nobody should add it up."""
 
-    def __init__(self, store: Guarded, ending: Stop) -> None:
-        self.store, self.ending = store, ending
+    def __init__(self, store: Guarded) -> None:
+        self.store = store
         self.latest: list[Figure] = []
 
-    def run(self) -> None:
-        while not self.ending():
-            self.latest = self.now()
-            pause(1.0)
+    def look(self) -> None:
+        self.latest = self.now()
 
     def now(self) -> list[Figure]:
         try:

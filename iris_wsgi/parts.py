@@ -1,5 +1,6 @@
 """What roles are put together from, and the pieces that several of them have in common."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,6 @@ from iris_wsgi.items.marks import Marks
 from iris_wsgi.items.metrics import ItemMetrics
 from iris_wsgi.items.reader import GuardedItems, Reader
 from iris_wsgi.items.texts import Texts
-from iris_wsgi.items.watch import look
 from iris_wsgi.job_metrics import JobMetrics, StoreFigures
 from iris_wsgi.log import Log
 from iris_wsgi.metrics import Registry
@@ -27,6 +27,7 @@ from iris_wsgi.settings import Settings
 from iris_wsgi.shelf import Shelf
 from iris_wsgi.stores.choice import open_jobs
 from iris_wsgi.stores.guard import Guarded
+from iris_wsgi.stores.jobs import StoreDown
 from iris_wsgi.sweeper import Sweeper
 from iris_wsgi.watch import Watch
 from iris_wsgi.worker import Rules, Worker
@@ -62,15 +63,11 @@ def cache_routes(parts: Parts) -> list[Route]:
 
 def queue_of(parts: Parts) -> jobs.Queue:
     """The store of jobs as requests use it; the metrics tell how it is."""
-
-    def ending() -> bool:
-        return parts.companions.ending
-
     store = Guarded(open_jobs(parts.settings, REQUEST_SECONDS), parts.log.event)
-    figures = StoreFigures(store, ending)
+    figures = StoreFigures(store)
     parts.registry.sources.append(lambda: figures.latest)
-    parts.companions.add("look at the store", figures.run, finishes=False)
-    return jobs.Queue(store, JobMetrics(parts.registry), lambda: None, ending)
+    parts.companions.repeat("look at the store", 1.0, figures.look)
+    return jobs.Queue(store, JobMetrics(parts.registry), lambda: None, parts.companions.is_ending)
 
 
 def job_routes(parts: Parts, queue: jobs.Queue) -> list[Route]:
@@ -107,10 +104,7 @@ def worker_of(parts: Parts, metrics: JobMetrics) -> Worker:
         settings.job_seconds,
         settings.retry_seconds,
     )
-
-    def ending() -> bool:
-        return parts.companions.ending
-
+    ending = parts.companions.is_ending
     store = open_jobs(settings, WORKER_SECONDS)
     parts.companions.add("remove expired jobs", Sweeper(store, ending).run, finishes=False)
     return Worker(store, parts.model, parts.predict, rules, metrics, parts.log, ending)
@@ -133,5 +127,12 @@ def item_routes(parts: Parts) -> list[Route]:
     reader = Reader(database, shared, times.item, times.check, marks)
     texts = Texts(parts.model, parts.predict)
     cache = ItemCache(reader, texts.item, texts.prediction, marks, Shelf(settings.items_bytes), times, metrics)
-    parts.companions.add("look for changes of items", lambda: look(cache, lambda: parts.companions.ending), finishes=False)
+
+    def look() -> None:
+        # The breaker tells the log of a database that is down.
+        with suppress(StoreDown):
+            cache.check()
+
+    # Twice in the time that a look counts, so that one may be late.
+    parts.companions.repeat("look for changes of items", times.check / 2, look)
     return items.routes(parts.model, cache)

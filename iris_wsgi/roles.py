@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from iris_wsgi import golden, ops
 from iris_wsgi.asking import plainly, through
-from iris_wsgi.caching import cache_around, look_after, refuse_unequal, wanted
+from iris_wsgi.caching import LOOK_SECONDS, cache_around, refuse_unequal, wanted
 from iris_wsgi.companions import Companions
 from iris_wsgi.errors import BadModel
 from iris_wsgi.gather import Gatherer
@@ -123,7 +123,7 @@ def build(settings: Settings, log: Log, registry: Registry | None = None) -> Ser
     parts = Parts(settings, model, predict, ask, sample.row, registry, readiness, pace, companions, log, cache)
     table = ops.routes([*ROLES[settings.role](parts), *cache_routes(parts)], registry, readiness, companions.why_not)
     if cache:
-        look_after(cache, companions)
+        companions.repeat("look whether the cache was cleared", LOOK_SECONDS, cache.keep_up)
     observer = RequestObserver(log, registry, (route.path for route in table), model.version)
     registry.join()
     return Service(
