@@ -28,17 +28,18 @@ def wanted(settings: Settings, model: Model, cases: Sequence[Case], log: Log) ->
     """Whether there is to be a cache. By default there is none where a row's answer depends on its company; else BadSetting."""
     if settings.cache == "off" or (settings.cache == "auto" and settings.role not in CACHED):
         return False
-    if settings.cache == "auto" and settings.role == "all" and golden.difference(model, cases):
+    off = golden.difference(model, cases)
+    if off and settings.cache == "auto" and settings.role == "all":
         log.event("warning", "there is no prediction cache: this model's answers to a row alone and in a batch differ")
         return False
     name = "IRIS_ROLE=prediction_cache" if settings.cache == "auto" else "IRIS_CACHE=on"
-    refuse_unequal(model, cases, name, "it cannot be cached")
+    refuse_unequal(off, name, "it cannot be cached")
     return True
 
 
-def refuse_unequal(model: Model, cases: Sequence[Case], name: str, what: str) -> None:
+def refuse_unequal(off: float, name: str, what: str) -> None:
     """Raises BadSetting for a model whose answer to a row is another in company: which one a client gets would be chance."""
-    if off := golden.difference(model, cases):
+    if off:
         raise BadSetting(f"{name}: this model's answers to a row alone and in a batch differ by up to {off:.1e}; {what}")
 
 

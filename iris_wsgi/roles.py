@@ -112,7 +112,7 @@ def build(settings: Settings, log: Log, registry: Registry | None = None) -> Ser
     predict: Predict = measured(within_deadline(model, Watch()), model, ModelMetrics(registry, model))
     pace = measure(model, sample.row)
     if settings.batch_rows:
-        refuse_unequal(model, pinned.cases, "IRIS_BATCH_ROWS", "leave it at 0")
+        refuse_unequal(golden.difference(model, pinned.cases), "IRIS_BATCH_ROWS", "leave it at 0")
         predict, pace = Gatherer(predict, settings.batch_rows, settings.batch_delay_ms / 1000), BLOCKING
     readiness = ops.Readiness(lambda: golden.holds(model, sample, pinned.tolerance), pace.alone)
     companions = Companions(log)
