@@ -3,13 +3,13 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import IntEnum
 from types import FrameType
 from typing import Any
 
 from iris_wsgi.batch.cutter import Chunk
-from iris_wsgi.batch.options import MaxBad, Options
+from iris_wsgi.batch.options import STANDARD, MaxBad, Options
 from iris_wsgi.batch.progress import teller
 from iris_wsgi.batch.record import Progress, identity
 from iris_wsgi.batch.results import Results
@@ -31,6 +31,15 @@ class End(IntEnum):
     TOO_MANY_BAD = 3
     INTERRUPTED = 4
     STOPPED = 5
+
+
+# What the record of a run says of that.
+STATUS = {
+    End.GOOD: "succeeded",
+    End.TOO_MANY_BAD: "failed",
+    End.INTERRUPTED: "interrupted",
+    End.STOPPED: "interrupted",
+}
 
 
 class Wish:
@@ -111,27 +120,22 @@ def go(options: Options, source: Source, team: Team, results: Results, say: Say)
         say(f"nothing to do: run {results.record.told['run']} has written {options.target.path}")
         return End.GOOD
     wish, told = Wish(), teller(source.total, source.unit, options.quiet)
-    end, why = End.GOOD, ""
-    try:
+
+    def chunks() -> Iterator[Progress]:
         for chunk, answer in team.map(messages(options, source, results.progress)):
             results.add(chunk, outcome_of(answer))
             at = results.progress
             told.tell(source.done(chunk.next), at.ok + at.bad, at.bad)
-            if wish.number:
-                end, why = End.INTERRUPTED, signal.Signals(wish.number).name
-                break
-            if options.max_bad.rows is not None and at.bad > options.max_bad.rows:
-                end, why = End.TOO_MANY_BAD, too_many(options.max_bad, at)
-                break
-        else:
-            why = too_many(options.max_bad, results.progress)
-            end = End.TOO_MANY_BAD if why else End.GOOD
+            yield at
+
+    try:
+        end, why = end_of(results.progress, chunks(), options.max_bad, wish)
         if end is End.GOOD:
             # What is left to do is done here, and the processes' memory is free for it.
             team.end()
             results.finish()
         else:
-            results.save("failed" if end is End.TOO_MANY_BAD else "interrupted")
+            results.save(STATUS[end])
     except BrokenPipeError:
         end, why = End.STOPPED, "nobody reads the output any more"
     except OSError as error:
@@ -140,7 +144,11 @@ def go(options: Options, source: Source, team: Team, results: Results, say: Say)
         end, why = End.STOPPED, str(error)
     finally:
         told.end()
-    summarise(options, results, end, why, say)
+    if end is not End.GOOD or not options.quiet:
+        at = results.progress
+        bad = f"; {at.bad} bad{'' if options.errors == STANDARD else f', told in {options.errors}'}" if at.bad else ""
+        goes_on = not options.source.is_stream and not options.target.is_stream
+        say(summary(end, why, options.target.path, at.labels, bad, goes_on))
     return end
 
 
@@ -150,6 +158,17 @@ def messages(options: Options, source: Source, progress: Progress) -> Iterator[t
     for chunk in source.chunks(progress.next):
         if chunk.start.chunk % of == which:
             yield chunk, message_of(chunk.data, chunk.start.line)
+
+
+def end_of(at: Progress, chunks: Iterable[Progress], limit: MaxBad, wish: Wish) -> tuple[End, str]:
+    """How a run ends that has come so far and does these chunks, and why; they say how far it has come with each."""
+    for at in chunks:
+        if wish.number:
+            return End.INTERRUPTED, signal.Signals(wish.number).name
+        if limit.rows is not None and at.bad > limit.rows:
+            break
+    why = too_many(limit, at)
+    return End.TOO_MANY_BAD if why else End.GOOD, why
 
 
 def too_many(limit: MaxBad, at: Progress) -> str:
@@ -164,17 +183,11 @@ def too_many(limit: MaxBad, at: Progress) -> str:
     return ""
 
 
-def summarise(options: Options, results: Results, end: End, why: str, say: Say) -> None:
-    at = results.progress
-    if end is End.GOOD and options.quiet:
-        return
-    labels = ", ".join(f"{count} {name}" for name, count in at.labels.items())
-    bad = f"; {at.bad} bad, told in {options.errors}" if at.bad and options.errors != "-" else f"; {at.bad} bad" if at.bad else ""
-    rows = f"{at.ok} rows: {labels}{bad}"
+def summary(end: End, why: str, target: object, labels: Mapping[str, int], bad: str, goes_on: bool) -> str:
+    """The last line for people; `goes_on` tells whether the same command would."""
+    rows = f"{sum(labels.values())} rows: {', '.join(f'{count} {name}' for name, count in labels.items())}{bad}"
     if end is End.GOOD:
-        say(f"wrote {options.target.path}, {rows}")
-    elif end is End.TOO_MANY_BAD:
-        say(f"failed: {why}; {rows}")
-    else:
-        again = "" if options.source.is_stream or options.target.is_stream else "; the same command goes on"
-        say(f"stopped: {why}, after {rows}{again}")
+        return f"wrote {target}, {rows}"
+    if end is End.TOO_MANY_BAD:
+        return f"failed: {why}; {rows}"
+    return f"stopped: {why}, after {rows}{'; the same command goes on' if goes_on else ''}"

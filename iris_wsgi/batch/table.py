@@ -2,7 +2,6 @@
 
 import json
 import secrets
-import signal
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -11,7 +10,7 @@ from iris_wsgi.batch.cutter import Position
 from iris_wsgi.batch.preparation import Plan, opened, planned
 from iris_wsgi.batch.progress import teller
 from iris_wsgi.batch.record import Progress
-from iris_wsgi.batch.run import End, Say, Wish, too_many
+from iris_wsgi.batch.run import STATUS, End, Say, Wish, end_of, summary
 from iris_wsgi.batch.statements import PREDICTION
 from iris_wsgi.batch.table_options import TableOptions
 from iris_wsgi.batch.tables import Database, Failed, Row
@@ -56,22 +55,16 @@ class Run:
         return Progress(Position(), 0, 0, self.carried_ok + self.ok, self.carried_bad + self.bad, self.labels)
 
     def go(self, say: Say, wish: Wish) -> End:
-        limit = self.options.max_bad
-        end, why = End.STOPPED, ""
         told = teller(self.plan.rows, " rows", self.options.quiet)
-        try:
-            self.begin()
+
+        def chunks() -> Iterator[Progress]:
             for _ in self.chunks():
                 told.tell(self.walked, self.ok + self.bad, self.bad)
-                if wish.number:
-                    end, why = End.INTERRUPTED, signal.Signals(wish.number).name
-                    break
-                if limit.rows is not None and self.progress.bad > limit.rows:
-                    end, why = End.TOO_MANY_BAD, too_many(limit, self.progress)
-                    break
-            else:
-                why = too_many(limit, self.progress)
-                end = End.TOO_MANY_BAD if why else End.GOOD
+                yield self.progress
+
+        try:
+            self.begin()
+            end, why = end_of(self.progress, chunks(), self.options.max_bad, wish)
             self.finish(STATUS[end])
         except Failed as failed:
             end, why = End.STOPPED, str(failed)
@@ -149,22 +142,7 @@ class Run:
     def summarise(self, end: End, why: str, say: Say) -> None:
         if end is End.GOOD and self.options.quiet:
             return
-        labels = ", ".join(f"{count} {name}" for name, count in self.labels.items())
-        rows = f"{self.ok} rows: {labels}{f'; {self.bad} bad' if self.bad else ''}"
-        target = self.plan.target
         if end is End.GOOD and not self.ok + self.bad:
-            say(f"nothing to do: every row of {self.options.table} has a prediction in {target}")
-        elif end is End.GOOD:
-            say(f"wrote {target}, {rows}")
-        elif end is End.TOO_MANY_BAD:
-            say(f"failed: {why}; {rows}")
+            say(f"nothing to do: every row of {self.options.table} has a prediction in {self.plan.target}")
         else:
-            say(f"stopped: {why}, after {rows}; the same command goes on")
-
-
-STATUS = {
-    End.GOOD: "succeeded",
-    End.TOO_MANY_BAD: "failed",
-    End.INTERRUPTED: "interrupted",
-    End.STOPPED: "interrupted",
-}
+            say(summary(end, why, self.plan.target, self.labels, f"; {self.bad} bad" if self.bad else "", True))
