@@ -1,16 +1,14 @@
 """The prediction cache as the settings want it."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable
 
-from iris_wsgi import golden
 from iris_wsgi.cache_metrics import CacheMetrics
 from iris_wsgi.cached import PredictionCache
-from iris_wsgi.folder import Case
 from iris_wsgi.known import Known
 from iris_wsgi.log import Log
 from iris_wsgi.metrics import Registry
-from iris_wsgi.model import RUNTIME_VERSION, Model
+from iris_wsgi.model import RUNTIME_VERSION, Graph
 from iris_wsgi.pace import Pace
 from iris_wsgi.predictors import PIECE_ROWS, Predict
 from iris_wsgi.settings import CACHED, BadSetting, Settings
@@ -24,11 +22,11 @@ SHARED_SECONDS = 0.05
 LOOK_SECONDS = 1.0
 
 
-def wanted(settings: Settings, model: Model, cases: Sequence[Case], log: Log) -> bool:
+def wanted(settings: Settings, difference: Callable[[], float], log: Log) -> bool:
     """Whether there is to be a cache. By default there is none where a row's answer depends on its company; else BadSetting."""
     if settings.cache == "off" or (settings.cache == "auto" and settings.role not in CACHED):
         return False
-    off = golden.difference(model, cases)
+    off = difference()
     if off and settings.cache == "auto" and settings.role == "all":
         log.event("warning", "there is no prediction cache: this model's answers to a row alone and in a batch differ")
         return False
@@ -43,7 +41,7 @@ def refuse_unequal(off: float, name: str, what: str) -> None:
         raise BadSetting(f"{name}: this model's answers to a row alone and in a batch differ by up to {off:.1e}; {what}")
 
 
-def cache_around(predict: Predict, model: Model, settings: Settings, registry: Registry, pace: Pace, log: Log) -> PredictionCache:
+def cache_around(predict: Predict, model: Graph, settings: Settings, registry: Registry, pace: Pace, log: Log) -> PredictionCache:
     """Raises BadSetting."""
     metrics, shared = CacheMetrics(registry), None
     if settings.cache_redis_url:
@@ -61,7 +59,7 @@ def cache_around(predict: Predict, model: Model, settings: Settings, registry: R
     return PredictionCache(predict, len(model.labels), known, shared, pace.piece_rows(PIECE_ROWS))
 
 
-def space_of(model: Model) -> bytes:
+def space_of(model: Graph) -> bytes:
     """What the bits of an answer depend on: the model's own, and who computes with it where. 1 is the layout of the values."""
     return f"{{iris}}:predictions:1:{model.digest}:{RUNTIME_VERSION}:{platform.machine()}".encode()
 

@@ -132,15 +132,15 @@ class Channel:
         if self.server.inline(head.method, head.path, head.variables, len(request.body)):
             data, self.close_after = self.server.answer(request, self.server.now)
             return self.send(data)
-        until, patient = self.server.patience(head.method, head.path, head.variables, self.server.now)
-        self.job = self.server.enqueue(self, request, patient) if self.hold(len(request.body)) else None
+        until, work = self.server.patience(head.method, head.path, head.variables, self.server.now)
+        self.job = self.server.enqueue(self, request, work) if self.hold(len(request.body)) else None
         if self.job is None:
             connection = self.server.connection(head)
             self.close_after = connection == "close"
             return self.send(self.server.refusal(OVERLOADED, head.method, head.path, connection))
         self.state, self.deadline = State.BUSY, until
         self.server.next_sweep = min(self.server.next_sweep, self.deadline)
-        self.watch(HALF_CLOSED if patient else 0)
+        self.watch(HALF_CLOSED if work == "hold" else 0)
         return False
 
     def answered(self, data: bytes, close: bool) -> None:

@@ -33,6 +33,7 @@ PHRASES = {
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
     501: "Not Implemented",
+    502: "Bad Gateway",
     503: "Service Unavailable",
     504: "Gateway Timeout",
 }
@@ -119,6 +120,12 @@ class PredictFailed(Problem):
 
 class MethodUnknown(Problem):
     status = 501
+
+
+class BadGateway(Problem):
+    """Another service, which the answer needs, gave one that cannot be used."""
+
+    status = 502
 
 
 class NotReady(Problem):

@@ -67,6 +67,12 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def pinned_digest(folder: Path) -> str:
+    """The digest of the model in a folder, as its golden.json has it. Raises BadModel."""
+    golden = parse_golden(read_file(folder / GOLDEN), str(folder / GOLDEN))
+    return f"sha256:{golden.files.get(golden.model, '')}"
+
+
 def read_object(text: str | bytes, file: str) -> dict[str, Any]:
     try:
         document = json.loads(text)

@@ -5,6 +5,7 @@ import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -12,9 +13,20 @@ from iris_wsgi import payload
 from iris_wsgi.errors import BadModel, Problem
 from iris_wsgi.folder import GOLDEN, Case, read_file, read_labels, sha256
 from iris_wsgi.model import Model, first_line
+from iris_wsgi.payload import Array
 
 
-def self_test(model: Model, cases: Sequence[Case], tolerance: float) -> str:
+class Answers(Protocol):
+    """What can be tested: a model, or one whose halves are in two places."""
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+    @property
+    def width(self) -> int: ...
+    def predict(self, rows: Array, /) -> Array: ...
+
+
+def self_test(model: Answers, cases: Sequence[Case], tolerance: float) -> str:
     """Sends golden rows the way of a request: decode, predict, encode. Returns one line; raises BadModel on a mismatch."""
     encoder = payload.Encoder(model.labels)
     rows = [case.row for case in cases]
@@ -38,7 +50,7 @@ def self_test(model: Model, cases: Sequence[Case], tolerance: float) -> str:
     return f"{len(rows)} golden rows answered, probabilities within {worst:.1e} (allowed {tolerance:g})"
 
 
-def holds(model: Model, case: Case, tolerance: float) -> bool:
+def holds(model: Answers, case: Case, tolerance: float) -> bool:
     """Whether the model still answers one golden row as it must."""
     try:
         self_test(model, [case], tolerance)
@@ -47,14 +59,14 @@ def holds(model: Model, case: Case, tolerance: float) -> bool:
     return True
 
 
-def difference(model: Model, cases: Sequence[Case]) -> float:
+def difference(model: Answers, cases: Sequence[Case]) -> float:
     """By how much the probabilities of golden rows alone and in a batch differ at most; 0 is the same bits."""
     rows = np.array([case.row for case in cases], np.float32)
     alone = np.concatenate([model.predict(row[np.newaxis]) for row in rows])
     return float(np.abs(alone - model.predict(rows)).max())
 
 
-def batching(model: Model, cases: Sequence[Case]) -> str:
+def batching(model: Answers, cases: Sequence[Case]) -> str:
     """Whether a row gets the same bits alone and in a batch, in one line; caching by content and batching rely on it."""
     off = difference(model, cases)
     return "alone and in a batch a row " + (f"differs by up to {off:.1e}" if off else "gets the same bits")

@@ -36,6 +36,9 @@ TRY = {
     "sync_async": ("/predict/hybrid", "data"),
     "worker": ("/metrics", None),
     "data_cache": ("/items/0000/prediction", None),
+    "pred": ("/v1/models/{model}:predict", "instances"),
+    "member": ("/v1/models/{model}:predict", "instances"),
+    "gateway": ("/ensemble/predict", "data"),
 }
 # Whoever hands in a job or an item waits until it is on the disk, and all who wait at the same time share one commit.
 JOB_ROLES, JOB_THREADS = ("asynchronous", "sync_async", "data_cache"), 16

@@ -3,9 +3,9 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ import onnxruntime
 from onnxruntime import RunOptions as RunOptions
 
 RUNTIME_VERSION: str = onnxruntime.__version__
+Kind = TypeVar("Kind")
 
 
 class Feature(NamedTuple):
@@ -30,8 +31,12 @@ class Feature(NamedTuple):
     max: float | None = None
 
 
-class Model:
-    """A classifier: float32 [rows, features] in, float32 probabilities [rows, classes] out."""
+# What a file may say of itself that others must know before they rely on it: whose other half it is, and its one species.
+IDENTITY = ("pair", "member")
+
+
+class Graph:
+    """An ONNX graph that takes float32 [rows, features], what its file says of itself, and the labels of its classes."""
 
     def __init__(self, content: bytes, labels: tuple[str, ...], file: str) -> None:
         """Builds the session from the bytes themselves; `file` is the name for error messages. Raises BadModel."""
@@ -41,11 +46,20 @@ class Model:
         # The wrapped session: what the wrapper adds to each run is for graphics cards, and a third of a small model's time.
         self.run = getattr(self.session, "_sess", self.session).run
         self.input, self.width = only_input(self.session, file)
-        self.output, self.is_map = probability_output(self.session, len(labels), file)
         told = self.session.get_modelmeta().custom_metadata_map
         self.name, self.version = told.get("name", Path(file).stem), told.get("version", "unknown")
         self.features = features_told(told.get("features"), self.width, file)
         self.libraries: dict[str, str] = read_object(told.get("libraries", "{}"), file)
+        self.identity = {"digest": self.digest} | {name: told[name] for name in IDENTITY if name in told}
+
+
+class Model(Graph):
+    """A classifier: float32 [rows, features] in, float32 probabilities [rows, classes] out."""
+
+    def __init__(self, content: bytes, labels: tuple[str, ...], file: str) -> None:
+        """Raises BadModel."""
+        super().__init__(content, labels, file)
+        self.output, self.is_map = probability_output(self.session, len(labels), file)
 
     def predict(self, rows: Array, options: RunOptions | None = None) -> Array:
         """Probabilities [n, classes] of rows [n, features], from one run; `options` are onnxruntime's, which can end it."""
@@ -58,9 +72,14 @@ class Model:
 
 def load_model(folder: Path, seal: str = "") -> tuple[Model, Golden]:
     """Reads a model folder; each file's SHA-256 is compared before its bytes are used. Raises BadModel."""
+    return load(Model, folder, seal)
+
+
+def load(kind: Callable[[bytes, tuple[str, ...], str], Kind], folder: Path, seal: str) -> tuple[Kind, Golden]:
+    """The same for any kind of graph."""
     golden, files = read_all(lambda name: read_file(folder / name), str(folder), seal)
     labels = read_labels(files["label.json"], str(folder / "label.json"))
-    return Model(files[golden.model], labels, str(folder / golden.model)), golden
+    return kind(files[golden.model], labels, str(folder / golden.model)), golden
 
 
 def open_session(content: bytes, file: str) -> onnxruntime.InferenceSession:

@@ -34,7 +34,13 @@ SERVER = having(name=TEXT, version=TEXT, extensions=each(TEXT))
 METADATA = having(name=TEXT, versions=each(TEXT, 1), platform=TEXT, inputs=each(TENSOR, 1), outputs=each(TENSOR, 1))
 CONFIGURED = having(name=TEXT, data_type=TEXT, dims=SHAPE)
 CONFIG = having(
-    name=TEXT, platform=TEXT, backend=TEXT, max_batch_size=UNSIGNED, input=each(CONFIGURED, 1), output=each(CONFIGURED, 1)
+    name=TEXT,
+    platform=TEXT,
+    backend=TEXT,
+    max_batch_size=UNSIGNED,
+    input=each(CONFIGURED, 1),
+    output=each(CONFIGURED, 1),
+    parameters={"type": "object", "additionalProperties": having(string_value=TEXT)},
 )
 INDEX = each(having(name=TEXT, version=TEXT, state=TEXT, reason=TEXT))
 

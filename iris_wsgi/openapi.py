@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from iris_wsgi.errors import JSON, MOST_FAULTS, PHRASES, media_of
-from iris_wsgi.model import Model
+from iris_wsgi.model import Graph
 from iris_wsgi.paths import names_of
 from iris_wsgi.wsgi import Route
 
@@ -48,35 +48,35 @@ def listed(items: object, least: int, most: int) -> Schema:
     return {"type": "array", "minItems": least, "maxItems": most, "items": items}
 
 
-def rows(model: Model, most: int) -> Schema:
+def rows(model: Graph, most: int) -> Schema:
     """The body of a prediction: 1 to `most` rows."""
     unit = ", ".join(f"{f.name} ({f.unit})" if f.unit else f.name for f in model.features)
     row = listed({"type": "number"}, model.width, model.width) | {"description": unit}
     return closed(data=listed(row, 1, most))
 
 
-def row_answer(model: Model) -> Schema:
+def row_answer(model: Graph) -> Schema:
     return closed(prediction=probabilities(model))
 
 
-def probabilities(model: Model) -> Schema:
+def probabilities(model: Graph) -> Schema:
     return listed({"type": "number"}, len(model.labels), len(model.labels))
 
 
-def label(model: Model) -> Schema:
+def label(model: Graph) -> Schema:
     return {"type": "string", "enum": list(model.labels)}
 
 
-def label_answer(model: Model) -> Schema:
+def label_answer(model: Graph) -> Schema:
     return closed(prediction=label(model))
 
 
-def proba_answer(model: Model) -> Schema:
+def proba_answer(model: Graph) -> Schema:
     pair = closed(label=label(model), probability={"type": "number"})
     return closed(prediction=listed(pair, len(model.labels), len(model.labels)))
 
 
-def batch_answer(model: Model) -> Schema:
+def batch_answer(model: Graph) -> Schema:
     many = {"type": "array", "minItems": 1}
     return closed(
         classes=listed(label(model), len(model.labels), len(model.labels)),

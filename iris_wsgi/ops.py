@@ -20,6 +20,8 @@ class Readiness:
         self.stopping = False
         self.pause = 20 * seconds if seconds > LOOP_SECONDS else 0.0
         self.tested_until, self.answered = 0.0, True
+        # What a role needs besides; none may block.
+        self.others: list[Callable[[], str | None]] = []
 
     def why_not(self) -> str | None:
         """A sentence while there must be no traffic, else None."""
@@ -29,7 +31,9 @@ class Readiness:
         if now >= self.tested_until:
             self.answered = self.answers_as_tested()
             self.tested_until = now + self.pause
-        return None if self.answered else "The model no longer answers its first golden row as it should."
+        if not self.answered:
+            return "The model no longer answers its first golden row as it should."
+        return next((why for ask in self.others if (why := ask())), None)
 
 
 def routes(others: Sequence[Route], registry: Registry, readiness: Readiness, why_dead: Callable[[], str | None]) -> list[Route]:

@@ -9,7 +9,7 @@ import numpy as np
 from iris_wsgi.deadline import PARSED, RAN
 from iris_wsgi.errors import DeadlineExceeded
 from iris_wsgi.metrics import Counter, Histogram, Info, Registry
-from iris_wsgi.model import Model
+from iris_wsgi.model import Graph, Model
 from iris_wsgi.payload import Array, best
 from iris_wsgi.watch import Watch
 
@@ -27,7 +27,7 @@ class Predict(Protocol):
 class ModelMetrics:
     """What is counted of a model's work."""
 
-    def __init__(self, registry: Registry, model: Model) -> None:
+    def __init__(self, registry: Registry, model: Graph) -> None:
         ranged = [(f.name,) for f in model.features if f.min is not None and f.max is not None]
         self.registry = registry
         self.runs = Counter(registry, "model_runs_total", "Runs of the model.")
@@ -70,7 +70,7 @@ def within_deadline(model: Model, watch: Watch) -> Predict:
     return predict
 
 
-def measured(predict: Predict, model: Model, metrics: ModelMetrics) -> Predict:
+def measured(predict: Predict, model: Graph, metrics: ModelMetrics) -> Predict:
     """Counts runs, seconds, rows by label, and values outside the range that the feature had in training."""
     # Rounded as the rows are, or the highest training row itself would count as above the range.
     ranged = [

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from iris_wsgi.model import Model
+from iris_wsgi.model import Graph
 from iris_wsgi.payload import Array, best
 from iris_wsgi.stores.jobs import Job
 
@@ -34,12 +34,12 @@ class Provisional(NamedTuple):
     probabilities: list[float]
 
 
-def provisional(model: Model, probabilities: Array) -> Provisional:
+def provisional(model: Graph, probabilities: Array) -> Provisional:
     row: list[float] = probabilities[0].tolist()
     return Provisional(named(model), model.labels[best(row)], row)
 
 
-def named(model: Model) -> dict[str, str]:
+def named(model: Graph) -> dict[str, str]:
     return {"name": model.name, "version": model.version, "digest": model.digest}
 
 
@@ -53,7 +53,7 @@ def unpack_note(note: bytes) -> Provisional | None:
     return Provisional(**told) if told else None
 
 
-def pack_result(model: Model, answer: bytes, agrees: bool | None) -> bytes:
+def pack_result(model: Graph, answer: bytes, agrees: bool | None) -> bytes:
     """A line about the answer, and the answer as /predict/batch gives it; `agrees` is None if there is nothing to agree with."""
     about: dict[str, object] = {"model": named(model)}
     if agrees is not None:

@@ -2,27 +2,36 @@
 
 from collections.abc import Callable
 from math import inf
-from pathlib import Path
 from typing import NamedTuple
 
-from iris_wsgi import golden, ops
+from iris_wsgi import ops
 from iris_wsgi.asking import plainly, through
 from iris_wsgi.caching import LOOK_SECONDS, cache_around, refuse_unequal, wanted
 from iris_wsgi.companions import Companions
+from iris_wsgi.cores import CORES, Start, here
 from iris_wsgi.errors import BadModel
 from iris_wsgi.gather import Gatherer
 from iris_wsgi.log import Log
 from iris_wsgi.metrics import Registry
-from iris_wsgi.model import Model, load_model
+from iris_wsgi.model import Graph, Model
 from iris_wsgi.observer import RequestObserver
-from iris_wsgi.pace import BLOCKING, measure
-from iris_wsgi.parts import Parts, cache_routes, hybrid_routes, item_routes, job_routes, queue_of, worker_of
-from iris_wsgi.predictors import ModelMetrics, Predict, measured, within_deadline
+from iris_wsgi.pace import BLOCKING
+from iris_wsgi.parts import (
+    Parts,
+    cache_routes,
+    hybrid_routes,
+    item_routes,
+    job_routes,
+    local_ensemble,
+    queue_of,
+    remote_ensemble,
+    worker_of,
+)
+from iris_wsgi.remote.predictor import traced
 from iris_wsgi.routes import single, v1, v2
 from iris_wsgi.servable import classifier
 from iris_wsgi.settings import Settings
 from iris_wsgi.tally import Tallies, Tally
-from iris_wsgi.watch import Watch
 from iris_wsgi.wsgi import App, Route
 
 
@@ -38,6 +47,8 @@ def prediction_cache(parts: Parts) -> list[Route]:
 def synchronous(parts: Parts) -> list[Route]:
     """The routes of v2 and v1 over each model under its own name; today there is one."""
     tallies = Tallies(parts.registry, [parts.model.name])
+    # Half a model is in the role prep alone, which has no such routes.
+    assert isinstance(parts.model, Model)
     one = classifier(parts.model, parts.predict, Tally(tallies, parts.model.name))
     models = {one.served.name: one}
     protocols = [family.routes(models, parts.readiness.why_not, parts.settings.max_rows, parts.pace) for family in (v2, v1)]
@@ -65,6 +76,24 @@ def worker(parts: Parts) -> list[Route]:
     return []
 
 
+def prep(parts: Parts) -> list[Route]:
+    """The web-single routes over the first half of a model, which asks the other half: what it answers may fail as that may."""
+
+    def asks(route: Route) -> Route:
+        return route._replace(waits=True, failures=(502, 503, 504)) if route.path.startswith("/predict") else route
+
+    return [asks(route) for route in web_single(parts)]
+
+
+def pred(parts: Parts) -> list[Route]:
+    """The other half, over v2."""
+    return synchronous(parts)
+
+
+def member(parts: Parts) -> list[Route]:
+    return synchronous(parts)
+
+
 def everything(parts: Parts) -> list[Route]:
     queue = queue_of(parts)
     hand = worker_of(parts, queue.metrics)
@@ -76,7 +105,13 @@ def everything(parts: Parts) -> list[Route]:
         # A model of one's own need not have a fast one beside it.
         parts.log.event("warning", f"POST /predict/hybrid is not served: {error}")
         hybrids = []
-    return [*web_single(parts), *synchronous(parts), *job_routes(parts, queue), *hybrids, *item_routes(parts)]
+    try:
+        ensemble = remote_ensemble(parts) if parts.settings.members else local_ensemble(parts)
+    except BadModel as error:
+        # Nor need it have models of one class each.
+        parts.log.event("warning", f"POST /ensemble/predict is not served: {error}")
+        ensemble = []
+    return [*web_single(parts), *synchronous(parts), *job_routes(parts, queue), *hybrids, *item_routes(parts), *ensemble]
 
 
 ROLES: dict[str, Callable[[Parts], list[Route]]] = {
@@ -88,6 +123,10 @@ ROLES: dict[str, Callable[[Parts], list[Route]]] = {
     "sync_async": sync_async,
     "prediction_cache": prediction_cache,
     "data_cache": data_cache,
+    "prep": prep,
+    "pred": pred,
+    "gateway": remote_ensemble,
+    "member": member,
 }
 
 
@@ -95,7 +134,7 @@ class Service(NamedTuple):
     """An application that is ready to be served, and what its start found."""
 
     app: App
-    model: Model
+    model: Graph
     sample: list[float]
     self_test: str
     readiness: ops.Readiness
@@ -105,33 +144,31 @@ class Service(NamedTuple):
 
 def build(settings: Settings, log: Log, registry: Registry | None = None) -> Service:
     """Loads and tests the model, and puts the role together. Raises BadModel, BadSetting, BadStore and StoreDown."""
-    model, pinned = load_model(Path(settings.model_dir), settings.model_seal)
-    self_test = golden.self_test(model, pinned.cases, pinned.tolerance)
-    sample = pinned.cases[0]
-    registry = registry or Registry()
-    predict: Predict = measured(within_deadline(model, Watch()), model, ModelMetrics(registry, model))
-    pace = measure(model, sample.row)
+    registry, companions = registry or Registry(), Companions(log)
+    core = CORES.get(settings.role, here)(Start(settings, registry, companions, log))
+    graph, predict, pace = core.graph, core.predict, core.pace
     if settings.batch_rows:
-        refuse_unequal(golden.difference(model, pinned.cases), "IRIS_BATCH_ROWS", "leave it at 0")
+        refuse_unequal(core.difference(), "IRIS_BATCH_ROWS", "leave it at 0")
         predict, pace = Gatherer(predict, settings.batch_rows, settings.batch_delay_ms / 1000), BLOCKING
-    readiness = ops.Readiness(lambda: golden.holds(model, sample, pinned.tolerance), pace.alone)
-    companions = Companions(log)
     cache, ask = None, plainly(predict)
-    if wanted(settings, model, pinned.cases, log):
-        predict = cache = cache_around(predict, model, settings, registry, pace, log)
+    if wanted(settings, core.difference, log):
+        predict = cache = cache_around(predict, graph, settings, registry, pace, log)
         pace, ask = BLOCKING if cache.shared else pace, through(cache)
-    parts = Parts(settings, model, predict, ask, sample.row, registry, readiness, pace, companions, log, cache)
-    table = ops.routes([*ROLES[settings.role](parts), *cache_routes(parts)], registry, readiness, companions.why_not)
+    if core.trace:
+        ask = traced(ask, core.trace)
+    parts = Parts(settings, graph, predict, ask, core.sample, registry, core.readiness, pace, companions, log, cache)
+    routes = [*ROLES[settings.role](parts), *cache_routes(parts)]
+    table = ops.routes(routes, registry, core.readiness, companions.why_not)
     if cache:
         companions.repeat("look whether the cache was cleared", LOOK_SECONDS, cache.keep_up)
-    observer = RequestObserver(log, registry, (route.path for route in table), model.version)
+    observer = RequestObserver(log, registry, (route.path for route in table), graph.version)
     registry.join()
     return Service(
         App(table, observer, settings.max_body_bytes, settings.deadline_ms / 1000 or inf),
-        model,
-        sample.row,
-        self_test,
-        readiness,
+        graph,
+        core.sample.row,
+        core.self_test,
+        core.readiness,
         observer,
         companions,
     )

@@ -1,6 +1,7 @@
 """Models as the Open Inference Protocol serves them: arrays by name in, arrays by name out."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -18,13 +19,15 @@ LABEL_TYPES = {"tensor(int64)": "INT64", "tensor(string)": "BYTES"}
 
 
 class Servable(NamedTuple):
-    """A model under its name: what it takes and gives, the function that does it, which output holds the probabilities."""
+    """A model under its name: what it takes and gives, the function that does it, which output holds the probabilities, and
+    what else its configuration tells by name."""
 
     served: Served
     infer: Infer
     probabilities: str
     digest: str
     tally: Tally
+    told: Mapping[str, str] = MappingProxyType({})
 
 
 def classifier(model: Model, predict: Predict, tally: Tally) -> Servable:
@@ -51,7 +54,7 @@ def classifier(model: Model, predict: Predict, tally: Tally) -> Servable:
         return found
 
     served = Served(model.name, version_of(model.version), inputs, tuple(outputs), model.labels)
-    return Servable(served, infer, model.output, model.digest, tally)
+    return Servable(served, infer, model.output, model.digest, tally, model.identity)
 
 
 def version_of(told: str) -> str:

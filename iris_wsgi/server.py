@@ -23,7 +23,7 @@ from iris_wsgi.http1 import Head, Request
 from iris_wsgi.listener import Poll, connection_limits, refuse_newcomers
 from iris_wsgi.log import Log
 from iris_wsgi.settings import Settings
-from iris_wsgi.wsgi import App, never
+from iris_wsgi.wsgi import App, Work, never
 
 SWEEP_SECONDS = 0.25
 ACCEPT_PAUSE_SECONDS = 0.2
@@ -79,6 +79,9 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         dispatcher.set_thread_count(threads)
         # Requests whose answers are held back wait in threads of their own, of which there are none before there are requests.
         self.waiters, self.waiting = silent_pool(), set[Job]()
+        # Neither are there any for those that call other servers.
+        self.callers = silent_pool()
+        self.pools = (dispatcher, self.waiters, self.callers)
         adjustments = Adjustments(sockets=[bound], threads=threads, backlog=1024)
         self.limits, self.observer, self.logbook, self.shared = settings, observer, log, shared
         self.now = monotonic()
@@ -217,24 +220,28 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.observer.refused(problem.status, request_id)
         return data
 
-    def enqueue(self, channel: Channel, request: Request, patient: bool) -> Job | None:
-        """Gives a request to the thread pool, or, if it is a patient one, to a thread of its own; None where there is no room."""
+    def enqueue(self, channel: Channel, request: Request, work: Work) -> Job | None:
+        """Gives a request to the threads that do such work; None where there is no room."""
         job = Job(self, channel, request)
-        if patient:
+        if work == "hold":
             if len(self.waiting) >= self.limits.waiters:
                 return None
             self.waiting.add(job)
             self.waiters.set_thread_count(max(len(self.waiters.threads), len(self.waiting)))
             self.waiters.add_task(job)
             return job
-        if len(self.task_dispatcher.queue) >= self.limits.queue:
+        pool = self.task_dispatcher
+        if work == "call":
+            pool = self.callers
+            pool.set_thread_count(self.limits.calls)
+        if len(pool.queue) >= self.limits.queue:
             return None
-        self.task_dispatcher.add_task(job)
+        pool.add_task(job)
         return job
 
     def withdraw(self, job: Job) -> bool:
         """Takes a request back from the thread pool; False where a thread has begun it."""
-        for pool in (self.task_dispatcher, self.waiters):
+        for pool in self.pools:
             with pool.lock, suppress(ValueError):
                 pool.queue.remove(job)
                 self.waiting.discard(job)
@@ -297,7 +304,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         cut = sum(channel.state in (State.BUSY, State.READING, State.SENDING) for channel in self.channels.values())
         for channel in list(self.channels.values()):
             channel.close()
-        for pool in (self.task_dispatcher, self.waiters):
+        for pool in self.pools:
             pool.shutdown(timeout=0 if cut else 5)
         self.trigger.close()
         self.poller.close()

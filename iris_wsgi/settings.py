@@ -9,7 +9,20 @@ from typing import Any
 
 PREFIX = "IRIS_"
 # A test compares it with the catalogue, which cannot be imported before the settings are known.
-ROLES = ("all", "web_single", "synchronous", "asynchronous", "worker", "sync_async", "prediction_cache", "data_cache")
+ROLES = (
+    "all",
+    "web_single",
+    "synchronous",
+    "asynchronous",
+    "worker",
+    "sync_async",
+    "prediction_cache",
+    "data_cache",
+    "prep",
+    "pred",
+    "gateway",
+    "member",
+)
 # Roles with a prediction cache where nothing else is said.
 CACHED = ("prediction_cache", "all")
 
@@ -88,6 +101,39 @@ def database_address(value: str) -> str:
     return value
 
 
+# What goes over it is for the inside of a cluster; TLS is for what stands in front of it.
+server_parts = re.compile(r"http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?/?").fullmatch
+
+
+def is_server(value: str) -> bool:
+    found = server_parts(value)
+    return found is not None and int(found[2] or 80) <= 65535
+
+
+def server_address(value: str) -> str:
+    if value and not is_server(value):
+        raise ValueError("must be http://host[:port], or be empty")
+    return value
+
+
+def species(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{0,64}", value):
+        raise ValueError("must be letters, digits, - and _, 64 at most")
+    return value
+
+
+def registry(value: str) -> str:
+    """name=http://host[:port], and as many more as there are members, with commas between them."""
+    pairs = [pair.partition("=") for pair in value.split(",")] if value else []
+    for name, _, url in pairs:
+        if not (name and url and is_server(url)):
+            raise ValueError("must be name=http://host[:port],name=… for all members, or be empty")
+        species(name)
+    if len({name for name, _, _ in pairs}) < len(pairs):
+        raise ValueError("must name each member once")
+    return value
+
+
 def one_of(*names: str) -> Callable[[str], str]:
     def cast(value: str) -> str:
         if value not in names:
@@ -162,6 +208,20 @@ class Settings:
     cache_redis_url: str = setting(
         "", redis_address, "Redis as its second level, for several machines and heavy models; empty: none", True
     )
+    pred_url: str = setting("", server_address, "server of role pred, which has the other half of what role prep has")
+    member: str = setting("", species, "which species' model role member serves")
+    members: str = setting(
+        "", registry, "servers of role member that role gateway asks: setosa=http://…,versicolor=…; empty in role all: here"
+    )
+    quorum: int = setting(0, whole(0, 1000), "members that must answer, or there is a 503; 0: more than half")
+    abstain_below: float = setting(
+        0.0, share, "probability of the most probable species below which an answer names none; 0: it names one"
+    )
+    ensemble_ms: int = setting(1000, whole(1, 3_600_000), "milliseconds that a gateway waits for its members")
+    hedge_percentile: int = setting(
+        0, whole(0, 99), "a call slower than so many of 100 before it is made a second time, a tenth of them at most; 0: none is"
+    )
+    calls: int = setting(16, whole(1, 1000), "most requests of a process that ask other servers at once; others wait for them")
     connections: int = setting(4096, whole(1, 1_000_000), "most connections of a process at once; more get 503")
     queue: int = setting(64, whole(1, 100_000), "most requests that wait for a thread; more get 503")
     pending_bytes: int = setting(
@@ -190,6 +250,17 @@ class Settings:
             raise BadSetting("IRIS_CACHE=off leaves nothing of IRIS_ROLE=prediction_cache; web_single has the same routes")
         if self.cache_redis_url and (self.cache == "off" or (self.cache == "auto" and self.role not in CACHED)):
             raise BadSetting("IRIS_CACHE_REDIS_URL is the second level of a cache that is off; IRIS_CACHE=on turns it on")
+        for role, name, value in (
+            ("prep", "IRIS_PRED_URL", self.pred_url),
+            ("member", "IRIS_MEMBER", self.member),
+            ("gateway", "IRIS_MEMBERS", self.members),
+        ):
+            if self.role == role and not value:
+                raise BadSetting(f"IRIS_ROLE={role} needs {name}, and it is empty")
+        if self.quorum > len(self.members.split(",")) and self.members:
+            raise BadSetting(
+                f"IRIS_QUORUM={self.quorum} can never be reached by the {len(self.members.split(','))} of IRIS_MEMBERS"
+            )
         if self.pending_bytes < self.max_body_bytes:
             raise BadSetting(
                 f"IRIS_PENDING_BYTES={self.pending_bytes} has no room for one body of IRIS_MAX_BODY_BYTES={self.max_body_bytes}"

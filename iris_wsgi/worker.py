@@ -14,7 +14,7 @@ from iris_wsgi.errors import DeadlineExceeded, Problem
 from iris_wsgi.job_metrics import JobMetrics
 from iris_wsgi.leases import Leases
 from iris_wsgi.log import Log
-from iris_wsgi.model import Model
+from iris_wsgi.model import Graph
 from iris_wsgi.payload import Array, Encoder, best
 from iris_wsgi.predictors import Predict
 from iris_wsgi.records import pack_result, unpack_note, unpack_rows
@@ -61,7 +61,7 @@ class Worker:
     """Nothing that a job or the store does ends it."""
 
     def __init__(
-        self, store: JobStore, model: Model, predict: Predict, rules: Rules, metrics: JobMetrics, log: Log, ending: Stop
+        self, store: JobStore, model: Graph, predict: Predict, rules: Rules, metrics: JobMetrics, log: Log, ending: Stop
     ) -> None:
         self.store, self.model, self.predict, self.rules = store, model, predict, rules
         self.metrics, self.log, self.ending = metrics, log, ending

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from math import inf
 from random import getrandbits
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from iris_wsgi import deadline, errors
 from iris_wsgi.bodies import Environ, check_media, read_body
@@ -20,6 +20,8 @@ BARE = (204, 304)
 UNMATCHED = "unmatched"
 UNEXPECTED = "The server failed on this request; its log says more under this request id."
 
+# What a request that is not answered at once does: it computes, its answer is held back, or it calls other servers.
+Work = Literal["compute", "hold", "call"]
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 request_id_of_caller = re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch
@@ -31,8 +33,8 @@ def never() -> bool:
 
 class Request(NamedTuple):
     """What a handler is given: method, path, body (empty unless the route takes one), the values of the path's parameters by
-    name, the CGI variables (RFC 3875), in which the fields are, when it arrived, until when its answer is wanted, and what says
-    that an answer that is held back should go out, as its client has gone."""
+    name, the CGI variables (RFC 3875), in which the fields are, when it arrived, until when its answer is wanted, what says
+    that an answer that is held back should go out, as its client has gone, and its id."""
 
     method: str
     path: str
@@ -42,6 +44,7 @@ class Request(NamedTuple):
     arrived: float = 0.0
     until: float = inf
     hurry: Callable[[], bool] = never
+    id: str = ""
 
 
 class Response(NamedTuple):
@@ -68,7 +71,8 @@ class Route(NamedTuple):
     client would have it held, and not when the answer is no longer wanted. `success` is the status that OpenAPI shows; where a
     route `revalidates`, it shows 304 as well, and one that `creates` may answer 201. What goes to the pool by its `inline_bytes`
     is answered in the loop all the same while `at_hand` says of the path's parameters and the CGI variables that its handler
-    will not block.
+    will not block. One that `waits` asks other servers: its requests have threads of their own, so that others need not wait
+    for those servers too.
     """
 
     method: str
@@ -87,6 +91,7 @@ class Route(NamedTuple):
     revalidates: bool = False
     creates: bool = False
     at_hand: Callable[[Parameters, Environ], bool] | None = None
+    waits: bool = False
 
 
 class Place(NamedTuple):
@@ -160,7 +165,7 @@ class App:
         request_id = offered if offered and request_id_of_caller(offered) else new_request_id()
         place, parameters = self.paths.find(path)
         try:
-            response = self.respond(method, path, variables, body, arrived, hurry, place, parameters)
+            response = self.respond(method, path, variables, body, arrived, hurry, place, parameters, request_id)
         except Exception as error:
             problem = error if isinstance(error, Problem) else Problem(UNEXPECTED)
             if problem.status == 500:
@@ -178,12 +183,13 @@ class App:
         # How large a packed body is nobody knows yet.
         return body_bytes <= route.inline_bytes and not (route.lenient and "HTTP_CONTENT_ENCODING" in variables)
 
-    def patience(self, method: str, path: str, variables: Environ, arrived: float) -> tuple[float, bool]:
-        """Until when the answer to a request that arrived then is wanted, as far as its fields tell (monotonic), and whether it
-        may be held back until then, so that it should have a thread of its own.
+    def patience(self, method: str, path: str, variables: Environ, arrived: float) -> tuple[float, Work]:
+        """Until when the answer to a request that arrived then is wanted, as far as its fields tell (monotonic), and what it is
+        that takes time.
         """
         route = self.paths.find(path)[0].route(method)
-        return self.until(route, variables, arrived), route is not None and bool(held(route, variables))
+        work: Work = "compute" if route is None else "hold" if held(route, variables) else "call" if route.waits else "compute"
+        return self.until(route, variables, arrived), work
 
     def until(self, route: Route | None, variables: Environ, arrived: float) -> float:
         if route is not None and route.holds:
@@ -200,6 +206,7 @@ class App:
         hurry: Callable[[], bool],
         place: Place,
         parameters: Parameters,
+        request_id: str,
     ) -> Response:
         """Runs the handler of the route; raises Problem where there is none."""
         route = place.route(method)
@@ -210,7 +217,7 @@ class App:
             if until <= now:
                 raise errors.DeadlineExceeded(deadline.WAITED)
             content = b"" if route.body is None else self.content(route, variables, body)
-            response = route.handler(Request(method, path, content, parameters, variables, arrived, until, hurry))
+            response = route.handler(Request(method, path, content, parameters, variables, arrived, until, hurry, request_id))
             return coded(response, variables.get("HTTP_ACCEPT_ENCODING")) if route.lenient else response
         allow = (("Allow", place.allow),) if place.allow else ()
         if allow and method == "OPTIONS":

@@ -166,6 +166,17 @@ def live() -> Iterator[Running]:
 
 
 @pytest.fixture(scope="session")
+def others() -> Iterator[dict[str, dict[str, str]]]:
+    """What roles that ask others are to be set to, by role: servers of the other half, and of three members."""
+    pred = start_server("--role", "pred")
+    members = {name: start_server("--role", "member", "--member", name) for name in ("setosa", "versicolor", "virginica")}
+    registry = ",".join(f"{name}={server.url}" for name, server in members.items())
+    yield {"prep": {"pred_url": pred.url}, "gateway": {"members": registry}}
+    for server in (pred, *members.values()):
+        server.stop()
+
+
+@pytest.fixture(scope="session")
 def slow_model(tmp_path_factory) -> Path:
     """A model that takes some tens of milliseconds for a row and seconds for a thousand: multiplications by the unit matrix."""
     import numpy as np

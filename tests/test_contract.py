@@ -4,9 +4,11 @@ import json
 import re
 
 import pytest
+from clients import until
 from conftest import MODEL, wsgi_call
 from openapi_spec_validator import validate
 
+from iris_wsgi.folder import sha256
 from iris_wsgi.roles import ROLES
 from iris_wsgi.wsgi import METHODS
 
@@ -39,8 +41,9 @@ JOBS = {"/jobs", "/jobs/{id}"}
 HYBRID = {"/predict/hybrid"}
 CACHE = {"/cache"}
 ITEMS = {"/items/{id}", "/items/{id}/prediction"}
+ENSEMBLE = {"/ensemble/predict", "/ensemble/health"}
 PATHS = {
-    "all": OPS | WEB_SINGLE | SYNCHRONOUS | JOBS | HYBRID | CACHE | ITEMS,
+    "all": OPS | WEB_SINGLE | SYNCHRONOUS | JOBS | HYBRID | CACHE | ITEMS | ENSEMBLE,
     "web_single": OPS | WEB_SINGLE,
     "synchronous": OPS | SYNCHRONOUS,
     "asynchronous": OPS | JOBS,
@@ -48,6 +51,10 @@ PATHS = {
     "sync_async": OPS | JOBS | HYBRID,
     "prediction_cache": OPS | WEB_SINGLE | CACHE,
     "data_cache": OPS | ITEMS,
+    "prep": OPS | WEB_SINGLE,
+    "pred": OPS | SYNCHRONOUS,
+    "gateway": OPS | ENSEMBLE,
+    "member": OPS | SYNCHRONOUS,
 }
 ROW = [5.1, 3.5, 1.4, 0.2]
 BODIES = {
@@ -56,8 +63,12 @@ BODIES = {
     "/items": {"data": [ROW]},
     ":predict": {"instances": [ROW]},
     "/infer": {"inputs": [{"name": "features", "datatype": "FP32", "shape": [1, 4], "data": ROW}]},
+    "/ensemble/predict": {"data": [ROW]},
 }
 FAST = f"sha256:{json.loads((MODEL / 'fast/golden.json').read_text())['files']['iris_lr.onnx']}"
+MEMBERS = "sha256:" + sha256(
+    "\n".join(f"sha256:{sha256(file.read_bytes())}" for file in sorted(MODEL.glob("members/*/*.onnx"))).encode()
+)
 # What no schema of a body takes, by the same ends.
 OF_ROWS = ({}, {"data": []}, {"data": [[1, 2, 3]]}, {"data": [ROW], "foo": 1}, {"data": [["1", 2, 3, 4]]})
 OTHERS = {
@@ -65,15 +76,25 @@ OTHERS = {
     "/jobs": OF_ROWS,
     "/items": (*OF_ROWS, {"data": [ROW, ROW]}),
     ":predict": ({}, {"instances": []}, {"instances": [ROW[0]]}, {"instances": [["1", 2, 3, 4]]}),
+    "/ensemble/predict": (*OF_ROWS, {"data": [ROW, ROW]}),
     "/infer": ({}, {"inputs": []}, {"inputs": [{"name": "features"}]}, {"inputs": [ROW]}, {"inputs": [], "outputs": 1}),
 }
 
 
 @pytest.fixture(params=ROLES)
 def role(request, make):
-    app = make(role=request.param)
-    app.name, app.table = request.param, app.service.app.table
-    return app
+    """An application of each role, with those beside it that it asks."""
+    name = request.param
+    others = request.getfixturevalue("others") if name in ("prep", "gateway") else {}
+    app = make(role=name, **{"member": {"member": "setosa"}, **others}.get(name, {}))
+    app.name, app.table = name, app.service.app.table
+    if not others:
+        yield app
+        return
+    app.service.companions.start()
+    until(lambda: app.service.readiness.why_not() is None, "it knows the others")
+    yield app
+    app.service.companions.end(0)
 
 
 def a_job(app):
@@ -89,7 +110,7 @@ def concrete(app, path):
     """A path that a client sends, of a template."""
     path = path.replace("/items/{id}", "/items/0000")
     path = path.replace("{id}", a_job(app)) if "{id}" in path else path
-    return path.replace("{model}", "iris_svc").replace("{version}", "1")
+    return path.replace("{model}", app.service.model.name).replace("{version}", "1")
 
 
 def of(by_path, path):
@@ -100,7 +121,7 @@ def of(by_path, path):
 def ask(app, method, path, route, **options):
     if route.body is None:
         return app.request(concrete(app, path), method=method, **options)
-    body = json.dumps(of(BODIES, path)).encode()
+    body = json.dumps(of(BODIES, path)).replace("features", getattr(app.service.model, "input", "features")).encode()
     return app.request(concrete(app, path), method=method, body=body, content_type="application/json", **options)
 
 
@@ -128,6 +149,8 @@ def test_every_prediction_tells_the_digest_of_its_model(role):
     for path, method, route in each_route(role):
         if of(BODIES, path) and "/jobs" not in path and path != "/items/{id}":
             model = FAST if path == "/predict/hybrid" else role.service.model.digest
+            if path == "/ensemble/predict":
+                model = MEMBERS
             assert ask(role, method, path, route).headers["X-Model-Digest"] == model
 
 

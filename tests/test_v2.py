@@ -98,7 +98,7 @@ def test_the_roles_of_the_settings_are_those_of_the_catalogue():
     assert list(NAMES) == list(ROLES)
 
 
-def test_the_model_is_told_as_its_graph_names_it(app):
+def test_the_model_is_told_as_its_graph_names_it(app, service):
     tensors = {"features": ("FP32", [-1, 4]), "label": ("INT64", [-1]), "probabilities": ("FP32", [-1, 3])}
     told = json.loads(wsgi_call(app, "GET", "/v2/models/iris_svc")[2])
     assert (told["name"], told["versions"], told["platform"]) == ("iris_svc", ["1"], "onnx_onnxv1")
@@ -114,6 +114,7 @@ def test_the_model_is_told_as_its_graph_names_it(app):
             {"name": "label", "data_type": "TYPE_INT64", "dims": [1], "reshape": {"shape": []}},
             {"name": "probabilities", "data_type": "TYPE_FP32", "dims": [3]},
         ],
+        "parameters": {"digest": {"string_value": service.model.digest}},
     }
 
 

@@ -7,7 +7,7 @@ from iris_wsgi.items.reader import Shared
 from iris_wsgi.items.seed import seed
 from iris_wsgi.items.sqlite import SqliteItems
 from iris_wsgi.items.store import ItemStore
-from iris_wsgi.model import Model
+from iris_wsgi.model import Graph
 from iris_wsgi.settings import BadSetting, Settings
 from iris_wsgi.stores.choice import with_redis
 from iris_wsgi.stores.jobs import BadStore
@@ -16,7 +16,7 @@ FILE, EMBEDDED = "items.db", "sqlite:///"
 Tell = Callable[[str, str], None]
 
 
-def open_items(settings: Settings, model: Model, seconds: float, tell: Tell) -> ItemStore:
+def open_items(settings: Settings, model: Graph, seconds: float, tell: Tell) -> ItemStore:
     """Its calls end within about `seconds` where it hangs. Raises BadSetting, BadStore, and StoreDown of an embedded one."""
     rows = seed(model, Path(settings.model_dir), tell)
     url = settings.database_url

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from iris_wsgi.model import Model
+from iris_wsgi.model import Graph
 
 FILE = "training.csv"
 
 
-def seed(model: Model, folder: Path, tell: Callable[[str, str], None]) -> dict[str, bytes]:
+def seed(model: Graph, folder: Path, tell: Callable[[str, str], None]) -> dict[str, bytes]:
     """Rows by ids 0000, 0001, …; none where the file is not there or is not of this model, which `tell` is told."""
     try:
         with (folder / FILE).open(newline="", encoding="utf-8") as file:

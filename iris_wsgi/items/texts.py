@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from iris_wsgi.errors import Conflict
-from iris_wsgi.model import Model
+from iris_wsgi.model import Graph
 from iris_wsgi.payload import Array, best, finite
 from iris_wsgi.predictors import Predict
 
@@ -13,7 +13,7 @@ from iris_wsgi.predictors import Predict
 class Texts:
     """The bodies about items, for one model."""
 
-    def __init__(self, model: Model, predict: Predict) -> None:
+    def __init__(self, model: Graph, predict: Predict) -> None:
         self.model, self.predict = model, predict
 
     def item(self, item_id: str, version: int, row: bytes, _: float) -> bytes:

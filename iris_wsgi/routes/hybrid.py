@@ -6,7 +6,7 @@ from time import monotonic
 
 from iris_wsgi import errors, openapi
 from iris_wsgi.log import Log
-from iris_wsgi.model import Model
+from iris_wsgi.model import Graph
 from iris_wsgi.pace import NEVER
 from iris_wsgi.payload import Array, decode_rows, finite
 from iris_wsgi.predictors import Predict
@@ -18,7 +18,7 @@ ALL_FAILED = "The fast model gave no answer, and no job could be taken for the f
 SUMMARY = "A fast model's answer to one row at once, and the job of the full model"
 
 
-def routes(model: Model, predict: Predict, queue: Queue, log: Log, below: float) -> list[Route]:
+def routes(model: Graph, predict: Predict, queue: Queue, log: Log, below: float) -> list[Route]:
     """The one route, over the fast `model`; a job is made where its probability is `below` that, 1 being always."""
 
     def hybrid(request: Request) -> Response:

@@ -10,7 +10,7 @@ from iris_wsgi import errors, openapi
 from iris_wsgi.bodies import Environ
 from iris_wsgi.items.cache import ITEM, PREDICTION, Found, ItemCache
 from iris_wsgi.items.store import ID_PATTERN
-from iris_wsgi.model import Model
+from iris_wsgi.model import Graph
 from iris_wsgi.pace import NEVER
 from iris_wsgi.paths import Parameters
 from iris_wsgi.payload import decode_rows
@@ -34,7 +34,7 @@ Header = tuple[str, str]
 Look = Callable[[str, float, bool], Found]
 
 
-def routes(model: Model, cache: ItemCache) -> list[Route]:
+def routes(model: Graph, cache: ItemCache) -> list[Route]:
     """All of them. What is in memory is answered in the I/O loop, since nobody is asked for it."""
     digest = ("X-Model-Digest", model.digest)
 
@@ -77,12 +77,12 @@ def routes(model: Model, cache: ItemCache) -> list[Route]:
     ]  # fmt: skip
 
 
-def item_answer(model: Model) -> openapi.Schema:
+def item_answer(model: Graph) -> openapi.Schema:
     row = openapi.listed({"type": "number"}, 1, 1_000_000)
     return openapi.closed(id=openapi.TEXT, version={"type": "integer", "minimum": 1}, data=openapi.listed(row, 1, 1))
 
 
-def prediction_answer(model: Model) -> openapi.Schema:
+def prediction_answer(model: Graph) -> openapi.Schema:
     return openapi.closed(
         id=openapi.TEXT,
         version={"type": "integer", "minimum": 1},

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from iris_wsgi import deadline, errors, openapi
 from iris_wsgi.job_metrics import JobMetrics
-from iris_wsgi.model import Model
+from iris_wsgi.model import Graph
 from iris_wsgi.pace import NEVER
 from iris_wsgi.payload import Array, decode_rows
 from iris_wsgi.records import accepted, digest_of, href, pack_rows, record
@@ -61,7 +61,7 @@ class Queue(NamedTuple):
         return job
 
 
-def routes(model: Model, queue: Queue, max_rows: int, wait_seconds: float) -> list[Route]:
+def routes(model: Graph, queue: Queue, max_rows: int, wait_seconds: float) -> list[Route]:
     """All of them; an answer about a job is held back for `wait_seconds` at most."""
 
     def post(request: Request) -> Response:

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from iris_wsgi import openapi
 from iris_wsgi.asking import Ask
-from iris_wsgi.model import Model
+from iris_wsgi.model import Graph
 from iris_wsgi.pace import Pace
 from iris_wsgi.payload import Array, Encoder, decode_rows
 from iris_wsgi.validators import revalidated
@@ -19,13 +20,17 @@ Encode = Callable[[Array], bytes]
 INLINE_BYTES = 16384
 
 
-def routes(model: Model, ask: Ask, sample: list[float], max_rows: int, pace: Pace) -> list[Route]:
-    """All of them; `sample` is the row that /metadata shows and /predict/test answers.
+class Sample(NamedTuple):
+    """The row that /metadata shows and /predict/test answers, with the probabilities that the model gives for it."""
 
-    By the model's `pace` small bodies are answered in the I/O loop.
-    """
+    row: list[float]
+    probabilities: list[float]
+
+
+def routes(model: Graph, ask: Ask, sample: Sample, max_rows: int, pace: Pace) -> list[Route]:
+    """All of them. By the model's `pace` small bodies are answered in the I/O loop."""
     encoder = Encoder(model.labels)
-    sample_row = np.array([sample], np.float32)
+    sample_row = np.array([sample.row], np.float32)
     headers = (("X-Model-Digest", model.digest),)
 
     def fixed(document: object) -> Handler:
@@ -45,7 +50,10 @@ def routes(model: Model, ask: Ask, sample: list[float], max_rows: int, pace: Pac
     def of_row(encode: Encode) -> Handler:
         return of_rows(encode, 1, "send them to /predict/batch")
 
-    metadata = fixed(described(model, sample_row))
+    def metadata(_: Request) -> Response:
+        # What it says of another half may become another.
+        return Response(json.dumps(described(model, sample_row, sample.probabilities)).encode(), headers=headers)
+
     labels = fixed({str(i): label for i, label in enumerate(model.labels)})
     batch = of_rows(encoder.batch, max_rows, f"send them in several requests of up to {max_rows} rows")
     one, many = openapi.rows(model, 1), openapi.rows(model, max_rows)
@@ -89,9 +97,8 @@ def routes(model: Model, ask: Ask, sample: list[float], max_rows: int, pace: Pac
     ]
 
 
-def described(model: Model, sample_row: Array) -> dict[str, object]:
+def described(model: Graph, sample_row: Array, prediction: list[float]) -> dict[str, object]:
     """What GET /metadata answers: types and shapes with a sample, and where the model comes from."""
-    prediction = model.predict(sample_row)[0].tolist()
     return {
         "data_type": "float32",
         "data_structure": f"(1,{model.width})",
@@ -102,6 +109,7 @@ def described(model: Model, sample_row: Array) -> dict[str, object]:
         "model": {
             "name": model.name,
             "version": model.version,
+            **model.identity,
             "digest": model.digest,
             "labels": model.labels,
             "features": [feature._asdict() for feature in model.features],

@@ -136,6 +136,7 @@ def configuration_of(one: Servable, most_rows: int) -> object:
         "max_batch_size": most_rows,
         "input": tensors(inputs),
         "output": tensors(outputs),
+        "parameters": {name: {"string_value": value} for name, value in one.told.items()},
     }
 
 

@@ -1,0 +1,94 @@
+"""Keeps an eye on a target: who it is, whether it answers, and, while it is not asked, whether it is well again."""
+
+from collections.abc import Callable
+from time import monotonic
+from urllib.parse import quote
+
+from iris_wsgi.companions import pause
+from iris_wsgi.payload import Array
+from iris_wsgi.remote.call import Call, Failure, gather
+from iris_wsgi.remote.exchange import Lost
+from iris_wsgi.remote.inference import Asked
+from iris_wsgi.remote.peer import MOST_JSON, Peer, ask_for, names_of, peer_of
+from iris_wsgi.remote.reply import BadReply, Reply
+from iris_wsgi.remote.target import Target
+
+# How often to look at a target that is well, and at one that is not; and how long it may take to answer.
+EVERY_SECONDS, SOON_SECONDS, PATIENCE_SECONDS = 1.0, 0.25, 1.0
+# How often its name is looked up anew.
+LOOKUP_SECONDS = 5.0
+FIELDS = (("X-Request-ID", "probe"),)
+
+# Why a model is not the one that is wanted, in words that go on from "it"; None if it is.
+Fits = Callable[[Peer], str | None]
+# The same by what it answers.
+Proves = Callable[[Callable[[Array], Array]], str | None]
+
+
+def no_more(_: Callable[[Array], Array]) -> None:
+    """For who is satisfied by who it is."""
+
+
+class Watcher:
+    """Asks about `row` as a client would. This is the half-open trial of the breaker too: no client has to wait for it."""
+
+    def __init__(self, target: Target, row: Array, fits: Fits, proves: Proves = no_more) -> None:
+        self.target, self.row, self.fits, self.proves = target, row, fits, proves
+        self.look_at = self.lookup_at = 0.0
+
+    def run(self, ending: Callable[[], bool]) -> None:
+        """Until the process ends; then the connections do too."""
+        while not ending():
+            self.look()
+            pause(SOON_SECONDS)
+        self.target.end()
+
+    def look(self) -> None:
+        """What is wrong becomes the target's `why_not`."""
+        if monotonic() < self.look_at:
+            return
+        peer = self.target.peer
+        try:
+            if monotonic() >= self.lookup_at:
+                self.target.resolve()
+                self.lookup_at = monotonic() + LOOKUP_SECONDS
+            if peer is None:
+                peer = self.known()
+                if wrong := self.proves(lambda rows: self.ask(peer, rows)):
+                    raise BadReply(wrong)
+                self.target.trust(peer)
+            self.ask(peer, self.row)
+        except BadReply as error:
+            # It may have another model now: who it is is asked first the next time.
+            self.target.distrust(str(error))
+        except Lost as error:
+            if self.target.peer is None:
+                self.target.distrust(str(error))
+        self.look_at = monotonic() + (EVERY_SECONDS if self.target.why_not() is None else 0.0)
+
+    def known(self) -> Peer:
+        """Who answers there. Raises Lost, and BadReply where it is not who is wanted."""
+        names = names_of(self.get("/v2/models"))
+        if len(names) != 1:
+            raise BadReply(f"it serves {len(names)} models, not one")
+        peer = peer_of(self.get(f"/v2/models/{quote(names[0], safe='')}/config"), names[0])
+        wrong = f"its model takes {peer.width} values, not {self.row.shape[1]}" if peer.width != self.row.shape[1] else None
+        if wrong := wrong or self.fits(peer):
+            raise BadReply(wrong)
+        return peer
+
+    def get(self, path: str) -> Reply:
+        call = Call(self.target, ask_for(path, self.target.place.authority, FIELDS), MOST_JSON)
+        gather([call], monotonic() + PATIENCE_SECONDS)
+        if isinstance(call.result, Reply):
+            return call.result
+        raise (BadReply if call.result and call.result.outcome == "bad_answer" else Lost)(call.result.why if call.result else "")
+
+    def ask(self, peer: Peer, rows: Array) -> Array:
+        until = monotonic() + PATIENCE_SECONDS
+        asked = Asked(self.target, peer, rows, until, FIELDS, trial=True)
+        gather(asked.calls, until)
+        found = asked.result()
+        if isinstance(found, Failure):
+            raise (BadReply if found.outcome == "bad_answer" else Lost)(found.why)
+        return found
