@@ -10,6 +10,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 from sklearn.model_selection import RepeatedStratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch
+from species import combined
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -19,7 +20,15 @@ COLOURS = ("#3b6fb6", "#d98032", "#4f9a5b")
 FOLDS = RepeatedStratifiedKFold(n_splits=5, n_repeats=10, random_state=0)
 
 
-def write(out: Path, fitted: Pipeline, fresh: Pipeline, held_out: tuple[np.ndarray, np.ndarray], iris: Bunch, title: str) -> None:
+def write(
+    out: Path,
+    fitted: Pipeline,
+    fresh: Pipeline,
+    members: dict[str, Pipeline],
+    held_out: tuple[np.ndarray, np.ndarray],
+    iris: Bunch,
+    title: str,
+) -> None:
     """Writes README.md and its two pictures to `out`; `fresh` is the unfitted pipeline, for cross-validation."""
     rows, target = held_out
     probabilities, truth = out_of_fold(fresh, iris)
@@ -33,8 +42,17 @@ def write(out: Path, fitted: Pipeline, fresh: Pipeline, held_out: tuple[np.ndarr
         table=confusion_table(matrix, iris.target_names),
         cv_accuracy=f"{(probabilities.argmax(axis=1) == truth).mean():.3f}",
         cv_loss=f"{log_loss(truth, probabilities):.3f}",
+        members=members_table(members, rows, target),
     )
     (out / "README.md").write_text(text, encoding="utf-8")
+
+
+def members_table(members: dict[str, Pipeline], rows: np.ndarray, target: np.ndarray) -> str:
+    """The accuracy of each member in telling its own species, and of the three together in telling which."""
+    found = {f"`{name}`": member.predict(rows) == (target == k) for k, (name, member) in enumerate(members.items())}
+    found["together"] = combined(members, rows).argmax(axis=1) == target
+    lines = [f"| {name} | {right.mean():.3f} |" for name, right in found.items()]
+    return "\n".join([f"| member | accuracy on the {len(rows)} held-out rows |", "|---|---|", *lines])
 
 
 def out_of_fold(fresh: Pipeline, iris: Bunch) -> tuple[np.ndarray, np.ndarray]:
@@ -110,7 +128,7 @@ def save(figure: plt.Figure, path: Path) -> None:
 
 TEMPLATE = """# Model card: {title}
 
-Written by `bin/train`, like every file of this folder but the two Python files; run it again and the bytes are the same.
+Written by `bin/train`, like every file of this folder but the Python files; run it again and the bytes are the same.
 
 **What it does.** Tells the species of an iris (setosa, versicolor, virginica) from four lengths in cm: sepal length,
 sepal width, petal length, petal width. It is here to show how a model is served. It is no botanist: it knows three
@@ -133,6 +151,11 @@ The {held_out} held-out rows:
 
 {table}
 
+**The members.** For each species there is a model made the same way from the same rows, which knows only this species and
+"other". Together they say the species whose member is the most certain, and its probability divided by the sum of all three.
+
+{members}
+
 ![Decision regions on petal length and width](decision_regions.png)
 
 ![Reliability of the probabilities](reliability.png)
@@ -145,4 +168,7 @@ The {held_out} held-out rows:
 | `label.json` | class number to name |
 | `golden.json` | SHA-256 of the other files, and rows with scikit-learn's answers, which the server must give before it is ready |
 | `training.csv` | the 150 rows, for the page's plot and for the items of the data cache; another model may leave it out |
+| `fast/` | a logistic regression on the same rows, for an answer at once |
+| `prep/`, `pred/` | the main model in two halves: float32 `[N, 4]` to the same scaled and finite, and from there to the answer; `pair` in the metadata of both is one digest of the two, and their answers are those of `iris_svc.onnx` to the bit |
+| `members/` | the three members: float32 `[N, 4]` in, int64 label `[N]` and float32 probabilities `[N, 2]` out; `member` in the metadata is the species |
 """  # noqa: E501

@@ -1,7 +1,7 @@
 """The fast model: a logistic regression on the same rows, a few hundred bytes of weights, for whatever wants a second model."""
 
-import numpy as np
-from onnx import helper, numpy_helper
+from onnx import helper
+from onnx_file import classify, constants, scale
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
@@ -17,20 +17,7 @@ def pipeline() -> Pipeline:
 
 def graph(fitted: Pipeline) -> tuple[list, list]:
     """Nodes and weights: float32 [N, features] to int64 [N] and float32 [N, classes]."""
-    scaler, regression = fitted["scaler"], fitted["classifier"]
-    nodes = [
-        helper.make_node(
-            "Scaler",
-            ["features"],
-            ["scaled"],
-            domain="ai.onnx.ml",
-            offset=scaler.mean_.tolist(),
-            scale=(1 / scaler.scale_).tolist(),
-        ),
-        helper.make_node("Clip", ["scaled", "least", "most"], ["bounded"]),
-        helper.make_node("Gemm", ["bounded", "weights", "bias"], ["logits"], transB=1),
-        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
-        helper.make_node("ArgMax", ["probabilities"], ["label"], axis=1, keepdims=0),
-    ]
-    weights = {"weights": regression.coef_, "bias": regression.intercept_, "least": -MOST, "most": MOST}
-    return nodes, [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in weights.items()]
+    regression = fitted["classifier"]
+    bound = helper.make_node("Clip", ["scaled", "least", "most"], ["bounded"])
+    nodes = [scale(fitted["scaler"]), bound, *classify("bounded")]
+    return nodes, constants(weights=regression.coef_, bias=regression.intercept_, least=-MOST, most=MOST)

@@ -12,7 +12,9 @@ from sklearn.datasets import load_iris
 from sklearn.model_selection import train_test_split
 
 FILES = ["README.md", "decision_regions.png", "golden.json", "iris_svc.onnx", "label.json", "reliability.png", "training.csv"]
-FILES += ["fast/golden.json", "fast/iris_lr.onnx", "fast/label.json"]
+BESIDE = {"fast": "iris_lr", "prep": "iris_prep", "pred": "iris_pred"}
+BESIDE |= {f"members/{name}": f"iris_{name}" for name in ("setosa", "versicolor", "virginica")}
+FILES += [f"{folder}/{file}" for folder, name in BESIDE.items() for file in ("golden.json", "label.json", f"{name}.onnx")]
 
 
 @pytest.fixture(scope="module")
@@ -20,14 +22,14 @@ def fitted():
     """The very pipeline that bin/train exports, fitted anew, with every warning an error."""
     sys.path.insert(0, str(MODEL))
     try:
-        import train
+        import full
     finally:
         sys.path.remove(str(MODEL))
     iris = load_iris()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        seen, _, target, _ = train_test_split(iris.data, iris.target, test_size=30, stratify=iris.target, random_state=train.SEED)
-        return train.pipeline().fit(seen, target)
+        seen, _, target, _ = train_test_split(iris.data, iris.target, test_size=30, stratify=iris.target, random_state=full.SEED)
+        return full.pipeline().fit(seen, target)
 
 
 def test_training_again_writes_the_same_bytes_with_warnings_as_errors(tmp_path: Path):

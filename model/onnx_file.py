@@ -1,0 +1,94 @@
+"""An ONNX file: the nodes that several models have in common, what the file says of itself, and its bytes."""
+
+import json
+from importlib.metadata import version
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from sklearn.preprocessing import StandardScaler
+
+FEATURES = ("sepal_length", "sepal_width", "petal_length", "petal_width")
+UNIT = "cm"
+LIBRARIES = ("numpy", "onnx", "scikit-learn")
+
+
+def scale(scaler: StandardScaler, output: str = "scaled") -> NodeProto:
+    return helper.make_node(
+        "Scaler",
+        ["features"],
+        [output],
+        domain="ai.onnx.ml",
+        offset=floats(scaler.mean_),
+        scale=floats(1 / scaler.scale_),
+    )
+
+
+def classify(decisions: str) -> list[NodeProto]:
+    """From decisions to logits to probabilities to the label.
+
+    The label is the ArgMax of the very probabilities that go out, so the two can never disagree.
+    """
+    return [
+        helper.make_node("Gemm", [decisions, "weights", "bias"], ["logits"], transB=1),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+        helper.make_node("ArgMax", ["probabilities"], ["label"], axis=1, keepdims=0),
+    ]
+
+
+def constants(**values: object) -> list[TensorProto]:
+    return [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in values.items()]
+
+
+def floats(array: np.ndarray) -> list[float]:
+    return np.asarray(array, np.float64).ravel().tolist()
+
+
+def answers(classes: int) -> list[ValueInfoProto]:
+    """The outputs of a classifier."""
+    return [
+        helper.make_tensor_value_info("label", TensorProto.INT64, [None]),
+        helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, classes]),
+    ]
+
+
+def rows_of_features(name: str) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, len(FEATURES)])
+
+
+def to_model(nodes: list, weights: list, outputs: list[ValueInfoProto], told: dict[str, str]) -> ModelProto:
+    """A checked ONNX model of these nodes, from what the first one takes to the outputs; `told` is its metadata."""
+    graph = helper.make_graph(nodes, told["name"], [rows_of_features(nodes[0].input[0])], outputs, weights)
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 1)]
+    model = helper.make_model(
+        graph, opset_imports=opsets, ir_version=8, producer_name="iris_wsgi", producer_version=told["version"]
+    )
+    helper.set_model_props(model, told)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def to_onnx(*parts: object) -> bytes:
+    """The bytes of the ONNX file of what `to_model` takes."""
+    return to_model(*parts).SerializeToString(deterministic=True)
+
+
+def measured(rows: np.ndarray) -> list[dict]:
+    """The four features as they are measured, with unit and training range."""
+    return ranges(rows, FEATURES, unit=UNIT)
+
+
+def ranges(rows: np.ndarray, names: tuple[str, ...], **more: str) -> list[dict]:
+    low, high = rows.min(axis=0).tolist(), rows.max(axis=0).tolist()
+    return [{"name": n, **more, "min": a, "max": b} for n, a, b in zip(names, low, high, strict=True)]
+
+
+def metadata(name: str, released: str, features: list[dict], **more: str) -> dict[str, str]:
+    """What the file says of itself: name, version, features, library versions, and whatever else it needs."""
+    return {
+        "name": name,
+        "version": released,
+        "features": json.dumps(features),
+        "libraries": json.dumps({library: version(library) for library in LIBRARIES}),
+        **more,
+    }
