@@ -456,8 +456,8 @@ def test_a_model_that_answers_wrongly_or_was_damaged_cannot_become_an_image(runn
     wrong = (good.replace('"label": "setosa"', '"label": "virginica"', 1), "label.json", "wanted virginica")
     for bad, damaged, words in (
         wrong,
-        (good, "fast/label.json", "fast/label.json has"),
         (good, "prep/label.json", "prep/label.json has"),
+        (good, "fast/label.json", "fast/label.json has"),
         (good, "label.json", "model/label.json has"),
     ):
         golden.write_text(bad)
