@@ -456,6 +456,7 @@ def test_a_model_that_answers_wrongly_or_was_damaged_cannot_become_an_image(runn
     wrong = (good.replace('"label": "setosa"', '"label": "virginica"', 1), "label.json", "wanted virginica")
     for bad, damaged, words in (
         wrong,
+        (good, "prep/label.json", "prep/label.json has"),
         (good, "fast/label.json", "fast/label.json has"),
         (good, "label.json", "model/label.json has"),
     ):
@@ -496,10 +497,15 @@ def test_the_bill_of_materials_is_valid_and_complete(runner, image, tmp_path):
         "iris_wsgi",
         "iris_svc.onnx",
         "iris_lr.onnx",
+        "iris_prep.onnx",
+        "iris_pred.onnx",
+        "iris_setosa.onnx",
+        "iris_versicolor.onnx",
+        "iris_virginica.onnx",
         "libc6",
         "python3.13-minimal",
     } <= set(listed)
-    assert len(listed) == len(re.findall(r"status\.d/|dist-info/METADATA", "\n".join(file.path for file in image.files))) + 3
+    assert len(listed) == len(re.findall(r"status\.d/|dist-info/METADATA", "\n".join(file.path for file in image.files))) + 8
     assert (
         f"sha256:{listed['iris_svc.onnx']['hashes'][0]['content']}" == image.config["config"]["Labels"]["iris-wsgi.model.digest"]
     )
