@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from statistics import median
 
 import rows
@@ -22,57 +22,61 @@ KEPT = 20_000
 
 
 class Kind:
-    """Requests to one application: each different, or, if it `repeats`, those of the first window again and again."""
+    """Requests to one application, by number: each window others, or, if it `repeats`, those of the first again and again."""
 
-    def __init__(self, app, path: str, repeats: bool, of_many: bool) -> None:
-        self.app, self.path, self.repeats, self.of_many = app, path, repeats, of_many
+    def __init__(self, app, asked: Callable[[int], dict[str, object]], count: int, repeats: bool) -> None:
+        self.app, self.asked, self.count, self.repeats = app, asked, count, repeats
         self.given = 0
         self.spent: list[tuple[float, float]] = []
 
-    def window(self, bodies: Sequence[bytes], count: int) -> None:
+    def window(self) -> None:
         """So many calls; what one took, in µs of CPU and in µs."""
         first = 0 if self.repeats else self.given
-        self.given += count
-        asked = [environ(bodies[i % len(bodies)]) | {"PATH_INFO": self.path} for i in range(first, first + count)]
+        self.given += self.count
+        asked = [self.asked(i) for i in range(first, first + self.count)]
         began, cpu = time.perf_counter_ns(), time.process_time_ns()
         for one in asked:
             call(self.app, one)
-        self.spent.append(((time.process_time_ns() - cpu) / 1e3 / count, (time.perf_counter_ns() - began) / 1e3 / count))
+        spent = time.process_time_ns() - cpu, time.perf_counter_ns() - began
+        self.spent.append((spent[0] / 1e3 / self.count, spent[1] / 1e3 / self.count))
 
 
-def main(model: str, windows: int, count: int, redis_url: str) -> None:
-    singles, many = rows.drawn(max(20_000, (windows + 1) * count), 1), rows.drawn(40_000, 2)
-    bodies = {False: [rows.nested([row]) for row in singles]}
-    bodies[True] = [rows.nested(many[i : i + BATCH_ROWS]) for i in range(0, len(many), BATCH_ROWS)]
-    found = kinds(model, redis_url)
+def measured(found: Mapping[str, Kind], windows: int) -> dict[str, float]:
+    """All kinds in turns, and the medians of the windows; the first window is to get warm."""
     for _ in range(windows + 1):
         for kind in found.values():
-            kind.window(bodies[kind.of_many], max(1, count // 50) if kind.of_many else count)
-    # The first window is to get warm.
-    figures = {
+            kind.window()
+    return {
         f"{name}_{what}": median(one[i] for one in kind.spent[1:])
         for name, kind in found.items()
         for i, what in enumerate(("cpu", "time"))
     }
-    json.dump(figures | memory(), sys.stdout)
 
 
-def kinds(model: str, redis_url: str) -> dict[str, Kind]:
+def main(model: str, windows: int, count: int, redis_url: str) -> None:
+    json.dump(measured(kinds(model, count, redis_url), windows) | memory(), sys.stdout)
+
+
+def kinds(model: str, count: int, redis_url: str) -> dict[str, Kind]:
     """By name; those of the second level keep next to nothing in memory, so that each row is looked up in Redis."""
-    log = Log(os.open(os.devnull, os.O_WRONLY))
+    log, many = Log(os.open(os.devnull, os.O_WRONLY)), rows.drawn(40_000, 2)
+    batches = [rows.nested(many[i : i + BATCH_ROWS]) for i in range(0, len(many), BATCH_ROWS)]
+    asked = {"/predict/label": (rows.singles(), count), "/predict/batch": (batches, max(1, count // 50))}
 
-    def app(role: str, **settings: object):
-        return build(Settings(role=role, model_dir=model, **settings), log).app
+    def kind(role: str, path: str, repeats: bool, **settings: object) -> Kind:
+        app = build(Settings(role=role, model_dir=model, **settings), log).app
+        bodies, most = asked[path]
+        return Kind(app, lambda i: environ(bodies[i % len(bodies)]) | {"PATH_INFO": path}, most, repeats)
 
     found = {}
-    for of_many, path, words in ((False, "/predict/label", ""), (True, "/predict/batch", "_batch")):
-        found[f"off{words}"] = Kind(app("web_single"), path, False, of_many)
-        found[f"miss{words}"] = Kind(app("prediction_cache", cache_bytes=100_000_000), path, False, of_many)
-        found[f"hit{words}"] = Kind(app("prediction_cache", cache_bytes=100_000_000), path, True, of_many)
+    for path, words in (("/predict/label", ""), ("/predict/batch", "_batch")):
+        found[f"off{words}"] = kind("web_single", path, False)
+        found[f"miss{words}"] = kind("prediction_cache", path, False, cache_bytes=100_000_000)
+        found[f"hit{words}"] = kind("prediction_cache", path, True, cache_bytes=100_000_000)
     if redis_url:
         told = {"cache_redis_url": redis_url, "cache_bytes": 1024}
-        found["shared_miss"] = Kind(app("prediction_cache", **told), "/predict/label", False, False)
-        found["shared_hit"] = Kind(app("prediction_cache", **told), "/predict/label", True, False)
+        found["shared_miss"] = kind("prediction_cache", "/predict/label", False, **told)
+        found["shared_hit"] = kind("prediction_cache", "/predict/label", True, **told)
     return found
 
 

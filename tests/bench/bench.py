@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from environments import ROOT, python
+from environments import ROOT, Unavailable, ensure, python
 from servers import PEERS
 
 MODEL = str(ROOT / "model")
@@ -46,6 +46,15 @@ class Bench(NamedTuple):
     def of(self, model: str) -> "Bench":
         """The same with another model's folder, and the labels that onnxruntime gives with it."""
         return self._replace(model=model, labels=known(self.rows, self.scratch, model))
+
+
+def needed(name: str) -> str:
+    """The Python of an environment, which is made unless it stands. Raises Failed."""
+    try:
+        ensure(name)
+    except Unavailable as error:
+        raise Failed(f"its package is {error}") from None
+    return python(name)
 
 
 def known(rows: list[list[float]], scratch: str, model: str = MODEL) -> list[str]:

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 
 import environments
 import processes
-from bench import Bench, Failed, environ
+from bench import Bench, Failed, environ, needed
 from document import framed
-from environments import Unavailable, python
 from jobs import redis_server, until_up
 from models import MODELS, folder_of
 from outcome import Outcome
@@ -25,6 +24,8 @@ USED = ("redis", "models")
 WINDOWS, CALLS, LIMIT = 8, 300, 300
 KINDS = ("off", "miss", "hit")
 SHARED = ("shared_miss", "shared_hit")
+COLUMNS = [*KINDS, "hit to off", "pays from"]
+SHARED_COLUMNS = [*(f"{kind} CPU" for kind in KINDS), *(f"{kind} µs" for kind in KINDS), "pays from"]
 METHOD = """\
 * The application called without a server in one thread, as a WSGI server would: `POST /predict/label` with one row, and
   `POST /predict/batch` with 100. Off is the role `web_single`; the others are `prediction_cache`. In a miss every row is new, in
@@ -48,23 +49,24 @@ def measure_round(number: int, bench: Bench, outcome: Outcome) -> None:
 
 def trial(model: str, bench: Bench) -> tuple[dict[str, float], list[str]]:
     """All kinds in turns. Raises Failed."""
-    folder, windows = folder_of(model, bench), WINDOWS if bench.effort.requests > 5000 else 4
-    script = str(environments.BENCH / "alone_cached.py")
+    interpreter = needed("redis")
     with redis(bench) as url:
-        command = [python("redis"), "-B", script, folder, str(windows), str(CALLS), url]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False, env=environ(bench.scratch))
+        return alone(interpreter, "alone_cached.py", model, bench, url), []
+
+
+def alone(interpreter: str, script: str, model: str, bench: Bench, *words: str) -> dict[str, float]:
+    """What a script finds that calls the application without a server. Raises Failed."""
+    windows = WINDOWS if bench.effort.requests > 5000 else 4
+    command = [interpreter, "-B", str(environments.BENCH / script), folder_of(model, bench), str(windows), str(CALLS), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False, env=environ(bench.scratch))
     if done.returncode:
         raise Failed((done.stderr.strip().splitlines() or ["it ended"])[-1])
-    return json.loads(done.stdout), []
+    return json.loads(done.stdout)
 
 
 @contextlib.contextmanager
 def redis(bench: Bench) -> Iterator[str]:
     """The URL of a Redis without a disk. Raises Failed."""
-    try:
-        environments.ensure("redis")
-    except Unavailable as error:
-        raise Failed(f"its package is {error}") from None
     port = free_port()
     with tempfile.TemporaryDirectory(dir=bench.scratch) as folder:
         command = [redis_server(), "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", ""]
@@ -74,32 +76,29 @@ def redis(bench: Bench) -> Iterator[str]:
 
 
 def text(outcome: Outcome) -> str:
-    def cells(model: str, figures: tuple[str, ...]) -> list[str]:
-        return [shown(outcome.value(model, figure), "{:,.0f}") for figure in figures]
-
-    singles, batches, shared = [], [], []
-    for model, title in MODELS.items():
-        pays = [pays_from(outcome, model, words) for words in ("", "_batch")]
-        singles.append([title, *cells(model, tuple(f"{kind}_cpu" for kind in KINDS)), hit_to_off(outcome, model, ""), pays[0]])
-        batches.append(
-            [title, *cells(model, tuple(f"{kind}_batch_cpu" for kind in KINDS)), hit_to_off(outcome, model, "_batch"), pays[1]]
-        )
-        both = tuple(f"{kind}_{what}" for what in ("cpu", "time") for kind in ("off", *SHARED))
-        shared.append([title, *cells(model, both), pays_from(outcome, model, "", "time", "shared_")])
-    words = ["model", "off", "miss", "hit", "hit to off", "pays from"]
-    tables = "In memory, CPU µs of a request of one row:\n\n" + table(words, singles)
-    tables += "\nIn memory, CPU µs of a batch of 100 rows:\n\n" + table(words, batches)
-    levels = ["off", "miss", "hit"]
-    tables += "\nThe second level alone, CPU µs and µs of a request of one row:\n\n"
-    tables += table(["model", *(f"{one} CPU" for one in levels), *(f"{one} µs" for one in levels), "pays from"], shared)
+    tables = ""
+    for words, what in (("", "request of one row"), ("_batch", "batch of 100 rows")):
+        lines = [[title, *cells(outcome, model, words)] for model, title in MODELS.items()]
+        tables += f"In memory, CPU µs of a {what}:\n\n{table(['model', *COLUMNS], lines)}\n"
+    lines = [[title, *shared_cells(outcome, model)] for model, title in MODELS.items()]
+    tables += "The second level alone, CPU µs and µs of a request of one row:\n\n" + table(["model", *SHARED_COLUMNS], lines)
     entry, reckoned = (shown(outcome.value("svm", figure), "{:.0f}") for figure in ("entry", "reckoned"))
     tables += f"\nAn answer takes {entry} bytes of memory; {reckoned} are reckoned.\n"
     method = METHOD.format(calls=CALLS, batches=CALLS // 50, windows=WINDOWS)
     return framed(outcome, HEADING, tables, method, verdicts(outcome), USED)
 
 
-def hit_to_off(outcome: Outcome, model: str, words: str) -> str:
-    return shown(outcome.ratio((model, f"hit{words}_cpu"), (model, f"off{words}_cpu")), "{:.2f}")
+def cells(outcome: Outcome, name: str, words: str = "") -> list[str]:
+    """What belongs under COLUMNS."""
+    told = [shown(outcome.value(name, f"{kind}{words}_cpu"), "{:,.0f}") for kind in KINDS]
+    ratio = shown(outcome.ratio((name, f"hit{words}_cpu"), (name, f"off{words}_cpu")), "{:.2f}")
+    return [*told, ratio, pays_from(outcome, name, words)]
+
+
+def shared_cells(outcome: Outcome, name: str) -> list[str]:
+    """What belongs under SHARED_COLUMNS."""
+    told = [f"{kind}_{what}" for what in ("cpu", "time") for kind in ("off", *SHARED)]
+    return [*(shown(outcome.value(name, figure), "{:,.0f}") for figure in told), pays_from(outcome, name, "", "time", "shared_")]
 
 
 def pays_from(outcome: Outcome, model: str, words: str, what: str = "cpu", level: str = "") -> str:

@@ -19,6 +19,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     # Installed as the others are, so that its byte code is there at the first start.
     "ours": (str(ROOT),),
     "redis": (f"{ROOT}[redis]",),
+    "postgres": (f"{ROOT}[postgres,redis]",),
     "fastapi": (*FASTAPI, "numpy", "onnxruntime"),
     "mosec": ("mosec", "numpy", "onnxruntime"),
     "litserve": ("litserve", "uvloop", "httptools", "numpy", "onnxruntime"),

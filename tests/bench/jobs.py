@@ -18,9 +18,9 @@ from typing import NamedTuple
 import environments
 import processes
 import rows
-from bench import Bench, Failed, environ
+from bench import Bench, Failed, environ, needed
 from document import framed
-from environments import Unavailable, python
+from environments import python
 from load import Load
 from outcome import Outcome
 from report import shown, table
@@ -123,11 +123,7 @@ def trial(kind: Kind, bench: Bench) -> tuple[dict[str, float], list[str]]:
 @contextlib.contextmanager
 def site(kind: Kind, bench: Bench) -> Iterator[Site]:
     """A store of its own, on the disk that this project is on, and who uses it; all of it is ended at exit. Raises Failed."""
-    environment = ENVIRONMENTS[kind.store]
-    try:
-        environments.ensure(environment)
-    except Unavailable as error:
-        raise Failed(f"its package is {error}") from None
+    interpreter = needed(ENVIRONMENTS[kind.store])
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="jobs-", dir=environments.HOME, ignore_cleanup_errors=True)
@@ -146,7 +142,7 @@ def site(kind: Kind, bench: Bench) -> Iterator[Site]:
             redis = start("redis", [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, *durable], {})
             until_up(redis, lambda: socket.create_connection(("127.0.0.1", port), 1).close())
             settings["IRIS_REDIS_URL"] = f"redis://127.0.0.1:{port}"
-        command = [python(environment), "-m", "iris_wsgi"]
+        command = [interpreter, "-m", "iris_wsgi"]
         port, health = free_port(), free_port()
         roles = {
             "server": ["serve", "--role", "asynchronous", "--workers", "1", "--port", str(port)],

@@ -7,6 +7,7 @@ import batch
 import batching
 import caching
 import holdup
+import items
 import jobs
 import protocol
 import report
@@ -32,6 +33,7 @@ SECTIONS = {
     "holdup": Section(holdup.measure_round, holdup.text, ("ours", "uvicorn"), ()),
     "batching": Section(batching.measure_round, batching.text, ("ours",), ("models",)),
     "caching": Section(caching.measure_round, caching.text, (), ("redis", "models")),
+    "items": Section(items.measure_round, items.text, (), ("ours", "redis", "postgres", "models")),
     "jobs": Section(jobs.measure_round, jobs.text, (), ("ours", "redis")),
     "batch": Section(batch.measure_round, batch.text, (), batch.USED),
 }

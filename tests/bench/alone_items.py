@@ -1,0 +1,146 @@
+"""The routes of items without a server, without a cache and with one: CPU µs and µs of one call, in turns."""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from unittest.mock import patch
+
+import rows
+from alone import call, environ
+from alone_cached import Kind, measured
+
+from iris_wsgi import parts
+from iris_wsgi.items.cache import Entry, Found, ItemCache, Render
+from iris_wsgi.items.choice import EMBEDDED, postgres
+from iris_wsgi.items.sqlite import SqliteItems
+from iris_wsgi.items.store import ItemStore
+from iris_wsgi.log import Log
+from iris_wsgi.roles import build
+from iris_wsgi.settings import Settings
+
+KEPT, LOOKS = 20_000, 200
+LOOK_SECONDS, MOST_SECONDS = 3600.0, 86400.0
+ROOMY, NARROW = 100_000_000, 4096
+PLACES = {"_item": ("/items/{}", "item_lookups_total"), "": ("/items/{}/prediction", "item_predictions_total")}
+
+
+class Uncached(ItemCache):
+    """No cache in the same place: each request reads the database, and runs the model if it is to tell what that says."""
+
+    def item(self, item_id: str, until: float, use: bool = True) -> Found:
+        self.metrics.items.add(("database",))
+        return self.read_anew(item_id, until, self.show)
+
+    def prediction(self, item_id: str, until: float, use: bool = True) -> Found:
+        self.metrics.predictions.add(("run",))
+        return self.read_anew(item_id, until, self.say)
+
+    def read_anew(self, item_id: str, until: float, render: Render) -> Found:
+        item, read_at, source = self.reader.get(item_id, False)
+        body = render(item_id, item.version, item.row, until)
+        return Found(Entry((0, 0), item.version, read_at, read_at, item.row, body), source)
+
+
+class Items:
+    """What makes kinds over one database, and counts where their answers came from."""
+
+    def __init__(self, model: str, url: str, windows: int = 0, count: int = 0) -> None:
+        self.model, self.url, self.windows, self.count = model, url, windows, count
+        self.log = Log(os.open(os.devnull, os.O_WRONLY))
+        self.found: dict[str, Kind] = {}
+        self.sources: dict[str, str] = {}
+
+    def app(self, cache: type[ItemCache] = ItemCache, size: int = ROOMY, redis_url: str = ""):
+        """Nothing in it gets too old; it looks at the database at its start and not again while all this lasts."""
+        told = {"database_url": self.url, "items_redis_url": redis_url, "items_bytes": size}
+        told |= {"items_seconds": MOST_SECONDS, "items_check_seconds": LOOK_SECONDS}
+        with patch.object(parts, "ItemCache", cache):
+            service = build(Settings(role="data_cache", model_dir=self.model, **told), self.log)
+        service.companions.start()
+        return service.app
+
+    def add(self, name: str, app, words: str, source: str, repeats: bool = False) -> None:
+        """Requests whose answers are to come from this source."""
+        path, family = PLACES[words]
+        self.found[name] = Kind(app, lambda i: get(path.format(item_id(i))), self.count, repeats)
+        self.sources[name] = f'{family}{{source="{source}"}}'
+
+    def measured(self) -> dict[str, float]:
+        figures = measured(self.found, self.windows)
+        for name, source in self.sources.items():
+            if metric(self.found[name].app, source) < self.windows * self.count:
+                raise SystemExit(f"{name}: not all answers were of {source}")
+        return figures
+
+
+def main(model: str, windows: int, count: int, redis_url: str = "", url: str = "") -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        items = Items(model, url or f"{EMBEDDED}{folder}/items.db", windows, count)
+        store = filled(items.url)
+        add_levels(items, redis_url) if redis_url else add_routes(items)
+        json.dump(items.measured() | {"look": look(store)}, sys.stdout)
+
+
+def filled(url: str) -> ItemStore:
+    """A database with items in it."""
+    drawn = {item_id(i): rows.packed([row]) for i, row in enumerate(rows.drawn(KEPT, 7))}
+    store = SqliteItems(Path(url.removeprefix(EMBEDDED)), drawn) if url.startswith(EMBEDDED) else postgres(url, drawn, 60.0)
+    store.identity()
+    return store
+
+
+def add_routes(items: Items) -> None:
+    for words, source in (("_item", "database"), ("", "run")):
+        items.add(f"off{words}", items.app(Uncached), words, source)
+        items.add(f"miss{words}", items.app(), words, source)
+        items.add(f"hit{words}", items.app(), words, "hit", repeats=True)
+
+
+def add_levels(items: Items, redis_url: str) -> None:
+    """There is room for a few items in memory, so that each is looked up in Redis."""
+    items.add("off", items.app(Uncached), "_item", "database")
+    for name, source in (("miss", "database"), ("hit", "redis")):
+        app = items.app(ItemCache, NARROW, redis_url)
+        until_looked(app)
+        items.add(f"shared_{name}", app, "_item", source, repeats=name == "hit")
+
+
+def until_looked(app) -> None:
+    """Redis is not believed before the first look at the database, which a thread of its own takes."""
+    while not metric(app, 'item_lookups_total{source="redis"}'):
+        for i in range(KEPT - 50, KEPT):
+            call(app, get(f"/items/{item_id(i)}"))
+
+
+def look(store: ItemStore) -> float:
+    """CPU µs of a look at a database in which nobody has written."""
+    cursor = store.changes(None).cursor
+    began = time.process_time_ns()
+    for _ in range(LOOKS):
+        store.changes(cursor)
+    return (time.process_time_ns() - began) / 1e3 / LOOKS
+
+
+def item_id(number: int) -> str:
+    return f"{number:05d}"
+
+
+def get(path: str) -> dict[str, object]:
+    """What a server gives the application for a request without a body."""
+    given = {name: value for name, value in environ(b"").items() if not name.startswith("CONTENT_")}
+    return given | {"REQUEST_METHOD": "GET", "PATH_INFO": path}
+
+
+def metric(app, name: str) -> float:
+    """What the application counts under this name."""
+    for line in call(app, get("/metrics")).decode().splitlines():
+        if line.startswith(f"{name} "):
+            return float(line.rpartition(" ")[2])
+    raise SystemExit(f"there is no {name}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

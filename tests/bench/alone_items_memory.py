@@ -1,0 +1,35 @@
+"""Bytes that an item takes in memory, and that it takes with what the model says of it; and what is reckoned for them."""
+
+import gc
+import json
+import sys
+import tempfile
+import tracemalloc
+
+from alone import call
+from alone_items import EMBEDDED, KEPT, PLACES, Items, filled, get, item_id, metric
+
+
+def main(model: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        items = Items(model, f"{EMBEDDED}{folder}/items.db")
+        filled(items.url)
+        json.dump(taken(items, "_item", "item") | taken(items, "", "both"), sys.stdout)
+
+
+def taken(items: Items, words: str, name: str) -> dict[str, float]:
+    """By asking for all of them; the first makes what is there once."""
+    app, (path, _) = items.app(), PLACES[words]
+    call(app, get(path.format(item_id(0))))
+    gc.collect()
+    tracemalloc.start()
+    for i in range(1, KEPT):
+        call(app, get(path.format(item_id(i))))
+    gc.collect()
+    grown = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    return {f"{name}_bytes": grown / (KEPT - 1), f"{name}_reckoned": metric(app, "item_cache_bytes") / KEPT}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

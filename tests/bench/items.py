@@ -1,0 +1,107 @@
+"""The data cache: what a request for an item costs without it, as a miss, as a hit, and with Redis before the database."""
+
+import functools
+from collections.abc import Iterator
+
+import environments
+import jobs
+import postgresql
+from bench import Bench, Failed, needed
+from caching import CALLS, COLUMNS, SHARED_COLUMNS, WINDOWS, alone, cells, redis, shared_cells
+from document import framed
+from models import MODELS
+from outcome import Outcome
+from report import shown, table
+from rounds import attempt
+
+HEADING = "The data cache"
+STORES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
+MEMORY = "memory"
+ITEM, PREDICTION = "GET /items/{id}", "GET /items/{id}/prediction"
+METHOD = """\
+* The application called without a server in one thread, as a WSGI server would, in the role `data_cache`, over a database of
+  20,000 items of four features. In a miss every item is new, in a hit every item was asked for before; where all answers came
+  from must be as `/metrics` tells it. What an item costs does not depend on the model.
+* Off has the same routes and headers. In place of the cache is a class of the benchmark's that reads the database in each
+  request, and then writes the item, or runs the model and writes what it says. Requests with `Cache-Control: no-cache` would not
+  do: what they read is kept, and the model is not run on a row that is the same as before.
+* All kinds take turns in one process, in windows of {calls} requests; the median of {windows} windows counts.
+* CPU is that of the process, so without that of Redis and PostgreSQL; µs are by the clock. In a server a hit gains more than
+  here, for it is answered in the I/O loop, while what must read is handed to a thread.
+* Pays from is the share of hits at which CPU with a cache is that without: (miss - off) / (miss - hit). With Redis it is by the
+  clock, since a request waits for Redis.
+* With Redis there is room for a few items in memory, so that each is looked up in Redis; a miss is put there as well.
+* SQLite {sqlite}, PostgreSQL {postgresql} and Redis {redis} are on the same machine, the latter two over TCP, Redis without a
+  disk. None of them has to read the disk for an item. Over a network PostgreSQL and Redis take as much longer as that takes.
+* A look at what others have written is in none of these: each process takes one twice in `IRIS_ITEMS_CHECK_SECONDS`.
+* Memory is by tracemalloc, in an application that was asked for all items; reckoned is what counts against `IRIS_ITEMS_BYTES`.
+"""
+
+
+def measure_round(number: int, bench: Bench, outcome: Outcome) -> None:
+    for model in MODELS:
+        attempt(model, number, outcome, functools.partial(trial, "alone_items.py", model, bench))
+    attempt(MEMORY, number, outcome, functools.partial(trial, "alone_items_memory.py", "svm", bench))
+    for store in STORES:
+        attempt(store, number, outcome, functools.partial(shared_trial, store, bench))
+
+
+def trial(script: str, model: str, bench: Bench) -> tuple[dict[str, float], list[str]]:
+    """In memory, over SQLite. Raises Failed."""
+    return alone(needed("ours"), script, model, bench), []
+
+
+def shared_trial(store: str, bench: Bench) -> tuple[dict[str, float], list[str]]:
+    """Redis before a database. Raises Failed."""
+    if store == "sqlite":
+        interpreter = needed("redis")
+        with redis(bench) as cache:
+            return alone(interpreter, "alone_items.py", "svm", bench, cache), []
+    interpreter = needed("postgres")
+    with postgresql.postgresql(bench) as database, redis(bench) as cache:
+        return alone(interpreter, "alone_items.py", "svm", bench, cache, database), []
+
+
+def text(outcome: Outcome) -> str:
+    lines = [[f"`{ITEM}`", "any", *cells(outcome, "svm", "_item")]]
+    lines += [[f"`{PREDICTION}`", title, *cells(outcome, model)] for model, title in MODELS.items()]
+    tables = "In memory, CPU µs of a request, with the items in SQLite:\n\n" + table(["route", "model", *COLUMNS], lines)
+    tables += f"\nRedis between memory and database, CPU µs and µs of `{ITEM}`:\n\n"
+    tables += table(["database", *SHARED_COLUMNS], [[title, *shared_cells(outcome, store)] for store, title in STORES.items()])
+    tables += "\n" + costs(outcome)
+    used = [name for name in ("ours", "redis", "postgres", "models") if (environments.HOME / name / "installed").exists()]
+    method = METHOD.format(calls=CALLS, windows=WINDOWS, **versions())
+    return framed(outcome, HEADING, tables, method, verdicts(outcome), used)
+
+
+def costs(outcome: Outcome) -> str:
+    """What an item takes of memory, and a look of CPU."""
+    told = [
+        shown(outcome.value(MEMORY, f"{name}_{what}"), "{:.0f}") for what in ("bytes", "reckoned") for name in ("item", "both")
+    ]
+    looks = {title: shown(outcome.value(store, "look"), "{:.0f}") for store, title in STORES.items()}
+    taken = " and ".join(f"{look} CPU µs in {title}" for title, look in looks.items() if look)
+    return (
+        f"An item takes {told[0]} bytes of memory, and {told[1]} with what the model says of it; {told[2]} and {told[3]} are "
+        f"reckoned.\nA look at what others have written takes {taken or 'an unknown time'}.\n"
+    )
+
+
+def versions() -> dict[str, str]:
+    try:
+        return jobs.versions() | {"postgresql": postgresql.version()}
+    except Failed:
+        return jobs.versions() | {"postgresql": "(which is not here)"}
+
+
+def verdicts(outcome: Outcome) -> Iterator[str]:
+    """A hit in memory is to cost less than no cache; what Redis gives depends on the database."""
+    for words, route in (("_item", ITEM), ("", PREDICTION)):
+        ratio = outcome.ratio(("svm", f"hit{words}_cpu"), ("svm", f"off{words}_cpu"))
+        if ratio is not None:
+            yield f"{'PASS' if ratio < 1 else 'FAIL'} {route}: CPU of a hit in memory, of that without a cache: {ratio:.2f} times"
+    for store, title in STORES.items():
+        ratio = outcome.ratio((store, "shared_hit_time"), (store, "off_time"))
+        if ratio is not None:
+            pays = "" if ratio < 1 else ": it does not pay"
+            yield f"INFO {title}: time of a hit in Redis, of that without a cache: {ratio:.2f} times{pays}"
