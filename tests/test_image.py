@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cached_property
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -76,8 +78,9 @@ class Container:
     def run(self, *words: str) -> subprocess.CompletedProcess:
         return subprocess.run([self.runner, *words], capture_output=True, text=True)
 
-    @property
+    @cached_property
     def pid(self) -> int:
+        """It stays the same, as none is restarted; an engine takes long to tell it."""
         return int(self.inspect(".State.Pid"))
 
     @property
@@ -104,14 +107,22 @@ class Container:
         assert self.inspect(".State.Running") == "true", self.logs()
         return self
 
-    def curl(self, path: str, body: object = None, *headers: str, port: int = 8000) -> bytes:
+    def curl(self, path: str, body: object = None, *headers: str, port: int = 8000, more: tuple[str, ...] = ()) -> bytes:
         """Asks from inside the container's own network, which has nothing but loopback."""
-        words = [*self.inside, "curl", "-sS", "--max-time", "30", f"http://127.0.0.1:{port}{path}"]
+        words = [*self.inside, "curl", "-sS", "--max-time", "30", *more, f"http://127.0.0.1:{port}{path}"]
         words += [word for header in headers for word in ("-H", header)]
         if body is not None:
             words += ["-H", "Content-Type: application/json", "--data-binary", "@-"]
         given = None if body is None else json.dumps(body).encode()
         return subprocess.run(words, input=given, capture_output=True, check=True).stdout
+
+    def put(self, path: str, body: object, port: int = 8000) -> bytes:
+        return self.curl(path, body, port=port, more=("--request", "PUT"))
+
+    def cache_status(self, path: str, body: object = None, port: int = 8000) -> str:
+        """What the answer says of caches."""
+        only_that = ("--output", "/dev/null", "--write-out", "%header{cache-status}")
+        return self.curl(path, body, port=port, more=only_that).decode()
 
     def ended(self) -> int:
         self.wait_until(lambda: self.inspect(".State.Running") == "false")
@@ -311,17 +322,30 @@ def test_all_roles_work_on_embedded_stores_within_the_limits_of_a_cluster(contai
     assert server.ended() == 0
 
 
-def test_a_volume_for_the_stores_needs_no_preparation_and_outlives_its_container(runner, container):
+def test_a_volume_for_the_stores_needs_no_preparation_and_outlives_its_containers(runner, container):
     volume = f"iris-wsgi-test-{os.getpid()}"
-    flags = (*HARD, *SMALL, "--network", "none", "--volume", f"{volume}:/state", "--env", "IRIS_ROLE=asynchronous")
+    flags = (*HARD, *SMALL, "--network", "none", "--volume", f"{volume}:/state", "--env")
+    used = []
+
+    def killed(one: Container) -> None:
+        os.kill(one.pid, signal.SIGKILL)
+        one.ended()
+
     try:
-        first = container(flags=flags).serves()
-        job = json.loads(first.curl("/jobs", {"data": [POINTS["setosa"]]}))
-        os.kill(first.pid, signal.SIGKILL)
-        first.ended()
-        second = container(flags=(*flags, "--env", "IRIS_ROLE=all")).serves()
-        assert second.finished(job)["result"]["labels"] == ["setosa"]
-        for one in (first, second):
+        used.append(jobs := container(flags=(*flags, "IRIS_ROLE=asynchronous")).serves())
+        job = json.loads(jobs.curl("/jobs", {"data": [POINTS["setosa"]]}))
+        killed(jobs)
+        used.append(items := container(flags=(*flags, "IRIS_ROLE=data_cache")).serves())
+        assert json.loads(items.curl("/items/0000")) == {"id": "0000", "version": 1, "data": [POINTS["setosa"]]}
+        assert "; hit" in items.cache_status("/items/0000")
+        written = items.put("/items/0000", {"data": [POINTS["virginica"]]})
+        told = items.curl("/items/0000/prediction")
+        assert (json.loads(told)["version"], json.loads(told)["label"]) == (2, "virginica")
+        killed(items)
+        used.append(server := container(flags=(*flags, "IRIS_ROLE=all")).serves())
+        assert server.finished(job)["result"]["labels"] == ["setosa"]
+        assert (server.curl("/items/0000"), server.curl("/items/0000/prediction")) == (written, told)
+        for one in used:
             subprocess.run([runner, "rm", "--force", one.name], capture_output=True)
     finally:
         subprocess.run([runner, "volume", "rm", "--force", volume], capture_output=True)
@@ -359,6 +383,58 @@ def test_two_roles_in_two_containers_share_the_jobs_of_a_redis_and_none_is_lost_
         assert worker.run(*check).returncode == 0
         worker.run("stop", "--time", "30", worker.name)
         assert worker.ended() == 0
+    finally:
+        redis.kill()
+        redis.wait()
+
+
+def test_a_container_of_the_prediction_cache_answers_from_its_memory(container):
+    server = container(flags=(*HARD, *SMALL, "--network", "none", "--env", "IRIS_ROLE=prediction_cache")).serves()
+    for label, row in POINTS.items():
+        body = {"data": [row]}
+        assert server.cache_status("/predict", body) == "iris_wsgi; fwd=miss; stored"
+        assert server.cache_status("/predict", body).startswith("iris_wsgi; hit; ttl=")
+        assert server.curl("/predict", body) == server.curl("/predict", body, "Cache-Control: no-store")
+        assert json.loads(server.curl("/predict/label", body)) == {"prediction": label}
+    check = ("exec", server.name, "/usr/bin/python3.13", "-I", "-m", "iris_wsgi", "clear")
+    assert server.run(*check).returncode == 0
+    assert json.loads(server.curl("/cache"))["entries"] == 0
+
+
+def test_two_caches_in_two_containers_share_a_redis_and_answer_as_before_when_that_is_killed(container, full, state, tmp_path):
+    url = "redis://:secret@127.0.0.1:6379/0"
+    hard = (*HARD, *SMALL, "--env", f"IRIS_CACHE_REDIS_URL={url}", "--env")
+    one = container(flags=(*hard, "IRIS_ROLE=prediction_cache", "--network", "none"), image=full).serves()
+    redis = redis_of_the_manifests(one, tmp_path)
+    try:
+        place = ("--network", f"container:{one.name}", "--env", "IRIS_PORT=8001", *state)
+        settings = ("--env", "IRIS_CACHE=on", "--env", f"IRIS_ITEMS_REDIS_URL={url}")
+        items = container(flags=(*hard, "IRIS_ROLE=data_cache", *place, *settings), image=full).serves()
+
+        def item(name: str) -> dict:
+            return json.loads(items.curl(f"/items/{name}/prediction", port=8001))
+
+        def shared() -> bool:
+            """Whether an item is read from Redis, and what one container has worked out for it is in the cache of the other."""
+            number = next(numbers)
+            row = [float(number), 3.0, 4.0, 1.0]
+            items.put(f"/items/i{number}", {"data": [row]}, 8001)
+            in_redis = "detail=redis" in items.cache_status(f"/items/i{number}", port=8001)
+            told, status = item(f"i{number}"), one.cache_status("/predict", {"data": [row]})
+            assert json.loads(one.curl("/predict", {"data": [row]}))["prediction"] == told["probabilities"]
+            return in_redis and status == "iris_wsgi_shared; hit, iris_wsgi; fwd=miss; stored"
+
+        numbers = count(1)
+        one.wait_until(shared)
+        redis.kill()
+        redis.wait()
+        for i, (label, row) in enumerate(POINTS.items()):
+            assert one.cache_status("/predict/label", {"data": [row]}) == "iris_wsgi; fwd=miss; stored"
+            assert json.loads(one.curl("/predict/label", {"data": [row]})) == {"prediction": label}
+            items.put(f"/items/p{i}", {"data": [row]}, 8001)
+            assert item(f"p{i}")["label"] == label
+        assert not shared()
+        assert json.loads(one.curl("/cache"))["shared_failures"] > 0
     finally:
         redis.kill()
         redis.wait()
