@@ -17,6 +17,8 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", 
 STATUS_LINES = {status: f"{status} {phrase}" for status, phrase in errors.PHRASES.items()}
 # Answers without content, of which no length is told (RFC 9110, sections 15.3.5 and 15.4.5).
 BARE = (204, 304)
+# Whatever is between this server and its clients keeps nothing: it would not hear of changes.
+FRESH = ("Cache-Control", "no-store")
 UNMATCHED = "unmatched"
 UNEXPECTED = "The server failed on this request; its log says more under this request id."
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from iris_wsgi import deadline, errors, openapi
+from iris_wsgi.errors import LATER
 from iris_wsgi.job_metrics import JobMetrics
 from iris_wsgi.model import Model
 from iris_wsgi.pace import NEVER
@@ -13,7 +14,7 @@ from iris_wsgi.payload import Array, decode_rows
 from iris_wsgi.records import accepted, digest_of, href, pack_rows, record
 from iris_wsgi.stores.guard import Guarded
 from iris_wsgi.stores.jobs import DONE, ID_PATTERN, STATES, Full, Gone, Job, JobError, KeyConflict, Stop, StoreDown
-from iris_wsgi.wsgi import Request, Response, Route
+from iris_wsgi.wsgi import FRESH, Request, Response, Route
 
 DOWN = (
     "Jobs cannot be taken or told of now; those that were acknowledged are not lost. Try again, and hand in again with the same"
@@ -27,9 +28,6 @@ GONE = "This job was done, and is kept no longer."
 
 is_id = re.compile(ID_PATTERN).fullmatch
 is_key = re.compile(r"[ -~]{1,255}").fullmatch
-# A client may look again so many seconds later.
-LATER = ("Retry-After", "1")
-FRESH = ("Cache-Control", "no-store")
 STATUS: dict[str, object] = {"type": "string", "enum": list(STATES)}
 ACCEPTED = openapi.closed(id=openapi.TEXT, status=STATUS, href=openapi.TEXT)
 RECORD: dict[str, object] = {
