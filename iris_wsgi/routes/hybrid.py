@@ -69,5 +69,6 @@ def routes(model: Model, predict: Predict, queue: Queue, log: Log, below: float)
             openapi.rows(model, 1),
             failures=(503,),
             inline_bytes=NEVER,
+            success=(200, 202),
         )
     ]

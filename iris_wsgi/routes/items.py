@@ -68,7 +68,7 @@ def routes(model: Model, cache: ItemCache) -> list[Route]:
         Route("GET", one, get, "The features of an item", item,
               failures=(404, 503), inline_bytes=NEVER, at_hand=at_hand(ITEM)),
         Route("PUT", one, put, "Writes the features of an item, which is in no cache any more then", item, row,
-              failures=(404, 503), inline_bytes=NEVER, creates=True),
+              failures=(404, 503), inline_bytes=NEVER, success=(200, 201)),
         Route("GET", f"{one}/prediction", prediction, "What the model says of an item", told,
               failures=(404, 409, 503), inline_bytes=NEVER, at_hand=at_hand(PREDICTION)),
     ]  # fmt: skip

@@ -94,7 +94,7 @@ def routes(model: Model, queue: Queue, max_rows: int, wait_seconds: float) -> li
     rows, one = openapi.rows(model, max_rows), "/jobs/{id}"
     return [
         Route("POST", "/jobs", post, "Hands in rows to be predicted later", ACCEPTED, rows,
-              failures=(503,), inline_bytes=NEVER, success=202),
+              failures=(503,), inline_bytes=NEVER, success=(202,)),
         Route("GET", "/jobs", overview, "How many jobs there are in each state", openapi.OBJECT,
               failures=(503,), inline_bytes=NEVER),
         Route("GET", one, get, "A job, with its result once it is done; Prefer: wait=N holds the answer back until then", RECORD,
