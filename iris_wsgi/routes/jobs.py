@@ -11,7 +11,7 @@ from iris_wsgi.job_metrics import JobMetrics
 from iris_wsgi.model import Model
 from iris_wsgi.pace import NEVER
 from iris_wsgi.payload import Array, decode_rows
-from iris_wsgi.records import accepted, digest_of, href, pack_rows, record
+from iris_wsgi.records import accepted, href, pack_rows, record
 from iris_wsgi.stores.guard import Guarded
 from iris_wsgi.stores.jobs import DONE, ID_PATTERN, STATES, Full, Gone, Job, JobError, KeyConflict, Stop, StoreDown
 from iris_wsgi.wsgi import FRESH, Request, Response, Route
@@ -117,11 +117,12 @@ def find(request: Request, ask: Callable[[str], Job]) -> Job:
 
 def told(job: Job, *headers: tuple[str, str]) -> Response:
     """The record of a job. One that is done carries what every prediction does."""
-    if job.result is not None:
-        headers = (*headers, ("X-Model-Digest", digest_of(job.result)))
+    body, digest = record(job)
+    if digest is not None:
+        headers = (*headers, ("X-Model-Digest", digest))
     elif job.state not in DONE:
         headers = (*headers, LATER)
-    return Response(record(job), headers=(*headers, FRESH))
+    return Response(body, headers=(*headers, FRESH))
 
 
 def idempotency_key(request: Request) -> str | None:
