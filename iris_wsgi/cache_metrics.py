@@ -17,19 +17,12 @@ class CacheMetrics:
 
     def __init__(self, registry: Registry) -> None:
         self.registry, self.cells = registry, registry.cells
-        self.rows = Counter(
-            registry,
-            "prediction_cache_rows_total",
-            "Rows, by where their answers came from.",
-            ("result",),
-            [(result,) for result in RESULTS],
-        )
-        self.evictions = Counter(
-            registry,
+        self.rows = registry.counter("prediction_cache_rows_total", "Rows, by where their answers came from.", "result", RESULTS)
+        self.evictions = registry.counter(
             "prediction_cache_evictions_total",
             "Answers that were removed, for want of room or because their time was over.",
-            ("reason",),
-            [(reason,) for reason in REASONS],
+            "reason",
+            REASONS,
         )
         self.entries = Gauge(registry, "prediction_cache_entries", "Answers in the caches of all processes.")
         self.bytes = Gauge(registry, "prediction_cache_bytes", "Bytes that these take, keys and bookkeeping included.")

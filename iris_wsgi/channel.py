@@ -10,7 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from iris_wsgi.answers import CONTINUE
-from iris_wsgi.errors import NotReady, Problem, RequestTimeout
+from iris_wsgi.errors import LATER, NotReady, Problem, RequestTimeout
 from iris_wsgi.http1 import Refused, Request
 from iris_wsgi.reader import Reader
 
@@ -26,7 +26,7 @@ SETTLE_SECONDS = 0.5
 # The client sends no more; elsewhere than on Linux this is not told.
 HALF_CLOSED = getattr(select, "POLLRDHUP", 0)
 MOST_LINGERED = 4 * 1024 * 1024
-OVERLOADED = NotReady("The server has more work than it can queue; try again soon.", headers=(("Retry-After", "1"),))
+OVERLOADED = NotReady("The server has more work than it can queue; try again soon.", headers=(LATER,))
 
 
 class State(Enum):

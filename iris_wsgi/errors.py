@@ -39,6 +39,8 @@ PHRASES = {
 }
 
 Headers = Sequence[tuple[str, str]]
+# A client may ask again so many seconds later.
+LATER = ("Retry-After", "1")
 
 
 class BadModel(Exception):

@@ -25,9 +25,7 @@ class JobMetrics:
     """Families of one registry, the same in every role that has to do with jobs."""
 
     def __init__(self, registry: Registry) -> None:
-        def counter(name: str, help_text: str, label: str, values: tuple[str, ...]) -> Counter:
-            return Counter(registry, name, help_text, (label,), [(value,) for value in values])
-
+        counter = registry.counter
         self.submissions = counter("job_submissions_total", "Jobs handed in, by what became of them.", "outcome", SUBMISSIONS)
         self.attempts = counter(
             "job_attempts_total",

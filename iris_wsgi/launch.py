@@ -41,7 +41,7 @@ TRY = {
     "gateway": ("/ensemble/predict", "data"),
 }
 # Whoever hands in a job or an item waits until it is on the disk, and all who wait at the same time share one commit.
-JOB_ROLES, JOB_THREADS = ("asynchronous", "sync_async", "data_cache"), 16
+WRITING_ROLES, WRITING_THREADS = ("asynchronous", "sync_async", "data_cache"), 16
 # What may be wrong with what a start finds, told in one line.
 CANNOT_START = (BadModel, BadSetting, BadStore, StoreDown)
 
@@ -64,8 +64,8 @@ def threads_for(settings: Settings, count: int) -> tuple[int, str]:
     """Threads of the pool, for what may block or is large; requests of microseconds never get there."""
     if settings.threads:
         return settings.threads, "as set"
-    if settings.role in JOB_ROLES:
-        return max(JOB_THREADS, 2 * count), "as many requests share one write to the disk"
+    if settings.role in WRITING_ROLES:
+        return max(WRITING_THREADS, 2 * count), "as many requests share one write to the disk"
     if settings.batch_rows:
         return max(4, 2 * count, settings.batch_rows), "as many as IRIS_BATCH_ROWS, for each waits for its run"
     return max(4, 2 * count), "two a CPU, four at least, for large requests"

@@ -47,6 +47,10 @@ class Registry:
         # What is asked at each scrape; none may block.
         self.sources: list[Callable[[], list[Figure]]] = []
 
+    def counter(self, name: str, help_text: str, label: str, values: Iterable[str]) -> "Counter":
+        """A family whose series one label tells apart."""
+        return Counter(self, name, help_text, (label,), [(value,) for value in values])
+
     def take(self, count: int, passing: bool) -> int:
         """The number of the first of `count` cells that nobody has; `passing` for what ends with the process."""
         first = self.passing if passing else self.used

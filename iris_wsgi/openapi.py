@@ -105,7 +105,7 @@ def operation(route: Route) -> Schema:
     told = {media: {"schema": {"$ref": f"#/components/schemas/{'Error' if media == JSON else 'Problem'}"}}}
     responses: dict[str, object] = {
         str(status): {"description": PHRASES[status], "content": content(route.media, route.answer, route.binary)}
-        for status in (route.success, *((201,) if route.creates else ()))
+        for status in route.success
     }
     if route.revalidates:
         responses["304"] = {"description": PHRASES[304]}

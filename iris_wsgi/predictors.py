@@ -28,22 +28,15 @@ class ModelMetrics:
     """What is counted of a model's work."""
 
     def __init__(self, registry: Registry, model: Graph) -> None:
-        ranged = [(f.name,) for f in model.features if f.min is not None and f.max is not None]
+        ranged = [f.name for f in model.features if f.min is not None and f.max is not None]
         self.registry = registry
         self.runs = Counter(registry, "model_runs_total", "Runs of the model.")
         self.seconds = Histogram(registry, "model_run_duration_seconds", "Seconds that a run of the model took.")
-        self.rows = Counter(
-            registry,
-            "model_rows_total",
-            "Rows predicted, by predicted label.",
-            ("label",),
-            [(label,) for label in model.labels],
-        )
-        self.out_of_range = Counter(
-            registry,
+        self.rows = registry.counter("model_rows_total", "Rows predicted, by predicted label.", "label", model.labels)
+        self.out_of_range = registry.counter(
             "model_input_out_of_range_total",
             "Values outside the range that the feature had in training.",
-            ("feature",),
+            "feature",
             ranged,
         )
         info = (model.name, model.version, model.digest)

@@ -61,12 +61,6 @@ def pack_result(model: Graph, answer: bytes, agrees: bool | None) -> bytes:
     return json.dumps(about).encode() + b"\n" + answer
 
 
-def digest_of(result: bytes) -> str:
-    """Of the model that gave it."""
-    digest: str = json.loads(result.partition(b"\n")[0])["model"]["digest"]
-    return digest
-
-
 def href(job_id: str) -> str:
     return f"/jobs/{job_id}"
 
@@ -76,10 +70,12 @@ def accepted(job: Job) -> dict[str, str]:
     return {"id": job.id, "status": job.state, "href": href(job.id)}
 
 
-def record(job: Job) -> bytes:
-    """All that a client may know of a job, as JSON; the answer in it is not decoded on its way."""
-    about, _, answer = (job.result or b"{}").partition(b"\n")
-    told: dict[str, Any] = {
+def record(job: Job) -> tuple[bytes, str | None]:
+    """All that a client may know of a job, as JSON, and the digest of the model that gave its answer, where there is one; the
+    answer in it is not decoded on its way."""
+    line, _, answer = (job.result or b"{}").partition(b"\n")
+    about: dict[str, Any] = json.loads(line)
+    told = {
         **accepted(job),
         "attempts": job.attempts,
         "created": rfc3339(job.created),
@@ -87,10 +83,10 @@ def record(job: Job) -> bytes:
         "finished": rfc3339(job.finished),
         **json.loads(job.note or b"{}"),
         **({} if job.error is None else {"error": job.error}),
-        **json.loads(about),
+        **about,
     }
     start = json.dumps(told).encode()
-    return start[:-1] + b', "result": ' + answer + b"}" if answer else start
+    return (start[:-1] + b', "result": ' + answer + b"}", about["model"]["digest"]) if answer else (start, None)
 
 
 def rfc3339(seconds: float | None) -> str | None:

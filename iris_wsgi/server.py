@@ -18,7 +18,7 @@ from waitress.task import ThreadedTaskDispatcher
 
 from iris_wsgi.answers import Writer
 from iris_wsgi.channel import SETTLE_SECONDS, Channel, State
-from iris_wsgi.errors import NotReady, Problem
+from iris_wsgi.errors import LATER, NotReady, Problem
 from iris_wsgi.http1 import Head, Request
 from iris_wsgi.listener import Poll, connection_limits, refuse_newcomers
 from iris_wsgi.log import Log
@@ -33,7 +33,7 @@ HANDSHAKE_SECONDS = 0.25
 LOG_SECONDS = 0.01
 COMPLAINT_SECONDS = 10.0
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-CROWDED = NotReady("The server has as many connections as it may have; try again soon.", headers=(("Retry-After", "1"),))
+CROWDED = NotReady("The server has as many connections as it may have; try again soon.", headers=(LATER,))
 
 
 class Observer(Protocol):

@@ -84,16 +84,17 @@ def redis_address(value: str) -> str:
     return value
 
 
+SQLITE = "sqlite:///"
 # Strictly, so that no part of a password can be taken for the name of a host and be shown.
 HOST = r"(\[[0-9A-Fa-f:.]+\]|[^/@?#:,\[\]]*)(:[0-9]*)?"
 is_database = re.compile(
-    r"sqlite:///.+|postgres(ql)?://([^/@:?#]*(:[^/@:?#]*)?@)?HOST(,HOST)*(/[^/@?#]*)?(\?[^@#?]*)?".replace("HOST", HOST)
+    SQLITE + r".+|postgres(ql)?://([^/@:?#]*(:[^/@:?#]*)?@)?HOST(,HOST)*(/[^/@?#]*)?(\?[^@#?]*)?".replace("HOST", HOST)
 ).fullmatch
 is_escaped = re.compile(r"([^%]|%[0-9A-Fa-f]{2})*").fullmatch
 
 
 def database_address(value: str) -> str:
-    if value and not (value.isprintable() and is_database(value) and (value.startswith("sqlite:") or is_escaped(value))):
+    if value and not (value.isprintable() and is_database(value) and (value.startswith(SQLITE) or is_escaped(value))):
         raise ValueError(
             "must be sqlite:///file or postgresql://[user[:password]@][host[:port]]/[database], other signs than letters, "
             "digits, - . _ ~ as %XX, or be empty"

@@ -17,6 +17,8 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", 
 STATUS_LINES = {status: f"{status} {phrase}" for status, phrase in errors.PHRASES.items()}
 # Answers without content, of which no length is told (RFC 9110, sections 15.3.5 and 15.4.5).
 BARE = (204, 304)
+# Whatever is between this server and its clients keeps nothing: it would not hear of changes.
+FRESH = ("Cache-Control", "no-store")
 UNMATCHED = "unmatched"
 UNEXPECTED = "The server failed on this request; its log says more under this request id."
 
@@ -68,11 +70,10 @@ class Route(NamedTuple):
     connection: a handler that may block declares -1, and like all larger or packed bodies its requests go to the thread pool.
 
     Where an answer may be held back, `holds` is for how many seconds at most: Prefer: wait=N (RFC 7240) then tells how long its
-    client would have it held, and not when the answer is no longer wanted. `success` is the status that OpenAPI shows; where a
-    route `revalidates`, it shows 304 as well, and one that `creates` may answer 201. What goes to the pool by its `inline_bytes`
-    is answered in the loop all the same while `at_hand` says of the path's parameters and the CGI variables that its handler
-    will not block. One that `waits` asks other servers: its requests have threads of their own, so that others need not wait
-    for those servers too.
+    client would have it held, and not when the answer is no longer wanted. `success` are the statuses that OpenAPI shows, the
+    usual one first; where a route `revalidates`, it shows 304 as well. What goes to the pool by its `inline_bytes` is answered
+    in the loop all the same while `at_hand` says of the path's parameters and the CGI variables that its handler will not block.
+    One that `waits` asks other servers: its requests have threads of their own, so that others need not wait for those too.
     """
 
     method: str
@@ -87,9 +88,8 @@ class Route(NamedTuple):
     lenient: bool = False
     binary: bool = False
     holds: float = 0.0
-    success: int = 200
+    success: tuple[int, ...] = (200,)
     revalidates: bool = False
-    creates: bool = False
     at_hand: Callable[[Parameters, Environ], bool] | None = None
     waits: bool = False
 

@@ -673,7 +673,7 @@ def test_numbers_are_those_that_python_reads(row):
 
 
 def test_a_row_on_which_the_model_fails_is_left_out_alone():
-    from iris_wsgi.batch.scorer import MODEL_FAILS, NOT_FINITE, Scorer
+    from iris_wsgi.batch.scorer import MODEL_FAILS, NO_ANSWER, Scorer
     from iris_wsgi.batch.writers import CsvWriter
 
     class Failing:
@@ -688,7 +688,7 @@ def test_a_row_on_which_the_model_fails_is_left_out_alone():
 
     lines = [f"a{i},{value},3,1,1\n" for i, value in enumerate((5, 99, 98, 6))]
     outcome = Scorer(Failing(), READER, CsvWriter(Failing(), ["id"], False, ",")).score("".join(lines).encode(), 2)
-    assert outcome.faults == [Fault(3, "", MODEL_FAILS), Fault(4, "", NOT_FINITE)]
+    assert outcome.faults == [Fault(3, "", MODEL_FAILS), Fault(4, "", NO_ANSWER)]
     assert [line.split(",")[0] for line in outcome.data.decode().splitlines()] == ["a0", "a3"]
     assert sum(outcome.labels.values()) == 2
 

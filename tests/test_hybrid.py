@@ -103,6 +103,11 @@ def test_when_the_fast_model_fails_the_job_is_taken_and_marked(app, fast, do, lo
     assert 'hybrid_answers_total{final="degraded"} 1' in app.get("/metrics").text
 
 
+def test_openapi_shows_that_an_answer_may_have_no_provisional_one(app):
+    shown = app.get("/openapi.json").json["paths"]["/predict/hybrid"]["post"]["responses"]
+    assert [status for status in shown if status < "300"] == ["200", "202"]
+
+
 def test_a_fast_model_that_hangs_has_half_of_the_time_and_the_rest_is_for_the_job(make, fast):
     app, given = make(deadline_ms=60_000), []
     fast.do = lambda rows, until: given.append(until - time.monotonic()) or FAST.predict(rows)

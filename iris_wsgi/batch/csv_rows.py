@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from iris_wsgi.batch.cutter import Fault
+from iris_wsgi.batch.cutter import EMPTY, NO_NUMBER, NOT_FINITE, NOT_UTF8, Fault
 from iris_wsgi.batch.digits import numbers
 from iris_wsgi.batch.scorer import Rows
 from iris_wsgi.payload import FLOAT32_MOST
@@ -20,8 +20,7 @@ Places = NDArray[np.intp]
 
 is_number = re.compile(r"[ \t]*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[ \t]*").fullmatch
 is_not_finite = re.compile(r"[ \t]*[+-]?(?:nan|inf|infinity)[ \t]*", re.IGNORECASE).fullmatch
-NO_NUMBER, EMPTY, NOT_FINITE = "is not a number", "is empty", "is not finite as a 32-bit float"
-NOT_UTF8, NUL, CARRIAGE = "is not UTF-8", "has a NUL", "has a carriage return outside of quotes"
+NUL, CARRIAGE = "has a NUL", "has a carriage return outside of quotes"
 
 
 class Columns(NamedTuple):

@@ -8,16 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from iris_wsgi.batch.cutter import Fault
+from iris_wsgi.batch.cutter import NO_NUMBER, NOT_FINITE, NOT_UTF8, Fault
 from iris_wsgi.batch.scorer import Rows
-from iris_wsgi.payload import FLOAT32_MOST
+from iris_wsgi.payload import FLOAT32_MOST, NUMBERS
 
 # What json.loads calls for each text, without what it looks for around it, which takes longer than a row.
 scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
-NUMBERS = {int, float}
-NO_JSON, NOT_UTF8, NO_RECORD = "is not JSON", "is not UTF-8", "is neither an object nor a list"
-NO_TEXT = "cannot be written as text"
-MISSING, NO_NUMBER, NOT_FINITE = "is missing", "is not a number", "is not finite as a 32-bit float"
+NO_JSON, NO_RECORD = "is not JSON", "is neither an object nor a list"
+NO_TEXT, MISSING = "cannot be written as text", "is missing"
 
 
 class JsonReader:

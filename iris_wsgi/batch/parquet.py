@@ -13,17 +13,16 @@ from pyarrow import ipc
 from pyarrow.parquet import ParquetFile
 from pyarrow.parquet import ParquetWriter as FileWriter
 
-from iris_wsgi.batch.cutter import READ_BYTES, Fault
+from iris_wsgi.batch.cutter import EMPTY, NOT_FINITE, READ_BYTES, Fault
 from iris_wsgi.batch.output import Growing, put_in_place
 from iris_wsgi.batch.scorer import Rows, picked
 from iris_wsgi.batch.sources import BATCH_ROWS, Broken
 from iris_wsgi.batch.writers import DIGEST, LABEL, PROBABILITY, text_of
-from iris_wsgi.model import Model
+from iris_wsgi.model import Model, first_line
 from iris_wsgi.payload import Array
 from iris_wsgi.settings import BadSetting
 
 GROUP_BATCHES = 8
-EMPTY, NOT_FINITE = "is empty", "is not finite as a 32-bit float"
 
 
 class ParquetReader:
@@ -181,7 +180,3 @@ class Columnar(Growing):
                 writer.write_table(arrow.Table.from_batches(group, stream.schema))
         put_in_place(whole, self.path)
         self.discard()
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -8,9 +8,8 @@ from iris_wsgi.batch.statements import PREDICTION, RECORD, RUN, Statements, answ
 from iris_wsgi.batch.table_options import TableOptions
 from iris_wsgi.batch.tables import Column, Database, Name, Source
 from iris_wsgi.model import Model
-from iris_wsgi.settings import BadSetting
+from iris_wsgi.settings import SQLITE, BadSetting
 
-SQLITE = "sqlite:///"
 # So long a database may take for one statement, a lock among them.
 SECONDS = 60.0
 

@@ -12,7 +12,7 @@ from iris_wsgi.model import Model
 from iris_wsgi.payload import Array
 
 MODEL_FAILS = "the model fails on it"
-NOT_FINITE = "the model gives a value that is not a finite number"
+NO_ANSWER = "the model gives a value that is not a finite number"
 
 
 class Rows(NamedTuple):
@@ -59,7 +59,7 @@ class Scorer:
         rows, probabilities = self.predicted(rows)
         if not np.isfinite(probabilities).all():
             good = np.asarray(np.isfinite(probabilities).all(axis=1))
-            rows, probabilities = only(rows, good, NOT_FINITE), probabilities[good]
+            rows, probabilities = only(rows, good, NO_ANSWER), probabilities[good]
         classes = probabilities.argmax(axis=1)
         counts = np.bincount(classes, minlength=len(self.model.labels)).tolist()
         text = self.writer.text(rows.kept, classes.tolist(), probabilities)

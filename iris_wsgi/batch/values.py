@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from iris_wsgi.batch.csv_rows import NO_NUMBER, NOT_FINITE, fault_of_number
-from iris_wsgi.batch.scorer import NOT_FINITE as NO_ANSWER
+from iris_wsgi.batch.csv_rows import fault_of_number
+from iris_wsgi.batch.cutter import NO_NUMBER, NOT_FINITE
+from iris_wsgi.batch.scorer import NO_ANSWER
 from iris_wsgi.batch.tables import Answers, Failed, Row
 from iris_wsgi.model import Model, first_line
-from iris_wsgi.payload import FLOAT32_MOST, Array
+from iris_wsgi.payload import FLOAT32_MOST, NUMBERS, Array
 
-NUMBERS = {int, float}
 NULL = "is NULL"
 
 

@@ -8,11 +8,11 @@ from iris_wsgi.items.seed import seed
 from iris_wsgi.items.sqlite import SqliteItems
 from iris_wsgi.items.store import ItemStore
 from iris_wsgi.model import Graph
-from iris_wsgi.settings import BadSetting, Settings
+from iris_wsgi.settings import SQLITE, BadSetting, Settings
 from iris_wsgi.stores.choice import with_redis
 from iris_wsgi.stores.jobs import BadStore
 
-FILE, EMBEDDED = "items.db", "sqlite:///"
+FILE = "items.db"
 Tell = Callable[[str, str], None]
 
 
@@ -20,7 +20,7 @@ def open_items(settings: Settings, model: Graph, seconds: float, tell: Tell) -> 
     """Its calls end within about `seconds` where it hangs. Raises BadSetting, BadStore, and StoreDown of an embedded one."""
     rows = seed(model, Path(settings.model_dir), tell)
     url = settings.database_url
-    if not url or url.startswith(EMBEDDED):
+    if not url or url.startswith(SQLITE):
         return SqliteItems(path_of(settings), rows, seconds)
     return postgres(url, rows, seconds)
 
@@ -38,7 +38,7 @@ def postgres(url: str, rows: Mapping[str, bytes], seconds: float) -> ItemStore:
 def open_known(settings: Settings, seconds: float) -> ItemStore:
     """The database as a server has made it; for commands, which make none. Raises as `open_items` does."""
     url = settings.database_url
-    if not url or url.startswith(EMBEDDED):
+    if not url or url.startswith(SQLITE):
         path = path_of(settings)
         if not path.exists():
             raise BadStore(f"there are no items: {path} does not exist; a server makes it")
@@ -48,7 +48,7 @@ def open_known(settings: Settings, seconds: float) -> ItemStore:
 
 def path_of(settings: Settings) -> Path:
     url = settings.database_url
-    return Path(url.removeprefix(EMBEDDED)) if url else Path(settings.state_dir) / FILE
+    return Path(url.removeprefix(SQLITE)) if url else Path(settings.state_dir) / FILE
 
 
 def open_shared(settings: Settings, seconds: float, tell: Tell, failed: Callable[[], None]) -> Shared | None:

@@ -16,9 +16,7 @@ class ItemMetrics:
     """Families of one registry."""
 
     def __init__(self, registry: Registry) -> None:
-        def counter(name: str, help_text: str, label: str, values: tuple[str, ...]) -> Counter:
-            return Counter(registry, name, help_text, (label,), [(value,) for value in values])
-
+        counter = registry.counter
         self.items = counter("item_lookups_total", "Looks for an item, by what answered.", "source", ITEM_SOURCES)
         self.predictions = counter(
             "item_predictions_total", "Looks for an item's prediction, by what answered.", "source", PREDICTION_SOURCES

@@ -5,14 +5,15 @@ import traceback
 from time import monotonic
 
 from iris_wsgi import errors, openapi
+from iris_wsgi.errors import LATER
 from iris_wsgi.log import Log
 from iris_wsgi.model import Graph
 from iris_wsgi.pace import NEVER
 from iris_wsgi.payload import Array, decode_rows, finite
 from iris_wsgi.predictors import Predict
 from iris_wsgi.records import Provisional, accepted, pack_note, provisional, unpack_note
-from iris_wsgi.routes.jobs import DOWN, FRESH, LATER, Queue
-from iris_wsgi.wsgi import Request, Response, Route
+from iris_wsgi.routes.jobs import DOWN, Queue
+from iris_wsgi.wsgi import FRESH, Request, Response, Route
 
 ALL_FAILED = "The fast model gave no answer, and no job could be taken for the full one. " + DOWN
 SUMMARY = "A fast model's answer to one row at once, and the job of the full model"
@@ -68,5 +69,6 @@ def routes(model: Graph, predict: Predict, queue: Queue, log: Log, below: float)
             openapi.rows(model, 1),
             failures=(503,),
             inline_bytes=NEVER,
+            success=(200, 202),
         )
     ]

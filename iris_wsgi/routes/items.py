@@ -8,6 +8,7 @@ from typing import Any
 
 from iris_wsgi import errors, openapi
 from iris_wsgi.bodies import Environ
+from iris_wsgi.errors import LATER
 from iris_wsgi.items.cache import ITEM, PREDICTION, Found, ItemCache
 from iris_wsgi.items.store import ID_PATTERN
 from iris_wsgi.model import Graph
@@ -15,7 +16,7 @@ from iris_wsgi.pace import NEVER
 from iris_wsgi.paths import Parameters
 from iris_wsgi.payload import decode_rows
 from iris_wsgi.stores.jobs import StoreDown
-from iris_wsgi.wsgi import Request, Response, Route
+from iris_wsgi.wsgi import FRESH, Request, Response, Route
 
 DOWN = "The database of the items does not answer now, and this item is not in memory; try again soon."
 NOT_WRITTEN = "The database of the items does not answer now; whether the item was written is not known. Send it again."
@@ -23,11 +24,7 @@ UNKNOWN = "There is no such item."
 NO_ID = "There is no such item: an id is 1 to 64 letters, digits, - and _."
 MORE = "send one at a time"
 
-LATER = ("Retry-After", "1")
-# What is between this server and its clients keeps nothing: it would not hear of changes.
-FRESH = ("Cache-Control", "no-store")
 CACHE = "iris_wsgi"
-AT_HAND = ("hit", "negative", "stale")
 
 is_id = re.compile(ID_PATTERN).fullmatch
 Header = tuple[str, str]
@@ -71,7 +68,7 @@ def routes(model: Graph, cache: ItemCache) -> list[Route]:
         Route("GET", one, get, "The features of an item", item,
               failures=(404, 503), inline_bytes=NEVER, at_hand=at_hand(ITEM)),
         Route("PUT", one, put, "Writes the features of an item, which is in no cache any more then", item, row,
-              failures=(404, 503), inline_bytes=NEVER, creates=True),
+              failures=(404, 503), inline_bytes=NEVER, success=(200, 201)),
         Route("GET", f"{one}/prediction", prediction, "What the model says of an item", told,
               failures=(404, 409, 503), inline_bytes=NEVER, at_hand=at_hand(PREDICTION)),
     ]  # fmt: skip

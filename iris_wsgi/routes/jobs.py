@@ -6,14 +6,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from iris_wsgi import deadline, errors, openapi
+from iris_wsgi.errors import LATER
 from iris_wsgi.job_metrics import JobMetrics
 from iris_wsgi.model import Graph
 from iris_wsgi.pace import NEVER
 from iris_wsgi.payload import Array, decode_rows
-from iris_wsgi.records import accepted, digest_of, href, pack_rows, record
+from iris_wsgi.records import accepted, href, pack_rows, record
 from iris_wsgi.stores.guard import Guarded
 from iris_wsgi.stores.jobs import DONE, ID_PATTERN, STATES, Full, Gone, Job, JobError, KeyConflict, Stop, StoreDown
-from iris_wsgi.wsgi import Request, Response, Route
+from iris_wsgi.wsgi import FRESH, Request, Response, Route
 
 DOWN = (
     "Jobs cannot be taken or told of now; those that were acknowledged are not lost. Try again, and hand in again with the same"
@@ -27,9 +28,6 @@ GONE = "This job was done, and is kept no longer."
 
 is_id = re.compile(ID_PATTERN).fullmatch
 is_key = re.compile(r"[ -~]{1,255}").fullmatch
-# A client may look again so many seconds later.
-LATER = ("Retry-After", "1")
-FRESH = ("Cache-Control", "no-store")
 STATUS: dict[str, object] = {"type": "string", "enum": list(STATES)}
 ACCEPTED = openapi.closed(id=openapi.TEXT, status=STATUS, href=openapi.TEXT)
 RECORD: dict[str, object] = {
@@ -96,7 +94,7 @@ def routes(model: Graph, queue: Queue, max_rows: int, wait_seconds: float) -> li
     rows, one = openapi.rows(model, max_rows), "/jobs/{id}"
     return [
         Route("POST", "/jobs", post, "Hands in rows to be predicted later", ACCEPTED, rows,
-              failures=(503,), inline_bytes=NEVER, success=202),
+              failures=(503,), inline_bytes=NEVER, success=(202,)),
         Route("GET", "/jobs", overview, "How many jobs there are in each state", openapi.OBJECT,
               failures=(503,), inline_bytes=NEVER),
         Route("GET", one, get, "A job, with its result once it is done; Prefer: wait=N holds the answer back until then", RECORD,
@@ -119,11 +117,12 @@ def find(request: Request, ask: Callable[[str], Job]) -> Job:
 
 def told(job: Job, *headers: tuple[str, str]) -> Response:
     """The record of a job. One that is done carries what every prediction does."""
-    if job.result is not None:
-        headers = (*headers, ("X-Model-Digest", digest_of(job.result)))
+    body, digest = record(job)
+    if digest is not None:
+        headers = (*headers, ("X-Model-Digest", digest))
     elif job.state not in DONE:
         headers = (*headers, LATER)
-    return Response(record(job), headers=(*headers, FRESH))
+    return Response(body, headers=(*headers, FRESH))
 
 
 def idempotency_key(request: Request) -> str | None:

@@ -70,7 +70,7 @@ class Guarded(Breaker):
     """The part of a JobStore that requests ask for."""
 
     def __init__(self, store: JobStore, tell: Callable[[str, str], None]) -> None:
-        super().__init__(tell, "jobs are refused", "jobs are taken again: the store is back", PAUSE_SECONDS)
+        super().__init__(tell, "jobs are refused", "jobs are taken again: the store is back")
         self.store = store
 
     def submit(self, body: bytes, key: str | None = None, note: bytes | None = None) -> Job:
