@@ -25,14 +25,15 @@ is_trace = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
 
 
 class Peer(NamedTuple):
-    """A model by its name: one FP32 input [rows, width], the FP32 output [rows, classes] that is asked for, and what else its
-    configuration tells by name, as its digest and its pair."""
+    """A model by its name: one FP32 input [rows, width], the FP32 output [rows, classes] that is asked for, how many rows a
+    request may have, and what else its configuration tells by name, as its digest and its pair."""
 
     model: str
     input: str
     width: int
     output: str
     classes: int
+    most: int
     told: Mapping[str, str]
 
     @property
@@ -73,7 +74,15 @@ def peer_of(reply: Reply, model: str) -> Peer:
         (taken,) = told["input"]
         (given,) = [one for one in told["output"] if one["data_type"] == "TYPE_FP32" and len(one["dims"]) == 1]
         parameters = {str(name): str(value["string_value"]) for name, value in told["parameters"].items()}
-        return Peer(model, taken["name"], int(taken["dims"][0]), given["name"], int(given["dims"][0]), parameters)
+        return Peer(
+            model,
+            taken["name"],
+            int(taken["dims"][0]),
+            given["name"],
+            int(given["dims"][0]),
+            int(told["max_batch_size"]),
+            parameters,
+        )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError):
         raise BadReply(f"it tells of its model {model} in another form than iris_wsgi's") from None
 

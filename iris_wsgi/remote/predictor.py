@@ -2,6 +2,7 @@
 
 import threading
 from math import inf
+from time import monotonic
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from iris_wsgi.wsgi import Request
 
 # What a body of v2 may have there by default is 1 MiB; more rows go in several requests.
 MOST_TENSOR = 524_288
+# Where a request has no deadline it does not wait forever all the same.
+MOST_SECONDS = 60.0
 LATER = (("Retry-After", "1"),)
 
 
@@ -47,12 +50,13 @@ def remote(target: Target, trace: Trace) -> Predict:
 
     def predict(rows: Array, until: float = inf) -> Array:
         peer = target.peer
-        most = max(1, MOST_TENSOR // (FLOAT_BYTES * max(peer.width, peer.classes))) if peer else len(rows)
+        most = max(1, min(peer.most, MOST_TENSOR // (FLOAT_BYTES * peer.width))) if peer else len(rows)
         if len(rows) <= most:
             return piece(rows, until)
         return np.concatenate([piece(rows[i : i + most], until) for i in range(0, len(rows), most)])
 
     def piece(rows: Array, until: float) -> Array:
+        until = min(until, monotonic() + MOST_SECONDS)
         asked = Asked(target, target.peer, rows, until, trace.fields)
         gather(asked.calls, until)
         found = asked.result()
