@@ -7,7 +7,6 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from iris_wsgi.errors import DeadlineExceeded
 from iris_wsgi.known import Found, Known
 from iris_wsgi.payload import Array
 from iris_wsgi.predictors import PIECE_ROWS, Predict
@@ -103,9 +102,8 @@ class PredictionCache:
             fetched = self.fetched(list(found.mine), until)
             new, sound = self.run([key for key in found.mine if key not in fetched] if fetched else list(found.mine), until)
         except BaseException as error:
-            # What failed for several rows may go well for one of them, and who has more time may not fail.
-            alone = len(found.mine) == 1 and not isinstance(error, DeadlineExceeded)
-            self.known.give_up(found.mine, error if alone and isinstance(error, Exception) else None)
+            # What failed for several rows may go well for one of them.
+            self.known.give_up(found.mine, error if len(found.mine) == 1 else None)
             raise
         kept = self.known.keep(found, fetched, new, sound)
         self.share(sound, until)

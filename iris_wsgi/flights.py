@@ -18,10 +18,12 @@ class Flight:
         self.landed = threading.Lock()
         self.landed.acquire()
         self.value: bytes | None = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
-    def land(self, value: bytes | None, error: Exception | None = None) -> None:
-        self.value, self.error = value, error
+    def land(self, value: bytes | None, error: BaseException | None = None) -> None:
+        """Lets those who wait know. Who has more time than the one whose time was over may not fail, and is told of nothing."""
+        told = isinstance(error, Exception) and not isinstance(error, DeadlineExceeded)
+        self.value, self.error = value, error if told else None
         self.landed.release()
 
     def wait(self, until: float) -> bytes | None:

@@ -90,7 +90,7 @@ class Known:
             flight.land(new[key] if key in new else fetched[key])
         return kept and len(sound) == len(new)
 
-    def give_up(self, flights: Flights, error: Exception | None) -> None:
+    def give_up(self, flights: Flights, error: BaseException | None) -> None:
         """It was not worked out; whoever waits for it gets the error, or without one tries itself."""
         with self.lock:
             self.end(flights)

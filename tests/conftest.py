@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import webtest
+from postgres_server import PostgresServer, program
 from redis_server import RedisServer
 
 from iris_wsgi.golden import seal
@@ -213,3 +214,12 @@ def real_redis() -> Iterator[RedisServer]:
 # One for tests that empty it and leave it as it is, one for tests that stop it or restart it.
 shared_redis = pytest.fixture(real_redis, scope="session", name="shared_redis")
 own_redis = pytest.fixture(real_redis, name="own_redis")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """For all tests: who stops it starts it again."""
+    need(program("postgres"))
+    server = PostgresServer()
+    yield server
+    server.remove()

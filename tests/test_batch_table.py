@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 from conftest import MODEL, ROOT
-from postgres import PostgresServer
+from postgres_server import PostgresServer
 from tables import FEATURES, ITEMS, Place
 
 from iris_wsgi.__main__ import main
@@ -37,13 +37,6 @@ PATIENCE_SECONDS = 60
 KILLS = 50 if os.environ.get("CI") == "true" else 4
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    yield server
-    server.remove()
-
-
 @pytest.fixture(params=["sqlite", "postgres"])
 def place(request: pytest.FixtureRequest) -> Place:
     """A database without tables."""
@@ -51,8 +44,8 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 
 @pytest.fixture
-def postgres(server: PostgresServer) -> Iterator[Place]:
-    found = Place(server.url)
+def postgres(postgres_server: PostgresServer) -> Iterator[Place]:
+    found = Place(postgres_server.url)
     found.ask("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     yield found
     found.close()
@@ -668,7 +661,7 @@ def test_keys_of_every_type_are_kept_as_they_are(postgres, kind, model):
     assert postgres.ask(f"{types} AND attrelid IN ('items'::regclass, 'items_prediction'::regclass)") == [(1,)]
 
 
-def test_a_role_with_ways_of_its_own_makes_no_difference(postgres, model, server):
+def test_a_role_with_ways_of_its_own_makes_no_difference(postgres, model, postgres_server):
     postgres.fill(100)
     postgres.ask("DROP ROLE IF EXISTS odd")
     postgres.ask("CREATE ROLE odd LOGIN SUPERUSER")
@@ -681,20 +674,20 @@ def test_a_role_with_ways_of_its_own_makes_no_difference(postgres, model, server
         run.go(print, Wish())
     wanted = postgres.content()
     postgres.empty()
-    run = runs(Place(server.url.replace("postgres@", "odd@")), model)
+    run = runs(Place(postgres_server.url.replace("postgres@", "odd@")), model)
     with closing(run.database):
         assert run.go(print, Wish()) == 0
     assert postgres.content() == wanted
 
 
-def test_what_a_role_may_not_do_is_a_wrong_argument(postgres, server, capsys):
+def test_what_a_role_may_not_do_is_a_wrong_argument(postgres, postgres_server, capsys):
     postgres.fill(10)
     postgres.ask("DROP ROLE IF EXISTS poor")
     postgres.ask("CREATE ROLE poor LOGIN")
     postgres.ask("GRANT USAGE ON SCHEMA public TO poor")
     postgres.ask("GRANT SELECT ON items TO poor")
     command = ["batch", "--table", "items", "--model-dir", str(MODEL)]
-    assert main([*command, "--database", server.url.replace("postgres@", "poor@")]) == 2
+    assert main([*command, "--database", postgres_server.url.replace("postgres@", "poor@")]) == 2
     assert re.fullmatch(r"iris_wsgi: the PostgreSQL at \S+ does not do its work: permission denied .*\n", capsys.readouterr().err)
     assert not postgres.has("items_prediction")
 
@@ -727,13 +720,13 @@ def test_names_that_would_be_cut_off_are_refused(postgres, capsys):
     assert "is longer than the 63 bytes" in capsys.readouterr().err
 
 
-def test_a_database_that_goes_away_ends_the_run_in_one_line_and_it_goes_on_later(postgres, server, model, hands):
+def test_a_database_that_goes_away_ends_the_run_in_one_line_and_it_goes_on_later(postgres, postgres_server, model, hands):
     postgres.fill(4000)
     try:
         with hands.run(postgres, "--chunk", "2") as run:
             begun(postgres)
             postgres.close()
-            server.stop()
+            postgres_server.stop()
             status, told = run.end()
         assert status == 5
         assert re.fullmatch(r"iris_wsgi: stopped: the PostgreSQL at \S+ does not .*; the same command goes on\n", told), told
@@ -741,7 +734,7 @@ def test_a_database_that_goes_away_ends_the_run_in_one_line_and_it_goes_on_later
             status, told = again.end()
         assert status == 5 and re.fullmatch(r"iris_wsgi: stopped: the PostgreSQL at \S+ does not .*\n", told), told
     finally:
-        server.start()
+        postgres_server.start()
     assert 0 < len(postgres.content()) < 4000 and postgres.faults() == []
     again = runs(postgres, model, chunk=5000)
     with closing(again.database):
@@ -764,9 +757,9 @@ def test_a_database_that_hangs_is_given_up(postgres, model):
     run.database.close()
 
 
-def test_an_address_without_such_a_database_is_wrong_and_one_without_a_server_is_down(postgres, server, capsys):
+def test_an_address_without_such_a_database_is_wrong_and_one_without_a_server_is_down(postgres, postgres_server, capsys):
     command = ["batch", "--table", "items", "--model-dir", str(MODEL), "--database"]
-    assert main([*command, server.url.replace("/postgres?", "/nope?")]) == 2
+    assert main([*command, postgres_server.url.replace("/postgres?", "/nope?")]) == 2
     assert 'database "nope" does not exist' in capsys.readouterr().err
     assert main([*command, "postgresql://user:secret@/db?host=/nowhere"]) == 5
     assert main([*command, "postgresql://user:secret@h/db?nope=1"]) == 2

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from clients import until
 from conftest import MODEL, ROOT
-from postgres_server import PostgresServer
 
 from iris_wsgi.items import sqlite
 from iris_wsgi.items.postgres import PostgresItems
@@ -32,19 +31,12 @@ BOUND_SECONDS = 5.0
 Open = Callable[..., ItemStore]
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    yield server
-    server.remove()
-
-
 @pytest.fixture(params=["sqlite", "postgres"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where an empty database is."""
     if request.param == "sqlite":
         return str(tmp_path / "items.db")
-    return request.getfixturevalue("postgres").database(f"items_{os.urandom(6).hex()}")
+    return request.getfixturevalue("postgres_server").database(f"items_{os.urandom(6).hex()}")
 
 
 def opened(place: str, rows: dict[str, bytes] | None = None, seconds: float = 10.0) -> ItemStore:
@@ -205,12 +197,12 @@ def test_while_another_process_holds_the_lock_items_are_read_and_not_written(tmp
     assert sqlite.APPLICATION != 0x69726A6F
 
 
-def test_a_postgres_that_is_stopped_hangs_or_is_gone_is_down_within_the_bound_and_back_when_it_is(postgres):
-    store = PostgresItems(postgres.database("faults"), {"a": A}, 0.2)
+def test_a_postgres_that_is_stopped_hangs_or_is_gone_is_down_within_the_bound_and_back_when_it_is(postgres_server):
+    store = PostgresItems(postgres_server.database("faults"), {"a": A}, 0.2)
     until(lambda: answers(store), "it answers")
     for stop, go_on in (
-        (lambda: postgres.signal(signal.SIGSTOP), lambda: postgres.signal(signal.SIGCONT)),
-        (postgres.stop, postgres.start),
+        (lambda: postgres_server.signal(signal.SIGSTOP), lambda: postgres_server.signal(signal.SIGCONT)),
+        (postgres_server.stop, postgres_server.start),
     ):
         stop()
         for ask in (lambda: store.get("a"), lambda: store.put("a", B), lambda: store.changes(None)):
@@ -229,11 +221,11 @@ def answers(store: ItemStore) -> bool:
     return False
 
 
-def test_a_connection_that_broke_meanwhile_costs_no_request(postgres):
-    store = PostgresItems(postgres.database("broken"), {"a": A}, 10)
+def test_a_connection_that_broke_meanwhile_costs_no_request(postgres_server):
+    store = PostgresItems(postgres_server.database("broken"), {"a": A}, 10)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: store.get("a"), range(16)))
-    postgres.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'broken'")
+    postgres_server.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'broken'")
     assert store.get("a") == Item(1, A) and store.put("a", B) == 2
     store.close()
 
@@ -259,16 +251,16 @@ def test_a_server_that_talks_garbage_is_down(garbage):
         assert "secret" not in str(told.value)
 
 
-def test_an_address_that_is_none_is_not_shown(postgres):
+def test_an_address_that_is_none_is_not_shown(postgres_server):
     with pytest.raises(BadStore, match="IRIS_DATABASE_URL is no address") as told:
         PostgresItems("postgresql://user:secret@h/d?nonsense=1", {}, 0.2)
     assert "secret" not in str(told.value)
 
 
-def test_a_transaction_that_lasts_hides_no_change(postgres):
+def test_a_transaction_that_lasts_hides_no_change(postgres_server):
     import psycopg
 
-    store = PostgresItems(postgres.database("lasting"), {}, 10)
+    store = PostgresItems(postgres_server.database("lasting"), {}, 10)
     store.put("a", A)
     with psycopg.connect(store.url) as other:
         # It has its number before the others, and commits after them.

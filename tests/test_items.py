@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iris_wsgi.board import MARKS
+from iris_wsgi.errors import DeadlineExceeded
+from iris_wsgi.flights import Flight
 from iris_wsgi.items import cache as cache_module
 from iris_wsgi.items import reader as reader_module
 from iris_wsgi.items.cache import ItemCache, Times
@@ -335,6 +337,33 @@ def test_a_failure_is_told_to_all_who_wait_and_kept_by_nobody(server, items):
             server.look("prediction", "a")
     items.is_down = False
     assert server.look("prediction", "a").source == "run" and not server.cache.flights
+
+
+def test_who_has_more_time_than_the_one_who_works_it_out_tries_again(server, monkeypatch):
+    server.cache.put("a", ROW)
+    running, waiting, go_on, wait = threading.Event(), threading.Event(), threading.Event(), Flight.wait
+
+    def late(*_):
+        server.cache.say = server.say
+        running.set()
+        assert go_on.wait(60)
+        raise DeadlineExceeded("too late")
+
+    def seen(flight, until):
+        waiting.set()
+        return wait(flight, until)
+
+    server.cache.say = late
+    monkeypatch.setattr(Flight, "wait", seen)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(server.look, "prediction", "a")
+        assert running.wait(60)
+        second = pool.submit(server.look, "prediction", "a")
+        assert waiting.wait(60)
+        go_on.set()
+        with pytest.raises(DeadlineExceeded, match="too late"):
+            first.result(60)
+        assert second.result(60).source == "run" and not server.cache.flights
 
 
 def test_a_row_that_is_read_again_and_is_the_same_needs_no_run(server, items, clock):

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from clients import Wire, ask, request, until
-from postgres_server import PostgresServer
 from redis_server import RedisServer
 
 from iris_wsgi.items.redis import RedisItems, key_of, pack, unpack
@@ -21,13 +20,6 @@ ROWS = [[5.1, 3.5, 1.4, 0.2], [7.2, 3.6, 6.1, 2.5]]
 SERVE = ("--role", "data_cache")
 # What is told within a second is asserted with room for a busy machine.
 BOUND_SECONDS = 10.0
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    yield server
-    server.remove()
 
 
 @pytest.fixture
@@ -145,12 +137,12 @@ def test_what_was_acknowledged_is_there_after_a_kill(run, tmp_path):
         again.stop()
 
 
-def test_two_hundred_requests_for_a_cold_item_cause_one_read_and_one_run(run, postgres):
-    server = run(*SERVE, "--queue", "1000", IRIS_DATABASE_URL=postgres.database("crowd"))
+def test_two_hundred_requests_for_a_cold_item_cause_one_read_and_one_run(run, postgres_server):
+    server = run(*SERVE, "--queue", "1000", IRIS_DATABASE_URL=postgres_server.database("crowd"))
     until(lambda: get(server, "none").status == 404, "the database is there", 60)
     for i in range(10):
         reads, runs = metric(server, 'item_lookups_total{source="database"}'), metric(server, "model_runs_total")
-        answers = crowd(server, postgres, f"{i:04d}")
+        answers = crowd(server, postgres_server, f"{i:04d}")
         if {answer.status for answer in answers} == {200}:
             break
         # On a busy machine the one that asked may have waited for longer than it may.
@@ -159,12 +151,12 @@ def test_two_hundred_requests_for_a_cold_item_cause_one_read_and_one_run(run, po
     assert metric(server, "model_runs_total") == runs + 1
 
 
-def crowd(server, postgres, item_id):
+def crowd(server, postgres_server, item_id):
     """Two hundred ask for an item, all of them before the database answers one."""
     locked = threading.Event()
     wires = [Wire(server) for _ in range(200)]
     with ThreadPoolExecutor(1) as pool:
-        lock = pool.submit(hold_lock, postgres, "crowd", locked)
+        lock = pool.submit(hold_lock, postgres_server, "crowd", locked)
         assert locked.wait(60)
         for wire in wires:
             wire.send(request("GET", f"/items/{item_id}/prediction"))
@@ -175,26 +167,26 @@ def crowd(server, postgres, item_id):
     return answers
 
 
-def hold_lock(postgres, name, locked):
+def hold_lock(postgres_server, name, locked):
     """For less than a request waits for the database."""
     import psycopg
 
-    with psycopg.connect(postgres.url.replace("/postgres?", f"/{name}?")) as connection:
+    with psycopg.connect(postgres_server.url.replace("/postgres?", f"/{name}?")) as connection:
         connection.execute("LOCK TABLE iris_items IN ACCESS EXCLUSIVE MODE")
         locked.set()
         connection.execute("SELECT pg_sleep(0.08)")
 
 
 @pytest.mark.parametrize("fault", ["hangs", "is gone"])
-def test_while_the_database_is_down_items_that_are_kept_are_told_as_stale(run, postgres, fault):
-    database = postgres.database(f"down_{fault[0]}")
+def test_while_the_database_is_down_items_that_are_kept_are_told_as_stale(run, postgres_server, fault):
+    database = postgres_server.database(f"down_{fault[0]}")
     server = run(*SERVE, "--items-check-seconds", "0.3", IRIS_DATABASE_URL=database)
     until(lambda: get(server, "0000/prediction").status == 200, "the database is there", BOUND_SECONDS)
     before = {path: get(server, "0000", path) for path in ("", "/prediction")}
     if fault == "hangs":
-        postgres.signal(signal.SIGSTOP)
+        postgres_server.signal(signal.SIGSTOP)
     else:
-        postgres.stop()
+        postgres_server.stop()
     try:
         until(lambda: "stale" in status(get(server, "0000")), "it is told as stale", BOUND_SECONDS)
         for path, answer in before.items():
@@ -214,22 +206,22 @@ def test_while_the_database_is_down_items_that_are_kept_are_told_as_stale(run, p
         assert metric(server, 'item_store_failures_total{of="database"}') > 0
     finally:
         if fault == "hangs":
-            postgres.signal(signal.SIGCONT)
+            postgres_server.signal(signal.SIGCONT)
         else:
-            postgres.start()
+            postgres_server.start()
     until(lambda: status(get(server, "0000")).startswith("iris_wsgi; hit; ttl"), "it is as before", BOUND_SECONDS)
     until(lambda: put(server, "0000", ROWS[1]).status == 200, "it is written again", BOUND_SECONDS)
     assert get(server, "0000").json()["data"] == [ROWS[1]]
 
 
-def test_a_server_starts_without_its_database_and_finds_it_later(run, postgres):
-    url = postgres.database("later")
-    postgres.stop()
+def test_a_server_starts_without_its_database_and_finds_it_later(run, postgres_server):
+    url = postgres_server.database("later")
+    postgres_server.stop()
     try:
         server = run(*SERVE, IRIS_DATABASE_URL=url)
         assert get(server, "0000").status == 503
     finally:
-        postgres.start()
+        postgres_server.start()
     until(lambda: get(server, "0000").status == 200, "it is there", BOUND_SECONDS)
 
 

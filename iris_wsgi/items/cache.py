@@ -161,7 +161,7 @@ class ItemCache:
         except BaseException as error:
             with self.lock:
                 self.land(flight, key)
-            flight.land(None, error if isinstance(error, Exception) else None)
+            flight.land(None, error)
             raise
         value = entry.pack()
         with self.lock:
