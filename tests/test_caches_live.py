@@ -90,6 +90,10 @@ class Pods:
             pod.askers += 1
         try:
             yield pod
+        except OSError:
+            # What it wrote tells why it is gone.
+            assert pod.server.process.poll() is None, pod.server.process.communicate()
+            raise
         finally:
             with self.lock:
                 pod.askers -= 1
