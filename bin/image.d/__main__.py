@@ -44,7 +44,10 @@ def main() -> int:
 
 
 def tag_of(given: argparse.Namespace) -> str:
-    return given.tag or (IMAGE if given.target == "default" else f"{IMAGE}-{given.target}")
+    if given.tag:
+        # Podman takes no archive of an image whose name has no version.
+        return given.tag if ":" in given.tag else f"{given.tag}:latest"
+    return IMAGE if given.target == "default" else f"{IMAGE}-{given.target}"
 
 
 def build(given: argparse.Namespace) -> int:

@@ -48,7 +48,7 @@ def build(tool: str, root: Path, target: str, tag: str, fresh: bool = False) -> 
             "--timestamp",
             "0",
             "--identity-label=false",
-            *(() if fresh else ("--layers",)),
+            "--layers",
         ]
     subprocess.run([*command, *words, str(root)], check=True, env=environment)
 
