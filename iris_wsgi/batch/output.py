@@ -4,7 +4,6 @@ import fcntl
 import os
 from pathlib import Path
 
-from iris_wsgi.batch.record import sync_folder
 from iris_wsgi.settings import BadSetting
 
 
@@ -86,14 +85,18 @@ class Standard:
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Gives a whole file its name, durably."""
-    descriptor = os.open(temporary, os.O_RDONLY)
+    """Gives a whole file its name, which is then as durable as its content."""
+    sync(temporary)
+    temporary.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    temporary.replace(path)
-    sync_folder(path)
 
 
 def write_all(descriptor: int, data: bytes) -> None:

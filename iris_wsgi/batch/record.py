@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from iris_wsgi.batch.cutter import Position
+from iris_wsgi.batch.output import put_in_place
 from iris_wsgi.settings import BadSetting
 
 EDGE_BYTES = 1 << 16
@@ -58,12 +59,8 @@ class Record:
             },
         }
         following = self.path.with_name(self.path.name + ".new")
-        with open(following, "w", encoding="utf-8") as file:
-            file.write(json.dumps(self.told, indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        following.replace(self.path)
-        sync_folder(self.path)
+        following.write_text(json.dumps(self.told, indent=1) + "\n", "utf-8")
+        put_in_place(following, self.path)
 
     @property
     def status(self) -> str:
@@ -104,15 +101,6 @@ def read(path: Path) -> Record | None:
     except (TypeError, KeyError, AttributeError):
         raise BadSetting(f"{path} is no record of a run; --force begins anew") from None
     return record
-
-
-def sync_folder(path: Path) -> None:
-    """So that a file's name is as durable as its content."""
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def stamp() -> str:
