@@ -57,8 +57,6 @@ COPY model /model
 ARG MODEL_SEAL=sha256:e35e5678900fc2e0e304d50131b2f96c76299ea74666fc7009729cfd0ffc9cda
 ENV IRIS_MODEL_SEAL=${MODEL_SEAL}
 RUN ["/usr/bin/python3.13", "-I", "-m", "iris_wsgi", "verify"]
-COPY bin/image.d/beside.py /
-RUN ["/usr/bin/python3.13", "-I", "/beside.py", "/model"]
 
 FROM system AS release
 LABEL org.opencontainers.image.title="iris_wsgi" \

@@ -2,33 +2,30 @@
 
 from collections.abc import Callable
 from functools import partial
-from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from iris_wsgi import golden
+from iris_wsgi.asking import Ask
 from iris_wsgi.companions import Companions
 from iris_wsgi.errors import BadModel
-from iris_wsgi.halves import Prep
 from iris_wsgi.log import Log
 from iris_wsgi.metrics import Registry
-from iris_wsgi.model import Graph, load, load_model
+from iris_wsgi.model import Graph, load_model
 from iris_wsgi.ops import Readiness
-from iris_wsgi.pace import BLOCKING, Pace, measure
-from iris_wsgi.payload import Array
+from iris_wsgi.pace import Pace, measure
 from iris_wsgi.predictors import ModelMetrics, Predict, measured, within_deadline
-from iris_wsgi.remote.metrics import CallMetrics
-from iris_wsgi.remote.peer import Peer
-from iris_wsgi.remote.predictor import Trace, remote
-from iris_wsgi.remote.target import Target, place_of
-from iris_wsgi.remote.watcher import Watcher
 from iris_wsgi.routes.single import Sample
 from iris_wsgi.settings import Settings
 from iris_wsgi.watch import Watch
 
 PRED = "pred"
+
+
+def unchanged(ask: Ask) -> Ask:
+    return ask
 
 
 class Core(NamedTuple):
@@ -41,7 +38,8 @@ class Core(NamedTuple):
     pace: Pace
     readiness: Readiness
     self_test: str
-    trace: Trace | None = None
+    # What else there is to do around a question that a request asks.
+    around: Callable[[Ask], Ask] = unchanged
 
 
 class Start(NamedTuple):
@@ -89,68 +87,11 @@ def member(start: Start) -> Core:
     return core
 
 
-class Joined(NamedTuple):
-    """Both halves as one model, as golden rows test it."""
-
-    labels: tuple[str, ...]
-    width: int
-    predict: Callable[[Array], Array]
-
-
 def split(start: Start) -> Core:
-    """Loads the first half; whether the other answers, and belongs to it, is for readiness to tell. Raises BadModel."""
-    settings = start.settings
-    prep, pinned = load(Prep, folder_of(settings), settings.model_seal)
-    rows = np.array([case.row for case in pinned.cases], np.float32)
-    prepared = prep.prepare(rows)
-    if not np.isfinite(prepared).all():
-        raise BadModel(f"{folder_of(settings)} makes values that are not finite of its golden rows")
-    trace = Trace()
-    target = Target(PRED, place_of(settings.pred_url), CallMetrics(start.registry, [PRED]), start.log.event)
+    # What asks other servers is imported by who does.
+    from iris_wsgi.halves import split
 
-    def proves(ask: Callable[[Array], Array]) -> str | None:
-        joined = Joined(prep.labels, prep.width, lambda rows: ask(prep.prepare(rows)))
-        try:
-            golden.self_test(joined, pinned.cases, pinned.tolerance)
-        except BadModel as error:
-            return str(error)
-        off = golden.difference(joined, pinned.cases) if settings.cache == "on" else 0.0
-        return f"its answers to a row alone and in a batch differ by up to {off:.1e}; they cannot be cached" if off else None
-
-    def fits(peer: Peer) -> str | None:
-        if wrong := why_no_pair(prep, peer):
-            return wrong
-        prep.identity["pred"] = peer.digest
-        return None
-
-    watcher = Watcher(target, prepared[:1], fits, proves)
-    start.companions.add("look at pred", partial(watcher.run, start.companions.is_ending), finishes=False)
-    ask = remote(target, trace)
-
-    def predict(rows: Array, until: float = inf) -> Array:
-        return ask(prep.prepare(rows), until)
-
-    readiness = Readiness(lambda: True)
-    readiness.others.append(target.why_not)
-    return Core(
-        prep,
-        measured(predict, prep, ModelMetrics(start.registry, prep)),
-        Sample(pinned.cases[0].row, pinned.cases[0].probabilities),
-        lambda: 0.0,
-        BLOCKING,
-        readiness,
-        f"{len(rows)} golden rows prepared; what they give is tested with the other half",
-        trace,
-    )
-
-
-def why_no_pair(prep: Prep, peer: Peer) -> str | None:
-    pair = peer.told.get("pair")
-    if pair != prep.digest:
-        return f"its model is of the pair {pair or 'none'}, and this half is of the pair {prep.digest}"
-    if peer.classes != len(prep.labels):
-        return f"its model has {peer.classes} classes, not {len(prep.labels)}"
-    return None
+    return split(start)
 
 
 CORES: dict[str, Callable[[Start], Core]] = {"prep": split, "member": member}

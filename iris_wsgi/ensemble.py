@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 from iris_wsgi.payload import Array
 from iris_wsgi.predictors import Predict
-from iris_wsgi.remote.peer import Fields
+from iris_wsgi.tracing import Fields
 
 
 class Vote(NamedTuple):

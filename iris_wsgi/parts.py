@@ -1,19 +1,14 @@
 """What roles are put together from, and the pieces that several of them have in common."""
 
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
 
 from iris_wsgi import golden
 from iris_wsgi.asking import Ask
 from iris_wsgi.cached import PredictionCache
 from iris_wsgi.companions import Companions
-from iris_wsgi.ensemble import Here, majority
 from iris_wsgi.errors import BadModel
-from iris_wsgi.folder import pinned_digest
 from iris_wsgi.items.cache import ItemCache, Times
 from iris_wsgi.items.choice import open_items, open_shared
 from iris_wsgi.items.marks import Marks
@@ -27,11 +22,7 @@ from iris_wsgi.model import Graph, load_model
 from iris_wsgi.ops import Readiness
 from iris_wsgi.pace import Pace
 from iris_wsgi.predictors import Predict, within_deadline
-from iris_wsgi.remote.metrics import CallMetrics
-from iris_wsgi.remote.panel import Panel, why_no_member
-from iris_wsgi.remote.target import Target, place_of
-from iris_wsgi.remote.watcher import Watcher
-from iris_wsgi.routes import cache, gateway, hybrid, items, jobs
+from iris_wsgi.routes import cache, hybrid, items, jobs
 from iris_wsgi.routes.single import Sample
 from iris_wsgi.settings import Settings
 from iris_wsgi.shelf import Shelf
@@ -146,41 +137,3 @@ def item_routes(parts: Parts) -> list[Route]:
     # Twice in the time that a look counts, so that one may be late.
     parts.companions.repeat("look for changes of items", times.check / 2, look)
     return items.routes(parts.model, cache)
-
-
-def member_folders(settings: Settings) -> dict[str, Path]:
-    """The folders of the models of one species, by species, in the order of their names."""
-    return {folder.name: folder for folder in sorted((Path(settings.model_dir) / "members").glob("*/")) if folder.is_dir()}
-
-
-def remote_ensemble(parts: Parts) -> list[Route]:
-    """Over the members that the settings name, each of which must have the model that this release has for its species."""
-    settings = parts.settings
-    places = dict(pair.split("=", 1) for pair in settings.members.split(","))
-    metrics = CallMetrics(parts.registry, list(places))
-    digests = {name: pinned_digest(folder) for name, folder in member_folders(settings).items()}
-    row = np.array([parts.sample.row], np.float32)
-    targets = []
-    for name, url in places.items():
-        target = Target(name, place_of(url), metrics, parts.log.event, settings.hedge_percentile)
-        watcher = Watcher(target, row, partial(why_no_member, name=name, digest=digests.get(name)))
-        parts.companions.add(f"look at {name}", partial(watcher.run, parts.companions.is_ending), finishes=False)
-        targets.append(target)
-    panel = Panel(targets, settings.quorum or majority(len(targets)))
-    parts.readiness.others.append(partial(gateway.below_quorum, panel))
-    return gateway.routes(parts.model, panel, settings.abstain_below, settings.ensemble_ms / 1000, remote=True)
-
-
-def local_ensemble(parts: Parts) -> list[Route]:
-    """Over the members in the model's folder. Raises BadModel."""
-    settings, members = parts.settings, {}
-    for name, folder in member_folders(settings).items():
-        model, pinned = load_model(folder)
-        golden.self_test(model, pinned.cases, pinned.tolerance)
-        if model.width != parts.model.width:
-            raise BadModel(f"{folder} takes {model.width} features, the whole model takes {parts.model.width}")
-        members[name] = (within_deadline(model, Watch()), model.digest)
-    if not members:
-        raise BadModel(f"{settings.model_dir}/members has no models of one species each")
-    panel = Here(members, settings.quorum or majority(len(members)))
-    return gateway.routes(parts.model, panel, settings.abstain_below, settings.ensemble_ms / 1000, remote=False)

@@ -9,6 +9,7 @@ from iris_wsgi.asking import plainly, through
 from iris_wsgi.caching import LOOK_SECONDS, cache_around, refuse_unequal, wanted
 from iris_wsgi.companions import Companions
 from iris_wsgi.cores import CORES, Start, here
+from iris_wsgi.ensembles import local_ensemble, remote_ensemble
 from iris_wsgi.errors import BadModel
 from iris_wsgi.gather import Gatherer
 from iris_wsgi.log import Log
@@ -22,12 +23,9 @@ from iris_wsgi.parts import (
     hybrid_routes,
     item_routes,
     job_routes,
-    local_ensemble,
     queue_of,
-    remote_ensemble,
     worker_of,
 )
-from iris_wsgi.remote.predictor import traced
 from iris_wsgi.routes import single, v1, v2
 from iris_wsgi.servable import classifier
 from iris_wsgi.settings import Settings
@@ -154,8 +152,7 @@ def build(settings: Settings, log: Log, registry: Registry | None = None) -> Ser
     if wanted(settings, core.difference, log):
         predict = cache = cache_around(predict, graph, settings, registry, pace, log)
         pace, ask = BLOCKING if cache.shared else pace, through(cache)
-    if core.trace:
-        ask = traced(ask, core.trace)
+    ask = core.around(ask)
     parts = Parts(settings, graph, predict, ask, core.sample, registry, core.readiness, pace, companions, log, cache)
     routes = [*ROLES[settings.role](parts), *cache_routes(parts)]
     table = ops.routes(routes, registry, core.readiness, companions.why_not)

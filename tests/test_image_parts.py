@@ -2,21 +2,16 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from hashlib import sha256
-from pathlib import Path
 
-import onnx
 import pytest
 from conftest import MODEL, ROOT, need
 
 import iris_wsgi
-from iris_wsgi.golden import seal
 
 sys.path.insert(0, str(ROOT / "bin/image.d"))
-import beside
 import engine
 import imports
 import lock
@@ -56,36 +51,6 @@ def test_the_builder_gets_every_file_of_the_models_and_no_more():
     matched = [path for rule in let_through for path in ROOT.glob(rule)]
     assert {inner for path in matched for inner in (path, *path.rglob("*")) if inner.is_file()} == wanted
     assert "COPY model /model\n" in DOCKERFILE
-
-
-def test_the_models_beside_the_main_one_are_tried_before_they_get_into_the_image(tmp_path, capsys):
-    model = Path(shutil.copytree(MODEL, tmp_path / "model"))
-    assert beside.main(model) == 0
-    told = [line.partition(": ") for line in capsys.readouterr().out.splitlines()]
-    names = ["fast", "members/setosa", "members/versicolor", "members/virginica", "pred", "prep"]
-    assert [place for place, _, _ in told] == [str(model / name) for name in names]
-    assert [int(result.split()[0]) for _, _, result in told] == [31, 33, 34, 33, 34, 34]
-    with (model / "prep/iris_prep.onnx").open("ab") as file:
-        file.write(b"\0")
-    assert beside.main(model) == 1
-    assert "prep/iris_prep.onnx has the SHA-256" in capsys.readouterr().err
-
-
-def test_halves_of_two_models_do_not_get_into_the_image(tmp_path, capsys):
-    model = Path(shutil.copytree(MODEL, tmp_path / "model"))
-    other = onnx.load(model / "pred/iris_pred.onnx")
-    next(one for one in other.metadata_props if one.key == "pair").value = "sha256:0"
-    onnx.save(other, model / "pred/iris_pred.onnx")
-    (model / "pred/golden.json").unlink()
-    seal(model / "pred", None)
-    assert beside.main(model) == 1
-    assert "are no halves of one model" in capsys.readouterr().err
-
-
-def test_a_model_of_ones_own_needs_none_beside_it(tmp_path, capsys):
-    shutil.copy(MODEL / "golden.json", tmp_path)
-    assert beside.main(tmp_path) == 0
-    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("arch", lock.ARCHITECTURES)

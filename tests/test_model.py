@@ -17,6 +17,7 @@ from iris_wsgi.errors import BadModel
 from iris_wsgi.model import load_model
 
 SHA = "SHA-256"
+SPECIES = ("setosa", "versicolor", "virginica")
 
 
 def verify(folder: Path) -> str:
@@ -68,6 +69,37 @@ def test_verify_holds_the_fast_model_to_its_golden_rows_too_where_there_is_one(m
     assert main(words) == 0
     assert "fast" not in capsys.readouterr().out
     assert main([*words, "--fast-model-dir", str(model_copy / "elsewhere")]) == 1
+
+
+def test_verify_holds_every_model_beside_the_whole_one_to_its_golden_rows(model_copy, capsys):
+    words = ["verify", "--model-dir", str(model_copy)]
+    assert main(words) == 0
+    told = capsys.readouterr().out.splitlines()
+    names = [
+        "fast model iris_lr",
+        "pred iris_svc_pred",
+        *(f"member {name} iris_{name}" for name in SPECIES),
+        "prep and pred, pair",
+    ]
+    rows = [int(line.partition(": ")[2].split()[0]) for line in told[-6:]]
+    assert [line.startswith(name) for line, name in zip(told[-6:], names, strict=True)] == [True] * 6
+    assert rows == [31, 34, 33, 34, 33, 34]
+    with (model_copy / "prep/iris_prep.onnx").open("ab") as file:
+        file.write(b"\0")
+    assert main(words) == 1
+    assert "prep/iris_prep.onnx has the SHA-256" in capsys.readouterr().err
+    for name in ("fast", "prep", "pred", "members"):
+        (model_copy / name).rename(model_copy / f"no_{name}")
+    assert main(words) == 0
+
+
+def test_verify_tells_halves_of_two_models(model_copy, capsys):
+    other = onnx.load(model_copy / "pred/iris_pred.onnx")
+    next(one for one in other.metadata_props if one.key == "pair").value = "sha256:0"
+    onnx.save(other, model_copy / "pred/iris_pred.onnx")
+    golden.seal(model_copy / "pred", None)
+    assert main(["verify", "--model-dir", str(model_copy)]) == 1
+    assert "are no halves of one model" in capsys.readouterr().err
 
 
 def test_golden_rows_are_thirty_or_more_with_the_fixed_points_and_edges():

@@ -17,11 +17,12 @@ from iris_wsgi.metrics import Registry
 from iris_wsgi.remote.budget import Budget, Hedge
 from iris_wsgi.remote.call import Call, gather
 from iris_wsgi.remote.metrics import CallMetrics
-from iris_wsgi.remote.peer import Peer, infer_request, passed_on, probabilities_of
+from iris_wsgi.remote.peer import Peer, infer_request, probabilities_of
 from iris_wsgi.remote.predictor import Trace, remote
 from iris_wsgi.remote.reply import BadReply, Incoming, Reply
 from iris_wsgi.remote.target import Place, Target
 from iris_wsgi.remote.watcher import Watcher
+from iris_wsgi.tracing import passed_on
 from iris_wsgi.wsgi import Request
 
 ROWS = np.array([[-0.9, 1.02, -1.34, -1.31], [0.5, -0.1, 0.6, 0.4]], np.float32)

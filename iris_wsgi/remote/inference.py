@@ -4,9 +4,10 @@ from time import monotonic
 
 from iris_wsgi.payload import Array
 from iris_wsgi.remote.call import Call, Failure
-from iris_wsgi.remote.peer import Fields, Peer, infer_request, most_bytes, probabilities_of
+from iris_wsgi.remote.peer import Peer, infer_request, most_bytes, probabilities_of
 from iris_wsgi.remote.reply import BadReply, Reply
 from iris_wsgi.remote.target import Target
+from iris_wsgi.tracing import Fields
 
 # Who gave it less time than that has learnt nothing about the target: a client may want its answer too soon.
 FAIR_SECONDS = 0.5

@@ -6,8 +6,9 @@ from iris_wsgi.ensemble import Vote
 from iris_wsgi.payload import Array
 from iris_wsgi.remote.call import Failure, gather
 from iris_wsgi.remote.inference import Asked
-from iris_wsgi.remote.peer import Fields, Peer
+from iris_wsgi.remote.peer import Peer
 from iris_wsgi.remote.target import Target
+from iris_wsgi.tracing import Fields
 
 
 class Panel:

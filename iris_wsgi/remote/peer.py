@@ -1,8 +1,7 @@
 """What a server of v2 says of the model that it has, and infer requests to it, as pure functions of bytes."""
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import inf, prod
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -12,16 +11,11 @@ import numpy as np
 from iris_wsgi.oip import HEADER
 from iris_wsgi.payload import Array
 from iris_wsgi.remote.reply import BadReply, Reply
-from iris_wsgi.wsgi import Request
+from iris_wsgi.tracing import Fields
 
 # What describes the tensors of an answer, before the tensors.
 MOST_JSON = 65536
 FLOAT_BYTES = 4
-Fields = Sequence[tuple[str, str]]
-
-
-# W3C Trace Context, section 3.2; what is none is not passed on.
-is_trace = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
 
 
 class Peer(NamedTuple):
@@ -39,15 +33,6 @@ class Peer(NamedTuple):
     @property
     def digest(self) -> str:
         return self.told["digest"]
-
-
-def passed_on(request: Request) -> Fields:
-    """The fields of a request that those have too which it causes, so that one id finds all of them in the logs."""
-    fields = [("X-Request-ID", request.id)]
-    trace, state = (request.variables.get(name) for name in ("HTTP_TRACEPARENT", "HTTP_TRACESTATE"))
-    if trace and is_trace(trace):
-        fields += [("traceparent", trace), *([("tracestate", state)] if state else [])]
-    return fields
 
 
 def ask_for(path: str, authority: str, fields: Fields = ()) -> bytes:

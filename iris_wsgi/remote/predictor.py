@@ -12,8 +12,9 @@ from iris_wsgi.payload import Array
 from iris_wsgi.predictors import Predict
 from iris_wsgi.remote.call import Failure, gather
 from iris_wsgi.remote.inference import Asked
-from iris_wsgi.remote.peer import FLOAT_BYTES, Fields, passed_on
+from iris_wsgi.remote.peer import FLOAT_BYTES
 from iris_wsgi.remote.target import Target
+from iris_wsgi.tracing import Fields, passed_on
 from iris_wsgi.wsgi import Request
 
 # What a body of v2 may have there by default is 1 MiB; more rows go in several requests.

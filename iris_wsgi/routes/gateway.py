@@ -9,7 +9,7 @@ from iris_wsgi.ensemble import Panel, Vote, decide, digest_of
 from iris_wsgi.errors import NotReady
 from iris_wsgi.model import Graph
 from iris_wsgi.payload import decode_rows
-from iris_wsgi.remote.peer import passed_on
+from iris_wsgi.tracing import passed_on
 from iris_wsgi.wsgi import Request, Response, Route
 
 INLINE_BYTES, POOL = 4096, -1

@@ -1,0 +1,62 @@
+"""The members of the ensemble, here or on other servers, as the settings name them."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from iris_wsgi import golden
+from iris_wsgi.ensemble import Here, majority
+from iris_wsgi.errors import BadModel
+from iris_wsgi.folder import pinned_digest
+from iris_wsgi.model import load_model
+from iris_wsgi.parts import Parts
+from iris_wsgi.predictors import within_deadline
+from iris_wsgi.routes import gateway
+from iris_wsgi.settings import Settings
+from iris_wsgi.watch import Watch
+from iris_wsgi.wsgi import Route
+
+
+def member_folders(settings: Settings) -> dict[str, Path]:
+    """The folders of the models of one species, by species, in the order of their names."""
+    return {folder.name: folder for folder in sorted((Path(settings.model_dir) / "members").glob("*/")) if folder.is_dir()}
+
+
+def remote_ensemble(parts: Parts) -> list[Route]:
+    """Over the members that the settings name, each of which must have the model that this release has for its species."""
+    # What asks other servers is imported by who does.
+    from iris_wsgi.remote.metrics import CallMetrics
+    from iris_wsgi.remote.panel import Panel, why_no_member
+    from iris_wsgi.remote.target import Target, place_of
+    from iris_wsgi.remote.watcher import Watcher
+
+    settings = parts.settings
+    places = dict(pair.split("=", 1) for pair in settings.members.split(","))
+    metrics = CallMetrics(parts.registry, list(places))
+    digests = {name: pinned_digest(folder) for name, folder in member_folders(settings).items()}
+    row = np.array([parts.sample.row], np.float32)
+    targets = []
+    for name, url in places.items():
+        target = Target(name, place_of(url), metrics, parts.log.event, settings.hedge_percentile)
+        watcher = Watcher(target, row, partial(why_no_member, name=name, digest=digests.get(name)))
+        parts.companions.add(f"look at {name}", partial(watcher.run, parts.companions.is_ending), finishes=False)
+        targets.append(target)
+    panel = Panel(targets, settings.quorum or majority(len(targets)))
+    parts.readiness.others.append(partial(gateway.below_quorum, panel))
+    return gateway.routes(parts.model, panel, settings.abstain_below, settings.ensemble_ms / 1000, remote=True)
+
+
+def local_ensemble(parts: Parts) -> list[Route]:
+    """Over the members in the model's folder. Raises BadModel."""
+    settings, members = parts.settings, {}
+    for name, folder in member_folders(settings).items():
+        model, pinned = load_model(folder)
+        golden.self_test(model, pinned.cases, pinned.tolerance)
+        if model.width != parts.model.width:
+            raise BadModel(f"{folder} takes {model.width} features, the whole model takes {parts.model.width}")
+        members[name] = (within_deadline(model, Watch()), model.digest)
+    if not members:
+        raise BadModel(f"{settings.model_dir}/members has no models of one species each")
+    panel = Here(members, settings.quorum or majority(len(members)))
+    return gateway.routes(parts.model, panel, settings.abstain_below, settings.ensemble_ms / 1000, remote=False)
