@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import threading
 import time
+from contextlib import ExitStack
 from math import inf
 
 import numpy as np
@@ -251,18 +253,37 @@ def test_a_kept_connection_that_the_other_has_closed_meanwhile_costs_no_retry(kn
     assert known.count("retries") == 0
 
 
-def test_of_two_addresses_the_one_that_answers_is_found(known, faulty):
-    import socket
-
+@pytest.mark.parametrize("there", ["refuses", "says nothing"])
+def test_of_two_addresses_the_one_that_answers_is_found(known, there):
     for _ in range(10):
         known.ask(ROWS)
     known.target.end()
-    with socket.create_server(("127.0.0.1", 0)) as dead:
+    with ExitStack() as stack:
+        dead = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         gone = dead.getsockname()
-    (alive,) = known.target.addresses
-    known.target.addresses, known.target.turn = [alive, (alive[0], gone)], 0
-    assert known.ask(ROWS).shape == (2, 3)
-    assert known.count("retries") == 1
+        if there == "refuses":
+            dead.close()
+        else:
+            # Nobody accepts, and the queue is full.
+            for _ in range(4):
+                one = stack.enter_context(socket.socket())
+                one.setblocking(False)
+                one.connect_ex(gone)
+        (alive,) = known.target.addresses
+        known.target.ended = False
+        known.target.addresses, known.target.turn = [alive, (alive[0], gone)], 0
+        assert known.ask(ROWS, time.monotonic() + 30).shape == (2, 3)
+    assert (known.count("retries"), known.count("connections")) == (1, 1)
+
+
+def test_a_connection_that_is_old_is_replaced(known, monkeypatch):
+    known.ask(ROWS)
+    opened = known.count("opened")
+    monkeypatch.setattr("iris_wsgi.remote.target.LIFE_SECONDS", 0.0)
+    known.ask(ROWS)
+    assert (known.count("opened"), known.count("connections")) == (opened, 0)
+    known.ask(ROWS)
+    assert known.count("opened") == opened + 1
 
 
 def test_nobody_there_is_503_and_retries_are_a_tenth_at_most(known, faulty):

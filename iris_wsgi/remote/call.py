@@ -62,8 +62,7 @@ class Call:
         try:
             reply = exchange.advance()
         except (Lost, BadReply) as error:
-            self.exchanges.remove(exchange)
-            self.target.close(exchange.connection)
+            self.drop(exchange)
             if isinstance(error, Lost):
                 self.lost(error)
             elif not self.exchanges:
@@ -74,14 +73,26 @@ class Call:
             self.leave(exchange.connection, reply.keeps)
             self.end(reply)
 
+    def drop(self, exchange: Exchange) -> None:
+        self.exchanges.remove(exchange)
+        self.target.close(exchange.connection)
+
     def leave(self, connection: Connection, keeps: bool) -> None:
         if keeps:
             self.target.keep(connection)
         else:
             self.target.close(connection)
 
+    @property
+    def tick_at(self) -> float:
+        """When there is something to do (monotonic), whatever its connections do."""
+        return min(self.hedge_at, *(exchange.connect_by for exchange in self.exchanges), inf)
+
     def tick(self, now: float) -> None:
-        """Asks a second time, if that is due."""
+        """Gives up connections that do not come about, and asks a second time, if that is due."""
+        for exchange in [one for one in self.exchanges if now >= one.connect_by]:
+            self.drop(exchange)
+            self.lost(Lost("there was no connection in time"))
         if now >= self.hedge_at:
             self.hedge_at = inf
             if self.again and self.target.budget.spend():
@@ -109,7 +120,7 @@ def gather(calls: Sequence[Call], until: float) -> None:
                 else:
                     call.tick(now)
             if now < until:
-                take_turn(open_calls, min(until, *(call.hedge_at for call in open_calls)) - now)
+                take_turn(open_calls, min(until, *(call.tick_at for call in open_calls)) - now)
     finally:
         # Whatever happened: no connection stays behind.
         for call in calls:

@@ -5,10 +5,14 @@ import os
 import select
 import socket
 from contextlib import suppress
+from math import inf
+from time import monotonic
 
 from iris_wsgi.remote.reply import BadReply, Incoming, Reply
 
 RECEIVED = 65536
+# A machine that is gone answers nothing, and another address may be well. Within a cluster a connection takes a millisecond.
+CONNECT_SECONDS = 1.0
 # Family and socket address, as getaddrinfo gives them.
 Address = tuple[socket.AddressFamily, tuple[str, int]]
 
@@ -29,7 +33,7 @@ class Connection:
             raise Lost(error.strerror) from None
         self.socket.setblocking(False)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.used, self.idle_since = False, 0.0
+        self.used, self.born, self.idle_since = False, monotonic(), 0.0
         result = self.socket.connect_ex(place)
         if result not in (0, errno.EINPROGRESS):
             self.close()
@@ -57,6 +61,7 @@ class Exchange:
         """The answer's body may have `most` bytes."""
         self.connection, self.unsent, self.incoming = connection, memoryview(message), Incoming(most)
         self.begun = connection.used
+        self.connect_by = inf if self.begun else monotonic() + CONNECT_SECONDS
 
     @property
     def events(self) -> int:
@@ -65,7 +70,7 @@ class Exchange:
     def advance(self) -> Reply | None:
         """The answer, once all of it is here. Raises Lost, and BadReply for anything else than an answer and nothing more."""
         if not self.begun:
-            self.begun = True
+            self.begun, self.connect_by = True, inf
             if error := self.connection.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 raise Lost(os.strerror(error))
         try:

@@ -16,6 +16,8 @@ from iris_wsgi.stores.guard import Breaker
 
 # Below the 60 seconds after which a server of this project closes a connection that waits.
 IDLE_SECONDS = 30.0
+# A connection stays with one of the servers behind a name; new ones get their share as soon as old connections are replaced.
+LIFE_SECONDS = 60.0
 
 Tell = Callable[[str, str], None]
 
@@ -82,8 +84,11 @@ class Target:
             return self.idle.pop() if self.idle else None
 
     def keep(self, connection: Connection) -> None:
-        """For the next call; and closes one that nobody has needed for long."""
+        """For the next call, unless it is old; and closes one that nobody has needed for long."""
         connection.used, connection.idle_since = True, monotonic()
+        if connection.idle_since - connection.born > LIFE_SECONDS:
+            self.close(connection)
+            return
         with self.lock:
             self.idle.append(connection)
             old = self.idle.popleft() if self.ended or self.idle[0].idle_since < monotonic() - IDLE_SECONDS else None
