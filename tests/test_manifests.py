@@ -24,6 +24,8 @@ from iris_wsgi.batch.run import End
 from iris_wsgi.golden import self_test
 from iris_wsgi.launch import cpus
 from iris_wsgi.model import load_model
+from iris_wsgi.remote.target import place_of
+from iris_wsgi.remote.watcher import LOOKUP_SECONDS
 from iris_wsgi.roles import build
 from iris_wsgi.settings import Settings, read_settings
 from iris_wsgi.workers import KILL_AFTER_SECONDS
@@ -39,7 +41,7 @@ KUSTOMIZATIONS = {
     for path in sorted(MANIFESTS.rglob("kustomization.yml"))
 }
 # Parts of overlays that cannot be applied alone: objects beside those of the base.
-PARTS = {"jobs/worker"}
+PARTS = {"jobs/worker", "backend", "prep_pred/pred", *(f"horizontal/{name}" for name in ("setosa", "versicolor", "virginica"))}
 OVERLAYS = [name for name, told in KUSTOMIZATIONS.items() if told["kind"] == "Kustomization" and name not in PARTS]
 # A component that is off is a comment in the overlay that it can be turned on in; each is rendered there, uncommented.
 OFF = {
@@ -53,6 +55,11 @@ RENDERS = [*OVERLAYS, *OFF]
 # The overlays with jobs, and what role is behind the Service that clients know.
 JOBS = {"asynchronous": "asynchronous", "sync_async": "sync_async"}
 JOBS |= {name: overlay for name, (overlay, _) in OFF.items() if overlay in JOBS}
+# The overlays whose servers ask others: the role of the server, and those whom it asks, by component.
+ASKING = {
+    "prep_pred": ("prep", {"pred": "pred"}),
+    "horizontal": ("gateway", {f"member-{name}": "member" for name in ("setosa", "versicolor", "virginica")}),
+}
 # What an overlay is applied next to that has no pods, or no network policy, of its own.
 BESIDE = {"release/to_blue": "release/blue", "release/to_green": "release/green", "batch/data": "batch"}
 # The overlays with whole tables and files, and the one that brings the file.
@@ -236,6 +243,21 @@ def component(one: Object) -> str | None:
 
 def selects(one: Object, template: Object) -> bool:
     return selector(one).items() <= labels_of(template).items()
+
+
+def is_asked(one: Object) -> bool:
+    """Whether only servers may ask it."""
+    return component(one) in {name for _, asked in ASKING.values() for name in asked}
+
+
+def picks(peer: Object, template: Object) -> bool:
+    """Whether a network policy means these pods by that peer."""
+    assert set(peer) == {"podSelector"}
+    told, labels = peer["podSelector"], labels_of(template)
+    assert set(told) <= {"matchLabels", "matchExpressions"} and told
+    rules = told.get("matchExpressions", ())
+    assert {rule["operator"] for rule in rules} <= {"In"}
+    return told.get("matchLabels", {}).items() <= labels.items() and all(labels[rule["key"]] in rule["values"] for rule in rules)
 
 
 def amount(text: str | int) -> float:
@@ -509,7 +531,9 @@ def test_every_probe_asks_a_route_of_the_role_on_the_port_that_it_serves(objects
                 ask = container[kind]["httpGet"]
                 assert ports[ask["port"]] == settings.port == 8000
                 assert "GET" in app_of(settings).table[ask["path"]]
-                assert wsgi_call(app_of(settings), "GET", ask["path"])[0] == 200
+                # Here nobody is there whom it could ask: then it is alive and not ready.
+                alone = ask["path"] == "/readyz" and (settings.pred_url or settings.members)
+                assert wsgi_call(app_of(settings), "GET", ask["path"])[0] == (503 if alone else 200)
 
 
 def test_only_readiness_asks_what_says_no_while_the_server_drains(objects):
@@ -620,8 +644,8 @@ def test_ports_have_one_number_and_one_name_from_the_node_to_the_container(objec
             if selects(policy, template):
                 (ingress,) = policy["spec"]["ingress"]
                 assert ingress["ports"] == [{"protocol": "TCP", "port": number}]
-                # Who may ask a server is not for it to say.
-                assert ("from" in ingress) != is_ours(template)
+                # Who may ask a server that clients know is not for it to say.
+                assert ("from" in ingress) == (is_asked(policy) or not is_ours(template))
                 assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
 
 
@@ -632,11 +656,12 @@ def test_only_the_service_that_clients_know_has_a_port_on_the_nodes(objects):
         assert [port.get("nodePort") for port in service["spec"]["ports"]] == [30080 if known else None]
 
 
-def test_nobody_is_called_but_for_a_model_over_http_for_jobs_for_a_table_and_for_items(rendered):
+def test_nobody_is_called_but_for_a_model_over_http_for_jobs_for_a_table_for_items_and_by_who_asks_others(rendered):
     for name, objects in rendered.items():
         for policy in of_kind(objects, "NetworkPolicy"):
             calls = name in ("model_load/over_http", "data_cache") or (name in JOBS and component(policy) in ("server", "worker"))
             calls |= name in BATCH and component(policy) == "batch-table"
+            calls |= name in ASKING and component(policy) == "server"
             assert bool(policy["spec"].get("egress")) == calls
             assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
 
@@ -806,7 +831,7 @@ def test_every_component_is_on_or_off_in_an_overlay():
 
 
 def test_one_overlay_of_a_role_can_be_applied_over_another(rendered):
-    for name in ("synchronous", "prediction_cache", "data_cache", *JOBS):
+    for name in ("synchronous", "prediction_cache", "data_cache", *JOBS, *ASKING):
         before, after = rendered["web_single"], {name_of(one): one for one in rendered[name]}
         assert {name_of(one) for one in before} <= set(after)
         for one in of_kind(before, "Deployment"):
@@ -870,8 +895,7 @@ def test_blue_and_green_differ_in_colour_and_tag_alone(rendered):
 
 
 def test_the_clean_up_of_a_colour_finds_all_that_is_its_own(rendered):
-    deletes = dict(re.findall(r"delete (\S+) -l (\S+)", "\n".join(COMMANDS)))
-    kinds = {instance.partition("=")[2]: kinds for kinds, instance in deletes.items()}
+    kinds = {instance: kinds for kinds, instance in re.findall(r"delete (\S+) -l \S+/instance=(\S+)", "\n".join(COMMANDS))}
     # The Service of web_single is the one that clients know, and stays.
     assert f"{kinds['main']},service" == kinds["blue"]
     short = {"hpa": "horizontalpodautoscaler", "pdb": "poddisruptionbudget"}
@@ -1042,6 +1066,157 @@ def test_a_redis_of_somebody_else_takes_the_place_of_the_sample_and_leaves_nothi
             (rule,) = policy["spec"]["egress"]
             ports = [(port["protocol"], port["port"]) for port in rule["ports"]]
             assert ports == [("UDP", 53), ("TCP", 53), ("TCP", 6379), ("TCP", url.port)]
+
+
+# Servers that ask others
+
+
+@pytest.fixture(params=ASKING)
+def asking(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]) -> list[Object]:
+    """One overlay with servers that ask others after the other."""
+    return rendered[request.param]
+
+
+def asked_of(objects: list[Object]) -> list[Object]:
+    """The Deployments that only servers ask."""
+    return [one for one in our_deployments(objects) if is_asked(one)]
+
+
+def server_of(objects: list[Object]) -> Object:
+    """The Deployment behind the Service that clients know, which asks."""
+    (one,) = [one for one in our_deployments(objects) if component(one) == "server"]
+    return one
+
+
+def places_of(deployment: Object) -> dict[str, str]:
+    """Whom the server asks, by the component that it must be."""
+    (container,) = containers(deployment["spec"]["template"])
+    settings = settings_of(container)
+    members = dict(pair.split("=", 1) for pair in settings.members.split(",") if pair)
+    return {f"member-{name}": url for name, url in members.items()} | ({"pred": settings.pred_url} if settings.pred_url else {})
+
+
+def test_there_is_a_deployment_of_its_own_for_each_role_and_each_member_whose_model_is_in_the_image(rendered):
+    for name, (role, asked) in ASKING.items():
+        told = {component(one): settings_of(*containers(one["spec"]["template"])) for one in our_deployments(rendered[name])}
+        assert {which: settings.role for which, settings in told.items()} == {"server": role, **asked}
+        for which, settings in told.items():
+            assert settings.member == (which.removeprefix("member-") if settings.role == "member" else "")
+        targets = [one["spec"]["scaleTargetRef"]["name"] for one in of_kind(rendered[name], "HorizontalPodAutoscaler")]
+        assert len(set(targets)) == len(targets) == len(told)
+    species = {f"member-{folder.name}" for folder in (MODEL / "members").iterdir()}
+    assert set(ASKING["horizontal"][1]) == species
+
+
+def test_each_address_is_a_headless_service_of_the_pods_that_are_meant_and_only_of_those_that_are_ready(asking):
+    services = {one["metadata"]["name"]: one for one in of_kind(asking, "Service")}
+    places = places_of(server_of(asking))
+    assert set(places) == {component(one) for one in asked_of(asking)}
+    for which, url in places.items():
+        service = services.pop(place_of(url).host)
+        assert service["spec"]["clusterIP"] == "None" and not service["spec"].get("publishNotReadyAddresses")
+        # Of a headless Service the port of the pod counts.
+        assert [port["port"] for port in service["spec"]["ports"]] == [place_of(url).port] == [8000]
+        assert [component(one) for one in our_deployments(asking) if selects(service, one["spec"]["template"])] == [which]
+    assert [component(one) for one in services.values()] == ["server"]
+
+
+# How long the name servers of a cluster keep an address (kubeadm's `ttl 30`, and `cache 30`).
+NAMED_SECONDS = 30
+
+
+def test_who_is_behind_a_name_serves_until_nobody_has_its_address_any_more(asking):
+    for deployment in asked_of(asking):
+        (container,) = containers(deployment["spec"]["template"])
+        assert settings_of(container).grace_seconds > NAMED_SECONDS + LOOKUP_SECONDS
+
+
+def test_a_rollout_of_who_asks_has_the_time_for_that_of_whom_it_asks(asking):
+    own = server_of(asking)
+    (container,) = containers(own["spec"]["template"])
+    start = container["startupProbe"]["periodSeconds"] * container["startupProbe"]["failureThreshold"]
+    needed = start + own["spec"]["minReadySeconds"] + NAMED_SECONDS + LOOKUP_SECONDS
+    for deployment in asked_of(asking):
+        assert own["spec"]["progressDeadlineSeconds"] > deployment["spec"]["progressDeadlineSeconds"] + needed
+
+
+def lets(side: str, mine: Object, theirs: Object, objects: list[Object]) -> bool:
+    """Whether the network policies of pods let them call others (egress) on their port, or be called by them (ingress)."""
+    peers = "to" if side == "egress" else "from"
+    policies = [policy["spec"] for policy in of_kind(objects, "NetworkPolicy") if selects(policy, mine)]
+    assert policies
+    return any(
+        {"protocol": "TCP", "port": 8000} in rule["ports"]
+        and (peers not in rule or any(picks(peer, theirs) for peer in rule[peers]))
+        for policy in policies
+        for rule in policy.get(side, ())
+    )
+
+
+def test_servers_reach_whom_they_ask_and_nobody_else_reaches_anybody(rendered):
+    # All that may be in the namespace besides, of which each side must keep out what the other might let through.
+    besides = merged(rendered["release/blue"], rendered["release/green"], rendered["batch"])
+    besides += [one for one in rendered["asynchronous"] if component(one) in ("worker", "redis")]
+    for name in ASKING:
+        objects = merged(rendered[name], besides)
+        wanted = {("server", "main", which) for which in ASKING[name][1]}
+        pairs = [(one, other) for one in pods(objects) for other in pods(objects)]
+        called, let_in = (
+            {(component(one), labels_of(one)["app.kubernetes.io/instance"], component(other)) for one, other in found}
+            for found in (
+                [(one, other) for one, other in pairs if lets("egress", one, other, objects)],
+                [(one, other) for one, other in pairs if is_asked(other) and lets("ingress", other, one, objects)],
+            )
+        )
+        assert called == let_in == wanted
+        policy = next(one for one in of_kind(rendered[name], "NetworkPolicy") if component(one) == "server")
+        names, calls = policy["spec"]["egress"]
+        assert names == {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
+        assert calls["ports"] == [{"protocol": "TCP", "port": 8000}]
+
+
+@pytest.fixture(scope="session")
+def next_release(rendered, tmp_path_factory) -> dict[str, list[Object]]:
+    """The overlays after the command of the README for a release with other models."""
+    (command,) = [line for line in COMMANDS if line.startswith("sed ")]
+    copy = tmp_path_factory.mktemp("next")
+    shutil.copytree(MANIFESTS, copy / "manifests")
+    subprocess.run(["sh", "-c", command], cwd=copy, check=True, timeout=60)
+    return {name: kustomize(copy / "manifests" / name) for name in ASKING}
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_a_release_with_other_models_stands_beside_the_old_one_until_who_asks_has_gone_over(name, rendered, next_release):
+    before, after = ({name_of(one): one for one in objects} for objects in (rendered[name], next_release[name]))
+    # Of what is there one thing alone becomes another: the Deployment that asks, and of that the image and whom it asks.
+    changed = {which for which in before.keys() & after.keys() if before[which] != after[which]}
+    assert changed == {("Deployment", "model-in-image-deployment")}
+    old, new = (server_of(list(objects.values())) for objects in (before, after))
+    assert places_of(old).keys() == places_of(new).keys()
+    assert not set(places_of(old).values()) & set(places_of(new).values())
+    images = [containers(one["spec"]["template"])[0]["image"] for one in (old, new)]
+    assert images[0] != images[1]
+    assert {containers(one["spec"]["template"])[0]["image"] for one in asked_of(list(after.values()))} == {images[1]}
+    assert json.dumps(old).replace(images[0], images[1]).replace("models-1", "models-2") == json.dumps(new)
+    # While both are there, each name leads to its own pods, and servers reach both.
+    both = list({**before, **after}.values())
+    test_every_deployment_selects_its_own_pods_and_has_one_disruption_budget_and_a_network_policy(both)
+    for service in of_kind(both, "Service"):
+        assert len([one for one in our_deployments(both) if selects(service, one["spec"]["template"])]) == 1
+    assert len(asked_of(both)) == 2 * len(ASKING[name][1])
+    for deployment in asked_of(both):
+        ends = new["spec"]["template"], deployment["spec"]["template"]
+        assert lets("egress", *ends, both) and lets("ingress", *reversed(ends), both)
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_the_clean_up_of_old_models_finds_all_that_is_theirs_and_nothing_else(name, rendered):
+    (kinds,) = re.findall(r"delete (\S+) -l app.kubernetes.io/instance=models-1$", "\n".join(COMMANDS), re.MULTILINE)
+    own = [one for one in rendered[name] if one["metadata"]["labels"].get("app.kubernetes.io/instance") == "models-1"]
+    short = {"hpa": "horizontalpodautoscaler", "pdb": "poddisruptionbudget"}
+    assert {one["kind"].lower() for one in own} == {short.get(kind, kind) for kind in kinds.split(",")}
+    assert [one for one in rendered[name] if one not in own and "-models-1" in one["metadata"]["name"]] == []
+    assert all(is_asked(one) for one in own)
 
 
 # Whole tables and whole files
