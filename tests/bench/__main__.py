@@ -12,7 +12,6 @@ from pathlib import Path
 
 import document
 import environments
-import report
 import rows
 from bench import Bench, Effort, known
 from environments import HOME, ROOT, Unavailable
@@ -74,11 +73,11 @@ def main() -> None:
             for section, outcome in outcomes.items():
                 SECTIONS[section].measure_round(number, bench, outcome)
     (HOME / "last.json").write_text(json.dumps({section: vars(outcome) for section, outcome in outcomes.items()}, indent=1))
-    write(given.out, outcomes, None if "chart" in broken else outcomes.get("servers"))
+    write(given.out, outcomes, "chart" not in broken)
 
 
-def write(folder: Path | None, outcomes: Mapping[str, Outcome], drawn: Outcome | None) -> None:
-    """Prints the sections, and puts them into benchmark.md in place of what they said before; draws the chart of the first."""
+def write(folder: Path | None, outcomes: Mapping[str, Outcome], charts: bool) -> None:
+    """Prints the sections, and puts them into benchmark.md in place of what they said before; draws their charts."""
     texts = {section: SECTIONS[section].text(outcome) for section, outcome in outcomes.items()}
     print("\n".join(texts.values()))
     if folder is None:
@@ -87,8 +86,9 @@ def write(folder: Path | None, outcomes: Mapping[str, Outcome], drawn: Outcome |
     file = folder / "benchmark.md"
     before = file.read_text(encoding="utf-8") if file.exists() else ""
     file.write_text(document.merged(before, texts, list(SECTIONS)), encoding="utf-8")
-    if drawn:
-        report.draw(folder / "benchmark.png", drawn, environments.python("chart"))
+    for section, outcome in outcomes.items():
+        if charts and (draw := SECTIONS[section].draw):
+            draw(folder, outcome, environments.python("chart"))
     say(f"wrote {', '.join(texts)} to {file}")
 
 

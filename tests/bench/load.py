@@ -149,9 +149,13 @@ def measure(phase: dict[str, Any], requests: Sequence[bytes]) -> dict[str, float
     load.latencies.clear()
     load.failures = load.closed = 0
     pids = processes.tree(phase["pid"])
+    # Servers that this one asks in turn.
+    others = [pid for root in phase.get("beside", []) for pid in processes.tree(root)]
+    theirs = processes.cpu_times(others)
     own, before, started = time.process_time(), processes.cpu_times(pids), time.perf_counter()
     done = load.drive(phase["requests"], phase["seconds"])
     elapsed, after = time.perf_counter() - started, processes.cpu_times(pids)
+    beside = processes.cpu_between(theirs, processes.cpu_times(others))
     own = time.process_time() - own
     after |= processes.cpu_times(set(processes.tree(phase["pid"])) - set(pids))
     taken = sorted(load.latencies) or [0]
@@ -159,6 +163,7 @@ def measure(phase: dict[str, Any], requests: Sequence[bytes]) -> dict[str, float
         "requests": done,
         "rate": done / elapsed,
         "cpu": processes.cpu_between(before, after) / 1e3 / max(done, 1),
+        "beside": beside / 1e3 / max(done, 1),
         "p50": taken[len(taken) // 2] / 1e6,
         "p99": taken[min(len(taken) - 1, len(taken) * 99 // 100)] / 1e6,
         "busy": own / elapsed,

@@ -114,7 +114,7 @@ def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in aligned)
 
 
-def draw(file: Path, outcome: Outcome, python: str) -> None:
+def draw(folder: Path, outcome: Outcome, python: str) -> None:
     """The chart, by a Python with matplotlib."""
     bars = [
         {
@@ -127,6 +127,11 @@ def draw(file: Path, outcome: Outcome, python: str) -> None:
         # The bare loop is a limit and no peer, and would dwarf the others.
         if server.name in outcome.results and server.checked
     ]
-    command = [python, "-B", str(BENCH / "chart.py"), str(file)]
+    drawn("chart.py", folder / "benchmark.png", bars, python)
+
+
+def drawn(script: str, file: Path, what: object, python: str) -> None:
+    """By a script that is given the file's name and, as JSON, what to draw."""
     environ = {**os.environ, "MPLCONFIGDIR": str(HOME / "matplotlib")}
-    subprocess.run(command, input=json.dumps(bars), env=environ, text=True, timeout=120, check=True)
+    command = [python, "-B", str(BENCH / script), str(file)]
+    subprocess.run(command, input=json.dumps(what), env=environ, text=True, timeout=120, check=True)

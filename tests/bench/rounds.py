@@ -38,6 +38,10 @@ SAID = (
     ("writes", "{:.0f} durable writes/s"),
     ("accepted", "{:.0f} jobs/s accepted"),
     ("finished", "{:.0f} finished"),
+    ("hop_p50_added_1", "{:+.2f} ms by a hop"),
+    ("fan_p50_added_1", "{:+.2f} ms by a fan-out"),
+    ("stopped_slowest", "slowest {:.0f} ms with a stopped member"),
+    ("10_extra", "{:.3f} of the calls again"),
 )
 
 

@@ -1,6 +1,7 @@
 """The sections of the benchmark: each measures its rounds and writes its part of the document."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import batch
@@ -10,6 +11,7 @@ import holdup
 import items
 import jobs
 import protocol
+import remote
 import report
 import rounds
 from bench import Bench
@@ -18,22 +20,27 @@ from servers import SERVERS
 
 
 class Section(NamedTuple):
-    """What a section does, the servers of the catalogue in it, and the environments of what else it needs."""
+    """What a section does, the servers of the catalogue in it, and the environments of what else it needs.
+
+    If it has a chart: what draws it into a folder by a Python with matplotlib.
+    """
 
     measure_round: Callable[[int, Bench, Outcome], None]
     text: Callable[[Outcome], str]
     servers: tuple[str, ...]
     environments: tuple[str, ...]
+    draw: Callable[[Path, Outcome, str], None] | None = None
 
 
 # In the order of the document.
 SECTIONS = {
-    "servers": Section(rounds.measure_round, report.text, tuple(server.name for server in SERVERS), ("chart",)),
+    "servers": Section(rounds.measure_round, report.text, tuple(server.name for server in SERVERS), ("chart",), report.draw),
     "protocol": Section(protocol.measure_round, protocol.text, ("ours", "uvicorn"), ()),
     "holdup": Section(holdup.measure_round, holdup.text, ("ours", "uvicorn"), ()),
     "batching": Section(batching.measure_round, batching.text, ("ours",), ("models",)),
     "caching": Section(caching.measure_round, caching.text, (), ("redis", "models")),
     "items": Section(items.measure_round, items.text, (), ("ours", "redis", "postgres", "models")),
     "jobs": Section(jobs.measure_round, jobs.text, (), ("ours", "redis")),
+    "remote": Section(remote.measure_round, remote.text, (), ("ours", "chart"), remote.draw),
     "batch": Section(batch.measure_round, batch.text, (), batch.USED),
 }
