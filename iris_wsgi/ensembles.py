@@ -35,16 +35,16 @@ def remote_ensemble(parts: Parts) -> list[Route]:
     places = dict(pair.split("=", 1) for pair in settings.members.split(","))
     metrics = CallMetrics(parts.registry, list(places))
     digests = {name: pinned_digest(folder) for name, folder in member_folders(settings).items()}
-    row = np.array([parts.sample.row], np.float32)
+    row, seconds = np.array([parts.sample.row], np.float32), settings.ensemble_ms / 1000
     targets = []
     for name, url in places.items():
-        target = Target(name, place_of(url), metrics, parts.log.event, settings.hedge_percentile)
+        target = Target(name, place_of(url), metrics, parts.log.event, settings.hedge_percentile, seconds)
         watcher = Watcher(target, row, partial(why_no_member, name=name, digest=digests.get(name)))
         parts.companions.add(f"look at {name}", partial(watcher.run, parts.companions.is_ending), finishes=False)
         targets.append(target)
     panel = Panel(targets, settings.quorum or majority(len(targets)))
     parts.readiness.others.append(partial(gateway.below_quorum, panel))
-    return gateway.routes(parts.model, panel, settings.abstain_below, settings.ensemble_ms / 1000, remote=True)
+    return gateway.routes(parts.model, panel, settings.abstain_below, seconds, remote=True)
 
 
 def local_ensemble(parts: Parts) -> list[Route]:

@@ -61,9 +61,8 @@ def split(start: Start) -> Core:
     if not np.isfinite(prepared).all():
         raise BadModel(f"{folder_of(settings)} makes values that are not finite of its golden rows")
     trace = Trace()
-    target = Target(
-        PRED, place_of(settings.pred_url), CallMetrics(start.registry, [PRED]), start.log.event, settings.hedge_percentile
-    )
+    metrics, wait_seconds = CallMetrics(start.registry, [PRED]), settings.deadline_ms / 1000 or inf
+    target = Target(PRED, place_of(settings.pred_url), metrics, start.log.event, settings.hedge_percentile, wait_seconds)
 
     def proves(ask: Callable[[Array], Array]) -> str | None:
         joined = Joined(prep.labels, prep.width, lambda rows: ask(prep.prepare(rows)))

@@ -34,11 +34,11 @@ GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: b\r\n\r\nhello"
 class Known:
     """A target at a place, whom a watcher has looked at once, and the predictor over it."""
 
-    def __init__(self, server, percentile: int = 0) -> None:
+    def __init__(self, server, percentile: int = 0, wait_seconds: float = inf) -> None:
         self.log, self.registry = KeptLog(), Registry()
         metrics = CallMetrics(self.registry, ["pred"])
         self.registry.join()
-        self.target = Target("pred", Place(server.host, server.port), metrics, self.log.event, percentile)
+        self.target = Target("pred", Place(server.host, server.port), metrics, self.log.event, percentile, wait_seconds)
         self.watcher = Watcher(self.target, ROWS[:1], lambda peer: None)
         self.watcher.look()
         self.ask = remote(self.target, Trace())
@@ -116,6 +116,8 @@ def test_a_connection_that_says_that_it_closes_is_not_kept():
         GOOD + b"x",
         GOOD * 2,
         b"x" * 20_000,
+        b"x",
+        b"HTTP/1.0",
     ],
 )
 def test_what_is_no_answer_is_told_from_one(data):
@@ -296,6 +298,16 @@ def test_nobody_there_is_503_and_retries_are_a_tenth_at_most(known, faulty):
             known.ask(ROWS)
     assert known.count("calls", "unreachable") == 300
     assert 25 <= known.count("retries") <= 30
+
+
+def test_who_waits_as_long_as_all_do_has_been_fair(faulty):
+    known = Known(faulty, wait_seconds=0.1)
+    faulty.mode = "hang"
+    for _ in range(3):
+        with pytest.raises(DeadlineExceeded):
+            known.ask(ROWS, time.monotonic() + 0.1)
+    assert not known.target.breaker.up
+    known.target.end()
 
 
 def test_who_asks_too_soon_says_nothing_about_the_other(known, faulty):

@@ -27,16 +27,19 @@ class Call:
     target mostly are; both only as far as the target's budget goes. Predictions change nothing, so two are as good as one.
     """
 
-    def __init__(self, target: Target, message: bytes, most: int) -> None:
-        """An answer's body may have `most` bytes."""
-        self.target, self.message, self.most = target, message, most
+    def __init__(self, target: Target, message: bytes, most: int, earns: bool = True) -> None:
+        """An answer's body may have `most` bytes; `earns` tells whether second calls are reckoned by calls like this one."""
+        self.target, self.message, self.most, self.earns = target, message, most, earns
         self.exchanges: list[Exchange] = []
         self.result: Reply | Failure | None = None
+        # How long the request took that was answered.
+        self.seconds = 0.0
         self.again = True
         self.began, self.hedge_at = monotonic(), inf
 
     def begin(self) -> None:
-        self.target.budget.earn()
+        if self.earns:
+            self.target.budget.earn()
         self.hedge_at = self.began + self.target.hedge.seconds
         self.connect(fresh=False)
 
@@ -70,6 +73,7 @@ class Call:
             return
         if reply:
             self.exchanges.remove(exchange)
+            self.seconds = monotonic() - exchange.began
             self.leave(exchange.connection, reply.keeps)
             self.end(reply)
 

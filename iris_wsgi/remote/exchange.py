@@ -60,8 +60,8 @@ class Exchange:
     def __init__(self, connection: Connection, message: bytes, most: int) -> None:
         """The answer's body may have `most` bytes."""
         self.connection, self.unsent, self.incoming = connection, memoryview(message), Incoming(most)
-        self.begun = connection.used
-        self.connect_by = inf if self.begun else monotonic() + CONNECT_SECONDS
+        self.begun, self.began = connection.used, monotonic()
+        self.connect_by = inf if self.begun else self.began + CONNECT_SECONDS
 
     @property
     def events(self) -> int:

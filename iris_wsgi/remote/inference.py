@@ -9,9 +9,6 @@ from iris_wsgi.remote.reply import BadReply, Reply
 from iris_wsgi.remote.target import Target
 from iris_wsgi.tracing import Fields
 
-# Who gave it less time than that has learnt nothing about the target: a client may want its answer too soon.
-FAIR_SECONDS = 0.5
-
 
 class Asked:
     """At most one call, for gather() to make."""
@@ -23,7 +20,7 @@ class Asked:
         self.calls: list[Call] = []
         if peer and (trial or target.breaker.up):
             message = infer_request(peer, target.place.authority, rows, until - self.began, fields)
-            self.calls.append(Call(target, message, most_bytes(peer, len(rows))))
+            self.calls.append(Call(target, message, most_bytes(peer, len(rows)), earns=not trial))
 
     def result(self) -> Array | Failure:
         """Once the call has ended: the output [rows, classes], or why there is none."""
@@ -31,8 +28,8 @@ class Asked:
         if not self.trial:
             self.target.metrics.calls.add((self.target.name, found.outcome if isinstance(found, Failure) else "ok"))
         if not isinstance(found, Failure):
-            self.target.works(monotonic() - self.began)
-        elif self.calls and (found.outcome != "late" or self.until - self.began >= FAIR_SECONDS):
+            self.target.works(self.calls[0].seconds)
+        elif self.calls and (found.outcome != "late" or self.until - self.began >= self.target.fair_seconds):
             self.target.fails(found.why)
         return found
 

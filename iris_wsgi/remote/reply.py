@@ -7,6 +7,7 @@ from typing import NamedTuple
 from iris_wsgi.http1 import MOST_HEAD, each_field, whole_fields
 
 status_line = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*+)?\r\n").match
+BEGIN = b"HTTP/1.1 "
 # What must not stand there twice: two framings of one answer, or two claims of who gave it.
 ONCE = ("content-length", "inference-header-content-length", "x-model-digest")
 
@@ -35,6 +36,9 @@ class Incoming:
         """The answer, once all of it is here. Raises BadReply."""
         self.held += data
         if self.head is None:
+            # What does not even begin like an answer never ends like one, and nobody should wait for that.
+            if not self.held.startswith(BEGIN) and not BEGIN.startswith(self.held):
+                raise BadReply("what came is no answer in HTTP/1.1")
             end = self.held.find(b"\r\n\r\n")
             if end < 0 and len(self.held) <= MOST_HEAD:
                 return None

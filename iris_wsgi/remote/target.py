@@ -4,6 +4,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from math import inf
 from time import monotonic
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -18,6 +19,8 @@ from iris_wsgi.stores.guard import Breaker
 IDLE_SECONDS = 30.0
 # A connection stays with one of the servers behind a name; new ones get their share as soon as old connections are replaced.
 LIFE_SECONDS = 60.0
+
+FAIR_SECONDS = 0.5
 
 Tell = Callable[[str, str], None]
 
@@ -42,8 +45,15 @@ def place_of(url: str) -> Place:
 class Target:
     """A server by the name that metrics and messages have for it. Calls to it come from many threads."""
 
-    def __init__(self, name: str, place: Place, metrics: CallMetrics, tell: Tell, hedge_percentile: int = 0) -> None:
-        """Where `hedge_percentile` is not 0, a call that is slower than so many of 100 before it may be made again."""
+    def __init__(
+        self, name: str, place: Place, metrics: CallMetrics, tell: Tell, hedge_percentile: int = 0, wait_seconds: float = inf
+    ) -> None:
+        """Where `hedge_percentile` is not 0, a call that is slower than so many of 100 before it may be made again.
+
+        `wait_seconds` is how long calls wait where their clients want nothing else.
+        """
+        # Who gave it less time has learnt nothing about it: a client may want its answer too soon.
+        self.fair_seconds = min(FAIR_SECONDS, 0.9 * wait_seconds)
         self.name, self.place, self.metrics, self.tell = name, place, metrics, tell
         self.breaker = Breaker(tell, f"{name} is not asked", f"{name} is asked again")
         self.budget, self.hedge = Budget(), Hedge(hedge_percentile)
