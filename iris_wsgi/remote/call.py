@@ -97,7 +97,7 @@ class Call:
         for exchange in [one for one in self.exchanges if now >= one.connect_by]:
             self.drop(exchange)
             self.lost(Lost("there was no connection in time"))
-        if now >= self.hedge_at:
+        if self.result is None and now >= self.hedge_at:
             self.hedge_at = inf
             if self.again and self.target.budget.spend():
                 self.again = False
@@ -113,9 +113,9 @@ class Call:
 
 def gather(calls: Sequence[Call], until: float) -> None:
     """Makes all calls; when it returns each has a result, at `until` (monotonic) at the latest."""
-    for call in calls:
-        call.begin()
     try:
+        for call in calls:
+            call.begin()
         while open_calls := [call for call in calls if call.result is None]:
             now = monotonic()
             for call in open_calls:
