@@ -36,6 +36,15 @@ def need(part: str) -> str:
     return found
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On a laptop a run of all tests leaves out the long ones; CI runs each."""
+    if os.environ.get("CI") == "true" or any(".py" in str(word) for word in config.invocation_params.args):
+        return
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason=f"takes seconds; ask for it by name: bin/test {item.location[0]}"))
+
+
 class KeptLog(Log):
     """A log that keeps its lines."""
 

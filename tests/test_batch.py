@@ -356,6 +356,7 @@ def test_a_wrong_argument_is_one_line_and_status_2_and_leaves_nothing(file, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 
+@pytest.mark.long
 def test_places_that_do_not_do_are_told(file, tmp_path):
     source = file(rows_text())
     for arguments, why in (
@@ -482,6 +483,7 @@ def same_run(out: Path, wanted: Path) -> None:
     assert not Path(f"{out}.partial").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("source", "target"), RUNS)
 def test_killed_at_any_moments_it_ends_as_if_undisturbed(large, tmp_path, source, target):
     chance, out, kills, went_on = random.Random(target), tmp_path / target, 0, 0
@@ -508,6 +510,7 @@ def test_killed_at_any_moments_it_ends_as_if_undisturbed(large, tmp_path, source
     assert went_on or not CI
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_interrupted_it_notes_how_far_it_came_and_goes_on(large, tmp_path, number):
     out = tmp_path / "out.csv"
@@ -652,6 +655,7 @@ numbers = st.one_of(
 READER = CsvReader(named(HEADER.encode(), ",", FEATURES, ["id"]), ",")
 
 
+@pytest.mark.long
 @settings(max_examples=1500, deadline=None)
 @given(st.lists(st.tuples(st.text("ab é#", max_size=3), numbers, numbers, numbers, numbers), min_size=1, max_size=5))
 def test_what_the_quick_way_takes_the_careful_one_takes_alike(rows):

@@ -463,6 +463,7 @@ def test_processes_that_share_a_table_do_each_row_once(place, batch, hands, coun
     assert place.content() == shared
 
 
+@pytest.mark.long
 def test_runs_killed_at_any_moment_leave_what_an_undisturbed_one_does(place, hands):
     place.fill(500)
     told = hands.ask("kill", place.url, KILLS, "20")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 from clients import METRICS, Answer, ask, metric, request, until
 from conftest import MODEL, Running
 from redis_server import RedisServer
@@ -23,6 +24,8 @@ from test_workers import serving
 from iris_wsgi.__main__ import main
 from iris_wsgi.items.texts import Texts
 from iris_wsgi.model import load_model
+
+pytestmark = pytest.mark.long
 
 # They take the same rows and have the same labels.
 MODELS = (MODEL, MODEL / "fast")

@@ -183,6 +183,7 @@ ATTACKS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_thousand_slow_connections_are_gone_soon_and_nobody_else_notices(run, attack):
     tool = need("slowhttptest")

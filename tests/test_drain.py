@@ -196,6 +196,7 @@ def start_as_pid_1(*arguments: str, **environ: str) -> Running:
 WAYS = {"process": start_server, "PID 1": start_as_pid_1}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("way", WAYS)
 def test_no_request_is_lost_however_often_it_is_ended_under_load(way, workers):
@@ -299,6 +300,7 @@ def load_threads(server, count: int):
         yield loads
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_behind_haproxy_servers_are_swapped_without_a_failed_request(run, proxy, workers):
     names = ("one", "two")

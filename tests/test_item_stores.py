@@ -162,6 +162,7 @@ while True:
 """
 
 
+@pytest.mark.long
 def test_what_was_acknowledged_to_a_writer_that_is_killed_is_there(place, store):
     for name in "uvw":
         writer = subprocess.Popen([sys.executable, "-c", WRITER, place, name], stdout=subprocess.PIPE, text=True, cwd=ROOT)

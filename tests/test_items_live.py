@@ -108,6 +108,7 @@ def test_two_servers_on_one_file_see_each_others_writes_soon(run, tmp_path):
         until(lambda body=body: get(other, "0000").body == body, "the other server tells it", BOUND_SECONDS)
 
 
+@pytest.mark.long
 def test_what_was_acknowledged_is_there_after_a_kill(run, tmp_path):
     for begun in range(3):
         server = run(*SERVE, IRIS_STATE_DIR=str(tmp_path))
@@ -316,6 +317,7 @@ def test_after_a_warm_up_every_item_is_in_memory(run, tmp_path):
     assert reads == metric(server, 'item_lookups_total{source="database"}') == 150
 
 
+@pytest.mark.long
 def test_a_warm_up_says_what_is_wrong(run, tmp_path):
     state = {"IRIS_STATE_DIR": str(tmp_path)}
     assert "there are no items: " in warm(**state).stderr

@@ -25,6 +25,8 @@ from iris_wsgi.model import Model, load_model
 from iris_wsgi.records import pack_rows
 from iris_wsgi.stores.jobs import DONE, Limits, StoreDown
 
+pytestmark = pytest.mark.long
+
 TIMES, OF_EACH = (300, 3) if CI else (10, 2)
 
 

@@ -32,6 +32,7 @@ def needed_by(names: set[str]) -> set[str]:
     return found
 
 
+@pytest.mark.long
 def test_an_install_brings_three_packages_and_what_they_require_themselves():
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-", str(ROOT)]
     told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)

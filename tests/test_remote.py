@@ -376,6 +376,7 @@ def test_a_model_that_changes_under_a_connection_is_noticed_at_once(known, fault
     assert known.target.why_not() is None and known.target.peer.told["member"] == "setosa"
 
 
+@pytest.mark.long
 def test_nothing_is_left_behind_after_ten_thousand_calls_with_faults_among_them(known, faulty):
     def figures() -> tuple[int, int]:
         return len(os.listdir("/proc/self/fd")), threading.active_count()

@@ -11,6 +11,8 @@ from conftest import MODEL
 from sklearn.datasets import load_iris
 from sklearn.model_selection import train_test_split
 
+pytestmark = pytest.mark.long
+
 FILES = ["README.md", "decision_regions.png", "golden.json", "iris_svc.onnx", "label.json", "reliability.png", "training.csv"]
 BESIDE = {"fast": "iris_lr", "prep": "iris_prep", "pred": "iris_pred"}
 BESIDE |= {f"members/{name}": f"iris_{name}" for name in ("setosa", "versicolor", "virginica")}

@@ -200,6 +200,7 @@ def test_below_the_quorum_it_is_503_and_never_200_when_nobody_answered(run, memb
         assert ask(server, HEALTH).status == 503
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["garbage", "half", "reset", "mute", "twice", "drip", "hang"])
 def test_a_member_that_answers_wrongly_is_missing_and_trusted_again(run, members, mode):
     with Faulty(members["setosa"]) as between:
@@ -212,6 +213,7 @@ def test_a_member_that_answers_wrongly_is_missing_and_trusted_again(run, members
         until(lambda: ask(gateway, VOTE).json()["status"] == "complete", "it is trusted again")
 
 
+@pytest.mark.long
 def test_a_member_of_another_model_takes_no_part(run, members, tmp_path):
     wrong = {**members, "setosa": members["virginica"]}
     gateway = gateway_of(run, wrong)
@@ -230,6 +232,7 @@ def test_a_member_of_another_model_takes_no_part(run, members, tmp_path):
     assert "that of this gateway's release" in ask(gateway, HEALTH).json()["members"]["setosa"]["why"]
 
 
+@pytest.mark.long
 def test_ten_thousand_requests_with_faults_among_them_leave_nothing_behind(run, members):
     with Faulty(members["setosa"]) as between:
         gateway = gateway_of(run, {**members, "setosa": between}, "--hedge-percentile", "90")

@@ -265,6 +265,7 @@ def test_ctrl_c_in_a_terminal_reaches_all_processes_and_loses_nothing(run, tmp_p
     assert events(tmp_path / "log") == []
 
 
+@pytest.mark.long
 def test_hang_up_replaces_all_workers_under_load_and_loses_nothing(pair):
     server, log = pair
     with Load(server, 5, 3, [LABEL] * 9 + [POOLED]) as load:
@@ -384,6 +385,7 @@ def test_no_worker_outlives_a_parent_that_was_killed(run, when):
             os.killpg(parent, signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_a_signal_that_comes_while_workers_start_ends_all(run):
     for pause in range(8):
         server = run(*TWO, under=log_to("/dev/null"))
