@@ -37,7 +37,9 @@ class Browser:
         self.driver = Chrome(options=options, service=ChromeService(chromedriver))
 
     def visit(self, url: str, size: tuple[int, int] = DESKTOP, dark: bool = False) -> None:
-        self.command("Emulation.setDeviceMetricsOverride", width=size[0], height=size[1], deviceScaleFactor=1, mobile=size == PHONE)
+        self.command(
+            "Emulation.setDeviceMetricsOverride", width=size[0], height=size[1], deviceScaleFactor=1, mobile=size == PHONE
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.command("Emulation.setEmulatedMedia", features=[scheme])
         self.complaints(), self.requests()
