@@ -386,7 +386,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_the_answer_stays_in_sig
     page = opened(window, live.url, PHONE)
     assert page.run("return [document.documentElement.scrollWidth, innerWidth]") == [360, 360]
     assert within(page)
-    page.run("document.getElementById('slider-3').scrollIntoView({block: 'center'})")
+    page.run("document.getElementById('slider-0').scrollIntoView({block: 'end'})")
     brief = page.find("#brief")
     top, bottom = page.run("const at = arguments[0].getBoundingClientRect(); return [at.top, at.bottom]", brief)
     assert brief.text.split() == ["setosa", "99.95", "%"] and 0 < top < bottom <= PHONE[1]
