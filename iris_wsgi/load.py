@@ -64,7 +64,10 @@ def fetch(url: str, most: int) -> bytes:
     except urllib.error.HTTPError as error:
         error.close()
         raise BadModel(f"{url} cannot be fetched: the server answered {error.code}") from None
-    except (OSError, HTTPException, ValueError) as error:
+    except HTTPException as error:
+        # What it says may be anything that the server sent.
+        raise BadModel(f"{url} cannot be fetched: {type(error).__name__}") from None
+    except (OSError, ValueError) as error:
         raise BadModel(f"{url} cannot be fetched: {getattr(error, 'reason', None) or error or type(error).__name__}") from None
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 Given = Mapping[str, Any]
 
 EDGE = """The model on this device, without a server. The status is 0 if all is well, 1 if the model or the bundle cannot be
-used, 2 for wrong arguments, 3 if rows of a stream were bad, 4 when it was interrupted, 5 when the disk or a pipe failed."""
+used, 2 for wrong arguments, 3 if rows of a stream were bad, 4 when it was interrupted, 5 when the disk or a pipe failed.
+bin/edge has two more, build and pyz, which write what devices take."""
 GOOD, BAD_MODEL, BAD_ARGUMENTS, BAD_ROWS, INTERRUPTED, STOPPED = range(6)
 
 
