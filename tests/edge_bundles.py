@@ -8,8 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "bin/edge.d"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "bin/edge.d"))
 import bundle
 import npm
 

@@ -28,11 +28,13 @@ from iris_wsgi.errors import BadModel
 from iris_wsgi.golden import seal
 from iris_wsgi.model import load_model
 
-BUILD = ROOT / "bin/edge.d"
+sys.path.insert(0, str(ROOT / "bin/edge.d"))
 import bundle
 import npm
 import opsets
 import pyz
+
+BUILD = ROOT / "bin/edge.d"
 
 
 def tree(folder: Path) -> dict[str, bytes]:

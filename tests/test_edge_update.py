@@ -171,6 +171,19 @@ def test_the_bundle_before_is_kept_and_can_be_gone_back_to_and_forth(edge, devic
     assert edge("rollback")[0] == 0 and answers(edge) == "iris_lr"
 
 
+def test_a_bundle_that_was_left_by_going_back_comes_again_only_when_it_is_asked_for(edge, device, made):
+    for name in ("main", "fast"):
+        assert edge("update", made[name])[0] == 0
+    assert edge("rollback")[0] == 0
+    before = tree(device.folder)
+    status, said, _ = edge("update", made["fast"])
+    assert status == 0 and "is not taken: rollback left it here; --again takes it" in said and tree(device.folder) == before
+    assert edge("update", "--again", made["fast"])[0] == 0 and answers(edge) == "iris_lr"
+    # What comes later is another matter.
+    assert edge("rollback")[0] == 0 and edge("update", made["page"])[0] == 0 and edge("update", made["fast"])[0] == 0
+    assert answers(edge) == "iris_lr"
+
+
 def test_what_the_device_keeps_may_be_read_by_others_than_who_brought_it(edge, device, made):
     assert edge("update", made["main"])[0] == 0
     assert all(path.stat().st_mode & (0o005 if path.is_dir() else 0o004) for path in device.folder.rglob("*"))

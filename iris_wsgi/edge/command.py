@@ -41,6 +41,7 @@ def add_commands(edge: argparse.ArgumentParser) -> None:
         add_flags(command, ["model_dir", "model_seal"])
     update = commands.add_parser("update", help="take a bundle, if it is whole and answers its golden rows here")
     update.add_argument("source", metavar="URL", help="the http(s) URL of a bundle, or its folder")
+    update.add_argument("--again", action="store_true", help="also the one that rollback left here")
     rollback = commands.add_parser("rollback", help="go back to the bundle before the current one")
     status = commands.add_parser("status", help="tell which bundles are here, and whether the current one works")
     for command in (predict, stream, update, rollback, status):
@@ -108,7 +109,7 @@ def update(device: "Device", settings: Settings, given: Given, baked: Path | Non
     from iris_wsgi.edge.update import update
 
     try:
-        say(update(device, given["source"]))
+        say(update(device, given["source"], given["again"]))
     except BadModel as error:
         return failure(f"not updated, all stays as it was: {error}", BAD_MODEL)
     return GOOD

@@ -16,15 +16,26 @@ from iris_wsgi.edge.bundle import Bundle, open_bundle
 from iris_wsgi.errors import BadModel
 
 STATE, LOCK, BUNDLES = "device.json", "lock", "bundles"
+MARK = "~"
 # As mkdtemp calls the folder of a bundle; nothing else is ever removed.
 is_folder = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]*-[0-9a-f]{12}~[0-9a-z_]{8}").fullmatch
 
 
 class State(NamedTuple):
-    """The folders of the bundle that answers, and of the one that did before it."""
+    """The folders of the bundle that answers and of the one that did before it, and whether that one was left by going back."""
 
     current: str | None = None
     previous: str | None = None
+    went_back: bool = False
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.current, self.previous) if name is not None)
+
+
+def is_of(folder: str | None, bundle: str) -> bool:
+    """Whether it is a folder of this bundle."""
+    return folder is not None and folder.rpartition(MARK)[0] == bundle
 
 
 class Device:
@@ -44,7 +55,7 @@ class Device:
             raise BadModel(f"{path} cannot be read: {error.strerror}") from None
         except (ValueError, TypeError):
             raise BadModel(f"{path} does not name the bundles of this device; remove it to begin anew") from None
-        if not all(name is None or (isinstance(name, str) and is_folder(name)) for name in state):
+        if not all(isinstance(name, str) and is_folder(name) for name in state.folders):
             raise BadModel(f"{path} does not name the bundles of this device; remove it to begin anew")
         return state
 
@@ -81,13 +92,13 @@ class Device:
 
     def new_folder(self, bundle: str) -> Path:
         """For a bundle's files; all may read it, as they may what is made in it."""
-        folder = Path(tempfile.mkdtemp(prefix=f"{bundle}~", dir=self.bundles))
+        folder = Path(tempfile.mkdtemp(prefix=bundle + MARK, dir=self.bundles))
         folder.chmod(0o755)
         return folder
 
     def switch(self, state: State) -> None:
         """From here on these answer, after a loss of power too."""
-        for name in filter(None, state):
+        for name in state.folders:
             sync(self.bundles / name)
         sync(self.bundles)
         new = self.folder / f".{STATE}.new"
@@ -98,5 +109,5 @@ class Device:
         """Removes the folders of bundles that are neither the current nor the previous one."""
         state = self.state()
         for path in self.bundles.iterdir():
-            if is_folder(path.name) and path.name not in state:
+            if is_folder(path.name) and path.name not in state.folders:
                 shutil.rmtree(path, ignore_errors=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from iris_wsgi.batch.output import sync
 from iris_wsgi.edge.bundle import check_runtime, open_bundle
-from iris_wsgi.edge.device import Device, State
+from iris_wsgi.edge.device import Device, State, is_of
 from iris_wsgi.edge.manifest import MANIFEST, MANIFEST_BYTES, File, Manifest, parse_manifest
 from iris_wsgi.errors import BadModel
 from iris_wsgi.folder import sha256
@@ -15,18 +15,21 @@ from iris_wsgi.load import Reader, reader
 Known = dict[File, Path]
 
 
-def update(device: Device, source: str) -> str:
+def update(device: Device, source: str, again: bool = False) -> str:
     """Takes the bundle at `source`, a folder or the http(s) URL of one; one line on what was done.
 
     The files of the model alone are taken: the others are for browsers. On any failure, at whatever moment, the bundle that
-    answers stays the one that was. Raises BadModel.
+    answers stays the one that was; and so it does where the device went back from the one at `source`, unless it is wanted
+    `again`. Raises BadModel.
     """
     with device.changing():
         state, read = device.state(), reader(source)
         content = read(MANIFEST, MANIFEST_BYTES)
         manifest = parse_manifest(content, f"{source.rstrip('/')}/{MANIFEST}")
         check_runtime(manifest)
-        if state.current and state.current.startswith(f"{manifest.bundle}~"):
+        if state.went_back and is_of(state.previous, manifest.bundle) and not again:
+            return f"{manifest.bundle} is not taken: rollback left it here; --again takes it all the same"
+        if state.current is not None and is_of(state.current, manifest.bundle):
             with suppress(BadModel):
                 return f"{manifest.bundle} is here already: {device.bundle(state.current).test()}"
         folder = device.new_folder(manifest.bundle)
@@ -40,7 +43,7 @@ def update(device: Device, source: str) -> str:
 
 def files_here(device: Device, state: State) -> Iterator[tuple[File, Path]]:
     """What the bundles of the device hold already, if it is not damaged."""
-    for name in filter(None, state):
+    for name in state.folders:
         with suppress(BadModel):
             bundle = device.bundle(name)
             yield from ((file, bundle.folder / path) for path, file in bundle.manifest.of_model.items())
@@ -83,5 +86,5 @@ def roll_back(device: Device) -> str:
             raise BadModel("there is no bundle here to go back to")
         bundle = device.bundle(state.previous)
         result = bundle.test()
-        device.switch(State(state.previous, state.current))
+        device.switch(State(state.previous, state.current, went_back=True))
         return f"went back to {bundle.manifest.bundle} ({about(bundle.manifest)}): {result}"
