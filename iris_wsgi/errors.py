@@ -39,6 +39,7 @@ PHRASES = {
 }
 
 Headers = Sequence[tuple[str, str]]
+NOWHERE = "Nothing is served at this path; GET /openapi.json lists what is."
 # A client may ask again so many seconds later.
 LATER = ("Retry-After", "1")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from math import inf
+from pathlib import Path
 from typing import NamedTuple
 
 from iris_wsgi import ops
@@ -28,7 +29,7 @@ from iris_wsgi.parts import (
     worker_of,
 )
 from iris_wsgi.remote.predictor import traced
-from iris_wsgi.routes import single, v1, v2
+from iris_wsgi.routes import single, training, v1, v2
 from iris_wsgi.servable import classifier
 from iris_wsgi.settings import Settings
 from iris_wsgi.tally import Tallies, Tally
@@ -36,7 +37,8 @@ from iris_wsgi.wsgi import App, Route
 
 
 def web_single(parts: Parts) -> list[Route]:
-    return single.routes(parts.model, parts.ask, parts.sample, parts.settings.max_rows, parts.pace)
+    answering = single.routes(parts.model, parts.ask, parts.sample, parts.settings.max_rows, parts.pace)
+    return [*answering, *training.routes(parts.model, Path(parts.settings.model_dir), parts.log.event)]
 
 
 def prediction_cache(parts: Parts) -> list[Route]:

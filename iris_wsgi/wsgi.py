@@ -226,7 +226,7 @@ class App:
             raise errors.MethodUnknown("This server does not know the request's method.", headers=allow)
         if allow:
             raise errors.MethodNotAllowed(f"This path answers {place.allow}.", headers=allow)
-        raise errors.NotFound("Nothing is served at this path; GET /openapi.json lists what is.")
+        raise errors.NotFound(errors.NOWHERE)
 
     def content(self, route: Route, variables: Environ, body: bytes | None) -> bytes:
         """The body as the route takes it."""

@@ -12,7 +12,7 @@ from iris_wsgi.folder import sha256
 from iris_wsgi.roles import ROLES
 from iris_wsgi.wsgi import METHODS
 
-OPS = {"/health", "/livez", "/readyz", "/metrics", "/openapi.json"}
+OPS = {"/health", "/livez", "/readyz", "/metrics", "/openapi.json", "/"}
 WEB_SINGLE = {
     "/metadata",
     "/label",
@@ -22,6 +22,7 @@ WEB_SINGLE = {
     "/predict/label",
     "/predict/proba",
     "/predict/batch",
+    "/training",
 }
 OF_MODEL = {"", "/ready", "/config", "/stats", "/infer"}
 SYNCHRONOUS = {
@@ -118,7 +119,9 @@ def of(by_path, path):
     return next((one for part, one in by_path.items() if path.endswith(part) or path.startswith(part)), None)
 
 
-def ask(app, method, path, route, **options):
+def ask(app, method, path, route, headers=None, **options):
+    """A request that wants what the route gives: at / there is something for those alone who do."""
+    options["headers"] = {"Accept": route.media, **(headers or {})}
     if route.body is None:
         return app.request(concrete(app, path), method=method, **options)
     body = json.dumps(of(BODIES, path)).replace("features", getattr(app.service.model, "input", "features")).encode()
@@ -158,7 +161,8 @@ def test_head_gives_the_headers_of_get_and_no_content(role):
     for path, on_path in role.table.items():
         if "GET" in on_path:
             place = concrete(role, path)
-            get, head = role.get(place), role.head(place)
+            wants = {"Accept": on_path["GET"].media}
+            get, head = role.get(place, headers=wants), role.head(place, headers=wants)
             assert head.body == b""
             assert head.status == get.status
             # The second finds in the cache what the first has left there.
@@ -190,6 +194,7 @@ def test_a_wrong_method_is_405_with_allow(role):
 
 def test_every_failure_is_a_document_of_its_protocol_under_the_callers_id(role):
     asked = [("GET", "/nowhere", 404), ("GET", "/v2/nowhere", 404), ("GET", "/v1", 404), ("BREW", "/health", 501)]
+    asked += [("GET", "/", 404)]
     asked += [("PATCH", path, 405) for path in role.table]
     asked += [(method, path, 400) for path, method, route in each_route(role) if route.body is not None]
     for method, path, status in asked:
