@@ -1,4 +1,4 @@
-"""The routes that every role has: health, readiness, metrics and the description of the others."""
+"""The routes that every role has: health, readiness, metrics, the description of the others, and the page."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -8,6 +8,7 @@ from iris_wsgi import __version__, openapi
 from iris_wsgi.errors import NotReady
 from iris_wsgi.metrics import MEDIA, Registry
 from iris_wsgi.pace import LOOP_SECONDS
+from iris_wsgi.routes import page
 from iris_wsgi.wsgi import Request, Response, Route
 
 
@@ -68,6 +69,7 @@ def routes(others: Sequence[Route], registry: Registry, readiness: Readiness, wh
         Route("GET", "/readyz", readyz, "Readiness: whether traffic may come", openapi.OBJECT, failures=(503,)),
         Route("GET", "/metrics", metrics, "Metrics in the Prometheus text format", openapi.TEXT, media=MEDIA),
         Route("GET", "/openapi.json", describe, "This document", openapi.OBJECT),
+        *page.routes(),
         *others,
     ]
     description = json.dumps(openapi.document(table, "iris_wsgi", __version__)).encode()

@@ -31,8 +31,10 @@ from iris_wsgi.remote.metrics import CallMetrics
 from iris_wsgi.remote.panel import Panel, why_no_member
 from iris_wsgi.remote.target import Target, place_of
 from iris_wsgi.remote.watcher import Watcher
-from iris_wsgi.routes import cache, gateway, hybrid, items, jobs
+from iris_wsgi.reports import Seen
+from iris_wsgi.routes import cache, edge, gateway, hybrid, items, jobs
 from iris_wsgi.routes.single import Sample
+from iris_wsgi.served import read_bundle
 from iris_wsgi.settings import Settings
 from iris_wsgi.shelf import Shelf
 from iris_wsgi.stores.choice import open_jobs
@@ -69,6 +71,17 @@ class Parts(NamedTuple):
 def cache_routes(parts: Parts) -> list[Route]:
     """None where there is no cache."""
     return cache.routes(parts.cache, parts.model.digest) if parts.cache else []
+
+
+def edge_routes(parts: Parts) -> list[Route]:
+    """None where no bundle is served. Raises BadSetting for what is no bundle."""
+    if not parts.settings.edge_dir:
+        return []
+    bundle = read_bundle(Path(parts.settings.edge_dir))
+    reported = parts.registry.counter(
+        "edge_predictions_total", "Predictions that devices at the edge have reported, by label.", "label", parts.model.labels
+    )
+    return edge.routes(bundle, parts.model, reported, Seen(parts.registry.board.reports), parts.log)
 
 
 def queue_of(parts: Parts) -> jobs.Queue:

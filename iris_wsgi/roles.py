@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from math import inf
+from pathlib import Path
 from typing import NamedTuple
 
 from iris_wsgi import ops
@@ -19,6 +20,7 @@ from iris_wsgi.pace import BLOCKING
 from iris_wsgi.parts import (
     Parts,
     cache_routes,
+    edge_routes,
     hybrid_routes,
     item_routes,
     job_routes,
@@ -28,7 +30,7 @@ from iris_wsgi.parts import (
     worker_of,
 )
 from iris_wsgi.remote.predictor import traced
-from iris_wsgi.routes import single, v1, v2
+from iris_wsgi.routes import single, training, v1, v2
 from iris_wsgi.servable import classifier
 from iris_wsgi.settings import Settings
 from iris_wsgi.tally import Tallies, Tally
@@ -36,7 +38,8 @@ from iris_wsgi.wsgi import App, Route
 
 
 def web_single(parts: Parts) -> list[Route]:
-    return single.routes(parts.model, parts.ask, parts.sample, parts.settings.max_rows, parts.pace)
+    answering = single.routes(parts.model, parts.ask, parts.sample, parts.settings.max_rows, parts.pace)
+    return [*answering, *training.routes(parts.model, Path(parts.settings.model_dir), parts.log.event)]
 
 
 def prediction_cache(parts: Parts) -> list[Route]:
@@ -157,7 +160,7 @@ def build(settings: Settings, log: Log, registry: Registry | None = None) -> Ser
     if core.trace:
         ask = traced(ask, core.trace)
     parts = Parts(settings, graph, predict, ask, core.sample, registry, core.readiness, pace, companions, log, cache)
-    routes = [*ROLES[settings.role](parts), *cache_routes(parts)]
+    routes = [*ROLES[settings.role](parts), *cache_routes(parts), *edge_routes(parts)]
     table = ops.routes(routes, registry, core.readiness, companions.why_not)
     if cache:
         companions.repeat("look whether the cache was cleared", LOOK_SECONDS, cache.keep_up)

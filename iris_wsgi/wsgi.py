@@ -52,7 +52,7 @@ class Request(NamedTuple):
 class Response(NamedTuple):
     """What a handler gives: a body of `media` type, a status, further headers, and how many rows it was about (for the log)."""
 
-    body: bytes
+    body: bytes | memoryview
     media: str = JSON
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
@@ -143,7 +143,7 @@ class App:
         if response.status not in BARE:
             headers += (("Content-Type", response.media), ("Content-Length", str(len(response.body))))
         start_response(STATUS_LINES[response.status], headers)
-        return [] if method == "HEAD" else [response.body]
+        return [] if method == "HEAD" else [bytes(response.body)]
 
     def answer(
         self,
@@ -226,7 +226,7 @@ class App:
             raise errors.MethodUnknown("This server does not know the request's method.", headers=allow)
         if allow:
             raise errors.MethodNotAllowed(f"This path answers {place.allow}.", headers=allow)
-        raise errors.NotFound("Nothing is served at this path; GET /openapi.json lists what is.")
+        raise errors.NotFound(errors.NOWHERE)
 
     def content(self, route: Route, variables: Environ, body: bytes | None) -> bytes:
         """The body as the route takes it."""

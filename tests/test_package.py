@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import fields
 from importlib.metadata import requires
 
@@ -38,6 +40,17 @@ def test_an_install_brings_three_packages_and_what_they_require_themselves():
     brought = {item["metadata"]["name"].lower() for item in json.loads(told.stdout)["install"]}
     assert {name for name in brought if name in RUN_TIME} == RUN_TIME
     assert brought - {"iris-wsgi", "iris_wsgi"} == needed_by(RUN_TIME)
+
+
+def test_a_wheel_has_each_module_and_the_page(tmp_path):
+    for name in ("setup.cfg", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "iris_wsgi", tmp_path / "iris_wsgi", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    (wheel,) = tmp_path.glob("*.whl")
+    there = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("iris_wsgi/")}
+    assert there == {str(path.relative_to(tmp_path)) for path in (tmp_path / "iris_wsgi").rglob("*.*")}
 
 
 def test_importing_every_module_of_the_server_loads_no_extra():

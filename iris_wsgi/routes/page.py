@@ -1,0 +1,74 @@
+"""The page that shows the service to a person, at / for browsers."""
+
+import re
+from base64 import b64encode
+from hashlib import sha256
+from pathlib import Path
+
+from iris_wsgi import openapi
+from iris_wsgi.errors import NOWHERE, NotFound
+from iris_wsgi.validators import revalidated
+from iris_wsgi.wsgi import Request, Response, Route
+
+FILE = Path(__file__).parent.parent / "page.html"
+HTML = "text/html"
+MEDIA = f"{HTML}; charset=utf-8"
+# What other clients are told at /, as they were before there was a page.
+OTHERS = ("application/json", "application/problem+json")
+# The answer depends on who asks.
+VARY = ("Vary", "Accept")
+
+# A media range with its weight (RFC 9110, section 12.5.1); other parameters do not matter here.
+ranged = re.compile(r"([^\s;]+)(?:.*;[ \t]*q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?))?").match
+
+
+def routes() -> list[Route]:
+    content = FILE.read_bytes()
+    response = Response(content, MEDIA, headers=(VARY, *guards(content.decode())))
+
+    def page(request: Request) -> Response:
+        if not prefers_html(request.variables.get("HTTP_ACCEPT", "")):
+            raise NotFound(NOWHERE, headers=(VARY,))
+        return response
+
+    return [revalidated(Route("GET", "/", page, "The page, for browsers", openapi.TEXT, media=MEDIA, failures=(404,)))]
+
+
+def guards(page: str) -> tuple[tuple[str, str], ...]:
+    """The fields that keep the page to itself: it runs its own script and style alone, and talks to its own server alone."""
+    policy = {
+        "default-src": "'none'",
+        "script-src": hashes(page, "script"),
+        "style-src": hashes(page, "style"),
+        "connect-src": "'self'",
+        # Its icon.
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    return (
+        ("Content-Security-Policy", "; ".join(f"{name} {value}" for name, value in policy.items())),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "no-referrer"),
+    )
+
+
+def hashes(page: str, element: str) -> str:
+    """The sources of the elements of this name, each by its hash (CSP level 3, section 2.3.1)."""
+    texts = re.findall(f"<{element}>(.*?)</{element}>", page, re.DOTALL)
+    return " ".join(f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'" for text in texts)
+
+
+def prefers_html(accept: str) -> bool:
+    """Whether this Accept names HTML and nothing of what other clients are told before it: as a browser's does."""
+    weights: dict[str, float] = {}
+    for member in accept.lower().split(","):
+        if found := ranged(member.strip(" \t")):
+            weights[found[1]] = max(weights.get(found[1], 0.0), float(found[2] or 1))
+
+    def weight(media: str, default: float) -> float:
+        return weights.get(media, weights.get(f"{media.partition('/')[0]}/*", default))
+
+    html = weight(HTML, 0.0)
+    return html > 0 and html >= max(weight(other, weights.get("*/*", 0.0)) for other in OTHERS)
