@@ -70,5 +70,10 @@ COPY --from=tested /model /model
 FROM release AS full
 COPY --from=build-full /build/full /
 
+# With the bundle that bin/edge build has written, as a layer of its own; where that is not there no other stage minds.
+FROM release AS edge
+COPY dist/edge /edge
+ENV IRIS_EDGE_DIR=/edge
+
 # The last stage is the one that is built when none is named.
 FROM release AS default

@@ -1,4 +1,4 @@
-"""The command line: serve, worker, redrive, warm, batch, verify, seal, load, healthcheck, clear."""
+"""The command line: serve, worker, redrive, warm, batch, edge, verify, seal, load, healthcheck, clear."""
 
 import argparse
 import os
@@ -9,6 +9,8 @@ from typing import Any
 
 from iris_wsgi import __version__
 from iris_wsgi.batch.options import add_flags as add_batch_flags
+from iris_wsgi.edge.command import EDGE, edge
+from iris_wsgi.edge.command import add_commands as add_edge_commands
 from iris_wsgi.errors import BadModel
 from iris_wsgi.settings import NAMES, BadSetting, Settings, add_flags, checked, read_settings, seal_text, whole
 from iris_wsgi.stores.jobs import BadStore, StoreDown
@@ -53,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     batch = commands.add_parser("batch", help="score a whole file or table", description=BATCH)
     add_batch_flags(batch)
     add_flags(batch, ["model_dir", "model_seal", "workers"])
+    add_edge_commands(commands.add_parser("edge", help="answer on this device without a server, and update it", description=EDGE))
     verify = commands.add_parser("verify", help="check the model's files and answers, offline, and print what it is")
     add_flags(verify, ["model_dir", "model_seal", "fast_model_dir"])
     seal = commands.add_parser("seal", help="write golden.json for a model of your own")
@@ -188,6 +191,7 @@ COMMANDS: Mapping[str, Callable[[Settings, Given], int]] = {
     "redrive": redrive,
     "warm": warm,
     "batch": batch,
+    "edge": edge,
     "verify": verify,
     "seal": seal,
     "load": load,

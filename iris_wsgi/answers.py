@@ -8,6 +8,10 @@ from iris_wsgi.errors import Problem
 from iris_wsgi.wsgi import BARE, STATUS_LINES, Response, new_request_id, rendered
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+# A longer body is not copied behind its head: it may be a file that many slow clients take at the same time.
+MOST_JOINED = 65536
+
+Pieces = tuple[bytes | memoryview, ...]
 
 
 class Writer:
@@ -16,8 +20,11 @@ class Writer:
     def __init__(self) -> None:
         self.second, self.date = 0, ""
 
-    def message(self, response: Response, request_id: str, method: str, connection: str | None) -> bytes:
-        """A whole answer; `connection` is the field of that name. A line end within a field is a defect, and a ValueError."""
+    def message(self, response: Response, request_id: str, method: str, connection: str | None) -> Pieces:
+        """A whole answer, in one piece or two; `connection` is the field of that name.
+
+        A line end within a field is a defect, and a ValueError.
+        """
         status, body = response.status, response.body
         fields = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
         if fields.count("\n") != len(response.headers):
@@ -27,9 +34,11 @@ class Writer:
         if status not in BARE:
             fields += f"Content-Type: {response.media}\r\nContent-Length: {len(body)}\r\n"
         head = f"HTTP/1.1 {STATUS_LINES[status]}\r\nDate: {self.now()}\r\nX-Request-ID: {request_id}\r\n{fields}\r\n".encode()
-        return head if method == "HEAD" else head + body
+        if method == "HEAD":
+            return (head,)
+        return (head + body,) if len(body) <= MOST_JOINED else (head, body)
 
-    def refusal(self, problem: Problem, method: str, path: str, connection: str | None) -> tuple[bytes, str]:
+    def refusal(self, problem: Problem, method: str, path: str, connection: str | None) -> tuple[Pieces, str]:
         """What the server itself answers to a request that does not reach the application, and its request id."""
         request_id = new_request_id()
         return self.message(rendered(problem, request_id, path), request_id, method, connection), request_id

@@ -12,6 +12,8 @@ LAYOUT, PID, DEAD_CPU, GENERATION = 0, 1, 2, 3
 PASSING = 32
 # Words that any process may write, each as a whole: marks by which they tell each other what has changed.
 MARKS = 12288
+# Places for the keys of what devices at the edge have reported.
+REPORTS = 8192
 
 
 class Board:
@@ -25,6 +27,7 @@ class Board:
         self.slots = slots
         self.view: memoryview[float] = memoryview(mmap.mmap(-1, slots * SLOT_BYTES)).cast("d")
         self.marks: memoryview[int] = memoryview(mmap.mmap(-1, MARKS * 8)).cast("Q")
+        self.reports: memoryview[int] = memoryview(mmap.mmap(-1, REPORTS * 8)).cast("Q")
         self.parent = os.getpid()
 
     def slot(self, number: int) -> "memoryview[float]":

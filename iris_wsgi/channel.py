@@ -9,7 +9,7 @@ from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING
 
-from iris_wsgi.answers import CONTINUE
+from iris_wsgi.answers import CONTINUE, Pieces
 from iris_wsgi.errors import LATER, NotReady, Problem, RequestTimeout
 from iris_wsgi.http1 import Refused, Request
 from iris_wsgi.reader import Reader
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 RECEIVED = 16384
 MOST_RECEIVED = 262144
 SEND_PROGRESS = 16384
+# What is handed to the kernel at once: of a large file it would take megabytes, and the others would wait.
+MOST_SENT = 262144
 LINGER_SECONDS = 2.0
 # How long a connection may still bring the request that its client is just sending, when the server stops.
 SETTLE_SECONDS = 0.5
@@ -47,7 +49,7 @@ class Channel:
     def __init__(self, server: "Server", connection: socket.socket) -> None:
         self.server, self.socket, self.fd = server, connection, connection.fileno()
         self.reader = Reader(server.limits.max_body_bytes)
-        self.unsent = memoryview(b"")
+        self.unsent: list[memoryview] = []
         self.sent, self.taken_before = 0, 0
         self.events = select.POLLIN
         self.close_after = False
@@ -143,7 +145,7 @@ class Channel:
         self.watch(HALF_CLOSED if work == "hold" else 0)
         return False
 
-    def answered(self, data: bytes, close: bool) -> None:
+    def answered(self, data: Pieces, close: bool) -> None:
         """The pool's answer, back in the loop."""
         if self.state is State.BUSY:
             self.close_after = close
@@ -152,18 +154,20 @@ class Channel:
             if self.send(data):
                 self.advance()
 
-    def send(self, data: bytes) -> bool:
+    def send(self, pieces: Pieces) -> bool:
         """Sends what the socket takes; whether all went out and the connection goes on."""
+        first = pieces[0]
         try:
-            sent = self.socket.send(data)
+            sent = self.socket.send(first)
         except BlockingIOError:
             sent = 0
         except OSError:
             self.close()
             return False
-        if sent == len(data):
+        if sent == len(first) and len(pieces) == 1:
             return self.finished()
-        self.unsent, self.sent = memoryview(data)[sent:], sent
+        self.unsent, self.sent = [memoryview(piece) for piece in pieces], sent
+        self.unsent[0] = self.unsent[0][sent:]
         self.taken_before = self.taken()
         self.state, self.deadline = State.SENDING, self.server.now + self.server.limits.send_seconds
         self.watch(select.POLLOUT)
@@ -171,14 +175,15 @@ class Channel:
 
     def flush(self) -> None:
         try:
-            sent = self.socket.send(self.unsent)
+            sent = self.socket.send(self.unsent[0][:MOST_SENT])
         except BlockingIOError:
             return
         except OSError:
             self.close()
             return
-        self.unsent = self.unsent[sent:]
         self.sent += sent
+        rest = self.unsent[0][sent:]
+        self.unsent[:1] = [rest] if rest else []
         if not self.unsent:
             self.watch(select.POLLIN)
             if self.finished():

@@ -73,7 +73,7 @@ def chosen(accept: str | None) -> str | None:
     return best if weight > 0 and weight >= weights.get("identity", 0.0) else None
 
 
-def packed(body: bytes, accept: str | None) -> tuple[bytes, str | None]:
+def packed(body: bytes | memoryview, accept: str | None) -> tuple[bytes | memoryview, str | None]:
     """An answer's body as the client accepts it, and its Content-Encoding or None; equal bodies give equal bytes.
 
     What is under LEAST_BYTES stays as it is. Whoever sends the result sends `Vary: Accept-Encoding` too.

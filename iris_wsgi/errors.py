@@ -17,7 +17,9 @@ PHRASES = {
     201: "Created",
     202: "Accepted",
     204: "No Content",
+    206: "Partial Content",
     304: "Not Modified",
+    308: "Permanent Redirect",
     400: "Bad Request",
     404: "Not Found",
     405: "Method Not Allowed",
@@ -28,6 +30,7 @@ PHRASES = {
     413: "Content Too Large",
     414: "URI Too Long",
     415: "Unsupported Media Type",
+    416: "Range Not Satisfiable",
     417: "Expectation Failed",
     422: "Unprocessable Content",
     431: "Request Header Fields Too Large",
@@ -109,6 +112,12 @@ class BodyTooLarge(Problem):
 
 class UnsupportedMedia(Problem):
     status = 415
+
+
+class RangeNotSatisfiable(Problem):
+    """What is asked for lies behind the end."""
+
+    status = 416
 
 
 class NotValid(Problem):

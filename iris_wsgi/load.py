@@ -7,13 +7,20 @@ import urllib.request
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
+from typing import Protocol
 
 from iris_wsgi.errors import BadModel
-from iris_wsgi.folder import GOLDEN, Read, read_all, read_file
+from iris_wsgi.folder import GOLDEN, read_all
 
 SECONDS = 30.0
 MOST_BYTES = 1 << 30
 is_url = re.compile(r"https?://", re.IGNORECASE).match
+
+
+class Reader(Protocol):
+    """The bytes of a file of a folder by its name, `most` at most. Raises BadModel."""
+
+    def __call__(self, name: str, most: int = MOST_BYTES, /) -> bytes: ...
 
 
 def load(source: str, folder: Path, seal: str, baked: Path | None = None) -> str:
@@ -35,24 +42,38 @@ def load(source: str, folder: Path, seal: str, baked: Path | None = None) -> str
     return f"took {golden.model} from {source}, sealed with {golden.seal}"
 
 
-def reader(source: str) -> Read:
-    if not is_url(source):
-        return lambda name: read_file(Path(source) / name)
-    return lambda name: fetch(f"{source.rstrip('/')}/{name}")
+def reader(source: str) -> Reader:
+    """Of a folder, or of the http(s) URL of one."""
+    where, get = (source.rstrip("/"), fetch) if is_url(source) else (source, read_local)
+    return lambda name, most=MOST_BYTES, /: get(f"{where}/{name}", most)
 
 
-def fetch(url: str) -> bytes:
+def read_local(path: str, most: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return within(path, file.read(most + 1), most)
+    except OSError as error:
+        raise BadModel(f"{path} cannot be read: {error.strerror}") from None
+
+
+def fetch(url: str, most: int) -> bytes:
     """The bytes at a URL. Raises BadModel."""
     try:
         with urllib.request.urlopen(url, timeout=SECONDS) as answer:
-            content: bytes = answer.read(MOST_BYTES + 1)
+            return within(url, answer.read(most + 1), most)
     except urllib.error.HTTPError as error:
         error.close()
         raise BadModel(f"{url} cannot be fetched: the server answered {error.code}") from None
-    except (OSError, HTTPException, ValueError) as error:
+    except HTTPException as error:
+        # What it says may be anything that the server sent.
+        raise BadModel(f"{url} cannot be fetched: {type(error).__name__}") from None
+    except (OSError, ValueError) as error:
         raise BadModel(f"{url} cannot be fetched: {getattr(error, 'reason', None) or error or type(error).__name__}") from None
-    if len(content) > MOST_BYTES:
-        raise BadModel(f"{url} is over {MOST_BYTES} bytes")
+
+
+def within(where: str, content: bytes, most: int) -> bytes:
+    if len(content) > most:
+        raise BadModel(f"{where} is over {most} bytes")
     return content
 
 

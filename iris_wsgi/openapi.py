@@ -104,7 +104,8 @@ def operation(route: Route) -> Schema:
     media = media_of(route.path)
     told = {media: {"schema": {"$ref": f"#/components/schemas/{'Error' if media == JSON else 'Problem'}"}}}
     responses: dict[str, object] = {
-        str(status): {"description": PHRASES[status], "content": content(route.media, route.answer, route.binary)}
+        str(status): {"description": PHRASES[status]}
+        | ({} if status == 204 else {"content": content(route.media, route.answer, route.binary)})
         for status in route.success
     }
     if route.revalidates:

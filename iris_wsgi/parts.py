@@ -22,8 +22,10 @@ from iris_wsgi.model import Graph, load_model
 from iris_wsgi.ops import Readiness
 from iris_wsgi.pace import Pace
 from iris_wsgi.predictors import Predict, within_deadline
-from iris_wsgi.routes import cache, hybrid, items, jobs
+from iris_wsgi.reports import Seen
+from iris_wsgi.routes import cache, edge, hybrid, items, jobs
 from iris_wsgi.routes.single import Sample
+from iris_wsgi.served import read_bundle
 from iris_wsgi.settings import Settings
 from iris_wsgi.shelf import Shelf
 from iris_wsgi.stores.choice import open_jobs
@@ -60,6 +62,17 @@ class Parts(NamedTuple):
 def cache_routes(parts: Parts) -> list[Route]:
     """None where there is no cache."""
     return cache.routes(parts.cache, parts.model.digest) if parts.cache else []
+
+
+def edge_routes(parts: Parts) -> list[Route]:
+    """None where no bundle is served. Raises BadSetting for what is no bundle."""
+    if not parts.settings.edge_dir:
+        return []
+    bundle = read_bundle(Path(parts.settings.edge_dir))
+    reported = parts.registry.counter(
+        "edge_predictions_total", "Predictions that devices at the edge have reported, by label.", "label", parts.model.labels
+    )
+    return edge.routes(bundle, parts.model, reported, Seen(parts.registry.board.reports), parts.log)
 
 
 def queue_of(parts: Parts) -> jobs.Queue:

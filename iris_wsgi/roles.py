@@ -21,6 +21,7 @@ from iris_wsgi.pace import BLOCKING
 from iris_wsgi.parts import (
     Parts,
     cache_routes,
+    edge_routes,
     hybrid_routes,
     item_routes,
     job_routes,
@@ -156,7 +157,7 @@ def build(settings: Settings, log: Log, registry: Registry | None = None) -> Ser
         pace, ask = BLOCKING if cache.shared else pace, through(cache)
     ask = core.around(ask)
     parts = Parts(settings, graph, predict, ask, core.sample, registry, core.readiness, pace, companions, log, cache)
-    routes = [*ROLES[settings.role](parts), *cache_routes(parts)]
+    routes = [*ROLES[settings.role](parts), *cache_routes(parts), *edge_routes(parts)]
     table = ops.routes(routes, registry, core.readiness, companions.why_not)
     if cache:
         companions.repeat("look whether the cache was cleared", LOOK_SECONDS, cache.keep_up)

@@ -16,7 +16,7 @@ from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
-from iris_wsgi.answers import Writer
+from iris_wsgi.answers import Pieces, Writer
 from iris_wsgi.channel import SETTLE_SECONDS, Channel, State
 from iris_wsgi.errors import LATER, NotReady, Problem
 from iris_wsgi.http1 import Head, Request
@@ -87,7 +87,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.now = monotonic()
         self.poller = select.epoll() if hasattr(select, "epoll") else Poll()
         self.channels: dict[int, Channel] = {}
-        self.done: deque[tuple[Channel, bytes, bool]] = deque()
+        self.done: deque[tuple[Channel, Pieces, bool]] = deque()
         self.most_connections, self.most_turned_away = connection_limits(settings.connections)
         self.listening, self.stopping, self.last_to_listen = True, False, True
         self.grace_ends_at = self.close_listener_at = self.end_at = self.accept_again_at = inf
@@ -186,7 +186,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             channel.refuse(CROWDED)
             return
         with suppress(OSError):
-            connection.send(self.refusal(CROWDED))
+            connection.send(self.refusal(CROWDED)[0])
         connection.close()
 
     def forget(self, channel: Channel) -> None:
@@ -194,7 +194,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.channels.pop(channel.fd, None)
         self.poller.unregister(channel.fd)
 
-    def answer(self, request: Request, arrived: float, hurry: Callable[[], bool] = never) -> tuple[bytes, bool]:
+    def answer(self, request: Request, arrived: float, hurry: Callable[[], bool] = never) -> tuple[Pieces, bool]:
         """The application's answer to a request that arrived then, and whether the connection closes after it; in the loop or
         in a thread of the pool."""
         head, body = request
@@ -214,7 +214,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         """What an answer says of its connection."""
         return "close" if head.close or self.stopping else "keep-alive" if head.version == "1.0" else None
 
-    def refusal(self, problem: Problem, method: str = "GET", path: str = "", connection: str | None = "close") -> bytes:
+    def refusal(self, problem: Problem, method: str = "GET", path: str = "", connection: str | None = "close") -> Pieces:
         """The answer to a request that does not get to the application; the path is empty where none was read."""
         data, request_id = self.writer.refusal(problem, method, path, connection)
         self.observer.refused(problem.status, request_id)

@@ -223,6 +223,7 @@ class Settings:
         0, whole(0, 99), "a call slower than so many of 100 before it is made a second time, a tenth of them at most; 0: none is"
     )
     calls: int = setting(16, whole(1, 1000), "most requests of a process that ask other servers at once; others wait for them")
+    edge_dir: str = setting("", folder, "folder of the edge bundle (bin/edge build) that is served at /edge/; empty: none is")
     connections: int = setting(4096, whole(1, 1_000_000), "most connections of a process at once; more get 503")
     queue: int = setting(64, whole(1, 100_000), "most requests that wait for a thread; more get 503")
     pending_bytes: int = setting(

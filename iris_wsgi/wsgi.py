@@ -52,7 +52,7 @@ class Request(NamedTuple):
 class Response(NamedTuple):
     """What a handler gives: a body of `media` type, a status, further headers, and how many rows it was about (for the log)."""
 
-    body: bytes
+    body: bytes | memoryview
     media: str = JSON
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
@@ -143,7 +143,7 @@ class App:
         if response.status not in BARE:
             headers += (("Content-Type", response.media), ("Content-Length", str(len(response.body))))
         start_response(STATUS_LINES[response.status], headers)
-        return [] if method == "HEAD" else [response.body]
+        return [] if method == "HEAD" else [bytes(response.body)]
 
     def answer(
         self,

@@ -2,13 +2,13 @@
 
 import pytest
 
-from iris_wsgi.answers import Writer
+from iris_wsgi.answers import MOST_JOINED, Writer
 from iris_wsgi.errors import NotReady
 from iris_wsgi.wsgi import Response
 
 
-def parts(data: bytes) -> tuple[bytes, list[bytes], bytes]:
-    head, _, content = data.partition(b"\r\n\r\n")
+def parts(pieces: tuple[bytes, ...]) -> tuple[bytes, list[bytes], bytes]:
+    head, _, content = b"".join(pieces).partition(b"\r\n\r\n")
     first, *fields = head.split(b"\r\n")
     return first, fields, content
 
@@ -26,6 +26,14 @@ def test_head_has_the_length_without_the_content_and_204_has_neither():
     assert content == b""
     _, fields, content = parts(Writer().message(Response(b"", status=204), "id", "OPTIONS", None))
     assert not any(field.startswith(b"Content-") for field in fields)
+
+
+def test_a_long_body_is_not_copied_behind_its_head():
+    body = bytes(MOST_JOINED + 1)
+    head, kept = Writer().message(Response(body), "id", "GET", None)
+    assert kept is body and head.endswith(b"\r\n\r\n")
+    assert len(Writer().message(Response(body[1:]), "id", "GET", None)) == 1
+    assert Writer().message(Response(body), "id", "HEAD", None) == (head,)
 
 
 def test_a_refusal_is_a_problem_document_under_an_id_of_its_own():

@@ -4,13 +4,14 @@ import json
 import re
 
 import pytest
+from bundles import SMALL, write_bundle
 from clients import until
 from conftest import MODEL, wsgi_call
 from openapi_spec_validator import validate
 
 from iris_wsgi.folder import sha256
 from iris_wsgi.roles import ROLES
-from iris_wsgi.wsgi import METHODS
+from iris_wsgi.wsgi import BARE, METHODS
 
 OPS = {"/health", "/livez", "/readyz", "/metrics", "/openapi.json", "/"}
 WEB_SINGLE = {
@@ -57,6 +58,11 @@ PATHS = {
     "gateway": OPS | ENSEMBLE,
     "member": OPS | SYNCHRONOUS,
 }
+# What a role has more where IRIS_EDGE_DIR is set.
+AT_THE_EDGE = "web_single at the edge"
+EDGE = {"/edge", "/edge/", "/edge/manifest.json", "/edge/telemetry", *(f"/edge/{path}" for path in SMALL)}
+PATHS[AT_THE_EDGE] = PATHS["web_single"] | EDGE
+REPORT = {"key": "0123456789abcdef", "counts": [{"day": "2026-01-31", "label": "setosa", "count": 1}]}
 ROW = [5.1, 3.5, 1.4, 0.2]
 BODIES = {
     "/predict": {"data": [ROW]},
@@ -65,6 +71,7 @@ BODIES = {
     ":predict": {"instances": [ROW]},
     "/infer": {"inputs": [{"name": "features", "datatype": "FP32", "shape": [1, 4], "data": ROW}]},
     "/ensemble/predict": {"data": [ROW]},
+    "/edge/telemetry": REPORT,
 }
 FAST = f"sha256:{json.loads((MODEL / 'fast/golden.json').read_text())['files']['iris_lr.onnx']}"
 MEMBERS = "sha256:" + sha256(
@@ -78,16 +85,20 @@ OTHERS = {
     "/items": (*OF_ROWS, {"data": [ROW, ROW]}),
     ":predict": ({}, {"instances": []}, {"instances": [ROW[0]]}, {"instances": [["1", 2, 3, 4]]}),
     "/ensemble/predict": (*OF_ROWS, {"data": [ROW, ROW]}),
+    "/edge/telemetry": ({}, {**REPORT, "key": "x"}, {**REPORT, "counts": []}, {**REPORT, "row": ROW}),
     "/infer": ({}, {"inputs": []}, {"inputs": [{"name": "features"}]}, {"inputs": [ROW]}, {"inputs": [], "outputs": 1}),
 }
 
 
-@pytest.fixture(params=ROLES)
-def role(request, make):
+@pytest.fixture(params=[*ROLES, AT_THE_EDGE])
+def role(request, make, tmp_path):
     """An application of each role, with those beside it that it asks."""
     name = request.param
     others = request.getfixturevalue("others") if name in ("prep", "gateway") else {}
-    app = make(role=name, **{"member": {"member": "setosa"}, **others}.get(name, {}))
+    more = {"member": {"member": "setosa"}, AT_THE_EDGE: {"edge_dir": str(tmp_path / "edge")}, **others}.get(name, {})
+    if name == AT_THE_EDGE:
+        write_bundle(tmp_path / "edge")
+    app = make(role=name.partition(" ")[0], **more)
     app.name, app.table = name, app.service.app.table
     if not others:
         yield app
@@ -139,7 +150,7 @@ def test_every_route_answers_as_its_table_says_with_its_own_media_type_and_an_id
     for path, method, route in each_route(role):
         answer = ask(role, method, path, route)
         assert answer.status_int == route.success[0]
-        assert answer.headers["Content-Type"] == route.media
+        assert answer.headers.get("Content-Type") == (None if answer.status_int in BARE else route.media)
         assert re.fullmatch("[0-9a-f]{32}", answer.headers["X-Request-ID"])
 
 
@@ -153,7 +164,7 @@ def test_every_route_returns_the_callers_id_if_it_is_well_formed(role):
 
 def test_every_prediction_tells_the_digest_of_its_model(role):
     for path, method, route in each_route(role):
-        if of(BODIES, path) and "/jobs" not in path and path != "/items/{id}":
+        if of(BODIES, path) and "/jobs" not in path and path not in ("/items/{id}", "/edge/telemetry"):
             model = FAST if path == "/predict/hybrid" else role.service.model.digest
             if path == "/ensemble/predict":
                 model = MEMBERS
@@ -227,8 +238,10 @@ def test_answers_fit_the_schemas_that_openapi_shows_of_them(role):
     paths = role.get("/openapi.json").json["paths"]
     for path, method, route in each_route(role):
         operation = paths[path][method.lower()]
-        contents = operation["responses"][str(route.success[0])]["content"]
-        assert set(contents) == {route.media} | ({"application/octet-stream"} if route.binary else set())
+        contents = operation["responses"][str(route.success[0])].get("content", {})
+        assert set(contents) == (set() if route.success[0] in BARE else {route.media}) | (
+            {"application/octet-stream"} if route.binary else set()
+        )
         if route.media == "application/json":
             Draft202012Validator(contents[route.media]["schema"]).validate(ask(role, method, path, route).json)
         if route.body is not None:
@@ -248,7 +261,7 @@ def test_every_request_leaves_one_line_in_the_log_without_its_values(role, log):
         route = role.table[line["route"]][line["method"]]
         assert line["status"] == route.success[0] and line["ms"] >= 0 and line["model"] == "1.0.0"
         about_a_row = route.body is not None or line["route"].startswith("/predict/test") or line["route"].endswith("/prediction")
-        assert line["rows"] == (1 if about_a_row else None)
+        assert line["rows"] == (1 if about_a_row and not line["route"].startswith("/edge") else None)
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
         assert "5.1" not in json.dumps({**line, "ms": 0, "time": ""})
 

@@ -19,6 +19,8 @@ import lock
 PARTS = ROOT / "bin/image.d"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 README = (ROOT / "README.md").read_text()
+# What bin/edge build writes is not in the repository.
+BUILT = "dist/edge"
 
 
 def test_the_labels_that_a_plain_build_gives_are_those_of_this_version_and_model():
@@ -37,6 +39,9 @@ def test_every_file_that_the_dockerfile_copies_is_let_through_to_the_builder():
     let_through = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     for line in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE):
         for name in line.split():
+            if name == BUILT:
+                assert name in let_through
+                continue
             found = [path.relative_to(ROOT) for path in ROOT.glob(name)]
             assert found, name
             for path in found:
@@ -51,6 +56,14 @@ def test_the_builder_gets_every_file_of_the_models_and_no_more():
     matched = [path for rule in let_through for path in ROOT.glob(rule)]
     assert {inner for path in matched for inner in (path, *path.rglob("*")) if inner.is_file()} == wanted
     assert "COPY model /model\n" in DOCKERFILE
+
+
+def test_the_bundle_is_a_layer_of_its_own_over_the_image_and_nothing_is_built_without_it():
+    stages = dict(re.findall(r"^FROM (\S+ AS \S+)$((?:.|\n)*?)(?=^FROM|\Z)", DOCKERFILE, re.MULTILINE))
+    words = [line for line in stages["release AS edge"].splitlines() if line and not line.startswith("#")]
+    assert words == [f"COPY {BUILT} /edge", "ENV IRIS_EDGE_DIR=/edge"]
+    assert all(BUILT not in stage for name, stage in stages.items() if name != "release AS edge")
+    assert not re.search(r"^FROM edge|--from=edge", DOCKERFILE, re.MULTILINE)
 
 
 @pytest.mark.parametrize("arch", lock.ARCHITECTURES)

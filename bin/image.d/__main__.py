@@ -14,6 +14,8 @@ import sbom
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 IMAGE = "model-in-image-pattern:v1.0"
+# What can be built, and which file of this folder that takes, if it is not in the repository; bin/edge build writes it.
+TARGETS = {"default": None, "full": None, "edge": "dist/edge/manifest.json"}
 
 
 def main() -> int:
@@ -25,15 +27,20 @@ def main() -> int:
         command.set_defaults(run=run)
         if run in (build, show, verify, bill):
             command.add_argument(
-                "--target", choices=("default", "full"), default="default", help="full has what other roles need"
+                "--target",
+                choices=tuple(TARGETS),
+                default="default",
+                help="full has what other roles need, edge a bundle for devices",
             )
-            command.add_argument("--tag", help=f"the image's name (default {IMAGE}, for full {IMAGE}-full)")
+            command.add_argument("--tag", help=f"the image's name (default {IMAGE}, for another target {IMAGE}-TARGET)")
         if run is bill:
             command.add_argument("--out", type=Path, help="the file to write (default dist/sbom.cdx.json)")
         if run is against:
             command.add_argument("--rounds", type=int, default=7, help="how many times to start each image (default 7)")
     given = parser.parse_args()
     try:
+        if given.run in (build, verify) and (file := TARGETS[given.target]) and not (ROOT / file).exists():
+            raise engine.Missing(f"{file} is not there; bin/edge build writes it")
         given.tool = given.tool or engine.first_that_works()
         return given.run(given)
     except engine.Missing as error:

@@ -34,7 +34,9 @@ class Image(NamedTuple):
 
 def tells(path: str) -> bool:
     """Whether the file tells of a package or of the model."""
-    return path.startswith(("var/lib/dpkg/status.d/", "model/")) or path.endswith((".dist-info/METADATA", "os-release"))
+    return path.startswith(("var/lib/dpkg/status.d/", "model/", "edge/model/", "edge/manifest.json")) or path.endswith(
+        (".dist-info/METADATA", "os-release")
+    )
 
 
 def read(tool: str, tag: str) -> Image:

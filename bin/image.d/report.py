@@ -14,6 +14,7 @@ PARTS = (
     ("Python's interpreter", ("usr/bin/python",)),
     ("Python's standard library", ("usr/lib/python3.13/",)),
     ("C and C++ libraries", ("usr/lib/",)),
+    ("the edge bundle", ("edge/",)),
     ("the models", ("model/",)),
     ("the rest", ("",)),
 )

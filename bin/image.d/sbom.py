@@ -1,4 +1,4 @@
-"""The bill of materials of an image, in CycloneDX: Debian packages, wheels, the server and its models."""
+"""The bill of materials of an image, in CycloneDX: Debian packages, wheels, the server and its models, what is for browsers."""
 
 import json
 from collections.abc import Iterator
@@ -19,7 +19,10 @@ def text(tag: str, image: Image) -> str:
     """The document; the same image gives the same one, so its time is the beginning of time and its number comes from the id."""
     labels = image.config["config"]["Labels"]
     name, _, version = tag.partition(":")
-    bom = Bom(components=[*debian(image), *wheels(image), *own(image, labels)], serial_number=uuid5(NAMESPACE_URL, image.id))
+    bom = Bom(
+        components=[*debian(image), *wheels(image), *browsers(image), *own(image, labels)],
+        serial_number=uuid5(NAMESPACE_URL, image.id),
+    )
     bom.metadata.timestamp = datetime.fromtimestamp(0, UTC)
     bom.metadata.component = Component(name=name, version=version, type=ComponentType.CONTAINER, bom_ref="image")
     bom.metadata.properties.add(Property(name="image.id", value=image.id))
@@ -52,6 +55,15 @@ def python_packages(image: Image) -> Iterator[tuple[str, str]]:
         if file.path.endswith(".dist-info/METADATA"):
             told = BytesHeaderParser().parsebytes(file.content)
             yield told["Name"], told["Version"]
+
+
+def browsers(image: Image) -> Iterator[Component]:
+    """What the bundle for devices has of the npm registry."""
+    for file in image.files:
+        if file.path == "edge/manifest.json":
+            version = json.loads(file.content)["minimum"]["onnxruntime-web"]
+            url = PackageURL("npm", None, "onnxruntime-web", version)
+            yield Component(name="onnxruntime-web", version=version, purl=url, bom_ref=str(url), type=ComponentType.LIBRARY)
 
 
 def own(image: Image, labels: dict[str, str]) -> Iterator[Component]:

@@ -5,7 +5,16 @@ import io
 from collections.abc import Sequence
 
 from iris_wsgi.batch.csv_rows import Columns
+from iris_wsgi.model import Model
 from iris_wsgi.settings import BadSetting
+
+
+def features_of(model: Model, given: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of the columns in the model's order: its own where none are given. Raises BadSetting."""
+    features = given or tuple(feature.name for feature in model.features)
+    if len(features) != model.width:
+        raise BadSetting(f"--features names {len(features)} columns; the model takes {model.width}")
+    return features
 
 
 def named(header: bytes, delimiter: str, features: Sequence[str], keep: Sequence[str]) -> Columns:

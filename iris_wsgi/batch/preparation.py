@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from iris_wsgi.batch.scoring import features_of
+from iris_wsgi.batch.columns import features_of
 from iris_wsgi.batch.statements import PREDICTION, RECORD, RUN, Statements, answer_columns
 from iris_wsgi.batch.table_options import TableOptions
 from iris_wsgi.batch.tables import Column, Database, Name, Source

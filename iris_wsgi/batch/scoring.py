@@ -73,17 +73,9 @@ def compressed(data: bytes) -> bytes:
     return gzip.compress(data, 6, mtime=0)
 
 
-def features_of(model: Model, given: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of the columns in the model's order: its own where none are given. Raises BadSetting."""
-    features = given or tuple(feature.name for feature in model.features)
-    if len(features) != model.width:
-        raise BadSetting(f"--features names {len(features)} columns; the model takes {model.width}")
-    return features
-
-
 def reader_for(model: Model, options: Options, header: bytes, first: bytes) -> Reader:
     """Raises BadSetting where the columns are not there."""
-    features = features_of(model, options.features)
+    features = columns.features_of(model, options.features)
     if options.source.format == "parquet":
         from iris_wsgi.batch.parquet import ParquetReader
 

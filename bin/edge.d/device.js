@@ -1,0 +1,245 @@
+// The bundles on this device: which is current, how another takes its place, and the model of one of them, ready to run.
+
+const BASE = new URL("./", import.meta.url);
+// sw.js has the same rule.
+export const NAME = `iris-edge ${BASE.pathname}`;
+const STATE = new URL("state", BASE).href;
+const MANIFEST = "manifest.json";
+const MOST_BYTES = 256 * 1024 * 1024;
+const MEDIA = {
+  css: "text/css; charset=utf-8", html: "text/html; charset=utf-8", js: "text/javascript; charset=utf-8",
+  json: "application/json", mjs: "text/javascript; charset=utf-8", wasm: "application/wasm",
+};
+const LATENCY_RUNS = 50;
+
+const at = path => new URL(path, BASE).href;
+const cacheOf = bundle => `${NAME} ${bundle}`;
+
+// Says what went wrong in a sentence for the person in front of the page.
+export class Refused extends Error {}
+
+// Which bundle is current and which was before it, whether its page has come up, which one is not wanted, and why not.
+// One entry of one cache, so that it changes as a whole or not at all.
+export async function state() {
+  const kept = await caches.match(STATE, { cacheName: NAME });
+  return kept ? kept.json() : { current: null, previous: null, refused: null, proven: true, tries: 0, why: "" };
+}
+
+async function write(next) {
+  await (await caches.open(NAME)).put(STATE, new Response(JSON.stringify(next)));
+}
+
+export async function proven() {
+  await write({ ...await state(), proven: true, tries: 0 });
+}
+
+// One thing at a time, in whichever tab.
+const alone = act => navigator.locks.request(NAME, act);
+
+export function rollBack(why) {
+  return alone(async () => {
+    const { current, previous } = await state();
+    if (previous) await write({ current: previous, previous: current, refused: current, proven: true, tries: 0, why });
+    return previous;
+  });
+}
+
+// Resolves when the service worker answers for this page: it may be new, or the page may have been loaded past it.
+export async function underControl() {
+  const workers = navigator.serviceWorker;
+  const found = await workers.getRegistration(BASE.href);
+  // Without a network there is no looking for a newer one, and none is needed.
+  const coming = workers.register(at("sw.js"), { updateViaCache: "none" });
+  const registration = await coming.catch(error => found || Promise.reject(error));
+  const installing = registration.installing || registration.waiting;
+  await new Promise((resolve, reject) => {
+    if (registration.active) return resolve();
+    installing.addEventListener("statechange", () => {
+      if (installing.state === "activated") resolve();
+      if (installing.state === "redundant") reject(new Refused("sw.js is not what manifest.json says, or did not come whole."));
+    });
+  });
+  if (workers.controller) return;
+  await new Promise(resolve => {
+    workers.addEventListener("controllerchange", resolve, { once: true });
+    registration.active.postMessage("claim");
+  });
+}
+
+// The manifest that the server has now.
+export async function offered() {
+  let answer;
+  try {
+    answer = await fetch(at(MANIFEST), { cache: "no-store" });
+  } catch {
+    throw new Refused("The server cannot be reached.");
+  }
+  if (!answer.ok) throw new Refused(`The server answers ${answer.status} to manifest.json.`);
+  const manifest = await answer.json().catch(() => ({}));
+  const why = await faultOf(manifest);
+  if (why) throw new Refused(`manifest.json ${why}.`);
+  return manifest;
+}
+
+async function faultOf(manifest) {
+  const files = Object.entries(manifest.files || {});
+  const path = /^[\w-][\w.-]*(\/[\w-][\w.-]*)*$/, digest = /^[0-9a-f]{64}$/;
+  const named = /^[0-9A-Za-z][0-9A-Za-z._+-]{0,79}-([0-9a-f]{12})$/.exec(manifest.bundle);
+  if (!named || !manifest.model || !files.length) return "does not have the members bundle, model and files in their right form";
+  const fits = ([name, one]) => path.test(name) && digest.test(one.sha256) && Number.isSafeInteger(one.bytes) && one.bytes >= 0;
+  if (!files.every(fits)) return "names a file that cannot be in a bundle";
+  if (files.reduce((sum, [, one]) => sum + one.bytes, 0) > MOST_BYTES) return `wants more than ${MOST_BYTES} bytes`;
+  const text = files.map(([name, one]) => `${one.sha256}  ${name}\n`).sort().join("");
+  const mark = (await sha256(new TextEncoder().encode(text))).slice(0, 12);
+  return mark === named[1] ? "" : "was changed or damaged: its bundle has another name than its files give it";
+}
+
+// Brings the bundle of this manifest onto the device and makes it the current one, if every file of it is as the manifest says
+// and the model answers its golden rows here; else what was current stays. `tell` hears of each file.
+export function install(manifest, tell = () => {}) {
+  return alone(async () => {
+    const { bundle } = manifest, before = await state(), known = await digests([before.current, before.previous]);
+    if (bundle === before.current) return;
+    try {
+      const files = [], all = Object.entries(manifest.files);
+      for (const [i, [path, told]] of all.entries()) {
+        tell(path, i, all.length);
+        files.push([path, await file(path, told, known)]);
+      }
+      const cache = await caches.open(cacheOf(bundle));
+      files.push([MANIFEST, new Response(JSON.stringify(manifest))]);
+      for (const [path, response] of files) await cache.put(at(path), response);
+      tell("the golden rows", all.length, all.length);
+      await prove(await open(bundle));
+    } catch (error) {
+      if (bundle !== before.previous) await caches.delete(cacheOf(bundle));
+      throw error;
+    }
+    await write({ current: bundle, previous: before.current, refused: null, proven: false, tries: 0, why: "" });
+    const wanted = [NAME, cacheOf(bundle), cacheOf(before.current)];
+    const unwanted = (await caches.keys()).filter(name => name.startsWith(`${NAME} `) && !wanted.includes(name));
+    for (const name of unwanted) await caches.delete(name);
+  });
+}
+
+// Where on this device there is a file with a SHA-256: only what has changed is fetched.
+async function digests(bundles) {
+  const found = new Map();
+  for (const bundle of bundles.filter(Boolean)) {
+    const manifest = await manifestOf(bundle).catch(() => ({ files: {} }));
+    for (const [path, one] of Object.entries(manifest.files)) found.set(one.sha256, { bundle, path });
+  }
+  return found;
+}
+
+async function file(path, told, known) {
+  const here = known.get(told.sha256);
+  const had = here && await kept(here.bundle, here.path).catch(() => null);
+  if (had && !await faultIn(await had.clone().arrayBuffer(), told)) return asResponse(path, had);
+  // What a cache on the way has may be damaged; the second time it is passed by.
+  for (const cache of ["default", "reload"]) {
+    const answer = await download(path, told.sha256, cache);
+    const why = await faultIn(await answer.clone().arrayBuffer(), told);
+    if (!why) return asResponse(path, answer);
+    if (cache === "reload") throw new Refused(`${path} ${why}.`);
+  }
+}
+
+async function download(path, digest, cache) {
+  let answer;
+  try {
+    answer = await fetch(`${at(path)}?sha256=${digest}`, { cache });
+    if (answer.ok) return new Response(await answer.arrayBuffer(), { headers: answer.headers });
+  } catch {
+    throw new Refused(`${path} did not come, or not whole.`);
+  }
+  throw new Refused(`The server answers ${answer.status} to ${path}.`);
+}
+
+async function faultIn(bytes, told) {
+  if (bytes.byteLength !== told.bytes) return `has ${bytes.byteLength} bytes, and manifest.json says ${told.bytes}`;
+  return await sha256(bytes) === told.sha256 ? "" : "has another SHA-256 than manifest.json says";
+}
+
+async function sha256(bytes) {
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  return [...digest].map(byte => byte.toString(16).padStart(2, "0")).join("");
+}
+
+// What is kept has a right type, whatever the server said, and the policy that the server gave.
+async function asResponse(path, answer) {
+  const media = MEDIA[path.split(".").at(-1)] || "application/octet-stream";
+  const policy = answer.headers.get("Content-Security-Policy");
+  const headers = { "Content-Type": media, "X-Content-Type-Options": "nosniff" };
+  if (policy) headers["Content-Security-Policy"] = policy;
+  return new Response(await answer.arrayBuffer(), { headers });
+}
+
+async function kept(bundle, path) {
+  const found = await caches.match(at(path), { cacheName: cacheOf(bundle) });
+  if (!found) throw new Refused(`${path} of bundle ${bundle} is no longer on this device.`);
+  return found;
+}
+
+const read = async (bundle, path) => (await kept(bundle, path)).arrayBuffer();
+const json = async (bundle, path) => (await kept(bundle, path)).json();
+const manifestOf = bundle => json(bundle, MANIFEST);
+
+// The model of a bundle, ready to run.
+export async function open(bundle) {
+  const manifest = await manifestOf(bundle), paths = Object.keys(manifest.files);
+  const [script, binary] = ["mjs", "wasm"].map(kind => paths.find(path => path.startsWith("ort/") && path.endsWith(`.${kind}`)));
+  const [labels, golden] = await Promise.all(["model/label.json", "model/golden.json"].map(path => json(bundle, path)));
+  const ort = await import(at(`@${bundle}/${script}`));
+  ort.env.logLevel = "error";
+  // Several threads would want a page that is isolated from others, which not every server can make it.
+  ort.env.wasm.numThreads = 1;
+  ort.env.wasm.wasmBinary = await read(bundle, binary);
+  const graph = new Uint8Array(await read(bundle, `model/${golden.model}`));
+  const session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"] });
+  const names = Object.keys(labels).map((_, i) => labels[i]);
+  const output = session.outputMetadata.find(one => one.isTensor && one.type === "float32" && one.shape.length === 2);
+  if (!output) throw new Refused("The model has no tensor of probabilities, the only form that this runtime can give.");
+  return new Model({ ort, session, output: output.name, labels: names, golden, manifest });
+}
+
+// A model that takes rows of numbers and gives a list of probabilities for each.
+class Model {
+  constructor(parts) {
+    Object.assign(this, parts);
+  }
+
+  async predict(rows) {
+    const { session, labels } = this, width = rows[0].length;
+    const tensor = new this.ort.Tensor("float32", Float32Array.from(rows.flat()), [rows.length, width]);
+    const { data } = (await session.run({ [session.inputNames[0]]: tensor }, [this.output]))[this.output];
+    return rows.map((_, i) => [...data.slice(i * labels.length, (i + 1) * labels.length)]);
+  }
+
+  // Milliseconds that a prediction takes, on average: a browser's clock is too coarse for one.
+  async latency(row) {
+    const began = performance.now();
+    for (let i = 0; i < LATENCY_RUNS; i++) await this.predict([row]);
+    return (performance.now() - began) / LATENCY_RUNS;
+  }
+
+  label(probabilities) {
+    return this.labels[probabilities.indexOf(Math.max(...probabilities))];
+  }
+}
+
+// Runs the golden rows, and tells how many there are and how far an answer is off at most. Raises Refused on a mismatch.
+export async function prove(model) {
+  const { golden } = model, answers = await model.predict(golden.rows.map(one => one.row));
+  let worst = 0;
+  for (const [i, wanted] of golden.rows.entries()) {
+    const label = model.label(answers[i]), off = Math.max(...wanted.probabilities.map((p, j) => Math.abs(p - answers[i][j])));
+    // Not "off > tolerance": a NaN must not pass.
+    if (label !== wanted.label || !(off <= golden.tolerance)) {
+      const told = `Golden row ${i} gives ${label}, off by ${off.toExponential(1)}`;
+      throw new Refused(`${told}; wanted is ${wanted.label} within ${golden.tolerance}.`);
+    }
+    worst = Math.max(worst, off);
+  }
+  return { rows: golden.rows.length, worst };
+}

@@ -1,0 +1,43 @@
+"""The operator sets of an ONNX file, which onnxruntime does not tell; read from its protobuf, of which that takes little."""
+
+from collections.abc import Iterator
+
+# Fields of ModelProto and OperatorSetIdProto (onnx/onnx.proto), and the two ways in which protobuf writes what is needed here.
+OPSET_IMPORT, DOMAIN, VERSION = 8, 1, 2
+VARINT, BYTES = 0, 2
+# Of the ways that this passes over, those of a fixed length.
+FIXED = {1: 8, 5: 4}
+
+
+def opsets(content: bytes) -> dict[str, int]:
+    """The version of each domain; ONNX's own is empty in the file."""
+    found = {}
+    for field, value in fields(content):
+        if field == OPSET_IMPORT:
+            told = dict(fields(value))
+            found[told.get(DOMAIN, b"").decode() or "ai.onnx"] = told[VERSION]
+    return dict(sorted(found.items()))
+
+
+def fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Numbers and values of the fields of a message that onnxruntime has already read."""
+    at = 0
+    while at < len(content):
+        key, at = varint(content, at)
+        if key & 7 == VARINT:
+            value, at = varint(content, at)
+            yield key >> 3, value
+            continue
+        length, at = varint(content, at) if key & 7 == BYTES else (FIXED[key & 7], at)
+        yield key >> 3, content[at : at + length]
+        at += length
+
+
+def varint(content: bytes, at: int) -> tuple[int, int]:
+    """A number of as many bytes as it needs, seven bits in each, and where it ends."""
+    value = shift = 0
+    while True:
+        value |= (content[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if content[at - 1] < 0x80:
+            return value, at

@@ -1,0 +1,56 @@
+"""Writes the single file: the modules that the commands of edge load, and the model; the same bytes each time."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from iris_wsgi.edge.manifest import MODEL
+from iris_wsgi.folder import read_all, read_file
+from iris_wsgi.golden import self_test
+from iris_wsgi.model import load_model
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SHEBANG = b"#!/usr/bin/env python3\n"
+# Of the modules of edge, what one of them imports only when it is called is imported by another.
+LISTED = """
+import sys
+for name in sys.argv[1:]: __import__(name)
+for name, module in sys.modules.items():
+    if name.partition(".")[0] == "iris_wsgi": print(module.__file__)
+"""
+
+
+def write(out: Path, model_dir: Path, start: Path) -> str:
+    """One line on what was written. Raises BadModel, for a model too that does not answer its golden rows."""
+    model, golden = load_model(model_dir)
+    result = self_test(model, golden.cases, golden.tolerance)
+    _, files = read_all(lambda name: read_file(model_dir / name), str(model_dir))
+    contents = {str(path.relative_to(ROOT)): path.read_bytes() for path in modules()}
+    contents |= {MODEL + name: content for name, content in files.items()} | {"__main__.py": start.read_bytes()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    new = out.with_name(f".{out.name}.new")
+    with new.open("wb") as file:
+        file.write(SHEBANG)
+        # Not compressed, which would not be the same bytes everywhere, and is of no use to who starts it.
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, content in sorted(contents.items()):
+                archive.writestr(member(name), content)
+    new.chmod(0o755)
+    new.replace(out)
+    return f"{out}: {len(contents)} files, {out.stat().st_size:,} bytes, {model.name} {model.version}: {result}"
+
+
+def modules() -> list[Path]:
+    """The files of what is imported by the commands of edge."""
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / "iris_wsgi/edge").glob("*.py")]
+    command = [sys.executable, "-c", LISTED, *sorted(names)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    return [Path(line) for line in told.stdout.splitlines()]
+
+
+def member(name: str) -> zipfile.ZipInfo:
+    """Without anything of this day or this machine."""
+    told = zipfile.ZipInfo(name)
+    told.create_system, told.external_attr = 3, 0o644 << 16
+    return told

@@ -1,0 +1,41 @@
+"""A bundle in a folder, and the model in it as its manifest has it."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from iris_wsgi.edge.manifest import MANIFEST, MODEL, Manifest, fault_of_runtime, parse_manifest
+from iris_wsgi.errors import BadModel
+from iris_wsgi.folder import GOLDEN, Golden, read_file
+from iris_wsgi.golden import self_test
+from iris_wsgi.model import RUNTIME_VERSION, Model, load_model
+
+
+class Bundle(NamedTuple):
+    folder: Path
+    manifest: Manifest
+
+    def load(self) -> tuple[Model, Golden]:
+        """The model, every file of which is what the manifest says. Raises BadModel."""
+        if (sealed := self.manifest.files.get(MODEL + GOLDEN)) is None:
+            raise BadModel(f"{self.manifest.bundle} has no {MODEL}{GOLDEN}")
+        model, golden = load_model(self.folder / MODEL, f"sha256:{sealed.sha256}")
+        if model.digest != self.manifest.digest:
+            raise BadModel(f"{self.manifest.bundle} holds another model than its manifest says")
+        return model, golden
+
+    def test(self) -> str:
+        """Has the model answer its golden rows here; one line on it. Raises BadModel."""
+        check_runtime(self.manifest)
+        model, golden = self.load()
+        return self_test(model, golden.cases, golden.tolerance)
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Raises BadModel."""
+    return Bundle(folder, parse_manifest(read_file(folder / MANIFEST), str(folder / MANIFEST)))
+
+
+def check_runtime(manifest: Manifest) -> None:
+    """Raises BadModel if onnxruntime is too old here."""
+    if (why := fault_of_runtime(manifest, "onnxruntime", RUNTIME_VERSION)) is not None:
+        raise BadModel(why)

@@ -1,0 +1,81 @@
+"""The files of an edge bundle in memory, each as its manifest says, for whoever serves them."""
+
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+from iris_wsgi.edge.manifest import MANIFEST, parse_manifest
+from iris_wsgi.edge.manifest import File as Told
+from iris_wsgi.errors import JSON, BadModel
+from iris_wsgi.folder import read_file, sha256
+from iris_wsgi.settings import BadSetting
+
+INDEX = "index.html"
+# Each process holds them all, and those that are packed beside them.
+MOST_BYTES = 67_108_864
+MEDIA = {
+    "css": "text/css; charset=utf-8",
+    "csv": "text/csv; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "json": JSON,
+    "mjs": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+    "wasm": "application/wasm",
+    "webmanifest": "application/manifest+json",
+}
+UNKNOWN = "application/octet-stream"
+
+
+class File(NamedTuple):
+    """What is served at a path: its bytes, their SHA-256, their media type, and the same packed by gzip where that was there."""
+
+    content: bytes
+    digest: str
+    media: str
+    gzip: bytes | None
+
+
+def read_bundle(folder: Path) -> dict[str, File]:
+    """Every file that the manifest names, and the manifest itself, by path. Raises BadSetting where one is not as it says."""
+    try:
+        content = read_file(folder / MANIFEST)
+        named = parse_manifest(content, MANIFEST).files
+        if INDEX not in named:
+            raise BadModel(f"{MANIFEST} names no {INDEX}")
+        if sum(told.bytes for told in named.values()) > MOST_BYTES:
+            raise BadModel(f"its files are more than {MOST_BYTES} bytes, which each process would hold in memory")
+        return {MANIFEST: file_of(folder, MANIFEST, content)} | {
+            path: checked(folder, path, told) for path, told in named.items()
+        }
+    except BadModel as error:
+        raise BadSetting(f"IRIS_EDGE_DIR={str(folder)!r} is no edge bundle: {error}") from None
+
+
+def checked(folder: Path, path: str, told: Told) -> File:
+    """The file at this path, of the size and with the SHA-256 that the manifest tells."""
+    file = folder / path
+    # Looked at before it is read: what is there may be larger than what the manifest admits.
+    found = file.stat().st_size if file.is_file() else 0
+    content = read_file(file) if found == told.bytes else b""
+    if len(content) != told.bytes or sha256(content) != told.sha256:
+        raise BadModel(f"{path} is not the file that {MANIFEST} tells of: it is missing, was changed, or was damaged")
+    return file_of(folder, path, content)
+
+
+def file_of(folder: Path, path: str, content: bytes) -> File:
+    beside = folder / f"{path}.gz"
+    packed = read_file(beside) if beside.is_file() and beside.stat().st_size < len(content) else None
+    if packed is not None and not unpacks_to(packed, content):
+        raise BadModel(f"{path}.gz is not {path} packed by gzip")
+    return File(content, sha256(content), MEDIA.get(path.rpartition(".")[2], UNKNOWN), packed)
+
+
+def unpacks_to(packed: bytes, content: bytes) -> bool:
+    """Whether they are the same, without unpacking more than that."""
+    stream = zlib.decompressobj(31)
+    try:
+        found = stream.decompress(packed, len(content) + 1)
+    except zlib.error:
+        return False
+    return found == content and stream.eof and not stream.unused_data
