@@ -37,16 +37,6 @@ def write_bundle(folder: Path, files: Mapping[str, bytes] = SMALL, packed: tuple
     return document["bundle"]
 
 
-def rewrite_bundle(folder: Path, changes: Mapping[str, bytes]) -> str:
-    """Another bundle in the same place: some files are others, and the manifest says so; its name."""
-    document = json.loads((folder / MANIFEST).read_bytes())
-    for path, content in changes.items():
-        put(folder / path, content)
-        (folder / f"{path}.gz").unlink(missing_ok=True)
-        document["files"][path] = {"sha256": sha256(content), "bytes": len(content)}
-    return write_manifest(folder, document)
-
-
 def write_manifest(folder: Path, document: dict) -> str:
     """Names the bundle as its files want it."""
     told = {path: File(**file) for path, file in document["files"].items()}

@@ -17,6 +17,7 @@ const cacheOf = bundle => `${NAME} ${bundle}`;
 
 // Says what went wrong in a sentence for the person in front of the page.
 export class Refused extends Error {}
+export class Unreached extends Refused {}
 
 // Which bundle is current and which was before it, whether its page has come up, which one is not wanted, and why not.
 // One entry of one cache, so that it changes as a whole or not at all.
@@ -72,7 +73,7 @@ export async function offered() {
   try {
     answer = await fetch(at(MANIFEST), { cache: "no-store" });
   } catch {
-    throw new Refused("The server cannot be reached.");
+    throw new Unreached("The server cannot be reached.");
   }
   if (!answer.ok) throw new Refused(`The server answers ${answer.status} to manifest.json.`);
   const manifest = await answer.json().catch(() => ({}));
@@ -96,10 +97,11 @@ async function faultOf(manifest) {
 
 // Brings the bundle of this manifest onto the device and makes it the current one, if every file of it is as the manifest says
 // and the model answers its golden rows here; else what was current stays. `tell` hears of each file.
-export function install(manifest, tell = () => {}) {
+// One that is current already is only brought `again` where the device has lost a part of it.
+export function install(manifest, tell, again = false) {
   return alone(async () => {
     const { bundle } = manifest, before = await state(), known = await digests([before.current, before.previous]);
-    if (bundle === before.current) return;
+    if (bundle === before.current && !again) return;
     try {
       const files = [], all = Object.entries(manifest.files);
       for (const [i, [path, told]] of all.entries()) {
@@ -112,11 +114,12 @@ export function install(manifest, tell = () => {}) {
       tell("the golden rows", all.length, all.length);
       await prove(await open(bundle));
     } catch (error) {
-      if (bundle !== before.previous) await caches.delete(cacheOf(bundle));
+      if (![before.current, before.previous].includes(bundle)) await caches.delete(cacheOf(bundle));
       throw error;
     }
-    await write({ current: bundle, previous: before.current, refused: null, proven: false, tries: 0, why: "" });
-    const wanted = [NAME, cacheOf(bundle), cacheOf(before.current)];
+    const previous = bundle === before.current ? before.previous : before.current;
+    await write({ current: bundle, previous, refused: null, proven: false, tries: 0, why: "" });
+    const wanted = [NAME, cacheOf(bundle), cacheOf(previous)];
     const unwanted = (await caches.keys()).filter(name => name.startsWith(`${NAME} `) && !wanted.includes(name));
     for (const name of unwanted) await caches.delete(name);
   });

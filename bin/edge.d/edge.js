@@ -13,7 +13,7 @@ const SHAPES = [
 ];
 
 const at = id => document.getElementById(id);
-const page = { model: null, fields: [], latest: 0, settling: 0, sending: 0, serverless: false, asksAgain: 0 };
+const page = { model: null, fields: [], latest: 0, settling: 0, sending: 0, serverless: false, asksAgain: 0, touched: false };
 
 function make(name, attributes, ...children) {
   const node = document.createElement(name);
@@ -49,8 +49,9 @@ async function start() {
   }
   try {
     await device.underControl();
-    if (!(await device.state()).current) await firstLoad();
-    await load();
+    if (!(await device.state()).current) await fetched();
+    // A browser that needs room may have taken a part of it away.
+    await load().catch(lost => fetched(lost).then(load));
   } catch (error) {
     return stop(reason(error));
   }
@@ -62,8 +63,10 @@ function stop(why) {
   chip("model", "No model on this device", "bad");
 }
 
-async function firstLoad() {
-  await device.install(await device.offered(), progress);
+// From the server, and where that is out of reach what was `lost` is told.
+async function fetched(lost) {
+  const manifest = await device.offered().catch(error => { throw lost && error instanceof device.Unreached ? lost : error; });
+  await device.install(manifest, progress, Boolean(lost));
 }
 
 function progress(what, i, all) {
@@ -80,7 +83,8 @@ async function load() {
   } catch (error) {
     if (!previous) throw error;
     await device.rollBack(`Bundle ${current} failed on this device: ${reason(error)}`);
-    return location.reload();
+    location.reload();
+    return;
   }
   await device.proven();
   page.model = model;
@@ -89,7 +93,7 @@ async function load() {
   if (why) at("update-told").textContent = why;
   chip("model", `${golden.rows} golden rows passed here`, "good");
   chip("offline", "Ready for offline use", "good");
-  put(examples()[0]);
+  put(examples()[0], false);
 }
 
 // The bundle
@@ -125,9 +129,13 @@ async function update(asked) {
     say(`Fetching bundle ${manifest.bundle} …`);
     const step = (what, i, all) => say(`Bundle ${manifest.bundle}: ${what}${i < all ? ` (${i + 1} of ${all})` : ""} …`);
     await device.install(manifest, step);
-    location.reload();
+    // What somebody has entered is not taken away.
+    if (asked || !page.touched) location.reload();
+    else say(`Bundle ${manifest.bundle} is here and proven. It is used from the next load of this page on.`);
   } catch (error) {
-    if (asked || navigator.onLine) say(`Not updated. ${reason(error)} The bundle that was here goes on.`);
+    const unreached = error instanceof device.Unreached;
+    if (unreached) away();
+    if (asked || !unreached) say(`Not updated. ${reason(error)} The bundle that was here goes on.`);
   } finally {
     at("update").disabled = false;
   }
@@ -168,9 +176,9 @@ function examples() {
   return labels.map(label => golden.rows.find(one => one.label === label)).filter(Boolean);
 }
 
-function put(one) {
+function put(one, asked = true) {
   one.row.forEach((value, i) => page.fields[i].put(value));
-  predict();
+  return predict(asked);
 }
 
 // One feature: `value` is a number, or null for what is none; `put` sets it.
@@ -216,14 +224,16 @@ function field(feature, i) {
 const percent = p => `${(100 * p).toFixed(2)} %`;
 const small = number => number === 0 ? "0" : number.toExponential(1);
 
-async function predict() {
+// What nobody has `asked` for, as at the start of the page, is not counted.
+async function predict(asked = true) {
   const row = page.fields.map(one => one.value()), mine = ++page.latest;
+  page.touched ||= asked;
   clearTimeout(page.settling);
   if (row.includes(null)) return showAnswer(null);
   const [probabilities] = await page.model.predict([row]);
   if (mine !== page.latest) return;
   showAnswer(probabilities);
-  page.settling = setTimeout(() => settled(row, probabilities, mine), SETTLE_MS);
+  page.settling = setTimeout(() => settled(row, probabilities, mine, asked), SETTLE_MS);
 }
 
 function showAnswer(probabilities) {
@@ -240,11 +250,11 @@ function showAnswer(probabilities) {
 }
 
 // What is dear or goes out is done of what an input came to, not of each step of a slider.
-async function settled(row, probabilities, mine) {
+async function settled(row, probabilities, mine, asked) {
   const label = page.model.label(probabilities);
   at("spoken").textContent = `${label}, ${percent(Math.max(...probabilities))}`;
   at("latency").textContent = `${(await page.model.latency(row)).toFixed(3)} ms on this device`;
-  await counts.add(label);
+  if (asked) await counts.add(label);
   showCounts("");
   sendSoon();
   const told = await agreement(row, probabilities);
@@ -286,7 +296,7 @@ function away() {
 
 addEventListener("online", () => {
   page.asksAgain = 0;
-  if (page.model) update(false).then(() => Promise.all([predict(), sendNow()]));
+  if (page.model) update(false).then(() => Promise.all([predict(false), sendNow()]));
 });
 addEventListener("offline", away);
 
