@@ -2,7 +2,6 @@
 
 import csv
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -14,26 +13,23 @@ FILE = "training.csv"
 LABEL = "label"
 
 
-class Training(NamedTuple):
-    """float32 [rows, features], and the name of each row's class; none where the file does not tell them."""
+def read_training(model: Graph, folder: Path, most: int | None = None) -> tuple[Array, list[str]]:
+    """float32 [rows, features], at most so many, evenly taken, and the classes' names; none where the file does not tell them.
 
-    rows: Array
-    names: list[str]
-
-
-def read_training(model: Graph, folder: Path, most: int | None = None) -> Training:
-    """At most so many rows, evenly taken. Raises OSError, and ValueError for a file that is not of this model."""
+    Raises OSError, and ValueError for a file that is not of this model.
+    """
     try:
         with (folder / FILE).open(newline="", encoding="utf-8") as file:
             header, *lines = csv.reader(file)
     except csv.Error:
         raise ValueError("it is no CSV") from None
-    if header[: model.width] != [feature.name for feature in model.features]:
+    width = model.width
+    if header[:width] != [feature.name for feature in model.features]:
         raise ValueError("it has other columns than the model has features")
     if most is not None and len(lines) > most:
         lines = [lines[i * len(lines) // most] for i in range(most)]
-    rows = np.array([line[: model.width] for line in lines], np.float32).reshape(-1, model.width)
+    rows = np.array([line[:width] for line in lines], np.float32).reshape(-1, width)
     if not np.isfinite(rows).all():
         raise ValueError("it has values that are not finite")
-    told = header[model.width : model.width + 1] == [LABEL]
-    return Training(rows, ["".join(line[model.width : model.width + 1]) for line in lines] if told else [])
+    told = header[width : width + 1] == [LABEL]
+    return rows, ["".join(line[width : width + 1]) for line in lines] if told else []

@@ -285,6 +285,13 @@ def test_the_image_is_as_small_as_it_promises(image):
     assert image.bytes <= 80e6 and image.compressed <= 30e6
 
 
+def test_the_page_and_what_serves_it_are_in_the_image_and_cost_less_than_40_kb(image):
+    package = "usr/local/lib/python3.13/dist-packages/iris_wsgi"
+    sizes = {file.path: file.size for file in image.files}
+    names = ("page.html", "training.pyc", "routes/page.pyc", "routes/training.pyc")
+    assert sum(sizes[f"{package}/{name}"] for name in names) < 40 * 1024
+
+
 def test_full_has_the_packages_of_the_other_roles_and_little_more(runner, image, full):
     code = (
         "import redis, psycopg, ssl; assert psycopg.pq.__impl__ == 'binary'; "

@@ -10,7 +10,7 @@ from iris_wsgi.training import FILE, read_training
 def seed(model: Graph, folder: Path, tell: Callable[[str, str], None]) -> dict[str, bytes]:
     """Rows by ids 0000, 0001, …; none where the file is not there or is not of this model, which `tell` is told."""
     try:
-        rows = read_training(model, folder).rows
+        rows, _ = read_training(model, folder)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         tell("warning", f"a new database of items begins empty: {folder / FILE} is not used: {why}")
