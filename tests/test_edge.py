@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from clients import NOT_MEASURED
 from conftest import MODEL, ROOT
+from onnx import TensorProto, helper, numpy_helper
 
 from iris_wsgi.__main__ import main
 from iris_wsgi.edge.answer import answer
+from iris_wsgi.golden import seal
 from iris_wsgi.model import load_model
 
 FIXED = {"setosa": "5.1 3.5 1.4 0.2", "versicolor": "6.7 3.1 4.7 1.5", "virginica": "7.2 3.6 6.1 2.5"}
@@ -94,6 +96,32 @@ def test_negative_numbers_are_no_options(edge):
 def test_a_model_that_is_not_there_is_told_in_one_line(edge, tmp_path):
     status, _, complained = edge("predict", "--model-dir", str(tmp_path), *FIXED["setosa"].split())
     assert status == 1 and "golden.json cannot be read" in complained and complained.count("\n") == 1
+
+
+def looked_up(*values: float) -> bytes:
+    """A model of four numbers, each of which is the place of its answer among these values."""
+    nodes = [
+        helper.make_node("Cast", ["rows"], ["places"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["values", "places"], ["probabilities"]),
+    ]
+    taken, given = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 4]) for name in ("rows", "probabilities"))
+    held = numpy_helper.from_array(np.array(values, np.float32), "values")
+    graph = helper.make_graph(nodes, "looked_up", [taken], [given], [held])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8).SerializeToString()
+
+
+def test_a_row_on_which_the_model_fails_is_told_in_one_line(edge, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "looked_up.onnx").write_bytes(looked_up(0.25, 0.5, np.nan))
+    (folder / "label.json").write_text('{"0": "a", "1": "b", "2": "c", "3": "d"}')
+    (tmp_path / "rows.csv").write_text("a,b,c,d\n0,0,0,0\n0,1,0,0\n")
+    seal(folder, tmp_path / "rows.csv")
+    where = ("--model-dir", str(folder))
+    assert edge("predict", *where, "0", "0", "1", "0")[:2] == (0, "c\na 0.25\nb 0.25\nc 0.5\nd 0.25\n")
+    for row, words in (("0 0 2 0", "is not a finite number for these rows."), ("0 0 9 0", "the model fails on this row: ")):
+        status, said, complained = edge("predict", *where, *row.split())
+        assert (status, said, complained.count("\n")) == (1, "", 1) and words in complained
 
 
 def test_neither_a_row_nor_a_stream_nor_an_update_loads_a_server():

@@ -43,11 +43,18 @@ class Web(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+class Unmoved(http.server.ThreadingHTTPServer):
+    """One that says nothing of clients who leave before they have all of it."""
+
+    def handle_error(self, *_: object) -> None:
+        pass
+
+
 class Site:
     def __init__(self, folder: Path) -> None:
         self.folder, self.asked, self.happens = folder, [], {}
         handler = partial(Web, self.asked, self.happens, directory=str(folder))
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.server = Unmoved(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/"
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
         self.thread.start()

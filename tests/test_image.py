@@ -26,7 +26,7 @@ import engine
 import lock
 
 IMAGE = "model-in-image-pattern:v1.0"
-FULL = f"{IMAGE}-full"
+FULL, EDGE = f"{IMAGE}-full", f"{IMAGE}-edge"
 BIN = ROOT / "bin/image"
 HARD = ("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges", "--pids-limit", "64")
 SMALL = ("--memory", "64m", "--memory-swap", "64m", "--cpus", "0.5")
@@ -306,6 +306,14 @@ def test_full_has_the_packages_of_the_other_roles_and_little_more(runner, image,
     assert shared < {file.path for file in more.files}
 
 
+@pytest.fixture(scope="session")
+def edge(runner: str) -> str:
+    """The image with the bundle for devices; both are built."""
+    subprocess.run([ROOT / "bin/edge", "build"], check=True, stdout=subprocess.DEVNULL)
+    built(EDGE, "edge")
+    return EDGE
+
+
 @pytest.fixture
 def state(runner: str) -> tuple[str, ...]:
     """Flags for a /state in memory that is the user's; docker and podman have different words for that."""
@@ -503,6 +511,39 @@ def test_shards_of_a_file_in_containers_are_all_of_its_rows_once_though_one_is_s
     assert found == {f"r{i}": list(POINTS)[i % 3] for i in range(400_000)}
     again = started(0)
     assert again.ended() == 0 and "nothing to do" in again.logs()
+
+
+def test_the_image_edge_is_the_other_one_and_a_layer_with_the_bundle(runner, image, edge, tmp_path):
+    more = archive.read(runner, edge)
+    assert more.config["rootfs"]["diff_ids"][:-1] == image.config["rootfs"]["diff_ids"]
+    new = {file.path: file.size for file in more.files if file not in image.files}
+    bundle = {path.relative_to(ROOT / "dist"): path.stat().st_size for path in (ROOT / "dist/edge").rglob("*") if path.is_file()}
+    assert new == {str(path): size for path, size in bundle.items()} and "edge/manifest.json" in new
+    assert not [file.path for file in image.files if file.path.startswith("edge/")]
+    out = tmp_path / "sbom.json"
+    subprocess.run([BIN, "sbom", "--target", "edge", "--out", out], check=True, capture_output=True)
+    (runtime,) = [part for part in json.loads(out.read_text())["components"] if part["name"] == "onnxruntime-web"]
+    assert runtime["purl"] == f"pkg:npm/onnxruntime-web@{runtime['version']}"
+
+
+def test_the_bundle_is_served_within_the_limits_of_a_pod_and_taken_from_there_by_a_device(runner, container, edge, tmp_path):
+    limits = ("--memory", "128m", "--memory-swap", "128m", "--cpus", "1")
+    server = container(flags=(*HARD, *limits, "--network", "none"), image=edge).serves()
+    packed = server.curl("/edge/ort/ort-wasm-simd-threaded.wasm", None, "Accept-Encoding: gzip")
+    assert packed == (ROOT / "dist/edge/ort/ort-wasm-simd-threaded.wasm.gz").read_bytes()
+    # The image is a device too, with a disk for its bundles.
+    state = tmp_path / "state"
+    state.mkdir()
+    for path in (tmp_path, state):
+        path.chmod(0o777)
+    disk = ("--volume", f"{state}:/state")
+    update = ("edge", "update", "http://127.0.0.1:8000/edge/")
+    told = command(runner, *update, flags=("--network", f"container:{server.name}", *disk))
+    assert told.returncode == 0 and "34 golden rows answered" in told.stdout, told.stderr
+    for label, row in POINTS.items():
+        told = command(runner, "edge", "predict", *map(str, row), flags=("--network", "none", *disk))
+        assert (told.returncode, told.stdout.split()[0]) == (0, label), told.stderr
+    assert len(list((state / "edge/bundles").iterdir())) == 1
 
 
 def test_every_command_of_the_image_runs_in_it(runner, tmp_path):

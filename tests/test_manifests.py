@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import kubernetes_validate
 import pytest
 import yaml
+from bundles import write_bundle
 from conftest import MODEL, ROOT, KeptLog, need, wsgi_call
 
 from iris_wsgi.__main__ import parser
@@ -33,7 +34,7 @@ README = (MANIFESTS / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 # What the image sets; what is not plain text there is known only when it is built.
-IMAGE = dict(re.findall(r"\b(IRIS_\w+)=([\w./]+)", DOCKERFILE))
+IMAGE, OF_EDGE = (dict(re.findall(r"\b(IRIS_\w+)=([\w./]+)", part)) for part in DOCKERFILE.split("FROM release AS edge"))
 KUSTOMIZATIONS = {
     str(path.parent.relative_to(MANIFESTS)): yaml.safe_load(path.read_text())
     for path in sorted(MANIFESTS.rglob("kustomization.yml"))
@@ -489,10 +490,12 @@ def test_every_variable_in_the_manifests_is_a_setting_that_the_server_takes(obje
 @pytest.fixture(scope="session")
 def app_of(tmp_path_factory):
     """The application that a container serves, with the model of the repository; its Redis is asked nothing."""
-    built, folder = {}, tmp_path_factory.mktemp("state")
+    built, folder, bundle = {}, tmp_path_factory.mktemp("state"), tmp_path_factory.mktemp("bundle")
+    write_bundle(bundle)
 
     def get(settings: Settings):
         settings = replace(settings, model_dir=str(MODEL), model_seal="", state_dir=str(folder))
+        settings = replace(settings, edge_dir=settings.edge_dir and str(bundle))
         if settings not in built:
             built[settings] = build(settings, KeptLog()).app
         return built[settings]
@@ -652,6 +655,15 @@ def test_items_are_in_the_database_of_a_secret_and_its_address_in_the_readme_is_
     assert [port["port"] for one in policy["spec"]["egress"] for port in one["ports"]] == [53, 53, 5432]
 
 
+def test_the_bundle_is_served_from_where_its_image_has_it(rendered, app_of):
+    (server,) = containers(pods(rendered["edge"])[0])
+    assert settings_of(server).edge_dir == OF_EDGE["IRIS_EDGE_DIR"]
+    assert f"COPY dist/edge {OF_EDGE['IRIS_EDGE_DIR']}\n" in DOCKERFILE
+    status, headers, _ = wsgi_call(app_of(settings_of(server)), "GET", "/edge/")
+    assert status == 200 and headers["Content-Type"].startswith("text/html")
+    assert wsgi_call(app_of(settings_of(server)), "GET", "/metadata")[0] == 200
+
+
 def test_replicas_are_set_only_where_nothing_scales_them(objects):
     scaled = {one["spec"]["scaleTargetRef"]["name"] for one in of_kind(objects, "HorizontalPodAutoscaler")}
     for deployment in of_kind(objects, "Deployment"):
@@ -778,12 +790,13 @@ def test_the_image_is_the_one_of_the_design_or_a_later_tag_of_it(rendered):
         for template in pods(objects):
             images = {one["image"] for one in containers(template)}
             assert len(images) == 1
-            assert re.fullmatch(r"(model-in-image-pattern:v\d+\.\d+(-full)?|(redis|busybox):\d+\.\d+)", images.pop())
+            assert re.fullmatch(r"(model-in-image-pattern:v\d+\.\d+(-full|-edge)?|(redis|busybox):\d+\.\d+)", images.pop())
             for one in containers(template):
                 # The image without redis-py and psycopg is the smaller one.
                 settings = settings_of(one, objects) if is_ours(template) else Settings()
                 needs_full = settings.redis_url != "" or settings.database_url.startswith("postgresql:")
                 assert one["image"].endswith("-full") == needs_full
+                assert one["image"].endswith("-edge") == bool(settings.edge_dir)
             assert {one["imagePullPolicy"] for one in containers(template)} == {"IfNotPresent"}
 
 
@@ -791,6 +804,8 @@ def test_each_overlay_of_a_role_serves_that_role(rendered):
     for name in ("web_single", "synchronous", "prediction_cache", "data_cache"):
         (server,) = containers(pods(rendered[name])[0])
         assert settings_of(server).role == name
+    (server,) = containers(pods(rendered["edge"])[0])
+    assert settings_of(server).role == "web_single"
     for name, role in JOBS.items():
         for one, wanted in (("server", role), ("worker", "worker")):
             (container,) = containers(of_component(rendered[name], one))
@@ -806,7 +821,7 @@ def test_every_component_is_on_or_off_in_an_overlay():
 
 
 def test_one_overlay_of_a_role_can_be_applied_over_another(rendered):
-    for name in ("synchronous", "prediction_cache", "data_cache", *JOBS):
+    for name in ("synchronous", "prediction_cache", "data_cache", "edge", *JOBS):
         before, after = rendered["web_single"], {name_of(one): one for one in rendered[name]}
         assert {name_of(one) for one in before} <= set(after)
         for one in of_kind(before, "Deployment"):
