@@ -19,6 +19,8 @@ from edge_bundles import change_manifest, tell_the_truth
 from selenium.webdriver.common.keys import Keys
 from test_single import POINTS, training_rows
 
+pytestmark = pytest.mark.long
+
 ONNX, WASM = "model/iris_svc.onnx", "ort/ort-wasm-simd-threaded.wasm"
 # What the page itself does, of the current bundle, for many rows at once.
 ASK_MODEL = """

@@ -405,6 +405,7 @@ def test_of_two_updates_at_once_the_second_is_refused_and_the_first_goes_on(edge
     assert answers(edge) == "iris_lr"
 
 
+@pytest.mark.long
 def test_an_update_that_is_killed_at_any_step_leaves_a_bundle_that_works(made, tmp_path):
     script = Path(__file__).with_name("edge_bundles.py")
     command = [sys.executable, str(script), str(tmp_path), *(str(made[name]) for name in ("page", "fast", "main"))]

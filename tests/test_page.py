@@ -23,6 +23,8 @@ from iris_wsgi.golden import seal
 from iris_wsgi.roles import ROLES
 from iris_wsgi.routes.page import FILE, prefers_html
 
+pytestmark = pytest.mark.long
+
 CHROMES = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8"
 FIREFOXES = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 BROWSER = {"Accept": CHROMES}
