@@ -257,7 +257,8 @@ def test_a_stream_of_nothing_is_no_fault(tmp_path):
 def test_a_stream_ends_in_one_line_when_it_is_interrupted_or_nobody_reads_it(tmp_path):
     row = FIXED["setosa"].replace(" ", ",").encode() + b"\n"
     # What is measured writes at the end, and a signal that comes then is not caught.
-    with piped(tmp_path, start_new_session=True) as process:
+    # A shell's background jobs ignore SIGINT, and so would a stream of a test run that is one.
+    with piped(tmp_path, start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
         process.stdin.write(row)
         process.stdin.flush()
         assert process.stdout.readline() and process.stdout.readline()
