@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from iris_wsgi.errors import BadModel
+from iris_wsgi.folder import member_folders
 from iris_wsgi.golden import self_test
 from iris_wsgi.model import load, load_model
 
@@ -11,7 +12,7 @@ from iris_wsgi.model import load, load_model
 def held(fast: Path, whole: Path) -> Iterator[str]:
     """A line on each model that there is: the fast one, those of one species, and the two halves. Raises BadModel."""
     folders = {"fast model": fast, "pred": whole / "pred"}
-    folders |= {f"member {folder.name}": folder for folder in sorted(whole.glob("members/*/"))}
+    folders |= {f"member {name}": folder for name, folder in member_folders(whole).items()}
     for name, folder in folders.items():
         # One that is set must be there.
         if folder.exists() or folder == fast != whole / "fast":

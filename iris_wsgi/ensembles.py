@@ -8,19 +8,13 @@ import numpy as np
 from iris_wsgi import golden
 from iris_wsgi.ensemble import Here, majority
 from iris_wsgi.errors import BadModel
-from iris_wsgi.folder import pinned_digest
+from iris_wsgi.folder import member_folders, pinned_digest
 from iris_wsgi.model import load_model
 from iris_wsgi.parts import Parts
 from iris_wsgi.predictors import within_deadline
 from iris_wsgi.routes import gateway
-from iris_wsgi.settings import Settings
 from iris_wsgi.watch import Watch
 from iris_wsgi.wsgi import Route
-
-
-def member_folders(settings: Settings) -> dict[str, Path]:
-    """The folders of the models of one species, by species, in the order of their names."""
-    return {folder.name: folder for folder in sorted((Path(settings.model_dir) / "members").glob("*/")) if folder.is_dir()}
 
 
 def remote_ensemble(parts: Parts) -> list[Route]:
@@ -34,7 +28,7 @@ def remote_ensemble(parts: Parts) -> list[Route]:
     settings = parts.settings
     places = dict(pair.split("=", 1) for pair in settings.members.split(","))
     metrics = CallMetrics(parts.registry, list(places))
-    digests = {name: pinned_digest(folder) for name, folder in member_folders(settings).items()}
+    digests = {name: pinned_digest(folder) for name, folder in member_folders(Path(settings.model_dir)).items()}
     row, seconds = np.array([parts.sample.row], np.float32), settings.ensemble_ms / 1000
     targets = []
     for name, url in places.items():
@@ -49,13 +43,13 @@ def remote_ensemble(parts: Parts) -> list[Route]:
 
 def local_ensemble(parts: Parts) -> list[Route]:
     """Over the members in the model's folder. Raises BadModel."""
-    settings, members = parts.settings, {}
-    for name, folder in member_folders(settings).items():
+    settings, members, watch = parts.settings, {}, Watch()
+    for name, folder in member_folders(Path(settings.model_dir)).items():
         model, pinned = load_model(folder)
         golden.self_test(model, pinned.cases, pinned.tolerance)
         if model.width != parts.model.width:
             raise BadModel(f"{folder} takes {model.width} features, the whole model takes {parts.model.width}")
-        members[name] = (within_deadline(model, Watch()), model.digest)
+        members[name] = (within_deadline(model, watch), model.digest)
     if not members:
         raise BadModel(f"{settings.model_dir}/members has no models of one species each")
     panel = Here(members, settings.quorum or majority(len(members)))

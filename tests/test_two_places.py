@@ -14,7 +14,6 @@ import onnx
 import pytest
 from clients import POOLED, READYZ, ROW, Wire, ask, metric, open_sockets, request, until
 from conftest import MODEL
-from conftest import MODEL as WHOLE
 from faulty import Faulty
 
 NAMES = ("setosa", "versicolor", "virginica")
@@ -65,7 +64,7 @@ def gateway_of(run, members, *options: str):
 
 
 def test_both_halves_give_the_answers_of_the_whole_to_the_byte(prep, live):
-    rows = np.loadtxt(WHOLE / "training.csv", delimiter=",", skiprows=1, usecols=range(4)).tolist()
+    rows = np.loadtxt(MODEL / "training.csv", delimiter=",", skiprows=1, usecols=range(4)).tolist()
     chance = np.random.default_rng(5)
     batches = [chance.uniform(-50, 50, (10_000, 4)).astype(np.float32).tolist() for _ in range(10)]
     with Wire(prep) as split, Wire(live) as whole:
@@ -77,10 +76,10 @@ def test_both_halves_give_the_answers_of_the_whole_to_the_byte(prep, live):
             assert (there.status, there.body) == (200, here.body)
             assert there.fields["x-model-digest"] != here.fields["x-model-digest"]
         told = split.ask(request("GET", "/metadata")).json()["model"]
-    files = {half: onnx.load(WHOLE / half / f"iris_{half}.onnx") for half in ("prep", "pred")}
+    files = {half: onnx.load(MODEL / half / f"iris_{half}.onnx") for half in ("prep", "pred")}
     pairs = {prop.value for model in files.values() for prop in model.metadata_props if prop.key == "pair"}
     assert {told["digest"], told["pair"]} == pairs
-    golden = {half: json.loads((WHOLE / half / "golden.json").read_text())["files"] for half in files}
+    golden = {half: json.loads((MODEL / half / "golden.json").read_text())["files"] for half in files}
     assert {half: told[half] for half in files} == {half: f"sha256:{golden[half][f'iris_{half}.onnx']}" for half in files}
 
 
@@ -103,7 +102,7 @@ def test_prep_is_ready_when_pred_is_and_again_after_it_was_gone(run, pred):
 
 
 def test_pred_of_another_pair_is_named_and_not_asked(run, tmp_path):
-    pred = shutil.copytree(WHOLE, tmp_path / "other") / "pred"
+    pred = shutil.copytree(MODEL, tmp_path / "other") / "pred"
     model = onnx.load(pred / "iris_pred.onnx")
     (pair,) = [prop for prop in model.metadata_props if prop.key == "pair"]
     mine, pair.value = pair.value, "sha256:other"
@@ -154,7 +153,7 @@ def test_while_pred_hangs_nothing_else_waits_and_what_is_too_much_is_refused_at_
 def test_an_ensemble_of_processes_answers_as_one_in_a_process(run, members, live):
     gateway = gateway_of(run, members)
     with Wire(gateway) as apart, Wire(live) as here:
-        for row in np.loadtxt(WHOLE / "training.csv", delimiter=",", skiprows=1, usecols=range(4)).tolist()[::10]:
+        for row in np.loadtxt(MODEL / "training.csv", delimiter=",", skiprows=1, usecols=range(4)).tolist()[::10]:
             asked = request("POST", "/ensemble/predict", {"data": [row]})
             assert apart.ask(asked).body == here.ask(asked).body
 

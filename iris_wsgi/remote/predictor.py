@@ -7,7 +7,7 @@ from time import monotonic
 import numpy as np
 
 from iris_wsgi.asking import Ask, Told
-from iris_wsgi.errors import BadGateway, DeadlineExceeded, NotReady, Problem
+from iris_wsgi.errors import LATER, BadGateway, DeadlineExceeded, NotReady, Problem
 from iris_wsgi.payload import Array
 from iris_wsgi.predictors import Predict
 from iris_wsgi.remote.call import Failure, gather
@@ -21,7 +21,6 @@ from iris_wsgi.wsgi import Request
 MOST_TENSOR = 524_288
 # Where a request has no deadline it does not wait forever all the same.
 MOST_SECONDS = 60.0
-LATER = (("Retry-After", "1"),)
 
 
 class Trace(threading.local):
@@ -74,5 +73,5 @@ def problem_of(failure: Failure, name: str) -> Problem:
     if failure.outcome == "late":
         return DeadlineExceeded(f"{which} did not answer in time. Try again, with a later deadline.")
     if failure.outcome == "bad_answer":
-        return BadGateway(f"{which} gave an answer that cannot be used; try again soon.", headers=LATER)
-    return NotReady(f"{which} cannot be reached; try again soon.", headers=LATER)
+        return BadGateway(f"{which} gave an answer that cannot be used; try again soon.", headers=(LATER,))
+    return NotReady(f"{which} cannot be reached; try again soon.", headers=(LATER,))

@@ -1,19 +1,18 @@
 """The ensemble: one row, a vote of each member, and one answer that says who is missing in it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from time import monotonic
 
 from iris_wsgi import openapi
 from iris_wsgi.ensemble import Panel, Vote, decide, digest_of
-from iris_wsgi.errors import NotReady
+from iris_wsgi.errors import LATER, NotReady
 from iris_wsgi.model import Graph
 from iris_wsgi.payload import decode_rows
 from iris_wsgi.tracing import passed_on
 from iris_wsgi.wsgi import Request, Response, Route
 
 INLINE_BYTES, POOL = 4096, -1
-LATER = (("Retry-After", "1"),)
 
 
 def routes(model: Graph, panel: Panel, abstain_below: float, seconds: float, remote: bool) -> list[Route]:
@@ -26,7 +25,7 @@ def routes(model: Graph, panel: Panel, abstain_below: float, seconds: float, rem
         rows = decode_rows(request.body, model.width, 1, "send each in a request of its own")
         votes = panel.ask(rows, min(request.until, monotonic() + seconds), passed_on(request))
         if sum(vote.probability is not None for vote in votes) < panel.quorum:
-            raise NotReady(too_few(panel, [vote.error or None for vote in votes]), headers=LATER)
+            raise NotReady(too_few(panel, [vote.error or None for vote in votes]), headers=(LATER,))
         verdict = decide(panel.names, votes, abstain_below)
         document = {
             "prediction": {"label": verdict.label, "probability": verdict.probability},
@@ -38,8 +37,8 @@ def routes(model: Graph, panel: Panel, abstain_below: float, seconds: float, rem
 
     def health(_: Request) -> Response:
         found = panel.why_not()
-        if why := below_quorum(panel):
-            raise NotReady(why, headers=LATER)
+        if why := too_few_of(panel, found):
+            raise NotReady(why, headers=(LATER,))
         document = {
             "status": "partial" if any(found.values()) else "complete",
             "quorum": panel.quorum,
@@ -71,7 +70,11 @@ def told(vote: Vote) -> dict[str, object]:
 
 def below_quorum(panel: Panel) -> str | None:
     """A sentence where too few members can be asked."""
-    reasons = list(panel.why_not().values())
+    return too_few_of(panel, panel.why_not())
+
+
+def too_few_of(panel: Panel, found: Mapping[str, str | None]) -> str | None:
+    reasons = list(found.values())
     return too_few(panel, reasons) if reasons.count(None) < panel.quorum else None
 
 
