@@ -162,8 +162,8 @@ def any_prediction(chance: random.Random) -> bytes:
 
 
 def test_predictions_are_those_of_the_pods_model_without_a_cache_in_any_order_of_events(run, shared_redis, tmp_path):
-    # One has room for three rows, the other keeps them for a moment.
-    own = ({"IRIS_CACHE_BYTES": "1024"}, {"IRIS_CACHE_SECONDS": "0.2"})
+    # One has room for three rows, the other keeps them for less than passes between two clears.
+    own = ({"IRIS_CACHE_BYTES": "1024"}, {"IRIS_CACHE_SECONDS": "0.03"})
     common = {"IRIS_CACHE_REDIS_URL": shared_redis.url}
     plain = {model: run("--role", "web_single", "--model-dir", str(model)) for model in MODELS}
     pods = Pods(tmp_path, lambda number, *words: run("--role", "prediction_cache", *words, **common, **own[number]), 2, 2)
