@@ -5,7 +5,7 @@ from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
-from iris_wsgi import ops
+from iris_wsgi import __version__, ops
 from iris_wsgi.asking import plainly, through
 from iris_wsgi.caching import LOOK_SECONDS, cache_around, refuse_unequal, wanted
 from iris_wsgi.companions import Companions
@@ -14,7 +14,7 @@ from iris_wsgi.ensembles import local_ensemble, remote_ensemble
 from iris_wsgi.errors import BadModel
 from iris_wsgi.gather import Gatherer
 from iris_wsgi.log import Log
-from iris_wsgi.metrics import Registry
+from iris_wsgi.metrics import Info, Registry
 from iris_wsgi.model import Graph, Model
 from iris_wsgi.observer import RequestObserver
 from iris_wsgi.pace import BLOCKING
@@ -161,6 +161,7 @@ def build(settings: Settings, log: Log, registry: Registry | None = None) -> Ser
     table = ops.routes(routes, registry, core.readiness, companions.why_not)
     if cache:
         companions.repeat("look whether the cache was cleared", LOOK_SECONDS, cache.keep_up)
+    Info(registry, "iris_wsgi_info", "What this server is.", ("role", "version"), [(settings.role, __version__)])
     observer = RequestObserver(log, registry, (route.path for route in table), graph.version)
     registry.join()
     return Service(

@@ -44,7 +44,7 @@ def ids_of(variables: Mapping[str, Any]) -> Ids:
     """Those of a request with these CGI variables. What is malformed is as if it had not come."""
     offered = variables.get("HTTP_X_REQUEST_ID")
     request_id = offered if offered and request_id_of_caller(offered) else new_request_id()
-    found = traceparent_of(variables.get("HTTP_TRACEPARENT", ""))
+    found = traceparent_of(variables["HTTP_TRACEPARENT"]) if "HTTP_TRACEPARENT" in variables else None
     if found is None:
         return Ids(request_id)
     state = variables.get("HTTP_TRACESTATE", "")

@@ -67,6 +67,8 @@ BESIDE = {"release/to_blue": "release/blue", "release/to_green": "release/green"
 BATCH = ["batch", *(name for name, (overlay, _) in OFF.items() if overlay == "batch")]
 KUBERNETES = ("1.32", "1.34", "1.37")
 NAMESPACE = "model-in-image"
+# Where a Prometheus may be that looks at pods which otherwise only servers reach.
+MONITORING = {"matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["monitoring"]}]}
 
 # Each finding of checkov that stays, with the reason.
 EXCEPTIONS = {
@@ -252,7 +254,10 @@ def is_asked(one: Object) -> bool:
 
 
 def picks(peer: Object, template: Object) -> bool:
-    """Whether a network policy means these pods by that peer."""
+    """Whether a network policy means these pods, of our namespace, by that peer."""
+    if set(peer) == {"podSelector", "namespaceSelector"}:
+        assert peer["namespaceSelector"] == MONITORING
+        return False
     assert set(peer) == {"podSelector"}
     told, labels = peer["podSelector"], labels_of(template)
     assert set(told) <= {"matchLabels", "matchExpressions"} and told
@@ -652,6 +657,21 @@ def test_ports_have_one_number_and_one_name_from_the_node_to_the_container(objec
                 assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
 
 
+def test_prometheus_finds_every_server_and_worker_and_is_let_in(objects):
+    named = {"key": "app.kubernetes.io/name", "operator": "In", "values": ["prometheus"]}
+    prometheus = {"namespaceSelector": MONITORING, "podSelector": {"matchExpressions": [named]}}
+    for template in our_servers(objects):
+        (container,) = containers(template, "containers")
+        told = {"prometheus.io/scrape": "true", "prometheus.io/port": str(container["ports"][0]["containerPort"])}
+        assert (
+            template["metadata"]["annotations"] == told and labels_of(template)["app.kubernetes.io/part-of"] == "model-in-image"
+        )
+        for policy in of_kind(objects, "NetworkPolicy"):
+            if selects(policy, template):
+                (ingress,) = policy["spec"]["ingress"]
+                assert prometheus in ingress.get("from", [prometheus])
+
+
 def test_only_the_service_that_clients_know_has_a_port_on_the_nodes(objects):
     for service in of_kind(objects, "Service"):
         known = service["metadata"]["name"] == "model-in-image-service"
@@ -766,7 +786,8 @@ def test_every_file_belongs_to_a_kustomization():
     known = {
         f"{name}/{file}" for name, told in KUSTOMIZATIONS.items() for file in ["kustomization.yml", *told.get("resources", ())]
     }
-    assert {str(path.relative_to(MANIFESTS)) for path in MANIFESTS.rglob("*.yml")} <= known
+    # Files for Prometheus and Grafana, and not for Kubernetes (tests/test_observability.py).
+    assert {str(path.relative_to(MANIFESTS)) for path in MANIFESTS.rglob("*.yml") if path.parent.name != "observability"} <= known
 
 
 def repeated(part: object, whole: object) -> list[object]:

@@ -17,6 +17,7 @@ from iris_wsgi.predictors import ModelMetrics, measured
 from iris_wsgi.processes import linux_process, process_figures
 
 WANTED = {
+    "iris_wsgi_info": ("gauge", {"role", "version"}),
     "http_requests": ("counter", {"method", "route", "status"}),
     "http_request_duration_seconds": ("histogram", {"method", "route"}),
     "http_requests_in_flight": ("gauge", set()),
