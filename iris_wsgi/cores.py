@@ -75,7 +75,7 @@ def here(start: Start) -> Core:
     )
 
 
-def member(start: Start) -> Core:
+def of_member(start: Start) -> Core:
     """The same for a model of one species, which must be the one that is set."""
     core, wanted = here(start), start.settings.member
     species = core.graph.identity.get("member")
@@ -85,13 +85,3 @@ def member(start: Start) -> Core:
             f" IRIS_MEMBER={wanted} needs one of {wanted} for other, {wanted}"
         )
     return core
-
-
-def split(start: Start) -> Core:
-    # What asks other servers is imported by who does.
-    from iris_wsgi.halves import split
-
-    return split(start)
-
-
-CORES: dict[str, Callable[[Start], Core]] = {"prep": split, "member": member}

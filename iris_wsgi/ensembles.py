@@ -19,7 +19,7 @@ from iris_wsgi.wsgi import Route
 
 def remote_ensemble(parts: Parts) -> list[Route]:
     """Over the members that the settings name, each of which must have the model that this release has for its species."""
-    # What asks other servers is imported by who does.
+    # An ensemble of members in this process asks no other server.
     from iris_wsgi.remote.metrics import CallMetrics
     from iris_wsgi.remote.panel import Panel, why_no_member
     from iris_wsgi.remote.target import Target, place_of

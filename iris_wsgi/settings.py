@@ -250,7 +250,7 @@ class Settings:
             raise BadSetting(f"IRIS_BATCH_DELAY_MS={self.batch_delay_ms} has nothing to wait for without IRIS_BATCH_ROWS")
         if self.role == "prediction_cache" and self.cache == "off":
             raise BadSetting("IRIS_CACHE=off leaves nothing of IRIS_ROLE=prediction_cache; web_single has the same routes")
-        if self.cache_redis_url and (self.cache == "off" or (self.cache == "auto" and self.role not in CACHED)):
+        if self.cache_redis_url and not self.has_cache:
             raise BadSetting("IRIS_CACHE_REDIS_URL is the second level of a cache that is off; IRIS_CACHE=on turns it on")
         for role, name, value in (
             ("prep", "IRIS_PRED_URL", self.pred_url),
@@ -273,6 +273,11 @@ class Settings:
                 f"IRIS_MAX_ROWS={self.max_rows} can never be reached with IRIS_MAX_BODY_BYTES={self.max_body_bytes}: "
                 "lower the one or raise the other"
             )
+
+    @property
+    def has_cache(self) -> bool:
+        """Whether there is to be a prediction cache."""
+        return self.cache == "on" or (self.cache == "auto" and self.role in CACHED)
 
 
 NAMES = [one.name for one in fields(Settings)]
