@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     warm.add_argument("--most", type=whole(1, 10_000_000), default=10_000, help="so many at most (default 10000)")
     warm.add_argument("--url", help="the server (default: that of this machine, by IRIS_HOST and IRIS_PORT)")
     warm.add_argument("--quiet", action="store_true", help="tell nothing of the progress")
-    add_flags(warm, ["host", "port", "model_dir", "state_dir", "database_url"])
+    add_flags(warm, ["host", "port", "model_dir", "state_dir", "database_url", "token_file"])
     batch = commands.add_parser("batch", help="score a whole file or table", description=BATCH)
     add_batch_flags(batch)
     add_flags(batch, ["model_dir", "model_seal", "workers"])
@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     health = commands.add_parser("healthcheck", help="ask the server on this machine whether it is ready")
     add_flags(health, ["host", "port"])
     clear = commands.add_parser("clear", help="have the server on this machine clear its prediction cache")
-    add_flags(clear, ["host", "port"])
+    add_flags(clear, ["host", "port", "token_file"])
     return top
 
 
@@ -127,7 +127,16 @@ def warm(settings: Settings, given: Given) -> int:
         store.close()
     host = EVERYWHERE.get(settings.host, settings.host)
     url = given["url"] or f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
-    return warm(url, ids, teller(len(ids), "items", given["quiet"]), say)
+    return warm(url, dict(credentials(settings)), ids, teller(len(ids), "items", given["quiet"]), say)
+
+
+def credentials(settings: Settings) -> Sequence[tuple[str, str]]:
+    """What a command shows to the server that it asks. Raises BadSetting."""
+    if not settings.token_file:
+        return ()
+    from iris_wsgi.bearer import Tokens
+
+    return Tokens(settings.token_file, lambda _, message: None).fields()
 
 
 def verify(settings: Settings, _: Given) -> int:
@@ -178,7 +187,7 @@ def healthcheck(settings: Settings, _: Given) -> int:
 def clear(settings: Settings, _: Given) -> int:
     from iris_wsgi.health import why_not_cleared
 
-    why_not = why_not_cleared(settings.host, settings.port)
+    why_not = why_not_cleared(settings.host, settings.port, credentials(settings))
     if why_not:
         return failure(f"the cache is not cleared: {why_not}", 1)
     say("the prediction cache is cleared")

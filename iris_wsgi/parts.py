@@ -1,5 +1,6 @@
 """What roles are put together from, and the pieces that several of them have in common."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +33,7 @@ from iris_wsgi.stores.choice import open_jobs
 from iris_wsgi.stores.guard import Guarded
 from iris_wsgi.stores.jobs import StoreDown
 from iris_wsgi.sweeper import Sweeper
+from iris_wsgi.tracing import Fields, nothing
 from iris_wsgi.watch import Watch
 from iris_wsgi.worker import Rules, Worker
 from iris_wsgi.wsgi import Route
@@ -57,6 +59,7 @@ class Parts(NamedTuple):
     companions: Companions
     log: Log
     cache: PredictionCache | None = None
+    credentials: Callable[[], Fields] = nothing
 
 
 def cache_routes(parts: Parts) -> list[Route]:

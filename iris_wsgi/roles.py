@@ -1,6 +1,7 @@
 """The catalogue of roles: one short function each, from parts to the routes a client sees."""
 
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +33,7 @@ from iris_wsgi.routes import single, training, v1, v2
 from iris_wsgi.servable import classifier
 from iris_wsgi.settings import Settings
 from iris_wsgi.tally import Tallies, Tally
+from iris_wsgi.tracing import Fields, nothing
 from iris_wsgi.wsgi import App, Route
 
 
@@ -146,7 +148,8 @@ class Service(NamedTuple):
 def build(settings: Settings, log: Log, registry: Registry | None = None) -> Service:
     """Loads and tests the model, and puts the role together. Raises BadModel, BadSetting, BadStore and StoreDown."""
     registry, companions = registry or Registry(), Companions(log)
-    core = CORES.get(settings.role, here)(Start(settings, registry, companions, log))
+    app, credentials = guard(settings, companions, log)
+    core = CORES.get(settings.role, here)(Start(settings, registry, companions, log, credentials))
     graph, predict, pace = core.graph, core.predict, core.pace
     if settings.batch_rows:
         refuse_unequal(core.difference(), "IRIS_BATCH_ROWS", "leave it at 0")
@@ -156,15 +159,15 @@ def build(settings: Settings, log: Log, registry: Registry | None = None) -> Ser
         predict = cache = cache_around(predict, graph, settings, registry, pace, log)
         pace, ask = BLOCKING if cache.shared else pace, through(cache)
     ask = core.around(ask)
-    parts = Parts(settings, graph, predict, ask, core.sample, registry, core.readiness, pace, companions, log, cache)
+    parts = Parts(settings, graph, predict, ask, core.sample, registry, core.readiness, pace, companions, log, cache, credentials)
     routes = [*ROLES[settings.role](parts), *cache_routes(parts), *edge_routes(parts)]
-    table = ops.routes(routes, registry, core.readiness, companions.why_not)
+    table = ops.routes(routes, registry, core.readiness, companions.why_not, bool(settings.token_file))
     if cache:
         companions.repeat("look whether the cache was cleared", LOOK_SECONDS, cache.keep_up)
     observer = RequestObserver(log, registry, (route.path for route in table), graph.version)
     registry.join()
     return Service(
-        App(table, observer, settings.max_body_bytes, settings.deadline_ms / 1000 or inf),
+        app(table, observer, settings.max_body_bytes, settings.deadline_ms / 1000 or inf),
         graph,
         core.sample.row,
         core.self_test,
@@ -172,3 +175,16 @@ def build(settings: Settings, log: Log, registry: Registry | None = None) -> Ser
         observer,
         companions,
     )
+
+
+def guard(settings: Settings, companions: Companions, log: Log) -> tuple[Callable[..., App], Callable[[], Fields]]:
+    """What makes the application, and what is shown to other servers: without tokens all are answered, and nothing is."""
+    if not settings.token_file:
+        return App, nothing
+    # Imported only by who wants tokens.
+    from iris_wsgi.bearer import LOOK_SECONDS as EVERY_SECONDS
+    from iris_wsgi.bearer import Guarded, Tokens
+
+    tokens = Tokens(settings.token_file, log.event)
+    companions.repeat("look for other tokens", EVERY_SECONDS, tokens.look)
+    return partial(Guarded, tokens, ops.DOORS), tokens.fields
