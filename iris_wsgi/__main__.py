@@ -47,7 +47,7 @@ def warm_flags(warm: Parser) -> None:
     warm.add_argument("--most", type=whole(1, 10_000_000), default=10_000, help="so many at most (default 10000)")
     warm.add_argument("--url", help="the server (default: that of this machine, by IRIS_HOST and IRIS_PORT)")
     warm.add_argument("--quiet", action="store_true", help="tell nothing of the progress")
-    add_flags(warm, ["host", "port", "model_dir", "state_dir", "database_url"])
+    add_flags(warm, ["host", "port", "model_dir", "state_dir", "database_url", "token_file"])
 
 
 def batch_flags(batch: Parser) -> None:
@@ -81,8 +81,12 @@ def load_flags(load: Parser) -> None:
     load.add_argument("--or-baked", action="store_true", help="take the model of IRIS_MODEL_DIR if that fails, rather than fail")
 
 
-def address_flags(parser: Parser) -> None:
-    add_flags(parser, ["host", "port"])
+def healthcheck_flags(healthcheck: Parser) -> None:
+    add_flags(healthcheck, ["host", "port"])
+
+
+def clear_flags(clear: Parser) -> None:
+    add_flags(clear, ["host", "port", "token_file"])
 
 
 def parser(words: Sequence[str]) -> Parser:
@@ -167,7 +171,16 @@ def warm(settings: Settings, given: Given) -> int:
         store.close()
     host = EVERYWHERE.get(settings.host, settings.host)
     url = given["url"] or f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
-    return warm(url, ids, teller(len(ids), "items", given["quiet"]), say)
+    return warm(url, dict(credentials(settings)), ids, teller(len(ids), "items", given["quiet"]), say)
+
+
+def credentials(settings: Settings) -> Sequence[tuple[str, str]]:
+    """What a command shows to the server that it asks. Raises BadSetting."""
+    if not settings.token_file:
+        return ()
+    from iris_wsgi.bearer import Tokens
+
+    return Tokens(settings.token_file, lambda _, message: None).fields()
 
 
 def verify(settings: Settings, _: Given) -> int:
@@ -218,7 +231,7 @@ def healthcheck(settings: Settings, _: Given) -> int:
 def clear(settings: Settings, _: Given) -> int:
     from iris_wsgi.health import why_not_cleared
 
-    why_not = why_not_cleared(settings.host, settings.port)
+    why_not = why_not_cleared(settings.host, settings.port, credentials(settings))
     if why_not:
         return failure(f"the cache is not cleared: {why_not}", 1)
     say("the prediction cache is cleared")
@@ -246,8 +259,8 @@ COMMANDS = {
     "verify": Command("check the model's files and answers, offline, and print what it is", verify_flags, verify),
     "seal": Command("write golden.json for a model of your own", seal_flags, seal),
     "load": Command("copy a model from elsewhere into a folder, if it has the right seal", load_flags, load),
-    "healthcheck": Command("ask the server on this machine whether it is ready", address_flags, healthcheck),
-    "clear": Command("have the server on this machine clear its prediction cache", address_flags, clear),
+    "healthcheck": Command("ask the server on this machine whether it is ready", healthcheck_flags, healthcheck),
+    "clear": Command("have the server on this machine clear its prediction cache", clear_flags, clear),
 }
 
 

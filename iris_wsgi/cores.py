@@ -19,6 +19,7 @@ from iris_wsgi.pace import Pace, measure
 from iris_wsgi.predictors import ModelMetrics, Predict, measured, within_deadline
 from iris_wsgi.routes.single import Sample
 from iris_wsgi.settings import Settings
+from iris_wsgi.tracing import Fields, nothing
 from iris_wsgi.watch import Watch
 
 PRED = "pred"
@@ -49,6 +50,8 @@ class Start(NamedTuple):
     registry: Registry
     companions: Companions
     log: Log
+    # What it shows to the servers that it asks.
+    credentials: Callable[[], Fields] = nothing
 
 
 def folder_of(settings: Settings) -> Path:

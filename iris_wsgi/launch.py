@@ -70,7 +70,8 @@ def announce(settings: Settings, facts: Facts, say: Callable[[str], None]) -> No
     say(f"workers: {workers} ({why_workers}); threads: {threads} ({why_threads}); model: 1 thread (a run takes microseconds)")
     path, member = TRY.get(settings.role, ("/predict/label", "data"))
     target = url + path.format(model=quote(facts.model.rsplit(" ", 2)[0]))
-    say("try: " + (POST.format(url=target, body=f'{{"{member}": [{facts.sample}]}}') if member else f"curl -s {target}"))
+    shows = f' -H "Authorization: Bearer $(head -n 1 {settings.token_file!r})"' if settings.token_file else ""
+    say("try: " + (POST.format(url=target, body=f'{{"{member}": [{facts.sample}]}}') if member else f"curl -s {target}") + shows)
 
 
 def serve_here(settings: Settings, bound: socket.socket, ready: Callable[[Facts], None], company: "Company | None" = None) -> int:

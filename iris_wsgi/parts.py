@@ -1,5 +1,6 @@
 """What roles are put together from."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from iris_wsgi.asking import Ask
@@ -12,6 +13,7 @@ from iris_wsgi.pace import Pace
 from iris_wsgi.predictors import Predict
 from iris_wsgi.routes.single import Sample
 from iris_wsgi.settings import Settings
+from iris_wsgi.tracing import Fields
 
 # How long a store may take to answer a request, which is to be told of one that is down within a quarter of a second.
 REQUEST_SECONDS = 0.2
@@ -30,3 +32,5 @@ class Parts(NamedTuple):
     pace: Pace
     companions: Companions
     log: Log
+    # What is shown to the servers that it asks.
+    credentials: Callable[[], Fields]

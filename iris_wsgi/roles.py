@@ -1,6 +1,7 @@
 """The catalogue of roles: one short function each, from parts to the routes a client sees."""
 
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from iris_wsgi.pace import BLOCKING
 from iris_wsgi.parts import Parts
 from iris_wsgi.routes import single, training
 from iris_wsgi.settings import BadSetting, Settings
+from iris_wsgi.tracing import Fields, nothing
 from iris_wsgi.wsgi import App, Route
 
 # A role imports what it alone needs when it is put together: others start without that.
@@ -180,20 +182,34 @@ class Service(NamedTuple):
 def build(settings: Settings, log: Log, registry: Registry | None = None) -> Service:
     """Loads and tests the model, and puts the role together. Raises BadModel, BadSetting, BadStore and StoreDown."""
     registry, companions = registry or Registry(), Companions(log)
-    core = CORES.get(settings.role, here)(Start(settings, registry, companions, log))
+    app, credentials = guard(settings, companions, log)
+    core = CORES.get(settings.role, here)(Start(settings, registry, companions, log, credentials))
     if settings.batch_rows:
         core = gathered(core, settings)
     ask, routes = plainly(core.predict), list[Route]()
     if settings.has_cache and may_be_cached(core, settings, log):
         core, ask, routes = cached(core, settings, registry, companions, log)
     graph, readiness = core.graph, core.readiness
-    parts = Parts(settings, graph, core.predict, core.around(ask), core.sample, registry, readiness, core.pace, companions, log)
+    ask, pace = core.around(ask), core.pace
+    parts = Parts(settings, graph, core.predict, ask, core.sample, registry, readiness, pace, companions, log, credentials)
     routes = [*ROLES[settings.role](parts), *routes, *(edge_files(parts) if settings.edge_dir else ())]
-    table = ops.routes(routes, registry, readiness, companions.why_not)
+    table = ops.routes(routes, registry, readiness, companions.why_not, bool(settings.token_file))
     observer = RequestObserver(log, registry, (route.path for route in table), graph.version)
     registry.join()
-    app = App(table, observer, settings.max_body_bytes, settings.deadline_ms / 1000 or inf)
-    return Service(app, graph, core.sample.row, core.self_test, readiness, observer, companions)
+    served = app(table, observer, settings.max_body_bytes, settings.deadline_ms / 1000 or inf)
+    return Service(served, graph, core.sample.row, core.self_test, readiness, observer, companions)
+
+
+def guard(settings: Settings, companions: Companions, log: Log) -> tuple[Callable[..., App], Callable[[], Fields]]:
+    """What makes the application, and what is shown to other servers: without tokens all are answered, and nothing is."""
+    if not settings.token_file:
+        return App, nothing
+    from iris_wsgi.bearer import LOOK_SECONDS as EVERY_SECONDS
+    from iris_wsgi.bearer import Guarded, Tokens
+
+    tokens = Tokens(settings.token_file, log.event)
+    companions.repeat("look for other tokens", EVERY_SECONDS, tokens.look)
+    return partial(Guarded, tokens, ops.DOORS), tokens.fields
 
 
 def gathered(core: Core, settings: Settings) -> Core:

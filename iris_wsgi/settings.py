@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import unquote
 
 PREFIX = "IRIS_"
 # A test compares it with the catalogue, which cannot be imported before the settings are known.
@@ -91,6 +92,10 @@ is_database = re.compile(
     SQLITE + r".+|postgres(ql)?://([^/@:?#]*(:[^/@:?#]*)?@)?HOST(,HOST)*(/[^/@?#]*)?(\?[^@#?]*)?".replace("HOST", HOST)
 ).fullmatch
 is_escaped = re.compile(r"([^%]|%[0-9A-Fa-f]{2})*").fullmatch
+
+
+# Of a user, or as a parameter.
+has_password = re.compile(r"(?!sqlite:)\w+:(//.*:.*@|.*[?&]\w*password=)").match
 
 
 def database_address(value: str) -> str:
@@ -224,6 +229,9 @@ class Settings:
     )
     calls: int = setting(16, whole(1, 1000), "most requests of a process that ask other servers at once; others wait for them")
     edge_dir: str = setting("", folder, "folder of the edge bundle (bin/edge build) that is served at /edge/; empty: none is")
+    token_file: str = setting(
+        "", folder, "file of tokens, one a line; all but health and metrics then wants one, as a bearer token; empty: none"
+    )
     connections: int = setting(4096, whole(1, 1_000_000), "most connections of a process at once; more get 503")
     queue: int = setting(64, whole(1, 100_000), "most requests that wait for a thread; more get 503")
     pending_bytes: int = setting(
@@ -326,5 +334,10 @@ def read_settings(
         values[known[name].name] = checked(name, environ[name], **known[name].metadata["check"])
     for one in fields(Settings):
         if (given := flags.get(one.name)) is not None:
+            if one.metadata["check"]["secret"] and has_password(unquote(given)):
+                raise BadSetting(
+                    f"{flag_of(one.name)} has a password, and every user of a machine can read its command lines: give it as "
+                    f"{name_of(one.name)} in the environment, in Kubernetes from a Secret by secretKeyRef"
+                )
             values[one.name] = checked(flag_of(one.name), given, **one.metadata["check"])
     return Settings(**values)

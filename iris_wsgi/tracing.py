@@ -7,6 +7,11 @@ from iris_wsgi.wsgi import Request
 
 Fields = Sequence[tuple[str, str]]
 
+
+def nothing() -> Fields:
+    return ()
+
+
 # W3C Trace Context, section 3.2; what is none is not passed on.
 is_trace = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
 

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "iris_wsgi"
 EVERY_SERVER = """
     __main__ answers asking board bodies channel codings companions cores cpus deadline documents errors folder golden http1
     launch listener log metrics model observer openapi ops pace parts paths payload predictors processes reader roles routes
-    routes.page routes.single routes.training server settings stores stores.jobs training validators watch wsgi
+    routes.page routes.single routes.training server settings stores stores.jobs tracing training validators watch wsgi
 """
 FAMILIES = {
     "protocol": "kserve members oip oip_answers oip_schemas routes.v1 routes.v2 servable tally tensors",
@@ -35,9 +35,9 @@ FAMILIES = {
     """,
     "others": """
         members oip remote remote.budget remote.call remote.exchange remote.inference remote.metrics remote.peer remote.reply
-        remote.target remote.watcher stores.guard tensors tracing
+        remote.target remote.watcher stores.guard tensors
     """,
-    "ensemble": "ensemble ensembles routes.gateway tracing",
+    "ensemble": "ensemble ensembles routes.gateway",
 }
 FAMILIES_OF = {
     "all": ("protocol", "jobs", "prediction cache", "items", "ensemble"),
