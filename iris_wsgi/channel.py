@@ -13,6 +13,7 @@ from iris_wsgi.answers import CONTINUE, Pieces
 from iris_wsgi.errors import LATER, NotReady, Problem, RequestTimeout
 from iris_wsgi.http1 import Refused, Request
 from iris_wsgi.reader import Reader
+from iris_wsgi.tracing import ids_of
 
 if TYPE_CHECKING:
     from iris_wsgi.server import Job, Server
@@ -143,7 +144,7 @@ class Channel:
         if self.job is None:
             connection = self.server.connection(head)
             self.close_after = connection == "close"
-            return self.send(self.server.refusal(OVERLOADED, head.method, head.path, connection))
+            return self.send(self.server.refusal(OVERLOADED, head.method, head.path, connection, ids_of(head.variables)))
         self.state, self.deadline = State.BUSY, until
         self.server.next_sweep = min(self.server.next_sweep, self.deadline)
         self.watch(HALF_CLOSED if work == "hold" else 0)
