@@ -18,6 +18,7 @@ import pytest
 import yaml
 from bundles import write_bundle
 from conftest import MODEL, ROOT, KeptLog, need, wsgi_call
+from fences import commands
 
 from iris_wsgi.__main__ import parser
 from iris_wsgi.batch.options import Options, options_of
@@ -33,7 +34,9 @@ from iris_wsgi.workers import KILL_AFTER_SECONDS
 
 MANIFESTS = ROOT / "manifests"
 README = (MANIFESTS / "README.md").read_text()
-COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+PATTERNS = (ROOT / "docs/patterns.md").read_text()
+# What the documents ask of a cluster.
+COMMANDS = [line for place in ("cluster", "copy") for one in commands(place) for line in one.text.splitlines()]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 # What the image sets; what is not plain text there is known only when it is built.
 IMAGE, OF_EDGE = (dict(re.findall(r"\b(IRIS_\w+)=([\w./]+)", part)) for part in DOCKERFILE.split("FROM release AS edge"))
@@ -825,18 +828,6 @@ def test_the_image_is_the_one_of_the_design_or_a_later_tag_of_it(rendered):
             assert {one["imagePullPolicy"] for one in containers(template)} == {"IfNotPresent"}
 
 
-def test_each_overlay_of_a_role_serves_that_role(rendered):
-    for name in ("web_single", "synchronous", "prediction_cache", "data_cache"):
-        (server,) = containers(pods(rendered[name])[0])
-        assert settings_of(server).role == name
-    (server,) = containers(pods(rendered["edge"])[0])
-    assert settings_of(server).role == "web_single"
-    for name, role in JOBS.items():
-        for one, wanted in (("server", role), ("worker", "worker")):
-            (container,) = containers(of_component(rendered[name], one))
-            assert settings_of(container, rendered[name]).role == wanted
-
-
 def test_every_component_is_on_or_off_in_an_overlay():
     # The list is empty where none but the one that is off could be in it.
     on = {(MANIFESTS / name / one).resolve() for name, told in KUSTOMIZATIONS.items() for one in told.get("components") or ()}
@@ -1011,7 +1002,7 @@ def test_redis_acknowledges_nothing_that_is_not_on_its_disk_and_evicts_nothing(w
     container, words = redis_of(with_redis)
     durable = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
     assert durable.items() <= words.items()
-    promised = (ROOT / "README.md").read_text().partition("Redis must run with")[2]
+    promised = PATTERNS.partition("Redis must run with")[2]
     for name in ("appendonly", "appendfsync", "maxmemory-policy"):
         assert f"`{name} {words[name]}`" in promised
     (template,) = [one for one in pods(with_redis) if not is_ours(one)]
@@ -1327,7 +1318,7 @@ def test_the_file_is_brought_to_the_disk_of_the_shards_by_their_user_before_they
 
 
 def test_each_way_in_which_a_run_ends_is_tried_again_or_not_as_the_readme_says(with_batch):
-    rows = re.findall(r"^\| (\d) \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (\d) \| (.*) \|$", PATTERNS, re.MULTILINE)
     assert {int(status) for status, _ in rows} == set(End)
     again = {int(status) for status, what in rows if what.endswith("the same command goes on")}
     for one in of_kind(with_batch, "CronJob", "Job"):
