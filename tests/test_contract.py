@@ -152,7 +152,9 @@ def test_a_wrong_method_is_405_with_allow(role):
                 # Not through webtest, whose lint takes CONNECT for a mistake.
                 status, headers, content = wsgi_call(role.service.app, method, concrete(role, path))
                 assert (status, headers["Allow"]) == (405, allowed)
-                assert method == "HEAD" or allowed in json.loads(content)["error" if path.startswith(("/v2", "/v1")) else "detail"]
+                assert (
+                    method == "HEAD" or allowed in json.loads(content)["error" if path.startswith(("/v2", "/v1")) else "detail"]
+                )
 
 
 def test_every_failure_is_a_document_of_its_protocol_under_the_callers_id(role):

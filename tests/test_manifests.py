@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -1478,4 +1479,57 @@ def test_every_overlay_is_applied_by_a_command_of_the_readme_and_every_command_n
 
 
 def test_every_pattern_has_a_drawing():
-    assert [title for title in re.split(r"^#+ ", README, flags=re.MULTILINE)[1:] if "```mermaid\nflowchart" not in title] == []
+    assert [title for title in re.split(r"^#+ ", README, flags=re.MULTILINE)[1:] if "```mermaid\n" not in title] == []
+    assert {name for overlays, _ in DRAWINGS for name in overlays} == set(OVERLAYS) - {"base"}
+
+
+# Each drawing, with the overlays that its title names.
+DRAWINGS = [
+    (re.findall(r"manifests/([\w/]+)", title), lines)
+    for title, lines in re.findall(
+        r"^```mermaid\n%%[^\n]*\nflowchart (?:LR|TB)\n  accTitle: ([^\n]*)\n(.*?)^```$", README, re.M | re.S
+    )
+]
+DRAWN = ("Service", "Deployment", "CronJob", "Job", "Pod", "PersistentVolumeClaim")
+ARROW = r" (?:-->|-\.->)(?:\|\"[^|]*\"\|)? "
+
+
+def label(one: Object, objects: list[Object]) -> list[str]:
+    """What a drawing says of an object: its kind, its name, and of a Deployment the pods too."""
+    kind, name = name_of(one)
+    if kind != "Deployment":
+        return [kind, name]
+    least = least_pods(one, objects)
+    most = [
+        hpa["spec"]["maxReplicas"]
+        for hpa in of_kind(objects, "HorizontalPodAutoscaler")
+        if hpa["spec"]["scaleTargetRef"]["name"] == name
+    ]
+    return [kind, name, f"{least} to {most[0]} pods" if most else f"{least} pod{'s' * (least > 1)}"]
+
+
+@pytest.mark.parametrize(("overlays", "lines"), DRAWINGS, ids=[overlays[0] for overlays, _ in DRAWINGS])
+def test_a_drawing_shows_exactly_what_its_overlays_have_and_where_their_services_lead(overlays, lines, rendered):
+    objects = {
+        name_of(one): one for name in overlays for one in rendered[name] if one["kind"] in (*DRAWN, "HorizontalPodAutoscaler")
+    }
+    named = {node: text.split("<br/>") for node, text in re.findall(rf'(\w+)[\[({{]+"((?:{"|".join(DRAWN)})<br/>[^"]*)"', lines)}
+    here = list(objects.values())
+    told = sorted(label(one, here) for one in of_kind(here, *DRAWN))
+    assert sorted([text[0], text[1], *text[-1:]] if text[0] == "Deployment" else text[:2] for text in named.values()) == told
+    for deployment in our_deployments(here):
+        (role,) = [text[2:-1] for text in named.values() if text[:2] == ["Deployment", deployment["metadata"]["name"]]]
+        (container,) = containers(deployment["spec"]["template"], "containers")
+        said = {f"role {settings_of(container, rendered[overlays[0]]).role}", container["image"].partition(":")[2]}
+        assert len(role) == 1 and role[0] in said
+    ends = [[re.match(r"\w+", part)[0] for part in re.split(ARROW, line.strip())] for line in lines.splitlines()]
+    arrows = {pair for line in ends for pair in pairwise(line)}
+    # The switch of blue and green leads to the one in one overlay and to the other in the other.
+    services = [one for name in overlays for one in of_kind(rendered[name], "Service")]
+    leads = {
+        (service["metadata"]["name"], one["metadata"]["name"])
+        for service in services
+        for one in of_kind(here, "Deployment")
+        if selects(service, one["spec"]["template"])
+    }
+    assert {(named[one][1], named[other][1]) for one, other in arrows if named.get(one, "?")[0] == "Service"} == leads

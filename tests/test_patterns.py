@@ -1,4 +1,4 @@
-"""The table of patterns, the roles, the routes that each really has, and the overlays: nothing is in one and missing in another."""
+"""The table of patterns, the roles, the routes that each has, and the overlays: nothing is in one and missing in another."""
 
 import re
 from dataclasses import replace
