@@ -1473,6 +1473,10 @@ def test_every_overlay_is_applied_by_a_command_of_the_readme_and_every_command_n
     ]
     assert len(found) > 8
     assert set(found) <= names
+    images = {one["image"] for objects in rendered.values() for template in pods(objects) for one in containers(template)}
+    assert {line.split()[-1] for line in COMMANDS if line.startswith("minikube image load ")} <= images
+    (port,) = only(rendered["base"], "Service")["spec"]["ports"]
+    assert re.findall(r"\$\(minikube ip\):(\d+)/", "\n".join(COMMANDS)) == [str(port["nodePort"])]
     assert {line for line in COMMANDS if "kubectl" in line and " -n " not in line} == {
         line for line in COMMANDS if line.startswith("kubectl apply -k manifests/")
     }

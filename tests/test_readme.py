@@ -58,18 +58,18 @@ def as_in_the_readme(tmp_path_factory) -> Iterator[Running]:
     server.stop()
 
 
-def placed(text: str, server: Running, folder: Path) -> str:
+def placed(text: str, port: int, folder: Path) -> str:
     """A command with the server's port for 8000, a free one for each other, and a folder of the test's own for /tmp."""
     others = sorted(set(re.findall(r"\bIRIS_PORT=(\d+)", text)))
-    ports = {"8000": server.port, **dict(zip(others, free_ports(len(others)), strict=True))}
+    ports = {"8000": port, **dict(zip(others, free_ports(len(others)), strict=True))}
     text = re.sub(r"(127\.0\.0\.1:|\bIRIS_PORT=)(\d+)", lambda found: found[1] + str(ports[found[2]]), text)
     return text.replace("/tmp/", f"{folder}/")
 
 
-def ran(words: list[str], folder: Path) -> str:
+def ran(words: list[str], folder: Path, where: Path = ROOT) -> str:
     """What a command writes; servers that it leaves in the background are ended behind it."""
     with (folder / "out").open("w+") as out, (folder / "err").open("w+") as err:
-        process = subprocess.Popen(words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True)
+        process = subprocess.Popen(words, cwd=where, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True)
         try:
             status = process.wait(timeout=300)
         finally:
@@ -82,7 +82,7 @@ def ran(words: list[str], folder: Path) -> str:
 @pytest.mark.parametrize("one", HERE, ids=[f"{one.document.name} {one.text.strip()[:60]}" for one in HERE])
 def test_every_command_works_and_answers_as_shown(as_in_the_readme, one, tmp_path):
     need("curl")
-    told = ran(["sh", "-ec", placed(one.text, as_in_the_readme, tmp_path)], tmp_path)
+    told = ran(["sh", "-ec", placed(one.text, as_in_the_readme.port, tmp_path)], tmp_path)
     if one.kind == "json":
         assert same(json.loads(told), json.loads(one.answer)), told
     else:
@@ -91,7 +91,7 @@ def test_every_command_works_and_answers_as_shown(as_in_the_readme, one, tmp_pat
 
 @pytest.mark.parametrize("one", PYTHON, ids=[one.document.name for one in PYTHON])
 def test_every_example_in_python_works_and_prints_what_is_shown(as_in_the_readme, one, tmp_path):
-    told = ran([sys.executable, "-c", placed(one.text, as_in_the_readme, tmp_path)], tmp_path)
+    told = ran([sys.executable, "-c", placed(one.text, as_in_the_readme.port, tmp_path)], tmp_path)
     assert fits(told, one.answer), told
 
 
