@@ -113,7 +113,11 @@ class Channel:
 
     def wait_for_more(self) -> None:
         """A part of a request is here."""
-        limits = self.server.limits
+        limits, head = self.server.limits, self.reader.head
+        # Whose body nobody wants is not asked for it.
+        if head is not None and (problem := self.server.app.refusal(head.path, head.variables)):
+            self.refuse(problem)
+            return
         if not self.hold(self.reader.held):
             self.refuse(OVERLOADED)
             return
@@ -121,7 +125,7 @@ class Channel:
             self.began = self.server.now
         self.state = State.READING
         self.wanted = min(max(RECEIVED, self.reader.missing), MOST_RECEIVED)
-        self.deadline = self.began + (limits.header_seconds if self.reader.head is None else limits.request_seconds)
+        self.deadline = self.began + (limits.header_seconds if head is None else limits.request_seconds)
         if self.reader.wants_continue():
             # A few bytes on a socket that owes nothing: they fit, or the connection is broken and reading will tell.
             try:

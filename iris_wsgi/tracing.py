@@ -18,6 +18,10 @@ MOST_MEMBERS = 32
 FLAGS = 0b11
 
 
+def nothing() -> Fields:
+    return ()
+
+
 class Ids(NamedTuple):
     """That of the request, its client's or one that was given here; and where a trace came with it those of the trace, of our
     part in it, and of the client's, with its flags and state."""

@@ -181,6 +181,10 @@ class App:
         # How large a packed body is nobody knows yet.
         return body_bytes <= route.inline_bytes and not (route.lenient and "HTTP_CONTENT_ENCODING" in variables)
 
+    def refusal(self, path: str, variables: Environ) -> Problem | None:
+        """Why a request with these fields is answered with a failure whatever its body is; None: it is not."""
+        return None
+
     def patience(self, method: str, path: str, variables: Environ, arrived: float) -> tuple[float, Work]:
         """Until when the answer to a request that arrived then is wanted, as far as its fields tell (monotonic), and what it is
         that takes time.

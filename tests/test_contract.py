@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from bundles import SMALL, write_bundle
+from bundles import write_bundle
 from clients import until
 from conftest import MODEL, wsgi_call
 from openapi_spec_validator import validate
@@ -13,55 +13,8 @@ from iris_wsgi.folder import sha256
 from iris_wsgi.roles import ROLES
 from iris_wsgi.wsgi import BARE, METHODS
 
-OPS = {"/health", "/livez", "/readyz", "/metrics", "/openapi.json", "/"}
-WEB_SINGLE = {
-    "/metadata",
-    "/label",
-    "/predict/test",
-    "/predict/test/label",
-    "/predict",
-    "/predict/label",
-    "/predict/proba",
-    "/predict/batch",
-    "/training",
-}
-OF_MODEL = {"", "/ready", "/config", "/stats", "/infer"}
-SYNCHRONOUS = {
-    "/v2",
-    "/v2/",
-    "/v2/health/live",
-    "/v2/health/ready",
-    "/v2/models",
-    "/v2/models/stats",
-    "/v2/repository/index",
-    *(f"/v2/models/{{model}}{path}" for path in OF_MODEL),
-    *(f"/v2/models/{{model}}/versions/{{version}}{path}" for path in OF_MODEL),
-    "/v1/models",
-    *(f"/v1/models/{{model}}{version}{path}" for version in ("", "/versions/{version}") for path in ("", ":predict")),
-}
-JOBS = {"/jobs", "/jobs/{id}"}
-HYBRID = {"/predict/hybrid"}
-CACHE = {"/cache"}
-ITEMS = {"/items/{id}", "/items/{id}/prediction"}
-ENSEMBLE = {"/ensemble/predict", "/ensemble/health"}
-PATHS = {
-    "all": OPS | WEB_SINGLE | SYNCHRONOUS | JOBS | HYBRID | CACHE | ITEMS | ENSEMBLE,
-    "web_single": OPS | WEB_SINGLE,
-    "synchronous": OPS | SYNCHRONOUS,
-    "asynchronous": OPS | JOBS,
-    "worker": OPS,
-    "sync_async": OPS | JOBS | HYBRID,
-    "prediction_cache": OPS | WEB_SINGLE | CACHE,
-    "data_cache": OPS | ITEMS,
-    "prep": OPS | WEB_SINGLE,
-    "pred": OPS | SYNCHRONOUS,
-    "gateway": OPS | ENSEMBLE,
-    "member": OPS | SYNCHRONOUS,
-}
-# What a role has more where IRIS_EDGE_DIR is set.
+# A role has more where IRIS_EDGE_DIR is set.
 AT_THE_EDGE = "web_single at the edge"
-EDGE = {"/edge", "/edge/", "/edge/manifest.json", "/edge/telemetry", *(f"/edge/{path}" for path in SMALL)}
-PATHS[AT_THE_EDGE] = PATHS["web_single"] | EDGE
 REPORT = {"key": "0123456789abcdef", "counts": [{"day": "2026-01-31", "label": "setosa", "count": 1}]}
 ROW = [5.1, 3.5, 1.4, 0.2]
 BODIES = {
@@ -90,15 +43,31 @@ OTHERS = {
 }
 
 
+TOKEN = "a-token.of~some+letters/and=="
+
+
 @pytest.fixture(params=[*ROLES, AT_THE_EDGE])
 def role(request, make, tmp_path):
     """An application of each role, with those beside it that it asks."""
+    yield from application(request, make, tmp_path)
+
+
+@pytest.fixture(params=[*ROLES, AT_THE_EDGE])
+def guarded(request, make, tmp_path):
+    """The same with a token, which webtest sends."""
+    file = tmp_path / "tokens"
+    file.write_text(TOKEN)
+    yield from application(request, make, tmp_path, f"Bearer {TOKEN}", token_file=str(file))
+
+
+def application(request, make, tmp_path, authorization="", **settings):
     name = request.param
     others = request.getfixturevalue("others") if name in ("prep", "gateway") else {}
     more = {"member": {"member": "setosa"}, AT_THE_EDGE: {"edge_dir": str(tmp_path / "edge")}, **others}.get(name, {})
     if name == AT_THE_EDGE:
         write_bundle(tmp_path / "edge")
-    app = make(role=name.partition(" ")[0], **more)
+    app = make(role=name.partition(" ")[0], **more, **settings)
+    app.extra_environ["HTTP_AUTHORIZATION"] = authorization
     app.name, app.table = name, app.service.app.table
     if not others:
         yield app
@@ -140,10 +109,6 @@ def ask(app, method, path, route, headers=None, **options):
         return app.request(concrete(app, path), method=method, **options)
     body = json.dumps(of(BODIES, path)).replace("features", getattr(app.service.model, "input", "features")).encode()
     return app.request(concrete(app, path), method=method, body=body, content_type="application/json", **options)
-
-
-def test_a_role_has_the_paths_of_the_design_and_no_other(role):
-    assert set(role.table) == PATHS[role.name]
 
 
 def test_every_route_answers_as_its_table_says_with_its_own_media_type_and_an_id(role):
@@ -203,7 +168,9 @@ def test_a_wrong_method_is_405_with_allow(role):
                 # Not through webtest, whose lint takes CONNECT for a mistake.
                 status, headers, content = wsgi_call(role.service.app, method, concrete(role, path))
                 assert (status, headers["Allow"]) == (405, allowed)
-                assert method == "HEAD" or allowed in json.loads(content)["error" if path in SYNCHRONOUS else "detail"]
+                assert (
+                    method == "HEAD" or allowed in json.loads(content)["error" if path.startswith(("/v2", "/v1")) else "detail"]
+                )
 
 
 def test_every_failure_is_a_document_of_its_protocol_under_the_callers_id(role):
@@ -280,3 +247,43 @@ def test_a_line_feed_in_a_path_is_escaped_in_the_log(role, log):
     assert wsgi_call(role.service.app, "GET", path)[0] == 404
     assert json.loads(log.kept[-1])["path"] == path
     assert log.kept[-1].isprintable()
+
+
+def test_without_a_token_nothing_answers_but_health_readiness_and_metrics(guarded):
+    doors = {"/health", "/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"} & guarded.table.keys()
+    nowhere = ["/nowhere", "/v2/nowhere", "/v1", "/health/", "/edge/nothing", "*", "", *({"/v2/health/live"} - doors)]
+    for path in [*guarded.table, *nowhere]:
+        for method in (*METHODS, "BREW"):
+            for sent in ({}, {"HTTP_AUTHORIZATION": "Bearer another-token-of-letters"}):
+                # Not a byte of what would be its body is read.
+                unread = {"wsgi.input": None, "CONTENT_LENGTH": "9" * 30, "CONTENT_TYPE": "text/html", **sent}
+                status, headers, content = wsgi_call(guarded.service.app, method, path, HTTP_X_REQUEST_ID="mine", **unread)
+                if path in doors:
+                    assert status != 401
+                    continue
+                assert (status, headers["X-Request-ID"], "Allow" in headers) == (401, "mine", False)
+                challenge = 'Bearer realm="iris_wsgi"' + (', error="invalid_token"' if sent else "")
+                assert headers["WWW-Authenticate"] == challenge
+                of_protocol = path.startswith(("/v2", "/v1"))
+                assert headers["Content-Type"] == ("application/json" if of_protocol else "application/problem+json")
+                # Whatever is there, or is not, it is the same answer.
+                assert method == "HEAD" or set(json.loads(content)) == (
+                    {"error"} if of_protocol else {"title", "status", "detail", "request_id"}
+                )
+
+
+def test_with_a_token_every_route_answers_as_without_any(guarded):
+    for path, method, route in each_route(guarded):
+        assert ask(guarded, method, path, route).status_int == route.success[0]
+    assert guarded.get("/nowhere", status=404) and guarded.delete("/health", status=405)
+
+
+def test_the_description_tells_which_routes_want_a_token(guarded):
+    document = guarded.get("/openapi.json").json
+    validate(document)
+    assert document["components"]["securitySchemes"] == {"token": {"type": "http", "scheme": "bearer"}}
+    for path, item in document["paths"].items():
+        refused = wsgi_call(guarded.service.app, "GET", concrete(guarded, path))[0] == 401
+        for operation in item.values():
+            assert operation.get("security") == ([{"token": []}] if refused else None)
+            assert ("401" in operation["responses"]) == refused

@@ -19,6 +19,9 @@ import yaml
 from conftest import ROOT, need
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from fences import commands, fits
+from test_drain import free_ports
+from test_readme import placed, ran
 
 sys.path.insert(0, str(ROOT / "bin/image.d"))
 import archive
@@ -553,6 +556,22 @@ def test_every_command_of_the_image_runs_in_it(runner, tmp_path):
     assert re.search(r"self-test: 34 golden rows(.|\n)*fast model iris_lr .*: 31 golden rows", command(runner, "verify").stdout)
     wrong = command(runner, "serve", flags=("--env", "IRIS_PROT=1"))
     assert (wrong.returncode, wrong.stderr.splitlines()[-1]) == (2, "iris_wsgi: IRIS_PROT is no setting; did you mean IRIS_PORT?")
+
+
+@pytest.mark.parametrize("one", commands("image"), ids=lambda one: f"{one.document.name} {one.text.splitlines()[0][:40]}")
+def test_the_commands_of_the_documents_that_want_an_image_or_a_package_of_npm_work(runner, one, tmp_path):
+    need("curl")
+    (port,) = free_ports(1)
+    own = f"iris-wsgi-test-{os.getpid()}"
+    text = placed(one.text, port, tmp_path).replace("-p 8000:", f"-p {port}:")
+    text = re.sub(r"(--name |rm -f |-v )iris\b", rf"\1{own}", re.sub(r"^docker\b", runner, text, flags=re.MULTILINE))
+    try:
+        # What the builder prints comes before the answer.
+        told = ran(["sh", "-ec", text], tmp_path, ROOT if "bin/" in text else tmp_path)
+        assert fits(told, f"…{one.answer}") if one.answer else told, told
+    finally:
+        for words in (("rm", "--force", own), ("volume", "rm", "--force", f"{own}-state")):
+            subprocess.run([runner, *words], capture_output=True)
 
 
 def test_a_model_of_ones_own_is_sealed_loaded_and_served_by_the_image(runner, container, tmp_path):

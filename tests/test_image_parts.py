@@ -126,6 +126,6 @@ def test_hadolint_finds_nothing_in_the_dockerfile():
 
 
 def test_the_readme_shows_the_image_by_its_name_and_how_it_is_run():
-    assert "docker run -p 8000:8000 model-in-image-pattern:v1.0" in README
+    assert "docker run -d --name iris -p 8000:8000 model-in-image-pattern:v1.0\n" in README
     for command in ("build", "report", "verify", "sbom", "compare", "lock"):
         assert f"bin/image {command}" in README

@@ -13,7 +13,7 @@ from clients import ROW, until
 from conftest import wsgi_call
 from redis_server import RedisServer
 
-from iris_wsgi import parts
+from iris_wsgi import queues
 from iris_wsgi.routes.jobs import BAD_KEY, CONFLICT, DOWN, FULL, GONE, UNKNOWN
 from iris_wsgi.stores.jobs import ID_PATTERN
 
@@ -36,7 +36,7 @@ def start(
     make: Callable[..., webtest.TestApp], place: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., webtest.TestApp]:
     # Nothing hangs here, but a busy disk may be slow.
-    monkeypatch.setattr(parts, "REQUEST_SECONDS", 10.0)
+    monkeypatch.setattr(queues, "REQUEST_SECONDS", 10.0)
     return lambda **settings: make(**{"role": "all", **place, **settings})
 
 

@@ -10,7 +10,9 @@ import subprocess
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import kubernetes_validate
@@ -18,12 +20,13 @@ import pytest
 import yaml
 from bundles import write_bundle
 from conftest import MODEL, ROOT, KeptLog, need, wsgi_call
+from fences import commands
 
 from iris_wsgi.__main__ import parser
 from iris_wsgi.batch.options import Options, options_of
 from iris_wsgi.batch.run import End
+from iris_wsgi.cpus import cpus
 from iris_wsgi.golden import self_test
-from iris_wsgi.launch import cpus
 from iris_wsgi.model import load_model
 from iris_wsgi.remote.target import place_of
 from iris_wsgi.remote.watcher import LOOKUP_SECONDS
@@ -33,7 +36,9 @@ from iris_wsgi.workers import KILL_AFTER_SECONDS
 
 MANIFESTS = ROOT / "manifests"
 README = (MANIFESTS / "README.md").read_text()
-COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+PATTERNS = (ROOT / "docs/patterns.md").read_text()
+# What the documents ask of a cluster.
+COMMANDS = [line for place in ("cluster", "copy") for one in commands(place) for line in one.text.splitlines()]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 # What the image sets; what is not plain text there is known only when it is built.
 IMAGE, OF_EDGE = (dict(re.findall(r"\b(IRIS_\w+)=([\w./]+)", part)) for part in DOCKERFILE.split("FROM release AS edge"))
@@ -846,18 +851,6 @@ def test_the_image_is_the_one_of_the_design_or_a_later_tag_of_it(rendered):
             assert {one["imagePullPolicy"] for one in containers(template)} == {"IfNotPresent"}
 
 
-def test_each_overlay_of_a_role_serves_that_role(rendered):
-    for name in ("web_single", "synchronous", "prediction_cache", "data_cache"):
-        (server,) = containers(pods(rendered[name])[0])
-        assert settings_of(server).role == name
-    (server,) = containers(pods(rendered["edge"])[0])
-    assert settings_of(server).role == "web_single"
-    for name, role in JOBS.items():
-        for one, wanted in (("server", role), ("worker", "worker")):
-            (container,) = containers(of_component(rendered[name], one))
-            assert settings_of(container, rendered[name]).role == wanted
-
-
 def test_every_component_is_on_or_off_in_an_overlay():
     # The list is empty where none but the one that is off could be in it.
     on = {(MANIFESTS / name / one).resolve() for name, told in KUSTOMIZATIONS.items() for one in told.get("components") or ()}
@@ -1032,7 +1025,7 @@ def test_redis_acknowledges_nothing_that_is_not_on_its_disk_and_evicts_nothing(w
     container, words = redis_of(with_redis)
     durable = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
     assert durable.items() <= words.items()
-    promised = (ROOT / "README.md").read_text().partition("Redis must run with")[2]
+    promised = PATTERNS.partition("Redis must run with")[2]
     for name in ("appendonly", "appendfsync", "maxmemory-policy"):
         assert f"`{name} {words[name]}`" in promised
     (template,) = [one for one in pods(with_redis) if not is_ours(one)]
@@ -1280,14 +1273,18 @@ def batch_of(objects: list[Object], kind: str) -> tuple[Object, Object, Object]:
     return job["spec"], template_of(one)["spec"], container
 
 
+def parsed(words: list[str]) -> dict[str, Any]:
+    return vars(parser(words).parse_args(words))
+
+
 def shard_of(container: Object, index: int) -> Options:
     """What the pod with that index is asked for; an argument that is wrong raises."""
-    return options_of(vars(parser().parse_args(arguments(container, JOB_COMPLETION_INDEX=str(index)))))
+    return options_of(parsed(arguments(container, JOB_COMPLETION_INDEX=str(index))))
 
 
 def test_the_cron_job_runs_the_command_on_a_table_of_the_database_in_the_secret(with_batch):
     _, _, container = batch_of(with_batch, "CronJob")
-    given = vars(parser().parse_args(arguments(container)))
+    given = parsed(arguments(container))
     assert given["command"] == "batch" and given["table"] and not given["source"]
     (told,) = container["env"]
     assert told["valueFrom"]["secretKeyRef"] == {"name": "model-in-image-database", "key": "url"}
@@ -1348,7 +1345,7 @@ def test_the_file_is_brought_to_the_disk_of_the_shards_by_their_user_before_they
 
 
 def test_each_way_in_which_a_run_ends_is_tried_again_or_not_as_the_readme_says(with_batch):
-    rows = re.findall(r"^\| (\d) \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (\d) \| (.*) \|$", PATTERNS, re.MULTILINE)
     assert {int(status) for status, _ in rows} == set(End)
     again = {int(status) for status, what in rows if what.endswith("the same command goes on")}
     for one in of_kind(with_batch, "CronJob", "Job"):
@@ -1502,10 +1499,67 @@ def test_every_overlay_is_applied_by_a_command_of_the_readme_and_every_command_n
     ]
     assert len(found) > 8
     assert set(found) <= names
+    images = {one["image"] for objects in rendered.values() for template in pods(objects) for one in containers(template)}
+    assert {line.split()[-1] for line in COMMANDS if line.startswith("minikube image load ")} <= images
+    (port,) = only(rendered["base"], "Service")["spec"]["ports"]
+    assert re.findall(r"\$\(minikube ip\):(\d+)/", "\n".join(COMMANDS)) == [str(port["nodePort"])]
     assert {line for line in COMMANDS if "kubectl" in line and " -n " not in line} == {
         line for line in COMMANDS if line.startswith("kubectl apply -k manifests/")
     }
 
 
 def test_every_pattern_has_a_drawing():
-    assert [title for title in re.split(r"^#+ ", README, flags=re.MULTILINE)[1:] if "```mermaid\nflowchart" not in title] == []
+    assert [title for title in re.split(r"^#+ ", README, flags=re.MULTILINE)[1:] if "```mermaid\n" not in title] == []
+    assert {name for overlays, _ in DRAWINGS for name in overlays} == set(OVERLAYS) - {"base"}
+
+
+# Each drawing, with the overlays that its title names.
+DRAWINGS = [
+    (re.findall(r"manifests/([\w/]+)", title), lines)
+    for title, lines in re.findall(
+        r"^```mermaid\n%%[^\n]*\nflowchart (?:LR|TB)\n  accTitle: ([^\n]*)\n(.*?)^```$", README, re.M | re.S
+    )
+]
+DRAWN = ("Service", "Deployment", "CronJob", "Job", "Pod", "PersistentVolumeClaim")
+ARROW = r" (?:-->|-\.->)(?:\|\"[^|]*\"\|)? "
+
+
+def label(one: Object, objects: list[Object]) -> list[str]:
+    """What a drawing says of an object: its kind, its name, and of a Deployment the pods too."""
+    kind, name = name_of(one)
+    if kind != "Deployment":
+        return [kind, name]
+    least = least_pods(one, objects)
+    most = [
+        hpa["spec"]["maxReplicas"]
+        for hpa in of_kind(objects, "HorizontalPodAutoscaler")
+        if hpa["spec"]["scaleTargetRef"]["name"] == name
+    ]
+    return [kind, name, f"{least} to {most[0]} pods" if most else f"{least} pod{'s' * (least > 1)}"]
+
+
+@pytest.mark.parametrize(("overlays", "lines"), DRAWINGS, ids=[overlays[0] for overlays, _ in DRAWINGS])
+def test_a_drawing_shows_exactly_what_its_overlays_have_and_where_their_services_lead(overlays, lines, rendered):
+    objects = {
+        name_of(one): one for name in overlays for one in rendered[name] if one["kind"] in (*DRAWN, "HorizontalPodAutoscaler")
+    }
+    named = {node: text.split("<br/>") for node, text in re.findall(rf'(\w+)[\[({{]+"((?:{"|".join(DRAWN)})<br/>[^"]*)"', lines)}
+    here = list(objects.values())
+    told = sorted(label(one, here) for one in of_kind(here, *DRAWN))
+    assert sorted([text[0], text[1], *text[-1:]] if text[0] == "Deployment" else text[:2] for text in named.values()) == told
+    for deployment in our_deployments(here):
+        (role,) = [text[2:-1] for text in named.values() if text[:2] == ["Deployment", deployment["metadata"]["name"]]]
+        (container,) = containers(deployment["spec"]["template"], "containers")
+        said = {f"role {settings_of(container, rendered[overlays[0]]).role}", container["image"].partition(":")[2]}
+        assert len(role) == 1 and role[0] in said
+    ends = [[re.match(r"\w+", part)[0] for part in re.split(ARROW, line.strip())] for line in lines.splitlines()]
+    arrows = {pair for line in ends for pair in pairwise(line)}
+    # The switch of blue and green leads to the one in one overlay and to the other in the other.
+    services = [one for name in overlays for one in of_kind(rendered[name], "Service")]
+    leads = {
+        (service["metadata"]["name"], one["metadata"]["name"])
+        for service in services
+        for one in of_kind(here, "Deployment")
+        if selects(service, one["spec"]["template"])
+    }
+    assert {(named[one][1], named[other][1]) for one, other in arrows if named.get(one, "?")[0] == "Service"} == leads

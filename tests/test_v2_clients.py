@@ -2,10 +2,8 @@
 
 import asyncio
 import json
-import re
 import struct
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -13,7 +11,7 @@ import pytest
 import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
 from clients import ROW, Answer, Wire
-from conftest import ROOT, need, start_server
+from conftest import need, start_server
 from test_single import training_rows
 from tritonclient.utils import InferenceServerException
 
@@ -212,14 +210,6 @@ def test_the_kserve_client_finds_the_reason_of_a_failure(server, path):
     assert answer.status >= 400
     assert answer.fields["content-type"] == "application/json"
     assert answer.json()["error"].endswith(".")
-
-
-def test_the_example_of_the_readme_works_as_it_stands(server):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert sum(bool(line) for line in code.splitlines()) <= 5
-    here = code.replace("127.0.0.1:8000", f"{server.host}:{server.port}")
-    told = subprocess.run([sys.executable, "-c", here], capture_output=True, text=True, check=True, timeout=60)
-    assert told.stdout.startswith("[0] [[9.995")
 
 
 def test_the_curl_line_that_the_role_prints_works(server):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checks import check
 from clients import until
 from conftest import MODEL, KeptLog
 
@@ -87,7 +88,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
 
     yield make_bench
     for one in made:
-        assert one.store.check() == []
+        assert check(one.store) == []
         one.store.close()
 
 
