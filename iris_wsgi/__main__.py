@@ -2,20 +2,19 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from iris_wsgi import __version__
-from iris_wsgi.batch.options import add_flags as add_batch_flags
-from iris_wsgi.edge.command import EDGE, edge
-from iris_wsgi.edge.command import add_commands as add_edge_commands
 from iris_wsgi.errors import BadModel
 from iris_wsgi.settings import NAMES, BadSetting, Settings, add_flags, checked, read_settings, seal_text, whole
 from iris_wsgi.stores.jobs import BadStore, StoreDown
 
 Given = Mapping[str, Any]
+Parser = argparse.ArgumentParser
 
 # A worker has its own, so that it can run beside a server.
 WORKER_PORT = 8001
@@ -27,71 +26,110 @@ status is 0 if all is well, 1 for a bad model, 2 for bad arguments, 3 for too ma
 when the disk, the database or another part of the machine stopped it; after 4 and 5 the same command goes on where it was."""
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="iris_wsgi", description="Serves a classifier in ONNX over HTTP.")
-    top.add_argument("--version", action="version", version=f"iris_wsgi {__version__}")
-    commands = top.add_subparsers(dest="command", required=True)
-    serve = commands.add_parser("serve", help="serve a role until SIGTERM", description="Serves a role until SIGTERM or SIGINT.")
+def serve_flags(serve: Parser) -> None:
     add_flags(serve)
-    worker = commands.add_parser(
-        "worker",
-        help="work on jobs until SIGTERM",
-        description=f"Works on jobs until SIGTERM or SIGINT: role worker, whose health and metrics are on port {WORKER_PORT}.",
-    )
+
+
+def worker_flags(worker: Parser) -> None:
     add_flags(worker, [name for name in NAMES if name != "role"])
     worker.set_defaults(role="worker")
-    redrive = commands.add_parser("redrive", help="put dead letters, the jobs that failed for good, back into the queue")
+
+
+def redrive_flags(redrive: Parser) -> None:
     redrive.add_argument("ids", metavar="ID", nargs="*", help="these jobs (default: the oldest)")
     redrive.add_argument("--most", type=whole(1, 1_000_000), default=1000, help="so many at most (default 1000)")
     add_flags(redrive, ["state_dir", "redis_url", "jobs_queued"])
-    warm = commands.add_parser("warm", help="bring items into the memory of a server before its clients ask")
-    warm.add_argument(
-        "ids", metavar="ID", nargs="*", help="these items (default: those of the database, in the order of their ids)"
-    )
+
+
+def warm_flags(warm: Parser) -> None:
+    ids = "these items (default: those of the database, in the order of their ids)"
+    warm.add_argument("ids", metavar="ID", nargs="*", help=ids)
     warm.add_argument("--most", type=whole(1, 10_000_000), default=10_000, help="so many at most (default 10000)")
     warm.add_argument("--url", help="the server (default: that of this machine, by IRIS_HOST and IRIS_PORT)")
     warm.add_argument("--quiet", action="store_true", help="tell nothing of the progress")
-    add_flags(warm, ["host", "port", "model_dir", "state_dir", "database_url"])
-    batch = commands.add_parser("batch", help="score a whole file or table", description=BATCH)
+    add_flags(warm, ["host", "port", "model_dir", "state_dir", "database_url", "token_file"])
+
+
+def batch_flags(batch: Parser) -> None:
+    from iris_wsgi.batch.options import add_flags as add_batch_flags
+
     add_batch_flags(batch)
     add_flags(batch, ["model_dir", "model_seal", "workers"])
-    add_edge_commands(commands.add_parser("edge", help="answer on this device without a server, and update it", description=EDGE))
-    verify = commands.add_parser("verify", help="check the model's files and answers, offline, and print what it is")
+
+
+def edge_flags(edge: Parser) -> None:
+    from iris_wsgi.edge.command import EDGE, add_commands
+
+    edge.description = EDGE
+    add_commands(edge)
+
+
+def verify_flags(verify: Parser) -> None:
     add_flags(verify, ["model_dir", "model_seal", "fast_model_dir"])
-    seal = commands.add_parser("seal", help="write golden.json for a model of your own")
+
+
+def seal_flags(seal: Parser) -> None:
     add_flags(seal, ["model_dir"])
-    seal.add_argument(
-        "--rows", type=Path, metavar="CSV", help="rows to pin the answers of (default: drawn from the training ranges)"
-    )
-    load = commands.add_parser("load", help="copy a model from elsewhere into a folder, if it has the right seal")
+    rows = "rows to pin the answers of (default: drawn from the training ranges)"
+    seal.add_argument("--rows", type=Path, metavar="CSV", help=rows)
+
+
+def load_flags(load: Parser) -> None:
     load.add_argument("source", metavar="SOURCE", help="a model's folder, or the http(s) URL of one")
     load.add_argument("folder", metavar="FOLDER", type=Path, help="where to put the files")
     load.add_argument("--seal", required=True, help="sha256:… of its golden.json, as seal and verify print it")
     load.add_argument("--or-baked", action="store_true", help="take the model of IRIS_MODEL_DIR if that fails, rather than fail")
-    health = commands.add_parser("healthcheck", help="ask the server on this machine whether it is ready")
-    add_flags(health, ["host", "port"])
-    clear = commands.add_parser("clear", help="have the server on this machine clear its prediction cache")
-    add_flags(clear, ["host", "port"])
+
+
+def healthcheck_flags(healthcheck: Parser) -> None:
+    add_flags(healthcheck, ["host", "port"])
+
+
+def clear_flags(clear: Parser) -> None:
+    add_flags(clear, ["host", "port", "token_file"])
+
+
+def parser(words: Sequence[str]) -> Parser:
+    """Of these words; flags are there for the command that is among them, and nothing is imported for others."""
+    top = argparse.ArgumentParser(prog="iris_wsgi", description="Serves a classifier in ONNX over HTTP.")
+    top.add_argument("--version", action="version", version=f"iris_wsgi {__version__}")
+    commands = top.add_subparsers(dest="command", required=True)
+    for name, command in COMMANDS.items():
+        one = commands.add_parser(name, help=command.help, description=command.description)
+        if name in words:
+            command.add_flags(one)
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command. The status is 0, 1 for a model, an address or a store that cannot be used, or 2 for a wrong setting."""
-    given = vars(parser().parse_args(arguments))
+    words = sys.argv[1:] if arguments is None else arguments
+    given = vars(parser(words).parse_args(words))
     try:
         settings = read_settings(os.environ, given, {"port": WORKER_PORT} if given["command"] == "worker" else {})
     except BadSetting as error:
         return failure(str(error), 2)
     try:
-        return COMMANDS[given["command"]](settings, given)
+        return COMMANDS[given["command"]].run(settings, given)
     except (BadModel, BadSetting, BadStore, StoreDown) as error:
         return failure(str(error), 1)
 
 
 def run_server(settings: Settings, _: Given) -> int:
-    from iris_wsgi.launch import serve
+    """Serves until SIGTERM or SIGINT, in this process or in several."""
+    from iris_wsgi.cpus import workers_for
+    from iris_wsgi.launch import announce, serve_here
+    from iris_wsgi.listener import bind
 
-    return serve(settings, say)
+    # As PID 1 a process without a handler ignores SIGTERM.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    bound = bind(settings)
+    count, _why = workers_for(settings)
+    if count == 1:
+        return serve_here(settings, bound, lambda facts: announce(settings, facts, say))
+    from iris_wsgi.workers import Supervisor
+
+    return Supervisor(settings, bound, count, lambda facts: announce(settings, facts, say)).run()
 
 
 def batch(settings: Settings, given: Given) -> int:
@@ -102,6 +140,12 @@ def batch(settings: Settings, given: Given) -> int:
     except BadSetting as error:
         # A wrong argument, like a wrong setting.
         return failure(str(error), 2)
+
+
+def edge(settings: Settings, given: Given) -> int:
+    from iris_wsgi.edge.command import edge
+
+    return edge(settings, given)
 
 
 def redrive(settings: Settings, given: Given) -> int:
@@ -127,14 +171,23 @@ def warm(settings: Settings, given: Given) -> int:
         store.close()
     host = EVERYWHERE.get(settings.host, settings.host)
     url = given["url"] or f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
-    return warm(url, ids, teller(len(ids), "items", given["quiet"]), say)
+    return warm(url, dict(credentials(settings)), ids, teller(len(ids), "items", given["quiet"]), say)
+
+
+def credentials(settings: Settings) -> Sequence[tuple[str, str]]:
+    """What a command shows to the server that it asks. Raises BadSetting."""
+    if not settings.token_file:
+        return ()
+    from iris_wsgi.bearer import Tokens
+
+    return Tokens(settings.token_file, lambda _, message: None).fields()
 
 
 def verify(settings: Settings, _: Given) -> int:
     from iris_wsgi.beside import held
+    from iris_wsgi.folder import fast_folder
     from iris_wsgi.golden import batching, self_test
     from iris_wsgi.model import load_model
-    from iris_wsgi.parts import fast_folder
 
     model, golden = load_model(Path(settings.model_dir), settings.model_seal)
     result = self_test(model, golden.cases, golden.tolerance)
@@ -148,7 +201,7 @@ def verify(settings: Settings, _: Given) -> int:
     say(f"self-test: {result}")
     say(f"batches: {batching(model, golden.cases)}")
     # A model of one's own need not have any beside it.
-    for line in held(fast_folder(settings), Path(settings.model_dir)):
+    for line in held(fast_folder(Path(settings.model_dir), settings.fast_model_dir), Path(settings.model_dir)):
         say(line)
     return 0
 
@@ -178,25 +231,36 @@ def healthcheck(settings: Settings, _: Given) -> int:
 def clear(settings: Settings, _: Given) -> int:
     from iris_wsgi.health import why_not_cleared
 
-    why_not = why_not_cleared(settings.host, settings.port)
+    why_not = why_not_cleared(settings.host, settings.port, credentials(settings))
     if why_not:
         return failure(f"the cache is not cleared: {why_not}", 1)
     say("the prediction cache is cleared")
     return 0
 
 
-COMMANDS: Mapping[str, Callable[[Settings, Given], int]] = {
-    "serve": run_server,
-    "worker": run_server,
-    "redrive": redrive,
-    "warm": warm,
-    "batch": batch,
-    "edge": edge,
-    "verify": verify,
-    "seal": seal,
-    "load": load,
-    "healthcheck": healthcheck,
-    "clear": clear,
+class Command(NamedTuple):
+    """What it is for, what adds its flags, and what it does with settings and flags: the exit status."""
+
+    help: str
+    add_flags: Callable[[Parser], None]
+    run: Callable[[Settings, Given], int]
+    description: str | None = None
+
+
+SERVE = "Serves a role until SIGTERM or SIGINT."
+WORKER = f"Works on jobs until SIGTERM or SIGINT: role worker, whose health and metrics are on port {WORKER_PORT}."
+COMMANDS = {
+    "serve": Command("serve a role until SIGTERM", serve_flags, run_server, SERVE),
+    "worker": Command("work on jobs until SIGTERM", worker_flags, run_server, WORKER),
+    "redrive": Command("put dead letters, the jobs that failed for good, back into the queue", redrive_flags, redrive),
+    "warm": Command("bring items into the memory of a server before its clients ask", warm_flags, warm),
+    "batch": Command("score a whole file or table", batch_flags, batch, BATCH),
+    "edge": Command("answer on this device without a server, and update it", edge_flags, edge),
+    "verify": Command("check the model's files and answers, offline, and print what it is", verify_flags, verify),
+    "seal": Command("write golden.json for a model of your own", seal_flags, seal),
+    "load": Command("copy a model from elsewhere into a folder, if it has the right seal", load_flags, load),
+    "healthcheck": Command("ask the server on this machine whether it is ready", healthcheck_flags, healthcheck),
+    "clear": Command("have the server on this machine clear its prediction cache", clear_flags, clear),
 }
 
 

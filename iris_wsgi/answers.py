@@ -5,7 +5,7 @@ import time
 from waitress.utilities import build_http_date
 
 from iris_wsgi.errors import Problem
-from iris_wsgi.wsgi import BARE, STATUS_LINES, Response, new_request_id, rendered
+from iris_wsgi.wsgi import BARE, STATUS_LINES, Response, rendered
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # A longer body is not copied behind its head: it may be a file that many slow clients take at the same time.
@@ -38,10 +38,9 @@ class Writer:
             return (head,)
         return (head + body,) if len(body) <= MOST_JOINED else (head, body)
 
-    def refusal(self, problem: Problem, method: str, path: str, connection: str | None) -> tuple[Pieces, str]:
-        """What the server itself answers to a request that does not reach the application, and its request id."""
-        request_id = new_request_id()
-        return self.message(rendered(problem, request_id, path), request_id, method, connection), request_id
+    def refusal(self, problem: Problem, method: str, path: str, connection: str | None, request_id: str) -> Pieces:
+        """What the server itself answers to a request that does not reach the application."""
+        return self.message(rendered(problem, request_id, path), request_id, method, connection)
 
     def now(self) -> str:
         second = int(time.time())

@@ -1,7 +1,6 @@
 """The prediction cache as the settings want it."""
 
 import platform
-from collections.abc import Callable
 
 from iris_wsgi.cache_metrics import CacheMetrics
 from iris_wsgi.cached import PredictionCache
@@ -11,7 +10,7 @@ from iris_wsgi.metrics import Registry
 from iris_wsgi.model import RUNTIME_VERSION, Graph
 from iris_wsgi.pace import Pace
 from iris_wsgi.predictors import PIECE_ROWS, Predict
-from iris_wsgi.settings import CACHED, BadSetting, Settings
+from iris_wsgi.settings import Settings
 from iris_wsgi.shared.level import SecondLevel, Store
 from iris_wsgi.shelf import Shelf
 from iris_wsgi.stores.choice import with_redis
@@ -20,25 +19,6 @@ from iris_wsgi.stores.choice import with_redis
 SHARED_SECONDS = 0.05
 # How often a process without requests looks whether another process, or by the second level another pod, has cleared the cache.
 LOOK_SECONDS = 1.0
-
-
-def wanted(settings: Settings, difference: Callable[[], float], log: Log) -> bool:
-    """Whether there is to be a cache. By default there is none where a row's answer depends on its company; else BadSetting."""
-    if settings.cache == "off" or (settings.cache == "auto" and settings.role not in CACHED):
-        return False
-    off = difference()
-    if off and settings.cache == "auto" and settings.role == "all":
-        log.event("warning", "there is no prediction cache: this model's answers to a row alone and in a batch differ")
-        return False
-    name = "IRIS_ROLE=prediction_cache" if settings.cache == "auto" else "IRIS_CACHE=on"
-    refuse_unequal(off, name, "it cannot be cached")
-    return True
-
-
-def refuse_unequal(off: float, name: str, what: str) -> None:
-    """Raises BadSetting for a model whose answer to a row is another in company: which one a client gets would be chance."""
-    if off:
-        raise BadSetting(f"{name}: this model's answers to a row alone and in a batch differ by up to {off:.1e}; {what}")
 
 
 def cache_around(predict: Predict, model: Graph, settings: Settings, registry: Registry, pace: Pace, log: Log) -> PredictionCache:

@@ -13,6 +13,7 @@ from iris_wsgi.answers import CONTINUE, Pieces
 from iris_wsgi.errors import LATER, NotReady, Problem, RequestTimeout
 from iris_wsgi.http1 import Refused, Request
 from iris_wsgi.reader import Reader
+from iris_wsgi.tracing import ids_of
 
 if TYPE_CHECKING:
     from iris_wsgi.server import Job, Server
@@ -112,7 +113,11 @@ class Channel:
 
     def wait_for_more(self) -> None:
         """A part of a request is here."""
-        limits = self.server.limits
+        limits, head = self.server.limits, self.reader.head
+        # Whose body nobody wants is not asked for it.
+        if head is not None and (problem := self.server.app.refusal(head.path, head.variables)):
+            self.refuse(problem)
+            return
         if not self.hold(self.reader.held):
             self.refuse(OVERLOADED)
             return
@@ -120,7 +125,7 @@ class Channel:
             self.began = self.server.now
         self.state = State.READING
         self.wanted = min(max(RECEIVED, self.reader.missing), MOST_RECEIVED)
-        self.deadline = self.began + (limits.header_seconds if self.reader.head is None else limits.request_seconds)
+        self.deadline = self.began + (limits.header_seconds if head is None else limits.request_seconds)
         if self.reader.wants_continue():
             # A few bytes on a socket that owes nothing: they fit, or the connection is broken and reading will tell.
             try:
@@ -139,7 +144,7 @@ class Channel:
         if self.job is None:
             connection = self.server.connection(head)
             self.close_after = connection == "close"
-            return self.send(self.server.refusal(OVERLOADED, head.method, head.path, connection))
+            return self.send(self.server.refusal(OVERLOADED, head.method, head.path, connection, ids_of(head.variables)))
         self.state, self.deadline = State.BUSY, until
         self.server.next_sweep = min(self.server.next_sweep, self.deadline)
         self.watch(HALF_CLOSED if work == "hold" else 0)

@@ -56,7 +56,7 @@ class Companions:
                 one.run()
                 return
             except Exception:
-                self.log.failure(one.name)
+                self.log.failure(f"this failed: {one.name}")
                 pause(PAUSE_SECONDS)
 
     def why_not(self) -> str | None:

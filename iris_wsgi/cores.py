@@ -19,6 +19,7 @@ from iris_wsgi.pace import Pace, measure
 from iris_wsgi.predictors import ModelMetrics, Predict, measured, within_deadline
 from iris_wsgi.routes.single import Sample
 from iris_wsgi.settings import Settings
+from iris_wsgi.tracing import Fields, nothing
 from iris_wsgi.watch import Watch
 
 PRED = "pred"
@@ -49,6 +50,8 @@ class Start(NamedTuple):
     registry: Registry
     companions: Companions
     log: Log
+    # What it shows to the servers that it asks.
+    credentials: Callable[[], Fields] = nothing
 
 
 def folder_of(settings: Settings) -> Path:
@@ -75,7 +78,7 @@ def here(start: Start) -> Core:
     )
 
 
-def member(start: Start) -> Core:
+def of_member(start: Start) -> Core:
     """The same for a model of one species, which must be the one that is set."""
     core, wanted = here(start), start.settings.member
     species = core.graph.identity.get("member")
@@ -85,13 +88,3 @@ def member(start: Start) -> Core:
             f" IRIS_MEMBER={wanted} needs one of {wanted} for other, {wanted}"
         )
     return core
-
-
-def split(start: Start) -> Core:
-    # What asks other servers is imported by who does.
-    from iris_wsgi.halves import split
-
-    return split(start)
-
-
-CORES: dict[str, Callable[[Start], Core]] = {"prep": split, "member": member}

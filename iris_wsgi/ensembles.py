@@ -19,7 +19,7 @@ from iris_wsgi.wsgi import Route
 
 def remote_ensemble(parts: Parts) -> list[Route]:
     """Over the members that the settings name, each of which must have the model that this release has for its species."""
-    # What asks other servers is imported by who does.
+    # An ensemble of members in this process asks no other server.
     from iris_wsgi.remote.metrics import CallMetrics
     from iris_wsgi.remote.panel import Panel, why_no_member
     from iris_wsgi.remote.target import Target, place_of
@@ -32,7 +32,8 @@ def remote_ensemble(parts: Parts) -> list[Route]:
     row, seconds = np.array([parts.sample.row], np.float32), settings.ensemble_ms / 1000
     targets = []
     for name, url in places.items():
-        target = Target(name, place_of(url), metrics, parts.log.event, settings.hedge_percentile, seconds)
+        place, tell = place_of(url), parts.log.event
+        target = Target(name, place, metrics, tell, settings.hedge_percentile, seconds, parts.credentials)
         watcher = Watcher(target, row, partial(why_no_member, name=name, digest=digests.get(name)))
         parts.companions.add(f"look at {name}", partial(watcher.run, parts.companions.is_ending), finishes=False)
         targets.append(target)

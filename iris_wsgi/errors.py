@@ -21,6 +21,7 @@ PHRASES = {
     304: "Not Modified",
     308: "Permanent Redirect",
     400: "Bad Request",
+    401: "Unauthorized",
     404: "Not Found",
     405: "Method Not Allowed",
     408: "Request Timeout",
@@ -76,6 +77,12 @@ class NotDecodable(Problem):
     """The body cannot be parsed."""
 
     status = 400
+
+
+class Unauthorized(Problem):
+    """Nobody is answered here without a token."""
+
+    status = 401
 
 
 class NotFound(Problem):

@@ -73,6 +73,11 @@ def pinned_digest(folder: Path) -> str:
     return f"sha256:{golden.files.get(golden.model, '')}"
 
 
+def fast_folder(whole: Path, named: str) -> Path:
+    """Where the fast model is: in the full one's folder, unless another is named."""
+    return Path(named or whole / "fast")
+
+
 def member_folders(whole: Path) -> dict[str, Path]:
     """The folders of the models of one species beside the whole one, by species, in the order of their names."""
     return {folder.name: folder for folder in sorted((whole / "members").glob("*/")) if folder.is_dir()}

@@ -62,7 +62,9 @@ def split(start: Start) -> Core:
         raise BadModel(f"{folder_of(settings)} makes values that are not finite of its golden rows")
     trace = Trace()
     metrics, wait_seconds = CallMetrics(start.registry, [PRED]), settings.deadline_ms / 1000 or inf
-    target = Target(PRED, place_of(settings.pred_url), metrics, start.log.event, settings.hedge_percentile, wait_seconds)
+    target = Target(
+        PRED, place_of(settings.pred_url), metrics, start.log.event, settings.hedge_percentile, wait_seconds, start.credentials
+    )
 
     def proves(ask: Callable[[Array], Array]) -> str | None:
         joined = Joined(prep.labels, prep.width, lambda rows: ask(prep.prepare(rows)))

@@ -1,10 +1,11 @@
 """Asks the server of this machine whether it is ready, or to clear its cache, for images that have no curl."""
 
 import socket
+from collections.abc import Iterable
 
 SECONDS = 4.0
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-REQUEST = "{} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+REQUEST = "{} HTTP/1.1\r\nHost: localhost\r\n{}Connection: close\r\n\r\n"
 
 
 def why_unhealthy(host: str, port: int, seconds: float = SECONDS) -> str | None:
@@ -12,16 +13,16 @@ def why_unhealthy(host: str, port: int, seconds: float = SECONDS) -> str | None:
     return why_not_done("GET /readyz", host, port, seconds)
 
 
-def why_not_cleared(host: str, port: int, seconds: float = SECONDS) -> str | None:
-    """The same for DELETE /cache."""
-    return why_not_done("DELETE /cache", host, port, seconds)
+def why_not_cleared(host: str, port: int, fields: Iterable[tuple[str, str]] = (), seconds: float = SECONDS) -> str | None:
+    """The same for DELETE /cache, with these fields."""
+    return why_not_done("DELETE /cache", host, port, seconds, fields)
 
 
-def why_not_done(asked: str, host: str, port: int, seconds: float) -> str | None:
+def why_not_done(asked: str, host: str, port: int, seconds: float, fields: Iterable[tuple[str, str]] = ()) -> str | None:
     where = EVERYWHERE.get(host, host)
     try:
         with socket.create_connection((where, port), seconds) as connection:
-            connection.sendall(REQUEST.format(asked).encode())
+            connection.sendall(REQUEST.format(asked, "".join(f"{name}: {value}\r\n" for name, value in fields)).encode())
             answer = connection.recv(65536)
     except TimeoutError:
         return f"no answer from {where} port {port} within {seconds:g} seconds"

@@ -52,10 +52,6 @@ class JobMetrics:
             elif one.job.attempts == 1 and one.job.started is not None:
                 self.queued.observe(max(0.0, one.job.started - one.job.created))
 
-    def ended(self, outcome: str, attempts: int = 1) -> None:
-        """So many attempts have."""
-        self.attempts.add((outcome,), attempts)
-
     def succeeded(self, claim: Claim, seconds: float, agrees: bool | None) -> None:
         """A job has, so many seconds after it was claimed."""
         if claim.job.started is not None:

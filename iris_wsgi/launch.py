@@ -7,14 +7,13 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from iris_wsgi import __version__
+from iris_wsgi.cpus import cpus, threads_for, workers_for
 from iris_wsgi.errors import BadModel
-from iris_wsgi.listener import bind
 from iris_wsgi.log import LibraryLines, Log
 from iris_wsgi.settings import BadSetting, Settings
 from iris_wsgi.stores.jobs import BadStore, StoreDown
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
     from iris_wsgi.server import Server
 
 SWITCH_SECONDS = 0.0005
-CGROUP = Path("/sys/fs/cgroup")
-# Quota and period in µs: in one file of version 2, in two of version 1, where -1 is no quota.
-QUOTAS = (("cpu.max", ("cpu.max",)), ("cpu.cfs_quota_us", ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")))
 POST = "curl -s {url} -H 'Content-Type: application/json' -d '{body}'"
 # Where to send the sample, and the member of the body that holds it, in roles without /predict/label; None asks only.
 TRY = {
@@ -40,40 +36,8 @@ TRY = {
     "member": ("/v1/models/{model}:predict", "instances"),
     "gateway": ("/ensemble/predict", "data"),
 }
-# Whoever hands in a job or an item waits until it is on the disk, and all who wait at the same time share one commit.
-WRITING_ROLES, WRITING_THREADS = ("asynchronous", "sync_async", "data_cache"), 16
 # What may be wrong with what a start finds, told in one line.
 CANNOT_START = (BadModel, BadSetting, BadStore, StoreDown)
-
-
-def cpus(cgroup: Path = CGROUP) -> tuple[int, str]:
-    """How many CPUs this process may use, at least one, and what says so: the cgroup's quota or the scheduler's mask."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for name, files in QUOTAS:
-        try:
-            quota, period = " ".join((cgroup / file).read_text() for file in files).split()
-            allowed = int(quota) / int(period)
-        except (OSError, ValueError):
-            continue
-        if allowed > 0:
-            return max(1, min(usable, round(allowed))), f"{name} allows {allowed:g} of {usable} CPUs"
-    return usable, f"{usable} CPUs, no quota"
-
-
-def threads_for(settings: Settings, count: int) -> tuple[int, str]:
-    """Threads of the pool, for what may block or is large; requests of microseconds never get there."""
-    if settings.threads:
-        return settings.threads, "as set"
-    if settings.role in WRITING_ROLES:
-        return max(WRITING_THREADS, 2 * count), "as many requests share one write to the disk"
-    if settings.batch_rows:
-        return max(4, 2 * count, settings.batch_rows), "as many as IRIS_BATCH_ROWS, for each waits for its run"
-    return max(4, 2 * count), "two a CPU, four at least, for large requests"
-
-
-def workers_for(settings: Settings) -> tuple[int, str]:
-    count, why = cpus()
-    return (settings.workers, "as set") if settings.workers else (count, why)
 
 
 class Facts(NamedTuple):
@@ -106,20 +70,8 @@ def announce(settings: Settings, facts: Facts, say: Callable[[str], None]) -> No
     say(f"workers: {workers} ({why_workers}); threads: {threads} ({why_threads}); model: 1 thread (a run takes microseconds)")
     path, member = TRY.get(settings.role, ("/predict/label", "data"))
     target = url + path.format(model=quote(facts.model.rsplit(" ", 2)[0]))
-    say("try: " + (POST.format(url=target, body=f'{{"{member}": [{facts.sample}]}}') if member else f"curl -s {target}"))
-
-
-def serve(settings: Settings, say: Callable[[str], None]) -> int:
-    """Serves until SIGTERM or SIGINT, in this process or in several; the exit status. Raises CANNOT_START."""
-    # As PID 1 a process without a handler ignores SIGTERM.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    bound = bind(settings)
-    count, _ = workers_for(settings)
-    if count == 1:
-        return serve_here(settings, bound, lambda facts: announce(settings, facts, say))
-    from iris_wsgi.workers import Supervisor
-
-    return Supervisor(settings, bound, count, lambda facts: announce(settings, facts, say)).run()
+    shows = f' -H "Authorization: Bearer $(head -n 1 {settings.token_file!r})"' if settings.token_file else ""
+    say("try: " + (POST.format(url=target, body=f'{{"{member}": [{facts.sample}]}}') if member else f"curl -s {target}") + shows)
 
 
 def serve_here(settings: Settings, bound: socket.socket, ready: Callable[[Facts], None], company: "Company | None" = None) -> int:

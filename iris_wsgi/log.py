@@ -38,9 +38,9 @@ class Log:
     def line(self, level: str, message: str, **fields: object) -> str:
         return json.dumps({"time": self.now(), "level": level, "message": message, **fields})
 
-    def failure(self, request_id: str) -> None:
+    def failure(self, message: str = "request failed", **ids: str) -> None:
         """The exception being handled, with its traceback."""
-        self.event("error", "request failed", request_id=request_id, traceback=traceback.format_exc())
+        self.event("error", message, **ids, traceback=traceback.format_exc())
 
     def write(self, line: str) -> None:
         """Takes one line of JSON, without its end."""

@@ -7,6 +7,7 @@ from itertools import product
 from iris_wsgi.errors import PHRASES
 from iris_wsgi.log import Log
 from iris_wsgi.metrics import Counter, Gauge, Histogram, Registry
+from iris_wsgi.tracing import Ids
 from iris_wsgi.wsgi import METHODS, UNMATCHED, Response
 
 OTHER = "other"
@@ -38,10 +39,10 @@ class RequestObserver:
     def started(self) -> None:
         self.in_flight.add()
 
-    def failed(self, request_id: str) -> None:
-        self.log.failure(request_id)
+    def failed(self, ids: Ids) -> None:
+        self.log.failure(**ids.told())
 
-    def answered(self, method: str, path: str, route: str, response: Response, seconds: float, request_id: str) -> None:
+    def answered(self, method: str, path: str, route: str, response: Response, seconds: float, ids: Ids) -> None:
         """One request is answered, after `seconds` in the application."""
         if method not in METHODS:
             method = OTHER
@@ -50,12 +51,14 @@ class RequestObserver:
             self.cells[requests] += 1
             self.seconds.record(seconds, histogram)
             self.cells[self.flying] -= 1
-        # Method and route are of the table and the id was checked, so nothing here has to be escaped but the path.
+        # Method and route are of the table and all ids were checked, so nothing here has to be escaped but the path.
         where = route if route != UNMATCHED else f'{route}","path":{json.dumps(path[:MOST_PATH])[:-1]}'
         rows = "null" if response.rows is None else response.rows
+        job = f'","job":"{response.job}' if response.job else ""
+        traced = f'","trace_id":"{ids.trace}","span_id":"{ids.span}","parent_id":"{ids.parent}' if ids.trace else ""
         self.log.write(
             f'{{"time":"{self.log.now()}","level":"info","method":"{method}","route":"{where}","status":{response.status},'
-            f'"ms":{seconds * 1000:.3f},"rows":{rows},"request_id":"{request_id}{self.end}'
+            f'"ms":{seconds * 1000:.3f},"rows":{rows},"request_id":"{ids.request}{traced}{job}{self.end}'
         )
 
     def place(self, method: str, route: str, status: int) -> tuple[int, int]:
@@ -66,7 +69,7 @@ class RequestObserver:
             self.places[method, route, status] = found
         return found
 
-    def refused(self, status: int, request_id: str) -> None:
+    def refused(self, status: int, ids: Ids) -> None:
         """A request that the server itself refused before it reached the application."""
         self.requests.add((OTHER, UNMATCHED, str(status)))
-        self.log.event("info", "request refused", status=status, request_id=request_id)
+        self.log.event("info", "request refused", status=status, **ids.told())

@@ -85,20 +85,22 @@ def batch_answer(model: Graph) -> Schema:
     )
 
 
-def document(routes: Sequence[Route], title: str, version: str) -> Schema:
-    """The whole document; every route of the table is in it, and nothing else."""
+def document(routes: Sequence[Route], title: str, version: str, doors: Sequence[str] | None = None) -> Schema:
+    """The whole document; every route of the table is in it, and nothing else. All but `doors` want a token; None: none does."""
     paths: dict[str, Schema] = {}
     for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = operation(route)
+        guarded = doors is not None and route.path not in doors
+        paths.setdefault(route.path, {})[route.method.lower()] = operation(route, guarded)
+    schemes = {} if doors is None else {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version},
         "paths": paths,
-        "components": {"schemas": {"Problem": PROBLEM, "Error": ERROR}},
+        "components": {"schemas": {"Problem": PROBLEM, "Error": ERROR}, **schemes},
     }
 
 
-def operation(route: Route) -> Schema:
+def operation(route: Route, guarded: bool) -> Schema:
     """What the document says of one route."""
     with_body = () if route.body is None else LENIENT if route.lenient else WITH_BODY
     media = media_of(route.path)
@@ -110,13 +112,15 @@ def operation(route: Route) -> Schema:
     }
     if route.revalidates:
         responses["304"] = {"description": PHRASES[304]}
-    failures = sorted({*ALWAYS, *route.failures, *with_body})
+    failures = sorted({*ALWAYS, *route.failures, *with_body, *((401,) if guarded else ())})
     responses |= {str(status): {"description": PHRASES[status], "content": told} for status in failures}
     found: Schema = {
         "operationId": re.sub(r"\W", "_", f"{route.method.lower()}{route.path}"),
         "summary": route.summary,
         "responses": responses,
     }
+    if guarded:
+        found["security"] = [{"token": []}]
     if names := names_of(route.path):
         found["parameters"] = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in names]
     if route.body is not None:

@@ -11,6 +11,9 @@ from iris_wsgi.pace import LOOP_SECONDS
 from iris_wsgi.routes import page
 from iris_wsgi.wsgi import Request, Response, Route
 
+# What is told without a token: whether it lives and is ready, to those who watch over it, and its metrics.
+DOORS = ("/health", "/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
+
 
 class Readiness:
     """Whether traffic may come: not while the server stops, and not when the model no longer answers as it did at the start."""
@@ -37,8 +40,13 @@ class Readiness:
         return next((why for ask in self.others if (why := ask())), None)
 
 
-def routes(others: Sequence[Route], registry: Registry, readiness: Readiness, why_dead: Callable[[], str | None]) -> list[Route]:
-    """These routes and `others`: the whole table of a role; `why_dead` says what only a restart can mend."""
+def routes(
+    others: Sequence[Route], registry: Registry, readiness: Readiness, why_dead: Callable[[], str | None], guarded: bool = False
+) -> list[Route]:
+    """These routes and `others`: the whole table of a role; `why_dead` says what only a restart can mend.
+
+    Where they are `guarded`, their description says which want a token.
+    """
 
     def livez(_: Request) -> Response:
         if why := why_dead():
@@ -72,5 +80,5 @@ def routes(others: Sequence[Route], registry: Registry, readiness: Readiness, wh
         *page.routes(),
         *others,
     ]
-    description = json.dumps(openapi.document(table, "iris_wsgi", __version__)).encode()
+    description = json.dumps(openapi.document(table, "iris_wsgi", __version__, DOORS if guarded else None)).encode()
     return table

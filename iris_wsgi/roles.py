@@ -1,38 +1,28 @@
 """The catalogue of roles: one short function each, from parts to the routes a client sees."""
 
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
 from iris_wsgi import ops
-from iris_wsgi.asking import plainly, through
-from iris_wsgi.caching import LOOK_SECONDS, cache_around, refuse_unequal, wanted
+from iris_wsgi.asking import Ask, plainly
 from iris_wsgi.companions import Companions
-from iris_wsgi.cores import CORES, Start, here
-from iris_wsgi.ensembles import local_ensemble, remote_ensemble
+from iris_wsgi.cores import Core, Start, here, of_member
 from iris_wsgi.errors import BadModel
-from iris_wsgi.gather import Gatherer
 from iris_wsgi.log import Log
 from iris_wsgi.metrics import Registry
 from iris_wsgi.model import Graph, Model
 from iris_wsgi.observer import RequestObserver
 from iris_wsgi.pace import BLOCKING
-from iris_wsgi.parts import (
-    Parts,
-    cache_routes,
-    edge_routes,
-    hybrid_routes,
-    item_routes,
-    job_routes,
-    queue_of,
-    worker_of,
-)
-from iris_wsgi.routes import single, training, v1, v2
-from iris_wsgi.servable import classifier
-from iris_wsgi.settings import Settings
-from iris_wsgi.tally import Tallies, Tally
+from iris_wsgi.parts import Parts
+from iris_wsgi.routes import single, training
+from iris_wsgi.settings import BadSetting, Settings
+from iris_wsgi.tracing import Fields, nothing
 from iris_wsgi.wsgi import App, Route
+
+# A role imports what it alone needs when it is put together: others start without that.
 
 
 def web_single(parts: Parts) -> list[Route]:
@@ -47,6 +37,10 @@ def prediction_cache(parts: Parts) -> list[Route]:
 
 def synchronous(parts: Parts) -> list[Route]:
     """The routes of v2 and v1 over each model under its own name; today there is one."""
+    from iris_wsgi.routes import v1, v2
+    from iris_wsgi.servable import classifier
+    from iris_wsgi.tally import Tallies, Tally
+
     tallies = Tallies(parts.registry, [parts.model.name])
     # Half a model is in the role prep alone, which has no such routes.
     assert isinstance(parts.model, Model)
@@ -57,21 +51,29 @@ def synchronous(parts: Parts) -> list[Route]:
 
 
 def asynchronous(parts: Parts) -> list[Route]:
+    from iris_wsgi.queues import job_routes, queue_of
+
     return job_routes(parts, queue_of(parts))
 
 
 def sync_async(parts: Parts) -> list[Route]:
     """The fast model answers, and the routes of jobs tell the full one's answer."""
+    from iris_wsgi.queues import hybrid_routes, job_routes, queue_of
+
     queue = queue_of(parts)
     return [*hybrid_routes(parts, queue), *job_routes(parts, queue)]
 
 
 def data_cache(parts: Parts) -> list[Route]:
+    from iris_wsgi.items.parts import item_routes
+
     return item_routes(parts)
 
 
 def worker(parts: Parts) -> list[Route]:
     """No routes of its own."""
+    from iris_wsgi.queues import queue_of, worker_of
+
     queue = queue_of(parts)
     parts.companions.add("worker", worker_of(parts, queue.metrics).run)
     return []
@@ -91,28 +93,52 @@ def pred(parts: Parts) -> list[Route]:
     return synchronous(parts)
 
 
+def gateway(parts: Parts) -> list[Route]:
+    from iris_wsgi.ensembles import remote_ensemble
+
+    return remote_ensemble(parts)
+
+
 def member(parts: Parts) -> list[Route]:
     return synchronous(parts)
 
 
 def everything(parts: Parts) -> list[Route]:
+    from iris_wsgi.ensembles import local_ensemble
+    from iris_wsgi.queues import hybrid_routes, job_routes, queue_of, worker_of
+
     queue = queue_of(parts)
     hand = worker_of(parts, queue.metrics)
     parts.companions.add("worker", hand.run)
     queue = queue._replace(tell=hand.wake)
+    # A model of one's own need not have a fast one beside it, nor models of one class each.
+    hybrids = if_there("POST /predict/hybrid", parts.log, lambda: hybrid_routes(parts, queue))
+    ensemble = if_there(
+        "POST /ensemble/predict", parts.log, lambda: (gateway if parts.settings.members else local_ensemble)(parts)
+    )
+    return [*web_single(parts), *synchronous(parts), *job_routes(parts, queue), *hybrids, *data_cache(parts), *ensemble]
+
+
+def if_there(what: str, log: Log, routes: Callable[[], list[Route]]) -> list[Route]:
+    """None, and a line in the log, where their models are not there or do not fit."""
     try:
-        hybrids = hybrid_routes(parts, queue)
+        return routes()
     except BadModel as error:
-        # A model of one's own need not have a fast one beside it.
-        parts.log.event("warning", f"POST /predict/hybrid is not served: {error}")
-        hybrids = []
-    try:
-        ensemble = remote_ensemble(parts) if parts.settings.members else local_ensemble(parts)
-    except BadModel as error:
-        # Nor need it have models of one class each.
-        parts.log.event("warning", f"POST /ensemble/predict is not served: {error}")
-        ensemble = []
-    return [*web_single(parts), *synchronous(parts), *job_routes(parts, queue), *hybrids, *item_routes(parts), *ensemble]
+        log.event("warning", f"{what} is not served: {error}")
+        return []
+
+
+def edge_files(parts: Parts) -> list[Route]:
+    """The bundle that the settings name. Raises BadSetting for what is no bundle."""
+    from iris_wsgi.reports import Seen
+    from iris_wsgi.routes import edge
+    from iris_wsgi.served import read_bundle
+
+    bundle = read_bundle(Path(parts.settings.edge_dir))
+    reported = parts.registry.counter(
+        "edge_predictions_total", "Predictions that devices at the edge have reported, by label.", "label", parts.model.labels
+    )
+    return edge.routes(bundle, parts.model, reported, Seen(parts.registry.board.reports), parts.log)
 
 
 ROLES: dict[str, Callable[[Parts], list[Route]]] = {
@@ -126,9 +152,19 @@ ROLES: dict[str, Callable[[Parts], list[Route]]] = {
     "data_cache": data_cache,
     "prep": prep,
     "pred": pred,
-    "gateway": remote_ensemble,
+    "gateway": gateway,
     "member": member,
 }
+
+
+def of_prep(start: Start) -> Core:
+    from iris_wsgi.halves import split
+
+    return split(start)
+
+
+# What roles are put around where that is not the whole model, here.
+CORES: dict[str, Callable[[Start], Core]] = {"prep": of_prep, "member": of_member}
 
 
 class Service(NamedTuple):
@@ -146,29 +182,68 @@ class Service(NamedTuple):
 def build(settings: Settings, log: Log, registry: Registry | None = None) -> Service:
     """Loads and tests the model, and puts the role together. Raises BadModel, BadSetting, BadStore and StoreDown."""
     registry, companions = registry or Registry(), Companions(log)
-    core = CORES.get(settings.role, here)(Start(settings, registry, companions, log))
-    graph, predict, pace = core.graph, core.predict, core.pace
+    app, credentials = guard(settings, companions, log)
+    core = CORES.get(settings.role, here)(Start(settings, registry, companions, log, credentials))
     if settings.batch_rows:
-        refuse_unequal(core.difference(), "IRIS_BATCH_ROWS", "leave it at 0")
-        predict, pace = Gatherer(predict, settings.batch_rows, settings.batch_delay_ms / 1000), BLOCKING
-    cache, ask = None, plainly(predict)
-    if wanted(settings, core.difference, log):
-        predict = cache = cache_around(predict, graph, settings, registry, pace, log)
-        pace, ask = BLOCKING if cache.shared else pace, through(cache)
-    ask = core.around(ask)
-    parts = Parts(settings, graph, predict, ask, core.sample, registry, core.readiness, pace, companions, log, cache)
-    routes = [*ROLES[settings.role](parts), *cache_routes(parts), *edge_routes(parts)]
-    table = ops.routes(routes, registry, core.readiness, companions.why_not)
-    if cache:
-        companions.repeat("look whether the cache was cleared", LOOK_SECONDS, cache.keep_up)
+        core = gathered(core, settings)
+    ask, routes = plainly(core.predict), list[Route]()
+    if settings.has_cache and may_be_cached(core, settings, log):
+        core, ask, routes = cached(core, settings, registry, companions, log)
+    graph, readiness = core.graph, core.readiness
+    ask, pace = core.around(ask), core.pace
+    parts = Parts(settings, graph, core.predict, ask, core.sample, registry, readiness, pace, companions, log, credentials)
+    routes = [*ROLES[settings.role](parts), *routes, *(edge_files(parts) if settings.edge_dir else ())]
+    table = ops.routes(routes, registry, readiness, companions.why_not, bool(settings.token_file))
     observer = RequestObserver(log, registry, (route.path for route in table), graph.version)
     registry.join()
-    return Service(
-        App(table, observer, settings.max_body_bytes, settings.deadline_ms / 1000 or inf),
-        graph,
-        core.sample.row,
-        core.self_test,
-        core.readiness,
-        observer,
-        companions,
-    )
+    served = app(table, observer, settings.max_body_bytes, settings.deadline_ms / 1000 or inf)
+    return Service(served, graph, core.sample.row, core.self_test, readiness, observer, companions)
+
+
+def guard(settings: Settings, companions: Companions, log: Log) -> tuple[Callable[..., App], Callable[[], Fields]]:
+    """What makes the application, and what is shown to other servers: without tokens all are answered, and nothing is."""
+    if not settings.token_file:
+        return App, nothing
+    from iris_wsgi.bearer import LOOK_SECONDS as EVERY_SECONDS
+    from iris_wsgi.bearer import Guarded, Tokens
+
+    tokens = Tokens(settings.token_file, log.event)
+    companions.repeat("look for other tokens", EVERY_SECONDS, tokens.look)
+    return partial(Guarded, tokens, ops.DOORS), tokens.fields
+
+
+def gathered(core: Core, settings: Settings) -> Core:
+    """With rows of several requests in one run. Raises BadSetting."""
+    from iris_wsgi.gather import Gatherer
+
+    refuse_unequal(core.difference(), "IRIS_BATCH_ROWS", "leave it at 0")
+    return core._replace(predict=Gatherer(core.predict, settings.batch_rows, settings.batch_delay_ms / 1000), pace=BLOCKING)
+
+
+def cached(core: Core, settings: Settings, registry: Registry, companions: Companions, log: Log) -> tuple[Core, Ask, list[Route]]:
+    """With the cache in front: how to ask through it, and its own routes. Raises BadSetting."""
+    from iris_wsgi.cache_status import through
+    from iris_wsgi.caching import LOOK_SECONDS, cache_around
+    from iris_wsgi.routes import cache as operating
+
+    cache = cache_around(core.predict, core.graph, settings, registry, core.pace, log)
+    companions.repeat("look whether the cache was cleared", LOOK_SECONDS, cache.keep_up)
+    core = core._replace(predict=cache, pace=BLOCKING if cache.shared else core.pace)
+    return core, through(cache), operating.routes(cache, core.graph.digest)
+
+
+def may_be_cached(core: Core, settings: Settings, log: Log) -> bool:
+    """Not where a row's answer depends on its company: then role all goes without, and others raise BadSetting."""
+    off = core.difference()
+    if off and settings.cache == "auto" and settings.role == "all":
+        log.event("warning", "there is no prediction cache: this model's answers to a row alone and in a batch differ")
+        return False
+    name = "IRIS_ROLE=prediction_cache" if settings.cache == "auto" else "IRIS_CACHE=on"
+    refuse_unequal(off, name, "it cannot be cached")
+    return True
+
+
+def refuse_unequal(off: float, name: str, what: str) -> None:
+    """Raises BadSetting for a model whose answer to a row is another in company: which one a client gets would be chance."""
+    if off:
+        raise BadSetting(f"{name}: this model's answers to a row alone and in a batch differ by up to {off:.1e}; {what}")

@@ -23,6 +23,7 @@ from iris_wsgi.http1 import Head, Request
 from iris_wsgi.listener import Poll, connection_limits, refuse_newcomers
 from iris_wsgi.log import Log
 from iris_wsgi.settings import Settings
+from iris_wsgi.tracing import Ids, ids_of, new_request_id
 from iris_wsgi.wsgi import App, Work, never
 
 SWEEP_SECONDS = 0.25
@@ -39,7 +40,7 @@ CROWDED = NotReady("The server has as many connections as it may have; try again
 class Observer(Protocol):
     """Who is told of requests that never reached the application."""
 
-    def refused(self, status: int, request_id: str) -> None: ...
+    def refused(self, status: int, ids: Ids) -> None: ...
 
 
 class Job:
@@ -204,21 +205,22 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             connection = self.connection(head)
             data = self.writer.message(response, request_id, head.method, connection)
         except Exception:
-            problem, connection = Problem("The server failed on this request."), self.connection(head)
-            data, request_id = self.writer.refusal(problem, head.method, head.path, connection)
-            self.logbook.failure(request_id)
-            self.observer.refused(500, request_id)
+            connection, ids = self.connection(head), ids_of(head.variables)
+            self.logbook.failure(**ids.told())
+            data = self.refusal(Problem("The server failed on this request."), head.method, head.path, connection, ids)
         return data, connection == "close"
 
     def connection(self, head: Head) -> str | None:
         """What an answer says of its connection."""
         return "close" if head.close or self.stopping else "keep-alive" if head.version == "1.0" else None
 
-    def refusal(self, problem: Problem, method: str = "GET", path: str = "", connection: str | None = "close") -> Pieces:
+    def refusal(
+        self, problem: Problem, method: str = "GET", path: str = "", connection: str | None = "close", ids: Ids | None = None
+    ) -> Pieces:
         """The answer to a request that does not get to the application; the path is empty where none was read."""
-        data, request_id = self.writer.refusal(problem, method, path, connection)
-        self.observer.refused(problem.status, request_id)
-        return data
+        ids = ids or Ids(new_request_id())
+        self.observer.refused(problem.status, ids)
+        return self.writer.refusal(problem, method, path, connection, ids.request)
 
     def enqueue(self, channel: Channel, request: Request, work: Work) -> Job | None:
         """Gives a request to the threads that do such work; None where there is no room."""

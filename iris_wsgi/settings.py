@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import unquote
 
 PREFIX = "IRIS_"
 # A test compares it with the catalogue, which cannot be imported before the settings are known.
@@ -91,6 +92,10 @@ is_database = re.compile(
     SQLITE + r".+|postgres(ql)?://([^/@:?#]*(:[^/@:?#]*)?@)?HOST(,HOST)*(/[^/@?#]*)?(\?[^@#?]*)?".replace("HOST", HOST)
 ).fullmatch
 is_escaped = re.compile(r"([^%]|%[0-9A-Fa-f]{2})*").fullmatch
+
+
+# Of a user, or as a parameter.
+has_password = re.compile(r"(?!sqlite:)\w+:(//.*:.*@|.*[?&]\w*password=)").match
 
 
 def database_address(value: str) -> str:
@@ -224,6 +229,9 @@ class Settings:
     )
     calls: int = setting(16, whole(1, 1000), "most requests of a process that ask other servers at once; others wait for them")
     edge_dir: str = setting("", folder, "folder of the edge bundle (bin/edge build) that is served at /edge/; empty: none is")
+    token_file: str = setting(
+        "", folder, "file of tokens, one a line; all but health and metrics then wants one, as a bearer token; empty: none"
+    )
     connections: int = setting(4096, whole(1, 1_000_000), "most connections of a process at once; more get 503")
     queue: int = setting(64, whole(1, 100_000), "most requests that wait for a thread; more get 503")
     pending_bytes: int = setting(
@@ -250,7 +258,7 @@ class Settings:
             raise BadSetting(f"IRIS_BATCH_DELAY_MS={self.batch_delay_ms} has nothing to wait for without IRIS_BATCH_ROWS")
         if self.role == "prediction_cache" and self.cache == "off":
             raise BadSetting("IRIS_CACHE=off leaves nothing of IRIS_ROLE=prediction_cache; web_single has the same routes")
-        if self.cache_redis_url and (self.cache == "off" or (self.cache == "auto" and self.role not in CACHED)):
+        if self.cache_redis_url and not self.has_cache:
             raise BadSetting("IRIS_CACHE_REDIS_URL is the second level of a cache that is off; IRIS_CACHE=on turns it on")
         for role, name, value in (
             ("prep", "IRIS_PRED_URL", self.pred_url),
@@ -273,6 +281,11 @@ class Settings:
                 f"IRIS_MAX_ROWS={self.max_rows} can never be reached with IRIS_MAX_BODY_BYTES={self.max_body_bytes}: "
                 "lower the one or raise the other"
             )
+
+    @property
+    def has_cache(self) -> bool:
+        """Whether there is to be a prediction cache."""
+        return self.cache == "on" or (self.cache == "auto" and self.role in CACHED)
 
 
 NAMES = [one.name for one in fields(Settings)]
@@ -321,5 +334,10 @@ def read_settings(
         values[known[name].name] = checked(name, environ[name], **known[name].metadata["check"])
     for one in fields(Settings):
         if (given := flags.get(one.name)) is not None:
+            if one.metadata["check"]["secret"] and has_password(unquote(given)):
+                raise BadSetting(
+                    f"{flag_of(one.name)} has a password, and every user of a machine can read its command lines: give it as "
+                    f"{name_of(one.name)} in the environment, in Kubernetes from a Secret by secretKeyRef"
+                )
             values[one.name] = checked(flag_of(one.name), given, **one.metadata["check"])
     return Settings(**values)

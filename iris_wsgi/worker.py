@@ -86,7 +86,7 @@ class Worker:
                     found = self.turn(name)
                 except Exception:
                     # A defect of ours. Leases run out, and the jobs are tried again.
-                    self.log.failure("worker")
+                    self.log.failure("the worker failed")
                     found, seconds = False, DEFECT_PAUSE
                 if found:
                     seconds = FIRST_PAUSE
@@ -129,8 +129,12 @@ class Worker:
 
     def attempt(self, group: Sequence[Task]) -> None:
         """One run for all of them; if it fails, one for each, so that what one job does to the model harms no other."""
-        held = [task for task in group if self.leases.has(task.claim)]
-        self.metrics.ended("refused", len(group) - len(held))
+        held = []
+        for task in group:
+            if self.leases.has(task.claim):
+                held.append(task)
+            else:
+                self.ended(task, "refused")
         try:
             results = self.results(held) if held else []
         except Exception as error:
@@ -148,7 +152,7 @@ class Worker:
             return
         pairs = [(task.claim, result.packed) for task, result in zip(group, results, strict=True)]
         for task, result, there in zip(group, results, self.patience.written(lambda: self.store.finish(pairs)), strict=True):
-            self.metrics.ended("succeeded" if there else "refused")
+            self.ended(task, "succeeded" if there else "refused")
             if there:
                 self.metrics.succeeded(task.claim, time.monotonic() - task.began, result.agrees)
 
@@ -171,7 +175,7 @@ class Worker:
             return
         too_long = isinstance(error, DeadlineExceeded)
         if not too_long:
-            self.log.failure(f"job {task.claim.job.id}")
+            self.log.failure("the model failed", job=task.claim.job.id)
         self.end_attempt(task, TOO_LONG if too_long else NO_ANSWER, self.retry_seconds(task.claim.job.attempts))
 
     def retry_seconds(self, attempts: int) -> float:
@@ -186,4 +190,11 @@ class Worker:
             # By the clock of the store, which need not be that of this machine.
             retry_at = (claim.job.started or 0.0) + (time.monotonic() - task.began) + retry
         there = self.patience.written(lambda: self.store.fail(claim, why, retry_at))
-        self.metrics.ended("refused" if not there else "failed" if final else "retried")
+        self.ended(task, "refused" if not there else "failed" if final else "retried", error=why)
+
+    def ended(self, task: Task, outcome: str, **told: str) -> None:
+        """An attempt has; by its job the line is found to the one of the request that handed it in."""
+        self.metrics.attempts.add((outcome,))
+        job, ms = task.claim.job, round((time.monotonic() - task.began) * 1000, 3)
+        level, rows = "info" if outcome == "succeeded" else "warning", len(task.rows)
+        self.log.event(level, "attempt ended", job=job.id, attempt=job.attempts, outcome=outcome, rows=rows, ms=ms, **told)

@@ -131,7 +131,7 @@ class Supervisor:
         except CANNOT_START as error:
             print(f"iris_wsgi: {error}", file=sys.stderr, flush=True)
         except BaseException:
-            self.log.failure("worker")
+            self.log.failure("a worker failed")
         finally:
             os._exit(status)
 

@@ -1,10 +1,8 @@
 """The one module that speaks WSGI (PEP 3333): an environ comes in, a route answers, bytes go out."""
 
-import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from math import inf
-from random import getrandbits
 from typing import Any, Literal, NamedTuple, Protocol
 
 from iris_wsgi import deadline, errors
@@ -12,6 +10,7 @@ from iris_wsgi.bodies import Environ, check_media, read_body
 from iris_wsgi.codings import packed, unpacked
 from iris_wsgi.errors import JSON, Problem
 from iris_wsgi.paths import Parameters, Paths
+from iris_wsgi.tracing import Ids, ids_of
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
 STATUS_LINES = {status: f"{status} {phrase}" for status, phrase in errors.PHRASES.items()}
@@ -26,8 +25,6 @@ UNEXPECTED = "The server failed on this request; its log says more under this re
 Work = Literal["compute", "hold", "call"]
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
-request_id_of_caller = re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch
-
 
 def never() -> bool:
     return False
@@ -36,7 +33,7 @@ def never() -> bool:
 class Request(NamedTuple):
     """What a handler is given: method, path, body (empty unless the route takes one), the values of the path's parameters by
     name, the CGI variables (RFC 3875), in which the fields are, when it arrived, until when its answer is wanted, what says
-    that an answer that is held back should go out, as its client has gone, and its id."""
+    that an answer that is held back should go out, as its client has gone, and its ids."""
 
     method: str
     path: str
@@ -46,17 +43,19 @@ class Request(NamedTuple):
     arrived: float = 0.0
     until: float = inf
     hurry: Callable[[], bool] = never
-    id: str = ""
+    ids: Ids = Ids("")
 
 
 class Response(NamedTuple):
-    """What a handler gives: a body of `media` type, a status, further headers, and how many rows it was about (for the log)."""
+    """What a handler gives: a body of `media` type, a status, further headers, and, for the log, how many rows and which job it
+    was about."""
 
     body: bytes | memoryview
     media: str = JSON
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
     rows: int | None = None
+    job: str = ""
 
 
 class Route(NamedTuple):
@@ -109,8 +108,8 @@ class Observer(Protocol):
     """Who is told of each request: the log and the metrics."""
 
     def started(self) -> None: ...
-    def failed(self, request_id: str) -> None: ...
-    def answered(self, method: str, path: str, route: str, response: Response, seconds: float, request_id: str) -> None: ...
+    def failed(self, ids: Ids) -> None: ...
+    def answered(self, method: str, path: str, route: str, response: Response, seconds: float, ids: Ids) -> None: ...
 
 
 class App:
@@ -161,18 +160,17 @@ class App:
         """
         started = time.perf_counter()
         self.observer.started()
-        offered = variables.get("HTTP_X_REQUEST_ID")
-        request_id = offered if offered and request_id_of_caller(offered) else new_request_id()
+        ids = ids_of(variables)
         place, parameters = self.paths.find(path)
         try:
-            response = self.respond(method, path, variables, body, arrived, hurry, place, parameters, request_id)
+            response = self.respond(method, path, variables, body, arrived, hurry, place, parameters, ids)
         except Exception as error:
             problem = error if isinstance(error, Problem) else Problem(UNEXPECTED)
             if problem.status == 500:
-                self.observer.failed(request_id)
-            response = rendered(problem, request_id, path)
-        self.observer.answered(method, path, place.label, response, time.perf_counter() - started, request_id)
-        return response, request_id
+                self.observer.failed(ids)
+            response = rendered(problem, ids.request, path)
+        self.observer.answered(method, path, place.label, response, time.perf_counter() - started, ids)
+        return response, ids.request
 
     def inline(self, method: str, path: str, variables: Environ, body_bytes: int) -> bool:
         """Whether the server should answer this request in its I/O loop."""
@@ -182,6 +180,10 @@ class App:
             return True
         # How large a packed body is nobody knows yet.
         return body_bytes <= route.inline_bytes and not (route.lenient and "HTTP_CONTENT_ENCODING" in variables)
+
+    def refusal(self, path: str, variables: Environ) -> Problem | None:
+        """Why a request with these fields is answered with a failure whatever its body is; None: it is not."""
+        return None
 
     def patience(self, method: str, path: str, variables: Environ, arrived: float) -> tuple[float, Work]:
         """Until when the answer to a request that arrived then is wanted, as far as its fields tell (monotonic), and what it is
@@ -206,7 +208,7 @@ class App:
         hurry: Callable[[], bool],
         place: Place,
         parameters: Parameters,
-        request_id: str,
+        ids: Ids,
     ) -> Response:
         """Runs the handler of the route; raises Problem where there is none."""
         route = place.route(method)
@@ -217,7 +219,7 @@ class App:
             if until <= now:
                 raise errors.DeadlineExceeded(deadline.WAITED)
             content = b"" if route.body is None else self.content(route, variables, body)
-            response = route.handler(Request(method, path, content, parameters, variables, arrived, until, hurry, request_id))
+            response = route.handler(Request(method, path, content, parameters, variables, arrived, until, hurry, ids))
             return coded(response, variables.get("HTTP_ACCEPT_ENCODING")) if route.lenient else response
         allow = (("Allow", place.allow),) if place.allow else ()
         if allow and method == "OPTIONS":
@@ -240,11 +242,6 @@ class App:
 def held(route: Route, variables: Environ) -> float:
     """For how many seconds the answer to a request with these fields may be held back."""
     return min(route.holds, deadline.wait_told(variables.get("HTTP_PREFER")) or 0)
-
-
-def new_request_id() -> str:
-    # The module's generator is seeded anew in each forked process.
-    return f"{getrandbits(128):032x}"
 
 
 def allowed_methods(on_path: Collection[str]) -> str:

@@ -1,5 +1,6 @@
 """Small real things that the tests share: the model's folder, an application over it, a running server."""
 
+import atexit
 import io
 import json
 import os
@@ -26,6 +27,7 @@ ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "model"
 # Each server that is started has a folder of its own in it.
 STATES = tempfile.TemporaryDirectory(prefix="iris-states-")
+atexit.register(STATES.cleanup)
 
 
 def need(part: str) -> str:
@@ -43,6 +45,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.skip(reason=f"takes seconds; ask for it by name: bin/test {item.location[0]}"))
+
+
+@pytest.fixture(autouse=True)
+def unmeasured(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What long tests start is not measured for coverage: that takes minutes, and what they reach others do as well."""
+    if request.node.get_closest_marker("long"):
+        for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):
+            monkeypatch.delenv(name, raising=False)
 
 
 class KeptLog(Log):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from checks import check
 from clients import NOT_MEASURED, Answer, Wire, ask, request, until
 from conftest import MODEL
 from hands import open_store
@@ -48,7 +49,7 @@ class Place(NamedTuple):
 
     def check(self) -> list[str]:
         with closing(self.open()) as store:
-            return store.check()
+            return check(store)
 
     def rows(self) -> Counter[bytes]:
         """The rows of all jobs that are kept, by how many jobs have them."""

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from checks import check
+
 from iris_wsgi.stores.jobs import DEFAULT, Clock, JobStore, Limits
 from iris_wsgi.stores.sqlite import SqliteJobs
 
@@ -56,14 +58,14 @@ def work_for_ever(store: JobStore, say: Callable[[str], None]) -> None:
                 say(f"finished {one.job.id} {result.decode()}")
 
 
-def child(work: Callable[[JobStore, Callable[[str], None]], None], store: JobStore) -> tuple[int, int]:
+def child(work: Callable[[JobStore, Callable[[str], None]], None], open_it: Callable[[], JobStore]) -> tuple[int, int]:
     """Forks one that works; its process id and where it says what was acknowledged to it."""
     ear, mouth = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             os.close(ear)
-            work(store, lambda line: os.write(mouth, f"{line}\n".encode()))
+            work(open_it(), lambda line: os.write(mouth, f"{line}\n".encode()))
         except Exception as error:
             os.write(mouth, f"stopped {error!r}\n".encode())
         finally:
@@ -85,7 +87,11 @@ def listen(ears: dict[int, bytearray], seconds: float) -> None:
 def kill(place: str, kills: str, seed: str) -> None:
     """Kills a submitting and a working process again and again; what was lost, done twice or damaged, as JSON."""
     chance, ahead, faults = random.Random(int(seed)), [0.0], []
-    store = open_store(place, Limits(queued=10**6, attempts=10**6), lambda: time.time() + ahead[0])
+
+    def open_it() -> JobStore:
+        """Anew for each: nobody may have SQLite open and fork."""
+        return open_store(place, Limits(queued=10**6, attempts=10**6), lambda: time.time() + ahead[0])
+
     submitted, results = set(), {}
 
     def saw(job_id: str, result: bytes) -> None:
@@ -101,7 +107,7 @@ def kill(place: str, kills: str, seed: str) -> None:
             if word == b"finished":
                 saw(job_id.decode(), result)
 
-    def look(jobs: set[str]) -> list[str]:
+    def look(store: JobStore, jobs: set[str]) -> list[str]:
         """Those that have no result yet."""
         for job in map(store.get, jobs):
             if job.result is not None:
@@ -111,25 +117,28 @@ def kill(place: str, kills: str, seed: str) -> None:
     for _ in range(int(kills) // 2):
         pids, ears = [], {}
         for work in (submit_for_ever, work_for_ever):
-            pid, ear = child(work, store)
+            pid, ear = child(work, open_it)
             pids.append(pid)
             ears[ear] = bytearray()
         chance.shuffle(pids)
+        store = open_it()
         for pid in pids:
             listen(ears, chance.uniform(0, 0.05))
             os.kill(pid, signal.SIGKILL)
             if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != -signal.SIGKILL:
                 faults.append("a process ended before it was killed")
-            faults += store.check()
+            faults += check(store)
         listen(ears, 60)
         for ear, said in ears.items():
             note(said)
             os.close(ear)
-        look(submitted - set(results))
+        look(store, submitted - set(results))
+        store.close()
+    store = open_it()
     ahead[0], before = 1000.0, len(results)
     while claims := store.claim("the last", 100, 600):
         store.finish([(one, b"late") for one in claims])
-    faults += [f"{one} was lost" for one in look(submitted)] + store.check()
+    faults += [f"{one} was lost" for one in look(store, submitted)] + check(store)
     print(json.dumps({"faults": faults, "submitted": len(submitted), "finished": before}))
 
 

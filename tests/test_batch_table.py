@@ -758,12 +758,16 @@ def test_a_database_that_hangs_is_given_up(postgres, model):
     run.database.close()
 
 
-def test_an_address_without_such_a_database_is_wrong_and_one_without_a_server_is_down(postgres, postgres_server, capsys):
+def test_an_address_without_such_a_database_is_wrong_and_one_without_a_server_is_down(
+    postgres, postgres_server, monkeypatch, capsys
+):
     command = ["batch", "--table", "items", "--model-dir", str(MODEL), "--database"]
     assert main([*command, postgres_server.url.replace("/postgres?", "/nope?")]) == 2
     assert 'database "nope" does not exist' in capsys.readouterr().err
-    assert main([*command, "postgresql://user:secret@/db?host=/nowhere"]) == 5
-    assert main([*command, "postgresql://user:secret@h/db?nope=1"]) == 2
+    for address, status in (("postgresql://user:secret@/db?host=/nowhere", 5), ("postgresql://user:secret@h/db?nope=1", 2)):
+        # Where no other user sees it.
+        monkeypatch.setenv("IRIS_DATABASE_URL", address)
+        assert main(command[:-1]) == status
     told = capsys.readouterr().err
     assert "secret" not in told and told.count("\n") == 2
 

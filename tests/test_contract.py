@@ -43,15 +43,31 @@ OTHERS = {
 }
 
 
+TOKEN = "a-token.of~some+letters/and=="
+
+
 @pytest.fixture(params=[*ROLES, AT_THE_EDGE])
 def role(request, make, tmp_path):
     """An application of each role, with those beside it that it asks."""
+    yield from application(request, make, tmp_path)
+
+
+@pytest.fixture(params=[*ROLES, AT_THE_EDGE])
+def guarded(request, make, tmp_path):
+    """The same with a token, which webtest sends."""
+    file = tmp_path / "tokens"
+    file.write_text(TOKEN)
+    yield from application(request, make, tmp_path, f"Bearer {TOKEN}", token_file=str(file))
+
+
+def application(request, make, tmp_path, authorization="", **settings):
     name = request.param
     others = request.getfixturevalue("others") if name in ("prep", "gateway") else {}
     more = {"member": {"member": "setosa"}, AT_THE_EDGE: {"edge_dir": str(tmp_path / "edge")}, **others}.get(name, {})
     if name == AT_THE_EDGE:
         write_bundle(tmp_path / "edge")
-    app = make(role=name.partition(" ")[0], **more)
+    app = make(role=name.partition(" ")[0], **more, **settings)
+    app.extra_environ["HTTP_AUTHORIZATION"] = authorization
     app.name, app.table = name, app.service.app.table
     if not others:
         yield app
@@ -231,3 +247,43 @@ def test_a_line_feed_in_a_path_is_escaped_in_the_log(role, log):
     assert wsgi_call(role.service.app, "GET", path)[0] == 404
     assert json.loads(log.kept[-1])["path"] == path
     assert log.kept[-1].isprintable()
+
+
+def test_without_a_token_nothing_answers_but_health_readiness_and_metrics(guarded):
+    doors = {"/health", "/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"} & guarded.table.keys()
+    nowhere = ["/nowhere", "/v2/nowhere", "/v1", "/health/", "/edge/nothing", "*", "", *({"/v2/health/live"} - doors)]
+    for path in [*guarded.table, *nowhere]:
+        for method in (*METHODS, "BREW"):
+            for sent in ({}, {"HTTP_AUTHORIZATION": "Bearer another-token-of-letters"}):
+                # Not a byte of what would be its body is read.
+                unread = {"wsgi.input": None, "CONTENT_LENGTH": "9" * 30, "CONTENT_TYPE": "text/html", **sent}
+                status, headers, content = wsgi_call(guarded.service.app, method, path, HTTP_X_REQUEST_ID="mine", **unread)
+                if path in doors:
+                    assert status != 401
+                    continue
+                assert (status, headers["X-Request-ID"], "Allow" in headers) == (401, "mine", False)
+                challenge = 'Bearer realm="iris_wsgi"' + (', error="invalid_token"' if sent else "")
+                assert headers["WWW-Authenticate"] == challenge
+                of_protocol = path.startswith(("/v2", "/v1"))
+                assert headers["Content-Type"] == ("application/json" if of_protocol else "application/problem+json")
+                # Whatever is there, or is not, it is the same answer.
+                assert method == "HEAD" or set(json.loads(content)) == (
+                    {"error"} if of_protocol else {"title", "status", "detail", "request_id"}
+                )
+
+
+def test_with_a_token_every_route_answers_as_without_any(guarded):
+    for path, method, route in each_route(guarded):
+        assert ask(guarded, method, path, route).status_int == route.success[0]
+    assert guarded.get("/nowhere", status=404) and guarded.delete("/health", status=405)
+
+
+def test_the_description_tells_which_routes_want_a_token(guarded):
+    document = guarded.get("/openapi.json").json
+    validate(document)
+    assert document["components"]["securitySchemes"] == {"token": {"type": "http", "scheme": "bearer"}}
+    for path, item in document["paths"].items():
+        refused = wsgi_call(guarded.service.app, "GET", concrete(guarded, path))[0] == 401
+        for operation in item.values():
+            assert operation.get("security") == ([{"token": []}] if refused else None)
+            assert ("401" in operation["responses"]) == refused

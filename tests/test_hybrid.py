@@ -11,7 +11,7 @@ from clients import ROW
 from conftest import MODEL
 from test_jobs import hand_in, key, work
 
-from iris_wsgi import parts
+from iris_wsgi import queues
 from iris_wsgi.errors import BadModel
 from iris_wsgi.model import load_model
 from iris_wsgi.routes.hybrid import ALL_FAILED
@@ -44,7 +44,7 @@ class Fast:
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> Fast:
     one = Fast()
-    monkeypatch.setattr(parts, "within_deadline", lambda model, watch: one)
+    monkeypatch.setattr(queues, "within_deadline", lambda model, watch: one)
     return one
 
 

@@ -13,7 +13,7 @@ from clients import ROW, until
 from conftest import wsgi_call
 from redis_server import RedisServer
 
-from iris_wsgi import parts
+from iris_wsgi import queues
 from iris_wsgi.routes.jobs import BAD_KEY, CONFLICT, DOWN, FULL, GONE, UNKNOWN
 from iris_wsgi.stores.jobs import ID_PATTERN
 
@@ -36,7 +36,7 @@ def start(
     make: Callable[..., webtest.TestApp], place: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., webtest.TestApp]:
     # Nothing hangs here, but a busy disk may be slow.
-    monkeypatch.setattr(parts, "REQUEST_SECONDS", 10.0)
+    monkeypatch.setattr(queues, "REQUEST_SECONDS", 10.0)
     return lambda **settings: make(**{"role": "all", **place, **settings})
 
 
@@ -268,11 +268,14 @@ def test_an_answer_may_be_held_back_for_longer_than_the_deadline_of_other_reques
     assert app.get(hand_in(app), headers=wait("wait=1")).json["status"] == "queued"
 
 
-def test_the_fields_of_the_log_do_not_show_a_key_or_an_id(app, log):
+def test_the_log_shows_a_job_by_its_id_and_neither_a_key_nor_an_id_that_is_none(app, log):
     path = hand_in(app, **key("secret-order"))
     app.get(path)
+    app.get(f"/jobs/j{'x' * 22}", status=404)
+    app.delete(path)
     text = "".join(log.kept)
-    assert "secret-order" not in text and path.rpartition("/")[2] not in text and '"route":"/jobs/{id}"' in text
+    assert "secret-order" not in text and "x" * 22 not in text and '"route":"/jobs/{id}"' in text
+    assert [line.get("job") for line in log.lines()] == [path.rpartition("/")[2]] * 2 + [None, path.rpartition("/")[2]]
 
 
 def test_jobs_are_counted(app):

@@ -15,7 +15,7 @@ import pytest
 from conftest import MODEL, Running, need
 from test_single import POINTS, training_rows
 
-from iris_wsgi.launch import cpus, threads_for, workers_for
+from iris_wsgi.cpus import cpus, threads_for, workers_for
 from iris_wsgi.settings import Settings
 
 

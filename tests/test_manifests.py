@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import kubernetes_validate
@@ -24,8 +25,8 @@ from fences import commands
 from iris_wsgi.__main__ import parser
 from iris_wsgi.batch.options import Options, options_of
 from iris_wsgi.batch.run import End
+from iris_wsgi.cpus import cpus
 from iris_wsgi.golden import self_test
-from iris_wsgi.launch import cpus
 from iris_wsgi.model import load_model
 from iris_wsgi.remote.target import place_of
 from iris_wsgi.remote.watcher import LOOKUP_SECONDS
@@ -1251,14 +1252,18 @@ def batch_of(objects: list[Object], kind: str) -> tuple[Object, Object, Object]:
     return job["spec"], template_of(one)["spec"], container
 
 
+def parsed(words: list[str]) -> dict[str, Any]:
+    return vars(parser(words).parse_args(words))
+
+
 def shard_of(container: Object, index: int) -> Options:
     """What the pod with that index is asked for; an argument that is wrong raises."""
-    return options_of(vars(parser().parse_args(arguments(container, JOB_COMPLETION_INDEX=str(index)))))
+    return options_of(parsed(arguments(container, JOB_COMPLETION_INDEX=str(index))))
 
 
 def test_the_cron_job_runs_the_command_on_a_table_of_the_database_in_the_secret(with_batch):
     _, _, container = batch_of(with_batch, "CronJob")
-    given = vars(parser().parse_args(arguments(container)))
+    given = parsed(arguments(container))
     assert given["command"] == "batch" and given["table"] and not given["source"]
     (told,) = container["env"]
     assert told["valueFrom"]["secretKeyRef"] == {"name": "model-in-image-database", "key": "url"}

@@ -24,8 +24,7 @@ from iris_wsgi.remote.predictor import Trace, remote
 from iris_wsgi.remote.reply import BadReply, Incoming, Reply
 from iris_wsgi.remote.target import Place, Target
 from iris_wsgi.remote.watcher import Watcher
-from iris_wsgi.tracing import passed_on
-from iris_wsgi.wsgi import Request
+from iris_wsgi.tracing import ids_of
 
 ROWS = np.array([[-0.9, 1.02, -1.34, -1.31], [0.5, -0.1, 0.6, 0.4]], np.float32)
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: b\r\n\r\nhello"
@@ -186,21 +185,21 @@ def test_the_other_half_answers_as_its_model_does(known):
 
 def test_what_goes_along_is_the_id_the_trace_and_what_is_left_of_the_time(pred, faulty):
     known, trace = Known(faulty), Trace()
-    state = {"HTTP_TRACEPARENT": f"00-{'a' * 32}-{'b' * 16}-01", "HTTP_TRACESTATE": "x=1"}
-    trace.fields = passed_on(Request("POST", "/predict", b"", {}, state, id="mine"))
+    came = {"HTTP_X_REQUEST_ID": "mine", "HTTP_TRACEPARENT": f"00-{'a' * 32}-{'b' * 16}-01", "HTTP_TRACESTATE": "x=1"}
+    ids = ids_of(came)
+    trace.fields = ids.passed_on()
     faulty.asked.clear()
     remote(known.target, trace)(ROWS, time.monotonic() + 5)
     head, _, body = faulty.asked[-1].partition(b"\r\n\r\n")
     fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
-    assert (fields["X-Request-ID"], fields["traceparent"], fields["tracestate"]) == ("mine", state["HTTP_TRACEPARENT"], "x=1")
+    assert (fields["X-Request-ID"], fields["traceparent"], fields["tracestate"]) == (
+        "mine",
+        f"00-{'a' * 32}-{ids.span}-01",
+        "x=1",
+    )
     timeout = json.loads(body[: int(fields["Inference-Header-Content-Length"])])["parameters"]["timeout"]
     assert 0 < timeout <= 5_000_000
     known.target.end()
-
-
-@pytest.mark.parametrize("trace", ["", "a", f"00-{'A' * 32}-{'b' * 16}-01", f"00-{'a' * 32}-{'b' * 16}-01-x", "00-\r\nX: y"])
-def test_a_trace_that_is_none_is_not_passed_on(trace):
-    assert passed_on(Request("GET", "/", b"", {}, {"HTTP_TRACEPARENT": trace}, id="a")) == [("X-Request-ID", "a")]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Jobs in their stores: one suite for both, and what each can suffer alone."""
 
 import base64
-import fcntl
 import os
 import re
 import resource
@@ -18,6 +17,7 @@ from json import loads
 from pathlib import Path
 
 import pytest
+from checks import check
 from conftest import ROOT
 from hands import open_store
 
@@ -84,7 +84,7 @@ def make(place: str, clock: Clock) -> Iterator[Callable[..., JobStore]]:
 
     yield make_store
     for one in made:
-        assert one.check() == []
+        assert check(one) == []
         one.close()
 
 
@@ -569,13 +569,14 @@ def test_a_file_locked_by_another_is_told_soon_and_works_again_after(tmp_path):
         assert store.get(job.id) == job and store.counts().by_state["queued"] == 1
         other.execute("ROLLBACK")
         store.submit(BODY)
-        assert store.check() == [] and by_state(store) == {"queued": 2}
+        assert check(store) == [] and by_state(store) == {"queued": 2}
 
 
 def test_a_full_disk_is_told_loses_nothing_and_works_again_after(tmp_path):
     """A bound for the size of files stands for that of the disk, in a process of its own."""
     code = (
         "import resource, sys\n"
+        "from checks import check\n"
         "from iris_wsgi.stores.jobs import StoreDown\n"
         "from iris_wsgi.stores.sqlite import SqliteJobs\n"
         "from pathlib import Path\n"
@@ -589,10 +590,10 @@ def test_a_full_disk_is_told_loses_nothing_and_works_again_after(tmp_path):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))\n"
         "ids += [store.submit(b'').id for _ in range(50)]\n"
         "assert all(store.get(one) for one in ids) and store.counts().by_state['queued'] == len(ids)\n"
-        "assert store.check() == []\n"
+        "assert check(store) == []\n"
     )
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
-    told = subprocess.run([sys.executable, "-c", code, tmp_path / "jobs.db"], capture_output=True, text=True)
+    told = subprocess.run([sys.executable, "-c", code, tmp_path / "jobs.db"], capture_output=True, text=True, cwd=ROOT / "tests")
     assert (told.stdout, told.stderr) == (f"the store {tmp_path}/jobs.db cannot be written or read\n", "")
 
 
@@ -602,7 +603,7 @@ def test_a_database_that_may_not_grow_has_no_room(tmp_path):
         store.database.writer.execute("PRAGMA max_page_count = 1")
         with pytest.raises(StoreDown, match=r"^the store \S+ has no room left to grow$"):
             store.submit(bytes(10**6))
-        assert store.get(job.id) == job and store.submit(bytes(10**6)).state == "queued" and store.check() == []
+        assert store.get(job.id) == job and store.submit(bytes(10**6)).state == "queued" and check(store) == []
 
 
 def test_a_damaged_file_is_found(tmp_path):
@@ -612,7 +613,7 @@ def test_a_damaged_file_is_found(tmp_path):
     content[40 * 4096 : 41 * 4096] = b"\xff" * 4096
     (tmp_path / "jobs.db").write_bytes(content)
     with closing(SqliteJobs(tmp_path / "jobs.db")) as store:
-        assert store.check()
+        assert check(store)
         with pytest.raises(StoreDown, match=r"^the store \S+ is damaged$"):
             [store.get(one) for one in ids]
 
@@ -632,7 +633,7 @@ def test_the_check_finds_what_must_not_be(tmp_path, statement, told):
         job = store.submit(BODY)
         with closing(sqlite3.connect(tmp_path / "jobs.db")) as db:
             db.executescript(statement)
-        assert told.format(job.id) in store.check()
+        assert told.format(job.id) in check(store)
 
 
 def test_writes_that_wait_at_the_same_time_are_one_commit_and_one_refusal_spoils_no_other(tmp_path):
@@ -655,65 +656,7 @@ def test_a_defect_in_one_write_is_told_to_all_that_share_its_commit_and_undone(t
     with closing(SqliteJobs(tmp_path / "jobs.db")) as store:
         with pytest.raises(ZeroDivisionError):
             store.database.write(lambda db: (db.execute("DELETE FROM tally"), 1 / 0))
-        assert store.check() == [] and store.submit(BODY).state == "queued"
-
-
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_nothing_is_open_in_a_process_that_forks_and_both_go_on(tmp_path):
-    with closing(SqliteJobs(tmp_path / "jobs.db")) as store:
-        job = store.submit(BODY)
-        store.get(job.id)
-        pid = os.fork()
-        if pid == 0:
-            opened = store.database.writer or store.database.readers
-            os._exit(0 if not opened and store.submit(BODY) and store.get(job.id) == job else 1)
-        store.submit(BODY)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        assert by_state(store) == {"queued": 3} and store.check() == []
-
-
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_threads_that_write_while_the_process_forks_again_and_again_all_go_on(tmp_path):
-    with closing(SqliteJobs(tmp_path / "jobs.db")) as store, ThreadPoolExecutor(8) as pool:
-        ids = [pool.submit(lambda: [store.submit(BODY).id for _ in range(50)]) for _ in range(8)]
-        pids = []
-        while not all(one.done() for one in ids) or len(pids) < 5:
-            pids.append(os.fork())
-            if pids[-1] == 0:
-                os._exit(0 if store.submit(BODY) else 1)
-            assert os.waitstatus_to_exitcode(os.waitpid(pids[-1], 0)[1]) == 0
-        assert len({job for one in ids for job in one.result(PATIENCE_SECONDS)}) == 400
-        assert by_state(store) == {"queued": 400 + len(pids)} and store.check() == []
-
-
-@pytest.mark.parametrize("leads", [False, True])
-def test_a_thread_that_is_interrupted_while_it_writes_or_waits_for_its_commit_keeps_no_other_from_it(tmp_path, leads):
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with closing(SqliteJobs(tmp_path / "jobs.db", busy_seconds=PATIENCE_SECONDS)) as store, ThreadPoolExecutor(1) as pool:
-        job = store.submit(BODY)
-        before = signal.signal(signal.SIGALRM, interrupt)
-        with open(tmp_path / "jobs.db-gate", "rb") as gate:
-            fcntl.flock(gate, fcntl.LOCK_EX)
-            if not leads:
-                other = pool.submit(store.cancel, job.id)
-                while not store.database.writing or store.database.waiting:
-                    time.sleep(0.001)
-            signal.setitimer(signal.ITIMER_REAL, 0.1)
-            with pytest.raises(KeyboardInterrupt):
-                store.submit(BODY)
-        signal.signal(signal.SIGALRM, before)
-        if not leads:
-            assert other.result(PATIENCE_SECONDS).state == "cancelled"
-        assert pool.submit(store.submit, BODY).result(PATIENCE_SECONDS).state == "queued" and store.check() == []
-
-
-def test_a_store_that_was_closed_opens_again_when_it_is_used(tmp_path):
-    store = SqliteJobs(tmp_path / "jobs.db")
-    store.close()
-    assert store.submit(BODY)
-    store.close()
+        assert check(store) == [] and store.submit(BODY).state == "queued"
 
 
 # Redis alone.
@@ -739,7 +682,6 @@ def every_method(store: JobStore, claim: Claim) -> list[Callable[[], object]]:
         store.redrive,
         store.counts,
         store.sweep,
-        store.check,
     ]
 
 
@@ -769,7 +711,7 @@ def test_a_stopped_redis_is_told_within_the_time_and_works_again_when_it_goes_on
     finally:
         own_redis.process.send_signal(signal.SIGCONT)
     assert eventually(lambda: store.get(claim.job.id)) == claim.job
-    assert store.finish([(claim, b"r")]) == [True] and store.check() == []
+    assert store.finish([(claim, b"r")]) == [True] and check(store) == []
 
 
 def eventually(ask: Callable[[], object]) -> object:
@@ -802,7 +744,7 @@ def test_a_redis_that_is_full_takes_no_more_jobs_and_finishes_and_removes_those_
     clock.now += 101
     while store.sweep(7):
         pass
-    assert by_state(store) == {} and store.check() == []
+    assert by_state(store) == {} and check(store) == []
     assert store.submit(BODY).state == "queued"
     store.close()
 
@@ -844,7 +786,7 @@ def test_a_killed_redis_has_every_acknowledged_job_when_it_is_back(own_redis, op
         thread.join()
         own_redis.start()
         assert [store.get(one).state for one in finished] == ["succeeded"] * len(finished)
-        assert {store.get(one).state for one in acknowledged} <= {"queued", "running", "succeeded"} and store.check() == []
+        assert {store.get(one).state for one in acknowledged} <= {"queued", "running", "succeeded"} and check(store) == []
 
 
 def test_a_replica_that_takes_no_writes_is_told_and_works_once_it_does(own_redis, open_redis):
@@ -931,4 +873,4 @@ def test_the_check_of_redis_finds_what_must_not_be(own_redis, open_redis):
         (("HDEL", job_key, "body"), f"job {job.id} has no body"),
     ]:
         own_redis.ask(*words)
-        assert told in store.check()
+        assert told in check(store)

@@ -120,17 +120,6 @@ def test_pred_of_another_pair_is_named_and_not_asked(run, tmp_path):
     assert ask(prep, ONE).status == 200
 
 
-def test_one_id_and_one_trace_are_in_the_logs_of_both(run, pred):
-    with Faulty(pred) as between:
-        prep = run("--role", "prep", "--pred-url", between.url)
-        until(lambda: ready(prep), "prep knows pred")
-        trace = f"00-{'1' * 32}-{'2' * 16}-01"
-        ask(prep, request("POST", LABEL, {"data": [ROW]}, "X-Request-ID: both", f"traceparent: {trace}"))
-        assert any(b"X-Request-ID: both" in one and trace.encode() in one for one in between.asked)
-    assert '"request_id":"both"' in prep.stop()[1].replace(" ", "")
-    assert '"request_id":"both"' in pred.stop()[1].replace(" ", "")
-
-
 def test_while_pred_hangs_nothing_else_waits_and_what_is_too_much_is_refused_at_once(run, pred):
     with Faulty(pred) as between:
         prep = run("--role", "prep", "--pred-url", between.url, "--calls", "2", "--queue", "3", "--deadline-ms", "20000")

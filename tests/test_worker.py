@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checks import check
 from clients import until
 from conftest import MODEL, KeptLog
 
@@ -87,7 +88,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
 
     yield make_bench
     for one in made:
-        assert one.store.check() == []
+        assert check(one.store) == []
         one.store.close()
 
 
@@ -329,11 +330,21 @@ def test_a_store_that_is_down_is_waited_for_and_nothing_is_lost(bench, method):
     job_id = bench.hand_in()
     thread = run(bench)
     until(lambda: bench.job(job_id).state == "succeeded", "the result")
-    until(lambda: len(bench.log.kept) == 2, "both lines")
+    until(lambda: len(bench.log.kept) == 3, "both lines, and that of the job")
     end(bench, thread)
     assert bench.predict.runs == [1] and bench.job(job_id).attempts == 1
-    assert [line["level"] for line in bench.log.lines()] == ["error", "info"]
+    told = [line["level"] for line in bench.log.lines() if line["message"] != "attempt ended"]
+    assert told == ["error", "info"]
     assert "the store is locked" in bench.log.kept[0]
+
+
+def test_each_attempt_leaves_a_line_with_the_id_of_its_job_and_how_it_ended(make):
+    bench = make(attempts=1)
+    ids = [bench.hand_in(rows) for rows in (np.repeat(ROW, 2, axis=0), SLOW)]
+    bench.worker.turn("w")
+    told = [(line["job"], line["level"], line["outcome"], line["attempt"], line["rows"]) for line in bench.log.lines()]
+    assert told == [(ids[0], "info", "succeeded", 1, 2), (ids[1], "warning", "failed", 1, 1)]
+    assert bench.log.lines()[1]["error"] == TOO_LONG
 
 
 def test_a_failure_is_written_once_the_store_is_back(bench):

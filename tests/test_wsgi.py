@@ -23,8 +23,8 @@ class Silent:
     def started(self):
         pass
 
-    def failed(self, request_id):
-        self.failures.append(request_id)
+    def failed(self, ids):
+        self.failures.append(ids.request)
 
     def answered(self, *told):
         self.answers.append(told)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from iris_wsgi.batch import options
-from iris_wsgi.launch import workers_for
+from iris_wsgi.cpus import workers_for
 from iris_wsgi.settings import Settings
 
 

@@ -2,7 +2,7 @@
 
 import http.client
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import urlsplit
 
 from iris_wsgi.batch.progress import Teller
@@ -25,14 +25,14 @@ def ids_of(store: ItemStore, most: int) -> Iterator[str]:
         after, left = some[-1], left - len(some)
 
 
-def warm(url: str, ids: list[str], teller: Teller, say: Callable[[str], None]) -> int:
+def warm(url: str, fields: Mapping[str, str], ids: list[str], teller: Teller, say: Callable[[str], None]) -> int:
     """The status: 0 when all are in memory, 1 when some are not. Raises StoreDown for no server there, BadSetting for no URL."""
     if not ids:
         say("there are no items")
         return 0
     settled = passes = failed = 0
     while settled < SETTLED and passes < MOST_PASSES:
-        loaded, failed = one_pass(url, ids, teller, passes)
+        loaded, failed = one_pass(url, fields, ids, teller, passes)
         passes += 1
         settled = settled + 1 if not loaded and not failed else 0
     teller.end()
@@ -44,14 +44,14 @@ def warm(url: str, ids: list[str], teller: Teller, say: Callable[[str], None]) -
     return 1
 
 
-def one_pass(url: str, ids: list[str], teller: Teller, passes: int) -> tuple[int, int]:
+def one_pass(url: str, fields: Mapping[str, str], ids: list[str], teller: Teller, passes: int) -> tuple[int, int]:
     """Asks for all on one connection; how many were not there, and how many could not be told."""
     loaded = failed = 0
     try:
         connection = opened(url)
         for i, item_id in enumerate(ids):
             for path in (f"/items/{item_id}", f"/items/{item_id}/prediction"):
-                connection.request("GET", path)
+                connection.request("GET", path, headers=fields)
                 answer = connection.getresponse()
                 answer.read()
                 failed += answer.status != 200

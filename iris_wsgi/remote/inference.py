@@ -19,7 +19,8 @@ class Asked:
         self.began = monotonic()
         self.calls: list[Call] = []
         if peer and (trial or target.breaker.up):
-            message = infer_request(peer, target.place.authority, rows, until - self.began, fields)
+            shown = (*target.credentials(), *fields)
+            message = infer_request(peer, target.place.authority, rows, until - self.began, shown)
             self.calls.append(Call(target, message, most_bytes(peer, len(rows)), earns=not trial))
 
     def result(self) -> Array | Failure:

@@ -14,7 +14,7 @@ from iris_wsgi.remote.call import Failure, gather
 from iris_wsgi.remote.inference import Asked
 from iris_wsgi.remote.peer import FLOAT_BYTES
 from iris_wsgi.remote.target import Target
-from iris_wsgi.tracing import Fields, passed_on
+from iris_wsgi.tracing import Fields
 from iris_wsgi.wsgi import Request
 
 # What a body of v2 may have there by default is 1 MiB; more rows go in several requests.
@@ -33,7 +33,7 @@ def traced(ask: Ask, trace: Trace) -> Ask:
     """The same, and while it asks, `trace` has what the request passes on."""
 
     def told(rows: Array, request: Request) -> Told:
-        trace.fields = passed_on(request)
+        trace.fields = request.ids.passed_on()
         try:
             return ask(rows, request)
         finally:

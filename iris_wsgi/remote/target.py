@@ -14,6 +14,7 @@ from iris_wsgi.remote.exchange import Address, Connection, Lost
 from iris_wsgi.remote.metrics import CallMetrics
 from iris_wsgi.remote.peer import Peer
 from iris_wsgi.stores.guard import Breaker
+from iris_wsgi.tracing import Fields, nothing
 
 # Below the 60 seconds after which a server of this project closes a connection that waits.
 IDLE_SECONDS = 30.0
@@ -46,15 +47,22 @@ class Target:
     """A server by the name that metrics and messages have for it. Calls to it come from many threads."""
 
     def __init__(
-        self, name: str, place: Place, metrics: CallMetrics, tell: Tell, hedge_percentile: int = 0, wait_seconds: float = inf
+        self,
+        name: str,
+        place: Place,
+        metrics: CallMetrics,
+        tell: Tell,
+        hedge_percentile: int = 0,
+        wait_seconds: float = inf,
+        credentials: Callable[[], Fields] = nothing,
     ) -> None:
         """Where `hedge_percentile` is not 0, a call that is slower than so many of 100 before it may be made again.
 
-        `wait_seconds` is how long calls wait where their clients want nothing else.
+        `wait_seconds` is how long calls wait where their clients want nothing else. `credentials` are what each of them shows.
         """
         # Who gave it less time has learnt nothing about it: a client may want its answer too soon.
         self.fair_seconds = min(FAIR_SECONDS, 0.9 * wait_seconds)
-        self.name, self.place, self.metrics, self.tell = name, place, metrics, tell
+        self.name, self.place, self.metrics, self.tell, self.credentials = name, place, metrics, tell, credentials
         self.breaker = Breaker(tell, f"{name} is not asked", f"{name} is asked again")
         self.budget, self.hedge = Budget(), Hedge(hedge_percentile)
         self.lock = threading.Lock()

@@ -78,7 +78,8 @@ class Watcher:
         return peer
 
     def get(self, path: str) -> Reply:
-        call = Call(self.target, ask_for(path, self.target.place.authority, FIELDS), MOST_JSON, earns=False)
+        message = ask_for(path, self.target.place.authority, (*self.target.credentials(), *FIELDS))
+        call = Call(self.target, message, MOST_JSON, earns=False)
         gather([call], monotonic() + PATIENCE_SECONDS)
         if isinstance(call.result, Reply):
             return call.result

@@ -9,7 +9,6 @@ from iris_wsgi.ensemble import Panel, Vote, decide, digest_of
 from iris_wsgi.errors import LATER, NotReady
 from iris_wsgi.model import Graph
 from iris_wsgi.payload import decode_rows
-from iris_wsgi.tracing import passed_on
 from iris_wsgi.wsgi import Request, Response, Route
 
 INLINE_BYTES, POOL = 4096, -1
@@ -23,7 +22,7 @@ def routes(model: Graph, panel: Panel, abstain_below: float, seconds: float, rem
 
     def predict(request: Request) -> Response:
         rows = decode_rows(request.body, model.width, 1, "send each in a request of its own")
-        votes = panel.ask(rows, min(request.until, monotonic() + seconds), passed_on(request))
+        votes = panel.ask(rows, min(request.until, monotonic() + seconds), request.ids.passed_on())
         if sum(vote.probability is not None for vote in votes) < panel.quorum:
             raise NotReady(too_few(panel, [vote.error or None for vote in votes]), headers=(LATER,))
         verdict = decide(panel.names, votes, abstain_below)

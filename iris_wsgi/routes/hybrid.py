@@ -1,7 +1,6 @@
 """The sync-async route: a fast model's answer at once, the full one's as a job."""
 
 import json
-import traceback
 from time import monotonic
 
 from iris_wsgi import errors, openapi
@@ -24,7 +23,7 @@ def routes(model: Graph, predict: Predict, queue: Queue, log: Log, below: float)
 
     def hybrid(request: Request) -> Response:
         rows = decode_rows(request.body, model.width, 1, "hand them in as a job, by POST /jobs")
-        first = provisional_answer(rows, request.until)
+        first = provisional_answer(rows, request)
         if first is not None and max(first.probabilities) >= below < 1:
             return answer("confident", first, {"status": "confident"})
         try:
@@ -38,14 +37,14 @@ def routes(model: Graph, predict: Predict, queue: Queue, log: Log, below: float)
             first = unpack_note(job.note)
         return answer("queued" if first else "degraded", first, accepted(job))
 
-    def provisional_answer(rows: Array, until: float) -> Provisional | None:
+    def provisional_answer(rows: Array, request: Request) -> Provisional | None:
         """None if the fast model fails, or takes more than half of the time: the rest is for the job."""
         now = monotonic()
         try:
-            probabilities = predict(rows, now + (until - now) / 2)
+            probabilities = predict(rows, now + (request.until - now) / 2)
             finite(probabilities)
         except Exception:
-            log.event("error", "the fast model failed", traceback=traceback.format_exc())
+            log.failure("the fast model failed", **request.ids.told())
             return None
         return provisional(model, probabilities)
 
@@ -57,7 +56,9 @@ def routes(model: Graph, predict: Predict, queue: Queue, log: Log, below: float)
             headers.append(("Location", final["href"]))
         if first is not None:
             headers.append(("X-Model-Digest", first.model["digest"]))
-        return Response(json.dumps(told).encode(), status=200 if first else 202, headers=tuple(headers), rows=1)
+        return Response(
+            json.dumps(told).encode(), status=200 if first else 202, headers=tuple(headers), rows=1, job=final.get("id", "")
+        )
 
     return [
         Route(

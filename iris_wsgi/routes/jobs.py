@@ -65,9 +65,8 @@ def routes(model: Graph, queue: Queue, max_rows: int, wait_seconds: float) -> li
     def post(request: Request) -> Response:
         rows = decode_rows(request.body, model.width, max_rows, f"hand them in as several jobs of up to {max_rows} rows")
         job = queue.submit("POST /jobs", request, rows)
-        return Response(
-            json.dumps(accepted(job)).encode(), status=202, headers=(("Location", href(job.id)), FRESH), rows=len(rows)
-        )
+        headers = (("Location", href(job.id)), FRESH)
+        return Response(json.dumps(accepted(job)).encode(), status=202, headers=headers, rows=len(rows), job=job.id)
 
     def get(request: Request) -> Response:
         wished = deadline.wait_told(request.variables.get("HTTP_PREFER"))
@@ -122,7 +121,7 @@ def told(job: Job, *headers: tuple[str, str]) -> Response:
         headers = (*headers, ("X-Model-Digest", digest))
     elif job.state not in DONE:
         headers = (*headers, LATER)
-    return Response(body, headers=(*headers, FRESH))
+    return Response(body, headers=(*headers, FRESH), job=job.id)
 
 
 def idempotency_key(request: Request) -> str | None:

@@ -6,7 +6,6 @@ import os
 import sqlite3
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -29,10 +28,6 @@ REASONS = {
 }
 
 
-class Damaged(StoreDown):
-    """The file no longer holds what SQLite wrote."""
-
-
 class Schema(NamedTuple):
     """What a file must hold: the number that marks it as ours (SQLite's application_id), the version, how to make it."""
 
@@ -42,26 +37,15 @@ class Schema(NamedTuple):
 
 
 class Pending(Generic[T]):
-    """One piece of work that waits to be written, and then its outcome; its thread sleeps until that, or until it `leads`."""
+    """One piece of work that waits to be written, and then its outcome."""
 
     def __init__(self, work: Work[T]) -> None:
         self.work = work
-        self.done = self.leads = False
         self.answer: T | None = None
         self.error: Exception | None = None
+        self.done = False
         # Each has its own: who is woken has something to do, where a condition for all would wake all of them at each commit.
-        self.asleep = threading.Lock()
-        self.asleep.acquire()
-
-    def lead(self) -> None:
-        """It is this one's thread that writes all that waits."""
-        self.leads = True
-        self.asleep.release()
-
-    def end(self, failed: StoreDown | None) -> None:
-        self.error, self.done = StoreDown(str(failed)) if failed else self.error, True
-        if not self.leads:
-            self.asleep.release()
+        self.woken = threading.Event()
 
     def run(self, connection: sqlite3.Connection) -> None:
         try:
@@ -69,55 +53,48 @@ class Pending(Generic[T]):
         except JobError as error:
             self.error = error
 
+    def end(self, failed: StoreDown | None) -> None:
+        self.error, self.done = StoreDown(str(failed)) if failed else self.error, True
+        self.woken.set()
+
 
 class Database:
     """Reads and durable writes. Nobody waits for a lock longer than `busy_seconds`. Raises BadStore when made, else StoreDown.
 
     A commit costs an fsync however much is in it, so writes that wait at the same time are committed together, by the thread of
     the first of them: who comes when nobody writes leads, and who has written passes that on.
-    SQLite must have nothing open in a process that forks (sqlite.org/howtocorrupt.html, section 2.6): a fork waits until all
-    connections are back, and closes them.
+    A process that has one must not fork (sqlite.org/howtocorrupt.html, section 2.6): servers make theirs after that.
     """
 
     def __init__(self, path: Path, schema: Schema, busy_seconds: float) -> None:
         self.path, self.busy_seconds = path, busy_seconds
-        self.changed = threading.Condition(threading.Lock())
+        self.lock = threading.Lock()
         self.waiting: list[Pending[Any]] = []
         self.writing = False
-        self.forks = 0
         self.writer: sqlite3.Connection | None = None
-        self.gate: int | None = None
         self.readers: list[sqlite3.Connection] = []
-        self.lent = 0
-        self.prepare(schema)
-        pause, resume, renew = (weakref.WeakMethod(method) for method in (self.pause, self.resume, self.renew))
-        os.register_at_fork(before=lambda: call(pause), after_in_parent=lambda: call(resume), after_in_child=lambda: call(renew))
+        self.gate = self.prepare(schema)
 
     def write(self, work: Work[T]) -> T:
         """What `work` returns, once what it did is durable; a JobError, which it may raise before it writes, ends it alone."""
         one = Pending(work)
-        with self.changed:
+        with self.lock:
             self.waiting.append(one)
-            if not self.writing:
-                self.pass_on()
-        try:
-            one.asleep.acquire()
-            if not one.done:
-                self.commit()
-        except BaseException:
-            self.forsake(one)
-            raise
+            leads, self.writing = not self.writing, True
+        if not leads:
+            one.woken.wait()
+        if not one.done:
+            self.commit()
         if one.error:
             raise one.error
         return cast(T, one.answer)
 
     def commit(self) -> None:
-        """All that waits in one transaction, or nothing of it."""
-        batch: list[Pending[Any]] = []
+        """All that waits in one transaction, or nothing of it; then the first of those who came meanwhile leads."""
         failed: StoreDown | None = StoreDown(f"the store {self.path} was interrupted")
+        with self.lock:
+            batch, self.waiting = self.waiting, []
         try:
-            with self.changed:
-                batch, self.waiting = self.waiting, []
             writer = self.begin()
             for one in batch:
                 one.run(writer)
@@ -126,30 +103,16 @@ class Database:
         except (sqlite3.Error, OSError) as error:
             failed = self.down(error)
         finally:
-            with self.changed:
+            with self.lock:
                 if failed:
                     self.discard()
                     # Those who came meanwhile would wait as long again, for the same.
                     batch, self.waiting = batch + self.waiting, []
                 for one in batch:
                     one.end(failed)
-                self.pass_on()
-
-    def pass_on(self) -> None:
-        """The first of those that wait leads next, unless there are none, or a process is to be forked."""
-        self.writing = bool(self.waiting) and not self.forks
-        if self.writing:
-            self.waiting[0].lead()
-        else:
-            self.changed.notify_all()
-
-    def forsake(self, one: Pending[Any]) -> None:
-        """Its thread was interrupted; the others must not wait for it."""
-        with self.changed:
-            if one in self.waiting:
-                self.waiting.remove(one)
-                if one.leads:
-                    self.pass_on()
+                self.writing = bool(self.waiting)
+                if self.writing:
+                    self.waiting[0].woken.set()
 
     def begin(self) -> sqlite3.Connection:
         """The writer, in a transaction. One process after another comes through the gate, and who is in it writes next.
@@ -157,8 +120,6 @@ class Database:
         Without it, a process that writes again at once would leave others a moment too short to be met by chance.
         """
         end = time.monotonic() + self.busy_seconds
-        if self.gate is None:
-            self.gate = os.open(f"{self.path}-gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         patiently(partial(fcntl.flock, self.gate, fcntl.LOCK_EX | fcntl.LOCK_NB), end)
         try:
             return patiently(self.try_to_begin, end)
@@ -181,8 +142,7 @@ class Database:
     @contextlib.contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
         """A connection for one thread for a moment, to read with: what it reads is committed."""
-        with self.changed:
-            self.lent += 1
+        with self.lock:
             connection = self.readers.pop() if self.readers else None
         try:
             connection = connection or self.open(self.busy_seconds)
@@ -193,10 +153,8 @@ class Database:
                 connection = None
             raise self.down(error) from None
         finally:
-            with self.changed:
-                self.lent -= 1
-                self.readers += [connection] if connection is not None else []
-                self.changed.notify_all()
+            if connection is not None:
+                self.readers.append(connection)
 
     def open(self, busy_seconds: float) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, busy_seconds, isolation_level=None, check_same_thread=False)
@@ -208,18 +166,20 @@ class Database:
             raise
         return connection
 
-    def prepare(self, schema: Schema) -> None:
-        """Makes the schema in a new file, and looks at that of one that is there."""
+    def prepare(self, schema: Schema) -> int:
+        """Makes the schema in a new file, and looks at that of one that is there. Returns the gate's descriptor."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # What clients send is nobody's business; SQLite gives its other files the mode of this one.
             self.path.touch(0o600)
             patiently(lambda: self.make(schema), time.monotonic() + OPEN_SECONDS)
+            return os.open(f"{self.path}-gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StoreDown(f"the store {self.path} cannot be opened: {error.strerror}") from None
         except sqlite3.Error as error:
-            down = self.down(error)
-            raise BadStore(f"{self.path} {REASONS[primary(error)]}") if isinstance(down, Damaged) else down from None
+            if primary(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise BadStore(f"{self.path} {REASONS[primary(error)]}") from None
+            raise self.down(error) from None
 
     def make(self, schema: Schema) -> None:
         with contextlib.closing(self.open(0.0)) as connection:
@@ -254,35 +214,14 @@ class Database:
         return True
 
     def down(self, error: sqlite3.Error | OSError) -> StoreDown:
-        why = REASONS.get(primary(error)) or f"failed: {error}"
-        kind = Damaged if primary(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) else StoreDown
-        return kind(f"the store {self.path} {why}")
+        return StoreDown(f"the store {self.path} {REASONS.get(primary(error)) or f'failed: {error}'}")
 
-    def pause(self) -> None:
-        """Before a fork, and to the end: waits for those who read or write, lets no others begin, closes all."""
-        self.changed.acquire()
-        self.forks += 1
-        self.changed.wait_for(lambda: not self.writing and not self.lent)
+    def close(self) -> None:
+        """For who is the last to use it."""
         self.discard()
         while self.readers:
             self.readers.pop().close()
-        if self.gate is not None:
-            os.close(self.gate)
-        self.gate = None
-
-    def resume(self) -> None:
-        self.forks -= 1
-        self.pass_on()
-        self.changed.release()
-
-    def renew(self) -> None:
-        """In the child of a fork: what the parent's threads wait for is theirs."""
-        self.changed = threading.Condition(threading.Lock())
-        self.waiting, self.forks = [], 0
-
-    def close(self) -> None:
-        self.pause()
-        self.resume()
+        os.close(self.gate)
 
 
 def patiently(step: Callable[[], T], end: float) -> T:
@@ -299,11 +238,6 @@ def patiently(step: Callable[[], T], end: float) -> T:
             if primary(error) != sqlite3.SQLITE_BUSY or now >= end:
                 raise
         time.sleep(min(max(0.00005, (now - started) / 10), 0.002))
-
-
-def call(reference: "weakref.WeakMethod[Callable[[], None]]") -> None:
-    if (method := reference()) is not None:
-        method()
 
 
 def primary(error: sqlite3.Error | OSError) -> int:

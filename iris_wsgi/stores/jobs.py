@@ -157,9 +157,6 @@ class JobStore(Protocol):
     def sweep(self, most: int = 500) -> int:
         """Removes up to `most` expired jobs and as many ids remembered for long enough; how many. To be called until it is 0."""
 
-    def check(self) -> list[str]:
-        """What is not as it must be, a line each. Reads everything, for tests and for after an accident."""
-
     def close(self) -> None: ...
 
 

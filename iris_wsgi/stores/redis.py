@@ -107,9 +107,6 @@ class RedisJobs:
     def sweep(self, most: int = 500) -> int:
         return self.run("sweep", most, parse=int)
 
-    def check(self) -> list[str]:
-        return self.run("check", *STATES, parse=lambda told: [line.decode() for line in told])
-
     def close(self) -> None:
         self.redis.close()
 

@@ -55,17 +55,3 @@ SCHEMA = Schema(application=0x69726A6F, version=1, script=SCRIPT)
 
 JOB = "SELECT id, state, attempts, created, started, finished, body, result, error, note FROM job JOIN content USING (seq)"
 HELD = "id = ? AND lease = ? AND state = 'running' AND due > ?"
-# Each gives rows that must not be.
-WRONG = {
-    "job {} has no content": "SELECT id FROM job LEFT JOIN content USING (seq) WHERE body IS NULL",
-    "content {} has no job": "SELECT seq FROM content LEFT JOIN job USING (seq) WHERE id IS NULL",
-    "the number of {} jobs is wrong": """
-        SELECT state FROM tally WHERE jobs != (SELECT count(*) FROM job WHERE job.state = tally.state)""",
-    "job {} is {}, due {}, {} attempts": """
-        SELECT id, state, due, attempts FROM job WHERE state NOT IN (SELECT state FROM tally) OR CASE state
-        WHEN 'queued' THEN (due IS NULL) != (attempts = 0) WHEN 'running' THEN due IS NULL OR attempts = 0 ELSE due END""",
-    "job {} is {}, finished {}": """
-        SELECT id, state, finished FROM job WHERE (finished IS NULL) != (state IN ('queued', 'running'))
-        OR (result IS NULL) != (state != 'succeeded') OR (state = 'failed' AND error IS NULL)""",
-    "job {} is there and gone": "SELECT id FROM job JOIN gone USING (id)",
-}

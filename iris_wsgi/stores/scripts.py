@@ -239,46 +239,6 @@ end
 return removed
 """
 
-CHECK = """
-local wrong, entries = {}, {}
-local function say(...) table.insert(wrong, table.concat({...}, ' ')) end
-for _, entry in ipairs(call('XRANGE', stream, '-', '+')) do entries[entry[2][2]] = entry[1] end
-local pending = {}
-if call('EXISTS', stream) == 1 then
-    for _, entry in ipairs(call('XPENDING', stream, group, '-', '+', 2147483647)) do pending[entry[1]] = true end
-end
-local jobs, due = 0, 0
-for i = 5, #ARGV do
-    local state = ARGV[i]
-    local active, done = state == 'queued' or state == 'running', state == 'succeeded'
-    for _, id in ipairs(call('ZRANGE', key(state), 0, -1)) do
-        jobs = jobs + 1
-        local own, attempts, finished, result, reason, entry, body =
-            unpack(call('HMGET', job(id), 'state', 'attempts', 'finished', 'result', 'error', 'entry', 'body'))
-        local leased = call('ZSCORE', key('due'), id)
-        if leased then due = due + 1 end
-        if own ~= state then say('job', id, 'is among the', state, 'and says', tostring(own)) end
-        if not body then say('job', id, 'has no body') end
-        if active ~= not finished or done ~= not not result then say('job', id, 'is', state, 'with the wrong parts') end
-        if state == 'failed' and not reason then say('job', id, 'failed without an error') end
-        if active ~= (entries[id] ~= nil and entries[id] == entry) then say('job', id, 'is', state, 'with the wrong entry') end
-        local begun = active and tonumber(attempts) > 0
-        if begun ~= not not leased then say('job', id, 'is', state, 'after', attempts, 'attempts') end
-        if not not leased ~= (pending[entry] or false) then say('job', id, 'is pending, or not, against what is due') end
-        if call('ZSCORE', key('gone'), id) then say('job', id, 'is there and gone') end
-        entries[id] = nil
-    end
-end
-for id in pairs(entries) do say('entry of no job', id) end
-if due ~= call('ZCARD', key('due')) then say('something is due that is no job') end
-for _, id in ipairs(call('HVALS', key('keys'))) do
-    if call('EXISTS', job(id)) == 0 then say('a key has the job', id, 'that is not there') end
-end
-local records = #call('KEYS', key('job:*'))
-if records ~= jobs then say(records, 'records are there of', jobs, 'jobs') end
-return wrong
-"""
-
 # A Redis that is full refuses what may take memory, unless the script has written before: jobs that are there go on, and are
 # removed in the end, while no new ones are taken.
 ALSO_WHEN_FULL = """
@@ -296,5 +256,4 @@ STEPS = {
     "redrive": PRELUDE + ALSO_WHEN_FULL + REDRIVE,
     "counts": PRELUDE + COUNTS,
     "sweep": PRELUDE + ALSO_WHEN_FULL + SWEEP,
-    "check": PRELUDE + CHECK,
 }

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from iris_wsgi.stores.database import Damaged, Database
+from iris_wsgi.stores.database import Database
 from iris_wsgi.stores.jobs import (
     DEFAULT,
     DONE,
@@ -25,7 +25,7 @@ from iris_wsgi.stores.jobs import (
     new_id,
     wait_until,
 )
-from iris_wsgi.stores.schema import HELD, JOB, SCHEMA, WRONG
+from iris_wsgi.stores.schema import HELD, JOB, SCHEMA
 
 
 class SqliteJobs:
@@ -200,18 +200,6 @@ class SqliteJobs:
             return removed + db.execute(forgotten, (now, most)).rowcount
 
         return self.database.write(work)
-
-    def check(self) -> list[str]:
-        try:
-            with self.database.read() as db:
-                # In one transaction, so that all of it is of one moment.
-                db.execute("BEGIN")
-                found = [text for (text,) in db.execute("PRAGMA integrity_check") if text != "ok"]
-                found += [text.format(*row) for text, query in WRONG.items() for row in db.execute(query)]
-                db.execute("COMMIT")
-                return found
-        except Damaged as error:
-            return [str(error)]
 
     def close(self) -> None:
         self.database.close()

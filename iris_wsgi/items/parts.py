@@ -1,0 +1,46 @@
+"""The items as a role serves them: a database behind a second level behind memory, and who looks for changes."""
+
+from contextlib import suppress
+
+from iris_wsgi.items.cache import ItemCache, Times
+from iris_wsgi.items.choice import open_items, open_shared
+from iris_wsgi.items.marks import Marks
+from iris_wsgi.items.metrics import ItemMetrics
+from iris_wsgi.items.reader import GuardedItems, Reader
+from iris_wsgi.items.texts import Texts
+from iris_wsgi.parts import REQUEST_SECONDS, Parts
+from iris_wsgi.routes import items
+from iris_wsgi.shelf import Shelf
+from iris_wsgi.stores.jobs import StoreDown
+from iris_wsgi.wsgi import Route
+
+# How long the second level of the items may take, which is there to save time.
+SHARED_SECONDS = 0.05
+
+
+def item_routes(parts: Parts) -> list[Route]:
+    """The items of the database that the settings name, cached; raises BadSetting, BadStore, and StoreDown of an embedded one."""
+    settings = parts.settings
+    metrics = ItemMetrics(parts.registry)
+    database = GuardedItems(
+        open_items(settings, parts.model, REQUEST_SECONDS, parts.log.event),
+        parts.log.event,
+        lambda: metrics.failures.add(("database",)),
+    )
+    shared = open_shared(settings, SHARED_SECONDS, parts.log.event, lambda: metrics.failures.add(("redis",)))
+    times = Times(
+        settings.items_seconds, settings.items_missing_seconds, settings.items_stale_seconds, settings.items_check_seconds
+    )
+    marks = Marks(parts.registry.board.marks)
+    reader = Reader(database, shared, times.item, times.check, marks)
+    texts = Texts(parts.model, parts.predict)
+    cache = ItemCache(reader, texts.item, texts.prediction, marks, Shelf(settings.items_bytes), times, metrics)
+
+    def look() -> None:
+        # The breaker tells the log of a database that is down.
+        with suppress(StoreDown):
+            cache.check()
+
+    # Twice in the time that a look counts, so that one may be late.
+    parts.companions.repeat("look for changes of items", times.check / 2, look)
+    return items.routes(parts.model, cache)

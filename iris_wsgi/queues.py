@@ -1,0 +1,65 @@
+"""Jobs as roles serve them: their queue, their routes, the hybrid ones, and who works on them."""
+
+from pathlib import Path
+
+from iris_wsgi import golden
+from iris_wsgi.errors import BadModel
+from iris_wsgi.folder import fast_folder
+from iris_wsgi.job_metrics import JobMetrics, StoreFigures
+from iris_wsgi.model import load_model
+from iris_wsgi.parts import REQUEST_SECONDS, Parts
+from iris_wsgi.predictors import within_deadline
+from iris_wsgi.routes import hybrid, jobs
+from iris_wsgi.stores.choice import open_jobs
+from iris_wsgi.stores.guard import Guarded
+from iris_wsgi.sweeper import Sweeper
+from iris_wsgi.watch import Watch
+from iris_wsgi.worker import Rules, Worker
+from iris_wsgi.wsgi import Route
+
+# How long the store may take to answer a worker, which has time.
+WORKER_SECONDS = 2.0
+
+
+def queue_of(parts: Parts) -> jobs.Queue:
+    """The store of jobs as requests use it; the metrics tell how it is."""
+    store = Guarded(open_jobs(parts.settings, REQUEST_SECONDS), parts.log.event)
+    figures = StoreFigures(store)
+    parts.registry.sources.append(lambda: figures.latest)
+    parts.companions.repeat("look at the store", 1.0, figures.look)
+    return jobs.Queue(store, JobMetrics(parts.registry), lambda: None, parts.companions.is_ending)
+
+
+def job_routes(parts: Parts, queue: jobs.Queue) -> list[Route]:
+    return jobs.routes(parts.model, queue, parts.settings.max_rows, parts.settings.wait_seconds)
+
+
+def hybrid_routes(parts: Parts, queue: jobs.Queue) -> list[Route]:
+    """Raises BadModel if the fast model cannot be served, or answers something else than the full one."""
+    settings, full = parts.settings, parts.model
+    folder = fast_folder(Path(settings.model_dir), settings.fast_model_dir)
+    fast, pinned = load_model(folder)
+    golden.self_test(fast, pinned.cases, pinned.tolerance)
+    if (fast.labels, fast.width) != (full.labels, full.width):
+        raise BadModel(
+            f"{folder} takes {fast.width} features for {', '.join(fast.labels)}; the full model takes {full.width}"
+            f" for {', '.join(full.labels)}"
+        )
+    return hybrid.routes(fast, within_deadline(fast, Watch()), queue, parts.log, settings.escalate_below)
+
+
+def worker_of(parts: Parts, metrics: JobMetrics) -> Worker:
+    """With a connection of its own to the store, which may take longer to answer than one for requests."""
+    settings = parts.settings
+    rules = Rules(
+        settings.jobs_claimed,
+        settings.max_rows,
+        settings.jobs_attempts,
+        settings.lease_seconds,
+        settings.job_seconds,
+        settings.retry_seconds,
+    )
+    ending = parts.companions.is_ending
+    store = open_jobs(settings, WORKER_SECONDS)
+    parts.companions.add("remove expired jobs", Sweeper(store, ending).run, finishes=False)
+    return Worker(store, parts.model, parts.predict, rules, metrics, parts.log, ending)

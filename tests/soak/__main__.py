@@ -1,0 +1,165 @@
+"""The soak: every role at once under mixed traffic while things go wrong; .ci/soak starts it."""
+
+import argparse
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(1, str(HERE.parent))
+
+from chart import draw  # noqa: E402
+from faults import STALL, Faults, member_fault, process_faults, store_faults  # noqa: E402
+from fleet import NAMES, Fleet  # noqa: E402
+from gauge import MOST_KB_PER_MINUTE, Gauge, leaks, more  # noqa: E402
+from traffic import NO_FAULT_OF_OURS, Traffic  # noqa: E402
+from turns import TURNS  # noqa: E402
+
+# Of the whole time: until all is loaded and full; until processes are left alone.
+WARM, STORM = 0.15, 0.5
+MOST_SHOWN = 30
+
+
+def main() -> int:
+    given = options()
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - began:7.1f} s  {text}", flush=True)
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 16_384)), hard))
+    given.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="soak-") as scratch, Fleet(Path(scratch)) as fleet:
+        say(f"{len(fleet.servers)} servers are ready")
+        wrong = soak(fleet, given, say)
+        say("all servers are ended")
+        wrong += fleet.end()
+        for path in sorted(Path(scratch).glob("*.log")):
+            (given.out / path.name).write_bytes(path.read_bytes()[-1_000_000:])
+    for reason, times in Counter(wrong).most_common(MOST_SHOWN):
+        say(f"WRONG, {times} times: {reason}")
+    say(f"{len(wrong)} things were wrong; the last of the logs are in {given.out}" if wrong else "all is well")
+    return 1 if wrong else 0
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=".ci/soak", description="Every role at once under mixed traffic while things go wrong.")
+    parser.add_argument("minutes", type=float, nargs="?", default=20.0, help="how long there is traffic (default 20)")
+    parser.add_argument("--clients", type=int, default=4, help="how many each server has (default 4)")
+    parser.add_argument("--pause", type=float, default=0.1, help="seconds that each pauses between requests (default 0.1)")
+    parser.add_argument("--out", type=Path, default=HERE.parent.parent / "build/soak", help="folder for the chart and the logs")
+    return parser.parse_args()
+
+
+def soak(fleet: Fleet, given: argparse.Namespace, say) -> list[str]:
+    """What was wrong."""
+    seconds = given.minutes * 60
+    faults = Faults(say, fleet)
+    hold, pause = min(4.0, seconds / 60), min(2.0, seconds / 60)
+    stores, processes, member = list(store_faults(fleet)), list(process_faults(fleet)), member_fault(fleet, NAMES[2])
+    began = time.time()
+    traffic, gauge = Traffic(fleet, faults, TURNS, given.clients, given.pause), Gauge(fleet, max(1.0, seconds / 300))
+    with faults, traffic, gauge:
+        time.sleep(seconds * WARM)
+        before = resting(traffic, gauge, say)
+        faults.run([*processes, *stores, member], seconds * (STORM - WARM), hold, pause)
+        settled = time.time()
+        say("from here on processes are left alone")
+        faults.run([*stores, member], seconds * (1 - STORM), hold, pause)
+        ended = time.time()
+        after = resting(traffic, gauge, say, go_on=False)
+    # The first tenth of it is still of the processes that have just begun.
+    since = settled + 0.1 * (ended - settled)
+    slopes, wrong = leaks(gauge, since, ended)
+    wrong += [
+        *more(gauge, before, after, given.clients),
+        *faults.wrong,
+        *traffic.ledger.wrong,
+        *unfinished(traffic),
+        *unasked(traffic),
+    ]
+    wrong += [fault for server in fleet.servers.values() for fault in logged(server.name, server.log, faults)]
+    table(gauge, slopes, before, after, traffic, say)
+    draw(gauge, faults.windows, began, since, ended, given.out / "soak.png")
+    return wrong
+
+
+def resting(traffic: Traffic, gauge: Gauge, say, go_on: bool = True) -> dict:
+    """A look at all processes without load, once connections that were kept have ended."""
+    traffic.rest()
+    say("rests")
+    found, end = gauge.look(), time.monotonic() + 20
+    while time.monotonic() < end:
+        time.sleep(1)
+        last, found = found, gauge.look()
+        if total(found) == total(last) and time.monotonic() > end - 12:
+            break
+    if go_on:
+        traffic.going.set()
+    return found
+
+
+def total(found: dict) -> int:
+    return sum(one.descriptors + one.threads for one in found.values())
+
+
+def unfinished(traffic: Traffic) -> Iterator[str]:
+    for job_id, record in traffic.ledger.jobs.items():
+        if record is None:
+            yield f"{job_id} was acknowledged, and nobody has seen it done"
+
+
+def unasked(traffic: Traffic) -> Iterator[str]:
+    """The operations of a description that nobody was ever well answered."""
+    well = {(server, operation) for server, operation, status in traffic.ledger.statuses if 200 <= status < 400}
+    for server, operation in sorted(traffic.operations - well):
+        yield f"{server} {operation} was never well answered"
+
+
+def logged(name: str, log: Path, faults: Faults) -> Iterator[str]:
+    """Tracebacks, and failures in the log, clients that went away included, that no fault excuses."""
+    for text in log.open():
+        if "Traceback" in text or "Warning" in text or '"traceback"' in text:
+            yield f"{name} logs {text[:2000]}"
+        if not text.startswith("{") or '"status":5' not in text:
+            continue
+        line = json.loads(text)
+        at = datetime.fromisoformat(line["time"]).timestamp()
+        status, operation = line["status"], f"{line['method']} {line['route']}"
+        if status != NO_FAULT_OF_OURS and not faults.excused(name, operation, status, at - 1, at):
+            yield f"{name} logs {text[:300]}"
+
+
+def table(gauge: Gauge, slopes: dict[int, float], before: dict, after: dict, traffic: Traffic, say) -> None:
+    ledger = traffic.ledger
+    stalls = sum(window.fault.name == STALL.name for window in traffic.faults.windows)
+    told = f"{len(traffic.faults.windows) - stalls} faults, and {stalls} times the machine stood still"
+    say(f"{sum(ledger.statuses.values())} requests, {len(ledger.jobs)} jobs, {told}")
+    statuses = Counter[int]()
+    for (_, _, status), count in ledger.statuses.items():
+        statuses[status] += count
+    say(f"statuses (0: the connection broke): {dict(sorted(statuses.items()))}")
+    for (server, operation, status, fault), count in sorted(ledger.excused.items()):
+        say(f"excused: {count} times {status} of {server} {operation}, as {fault}")
+    say(
+        f"KB a minute over the steady part (most allowed: {MOST_KB_PER_MINUTE:g}); MB of its own, descriptors, threads at the end"
+    )
+    first = gauge.kinds(before)
+    for pid, sample in sorted(after.items(), key=lambda item: gauge.names[item[0]]):
+        grows = f"{slopes[pid]:7.1f}" if pid in slopes else "      -"
+        most = max(one.descriptors for one in first[gauge.names[pid]]), max(one.threads for one in first[gauge.names[pid]])
+        name = " ".join(gauge.names[pid])
+        say(f"{name:28} {grows} {sample.own / 1024:6.1f} MB  {sample.descriptors} of {most[0]}, {sample.threads} of {most[1]}")
+
+
+if __name__ == "__main__":
+    os.environ.pop("IRIS_STATE_DIR", None)
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""What goes wrong during a soak, one thing at a time, and which answers that excuses meanwhile."""
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from clients import alive, until
+from fleet import NAMES, Fleet, Server, Store
+from postgres_server import PostgresServer
+
+PATIENCE_SECONDS = 60.0
+# What was begun while it lasted may be told a little later.
+AFTER_SECONDS = 2.0
+ROW = {"data": [[5.1, 3.5, 1.4, 0.2]]}
+JOBS = ("POST /jobs", "GET /jobs", "GET /jobs/{id}", "DELETE /jobs/{id}")
+ITEMS = ("GET /items/{id}", "GET /items/{id}/prediction", "PUT /items/{id}")
+
+
+class Excuse(NamedTuple):
+    """A status of these operations of a server; 0 is a connection that broke, "" any operation."""
+
+    server: str
+    statuses: tuple[int, ...]
+    operations: tuple[str, ...] = ("",)
+
+
+class Fault(NamedTuple):
+    """Something that goes wrong: how, how it is put right, when it is over."""
+
+    name: str
+    excuses: tuple[Excuse, ...]
+    begin: Callable[[], object]
+    mend: Callable[[], object]
+    over: Callable[[], object]
+
+
+class Window(NamedTuple):
+    """When a fault was; `end` is 0 while it lasts."""
+
+    fault: Fault
+    begin: float
+    end: float
+
+
+def killed(server: Server, *excuses: Excuse) -> Fault:
+    """kill -9 of one of its two processes."""
+    return Fault(
+        f"kill -9 of a process of {server.name}",
+        (Excuse(server.name, (0,)), *excuses),
+        lambda: os.kill(random.choice(server.serving()), signal.SIGKILL),
+        lambda: None,
+        lambda: len(server.serving()) == 2 and server.is_ready(),
+    )
+
+
+def reloaded(server: Server) -> Fault:
+    """SIGHUP, which costs nobody anything."""
+    before: list[int] = []
+
+    def begin() -> None:
+        before[:] = server.serving()
+        server.process.send_signal(signal.SIGHUP)
+
+    def over() -> bool:
+        return not any(map(alive, before)) and len(server.serving()) == 2
+
+    return Fault(f"SIGHUP to {server.name}", (), begin, lambda: None, over)
+
+
+def gone(server: Server, over: Callable[[], object], *excuses: Excuse) -> Fault:
+    """The whole server killed, and started again."""
+    own = Excuse(server.name, (0,))
+    return Fault(f"{server.name} is killed", (own, *excuses), server.kill, server.start, lambda: server.is_ready() and over())
+
+
+def store_faults(fleet: Fleet) -> Iterator[Fault]:
+    """Those of Redis and PostgreSQL: killed, and stopped so that they take connections and say nothing."""
+    servers = fleet.servers
+
+    def jobs_go_on() -> bool:
+        return all(servers[name].answers("POST", "/jobs", ROW) for name in ("asynchronous", "sync_async"))
+
+    def cache_goes_on() -> bool:
+        return servers["prediction_cache"].answers("DELETE", "/cache")
+
+    def items_go_on() -> bool:
+        # Its own item, so that nobody else's changes.
+        return servers["data_cache"].answers("PUT", "/items/after-a-fault", ROW)
+
+    stores = (
+        ("jobs", fleet.jobs, [Excuse(one, (503,), JOBS) for one in ("asynchronous", "sync_async")], jobs_go_on),
+        ("the cache", fleet.cache, [Excuse("prediction_cache", (503,), ("DELETE /cache",))], cache_goes_on),
+        ("items", fleet.items, [], items_go_on),
+    )
+    for what, store, excuses, over in stores:
+        yield Fault(f"the Redis of {what} is killed", tuple(excuses), store.kill, store.start, over)
+        begin, mend = standing_still(store)
+        yield Fault(f"the Redis of {what} stands still", tuple(excuses), begin, mend, over)
+    down, postgres = Excuse("data_cache", (503,), ITEMS), fleet.postgres
+    yield Fault("PostgreSQL is killed", (down,), postgres.stop, postgres.start, items_go_on)
+    begin, mend = standing_still(postgres)
+    yield Fault("PostgreSQL stands still", (down,), begin, mend, items_go_on)
+
+
+def standing_still(store: Store) -> tuple[Callable[[], object], Callable[[], object]]:
+    """How one takes connections and says nothing, and how it goes on; its process may be another one by then."""
+
+    def send(number: int) -> None:
+        # PostgreSQL is many processes.
+        if isinstance(store, PostgresServer):
+            store.signal(number)
+        else:
+            store.process.send_signal(number)
+
+    return (lambda: send(signal.SIGSTOP)), (lambda: send(signal.SIGCONT))
+
+
+def process_faults(fleet: Fleet) -> Iterator[Fault]:
+    """Those that cost a server its processes, whose memory is then that of others."""
+    servers = fleet.servers
+    predictions = ("POST /predict", "POST /predict/label", "POST /predict/proba", "POST /predict/batch")
+    unanswered = Excuse("prep", (502, 503, 504), (*predictions, "GET /predict/test", "GET /predict/test/label", "GET /readyz"))
+    for server in servers.values():
+        if server.workers == 2:
+            yield killed(server, *((unanswered,) if server.name == "pred" else ()))
+            yield reloaded(server)
+    prep = servers["prep"]
+    yield gone(servers["pred"], lambda: prep.is_ready() and prep.answers("POST", "/predict", ROW), unanswered)
+    for name in NAMES[:2]:
+        yield member_fault(fleet, name)
+
+
+def member_fault(fleet: Fleet, name: str) -> Fault:
+    """No answer of the gateway fails by it; that one is missing in them is told."""
+    gateway = fleet.servers["gateway"]
+    return gone(fleet.servers[f"member-{name}"], lambda: gateway.answers("POST", "/ensemble/predict", ROW))
+
+
+def nothing() -> None:
+    pass
+
+
+# Who waits 0.2 s for a store, as servers do, cannot be served by a machine that stands still as long.
+STALL_SECONDS = 0.1
+STALL = Fault("the machine stood still", (), nothing, nothing, nothing)
+
+
+class Faults:
+    """Lets things go wrong, one after the other, and remembers when; and when the machine itself stood still."""
+
+    def __init__(self, say: Callable[[str], None], fleet: Fleet) -> None:
+        self.say = say
+        self.windows: list[Window] = []
+        self.wrong: list[str] = []
+        self.ending = threading.Event()
+        # A stall excuses what a store that stands still excuses.
+        excuses = {excuse for fault in store_faults(fleet) for excuse in fault.excuses}
+        self.stall = STALL._replace(excuses=(*excuses, Excuse("all", (503,), (*JOBS, *ITEMS))))
+        self.thread = threading.Thread(target=self.watch)
+
+    def __enter__(self) -> "Faults":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ending.set()
+        self.thread.join()
+
+    def watch(self) -> None:
+        while not self.ending.is_set():
+            began = time.time()
+            time.sleep(0.02)
+            if time.time() - began > STALL_SECONDS:
+                self.windows.append(Window(self.stall, began - 1, time.time() + 1))
+
+    def run(self, faults: list[Fault], seconds: float, hold: float, pause: float) -> None:
+        """All of them in turn, again and again, for so long; each lasts for `hold` seconds."""
+        end = time.time() + seconds
+        while time.time() < end:
+            for fault in random.sample(faults, len(faults)):
+                left = end - time.time()
+                if left <= 0 or self.ending.wait(min(pause, left)):
+                    return
+                self.happen(fault, hold)
+
+    def happen(self, fault: Fault, hold: float) -> None:
+        began = Window(fault, time.time(), 0)
+        self.windows.append(began)
+        self.say(fault.name)
+        fault.begin()
+        # An end of the soak must leave nothing that stands still.
+        self.ending.wait(hold)
+        fault.mend()
+        try:
+            until(fault.over, f"over: {fault.name}", PATIENCE_SECONDS)
+        except AssertionError as error:
+            self.wrong.append(str(error))
+        self.windows[self.windows.index(began)] = began._replace(end=time.time() + AFTER_SECONDS)
+
+    def excused(self, server: str, operation: str, status: int, since: float, till: float) -> str:
+        """The fault by which an answer between these times may be so, or nothing."""
+        for fault, begin, end in list(self.windows):
+            if begin <= till and (not end or since <= end):
+                for excuse in fault.excuses:
+                    named = operation in excuse.operations or "" in excuse.operations
+                    if excuse.server == server and status in excuse.statuses and named:
+                        return fault.name
+        return ""
+
+    def during(self, since: float, till: float) -> bool:
+        """Whether anything went wrong between these times."""
+        return any(begin <= till and (not end or since <= end) for _, begin, end in list(self.windows))

@@ -1,0 +1,121 @@
+"""What /proc tells of each process every few seconds, and what that must not do: grow."""
+
+import os
+import threading
+import time
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from fleet import Fleet
+
+# Of a process's own memory, over the steady half; see `growth`.
+MOST_KB_PER_MINUTE = 40.0
+# What an allocator may still spread into, however short the run was.
+NOISE_KB = 512.0
+
+
+class Sample(NamedTuple):
+    """One look at a process: KB that are its own, KB of its share of all, descriptors, threads."""
+
+    at: float
+    own: int
+    share: int
+    descriptors: int
+    threads: int
+
+
+def look(pid: int) -> Sample | None:
+    """None for one that is gone."""
+    with suppress(OSError, KeyError, ValueError):
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        rollup = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+        descriptors = len(os.listdir(f"/proc/{pid}/fd"))
+        kilobytes = (int(rollup[name].split()[0]) for name in ("Private_Dirty", "Pss"))
+        return Sample(time.time(), *kilobytes, descriptors, int(status["Threads"]))
+    return None
+
+
+class Gauge:
+    """Looks at all processes of a fleet until it is ended."""
+
+    def __init__(self, fleet: Fleet, seconds: float) -> None:
+        self.fleet, self.seconds = fleet, seconds
+        self.samples: dict[int, list[Sample]] = defaultdict(list)
+        # Of which server a process is, and what it is there.
+        self.names: dict[int, tuple[str, str]] = {}
+        self.ending = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+
+    def __enter__(self) -> "Gauge":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ending.set()
+        self.thread.join()
+
+    def run(self) -> None:
+        while not self.ending.wait(self.seconds):
+            self.look()
+
+    def look(self) -> dict[int, Sample]:
+        """Of each process that lives now."""
+        found = {}
+        for server in self.fleet.servers.values():
+            for pid, kind in server.pids().items():
+                if sample := look(pid):
+                    self.names[pid] = server.name, kind
+                    self.samples[pid].append(sample)
+                    found[pid] = sample
+        return found
+
+    def kinds(self, found: dict[int, Sample]) -> dict[tuple[str, str], list[Sample]]:
+        """What was found, by server and kind of process."""
+        grouped = defaultdict(list)
+        for pid, sample in found.items():
+            grouped[self.names[pid]].append(sample)
+        return grouped
+
+
+def slope(samples: list[Sample]) -> float:
+    """KB a minute by which a process's own memory grows, by least squares."""
+    minutes = np.array([one.at for one in samples]) / 60
+    return float(np.polyfit(minutes - minutes[0], [one.own for one in samples], 1)[0])
+
+
+def growth(samples: list[Sample]) -> float:
+    """The same, and the least of the whole and its two halves: a leak is in both, what an allocator takes once is in one."""
+    middle = len(samples) // 2
+    return min(slope(part) for part in (samples, samples[:middle], samples[middle:]))
+
+
+def leaks(gauge: Gauge, since: float, till: float) -> tuple[dict[int, float], list[str]]:
+    """KB a minute of each process that lived from `since` to `till`, and those that grew too much."""
+    found, faults = {}, []
+    for pid, samples in gauge.samples.items():
+        steady = [one for one in samples if since <= one.at <= till]
+        if len(steady) < 6 or samples[-1].at < till or samples[0].at > since:
+            continue
+        found[pid] = growth(steady)
+        grown = found[pid] * (till - since) / 60
+        if found[pid] > MOST_KB_PER_MINUTE and grown > NOISE_KB:
+            faults.append(f"{' '.join(gauge.names[pid])} ({pid}) grows by {found[pid]:.0f} KB a minute, {grown:.0f} KB so far")
+    return found, faults
+
+
+def more(gauge: Gauge, before: dict[int, Sample], after: dict[int, Sample], spare: int) -> list[str]:
+    """Who has more descriptors or threads than any process of the kind had after the warm-up, both without load.
+
+    Threads and connections to stores are made when they are wanted and kept, one for each client that waits, hence `spare`.
+    """
+    faults, first = [], gauge.kinds(before)
+    for pid, sample in after.items():
+        server, kind = gauge.names[pid]
+        for what in ("descriptors", "threads"):
+            most = max(getattr(one, what) for one in first[server, kind]) + (0 if kind == "parent" else spare)
+            if getattr(sample, what) > most:
+                faults.append(f"{server} {kind} ({pid}) has {getattr(sample, what)} {what}, and may have {most}")
+    return faults

@@ -1,0 +1,57 @@
+"""The soak of .ci/soak in its shortest form, and that it sees what it looks for."""
+
+import random
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, need
+from postgres_server import program
+
+sys.path.insert(0, str(ROOT / "tests/soak"))
+from gauge import Sample, growth, leaks, more
+
+
+class Looked:
+    """What a gauge knows of one process of a web_single."""
+
+    def __init__(self, samples: list[Sample], kind: str = "worker") -> None:
+        self.samples, self.names = {7: samples}, {7: ("web_single", kind)}
+
+    def kinds(self, found):
+        return {self.names[pid]: [sample] for pid, sample in found.items()}
+
+
+def samples(memory) -> list[Sample]:
+    """One each five seconds for ten minutes; `memory` tells KB by the minute."""
+    noise = random.Random(11)
+    return [Sample(at, int(50_000 + memory(at / 60) + noise.gauss(0, 200)), 0, 10, 7) for at in range(0, 605, 5)]
+
+
+def test_a_leak_is_told_from_noise_and_from_what_is_taken_once():
+    assert leaks(Looked(samples(lambda minutes: 100 * minutes)), 0, 600)[1]
+    assert not leaks(Looked(samples(lambda minutes: 0)), 0, 600)[1]
+    for when in (1, 3, 5, 7, 9):
+        assert not leaks(Looked(samples(lambda minutes, when=when: 8000 * (minutes > when))), 0, 600)[1]
+    assert growth(samples(lambda minutes: 100 * minutes)) == pytest.approx(100, abs=25)
+
+
+def test_a_process_that_did_not_live_all_the_time_is_not_measured():
+    assert leaks(Looked(samples(lambda minutes: 100 * minutes)[:-2]), 0, 600) == ({}, [])
+
+
+def test_descriptors_and_threads_may_be_more_by_one_for_each_client_and_a_parents_by_none():
+    before, after = Sample(0, 0, 0, 10, 7), Sample(9, 0, 0, 13, 7)
+    for kind, spare, faults in (("worker", 3, 0), ("worker", 2, 1), ("parent", 3, 1)):
+        assert len(more(Looked([], kind), {7: before}, {7: after}, spare)) == faults
+    assert len(more(Looked([]), {7: before}, {7: before._replace(threads=20)}, 3)) == 1
+
+
+@pytest.mark.long
+def test_a_short_soak_is_all_well_and_draws_its_chart(tmp_path):
+    need("redis-server")
+    need(program("postgres"))
+    command = [sys.executable, ROOT / "tests/soak", "0.5", "--clients", "2", "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-10_000:] + done.stderr
+    assert (tmp_path / "soak.png").stat().st_size > 10_000
