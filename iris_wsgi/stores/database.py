@@ -199,7 +199,7 @@ class Database:
                 self.changed.notify_all()
 
     def open(self, busy_seconds: float) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, busy_seconds, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(self.path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
         try:
             # A commit is on the disk before it returns, not only what follows it in order.
             connection.execute("PRAGMA synchronous = FULL")
