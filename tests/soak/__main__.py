@@ -24,7 +24,7 @@ from traffic import NO_FAULT_OF_OURS, Traffic  # noqa: E402
 from turns import TURNS, reading  # noqa: E402
 
 # Of the whole time: until all is loaded and full; until processes are left alone.
-WARM, STORM = 0.15, 0.5
+WARM, STORM = 0.15, 0.45
 MOST_SHOWN = 30
 
 
@@ -77,8 +77,8 @@ def soak(fleet: Fleet, given: argparse.Namespace, say) -> list[str]:
         faults.run([*stores, member], seconds * (1 - STORM), hold, pause)
         ended = time.time()
         after = resting(traffic, gauge, say, go_on=False)
-    # The first tenth of it is still of the processes that have just begun.
-    since = settled + 0.1 * (ended - settled)
+    # The first quarter of it is still of the processes that have just begun.
+    since = settled + 0.25 * (ended - settled)
     slopes, wrong = leaks(gauge, since, ended)
     wrong += [
         *more(gauge, before, after, given.clients),

@@ -151,7 +151,7 @@ def nothing() -> None:
 # Servers wait 0.2 s for a store, which a machine cannot hold that does not come to sleep, write and wake in this time.
 STALL_SECONDS = 0.1
 # What goes wrong because the machine stood still is told up to so much before and after.
-AROUND_SECONDS = 2.0
+AROUND_SECONDS = 5.0
 STALL = Fault("the machine stood still", (), nothing, nothing, nothing)
 
 

@@ -14,7 +14,7 @@ from fleet import Fleet
 # Of a process's own memory, over the steady half; see `growth`.
 MOST_KB_PER_MINUTE = 40.0
 # Over less there is nothing to be seen.
-LEAST_SECONDS = 180.0
+LEAST_SECONDS = 120.0
 # What an allocator may still spread into, however short the run was.
 NOISE_KB = 512.0
 
