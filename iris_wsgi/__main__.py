@@ -1,4 +1,4 @@
-"""The command line: serve, worker, redrive, warm, batch, edge, verify, seal, load, healthcheck, clear."""
+"""The command line: serve, worker, redrive, warm, batch, edge, verify, seal, load, healthcheck, clear, tour."""
 
 import argparse
 import os
@@ -12,7 +12,7 @@ from iris_wsgi.batch.options import add_flags as add_batch_flags
 from iris_wsgi.edge.command import EDGE, edge
 from iris_wsgi.edge.command import add_commands as add_edge_commands
 from iris_wsgi.errors import BadModel
-from iris_wsgi.settings import NAMES, BadSetting, Settings, add_flags, checked, read_settings, seal_text, whole
+from iris_wsgi.settings import NAMES, BadSetting, Settings, add_flags, checked, read_settings, seal_text, server_address, whole
 from iris_wsgi.stores.jobs import BadStore, StoreDown
 
 Given = Mapping[str, Any]
@@ -72,6 +72,13 @@ def parser() -> argparse.ArgumentParser:
     add_flags(health, ["host", "port"])
     clear = commands.add_parser("clear", help="have the server on this machine clear its prediction cache")
     add_flags(clear, ["host", "port"])
+    tour = commands.add_parser(
+        "tour",
+        help="try every pattern on a running server of role all, and see that its answers are right",
+        description="Tries every pattern on a running server of role all. The status is 1 when an answer is wrong.",
+    )
+    tour.add_argument("url", metavar="URL", nargs="?", help="the server (default: that of this machine, by --host and --port)")
+    add_flags(tour, ["host", "port", "model_dir"])
     return top
 
 
@@ -116,7 +123,6 @@ def redrive(settings: Settings, given: Given) -> int:
 
 def warm(settings: Settings, given: Given) -> int:
     from iris_wsgi.batch.progress import teller
-    from iris_wsgi.health import EVERYWHERE
     from iris_wsgi.items.choice import open_known
     from iris_wsgi.items.warm import ids_of, warm
 
@@ -125,9 +131,15 @@ def warm(settings: Settings, given: Given) -> int:
         store = open_known(settings, STORE_SECONDS)
         ids = list(ids_of(store, given["most"]))
         store.close()
+    return warm(given["url"] or url_here(settings), ids, teller(len(ids), "items", given["quiet"]), say)
+
+
+def url_here(settings: Settings) -> str:
+    """Of the server of this machine."""
+    from iris_wsgi.health import EVERYWHERE
+
     host = EVERYWHERE.get(settings.host, settings.host)
-    url = given["url"] or f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
-    return warm(url, ids, teller(len(ids), "items", given["quiet"]), say)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
 def verify(settings: Settings, _: Given) -> int:
@@ -185,6 +197,14 @@ def clear(settings: Settings, _: Given) -> int:
     return 0
 
 
+def tour(settings: Settings, given: Given) -> int:
+    from iris_wsgi.guide import Guide
+    from iris_wsgi.tour import tour
+
+    url = checked("URL", given["url"] or url_here(settings), server_address)
+    return tour(Guide(url, os.environ, settings.model_dir), lambda message: print(f"iris_wsgi: {message}", file=sys.stderr))
+
+
 COMMANDS: Mapping[str, Callable[[Settings, Given], int]] = {
     "serve": run_server,
     "worker": run_server,
@@ -197,6 +217,7 @@ COMMANDS: Mapping[str, Callable[[Settings, Given], int]] = {
     "load": load,
     "healthcheck": healthcheck,
     "clear": clear,
+    "tour": tour,
 }
 
 

@@ -8,6 +8,7 @@ from iris_wsgi import golden
 from iris_wsgi.asking import Ask
 from iris_wsgi.cached import PredictionCache
 from iris_wsgi.companions import Companions
+from iris_wsgi.cores import PRED
 from iris_wsgi.errors import BadModel
 from iris_wsgi.items.cache import ItemCache, Times
 from iris_wsgi.items.choice import open_items, open_shared
@@ -18,7 +19,7 @@ from iris_wsgi.items.texts import Texts
 from iris_wsgi.job_metrics import JobMetrics, StoreFigures
 from iris_wsgi.log import Log
 from iris_wsgi.metrics import Registry
-from iris_wsgi.model import Graph, load_model
+from iris_wsgi.model import Graph, Model, load_model
 from iris_wsgi.ops import Readiness
 from iris_wsgi.pace import Pace
 from iris_wsgi.predictors import Predict, within_deadline
@@ -105,6 +106,16 @@ def hybrid_routes(parts: Parts, queue: jobs.Queue) -> list[Route]:
             f" for {', '.join(full.labels)}"
         )
     return hybrid.routes(fast, within_deadline(fast, Watch()), queue, parts.log, settings.escalate_below)
+
+
+def second_half(parts: Parts) -> Model:
+    """What role pred would serve of this model's folder. Raises BadModel, also where no path could tell the two models apart."""
+    folder = Path(parts.settings.model_dir) / PRED
+    half, pinned = load_model(folder)
+    golden.self_test(half, pinned.cases, pinned.tolerance)
+    if half.name == parts.model.name:
+        raise BadModel(f"{folder} holds a model of the name {half.name}, as the whole one has it")
+    return half
 
 
 def worker_of(parts: Parts, metrics: JobMetrics) -> Worker:

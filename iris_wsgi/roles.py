@@ -1,9 +1,9 @@
 """The catalogue of roles: one short function each, from parts to the routes a client sees."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from iris_wsgi import ops
 from iris_wsgi.asking import plainly, through
@@ -26,13 +26,18 @@ from iris_wsgi.parts import (
     item_routes,
     job_routes,
     queue_of,
+    second_half,
     worker_of,
 )
+from iris_wsgi.predictors import within_deadline
 from iris_wsgi.routes import single, training, v1, v2
 from iris_wsgi.servable import classifier
 from iris_wsgi.settings import Settings
 from iris_wsgi.tally import Tallies, Tally
+from iris_wsgi.watch import Watch
 from iris_wsgi.wsgi import App, Route
+
+Kind = TypeVar("Kind")
 
 
 def web_single(parts: Parts) -> list[Route]:
@@ -45,13 +50,13 @@ def prediction_cache(parts: Parts) -> list[Route]:
     return web_single(parts)
 
 
-def synchronous(parts: Parts) -> list[Route]:
-    """The routes of v2 and v1 over each model under its own name; today there is one."""
-    tallies = Tallies(parts.registry, [parts.model.name])
+def synchronous(parts: Parts, beside: Sequence[Model] = ()) -> list[Route]:
+    """The routes of v2 and v1 over each model under its own name: that of the role, and those `beside` it."""
     # Half a model is in the role prep alone, which has no such routes.
     assert isinstance(parts.model, Model)
-    one = classifier(parts.model, parts.predict, Tally(tallies, parts.model.name))
-    models = {one.served.name: one}
+    predicts = {parts.model: parts.predict} | {model: within_deadline(model, Watch()) for model in beside}
+    tallies = Tallies(parts.registry, [model.name for model in predicts])
+    models = {model.name: classifier(model, predict, Tally(tallies, model.name)) for model, predict in predicts.items()}
     protocols = [family.routes(models, parts.readiness.why_not, parts.settings.max_rows, parts.pace) for family in (v2, v1)]
     return [route for table in protocols for route in table]
 
@@ -100,19 +105,22 @@ def everything(parts: Parts) -> list[Route]:
     hand = worker_of(parts, queue.metrics)
     parts.companions.add("worker", hand.run)
     queue = queue._replace(tell=hand.wake)
+    hybrids = where_there(parts, "POST /predict/hybrid", lambda: hybrid_routes(parts, queue))
+    ensemble = where_there(
+        parts, "POST /ensemble/predict", lambda: remote_ensemble(parts) if parts.settings.members else local_ensemble(parts)
+    )
+    # So that a server of role prep may ask this one.
+    protocols = synchronous(parts, where_there(parts, "the other half of role prep", lambda: [second_half(parts)]))
+    return [*web_single(parts), *protocols, *job_routes(parts, queue), *hybrids, *item_routes(parts), *ensemble]
+
+
+def where_there(parts: Parts, what: str, make: Callable[[], list[Kind]]) -> list[Kind]:
+    """What the models beside the whole one serve: one's own need not have any."""
     try:
-        hybrids = hybrid_routes(parts, queue)
+        return make()
     except BadModel as error:
-        # A model of one's own need not have a fast one beside it.
-        parts.log.event("warning", f"POST /predict/hybrid is not served: {error}")
-        hybrids = []
-    try:
-        ensemble = remote_ensemble(parts) if parts.settings.members else local_ensemble(parts)
-    except BadModel as error:
-        # Nor need it have models of one class each.
-        parts.log.event("warning", f"POST /ensemble/predict is not served: {error}")
-        ensemble = []
-    return [*web_single(parts), *synchronous(parts), *job_routes(parts, queue), *hybrids, *item_routes(parts), *ensemble]
+        parts.log.event("warning", f"{what} is not served: {error}")
+        return []
 
 
 ROLES: dict[str, Callable[[Parts], list[Route]]] = {

@@ -174,7 +174,7 @@ def test_the_version_is_told_by_the_command_and_in_the_changelog():
     assert f"## {iris_wsgi.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["serve", "test", "check", "train", "bench", "edge", "setup"])
+@pytest.mark.parametrize("name", ["serve", "tour", "test", "check", "train", "bench", "edge", "setup"])
 def test_every_door_is_a_script_that_can_be_run(name):
     path = ROOT / "bin" / name
     assert path.stat().st_mode & 0o111
