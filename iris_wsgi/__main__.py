@@ -93,6 +93,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return COMMANDS[given["command"]](settings, given)
     except (BadModel, BadSetting, BadStore, StoreDown) as error:
         return failure(str(error), 1)
+    except KeyboardInterrupt:
+        return failure("interrupted", 130)
+    except BrokenPipeError:
+        # Who read it wants no more; the interpreter's own last flush would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def run_server(settings: Settings, _: Given) -> int:

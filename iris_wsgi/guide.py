@@ -76,7 +76,7 @@ class Guide:
         answer, text = exchanged(connection, method, path, body, {**self.fields, **asked})
         self.say("".join(f"{name}: {answer.headers[name]}\n" for name in TELLING if name in answer.headers) + shortened(text))
         if not 200 <= answer.status < 300 and answer.status != may_be:
-            raise Wrong(f"{method} {path} answers {answer.status}: {text[:SHOWN]}; expected success")
+            raise Wrong(f"{method} {path} answers {answer.status}, expected success: {' '.join(text.split())[:SHOWN]}")
         return Reply(answer.status, json.loads(text), answer.headers)
 
     def run(self, *words: str, given: str = "") -> str:

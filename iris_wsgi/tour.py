@@ -126,7 +126,7 @@ def tour(guide: Guide, fail: Callable[[str], None]) -> int:
         fail(f"no server answers at {guide.url}: {reason(error)}; start one with bin/serve in another terminal, or name its URL")
         return 1
     except (Wrong, *MISSHAPEN) as error:
-        fail(f"{guide.url} is no server of role all: {reason(error)}")
+        fail(f"{guide.url} is no server of role all (bin/serve): {reason(error)}")
         return 1
     for number, (name, when, walk) in enumerate(PATTERNS, 1):
         guide.say(f"\n{number}/{len(PATTERNS)} {name}", BOLD)
