@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 # All that an older one can read of this package.
-if sys.version_info < (3, 11):
+if sys.hexversion < 0x030B0000:
     sys.exit(f"iris_wsgi: this is Python {sys.version.split()[0]}, and 3.11 or later is needed; bin/setup looks for one")
 
 if TYPE_CHECKING:

@@ -216,7 +216,9 @@ class Database:
             self.path.touch(0o600)
             patiently(lambda: self.make(schema), time.monotonic() + OPEN_SECONDS)
         except OSError as error:
-            raise StoreDown(f"the store {self.path} cannot be opened: {error.strerror}; IRIS_STATE_DIR or --state-dir names another folder") from None
+            raise StoreDown(
+                f"the store {self.path} cannot be opened: {error.strerror}; IRIS_STATE_DIR or --state-dir names another folder"
+            ) from None
         except sqlite3.Error as error:
             down = self.down(error)
             raise BadStore(f"{self.path} {REASONS[primary(error)]}") if isinstance(down, Damaged) else down from None
