@@ -1,4 +1,4 @@
-"""The command line: serve, worker, redrive, warm, batch, edge, verify, seal, load, healthcheck, clear."""
+"""The command line: serve, worker, redrive, warm, batch, edge, verify, seal, load, healthcheck, clear, tour."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from iris_wsgi import __version__
 from iris_wsgi.errors import BadModel
-from iris_wsgi.settings import NAMES, BadSetting, Settings, add_flags, checked, read_settings, seal_text, whole
+from iris_wsgi.settings import NAMES, BadSetting, Settings, add_flags, checked, read_settings, seal_text, server_address, whole
 from iris_wsgi.stores.jobs import BadStore, StoreDown
 
 Given = Mapping[str, Any]
@@ -89,6 +89,11 @@ def clear_flags(clear: Parser) -> None:
     add_flags(clear, ["host", "port", "token_file"])
 
 
+def tour_flags(tour: Parser) -> None:
+    tour.add_argument("url", metavar="URL", nargs="?", help="the server (default: that of this machine, by --host and --port)")
+    add_flags(tour, ["host", "port", "model_dir"])
+
+
 def parser(words: Sequence[str]) -> Parser:
     """Of these words; flags are there for the command that is among them, and nothing is imported for others."""
     top = argparse.ArgumentParser(prog="iris_wsgi", description="Serves a classifier in ONNX over HTTP.")
@@ -113,6 +118,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return COMMANDS[given["command"]].run(settings, given)
     except (BadModel, BadSetting, BadStore, StoreDown) as error:
         return failure(str(error), 1)
+    except KeyboardInterrupt:
+        return failure("interrupted", 130)
+    except BrokenPipeError:
+        # Who read it wants no more; the interpreter's own last flush would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def run_server(settings: Settings, _: Given) -> int:
@@ -160,7 +171,6 @@ def redrive(settings: Settings, given: Given) -> int:
 
 def warm(settings: Settings, given: Given) -> int:
     from iris_wsgi.batch.progress import teller
-    from iris_wsgi.health import EVERYWHERE
     from iris_wsgi.items.choice import open_known
     from iris_wsgi.items.warm import ids_of, warm
 
@@ -169,9 +179,16 @@ def warm(settings: Settings, given: Given) -> int:
         store = open_known(settings, STORE_SECONDS)
         ids = list(ids_of(store, given["most"]))
         store.close()
+    tell = teller(len(ids), "items", given["quiet"])
+    return warm(given["url"] or url_here(settings), dict(credentials(settings)), ids, tell, say)
+
+
+def url_here(settings: Settings) -> str:
+    """Of the server of this machine."""
+    from iris_wsgi.health import EVERYWHERE
+
     host = EVERYWHERE.get(settings.host, settings.host)
-    url = given["url"] or f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
-    return warm(url, dict(credentials(settings)), ids, teller(len(ids), "items", given["quiet"]), say)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
 def credentials(settings: Settings) -> Sequence[tuple[str, str]]:
@@ -238,6 +255,14 @@ def clear(settings: Settings, _: Given) -> int:
     return 0
 
 
+def tour(settings: Settings, given: Given) -> int:
+    from iris_wsgi.guide import Guide
+    from iris_wsgi.tour import tour
+
+    url = checked("URL", given["url"] or url_here(settings), server_address)
+    return tour(Guide(url, os.environ, settings.model_dir), lambda message: print(f"iris_wsgi: {message}", file=sys.stderr))
+
+
 class Command(NamedTuple):
     """What it is for, what adds its flags, and what it does with settings and flags: the exit status."""
 
@@ -249,6 +274,7 @@ class Command(NamedTuple):
 
 SERVE = "Serves a role until SIGTERM or SIGINT."
 WORKER = f"Works on jobs until SIGTERM or SIGINT: role worker, whose health and metrics are on port {WORKER_PORT}."
+TOUR = "Tries every pattern on a running server of role all. The status is 1 when an answer is wrong."
 COMMANDS = {
     "serve": Command("serve a role until SIGTERM", serve_flags, run_server, SERVE),
     "worker": Command("work on jobs until SIGTERM", worker_flags, run_server, WORKER),
@@ -261,6 +287,9 @@ COMMANDS = {
     "load": Command("copy a model from elsewhere into a folder, if it has the right seal", load_flags, load),
     "healthcheck": Command("ask the server on this machine whether it is ready", healthcheck_flags, healthcheck),
     "clear": Command("have the server on this machine clear its prediction cache", clear_flags, clear),
+    "tour": Command(
+        "try every pattern on a running server of role all, and see that its answers are right", tour_flags, tour, TOUR
+    ),
 }
 
 

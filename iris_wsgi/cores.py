@@ -13,7 +13,7 @@ from iris_wsgi.companions import Companions
 from iris_wsgi.errors import BadModel
 from iris_wsgi.log import Log
 from iris_wsgi.metrics import Registry
-from iris_wsgi.model import Graph, load_model
+from iris_wsgi.model import Graph, Model, load_model
 from iris_wsgi.ops import Readiness
 from iris_wsgi.pace import Pace, measure
 from iris_wsgi.predictors import ModelMetrics, Predict, measured, within_deadline
@@ -88,3 +88,13 @@ def of_member(start: Start) -> Core:
             f" IRIS_MEMBER={wanted} needs one of {wanted} for other, {wanted}"
         )
     return core
+
+
+def second_half(settings: Settings, whole: Graph) -> Model:
+    """What role pred would serve of this model's folder. Raises BadModel, also where no path could tell the two models apart."""
+    folder = Path(settings.model_dir) / PRED
+    half, pinned = load_model(folder)
+    golden.self_test(half, pinned.cases, pinned.tolerance)
+    if half.name == whole.name:
+        raise BadModel(f"{folder} holds a model of the name {half.name}, as the whole one has it")
+    return half

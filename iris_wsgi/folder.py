@@ -37,7 +37,9 @@ def read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BadModel(f"{path} cannot be read: {error.strerror}") from None
+        # Most often the folder is another one than was meant.
+        hint = "; IRIS_MODEL_DIR or --model-dir names the folder of a model" if path.name == GOLDEN else ""
+        raise BadModel(f"{path} cannot be read: {error.strerror}{hint}") from None
 
 
 def read_all(read: Read, where: str, seal: str = "") -> tuple[Golden, dict[str, bytes]]:

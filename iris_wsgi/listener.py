@@ -6,6 +6,7 @@ import socket
 import struct
 from array import array
 from contextlib import suppress
+from errno import EACCES, EADDRINUSE
 from math import inf
 
 from iris_wsgi.settings import BadSetting, Settings
@@ -29,7 +30,8 @@ def bind(settings: Settings) -> socket.socket:
         bound.bind(address)
     except OSError as error:
         where = f"IRIS_HOST={settings.host} IRIS_PORT={settings.port}"
-        raise BadSetting(f"{where}: cannot listen there: {error.strerror}; is it taken? Choose another with --port") from None
+        way_out = "choose another with --port" if error.errno in (EADDRINUSE, EACCES) else "is it an address of this machine?"
+        raise BadSetting(f"{where}: cannot listen there: {error.strerror}; {way_out}") from None
     return bound
 
 

@@ -1,15 +1,15 @@
 """The catalogue of roles: one short function each, from parts to the routes a client sees."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from iris_wsgi import __version__, ops
 from iris_wsgi.asking import Ask, plainly
 from iris_wsgi.companions import Companions
-from iris_wsgi.cores import Core, Start, here, of_member
+from iris_wsgi.cores import Core, Start, here, of_member, second_half
 from iris_wsgi.errors import BadModel
 from iris_wsgi.log import Log
 from iris_wsgi.metrics import Info, Registry
@@ -17,10 +17,14 @@ from iris_wsgi.model import Graph, Model
 from iris_wsgi.observer import RequestObserver
 from iris_wsgi.pace import BLOCKING
 from iris_wsgi.parts import Parts
+from iris_wsgi.predictors import within_deadline
 from iris_wsgi.routes import single, training
 from iris_wsgi.settings import BadSetting, Settings
 from iris_wsgi.tracing import Fields, nothing
+from iris_wsgi.watch import Watch
 from iris_wsgi.wsgi import App, Route
+
+Kind = TypeVar("Kind")
 
 # A role imports what it alone needs when it is put together: others start without that.
 
@@ -35,17 +39,17 @@ def prediction_cache(parts: Parts) -> list[Route]:
     return web_single(parts)
 
 
-def synchronous(parts: Parts) -> list[Route]:
-    """The routes of v2 and v1 over each model under its own name; today there is one."""
+def synchronous(parts: Parts, beside: Sequence[Model] = ()) -> list[Route]:
+    """The routes of v2 and v1 over each model under its own name: that of the role, and those `beside` it."""
     from iris_wsgi.routes import v1, v2
     from iris_wsgi.servable import classifier
     from iris_wsgi.tally import Tallies, Tally
 
-    tallies = Tallies(parts.registry, [parts.model.name])
     # Half a model is in the role prep alone, which has no such routes.
     assert isinstance(parts.model, Model)
-    one = classifier(parts.model, parts.predict, Tally(tallies, parts.model.name))
-    models = {one.served.name: one}
+    predicts = {parts.model: parts.predict} | {model: within_deadline(model, Watch()) for model in beside}
+    tallies = Tallies(parts.registry, [model.name for model in predicts])
+    models = {model.name: classifier(model, predict, Tally(tallies, model.name)) for model, predict in predicts.items()}
     protocols = [family.routes(models, parts.readiness.why_not, parts.settings.max_rows, parts.pace) for family in (v2, v1)]
     return [route for table in protocols for route in table]
 
@@ -111,20 +115,21 @@ def everything(parts: Parts) -> list[Route]:
     hand = worker_of(parts, queue.metrics)
     parts.companions.add("worker", hand.run)
     queue = queue._replace(tell=hand.wake)
-    # A model of one's own need not have a fast one beside it, nor models of one class each.
-    hybrids = if_there("POST /predict/hybrid", parts.log, lambda: hybrid_routes(parts, queue))
-    ensemble = if_there(
-        "POST /ensemble/predict", parts.log, lambda: (gateway if parts.settings.members else local_ensemble)(parts)
-    )
-    return [*web_single(parts), *synchronous(parts), *job_routes(parts, queue), *hybrids, *data_cache(parts), *ensemble]
+    hybrids = where_there(parts, "POST /predict/hybrid", lambda: hybrid_routes(parts, queue))
+    panel = gateway if parts.settings.members else local_ensemble
+    ensemble = where_there(parts, "POST /ensemble/predict", lambda: panel(parts))
+    # So that a server of role prep may ask this one.
+    halves = where_there(parts, "the other half of role prep", lambda: [second_half(parts.settings, parts.model)])
+    protocols = synchronous(parts, halves)
+    return [*web_single(parts), *protocols, *job_routes(parts, queue), *hybrids, *data_cache(parts), *ensemble]
 
 
-def if_there(what: str, log: Log, routes: Callable[[], list[Route]]) -> list[Route]:
-    """None, and a line in the log, where their models are not there or do not fit."""
+def where_there(parts: Parts, what: str, make: Callable[[], list[Kind]]) -> list[Kind]:
+    """What the models beside the whole one serve: one's own need not have any."""
     try:
-        return routes()
+        return make()
     except BadModel as error:
-        log.event("warning", f"{what} is not served: {error}")
+        parts.log.event("warning", f"{what} is not served: {error}")
         return []
 
 

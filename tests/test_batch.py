@@ -373,7 +373,9 @@ def test_places_that_do_not_do_are_told(file, tmp_path):
 
 def test_a_model_that_cannot_be_used_is_status_1(file, tmp_path):
     told = batch(file(rows_text()), tmp_path / "out.csv", "--model-dir", tmp_path, status=BAD_MODEL)
-    assert told.stderr.decode() == f"iris_wsgi: {tmp_path}/golden.json cannot be read: No such file or directory\n"
+    start, end = told.stderr.decode().split("; ")
+    assert start == f"iris_wsgi: {tmp_path}/golden.json cannot be read: No such file or directory"
+    assert end == "IRIS_MODEL_DIR or --model-dir names the folder of a model\n"
 
 
 # One output belongs to one run.

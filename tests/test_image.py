@@ -341,6 +341,16 @@ def test_all_roles_work_on_embedded_stores_within_the_limits_of_a_cluster(contai
     assert server.ended() == 0
 
 
+def test_the_tour_of_all_patterns_goes_right_inside_of_a_container_and_from_one_beside_it(runner, container, state):
+    memory = ("--memory", "256m", "--memory-swap", "256m")
+    server = container(flags=(*HARD, *memory, "--network", "none", *state, "--env", "IRIS_ROLE=all")).serves()
+    inside = server.run("exec", server.name, "/usr/bin/python3.13", "-I", "-m", "iris_wsgi", "tour")
+    beside = command(runner, "tour", "http://127.0.0.1:8000", flags=("--network", f"container:{server.name}"))
+    for told in (inside, beside):
+        assert (told.returncode, told.stdout.count("\nright\n")) == (0, 10), told.stdout + told.stderr
+        assert "$ python3 -m iris_wsgi edge predict" in told.stdout
+
+
 def test_a_volume_for_the_stores_needs_no_preparation_and_outlives_its_containers(runner, container):
     volume = f"iris-wsgi-test-{os.getpid()}"
     flags = (*HARD, *SMALL, "--network", "none", "--volume", f"{volume}:/state", "--env")

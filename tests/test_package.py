@@ -80,22 +80,6 @@ def test_importing_the_package_alone_loads_no_model_runtime():
     assert not RUN_TIME & set(told.stdout.split())
 
 
-def test_what_asks_other_servers_is_imported_by_the_roles_that_do(tmp_path):
-    code = (
-        "import sys; from iris_wsgi.log import Log; from iris_wsgi.roles import build; from iris_wsgi.settings import Settings\n"
-        "build(Settings(role=sys.argv[1], members=sys.argv[2], pred_url=sys.argv[3], state_dir=sys.argv[4]), Log(2))\n"
-        "print('iris_wsgi.remote' in sys.modules)"
-    )
-    for role, members, pred, asks in (
-        ("all", "", "", False),
-        ("gateway", "a=http://x", "", True),
-        ("prep", "", "http://x", True),
-    ):
-        words = [sys.executable, "-c", code, role, members, pred, str(tmp_path)]
-        told = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT)
-        assert told.stdout == f"{asks}\n"
-
-
 def test_telemetry_is_off_before_onnxruntime_is_imported():
     code = (
         "import sys, os\n"

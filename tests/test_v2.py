@@ -122,13 +122,16 @@ def test_every_extension_that_is_told_of_exists(app):
     told = json.loads(wsgi_call(app, "GET", "/v2")[2])
     assert told["extensions"] == ["binary_tensor_data", "classification", "model_configuration", "statistics"]
     assert json.loads(wsgi_call(app, "GET", "/v2/")[2]) == told
-    assert json.loads(wsgi_call(app, "GET", "/v2/models")[2]) == {"models": ["iris_svc"]}
+    assert json.loads(wsgi_call(app, "GET", "/v2/models")[2]) == {"models": ["iris_svc", "iris_svc_pred"]}
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"ready":true}', b"\xff"])
 def test_the_index_takes_any_body_or_none(app, body):
     status, _, content = post(app, "/v2/repository/index", body)
-    assert (status, json.loads(content)) == (200, [{"name": "iris_svc", "version": "1", "state": "READY", "reason": ""}])
+    assert status == 200
+    assert json.loads(content) == [
+        {"name": name, "version": "1", "state": "READY", "reason": ""} for name in ("iris_svc", "iris_svc_pred")
+    ]
 
 
 @pytest.mark.parametrize("path", ["/v2/models/{}", "/v2/models/{}/ready", "/v2/models/{}/config", "/v2/models/{}/stats",
@@ -188,7 +191,7 @@ def test_v1_gives_the_probabilities_of_predict_batch(app, service):
     status, headers, content = post(app, PREDICT, json.dumps({"instances": rows}).encode())
     assert (status, headers["X-Model-Digest"]) == (200, service.model.digest)
     assert json.loads(content) == {"predictions": batch["probabilities"]}
-    assert json.loads(wsgi_call(app, "GET", "/v1/models")[2]) == {"models": ["iris_svc"]}
+    assert json.loads(wsgi_call(app, "GET", "/v1/models")[2]) == {"models": ["iris_svc", "iris_svc_pred"]}
 
 
 def test_classes_are_written_as_triton_does_with_all_digits(app):

@@ -33,7 +33,9 @@ def opened(url: str, seconds: float = SECONDS) -> Database:
     try:
         from iris_wsgi.batch.postgres import PostgresDatabase
     except ImportError:
-        raise BadSetting("PostgreSQL wants the package psycopg: pip install 'iris_wsgi[postgres]', or the image `full`") from None
+        raise BadSetting(
+            "PostgreSQL wants the package psycopg: bin/setup postgres, pip install 'iris_wsgi[postgres]', or the image `full`"
+        ) from None
     return PostgresDatabase(url, seconds)
 
 

@@ -89,7 +89,7 @@ def import_parquet() -> None:
     try:
         import iris_wsgi.batch.parquet  # noqa: F401
     except ImportError:
-        raise BadSetting("Parquet needs pyarrow: pip install 'iris_wsgi[parquet]'") from None
+        raise BadSetting("Parquet needs pyarrow: bin/setup parquet, or pip install 'iris_wsgi[parquet]'") from None
 
 
 def greeted(team: Team) -> dict[str, Any]:

@@ -30,7 +30,8 @@ def postgres(url: str, rows: Mapping[str, bytes], seconds: float) -> ItemStore:
         from iris_wsgi.items.postgres import PostgresItems
     except ImportError:
         raise BadSetting(
-            "IRIS_DATABASE_URL wants the package psycopg: pip install 'iris_wsgi[postgres]', or the image `full`"
+            "IRIS_DATABASE_URL wants the package psycopg: bin/setup postgres, "
+            "pip install 'iris_wsgi[postgres]', or the image `full`"
         ) from None
     return PostgresItems(url, rows, seconds)
 

@@ -17,6 +17,8 @@ from iris_wsgi.remote.target import Target
 EVERY_SECONDS, SOON_SECONDS, PATIENCE_SECONDS = 1.0, 0.25, 1.0
 # How often its name is looked up anew.
 LOOKUP_SECONDS = 5.0
+# How many models of a server are looked at, to find the one that is wanted.
+MOST_MODELS = 8
 FIELDS = (("X-Request-ID", "probe"),)
 
 # Why a model is not the one that is wanted, in words that go on from "it"; None if it is.
@@ -67,15 +69,15 @@ class Watcher:
         self.look_at = monotonic() + (EVERY_SECONDS if self.target.why_not() is None else 0.0)
 
     def known(self) -> Peer:
-        """Who answers there. Raises Lost, and BadReply where it is not who is wanted."""
-        names = names_of(self.get("/v2/models"))
-        if len(names) != 1:
-            raise BadReply(f"it serves {len(names)} models, not one")
-        peer = peer_of(self.get(f"/v2/models/{quote(names[0], safe='')}/config"), names[0])
-        wrong = f"its model takes {peer.width} values, not {self.row.shape[1]}" if peer.width != self.row.shape[1] else None
-        if wrong := wrong or self.fits(peer):
-            raise BadReply(wrong)
-        return peer
+        """The model there that is wanted, which may be one of several. Raises Lost, and BadReply where there is none."""
+        wrong = "it serves no model"
+        for name in names_of(self.get("/v2/models"))[:MOST_MODELS]:
+            peer = peer_of(self.get(f"/v2/models/{quote(name, safe='')}/config"), name)
+            unlike = f"its model takes {peer.width} values, not {self.row.shape[1]}" if peer.width != self.row.shape[1] else None
+            if (unlike := unlike or self.fits(peer)) is None:
+                return peer
+            wrong = unlike
+        raise BadReply(wrong)
 
     def get(self, path: str) -> Reply:
         message = ask_for(path, self.target.place.authority, (*self.target.credentials(), *FIELDS))

@@ -40,7 +40,9 @@ def with_redis(name: str, connect: Callable[[], T]) -> T:
     try:
         return connect()
     except ImportError:
-        raise BadSetting(f"{name} wants the package redis: pip install 'iris_wsgi[redis]', or the image `full`") from None
+        raise BadSetting(
+            f"{name} wants the package redis: bin/setup redis, pip install 'iris_wsgi[redis]', or the image `full`"
+        ) from None
     except ValueError:
         # Its message could show the password.
         raise BadSetting(f"{name} is no address of a Redis: redis://[user:password@]host[:port][/database]") from None

@@ -175,7 +175,9 @@ class Database:
             patiently(lambda: self.make(schema), time.monotonic() + OPEN_SECONDS)
             return os.open(f"{self.path}-gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StoreDown(f"the store {self.path} cannot be opened: {error.strerror}") from None
+            raise StoreDown(
+                f"the store {self.path} cannot be opened: {error.strerror}; IRIS_STATE_DIR or --state-dir names another folder"
+            ) from None
         except sqlite3.Error as error:
             if primary(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 raise BadStore(f"{self.path} {REASONS[primary(error)]}") from None

@@ -1,0 +1,149 @@
+"""What a newcomer may do wrong, from an empty folder: each mistake ends with a line that says what is wrong and what to do.
+
+Models that are broken are in test_model.py and test_load.py, settings in test_settings.py, servers that are not there in
+test_health.py, batches in test_batch.py, the tour's in test_tour.py.
+"""
+
+import ast
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import MODEL, ROOT
+
+SERVE = ("serve", "--model-dir", str(MODEL), "--port", "0", "--workers", "1")
+# Runs the package's command line where these packages are not installed.
+WITHOUT = """
+import runpy, sys
+sys.modules |= dict.fromkeys(("redis", "psycopg", "pyarrow", "tqdm"))
+runpy.run_module("iris_wsgi", run_name="__main__", alter_sys=True)
+"""
+# What is done, how it ends, and the last line that is told, or some of it.
+MISTAKES = {
+    "no command": ((), 2, "the following arguments are required: command"),
+    "no such command": (("serv",), 2, "invalid choice: 'serv' (choose from"),
+    "no such flag": (("serve", "--prot", "1"), 2, "unrecognized arguments: --prot 1"),
+    "no such role": (("serve", "--role", "web"), 2, "--role='web' must be one of all, web_single, "),
+    "no model": (("serve", "--port", "0", "--workers", "1"), 1,
+                 "model/golden.json cannot be read: No such file or directory; IRIS_MODEL_DIR or --model-dir names the folder"),
+    "no such address": ((*SERVE, "--host", "192.0.2.1"), 1, "Cannot assign requested address; is it an address of this machine?"),
+    "no such name": ((*SERVE, "--host", "nowhere.invalid"), 1, "; is it an address of this machine?"),
+    "jobs where nobody may write": ((*SERVE, "--role", "asynchronous", "--state-dir", "/proc/iris"), 1,
+                                    "cannot be opened: No such file or directory; IRIS_STATE_DIR or --state-dir names another"),
+    "items where nobody may write": ((*SERVE, "--role", "data_cache", "--state-dir", "/proc/iris"), 1,
+                                     "cannot be opened: No such file or directory; IRIS_STATE_DIR or --state-dir names another"),
+    "several processes": ((*SERVE, "--workers", "2", "--state-dir", "/proc/iris"), 1, "IRIS_STATE_DIR or --state-dir names"),
+    "jobs in Redis": ((*SERVE, "--redis-url", "redis://x"), 1, "IRIS_REDIS_URL wants the package redis: bin/setup redis, "),
+    "items in Redis": ((*SERVE, "--items-redis-url", "redis://x"), 1, "wants the package redis: bin/setup redis, "),
+    "answers in Redis": ((*SERVE, "--cache-redis-url", "redis://x"), 1, "wants the package redis: bin/setup redis, "),
+    "items in PostgreSQL": ((*SERVE, "--database-url", "postgresql://x/y"), 1, "wants the package psycopg: bin/setup postgres, "),
+    "a batch in PostgreSQL": (("batch", "--model-dir", str(MODEL), "--table", "x", "--database", "postgresql://x/y"), 2,
+                              "PostgreSQL wants the package psycopg: bin/setup postgres, "),
+    "a batch in Parquet": (("batch", "--model-dir", str(MODEL), "rows.csv", "out.parquet"), 2, "bin/setup parquet, "),
+    "a batch of no file": (("batch", "--model-dir", str(MODEL), "none.csv", "out.csv"), 2, "none.csv cannot be read: No such"),
+    "a tour of no URL": (("tour", "127.0.0.1:8000"), 1, "URL='127.0.0.1:8000' must be http://host[:port]"),
+}  # fmt: skip
+
+
+def told_by(words: tuple[str, ...], folder: Path, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(words, capture_output=True, text=True, cwd=folder, timeout=120, **options)
+
+
+def last_line(told: subprocess.CompletedProcess) -> str:
+    assert "Traceback" not in told.stderr, told.stderr
+    return told.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("words", "status", "says"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_ends_with_a_line_that_helps(tmp_path, words, status, says):
+    (tmp_path / "rows.csv").write_text("sepal_length,sepal_width,petal_length,petal_width\n5.1,3.5,1.4,0.2\n")
+    told = told_by((sys.executable, "-c", WITHOUT, *words), tmp_path)
+    assert told.returncode == status and told.stdout == ""
+    assert last_line(told).startswith("iris_wsgi: ") and says in last_line(told)
+    # Only a command line that cannot be read is followed by how to write one.
+    assert len(told.stderr.splitlines()) == 1 or "usage: " in told.stderr
+
+
+def test_a_batch_without_tqdm_is_no_mistake(tmp_path):
+    (tmp_path / "rows.csv").write_text("sepal_length,sepal_width,petal_length,petal_width\n5.1,3.5,1.4,0.2\n")
+    words = ("batch", "--model-dir", str(MODEL), "--workers", "1", "rows.csv", "out.csv")
+    assert told_by((sys.executable, "-c", WITHOUT, *words), tmp_path).returncode == 0
+    assert (tmp_path / "out.csv").read_text().splitlines()[1].startswith("setosa,")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(tmp_path, workers):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        told = told_by((sys.executable, "-m", "iris_wsgi", "serve", "--port", str(port), "--workers", workers), tmp_path)
+    assert (told.returncode, told.stderr) == (
+        1,
+        f"iris_wsgi: IRIS_HOST=127.0.0.1 IRIS_PORT={port}: cannot listen there: Address already in use; "
+        "choose another with --port\n",
+    )
+
+
+def test_an_older_python_gets_a_line_and_not_a_syntax_error(tmp_path):
+    # The one file that it reads must be in words that it knows.
+    ast.parse((ROOT / "iris_wsgi/__init__.py").read_text(), feature_version=(3, 6))
+    code = "import runpy, sys; sys.hexversion = 0x030902F0; sys.version = '3.9.2 (old)'; runpy.run_module('iris_wsgi')"
+    told = told_by((sys.executable, "-c", code), tmp_path)
+    assert (told.returncode, told.stderr) == (
+        1,
+        "iris_wsgi: this is Python 3.9.2, and 3.11 or later is needed; bin/setup looks for one\n",
+    )
+
+
+@pytest.fixture
+def clone() -> Iterator[Path]:
+    """What is there after a clone, where other users may read it too."""
+    folder = Path(tempfile.mkdtemp(prefix="iris-clone-"))
+    folder.chmod(0o755)
+    for name in ("bin", "iris_wsgi", "model"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_setup_with_an_older_python_names_it(clone):
+    old = clone / "python3.9"
+    # As any Python does it, asked whether it is new enough.
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    told = told_by((str(clone / "bin/serve"),), clone, env={**os.environ, "PYTHON": str(old)})
+    assert told.returncode == 1 and not (clone / ".venv").exists()
+    assert last_line(told).startswith(f"iris_wsgi: PYTHON={old} is no Python 3.11 or later; install one, or name it: PYTHON=/")
+    for name in ("sh", "dirname", "cksum", "cat"):
+        (clone / name).symlink_to(shutil.which(name))
+    told = told_by((str(clone / "bin/serve"),), clone, env={"PATH": str(clone)})
+    assert told.returncode == 1 and last_line(told).startswith("iris_wsgi: no Python 3.11 or later was found; install one")
+
+
+def test_a_setup_in_a_folder_of_somebody_else_says_so(clone):
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.geteuid() == 0 else ()
+    clone.chmod(0o555)
+    told = told_by((*nobody, str(clone / "bin/serve")), clone, env={**os.environ, "PYTHON": "/usr/bin/env python3"})
+    clone.chmod(0o755)
+    assert told.returncode == 1 and told.stderr == (
+        f"iris_wsgi: {clone}/.venv cannot be written, and all that is installed goes there; copy this folder to one of your own\n"
+    )
+
+
+@pytest.mark.long
+def test_a_setup_without_a_network_says_so_and_goes_on_when_there_is_one(clone):
+    offline = {"PIP_INDEX_URL": "http://127.0.0.1:1/", "PIP_RETRIES": "0", "PIP_CONFIG_FILE": "/dev/null", "PIP_FIND_LINKS": ""}
+    told = told_by((str(clone / "bin/setup"),), clone, env={**os.environ, **offline, "PIP_EXTRA_INDEX_URL": ""})
+    assert told.returncode == 1 and last_line(told) == (
+        "iris_wsgi: the packages could not be installed; is there a network? After that the same command goes on"
+    )
+    # What the three packages are is the same for it, and they are large.
+    told = told_by((str(clone / "bin/setup"),), clone, env={**os.environ, "PIP_NO_DEPS": "1"})
+    assert told.returncode == 0 and (clone / ".venv/installed-none").exists(), told.stderr
