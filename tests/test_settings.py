@@ -67,9 +67,12 @@ def test_the_address_of_a_redis_may_hold_a_password_and_is_never_shown(value):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("redis_url", f"{url}hunter@h:6379/0") for url in ("redis://:", "rediss://user:", "redis://user%40there:", "unix://u:")),
+        *(("redis_url", f"{url}hunter@h:6379/0") for url in ("redis://:", "rediss://user:", "redis://user%40there:")),
         *(("cache_redis_url", "redis://h?password=hunter"), ("items_redis_url", "unix:///run/redis?db=1&password=hunter")),
-        *(("database_url", f"postgresql://{rest}") for rest in ("u:hun%2Fter@h/d", "u@h/d?password=hunter", "h/d?p%61ssword=hunter")),
+        *(
+            ("database_url", f"postgresql://{rest}")
+            for rest in ("u:hun%2Fter@h/d", "u@h/d?password=hunter", "h/d?p%61ssword=hunter")
+        ),
     ],
 )
 def test_a_password_on_the_command_line_is_refused_and_the_way_out_told(name, value):
