@@ -419,8 +419,9 @@ def test_tables_beside_that_are_something_else_are_left_alone(place, batch, tmp_
     ["items.db", "sqlite:items.db", "sqlite:///", "mysql://h/d", "postgresql://h:port/d"]
     + [f"postgresql://u:{secret}@h/d" for secret in ("se/cret", "se@cret", "12?cret", "se#cret", "se%cret")],
 )
-def test_a_url_that_is_none_is_told_and_not_shown(capsys, url):
-    assert main(["batch", "--table", "items", "--database", url]) == 2
+def test_a_url_that_is_none_is_told_and_not_shown(monkeypatch, capsys, url):
+    monkeypatch.setenv("IRIS_DATABASE_URL", url)
+    assert main(["batch", "--table", "items"]) == 2
     err = capsys.readouterr().err
     assert "must be sqlite:///file or postgresql://" in err and "cret" not in err and err.count("\n") == 1
 

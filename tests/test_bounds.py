@@ -140,7 +140,7 @@ def test_work_beyond_the_queue_gets_503_while_the_pool_is_busy_and_the_connectio
 
 
 def test_probes_metrics_and_single_predictions_do_not_wait_for_the_pool(run):
-    server = run("--threads", "2")
+    server = run("--threads", "2", "--deadline-ms", "0")
     with ExitStack() as stack:
         prober = stack.enter_context(Wire(server))
         wires = [stack.enter_context(Wire(server)).send(LARGEST) for _ in range(24)]

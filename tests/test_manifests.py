@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,11 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Object]
 def objects(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]) -> list[Object]:
     """One render after the other, with the pods that a switch is applied next to."""
     return rendered[request.param] + rendered.get(BESIDE.get(request.param), [])
+
+
+def overlay_of(name: str) -> str:
+    """Of a render, which may have a component more."""
+    return OFF[name][0] if name in OFF else name
 
 
 def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
@@ -524,10 +529,12 @@ def app_of(tmp_path_factory):
     """The application that a container serves, with the model of the repository; its Redis is asked nothing."""
     built, folder, bundle = {}, tmp_path_factory.mktemp("state"), tmp_path_factory.mktemp("bundle")
     write_bundle(bundle)
+    tokens = folder / "tokens"
+    tokens.write_text("a-token-of-the-secret")
 
     def get(settings: Settings):
         settings = replace(settings, model_dir=str(MODEL), model_seal="", state_dir=str(folder))
-        settings = replace(settings, edge_dir=settings.edge_dir and str(bundle))
+        settings = replace(settings, edge_dir=settings.edge_dir and str(bundle), token_file=settings.token_file and str(tokens))
         if settings not in built:
             built[settings] = build(settings, KeptLog()).app
         return built[settings]
@@ -689,7 +696,7 @@ def test_nobody_is_called_but_for_a_model_over_http_for_jobs_for_a_table_for_ite
         for policy in of_kind(objects, "NetworkPolicy"):
             calls = name in ("model_load/over_http", "data_cache") or (name in JOBS and component(policy) in ("server", "worker"))
             calls |= name in BATCH and component(policy) == "batch-table"
-            calls |= name in ASKING and component(policy) == "server"
+            calls |= overlay_of(name) in ASKING and component(policy) == "server"
             assert bool(policy["spec"].get("egress")) == calls
             assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
 
@@ -712,6 +719,33 @@ def test_the_bundle_is_served_from_where_its_image_has_it(rendered, app_of):
     status, headers, _ = wsgi_call(app_of(settings_of(server)), "GET", "/edge/")
     assert status == 200 and headers["Content-Type"].startswith("text/html")
     assert wsgi_call(app_of(settings_of(server)), "GET", "/metadata")[0] == 200
+
+
+def test_tokens_are_files_of_a_secret_whose_changes_the_servers_see(rendered, app_of):
+    renders = [name for name, (_, one) in OFF.items() if one == "../token"]
+    assert {overlay_of(name) for name in renders} == {"web_single", *ASKING}
+    for name in renders:
+        for template in our_servers(rendered[name]):
+            (server,) = containers(template)
+            (volume,) = [one for one in template["spec"]["volumes"] if "secret" in one]
+            assert volume["secret"]["secretName"] in README and "optional" not in volume["secret"]
+            (mount,) = [one for one in server["volumeMounts"] if one["name"] == volume["name"]]
+            (item,) = volume["secret"]["items"]
+            assert mount["readOnly"] and "subPath" not in mount
+            assert settings_of(server).token_file == f"{mount['mountPath']}/{item['path']}"
+            assert wsgi_call(app_of(settings_of(server)), "GET", "/openapi.json")[0] == 401
+
+
+def test_no_secret_is_in_the_manifests_but_the_sample_and_none_in_a_plain_variable_or_argument(rendered):
+    secret = {one.name for one in fields(Settings) if one.metadata["check"]["secret"]}
+    assert secret == {"redis_url", "database_url", "items_redis_url", "cache_redis_url"}
+    for name, objects in rendered.items():
+        # The sample's says what it is.
+        assert all("sample" in unquote(value) for value in secrets(objects).values()), name
+        for container in (one for template in our_pods(objects) for one in containers(template)):
+            plain = {one["name"]: one["value"] for one in container.get("env", ()) if "value" in one}
+            assert not [one for one in secret if plain.get(f"IRIS_{one.upper()}")]
+            assert not re.search(r"://[^ ]*@|password|token=", " ".join([*plain.values(), *container.get("args", ())]))
 
 
 def test_replicas_are_set_only_where_nothing_scales_them(objects):

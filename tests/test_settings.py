@@ -64,6 +64,30 @@ def test_the_address_of_a_redis_may_hold_a_password_and_is_never_shown(value):
     assert "secret" not in repr(Settings(redis_url="redis://:secret@h"))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("redis_url", f"{url}hunter@h:6379/0") for url in ("redis://:", "rediss://user:", "redis://user%40there:")),
+        *(("cache_redis_url", "redis://h?password=hunter"), ("items_redis_url", "unix:///run/redis?db=1&password=hunter")),
+        *(
+            ("database_url", f"postgresql://{rest}")
+            for rest in ("u:hun%2Fter@h/d", "u@h/d?password=hunter", "h/d?p%61ssword=hunter")
+        ),
+    ],
+)
+def test_a_password_on_the_command_line_is_refused_and_the_way_out_told(name, value):
+    with pytest.raises(BadSetting, match=f"^{flag_of(name)} has a password, .* {name_of(name)} in the environment") as told:
+        read_settings({}, {name: value})
+    assert "hun" not in str(told.value) and "secretKeyRef" in str(told.value)
+    assert getattr(read_settings({name_of(name): value, "IRIS_CACHE": "on"}, {}), name) == value
+
+
+def test_an_address_without_a_password_is_a_flag_like_others():
+    for name, value in (("redis_url", "redis://h:6379/0"), ("database_url", "postgresql://u@h:5432/d?sslmode=verify-full")):
+        assert getattr(read_settings({}, {name: value}), name) == value
+    assert read_settings({}, {"database_url": "sqlite:///odd:name@home.db?password=x"}).database_url.endswith("=x")
+
+
 @pytest.mark.parametrize("value", ["redis://:secret@h:port", "redis://:secret@h:99999/0x"])
 def test_an_address_that_only_the_library_finds_wrong_is_not_shown_either(value):
     with pytest.raises(BadSetting, match="IRIS_REDIS_URL is no address of a Redis") as told:
