@@ -1,11 +1,13 @@
 """What roles are put together from, and the pieces that several of them have in common."""
 
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from iris_wsgi import golden
 from iris_wsgi.asking import Ask
+from iris_wsgi.breaker import Breaker
 from iris_wsgi.cached import PredictionCache
 from iris_wsgi.companions import Companions
 from iris_wsgi.errors import BadModel
@@ -13,7 +15,7 @@ from iris_wsgi.items.cache import ItemCache, Times
 from iris_wsgi.items.choice import open_items, open_shared
 from iris_wsgi.items.marks import Marks
 from iris_wsgi.items.metrics import ItemMetrics
-from iris_wsgi.items.reader import GuardedItems, Reader
+from iris_wsgi.items.reader import Reader
 from iris_wsgi.items.texts import Texts
 from iris_wsgi.job_metrics import JobMetrics, StoreFigures
 from iris_wsgi.log import Log
@@ -29,9 +31,8 @@ from iris_wsgi.served import read_bundle
 from iris_wsgi.settings import Settings
 from iris_wsgi.shelf import Shelf
 from iris_wsgi.stores.choice import open_jobs
-from iris_wsgi.stores.guard import Guarded
 from iris_wsgi.stores.jobs import StoreDown
-from iris_wsgi.sweeper import Sweeper
+from iris_wsgi.sweeper import sweep
 from iris_wsgi.watch import Watch
 from iris_wsgi.worker import Rules, Worker
 from iris_wsgi.wsgi import Route
@@ -77,11 +78,12 @@ def edge_routes(parts: Parts) -> list[Route]:
 
 def queue_of(parts: Parts) -> jobs.Queue:
     """The store of jobs as requests use it; the metrics tell how it is."""
-    store = Guarded(open_jobs(parts.settings, REQUEST_SECONDS), parts.log.event)
-    figures = StoreFigures(store)
+    store = open_jobs(parts.settings, REQUEST_SECONDS)
+    breaker = Breaker(parts.log.event, "jobs are refused", "jobs are taken again: the store is back")
+    figures = StoreFigures(partial(breaker.call, store.counts))
     parts.registry.sources.append(lambda: figures.latest)
     parts.companions.repeat("look at the store", 1.0, figures.look)
-    return jobs.Queue(store, JobMetrics(parts.registry), lambda: None, parts.companions.is_ending)
+    return jobs.Queue(store, breaker, JobMetrics(parts.registry), lambda: None, parts.companions.is_ending)
 
 
 def job_routes(parts: Parts, queue: jobs.Queue) -> list[Route]:
@@ -120,7 +122,7 @@ def worker_of(parts: Parts, metrics: JobMetrics) -> Worker:
     )
     ending = parts.companions.is_ending
     store = open_jobs(settings, WORKER_SECONDS)
-    parts.companions.add("remove expired jobs", Sweeper(store, ending).run, finishes=False)
+    parts.companions.add("remove expired jobs", partial(sweep, store, ending), finishes=False)
     return Worker(store, parts.model, parts.predict, rules, metrics, parts.log, ending)
 
 
@@ -128,17 +130,15 @@ def item_routes(parts: Parts) -> list[Route]:
     """The items of the database that the settings name, cached; raises BadSetting, BadStore, and StoreDown of an embedded one."""
     settings = parts.settings
     metrics = ItemMetrics(parts.registry)
-    database = GuardedItems(
-        open_items(settings, parts.model, REQUEST_SECONDS, parts.log.event),
-        parts.log.event,
-        lambda: metrics.failures.add(("database",)),
-    )
-    shared = open_shared(settings, SHARED_SECONDS, parts.log.event, lambda: metrics.failures.add(("redis",)))
+    database = open_items(settings, parts.model, REQUEST_SECONDS, parts.log.event)
+    words = "items that are not in memory are refused", "the database of the items is back"
+    breaker = Breaker(parts.log.event, *words, count=partial(metrics.failures.add, ("database",)))
+    shared = open_shared(settings, SHARED_SECONDS, parts.log.event, partial(metrics.failures.add, ("redis",)))
     times = Times(
         settings.items_seconds, settings.items_missing_seconds, settings.items_stale_seconds, settings.items_check_seconds
     )
     marks = Marks(parts.registry.board.marks)
-    reader = Reader(database, shared, times.item, times.check, marks)
+    reader = Reader(database, breaker, shared, times.item, times.check, marks)
     texts = Texts(parts.model, parts.predict)
     cache = ItemCache(reader, texts.item, texts.prediction, marks, Shelf(settings.items_bytes), times, metrics)
 

@@ -16,11 +16,11 @@ from redis_server import RedisServer
 from test_cached import ROW, ROWS, Slow, cache_of, counted, right
 
 from iris_wsgi import caching
+from iris_wsgi.breaker import FAILURES
 from iris_wsgi.cached import ANYTHING
 from iris_wsgi.settings import BadSetting
 from iris_wsgi.shared.level import SecondLevel
 from iris_wsgi.shared.redis import RedisStore
-from iris_wsgi.stores.guard import FAILURES
 
 SECONDS = 0.5
 

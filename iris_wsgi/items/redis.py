@@ -6,9 +6,9 @@ from typing import TypeVar
 
 import redis
 
+from iris_wsgi.breaker import Breaker
 from iris_wsgi.items.store import Item
 from iris_wsgi.redis import Link
-from iris_wsgi.stores.guard import Breaker
 from iris_wsgi.stores.jobs import StoreDown
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from iris_wsgi.stores.guard import Breaker
+from iris_wsgi.breaker import Breaker
 from iris_wsgi.stores.jobs import StoreDown
 
 T = TypeVar("T")
