@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from math import inf
 from time import monotonic
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,20 +11,7 @@ from iris_wsgi.known import Found, Known
 from iris_wsgi.payload import Array
 from iris_wsgi.predictors import PIECE_ROWS, Predict
 from iris_wsgi.rowbytes import Values, array, canonical, values_of
-
-
-class Shared(Protocol):
-    """The second level, which other processes and machines have too. What get() and put() cannot do they leave.
-
-    Neither takes longer than `slowest` seconds, so who has no more time than that goes without it.
-    """
-
-    @property
-    def slowest(self) -> float: ...
-    def get(self, keys: Sequence[bytes]) -> list[bytes | None]: ...
-    def put(self, pairs: Sequence[tuple[bytes, bytes]]) -> None: ...
-    def clear(self) -> None: ...
-    def keep_up(self) -> None: ...
+from iris_wsgi.shared import SecondLevel
 
 
 class Wishes(NamedTuple):
@@ -59,7 +46,7 @@ class PredictionCache:
     """
 
     def __init__(
-        self, predict: Predict, classes: int, known: Known, shared: Shared | None = None, piece_rows: int = PIECE_ROWS
+        self, predict: Predict, classes: int, known: Known, shared: SecondLevel | None = None, piece_rows: int = PIECE_ROWS
     ) -> None:
         self.predict, self.classes, self.known, self.shared, self.piece_rows = predict, classes, known, shared, piece_rows
 

@@ -11,7 +11,7 @@ from iris_wsgi.model import RUNTIME_VERSION, Graph
 from iris_wsgi.pace import Pace
 from iris_wsgi.predictors import PIECE_ROWS, Predict
 from iris_wsgi.settings import Settings
-from iris_wsgi.shared.level import SecondLevel, Store
+from iris_wsgi.shared import SecondLevel
 from iris_wsgi.shelf import Shelf
 from iris_wsgi.stores.choice import with_redis
 
@@ -23,33 +23,20 @@ LOOK_SECONDS = 1.0
 
 def cache_around(predict: Predict, model: Graph, settings: Settings, registry: Registry, pace: Pace, log: Log) -> PredictionCache:
     """Raises BadSetting."""
-    metrics, shared = CacheMetrics(registry), None
-    if settings.cache_redis_url:
-        store = open_shared(settings.cache_redis_url)
-        shared = SecondLevel(
-            store,
-            space_of(model),
-            4 * len(model.labels),
-            settings.cache_seconds,
-            log.event,
-            registry.board.next_generation,
-            metrics.failures.add,
-        )
+    metrics, classes = CacheMetrics(registry), len(model.labels)
+
+    def connect() -> SecondLevel:
+        from iris_wsgi.redis import Link
+
+        link, cleared = Link(settings.cache_redis_url, SHARED_SECONDS), registry.board.next_generation
+        about = space_of(model), 4 * classes, settings.cache_seconds
+        return SecondLevel(link, SHARED_SECONDS, *about, log.event, cleared, metrics.failures.add)
+
+    shared = with_redis("IRIS_CACHE_REDIS_URL", connect) if settings.cache_redis_url else None
     known = Known(Shelf(settings.cache_bytes), settings.cache_seconds, metrics, registry.board)
-    return PredictionCache(predict, len(model.labels), known, shared, pace.piece_rows(PIECE_ROWS))
+    return PredictionCache(predict, classes, known, shared, pace.piece_rows(PIECE_ROWS))
 
 
 def space_of(model: Graph) -> bytes:
     """What the bits of an answer depend on: the model's own, and who computes with it where. 1 is the layout of the values."""
     return f"{{iris}}:predictions:1:{model.digest}:{RUNTIME_VERSION}:{platform.machine()}".encode()
-
-
-def open_shared(url: str) -> Store:
-    """Raises BadSetting."""
-
-    def connect() -> Store:
-        from iris_wsgi.shared.redis import RedisStore
-
-        return RedisStore(url, SHARED_SECONDS)
-
-    return with_redis("IRIS_CACHE_REDIS_URL", connect)

@@ -1,9 +1,10 @@
 """What is counted of jobs: by requests, by workers, and in the store itself."""
 
+from collections.abc import Callable
+
 from iris_wsgi.metrics import Counter, Histogram, Registry
 from iris_wsgi.processes import Figure, figure
-from iris_wsgi.stores.guard import Guarded
-from iris_wsgi.stores.jobs import STATES, Claim, StoreDown
+from iris_wsgi.stores.jobs import STATES, Claim, Counts, StoreDown
 
 # Jobs may wait for minutes, where a request is answered in seconds at most.
 LONG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
@@ -64,8 +65,8 @@ class StoreFigures:
     """What the store itself tells, looked up each second so that no scrape waits for it. It is the same from every process and
     every pod, so nobody should add it up."""
 
-    def __init__(self, store: Guarded) -> None:
-        self.store = store
+    def __init__(self, counts: Callable[[], Counts]) -> None:
+        self.counts = counts
         self.latest: list[Figure] = []
 
     def look(self) -> None:
@@ -73,7 +74,7 @@ class StoreFigures:
 
     def now(self) -> list[Figure]:
         try:
-            counts = self.store.counts()
+            counts = self.counts()
         except StoreDown:
             return [figure("job_store_up", "gauge", UP, 0.0)]
         by_state = {f'{{state="{state}"}}': float(counts.by_state[state]) for state in STATES}

@@ -1,8 +1,10 @@
 """Jobs as roles serve them: their queue, their routes, the hybrid ones, and who works on them."""
 
+from functools import partial
 from pathlib import Path
 
 from iris_wsgi import golden
+from iris_wsgi.breaker import Breaker
 from iris_wsgi.errors import BadModel
 from iris_wsgi.folder import fast_folder
 from iris_wsgi.job_metrics import JobMetrics, StoreFigures
@@ -11,8 +13,7 @@ from iris_wsgi.parts import REQUEST_SECONDS, Parts
 from iris_wsgi.predictors import within_deadline
 from iris_wsgi.routes import hybrid, jobs
 from iris_wsgi.stores.choice import open_jobs
-from iris_wsgi.stores.guard import Guarded
-from iris_wsgi.sweeper import Sweeper
+from iris_wsgi.sweeper import sweep
 from iris_wsgi.watch import Watch
 from iris_wsgi.worker import Rules, Worker
 from iris_wsgi.wsgi import Route
@@ -23,11 +24,12 @@ WORKER_SECONDS = 2.0
 
 def queue_of(parts: Parts) -> jobs.Queue:
     """The store of jobs as requests use it; the metrics tell how it is."""
-    store = Guarded(open_jobs(parts.settings, REQUEST_SECONDS), parts.log.event)
-    figures = StoreFigures(store)
+    store = open_jobs(parts.settings, REQUEST_SECONDS)
+    breaker = Breaker(parts.log.event, "jobs are refused", "jobs are taken again: the store is back")
+    figures = StoreFigures(partial(breaker.call, store.counts))
     parts.registry.sources.append(lambda: figures.latest)
     parts.companions.repeat("look at the store", 1.0, figures.look)
-    return jobs.Queue(store, JobMetrics(parts.registry), lambda: None, parts.companions.is_ending)
+    return jobs.Queue(store, breaker, JobMetrics(parts.registry), lambda: None, parts.companions.is_ending)
 
 
 def job_routes(parts: Parts, queue: jobs.Queue) -> list[Route]:
@@ -61,5 +63,5 @@ def worker_of(parts: Parts, metrics: JobMetrics) -> Worker:
     )
     ending = parts.companions.is_ending
     store = open_jobs(settings, WORKER_SECONDS)
-    parts.companions.add("remove expired jobs", Sweeper(store, ending).run, finishes=False)
+    parts.companions.add("remove expired jobs", partial(sweep, store, ending), finishes=False)
     return Worker(store, parts.model, parts.predict, rules, metrics, parts.log, ending)

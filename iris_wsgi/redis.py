@@ -1,10 +1,15 @@
-"""How every part of this server connects to a Redis: calls end in time, nothing is tried twice, and no password is shown."""
+"""How every part of this server asks a Redis: calls end in time, nothing is tried twice, and no password is shown."""
+
+from collections.abc import Callable
+from typing import TypeVar
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from iris_wsgi.stores.jobs import StoreDown
+
+T = TypeVar("T")
 
 
 class Link:
@@ -27,7 +32,14 @@ class Link:
         # Never the URL, which may hold a password.
         self.place = place.get("path") or f"{place.get('host', 'localhost')}:{place.get('port', 6379)}"
 
-    def down(self, error: Exception) -> StoreDown:
-        """What a call that failed is told as."""
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        return StoreDown(f"the Redis at {self.place} does not do its work: {reason[:200]}")
+    def call(self, ask: Callable[[], T]) -> T:
+        """What it answers. Raises StoreDown, also for an answer of another form, over which the library may stumble as well."""
+        try:
+            return ask()
+        except (redis.RedisError, OSError) as error:
+            why = f"does not do its work: {((str(error).splitlines() or [''])[0] or type(error).__name__)[:200]}"
+        except (ValueError, TypeError, LookupError, AttributeError):
+            why = "gives answers of another form"
+        # What is still to come on such a connection would be taken for the answer to something else.
+        self.client.connection_pool.disconnect(inuse_connections=False)
+        raise StoreDown(f"the Redis at {self.place} {why}")

@@ -13,18 +13,11 @@ IDLE_SECONDS, AT_ONCE = 5.0, 50
 SHARE = 4
 
 
-class Sweeper:
-    """Several may sweep one store; what one removed is nothing to the others."""
-
-    def __init__(
-        self, store: JobStore, ending: Stop, clock: Callable[[], float] = monotonic, pause: Callable[[float], None] = pause
-    ) -> None:
-        self.store, self.ending, self.clock, self.pause = store, ending, clock, pause
-
-    def run(self) -> None:
-        while not self.ending():
-            began, removed = self.clock(), 0
-            # The worker beside it tells the log of a store that is down.
-            with suppress(StoreDown):
-                removed = self.store.sweep(AT_ONCE)
-            self.pause(min(IDLE_SECONDS, SHARE * (self.clock() - began)) if removed else IDLE_SECONDS)
+def sweep(store: JobStore, ending: Stop, clock: Callable[[], float] = monotonic, pause: Callable[[float], None] = pause) -> None:
+    """Until the end. Several may sweep one store; what one removed is nothing to the others."""
+    while not ending():
+        began, removed = clock(), 0
+        # The worker beside it tells the log of a store that is down.
+        with suppress(StoreDown):
+            removed = store.sweep(AT_ONCE)
+        pause(min(IDLE_SECONDS, SHARE * (clock() - began)) if removed else IDLE_SECONDS)

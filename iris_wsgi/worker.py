@@ -5,11 +5,14 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from iris_wsgi.breaker import Breaker
+from iris_wsgi.companions import pause
 from iris_wsgi.errors import DeadlineExceeded, Problem
 from iris_wsgi.job_metrics import JobMetrics
 from iris_wsgi.leases import Leases
@@ -18,16 +21,20 @@ from iris_wsgi.model import Graph
 from iris_wsgi.payload import Array, Encoder, best
 from iris_wsgi.predictors import Predict
 from iris_wsgi.records import pack_result, unpack_note, unpack_rows
-from iris_wsgi.stores.jobs import Claim, JobStore, Stop
-from iris_wsgi.stores.patience import Patience
+from iris_wsgi.stores.jobs import Claim, JobStore, Stop, StoreDown, never
 
 # How long a worker that found nothing waits until it looks again, unless it is woken: at first, at last, after a defect.
 FIRST_PAUSE, LAST_PAUSE, DEFECT_PAUSE = 0.002, 0.05, 0.25
+# How long it waits until it asks a store again that is down.
+DOWN_PAUSE = 0.25
 MOST_RETRY_SECONDS = 60.0
 NO_ROWS = np.empty((0, 0), np.float32)
 WRONG_ROWS = "The rows are not of the width that this model takes."
 TOO_LONG = "The model took too long for these rows."
 NO_ANSWER = "The model failed on these rows; the log of its worker says more."
+
+
+T = TypeVar("T")
 
 
 class Rules(NamedTuple):
@@ -66,7 +73,7 @@ class Worker:
         self.store, self.model, self.predict, self.rules = store, model, predict, rules
         self.metrics, self.log, self.ending = metrics, log, ending
         self.encoder = Encoder(model.labels)
-        self.patience = Patience(log.event, ending)
+        self.breaker = Breaker(log.event, "the worker waits for the store", "the store is back; the worker goes on")
         self.leases = Leases(store, rules.lease_seconds)
         self.woken = threading.Event()
 
@@ -96,12 +103,23 @@ class Worker:
 
     def turn(self, name: str) -> bool:
         """Works on what there is; whether there was anything."""
-        claims = self.patience.asked(lambda: self.store.claim(name, self.rules.jobs, self.rules.lease_seconds)) or []
+        claims = self.asked(lambda: self.store.claim(name, self.rules.jobs, self.rules.lease_seconds), self.ending) or []
         self.metrics.claimed(claims)
         with self.leases.holding(claims):
             for group in self.groups(claims):
                 self.attempt(group)
         return bool(claims)
+
+    def asked(self, ask: Callable[[], T], ending: Stop = never) -> T | None:
+        """What the store answers, however long that takes; None if the worker is to end before.
+
+        What was worked for is not given up: if its lease is over by then, the store says so.
+        """
+        while not ending():
+            with suppress(StoreDown):
+                return self.breaker.call(ask)
+            pause(DOWN_PAUSE)
+        return None
 
     def groups(self, claims: Sequence[Claim]) -> Iterator[list[Task]]:
         """Jobs whose rows go into one run; what has more than that has a run of its own."""
@@ -151,7 +169,7 @@ class Worker:
         if not group:
             return
         pairs = [(task.claim, result.packed) for task, result in zip(group, results, strict=True)]
-        for task, result, there in zip(group, results, self.patience.written(lambda: self.store.finish(pairs)), strict=True):
+        for task, result, there in zip(group, results, self.asked(lambda: self.store.finish(pairs)) or [], strict=True):
             self.ended(task, "succeeded" if there else "refused")
             if there:
                 self.metrics.succeeded(task.claim, time.monotonic() - task.began, result.agrees)
@@ -189,7 +207,7 @@ class Worker:
         if not final and retry is not None:
             # By the clock of the store, which need not be that of this machine.
             retry_at = (claim.job.started or 0.0) + (time.monotonic() - task.began) + retry
-        there = self.patience.written(lambda: self.store.fail(claim, why, retry_at))
+        there = self.asked(lambda: self.store.fail(claim, why, retry_at))
         self.ended(task, "refused" if not there else "failed" if final else "retried", error=why)
 
     def ended(self, task: Task, outcome: str, **told: str) -> None:

@@ -22,20 +22,20 @@ EVERY_SERVER = """
 FAMILIES = {
     "protocol": "kserve members oip oip_answers oip_schemas routes.v1 routes.v2 servable tally tensors",
     "jobs": """
-        job_metrics leases queues records routes.hybrid routes.jobs stores.choice stores.database stores.guard stores.patience
+        job_metrics leases queues records routes.hybrid routes.jobs stores.choice stores.database breaker
         stores.schema stores.sqlite sweeper worker
     """,
     "prediction cache": """
-        cache_metrics cache_status cached caching flights known routes.cache rowbytes shared shared.level shelf stores.choice
-        stores.guard
+        cache_metrics cache_status cached caching flights known routes.cache rowbytes shared shelf stores.choice
+        breaker
     """,
     "items": """
         flights items items.cache items.choice items.entries items.marks items.metrics items.parts items.reader items.seed
-        items.sqlite items.store items.texts routes.items shelf stores.choice stores.database stores.guard
+        items.sqlite items.store items.texts routes.items shelf stores.choice stores.database breaker
     """,
     "others": """
         members oip remote remote.budget remote.call remote.exchange remote.inference remote.metrics remote.peer remote.reply
-        remote.target remote.watcher stores.guard tensors
+        remote.target remote.watcher breaker tensors
     """,
     "ensemble": "ensemble ensembles routes.gateway",
 }

@@ -12,7 +12,9 @@ from conftest import MODEL, wsgi_call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iris_wsgi import breaker
 from iris_wsgi.board import MARKS
+from iris_wsgi.breaker import Breaker
 from iris_wsgi.errors import DeadlineExceeded
 from iris_wsgi.flights import Flight
 from iris_wsgi.items import cache as cache_module
@@ -21,14 +23,13 @@ from iris_wsgi.items.cache import ItemCache, Times
 from iris_wsgi.items.entries import Entry, unpack
 from iris_wsgi.items.marks import Marks
 from iris_wsgi.items.metrics import ItemMetrics
-from iris_wsgi.items.reader import GuardedItems, Reader
+from iris_wsgi.items.reader import Reader
 from iris_wsgi.items.sqlite import SqliteItems
 from iris_wsgi.items.store import Item
 from iris_wsgi.items.texts import Texts
 from iris_wsgi.metrics import Registry
 from iris_wsgi.model import load_model
 from iris_wsgi.shelf import Shelf
-from iris_wsgi.stores import guard
 from iris_wsgi.stores.jobs import StoreDown
 
 IDS = ("a", "b")
@@ -87,7 +88,7 @@ class Server:
         self.model = model
         self.metrics = ItemMetrics(Registry())
         self.reader = Reader(
-            GuardedItems(self.store, lambda *_: None, lambda: None), self.shared, self.times.item, self.times.check, self.marks
+            self.store, Breaker(lambda *_: None, "down", "back"), self.shared, self.times.item, self.times.check, self.marks
         )
         self.cache = ItemCache(self.reader, shown, self.say, self.marks, Shelf(self.size), self.times, self.metrics)
 
@@ -122,7 +123,7 @@ def clock(monkeypatch):
     now = [1000.0]
     for module in (cache_module, reader_module):
         monkeypatch.setattr(module, "monotonic", lambda: now[0])
-    monkeypatch.setattr(guard.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(breaker.time, "monotonic", lambda: now[0])
     return now
 
 
@@ -162,7 +163,7 @@ def test_cached_answers_are_those_without_a_cache_in_any_order_of_events(with_re
     def hold(steps):
         with pytest.MonkeyPatch.context() as patch:
             now = [1000.0]
-            for module in (cache_module, reader_module, guard.time):
+            for module in (cache_module, reader_module, breaker.time):
                 patch.setattr(module, "monotonic", lambda: now[0])
             with closing(fresh()) as real:
                 follow(steps, real, now)
@@ -181,7 +182,7 @@ def test_cached_answers_are_those_without_a_cache_in_any_order_of_events(with_re
                     try:
                         found = server.look(kind, item_id, use)
                     except StoreDown:
-                        assert store.is_down or not server.reader.database.up
+                        assert store.is_down or not server.reader.breaker.up
                         continue
                     entry = found.entry
                     tell = shown if kind == "item" else lambda *of, model=server.model: said(model, *of)
@@ -209,7 +210,7 @@ def test_cached_answers_are_those_without_a_cache_in_any_order_of_events(with_re
                     try:
                         servers[number].cache.check()
                     except StoreDown:
-                        assert store.is_down or not servers[number].reader.database.up
+                        assert store.is_down or not servers[number].reader.breaker.up
                 case ("later", seconds):
                     now[0] += seconds
                 case ("model", number, model):
@@ -325,7 +326,7 @@ def test_a_put_of_which_nobody_knows_is_no_reason_to_lose_what_is_there(server, 
         server.cache.put("a", OTHER)
     assert server.look("item", "a").source == "stale"
     items.is_down = False
-    clock[0] += guard.PAUSE_SECONDS
+    clock[0] += breaker.PAUSE_SECONDS
     assert server.look("item", "a").source == "database"
 
 

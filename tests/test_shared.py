@@ -16,11 +16,11 @@ from redis_server import RedisServer
 from test_cached import ROW, ROWS, Slow, cache_of, counted, right
 
 from iris_wsgi import caching
+from iris_wsgi.breaker import FAILURES
 from iris_wsgi.cached import ANYTHING
+from iris_wsgi.redis import Link
 from iris_wsgi.settings import BadSetting
-from iris_wsgi.shared.level import SecondLevel
-from iris_wsgi.shared.redis import RedisStore
-from iris_wsgi.stores.guard import FAILURES
+from iris_wsgi.shared import SecondLevel
 
 SECONDS = 0.5
 
@@ -47,19 +47,21 @@ def caches(redis):
     stores = []
 
     def make_cache(url=redis.url, space=b"model", predict=None, **options):
-        stores.append(RedisStore(url, SECONDS))
+        stores.append(Link(url, SECONDS))
         failures, told = [], []
         predict = predict or Slow()
         cache = cache_of(predict, **options)
         cleared = cache.known.board.next_generation
         tell = told.append
-        cache.shared = SecondLevel(stores[-1], space, 12, 60.0, lambda *line: tell(line), cleared, lambda: failures.append(1))
+        cache.shared = SecondLevel(
+            stores[-1], SECONDS, space, 12, 60.0, lambda *line: tell(line), cleared, lambda: failures.append(1)
+        )
         cache.failures, cache.told = failures, told
         return cache
 
     yield make_cache
     for store in stores:
-        store.close()
+        store.client.close()
 
 
 def same(cache, rows=ROWS):

@@ -1,7 +1,7 @@
 """The removal of expired jobs, which leaves time to everybody else."""
 
 from iris_wsgi.stores.jobs import StoreDown
-from iris_wsgi.sweeper import AT_ONCE, IDLE_SECONDS, SHARE, Sweeper
+from iris_wsgi.sweeper import AT_ONCE, IDLE_SECONDS, SHARE, sweep
 
 
 class Store:
@@ -18,7 +18,7 @@ class Store:
         return removed
 
     def pauses_of_a_sweeper(self) -> list[float]:
-        Sweeper(self, lambda: not self.removals, lambda: self.now, self.pauses.append).run()
+        sweep(self, lambda: not self.removals, lambda: self.now, self.pauses.append)
         return self.pauses
 
 

@@ -12,6 +12,7 @@ from checks import check
 from clients import until
 from conftest import MODEL, KeptLog
 
+from iris_wsgi.breaker import FAILURES
 from iris_wsgi.deadline import RAN
 from iris_wsgi.errors import DeadlineExceeded
 from iris_wsgi.job_metrics import JobMetrics
@@ -326,7 +327,7 @@ class Failing:
 
 @pytest.mark.parametrize("method", ["claim", "finish"])
 def test_a_store_that_is_down_is_waited_for_and_nothing_is_lost(bench, method):
-    Failing(bench.store, method, [StoreDown("the store is locked"), StoreDown("the store is locked")])
+    Failing(bench.store, method, [StoreDown("the store is locked")] * FAILURES)
     job_id = bench.hand_in()
     thread = run(bench)
     until(lambda: bench.job(job_id).state == "succeeded", "the result")

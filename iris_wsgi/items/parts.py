@@ -1,12 +1,14 @@
 """The items as a role serves them: a database behind a second level behind memory, and who looks for changes."""
 
 from contextlib import suppress
+from functools import partial
 
+from iris_wsgi.breaker import Breaker
 from iris_wsgi.items.cache import ItemCache, Times
 from iris_wsgi.items.choice import open_items, open_shared
 from iris_wsgi.items.marks import Marks
 from iris_wsgi.items.metrics import ItemMetrics
-from iris_wsgi.items.reader import GuardedItems, Reader
+from iris_wsgi.items.reader import Reader
 from iris_wsgi.items.texts import Texts
 from iris_wsgi.parts import REQUEST_SECONDS, Parts
 from iris_wsgi.routes import items
@@ -22,17 +24,15 @@ def item_routes(parts: Parts) -> list[Route]:
     """The items of the database that the settings name, cached; raises BadSetting, BadStore, and StoreDown of an embedded one."""
     settings = parts.settings
     metrics = ItemMetrics(parts.registry)
-    database = GuardedItems(
-        open_items(settings, parts.model, REQUEST_SECONDS, parts.log.event),
-        parts.log.event,
-        lambda: metrics.failures.add(("database",)),
-    )
-    shared = open_shared(settings, SHARED_SECONDS, parts.log.event, lambda: metrics.failures.add(("redis",)))
+    database = open_items(settings, parts.model, REQUEST_SECONDS, parts.log.event)
+    words = "items that are not in memory are refused", "the database of the items is back"
+    breaker = Breaker(parts.log.event, *words, count=partial(metrics.failures.add, ("database",)))
+    shared = open_shared(settings, SHARED_SECONDS, parts.log.event, partial(metrics.failures.add, ("redis",)))
     times = Times(
         settings.items_seconds, settings.items_missing_seconds, settings.items_stale_seconds, settings.items_check_seconds
     )
     marks = Marks(parts.registry.board.marks)
-    reader = Reader(database, shared, times.item, times.check, marks)
+    reader = Reader(database, breaker, shared, times.item, times.check, marks)
     texts = Texts(parts.model, parts.predict)
     cache = ItemCache(reader, texts.item, texts.prediction, marks, Shelf(settings.items_bytes), times, metrics)
 

@@ -2,12 +2,14 @@
 
 import select
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from concurrent import futures
+from concurrent.futures import Future
+from math import inf
 from time import monotonic
-from typing import Any
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
-from psycopg import pq
 
 from iris_wsgi.items.store import MOST_CHANGES, Change, Item
 from iris_wsgi.stores.jobs import BadStore, StoreDown
@@ -30,27 +32,49 @@ KNOWN = "SELECT to_regclass('iris_items_store')"
 LOCK = "SELECT pg_advisory_xact_lock(1769107828)"
 SEED = "INSERT INTO iris_items (id, features, at) VALUES (%s, %s, '-infinity')"
 IDENTITY = "SELECT identity FROM iris_items_store"
-GET = "SELECT version, encode(features, 'hex') FROM iris_items WHERE id = $1"
+GET = "SELECT version, features FROM iris_items WHERE id = %s"
 PUT = """
-INSERT INTO iris_items (id, features) VALUES ($1, decode($2, 'hex')) ON CONFLICT (id) DO UPDATE
+INSERT INTO iris_items (id, features) VALUES (%s, %s) ON CONFLICT (id) DO UPDATE
 SET version = iris_items.version + 1, changed = pg_current_xact_id(), at = clock_timestamp(), features = excluded.features
 RETURNING version"""
 # One statement, so that both are of one moment.
 CHANGES = """
 SELECT pg_snapshot_xmin(pg_current_snapshot()), id, version
-FROM (VALUES (1)) one LEFT JOIN (SELECT id, version FROM iris_items WHERE {} LIMIT $2) found ON true"""
+FROM (VALUES (1)) one LEFT JOIN (SELECT id, version FROM iris_items WHERE {} LIMIT %s) found ON true"""
 BY_CURSOR, BY_TIME = (
-    CHANGES.format(f"{column} $1::{kind}") for column, kind in (("changed >=", "xid8"), ("at > now() -", "interval"))
+    CHANGES.format(f"{column} %s::{kind}") for column, kind in (("changed >=", "xid8"), ("at > now() -", "interval"))
 )
-IDS = "SELECT id FROM iris_items WHERE id > $1 ORDER BY id LIMIT $2"
+IDS = "SELECT id FROM iris_items WHERE id > %s ORDER BY id LIMIT %s"
 # What the library itself needs at least to give up a connection, and how many may be attempted at once.
 CONNECT_SECONDS, CONNECTING = 2, 32
 # After these a machine that is gone is not waited for any more.
 KEEPALIVE: dict[str, Any] = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
-ROWS = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
+# What psycopg's generators wait for, and are told of, by number.
+READ, WRITE = 1, 2
+EVENTS = {READ: select.POLLIN, WRITE: select.POLLOUT, READ | WRITE: select.POLLIN | select.POLLOUT}
 
-Row = tuple[str | None, ...]
-Connection = psycopg.Connection[tuple[object, ...]]
+T = TypeVar("T")
+
+
+class Connection(psycopg.Connection[tuple[Any, ...]]):
+    """Waits `until` a monotonic time for its server: psycopg and libpq have no end, TimeoutError is ours."""
+
+    until = inf
+
+    def wait(self, gen: Generator[int, int, T], *_: object, **__: object) -> T:
+        poller, socket = select.poll(), self.pgconn.socket
+        try:
+            wanted = next(gen)
+            while True:
+                poller.register(socket, EVENTS[wanted])
+                left = self.until - monotonic()
+                if left <= 0 or not (found := poller.poll(None if left == inf else left * 1000)):
+                    raise TimeoutError("no answer in time")
+                # An error or an end is read.
+                events = found[0][1]
+                wanted = gen.send((READ if events & ~select.POLLOUT else 0) | (WRITE if events & select.POLLOUT else 0))
+        except StopIteration as ended:
+            return ended.value  # type: ignore[no-any-return]
 
 
 class PostgresItems:
@@ -79,19 +103,19 @@ class PostgresItems:
 
     def get(self, item_id: str) -> Item | None:
         found = self.ask(GET, item_id)
-        return Item(int(found[0][0] or 0), bytes.fromhex(found[0][1] or "")) if found else None
+        return Item(*found[0]) if found else None
 
     def put(self, item_id: str, row: bytes) -> int:
-        return int(self.ask(PUT, item_id, row.hex())[0][0] or 0)
+        return int(self.ask(PUT, item_id, row)[0][0])
 
     def changes(self, cursor: str | None, seconds: float = 0.0) -> Change:
-        most = str(MOST_CHANGES + 1)
+        most = MOST_CHANGES + 1
         found = self.ask(BY_TIME, f"{seconds} seconds", most) if cursor is None else self.ask(BY_CURSOR, cursor, most)
-        versions = {one: int(version or 0) for _, one, version in found if one is not None}
+        versions = {one: version for _, one, version in found if one is not None}
         return Change(str(found[0][0]), versions if len(versions) <= MOST_CHANGES else None)
 
     def ids(self, after: str, most: int) -> Sequence[str]:
-        return [one for (one,) in self.ask(IDS, after, str(most)) if one is not None]
+        return [one for (one,) in self.ask(IDS, after, most)]
 
     def close(self) -> None:
         with self.lock:
@@ -99,13 +123,14 @@ class PostgresItems:
         for connection in free:
             connection.close()
 
-    def ask(self, sql: str, *values: str) -> list[Row]:
+    def ask(self, sql: LiteralString, *values: object) -> list[tuple[Any, ...]]:
         """The rows of one statement; where a connection has broken since it was used last, by the next one."""
         until = monotonic() + self.seconds
         while True:
             connection, used = self.connection(until)
+            connection.until = until
             try:
-                rows = execute(connection.pgconn, sql, values, until)
+                rows = connection.execute(sql, values).fetchall()
             except (psycopg.Error, TimeoutError) as error:
                 connection.close()
                 if not used or isinstance(error, TimeoutError) or monotonic() >= until:
@@ -123,10 +148,38 @@ class PostgresItems:
             if self.connecting >= CONNECTING:
                 raise StoreDown(f"the database at {self.place} does not answer, and enough wait for it")
             self.connecting += 1
-        new = Connecting(self)
+        made: Future[Connection] = Future()
         # In a thread, because neither a name server nor a server that hangs keeps to our time.
-        threading.Thread(target=new.run, daemon=True, name="connect to the database").start()
-        return new.result(until), False
+        threading.Thread(target=self.connect, args=(made,), daemon=True, name="connect to the database").start()
+        futures.wait([made], until - monotonic())
+        if made.cancel():
+            raise self.down(TimeoutError("no connection in time"))
+        try:
+            return made.result(), False
+        except Exception as error:
+            raise self.down(error) from None
+
+    def connect(self, made: "Future[Connection]") -> None:
+        """If nobody waits any more once it is there, it is for the next, who wants one alone."""
+        connection = failed = None
+        try:
+            connection = Connection.connect(
+                self.url, autocommit=True, prepare_threshold=None, connect_timeout=CONNECT_SECONDS, **KEEPALIVE
+            )
+            self.prepare(connection)
+        except Exception as error:
+            failed = error
+        with self.lock:
+            self.connecting -= 1
+            wanted = made.set_running_or_notify_cancel()
+            if left := connection is not None and not wanted and not failed and not self.free:
+                self.free.append(connection)
+        if failed and wanted:
+            made.set_exception(failed)
+        elif connection and wanted:
+            made.set_result(connection)
+        if connection and (failed or not (wanted or left)):
+            connection.close()
 
     def prepare(self, connection: Connection) -> None:
         """What a new connection needs. A commit is on the disk before it returns, whatever is usual there."""
@@ -144,79 +197,3 @@ class PostgresItems:
     def down(self, error: Exception) -> StoreDown:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         return StoreDown(f"the database at {self.place} does not do its work: {reason[:200]}")
-
-
-class Connecting:
-    """A connection that is being made; if nobody waits any more once it is there, it is for the next, who wants one alone."""
-
-    def __init__(self, store: PostgresItems) -> None:
-        self.store = store
-        self.done = threading.Event()
-        self.given_up = False
-        self.connection: Connection | None = None
-        self.error: Exception | None = None
-
-    def run(self) -> None:
-        connection = None
-        try:
-            connection = psycopg.connect(self.store.url, autocommit=True, connect_timeout=CONNECT_SECONDS, **KEEPALIVE)
-            self.store.prepare(connection)
-        except Exception as error:
-            if connection is not None:
-                connection.close()
-            connection, self.error = None, error
-        with self.store.lock:
-            self.store.connecting -= 1
-            if not self.given_up:
-                self.connection = connection
-            elif connection is not None and not self.store.free:
-                self.store.free.append(connection)
-            elif connection is not None:
-                connection.close()
-        self.done.set()
-
-    def result(self, until: float) -> Connection:
-        """Raises StoreDown."""
-        self.done.wait(max(0.0, until - monotonic()))
-        with self.store.lock:
-            self.given_up = self.connection is None and self.error is None
-        if self.connection is not None:
-            return self.connection
-        raise self.store.down(self.error or TimeoutError("no connection in time"))
-
-
-def execute(connection: pq.abc.PGconn, sql: str, values: Sequence[str], until: float) -> list[Row]:
-    """One statement and its rows, as text. libpq's own calls have no end, so this waits itself: TimeoutError.
-
-    (libpq, "Asynchronous Command Processing".)
-    """
-    connection.send_query_params(sql.encode(), [value.encode() for value in values])
-    poller, socket = select.poll(), connection.socket
-    while connection.flush():
-        poller.register(socket, select.POLLIN | select.POLLOUT)
-        wait(poller, until)
-        connection.consume_input()
-    poller.register(socket, select.POLLIN)
-    results = []
-    while True:
-        while connection.is_busy():
-            wait(poller, until)
-            connection.consume_input()
-        result = connection.get_result()
-        if result is None:
-            break
-        results.append(result)
-    for result in results:
-        if result.status not in ROWS:
-            raise psycopg.DatabaseError(result.error_message.decode("utf-8", "replace"))
-    return [
-        tuple(None if (value := one.get_value(i, j)) is None else value.decode() for j in range(one.nfields))
-        for one in results
-        for i in range(one.ntuples)
-    ]
-
-
-def wait(poller: "select.poll", until: float) -> None:
-    left = until - monotonic()
-    if left <= 0 or not poller.poll(left * 1000):
-        raise TimeoutError("no answer in time")

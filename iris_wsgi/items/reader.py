@@ -1,16 +1,13 @@
 """Reads and writes items where they are: in the database, with Redis in front of it where there is one."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from time import monotonic
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
+from iris_wsgi.breaker import Breaker
 from iris_wsgi.items.marks import Marks
-from iris_wsgi.items.store import MOST_CHANGES, Change, Item, ItemStore
-from iris_wsgi.stores.guard import Breaker
-from iris_wsgi.stores.jobs import StoreDown
-
-T = TypeVar("T")
+from iris_wsgi.items.store import MOST_CHANGES, Item, ItemStore
 
 
 class Shared(Protocol):
@@ -20,43 +17,16 @@ class Shared(Protocol):
     def put(self, place: str, items: Mapping[str, Item]) -> bool: ...
 
 
-class GuardedItems(Breaker):
-    """The database as requests ask it: while it is down nobody waits for it but one now and then."""
-
-    def __init__(self, store: ItemStore, tell: Callable[[str, str], None], failed: Callable[[], None]) -> None:
-        super().__init__(tell, "items that are not in memory are refused", "the database of the items is back")
-        self.store, self.count = store, failed
-
-    def ask(self, what: Callable[[], T]) -> T:
-        try:
-            return self.call(what)
-        except StoreDown:
-            self.count()
-            raise
-
-    def identity(self) -> str:
-        return self.ask(self.store.identity)
-
-    def get(self, item_id: str) -> Item | None:
-        return self.ask(lambda: self.store.get(item_id))
-
-    def put(self, item_id: str, row: bytes) -> int:
-        return self.ask(lambda: self.store.put(item_id, row))
-
-    def changes(self, cursor: str | None, seconds: float) -> Change:
-        return self.ask(lambda: self.store.changes(cursor, seconds))
-
-    def ids(self, after: str, most: int) -> Sequence[str]:
-        return self.ask(lambda: self.store.ids(after, most))
-
-
 class Reader:
     """What is in the second level counts only while looks at the database tell what was written: it may lack what another server
     wrote when it could not reach it. `seconds` is how long it keeps anything, `check` how long a look counts.
     """
 
-    def __init__(self, database: GuardedItems, shared: Shared | None, seconds: float, check: float, marks: Marks) -> None:
-        self.database, self.shared, self.seconds, self.check, self.marks = database, shared, seconds, check, marks
+    def __init__(
+        self, database: ItemStore, breaker: Breaker, shared: Shared | None, seconds: float, check: float, marks: Marks
+    ) -> None:
+        self.database, self.breaker, self.shared, self.marks = database, breaker, shared, marks
+        self.seconds, self.check = seconds, check
         self.lock = threading.Lock()
         self.cursor: str | None = None
         self.place: str | None = None
@@ -77,13 +47,13 @@ class Reader:
             if item is not None:
                 return item, checked, "redis"
             now = monotonic()
-        item = self.database.get(item_id)
+        item = self.breaker.call(self.database.get, item_id)
         if self.shared is not None and self.place is not None and item is not None:
             self.shared.put(self.place, {item_id: item})
         return item, now, "database"
 
     def put(self, item_id: str, row: bytes) -> int:
-        version = self.database.put(item_id, row)
+        version = self.breaker.call(self.database.put, item_id, row)
         if self.shared is not None and (self.place is None or not self.shared.put(self.place, {item_id: Item(version, row)})):
             with self.lock:
                 self.untold[item_id] = max(version, self.untold.get(item_id, 0))
@@ -100,9 +70,9 @@ class Reader:
         """The versions of what was written since the last look, None for too much. To be followed by `seen` and `tell`."""
         began = monotonic()
         if self.shared is not None and self.place is None:
-            self.place = self.database.identity()
+            self.place = self.breaker.call(self.database.identity)
         # What is in the second level was put there after these, or its time is over; twice, because clocks differ.
-        change = self.database.changes(self.cursor, 2 * self.seconds if self.shared else 0.0)
+        change = self.breaker.call(self.database.changes, self.cursor, 2 * self.seconds if self.shared else 0.0)
         if self.shared is not None:
             with self.lock:
                 for item_id, version in (change.versions or {}).items():

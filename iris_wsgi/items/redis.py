@@ -4,11 +4,9 @@ from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import TypeVar
 
-import redis
-
+from iris_wsgi.breaker import Breaker, Tell
 from iris_wsgi.items.store import Item
 from iris_wsgi.redis import Link
-from iris_wsgi.stores.guard import Breaker
 from iris_wsgi.stores.jobs import StoreDown
 
 T = TypeVar("T")
@@ -30,13 +28,11 @@ return 1"""
 class RedisItems:
     """It never fails: what it cannot do it leaves, and counts. Each call ends within about `seconds`."""
 
-    def __init__(
-        self, url: str, ttl_seconds: float, seconds: float, tell: Callable[[str, str], None], failed: Callable[[], None]
-    ) -> None:
+    def __init__(self, url: str, ttl_seconds: float, seconds: float, tell: Tell, failed: Callable[[], object]) -> None:
         self.link = Link(url, seconds)
         self.redis = self.link.client
         self.milliseconds, self.failed = int(ttl_seconds * 1000), failed
-        self.breaker = Breaker(tell, "items are read from the database alone", "items are read from Redis again")
+        self.breaker = Breaker(tell, "items are read from the database alone", "items are read from Redis again", count=failed)
         self.script = self.redis.register_script(NEWER)
 
     def get(self, place: str, item_id: str) -> Item | None:
@@ -63,16 +59,9 @@ class RedisItems:
         return True
 
     def call(self, ask: Callable[[], T]) -> T | None:
-        def asked() -> T:
-            try:
-                return ask()
-            except (redis.RedisError, OSError, ValueError, TypeError, LookupError) as error:
-                raise self.link.down(error) from None
-
         try:
-            return self.breaker.call(asked)
+            return self.breaker.call(self.link.call, ask)
         except StoreDown:
-            self.failed()
             return None
 
     def close(self) -> None:

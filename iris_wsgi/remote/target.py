@@ -9,11 +9,11 @@ from time import monotonic
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from iris_wsgi.breaker import Breaker
 from iris_wsgi.remote.budget import Budget, Hedge
 from iris_wsgi.remote.exchange import Address, Connection, Lost
 from iris_wsgi.remote.metrics import CallMetrics
 from iris_wsgi.remote.peer import Peer
-from iris_wsgi.stores.guard import Breaker
 from iris_wsgi.tracing import Fields, nothing
 
 # Below the 60 seconds after which a server of this project closes a connection that waits.

@@ -3,17 +3,17 @@
 import json
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 from iris_wsgi import deadline, errors, openapi
+from iris_wsgi.breaker import Breaker
 from iris_wsgi.errors import LATER
 from iris_wsgi.job_metrics import JobMetrics
 from iris_wsgi.model import Graph
 from iris_wsgi.pace import NEVER
 from iris_wsgi.payload import Array, decode_rows
 from iris_wsgi.records import accepted, href, pack_rows, record
-from iris_wsgi.stores.guard import Guarded
-from iris_wsgi.stores.jobs import DONE, ID_PATTERN, STATES, Full, Gone, Job, JobError, KeyConflict, Stop, StoreDown
+from iris_wsgi.stores.jobs import DONE, ID_PATTERN, STATES, Full, Gone, Job, JobError, JobStore, KeyConflict, Stop, StoreDown
 from iris_wsgi.wsgi import FRESH, Request, Response, Route
 
 DOWN = (
@@ -26,6 +26,8 @@ BAD_KEY = "Idempotency-Key must be 1 to 255 printable ASCII characters."
 UNKNOWN = "There is no such job."
 GONE = "This job was done, and is kept no longer."
 
+P = ParamSpec("P")
+T = TypeVar("T")
 is_id = re.compile(ID_PATTERN).fullmatch
 is_key = re.compile(r"[ -~]{1,255}").fullmatch
 STATUS: dict[str, object] = {"type": "string", "enum": list(STATES)}
@@ -38,9 +40,10 @@ RECORD: dict[str, object] = {
 
 
 class Queue(NamedTuple):
-    """A store as requests use it, what counts what they do, who is told of new jobs, and until when answers may be held back."""
+    """The store behind a breaker, what counts its use, who is told of new jobs, and until when answers may be held back."""
 
-    store: Guarded
+    store: JobStore
+    breaker: Breaker
     metrics: JobMetrics
     tell: Callable[[], None]
     ending: Stop
@@ -49,7 +52,7 @@ class Queue(NamedTuple):
         """A durable job. A key is one of this route's; raises Problem where there can be none."""
         key = idempotency_key(request)
         try:
-            job = self.store.submit(pack_rows(rows), key and f"{route} {key}", note)
+            job = self.breaker.call(self.store.submit, pack_rows(rows), key and f"{route} {key}", note)
         except JobError as error:
             outcome = "full" if isinstance(error, Full) else "conflict" if isinstance(error, KeyConflict) else "unavailable"
             self.metrics.submissions.add((outcome,))
@@ -57,6 +60,13 @@ class Queue(NamedTuple):
         self.metrics.submissions.add(("accepted",))
         self.tell()
         return job
+
+    def ask(self, ask: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
+        """What the store tells. Raises Problem."""
+        try:
+            return self.breaker.call(ask, *given, **named)
+        except JobError as error:
+            raise problem(error) from None
 
 
 def routes(model: Graph, queue: Queue, max_rows: int, wait_seconds: float) -> list[Route]:
@@ -71,22 +81,19 @@ def routes(model: Graph, queue: Queue, max_rows: int, wait_seconds: float) -> li
     def get(request: Request) -> Response:
         wished = deadline.wait_told(request.variables.get("HTTP_PREFER"))
         if not wished:
-            return told(find(request, queue.store.get))
+            return told(queue.ask(queue.store.get, id_of(request)))
         seconds = min(float(wished), wait_seconds)
-        job = find(request, lambda job_id: queue.store.wait(job_id, seconds, lambda: queue.ending() or request.hurry()))
+        job = queue.ask(queue.store.wait, id_of(request), seconds, lambda: queue.ending() or request.hurry())
         return told(job, ("Preference-Applied", f"wait={seconds:g}"))
 
     def delete(request: Request) -> Response:
-        job = find(request, queue.store.cancel)
+        job = queue.ask(queue.store.cancel, id_of(request))
         if job.state != "cancelled":
             raise errors.Conflict("The job was done before, and what is done cannot be cancelled; GET tells how it ended.")
         return told(job)
 
     def overview(_: Request) -> Response:
-        try:
-            counts = queue.store.counts()
-        except StoreDown as error:
-            raise problem(error) from None
+        counts = queue.ask(queue.store.counts)
         jobs = {state: counts.by_state[state] for state in STATES}
         return Response(json.dumps({"jobs": jobs, "oldest_queued_seconds": counts.oldest_seconds}).encode(), headers=(FRESH,))
 
@@ -103,15 +110,11 @@ def routes(model: Graph, queue: Queue, max_rows: int, wait_seconds: float) -> li
     ]  # fmt: skip
 
 
-def find(request: Request, ask: Callable[[str], Job]) -> Job:
-    """What the store tells of the job in the path."""
+def id_of(request: Request) -> str:
     job_id = request.parameters["id"]
     if not is_id(job_id):
         raise errors.NotFound(UNKNOWN)
-    try:
-        return ask(job_id)
-    except JobError as error:
-        raise problem(error) from None
+    return job_id
 
 
 def told(job: Job, *headers: tuple[str, str]) -> Response:

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-import redis
-
 from iris_wsgi.redis import Link
 from iris_wsgi.stores.jobs import (
     DEFAULT,
@@ -20,7 +18,6 @@ from iris_wsgi.stores.jobs import (
     KeyConflict,
     Limits,
     Stop,
-    StoreDown,
     Unknown,
     digest_of,
     given_up,
@@ -49,19 +46,11 @@ class RedisJobs:
         self.steps = {name: self.redis.register_script(text) for name, text in STEPS.items()}
 
     def run(self, name: str, *values: str | bytes | float, parse: Callable[[Any], T]) -> T:
-        """One script, and its answer. Raises StoreDown, also for an answer of the wrong form."""
+        """One script, and its answer. Raises StoreDown."""
         limits = self.limits
         now = "" if self.clock is None else repr(self.clock())
-        try:
-            answer = self.steps[name](
-                [STREAM], [now, limits.keep_seconds, limits.keep_failed_seconds, limits.remember_seconds, *values]
-            )
-        except (redis.RedisError, OSError) as error:
-            raise self.link.down(error) from None
-        try:
-            return parse(answer)
-        except (TypeError, ValueError, LookupError, AttributeError):
-            raise StoreDown(f"the Redis at {self.link.place} gives answers of another form to {name}") from None
+        given = [now, limits.keep_seconds, limits.keep_failed_seconds, limits.remember_seconds, *values]
+        return self.link.call(lambda: parse(self.steps[name]([STREAM], given)))
 
     def submit(self, body: bytes, key: str | None = None, note: bytes | None = None) -> Job:
         digest = digest_of(body) if key else b""

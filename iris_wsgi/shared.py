@@ -1,55 +1,47 @@
-"""The second level of the prediction cache: checked, behind a breaker, and without it all goes on."""
+"""The second level of the prediction cache: a Redis that servers share, checked, behind a breaker; without it all goes on."""
 
 import secrets
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
-from iris_wsgi.stores.guard import Breaker
+from iris_wsgi.breaker import Breaker, Tell
 from iris_wsgi.stores.jobs import StoreDown
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from iris_wsgi.redis import Link
 
 SUM_BYTES = 4
 # How long nobody asks it who would have to wait, once it is down.
 PAUSE_SECONDS = 1.0
 
 
-class Store(Protocol):
-    """Bytes by key that several machines share; each call ends within `slowest` seconds, or raises StoreDown."""
-
-    @property
-    def slowest(self) -> float: ...
-    def get(self, keys: Sequence[bytes]) -> list[bytes | None]: ...
-    def put(self, pairs: Sequence[tuple[bytes, bytes]], seconds: float) -> None: ...
-    def put_new(self, key: bytes, value: bytes) -> bytes:
-        """What is there afterwards: the value, or what was there before."""
-
-    def replace(self, key: bytes, value: bytes) -> None: ...
-
-
 class SecondLevel:
-    """Values of `size` bytes in a store, for `seconds`, under `space`, which names what they depend on.
+    """Values of `size` bytes, for `seconds`, under `space`, which names what they depend on.
 
-    Beside them the store holds the token of the space, which is part of each key: a new one clears it, for everybody. It is read
-    with each look and, by `keep_up`, each second; `cleared` is called when another has set it, `failed` at each failure.
+    Beside them is the token of the space, which is part of each key: a new one clears it, for everybody. It is read with each
+    look and, by `keep_up`, each second; `cleared` is called when another has set it, `count` at each failure. What get() and
+    put() cannot do they leave. Neither takes longer than `slowest` seconds, so who has no more time than that goes without it.
     """
 
     def __init__(
         self,
-        store: Store,
+        link: "Link",
+        wait_seconds: float,
         space: bytes,
         size: int,
         seconds: float,
-        tell: Callable[[str, str], None],
+        tell: Tell,
         cleared: Callable[[], None],
-        failed: Callable[[], None],
+        count: Callable[[], object],
     ) -> None:
-        self.slowest = store.slowest
-        self.store, self.space, self.size, self.seconds = store, space, size, seconds
-        self.cleared, self.failed = cleared, failed
+        """`link` waits `wait_seconds` for each step."""
+        self.link, self.redis, self.slowest = link, link.client, 2 * wait_seconds
+        self.space, self.size, self.seconds = space, size, seconds
+        self.cleared, self.count = cleared, count
         words = "the second level of the prediction cache is left out", "the second level of the prediction cache is back"
-        self.breaker = Breaker(tell, *words, PAUSE_SECONDS)
+        self.breaker = Breaker(tell, *words, PAUSE_SECONDS, self.failed)
         self.place = space + b":token"
         self.token = b""
         self.missed = False
@@ -57,7 +49,7 @@ class SecondLevel:
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """None for what is not there, or is there and wrong."""
         try:
-            token, found, values = self.call(lambda: self.read(keys))
+            token, found, values = self.breaker.call(self.read, keys)
         except StoreDown:
             return [None] * len(keys)
         if found != token:
@@ -68,29 +60,50 @@ class SecondLevel:
     def read(self, keys: Sequence[bytes]) -> tuple[bytes, bytes | None, list[bytes | None]]:
         """The token that these keys were looked up under, the one that is there, the values."""
         if not self.token:
-            self.token = self.store.put_new(self.place, new_token())
+            self.token = self.agreed()
             if self.missed:
                 # There may have been a clear before.
                 self.cleared()
         token = self.token
-        found, *values = self.store.get([self.place, *(self.name(token, key) for key in keys)])
+        names = [self.place, *(self.name(token, key) for key in keys)]
+
+        def ask() -> list[bytes | None]:
+            told: list[Any] = list(self.redis.mget(names))
+            if len(told) != len(names) or not all(one is None or type(one) is bytes for one in told):
+                raise ValueError
+            return told
+
+        found, *values = self.link.call(ask)
         return token, found, values
+
+    def agreed(self) -> bytes:
+        """The token that is there, which is a new one where there was none."""
+
+        def ask() -> bytes:
+            with self.redis.pipeline(transaction=False) as steps:
+                steps.set(self.place, new_token(), nx=True)
+                steps.get(self.place)
+                token: object = steps.execute()[1]
+            if type(token) is not bytes or not token:
+                raise ValueError
+            return token
+
+        return self.link.call(ask)
 
     def put(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
         """Nothing where the last call failed: a request waits for one failure at most."""
-        token = self.token
+        token, lasts = self.token, max(1, int(self.seconds * 1000))
         if not pairs or not token or self.breaker.failures:
             return
-        named = [(self.name(token, key), value + self.sum(key, value)) for key, value in pairs]
-        try:
-            self.call(lambda: self.store.put(named, self.seconds))
-        except StoreDown:
-            return
+        with self.redis.pipeline(transaction=False) as steps, suppress(StoreDown):
+            for key, value in pairs:
+                steps.set(self.name(token, key), value + self.sum(key, value), px=lasts)
+            self.breaker.call(self.link.call, steps.execute)
 
     def clear(self) -> None:
         """For all who share it. Raises StoreDown where it cannot be reached."""
         token = new_token()
-        self.call(lambda: self.store.replace(self.place, token))
+        self.breaker.call(self.link.call, lambda: self.redis.set(self.place, token))
         self.token = token
 
     def keep_up(self) -> None:
@@ -101,24 +114,15 @@ class SecondLevel:
         """Another has cleared it, or the store has lost its token, and with it may have lost the news of a clear."""
         if found is None:
             try:
-                found = self.call(lambda: self.store.put_new(self.place, new_token()))
+                found = self.breaker.call(self.agreed)
             except StoreDown:
                 return
         self.token = found
         self.cleared()
 
-    def call(self, ask: Callable[[], T]) -> T:
-        """Raises StoreDown; what was asked in vain is counted."""
-
-        def counted() -> T:
-            try:
-                return ask()
-            except StoreDown:
-                self.missed = True
-                self.failed()
-                raise
-
-        return self.breaker.call(counted)
+    def failed(self) -> None:
+        self.missed = True
+        self.count()
 
     def name(self, token: bytes, key: bytes) -> bytes:
         return b"%b:%b:%b" % (self.space, token, key)
@@ -133,7 +137,7 @@ class SecondLevel:
         content = value[: self.size]
         if len(value) == self.size + SUM_BYTES and value[self.size :] == self.sum(key, content):
             return content
-        self.failed()
+        self.count()
         return None
 
 

@@ -7,14 +7,14 @@ import pytest
 from clients import until
 from conftest import KeptLog
 
+from iris_wsgi import breaker
+from iris_wsgi.breaker import FAILURES, Breaker
 from iris_wsgi.companions import Companions
-from iris_wsgi.stores import guard
-from iris_wsgi.stores.guard import FAILURES, Guarded
 from iris_wsgi.stores.jobs import StoreDown, Unknown
 
 
 class Store:
-    """Answers get() as it is told, and counts."""
+    """Answers get() as it is told, and counts; `guarded` is what asks it."""
 
     def __init__(self) -> None:
         self.asked, self.error = 0, None
@@ -33,9 +33,10 @@ def said():
 
 @pytest.fixture
 def guarded(said, monkeypatch):
-    one = Guarded(Store(), lambda level, message: said.append((level, message)))
+    one = Breaker(lambda level, message: said.append((level, message)), "refused", "back")
+    one.store = Store()
     one.clock = [1000.0]
-    monkeypatch.setattr(guard.time, "monotonic", lambda: one.clock[0])
+    monkeypatch.setattr(breaker.time, "monotonic", lambda: one.clock[0])
     return one
 
 
@@ -43,13 +44,13 @@ def down(guarded, times=FAILURES):
     guarded.store.error = StoreDown("the store hangs")
     for _ in range(times):
         with pytest.raises(StoreDown, match="the store hangs"):
-            guarded.get("a")
+            guarded.call(guarded.store.get, "a")
 
 
 def test_one_failure_or_two_are_no_reason_to_stop_asking(guarded, said):
     down(guarded, FAILURES - 1)
     guarded.store.error = None
-    assert guarded.get("a") == "a" and said == []
+    assert guarded.call(guarded.store.get, "a") == "a" and said == []
     down(guarded, FAILURES - 1)
     assert guarded.up and guarded.store.asked == 2 * FAILURES - 1
 
@@ -60,7 +61,7 @@ def test_after_that_nobody_waits_for_the_store_but_one_now_and_then(guarded):
     down(guarded, 10)
     assert guarded.store.asked == FAILURES
     for _ in range(5):
-        guarded.clock[0] += guard.PAUSE_SECONDS
+        guarded.clock[0] += breaker.PAUSE_SECONDS
         down(guarded, 10)
     assert guarded.store.asked == FAILURES + 5
 
@@ -68,24 +69,24 @@ def test_after_that_nobody_waits_for_the_store_but_one_now_and_then(guarded):
 def test_a_store_that_is_back_is_asked_by_all_and_both_turns_are_told(guarded, said):
     down(guarded, 10)
     guarded.store.error = None
-    guarded.clock[0] += guard.PAUSE_SECONDS
-    assert [guarded.get("a") for _ in range(5)] == ["a"] * 5
+    guarded.clock[0] += breaker.PAUSE_SECONDS
+    assert [guarded.call(guarded.store.get, "a") for _ in range(5)] == ["a"] * 5
     assert [level for level, _ in said] == ["error", "info"] and "the store hangs" in said[0][1]
 
 
 def test_a_refusal_is_an_answer_of_a_store_that_works(guarded):
     down(guarded)
     guarded.store.error = Unknown()
-    guarded.clock[0] += guard.PAUSE_SECONDS
+    guarded.clock[0] += breaker.PAUSE_SECONDS
     for _ in range(3):
         with pytest.raises(Unknown):
-            guarded.get("a")
+            guarded.call(guarded.store.get, "a")
     assert guarded.up
 
 
 def test_while_one_tries_the_others_are_refused_at_once(guarded):
     down(guarded)
-    guarded.clock[0] += guard.PAUSE_SECONDS
+    guarded.clock[0] += breaker.PAUSE_SECONDS
     trying, goes_on, answers = threading.Event(), threading.Event(), []
 
     def slow(job_id):
@@ -94,7 +95,7 @@ def test_while_one_tries_the_others_are_refused_at_once(guarded):
         return job_id
 
     guarded.store.get = slow
-    thread = threading.Thread(target=lambda: answers.append(guarded.get("a")))
+    thread = threading.Thread(target=lambda: answers.append(guarded.call(guarded.store.get, "a")))
     thread.start()
     assert trying.wait(60)
     down(guarded, 3)

@@ -1,1 +1,0 @@
-"""Where caches of several machines meet."""
