@@ -9,7 +9,7 @@ from typing import Any
 
 from iris_wsgi import __version__
 from iris_wsgi.batch.options import add_flags as add_batch_flags
-from iris_wsgi.edge.command import EDGE, edge
+from iris_wsgi.edge.command import EDGE, edge, failure, say
 from iris_wsgi.edge.command import add_commands as add_edge_commands
 from iris_wsgi.errors import BadModel
 from iris_wsgi.settings import NAMES, BadSetting, Settings, add_flags, checked, read_settings, seal_text, whole
@@ -95,7 +95,7 @@ def run_server(settings: Settings, _: Given) -> int:
 
 
 def batch(settings: Settings, given: Given) -> int:
-    from iris_wsgi.batch.command import batch
+    from iris_wsgi.batch.run import batch
 
     try:
         return batch(settings, given)
@@ -115,7 +115,7 @@ def redrive(settings: Settings, given: Given) -> int:
 
 
 def warm(settings: Settings, given: Given) -> int:
-    from iris_wsgi.batch.progress import teller
+    from iris_wsgi.batch.progress import Teller
     from iris_wsgi.health import EVERYWHERE
     from iris_wsgi.items.choice import open_known
     from iris_wsgi.items.warm import ids_of, warm
@@ -127,7 +127,7 @@ def warm(settings: Settings, given: Given) -> int:
         store.close()
     host = EVERYWHERE.get(settings.host, settings.host)
     url = given["url"] or f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
-    return warm(url, ids, teller(len(ids), "items", given["quiet"]), say)
+    return warm(url, ids, Teller(len(ids), "items", given["quiet"]), say)
 
 
 def verify(settings: Settings, _: Given) -> int:
@@ -169,18 +169,17 @@ def load(settings: Settings, given: Given) -> int:
 
 
 def healthcheck(settings: Settings, _: Given) -> int:
-    from iris_wsgi.health import why_unhealthy
+    from iris_wsgi.health import why_not
 
-    why_not = why_unhealthy(settings.host, settings.port)
-    return failure(why_not, 1) if why_not else 0
+    why = why_not("GET /readyz", settings.host, settings.port)
+    return failure(why, 1) if why else 0
 
 
 def clear(settings: Settings, _: Given) -> int:
-    from iris_wsgi.health import why_not_cleared
+    from iris_wsgi.health import why_not
 
-    why_not = why_not_cleared(settings.host, settings.port)
-    if why_not:
-        return failure(f"the cache is not cleared: {why_not}", 1)
+    if why := why_not("DELETE /cache", settings.host, settings.port):
+        return failure(f"the cache is not cleared: {why}", 1)
     say("the prediction cache is cleared")
     return 0
 
@@ -198,15 +197,6 @@ COMMANDS: Mapping[str, Callable[[Settings, Given], int]] = {
     "healthcheck": healthcheck,
     "clear": clear,
 }
-
-
-def say(line: str) -> None:
-    print(line, flush=True)
-
-
-def failure(message: str, status: int) -> int:
-    print(f"iris_wsgi: {message}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":
