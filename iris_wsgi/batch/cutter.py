@@ -52,11 +52,11 @@ class Cutter:
         self.stream, self.position, self.delimiter = stream, start, delimiter
         self.buffer = b""
         csv.field_size_limit(2 * RECORD_BYTES)
-        self.fill()
+        self.fill(CHUNK_BYTES)
 
-    def fill(self) -> None:
-        """Has more in the buffer than a chunk and a record may take, or all there is."""
-        while len(self.buffer) <= CHUNK_BYTES + RECORD_BYTES and (data := self.stream.read(READ_BYTES)):
+    def fill(self, most: int) -> None:
+        """Has more than so many bytes in the buffer, or all there is."""
+        while len(self.buffer) <= most and (data := self.stream.read(READ_BYTES)):
             self.buffer += data
 
     def header(self) -> bytes:
@@ -74,21 +74,27 @@ class Cutter:
                 yield Chunk(start, b"", [Fault(start.line, "", why)], self.position)
 
     def within_reach(self) -> bytes:
-        """The whole lines at the start of the buffer which are looked at."""
+        """The whole lines in what a chunk and a record may take."""
         reach = CHUNK_BYTES + RECORD_BYTES
+        self.fill(reach)
         return self.buffer if len(self.buffer) <= reach else self.buffer[: self.buffer.rfind(b"\n", 0, reach) + 1]
 
     def end(self, least: int) -> int:
         """Of the first record that ends there or later, or of the last one that ends within reach; 0 if there is none."""
-        lines = self.within_reach()
-        end = lines.find(b"\n", least - 1) + 1 or len(lines)
-        return record_end(lines, least, self.delimiter) if self.delimiter and b'"' in lines[:end] else end
+        end = self.buffer.find(b"\n", least - 1, CHUNK_BYTES + RECORD_BYTES) + 1
+        if not end:
+            # Most lines end sooner, and so much of the stream is seldom wanted.
+            lines = self.within_reach()
+            end = lines.find(b"\n", least - 1) + 1 or len(lines)
+        if self.delimiter and b'"' in self.buffer[:end]:
+            return record_end(self.within_reach(), least, self.delimiter)
+        return end
 
     def take(self, end: int, chunks: int = 1) -> bytes:
         data, self.buffer = self.buffer[:end], self.buffer[end:]
         at = self.position
         self.position = Position(at.chunk + chunks, at.offset + end, at.line + data.count(b"\n"))
-        self.fill()
+        self.fill(CHUNK_BYTES)
         return data
 
     def skip_line(self) -> None:
