@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from iris_wsgi import __version__
+from iris_wsgi.console import failure, say
 from iris_wsgi.errors import BadModel
 from iris_wsgi.settings import NAMES, BadSetting, Settings, add_flags, checked, read_settings, seal_text, server_address, whole
 from iris_wsgi.stores.jobs import BadStore, StoreDown
@@ -144,7 +145,7 @@ def run_server(settings: Settings, _: Given) -> int:
 
 
 def batch(settings: Settings, given: Given) -> int:
-    from iris_wsgi.batch.command import batch
+    from iris_wsgi.batch.run import batch
 
     try:
         return batch(settings, given)
@@ -170,7 +171,7 @@ def redrive(settings: Settings, given: Given) -> int:
 
 
 def warm(settings: Settings, given: Given) -> int:
-    from iris_wsgi.batch.progress import teller
+    from iris_wsgi.batch.progress import Teller
     from iris_wsgi.items.choice import open_known
     from iris_wsgi.items.warm import ids_of, warm
 
@@ -179,7 +180,7 @@ def warm(settings: Settings, given: Given) -> int:
         store = open_known(settings, STORE_SECONDS)
         ids = list(ids_of(store, given["most"]))
         store.close()
-    tell = teller(len(ids), "items", given["quiet"])
+    tell = Teller(len(ids), "items", given["quiet"])
     return warm(given["url"] or url_here(settings), dict(credentials(settings)), ids, tell, say)
 
 
@@ -239,18 +240,17 @@ def load(settings: Settings, given: Given) -> int:
 
 
 def healthcheck(settings: Settings, _: Given) -> int:
-    from iris_wsgi.health import why_unhealthy
+    from iris_wsgi.health import why_not
 
-    why_not = why_unhealthy(settings.host, settings.port)
-    return failure(why_not, 1) if why_not else 0
+    why = why_not("GET /readyz", settings.host, settings.port)
+    return failure(why, 1) if why else 0
 
 
 def clear(settings: Settings, _: Given) -> int:
-    from iris_wsgi.health import why_not_cleared
+    from iris_wsgi.health import why_not
 
-    why_not = why_not_cleared(settings.host, settings.port, credentials(settings))
-    if why_not:
-        return failure(f"the cache is not cleared: {why_not}", 1)
+    if why := why_not("DELETE /cache", settings.host, settings.port, fields=credentials(settings)):
+        return failure(f"the cache is not cleared: {why}", 1)
     say("the prediction cache is cleared")
     return 0
 
@@ -291,15 +291,6 @@ COMMANDS = {
         "try every pattern on a running server of role all, and see that its answers are right", tour_flags, tour, TOUR
     ),
 }
-
-
-def say(line: str) -> None:
-    print(line, flush=True)
-
-
-def failure(message: str, status: int) -> int:
-    print(f"iris_wsgi: {message}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

@@ -33,13 +33,21 @@ class Golden(NamedTuple):
     seal: str
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: Path, most: int | None = None) -> bytes:
+    """Raises BadModel, also where there are more than `most` bytes."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read() if most is None else within(str(path), file.read(most + 1), most)
     except OSError as error:
         # Most often the folder is another one than was meant.
         hint = "; IRIS_MODEL_DIR or --model-dir names the folder of a model" if path.name == GOLDEN else ""
         raise BadModel(f"{path} cannot be read: {error.strerror}{hint}") from None
+
+
+def within(where: str, content: bytes, most: int) -> bytes:
+    if len(content) > most:
+        raise BadModel(f"{where} is over {most} bytes")
+    return content
 
 
 def read_all(read: Read, where: str, seal: str = "") -> tuple[Golden, dict[str, bytes]]:

@@ -8,17 +8,8 @@ EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 REQUEST = "{} HTTP/1.1\r\nHost: localhost\r\n{}Connection: close\r\n\r\n"
 
 
-def why_unhealthy(host: str, port: int, seconds: float = SECONDS) -> str | None:
-    """None if GET /readyz is answered with 200 within `seconds`, else one line that says what came instead."""
-    return why_not_done("GET /readyz", host, port, seconds)
-
-
-def why_not_cleared(host: str, port: int, fields: Iterable[tuple[str, str]] = (), seconds: float = SECONDS) -> str | None:
-    """The same for DELETE /cache, with these fields."""
-    return why_not_done("DELETE /cache", host, port, seconds, fields)
-
-
-def why_not_done(asked: str, host: str, port: int, seconds: float, fields: Iterable[tuple[str, str]] = ()) -> str | None:
+def why_not(asked: str, host: str, port: int, seconds: float = SECONDS, fields: Iterable[tuple[str, str]] = ()) -> str | None:
+    """None if what is asked, such as GET /readyz, is answered with 200 within `seconds`, else one line on what came instead."""
     where = EVERYWHERE.get(host, host)
     try:
         with socket.create_connection((where, port), seconds) as connection:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from iris_wsgi.errors import BadModel
-from iris_wsgi.folder import GOLDEN, read_all
+from iris_wsgi.folder import GOLDEN, read_all, read_file, within
 
 SECONDS = 30.0
 MOST_BYTES = 1 << 30
@@ -44,16 +44,9 @@ def load(source: str, folder: Path, seal: str, baked: Path | None = None) -> str
 
 def reader(source: str) -> Reader:
     """Of a folder, or of the http(s) URL of one."""
-    where, get = (source.rstrip("/"), fetch) if is_url(source) else (source, read_local)
-    return lambda name, most=MOST_BYTES, /: get(f"{where}/{name}", most)
-
-
-def read_local(path: str, most: int) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return within(path, file.read(most + 1), most)
-    except OSError as error:
-        raise BadModel(f"{path} cannot be read: {error.strerror}") from None
+    if not is_url(source):
+        return lambda name, most=MOST_BYTES, /: read_file(Path(source, name), most)
+    return lambda name, most=MOST_BYTES, /: fetch(f"{source.rstrip('/')}/{name}", most)
 
 
 def fetch(url: str, most: int) -> bytes:
@@ -69,12 +62,6 @@ def fetch(url: str, most: int) -> bytes:
         raise BadModel(f"{url} cannot be fetched: {type(error).__name__}") from None
     except (OSError, ValueError) as error:
         raise BadModel(f"{url} cannot be fetched: {getattr(error, 'reason', None) or error or type(error).__name__}") from None
-
-
-def within(where: str, content: bytes, most: int) -> bytes:
-    if len(content) > most:
-        raise BadModel(f"{where} is over {most} bytes")
-    return content
 
 
 def put(files: Mapping[str, bytes], folder: Path) -> None:

@@ -175,11 +175,7 @@ def check_rows(shape: Shape, spec: Spec, most_rows: int, place: str) -> None:
 
 def binary_size(entry: Mapping[str, Any], place: str, left: int | None) -> int | None:
     """How many bytes behind the JSON part are this input's, of the `left` that no input before it has taken; None is not any."""
-    parameters = parameters_of(entry, place)
-    if "shared_memory_region" in parameters:
-        raise NotDecodable(
-            f"{place}/parameters name shared memory, which this server does not have; send the tensor in the body."
-        )
+    parameters = tensor_parameters(entry, place)
     size = number(parameters, "binary_data_size", f"{place}/parameters")
     if size is not None and left is None:
         raise NotDecodable(f"{place} is a binary tensor, and so the request must have the field {HEADER}.")
@@ -200,11 +196,7 @@ def decode_outputs(document: Mapping[str, Any], served: Served, binary_default: 
     for i, entry in enumerate(entries):
         place = f"#/outputs/{i}"
         spec = named(entry, specs, found, place)
-        parameters = parameters_of(entry, place)
-        if "shared_memory_region" in parameters:
-            raise NotDecodable(
-                f"{place}/parameters name shared memory, which this server does not have; take the tensor in the body."
-            )
+        parameters = tensor_parameters(entry, place)
         binary = flag(parameters, "binary_data", f"{place}/parameters")
         classes = number(parameters, "classification", f"{place}/parameters") or 0
         if classes and not has_classes(spec):
@@ -214,6 +206,13 @@ def decode_outputs(document: Mapping[str, Any], served: Served, binary_default: 
             raise NotDecodable(f"{place} is of datatype FP16, which is sent as binary data only: set binary_data to true.")
         found[spec.name] = wanted
     return tuple(found.values())
+
+
+def tensor_parameters(entry: Mapping[str, Any], place: str) -> dict[str, Any]:
+    found = parameters_of(entry, place)
+    if "shared_memory_region" in found:
+        raise NotDecodable(f"{place}/parameters name shared memory, which this server does not have; tensors go in the body.")
+    return found
 
 
 def has_classes(spec: Spec) -> bool:

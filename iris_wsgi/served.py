@@ -4,8 +4,7 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-from iris_wsgi.edge.manifest import MANIFEST, parse_manifest
-from iris_wsgi.edge.manifest import File as Told
+from iris_wsgi.edge.manifest import MANIFEST, parse_manifest, read_checked
 from iris_wsgi.errors import JSON, BadModel
 from iris_wsgi.folder import read_file, sha256
 from iris_wsgi.settings import BadSetting
@@ -46,21 +45,11 @@ def read_bundle(folder: Path) -> dict[str, File]:
         if sum(told.bytes for told in named.values()) > MOST_BYTES:
             raise BadModel(f"its files are more than {MOST_BYTES} bytes, which each process would hold in memory")
         return {MANIFEST: file_of(folder, MANIFEST, content)} | {
-            path: checked(folder, path, told) for path, told in named.items()
+            path: file_of(folder, path, read_checked(lambda name, most: read_file(folder / name, most), path, told))
+            for path, told in named.items()
         }
     except BadModel as error:
         raise BadSetting(f"IRIS_EDGE_DIR={str(folder)!r} is no edge bundle: {error}") from None
-
-
-def checked(folder: Path, path: str, told: Told) -> File:
-    """The file at this path, of the size and with the SHA-256 that the manifest tells."""
-    file = folder / path
-    # Looked at before it is read: what is there may be larger than what the manifest admits.
-    found = file.stat().st_size if file.is_file() else 0
-    content = read_file(file) if found == told.bytes else b""
-    if len(content) != told.bytes or sha256(content) != told.sha256:
-        raise BadModel(f"{path} is not the file that {MANIFEST} tells of: it is missing, was changed, or was damaged")
-    return file_of(folder, path, content)
 
 
 def file_of(folder: Path, path: str, content: bytes) -> File:

@@ -18,9 +18,9 @@ from iris_wsgi.__main__ import main
 from iris_wsgi.batch.sqlite import SqliteDatabase
 
 # What a run needs is imported before processes are forked that are to be killed soon.
-from iris_wsgi.batch.table import Run
+from iris_wsgi.batch.table import TableRun
 
-assert SqliteDatabase and Run
+assert SqliteDatabase and TableRun
 MODEL = str(Path(__file__).parent.parent / "model")
 FEATURES = ("sepal_length", "sepal_width", "petal_length", "petal_width")
 ITEMS = "CREATE TABLE items (id integer PRIMARY KEY, " + ", ".join(f"{one} double precision" for one in FEATURES) + ")"

@@ -24,7 +24,7 @@ from conftest import MODEL, ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iris_wsgi.batch.columns import named
+from iris_wsgi.batch.columns import columns_of
 from iris_wsgi.batch.csv_rows import CsvReader
 from iris_wsgi.batch.cutter import Fault
 from iris_wsgi.model import load_model
@@ -611,20 +611,21 @@ def test_a_log_gets_a_line_now_and_then_and_a_terminal_a_bar(large, tmp_path, mo
     from iris_wsgi.batch import progress
 
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-    told = progress.teller(100, "B", quiet=False)
+    told = progress.Teller(100, "B", quiet=False)
     told.tell(10, 1000, 0)
     told.tell(50, 5000, 2)
     told.end()
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("50%, about ") and "5000 rows, " in line and line.endswith(" 2 bad")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    bar = progress.teller(100, "B", quiet=False)
+    bar = progress.Teller(100, "B", quiet=False)
     bar.tell(50, 5000, 2)
     bar.end()
     assert "50%" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "iris_wsgi.batch.tqdm", None)
-    assert isinstance(progress.teller(None, "B", quiet=False), progress.Lines)
-    progress.teller(None, "B", quiet=True).tell(1, 1, 1)
+    progress.Teller(None, "B", quiet=False).tell(50, 5000, 2)
+    assert capsys.readouterr().err.endswith("5000 rows, 0 rows/s, 2 bad\n")
+    progress.Teller(None, "B", quiet=True).tell(1, 1, 1)
     assert capsys.readouterr().err == ""
 
 
@@ -654,7 +655,7 @@ def test_bin_batch_is_the_same_command(file, tmp_path):
 numbers = st.one_of(
     st.floats(width=64).map(repr), st.integers(-(10**6), 10**6).map(str), st.text("0123456789.eE+-_ xinfa\t", max_size=8)
 )
-READER = CsvReader(named(HEADER.encode(), ",", FEATURES, ["id"]), ",")
+READER = CsvReader(columns_of(MODEL_OF_IRIS, HEADER.encode(), ",", True, (), ["id"]), ",")
 
 
 @pytest.mark.long
@@ -700,12 +701,12 @@ def test_a_row_on_which_the_model_fails_is_left_out_alone():
 
 
 def test_a_defect_is_told_with_its_place_and_not_as_a_killed_process():
-    from iris_wsgi.batch.scoring import message_of, outcome_of, work
-    from iris_wsgi.batch.sources import Broken
+    from iris_wsgi.batch.ending import Stopped
+    from iris_wsgi.batch.scoring import answerer
 
     class Defective:
         def score(self, data, line):
             raise ZeroDivisionError("no rows")
 
-    with pytest.raises(Broken, match=r"a defect at the rows from line 7 on: ZeroDivisionError\('no rows'\)"):
-        outcome_of(work(Defective(), packs=False)(message_of(b"1,2", 7)))
+    with pytest.raises(Stopped, match=r"a defect at the rows from line 7 on: ZeroDivisionError\('no rows'\)"):
+        answerer(Defective(), bytes)(b"1,2", 7)

@@ -12,10 +12,9 @@ from urllib.parse import urlsplit
 
 import pytest
 from browser import DESKTOP, PHONE, Browser, browser
-from bundles import write_manifest
+from bundles import change_manifest, tell_the_truth, write_manifest
 from clients import CI, METRICS, Wire, request, until
 from conftest import MODEL, ROOT, Running, need
-from edge_bundles import change_manifest, tell_the_truth
 from selenium.webdriver.common.keys import Keys
 from test_single import POINTS, training_rows
 

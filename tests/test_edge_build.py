@@ -19,8 +19,8 @@ from pathlib import Path
 
 import onnx
 import pytest
+from bundles import RUNTIME, build_bundle
 from conftest import MODEL, ROOT
-from edge_bundles import RUNTIME, write_bundle
 
 import iris_wsgi
 from iris_wsgi.edge.manifest import parse_manifest
@@ -45,7 +45,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_manifest_tells_what_every_file_is(tmp_path):
-    files = tree(write_bundle(tmp_path / "edge", MODEL))
+    files = tree(build_bundle(tmp_path / "edge", MODEL))
     document = json.loads(files.pop("manifest.json"))
     plain = {path: content for path, content in files.items() if not path.endswith(".gz")}
     assert document["files"] == {
@@ -78,16 +78,16 @@ def test_the_operator_sets_are_those_that_onnx_reads(path):
 
 
 def test_the_same_model_gives_the_same_bytes_whatever_was_there(tmp_path):
-    first = tree(write_bundle(tmp_path / "edge", MODEL))
-    assert tree(write_bundle(tmp_path / "edge", MODEL)) == first
-    other = tree(write_bundle(tmp_path / "edge", MODEL / "fast"))
+    first = tree(build_bundle(tmp_path / "edge", MODEL))
+    assert tree(build_bundle(tmp_path / "edge", MODEL)) == first
+    other = tree(build_bundle(tmp_path / "edge", MODEL / "fast"))
     assert "model/iris_svc.onnx" not in other and other["manifest.json"] != first["manifest.json"]
-    assert tree(write_bundle(tmp_path / "other", MODEL)) == first
+    assert tree(build_bundle(tmp_path / "other", MODEL)) == first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["edge", "other"]
 
 
 def test_what_is_packed_beside_a_file_is_the_file(tmp_path):
-    files = tree(write_bundle(tmp_path / "edge", MODEL))
+    files = tree(build_bundle(tmp_path / "edge", MODEL))
     packed = {path: content for path, content in files.items() if path.endswith(".gz")}
     assert {"ort/ort.wasm.gz", "model/golden.json.gz", "manifest.json.gz"} <= set(packed) and "model/label.json.gz" not in packed
     for path, content in packed.items():
@@ -97,7 +97,7 @@ def test_what_is_packed_beside_a_file_is_the_file(tmp_path):
 
 
 def test_all_may_read_the_bundle(tmp_path):
-    folder = write_bundle(tmp_path / "edge", MODEL)
+    folder = build_bundle(tmp_path / "edge", MODEL)
     assert {path.stat().st_mode & 0o777 for path in [folder, *folder.rglob("*")]} == {0o755, 0o644}
 
 
@@ -138,10 +138,10 @@ def damaged(folder: Path) -> None:
     [(with_wrong_answers, "golden row 0 gives setosa"), (damaged, "has the SHA-256"), (with_maps, "which no browser reads")],
 )
 def test_a_model_that_no_device_should_have_is_not_put_in_and_the_old_bundle_stays(tmp_path, model_copy, spoil, words):
-    before = tree(write_bundle(tmp_path / "edge", MODEL))
+    before = tree(build_bundle(tmp_path / "edge", MODEL))
     spoil(model_copy)
     with pytest.raises(BadModel, match=words):
-        write_bundle(tmp_path / "edge", model_copy)
+        build_bundle(tmp_path / "edge", model_copy)
     shutil.rmtree(tmp_path / "edge-sources")
     assert tree(tmp_path / "edge") == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["edge", "model"]
@@ -151,12 +151,12 @@ def test_a_folder_that_is_no_bundle_is_left_as_it_is(tmp_path):
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters/one").write_text("dear")
     with pytest.raises(BadModel, match="is there already and no bundle"):
-        write_bundle(tmp_path / "letters", MODEL)
+        build_bundle(tmp_path / "letters", MODEL)
     assert tree(tmp_path / "letters") == {"one": b"dear"}
 
 
 def test_a_bundle_as_it_is_written_is_one_that_a_device_reads(tmp_path):
-    content = (write_bundle(tmp_path / "edge", MODEL) / "manifest.json").read_bytes()
+    content = (build_bundle(tmp_path / "edge", MODEL) / "manifest.json").read_bytes()
     manifest = parse_manifest(content, "here")
     assert manifest.of_model and manifest.minimum["onnxruntime"] == bundle.LEAST_ONNXRUNTIME
 
@@ -283,7 +283,7 @@ def test_the_single_file_takes_updates_and_goes_back(single, device, tmp_path):
 
     assert name() == "iris_svc"
     for folder in (MODEL, MODEL / "fast"):
-        told = run(single, device, "update", *where, str(write_bundle(tmp_path / "edge", folder)))
+        told = run(single, device, "update", *where, str(build_bundle(tmp_path / "edge", folder)))
         assert (told.returncode, told.stderr) == (0, "")
     assert name() == "iris_lr"
     assert run(single, device, "rollback", *where).returncode == 0 and name() == "iris_svc"

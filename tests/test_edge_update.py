@@ -8,16 +8,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import pytest
+from bundles import build_bundle, change_manifest, tell_the_truth
 from conftest import MODEL
-from edge_bundles import change_manifest, tell_the_truth, write_bundle
 
 from iris_wsgi.__main__ import main
 from iris_wsgi.edge.device import Device
-from iris_wsgi.edge.manifest import BUNDLE_BYTES, fault_of_runtime, parse_manifest, release
+from iris_wsgi.edge.manifest import BUNDLE_BYTES, parse_manifest, release
+from iris_wsgi.errors import BadModel
 from iris_wsgi.model import load_model
 
 FAST = MODEL / "fast"
@@ -70,9 +72,9 @@ def made(tmp_path_factory) -> dict[str, Path]:
     """Bundles of the main model with two pages, and of the fast one."""
     folder = tmp_path_factory.mktemp("made")
     return {
-        "main": write_bundle(folder / "main", MODEL),
-        "page": write_bundle(folder / "page", MODEL, "<!doctype html><title>another</title>"),
-        "fast": write_bundle(folder / "fast", FAST),
+        "main": build_bundle(folder / "main", MODEL),
+        "page": build_bundle(folder / "page", MODEL, "<!doctype html><title>another</title>"),
+        "fast": build_bundle(folder / "fast", FAST),
     }
 
 
@@ -407,7 +409,7 @@ def test_of_two_updates_at_once_the_second_is_refused_and_the_first_goes_on(edge
 
 @pytest.mark.long
 def test_an_update_that_is_killed_at_any_step_leaves_a_bundle_that_works(made, tmp_path):
-    script = Path(__file__).with_name("edge_bundles.py")
+    script = Path(__file__).with_name("bundles.py")
     command = [sys.executable, str(script), str(tmp_path), *(str(made[name]) for name in ("page", "fast", "main"))]
     run = subprocess.run(command, capture_output=True, text=True, timeout=600)
     told = json.loads(run.stdout)
@@ -479,7 +481,8 @@ def test_versions_are_compared_by_their_numbers(version, numbers):
 )
 def test_a_runtime_is_enough_from_its_least_version_on(made, here, is_enough):
     manifest = parse_manifest((made["main"] / "manifest.json").read_bytes(), "")
-    assert (fault_of_runtime(manifest, "onnxruntime", here) is None) == is_enough
+    with nullcontext() if is_enough else pytest.raises(BadModel, match="wants onnxruntime 1.23 or later, here is"):
+        manifest.check_runtime(here)
 
 
 def test_the_model_of_the_bundle_is_the_one_that_was_put_in(edge, device, made):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from iris_wsgi.__main__ import main
-from iris_wsgi.health import why_unhealthy
+from iris_wsgi.health import why_not
 
 
 @contextmanager
@@ -28,8 +28,8 @@ def answering(answer: Callable[[socket.socket], None]) -> Iterator[int]:
 
 
 def test_a_server_that_is_ready_is_healthy(live, capsys):
-    assert why_unhealthy(live.host, live.port) is None
-    assert why_unhealthy("0.0.0.0", live.port) is None
+    assert why_not("GET /readyz", live.host, live.port) is None
+    assert why_not("GET /readyz", "0.0.0.0", live.port) is None
     assert main(["healthcheck", "--port", str(live.port)]) == 0
     assert capsys.readouterr() == ("", "")
 
@@ -37,19 +37,19 @@ def test_a_server_that_is_ready_is_healthy(live, capsys):
 @pytest.mark.parametrize("status", [b"HTTP/1.1 503 Service Unavailable", b"HTTP/1.1 2000 ", b"nonsense", b"\xff\xfe"])
 def test_any_other_answer_is_quoted(status):
     with answering(lambda connection: connection.sendall(status + b"\r\n\r\n")) as port:
-        told = why_unhealthy("127.0.0.1", port)
+        told = why_not("GET /readyz", "127.0.0.1", port)
     assert told == f"127.0.0.1 port {port} answers: {status.decode('ascii', 'replace')}"
 
 
 def test_a_server_that_closes_without_a_word_says_nothing():
     with answering(lambda connection: connection.recv(1000)) as port:
-        assert why_unhealthy("127.0.0.1", port) == f"127.0.0.1 port {port} answers: nothing"
+        assert why_not("GET /readyz", "127.0.0.1", port) == f"127.0.0.1 port {port} answers: nothing"
 
 
 def test_a_server_that_hangs_is_given_up():
     done = threading.Event()
     with answering(lambda connection: done.wait(30)) as port:
-        told = why_unhealthy("127.0.0.1", port, 0.05)
+        told = why_not("GET /readyz", "127.0.0.1", port, 0.05)
         done.set()
     assert told == f"no answer from 127.0.0.1 port {port} within 0.05 seconds"
 

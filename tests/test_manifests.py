@@ -23,8 +23,8 @@ from conftest import MODEL, ROOT, KeptLog, need, wsgi_call
 from fences import commands
 
 from iris_wsgi.__main__ import parser
+from iris_wsgi.batch.ending import End
 from iris_wsgi.batch.options import Options, options_of
-from iris_wsgi.batch.run import End
 from iris_wsgi.cpus import cpus
 from iris_wsgi.golden import self_test
 from iris_wsgi.model import load_model

@@ -9,53 +9,42 @@ from iris_wsgi.model import Model
 from iris_wsgi.settings import BadSetting
 
 
-def features_of(model: Model, given: tuple[str, ...]) -> tuple[str, ...]:
+def features_of(model: Model, given: Sequence[str]) -> Sequence[str]:
     """The names of the columns in the model's order: its own where none are given. Raises BadSetting."""
-    features = given or tuple(feature.name for feature in model.features)
+    features = given or [feature.name for feature in model.features]
     if len(features) != model.width:
         raise BadSetting(f"--features names {len(features)} columns; the model takes {model.width}")
     return features
 
 
-def named(header: bytes, delimiter: str, features: Sequence[str], keep: Sequence[str]) -> Columns:
-    """By the names in the header. Raises BadSetting."""
+def columns_of(model: Model, first: bytes, delimiter: str, header: bool, given: Sequence[str], keep: Sequence[str]) -> Columns:
+    """By the first record, in which the names are; without a `header` columns are numbers from 1, and the features the first
+    ones unless they are given. Raises BadSetting."""
+    features = features_of(model, given)
     try:
-        text = header.decode()
+        record = fields_of(first.decode("utf-8", "strict" if header else "replace"), delimiter)
     except UnicodeDecodeError:
         raise BadSetting("the header of IN is not UTF-8") from None
-    record = first_of(text, delimiter)
+    if not header:
+        record, features = [str(i + 1) for i in range(len(record))], given or [str(i + 1) for i in range(model.width)]
+        if 0 < len(record) < model.width:
+            raise BadSetting(f"IN has {len(record)} columns, the model takes {model.width} features")
     names = [name.strip() for name in record]
     if not any(names):
-        raise BadSetting("IN is empty: it has not even a header")
-    return Columns(len(names), names, [place_of(one, names) for one in features], [place_of(one, names) for one in keep])
+        raise BadSetting(f"IN is empty{': it has not even a header' if header else ''}")
+    places, kept = ([place_of(name, names, header) for name in wanted] for wanted in (features, keep))
+    return Columns(len(names), names, places, kept)
 
 
-def first_of(text: str, delimiter: str) -> list[str]:
+def fields_of(text: str, delimiter: str) -> list[str]:
     return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
 
 
-def place_of(name: str, names: Sequence[str]) -> int:
-    if (count := names.count(name)) != 1:
-        has = "several columns" if count else "no column"
-        shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
-        raise BadSetting(f"IN has {has} {name!r}; it has {shown}. Name them by --features, or say --no-header")
-    return names.index(name)
-
-
-def numbered(first: bytes, delimiter: str, width: int, features: Sequence[str], keep: Sequence[str]) -> Columns:
-    """By numbers from 1, of as many columns as the first record has; the features are the first ones unless told otherwise."""
-    record = first_of(first.decode("utf-8", "replace"), delimiter)
-    if not record:
-        raise BadSetting("IN is empty")
-    places = [numbered_place(one, len(record)) for one in features] or list(range(width))
-    if len(record) < width:
-        raise BadSetting(f"IN has {len(record)} columns, the model takes {width} features")
-    return Columns(
-        len(record), [str(i + 1) for i in range(len(record))], places, [numbered_place(one, len(record)) for one in keep]
-    )
-
-
-def numbered_place(text: str, count: int) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 7 and 1 <= int(text) <= count):
-        raise BadSetting(f"without a header columns are numbers from 1 to {count}, not {text!r}")
-    return int(text) - 1
+def place_of(name: str, names: Sequence[str], header: bool) -> int:
+    if (count := names.count(name)) == 1:
+        return names.index(name)
+    if not header:
+        raise BadSetting(f"without a header columns are numbers from 1 to {len(names)}, not {name!r}")
+    has = "several columns" if count else "no column"
+    shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+    raise BadSetting(f"IN has {has} {name!r}; it has {shown}. Name them by --features, or say --no-header")

@@ -1,6 +1,7 @@
 """Rows of CSV: a chunk at once where all is well with it, record by record where it is not."""
 
 import csv
+import io
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -20,6 +21,8 @@ Places = NDArray[np.intp]
 
 is_number = re.compile(r"[ \t]*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[ \t]*").fullmatch
 is_not_finite = re.compile(r"[ \t]*[+-]?(?:nan|inf|infinity)[ \t]*", re.IGNORECASE).fullmatch
+# What stands for bytes that are no UTF-8.
+surrogate = re.compile("[\ud800-\udfff]").search
 NUL, CARRIAGE = "has a NUL", "has a carriage return outside of quotes"
 
 
@@ -102,22 +105,24 @@ class CsvReader:
 
     def carefully(self, data: bytes, line: int) -> Rows:
         """Record by record."""
-        values: list[list[float]] = []
+        good: list[list[str]] = []
         lines: list[int] = []
-        kept: list[list[str]] = [[] for _ in self.columns.keep]
         faults: list[Fault] = []
         for at, record in self.records(data, line, faults):
-            if (row := self.row(record, at, faults)) is not None:
-                values.append(row)
+            why = self.fault_of(record)
+            if why is None:
+                good.append(record)
                 lines.append(at)
-                for column, i in zip(kept, self.columns.keep, strict=True):
-                    column.append(record[i])
-        return Rows(np.array(values, np.float32).reshape(-1, len(self.columns.features)), lines, kept, faults)
+            else:
+                faults.append(Fault(at, *why))
+        values = np.array([[float(record[i]) for i in self.columns.features] for record in good], np.float32)
+        kept = [[record[i] for record in good] for i in self.columns.keep]
+        return Rows(values.reshape(-1, len(self.columns.features)), lines, kept, faults)
 
     def records(self, data: bytes, line: int, faults: list[Fault]) -> Iterator[tuple[int, list[str]]]:
         """Each record with the number of its line; one that cannot be taken apart becomes a fault."""
-        lines = data.decode("utf-8", "surrogateescape").split("\n")
-        reader = csv.reader([f"{one}\n" for one in lines[:-1]] + [one for one in lines[-1:] if one], delimiter=self.delimiter)
+        text = io.StringIO(data.decode("utf-8", "surrogateescape"), newline="\n")
+        reader = csv.reader(text, delimiter=self.delimiter)
         while True:
             at = line + reader.line_num
             try:
@@ -131,20 +136,17 @@ class CsvReader:
             if record:
                 yield at, record
 
-    def row(self, record: list[str], line: int, faults: list[Fault]) -> list[float] | None:
-        """The features of a good record; of a bad one there is the first thing that is wrong with it."""
-        found = fault_of_record(record, self.columns.total)
-        if found is not None:
-            faults.append(Fault(line, "", found))
-            return None
-        row = []
-        for i in self.columns.features:
-            why = fault_of_number(record[i])
-            if why is not None:
-                faults.append(Fault(line, self.columns.names[i], why))
-                return None
-            row.append(float(record[i]))
-        return row
+    def fault_of(self, record: list[str]) -> tuple[str, str] | None:
+        """The column and the reason of the first thing that is wrong with a record; no column is all of it."""
+        if len(record) != self.columns.total:
+            return "", f"has {len(record)} columns, not {self.columns.total}"
+        text = "".join(record)
+        if "\0" in text:
+            return "", NUL
+        if surrogate(text):
+            return "", NOT_UTF8
+        whys = ((self.columns.names[i], fault_of_number(record[i])) for i in self.columns.features)
+        return next(((name, why) for name, why in whys if why), None)
 
 
 def column_of(text: str, data: bytes, starts: Places, ends: Places) -> list[str]:
@@ -153,24 +155,6 @@ def column_of(text: str, data: bytes, starts: Places, ends: Places) -> list[str]
     if len(text) == len(data):
         return [text[start:end] for start, end in bounds]
     return [data[start:end].decode() for start, end in bounds]
-
-
-def fault_of_record(record: list[str], count: int) -> str | None:
-    if len(record) != count:
-        return f"has {len(record)} columns, not {count}"
-    text = "".join(record)
-    if "\0" in text:
-        return NUL
-    return None if text.isprintable() or is_unicode(text) else NOT_UTF8
-
-
-def is_unicode(text: str) -> bool:
-    """Whether there are no surrogates in it, which stand for bytes that are no UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def fault_of_number(text: str) -> str | None:

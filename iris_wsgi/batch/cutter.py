@@ -1,6 +1,7 @@
 """Cuts a stream of bytes into chunks of whole records, by nothing but what is in it, so that every run cuts it alike."""
 
 import csv
+import io
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple, Protocol
@@ -50,108 +51,79 @@ class Cutter:
     def __init__(self, stream: Stream, start: Position, delimiter: str | None) -> None:
         self.stream, self.position, self.delimiter = stream, start, delimiter
         self.buffer = b""
-        self.ended = False
         csv.field_size_limit(2 * RECORD_BYTES)
+        self.fill(CHUNK_BYTES)
+
+    def fill(self, most: int) -> None:
+        """Has more than so many bytes in the buffer, or all there is."""
+        while len(self.buffer) <= most and (data := self.stream.read(READ_BYTES)):
+            self.buffer += data
 
     def header(self) -> bytes:
         """The first record of CSV, or what there is of it."""
-        while len(self.buffer) < CHUNK_BYTES and self.more():
-            pass
-        end, whole = self.record_end(1)
-        return self.take(end if whole else self.line_end(0) or len(self.buffer), chunks=0)
+        return self.take(self.end(1) or self.buffer.find(b"\n") + 1 or len(self.buffer), chunks=0)
 
     def chunks(self) -> Iterator[Chunk]:
-        while chunk := self.next():
-            yield chunk
+        while self.buffer:
+            start, end = self.position, self.end(CHUNK_BYTES)
+            if end:
+                yield Chunk(start, self.take(end), [], self.position)
+            else:
+                why = NOT_CLOSED if self.within_reach() else TOO_LONG
+                self.skip_line()
+                yield Chunk(start, b"", [Fault(start.line, "", why)], self.position)
 
-    def next(self) -> Chunk | None:
-        """None at the end of the stream."""
-        while len(self.buffer) < CHUNK_BYTES and self.more():
-            pass
-        if not self.buffer:
-            return None
-        start, end, why = self.position, self.line_end(CHUNK_BYTES - 1), TOO_LONG
-        if self.delimiter and b'"' in self.buffer[: end or None]:
-            end, whole = self.record_end(CHUNK_BYTES)
-            if not whole:
-                why = TOO_LONG if self.line_end(end) is None else NOT_CLOSED
-        elif end is None:
-            # The last line has no end within reach; what is before it has.
-            end = self.buffer.rfind(b"\n", 0, CHUNK_BYTES) + 1
-        if end:
-            return Chunk(start, self.take(end), [], self.position)
-        self.skip_line()
-        return Chunk(start, b"", [Fault(start.line, "", why)], self.position)
+    def within_reach(self) -> bytes:
+        """The whole lines in what a chunk and a record may take."""
+        reach = CHUNK_BYTES + RECORD_BYTES
+        self.fill(reach)
+        return self.buffer if len(self.buffer) <= reach else self.buffer[: self.buffer.rfind(b"\n", 0, reach) + 1]
 
-    def more(self) -> bool:
-        """Reads on; whether there was anything."""
-        data = b"" if self.ended else self.stream.read(READ_BYTES)
-        self.ended = not data
-        self.buffer += data
-        return not self.ended
-
-    def line_end(self, start: int) -> int | None:
-        """The end of the line in which `start` is, which is the end of the stream too; None if it is too far away."""
-        looked = start
-        while (found := self.buffer.find(b"\n", looked)) < 0:
-            looked = len(self.buffer)
-            if looked - start > RECORD_BYTES:
-                return None
-            if not self.more():
-                return len(self.buffer)
-        return found + 1 if found - start <= RECORD_BYTES else None
-
-    def record_end(self, least: int) -> tuple[int, bool]:
-        """The end of the first record of CSV that ends there or later; or the start of one that has no end, and False."""
-        lines = Lines(self)
-        reader = csv.reader(lines, delimiter=self.delimiter or ",")
-        start = 0
-        while start < least:
-            # What it complains of, a carriage return, it complains of again to who reads the record.
-            with suppress(csv.Error):
-                if next(reader, None) is None:
-                    return start, not lines.cut
-            if lines.ran_out:
-                return start, False
-            start = lines.start = lines.end
-        return start, True
+    def end(self, least: int) -> int:
+        """Of the first record that ends there or later, or of the last one that ends within reach; 0 if there is none."""
+        end = self.buffer.find(b"\n", least - 1, CHUNK_BYTES + RECORD_BYTES) + 1
+        if not end:
+            # Most lines end sooner, and so much of the stream is seldom wanted.
+            lines = self.within_reach()
+            end = lines.find(b"\n", least - 1) + 1 or len(lines)
+        if self.delimiter and b'"' in self.buffer[:end]:
+            return record_end(self.within_reach(), least, self.delimiter)
+        return end
 
     def take(self, end: int, chunks: int = 1) -> bytes:
         data, self.buffer = self.buffer[:end], self.buffer[end:]
         at = self.position
         self.position = Position(at.chunk + chunks, at.offset + end, at.line + data.count(b"\n"))
+        self.fill(CHUNK_BYTES)
         return data
 
     def skip_line(self) -> None:
         """Leaves out one line, however long it is."""
-        first = True
-        while True:
-            end = self.buffer.find(b"\n") + 1
-            self.take(end or len(self.buffer), chunks=int(first))
-            first = False
-            if end or not self.more():
-                return
+        chunks = 1
+        while self.buffer and b"\n" not in self.buffer:
+            self.take(len(self.buffer), chunks)
+            chunks = 0
+        self.take(self.buffer.find(b"\n") + 1, chunks)
 
 
-class Lines:
-    """The lines of a cutter's buffer as the csv module wants them, and how far it has gone."""
+def record_end(data: bytes, least: int, delimiter: str) -> int:
+    """The end of the first record of CSV that ends there or later, or else of the last one."""
+    # Quotes, delimiters and line ends are the same bytes in UTF-8, and nothing else matters here.
+    lines = io.StringIO(data.decode("latin-1"), newline="\n")
+    ran_out = False
 
-    def __init__(self, cutter: Cutter) -> None:
-        self.cutter = cutter
-        self.start = self.end = 0
-        # Whether another line was wanted where there was none, and whether that is because there may be no more of it.
-        self.ran_out = self.cut = False
+    def each() -> Iterator[str]:
+        nonlocal ran_out
+        yield from lines
+        ran_out = True
 
-    def __iter__(self) -> "Lines":
-        return self
-
-    def __next__(self) -> str:
-        within = self.end - self.start <= RECORD_BYTES
-        end = self.cutter.line_end(self.end) if within else None
-        if end is None or end == self.end:
-            self.ran_out, self.cut = True, end is None
-            raise StopIteration
-        # Quotes, delimiters and line ends are the same bytes in UTF-8, and nothing else matters here.
-        line = self.cutter.buffer[self.end : end].decode("latin-1")
-        self.end = end
-        return line
+    reader, end = csv.reader(each(), delimiter=delimiter), 0
+    while end < least:
+        # What it complains of, a carriage return, it complains of again to who reads the record.
+        with suppress(csv.Error):
+            next(reader, None)
+        # Then either there are no more, or this one wants more lines than there are.
+        if ran_out:
+            break
+        end = lines.tell()
+    return end

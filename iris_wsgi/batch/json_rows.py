@@ -53,23 +53,22 @@ class JsonReader:
 
     def carefully(self, data: bytes, line: int) -> Rows:
         """Line by line."""
-        values: list[list[float]] = []
+        good: list[dict[str, Any]] = []
         lines: list[int] = []
-        kept: list[list[Any]] = [[] for _ in self.keep]
         faults: list[Fault] = []
         for at, text in enumerate(data.removesuffix(b"\n").split(b"\n"), line):
             if not text.strip():
                 continue
             found = self.record(text)
             why = next(self.faults(found), None) if isinstance(found, dict) else ("", found)
-            if why is not None:
+            if why is None:
+                good.append(found)
+                lines.append(at)
+            else:
                 faults.append(Fault(at, *why))
-                continue
-            values.append([found[name] for name in self.features])
-            lines.append(at)
-            for column, name in zip(kept, self.keep, strict=True):
-                column.append(found[name])
-        return Rows(np.array(values, np.float64).reshape(-1, len(self.features)).astype(np.float32), lines, kept, faults)
+        values = np.array([[record[name] for name in self.features] for record in good], np.float64)
+        kept = [[record[name] for record in good] for name in self.keep]
+        return Rows(values.reshape(-1, len(self.features)).astype(np.float32), lines, kept, faults)
 
     def record(self, text: bytes) -> Any:
         """What a line holds by name, or what is wrong with it."""
@@ -84,20 +83,14 @@ class JsonReader:
         return found if isinstance(found, dict) else NO_RECORD
 
     def faults(self, record: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        """What is wrong with a record, by name."""
-        for name in self.wanted:
-            if name not in record:
-                yield name, MISSING
-        for name in self.keep:
-            if name in record and not is_text(record[name]):
-                yield name, NO_TEXT
+        """What is wrong with a record, by name; only the first of it counts."""
+        yield from ((name, MISSING) for name in self.wanted if name not in record)
+        yield from ((name, NO_TEXT) for name in self.keep if not is_text(record[name]))
         for name in self.features:
-            if name in record:
-                value = record[name]
-                if type(value) not in NUMBERS:
-                    yield name, NO_NUMBER
-                elif not -FLOAT32_MOST <= value <= FLOAT32_MOST:
-                    yield name, NOT_FINITE
+            if type(value := record[name]) not in NUMBERS:
+                yield name, NO_NUMBER
+            elif not -FLOAT32_MOST <= value <= FLOAT32_MOST:
+                yield name, NOT_FINITE
 
 
 def is_text(value: Any) -> bool:

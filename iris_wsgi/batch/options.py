@@ -4,11 +4,12 @@ import argparse
 import csv
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from iris_wsgi.settings import BadSetting, flag_of, seconds
+from iris_wsgi.batch.tables import Name, name_of
+from iris_wsgi.settings import BadSetting, checked, flag_of, seconds, whole
 
 STANDARD = "-"
 FORMATS = {"csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet"}
@@ -50,7 +51,20 @@ class Options(NamedTuple):
     quiet: bool
 
 
-# What only a run over a table may be given.
+class TableOptions(NamedTuple):
+    """A run over a table; without a key or features they are those of the table and of the model. `chunk` is a number of rows."""
+
+    table: Name
+    key: tuple[str, ...]
+    features: tuple[str, ...]
+    redo_older: bool
+    chunk: int
+    max_bad: MaxBad
+    quiet: bool
+
+
+# What only a run over a file, and what only one over a table may be given.
+FILE_ONLY = ("in_format", "out_format", "keep", "no_header", "digest", "errors", "shard", "force")
 TABLE_ONLY = ("database_url", "key", "redo_older", "chunk")
 
 
@@ -59,11 +73,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="OUT", nargs="?", help="where the answers go, or - for standard output")
     parser.add_argument("--in-format", choices=sorted(set(FORMATS.values())), help="of IN (default: by its name, before .gz)")
     parser.add_argument("--out-format", choices=sorted(set(FORMATS.values())), help="of OUT (default: by its name, else as IN)")
-    parser.add_argument(
-        "--features", metavar="A,B,…", help="columns of the features, in the model's order (default: its own names)"
-    )
-    parser.add_argument("--keep", metavar="A,B,…", help="columns of IN that OUT repeats, such as the key (default: none)")
-    parser.add_argument("--no-header", action="store_true", help="CSV without names; columns are then numbers, from 1")
+    add_column_flags(parser)
     parser.add_argument("--digest", action="store_true", help="a last column with the digest of the model")
     parser.add_argument("--errors", metavar="FILE", help="where bad rows are told: line, column, reason (default OUT.errors.csv)")
     parser.add_argument("--max-bad", metavar="N|N%%", help="more bad rows fail the run (default: any number, but not all)")
@@ -90,6 +100,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
 
 
+def add_column_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--features", metavar="A,B,…", help="columns of the features, in the model's order (default: its own names)"
+    )
+    parser.add_argument("--keep", metavar="A,B,…", help="columns that answers repeat, such as the key (default: none)")
+    parser.add_argument("--no-header", action="store_true", help="CSV without names; columns are then numbers, from 1")
+
+
 def options_of(given: Mapping[str, Any]) -> Options:
     """Of a run over a file. Raises BadSetting."""
     if wrong := given_of(given, TABLE_ONLY):
@@ -100,19 +118,38 @@ def options_of(given: Mapping[str, Any]) -> Options:
     target = place(given["target"], given["out_format"], source.format, "OUT")
     if not source.is_stream and not target.is_stream and os.path.abspath(source.path) == os.path.abspath(target.path):
         raise BadSetting("IN and OUT are the same file")
-    errors = given["errors"] or (STANDARD if target.is_stream else f"{target.path}.errors.csv")
     return Options(
         source,
         target,
-        names("--features", given["features"]),
-        names("--keep", given["keep"]),
+        asked(given, "features", names, ()),
+        asked(given, "keep", names, ()),
         not given["no_header"],
         given["digest"],
-        errors,
-        max_bad(given["max_bad"]),
-        shard(given["shard"]),
+        given["errors"] or (STANDARD if target.is_stream else f"{target.path}.errors.csv"),
+        asked(given, "max_bad", max_bad, MaxBad()),
+        asked(given, "shard", shard, (0, 1)),
         given["checkpoint"],
         given["force"],
+        given["quiet"],
+    )
+
+
+def table_options_of(given: Mapping[str, Any], url: str) -> TableOptions:
+    """Of a run over a table of the database at `url`. Raises BadSetting."""
+    if wrong := "IN" if given["source"] else given_of(given, FILE_ONLY):
+        raise BadSetting(f"{wrong} is for files, and not for --table")
+    if not url:
+        raise BadSetting("--table wants --database or IRIS_DATABASE_URL, which is sqlite:///file or postgresql://…")
+    for value in (given["table"], given["key"], given["features"]):
+        if not (value or "").isprintable():
+            raise BadSetting("names of tables and columns must be printable text")
+    return TableOptions(
+        name_of(given["table"]),
+        asked(given, "key", names, ()),
+        asked(given, "features", names, ()),
+        given["redo_older"],
+        asked(given, "chunk", whole(1, 1_000_000), 5000),
+        asked(given, "max_bad", max_bad, MaxBad()),
         given["quiet"],
     )
 
@@ -120,6 +157,10 @@ def options_of(given: Mapping[str, Any]) -> Options:
 def given_of(given: Mapping[str, Any], flags: Sequence[str]) -> str:
     """The first of these flags that was given; empty: none."""
     return next((flag_of(one) for one in flags if given[one] not in (None, False)), "")
+
+
+def asked(given: Mapping[str, Any], name: str, cast: Callable[[str], Any], otherwise: Any) -> Any:
+    return otherwise if given[name] is None else checked(flag_of(name), given[name], cast)
 
 
 def place(path: str, told: str | None, otherwise: str | None, name: str) -> Place:
@@ -137,33 +178,27 @@ def place(path: str, told: str | None, otherwise: str | None, name: str) -> Plac
     return Place(path, found, packed)
 
 
-def names(flag: str, value: str | None) -> tuple[str, ...]:
-    if value is None:
-        return ()
+def names(value: str) -> tuple[str, ...]:
     try:
         # As in CSV a name may be in quotes, and then hold a comma.
         found = tuple(one.strip() for one in next(csv.reader([value], skipinitialspace=True, strict=True), []))
     except csv.Error:
         found = ()
     if not found or not all(found) or len(set(found)) != len(found):
-        raise BadSetting(f"{flag}={value[:60]!r} must be different names with commas between them")
+        raise ValueError("must be different names with commas between them")
     return found
 
 
-def max_bad(value: str | None) -> MaxBad:
-    if value is None:
-        return MaxBad()
+def max_bad(value: str) -> MaxBad:
     if re.fullmatch(r"[0-9]{1,12}", value):
         return MaxBad(rows=int(value))
     if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?%", value) and float(value[:-1]) <= 100:
         return MaxBad(percent=float(value[:-1]))
-    raise BadSetting(f"--max-bad={value[:60]!r} must be a number of rows, or a share like 0.5%")
+    raise ValueError("must be a number of rows, or a share like 0.5%")
 
 
-def shard(value: str | None) -> tuple[int, int]:
-    if value is None:
-        return 0, 1
+def shard(value: str) -> tuple[int, int]:
     found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", value)
     if not found or not int(found[1]) < int(found[2]):
-        raise BadSetting(f"--shard={value[:60]!r} must be like 0/4, the first of four")
+        raise ValueError("must be like 0/4, the first of four")
     return int(found[1]), int(found[2])

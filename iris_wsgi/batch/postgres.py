@@ -10,8 +10,9 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from iris_wsgi.batch.postgres_sql import COLUMNS, DIALECT, FIND, KEYS, SET, makers, numbers_of, texts, written, written_out
-from iris_wsgi.batch.tables import Answers, Column, Failed, Name, Row, Source
+from iris_wsgi.batch.ending import Stopped
+from iris_wsgi.batch.postgres_sql import COLUMNS, DIALECT, FIND, KEYS, SET, makers, written
+from iris_wsgi.batch.tables import Answers, Column, Name, Row, Source, quoted
 from iris_wsgi.settings import BadSetting
 
 # Of a connection whose URL does not say otherwise.
@@ -28,7 +29,7 @@ class PostgresDatabase:
     dialect = DIALECT
 
     def __init__(self, url: str, seconds: float) -> None:
-        """Raises BadSetting for an address at which there is none, and Failed where it is down."""
+        """Raises BadSetting for an address at which there is none, and Stopped where it is down."""
         self.seconds = seconds
         try:
             told = conninfo_to_dict(url)
@@ -62,14 +63,14 @@ class PostgresDatabase:
         }
         self.execute(SET, (list(wanted), list(wanted.values())))
 
-    def failed(self, error: Exception, silent: bool = False) -> Failed:
+    def failed(self, error: Exception, silent: bool = False) -> Stopped:
         told = error.diag.message_primary if isinstance(error, psycopg.Error) else None
         reason = told or (str(error).splitlines() or [""])[0] or type(error).__name__
         why = f"no answer within {self.seconds:g} s" if silent else reason[:300]
-        return Failed(f"the PostgreSQL at {self.place} does not do its work: {why}")
+        return Stopped(f"the PostgreSQL at {self.place} does not do its work: {why}")
 
     def find(self, name: Name) -> Source | None:
-        found = self.execute(FIND, (written_out(name),))
+        found = self.execute(FIND, (name.written(quoted),))
         if not found:
             return None
         ((schema, oid, has_heirs),) = found
@@ -82,7 +83,7 @@ class PostgresDatabase:
 
     def count(self, name: Name) -> int | None:
         """As the server's statistics have it."""
-        ((rows,),) = self.execute("SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass(%s)", (written_out(name),))
+        ((rows,),) = self.execute("SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass(%s)", (name.written(quoted),))
         return rows if rows > 0 else None
 
     def walks(self, page: str, values: Sequence[Any]) -> bool:
@@ -99,10 +100,8 @@ class PostgresDatabase:
             raise BadSetting(str(error)) from None
 
     def make(self, source: Source, key: Sequence[Column], labels: Sequence[str]) -> None:
-        for suffix, statements in makers(source.name, key, labels).items():
-            if not self.find(source.name.beside(suffix)):
-                for one in statements:
-                    self.execute(one)
+        for statement in makers(source.name, key, labels):
+            self.execute(statement)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -111,7 +110,7 @@ class PostgresDatabase:
             yield
             self.execute("COMMIT")
         except BaseException:
-            with suppress(Failed):
+            with suppress(Stopped):
                 self.execute("ROLLBACK")
             raise
 
@@ -141,15 +140,14 @@ class PostgresDatabase:
     ) -> list[tuple[str | None, int]]:
         """Rows that another has written between the look at them and their lock are left as they are, and not counted."""
         statement = written(target, key, labels, redo)
-        keys = [texts(column) for column in zip(*answers.keys, strict=True)]
-        rest = [texts(answers.labels), *map(numbers_of, answers.probabilities), texts(answers.errors)]
-        return [(label, count) for label, count in self.execute(statement, (digest, run, *keys, *rest))]
+        columns = [*map(list, zip(*answers.keys, strict=True)), answers.labels, *answers.probabilities, answers.errors]
+        return [(label, count) for label, count in self.execute(statement, (digest, run, *columns))]
 
     def close(self) -> None:
         self.connection.close()
 
 
-class Forbidden(Failed):
+class Forbidden(Stopped):
     """What this user may not do."""
 
 

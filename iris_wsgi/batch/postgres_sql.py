@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from iris_wsgi.batch.statements import DIGEST, ERROR, PREDICTION, RUN, RUN_ID, TIME, answer_columns
+from iris_wsgi.batch.statements import DIGEST, ERROR, PREDICTION, RUN_ID, TIME, answer_columns
 from iris_wsgi.batch.tables import Column, Dialect, Name, quoted
 from iris_wsgi.batch.writers import LABEL
 
@@ -46,35 +46,18 @@ DIALECT = Dialect(
     # Others may still refer to the rows meanwhile, as foreign keys do.
     " FOR NO KEY UPDATE OF s",
     " SKIP LOCKED",
-    63,
-    False,
 )
 
 
-def written_out(name: Name) -> str:
-    return ".".join(quoted(part) for part in name if part)
-
-
-def table_of(name: Name) -> str:
-    """As a part of a statement."""
-    return ".".join(DIALECT.quoted(part) for part in name if part)
-
-
-def makers(source: Name, key: Sequence[Column], labels: Sequence[str]) -> dict[str, list[str]]:
-    """Statements that make the tables beside, by their suffix; types and collations of the key are those of the source."""
+def makers(source: Name, key: Sequence[Column], labels: Sequence[str]) -> list[str]:
+    """Statements that make the table for predictions; types and collations of the key are those of the source."""
     names = ", ".join(DIALECT.quoted(one.name) for one in key)
     columns = [f"ADD COLUMN {DIALECT.quoted(one)} {TYPES.get(one, 'double precision')}" for one in answer_columns(labels)]
-    target, runs = (table_of(source.beside(one)) for one in (PREDICTION, RUN))
-    return {
-        PREDICTION: [
-            f"CREATE TABLE {target} AS SELECT {names} FROM {table_of(source)} WITH NO DATA",
-            f"ALTER TABLE {target} {', '.join(columns)}, ADD PRIMARY KEY ({names})",
-        ],
-        RUN: [
-            f"CREATE TABLE {runs} (run text PRIMARY KEY, model_digest text, source text, started timestamptz,"
-            " updated timestamptz, finished timestamptz, status text, ok bigint, bad bigint, labels jsonb)"
-        ],
-    }
+    target = source.beside(PREDICTION).written(DIALECT.quoted)
+    return [
+        f"CREATE TABLE {target} AS SELECT {names} FROM {source.written(DIALECT.quoted)} WITH NO DATA",
+        f"ALTER TABLE {target} {', '.join(columns)}, ADD PRIMARY KEY ({names})",
+    ]
 
 
 def written(target: str, key: Sequence[Column], labels: Sequence[str], redo: bool) -> str:
@@ -92,13 +75,3 @@ def written(target: str, key: Sequence[Column], labels: Sequence[str], redo: boo
         f"FROM unnest({', '.join(f'%s::{kind}[]' for kind in kinds)}) AS u ({', '.join(f'c{i}' for i in range(len(kinds)))}) "
         f"ON CONFLICT ({names}) DO {done} RETURNING label) SELECT label, count(*) FROM written GROUP BY label"
     )
-
-
-def texts(values: Sequence[str | None]) -> str:
-    """As an array that PostgreSQL reads."""
-    inside = ("NULL" if one is None else '"' + one.replace("\\", "\\\\").replace('"', '\\"') + '"' for one in values)
-    return "{" + ",".join(inside) + "}"
-
-
-def numbers_of(values: Sequence[float | None]) -> str:
-    return "{" + ",".join("NULL" if one is None else repr(one) for one in values) + "}"

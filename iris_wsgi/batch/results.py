@@ -7,11 +7,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from iris_wsgi.batch.cutter import Chunk, Fault
+from iris_wsgi.batch.cutter import Chunk, Position
 from iris_wsgi.batch.options import STANDARD, Options
 from iris_wsgi.batch.output import Growing, Standard
 from iris_wsgi.batch.record import Progress, Record, begun, read
 from iris_wsgi.batch.scorer import Outcome
+from iris_wsgi.batch.scoring import Greeting
 from iris_wsgi.settings import BadSetting
 
 ERRORS_START = b"line,column,reason\n"
@@ -20,33 +21,35 @@ ERRORS_START = b"line,column,reason\n"
 class Results:
     """All that a run writes. What its record notes is on the disk before; what is there beyond that is done again."""
 
-    def __init__(self, options: Options, run_of: dict[str, Any], labels: list[str], start: bytes) -> None:
-        """`run_of` makes this run the same as an earlier one, `start` is how the output begins. Raises BadSetting."""
-        self.options, self.start = options, start
+    def __init__(self, options: Options, run_of: dict[str, Any], greeting: Greeting) -> None:
+        """`run_of` makes this run the same as an earlier one. Raises BadSetting."""
+        self.options, self.start = options, greeting.start
         self.target = Path(options.target.path)
         self.saved_at = time.monotonic()
-        new = begun(self.target.with_name(self.target.name + ".run.json"), run_of, labels)
+        self.record = begun(self.target.with_name(self.target.name + ".run.json"), run_of)
+        self.progress = Progress(Position(), 0, 0, 0, dict.fromkeys(greeting.labels, 0))
         with ExitStack() as opened:
             self.output = output_for(options)
             opened.callback(self.output.close)
-            self.record = self.earlier(new) or new
-            self.progress = self.record.progress()
+            earlier = self.earlier()
+            if earlier is not None:
+                self.record, self.progress = earlier, earlier.progress()
             self.errors = Standard(2) if options.errors == STANDARD else Growing(Path(options.errors), temporary=False)
             opened.callback(self.errors.close)
-            if self.record is new and self.errors.bytes_there and not options.force:
+            if earlier is None and self.errors.bytes_there and not options.force:
                 raise BadSetting(f"{options.errors} is there, and not of this run; --force writes over it")
             self.close = opened.pop_all().close
 
-    def earlier(self, new: Record) -> Record | None:
+    def earlier(self) -> Record | None:
         """The record of the same run, if it is there and counts."""
         if self.options.force or self.options.target.is_stream:
             return None
-        found = read(new.path)
+        found = read(self.record.path)
         if found is None:
             if self.target.exists():
                 raise BadSetting(f"{self.target} is there, and no record of a run beside it; --force writes over it")
             return None
-        old, now = found.told["of"], new.told["of"]
+        old, now = found.told["of"], self.record.told["of"]
         if differing := [name for name in now if old.get(name) != now[name]]:
             raise BadSetting(f"{self.target} is of another run: its {' and '.join(differing)} differ; --force begins anew")
         if now["input"] is None or (found.status == "succeeded" and not self.target.exists()):
@@ -83,10 +86,11 @@ class Results:
         faults = chunk.faults + outcome.faults
         self.output.write(outcome.data)
         if faults:
-            self.errors.write(lines_of(faults))
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows(faults)
+            self.errors.write(text.getvalue().encode("utf-8", "backslashreplace"))
         labels = {name: count + outcome.labels.get(name, 0) for name, count in self.progress.labels.items()}
-        ok = self.progress.ok + sum(outcome.labels.values())
-        self.note(Progress(chunk.next, 0, 0, ok, self.progress.bad + len(faults), labels))
+        self.note(Progress(chunk.next, 0, 0, self.progress.bad + len(faults), labels))
         if time.monotonic() - self.saved_at >= self.options.checkpoint_seconds:
             self.save("running")
 
@@ -116,9 +120,3 @@ def output_for(options: Options) -> Growing | Standard:
 
         return Columnar(Path(options.target.path), temporary=True)
     return Growing(Path(options.target.path), temporary=True)
-
-
-def lines_of(faults: list[Fault]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(faults)
-    return text.getvalue().encode("utf-8", "backslashreplace")

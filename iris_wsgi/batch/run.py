@@ -1,103 +1,64 @@
-"""A run over a file: chunks out of it, through the processes, into the output; and how it ends."""
+"""The command batch, and a run over a file: chunks out of it, through the processes, into the output."""
 
-import json
-import os
-import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from enum import IntEnum
-from types import FrameType
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from iris_wsgi.batch.cutter import Chunk
-from iris_wsgi.batch.options import STANDARD, MaxBad, Options
-from iris_wsgi.batch.progress import teller
-from iris_wsgi.batch.record import Progress, identity
+from iris_wsgi.batch.ending import Counts, End, Stopped, Wish, end_of, summary
+from iris_wsgi.batch.options import STANDARD, Options, options_of, table_options_of
+from iris_wsgi.batch.progress import Teller
+from iris_wsgi.batch.record import identity
 from iris_wsgi.batch.results import Results
-from iris_wsgi.batch.scoring import message_of, outcome_of, prepared
-from iris_wsgi.batch.sources import BatchSource, Broken, Source, TextSource
-from iris_wsgi.batch.team import Lost, Team
-from iris_wsgi.errors import BadModel
+from iris_wsgi.batch.scoring import prepared
+from iris_wsgi.batch.sources import Source, source_of
+from iris_wsgi.batch.team import Team
+from iris_wsgi.cpus import workers_for
 from iris_wsgi.settings import BadSetting, Settings
 
-Say = Callable[[str], None]
 
-
-class End(IntEnum):
-    """How a run ends, as the status of its process. After INTERRUPTED and STOPPED the same command goes on."""
-
-    GOOD = 0
-    BAD_MODEL = 1
-    BAD_ARGUMENTS = 2
-    TOO_MANY_BAD = 3
-    INTERRUPTED = 4
-    STOPPED = 5
-
-
-# What the record of a run says of that.
-STATUS = {
-    End.GOOD: "succeeded",
-    End.TOO_MANY_BAD: "failed",
-    End.INTERRUPTED: "interrupted",
-    End.STOPPED: "interrupted",
-}
-
-
-class Wish:
-    """SIGINT and SIGTERM: the run is to end soon; the second ends it at once, which loses nothing either."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.heard)
-
-    def heard(self, number: int, _: FrameType | None) -> None:
-        if self.number:
-            os._exit(End.INTERRUPTED)
-        self.number = number
-
-
-def run_file(options: Options, settings: Settings, processes: int, say: Say) -> End:
-    """The whole of it; lines for people go to `say`. Raises BadSetting and BadModel."""
-    if "parquet" in (options.source.format, options.target.format):
-        # Before the processes are there, so that they share its memory.
-        import_parquet()
+def batch(settings: Settings, given: Mapping[str, Any]) -> int:
+    """The status; 0 is good. Raises BadSetting and BadModel."""
     try:
-        text = None if options.source.format == "parquet" else TextSource(options.source, options.header)
-        header, first = (text.header, text.first()) if text else (b"", b"")
-        team = Team(processes, lambda: prepared(settings, options, header, first))
-    except (Broken, Lost) as error:
-        say(str(error))
+        if given["table"] is None:
+            return run_file(options_of(given), settings, workers_for(settings)[0])
+        from iris_wsgi.batch.table import run_table
+
+        return run_table(table_options_of(given, settings.database_url), settings, say)
+    except Stopped as stopped:
+        say(f"stopped: {stopped}")
         return End.STOPPED
+
+
+def say(line: str) -> None:
+    """Standard output may be the output itself."""
+    print(f"iris_wsgi: {line}", file=sys.stderr, flush=True)
+
+
+def run_file(options: Options, settings: Settings, processes: int) -> End:
+    """The whole of it. Raises BadSetting, BadModel and Stopped."""
+    if "parquet" in (options.source.format, options.target.format):
+        try:
+            # Before the processes are there, so that they share its memory.
+            import iris_wsgi.batch.parquet  # noqa: F401
+        except ImportError:
+            raise BadSetting("Parquet needs pyarrow: pip install 'iris_wsgi[parquet]'") from None
+    source = source_of(options.source, options.header)
+    team = Team(processes, lambda: prepared(settings, options, source))
     try:
-        greeting = greeted(team)
+        greeting = team.greeting()
         run_of = {
             "input": None if options.source.is_stream else identity(options.source.path),
-            "model": greeting["model"],
+            "model": greeting.model,
             "options": what_counts(options),
         }
-        results = Results(options, run_of, greeting["labels"], bytes.fromhex(greeting["start"]))
+        results = Results(options, run_of, greeting)
         try:
-            return go(options, text or BatchSource(greeting["rows"]), team, results, say)
+            return go(FileRun(options, source, greeting.columns, team, results))
         finally:
             results.close()
     finally:
         team.end()
-
-
-def import_parquet() -> None:
-    """Raises BadSetting where there is no pyarrow."""
-    try:
-        import iris_wsgi.batch.parquet  # noqa: F401
-    except ImportError:
-        raise BadSetting("Parquet needs pyarrow: bin/setup parquet, or pip install 'iris_wsgi[parquet]'") from None
-
-
-def greeted(team: Team) -> dict[str, Any]:
-    """What the processes say of the model. Raises BadModel and BadSetting."""
-    told: dict[str, Any] = json.loads(team.greeting)
-    if "error" in told:
-        raise (BadModel if told["model"] else BadSetting)(told["error"])
-    return told
 
 
 def what_counts(options: Options) -> dict[str, Any]:
@@ -114,80 +75,47 @@ def what_counts(options: Options) -> dict[str, Any]:
     }
 
 
-def go(options: Options, source: Source, team: Team, results: Results, say: Say) -> End:
-    """From where the results are to the end, or to whatever comes before."""
-    if not results.begin():
-        say(f"nothing to do: run {results.record.told['run']} has written {options.target.path}")
-        return End.GOOD
-    wish, told = Wish(), teller(source.total, source.unit, options.quiet)
+class FileRun:
+    """From where the results are to the end of the file."""
 
-    def chunks() -> Iterator[Progress]:
-        for chunk, answer in team.map(messages(options, source, results.progress)):
-            results.add(chunk, outcome_of(answer))
-            at = results.progress
-            told.tell(source.done(chunk.next), at.ok + at.bad, at.bad)
-            yield at
+    def __init__(self, options: Options, source: Source, columns: list[str], team: Team, results: Results) -> None:
+        self.options, self.source, self.columns, self.team, self.results = options, source, columns, team, results
 
-    try:
-        end, why = end_of(results.progress, chunks(), options.max_bad, wish)
+    @property
+    def counts(self) -> Counts:
+        return Counts(self.results.progress.ok, self.results.progress.bad)
+
+    def chunks(self) -> Iterator[int]:
+        for chunk, outcome in self.team.map(self.questions()):
+            self.results.add(chunk, outcome)
+            yield self.source.done(chunk.next)
+
+    def questions(self) -> Iterator[tuple[Chunk, tuple[bytes, int]]]:
+        """The chunks of this shard that are not done, as the processes want them."""
+        which, of = self.options.shard
+        for chunk in self.source.chunks(self.results.progress.next, self.columns):
+            if chunk.start.chunk % of == which:
+                yield chunk, (chunk.data, chunk.start.line)
+
+    def finish(self, end: End) -> None:
         if end is End.GOOD:
             # What is left to do is done here, and the processes' memory is free for it.
-            team.end()
-            results.finish()
+            self.team.end()
+            self.results.finish()
         else:
-            results.save(STATUS[end])
-    except BrokenPipeError:
-        end, why = End.STOPPED, "nobody reads the output any more"
-    except OSError as error:
-        end, why = End.STOPPED, f"{error.filename or options.target.path}: {error.strerror}"
-    except (Broken, Lost) as error:
-        end, why = End.STOPPED, str(error)
-    finally:
-        told.end()
+            self.results.save(end.status)
+
+
+def go(run: FileRun) -> End:
+    options, results, target = run.options, run.results, run.options.target
+    if not results.begin():
+        say(f"nothing to do: run {results.record.told['run']} has written {target.path}")
+        return End.GOOD
+    teller = Teller(run.source.total, run.source.unit, options.quiet)
+    end, why = end_of(run, target.path, options.max_bad, Wish(), teller)
     if end is not End.GOOD or not options.quiet:
-        at = results.progress
-        bad = f"; {at.bad} bad{'' if options.errors == STANDARD else f', told in {options.errors}'}" if at.bad else ""
-        goes_on = not options.source.is_stream and not options.target.is_stream
-        say(summary(end, why, options.target.path, at.labels, bad, goes_on))
+        bad = results.progress.bad
+        told = f"; {bad} bad{'' if options.errors == STANDARD else f', told in {options.errors}'}" if bad else ""
+        goes_on = not options.source.is_stream and not target.is_stream
+        say(summary(end, why, target.path, results.progress.labels, told, goes_on))
     return end
-
-
-def messages(options: Options, source: Source, progress: Progress) -> Iterator[tuple[Chunk, bytes]]:
-    """The chunks of this shard that are not done, as the processes want them."""
-    which, of = options.shard
-    for chunk in source.chunks(progress.next):
-        if chunk.start.chunk % of == which:
-            yield chunk, message_of(chunk.data, chunk.start.line)
-
-
-def end_of(at: Progress, chunks: Iterable[Progress], limit: MaxBad, wish: Wish) -> tuple[End, str]:
-    """How a run ends that has come so far and does these chunks, and why; they say how far it has come with each."""
-    for at in chunks:
-        if wish.number:
-            return End.INTERRUPTED, signal.Signals(wish.number).name
-        if limit.rows is not None and at.bad > limit.rows:
-            break
-    why = too_many(limit, at)
-    return End.TOO_MANY_BAD if why else End.GOOD, why
-
-
-def too_many(limit: MaxBad, at: Progress) -> str:
-    """Why the bad rows fail the run; empty where they do not."""
-    rows = at.ok + at.bad
-    if limit.rows is not None and at.bad > limit.rows:
-        return f"{at.bad} bad rows are more than --max-bad {limit.rows}"
-    if limit.percent is not None and at.bad * 100 > limit.percent * rows:
-        return f"{at.bad} bad rows of {rows} are more than --max-bad {limit.percent:g}%"
-    if at.bad and not at.ok and limit == MaxBad():
-        return f"all {rows} rows are bad"
-    return ""
-
-
-def summary(end: End, why: str, target: object, labels: Mapping[str, int], bad: str, goes_on: bool) -> str:
-    """The last line for people; `goes_on` tells whether the same command would."""
-    rows = f"{sum(labels.values())} rows: {', '.join(f'{count} {name}' for name, count in labels.items())}{bad}"
-    if end is End.GOOD:
-        return f"wrote {target}, {rows}"
-    if end is End.TOO_MANY_BAD:
-        return f"failed: {why}; {rows}"
-    return f"stopped: {why}, after {rows}{'; the same command goes on' if goes_on else ''}"

@@ -1,6 +1,5 @@
 """What a process of a run does: rows of a chunk out of their text, through the model, and into text again."""
 
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -96,14 +95,3 @@ def picked(column: Sequence[Any], at: list[int]) -> Sequence[Any]:
         return [column[i] for i in at]
     taken: Sequence[Any] = column.take(at)  # type: ignore[attr-defined]
     return taken
-
-
-def packed(outcome: Outcome) -> bytes:
-    """For a pipe: a line of JSON, then the data."""
-    return json.dumps([outcome.labels, outcome.faults]).encode() + b"\n" + outcome.data
-
-
-def unpacked(message: bytes) -> Outcome:
-    about, _, data = message.partition(b"\n")
-    labels, faults = json.loads(about)
-    return Outcome(data, labels, [Fault(*one) for one in faults])

@@ -9,13 +9,14 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from iris_wsgi.batch.statements import DIGEST, ERROR, PREDICTION, RUN, RUN_ID, TIME, answer_columns
-from iris_wsgi.batch.tables import Answers, Column, Dialect, Failed, Name, Row, Source, quoted
+from iris_wsgi.batch.ending import Stopped
+from iris_wsgi.batch.statements import DIGEST, ERROR, PREDICTION, RUN_ID, TIME, answer_columns
+from iris_wsgi.batch.tables import Answers, Column, Dialect, Name, Row, Source, quoted
 from iris_wsgi.batch.writers import LABEL
 from iris_wsgi.settings import BadSetting
 from iris_wsgi.stores.database import REASONS, patiently, primary
 
-DIALECT = Dialect("?", "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')", "{}", lambda name, _: name, quoted, "", "", None, True)
+DIALECT = Dialect("?", "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')", "{}", lambda name, _: name, quoted, "", "")
 NOT_THERE = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB}
 TYPES = {LABEL: "TEXT", DIGEST: "TEXT NOT NULL", RUN_ID: "TEXT NOT NULL", TIME: "TEXT NOT NULL", ERROR: "TEXT"}
 # In a table of its own kind values of ANY stay as they are; elsewhere that is so for BLOB, and ANY makes numbers of texts.
@@ -41,8 +42,8 @@ class SqliteDatabase:
             told = self.failed(error)
             raise BadSetting(str(told)) if primary(error) in NOT_THERE else told from None
 
-    def failed(self, error: sqlite3.Error) -> Failed:
-        return Failed(f"the database {self.path} {REASONS.get(primary(error)) or f'failed: {error}'}")
+    def failed(self, error: sqlite3.Error) -> Stopped:
+        return Stopped(f"the database {self.path} {REASONS.get(primary(error)) or f'failed: {error}'}")
 
     @contextmanager
     def told(self) -> Iterator[None]:
@@ -51,7 +52,7 @@ class SqliteDatabase:
         except sqlite3.Error as error:
             raise self.failed(error) from None
         except UnicodeError:
-            raise Failed(f"the database {self.path} has a key that is text and not UTF-8") from None
+            raise Stopped(f"the database {self.path} has a key that is text and not UTF-8") from None
 
     def find(self, name: Name) -> Source | None:
         schema = name.schema or "main"
@@ -68,7 +69,7 @@ class SqliteDatabase:
         return Source(Name(schema, name.table), columns, keys, primary_key)
 
     def count(self, name: Name) -> int | None:
-        ((rows,),) = self.execute(f"SELECT count(*) FROM {quoted(name.schema or 'main')}.{quoted(name.table)}")
+        ((rows,),) = self.execute(f"SELECT count(*) FROM {name.written(quoted)}")
         return int(rows)
 
     def unique(self, table: str, schema: str) -> list[dict[str, str]]:
@@ -82,7 +83,6 @@ class SqliteDatabase:
 
     def make(self, source: Source, key: Sequence[Column], labels: Sequence[str]) -> None:
         table, schema = source.name.table, source.name.schema or "main"
-        target, runs = (f"{quoted(schema)}.{quoted(table + one)}" for one in (PREDICTION, RUN))
         names = [one.name for one in key]
         collations = next((one for one in self.unique(table, schema) if set(one) == set(names)), {})
         columns = [
@@ -93,11 +93,7 @@ class SqliteDatabase:
         columns += [f"{quoted(one)} {TYPES.get(one, 'REAL')}" for one in answer_columns(labels)]
         columns += [f"PRIMARY KEY ({', '.join(map(quoted, names))})"]
         # Without a number of the row an INTEGER key holds whatever that of the source does.
-        self.execute(f"CREATE TABLE IF NOT EXISTS {target} ({', '.join(columns)}) WITHOUT ROWID")
-        self.execute(
-            f"CREATE TABLE IF NOT EXISTS {runs} (run TEXT PRIMARY KEY, model_digest TEXT, source TEXT, started TEXT,"
-            " updated TEXT, finished TEXT, status TEXT, ok INTEGER, bad INTEGER, labels TEXT)"
-        )
+        self.execute(f"CREATE TABLE {source.name.beside(PREDICTION).written(quoted)} ({', '.join(columns)}) WITHOUT ROWID")
 
     def walks(self, page: str, values: Sequence[Any]) -> bool:
         return not any("TEMP B-TREE" in detail for *_, detail in self.execute(f"EXPLAIN QUERY PLAN {page}", values))

@@ -7,7 +7,12 @@ from iris_wsgi.batch.writers import LABEL, PROBABILITY
 
 PREDICTION, RUN = "_prediction", "_run"
 DIGEST, RUN_ID, TIME, ERROR = "model_digest", "run", "predicted", "error"
-RECORD = ("run", "model_digest", "source", "started", "updated", "finished", "status", "ok", "bad", "labels")
+# Of runs, with types that PostgreSQL has and SQLite takes.
+COLUMNS = (
+    "run text PRIMARY KEY, model_digest text, source text, started timestamptz, updated timestamptz, finished timestamptz, "
+    "status text, ok bigint, bad bigint, labels jsonb"
+)
+RECORD = [column.split()[0] for column in COLUMNS.split(", ")]
 
 
 def answer_columns(labels: Sequence[str]) -> list[str]:
@@ -25,8 +30,7 @@ class Statements:
         self.read_features = [dialect.feature(f"s.{dialect.quoted(one.name)}", one.type) for one in features]
 
     def table(self, suffix: str = "") -> str:
-        name = self.source.beside(suffix)
-        return ".".join(self.dialect.quoted(part) for part in name if part)
+        return self.source.beside(suffix).written(self.dialect.quoted)
 
     def page_end(self, after: bool) -> str:
         """The key of the last row of a page of `OFFSET + 1` rows, after a key or from the start."""
@@ -66,6 +70,9 @@ class Statements:
 
     def order(self) -> str:
         return ", ".join(f"s.{one}" for one in self.key)
+
+    def make_runs(self) -> str:
+        return f"CREATE TABLE {self.table(RUN)} ({COLUMNS})"
 
     def save(self) -> str:
         """A run's record, new or changed. Values: run, digest, source, whether it is over, status, rows ok, bad, labels."""

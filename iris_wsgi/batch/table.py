@@ -2,40 +2,36 @@
 
 import json
 import secrets
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
-from iris_wsgi.batch.cutter import Position
+from iris_wsgi.batch.ending import Counts, End, Wish, end_of, summary
+from iris_wsgi.batch.options import TableOptions
 from iris_wsgi.batch.preparation import Plan, opened, planned
-from iris_wsgi.batch.progress import teller
-from iris_wsgi.batch.record import Progress
-from iris_wsgi.batch.run import STATUS, End, Say, Wish, end_of, summary
+from iris_wsgi.batch.progress import Teller
 from iris_wsgi.batch.statements import PREDICTION
-from iris_wsgi.batch.table_options import TableOptions
-from iris_wsgi.batch.tables import Database, Failed, Row
+from iris_wsgi.batch.tables import Database, Row
 from iris_wsgi.batch.values import answers
 from iris_wsgi.golden import self_test
 from iris_wsgi.model import Model, load_model
 from iris_wsgi.settings import Settings
 
+Say = Callable[[str], None]
+
 
 def run_table(options: TableOptions, settings: Settings, say: Say) -> End:
-    """The whole of it; lines for people go to `say`. Raises BadSetting and BadModel."""
+    """The whole of it; lines for people go to `say`. Raises BadSetting, BadModel and Stopped."""
     wish = Wish()
     model, golden = load_model(Path(settings.model_dir), settings.model_seal)
     self_test(model, golden.cases, golden.tolerance)
-    try:
-        with closing(opened(settings.database_url)) as database:
-            plan = planned(database, options, model)
-            return Run(database, plan, options, model).go(say, wish)
-    except Failed as failed:
-        say(f"stopped: {failed}")
-        return End.STOPPED
+    with closing(opened(settings.database_url)) as database:
+        plan = planned(database, options, model)
+        return TableRun(database, plan, options, model).go(say, wish)
 
 
-class Run:
-    """Counts of rows are those of what is committed."""
+class TableRun:
+    """A Run. Counts of rows are those of what is committed."""
 
     def __init__(self, database: Database, plan: Plan, options: TableOptions, model: Model) -> None:
         self.database, self.plan, self.options, self.model = database, plan, options, model
@@ -43,37 +39,24 @@ class Run:
         self.statements = plan.statements
         self.labels = dict.fromkeys(model.labels, 0)
         self.bad = self.walked = 0
-        self.carried_ok = self.carried_bad = 0
+        # Of interrupted runs which this one goes on with.
+        self.carried = Counts(0, 0)
 
     @property
     def ok(self) -> int:
         return sum(self.labels.values())
 
     @property
-    def progress(self) -> Progress:
-        """With the rows of interrupted runs which this one goes on with."""
-        return Progress(Position(), 0, 0, self.carried_ok + self.ok, self.carried_bad + self.bad, self.labels)
+    def counts(self) -> Counts:
+        return Counts(self.carried.ok + self.ok, self.carried.bad + self.bad)
 
     def go(self, say: Say, wish: Wish) -> End:
-        told = teller(self.plan.rows, " rows", self.options.quiet)
-
-        def chunks() -> Iterator[Progress]:
-            for _ in self.chunks():
-                told.tell(self.walked, self.ok + self.bad, self.bad)
-                yield self.progress
-
-        try:
-            self.begin()
-            end, why = end_of(self.progress, chunks(), self.options.max_bad, wish)
-            self.finish(STATUS[end])
-        except Failed as failed:
-            end, why = End.STOPPED, str(failed)
-            # It may be that only the rows or the disk are the trouble, and not the database.
-            with suppress(Failed):
-                self.finish(STATUS[end])
-        finally:
-            told.end()
-        self.summarise(end, why, say)
+        teller = Teller(self.plan.rows, " rows", self.options.quiet)
+        end, why = end_of(self, self.plan.target, self.options.max_bad, wish, teller)
+        if end is End.GOOD and not self.options.quiet and not self.ok + self.bad:
+            say(f"nothing to do: every row of {self.options.table} has a prediction in {self.plan.target}")
+        elif end is not End.GOOD or not self.options.quiet:
+            say(summary(end, why, self.plan.target, self.labels, f"; {self.bad} bad" if self.bad else ""))
         return end
 
     def begin(self) -> None:
@@ -82,21 +65,22 @@ class Run:
             self.database.execute(self.statements.forsaken(), (digest,))
             ((ok, bad),) = self.database.execute(self.statements.carried(), (digest, digest))
             self.save("running", self.labels, 0)
-        self.carried_ok, self.carried_bad = int(ok), int(bad)
+        self.carried = Counts(int(ok), int(bad))
 
-    def finish(self, status: str) -> None:
+    def finish(self, end: End) -> None:
         with self.database.transaction():
-            self.save(status, self.labels, self.bad)
+            self.save(end.status, self.labels, self.bad)
 
-    def chunks(self) -> Iterator[None]:
-        """After each page. Where others lock rows a last pass waits for what they have left over, as they may have died."""
+    def chunks(self) -> Iterator[int]:
+        """Where others lock rows a last pass waits for what they have left over, as they may have died."""
+        self.begin()
         skips = bool(self.database.dialect.skip)
         left: list[Row | None] = []
         for start, whole in self.walk(None, skips):
             left = left or ([] if whole else [start])
-            yield
+            yield self.walked
         for _ in self.walk(left[0], False) if skips and left else ():
-            yield
+            yield self.walked
 
     def walk(self, after: Row | None, skip: bool) -> Iterator[tuple[Row | None, bool]]:
         """Pages from there to the end: after which key each began, and whether all of its rows were done here and now."""
@@ -138,11 +122,3 @@ class Run:
         counts = (sum(labels.values()), bad, json.dumps(labels))
         told = (self.id, self.model.digest, str(self.options.table), over, status, *counts)
         self.database.execute(self.statements.save(), told)
-
-    def summarise(self, end: End, why: str, say: Say) -> None:
-        if end is End.GOOD and self.options.quiet:
-            return
-        if end is End.GOOD and not self.ok + self.bad:
-            say(f"nothing to do: every row of {self.options.table} has a prediction in {self.plan.target}")
-        else:
-            say(summary(end, why, self.plan.target, self.labels, f"; {self.bad} bad" if self.bad else "", True))

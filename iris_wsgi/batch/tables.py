@@ -13,10 +13,6 @@ is_name = re.compile(rf"(?:{PART}\.)?{PART}").fullmatch
 Row = tuple[Any, ...]
 
 
-class Failed(Exception):
-    """The database does not do its work, for the reason in this one line; nothing of the transaction is there."""
-
-
 class Name(NamedTuple):
     """Of a table; without a schema it is where the database looks first."""
 
@@ -28,6 +24,10 @@ class Name(NamedTuple):
 
     def beside(self, suffix: str) -> "Name":
         return Name(self.schema, self.table + suffix)
+
+    def written(self, quote: Callable[[str], str]) -> str:
+        """As a part of a statement."""
+        return ".".join(quote(part) for part in self if part)
 
 
 class Column(NamedTuple):
@@ -59,9 +59,6 @@ class Dialect(NamedTuple):
     # What keeps rows from others until the end of the transaction, and leaves out those that others keep.
     lock: str
     skip: str
-    # The bytes that a name may have; None: any number. Whether names that differ in the case of letters are different.
-    name_bytes: int | None
-    folds: bool
 
 
 class Answers(NamedTuple):
@@ -74,7 +71,8 @@ class Answers(NamedTuple):
 
 
 class Database(Protocol):
-    """One connection, of one thread. Each method raises Failed; those that prepare also BadSetting for what is not there."""
+    """One connection, of one thread. Each method raises Stopped, and then nothing of the transaction is there; those that prepare
+    also BadSetting for what is not there."""
 
     dialect: Dialect
 
@@ -85,7 +83,7 @@ class Database(Protocol):
         ...
 
     def make(self, source: Source, key: Sequence[Column], labels: Sequence[str]) -> None:
-        """Makes the tables for predictions and runs that are missing; called in a transaction that no other run has at once."""
+        """Makes the table for predictions; called in a transaction that no other run has at once."""
 
     def walks(self, page: str, values: Sequence[Any]) -> bool:
         """Whether it finds pages of the key by an index."""

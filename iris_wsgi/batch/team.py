@@ -1,148 +1,115 @@
-"""Processes that each work on their share of a sequence of messages; the answers come back in its order."""
+"""Processes that each do their share of the work; the answers come back in the order of the questions."""
 
 import gc
-import os
-import queue
+import multiprocessing
 import signal
-import struct
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO, NamedTuple, TypeVar
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 
-from iris_wsgi.batch.output import write_all
+from iris_wsgi.batch.ending import Stopped
+from iris_wsgi.errors import BadModel
+from iris_wsgi.settings import BadSetting
 
 T = TypeVar("T")
-
-length_of = struct.Struct("<Q")
-# So many messages may be on their way to a process, the one that it works on among them.
+# What a process works with is made in it: a greeting that tells of it, and what answers questions.
+Prepare = Callable[[], tuple[Any, Callable[..., Any]]]
+# What a process says in place of an answer.
+REFUSALS = (BadModel, BadSetting, Stopped)
+# So many questions may be on their way to a process, the one that it works on among them.
 AHEAD = 2
 # So many objects more than before are looked through for garbage.
 GARBAGE = 100_000
-Work = Callable[[bytes], bytes]
+
+fork = multiprocessing.get_context("fork")
 
 
-LOST = "a process of this run was killed; run the same command again to go on"
+class Member:
+    """A process with a pipe of its own: those of a pool share one, which a process that is killed as it writes leaves in use."""
 
+    def __init__(self, prepare: Prepare) -> None:
+        self.pipe, other_end = fork.Pipe()
+        self.process = fork.Process(target=live, args=(prepare, other_end, self.pipe), daemon=True)
+        self.process.start()
+        other_end.close()
+        self.questions: SimpleQueue[Any] = SimpleQueue()
+        self.answers: SimpleQueue[Any] = SimpleQueue()
 
-class Lost(Exception):
-    """A process of the run has died; the message is one line."""
+    def ask(self) -> None:
+        """One thing after the other, in a thread; its greeting comes unasked."""
+        with self.pipe, suppress(OSError, EOFError):
+            self.answers.put(self.pipe.recv())
+            while (question := self.questions.get()) is not None:
+                self.pipe.send(question)
+                self.answers.put(self.pipe.recv())
+        self.answers.put(Stopped("a process of this run was killed; run the same command again to go on"))
 
-
-class Member(NamedTuple):
-    """A process, where it is told what to do, and where it answers."""
-
-    pid: int
-    told: BinaryIO
-    answers: BinaryIO
+    def answer(self) -> Any:
+        """The next one. Raises what the process refused it with, and Stopped if there is no process any more."""
+        found = self.answers.get()
+        if isinstance(found, REFUSALS):
+            raise found
+        return found
 
 
 class Team:
-    """Forks `count` processes. Each first makes what it works with, and answers with a greeting of `prepare`.
+    """`count` processes. To be made before anything that does not survive a fork."""
 
-    To be made before anything that does not survive a fork. Messages go to one after the other.
-    """
+    def __init__(self, count: int, prepare: Prepare) -> None:
+        self.members = [Member(prepare) for _ in range(count)]
+        for member in self.members:
+            threading.Thread(target=member.ask, daemon=True).start()
 
-    def __init__(self, count: int, prepare: Callable[[], tuple[bytes, Work]]) -> None:
-        self.members: list[Member] = []
-        for _ in range(count):
-            self.members.append(self.start(prepare))
-        self.greeting = [receive(member) for member in self.members].pop()
+    def greeting(self) -> Any:
+        """What all have prepared alike. Raises what that raises."""
+        return [member.answer() for member in self.members].pop()
 
-    def start(self, prepare: Callable[[], tuple[bytes, Work]]) -> Member:
-        hears, tells = os.pipe()
-        listens, answers = os.pipe()
-        pid = os.fork()
-        if pid:
-            os.close(hears)
-            os.close(answers)
-            return Member(pid, os.fdopen(tells, "wb"), os.fdopen(listens, "rb"))
-        status = 1
-        try:
-            for member in self.members:
-                member.told.close()
-                member.answers.close()
-            os.close(tells)
-            os.close(listens)
-            # A signal from the terminal is for the parent, which ends this process by closing the pipe.
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)
-            live(prepare, os.fdopen(hears, "rb"), os.fdopen(answers, "wb"))
-            status = 0
-        except Lost:
-            # The parent is gone, or wants no more.
-            pass
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        finally:
-            os._exit(status)
-
-    def map(self, items: Iterable[tuple[T, bytes]]) -> Iterator[tuple[T, bytes]]:
-        """For each item with its message the item with the answer, in order. Raises Lost."""
+    def map(self, items: Iterable[tuple[T, Any]]) -> Iterator[tuple[T, Any]]:
+        """For each item with the arguments of its question the item with the answer, in order."""
         under_way: deque[tuple[T, Member]] = deque()
-        for i, (item, message) in enumerate(items):
+        for i, (item, question) in enumerate(items):
             if len(under_way) == AHEAD * len(self.members):
                 done, member = under_way.popleft()
-                yield done, receive(member)
+                yield done, member.answer()
             member = self.members[i % len(self.members)]
-            send(member.told, message)
+            member.questions.put(question)
             under_way.append((item, member))
-        while under_way:
-            done, member = under_way.popleft()
-            yield done, receive(member)
+        for done, member in under_way:
+            yield done, member.answer()
 
     def end(self) -> None:
         """Can be called again."""
         for member in self.members:
-            member.answers.close()
-            member.told.close()
+            with suppress(Empty):
+                while True:
+                    member.questions.get_nowait()
+            member.questions.put(None)
         for member in self.members:
-            os.waitpid(member.pid, 0)
-        self.members = []
+            member.process.join()
 
 
-def live(prepare: Callable[[], tuple[bytes, Work]], hears: BinaryIO, answers: BinaryIO) -> None:
-    """The life of a process of the team, until nobody tells it anything any more."""
-    greeting, work = prepare()
+def live(prepare: Prepare, pipe: "Connection[Any, Any]", other_end: "Connection[Any, Any]") -> None:
+    """The life of a process of the team, until nobody is at the other end of its pipe."""
+    other_end.close()
+    # From the terminal it is for the parent.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ready = refused_or(prepare)
+    greeting, work = ready if isinstance(ready, tuple) else (ready, None)
     # What is loaded stays, and rows are no garbage: to look for any each time that there are 700 of them only takes time.
     gc.freeze()
     gc.set_threshold(GARBAGE)
-    send(answers, greeting)
-    # Messages are taken in while others are worked on, or two would wait for each other to read.
-    messages: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-    threading.Thread(target=hear, args=(hears, messages), daemon=True).start()
-    while (message := messages.get()) is not None:
-        send(answers, work(message))
+    with suppress(OSError, EOFError):
+        pipe.send(greeting)
+        while work is not None:
+            pipe.send(refused_or(work, *pipe.recv()))
 
 
-def hear(hears: BinaryIO, messages: "queue.SimpleQueue[bytes | None]") -> None:
-    while (message := read(hears)) is not None:
-        messages.put(message)
-    messages.put(None)
-
-
-def send(pipe: BinaryIO, message: bytes) -> None:
+def refused_or(work: Callable[..., Any], *question: Any) -> Any:
     try:
-        # Past its buffer, which would be written again when the pipe is closed, also one that is broken.
-        write_all(pipe.fileno(), length_of.pack(len(message)))
-        write_all(pipe.fileno(), message)
-    except BrokenPipeError:
-        raise Lost(LOST) from None
-
-
-def receive(member: Member) -> bytes:
-    message = read(member.answers)
-    if message is None:
-        raise Lost(LOST)
-    return message
-
-
-def read(pipe: BinaryIO) -> bytes | None:
-    """A whole message; None if the other end is gone."""
-    head = pipe.read(length_of.size)
-    if len(head) < length_of.size:
-        return None
-    (length,) = length_of.unpack(head)
-    message = pipe.read(length)
-    return message if len(message) == length else None
+        return work(*question)
+    except REFUSALS as error:
+        return error

@@ -7,8 +7,9 @@ import numpy as np
 
 from iris_wsgi.batch.csv_rows import fault_of_number
 from iris_wsgi.batch.cutter import NO_NUMBER, NOT_FINITE
+from iris_wsgi.batch.ending import Stopped
 from iris_wsgi.batch.scorer import NO_ANSWER
-from iris_wsgi.batch.tables import Answers, Failed, Row
+from iris_wsgi.batch.tables import Answers, Row
 from iris_wsgi.model import Model, first_line
 from iris_wsgi.payload import FLOAT32_MOST, NUMBERS, Array
 
@@ -16,7 +17,7 @@ NULL = "is NULL"
 
 
 def answers(model: Model, names: Sequence[str], rows: Sequence[Row]) -> Answers:
-    """Of rows of a key and the features called `names`, from one run of the model. Raises Failed."""
+    """Of rows of a key and the features called `names`, from one run of the model. Raises Stopped."""
     width = len(names)
     features = [row[-width:] for row in rows]
     values, errors = checked(features, names)
@@ -26,7 +27,7 @@ def answers(model: Model, names: Sequence[str], rows: Sequence[Row]) -> Answers:
         if good.any():
             probabilities[good] = model.predict(values[good])
     except Exception as error:
-        raise Failed(f"the model cannot be run on {good.sum()} rows: {first_line(error)}") from None
+        raise Stopped(f"the model cannot be run on {good.sum()} rows: {first_line(error)}") from None
     classes = np.where(np.isfinite(probabilities).all(axis=1), probabilities.argmax(axis=1), -1).tolist()
     told: list[list[float | None]] = [
         [one if i >= 0 else None for one, i in zip(column, classes, strict=True)] for column in probabilities.T.tolist()

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from iris_wsgi import __version__
-from iris_wsgi.edge.command import BAD_ARGUMENTS, EDGE, add_commands, edge, failure
+from iris_wsgi.console import failure
+from iris_wsgi.edge.command import BAD_ARGUMENTS, EDGE, add_commands, edge
 from iris_wsgi.settings import BadSetting, read_settings
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from iris_wsgi.edge.manifest import MANIFEST, MODEL, Manifest, fault_of_runtime, parse_manifest
+from iris_wsgi.edge.manifest import MANIFEST, MODEL, Manifest, parse_manifest
 from iris_wsgi.errors import BadModel
 from iris_wsgi.folder import GOLDEN, Golden, read_file
 from iris_wsgi.golden import self_test
@@ -25,7 +25,7 @@ class Bundle(NamedTuple):
 
     def test(self) -> str:
         """Has the model answer its golden rows here; one line on it. Raises BadModel."""
-        check_runtime(self.manifest)
+        self.manifest.check_runtime(RUNTIME_VERSION)
         model, golden = self.load()
         return self_test(model, golden.cases, golden.tolerance)
 
@@ -33,9 +33,3 @@ class Bundle(NamedTuple):
 def open_bundle(folder: Path) -> Bundle:
     """Raises BadModel."""
     return Bundle(folder, parse_manifest(read_file(folder / MANIFEST), str(folder / MANIFEST)))
-
-
-def check_runtime(manifest: Manifest) -> None:
-    """Raises BadModel if onnxruntime is too old here."""
-    if (why := fault_of_runtime(manifest, "onnxruntime", RUNTIME_VERSION)) is not None:
-        raise BadModel(why)

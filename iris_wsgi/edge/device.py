@@ -54,8 +54,8 @@ class Device:
         except OSError as error:
             raise BadModel(f"{path} cannot be read: {error.strerror}") from None
         except (ValueError, TypeError):
-            raise BadModel(f"{path} does not name the bundles of this device; remove it to begin anew") from None
-        if not all(isinstance(name, str) and is_folder(name) for name in state.folders):
+            state = None
+        if state is None or not all(isinstance(name, str) and is_folder(name) for name in state.folders):
             raise BadModel(f"{path} does not name the bundles of this device; remove it to begin anew")
         return state
 

@@ -1,7 +1,7 @@
 """manifest.json of a bundle: what is in it, read so strictly that nothing outside of it can be fetched or written."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from iris_wsgi.errors import BadModel
@@ -41,6 +41,24 @@ class Manifest(NamedTuple):
     @property
     def of_model(self) -> dict[str, File]:
         return {path: file for path, file in self.files.items() if path.startswith(MODEL)}
+
+    def check_runtime(self, version: str) -> None:
+        """Raises BadModel if this version of onnxruntime is too old for the bundle."""
+        wanted = self.minimum.get("onnxruntime", "0")
+        if (least := release(wanted)) is None:
+            raise BadModel(f"{self.bundle} wants a version of onnxruntime that is none")
+        if (release(version) or ()) < least:
+            raise BadModel(f"{self.bundle} wants onnxruntime {wanted} or later, here is {version}")
+
+
+def read_checked(read: Callable[[str, int], bytes], path: str, file: File) -> bytes:
+    """What `read` gives of a file of the bundle. Raises BadModel if it is not what the manifest says."""
+    content = read(path, file.bytes)
+    if len(content) != file.bytes:
+        raise BadModel(f"{path} ends after {len(content)} of {file.bytes} bytes")
+    if (found := sha256(content)) != file.sha256:
+        raise BadModel(f"{path} has the SHA-256 {found[:12]}…, the manifest says {file.sha256[:12]}…")
+    return content
 
 
 def mark(files: Mapping[str, File]) -> str:
@@ -83,16 +101,6 @@ def fault_of(manifest: Manifest) -> str | None:
     found = is_bundle(manifest.bundle)
     if not found or found[1] != mark(manifest.files):
         return "has another name than its files give it"
-    return None
-
-
-def fault_of_runtime(manifest: Manifest, runtime: str, version: str) -> str | None:
-    """Why a runtime of this version is not enough for the bundle, if it is not."""
-    wanted = manifest.minimum.get(runtime, "0")
-    if (least := release(wanted)) is None:
-        return f"{manifest.bundle} wants a version of {runtime} that is none"
-    if (release(version) or ()) < least:
-        return f"{manifest.bundle} wants {runtime} {wanted} or later, here is {version}"
     return None
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
-from iris_wsgi.batch.columns import features_of, first_of, named, numbered
+from iris_wsgi.batch.columns import columns_of, features_of, fields_of
 from iris_wsgi.batch.csv_rows import CsvReader, fault_of_number
 from iris_wsgi.batch.cutter import RECORD_BYTES, TOO_LONG, Fault
 from iris_wsgi.batch.json_rows import JsonReader
@@ -58,13 +58,10 @@ def prepared(model: Model, wanted: Wanted, first: bytes) -> tuple[Scorer, bool]:
         places = tuple(str(i + 1) for i in range(model.width)) if start == b"[" else ()
         features = features_of(model, wanted.features or places)
         return Scorer(model, JsonReader(features, wanted.keep), JsonWriter(model, wanted.keep, False)), True
-    writer = CsvWriter(model, wanted.keep, False, COMMA)
     # Nobody calls all columns by numbers.
-    if not wanted.header or not any(map(fault_of_number, first_of(first.decode("utf-8", "replace"), COMMA))):
-        columns = numbered(first, COMMA, model.width, wanted.features, wanted.keep)
-        return Scorer(model, CsvReader(columns, COMMA), writer), True
-    columns = named(first, COMMA, features_of(model, wanted.features), wanted.keep)
-    return Scorer(model, CsvReader(columns, COMMA), writer), False
+    header = wanted.header and any(map(fault_of_number, fields_of(first.decode("utf-8", "replace"), COMMA)))
+    reader = CsvReader(columns_of(model, first, COMMA, header, wanted.features, wanted.keep), COMMA)
+    return Scorer(model, reader, CsvWriter(model, wanted.keep, False, COMMA)), not header
 
 
 def numbered_lines(source: BinaryIO) -> Iterator[tuple[int, bytes | None]]:

@@ -5,12 +5,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from iris_wsgi.batch.output import sync
-from iris_wsgi.edge.bundle import check_runtime, open_bundle
+from iris_wsgi.edge.bundle import open_bundle
 from iris_wsgi.edge.device import Device, State, is_of
-from iris_wsgi.edge.manifest import MANIFEST, MANIFEST_BYTES, File, Manifest, parse_manifest
+from iris_wsgi.edge.manifest import MANIFEST, MANIFEST_BYTES, File, Manifest, parse_manifest, read_checked
 from iris_wsgi.errors import BadModel
-from iris_wsgi.folder import sha256
+from iris_wsgi.folder import read_file
 from iris_wsgi.load import Reader, reader
+from iris_wsgi.model import RUNTIME_VERSION
 
 Known = dict[File, Path]
 
@@ -26,7 +27,7 @@ def update(device: Device, source: str, again: bool = False) -> str:
         state, read = device.state(), reader(source)
         content = read(MANIFEST, MANIFEST_BYTES)
         manifest = parse_manifest(content, f"{source.rstrip('/')}/{MANIFEST}")
-        check_runtime(manifest)
+        manifest.check_runtime(RUNTIME_VERSION)
         if state.went_back and is_of(state.previous, manifest.bundle) and not again:
             return f"{manifest.bundle} is not taken: rollback left it here; --again takes it all the same"
         if state.current is not None and is_of(state.current, manifest.bundle):
@@ -52,17 +53,10 @@ def files_here(device: Device, state: State) -> Iterator[tuple[File, Path]]:
 def bring(read: Reader, path: str, file: File, folder: Path, known: Known) -> bool:
     """Puts one file into the folder; whether it had to be fetched. Raises BadModel if it is not what the manifest says."""
     if file in known:
-        with suppress(OSError):
-            content = known[file].read_bytes()
-            if File(sha256(content), len(content)) == file:
-                put(folder / path, content)
-                return False
-    content = read(path, file.bytes)
-    if len(content) != file.bytes:
-        raise BadModel(f"{path} ends after {len(content)} of {file.bytes} bytes")
-    if (found := sha256(content)) != file.sha256:
-        raise BadModel(f"{path} has the SHA-256 {found[:12]}…, the manifest says {file.sha256[:12]}…")
-    put(folder / path, content)
+        with suppress(BadModel):
+            put(folder / path, read_checked(lambda _, most: read_file(known[file], most), path, file))
+            return False
+    put(folder / path, read_checked(read, path, file))
     return True
 
 
