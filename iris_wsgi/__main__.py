@@ -92,7 +92,7 @@ def clear_flags(clear: Parser) -> None:
 
 def tour_flags(tour: Parser) -> None:
     tour.add_argument("url", metavar="URL", nargs="?", help="the server (default: that of this machine, by --host and --port)")
-    add_flags(tour, ["host", "port", "model_dir"])
+    add_flags(tour, ["host", "port", "model_dir", "token_file"])
 
 
 def parser(words: Sequence[str]) -> Parser:
@@ -260,7 +260,9 @@ def tour(settings: Settings, given: Given) -> int:
     from iris_wsgi.tour import tour
 
     url = checked("URL", given["url"] or url_here(settings), server_address)
-    return tour(Guide(url, os.environ, settings.model_dir), lambda message: print(f"iris_wsgi: {message}", file=sys.stderr))
+    # A server of role prep, which the tour starts, shows it too.
+    environ = os.environ | {"IRIS_TOKEN_FILE": settings.token_file}
+    return tour(Guide(url, environ, settings.model_dir, dict(credentials(settings))), lambda message: failure(message, 1))
 
 
 class Command(NamedTuple):

@@ -43,16 +43,13 @@ class Reply(NamedTuple):
 class Guide:
     """The `cases` are golden rows, one of each class; `model` is what the server tells of its own."""
 
-    def __init__(self, url: str, environ: Mapping[str, str], model_dir: str) -> None:
+    def __init__(self, url: str, environ: Mapping[str, str], model_dir: str, credentials: Mapping[str, str]) -> None:
         """Raises BadModel."""
         self.url = url.rstrip("/")
         # What is set for a server is not for the commands of the tour.
         kept = {name: value for name, value in environ.items() if not name.startswith("IRIS_") or name in KEPT}
         self.environ = kept | {"IRIS_MODEL_DIR": model_dir}
-        self.fields: dict[str, str] = {}
-        if token_file := environ.get("IRIS_TOKEN_FILE"):
-            token = read_file(Path(token_file)).decode("ascii", "replace").split()[:1]
-            self.fields["Authorization"] = f"Bearer {''.join(token)}"
+        self.fields = credentials
         path = Path(model_dir) / GOLDEN
         golden = parse_golden(read_file(path), str(path))
         firsts: dict[str, Case] = {}

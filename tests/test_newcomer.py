@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from conftest import MODEL, ROOT
 
+from iris_wsgi.__main__ import COMMANDS, main
+
 SERVE = ("serve", "--model-dir", str(MODEL), "--port", "0", "--workers", "1")
 # Runs the package's command line where these packages are not installed.
 WITHOUT = """
@@ -89,6 +91,21 @@ def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(tmp_path, worke
     )
 
 
+def test_who_reads_no_further_and_who_interrupts_gets_no_traceback(tmp_path, monkeypatch, capsys):
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, "-m", "iris_wsgi", "verify", "--model-dir", str(MODEL)]
+    told = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (told.returncode, told.stderr) == (1, "")
+
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(COMMANDS, "verify", interrupted)
+    assert (main(["verify"]), capsys.readouterr().err) == (130, "iris_wsgi: interrupted\n")
+
+
 def test_an_older_python_gets_a_line_and_not_a_syntax_error(tmp_path):
     # The one file that it reads must be in words that it knows.
     ast.parse((ROOT / "iris_wsgi/__init__.py").read_text(), feature_version=(3, 6))
@@ -111,6 +128,21 @@ def clone() -> Iterator[Path]:
         shutil.copy(ROOT / name, folder)
     yield folder
     shutil.rmtree(folder)
+
+
+def test_serve_has_the_bundle_that_was_built_unless_another_is_set(clone):
+    # In the place of what setup makes, so that it tells what it was given.
+    python = clone / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "${IRIS_EDGE_DIR-none}"\n')
+    python.chmod(0o755)
+    (clone / "bin/setup").write_text("#!/bin/sh\n")
+    serve, bare = (str(clone / "bin/serve"),), {name: value for name, value in os.environ.items() if name != "IRIS_EDGE_DIR"}
+    assert told_by(serve, clone, env=bare).stdout == "none\n"
+    (clone / "dist/edge").mkdir(parents=True)
+    assert told_by(serve, clone, env=bare).stdout == f"{clone}/dist/edge\n"
+    for other in ("elsewhere", ""):
+        assert told_by(serve, clone, env={**bare, "IRIS_EDGE_DIR": other}).stdout == f"{other}\n"
 
 
 def test_a_setup_with_an_older_python_names_it(clone):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 import struct
 import warnings
 import zlib
@@ -123,6 +124,21 @@ def test_every_extension_that_is_told_of_exists(app):
     assert told["extensions"] == ["binary_tensor_data", "classification", "model_configuration", "statistics"]
     assert json.loads(wsgi_call(app, "GET", "/v2/")[2]) == told
     assert json.loads(wsgi_call(app, "GET", "/v2/models")[2]) == {"models": ["iris_svc", "iris_svc_pred"]}
+
+
+def test_a_second_half_of_the_name_of_the_whole_is_not_served_and_none_is_no_fault(make, log, model_copy):
+    half = model_copy / "pred"
+    shutil.rmtree(half)
+    half.mkdir()
+    for name in ("golden.json", "label.json", "training.csv", "iris_svc.onnx"):
+        shutil.copy(model_copy / name, half)
+    for why in ("holds a model of the name iris_svc, as the whole one has it", "pred/golden.json cannot be read"):
+        app = make(model_dir=str(model_copy)).service.app
+        assert json.loads(wsgi_call(app, "GET", "/v2/models")[2]) == {"models": ["iris_svc"]}
+        (told,) = [line for line in log.lines() if "the other half of role prep is not served" in line.get("message", "")]
+        assert told["level"] == "warning" and why in told["message"]
+        log.kept.clear()
+        shutil.rmtree(half, ignore_errors=True)
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"ready":true}', b"\xff"])
