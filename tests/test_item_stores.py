@@ -222,6 +222,19 @@ def answers(store: ItemStore) -> bool:
     return False
 
 
+def test_connections_that_were_waited_for_in_vain_are_not_kept_but_for_one(postgres_server):
+    store = PostgresItems(postgres_server.database("vain"), {"a": A}, 0.2)
+    until(lambda: answers(store), "it answers")
+    postgres_server.signal(signal.SIGSTOP)
+    with ThreadPoolExecutor(8) as pool:
+        assert not any(pool.map(lambda _: answers(store), range(16)))
+    begun = store.connecting
+    postgres_server.signal(signal.SIGCONT)
+    until(lambda: not store.connecting, "all of them are made or given up")
+    assert begun > 1 and len(store.free) <= 1
+    store.close()
+
+
 def test_a_connection_that_broke_meanwhile_costs_no_request(postgres_server):
     store = PostgresItems(postgres_server.database("broken"), {"a": A}, 10)
     with ThreadPoolExecutor(4) as pool:

@@ -31,7 +31,7 @@ class SqliteDatabase:
         """Raises BadSetting where there is no database."""
         self.path, self.seconds = path, seconds
         try:
-            self.connection = sqlite3.connect(f"file:{quote(path)}?mode=rw", seconds, isolation_level=None, uri=True)
+            self.connection = sqlite3.connect(f"file:{quote(path)}?mode=rw", timeout=seconds, isolation_level=None, uri=True)
             self.connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
             # A text that is not UTF-8 is a bad row, and not the end of the run.
             self.connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")

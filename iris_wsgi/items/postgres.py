@@ -147,7 +147,7 @@ class PostgresItems:
 
 
 class Connecting:
-    """A connection that is being made; if nobody waits any more once it is there, it is for the next."""
+    """A connection that is being made; if nobody waits any more once it is there, it is for the next, who wants one alone."""
 
     def __init__(self, store: PostgresItems) -> None:
         self.store = store
@@ -167,16 +167,19 @@ class Connecting:
             connection, self.error = None, error
         with self.store.lock:
             self.store.connecting -= 1
-            if connection is not None and self.given_up:
+            if not self.given_up:
+                self.connection = connection
+            elif connection is not None and not self.store.free:
                 self.store.free.append(connection)
-            self.connection = connection
+            elif connection is not None:
+                connection.close()
         self.done.set()
 
     def result(self, until: float) -> Connection:
         """Raises StoreDown."""
         self.done.wait(max(0.0, until - monotonic()))
         with self.store.lock:
-            self.given_up = not self.done.is_set() and self.connection is None and self.error is None
+            self.given_up = self.connection is None and self.error is None
         if self.connection is not None:
             return self.connection
         raise self.store.down(self.error or TimeoutError("no connection in time"))

@@ -157,7 +157,7 @@ class Database:
                 self.readers.append(connection)
 
     def open(self, busy_seconds: float) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, busy_seconds, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(self.path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
         try:
             # A commit is on the disk before it returns, not only what follows it in order.
             connection.execute("PRAGMA synchronous = FULL")

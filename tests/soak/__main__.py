@@ -16,14 +16,15 @@ HERE = Path(__file__).parent
 sys.path.insert(1, str(HERE.parent))
 
 from chart import draw  # noqa: E402
-from faults import STALL, Faults, member_fault, process_faults, store_faults  # noqa: E402
+from clients import ask, request  # noqa: E402
+from faults import Faults, member_fault, process_faults, store_faults  # noqa: E402
 from fleet import NAMES, Fleet  # noqa: E402
 from gauge import MOST_KB_PER_MINUTE, Gauge, leaks, more  # noqa: E402
 from traffic import NO_FAULT_OF_OURS, Traffic  # noqa: E402
-from turns import TURNS  # noqa: E402
+from turns import TURNS, reading  # noqa: E402
 
 # Of the whole time: until all is loaded and full; until processes are left alone.
-WARM, STORM = 0.15, 0.5
+WARM, STORM = 0.15, 0.45
 MOST_SHOWN = 30
 
 
@@ -66,7 +67,7 @@ def soak(fleet: Fleet, given: argparse.Namespace, say) -> list[str]:
     hold, pause = min(4.0, seconds / 60), min(2.0, seconds / 60)
     stores, processes, member = list(store_faults(fleet)), list(process_faults(fleet)), member_fault(fleet, NAMES[2])
     began = time.time()
-    traffic, gauge = Traffic(fleet, faults, TURNS, given.clients, given.pause), Gauge(fleet, max(1.0, seconds / 300))
+    traffic, gauge = Traffic(fleet, faults, TURNS, reading, given.clients, given.pause), Gauge(fleet, max(1.0, seconds / 300))
     with faults, traffic, gauge:
         time.sleep(seconds * WARM)
         before = resting(traffic, gauge, say)
@@ -76,8 +77,8 @@ def soak(fleet: Fleet, given: argparse.Namespace, say) -> list[str]:
         faults.run([*stores, member], seconds * (1 - STORM), hold, pause)
         ended = time.time()
         after = resting(traffic, gauge, say, go_on=False)
-    # The first tenth of it is still of the processes that have just begun.
-    since = settled + 0.1 * (ended - settled)
+    # The first quarter of it is still of the processes that have just begun.
+    since = settled + 0.25 * (ended - settled)
     slopes, wrong = leaks(gauge, since, ended)
     wrong += [
         *more(gauge, before, after, given.clients),
@@ -112,14 +113,21 @@ def total(found: dict) -> int:
 
 
 def unfinished(traffic: Traffic) -> Iterator[str]:
-    for job_id, record in traffic.ledger.jobs.items():
-        if record is None:
-            yield f"{job_id} was acknowledged, and nobody has seen it done"
+    """The jobs that were acknowledged and are never done; what a fault cut off is looked at here."""
+    for job_id, server in traffic.ledger.unfinished.items():
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            answer = ask(server, request("GET", f"/jobs/{job_id}", None, "Prefer: wait=2"))
+            # One that was done long ago is gone.
+            if answer.status == 410 or (answer.status == 200 and answer.json()["status"] in ("succeeded", "cancelled")):
+                break
+        else:
+            yield f"{server.name} {job_id} was acknowledged, and is not done: {answer}"
 
 
 def unasked(traffic: Traffic) -> Iterator[str]:
-    """The operations of a description that nobody was ever well answered."""
-    well = {(server, operation) for server, operation, status in traffic.ledger.statuses if 200 <= status < 400}
+    """The operations of a description that nobody was ever well answered; 409 says that a job is done already."""
+    well = {(server, operation) for server, operation, status in traffic.ledger.statuses if 200 <= status < 400 or status == 409}
     for server, operation in sorted(traffic.operations - well):
         yield f"{server} {operation} was never well answered"
 
@@ -140,9 +148,10 @@ def logged(name: str, log: Path, faults: Faults) -> Iterator[str]:
 
 def table(gauge: Gauge, slopes: dict[int, float], before: dict, after: dict, traffic: Traffic, say) -> None:
     ledger = traffic.ledger
-    stalls = sum(window.fault.name == STALL.name for window in traffic.faults.windows)
-    told = f"{len(traffic.faults.windows) - stalls} faults, and {stalls} times the machine stood still"
-    say(f"{sum(ledger.statuses.values())} requests, {len(ledger.jobs)} jobs, {told}")
+    faults = traffic.faults
+    still = sum(window.end - window.begin for window in faults.stalls)
+    say(f"{sum(ledger.statuses.values())} requests, {ledger.finished} jobs, {len(faults.windows)} faults")
+    say(f"the machine stood still {len(faults.stalls)} times, which excuses slow stores for {still:.0f} s")
     statuses = Counter[int]()
     for (_, _, status), count in ledger.statuses.items():
         statuses[status] += count

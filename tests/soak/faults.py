@@ -136,16 +136,22 @@ def process_faults(fleet: Fleet) -> Iterator[Fault]:
 
 def member_fault(fleet: Fleet, name: str) -> Fault:
     """No answer of the gateway fails by it; that one is missing in them is told."""
-    gateway = fleet.servers["gateway"]
-    return gone(fleet.servers[f"member-{name}"], lambda: gateway.answers("POST", "/ensemble/predict", ROW))
+    gateway, missing = fleet.servers["gateway"], Excuse("gateway", (0,), (A_VOTE,))
+    return gone(fleet.servers[f"member-{name}"], lambda: gateway.answers("POST", "/ensemble/predict", ROW), missing)
+
+
+# What is no answer of its own: that a member's vote is missing in one.
+A_VOTE = "a vote"
 
 
 def nothing() -> None:
     pass
 
 
-# Who waits 0.2 s for a store, as servers do, cannot be served by a machine that stands still as long.
+# Servers wait 0.2 s for a store, which a machine cannot hold that does not come to sleep, write and wake in this time.
 STALL_SECONDS = 0.1
+# What goes wrong because the machine stood still is told up to so much before and after.
+AROUND_SECONDS = 5.0
 STALL = Fault("the machine stood still", (), nothing, nothing, nothing)
 
 
@@ -154,12 +160,20 @@ class Faults:
 
     def __init__(self, say: Callable[[str], None], fleet: Fleet) -> None:
         self.say = say
+        self.folder = fleet.folder
         self.windows: list[Window] = []
+        self.stalls: list[Window] = []
         self.wrong: list[str] = []
         self.ending = threading.Event()
         # A stall excuses what a store that stands still excuses.
         excuses = {excuse for fault in store_faults(fleet) for excuse in fault.excuses}
-        self.stall = STALL._replace(excuses=(*excuses, Excuse("all", (503,), (*JOBS, *ITEMS))))
+        self.stall = STALL._replace(
+            excuses=(
+                *excuses,
+                Excuse("all", (503,), (*JOBS, *ITEMS)),
+                *(Excuse(one, (0,), (A_VOTE,)) for one in ("gateway", "all")),
+            )
+        )
         self.thread = threading.Thread(target=self.watch)
 
     def __enter__(self) -> "Faults":
@@ -171,11 +185,22 @@ class Faults:
         self.thread.join()
 
     def watch(self) -> None:
-        while not self.ending.is_set():
-            began = time.time()
-            time.sleep(0.02)
-            if time.time() - began > STALL_SECONDS:
-                self.windows.append(Window(self.stall, began - 1, time.time() + 1))
+        """Looks how long it takes to sleep for a moment, and to bring a byte to the disk."""
+        with (self.folder / "probe").open("wb", buffering=0) as file:
+            while not self.ending.is_set():
+                began = time.time()
+                time.sleep(0.04)
+                file.write(b".")
+                os.fsync(file)
+                if time.time() - began > 0.04 + STALL_SECONDS:
+                    self.stood_still(began - AROUND_SECONDS, time.time() + AROUND_SECONDS)
+
+    def stood_still(self, begin: float, end: float) -> None:
+        """Joins it with the last time, if that has not ended."""
+        if self.stalls and self.stalls[-1].end >= begin:
+            self.stalls[-1] = self.stalls[-1]._replace(end=end)
+        else:
+            self.stalls.append(Window(self.stall, begin, end))
 
     def run(self, faults: list[Fault], seconds: float, hold: float, pause: float) -> None:
         """All of them in turn, again and again, for so long; each lasts for `hold` seconds."""
@@ -203,7 +228,7 @@ class Faults:
 
     def excused(self, server: str, operation: str, status: int, since: float, till: float) -> str:
         """The fault by which an answer between these times may be so, or nothing."""
-        for fault, begin, end in list(self.windows):
+        for fault, begin, end in [*self.windows, *self.stalls]:
             if begin <= till and (not end or since <= end):
                 for excuse in fault.excuses:
                     named = operation in excuse.operations or "" in excuse.operations
@@ -213,4 +238,4 @@ class Faults:
 
     def during(self, since: float, till: float) -> bool:
         """Whether anything went wrong between these times."""
-        return any(begin <= till and (not end or since <= end) for _, begin, end in list(self.windows))
+        return any(begin <= till and (not end or since <= end) for _, begin, end in [*self.windows, *self.stalls])

@@ -26,6 +26,9 @@ SMALL = {
     "IRIS_HEADER_SECONDS": "3",
     "IRIS_REQUEST_SECONDS": "6",
     "IRIS_IDLE_SECONDS": "5",
+    # One heap for all threads, and none of it for what is large: it is soon as large as it gets, and what still grows is a leak.
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "65536",
 }
 Store = RedisServer | PostgresServer
 at = re.compile(r"http://(\S+):(\d+)$").search

@@ -13,6 +13,8 @@ from fleet import Fleet
 
 # Of a process's own memory, over the steady half; see `growth`.
 MOST_KB_PER_MINUTE = 40.0
+# Over less there is nothing to be seen.
+LEAST_SECONDS = 120.0
 # What an allocator may still spread into, however short the run was.
 NOISE_KB = 512.0
 
@@ -101,7 +103,7 @@ def leaks(gauge: Gauge, since: float, till: float) -> tuple[dict[int, float], li
             continue
         found[pid] = growth(steady)
         grown = found[pid] * (till - since) / 60
-        if found[pid] > MOST_KB_PER_MINUTE and grown > NOISE_KB:
+        if found[pid] > MOST_KB_PER_MINUTE and grown > NOISE_KB and till - since >= LEAST_SECONDS:
             faults.append(f"{' '.join(gauge.names[pid])} ({pid}) grows by {found[pid]:.0f} KB a minute, {grown:.0f} KB so far")
     return found, faults
 

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import count
+from itertools import count, cycle
 from typing import Any
 
 from answers import Right, Rows
@@ -43,8 +43,9 @@ class Ledger:
         self.statuses: Counter[tuple[str, str, int]] = Counter()
         self.excused: Counter[tuple[str, str, int, str]] = Counter()
         self.wrong: list[str] = []
-        # The records of the jobs that were seen to be done, and when; None of those that are not.
-        self.jobs: dict[str, bytes | None] = {}
+        # Jobs that were acknowledged, and not yet seen to be done; and how many were.
+        self.unfinished: dict[str, Server] = {}
+        self.finished = 0
 
     def note(self, server: str, operation: str, status: int, since: float, more: object = "") -> None:
         """An answer, or a connection that broke (0). Raises Excused, or Wrong for a failure that no fault excuses."""
@@ -60,7 +61,7 @@ class Ledger:
 
     def complain(self, what: str) -> None:
         with self.lock:
-            self.wrong.append(what)
+            self.wrong.append(f"{time.strftime('%H:%M:%S')} {what}")
 
 
 class Client:
@@ -72,7 +73,7 @@ class Client:
         self.wire: Wire | None = None
         self.left = 0
         # Its own items, each with what it may hold by now.
-        self.items: dict[str, list[Rows | None]] = {f"c{number}-{i}": [None] for i in range(20)}
+        self.items: dict[str, list[Rows | None]] = {f"{server.name}-{number}-{i}": [None] for i in range(20)}
 
     def close(self) -> None:
         if self.wire:
@@ -122,7 +123,9 @@ Turn = Callable[[Client], None]
 class Traffic:
     """The clients of a fleet, until they are ended; `pause` holds them back between two requests, in seconds on average."""
 
-    def __init__(self, fleet: Fleet, faults: Faults, turns: dict[str, list[Turn]], clients: int, pause: float) -> None:
+    def __init__(
+        self, fleet: Fleet, faults: Faults, turns: dict[str, list[Turn]], sweep: Turn, clients: int, pause: float
+    ) -> None:
         self.fleet, self.faults, self.pause = fleet, faults, pause
         self.ledger, self.right = Ledger(faults), Right()
         self.numbers = count()
@@ -135,7 +138,7 @@ class Traffic:
             for method in told
         }
         self.readable = {
-            name: [path for path, told in paths.items() if "get" in told and "{id}" not in path]
+            name: cycle(path for path, told in paths.items() if "get" in told and "{id}" not in path)
             for name, paths in documents.items()
         }
         # The model's name in the paths of the protocol, where a role has one.
@@ -146,16 +149,22 @@ class Traffic:
         self.busy = Counter[int]()
         self.threads = []
         for name, server in fleet.servers.items():
-            for number in range(clients):
+            for number in range(clients - 1):
                 one = Client(self, server, number)
-                self.threads.append(threading.Thread(target=self.run, args=(one, turns[name])))
-            self.threads.append(threading.Thread(target=self.run, args=(Client(self, server, clients), RUDE, 20)))
+                self.threads.append(threading.Thread(target=self.run, args=(one, turns[name], [])))
+            # Even the shortest soak asks for everything once.
+            paths = sum("get" in told and "{id}" not in path for path, told in documents[name].items())
+            once = [*dict.fromkeys(turns[name]), *[sweep] * paths]
+            self.threads.append(threading.Thread(target=self.run, args=(Client(self, server, clients), turns[name], once)))
+            self.threads.append(threading.Thread(target=self.run, args=(Client(self, server, clients + 1), RUDE, [], 20)))
 
     def number(self) -> int:
         """Another one each time."""
         return next(self.numbers)
 
-    def run(self, client: Client, turns: list[Turn], slower: float = 1.0) -> None:
+    def run(self, client: Client, turns: list[Turn], first: list[Turn], slower: float = 1.0) -> None:
+        """Takes turns by chance, after those that come `first`."""
+        left = first[::-1]
         mine = threading.get_ident()
         while not self.ending.is_set():
             if not self.going.is_set():
@@ -165,7 +174,7 @@ class Traffic:
                 continue
             self.busy[mine] = 1
             try:
-                random.choice(turns)(client)
+                (left.pop() if left else random.choice(turns))(client)
             except Excused:
                 time.sleep(0.05)
             except Wrong as wrong:
@@ -255,10 +264,10 @@ def refused(client: Client) -> None:
     """One of the malformed requests of vectors.py."""
     vector = random.choice(REFUSED)
     began = time.time()
-    with fresh(client) as wire, Excusing(client, "a malformed request", began):
+    with fresh(client) as wire, Excusing(client, f"malformed: {vector.name}", began):
         with suppress(BrokenPipeError):
             wire.socket.sendall(vector.sent)
-        answer = wire.answer()
+        answer = wire.answer(bare=bool(vector.heads))
         if "predict" not in str(vector.sent) or answer.status not in (404, 405):
             client.equal(vector.name, answer.status, vector.answers[0])
 
