@@ -5,11 +5,10 @@ import shutil
 import socket
 import subprocess
 
+from bundles import build_bundle
 from conftest import MODEL, ROOT
-from edge_bundles import write_bundle
 from faulty import Faulty
 
-from iris_wsgi.guide import Guide
 from iris_wsgi.tour import PATTERNS
 
 NAMES = [pattern.name for pattern in PATTERNS]
@@ -54,7 +53,7 @@ def wrong(told: subprocess.CompletedProcess) -> dict[str, str]:
 
 
 def test_every_pattern_of_the_readme_is_shown_and_right(run, tmp_path):
-    bundle = write_bundle(tmp_path / "bundle", MODEL)
+    bundle = build_bundle(tmp_path / "bundle", MODEL)
     told = tour(run("--edge-dir", str(bundle)).url)
     assert (told.returncode, told.stderr) == (0, "")
     assert re.findall(r"^(\d+)/10 (.*)$", told.stdout, re.MULTILINE) == [(str(i), name) for i, name in enumerate(NAMES, 1)]
@@ -65,7 +64,7 @@ def test_every_pattern_of_the_readme_is_shown_and_right(run, tmp_path):
 
 
 def test_each_lie_of_a_server_is_told_by_the_pattern_that_it_concerns(run, tmp_path):
-    server = run("--edge-dir", str(write_bundle(tmp_path / "bundle", MODEL)))
+    server = run("--edge-dir", str(build_bundle(tmp_path / "bundle", MODEL)))
     with Liar(server, *LIES.values()) as liar:
         found = wrong(tour(liar.url))
     assert list(found) == list(LIES)
@@ -99,16 +98,15 @@ def test_where_there_is_no_server_one_line_says_what_to_do():
     )
 
 
-def test_the_first_token_is_shown_to_the_server_and_to_nobody_else(run, tmp_path, capsys):
+def test_it_shows_the_token_of_the_settings_to_the_server_and_to_nobody_else(run, tmp_path, monkeypatch):
     path = tmp_path / "tokens"
-    path.write_text("first-one\nsecond\n")
-    with Faulty(run()) as between:
-        guide = Guide(between.url, {"IRIS_TOKEN_FILE": str(path), "IRIS_ROLE": "pred", "HOME": "/"}, str(MODEL))
-        guide.ask("GET", "/label")
-        guide.connection.close()
-        assert b"\r\nAuthorization: Bearer first-one\r\n" in between.asked[0]
-    assert "first-one" not in capsys.readouterr().out
-    assert guide.environ == {"IRIS_TOKEN_FILE": str(path), "HOME": "/", "IRIS_MODEL_DIR": str(MODEL)}
+    path.write_text("first-one-of-the-file\nsecond-one-of-the-file\n")
+    monkeypatch.setenv("IRIS_TOKEN_FILE", str(path))
+    told = tour(run().url)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert "Bearer …" in told.stdout and "first-one" not in told.stdout
+    monkeypatch.setenv("IRIS_TOKEN_FILE", str(tmp_path / "none"))
+    assert "IRIS_TOKEN_FILE" in tour("http://127.0.0.1:1").stderr
 
 
 def test_in_a_terminal_it_is_coloured(run):

@@ -8,8 +8,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from bundles import build_bundle
 from clients import NOT_MEASURED, READYZ, alive, ask, children, request, until
-from edge_bundles import write_bundle
 from postgres_server import PostgresServer
 from redis_server import RedisServer
 
@@ -124,7 +124,7 @@ class Fleet:
         self.stores: list[Store] = []
         self.jobs, self.cache, self.items = (self.kept(RedisServer(durable)) for durable in (True, False, False))
         self.postgres = self.kept(PostgresServer())
-        edge = str(write_bundle(folder / "edge", MODEL))
+        edge = str(build_bundle(folder / "edge", MODEL))
         self.add("all", 2, "--role", "all", "--edge-dir", edge)
         self.add("web_single", 2, "--role", "web_single")
         self.add("synchronous", 2, "--role", "synchronous")
