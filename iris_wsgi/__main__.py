@@ -12,7 +12,7 @@ from iris_wsgi.batch.options import add_flags as add_batch_flags
 from iris_wsgi.edge.command import EDGE, edge
 from iris_wsgi.edge.command import add_commands as add_edge_commands
 from iris_wsgi.errors import BadModel
-from iris_wsgi.settings import NAMES, BadSetting, Settings, add_flags, checked, read_settings, seal_text, whole
+from iris_wsgi.settings import NAMES, BadSetting, Settings, add_flags, checked, read_settings, seal_text, server_address, whole
 from iris_wsgi.stores.jobs import BadStore, StoreDown
 
 Given = Mapping[str, Any]
@@ -120,13 +120,14 @@ def warm(settings: Settings, given: Given) -> int:
     from iris_wsgi.items.choice import open_known
     from iris_wsgi.items.warm import ids_of, warm
 
+    url = given["url"] and checked("--url", given["url"], server_address)
     ids = given["ids"]
     if not ids:
         store = open_known(settings, STORE_SECONDS)
         ids = list(ids_of(store, given["most"]))
         store.close()
     host = EVERYWHERE.get(settings.host, settings.host)
-    url = given["url"] or f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    url = url or f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
     return warm(url, ids, teller(len(ids), "items", given["quiet"]), say)
 
 

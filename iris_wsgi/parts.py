@@ -16,14 +16,16 @@ from iris_wsgi.items.choice import open_items, open_shared
 from iris_wsgi.items.marks import Marks
 from iris_wsgi.items.metrics import ItemMetrics
 from iris_wsgi.items.reader import Reader
+from iris_wsgi.items.seed import seed
 from iris_wsgi.items.texts import Texts
-from iris_wsgi.job_metrics import JobMetrics, StoreFigures
+from iris_wsgi.job_metrics import JobMetrics, store_figures
 from iris_wsgi.log import Log
 from iris_wsgi.metrics import Registry
 from iris_wsgi.model import Graph, load_model
 from iris_wsgi.ops import Readiness
 from iris_wsgi.pace import Pace
 from iris_wsgi.predictors import Predict, within_deadline
+from iris_wsgi.processes import Figure
 from iris_wsgi.reports import Seen
 from iris_wsgi.routes import cache, edge, hybrid, items, jobs
 from iris_wsgi.routes.single import Sample
@@ -80,9 +82,14 @@ def queue_of(parts: Parts) -> jobs.Queue:
     """The store of jobs as requests use it; the metrics tell how it is."""
     store = open_jobs(parts.settings, REQUEST_SECONDS)
     breaker = Breaker(parts.log.event, "jobs are refused", "jobs are taken again: the store is back")
-    figures = StoreFigures(partial(breaker.call, store.counts))
-    parts.registry.sources.append(lambda: figures.latest)
-    parts.companions.repeat("look at the store", 1.0, figures.look)
+    latest: list[Figure] = []
+
+    def look() -> None:
+        latest[:] = store_figures(partial(breaker.call, store.counts))
+
+    # Each second, so that no scrape waits for it.
+    parts.registry.sources.append(lambda: latest)
+    parts.companions.repeat("look at the store", 1.0, look)
     return jobs.Queue(store, breaker, JobMetrics(parts.registry), lambda: None, parts.companions.is_ending)
 
 
@@ -130,7 +137,8 @@ def item_routes(parts: Parts) -> list[Route]:
     """The items of the database that the settings name, cached; raises BadSetting, BadStore, and StoreDown of an embedded one."""
     settings = parts.settings
     metrics = ItemMetrics(parts.registry)
-    database = open_items(settings, parts.model, REQUEST_SECONDS, parts.log.event)
+    rows = seed(parts.model, Path(settings.model_dir), parts.log.event)
+    database = open_items(settings, rows, REQUEST_SECONDS)
     words = "items that are not in memory are refused", "the database of the items is back"
     breaker = Breaker(parts.log.event, *words, count=partial(metrics.failures.add, ("database",)))
     shared = open_shared(settings, SHARED_SECONDS, parts.log.event, partial(metrics.failures.add, ("redis",)))
