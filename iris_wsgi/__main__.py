@@ -175,13 +175,14 @@ def warm(settings: Settings, given: Given) -> int:
     from iris_wsgi.items.choice import open_known
     from iris_wsgi.items.warm import ids_of, warm
 
+    url = checked("--url", given["url"] or url_here(settings), server_address)
     ids = given["ids"]
     if not ids:
         store = open_known(settings, STORE_SECONDS)
         ids = list(ids_of(store, given["most"]))
         store.close()
     tell = Teller(len(ids), "items", given["quiet"])
-    return warm(given["url"] or url_here(settings), dict(credentials(settings)), ids, tell, say)
+    return warm(url, dict(credentials(settings)), ids, tell, say)
 
 
 def url_here(settings: Settings) -> str:

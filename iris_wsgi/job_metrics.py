@@ -61,25 +61,15 @@ class JobMetrics:
             self.agreements.add((str(agrees).lower(),))
 
 
-class StoreFigures:
-    """What the store itself tells, looked up each second so that no scrape waits for it. It is the same from every process and
-    every pod, so nobody should add it up."""
-
-    def __init__(self, counts: Callable[[], Counts]) -> None:
-        self.counts = counts
-        self.latest: list[Figure] = []
-
-    def look(self) -> None:
-        self.latest = self.now()
-
-    def now(self) -> list[Figure]:
-        try:
-            counts = self.counts()
-        except StoreDown:
-            return [figure("job_store_up", "gauge", UP, 0.0)]
-        by_state = {f'{{state="{state}"}}': float(counts.by_state[state]) for state in STATES}
-        return [
-            figure("job_store_up", "gauge", UP, 1.0),
-            Figure("jobs", "gauge", "Jobs by state; failed ones are the dead letters.", by_state),
-            figure("jobs_oldest_queued_seconds", "gauge", OLDEST, counts.oldest_seconds),
-        ]
+def store_figures(count: Callable[[], Counts]) -> list[Figure]:
+    """What the store itself tells. It is the same from every process and every pod, so nobody should add it up."""
+    try:
+        counts = count()
+    except StoreDown:
+        return [figure("job_store_up", "gauge", UP, 0.0)]
+    by_state = {f'{{state="{state}"}}': float(counts.by_state[state]) for state in STATES}
+    return [
+        figure("job_store_up", "gauge", UP, 1.0),
+        Figure("jobs", "gauge", "Jobs by state; failed ones are the dead letters.", by_state),
+        figure("jobs_oldest_queued_seconds", "gauge", OLDEST, counts.oldest_seconds),
+    ]

@@ -7,10 +7,11 @@ from iris_wsgi import golden
 from iris_wsgi.breaker import Breaker
 from iris_wsgi.errors import BadModel
 from iris_wsgi.folder import fast_folder
-from iris_wsgi.job_metrics import JobMetrics, StoreFigures
+from iris_wsgi.job_metrics import JobMetrics, store_figures
 from iris_wsgi.model import load_model
 from iris_wsgi.parts import REQUEST_SECONDS, Parts
 from iris_wsgi.predictors import within_deadline
+from iris_wsgi.processes import Figure
 from iris_wsgi.routes import hybrid, jobs
 from iris_wsgi.stores.choice import open_jobs
 from iris_wsgi.sweeper import sweep
@@ -26,9 +27,15 @@ def queue_of(parts: Parts) -> jobs.Queue:
     """The store of jobs as requests use it; the metrics tell how it is."""
     store = open_jobs(parts.settings, REQUEST_SECONDS)
     breaker = Breaker(parts.log.event, "jobs are refused", "jobs are taken again: the store is back")
-    figures = StoreFigures(partial(breaker.call, store.counts))
-    parts.registry.sources.append(lambda: figures.latest)
-    parts.companions.repeat("look at the store", 1.0, figures.look)
+    latest: list[Figure] = []
+
+    def look() -> None:
+        nonlocal latest
+        latest = store_figures(partial(breaker.call, store.counts))
+
+    # Each second, so that no scrape waits for it.
+    parts.registry.sources.append(lambda: latest)
+    parts.companions.repeat("look at the store", 1.0, look)
     return jobs.Queue(store, breaker, JobMetrics(parts.registry), lambda: None, parts.companions.is_ending)
 
 

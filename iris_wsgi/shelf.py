@@ -26,7 +26,7 @@ class Shelf:
         if entry is None:
             return None
         if entry[1] <= now:
-            self.remove(key)
+            self.drop(key)
             self.expired += 1
             return None
         self.entries.move_to_end(key)
@@ -35,24 +35,20 @@ class Shelf:
     def put(self, key: bytes, value: bytes, until: float) -> bool:
         """Makes room where it is needed; False for what is larger than the whole shelf."""
         size = cost(key, value)
-        if key in self.entries:
-            self.remove(key)
+        self.drop(key)
         if size > self.most_bytes:
             return False
         while self.bytes + size > self.most_bytes:
-            self.remove(next(iter(self.entries)))
+            self.drop(next(iter(self.entries)))
             self.evicted += 1
         self.entries[key] = value, until
         self.bytes += size
         return True
 
-    def remove(self, key: bytes) -> None:
-        self.bytes -= cost(key, self.entries.pop(key)[0])
-
     def drop(self, key: bytes) -> None:
         """Whether it is there or not."""
         if key in self.entries:
-            self.remove(key)
+            self.bytes -= cost(key, self.entries.pop(key)[0])
 
     def clear(self) -> None:
         self.entries.clear()

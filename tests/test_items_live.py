@@ -326,7 +326,7 @@ def test_a_warm_up_says_what_is_wrong(run, tmp_path):
         (("--url", small.url), "not all of 150 items stay in the memory"),
         (("--url", small.url, "none"), "2 failed in the last round"),
         (("--url", "http://127.0.0.1:1"), "no server at http://127.0.0.1:1: Connection refused"),
-        (("--url", "https://h"), "--url must be http://host[:port]"),
+        (("--url", "https://h"), "--url='https://h' must be http://host[:port]"),
     ):
         told = warm("--quiet", *arguments, **state)
         assert told.returncode == 1 and reason in told.stderr and told.stderr.count("\n") == 1

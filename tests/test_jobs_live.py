@@ -222,7 +222,8 @@ def test_a_redis_that_is_not_there_yet_does_not_stop_the_start(run, tmp_path):
 
 def test_the_redis_extra_is_named_when_it_is_missing(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "redis", None)
-    monkeypatch.delitem(sys.modules, "iris_wsgi.stores.redis", raising=False)
+    for name in ("iris_wsgi.redis", "iris_wsgi.stores.redis"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.raises(BadSetting, match=r"pip install 'iris_wsgi\[redis\]'"):
         open_jobs(Settings(redis_url="redis://localhost"), 1)
 

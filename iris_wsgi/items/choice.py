@@ -2,30 +2,29 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from iris_wsgi.items.reader import Shared
-from iris_wsgi.items.seed import seed
+from iris_wsgi.breaker import Tell
 from iris_wsgi.items.sqlite import SqliteItems
 from iris_wsgi.items.store import ItemStore
-from iris_wsgi.model import Graph
 from iris_wsgi.settings import SQLITE, BadSetting, Settings
 from iris_wsgi.stores.choice import with_redis
 from iris_wsgi.stores.jobs import BadStore
 
+if TYPE_CHECKING:
+    from iris_wsgi.items.redis import RedisItems
+
 FILE = "items.db"
-Tell = Callable[[str, str], None]
 
 
-def open_items(settings: Settings, model: Graph, seconds: float, tell: Tell) -> ItemStore:
-    """Its calls end within about `seconds` where it hangs. Raises BadSetting, BadStore, and StoreDown of an embedded one."""
-    rows = seed(model, Path(settings.model_dir), tell)
+def open_items(settings: Settings, rows: Mapping[str, bytes], seconds: float) -> ItemStore:
+    """With these rows where it is new. Its calls end within about `seconds` where it hangs.
+
+    Raises BadSetting, BadStore, and StoreDown of an embedded one.
+    """
     url = settings.database_url
     if not url or url.startswith(SQLITE):
         return SqliteItems(path_of(settings), rows, seconds)
-    return postgres(url, rows, seconds)
-
-
-def postgres(url: str, rows: Mapping[str, bytes], seconds: float) -> ItemStore:
     try:
         from iris_wsgi.items.postgres import PostgresItems
     except ImportError:
@@ -38,13 +37,11 @@ def postgres(url: str, rows: Mapping[str, bytes], seconds: float) -> ItemStore:
 
 def open_known(settings: Settings, seconds: float) -> ItemStore:
     """The database as a server has made it; for commands, which make none. Raises as `open_items` does."""
-    url = settings.database_url
-    if not url or url.startswith(SQLITE):
+    if settings.database_url.startswith(SQLITE) or not settings.database_url:
         path = path_of(settings)
         if not path.exists():
             raise BadStore(f"there are no items: {path} does not exist; a server makes it")
-        return SqliteItems(path, {}, seconds)
-    return postgres(url, {}, seconds)
+    return open_items(settings, {}, seconds)
 
 
 def path_of(settings: Settings) -> Path:
@@ -52,14 +49,12 @@ def path_of(settings: Settings) -> Path:
     return Path(url.removeprefix(SQLITE)) if url else Path(settings.state_dir) / FILE
 
 
-def open_shared(settings: Settings, seconds: float, tell: Tell, failed: Callable[[], None]) -> Shared | None:
+def open_shared(settings: Settings, seconds: float, tell: Tell, failed: Callable[[], object]) -> "RedisItems | None":
     """None where there is none; its calls end within about `seconds`. Raises BadSetting."""
-    if not settings.items_redis_url:
-        return None
 
-    def connect() -> Shared:
+    def connect() -> "RedisItems":
         from iris_wsgi.items.redis import RedisItems
 
         return RedisItems(settings.items_redis_url, settings.items_seconds, seconds, tell, failed)
 
-    return with_redis("IRIS_ITEMS_REDIS_URL", connect)
+    return with_redis("IRIS_ITEMS_REDIS_URL", connect) if settings.items_redis_url else None

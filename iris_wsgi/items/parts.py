@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 from iris_wsgi.breaker import Breaker
 from iris_wsgi.items.cache import ItemCache, Times
@@ -9,6 +10,7 @@ from iris_wsgi.items.choice import open_items, open_shared
 from iris_wsgi.items.marks import Marks
 from iris_wsgi.items.metrics import ItemMetrics
 from iris_wsgi.items.reader import Reader
+from iris_wsgi.items.seed import seed
 from iris_wsgi.items.texts import Texts
 from iris_wsgi.parts import REQUEST_SECONDS, Parts
 from iris_wsgi.routes import items
@@ -24,7 +26,8 @@ def item_routes(parts: Parts) -> list[Route]:
     """The items of the database that the settings name, cached; raises BadSetting, BadStore, and StoreDown of an embedded one."""
     settings = parts.settings
     metrics = ItemMetrics(parts.registry)
-    database = open_items(settings, parts.model, REQUEST_SECONDS, parts.log.event)
+    rows = seed(parts.model, Path(settings.model_dir), parts.log.event)
+    database = open_items(settings, rows, REQUEST_SECONDS)
     words = "items that are not in memory are refused", "the database of the items is back"
     breaker = Breaker(parts.log.event, *words, count=partial(metrics.failures.add, ("database",)))
     shared = open_shared(settings, SHARED_SECONDS, parts.log.event, partial(metrics.failures.add, ("redis",)))

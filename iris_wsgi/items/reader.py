@@ -1,20 +1,15 @@
 """Reads and writes items where they are: in the database, with Redis in front of it where there is one."""
 
 import threading
-from collections.abc import Mapping
 from time import monotonic
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from iris_wsgi.breaker import Breaker
 from iris_wsgi.items.marks import Marks
 from iris_wsgi.items.store import MOST_CHANGES, Item, ItemStore
 
-
-class Shared(Protocol):
-    """A second level that other processes and machines read too. It never fails: what it cannot do it leaves."""
-
-    def get(self, place: str, item_id: str) -> Item | None: ...
-    def put(self, place: str, items: Mapping[str, Item]) -> bool: ...
+if TYPE_CHECKING:
+    from iris_wsgi.items.redis import RedisItems
 
 
 class Reader:
@@ -23,7 +18,7 @@ class Reader:
     """
 
     def __init__(
-        self, database: ItemStore, breaker: Breaker, shared: Shared | None, seconds: float, check: float, marks: Marks
+        self, database: ItemStore, breaker: Breaker, shared: "RedisItems | None", seconds: float, check: float, marks: Marks
     ) -> None:
         self.database, self.breaker, self.shared, self.marks = database, breaker, shared, marks
         self.seconds, self.check = seconds, check

@@ -1,6 +1,7 @@
 """Items in Redis, between a process's memory and the database: raw bytes that every process may read."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from hashlib import sha256
 from typing import TypeVar
 
@@ -26,7 +27,7 @@ return 1"""
 
 
 class RedisItems:
-    """It never fails: what it cannot do it leaves, and counts. Each call ends within about `seconds`."""
+    """A second level that all servers read. It never fails: what it cannot do it leaves, and counts; calls end in `seconds`."""
 
     def __init__(self, url: str, ttl_seconds: float, seconds: float, tell: Tell, failed: Callable[[], object]) -> None:
         self.link = Link(url, seconds)
@@ -53,8 +54,8 @@ class RedisItems:
         names = list(keys)
         for i in range(0, len(names), AT_ONCE):
             some = names[i : i + AT_ONCE]
-            values = [self.milliseconds, *(pack(key, keys[key]) for key in some)]
-            if self.call(lambda some=some, values=values: self.script(some, values)) is None:  # type: ignore[misc]
+            values: list[int | bytes] = [self.milliseconds, *(pack(key, keys[key]) for key in some)]
+            if self.call(partial(self.script, some, values)) is None:
                 return False
         return True
 

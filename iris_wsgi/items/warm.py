@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 
 from iris_wsgi.batch.progress import Teller
 from iris_wsgi.items.store import ItemStore
-from iris_wsgi.settings import BadSetting
 from iris_wsgi.stores.jobs import StoreDown
 
 AT_ONCE = 1000
@@ -26,7 +25,7 @@ def ids_of(store: ItemStore, most: int) -> Iterator[str]:
 
 
 def warm(url: str, fields: Mapping[str, str], ids: list[str], teller: Teller, say: Callable[[str], None]) -> int:
-    """The status: 0 when all are in memory, 1 when some are not. Raises StoreDown for no server there, BadSetting for no URL."""
+    """The status: 0 when all are in memory, 1 when some are not. Raises StoreDown for no server there."""
     if not ids:
         say("there are no items")
         return 0
@@ -46,9 +45,9 @@ def warm(url: str, fields: Mapping[str, str], ids: list[str], teller: Teller, sa
 
 def one_pass(url: str, fields: Mapping[str, str], ids: list[str], teller: Teller, passes: int) -> tuple[int, int]:
     """Asks for all on one connection; how many were not there, and how many could not be told."""
-    loaded = failed = 0
+    loaded, failed, place = 0, 0, urlsplit(url)
     try:
-        connection = opened(url)
+        connection = http.client.HTTPConnection(place.hostname or "", place.port or 80, timeout=SECONDS)
         for i, item_id in enumerate(ids):
             for path in (f"/items/{item_id}", f"/items/{item_id}/prediction"):
                 connection.request("GET", path, headers=fields)
@@ -61,14 +60,3 @@ def one_pass(url: str, fields: Mapping[str, str], ids: list[str], teller: Teller
     except (OSError, http.client.HTTPException) as error:
         raise StoreDown(f"no server at {url}: {getattr(error, 'strerror', None) or error or type(error).__name__}") from None
     return loaded, failed
-
-
-def opened(url: str) -> http.client.HTTPConnection:
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    if parts.scheme != "http" or not parts.hostname or port == -1 or parts.path not in ("", "/"):
-        raise BadSetting("--url must be http://host[:port]")
-    return http.client.HTTPConnection(parts.hostname, port or 80, timeout=SECONDS)

@@ -6,7 +6,7 @@ from math import inf
 from time import monotonic
 from typing import Literal, NamedTuple
 
-from iris_wsgi.remote.exchange import Connection, Exchange, Lost
+from iris_wsgi.remote.exchange import Exchange, Lost
 from iris_wsgi.remote.reply import BadReply, Reply
 from iris_wsgi.remote.target import Target
 
@@ -74,18 +74,12 @@ class Call:
         if reply:
             self.exchanges.remove(exchange)
             self.seconds = monotonic() - exchange.began
-            self.leave(exchange.connection, reply.keeps)
+            (self.target.keep if reply.keeps else self.target.close)(exchange.connection)
             self.end(reply)
 
     def drop(self, exchange: Exchange) -> None:
         self.exchanges.remove(exchange)
         self.target.close(exchange.connection)
-
-    def leave(self, connection: Connection, keeps: bool) -> None:
-        if keeps:
-            self.target.keep(connection)
-        else:
-            self.target.close(connection)
 
     @property
     def tick_at(self) -> float:
