@@ -64,9 +64,6 @@ class Wish:
             os._exit(End.INTERRUPTED)
         self.number = number
 
-    def end(self) -> tuple[End, str]:
-        return End.INTERRUPTED, signal.Signals(self.number).name
-
 
 def end_of(run: Run, target: object, limit: MaxBad, wish: Wish, told: Teller) -> tuple[End, str]:
     """Carries out a run into `target`: how it ended, and why."""
@@ -79,9 +76,6 @@ def end_of(run: Run, target: object, limit: MaxBad, wish: Wish, told: Teller) ->
             why = f"{error.filename or target}: {error.strerror}"
         if isinstance(error, BrokenPipeError):
             why = "nobody reads the output any more"
-        if wish.number:
-            # Whoever meant all processes of the run has ended those too that it cannot go on without.
-            end, why = wish.end()
         # It may be that only the next rows are the trouble.
         with suppress(Stopped, OSError):
             run.finish(end)
@@ -94,7 +88,7 @@ def come_to(run: Run, limit: MaxBad, wish: Wish, told: Teller) -> tuple[End, str
     for done in run.chunks():
         told.tell(done, sum(run.counts), run.counts.bad)
         if wish.number:
-            return wish.end()
+            return End.INTERRUPTED, signal.Signals(wish.number).name
         if limit.rows is not None and run.counts.bad > limit.rows:
             break
     why = too_many(limit, *run.counts)

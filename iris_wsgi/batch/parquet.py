@@ -13,7 +13,7 @@ from pyarrow import ipc
 from pyarrow.parquet import ParquetFile
 from pyarrow.parquet import ParquetWriter as FileWriter
 
-from iris_wsgi.batch.cutter import EMPTY, NOT_FINITE, READ_BYTES, Chunk, Fault, Position
+from iris_wsgi.batch.cutter import EMPTY, NOT_FINITE, Chunk, Fault, Position
 from iris_wsgi.batch.ending import Stopped
 from iris_wsgi.batch.output import Growing, put_in_place
 from iris_wsgi.batch.scorer import Rows, picked
@@ -35,7 +35,7 @@ class ParquetSource:
         """Raises BadSetting for a file that is none."""
         try:
             # Otherwise pyarrow reads the whole file ahead, or at least all that a group has of a column.
-            self.file = ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES)
+            self.file = ParquetFile(path, pre_buffer=False, buffer_size=1 << 16)
         except (arrow.ArrowException, OSError) as error:
             raise BadSetting(f"{path} is no Parquet file: {first_line(error)}") from None
         # Of a column with a dictionary, as pandas writes its categories, the words themselves.
@@ -53,7 +53,10 @@ class ParquetSource:
             following = here.offset + batch.num_rows
             after = Position(here.chunk + 1, following, following + 1)
             if here.chunk >= start.chunk:
-                yield Chunk(here, batch.select(columns).cast(schema).serialize().to_pybytes(), [], after)
+                batch = batch.select(columns)
+                # Arrow's cast costs memory, also where there is nothing for it to do.
+                batch = batch if batch.schema.equals(schema) else batch.cast(schema)
+                yield Chunk(here, batch.serialize().to_pybytes(), [], after)
             here = after
 
     def next_of(self, batches: Iterator[arrow.RecordBatch]) -> arrow.RecordBatch | None:

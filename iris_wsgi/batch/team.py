@@ -1,17 +1,19 @@
 """Processes that each do their share of the work; the answers come back in the order of the questions."""
 
 import gc
-import multiprocessing
+import os
+import pickle
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, NoReturn, TypeVar
 
 from iris_wsgi.batch.ending import Stopped
+from iris_wsgi.batch.output import write_all
 from iris_wsgi.errors import BadModel
 from iris_wsgi.settings import BadSetting
 
@@ -25,28 +27,35 @@ AHEAD = 2
 # So many objects more than before are looked through for garbage.
 GARBAGE = 100_000
 
-fork = multiprocessing.get_context("fork")
-
 
 class Member:
-    """A process with a pipe of its own: those of a pool share one, which a process that is killed as it writes leaves in use."""
+    """A process, and what asks it in the one that made it; `others` were made before."""
 
-    def __init__(self, prepare: Prepare) -> None:
-        self.pipe, other_end = fork.Pipe()
-        self.process = fork.Process(target=live, args=(prepare, other_end, self.pipe), daemon=True)
-        self.process.start()
-        other_end.close()
+    def __init__(self, prepare: Prepare, others: "list[Member]") -> None:
+        hears, self.tells = os.pipe()
+        listens, answers = os.pipe()
+        self.listens = os.fdopen(listens, "rb")
+        self.pid = os.fork()
+        if not self.pid:
+            # Or nobody would notice that the parent is gone.
+            for one in (self, *others):
+                os.close(one.tells)
+                one.listens.close()
+            live(prepare, os.fdopen(hears, "rb"), answers)
+        os.close(hears)
+        os.close(answers)
         self.questions: SimpleQueue[Any] = SimpleQueue()
         self.answers: SimpleQueue[Any] = SimpleQueue()
 
     def ask(self) -> None:
         """One thing after the other, in a thread; its greeting comes unasked."""
-        with self.pipe, suppress(OSError, EOFError):
-            self.answers.put(self.pipe.recv())
+        with self.listens, suppress(BrokenPipeError, EOFError, pickle.UnpicklingError):
+            self.answers.put(pickle.load(self.listens))
             while (question := self.questions.get()) is not None:
-                self.pipe.send(question)
-                self.answers.put(self.pipe.recv())
+                write_all(self.tells, pickle.dumps(question))
+                self.answers.put(pickle.load(self.listens))
         self.answers.put(Stopped("a process of this run was killed; run the same command again to go on"))
+        os.close(self.tells)
 
     def answer(self) -> Any:
         """The next one. Raises what the process refused it with, and Stopped if there is no process any more."""
@@ -60,7 +69,9 @@ class Team:
     """`count` processes. To be made before anything that does not survive a fork."""
 
     def __init__(self, count: int, prepare: Prepare) -> None:
-        self.members = [Member(prepare) for _ in range(count)]
+        self.members: list[Member] = []
+        for _ in range(count):
+            self.members.append(Member(prepare, self.members))
         for member in self.members:
             threading.Thread(target=member.ask, daemon=True).start()
 
@@ -89,23 +100,29 @@ class Team:
                     member.questions.get_nowait()
             member.questions.put(None)
         for member in self.members:
-            member.process.join()
+            os.waitpid(member.pid, 0)
+        self.members = []
 
 
-def live(prepare: Prepare, pipe: "Connection[Any, Any]", other_end: "Connection[Any, Any]") -> None:
-    """The life of a process of the team, until nobody is at the other end of its pipe."""
-    other_end.close()
-    # From the terminal it is for the parent.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ready = refused_or(prepare)
-    greeting, work = ready if isinstance(ready, tuple) else (ready, None)
-    # What is loaded stays, and rows are no garbage: to look for any each time that there are 700 of them only takes time.
-    gc.freeze()
-    gc.set_threshold(GARBAGE)
-    with suppress(OSError, EOFError):
-        pipe.send(greeting)
-        while work is not None:
-            pipe.send(refused_or(work, *pipe.recv()))
+def live(prepare: Prepare, hears: BinaryIO, answers: int) -> NoReturn:
+    """The life of a process of the team, until nobody asks it anything any more."""
+    try:
+        # From the terminal they are for the parent.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        ready = refused_or(prepare)
+        greeting, work = ready if isinstance(ready, tuple) else (ready, None)
+        # What is loaded stays, and rows are no garbage: to look for any each time that there are 700 of them only takes time.
+        gc.freeze()
+        gc.set_threshold(GARBAGE)
+        with suppress(BrokenPipeError, EOFError):
+            write_all(answers, pickle.dumps(greeting))
+            while work is not None:
+                write_all(answers, pickle.dumps(refused_or(work, *pickle.load(hears))))
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(0)
 
 
 def refused_or(work: Callable[..., Any], *question: Any) -> Any:
