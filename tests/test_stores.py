@@ -658,15 +658,28 @@ def test_a_defect_in_one_write_is_told_to_all_that_share_its_commit_and_undone(t
         assert store.check() == [] and store.submit(BODY).state == "queued"
 
 
+def forked(works: Callable[[], object]) -> int:
+    """A child that ends with 0 if it works; it never gets back into the test, whose threads it has not."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(0 if works() else 1)
+        finally:
+            os._exit(2)
+    return pid
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_nothing_is_open_in_a_process_that_forks_and_both_go_on(tmp_path):
-    with closing(SqliteJobs(tmp_path / "jobs.db")) as store:
+    with closing(SqliteJobs(tmp_path / "jobs.db", busy_seconds=PATIENCE_SECONDS)) as store:
         job = store.submit(BODY)
         store.get(job.id)
-        pid = os.fork()
-        if pid == 0:
+
+        def opens_its_own() -> bool:
             opened = store.database.writer or store.database.readers
-            os._exit(0 if not opened and store.submit(BODY) and store.get(job.id) == job else 1)
+            return not opened and store.submit(BODY) and store.get(job.id) == job
+
+        pid = forked(opens_its_own)
         store.submit(BODY)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         assert by_state(store) == {"queued": 3} and store.check() == []
@@ -674,13 +687,12 @@ def test_nothing_is_open_in_a_process_that_forks_and_both_go_on(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_threads_that_write_while_the_process_forks_again_and_again_all_go_on(tmp_path):
-    with closing(SqliteJobs(tmp_path / "jobs.db")) as store, ThreadPoolExecutor(8) as pool:
+    place = tmp_path / "jobs.db"
+    with closing(SqliteJobs(place, busy_seconds=PATIENCE_SECONDS)) as store, ThreadPoolExecutor(8) as pool:
         ids = [pool.submit(lambda: [store.submit(BODY).id for _ in range(50)]) for _ in range(8)]
         pids = []
         while not all(one.done() for one in ids) or len(pids) < 5:
-            pids.append(os.fork())
-            if pids[-1] == 0:
-                os._exit(0 if store.submit(BODY) else 1)
+            pids.append(forked(lambda: store.submit(BODY)))
             assert os.waitstatus_to_exitcode(os.waitpid(pids[-1], 0)[1]) == 0
         assert len({job for one in ids for job in one.result(PATIENCE_SECONDS)}) == 400
         assert by_state(store) == {"queued": 400 + len(pids)} and store.check() == []
