@@ -14,9 +14,9 @@ from fleet import Fleet
 # Of a process's own memory, over the steady half; see `growth`.
 MOST_KB_PER_MINUTE = 100.0
 # Over less there is nothing to be seen.
-LEAST_SECONDS = 120.0
+LEAST_SECONDS = 240.0
 # What an allocator may still spread into, however short the run was.
-NOISE_KB = 512.0
+NOISE_KB = 1024.0
 
 
 class Sample(NamedTuple):
