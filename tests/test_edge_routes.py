@@ -398,6 +398,8 @@ def test_the_command_says_in_one_line_what_is_wrong_with_a_bundle(tmp_path):
         str(tmp_path),
         "--model-dir",
         str(ROOT / "model"),
+        "--state-dir",
+        str(tmp_path / "state"),
     ]
     told = subprocess.run([*line, "--workers", "1"], capture_output=True, text=True, timeout=60)
     assert told.returncode != 0 and "is no edge bundle" in told.stderr

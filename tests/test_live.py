@@ -190,6 +190,7 @@ def test_a_defect_in_one_connection_costs_that_connection_and_is_logged(tmp_path
         "sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "serve", "--port", "0", "--workers", "1", "--model-dir", str(MODEL)]
+    command += ["--state-dir", str(tmp_path)]
     server = Running(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     try:
         with socket.create_connection((server.host, server.port)) as half:

@@ -29,11 +29,12 @@ def samples(memory) -> list[Sample]:
 
 
 def test_a_leak_is_told_from_noise_and_from_what_is_taken_once():
-    assert leaks(Looked(samples(lambda minutes: 100 * minutes)), 0, 600)[1]
+    assert leaks(Looked(samples(lambda minutes: 200 * minutes)), 0, 600)[1]
     assert not leaks(Looked(samples(lambda minutes: 0)), 0, 600)[1]
     for when in (1, 3, 5, 7, 9):
         assert not leaks(Looked(samples(lambda minutes, when=when: 8000 * (minutes > when))), 0, 600)[1]
-    assert growth(samples(lambda minutes: 100 * minutes)) == pytest.approx(100, abs=25)
+    assert not leaks(Looked(samples(lambda minutes: 4000 * (1 - 2 ** (-minutes / 2)))), 0, 600)[1]
+    assert growth(samples(lambda minutes: 200 * minutes)) == pytest.approx(200, abs=60)
 
 
 def test_a_process_that_did_not_live_all_the_time_is_not_measured():

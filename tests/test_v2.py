@@ -320,9 +320,9 @@ def test_statistics_count_requests_rows_runs_and_times(make):
     assert value(text, "inference_stage_seconds_total", model="iris_svc", stage="success") == of["success"]["ns"] / 1e9
 
 
-def test_statistics_are_those_of_all_processes():
-    board = Board(2)
-    apps = [build(Settings(model_dir=str(MODEL)), KeptLog(), Registry(board, slot)).app for slot in (0, 1)]
+def test_statistics_are_those_of_all_processes(tmp_path):
+    board, settings = Board(2), Settings(model_dir=str(MODEL), state_dir=str(tmp_path))
+    apps = [build(settings, KeptLog(), Registry(board, slot)).app for slot in (0, 1)]
     for app, count in zip(apps, (3, 4), strict=True):
         for _ in range(count):
             assert post(app, INFER, ROW_BYTES, "0")[0] == 200

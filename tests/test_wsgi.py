@@ -100,10 +100,12 @@ def test_the_application_keeps_to_the_specification_under_wsgiref_and_its_valida
             thread.join()
 
 
-def test_the_application_is_a_waitress_application():
+def test_the_application_is_a_waitress_application(tmp_path):
     from waitress.server import create_server
 
-    server = create_server(iris_wsgi.create_app(model_dir=str(MODEL)), host="127.0.0.1", port=0, threads=1)
+    server = create_server(
+        iris_wsgi.create_app(model_dir=str(MODEL), state_dir=str(tmp_path)), host="127.0.0.1", port=0, threads=1
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

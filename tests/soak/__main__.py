@@ -81,7 +81,8 @@ def soak(fleet: Fleet, given: argparse.Namespace, say) -> list[str]:
     since = settled + 0.25 * (ended - settled)
     slopes, wrong = leaks(gauge, since, ended)
     wrong += [
-        *more(gauge, before, after, given.clients),
+        # One thread and one connection, or a connection to each of two stores.
+        *more(gauge, before, after, 2 * given.clients),
         *faults.wrong,
         *traffic.ledger.wrong,
         *unfinished(traffic),

@@ -23,9 +23,9 @@ SMALL = {
     "IRIS_KEEP_SECONDS": "20",
     "IRIS_LEASE_SECONDS": "2",
     "IRIS_RETRY_SECONDS": "0.2",
-    "IRIS_HEADER_SECONDS": "3",
-    "IRIS_REQUEST_SECONDS": "6",
-    "IRIS_IDLE_SECONDS": "5",
+    "IRIS_HEADER_SECONDS": "8",
+    "IRIS_REQUEST_SECONDS": "15",
+    "IRIS_IDLE_SECONDS": "10",
     # One heap for all threads, and none of it for what is large: it is soon as large as it gets, and what still grows is a leak.
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "65536",

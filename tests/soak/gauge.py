@@ -12,11 +12,11 @@ import numpy as np
 from fleet import Fleet
 
 # Of a process's own memory, over the steady half; see `growth`.
-MOST_KB_PER_MINUTE = 40.0
+MOST_KB_PER_MINUTE = 100.0
 # Over less there is nothing to be seen.
-LEAST_SECONDS = 120.0
+LEAST_SECONDS = 240.0
 # What an allocator may still spread into, however short the run was.
-NOISE_KB = 512.0
+NOISE_KB = 1024.0
 
 
 class Sample(NamedTuple):
@@ -89,9 +89,12 @@ def slope(samples: list[Sample]) -> float:
 
 
 def growth(samples: list[Sample]) -> float:
-    """The same, and the least of the whole and its two halves: a leak is in both, what an allocator takes once is in one."""
-    middle = len(samples) // 2
-    return min(slope(part) for part in (samples, samples[:middle], samples[middle:]))
+    """The same, and the least of the whole, its two halves and its last third.
+
+    A leak is in all of them. What an allocator takes once is in one, and what it takes less and less of is least in the last.
+    """
+    middle, late = len(samples) // 2, len(samples) * 2 // 3
+    return min(slope(part) for part in (samples, samples[:middle], samples[middle:], samples[late:]))
 
 
 def leaks(gauge: Gauge, since: float, till: float) -> tuple[dict[int, float], list[str]]:
@@ -99,7 +102,7 @@ def leaks(gauge: Gauge, since: float, till: float) -> tuple[dict[int, float], li
     found, faults = {}, []
     for pid, samples in gauge.samples.items():
         steady = [one for one in samples if since <= one.at <= till]
-        if len(steady) < 6 or samples[-1].at < till or samples[0].at > since:
+        if len(steady) < 9 or samples[-1].at < till or samples[0].at > since:
             continue
         found[pid] = growth(steady)
         grown = found[pid] * (till - since) / 60
@@ -111,7 +114,7 @@ def leaks(gauge: Gauge, since: float, till: float) -> tuple[dict[int, float], li
 def more(gauge: Gauge, before: dict[int, Sample], after: dict[int, Sample], spare: int) -> list[str]:
     """Who has more descriptors or threads than any process of the kind had after the warm-up, both without load.
 
-    Threads and connections to stores are made when they are wanted and kept, one for each client that waits, hence `spare`.
+    Threads and connections to stores are made when they are wanted and kept, for each client that waits, hence `spare`.
     """
     faults, first = [], gauge.kinds(before)
     for pid, sample in after.items():

@@ -97,10 +97,12 @@ class Client:
 
     def ask(self, operation: str, path: str, document: object = None, *fields: str, well: tuple[int, ...] = (200,)) -> Answer:
         """An answer with one of these statuses. Raises Excused and Wrong."""
+        fields = (*fields, "Connection: close") if random.random() < 0.1 else fields
+        # Before a kept connection is looked at: to write a large document may take as long as that is kept.
+        data = request(operation.partition(" ")[0], path, document, *fields)
         wire, began = self.open(), time.time()
-        fields = (*fields, "Connection: close") if self.left == 0 and random.random() < 0.5 else fields
         try:
-            answer = wire.ask(request(operation.partition(" ")[0], path, document, *fields))
+            answer = wire.ask(data)
         except (OSError, EOFError) as error:
             self.close()
             self.ledger.note(self.server.name, operation, 0, began, repr(error))
@@ -214,8 +216,8 @@ def slow_sender(client: Client) -> None:
     with fresh(client) as wire:
         began = time.time()
         with Excusing(client, "GET /metadata", began):
-            for i in range(0, len(data), 8):
-                wire.send(data[i : i + 8])
+            for i in range(0, len(data), 10):
+                wire.send(data[i : i + 10])
                 client.traffic.ending.wait(0.1)
             answer = wire.answer()
             client.ledger.note(client.server.name, "GET /metadata", answer.status, began)

@@ -240,6 +240,7 @@ TURNS: dict[str, list[Turn]] = {
         cancelled,
         bad_job,
         telemetry,
+        clear,
     ],
     "web_single": mixed(single, batch, bad),
     "synchronous": mixed(infer),
