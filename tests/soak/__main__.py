@@ -88,7 +88,7 @@ def soak(fleet: Fleet, given: argparse.Namespace, say) -> list[str]:
         *unfinished(traffic),
         *unasked(traffic),
     ]
-    wrong += [fault for server in fleet.servers.values() for fault in logged(server.name, server.log, faults)]
+    wrong += [fault for server in fleet.servers.values() for fault in logged(server.name, server.log, faults, began)]
     table(gauge, slopes, before, after, traffic, say)
     draw(gauge, faults.windows, began, since, ended, given.out / "soak.png")
     return wrong
@@ -133,7 +133,7 @@ def unasked(traffic: Traffic) -> Iterator[str]:
         yield f"{server} {operation} was never well answered"
 
 
-def logged(name: str, log: Path, faults: Faults) -> Iterator[str]:
+def logged(name: str, log: Path, faults: Faults, since: float) -> Iterator[str]:
     """Tracebacks, and failures in the log, clients that went away included, that no fault excuses."""
     for text in log.open():
         if "Traceback" in text or "Warning" in text or '"traceback"' in text:
@@ -143,7 +143,8 @@ def logged(name: str, log: Path, faults: Faults) -> Iterator[str]:
         line = json.loads(text)
         at = datetime.fromisoformat(line["time"]).timestamp()
         status, operation = line["status"], f"{line['method']} {line['route']}"
-        if status != NO_FAULT_OF_OURS and not faults.excused(name, operation, status, at - 1, at):
+        # Before there was traffic the servers asked each other whether they are there.
+        if at > since and status != NO_FAULT_OF_OURS and not faults.excused(name, operation, status, at - 1, at):
             yield f"{name} logs {text[:300]}"
 
 
