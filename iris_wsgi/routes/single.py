@@ -54,46 +54,27 @@ def routes(model: Graph, ask: Ask, sample: Sample, max_rows: int, pace: Pace) ->
         # What it says of another half may become another.
         return Response(json.dumps(described(model, sample_row, sample.probabilities)).encode(), headers=headers)
 
-    labels = fixed({str(i): label for i, label in enumerate(model.labels)})
-    batch = of_rows(encoder.batch, max_rows, f"send them in several requests of up to {max_rows} rows")
-    one, many = openapi.rows(model, 1), openapi.rows(model, max_rows)
-    row, label, proba = openapi.row_answer(model), openapi.label_answer(model), openapi.proba_answer(model)
     # A row is a digit for each feature and a comma or bracket beside it, at least.
     inline = pace.inline_bytes(INLINE_BYTES, 2 * model.width + 2)
+
+    def get(path: str, handler: Handler, summary: str, answer: openapi.Schema, inline_bytes: int = inline) -> Route:
+        return revalidated(Route("GET", path, handler, summary, answer, inline_bytes=inline_bytes))
+
+    def post(path: str, handler: Handler, summary: str, answer: openapi.Schema, most: int = 1) -> Route:
+        return Route("POST", path, handler, summary, answer, openapi.rows(model, most), inline_bytes=inline)
+
+    labels = fixed({str(i): label for i, label in enumerate(model.labels)})
+    batch = of_rows(encoder.batch, max_rows, f"send them in several requests of up to {max_rows} rows")
+    row, label, proba = openapi.row_answer(model), openapi.label_answer(model), openapi.proba_answer(model)
     return [
-        *map(
-            revalidated,
-            (
-                Route("GET", "/metadata", metadata, "What the model takes and gives, with a sample", openapi.OBJECT),
-                Route("GET", "/label", labels, "Class numbers and names", openapi.OBJECT),
-                Route(
-                    "GET", "/predict/test", of_sample(encoder.row), "Probabilities of the sample row", row, inline_bytes=inline
-                ),
-                Route(
-                    "GET", "/predict/test/label", of_sample(encoder.label), "Label of the sample row", label, inline_bytes=inline
-                ),
-            ),
-        ),
-        Route("POST", "/predict", of_row(encoder.row), "Probabilities of one row", row, one, inline_bytes=inline),
-        Route("POST", "/predict/label", of_row(encoder.label), "Label of one row", label, one, inline_bytes=inline),
-        Route(
-            "POST",
-            "/predict/proba",
-            of_row(encoder.proba),
-            "Labels of one row with their probabilities",
-            proba,
-            one,
-            inline_bytes=inline,
-        ),
-        Route(
-            "POST",
-            "/predict/batch",
-            batch,
-            "Labels and probabilities of many rows",
-            openapi.batch_answer(model),
-            many,
-            inline_bytes=inline,
-        ),
+        get("/metadata", metadata, "What the model takes and gives, with a sample", openapi.OBJECT, INLINE_BYTES),
+        get("/label", labels, "Class numbers and names", openapi.OBJECT, INLINE_BYTES),
+        get("/predict/test", of_sample(encoder.row), "Probabilities of the sample row", row),
+        get("/predict/test/label", of_sample(encoder.label), "Label of the sample row", label),
+        post("/predict", of_row(encoder.row), "Probabilities of one row", row),
+        post("/predict/label", of_row(encoder.label), "Label of one row", label),
+        post("/predict/proba", of_row(encoder.proba), "Labels of one row with their probabilities", proba),
+        post("/predict/batch", batch, "Labels and probabilities of many rows", openapi.batch_answer(model), max_rows),
     ]
 
 
