@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 from iris_wsgi import __version__
 from iris_wsgi.console import failure, say
-from iris_wsgi.errors import BadModel
+from iris_wsgi.errors import BadModel, BadStore, StoreDown
 from iris_wsgi.settings import NAMES, BadSetting, Settings, add_flags, checked, read_settings, seal_text, server_address, whole
-from iris_wsgi.stores.jobs import BadStore, StoreDown
 
 Given = Mapping[str, Any]
 Parser = argparse.ArgumentParser

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from iris_wsgi.stores.jobs import JobError, StoreDown
+from iris_wsgi.errors import JobError, StoreDown
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""Every failure that a client can see with the document it is told in, and the one that stops a start."""
+"""Every failure that a client can see with the document it is told in, and those that stop a start."""
 
 import json
 import re
@@ -50,6 +50,18 @@ LATER = ("Retry-After", "1")
 
 class BadModel(Exception):
     """A model folder that must not be served; the message is one line that names the file and what is wrong with it."""
+
+
+class BadStore(Exception):
+    """A store that must not be used; the message is one line that names it and what is wrong with it."""
+
+
+class JobError(Exception):
+    """What a store answers instead of a job; it was asked for nothing that it could do."""
+
+
+class StoreDown(JobError):
+    """The store cannot be used now; whether what was asked for happened is not known. One sentence for the log."""
 
 
 class Fault(NamedTuple):

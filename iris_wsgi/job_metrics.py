@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
+from iris_wsgi.errors import StoreDown
 from iris_wsgi.metrics import Counter, Histogram, Registry
 from iris_wsgi.processes import Figure, figure
-from iris_wsgi.stores.jobs import STATES, Claim, Counts, StoreDown
+from iris_wsgi.stores.jobs import STATES, Claim, Counts
 
 # Jobs may wait for minutes, where a request is answered in seconds at most.
 LONG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)

@@ -13,10 +13,9 @@ from urllib.parse import quote
 
 from iris_wsgi import __version__
 from iris_wsgi.cpus import cpus, threads_for, workers_for
-from iris_wsgi.errors import BadModel
+from iris_wsgi.errors import BadModel, BadStore, StoreDown
 from iris_wsgi.log import LibraryLines, Log
 from iris_wsgi.settings import BadSetting, Settings
-from iris_wsgi.stores.jobs import BadStore, StoreDown
 
 if TYPE_CHECKING:
     from iris_wsgi.board import Board

@@ -4,7 +4,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from iris_wsgi.stores.jobs import Claim, JobStore, StoreDown
+from iris_wsgi.errors import StoreDown
+from iris_wsgi.stores.jobs import Claim, JobStore
 
 
 class Leases:

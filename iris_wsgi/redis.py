@@ -7,7 +7,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from iris_wsgi.stores.jobs import StoreDown
+from iris_wsgi.errors import StoreDown
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from iris_wsgi.breaker import Breaker, Tell
-from iris_wsgi.stores.jobs import StoreDown
+from iris_wsgi.errors import StoreDown
 
 if TYPE_CHECKING:
     from iris_wsgi.redis import Link

@@ -5,7 +5,8 @@ from contextlib import suppress
 from time import monotonic
 
 from iris_wsgi.companions import pause
-from iris_wsgi.stores.jobs import JobStore, Stop, StoreDown
+from iris_wsgi.errors import StoreDown
+from iris_wsgi.stores.jobs import JobStore, Stop
 
 # How long it waits where there is nothing to remove, and how many jobs it removes at once.
 IDLE_SECONDS, AT_ONCE = 5.0, 50

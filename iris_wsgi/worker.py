@@ -13,7 +13,7 @@ import numpy as np
 
 from iris_wsgi.breaker import Breaker
 from iris_wsgi.companions import pause
-from iris_wsgi.errors import DeadlineExceeded, Problem
+from iris_wsgi.errors import DeadlineExceeded, Problem, StoreDown
 from iris_wsgi.job_metrics import JobMetrics
 from iris_wsgi.leases import Leases
 from iris_wsgi.log import Log
@@ -21,7 +21,7 @@ from iris_wsgi.model import Graph
 from iris_wsgi.payload import Array, Encoder, best
 from iris_wsgi.predictors import Predict
 from iris_wsgi.records import pack_result, unpack_note, unpack_rows
-from iris_wsgi.stores.jobs import Claim, JobStore, Stop, StoreDown, never
+from iris_wsgi.stores.jobs import Claim, JobStore, Stop, never
 
 # How long a worker that found nothing waits until it looks again, unless it is woken: at first, at last, after a defect.
 FIRST_PAUSE, LAST_PAUSE, DEFECT_PAUSE = 0.002, 0.05, 0.25

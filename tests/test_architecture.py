@@ -17,21 +17,21 @@ PACKAGE = ROOT / "iris_wsgi"
 EVERY_SERVER = """
     __main__ answers asking board bodies channel codings companions console cores cpus deadline documents errors folder golden
     http1 launch listener log metrics model observer openapi ops pace parts paths payload predictors processes reader roles routes
-    routes.page routes.single routes.training server settings stores stores.jobs tracing training validators watch wsgi
+    routes.page routes.single routes.training server settings tracing training validators watch wsgi
 """
 FAMILIES = {
     "protocol": "kserve members oip oip_answers oip_schemas routes.v1 routes.v2 servable tally tensors",
     "jobs": """
-        job_metrics leases queues records routes.hybrid routes.jobs stores.choice stores.database breaker
+        job_metrics leases queues records routes.hybrid routes.jobs stores stores.choice stores.jobs stores.database breaker
         stores.schema stores.sqlite sweeper worker
     """,
     "prediction cache": """
-        cache_metrics cache_status cached caching flights known routes.cache rowbytes shared shelf stores.choice
-        breaker
+        cache_metrics cache_status cached caching flights known routes.cache rowbytes shared shelf stores stores.choice
+        stores.jobs breaker
     """,
     "items": """
         flights items items.cache items.choice items.entries items.marks items.metrics items.parts items.reader items.seed
-        items.sqlite items.store items.texts routes.items shelf stores.choice stores.database breaker
+        items.sqlite items.store items.texts routes.items shelf stores stores.choice stores.jobs stores.database breaker
     """,
     "others": """
         members oip remote remote.budget remote.call remote.exchange remote.inference remote.metrics remote.peer remote.reply

@@ -10,7 +10,8 @@ from conftest import KeptLog
 from iris_wsgi import breaker
 from iris_wsgi.breaker import FAILURES, Breaker
 from iris_wsgi.companions import Companions
-from iris_wsgi.stores.jobs import StoreDown, Unknown
+from iris_wsgi.errors import StoreDown
+from iris_wsgi.stores.jobs import Unknown
 
 
 class Store:

@@ -17,13 +17,13 @@ import pytest
 from clients import until
 from conftest import MODEL, ROOT
 
+from iris_wsgi.errors import BadStore, StoreDown
 from iris_wsgi.items import sqlite
 from iris_wsgi.items.postgres import PostgresItems
 from iris_wsgi.items.seed import seed
 from iris_wsgi.items.sqlite import SqliteItems
 from iris_wsgi.items.store import MOST_CHANGES, Item, ItemStore
 from iris_wsgi.model import load_model
-from iris_wsgi.stores.jobs import BadStore, StoreDown
 
 A, B, C = b"aaaa" * 4, b"bbbb" * 4, b"cccc" * 4
 # A database that is down says so in a quarter of a second where the machine has time; a test asserts only that it does not hang.

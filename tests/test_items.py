@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from iris_wsgi import breaker
 from iris_wsgi.board import MARKS
 from iris_wsgi.breaker import Breaker
-from iris_wsgi.errors import DeadlineExceeded
+from iris_wsgi.errors import DeadlineExceeded, StoreDown
 from iris_wsgi.flights import Flight
 from iris_wsgi.items import cache as cache_module
 from iris_wsgi.items import reader as reader_module
@@ -30,7 +30,6 @@ from iris_wsgi.items.texts import Texts
 from iris_wsgi.metrics import Registry
 from iris_wsgi.model import load_model
 from iris_wsgi.shelf import Shelf
-from iris_wsgi.stores.jobs import StoreDown
 
 IDS = ("a", "b")
 TIMES = Times(item=60.0, missing=5.0, stale=3600.0, check=1.0)

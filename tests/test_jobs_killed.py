@@ -21,9 +21,10 @@ from crowd import DEADLY, PATIENCE_SECONDS, WAIT, Crowd, Keep, Kept, Place, row
 from deadly import ABORTS, HOLDS, KILLS
 from hands import open_store
 
+from iris_wsgi.errors import StoreDown
 from iris_wsgi.model import Model, load_model
 from iris_wsgi.records import pack_rows
-from iris_wsgi.stores.jobs import DONE, Limits, StoreDown
+from iris_wsgi.stores.jobs import DONE, Limits
 
 pytestmark = pytest.mark.long
 

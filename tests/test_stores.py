@@ -21,10 +21,10 @@ from checks import check
 from conftest import ROOT
 from hands import open_store
 
+from iris_wsgi.errors import BadStore, StoreDown
 from iris_wsgi.stores.jobs import (
     ID_PATTERN,
     STATES,
-    BadStore,
     Claim,
     Counts,
     Full,
@@ -33,7 +33,6 @@ from iris_wsgi.stores.jobs import (
     JobStore,
     KeyConflict,
     Limits,
-    StoreDown,
     Unknown,
     new_id,
 )

@@ -1,6 +1,6 @@
 """The removal of expired jobs, which leaves time to everybody else."""
 
-from iris_wsgi.stores.jobs import StoreDown
+from iris_wsgi.errors import StoreDown
 from iris_wsgi.sweeper import AT_ONCE, IDLE_SECONDS, SHARE, sweep
 
 

@@ -14,13 +14,13 @@ from conftest import MODEL, KeptLog
 
 from iris_wsgi.breaker import FAILURES
 from iris_wsgi.deadline import RAN
-from iris_wsgi.errors import DeadlineExceeded
+from iris_wsgi.errors import DeadlineExceeded, StoreDown
 from iris_wsgi.job_metrics import JobMetrics
 from iris_wsgi.metrics import Registry
 from iris_wsgi.model import Model, load_model
 from iris_wsgi.payload import Array, Encoder
 from iris_wsgi.records import pack_note, pack_rows, provisional
-from iris_wsgi.stores.jobs import Job, Limits, StoreDown
+from iris_wsgi.stores.jobs import Job, Limits
 from iris_wsgi.stores.sqlite import SqliteJobs
 from iris_wsgi.worker import NO_ANSWER, TOO_LONG, WRONG_ROWS, Rules, Worker
 

@@ -7,13 +7,13 @@ from time import monotonic
 from typing import Literal, NamedTuple
 from zlib import crc32
 
+from iris_wsgi.errors import StoreDown
 from iris_wsgi.flights import Flight
 from iris_wsgi.items.entries import Entry, unpack
 from iris_wsgi.items.marks import Mark, Marks
 from iris_wsgi.items.metrics import ItemMetrics
 from iris_wsgi.items.reader import Reader
 from iris_wsgi.shelf import Shelf
-from iris_wsgi.stores.jobs import StoreDown
 
 # What of a lifetime may be less by chance, so that what was read together is not read again together.
 JITTER = 0.1

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from iris_wsgi.breaker import Breaker
+from iris_wsgi.errors import StoreDown
 from iris_wsgi.items.cache import ItemCache, Times
 from iris_wsgi.items.choice import open_items, open_shared
 from iris_wsgi.items.marks import Marks
@@ -15,7 +16,6 @@ from iris_wsgi.items.texts import Texts
 from iris_wsgi.parts import REQUEST_SECONDS, Parts
 from iris_wsgi.routes import items
 from iris_wsgi.shelf import Shelf
-from iris_wsgi.stores.jobs import StoreDown
 from iris_wsgi.wsgi import Route
 
 # How long the second level of the items may take, which is there to save time.

@@ -11,8 +11,8 @@ from typing import Any, LiteralString, TypeVar
 
 import psycopg
 
+from iris_wsgi.errors import BadStore, StoreDown
 from iris_wsgi.items.store import MOST_CHANGES, Change, Item
-from iris_wsgi.stores.jobs import BadStore, StoreDown
 
 # Who looks is told by a snapshot: all transactions before its xmin had ended, so all writes since are of later ones.
 SCRIPT = """

@@ -6,9 +6,9 @@ from hashlib import sha256
 from typing import TypeVar
 
 from iris_wsgi.breaker import Breaker, Tell
+from iris_wsgi.errors import StoreDown
 from iris_wsgi.items.store import Item
 from iris_wsgi.redis import Link
-from iris_wsgi.stores.jobs import StoreDown
 
 T = TypeVar("T")
 # The version of what is below: layout of the value, and what was done to the row before it was packed.

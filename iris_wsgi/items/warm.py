@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import urlsplit
 
 from iris_wsgi.batch.progress import Teller
+from iris_wsgi.errors import StoreDown
 from iris_wsgi.items.store import ItemStore
-from iris_wsgi.stores.jobs import StoreDown
 
 AT_ONCE = 1000
 SECONDS = 30.0

@@ -4,8 +4,7 @@ import json
 
 from iris_wsgi import openapi
 from iris_wsgi.cached import PredictionCache
-from iris_wsgi.errors import NotReady
-from iris_wsgi.stores.jobs import StoreDown
+from iris_wsgi.errors import NotReady, StoreDown
 from iris_wsgi.wsgi import Request, Response, Route
 
 CLEARED = Response(b'{"cleared":true}')

@@ -8,14 +8,13 @@ from typing import Any
 
 from iris_wsgi import errors, openapi
 from iris_wsgi.bodies import Environ
-from iris_wsgi.errors import LATER
+from iris_wsgi.errors import LATER, StoreDown
 from iris_wsgi.items.cache import ITEM, PREDICTION, Found, ItemCache
 from iris_wsgi.items.store import ID_PATTERN
 from iris_wsgi.model import Graph
 from iris_wsgi.pace import NEVER
 from iris_wsgi.paths import Parameters
 from iris_wsgi.payload import decode_rows
-from iris_wsgi.stores.jobs import StoreDown
 from iris_wsgi.wsgi import FRESH, Request, Response, Route
 
 DOWN = "The database of the items does not answer now, and this item is not in memory; try again soon."

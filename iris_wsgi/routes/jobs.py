@@ -7,13 +7,13 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 from iris_wsgi import deadline, errors, openapi
 from iris_wsgi.breaker import Breaker
-from iris_wsgi.errors import LATER
+from iris_wsgi.errors import LATER, JobError, StoreDown
 from iris_wsgi.job_metrics import JobMetrics
 from iris_wsgi.model import Graph
 from iris_wsgi.pace import NEVER
 from iris_wsgi.payload import Array, decode_rows
 from iris_wsgi.records import accepted, href, pack_rows, record
-from iris_wsgi.stores.jobs import DONE, ID_PATTERN, STATES, Full, Gone, Job, JobError, JobStore, KeyConflict, Stop, StoreDown
+from iris_wsgi.stores.jobs import DONE, ID_PATTERN, STATES, Full, Gone, Job, JobStore, KeyConflict, Stop
 from iris_wsgi.wsgi import FRESH, Request, Response, Route
 
 DOWN = (

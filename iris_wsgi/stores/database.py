@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
-from iris_wsgi.stores.jobs import BadStore, JobError, StoreDown
+from iris_wsgi.errors import BadStore, JobError, StoreDown
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Literal, NamedTuple, Protocol
 
+from iris_wsgi.errors import JobError
+
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 STATES: tuple[State, ...] = ("queued", "running", "succeeded", "failed", "cancelled")
 DONE = ("succeeded", "failed", "cancelled")
@@ -75,18 +77,6 @@ class Counts(NamedTuple):
 
     by_state: dict[State, int]
     oldest_seconds: float
-
-
-class BadStore(Exception):
-    """A store that must not be used; the message is one line that names it and what is wrong with it."""
-
-
-class JobError(Exception):
-    """What a store answers instead of a job; it was asked for nothing that it could do."""
-
-
-class StoreDown(JobError):
-    """The store cannot be used now; whether what was asked for happened is not known. One sentence for the log."""
 
 
 class Full(JobError):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+from iris_wsgi.errors import JobError
 from iris_wsgi.redis import Link
 from iris_wsgi.stores.jobs import (
     DEFAULT,
@@ -14,7 +15,6 @@ from iris_wsgi.stores.jobs import (
     Full,
     Gone,
     Job,
-    JobError,
     KeyConflict,
     Limits,
     Stop,
