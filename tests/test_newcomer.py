@@ -102,7 +102,7 @@ def test_who_reads_no_further_and_who_interrupts_gets_no_traceback(tmp_path, mon
     def interrupted(*_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(COMMANDS, "verify", interrupted)
+    monkeypatch.setitem(COMMANDS, "verify", COMMANDS["verify"]._replace(run=interrupted))
     assert (main(["verify"]), capsys.readouterr().err) == (130, "iris_wsgi: interrupted\n")
 
 

@@ -42,7 +42,7 @@ def run_file(options: Options, settings: Settings, processes: int) -> End:
             # Before the processes are there, so that they share its memory.
             import iris_wsgi.batch.parquet  # noqa: F401
         except ImportError:
-            raise BadSetting("Parquet needs pyarrow: pip install 'iris_wsgi[parquet]'") from None
+            raise BadSetting("Parquet needs pyarrow: bin/setup parquet, or pip install 'iris_wsgi[parquet]'") from None
     source = source_of(options.source, options.header)
     team = Team(processes, lambda: prepared(settings, options, source))
     try:
