@@ -576,7 +576,7 @@ def test_a_full_disk_is_told_loses_nothing_and_works_again_after(tmp_path):
     code = (
         "import resource, sys\n"
         "from checks import check\n"
-        "from iris_wsgi.stores.jobs import StoreDown\n"
+        "from iris_wsgi.errors import StoreDown\n"
         "from iris_wsgi.stores.sqlite import SqliteJobs\n"
         "from pathlib import Path\n"
         "store = SqliteJobs(Path(sys.argv[1]))\n"
