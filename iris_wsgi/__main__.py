@@ -204,11 +204,9 @@ def credentials(settings: Settings) -> Sequence[tuple[str, str]]:
 def verify(settings: Settings, _: Given) -> int:
     from iris_wsgi.beside import held
     from iris_wsgi.folder import fast_folder
-    from iris_wsgi.golden import batching, self_test
-    from iris_wsgi.model import load_model
+    from iris_wsgi.golden import batching, proven_model
 
-    model, golden = load_model(Path(settings.model_dir), settings.model_seal)
-    result = self_test(model, golden.cases, golden.tolerance)
+    model, golden, result = proven_model(Path(settings.model_dir), settings.model_seal)
     say(f"model {model.name} {model.version} {model.digest}")
     say(f"seal: {golden.seal}")
     say(f"labels: {', '.join(model.labels)}")

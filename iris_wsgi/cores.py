@@ -13,7 +13,7 @@ from iris_wsgi.companions import Companions
 from iris_wsgi.errors import BadModel
 from iris_wsgi.log import Log
 from iris_wsgi.metrics import Registry
-from iris_wsgi.model import Graph, Model, load_model
+from iris_wsgi.model import Graph, Model
 from iris_wsgi.ops import Readiness
 from iris_wsgi.pace import Pace, measure
 from iris_wsgi.predictors import ModelMetrics, Predict, measured, within_deadline
@@ -63,8 +63,7 @@ def folder_of(settings: Settings) -> Path:
 
 def here(start: Start) -> Core:
     """Loads the model and tests it. Raises BadModel."""
-    model, pinned = load_model(folder_of(start.settings), start.settings.model_seal)
-    self_test = golden.self_test(model, pinned.cases, pinned.tolerance)
+    model, pinned, self_test = golden.proven_model(folder_of(start.settings), start.settings.model_seal)
     first = pinned.cases[0]
     pace = measure(model, first.row)
     return Core(
@@ -93,8 +92,7 @@ def of_member(start: Start) -> Core:
 def second_half(settings: Settings, whole: Graph) -> Model:
     """What role pred would serve of this model's folder. Raises BadModel, also where no path could tell the two models apart."""
     folder = Path(settings.model_dir) / PRED
-    half, pinned = load_model(folder)
-    golden.self_test(half, pinned.cases, pinned.tolerance)
+    half, _, _ = golden.proven_model(folder)
     if half.name == whole.name:
         raise BadModel(f"{folder} holds a model of the name {half.name}, as the whole one has it")
     return half

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from iris_wsgi import golden
 from iris_wsgi.ensemble import Here, majority
 from iris_wsgi.errors import BadModel
 from iris_wsgi.folder import member_folders, pinned_digest
-from iris_wsgi.model import load_model
+from iris_wsgi.golden import proven_model
 from iris_wsgi.parts import Parts
 from iris_wsgi.predictors import within_deadline
 from iris_wsgi.routes import gateway
@@ -46,8 +45,7 @@ def local_ensemble(parts: Parts) -> list[Route]:
     """Over the members in the model's folder. Raises BadModel."""
     settings, members, watch = parts.settings, {}, Watch()
     for name, folder in member_folders(Path(settings.model_dir)).items():
-        model, pinned = load_model(folder)
-        golden.self_test(model, pinned.cases, pinned.tolerance)
+        model, _, _ = proven_model(folder)
         if model.width != parts.model.width:
             raise BadModel(f"{folder} takes {model.width} features, the whole model takes {parts.model.width}")
         members[name] = (within_deadline(model, watch), model.digest)

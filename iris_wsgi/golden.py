@@ -11,8 +11,8 @@ import numpy as np
 
 from iris_wsgi import payload
 from iris_wsgi.errors import BadModel, Problem
-from iris_wsgi.folder import GOLDEN, Case, read_file, read_labels, sha256
-from iris_wsgi.model import Model, first_line
+from iris_wsgi.folder import GOLDEN, Case, Golden, read_file, read_labels, sha256
+from iris_wsgi.model import Model, first_line, load_model
 from iris_wsgi.payload import Array
 
 
@@ -48,6 +48,12 @@ def self_test(model: Answers, cases: Sequence[Case], tolerance: float) -> str:
             raise BadModel(f"golden row {i} gives {label}, off by {off:.1e}; wanted {case.label} within {tolerance:g}")
         worst = max(worst, off)
     return f"{len(rows)} golden rows answered, probabilities within {worst:.1e} (allowed {tolerance:g})"
+
+
+def proven_model(folder: Path, seal: str = "") -> tuple[Model, Golden, str]:
+    """A model whose files are as golden.json says and whose answers too, and one line on that. Raises BadModel."""
+    model, golden = load_model(folder, seal)
+    return model, golden, self_test(model, golden.cases, golden.tolerance)
 
 
 def holds(model: Answers, case: Case, tolerance: float) -> bool:

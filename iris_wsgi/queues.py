@@ -3,12 +3,11 @@
 from functools import partial
 from pathlib import Path
 
-from iris_wsgi import golden
 from iris_wsgi.breaker import Breaker
 from iris_wsgi.errors import BadModel
 from iris_wsgi.folder import fast_folder
+from iris_wsgi.golden import proven_model
 from iris_wsgi.job_metrics import JobMetrics, store_figures
-from iris_wsgi.model import load_model
 from iris_wsgi.parts import REQUEST_SECONDS, Parts
 from iris_wsgi.predictors import within_deadline
 from iris_wsgi.processes import Figure
@@ -47,8 +46,7 @@ def hybrid_routes(parts: Parts, queue: jobs.Queue) -> list[Route]:
     """Raises BadModel if the fast model cannot be served, or answers something else than the full one."""
     settings, full = parts.settings, parts.model
     folder = fast_folder(Path(settings.model_dir), settings.fast_model_dir)
-    fast, pinned = load_model(folder)
-    golden.self_test(fast, pinned.cases, pinned.tolerance)
+    fast, _, _ = proven_model(folder)
     if (fast.labels, fast.width) != (full.labels, full.width):
         raise BadModel(
             f"{folder} takes {fast.width} features for {', '.join(fast.labels)}; the full model takes {full.width}"

@@ -13,8 +13,8 @@ from iris_wsgi.batch.options import Options
 from iris_wsgi.batch.scorer import Outcome, Reader, Scorer, Writer
 from iris_wsgi.batch.sources import DELIMITERS, Source
 from iris_wsgi.batch.writers import CsvWriter, JsonWriter
-from iris_wsgi.golden import self_test
-from iris_wsgi.model import Model, load_model
+from iris_wsgi.golden import proven_model
+from iris_wsgi.model import Model
 from iris_wsgi.settings import Settings
 
 
@@ -29,8 +29,7 @@ class Greeting(NamedTuple):
 
 def prepared(settings: Settings, options: Options, source: Source) -> tuple[Greeting, Callable[[bytes, int], Outcome]]:
     """Raises BadModel, and BadSetting for columns that are not there; what turns chunks into answers raises Stopped."""
-    model, golden = load_model(Path(settings.model_dir), settings.model_seal)
-    self_test(model, golden.cases, golden.tolerance)
+    model, golden, _ = proven_model(Path(settings.model_dir), settings.model_seal)
     features = features_of(model, options.features)
     reader = reader_for(model, features, options, source)
     writer = writer_for(model, options, reader)

@@ -13,8 +13,8 @@ from iris_wsgi.batch.progress import Teller
 from iris_wsgi.batch.statements import PREDICTION
 from iris_wsgi.batch.tables import Database, Row
 from iris_wsgi.batch.values import answers
-from iris_wsgi.golden import self_test
-from iris_wsgi.model import Model, load_model
+from iris_wsgi.golden import proven_model
+from iris_wsgi.model import Model
 from iris_wsgi.settings import Settings
 
 Say = Callable[[str], None]
@@ -23,8 +23,7 @@ Say = Callable[[str], None]
 def run_table(options: TableOptions, settings: Settings, say: Say) -> End:
     """The whole of it; lines for people go to `say`. Raises BadSetting, BadModel and Stopped."""
     wish = Wish()
-    model, golden = load_model(Path(settings.model_dir), settings.model_seal)
-    self_test(model, golden.cases, golden.tolerance)
+    model, _, _ = proven_model(Path(settings.model_dir), settings.model_seal)
     with closing(opened(settings.database_url)) as database:
         plan = planned(database, options, model)
         return TableRun(database, plan, options, model).go(say, wish)
