@@ -47,14 +47,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=f"takes seconds; ask for it by name: bin/test {item.location[0]}"))
 
 
-@pytest.fixture(autouse=True)
-def unmeasured(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What long tests start is not measured for coverage: that takes minutes, and what they reach others do as well."""
-    if request.node.get_closest_marker("long"):
-        for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):
-            monkeypatch.delenv(name, raising=False)
-
-
 class KeptLog(Log):
     """A log that keeps its lines."""
 

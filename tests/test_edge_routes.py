@@ -360,6 +360,7 @@ def test_a_report_counts_once_whichever_process_hears_it(bundle, log):
 # Over a live server
 
 
+@pytest.mark.long
 def test_large_files_go_out_whole_to_slow_clients_who_hold_up_nobody_and_no_memory(tmp_path, run):
     content = os.urandom(1 << 20) * 24
     write_bundle(tmp_path / "edge", {**SMALL, "ort/a.wasm": content}, packed=())

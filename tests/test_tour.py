@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 
+import pytest
 from bundles import build_bundle
 from conftest import MODEL, ROOT
 from faulty import Faulty
@@ -82,6 +83,7 @@ def test_answers_are_held_to_the_golden_rows_that_are_here(run, model_copy):
     assert [*wrong(tour(run().url, "--model-dir", str(model_copy)))] == NAMES
 
 
+@pytest.mark.long
 def test_a_server_of_another_model_is_wrong_where_that_matters(run):
     found = wrong(tour(run("--model-dir", str(MODEL / "fast")).url))
     assert found.keys() == set(NAMES) - {"batch"}
