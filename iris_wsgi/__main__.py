@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from iris_wsgi import __version__
-from iris_wsgi.console import failure, say
+from iris_wsgi.console import failure, say, tell
 from iris_wsgi.errors import BadModel, BadStore, StoreDown
 from iris_wsgi.settings import NAMES, BadSetting, Settings, add_flags, checked, read_settings, seal_text, server_address, whole
 
@@ -186,10 +186,9 @@ def warm(settings: Settings, given: Given) -> int:
 
 def url_here(settings: Settings) -> str:
     """Of the server of this machine."""
-    from iris_wsgi.health import EVERYWHERE
+    from iris_wsgi.listener import url_of
 
-    host = EVERYWHERE.get(settings.host, settings.host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    return url_of(settings.host, settings.port)
 
 
 def credentials(settings: Settings) -> Sequence[tuple[str, str]]:
@@ -260,7 +259,7 @@ def tour(settings: Settings, given: Given) -> int:
     url = checked("URL", given["url"] or url_here(settings), server_address)
     # A server of role prep, which the tour starts, shows it too.
     environ = os.environ | {"IRIS_TOKEN_FILE": settings.token_file}
-    return tour(Guide(url, environ, settings.model_dir, dict(credentials(settings))), lambda message: failure(message, 1))
+    return tour(Guide(url, environ, settings.model_dir, dict(credentials(settings))), tell)
 
 
 class Command(NamedTuple):

@@ -1,4 +1,4 @@
-"""What commands tell people: lines on standard output, failures on standard error."""
+"""What commands tell people: answers on standard output, all else on standard error."""
 
 import sys
 
@@ -7,6 +7,11 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
+def tell(line: str) -> None:
+    """Where standard output may be the answer itself."""
+    print(f"iris_wsgi: {line}", file=sys.stderr, flush=True)
+
+
 def failure(message: str, status: int) -> int:
-    print(f"iris_wsgi: {message}", file=sys.stderr)
+    tell(message)
     return status

@@ -3,8 +3,9 @@
 import socket
 from collections.abc import Iterable
 
+from iris_wsgi.listener import EVERYWHERE
+
 SECONDS = 4.0
-EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 REQUEST = "{} HTTP/1.1\r\nHost: localhost\r\n{}Connection: close\r\n\r\n"
 
 

@@ -14,6 +14,7 @@ from urllib.parse import quote
 from iris_wsgi import __version__
 from iris_wsgi.cpus import cpus, threads_for, workers_for
 from iris_wsgi.errors import BadModel, BadStore, StoreDown
+from iris_wsgi.listener import url_of
 from iris_wsgi.log import LibraryLines, Log
 from iris_wsgi.settings import BadSetting, Settings
 
@@ -59,8 +60,7 @@ class Company(NamedTuple):
 
 def announce(settings: Settings, facts: Facts, say: Callable[[str], None]) -> None:
     """The lines that tell a person what runs here and how to try it."""
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(facts.host, f"[{facts.host}]" if ":" in facts.host else facts.host)
-    url = f"http://{shown}:{facts.port}"
+    url = url_of(facts.host, facts.port)
     workers, why_workers = workers_for(settings)
     threads, why_threads = threads_for(settings, cpus()[0])
     say(f"iris_wsgi {__version__} serves role {settings.role} on {url}")

@@ -17,6 +17,14 @@ DESCRIPTORS_FOR_THE_REST = 32
 # From <asm-generic/socket.h> and <linux/bpf_common.h>; Python has no names for them.
 SO_ATTACH_FILTER = 26
 BPF_LD_BYTE, BPF_AND, BPF_JUMP_IF_EQUAL, BPF_RET = 0x30, 0x54, 0x15, 0x06
+# To listen on every address, and one that can be opened.
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+def url_of(host: str, port: int) -> str:
+    """Where somebody on this machine finds who listens there."""
+    host = EVERYWHERE.get(host, host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def bind(settings: Settings) -> socket.socket:

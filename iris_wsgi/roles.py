@@ -210,11 +210,10 @@ def guard(settings: Settings, companions: Companions, log: Log) -> tuple[Callabl
     """What makes the application, and what is shown to other servers: without tokens all are answered, and nothing is."""
     if not settings.token_file:
         return App, nothing
-    from iris_wsgi.bearer import LOOK_SECONDS as EVERY_SECONDS
-    from iris_wsgi.bearer import Guarded, Tokens
+    from iris_wsgi.bearer import LOOK_SECONDS, Guarded, Tokens
 
     tokens = Tokens(settings.token_file, log.event)
-    companions.repeat("look for other tokens", EVERY_SECONDS, tokens.look)
+    companions.repeat("look for other tokens", LOOK_SECONDS, tokens.look)
     return partial(Guarded, tokens, ops.DOORS), tokens.fields
 
 

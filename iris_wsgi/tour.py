@@ -116,7 +116,7 @@ PATTERNS = (
 )
 
 
-def tour(guide: Guide, fail: Callable[[str], object]) -> int:
+def tour(guide: Guide, fail: Callable[[str], None]) -> int:
     """The status: 0 if all answers are right, 1 if not; what is wrong is told pattern by pattern, and once again at the end."""
     wrong = []
     try:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from iris_wsgi.board import Board
+from iris_wsgi.console import tell
 from iris_wsgi.launch import CANNOT_START, Company, Facts, serve_here
 from iris_wsgi.log import Log
 from iris_wsgi.settings import Settings
@@ -129,7 +130,7 @@ class Supervisor:
 
             status = serve_here(self.settings, self.bound, ready, Company(parent, self.board, slot))
         except CANNOT_START as error:
-            print(f"iris_wsgi: {error}", file=sys.stderr, flush=True)
+            tell(str(error))
         except BaseException:
             self.log.failure("a worker failed")
         finally:

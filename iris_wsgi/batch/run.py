@@ -1,6 +1,5 @@
 """The command batch, and a run over a file: chunks out of it, through the processes, into the output."""
 
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from iris_wsgi.batch.results import Results
 from iris_wsgi.batch.scoring import prepared
 from iris_wsgi.batch.sources import Source, source_of
 from iris_wsgi.batch.team import Team
+from iris_wsgi.console import tell
 from iris_wsgi.cpus import workers_for
 from iris_wsgi.settings import BadSetting, Settings
 
@@ -24,15 +24,10 @@ def batch(settings: Settings, given: Mapping[str, Any]) -> int:
             return run_file(options_of(given), settings, workers_for(settings)[0])
         from iris_wsgi.batch.table import run_table
 
-        return run_table(table_options_of(given, settings.database_url), settings, say)
+        return run_table(table_options_of(given, settings.database_url), settings, tell)
     except Stopped as stopped:
-        say(f"stopped: {stopped}")
+        tell(f"stopped: {stopped}")
         return End.STOPPED
-
-
-def say(line: str) -> None:
-    """Standard output may be the output itself."""
-    print(f"iris_wsgi: {line}", file=sys.stderr, flush=True)
 
 
 def run_file(options: Options, settings: Settings, processes: int) -> End:
@@ -109,7 +104,7 @@ class FileRun:
 def go(run: FileRun) -> End:
     options, results, target = run.options, run.results, run.options.target
     if not results.begin():
-        say(f"nothing to do: run {results.record.told['run']} has written {target.path}")
+        tell(f"nothing to do: run {results.record.told['run']} has written {target.path}")
         return End.GOOD
     teller = Teller(run.source.total, run.source.unit, options.quiet)
     end, why = end_of(run, target.path, options.max_bad, Wish(), teller)
@@ -117,5 +112,5 @@ def go(run: FileRun) -> End:
         bad = results.progress.bad
         told = f"; {bad} bad{'' if options.errors == STANDARD else f', told in {options.errors}'}" if bad else ""
         goes_on = not options.source.is_stream and not target.is_stream
-        say(summary(end, why, target.path, results.progress.labels, told, goes_on))
+        tell(summary(end, why, target.path, results.progress.labels, told, goes_on))
     return end

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iris_wsgi.batch.options import add_column_flags, asked, names
-from iris_wsgi.console import failure, say
+from iris_wsgi.console import failure, say, tell
 from iris_wsgi.errors import BadModel
 from iris_wsgi.settings import BadSetting, Settings, add_flags
 
@@ -110,7 +110,7 @@ def stream(model: "Model", given: Given) -> int:
     from iris_wsgi.edge.stream import Wanted, stream
 
     wanted = Wanted(asked(given, "features", names, ()), asked(given, "keep", names, ()), not given["no_header"])
-    bad = stream(model, wanted, sys.stdin.buffer, Standard(sys.stdout.fileno()), tell)
+    bad = stream(model, wanted, sys.stdin.buffer, Standard(sys.stdout.fileno()), tell_fault)
     return BAD_ROWS if bad else GOOD
 
 
@@ -123,7 +123,6 @@ def status(device: "Device") -> None:
         say(f"self-test: {bundle.test()}")
 
 
-def tell(fault: "Fault") -> None:
-    """Standard output is for answers."""
+def tell_fault(fault: "Fault") -> None:
     where = f"column {fault.column} " if fault.column else ""
-    print(f"iris_wsgi: line {fault.line}: {where}{fault.reason}", file=sys.stderr, flush=True)
+    tell(f"line {fault.line}: {where}{fault.reason}")

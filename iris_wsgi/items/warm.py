@@ -1,11 +1,11 @@
 """Asks a server for items before its clients do, so that they are in its memory when traffic comes."""
 
 import http.client
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import urlsplit
 
 from iris_wsgi.batch.progress import Teller
+from iris_wsgi.console import tell
 from iris_wsgi.errors import StoreDown
 from iris_wsgi.items.store import ItemStore
 
@@ -38,8 +38,10 @@ def warm(url: str, fields: Mapping[str, str], ids: list[str], teller: Teller, sa
     if settled == SETTLED:
         say(f"{len(ids)} items and what the model says of them are in the memory of {url}, after {passes} rounds")
         return 0
-    print(f"iris_wsgi: not all of {len(ids)} items stay in the memory of {url}: {failed} failed in the last round;"
-          " is IRIS_ITEMS_BYTES enough, or do they change?", file=sys.stderr)  # fmt: skip
+    tell(
+        f"not all of {len(ids)} items stay in the memory of {url}: {failed} failed in the last round; is IRIS_ITEMS_BYTES"
+        " enough, or do they change?"
+    )
     return 1
 
 
