@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import ExitStack
 from math import inf
+from operator import le
 
 import numpy as np
 import pytest
@@ -395,4 +396,5 @@ def test_nothing_is_left_behind_after_ten_thousand_calls_with_faults_among_them(
         assert call.result is not None and not call.exchanges
     target.end()
     assert known.count("connections") == 0
-    until(lambda: figures() == before, "the threads and connections of the other side are gone")
+    # The other side may have been about to end some before.
+    until(lambda: all(map(le, figures(), before)), "the threads and connections of the other side are gone")

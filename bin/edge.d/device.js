@@ -119,10 +119,19 @@ export function install(manifest, tell, again = false) {
     }
     const previous = bundle === before.current ? before.previous : before.current;
     await write({ current: bundle, previous, refused: null, proven: false, tries: 0, why: "" });
-    const wanted = [NAME, cacheOf(bundle), cacheOf(previous)];
-    const unwanted = (await caches.keys()).filter(name => name.startsWith(`${NAME} `) && !wanted.includes(name));
-    for (const name of unwanted) await caches.delete(name);
+    await keepOnly(bundle, previous);
   });
+}
+
+// A page that was closed in the middle of an update has left what it had brought.
+export const tidy = () => alone(async () => {
+  const { current, previous } = await state();
+  await keepOnly(current, previous);
+});
+
+async function keepOnly(...bundles) {
+  const wanted = bundles.map(cacheOf);
+  for (const name of await caches.keys()) if (name.startsWith(`${NAME} `) && !wanted.includes(name)) await caches.delete(name);
 }
 
 // Where on this device there is a file with a SHA-256: only what has changed is fetched.

@@ -55,6 +55,7 @@ async function start() {
   } catch (error) {
     return stop(reason(error));
   }
+  device.tidy().catch(console.error);
   update(false);
 }
 
