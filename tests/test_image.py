@@ -36,7 +36,7 @@ SMALL = ("--memory", "64m", "--memory-swap", "64m", "--cpus", "0.5")
 POINTS = {"setosa": [5.1, 3.5, 1.4, 0.2], "versicolor": [6.7, 3.1, 4.7, 1.5], "virginica": [7.2, 3.6, 6.1, 2.5]}
 PATIENCE_SECONDS = 60
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:cyclonedx")
+pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore::DeprecationWarning:cyclonedx")]
 
 
 def built(tag: str, target: str) -> None:
