@@ -37,6 +37,14 @@ def test_a_leak_is_told_from_noise_and_from_what_is_taken_once():
     assert growth(samples(lambda minutes: 200 * minutes)) == pytest.approx(200, abs=60)
 
 
+def test_a_leak_is_what_both_processes_of_a_server_do():
+    gauge = Looked(samples(lambda minutes: 300 * minutes))
+    for growth_of_other, faults in ((0, 0), (200, 1)):
+        gauge.samples[8] = samples(lambda minutes, grows=growth_of_other: grows * minutes)
+        gauge.names[8] = gauge.names[7]
+        assert len(leaks(gauge, 0, 600)[1]) == faults
+
+
 def test_a_process_that_did_not_live_all_the_time_is_not_measured():
     assert leaks(Looked(samples(lambda minutes: 100 * minutes)[:-2]), 0, 600) == ({}, [])
 

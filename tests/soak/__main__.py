@@ -81,8 +81,8 @@ def soak(fleet: Fleet, given: argparse.Namespace, say) -> list[str]:
     since = settled + 0.25 * (ended - settled)
     slopes, wrong = leaks(gauge, since, ended)
     wrong += [
-        # One thread and one connection, or a connection to each of two stores.
-        *more(gauge, before, after, 2 * given.clients),
+        # One thread and one connection, or a connection to each of two stores; two clients more are those that are rude.
+        *more(gauge, before, after, 2 * (given.clients + 2)),
         *faults.wrong,
         *traffic.ledger.wrong,
         *unfinished(traffic),

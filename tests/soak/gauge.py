@@ -5,6 +5,7 @@ import threading
 import time
 from collections import defaultdict
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,23 +99,32 @@ def growth(samples: list[Sample]) -> float:
 
 
 def leaks(gauge: Gauge, since: float, till: float) -> tuple[dict[int, float], list[str]]:
-    """KB a minute of each process that lived from `since` to `till`, and those that grew too much."""
-    found, faults = {}, []
+    """KB a minute of each process that lived from `since` to `till`, and the servers all of whose processes grew too much.
+
+    A leak is in each process that does the work. One that was begun in the middle still fills its heap when the others do not.
+    """
+    found: dict[int, float] = {}
+    least: dict[tuple[str, str], float] = {}
     for pid, samples in gauge.samples.items():
         steady = [one for one in samples if since <= one.at <= till]
         if len(steady) < 9 or samples[-1].at < till or samples[0].at > since:
             continue
         found[pid] = growth(steady)
-        grown = found[pid] * (till - since) / 60
-        if found[pid] > MOST_KB_PER_MINUTE and grown > NOISE_KB and till - since >= LEAST_SECONDS:
-            faults.append(f"{' '.join(gauge.names[pid])} ({pid}) grows by {found[pid]:.0f} KB a minute, {grown:.0f} KB so far")
-    return found, faults
+        least[gauge.names[pid]] = min(found[pid], least.get(gauge.names[pid], inf))
+    minutes = (till - since) / 60
+    most = max(MOST_KB_PER_MINUTE, NOISE_KB / minutes) if till - since >= LEAST_SECONDS else inf
+    return found, [
+        f"{' '.join(name)} grows by {one:.0f} KB a minute, {one * minutes:.0f} KB so far"
+        for name, one in least.items()
+        if one > most
+    ]
 
 
 def more(gauge: Gauge, before: dict[int, Sample], after: dict[int, Sample], spare: int) -> list[str]:
     """Who has more descriptors or threads than any process of the kind had after the warm-up, both without load.
 
-    Threads and connections to stores are made when they are wanted and kept, for each client that waits, hence `spare`.
+    Threads and connections to stores are made when they are wanted and kept, for each client that waits or has gone away while
+    a thread was busy with it, hence `spare`.
     """
     faults, first = [], gauge.kinds(before)
     for pid, sample in after.items():
