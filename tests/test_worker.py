@@ -62,7 +62,7 @@ class Bench:
     def __init__(self, path: Path, rules: Rules = RULES) -> None:
         self.model = load_model(MODEL)[0]
         self.clock, self.log, self.registry, self.ending = Clock(), KeptLog(), Registry(), False
-        self.store = SqliteJobs(path, Limits(attempts=rules.attempts), self.clock)
+        self.store = SqliteJobs(path, Limits(attempts=rules.attempts), self.clock, busy_seconds=60)
         self.predict = Acting(self.model)
         metrics = JobMetrics(self.registry)
         self.registry.join()
