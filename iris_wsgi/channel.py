@@ -55,6 +55,8 @@ class Channel:
         self.events = select.POLLIN
         self.close_after = False
         self.held = self.lingered = 0
+        # Of a computed answer that its client has not taken whole: its bytes, and since when it goes out.
+        self.owed, self.owed_since = 0, 0.0
         self.job: Job | None = None
         self.wanted = RECEIVED
         self.state, self.deadline = State.NEW, server.now + server.limits.header_seconds
@@ -158,6 +160,9 @@ class Channel:
             self.hold(0)
             if self.send(data):
                 self.advance()
+            elif self.unsent:
+                self.owed, self.owed_since = sum(map(len, data)), self.server.now
+                self.server.make_room()
 
     def send(self, pieces: Pieces) -> bool:
         """Sends what the socket takes; whether all went out and the connection goes on."""
@@ -196,6 +201,7 @@ class Channel:
 
     def finished(self) -> bool:
         """An answer is out: whether the connection goes on."""
+        self.owed = 0
         if not self.close_after:
             return True
         self.linger()

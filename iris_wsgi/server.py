@@ -175,10 +175,14 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         if self.listening:
             self.listening = False
             self.poller.unregister(self.socket.fileno())
-            if self.now >= self.next_complaint:
-                self.next_complaint = self.now + COMPLAINT_SECONDS
-                self.logbook.event("warning", "connections wait to be accepted", reason=error.strerror)
+            self.complain("connections wait to be accepted", reason=error.strerror)
         self.accept_again_at = self.now + ACCEPT_PAUSE_SECONDS
+
+    def complain(self, what: str, reason: str | None) -> None:
+        """Tells the log, now and then."""
+        if self.now >= self.next_complaint:
+            self.next_complaint = self.now + COMPLAINT_SECONDS
+            self.logbook.event("warning", what, reason=reason)
 
     def turn_away(self, connection: socket.socket) -> None:
         """Answers 503 to a connection too many. A few of them at a time may linger, so that the answer is not lost."""
@@ -194,6 +198,20 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         """A connection is about to be closed."""
         self.channels.pop(channel.fd, None)
         self.poller.unregister(channel.fd)
+
+    def make_room(self) -> None:
+        """Ends the connections whose clients take longest over an answer, until what is kept for the others has room.
+
+        What is in memory once for all, as files are, does not count, and the newest answer always has room.
+        """
+        slow = sorted((c for c in self.channels.values() if c.owed), key=lambda c: c.owed_since)
+        excess = sum(c.owed for c in slow) - self.limits.pending_bytes
+        for channel in slow[:-1]:
+            if excess <= 0:
+                break
+            excess -= channel.owed
+            channel.close()
+            self.complain("an answer was given up", reason="its client was too slow to take it, and there was no room for others")
 
     def answer(self, request: Request, arrived: float, hurry: Callable[[], bool] = never) -> tuple[Pieces, bool]:
         """The application's answer to a request that arrived then, and whether the connection closes after it; in the loop or

@@ -235,7 +235,9 @@ class Settings:
     connections: int = setting(4096, whole(1, 1_000_000), "most connections of a process at once; more get 503")
     queue: int = setting(64, whole(1, 100_000), "most requests that wait for a thread; more get 503")
     pending_bytes: int = setting(
-        16_777_216, whole(64, 1_099_511_627_776), "most bytes of requests that are not answered yet; what comes beyond gets 503"
+        16_777_216,
+        whole(64, 1_099_511_627_776),
+        "most bytes of requests that are not answered yet (more get 503), and of answers that are not taken yet (the oldest go)",
     )
     header_seconds: float = setting(10.0, seconds(0.1, 3600), "seconds for a request's line and fields; then 408")
     request_seconds: float = setting(30.0, seconds(0.1, 3600), "seconds for a whole request; then 408")

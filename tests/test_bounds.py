@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -27,6 +27,8 @@ from clients import (
     load_processes,
     log_to,
     metric,
+    open_sockets,
+    request,
     until,
 )
 from conftest import need
@@ -106,6 +108,28 @@ def test_bytes_of_unanswered_requests_are_bounded_over_all_connections(run):
             assert wire.answer().status == 400
     assert len(refused) == 6
     assert ask(server, LARGEST).status == 200
+
+
+def test_answers_that_are_not_taken_are_bounded_over_all_connections(run, tmp_path):
+    limit, clients, requests = 4 * 1024 * 1024, 16, 12
+    log = tmp_path / "log"
+    server = run("--pending-bytes", str(limit), under=log_to(log))
+    # Of a kind that has the longest answers for its bytes.
+    batch = request("POST", "/predict/batch", {"data": [[1, 1, 1, 1]] * 10_000})
+    size = len(ask(server, batch).body)
+    pid = server.process.pid
+    before = open_sockets(pid)
+    with ExitStack() as stack:
+        # More than kernels take in, of which each client has one answer at a time.
+        wires = [stack.enter_context(Wire(server, receive_buffer=4096)).send(batch * requests) for _ in range(clients)]
+        until(lambda: open_sockets(pid) - before <= limit // size, "those that are too many are gone")
+        assert ask(server, LABEL).status == 200
+        whole = 0
+        for wire in wires:
+            with suppress(EOFError, ConnectionResetError):
+                whole += all(wire.answer().status == 200 for _ in range(requests))
+        assert whole == limit // size
+    assert "an answer was given up" in log.read_text()
 
 
 def test_as_many_connections_as_descriptors_allow_and_no_more(run):

@@ -172,8 +172,8 @@ def test_the_package_has_no_way_to_run_what_comes_in():
 
 
 def test_the_numbers_of_the_worst_case_add_up():
-    found = re.search(r"(\d+) for the process with its model; (\d+) for bodies; (\d+) threads × (\d+) × (\d+) .*?: (\d+)\.", TEXT)
-    process, bodies, threads, times, body, total = map(int, found.groups())
+    words = r"(\d+) for the process .*?; (\d+) for bodies and (\d+) for answers; (\d+) threads × (\d+) × (\d+) .*?: (\d+)\."
+    process, bodies, answers, threads, times, body, total = map(int, re.search(words, TEXT).groups())
     assert (bodies, body) == (Settings().pending_bytes >> 20, Settings().max_body_bytes >> 20)
-    assert total == process + bodies + threads * times * body
+    assert answers == bodies and total == process + bodies + answers + threads * times * body
     assert times == MOST_TIMES
