@@ -29,17 +29,24 @@ def samples(memory) -> list[Sample]:
 
 
 def test_a_leak_is_told_from_noise_and_from_what_is_taken_once():
-    assert leaks(Looked(samples(lambda minutes: 200 * minutes)), 0, 600)[1]
+    assert leaks(Looked(samples(lambda minutes: 600 * minutes)), 0, 600)[1]
     assert not leaks(Looked(samples(lambda minutes: 0)), 0, 600)[1]
     for when in (1, 3, 5, 7, 9):
         assert not leaks(Looked(samples(lambda minutes, when=when: 8000 * (minutes > when))), 0, 600)[1]
     assert not leaks(Looked(samples(lambda minutes: 4000 * (1 - 2 ** (-minutes / 2)))), 0, 600)[1]
-    assert growth(samples(lambda minutes: 200 * minutes)) == pytest.approx(200, abs=60)
+    assert growth(samples(lambda minutes: 600 * minutes)) == pytest.approx(600, abs=60)
+
+
+def test_what_python_holds_is_told_from_what_requests_hold_for_a_moment():
+    looks, chance = samples(lambda minutes: 0), random.Random(12)
+    for leaked, faults in ((0, 0), (1, 1)):
+        told = [one._replace(blocks=150_000 + int(leaked * one.at * 20) + chance.choice((0, 90, 50_000))) for one in looks]
+        assert len(leaks(Looked(told), 0, 600)[1]) == faults
 
 
 def test_a_leak_is_what_both_processes_of_a_server_do():
-    gauge = Looked(samples(lambda minutes: 300 * minutes))
-    for growth_of_other, faults in ((0, 0), (200, 1)):
+    gauge = Looked(samples(lambda minutes: 700 * minutes))
+    for growth_of_other, faults in ((0, 0), (600, 1)):
         gauge.samples[8] = samples(lambda minutes, grows=growth_of_other: grows * minutes)
         gauge.names[8] = gauge.names[7]
         assert len(leaks(gauge, 0, 600)[1]) == faults

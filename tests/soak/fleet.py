@@ -41,7 +41,8 @@ class Server:
         self.name, self.workers, self.log = name, workers, folder / f"{name}.log"
         self.host, self.port = "127.0.0.1", 0
         self.options = ["--workers", str(workers), "--model-dir", str(MODEL), "--state-dir", str(folder / name), *options]
-        self.environment = {**os.environ, **NOT_MEASURED, **SMALL, **settings}
+        inside = {"PYTHONPATH": str(Path(__file__).parent / "inside"), "SOAK_BLOCKS": str(folder / "blocks")}
+        self.environment = {**os.environ, **NOT_MEASURED, **SMALL, **inside, **settings}
         self.begin()
 
     def begin(self) -> None:
@@ -119,7 +120,8 @@ class Fleet:
     """All of them; one Redis for jobs, one for the cache and one for items, so that each can fail alone."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.blocks = folder, folder / "blocks"
+        self.blocks.mkdir()
         self.servers: dict[str, Server] = {}
         self.stores: list[Store] = []
         self.jobs, self.cache, self.items = (self.kept(RedisServer(durable)) for durable in (True, False, False))

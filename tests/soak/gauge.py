@@ -1,6 +1,8 @@
 """What /proc tells of each process every few seconds, and what that must not do: grow."""
 
 import os
+import signal
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -12,8 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from fleet import Fleet
 
-# Of a process's own memory, over the steady half; see `growth`.
-MOST_KB_PER_MINUTE = 100.0
+# Of a process's own memory, over the steady half; see `growth`. Large requests that meet by chance let its heap grow for hours,
+# less and less, while Python holds no more than before.
+MOST_KB_PER_MINUTE = 400.0
+# Of the blocks that Python holds, from one half of that to the other: a thousand requests and more of one process.
+MOST_BLOCKS = 3000
 # Over less there is nothing to be seen.
 LEAST_SECONDS = 240.0
 # What an allocator may still spread into, however short the run was.
@@ -21,23 +26,28 @@ NOISE_KB = 1024.0
 
 
 class Sample(NamedTuple):
-    """One look at a process: KB that are its own, KB of its share of all, descriptors, threads."""
+    """One look at a process: KB that are its own, KB of its share of all, descriptors, threads, blocks that Python holds."""
 
     at: float
     own: int
     share: int
     descriptors: int
     threads: int
+    blocks: int = 0
 
 
-def look(pid: int) -> Sample | None:
-    """None for one that is gone."""
+def look(pid: int, told: Path) -> Sample | None:
+    """None for one that is gone; `told` is where it says of itself, in a moment, what it has said at the last look until then."""
     with suppress(OSError, KeyError, ValueError):
         status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         rollup = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
         descriptors = len(os.listdir(f"/proc/{pid}/fd"))
         kilobytes = (int(rollup[name].split()[0]) for name in ("Private_Dirty", "Pss"))
-        return Sample(time.time(), *kilobytes, descriptors, int(status["Threads"]))
+        blocks = int(told.read_text() or 0) if told.exists() else 0
+        # One that has just begun would end by it.
+        if int(status["SigCgt"], 16) >> (signal.SIGUSR1 - 1) & 1:
+            os.kill(pid, signal.SIGUSR1)
+        return Sample(time.time(), *kilobytes, descriptors, int(status["Threads"]), blocks)
     return None
 
 
@@ -69,7 +79,7 @@ class Gauge:
         found = {}
         for server in self.fleet.servers.values():
             for pid, kind in server.pids().items():
-                if sample := look(pid):
+                if sample := look(pid, self.fleet.blocks / str(pid)):
                     self.names[pid] = server.name, kind
                     self.samples[pid].append(sample)
                     found[pid] = sample
@@ -98,25 +108,35 @@ def growth(samples: list[Sample]) -> float:
     return min(slope(part) for part in (samples, samples[:middle], samples[middle:], samples[late:]))
 
 
+def more_blocks(samples: list[Sample]) -> int:
+    """By how many blocks Python holds more in the second half, of the least in each: in between are those of requests."""
+    told = [one.blocks for one in samples if one.blocks]
+    middle = len(told) // 2
+    return min(told[middle:]) - min(told[:middle]) if middle else 0
+
+
 def leaks(gauge: Gauge, since: float, till: float) -> tuple[dict[int, float], list[str]]:
     """KB a minute of each process that lived from `since` to `till`, and the servers all of whose processes grew too much.
 
     A leak is in each process that does the work. One that was begun in the middle still fills its heap when the others do not.
     """
     found: dict[int, float] = {}
-    least: dict[tuple[str, str], float] = {}
+    least: dict[tuple[str, str], tuple[float, int]] = {}
     for pid, samples in gauge.samples.items():
         steady = [one for one in samples if since <= one.at <= till]
         if len(steady) < 9 or samples[-1].at < till or samples[0].at > since:
             continue
         found[pid] = growth(steady)
-        least[gauge.names[pid]] = min(found[pid], least.get(gauge.names[pid], inf))
+        kilobytes, blocks = least.get(gauge.names[pid], (inf, sys.maxsize))
+        least[gauge.names[pid]] = min(kilobytes, found[pid]), min(blocks, more_blocks(steady))
+    if till - since < LEAST_SECONDS:
+        return found, []
     minutes = (till - since) / 60
-    most = max(MOST_KB_PER_MINUTE, NOISE_KB / minutes) if till - since >= LEAST_SECONDS else inf
+    most = max(MOST_KB_PER_MINUTE, NOISE_KB / minutes)
     return found, [
-        f"{' '.join(name)} grows by {one:.0f} KB a minute, {one * minutes:.0f} KB so far"
-        for name, one in least.items()
-        if one > most
+        f"{' '.join(name)} grows by {kilobytes:.0f} KB a minute over {minutes:.1f} minutes, and by {blocks} blocks of Python's"
+        for name, (kilobytes, blocks) in least.items()
+        if kilobytes > most or blocks > MOST_BLOCKS
     ]
 
 
