@@ -6,6 +6,8 @@ import subprocess
 import sys
 from collections import Counter
 from functools import cache
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 from conftest import MODEL, ROOT
@@ -165,6 +167,16 @@ def test_nothing_is_defined_that_nobody_uses():
         for node in ast.walk(tree):
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
                 assert node.name.startswith("__") or node.name not in once, f"{name}: {node.name}"
+
+
+def test_what_the_benchmark_the_soak_and_the_builds_take_from_the_package_is_there():
+    for path in [*ROOT.glob("tests/bench/**/*.py"), *ROOT.glob("tests/soak/*.py"), *ROOT.glob("bin/*.d/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "iris_wsgi":
+                given = import_module(node.module)
+                for one in node.names:
+                    beside = Path(given.__file__).with_name(f"{one.name}.py")
+                    assert hasattr(given, one.name) or beside.exists(), f"{path}: {one.name}"
 
 
 def test_no_function_is_long_but_those_that_have_a_reason():

@@ -5,21 +5,19 @@ import os
 import sys
 import tempfile
 import time
-from pathlib import Path
 from unittest.mock import patch
 
 import rows
 from alone import call, environ
 from alone_cached import Kind, measured
 
-from iris_wsgi import parts
+from iris_wsgi.items import parts
 from iris_wsgi.items.cache import Entry, Found, ItemCache, Render
-from iris_wsgi.items.choice import EMBEDDED, postgres
-from iris_wsgi.items.sqlite import SqliteItems
+from iris_wsgi.items.choice import open_items
 from iris_wsgi.items.store import ItemStore
 from iris_wsgi.log import Log
 from iris_wsgi.roles import build
-from iris_wsgi.settings import Settings
+from iris_wsgi.settings import SQLITE, Settings
 
 KEPT, LOOKS = 20_000, 200
 LOOK_SECONDS, MOST_SECONDS = 3600.0, 86400.0
@@ -78,7 +76,7 @@ class Items:
 
 def main(model: str, windows: int, count: int, redis_url: str = "", url: str = "") -> None:
     with tempfile.TemporaryDirectory() as folder:
-        items = Items(model, url or f"{EMBEDDED}{folder}/items.db", windows, count)
+        items = Items(model, url or f"{SQLITE}{folder}/items.db", windows, count)
         store = filled(items.url)
         add_levels(items, redis_url) if redis_url else add_routes(items)
         json.dump(items.measured() | {"look": look(store)}, sys.stdout)
@@ -87,7 +85,7 @@ def main(model: str, windows: int, count: int, redis_url: str = "", url: str = "
 def filled(url: str) -> ItemStore:
     """A database with items in it."""
     drawn = {item_id(i): rows.packed([row]) for i, row in enumerate(rows.drawn(KEPT, 7))}
-    store = SqliteItems(Path(url.removeprefix(EMBEDDED)), drawn) if url.startswith(EMBEDDED) else postgres(url, drawn, 60.0)
+    store = open_items(Settings(database_url=url), drawn, 60.0)
     store.identity()
     return store
 

@@ -7,12 +7,12 @@ import tempfile
 import tracemalloc
 
 from alone import call
-from alone_items import EMBEDDED, KEPT, PLACES, Items, filled, get, item_id, metric
+from alone_items import KEPT, PLACES, SQLITE, Items, filled, get, item_id, metric
 
 
 def main(model: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        items = Items(model, f"{EMBEDDED}{folder}/items.db")
+        items = Items(model, f"{SQLITE}{folder}/items.db")
         filled(items.url)
         json.dump(taken(items, "_item", "item") | taken(items, "", "both"), sys.stdout)
 

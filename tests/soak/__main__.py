@@ -161,17 +161,16 @@ def table(gauge: Gauge, slopes: dict[int, float], before: dict, after: dict, tra
     for (server, operation, status, fault), count in sorted(ledger.excused.items()):
         say(f"excused: {count} times {status} of {server} {operation}, as {fault}")
     say(
-        f"KB a minute over the steady part (most allowed: {MOST_KB_PER_MINUTE:g}); MB of its own, descriptors, threads, blocks that"
-        " Python holds at the end"
+        f"KB a minute over the steady part (most allowed: {MOST_KB_PER_MINUTE:g}); at the end MB of its own, blocks that Python"
+        " holds, descriptors, threads"
     )
     first = gauge.kinds(before)
     for pid, sample in sorted(after.items(), key=lambda item: gauge.names[item[0]]):
         grows = f"{slopes[pid]:7.1f}" if pid in slopes else "      -"
         most = max(one.descriptors for one in first[gauge.names[pid]]), max(one.threads for one in first[gauge.names[pid]])
         name = " ".join(gauge.names[pid])
-        say(
-            f"{name:28} {grows} {sample.own / 1024:6.1f} MB  {sample.descriptors} of {most[0]}, {sample.threads} of {most[1]}, {sample.blocks:,}"
-        )
+        held = f"{sample.own / 1024:6.1f} MB  {sample.blocks:9,}"
+        say(f"{name:28} {grows} {held}  {sample.descriptors} of {most[0]}, {sample.threads} of {most[1]}")
 
 
 if __name__ == "__main__":
