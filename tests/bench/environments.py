@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,8 @@ def ensure(name: str) -> None:
     # The folder keeps itself out of git and of the tools that respect git's ignore files.
     (HOME / ".gitignore").write_text("*\n")
     print(f"bench: setting up .venv-bench/{name}, once", file=sys.stderr, flush=True)
+    # setuptools would take modules from there that are no longer in the package.
+    shutil.rmtree(ROOT / "build/lib", ignore_errors=True)
     pip = [python(name), "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", str(REQUIREMENTS)]
     for command in ([sys.executable, "-m", "venv", "--clear", str(HOME / name)], [*pip, *PACKAGES[name]]):
         run(command)

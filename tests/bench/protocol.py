@@ -28,7 +28,7 @@ HEADING = "Requests of 10,000 rows"
 USED = ("ours", "fastapi")
 METHOD = """\
 * Each server has one worker and is asked for all that the model gives, over 1 and 4 keep-alive connections, each of which has one
-  request under way. Four requests take turns. Limits are the defaults.
+  request under way. Four requests take turns. Limits are the defaults; ours has no prediction cache, as `synchronous` has none.
 * The model alone is `session.run` of the same arrays, over and over in one thread of a process of its own, with our server's
   session options. A server may run as many at once as it has threads, here on two CPUs that it shares with the load generator.
 * The probabilities of one answer of each kind are compared with those of the model alone first, bit for bit.
