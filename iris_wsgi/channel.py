@@ -160,8 +160,7 @@ class Channel:
             self.hold(0)
             if self.send(data):
                 self.advance()
-            elif self.unsent:
-                self.owed, self.owed_since = sum(map(len, data)), self.server.now
+            elif self.unsent and not self.owe(sum(map(len, data))):
                 self.server.make_room()
 
     def send(self, pieces: Pieces) -> bool:
@@ -201,7 +200,8 @@ class Channel:
 
     def finished(self) -> bool:
         """An answer is out: whether the connection goes on."""
-        self.owed = 0
+        if self.owed:
+            self.owe(0)
         if not self.close_after:
             return True
         self.linger()
@@ -264,6 +264,12 @@ class Channel:
         self.held = count
         return self.server.pending <= self.server.limits.pending_bytes
 
+    def owe(self, count: int) -> bool:
+        """Tells how many bytes of a computed answer are kept for this connection's client; whether there is room for them."""
+        self.server.owed += count - self.owed
+        self.owed, self.owed_since = count, self.server.now
+        return self.server.owed <= self.server.limits.pending_bytes
+
     def watch(self, events: int) -> None:
         if events != self.events:
             self.events = events
@@ -273,5 +279,6 @@ class Channel:
         if self.state is not State.CLOSED:
             self.state, self.deadline = State.CLOSED, inf
             self.hold(0)
+            self.owe(0)
             self.server.forget(self)
             self.socket.close()

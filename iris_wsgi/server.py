@@ -93,7 +93,8 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.listening, self.stopping, self.last_to_listen = True, False, True
         self.grace_ends_at = self.close_listener_at = self.end_at = self.accept_again_at = inf
         self.next_sweep = self.next_complaint = 0.0
-        self.pending = 0
+        # Bytes of requests that are not answered, and of computed answers that are not taken.
+        self.pending = self.owed = 0
         super().__init__(
             app,
             {},
@@ -205,11 +206,9 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         What is in memory once for all, as files are, does not count, and the newest answer always has room.
         """
         slow = sorted((c for c in self.channels.values() if c.owed), key=lambda c: c.owed_since)
-        excess = sum(c.owed for c in slow) - self.limits.pending_bytes
         for channel in slow[:-1]:
-            if excess <= 0:
+            if self.owed <= self.limits.pending_bytes:
                 break
-            excess -= channel.owed
             channel.close()
             self.complain("an answer was given up", reason="its client was too slow to take it, and there was no room for others")
 
