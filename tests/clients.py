@@ -363,13 +363,18 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def open_sockets(pid: int) -> int:
-    """How many sockets a process has, the listener among them."""
-    count = 0
+def open_files(pid: int) -> list[str]:
+    """What the descriptors of a process stand for: paths of files, and socket:[…]."""
+    found = []
     for one in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):
-            count += os.readlink(one).startswith("socket:")
-    return count
+            found.append(os.readlink(one))
+    return found
+
+
+def open_sockets(pid: int) -> int:
+    """How many sockets a process has, the listener among them."""
+    return sum(one.startswith("socket:") for one in open_files(pid))
 
 
 def metric(text: str, name: str, **labels: str) -> float:

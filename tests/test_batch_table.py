@@ -9,12 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from clients import open_files
 from conftest import MODEL, ROOT
 from postgres_server import PostgresServer
 from tables import FEATURES, ITEMS, Place
@@ -132,12 +133,7 @@ def hands() -> Iterator[Hands]:
 
 def has_open(pid: int, place: Place) -> bool:
     """Whether a process has the file of a database open."""
-    path = str(Path(place.url.removeprefix("sqlite:///")).resolve())
-    for one in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(OSError):
-            if os.readlink(one) == path:
-                return True
-    return False
+    return str(Path(place.url.removeprefix("sqlite:///")).resolve()) in open_files(pid)
 
 
 def begun(place: Place) -> None:

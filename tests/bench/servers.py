@@ -93,6 +93,7 @@ SERVERS = (
 )
 
 # Those of the other sections: ours with all its routes, each of whose requests is one to the model, and the peer that most have.
-WITHOUT_CACHE = ("--workers", "1", "--cache", "off")
-ALL_ROLES = Server("ours", "iris_wsgi", "ours", (*OURS, "all", *WITHOUT_CACHE), "logs each request", peer=False)
+ALL_ROLES = Server(
+    "ours", "iris_wsgi", "ours", (*OURS, "all", "--workers", "1", "--cache", "off"), "logs each request", peer=False
+)
 (UVICORN_SERVER,) = (server for server in SERVERS if server.name == "uvicorn")

@@ -83,6 +83,11 @@ def soak(fleet: Fleet, given: argparse.Namespace, say) -> list[str]:
     wrong += [
         # One thread and one connection, or a connection to each of two stores; two clients more are those that are rude.
         *more(gauge, before, after, 2 * (given.clients + 2)),
+        *(
+            f"{' '.join(gauge.names[pid])} ({pid}) does not tell what Python holds"
+            for pid, one in after.items()
+            if not one.blocks
+        ),
         *faults.wrong,
         *traffic.ledger.wrong,
         *unfinished(traffic),
