@@ -1,6 +1,6 @@
 """A classifier in ONNX, served over a hand-rolled WSGI application.
 
-Read first: `wsgi.py` (requests in, responses out), `roles.py` (what is served), `model.py` (what answers).
+Read first: `wsgi.py` (requests in, responses out), `catalogue.py` and `roles.py` (what is served), `model.py` (what answers).
 """
 
 import sys

@@ -9,6 +9,7 @@ import numpy as np
 
 from iris_wsgi import golden
 from iris_wsgi.asking import Ask
+from iris_wsgi.catalogue import ROLES
 from iris_wsgi.companions import Companions
 from iris_wsgi.errors import BadModel
 from iris_wsgi.log import Log
@@ -56,9 +57,7 @@ class Start(NamedTuple):
 
 def folder_of(settings: Settings) -> Path:
     """Where the model of the role is: in that of the whole one there are the halves and the members."""
-    whole = Path(settings.model_dir)
-    within = {"prep": whole / "prep", "pred": whole / PRED, "member": whole / "members" / settings.member}
-    return within.get(settings.role, whole)
+    return Path(settings.model_dir) / ROLES[settings.role].folder.format(member=settings.member)
 
 
 def here(start: Start) -> Core:

@@ -3,13 +3,14 @@
 import os
 from pathlib import Path
 
+from iris_wsgi.catalogue import ROLES
 from iris_wsgi.settings import Settings
 
 CGROUP = Path("/sys/fs/cgroup")
 # Quota and period in µs: in one file of version 2, in two of version 1, where -1 is no quota.
 QUOTAS = (("cpu.max", ("cpu.max",)), ("cpu.cfs_quota_us", ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")))
 # Whoever hands in a job or an item waits until it is on the disk, and all who wait at the same time share one commit.
-WRITING_ROLES, WRITING_THREADS = ("asynchronous", "sync_async", "data_cache"), 16
+WRITING_THREADS = 16
 
 
 def cpus(cgroup: Path = CGROUP) -> tuple[int, str]:
@@ -30,7 +31,7 @@ def threads_for(settings: Settings, count: int) -> tuple[int, str]:
     """Threads of the pool, for what may block or is large; requests of microseconds never get there."""
     if settings.threads:
         return settings.threads, "as set"
-    if settings.role in WRITING_ROLES:
+    if ROLES[settings.role].writes:
         return max(WRITING_THREADS, 2 * count), "as many requests share one write to the disk"
     if settings.batch_rows:
         return max(4, 2 * count, settings.batch_rows), "as many as IRIS_BATCH_ROWS, for each waits for its run"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from iris_wsgi import __version__
+from iris_wsgi.catalogue import ROLES
 from iris_wsgi.cpus import cpus, threads_for, workers_for
 from iris_wsgi.errors import BadModel, BadStore, StoreDown
 from iris_wsgi.listener import url_of
@@ -25,17 +26,6 @@ if TYPE_CHECKING:
 
 SWITCH_SECONDS = 0.0005
 POST = "curl -s {url} -H 'Content-Type: application/json' -d '{body}'"
-# Where to send the sample, and the member of the body that holds it, in roles without /predict/label; None asks only.
-TRY = {
-    "synchronous": ("/v1/models/{model}:predict", "instances"),
-    "asynchronous": ("/jobs", "data"),
-    "sync_async": ("/predict/hybrid", "data"),
-    "worker": ("/metrics", None),
-    "data_cache": ("/items/0000/prediction", None),
-    "pred": ("/v1/models/{model}:predict", "instances"),
-    "member": ("/v1/models/{model}:predict", "instances"),
-    "gateway": ("/ensemble/predict", "data"),
-}
 # What may be wrong with what a start finds, told in one line.
 CANNOT_START = (BadModel, BadSetting, BadStore, StoreDown)
 
@@ -67,7 +57,7 @@ def announce(settings: Settings, facts: Facts, say: Callable[[str], None]) -> No
     say(f"model {facts.model}")
     say(f"self-test: {facts.self_test}")
     say(f"workers: {workers} ({why_workers}); threads: {threads} ({why_threads}); model: 1 thread (a run takes microseconds)")
-    path, member = TRY.get(settings.role, ("/predict/label", "data"))
+    path, member = ROLES[settings.role].example
     target = url + path.format(model=quote(facts.model.rsplit(" ", 2)[0]))
     shows = f' -H "Authorization: Bearer $(head -n 1 {settings.token_file!r})"' if settings.token_file else ""
     say("try: " + (POST.format(url=target, body=f'{{"{member}": [{facts.sample}]}}') if member else f"curl -s {target}") + shows)

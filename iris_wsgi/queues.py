@@ -22,6 +22,22 @@ from iris_wsgi.wsgi import Route
 WORKER_SECONDS = 2.0
 
 
+def asynchronous(parts: Parts) -> list[Route]:
+    return job_routes(parts, queue_of(parts))
+
+
+def sync_async(parts: Parts) -> list[Route]:
+    """The fast model answers, and the routes of jobs tell the full one's answer."""
+    queue = queue_of(parts)
+    return [*hybrid_routes(parts, queue), *job_routes(parts, queue)]
+
+
+def worker(parts: Parts) -> list[Route]:
+    """No routes of its own."""
+    parts.companions.add("worker", worker_of(parts, queue_of(parts).metrics).run)
+    return []
+
+
 def queue_of(parts: Parts) -> jobs.Queue:
     """The store of jobs as requests use it; the metrics tell how it is."""
     store = open_jobs(parts.settings, REQUEST_SECONDS)

@@ -1,15 +1,17 @@
-"""The catalogue of roles: one short function each, from parts to the routes a client sees."""
+"""How a role of the catalogue is put together: the core, what wraps it, the routes around that."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from math import inf
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from iris_wsgi import __version__, ops
 from iris_wsgi.asking import Ask, plainly
+from iris_wsgi.catalogue import ROLES
 from iris_wsgi.companions import Companions
-from iris_wsgi.cores import Core, Start, here, of_member, second_half
+from iris_wsgi.cores import Core, Start, second_half
 from iris_wsgi.errors import BadModel
 from iris_wsgi.log import Log
 from iris_wsgi.metrics import Info, Registry
@@ -26,17 +28,10 @@ from iris_wsgi.wsgi import App, Route
 
 Kind = TypeVar("Kind")
 
-# A role imports what it alone needs when it is put together: others start without that.
-
 
 def web_single(parts: Parts) -> list[Route]:
     answering = single.routes(parts.model, parts.ask, parts.sample, parts.settings.max_rows, parts.pace)
     return [*answering, *training.routes(parts.model, Path(parts.settings.model_dir), parts.log.event)]
-
-
-def prediction_cache(parts: Parts) -> list[Route]:
-    """The web-single routes; that there is a cache around the predictor, and the routes of that, follow from the settings."""
-    return web_single(parts)
 
 
 def synchronous(parts: Parts, beside: Sequence[Model] = ()) -> list[Route]:
@@ -54,35 +49,6 @@ def synchronous(parts: Parts, beside: Sequence[Model] = ()) -> list[Route]:
     return [route for table in protocols for route in table]
 
 
-def asynchronous(parts: Parts) -> list[Route]:
-    from iris_wsgi.queues import job_routes, queue_of
-
-    return job_routes(parts, queue_of(parts))
-
-
-def sync_async(parts: Parts) -> list[Route]:
-    """The fast model answers, and the routes of jobs tell the full one's answer."""
-    from iris_wsgi.queues import hybrid_routes, job_routes, queue_of
-
-    queue = queue_of(parts)
-    return [*hybrid_routes(parts, queue), *job_routes(parts, queue)]
-
-
-def data_cache(parts: Parts) -> list[Route]:
-    from iris_wsgi.items.parts import item_routes
-
-    return item_routes(parts)
-
-
-def worker(parts: Parts) -> list[Route]:
-    """No routes of its own."""
-    from iris_wsgi.queues import queue_of, worker_of
-
-    queue = queue_of(parts)
-    parts.companions.add("worker", worker_of(parts, queue.metrics).run)
-    return []
-
-
 def prep(parts: Parts) -> list[Route]:
     """The web-single routes over the first half of a model, which asks the other half: what it answers may fail as that may."""
 
@@ -92,23 +58,9 @@ def prep(parts: Parts) -> list[Route]:
     return [asks(route) for route in web_single(parts)]
 
 
-def pred(parts: Parts) -> list[Route]:
-    """The other half, over v2."""
-    return synchronous(parts)
-
-
-def gateway(parts: Parts) -> list[Route]:
-    from iris_wsgi.ensembles import remote_ensemble
-
-    return remote_ensemble(parts)
-
-
-def member(parts: Parts) -> list[Route]:
-    return synchronous(parts)
-
-
 def everything(parts: Parts) -> list[Route]:
-    from iris_wsgi.ensembles import local_ensemble
+    from iris_wsgi.ensembles import local_ensemble, remote_ensemble
+    from iris_wsgi.items.parts import item_routes
     from iris_wsgi.queues import hybrid_routes, job_routes, queue_of, worker_of
 
     queue = queue_of(parts)
@@ -116,12 +68,12 @@ def everything(parts: Parts) -> list[Route]:
     parts.companions.add("worker", hand.run)
     queue = queue._replace(tell=hand.wake)
     hybrids = where_there(parts, "POST /predict/hybrid", lambda: hybrid_routes(parts, queue))
-    panel = gateway if parts.settings.members else local_ensemble
+    panel = remote_ensemble if parts.settings.members else local_ensemble
     ensemble = where_there(parts, "POST /ensemble/predict", lambda: panel(parts))
     # So that a server of role prep may ask this one.
     halves = where_there(parts, "the other half of role prep", lambda: [second_half(parts.settings, parts.model)])
     protocols = synchronous(parts, halves)
-    return [*web_single(parts), *protocols, *job_routes(parts, queue), *hybrids, *data_cache(parts), *ensemble]
+    return [*web_single(parts), *protocols, *job_routes(parts, queue), *hybrids, *item_routes(parts), *ensemble]
 
 
 def where_there(parts: Parts, what: str, make: Callable[[], list[Kind]]) -> list[Kind]:
@@ -146,32 +98,6 @@ def edge_files(parts: Parts) -> list[Route]:
     return edge.routes(bundle, parts.model, reported, Seen(parts.registry.board.reports), parts.log)
 
 
-ROLES: dict[str, Callable[[Parts], list[Route]]] = {
-    "all": everything,
-    "web_single": web_single,
-    "synchronous": synchronous,
-    "asynchronous": asynchronous,
-    "worker": worker,
-    "sync_async": sync_async,
-    "prediction_cache": prediction_cache,
-    "data_cache": data_cache,
-    "prep": prep,
-    "pred": pred,
-    "gateway": gateway,
-    "member": member,
-}
-
-
-def of_prep(start: Start) -> Core:
-    from iris_wsgi.halves import split
-
-    return split(start)
-
-
-# What roles are put around where that is not the whole model, here.
-CORES: dict[str, Callable[[Start], Core]] = {"prep": of_prep, "member": of_member}
-
-
 class Service(NamedTuple):
     """An application that is ready to be served, and what its start found."""
 
@@ -188,7 +114,8 @@ def build(settings: Settings, log: Log, registry: Registry | None = None) -> Ser
     """Loads and tests the model, and puts the role together. Raises BadModel, BadSetting, BadStore and StoreDown."""
     registry, companions = registry or Registry(), Companions(log)
     app, credentials = guard(settings, companions, log)
-    core = CORES.get(settings.role, here)(Start(settings, registry, companions, log, credentials))
+    role = ROLES[settings.role]
+    core: Core = named(role.core)(Start(settings, registry, companions, log, credentials))
     if settings.batch_rows:
         core = gathered(core, settings)
     ask, routes = plainly(core.predict), list[Route]()
@@ -197,13 +124,20 @@ def build(settings: Settings, log: Log, registry: Registry | None = None) -> Ser
     graph, readiness = core.graph, core.readiness
     ask, pace = core.around(ask), core.pace
     parts = Parts(settings, graph, core.predict, ask, core.sample, registry, readiness, pace, companions, log, credentials)
-    routes = [*ROLES[settings.role](parts), *routes, *(edge_files(parts) if settings.edge_dir else ())]
+    routes = [*named(role.routes)(parts), *routes, *(edge_files(parts) if settings.edge_dir else ())]
     table = ops.routes(routes, registry, readiness, companions.why_not, bool(settings.token_file))
     Info(registry, "iris_wsgi_info", "What this server is.", ("role", "version"), [(settings.role, __version__)])
     observer = RequestObserver(log, registry, (route.path for route in table), graph.version)
     registry.join()
     served = app(table, observer, settings.max_body_bytes, settings.deadline_ms / 1000 or inf)
     return Service(served, graph, core.sample.row, core.self_test, readiness, observer, companions)
+
+
+def named(place: str) -> Callable[..., Any]:
+    """A function of the package by module:function, which is imported only now: other roles start without it."""
+    module, _, name = place.partition(":")
+    found: Callable[..., Any] = getattr(import_module(f"iris_wsgi.{module}"), name)
+    return found
 
 
 def guard(settings: Settings, companions: Companions, log: Log) -> tuple[Callable[..., App], Callable[[], Fields]]:

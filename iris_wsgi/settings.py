@@ -8,24 +8,9 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
 
+from iris_wsgi.catalogue import ROLES
+
 PREFIX = "IRIS_"
-# A test compares it with the catalogue, which cannot be imported before the settings are known.
-ROLES = (
-    "all",
-    "web_single",
-    "synchronous",
-    "asynchronous",
-    "worker",
-    "sync_async",
-    "prediction_cache",
-    "data_cache",
-    "prep",
-    "pred",
-    "gateway",
-    "member",
-)
-# Roles with a prediction cache where nothing else is said.
-CACHED = ("prediction_cache", "all")
 
 
 class BadSetting(Exception):
@@ -262,13 +247,9 @@ class Settings:
             raise BadSetting("IRIS_CACHE=off leaves nothing of IRIS_ROLE=prediction_cache; web_single has the same routes")
         if self.cache_redis_url and not self.has_cache:
             raise BadSetting("IRIS_CACHE_REDIS_URL is the second level of a cache that is off; IRIS_CACHE=on turns it on")
-        for role, name, value in (
-            ("prep", "IRIS_PRED_URL", self.pred_url),
-            ("member", "IRIS_MEMBER", self.member),
-            ("gateway", "IRIS_MEMBERS", self.members),
-        ):
-            if self.role == role and not value:
-                raise BadSetting(f"IRIS_ROLE={role} needs {name}, and it is empty")
+        needed = ROLES[self.role].needs
+        if needed and not getattr(self, needed):
+            raise BadSetting(f"IRIS_ROLE={self.role} needs {name_of(needed)}, and it is empty")
         if self.quorum > len(self.members.split(",")) and self.members:
             raise BadSetting(
                 f"IRIS_QUORUM={self.quorum} can never be reached by the {len(self.members.split(','))} of IRIS_MEMBERS"
@@ -287,7 +268,7 @@ class Settings:
     @property
     def has_cache(self) -> bool:
         """Whether there is to be a prediction cache."""
-        return self.cache == "on" or (self.cache == "auto" and self.role in CACHED)
+        return self.cache == "on" or (self.cache == "auto" and ROLES[self.role].cached)
 
 
 NAMES = [one.name for one in fields(Settings)]

@@ -142,12 +142,15 @@ class Running:
         return self.process.communicate(timeout=30)
 
 
-def start_server(*arguments: str, under: tuple[str, ...] = (), command: str = "serve", **environ: str) -> Running:
-    """Starts a server, or a worker, on a free port, of one process if nothing else is asked."""
+def start_server(
+    *arguments: str, under: tuple[str, ...] = (), command: str = "serve", cwd: Path | None = None, **environ: str
+) -> Running:
+    """Starts a server, or a worker, on a free port, of one process if nothing else is asked; of the package in `cwd`, if there."""
     line = [*under, sys.executable, "-m", "iris_wsgi", command]
     line += ["--port", "0", "--workers", "1", "--model-dir", str(MODEL), *arguments]
     environment = {**os.environ, "IRIS_STATE_DIR": tempfile.mkdtemp(dir=STATES.name), **environ}
-    return Running(subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment))
+    pipe = subprocess.PIPE
+    return Running(subprocess.Popen(line, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=cwd))
 
 
 @pytest.fixture

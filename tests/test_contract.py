@@ -9,8 +9,8 @@ from clients import until
 from conftest import MODEL, wsgi_call
 from openapi_spec_validator import validate
 
+from iris_wsgi.catalogue import ROLES
 from iris_wsgi.folder import sha256
-from iris_wsgi.roles import ROLES
 from iris_wsgi.wsgi import BARE, METHODS
 
 # A role has more where IRIS_EDGE_DIR is set.

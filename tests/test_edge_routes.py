@@ -16,11 +16,12 @@ from conftest import MODEL, ROOT, wsgi_call
 
 from iris_wsgi import served
 from iris_wsgi.board import REPORTS, Board
+from iris_wsgi.catalogue import ROLES
 from iris_wsgi.folder import sha256
 from iris_wsgi.metrics import Registry
 from iris_wsgi.ranges import wanted
 from iris_wsgi.reports import Seen
-from iris_wsgi.roles import ROLES, build
+from iris_wsgi.roles import build
 from iris_wsgi.routes.edge import POLICY
 from iris_wsgi.settings import BadSetting, Settings
 

@@ -21,8 +21,9 @@ from conftest import MODEL, ROOT, KeptLog, need, wsgi_call
 from prometheus_client.parser import text_string_to_metric_families
 from promql import grouped, parsed, selectors
 
+from iris_wsgi.catalogue import ROLES
 from iris_wsgi.metrics import Registry
-from iris_wsgi.roles import ROLES, build
+from iris_wsgi.roles import build
 from iris_wsgi.settings import Settings
 
 FOLDER = ROOT / "manifests/observability"

@@ -19,8 +19,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 from test_single import POINTS
 
+from iris_wsgi.catalogue import ROLES
 from iris_wsgi.golden import seal
-from iris_wsgi.roles import ROLES
 from iris_wsgi.routes.page import FILE, prefers_html
 
 pytestmark = pytest.mark.long

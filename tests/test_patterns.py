@@ -1,16 +1,21 @@
 """The table of patterns, the roles, the routes that each has, and the overlays: nothing is in one and missing in another."""
 
+import json
 import re
+import shutil
+import subprocess
 from dataclasses import replace
+from urllib.request import urlopen
 
 import pytest
 from bundles import write_bundle
 from conftest import MODEL, ROOT, KeptLog, need
 from fences import fences
 from patterns import EVERYWHERE, ROLES_TOLD, ROWS, cells_of, plain, routes_of, said
-from test_manifests import MANIFESTS, OVERLAYS, containers, kustomize, our_pods, our_servers, settings_of
+from test_manifests import MANIFESTS, OVERLAYS, containers, environment, kustomize, our_pods, our_servers, settings_of
 
-from iris_wsgi.roles import ROLES, build
+from iris_wsgi.catalogue import ROLES
+from iris_wsgi.roles import build
 from iris_wsgi.settings import Settings
 
 # What some roles cannot be built without.
@@ -62,6 +67,28 @@ def test_the_table_has_every_overlay_and_each_serves_what_its_row_says(served):
             assert served(settings) == said(row.told[settings.role]), row.pattern
         assert roles == set(row.roles if row.overlays else ())
         assert found or not row.overlays
+
+
+def test_a_new_pattern_is_one_file_one_line_and_one_overlay(tmp_path, run):
+    """Those of CONTRIBUTING.md, put beside the package and nowhere else."""
+    need("kubectl")
+    document = ROOT / "CONTRIBUTING.md"
+    (file,) = (one.text for one in fences(document) if "def shadow(" in one.text)
+    line = re.search(r'"shadow": Role\(.*\),\n', document.read_text())[0]
+    package = shutil.copytree(ROOT / "iris_wsgi", tmp_path / "iris_wsgi", ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "routes/shadow.py").write_text(file)
+    catalogue = package / "catalogue.py"
+    catalogue.write_text(catalogue.read_text().replace("ROLES = {\n", f"ROLES = {{\n    {line}"))
+    for name, copy in (("base", "base"), ("synchronous", "shadow")):
+        shutil.copytree(MANIFESTS / name, tmp_path / "manifests" / copy)
+    overlay = tmp_path / "manifests/shadow/kustomization.yml"
+    overlay.write_text(overlay.read_text().replace("value: synchronous", "value: shadow"))
+    objects = kustomize(overlay.parent)
+    (container,) = containers(our_pods(objects)[0], "containers")
+    server = run("--role", environment(container, objects)["IRIS_ROLE"], cwd=tmp_path)
+    tried = subprocess.run(server.said[-1].removeprefix("try: "), shell=True, capture_output=True, text=True, check=True)
+    assert json.loads(tried.stdout) == {"prediction": "setosa"}
+    assert 'shadow_agreements_total{agrees="yes"} 1' in urlopen(f"{server.url}/metrics").read().decode()
 
 
 def test_every_command_of_the_table_is_a_door():

@@ -38,10 +38,9 @@ from iris_wsgi.__main__ import main
 from iris_wsgi.board import Board
 from iris_wsgi.metrics import Registry
 from iris_wsgi.pace import Pace
-from iris_wsgi.roles import ROLES, build
+from iris_wsgi.roles import build
 from iris_wsgi.routes import v2
 from iris_wsgi.servable import Servable, version_of
-from iris_wsgi.settings import ROLES as NAMES
 from iris_wsgi.settings import Settings
 from iris_wsgi.tally import Tallies, Tally
 from iris_wsgi.wsgi import App
@@ -93,10 +92,6 @@ def outputs_of(headers: dict[str, str], content: bytes) -> dict[str, np.ndarray]
 @pytest.fixture(scope="module")
 def app(service) -> App:
     return service.app
-
-
-def test_the_roles_of_the_settings_are_those_of_the_catalogue():
-    assert list(NAMES) == list(ROLES)
 
 
 def test_the_model_is_told_as_its_graph_names_it(app, service):
