@@ -9,7 +9,7 @@ SLOT_BYTES = 1 << 20
 HEADER = 8
 LAYOUT, PID, DEAD_CPU, GENERATION = 0, 1, 2, 3
 # The first cells are for what a process is doing now, which ends with it.
-PASSING = 32
+PASSING = 256
 # Words that any process may write, each as a whole: marks by which they tell each other what has changed.
 MARKS = 12288
 # Places for the keys of what devices at the edge have reported.

@@ -31,13 +31,12 @@ class CacheMetrics:
             "prediction_cache_shared_failures_total",
             "Calls of the second level that failed, and values of it that were wrong.",
         )
-        self.held, self.taken = self.entries.first[()], self.bytes.first[()]
         self.hit, self.coalesced, self.shared, self.run, self.bypassed = (self.rows.first[result,] for result in RESULTS)
 
     def keep(self, shelf: Shelf) -> None:
         """What the shelf is now, and what it has removed so far."""
-        self.cells[self.held] = len(shelf.entries)
-        self.cells[self.taken] = shelf.bytes
+        self.entries.set(len(shelf.entries))
+        self.bytes.set(shelf.bytes)
         if shelf.evicted or shelf.expired:
             self.cells[self.evictions.first["size",]] += shelf.evicted
             self.cells[self.evictions.first["expired",]] += shelf.expired

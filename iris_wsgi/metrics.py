@@ -142,6 +142,9 @@ class Gauge(Family):
     kind = "gauge"
     passing = True
 
+    def set(self, value: float, key: Key = ()) -> None:
+        self.cells[self.first[key]] = value
+
 
 class Info(Family):
     """Tells something by its labels; its value is always 1."""

@@ -32,6 +32,15 @@ class RequestObserver:
             registry, "http_request_duration_seconds", "Seconds from request to answer.", names[:2], served, sparse=True
         )
         self.in_flight = Gauge(registry, "http_requests_in_flight", "Requests being answered.")
+        self.connections = Gauge(registry, "http_connections", "Connections that are open.")
+        self.queued = Gauge(registry, "http_requests_queued", "Requests that wait for a thread.")
+        self.bytes = Gauge(
+            registry,
+            "http_held_bytes",
+            "Bytes of requests that are not answered, and of computed answers that their clients have not taken.",
+            ("of",),
+            [("requests",), ("answers",)],
+        )
         self.flying = self.in_flight.first[()]
         self.cells, self.lock = registry.cells, registry.lock
         self.places: dict[tuple[str, str, int], tuple[int, int]] = {}
@@ -68,6 +77,13 @@ class RequestObserver:
             found = self.requests.first[method, route, str(status)], self.seconds.first[method, route]
             self.places[method, route, status] = found
         return found
+
+    def holds(self, connections: int, queued: int, requests: int, answers: int) -> None:
+        """What the server has now: the last two in bytes."""
+        self.connections.set(connections)
+        self.queued.set(queued)
+        self.bytes.set(requests, ("requests",))
+        self.bytes.set(answers, ("answers",))
 
     def refused(self, status: int, ids: Ids) -> None:
         """A request that the server itself refused before it reached the application."""

@@ -38,9 +38,10 @@ CROWDED = NotReady("The server has as many connections as it may have; try again
 
 
 class Observer(Protocol):
-    """Who is told of requests that never reached the application."""
+    """Who is told of requests that never reached the application, and of what the server holds."""
 
     def refused(self, status: int, ids: Ids) -> None: ...
+    def holds(self, connections: int, queued: int, requests: int, answers: int) -> None: ...
 
 
 class Job:
@@ -268,9 +269,10 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         return False
 
     def sweep(self) -> None:
-        """Ends what is past its deadline."""
+        """Ends what is past its deadline, and tells what there is."""
         self.next_sweep = self.now + SWEEP_SECONDS
         self.tick()
+        self.observer.holds(len(self.channels), sum(len(pool.queue) for pool in self.pools), self.pending, self.owed)
         for channel in [c for c in self.channels.values() if c.deadline <= self.now]:
             self.attend(channel, channel.expire)
         # The deadline of a request is kept more exactly than that of a connection.

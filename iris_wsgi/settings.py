@@ -11,6 +11,8 @@ from urllib.parse import unquote
 from iris_wsgi.catalogue import ROLES
 
 PREFIX = "IRIS_"
+# Each has its metrics, for which there is so much room.
+MOST_MEMBERS = 100
 
 
 class BadSetting(Exception):
@@ -122,6 +124,8 @@ def registry(value: str) -> str:
         species(name)
     if len({name for name, _, _ in pairs}) < len(pairs):
         raise ValueError("must name each member once")
+    if len(pairs) > MOST_MEMBERS:
+        raise ValueError(f"must name {MOST_MEMBERS} members at most")
     return value
 
 

@@ -145,7 +145,7 @@ class Running:
 def start_server(
     *arguments: str, under: tuple[str, ...] = (), command: str = "serve", cwd: Path | None = None, **environ: str
 ) -> Running:
-    """Starts a server, or a worker, on a free port, of one process if nothing else is asked; of the package in `cwd`, if there."""
+    """Starts a server, or a worker, on a free port, of one process if nothing else is asked; the package is that in `cwd`."""
     line = [*under, sys.executable, "-m", "iris_wsgi", command]
     line += ["--port", "0", "--workers", "1", "--model-dir", str(MODEL), *arguments]
     environment = {**os.environ, "IRIS_STATE_DIR": tempfile.mkdtemp(dir=STATES.name), **environ}

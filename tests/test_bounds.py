@@ -176,6 +176,33 @@ def test_probes_metrics_and_single_predictions_do_not_wait_for_the_pool(run):
         assert [wire.answer().status for wire in wires] == [200] * 24
 
 
+def test_the_metrics_tell_of_connections_of_the_queue_and_of_what_is_held(run):
+    server = run("--threads", "1", "--queue", "10", "--deadline-ms", "0")
+
+    def now(name: str, **labels: str) -> float:
+        return metric(prober.ask(METRICS).body.decode(), name, **labels)
+
+    with ExitStack() as stack:
+        prober = stack.enter_context(Wire(server))
+        part = LARGEST[:50_000]
+        half = stack.enter_context(Wire(server)).send(part)
+        until(
+            lambda: now("http_held_bytes", of="requests") == len(part) - part.index(b"\r\n\r\n") - 4,
+            "the half of a request is held",
+        )
+        assert now("http_connections") == 2
+        half.socket.close()
+        wires = [stack.enter_context(Wire(server, receive_buffer=4096)).send(LARGEST * 12) for _ in range(8)]
+        until(lambda: now("http_requests_queued") > 0, "some wait for the thread")
+        assert now("http_held_bytes", of="requests") > 0
+        until(lambda: now("http_held_bytes", of="answers") > 0, "answers are not taken")
+        for wire in wires:
+            wire.socket.close()
+        until(lambda: now("http_connections") == 1, "all but one are gone")
+        for name in ("http_requests_queued", "http_held_bytes"):
+            until(lambda name=name: now(name) == 0, f"{name} is as before")
+
+
 def test_in_overload_there_is_200_or_503_and_nearly_as_much_gets_done(run):
     server = run(under=log_to("/dev/null"), **NOT_MEASURED)
     seconds = 4 if CI else 1

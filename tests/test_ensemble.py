@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import MODEL
+from conftest import MODEL, wsgi_call
 
 from iris_wsgi.ensemble import Vote, decide, digest_of, majority
 from iris_wsgi.errors import BadModel
@@ -107,6 +107,13 @@ def test_a_member_with_the_model_of_another_species_does_not_start(model_copy, l
         build(Settings(role="member", member="rosa", model_dir=str(model_copy)), log)
 
 
+@pytest.mark.parametrize("role", ["gateway", "all"])
+def test_a_hundred_members_have_their_metrics(role, log, tmp_path):
+    members = ",".join(f"m{i}=http://127.0.0.1:9" for i in range(100))
+    service = build(Settings(role=role, members=members, model_dir=str(MODEL), state_dir=str(tmp_path)), log)
+    assert b'remote_connections{target="m99"} 0' in wsgi_call(service.app, "GET", "/metrics")[2]
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -117,6 +124,7 @@ def test_a_member_with_the_model_of_another_species_does_not_start(model_copy, l
         ({"members": "setosa"}, "name=http://"),
         ({"members": "setosa=http://a,"}, "name=http://"),
         ({"members": "setosa=http://a,setosa=http://b"}, "each member once"),
+        ({"members": ",".join(f"m{i}=http://a" for i in range(101))}, "100 members at most"),
         ({"members": "setosa=https://a"}, "name=http://"),
         ({"members": "setosa=http://a:70000"}, "name=http://"),
         ({"members": "setosa=http://u:p@a"}, "name=http://"),

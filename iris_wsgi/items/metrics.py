@@ -1,6 +1,6 @@
 """What is counted of items."""
 
-from iris_wsgi.metrics import Counter, Family, Gauge, Registry
+from iris_wsgi.metrics import Counter, Gauge, Registry
 
 # Where an answer about an item came from: memory (an item, or that there is none; in time, or beyond it), somebody else's look
 # meanwhile, Redis, the database, nowhere.
@@ -32,9 +32,5 @@ class ItemMetrics:
 
     def holds(self, entries: int, size: int) -> None:
         """So many are kept now."""
-        assign(self.entries, entries)
-        assign(self.bytes, size)
-
-
-def assign(gauge: Family, value: float) -> None:
-    gauge.cells[gauge.first[()]] = value
+        self.entries.set(entries)
+        self.bytes.set(size)
