@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 CHUNK_BYTES = 1 << 18
 RECORD_BYTES = 1 << 20
 READ_BYTES = 1 << 18
+BOM = b"\xef\xbb\xbf"
 # Why a record is left out, as far as several formats say so.
 NO_NUMBER, NOT_FINITE = "is not a number", "is not finite as a 32-bit float"
 EMPTY, NOT_UTF8 = "is empty", "is not UTF-8"

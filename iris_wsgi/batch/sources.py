@@ -7,12 +7,11 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Protocol
 
-from iris_wsgi.batch.cutter import READ_BYTES, Chunk, Cutter, Position
+from iris_wsgi.batch.cutter import BOM, READ_BYTES, Chunk, Cutter, Position
 from iris_wsgi.batch.ending import Stopped
 from iris_wsgi.batch.options import Place
 from iris_wsgi.settings import BadSetting
 
-BOM = b"\xef\xbb\xbf"
 DELIMITERS = {"csv": ",", "tsv": "\t", "jsonl": None}
 
 

@@ -5,14 +5,13 @@ from typing import BinaryIO, NamedTuple
 
 from iris_wsgi.batch.columns import columns_of, features_of, fields_of
 from iris_wsgi.batch.csv_rows import CsvReader, fault_of_number
-from iris_wsgi.batch.cutter import RECORD_BYTES, TOO_LONG, Fault
+from iris_wsgi.batch.cutter import BOM, RECORD_BYTES, TOO_LONG, Fault
 from iris_wsgi.batch.json_rows import JsonReader
 from iris_wsgi.batch.output import Standard
 from iris_wsgi.batch.scorer import Scorer
 from iris_wsgi.batch.writers import CsvWriter, JsonWriter
 from iris_wsgi.model import Model
 
-BOM = b"\xef\xbb\xbf"
 COMMA = ","
 
 

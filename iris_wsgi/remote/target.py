@@ -9,7 +9,7 @@ from time import monotonic
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from iris_wsgi.breaker import Breaker
+from iris_wsgi.breaker import Breaker, Tell
 from iris_wsgi.remote.budget import Budget, Hedge
 from iris_wsgi.remote.exchange import Address, Connection, Lost
 from iris_wsgi.remote.metrics import CallMetrics
@@ -20,10 +20,7 @@ from iris_wsgi.tracing import Fields, nothing
 IDLE_SECONDS = 30.0
 # A connection stays with one of the servers behind a name; new ones get their share as soon as old connections are replaced.
 LIFE_SECONDS = 60.0
-
 FAIR_SECONDS = 0.5
-
-Tell = Callable[[str, str], None]
 
 
 class Place(NamedTuple):
