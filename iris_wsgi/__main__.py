@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from iris_wsgi import __version__
+from iris_wsgi.casts import seal_text, server_address, whole
 from iris_wsgi.console import failure, say, tell
 from iris_wsgi.errors import BadModel, BadStore, StoreDown
-from iris_wsgi.settings import NAMES, BadSetting, Settings, add_flags, checked, read_settings, seal_text, server_address, whole
+from iris_wsgi.settings import NAMES, BadSetting, Settings, add_flags, checked, read_settings
 
 Given = Mapping[str, Any]
 Parser = argparse.ArgumentParser

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from iris_wsgi.batch.tables import Name, name_of
-from iris_wsgi.settings import BadSetting, checked, flag_of, seconds, whole
+from iris_wsgi.casts import seconds, whole
+from iris_wsgi.settings import BadSetting, checked, flag_of
 
 STANDARD = "-"
 FORMATS = {"csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet"}

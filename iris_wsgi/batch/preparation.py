@@ -7,8 +7,9 @@ from iris_wsgi.batch.columns import features_of
 from iris_wsgi.batch.options import TableOptions
 from iris_wsgi.batch.statements import PREDICTION, RECORD, RUN, Statements, answer_columns
 from iris_wsgi.batch.tables import Column, Database, Name, Source
+from iris_wsgi.casts import SQLITE
 from iris_wsgi.model import Model
-from iris_wsgi.settings import SQLITE, BadSetting
+from iris_wsgi.settings import BadSetting
 
 # So long a database may take for one statement, a lock among them.
 SECONDS = 60.0

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iris_wsgi.breaker import Tell
+from iris_wsgi.casts import SQLITE
 from iris_wsgi.errors import BadStore
 from iris_wsgi.items.sqlite import SqliteItems
 from iris_wsgi.items.store import ItemStore
-from iris_wsgi.settings import SQLITE, BadSetting, Settings
+from iris_wsgi.settings import BadSetting, Settings
 from iris_wsgi.stores.choice import with_redis
 
 if TYPE_CHECKING:

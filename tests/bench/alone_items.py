@@ -11,13 +11,14 @@ import rows
 from alone import call, environ
 from alone_cached import Kind, measured
 
+from iris_wsgi.casts import SQLITE
 from iris_wsgi.items import parts
 from iris_wsgi.items.cache import Entry, Found, ItemCache, Render
 from iris_wsgi.items.choice import open_items
 from iris_wsgi.items.store import ItemStore
 from iris_wsgi.log import Log
 from iris_wsgi.roles import build
-from iris_wsgi.settings import SQLITE, Settings
+from iris_wsgi.settings import Settings
 
 KEPT, LOOKS = 20_000, 200
 LOOK_SECONDS, MOST_SECONDS = 3600.0, 86400.0
