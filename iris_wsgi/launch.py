@@ -59,7 +59,12 @@ def announce(settings: Settings, facts: Facts, say: Callable[[str], None]) -> No
     say(f"workers: {workers} ({why_workers}); threads: {threads} ({why_threads}); model: 1 thread (a run takes microseconds)")
     path, member = ROLES[settings.role].example
     target = url + path.format(model=quote(facts.model.rsplit(" ", 2)[0]))
-    shows = f' -H "Authorization: Bearer $(head -n 1 {settings.token_file!r})"' if settings.token_file else ""
+    shows = ""
+    if settings.token_file:
+        # Imported only for this line.
+        import shlex
+
+        shows = f' -H "Authorization: Bearer $(head -n 1 {shlex.quote(settings.token_file)})"'
     say("try: " + (POST.format(url=target, body=f'{{"{member}": [{facts.sample}]}}') if member else f"curl -s {target}") + shows)
 
 

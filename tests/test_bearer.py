@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 from clients import LABEL, LIVEZ, METRICS, ROW, Wire, ask, log_to, metric, request, until
-from conftest import MODEL, KeptLog, wsgi_call
+from conftest import MODEL, KeptLog, need, wsgi_call
 from test_workers import both, told
 
 from iris_wsgi.__main__ import main
@@ -381,6 +381,17 @@ def test_a_gateway_shows_its_own_token_to_members_and_not_its_clients(run, tmp_p
     assert answer.status == 200 and answer.json()["status"] == "complete"
     assert ask(gateway, request("POST", "/ensemble/predict", BODY)).status == 401
     assert ask(members["setosa"], bearing(NEW, "GET", "/v2", None)).status == 401
+
+
+def test_the_line_to_try_shows_the_token_whatever_the_file_is_called(run, tmp_path):
+    need("curl")
+    file = tmp_path / "it's a \\file"
+    file.write_text(OLD)
+    server = run("--role", "web_single", "--token-file", str(file))
+    line = server.said[-1].removeprefix("try: ")
+    assert OLD not in line
+    told = subprocess.run(line, shell=True, capture_output=True, text=True, check=True)
+    assert json.loads(told.stdout) == {"prediction": "setosa"}
 
 
 def test_tokens_are_in_no_text_about_the_server(tmp_path, make, log):

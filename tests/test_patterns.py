@@ -72,6 +72,7 @@ def test_the_table_has_every_overlay_and_each_serves_what_its_row_says(served):
 def test_a_new_pattern_is_one_file_one_line_and_one_overlay(tmp_path, run):
     """Those of CONTRIBUTING.md, put beside the package and nowhere else."""
     need("kubectl")
+    need("curl")
     document = ROOT / "CONTRIBUTING.md"
     (file,) = (one.text for one in fences(document) if "def shadow(" in one.text)
     line = re.search(r'"shadow": Role\(.*\),\n', document.read_text())[0]
