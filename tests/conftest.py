@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,14 @@ from iris_wsgi.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "model"
-# Each server that is started has a folder of its own in it.
-STATES = tempfile.TemporaryDirectory(prefix="iris-states-")
-atexit.register(STATES.cleanup)
+
+
+@cache
+def states() -> str:
+    """The folder in which each server that is started has one of its own; made by who starts one, as others may be killed."""
+    folder = tempfile.TemporaryDirectory(prefix="iris-states-")
+    atexit.register(folder.cleanup)
+    return folder.name
 
 
 def need(part: str) -> str:
@@ -148,7 +154,7 @@ def start_server(
     """Starts a server, or a worker, on a free port, of one process if nothing else is asked; the package is that in `cwd`."""
     line = [*under, sys.executable, "-m", "iris_wsgi", command]
     line += ["--port", "0", "--workers", "1", "--model-dir", str(MODEL), *arguments]
-    environment = {**os.environ, "IRIS_STATE_DIR": tempfile.mkdtemp(dir=STATES.name), **environ}
+    environment = {**os.environ, "IRIS_STATE_DIR": tempfile.mkdtemp(dir=states()), **environ}
     pipe = subprocess.PIPE
     return Running(subprocess.Popen(line, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=cwd))
 
