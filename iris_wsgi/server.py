@@ -138,13 +138,13 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             self.logbook.flush()
         return self.end()
 
-    def attend(self, channel: Channel, act: Callable[..., None], *given: object) -> None:
-        """Lets a connection act; a defect of ours costs that connection, and not the others."""
+    def attend(self, one: Channel | socket.socket, act: Callable[..., None], *given: object) -> None:
+        """Lets a connection act; a defect of ours, or a system that refuses something, costs that one and not the others."""
         try:
             act(*given)
         except Exception:
             self.logbook.event("error", "a connection failed", traceback=traceback.format_exc())
-            channel.close()
+            one.close()
 
     def wait(self) -> float:
         """Seconds until the loop has something to do of its own."""
@@ -165,13 +165,16 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
                     self.pause_accepting(error)
                     return False
                 continue
-            connection.setblocking(False)
-            self.set_socket_options(connection)
-            if len(self.channels) < self.most_connections:
-                self.channels[connection.fileno()] = Channel(self, connection)
-            else:
-                self.turn_away(connection)
+            self.attend(connection, self.welcome, connection)
         return True
+
+    def welcome(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self.set_socket_options(connection)
+        if len(self.channels) < self.most_connections:
+            self.channels[connection.fileno()] = Channel(self, connection)
+        else:
+            self.turn_away(connection)
 
     def pause_accepting(self, error: OSError) -> None:
         if self.listening:

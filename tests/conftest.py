@@ -178,7 +178,8 @@ def run() -> Iterator[Callable[..., Running]]:
             server.process.communicate(timeout=10)
         except subprocess.TimeoutExpired:
             server.process.kill()
-            server.process.communicate()
+            # Whoever else has its pipes may live on.
+            server.process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -147,6 +147,19 @@ def test_web_single_writes_no_file_and_opens_no_socket_but_its_own(run, tmp_path
     assert [line for line in lines if "connect(" in line] == []
 
 
+def test_a_connection_that_the_system_refuses_to_set_up_costs_no_other(run):
+    """Elsewhere than on Linux a client that is gone by then is enough for that."""
+    need("strace")
+    # The first two calls are for the listener; -D has the server as our child.
+    refused = "inject=setsockopt:error=EINVAL:when=3"
+    under = ("strace", "-D", "-f", "-qq", "-e", "trace=setsockopt", "-e", refused, "-o", "/dev/null")
+    server = run("--role", "web_single", under=under, COVERAGE_PROCESS_CONFIG="")
+    with pytest.raises((OSError, http.client.HTTPException)):
+        ask(server, "GET", "/livez")
+    assert ask(server, "GET", "/livez")[0].status == 200
+    assert "a connection failed" in server.stop()[1]
+
+
 def test_workers_follow_the_cpu_quota(tmp_path):
     usable = cpus(tmp_path)[0]
     assert cpus(tmp_path) == (usable, f"{usable} CPUs, no quota")
