@@ -80,7 +80,10 @@ def database_address(value: str) -> str:
 
 
 # What goes over it is for the inside of a cluster; TLS is for what stands in front of it.
-server_parts = re.compile(r"http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?/?").fullmatch
+# Parts of a name are 1 to 63 letters: what has others cannot even be looked up.
+server_parts = re.compile(
+    r"http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?)(?::([0-9]{1,5}))?/?"
+).fullmatch
 
 
 def is_server(value: str) -> bool:

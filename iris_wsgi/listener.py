@@ -36,10 +36,12 @@ def bind(settings: Settings) -> socket.socket:
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         where = f"IRIS_HOST={settings.host} IRIS_PORT={settings.port}"
-        way_out = "choose another with --port" if error.errno in (EADDRINUSE, EACCES) else "is it an address of this machine?"
-        raise BadSetting(f"{where}: cannot listen there: {error.strerror}; {way_out}") from None
+        # A name with an empty part, or one that is too long, is not even looked up.
+        number, why = (error.errno, error.strerror) if isinstance(error, OSError) else (None, "it is no name")
+        way_out = "choose another with --port" if number in (EADDRINUSE, EACCES) else "is it an address of this machine?"
+        raise BadSetting(f"{where}: cannot listen there: {why}; {way_out}") from None
     return bound
 
 

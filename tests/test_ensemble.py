@@ -127,6 +127,8 @@ def test_a_hundred_members_have_their_metrics(role, log, tmp_path):
         ({"members": ",".join(f"m{i}=http://a" for i in range(101))}, "100 members at most"),
         ({"members": "setosa=https://a"}, "name=http://"),
         ({"members": "setosa=http://a:70000"}, "name=http://"),
+        ({"members": "setosa=http://a..b"}, "name=http://"),
+        ({"members": f"setosa=http://{'a' * 64}.b"}, "name=http://"),
         ({"members": "setosa=http://u:p@a"}, "name=http://"),
         ({"members": "setosa=http://a", "quorum": 2}, "never be reached"),
         ({"pred_url": "http://a/path"}, "http://host"),

@@ -78,7 +78,7 @@ def test_a_port_that_is_bound_but_silent_is_told_too():
     assert failed.returncode == 1 and "already in use" in failed.stderr
 
 
-@pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.1", "300.1.1.1"])
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.1", "300.1.1.1", "a..b", "a" * 64])
 def test_an_address_that_is_not_ours_is_told_in_one_line(host):
     failed = start("--host", host, "--port", "0", "--model-dir", str(MODEL))
     assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
