@@ -18,7 +18,7 @@ def why_not(asked: str, host: str, port: int, seconds: float = SECONDS, fields: 
             answer = connection.recv(65536)
     except TimeoutError:
         return f"no answer from {where} port {port} within {seconds:g} seconds"
-    except OSError as error:
-        return f"no server at {where} port {port}: {error.strerror}"
+    except (OSError, UnicodeError) as error:
+        return f"no server at {where} port {port}: {getattr(error, 'strerror', 'it is no name')}"
     status = answer.partition(b"\r\n")[0].decode("ascii", "replace")
     return None if status.startswith("HTTP/1.1 200 ") else f"{where} port {port} answers: {status or 'nothing'}"

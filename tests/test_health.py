@@ -59,3 +59,7 @@ def test_no_server_at_all_is_told_and_the_status_is_1(capsys):
         port = taken.getsockname()[1]
     assert main(["healthcheck", "--port", str(port)]) == 1
     assert f"no server at 127.0.0.1 port {port}: Connection refused" in capsys.readouterr().err
+
+
+def test_a_name_that_cannot_be_looked_up_is_told_too():
+    assert why_not("GET /readyz", "a..b", 8000) == "no server at a..b port 8000: it is no name"
