@@ -124,10 +124,10 @@ FIGURES = [
         *(rf"CPU of a request, of that of {peer}: ([\d.]+)," for peer in ("FastAPI on uvicorn", "mosec", "stock waitress")),
     ],
     [
-        r"requests/s at 16 connections: ([\d,]+), more than ([\d,]+) \(mosec\)",
-        r"^\| FastAPI, uvicorn +\|(?: +[\d,.]+ \|){3} +(\d,\d+) \|",
-        r"p99 at 16 connections: ([\d.]+) ms, at most ([\d.]+) ms \(mosec\)",
-        r"^\| FastAPI, uvicorn +\|(?: +[\d.]+ \|){3} +(\d+\.\d\d) \|",
+        r"requests/s at 16 connections: ([\d,]+), more than",
+        *(rf"^\| {peer} +\|(?: +[\d,.]+ \|){{3}} +(\d,\d+) \|" for peer in ("mosec", "FastAPI, uvicorn")),
+        r"p99 at 16 connections: ([\d.]+) ms, at most",
+        *(rf"^\| {peer} +\|(?: +[\d.]+ \|){{3}} +(\d+\.\d\d) \|" for peer in ("mosec", "FastAPI, uvicorn")),
     ],
     [
         r"^\| iris_wsgi +\| +([\d.]+) \| +1\.00 \| +(\d+) \| +1\.00 \|",
@@ -142,7 +142,7 @@ FIGURES = [
         rf"PASS {what}: CPU of a hit in memory, of that without a cache: ([\d.]+) "
         for what in ("the Iris SVM", r"GET /items/\{id\}")
     ],
-    [rf"^\| {store} +\| +1 \| +\d+ \| +([\d,]+) \|" for store in ("SQLite", "Redis")],
+    [rf"^\| {store} +\| +1 \| +[\d,]+ \| +([\d,]+) \|" for store in ("SQLite", "Redis")],
     [rf"added by the {what} at 1 connection: ([\d,]+) µs" for what in ("hop from prep to pred", "fan-out to three members")],
     [r"^\| iris_wsgi, 1 process +\| CSV +\| +([\d,]+) \| +([\d.]+) \|.*\| +(\d+) \| +[\d.]+ \|$"],
 ]
