@@ -4,7 +4,8 @@ import hashlib
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from math import inf
+from itertools import product
+from math import inf, prod
 
 from iris_wsgi.board import PASSING, Board
 from iris_wsgi.processes import Figure, process_figures
@@ -33,6 +34,8 @@ SECONDS = (
 )
 
 Key = tuple[str, ...]
+# So many series that are all zero are passed over at once.
+BLOCK = 64
 
 
 class Registry:
@@ -49,7 +52,7 @@ class Registry:
 
     def counter(self, name: str, help_text: str, label: str, values: Iterable[str]) -> "Counter":
         """A family whose series one label tells apart."""
-        return Counter(self, name, help_text, (label,), [(value,) for value in values])
+        return Counter(self, name, help_text, (label,), [values])
 
     def take(self, count: int, passing: bool) -> int:
         """The number of the first of `count` cells that nobody has; `passing` for what ends with the process."""
@@ -64,7 +67,7 @@ class Registry:
 
     def join(self) -> None:
         """To be called when all families are made and none has counted: takes up what an earlier process of this slot left."""
-        described = repr([(family.head, family.names, list(family.first)) for family in self.families])
+        described = repr([(family.head, family.names, family.first.axes) for family in self.families])
         # 52 bits, so that it is the same number as a float64; never 0, which is an unused slot.
         self.layout = int.from_bytes(hashlib.sha256(described.encode()).digest()[:6], "big") + 1
         self.board.join(self.slot, self.layout, self.used)
@@ -85,6 +88,35 @@ class Registry:
         return ("\n".join(lines) + "\n").encode()
 
 
+class Grid:
+    """The first cells of series by their keys, which are all combinations of values, with an axis for each label.
+
+    They are reckoned: of methods, routes and statuses there are thousands, and most of them never come.
+    """
+
+    def __init__(self, axes: Iterable[Iterable[str]], width: int) -> None:
+        self.axes, self.width = [list(axis) for axis in axes], width
+        self.numbers = [{value: i for i, value in enumerate(axis)} for axis in self.axes]
+        self.count, self.start = prod(map(len, self.axes)), 0
+
+    def __getitem__(self, key: Key) -> int:
+        number = 0
+        for value, numbers in zip(key, self.numbers, strict=True):
+            number = number * len(numbers) + numbers[value]
+        return self.start + number * self.width
+
+    def __iter__(self) -> Iterator[Key]:
+        return product(*self.axes)
+
+    def key(self, number: int) -> Key:
+        """Of the series with this number, counted from 0 in their order."""
+        values = []
+        for axis in reversed(self.axes):
+            number, place = divmod(number, len(axis))
+            values.append(axis[place])
+        return tuple(reversed(values))
+
+
 class Family:
     """The series of one name; subclasses say what a cell means. A sparse family leaves out series that are still zero."""
 
@@ -98,22 +130,30 @@ class Family:
         name: str,
         help_text: str,
         names: Key = (),
-        keys: Iterable[Key] = ((),),
+        axes: Iterable[Iterable[str]] = (),
         sparse: bool = False,
     ) -> None:
+        """`axes` are the values of each of the labels `names`."""
         self.cells, self.lock, self.sparse = registry.cells, registry.lock, sparse
         self.name, self.head = name, heading(name, self.kind, help_text)
-        self.first = {key: registry.take(self.width, self.passing) for key in keys}
-        self.names = names
+        self.names, self.first = names, Grid(axes, self.width)
+        self.first.start = registry.take(self.first.count * self.width, self.passing)
         registry.families.append(self)
 
     def lines(self, total: Sequence[float]) -> Iterator[str]:
         yield from self.head
-        for key, first in self.first.items():
-            cells = total[first : first + self.width]
-            if any(cells) or not self.sparse:
-                labels = ",".join(f'{n}="{escaped(v)}"' for n, v in zip(self.names, key, strict=True))
-                yield from self.series(labels, cells)
+        start, width, count = self.first.start, self.width, self.first.count
+        for begin in range(0, count, BLOCK):
+            end = min(begin + BLOCK, count)
+            if self.sparse and not any(total[start + begin * width : start + end * width]):
+                continue
+            for number in range(begin, end):
+                cells = total[start + number * width : start + (number + 1) * width]
+                if any(cells) or not self.sparse:
+                    yield from self.series(self.labels(self.first.key(number)), cells)
+
+    def labels(self, key: Key) -> str:
+        return ",".join(f'{n}="{escaped(v)}"' for n, v in zip(self.names, key, strict=True))
 
     def series(self, labels: str, cells: Sequence[float]) -> Iterator[str]:
         yield f"{self.name}{braced(labels)} {number(cells[0])}"

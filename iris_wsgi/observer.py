@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable
-from itertools import product
 
 from iris_wsgi.errors import PHRASES
 from iris_wsgi.log import Log
@@ -23,15 +22,13 @@ class RequestObserver:
     def __init__(self, log: Log, registry: Registry, paths: Iterable[str], model: str) -> None:
         self.log = log
         self.end = f'","model":{json.dumps(model)}}}'
-        routes, methods = (*dict.fromkeys(paths), UNMATCHED), (*METHODS, OTHER)
-        served = list(product(methods, routes))
-        answered = [(method, route, str(status)) for method, route in served for status in PHRASES]
-        names = ("method", "route", "status")
-        self.requests = Counter(registry, "http_requests_total", "Requests answered.", names, answered, sparse=True)
+        served = ((*METHODS, OTHER), (*dict.fromkeys(paths), UNMATCHED))
+        names, axes = ("method", "route", "status"), (*served, map(str, PHRASES))
+        self.requests = Counter(registry, "http_requests_total", "Requests answered.", names, axes, sparse=True)
         self.seconds = Histogram(
             registry, "http_request_duration_seconds", "Seconds from request to answer.", names[:2], served, sparse=True
         )
-        self.in_flight = Gauge(registry, "http_requests_in_flight", "Requests being answered.")
+        in_flight = Gauge(registry, "http_requests_in_flight", "Requests being answered.")
         self.connections = Gauge(registry, "http_connections", "Connections that are open.")
         self.queued = Gauge(registry, "http_requests_queued", "Requests that wait for a thread.")
         self.bytes = Gauge(
@@ -39,14 +36,15 @@ class RequestObserver:
             "http_held_bytes",
             "Bytes of requests that are not answered, and of computed answers that their clients have not taken.",
             ("of",),
-            [("requests",), ("answers",)],
+            [("requests", "answers")],
         )
-        self.flying = self.in_flight.first[()]
+        self.flying = in_flight.first[()]
         self.cells, self.lock = registry.cells, registry.lock
         self.places: dict[tuple[str, str, int], tuple[int, int]] = {}
 
     def started(self) -> None:
-        self.in_flight.add()
+        with self.lock:
+            self.cells[self.flying] += 1
 
     def failed(self, ids: Ids) -> None:
         self.log.failure(**ids.told())

@@ -40,7 +40,7 @@ class ModelMetrics:
             ranged,
         )
         info = (model.name, model.version, model.digest)
-        Info(registry, "model_info", "The model that is served.", ("name", "version", "digest"), [info])
+        Info(registry, "model_info", "The model that is served.", ("name", "version", "digest"), [[one] for one in info])
 
 
 def within_deadline(model: Model, watch: Watch) -> Predict:

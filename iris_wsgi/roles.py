@@ -126,7 +126,7 @@ def build(settings: Settings, log: Log, registry: Registry | None = None) -> Ser
     parts = Parts(settings, graph, core.predict, ask, core.sample, registry, readiness, pace, companions, log, credentials)
     routes = [*named(role.routes)(parts), *routes, *(edge_files(parts) if settings.edge_dir else ())]
     table = ops.routes(routes, registry, readiness, companions.why_not, bool(settings.token_file))
-    Info(registry, "iris_wsgi_info", "What this server is.", ("role", "version"), [(settings.role, __version__)])
+    Info(registry, "iris_wsgi_info", "What this server is.", ("role", "version"), [[settings.role], [__version__]])
     observer = RequestObserver(log, registry, (route.path for route in table), graph.version)
     registry.join()
     served = app(table, observer, settings.max_body_bytes, settings.deadline_ms / 1000 or inf)

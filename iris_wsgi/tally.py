@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable
-from itertools import product
 from types import TracebackType
 
 from iris_wsgi.metrics import Counter, Nanoseconds, Registry
@@ -17,11 +16,9 @@ class Tallies:
     def __init__(self, registry: Registry, models: Iterable[str]) -> None:
         """Every name of a model is known here, as every label value is."""
         self.registry = registry
-        names = [(model,) for model in models]
-        staged = [(*name, stage) for name, stage in product(names, STAGES)]
-        self.rows = Counter(registry, "inference_rows_total", "Rows predicted under /v2 and /v1.", ("model",), names)
-        self.runs = Counter(registry, "inference_runs_total", "Runs of a model under /v2 and /v1.", ("model",), names)
-        labels = ("model", "stage")
+        labels, staged = ("model", "stage"), (list(models), STAGES)
+        self.rows = registry.counter("inference_rows_total", "Rows predicted under /v2 and /v1.", "model", staged[0])
+        self.runs = registry.counter("inference_runs_total", "Runs of a model under /v2 and /v1.", "model", staged[0])
         self.counts = Counter(
             registry, "inference_stages_total", "Stages of requests under /v2 and /v1 that ended.", labels, staged, sparse=True
         )

@@ -188,7 +188,7 @@ def test_methods_that_are_none_count_as_one(service, call):
 def test_label_values_are_escaped():
     registry = Registry()
     hostile = 'a"b\\c\nd'
-    gauge = Gauge(registry, "g", "A gauge.", ("label",), [(hostile,)])
+    gauge = Gauge(registry, "g", "A gauge.", ("label",), [[hostile]])
     registry.join()
     gauge.add((hostile,), 2.5)
     assert value(registry.text().decode(), "g", label=hostile) == 2.5
@@ -243,7 +243,7 @@ def test_a_limit_that_is_unlimited_is_infinity(tmp_path: Path):
 
 def registry_of(board: Board, slot: int, *labels: str) -> tuple[Registry, Counter, Gauge]:
     registry = Registry(board, slot)
-    counter = Counter(registry, "c_total", "Counts.", ("label",), [(label,) for label in labels])
+    counter = Counter(registry, "c_total", "Counts.", ("label",), [labels])
     gauge = Gauge(registry, "g", "Gauges.")
     registry.join()
     return registry, counter, gauge
@@ -286,6 +286,27 @@ def test_counts_of_another_layout_are_not_mixed_in():
     assert value(again.text().decode(), "c_total", label="x") == 0
 
 
+def test_of_thousands_of_series_those_that_count_are_shown_with_their_labels():
+    registry = Registry()
+    axes = [("a", "b"), map(str, range(100)), ("x", "y", "z")]
+    counter = Counter(registry, "c_total", "Counts.", ("one", "two", "three"), axes, sparse=True)
+    after = Counter(registry, "d_total", "Counts.")
+    registry.join()
+    assert len(set(counter.first)) == 600 and len({counter.first[key] for key in counter.first}) == 600
+    assert [counter.first.key(i) for i in range(600)] == list(counter.first)
+    after.add()
+    for key in (("a", "0", "x"), ("a", "63", "z"), ("b", "99", "z")):
+        counter.add(key, 2)
+    assert [line for line in registry.text().decode().splitlines() if line.startswith(("c_total", "d_total"))] == [
+        'c_total{one="a",two="0",three="x"} 2',
+        'c_total{one="a",two="63",three="z"} 2',
+        'c_total{one="b",two="99",three="z"} 2',
+        "d_total 1",
+    ]
+    with pytest.raises(KeyError):
+        counter.add(("c", "0", "x"))
+
+
 def test_more_cells_than_a_slot_holds_are_refused():
     with pytest.raises(ValueError, match="more metric cells than a slot holds"):
-        Counter(Registry(), "c_total", "Counts.", ("i",), [(str(i),) for i in range(200_000)])
+        Counter(Registry(), "c_total", "Counts.", ("i",), [map(str, range(200_000))])

@@ -11,14 +11,13 @@ class CallMetrics:
     """Series by target, of which all are known at the start."""
 
     def __init__(self, registry: Registry, targets: Sequence[str]) -> None:
-        keys = [(name,) for name in targets]
-        of_target = ("target",)
+        of_target, keys = ("target",), [targets]
         self.calls = Counter(
             registry,
             "remote_calls_total",
             "Calls to another server, by what came of them; refused: not made, as its breaker was open.",
             ("target", "outcome"),
-            [(name, outcome) for name in targets for outcome in OUTCOMES],
+            [targets, OUTCOMES],
         )
         self.seconds = Histogram(
             registry, "remote_call_duration_seconds", "Seconds until a call was answered well.", of_target, keys
