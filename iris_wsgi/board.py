@@ -4,10 +4,12 @@ import mmap
 import os
 import time
 from collections.abc import Sequence
+from math import inf
+from typing import NamedTuple
 
 SLOT_BYTES = 1 << 20
 HEADER = 8
-LAYOUT, PID, DEAD_CPU, GENERATION = 0, 1, 2, 3
+LAYOUT, PID, DEAD_CPU, GENERATION, CONNECTIONS = range(5)
 # The first cells are for what a process is doing now, which ends with it.
 PASSING = 256
 # Words that any process may write, each as a whole: marks by which they tell each other what has changed.
@@ -45,7 +47,7 @@ class Board:
             zero(slot, used)
             slot[LAYOUT] = layout
         zero(slot, PASSING)
-        slot[PID] = os.getpid()
+        slot[PID], slot[CONNECTIONS] = os.getpid(), 0
 
     def leave(self, number: int, cpu_seconds: float) -> None:
         """Called by the parent when the process of a slot has ended after so much CPU time."""
@@ -63,6 +65,17 @@ class Board:
         found = [int(self.slot(number)[PID]) for number in range(self.slots)]
         return list(dict.fromkeys(pid for pid in (self.parent, *found) if pid))
 
+    def connected(self, number: int, connections: float) -> None:
+        """The process of a slot has so many now; infinitely many are those of one that takes no more."""
+        self.slot(number)[CONNECTIONS] = connections
+
+    def is_ahead(self, number: int) -> bool:
+        """Whether it has so many more than another that the next should be for that one. A start has few to compare, and a
+        difference of two is allowed."""
+        others = [self.slot(i) for i in range(self.slots) if i != number]
+        least = min((slot[CONNECTIONS] for slot in others if slot[PID]), default=inf)
+        return self.slot(number)[CONNECTIONS] > 1.25 * least + 1
+
     def generation(self) -> float:
         """Another number than before says to each process that what it keeps in a cache counts no more."""
         return self.view[GENERATION]
@@ -73,6 +86,14 @@ class Board:
 
     def dead_cpu(self) -> float:
         return float(sum(self.slot(number)[DEAD_CPU] for number in range(self.slots)))
+
+
+class Company(NamedTuple):
+    """What a process knows of the others that serve with it."""
+
+    parent: int
+    board: Board
+    slot: int
 
 
 def zero(slot: "memoryview[float]", count: int) -> None:

@@ -20,7 +20,7 @@ from iris_wsgi.log import LibraryLines, Log
 from iris_wsgi.settings import BadSetting, Settings
 
 if TYPE_CHECKING:
-    from iris_wsgi.board import Board
+    from iris_wsgi.board import Company
     from iris_wsgi.roles import Service
     from iris_wsgi.server import Server
 
@@ -38,14 +38,6 @@ class Facts(NamedTuple):
     model: str
     self_test: str
     sample: list[float]
-
-
-class Company(NamedTuple):
-    """What a process knows of the others that serve with it."""
-
-    parent: int
-    board: "Board"
-    slot: int
 
 
 def announce(settings: Settings, facts: Facts, say: Callable[[str], None]) -> None:
@@ -84,7 +76,7 @@ def serve_here(settings: Settings, bound: socket.socket, ready: Callable[[Facts]
     service = build(settings, log, Registry(company.board, company.slot) if company else Registry())
     threads, _ = threads_for(settings, cpus()[0])
     try:
-        server = Server(service.app, bound, settings, threads, service.observer, log, shared=company is not None)
+        server = Server(service.app, bound, settings, threads, service.observer, log, company)
     except OSError as error:
         raise BadSetting(
             f"IRIS_PORT={settings.port}: cannot listen there: {error.strerror}; choose another with --port"

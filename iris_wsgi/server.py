@@ -17,6 +17,7 @@ from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
 from iris_wsgi.answers import Pieces, Writer
+from iris_wsgi.board import Company
 from iris_wsgi.channel import SETTLE_SECONDS, Channel, State
 from iris_wsgi.errors import LATER, NotReady, Problem
 from iris_wsgi.http1 import Head, Request
@@ -28,6 +29,8 @@ from iris_wsgi.wsgi import App, Work, never
 
 SWEEP_SECONDS = 0.25
 ACCEPT_PAUSE_SECONDS = 0.2
+# How long a process that has more connections than others leaves the next ones to them.
+STEP_BACK_SECONDS = 0.001
 # How long a client whose connection was begun before the kernel was told to drop newcomers has to complete it.
 HANDSHAKE_SECONDS = 0.25
 # How soon to try again to write lines that a reader of the log was too slow for.
@@ -74,9 +77,16 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
     """Serves one application on one bound socket: `run()` returns when it is drained."""
 
     def __init__(
-        self, app: App, bound: socket.socket, settings: Settings, threads: int, observer: Observer, log: Log, shared: bool = False
+        self,
+        app: App,
+        bound: socket.socket,
+        settings: Settings,
+        threads: int,
+        observer: Observer,
+        log: Log,
+        company: Company | None = None,
     ) -> None:
-        """`shared` tells that other processes accept on the socket too, and go on when this one stops."""
+        """In `company` other processes accept on the socket too, and go on when this one stops."""
         dispatcher = silent_pool()
         dispatcher.set_thread_count(threads)
         # Requests whose answers are held back wait in threads of their own, of which there are none before there are requests.
@@ -85,7 +95,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.callers = silent_pool()
         self.pools = (dispatcher, self.waiters, self.callers)
         adjustments = Adjustments(sockets=[bound], threads=threads, backlog=1024)
-        self.limits, self.observer, self.logbook, self.shared = settings, observer, log, shared
+        self.limits, self.observer, self.logbook, self.company = settings, observer, log, company
         self.now = monotonic()
         self.poller = select.epoll() if hasattr(select, "epoll") else Poll()
         self.channels: dict[int, Channel] = {}
@@ -114,7 +124,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
     def watch_listener(self) -> None:
         # One of the processes that wait on a shared listener is woken by a connection, not all.
         self.listening = True
-        self.poller.register(self.socket.fileno(), select.POLLIN | (getattr(select, "EPOLLEXCLUSIVE", 0) if self.shared else 0))
+        self.poller.register(self.socket.fileno(), select.POLLIN | (getattr(select, "EPOLLEXCLUSIVE", 0) if self.company else 0))
 
     def run(self) -> int:
         """The I/O loop; the number of requests that were cut off at the end, which is 0 unless the drain's time was over."""
@@ -135,6 +145,9 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
                 self.attend(channel, channel.answered, data, close)
             if self.now >= self.next_sweep:
                 self.sweep()
+            if self.now >= self.accept_again_at and not self.listening and self.end_at == inf:
+                self.accept_again_at = inf
+                self.watch_listener()
             self.logbook.flush()
         return self.end()
 
@@ -150,11 +163,13 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         """Seconds until the loop has something to do of its own."""
         if self.logbook.waiting:
             return LOG_SECONDS
-        return max(0.0, min(self.next_sweep, self.grace_ends_at, self.close_listener_at, self.end_at) - self.now)
+        return max(
+            0.0, min(self.next_sweep, self.accept_again_at, self.grace_ends_at, self.close_listener_at, self.end_at) - self.now
+        )
 
     def handle_accept(self) -> bool:
         """Takes new connections, only one at a time where other processes could take the next; False if there are no more."""
-        for _ in range(1 if self.shared and not self.stopping else 64):
+        for _ in range(1 if self.company and not self.stopping else 64):
             try:
                 connection, _ = self.socket.accept()
             except BlockingIOError:
@@ -166,7 +181,24 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
                     return False
                 continue
             self.attend(connection, self.welcome, connection)
+            if self.company and self.listening and not self.stopping:
+                self.step_back(self.company)
         return True
+
+    def step_back(self, company: Company) -> None:
+        """Has other processes take the next connection: the kernel asks the first in the row that is not busy, which would get
+        nearly all, so this one goes to its end, and a moment later where it has more than another."""
+        self.tell_company()
+        self.listening = False
+        self.poller.unregister(self.socket.fileno())
+        if company.board.is_ahead(company.slot):
+            self.accept_again_at = self.now + STEP_BACK_SECONDS
+        else:
+            self.watch_listener()
+
+    def tell_company(self) -> None:
+        if self.company:
+            self.company.board.connected(self.company.slot, inf if self.stopping else len(self.channels))
 
     def welcome(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -203,6 +235,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         """A connection is about to be closed."""
         self.channels.pop(channel.fd, None)
         self.poller.unregister(channel.fd)
+        self.tell_company()
 
     def make_room(self) -> None:
         """Ends the connections whose clients take longest over an answer, until what is kept for the others has room.
@@ -280,9 +313,6 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             self.attend(channel, channel.expire)
         # The deadline of a request is kept more exactly than that of a connection.
         self.next_sweep = min(self.next_sweep, *(c.deadline for c in self.channels.values() if c.state is State.BUSY), inf)
-        if self.accept_again_at <= self.now and not self.listening and self.end_at == inf:
-            self.accept_again_at = inf
-            self.watch_listener()
 
     def stop(self, others_go_on: bool = False) -> None:
         """Begins the end: every answer says that the connection closes; after the grace nothing new is accepted.
@@ -300,6 +330,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         """Moves the end along; whether all is done, or its time is over."""
         if self.grace_ends_at <= self.now:
             self.grace_ends_at = inf
+            self.tell_company()
             self.end_at = self.now + self.limits.drain_seconds
             self.close_listener_at = self.now
             if self.last_to_listen:

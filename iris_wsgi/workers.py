@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable
 from types import FrameType
 
-from iris_wsgi.board import Board
+from iris_wsgi.board import Board, Company
 from iris_wsgi.console import tell
-from iris_wsgi.launch import CANNOT_START, Company, Facts, serve_here
+from iris_wsgi.launch import CANNOT_START, Facts, serve_here
 from iris_wsgi.log import Log
 from iris_wsgi.settings import Settings
 

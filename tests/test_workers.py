@@ -25,6 +25,7 @@ from clients import (
     cpu_seconds,
     log_to,
     metric,
+    open_sockets,
     until,
 )
 from conftest import start_server
@@ -99,6 +100,21 @@ def test_two_workers_serve_on_one_socket(shared):
         until(lambda: all(cpu_seconds(pid) > before[pid] + 0.1 for pid in pids), "work of both")
     inodes = {os.stat(f"/proc/{pid}/fd/{fd.name}").st_ino for pid in pids for fd in listeners(pid, shared.port)}
     assert len(inodes) == 1
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_connections_that_stay_are_shared_out_among_the_workers(pair, at_once):
+    server, _ = pair
+    pids = both(server)
+    before = [open_sockets(pid) for pid in pids]
+    with ExitStack() as stack:
+        for _ in range(20):
+            wire = stack.enter_context(Wire(server))
+            # Who has an answer is one of somebody's connections.
+            assert at_once or wire.ask(LIVEZ).status == 200
+        until(lambda: sum(map(open_sockets, pids)) == sum(before) + 20, "all are accepted")
+        shares = [open_sockets(pid) - earlier for pid, earlier in zip(pids, before, strict=True)]
+        assert min(shares) >= 6, shares
 
 
 def listeners(pid: int, port: int) -> list[Path]:
