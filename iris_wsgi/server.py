@@ -77,16 +77,9 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
     """Serves one application on one bound socket: `run()` returns when it is drained."""
 
     def __init__(
-        self,
-        app: App,
-        bound: socket.socket,
-        settings: Settings,
-        threads: int,
-        observer: Observer,
-        log: Log,
-        company: Company | None = None,
+        self, app: App, bound: socket.socket, limits: Settings, threads: int, observer: Observer, log: Log, among: Company | None
     ) -> None:
-        """In `company` other processes accept on the socket too, and go on when this one stops."""
+        """`among` others the socket is theirs too, and they go on when this one stops."""
         dispatcher = silent_pool()
         dispatcher.set_thread_count(threads)
         # Requests whose answers are held back wait in threads of their own, of which there are none before there are requests.
@@ -95,12 +88,12 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.callers = silent_pool()
         self.pools = (dispatcher, self.waiters, self.callers)
         adjustments = Adjustments(sockets=[bound], threads=threads, backlog=1024)
-        self.limits, self.observer, self.logbook, self.company = settings, observer, log, company
+        self.limits, self.observer, self.logbook, self.company = limits, observer, log, among
         self.now = monotonic()
         self.poller = select.epoll() if hasattr(select, "epoll") else Poll()
         self.channels: dict[int, Channel] = {}
         self.done: deque[tuple[Channel, Pieces, bool]] = deque()
-        self.most_connections, self.most_turned_away = connection_limits(settings.connections)
+        self.most_connections, self.most_turned_away = connection_limits(limits.connections)
         self.listening, self.stopping, self.last_to_listen = True, False, True
         self.grace_ends_at = self.close_listener_at = self.end_at = self.accept_again_at = inf
         self.next_sweep = self.next_complaint = 0.0
