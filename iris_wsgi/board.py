@@ -70,8 +70,7 @@ class Board:
         self.slot(number)[CONNECTIONS] = connections
 
     def is_ahead(self, number: int) -> bool:
-        """Whether it has so many more than another that the next should be for that one. A start has few to compare, and a
-        difference of two is allowed."""
+        """Whether it has more by a quarter than another, and by two at least, so that the next should be for that one."""
         others = [self.slot(i) for i in range(self.slots) if i != number]
         least = min((slot[CONNECTIONS] for slot in others if slot[PID]), default=inf)
         return self.slot(number)[CONNECTIONS] > 1.25 * least + 1

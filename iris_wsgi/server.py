@@ -174,14 +174,17 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
                     return False
                 continue
             self.attend(connection, self.welcome, connection)
+            self.tell_company()
             if self.company and self.listening and not self.stopping:
                 self.step_back(self.company)
         return True
 
     def step_back(self, company: Company) -> None:
         """Has other processes take the next connection: the kernel asks the first in the row that is not busy, which would get
-        nearly all, so this one goes to its end, and a moment later where it has more than another."""
-        self.tell_company()
+        nearly all, so this one goes to its end, and a moment later where it has more than another.
+
+        At the end of the row it sees as well what another was asked to take, and did not.
+        """
         self.listening = False
         self.poller.unregister(self.socket.fileno())
         if company.board.is_ahead(company.slot):
@@ -301,6 +304,8 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         """Ends what is past its deadline, and tells what there is."""
         self.next_sweep = self.now + SWEEP_SECONDS
         self.tick()
+        if self.company and self.listening:
+            self.step_back(self.company)
         self.observer.holds(len(self.channels), sum(len(pool.queue) for pool in self.pools), self.pending, self.owed)
         for channel in [c for c in self.channels.values() if c.deadline <= self.now]:
             self.attend(channel, channel.expire)
