@@ -348,6 +348,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         while self.last_to_listen and self.handle_accept():
             pass
         self.socket.close()
+        self.accept_again_at = inf
         settled = self.now + min(SETTLE_SECONDS, self.limits.drain_seconds)
         for channel in list(self.channels.values()):
             if channel.state in (State.NEW, State.IDLE):

@@ -117,6 +117,27 @@ def test_connections_that_stay_are_shared_out_among_the_workers(pair, at_once):
         assert min(shares) >= 6, shares
 
 
+@pytest.mark.parametrize("attempt", range(4))
+def test_a_process_that_drains_just_as_it_leaves_connections_to_others_does_not_spin(pair, attempt):
+    server, _ = pair
+    ends, stands = both(server)
+    os.kill(stands, signal.SIGSTOP)
+    try:
+        with ExitStack() as stack:
+            half = stack.enter_context(Wire(server)).send(LABEL[:40])
+            # While more come than it takes, one each millisecond: chance decides in which moment.
+            for i in range(200):
+                stack.enter_context(Wire(server))
+                if i == 100:
+                    os.kill(ends, signal.SIGTERM)
+            spent = cpu_seconds(ends)
+            assert not half.readable()
+            time.sleep(0.4)
+            assert cpu_seconds(ends) - spent < 0.2
+    finally:
+        os.kill(stands, signal.SIGCONT)
+
+
 def listeners(pid: int, port: int) -> list[Path]:
     """The descriptors of a process that are a socket listening on the port."""
     wanted = f":{port:04X} 00000000:0000 0A"
