@@ -3,7 +3,7 @@
 import socket
 from collections.abc import Iterable
 
-from iris_wsgi.listener import EVERYWHERE
+from iris_wsgi.listener import EVERYWHERE, reason
 
 SECONDS = 4.0
 REQUEST = "{} HTTP/1.1\r\nHost: localhost\r\n{}Connection: close\r\n\r\n"
@@ -19,6 +19,6 @@ def why_not(asked: str, host: str, port: int, seconds: float = SECONDS, fields: 
     except TimeoutError:
         return f"no answer from {where} port {port} within {seconds:g} seconds"
     except (OSError, UnicodeError) as error:
-        return f"no server at {where} port {port}: {getattr(error, 'strerror', 'it is no name')}"
+        return f"no server at {where} port {port}: {reason(error)}"
     status = answer.partition(b"\r\n")[0].decode("ascii", "replace")
     return None if status.startswith("HTTP/1.1 200 ") else f"{where} port {port} answers: {status or 'nothing'}"

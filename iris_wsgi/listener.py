@@ -38,11 +38,15 @@ def bind(settings: Settings) -> socket.socket:
         bound.bind(address)
     except (OSError, UnicodeError) as error:
         where = f"IRIS_HOST={settings.host} IRIS_PORT={settings.port}"
-        # A name with an empty part, or one that is too long, is not even looked up.
-        number, why = (error.errno, error.strerror) if isinstance(error, OSError) else (None, "it is no name")
-        way_out = "choose another with --port" if number in (EADDRINUSE, EACCES) else "is it an address of this machine?"
-        raise BadSetting(f"{where}: cannot listen there: {why}; {way_out}") from None
+        taken = getattr(error, "errno", None) in (EADDRINUSE, EACCES)
+        way_out = "choose another with --port" if taken else "is it an address of this machine?"
+        raise BadSetting(f"{where}: cannot listen there: {reason(error)}; {way_out}") from None
     return bound
+
+
+def reason(error: OSError | UnicodeError) -> str | None:
+    """Of what a name or an address cannot be used for: one with an empty part, or too long a part, is not even looked up."""
+    return error.strerror if isinstance(error, OSError) else "it is no name"
 
 
 def connection_limits(wanted: int) -> tuple[int, int]:

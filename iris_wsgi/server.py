@@ -77,9 +77,9 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
     """Serves one application on one bound socket: `run()` returns when it is drained."""
 
     def __init__(
-        self, app: App, bound: socket.socket, limits: Settings, threads: int, observer: Observer, log: Log, among: Company | None
+        self, app: App, sock: socket.socket, limits: Settings, threads: int, observer: Observer, log: Log, company: Company | None
     ) -> None:
-        """`among` others the socket is theirs too, and they go on when this one stops."""
+        """In `company` other processes accept on the bound socket too, and go on when this one stops."""
         dispatcher = silent_pool()
         dispatcher.set_thread_count(threads)
         # Requests whose answers are held back wait in threads of their own, of which there are none before there are requests.
@@ -87,8 +87,8 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         # Neither are there any for those that call other servers.
         self.callers = silent_pool()
         self.pools = (dispatcher, self.waiters, self.callers)
-        adjustments = Adjustments(sockets=[bound], threads=threads, backlog=1024)
-        self.limits, self.observer, self.logbook, self.company = limits, observer, log, among
+        adjustments = Adjustments(sockets=[sock], threads=threads, backlog=1024)
+        self.limits, self.observer, self.logbook, self.company = limits, observer, log, company
         self.now = monotonic()
         self.poller = select.epoll() if hasattr(select, "epoll") else Poll()
         self.channels: dict[int, Channel] = {}
@@ -102,11 +102,11 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         super().__init__(
             app,
             {},
-            _sock=bound,
+            _sock=sock,
             dispatcher=dispatcher,
             adj=adjustments,
             bind_socket=False,
-            sockinfo=(bound.family, bound.type, bound.proto, bound.getsockname()),
+            sockinfo=(sock.family, sock.type, sock.proto, sock.getsockname()),
         )
         self.inline, self.patience = app.inline, app.patience
         self.app, self.writer = app, Writer()
@@ -116,8 +116,12 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
 
     def watch_listener(self) -> None:
         # One of the processes that wait on a shared listener is woken by a connection, not all.
-        self.listening = True
+        self.listening, self.accept_again_at = True, inf
         self.poller.register(self.socket.fileno(), select.POLLIN | (getattr(select, "EPOLLEXCLUSIVE", 0) if self.company else 0))
+
+    def leave_listener(self) -> None:
+        self.listening = False
+        self.poller.unregister(self.socket.fileno())
 
     def run(self) -> int:
         """The I/O loop; the number of requests that were cut off at the end, which is 0 unless the drain's time was over."""
@@ -138,8 +142,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
                 self.attend(channel, channel.answered, data, close)
             if self.now >= self.next_sweep:
                 self.sweep()
-            if self.now >= self.accept_again_at and not self.listening and self.end_at == inf:
-                self.accept_again_at = inf
+            if self.now >= self.accept_again_at:
                 self.watch_listener()
             self.logbook.flush()
         return self.end()
@@ -185,8 +188,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
 
         At the end of the row it sees as well what another was asked to take, and did not.
         """
-        self.listening = False
-        self.poller.unregister(self.socket.fileno())
+        self.leave_listener()
         if company.board.is_ahead(company.slot):
             self.accept_again_at = self.now + STEP_BACK_SECONDS
         else:
@@ -206,8 +208,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
 
     def pause_accepting(self, error: OSError) -> None:
         if self.listening:
-            self.listening = False
-            self.poller.unregister(self.socket.fileno())
+            self.leave_listener()
             self.complain("connections wait to be accepted", reason=error.strerror)
         self.accept_again_at = self.now + ACCEPT_PAUSE_SECONDS
 
@@ -342,8 +343,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
     def close_listener(self) -> None:
         """Empties the backlog, so that no client that was let in is lost, and closes."""
         if self.listening:
-            self.listening = False
-            self.poller.unregister(self.socket.fileno())
+            self.leave_listener()
         # Where others go on, they take what waits.
         while self.last_to_listen and self.handle_accept():
             pass
