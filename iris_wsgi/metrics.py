@@ -91,19 +91,23 @@ class Registry:
 class Grid:
     """The first cells of series by their keys, which are all combinations of values, with an axis for each label.
 
-    They are reckoned: of methods, routes and statuses there are thousands, and most of them never come.
+    Each is reckoned once, when it is asked for: of methods, routes and statuses there are thousands, and most never come.
     """
 
     def __init__(self, axes: Iterable[Iterable[str]], width: int) -> None:
         self.axes, self.width = [list(axis) for axis in axes], width
         self.numbers = [{value: i for i, value in enumerate(axis)} for axis in self.axes]
         self.count, self.start = prod(map(len, self.axes)), 0
+        self.reckoned: dict[Key, int] = {}
 
     def __getitem__(self, key: Key) -> int:
-        number = 0
-        for value, numbers in zip(key, self.numbers, strict=True):
-            number = number * len(numbers) + numbers[value]
-        return self.start + number * self.width
+        first = self.reckoned.get(key)
+        if first is None:
+            number = 0
+            for value, numbers in zip(key, self.numbers, strict=True):
+                number = number * len(numbers) + numbers[value]
+            first = self.reckoned[key] = self.start + number * self.width
+        return first
 
     def __iter__(self) -> Iterator[Key]:
         return product(*self.axes)

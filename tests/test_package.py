@@ -8,7 +8,7 @@ import zipfile
 from importlib.metadata import requires
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, need
 from packaging.requirements import Requirement
 
 import iris_wsgi
@@ -29,6 +29,14 @@ def needed_by(names: set[str]) -> set[str]:
 
 
 @pytest.mark.long
+def test_nothing_lies_at_the_top_but_what_belongs_there():
+    """What an experiment leaves behind is easily committed with the rest."""
+    given = {".ci", ".dockerignore", ".gitignore", "Dockerfile", "bin", "docs", "iris_wsgi", "manifests", "model", "tests"}
+    given |= {"CHANGELOG.md", "CONTRIBUTING.md", "README.ja.md", "README.md", "SECURITY.md", "pyproject.toml", "setup.cfg"}
+    told = subprocess.run([need("git"), "ls-files", "-z"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert {name.partition("/")[0] for name in told.split("\0") if name} <= given
+
+
 def test_an_install_brings_three_packages_and_what_they_require_themselves():
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-", str(ROOT)]
     told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
