@@ -358,6 +358,24 @@ def alive(pid: int) -> bool:
         return False
 
 
+def asleep(pid: int) -> bool:
+    """Whether no thread of a process runs, or waits for a processor."""
+    states = set()
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):
+            states.add(stat.read_text().rpartition(")")[2].split()[0])
+    return "R" not in states
+
+
+def rests(pid: int) -> bool:
+    """Whether a process was asleep at each of many looks; one that spins never is."""
+    for _ in range(50):
+        if not asleep(pid):
+            return False
+        time.sleep(0.002)
+    return True
+
+
 def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

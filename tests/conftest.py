@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import webtest
+from clocked import CLOCKED, Clock
 from postgres_server import PostgresServer, program
 from redis_server import RedisServer
 
@@ -149,10 +150,18 @@ class Running:
 
 
 def start_server(
-    *arguments: str, under: tuple[str, ...] = (), command: str = "serve", cwd: Path | None = None, **environ: str
+    *arguments: str,
+    under: tuple[str, ...] = (),
+    command: str = "serve",
+    cwd: Path | None = None,
+    clock: Clock | None = None,
+    **environ: str,
 ) -> Running:
-    """Starts a server, or a worker, on a free port, of one process if nothing else is asked; the package is that in `cwd`."""
-    line = [*under, sys.executable, "-m", "iris_wsgi", command]
+    """Starts a server, or a worker, on a free port, of one process if nothing else is asked; the package is that in `cwd`.
+
+    With a clock the server goes by that one.
+    """
+    line = [*under, sys.executable, *(("-m", "iris_wsgi") if clock is None else (CLOCKED, clock.path)), command]
     line += ["--port", "0", "--workers", "1", "--model-dir", str(MODEL), *arguments]
     environment = {**os.environ, "IRIS_STATE_DIR": tempfile.mkdtemp(dir=states()), **environ}
     pipe = subprocess.PIPE
@@ -180,6 +189,12 @@ def run() -> Iterator[Callable[..., Running]]:
             server.process.kill()
             # Whoever else has its pipes may live on.
             server.process.wait()
+
+
+@pytest.fixture
+def clock(tmp_path: Path) -> Clock:
+    """Stands still until the test moves it."""
+    return Clock(tmp_path / "clock")
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 
 from checks import check
@@ -15,28 +16,35 @@ from checks import check
 from iris_wsgi.stores.jobs import DEFAULT, Clock, JobStore, Limits
 from iris_wsgi.stores.sqlite import SqliteJobs
 
-# Short, so that jobs of the dead are taken again while others are killed.
-LEASE_SECONDS = 0.03
+# The clock of the store moves on by as much after each death, so that the jobs of the dead are taken again.
+LEASE_SECONDS = 60
+PATIENCE_SECONDS = 300
+# A child is killed after so many acknowledgements at most.
+MOST_LINES = 12
 
 
 def open_store(place: str, limits: Limits = DEFAULT, clock: Clock | None = None) -> JobStore:
     """`place` is the URL of a Redis or the path of a file."""
     # Nothing hangs here, but a busy disk may be slow.
     if "://" not in place:
-        return SqliteJobs(Path(place), limits, clock or time.time, busy_seconds=10)
+        return SqliteJobs(Path(place), limits, clock or time.time, busy_seconds=60)
     from iris_wsgi.stores.redis import RedisJobs
 
-    return RedisJobs(place, limits, clock, seconds=10)
+    return RedisJobs(place, limits, clock, seconds=60)
 
 
 def claim_all(place: str) -> None:
-    """Claims and finishes until nothing is left; the ids that it finished, as JSON."""
+    """Claims and finishes until nothing is left; the ids that it finished, as JSON. The second claim waits for a line."""
     store, done = open_store(place), []
     print("ready", flush=True)
     sys.stdin.readline()
-    while claims := store.claim(str(os.getpid()), 7, 600):
+    claims = store.claim(str(os.getpid()), 7, 600)
+    print("claimed", flush=True)
+    sys.stdin.readline()
+    while claims:
         assert all(store.finish([(one, str(os.getpid()).encode()) for one in claims]))
         done += [one.job.id for one in claims]
+        claims = store.claim(str(os.getpid()), 7, 600)
     print(json.dumps(done))
 
 
@@ -74,11 +82,13 @@ def child(work: Callable[[JobStore, Callable[[str], None]], None], open_it: Call
     return pid, ear
 
 
-def listen(ears: dict[int, bytearray], seconds: float) -> None:
-    """Takes in what they say, for so long or until all have closed."""
-    end, open_ears = time.monotonic() + seconds, set(ears)
-    while open_ears and (left := end - time.monotonic()) > 0:
-        for ear in select.select(open_ears, [], [], left)[0]:
+def listen(ears: dict[int, bytearray], wanted: dict[int, float]) -> None:
+    """Reads what the children write until each of the wanted has written so many lines, or has closed its pipe."""
+    open_ears = set(ears)
+    while any(ear in open_ears and ears[ear].count(b"\n") < lines for ear, lines in wanted.items()):
+        readable = select.select(open_ears, [], [], PATIENCE_SECONDS)[0]
+        assert readable, "no child wrote anything"
+        for ear in readable:
             said = os.read(ear, 1 << 20)
             ears[ear] += said
             open_ears -= set() if said else {ear}
@@ -90,9 +100,16 @@ def kill(place: str, kills: str, seed: str) -> None:
 
     def open_it() -> JobStore:
         """Anew for each: nobody may have SQLite open and fork."""
-        return open_store(place, Limits(queued=10**6, attempts=10**6), lambda: time.time() + ahead[0])
+        limits = Limits(queued=10**6, attempts=10**6, keep_seconds=10**9)
+        return open_store(place, limits, lambda: time.time() + ahead[0])
 
     submitted, results = set(), {}
+
+    def stock() -> None:
+        """Submits more jobs than a worker finishes before it is killed, whatever the submitting process comes to."""
+        store = open_it()
+        submitted.update(store.submit(b"rows", note=b"{}").id for _ in range(MOST_LINES * 3))
+        store.close()
 
     def saw(job_id: str, result: bytes) -> None:
         if results.setdefault(job_id, result) != result:
@@ -115,27 +132,30 @@ def kill(place: str, kills: str, seed: str) -> None:
         return [one for one in jobs if one not in results]
 
     for _ in range(int(kills) // 2):
-        pids, ears = [], {}
+        stock()
+        children, ears = [], {}
         for work in (submit_for_ever, work_for_ever):
-            pid, ear = child(work, open_it)
-            pids.append(pid)
-            ears[ear] = bytearray()
-        chance.shuffle(pids)
+            children.append(child(work, open_it))
+            ears[children[-1][1]] = bytearray()
+        chance.shuffle(children)
         store = open_it()
-        for pid in pids:
-            listen(ears, chance.uniform(0, 0.05))
+        for pid, ear in children:
+            # The child goes on while this process reads, so the kill comes at any moment of its work.
+            listen(ears, {ear: chance.randint(0, MOST_LINES)})
+            time.sleep(chance.uniform(0, 0.005))
             os.kill(pid, signal.SIGKILL)
             if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != -signal.SIGKILL:
                 faults.append("a process ended before it was killed")
             faults += check(store)
-        listen(ears, 60)
+        listen(ears, dict.fromkeys(ears, inf))
+        ahead[0] += LEASE_SECONDS
         for ear, said in ears.items():
             note(said)
             os.close(ear)
         look(store, submitted - set(results))
         store.close()
     store = open_it()
-    ahead[0], before = 1000.0, len(results)
+    before = len(results)
     while claims := store.claim("the last", 100, 600):
         store.finish([(one, b"late") for one in claims])
     faults += [f"{one} was lost" for one in look(store, submitted)] + check(store)

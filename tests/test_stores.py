@@ -487,9 +487,12 @@ def test_two_processes_claim_a_thousand_jobs_each_exactly_once(place, make, cloc
         ids = list(pool.map(lambda _: store.submit(BODY).id, range(1000)))
     for one in hands:
         assert one.stdout.readline() == "ready\n"
-    for one in hands:
-        one.stdin.write("go\n")
-        one.stdin.flush()
+    # Neither goes on before both have claimed.
+    for answer in ("claimed\n", None):
+        for one in hands:
+            one.stdin.write("go\n")
+            one.stdin.flush()
+        assert answer is None or [one.stdout.readline() for one in hands] == [answer] * 2
     done = []
     for one in hands:
         told, error = one.communicate(timeout=PATIENCE_SECONDS)
@@ -502,11 +505,11 @@ def test_two_processes_claim_a_thousand_jobs_each_exactly_once(place, make, cloc
 
 def test_kill_9_at_any_moment_loses_nothing_and_does_nothing_twice(place):
     kills = "300" if os.environ.get("CI") == "true" else "30"
-    told, error = hand("kill", place, kills, str(time.time_ns())).communicate(timeout=600)
+    told, error = hand("kill", place, kills, str(time.time_ns())).communicate(timeout=3600)
     assert not error
     told = loads(told)
     assert told["faults"] == []
-    assert told["submitted"] > int(kills) // 2 and told["finished"] > 0
+    assert told["submitted"] > int(kills) // 2 and told["finished"] > int(kills) // 2
 
 
 # SQLite alone.

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -26,14 +27,16 @@ from clients import (
     log_to,
     metric,
     open_sockets,
+    rests,
     until,
 )
 from conftest import start_server
 from test_drain import ended, refused
 from test_live import start
 
+from iris_wsgi import workers
 from iris_wsgi.settings import Settings
-from iris_wsgi.workers import Supervisor, Worker
+from iris_wsgi.workers import PAUSE_SECONDS, YOUNG_SECONDS, Supervisor, Worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 TWO = ("--workers", "2")
@@ -103,18 +106,39 @@ def test_two_workers_serve_on_one_socket(shared):
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_connections_that_stay_are_shared_out_among_the_workers(pair, at_once):
-    server, _ = pair
+def test_connections_that_stay_are_shared_out_among_the_workers(run, clock, at_once):
+    # On a busy machine a worker may not run for the millisecond in which the other leaves the next connection to it. By this
+    # clock the millisecond passes only when neither accepts.
+    server = run(*TWO, under=log_to("/dev/null"), clock=clock)
     pids = both(server)
     before = [open_sockets(pid) for pid in pids]
+
+    def shares() -> list[int]:
+        return [open_sockets(pid) - earlier for pid, earlier in zip(pids, before, strict=True)]
+
+    def moves_on(there: Callable[[], bool]) -> bool:
+        # A worker leaves the listener for an instant after each connection, so one look is not enough.
+        if not any(listens(pid, server.port) for pid in pids * 2):
+            clock.advance(0.001)
+        return there()
+
     with ExitStack() as stack:
-        for _ in range(20):
-            wire = stack.enter_context(Wire(server))
-            # Who has an answer is one of somebody's connections.
-            assert at_once or wire.ask(LIVEZ).status == 200
-        until(lambda: sum(map(open_sockets, pids)) == sum(before) + 20, "all are accepted")
-        shares = [open_sockets(pid) - earlier for pid, earlier in zip(pids, before, strict=True)]
-        assert min(shares) >= 6, shares
+        for count in range(1, 21):
+            wire = stack.enter_context(Wire(server)).send(LIVEZ)
+            if not at_once:
+                until(lambda wire=wire: moves_on(wire.readable), f"answer {count}")
+        until(lambda: moves_on(lambda: sum(shares()) == 20), "all are accepted")
+        assert min(shares()) >= 6, shares()
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether a process waits for connections on the port, by its epoll."""
+    waits = {one.name for one in listeners(pid, port)}
+    with suppress(OSError):
+        for one in Path(f"/proc/{pid}/fdinfo").iterdir():
+            if any(line.split()[1] in waits for line in one.read_text().splitlines() if line.startswith("tfd:")):
+                return True
+    return False
 
 
 @pytest.mark.parametrize("attempt", range(4))
@@ -130,10 +154,8 @@ def test_a_process_that_drains_just_as_it_leaves_connections_to_others_does_not_
                 stack.enter_context(Wire(server))
                 if i == 100:
                     os.kill(ends, signal.SIGTERM)
-            spent = cpu_seconds(ends)
             assert not half.readable()
-            time.sleep(0.4)
-            assert cpu_seconds(ends) - spent < 0.2
+            until(lambda: rests(ends), "a process that waits for its last client and does nothing else")
     finally:
         os.kill(stands, signal.SIGCONT)
 
@@ -222,15 +244,29 @@ def in_flight(server) -> float:
     return metric(ask(server, METRICS).body.decode(), "http_requests_in_flight")
 
 
-def test_a_dead_worker_is_replaced_at_once_and_the_log_tells(pair):
+@pytest.mark.parametrize(("age", "pause"), [(YOUNG_SECONDS, 0.0), (YOUNG_SECONDS - 0.01, PAUSE_SECONDS)], ids=["old", "young"])
+def test_a_dead_worker_is_replaced_at_once_unless_it_was_young(monkeypatch, log, age, pause):
+    now, started = [1000.0], []
+    monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Supervisor, "start", lambda _: started.append(now[0]))
+    supervisor = Supervisor(Settings(), None, 2, lambda facts: None)
+    supervisor.log, supervisor.announced = log, True
+    worker = Worker(11, 0, -1)
+    worker.ready = True
+    now[0] += age
+    supervisor.mourn(worker, -signal.SIGKILL)
+    for seconds in (0.0, pause - 0.01, pause):
+        now[0] = 1000.0 + age + seconds
+        supervisor.keep_up()
+    assert started[0] == 1000.0 + age + pause
+
+
+def test_a_dead_worker_is_replaced_and_the_log_tells(pair):
     server, log = pair
-    # One that dies in its first second is replaced a little later, so that a fault at the start keeps no processor busy.
-    until(lambda: all(age(pid) > 1.1 for pid in both(server)), "workers that are not young")
     dead, other = both(server)
     os.kill(dead, signal.SIGKILL)
     with Load(server, 0, 4) as load:
-        took = until(lambda: len(serving(server)) == 2 and dead not in serving(server), "another in its place")
-    assert took < 2.5
+        until(lambda: len(serving(server)) == 2 and dead not in serving(server), "another in its place")
     assert other in both(server)
     # Only what the dead one held could be lost, and these came later; some had connected to it by then.
     assert set(load.statuses) == {200} and len(load.lost) <= 4
