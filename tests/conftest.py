@@ -146,7 +146,7 @@ class Running:
     def stop(self) -> tuple[str, str]:
         """Ends it with SIGTERM and gives what it wrote since."""
         self.process.terminate()
-        return self.process.communicate(timeout=30)
+        return self.process.communicate(timeout=120)
 
 
 def start_server(
@@ -184,7 +184,7 @@ def run() -> Iterator[Callable[..., Running]]:
             server.process.send_signal(signal.SIGINT)
             server.process.terminate()
         try:
-            server.process.communicate(timeout=10)
+            server.process.communicate(timeout=120)
         except subprocess.TimeoutExpired:
             server.process.kill()
             # Whoever else has its pipes may live on.

@@ -94,12 +94,12 @@ class Kept:
             self.ends.append(self.process.returncode)
 
     def ready(self) -> "Kept":
-        until(lambda: self.at, f"{self.command} serves; {self.log.read_text()}", PATIENCE_SECONDS)
+        until(lambda: self.at, f"{self.command} serves; {self.log.read_text()}")
         return self
 
     def kill(self, age: float = 0.0) -> None:
         """Whatever it is doing, once it is so many seconds old; after one that was killed it means who follows it."""
-        until(lambda: self.process is not self.victim, "another process follows", PATIENCE_SECONDS)
+        until(lambda: self.process is not self.victim, "another process follows")
         time.sleep(max(0.0, self.began + age - time.monotonic()))
         self.at, self.victim = None, self.process
         self.process.kill()

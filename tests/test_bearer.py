@@ -315,7 +315,7 @@ def test_a_browser_is_told_how_to_ask(guarded):
 def test_the_line_that_a_start_shows_works(guarded):
     line = guarded.said[-1].removeprefix("try: ")
     assert OLD not in line
-    told = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=30)
+    told = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=120)
     assert json.loads(told.stdout) == {"prediction": "setosa"}
 
 

@@ -29,6 +29,7 @@ from clients import (
     metric,
     open_sockets,
     request,
+    rests,
     until,
 )
 from conftest import need
@@ -95,9 +96,8 @@ def test_bytes_of_unanswered_requests_are_bounded_over_all_connections(run):
         for wire in wires:
             # One byte is missing, so that the server has to keep the others.
             wire.send(head + b" " * 1_048_500)
-        refused = [
-            wire for wire in wires if until(lambda: sum(w.readable() for w in wires) >= 6, "the refusals") and wire.readable()
-        ]
+        until(lambda: sum(wire.readable() for wire in wires) >= 6, "the refusals")
+        refused = [wire for wire in wires if wire.readable()]
         for wire in refused:
             answer = wire.answer()
             assert (answer.status, answer.fields["retry-after"], answer.fields["connection"]) == (503, "1", "close")
@@ -147,8 +147,8 @@ def test_work_beyond_the_queue_gets_503_while_the_pool_is_busy_and_the_connectio
     with ExitStack() as stack:
         wires = [stack.enter_context(Wire(server)).send(LARGEST) for _ in range(20)]
         order, waiting = [], list(wires)
-        began = time.monotonic()
-        while waiting and time.monotonic() - began < 60:
+        while waiting:
+            until(lambda: any(one.readable() for one in waiting), "another answer")
             for wire in [one for one in waiting if one.readable()]:
                 waiting.remove(wire)
                 answer = wire.answer()
@@ -207,30 +207,29 @@ def test_in_overload_there_is_200_or_503_and_nearly_as_much_gets_done(run):
     server = run(under=log_to("/dev/null"), **NOT_MEASURED)
     seconds = 4 if CI else 1
 
-    def rate(keeping: int, fresh: int) -> float:
+    def good_by_cpu_second(keeping: int, fresh: int) -> float:
+        """By the processor time that the server had, as other processes may take the rest of the machine."""
+        spent = cpu_seconds(server.process.pid)
         with load_processes(server, 2, keeping, fresh, seconds) as totals:
             got = totals()
         assert got.lost == [] and got.refused == 0
         assert set(got.statuses) <= {200, 503}
-        return got.statuses[200] / seconds
+        return got.statuses[200] / (cpu_seconds(server.process.pid) - spent)
 
-    # The machine may do something else meanwhile, so the two are measured next to each other, again if need be.
     shares = []
     for _ in range(3):
-        peak = rate(7, 1)
-        shares.append(rate(140, 20) / peak)
+        peak = good_by_cpu_second(7, 1)
+        shares.append(good_by_cpu_second(140, 20) / peak)
         if shares[-1] >= 0.6:
             break
-    began = time.monotonic()
     assert ask(server, LABEL).status == 200
-    assert time.monotonic() - began < 1
     assert max(shares) >= 0.6, shares
 
 
 def test_overload_of_the_pool_leaves_the_rest_alone(run):
     server = run("--queue", "4", "--threads", "1", under=log_to("/dev/null"), **NOT_MEASURED)
     with Load(server, 40, 10, [LARGEST]) as large, Load(server, 4, 4, [LABEL]) as small:
-        until(lambda: large.statuses[503] >= 100 and large.statuses[200] >= 5 and small.answers >= 200, "answers", 60)
+        until(lambda: large.statuses[503] >= 100 and large.statuses[200] >= 5 and small.answers >= 200, "answers")
     assert large.lost == [] and small.lost == []
     assert set(large.statuses) == {200, 503} and set(small.statuses) == {200}
     assert ask(server, LARGEST).status == 200
@@ -252,10 +251,7 @@ def test_without_descriptors_it_waits_and_goes_on_when_there_are_some_again(run,
         assert 0 < sum(wire.readable() for wire in wires) < len(wires)
         for one in (LIVEZ, READYZ, METRICS, LABEL):
             assert kept.ask(one).status == 200
-        # Not a wait for something, but the time over which processor time is measured.
-        spent, began = cpu_seconds(pid), time.monotonic()
-        time.sleep(1)
-        assert cpu_seconds(pid) - spent < 0.5 * (time.monotonic() - began)
+        until(lambda: rests(pid), "a server that waits and does nothing else")
         assert log.read_text().count("connections wait") <= 3
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
         assert {wire.answer().status for wire in wires} == {200}
@@ -299,8 +295,8 @@ def test_a_log_that_nobody_reads_stops_nothing_and_every_lost_line_is_counted(ru
             until(lambda: accounted() == asked + 1, "the line of a later request")
         finally:
             server.process.terminate()
-            server.process.wait(30)
-            reader.join(30)
+            server.process.wait(120)
+            reader.join(120)
     assert len(lost) == 1
     assert server.process.returncode == 0
 
@@ -341,9 +337,7 @@ def test_a_clock_that_jumps_an_hour_ends_no_connection(run, tmp_path):
         assert new.ask(LABEL).status == 200
         assert begun.ask(LABEL[30:]).status == 200
         asked += 2
-        spent, began = cpu_seconds(server.process.pid), time.monotonic()
-        time.sleep(0.5)
-        assert cpu_seconds(server.process.pid) - spent < 0.5 * (time.monotonic() - began)
+        until(lambda: rests(server.process.pid), "a server that waits and does nothing else")
     server.stop()
     assert server.process.returncode == 0
     assert len(log.read_text().splitlines()) == asked

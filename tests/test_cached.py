@@ -424,7 +424,7 @@ def test_a_clear_by_command_reaches_all_workers(run, capsys):
             told()
             return wires[0].ask(request("GET", "/cache")).json()["entries"] == 2
 
-        until(both_have_it, "both workers have the row", 60)
+        until(both_have_it, "both workers have the row")
         assert all("; hit" in one for one in told())
         assert main(["clear", "--port", str(server.port)]) == 0
         assert capsys.readouterr().out == "the prediction cache is cleared\n"

@@ -47,7 +47,7 @@ class Pod:
         self.place, self.workers, self.models, self.askers = place, workers, frozenset([model]), 0
         place.symlink_to(model)
         self.server = start("--model-dir", str(place), "--workers", str(workers))
-        until(lambda: len(serving(self.server)) == workers, "all of its processes serve", 60)
+        until(lambda: len(serving(self.server)) == workers, "all of its processes serve")
 
     @property
     def next_model(self) -> Path:
@@ -67,7 +67,7 @@ class Pod:
             now = serving(self.server)
             return len(now) == self.workers and not before & set(now)
 
-        until(replaced, "all of its processes have the other model", 60)
+        until(replaced, "all of its processes have the other model")
         self.models = frozenset([new])
 
 
@@ -110,7 +110,7 @@ class Pods:
             new = self.start(number, self.pods[number].next_model)
             with self.lock:
                 old, self.pods[number] = self.pods[number], new
-            until(lambda: not old.askers, "nobody asks the old one any more", 60)
+            until(lambda: not old.askers, "nobody asks the old one any more")
             self.end(old)
 
     def end(self, pod: Pod) -> None:

@@ -142,7 +142,7 @@ def opened(window: Browser, url: str, size=DESKTOP, dark=False) -> Browser:
 def ready(page: Browser, bundle: str = "") -> None:
     """It has predicted, with this bundle."""
     # The first time it fetches and compiles 14 MB.
-    until(lambda: page.all("#bars li.best") and (not bundle or current(page) == bundle), f"the page is ready {bundle}", 120.0)
+    until(lambda: page.all("#bars li.best") and (not bundle or current(page) == bundle), f"the page is ready {bundle}")
 
 
 def current(page: Browser) -> str:

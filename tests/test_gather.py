@@ -58,7 +58,7 @@ def test_rows_that_come_during_a_run_are_in_the_next_one_and_get_the_same_bits(p
     wait_until_queued(gatherer, 40)
     for _ in range(4):
         held.go.release()
-    answers = [first.result(30), *(one.result(30) for one in others)]
+    answers = [first.result(120), *(one.result(120) for one in others)]
     assert held.sizes == [1, 16, 16, 8]
     for row, answer in zip(ROWS, answers, strict=False):
         assert (answer == model.predict(row[np.newaxis])).all()
@@ -73,7 +73,7 @@ def test_requests_of_several_rows_go_their_own_way():
 def test_the_first_waits_for_others_no_longer_than_told_and_not_when_the_run_is_full(pool):
     sizes = []
     gatherer = Gatherer(lambda rows, until: sizes.append(len(rows)) or rows, 4, 3600)
-    assert [one.result(30).shape for one in [pool.submit(gatherer, ROWS[i : i + 1]) for i in range(4)]] == [(1, 4)] * 4
+    assert [one.result(120).shape for one in [pool.submit(gatherer, ROWS[i : i + 1]) for i in range(4)]] == [(1, 4)] * 4
     assert sizes == [4]
     quick = Gatherer(lambda rows, until: sizes.append(len(rows)) or rows, 4, 0.01)
     assert quick(ROWS[:1]).shape == (1, 4) and sizes == [4, 1]
@@ -87,11 +87,11 @@ def test_who_no_longer_wants_an_answer_is_not_run_and_nobody_waits_for_longer_th
     late = pool.submit(gatherer, ROWS[1:2], time.monotonic() + 0.01)
     patient = pool.submit(gatherer, ROWS[2:3], time.monotonic() + 3600)
     with pytest.raises(DeadlineExceeded, match=RAN):
-        late.result(30)
+        late.result(120)
     wait_until_queued(gatherer, 2)
     held.go.release()
     held.go.release()
-    assert (patient.result(30) == ROWS[2:3]).all() and (first.result(30) == ROWS[:1]).all()
+    assert (patient.result(120) == ROWS[2:3]).all() and (first.result(120) == ROWS[:1]).all()
     assert held.sizes == [1, 1] and held.untils[1] > time.monotonic() + 3000
 
 
@@ -112,9 +112,9 @@ def test_a_failed_run_fails_each_of_its_requests_and_the_next_works(pool):
     gatherer = Gatherer(predict, 2, 3600)
     for one in [pool.submit(gatherer, ROWS[i : i + 1]) for i in range(2)]:
         with pytest.raises(RuntimeError, match="broken for 2"):
-            one.result(30)
+            one.result(120)
     failing.clear()
-    assert [one.result(30).shape for one in [pool.submit(gatherer, ROWS[i : i + 1]) for i in range(2)]] == [(1, 4)] * 2
+    assert [one.result(120).shape for one in [pool.submit(gatherer, ROWS[i : i + 1]) for i in range(2)]] == [(1, 4)] * 2
 
 
 def test_a_model_whose_answers_depend_on_company_is_not_batched(slow_model, make, monkeypatch):

@@ -48,7 +48,7 @@ def test_a_server_that_closes_without_a_word_says_nothing():
 
 def test_a_server_that_hangs_is_given_up():
     done = threading.Event()
-    with answering(lambda connection: done.wait(30)) as port:
+    with answering(lambda connection: done.wait(120)) as port:
         told = why_not("GET /readyz", "127.0.0.1", port, 0.05)
         done.set()
     assert told == f"no answer from 127.0.0.1 port {port} within 0.05 seconds"

