@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
 
 from iris_wsgi.batch.ending import Stopped
 from iris_wsgi.batch.postgres_sql import COLUMNS, DIALECT, FIND, KEYS, SET, makers, written
@@ -40,28 +41,12 @@ class PostgresDatabase:
         unless_told = {name: value for name, value in OPTIONS.items() if name not in told}
         try:
             # Statements are planned each time: a plan that was made for an empty table would be one for a full table too.
+            # A connection pool in transaction mode also has no place for a prepared statement.
             self.connection = psycopg.connect(make_conninfo(url, **unless_told), autocommit=True, prepare_threshold=None)
         except (psycopg.Error, OSError, UnicodeError) as error:
             failed = self.failed(error)
             raise BadSetting(str(failed)) if any(one in str(error) for one in is_wrong) else failed from None
-        self.set_up()
-
-    def set_up(self) -> None:
-        wanted = {
-            "statement_timeout": str(int(self.seconds * 1000)),
-            # Sooner, so that the one who waits for a lock is told so.
-            "lock_timeout": str(int(self.seconds * 800)),
-            "idle_in_transaction_session_timeout": str(IDLE_SECONDS * 1000),
-            # Rows that another has just committed must be seen, whatever this role usually has.
-            "default_transaction_isolation": "read committed",
-            # Numbers as texts that are exactly those numbers.
-            "extra_float_digits": "1",
-            # A page is found by its key, even if statistics of a table that has just been filled say there is nothing in it.
-            "enable_seqscan": "off",
-            "enable_hashjoin": "off",
-            "jit": "off",
-        }
-        self.execute(SET, (list(wanted), list(wanted.values())))
+        self.settings = settings_of(seconds)
 
     def failed(self, error: Exception, silent: bool = False) -> Stopped:
         told = error.diag.message_primary if isinstance(error, psycopg.Error) else None
@@ -105,16 +90,26 @@ class PostgresDatabase:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        self.execute("BEGIN")
+        """Its settings end with it, so that none of them reaches the next client of a connection pool."""
+        # Rows that another has just committed must be seen, whatever this role usually has.
+        self.run("BEGIN ISOLATION LEVEL READ COMMITTED")
         try:
+            self.run(SET, (list(self.settings), list(self.settings.values())))
             yield
-            self.execute("COMMIT")
+            self.run("COMMIT")
         except BaseException:
             with suppress(Stopped):
-                self.execute("ROLLBACK")
+                self.run("ROLLBACK")
             raise
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> list[Row]:
+        """Opens a transaction where none is open."""
+        if self.connection.info.transaction_status != TransactionStatus.IDLE:
+            return self.run(statement, values)
+        with self.transaction():
+            return self.run(statement, values)
+
+    def run(self, statement: str, values: Sequence[Any] = ()) -> list[Row]:
         with self.bounded(), psycopg.Cursor(self.connection) as cursor:
             cursor.execute(statement.encode(), values, binary=True)
             return cursor.fetchall() if cursor.description else []
@@ -145,6 +140,22 @@ class PostgresDatabase:
 
     def close(self) -> None:
         self.connection.close()
+
+
+def settings_of(seconds: float) -> dict[str, str]:
+    """The settings of each transaction, in which a statement may take `seconds`."""
+    return {
+        "statement_timeout": str(int(seconds * 1000)),
+        # Sooner, so that the one who waits for a lock is told so.
+        "lock_timeout": str(int(seconds * 800)),
+        "idle_in_transaction_session_timeout": str(IDLE_SECONDS * 1000),
+        # Numbers as texts that are exactly those numbers.
+        "extra_float_digits": "1",
+        # A page is found by its key, even if statistics of a table that has just been filled say there is nothing in it.
+        "enable_seqscan": "off",
+        "enable_hashjoin": "off",
+        "jit": "off",
+    }
 
 
 class Forbidden(Stopped):

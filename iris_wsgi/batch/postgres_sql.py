@@ -26,8 +26,9 @@ LEFT JOIN pg_attribute a ON a.attrelid = %s AND a.attnum = k.attnum AND k.coll I
 WHERE i.indrelid = %s AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND k.place <= i.indnkeyatts
 GROUP BY i.indexrelid, i.indisprimary ORDER BY i.indexrelid
 """
+# For this transaction alone: a pool in transaction mode lends the connection to another application afterwards.
 SET = """
-SELECT set_config(name, setting, false) FROM unnest(%s::text[], %s::text[]) AS s (name, setting)
+SELECT set_config(name, setting, true) FROM unnest(%s::text[], %s::text[]) AS s (name, setting)
 """
 
 

@@ -33,8 +33,12 @@ LOCK = "SELECT pg_advisory_xact_lock(1769107828)"
 SEED = "INSERT INTO iris_items (id, features, at) VALUES (%s, %s, '-infinity')"
 IDENTITY = "SELECT identity FROM iris_items_store"
 GET = "SELECT version, features FROM iris_items WHERE id = %s"
+# A commit is on the disk before it returns, whatever is usual there. That holds for this statement alone, which is a transaction
+# of its own: a pool in transaction mode lends the connection to another application afterwards.
 PUT = """
-INSERT INTO iris_items (id, features) VALUES (%s, %s) ON CONFLICT (id) DO UPDATE
+INSERT INTO iris_items (id, features) SELECT %s, %s::bytea WHERE set_config('synchronous_commit',
+    CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true) <> ''
+ON CONFLICT (id) DO UPDATE
 SET version = iris_items.version + 1, changed = pg_current_xact_id(), at = clock_timestamp(), features = excluded.features
 RETURNING version"""
 # One statement, so that both are of one moment.
@@ -182,8 +186,7 @@ class PostgresItems:
             connection.close()
 
     def prepare(self, connection: Connection) -> None:
-        """What a new connection needs. A commit is on the disk before it returns, whatever is usual there."""
-        connection.execute("SET synchronous_commit TO on")
+        """Makes the tables where they are not there yet."""
         if self.prepared:
             return
         with connection.transaction():
