@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from iris_wsgi.cache_control import ANYTHING, Wishes
 from iris_wsgi.known import Found, Known
 from iris_wsgi.payload import Array
 from iris_wsgi.predictors import PIECE_ROWS, Predict
@@ -14,17 +15,10 @@ from iris_wsgi.rowbytes import Values, array, canonical, values_of
 from iris_wsgi.shared import SecondLevel
 
 
-class Wishes(NamedTuple):
-    """What a request allows: that an answer is taken from the cache, and that it is kept there."""
-
-    use: bool = True
-    keep: bool = True
-
-
 class Answer(NamedTuple):
     """Probabilities [n, classes]; how many rows were there, were worked out for somebody else at the same time, came from the
     second level, or were run; whether what is new was kept; `left` is for how many more seconds the answer counts that will
-    expire first, where all were there."""
+    expire first, where all were there; how many stored answers were older than the request allows."""
 
     probabilities: Array
     hits: int
@@ -33,9 +27,7 @@ class Answer(NamedTuple):
     run: int
     kept: bool
     left: float
-
-
-ANYTHING = Wishes()
+    refused: int = 0
 
 
 class PredictionCache:
@@ -51,42 +43,66 @@ class PredictionCache:
         self.predict, self.classes, self.known, self.shared, self.piece_rows = predict, classes, known, shared, piece_rows
 
     def __call__(self, rows: Array, until: float = inf) -> Array:
-        return self.ask(rows, until, ANYTHING).probabilities
+        return self.found(rows, until, ANYTHING).probabilities
 
-    def ask(self, rows: Array, until: float, wishes: Wishes) -> Answer:
-        """Only rows that are not there are run. Raises what the predictor raises."""
+    def ask(self, rows: Array, until: float, wishes: Wishes) -> Answer | None:
+        """Only rows that are not there are run; None where no row may be run. Raises what the predictor raises."""
+        return self.stored(rows, until, wishes) if wishes.only_cached else self.found(rows, until, wishes)
+
+    def stored(self, rows: Array, until: float, wishes: Wishes) -> Answer | None:
+        """From the memory of this process alone."""
+        rows, keys = canonical(rows)
+        values, first = list[bytes](), inf
+        for key in keys if wishes.use else ():
+            hit = self.known.find(key, until, self.least_left(wishes))
+            if hit is None:
+                return None
+            values.append(hit[0])
+            first = min(first, hit[1])
+        return Answer(array(values, self.classes), len(keys), 0, 0, 0, True, first) if values else None
+
+    def least_left(self, wishes: Wishes) -> float:
+        """For how many seconds a stored answer must still count. All of them count for equally long at first."""
+        return max(wishes.min_fresh, self.known.seconds - wishes.max_age) if wishes.bounded else 0.0
+
+    def found(self, rows: Array, until: float, wishes: Wishes) -> Answer:
         if len(rows) <= self.piece_rows:
             return self.piece(rows, until, wishes)
         pieces = [self.piece(rows[i : i + self.piece_rows], until, wishes) for i in range(0, len(rows), self.piece_rows)]
-        probabilities, hits, coalesced, shared, run, kept, left = zip(*pieces, strict=True)
-        return Answer(np.concatenate(probabilities), sum(hits), sum(coalesced), sum(shared), sum(run), all(kept), min(left))
+        probabilities, hits, coalesced, shared, run, kept, left, refused = zip(*pieces, strict=True)
+        counts = sum(hits), sum(coalesced), sum(shared), sum(run)
+        return Answer(np.concatenate(probabilities), *counts, all(kept), min(left), sum(refused))
 
     def piece(self, rows: Array, until: float, wishes: Wishes) -> Answer:
         rows, keys = canonical(rows)
         if not wishes.use:
             return self.anew(rows, keys, until, wishes.keep)
-        if len(keys) == 1 and (hit := self.known.find(keys[0], until)):
+        least = self.least_left(wishes)
+        if len(keys) == 1 and (hit := self.known.find(keys[0], until, least)):
             return Answer(array(hit[:1], self.classes), 1, 0, 0, 0, True, hit[1])
-        found = self.known.look(keys, until)
+        found = self.known.look(keys, until, least)
         landed: Values = {}
         shared = run = 0
         kept = True
         if found.mine:
-            fetched, new, kept = self.work_out(found, until)
+            fetched, new, kept = self.work_out(found, until, use_shared=not wishes.bounded)
             landed, shared, run = fetched | new, len(fetched), len(new)
         for key, flight in found.others.items():
             landed[key] = flight.wait(until) or self.again(key, until)
         hits = len(keys) - found.values.count(None)
         values = [landed[key] if value is None else value for key, value in zip(keys, found.values, strict=True)]
-        return Answer(array(values, self.classes), hits, len(keys) - hits - shared - run, shared, run, kept, found.left)
+        return Answer(
+            array(values, self.classes), hits, len(keys) - hits - shared - run, shared, run, kept, found.left, found.refused
+        )
 
-    def work_out(self, found: Found, until: float) -> tuple[Values, Values, bool]:
+    def work_out(self, found: Found, until: float, use_shared: bool = True) -> tuple[Values, Values, bool]:
         """What nobody else works out: from the second level what is there, from the model the rest; whether all was kept.
 
-        Those who wait for it get to know it; a failure is told to them and kept by nobody.
+        Those who wait for it get to know it; a failure is told to them and kept by nobody. How old a value of the second level
+        is cannot be seen there.
         """
         try:
-            fetched = self.fetched(list(found.mine), until)
+            fetched = self.fetched(list(found.mine), until) if use_shared else {}
             new, sound = self.run([key for key in found.mine if key not in fetched] if fetched else list(found.mine), until)
         except BaseException as error:
             # What failed for several rows may go well for one of them.

@@ -19,13 +19,15 @@ Flights = dict[bytes, Flight]
 
 class Found(NamedTuple):
     """What a look found: values of rows that are there; flights of those that are not, which are for this caller to work out,
-    and of those that others do; the generation of the cache; seconds for which the first value counts."""
+    and of those that others do; the generation of the cache; seconds for which the first value counts; how many values were there
+    and would not count for long enough."""
 
     values: list[bytes | None]
     mine: Flights
     others: Flights
     generation: float
     left: float
+    refused: int
 
 
 class Known:
@@ -41,29 +43,31 @@ class Known:
         self.flights: Flights = {}
         self.seen = board.generation()
 
-    def find(self, key: bytes, until: float) -> tuple[bytes, float] | None:
-        """The value of one row and for how many seconds it counts: what most requests are, with as little as it takes."""
+    def find(self, key: bytes, until: float, least: float = 0.0) -> tuple[bytes, float] | None:
+        """The value of one row and for how many seconds it counts, `least` or more: most requests, so with little work."""
         with self.lock:
             self.heed()
             now = in_time(until)
             entry: Entry | None = self.shelf.get(key, now)
-            if entry is None:
+            if entry is None or entry[1] - now < least:
                 return None
             self.cells[self.metrics.hit] += 1
         return entry[0], entry[1] - now
 
-    def look(self, keys: Sequence[bytes], until: float) -> Found:
+    def look(self, keys: Sequence[bytes], until: float, least: float = 0.0) -> Found:
         """Whoever looks has to work out what is then `mine`, and to say how that ended by keep() or give_up()."""
         values: list[bytes | None] = []
         mine: Flights = {}
         others: Flights = {}
-        first, hits = inf, 0
+        first, hits, refused = inf, 0, 0
         with self.lock:
             self.heed()
             now = in_time(until)
             for key in keys:
                 entry = self.shelf.get(key, now)
-                if entry is not None:
+                if entry is not None and entry[1] - now < least:
+                    refused += 1
+                elif entry is not None:
                     values.append(entry[0])
                     first = min(first, entry[1])
                     hits += 1
@@ -77,7 +81,7 @@ class Known:
                         others[key] = flight
             self.cells[self.metrics.hit] += hits
             self.cells[self.metrics.coalesced] += len(keys) - hits - len(mine)
-            return Found(values, mine, others, self.seen, first - now)
+            return Found(values, mine, others, self.seen, first - now, refused)
 
     def keep(self, found: Found, fetched: Values, new: Values, sound: Values) -> bool:
         """What was `found.mine` is worked out: fetched or new, of which only what is sound is kept; whether all of it was."""

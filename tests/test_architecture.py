@@ -28,12 +28,13 @@ FAMILIES = {
         stores.schema stores.sqlite sweeper worker
     """,
     "prediction cache": """
-        cache_metrics cache_status cached caching flights known routes.cache rowbytes shared shelf stores stores.choice
-        stores.jobs breaker
+        cache_control cache_metrics cache_status cached caching flights known routes.cache rowbytes shared shelf stores
+        stores.choice stores.jobs breaker
     """,
     "items": """
-        flights items items.cache items.choice items.entries items.marks items.metrics items.parts items.reader items.seed
-        items.sqlite items.store items.texts routes.items shelf stores stores.choice stores.jobs stores.database breaker
+        cache_control flights items items.cache items.choice items.entries items.marks items.metrics items.parts items.reader
+        items.seed items.sqlite items.store items.texts routes.items shelf stores stores.choice stores.jobs stores.database
+        breaker
     """,
     "others": """
         members oip remote remote.budget remote.call remote.exchange remote.inference remote.metrics remote.peer remote.reply

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from test_metrics import value
 
 from iris_wsgi import golden, known
+from iris_wsgi.cache_control import ANYTHING, Wishes
 from iris_wsgi.cache_metrics import RESULTS, CacheMetrics
-from iris_wsgi.cached import ANYTHING, PredictionCache, Wishes
+from iris_wsgi.cached import PredictionCache
 from iris_wsgi.errors import DeadlineExceeded
 from iris_wsgi.known import Known
 from iris_wsgi.metrics import Registry

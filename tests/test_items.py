@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from iris_wsgi import breaker
 from iris_wsgi.board import MARKS
 from iris_wsgi.breaker import Breaker
+from iris_wsgi.cache_control import Wishes
 from iris_wsgi.errors import DeadlineExceeded, StoreDown
 from iris_wsgi.flights import Flight
 from iris_wsgi.items import cache as cache_module
@@ -96,7 +97,7 @@ class Server:
         return said(self.model, item_id, version, row)
 
     def look(self, kind: str, item_id: str, use: bool = True):
-        return getattr(self.cache, kind)(item_id, FOREVER, use)
+        return getattr(self.cache, kind)(item_id, FOREVER, Wishes(use=use))
 
 
 def shown(item_id, version, row, _=0.0) -> bytes:

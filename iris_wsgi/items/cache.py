@@ -7,6 +7,7 @@ from time import monotonic
 from typing import Literal, NamedTuple
 from zlib import crc32
 
+from iris_wsgi.cache_control import ANYTHING, NOT_CACHED, NotCached, Wishes
 from iris_wsgi.errors import StoreDown
 from iris_wsgi.flights import Flight
 from iris_wsgi.items.entries import Entry, unpack
@@ -39,12 +40,14 @@ class Times(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What there is, where it came from, whether it is kept now, and whether what had been kept did not count any more."""
+    """What there is, where it came from, whether it is kept now, whether what had been kept did not count any more, and whether
+    what is kept counts, but not for this request."""
 
     entry: Entry
     source: Source
     kept: bool = False
     outdated: bool = False
+    refused: bool = False
 
 
 class ItemCache:
@@ -64,18 +67,20 @@ class ItemCache:
         # How often others were seen to write one of the items of a slot: who reads meanwhile may have read what was before.
         self.seen = [0] * SLOTS
 
-    def at_hand(self, kind: bytes, item_id: str) -> bool:
+    def at_hand(self, kind: bytes, item_id: str, wishes: Wishes = ANYTHING) -> bool:
         """Whether it can be told without asking anybody."""
+        if wishes.only_cached:
+            return True
         now, mark = monotonic() + MARGIN_SECONDS, self.marks.of(item_id)
         with self.lock:
             entry, item = self.kept(kind, item_id, now), self.kept(ITEM, item_id, now)
         found = entry if entry is not None or item is None or item.version else item
-        return found is not None and self.counts(found, mark, now)
+        return found is not None and self.counts(found, mark, now) and accepted(wishes, found, now)
 
-    def item(self, item_id: str, until: float, use: bool = True) -> Found:
-        """Version 0 where there is none; without `use` it is read anew. Raises StoreDown where nothing can be told."""
+    def item(self, item_id: str, until: float, wishes: Wishes = ANYTHING) -> Found:
+        """Version 0 where there is none. Raises StoreDown where nothing can be told, and NotCached."""
         try:
-            found = self.find_item(item_id, until, use)
+            found = self.find_item(item_id, until, wishes)
         except StoreDown:
             entry = self.old(ITEM, item_id)
             self.metrics.items.add(("stale" if entry else "unavailable",))
@@ -85,13 +90,13 @@ class ItemCache:
         self.metrics.items.add((found.source,))
         return found
 
-    def prediction(self, item_id: str, until: float, use: bool = True) -> Found:
+    def prediction(self, item_id: str, until: float, wishes: Wishes = ANYTHING) -> Found:
         """The same for what the model says of the item."""
         try:
-            found = self.find(PREDICTION, item_id, until, use, lambda: self.predicted(item_id, until, use))
+            found = self.find(PREDICTION, item_id, until, wishes, lambda: self.predicted(item_id, until, wishes))
         except StoreDown:
             item = self.old(ITEM, item_id)
-            entry = self.old(PREDICTION, item_id) if item is None else self.told(item_id, item, until)[0]
+            entry = self.old(PREDICTION, item_id) if item is None else self.told(item_id, item, until, ANYTHING)[0]
             self.metrics.predictions.add(("stale" if entry else "unavailable",))
             if entry is None:
                 raise
@@ -133,14 +138,19 @@ class ItemCache:
             self.metrics.holds(len(self.shelf.entries), self.shelf.bytes)
         self.reader.tell()
 
-    def find(self, kind: bytes, item_id: str, until: float, use: bool, work: Callable[[], tuple[Entry, Source]]) -> Found:
+    def find(self, kind: bytes, item_id: str, until: float, wishes: Wishes, work: Callable[[], tuple[Entry, Source]]) -> Found:
         """What is here and counts; else what `work` gives, once for all who want the same and may be told the same."""
+        # Who bounds the age is not told what others read, which may be older.
+        use = wishes.use and not wishes.bounded
         while True:
             with self.lock:
                 now = monotonic()
                 old, mark, seen = self.kept(kind, item_id, now), self.marks.of(item_id), self.seen[slot(item_id)]
-                if use and old is not None and self.counts(old, mark, now):
+                counts = old is not None and self.counts(old, mark, now)
+                if old is not None and counts and accepted(wishes, old, now):
                     return Found(old, "hit" if old.version else "negative")
+                if wishes.only_cached:
+                    raise NotCached(NOT_CACHED)
                 key = (kind + item_id.encode(), mark, seen)
                 flight = self.flights.get(key) if use else None
                 mine = flight is None
@@ -148,13 +158,14 @@ class ItemCache:
                     flight = Flight()
                     if use:
                         self.flights[key] = flight
+            outdated, refused = old is not None and not counts, counts and wishes.use
             if mine:
-                return self.fly(flight, key, item_id, work)._replace(outdated=old is not None)
+                return self.fly(flight, key, item_id, work, wishes.keep)._replace(outdated=outdated, refused=refused)
             value = flight.wait(until)
             if value is not None:
-                return Found(unpack(value), "collapsed", outdated=old is not None)
+                return Found(unpack(value), "collapsed", outdated=outdated)
 
-    def fly(self, flight: Flight, key: Key, item_id: str, work: Callable[[], tuple[Entry, Source]]) -> Found:
+    def fly(self, flight: Flight, key: Key, item_id: str, work: Callable[[], tuple[Entry, Source]], keep: bool) -> Found:
         """Does the work, keeps what came of it, and lets those who wait know; a failure is told to them and kept by nobody."""
         try:
             entry, source = work()
@@ -166,7 +177,7 @@ class ItemCache:
         value = entry.pack()
         with self.lock:
             self.land(flight, key)
-            kept = self.seen[slot(item_id)] == key[2] and self.marks.of(item_id) == entry.mark
+            kept = keep and self.seen[slot(item_id)] == key[2] and self.marks.of(item_id) == entry.mark
             # That there is no item is kept once, and not for its prediction too; nor beyond its time.
             kept = kept and (entry.version > 0 or key[0].startswith(ITEM))
             if kept:
@@ -182,29 +193,29 @@ class ItemCache:
         if self.flights.get(key) is flight:
             del self.flights[key]
 
-    def find_item(self, item_id: str, until: float, use: bool) -> Found:
-        return self.find(ITEM, item_id, until, use, lambda: self.read(item_id, until, use))
+    def find_item(self, item_id: str, until: float, wishes: Wishes) -> Found:
+        return self.find(ITEM, item_id, until, wishes, lambda: self.read(item_id, until, wishes))
 
-    def read(self, item_id: str, until: float, use: bool) -> tuple[Entry, Source]:
+    def read(self, item_id: str, until: float, wishes: Wishes) -> tuple[Entry, Source]:
         # Before it is read, or a mark that was set meanwhile would not be missed.
         mark = self.marks.of(item_id)
-        item, read_at, source = self.reader.get(item_id, use)
+        item, read_at, source = self.reader.get(item_id, wishes)
         seconds = (self.times.missing if item is None else self.times.item) * (1 - JITTER * random())
         if item is None:
             return Entry(mark, 0, read_at, read_at + seconds, b"", b""), source
         body = self.show(item_id, item.version, item.row, until)
         return Entry(mark, item.version, read_at, read_at + seconds, item.row, body), source
 
-    def predicted(self, item_id: str, until: float, use: bool) -> tuple[Entry, Source]:
+    def predicted(self, item_id: str, until: float, wishes: Wishes) -> tuple[Entry, Source]:
         """Counts as long as the item itself."""
-        item = self.find_item(item_id, until, use)
+        item = self.find_item(item_id, until, wishes)
         self.metrics.items.add((item.source,))
-        return self.told(item_id, item.entry, until) if item.entry.version else (item.entry, item.source)
+        return self.told(item_id, item.entry, until, wishes) if item.entry.version else (item.entry, item.source)
 
-    def told(self, item_id: str, item: Entry, until: float) -> tuple[Entry, Source]:
-        """What the model says of this item, or has said of the same row."""
+    def told(self, item_id: str, item: Entry, until: float, wishes: Wishes) -> tuple[Entry, Source]:
+        """What the model says of this item, or has said of the same row: then the look at the item has validated it."""
         with self.lock:
-            old = self.kept(PREDICTION, item_id, monotonic())
+            old = self.kept(PREDICTION, item_id, monotonic()) if wishes.keep else None
         if old is not None and (old.version, old.row) == (item.version, item.row):
             return item._replace(body=old.body), "again"
         return item._replace(body=self.say(item_id, item.version, item.row, until)), "run"
@@ -224,6 +235,10 @@ class ItemCache:
         # What was read before the first look may have been written before it, and no look would tell.
         last = max(self.reader.checked, entry.read_at) if entry.read_at >= self.reader.first else entry.read_at
         return entry.mark == mark and now < entry.until and now <= last + self.times.check
+
+
+def accepted(wishes: Wishes, entry: Entry, now: float) -> bool:
+    return wishes.accept(max(0.0, now - entry.read_at), entry.until - now)
 
 
 def slot(item_id: str) -> int:

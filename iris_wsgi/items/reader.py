@@ -1,10 +1,12 @@
 """Reads and writes items where they are: in the database, with Redis in front of it where there is one."""
 
 import threading
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Literal
 
 from iris_wsgi.breaker import Breaker
+from iris_wsgi.cache_control import Wishes
 from iris_wsgi.items.marks import Marks
 from iris_wsgi.items.store import MOST_CHANGES, Item, ItemStore
 
@@ -33,17 +35,17 @@ class Reader:
         self.untold: dict[str, int] = {}
         self.distrusted_until = 0.0
 
-    def get(self, item_id: str, use: bool) -> tuple[Item | None, float, Literal["redis", "database"]]:
-        """The item, when it was so for certain (monotonic), and who told; without `use` the database. Raises StoreDown."""
+    def get(self, item_id: str, wishes: Wishes) -> tuple[Item | None, float, Literal["redis", "database"]]:
+        """The item, when it was so for certain (monotonic), and who told. Raises StoreDown."""
         now, checked, place = monotonic(), self.checked, self.place
-        shared = self.shared if use and place is not None and now <= checked + self.check else None
+        shared = self.shared if wishes.accept(now - checked, inf) and place is not None and now <= checked + self.check else None
         if shared is not None and place is not None and self.told(item_id, now):
             item = shared.get(place, item_id)
             if item is not None:
                 return item, checked, "redis"
             now = monotonic()
         item = self.breaker.call(self.database.get, item_id)
-        if self.shared is not None and self.place is not None and item is not None:
+        if wishes.keep and self.shared is not None and self.place is not None and item is not None:
             self.shared.put(self.place, {item_id: item})
         return item, now, "database"
 

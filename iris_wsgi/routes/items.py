@@ -1,13 +1,13 @@
 """The routes of items: features by id, what the model says of them, and new ones."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import ceil
 from time import monotonic
-from typing import Any
 
 from iris_wsgi import errors, openapi
 from iris_wsgi.bodies import Environ
+from iris_wsgi.cache_control import NotCached, Wishes, wishes_of
 from iris_wsgi.errors import LATER, StoreDown
 from iris_wsgi.items.cache import ITEM, PREDICTION, Found, ItemCache
 from iris_wsgi.items.store import ID_PATTERN
@@ -27,7 +27,7 @@ CACHE = "iris_wsgi"
 
 is_id = re.compile(ID_PATTERN).fullmatch
 Header = tuple[str, str]
-Look = Callable[[str, float, bool], Found]
+Look = Callable[[str, float, Wishes], Found]
 
 
 def routes(model: Graph, cache: ItemCache) -> list[Route]:
@@ -57,7 +57,7 @@ def routes(model: Graph, cache: ItemCache) -> list[Route]:
     def at_hand(kind: bytes) -> Callable[[Parameters, Environ], bool]:
         def look(parameters: Parameters, variables: Environ) -> bool:
             item_id = parameters["id"]
-            return not is_id(item_id) or (may_use(variables) and cache.at_hand(kind, item_id))
+            return not is_id(item_id) or cache.at_hand(kind, item_id, wishes_of(variables))
 
         return look
 
@@ -65,11 +65,11 @@ def routes(model: Graph, cache: ItemCache) -> list[Route]:
     item, told = item_answer(model), prediction_answer(model)
     return [
         Route("GET", one, get, "The features of an item", item,
-              failures=(404, 503), inline_bytes=NEVER, at_hand=at_hand(ITEM)),
+              failures=(404, 503, 504), inline_bytes=NEVER, at_hand=at_hand(ITEM)),
         Route("PUT", one, put, "Writes the features of an item, which is in no cache any more then", item, row,
               failures=(404, 503), inline_bytes=NEVER, success=(200, 201)),
         Route("GET", f"{one}/prediction", prediction, "What the model says of an item", told,
-              failures=(404, 409, 503), inline_bytes=NEVER, at_hand=at_hand(PREDICTION)),
+              failures=(404, 409, 503, 504), inline_bytes=NEVER, at_hand=at_hand(PREDICTION)),
     ]  # fmt: skip
 
 
@@ -97,13 +97,16 @@ def id_of(request: Request) -> str:
 
 def find(request: Request, look: Look) -> tuple[Found, tuple[Header, ...]]:
     """What there is about the item in the path, and the headers about where it came from."""
-    use = may_use(request.variables)
+    wishes = wishes_of(request.variables)
     try:
-        found = look(id_of(request), request.until, use)
+        found = look(id_of(request), request.until, wishes)
     except StoreDown:
-        status = ("Cache-Status", f"{CACHE}; fwd={'uri-miss' if use else 'request'}; detail=unavailable")
+        status = ("Cache-Status", f"{CACHE}; fwd={'uri-miss' if wishes.use else 'request'}; detail=unavailable")
         raise errors.NotReady(DOWN, headers=(LATER, status, FRESH)) from None
-    headers = told(found, use)
+    except NotCached as error:
+        status = ("Cache-Status", f"{CACHE}; detail=only-if-cached")
+        raise NotCached(error.detail, headers=(status, FRESH)) from None
+    headers = told(found, wishes.use and not found.refused)
     if not found.entry.version:
         raise errors.NotFound(UNKNOWN, headers=headers)
     return found, headers
@@ -124,9 +127,3 @@ def told(found: Found, use: bool) -> tuple[Header, ...]:
     parts += ["collapsed"] if found.source == "collapsed" else []
     parts += [f"detail={found.source}"] if found.source in ("redis", "database") else []
     return ("Cache-Status", "; ".join(parts)), FRESH
-
-
-def may_use(variables: Mapping[str, Any]) -> bool:
-    """Whether a client takes what is in memory: Cache-Control: no-cache (RFC 9111) wants it from where it is kept."""
-    told: str = variables.get("HTTP_CACHE_CONTROL", "")
-    return "no-cache" not in told.lower() if told else True
