@@ -24,8 +24,10 @@ def each(items: object, least: int = 0) -> Schema:
 
 
 TENSOR = having(name=TEXT, datatype=TEXT, shape=SHAPE)
+# Elements of any data type, flat or nested by the shape. Code generators refuse an array schema without `items`.
+DATA: Schema = {"type": "array", "items": {}}
 # With the parameter binary_data_size the data stand behind the JSON part.
-GIVEN = optionally(TENSOR, parameters=OBJECT, data={"type": "array"})
+GIVEN = optionally(TENSOR, parameters=OBJECT, data=DATA)
 WANTED = optionally(having(name=TEXT), parameters=OBJECT)
 REQUEST = optionally(having(inputs=each(GIVEN, 1)), id=TEXT, parameters=OBJECT, outputs=each(WANTED))
 ANSWER = optionally(having(model_name=TEXT, model_version=TEXT, outputs=each(GIVEN, 1)), id=TEXT)

@@ -34,6 +34,7 @@ PROBLEM: Schema = {
 ERROR: Schema = {"type": "object", "required": ["error"], "properties": {"error": TEXT}}
 BYTES: Schema = {"type": "string", "format": "binary"}
 OCTETS = "application/octet-stream"
+HTML = "text/html"
 # What any route may answer, and what those that take a body may answer besides; a lenient one tells all that is wrong by 400.
 ALWAYS = (500,)
 WITH_BODY = (400, 413, 415, 422)
@@ -107,7 +108,7 @@ def operation(route: Route, guarded: bool) -> Schema:
     told = {media: {"schema": {"$ref": f"#/components/schemas/{'Error' if media == JSON else 'Problem'}"}}}
     responses: dict[str, object] = {
         str(status): {"description": PHRASES[status]}
-        | ({} if status == 204 else {"content": content(route.media, route.answer, route.binary)})
+        | ({} if status == 204 else {"content": content(route.media, route.answer, route.binary, route.html)})
         for status in route.success
     }
     if route.revalidates:
@@ -115,7 +116,7 @@ def operation(route: Route, guarded: bool) -> Schema:
     failures = sorted({*ALWAYS, *route.failures, *with_body, *((401,) if guarded else ())})
     responses |= {str(status): {"description": PHRASES[status], "content": told} for status in failures}
     found: Schema = {
-        "operationId": re.sub(r"\W", "_", f"{route.method.lower()}{route.path}"),
+        "operationId": operation_id(route),
         "summary": route.summary,
         "responses": responses,
     }
@@ -124,9 +125,16 @@ def operation(route: Route, guarded: bool) -> Schema:
     if names := names_of(route.path):
         found["parameters"] = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in names]
     if route.body is not None:
-        found["requestBody"] = {"required": True, "content": content(JSON, route.body, route.binary)}
+        found["requestBody"] = {"required": True, "content": content(JSON, route.body, route.binary, html=False)}
     return found
 
 
-def content(media: str, schema: object, binary: bool) -> Schema:
-    return {media: {"schema": schema}, **({OCTETS: {"schema": BYTES}} if binary else {})}
+def operation_id(route: Route) -> str:
+    """A name for generated code; generators drop underscores at the end, so a final slash needs a word."""
+    path = f"{route.path}slash" if route.path.endswith("/") else route.path
+    return re.sub(r"\W", "_", f"{route.method.lower()}{path}")
+
+
+def content(media: str, schema: object, binary: bool, html: bool) -> Schema:
+    others = {**({OCTETS: {"schema": BYTES}} if binary else {}), **({HTML: {"schema": TEXT}} if html else {})}
+    return {media: {"schema": schema}, **others}

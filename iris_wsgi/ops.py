@@ -11,8 +11,8 @@ from iris_wsgi.pace import LOOP_SECONDS
 from iris_wsgi.routes import page
 from iris_wsgi.wsgi import Request, Response, Route
 
-# What is told without a token: whether it lives and is ready, to those who watch over it, and its metrics.
-DOORS = ("/health", "/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
+# Paths that need no token: liveness, readiness, metrics, and the root path with its static page.
+DOORS = ("/", "/health", "/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
 
 
 class Readiness:

@@ -63,7 +63,8 @@ class Route(NamedTuple):
 
     A path may have parameters: /models/{model}/infer. A route with a `body` schema takes JSON, and nothing else, in UTF-8;
     a `lenient` one a body whatever its Content-Type says, packed by gzip or deflate too, and it packs answers for who accepts
-    that: for protocols whose clients do so. A `binary` one has a form in application/octet-stream as well, both ways.
+    that: for protocols whose clients do so. A `binary` one has a form in application/octet-stream as well, both ways. An `html`
+    route also has a page, for clients that prefer HTML.
 
     A request whose body has at most `inline_bytes` is answered in the server's I/O loop, where it holds up every other
     connection: a handler that may block declares -1, and like all larger or packed bodies its requests go to the thread pool.
@@ -86,6 +87,7 @@ class Route(NamedTuple):
     inline_bytes: int = 16384
     lenient: bool = False
     binary: bool = False
+    html: bool = False
     holds: float = 0.0
     success: tuple[int, ...] = (200,)
     revalidates: bool = False

@@ -308,7 +308,10 @@ def test_fields_of_any_bytes_are_refused_or_right(guarded, fields, found):
 
 
 def test_a_browser_is_told_how_to_ask(guarded):
-    answer = ask(guarded, request("GET", "/", None, "Accept: text/html"))
+    page = ask(guarded, request("GET", "/", None, "Accept: text/html"))
+    assert page.status == 200 and b'ask("openapi.json")' in page.body
+    # The page shows the detail of this refusal.
+    answer = ask(guarded, request("GET", "/openapi.json", None, "Accept: application/json"))
     assert answer.status == 401 and "curl -H 'Authorization: Bearer TOKEN'" in answer.json()["detail"]
 
 

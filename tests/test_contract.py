@@ -175,7 +175,6 @@ def test_a_wrong_method_is_405_with_allow(role):
 
 def test_every_failure_is_a_document_of_its_protocol_under_the_callers_id(role):
     asked = [("GET", "/nowhere", 404), ("GET", "/v2/nowhere", 404), ("GET", "/v1", 404), ("BREW", "/health", 501)]
-    asked += [("GET", "/", 404)]
     asked += [("PATCH", path, 405) for path in role.table]
     asked += [(method, path, 400) for path, method, route in each_route(role) if route.body is not None]
     for method, path, status in asked:
@@ -199,6 +198,32 @@ def test_the_openapi_document_is_valid_and_shows_the_very_table(role):
     assert shown == {(path, method) for path, method, _ in each_route(role)}
 
 
+def schemas_in(document):
+    """Every object of the document that has a type, wherever it stands."""
+    left = [document]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            left += one.values()
+            if isinstance(one.get("type"), (str, list)):
+                yield one
+        elif isinstance(one, list):
+            left += one
+
+
+def test_code_generators_find_items_in_every_array_and_a_name_of_its_own_for_every_operation(role):
+    document = role.get("/openapi.json").json
+    arrays = [one for one in schemas_in(document) if "array" in one["type"]]
+    assert arrays and not [one for one in arrays if not isinstance(one.get("items"), dict)]
+    operations = [one for item in document["paths"].values() for one in item.values()]
+    # As generators form the names of functions and classes.
+    names = ["".join(re.findall("[a-z0-9]+", one["operationId"].lower())) for one in operations]
+    assert len(set(names)) == len(names)
+    for path, item in document["paths"].items():
+        for one in item.values():
+            assert [told["name"] for told in one.get("parameters", [])] == re.findall(r"\{(\w+)\}", path)
+
+
 def test_answers_fit_the_schemas_that_openapi_shows_of_them(role):
     from jsonschema import Draft202012Validator
 
@@ -207,7 +232,7 @@ def test_answers_fit_the_schemas_that_openapi_shows_of_them(role):
         operation = paths[path][method.lower()]
         contents = operation["responses"][str(route.success[0])].get("content", {})
         assert set(contents) == (set() if route.success[0] in BARE else {route.media}) | (
-            {"application/octet-stream"} if route.binary else set()
+            {"application/octet-stream"} if route.binary else {"text/html"} if route.html else set()
         )
         if route.media == "application/json":
             Draft202012Validator(contents[route.media]["schema"]).validate(ask(role, method, path, route).json)
@@ -249,8 +274,8 @@ def test_a_line_feed_in_a_path_is_escaped_in_the_log(role, log):
     assert log.kept[-1].isprintable()
 
 
-def test_without_a_token_nothing_answers_but_health_readiness_and_metrics(guarded):
-    doors = {"/health", "/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"} & guarded.table.keys()
+def test_without_a_token_nothing_answers_but_the_root_health_readiness_and_metrics(guarded):
+    doors = {"/", "/health", "/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"} & guarded.table.keys()
     nowhere = ["/nowhere", "/v2/nowhere", "/v1", "/health/", "/edge/nothing", "*", "", *({"/v2/health/live"} - doors)]
     for path in [*guarded.table, *nowhere]:
         for method in (*METHODS, "BREW"):

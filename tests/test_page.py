@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import DESKTOP, PHONE, Browser, browser
+from clients import ask, request
 from conftest import MODEL, need
 from onnx import TensorProto, helper, numpy_helper
 from selenium.webdriver.common.keys import Keys
@@ -29,6 +30,12 @@ CHROMES = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,imag
 FIREFOXES = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 BROWSER = {"Accept": CHROMES}
 PAGE = FILE.read_text()
+ALIVE = {"status": "alive"}
+NEEDED = {
+    "prep": {"pred_url": "http://127.0.0.1:9"},
+    "gateway": {"members": "setosa=http://127.0.0.1:9"},
+    "member": {"member": "setosa"},
+}
 
 
 # What the server sends
@@ -50,17 +57,37 @@ def test_who_prefers_html_gets_the_page(accept):
      "text/html;q=0.0", "text/html;q=0.5, */*", "text/html;q=0.9, application/*", "text/plain", "texthtml", "text/htmlx", ",;=",
      "*/*, application/json", "text/*;q=0, */*", "text/*, text/html;q=0"],
 )  # fmt: skip
-def test_everybody_else_gets_what_there_was(accept, make):
-    app = make(role="worker")
-    answer = app.get("/", headers={"Accept": accept}, status=404)
-    other = app.get("/nowhere", status=404)
-    assert {**answer.json, "request_id": ""} == {**other.json, "request_id": ""}
-    assert answer.headers["Content-Type"] == "application/problem+json" and answer.headers["Vary"] == "Accept"
+def test_everybody_else_is_told_that_the_server_is_alive(accept, make):
+    answer = make(role="worker").get("/", headers={"Accept": accept})
+    assert (answer.json, answer.headers["Content-Type"], answer.headers["Vary"]) == (ALIVE, "application/json", "Accept")
 
 
-def test_who_says_nothing_gets_what_there_was(make):
+@pytest.mark.parametrize("role", ROLES)
+def test_in_every_role_the_root_says_alive_also_by_head_and_without_an_accept(make, role):
+    app = make(role=role, **NEEDED.get(role, {}))
+    answer, head = app.get("/"), app.head("/")
+    assert answer.json == ALIVE
+    same = ("ETag", "Vary", "Content-Length", "Content-Type")
+    assert (head.status_int, head.body, [head.headers[n] for n in same]) == (200, b"", [answer.headers[n] for n in same])
+
+
+def test_the_page_and_the_json_at_the_root_have_tags_of_their_own(make):
     app = make(role="worker")
-    assert app.get("/", status=404).headers["Content-Type"] == "application/problem+json"
+    tag, page_tag = app.get("/").headers["ETag"], app.get("/", headers=BROWSER).headers["ETag"]
+    assert tag != page_tag
+    known = app.get("/", headers={"If-None-Match": tag})
+    assert (known.status_int, known.headers["Vary"]) == (304, "Accept")
+    assert app.get("/", headers={"If-None-Match": page_tag}).json == ALIVE
+    assert app.get("/", headers={**BROWSER, "If-None-Match": tag}).text == PAGE
+
+
+def test_the_request_of_kserves_client_for_liveness_is_answered_alive_also_without_a_token(run, tmp_path):
+    # kserve/inference_client.py, InferenceRESTClient.is_server_live of protocol v1: GET of the base URL.
+    file = tmp_path / "tokens"
+    file.write_text("a-token-of-some-letters")
+    server = run("--role", "synchronous", "--token-file", str(file))
+    answer = ask(server, request("GET", "/", None, "Accept: */*", "Content-Type: application/json"))
+    assert answer.status == 200 and answer.json()["status"] == "alive"
 
 
 class Elements(HTMLParser):
@@ -91,9 +118,9 @@ def elements() -> Elements:
     return parsed
 
 
-@pytest.mark.parametrize("role", [role for role in ROLES if role not in ("prep", "gateway", "member")])
+@pytest.mark.parametrize("role", ROLES)
 def test_the_page_is_there_in_every_role_with_fields_that_keep_it_to_itself(make, role, elements):
-    answer = make(role=role).get("/", headers=BROWSER)
+    answer = make(role=role, **NEEDED.get(role, {})).get("/", headers=BROWSER)
     assert (answer.text, answer.headers["Content-Type"]) == (PAGE, "text/html; charset=utf-8")
     policy = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
     for kind in ("script", "style"):

@@ -1,4 +1,4 @@
-"""The page that shows the service to a person, at / for browsers."""
+"""The root path: whether the server is alive, as JSON, and for browsers a page that shows the service to a person."""
 
 import re
 from base64 import b64encode
@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from iris_wsgi import openapi
-from iris_wsgi.errors import NOWHERE, NotFound
+from iris_wsgi.errors import JSON
 from iris_wsgi.validators import revalidated
 from iris_wsgi.wsgi import Request, Response, Route
 
@@ -18,9 +18,10 @@ POLICY = (
     "default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:;"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-# What other clients are told at /, as they were before there was a page.
-OTHERS = ("application/json", "application/problem+json")
-# The answer depends on who asks.
+# KServe's clients read this member of the root path as liveness.
+ALIVE = b'{"status":"alive"}'
+STATUS: openapi.Schema = {"type": "string", "enum": ["alive"]}
+# The Accept field selects the representation.
 VARY = ("Vary", "Accept")
 
 # A media range with its weight (RFC 9110, section 12.5.1); other parameters do not matter here.
@@ -29,14 +30,14 @@ ranged = re.compile(r"([^\s;]+)(?:.*;[ \t]*q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)
 
 def routes() -> list[Route]:
     content = FILE.read_bytes()
-    response = Response(content, MEDIA, headers=(VARY, *guards(content.decode())))
+    page = Response(content, MEDIA, headers=(VARY, *guards(content.decode())))
+    alive = Response(ALIVE, headers=(VARY,))
 
-    def page(request: Request) -> Response:
-        if not prefers_html(request.variables.get("HTTP_ACCEPT", "")):
-            raise NotFound(NOWHERE, headers=(VARY,))
-        return response
+    def root(request: Request) -> Response:
+        return page if prefers_html(request.variables.get("HTTP_ACCEPT", "")) else alive
 
-    return [revalidated(Route("GET", "/", page, "The page, for browsers", openapi.TEXT, media=MEDIA, failures=(404,)))]
+    summary = "Whether the server is alive; for browsers a page"
+    return [revalidated(Route("GET", "/", root, summary, openapi.closed(status=STATUS), html=True))]
 
 
 def guards(page: str) -> tuple[tuple[str, str], ...]:
@@ -55,7 +56,7 @@ def hashes(page: str, element: str) -> str:
 
 
 def prefers_html(accept: str) -> bool:
-    """Whether this Accept names HTML and nothing of what other clients are told before it: as a browser's does."""
+    """Whether this Accept field names HTML and gives it at least the weight of JSON, as a browser's does."""
     weights: dict[str, float] = {}
     for member in accept.lower().split(","):
         if found := ranged(member.strip(" \t")):
@@ -65,4 +66,4 @@ def prefers_html(accept: str) -> bool:
         return weights.get(media, weights.get(f"{media.partition('/')[0]}/*", default))
 
     html = weight(HTML, 0.0)
-    return html > 0 and html >= max(weight(other, weights.get("*/*", 0.0)) for other in OTHERS)
+    return html > 0 and html >= weight(JSON, weights.get("*/*", 0.0))
