@@ -1,6 +1,5 @@
 """The command line: serve, worker, redrive, warm, batch, edge, verify, seal, load, healthcheck, clear, tour."""
 
-import argparse
 import os
 import signal
 import sys
@@ -8,17 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from iris_wsgi import __version__
+from iris_wsgi import __version__, packages
+from iris_wsgi.arguments import ArgumentParser as Parser
 from iris_wsgi.casts import seal_text, server_address, whole
 from iris_wsgi.console import failure, say, tell
 from iris_wsgi.errors import BadModel, BadStore, StoreDown
 from iris_wsgi.settings import NAMES, BadSetting, Settings, add_flags, checked, read_settings
 
 Given = Mapping[str, Any]
-Parser = argparse.ArgumentParser
 
 # A worker has its own, so that it can run beside a server.
 WORKER_PORT = 8001
+# The defaults of settings that differ in a command.
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {"worker": {"port": WORKER_PORT}}
 # How long a command waits for a store of jobs.
 STORE_SECONDS = 5.0
 
@@ -32,7 +33,7 @@ def serve_flags(serve: Parser) -> None:
 
 
 def worker_flags(worker: Parser) -> None:
-    add_flags(worker, [name for name in NAMES if name != "role"])
+    add_flags(worker, [name for name in NAMES if name != "role"], DEFAULTS["worker"])
     worker.set_defaults(role="worker")
 
 
@@ -97,7 +98,7 @@ def tour_flags(tour: Parser) -> None:
 
 def parser(words: Sequence[str]) -> Parser:
     """Of these words; flags are there for the command that is among them, and nothing is imported for others."""
-    top = argparse.ArgumentParser(prog="iris_wsgi", description="Serves a classifier in ONNX over HTTP.")
+    top = Parser(prog="iris_wsgi", description="Serves a classifier in ONNX over HTTP.")
     top.add_argument("--version", action="version", version=f"iris_wsgi {__version__}")
     commands = top.add_subparsers(dest="command", required=True)
     for name, command in COMMANDS.items():
@@ -108,15 +109,19 @@ def parser(words: Sequence[str]) -> Parser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command. The status is 0, 1 for a model, an address or a store that cannot be used, or 2 for a wrong setting."""
+    """Runs a command. The status is 0, 1 for a model, an address, a store or a package that cannot be used, or 2 for a wrong
+    setting or argument."""
     words = sys.argv[1:] if arguments is None else arguments
     given = vars(parser(words).parse_args(words))
     try:
-        settings = read_settings(os.environ, given, {"port": WORKER_PORT} if given["command"] == "worker" else {})
+        settings = read_settings(os.environ, given, DEFAULTS.get(given["command"], {}))
     except BadSetting as error:
         return failure(str(error), 2)
+    command = COMMANDS[given["command"]]
+    if why := packages.why_missing(command.packages):
+        return failure(why, 1)
     try:
-        return COMMANDS[given["command"]].run(settings, given)
+        return command.run(settings, given)
     except (BadModel, BadSetting, BadStore, StoreDown) as error:
         return failure(str(error), 1)
     except KeyboardInterrupt:
@@ -264,31 +269,36 @@ def tour(settings: Settings, given: Given) -> int:
 
 
 class Command(NamedTuple):
-    """What it is for, what adds its flags, and what it does with settings and flags: the exit status."""
+    """What it is for, what adds its flags, what it does with settings and flags (the exit status), and the packages it needs."""
 
     help: str
     add_flags: Callable[[Parser], None]
     run: Callable[[Settings, Given], int]
     description: str | None = None
+    packages: Sequence[str] = ()
 
 
 SERVE = "Serves a role until SIGTERM or SIGINT."
 WORKER = f"Works on jobs until SIGTERM or SIGINT: role worker, whose health and metrics are on port {WORKER_PORT}."
 TOUR = "Tries every pattern on a running server of role all. The status is 1 when an answer is wrong."
 COMMANDS = {
-    "serve": Command("serve a role until SIGTERM", serve_flags, run_server, SERVE),
-    "worker": Command("work on jobs until SIGTERM", worker_flags, run_server, WORKER),
+    "serve": Command("serve a role until SIGTERM", serve_flags, run_server, SERVE, packages.SERVER),
+    "worker": Command("work on jobs until SIGTERM", worker_flags, run_server, WORKER, packages.SERVER),
     "redrive": Command("put dead letters, the jobs that failed for good, back into the queue", redrive_flags, redrive),
     "warm": Command("bring items into the memory of a server before its clients ask", warm_flags, warm),
-    "batch": Command("score a whole file or table", batch_flags, batch, BATCH),
-    "edge": Command("answer on this device without a server, and update it", edge_flags, edge),
-    "verify": Command("check the model's files and answers, offline, and print what it is", verify_flags, verify),
-    "seal": Command("write golden.json for a model of your own", seal_flags, seal),
-    "load": Command("copy a model from elsewhere into a folder, if it has the right seal", load_flags, load),
+    "batch": Command("score a whole file or table", batch_flags, batch, BATCH, packages.MODEL),
+    "edge": Command("answer on this device without a server, and update it", edge_flags, edge, packages=packages.MODEL),
+    "verify": Command(
+        "check the model's files and answers, offline, and print what it is", verify_flags, verify, packages=packages.MODEL
+    ),
+    "seal": Command("write golden.json for a model of your own", seal_flags, seal, packages=packages.MODEL),
+    "load": Command(
+        "copy a model from elsewhere into a folder, if it has the right seal", load_flags, load, packages=packages.MODEL
+    ),
     "healthcheck": Command("ask the server on this machine whether it is ready", healthcheck_flags, healthcheck),
     "clear": Command("have the server on this machine clear its prediction cache", clear_flags, clear),
     "tour": Command(
-        "try every pattern on a running server of role all, and see that its answers are right", tour_flags, tour, TOUR
+        "try every pattern on a running server, and see that its answers are right", tour_flags, tour, TOUR, packages.SERVER
     ),
 }
 

@@ -191,11 +191,16 @@ def checked(name: str, value: str, cast: Callable[[str], Any], secret: bool = Fa
         raise BadSetting(f"{name}{'' if secret else f'={value[:60]!r}'} {error}") from None
 
 
-def add_flags(parser: argparse.ArgumentParser, only: Sequence[str] = ()) -> None:
-    """A flag for each setting (or for those named in `only`), with its help, its variable and its default."""
+def add_flags(
+    parser: argparse.ArgumentParser, only: Sequence[str] = (), defaults: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """A flag for each setting (or for those named in `only`), with its help, its variable and its default.
+
+    `defaults` are those that differ in this command.
+    """
     for one in fields(Settings):
         if not only or one.name in only:
-            told = f"{one.metadata['help']} ({name_of(one.name)}, default {one.default})"
+            told = f"{one.metadata['help']} ({name_of(one.name)}, default {defaults.get(one.name, one.default)})"
             parser.add_argument(flag_of(one.name), metavar="VALUE", help=told)
 
 

@@ -6,6 +6,7 @@ test_health.py, batches in test_batch.py, the tour's in test_tour.py.
 
 import ast
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -17,7 +18,8 @@ from pathlib import Path
 import pytest
 from conftest import MODEL, ROOT
 
-from iris_wsgi.__main__ import COMMANDS, main
+from iris_wsgi.__main__ import COMMANDS, DEFAULTS, main
+from iris_wsgi.settings import read_settings
 
 SERVE = ("serve", "--model-dir", str(MODEL), "--port", "0", "--workers", "1")
 # Runs the package's command line where these packages are not installed.
@@ -29,8 +31,18 @@ runpy.run_module("iris_wsgi", run_name="__main__", alter_sys=True)
 # What is done, how it ends, and the last line that is told, or some of it.
 MISTAKES = {
     "no command": ((), 2, "the following arguments are required: command"),
-    "no such command": (("serv",), 2, "invalid choice: 'serv' (choose from"),
-    "no such flag": (("serve", "--prot", "1"), 2, "unrecognized arguments: --prot 1"),
+    "no such command": (("serv",), 2, "invalid choice: 'serv' (choose from serve, worker, "),
+    "a mistyped command": (("tuor",), 2, "; did you mean tour? See --help"),
+    "a mistyped command of edge": (("edge", "predct", "1"), 2, "; did you mean predict? See --help"),
+    "a command of bin/edge alone": (("edge", "bulid"), 2, "; did you mean bin/edge build? See --help"),
+    "a command unlike any": (("xyzzy",), 2, "healthcheck, clear, tour); see --help"),
+    "no such flag": (("serve", "--prot", "1"), 2, "unrecognized arguments: --prot 1; did you mean --port? See --help"),
+    "a mistyped flag with its value": (("worker", "--prot=1"), 2, "unrecognized arguments: --prot=1; did you mean --port?"),
+    "an abbreviated flag": (("serve", "--por", "1"), 2, "unrecognized arguments: --por 1; did you mean --port?"),
+    "a mistyped flag of batch": (("batch", "a", "b", "--keeep", "id"), 2, "did you mean --keep?"),
+    "a mistyped flag of edge": (("edge", "predict", "--jsn", "1"), 2, "did you mean --json?"),
+    "a flag unlike any": (("serve", "--xyzzy"), 2, "unrecognized arguments: --xyzzy; see --help"),
+    "a word too many": (("verify", "model"), 2, "unrecognized arguments: model; see --help"),
     "no such role": (("serve", "--role", "web"), 2, "--role='web' must be one of all, web_single, "),
     "no model": (("serve", "--port", "0", "--workers", "1"), 1,
                  "model/golden.json cannot be read: No such file or directory; IRIS_MODEL_DIR or --model-dir names the folder"),
@@ -68,8 +80,82 @@ def test_a_mistake_ends_with_a_line_that_helps(tmp_path, words, status, says):
     told = told_by((sys.executable, "-c", WITHOUT, *words), tmp_path)
     assert told.returncode == status and told.stdout == ""
     assert last_line(told).startswith("iris_wsgi: ") and says in last_line(told)
-    # Only a command line that cannot be read is followed by how to write one.
-    assert len(told.stderr.splitlines()) == 1 or "usage: " in told.stderr
+    assert len(told.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["--redis-ulr", "redis://:secret@x"], ["--redis-ulr=redis://u:secret@x"], ["redis://:secret@x"]]
+)
+def test_a_password_behind_a_mistyped_flag_is_not_shown(words, capsys):
+    with pytest.raises(SystemExit):
+        main(["serve", *words])
+    told = capsys.readouterr().err
+    assert "unrecognized arguments" in told and "secret" not in told
+
+
+NEED_PACKAGES = [name for name, command in COMMANDS.items() if command.packages]
+ENOUGH = {
+    "load": ("a", "b", "--seal", f"sha256:{'0' * 64}"),
+    "edge": ("predict", "1", "2", "3", "4"),
+    "batch": ("a.csv", "b.csv"),
+}
+
+
+@pytest.mark.parametrize("missing", ["numpy", "onnxruntime", "waitress"])
+@pytest.mark.parametrize("command", NEED_PACKAGES)
+def test_a_command_without_a_package_that_it_needs_names_it_and_the_way_out(tmp_path, command, missing):
+    if missing not in COMMANDS[command].packages:
+        return
+    words = (command, *ENOUGH.get(command, ()))
+    told = told_by((sys.executable, "-c", WITHOUT.replace('"redis"', f'"{missing}", "redis"'), *words), tmp_path)
+    assert told.returncode == 1
+    assert (
+        last_line(told)
+        == told.stderr.strip()
+        == (
+            f"iris_wsgi: the package {missing} is not installed for {sys.executable}: use bin/serve, bin/batch or bin/edge, "
+            "which set themselves up, or run `pip install .` in the folder of the project"
+        )
+    )
+
+
+def test_the_other_commands_and_every_help_need_no_package(tmp_path):
+    without = WITHOUT.replace('"redis"', '"numpy", "onnxruntime", "waitress", "redis"')
+    for command in COMMANDS:
+        told = told_by((sys.executable, "-c", without, command, "--help"), tmp_path)
+        assert (told.returncode, told.stderr) == (0, ""), command
+    for command in sorted(COMMANDS.keys() - set(NEED_PACKAGES)):
+        told = told_by((sys.executable, "-c", without, command, *(["--port", "1"] if command == "healthcheck" else [])), tmp_path)
+        assert "is not installed" not in last_line(told) if told.stderr else told.returncode == 0
+
+
+def test_the_edge_alone_names_a_missing_package_too(tmp_path):
+    without = WITHOUT.replace('"redis"', '"onnxruntime", "redis"').replace('"iris_wsgi"', '"iris_wsgi.edge"')
+    told = told_by((sys.executable, "-c", without, "predict", "1", "2", "3", "4"), tmp_path)
+    assert (told.returncode, "the package onnxruntime is not installed" in last_line(told)) == (1, True)
+
+
+def test_every_help_tells_the_defaults_that_count_in_its_command(capsys):
+    for name in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        told = " ".join(capsys.readouterr().out.split())
+        defaults = dict(re.findall(r"\((IRIS_\w+), default ([^)]*)\)", told))
+        assert defaults.get("IRIS_PORT", "8001" if name == "worker" else "8000") == ("8001" if name == "worker" else "8000")
+        settings = read_settings({}, {}, DEFAULTS.get(name, {}))
+        assert defaults == {one: str(getattr(settings, one.removeprefix("IRIS_").lower())) for one in defaults}
+
+
+def test_the_doors_tell_mistyped_words_in_one_line_too():
+    for door, words, says in (
+        ("bin/serve", ["--prot", "1"], "iris_wsgi: unrecognized arguments: --prot 1; did you mean --port? See --help"),
+        ("bin/tour", ["--hots", "x"], "did you mean --host?"),
+        ("bin/batch", ["--keeep"], "did you mean --keep?"),
+        ("bin/edge", ["bulid"], "did you mean bin/edge build?"),
+        ("bin/edge", ["build", "--modl-dir", "x"], "bin/edge: unrecognized arguments: --modl-dir x; did you mean --model-dir?"),
+    ):
+        told = told_by((str(ROOT / door), *words), ROOT)
+        assert (told.returncode, told.stdout) == (2, "") and says in last_line(told) == told.stderr.strip()
 
 
 def test_a_batch_without_tqdm_is_no_mistake(tmp_path):

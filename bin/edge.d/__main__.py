@@ -9,6 +9,7 @@ import bundle
 import npm
 import pyz
 
+from iris_wsgi.arguments import ArgumentParser
 from iris_wsgi.errors import BadModel
 
 HERE = Path(__file__).resolve().parent
@@ -16,7 +17,7 @@ DIST = HERE.parent.parent / "dist"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="bin/edge", description="Builds what brings the model to devices.")
+    parser = ArgumentParser(prog="bin/edge", description="Builds what brings the model to devices.")
     commands = parser.add_subparsers(required=True)
     for name, run, out in (("build", build, DIST / "edge"), ("pyz", single, DIST / "iris-edge.pyz")):
         command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)

@@ -1,20 +1,20 @@
 """The commands of edge alone, as the single file has them: without those of the server, with a model of its own."""
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from iris_wsgi import __version__
+from iris_wsgi import __version__, packages
+from iris_wsgi.arguments import ArgumentParser
 from iris_wsgi.console import failure
-from iris_wsgi.edge.command import BAD_ARGUMENTS, EDGE, add_commands, edge
+from iris_wsgi.edge.command import BAD_ARGUMENTS, BAD_MODEL, EDGE, add_commands, edge
 from iris_wsgi.settings import BadSetting, read_settings
 
 
 def main(arguments: Sequence[str] | None = None, model: Path | None = None) -> int:
     """`model` is the folder of the model that answers where there is no bundle."""
-    parser = argparse.ArgumentParser(prog="iris-edge", description=EDGE)
+    parser = ArgumentParser(prog="iris-edge", description=EDGE)
     parser.add_argument("--version", action="version", version=f"iris_wsgi {__version__}")
     add_commands(parser)
     given = vars(parser.parse_args(arguments))
@@ -26,4 +26,6 @@ def main(arguments: Sequence[str] | None = None, model: Path | None = None) -> i
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # The single file has advice of its own.
+    missing = packages.why_missing(packages.MODEL)
+    sys.exit(failure(missing, BAD_MODEL) if missing else main())

@@ -1,12 +1,12 @@
 """The commands of edge: predict, stream, update, rollback, status."""
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from iris_wsgi.arguments import ArgumentParser
 from iris_wsgi.batch.options import add_column_flags, asked, names
 from iris_wsgi.console import failure, say, tell
 from iris_wsgi.errors import BadModel
@@ -25,7 +25,8 @@ bin/edge has two more, build and pyz, which write what devices take."""
 GOOD, BAD_MODEL, BAD_ARGUMENTS, BAD_ROWS, INTERRUPTED, STOPPED = range(6)
 
 
-def add_commands(edge: argparse.ArgumentParser) -> None:
+def add_commands(edge: ArgumentParser) -> None:
+    edge.elsewhere = {"build": "bin/edge build", "pyz": "bin/edge pyz"}
     commands = edge.add_subparsers(dest="edge_command", metavar="COMMAND", required=True)
     predict = commands.add_parser("predict", help="answer one row")
     predict.add_argument(

@@ -25,7 +25,9 @@ FULL, QUICK = Effort(20_000, 2.0, 2_000), Effort(2_000, 0.6, 2_000)
 
 
 def options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bin/bench", description="Compares this server with others, side by side.")
+    parser = argparse.ArgumentParser(
+        prog="bin/bench", allow_abbrev=False, description="Compares this server with others, side by side."
+    )
     named = f"the sections {', '.join(SECTIONS)}; or servers of the first: {', '.join(KNOWN)}"
     parser.add_argument("--only", metavar="NAME,NAME", help=f"measure these alone: {named}")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds whose medians are shown (default 5; 1 with --quick)")
