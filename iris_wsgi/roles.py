@@ -86,16 +86,24 @@ def where_there(parts: Parts, what: str, make: Callable[[], list[Kind]]) -> list
 
 
 def edge_files(parts: Parts) -> list[Route]:
-    """The bundle that the settings name. Raises BadSetting for what is no bundle."""
+    """The bundle that the settings name. Raises BadSetting where it is required, and is damaged or of another model."""
     from iris_wsgi.reports import Seen
     from iris_wsgi.routes import edge
-    from iris_wsgi.served import read_bundle
+    from iris_wsgi.served import labels_of, read_bundle
 
-    bundle = read_bundle(Path(parts.settings.edge_dir))
+    settings = parts.settings
+    try:
+        bundle = read_bundle(Path(settings.edge_dir))
+        labels = labels_of(bundle, parts.model, settings)
+    except BadSetting as error:
+        if settings.edge_required == "yes":
+            raise
+        parts.log.event("warning", f"/edge/ is not served: {error}")
+        return []
     reported = parts.registry.counter(
-        "edge_predictions_total", "Predictions that devices at the edge have reported, by label.", "label", parts.model.labels
+        "edge_predictions_total", "Predictions that devices at the edge have reported, by label.", "label", labels
     )
-    return edge.routes(bundle, parts.model, reported, Seen(parts.registry.board.reports), parts.log)
+    return edge.routes(bundle, labels, reported, Seen(parts.registry.board.reports), parts.log)
 
 
 class Service(NamedTuple):

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from iris_wsgi.edge.manifest import MANIFEST, parse_manifest, read_checked
 from iris_wsgi.errors import JSON, BadModel
-from iris_wsgi.folder import read_file, sha256
-from iris_wsgi.settings import BadSetting
+from iris_wsgi.folder import pinned_digest, read_file, read_labels, sha256
+from iris_wsgi.model import Graph
+from iris_wsgi.settings import BadSetting, Settings
 
 INDEX = "index.html"
 # Each process holds them all, and those that are packed beside them.
@@ -50,6 +51,28 @@ def read_bundle(folder: Path) -> dict[str, File]:
         }
     except BadModel as error:
         raise BadSetting(f"IRIS_EDGE_DIR={str(folder)!r} is no edge bundle: {error}") from None
+
+
+def labels_of(bundle: dict[str, File], model: Graph, settings: Settings) -> tuple[str, ...]:
+    """The labels of the bundle's model, which must be the server's `model`, or the whole model of which the role serves a part.
+
+    Raises BadSetting.
+    """
+    manifest = parse_manifest(bundle[MANIFEST].content, MANIFEST)
+    if manifest.digest == model.digest:
+        return model.labels
+    whole = Path(settings.model_dir)
+    try:
+        if manifest.digest == pinned_digest(whole):
+            return read_labels(read_file(whole / "label.json"), str(whole / "label.json"))
+    except BadModel:
+        # A folder may hold the part alone.
+        pass
+    raise BadSetting(
+        f"IRIS_EDGE_DIR={settings.edge_dir!r} is a bundle of the model {manifest.name} {manifest.version} {manifest.digest}, "
+        f"and this server has {model.name} {model.version} {model.digest}: build one of this model by "
+        f"bin/edge build --model-dir {settings.model_dir}, or serve none by an empty IRIS_EDGE_DIR"
+    )
 
 
 def file_of(folder: Path, path: str, content: bytes) -> File:

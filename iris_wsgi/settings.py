@@ -116,6 +116,11 @@ class Settings:
     )
     calls: int = setting(16, whole(1, 1000), "most requests of a process that ask other servers at once; others wait for them")
     edge_dir: str = setting("", folder, "folder of the edge bundle (bin/edge build) that is served at /edge/; empty: none is")
+    edge_required: str = setting(
+        "yes",
+        one_of("yes", "no"),
+        "whether a bundle that is damaged or of another model stops the start; no: it is left out with a warning",
+    )
     token_file: str = setting(
         "", folder, "file of tokens, one a line; all but health and metrics then wants one, as a bearer token; empty: none"
     )

@@ -16,7 +16,7 @@ import npm
 from iris_wsgi.edge.device import Device
 from iris_wsgi.edge.manifest import MANIFEST, File, mark
 from iris_wsgi.edge.update import update
-from iris_wsgi.folder import sha256
+from iris_wsgi.folder import pinned_digest, sha256
 
 # What each has that is served: a file of each kind, in folders too.
 SMALL = {
@@ -29,19 +29,25 @@ SMALL = {
     "ort/a.wasm": b"\0asm" + bytes(100_000),
     "ort/a.mjs": b"export default 1;",
 }
+DIGEST = pinned_digest(Path(__file__).parent.parent / "model")
 RUNTIME = npm.Taken("1.30.0", {"ort/ort.mjs": b"export {};\n", "ort/ort.wasm": bytes(2000)})
 # What Python tells of before it does it, as far as files are concerned.
 STEPS = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.chmod", "os.scandir", "os.listdir", "fcntl.flock"}
 
 
-def write_bundle(folder: Path, files: Mapping[str, bytes] = SMALL, packed: tuple[str, ...] = ("ort/a.wasm",)) -> str:
-    """Whatever files it is to have, under a manifest that tells the truth of them; the `packed` ones have a .gz beside them."""
+def write_bundle(
+    folder: Path, files: Mapping[str, bytes] = SMALL, packed: tuple[str, ...] = ("ort/a.wasm",), digest: str = DIGEST
+) -> str:
+    """Whatever files it is to have, under a manifest that tells the truth of them; the `packed` ones have a .gz beside them.
+
+    By its `digest` it is of the model that is here, as a server wants it.
+    """
     for path, content in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(content)
         if path in packed:
             (folder / f"{path}.gz").write_bytes(gzip.compress(content))
-    model = {"name": "iris_svc", "version": "1.0.0", "digest": "sha256:0", "features": [], "labels": []}
+    model = {"name": "iris_svc", "version": "1.0.0", "digest": digest, "features": [], "labels": []}
     return write_manifest(folder, {"bundle": "1-", "model": model, "minimum": {}, "files": told(files)})
 
 

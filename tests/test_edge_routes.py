@@ -4,14 +4,15 @@ import gzip
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import webtest
-from bundles import SMALL, write_bundle, write_manifest
-from clients import LIVEZ, Wire, request, until
+from bundles import DIGEST, SMALL, build_bundle, write_bundle, write_manifest
+from clients import LIVEZ, Wire, ask, request, until
 from conftest import MODEL, ROOT, wsgi_call
 
 from iris_wsgi import served
@@ -127,8 +128,8 @@ def test_who_has_the_file_gets_304_for_each_coding_by_its_own_tag(app):
     packed = app.get("/edge/ort/a.wasm", headers={"Accept-Encoding": "gzip"}).headers["ETag"]
     assert plain != packed
     for tag, other, coding in ((plain, packed, ""), (packed, plain, "gzip")):
-        for ask in (app.get, app.head):
-            answer = ask("/edge/ort/a.wasm", headers={"If-None-Match": tag, "Accept-Encoding": coding})
+        for send in (app.get, app.head):
+            answer = send("/edge/ort/a.wasm", headers={"If-None-Match": tag, "Accept-Encoding": coding})
             assert (answer.status_int, answer.body, answer.headers["ETag"]) == (304, b"", tag)
             assert answer.headers["Vary"] == "Accept-Encoding" and "Content-Type" not in answer.headers
         assert app.get("/edge/ort/a.wasm", headers={"If-None-Match": other, "Accept-Encoding": coding}).status_int == 200
@@ -270,6 +271,69 @@ def test_what_is_no_bundle_stops_the_start_with_one_line(make, bundle, how, word
     assert words in str(stopped.value) and "\n" not in str(stopped.value)
 
 
+# Whose bundle it is
+
+OTHER = f"sha256:{'0' * 64}"
+
+
+def test_a_bundle_of_another_model_stops_the_start_with_one_line(make, bundle):
+    write_bundle(bundle, digest=OTHER)
+    for role in ("all", "web_single", "worker"):
+        with pytest.raises(BadSetting) as stopped:
+            make(role=role, edge_dir=str(bundle))
+        told = str(stopped.value)
+        assert told.startswith(
+            f"IRIS_EDGE_DIR={str(bundle)!r} is a bundle of the model iris_svc 1.0.0 {OTHER}, and this server has "
+        )
+        assert DIGEST in told and f"bin/edge build --model-dir {MODEL}" in told and "\n" not in told
+
+
+@pytest.mark.parametrize("what", ["of another model", "damaged", "gone"])
+def test_where_no_bundle_is_required_one_that_does_not_fit_is_left_out_with_a_warning(make, bundle, log, what):
+    if what == "of another model":
+        write_bundle(bundle, digest=OTHER)
+    elif what == "damaged":
+        (bundle / "edge.js").write_text("changed")
+    else:
+        shutil.rmtree(bundle)
+    app = make(role="web_single", edge_dir=str(bundle), edge_required="no")
+    for path in ("/edge/", "/edge/manifest.json", "/edge"):
+        app.get(path, status=404)
+    assert not [path for path in app.get("/openapi.json").json["paths"] if path.startswith("/edge")]
+    (line,) = [one for one in log.lines() if "/edge/" in one.get("message", "")]
+    assert line["level"] == "warning" and line["message"].startswith(f"/edge/ is not served: IRIS_EDGE_DIR={str(bundle)!r} is ")
+
+
+def test_a_bundle_that_fits_is_served_also_where_it_is_not_required(make, bundle):
+    assert make(role="web_single", edge_dir=str(bundle), edge_required="no").get("/edge/").body == SMALL["index.html"]
+
+
+def test_with_a_model_of_ones_own_the_built_bundle_of_the_other_is_left_out_and_its_own_is_served(run, tmp_path):
+    iris, own = build_bundle(tmp_path / "iris", MODEL), build_bundle(tmp_path / "own", MODEL / "fast")
+    words = ("--role", "web_single", "--model-dir", str(MODEL / "fast"))
+    server = run(*words, IRIS_EDGE_DIR=str(iris), IRIS_EDGE_REQUIRED="no")
+    assert ask(server, request("GET", "/edge/")).status == 404
+    assert "/edge/ is not served: IRIS_EDGE_DIR=" in server.stop()[1]
+    server = run(*words, IRIS_EDGE_DIR=str(own), IRIS_EDGE_REQUIRED="no")
+    assert ask(server, request("GET", "/edge/manifest.json")).json()["model"]["name"] == "iris_lr"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_server_whose_bundle_is_of_another_model_does_not_start(tmp_path, workers):
+    iris = build_bundle(tmp_path / "iris", MODEL)
+    words = ("serve", "--port", "0", "--role", "web_single", "--workers", workers, "--model-dir", str(MODEL / "fast"))
+    command = [sys.executable, "-m", "iris_wsgi", *words, "--edge-dir", str(iris)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (told.returncode, told.stdout, len(told.stderr.splitlines())) == (1, "", 1)
+    assert told.stderr.startswith("iris_wsgi: IRIS_EDGE_DIR=") and "this server has iris_lr" in told.stderr
+
+
+def test_a_role_that_serves_a_part_takes_the_bundle_of_the_whole_and_reports_of_its_labels(make, bundle):
+    app = make(role="member", member="setosa", edge_dir=str(bundle))
+    app.post_json("/edge/telemetry", report(counts=[{**SETOSA, "label": "virginica"}]), status=204)
+    assert reported(app)["virginica"] == 3
+
+
 # Reports
 
 
@@ -366,7 +430,7 @@ def test_large_files_go_out_whole_to_slow_clients_who_hold_up_nobody_and_no_memo
     content = os.urandom(1 << 20) * 24
     write_bundle(tmp_path / "edge", {**SMALL, "ort/a.wasm": content}, packed=())
     server = run("--role", "web_single", "--edge-dir", str(tmp_path / "edge"))
-    ask = request("GET", "/edge/ort/a.wasm")
+    ask_for = request("GET", "/edge/ort/a.wasm")
 
     def held():
         text = Path(f"/proc/{server.process.pid}/status").read_text()
@@ -375,7 +439,7 @@ def test_large_files_go_out_whole_to_slow_clients_who_hold_up_nobody_and_no_memo
     before = held()
     slow = [Wire(server, receive_buffer=4096) for _ in range(20)]
     for wire in slow:
-        wire.send(ask)
+        wire.send(ask_for)
         until(wire.readable, "the answer begins")
     with Wire(server) as other:
         assert other.ask(LIVEZ).status == 200

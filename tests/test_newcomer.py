@@ -220,15 +220,18 @@ def test_serve_has_the_bundle_that_was_built_unless_another_is_set(clone):
     # In the place of what setup makes, so that it tells what it was given.
     python = clone / ".venv/bin/python"
     python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/sh\necho "${IRIS_EDGE_DIR-none}"\n')
+    python.write_text('#!/bin/sh\necho "${IRIS_EDGE_DIR-none} ${IRIS_EDGE_REQUIRED-yes}"\n')
     python.chmod(0o755)
     (clone / "bin/setup").write_text("#!/bin/sh\n")
-    serve, bare = (str(clone / "bin/serve"),), {name: value for name, value in os.environ.items() if name != "IRIS_EDGE_DIR"}
-    assert told_by(serve, clone, env=bare).stdout == "none\n"
+    serve, bare = (str(clone / "bin/serve"),), {name: value for name, value in os.environ.items() if "IRIS_EDGE" not in name}
+    assert told_by(serve, clone, env=bare).stdout == "none yes\n"
     (clone / "dist/edge").mkdir(parents=True)
-    assert told_by(serve, clone, env=bare).stdout == f"{clone}/dist/edge\n"
+    assert told_by(serve, clone, env=bare).stdout == f"{clone}/dist/edge no\n"
+    assert told_by(serve, clone, env={**bare, "IRIS_EDGE_REQUIRED": "yes"}).stdout == f"{clone}/dist/edge yes\n"
     for other in ("elsewhere", ""):
-        assert told_by(serve, clone, env={**bare, "IRIS_EDGE_DIR": other}).stdout == f"{other}\n"
+        assert told_by(serve, clone, env={**bare, "IRIS_EDGE_DIR": other}).stdout == f"{other} yes\n"
+    for words in (("--edge-dir", "elsewhere"), ("--edge-dir=elsewhere",), ("--port", "1", "--edge-dir", "")):
+        assert told_by((*serve, *words), clone, env=bare).stdout == "none yes\n"
 
 
 def test_a_setup_with_an_older_python_names_it(clone):

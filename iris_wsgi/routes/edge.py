@@ -8,7 +8,6 @@ from iris_wsgi.codings import chosen
 from iris_wsgi.errors import JSON
 from iris_wsgi.log import Log
 from iris_wsgi.metrics import Counter
-from iris_wsgi.model import Graph
 from iris_wsgi.ranges import wanted
 from iris_wsgi.reports import KEY, MOST_COUNT, MOST_COUNTS, Seen, decode_report
 from iris_wsgi.served import INDEX, File
@@ -16,6 +15,7 @@ from iris_wsgi.validators import NO_CACHE, names
 from iris_wsgi.wsgi import FRESH, Request, Response, Route
 
 Handler = Callable[[Request], Response]
+Labels = tuple[str, ...]
 
 # The same as in the page's own <meta>, which static servers rely on; that one cannot forbid frames.
 POLICY = (
@@ -34,16 +34,16 @@ VARY = ("Vary", "Accept-Encoding")
 digest_in = re.compile(r"(?:\A|&)sha256=([0-9a-f]{64})(?:&|\Z)").search
 
 
-def routes(bundle: dict[str, File], model: Graph, reported: Counter, seen: Seen, log: Log) -> list[Route]:
-    """One for each file: what stands in a request never touches the file system."""
+def routes(bundle: dict[str, File], labels: Labels, reported: Counter, seen: Seen, log: Log) -> list[Route]:
+    """One for each file: what stands in a request never touches the file system. `labels` are those of the bundle's model."""
     files = [file_route(f"/edge/{path}", file) for path, file in bundle.items()]
     return [
         Route("GET", "/edge", lambda _: Response(b"", "text/plain", 308, (("Location", "/edge/"),)), "Leads to the edge page",
               openapi.TEXT, media="text/plain", success=(308,)),
         file_route("/edge/", bundle[INDEX]),
         *files,
-        Route("POST", "/edge/telemetry", receiver(model, reported, seen, log), "Takes counts of predictions at the edge",
-              openapi.TEXT, report_schema(model), media="text/plain", success=(204,)),
+        Route("POST", "/edge/telemetry", receiver(labels, reported, seen, log), "Takes counts of predictions at the edge",
+              openapi.TEXT, report_schema(labels), media="text/plain", success=(204,)),
     ]  # fmt: skip
 
 
@@ -78,9 +78,9 @@ def handler(file: File) -> Handler:
     return answer
 
 
-def receiver(model: Graph, reported: Counter, seen: Seen, log: Log) -> Handler:
+def receiver(labels: Labels, reported: Counter, seen: Seen, log: Log) -> Handler:
     def receive(request: Request) -> Response:
-        report = decode_report(request.body, model.labels)
+        report = decode_report(request.body, labels)
         if seen.first(report.key):
             for one in report.counts:
                 reported.add((one.label,), one.times)
@@ -91,8 +91,9 @@ def receiver(model: Graph, reported: Counter, seen: Seen, log: Log) -> Handler:
     return receive
 
 
-def report_schema(model: Graph) -> openapi.Schema:
+def report_schema(labels: Labels) -> openapi.Schema:
     count: openapi.Schema = {"type": "integer", "minimum": 1, "maximum": MOST_COUNT}
     day: openapi.Schema = {"type": "string", "format": "date"}
-    counts = openapi.listed(openapi.closed(day=day, label=openapi.label(model), count=count), 1, MOST_COUNTS)
+    label: openapi.Schema = {"type": "string", "enum": list(labels)}
+    counts = openapi.listed(openapi.closed(day=day, label=label, count=count), 1, MOST_COUNTS)
     return openapi.closed(key={"type": "string", "pattern": f"^{KEY}$"}, counts=counts)
