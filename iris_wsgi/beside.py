@@ -5,7 +5,7 @@ from pathlib import Path
 
 from iris_wsgi.errors import BadModel
 from iris_wsgi.folder import member_folders
-from iris_wsgi.golden import proven_model, self_test
+from iris_wsgi.golden import check_shapes, proven_model, self_test
 from iris_wsgi.model import load, load_model
 
 
@@ -31,4 +31,5 @@ def halves(first: Path, second: Path) -> str:
     if pred.identity.get("pair") != prep.digest:
         raise BadModel(f"{first} and {second} are no halves of one model: their files tell other pairs")
     joined = Joined(prep.labels, prep.width, lambda rows: pred.predict(prep.prepare(rows)))
+    check_shapes(joined, [pinned.cases[0].row])
     return f"prep and pred, pair {prep.digest}: {self_test(joined, pinned.cases, pinned.tolerance)}"

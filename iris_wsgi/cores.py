@@ -11,7 +11,7 @@ from iris_wsgi import golden
 from iris_wsgi.asking import Ask
 from iris_wsgi.catalogue import ROLES
 from iris_wsgi.companions import Companions
-from iris_wsgi.errors import BadModel
+from iris_wsgi.errors import BadModel, Problem
 from iris_wsgi.log import Log
 from iris_wsgi.metrics import Registry
 from iris_wsgi.model import Graph, Model
@@ -64,7 +64,10 @@ def here(start: Start) -> Core:
     """Loads the model and tests it. Raises BadModel."""
     model, pinned, self_test = golden.proven_model(folder_of(start.settings), start.settings.model_seal)
     first = pinned.cases[0]
-    pace = measure(model, first.row)
+    try:
+        pace = measure(model, first.row)
+    except Problem as problem:
+        raise BadModel(f"{folder_of(start.settings)}: {problem.detail}") from None
     return Core(
         model,
         measured(within_deadline(model, Watch()), model, ModelMetrics(start.registry, model)),

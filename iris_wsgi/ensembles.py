@@ -48,6 +48,10 @@ def local_ensemble(parts: Parts) -> list[Route]:
         model, _, _ = proven_model(folder)
         if model.width != parts.model.width:
             raise BadModel(f"{folder} takes {model.width} features, the whole model takes {parts.model.width}")
+        if model.labels[1:] != (name,):
+            raise BadModel(
+                f"{folder} has a model for {', '.join(model.labels)}; it must be one of two classes, the last one {name}"
+            )
         members[name] = (within_deadline(model, watch), model.digest)
     if not members:
         raise BadModel(f"{settings.model_dir}/members has no models of one species each")

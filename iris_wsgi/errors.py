@@ -149,6 +149,10 @@ class PredictFailed(Problem):
     """The model ran and gave no usable answer, or did not run."""
 
 
+class BadOutput(PredictFailed):
+    """The model ran, and its output does not have one row for each input row and one column for each label."""
+
+
 class MethodUnknown(Problem):
     status = 501
 

@@ -53,7 +53,20 @@ def self_test(model: Answers, cases: Sequence[Case], tolerance: float) -> str:
 def proven_model(folder: Path, seal: str = "") -> tuple[Model, Golden, str]:
     """A model whose files are as golden.json says and whose answers too, and one line on that. Raises BadModel."""
     model, golden = load_model(folder, seal)
-    return model, golden, self_test(model, golden.cases, golden.tolerance)
+    result = self_test(model, golden.cases, golden.tolerance)
+    check_shapes(model, [golden.cases[0].row])
+    return model, golden, result
+
+
+def check_shapes(model: Answers, rows: Sequence[Sequence[float]]) -> None:
+    """Runs the model on one row, on two rows, and on all rows. Raises BadModel if an output has another shape."""
+    for some in (rows[:1], [rows[0], rows[-1]], rows):
+        try:
+            model.predict(np.array(some, np.float32))
+        except Problem as problem:
+            raise BadModel(f"the model cannot be used: {problem.detail}") from None
+        except Exception as error:
+            raise BadModel(f"the model cannot be run on {len(some)} rows: {first_line(error)}") from None
 
 
 def holds(model: Answers, case: Case, tolerance: float) -> bool:
@@ -90,6 +103,7 @@ def seal(folder: Path, rows_file: Path | None, tolerance: float = 1e-5) -> str:
     contents = {path.name: read_file(path) for path in (found[0], folder / "label.json")}
     model = Model(contents[found[0].name], read_labels(contents["label.json"], str(folder / "label.json")), str(found[0]))
     rows = drawn_rows(model) if rows_file is None else csv_rows(rows_file, model)
+    check_shapes(model, rows)
     answers = model.predict(np.array(rows, np.float32)).tolist()
     cases = [
         {"row": row, "label": model.labels[payload.best(answer)], "probabilities": answer}

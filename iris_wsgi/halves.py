@@ -9,8 +9,8 @@ import numpy as np
 
 from iris_wsgi import golden
 from iris_wsgi.cores import PRED, Core, Start, folder_of
-from iris_wsgi.errors import BadModel
-from iris_wsgi.model import Graph, load
+from iris_wsgi.errors import BadModel, Problem
+from iris_wsgi.model import Graph, load, shaped
 from iris_wsgi.ops import Readiness
 from iris_wsgi.pace import BLOCKING
 from iris_wsgi.payload import Array
@@ -34,14 +34,16 @@ class Prep(Graph):
             raise BadModel(f"{file} must have one output, tensor(float) [N, features], which the other half of the model takes")
         if "pair" not in self.identity:
             raise BadModel(f"{file} does not say in its metadata, under `pair`, whose first half it is")
-        self.output = outputs[0].name
+        self.output, self.columns = outputs[0].name, outputs[0].shape[1]
         # The halves have digests of their own; what answers name is the pair, as one half alone answers nothing.
         self.identity["prep"], self.digest = self.digest, self.identity["pair"]
 
     def prepare(self, rows: Array) -> Array:
-        """Rows [n, features] to as many, in the width of the other half."""
-        (prepared,) = self.run((self.output,), {self.input: rows}, None)
-        return np.asarray(prepared, np.float32)
+        """Rows [n, features] to as many, in the width of the other half. Raises BadOutput for another shape."""
+        (output,) = self.run((self.output,), {self.input: rows}, None)
+        prepared = np.asarray(output, np.float32)
+        # Where the file leaves the width open, the other half checks the width of its input.
+        return shaped(prepared, len(rows), self.columns if isinstance(self.columns, int) else prepared.shape[-1])
 
 
 class Joined(NamedTuple):
@@ -57,6 +59,7 @@ def split(start: Start) -> Core:
     settings = start.settings
     prep, pinned = load(Prep, folder_of(settings), settings.model_seal)
     rows = np.array([case.row for case in pinned.cases], np.float32)
+    check_prepared(prep, rows)
     prepared = prep.prepare(rows)
     if not np.isfinite(prepared).all():
         raise BadModel(f"{folder_of(settings)} makes values that are not finite of its golden rows")
@@ -76,7 +79,7 @@ def split(start: Start) -> Core:
         return f"its answers to a row alone and in a batch differ by up to {off:.1e}; they cannot be cached" if off else None
 
     def fits(peer: Peer) -> str | None:
-        if wrong := why_no_pair(prep, peer):
+        if wrong := why_no_pair(prep, peer, prepared.shape[1]):
             return wrong
         prep.identity["pred"] = peer.digest
         return None
@@ -102,10 +105,22 @@ def split(start: Start) -> Core:
     )
 
 
-def why_no_pair(prep: Prep, peer: Peer) -> str | None:
+def check_prepared(prep: Prep, rows: Array) -> None:
+    """Runs the first half on one row, on two rows, and on all rows. Raises BadModel if an output has another shape."""
+    for some in (rows[:1], rows[[0, -1]], rows):
+        try:
+            prep.prepare(some)
+        except Problem as problem:
+            raise BadModel(f"the first half of the model cannot be used: {problem.detail}") from None
+
+
+def why_no_pair(prep: Prep, peer: Peer, columns: int) -> str | None:
+    """Returns why the model of the other server is not the half that takes rows of so many `columns`."""
     pair = peer.told.get("pair")
     if pair != prep.digest:
         return f"its model is of the pair {pair or 'none'}, and this half is of the pair {prep.digest}"
+    if peer.width != columns:
+        return f"its model takes {peer.width} columns, and this half gives {columns}"
     if peer.classes != len(prep.labels):
         return f"its model has {peer.classes} classes, not {len(prep.labels)}"
     return None

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from iris_wsgi.errors import BadModel
+from iris_wsgi.errors import BadModel, BadOutput
 from iris_wsgi.folder import Golden, read_all, read_file, read_labels, read_object
 from iris_wsgi.payload import Array
 
@@ -62,12 +63,48 @@ class Model(Graph):
         self.output, self.is_map = probability_output(self.session, len(labels), file)
 
     def predict(self, rows: Array, options: RunOptions | None = None) -> Array:
-        """Probabilities [n, classes] of rows [n, features], from one run; `options` are onnxruntime's, which can end it."""
+        """Returns probabilities [n, classes] of rows [n, features], from one run; `options` are onnxruntime's, which can end it.
+
+        Raises BadOutput if the graph gives another number of rows or columns.
+        """
         (answer,) = self.run((self.output,), {self.input: rows}, options)
-        if self.is_map:
-            keys = sorted(answer[0])
-            return np.array([[one[key] for key in keys] for one in answer], np.float32)
-        return np.asarray(answer, np.float32)
+        probabilities = of_maps(answer, self.labels) if self.is_map else np.asarray(answer, np.float32)
+        return shaped(probabilities, len(rows), len(self.labels))
+
+
+def shaped(output: Array, rows: int, columns: int) -> Array:
+    """Returns the output of a graph, whose shape is [rows, columns]. Raises BadOutput for any other shape."""
+    if output.shape != (rows, columns):
+        said = f"{rows} row{'' if rows == 1 else 's'}"
+        raise BadOutput(f"The model's output for {said} has the shape {list(output.shape)}; it must be [{rows}, {columns}].")
+    return output
+
+
+def of_maps(maps: Sequence[Mapping[Any, float]], labels: tuple[str, ...]) -> Array:
+    """Returns the rows of a ZipMap as an array, its columns in the order of the labels. Raises BadOutput."""
+    keys = class_order(tuple(maps[0]), labels) if maps else ()
+    if any(len(one) != len(keys) for one in maps):
+        raise BadOutput("The model's output is a ZipMap whose rows have different classes.")
+    try:
+        return np.array([[one[key] for key in keys] for one in maps], np.float32).reshape(len(maps), len(keys))
+    except KeyError:
+        raise BadOutput("The model's output is a ZipMap whose rows have different classes.") from None
+
+
+@lru_cache(maxsize=64)
+def class_order(keys: tuple[Any, ...], labels: tuple[str, ...]) -> tuple[Any, ...]:
+    """Returns the keys of a ZipMap in the order of the labels. Raises BadOutput if they cannot be assigned to each other.
+
+    onnxruntime sorts the keys, so their order says nothing. Numbers that label.json does not use are assigned in their order.
+    """
+    by_name = {str(key): key for key in keys}
+    indexes = [str(i) for i in range(len(keys))]
+    if set(by_name) == set(labels) != set(indexes):
+        return tuple(by_name[label] for label in labels)
+    try:
+        return tuple(sorted(keys, key=int))
+    except ValueError:
+        raise BadOutput("The model's output is a ZipMap whose classes are neither numbers nor the names in label.json.") from None
 
 
 def load_model(folder: Path, seal: str = "") -> tuple[Model, Golden]:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import graphs
 import numpy as np
 import pytest
 from clients import CI, until
@@ -27,6 +28,7 @@ from hypothesis import strategies as st
 from iris_wsgi.batch.columns import columns_of
 from iris_wsgi.batch.csv_rows import CsvReader
 from iris_wsgi.batch.cutter import Fault
+from iris_wsgi.golden import seal
 from iris_wsgi.model import load_model
 
 MODEL_OF_IRIS = load_model(MODEL)[0]
@@ -376,6 +378,17 @@ def test_a_model_that_cannot_be_used_is_status_1(file, tmp_path):
     start, end = told.stderr.decode().split("; ")
     assert start == f"iris_wsgi: {tmp_path}/golden.json cannot be read: No such file or directory"
     assert end == "IRIS_MODEL_DIR or --model-dir names the folder of a model\n"
+
+
+@pytest.mark.parametrize("kind", ["rows repeated", "rows dropped"])
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl"])
+def test_a_model_that_gives_another_number_of_rows_fails_the_run_and_writes_nothing(file, tmp_path, kind, name):
+    folder = graphs.save(tmp_path / "broken", kind)
+    seal(folder, None)
+    lines = ["k,feature_0,feature_1,feature_2,feature_3", *(f"k{i},5.1,3.5,1.4,0.2" for i in range(200))]
+    told = batch(file("\n".join(lines)), tmp_path / name, "--model-dir", folder, status=BAD_MODEL).stderr.decode()
+    assert "for 200 rows has the shape" in told and "it must be [200, 3]" in told and told.count("\n") == 1
+    assert not (tmp_path / name).exists() and record_of(tmp_path / name)["status"] == "failed"
 
 
 # One output belongs to one run.

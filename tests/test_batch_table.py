@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import graphs
 import numpy as np
 import pytest
 from clients import open_files
@@ -578,6 +579,16 @@ def test_a_model_that_cannot_be_run_ends_the_run_in_one_line(place, model):
         said: list[str] = []
         assert run.go(said.append, Wish()) == 5 and "the model cannot be run on 49 rows" in said[0]
     assert place.records()[0]["status"] == "interrupted" and place.content() == []
+
+
+def test_a_model_that_gives_another_number_of_rows_fails_the_run_and_writes_no_prediction(place, tmp_path, capsys):
+    place.fill(200, bad=False)
+    folder = graphs.save(tmp_path / "broken", "rows repeated")
+    seal(folder, None)
+    arguments = ["--model-dir", str(folder), "--features", ",".join(FEATURES)]
+    assert main(["batch", "--table", "items", "--database", place.url, *arguments]) == 1
+    assert "for 200 rows has the shape [336, 3]; it must be [200, 3]" in capsys.readouterr().err
+    assert place.records()[0]["status"] == "failed" and place.content() == []
 
 
 def test_an_answer_that_is_not_finite_makes_a_bad_row(place, model):

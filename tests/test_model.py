@@ -3,9 +3,11 @@
 import hashlib
 import json
 import random
+import shutil
 import threading
 from pathlib import Path
 
+import graphs
 import numpy as np
 import onnx
 import pytest
@@ -249,6 +251,94 @@ FLOAT, DOUBLE, INT64 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64
 def test_a_graph_of_another_form_is_refused_with_what_it_has(model_copy, inputs, outputs, words):
     save_graph(model_copy, inputs, outputs)
     refused(model_copy, words)
+
+
+# Classes of a ZipMap, names in label.json, and the names in the order of the classes; none if they cannot be assigned.
+MAPPED = [
+    ([0, 1, 2], ("a", "b", "c"), ("a", "b", "c")),
+    ([2, 0, 1], ("a", "b", "c"), ("c", "a", "b")),
+    ([10, 2, 7], ("a", "b", "c"), ("c", "a", "b")),
+    (["10", "2", "7"], ("a", "b", "c"), ("c", "a", "b")),
+    (["c", "a", "b"], ("b", "c", "a"), ("c", "a", "b")),
+    ([1, 2, 3], ("3", "1", "2"), ("1", "2", "3")),
+    (["x", "y", "z"], ("a", "b", "c"), None),
+]
+
+
+@pytest.mark.parametrize(("classes", "labels", "wanted"), MAPPED)
+def test_a_zipmap_gives_each_probability_to_the_label_of_its_class(tmp_path, classes, labels, wanted):
+    tensor, mapped = (graphs.save(tmp_path / name, labels=labels, zipmap=given) for name, given in (("t", ()), ("m", classes)))
+    golden.seal(tensor, None)
+    if wanted is None:
+        with pytest.raises(BadModel, match=r"neither numbers nor the names in label\.json"):
+            golden.seal(mapped, None)
+        return
+    golden.seal(mapped, None)
+    row = np.array([[3, 2, 1, 0]], np.float32)
+    columns = dict(zip(wanted, load_model(tensor)[0].predict(row)[0].tolist(), strict=True))
+    assert load_model(mapped)[0].predict(row)[0].tolist() == [columns[label] for label in labels]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        ("first row only", {}, "for 2 rows has the shape [1, 3]; it must be [2, 3]"),
+        ("one dimension for one row", {}, "for 1 row has the shape [3]; it must be [1, 3]"),
+        ("two columns", {}, "for the 3 classes of label.json"),
+        ("nothing", {"labels": "abcd"}, "for the 4 classes of label.json"),
+        ("nothing", {"labels": "abcd", "zipmap": [0, 1, 2]}, "has the shape [1, 3]; it must be [1, 4]"),
+        ("nothing", {"labels": "ab", "zipmap": [0, 1, 2]}, "has the shape [1, 3]; it must be [1, 2]"),
+        ("first row only", {"zipmap": ["a", "b", "c"]}, "for 2 rows has the shape [1, 3]; it must be [2, 3]"),
+    ],
+)
+def test_a_graph_whose_output_has_another_shape_is_neither_sealed_nor_served(tmp_path, kind, options, words, capsys):
+    folder = graphs.save(tmp_path / "broken", kind, **options)
+    assert main(["seal", "--model-dir", str(folder)]) == 1
+    assert words in capsys.readouterr().err and not (folder / "golden.json").exists()
+    # A folder that something else has sealed, with one golden row.
+    case = {"row": [1.0, 2.0, 3.0, 4.0], "label": "c", "probabilities": [0.1, 0.2, 0.7]}
+    document = {"model": "broken.onnx", "files": {"broken.onnx": "", "label.json": ""}, "tolerance": 1, "rows": [case]}
+    (folder / "golden.json").write_text(json.dumps(document))
+    repin(folder)
+    assert main(["verify", "--model-dir", str(folder)]) == 1
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["rows repeated", "rows dropped"])
+def test_a_run_whose_output_has_another_number_of_rows_is_an_error_and_never_an_answer(tmp_path, make, kind):
+    folder = graphs.save(tmp_path / "broken", kind)
+    golden.seal(folder, None)
+    app = make(model_dir=str(folder), role="web_single")
+    rows = [[float(i % 7), 2.0, 3.0, 1.0] for i in range(64)]
+    assert len(app.post_json("/predict/batch", {"data": rows}).json["labels"]) == 64
+    told = app.post_json("/predict/batch", {"data": [*rows, rows[0]]}, status=500).json["detail"]
+    assert "for 65 rows has the shape" in told and "it must be [65, 3]" in told
+    app = make(model_dir=str(folder), role="synchronous")
+    tensor = {"name": "row", "shape": [65, 4], "datatype": "FP32", "data": [*rows, rows[0]]}
+    told = app.post_json("/v2/models/broken/infer", {"inputs": [tensor]}, status=500).json["error"]
+    assert "for 65 rows has the shape" in told
+
+
+def test_verify_refuses_a_first_half_that_drops_rows_and_a_member_of_three_classes(model_copy, capsys, make, log):
+    path = next((model_copy / "prep").glob("*.onnx"))
+    half = onnx.load(path)
+    name = half.graph.output[0].name
+    for node in half.graph.node:
+        node.output[:] = ["whole" if one == name else one for one in node.output]
+    for constant, value in (("zero", 0), ("one", 1)):
+        half.graph.initializer.append(onnx.numpy_helper.from_array(np.array([value]), constant))
+    half.graph.node.append(helper.make_node("Slice", ["whole", "zero", "one", "zero"], [name]))
+    onnx.save(half, path)
+    golden_file = model_copy / "prep/golden.json"
+    document = json.loads(golden_file.read_text())
+    document["files"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    golden_file.write_text(json.dumps(document))
+    assert main(["verify", "--model-dir", str(model_copy)]) == 1
+    assert "must be [" in capsys.readouterr().err
+    shutil.rmtree(model_copy / "members/setosa")
+    shutil.copytree(model_copy / "fast", model_copy / "members/setosa")
+    make(model_dir=str(model_copy), role="all")
+    assert any("must be one of two classes, the last one setosa" in line for line in log.kept)
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,10 @@ class Model {
   async predict(rows) {
     const { session, labels } = this, width = rows[0].length;
     const tensor = new this.ort.Tensor("float32", Float32Array.from(rows.flat()), [rows.length, width]);
-    const { data } = (await session.run({ [session.inputNames[0]]: tensor }, [this.output]))[this.output];
+    const { data, dims } = (await session.run({ [session.inputNames[0]]: tensor }, [this.output]))[this.output];
+    if (dims.length !== 2 || dims[0] !== rows.length || dims[1] !== labels.length) {
+      throw new Refused(`The model's output has the shape [${dims}]; it must be [${[rows.length, labels.length]}].`);
+    }
     return rows.map((_, i) => [...data.slice(i * labels.length, (i + 1) * labels.length)]);
   }
 

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 from iris_wsgi.batch.options import MaxBad
 from iris_wsgi.batch.progress import Teller
+from iris_wsgi.errors import BadModel
 
 
 class End(IntEnum):
@@ -25,7 +26,7 @@ class End(IntEnum):
     @property
     def status(self) -> str:
         """What the record of a run says of it."""
-        return {End.GOOD: "succeeded", End.TOO_MANY_BAD: "failed"}.get(self, "interrupted")
+        return {End.GOOD: "succeeded", End.TOO_MANY_BAD: "failed", End.BAD_MODEL: "failed"}.get(self, "interrupted")
 
 
 class Stopped(Exception):
@@ -40,7 +41,7 @@ class Counts(NamedTuple):
 
 
 class Run(Protocol):
-    """What is left to do. Whatever is done in it raises Stopped or OSError."""
+    """What is left to do. Whatever is done in it raises Stopped, BadModel or OSError."""
 
     @property
     def counts(self) -> Counts: ...
@@ -70,8 +71,8 @@ def end_of(run: Run, target: object, limit: MaxBad, wish: Wish, told: Teller) ->
     try:
         end, why = come_to(run, limit, wish, told)
         run.finish(end)
-    except (Stopped, OSError) as error:
-        end, why = End.STOPPED, str(error)
+    except (Stopped, BadModel, OSError) as error:
+        end, why = End.BAD_MODEL if isinstance(error, BadModel) else End.STOPPED, str(error)
         if isinstance(error, OSError):
             why = f"{error.filename or target}: {error.strerror}"
         if isinstance(error, BrokenPipeError):
@@ -111,6 +112,6 @@ def summary(end: End, why: str, target: object, labels: Mapping[str, int], bad: 
     rows = f"{sum(labels.values())} rows: {', '.join(f'{count} {name}' for name, count in labels.items())}{bad}"
     if end is End.GOOD:
         return f"wrote {target}, {rows}"
-    if end is End.TOO_MANY_BAD:
+    if end in (End.TOO_MANY_BAD, End.BAD_MODEL):
         return f"failed: {why}; {rows}"
     return f"stopped: {why}, after {rows}{'; the same command goes on' if goes_on else ''}"

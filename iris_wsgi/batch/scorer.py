@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iris_wsgi.batch.cutter import Fault
+from iris_wsgi.errors import BadModel, BadOutput
 from iris_wsgi.model import Model
 from iris_wsgi.payload import Array
 
@@ -65,9 +66,14 @@ class Scorer:
         return Outcome(text, dict(zip(self.model.labels, counts, strict=True)), rows.faults)
 
     def predicted(self, rows: Rows) -> tuple[Rows, Array]:
-        """The rows that the model takes, with what it gives; one by one if it fails on all together."""
+        """The rows that the model takes, with what it gives; one by one if it fails on all together.
+
+        Raises BadModel if the model gives another number of rows or columns: then no answer can be assigned to its row.
+        """
         try:
             return rows, self.model.predict(rows.values)
+        except BadOutput as error:
+            raise BadModel(error.detail) from None
         except Exception:
             answers = [self.alone(row[np.newaxis]) for row in rows.values]
         good = np.array([answer is not None for answer in answers])
@@ -77,6 +83,8 @@ class Scorer:
     def alone(self, row: Array) -> Array | None:
         try:
             return self.model.predict(row)
+        except BadOutput as error:
+            raise BadModel(error.detail) from None
         except Exception:
             return None
 

@@ -13,6 +13,7 @@ from iris_wsgi.batch.options import Options
 from iris_wsgi.batch.scorer import Outcome, Reader, Scorer, Writer
 from iris_wsgi.batch.sources import DELIMITERS, Source
 from iris_wsgi.batch.writers import CsvWriter, JsonWriter
+from iris_wsgi.errors import BadModel
 from iris_wsgi.golden import proven_model
 from iris_wsgi.model import Model
 from iris_wsgi.settings import Settings
@@ -43,6 +44,8 @@ def answerer(scorer: Scorer, pack: Callable[[bytes], bytes]) -> Callable[[bytes,
     def answer(data: bytes, line: int) -> Outcome:
         try:
             outcome = scorer.score(data, line)
+        except BadModel as error:
+            raise BadModel(f"{error} It was run on the rows from line {line} on.") from None
         except Exception as error:
             # Not a killed process, for which the same command would be tried again and again.
             raise Stopped(f"a defect at the rows from line {line} on: {error!r}"[:300]) from None

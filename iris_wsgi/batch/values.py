@@ -10,6 +10,7 @@ from iris_wsgi.batch.cutter import NO_NUMBER, NOT_FINITE
 from iris_wsgi.batch.ending import Stopped
 from iris_wsgi.batch.scorer import NO_ANSWER
 from iris_wsgi.batch.tables import Answers, Row
+from iris_wsgi.errors import BadModel, BadOutput
 from iris_wsgi.model import Model, first_line
 from iris_wsgi.payload import FLOAT32_MOST, NUMBERS, Array
 
@@ -17,7 +18,7 @@ NULL = "is NULL"
 
 
 def answers(model: Model, names: Sequence[str], rows: Sequence[Row]) -> Answers:
-    """Of rows of a key and the features called `names`, from one run of the model. Raises Stopped."""
+    """Of rows of a key and the features called `names`, from one run of the model. Raises Stopped and BadModel."""
     width = len(names)
     features = [row[-width:] for row in rows]
     values, errors = checked(features, names)
@@ -26,6 +27,8 @@ def answers(model: Model, names: Sequence[str], rows: Sequence[Row]) -> Answers:
     try:
         if good.any():
             probabilities[good] = model.predict(values[good])
+    except BadOutput as error:
+        raise BadModel(error.detail) from None
     except Exception as error:
         raise Stopped(f"the model cannot be run on {good.sum()} rows: {first_line(error)}") from None
     classes = np.where(np.isfinite(probabilities).all(axis=1), probabilities.argmax(axis=1), -1).tolist()

@@ -26,6 +26,7 @@ class Lines:
     def __init__(self, before: Sequence[str], labels: Sequence[str], numbers: Sequence[str], end: str) -> None:
         """What stands before each thing kept, each label with what stands before it, what before each number, the end."""
         self.before, self.labels = before, labels
+        self.numbers = [f"number_{i}" for i in range(len(numbers))]
         fixed = [text.encode() for text in (*numbers, end + BETWEEN)]
         self.fixed = {f"fixed_{i}": text for i, text in enumerate(fixed)}
         kinds = [
@@ -38,8 +39,9 @@ class Lines:
         ends = np.empty(len(classes), self.kind)
         for name, text in self.fixed.items():
             ends[name] = text
-        for i, column in enumerate(written(probabilities).T):
-            ends[f"number_{i}"] = column
+        # Nothing of this memory may stay as it was found.
+        for name, column in zip(self.numbers, written(probabilities).T, strict=True):
+            ends[name] = column
         tails = ends.tobytes().translate(None, b"\0").decode().split(BETWEEN)[:-1]
         columns: list[Sequence[str]] = []
         for before, column in zip(self.before, kept, strict=True):

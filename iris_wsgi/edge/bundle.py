@@ -6,7 +6,7 @@ from typing import NamedTuple
 from iris_wsgi.edge.manifest import MANIFEST, MODEL, Manifest, parse_manifest
 from iris_wsgi.errors import BadModel
 from iris_wsgi.folder import GOLDEN, Golden, read_file
-from iris_wsgi.golden import self_test
+from iris_wsgi.golden import check_shapes, self_test
 from iris_wsgi.model import RUNTIME_VERSION, Model, load_model
 
 
@@ -27,6 +27,7 @@ class Bundle(NamedTuple):
         """Has the model answer its golden rows here; one line on it. Raises BadModel."""
         self.manifest.check_runtime(RUNTIME_VERSION)
         model, golden = self.load()
+        check_shapes(model, [golden.cases[0].row])
         return self_test(model, golden.cases, golden.tolerance)
 
 
