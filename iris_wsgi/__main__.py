@@ -133,19 +133,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_server(settings: Settings, _: Given) -> int:
-    """Serves until SIGTERM or SIGINT, in this process or in several."""
+    """Serves until SIGTERM or SIGINT: this process supervises, and its workers serve."""
     from iris_wsgi.cpus import workers_for
-    from iris_wsgi.launch import announce, serve_here
+    from iris_wsgi.launch import announce
     from iris_wsgi.listener import bind
+    from iris_wsgi.workers import Supervisor
 
     # As PID 1 a process without a handler ignores SIGTERM.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # A new model that comes during the start is loaded anyway.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     bound = bind(settings)
     count, _why = workers_for(settings)
-    if count == 1:
-        return serve_here(settings, bound, lambda facts: announce(settings, facts, say))
-    from iris_wsgi.workers import Supervisor
-
     return Supervisor(settings, bound, count, lambda facts: announce(settings, facts, say)).run()
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SWITCH_SECONDS = 0.0005
 POST = "curl -s {url} -H 'Content-Type: application/json' -d '{body}'"
+# The parent's signal to a worker whose replacement serves. SIGTERM may come from anybody.
+RETIRE = signal.SIGQUIT
 # What may be wrong with what a start finds, told in one line.
 CANNOT_START = (BadModel, BadSetting, BadStore, StoreDown)
 
@@ -60,20 +62,29 @@ def announce(settings: Settings, facts: Facts, say: Callable[[str], None]) -> No
     say("try: " + (POST.format(url=target, body=f'{{"{member}": [{facts.sample}]}}') if member else f"curl -s {target}") + shows)
 
 
-def serve_here(settings: Settings, bound: socket.socket, ready: Callable[[Facts], None], company: "Company | None" = None) -> int:
-    """Loads the model and serves in this process; `company` is given where other processes serve on the same socket."""
+def serve_here(
+    settings: Settings,
+    bound: socket.socket,
+    company: "Company",
+    ready: Callable[[Facts], None],
+    ask_replacement: Callable[[], None],
+) -> int:
+    """Loads the model and serves in this process, beside the other workers of `company`, until its parent ends it.
+
+    Calls `ready` when it serves, and `ask_replacement` when somebody else than the parent wants it to end.
+    """
     # While a thread of the pool works on a large request, the I/O loop waits so long at most for its turn.
     sys.setswitchinterval(SWITCH_SECONDS)
     # All that is loaded from here on stays: to look for garbage in between only takes time.
     gc.disable()
-    # Only now, so that a parent of several processes never has onnxruntime, whose threads do not survive a fork.
+    # Only now, so that the parent never has onnxruntime, whose threads do not survive a fork.
     from iris_wsgi.metrics import Registry
     from iris_wsgi.roles import build
     from iris_wsgi.server import Server
 
     log = Log(sys.stderr.fileno(), buffered=True)
     logging.getLogger().addHandler(LibraryLines(log))
-    service = build(settings, log, Registry(company.board, company.slot) if company else Registry())
+    service = build(settings, log, Registry(company.board, company.slot))
     threads, _ = threads_for(settings, cpus()[0])
     try:
         server = Server(service.app, bound, settings, threads, service.observer, log, company)
@@ -81,7 +92,7 @@ def serve_here(settings: Settings, bound: socket.socket, ready: Callable[[Facts]
         raise BadSetting(
             f"IRIS_PORT={settings.port}: cannot listen there: {error.strerror}; choose another with --port"
         ) from None
-    obey(server, service, company)
+    obey(server, service, company, ask_replacement)
     gc.freeze()
     gc.enable()
     host, port = bound.getsockname()[:2]
@@ -89,6 +100,12 @@ def serve_here(settings: Settings, bound: socket.socket, ready: Callable[[Facts]
     ready(Facts(host, port, f"{model.name} {model.version} {model.digest}", service.self_test, service.sample))
     # Only now: a job that ends its worker must not look like a start that failed.
     service.companions.start()
+    run_to_end(server, service, log)
+    return 0
+
+
+def run_to_end(server: "Server", service: "Service", log: Log) -> None:
+    """Serves until the end of the drain. The process ends here if work was cut off."""
     cut = server.run()
     busy = service.companions.end(server.end_at)
     if cut or busy:
@@ -96,18 +113,16 @@ def serve_here(settings: Settings, bound: socket.socket, ready: Callable[[Facts]
         log.finish()
         # A thread of the pool may be in the middle of a run, which the interpreter's own end does not survive.
         os._exit(0)
-    return 0
 
 
-def obey(server: "Server", service: "Service", company: "Company | None") -> None:
-    """SIGTERM and SIGINT drain, a second one ends at once.
+def obey(server: "Server", service: "Service", company: "Company", ask_replacement: Callable[[], None]) -> None:
+    """Installs the signals of a worker. All but SIGTERM come from its parent.
 
-    In company SIGTERM drains this process while the others go on, and SIGUSR2 is the parent's word that all come to an end.
+    SIGUSR2 ends the service: readiness fails, and the worker drains after the grace. RETIRE drains this worker at once, as its
+    replacement serves. SIGTERM asks the parent for a replacement, so that nothing is lost whoever sends it.
     """
 
-    def end(number: int, _: FrameType | None) -> None:
-        if server.stopping:
-            os._exit(128 + number)
+    def end(_number: int, _frame: FrameType | None) -> None:
         service.readiness.stopping = True
         stop()
 
@@ -115,12 +130,7 @@ def obey(server: "Server", service: "Service", company: "Company | None") -> Non
         service.companions.ending = True
         server.stop(others_go_on)
 
-    if company is None:
-        signal.signal(signal.SIGTERM, end)
-        signal.signal(signal.SIGINT, end)
-        return
     signal.signal(signal.SIGUSR2, end)
-    signal.signal(signal.SIGTERM, lambda *_: stop(others_go_on=True))
-    # A terminal sends SIGINT to the parent as well, which passes the word on.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(RETIRE, lambda *_: stop(others_go_on=True))
+    signal.signal(signal.SIGTERM, lambda *_: ask_replacement())
     server.tick = lambda: stop() if os.getppid() != company.parent else None

@@ -1,4 +1,4 @@
-"""Several processes that serve on one socket: the parent starts them, replaces the dead, and never loads the model."""
+"""The supervisor: the parent starts the workers that serve on one socket, replaces the dead, and never loads the model."""
 
 import json
 import os
@@ -7,37 +7,45 @@ import signal
 import socket
 import sys
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
 
 from iris_wsgi.board import Board, Company
 from iris_wsgi.console import tell
-from iris_wsgi.launch import CANNOT_START, Facts, serve_here
+from iris_wsgi.launch import CANNOT_START, RETIRE, Facts, serve_here
 from iris_wsgi.log import Log
 from iris_wsgi.settings import Settings
 
-MOST_FAILED_STARTS = 3
+# The delay after a failed start. Each further failed start doubles it, up to the maximum.
+FIRST_DELAY_SECONDS = 0.5
+MAX_DELAY_SECONDS = 30.0
 # A worker that died younger than this is not replaced at once, or a fault at the start would keep the machine busy.
 YOUNG_SECONDS = 1.0
-PAUSE_SECONDS = 0.5
 # What a worker may take beyond its grace and its drain before it is killed.
 KILL_AFTER_SECONDS = 5.0
 HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Worker:
-    """A process that serves, as its parent sees it."""
+    """A process that serves, as its parent sees it.
 
-    def __init__(self, pid: int, slot: int, told: int) -> None:
-        self.pid, self.slot, self.told = pid, slot, told
+    `told` is the descriptor from which the parent reads the messages of the worker, or -1. `generation` is the number of
+    hang-ups before the start of the worker.
+    """
+
+    def __init__(self, pid: int, slot: int, told: int, generation: int = 0) -> None:
+        self.pid, self.slot, self.told, self.generation = pid, slot, told, generation
         self.began = time.monotonic()
         self.ready = self.retiring = False
         self.message = b""
 
 
 class Supervisor:
-    """Keeps `count` workers serving until SIGTERM or SIGINT; SIGHUP replaces them one by one."""
+    """Keeps `count` workers serving until SIGTERM or SIGINT; SIGHUP replaces them one by one.
+
+    Once a worker was ready, the supervisor ends on no failure: it starts workers again and again, with growing delays.
+    """
 
     def __init__(self, settings: Settings, bound: socket.socket, count: int, ready: Callable[[Facts], None]) -> None:
         self.settings, self.bound, self.count, self.ready = settings, bound, count, ready
@@ -45,7 +53,8 @@ class Supervisor:
         self.board = Board(2 * count)
         self.log = Log(sys.stderr.fileno())
         self.workers: dict[int, Worker] = {}
-        self.to_replace: deque[int] = deque()
+        self.wakeup: tuple[int, ...] = ()
+        self.generation = 0
         self.announced = False
         self.failed_starts = 0
         self.start_at = 0.0
@@ -56,7 +65,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Until all workers have ended; the exit status."""
-        woken, wake = os.pipe()
+        self.wakeup = woken, wake = os.pipe()
         os.set_blocking(wake, False)
         os.set_blocking(woken, False)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -65,15 +74,14 @@ class Supervisor:
             signal.signal(number, self.end)
         signal.signal(signal.SIGHUP, self.replace_all)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        self.start()
         while self.workers or not self.stopping:
+            self.keep_up()
             for descriptor, _ in self.poller.poll(200):
                 if descriptor == woken:
                     os.read(woken, 4096)
                 else:
                     self.hear(descriptor)
             self.reap()
-            self.keep_up()
         return self.status
 
     def keep_up(self) -> None:
@@ -83,15 +91,20 @@ class Supervisor:
             if now >= self.kill_at:
                 self.signal_all(signal.SIGKILL)
             return
-        serving = [w for w in self.workers.values() if not w.retiring]
+        serving = self.serving()
+        all_ready = all(worker.ready for worker in serving)
         # The first worker shows whether the model can be served at all; only then come the others.
         wanted = self.count if self.announced else 1
-        if (len(serving) < wanted and now >= self.start_at) or (
-            self.to_replace and len(serving) == self.count and all(w.ready for w in serving)
-        ):
+        # While starts fail, there is only one at a time.
+        is_missing = len(serving) < wanted and (all_ready or not self.failed_starts)
+        is_old = len(serving) == self.count and all_ready and any(one.generation < self.generation for one in serving)
+        if (is_missing or is_old) and now >= self.start_at:
             self.start()
-        elif len(serving) > self.count and all(w.ready for w in serving):
+        elif len(serving) > self.count and all_ready:
             self.retire()
+
+    def serving(self) -> Sequence[Worker]:
+        return [worker for worker in self.workers.values() if not worker.retiring]
 
     def start(self) -> None:
         """Forks a worker. The parent has one thread and no session, so there is nothing that a fork could break."""
@@ -99,17 +112,26 @@ class Supervisor:
         free = [slot for slot in range(self.board.slots) if slot not in taken]
         if not free:
             return
-        hears, tells = os.pipe()
-        parent = os.getpid()
         # A signal between the fork and the note of it would not reach the new worker.
         signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+        try:
+            # That call has run the handlers of earlier signals.
+            if not self.stopping:
+                self.fork(free[0])
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
+
+    def fork(self, slot: int) -> None:
+        hears, tells = os.pipe()
+        os.set_blocking(hears, False)
+        parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            for descriptor in (hears, *(worker.told for worker in self.workers.values() if worker.told >= 0)):
+            signal.set_wakeup_fd(-1)
+            for descriptor in (hears, *self.wakeup, *(worker.told for worker in self.workers.values() if worker.told >= 0)):
                 os.close(descriptor)
-            self.work(parent, free[0], tells)
-        self.workers[pid] = Worker(pid, free[0], hears)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
+            self.work(parent, slot, tells)
+        self.workers[pid] = Worker(pid, slot, hears, self.generation)
         os.close(tells)
         self.poller.register(hears, select.POLLIN)
 
@@ -117,18 +139,24 @@ class Supervisor:
         """The life of a worker; it never returns to the parent's code."""
         status = 1
         try:
-            signal.set_wakeup_fd(-1)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-                signal.signal(number, signal.SIG_DFL)
-            # A hang-up of the terminal is for the parent to interpret.
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            # These are for the parent to interpret: a terminal or an init system may send them to all processes.
+            for number in HEARD:
+                signal.signal(number, signal.SIG_IGN)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
 
-            def ready(facts: Facts) -> None:
-                os.write(tells, json.dumps(facts).encode() + b"\n")
-                os.close(tells)
+            def send(message: bytes) -> None:
+                # A parent that was killed reads nothing; the worker notices its end by itself.
+                with suppress(OSError):
+                    os.write(tells, message + b"\n")
 
-            status = serve_here(self.settings, self.bound, ready, Company(parent, self.board, slot))
+            status = serve_here(
+                self.settings,
+                self.bound,
+                Company(parent, self.board, slot),
+                ready=lambda facts: send(json.dumps(facts).encode()),
+                ask_replacement=lambda: send(b"replace"),
+            )
         except CANNOT_START as error:
             tell(str(error))
         except BaseException:
@@ -137,31 +165,40 @@ class Supervisor:
             os._exit(status)
 
     def hear(self, descriptor: int) -> None:
-        """A worker says that it is ready, or its pipe was closed by its death."""
+        """Reads the lines of a worker: the first says that it is ready, any other asks for a replacement. Its death ends them."""
         worker = next(w for w in self.workers.values() if w.told == descriptor)
         data = os.read(descriptor, 65536)
-        worker.message += data
-        if not data or worker.message.endswith(b"\n"):
+        if not data:
             self.poller.unregister(descriptor)
             os.close(descriptor)
             worker.told = -1
-        if worker.message.endswith(b"\n"):
-            worker.ready = True
-            self.failed_starts = 0
-            if not self.announced:
-                self.announced = True
-                self.ready(Facts(*json.loads(worker.message)))
+        *lines, worker.message = (worker.message + data).split(b"\n")
+        for line in lines:
+            if worker.ready:
+                worker.generation = -1
+            else:
+                self.is_up(worker, Facts(*json.loads(line)))
+
+    def is_up(self, worker: Worker, facts: Facts) -> None:
+        worker.ready = True
+        self.failed_starts = 0
+        if not self.announced:
+            self.announced = True
+            self.ready(facts)
 
     def reap(self) -> None:
-        """Takes note of the workers that have ended."""
-        while self.workers:
-            pid, status, usage = os.wait4(-1, os.WNOHANG)
+        """Takes note of the workers that have ended, and of orphans, which PID 1 inherits."""
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
             if pid == 0:
                 return
             worker = self.workers.get(pid)
             if worker is None:
                 continue
-            if worker.told >= 0:
+            while worker.told >= 0:
                 # Its last word may be that it was ready.
                 self.hear(worker.told)
             del self.workers[pid]
@@ -170,44 +207,48 @@ class Supervisor:
                 self.mourn(worker, os.waitstatus_to_exitcode(status))
 
     def mourn(self, worker: Worker, code: int) -> None:
-        """A worker ended that should not have: says so, and decides whether and when another takes its place."""
+        """A worker ended that should not have: logs it, and decides whether and when another takes its place."""
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
         if not self.announced:
-            # Its own line has told why.
+            if code < 0:
+                # Of any other end the worker has said why.
+                tell(f"the first worker was ended by {how} before it was ready; is there enough memory?")
             self.stopping, self.status = 1, code if code > 0 else 1
             return
         self.log.event("error", "a worker died", pid=worker.pid, how=how, was_ready=worker.ready)
-        if time.monotonic() - worker.began < YOUNG_SECONDS:
-            self.start_at = time.monotonic() + PAUSE_SECONDS
         if worker.ready:
-            return
-        serving = sum(not w.retiring for w in self.workers.values())
-        if self.to_replace and serving >= self.count:
-            self.to_replace.clear()
-            self.log.event("error", "the workers are not replaced: a new one does not start", how=how)
-            return
+            if time.monotonic() - worker.began < YOUNG_SECONDS:
+                self.start_at = time.monotonic() + FIRST_DELAY_SECONDS
+        elif len(self.serving()) >= self.count:
+            self.keep_old(worker.generation)
+        else:
+            self.back_off()
+
+    def keep_old(self, generation: int) -> None:
+        """A replacement of this generation did not start: the workers that serve count as replaced until the next hang-up."""
+        for worker in self.serving():
+            worker.generation = max(worker.generation, generation)
+        self.log.event("error", "the workers are not replaced: a new one does not start; send SIGHUP to try again")
+
+    def back_off(self) -> None:
+        """A start failed while a worker is missing: delays the next one, twice as long as before."""
+        delay = min(FIRST_DELAY_SECONDS * 2.0**self.failed_starts, MAX_DELAY_SECONDS)
         self.failed_starts += 1
-        if self.failed_starts >= MOST_FAILED_STARTS:
-            self.log.event("error", f"a worker died {MOST_FAILED_STARTS} times before it was ready; the service ends", how=how)
-            self.status = 1
-            self.end(signal.SIGTERM, None)
+        self.start_at = time.monotonic() + delay
+        serving = sum(worker.ready for worker in self.serving())
+        message = "a worker does not start; the next try is after a delay, or on SIGHUP"
+        self.log.event("error", message, failed_starts=self.failed_starts, delay_seconds=delay, workers_serving=serving)
 
     def retire(self) -> None:
-        """One of the workers that are to be replaced stops, now that its replacement is ready.
-
-        If those are gone by now, or a hang-up came while one was retired and noted it once more, it is the oldest that stops.
-        """
-        serving = {pid: worker for pid, worker in self.workers.items() if not worker.retiring}
-        while self.to_replace and self.to_replace[0] not in serving:
-            self.to_replace.popleft()
-        worker = serving[self.to_replace.popleft()] if self.to_replace else min(serving.values(), key=lambda one: one.began)
+        """Lets a worker stop, now that its replacement is ready: one of before the last hang-up, the oldest of these."""
+        worker = min(self.serving(), key=lambda one: (one.generation, one.began))
         worker.retiring = True
-        os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, RETIRE)
 
     def replace_all(self, _number: int, _frame: FrameType | None) -> None:
-        """SIGHUP: a new worker for each that serves now, one at a time."""
-        if self.announced and not self.stopping and not self.to_replace:
-            self.to_replace.extend(w.pid for w in self.workers.values() if not w.retiring)
+        """SIGHUP: a new worker for each that serves now, one at a time. What failed before is tried again at once."""
+        self.generation += 1
+        self.failed_starts, self.start_at = 0, 0.0
 
     def end(self, number: int, _frame: FrameType | None) -> None:
         """SIGTERM or SIGINT: all workers drain; a second one ends them at once."""

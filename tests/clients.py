@@ -5,6 +5,7 @@ import json
 import os
 import re
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -349,6 +350,22 @@ def children(pid: int) -> list[int]:
     with suppress(OSError):
         return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
+
+
+def signal_all(pid: int, number: int) -> None:
+    """Sends a signal to a server, the parent first, and to its workers."""
+    for one in (pid, *children(pid)):
+        os.kill(one, number)
+
+
+def kill_all(process: subprocess.Popen) -> None:
+    """Kills a server and its workers, as a power cut does."""
+    if process.poll() is None:
+        # A parent that stands still starts no other worker meanwhile.
+        process.send_signal(signal.SIGSTOP)
+        for pid in (*children(process.pid), process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def alive(pid: int) -> bool:

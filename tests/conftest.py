@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import webtest
+from clients import children
 from clocked import CLOCKED, Clock
 from postgres_server import PostgresServer, program
 from redis_server import RedisServer
@@ -143,6 +144,12 @@ class Running:
         assert found, f"no address in {self.said}: {process.communicate()}"
         self.url, self.host, self.port = found[0], found[1], int(found[2])
 
+    @property
+    def worker(self) -> int:
+        """The process id of its only worker."""
+        (pid,) = children(self.process.pid)
+        return pid
+
     def stop(self) -> tuple[str, str]:
         """Ends it with SIGTERM and gives what it wrote since."""
         self.process.terminate()
@@ -157,7 +164,7 @@ def start_server(
     clock: Clock | None = None,
     **environ: str,
 ) -> Running:
-    """Starts a server, or a worker, on a free port, of one process if nothing else is asked; the package is that in `cwd`.
+    """Starts a server, or a worker, on a free port, with one worker if nothing else is asked; the package is that in `cwd`.
 
     With a clock the server goes by that one.
     """

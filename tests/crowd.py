@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from checks import check
-from clients import NOT_MEASURED, Answer, Wire, ask, request, until
+from clients import NOT_MEASURED, Answer, Wire, ask, children, kill_all, request, until
 from conftest import MODEL
 from hands import open_store
 
@@ -102,7 +102,13 @@ class Kept:
         until(lambda: self.process is not self.victim, "another process follows")
         time.sleep(max(0.0, self.began + age - time.monotonic()))
         self.at, self.victim = None, self.process
-        self.process.kill()
+        kill_all(self.process)
+
+    @property
+    def worker(self) -> int:
+        """The process id of its only worker."""
+        (pid,) = children(self.process.pid)
+        return pid
 
     def terminate(self) -> None:
         """Sends SIGTERM to it; none follows it."""
@@ -120,7 +126,7 @@ class Kept:
         self.ending = True
         while self.thread.is_alive():
             if self.process is not None:
-                self.process.kill()
+                kill_all(self.process)
             self.thread.join(0.05)
 
 

@@ -117,7 +117,7 @@ def test_answers_that_are_not_taken_are_bounded_over_all_connections(run, tmp_pa
     # Of a kind that has the longest answers for its bytes.
     batch = request("POST", "/predict/batch", {"data": [[1, 1, 1, 1]] * 10_000})
     size = len(ask(server, batch).body)
-    pid = server.process.pid
+    pid = server.worker
     before = open_sockets(pid)
     with ExitStack() as stack:
         # More than kernels take in, of which each client has one answer at a time.
@@ -209,12 +209,12 @@ def test_in_overload_there_is_200_or_503_and_nearly_as_much_gets_done(run):
 
     def good_by_cpu_second(keeping: int, fresh: int) -> float:
         """By the processor time that the server had, as other processes may take the rest of the machine."""
-        spent = cpu_seconds(server.process.pid)
+        spent = cpu_seconds(server.worker)
         with load_processes(server, 2, keeping, fresh, seconds) as totals:
             got = totals()
         assert got.lost == [] and got.refused == 0
         assert set(got.statuses) <= {200, 503}
-        return got.statuses[200] / (cpu_seconds(server.process.pid) - spent)
+        return got.statuses[200] / (cpu_seconds(server.worker) - spent)
 
     shares = []
     for _ in range(3):
@@ -239,7 +239,7 @@ def test_without_descriptors_it_waits_and_goes_on_when_there_are_some_again(run,
     log = tmp_path / "log"
     # Of a role without threads of its own, which would open files meanwhile.
     server = run("--role", "web_single", under=log_to(log))
-    pid = server.process.pid
+    pid = server.worker
     with ExitStack() as stack:
         kept = stack.enter_context(Wire(server))
         assert kept.ask(LIVEZ).status == 200
@@ -337,7 +337,7 @@ def test_a_clock_that_jumps_an_hour_ends_no_connection(run, tmp_path):
         assert new.ask(LABEL).status == 200
         assert begun.ask(LABEL[30:]).status == 200
         asked += 2
-        until(lambda: rests(server.process.pid), "a server that waits and does nothing else")
+        until(lambda: rests(server.worker), "a server that waits and does nothing else")
     server.stop()
     assert server.process.returncode == 0
     assert len(log.read_text().splitlines()) == asked
@@ -347,11 +347,11 @@ def test_nothing_is_left_open_after_all_that(run):
     server = run("--role", "web_single", under=log_to("/dev/null"))
     with Wire(server) as kept:
         kept.ask(LIVEZ)
-        before = len(os.listdir(f"/proc/{server.process.pid}/fd"))
+        before = len(os.listdir(f"/proc/{server.worker}/fd"))
         with ExitStack() as stack:
             for one in (LABEL, LABEL[:40], LARGEST, b"nonsense\r\n\r\n", b""):
                 for _ in range(20):
                     stack.enter_context(Wire(server)).send(one)
-        until(lambda: kept.ask(LIVEZ) and len(os.listdir(f"/proc/{server.process.pid}/fd")) == before, "as few as before")
+        until(lambda: kept.ask(LIVEZ) and len(os.listdir(f"/proc/{server.worker}/fd")) == before, "as few as before")
         text = kept.ask(METRICS).body.decode()
         assert metric(text, "http_requests_in_flight") == 1

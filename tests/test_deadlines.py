@@ -45,9 +45,9 @@ class Timed:
 
     def wire(self, **options) -> Wire:
         """A connection that the server has accepted."""
-        before = open_sockets(self.server.process.pid)
+        before = open_sockets(self.server.worker)
         wire = Wire(self.server, **options)
-        until(lambda: open_sockets(self.server.process.pid) > before, "the connection is accepted")
+        until(lambda: open_sockets(self.server.worker) > before, "the connection is accepted")
         return wire
 
     def advance(self, seconds: float) -> None:
@@ -156,7 +156,7 @@ def test_an_answer_of_the_thread_pool_is_waited_for_beyond_every_deadline(run, c
 
 
 def test_a_client_that_takes_no_answer_is_cut_off(slow_time):
-    pid = slow_time.server.process.pid
+    pid = slow_time.server.worker
     before = open_sockets(pid)
     with slow_time.wire(receive_buffer=2048) as wire:
         wire.send(LARGEST * 12)
@@ -245,10 +245,10 @@ def test_a_thousand_slow_connections_are_gone_soon_and_nobody_else_notices(run, 
             # The good client asks again on its connection before the clock moves.
             good.goes_on()
             clock.advance(0.5)
-            return open_sockets(server.process.pid) < 20
+            return open_sockets(server.worker) < 20
 
         try:
-            until(lambda: open_sockets(server.process.pid) > 900, "most of the slow connections")
+            until(lambda: open_sockets(server.worker) > 900, "most of the slow connections")
             began = clock.now()
             until(gone, "the end of the slow connections")
             # A client that was refused has two seconds to hang up, and more of them may have come in the meantime.

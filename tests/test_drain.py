@@ -87,11 +87,11 @@ def test_those_who_connected_before_the_end_are_all_answered(run, number):
 
 def test_those_whom_nobody_has_accepted_yet_are_answered_too(run):
     server = run()
-    pid = server.process.pid
+    pid = server.worker
     with ExitStack() as stack:
         os.kill(pid, signal.SIGSTOP)
         wires = [stack.enter_context(Wire(server)).send(LABEL) for _ in range(300)]
-        os.kill(pid, signal.SIGTERM)
+        server.process.terminate()
         os.kill(pid, signal.SIGCONT)
         assert {wire.answer().status for wire in wires} == {200}
     assert ended(server) == 0
@@ -99,11 +99,11 @@ def test_those_whom_nobody_has_accepted_yet_are_answered_too(run):
 
 def test_those_for_whom_there_is_no_room_are_told_so_even_at_the_end(run):
     server = run("--connections", "5")
-    pid = server.process.pid
+    pid = server.worker
     with ExitStack() as stack:
         os.kill(pid, signal.SIGSTOP)
         wires = [stack.enter_context(Wire(server)).send(LABEL) for _ in range(300)]
-        os.kill(pid, signal.SIGTERM)
+        server.process.terminate()
         os.kill(pid, signal.SIGCONT)
         statuses = [wire.answer().status for wire in wires]
         assert set(statuses) == {200, 503} and statuses.count(200) >= 5

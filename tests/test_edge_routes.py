@@ -433,7 +433,7 @@ def test_large_files_go_out_whole_to_slow_clients_who_hold_up_nobody_and_no_memo
     ask_for = request("GET", "/edge/ort/a.wasm")
 
     def held():
-        text = Path(f"/proc/{server.process.pid}/status").read_text()
+        text = Path(f"/proc/{server.worker}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+) kB", text)[1]) * 1024
 
     before = held()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from clients import Wire, ask, request, until
+from clients import Wire, ask, kill_all, request, until
 from redis_server import RedisServer
 
 from iris_wsgi.items.redis import RedisItems, key_of, pack, unpack
@@ -124,7 +124,7 @@ def test_what_was_acknowledged_is_there_after_a_kill(run, tmp_path):
             for name in "wxyz":
                 pool.submit(write, f"{name}{begun}")
             until(lambda acknowledged=acknowledged: len(acknowledged) > 40, "some were written")
-            server.process.kill()
+            kill_all(server.process)
         server.process.communicate()
         again = run(*SERVE, IRIS_STATE_DIR=str(tmp_path))
         with Wire(again) as wire:

@@ -150,8 +150,8 @@ def test_web_single_writes_no_file_and_opens_no_socket_but_its_own(run, tmp_path
 def test_a_connection_that_the_system_refuses_to_set_up_costs_no_other(run):
     """Elsewhere than on Linux a client that is gone by then is enough for that."""
     need("strace")
-    # The first two calls are for the listener; -D has the server as our child.
-    refused = "inject=setsockopt:error=EINVAL:when=3"
+    # The first call of a worker is for the listener; -D has the server as our child.
+    refused = "inject=setsockopt:error=EINVAL:when=2"
     under = ("strace", "-D", "-f", "-qq", "-e", "trace=setsockopt", "-e", refused, "-o", "/dev/null")
     server = run("--role", "web_single", under=under, COVERAGE_PROCESS_CONFIG="")
     with pytest.raises((OSError, http.client.HTTPException)):

@@ -13,7 +13,7 @@ from operator import le
 import numpy as np
 import onnx
 import pytest
-from clients import POOLED, READYZ, ROW, Wire, ask, metric, open_sockets, request, until
+from clients import POOLED, READYZ, ROW, Wire, ask, kill_all, metric, open_sockets, request, signal_all, until
 from conftest import MODEL
 from faulty import Faulty
 
@@ -95,7 +95,7 @@ def test_prep_is_ready_when_pred_is_and_again_after_it_was_gone(run, pred):
         pred = run("--role", "pred", "--port", str(port))
         until(lambda: ready(prep), "pred is there")
         assert ask(prep, ONE).json() == {"prediction": "setosa"}
-        pred.process.kill()
+        kill_all(pred.process)
         pred.process.wait()
         until(lambda: not ready(prep), "pred is gone")
         answer = ask(prep, ONE)
@@ -149,14 +149,14 @@ def test_an_ensemble_of_processes_answers_as_one_in_a_process(run, members, live
 
 
 def kill(server) -> None:
-    server.process.kill()
+    kill_all(server.process)
     server.process.wait()
 
 
 @pytest.mark.parametrize("fault", ["is killed", "stands still"])
 def test_a_member_that_fails_is_missing_until_it_is_back(run, members, fault):
     gateway, member = gateway_of(run, members), members["virginica"]
-    kill(member) if fault == "is killed" else member.process.send_signal(signal.SIGSTOP)
+    kill(member) if fault == "is killed" else signal_all(member.process.pid, signal.SIGSTOP)
     errors = set()
     for _ in range(6):
         answer = ask(gateway, VOTE)
@@ -171,7 +171,7 @@ def test_a_member_that_fails_is_missing_until_it_is_back(run, members, fault):
     if fault == "is killed":
         run("--role", "member", "--member", "virginica", "--port", str(member.port))
     else:
-        member.process.send_signal(signal.SIGCONT)
+        signal_all(member.process.pid, signal.SIGCONT)
     until(lambda: ask(gateway, VOTE).json()["status"] == "complete", "it is asked again, without a restart")
 
 
@@ -225,7 +225,7 @@ def test_a_member_of_another_model_takes_no_part(run, members, tmp_path):
 def test_ten_thousand_requests_with_faults_among_them_leave_nothing_behind(run, members):
     with Faulty(members["setosa"]) as between:
         gateway = gateway_of(run, {**members, "setosa": between}, "--hedge-percentile", "90")
-        pid = gateway.process.pid
+        pid = gateway.worker
 
         def kept() -> float:
             return sum(metric(metrics(gateway), "remote_connections", target=name) for name in NAMES)
@@ -246,9 +246,9 @@ def test_ten_thousand_requests_with_faults_among_them_leave_nothing_behind(run, 
             while not all(one.done() for one in asked):
                 modes.append(modes.pop(0))
                 between.mode = modes[0]
-                members["versicolor"].process.send_signal(signal.SIGSTOP)
+                os.kill(members["versicolor"].worker, signal.SIGSTOP)
                 between.gone.wait(0.05)
-                members["versicolor"].process.send_signal(signal.SIGCONT)
+                os.kill(members["versicolor"].worker, signal.SIGCONT)
                 between.gone.wait(0.3)
             between.mode = "pass"
             assert {status for one in asked for status in one.result()} <= {200, 503}

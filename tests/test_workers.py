@@ -372,9 +372,8 @@ def test_a_worker_too_many_is_retired_though_the_one_it_was_to_replace_is_gone(m
         supervisor.workers[pid] = Worker(pid, pid - 11, -1)
         supervisor.workers[pid].ready = True
     supervisor.announced = True
-    supervisor.to_replace.append(10)
     supervisor.keep_up()
-    assert told == [(11, signal.SIGTERM)] and supervisor.workers[11].retiring and not supervisor.to_replace
+    assert told == [(11, signal.SIGQUIT)] and supervisor.workers[11].retiring
     supervisor.keep_up()
     assert len(told) == 1
 
@@ -420,18 +419,6 @@ def test_a_hang_up_with_a_broken_model_changes_nothing_and_the_log_tells(run, mo
     os.kill(server.process.pid, signal.SIGHUP)
     until(lambda: not set(old) & set(children(server.process.pid)) and len(both(server)) == 2, "new workers")
     assert ask(server, LABEL).status == 200
-
-
-def test_workers_that_cannot_start_again_end_the_service_with_the_reason(run, model_copy, tmp_path):
-    log = tmp_path / "log"
-    server = run(*TWO, "--model-dir", str(model_copy), under=log_to(log))
-    pids = both(server)
-    (model_copy / "label.json").write_text("{}")
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    assert ended(server) == 1
-    assert told(log, "the service ends")
-    assert any(line.startswith("iris_wsgi: ") and "label.json" in line for line in log.read_text().splitlines())
 
 
 @pytest.mark.parametrize("when", ["serving", "starting", "starting together"])

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bundles import build_bundle
-from clients import NOT_MEASURED, READYZ, alive, ask, children, request, until
+from clients import NOT_MEASURED, READYZ, alive, ask, children, kill_all, request, until
 from postgres_server import PostgresServer
 from redis_server import RedisServer
 
@@ -73,12 +73,10 @@ class Server:
     def pids(self) -> dict[int, str]:
         """What each of its processes is."""
         own = self.process.pid
-        return {own: "parent" if self.workers > 1 else "worker", **dict.fromkeys(children(own), "worker")}
+        return {own: "parent", **dict.fromkeys(children(own), "worker")}
 
     def serving(self) -> list[int]:
         """Its processes that take connections, once each of them is ready."""
-        if self.workers == 1:
-            return [self.process.pid]
         return [pid for pid in children(self.process.pid) if is_up(pid)]
 
     def is_ready(self) -> bool:
@@ -93,7 +91,7 @@ class Server:
         return False
 
     def kill(self) -> None:
-        self.process.kill()
+        kill_all(self.process)
         self.process.communicate()
 
     def end(self) -> int:
