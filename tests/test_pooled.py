@@ -118,10 +118,10 @@ def test_a_server_and_a_run_share_the_one_connection_of_a_pool_with_others(pool,
     unchanged("crowded")
     server = run("--role", "data_cache", "--workers", "2", IRIS_DATABASE_URL=pool.database("crowded"))
     row = {"data": [[5.1, 3.5, 1.4, 0.2]]}
-    until(lambda: ask(server, request("PUT", "/items/a", row)).status in (200, 201), "the database answers", 60)
+    until(lambda: ask(server, request("PUT", "/items/a", row)).status in (200, 201), "the database answers")
     command = ["batch", "--table", "items", "--database", pool.database("crowded"), "--model-dir", str(MODEL), "--chunk", "20"]
     assert main([*command, "--quiet"]) == 0
     unchanged("crowded")
-    until(lambda: ask(server, request("PUT", "/items/a", row)).status == 200, "it is written again", 60)
+    until(lambda: ask(server, request("PUT", "/items/a", row)).status == 200, "it is written again")
     server.stop()
     unchanged("crowded")

@@ -37,7 +37,7 @@ def replaced(server: Running, old: list[int], count: int = 1) -> None:
     def done() -> bool:
         return len(serving(server)) == count and not set(old) & set(children(server.process.pid))
 
-    until(done, "new workers", 60)
+    until(done, "new workers")
 
 
 def damage(model: Path) -> bytes:
@@ -227,7 +227,7 @@ def test_a_healthy_worker_serves_on_though_its_sibling_does_not_start_again(run,
     until(lambda: told(log, "the workers are not replaced"), "the line of the log")
     os.kill(dies, signal.SIGKILL)
     # Before there were three tries in two seconds, and then the end of all.
-    until(lambda: len(told(log, "a worker does not start")) >= 3, "starts that fail", 60)
+    until(lambda: len(told(log, "a worker does not start")) >= 3, "starts that fail")
     tries = told(log, "a worker does not start")
     assert [one["delay_seconds"] for one in tries[:3]] == [0.5, 1.0, 2.0]
     assert [(one["failed_starts"], one["workers_serving"], one["level"]) for one in tries[:2]] == [
@@ -249,11 +249,11 @@ def test_a_server_whose_workers_all_died_tries_until_the_model_is_good_again(run
     good = damage(model_copy)
     for pid in serving(server):
         os.kill(pid, signal.SIGKILL)
-    until(lambda: len(told(log, "a worker does not start")) >= 3, "starts that fail", 60)
+    until(lambda: len(told(log, "a worker does not start")) >= 3, "starts that fail")
     assert server.process.poll() is None
     assert [one["workers_serving"] for one in told(log, "a worker does not start")[-2:]] == [0, 0]
     (model_copy / "label.json").write_bytes(good)
-    until(lambda: len(serving(server)) == int(workers), "workers without a hang-up", 60)
+    until(lambda: len(serving(server)) == int(workers), "workers without a hang-up")
     assert ask(server, LABEL).status == 200
     server.process.terminate()
     assert ended(server) == 0

@@ -36,7 +36,7 @@ from test_live import start
 
 from iris_wsgi import workers
 from iris_wsgi.settings import Settings
-from iris_wsgi.workers import PAUSE_SECONDS, YOUNG_SECONDS, Supervisor, Worker
+from iris_wsgi.workers import FIRST_DELAY_SECONDS, YOUNG_SECONDS, Supervisor, Worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 TWO = ("--workers", "2")
@@ -244,7 +244,9 @@ def in_flight(server) -> float:
     return metric(ask(server, METRICS).body.decode(), "http_requests_in_flight")
 
 
-@pytest.mark.parametrize(("age", "pause"), [(YOUNG_SECONDS, 0.0), (YOUNG_SECONDS - 0.01, PAUSE_SECONDS)], ids=["old", "young"])
+@pytest.mark.parametrize(
+    ("age", "pause"), [(YOUNG_SECONDS, 0.0), (YOUNG_SECONDS - 0.01, FIRST_DELAY_SECONDS)], ids=["old", "young"]
+)
 def test_a_dead_worker_is_replaced_at_once_unless_it_was_young(monkeypatch, log, age, pause):
     now, started = [1000.0], []
     monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
