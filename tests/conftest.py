@@ -18,7 +18,9 @@ import pytest
 import webtest
 from clients import children
 from clocked import CLOCKED, Clock
-from postgres_server import PostgresServer, program
+from postgres_server import PostgresServer
+from programs import check_all_starts
+from programs import need as need
 from redis_server import RedisServer
 
 from iris_wsgi.golden import seal
@@ -28,6 +30,7 @@ from iris_wsgi.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "model"
+check_all_starts()
 
 
 @cache
@@ -36,14 +39,6 @@ def states() -> str:
     folder = tempfile.TemporaryDirectory(prefix="iris-states-")
     atexit.register(folder.cleanup)
     return folder.name
-
-
-def need(part: str) -> str:
-    """The path of a program; without it the test skips on a laptop and fails in CI."""
-    found = shutil.which(part)
-    if found is None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"{part} is not installed")
-    return found
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -252,7 +247,6 @@ def slow_model(tmp_path_factory) -> Path:
 
 
 def real_redis() -> Iterator[RedisServer]:
-    need("redis-server")
     server = RedisServer()
     yield server
     server.remove()
@@ -266,7 +260,6 @@ own_redis = pytest.fixture(real_redis, name="own_redis")
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """For all tests: who stops it starts it again."""
-    need(program("postgres"))
     server = PostgresServer()
     yield server
     server.remove()

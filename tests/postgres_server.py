@@ -10,14 +10,16 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import psycopg
+from clients import children
+from programs import need
 
 # PostgreSQL refuses to run as root, and Debian's package has this user.
 USER = "postgres"
 
 
 def program(name: str) -> str:
-    """Where Debian puts it, or its name."""
-    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    """Where Debian puts it, or its name. Debian keeps the servers off the PATH, behind wrappers that are on it."""
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}")) if shutil.which("pg_ctlcluster") else []
     return str(found[-1]) if found else name
 
 
@@ -25,6 +27,7 @@ class PostgresServer:
     """As nobody but the one who runs the tests can reach it, it trusts; and it need not outlive the machine."""
 
     def __init__(self) -> None:
+        need(program("postgres"))
         # A socket's path must be short.
         self.folder = Path(mkdtemp(prefix="iris"))
         self.url = f"postgresql://{USER}@/postgres?host={self.folder}"
@@ -62,9 +65,7 @@ class PostgresServer:
 
     def signal(self, number: int) -> None:
         """To the server, and to all that it has begun."""
-        parent = self.process.pid
-        told = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True, check=False).stdout
-        for pid in (parent, *map(int, told.split())):
+        for pid in (self.process.pid, *children(self.process.pid)):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -20,10 +19,8 @@ SERVE = ("--role", "data_cache")
 
 
 @pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    server = RedisServer()
-    yield server
-    server.remove()
+def redis(own_redis: RedisServer) -> RedisServer:
+    return own_redis
 
 
 def get(server, item_id, path="", *fields):
