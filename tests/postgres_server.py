@@ -4,13 +4,12 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
 import psycopg
-from clients import children
+from clients import children, until
 from programs import need
 
 # PostgreSQL refuses to run as root, and Debian's package has this user.
@@ -45,13 +44,14 @@ class PostgresServer:
         command += ["-c", "listen_addresses=", "-c", "shared_buffers=16MB", "-c", "max_connections=100", "-c", "fsync=off"]
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", start_new_session=True)
-        end = time.monotonic() + 60
-        while True:
-            try:
-                return self.ask("SELECT 1") and None
-            except psycopg.OperationalError:
-                assert time.monotonic() < end and self.process.poll() is None, (self.folder / "log").read_text()
-                time.sleep(0.01)
+        until(self.answers, "PostgreSQL answers")
+
+    def answers(self) -> bool:
+        assert self.process.poll() is None, (self.folder / "log").read_text()
+        with suppress(psycopg.OperationalError):
+            self.ask("SELECT 1")
+            return True
+        return False
 
     def ask(self, sql: str, *values: object) -> list[tuple]:
         with psycopg.connect(self.url, autocommit=True) as connection:

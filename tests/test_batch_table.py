@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 import graphs
 import numpy as np
 import pytest
-from clients import open_files
+from clients import open_files, until
 from conftest import MODEL, ROOT
 from postgres_server import PostgresServer
 from tables import FEATURES, ITEMS, Place
@@ -139,12 +139,7 @@ def has_open(pid: int, place: Place) -> bool:
 
 def begun(place: Place) -> None:
     """Waits until a run has done something."""
-    end = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < end:
-        if place.has("items_run") and place.ask("SELECT 1 FROM items_run WHERE ok > 0"):
-            return
-        time.sleep(0.005)
-    raise AssertionError("no run has begun")
+    until(lambda: place.has("items_run") and place.ask("SELECT 1 FROM items_run WHERE ok > 0"), "a run has begun")
 
 
 def other_model(folder: Path, labels: str | None = None) -> Path:

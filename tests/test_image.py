@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import count
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from clients import until
 from conftest import ROOT, need
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
@@ -101,10 +101,7 @@ class Container:
         return told.stdout + told.stderr
 
     def wait_until(self, happened: Callable[[], object]) -> None:
-        until = time.monotonic() + PATIENCE_SECONDS
-        while not happened():
-            assert time.monotonic() < until, self.logs()
-            time.sleep(0.02)
+        until(happened, f"what {self.name} is to do; its log: {self.logs()}")
 
     def serves(self) -> "Container":
         self.wait_until(lambda: "try: " in self.logs() or self.inspect(".State.Running") == "false")
