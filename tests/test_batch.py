@@ -441,6 +441,7 @@ def test_a_second_run_on_one_output_stops_with_one_line(file, tmp_path):
     batch(source, tmp_path / "out.csv")
 
 
+@pytest.mark.long
 def test_shards_are_all_rows_once(file, tmp_path):
     source = file(text_of(60_000))
     for i in range(3):
@@ -658,6 +659,7 @@ def test_the_record_tells_what_the_run_was_of(file, tmp_path):
     assert told["started"] <= told["updated"] == told["finished"] and len(told["run"]) == 16
 
 
+@pytest.mark.long
 def test_bin_batch_is_the_same_command(file, tmp_path):
     source = file(rows_text())
     subprocess.run([ROOT / "bin/batch", source, tmp_path / "out.csv", "--quiet"], check=True)

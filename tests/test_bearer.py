@@ -202,6 +202,7 @@ def test_what_becomes_of_the_file_never_opens_the_door_and_is_told_once(tokens, 
     assert tokens.refusal(f"Bearer {OLD}") and not tokens.refusal(f"Bearer {NEW}")
 
 
+@pytest.mark.long
 def test_two_workers_take_other_tokens_while_they_serve(run, mount, tmp_path):
     log = tmp_path / "log"
     server = run("--workers", "2", "--token-file", mount.file, under=log_to(log))
@@ -339,6 +340,7 @@ def test_commands_show_the_token_and_the_health_check_needs_none(guarded, monkey
     assert "IRIS_TOKEN_FILE names no file" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_prep_and_pred_go_over_to_another_token_while_they_serve(run, tmp_path):
     mounts = {name: Mount(tmp_path / name, OLD) for name in ("prep", "pred")}
     logs = {name: tmp_path / f"{name}.log" for name in mounts}

@@ -110,6 +110,7 @@ def test_bytes_of_unanswered_requests_are_bounded_over_all_connections(run):
     assert ask(server, LARGEST).status == 200
 
 
+@pytest.mark.long
 def test_answers_that_are_not_taken_are_bounded_over_all_connections(run, tmp_path):
     limit, clients, requests = 4 * 1024 * 1024, 16, 12
     log = tmp_path / "log"
@@ -203,6 +204,7 @@ def test_the_metrics_tell_of_connections_of_the_queue_and_of_what_is_held(run):
             until(lambda name=name: now(name) == 0, f"{name} is as before")
 
 
+@pytest.mark.long
 def test_in_overload_there_is_200_or_503_and_nearly_as_much_gets_done(run):
     server = run(under=log_to("/dev/null"), **NOT_MEASURED)
     seconds = 4 if CI else 1

@@ -39,6 +39,7 @@ def records(data: bytes) -> list[list[str]]:
     return list(csv.reader(io.StringIO(data.decode(), newline="")))
 
 
+@pytest.mark.long
 @settings(max_examples=400, deadline=None)
 @given(tables, styles, st.sampled_from(["\n", "\r\n"]), st.booleans(), st.data())
 def test_the_records_of_all_chunks_are_those_that_the_csv_module_reads(table, style, end, whole, draw):

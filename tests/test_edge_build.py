@@ -274,6 +274,7 @@ def test_the_single_file_answers_where_there_is_no_such_package(single, device):
     assert told.stderr == "iris_wsgi: line 2: column 4 is not a number\n"
 
 
+@pytest.mark.long
 def test_the_single_file_takes_updates_and_goes_back(single, device, tmp_path):
     where = ("--device", str(tmp_path / "device"))
 

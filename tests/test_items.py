@@ -154,6 +154,7 @@ def fresh(tmp_path_factory):
     return lambda: SqliteItems(folder / f"{next(count)}.db", {"a": ROW}, 10)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("with_redis", [False, True], ids=["memory", "memory and redis"])
 def test_cached_answers_are_those_without_a_cache_in_any_order_of_events(with_redis, fresh):
     """Two processes of one server and another server, over one database."""
@@ -423,6 +424,7 @@ def test_too_many_changes_empty_the_memory(server, items, monkeypatch):
     assert not server.cache.shelf.entries and server.look("item", "a").entry.version == 2
 
 
+@pytest.mark.long
 def test_threads_that_read_and_write_at_once_see_each_write_that_was_acknowledged(items):
     ours = marks()
     servers = [Server(items.store, ours, Dictionary()) for _ in range(2)]

@@ -349,6 +349,7 @@ GOOD = [
 ]
 
 
+@pytest.mark.long
 @settings(relaxed, max_examples=500)
 @given(st.sampled_from(GOOD), st.data())
 def test_no_damage_to_a_good_request_gets_more_than_a_refusal(good, data):
@@ -365,6 +366,7 @@ def test_no_damage_to_a_good_request_gets_more_than_a_refusal(good, data):
     assert status_of(Sent(bytes(body), header), served) in (200, 400)
 
 
+@pytest.mark.long
 @relaxed
 @given(st.binary(max_size=300), st.none() | st.integers(0, 300).map(str) | st.text(max_size=5))
 def test_no_bytes_get_more_than_a_refusal(body, header):
@@ -396,6 +398,7 @@ almost_requests = st.fixed_dictionaries({"inputs": values | st.lists(almost_inpu
 })  # fmt: skip
 
 
+@pytest.mark.long
 @settings(relaxed, max_examples=300)
 @given(almost_requests, st.binary(max_size=20) | st.just(ROW_BYTES), st.booleans())
 def test_no_document_of_any_shape_gets_more_than_a_refusal(request, tail, behind):
@@ -414,6 +417,7 @@ FULL = json.loads(document(plain(), id="7", parameters={"timeout": 5, "binary_da
 BEHIND = json.loads(document(claim()))
 
 
+@pytest.mark.long
 @settings(relaxed, max_examples=500)
 @given(st.sampled_from([FULL, BEHIND]), st.data())
 def test_no_value_in_any_place_of_a_good_request_gets_more_than_a_refusal(good, data):
@@ -453,6 +457,7 @@ LARGE = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("given", LARGE.values(), ids=LARGE.keys())
 @pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
 def test_memory_is_a_small_multiple_of_the_body(given, datatype):

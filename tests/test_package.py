@@ -39,6 +39,7 @@ def test_nothing_lies_at_the_top_but_what_belongs_there():
     assert {name.partition("/")[0] for name in told.split("\0") if name} <= given
 
 
+@pytest.mark.long
 def test_an_install_brings_three_packages_and_what_they_require_themselves():
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-", str(ROOT)]
     told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
@@ -47,6 +48,7 @@ def test_an_install_brings_three_packages_and_what_they_require_themselves():
     assert brought - {"iris-wsgi", "iris_wsgi"} == needed_by(RUN_TIME)
 
 
+@pytest.mark.long
 def test_a_wheel_has_each_module_and_the_page(tmp_path):
     for name in ("setup.cfg", "pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, tmp_path)

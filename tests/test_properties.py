@@ -29,6 +29,7 @@ def answered(call, path: str, body: bytes) -> tuple[int, dict]:
     return status, json.loads(content.decode("utf-8"), parse_constant=refuse)
 
 
+@pytest.mark.long
 @relaxed
 @given(document=documents | almost_bodies, path=st.sampled_from(TAKING))
 def test_no_document_of_any_shape_gets_a_5xx_or_an_answer_that_is_no_json(call, document, path):

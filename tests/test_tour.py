@@ -54,6 +54,7 @@ def wrong(told: subprocess.CompletedProcess) -> dict[str, str]:
     return found
 
 
+@pytest.mark.long
 def test_every_pattern_of_the_readme_is_shown_and_right(run, tmp_path):
     bundle = build_bundle(tmp_path / "bundle", MODEL)
     told = tour(run("--edge-dir", str(bundle)).url)

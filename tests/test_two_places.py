@@ -64,6 +64,7 @@ def gateway_of(run, members, *options: str):
 # Two halves
 
 
+@pytest.mark.long
 def test_both_halves_give_the_answers_of_the_whole_to_the_byte(prep, live):
     rows = np.loadtxt(MODEL / "training.csv", delimiter=",", skiprows=1, usecols=range(4)).tolist()
     chance = np.random.default_rng(5)
@@ -84,6 +85,7 @@ def test_both_halves_give_the_answers_of_the_whole_to_the_byte(prep, live):
     assert {half: told[half] for half in files} == {half: f"sha256:{golden[half][f'iris_{half}.onnx']}" for half in files}
 
 
+@pytest.mark.long
 def test_prep_is_ready_when_pred_is_and_again_after_it_was_gone(run, pred):
     port = pred.port
     pred.stop()

@@ -225,6 +225,7 @@ def test_counters_survive_the_killing_of_a_worker_and_never_go_back(pair):
         assert metric(text, "process_cpu_seconds_total") >= spent
 
 
+@pytest.mark.long
 def test_what_a_killed_worker_was_doing_is_not_in_flight_for_ever(pair):
     server, _ = pair
     os.kill(server.process.pid, signal.SIGHUP)
@@ -423,6 +424,7 @@ def test_a_hang_up_with_a_broken_model_changes_nothing_and_the_log_tells(run, mo
     assert ask(server, LABEL).status == 200
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("when", ["serving", "starting", "starting together"])
 def test_no_worker_outlives_a_parent_that_was_killed(run, when):
     server = run(*TWO, under=("setsid", *log_to("/dev/null")))
