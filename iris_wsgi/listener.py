@@ -84,7 +84,8 @@ class Poll:
         self.poller = select.poll()
         self.register, self.modify, self.unregister = self.poller.register, self.poller.modify, self.poller.unregister
 
-    def poll(self, timeout: float) -> list[tuple[int, int]]:
+    def poll(self, timeout: float, _events: int) -> list[tuple[int, int]]:
+        """Returns all that is ready: the next call would begin with the same descriptors, and never come to the others."""
         return self.poller.poll(timeout * 1000)
 
     def close(self) -> None:

@@ -28,6 +28,11 @@ from iris_wsgi.tracing import Ids, ids_of, new_request_id
 from iris_wsgi.wsgi import App, Work, never
 
 SWEEP_SECONDS = 0.25
+# The events of a turn of the I/O loop, after which new connections have their turn, however many connections are ready.
+# More than a few bring nothing: a turn costs some microseconds, and a request costs more.
+TURN_EVENTS = 32
+# The connections that a turn accepts, after which those that it has have their turn.
+TURN_ACCEPTS = 64
 ACCEPT_PAUSE_SECONDS = 0.2
 # How long a process that has more connections than others leaves the next ones to them.
 STEP_BACK_SECONDS = 0.001
@@ -77,9 +82,9 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
     """Serves one application on one bound socket: `run()` returns when it is drained."""
 
     def __init__(
-        self, app: App, sock: socket.socket, limits: Settings, threads: int, observer: Observer, log: Log, company: Company | None
+        self, app: App, sock: socket.socket, limits: Settings, threads: int, observer: Observer, log: Log, company: Company
     ) -> None:
-        """In `company` other processes accept on the bound socket too, and go on when this one stops."""
+        """The other processes of `company` accept on the bound socket too, and go on when this one stops."""
         dispatcher = silent_pool()
         dispatcher.set_thread_count(threads)
         # Requests whose answers are held back wait in threads of their own, of which there are none before there are requests.
@@ -117,7 +122,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
     def watch_listener(self) -> None:
         # One of the processes that wait on a shared listener is woken by a connection, not all.
         self.listening, self.accept_again_at = True, inf
-        self.poller.register(self.socket.fileno(), select.POLLIN | (getattr(select, "EPOLLEXCLUSIVE", 0) if self.company else 0))
+        self.poller.register(self.socket.fileno(), select.POLLIN | getattr(select, "EPOLLEXCLUSIVE", 0))
 
     def leave_listener(self) -> None:
         self.listening = False
@@ -127,14 +132,16 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         """The I/O loop; the number of requests that were cut off at the end, which is 0 unless the drain's time was over."""
         listener, trigger = self.socket.fileno(), self.trigger.socket.fileno()
         while not self.drained():
-            events = self.poller.poll(self.wait())
+            events = self.poller.poll(self.wait(), TURN_EVENTS)
             self.now = monotonic()
+            # The poller reports what has been ready longest, so a turn that is full says nothing of the listener.
+            accepts = len(events) >= TURN_EVENTS
             for fd, event in events:
                 channel = self.channels.get(fd)
                 if channel is not None:
                     self.attend(channel, channel.handle, event)
                 elif fd == listener:
-                    self.handle_accept()
+                    accepts = True
                 elif fd == trigger:
                     self.trigger.handle_read()
             while self.done:
@@ -144,6 +151,8 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
                 self.sweep()
             if self.now >= self.accept_again_at:
                 self.watch_listener()
+            if accepts and self.listening:
+                self.accept_waiting()
             self.logbook.flush()
         return self.end()
 
@@ -163,46 +172,54 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             0.0, min(self.next_sweep, self.accept_again_at, self.grace_ends_at, self.close_listener_at, self.end_at) - self.now
         )
 
+    def accept_waiting(self) -> None:
+        """Accepts connections until none waits, this process has its share, or the turn has enough of them."""
+        accepted = 0
+        while accepted < TURN_ACCEPTS and self.handle_accept():
+            accepted += 1
+            if not self.stopping and self.company.board.is_ahead(self.company.slot):
+                break
+        if accepted and self.listening and not self.stopping:
+            self.step_back()
+
     def handle_accept(self) -> bool:
-        """Takes new connections, only one at a time where other processes could take the next; False if there are no more."""
-        for _ in range(1 if self.company and not self.stopping else 64):
-            try:
-                connection, _ = self.socket.accept()
-            except BlockingIOError:
+        """Accepts a connection; False if none waits, or there is no descriptor for one."""
+        try:
+            connection, _ = self.socket.accept()
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                # The connection stays in the backlog, and the poller would report it again at once.
+                self.pause_accepting(error)
                 return False
-            except OSError as error:
-                if error.errno in EXHAUSTED:
-                    # The connection stays in the backlog, and the poller would report it again at once.
-                    self.pause_accepting(error)
-                    return False
-                continue
-            self.attend(connection, self.welcome, connection)
-            self.tell_company()
-            if self.company and self.listening and not self.stopping:
-                self.step_back(self.company)
+            return True
+        self.attend(connection, self.welcome, connection)
+        self.tell_company()
         return True
 
-    def step_back(self, company: Company) -> None:
+    def step_back(self) -> None:
         """Has other processes take the next connection: the kernel asks the first in the row that is not busy, which would get
         nearly all, so this one goes to its end, and a moment later where it has more than another.
 
         At the end of the row it sees as well what another was asked to take, and did not.
         """
         self.leave_listener()
-        if company.board.is_ahead(company.slot):
+        if self.company.board.is_ahead(self.company.slot):
             self.accept_again_at = self.now + STEP_BACK_SECONDS
         else:
             self.watch_listener()
 
     def tell_company(self) -> None:
-        if self.company:
-            self.company.board.connected(self.company.slot, inf if self.stopping else len(self.channels))
+        self.company.board.connected(self.company.slot, inf if self.stopping else len(self.channels))
 
     def welcome(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         self.set_socket_options(connection)
         if len(self.channels) < self.most_connections:
-            self.channels[connection.fileno()] = Channel(self, connection)
+            channel = self.channels[connection.fileno()] = Channel(self, connection)
+            # Its first request is often here already, and would wait behind all that is ready.
+            self.attend(channel, channel.read)
         else:
             self.turn_away(connection)
 
@@ -305,8 +322,8 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         """Ends what is past its deadline, and tells what there is."""
         self.next_sweep = self.now + SWEEP_SECONDS
         self.tick()
-        if self.company and self.listening:
-            self.step_back(self.company)
+        if self.listening:
+            self.step_back()
         self.observer.holds(len(self.channels), sum(len(pool.queue) for pool in self.pools), self.pending, self.owed)
         for channel in [c for c in self.channels.values() if c.deadline <= self.now]:
             self.attend(channel, channel.expire)

@@ -3,10 +3,14 @@
 import json
 import os
 import resource
+import select
+import signal
+import socket
 import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -33,6 +37,11 @@ from clients import (
     until,
 )
 from conftest import need
+from test_workers import serving
+
+from iris_wsgi.board import Board, Company
+from iris_wsgi.server import TURN_EVENTS, Server
+from iris_wsgi.settings import Settings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -226,6 +235,79 @@ def test_in_overload_there_is_200_or_503_and_nearly_as_much_gets_done(run):
             break
     assert ask(server, LABEL).status == 200
     assert max(shares) >= 0.6, shares
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """For some thousand connections of this process, and of those that it starts."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1] if before[1] != resource.RLIM_INFINITY else 65536, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("workers", "crowd"), [(1, 1500), (2, 2500)])
+def test_new_connections_have_their_turn_however_many_others_are_ready(run, tmp_path, many_descriptors, workers, crowd):
+    log = tmp_path / "log"
+    server = run("--role", "web_single", "--workers", str(workers), under=log_to(log), **NOT_MEASURED)
+    until(lambda: len(serving(server)) == workers, "the workers")
+    pids = serving(server)
+    with ExitStack() as stack:
+        wires = [stack.enter_context(Wire(server)) for _ in range(crowd)]
+        for wire in wires:
+            assert wire.ask(LIVEZ).status == 200
+        for turn in range(1, 4):
+            # While the workers stand still all that comes is ready when they go on, and the newcomers are behind it.
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            for wire in wires:
+                wire.send(LIVEZ)
+            newcomers = [stack.enter_context(Wire(server)).send(READYZ) for _ in range(4)]
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+            assert {wire.answer().status for wire in (*newcomers, *wires)} == {200}
+            wanted = (turn + 1) * crowd + turn * len(newcomers)
+            until(lambda wanted=wanted: len(log.read_text().splitlines()) == wanted, "a line for each request")
+            routes = [json.loads(line)["route"] for line in log.read_text().splitlines()][-crowd - len(newcomers) :]
+            last = max(i for i, route in enumerate(routes) if route == "/readyz")
+            # A few turns of each worker, and not all that is ready.
+            assert last < 8 * workers * TURN_EVENTS < crowd
+
+
+def test_a_turn_of_the_loop_accepts_though_the_poller_reports_others(log, make):
+    """Connections that are always ready and come first, as the poller tells: each turn accepts all the same."""
+    with socket.create_server(("127.0.0.1", 0)) as bound, ExitStack() as stack:
+        address = bound.getsockname()
+        service = make(role="web_single").service
+        server = Server(service.app, bound, Settings(), 1, service.observer, log, Company(os.getppid(), Board(2), 0))
+        crowd = [stack.enter_context(socket.create_connection(address)) for _ in range(TURN_EVENTS)]
+        while server.handle_accept():
+            pass
+        ready = [(fd, select.EPOLLIN) for fd in server.channels]
+        assert len(ready) == TURN_EVENTS
+        server.poller = FullPoller(server.poller, ready, server)
+        for one in crowd:
+            one.sendall(LIVEZ)
+        late = stack.enter_context(socket.create_connection(address))
+        late.sendall(READYZ)
+        server.run()
+        assert late.recv(20).startswith(b"HTTP/1.1 200 ")
+        assert [json.loads(line)["route"] for line in log.kept].index("/readyz") == TURN_EVENTS
+
+
+class FullPoller:
+    """Reports the same connections in each turn, and ends the server after the first."""
+
+    def __init__(self, real, ready, server) -> None:
+        self.real, self.ready, self.server, self.turns = real, ready, server, 0
+        self.register, self.modify, self.unregister, self.close = real.register, real.modify, real.unregister, real.close
+
+    def poll(self, timeout: float, events: int) -> list[tuple[int, int]]:
+        self.turns += 1
+        if self.turns > 1:
+            self.server.stop()
+        return self.ready[:events]
 
 
 def test_overload_of_the_pool_leaves_the_rest_alone(run):
