@@ -97,6 +97,9 @@ def seal(folder: Path, rows_file: Path | None, tolerance: float = 1e-5) -> str:
     `rows_file` is a CSV of rows to try (columns named as the features, or the first ones); without it rows are drawn from
     the training ranges. Sealing pins what the model answers today: that these answers are right is for its author to know.
     """
+    # Imported only to seal.
+    from iris_wsgi.destination import write_whole
+
     found = sorted(folder.glob("*.onnx"))
     if len(found) != 1:
         raise BadModel(f"{folder} must hold exactly one .onnx file to be sealed; it holds {len(found)}")
@@ -115,7 +118,7 @@ def seal(folder: Path, rows_file: Path | None, tolerance: float = 1e-5) -> str:
     document = {"model": found[0].name, "files": digests, "tolerance": tolerance, "rows": cases}
     try:
         content = (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
-        (folder / GOLDEN).write_bytes(content)
+        write_whole(folder / GOLDEN, content)
     except ValueError:
         raise BadModel(f"{found[0]} answers these rows with numbers that are not finite") from None
     except OSError as error:

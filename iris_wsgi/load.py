@@ -1,6 +1,5 @@
 """Brings a model from elsewhere into a folder, checked by its seal before anybody can use it."""
 
-import os
 import re
 import urllib.error
 import urllib.request
@@ -9,6 +8,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Protocol
 
+from iris_wsgi.destination import destination, write_whole
 from iris_wsgi.errors import BadModel
 from iris_wsgi.folder import GOLDEN, read_all, read_file, within
 
@@ -32,7 +32,7 @@ def load(source: str, folder: Path, seal: str, baked: Path | None = None) -> str
     try:
         golden, files = read_all(reader(source), source.rstrip("/"), seal)
     except BadModel as error:
-        (folder / GOLDEN).unlink(missing_ok=True)
+        forget(folder)
         if baked is None:
             raise
         golden, files = read_all(reader(str(baked)), str(baked))
@@ -68,10 +68,19 @@ def put(files: Mapping[str, bytes], folder: Path) -> None:
     """Writes the files, golden.json last, without which a folder is no model. Raises BadModel."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / GOLDEN).unlink(missing_ok=True)
+        destination(folder / GOLDEN).unlink(missing_ok=True)
+        # Nothing is written if one of them cannot be.
+        for name in files:
+            destination(folder / name)
         for name in sorted(files, key=lambda name: (name == GOLDEN, name)):
-            new = folder / f".{name}.new"
-            new.write_bytes(files[name])
-            os.replace(new, folder / name)
+            write_whole(folder / name, files[name])
     except OSError as error:
-        raise BadModel(f"{folder} cannot be written: {error.strerror}") from None
+        raise BadModel(f"{error.filename or folder} cannot be written: {error.strerror}") from None
+
+
+def forget(folder: Path) -> None:
+    """Removes golden.json, so that the folder holds no model. Raises BadModel."""
+    try:
+        destination(folder / GOLDEN).unlink(missing_ok=True)
+    except OSError as error:
+        raise BadModel(f"{folder / GOLDEN} cannot be removed: {error.strerror}") from None

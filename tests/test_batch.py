@@ -11,6 +11,7 @@ import os
 import random
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -430,6 +431,114 @@ def test_what_is_of_no_run_is_written_over_only_by_force(file, tmp_path, name):
     assert (tmp_path / name).read_text() == "somebody's work"
     batch(source, tmp_path / "out.csv", "--force")
     same_answers(read_csv(tmp_path / "out.csv"), ROWS)
+
+
+# Outputs that are not regular files.
+
+
+def test_a_fifo_is_written_to_and_stays_with_or_without_force(file, tmp_path):
+    source, fifo = file(rows_text()), tmp_path / "out.jsonl"
+    os.mkfifo(fifo)
+    for force in ((), ("--force",)):
+        # Opened for reading and writing, it takes in the rows, and neither side waits for the other.
+        descriptor = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+        batch(source, fifo, *force)
+        assert len(os.read(descriptor, 1 << 16).splitlines()) == 3
+        os.close(descriptor)
+        assert fifo.is_fifo() and sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.jsonl"]
+
+
+def test_a_device_is_written_to_and_a_link_to_it_stays(file, tmp_path):
+    source, link = file(rows_text() + "bad,x,1,1,1\n"), tmp_path / "null.csv"
+    link.symlink_to("/dev/null")
+    told = batch(source, link, "--errors", link).stderr.decode()
+    assert "wrote" in told and "--force" not in told
+    batch(source, link, "--force")
+    batch(source, tmp_path / "out.csv", "--errors", link, "--force")
+    assert link.is_symlink() and Path("/dev/null").is_char_device()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "null.csv", "out.csv", "out.csv.run.json"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
+def test_a_device_of_roots_own_stays_a_device(file, tmp_path):
+    device = tmp_path / "null.csv"
+    os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    batch(file(rows_text()), device, "--force")
+    assert device.is_char_device()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_target_of_a_link_is_what_is_written(file, tmp_path, there):
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere/real.csv", tmp_path / "out.csv"
+    link.symlink_to("elsewhere/real.csv")
+    if there:
+        target.write_text("somebody's work")
+        assert b"--force writes over it" in batch(file(rows_text()), link, status=BAD_ARGUMENTS).stderr
+    batch(file(rows_text()), link, *(("--force",) if there else ()))
+    assert link.is_symlink() and not target.is_symlink()
+    same_answers(read_csv(target), ROWS)
+    # By either name it is the same run.
+    assert b"nothing to do" in batch(tmp_path / "in.csv", target).stderr
+    assert b"nothing to do" in batch(tmp_path / "in.csv", link).stderr
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_a_descriptor_is_written_to_where_it_stands(file, tmp_path, name):
+    source, log = file(rows_text()), tmp_path / "log.csv"
+    log.write_text("before\n")
+    with log.open("ab") as appended:
+        told = subprocess.run(command(source, name, "--quiet"), stdout=appended, stderr=subprocess.PIPE)
+    assert told.returncode == GOOD, told.stderr
+    first, *rest = log.read_text().splitlines()
+    assert first == "before" and len(rest) == 4
+
+
+def test_a_record_or_a_partial_output_that_is_not_a_regular_file_is_left_alone(file, tmp_path):
+    source = file(rows_text())
+    for name in ("out.csv.partial", "out.csv.run.json"):
+        link = tmp_path / name
+        link.symlink_to("/dev/null")
+        told = batch(source, tmp_path / "out.csv", "--force", status=BAD_ARGUMENTS).stderr.decode()
+        assert f"{name} cannot be written: it is a character device, not a regular file" in told
+        assert link.is_symlink() and not (tmp_path / "out.csv").exists()
+        link.unlink()
+    # A link that somebody left where the run writes first is not followed.
+    (tmp_path / "mine").write_text("somebody's work")
+    (tmp_path / "out.csv.partial").symlink_to("mine")
+    batch(source, tmp_path / "out.csv", status=BAD_ARGUMENTS)
+    assert (tmp_path / "mine").read_text() == "somebody's work"
+
+
+@pytest.mark.long
+def test_outputs_that_are_one_file_with_the_input_or_each_other_are_refused(file, tmp_path):
+    source = file(rows_text())
+    before = source.read_bytes()
+    (tmp_path / "link.csv").symlink_to("in.csv")
+    (tmp_path / "hard.csv").hardlink_to(source)
+    (tmp_path / "out.csv.partial").hardlink_to(source)
+    (tmp_path / "two.csv.run.json").symlink_to("in.csv")
+    out = tmp_path / "out.csv"
+    for arguments, why in (
+        ((source, tmp_path / "link.csv"), "IN and OUT"),
+        ((source, tmp_path / "hard.csv"), "IN and OUT"),
+        ((tmp_path / "link.csv", source), "IN and OUT"),
+        ((source, tmp_path / "one.csv", "--errors", source), "IN and --errors"),
+        ((source, tmp_path / "one.csv", "--errors", tmp_path / "one.csv"), "OUT and --errors"),
+        ((source, tmp_path / "one.csv", "--errors", tmp_path / "one.csv.run.json"), "--errors and OUT.run.json"),
+        ((source, out), "IN and OUT.partial"),
+        ((source, tmp_path / "two.csv"), "IN and OUT.run.json"),
+    ):
+        told = batch(*arguments, "--force", status=BAD_ARGUMENTS).stderr.decode()
+        assert f"{why} are the same file" in told
+    with source.open("rb") as rows:
+        told = batch("-", source, "--in-format", "csv", "--force", stdin=rows, status=BAD_ARGUMENTS)
+    with source.open("ab") as rows:
+        line = subprocess.run(command(source, "-"), stdout=rows, stderr=subprocess.PIPE)
+    assert line.returncode == BAD_ARGUMENTS and b"IN and OUT are the same file" in told.stderr + line.stderr
+    assert source.read_bytes() == before
+    for path in (tmp_path, f"{tmp_path}/none/"):
+        assert b"OUT is a directory" in batch(source, path, status=BAD_ARGUMENTS).stderr
 
 
 def test_a_second_run_on_one_output_stops_with_one_line(file, tmp_path):

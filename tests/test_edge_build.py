@@ -86,6 +86,21 @@ def test_the_same_model_gives_the_same_bytes_whatever_was_there(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["edge", "other"]
 
 
+def test_what_a_link_names_is_replaced_and_a_fifo_is_left_alone(tmp_path):
+    (tmp_path / "edge").symlink_to("real")
+    first = tree(build_bundle(tmp_path / "real", MODEL))
+    other = tree(build_bundle(tmp_path / "edge", MODEL / "fast"))
+    assert (tmp_path / "edge").is_symlink() and tree(tmp_path / "real") == other != first
+    (tmp_path / "one.pyz").symlink_to("real.pyz")
+    pyz.write(tmp_path / "one.pyz", MODEL, BUILD / "single.py")
+    assert (tmp_path / "one.pyz").is_symlink() and (tmp_path / "real.pyz").is_file()
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OSError, match="it is a FIFO, not a regular file"):
+        pyz.write(tmp_path / "fifo", MODEL, BUILD / "single.py")
+    assert (tmp_path / "fifo").is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["edge", "fifo", "one.pyz", "real", "real.pyz"]
+
+
 def test_what_is_packed_beside_a_file_is_the_file(tmp_path):
     files = tree(build_bundle(tmp_path / "edge", MODEL))
     packed = {path: content for path, content in files.items() if path.endswith(".gz")}

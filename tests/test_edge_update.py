@@ -161,6 +161,13 @@ def test_a_file_that_was_damaged_here_is_fetched_anew(edge, device, made):
     assert status == 0 and ", 1 of 4 files were new: " in said and answers(edge) == "iris_svc"
 
 
+def test_a_state_that_is_a_link_stays_a_link(edge, device, made, tmp_path):
+    device.folder.mkdir(parents=True, exist_ok=True)
+    (device.folder / "device.json").symlink_to(tmp_path / "state.json")
+    assert edge("update", made["main"])[0] == 0
+    assert (device.folder / "device.json").is_symlink() and "current" in (tmp_path / "state.json").read_text()
+
+
 def test_a_bundle_that_is_here_already_is_not_taken_again(edge, device, site):
     assert edge("update", site.url)[0] == 0
     before = tree(device.folder)

@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import json
+import os
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -170,6 +171,36 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(BadModel, match="cannot be written"):
         load(str(FAST), tmp_path / "into", seal_of(FAST))
     assert not (tmp_path / "into/golden.json").exists()
+
+
+@pytest.mark.parametrize("name", ["golden.json", "iris_lr.onnx"])
+def test_the_target_of_a_link_is_written_and_a_fifo_is_left_alone(tmp_path, name):
+    into, real = tmp_path / "into", tmp_path / "real"
+    into.mkdir()
+    real.write_text("before")
+    (into / name).symlink_to(real)
+    load(str(FAST), into, seal_of(FAST))
+    assert (into / name).is_symlink() and real.read_bytes() == (FAST / name).read_bytes()
+    assert load_model(into)[0].name == "iris_lr"
+    (into / name).unlink()
+    os.mkfifo(into / name)
+    with pytest.raises(BadModel, match=f"{name} cannot be written: it is a FIFO, not a regular file"):
+        load(str(FAST), into, seal_of(FAST))
+    with pytest.raises(BadModel):
+        load(str(FAST), into, seal_of(MODEL))
+    assert (into / name).is_fifo()
+
+
+def test_a_seal_is_written_to_the_target_of_a_link_and_never_into_a_fifo(model_copy, capsys):
+    path, real = model_copy / "golden.json", model_copy / "real.json"
+    path.rename(real)
+    path.symlink_to(real)
+    assert main(["seal", "--model-dir", str(model_copy)]) == 0
+    assert path.is_symlink() and "with 32 rows" in capsys.readouterr().out
+    path.unlink()
+    os.mkfifo(path)
+    assert main(["seal", "--model-dir", str(model_copy)]) == 1
+    assert "cannot be written: it is a FIFO, not a regular file" in capsys.readouterr().err and path.is_fifo()
 
 
 def test_serving_under_another_seal_is_refused(capsys):

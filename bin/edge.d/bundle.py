@@ -31,6 +31,8 @@ LEAST_BYTES = 1024
 
 def write(out: Path, model_dir: Path, sources: Path, runtime: Taken) -> str:
     """One line on what was written. Raises BadModel, for a model too that does not answer its golden rows."""
+    # A link is not replaced, but the folder that it names.
+    out = out.resolve() if out.is_symlink() else out
     if out.exists() and not (out / MANIFEST).exists():
         raise BadModel(f"{out} is there already and no bundle; it is left as it is")
     files = contents(model_dir, sources, runtime)

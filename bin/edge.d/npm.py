@@ -11,6 +11,8 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
+from iris_wsgi.destination import write_whole
+
 SECONDS = 60.0
 MOST_BYTES = 1 << 28
 
@@ -47,9 +49,7 @@ def archive(url: str, integrity: str, cache: Path) -> bytes:
     if (found := integrity_of(content)) != integrity:
         raise NotTaken(f"{url} has the integrity {found[:20]}…, the lockfile says {integrity[:20]}…")
     cache.mkdir(parents=True, exist_ok=True)
-    new = kept.with_name(f"{kept.name}.new")
-    new.write_bytes(content)
-    new.replace(kept)
+    write_whole(kept, content)
     return content
 
 

@@ -5,6 +5,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+from iris_wsgi.destination import destination
 from iris_wsgi.edge.manifest import MODEL
 from iris_wsgi.folder import read_all, read_file
 from iris_wsgi.golden import self_test
@@ -22,13 +23,14 @@ for name, module in sys.modules.items():
 
 
 def write(out: Path, model_dir: Path, start: Path) -> str:
-    """One line on what was written. Raises BadModel, for a model too that does not answer its golden rows."""
+    """One line on what was written. Raises OSError, and BadModel, for a model too that does not answer its golden rows."""
     model, golden = load_model(model_dir)
     result = self_test(model, golden.cases, golden.tolerance)
     _, files = read_all(lambda name: read_file(model_dir / name), str(model_dir))
     contents = {str(path.relative_to(ROOT)): path.read_bytes() for path in modules()}
     contents |= {MODEL + name: content for name, content in files.items()} | {"__main__.py": start.read_bytes()}
     out.parent.mkdir(parents=True, exist_ok=True)
+    out = destination(out)
     new = out.with_name(f".{out.name}.new")
     with new.open("wb") as file:
         file.write(SHEBANG)

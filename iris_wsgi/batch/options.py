@@ -2,30 +2,14 @@
 
 import argparse
 import csv
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from iris_wsgi.batch.places import FORMATS, STANDARD, Place, check_apart, output_place, place
 from iris_wsgi.batch.tables import Name, name_of
 from iris_wsgi.casts import seconds, whole
 from iris_wsgi.settings import BadSetting, checked, flag_of
-
-STANDARD = "-"
-FORMATS = {"csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet"}
-
-
-class Place(NamedTuple):
-    """Where rows come from or go to: a path, or - for a standard stream; the format; whether gzip is around it."""
-
-    path: str
-    format: str
-    packed: bool
-
-    @property
-    def is_stream(self) -> bool:
-        return self.path == STANDARD
 
 
 class MaxBad(NamedTuple):
@@ -44,7 +28,7 @@ class Options(NamedTuple):
     keep: tuple[str, ...]
     header: bool
     digest: bool
-    errors: str
+    errors: Place
     max_bad: MaxBad
     shard: tuple[int, int]
     checkpoint_seconds: float
@@ -116,9 +100,10 @@ def options_of(given: Mapping[str, Any]) -> Options:
     if not given["source"] or not given["target"]:
         raise BadSetting("batch wants IN and OUT, or --table; - is standard input or output")
     source = place(given["source"], given["in_format"], None, "IN")
-    target = place(given["target"], given["out_format"], source.format, "OUT")
-    if not source.is_stream and not target.is_stream and os.path.abspath(source.path) == os.path.abspath(target.path):
-        raise BadSetting("IN and OUT are the same file")
+    target = output_place(given["target"], given["out_format"], source.format, "OUT")
+    told = given["errors"] or (STANDARD if target.is_stream else f"{target.path}.errors.csv")
+    errors = output_place(told, "csv", None, "--errors")
+    check_apart(source, target, errors)
     return Options(
         source,
         target,
@@ -126,7 +111,7 @@ def options_of(given: Mapping[str, Any]) -> Options:
         asked(given, "keep", names, ()),
         not given["no_header"],
         given["digest"],
-        given["errors"] or (STANDARD if target.is_stream else f"{target.path}.errors.csv"),
+        errors,
         asked(given, "max_bad", max_bad, MaxBad()),
         asked(given, "shard", shard, (0, 1)),
         given["checkpoint"],
@@ -162,21 +147,6 @@ def given_of(given: Mapping[str, Any], flags: Sequence[str]) -> str:
 
 def asked(given: Mapping[str, Any], name: str, cast: Callable[[str], Any], otherwise: Any) -> Any:
     return otherwise if given[name] is None else checked(flag_of(name), given[name], cast)
-
-
-def place(path: str, told: str | None, otherwise: str | None, name: str) -> Place:
-    """By the suffixes of its name: rows.csv.gz; a stream has none, so that its format must be told or known otherwise."""
-    suffixes = [one[1:].lower() for one in Path(path).suffixes]
-    packed = path != STANDARD and suffixes[-1:] == ["gz"]
-    by_name = FORMATS.get((suffixes[:-1] if packed else suffixes or [""])[-1:][0]) if path != STANDARD and suffixes else None
-    found = told or by_name or otherwise
-    if found is None:
-        raise BadSetting(
-            f"the format of {name} does not follow from {path!r}: say --{name.lower()}-format csv, tsv, jsonl or parquet"
-        )
-    if found == "parquet" and (packed or path == STANDARD):
-        raise BadSetting(f"{name} cannot be Parquet {'under gzip' if packed else 'on a standard stream'}")
-    return Place(path, found, packed)
 
 
 def names(value: str) -> tuple[str, ...]:

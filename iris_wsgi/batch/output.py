@@ -4,6 +4,8 @@ import fcntl
 import os
 from pathlib import Path
 
+from iris_wsgi.batch.places import PARTIAL
+from iris_wsgi.destination import destination
 from iris_wsgi.settings import BadSetting
 
 
@@ -11,18 +13,20 @@ class Growing:
     """A file that this run alone writes; with `temporary` it is called PATH.partial until it is whole."""
 
     def __init__(self, path: Path, temporary: bool) -> None:
-        """Raises BadSetting if another run has it, or it cannot be made."""
+        """Raises BadSetting if another run has it, or it cannot be made, or something else than a regular file is there."""
         self.path = path
-        self.partial = path.with_name(path.name + ".partial") if temporary else path
+        self.partial = path.with_name(path.name + PARTIAL) if temporary else path
         self.length = 0
         try:
+            destination(self.path)
+            destination(self.partial)
             self.descriptor = self.locked()
         except OSError as error:
-            raise BadSetting(f"{self.partial} cannot be written: {error.strerror}") from None
+            raise BadSetting(f"{error.filename or self.partial} cannot be written: {error.strerror}") from None
 
     def locked(self) -> int:
         while True:
-            descriptor = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # It may have been renamed by the run that had it until now.
@@ -66,7 +70,7 @@ class Growing:
 
 
 class Standard:
-    """A standard stream, from which nothing can be taken back."""
+    """A descriptor of something that is not a regular file, such as a standard stream: nothing can be taken back from it."""
 
     length = bytes_there = 0
 
@@ -81,13 +85,15 @@ class Standard:
     def sync(self) -> None: ...
     def finish(self) -> None: ...
     def discard(self) -> None: ...
-    def close(self) -> None: ...
+
+    def close(self) -> None:
+        os.close(self.descriptor)
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Gives a whole file its name, which is then as durable as its content."""
+    """Gives a whole file its name, which is then as durable as its content. Raises OSError, for what must not be replaced too."""
     sync(temporary)
-    temporary.replace(path)
+    temporary.replace(destination(path))
     sync(path.parent)
 
 

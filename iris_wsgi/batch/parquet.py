@@ -16,6 +16,7 @@ from pyarrow.parquet import ParquetWriter as FileWriter
 from iris_wsgi.batch.cutter import EMPTY, NOT_FINITE, Chunk, Fault, Position
 from iris_wsgi.batch.ending import Stopped
 from iris_wsgi.batch.output import Growing, put_in_place
+from iris_wsgi.batch.places import WHOLE
 from iris_wsgi.batch.scorer import Rows, picked
 from iris_wsgi.batch.writers import DIGEST, LABEL, PROBABILITY, text_of
 from iris_wsgi.model import Model, first_line
@@ -155,7 +156,8 @@ class Columnar(Growing):
     """Grows as a stream of record batches, and becomes Parquet at its end."""
 
     def finish(self) -> None:
-        whole = self.path.with_name(self.path.name + ".whole")
+        whole = self.path.with_name(self.path.name + WHOLE)
+        whole.unlink(missing_ok=True)
         with ipc.open_stream(arrow.OSFile(str(self.partial))) as stream:
             # Numbers that hardly ever come again are smaller without a dictionary, and written in half the time.
             words = [field.name for field in stream.schema if not arrow.types.is_floating(field.type)]

@@ -55,6 +55,8 @@ class Record:
             "checkpoint": progress.next._asdict() | lengths,
         }
         following = self.path.with_name(self.path.name + ".new")
+        # A link that somebody left under this name must not be followed.
+        following.unlink(missing_ok=True)
         following.write_text(json.dumps(self.told, indent=1) + "\n", "utf-8")
         put_in_place(following, self.path)
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from iris_wsgi.batch.cutter import Chunk, Position
-from iris_wsgi.batch.options import STANDARD, Options
+from iris_wsgi.batch.options import Options
 from iris_wsgi.batch.output import Growing, Standard
+from iris_wsgi.batch.places import RECORD, open_output
 from iris_wsgi.batch.record import Progress, Record, begun, read
 from iris_wsgi.batch.scorer import Outcome
 from iris_wsgi.batch.scoring import Greeting
+from iris_wsgi.destination import destination
 from iris_wsgi.settings import BadSetting
 
 ERRORS_START = b"line,column,reason\n"
@@ -26,7 +28,7 @@ class Results:
         self.options, self.start = options, greeting.start
         self.target = Path(options.target.path)
         self.saved_at = time.monotonic()
-        self.record = begun(self.target.with_name(self.target.name + ".run.json"), run_of)
+        self.record = begun(record_path(options), run_of)
         self.progress = Progress(Position(), 0, 0, 0, dict.fromkeys(greeting.labels, 0))
         with ExitStack() as opened:
             self.output = output_for(options)
@@ -34,10 +36,10 @@ class Results:
             earlier = self.earlier()
             if earlier is not None:
                 self.record, self.progress = earlier, earlier.progress()
-            self.errors = Standard(2) if options.errors == STANDARD else Growing(Path(options.errors), temporary=False)
+            self.errors = errors_for(options)
             opened.callback(self.errors.close)
             if earlier is None and self.errors.bytes_there and not options.force:
-                raise BadSetting(f"{options.errors} is there, and not of this run; --force writes over it")
+                raise BadSetting(f"{options.errors.path} is there, and not of this run; --force writes over it")
             self.close = opened.pop_all().close
 
     def earlier(self) -> Record | None:
@@ -66,7 +68,7 @@ class Results:
                 self.record.save("succeeded", at)
             return False
         if self.output.bytes_there < at.output_bytes or self.errors.bytes_there < at.error_bytes:
-            raise BadSetting(f"{self.target}.partial or {self.options.errors} was cut off; --force begins anew")
+            raise BadSetting(f"{self.target}.partial or {self.options.errors.path} was cut off; --force begins anew")
         # First of all, so that whatever a kill leaves behind is known to be of this run.
         self.save("running")
         self.output.begin(at.output_bytes)
@@ -112,11 +114,26 @@ class Results:
             self.record.save("succeeded", self.progress)
 
 
+def record_path(options: Options) -> Path:
+    """The path of the run's record, which only a run into a file has. Raises BadSetting."""
+    path = Path(options.target.path + RECORD)
+    try:
+        return path if options.target.is_stream else destination(path)
+    except OSError as error:
+        raise BadSetting(f"{path} cannot be written: {error.strerror}") from None
+
+
 def output_for(options: Options) -> Growing | Standard:
     if options.target.is_stream:
-        return Standard(1)
+        return Standard(open_output(options.target, 1))
     if options.target.format == "parquet":
         from iris_wsgi.batch.parquet import Columnar
 
         return Columnar(Path(options.target.path), temporary=True)
     return Growing(Path(options.target.path), temporary=True)
+
+
+def errors_for(options: Options) -> Growing | Standard:
+    if options.errors.is_stream:
+        return Standard(open_output(options.errors, 2))
+    return Growing(Path(options.errors.path), temporary=False)

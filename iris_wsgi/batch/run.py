@@ -5,7 +5,8 @@ from typing import Any
 
 from iris_wsgi.batch.cutter import Chunk
 from iris_wsgi.batch.ending import Counts, End, Stopped, Wish, end_of, summary
-from iris_wsgi.batch.options import STANDARD, Options, options_of, table_options_of
+from iris_wsgi.batch.options import Options, options_of, table_options_of
+from iris_wsgi.batch.places import STANDARD
 from iris_wsgi.batch.progress import Teller
 from iris_wsgi.batch.record import identity
 from iris_wsgi.batch.results import Results
@@ -110,7 +111,7 @@ def go(run: FileRun) -> End:
     end, why = end_of(run, target.path, options.max_bad, Wish(), teller)
     if end is not End.GOOD or not options.quiet:
         bad = results.progress.bad
-        told = f"; {bad} bad{'' if options.errors == STANDARD else f', told in {options.errors}'}" if bad else ""
+        told = f"; {bad} bad{'' if options.errors.path == STANDARD else f', told in {options.errors.path}'}" if bad else ""
         goes_on = not options.source.is_stream and not target.is_stream
         tell(summary(end, why, target.path, results.progress.labels, told, goes_on))
     return end

@@ -2,14 +2,13 @@
 
 import gzip
 import os
-import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Protocol
 
 from iris_wsgi.batch.cutter import BOM, READ_BYTES, Chunk, Cutter, Position
 from iris_wsgi.batch.ending import Stopped
-from iris_wsgi.batch.options import Place
+from iris_wsgi.batch.places import STANDARD, Place
 from iris_wsgi.settings import BadSetting
 
 DELIMITERS = {"csv": ",", "tsv": "\t", "jsonl": None}
@@ -47,7 +46,8 @@ class TextSource:
     def __init__(self, place: Place, header: bool) -> None:
         self.place, self.delimiter = place, DELIMITERS[place.format]
         try:
-            self.raw: BinaryIO = sys.stdin.buffer if place.is_stream else open(place.path, "rb")  # noqa: SIM115
+            # Of a closed descriptor Python makes no object.
+            self.raw: BinaryIO = os.fdopen(0, "rb", closefd=False) if place.path == STANDARD else open(place.path, "rb")  # noqa: SIM115
             self.total = None if place.is_stream else os.fstat(self.raw.fileno()).st_size
         except OSError as error:
             raise BadSetting(f"{place.path} cannot be read: {error.strerror}") from None
@@ -81,4 +81,4 @@ class TextSource:
             pass
 
     def done(self, position: Position) -> int:
-        return self.raw.tell() if self.place.packed else position.offset
+        return self.raw.tell() if self.place.packed and not self.place.is_stream else position.offset

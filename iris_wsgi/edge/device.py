@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from iris_wsgi.batch.output import put_in_place, sync
+from iris_wsgi.destination import destination
 from iris_wsgi.edge.bundle import Bundle, open_bundle
 from iris_wsgi.errors import BadModel
 
@@ -101,9 +102,10 @@ class Device:
         for name in state.folders:
             sync(self.bundles / name)
         sync(self.bundles)
-        new = self.folder / f".{STATE}.new"
+        place = destination(self.folder / STATE)
+        new = place.with_name(f".{STATE}.new")
         new.write_text(json.dumps(state._asdict()))
-        put_in_place(new, self.folder / STATE)
+        put_in_place(new, place)
 
     def sweep(self) -> None:
         """Removes the folders of bundles that are neither the current nor the previous one."""
