@@ -53,6 +53,23 @@ redis_address = like(r"(rediss?://[!-~]+|unix:///[!-~]+)?", "begin with redis://
 species = like(r"[A-Za-z0-9_-]{0,64}", "be letters, digits, - and _, 64 at most")
 
 
+FORWARDED = "forwarded"
+# No segment is . or .., which clients would resolve.
+is_prefix = re.compile(r"(?=.{0,200}\Z)(?:/(?!\.\.?(?:/|\Z))[A-Za-z0-9._~-]+)*").fullmatch
+
+
+def fixed_prefix(value: str) -> str:
+    if not is_prefix(value):
+        raise ValueError(
+            "must be a path such as /iris: segments of letters, digits and - . _ ~, 200 characters at most, or empty"
+        )
+    return value
+
+
+def url_prefix(value: str) -> str:
+    return value if value == FORWARDED else fixed_prefix(value)
+
+
 def share(value: str) -> float:
     if not re.fullmatch(r"[01]|[01]?\.[0-9]{1,4}", value) or float(value) > 1:
         raise ValueError("must be a number from 0 to 1")

@@ -101,6 +101,11 @@ def document(routes: Sequence[Route], title: str, version: str, doors: Sequence[
     }
 
 
+def served_at(document: bytes, prefix: str) -> bytes:
+    """The JSON of the document, whose server is at this prefix: without one paths are from the root."""
+    return b'{"servers": [{"url": "%b"}], %b' % (prefix.encode(), document[1:]) if prefix else document
+
+
 def operation(route: Route, guarded: bool) -> Schema:
     """What the document says of one route."""
     with_body = () if route.body is None else LENIENT if route.lenient else WITH_BODY

@@ -61,8 +61,8 @@ def routes(
     def metrics(_: Request) -> Response:
         return Response(registry.text(), media=MEDIA)
 
-    def describe(_: Request) -> Response:
-        return Response(description)
+    def describe(request: Request) -> Response:
+        return Response(openapi.served_at(description, request.prefix))
 
     table = [
         Route("GET", "/health", lambda _: Response(b'{"health":"ok"}'), "Whether the server answers", openapi.OBJECT),

@@ -61,22 +61,22 @@ def pack_result(model: Graph, answer: bytes, agrees: bool | None) -> bytes:
     return json.dumps(about).encode() + b"\n" + answer
 
 
-def href(job_id: str) -> str:
-    return f"/jobs/{job_id}"
+def href(job_id: str, prefix: str = "") -> str:
+    return f"{prefix}/jobs/{job_id}"
 
 
-def accepted(job: Job) -> dict[str, str]:
-    """What is told of a job that was just handed in."""
-    return {"id": job.id, "status": job.state, "href": href(job.id)}
+def accepted(job: Job, prefix: str = "") -> dict[str, str]:
+    """What is told of a job that was just handed in; `prefix` is that of the request."""
+    return {"id": job.id, "status": job.state, "href": href(job.id, prefix)}
 
 
-def record(job: Job) -> tuple[bytes, str | None]:
+def record(job: Job, prefix: str = "") -> tuple[bytes, str | None]:
     """All that a client may know of a job, as JSON, and the digest of the model that gave its answer, where there is one; the
     answer in it is not decoded on its way."""
     line, _, answer = (job.result or b"{}").partition(b"\n")
     about: dict[str, Any] = json.loads(line)
     told = {
-        **accepted(job),
+        **accepted(job, prefix),
         "attempts": job.attempts,
         "created": rfc3339(job.created),
         "started": rfc3339(job.started),

@@ -20,6 +20,7 @@ from iris_wsgi.observer import RequestObserver
 from iris_wsgi.pace import BLOCKING
 from iris_wsgi.parts import Parts
 from iris_wsgi.predictors import within_deadline
+from iris_wsgi.prefix import prefix_of
 from iris_wsgi.routes import single, training
 from iris_wsgi.settings import BadSetting, Settings
 from iris_wsgi.tracing import Fields, nothing
@@ -137,7 +138,7 @@ def build(settings: Settings, log: Log, registry: Registry | None = None) -> Ser
     Info(registry, "iris_wsgi_info", "What this server is.", ("role", "version"), [[settings.role], [__version__]])
     observer = RequestObserver(log, registry, (route.path for route in table), graph.version)
     registry.join()
-    served = app(table, observer, settings.max_body_bytes, settings.deadline_ms / 1000 or inf)
+    served = app(table, observer, settings.max_body_bytes, settings.deadline_ms / 1000 or inf, prefix_of(settings.url_prefix))
     return Service(served, graph, core.sample.row, core.self_test, readiness, observer, companions)
 
 

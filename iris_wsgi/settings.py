@@ -20,6 +20,7 @@ from iris_wsgi.casts import (
     share,
     species,
     text,
+    url_prefix,
     whole,
 )
 from iris_wsgi.catalogue import ROLES
@@ -120,6 +121,12 @@ class Settings:
         "yes",
         one_of("yes", "no"),
         "whether a bundle that is damaged or of another model stops the start; no: it is left out with a warning",
+    )
+    url_prefix: str = setting(
+        "",
+        url_prefix,
+        "path of this server at a proxy that strips it, such as /iris; forwarded: as X-Forwarded-Prefix says, behind a proxy that"
+        " always sets it; empty: none",
     )
     token_file: str = setting(
         "", folder, "file of tokens, one a line; all but health and metrics then wants one, as a bearer token; empty: none"

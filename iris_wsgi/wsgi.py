@@ -10,6 +10,7 @@ from iris_wsgi.bodies import Environ, check_media, read_body
 from iris_wsgi.codings import packed, unpacked
 from iris_wsgi.errors import JSON, Problem
 from iris_wsgi.paths import Parameters, Paths
+from iris_wsgi.prefix import Prefix, mounted
 from iris_wsgi.tracing import Ids, ids_of
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
@@ -33,7 +34,7 @@ def never() -> bool:
 class Request(NamedTuple):
     """What a handler is given: method, path, body (empty unless the route takes one), the values of the path's parameters by
     name, the CGI variables (RFC 3875), in which the fields are, when it arrived, until when its answer is wanted, what says
-    that an answer that is held back should go out, as its client has gone, and its ids."""
+    that an answer that is held back should go out, as its client has gone, its ids, and the prefix of its path at the client."""
 
     method: str
     path: str
@@ -44,6 +45,7 @@ class Request(NamedTuple):
     until: float = inf
     hurry: Callable[[], bool] = never
     ids: Ids = Ids("")
+    prefix: str = ""
 
 
 class Response(NamedTuple):
@@ -117,10 +119,17 @@ class Observer(Protocol):
 class App:
     """A WSGI application over a list of routes."""
 
-    def __init__(self, routes: Iterable[Route], observer: Observer, max_body_bytes: int, deadline_seconds: float = inf) -> None:
+    def __init__(
+        self,
+        routes: Iterable[Route],
+        observer: Observer,
+        max_body_bytes: int,
+        deadline_seconds: float = inf,
+        prefix: Prefix = mounted,
+    ) -> None:
         """Two routes for one method and path are a ValueError; `max_body_bytes` bounds what a request may carry.
 
-        Work on a request ends `deadline_seconds` after it arrived, unless its client asks for less.
+        Work on a request ends `deadline_seconds` after it arrived, unless its client asks for less. `prefix` is of its environ.
         """
         self.table: dict[str, dict[str, Route]] = {}
         for route in routes:
@@ -135,6 +144,7 @@ class App:
         self.observer = observer
         self.max_body_bytes = max_body_bytes
         self.deadline_seconds = deadline_seconds
+        self.prefix = prefix
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> list[bytes]:
         """Answers one request of any WSGI server."""
@@ -220,9 +230,14 @@ class App:
             until = self.until(route, variables, arrived)
             if until <= now:
                 raise errors.DeadlineExceeded(deadline.WAITED)
+            # Before the handler, which may store something: an invalid one is refused.
+            prefix = self.prefix(variables)
             content = b"" if route.body is None else self.content(route, variables, body)
-            response = route.handler(Request(method, path, content, parameters, variables, arrived, until, hurry, ids))
+            response = route.handler(Request(method, path, content, parameters, variables, arrived, until, hurry, ids, prefix))
             return coded(response, variables.get("HTTP_ACCEPT_ENCODING")) if route.lenient else response
+        if not path and method in ("GET", "HEAD") and (mount := self.prefix(variables)):
+            # The mount point itself: relative references of the page need the slash.
+            return Response(b"", "text/plain", 308, (("Location", f"{mount}/"),))
         allow = (("Allow", place.allow),) if place.allow else ()
         if allow and method == "OPTIONS":
             return Response(b"", status=204, headers=allow)

@@ -19,8 +19,8 @@ PACKAGE = ROOT / "iris_wsgi"
 EVERY_SERVER = """
     __main__ answers arguments asking board bodies casts catalogue channel codings companions console cores cpus deadline
     documents errors folder golden http1 launch listener log metrics model observer openapi ops pace packages parts paths
-    payload predictors processes reader roles routes routes.page routes.single routes.training server settings tracing training
-    validators watch wsgi
+    payload predictors prefix processes reader roles routes routes.page routes.single routes.training server settings tracing
+    training validators watch wsgi
 """
 FAMILIES = {
     "protocol": "kserve members oip oip_answers oip_schemas routes.v1 routes.v2 servable tally tensors",

@@ -38,7 +38,8 @@ def routes(bundle: dict[str, File], labels: Labels, reported: Counter, seen: See
     """One for each file: what stands in a request never touches the file system. `labels` are those of the bundle's model."""
     files = [file_route(f"/edge/{path}", file) for path, file in bundle.items()]
     return [
-        Route("GET", "/edge", lambda _: Response(b"", "text/plain", 308, (("Location", "/edge/"),)), "Leads to the edge page",
+        # A relative reference, which is right behind any prefix.
+        Route("GET", "/edge", lambda _: Response(b"", "text/plain", 308, (("Location", "edge/"),)), "Leads to the edge page",
               openapi.TEXT, media="text/plain", success=(308,)),
         file_route("/edge/", bundle[INDEX]),
         *files,

@@ -35,7 +35,7 @@ def routes(model: Graph, predict: Predict, queue: Queue, log: Log, below: float)
         if job.note is not None:
             # By an Idempotency-Key it may be an earlier job, with the answer that was given then.
             first = unpack_note(job.note)
-        return answer("queued" if first else "degraded", first, accepted(job))
+        return answer("queued" if first else "degraded", first, accepted(job, request.prefix))
 
     def provisional_answer(rows: Array, request: Request) -> Provisional | None:
         """None if the fast model fails, or takes more than half of the time: the rest is for the job."""

@@ -52,7 +52,7 @@ def routes(model: Graph, cache: ItemCache) -> list[Route]:
             raise errors.NotReady(NOT_WRITTEN, headers=(LATER, *headers)) from None
         if version > 1:
             return Response(body, headers=headers, rows=1)
-        return Response(body, status=201, headers=(("Location", f"/items/{item_id}"), *headers), rows=1)
+        return Response(body, status=201, headers=(("Location", f"{request.prefix}/items/{item_id}"), *headers), rows=1)
 
     def at_hand(kind: bytes) -> Callable[[Parameters, Environ], bool]:
         def look(parameters: Parameters, variables: Environ) -> bool:

@@ -75,22 +75,24 @@ def routes(model: Graph, queue: Queue, max_rows: int, wait_seconds: float) -> li
     def post(request: Request) -> Response:
         rows = decode_rows(request.body, model.width, max_rows, f"hand them in as several jobs of up to {max_rows} rows")
         job = queue.submit("POST /jobs", request, rows)
-        headers = (("Location", href(job.id)), FRESH)
-        return Response(json.dumps(accepted(job)).encode(), status=202, headers=headers, rows=len(rows), job=job.id)
+        headers = (("Location", href(job.id, request.prefix)), FRESH)
+        return Response(
+            json.dumps(accepted(job, request.prefix)).encode(), status=202, headers=headers, rows=len(rows), job=job.id
+        )
 
     def get(request: Request) -> Response:
         wished = deadline.wait_told(request.variables.get("HTTP_PREFER"))
         if not wished:
-            return told(queue.ask(queue.store.get, id_of(request)))
+            return told(request, queue.ask(queue.store.get, id_of(request)))
         seconds = min(float(wished), wait_seconds)
         job = queue.ask(queue.store.wait, id_of(request), seconds, lambda: queue.ending() or request.hurry())
-        return told(job, ("Preference-Applied", f"wait={seconds:g}"))
+        return told(request, job, ("Preference-Applied", f"wait={seconds:g}"))
 
     def delete(request: Request) -> Response:
         job = queue.ask(queue.store.cancel, id_of(request))
         if job.state != "cancelled":
             raise errors.Conflict("The job was done before, and what is done cannot be cancelled; GET tells how it ended.")
-        return told(job)
+        return told(request, job)
 
     def overview(_: Request) -> Response:
         counts = queue.ask(queue.store.counts)
@@ -117,9 +119,9 @@ def id_of(request: Request) -> str:
     return job_id
 
 
-def told(job: Job, *headers: tuple[str, str]) -> Response:
+def told(request: Request, job: Job, *headers: tuple[str, str]) -> Response:
     """The record of a job. One that is done carries what every prediction does."""
-    body, digest = record(job)
+    body, digest = record(job, request.prefix)
     if digest is not None:
         headers = (*headers, ("X-Model-Digest", digest))
     elif job.state not in DONE:
