@@ -234,6 +234,31 @@ def test_serve_has_the_bundle_that_was_built_unless_another_is_set(clone):
         assert told_by((*serve, *words), clone, env=bare).stdout == "none yes\n"
 
 
+def test_bin_test_says_how_long_it_takes_and_took_and_ends_as_the_tests_do(clone):
+    python = clone / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\nexit 3\n")
+    python.chmod(0o755)
+    (clone / "bin/setup").write_text("#!/bin/sh\n")
+    words = (str(clone / "bin/test"),)
+    told = told_by(words, clone, env={name: value for name, value in os.environ.items() if name != "CI"})
+    before, after = told.stderr.splitlines()
+    assert told.returncode == 3 and "take about 3 minutes on two idle cores; a part: bin/test tests/test_jobs.py" in before
+    assert re.match(r"took \d+ seconds; what was slow: bin/test -n 4 --durations=20; why tests skip: bin/test -n 4 -rs$", after)
+    assert told_by((*words, "-k", "words"), clone).stderr == ""
+
+
+def test_the_package_without_extras_is_not_set_up_again_after_one_with_extras(clone):
+    python = clone / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\necho set up >&2\nexit 1\n")
+    python.chmod(0o755)
+    want = told_by(("sh", "-c", f"cksum < {clone}/setup.cfg"), clone).stdout
+    (clone / ".venv/installed-test,train").write_text(want)
+    told = told_by((str(clone / "bin/setup"),), clone)
+    assert (told.returncode, told.stderr) == (0, "")
+
+
 def test_a_setup_with_an_older_python_names_it(clone):
     old = clone / "python3.9"
     # As any Python does it, asked whether it is new enough.

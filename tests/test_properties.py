@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from clients import CI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
