@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from iris_wsgi.errors import JobError, StoreDown
+from iris_wsgi.errors import Denied, JobError, StoreDown
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,7 +21,7 @@ class Breaker:
     """After FAILURES calls in a row that found it down nobody else waits for it.
 
     Every call is refused at once, but one each `pause` seconds tries. Requests that wait for a thread behind those would have
-    no part in what is wrong.
+    no part in what is wrong. One failure that only a person can remedy is enough. An operation that is denied stops no other.
     """
 
     def __init__(
@@ -32,7 +32,9 @@ class Breaker:
         self.lock = threading.Lock()
         self.failures = 0
         self.try_at = 0.0
-        self.why = ""
+        self.why = self.remedy = ""
+        # Remedies by the names of operations that the store denies.
+        self.denied: dict[str, str] = {}
 
     @property
     def up(self) -> bool:
@@ -43,29 +45,52 @@ class Breaker:
         with self.lock:
             now = time.monotonic()
             if not self.up and now < self.try_at:
-                raise StoreDown(self.why)
+                raise StoreDown(self.why, self.remedy)
             self.try_at = now + self.pause
+        operation: str = getattr(ask, "__name__", "")
         try:
             answer = ask(*given, **named)
+        except Denied as denied:
+            self.refused(operation, denied)
+            raise
         except StoreDown as down:
-            self.failed(str(down))
+            self.failed(str(down), down.remedy)
             raise
         except JobError:
-            self.worked()
+            self.worked(operation)
             raise
-        self.worked()
+        self.worked(operation)
         return answer
 
-    def failed(self, why: str) -> None:
+    def remedies(self, *operations: str) -> list[str]:
+        """What a person must change for the store, or for these of its operations; for all of them if none is named."""
         with self.lock:
-            self.failures, self.why = self.failures + 1, why
-            told = self.failures == FAILURES
+            down = [self.remedy] if self.remedy and not self.up else []
+            denied = [remedy for name, remedy in self.denied.items() if name in operations or not operations]
+        return list(dict.fromkeys(down + denied))
+
+    def failed(self, why: str, remedy: str = "") -> None:
+        with self.lock:
+            was_up, before = self.up, self.remedy
+            self.failures = FAILURES if remedy else self.failures + 1
+            self.why, self.remedy = why, remedy
+            told = not self.up and (was_up or remedy != before)
         self.count()
         if told:
-            self.tell("error", f"{self.down}: {why}")
+            self.tell("error", f"{self.down}: {why}; {remedy}" if remedy else f"{self.down}: {why}")
 
-    def worked(self) -> None:
+    def refused(self, operation: str, denied: Denied) -> None:
         with self.lock:
-            was_down, self.failures = not self.up, 0
+            told, self.denied[operation] = self.denied.get(operation) != denied.remedy, denied.remedy
+        self.count()
+        if told:
+            self.tell("error", f"{denied}; {denied.remedy}")
+
+    def worked(self, operation: str = "") -> None:
+        with self.lock:
+            was_down, self.failures, self.remedy = not self.up, 0, ""
+            was_denied = self.denied.pop(operation, None) if self.denied else None
         if was_down:
             self.tell("info", self.back)
+        if was_denied:
+            self.tell("info", f"the store no longer refuses {operation}")

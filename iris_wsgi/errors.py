@@ -61,7 +61,18 @@ class JobError(Exception):
 
 
 class StoreDown(JobError):
-    """The store cannot be used now; whether what was asked for happened is not known. One sentence for the log."""
+    """The store cannot be used now; whether what was asked for happened is not known. One sentence for the log.
+
+    `remedy` tells clients what a person must change before the store works again. It is empty where a retry may help.
+    """
+
+    def __init__(self, why: str, remedy: str = "") -> None:
+        super().__init__(why)
+        self.remedy = remedy
+
+
+class Denied(StoreDown):
+    """The store refuses this operation until a person changes something; others may work."""
 
 
 class Fault(NamedTuple):

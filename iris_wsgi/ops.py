@@ -26,6 +26,8 @@ class Readiness:
         self.tested_until, self.answered = 0.0, True
         # What a role needs besides; none may block.
         self.others: list[Callable[[], str | None]] = []
+        # What does not keep traffic away, and that a person should know; none may block.
+        self.warnings: list[Callable[[], Sequence[str]]] = []
 
     def why_not(self) -> str | None:
         """A sentence while there must be no traffic, else None."""
@@ -56,7 +58,8 @@ def routes(
     def readyz(_: Request) -> Response:
         if why := readiness.why_not():
             raise NotReady(why)
-        return Response(b'{"ready":true}')
+        warnings = [one for ask in readiness.warnings for one in ask()]
+        return Response(json.dumps({"ready": True, "warnings": warnings}).encode() if warnings else b'{"ready":true}')
 
     def metrics(_: Request) -> Response:
         return Response(registry.text(), media=MEDIA)

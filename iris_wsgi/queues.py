@@ -42,6 +42,9 @@ def queue_of(parts: Parts) -> jobs.Queue:
     """The store of jobs as requests use it; the metrics tell how it is."""
     store = open_jobs(parts.settings, REQUEST_SECONDS)
     breaker = Breaker(parts.log.event, "jobs are refused", "jobs are taken again: the store is back")
+    # Only the look itself can find out that they are mended while no traffic comes.
+    parts.readiness.others.append(lambda: next(iter(breaker.remedies("counts")), None))
+    parts.readiness.warnings.append(breaker.remedies)
     latest: list[Figure] = []
 
     def look() -> None:

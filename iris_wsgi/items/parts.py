@@ -30,6 +30,9 @@ def item_routes(parts: Parts) -> list[Route]:
     database = open_items(settings, rows, REQUEST_SECONDS)
     words = "items that are not in memory are refused", "the database of the items is back"
     breaker = Breaker(parts.log.event, *words, count=partial(metrics.failures.add, ("database",)))
+    # Only the look itself can find out that they are mended while no traffic comes.
+    parts.readiness.others.append(lambda: next(iter(breaker.remedies("changes", "identity")), None))
+    parts.readiness.warnings.append(breaker.remedies)
     shared = open_shared(settings, SHARED_SECONDS, parts.log.event, partial(metrics.failures.add, ("redis",)))
     times = Times(
         settings.items_seconds, settings.items_missing_seconds, settings.items_stale_seconds, settings.items_check_seconds

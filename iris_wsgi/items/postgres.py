@@ -116,7 +116,9 @@ class PostgresItems:
         most = MOST_CHANGES + 1
         found = self.ask(BY_TIME, f"{seconds} seconds", most) if cursor is None else self.ask(BY_CURSOR, cursor, most)
         versions = {one: version for _, one, version in found if one is not None}
-        return Change(str(found[0][0]), versions if len(versions) <= MOST_CHANGES else None)
+        # An earlier copy of the database was put in its place.
+        replaced = cursor is not None and int(found[0][0]) < int(cursor)
+        return Change(str(found[0][0]), versions if len(versions) <= MOST_CHANGES and not replaced else None)
 
     def ids(self, after: str, most: int) -> Sequence[str]:
         return [one for (one,) in self.ask(IDS, after, most)]

@@ -77,6 +77,8 @@ class Reader:
                 if change.versions is None or len(self.untold) > MOST_CHANGES:
                     self.untold.clear()
                     self.distrusted_until = began + 2 * self.seconds
+                    # It may be another database.
+                    self.place = None
         self.cursor, self.began = change.cursor, began
         return change.versions
 

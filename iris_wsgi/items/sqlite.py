@@ -61,14 +61,17 @@ class SqliteItems:
 
     def changes(self, cursor: str | None, seconds: float = 0.0) -> Change:
         # Writes come one after the other, so who sees a clock has seen all before it.
-        where, bound = ("at > ?", time.time() - seconds) if cursor is None else ("changed > ?", int(cursor))
+        before, _, last = (cursor or "").rpartition(" ")
+        where, bound = ("at > ?", time.time() - seconds) if cursor is None else ("changed > ?", int(last))
         with self.database.read() as db:
             # In one transaction, so that both are of one moment.
             db.execute("BEGIN")
-            (clock,) = db.execute("SELECT clock FROM store").fetchone()
+            identity, clock = db.execute("SELECT identity, clock FROM store").fetchone()
             found = db.execute(f"SELECT id, version FROM item WHERE {where} LIMIT ?", (bound, MOST_CHANGES + 1)).fetchall()
             db.execute("COMMIT")
-        return Change(str(clock), dict(found) if len(found) <= MOST_CHANGES else None)
+        # Another database, or an earlier copy of this one, was put in its place.
+        replaced = cursor is not None and (identity != before or clock < int(last))
+        return Change(f"{identity} {clock}", dict(found) if len(found) <= MOST_CHANGES and not replaced else None)
 
     def ids(self, after: str, most: int) -> Sequence[str]:
         with self.database.read() as db:

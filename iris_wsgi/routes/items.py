@@ -19,6 +19,8 @@ from iris_wsgi.wsgi import FRESH, Request, Response, Route
 
 DOWN = "The database of the items does not answer now, and this item is not in memory; try again soon."
 NOT_WRITTEN = "The database of the items does not answer now; whether the item was written is not known. Send it again."
+# Followed by what a person must change.
+REFUSED = "The database of the items refuses this, and a retry does not help. "
 UNKNOWN = "There is no such item."
 NO_ID = "There is no such item: an id is 1 to 64 letters, digits, - and _."
 MORE = "send one at a time"
@@ -48,8 +50,8 @@ def routes(model: Graph, cache: ItemCache) -> list[Route]:
         headers = (("Cache-Status", f"{CACHE}; fwd=method"), FRESH)
         try:
             version, body = cache.put(item_id, rows.astype("<f4", copy=False).tobytes())
-        except StoreDown:
-            raise errors.NotReady(NOT_WRITTEN, headers=(LATER, *headers)) from None
+        except StoreDown as down:
+            raise unavailable(down, NOT_WRITTEN, headers) from None
         if version > 1:
             return Response(body, headers=headers, rows=1)
         return Response(body, status=201, headers=(("Location", f"{request.prefix}/items/{item_id}"), *headers), rows=1)
@@ -100,9 +102,9 @@ def find(request: Request, look: Look) -> tuple[Found, tuple[Header, ...]]:
     wishes = wishes_of(request.variables)
     try:
         found = look(id_of(request), request.until, wishes)
-    except StoreDown:
+    except StoreDown as down:
         status = ("Cache-Status", f"{CACHE}; fwd={'uri-miss' if wishes.use else 'request'}; detail=unavailable")
-        raise errors.NotReady(DOWN, headers=(LATER, status, FRESH)) from None
+        raise unavailable(down, DOWN, (status, FRESH)) from None
     except NotCached as error:
         status = ("Cache-Status", f"{CACHE}; detail=only-if-cached")
         raise NotCached(error.detail, headers=(status, FRESH)) from None
@@ -110,6 +112,13 @@ def find(request: Request, look: Look) -> tuple[Found, tuple[Header, ...]]:
     if not found.entry.version:
         raise errors.NotFound(UNKNOWN, headers=headers)
     return found, headers
+
+
+def unavailable(down: StoreDown, why: str, headers: tuple[Header, ...]) -> errors.NotReady:
+    """With `why` and the time of a retry, unless only a person can remedy it."""
+    if down.remedy:
+        return errors.NotReady(REFUSED + down.remedy, headers=headers)
+    return errors.NotReady(why, headers=(LATER, *headers))
 
 
 def told(found: Found, use: bool) -> tuple[Header, ...]:

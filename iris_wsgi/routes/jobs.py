@@ -20,6 +20,8 @@ DOWN = (
     "Jobs cannot be taken or told of now; those that were acknowledged are not lost. Try again, and hand in again with the same"
     " Idempotency-Key."
 )
+# Followed by what a person must change.
+REFUSED = "The store of jobs refuses this, and a retry does not help; jobs that were acknowledged are not lost. "
 FULL = "As many jobs wait as there may be; try again when some are done."
 CONFLICT = "This Idempotency-Key was used for other rows. Send the same rows, or another key."
 BAD_KEY = "Idempotency-Key must be 1 to 255 printable ASCII characters."
@@ -144,6 +146,8 @@ def idempotency_key(request: Request) -> str | None:
 def problem(error: JobError) -> errors.Problem:
     """What a client is told instead of a job."""
     match error:
+        case StoreDown(remedy=remedy) if remedy:
+            return errors.NotReady(REFUSED + remedy)
         case StoreDown():
             return errors.NotReady(DOWN, headers=(LATER,))
         case Full():

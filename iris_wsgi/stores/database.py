@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
-from iris_wsgi.errors import BadStore, JobError, StoreDown
+from iris_wsgi.errors import BadStore, Denied, JobError, StoreDown
+from iris_wsgi.stores.files import Files, address, are_open, files_at, set_aside
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -26,6 +27,11 @@ REASONS = {
     sqlite3.SQLITE_NOTADB: "is no SQLite database",
     sqlite3.SQLITE_READONLY: "may not be written",
 }
+SPOILT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+READ_ONLY = "The state of this server is read-only: let it write the files and the folder of IRIS_STATE_DIR."
+MISSING = "The files of this server's state were moved or deleted: put them back, or restart the server, which makes new ones."
+REPLACED = "The files of this server's state were replaced while it runs: it uses the new ones from now on."
+FOREIGN = "The files of this server's state are damaged or not its own: put them back, or restore them from a backup."
 
 
 class Schema(NamedTuple):
@@ -54,7 +60,8 @@ class Pending(Generic[T]):
             self.error = error
 
     def end(self, failed: StoreDown | None) -> None:
-        self.error, self.done = StoreDown(str(failed)) if failed else self.error, True
+        # Each caller gets an error of its own, as a traceback is added to it.
+        self.error, self.done = type(failed)(str(failed), failed.remedy) if failed else self.error, True
         self.woken.set()
 
 
@@ -64,16 +71,23 @@ class Database:
     A commit costs an fsync however much is in it, so writes that wait at the same time are committed together, by the thread of
     the first of them: who comes when nobody writes leads, and who has written passes that on.
     A process that has one must not fork (sqlite.org/howtocorrupt.html, section 2.6): servers make theirs after that.
+    Nothing is acknowledged whose files have no name any more: each use of a connection looks whether the files at the path are
+    still those that it has open, and a write looks again after its commit.
     """
 
     def __init__(self, path: Path, schema: Schema, busy_seconds: float) -> None:
-        self.path, self.busy_seconds = path, busy_seconds
+        self.path, self.schema, self.busy_seconds = path, schema, busy_seconds
+        self.place = os.path.abspath(path)
         self.lock = threading.Lock()
         self.waiting: list[Pending[Any]] = []
         self.writing = False
         self.writer: sqlite3.Connection | None = None
         self.readers: list[sqlite3.Connection] = []
-        self.gate = self.prepare(schema)
+        # The files that all connections have open; the connections of this process share SQLite's view of them.
+        self.opening = threading.Lock()
+        self.files: Files | None = None
+        self.connections = 0
+        self.gate = self.prepare()
 
     def write(self, work: Work[T]) -> T:
         """What `work` returns, once what it did is durable; a JobError, which it may raise before it writes, ends it alone."""
@@ -92,6 +106,8 @@ class Database:
     def commit(self) -> None:
         """All that waits in one transaction, or nothing of it; then the first of those who came meanwhile leads."""
         failed: StoreDown | None = StoreDown(f"the store {self.path} was interrupted")
+        # A writer whose files are not there has no transaction open, and goes on once they are back.
+        idle = False
         with self.lock:
             batch, self.waiting = self.waiting, []
         try:
@@ -99,13 +115,18 @@ class Database:
             for one in batch:
                 one.run(writer)
             writer.execute("COMMIT")
+            self.check()
             failed = None
         except (sqlite3.Error, OSError) as error:
             failed = self.down(error)
+        except StoreDown as error:
+            failed, idle = error, True
         finally:
             with self.lock:
                 if failed:
-                    self.discard()
+                    if not idle:
+                        self.discard()
+                    self.drop_stale(leading=True)
                     # Those who came meanwhile would wait as long again, for the same.
                     batch, self.waiting = batch + self.waiting, []
                 for one in batch:
@@ -120,6 +141,7 @@ class Database:
         Without it, a process that writes again at once would leave others a moment too short to be met by chance.
         """
         end = time.monotonic() + self.busy_seconds
+        self.renew_gate()
         patiently(partial(fcntl.flock, self.gate, fcntl.LOCK_EX | fcntl.LOCK_NB), end)
         try:
             return patiently(self.try_to_begin, end)
@@ -129,14 +151,14 @@ class Database:
     def try_to_begin(self) -> sqlite3.Connection:
         # To open takes locks as well: another process may just be closing the file, or putting it in order after an accident.
         self.writer = self.writer or self.open(0.0)
+        self.check()
         self.writer.execute("BEGIN IMMEDIATE")
         return self.writer
 
     def discard(self) -> None:
         """Closes the writer, which rolls back what it was doing."""
         if self.writer is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self.writer.close()
+            self.shut(self.writer)
         self.writer = None
 
     @contextlib.contextmanager
@@ -146,18 +168,88 @@ class Database:
             connection = self.readers.pop() if self.readers else None
         try:
             connection = connection or self.open(self.busy_seconds)
+            self.check()
             yield connection
         except sqlite3.Error as error:
             if connection is not None:
-                connection.close()
+                self.shut(connection)
                 connection = None
             raise self.down(error) from None
         finally:
-            if connection is not None:
-                self.readers.append(connection)
+            with self.lock:
+                if connection is not None:
+                    self.readers.append(connection)
+                self.drop_stale()
+
+    def check(self) -> None:
+        """Raises StoreDown when the files at the path are not those that connections have open."""
+        there = files_at(self.place)
+        if there != self.files:
+            raise self.moved(there)
+
+    def moved(self, there: Files) -> StoreDown:
+        if there[0] is None:
+            return StoreDown(f"the store {self.path} is not there any more", MISSING)
+        return StoreDown(f"the store {self.path} was replaced, or files beside it were", REPLACED)
+
+    def drop_stale(self, leading: bool = False) -> None:
+        """Closes all connections that are not in use, where other files are in the place of theirs; callers hold the lock.
+
+        Files that are not there at all may come back. Only the thread that writes closes the writer while there is one.
+        """
+        there, ours = files_at(self.place), self.files
+        if ours is None or there == ours or there[0] is None:
+            return
+        idle, self.readers = self.readers, []
+        if self.writer is not None and (leading or not self.writing):
+            idle, self.writer = [*idle, self.writer], None
+        if there[0] != ours[0]:
+            set_aside(self.place, ours)
+        elif None in there and not (idle and emptied(idle[-1])):
+            self.readers = idle
+            return
+        for connection in idle:
+            self.shut(connection)
 
     def open(self, busy_seconds: float) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
+        """Another connection; it must have the same files open as the others. Raises StoreDown."""
+        with self.opening:
+            if self.connections:
+                self.check()
+            elif files_at(self.place)[0] is None:
+                raise self.moved((None,))
+            connection = self.connect(busy_seconds)
+            try:
+                self.join(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self.connections += 1
+        return connection
+
+    def join(self, connection: sqlite3.Connection) -> None:
+        try:
+            if not self.known(connection):
+                raise StoreDown(f"the store {self.path} was replaced by an empty file", MISSING)
+        except BadStore as error:
+            raise StoreDown(f"the store was replaced: {error}", FOREIGN) from None
+        # A copy that SQLite made of a database need not have a log. Only a read opens the files beside the database.
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
+        there = files_at(self.place)
+        if None in there or not are_open(there) or (self.connections and there != self.files):
+            raise self.moved(there)
+        self.files = there
+
+    def shut(self, connection: sqlite3.Connection) -> None:
+        with self.opening:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+            self.connections -= 1
+
+    def connect(self, busy_seconds: float) -> sqlite3.Connection:
+        uri = address(self.path)
+        connection = sqlite3.connect(uri, timeout=busy_seconds, isolation_level=None, check_same_thread=False, uri=True)
         try:
             # A commit is on the disk before it returns, not only what follows it in order.
             connection.execute("PRAGMA synchronous = FULL")
@@ -166,47 +258,62 @@ class Database:
             raise
         return connection
 
-    def prepare(self, schema: Schema) -> int:
+    def prepare(self) -> int:
         """Makes the schema in a new file, and looks at that of one that is there. Returns the gate's descriptor."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # What clients send is nobody's business; SQLite gives its other files the mode of this one.
             self.path.touch(0o600)
-            patiently(lambda: self.make(schema), time.monotonic() + OPEN_SECONDS)
-            return os.open(f"{self.path}-gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            patiently(self.make, time.monotonic() + OPEN_SECONDS)
+            return self.open_gate()
         except OSError as error:
             raise StoreDown(
                 f"the store {self.path} cannot be opened: {error.strerror}; IRIS_STATE_DIR or --state-dir names another folder"
             ) from None
         except sqlite3.Error as error:
-            if primary(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            if primary(error) in SPOILT:
                 raise BadStore(f"{self.path} {REASONS[primary(error)]}") from None
             raise self.down(error) from None
 
-    def make(self, schema: Schema) -> None:
-        with contextlib.closing(self.open(0.0)) as connection:
-            # In one transaction: another process may be making it between two looks.
-            connection.execute("BEGIN")
-            known = self.known(connection, schema)
-            connection.execute("COMMIT")
-            if known:
-                return
+    def renew_gate(self) -> None:
+        """Other processes use another file once this one is deleted."""
+        if os.fstat(self.gate).st_nlink == 0:
+            with contextlib.suppress(OSError):
+                new = self.open_gate()
+                os.dup2(new, self.gate, inheritable=False)
+                os.close(new)
+
+    def open_gate(self) -> int:
+        return os.open(f"{self.place}-gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def make(self) -> None:
+        schema = self.schema
+        with contextlib.closing(self.connect(0.0)) as connection:
+            known = self.known(connection)
+            # A copy that SQLite made of a database need not have a log.
             if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
                 raise BadStore(f"{self.path} is on a file system where SQLite cannot keep a write-ahead log")
+            if known:
+                return
             connection.execute("BEGIN IMMEDIATE")
             # Another process may have been first.
-            if not self.known(connection, schema):
+            if not self.known(connection):
                 for statement in schema.script.split(";\n\n"):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id = {schema.application}")
                 connection.execute(f"PRAGMA user_version = {schema.version}")
             connection.execute("COMMIT")
 
-    def known(self, connection: sqlite3.Connection, schema: Schema) -> bool:
+    def known(self, connection: sqlite3.Connection) -> bool:
         """Whether the schema is there; not so in an empty file. Raises BadStore for any other."""
+        schema = self.schema
+        # In one transaction: another process may be making it between two looks.
+        begun = not connection.in_transaction
+        connection.execute("BEGIN") if begun else None
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        connection.execute("COMMIT") if begun else None
         if (application, version, tables) == (0, 0, 0):
             return False
         if application != schema.application:
@@ -216,14 +323,26 @@ class Database:
         return True
 
     def down(self, error: sqlite3.Error | OSError) -> StoreDown:
-        return StoreDown(f"the store {self.path} {REASONS.get(primary(error)) or f'failed: {error}'}")
+        why = f"the store {self.path} {REASONS.get(primary(error)) or f'failed: {error}'}"
+        if primary(error) == sqlite3.SQLITE_READONLY:
+            return Denied(why, READ_ONLY)
+        return StoreDown(why, FOREIGN if primary(error) in SPOILT else "")
 
     def close(self) -> None:
         """For who is the last to use it."""
         self.discard()
         while self.readers:
-            self.readers.pop().close()
+            self.shut(self.readers.pop())
         os.close(self.gate)
+
+
+def emptied(connection: sqlite3.Connection) -> bool:
+    """Whether all that is in the log is in the database now, even if the log has no name any more."""
+    try:
+        busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.Error:
+        return False
+    return bool(busy == 0)
 
 
 def patiently(step: Callable[[], T], end: float) -> T:
