@@ -25,7 +25,8 @@ STORE_SECONDS = 5.0
 
 BATCH = """Scores the rows of IN and writes the answers to OUT, or those of a table, for a table beside it. The
 status is 0 if all is well, 1 for a bad model, 2 for bad arguments, 3 for too many bad rows, 4 when it was interrupted, and 5
-when the disk, the database or another part of the machine stopped it; after 4 and 5 the same command goes on where it was."""
+when the disk, the database or another part of the machine stopped it; after 4 and 5 the same command goes on where it was.
+It is 6 if rows in are not rows out and bad rows together, which is a defect of this program."""
 
 
 def serve_flags(serve: Parser) -> None:

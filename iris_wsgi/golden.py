@@ -138,8 +138,10 @@ def csv_rows(path: Path, model: Model, most: int = 100) -> list[list[float]]:
     """The first `most` rows of a CSV with a header, as finite numbers."""
     # Imported only to seal.
     import csv
+    import io
 
-    lines = list(csv.reader(read_file(path).decode("utf-8", "replace").splitlines()))
+    text = io.StringIO(read_file(path).decode("utf-8-sig", "replace"), newline="")
+    lines = [line for line in csv.reader(text) if any(map(str.strip, line))]
     names = [feature.name for feature in model.features]
     if not lines or len(lines[0]) < model.width:
         raise BadModel(f"{path} has no header of at least {model.width} columns")

@@ -39,7 +39,7 @@ PROBABILITIES = [f"probability_{label}" for label in MODEL_OF_IRIS.labels]
 ROWS = [[5.1, 3.5, 1.4, 0.2], [6.7, 3.1, 4.7, 1.5], [7.2, 3.6, 6.1, 2.5]]
 # How often a run is killed in all, by its output.
 KILLS = {"out.csv": 40, "out.jsonl.gz": 15, "out.parquet": 6} if CI else {"out.csv": 2, "out.jsonl.gz": 1, "out.parquet": 1}
-GOOD, BAD_MODEL, BAD_ARGUMENTS, TOO_MANY_BAD, INTERRUPTED, STOPPED = range(6)
+GOOD, BAD_MODEL, BAD_ARGUMENTS, TOO_MANY_BAD, INTERRUPTED, STOPPED, MISCOUNTED = range(7)
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -123,12 +123,21 @@ def test_every_row_gets_its_label_and_probabilities_and_keeps_its_key(file, tmp_
         rows_text().replace("\n", "\r\n"),
         "\ufeff" + rows_text(),
         "quoted",
+        rows_text().replace("\n", "\r"),
+        rows_text().replace("\n", "\r").removesuffix("\r"),
+        rows_text().replace("\n", "\r\r"),
+        "\ufeff\r" + rows_text().replace("\n", "\r"),
+        rows_text().replace("\n", "\r\r\n"),
+        "\n\r\n" + rows_text(),
+        ",,,,\n , \n" + rows_text(),
         rows_text().replace("\n", "\n\n"),
         rows_text(header=f" id , {' , '.join(FEATURES)}"),
         rows_text([[f" {value} " for value in row] for row in ROWS]),
         rows_text([[f"+{value}e0" for value in row] for row in ROWS]),
     ],
-    ids=["plain", "no last line feed", "CRLF", "byte order mark", "quoted", "blank lines", "blanks in names", "blanks", "signs"],
+    ids=["plain", "no last line feed", "CRLF", "byte order mark", "quoted", "CR",
+         "CR, none at the end", "CR and blank lines", "mark, blank line and CR", "CR CR LF", "leading blank lines",
+         "leading empty fields", "blank lines", "blanks in names", "blanks", "signs"],
 )  # fmt: skip
 def test_csv_may_be_written_in_many_ways(file, tmp_path, text):
     if text == "quoted":
@@ -139,6 +148,68 @@ def test_csv_may_be_written_in_many_ways(file, tmp_path, text):
     found = read_csv(tmp_path / "out.csv")
     assert [row["id"] for row in found] == ["k0", "k1", "k2"]
     same_answers(found, ROWS)
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.csv.gz"])
+def test_lines_that_end_in_carriage_returns_are_cut_between_processes_like_others(file, tmp_path, name):
+    lines = text_of(30_000)
+    batch(file(lines), tmp_path / "wanted.csv", "--keep", "id")
+    batch(file(lines.replace("\n", "\r"), name), tmp_path / "out.csv", "--keep", "id", "--workers", "2")
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "wanted.csv").read_bytes()
+
+
+def test_line_ends_between_quotes_stay_as_they_are_and_others_are_told(file, tmp_path):
+    good = ",".join(map(str, ROWS[0]))
+    keys = ['"a\rb"', '"c\nd"', '"e\r\nf"']
+    for end, name, other in (("\r", "a line feed", "\n"), ("\n", "a carriage return", "\r")):
+        lines = [HEADER, *(f"{key},{good}" for key in keys), f"g{other}h,{good}", f"i,{good}"]
+        batch(file(end.join(lines)), tmp_path / "out.csv", "--keep", "id", "--force")
+        assert [row["id"] for row in read_csv(tmp_path / "out.csv")] == [*(key.strip('"') for key in keys), "i"]
+        (fault,) = read_csv(tmp_path / "out.csv.errors.csv")
+        assert fault["reason"] == f"has {name} outside of quotes"
+
+
+def test_json_lines_may_end_in_carriage_returns(file, tmp_path):
+    rows = [json.dumps(dict(zip(FEATURES, row, strict=True))) for row in ROWS]
+    batch(file("\r".join(rows), "in.jsonl"), tmp_path / "out.csv")
+    same_answers(read_csv(tmp_path / "out.csv"), ROWS)
+
+
+def test_characters_that_look_like_line_ends_are_none(file, tmp_path):
+    keys = ["a\u2028b", "c\x0cd", "e\x0bf", "g\x85h", "i\x1cj"]
+    batch(file(rows_text([ROWS[0]] * 5).replace("k", "{}").format(*keys)), tmp_path / "out.csv", "--keep", "id")
+    assert [row["id"][:3] for row in read_csv(tmp_path / "out.csv")] == keys
+
+
+# The command over a reader that loses the first row of each chunk.
+LOSSY = """
+import sys
+from iris_wsgi.__main__ import main
+from iris_wsgi.batch.csv_rows import CsvReader
+whole = CsvReader.rows
+def rows(self, data, line):
+    found = whole(self, data, line)
+    return found._replace(values=found.values[1:], kept=[column[1:] for column in found.kept])
+CsvReader.rows = rows
+sys.exit(main())
+"""
+
+
+def test_a_row_that_is_neither_answered_nor_told_ends_the_run_with_a_status_of_its_own(file, tmp_path):
+    words = ["batch", "--model-dir", MODEL, file(rows_text()), tmp_path / "out.csv", "--keep", "id"]
+    told = subprocess.run([sys.executable, "-c", LOSSY, *words], capture_output=True, text=True)
+    assert told.returncode == MISCOUNTED and "3 rows from line 2 on became 2 answers and 0 bad rows" in told.stderr
+    assert not (tmp_path / "out.csv").exists() and record_of(tmp_path / "out.csv")["status"] == "failed"
+
+
+def test_a_record_whose_counts_do_not_add_up_ends_the_run_with_that_status(file, tmp_path):
+    source = file(rows_text() + "bad,x,1,1,1\n")
+    batch(source, tmp_path / "out.csv", "--max-bad", "0", status=TOO_MANY_BAD)
+    told = record_of(tmp_path / "out.csv")
+    told["rows"]["bad"] = 0
+    (tmp_path / "out.csv.run.json").write_text(json.dumps(told))
+    told = batch(source, tmp_path / "out.csv", status=MISCOUNTED).stderr.decode()
+    assert "4 rows were read, 3 were answered, 0 were bad" in told and not (tmp_path / "out.csv").exists()
 
 
 def test_columns_are_found_by_name_in_any_order_among_others(file, tmp_path):
@@ -347,7 +418,10 @@ def test_a_header_without_rows_gives_a_header_without_rows(file, tmp_path):
         (rows_text(), ("--features", "a,a,b,c"), "must be different names"),
         ("1,2\n", ("--no-header",), "IN has 2 columns, the model takes 4 features"),
         ("1,2,3,4\n", ("--no-header", "--keep", "5"), "numbers from 1 to 4, not '5'"),
-        (rows_text().encode("utf-16"), (), "is UTF-16"),
+        (rows_text().encode("utf-16"), (), "is UTF-16, as Excel's Unicode Text is; save it as CSV UTF-8"),
+        (gzip.compress(rows_text().encode()), (), "is compressed with gzip; give it a name that ends in .gz"),
+        (b"PK\x03\x04", (), "is a ZIP archive, as an Excel workbook is"),
+        ("\n\r\n,,,\n", (), "IN is empty"),
         (rows_text(), ("--max-bad", "-1"), "must be a number of rows"),
         (rows_text(), ("--shard", "4/4"), "must be like 0/4"),
         (rows_text(), ("--out-format", "xml"), "invalid choice"),

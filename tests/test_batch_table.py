@@ -586,6 +586,35 @@ def test_a_model_that_gives_another_number_of_rows_fails_the_run_and_writes_no_p
     assert place.records()[0]["status"] == "failed" and place.content() == []
 
 
+def test_a_row_that_gets_no_prediction_ends_the_run_with_a_status_of_its_own(place, model):
+    """One that every page leaves out, as if a defect lost it."""
+    place.fill(20, bad=False)
+    run = runs(place, model)
+    claim = run.statements.claim
+    run.statements.claim = lambda *words: claim(*words).replace(" WHERE ", " WHERE s.id > (SELECT min(id) FROM items) AND ", 1)
+    said: list[str] = []
+    with closing(run.database):
+        assert run.go(said.append, Wish()) == 6 and "has no prediction after every page" in said[0]
+    assert place.records()[0]["status"] == "failed" and len(place.content()) == 19
+
+
+def test_rows_that_come_behind_the_walk_are_done_before_the_run_ends(place, model):
+    place.fill(20, bad=False)
+    run = runs(place, model)
+    missing = run.missing
+    came = iter([None])
+
+    def missing_later():
+        for _ in came:
+            place.ask("INSERT INTO items VALUES (-1, 5.1, 3.5, 1.4, 0.2)")
+        return missing()
+
+    run.missing = missing_later
+    with closing(run.database):
+        assert run.go(print, Wish()) == 0
+    assert len(place.content()) == 21
+
+
 def test_an_answer_that_is_not_finite_makes_a_bad_row(place, model):
     place.fill(5, bad=False)
     run = runs(place, model)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from iris_wsgi.batch import cutter
 from iris_wsgi.batch.cutter import Cutter, Position
+from iris_wsgi.batch.line_ends import line_end
 
 CHUNK, RECORD = 64, 256
 START = Position()
@@ -53,6 +54,7 @@ def test_the_records_of_all_chunks_are_those_that_the_csv_module_reads(table, st
     assert not any(chunk.faults for chunk in chunks)
     assert b"".join(chunk.data for chunk in chunks) == data
     assert [record for chunk in chunks for record in records(chunk.data)] == records(data)
+    assert sum(chunk.records for chunk in chunks) == sum(map(bool, records(data)))
     if chunks:
         i = draw.draw(st.integers(0, len(chunks) - 1))
         assert cut(data, start=chunks[i].start, piece=5) == chunks[i:]
@@ -72,6 +74,28 @@ def test_whatever_comes_every_byte_is_in_one_chunk_or_in_one_fault(texts, delimi
         assert chunk.next == Position(at.chunk + 1, at.offset + len(line), at.line + line.count(b"\n"))
         at = chunk.next
     assert at.offset == len(data)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from(["1", ",", "\n", "\r", " ", "\n\n", "\r\n", "\t"]), max_size=60), st.sampled_from([",", None]))
+def test_the_number_of_records_is_that_of_the_lines_that_are_not_blank(texts, delimiter):
+    data = "".join(texts).encode()
+    lines = data.removesuffix(b"\n").split(b"\n") if data else []
+    wanted = [line for line in lines if line.strip(b"\r" if delimiter else None)]
+    assert sum(chunk.records for chunk in cut(data, delimiter)) == len(wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "whole", "wanted"),
+    [
+        (b"a\nb\r", False, b"\n"), (b"a\rb\n", False, b"\r"), (b"a\r\nb", False, b"\n"), (b"a\r\r\nb", False, b"\n"),
+        (b"a\r\rb", False, b"\r"), (b"a\r", False, None), (b"a\r", True, b"\r"), (b"a", False, None), (b"a", True, b"\n"),
+        (b"", False, None), (b"", True, b"\n"), (b'"a\rb"\nc', False, b"\n"), (b'"a\nb"\rc', False, b"\r"),
+        (b'5" pipe\r1', False, None), (b'5" pipe\r1', True, b"\r"),
+    ],
+)  # fmt: skip
+def test_the_first_line_end_outside_of_quotes_counts(text, whole, wanted):
+    assert line_end(text, whole) == wanted
 
 
 @pytest.mark.parametrize("delimiter", [",", None])

@@ -190,6 +190,20 @@ def test_each_line_is_answered_before_the_next_one_comes(tmp_path):
         assert process.wait(60) == 3
 
 
+def test_lines_may_end_in_carriage_returns_and_each_is_answered_before_the_next_one_comes(tmp_path):
+    command = [sys.executable, "-m", "iris_wsgi", "edge", "stream", "--model-dir", str(MODEL), "--device", str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        # Whether a line feed follows the first carriage return must be known.
+        process.stdin.write(b"sepal_length,sepal_width,petal_length,petal_width\r5.1,3.5,1.4,0.2\r")
+        process.stdin.flush()
+        assert process.stdout.readline().startswith(b"label,") and process.stdout.readline().startswith(b"setosa,")
+        process.stdin.write(b"6.7,3.1,4.7,1.5\r")
+        process.stdin.flush()
+        assert process.stdout.readline().startswith(b"versicolor,")
+        told = process.communicate(b"7.2,3.6,6.1,2.5")[0]
+    assert told.startswith(b"virginica,") and process.returncode == 0
+
+
 def test_columns_are_found_by_name_and_others_are_repeated(tmp_path):
     text = "id,petal_width,petal_length,sepal_width,sepal_length\na7,0.2,1.4,3.5,5.1\na8,2.5,6.1,3.6,7.2\n"
     status, said, _ = streamed(tmp_path, text, "--keep", "id")

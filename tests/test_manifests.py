@@ -1341,7 +1341,7 @@ def test_the_indexed_job_runs_the_command_once_for_each_shard_of_one_file(with_b
     shards = [shard_of(container, index) for index in range(job["completions"])]
     assert [one.shard for one in shards] == [(index, job["completions"]) for index in range(job["completions"])]
     assert len({one.source for one in shards}) == 1
-    outputs = {one.target.path for one in shards} | {one.errors for one in shards}
+    outputs = {one.target.path for one in shards} | {one.errors.path for one in shards}
     assert len(outputs) == 2 * len(shards) and shards[0].source.path not in outputs
     # Lines of shards are told apart by nothing else.
     assert all(one.keep for one in shards)
@@ -1359,7 +1359,9 @@ def test_all_shards_have_a_disk_on_which_their_user_can_write(with_batch):
     assert not mount.get("readOnly")
     for index in range(job["completions"]):
         shard = shard_of(container, index)
-        assert {Path(path).parent for path in (shard.source.path, shard.target.path, shard.errors)} == {Path(mount["mountPath"])}
+        assert {Path(path).parent for path in (shard.source.path, shard.target.path, shard.errors.path)} == {
+            Path(mount["mountPath"])
+        }
     assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsGroup"]
     # A disk of one node has one pod at a time.
     assert claim["spec"]["accessModes"] == (["ReadWriteMany"] if job["parallelism"] > 1 else ["ReadWriteOnce"])

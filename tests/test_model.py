@@ -477,6 +477,21 @@ def test_sealing_takes_columns_by_name_in_any_order(model_copy):
     assert load_model(model_copy)[1].cases[0].row == [5.1, 3.5, 1.4, 0.2]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_sealing_reads_rows_with_any_line_ends_a_byte_order_mark_and_blank_lines(model_copy, end):
+    lines = [
+        "\ufeff",
+        "petal_width,note,petal_length,sepal_width,sepal_length",
+        "0.2,a\u2028b\x0c,1.4,3.5,5.1",
+        "",
+        ",,,,",
+        "1.5,x,4.7,3.1,6.7",
+    ]
+    (model_copy / "rows.csv").write_bytes(end.join(lines).replace("\ufeff" + end, "\ufeff", 1).encode())
+    assert main(["seal", "--model-dir", str(model_copy), "--rows", str(model_copy / "rows.csv")]) == 0
+    assert [case.row for case in load_model(model_copy)[1].cases] == [[5.1, 3.5, 1.4, 0.2], [6.7, 3.1, 4.7, 1.5]]
+
+
 def test_sealing_needs_exactly_one_model_and_finite_answers(model_copy, capsys):
     (model_copy / "second.onnx").write_bytes(b"")
     assert main(["seal", "--model-dir", str(model_copy)]) == 1

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from iris_wsgi.batch.cutter import EMPTY, NO_NUMBER, NOT_FINITE, NOT_UTF8, Fault
 from iris_wsgi.batch.digits import numbers
+from iris_wsgi.batch.line_ends import EXCHANGED_TEXT
 from iris_wsgi.batch.scorer import Rows
 from iris_wsgi.payload import FLOAT32_MOST
 
@@ -24,6 +25,8 @@ is_not_finite = re.compile(r"[ \t]*[+-]?(?:nan|inf|infinity)[ \t]*", re.IGNORECA
 # What stands for bytes that are no UTF-8.
 surrogate = re.compile("[\ud800-\udfff]").search
 NUL, CARRIAGE = "has a NUL", "has a carriage return outside of quotes"
+# In a file whose lines end in carriage returns.
+FEED = "has a line feed outside of quotes"
 
 
 class Columns(NamedTuple):
@@ -38,8 +41,9 @@ class Columns(NamedTuple):
 class CsvReader:
     """Text of CSV to rows. What a value may be is the same on both ways: a decimal number, finite as a float32."""
 
-    def __init__(self, columns: Columns, delimiter: str) -> None:
-        self.columns, self.delimiter = columns, delimiter
+    def __init__(self, columns: Columns, delimiter: str, exchanged: bool = False) -> None:
+        """With `exchanged` carriage returns and line feeds are exchanged in the text, and exchanged back in what is kept."""
+        self.columns, self.delimiter, self.exchanged = columns, delimiter, exchanged
 
     def rows(self, data: bytes, line: int) -> Rows:
         return self.quickly(data, line) or self.carefully(data, line)
@@ -59,7 +63,8 @@ class CsvReader:
             return None
         starts, ends = bounds
         doubles = self.doubles(data, starts[:, self.columns.features], ends[:, self.columns.features])
-        if doubles is None:
+        # loadtxt leaves out blank lines.
+        if doubles is None or len(doubles) != len(starts):
             return None
         with np.errstate(over="ignore"):
             values = doubles.astype(np.float32)
@@ -117,6 +122,8 @@ class CsvReader:
                 faults.append(Fault(at, *why))
         values = np.array([[float(record[i]) for i in self.columns.features] for record in good], np.float32)
         kept = [[record[i] for record in good] for i in self.columns.keep]
+        if self.exchanged:
+            kept = [[text.translate(EXCHANGED_TEXT) for text in column] for column in kept]
         return Rows(values.reshape(-1, len(self.columns.features)), lines, kept, faults)
 
     def records(self, data: bytes, line: int, faults: list[Fault]) -> Iterator[tuple[int, list[str]]]:
@@ -131,7 +138,7 @@ class CsvReader:
                 return
             except csv.Error:
                 # All else of which it complains does not get here.
-                faults.append(Fault(at, "", CARRIAGE))
+                faults.append(Fault(at, "", FEED if self.exchanged else CARRIAGE))
                 continue
             if record:
                 yield at, record

@@ -2,8 +2,8 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 CHUNK_BYTES = 1 << 18
@@ -15,6 +15,9 @@ NO_NUMBER, NOT_FINITE = "is not a number", "is not finite as a 32-bit float"
 EMPTY, NOT_UTF8 = "is empty", "is not UTF-8"
 TOO_LONG = f"is longer than {RECORD_BYTES} bytes"
 NOT_CLOSED = f"has a quote that is not closed within {RECORD_BYTES} bytes"
+
+blank_of_csv = re.compile(rb"^\r*\n", re.MULTILINE).findall
+blank_of_json = re.compile(rb"^[\r \t\v\f]*\n", re.MULTILINE).findall
 
 
 class Fault(NamedTuple):
@@ -34,12 +37,16 @@ class Position(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Whole records, or the fault of one that cannot be read; `next` is where the following chunk begins."""
+    """Whole records, or the fault of one that cannot be read; `next` is where the following chunk begins.
+
+    `records` is their number without blank lines, counted by what cuts them: each must become an answer or a fault.
+    """
 
     start: Position
     data: bytes
     faults: list[Fault]
     next: Position
+    records: int
 
 
 class Stream(Protocol):
@@ -60,19 +67,21 @@ class Cutter:
         while len(self.buffer) <= most and (data := self.stream.read(READ_BYTES)):
             self.buffer += data
 
-    def header(self) -> bytes:
-        """The first record of CSV, or what there is of it."""
-        return self.take(self.end(1) or self.buffer.find(b"\n") + 1 or len(self.buffer), chunks=0)
+    def first_end(self) -> int:
+        """The end of the first record of CSV, or of what there is of it."""
+        return self.end(1)[0] or self.buffer.find(b"\n") + 1 or len(self.buffer)
 
     def chunks(self) -> Iterator[Chunk]:
         while self.buffer:
-            start, end = self.position, self.end(CHUNK_BYTES)
+            start, (end, records) = self.position, self.end(CHUNK_BYTES)
             if end:
-                yield Chunk(start, self.take(end), [], self.position)
+                data = self.take(end)
+                records = lines_in(data, self.delimiter is None) if records is None else records
+                yield Chunk(start, data, [], self.position, records)
             else:
                 why = NOT_CLOSED if self.within_reach() else TOO_LONG
                 self.skip_line()
-                yield Chunk(start, b"", [Fault(start.line, "", why)], self.position)
+                yield Chunk(start, b"", [Fault(start.line, "", why)], self.position, 1)
 
     def within_reach(self) -> bytes:
         """The whole lines in what a chunk and a record may take."""
@@ -80,8 +89,11 @@ class Cutter:
         self.fill(reach)
         return self.buffer if len(self.buffer) <= reach else self.buffer[: self.buffer.rfind(b"\n", 0, reach) + 1]
 
-    def end(self, least: int) -> int:
-        """Of the first record that ends there or later, or of the last one that ends within reach; 0 if there is none."""
+    def end(self, least: int) -> tuple[int, int | None]:
+        """Of the first record that ends there or later, or of the last one that ends within reach; 0 if there is none.
+
+        With it the number of records before it, where that is not the number of lines.
+        """
         end = self.buffer.find(b"\n", least - 1, CHUNK_BYTES + RECORD_BYTES) + 1
         if not end:
             # Most lines end sooner, and so much of the stream is seldom wanted.
@@ -89,7 +101,7 @@ class Cutter:
             end = lines.find(b"\n", least - 1) + 1 or len(lines)
         if self.delimiter and b'"' in self.buffer[:end]:
             return record_end(self.within_reach(), least, self.delimiter)
-        return end
+        return end, None
 
     def take(self, end: int, chunks: int = 1) -> bytes:
         data, self.buffer = self.buffer[:end], self.buffer[end:]
@@ -107,8 +119,19 @@ class Cutter:
         self.take(self.buffer.find(b"\n") + 1, chunks)
 
 
-def record_end(data: bytes, least: int, delimiter: str) -> int:
-    """The end of the first record of CSV that ends there or later, or else of the last one."""
+def lines_in(data: bytes, json: bool) -> int:
+    """Returns the number of lines that are not blank; in JSON lines a line of blanks is blank too."""
+    count = data.count(b"\n") + (not data.endswith(b"\n"))
+    blank, blanks = (blank_of_json, b"\n\r \t\v\f") if json else (blank_of_csv, b"\n\r")
+    # Most chunks have no blank line, and a search for two bytes is many times faster than a regular expression.
+    if data[0] in blanks or any(b"\n%c" % one in data for one in blanks):
+        last = data[data.rfind(b"\n") + 1 :]
+        count -= len(blank(data)) + bool(last and not last.strip(blanks))
+    return count
+
+
+def record_end(data: bytes, least: int, delimiter: str) -> tuple[int, int]:
+    """The end of the first record of CSV that ends there or later, or else of the last one; how many there are before it."""
     # Quotes, delimiters and line ends are the same bytes in UTF-8, and nothing else matters here.
     lines = io.StringIO(data.decode("latin-1"), newline="\n")
     ran_out = False
@@ -118,13 +141,15 @@ def record_end(data: bytes, least: int, delimiter: str) -> int:
         yield from lines
         ran_out = True
 
-    reader, end = csv.reader(each(), delimiter=delimiter), 0
+    reader, end, records = csv.reader(each(), delimiter=delimiter), 0, 0
     while end < least:
-        # What it complains of, a carriage return, it complains of again to who reads the record.
-        with suppress(csv.Error):
-            next(reader, None)
+        try:
+            is_record = bool(next(reader, None))
+        except csv.Error:
+            # What it complains of, a carriage return, it complains of again to who reads the record.
+            is_record = True
         # Then either there are no more, or this one wants more lines than there are.
         if ran_out:
             break
-        end = lines.tell()
-    return end
+        end, records = lines.tell(), records + is_record
+    return end, records

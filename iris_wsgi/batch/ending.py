@@ -22,15 +22,21 @@ class End(IntEnum):
     TOO_MANY_BAD = 3
     INTERRUPTED = 4
     STOPPED = 5
+    MISCOUNTED = 6
 
     @property
     def status(self) -> str:
         """What the record of a run says of it."""
-        return {End.GOOD: "succeeded", End.TOO_MANY_BAD: "failed", End.BAD_MODEL: "failed"}.get(self, "interrupted")
+        failed = self in (End.TOO_MANY_BAD, End.BAD_MODEL, End.MISCOUNTED)
+        return "succeeded" if self is End.GOOD else "failed" if failed else "interrupted"
 
 
 class Stopped(Exception):
     """A run cannot go on, for the reason in this one line."""
+
+
+class Miscounted(Stopped):
+    """Rows in are not rows out and bad rows together."""
 
 
 class Counts(NamedTuple):
@@ -38,6 +44,9 @@ class Counts(NamedTuple):
 
     ok: int
     bad: int
+
+
+ENDS = {BadModel: End.BAD_MODEL, Miscounted: End.MISCOUNTED}
 
 
 class Run(Protocol):
@@ -72,7 +81,7 @@ def end_of(run: Run, target: object, limit: MaxBad, wish: Wish, told: Teller) ->
         end, why = come_to(run, limit, wish, told)
         run.finish(end)
     except (Stopped, BadModel, OSError) as error:
-        end, why = End.BAD_MODEL if isinstance(error, BadModel) else End.STOPPED, str(error)
+        end, why = ENDS.get(type(error), End.STOPPED), str(error)
         if isinstance(error, OSError):
             why = f"{error.filename or target}: {error.strerror}"
         if isinstance(error, BrokenPipeError):
@@ -112,6 +121,6 @@ def summary(end: End, why: str, target: object, labels: Mapping[str, int], bad: 
     rows = f"{sum(labels.values())} rows: {', '.join(f'{count} {name}' for name, count in labels.items())}{bad}"
     if end is End.GOOD:
         return f"wrote {target}, {rows}"
-    if end in (End.TOO_MANY_BAD, End.BAD_MODEL):
+    if end.status == "failed":
         return f"failed: {why}; {rows}"
     return f"stopped: {why}, after {rows}{'; the same command goes on' if goes_on else ''}"

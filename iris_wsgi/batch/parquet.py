@@ -30,7 +30,7 @@ BATCH_ROWS, GROUP_BATCHES = 8192, 8
 class ParquetSource:
     """Batches of a file, as pyarrow makes them; those before the first one wanted are read and left."""
 
-    unit, first = " rows", b""
+    unit, first, exchanged = " rows", b"", False
 
     def __init__(self, path: str) -> None:
         """Raises BadSetting for a file that is none."""
@@ -57,8 +57,10 @@ class ParquetSource:
                 batch = batch.select(columns)
                 # Arrow's cast costs memory, also where there is nothing for it to do.
                 batch = batch if batch.schema.equals(schema) else batch.cast(schema)
-                yield Chunk(here, batch.serialize().to_pybytes(), [], after)
+                yield Chunk(here, batch.serialize().to_pybytes(), [], after, batch.num_rows)
             here = after
+        if here.offset != self.total:
+            raise Stopped(f"IN has {here.offset} rows; its footer promises {self.total}")
 
     def next_of(self, batches: Iterator[arrow.RecordBatch]) -> arrow.RecordBatch | None:
         try:

@@ -13,11 +13,15 @@ from iris_wsgi.settings import BadSetting
 
 
 class Progress(NamedTuple):
-    """How far a run has come: the next chunk, the bytes of output and of errors that are written for good, rows and labels."""
+    """How far a run has come: the next chunk, the bytes of output and of errors that are written for good, rows and labels.
+
+    `read` is the number of rows in, which `ok` and `bad` must add up to.
+    """
 
     next: Position
     output_bytes: int
     error_bytes: int
+    read: int
     bad: int
     labels: dict[str, int]
 
@@ -52,7 +56,7 @@ class Record:
             "finished": now if status in ("succeeded", "failed") else None,
             "rows": {"ok": progress.ok, "bad": progress.bad},
             "labels": progress.labels,
-            "checkpoint": progress.next._asdict() | lengths,
+            "checkpoint": progress.next._asdict() | lengths | {"rows": progress.read},
         }
         following = self.path.with_name(self.path.name + ".new")
         # A link that somebody left under this name must not be followed.
@@ -63,7 +67,9 @@ class Record:
     def progress(self) -> Progress:
         at = self.told["checkpoint"]
         here = Position(at["chunk"], at["offset"], at["line"])
-        return Progress(here, at["output_bytes"], at["error_bytes"], self.told["rows"]["bad"], self.told["labels"])
+        bad, labels = self.told["rows"]["bad"], self.told["labels"]
+        # A record of an earlier release has no number of rows in.
+        return Progress(here, at["output_bytes"], at["error_bytes"], at.get("rows", sum(labels.values()) + bad), bad, labels)
 
 
 def begun(path: Path, run_of: dict[str, Any]) -> Record:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from iris_wsgi.batch.cutter import Chunk, Position
+from iris_wsgi.batch.ending import Miscounted
 from iris_wsgi.batch.options import Options
 from iris_wsgi.batch.output import Growing, Standard
 from iris_wsgi.batch.places import RECORD, open_output
@@ -29,7 +30,7 @@ class Results:
         self.target = Path(options.target.path)
         self.saved_at = time.monotonic()
         self.record = begun(record_path(options), run_of)
-        self.progress = Progress(Position(), 0, 0, 0, dict.fromkeys(greeting.labels, 0))
+        self.progress = Progress(Position(), 0, 0, 0, 0, dict.fromkeys(greeting.labels, 0))
         with ExitStack() as opened:
             self.output = output_for(options)
             opened.callback(self.output.close)
@@ -84,15 +85,19 @@ class Results:
         self.progress = progress._replace(output_bytes=self.output.length, error_bytes=self.errors.length)
 
     def add(self, chunk: Chunk, outcome: Outcome) -> None:
-        """The answers to a chunk, and from time to time a checkpoint. Raises OSError."""
-        faults = chunk.faults + outcome.faults
+        """The answers to a chunk, and from time to time a checkpoint. Raises OSError, and Miscounted if a row was lost."""
+        faults, answered = chunk.faults + outcome.faults, sum(outcome.labels.values())
+        if answered + len(faults) != chunk.records:
+            found = f"{chunk.records} rows from line {chunk.start.line} on became {answered} answers and {len(faults)} bad rows"
+            raise Miscounted(f"{found}; this is a defect of this program, and OUT was not written")
         self.output.write(outcome.data)
         if faults:
             text = io.StringIO()
             csv.writer(text, lineterminator="\n").writerows(faults)
             self.errors.write(text.getvalue().encode("utf-8", "backslashreplace"))
         labels = {name: count + outcome.labels.get(name, 0) for name, count in self.progress.labels.items()}
-        self.note(Progress(chunk.next, 0, 0, self.progress.bad + len(faults), labels))
+        read, bad = self.progress.read + chunk.records, self.progress.bad + len(faults)
+        self.note(Progress(chunk.next, 0, 0, read, bad, labels))
         if time.monotonic() - self.saved_at >= self.options.checkpoint_seconds:
             self.save("running")
 
@@ -105,7 +110,10 @@ class Results:
         self.saved_at = time.monotonic()
 
     def finish(self) -> None:
-        """The output gets its name."""
+        """The output gets its name. Raises Miscounted if rows in are not rows out and bad rows together."""
+        if self.progress.read != self.progress.ok + self.progress.bad:
+            counts = f"{self.progress.read} rows were read, {self.progress.ok} were answered, {self.progress.bad} were bad"
+            raise Miscounted(f"{counts}; --force begins anew")
         self.save("finishing")
         self.output.finish()
         if not self.progress.bad:

@@ -69,7 +69,7 @@ def reader_for(model: Model, features: Sequence[str], options: Options, source: 
     if delimiter is None:
         return JsonReader(features, options.keep)
     columns = columns_of(model, source.first, delimiter, options.header, options.features, options.keep)
-    return CsvReader(columns, delimiter)
+    return CsvReader(columns, delimiter, source.exchanged)
 
 
 def writer_for(model: Model, options: Options, reader: Reader) -> Writer:

@@ -6,21 +6,35 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Protocol
 
-from iris_wsgi.batch.cutter import BOM, READ_BYTES, Chunk, Cutter, Position
+from iris_wsgi.batch.cutter import BOM, CHUNK_BYTES, READ_BYTES, Chunk, Cutter, Position
 from iris_wsgi.batch.ending import Stopped
+from iris_wsgi.batch.line_ends import CARRIAGE_RETURN, EXCHANGED, line_end
 from iris_wsgi.batch.places import STANDARD, Place
 from iris_wsgi.settings import BadSetting
 
+# What a file begins with that is not UTF-8 text, and what to do about it.
+UTF_16 = "is UTF-16, as Excel's Unicode Text is; save it as CSV UTF-8, or convert it: iconv -f UTF-16 -t UTF-8"
+NO_TEXT = {
+    b"\xff\xfe": UTF_16,
+    b"\xfe\xff": UTF_16,
+    b"\x1f\x8b": "is compressed with gzip; give it a name that ends in .gz",
+    b"PK\x03\x04": "is a ZIP archive, as an Excel workbook is; save it as CSV UTF-8",
+}
+LINE_ENDS, BLANK = b"\r\n", b'\r\n \t"'
 DELIMITERS = {"csv": ",", "tsv": "\t", "jsonl": None}
 
 
 class Source(Protocol):
-    """`total` is how much there is, in `unit`, None if that is not known; `first` and `schema` tell what columns there are."""
+    """`total` is how much there is, in `unit`, None if that is not known; `first` and `schema` tell what columns there are.
+
+    With `exchanged` carriage returns and line feeds are exchanged in its chunks, because the former end its lines.
+    """
 
     total: int | None
     unit: str
     first: bytes
     schema: Any
+    exchanged: bool
 
     def chunks(self, start: Position, columns: Sequence[str]) -> Iterator[Chunk]:
         """From a position on. Raises Stopped where reading ends early."""
@@ -44,7 +58,7 @@ class TextSource:
     unit, schema = "B", None
 
     def __init__(self, place: Place, header: bool) -> None:
-        self.place, self.delimiter = place, DELIMITERS[place.format]
+        self.place, self.delimiter, self.exchanged = place, DELIMITERS[place.format], False
         try:
             # Of a closed descriptor Python makes no object.
             self.raw: BinaryIO = os.fdopen(0, "rb", closefd=False) if place.path == STANDARD else open(place.path, "rb")  # noqa: SIM115
@@ -53,27 +67,51 @@ class TextSource:
             raise BadSetting(f"{place.path} cannot be read: {error.strerror}") from None
         self.stream = gzip.GzipFile(fileobj=self.raw, mode="rb") if place.packed else self.raw
         self.cutter = Cutter(self, Position(), self.delimiter)
-        if self.cutter.buffer[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise BadSetting(f"{place.path} is UTF-16; what is wanted is UTF-8")
+        for start, why in NO_TEXT.items():
+            if self.cutter.buffer.startswith(start):
+                raise BadSetting(f"{place.path} {why}")
         if self.cutter.buffer.startswith(BOM):
             self.cutter.take(len(BOM), chunks=0)
-        self.first = b""
-        if self.delimiter:
-            self.first = self.cutter.header() if header else self.cutter.buffer[: self.cutter.end(1)]
+        self.exchange()
+        self.first = self.first_record(header) if self.delimiter else b""
+
+    def exchange(self) -> None:
+        """Looks how lines end, and from here on exchanges carriage returns and line feeds where the former end them."""
+        head = self.cutter.buffer
+        end = line_end(head, whole=len(head) <= CHUNK_BYTES) or line_end(self.cutter.within_reach(), whole=True)
+        if end == CARRIAGE_RETURN:
+            self.exchanged = True
+            self.cutter.buffer = self.cutter.buffer.translate(EXCHANGED)
+
+    def first_record(self, header: bool) -> bytes:
+        """Returns the first record as it is in the file, behind blank lines; before a header lines of empty fields are blank."""
+        blank = BLANK + (self.delimiter or "").encode() if header else LINE_ENDS
+        while self.cutter.buffer:
+            end = self.cutter.first_end()
+            first = self.cutter.buffer[:end]
+            is_blank = not first.strip(blank)
+            if header or is_blank:
+                self.cutter.take(end, chunks=0)
+            if not is_blank:
+                return first.translate(EXCHANGED) if self.exchanged else first
+        return b""
 
     def read(self, count: int, /) -> bytes:
         try:
-            return self.stream.read(count)
+            data: bytes = self.stream.read(count)
         except (OSError, EOFError, zlib.error) as error:
             told = getattr(error, "strerror", None) or error
             raise Stopped(f"{self.place.path} cannot be read to its end: {told}") from None
+        return data.translate(EXCHANGED) if self.exchanged else data
 
     def chunks(self, start: Position, columns: Sequence[str]) -> Iterator[Chunk]:
         """From there, or from behind the names where that is later."""
         if start.offset > self.cutter.position.offset:
             self.skip(start.offset)
             self.cutter = Cutter(self, start, self.delimiter)
-        return self.cutter.chunks()
+        yield from self.cutter.chunks()
+        if self.total is not None and not self.place.packed and self.cutter.position.offset < self.total:
+            raise Stopped(f"{self.place.path} was cut off while it was read")
 
     def skip(self, offset: int) -> None:
         self.stream.seek(0 if self.place.packed else offset)

@@ -54,6 +54,16 @@ class Statements:
             f"ORDER BY {self.order()} LIMIT {self.dialect.mark}{self.dialect.lock}{self.dialect.skip if skip else ''}"
         )
 
+    def left(self, redo: bool) -> str:
+        """The first key without a prediction. Value: the digest, to `redo` predictions of other models."""
+        joined = [f"p.{one} = s.{one}" for one in self.key]
+        joined += [f"p.{self.dialect.quoted(DIGEST)} = {self.dialect.mark}"] if redo else []
+        return (
+            f"SELECT {', '.join(self.read_key)} FROM {self.table()} s WHERE {self.has_key()} "
+            f"AND NOT EXISTS (SELECT 1 FROM {self.table(PREDICTION)} p WHERE {' AND '.join(joined)}) "
+            f"ORDER BY {self.order()} LIMIT 1"
+        )
+
     def keyless(self) -> str:
         """A row without a key, if there is one."""
         without = " OR ".join(f"s.{one} IS NULL" for one in self.key)

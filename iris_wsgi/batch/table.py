@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from iris_wsgi.batch.ending import Counts, End, Wish, end_of, summary
+from iris_wsgi.batch.ending import Counts, End, Miscounted, Wish, end_of, summary
 from iris_wsgi.batch.options import TableOptions
 from iris_wsgi.batch.preparation import Plan, opened, planned
 from iris_wsgi.batch.progress import Teller
@@ -80,6 +80,27 @@ class TableRun:
             yield self.walked
         for _ in self.walk(left[0], False) if skips and left else ():
             yield self.walked
+        yield from self.check()
+
+    def check(self) -> Iterator[int]:
+        """Looks whether a row has no prediction, and goes over the table once more for rows that came meanwhile.
+
+        Raises Miscounted if the first such row still has none: then it was lost.
+        """
+        missing = self.missing()
+        for _ in self.walk(None, False) if missing else ():
+            yield self.walked
+        if missing and self.missing() == missing:
+            raise Miscounted(
+                f"a row of {self.options.table} has no prediction after every page; this is a defect of this program"
+            )
+
+    def missing(self) -> Row | None:
+        """The key of the first row without a prediction."""
+        redo = self.options.redo_older
+        with self.database.transaction():
+            found = self.database.execute(self.statements.left(redo), (self.model.digest,) if redo else ())
+        return found[0] if found else None
 
     def walk(self, after: Row | None, skip: bool) -> Iterator[tuple[Row | None, bool]]:
         """Pages from there to the end: after which key each began, and whether all of its rows were done here and now."""
@@ -104,7 +125,9 @@ class TableRun:
             if rows:
                 new = answers(self.model, self.plan.features, rows)
                 target = run.table(PREDICTION)
-                for label, count in self.database.write(target, self.plan.key, self.model.labels, new, digest, self.id, redo):
+                done = self.database.write(target, self.plan.key, self.model.labels, new, digest, self.id, redo)
+                self.check_counts(len(rows), sum(count for _, count in done))
+                for label, count in done:
                     if label is None:
                         bad += count
                     else:
@@ -115,6 +138,11 @@ class TableRun:
         self.walked += most if upto and (skip or not self.database.dialect.skip) else 0
         # Without an end there were fewer rows than a page has, unless more have come since.
         return upto or (rows[-1][: len(self.plan.key)] if len(rows) == most else None)
+
+    def check_counts(self, claimed: int, written: int) -> None:
+        """Raises Miscounted. Where rows are locked one by one, others may have written some of them since the look."""
+        if written > claimed or (written < claimed and not self.database.dialect.skip):
+            raise Miscounted(f"{claimed} rows became {written} predictions; this is a defect of this program")
 
     def save(self, status: str, labels: dict[str, int], bad: int) -> None:
         over = int(status != "running")

@@ -111,7 +111,8 @@ def stream(model: "Model", given: Given) -> int:
     from iris_wsgi.edge.stream import Wanted, stream
 
     wanted = Wanted(asked(given, "features", names, ()), asked(given, "keep", names, ()), not given["no_header"])
-    bad = stream(model, wanted, sys.stdin.buffer, Standard(sys.stdout.fileno()), tell_fault)
+    with open(sys.stdin.fileno(), "rb", closefd=False) as source:
+        bad = stream(model, wanted, source, Standard(sys.stdout.fileno()), tell_fault)
     return BAD_ROWS if bad else GOOD
 
 

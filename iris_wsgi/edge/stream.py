@@ -1,18 +1,23 @@
 """Rows as they come, a line in and a line out, in CSV or in JSON lines."""
 
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, NamedTuple
+from io import BufferedIOBase
+from typing import NamedTuple
 
 from iris_wsgi.batch.columns import columns_of, features_of, fields_of
 from iris_wsgi.batch.csv_rows import CsvReader, fault_of_number
 from iris_wsgi.batch.cutter import BOM, RECORD_BYTES, TOO_LONG, Fault
 from iris_wsgi.batch.json_rows import JsonReader
+from iris_wsgi.batch.line_ends import CARRIAGE_RETURN, EXCHANGED, line_end
 from iris_wsgi.batch.output import Standard
 from iris_wsgi.batch.scorer import Scorer
 from iris_wsgi.batch.writers import CsvWriter, JsonWriter
 from iris_wsgi.model import Model
 
 COMMA = ","
+# What is read at once where there is more than a line.
+PIECE_BYTES = 8192
+LOST = "got no answer, which is a defect of this program"
 
 
 class Wanted(NamedTuple):
@@ -23,16 +28,16 @@ class Wanted(NamedTuple):
     header: bool
 
 
-def stream(model: Model, wanted: Wanted, source: BinaryIO, target: Standard, tell: Callable[[Fault], None]) -> int:
+def stream(model: Model, wanted: Wanted, source: BufferedIOBase, target: Standard, tell: Callable[[Fault], None]) -> int:
     """Answers each row before it waits for the next one; how many were bad. Raises BadSetting for columns that are not there."""
-    scorer, bad = None, 0
-    for number, line in numbered_lines(source):
+    scorer, bad, lines = None, 0, LineReader(source)
+    for number, line in numbered_lines(lines):
         if line is None:
             faults = [Fault(number, "", TOO_LONG)]
         elif not line.strip():
             continue
         elif scorer is None:
-            scorer, is_row = prepared(model, wanted, line)
+            scorer, is_row = prepared(model, wanted, line, lines.exchanges)
             target.write(scorer.writer.start)
             faults = answer(scorer, line, number, target) if is_row else []
         else:
@@ -46,10 +51,11 @@ def stream(model: Model, wanted: Wanted, source: BinaryIO, target: Standard, tel
 def answer(scorer: Scorer, line: bytes, number: int, target: Standard) -> list[Fault]:
     outcome = scorer.score(line, number)
     target.write(outcome.data)
-    return outcome.faults
+    # A row is answered or reported, whatever happens.
+    return outcome.faults if outcome.faults or sum(outcome.labels.values()) == 1 else [Fault(number, "", LOST)]
 
 
-def prepared(model: Model, wanted: Wanted, first: bytes) -> tuple[Scorer, bool]:
+def prepared(model: Model, wanted: Wanted, first: bytes, exchanged: bool) -> tuple[Scorer, bool]:
     """What the first line that is not empty asks for, and whether it is a row itself and not the names of the columns."""
     start = first.lstrip()[:1]
     if start in (b"{", b"["):
@@ -59,11 +65,42 @@ def prepared(model: Model, wanted: Wanted, first: bytes) -> tuple[Scorer, bool]:
         return Scorer(model, JsonReader(features, wanted.keep), JsonWriter(model, wanted.keep, False)), True
     # Nobody calls all columns by numbers.
     header = wanted.header and any(map(fault_of_number, fields_of(first.decode("utf-8", "replace"), COMMA)))
-    reader = CsvReader(columns_of(model, first, COMMA, header, wanted.features, wanted.keep), COMMA)
+    reader = CsvReader(columns_of(model, first, COMMA, header, wanted.features, wanted.keep), COMMA, exchanged)
     return Scorer(model, reader, CsvWriter(model, wanted.keep, False, COMMA)), not header
 
 
-def numbered_lines(source: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
+class LineReader:
+    """Lines of a stream as soon as they are there; all end as the first one does, in a line feed or a carriage return."""
+
+    def __init__(self, source: BufferedIOBase) -> None:
+        self.source, self.buffer, self.end = source, b"", b""
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether line feeds and carriage returns are exchanged in what readline() returns."""
+        return self.end == CARRIAGE_RETURN
+
+    def readline(self, limit: int) -> bytes:
+        """Returns a line with its end, or `limit` bytes of a longer one, or what there is before the end of the stream."""
+        searched = 0
+        while True:
+            self.end = self.end or line_end(self.buffer, whole=False) or b""
+            if self.end and (at := self.buffer.find(self.end, searched) + 1):
+                return self.take(min(at, limit))
+            searched = len(self.buffer)
+            if searched >= limit:
+                return self.take(limit)
+            if not (data := self.source.read1(PIECE_BYTES)):
+                self.end = self.end or line_end(self.buffer, whole=True) or b""
+                return self.take(self.buffer.find(self.end) + 1 or searched)
+            self.buffer += data
+
+    def take(self, count: int) -> bytes:
+        line, self.buffer = self.buffer[:count], self.buffer[count:]
+        return line.translate(EXCHANGED) if self.exchanges else line
+
+
+def numbered_lines(source: LineReader) -> Iterator[tuple[int, bytes | None]]:
     """Each line with its number from 1, as soon as it is there; None in place of one that is too long to be a row."""
     number = 0
     while line := source.readline(RECORD_BYTES + 1):
