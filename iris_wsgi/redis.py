@@ -7,9 +7,16 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from iris_wsgi.errors import StoreDown
+from iris_wsgi.errors import Denied, StoreDown
 
 T = TypeVar("T")
+
+
+SIGN_IN = "The Redis of this server refuses its user or password: correct them in the address, or let the user sign in."
+GRANT = (
+    "The user of this server's Redis lacks a permission: allow it its keys, and EVALSHA, SCRIPT LOAD and what the scripts call."
+)
+PRIMARY = "The Redis of this server takes no writes: the address must lead to the primary."
 
 
 class Link:
@@ -34,12 +41,26 @@ class Link:
 
     def call(self, ask: Callable[[], T]) -> T:
         """What it answers. Raises StoreDown, also for an answer of another form, over which the library may stumble as well."""
+        denied = False
+        remedy = ""
         try:
             return ask()
         except (redis.RedisError, OSError) as error:
+            denied, remedy = remedy_of(error)
             why = f"does not do its work: {((str(error).splitlines() or [''])[0] or type(error).__name__)[:200]}"
         except (ValueError, TypeError, LookupError, AttributeError):
             why = "gives answers of another form"
         # What is still to come on such a connection would be taken for the answer to something else.
         self.client.connection_pool.disconnect(inuse_connections=False)
-        raise StoreDown(f"the Redis at {self.place} {why}")
+        raise (Denied if denied else StoreDown)(f"the Redis at {self.place} {why}", remedy)
+
+
+def remedy_of(error: Exception) -> tuple[bool, str]:
+    """Whether the Redis denies this operation alone, and what a person must change; empty where a retry may help."""
+    if isinstance(error, redis.exceptions.AuthenticationError) or "NOAUTH" in str(error):
+        return False, SIGN_IN
+    # A script wraps the errors of its commands.
+    if isinstance(error, redis.exceptions.NoPermissionError) or "NOPERM" in str(error) or "ACL failure" in str(error):
+        return True, GRANT
+    read_only = isinstance(error, redis.exceptions.ReadOnlyError) or "read only replica" in str(error)
+    return read_only, PRIMARY if read_only else ""

@@ -20,6 +20,11 @@ from iris_wsgi.settings import BadSetting
 OPTIONS = {"connect_timeout": "10", "client_encoding": "UTF8", "application_name": "iris_wsgi"}
 # So long may a transaction do nothing, as while a slow model works on its rows; then the server gives them to others.
 IDLE_SECONDS = 900
+GRANT = (
+    "grant the role SELECT and UPDATE on the table, CREATE in its schema,"
+    " and SELECT, INSERT and UPDATE on NAME_prediction and NAME_run"
+)
+PRIMARY = "the address must lead to the primary, and the role must not be read-only"
 # What libpq says of an address that will not be right later either.
 is_wrong = ("authentication failed", "does not exist", "invalid connection option", "invalid URI")
 
@@ -124,7 +129,9 @@ class PostgresDatabase:
         try:
             yield
         except psycopg.errors.InsufficientPrivilege as error:
-            raise Forbidden(str(self.failed(error))) from None
+            raise Forbidden(f"{self.failed(error)}; {GRANT}") from None
+        except psycopg.errors.ReadOnlySqlTransaction as error:
+            raise Forbidden(f"{self.failed(error)}; {PRIMARY}") from None
         except (psycopg.Error, OSError, UnicodeError) as error:
             raise self.failed(error, silent.is_set()) from None
         finally:

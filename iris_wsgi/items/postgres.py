@@ -12,6 +12,7 @@ from typing import Any, LiteralString, TypeVar
 import psycopg
 
 from iris_wsgi.errors import BadStore, StoreDown
+from iris_wsgi.items.remedies import refusal
 from iris_wsgi.items.store import MOST_CHANGES, Change, Item
 
 # Who looks is told by a snapshot: all transactions before its xmin had ended, so all writes since are of later ones.
@@ -201,4 +202,4 @@ class PostgresItems:
 
     def down(self, error: Exception) -> StoreDown:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        return StoreDown(f"the database at {self.place} does not do its work: {reason[:200]}")
+        return refusal(error, f"the database at {self.place} does not do its work: {reason[:200]}")
