@@ -280,7 +280,9 @@ class Command(NamedTuple):
 
 SERVE = "Serves a role until SIGTERM or SIGINT."
 WORKER = f"Works on jobs until SIGTERM or SIGINT: role worker, whose health and metrics are on port {WORKER_PORT}."
-TOUR = "Tries every pattern on a running server of role all. The status is 1 when an answer is wrong."
+TOUR = """Tries every pattern on a running server, and tells each as right, wrong, or not served by its role and settings. The
+status is 0 if all that is served is right, 1 if an answer is wrong, if there is no server, or if it is another program, wants
+another token or has another model, and 2 for a wrong argument."""
 COMMANDS = {
     "serve": Command("serve a role until SIGTERM", serve_flags, run_server, SERVE, packages.SERVER),
     "worker": Command("work on jobs until SIGTERM", worker_flags, run_server, WORKER, packages.SERVER),

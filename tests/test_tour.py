@@ -1,12 +1,17 @@
-"""The tour of all patterns: right over a server of role all, and wrong, by name, over one that lies or has another model."""
+"""The tour of all patterns: each is right, wrong by name over a server that lies, or not served by its role and settings."""
 
 import re
 import shutil
 import socket
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import ClassVar
 
 import pytest
 from bundles import build_bundle
+from clients import ask, until
+from clients import request as http
 from conftest import MODEL, ROOT
 from faulty import Faulty
 from patterns import ROWS
@@ -84,11 +89,129 @@ def test_answers_are_held_to_the_golden_rows_that_are_here(run, model_copy):
     assert [*wrong(tour(run().url, "--model-dir", str(model_copy)))] == NAMES
 
 
-@pytest.mark.long
-def test_a_server_of_another_model_is_wrong_where_that_matters(run):
-    found = wrong(tour(run("--model-dir", str(MODEL / "fast")).url))
-    assert found.keys() == set(NAMES) - {"batch"}
-    assert "of the pair none" in found["prep-pred"] and "404" in found["horizontal microservice"]
+def unserved(told: subprocess.CompletedProcess) -> dict[str, str]:
+    """Which patterns the server does not have, and why, after a tour in which nothing was wrong."""
+    assert (told.returncode, told.stderr) == (0, ""), told
+    parts = re.split(r"^\d+/10 (.*)$", told.stdout, flags=re.MULTILINE)[1:]
+    found = dict(zip(parts[::2], parts[1::2], strict=True))
+    reasons = {name: re.search(r"^not served: (.*)$", text, re.MULTILINE) for name, text in found.items()}
+    assert all((reasons[name] is None) == ("\nright\n" in text) for name, text in found.items())
+    return {name: reason[1] for name, reason in reasons.items() if reason}
+
+
+def test_a_server_of_another_model_is_told_in_one_line_that_names_both_and_the_way_out(run):
+    for words in ((), ("--role", "web_single")):
+        server = run("--model-dir", str(MODEL / "fast"), *words)
+        told = tour(server.url)
+        assert told.returncode == 1 and len(told.stderr.splitlines()) == 1
+        assert told.stderr.startswith(f"iris_wsgi: {server.url} serves the model iris_lr 1.0.0 sha256:")
+        assert f"{MODEL} holds iris_svc 1.0.0 sha256:" in told.stderr and "--model-dir names" in told.stderr
+
+
+def test_with_a_model_of_ones_own_that_has_none_beside_it_the_rest_is_not_served(run):
+    found = unserved(tour(run("--model-dir", str(MODEL / "fast")).url, "--model-dir", str(MODEL / "fast")))
+    assert list(found) == ["prep-pred", "sync-async", "horizontal microservice", "edge AI"]
+    assert "no two halves" in found["prep-pred"] and "no fast model" in found["sync-async"]
+    assert (
+        found["edge AI"]
+        == "the command answers as it should, and there is no page at /edge/: bin/edge build, then bin/serve once again"
+    )
+
+
+# What each role has, beside batch, which needs no server.
+SERVED = {
+    "web_single": ["web single"],
+    "synchronous": ["synchronous"],
+    "worker": [],
+    "prediction_cache": ["web single", "prediction cache"],
+    "data_cache": ["data cache"],
+    "prep": ["web single", "prep-pred"],
+    "pred": ["prep-pred"],
+    "gateway": ["horizontal microservice"],
+    "member": [],
+}
+
+
+@pytest.mark.parametrize("role", SERVED)
+def test_a_server_of_one_role_is_right_in_what_it_serves_and_the_rest_is_told_as_not_served(run, request, role):
+    others = request.getfixturevalue("others")[role] if role in ("prep", "gateway") else {}
+    more = {"member": {"member": "setosa"}}.get(role, others)
+    server = run("--role", role, **{f"IRIS_{name.upper()}": str(value) for name, value in more.items()})
+    until(lambda: ask(server, http("GET", "/readyz")).status == 200, "the server is ready")
+    if role == "gateway":
+        until(lambda: ask(server, http("GET", "/ensemble/health")).json()["status"] == "complete", "it knows all members")
+    found = unserved(tour(server.url))
+    assert set(NAMES) - found.keys() == {"batch", *SERVED[role]}
+    assert all(f"role {role} " in why for name, why in found.items() if name != "edge AI")
+
+
+def test_jobs_that_nobody_works_on_are_wrong_and_the_worker_is_named(run, monkeypatch):
+    monkeypatch.setenv("IRIS_TOKEN_FILE", "")
+    server = run("--role", "sync_async", "--wait-seconds", "0")
+    told = tour(server.url)
+    found = wrong(told)
+    assert list(found) == ["asynchronous", "sync-async"]
+    assert all(why.startswith("the job is still queued; is a worker running") for why in found.values())
+
+
+def test_settings_of_a_server_that_serves_all_are_no_mistakes(run):
+    server = run("--cache", "off", "--wait-seconds", "0", "--escalate-below", "0.5", "--url-prefix", "/iris")
+    found = unserved(tour(server.url))
+    assert list(found) == ["prediction cache", "edge AI"] and "its cache is off" in found["prediction cache"]
+
+
+class Other(BaseHTTPRequestHandler):
+    """A server that is no iris_wsgi: of another title, or of no description."""
+
+    answers: ClassVar = {
+        "no description": (404, b"<h1>Not found</h1>"),
+        "another title": (200, b'{"info": {"title": "x"}, "paths": {}}'),
+        "no JSON": (200, b"[1"),
+        "no object": (200, b"[]"),
+        "unavailable": (503, b"{}"),
+        "elsewhere": (302, b""),
+    }
+    which = "no JSON"
+
+    def do_GET(self) -> None:
+        status, body = self.answers[self.which]
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("which", Other.answers)
+def test_a_server_that_is_something_else_is_told_in_one_line(which):
+    handler = type("Handler", (Other,), {"which": which})
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        told = tour(url)
+        server.shutdown()
+    status = Other.answers[which][0]
+    assert told.returncode == 1 and "Traceback" not in told.stderr
+    assert told.stderr == (
+        f"iris_wsgi: {url} is not an iris_wsgi server: GET /openapi.json answers {status}, and not with its title\n"
+    )
+
+
+def test_a_server_that_wants_a_token_is_told_in_one_line(run, tmp_path, monkeypatch):
+    path = tmp_path / "tokens"
+    path.write_text("first-one-of-the-file\n")
+    server = run("--token-file", str(path))
+    monkeypatch.delenv("IRIS_TOKEN_FILE", raising=False)
+    advice = "token: --token-file or IRIS_TOKEN_FILE names its file\n"
+    told = tour(server.url)
+    assert (told.returncode, told.stderr) == (1, f"iris_wsgi: {server.url} wants a {advice}")
+    other = tmp_path / "other"
+    other.write_text("another-one-of-letters\n")
+    told = tour(server.url, "--token-file", str(other))
+    assert (told.returncode, told.stderr) == (1, f"iris_wsgi: {server.url} wants another {advice}")
+    assert unserved(tour(server.url, "--token-file", str(path))).keys() == {"edge AI"}
 
 
 def test_where_there_is_no_server_one_line_says_what_to_do():
