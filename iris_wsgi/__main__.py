@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from iris_wsgi import __version__, packages
 from iris_wsgi.arguments import ArgumentParser as Parser
 from iris_wsgi.casts import seal_text, server_address, whole
-from iris_wsgi.console import failure, say, tell
+from iris_wsgi.console import StdoutFailed, failure, mention, open_streams, say, tell
 from iris_wsgi.errors import BadModel, BadStore, StoreDown
 from iris_wsgi.settings import NAMES, BadSetting, Settings, add_flags, checked, read_settings
 
@@ -112,6 +112,7 @@ def parser(words: Sequence[str]) -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command. The status is 0, 1 for a model, an address, a store or a package that cannot be used, or 2 for a wrong
     setting or argument."""
+    open_streams()
     words = sys.argv[1:] if arguments is None else arguments
     given = vars(parser(words).parse_args(words))
     try:
@@ -123,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return failure(why, 1)
     try:
         return command.run(settings, given)
-    except (BadModel, BadSetting, BadStore, StoreDown) as error:
+    except (BadModel, BadSetting, BadStore, StdoutFailed, StoreDown) as error:
         return failure(str(error), 1)
     except KeyboardInterrupt:
         return failure("interrupted", 130)
@@ -137,16 +138,17 @@ def run_server(settings: Settings, _: Given) -> int:
     """Serves until SIGTERM or SIGINT: this process supervises, and its workers serve."""
     from iris_wsgi.cpus import workers_for
     from iris_wsgi.launch import announce
-    from iris_wsgi.listener import bind
+    from iris_wsgi.listener import bind, check_descriptors
     from iris_wsgi.workers import Supervisor
 
     # As PID 1 a process without a handler ignores SIGTERM.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     # A new model that comes during the start is loaded anyway.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    bound = bind(settings)
     count, _why = workers_for(settings)
-    return Supervisor(settings, bound, count, lambda facts: announce(settings, facts, say)).run()
+    check_descriptors(settings, count)
+    bound = bind(settings)
+    return Supervisor(settings, bound, count, lambda facts: announce(settings, facts, mention)).run()
 
 
 def batch(settings: Settings, given: Given) -> int:

@@ -13,7 +13,12 @@ from iris_wsgi.settings import BadSetting, Settings
 
 # Connections over the limit that may wait, after their 503, for their client to close.
 MOST_TURNED_AWAY = 64
+# What a worker of any role opens besides its connections: the log, the model, stores, and what libraries need.
 DESCRIPTORS_FOR_THE_REST = 32
+# The parent has one for each worker and each replacement, and these.
+DESCRIPTORS_OF_THE_PARENT = 16
+# Fewer connections would not serve anybody: probes need some.
+LEAST_CONNECTIONS = 8
 # From <asm-generic/socket.h> and <linux/bpf_common.h>; Python has no names for them.
 SO_ATTACH_FILTER = 26
 BPF_LD_BYTE, BPF_AND, BPF_JUMP_IF_EQUAL, BPF_RET = 0x30, 0x54, 0x15, 0x06
@@ -49,12 +54,34 @@ def reason(error: OSError | UnicodeError) -> str | None:
     return error.strerror if isinstance(error, OSError) else "it is no name"
 
 
-def connection_limits(wanted: int) -> tuple[int, int]:
-    """How many connections to serve, and how many more to turn away politely at a time, as far as descriptors allow."""
+def descriptor_limit() -> float:
+    """How many descriptors a process may have."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    spare = inf if soft == resource.RLIM_INFINITY else max(2, soft - DESCRIPTORS_FOR_THE_REST)
+    return inf if soft == resource.RLIM_INFINITY else soft
+
+
+def other_descriptors(settings: Settings) -> int:
+    """How many descriptors a worker keeps for other things than its clients: each call has one for each server that it asks."""
+    asked = len(settings.members.split(",")) if settings.members else bool(settings.pred_url)
+    return DESCRIPTORS_FOR_THE_REST + settings.calls * asked
+
+
+def check_descriptors(settings: Settings, workers: int) -> None:
+    """Raises BadSetting if the limit of open files leaves no room for connections, or for the pipes of so many workers."""
+    needed = max(other_descriptors(settings) + LEAST_CONNECTIONS, DESCRIPTORS_OF_THE_PARENT + 2 * workers)
+    if descriptor_limit() < needed:
+        raise BadSetting(
+            f"a process may open {descriptor_limit():g} files here (ulimit -n), and role {settings.role} with {workers} "
+            f"worker{'s' * (workers > 1)} needs {needed} at least: raise it, as by ulimit -n 1024, LimitNOFILE= of systemd, or "
+            "--ulimit nofile=1024 of a container"
+        )
+
+
+def connection_limits(settings: Settings) -> tuple[int, int]:
+    """How many connections to serve, and how many more to turn away politely at a time, as far as descriptors allow."""
+    spare = max(LEAST_CONNECTIONS, descriptor_limit() - other_descriptors(settings))
     turned_away = int(min(MOST_TURNED_AWAY, spare // 4))
-    return int(min(wanted, spare - turned_away)), turned_away
+    return int(min(settings.connections, spare - turned_away)), turned_away
 
 
 def refuse_newcomers(listener: socket.socket) -> None:

@@ -98,7 +98,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.poller = select.epoll() if hasattr(select, "epoll") else Poll()
         self.channels: dict[int, Channel] = {}
         self.done: deque[tuple[Channel, Pieces, bool]] = deque()
-        self.most_connections, self.most_turned_away = connection_limits(limits.connections)
+        self.most_connections, self.most_turned_away = connection_limits(limits)
         self.listening, self.stopping, self.last_to_listen = True, False, True
         self.grace_ends_at = self.close_listener_at = self.end_at = self.accept_again_at = inf
         self.next_sweep = self.next_complaint = 0.0

@@ -45,7 +45,7 @@ class Settings:
     port: int = setting(8000, whole(0, 65535), "TCP port to listen on; 0 takes a free one")
     role: str = setting("all", one_of(*ROLES), f"which pattern to serve: {', '.join(ROLES)}")
     threads: int = setting(0, whole(0, 1000), "threads that answer requests; 0 chooses by CPUs and role")
-    workers: int = setting(0, whole(0, 64), "processes that serve; 0 chooses by the CPU quota")
+    workers: int = setting(0, whole(0, 64), "processes that serve; 0 chooses by the limits of CPU and memory")
     model_dir: str = setting("model", text, "folder with golden.json, label.json and the ONNX model")
     model_seal: str = setting(
         "", seal_text, "SHA-256 that golden.json must have, which holds those of the other files; empty: any"

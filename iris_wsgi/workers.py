@@ -15,7 +15,7 @@ from iris_wsgi.board import Board, Company
 from iris_wsgi.console import tell
 from iris_wsgi.launch import CANNOT_START, RETIRE, Facts, serve_here
 from iris_wsgi.log import Log
-from iris_wsgi.settings import Settings
+from iris_wsgi.settings import BadSetting, Settings
 
 # The delay after a failed start. Each further failed start doubles it, up to the maximum.
 FIRST_DELAY_SECONDS = 0.5
@@ -118,6 +118,8 @@ class Supervisor:
             # That call has run the handlers of earlier signals.
             if not self.stopping:
                 self.fork(free[0])
+        except OSError as error:
+            self.cannot_start(error)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
 
@@ -125,7 +127,12 @@ class Supervisor:
         hears, tells = os.pipe()
         os.set_blocking(hears, False)
         parent = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(hears)
+            os.close(tells)
+            raise
         if pid == 0:
             signal.set_wakeup_fd(-1)
             for descriptor in (hears, *self.wakeup, *(worker.told for worker in self.workers.values() if worker.told >= 0)):
@@ -216,11 +223,21 @@ class Supervisor:
             self.stopping, self.status = 1, code if code > 0 else 1
             return
         self.log.event("error", "a worker died", pid=worker.pid, how=how, was_ready=worker.ready)
-        if worker.ready:
-            if time.monotonic() - worker.began < YOUNG_SECONDS:
-                self.start_at = time.monotonic() + FIRST_DELAY_SECONDS
-        elif len(self.serving()) >= self.count:
-            self.keep_old(worker.generation)
+        if not worker.ready:
+            self.start_failed(worker.generation)
+        elif time.monotonic() - worker.began < YOUNG_SECONDS:
+            self.start_at = time.monotonic() + FIRST_DELAY_SECONDS
+
+    def cannot_start(self, error: OSError) -> None:
+        """The system refuses another process, or a pipe to it. Raises BadSetting if there was no worker yet."""
+        if not self.announced:
+            raise BadSetting(f"the system starts no worker: {error.strerror}; are there too many processes?") from None
+        self.log.event("error", "the system starts no worker", reason=error.strerror)
+        self.start_failed(self.generation)
+
+    def start_failed(self, generation: int) -> None:
+        if len(self.serving()) >= self.count:
+            self.keep_old(generation)
         else:
             self.back_off()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from clients import until
+from clients import children, until
 from conftest import ROOT, need
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
@@ -234,9 +234,10 @@ def test_the_health_check_tells_a_server_that_hangs_from_one_that_works(containe
     assert server.run(*check).returncode == 0
     if server.runner == "podman":
         assert server.run("healthcheck", "run", server.name).returncode == 0
-    os.kill(server.pid, signal.SIGSTOP)
+    (worker,) = children(server.pid)
+    os.kill(worker, signal.SIGSTOP)
     hung = server.run(*check)
-    os.kill(server.pid, signal.SIGCONT)
+    os.kill(worker, signal.SIGCONT)
     assert hung.returncode == 1 and "no answer from 127.0.0.1 port 8000" in hung.stdout + hung.stderr
     assert server.run(*check).returncode == 0
 

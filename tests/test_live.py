@@ -9,10 +9,13 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+from clients import alive, until
 from conftest import MODEL, Running, need
+from test_drain import free_ports, refused
 from test_single import POINTS, training_rows
 
 from iris_wsgi.cpus import cpus, threads_for, workers_for
@@ -160,32 +163,8 @@ def test_a_connection_that_the_system_refuses_to_set_up_costs_no_other(run):
     assert "a connection failed" in server.stop()[1]
 
 
-def test_workers_follow_the_cpu_quota(tmp_path):
-    usable = cpus(tmp_path)[0]
-    assert cpus(tmp_path) == (usable, f"{usable} CPUs, no quota")
-    quota = tmp_path / "cpu.max"
-    quota.write_text("max 100000\n")
-    assert cpus(tmp_path)[0] == usable
-    quota.write_text("50000 100000\n")
-    assert cpus(tmp_path) == (1, f"cpu.max allows 0.5 of {usable} CPUs")
-    quota.write_text("100000000 100000\n")
-    assert cpus(tmp_path)[0] == usable
-
-
-def test_workers_follow_the_quota_of_control_groups_of_version_1_too(tmp_path):
-    usable = cpus(tmp_path)[0]
-    (tmp_path / "cpu").mkdir()
-    (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000\n")
-    for quota, found in (
-        ("-1", (usable, f"{usable} CPUs, no quota")),
-        ("50000", (1, f"cpu.cfs_quota_us allows 0.5 of {usable} CPUs")),
-    ):
-        (tmp_path / "cpu/cpu.cfs_quota_us").write_text(quota + "\n")
-        assert cpus(tmp_path) == found
-
-
 def test_the_default_numbers_of_workers_and_threads_come_from_the_cpus():
-    assert workers_for(Settings()) == cpus()
+    assert workers_for(Settings())[0] <= cpus()[0]
     assert workers_for(Settings(workers=3)) == (3, "as set")
     assert threads_for(Settings(threads=7), 1) == (7, "as set")
     assert threads_for(Settings(), 1)[0] == 4
@@ -214,3 +193,86 @@ def test_a_defect_in_one_connection_costs_that_connection_and_is_logged(tmp_path
         _, err = server.stop()
     (failed,) = [line for line in map(json.loads, err.splitlines()) if line["level"] == "error"]
     assert "put in" in failed["traceback"]
+
+
+STREAMS = {
+    "closed": ">&- 2>&- <&-",
+    "closed errors": ">/dev/null 2>&-",
+    "closed output": ">&- 2>/dev/null",
+    "full": ">/dev/full 2>/dev/full",
+    "full output": ">/dev/full 2>/dev/null",
+    "gone": "2>/dev/null | true",
+    "both gone": "2>&1 | true",
+}
+
+
+@pytest.mark.parametrize("streams", STREAMS.values(), ids=STREAMS)
+@pytest.mark.parametrize("command", ["serve --role web_single", "worker"])
+def test_no_closed_or_full_stream_ends_the_start_or_a_later_line_of_the_log(tmp_path, command, streams):
+    (port,) = free_ports(1)
+    line = f"{sys.executable} -m iris_wsgi {command} --port {port} --workers 1 --model-dir {MODEL} --state-dir {tmp_path}"
+    script = f"sh -c 'echo $$ > {tmp_path}/pid; exec {line}' {streams}"
+    shell = subprocess.Popen(["sh", "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = NamedServer("127.0.0.1", port)
+    until(lambda: not refused(server), "the server listens")
+    for _ in range(3):
+        assert ask(server, "GET", "/livez")[0].status == 200
+    pid = int((tmp_path / "pid").read_text())
+    if "&-" in streams:
+        # None of its sockets is where something is printed.
+        assert not [one for one in ("0", "1", "2") if os.readlink(f"/proc/{pid}/fd/{one}").startswith("socket:")]
+    os.kill(pid, signal.SIGTERM)
+    shell.wait(30)
+    until(lambda: not alive(pid), "its end")
+
+
+class NamedServer(NamedTuple):
+    host: str
+    port: int
+
+
+@pytest.mark.parametrize("stream", ["2>&-", "2>/dev/full"])
+def test_a_status_is_the_same_where_nobody_reads_why(stream):
+    command = f"{sys.executable} -m iris_wsgi serve --port http {stream}"
+    assert subprocess.run(["sh", "-c", command], timeout=60).returncode == 2
+
+
+def test_an_answer_that_a_full_disk_does_not_take_is_a_failure_in_one_line():
+    command = f"{sys.executable} -m iris_wsgi verify --model-dir {MODEL} >/dev/full"
+    failed = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
+    assert failed.stderr.startswith("iris_wsgi: standard output: No space left")
+
+
+@pytest.mark.parametrize(
+    ("limit", "arguments", "needed"),
+    [
+        (20, (), 40),
+        (39, ("--role", "web_single"), 40),
+        (50, ("--role", "prep", "--pred-url", "http://127.0.0.1:9"), 56),
+        (80, ("--role", "gateway", "--members", "a=http://127.0.0.1:9,b=http://127.0.0.1:9,c=http://127.0.0.1:9"), 88),
+        (60, ("--role", "web_single", "--workers", "30"), 76),
+    ],
+)
+def test_too_few_descriptors_stop_the_start_with_one_line_that_names_the_limit_and_the_way_out(
+    limit, arguments, needed, tmp_path
+):
+    command = [sys.executable, "-m", "iris_wsgi", "serve", "--port", "0", "--workers", "1", "--model-dir", str(MODEL), *arguments]
+    failed = subprocess.run(
+        ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *command, "--state-dir", str(tmp_path / "state")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (failed.returncode, failed.stdout, failed.stderr.count("\n")) == (1, "", 1)
+    assert f"open {limit} files here (ulimit -n)" in failed.stderr and f"needs {needed} at least" in failed.stderr
+    assert "ulimit -n 1024" in failed.stderr and "LimitNOFILE=" in failed.stderr
+
+
+def test_with_the_descriptors_that_it_asks_for_every_pattern_answers(run):
+    server = run(under=("sh", "-c", 'ulimit -n 40; exec "$@"', "sh"))
+    for path in ("/readyz", "/metrics", "/items/0000", "/ensemble/health", "/v2/health/ready"):
+        assert ask(server, "GET", path)[0].status == 200, path
+    answer, content = ask(server, "POST", "/jobs", {"data": [[5.1, 3.5, 1.4, 0.2]]})
+    assert answer.status == 202
+    until(lambda: json.loads(ask(server, "GET", json.loads(content)["href"])[1])["status"] == "succeeded", "the job is done")

@@ -21,6 +21,7 @@ import yaml
 from bundles import write_bundle
 from conftest import MODEL, ROOT, KeptLog, need, wsgi_call
 from fences import commands
+from groups import process_in
 
 from iris_wsgi.__main__ import parser
 from iris_wsgi.batch.ending import End
@@ -595,8 +596,8 @@ def test_the_cpu_limit_gives_one_worker_as_in_the_row_of_the_benchmark(objects, 
     for template in our_pods(objects):
         for container in containers(template, "containers"):
             assert limit(container, "cpu") == 1
-            (tmp_path / "cpu.max").write_text(f"{limit(container, 'cpu') * 100_000:.0f} 100000\n")
-            assert settings_of(container, objects).workers or cpus(tmp_path)[0] == 1
+            proc = process_in(tmp_path, "/", {"/": {"cpu.max": f"{limit(container, 'cpu') * 100_000:.0f} 100000"}})
+            assert settings_of(container, objects).workers or cpus(proc)[0] == 1
 
 
 def test_volumes_in_memory_leave_room_for_the_server(objects):

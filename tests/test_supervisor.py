@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -290,6 +291,28 @@ def test_a_first_worker_that_is_killed_before_it_is_ready_ends_the_start_with_on
     out, err = server.communicate(timeout=30)
     assert (server.returncode, out, err.count("\n")) == (1, "", 1)
     assert err.startswith("iris_wsgi: ") and "SIGKILL" in err and "memory" in err
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["hang-up", "death"])
+def test_a_system_that_starts_no_process_ends_nothing_and_is_tried_again(single, lost):
+    server, log = single
+    old, parent = server.worker, server.process.pid
+    used = [int(one) for one in os.listdir(f"/proc/{parent}/fd")]
+    before = resource.prlimit(parent, resource.RLIMIT_NOFILE)
+    # Without descriptors there is no pipe to a new worker.
+    resource.prlimit(parent, resource.RLIMIT_NOFILE, (min(set(range(1000)) - set(used)), before[1]))
+    if lost:
+        os.kill(old, signal.SIGKILL)
+        until(lambda: len(told(log, "a worker does not start")) >= 2, "tries that fail")
+    else:
+        hang_up(server)
+        until(lambda: told(log, "the workers are not replaced"), "the line of the log")
+        assert ask(server, LABEL).status == 200
+    assert {one["reason"] for one in told(log, "the system starts no worker")} == {"Too many open files"}
+    resource.prlimit(parent, resource.RLIMIT_NOFILE, before)
+    hang_up(server)
+    replaced(server, [old])
+    assert ask(server, LABEL).status == 200
 
 
 # What a parent is for its descendants
