@@ -102,9 +102,12 @@ class Channel:
             except Refused as refused:
                 self.refuse(Problem(refused.detail, status=refused.status))
                 return
-            if request is None:
+            if request is None and self.reader.started:
                 self.wait_for_more()
                 return
+            if request is None:
+                # Only an empty line came, which begins no request.
+                break
             self.began = 0.0
             if not self.serve(request):
                 return

@@ -89,7 +89,8 @@ def parse_head(text: bytes) -> Head:
     if "HTTP_HOST" not in variables:
         if version == "1.1":
             raise Refused(400, "The field Host is missing.")
-    elif not is_authority(variables["HTTP_HOST"].encode("latin-1")):
+    # An empty value is legal (RFC 9110, section 7.2), and load balancers send it.
+    elif variables["HTTP_HOST"] and not is_authority(variables["HTTP_HOST"].encode("latin-1")):
         raise Refused(400, "The field Host is not a host with an optional port.")
     if authority:
         # A target with an authority wins over the field (RFC 9112, section 3.2.2).

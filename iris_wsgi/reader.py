@@ -8,7 +8,7 @@ from iris_wsgi.http1 import (
     MOST_HEAD,
     MOST_REMEMBERED,
     MOST_TARGET,
-    VALUE,
+    TOKEN,
     Head,
     Refused,
     Request,
@@ -24,8 +24,18 @@ MOST_CHUNK_LINE = 256
 # The path of a request that was not understood, as far as it is there; of a long one its beginning will do.
 path_start = re.compile(rb"[^ \r\n]{1,32} (?:http://[^/ \r\n]{0,255})?(/[^ ?\r\n]{0,64})", re.IGNORECASE).match
 bare_line_end = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)").search
-chunk_line = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;" + VALUE + rb")?\r\n").fullmatch
-chunk_line_start = re.compile(rb"[0-9A-Fa-f]{0,16}(?:(?<=[0-9A-Fa-f]);" + VALUE + rb")?(?:(?<!\A)\r)?").fullmatch
+# Extensions of a chunk (RFC 9112, section 7.1.1). Blanks between the size and the first one are refused all the same.
+BLANKS = rb"[\t ]*+"
+QUOTED = rb'"(?:[\t !\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+'
+NAME = BLANKS + rb";" + BLANKS + TOKEN
+EQUALS = BLANKS + rb"=" + BLANKS
+EXTENSION = NAME + rb"(?:" + EQUALS + rb"(?:" + TOKEN + rb"|" + QUOTED + rb'"))?'
+# An extension that has begun and is not complete.
+BEGUN = rb"(?:" + BLANKS + rb"(?:;" + BLANKS + rb")?+|" + NAME + BLANKS + rb"|" + NAME + EQUALS + rb"(?:" + QUOTED + rb"\\?+)?+)"
+chunk_line = re.compile(rb"([0-9A-Fa-f]{1,16})(?![\t ])(?:" + EXTENSION + rb")*\r\n").fullmatch
+chunk_line_start = re.compile(
+    rb"[0-9A-Fa-f]{0,16}(?:(?<=[0-9A-Fa-f])(?![\t ])(?:" + EXTENSION + rb")*(?:\r|" + BEGUN + rb"))?"
+).fullmatch
 NEVER_IN_TRAILERS = {b"content-length", b"host", b"transfer-encoding"}
 
 
@@ -38,7 +48,7 @@ class Reader:
         self.scanned = 0
         self.head: Head | None = None
         self.body = bytearray()
-        self.continued = False
+        self.continued = self.skipped = False
 
     def feed(self, data: bytes) -> None:
         """Appends what was received."""
@@ -105,8 +115,15 @@ class Reader:
         self.continued = True
         return True
 
+    def skip_empty_line(self) -> None:
+        """Drops one CRLF before a request line, which some clients send after a body (RFC 9112, section 2.2)."""
+        if not self.skipped and self.buffer.startswith(b"\r\n"):
+            self.buffer = self.buffer[2:]
+            self.skipped, self.scanned = True, 0
+
     def read_head(self) -> bool:
-        if not self.buffer:
+        self.skip_empty_line()
+        if not self.buffer or (self.buffer == b"\r" and not self.skipped):
             return False
         end = self.buffer.find(b"\r\n\r\n", max(0, self.scanned - 3))
         if end < 0:
@@ -118,7 +135,7 @@ class Reader:
         text = bytes(self.buffer[: end + 4])
         self.head = remembered_head(text) if end < MOST_REMEMBERED else parse_head(text)
         self.buffer = self.buffer[end + 4 :]
-        self.scanned = 0
+        self.scanned, self.skipped = 0, False
         if self.head.length is not None and self.head.length > self.max_body_bytes:
             raise self.too_large()
         return True
@@ -136,7 +153,7 @@ class Reader:
                 break
             found = chunk_line(self.buffer, position, end + 2)
             if found is None:
-                raise Refused(400, "A chunk does not begin with its size in hexadecimal digits and CRLF.")
+                raise malformed_chunk()
             size = int(found[1], 16)
             if size == 0:
                 stop = self.trailers_end(end + 2)
@@ -201,4 +218,8 @@ def refuse_start(start: bytes | bytearray, scanned: int) -> None:
 
 def refuse_chunk_start(start: bytes) -> None:
     if len(start) >= MOST_CHUNK_LINE or not chunk_line_start(start):
-        raise Refused(400, "A chunk does not begin with its size in hexadecimal digits and CRLF.")
+        raise malformed_chunk()
+
+
+def malformed_chunk() -> Refused:
+    return Refused(400, "A chunk does not begin with its size in hexadecimal digits, well-formed extensions and CRLF.")

@@ -15,14 +15,16 @@ from conftest import need
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 SHORT = ("--header-seconds", "1", "--request-seconds", "1.5", "--idle-seconds", "1", "--send-seconds", "1")
 BODY = json.dumps({"data": [ROW]}).encode()
-CHUNKED = b"POST /predict/label HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNKED = (
+    b"POST /predict/label HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
 # What has come when the client becomes slow, and the bytes that it then repeats for ever.
 SLOW = {
     "method": (b"", b"A"),
     "target": (b"GET /", b"a"),
-    "field name": (b"GET /livez HTTP/1.1\r\nHost: test\r\n", b"a"),
-    "field value": (b"GET /livez HTTP/1.1\r\nHost: test\r\na: ", b"a"),
-    "fields": (b"GET /livez HTTP/1.1\r\nHost: test\r\n", b"a:\r\n"),
+    "field name": (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n", b"a"),
+    "field value": (b"GET /livez HTTP/1.1\r\nHost: localhost\r\na: ", b"a"),
+    "fields": (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n", b"a:\r\n"),
     "body": (LABEL.replace(b"Content-Length: ", b"Content-Length: 9"), b" "),
     "chunks": (CHUNKED, b"1\r\n \r\n"),
     "chunk": (CHUNKED + b"ffff\r\n", b" "),
@@ -261,3 +263,10 @@ def test_a_thousand_slow_connections_are_gone_soon_and_nobody_else_notices(run, 
     fds = metric(ask(server, request("GET", "/metrics")).body.decode(), "process_open_fds")
     assert fds < 40
     assert not re.search(r"service available: *NO", out)
+
+
+def test_an_empty_line_behind_an_answer_begins_no_request_that_could_be_late(hasty):
+    with Wire(hasty) as wire:
+        assert wire.ask(LIVEZ).status == 200
+        # Closed like any connection that asks nothing more, without a 408.
+        assert wire.send(b"\r\n").end() == ("closed", b"")

@@ -67,7 +67,8 @@ class Read(NamedTuple):
 def by_h11(data: bytes) -> Read | None:
     """The first request as h11 reads it, None if it refuses it or misses its end."""
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 30)
-    connection.receive_data(data)
+    # RFC 9112, section 2.2: one empty line before the request line is ignored; h11 refuses it.
+    connection.receive_data(data.removeprefix(b"\r\n"))
     connection.receive_data(b"")
     head, body = None, []
     try:

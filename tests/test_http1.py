@@ -22,7 +22,7 @@ BROKEN = [
     STREAM + b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcX\r\n0\r\n\r\n",
     STREAM + b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\n\r\n",
     STREAM + b"GET / HTTP/1.1\nHost: a\r\n\r\n",
-    STREAM + b"\r\n",
+    STREAM + b"\r\n\r\n",
 ]
 
 
@@ -123,3 +123,28 @@ def test_trailers_in_single_bytes_are_not_looked_at_again_from_their_start(monke
     assert sum(looked) < 5 * 5003
     reader.feed(b"\r\n\r\n")
     assert reader.next().body == b""
+
+
+@pytest.mark.parametrize("size", ["1", "20", "00", "fff"])
+def test_a_chunk_line_is_refused_at_the_first_byte_that_no_line_has(size):
+    """The two expressions agree: each beginning of a good line may go on, and what may go on is such a beginning."""
+    chance, alphabet = random.Random(size), b'0;;= \t"\\a!\x80\x01\r,'
+    for _ in range(20_000):
+        line = size.encode() + bytes(chance.choices(alphabet, k=chance.randrange(9)))
+        if reading.chunk_line(line + b"\r\n"):
+            assert all(reading.chunk_line_start(line[:end]) for end in range(len(line) + 1)), line
+        if reading.chunk_line_start(line):
+            assert any(reading.chunk_line(line + end) for end in ENDS_OF_LINES), line
+
+
+# What completes a line that has begun, whatever it stopped in.
+ENDS_OF_LINES = [b"\n", b"\r\n", b";a\r\n", b"a\r\n", b'"\r\n', b'""\r\n', b'a"\r\n', b'\\"\r\n', b"=a\r\n"]
+
+
+def test_an_empty_line_before_a_request_is_ignored_once_for_each():
+    request = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
+    assert len(read([b"\r\n" + request + b"\r\n" + request + b"\r\n"])) == 2
+    assert read([b"\r\n", b"\r", b"\n", request])[-1] == 400
+    reader = Reader(100)
+    reader.feed(b"\r\n")
+    assert reader.next() is None and not reader.started and not reader.held

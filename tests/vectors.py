@@ -166,8 +166,11 @@ def separators() -> Iterator[Vector]:
     yield refused("head-ends-with-cr", b"GET /livez HTTP/1.1\r\nHost: a\r\n\r", ends)
     yield refused("head-ends-with-cr-cr-lf", b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\r\n", ends)
     yield refused("lines-end-with-lf-cr", b"GET /livez HTTP/1.1\n\rHost: a\n\r\n\r", ends)
-    empty = "RFC 9112 2.2: an empty line may be ignored; this server does not"
-    for start in (b"\r\n", b"\n", b"\r", b"\r\n\r\n", b" \r\n", b"\x00"):
+    empty = "RFC 9112 2.2: one empty line (CRLF) before a request line is ignored, and no more"
+    yield good("before-the-request-0d0a", CRLF + NEXT, empty)
+    yield Vector("before-each-request-0d0a", CRLF + NEXT + CRLF + NEXT, (200, 200), False, empty)
+    yield good("before-a-post-0d0a", CRLF + post(LENGTH), empty)
+    for start in (b"\n", b"\r", b"\r\n\r\n", b" \r\n", b"\x00", b"\r\n\n", b"\r\n\r", b"\r\r\n", b"\n\r\n", b"\r\n "):
         yield refused(f"before-the-request-{start.hex()}", start + NEXT, empty)
     tls = b"\x16\x03\x01\x00\xf4\x01\x00\x00\xf0\x03\x03" + bytes(range(32)) + CRLF + CRLF
     yield refused("a-tls-hello", tls, "RFC 9112 3: no request line")
@@ -189,8 +192,10 @@ def versions() -> Iterator[Vector]:
     yield refused("no-version", b"GET /livez\r\n\r\n", why)
     yield refused("no-version-with-fields", request_line(b"GET /livez"), why)
     early = "spec: refused as soon as it is certain, as the client may wait for an answer"
-    for line in (b"GET /livez", b"GET  /livez HTTP/1.1", b"GET /livez HTTP/1.2", b"PRI * HTTP/2.0", b"SSH-2.0-x", b"EHLO a", b""):
+    for line in (b"GET /livez", b"GET  /livez HTTP/1.1", b"GET /livez HTTP/1.2", b"PRI * HTTP/2.0", b"SSH-2.0-x", b"EHLO a"):
         yield alone(f"first-line-alone-{shown(line)}", line + CRLF, early)
+    for start in (b"\r\n\r\n", b"\r\n\r", b"\r\n ", b"\rG", b"\r\r", b"\r\n\x00"):
+        yield alone(f"start-alone-{start.hex()}", start, early)
     for start in (b"\x16\x03\x01", b" ", b"\x00", b"\n", b"GET /livez HTTP/1.1\n", b"GET /livez HTTP/1.1\r\nHost: a\n"):
         yield alone(f"start-alone-{start.hex()[-20:]}", start, early)
     yield refused("no-version-but-a-blank", request_line(b"GET /livez "), why)
@@ -316,10 +321,13 @@ def hosts() -> Iterator[Vector]:
         "small-letters": b"host: a",
         "capitals": b"HOST: a",
         "mixed-case": b"hOsT: a",
+        "no-value": b"Host:",
+        "no-value-but-a-blank": b"Host: ",
+        "no-value-but-a-tab": b"Host:\t",
     }.items():
         yield good(f"host-line-with-{name}", message(b"GET /livez HTTP/1.1", line), "RFC 9112 5, 5.1: OWS and any case")
     for value in (
-        b"", b" ", b"\t", b"a b", b"a\tb", b"a,b", b"a, a", b"a/", b"a/b", b"/a", b"http://a", b"u@a", b"u:p@a", b"@a",
+        b"a b", b"a\tb", b"a,b", b"a, a", b"a/", b"a/b", b"/a", b"http://a", b"u@a", b"u:p@a", b"@a",
         b"a?b", b"a#b", b"a:b", b"a:80:80", b"a:-1", b"a:+80", b"a: 80", b"a :80", b"a:8_0", b"a:0x50", b"a:80a", b":80",
         b":", b"a:65536", b"a:99999", b"a:4294967376", b"a:" + b"9" * 400, b"a:\xb2", b"a:\xef\xbc\x98", b"[::1", b"::1",
         b"::1]", b"[::1]a", b"[::1]a:80", b"[::1]:x", b"[::1]:65536", b"[::1].a", b"a[::1]", b"[]", b"[]:80", b"[a]",
@@ -526,7 +534,8 @@ def lengths() -> Iterator[Vector]:
     yield Vector("length-shorter-than-the-body", post(b"Content-Length: 31") + NEXT, (400, 400), True, beyond)
     yield Vector("length-0-before-a-body", post(b"Content-Length: 0") + NEXT, (400, 400), True, beyond)
     yield Vector("no-length-before-a-body", post() + NEXT, (400, 400), True, beyond)
-    yield Vector("line-end-beyond-the-length", post(LENGTH, body=DOCUMENT + CRLF) + NEXT, (200, 400), True, beyond)
+    yield Vector("line-end-beyond-the-length", post(LENGTH, body=DOCUMENT + CRLF) + NEXT, (200, 200), False, beyond)
+    yield Vector("two-line-ends-beyond-the-length", post(LENGTH, body=DOCUMENT + CRLF * 2) + NEXT, (200, 400), True, beyond)
     yield Vector("request-beyond-the-length", get(b"/livez", b"Content-Length: 0", body=NEXT), (200, 200), False, beyond)
 
 
@@ -592,10 +601,13 @@ def chunks() -> Iterator[Vector]:
         yield refused(
             f"chunk-blank-{shown(value)}", chunked(b"20" + value + CRLF + DOCUMENT + CRLF + LAST), "spec: no blank there"
         )
-    extension = "RFC 9112 7.1.1: extensions are passed over; the line is visible ASCII, SP, HTAB and ends with CRLF"
+    extension = "RFC 9112 7.1.1: extensions are *( BWS ; BWS token [ BWS = BWS ( token / quoted-string ) ] ), and passed over"
     for value in (
         b";\x00", b";a\x01b", b";a=\x0b", b";a\x7f", b";a\x1b", b";a\rb", b";a\r", b";a\nb", b";a\n", b";\n", b";a\n\r",
-        b",a", b":a", b"a=b ;",
+        b",a", b":a", b"a=b ;", b";", b"; ", b";;", b";;a", b";a;", b";a; ", b";=", b";=b", b";a=", b";a= ", b";a=;b", b";a==b",
+        b";a=b=c", b";a b", b";a=b c", b";a ", b";a=b ", b";a,b", b";a=b,c", b';"a"', b';"a"=b', b';a="', b';a="b', b';a=b"',
+        b';a="b"c', b';a="b" ', b';a="\\"', b';a="\\', b";a='b c'", b";a\x80", b";a=\xff", b';a="\x01"', b';a="\x7f"',
+        b';a="\\\x01"', b";a=" + bytes(range(33, 127)), b";a/b", b";a=b/c", b";a=(b)", b";[a]",
     ):  # fmt: skip
         yield refused(f"chunk-extension-{shown(value)}", chunked(b"20" + value + CRLF + DOCUMENT + CRLF + LAST), extension)
     for value in (
@@ -607,9 +619,13 @@ def chunks() -> Iterator[Vector]:
         b"; a",
         b";\ta",
         b"; a = b",
-        b";a\x80",
+        b";a ;b\t;\tc",
+        b';a="b" ;c',
         b';a="\xff"',
-        b";a=" + bytes(range(33, 127)),
+        b';a=""',
+        b';a="\\"\\\\\\ \\\xff"',
+        b';a="\t !#[]~"',
+        b";" + TCHAR + b"=" + TCHAR,
     ):
         yield good(f"chunk-extension-{shown(value)[:20]}", chunked(b"20" + value + CRLF + DOCUMENT + CRLF + LAST), extension)
         yield good(
@@ -633,6 +649,18 @@ def chunks() -> Iterator[Vector]:
         b"20\n",
         b"20;a\x01",
         b"20;a\n",
+        b"20;\r",
+        b"20;;",
+        b"20;=",
+        b"20;a=;",
+        b"20;a b",
+        b"20;a=b=",
+        b"20;a=b c",
+        b'20;a="b"c',
+        b'20;a="\x01',
+        b'20;a="\\\x01',
+        b'20;a="b\r',
+        b"20;a \r",
         b"f" * 17,
     ):
         yield alone(f"chunk-alone-{shown(value)}", chunked(value), early)
@@ -862,7 +890,7 @@ def pipelines() -> Iterator[Vector]:
         ("a-bad-line", b"GET  /" + MARK + b" HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         ("a-bad-version", b"GET /livez HTTP/1.2\r\nHost: a\r\n\r\n", 400),
         ("no-host", b"GET /livez HTTP/1.1\r\n\r\n", 400),
-        ("an-empty-line", b"\r\n", 400),
+        ("two-empty-lines", b"\r\n\r\n", 400),
         ("a-bad-field", get(b"/livez", b"X : " + MARK), 400),
         ("a-bad-length", post(b"Content-Length: x"), 400),
         ("two-framings", post(LENGTH, CHUNKED, body=CODED), 400),
