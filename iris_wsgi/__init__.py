@@ -16,16 +16,45 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def create_app(**settings: Any) -> "App":
-    """The application as a WSGI callable for any WSGI server, e.g. `gunicorn 'iris_wsgi:create_app(role="web_single")'`.
+# gunicorn ends at this status of a worker, instead of starting the next one.
+CANNOT_LOAD = 4
 
-    Settings are those of `settings.Settings`; the environment is not read. Requests are logged to standard error.
-    To be called where nothing forks any more: role `all` has a thread that works on jobs.
+
+FORKED = (
+    "This process was forked after its application was loaded, so its threads are missing. Load it in each worker: "
+    "under gunicorn without --preload, under uWSGI with --lazy-apps and --enable-threads."
+)
+
+
+def create_app(**settings: Any) -> "App":
+    """Returns the application as a WSGI callable for any WSGI server, e.g. `gunicorn 'iris_wsgi:create_app(role="web_single")'`.
+
+    Settings are those of `settings.Settings`, from the environment (IRIS_ROLE, …) and from arguments, which win. Requests are
+    logged to standard error. Raises SystemExit after one line on standard error if it cannot start. It must be called in the
+    process that serves, not before a fork: role `all` has a thread that works on jobs.
     """
+    import os
+
+    from iris_wsgi.console import failure
+    from iris_wsgi.errors import BadModel, BadStore, NotReady, Problem, StoreDown
+    from iris_wsgi.hosts import Hosts
     from iris_wsgi.log import Log
     from iris_wsgi.roles import build
-    from iris_wsgi.settings import Settings
+    from iris_wsgi.settings import BadSetting, application_settings
 
-    service = build(Settings(**settings), Log(sys.stderr.fileno()))
+    log, loaded_in = Log(sys.stderr.fileno()), os.getpid()
+    try:
+        chosen, ignored = application_settings(os.environ, settings)
+        hosts = Hosts(chosen.allowed_hosts, None)
+
+        def refuses(environ: dict[str, Any]) -> Problem | None:
+            forked = os.getpid() != loaded_in and service.companions.all
+            return NotReady(FORKED) if forked else hosts.refusal(environ)
+
+        service = build(chosen, log, refuses=refuses)
+    except (BadModel, BadSetting, BadStore, StoreDown) as error:
+        raise SystemExit(failure(str(error), CANNOT_LOAD)) from error
+    if ignored:
+        log.event("warning", f"no effect under another WSGI server, which has its own options: {', '.join(ignored)}")
     service.companions.start()
     return service.app

@@ -10,7 +10,7 @@ from typing import Any
 from iris_wsgi.bodies import Environ
 from iris_wsgi.errors import Problem, Unauthorized
 from iris_wsgi.settings import BadSetting
-from iris_wsgi.wsgi import App, Response
+from iris_wsgi.wsgi import App
 
 LOOK_SECONDS = 1.0
 MOST_BYTES = 16384
@@ -97,12 +97,6 @@ class Guarded(App):
         self.tokens, self.doors = tokens, frozenset(doors) & self.table.keys()
 
     def refusal(self, path: str, variables: Environ) -> Problem | None:
-        return None if path in self.doors else self.tokens.refusal(variables.get("HTTP_AUTHORIZATION", ""))
-
-    def inline(self, method: str, path: str, variables: Environ, body_bytes: int) -> bool:
-        return super().inline(method, path, variables, body_bytes) or self.refusal(path, variables) is not None
-
-    def respond(self, method: str, path: str, variables: Environ, *rest: Any) -> Response:
-        if problem := self.refusal(path, variables):
-            raise problem
-        return super().respond(method, path, variables, *rest)
+        if (problem := super().refusal(path, variables)) or path in self.doors:
+            return problem
+        return self.tokens.refusal(variables.get("HTTP_AUTHORIZATION", ""))

@@ -96,6 +96,16 @@ def database_address(value: str) -> str:
     return value
 
 
+is_host_name = re.compile(r"\.?[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*|\[[0-9A-Fa-f:.]+\]|\*").fullmatch
+
+
+def host_names(value: str) -> str:
+    """host,.domain,… or *, without ports."""
+    if value and not all(map(is_host_name, value.split(","))):
+        raise ValueError("must be host names without a port, as example.com,.example.org, or *, or be empty")
+    return value
+
+
 # What goes over it is for the inside of a cluster; TLS is for what stands in front of it.
 # Parts of a name are 1 to 63 letters: what has others cannot even be looked up.
 server_parts = re.compile(

@@ -33,6 +33,7 @@ PHRASES = {
     415: "Unsupported Media Type",
     416: "Range Not Satisfiable",
     417: "Expectation Failed",
+    421: "Misdirected Request",
     422: "Unprocessable Content",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
@@ -148,6 +149,12 @@ class RangeNotSatisfiable(Problem):
     """What is asked for lies behind the end."""
 
     status = 416
+
+
+class Misdirected(Problem):
+    """This server does not answer for the host of the request (RFC 9110, section 15.5.20)."""
+
+    status = 421
 
 
 class NotValid(Problem):

@@ -40,7 +40,7 @@ def read_file(path: Path, most: int | None = None) -> bytes:
             return file.read() if most is None else within(str(path), file.read(most + 1), most)
     except OSError as error:
         # Most often the folder is another one than was meant.
-        hint = "; IRIS_MODEL_DIR or --model-dir names the folder of a model" if path.name == GOLDEN else ""
+        hint = "; IRIS_MODEL_DIR names the folder of a model" if path.name == GOLDEN else ""
         raise BadModel(f"{path} cannot be read: {error.strerror}{hint}") from None
 
 

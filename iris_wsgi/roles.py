@@ -9,10 +9,12 @@ from typing import Any, NamedTuple, TypeVar
 
 from iris_wsgi import __version__, ops
 from iris_wsgi.asking import Ask, plainly
+from iris_wsgi.bodies import Environ
 from iris_wsgi.catalogue import ROLES
 from iris_wsgi.companions import Companions
 from iris_wsgi.cores import Core, Start, second_half
-from iris_wsgi.errors import BadModel
+from iris_wsgi.errors import BadModel, Problem
+from iris_wsgi.hosts import Hosts
 from iris_wsgi.log import Log
 from iris_wsgi.metrics import Info, Registry
 from iris_wsgi.model import Graph, Model
@@ -28,6 +30,7 @@ from iris_wsgi.watch import Watch
 from iris_wsgi.wsgi import App, Route
 
 Kind = TypeVar("Kind")
+Refuses = Callable[[Environ], Problem | None]
 
 
 def web_single(parts: Parts) -> list[Route]:
@@ -119,8 +122,12 @@ class Service(NamedTuple):
     companions: Companions
 
 
-def build(settings: Settings, log: Log, registry: Registry | None = None) -> Service:
-    """Loads and tests the model, and puts the role together. Raises BadModel, BadSetting, BadStore and StoreDown."""
+def build(settings: Settings, log: Log, registry: Registry | None = None, refuses: Refuses | None = None) -> Service:
+    """Loads and tests the model, and puts the role together. Raises BadModel, BadSetting, BadStore and StoreDown.
+
+    `refuses` is that of the application; by default it refuses hosts that do not go with the address of our server.
+    """
+    refuses = refuses or Hosts(settings.allowed_hosts, settings.host).refusal
     registry, companions = registry or Registry(), Companions(log)
     app, credentials = guard(settings, companions, log)
     role = ROLES[settings.role]
@@ -138,7 +145,8 @@ def build(settings: Settings, log: Log, registry: Registry | None = None) -> Ser
     Info(registry, "iris_wsgi_info", "What this server is.", ("role", "version"), [[settings.role], [__version__]])
     observer = RequestObserver(log, registry, (route.path for route in table), graph.version)
     registry.join()
-    served = app(table, observer, settings.max_body_bytes, settings.deadline_ms / 1000 or inf, prefix_of(settings.url_prefix))
+    deadline_seconds, prefix = settings.deadline_ms / 1000 or inf, prefix_of(settings.url_prefix)
+    served = app(table, observer, settings.max_body_bytes, deadline_seconds, prefix, refuses)
     return Service(served, graph, core.sample.row, core.self_test, readiness, observer, companions)
 
 

@@ -1,6 +1,7 @@
 """The one table of settings, and the only reader of the environment."""
 
 import argparse
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
@@ -11,6 +12,7 @@ from iris_wsgi.casts import (
     database_address,
     folder,
     has_password,
+    host_names,
     one_of,
     redis_address,
     registry,
@@ -26,6 +28,7 @@ from iris_wsgi.casts import (
 from iris_wsgi.catalogue import ROLES
 
 PREFIX = "IRIS_"
+MOST_BYTES = 1_099_511_627_776
 
 
 class BadSetting(Exception):
@@ -43,6 +46,12 @@ class Settings:
 
     host: str = setting("127.0.0.1", text, "address to listen on; 0.0.0.0 is every IPv4 address of the machine")
     port: int = setting(8000, whole(0, 65535), "TCP port to listen on; 0 takes a free one")
+    allowed_hosts: str = setting(
+        "",
+        host_names,
+        "host names that a request may have, with commas between them: .example.com also allows names below it, * any name; "
+        "empty: on a loopback address loopback names, elsewhere any",
+    )
     role: str = setting("all", one_of(*ROLES), f"which pattern to serve: {', '.join(ROLES)}")
     threads: int = setting(0, whole(0, 1000), "threads that answer requests; 0 chooses by CPUs and role")
     workers: int = setting(0, whole(0, 64), "processes that serve; 0 chooses by the limits of CPU and memory")
@@ -66,7 +75,7 @@ class Settings:
         "empty: SQLite in the folder above for the items",
         True,
     )
-    items_bytes: int = setting(16_777_216, whole(4096, 1_099_511_627_776), "most bytes of items and answers kept by a process")
+    items_bytes: int = setting(16_777_216, whole(4096, MOST_BYTES), "most bytes of items and answers kept by a process")
     items_seconds: float = setting(60.0, seconds(0.1, 86400), "seconds that an item is kept at most until it is read again")
     items_missing_seconds: float = setting(5.0, seconds(0.1, 86400), "the same for an id that there is not")
     items_check_seconds: float = setting(
@@ -97,7 +106,7 @@ class Settings:
         1.0, share, "probability of the fast answer below which the full model is asked too; 1: always"
     )
     cache: str = setting("auto", one_of("auto", "on", "off"), "the prediction cache; auto: in the roles prediction_cache and all")
-    cache_bytes: int = setting(8_388_608, whole(1024, 1_099_511_627_776), "most bytes of memory that it may take in each process")
+    cache_bytes: int = setting(8_388_608, whole(1024, MOST_BYTES), "most bytes of memory that it may take in each process")
     cache_seconds: float = setting(3600.0, seconds(0.01, 999999), "seconds that an answer counts in it")
     cache_redis_url: str = setting(
         "", redis_address, "Redis as its second level, for several machines and heavy models; empty: none", True
@@ -135,7 +144,7 @@ class Settings:
     queue: int = setting(64, whole(1, 100_000), "most requests that wait for a thread; more get 503")
     pending_bytes: int = setting(
         16_777_216,
-        whole(64, 1_099_511_627_776),
+        whole(64, MOST_BYTES),
         "most bytes of requests that are not answered yet (more get 503), and of answers that are not taken yet (the oldest go)",
     )
     header_seconds: float = setting(10.0, seconds(0.1, 3600), "seconds for a request's line and fields; then 408")
@@ -186,6 +195,23 @@ class Settings:
 
 
 NAMES = [one.name for one in fields(Settings)]
+# Settings that only bin/serve obeys. Another WSGI server that calls the application has its own options for these.
+OF_THE_SERVER = {
+    *("host", "port", "threads", "workers", "waiters", "calls", "connections", "queue", "pending_bytes", "header_seconds"),
+    *("request_seconds", "idle_seconds", "send_seconds", "grace_seconds", "drain_seconds"),
+}
+# Kubernetes sets these variables in each pod for each Service of its namespace, here for one named iris or iris-anything.
+SERVICE_VARIABLES = (
+    (r"SERVICE_HOST", r"[0-9A-Fa-f.:]+"),
+    (r"SERVICE_PORT(_[A-Z0-9_]+)?", r"[0-9]+"),
+    (r"PORT(_[0-9]+_(TCP|UDP|SCTP))?", r"(tcp|udp|sctp)://[!-~]+"),
+    (r"PORT_[0-9]+_(TCP|UDP|SCTP)_PROTO", r"tcp|udp|sctp"),
+    (r"PORT_[0-9]+_(TCP|UDP|SCTP)_PORT", r"[0-9]+"),
+    (r"PORT_[0-9]+_(TCP|UDP|SCTP)_ADDR", r"[0-9A-Fa-f.:]+"),
+)
+is_service_variable = re.compile(
+    "|".join(f"{PREFIX}([A-Z0-9_]+_)?{name}=({value})" for name, value in SERVICE_VARIABLES)
+).fullmatch
 
 
 def name_of(field_name: str) -> str:
@@ -216,24 +242,53 @@ def add_flags(
             parser.add_argument(flag_of(one.name), metavar="VALUE", help=told)
 
 
+def unknown(name: str, known: Sequence[str]) -> BadSetting:
+    # Imported only to complain.
+    import difflib
+
+    near = difflib.get_close_matches(name, known, 1)
+    return BadSetting(f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"))
+
+
+def environment_values(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the settings in the environment by their names. Raises BadSetting."""
+    known = {name_of(one.name): one for one in fields(Settings)}
+    values: dict[str, Any] = {}
+    for name in sorted(environ):
+        if not name.startswith(PREFIX) or is_service_variable(f"{name}={environ[name]}"):
+            continue
+        if name not in known:
+            raise unknown(name, list(known))
+        values[known[name].name] = checked(name, environ[name], **known[name].metadata["check"])
+    return values
+
+
+def application_settings(environ: Mapping[str, str], arguments: Mapping[str, Any]) -> tuple[Settings, list[str]]:
+    """Returns the settings of an application that another WSGI server calls, and the variables that have no effect there.
+
+    The arguments of `create_app` win over the environment. Raises BadSetting.
+    """
+    values = environment_values(environ)
+    ignored = [name_of(name) for name in values if name in OF_THE_SERVER]
+    checks = {one.name: one.metadata["check"] for one in fields(Settings)}
+    for name, value in arguments.items():
+        if name in OF_THE_SERVER:
+            raise BadSetting(
+                f"{name} is a setting of bin/serve alone; the WSGI server that calls create_app() has its own option for it"
+            )
+        if name not in checks:
+            raise unknown(name, [name for name in NAMES if name not in OF_THE_SERVER])
+        values[name] = checked(name, str(value), **checks[name])
+    # That server alone bounds the bytes that wait.
+    values = {name: value for name, value in values.items() if name not in OF_THE_SERVER} | {"pending_bytes": MOST_BYTES}
+    return Settings(**values), ignored
+
+
 def read_settings(
     environ: Mapping[str, str], flags: Mapping[str, str | None], defaults: Mapping[str, Any] = MappingProxyType({})
 ) -> Settings:
     """The environment's IRIS_* variables, then the flags that were given; `defaults` are other than usual. Raises BadSetting."""
-    known = {name_of(one.name): one for one in fields(Settings)}
-    values: dict[str, Any] = dict(defaults)
-    for name in sorted(environ):
-        if not name.startswith(PREFIX):
-            continue
-        if name not in known:
-            # Imported only to complain.
-            import difflib
-
-            near = difflib.get_close_matches(name, known, 1)
-            raise BadSetting(
-                f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}")
-            )
-        values[known[name].name] = checked(name, environ[name], **known[name].metadata["check"])
+    values = {**defaults, **environment_values(environ)}
     for one in fields(Settings):
         if (given := flags.get(one.name)) is not None:
             if one.metadata["check"]["secret"] and has_password(unquote(given)):

@@ -31,6 +31,10 @@ def never() -> bool:
     return False
 
 
+def nothing_refused(_: Mapping[str, Any]) -> None:
+    """Lets every request through to its route."""
+
+
 class Request(NamedTuple):
     """What a handler is given: method, path, body (empty unless the route takes one), the values of the path's parameters by
     name, the CGI variables (RFC 3875), in which the fields are, when it arrived, until when its answer is wanted, what says
@@ -126,10 +130,12 @@ class App:
         max_body_bytes: int,
         deadline_seconds: float = inf,
         prefix: Prefix = mounted,
+        refuses: Callable[[Environ], Problem | None] = nothing_refused,
     ) -> None:
         """Two routes for one method and path are a ValueError; `max_body_bytes` bounds what a request may carry.
 
         Work on a request ends `deadline_seconds` after it arrived, unless its client asks for less. `prefix` is of its environ.
+        `refuses` returns the failure for a request that no route may answer, by its CGI variables.
         """
         self.table: dict[str, dict[str, Route]] = {}
         for route in routes:
@@ -144,7 +150,7 @@ class App:
         self.observer = observer
         self.max_body_bytes = max_body_bytes
         self.deadline_seconds = deadline_seconds
-        self.prefix = prefix
+        self.prefix, self.refuses = prefix, refuses
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> list[bytes]:
         """Answers one request of any WSGI server."""
@@ -191,11 +197,12 @@ class App:
         if route is None or (route.at_hand is not None and route.at_hand(parameters, variables)):
             return True
         # How large a packed body is nobody knows yet.
-        return body_bytes <= route.inline_bytes and not (route.lenient and "HTTP_CONTENT_ENCODING" in variables)
+        small = body_bytes <= route.inline_bytes and not (route.lenient and "HTTP_CONTENT_ENCODING" in variables)
+        return small or self.refusal(path, variables) is not None
 
     def refusal(self, path: str, variables: Environ) -> Problem | None:
         """Why a request with these fields is answered with a failure whatever its body is; None: it is not."""
-        return None
+        return self.refuses(variables)
 
     def patience(self, method: str, path: str, variables: Environ, arrived: float) -> tuple[float, Work]:
         """Until when the answer to a request that arrived then is wanted, as far as its fields tell (monotonic), and what it is
@@ -222,7 +229,9 @@ class App:
         parameters: Parameters,
         ids: Ids,
     ) -> Response:
-        """Runs the handler of the route; raises Problem where there is none."""
+        """Runs the handler of the route; raises Problem where there is none, or where the request is refused by its fields."""
+        if problem := self.refusal(path, variables):
+            raise problem
         route = place.route(method)
         if route is not None:
             now = time.monotonic()

@@ -29,7 +29,7 @@ closing = re.compile(rb"\r\nconnection: close\r\n", re.IGNORECASE).search
 def request(method: str, path: str, document=None, *fields: str) -> bytes:
     """The bytes of a request; `fields` are further header lines."""
     body = b"" if document is None else json.dumps(document).encode()
-    lines = [f"{method} {path} HTTP/1.1", "Host: test", *fields]
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *fields]
     if document is not None:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body

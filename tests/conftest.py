@@ -201,8 +201,8 @@ def clock(tmp_path: Path) -> Clock:
 
 @pytest.fixture(scope="session")
 def live() -> Iterator[Running]:
-    """One server for all tests that only ask it something."""
-    server = start_server()
+    """One server for all tests that only ask it something, whatever they call its host."""
+    server = start_server(IRIS_ALLOWED_HOSTS="*")
     yield server
     server.stop()
 

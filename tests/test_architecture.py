@@ -18,9 +18,9 @@ PACKAGE = ROOT / "iris_wsgi"
 # The modules of the package by what wants them. A new one has its line here: who loads it?
 EVERY_SERVER = """
     __main__ answers arguments asking board bodies casts catalogue cgroups channel codings companions console cores cpus
-    deadline documents errors folder golden http1 launch listener log metrics model observer openapi ops pace packages parts
-    paths payload predictors prefix processes reader roles routes routes.page routes.single routes.training server settings
-    tracing training validators watch wsgi
+    deadline documents errors folder golden hosts http1 launch listener log metrics model observer openapi ops pace packages
+    parts paths payload predictors prefix processes reader roles routes routes.page routes.single routes.training server
+    settings tracing training validators watch wsgi
 """
 FAMILIES = {
     "protocol": "kserve members oip oip_answers oip_schemas routes.v1 routes.v2 servable tally tensors",

@@ -452,7 +452,7 @@ def test_a_model_that_cannot_be_used_is_status_1(file, tmp_path):
     told = batch(file(rows_text()), tmp_path / "out.csv", "--model-dir", tmp_path, status=BAD_MODEL)
     start, end = told.stderr.decode().split("; ")
     assert start == f"iris_wsgi: {tmp_path}/golden.json cannot be read: No such file or directory"
-    assert end == "IRIS_MODEL_DIR or --model-dir names the folder of a model\n"
+    assert end == "IRIS_MODEL_DIR names the folder of a model\n"
 
 
 @pytest.mark.parametrize("kind", ["rows repeated", "rows dropped"])

@@ -99,7 +99,7 @@ def test_a_place_that_becomes_free_is_taken(full):
 
 def test_bytes_of_unanswered_requests_are_bounded_over_all_connections(run):
     server = run("--pending-bytes", "2097152", "--request-seconds", "60")
-    head = b"POST /predict/batch HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 1048576\r\n\r\n"
+    head = b"POST /predict/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1048576\r\n\r\n"
     with ExitStack() as stack:
         wires = [stack.enter_context(Wire(server)) for _ in range(8)]
         for wire in wires:

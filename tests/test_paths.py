@@ -192,15 +192,15 @@ def test_of_an_unfinished_request_the_beginning_of_the_path_is_known(sent, path)
 REFUSED = {
     "a malformed field": (b"POST /v2/models/m/infer HTTP/1.1\r\nHost : x\r\n\r\n", 400),
     "a target too long": (b"GET /v2/" + b"x" * 9000 + b" HTTP/1.1\r\n", 414),
-    "a head too large": (b"GET /v2 HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 17_000 + b"\r\n", 431),
-    "a body too large": (b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n", 413),
+    "a head too large": (b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 17_000 + b"\r\n", 431),
+    "a body too large": (b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n", 413),
     "a chunk too large": (
-        b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n99999999\r\n",
+        b"POST /v1/models/m:predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n99999999\r\n",
         413,
     ),
-    "an expectation": (b"GET /v2 HTTP/1.1\r\nHost: x\r\nExpect: tea\r\n\r\n", 417),
-    "an unknown coding": (b"GET /v1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: x, y\r\n\r\n", 400),
-    "an encoded slash": (b"GET /v2/models%2fm HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    "an expectation": (b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nExpect: tea\r\n\r\n", 417),
+    "an unknown coding": (b"GET /v1 HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: x, y\r\n\r\n", 400),
+    "an encoded slash": (b"GET /v2/models%2fm HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
 }
 
 

@@ -1,12 +1,24 @@
 """Settings: one table, from the environment and from flags, and what is refused."""
 
+import os
+import re
 import subprocess
 import sys
 
 import pytest
+from conftest import MODEL, ROOT
 
 from iris_wsgi.__main__ import main, parser
-from iris_wsgi.settings import BadSetting, Settings, fields, flag_of, name_of, read_settings
+from iris_wsgi.settings import (
+    OF_THE_SERVER,
+    BadSetting,
+    Settings,
+    application_settings,
+    fields,
+    flag_of,
+    name_of,
+    read_settings,
+)
 from iris_wsgi.stores.choice import open_jobs
 
 
@@ -107,6 +119,114 @@ def test_an_unknown_variable_is_told_with_the_nearest_that_exists():
         read_settings({"IRIS_QQQQQQQQ": ""}, {})
 
 
+# What Kubernetes sets in each pod beside a Service named iris, and one named iris-redis-url.
+OF_SERVICES = {
+    "IRIS_SERVICE_HOST": "10.0.0.7",
+    "IRIS_SERVICE_PORT": "80",
+    "IRIS_SERVICE_PORT_HTTP": "80",
+    "IRIS_PORT": "tcp://10.0.0.7:80",
+    "IRIS_PORT_80_TCP": "tcp://10.0.0.7:80",
+    "IRIS_PORT_80_TCP_PROTO": "tcp",
+    "IRIS_PORT_80_TCP_PORT": "80",
+    "IRIS_PORT_80_TCP_ADDR": "10.0.0.7",
+    "IRIS_REDIS_URL_SERVICE_HOST": "fd00::7",
+    "IRIS_REDIS_URL_SERVICE_PORT": "53",
+    "IRIS_REDIS_URL_PORT": "udp://[fd00::7]:53",
+    "IRIS_REDIS_URL_PORT_53_UDP": "udp://[fd00::7]:53",
+    "IRIS_REDIS_URL_PORT_53_UDP_PROTO": "udp",
+    "IRIS_REDIS_URL_PORT_53_UDP_PORT": "53",
+    "IRIS_REDIS_URL_PORT_53_UDP_ADDR": "fd00::7",
+    "IRIS_SVC_PORT": "sctp://10.0.0.7:80",
+}
+
+
+def test_the_variables_of_a_kubernetes_service_are_passed_over():
+    for name, value in OF_SERVICES.items():
+        assert read_settings({name: value}, {}) == Settings()
+    assert read_settings(OF_SERVICES, {}) == Settings()
+    assert read_settings(OF_SERVICES | {"IRIS_ROLE": "worker"}, {"port": "9001"}, {"port": 8001}).port == 9001
+
+
+def test_a_port_that_is_a_number_stays_a_setting_beside_a_kubernetes_service():
+    assert read_settings(OF_SERVICES | {"IRIS_PORT": "9000"}, {}).port == 9000
+    # A Service can only set a variable that ends so, and of the settings the port alone does.
+    ends = [
+        one.name for one in fields(Settings) if one.name.endswith(("port", "_host", "_proto", "_addr", "_tcp", "_udp", "_sctp"))
+    ]
+    assert ends == ["port"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("IRIS_PORT", value) for value in ("http://10.0.0.7:80", "tcp://", "tcp:10.0.0.7", "10.0.0.7:80", "80 ", "tcp://a b")),
+        *(("IRIS_SERVICE_HOST", value) for value in ("", "example.com")),
+        ("IRIS_SERVICE_PORT", "http"),
+        ("IRIS_SVC_PORT", "80"),
+        ("IRIS_PORT_80_TCP_PROTO", "http"),
+        ("IRIS_PORT_80", "tcp://10.0.0.7:80"),
+        ("IRIS_PORTS", "tcp://10.0.0.7:80"),
+        ("IRIS_HOST", "tcp://10.0.0.7:80\n"),
+        ("IRIS_PROT", "8000"),
+    ],
+)
+def test_what_only_resembles_the_variables_of_a_service_is_refused(name, value):
+    with pytest.raises(BadSetting, match=f"^{name}[= ]"):
+        read_settings({name: value}, {})
+
+
+@pytest.mark.parametrize("command", ["verify", "redrive"])
+def test_a_service_named_iris_stops_no_command(command, tmp_path):
+    environ = os.environ | OF_SERVICES | {"IRIS_MODEL_DIR": str(MODEL), "IRIS_STATE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-m", "iris_wsgi", command], env=environ, check=True, capture_output=True)
+
+
+def test_an_application_reads_the_environment_and_its_arguments_win():
+    environ = {"IRIS_ROLE": "web_single", "IRIS_MAX_ROWS": "7", **OF_SERVICES}
+    settings, ignored = application_settings(environ, {"max_rows": "9", "model_dir": MODEL})
+    assert (settings.role, settings.max_rows, settings.model_dir, ignored) == ("web_single", 9, str(MODEL), [])
+
+
+def test_an_application_names_the_variables_that_have_no_effect_under_another_server():
+    environ = {"IRIS_PORT": "9000", "IRIS_HEADER_SECONDS": "40", "IRIS_MAX_BODY_BYTES": "33554432", "IRIS_ROLE": "pred"}
+    settings, ignored = application_settings(environ, {})
+    assert ignored == ["IRIS_HEADER_SECONDS", "IRIS_PORT"] and settings.max_body_bytes == 33554432
+    with pytest.raises(BadSetting, match="^IRIS_PORT='x' must be"):
+        application_settings({"IRIS_PORT": "x"}, {})
+
+
+def test_an_application_refuses_arguments_that_are_unknown_invalid_or_of_another_server():
+    for arguments, told in (
+        ({"rol": "all"}, "^rol is no setting; did you mean role[?]$"),
+        ({"role": "none"}, "^role='none' must be one of all, "),
+        ({"max_rows": True}, "^max_rows='True' must be a whole number"),
+        ({"port": 8000}, "^port is a setting of bin/serve alone; "),
+        ({"drain_seconds": 1}, "^drain_seconds is a setting of bin/serve alone; "),
+        ({"qqqqqqqq": 1}, "^qqqqqqqq is no setting; there are allowed_hosts, role, "),
+        ({"redis_url": "secret"}, "^redis_url must begin with redis://"),
+    ):
+        with pytest.raises(BadSetting, match=told) as caught:
+            application_settings({}, arguments)
+        assert "--" not in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(BadSetting, match="^IRIS_PROT is no setting"):
+        application_settings({"IRIS_PROT": "1"}, {})
+
+
+def test_the_settings_of_the_server_are_those_that_the_application_never_reads():
+    server = {"__main__", "channel", "cpus", "launch", "listener", "server", "workers"}
+    reads = re.compile(r"\b(?:settings|limits|chosen)\.(\w+)").findall
+    read = {path.stem: set(reads(path.read_text())) for path in (ROOT / "iris_wsgi").glob("*.py")}
+    elsewhere = set().union(*(names for name, names in read.items() if name not in server | {"roles"}))
+    elsewhere |= set(reads((ROOT / "iris_wsgi/roles.py").read_text())) - {"host"}
+    assert not OF_THE_SERVER & elsewhere
+    # The commands warm, healthcheck and clear ask a server of ours; batch has workers of its own.
+    named = {one.name for one in fields(Settings)} & set().union(*(read[name] for name in server & read.keys()))
+    assert (
+        named - {"model_dir", "role", "batch_rows", "token_file", "max_body_bytes", "fast_model_dir", "model_seal"}
+        == OF_THE_SERVER
+    )
+
+
 def test_a_contradiction_is_told_with_both_names():
     with pytest.raises(BadSetting, match="IRIS_MAX_ROWS=10000 .* IRIS_MAX_BODY_BYTES=1000"):
         read_settings({"IRIS_MAX_BODY_BYTES": "1000"}, {})
@@ -117,7 +237,7 @@ def test_a_contradiction_is_told_with_both_names():
         read_settings({"IRIS_PENDING_BYTES": "1000"}, {})
 
 
-def test_create_app_checks_its_settings_too():
+def test_settings_made_in_python_are_checked_too():
     with pytest.raises(BadSetting, match="IRIS_ROLE='none'"):
         Settings(role="none")
 

@@ -2,13 +2,21 @@
 
 import http.client
 import json
+import os
+import subprocess
+import sys
 import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 from wsgiref.validate import validator
 
 import pytest
 import webtest
-from conftest import MODEL
+from clients import ROW, Answer, Wire, request, until
+from conftest import MODEL, ROOT, need
+from test_drain import free_ports
 
 import iris_wsgi
 from iris_wsgi.errors import Problem
@@ -121,3 +129,126 @@ def test_the_application_is_a_waitress_application(tmp_path):
         server.pull_trigger()
         server.asyncore.close_all(server._map)
         thread.join(120)
+
+
+# Other WSGI servers as their users start them, without the port; gunicorn and uWSGI end at a status, or are asked to.
+HERE = Path(sys.executable).parent
+PLUGIN = f"python{sys.version_info[0]}{sys.version_info[1]}"
+UWSGI = ("--die-on-term", "--master", "--enable-threads", "--plugin", PLUGIN, "--virtualenv", str(HERE.parent))
+SERVERS = {
+    "waitress": (str(HERE / "waitress-serve"), "--listen=127.0.0.1:{port}", "--call", "iris_wsgi:create_app"),
+    "gunicorn": (str(HERE / "gunicorn"), "--no-control-socket", "-b", "127.0.0.1:{port}", "iris_wsgi:create_app()"),
+    "uwsgi": ("uwsgi", *UWSGI, "--lazy-apps", "--http-socket", "127.0.0.1:{port}", "--module", "iris_wsgi:create_app()"),
+}
+
+
+class Another(NamedTuple):
+    """A server of another make, its address and what it writes."""
+
+    process: subprocess.Popen
+    host: str
+    port: int
+    log: Path
+
+    def ask(self, *words: object) -> Answer:
+        with Wire(self) as wire:
+            return wire.ask(request(*words))
+
+
+@pytest.fixture
+def under(tmp_path) -> Iterator[Callable[..., Another]]:
+    """Starts the application under a server by its command, with these variables, and ends it after the test."""
+    started: list[Another] = []
+
+    def start(command: tuple[str, ...], **environ: str) -> Another:
+        if need(command[0]).endswith("uwsgi") and not Path(f"/usr/lib/uwsgi/plugins/{PLUGIN}_plugin.so").exists():
+            pytest.skip(f"uWSGI has no plugin for {PLUGIN}")
+        (port,) = free_ports(1)
+        environment = {**os.environ, "IRIS_STATE_DIR": str(tmp_path / "state"), **environ}
+        with (tmp_path / f"log-{port}").open("wb") as log:
+            words = [word.format(port=port) for word in command]
+            process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        started.append(Another(process, "127.0.0.1", port, Path(log.name)))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.process.terminate()
+        server.process.wait(120)
+
+
+def answers(server: Another) -> bool:
+    assert server.process.poll() is None, server.log.read_text()
+    try:
+        Wire(server).socket.close()
+    except ConnectionError:
+        return False
+    return True
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", SERVERS)
+def test_under_other_servers_the_environment_counts(under, name):
+    server = under(SERVERS[name], IRIS_ROLE="web_single", IRIS_MAX_ROWS="2", IRIS_PORT="9", IRIS_IRIS_PORT="tcp://10.0.0.7:80")
+    until(lambda: answers(server), "it listens")
+    assert server.ask("POST", "/predict/batch", {"data": [ROW] * 2}).status == 200
+    assert server.ask("POST", "/predict/batch", {"data": [ROW] * 3}).status == 422
+    assert server.ask("GET", "/v2").status == server.ask("GET", "/jobs").status == 404
+    lines = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
+    (told,) = [line["message"] for line in lines if line["level"] == "warning"]
+    assert told == "no effect under another WSGI server, which has its own options: IRIS_PORT"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", SERVERS)
+def test_under_other_servers_role_all_works_on_jobs(under, name):
+    server = under(SERVERS[name])
+    until(lambda: answers(server), "it listens")
+    href = server.ask("POST", "/jobs", {"data": [ROW]}).json()["href"]
+    until(lambda: server.ask("GET", href).json()["status"] == "succeeded", "the job is done")
+    assert server.ask("GET", "/livez").status == 200
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"IRIS_PROT": "1"}, "iris_wsgi: IRIS_PROT is no setting; did you mean IRIS_PORT?"),
+        ({"IRIS_ROLE": "prep"}, "iris_wsgi: IRIS_ROLE=prep needs IRIS_PRED_URL, and it is empty"),
+        ({"IRIS_MODEL_DIR": "/nowhere"}, "iris_wsgi: /nowhere/golden.json cannot be read: No such file or directory; "
+                                         "IRIS_MODEL_DIR names the folder of a model"),
+        ({"IRIS_ROLE": "asynchronous", "IRIS_STATE_DIR": "/proc/iris"}, None),
+    ],
+)  # fmt: skip
+def test_under_other_servers_a_start_that_fails_is_one_line(under, name, environ, told):
+    # uWSGI's master starts an application that it does not load itself again and again.
+    server = under(tuple(word for word in SERVERS[name] if word != "--lazy-apps"), **environ)
+    assert server.process.wait(120) == 4
+    log = server.log.read_text()
+    lines = [line for line in log.splitlines() if line.startswith("iris_wsgi: ")]
+    assert len(lines) == 1 and "Traceback" not in log and "--" not in lines[0]
+    assert told is None or lines == [told]
+
+
+@pytest.mark.long
+def test_gunicorn_is_told_which_arguments_are_no_settings(under):
+    for arguments, told in (("rol='all'", "rol is no setting; did you mean role?"), ("port=1", "port is a setting of bin/serve")):
+        server = under((*SERVERS["gunicorn"][:-1], f"iris_wsgi:create_app({arguments})"))
+        assert server.process.wait(120) == 4
+        assert f"\niris_wsgi: {told}" in server.log.read_text()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["gunicorn", "uwsgi"])
+def test_an_application_that_was_loaded_before_a_fork_answers_503_where_it_misses_its_threads(under, name):
+    command = tuple(word for word in SERVERS[name] if word != "--lazy-apps")
+    command = (*command, "--preload") if name == "gunicorn" else command
+    server = under(command)
+    until(lambda: answers(server), "it listens")
+    for words in (("GET", "/livez"), ("POST", "/jobs", {"data": [ROW]})):
+        answer = server.ask(*words)
+        assert answer.status == 503 and "forked after its application was loaded" in answer.json()["detail"]
+    server = under(command, IRIS_ROLE="web_single")
+    until(lambda: answers(server), "it listens")
+    assert server.ask("POST", "/predict/label", {"data": [ROW]}).json() == {"prediction": "setosa"}

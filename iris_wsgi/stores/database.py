@@ -268,7 +268,7 @@ class Database:
             return self.open_gate()
         except OSError as error:
             raise StoreDown(
-                f"the store {self.path} cannot be opened: {error.strerror}; IRIS_STATE_DIR or --state-dir names another folder"
+                f"the store {self.path} cannot be opened: {error.strerror}; IRIS_STATE_DIR names another folder"
             ) from None
         except sqlite3.Error as error:
             if primary(error) in SPOILT:
