@@ -12,8 +12,8 @@ import pytest
 # Programs that a minimal system lacks, and that tests start behind another program or in a line of a shell.
 OPTIONAL = {
     "arch-test", "buildah", "checkov", "chromedriver", "chromium", "curl", "faketime", "git", "hadolint", "haproxy", "initdb",
-    "kubectl", "mmdebstrap", "nginx", "pg_ctlcluster", "pgbouncer", "podman", "postgres", "prometheus", "promtool", "ps",
-    "psql", "redis-cli", "redis-server", "runc", "slowhttptest", "strace", "unshare", "wget",
+    "kubectl", "mmdebstrap", "nginx", "nsenter", "pg_ctlcluster", "pgbouncer", "podman", "postgres", "prometheus", "promtool",
+    "ps", "psql", "redis-cli", "redis-server", "runc", "slowhttptest", "strace", "unshare", "uwsgi", "wget",
 }  # fmt: skip
 # Programs that start those which their arguments name.
 LAUNCHERS = {"bash", "env", "script", "setpriv", "setsid", "sh", "timeout", "unshare"}

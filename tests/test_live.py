@@ -222,7 +222,7 @@ def test_no_closed_or_full_stream_ends_the_start_or_a_later_line_of_the_log(tmp_
         # None of its sockets is where something is printed.
         assert not [one for one in ("0", "1", "2") if os.readlink(f"/proc/{pid}/fd/{one}").startswith("socket:")]
     os.kill(pid, signal.SIGTERM)
-    shell.wait(30)
+    shell.wait(120)
     until(lambda: not alive(pid), "its end")
 
 

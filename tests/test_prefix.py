@@ -115,7 +115,7 @@ def follow(url: str) -> None:
 
 def fetched(url: str, document: object = None):
     body = None if document is None else json.dumps(document).encode()
-    return urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "application/json"}), timeout=30)
+    return urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "application/json"}), timeout=120)
 
 
 # Behind a proxy that strips it
@@ -178,7 +178,7 @@ def nginx(folder: Path, url: str, field: str = "") -> Iterator[str]:
         yield f"http://127.0.0.1:{port}/iris"
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
 
 
 def accepts(port: int) -> bool:
