@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -24,8 +25,13 @@ def need(part: str) -> str:
     """The path of a program; without it the test skips on a laptop and fails in CI."""
     found = shutil.which(part)
     if found is None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"{part} is not installed")
+        lack(f"{part} is not installed")
     return found
+
+
+def lack(what: str) -> NoReturn:
+    """Ends a test on a machine that lacks something: a skip on a laptop, a failure in CI."""
+    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(what)
 
 
 def named_in(words: Sequence[str]) -> Iterator[str]:

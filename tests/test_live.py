@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from clients import alive, until
 from conftest import MODEL, Running, need
+from programs import lack
 from test_drain import free_ports, refused
 from test_single import POINTS, training_rows
 
@@ -114,6 +115,10 @@ def test_a_signal_ends_it_with_status_0_and_no_traceback(run, number):
 
 
 def test_an_ipv6_address_works_and_is_shown_in_brackets(run):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        lack("this machine has no IPv6")
     server = run("--host", "::1")
     assert server.url == f"http://[::1]:{server.port}"
     connection = http.client.HTTPConnection("::1", server.port, timeout=120)
