@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -219,15 +220,19 @@ def test_no_closed_or_full_stream_ends_the_start_or_a_later_line_of_the_log(tmp_
     script = f"sh -c 'echo $$ > {tmp_path}/pid; exec {line}' {streams}"
     shell = subprocess.Popen(["sh", "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     server = NamedServer("127.0.0.1", port)
-    until(lambda: not refused(server), "the server listens")
-    for _ in range(3):
-        assert ask(server, "GET", "/livez")[0].status == 200
-    pid = int((tmp_path / "pid").read_text())
-    if "&-" in streams:
-        # None of its sockets is where something is printed.
-        assert not [one for one in ("0", "1", "2") if os.readlink(f"/proc/{pid}/fd/{one}").startswith("socket:")]
-    os.kill(pid, signal.SIGTERM)
-    shell.wait(120)
+    try:
+        until(lambda: not refused(server), "the server listens")
+        for _ in range(3):
+            assert ask(server, "GET", "/livez")[0].status == 200
+        if "&-" in streams:
+            # None of its sockets is where something is printed.
+            pid = (tmp_path / "pid").read_text().strip()
+            assert not [one for one in ("0", "1", "2") if os.readlink(f"/proc/{pid}/fd/{one}").startswith("socket:")]
+    finally:
+        pid = int((tmp_path / "pid").read_text())
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        shell.wait(120)
     until(lambda: not alive(pid), "its end")
 
 

@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,18 @@ def damage(model: Path) -> bytes:
     good = (model / "label.json").read_bytes()
     (model / "label.json").write_text("{}")
     return good
+
+
+@pytest.fixture
+def begun(tmp_path) -> Iterator[subprocess.Popen]:
+    """A server of one worker that has not said yet that it serves."""
+    command = [sys.executable, "-m", "iris_wsgi", "serve", "--port", "0", "--workers", "1", "--model-dir", str(MODEL)]
+    command += ["--state-dir", str(tmp_path / "state")]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until(lambda: children(server.pid), "a worker that starts")
+    yield server
+    kill_all(server)
+    server.communicate()
 
 
 # Hang-ups of a server of one worker
@@ -99,14 +112,12 @@ def test_a_hang_up_during_a_replacement_is_not_forgotten(single):
     replaced(server, [old, first])
 
 
-def test_a_hang_up_before_the_server_is_ready_does_not_end_it(tmp_path):
-    server = begun(tmp_path)
-    until(lambda: children(server.pid), "a worker that starts")
-    os.kill(server.pid, signal.SIGHUP)
-    running = Running(server)
-    assert ask(running, LIVEZ).status == 200
-    running.stop()
-    assert server.returncode == 0
+def test_a_hang_up_before_the_server_is_ready_does_not_end_it(begun):
+    os.kill(begun.pid, signal.SIGHUP)
+    server = Running(begun)
+    assert ask(server, LIVEZ).status == 200
+    server.process.terminate()
+    assert ended(server) == 0
 
 
 def test_a_hang_up_during_the_drain_changes_nothing(run):
@@ -126,23 +137,14 @@ def test_a_hang_up_during_the_drain_changes_nothing(run):
 # Signals that end
 
 
-def begun(folder: Path, *arguments: str) -> subprocess.Popen:
-    """A server of one worker that has not said yet that it serves."""
-    command = [sys.executable, "-m", "iris_wsgi", "serve", "--port", "0", "--workers", "1", "--model-dir", str(MODEL)]
-    command += ["--state-dir", str(folder), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_a_signal_before_the_server_is_ready_ends_it_without_a_word(tmp_path, number):
-    server = begun(tmp_path)
-    until(lambda: children(server.pid), "a worker that starts")
-    (worker,) = children(server.pid)
+def test_a_signal_before_the_server_is_ready_ends_it_without_a_word(begun, number):
+    (worker,) = children(begun.pid)
     # So that it is not ready before the signal.
     os.kill(worker, signal.SIGSTOP)
-    server.send_signal(number)
+    begun.send_signal(number)
     os.kill(worker, signal.SIGCONT)
-    assert server.communicate(timeout=120) == ("", "") and server.returncode == 0
+    assert begun.communicate(timeout=120) == ("", "") and begun.returncode == 0
     assert not alive(worker)
 
 
@@ -282,13 +284,11 @@ def test_delays_between_starts_double_up_to_a_maximum_and_begin_anew_after_a_han
     assert set(delays[6:10]) == {MAX_DELAY_SECONDS} and delays[10] == FIRST_DELAY_SECONDS
 
 
-def test_a_first_worker_that_is_killed_before_it_is_ready_ends_the_start_with_one_line(tmp_path):
-    server = begun(tmp_path)
-    until(lambda: children(server.pid), "a worker that starts")
-    (worker,) = children(server.pid)
+def test_a_first_worker_that_is_killed_before_it_is_ready_ends_the_start_with_one_line(begun):
+    (worker,) = children(begun.pid)
     os.kill(worker, signal.SIGKILL)
-    out, err = server.communicate(timeout=120)
-    assert (server.returncode, out, err.count("\n")) == (1, "", 1)
+    out, err = begun.communicate(timeout=120)
+    assert (begun.returncode, out, err.count("\n")) == (1, "", 1)
     assert err.startswith("iris_wsgi: ") and "SIGKILL" in err and "memory" in err
 
 
