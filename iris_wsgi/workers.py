@@ -174,7 +174,11 @@ class Supervisor:
     def hear(self, descriptor: int) -> None:
         """Reads the lines of a worker: the first says that it is ready, any other asks for a replacement. Its death ends them."""
         worker = next(w for w in self.workers.values() if w.told == descriptor)
-        data = os.read(descriptor, 65536)
+        try:
+            data = os.read(descriptor, 65536)
+        except BlockingIOError:
+            # A dead worker whose pipe another process still has.
+            data = b""
         if not data:
             self.poller.unregister(descriptor)
             os.close(descriptor)

@@ -35,6 +35,7 @@ from test_drain import ended, refused
 from test_live import start
 
 from iris_wsgi import workers
+from iris_wsgi.launch import RETIRE
 from iris_wsgi.settings import Settings
 from iris_wsgi.workers import FIRST_DELAY_SECONDS, YOUNG_SECONDS, Supervisor, Worker
 
@@ -153,7 +154,8 @@ def test_a_process_that_drains_just_as_it_leaves_connections_to_others_does_not_
             for i in range(200):
                 stack.enter_context(Wire(server))
                 if i == 100:
-                    os.kill(ends, signal.SIGTERM)
+                    # As the parent does; SIGTERM would have it start a replacement first.
+                    os.kill(ends, RETIRE)
             assert not half.readable()
             until(lambda: rests(ends), "a process that waits for its last client and does nothing else")
     finally:
@@ -376,7 +378,7 @@ def test_a_worker_too_many_is_retired_though_the_one_it_was_to_replace_is_gone(m
         supervisor.workers[pid].ready = True
     supervisor.announced = True
     supervisor.keep_up()
-    assert told == [(11, signal.SIGQUIT)] and supervisor.workers[11].retiring
+    assert told == [(11, RETIRE)] and supervisor.workers[11].retiring
     supervisor.keep_up()
     assert len(told) == 1
 
