@@ -23,12 +23,12 @@ MOST_RECEIVED = 262144
 SEND_PROGRESS = 16384
 # What is handed to the kernel at once: of a large file it would take megabytes, and the others would wait.
 MOST_SENT = 262144
+# How long a connection may bring nothing more before it is closed behind its last answer.
 LINGER_SECONDS = 2.0
 # How long a connection may still bring the request that its client is just sending, when the server stops.
 SETTLE_SECONDS = 0.5
 # The client sends no more; elsewhere than on Linux this is not told.
 HALF_CLOSED = getattr(select, "POLLRDHUP", 0)
-MOST_LINGERED = 4 * 1024 * 1024
 OVERLOADED = NotReady("The server has more work than it can queue; try again soon.", headers=(LATER,))
 
 
@@ -54,7 +54,7 @@ class Channel:
         self.sent, self.taken_before = 0, 0
         self.events = select.POLLIN
         self.close_after = False
-        self.held = self.lingered = 0
+        self.held, self.lingers_until = 0, 0.0
         # Of a computed answer that its client has not taken whole: its bytes, and since when it goes out.
         self.owed, self.owed_since = 0, 0.0
         self.job: Job | None = None
@@ -213,6 +213,8 @@ class Channel:
     def refuse(self, problem: Problem) -> None:
         """Answers a request that must not be served, and closes."""
         self.close_after = True
+        # Its client may read nothing before it has sent the whole body, as proxies do: the body has the time of any other.
+        self.lingers_until = (self.began or self.server.now) + self.server.limits.request_seconds
         self.send(self.server.refusal(problem, "HEAD" if self.reader.asks_head else "GET", self.reader.path))
 
     def linger(self) -> None:
@@ -226,6 +228,7 @@ class Channel:
         self.reader = Reader(0)
         self.hold(0)
         self.state, self.deadline = State.LINGERING, self.server.now + LINGER_SECONDS
+        self.lingers_until = max(self.lingers_until, self.deadline)
         self.watch(select.POLLIN)
 
     def discard(self) -> None:
@@ -235,14 +238,17 @@ class Channel:
             return
         except OSError:
             data = b""
-        self.lingered += len(data)
-        if not data or self.lingered > MOST_LINGERED:
+        if not data:
             self.close()
+        elif not self.server.stopping:
+            self.deadline = min(self.server.now + LINGER_SECONDS, self.lingers_until)
 
     def expire(self) -> None:
         """The deadline has passed."""
         if self.state is State.READING:
             self.refuse(RequestTimeout("The request did not arrive in time."))
+            # Its time is over.
+            self.lingers_until = min(self.lingers_until, self.server.now + LINGER_SECONDS)
         elif self.state is State.BUSY and self.job is not None:
             self.give_up(self.job)
         elif self.state is State.SENDING and self.taken() - self.taken_before >= SEND_PROGRESS:

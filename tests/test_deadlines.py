@@ -115,6 +115,12 @@ def test_a_client_that_drips_on_after_its_408_is_cut_off(slow_time):
         until(cut, "a connection that takes no more")
 
 
+def test_a_refused_body_that_drips_on_is_cut_off_at_the_time_of_any_other(hasty):
+    with Wire(hasty) as wire:
+        assert wire.ask(SLOW["body"][0].replace(b"Content-Length: 9", b"Content-Length: 99999")).status == 413
+        until(lambda: fails(wire, b" "), "a connection that takes no more")
+
+
 def fails(wire: Wire, piece: bytes) -> bool:
     try:
         wire.send(piece)
