@@ -150,6 +150,46 @@ def test_csv_may_be_written_in_many_ways(file, tmp_path, text):
     same_answers(found, ROWS)
 
 
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet"])
+@pytest.mark.parametrize("twice", ["label", "probability_setosa", "model_digest"])
+def test_a_kept_column_that_the_output_has_already_is_refused(file, tmp_path, name, twice):
+    source = file(rows_text(header=",".join([twice, *FEATURES])))
+    told = batch(source, tmp_path / name, "--keep", twice, "--digest", status=BAD_ARGUMENTS).stderr.decode()
+    assert told == (
+        f"iris_wsgi: --keep {twice!r}: OUT has a column of this name already; rename the column in IN, or do not keep it\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+    # Only as the output has it.
+    batch(source, tmp_path / "digest.csv", *(("--keep", twice) if twice == "model_digest" else ()))
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_another_delimiter_is_recognized_by_a_header_without_commas_or_named(file, tmp_path, delimiter):
+    text = rows_text().replace(",", delimiter)
+    told = batch(file("\n" + delimiter * 4 + "\n" + text), tmp_path / "one.csv", "--keep", "id").stderr.decode()
+    assert f"are delimited by {delimiter!r}" in told
+    batch(file(text.replace("k0", '"k,0"'), "two.csv"), tmp_path / "out2.csv", "--keep", "id", "--delimiter", delimiter)
+    bare = text.partition("\n")[2].replace(f"k0{delimiter}", "").replace(f"k1{delimiter}", "").replace(f"k2{delimiter}", "")
+    told = batch(file(bare, "bare.csv"), tmp_path / "three.csv", "--no-header", status=BAD_ARGUMENTS).stderr.decode()
+    assert "name what is between its columns by --delimiter" in told
+    batch(tmp_path / "bare.csv", tmp_path / "three.csv", "--no-header", "--delimiter", "tab" if delimiter == "\t" else delimiter)
+    for name in ("one", "out2", "three"):
+        same_answers(read_csv(tmp_path / f"{name}.csv"), ROWS)
+    assert [row["id"] for row in read_csv(tmp_path / "out2.csv")] == ["k,0", "k1", "k2"]
+
+
+def test_a_decimal_comma_is_told_and_never_another_number(file, tmp_path):
+    text = rows_text().replace(",", ";").replace(".", ",")
+    batch(file(text), tmp_path / "out.csv", status=TOO_MANY_BAD)
+    told = read_csv(tmp_path / "out.csv.errors.csv")
+    assert [(row["column"], row["reason"]) for row in told] == [
+        ("sepal_length", "is not a number: it has a decimal comma in place of a point")
+    ] * 3
+    bare = "5,1;3,5;1,4;0,2\n"
+    assert b"--delimiter" in batch(file(bare, "bare.csv"), tmp_path / "o.csv", "--no-header", status=BAD_ARGUMENTS).stderr
+    batch(tmp_path / "bare.csv", tmp_path / "o.csv", "--no-header", "--delimiter", ";", status=TOO_MANY_BAD)
+
+
 @pytest.mark.parametrize("name", ["in.csv", "in.csv.gz"])
 def test_lines_that_end_in_carriage_returns_are_cut_between_processes_like_others(file, tmp_path, name):
     lines = text_of(30_000)
@@ -424,6 +464,11 @@ def test_a_header_without_rows_gives_a_header_without_rows(file, tmp_path):
         ("\n\r\n,,,\n", (), "IN is empty"),
         (rows_text(), ("--max-bad", "-1"), "must be a number of rows"),
         (rows_text(), ("--shard", "4/4"), "must be like 0/4"),
+        (rows_text(), ("--delimiter", "."), "must be one character"),
+        (rows_text(), ("--delimiter", "1"), "must be one character"),
+        (rows_text(), ("--delimiter", ";;"), "must be one character"),
+        (rows_text(), ("--delimiter", ";", "--in-format", "jsonl"), "--delimiter is for CSV"),
+        (rows_text().replace("petal_length", "petal length, cm").replace(",p", ";p"), (), "or --delimiter"),
         (rows_text(), ("--out-format", "xml"), "invalid choice"),
     ],
 )

@@ -310,7 +310,19 @@ def test_names_that_the_tables_beside_would_have_twice_are_refused(place, batch)
         place.ask("DROP TABLE IF EXISTS items")
         place.ask(ITEMS.replace("id integer", f"{name} integer"))
         status, told = batch()
-        assert status == 5 and name in told and not place.has("items_prediction")
+        assert status == 2 and name in told and not place.has("items_prediction")
+        assert "which are one name; name another unique key by --key" in told
+
+
+def test_names_of_sqlite_that_differ_in_case_alone_are_one_name(sqlite, tmp_path, capsys):
+    command = ["batch", "--table", "items", "--database", sqlite.url, "--model-dir"]
+    sqlite.ask(ITEMS.replace("id integer", "Label integer"))
+    assert main([*command, str(MODEL)]) == 2
+    assert "cannot have the columns 'label' and 'Label'" in capsys.readouterr().err
+    sqlite.ask("DROP TABLE items")
+    sqlite.ask(ITEMS)
+    assert main([*command, str(other_model(tmp_path, '{"0": "a", "1": "A", "2": "b"}'))]) == 2
+    assert "rename the labels in label.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,20 @@ def test_each_line_is_answered_before_the_next_one_comes(tmp_path):
         assert process.wait(60) == 3
 
 
+def test_another_delimiter_is_recognized_or_named_and_a_name_twice_is_refused(tmp_path):
+    header = "id;sepal_length;sepal_width;petal_length;petal_width"
+    command = [sys.executable, "-m", "iris_wsgi", "edge", "stream", "--model-dir", str(MODEL), "--device", str(tmp_path)]
+    for text, words, status in (
+        (f";;;;\n{header}\na;5.1;3.5;1.4;0.2\nb;5,1;3,5;1,4;0,2\n", ("--keep", "id"), 3),
+        ("a#5.1#3.5#1.4#0.2\n", ("--no-header", "--features", "2,3,4,5", "--keep", "1", "--delimiter", "#"), 0),
+        (f"{header}\na;5.1;3.5;1.4;0.2\n".replace("id;", "label;", 1), ("--keep", "label"), 2),
+    ):
+        told = subprocess.run([*command, *words], input=text, capture_output=True, text=True)
+        assert told.returncode == status
+        assert (told.stdout.splitlines()[1:] or [""])[0].startswith("" if status == 2 else "a,setosa,")
+    assert "OUT has a column of this name already" in told.stderr
+
+
 def test_lines_may_end_in_carriage_returns_and_each_is_answered_before_the_next_one_comes(tmp_path):
     command = [sys.executable, "-m", "iris_wsgi", "edge", "stream", "--model-dir", str(MODEL), "--device", str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 
 from iris_wsgi.batch.csv_rows import Columns
@@ -26,14 +27,24 @@ def columns_of(model: Model, first: bytes, delimiter: str, header: bool, given: 
     except UnicodeDecodeError:
         raise BadSetting("the header of IN is not UTF-8") from None
     if not header:
+        places = [int(one) for one in given if one.isdecimal()] or range(1, model.width + 1)
+        if odd := [one for i, one in enumerate(record, 1) if i in places and delimited(one)]:
+            raise BadSetting(
+                f"the first row of IN has the field {odd[0][:40]!r}; name what is between its columns by --delimiter"
+            )
         record, features = [str(i + 1) for i in range(len(record))], given or [str(i + 1) for i in range(model.width)]
         if 0 < len(record) < model.width:
             raise BadSetting(f"IN has {len(record)} columns, the model takes {model.width} features")
     names = [name.strip() for name in record]
     if not any(names):
         raise BadSetting(f"IN is empty{': it has not even a header' if header else ''}")
-    places, kept = ([place_of(name, names, header) for name in wanted] for wanted in (features, keep))
-    return Columns(len(names), names, places, kept)
+    found, kept = ([place_of(name, names, header) for name in wanted] for wanted in (features, keep))
+    return Columns(len(names), names, found, kept)
+
+
+def delimited(field: str) -> bool:
+    """Whether a field looks like numbers with another delimiter between them, which only --delimiter can tell."""
+    return bool(re.search(r"[0-9][;\t|][+-]?[0-9]", field))
 
 
 def fields_of(text: str, delimiter: str) -> list[str]:
@@ -47,4 +58,5 @@ def place_of(name: str, names: Sequence[str], header: bool) -> int:
         raise BadSetting(f"without a header columns are numbers from 1 to {len(names)}, not {name!r}")
     has = "several columns" if count else "no column"
     shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
-    raise BadSetting(f"IN has {has} {name!r}; it has {shown}. Name them by --features, or say --no-header")
+    other = ", or --delimiter" if any(one in "".join(names) for one in ";\t|") else ""
+    raise BadSetting(f"IN has {has} {name!r}; it has {shown}. Name them by --features, or say --no-header{other}")

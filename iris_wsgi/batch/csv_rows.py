@@ -21,6 +21,8 @@ ODD_SHARE = 0.2
 Places = NDArray[np.intp]
 
 is_number = re.compile(r"[ \t]*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[ \t]*").fullmatch
+has_decimal_comma = re.compile(r"[ \t]*[+-]?[0-9.]*,[0-9]+(?:[eE][+-]?[0-9]+)?[ \t]*").fullmatch
+DECIMAL_COMMA = "is not a number: it has a decimal comma in place of a point"
 is_not_finite = re.compile(r"[ \t]*[+-]?(?:nan|inf|infinity)[ \t]*", re.IGNORECASE).fullmatch
 # What stands for bytes that are no UTF-8.
 surrogate = re.compile("[\ud800-\udfff]").search
@@ -169,4 +171,6 @@ def fault_of_number(text: str) -> str | None:
         return None if abs(float(text)) <= FLOAT32_MOST else NOT_FINITE
     if is_not_finite(text):
         return NOT_FINITE
+    if has_decimal_comma(text):
+        return DECIMAL_COMMA
     return NO_NUMBER if text.strip(" \t") else EMPTY

@@ -27,6 +27,7 @@ class Options(NamedTuple):
     features: tuple[str, ...]
     keep: tuple[str, ...]
     header: bool
+    delimiter: str
     digest: bool
     errors: Place
     max_bad: MaxBad
@@ -49,7 +50,7 @@ class TableOptions(NamedTuple):
 
 
 # What only a run over a file, and what only one over a table may be given.
-FILE_ONLY = ("in_format", "out_format", "keep", "no_header", "digest", "errors", "shard", "force")
+FILE_ONLY = ("in_format", "out_format", "keep", "no_header", "delimiter", "digest", "errors", "shard", "force")
 TABLE_ONLY = ("database_url", "key", "redo_older", "chunk")
 
 
@@ -91,6 +92,11 @@ def add_column_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--keep", metavar="A,B,…", help="columns that answers repeat, such as the key (default: none)")
     parser.add_argument("--no-header", action="store_true", help="CSV without names; columns are then numbers, from 1")
+    parser.add_argument(
+        "--delimiter",
+        metavar="CHARACTER",
+        help="between the columns of CSV, such as ; or tab (default: comma, or as in the header)",
+    )
 
 
 def options_of(given: Mapping[str, Any]) -> Options:
@@ -110,6 +116,7 @@ def options_of(given: Mapping[str, Any]) -> Options:
         asked(given, "features", names, ()),
         asked(given, "keep", names, ()),
         not given["no_header"],
+        delimiter_for(given, source.format),
         given["digest"],
         errors,
         asked(given, "max_bad", max_bad, MaxBad()),
@@ -157,6 +164,22 @@ def names(value: str) -> tuple[str, ...]:
         found = ()
     if not found or not all(found) or len(set(found)) != len(found):
         raise ValueError("must be different names with commas between them")
+    return found
+
+
+def delimiter_for(given: Mapping[str, Any], found: str) -> str:
+    """The delimiter that is asked for; empty: none. Raises BadSetting where there is none in the format."""
+    wanted: str = asked(given, "delimiter", delimiter, "")
+    if wanted and found not in ("csv", "tsv"):
+        raise BadSetting("--delimiter is for CSV")
+    return wanted
+
+
+def delimiter(value: str) -> str:
+    found = {"tab": "\t", "\\t": "\t"}.get(value, value)
+    # Nothing that can be a part of a number, of a quoted field, or of the end of a line.
+    if not re.fullmatch(r"[\t !#$%&'()*,/:;<=>?@\[\\\]^_`{|}~]", found):
+        raise ValueError("must be one character that is neither a letter, a digit, a quote nor a sign of numbers, or tab")
     return found
 
 

@@ -18,7 +18,7 @@ from iris_wsgi.batch.ending import Stopped
 from iris_wsgi.batch.output import Growing, put_in_place
 from iris_wsgi.batch.places import WHOLE
 from iris_wsgi.batch.scorer import Rows, picked
-from iris_wsgi.batch.writers import DIGEST, LABEL, PROBABILITY, text_of
+from iris_wsgi.batch.writers import DIGEST, LABEL, PROBABILITY, output_names, text_of
 from iris_wsgi.model import Model, first_line
 from iris_wsgi.payload import Array
 from iris_wsgi.settings import BadSetting
@@ -31,6 +31,7 @@ class ParquetSource:
     """Batches of a file, as pyarrow makes them; those before the first one wanted are read and left."""
 
     unit, first, exchanged = " rows", b"", False
+    delimiter: str | None = None
 
     def __init__(self, path: str) -> None:
         """Raises BadSetting for a file that is none."""
@@ -130,6 +131,7 @@ class ArrowWriter:
 
     def __init__(self, model: Model, keep: Sequence[str], kept_types: Sequence[arrow.DataType] | None, digest: bool) -> None:
         """Without `kept_types` what is kept becomes text."""
+        output_names(model, keep, digest)
         self.labels = arrow.array(model.labels, arrow.string())
         self.kept_types = kept_types
         fields = [(name, kind) for name, kind in zip(keep, kept_types or [arrow.string()] * len(keep), strict=True)]

@@ -1,6 +1,6 @@
 """From what a run over a table is asked for to what it does: the database, the key, the features, the tables beside."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from iris_wsgi.batch.columns import features_of
@@ -47,6 +47,7 @@ def planned(database: Database, options: TableOptions, model: Model) -> Plan:
     key = [source.columns[name] for name in key_of(source, options.key)]
     statements = Statements(database.dialect, source.name, key, [column_of(source, name) for name in features])
     target, names = source.name.beside(PREDICTION), [one.name for one in key]
+    check_names(target, names, answer_columns(model.labels), database.dialect.folded)
     with database.preparing(source.name):
         if any(one.nullable for one in key) and database.execute(statements.keyless()):
             raise BadSetting(f"{source.name} has rows without a key: {', '.join(names)} must not be NULL")
@@ -61,6 +62,15 @@ def planned(database: Database, options: TableOptions, model: Model) -> Plan:
         if set(names) not in map(set, made.keys):
             raise BadSetting(f"{target} has another key than {', '.join(names)}")
     return Plan(statements, key, features, target, database.count(source.name))
+
+
+def check_names(target: Name, key: Sequence[str], answers: Sequence[str], folded: Callable[[str], str]) -> None:
+    """Raises BadSetting if two columns of the predictions would have one name for the database."""
+    seen: dict[str, str] = {}
+    for name in (*answers, *key):
+        if (other := seen.setdefault(folded(name), name)) is not name:
+            way_out = "name another unique key by --key" if name in key else "rename the labels in label.json"
+            raise BadSetting(f"{target} cannot have the columns {other!r} and {name!r}, which are one name; {way_out}")
 
 
 def key_of(source: Source, wanted: Sequence[str]) -> list[str]:

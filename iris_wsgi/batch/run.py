@@ -11,7 +11,7 @@ from iris_wsgi.batch.progress import Teller
 from iris_wsgi.batch.record import identity
 from iris_wsgi.batch.results import Results
 from iris_wsgi.batch.scoring import prepared
-from iris_wsgi.batch.sources import Source, source_of
+from iris_wsgi.batch.sources import DELIMITERS, Source, source_of
 from iris_wsgi.batch.team import Team
 from iris_wsgi.console import tell
 from iris_wsgi.cpus import workers_for
@@ -39,14 +39,16 @@ def run_file(options: Options, settings: Settings, processes: int) -> End:
             import iris_wsgi.batch.parquet  # noqa: F401
         except ImportError:
             raise BadSetting("Parquet needs pyarrow: bin/setup parquet, or pip install 'iris_wsgi[parquet]'") from None
-    source = source_of(options.source, options.header)
+    source = source_of(options.source, options.header, options.delimiter)
+    if source.delimiter not in (DELIMITERS[options.source.format], options.delimiter) and not options.quiet:
+        tell(f"the columns of IN are delimited by {source.delimiter!r}, as its header says; --delimiter names another character")
     team = Team(processes, lambda: prepared(settings, options, source))
     try:
         greeting = team.greeting()
         run_of = {
             "input": None if options.source.is_stream else identity(options.source.path),
             "model": greeting.model,
-            "options": what_counts(options),
+            "options": what_counts(options, source),
         }
         results = Results(options, run_of, greeting)
         try:
@@ -57,9 +59,10 @@ def run_file(options: Options, settings: Settings, processes: int) -> End:
         team.end()
 
 
-def what_counts(options: Options) -> dict[str, Any]:
+def what_counts(options: Options, source: Source) -> dict[str, Any]:
     """The options that change the output."""
-    return {
+    other = {"delimiter": source.delimiter} if source.delimiter != DELIMITERS[options.source.format] else {}
+    return other | {
         "in_format": options.source.format,
         "out_format": options.target.format,
         "packed": options.target.packed,

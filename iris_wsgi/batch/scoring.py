@@ -65,7 +65,7 @@ def reader_for(model: Model, features: Sequence[str], options: Options, source: 
         from iris_wsgi.batch.parquet import ParquetReader
 
         return ParquetReader(source.schema, features, options.keep, options.target.format != "parquet")
-    delimiter = DELIMITERS[options.source.format]
+    delimiter = source.delimiter
     if delimiter is None:
         return JsonReader(features, options.keep)
     columns = columns_of(model, source.first, delimiter, options.header, options.features, options.keep)

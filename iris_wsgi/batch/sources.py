@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Protocol
 
+from iris_wsgi.batch.columns import fields_of
 from iris_wsgi.batch.cutter import BOM, CHUNK_BYTES, READ_BYTES, Chunk, Cutter, Position
 from iris_wsgi.batch.ending import Stopped
 from iris_wsgi.batch.line_ends import CARRIAGE_RETURN, EXCHANGED, line_end
@@ -20,8 +21,10 @@ NO_TEXT = {
     b"\x1f\x8b": "is compressed with gzip; give it a name that ends in .gz",
     b"PK\x03\x04": "is a ZIP archive, as an Excel workbook is; save it as CSV UTF-8",
 }
+# In the order in which they are looked for.
+DELIMITED = ",;\t|"
 LINE_ENDS, BLANK = b"\r\n", b'\r\n \t"'
-DELIMITERS = {"csv": ",", "tsv": "\t", "jsonl": None}
+DELIMITERS = {"csv": ",", "tsv": "\t", "jsonl": None, "parquet": None}
 
 
 class Source(Protocol):
@@ -35,6 +38,7 @@ class Source(Protocol):
     first: bytes
     schema: Any
     exchanged: bool
+    delimiter: str | None
 
     def chunks(self, start: Position, columns: Sequence[str]) -> Iterator[Chunk]:
         """From a position on. Raises Stopped where reading ends early."""
@@ -43,13 +47,25 @@ class Source(Protocol):
         """How much of `total` is behind it, about."""
 
 
-def source_of(place: Place, header: bool) -> Source:
-    """Raises BadSetting for what cannot be opened, and Stopped for what cannot be read."""
+def source_of(place: Place, header: bool, delimiter: str = "") -> Source:
+    """Without a `delimiter` it is that of the format, or of the header.
+
+    Raises BadSetting for what cannot be opened, and Stopped for what cannot be read.
+    """
     if place.format == "parquet":
         from iris_wsgi.batch.parquet import ParquetSource
 
         return ParquetSource(place.path)
-    return TextSource(place, header)
+    return TextSource(place, header, delimiter)
+
+
+def delimiter_of(cutter: Cutter) -> str:
+    """The comma, unless the first record has none and one of the other delimiters."""
+    for one in DELIMITED:
+        cutter.delimiter = one
+        if len(fields_of(cutter.buffer[: cutter.first_end()].decode("utf-8", "replace"), one)) > 1:
+            return one
+    return DELIMITED[0]
 
 
 class TextSource:
@@ -57,8 +73,8 @@ class TextSource:
 
     unit, schema = "B", None
 
-    def __init__(self, place: Place, header: bool) -> None:
-        self.place, self.delimiter, self.exchanged = place, DELIMITERS[place.format], False
+    def __init__(self, place: Place, header: bool, delimiter: str) -> None:
+        self.place, self.delimiter, self.exchanged = place, delimiter or DELIMITERS[place.format], False
         try:
             # Of a closed descriptor Python makes no object.
             self.raw: BinaryIO = os.fdopen(0, "rb", closefd=False) if place.path == STANDARD else open(place.path, "rb")  # noqa: SIM115
@@ -73,6 +89,9 @@ class TextSource:
         if self.cutter.buffer.startswith(BOM):
             self.cutter.take(len(BOM), chunks=0)
         self.exchange()
+        if place.format == "csv" and header and not delimiter:
+            self.skip_blank(BLANK + DELIMITED.encode())
+            self.delimiter = self.cutter.delimiter = delimiter_of(self.cutter)
         self.first = self.first_record(header) if self.delimiter else b""
 
     def exchange(self) -> None:
@@ -85,16 +104,15 @@ class TextSource:
 
     def first_record(self, header: bool) -> bytes:
         """Returns the first record as it is in the file, behind blank lines; before a header lines of empty fields are blank."""
-        blank = BLANK + (self.delimiter or "").encode() if header else LINE_ENDS
-        while self.cutter.buffer:
-            end = self.cutter.first_end()
-            first = self.cutter.buffer[:end]
-            is_blank = not first.strip(blank)
-            if header or is_blank:
-                self.cutter.take(end, chunks=0)
-            if not is_blank:
-                return first.translate(EXCHANGED) if self.exchanged else first
-        return b""
+        self.skip_blank(BLANK + (self.delimiter or "").encode() if header else LINE_ENDS)
+        end = self.cutter.first_end()
+        first = self.cutter.take(end, chunks=0) if header else self.cutter.buffer[:end]
+        return first.translate(EXCHANGED) if self.exchanged else first
+
+    def skip_blank(self, blank: bytes) -> None:
+        """Leaves out the records before the first one that has other characters than these."""
+        while self.cutter.buffer and not self.cutter.buffer[: (end := self.cutter.first_end())].strip(blank):
+            self.cutter.take(end, chunks=0)
 
     def read(self, count: int, /) -> bytes:
         try:

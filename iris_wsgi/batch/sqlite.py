@@ -16,7 +16,7 @@ from iris_wsgi.batch.writers import LABEL
 from iris_wsgi.settings import BadSetting
 from iris_wsgi.stores.database import REASONS, patiently, primary
 
-DIALECT = Dialect("?", "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')", "{}", lambda name, _: name, quoted, "", "")
+DIALECT = Dialect("?", "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')", "{}", lambda name, _: name, quoted, "", "", str.lower)
 NOT_THERE = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB}
 TYPES = {LABEL: "TEXT", DIGEST: "TEXT NOT NULL", RUN_ID: "TEXT NOT NULL", TIME: "TEXT NOT NULL", ERROR: "TEXT"}
 # In a table of its own kind values of ANY stay as they are; elsewhere that is so for BLOB, and ANY makes numbers of texts.

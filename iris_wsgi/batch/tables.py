@@ -59,6 +59,8 @@ class Dialect(NamedTuple):
     # What keeps rows from others until the end of the transaction, and leaves out those that others keep.
     lock: str
     skip: str
+    # Names of columns that are the same for the database become the same text.
+    folded: Callable[[str], str] = str
 
 
 class Answers(NamedTuple):

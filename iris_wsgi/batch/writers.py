@@ -9,6 +9,7 @@ import numpy as np
 from iris_wsgi.batch.digits import WRITTEN, written
 from iris_wsgi.model import Model
 from iris_wsgi.payload import Array
+from iris_wsgi.settings import BadSetting
 
 LABEL, PROBABILITY, DIGEST = "label", "probability_", "model_digest"
 
@@ -54,12 +55,21 @@ class Lines:
         return "".join(pieces).encode()
 
 
+def output_names(model: Model, keep: Sequence[str], digest: bool) -> list[str]:
+    """Returns the names of the columns of an output. Raises BadSetting if a kept column has the name of another one."""
+    own = [LABEL, *(PROBABILITY + label for label in model.labels), *([DIGEST] if digest else [])]
+    if twice := [name for name in keep if name in own]:
+        raise BadSetting(
+            f"--keep {twice[0]!r}: OUT has a column of this name already; rename the column in IN, or do not keep it"
+        )
+    return [*keep, *own]
+
+
 class CsvWriter:
     """The header, and lines that end in a line feed; quoted is what must be."""
 
     def __init__(self, model: Model, keep: Sequence[str], digest: bool, delimiter: str) -> None:
-        names = [*keep, LABEL, *(PROBABILITY + label for label in model.labels), *([DIGEST] if digest else [])]
-        self.start = delimiter.join(map(quoted, names)).encode() + b"\n"
+        self.start = delimiter.join(map(quoted, output_names(model, keep, digest))).encode() + b"\n"
         labels = [(delimiter if keep else "") + quoted(label) for label in model.labels]
         end = (delimiter + model.digest if digest else "") + "\n"
         self.lines = Lines([delimiter if i else "" for i in range(len(keep))], labels, [delimiter] * len(labels), end)
@@ -92,6 +102,7 @@ class JsonWriter:
 
     def __init__(self, model: Model, keep: Sequence[str], digest: bool) -> None:
         self.start = b""
+        output_names(model, keep, digest)
         before = [f"{', ' if i else '{'}{json.dumps(name)}: " for i, name in enumerate(keep)]
         labels = [f"{', ' if keep else '{'}{json.dumps(LABEL)}: {json.dumps(label)}" for label in model.labels]
         numbers = [f", {json.dumps(PROBABILITY + label)}: " for label in model.labels]

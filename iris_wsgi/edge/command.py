@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iris_wsgi.arguments import ArgumentParser
-from iris_wsgi.batch.options import add_column_flags, asked, names
+from iris_wsgi.batch.options import add_column_flags, asked, delimiter, names
 from iris_wsgi.console import failure, say, tell
 from iris_wsgi.errors import BadModel
 from iris_wsgi.settings import BadSetting, Settings, add_flags
@@ -110,7 +110,12 @@ def stream(model: "Model", given: Given) -> int:
     from iris_wsgi.batch.output import Standard
     from iris_wsgi.edge.stream import Wanted, stream
 
-    wanted = Wanted(asked(given, "features", names, ()), asked(given, "keep", names, ()), not given["no_header"])
+    wanted = Wanted(
+        asked(given, "features", names, ()),
+        asked(given, "keep", names, ()),
+        not given["no_header"],
+        asked(given, "delimiter", delimiter, ""),
+    )
     with open(sys.stdin.fileno(), "rb", closefd=False) as source:
         bad = stream(model, wanted, source, Standard(sys.stdout.fileno()), tell_fault)
     return BAD_ROWS if bad else GOOD

@@ -11,6 +11,7 @@ from iris_wsgi.batch.json_rows import JsonReader
 from iris_wsgi.batch.line_ends import CARRIAGE_RETURN, EXCHANGED, line_end
 from iris_wsgi.batch.output import Standard
 from iris_wsgi.batch.scorer import Scorer
+from iris_wsgi.batch.sources import BLANK, DELIMITED
 from iris_wsgi.batch.writers import CsvWriter, JsonWriter
 from iris_wsgi.model import Model
 
@@ -26,6 +27,7 @@ class Wanted(NamedTuple):
     features: tuple[str, ...]
     keep: tuple[str, ...]
     header: bool
+    delimiter: str = ""
 
 
 def stream(model: Model, wanted: Wanted, source: BufferedIOBase, target: Standard, tell: Callable[[Fault], None]) -> int:
@@ -34,7 +36,7 @@ def stream(model: Model, wanted: Wanted, source: BufferedIOBase, target: Standar
     for number, line in numbered_lines(lines):
         if line is None:
             faults = [Fault(number, "", TOO_LONG)]
-        elif not line.strip():
+        elif not line.strip() or (scorer is None and not line.strip(BLANK + DELIMITED.encode())):
             continue
         elif scorer is None:
             scorer, is_row = prepared(model, wanted, line, lines.exchanges)
@@ -64,8 +66,10 @@ def prepared(model: Model, wanted: Wanted, first: bytes, exchanged: bool) -> tup
         features = features_of(model, wanted.features or places)
         return Scorer(model, JsonReader(features, wanted.keep), JsonWriter(model, wanted.keep, False)), True
     # Nobody calls all columns by numbers.
-    header = wanted.header and any(map(fault_of_number, fields_of(first.decode("utf-8", "replace"), COMMA)))
-    reader = CsvReader(columns_of(model, first, COMMA, header, wanted.features, wanted.keep), COMMA, exchanged)
+    text = first.decode("utf-8", "replace")
+    delimiter = wanted.delimiter or next((one for one in DELIMITED if len(fields_of(text, one)) > 1), COMMA)
+    header = wanted.header and any(map(fault_of_number, fields_of(text, delimiter)))
+    reader = CsvReader(columns_of(model, first, delimiter, header, wanted.features, wanted.keep), delimiter, exchanged)
     return Scorer(model, reader, CsvWriter(model, wanted.keep, False, COMMA)), not header
 
 
