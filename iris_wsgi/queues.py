@@ -1,10 +1,11 @@
 """Jobs as roles serve them: their queue, their routes, the hybrid ones, and who works on them."""
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from iris_wsgi.breaker import Breaker
-from iris_wsgi.errors import BadModel
+from iris_wsgi.errors import BadModel, StoreDown
 from iris_wsgi.folder import fast_folder
 from iris_wsgi.golden import proven_model
 from iris_wsgi.job_metrics import JobMetrics, store_figures
@@ -46,10 +47,18 @@ def queue_of(parts: Parts) -> jobs.Queue:
     parts.readiness.others.append(lambda: next(iter(breaker.remedies("counts")), None))
     parts.readiness.warnings.append(breaker.remedies)
     latest: list[Figure] = []
+    concerns: list[str] = []
+    parts.readiness.warnings.append(lambda: concerns)
 
     def look() -> None:
-        nonlocal latest
+        nonlocal latest, concerns
         latest = store_figures(partial(breaker.call, store.counts))
+        with suppress(StoreDown):
+            found = list(breaker.call(store.concerns)) if breaker.up else concerns
+            for one in found:
+                if one not in concerns:
+                    parts.log.event("warning", one)
+            concerns = found
 
     # Each second, so that no scrape waits for it.
     parts.registry.sources.append(lambda: latest)

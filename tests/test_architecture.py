@@ -25,8 +25,8 @@ EVERY_SERVER = """
 FAMILIES = {
     "protocol": "kserve members oip oip_answers oip_schemas routes.v1 routes.v2 servable tally tensors",
     "jobs": """
-        job_metrics leases queues records routes.hybrid routes.jobs stores stores.choice stores.jobs stores.database breaker
-        stores.files stores.schema stores.sqlite sweeper worker
+        job_metrics leases queues records routes.hybrid routes.jobs stores stores.choice stores.clock stores.jobs stores.database
+        breaker stores.files stores.schema stores.sqlite sweeper worker
     """,
     "prediction cache": """
         cache_control cache_metrics cache_status cached caching flights known routes.cache rowbytes shared shelf stores
@@ -34,8 +34,8 @@ FAMILIES = {
     """,
     "items": """
         cache_control flights items items.cache items.choice items.entries items.marks items.metrics items.parts items.reader
-        items.seed items.sqlite items.store items.texts routes.items shelf stores stores.choice stores.jobs stores.database
-        stores.files breaker
+        items.seed items.sqlite items.store items.texts routes.items shelf stores stores.choice stores.clock stores.jobs
+        stores.database stores.files breaker
     """,
     "others": """
         members oip remote remote.budget remote.call remote.exchange remote.inference remote.metrics remote.peer remote.reply

@@ -1,14 +1,14 @@
 """Items in an SQLite file: the embedded database, for the threads and processes of one machine."""
 
 import sqlite3
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from iris_wsgi.items.store import MOST_CHANGES, Change, Item
+from iris_wsgi.stores.clock import BootClock
 from iris_wsgi.stores.database import Database, Schema
 
-# `changed` is the clock of the store when it was written, `at` that of the machine.
+# `changed` is the clock of the store when it was written, `at` the time, which no step of the machine's moves.
 SCRIPT = """
 CREATE TABLE store (identity TEXT NOT NULL, clock INTEGER NOT NULL) STRICT;
 
@@ -40,7 +40,8 @@ class SqliteItems:
         """Raises BadStore over a file that is something else, and StoreDown."""
         rows = ",\n".join(f"('{item_id}', 1, 0, 0, x'{row.hex()}')" for item_id, row in seed.items())
         script = f"{SCRIPT};\n\nINSERT INTO item VALUES {rows}" if rows else SCRIPT
-        self.database = Database(path, Schema(APPLICATION, VERSION, script), busy_seconds)
+        self.clock = BootClock("SELECT max(at) FROM item")
+        self.database = Database(path, Schema(APPLICATION, VERSION, script, self.clock.anchor), busy_seconds)
 
     def identity(self) -> str:
         with self.database.read() as db:
@@ -54,7 +55,7 @@ class SqliteItems:
     def put(self, item_id: str, row: bytes) -> int:
         def work(db: sqlite3.Connection) -> int:
             (clock,) = db.execute("UPDATE store SET clock = clock + 1 RETURNING clock").fetchone()
-            (version,) = db.execute(PUT, (item_id, clock, time.time(), row)).fetchone()
+            (version,) = db.execute(PUT, (item_id, clock, self.clock(), row)).fetchone()
             return int(version)
 
         return self.database.write(work)
@@ -62,7 +63,7 @@ class SqliteItems:
     def changes(self, cursor: str | None, seconds: float = 0.0) -> Change:
         # Writes come one after the other, so who sees a clock has seen all before it.
         before, _, last = (cursor or "").rpartition(" ")
-        where, bound = ("at > ?", time.time() - seconds) if cursor is None else ("changed > ?", int(last))
+        where, bound = ("at > ?", self.clock() - seconds) if cursor is None else ("changed > ?", int(last))
         with self.database.read() as db:
             # In one transaction, so that both are of one moment.
             db.execute("BEGIN")

@@ -35,11 +35,15 @@ FOREIGN = "The files of this server's state are damaged or not its own: put them
 
 
 class Schema(NamedTuple):
-    """What a file must hold: the number that marks it as ours (SQLite's application_id), the version, how to make it."""
+    """What a file must hold: the number that marks it as ours (SQLite's application_id), the version, how to make it.
+
+    `opened` is called with each database that is opened, once its tables are there; it may write to it.
+    """
 
     application: int
     version: int
     script: str
+    opened: Callable[[sqlite3.Connection], None]
 
 
 class Pending(Generic[T]):
@@ -236,6 +240,8 @@ class Database:
         # A copy that SQLite made of a database need not have a log. Only a read opens the files beside the database.
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
+        if not self.connections:
+            self.schema.opened(connection)
         there = files_at(self.place)
         if None in there or not are_open(there) or (self.connections and there != self.files):
             raise self.moved(there)
@@ -294,6 +300,7 @@ class Database:
             if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
                 raise BadStore(f"{self.path} is on a file system where SQLite cannot keep a write-ahead log")
             if known:
+                self.schema.opened(connection)
                 return
             connection.execute("BEGIN IMMEDIATE")
             # Another process may have been first.
@@ -302,6 +309,7 @@ class Database:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id = {schema.application}")
                 connection.execute(f"PRAGMA user_version = {schema.version}")
+                schema.opened(connection)
             connection.execute("COMMIT")
 
     def known(self, connection: sqlite3.Connection) -> bool:

@@ -144,6 +144,9 @@ class JobStore(Protocol):
 
     def counts(self) -> Counts: ...
 
+    def concerns(self) -> Sequence[str]:
+        """Sentences on what the store cannot promise as it is, for the log and for readiness."""
+
     def sweep(self, most: int = 500) -> int:
         """Removes up to `most` expired jobs and as many ids remembered for long enough; how many. To be called until it is 0."""
 

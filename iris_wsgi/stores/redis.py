@@ -1,10 +1,12 @@
 """Jobs in Redis: the store for several machines."""
 
 from collections.abc import Callable, Iterable, Sequence
+from time import monotonic
 from typing import Any, TypeVar
 
 from iris_wsgi.errors import JobError
 from iris_wsgi.redis import Link
+from iris_wsgi.stores import durability
 from iris_wsgi.stores.jobs import (
     DEFAULT,
     DONE,
@@ -29,6 +31,8 @@ from iris_wsgi.stores.scripts import STEPS
 
 T = TypeVar("T")
 STREAM = "{iris}:stream"
+# How often its settings are read: they may be changed while it runs, and another Redis may take its place.
+SETTINGS_SECONDS = 60.0
 REFUSED: dict[bytes, type[JobError]] = {b"full": Full, b"conflict": KeyConflict, b"unknown": Unknown, b"gone": Gone}
 
 
@@ -36,6 +40,7 @@ class RedisJobs:
     """A JobStore. Without a `clock` the server's own counts; each call ends within about `seconds`, one way or the other.
 
     Durable is what the server makes durable: nothing acknowledged is lost only with `appendonly yes` and `appendfsync always`.
+    Of a job whose keys it has lost, in part or all of them, whoever asks next makes a failed job that says so.
     Connects when it is first used, and again whenever that is needed.
     """
 
@@ -43,6 +48,7 @@ class RedisJobs:
         self.limits, self.clock = limits, clock
         self.link = Link(url, seconds)
         self.redis = self.link.client
+        self.read_at, self.found = float("-inf"), list[str]()
         self.steps = {name: self.redis.register_script(text) for name, text in STEPS.items()}
 
     def run(self, name: str, *values: str | bytes | float, parse: Callable[[Any], T]) -> T:
@@ -92,6 +98,12 @@ class RedisJobs:
             return Counts(dict(zip(STATES, map(int, told[1:]), strict=True)), float(told[0]))
 
         return self.run("counts", *STATES, parse=parse)
+
+    def concerns(self) -> Sequence[str]:
+        if monotonic() >= self.read_at + SETTINGS_SECONDS:
+            self.found = self.link.call(lambda: durability.concerns(self.redis))
+            self.read_at = monotonic()
+        return self.found
 
     def sweep(self, most: int = 500) -> int:
         return self.run("sweep", most, parse=int)

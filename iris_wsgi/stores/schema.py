@@ -1,7 +1,5 @@
 """The tables of the SQLite store, and what must hold in them."""
 
-from iris_wsgi.stores.database import Schema
-
 # `since` is when a job came into its state. `due` is when somebody else may have it: the end of its lease, or the time of
 # its next attempt; new jobs have none, nor have those that are done. What is large is apart, or each heartbeat would write it
 # again. Triggers count jobs by state, as counting rows would take longer the more there are.
@@ -51,7 +49,8 @@ END;
 
 INSERT INTO tally VALUES ('queued', 0), ('running', 0), ('succeeded', 0), ('failed', 0), ('cancelled', 0)
 """
-SCHEMA = Schema(application=0x69726A6F, version=1, script=SCRIPT)
+APPLICATION, VERSION = 0x69726A6F, 1
+LATEST = "SELECT max(since) FROM (SELECT max(since) AS since FROM job GROUP BY state)"
 
 JOB = "SELECT id, state, attempts, created, started, finished, body, result, error, note FROM job JOIN content USING (seq)"
 HELD = "id = ? AND lease = ? AND state = 'running' AND due > ?"

@@ -31,9 +31,45 @@ local function record(id)
         'body', 'result', 'error', 'note', 'lease')
 end
 
+-- A Redis that evicts, or was restored in part, may lack any key. What is left of a job becomes a dead letter.
+local function lose(id, since)
+    local entry = call('HGET', job(id), 'entry')
+    if entry then
+        call('XACK', stream, group, entry)
+        call('XDEL', stream, entry)
+    end
+    for _, state in ipairs({'due', 'queued', 'running', 'succeeded', 'failed', 'cancelled'}) do
+        call('ZREM', key(state), id)
+    end
+    call('HDEL', job(id), 'result', 'entry')
+    call('HSETNX', job(id), 'created', text(since or now))
+    call('HSETNX', job(id), 'attempts', 0)
+    call('HSETNX', job(id), 'lease', 0)
+    call('HSETNX', job(id), 'body', '')
+    call('HSET', job(id), 'id', id, 'state', 'failed', 'finished', text(now),
+        'error', 'the store has lost a part of this job; hand it in again')
+    call('ZADD', key('failed'), text(now), id)
+end
+
+local function whole(id)
+    local parts = call('HMGET', job(id), 'id', 'state', 'attempts', 'created', 'body', 'lease')
+    for i = 1, 6 do if not parts[i] then return false end end
+    return true
+end
+
 local function found(id)
     local state, finished = unpack(call('HMGET', job(id), 'state', 'finished'))
-    if not state then return call('ZSCORE', key('gone'), id) and 'gone' or 'unknown' end
+    if not state or not whole(id) then
+        local since
+        for _, one in ipairs({'queued', 'running', 'succeeded', 'failed', 'cancelled'}) do
+            since = since or call('ZSCORE', key(one), id)
+        end
+        if since or state then
+            lose(id, since)
+            return 'failed'
+        end
+        return call('ZSCORE', key('gone'), id) and 'gone' or 'unknown'
+    end
     if finished and tonumber(finished) + kept(state) <= now then return 'gone' end
     return state
 end
@@ -55,8 +91,10 @@ end
 
 local function finish(id, state)
     local entry = call('HGET', job(id), 'entry')
-    call('XACK', stream, group, entry)
-    call('XDEL', stream, entry)
+    if entry then
+        call('XACK', stream, group, entry)
+        call('XDEL', stream, entry)
+    end
     call('ZREM', key('due'), id)
     move(id, state)
     call('HSET', job(id), 'finished', text(now))
@@ -64,7 +102,8 @@ end
 
 local function held(id, lease)
     local state, own = unpack(call('HMGET', job(id), 'state', 'lease'))
-    return state == 'running' and own == lease and tonumber(call('ZSCORE', key('due'), id)) > now
+    local due = call('ZSCORE', key('due'), id)
+    return state == 'running' and own == lease and due and tonumber(due) > now and whole(id)
 end
 """
 
@@ -111,8 +150,41 @@ end
 return {'cancelled', record(id)}
 """
 
+# Jobs that nobody would get any more, as a key was lost: queued ones whose entry is not in the stream, or that are not due, and
+# running ones without the end of their lease. The three counts agree unless something was lost.
+MEND = """
+local lease_seconds = tonumber(ARGV[7])
+local function mend()
+    local pending, entries = call('XPENDING', stream, group)[1], call('XLEN', stream)
+    local active = call('ZCARD', key('queued')) + call('ZCARD', key('running'))
+    if entries <= active and entries - pending == active - call('ZCARD', key('due')) then return end
+    local function restore(id)
+        local state, since = unpack(call('HMGET', job(id), 'state', 'created'))
+        if state == 'queued' or state == 'running' then call('ZADD', key(state), 'NX', since or text(now), id) end
+    end
+    for _, id in ipairs(call('ZRANGE', key('due'), 0, -1)) do restore(id) end
+    for _, entry in ipairs(call('XRANGE', stream, '-', '+')) do restore(entry[2][2]) end
+    for _, id in ipairs(call('ZRANGE', key('running'), 0, -1)) do
+        -- Whoever has the job keeps it by its next heartbeat.
+        call('ZADD', key('due'), 'NX', text(now + lease_seconds), id)
+    end
+    for _, id in ipairs(call('ZRANGE', key('queued'), 0, -1)) do
+        if not call('ZSCORE', key('due'), id) then
+            local entry, attempts = unpack(call('HMGET', job(id), 'entry', 'attempts'))
+            if not whole(id) then
+                lose(id, call('ZSCORE', key('queued'), id))
+            elseif tonumber(attempts) > 0 then
+                call('ZADD', key('due'), text(now), id)
+            elseif not entry or #call('XRANGE', stream, entry, entry) == 0 then
+                enqueue(id)
+            end
+        end
+    end
+end
+"""
+
 CLAIM = """
-local worker, most, lease_seconds, attempts, given_up = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
+local worker, most, attempts, given_up = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[8]), ARGV[9]
 local taken = {}
 local function take(id, lost)
     call('HINCRBY', job(id), 'attempts', 1)
@@ -123,14 +195,19 @@ local function take(id, lost)
     table.insert(taken, {lost, record(id)})
 end
 local function again(id, lost)
-    call('XCLAIM', stream, group, worker, 0, call('HGET', job(id), 'entry'))
+    local entry = call('HGET', job(id), 'entry')
+    if entry then call('XCLAIM', stream, group, worker, 0, entry) end
     take(id, lost)
 end
 need_group()
+mend()
 for _, id in ipairs(call('ZRANGEBYSCORE', key('due'), '-inf', text(now), 'LIMIT', 0, most)) do
     local state, tried = unpack(call('HMGET', job(id), 'state', 'attempts'))
     local lost = state == 'running'
-    if tonumber(tried) >= attempts then
+    if (state ~= 'running' and state ~= 'queued') or not whole(id) then
+        if state or call('ZSCORE', key('queued'), id) or call('ZSCORE', key('running'), id) then lose(id) end
+        call('ZREM', key('due'), id)
+    elseif tonumber(tried) >= attempts then
         if lost then call('HSET', job(id), 'error', (string.gsub(given_up, 'COUNT', tried))) end
         finish(id, 'failed')
     elseif not lost then
@@ -144,7 +221,18 @@ for _, id in ipairs(call('ZRANGEBYSCORE', key('due'), '-inf', text(now), 'LIMIT'
 end
 if #taken < most then
     local new = call('XREADGROUP', 'GROUP', group, worker, 'COUNT', most - #taken, 'STREAMS', stream, '>')
-    for _, entry in ipairs(new and new[1][2] or {}) do take(entry[2][2], 0) end
+    for _, entry in ipairs(new and new[1][2] or {}) do
+        local id = entry[2][2]
+        local state = call('HGET', job(id), 'state')
+        if state == 'queued' and whole(id) then
+            take(id, 0)
+        else
+            -- An entry of no job, or of one that is over.
+            call('XACK', stream, group, entry[1])
+            call('XDEL', stream, entry[1])
+            found(id)
+        end
+    end
 end
 return taken
 """
@@ -228,6 +316,20 @@ for _, id in ipairs(call('ZRANGEBYSCORE', key('gone'), '-inf', text(now), 'LIMIT
     call('ZREM', key('gone'), id)
     removed = removed + 1
 end
+-- What is left of jobs whose records are lost: their entries, which are the oldest that are pending, and their keys.
+if call('EXISTS', stream) == 1 then
+    for _, pending in ipairs(call('XPENDING', stream, group, '-', '+', 20)) do
+        local entry = call('XRANGE', stream, pending[1], pending[1])[1]
+        if not entry or call('HGET', job(entry[2][2]), 'entry') ~= entry[1] then
+            call('XACK', stream, group, pending[1])
+            call('XDEL', stream, pending[1])
+        end
+    end
+end
+local names = redis.pcall('HRANDFIELD', key('keys'), 20, 'WITHVALUES')
+for i = 1, names.err and 0 or #names, 2 do
+    if call('EXISTS', job(names[i + 1])) == 0 then call('HDEL', key('keys'), names[i]) end
+end
 -- Workers come and go under new names; the group forgets those without jobs that have not asked for an hour.
 if call('EXISTS', stream) == 1 then
     for _, consumer in ipairs(call('XINFO', 'CONSUMERS', stream, group)) do
@@ -249,7 +351,7 @@ STEPS = {
     "state": PRELUDE + STATE,
     "get": PRELUDE + GET,
     "cancel": PRELUDE + ALSO_WHEN_FULL + CANCEL,
-    "claim": PRELUDE + ALSO_WHEN_FULL + CLAIM,
+    "claim": PRELUDE + ALSO_WHEN_FULL + MEND + CLAIM,
     "heartbeat": PRELUDE + ALSO_WHEN_FULL + HEARTBEAT,
     "finish": PRELUDE + ALSO_WHEN_FULL + FINISH,
     "fail": PRELUDE + ALSO_WHEN_FULL + FAIL,

@@ -1,11 +1,11 @@
 """Jobs in an SQLite file: the embedded store, for the threads and processes of one machine."""
 
 import sqlite3
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from iris_wsgi.stores.database import Database
+from iris_wsgi.stores.clock import STEPPED, BootClock
+from iris_wsgi.stores.database import Database, Schema
 from iris_wsgi.stores.jobs import (
     DEFAULT,
     DONE,
@@ -25,15 +25,19 @@ from iris_wsgi.stores.jobs import (
     new_id,
     wait_until,
 )
-from iris_wsgi.stores.schema import HELD, JOB, SCHEMA
+from iris_wsgi.stores.schema import APPLICATION, HELD, JOB, LATEST, SCRIPT, VERSION
 
 
 class SqliteJobs:
-    """A JobStore. `clock` gives seconds since the epoch; raises BadStore when made over a file that is something else."""
+    """A JobStore. Without a `clock` that of this boot counts; raises BadStore when made over a file that is something else.
 
-    def __init__(self, path: Path, limits: Limits = DEFAULT, clock: Clock = time.time, busy_seconds: float = 0.15) -> None:
-        self.limits, self.clock = limits, clock
-        self.database = Database(path, SCHEMA, busy_seconds)
+    Times of claims are those of the store's clock; others are shown as the machine has them now.
+    """
+
+    def __init__(self, path: Path, limits: Limits = DEFAULT, clock: Clock | None = None, busy_seconds: float = 0.15) -> None:
+        self.boot_clock = BootClock(LATEST)
+        self.limits, self.clock = limits, clock or self.boot_clock
+        self.database = Database(path, Schema(APPLICATION, VERSION, SCRIPT, self.boot_clock.anchor), busy_seconds)
 
     def submit(self, body: bytes, key: str | None = None, note: bytes | None = None) -> Job:
         key = key or None
@@ -59,11 +63,12 @@ class SqliteJobs:
             db.execute("INSERT INTO content VALUES (?, ?, ?)", (added.lastrowid, body, note))
             return job
 
-        return self.database.write(work)
+        return self.shown(self.database.write(work))
 
     def get(self, job_id: str) -> Job:
         with self.database.read() as db:
-            return self.find(db, job_id, self.clock())
+            job = self.find(db, job_id, self.clock())
+        return self.shown(job)
 
     def wait(self, job_id: str, seconds: float, stop: Stop = never) -> Job:
         def done() -> bool:
@@ -84,7 +89,19 @@ class SqliteJobs:
                 )
             return self.find(db, job_id, now)
 
-        return self.database.write(work)
+        return self.shown(self.database.write(work))
+
+    def shown(self, job: Job) -> Job:
+        """With times by which its ages are right, where the time of the machine was moved."""
+        moved = self.boot_clock.moved() if self.clock is self.boot_clock else 0
+        if not moved:
+            return job
+        created, started, finished = (None if one is None else one + moved for one in (job.created, job.started, job.finished))
+        return job._replace(created=created or 0.0, started=started, finished=finished)
+
+    def concerns(self) -> list[str]:
+        moved = self.boot_clock.moved() if self.clock is self.boot_clock else 0
+        return [STEPPED.format(moved)] if moved else []
 
     def claim(self, worker: str, most: int, lease_seconds: float) -> list[Claim]:
         with self.database.read() as db:
