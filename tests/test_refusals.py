@@ -78,7 +78,7 @@ def nginx(tmp_path) -> Iterator[Callable[..., Proxy]]:
     yield start
     for one in started:
         one.terminate()
-        one.wait(30)
+        one.wait(120)
 
 
 def listens(port: int, process: subprocess.Popen, folder: Path) -> bool:
