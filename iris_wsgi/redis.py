@@ -18,6 +18,9 @@ GRANT = (
 )
 PRIMARY = "The Redis of this server takes no writes: the address must lead to the primary."
 
+# A script words the denial of one of its commands as its version of Redis does.
+DENIALS = ("NOPERM", "ACL failure", "The user executing the script can't")
+
 
 class Link:
     """A `client` that connects when it is first used, and again whenever that is needed.
@@ -59,8 +62,7 @@ def remedy_of(error: Exception) -> tuple[bool, str]:
     """Whether the Redis denies this operation alone, and what a person must change; empty where a retry may help."""
     if isinstance(error, redis.exceptions.AuthenticationError) or "NOAUTH" in str(error):
         return False, SIGN_IN
-    # A script wraps the errors of its commands.
-    if isinstance(error, redis.exceptions.NoPermissionError) or "NOPERM" in str(error) or "ACL failure" in str(error):
+    if isinstance(error, redis.exceptions.NoPermissionError) or any(words in str(error) for words in DENIALS):
         return True, GRANT
     read_only = isinstance(error, redis.exceptions.ReadOnlyError) or "read only replica" in str(error)
     return read_only, PRIMARY if read_only else ""
