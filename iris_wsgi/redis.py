@@ -18,6 +18,8 @@ GRANT = (
 )
 PRIMARY = "The Redis of this server takes no writes: the address must lead to the primary."
 
+# Redis takes no long command from a client that has not signed in.
+STRANGERS = ("NOAUTH", "Authentication required", "unauthenticated")
 # A script words the denial of one of its commands as its version of Redis does.
 DENIALS = ("NOPERM", "ACL failure", "The user executing the script can't")
 
@@ -60,7 +62,7 @@ class Link:
 
 def remedy_of(error: Exception) -> tuple[bool, str]:
     """Whether the Redis denies this operation alone, and what a person must change; empty where a retry may help."""
-    if isinstance(error, redis.exceptions.AuthenticationError) or "NOAUTH" in str(error):
+    if isinstance(error, redis.exceptions.AuthenticationError) or any(words in str(error) for words in STRANGERS):
         return False, SIGN_IN
     if isinstance(error, redis.exceptions.NoPermissionError) or any(words in str(error) for words in DENIALS):
         return True, GRANT

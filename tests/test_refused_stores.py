@@ -151,7 +151,7 @@ def test_the_refusals_of_redis_have_their_remedies(own_redis):
     denied = refusal(jobs("poor", "right"), lambda store: store.submit(ROW))
     assert denied.remedy == GRANT and isinstance(denied, Denied)
     with closing(jobs("poor", "right")) as store:
-        assert store.counts().by_state["queued"] == 0
+        assert store.counts().by_state["running"] == 0
     with redis.Redis.from_url(own_redis.url) as client:
         client.config_set("requirepass", "secret")
     refused = refusal(RedisJobs(own_redis.url, seconds=PATIENCE_SECONDS), lambda store: store.counts())
