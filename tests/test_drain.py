@@ -338,7 +338,7 @@ def test_behind_haproxy_servers_are_swapped_without_a_failed_request(run, proxy,
     names = ("one", "two")
 
     def start(which: int) -> Running:
-        options = ("--port", str(proxy.ports[which]), "--workers", workers, "--grace-seconds", "0.5")
+        options = ("--port", str(proxy.ports[which]), "--workers", workers, "--grace-seconds", "2")
         server = run(*options, under=log_to("/dev/null"), **NOT_MEASURED)
         until(lambda: proxy.states()[names[which]] == "UP", f"haproxy sees {names[which]}")
         return server

@@ -135,12 +135,12 @@ def test_what_was_acknowledged_is_there_after_a_kill(run, tmp_path):
 def test_two_hundred_requests_for_a_cold_item_cause_one_read_and_one_run(run, postgres_server):
     server = run(*SERVE, "--queue", "1000", IRIS_DATABASE_URL=postgres_server.database("crowd"))
     until(lambda: get(server, "none").status == 404, "the database is there")
-    for i in range(10):
+    # On a busy machine the one that asked may have waited for longer than it may: another item, then, of those that there are.
+    for i in range(150):
         reads, runs = metric(server, 'item_lookups_total{source="database"}'), metric(server, "model_runs_total")
         answers = crowd(server, postgres_server, f"{i:04d}")
         if {answer.status for answer in answers} == {200}:
             break
-        # On a busy machine the one that asked may have waited for longer than it may.
     assert {answer.status for answer in answers} == {200} and len({answer.body for answer in answers}) == 1
     assert metric(server, 'item_lookups_total{source="database"}') == reads + 1
     assert metric(server, "model_runs_total") == runs + 1

@@ -1,5 +1,8 @@
 """How long a model takes decides what the I/O loop answers itself."""
 
+import time
+
+import pytest
 from conftest import MODEL
 
 from iris_wsgi.model import load_model
@@ -21,10 +24,18 @@ def test_a_slow_one_never():
     assert Pace(LOOP_SECONDS * 1.01, 1e-9).inline_bytes(16384, 20) == BLOCKING.inline_bytes(16384, 20) == NEVER
 
 
-def test_the_pace_of_the_iris_model_is_measured_in_microseconds():
+def test_the_pace_is_that_of_a_run_on_one_row_and_of_a_row_among_many(monkeypatch):
     model, golden = load_model(MODEL)
+    now, run = [0.0], model.predict
+
+    def predict(rows):
+        now[0] += 20e-6 if len(rows) == 1 else len(rows) * 1e-6
+        return run(rows)
+
+    monkeypatch.setattr(model, "predict", predict)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     pace = measure(model, golden.cases[0].row)
-    assert 1e-7 < pace.alone < 0.05 and 1e-9 <= pace.each < pace.alone
+    assert (pace.alone, pace.each) == (pytest.approx(20e-6), pytest.approx(1e-6))
 
 
 def test_a_slow_model_is_measured_once_and_soon(slow_model):
