@@ -11,6 +11,7 @@ import graphs
 import numpy as np
 import onnx
 import pytest
+from clients import ask, request, until
 from onnx import TensorProto, helper
 
 from iris_wsgi import golden
@@ -317,6 +318,18 @@ def test_a_run_whose_output_has_another_number_of_rows_is_an_error_and_never_an_
     tensor = {"name": "row", "shape": [65, 4], "datatype": "FP32", "data": [*rows, rows[0]]}
     told = app.post_json("/v2/models/broken/infer", {"inputs": [tensor]}, status=500).json["error"]
     assert "for 65 rows has the shape" in told
+
+
+def test_a_job_whose_run_gives_another_number_of_rows_fails_with_the_reason_and_harms_no_other(tmp_path, run):
+    folder = graphs.save(tmp_path / "broken", "rows dropped")
+    golden.seal(folder, None)
+    server = run("--model-dir", str(folder), "--cache", "off")
+    rows = [[float(i), 2.0, 3.0, 1.0] for i in range(65)]
+    jobs = [ask(server, request("POST", "/jobs", {"data": some})).json()["href"] for some in (rows, rows[:64])]
+    until(lambda: all(ask(server, request("GET", job)).json().get("finished") for job in jobs), "both are done")
+    bad, good = (ask(server, request("GET", job)).json() for job in jobs)
+    assert bad["status"] == "failed" and "for 65 rows has the shape [64, 3]" in bad["error"]
+    assert good["status"] == "succeeded" and len(good["result"]["labels"]) == 64
 
 
 def test_verify_refuses_a_first_half_that_drops_rows_and_a_member_of_three_classes(model_copy, capsys, make, log):
