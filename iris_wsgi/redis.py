@@ -1,7 +1,8 @@
 """How every part of this server asks a Redis: calls end in time, nothing is tried twice, and no password is shown."""
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
@@ -58,6 +59,35 @@ class Link:
         # What is still to come on such a connection would be taken for the answer to something else.
         self.client.connection_pool.disconnect(inuse_connections=False)
         raise (Denied if denied else StoreDown)(f"the Redis at {self.place} {why}", remedy)
+
+    def config(self, names: Sequence[str]) -> dict[str, str]:
+        """Returns those of the Redis's settings that it tells this user, by CONFIG GET. Raises StoreDown."""
+
+        def ask() -> dict[str, str]:
+            with self.client.pipeline(transaction=False) as steps:
+                for name in names:
+                    steps.config_get(name)
+                answers = steps.execute(raise_on_error=False)
+            for one in answers:
+                if isinstance(one, redis.ConnectionError | redis.TimeoutError):
+                    raise one
+            return {text(name): text(value) for one in answers if isinstance(one, dict) for name, value in one.items()}
+
+        return self.call(ask)
+
+    def info(self, section: str) -> dict[str, str]:
+        """Returns a section of INFO; an empty one where this user may not ask for it. Raises StoreDown."""
+
+        def ask() -> dict[str, str]:
+            with suppress(redis.ResponseError):
+                return {name: text(value) for name, value in self.client.info(section).items()}
+            return {}
+
+        return self.call(ask)
+
+
+def text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def remedy_of(error: Exception) -> tuple[bool, str]:

@@ -88,7 +88,7 @@ def test_a_server_over_a_redis_without_a_log_warns_once_and_in_its_readiness_and
     try:
         jobs = run("--role", "asynchronous", IRIS_REDIS_URL=server.url)
         ready = {"ready": True, "warnings": [durability.NO_LOG]}
-        until(lambda: ask(jobs, request("GET", "/readyz")).json() == ready, "it is told", PATIENCE_SECONDS)
+        until(lambda: ask(jobs, request("GET", "/readyz")).json() == ready, "it is told")
         assert ask(jobs, request("GET", "/readyz")).status == 200
         jobs.process.terminate()
         assert jobs.process.communicate(timeout=PATIENCE_SECONDS)[1].count(durability.NO_LOG) == 1
@@ -220,7 +220,7 @@ def test_a_server_and_its_worker_go_on_whatever_of_its_jobs_a_redis_forgets(run,
     def status(href: str) -> str | None:
         return ask(server, request("GET", href)).json().get("status")
 
-    until(lambda: ask(server, request("GET", "/jobs")).status == 200, "the store answers", PATIENCE_SECONDS)
+    until(lambda: ask(server, request("GET", "/jobs")).status == 200, "the store answers")
     lost, kept = [post() for _ in range(3)], [post() for _ in range(3)]
     for href in lost:
         own_redis.ask("DEL", f"{{iris}}:job:{href.rpartition('/')[2]}")
@@ -228,8 +228,8 @@ def test_a_server_and_its_worker_go_on_whatever_of_its_jobs_a_redis_forgets(run,
     answers = [ask(server, request(method, lost[0])) for method in ("GET", "DELETE")]
     assert [one.status for one in answers] == [200, 409] and answers[0].json()["error"] == LOST
     worker = run(command="worker", **settings)
-    until(lambda: {status(one) for one in kept} == {"succeeded"}, "the others are done", PATIENCE_SECONDS)
-    until(lambda: {status(one) for one in lost} == {"failed"}, "the lost ones have failed", PATIENCE_SECONDS)
+    until(lambda: {status(one) for one in kept} == {"succeeded"}, "the others are done")
+    until(lambda: {status(one) for one in lost} == {"failed"}, "the lost ones have failed")
     assert ask(server, request("GET", "/jobs")).json()["jobs"]["queued"] == 0
     worker.process.terminate()
     assert "does not do its work" not in worker.process.communicate(timeout=PATIENCE_SECONDS)[1]

@@ -105,7 +105,7 @@ def test_without_a_file_beside_the_database_no_job_is_lost_and_the_store_goes_on
                 return True
             return False
 
-        until(lambda: all([submitted(one) for one in (store, other)]), "both stores go on", PATIENCE_SECONDS)
+        until(lambda: all([submitted(one) for one in (store, other)]), "both stores go on")
         for one in (store, other):
             assert {one.get(job).id for job in jobs} == set(jobs) and check(one) == []
     with closing(SqliteJobs(path)) as store:
@@ -199,7 +199,7 @@ def test_many_threads_and_files_that_come_and_go_lose_nothing_that_was_acknowled
             thread.start()
         for _ in range(20):
             count = len(acknowledged)
-            until(lambda count=count: len(acknowledged) > count + 5, "jobs are taken", PATIENCE_SECONDS)
+            until(lambda count=count: len(acknowledged) > count + 5, "jobs are taken")
             path.rename(kept)
             kept.rename(path)
             for suffix in ("-wal", "-shm"):
@@ -208,7 +208,7 @@ def test_many_threads_and_files_that_come_and_go_lose_nothing_that_was_acknowled
         done.set()
         for thread in threads:
             thread.join()
-        until(lambda: answers(store), "it answers", PATIENCE_SECONDS)
+        until(lambda: answers(store), "it answers")
         assert {store.get(one).state for one in acknowledged} == {"queued"} and check(store) == []
 
 
@@ -247,16 +247,16 @@ def test_a_server_without_its_files_says_so_and_takes_no_job_until_it_is_restart
     traffic = threading.Thread(target=submit)
     traffic.start()
     try:
-        until(lambda: len(statuses) > 20, "there is traffic", PATIENCE_SECONDS)
+        until(lambda: len(statuses) > 20, "there is traffic")
         lose(path)
-        until(lambda: 503 in statuses, "jobs are refused", PATIENCE_SECONDS)
+        until(lambda: 503 in statuses, "jobs are refused")
         refused = statuses.index(503)
-        until(lambda: len(statuses) > refused + 20, "they are still", PATIENCE_SECONDS)
+        until(lambda: len(statuses) > refused + 20, "they are still")
         assert set(statuses[:refused]) == {202} and set(statuses[refused:]) == {503}
         answer = ask(server, request("POST", "/jobs", JOB))
         assert "put them back, or restart the server" in answer.json()["detail"] and "retry-after" not in answer.fields
         for one in (server, worker):
-            until(lambda one=one: "put them back" in str(ask(one, request("GET", "/readyz")).body), "not ready", PATIENCE_SECONDS)
+            until(lambda one=one: "put them back" in str(ask(one, request("GET", "/readyz")).body), "not ready")
             assert {ask(one, request("GET", "/livez")).status for _ in range(4)} == {200}
     finally:
         done.set()
@@ -278,11 +278,11 @@ def test_without_traffic_a_server_notices_lost_files_of_items_and_serves_a_backu
         db.backup(target)
     assert ask(server, put).status == 200 and ask(server, request("GET", "/items/a")).json()["version"] == 2
     path.unlink()
-    until(lambda: ask(server, request("GET", "/readyz")).status == 503, "it is not ready", PATIENCE_SECONDS)
+    until(lambda: ask(server, request("GET", "/readyz")).status == 503, "it is not ready")
     assert "put them back" in ask(server, put).json()["detail"]
     (tmp_path / "copy").rename(path)
-    until(lambda: ask(server, request("GET", "/readyz")).status == 200, "it is ready", PATIENCE_SECONDS)
-    until(lambda: ask(server, request("GET", "/items/a")).json()["version"] == 1, "the backup is served", PATIENCE_SECONDS)
-    until(lambda: ask(server, put).status == 200, "it is written", PATIENCE_SECONDS)
+    until(lambda: ask(server, request("GET", "/readyz")).status == 200, "it is ready")
+    until(lambda: ask(server, request("GET", "/items/a")).json()["version"] == 1, "the backup is served")
+    until(lambda: ask(server, put).status == 200, "it is written")
     server.process.terminate()
     assert logged(server, "is not there any more")

@@ -91,14 +91,14 @@ def test_readiness_and_answers_name_what_to_grant_and_both_go_on_once_it_is(run,
     def ready():
         return ask(server, request("GET", "/readyz"))
 
-    until(lambda: ready().status == 503, "it is not ready", PATIENCE_SECONDS)
+    until(lambda: ready().status == 503, "it is not ready")
     item, written = (ask(server, one) for one in (request("GET", "/items/a"), request("PUT", "/items/a", BODY)))
     for answer in (ready(), item, written):
         assert answer.status == 503 and "retry-after" not in answer.fields
         assert remedies.GRANT in answer.json()["detail"] and "again soon" not in answer.json()["detail"]
         assert not any(word in answer.body.decode() for word in ("poor", "permission denied", "refused?"))
     change(database("postgres"), GRANTED)
-    until(lambda: ready().status == 200, "it is ready", PATIENCE_SECONDS)
+    until(lambda: ready().status == 200, "it is ready")
     assert ask(server, request("GET", "/items/a")).status == 200
     # Who may not write serves what can be read, and says what is missing.
     assert remedies.GRANT in ask(server, request("PUT", "/items/a", BODY)).json()["detail"]
@@ -160,12 +160,12 @@ def test_the_refusals_of_redis_have_their_remedies(own_redis):
 
 def test_a_server_of_jobs_over_a_replica_says_that_it_needs_the_primary(run, own_redis):
     server = run("--role", "asynchronous", IRIS_REDIS_URL=own_redis.url)
-    until(lambda: ask(server, request("POST", "/jobs", BODY)).status == 202, "jobs are taken", PATIENCE_SECONDS)
+    until(lambda: ask(server, request("POST", "/jobs", BODY)).status == 202, "jobs are taken")
     own_redis.ask("REPLICAOF", "127.0.0.1", "1")
     answer = ask(server, request("POST", "/jobs", BODY))
     assert answer.status == 503 and PRIMARY in answer.json()["detail"]
     assert PRIMARY in ask(server, request("GET", "/readyz")).json()["warnings"]
     own_redis.ask("REPLICAOF", "NO", "ONE")
-    until(lambda: ask(server, request("POST", "/jobs", BODY)).status == 202, "jobs are taken again", PATIENCE_SECONDS)
+    until(lambda: ask(server, request("POST", "/jobs", BODY)).status == 202, "jobs are taken again")
     with suppress(KeyError):
         assert PRIMARY not in ask(server, request("GET", "/readyz")).json()["warnings"]

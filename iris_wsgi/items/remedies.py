@@ -1,7 +1,5 @@
 """Permanent refusals of PostgreSQL, in words for clients: no name, address, or message of a server is in them."""
 
-import psycopg
-
 from iris_wsgi.errors import Denied, StoreDown
 
 GRANT = (
@@ -28,7 +26,7 @@ WORDS = {
 
 def refusal(error: Exception, why: str) -> StoreDown:
     """Denied for one operation, StoreDown for all; without a remedy where a retry may help."""
-    state = (isinstance(error, psycopg.Error) and error.sqlstate) or ""
+    state = getattr(error, "sqlstate", None) or ""
     if remedy := OF_ONE.get(state) or OF_ONE.get(state[:2]):
         return Denied(why, remedy)
     return StoreDown(why, OF_ALL.get(state[:2]) or spoken(str(error)))

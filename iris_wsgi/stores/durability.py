@@ -1,8 +1,6 @@
 """What a Redis may lose of jobs that were acknowledged, by its own settings."""
 
-from typing import Any
-
-import redis
+from iris_wsgi.redis import Link
 
 NAMES = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory", "maxmemory-policy")
 LOSES = "The Redis of the jobs may lose jobs that were acknowledged: "
@@ -16,37 +14,21 @@ UNKNOWN = (
 )
 
 
-def concerns(client: "redis.Redis") -> list[str]:
-    """By CONFIG GET, or where that is not allowed by what INFO tells of it. Raises redis.RedisError."""
-    with client.pipeline(transaction=False) as steps:
-        for name in NAMES:
-            steps.config_get(name)
-        answers = steps.execute(raise_on_error=False)
-    if any(isinstance(one, redis.ConnectionError | redis.TimeoutError) for one in answers):
-        raise redis.ConnectionError("no answer about its settings")
-    told = {text(name): text(value) for one in answers if isinstance(one, dict) for name, value in one.items()}
+def concerns(link: Link) -> list[str]:
+    """By CONFIG GET, or where that is not allowed by what INFO tells of it. Raises StoreDown."""
+    told = link.config(NAMES)
     unknown = [name for name in NAMES if name not in told]
     if unknown:
-        told |= by_info(client)
+        told |= by_info(link)
     found = judged(told)
     # What is known to lose jobs says more.
     return found or ([UNKNOWN] if unknown else [])
 
 
-def by_info(client: "redis.Redis") -> dict[str, str]:
-    told: dict[str, str] = {}
-    for section, field, name in (
-        ("persistence", "aof_enabled", "appendonly"),
-        ("memory", "maxmemory", "maxmemory"),
-        ("memory", "maxmemory_policy", "maxmemory-policy"),
-    ):
-        try:
-            value = client.info(section).get(field)
-        except redis.ResponseError:
-            continue
-        if value is not None:
-            told[name] = {"0": "no", "1": "yes"}.get(text(value), text(value)) if name == "appendonly" else text(value)
-    return told
+def by_info(link: Link) -> dict[str, str]:
+    persistence, memory = link.info("persistence"), link.info("memory")
+    told = {"0": {"appendonly": "no"}, "1": {"appendonly": "yes"}}.get(persistence.get("aof_enabled", ""), {})
+    return told | {name.replace("_", "-"): memory[name] for name in ("maxmemory", "maxmemory_policy") if name in memory}
 
 
 def judged(told: dict[str, str]) -> list[str]:
@@ -61,7 +43,3 @@ def judged(told: dict[str, str]) -> list[str]:
     if told.get("maxmemory", "0") != "0" and told.get("maxmemory-policy", "").startswith("allkeys"):
         found.append(EVICTS)
     return found
-
-
-def text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)

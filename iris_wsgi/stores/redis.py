@@ -101,7 +101,7 @@ class RedisJobs:
 
     def concerns(self) -> Sequence[str]:
         if monotonic() >= self.read_at + SETTINGS_SECONDS:
-            self.found = self.link.call(lambda: durability.concerns(self.redis))
+            self.found = durability.concerns(self.link)
             self.read_at = monotonic()
         return self.found
 
