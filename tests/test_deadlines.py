@@ -115,10 +115,15 @@ def test_a_client_that_drips_on_after_its_408_is_cut_off(slow_time):
         until(cut, "a connection that takes no more")
 
 
-def test_a_refused_body_that_drips_on_is_cut_off_at_the_time_of_any_other(hasty):
-    with Wire(hasty) as wire:
+def test_a_refused_body_that_drips_on_is_cut_off_at_the_time_of_any_other(slow_time):
+    with slow_time.wire() as wire:
         assert wire.ask(SLOW["body"][0].replace(b"Content-Length: 9", b"Content-Length: 99999")).status == 413
-        until(lambda: fails(wire, b" "), "a connection that takes no more")
+
+        def cut() -> bool:
+            slow_time.advance(0.1)
+            return fails(wire, b" ")
+
+        until(cut, "a connection that takes no more")
 
 
 def fails(wire: Wire, piece: bytes) -> bool:
@@ -135,6 +140,17 @@ def test_a_connection_that_says_nothing_is_closed_without_a_word(slow_time, aske
         assert not asked or not wire.ask(LIVEZ).closes
         slow_time.advance(0.9)
         assert not wire.readable()
+        slow_time.advance(0.4)
+        assert wire.end() == ("closed", b"")
+
+
+def test_an_empty_line_behind_an_answer_begins_no_request_that_could_be_late(slow_time):
+    with slow_time.wire() as wire:
+        assert wire.ask(LIVEZ).status == 200
+        wire.send(b"\r\n")
+        slow_time.advance(0.9)
+        assert not wire.readable()
+        # Closed like any connection that asks nothing more, without a 408.
         slow_time.advance(0.4)
         assert wire.end() == ("closed", b"")
 
@@ -269,10 +285,3 @@ def test_a_thousand_slow_connections_are_gone_soon_and_nobody_else_notices(run, 
     fds = metric(ask(server, request("GET", "/metrics")).body.decode(), "process_open_fds")
     assert fds < 40
     assert not re.search(r"service available: *NO", out)
-
-
-def test_an_empty_line_behind_an_answer_begins_no_request_that_could_be_late(hasty):
-    with Wire(hasty) as wire:
-        assert wire.ask(LIVEZ).status == 200
-        # Closed like any connection that asks nothing more, without a 408.
-        assert wire.send(b"\r\n").end() == ("closed", b"")
