@@ -26,12 +26,12 @@ def database(postgres_server) -> Iterator[Callable[[str], str]]:
     url = postgres_server.database("refused")
     with closing(PostgresItems(url, {"a": ROW}, 10)) as store:
         store.get("a")
-        store.free[0].execute("CREATE ROLE poor LOGIN")
+        store.free[0].execute("CREATE ROLE limited LOGIN")
         store.free[0].execute("REVOKE CONNECT ON DATABASE refused FROM public")
-        store.free[0].execute("GRANT CONNECT ON DATABASE refused TO poor")
+        store.free[0].execute("GRANT CONNECT ON DATABASE refused TO limited")
     yield lambda role: url.replace("postgres@", f"{role}@")
     postgres_server.ask("DROP DATABASE refused WITH (FORCE)")
-    postgres_server.ask("DROP ROLE poor")
+    postgres_server.ask("DROP ROLE limited")
 
 
 def change(url: str, *statements: str) -> None:
@@ -55,22 +55,22 @@ def put(store):
     return store.put("a", ROW)
 
 
-READ_ONLY = "ALTER ROLE poor SET default_transaction_read_only TO on"
-GRANTED = "GRANT SELECT ON iris_items, iris_items_store TO poor"
+READ_ONLY = "ALTER ROLE limited SET default_transaction_read_only TO on"
+GRANTED = "GRANT SELECT ON iris_items, iris_items_store TO limited"
 
 
 @pytest.mark.parametrize(
     ("role", "statements", "use", "remedy"),
     [
         ("nobody", [], get, remedies.SIGN_IN),
-        ("poor", ["REVOKE CONNECT ON DATABASE refused FROM poor"], get, remedies.SIGN_IN),
-        ("poor", ["ALTER ROLE poor NOLOGIN"], get, remedies.SIGN_IN),
-        ("poor", [], get, remedies.GRANT),
-        ("poor", [GRANTED], put, remedies.GRANT),
-        ("poor", ["ALTER TABLE iris_items RENAME COLUMN features TO others", GRANTED], get, remedies.RESTART),
-        ("poor", [GRANTED, "DROP TABLE iris_items"], get, remedies.RESTART),
-        ("poor", ["GRANT ALL ON iris_items TO poor", READ_ONLY], put, remedies.PRIMARY),
-        ("poor", ["DROP TABLE iris_items, iris_items_store"], get, remedies.GRANT),
+        ("limited", ["REVOKE CONNECT ON DATABASE refused FROM limited"], get, remedies.SIGN_IN),
+        ("limited", ["ALTER ROLE limited NOLOGIN"], get, remedies.SIGN_IN),
+        ("limited", [], get, remedies.GRANT),
+        ("limited", [GRANTED], put, remedies.GRANT),
+        ("limited", ["ALTER TABLE iris_items RENAME COLUMN features TO others", GRANTED], get, remedies.RESTART),
+        ("limited", [GRANTED, "DROP TABLE iris_items"], get, remedies.RESTART),
+        ("limited", ["GRANT ALL ON iris_items TO limited", READ_ONLY], put, remedies.PRIMARY),
+        ("limited", ["DROP TABLE iris_items, iris_items_store"], get, remedies.GRANT),
     ],
 )  # fmt: skip
 def test_each_permanent_refusal_of_postgresql_has_its_remedy(database, role, statements, use, remedy):
@@ -86,7 +86,7 @@ def test_a_database_that_is_not_there_is_a_permanent_refusal_and_one_that_is_dow
 
 
 def test_readiness_and_answers_name_what_to_grant_and_both_go_on_once_it_is(run, database):
-    server = run("--role", "data_cache", IRIS_DATABASE_URL=database("poor"))
+    server = run("--role", "data_cache", IRIS_DATABASE_URL=database("limited"))
 
     def ready():
         return ask(server, request("GET", "/readyz"))
@@ -96,7 +96,7 @@ def test_readiness_and_answers_name_what_to_grant_and_both_go_on_once_it_is(run,
     for answer in (ready(), item, written):
         assert answer.status == 503 and "retry-after" not in answer.fields
         assert remedies.GRANT in answer.json()["detail"] and "again soon" not in answer.json()["detail"]
-        assert not any(word in answer.body.decode() for word in ("poor", "permission denied", "refused?"))
+        assert not any(word in answer.body.decode() for word in ("limited", "permission denied", "refused?"))
     change(database("postgres"), GRANTED)
     until(lambda: ready().status == 200, "it is ready")
     assert ask(server, request("GET", "/items/a")).status == 200
@@ -104,7 +104,7 @@ def test_readiness_and_answers_name_what_to_grant_and_both_go_on_once_it_is(run,
     assert remedies.GRANT in ask(server, request("PUT", "/items/a", BODY)).json()["detail"]
     assert ready().json() == {"ready": True, "warnings": [remedies.GRANT]}
     assert ask(server, request("GET", "/items/a", None, "Cache-Control: no-cache")).status == 200
-    change(database("postgres"), "GRANT INSERT, UPDATE ON iris_items TO poor")
+    change(database("postgres"), "GRANT INSERT, UPDATE ON iris_items TO limited")
     assert ask(server, request("PUT", "/items/a", BODY)).status == 200 and ready().json() == {"ready": True}
     server.process.terminate()
     log = server.process.communicate(timeout=PATIENCE_SECONDS)[1]
@@ -118,12 +118,12 @@ def test_a_run_over_a_table_that_may_not_write_says_what_to_grant(database, post
     postgres_server.database("scored")
     with closing(PostgresItems(postgres_server.url.replace("/postgres?", "/scored?"), {}, 10)) as store:
         store.get("a")
-        for one in ("CREATE TABLE t (id int PRIMARY KEY)", f"ALTER TABLE t {columns}", "GRANT SELECT, UPDATE ON t TO poor"):
+        for one in ("CREATE TABLE t (id int PRIMARY KEY)", f"ALTER TABLE t {columns}", "GRANT SELECT, UPDATE ON t TO limited"):
             store.free[0].execute(one)
-    url = postgres_server.url.replace("/postgres?", "/scored?").replace("postgres@", "poor@")
+    url = postgres_server.url.replace("/postgres?", "/scored?").replace("postgres@", "limited@")
     assert main(["batch", "--table", "t", "--database", url]) == 2
     assert "grant the role SELECT and UPDATE on the table, CREATE in its schema" in capsys.readouterr().err
-    postgres_server.ask("ALTER ROLE poor SET default_transaction_read_only TO on")
+    postgres_server.ask("ALTER ROLE limited SET default_transaction_read_only TO on")
     assert main(["batch", "--table", "t", "--database", url]) == 2
     assert "must lead to the primary" in capsys.readouterr().err
     postgres_server.ask("DROP DATABASE scored WITH (FORCE)")
@@ -139,18 +139,18 @@ def test_a_state_that_may_not_be_written_is_a_permanent_refusal_and_what_is_ther
 
 
 def test_the_refusals_of_redis_have_their_remedies(own_redis):
-    users = {"poor": "+@all -xadd -eval", "none": "-@all"}
+    users = {"limited": "+@all -xadd -eval", "none": "-@all"}
     for name, rules in users.items():
         own_redis.ask("ACL", "SETUSER", name, "on", ">right", "~*", *rules.split())
 
     def jobs(user: str, password: str) -> RedisJobs:
         return RedisJobs(own_redis.url.replace("unix://", f"unix://{user}:{password}@"), seconds=PATIENCE_SECONDS)
 
-    assert refusal(jobs("poor", "wrong"), lambda store: store.counts()).remedy == SIGN_IN
+    assert refusal(jobs("limited", "wrong"), lambda store: store.counts()).remedy == SIGN_IN
     assert refusal(jobs("none", "right"), lambda store: store.counts()).remedy == GRANT
-    denied = refusal(jobs("poor", "right"), lambda store: store.submit(ROW))
+    denied = refusal(jobs("limited", "right"), lambda store: store.submit(ROW))
     assert denied.remedy == GRANT and isinstance(denied, Denied)
-    with closing(jobs("poor", "right")) as store:
+    with closing(jobs("limited", "right")) as store:
         assert store.counts().by_state["running"] == 0
     with redis.Redis.from_url(own_redis.url) as client:
         client.config_set("requirepass", "secret")

@@ -241,8 +241,8 @@ def targets() -> Iterator[Vector]:
     yield refused("target-absolute-with-a-bad-host", message(b"GET http://a/livez HTTP/1.1", b"Host: a b"), "RFC 9112 3.2")
     yield refused("target-absolute-with-two-hosts", message(b"GET http://a/livez HTTP/1.1", HOST, HOST), "RFC 9112 3.2")
     yield last("target-absolute-in-1.0", message(b"GET http://a/livez HTTP/1.0"), 200, "RFC 9112 3.2.2")
-    yield answered("target-absolute-without-path", get(b"http://a"), 404, "RFC 9110 4.2.3: an empty path is /")
-    yield answered("target-absolute-without-path-with-query", get(b"http://a?x"), 404, "RFC 9110 4.2.3: an empty path is /")
+    yield answered("target-absolute-without-path", get(b"http://a"), 200, "RFC 9110 4.2.3: an empty path is /")
+    yield answered("target-absolute-without-path-with-query", get(b"http://a?x"), 200, "RFC 9110 4.2.3: an empty path is /")
     sent = message(b"POST http://a/predict/label HTTP/1.1", HOST, JSON, LENGTH, body=DOCUMENT)
     yield good("target-absolute-with-a-body", sent, "RFC 9112 3.2.2")
     for code in NO_PCHAR + b"\t\x00\x01\x0b\x1b\x7f\x80\xa0\xff":
@@ -265,7 +265,7 @@ def targets() -> Iterator[Vector]:
     for path in (b"/%6cabel", b"/%6Cabel", b"/%6c%61%62%65%6c", b"/labe%6c?x"):
         yield good(f"path-{shown(path)}", get(path), "RFC 9110 4.2.3: encoded unreserved characters are the same URI")
     for path in (
-        b"/", b"//", b"//livez", b"/livez/", b"/livez//", b"/./livez", b"/../livez", b"/a/../livez", b"/%2e%2e/livez",
+        b"//", b"//livez", b"/livez/", b"/livez//", b"/./livez", b"/../livez", b"/a/../livez", b"/%2e%2e/livez",
         b"/%2e/livez", b"/..", b"/LIVEZ", b"/livez;x", b"/livez%3f", b"/livez%23", b"/%256civez", b"/livez%20", b"/%20livez",
         b"/%ff", b"/%c3%28", b"/%80livez", b"/%c0%afetc/passwd", b"/..%5c", b"/livez.", b"/a:80", b"/*", b"//a/livez",
         b"/http://a/livez", b"/%25", b"/etc/passwd", b"/" + MARK,
