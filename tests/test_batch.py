@@ -150,6 +150,7 @@ def test_csv_may_be_written_in_many_ways(file, tmp_path, text):
     same_answers(found, ROWS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet"])
 @pytest.mark.parametrize("twice", ["label", "probability_setosa", "model_digest"])
 def test_a_kept_column_that_the_output_has_already_is_refused(file, tmp_path, name, twice):
@@ -163,6 +164,7 @@ def test_a_kept_column_that_the_output_has_already_is_refused(file, tmp_path, na
     batch(source, tmp_path / "digest.csv", *(("--keep", twice) if twice == "model_digest" else ()))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])
 def test_another_delimiter_is_recognized_by_a_header_without_commas_or_named(file, tmp_path, delimiter):
     text = rows_text().replace(",", delimiter)
@@ -190,6 +192,7 @@ def test_a_decimal_comma_is_told_and_never_another_number(file, tmp_path):
     batch(tmp_path / "bare.csv", tmp_path / "o.csv", "--no-header", "--delimiter", ";", status=TOO_MANY_BAD)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["in.csv", "in.csv.gz"])
 def test_lines_that_end_in_carriage_returns_are_cut_between_processes_like_others(file, tmp_path, name):
     lines = text_of(30_000)
@@ -292,6 +295,7 @@ def test_json_lines_of_objects_and_of_lists(file, tmp_path):
     same_answers(read_csv(tmp_path / "lists.csv"), ROWS)
 
 
+@pytest.mark.long
 def test_gzip_goes_in_and_out_by_the_name(file, tmp_path):
     batch(file(text_of(20_000), "in.csv.gz"), tmp_path / "out.csv.gz", "--keep", "id")
     batch(file(text_of(20_000)), tmp_path / "out.csv", "--keep", "id")
@@ -415,6 +419,7 @@ def test_bad_json_lines_are_told_likewise(file, tmp_path):
     same_answers(read_csv(tmp_path / "out.csv"), [ROWS[0]] * 2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("limit", "status", "why"),
     [
@@ -523,6 +528,7 @@ def test_a_run_that_is_done_is_not_done_again(file, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv", "out.csv.run.json"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["input", "model", "options"])
 def test_an_output_of_another_run_is_written_over_only_by_force(file, tmp_path, what, slow_model):
     source, names = file(rows_text()), ("--features", ",".join(FEATURES))
@@ -542,6 +548,7 @@ def test_an_output_of_another_run_is_written_over_only_by_force(file, tmp_path, 
     assert (tmp_path / "out.csv").read_bytes() != before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["out.csv", "out.csv.errors.csv", "out.csv.run.json"])
 def test_what_is_of_no_run_is_written_over_only_by_force(file, tmp_path, name):
     (tmp_path / name).write_text("somebody's work")
@@ -586,6 +593,7 @@ def test_a_device_of_roots_own_stays_a_device(file, tmp_path):
     assert device.is_char_device()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("there", [True, False])
 def test_the_target_of_a_link_is_what_is_written(file, tmp_path, there):
     (tmp_path / "elsewhere").mkdir()
@@ -613,6 +621,7 @@ def test_a_descriptor_is_written_to_where_it_stands(file, tmp_path, name):
     assert first == "before" and len(rest) == 4
 
 
+@pytest.mark.long
 def test_a_record_or_a_partial_output_that_is_not_a_regular_file_is_left_alone(file, tmp_path):
     source = file(rows_text())
     for name in ("out.csv.partial", "out.csv.run.json"):
@@ -770,6 +779,7 @@ def test_interrupted_it_notes_how_far_it_came_and_goes_on(large, tmp_path, numbe
     same_run(out, large / "out.csv")
 
 
+@pytest.mark.long
 def test_a_process_of_the_run_that_is_killed_stops_it_with_one_line(large, tmp_path):
     out = tmp_path / "out.csv"
     process = start(large / "in.csv", out)
@@ -782,6 +792,7 @@ def test_a_process_of_the_run_that_is_killed_stops_it_with_one_line(large, tmp_p
     same_run(out, large / "out.csv")
 
 
+@pytest.mark.long
 def test_killed_between_the_last_checkpoint_and_the_name_it_is_finished(large, tmp_path):
     out = tmp_path / "out.csv"
     run(large / "in.csv", out)
@@ -796,6 +807,7 @@ def test_killed_between_the_last_checkpoint_and_the_name_it_is_finished(large, t
     same_run(out, large / "out.csv")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("source", "target"), RUNS[:2])
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(large, tmp_path, source, target):
     out = tmp_path / target

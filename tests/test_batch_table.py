@@ -545,6 +545,7 @@ def test_a_page_is_found_by_its_key_and_reads_no_more_of_the_predictions(place, 
                 assert max(read) <= 101 and "Seq Scan" not in str(plan), plan
 
 
+@pytest.mark.long
 def test_a_lock_that_another_keeps_ends_the_run_in_one_line_and_it_goes_on_later(place, model, batch, capsys):
     place.fill(50)
     run = runs(place, model)

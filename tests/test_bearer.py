@@ -371,6 +371,7 @@ def test_prep_and_pred_go_over_to_another_token_while_they_serve(run, tmp_path):
         assert OLD not in log.read_text() and NEW not in log.read_text()
 
 
+@pytest.mark.long
 def test_a_gateway_shows_its_own_token_to_members_and_not_its_clients(run, tmp_path):
     file, clients = tmp_path / "inside", tmp_path / "outside"
     file.write_text(OLD)

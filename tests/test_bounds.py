@@ -187,6 +187,7 @@ def test_probes_metrics_and_single_predictions_do_not_wait_for_the_pool(run):
         assert [wire.answer().status for wire in wires] == [200] * 24
 
 
+@pytest.mark.long
 def test_the_metrics_tell_of_connections_of_the_queue_and_of_what_is_held(run):
     server = run("--threads", "1", "--queue", "10", "--deadline-ms", "0")
 
@@ -354,6 +355,7 @@ def test_a_full_disk_under_the_log_stops_nothing(run):
     assert server.process.returncode == 0
 
 
+@pytest.mark.long
 def test_a_log_that_nobody_reads_stops_nothing_and_every_lost_line_is_counted(run):
     server = run()
     asked = 0

@@ -60,6 +60,7 @@ def test_the_records_of_all_chunks_are_those_that_the_csv_module_reads(table, st
         assert cut(data, start=chunks[i].start, piece=5) == chunks[i:]
 
 
+@pytest.mark.long
 @settings(max_examples=400, deadline=None)
 @given(pieces, st.sampled_from([",", None]))
 def test_whatever_comes_every_byte_is_in_one_chunk_or_in_one_fault(texts, delimiter):

@@ -124,6 +124,7 @@ def test_requests_in_the_pool_are_finished_and_nothing_else_is_waited_for(run):
         assert idle.end() == ("closed", b"")
 
 
+@pytest.mark.long
 def test_an_answer_of_the_pool_that_comes_after_the_signal_tells_to_leave(run, clock):
     server = run("--threads", "1", "--grace-seconds", "2", clock=clock)
     with ExitStack() as stack:

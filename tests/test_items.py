@@ -120,6 +120,7 @@ def items(tmp_path):
 
 @pytest.fixture
 def clock(monkeypatch):
+    """Time stands still until a test moves it."""
     now = [1000.0]
     for module in (cache_module, reader_module):
         monkeypatch.setattr(module, "monotonic", lambda: now[0])
@@ -128,7 +129,7 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
-def server(items):
+def server(items, clock):
     return Server(items, marks())
 
 

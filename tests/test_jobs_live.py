@@ -143,6 +143,7 @@ def test_a_replaced_process_lets_go_of_held_answers_too(run):
         assert waiting.answer().json()["status"] == "queued"
 
 
+@pytest.mark.long
 def test_a_server_that_stops_finishes_the_jobs_it_has_begun(run, place, slow_model):
     web = run("--role", "asynchronous", "--model-dir", str(slow_model), **place)
     worker = run("--model-dir", str(slow_model), command="worker", **place)
@@ -154,6 +155,7 @@ def test_a_server_that_stops_finishes_the_jobs_it_has_begun(run, place, slow_mod
     assert (told["status"], told["attempts"]) == ("succeeded", 1)
 
 
+@pytest.mark.long
 def test_a_worker_that_cannot_finish_in_time_ends_all_the_same_and_its_job_goes_to_another(run, place, slow_model):
     slow = ("--model-dir", str(slow_model), "--lease-seconds", "2")
     web = run("--role", "asynchronous", *slow, **place)

@@ -2,6 +2,8 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -11,6 +13,11 @@ CLOCKS = {"time.monotonic", "time.perf_counter", "time.time", "time.process_time
 # Ends a test that would hang.
 LEAST_PATIENCE_SECONDS = 60
 WAITS = {"join", "wait", "result", "exception", "communicate"}
+
+
+@cache
+def parsed(file: Path) -> ast.AST:
+    return ast.parse(file.read_text())
 
 
 def has_clock(node: ast.AST, names: frozenset[str] = frozenset()) -> bool:
@@ -89,7 +96,7 @@ ALLOWED = {
 
 @pytest.mark.parametrize("rule", ALLOWED, ids=lambda rule: rule.__name__)
 def test_no_test_depends_on_the_speed_of_the_machine(rule):
-    found = {(file.name, ast.unparse(node)) for file in FILES for node in rule(ast.parse(file.read_text()))}
+    found = {(file.name, ast.unparse(node)) for file in FILES for node in rule(parsed(file))}
     assert found - ALLOWED[rule] == set()
 
 

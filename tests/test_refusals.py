@@ -36,6 +36,7 @@ def tokens(tmp_path) -> str:
     return str(tmp_path / "tokens")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("framing", FRAMINGS)
 def test_a_client_that_sends_its_whole_body_before_it_reads_gets_its_refusal(run, tokens, framing):
     with Wire(run()) as wire:

@@ -83,6 +83,7 @@ def test_hang_ups_replace_a_single_worker_under_load_and_lose_nothing(single):
     assert ended(server) == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["serve", "worker"])
 def test_a_single_worker_serves_on_until_a_replacement_with_a_good_model_is_ready(run, model_copy, tmp_path, command):
     log = tmp_path / "log"
@@ -99,6 +100,7 @@ def test_a_single_worker_serves_on_until_a_replacement_with_a_good_model_is_read
     assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 0)
 
 
+@pytest.mark.long
 def test_a_hang_up_during_a_replacement_is_not_forgotten(single):
     """The replacement may have read the model before the file changed again."""
     server, _ = single
@@ -148,6 +150,7 @@ def test_a_signal_before_the_server_is_ready_ends_it_without_a_word(begun, numbe
     assert not alive(worker)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [1, 2])
 def test_sigterm_during_a_replacement_ends_all_and_cuts_nothing(run, workers):
     server = run("--workers", str(workers), "--drain-seconds", "60", under=log_to("/dev/null"))
@@ -220,6 +223,7 @@ def test_a_single_worker_does_not_outlive_a_parent_that_was_killed(single):
     until(lambda: not alive(worker), "the end of the worker")
 
 
+@pytest.mark.long
 def test_a_healthy_worker_serves_on_though_its_sibling_does_not_start_again(run, model_copy, tmp_path):
     log = tmp_path / "log"
     server = run("--workers", "2", "--model-dir", str(model_copy), under=log_to(log))
@@ -243,6 +247,7 @@ def test_a_healthy_worker_serves_on_though_its_sibling_does_not_start_again(run,
     assert ask(server, LABEL).status == 200
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_server_whose_workers_all_died_tries_until_the_model_is_good_again(run, model_copy, tmp_path, workers):
     log = tmp_path / "log"
@@ -261,6 +266,7 @@ def test_a_server_whose_workers_all_died_tries_until_the_model_is_good_again(run
     assert ended(server) == 0
 
 
+@pytest.mark.long
 def test_sigterm_ends_a_server_that_waits_for_its_next_try(run, model_copy, tmp_path):
     log = tmp_path / "log"
     server = run("--model-dir", str(model_copy), under=log_to(log))
@@ -292,6 +298,7 @@ def test_a_first_worker_that_is_killed_before_it_is_ready_ends_the_start_with_on
     assert err.startswith("iris_wsgi: ") and "SIGKILL" in err and "memory" in err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lost", [False, True], ids=["hang-up", "death"])
 def test_a_system_that_starts_no_process_ends_nothing_and_is_tried_again(single, lost):
     server, log = single

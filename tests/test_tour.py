@@ -71,6 +71,7 @@ def test_every_pattern_of_the_readme_is_shown_and_right(run, tmp_path):
     assert [row.pattern for row in ROWS[:-2]] == NAMES
 
 
+@pytest.mark.long
 def test_each_lie_of_a_server_is_told_by_the_pattern_that_it_concerns(run, tmp_path):
     server = run("--edge-dir", str(build_bundle(tmp_path / "bundle", MODEL)))
     with Liar(server, *LIES.values()) as liar:
@@ -81,6 +82,7 @@ def test_each_lie_of_a_server_is_told_by_the_pattern_that_it_concerns(run, tmp_p
     assert "expected [0.99" in found["synchronous"]
 
 
+@pytest.mark.long
 def test_answers_are_held_to_the_golden_rows_that_are_here(run, model_copy):
     golden = model_copy / "golden.json"
     swapped = {"setosa": "virginica", "virginica": "setosa"}
@@ -108,6 +110,7 @@ def test_a_server_of_another_model_is_told_in_one_line_that_names_both_and_the_w
         assert f"{MODEL} holds iris_svc 1.0.0 sha256:" in told.stderr and "--model-dir names" in told.stderr
 
 
+@pytest.mark.long
 def test_with_a_model_of_ones_own_that_has_none_beside_it_the_rest_is_not_served(run):
     found = unserved(tour(run("--model-dir", str(MODEL / "fast")).url, "--model-dir", str(MODEL / "fast")))
     assert list(found) == ["prep-pred", "sync-async", "horizontal microservice", "edge AI"]
@@ -132,6 +135,7 @@ SERVED = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("role", SERVED)
 def test_a_server_of_one_role_is_right_in_what_it_serves_and_the_rest_is_told_as_not_served(run, request, role):
     others = request.getfixturevalue("others")[role] if role in ("prep", "gateway") else {}
@@ -145,6 +149,7 @@ def test_a_server_of_one_role_is_right_in_what_it_serves_and_the_rest_is_told_as
     assert all(f"role {role} " in why for name, why in found.items() if name != "edge AI")
 
 
+@pytest.mark.long
 def test_jobs_that_nobody_works_on_are_wrong_and_the_worker_is_named(run, monkeypatch):
     monkeypatch.setenv("IRIS_TOKEN_FILE", "")
     server = run("--role", "sync_async", "--wait-seconds", "0")
@@ -154,6 +159,7 @@ def test_jobs_that_nobody_works_on_are_wrong_and_the_worker_is_named(run, monkey
     assert all(why.startswith("the job is still queued; is a worker running") for why in found.values())
 
 
+@pytest.mark.long
 def test_settings_of_a_server_that_serves_all_are_no_mistakes(run):
     server = run("--cache", "off", "--wait-seconds", "0", "--escalate-below", "0.5", "--url-prefix", "/iris")
     found = unserved(tour(server.url))
@@ -199,6 +205,7 @@ def test_a_server_that_is_something_else_is_told_in_one_line(which):
     )
 
 
+@pytest.mark.long
 def test_a_server_that_wants_a_token_is_told_in_one_line(run, tmp_path, monkeypatch):
     path = tmp_path / "tokens"
     path.write_text("first-one-of-the-file\n")
@@ -225,6 +232,7 @@ def test_where_there_is_no_server_one_line_says_what_to_do():
     )
 
 
+@pytest.mark.long
 def test_it_shows_the_token_of_the_settings_to_the_server_and_to_nobody_else(run, tmp_path, monkeypatch):
     path = tmp_path / "tokens"
     path.write_text("first-one-of-the-file\nsecond-one-of-the-file\n")

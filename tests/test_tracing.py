@@ -100,6 +100,7 @@ def of_request(server) -> dict:
     return line
 
 
+@pytest.mark.long
 def test_one_request_is_found_in_the_logs_of_a_gateway_and_its_members(run):
     members = {name: run("--role", "member", "--member", name) for name in ("setosa", "versicolor", "virginica")}
     registry = ",".join(f"{name}={server.url}" for name, server in members.items())

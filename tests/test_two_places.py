@@ -104,6 +104,7 @@ def test_prep_is_ready_when_pred_is_and_again_after_it_was_gone(run, pred):
         assert (answer.status, answer.fields["retry-after"]) == (503, "1")
 
 
+@pytest.mark.long
 def test_pred_of_another_pair_is_named_and_not_asked(run, tmp_path):
     pred = shutil.copytree(MODEL, tmp_path / "other") / "pred"
     model = onnx.load(pred / "iris_pred.onnx")
@@ -155,6 +156,7 @@ def kill(server) -> None:
     server.process.wait()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", ["is killed", "stands still"])
 def test_a_member_that_fails_is_missing_until_it_is_back(run, members, fault):
     gateway, member = gateway_of(run, members), members["virginica"]
@@ -177,6 +179,7 @@ def test_a_member_that_fails_is_missing_until_it_is_back(run, members, fault):
     until(lambda: ask(gateway, VOTE).json()["status"] == "complete", "it is asked again, without a restart")
 
 
+@pytest.mark.long
 def test_below_the_quorum_it_is_503_and_never_200_when_nobody_answered(run, members):
     gateway, generous = gateway_of(run, members), gateway_of(run, members, "--quorum", "1")
     for count, name in enumerate(NAMES, 1):
@@ -268,6 +271,7 @@ def test_ten_thousand_requests_with_faults_among_them_leave_nothing_behind(run, 
             assert extra <= 0.1 * calls + 5
 
 
+@pytest.mark.long
 def test_members_that_hang_hold_up_no_request_that_only_computes(run, members):
     with Faulty(members["setosa"]) as between:
         registry = ",".join(f"{name}={between.url if name == 'setosa' else members[name].url}" for name in NAMES)

@@ -177,6 +177,7 @@ def test_the_parent_holds_neither_model_nor_numpy(shared):
         assert "onnxruntime" in Path(f"/proc/{pid}/maps").read_text()
 
 
+@pytest.mark.long
 def test_metrics_are_exact_whichever_worker_tells_them(run):
     server = run(*TWO, "--cache", "off", under=log_to("/dev/null"))
     both(server)
@@ -211,6 +212,7 @@ def test_memory_descriptors_and_time_are_those_of_all_processes(shared):
     assert metric(text, "process_cpu_seconds_total") == pytest.approx(sum(map(cpu_seconds, pids)), rel=0.5)
 
 
+@pytest.mark.long
 def test_counters_survive_the_killing_of_a_worker_and_never_go_back(pair):
     server, _ = pair
     with ExitStack() as stack:
@@ -328,6 +330,7 @@ def test_a_signal_to_the_parent_drains_all_and_loses_nothing(pair, number):
     assert events(log) == []
 
 
+@pytest.mark.long
 def test_ctrl_c_in_a_terminal_reaches_all_processes_and_loses_nothing(run, tmp_path):
     server = run(*TWO, under=("setsid", *log_to(tmp_path / "log")))
     both(server)
@@ -399,6 +402,7 @@ def test_a_worker_that_died_before_its_parent_heard_that_it_was_ready_was_ready(
     assert worker.ready and told and not supervisor.stopping and not supervisor.workers and worker.told == -1
 
 
+@pytest.mark.long
 def test_two_hang_ups_in_a_row_leave_two_workers(pair):
     server, _ = pair
     old = set(both(server))
@@ -409,6 +413,7 @@ def test_two_hang_ups_in_a_row_leave_two_workers(pair):
     assert len(both(server)) == 2
 
 
+@pytest.mark.long
 def test_a_hang_up_with_a_broken_model_changes_nothing_and_the_log_tells(run, model_copy, tmp_path):
     log = tmp_path / "log"
     server = run(*TWO, "--model-dir", str(model_copy), under=log_to(log))
@@ -460,6 +465,7 @@ def test_a_signal_that_comes_while_workers_start_ends_all(run):
         assert not any(map(alive, pids))
 
 
+@pytest.mark.long
 def test_a_log_that_is_read_slowly_holds_up_no_worker(run):
     server = run(*TWO, **NOT_MEASURED)
     pids = both(server)
