@@ -315,13 +315,13 @@ class Database:
     def known(self, connection: sqlite3.Connection) -> bool:
         """Whether the schema is there; not so in an empty file. Raises BadStore for any other."""
         schema = self.schema
-        # In one transaction: another process may be making it between two looks.
-        begun = not connection.in_transaction
-        connection.execute("BEGIN") if begun else None
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        connection.execute("COMMIT") if begun else None
+        if connection.in_transaction:
+            application, version, tables = header(connection)
+        else:
+            # In one transaction: another process may be making it between two looks.
+            connection.execute("BEGIN")
+            application, version, tables = header(connection)
+            connection.execute("COMMIT")
         if (application, version, tables) == (0, 0, 0):
             return False
         if application != schema.application:
@@ -342,6 +342,14 @@ class Database:
         while self.readers:
             self.shut(self.readers.pop())
         os.close(self.gate)
+
+
+def header(connection: sqlite3.Connection) -> tuple[int, int, int]:
+    """Returns whose database it is, the version of its schema, and the number of its tables, indexes and triggers."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    return application, version, tables
 
 
 def emptied(connection: sqlite3.Connection) -> bool:
