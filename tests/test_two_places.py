@@ -56,7 +56,7 @@ def members(run):
 
 def gateway_of(run, members, *options: str):
     registry = ",".join(f"{name}={server.url}" for name, server in members.items())
-    server = run("--role", "gateway", "--members", registry, "--ensemble-ms", "3000", *options)
+    server = run("--role", "gateway", "--members", registry, "--ensemble-ms", "1500", *options)
     until(lambda: ready(server), "the gateway knows its members")
     return server
 
