@@ -11,7 +11,7 @@ from math import inf
 import numpy as np
 import pytest
 from clients import ask, request, until
-from conftest import MODEL, need
+from conftest import MODEL
 from redis_server import RedisServer
 from test_cached import ROW, ROWS, Slow, cache_of, counted, right
 
@@ -27,7 +27,6 @@ SECONDS = 0.5
 
 @pytest.fixture
 def redis():
-    need("redis-server")
     server = RedisServer(durable=False)
     yield server
     if server.process.poll() is None:
