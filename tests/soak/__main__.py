@@ -39,6 +39,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 16_384)), hard))
     given.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="soak-") as scratch, Fleet(Path(scratch)) as fleet:
+        fleet.start()
         say(f"{len(fleet.servers)} servers are ready")
         wrong = soak(fleet, given, say)
         say("all servers are ended")

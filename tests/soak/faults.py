@@ -12,7 +12,6 @@ from clients import alive, until
 from fleet import NAMES, Fleet, Server, Store
 from postgres_server import PostgresServer
 
-PATIENCE_SECONDS = 60.0
 # What was begun while it lasted may be told a little later.
 AFTER_SECONDS = 2.0
 ROW = {"data": [[5.1, 3.5, 1.4, 0.2]]}
@@ -221,7 +220,7 @@ class Faults:
         self.ending.wait(hold)
         fault.mend()
         try:
-            until(fault.over, f"over: {fault.name}", PATIENCE_SECONDS)
+            until(fault.over, f"over: {fault.name}")
         except AssertionError as error:
             self.wrong.append(str(error))
         self.windows[self.windows.index(began)] = began._replace(end=time.time() + AFTER_SECONDS)

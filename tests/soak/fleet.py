@@ -124,7 +124,10 @@ class Fleet:
         self.stores: list[Store] = []
         self.jobs, self.cache, self.items = (self.kept(RedisServer(durable)) for durable in (True, False, False))
         self.postgres = self.kept(PostgresServer())
-        edge = str(build_bundle(folder / "edge", MODEL))
+
+    def start(self) -> None:
+        """Returns when all are ready."""
+        edge = str(build_bundle(self.folder / "edge", MODEL))
         self.add("all", 2, "--role", "all", "--edge-dir", edge)
         self.add("web_single", 2, "--role", "web_single")
         self.add("synchronous", 2, "--role", "synchronous")
@@ -142,7 +145,7 @@ class Fleet:
         for server in self.servers.values():
             if not server.port:
                 server.serves()
-        until(lambda: all(one.is_ready() for one in self.servers.values()), "all are ready", 60)
+        until(lambda: all(one.is_ready() for one in self.servers.values()), "all are ready")
 
     def kept(self, store):
         self.stores.append(store)
