@@ -691,8 +691,8 @@ def test_shards_are_all_rows_once(file, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An input of a dozen chunks, a few of which have bad rows, and its undisturbed outputs by name."""
+def large_input(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An input of a dozen chunks, a few of which have bad rows."""
     folder = tmp_path_factory.mktemp("large")
     lines = text_of(90_000).splitlines()
     for i in (5, 40_000, 40_001, 89_000):
@@ -700,9 +700,15 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines[60_000] = '"quoted, and\nof two lines",5.1,3.5,1.4,0.2'
     (folder / "in.csv").write_text("\n".join(lines))
     (folder / "in.csv.gz").write_bytes(gzip.compress((folder / "in.csv").read_bytes()))
-    for source, target in RUNS:
-        batch(folder / source, folder / target, "--keep", "id", "--quiet")
     return folder
+
+
+@pytest.fixture(scope="module")
+def large(large_input: Path) -> Path:
+    """The same, and its undisturbed outputs by name."""
+    for source, target in RUNS:
+        batch(large_input / source, large_input / target, "--keep", "id", "--quiet")
+    return large_input
 
 
 RUNS = [("in.csv", "out.csv"), ("in.csv.gz", "out.jsonl.gz"), ("in.csv", "out.parquet")]
@@ -826,8 +832,8 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(large, t
     same_run(out, large / target)
 
 
-def test_a_reader_that_goes_away_stops_it_with_one_line(large):
-    process = subprocess.Popen(command(large / "in.csv", "-", "--quiet"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def test_a_reader_that_goes_away_stops_it_with_one_line(large_input):
+    process = subprocess.Popen(command(large_input / "in.csv", "-", "--quiet"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.read(1000)
     process.stdout.close()
     told = process.stderr.read().decode()
@@ -836,8 +842,8 @@ def test_a_reader_that_goes_away_stops_it_with_one_line(large):
 
 
 @pytest.mark.parametrize("damage", ["cut off", "no gzip"])
-def test_an_input_that_ends_too_soon_stops_it_with_one_line(large, tmp_path, damage):
-    data = (large / "in.csv.gz").read_bytes()
+def test_an_input_that_ends_too_soon_stops_it_with_one_line(large_input, tmp_path, damage):
+    data = (large_input / "in.csv.gz").read_bytes()
     (tmp_path / "in.csv.gz").write_bytes(data[: len(data) // 2] if damage == "cut off" else data[:50_000] + b"x" * 50_000)
     told = batch(tmp_path / "in.csv.gz", tmp_path / "out.csv", "--keep", "id", status=STOPPED).stderr.decode()
     assert "cannot be read to its end" in told and not (tmp_path / "out.csv").exists()
@@ -848,21 +854,21 @@ def test_an_input_that_is_no_gzip_at_all_is_one_line(tmp_path):
     assert b"in.csv.gz cannot be read" in batch(tmp_path / "in.csv.gz", tmp_path / "out.csv", status=STOPPED).stderr
 
 
-def test_an_output_that_somebody_cut_off_is_not_gone_on_with(large, tmp_path):
+def test_an_output_that_somebody_cut_off_is_not_gone_on_with(large_input, tmp_path):
     out = tmp_path / "out.csv"
-    process = start(large / "in.csv", out)
+    process = start(large_input / "in.csv", out)
     until(lambda: checkpoint(out) > 1, "it has begun")
     process.kill()
     process.communicate()
     os.truncate(tmp_path / "out.csv.partial", 100)
-    told = batch(large / "in.csv", out, "--keep", "id", status=BAD_ARGUMENTS)
+    told = batch(large_input / "in.csv", out, "--keep", "id", status=BAD_ARGUMENTS)
     assert b"was cut off; --force begins anew" in told.stderr
 
 
 # What people see meanwhile.
 
 
-def test_a_log_gets_a_line_now_and_then_and_a_terminal_a_bar(large, tmp_path, monkeypatch, capsys):
+def test_a_log_gets_a_line_now_and_then_and_a_terminal_a_bar(tmp_path, monkeypatch, capsys):
     from iris_wsgi.batch import progress
 
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)

@@ -73,15 +73,17 @@ def time_passes(server, clock) -> None:
 
 
 @BOTH
-def test_those_who_connected_before_the_end_are_all_answered(run, number):
-    server = run("--grace-seconds", "1")
+def test_those_who_connected_before_the_end_are_all_answered(run, clock, number):
+    server = run("--grace-seconds", "2", clock=clock)
     with ExitStack() as stack:
         wires = [stack.enter_context(Wire(server)) for _ in range(200)]
         server.process.send_signal(number)
+        until(lambda: ask(server, READYZ).status == 503, "not ready")
         for wire in wires:
             wire.send(LABEL)
         answers = [wire.answer() for wire in wires]
         assert {(answer.status, answer.closes) for answer in answers} == {(200, True)}
+    time_passes(server, clock)
     assert ended(server) == 0
 
 

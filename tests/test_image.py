@@ -17,8 +17,6 @@ import pytest
 import yaml
 from clients import children, until
 from conftest import ROOT, need
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from fences import commands, fits
 from test_drain import free_ports
 from test_readme import placed, ran
@@ -635,6 +633,9 @@ def test_a_build_from_nothing_by_another_tool_gives_the_same_image_of_the_locked
 
 
 def test_the_bill_of_materials_is_valid_and_complete(runner, image, tmp_path):
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     out = tmp_path / "sbom.json"
     subprocess.run([BIN, "sbom", "--out", out], check=True, capture_output=True)
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(out.read_text()) is None

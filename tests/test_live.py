@@ -213,7 +213,7 @@ STREAMS = {
 
 
 @pytest.mark.parametrize("streams", STREAMS.values(), ids=STREAMS)
-@pytest.mark.parametrize("command", ["serve --role web_single", "worker"])
+@pytest.mark.parametrize("command", ["serve --role web_single", pytest.param("worker", marks=pytest.mark.long)])
 def test_no_closed_or_full_stream_ends_the_start_or_a_later_line_of_the_log(tmp_path, command, streams):
     (port,) = free_ports(1)
     line = f"{sys.executable} -m iris_wsgi {command} --port {port} --workers 1 --model-dir {MODEL} --state-dir {tmp_path}"

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import kubernetes_validate
 import pytest
 import yaml
 from bundles import write_bundle
@@ -320,6 +319,8 @@ def benchmark(column: str) -> float:
 
 
 def test_every_object_fits_the_strict_schemas_of_three_kubernetes_versions(rendered):
+    import kubernetes_validate
+
     different = {json.dumps(one, sort_keys=True): one for objects in rendered.values() for one in objects}
     assert len(different) > 20
     for version in KUBERNETES:
@@ -328,8 +329,11 @@ def test_every_object_fits_the_strict_schemas_of_three_kubernetes_versions(rende
             assert kubernetes_validate.validate(one, version, strict=True) == version
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("version", KUBERNETES)
 def test_the_schemas_refuse_what_is_misspelt(version):
+    import kubernetes_validate
+
     deployment = yaml.safe_load((MANIFESTS / "base/deployment.yml").read_text())
     deployment["spec"]["template"]["spec"]["enableServiceLink"] = False
     with pytest.raises(kubernetes_validate.ValidationError, match="enableServiceLink"):

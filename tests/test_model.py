@@ -431,6 +431,7 @@ def wine(tmp_path_factory) -> dict[str, Path]:
     return folders
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["tensor", "numbers", "names"])
 def test_another_model_works_by_replacing_the_files(wine, kind, make, capsys):
     folder = wine[kind]

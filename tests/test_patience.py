@@ -94,6 +94,7 @@ ALLOWED = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rule", ALLOWED, ids=lambda rule: rule.__name__)
 def test_no_test_depends_on_the_speed_of_the_machine(rule):
     found = {(file.name, ast.unparse(node)) for file in FILES for node in rule(parsed(file))}

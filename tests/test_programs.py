@@ -4,6 +4,8 @@ import ast
 import re
 import shutil
 import subprocess
+from functools import cache
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -53,22 +55,25 @@ def test_the_programs_of_ci_are_known_as_such_as_it_might_lack():
     assert {package.partition(":")[0] for package in packages} <= OPTIONAL
 
 
-def calls(tree: ast.AST):
-    return [(node, ast.unparse(node.func)) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+@cache
+def calls(file: Path) -> list[tuple[ast.Call, str]]:
+    return [(node, ast.unparse(node.func)) for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
 
 
+@pytest.mark.long
 def test_what_a_test_needs_is_known_as_what_a_machine_may_lack():
     """Otherwise it could start behind another program unseen."""
     needed = {
         node.args[0].value
         for file in FILES
-        for node, name in calls(ast.parse(file.read_text()))
+        for node, name in calls(file)
         if name == "need" and isinstance(node.args[0], ast.Constant)
     }
     assert needed and needed <= OPTIONAL
 
 
+@pytest.mark.long
 def test_no_test_starts_a_program_in_a_way_that_the_interpreter_does_not_report():
     unseen = re.compile(r"os\.(exec|spawn|popen|system)|pty\.|asyncio\.create_subprocess")
-    found = {(file.name, name) for file in FILES for _, name in calls(ast.parse(file.read_text())) if unseen.match(name)}
+    found = {(file.name, name) for file in FILES for _, name in calls(file) if unseen.match(name)}
     assert found == set()

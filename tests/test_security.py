@@ -6,6 +6,7 @@ import socket
 import threading
 import tracemalloc
 from contextlib import ExitStack
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,6 +25,7 @@ TABLES = re.findall(r"^\| (.+) \|\n\|[-|]+\|\n((?:\|.+\|\n)+)", TEXT, re.MULTILI
 ROWS = [[cell.strip() for cell in line.strip("|\n").split("|")] for _, rows in TABLES for line in rows.splitlines()]
 
 
+@cache
 def functions_of(file: str) -> set[str]:
     return {one.name for one in ast.parse((ROOT / file).read_text()).body if isinstance(one, ast.FunctionDef)}
 
@@ -31,12 +33,11 @@ def functions_of(file: str) -> set[str]:
 def test_each_promise_names_tests_that_exist():
     assert len(TABLES) == 5 and len(ROWS) > 40
     assert [header.split(" | ")[-1] for header, _ in TABLES] == ["held by"] * 5
-    known: dict[str, set[str]] = {}
     for promise, *_, held in ROWS:
         names = re.findall(r"`(tests/test_\w+\.py)::(test_\w+)`", held)
         assert names and not re.sub(r"`tests/test_\w+\.py::test_\w+`", "", held).strip(), promise
         for file, name in names:
-            assert name in known.setdefault(file, functions_of(file)), f"{file} has no {name}"
+            assert name in functions_of(file), f"{file} has no {name}"
 
 
 def test_each_bound_tells_the_default_of_its_setting():

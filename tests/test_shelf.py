@@ -62,7 +62,9 @@ def test_a_shelf_that_was_cleared_is_empty():
     assert (shelf.bytes, len(shelf.entries), shelf.get(b"a", 0.0)) == (0, 0, None)
 
 
-@pytest.mark.parametrize("count", [1000, 11_000, 21_000, 22_000, 43_000, 44_000])
+@pytest.mark.parametrize(
+    "count", [1000, 11_000, *(pytest.param(count, marks=pytest.mark.long) for count in (21_000, 22_000, 43_000, 44_000))]
+)
 def test_an_entry_takes_about_what_is_reckoned_for_it_and_no_more(count):
     pairs = [(os.urandom(16), os.urandom(12)) for _ in range(count)]
     gc.collect()

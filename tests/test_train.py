@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import MODEL
-from sklearn.datasets import load_iris
-from sklearn.model_selection import train_test_split
 
 pytestmark = pytest.mark.long
 
@@ -20,14 +18,22 @@ FILES += [f"{folder}/{file}" for folder, name in BESIDE.items() for file in ("go
 
 
 @pytest.fixture(scope="module")
-def fitted():
+def iris():
+    from sklearn.datasets import load_iris
+
+    return load_iris()
+
+
+@pytest.fixture(scope="module")
+def fitted(iris):
     """The very pipeline that bin/train exports, fitted anew, with every warning an error."""
+    from sklearn.model_selection import train_test_split
+
     sys.path.insert(0, str(MODEL))
     try:
         import full
     finally:
         sys.path.remove(str(MODEL))
-    iris = load_iris()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         seen, _, target, _ = train_test_split(iris.data, iris.target, test_size=30, stratify=iris.target, random_state=full.SEED)
@@ -43,12 +49,11 @@ def test_training_again_writes_the_same_bytes_with_warnings_as_errors(tmp_path: 
         assert (tmp_path / name).read_bytes() == (MODEL / name).read_bytes(), name
 
 
-def test_onnx_and_scikit_learn_agree_on_the_150_rows_and_100_000_random_ones(service, fitted):
-    iris = load_iris().data
-    low, high = iris.min(axis=0), iris.max(axis=0)
+def test_onnx_and_scikit_learn_agree_on_the_150_rows_and_100_000_random_ones(service, fitted, iris):
+    low, high = iris.data.min(axis=0), iris.data.max(axis=0)
     around = np.random.default_rng(11).uniform(low - 3 * (high - low), high + 3 * (high - low), (50_000, 4))
     within = np.random.default_rng(12).uniform(low, high, (50_000, 4))
-    rows = np.concatenate([iris, around, within]).astype(np.float32)
+    rows = np.concatenate([iris.data, around, within]).astype(np.float32)
     probabilities = service.model.predict(rows)
     reference = fitted.predict_proba(rows.astype(np.float64))
     assert np.abs(probabilities - reference).max() < 1e-5
@@ -67,8 +72,7 @@ def test_the_card_shows_accuracy_confusion_and_both_pictures():
         assert (MODEL / picture).read_bytes().startswith(b"\x89PNG")
 
 
-def test_training_csv_holds_the_150_rows_of_scikit_learn():
-    iris = load_iris()
+def test_training_csv_holds_the_150_rows_of_scikit_learn(iris):
     lines = [line.split(",") for line in (MODEL / "training.csv").read_text().splitlines()]
     assert lines[0] == ["sepal_length", "sepal_width", "petal_length", "petal_width", "label"]
     assert [[float(v) for v in line[:4]] for line in lines[1:]] == iris.data.tolist()

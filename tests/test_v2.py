@@ -381,6 +381,7 @@ def svms(tmp_path_factory) -> dict[str, tuple]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("datatype", ["INT64", "BYTES"])
 def test_a_support_vector_machine_with_a_zipmap_is_served(svms, datatype):
     folder, svm = svms[datatype]
