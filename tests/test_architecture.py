@@ -132,6 +132,7 @@ def reached(name: str) -> set[str]:
     return found - {name}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_loads_what_it_uses_and_nothing_else(role, tmp_path):
     settings = {"role": role, "model_dir": str(MODEL), "state_dir": str(tmp_path), **NEEDED.get(role, {})}
@@ -141,6 +142,7 @@ def test_a_role_loads_what_it_uses_and_nothing_else(role, tmp_path):
     assert sorted(told.stdout.split()) == sorted({*f"{EVERY_SERVER} {families} {OF_ONE_ROLE.get(role, '')}".split()})
 
 
+@pytest.mark.long
 def test_the_application_the_model_and_the_bodies_know_nothing_of_roles_stores_and_the_server():
     for name in LOW:
         assert not [one for one in reached(name) if one.partition(".")[0] in HIGH], name

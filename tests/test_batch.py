@@ -115,6 +115,7 @@ def test_every_row_gets_its_label_and_probabilities_and_keeps_its_key(file, tmp_
     same_answers(found, rows)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "text",
     [
@@ -180,6 +181,7 @@ def test_another_delimiter_is_recognized_by_a_header_without_commas_or_named(fil
     assert [row["id"] for row in read_csv(tmp_path / "out2.csv")] == ["k,0", "k1", "k2"]
 
 
+@pytest.mark.long
 def test_a_decimal_comma_is_told_and_never_another_number(file, tmp_path):
     text = rows_text().replace(",", ";").replace(".", ",")
     batch(file(text), tmp_path / "out.csv", status=TOO_MANY_BAD)
@@ -262,6 +264,7 @@ def test_columns_are_found_by_name_in_any_order_among_others(file, tmp_path):
     same_answers(read_csv(tmp_path / "out.csv"), ROWS)
 
 
+@pytest.mark.long
 def test_other_names_and_numbers_of_columns_may_be_told(file, tmp_path):
     batch(file(rows_text(header="id,a,b,c,d")), tmp_path / "one.csv", "--features", "a,b,c,d")
     bare = "".join(f"{','.join(map(str, row))},key\n" for row in ROWS)
@@ -273,6 +276,7 @@ def test_other_names_and_numbers_of_columns_may_be_told(file, tmp_path):
     assert [row["5"] for row in read_csv(tmp_path / "two.csv")] == ["key"] * 3
 
 
+@pytest.mark.long
 def test_keys_that_need_quotes_get_them(file, tmp_path):
     keys = ['a"b', "a,b", "two\nlines", "", " ", "ü", "\t"]
     text = io.StringIO()
@@ -311,6 +315,7 @@ def test_standard_streams(tmp_path):
     assert len(told.stdout.splitlines()) == 3 and told.stderr == b"line,column,reason\n"
 
 
+@pytest.mark.long
 def test_parquet_goes_in_and_out_and_keeps_its_types(tmp_path):
     import pyarrow as arrow
     from pyarrow import parquet
@@ -330,6 +335,7 @@ def test_parquet_goes_in_and_out_and_keeps_its_types(tmp_path):
     same_answers(read_csv(tmp_path / "out.csv")[:100], rows[:100].tolist())
 
 
+@pytest.mark.long
 def test_parquet_with_missing_and_infinite_values_and_of_wrong_types(tmp_path):
     import pyarrow as arrow
     from pyarrow import parquet
@@ -452,6 +458,7 @@ def test_a_header_without_rows_gives_a_header_without_rows(file, tmp_path):
 # What ends a run before it begins.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("content", "arguments", "why"),
     [
@@ -505,6 +512,7 @@ def test_a_model_that_cannot_be_used_is_status_1(file, tmp_path):
     assert end == "IRIS_MODEL_DIR names the folder of a model\n"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["rows repeated", "rows dropped"])
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl"])
 def test_a_model_that_gives_another_number_of_rows_fails_the_run_and_writes_nothing(file, tmp_path, kind, name):
@@ -562,6 +570,7 @@ def test_what_is_of_no_run_is_written_over_only_by_force(file, tmp_path, name):
 # Outputs that are not regular files.
 
 
+@pytest.mark.long
 def test_a_fifo_is_written_to_and_stays_with_or_without_force(file, tmp_path):
     source, fifo = file(rows_text()), tmp_path / "out.jsonl"
     os.mkfifo(fifo)
@@ -574,6 +583,7 @@ def test_a_fifo_is_written_to_and_stays_with_or_without_force(file, tmp_path):
         assert fifo.is_fifo() and sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.jsonl"]
 
 
+@pytest.mark.long
 def test_a_device_is_written_to_and_a_link_to_it_stays(file, tmp_path):
     source, link = file(rows_text() + "bad,x,1,1,1\n"), tmp_path / "null.csv"
     link.symlink_to("/dev/null")
@@ -610,6 +620,7 @@ def test_the_target_of_a_link_is_what_is_written(file, tmp_path, there):
     assert b"nothing to do" in batch(tmp_path / "in.csv", link).stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
 def test_a_descriptor_is_written_to_where_it_stands(file, tmp_path, name):
     source, log = file(rows_text()), tmp_path / "log.csv"
@@ -669,6 +680,7 @@ def test_outputs_that_are_one_file_with_the_input_or_each_other_are_refused(file
         assert b"OUT is a directory" in batch(source, path, status=BAD_ARGUMENTS).stderr
 
 
+@pytest.mark.long
 def test_a_second_run_on_one_output_stops_with_one_line(file, tmp_path):
     source = file(rows_text())
     with open(tmp_path / "out.csv.partial", "w") as taken:
@@ -832,6 +844,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(large, t
     same_run(out, large / target)
 
 
+@pytest.mark.long
 def test_a_reader_that_goes_away_stops_it_with_one_line(large_input):
     process = subprocess.Popen(command(large_input / "in.csv", "-", "--quiet"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.read(1000)
@@ -841,6 +854,7 @@ def test_a_reader_that_goes_away_stops_it_with_one_line(large_input):
     process.stderr.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damage", ["cut off", "no gzip"])
 def test_an_input_that_ends_too_soon_stops_it_with_one_line(large_input, tmp_path, damage):
     data = (large_input / "in.csv.gz").read_bytes()
@@ -854,6 +868,7 @@ def test_an_input_that_is_no_gzip_at_all_is_one_line(tmp_path):
     assert b"in.csv.gz cannot be read" in batch(tmp_path / "in.csv.gz", tmp_path / "out.csv", status=STOPPED).stderr
 
 
+@pytest.mark.long
 def test_an_output_that_somebody_cut_off_is_not_gone_on_with(large_input, tmp_path):
     out = tmp_path / "out.csv"
     process = start(large_input / "in.csv", out)
@@ -890,6 +905,7 @@ def test_a_log_gets_a_line_now_and_then_and_a_terminal_a_bar(tmp_path, monkeypat
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.long
 def test_the_summary_has_the_labels_and_quiet_has_nothing(file, tmp_path):
     told = batch(file(rows_text()), tmp_path / "out.csv").stderr.decode()
     assert told == f"iris_wsgi: wrote {tmp_path}/out.csv, 3 rows: 1 setosa, 1 versicolor, 1 virginica\n"

@@ -281,6 +281,7 @@ def test_nothing_that_h11_refuses_is_accepted_and_what_both_accept_is_read_alike
         assert became[outcome] > CASES // SHARDS // 50, became
 
 
+@pytest.mark.long
 def test_the_vectors_themselves_are_read_alike():
     chance = random.Random(SEED)
     for vector in VECTORS:

@@ -112,6 +112,7 @@ def test_what_is_json_as_a_whole_is_the_same_document_whichever_way(text):
     assert decode_json(text.encode()) == whole(text) is not None
 
 
+@pytest.mark.long
 def test_any_damage_of_a_long_list_is_refused_or_decoded_as_by_one_call():
     chance, text = random.Random(11), f'{{"data": [{LONG}]}}'
     for _ in range(300):

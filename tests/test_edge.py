@@ -190,6 +190,7 @@ def test_each_line_is_answered_before_the_next_one_comes(tmp_path):
         assert process.wait(60) == 3
 
 
+@pytest.mark.long
 def test_another_delimiter_is_recognized_or_named_and_a_name_twice_is_refused(tmp_path):
     header = "id;sepal_length;sepal_width;petal_length;petal_width"
     command = [sys.executable, "-m", "iris_wsgi", "edge", "stream", "--model-dir", str(MODEL), "--device", str(tmp_path)]
@@ -225,6 +226,7 @@ def test_columns_are_found_by_name_and_others_are_repeated(tmp_path):
     assert [line.split(",")[:2] for line in said] == [["id", "label"], ["a7", "setosa"], ["a8", "virginica"]]
 
 
+@pytest.mark.long
 def test_columns_may_have_other_names_or_numbers_alone(tmp_path):
     by_name = streamed(tmp_path, "\ufeffd,c,b,a\r\n0.2,1.4,3.5,5.1\r\n", "--features", "a,b,c,d")
     by_number = streamed(tmp_path, "x,0.2,1.4,3.5,5.1\n", "--no-header", "--features", "5,4,3,2")
@@ -232,6 +234,7 @@ def test_columns_may_have_other_names_or_numbers_alone(tmp_path):
     assert by_name == by_number == in_order and in_order[0] == 0 and in_order[1][1].startswith("setosa,")
 
 
+@pytest.mark.long
 def test_json_lines_are_objects_or_lists_and_so_are_answered_in_json_lines(tmp_path):
     row = dict(zip(HEADER.split(","), map(float, FIXED["virginica"].split()), strict=True))
     status, said, _ = streamed(tmp_path, f"\n{json.dumps(row | {'id': 7})}\n{json.dumps(row | {'id': [8]})}\n", "--keep", "id")
@@ -263,6 +266,7 @@ def test_bad_rows_are_told_with_their_lines_and_the_others_are_answered(tmp_path
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("text", "arguments", "words"),
     [

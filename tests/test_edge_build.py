@@ -86,6 +86,7 @@ def test_the_same_model_gives_the_same_bytes_whatever_was_there(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["edge", "other"]
 
 
+@pytest.mark.long
 def test_what_a_link_names_is_replaced_and_a_fifo_is_left_alone(tmp_path):
     (tmp_path / "edge").symlink_to("real")
     first = tree(build_bundle(tmp_path / "real", MODEL))
@@ -277,6 +278,7 @@ def run(single: Path, device: Path, *arguments: str, text: str = "", **environ: 
     return subprocess.run(command, input=text, capture_output=True, text=True, env=environment, cwd=single.parent)
 
 
+@pytest.mark.long
 def test_the_single_file_answers_where_there_is_no_such_package(single, device):
     gone = run(single, device, "--version")
     assert gone.stdout == f"iris_wsgi {iris_wsgi.__version__}\n"
@@ -332,6 +334,7 @@ def test_the_single_file_is_the_same_each_time_and_has_no_server_in_it(single, t
     assert single.stat().st_mode & 0o111 and single.read_bytes().startswith(b"#!/usr/bin/env python3\n")
 
 
+@pytest.mark.long
 def test_the_doors_write_what_is_asked_for(tmp_path):
     environment = os.environ | {"IRIS_MODEL_DIR": str(MODEL / "fast")}
     command = [ROOT / "bin/edge", "pyz", "--out", str(tmp_path / "here/fast.pyz")]

@@ -119,6 +119,7 @@ def test_a_command_without_a_package_that_it_needs_names_it_and_the_way_out(tmp_
     )
 
 
+@pytest.mark.long
 def test_the_other_commands_and_every_help_need_no_package(tmp_path):
     without = WITHOUT.replace('"redis"', '"numpy", "onnxruntime", "waitress", "redis"')
     for command in COMMANDS:

@@ -129,7 +129,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.long) if kind != "rows" else kind for kind in KINDS])
 @pytest.mark.parametrize("path", ["/predict/batch", "/jobs", "/v2/models/iris_svc/infer", "/v1/models/iris_svc:predict"])
 def test_a_hostile_body_takes_no_more_than_forty_times_its_bytes(service, kind, path):
     unit = KINDS[kind]

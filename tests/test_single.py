@@ -58,6 +58,7 @@ def test_label_gives_the_file_as_it_is(app):
     assert app.get("/label").json == json.loads((MODEL / "label.json").read_text())
 
 
+@pytest.mark.long
 def test_ten_thousand_rows_get_in_one_batch_what_they_get_one_by_one(call):
     rows = np.random.default_rng(7).uniform(-2, 12, (10_000, 4)).round(3).tolist()
     _, _, answer = call("POST", "/predict/batch", json.dumps({"data": rows}).encode())

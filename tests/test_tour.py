@@ -101,6 +101,7 @@ def unserved(told: subprocess.CompletedProcess) -> dict[str, str]:
     return {name: reason[1] for name, reason in reasons.items() if reason}
 
 
+@pytest.mark.long
 def test_a_server_of_another_model_is_told_in_one_line_that_names_both_and_the_way_out(run):
     for words in ((), ("--role", "web_single")):
         server = run("--model-dir", str(MODEL / "fast"), *words)
@@ -190,6 +191,7 @@ class Other(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("which", Other.answers)
 def test_a_server_that_is_something_else_is_told_in_one_line(which):
     handler = type("Handler", (Other,), {"which": which})

@@ -124,6 +124,7 @@ def test_one_request_is_found_in_the_logs_of_both_halves_of_a_model(run):
     assert (second["trace_id"], second["parent_id"]) == (TRACE, first["span_id"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("role", "path"), [("asynchronous", "/jobs"), ("sync_async", "/predict/hybrid")])
 def test_the_job_of_a_request_is_found_in_the_log_of_its_worker(run, tmp_path, role, path):
     state = {"IRIS_STATE_DIR": str(tmp_path / "state")}

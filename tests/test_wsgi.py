@@ -126,8 +126,8 @@ def test_the_application_is_a_waitress_application(tmp_path):
         connection.close()
     finally:
         server.task_dispatcher.shutdown(timeout=1)
-        server.pull_trigger()
-        server.asyncore.close_all(server._map)
+        # In its own thread, as it may be looking at them just now.
+        server.trigger.pull_trigger(lambda: server.asyncore.close_all(server._map))
         thread.join(120)
 
 
