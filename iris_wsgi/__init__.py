@@ -56,5 +56,15 @@ def create_app(**settings: Any) -> "App":
         raise SystemExit(failure(str(error), CANNOT_LOAD)) from error
     if ignored:
         log.event("warning", f"no effect under another WSGI server, which has its own options: {', '.join(ignored)}")
-    service.companions.start()
+    if not forks_later():
+        service.companions.start()
     return service.app
+
+
+def forks_later() -> bool:
+    """Whether uWSGI loads the application in the process that it forks its workers from.
+
+    It forks without telling Python, so a lock that a thread has at that moment stays locked in every worker.
+    """
+    uwsgi: Any = sys.modules.get("uwsgi")
+    return uwsgi is not None and uwsgi.worker_id() == 0 and ("master" in uwsgi.opt or uwsgi.numproc > 1)

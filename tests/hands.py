@@ -106,9 +106,10 @@ def kill(place: str, kills: str, seed: str) -> None:
     submitted, results = set(), {}
 
     def stock() -> None:
-        """Submits more jobs than a worker finishes before it is killed, whatever the submitting process comes to."""
+        """Submits until there are more than a worker finishes before it is killed, whatever the submitting process does."""
         store = open_it()
-        submitted.update(store.submit(b"rows", note=b"{}").id for _ in range(MOST_LINES * 3))
+        left = len(submitted) - len(results)
+        submitted.update(store.submit(b"rows", note=b"{}").id for _ in range(MOST_LINES * 3 - left))
         store.close()
 
     def saw(job_id: str, result: bytes) -> None:

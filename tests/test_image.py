@@ -602,7 +602,11 @@ def test_a_model_of_ones_own_is_sealed_loaded_and_served_by_the_image(runner, co
 
 
 def test_a_model_that_answers_wrongly_or_was_damaged_cannot_become_an_image(runner, tmp_path):
-    context = Path(shutil.copytree(ROOT, tmp_path / "context", ignore=shutil.ignore_patterns(".git", ".venv*", "build", "tests")))
+    context = Path(
+        shutil.copytree(
+            ROOT, tmp_path / "context", ignore=shutil.ignore_patterns(".git", ".venv*", ".coverage*", "build", "tests")
+        )
+    )
     golden = context / "model/golden.json"
     good = golden.read_text()
     wrong = (good.replace('"label": "setosa"', '"label": "virginica"', 1), "label.json", "wanted virginica")
