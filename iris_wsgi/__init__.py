@@ -67,4 +67,4 @@ def forks_later() -> bool:
     It forks without telling Python, so a lock that a thread has at that moment stays locked in every worker.
     """
     uwsgi: Any = sys.modules.get("uwsgi")
-    return uwsgi is not None and uwsgi.worker_id() == 0 and ("master" in uwsgi.opt or uwsgi.numproc > 1)
+    return uwsgi is not None and uwsgi.worker_id() == 0 and (uwsgi.masterpid() > 0 or uwsgi.numproc > 1)

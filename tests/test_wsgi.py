@@ -260,3 +260,14 @@ def test_an_application_that_was_loaded_before_a_fork_answers_503_where_it_misse
     assert server.ask("POST", "/predict/label", {"data": [ROW]}).json() == {"prediction": "setosa"}
     # uWSGI forks without telling Python: what a thread has locked then stays locked.
     assert name == "gunicorn" or threads == tasks(server)
+
+
+@pytest.mark.long
+def test_a_process_of_uwsgi_without_a_master_has_its_threads(under, tmp_path):
+    (tmp_path / "uwsgi.ini").write_text("[uwsgi]\nmaster = false\n")
+    options = (word for word in SERVERS["uwsgi"] if word not in ("--master", "--lazy-apps"))
+    server = under((*options, "--ini", str(tmp_path / "uwsgi.ini")))
+    until(lambda: answers(server), "it listens")
+    job = server.ask("POST", "/jobs", {"data": [ROW]})
+    assert job.status == 202
+    until(lambda: server.ask("GET", job.fields["location"]).json()["status"] == "succeeded", "a thread works on the job")
