@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from programs import OPTIONAL, named_in
+from test_patience import FILES, parsed
 
-FILES = sorted((ROOT / "tests").glob("*.py"))
 # Each starts a program in its own way, and the last two are of no list.
 STARTS = {
     "by name": ["redis-server", "--port", "0"],
@@ -57,7 +57,7 @@ def test_the_programs_of_ci_are_known_as_such_as_it_might_lack():
 
 @cache
 def calls(file: Path) -> list[tuple[ast.Call, str]]:
-    return [(node, ast.unparse(node.func)) for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+    return [(node, ast.unparse(node.func)) for node in ast.walk(parsed(file)) if isinstance(node, ast.Call)]
 
 
 @pytest.mark.long
