@@ -1,14 +1,12 @@
 """The time of the machine is moved while jobs wait, run, and are kept: what they do goes by the time since the boot."""
 
-import os
-import signal
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from checks import check
-from clients import ask, request, until
+from clients import ask, kill_all, request, until
 from conftest import need
 
 from iris_wsgi.items.sqlite import SqliteItems
@@ -180,11 +178,10 @@ def test_jobs_of_a_worker_that_was_killed_are_done_after_the_clock_was_set_back_
     server = run("--role", "asynchronous", **faked)
     lease = ("--lease-seconds", "2")
     dead = run(*lease, command="worker", **faked)
-    dead.process.send_signal(signal.SIGSTOP)
+    kill_all(dead.process)
     job = ask(server, request("POST", "/jobs", JOB)).json()
     with closing(SqliteJobs(tmp_path / "state/jobs.db", busy_seconds=PATIENCE_SECONDS)) as store:
         assert len(store.claim("a worker that dies", 1, 2)) == 1
-    os.kill(dead.process.pid, signal.SIGKILL)
     stamp.write_text("-7200")
     run(*lease, command="worker", **faked)
 
