@@ -208,7 +208,7 @@ READERS = {
 def faults(texts: Iterable[Text], rules: Rules) -> Iterator[tuple[int, str]]:
     """Yields the line and the description of everything that the rules reject."""
     for line, kind, raw in texts:
-        text = INDENT.sub("\n", CODE.sub("code", raw))
+        text = INDENT.sub("\n", CODE.sub("§", raw))
         one_line = text.replace("\n", " ")
         for rule in rules.reject:
             if kind in rule.kinds:
