@@ -1,15 +1,18 @@
 """The soak of .ci/soak in its shortest form, and that it sees what it looks for."""
 
+import os
 import random
+import signal
 import subprocess
 import sys
 
 import pytest
+from clients import NOT_MEASURED, asleep, until
 from conftest import ROOT, need
 from postgres_server import program
 
 sys.path.insert(0, str(ROOT / "tests/soak"))
-from gauge import Sample, growth, leaks, more
+from gauge import Sample, catches, growth, leaks, look, more, silent
 
 
 class Looked:
@@ -61,6 +64,38 @@ def test_descriptors_and_threads_may_be_more_by_one_for_each_client_and_a_parent
     for kind, spare, faults in (("worker", 3, 0), ("worker", 2, 1), ("parent", 3, 1)):
         assert len(more(Looked([], kind), {7: before}, {7: after}, spare)) == faults
     assert len(more(Looked([]), {7: before}, {7: before._replace(threads=20)}, 3)) == 1
+
+
+@pytest.fixture
+def reporter(tmp_path):
+    """A Python process that reports as the servers of a soak do."""
+    environment = {**os.environ, **NOT_MEASURED, "PYTHONPATH": str(ROOT / "tests/soak/inside"), "SOAK_BLOCKS": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=environment) as process:
+        yield process
+        process.kill()
+
+
+def test_a_process_that_has_reported_is_never_seen_without_a_report(tmp_path, reporter):
+    report = tmp_path / str(reporter.pid)
+    until(lambda: look(reporter.pid, report).blocks, "the process has reported")
+    # However many signals come, and wherever the process stands still in the middle of a report.
+    for _ in range(300):
+        os.kill(reporter.pid, signal.SIGUSR1)
+        os.kill(reporter.pid, signal.SIGSTOP)
+        until(lambda: asleep(reporter.pid), "the process stands still")
+        assert look(reporter.pid, report).blocks
+        os.kill(reporter.pid, signal.SIGCONT)
+
+
+def test_a_process_that_stands_still_is_silent_until_it_goes_on(tmp_path, reporter):
+    report, gauge = tmp_path / str(reporter.pid), Looked([])
+    gauge.names[reporter.pid] = gauge.names[7]
+    until(lambda: catches(reporter.pid, signal.SIGUSR1), "the process handles the signal")
+    os.kill(reporter.pid, signal.SIGSTOP)
+    for _ in range(2):
+        assert silent(gauge, {reporter.pid: look(reporter.pid, report)})
+    os.kill(reporter.pid, signal.SIGCONT)
+    until(lambda: not silent(gauge, {reporter.pid: look(reporter.pid, report)}), "the process reports")
 
 
 @pytest.mark.long

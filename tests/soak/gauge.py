@@ -36,19 +36,28 @@ class Sample(NamedTuple):
     blocks: int = 0
 
 
-def look(pid: int, told: Path) -> Sample | None:
-    """None for one that is gone; `told` is where it says of itself, in a moment, what it has said at the last look until then."""
+def look(pid: int, report: Path) -> Sample | None:
+    """Samples a process and asks it to replace its report; returns None for a process that is gone.
+
+    The sample has the number of blocks of the report before, and 0 if the process has not reported yet.
+    """
     with suppress(OSError, KeyError, ValueError):
         status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         rollup = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
         descriptors = len(os.listdir(f"/proc/{pid}/fd"))
         kilobytes = (int(rollup[name].split()[0]) for name in ("Private_Dirty", "Pss"))
-        blocks = int(told.read_text() or 0) if told.exists() else 0
+        blocks = int(report.read_text()) if report.exists() else 0
         # One that has just begun would end by it.
-        if int(status["SigCgt"], 16) >> (signal.SIGUSR1 - 1) & 1:
+        if catches(pid, signal.SIGUSR1):
             os.kill(pid, signal.SIGUSR1)
         return Sample(time.time(), *kilobytes, descriptors, int(status["Threads"]), blocks)
     return None
+
+
+def catches(pid: int, number: int) -> bool:
+    """Returns whether a process has a handler for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (number - 1) & 1)
 
 
 class Gauge:
@@ -137,6 +146,13 @@ def leaks(gauge: Gauge, since: float, till: float) -> tuple[dict[int, float], li
         f"{' '.join(name)} grows by {kilobytes:.0f} KB a minute over {minutes:.1f} minutes, and by {blocks} blocks of Python's"
         for name, (kilobytes, blocks) in least.items()
         if kilobytes > most or blocks > MOST_BLOCKS
+    ]
+
+
+def silent(gauge: Gauge, found: dict[int, Sample]) -> list[str]:
+    """Names the processes that have not reported how many blocks Python has allocated."""
+    return [
+        f"{' '.join(gauge.names[pid])} ({pid}) does not report what Python holds" for pid, one in found.items() if not one.blocks
     ]
 
 
