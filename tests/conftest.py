@@ -1,44 +1,27 @@
 """Small real things that the tests share: the model's folder, an application over it, a running server."""
 
-import atexit
-import io
-import json
 import os
-import re
 import shutil
 import signal
 import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
 import webtest
-from clients import children
-from clocked import CLOCKED, Clock
+from applications import KeptLog, wsgi_call
+from manual_clock import Clock
+from optional_programs import check_all_starts
 from postgres_server import PostgresServer
-from programs import check_all_starts
-from programs import need as need
+from project import MODEL
 from redis_server import RedisServer
+from server_process import Running, start_server
 
 from iris_wsgi.golden import seal
-from iris_wsgi.log import Log
 from iris_wsgi.roles import Service, build
 from iris_wsgi.settings import Settings
 
-ROOT = Path(__file__).parent.parent
-MODEL = ROOT / "model"
 check_all_starts()
-
-
-@cache
-def states() -> str:
-    """The folder in which each server that is started has one of its own; made by who starts one, as others may be killed."""
-    folder = tempfile.TemporaryDirectory(prefix="iris-states-")
-    atexit.register(folder.cleanup)
-    return folder.name
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -51,20 +34,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.skip(reason=f"takes seconds; ask for it by name: bin/test {item.location[0]}"))
-
-
-class KeptLog(Log):
-    """A log that keeps its lines."""
-
-    def __init__(self) -> None:
-        super().__init__(os.open(os.devnull, os.O_WRONLY))
-        self.kept: list[str] = []
-
-    def write(self, line: str) -> None:
-        self.kept.append(line)
-
-    def lines(self) -> list[dict]:
-        return [json.loads(line) for line in self.kept]
 
 
 @pytest.fixture
@@ -108,66 +77,10 @@ def call(service: Service) -> Callable[..., tuple[int, dict[str, str], bytes]]:
     return call_app
 
 
-def wsgi_call(app, method: str, path: str, body: bytes = b"", **environ) -> tuple[int, dict[str, str], bytes]:
-    told = {}
-
-    def start_response(status, headers):
-        told["status"], told["headers"] = int(status[:3]), dict(headers)
-
-    given = {"REQUEST_METHOD": method, "PATH_INFO": path, "wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
-    content = b"".join(app({**given, "CONTENT_TYPE": "application/json", **environ}, start_response))
-    return told["status"], told["headers"], content
-
-
 @pytest.fixture
 def model_copy(tmp_path: Path) -> Path:
     """A copy of the model's folder that a test may damage."""
     return Path(shutil.copytree(MODEL, tmp_path / "model"))
-
-
-class Running:
-    """A server in a process of its own, once it has said that it serves."""
-
-    def __init__(self, process: subprocess.Popen) -> None:
-        self.process = process
-        self.said: list[str] = []
-        for line in process.stdout:
-            self.said.append(line.rstrip("\n"))
-            if line.startswith("try: "):
-                break
-        found = re.search(r"http://(\S+):(\d+)$", self.said[0]) if self.said else None
-        assert found, f"no address in {self.said}: {process.communicate()}"
-        self.url, self.host, self.port = found[0], found[1], int(found[2])
-
-    @property
-    def worker(self) -> int:
-        """The process id of its only worker."""
-        (pid,) = children(self.process.pid)
-        return pid
-
-    def stop(self) -> tuple[str, str]:
-        """Ends it with SIGTERM and gives what it wrote since."""
-        self.process.terminate()
-        return self.process.communicate(timeout=120)
-
-
-def start_server(
-    *arguments: str,
-    under: tuple[str, ...] = (),
-    command: str = "serve",
-    cwd: Path | None = None,
-    clock: Clock | None = None,
-    **environ: str,
-) -> Running:
-    """Starts a server, or a worker, on a free port, with one worker if nothing else is asked; the package is that in `cwd`.
-
-    With a clock the server goes by that one.
-    """
-    line = [*under, sys.executable, *(("-m", "iris_wsgi") if clock is None else (CLOCKED, clock.path)), command]
-    line += ["--port", "0", "--workers", "1", "--model-dir", str(MODEL), *arguments]
-    environment = {**os.environ, "IRIS_STATE_DIR": tempfile.mkdtemp(dir=states()), **environ}
-    pipe = subprocess.PIPE
-    return Running(subprocess.Popen(line, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=cwd))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from conftest import MODEL, ROOT
+from project import MODEL, ROOT
 
 from iris_wsgi.catalogue import ROLES
 

@@ -13,13 +13,13 @@ from datetime import datetime
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(1, str(HERE.parent))
+sys.path.insert(1, str(HERE.parent / "support"))
 
 from chart import draw  # noqa: E402
-from clients import PATIENCE_SECONDS, ask, request  # noqa: E402
 from faults import Faults, member_fault, process_faults, store_faults  # noqa: E402
 from fleet import NAMES, Fleet  # noqa: E402
 from gauge import MOST_KB_PER_MINUTE, Gauge, Sample, leaks, more, silent  # noqa: E402
+from http_clients import PATIENCE_SECONDS, ask, request  # noqa: E402
 from traffic import NO_FAULT_OF_OURS, Traffic  # noqa: E402
 from turns import TURNS, reading  # noqa: E402
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from clients import alive, until
 from fleet import NAMES, Fleet, Server, Store
+from http_clients import alive, until
 from postgres_server import PostgresServer
 
 # What was begun while it lasted may be told a little later.

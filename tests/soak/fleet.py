@@ -8,8 +8,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from bundles import build_bundle
-from clients import NOT_MEASURED, READYZ, alive, ask, children, kill_all, request, until
+from edge_bundles import build_bundle
+from http_clients import NOT_MEASURED, READYZ, alive, ask, children, kill_all, request, until
 from postgres_server import PostgresServer
 from redis_server import RedisServer
 

@@ -13,10 +13,10 @@ from itertools import count, cycle
 from typing import Any
 
 from answers import Right, Rows
-from clients import Answer, Wire, ask, request
 from faults import Faults
 from fleet import Fleet, Server
-from vectors import VECTORS
+from http_clients import Answer, Wire, ask, request
+from request_vectors import VECTORS
 
 LINGER = struct.pack("ii", 1, 0)
 # Whose one answer is a refusal after which the server closes; 501 says that a method or a coding is none of ours.
@@ -263,7 +263,7 @@ def slow_reader(client: Client) -> None:
 
 
 def refused(client: Client) -> None:
-    """One of the malformed requests of vectors.py."""
+    """One of the malformed requests of request_vectors.py."""
     vector = random.choice(REFUSED)
     began = time.time()
     with fresh(client) as wire, Excusing(client, f"malformed: {vector.name}", began):

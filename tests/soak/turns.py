@@ -6,9 +6,9 @@ import time
 
 import numpy as np
 from answers import Rows
-from clients import Answer
 from faults import A_VOTE
 from fleet import NAMES
+from http_clients import Answer
 from traffic import Client, Excused, Turn, Wrong
 
 CENTRES = ([5.0, 3.4, 1.5, 0.2], [5.9, 2.8, 4.3, 1.3], [6.6, 3.0, 5.6, 2.0])

@@ -1,0 +1,328 @@
+"""What holds for every route of every role."""
+
+import json
+import re
+
+import pytest
+from applications import wsgi_call
+from edge_bundles import write_bundle
+from http_clients import until
+from project import MODEL
+
+from iris_wsgi.catalogue import ROLES
+from iris_wsgi.folder import sha256
+from iris_wsgi.wsgi import BARE, METHODS
+
+# A role has more where IRIS_EDGE_DIR is set.
+AT_THE_EDGE = "web_single at the edge"
+REPORT = {"key": "0123456789abcdef", "counts": [{"day": "2026-01-31", "label": "setosa", "count": 1}]}
+ROW = [5.1, 3.5, 1.4, 0.2]
+BODIES = {
+    "/predict": {"data": [ROW]},
+    "/jobs": {"data": [ROW]},
+    "/items": {"data": [ROW]},
+    ":predict": {"instances": [ROW]},
+    "/infer": {"inputs": [{"name": "features", "datatype": "FP32", "shape": [1, 4], "data": ROW}]},
+    "/ensemble/predict": {"data": [ROW]},
+    "/edge/telemetry": REPORT,
+}
+FAST = f"sha256:{json.loads((MODEL / 'fast/golden.json').read_text())['files']['iris_lr.onnx']}"
+MEMBERS = "sha256:" + sha256(
+    "\n".join(f"sha256:{sha256(file.read_bytes())}" for file in sorted(MODEL.glob("members/*/*.onnx"))).encode()
+)
+# What no schema of a body takes, by the same ends.
+OF_ROWS = ({}, {"data": []}, {"data": [[1, 2, 3]]}, {"data": [ROW], "foo": 1}, {"data": [["1", 2, 3, 4]]})
+OTHERS = {
+    "/predict": OF_ROWS,
+    "/jobs": OF_ROWS,
+    "/items": (*OF_ROWS, {"data": [ROW, ROW]}),
+    ":predict": ({}, {"instances": []}, {"instances": [ROW[0]]}, {"instances": [["1", 2, 3, 4]]}),
+    "/ensemble/predict": (*OF_ROWS, {"data": [ROW, ROW]}),
+    "/edge/telemetry": ({}, {**REPORT, "key": "x"}, {**REPORT, "counts": []}, {**REPORT, "row": ROW}),
+    "/infer": ({}, {"inputs": []}, {"inputs": [{"name": "features"}]}, {"inputs": [ROW]}, {"inputs": [], "outputs": 1}),
+}
+
+
+TOKEN = "a-token.of~some+letters/and=="
+
+
+@pytest.fixture(params=[*ROLES, AT_THE_EDGE])
+def role(request, make, tmp_path):
+    """An application of each role, with those beside it that it asks."""
+    yield from application(request, make, tmp_path)
+
+
+@pytest.fixture(params=[*ROLES, AT_THE_EDGE])
+def guarded(request, make, tmp_path):
+    """The same with a token, which webtest sends."""
+    file = tmp_path / "tokens"
+    file.write_text(TOKEN)
+    yield from application(request, make, tmp_path, f"Bearer {TOKEN}", token_file=str(file))
+
+
+def application(request, make, tmp_path, authorization="", **settings):
+    name = request.param
+    others = request.getfixturevalue("others") if name in ("prep", "gateway") else {}
+    more = {"member": {"member": "setosa"}, AT_THE_EDGE: {"edge_dir": str(tmp_path / "edge")}, **others}.get(name, {})
+    if name == AT_THE_EDGE:
+        write_bundle(tmp_path / "edge")
+    app = make(role=name.partition(" ")[0], **more, **settings)
+    app.extra_environ["HTTP_AUTHORIZATION"] = authorization
+    app.name, app.table = name, app.service.app.table
+    if not others:
+        yield app
+        return
+    app.service.companions.start()
+    until(lambda: app.service.readiness.why_not() is None, "it knows the others")
+    if name == "gateway":
+        # It is ready when it knows most of its members, and answers are of those that it knows.
+        until(lambda: app.get("/ensemble/health").json["status"] == "complete", "it knows all of them")
+    yield app
+    app.service.companions.end(0)
+
+
+def a_job(app):
+    """The id of a new one."""
+    return app.post_json("/jobs", {"data": [ROW]}).json["id"]
+
+
+def each_route(app):
+    return [(path, method, route) for path, on_path in app.table.items() for method, route in on_path.items()]
+
+
+def concrete(app, path):
+    """A path that a client sends, of a template."""
+    path = path.replace("/items/{id}", "/items/0000")
+    path = path.replace("{id}", a_job(app)) if "{id}" in path else path
+    return path.replace("{model}", app.service.model.name).replace("{version}", "1")
+
+
+def of(by_path, path):
+    """What is there for a route that predicts: it begins or ends so; else None."""
+    return next((one for part, one in by_path.items() if path.endswith(part) or path.startswith(part)), None)
+
+
+def ask(app, method, path, route, headers=None, **options):
+    """A request that wants what the route gives: at / there is something for those alone who do."""
+    options["headers"] = {"Accept": route.media, **(headers or {})}
+    if route.body is None:
+        return app.request(concrete(app, path), method=method, **options)
+    body = json.dumps(of(BODIES, path)).replace("features", getattr(app.service.model, "input", "features")).encode()
+    return app.request(concrete(app, path), method=method, body=body, content_type="application/json", **options)
+
+
+def test_every_route_answers_as_its_table_says_with_its_own_media_type_and_an_id(role):
+    for path, method, route in each_route(role):
+        answer = ask(role, method, path, route)
+        assert answer.status_int == route.success[0]
+        assert answer.headers.get("Content-Type") == (None if answer.status_int in BARE else route.media)
+        assert re.fullmatch("[0-9a-f]{32}", answer.headers["X-Request-ID"])
+
+
+def test_every_route_returns_the_callers_id_if_it_is_well_formed(role):
+    for path, method, route in each_route(role):
+        for good in ("a", "A.b_c-9", "x" * 64):
+            assert ask(role, method, path, route, headers={"X-Request-ID": good}).headers["X-Request-ID"] == good
+        for bad in ("", "x" * 65, "a b", "a\tb", "<script>", "é", "a;b"):
+            assert ask(role, method, path, route, headers={"X-Request-ID": bad}).headers["X-Request-ID"] != bad
+
+
+def test_every_prediction_tells_the_digest_of_its_model(role):
+    for path, method, route in each_route(role):
+        if of(BODIES, path) and "/jobs" not in path and path not in ("/items/{id}", "/edge/telemetry"):
+            model = FAST if path == "/predict/hybrid" else role.service.model.digest
+            if path == "/ensemble/predict":
+                model = MEMBERS
+            assert ask(role, method, path, route).headers["X-Model-Digest"] == model
+
+
+def test_head_gives_the_headers_of_get_and_no_content(role):
+    for path, on_path in role.table.items():
+        if "GET" in on_path:
+            place = concrete(role, path)
+            wants = {"Accept": on_path["GET"].media}
+            get, head = role.get(place, headers=wants), role.head(place, headers=wants)
+            assert head.body == b""
+            assert head.status == get.status
+            # The second finds in the cache what the first has left there.
+            same = [name for name in get.headers if name not in ("X-Request-ID", "Content-Length", "Cache-Status")]
+            assert [(n, head.headers[n]) for n in same] == [(n, get.headers[n]) for n in same]
+            # The metrics grow with every request; every other length is that of the content left out.
+            assert path in ("/metrics", "/jobs", "/cache") or head.headers["Content-Length"] == str(len(get.body))
+
+
+def test_options_is_204_with_the_methods_that_work(role):
+    for path, on_path in role.table.items():
+        answer = role.options(concrete(role, path))
+        assert (answer.status_int, answer.body) == (204, b"")
+        assert "Content-Length" not in answer.headers
+        allowed = answer.headers["Allow"].split(", ")
+        assert set(on_path) | {"OPTIONS"} | ({"HEAD"} if "GET" in on_path else set()) == set(allowed)
+
+
+def test_a_wrong_method_is_405_with_allow(role):
+    for path in role.table:
+        allowed = role.options(concrete(role, path)).headers["Allow"]
+        for method in METHODS:
+            if method not in allowed.split(", "):
+                # Not through webtest, whose lint takes CONNECT for a mistake.
+                status, headers, content = wsgi_call(role.service.app, method, concrete(role, path))
+                assert (status, headers["Allow"]) == (405, allowed)
+                assert (
+                    method == "HEAD" or allowed in json.loads(content)["error" if path.startswith(("/v2", "/v1")) else "detail"]
+                )
+
+
+def test_every_failure_is_a_document_of_its_protocol_under_the_callers_id(role):
+    asked = [("GET", "/nowhere", 404), ("GET", "/v2/nowhere", 404), ("GET", "/v1", 404), ("BREW", "/health", 501)]
+    asked += [("PATCH", path, 405) for path in role.table]
+    asked += [(method, path, 400) for path, method, route in each_route(role) if route.body is not None]
+    for method, path, status in asked:
+        found, headers, content = wsgi_call(role.service.app, method, concrete(role, path), HTTP_X_REQUEST_ID="mine")
+        assert (found, headers["X-Request-ID"]) == (status, "mine")
+        if path.startswith(("/v2", "/v1")):
+            assert headers["Content-Type"] == "application/json"
+            assert list(json.loads(content)) == ["error"]
+            continue
+        assert headers["Content-Type"] == "application/problem+json"
+        document = json.loads(content)
+        assert document["title"] and document["detail"]
+        assert (document["status"], document["request_id"]) == (status, "mine")
+
+
+def check_description(app) -> None:
+    from openapi_spec_validator import validate
+
+    validate(app.get("/openapi.json").json)
+
+
+@pytest.mark.long
+def test_the_openapi_document_is_valid(role):
+    check_description(role)
+
+
+@pytest.mark.long
+def test_the_openapi_document_with_a_token_is_valid(guarded):
+    check_description(guarded)
+
+
+def test_the_openapi_document_shows_the_very_table(role):
+    document = role.get("/openapi.json").json
+    assert document["openapi"].startswith("3.1")
+    shown = {(path, method.upper()) for path, item in document["paths"].items() for method in item}
+    assert shown == {(path, method) for path, method, _ in each_route(role)}
+
+
+def schemas_in(document):
+    """Every object of the document that has a type, wherever it stands."""
+    left = [document]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            left += one.values()
+            if isinstance(one.get("type"), (str, list)):
+                yield one
+        elif isinstance(one, list):
+            left += one
+
+
+def test_code_generators_find_items_in_every_array_and_a_name_of_its_own_for_every_operation(role):
+    document = role.get("/openapi.json").json
+    arrays = [one for one in schemas_in(document) if "array" in one["type"]]
+    assert arrays and not [one for one in arrays if not isinstance(one.get("items"), dict)]
+    operations = [one for item in document["paths"].values() for one in item.values()]
+    # As generators form the names of functions and classes.
+    names = ["".join(re.findall("[a-z0-9]+", one["operationId"].lower())) for one in operations]
+    assert len(set(names)) == len(names)
+    for path, item in document["paths"].items():
+        for one in item.values():
+            assert [told["name"] for told in one.get("parameters", [])] == re.findall(r"\{(\w+)\}", path)
+
+
+def test_answers_fit_the_schemas_that_openapi_shows_of_them(role):
+    from jsonschema import Draft202012Validator
+
+    paths = role.get("/openapi.json").json["paths"]
+    for path, method, route in each_route(role):
+        operation = paths[path][method.lower()]
+        contents = operation["responses"][str(route.success[0])].get("content", {})
+        assert set(contents) == (set() if route.success[0] in BARE else {route.media}) | (
+            {"application/octet-stream"} if route.binary else {"text/html"} if route.html else set()
+        )
+        if route.media == "application/json":
+            Draft202012Validator(contents[route.media]["schema"]).validate(ask(role, method, path, route).json)
+        if route.body is not None:
+            schema = operation["requestBody"]["content"]["application/json"]["schema"]
+            validator = Draft202012Validator(schema)
+            validator.validate(of(BODIES, path))
+            for bad in of(OTHERS, path):
+                assert not validator.is_valid(bad)
+
+
+def test_every_request_leaves_one_line_in_the_log_without_its_values(role, log):
+    for path, method, route in each_route(role):
+        ask(role, method, path, route, headers={"X-Request-ID": "logged"})
+    lines = [line for line in log.lines() if line.get("request_id") == "logged"]
+    assert [(line["route"], line["method"]) for line in lines] == [(path, method) for path, method, _ in each_route(role)]
+    for line in lines:
+        route = role.table[line["route"]][line["method"]]
+        assert line["status"] == route.success[0] and line["ms"] >= 0 and line["model"] == "1.0.0"
+        about_a_row = route.body is not None or line["route"].startswith("/predict/test") or line["route"].endswith("/prediction")
+        assert line["rows"] == (1 if about_a_row and not line["route"].startswith("/edge") else None)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
+        assert "5.1" not in json.dumps({**line, "ms": 0, "time": ""})
+
+
+def test_while_the_server_stops_it_is_alive_and_not_ready(role):
+    role.service.readiness.stopping = True
+    assert "shutting down" in role.get("/readyz", status=503).json["detail"]
+    assert role.get("/livez").json == {"live": True}
+    for path, method, route in each_route(role):
+        ready = path == "/readyz" or path.startswith(("/v2/", "/v1/"))
+        ask(role, method, path, route, status=503 if ready and 503 in route.failures else route.success[0])
+
+
+def test_a_line_feed_in_a_path_is_escaped_in_the_log(role, log):
+    path = '/a\n{"level":"forged"}\x1b[31m"\\\xff'
+    assert wsgi_call(role.service.app, "GET", path)[0] == 404
+    assert json.loads(log.kept[-1])["path"] == path
+    assert log.kept[-1].isprintable()
+
+
+def test_without_a_token_nothing_answers_but_the_root_health_readiness_and_metrics(guarded):
+    doors = {"/", "/health", "/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"} & guarded.table.keys()
+    nowhere = ["/nowhere", "/v2/nowhere", "/v1", "/health/", "/edge/nothing", "*", "", *({"/v2/health/live"} - doors)]
+    for path in [*guarded.table, *nowhere]:
+        for method in (*METHODS, "BREW"):
+            for sent in ({}, {"HTTP_AUTHORIZATION": "Bearer another-token-of-letters"}):
+                # Not a byte of what would be its body is read.
+                unread = {"wsgi.input": None, "CONTENT_LENGTH": "9" * 30, "CONTENT_TYPE": "text/html", **sent}
+                status, headers, content = wsgi_call(guarded.service.app, method, path, HTTP_X_REQUEST_ID="mine", **unread)
+                if path in doors:
+                    assert status != 401
+                    continue
+                assert (status, headers["X-Request-ID"], "Allow" in headers) == (401, "mine", False)
+                challenge = 'Bearer realm="iris_wsgi"' + (', error="invalid_token"' if sent else "")
+                assert headers["WWW-Authenticate"] == challenge
+                of_protocol = path.startswith(("/v2", "/v1"))
+                assert headers["Content-Type"] == ("application/json" if of_protocol else "application/problem+json")
+                # Whatever is there, or is not, it is the same answer.
+                assert method == "HEAD" or set(json.loads(content)) == (
+                    {"error"} if of_protocol else {"title", "status", "detail", "request_id"}
+                )
+
+
+def test_with_a_token_every_route_answers_as_without_any(guarded):
+    for path, method, route in each_route(guarded):
+        assert ask(guarded, method, path, route).status_int == route.success[0]
+    assert guarded.get("/nowhere", status=404) and guarded.delete("/health", status=405)
+
+
+def test_the_description_tells_which_routes_want_a_token(guarded):
+    document = guarded.get("/openapi.json").json
+    assert document["components"]["securitySchemes"] == {"token": {"type": "http", "scheme": "bearer"}}
+    for path, item in document["paths"].items():
+        refused = wsgi_call(guarded.service.app, "GET", concrete(guarded, path))[0] == 401
+        for operation in item.values():
+            assert operation.get("security") == ([{"token": []}] if refused else None)
+            assert ("401" in operation["responses"]) == refused

@@ -1,0 +1,300 @@
+"""The parser against h11, an independent one: damaged requests that h11 refuses must never be accepted here."""
+
+import os
+import random
+import re
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
+
+import h11
+import pytest
+from request_vectors import VECTORS
+
+from iris_wsgi.http1 import Refused
+from iris_wsgi.reader import Reader
+
+CASES = 100_000 if os.environ.get("CI") == "true" else 5_000
+SHARDS = 10
+SEED = 9112
+MOST_BODY = 1_048_576
+SEEDS = [vector.sent for vector in VECTORS if len(vector.sent) < 1500]
+SERVED = [vector.sent for vector in VECTORS if len(vector.sent) < 1500 and vector.answers[0] < 400]
+
+BYTES = bytes(range(33)) + b'"#%(),/:;<=>?@[\\]{|}~+-_.*09aAfFgG' + b"\x7f\x80\x85\xa0\xb2\xff"
+TOKENS = rb"""
+    GET POST HEAD CONNECT OPTIONS * / // http://a/ https:// a:80 [::1] ? # % %2f %00 %41
+    HTTP/1.1 HTTP/1.0 HTTP/1.2 HTTP/2.0 HTTP/0.9 Host: Host Content-Length: Content-Length Content_Length:
+    Transfer-Encoding: Transfer-Encoding Transfer_Encoding: chunked Chunked gzip identity Connection: close keep-alive Upgrade:
+    Expect: 100-continue X: 0 00 1 5 20 1f +5 -1 0x5 1_0 fffffffffffffffff 32 ;a ;a=b , ; : :: =
+""".split()
+LINES = rb"""X: y|X : y|X:|: y|X|Host: a|Host: b|Host:|Host: a b|Content-Length: 0|Content-Length: 5|Content-Length: 32
+Content-Length: 5, 5|Content-Length: +5|Transfer-Encoding: chunked|Transfer-Encoding: gzip|Transfer-Encoding: chunked, chunked
+Transfer-Encoding:|Connection: close|Upgrade: h2c|Expect: 100-continue|Trailer: X|GET / HTTP/1.1| folded"""
+ENDS = [
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b"\r\n\r\n",
+    b"\n\n",
+    b"\r\r\n",
+    b"",
+    b"  ",
+    b"\t",
+    b"\tfolded\r\n",
+    b"0\r\n\r\n",
+    b"5\r\nhello\r\n",
+]
+INSERTED = [line + b"\r\n" for line in re.split(rb"[|\n]", LINES)] + ENDS
+
+line_ends = re.compile(rb"(?<=\n)")
+sizes = re.compile(rb"(?<=\r\n)[0-9A-Fa-f]{1,16}(?=[\r;])")
+digits = re.compile(rb"[0-9]+")
+Change = Callable[[bytes, random.Random], bytes]
+
+
+class Read(NamedTuple):
+    """What a parser made of the first request."""
+
+    method: str
+    target: str
+    fields: list[tuple[str, str]]
+    body: bytes
+
+
+def by_h11(data: bytes) -> Read | None:
+    """The first request as h11 reads it, None if it refuses it or misses its end."""
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 30)
+    # RFC 9112, section 2.2: one empty line before the request line is ignored; h11 refuses it.
+    connection.receive_data(data.removeprefix(b"\r\n"))
+    connection.receive_data(b"")
+    head, body = None, []
+    try:
+        while True:
+            event = connection.next_event()
+            if type(event) is h11.Request:
+                head = event
+            elif type(event) is h11.Data:
+                body.append(bytes(event.data))
+            elif type(event) is h11.EndOfMessage:
+                break
+            else:
+                assert event in (h11.NEED_DATA, h11.PAUSED) or type(event) is h11.ConnectionClosed
+                return None
+    except h11.RemoteProtocolError:
+        return None
+    assert head is not None
+    fields = [(name.decode().upper(), value.decode("latin-1")) for name, value in head.headers]
+    return Read(head.method.decode(), head.target.decode("latin-1"), fields, b"".join(body))
+
+
+def by_us(pieces: list[bytes]) -> Read | None:
+    """The first request as our parser reads it, None if it refuses it or waits for more; raises what must never be raised."""
+    reader = Reader(MOST_BODY)
+    request = None
+    try:
+        for piece in pieces:
+            reader.feed(piece)
+            if request := reader.next():
+                break
+            reader.wants_continue()
+    except Refused:
+        return None
+    if request is None:
+        return None
+    head = request.head
+    assert unquote_to_bytes(path_of(head.target)).decode("latin-1") == head.path
+    given = [(name, value) for name, value in head.variables.items() if name.startswith(("HTTP_", "CONTENT_"))]
+    fields = [(name.removeprefix("HTTP_").replace("_", "-"), value) for name, value in given]
+    return Read(head.method, head.target, fields, request.body)
+
+
+def path_of(target: str) -> str:
+    """The path in a target of either form, still encoded."""
+    path = re.sub(r"\Ahttps?://[^/?]*", "", target, flags=re.IGNORECASE).split("?")[0]
+    return path or "/"
+
+
+def comparable(read: Read) -> tuple[str, str, dict[str, str], bytes]:
+    """Without what WSGI has no place for: names with an underscore, the coding, and which line of a list a member was on."""
+    fields: dict[str, str] = {}
+    for name, value in read.fields:
+        if "_" not in name and name != "TRANSFER-ENCODING":
+            fields[name] = f"{fields[name]}, {value}" if name in fields else value
+    if not read.target.startswith(("/", "*")):
+        # We put the target's authority in its place, as RFC 9112, section 3.2.2, wants; h11 leaves that to its user.
+        fields.pop("HOST", None)
+    return read.method, read.target, fields, read.body
+
+
+# --- Damage -----------------------------------------------------------------------------------------------------------
+
+
+def somewhere(data: bytes, chance: random.Random) -> int:
+    """A place; often one at a line's end or a colon, where parsers differ."""
+    if chance.random() < 0.4:
+        ends = [found.start() for found in re.finditer(rb"[\r\n:; ]", data)]
+        if ends:
+            return chance.choice(ends) + chance.randrange(2)
+    return chance.randrange(len(data) + 1)
+
+
+def flip(data: bytes, chance: random.Random) -> bytes:
+    at = min(somewhere(data, chance), len(data) - 1)
+    return data[:at] + bytes([data[at] ^ (1 << chance.randrange(8))]) + data[at + 1 :]
+
+
+def replace(data: bytes, chance: random.Random) -> bytes:
+    at = somewhere(data, chance)
+    return data[:at] + bytes([chance.choice(BYTES)]) + data[at + 1 :]
+
+
+def insert_byte(data: bytes, chance: random.Random) -> bytes:
+    at = somewhere(data, chance)
+    return data[:at] + bytes([chance.choice(BYTES)]) + data[at:]
+
+
+def insert_token(data: bytes, chance: random.Random) -> bytes:
+    at = somewhere(data, chance)
+    return data[:at] + chance.choice(TOKENS) + data[at:]
+
+
+def insert_line(data: bytes, chance: random.Random) -> bytes:
+    lines = line_ends.split(data)
+    lines.insert(chance.randrange(len(lines) + 1), chance.choice(INSERTED))
+    return b"".join(lines)
+
+
+def delete(data: bytes, chance: random.Random) -> bytes:
+    at = somewhere(data, chance)
+    return data[:at] + data[at + chance.choice((1, 1, 1, 2, 3, 8, 40)) :]
+
+
+def delete_line(data: bytes, chance: random.Random) -> bytes:
+    lines = line_ends.split(data)
+    del lines[chance.randrange(len(lines))]
+    return b"".join(lines)
+
+
+def double_line(data: bytes, chance: random.Random) -> bytes:
+    lines = line_ends.split(data)
+    lines.insert(chance.randrange(len(lines) + 1), chance.choice(lines))
+    return b"".join(lines)
+
+
+def swap_lines(data: bytes, chance: random.Random) -> bytes:
+    lines = line_ends.split(data)
+    one, other = chance.randrange(len(lines)), chance.randrange(len(lines))
+    lines[one], lines[other] = lines[other], lines[one]
+    return b"".join(lines)
+
+
+def swap_bytes(data: bytes, chance: random.Random) -> bytes:
+    changed = bytearray(data)
+    one, other = chance.randrange(len(data)), chance.randrange(len(data))
+    changed[one], changed[other] = changed[other], changed[one]
+    return bytes(changed)
+
+
+def change_line_end(data: bytes, chance: random.Random) -> bytes:
+    ends = [found.start() for found in re.finditer(rb"\r\n", data)]
+    if not ends:
+        return data
+    at = chance.choice(ends)
+    return data[:at] + chance.choice((b"\n", b"\r", b"\r\r\n", b"\n\r", b" \r\n", b"\r\n ", b"\r\n\r\n", b"")) + data[at + 2 :]
+
+
+def change_size(data: bytes, chance: random.Random) -> bytes:
+    """Another size of a chunk, or another number anywhere."""
+    found = list((sizes if chance.random() < 0.6 else digits).finditer(data))
+    if not found:
+        return data
+    one = chance.choice(found)
+    size = int(one[0], 16)
+    other = b"%x" % max(0, size + chance.choice((-1, 1, 2, 16)))
+    before = [start + one[0] for start in (b"0", b"0" * 15, b"+", b"-", b"0x", b" ")]
+    after = [one[0] + end for end in (b" ", b"\t", b"_0", b";a=b", b"\x00", b".0", b"\r", b"\n")]
+    changed = chance.choice([other, b"%X" % size, b"", b"f" * 17, *before, *after])
+    return data[: one.start()] + changed + data[one.end() :]
+
+
+def change_case(data: bytes, chance: random.Random) -> bytes:
+    lines = line_ends.split(data)
+    at = chance.randrange(len(lines))
+    lines[at] = lines[at].swapcase()
+    return b"".join(lines)
+
+
+def splice(data: bytes, chance: random.Random) -> bytes:
+    other = chance.choice(SEEDS)
+    return data[: somewhere(data, chance)] + other[somewhere(other, chance) :]
+
+
+def splice_lines(data: bytes, chance: random.Random) -> bytes:
+    lines, others = line_ends.split(data), line_ends.split(chance.choice(SEEDS))
+    return b"".join(lines[: chance.randrange(len(lines) + 1)] + others[chance.randrange(len(others) + 1) :])
+
+
+BYTEWISE: list[Change] = [flip, replace, insert_byte, insert_token, delete, swap_bytes, change_size, splice]
+LINEWISE: list[Change] = [insert_line, delete_line, double_line, swap_lines, change_line_end, change_case, splice_lines]
+
+
+def damaged(chance: random.Random) -> bytes:
+    """A request with one to three changes, most often one that was good before."""
+    data = chance.choice(SERVED if chance.random() < 0.7 else SEEDS)
+    for _ in range(chance.choice((1, 1, 1, 1, 2, 2, 3))):
+        data = chance.choice(BYTEWISE + LINEWISE)(data, chance) or b"\r\n"
+    return data
+
+
+def cut_up(data: bytes, chance: random.Random) -> list[bytes]:
+    places = sorted({0, *(somewhere(data, chance) for _ in range(chance.randrange(1, 5))), len(data)})
+    return [data[start:end] for start, end in pairwise(places)]
+
+
+# --- The tests --------------------------------------------------------------------------------------------------------
+
+
+def compare(data: bytes, chance: random.Random) -> str:
+    """Holds one case against h11, and against itself in pieces; what became of it, to be counted."""
+    try:
+        ours, theirs = by_us([data]), by_h11(data)
+        assert by_us(cut_up(data, chance)) == ours, "in pieces it is read otherwise"
+        if ours is None:
+            return "refused by both" if theirs is None else "refused by us"
+        assert theirs is not None, "h11 refuses what we accept"
+        assert comparable(ours) == comparable(theirs), "it is read otherwise than by h11"
+    except Exception as failure:
+        failure.add_note(f"the case: {data[:1500]!r}")
+        raise
+    return "accepted by both"
+
+
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_nothing_that_h11_refuses_is_accepted_and_what_both_accept_is_read_alike(shard):
+    chance = random.Random(SEED + shard)
+    became = Counter(compare(damaged(chance), chance) for _ in range(CASES // SHARDS))
+    # Else the damage would be too great, or too small, to tell anything.
+    for outcome in ("accepted by both", "refused by both", "refused by us"):
+        assert became[outcome] > CASES // SHARDS // 50, became
+
+
+@pytest.mark.long
+def test_the_vectors_themselves_are_read_alike():
+    chance = random.Random(SEED)
+    for vector in VECTORS:
+        compare(vector.sent, chance)
+
+
+def test_the_parser_alone_tells_the_vectors_that_it_must_refuse():
+    """Without a socket, which is where a debugger reaches."""
+    own = {400, 413, 414, 417, 431}
+    for vector in VECTORS:
+        if vector.answers[0] < 400:
+            assert by_us([vector.sent]), vector.name
+        elif (
+            len(vector.answers) == 1 and vector.closed and vector.answers[0] in own and vector.name != "1.0-post-without-a-length"
+        ):
+            assert not by_us([vector.sent]), vector.name

@@ -1,0 +1,312 @@
+"""What each kind of input gets, where the application decides it: tables as data."""
+
+import json
+
+import pytest
+from applications import wsgi_call
+
+FIXED = '{"data": [[5.1, 3.5, 1.4, 0.2]]}'
+SINGLE = ["/predict", "/predict/label", "/predict/proba"]
+TAKING = [*SINGLE, "/predict/batch"]
+DEEP = 100_000
+
+
+def row(value: str) -> bytes:
+    return f'{{"data": [[5.1, 3.5, {value}, 0.2]]}}'.encode()
+
+
+NOT_DECODABLE = {
+    "NaN": row("NaN"),
+    "Infinity": row("Infinity"),
+    "-Infinity": row("-Infinity"),
+    "NaN outside a number's place": b'{"data": NaN}',
+    "trailing garbage": FIXED.encode() + b"x",
+    "trailing comma": row("1.4,"),
+    "trailing comma of the object": b'{"data": [[5.1, 3.5, 1.4, 0.2]],}',
+    "comment": FIXED.encode() + b"// iris",
+    "comment in the row": row("/* petal */ 1.4"),
+    "two documents": FIXED.encode() * 2,
+    "empty body": b"",
+    "blank body": b" \n",
+    "no JSON": b"data=5.1",
+    "single quotes": FIXED.replace('"', "'").encode(),
+    "truncated": FIXED.encode()[:-1],
+    "duplicate keys": b'{"data": [[1, 2, 3, 4]], "data": [[5.1, 3.5, 1.4, 0.2]]}',
+    "duplicate keys deep inside": b'{"data": [[{"a": 1, "a": 2}]]}',
+    "duplicate keys, one escaped": b'{"data": [[1, 2, 3, 4]], "d\\u0061ta": [[5.1, 3.5, 1.4, 0.2]]}',
+    "integer of 4301 digits": row("1" * 4301),
+    "integer of 100,000 digits": row("1" * 100_000),
+    "negative integer of 5000 digits": row("-" + "9" * 5000),
+    "deeper than the schema can need": b"[" * 20 + b"]" * 20,
+    "a row nested in 20 lists": b'{"data": ' + b"[" * 20 + b"1" + b"]" * 20 + b"}",
+    "20 objects": b'{"data": ' + b'{"data": ' * 20 + b"1" + b"}" * 20 + b"}",
+    "900 levels": b"[" * 900 + b"]" * 900,
+    "100,000 levels": b"[" * DEEP + b"]" * DEEP,
+    "100,000 levels of objects": b'{"a":' * DEEP + b"1" + b"}" * DEEP,
+    "100,000 opening brackets": b"[" * DEEP,
+    "UTF-16": FIXED.encode("utf-16"),
+    "UTF-16 little-endian": FIXED.encode("utf-16-le"),
+    "UTF-32": FIXED.encode("utf-32"),
+    "latin-1": '{"data": [["é"]]}'.encode("latin-1"),
+    "overlong bytes": b'{"data": [["\xc0\xaf"]]}',
+    "surrogate bytes": b'{"data": [["\xed\xa0\x80"]]}',
+    "byte order mark": b"\xef\xbb\xbf" + FIXED.encode(),
+    "control byte in a string": b'{"data": [["\x01"]]}',
+    "NUL after the document": FIXED.encode() + b"\0",
+    "hexadecimal": row("0x10"),
+    "leading zero": row("01.4"),
+    "leading plus": row("+1.4"),
+    "no digit after the point": row("1."),
+    "underscore": row("1_4"),
+}
+
+NOT_VALID = {
+    "1e400": (row("1e400"), "#/data/0/2"),
+    "-1e400": (row("-1e400"), "#/data/0/2"),
+    "3.5e38": (row("3.5e38"), "#/data/0/2"),
+    "-3.5e38": (row("-3.5e38"), "#/data/0/2"),
+    "smallest that rounds to infinity": (row("3.4028235677973366e38"), "#/data/0/2"),
+    "integer that rounds to infinity by way of a double": (row(str(int(3.4028235677973366e38) - 1)), "#/data/0/2"),
+    "integer over float32": (row("4" + "0" * 38), "#/data/0/2"),
+    "integer over every float": (row("1" * 4300), "#/data/0/2"),
+    "true": (row("true"), "#/data/0/2"),
+    "false": (row("false"), "#/data/0/2"),
+    "null": (row("null"), "#/data/0/2"),
+    "a number in a string": (row('"5.1"'), "#/data/0/2"),
+    "an object for a number": (row("{}"), "#/data/0/2"),
+    "a list for a number": (row("[1.4]"), "#/data/0/2"),
+    "an escaped lone surrogate": (row('"\\ud800"'), "#/data/0/2"),
+    "an escaped lone surrogate as a name": (b'{"\\udfff": 1}', "#"),
+    "{}": (b"{}", "#"),
+    '{"foo": 1}': (b'{"foo": 1}', "#"),
+    "unknown member beside data": (b'{"data": [[5.1, 3.5, 1.4, 0.2]], "foo": 1}', "#"),
+    "DATA": (FIXED.replace("data", "DATA").encode(), "#"),
+    "data is a number": (b'{"data": 5.1}', "#/data"),
+    "data is null": (b'{"data": null}', "#/data"),
+    "data is a string": (b'{"data": "5.1,3.5,1.4,0.2"}', "#/data"),
+    "data is an object": (b'{"data": {"0": [5.1, 3.5, 1.4, 0.2]}}', "#/data"),
+    "data is []": (b'{"data": []}', "#/data"),
+    "data is [[]]": (b'{"data": [[]]}', "#/data/0"),
+    "data is one flat row": (b'{"data": [5.1, 3.5, 1.4, 0.2]}', "#/data"),
+    "a row that is a string as long as a row": (b'{"data": ["5134"]}', "#/data/0"),
+    "a row that is an object as long as a row": (b'{"data": [{"a": 1, "b": 2, "c": 3, "d": 4}]}', "#/data/0"),
+    "three values": (b'{"data": [[5.1, 3.5, 1.4]]}', "#/data/0"),
+    "five values": (b'{"data": [[5.1, 3.5, 1.4, 0.2, 1]]}', "#/data/0"),
+    "a list": (b"[[5.1, 3.5, 1.4, 0.2]]", "#"),
+    "a number": (b"5.1", "#"),
+    "a string": (b'"data"', "#"),
+    "null alone": (b"null", "#"),
+    "true alone": (b"true", "#"),
+}
+
+ACCEPTED = {
+    "whole numbers": row("1"),
+    "zero": row("0"),
+    "negative zero": row("-0.0"),
+    "negative": row("-1.4"),
+    "exponent": row("1.4e0"),
+    "the largest float32": row("3.4028234663852886e38"),
+    "a double that rounds to the largest float32": row("3.4028235677973362e38"),
+    "the largest integer that rounds to a finite float32": row(str(int(3.4028235677973362e38))),
+    "an integer of 38 digits": row("3" + "0" * 37),
+    "smaller than every float32": row("1e-400"),
+    "blanks around": b" \r\n\t" + FIXED.encode() + b" \r\n\t",
+    "an escaped name": b'{"d\\u0061ta": [[5.1, 3.5, 1.4, 0.2]]}',
+}
+
+JSON_TYPES = [
+    "application/json",
+    "Application/JSON",
+    "application/json; charset=utf-8",
+    'application/json;charset="UTF-8"',
+    "application/json ; Charset=utf-8",
+    "application/json;",
+]
+OTHER_TYPES = [
+    "text/plain",
+    "text/json",
+    "application/x-www-form-urlencoded",
+    "application/octet-stream",
+    "application/jsonx",
+    "application/json+x",
+    "application/json; charset=utf-16",
+    "application/json; charset=latin-1",
+    "application/json, application/json",
+    "multipart/form-data; boundary=x",
+    "*/*",
+    ";",
+]
+
+
+def problem(body: bytes, status: int) -> dict:
+    document = json.loads(body)
+    assert document["status"] == status
+    assert document["title"] and document["detail"] and document["request_id"]
+    assert len(document.get("errors", [])) <= 10
+    return document
+
+
+@pytest.mark.parametrize("path", TAKING)
+@pytest.mark.parametrize("body", NOT_DECODABLE.values(), ids=NOT_DECODABLE.keys())
+def test_what_cannot_be_parsed_is_400(call, path, body):
+    status, headers, answer = call("POST", path, body)
+    assert (status, headers["Content-Type"]) == (400, "application/problem+json")
+    assert "errors" not in problem(answer, 400)
+
+
+@pytest.mark.parametrize("path", TAKING)
+@pytest.mark.parametrize(("body", "pointer"), NOT_VALID.values(), ids=NOT_VALID.keys())
+def test_what_breaks_the_schema_is_422_with_a_pointer(call, path, body, pointer):
+    status, headers, answer = call("POST", path, body)
+    assert (status, headers["Content-Type"]) == (422, "application/problem+json")
+    assert problem(answer, 422)["errors"][0]["pointer"] == pointer
+
+
+@pytest.mark.parametrize("path", TAKING)
+@pytest.mark.parametrize("body", ACCEPTED.values(), ids=ACCEPTED.keys())
+def test_numbers_of_every_legal_form_are_accepted(call, path, body):
+    status, _, answer = call("POST", path, body)
+    assert status == 200, answer
+
+
+def test_every_fault_of_a_body_is_named_up_to_ten(call):
+    rows = [[1, 2, 3], "x", [1, 2, 3, None], [1, 2, 3, 4], [True, 2, 3, 1e39]]
+    _, _, answer = call("POST", "/predict/batch", json.dumps({"data": rows}).encode())
+    assert [fault["pointer"] for fault in json.loads(answer)["errors"]] == [
+        "#/data/0",
+        "#/data/1",
+        "#/data/2/3",
+        "#/data/4/0",
+        "#/data/4/3",
+    ]
+    _, _, answer = call("POST", "/predict/batch", json.dumps({"data": [["x"]] * 500}).encode())
+    assert len(problem(answer, 422)["errors"]) == 10
+
+
+@pytest.mark.parametrize("path", SINGLE)
+def test_two_rows_on_a_single_route_are_422_and_the_way_out_is_named(call, path):
+    status, _, answer = call("POST", path, b'{"data": [[5.1, 3.5, 1.4, 0.2], [6.7, 3.1, 4.7, 1.5]]}')
+    assert status == 422
+    (fault,) = problem(answer, 422)["errors"]
+    assert fault["pointer"] == "#/data"
+    assert "has 2 rows" in fault["detail"] and "1 at most" in fault["detail"] and "/predict/batch" in fault["detail"]
+
+
+def test_more_rows_than_the_limit_are_422_and_the_limit_is_named(make):
+    app = make(max_rows=3)
+    assert app.post_json("/predict/batch", {"data": [[1, 2, 3, 4]] * 3}).status_int == 200
+    answer = app.post_json("/predict/batch", {"data": [[1, 2, 3, 4]] * 4}, status=422)
+    assert "has 4 rows; this route takes 3 at most" in answer.json["errors"][0]["detail"]
+
+
+def test_a_body_over_the_limit_is_413_with_a_length_and_without(make):
+    app = make(max_body_bytes=200, max_rows=50)
+    body = json.dumps({"data": [[1, 2, 3, 4]]}).ljust(200)
+    assert app.post("/predict", body, content_type="application/json").status_int == 200
+    answer = app.post("/predict", body + " ", content_type="application/json", status=413)
+    assert "200 bytes" in answer.json["detail"]
+    # A server that decodes chunks gives no length, and marks the end of the body instead.
+    marked = {"wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
+    assert wsgi_call(app.service.app, "POST", "/predict", body.encode(), **marked)[0] == 200
+    assert wsgi_call(app.service.app, "POST", "/predict", body.encode() + b" ", **marked)[0] == 413
+
+
+def test_a_request_without_any_body_is_400(call):
+    assert call("POST", "/predict", CONTENT_LENGTH="")[0] == 400
+
+
+@pytest.mark.parametrize("length", ["9" * 20, "9" * 5000, "1048577"])
+def test_a_length_over_the_limit_is_413_without_a_byte_read(call, length):
+    class Untouched:
+        def read(self, size=-1):
+            raise AssertionError("the body was read")
+
+    status, _, _ = call("POST", "/predict", CONTENT_LENGTH=length, **{"wsgi.input": Untouched()})
+    assert status == 413
+
+
+@pytest.mark.parametrize("length", ["-1", "+1", "1 ", "1_0", "0x10", "1.0", "٣", "²"])
+def test_a_length_that_is_no_number_is_400(call, length):
+    assert call("POST", "/predict", FIXED.encode(), CONTENT_LENGTH=length)[0] == 400
+
+
+def test_leading_zeros_of_a_length_change_nothing(call):
+    assert call("POST", "/predict", FIXED.encode(), CONTENT_LENGTH="0" * 30 + str(len(FIXED)))[0] == 200
+
+
+def test_a_body_shorter_than_its_length_is_400(call):
+    status, _, answer = call("POST", "/predict", FIXED.encode(), CONTENT_LENGTH="1000")
+    assert status == 400
+    assert "ended before" in problem(answer, 400)["detail"]
+
+
+def test_a_body_whose_end_the_server_does_not_mark_is_411(call):
+    assert call("POST", "/predict", FIXED.encode(), CONTENT_LENGTH="", HTTP_TRANSFER_ENCODING="chunked")[0] == 411
+
+
+@pytest.mark.parametrize("path", TAKING)
+@pytest.mark.parametrize("media", JSON_TYPES)
+def test_json_in_utf_8_is_taken_however_it_is_written(call, path, media):
+    assert call("POST", path, FIXED.encode(), CONTENT_TYPE=media)[0] == 200
+
+
+@pytest.mark.parametrize("path", TAKING)
+@pytest.mark.parametrize("media", OTHER_TYPES)
+def test_another_media_type_or_charset_is_415_and_the_right_one_is_told(call, path, media):
+    status, headers, answer = call("POST", path, FIXED.encode(), CONTENT_TYPE=media)
+    assert (status, headers["Accept-Post"]) == (415, "application/json")
+    problem(answer, 415)
+
+
+@pytest.mark.parametrize("path", TAKING)
+def test_a_missing_media_type_is_accepted(call, path):
+    assert call("POST", path, FIXED.encode(), CONTENT_TYPE="")[0] == 200
+
+
+@pytest.mark.parametrize("path", TAKING)
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "gzip, identity", ""])
+def test_a_content_coding_is_415_and_identity_is_told(call, path, coding):
+    status, headers, _ = call("POST", path, FIXED.encode(), HTTP_CONTENT_ENCODING=coding)
+    assert (status, headers["Accept-Encoding"]) == (415, "identity")
+
+
+@pytest.mark.parametrize("coding", ["identity", " Identity "])
+def test_the_coding_identity_is_none(call, coding):
+    assert call("POST", "/predict", FIXED.encode(), HTTP_CONTENT_ENCODING=coding)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/predict/", "//predict", "/predict//label", "/Predict", "/predict/../label", "/../etc/passwd", "/./label", "/label\0",
+     "/label%00", "/predict%2flabel", "/%2e%2e/label", "/label\n", "/lab\xe9l", "/label\x7f", "/\xff\xfe", "", "label"],
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "OPTIONS"])
+def test_only_the_very_paths_of_the_table_are_served(call, method, path):
+    status, headers, answer = call(method, path)
+    assert (status, headers["Content-Type"]) == (404, "application/problem+json")
+    assert answer == b"" if method == "HEAD" else b"etc" not in answer
+
+
+def test_options_of_the_whole_server_names_the_methods_of_all_routes(call):
+    status, headers, _ = call("OPTIONS", "*")
+    assert (status, headers["Allow"]) == (204, "GET, HEAD, POST, PUT, DELETE, OPTIONS")
+
+
+@pytest.mark.parametrize("method", ["BREW", "get", "GETT", "PROPFIND", "M-SEARCH", "\xff"])
+@pytest.mark.parametrize("path", ["/predict", "/label", "/nowhere"])
+def test_an_unknown_method_is_501(call, method, path):
+    status, _, answer = call(method, path)
+    assert status == 501
+    problem(answer, 501)
+
+
+def test_nothing_that_was_sent_stands_in_a_problem_document(call):
+    marker = "Zx9pQ7"
+    texts = [f'"{marker}"', f'{{"{marker}": 1}}', f'{{"data": [["{marker}"]]}}', f"{marker}", f'{{"data": {marker}}}']
+    for body in texts:
+        assert marker.encode() not in call("POST", "/predict", body.encode())[2]
+    assert marker.encode() not in call("GET", f"/{marker}")[2]
+    assert marker.encode() not in call(marker, "/predict")[2]
+    assert marker.encode() not in call("POST", "/predict", b"{}", CONTENT_TYPE=marker)[2]
+    assert marker.encode() not in call("POST", "/predict", b"{}", CONTENT_LENGTH=marker)[2]
+    assert marker.encode() not in call("POST", "/predict", b"{}", HTTP_CONTENT_ENCODING=marker)[2]

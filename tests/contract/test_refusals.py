@@ -1,0 +1,112 @@
+"""A request that is refused early gets its answer, also where its client, or nginx in front, sends the whole body first."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from http_clients import LIVEZ, Answer, Wire, until
+from optional_programs import need
+from server_process import free_ports
+
+PIECE = b" " * 65536
+# 32 MiB: more than the buffers of sockets take, and than the 4 MiB that were once read before the close.
+MANY = 512
+JSON = "Content-Type: application/json"
+FRAMINGS = {"length": f"Content-Length: {MANY * len(PIECE)}", "chunks": "Transfer-Encoding: chunked"}
+# A server that would take such a body.
+LARGE = ("--max-body-bytes", "67108864", "--pending-bytes", "67108864")
+
+
+def send_all(wire: Wire, framing: str, *fields: str, host: str = "localhost") -> Answer:
+    """Sends a large body whatever comes back meanwhile, and reads the answer then."""
+    head = ["POST /predict/batch HTTP/1.1", f"Host: {host}", JSON, FRAMINGS[framing], *fields]
+    wire.send("\r\n".join(head).encode() + b"\r\n\r\n")
+    for _ in range(MANY):
+        wire.send(b"%x\r\n%s\r\n" % (len(PIECE), PIECE) if framing == "chunks" else PIECE)
+    if framing == "chunks":
+        wire.send(b"0\r\n\r\n")
+    return wire.answer()
+
+
+@pytest.fixture
+def tokens(tmp_path) -> str:
+    (tmp_path / "tokens").write_text("a-token-of-this-test\n")
+    return str(tmp_path / "tokens")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_a_client_that_sends_its_whole_body_before_it_reads_gets_its_refusal(run, tokens, framing):
+    with Wire(run()) as wire:
+        assert send_all(wire, framing).status == 413
+    server = run(*LARGE, "--token-file", tokens)
+    with Wire(server) as wire:
+        assert send_all(wire, framing).status == 401
+    with Wire(server) as wire:
+        assert send_all(wire, framing, host="evil.example").status == 421
+    crowded = run("--connections", "1")
+    with Wire(crowded) as first, Wire(crowded) as wire:
+        assert first.ask(LIVEZ).status == 200
+        assert send_all(wire, framing).status == 503
+
+
+class Proxy(NamedTuple):
+    """nginx with its defaults, but for the size of bodies."""
+
+    host: str
+    port: int
+
+
+@pytest.fixture
+def nginx(tmp_path) -> Iterator[Callable[..., Proxy]]:
+    program, started = need("nginx"), []
+
+    def start(upstream: int, buffering: str) -> Proxy:
+        (port,) = free_ports(1)
+        folder = tmp_path / str(port)
+        folder.mkdir()
+        paths = "".join(f"{name}_temp_path {folder}/{name}; " for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+        place = f"location / {{ proxy_pass http://127.0.0.1:{upstream}; proxy_request_buffering {buffering}; }}"
+        server = f"server {{ listen 127.0.0.1:{port}; client_max_body_size 64m; {place} }}"
+        head = f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/log; events {{ }}"
+        (folder / "conf").write_text(f"{head} http {{ access_log off; {paths} {server} }}")
+        started.append(subprocess.Popen([program, "-e", f"{folder}/log", "-c", f"{folder}/conf"]))
+        until(lambda: listens(port, started[-1], folder), "nginx listens")
+        return Proxy("127.0.0.1", port)
+
+    yield start
+    for one in started:
+        one.terminate()
+        one.wait(120)
+
+
+def listens(port: int, process: subprocess.Popen, folder: Path) -> bool:
+    assert process.poll() is None, (folder / "log").read_text()
+    try:
+        Wire(Proxy("127.0.0.1", port)).socket.close()
+    except ConnectionError:
+        return False
+    return True
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("buffering", ["on", "off"])
+def test_nginx_passes_on_a_refusal_and_makes_no_502_of_it(run, tokens, nginx, buffering):
+    server, guarded = run(), run(*LARGE, "--token-file", tokens)
+    front, before_guarded = nginx(server.port, buffering), nginx(guarded.port, buffering)
+    for framing in FRAMINGS:
+        for _ in range(3):
+            with Wire(front) as wire:
+                assert passed_on(wire, framing) == 413
+            with Wire(before_guarded) as wire:
+                assert passed_on(wire, framing) == 401
+
+
+def passed_on(wire: Wire, framing: str) -> int:
+    """The status that comes back, which nginx may send, and close behind it, before it has the whole body."""
+    try:
+        return send_all(wire, framing).status
+    except ConnectionError:
+        return wire.answer().status

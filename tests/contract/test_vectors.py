@@ -1,0 +1,294 @@
+"""Every vector of request_vectors.py over a real socket: at once, head and body apart, and in drips."""
+
+import json
+import random
+import re
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import pytest
+from http_clients import CI
+from request_vectors import HOST, MARK, NEXT, VECTORS, Vector, get, message
+
+SECONDS = 9.0
+LIVE = b'{"live":true}'
+DRIPPED = [vector for vector in VECTORS if 3 < len(vector.sent) < 2048]
+# Between CR and LF, in a size, in a trailer, before a refusal: what is worth a round of single bytes.
+BYTEWISE = [
+    "get-/livez",
+    "expect",
+    "chunk-extension-;a;b;c=d",
+    "trailer-two",
+    "pipeline-of-3-mixed",
+    "pipeline-ends-with-close",
+    "head-ends-with-cr-cr-lf",
+    "lines-end-with-cr-and-nothing-follows",
+    "lines-end-with-lf-and-nothing-follows",
+    "chunk-end-alone-583a20790d7a",
+    "chunk-alone-20\\x0dx",
+    "chunk-data-ends-with-0d0d0a",
+    "coding-twice",
+    "trailer-with-a-bare-lf",
+    "1.0-Connection:\\x20keep-alive",
+]
+
+answer_head = re.compile(rb"HTTP/1\.1 ([1-5][0-9][0-9]) ([A-Za-z -]+)\r\n((?:[A-Za-z-]+: [\x20-\x7e]*\r\n)*)\r\n").match
+expecting_head = re.compile(rb"Expect: *\t? *100-continue[^\r]*\r\n(?:[^\r\n]+\r\n)*\r\n", re.IGNORECASE)
+imf_date = re.compile(
+    r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d (Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) \d{4} \d\d:\d\d:\d\d GMT"
+)
+numbers_of_requests = re.compile(rb"\r\nX-Request-ID: (p[0-9]+)\r\n").findall
+
+
+class Answer(NamedTuple):
+    """A final answer."""
+
+    status: int
+    fields: list[tuple[str, str]]
+    content: bytes
+
+    def all(self, name: str) -> list[str]:
+        return [value for field, value in self.fields if field.lower() == name]
+
+
+class Client:
+    """A connection that keeps all that came back; it waits for events, and at most SECONDS for each."""
+
+    def __init__(self, server) -> None:
+        self.socket = socket.create_connection((server.host, server.port), timeout=SECONDS)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.received = bytearray()
+        self.ended = False
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def read(self) -> None:
+        """What has come; a reset of the connection is an error."""
+        data = self.socket.recv(1 << 18)
+        self.received += data
+        self.ended = not data
+
+    def send(self, data: bytes) -> None:
+        """Sends all of it and reads meanwhile, so that neither side waits for the other; what has ended gets no more."""
+        unsent = memoryview(data)
+        while unsent and not self.ended:
+            readable, writable, _ = select.select([self.socket], [self.socket], [], SECONDS)
+            assert readable or writable, "the server takes nothing"
+            if readable:
+                self.read()
+            else:
+                unsent = unsent[self.socket.send(unsent) :]
+
+    def read_what_is_there(self) -> None:
+        while not self.ended and select.select([self.socket], [], [], 0)[0]:
+            self.read()
+
+    def read_until(self, enough: Callable[[], bool]) -> None:
+        """Reads until there is enough, or the end; gives up in silence, as the caller sees what is missing."""
+        end = time.monotonic() + SECONDS
+        while not (self.ended or enough()):
+            if not select.select([self.socket], [], [], max(0.0, end - time.monotonic()))[0]:
+                return
+            self.read()
+
+    def answers(self, heads: tuple[int, ...] = ()) -> tuple[list[Answer], int, bytes]:
+        """The complete final answers so far, how many times 100 came, and the bytes after them."""
+        answers: list[Answer] = []
+        continues, at = 0, 0
+        while found := answer_head(self.received, at):
+            status = int(found[1])
+            fields = [tuple(line.split(": ", 1)) for line in found[3].decode().splitlines()]
+            lengths = [value for name, value in fields if name.lower() == "content-length"]
+            assert not [value for name, value in fields if name.lower() == "transfer-encoding"]
+            if status < 200:
+                assert (status, fields) == (100, [])
+                continues, at = continues + 1, found.end()
+                continue
+            assert (status == 204) == (not lengths) and len(lengths) < 2, "one Content-Length, and none with 204"
+            size = 0 if status == 204 or len(answers) in heads else int(lengths[0])
+            if len(self.received) < found.end() + size:
+                break
+            answers.append(Answer(status, fields, bytes(self.received[found.end() : found.end() + size])))
+            at = found.end() + size
+        return answers, continues, bytes(self.received[at:])
+
+
+class Beat:
+    """A second connection. The server's loop answers it in turn, so after three answers, one while it accepts and one while it
+    reads, it has seen what was sent before on any other."""
+
+    def __init__(self, server) -> None:
+        self.client = Client(server)
+
+    def wait(self) -> None:
+        for _ in range(3):
+            self.client.received.clear()
+            self.client.send(NEXT)
+            self.client.read_until(lambda: self.client.received.endswith(LIVE))
+            assert self.client.received.endswith(LIVE)
+
+
+@pytest.fixture(scope="module")
+def beat(live) -> Iterator[Beat]:
+    beat = Beat(live)
+    yield beat
+    beat.client.socket.close()
+
+
+def told(answer: Answer) -> None:
+    """What every answer has, whatever was asked."""
+    assert answer.all("server") == []
+    (date,) = answer.all("date")
+    assert imf_date.fullmatch(date)
+    (request_id,) = answer.all("x-request-id")
+    assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", request_id)
+    (media,) = answer.all("content-type") or ["none"]
+    assert (media == "none") == (answer.status == 204)
+    assert (media == "application/problem+json") == (answer.status >= 400)
+    assert bool(answer.all("allow")) >= (answer.status == 405)
+    if answer.status >= 400 and answer.content:
+        problem = json.loads(answer.content)
+        assert (problem["status"], problem["request_id"]) == (answer.status, request_id)
+        assert problem["title"] and problem["detail"].endswith(".")
+
+
+def enough(vector: Vector, client: Client) -> bool:
+    """All answers are here, or one that is wrong, so that failures cost no time. The end of a closed one is waited for."""
+    statuses = tuple(answer.status for answer in client.answers(vector.heads)[0])
+    return statuses != vector.answers[: len(statuses)] or (statuses == vector.answers and not vector.closed)
+
+
+def converse(server, vector: Vector, cuts: list[int], beat: Beat | None = None) -> None:
+    """Sends a vector in the pieces between `cuts`, and holds what comes back against what the vector says."""
+    with Client(server) as client:
+        for start, end in zip([0, *cuts], [*cuts, len(vector.sent)], strict=True):
+            client.send(vector.sent[start:end])
+            if beat and end < len(vector.sent):
+                beat.wait()
+                client.read_what_is_there()
+        client.read_until(lambda: enough(vector, client))
+        answers, continues, rest = client.answers(vector.heads)
+        assert [answer.status for answer in answers] == list(vector.answers), vector.why
+        # 100 is for who waits with the body, so only where a cut is right after a head.
+        assert continues == (
+            len({found.end() for found in expecting_head.finditer(vector.sent)} & set(cuts)) if vector.continues else 0
+        )
+        assert rest == b"", f"after the last answer: {rest[:80]!r}"
+        assert MARK not in client.received, "the answer repeats what was sent"
+        assert client.ended is vector.closed
+        for place, answer in enumerate(answers):
+            told(answer)
+            if place in vector.heads:
+                assert int(answer.all("content-length")[0]) > 0
+            closes = vector.closed and place == len(answers) - 1
+            assert ("close" in answer.all("connection")) is closes
+            if answer.status == 200 and answer.content and b"/predict/label" in vector.sent and b"livez" not in vector.sent:
+                assert json.loads(answer.content) == {"prediction": "setosa"}
+        # The answers belong to the requests in their order; a request that the server itself refused has no number.
+        numbers = [number.decode() for number in numbers_of_requests(vector.sent)]
+        assert [answer.all("x-request-id")[0] for answer in answers][: len(numbers)] == numbers
+        if vector.closed:
+            return
+        if len(answers) == 1 and b" HTTP/1.0\r\n" in vector.sent:
+            assert answers[0].all("connection") == ["keep-alive"]
+        client.received.clear()
+        client.send(NEXT)
+        client.read_until(lambda: bool(client.answers()[0]))
+        ((status, _, content),), _, rest = client.answers()
+        assert (status, content, rest) == (200, LIVE, b""), "the connection works no longer"
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
+def test_every_vector_sent_at_once_gets_its_answers(live, vector):
+    converse(live, vector, [])
+
+
+# On a laptop every third vector is enough for the ways of cutting; all of them are sent whole.
+@pytest.mark.parametrize("vector", VECTORS if CI else VECTORS[::3], ids=lambda vector: vector.name)
+def test_every_vector_with_its_bodies_after_its_heads_gets_the_same_answers(live, beat, vector):
+    ends = [found.end() for found in re.finditer(rb"\r\n\r\n", vector.sent) if found.end() < len(vector.sent)]
+    converse(live, vector, ends, beat)
+
+
+@pytest.mark.parametrize("vector", DRIPPED if CI else DRIPPED[::3], ids=lambda vector: vector.name)
+def test_every_short_vector_in_drips_gets_the_same_answers(live, beat, vector):
+    chance = random.Random(vector.name)
+    anywhere = chance.sample(range(1, len(vector.sent)), min(2, len(vector.sent) - 1))
+    between = [found.start() + 1 for found in re.finditer(rb"\r\n", vector.sent)] or anywhere
+    converse(live, vector, sorted({*anywhere, chance.choice(between)}), beat)
+
+
+@pytest.mark.parametrize("name", BYTEWISE)
+def test_single_bytes_get_the_same_answers(live, beat, name):
+    (vector,) = [vector for vector in VECTORS if vector.name == name]
+    converse(live, vector, list(range(1, len(vector.sent))), beat)
+
+
+def test_there_are_at_least_300_vectors_and_each_has_its_own_name():
+    assert len(VECTORS) >= 300
+    assert len({vector.name for vector in VECTORS}) == len({vector.sent for vector in VECTORS}) == len(VECTORS)
+
+
+def test_every_status_of_the_server_has_its_vectors():
+    statuses = {status for vector in VECTORS for status in vector.answers}
+    assert statuses == {200, 204, 400, 404, 405, 413, 414, 415, 417, 422, 431, 501}
+
+
+def test_every_vector_that_is_refused_at_first_wants_no_answer_after_that():
+    """A refusal ends the connection: the corpus itself must say so."""
+    own = {400, 413, 414, 417, 431}
+    for vector in VECTORS:
+        assert not set(vector.answers[:-1]) & own or vector.why.startswith("RFC 9112 6.3: what is beyond"), vector.name
+        assert vector.answers, vector.name
+
+
+def test_every_pipeline_has_an_answer_for_each_request_and_one_for_what_is_refused():
+    pipelines = [vector for vector in VECTORS if vector.name.startswith("pipeline-")]
+    assert len(pipelines) > 50
+    for vector in pipelines:
+        refused = vector.closed and vector.answers[-1] >= 400
+        assert len(vector.answers) == len(numbers_of_requests(vector.sent)) + refused, vector.name
+
+
+def test_no_vector_that_is_refused_is_served(live):
+    """The same as above in one sentence, for who changes the runner: no 2xx where the first status is a refusal."""
+    for vector in VECTORS:
+        if vector.answers[0] >= 400:
+            with Client(live) as client:
+                client.send(vector.sent)
+                client.read_until(lambda client=client: len(client.received) > 12)
+                assert client.received[9:10] in (b"4", b"5"), vector.name
+
+
+def test_a_hundred_requests_at_once_come_back_in_their_order(live):
+    names = [b"r%d" % number for number in range(100)]
+    sent = b"".join(get(b"/livez" if len(name) % 2 else b"/nowhere", b"X-Request-ID: " + name) for name in names)
+    with Client(live) as client:
+        client.send(sent)
+        client.read_until(lambda: len(client.answers()[0]) >= 100)
+        answers, _, rest = client.answers()
+    assert [answer.all("x-request-id")[0].encode() for answer in answers] == names and rest == b""
+
+
+def test_a_client_that_sends_all_and_shuts_its_half_gets_every_answer(live):
+    with Client(live) as client:
+        client.send(NEXT * 5)
+        client.socket.shutdown(socket.SHUT_WR)
+        client.read_until(lambda: False)
+        assert [answer.status for answer in client.answers()[0]] == [200] * 5 and client.ended
+
+
+def test_a_request_that_is_cut_off_gets_no_answer(live):
+    for sent in (NEXT[:-1], NEXT[:-2], message(b"GET /livez HTTP/1.1", HOST, b"Content-Length: 5", body=b"1234"), b"G"):
+        with Client(live) as client:
+            client.send(sent)
+            client.socket.shutdown(socket.SHUT_WR)
+            client.read_until(lambda: False)
+            assert (bytes(client.received), client.ended) == (b"", True)

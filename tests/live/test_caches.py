@@ -1,0 +1,311 @@
+"""Both caches in random orders of events, new models among them: threads ask servers of several processes over one Redis."""
+
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from http_clients import METRICS, Answer, ask, metric, request, until
+from project import MODEL
+from redis_server import RedisServer
+from server_process import Running
+from worker_processes import serving
+
+from iris_wsgi.__main__ import main
+from iris_wsgi.items.texts import Texts
+from iris_wsgi.model import load_model
+
+pytestmark = pytest.mark.long
+
+# They take the same rows and have the same labels.
+MODELS = (MODEL, MODEL / "fast")
+CLIENTS = 6
+# Once each, in the steps of three clients: another pod with the other model takes the place of one, or one gets it itself.
+CHANGES = ("replace", "reload", "replace")
+# What is of one answer alone, or of the connection.
+OWN_FIELDS = {"date", "connection", "cache-status", "age"}
+# How soon a server tells what another has written.
+BOUND_SECONDS = 0.3
+ROWS = [[5.1, 3.5, 1.4, 0.2], [6.7, 3.1, 4.7, 1.5], [7.2, 3.6, 6.1, 2.5], [6.0, 2.9, 4.9, 1.8], [5.9, 3.0, 0.0, 1.8]]
+ODD_ROWS = [[5.9, 3.0, -0.0, 1.8], [0.0, 0.0, 0.0, 1e-40], [3e38, 1, 1, 1], [1e39, 1, 1, 1], [1, 2, 3], ["5", 1, 1, 1]]
+
+
+class Pod:
+    """A server with a model, or for a while with two, as its processes get another one by one."""
+
+    def __init__(self, place: Path, model: Path, workers: int, start: Callable[..., Running]) -> None:
+        self.place, self.workers, self.models, self.askers = place, workers, frozenset([model]), 0
+        place.symlink_to(model)
+        self.server = start("--model-dir", str(place), "--workers", str(workers))
+        until(lambda: len(serving(self.server)) == workers, "all of its processes serve")
+
+    @property
+    def next_model(self) -> Path:
+        (model,) = self.models
+        return MODELS[1 - MODELS.index(model)]
+
+    def reload(self) -> None:
+        """Puts the other model into its folder, and has all processes replaced."""
+        new, before = self.next_model, set(serving(self.server))
+        self.models |= {new}
+        fresh = self.place.with_suffix(".new")
+        fresh.symlink_to(new)
+        fresh.replace(self.place)
+        os.kill(self.server.process.pid, signal.SIGHUP)
+
+        def replaced() -> bool:
+            now = serving(self.server)
+            return len(now) == self.workers and not before & set(now)
+
+        until(replaced, "all of its processes have the other model")
+        self.models = frozenset([new])
+
+
+class Pods:
+    """Servers that threads ask while others have them changed. `start` starts that of a number, with further arguments."""
+
+    def __init__(self, folder: Path, start: Callable[..., Running], *workers: int) -> None:
+        self.folder, self.start_server, self.workers = folder, start, workers
+        self.lock, self.changing, self.numbers = threading.Lock(), [threading.Lock() for _ in workers], count()
+        # What those that have ended had to tell.
+        self.metrics: list[str] = []
+        self.pods = [self.start(number, MODELS[number % 2]) for number in range(len(workers))]
+
+    def start(self, number: int, model: Path) -> Pod:
+        place = self.folder / f"model-{next(self.numbers)}"
+        return Pod(place, model, self.workers[number], lambda *words: self.start_server(number, *words))
+
+    @contextmanager
+    def any(self, chance: random.Random) -> Iterator[Pod]:
+        """It does not end before this is over."""
+        with self.lock:
+            pod = chance.choice(self.pods)
+            pod.askers += 1
+        try:
+            yield pod
+        except OSError:
+            # What it wrote tells why it is gone.
+            assert pod.server.process.poll() is None, pod.server.process.communicate()
+            raise
+        finally:
+            with self.lock:
+                pod.askers -= 1
+
+    def change(self, how: str, chance: random.Random) -> None:
+        number = chance.randrange(len(self.pods))
+        with self.changing[number]:
+            if how == "reload":
+                self.pods[number].reload()
+                return
+            new = self.start(number, self.pods[number].next_model)
+            with self.lock:
+                old, self.pods[number] = self.pods[number], new
+            until(lambda: not old.askers, "nobody asks the old one any more")
+            self.end(old)
+
+    def end(self, pod: Pod) -> None:
+        self.metrics.append(ask(pod.server, METRICS).body.decode())
+        pod.server.stop()
+        assert pod.server.process.returncode == 0
+
+    def total(self, name: str, **labels: str) -> float:
+        return sum(metric(text, name, **labels) for text in self.metrics)
+
+
+def go_through(work: Callable[[str, random.Random], None], **steps: int) -> None:
+    """Has each of the clients do so many steps of each kind, in an order of its own; some have a change of model too."""
+
+    def client(seed: int) -> None:
+        chance = random.Random(seed)
+        mine = [step for step, times in steps.items() for _ in range(times)] + list(CHANGES[seed : seed + 1])
+        chance.shuffle(mine)
+        for step in mine:
+            work(step, chance)
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        for one in [pool.submit(client, seed) for seed in range(CLIENTS)]:
+            one.result(120)
+
+
+def forget(redis: RedisServer, chance: random.Random) -> None:
+    """Has a Redis lose half of what it holds, as one may that evicts."""
+    keys = redis.ask("KEYS", "*")
+    if keys:
+        redis.ask("DEL", *chance.sample(keys, (len(keys) + 1) // 2))
+
+
+def comparable(answer: Answer) -> tuple[int, bytes, dict[str, str]]:
+    return answer.status, answer.body, {name: value for name, value in answer.fields.items() if name not in OWN_FIELDS}
+
+
+def any_prediction(chance: random.Random) -> bytes:
+    """The bytes of a request to the web-single routes, one of a few thousand of which many have rows in common."""
+    fields = ["X-Request-ID: same"]
+    if chance.random() < 0.2:
+        fields.append(f"Cache-Control: {chance.choice(('no-cache', 'no-store', 'max-age=0'))}")
+    if chance.random() < 0.1:
+        return request("GET", chance.choice(("/metadata", "/label", "/predict/test", "/predict/test/label")), None, *fields)
+    many = chance.random() < 0.4
+    rows = [chance.choice(ROWS if chance.random() < 0.9 else ODD_ROWS) for _ in range(chance.choice((2, 3, 9)) if many else 1)]
+    path = "/predict/batch" if many else chance.choice(("/predict", "/predict/label", "/predict/proba", "/predict/batch"))
+    return request("POST", path, {"data": rows}, *fields)
+
+
+def test_predictions_are_those_of_the_pods_model_without_a_cache_in_any_order_of_events(run, shared_redis, tmp_path):
+    # One has room for three rows, the other keeps them for less than passes between two clears.
+    own = ({"IRIS_CACHE_BYTES": "1024"}, {"IRIS_CACHE_SECONDS": "0.03"})
+    common = {"IRIS_CACHE_REDIS_URL": shared_redis.url}
+    plain = {model: run("--role", "web_single", "--model-dir", str(model)) for model in MODELS}
+    pods = Pods(tmp_path, lambda number, *words: run("--role", "prediction_cache", *words, **common, **own[number]), 2, 2)
+    seen: Counter[str] = Counter()
+
+    @cache
+    def wanted(model: Path, data: bytes) -> tuple[int, bytes, dict[str, str]]:
+        return comparable(ask(plain[model], data))
+
+    def work(step: str, chance: random.Random) -> None:
+        match step:
+            case "ask":
+                data = any_prediction(chance)
+                with pods.any(chance) as pod:
+                    before = pod.models
+                    answer = ask(pod.server, data)
+                    models = before | pod.models
+                assert comparable(answer) in [wanted(model, data) for model in models], (data, answer, models)
+                told = answer.fields.get("cache-status", "")
+                seen.update(
+                    word for word in ("shared; hit", "wsgi; hit", "fwd=miss", "fwd=partial", "fwd=request") if word in told
+                )
+            case "clear":
+                with pods.any(chance) as pod:
+                    # A Redis that a busy machine keeps from answering in time has not heard it.
+                    assert ask(pod.server, request("DELETE", "/cache")).status in (200, 503)
+            case "clear_by_command":
+                with pods.any(chance) as pod:
+                    assert main(["clear", "--port", str(pod.server.port)]) in (0, 1)
+            case "forget":
+                forget(shared_redis, chance)
+            case "replace" | "reload":
+                pods.change(step, chance)
+
+    go_through(work, ask=150, clear=2, clear_by_command=2, forget=2)
+    for pod in pods.pods:
+        pods.end(pod)
+    assert len(seen) == 5, seen
+    for reason in ("size", "expired"):
+        assert pods.total("prediction_cache_evictions_total", reason=reason) > 0
+
+
+class Told(NamedTuple):
+    """What was told of an item, by a server with one of these models."""
+
+    kind: str
+    item_id: str
+    version: int
+    answer: Answer
+    models: frozenset[Path]
+
+
+class Written(NamedTuple):
+    """A write that was acknowledged before this time (monotonic)."""
+
+    at: float
+    version: int
+    pod: Pod
+
+
+def test_items_are_those_of_the_database_and_predictions_of_the_pods_model_in_any_order_of_events(run, shared_redis, tmp_path):
+    own = ({"IRIS_ITEMS_BYTES": "4096"}, {"IRIS_ITEMS_SECONDS": "0.4", "IRIS_ITEMS_MISSING_SECONDS": "0.2"})
+    common = {"IRIS_ITEMS_REDIS_URL": shared_redis.url, "IRIS_CACHE_REDIS_URL": shared_redis.url, "IRIS_CACHE": "on"}
+    common |= {"IRIS_STATE_DIR": str(tmp_path), "IRIS_ITEMS_CHECK_SECONDS": str(BOUND_SECONDS)}
+    pods = Pods(tmp_path, lambda number, *words: run("--role", "data_cache", *words, **common, **own[number]), 2, 2)
+    names = [f"{i:04d}" for i in range(6)] + [f"new-{i}" for i in range(6)] + ["never-there"]
+    seen: Counter[str] = Counter()
+    rows: dict[tuple[str, int], list[float]] = {}
+    written: dict[str, list[Written]] = {name: [] for name in names}
+    told: list[Told] = []
+    for name in names[:6]:
+        item = ask(pods.pods[0].server, request("GET", f"/items/{name}")).json()
+        rows[name, item["version"]] = item["data"][0]
+        written[name].append(Written(time.monotonic(), 1, pods.pods[0]))
+
+    def look(kind: str, chance: random.Random) -> None:
+        name, fields = chance.choice(names), [] if chance.random() < 0.9 else ["Cache-Control: no-cache"]
+        data = request("GET", f"/items/{name}{'/prediction' if kind == 'prediction' else ''}", None, *fields)
+        with pods.any(chance) as pod:
+            began, before, models = time.monotonic(), list(written[name]), pod.models
+            answer = ask(pod.server, data)
+            models |= pod.models
+        status = answer.fields["cache-status"]
+        seen.update(
+            word for word in ("wsgi; hit", "detail=redis", "detail=database", "negative", "fwd=request") if word in status
+        )
+        if answer.status == 503:
+            # The disk of a busy machine did not answer in time.
+            return
+        at_once = fields and "stale" not in status
+        known = [
+            one.version
+            for one in before
+            if at_once or one.pod is pod or ("stale" not in status and one.at <= began - BOUND_SECONDS)
+        ]
+        version = answer.json()["version"] if answer.status == 200 else 0
+        assert answer.status == (200 if version else 404) and version >= max(known, default=0), (answer, known)
+        if version:
+            told.append(Told(kind, name, version, answer, models))
+
+    def put(chance: random.Random) -> None:
+        name, row = chance.choice(names[:-1]), chance.choice(ROWS)
+        with pods.any(chance) as pod:
+            answer = ask(pod.server, request("PUT", f"/items/{name}", {"data": [row]}))
+            if answer.status != 503:
+                version = answer.json()["version"]
+                assert (name, version) not in rows
+                rows[name, version] = row
+                written[name].append(Written(time.monotonic(), version, pod))
+                told.append(Told("item", name, version, answer, pod.models))
+
+    def work(step: str, chance: random.Random) -> None:
+        match step:
+            case "item" | "prediction":
+                look(step, chance)
+            case "put":
+                put(chance)
+            case "forget":
+                forget(shared_redis, chance)
+            case "replace" | "reload":
+                pods.change(step, chance)
+
+    go_through(work, item=50, prediction=100, put=20, forget=2)
+    texts = {}
+    for folder in MODELS:
+        model, _ = load_model(folder)
+        texts[folder] = Texts(model, lambda rows, _, model=model: model.predict(rows))
+
+    @cache
+    def wanted(kind: str, folder: Path, item_id: str, version: int, row: tuple[float, ...]) -> tuple[bytes, str | None]:
+        tell, packed = texts[folder], np.array(row, "<f4").tobytes()
+        if kind == "item":
+            return tell.item(item_id, version, packed, 0), None
+        return tell.prediction(item_id, version, packed, 0), tell.model.digest
+
+    for kind, item_id, version, answer, models in told:
+        # One that was refused with 503 may have been written.
+        possible = [rows[item_id, version]] if (item_id, version) in rows else ROWS
+        among = {wanted(kind, folder, item_id, version, tuple(row)) for folder in models for row in possible}
+        assert (answer.body, answer.fields.get("x-model-digest")) in among, (kind, item_id, version, answer, models)
+    for pod in pods.pods:
+        pods.end(pod)
+    assert len(seen) == 5, seen
+    assert pods.total("item_cache_evictions_total") > 0

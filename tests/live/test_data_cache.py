@@ -1,0 +1,324 @@
+"""The data cache in processes of its own, over real databases and a real Redis, and what becomes of it when they fail."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from http_clients import Wire, ask, kill_all, request, until
+from redis_server import RedisServer
+
+from iris_wsgi.items.redis import RedisItems, key_of, pack, unpack
+from iris_wsgi.items.store import Item
+
+ROWS = [[5.1, 3.5, 1.4, 0.2], [7.2, 3.6, 6.1, 2.5]]
+SERVE = ("--role", "data_cache")
+
+
+@pytest.fixture
+def redis(own_redis: RedisServer) -> RedisServer:
+    return own_redis
+
+
+def get(server, item_id, path="", *fields):
+    return ask(server, request("GET", f"/items/{item_id}{path}", None, *fields))
+
+
+def put(server, item_id, row):
+    return ask(server, request("PUT", f"/items/{item_id}", {"data": [row]}))
+
+
+def status(answer) -> str:
+    return answer.fields["cache-status"]
+
+
+def metric(server, name: str) -> float:
+    text = ask(server, request("GET", "/metrics")).body.decode()
+    return next(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
+
+
+def test_the_processes_of_a_server_see_each_write_at_once(run):
+    server = run(*SERVE, "--workers", "3")
+    for i in range(20):
+        told = put(server, "a", ROWS[i % 2])
+        assert told.status == (201 if i == 0 else 200)
+        for path in ("", "/prediction"):
+            for answer in [get(server, "a", path) for _ in range(6)]:
+                assert answer.json()["version"] == i + 1
+                assert path or answer.body == told.body
+
+
+def test_who_reads_while_others_write_sees_all_that_was_acknowledged_before_whichever_process_answers(run):
+    server = run(*SERVE, "--workers", "3", "--items-bytes", "4096")
+    names = [f"i{i}" for i in range(6)]
+    acknowledged, done, rows = dict.fromkeys(names, 0), threading.Event(), {}
+
+    def write(name):
+        for i in range(20):
+            answer = put(server, name, ROWS[i % 2])
+            # On a busy disk one may be refused; whether it was written is not known then.
+            if answer.status != 503:
+                rows[name, answer.json()["version"]] = i % 2
+                acknowledged[name] = answer.json()["version"]
+
+    def read():
+        looks = 0
+        while not done.is_set():
+            for name in names:
+                least = acknowledged[name]
+                for path in ("", "/prediction"):
+                    answer = get(server, name, path)
+                    assert answer.status == 200 or not least
+                    if answer.status != 200:
+                        continue
+                    told = answer.json()
+                    assert told["version"] >= least
+                    row = rows.get((name, told["version"]))
+                    if row is not None:
+                        assert told["label"] == ["setosa", "virginica"][row] if path else told["data"] == [ROWS[row]]
+                    looks += 1
+        return looks
+
+    with ThreadPoolExecutor(10) as pool:
+        readers = [pool.submit(read) for _ in range(4)]
+        writers = [pool.submit(write, name) for name in names]
+        try:
+            for one in writers:
+                one.result(120)
+        finally:
+            done.set()
+        assert all(one.result(120) for one in readers)
+    assert metric(server, 'item_lookups_total{source="hit"}') > 0 and metric(server, "item_cache_evictions_total") > 0
+
+
+def test_two_servers_on_one_file_see_each_others_writes_soon(run, tmp_path):
+    one, other = (run(*SERVE, "--items-check-seconds", "0.2", IRIS_STATE_DIR=str(tmp_path)) for _ in range(2))
+    for i in range(5):
+        assert get(other, "0000").json()["version"] == i + 1
+        body = put(one, "0000", ROWS[i % 2]).body
+        until(lambda body=body: get(other, "0000").body == body, "the other server tells it")
+
+
+@pytest.mark.long
+def test_what_was_acknowledged_is_there_after_a_kill(run, tmp_path):
+    for begun in range(3):
+        server = run(*SERVE, IRIS_STATE_DIR=str(tmp_path))
+        acknowledged = []
+
+        def write(name, server=server, acknowledged=acknowledged):
+            try:
+                with Wire(server) as wire:
+                    for i in range(10**6):
+                        answer = wire.ask(request("PUT", f"/items/{name}-{i}", {"data": [ROWS[0]]}))
+                        acknowledged.append((f"{name}-{i}", answer.status))
+            except (OSError, EOFError):
+                return
+
+        with ThreadPoolExecutor(4) as pool:
+            for name in "wxyz":
+                pool.submit(write, f"{name}{begun}")
+            until(lambda acknowledged=acknowledged: len(acknowledged) > 40, "some were written")
+            kill_all(server.process)
+        server.process.communicate()
+        again = run(*SERVE, IRIS_STATE_DIR=str(tmp_path))
+        with Wire(again) as wire:
+            for item_id, told in acknowledged:
+                assert told == 201
+                answer = wire.ask(request("GET", f"/items/{item_id}"))
+                assert answer.json() == {"id": item_id, "version": 1, "data": [ROWS[0]]}
+        again.stop()
+
+
+def test_two_hundred_requests_for_a_cold_item_cause_one_read_and_one_run(run, postgres_server):
+    server = run(*SERVE, "--queue", "1000", IRIS_DATABASE_URL=postgres_server.database("crowd"))
+    until(lambda: get(server, "none").status == 404, "the database is there")
+    # On a busy machine the one that asked may have waited for longer than it may: another item, then, of those that there are.
+    for i in range(150):
+        reads, runs = metric(server, 'item_lookups_total{source="database"}'), metric(server, "model_runs_total")
+        answers = crowd(server, postgres_server, f"{i:04d}")
+        if {answer.status for answer in answers} == {200}:
+            break
+    assert {answer.status for answer in answers} == {200} and len({answer.body for answer in answers}) == 1
+    assert metric(server, 'item_lookups_total{source="database"}') == reads + 1
+    assert metric(server, "model_runs_total") == runs + 1
+
+
+def crowd(server, postgres_server, item_id):
+    """Two hundred ask for an item, all of them before the database answers one."""
+    locked = threading.Event()
+    wires = [Wire(server) for _ in range(200)]
+    with ThreadPoolExecutor(1) as pool:
+        lock = pool.submit(hold_lock, postgres_server, "crowd", locked)
+        assert locked.wait(60)
+        for wire in wires:
+            wire.send(request("GET", f"/items/{item_id}/prediction"))
+        answers = [wire.answer() for wire in wires]
+        lock.result(60)
+    for wire in wires:
+        wire.socket.close()
+    return answers
+
+
+def hold_lock(postgres_server, name, locked):
+    """For less than a request waits for the database."""
+    import psycopg
+
+    with psycopg.connect(postgres_server.url.replace("/postgres?", f"/{name}?")) as connection:
+        connection.execute("LOCK TABLE iris_items IN ACCESS EXCLUSIVE MODE")
+        locked.set()
+        connection.execute("SELECT pg_sleep(0.08)")
+
+
+@pytest.mark.parametrize("fault", ["hangs", "is gone"])
+def test_while_the_database_is_down_items_that_are_kept_are_told_as_stale(run, postgres_server, fault):
+    database = postgres_server.database(f"down_{fault[0]}")
+    server = run(*SERVE, "--items-check-seconds", "0.3", IRIS_DATABASE_URL=database)
+    until(lambda: get(server, "0000/prediction").status == 200, "the database is there")
+    before = {path: get(server, "0000", path) for path in ("", "/prediction")}
+    if fault == "hangs":
+        postgres_server.signal(signal.SIGSTOP)
+    else:
+        postgres_server.stop()
+    try:
+        until(lambda: "stale" in status(get(server, "0000")), "it is told as stale")
+        for path, answer in before.items():
+            now = get(server, "0000", path)
+            assert (now.status, now.body, status(now)) == (200, answer.body, "iris_wsgi; hit; detail=stale")
+            assert int(now.fields["age"]) >= 0
+        assert "detail=stale" in status(get(server, "0000", "/prediction", "Cache-Control: no-cache"))
+        for answer in (get(server, "0001"), get(server, "0001", "/prediction"), put(server, "0000", ROWS[1])):
+            assert answer.status == 503 and answer.fields["retry-after"] == "1"
+            assert answer.fields["content-type"] == "application/problem+json" and "cache-status" in answer.fields
+        assert get(server, "a.b").status == 404
+        assert ask(server, request("GET", "/readyz")).status == 200
+        for _ in range(50):
+            assert get(server, "0000").status == 200
+        assert metric(server, 'item_store_failures_total{of="database"}') > 0
+    finally:
+        if fault == "hangs":
+            postgres_server.signal(signal.SIGCONT)
+        else:
+            postgres_server.start()
+    until(lambda: status(get(server, "0000")).startswith("iris_wsgi; hit; ttl"), "it is as before")
+    until(lambda: put(server, "0000", ROWS[1]).status == 200, "it is written again")
+    assert get(server, "0000").json()["data"] == [ROWS[1]]
+
+
+def test_a_server_starts_without_its_database_and_finds_it_later(run, postgres_server):
+    url = postgres_server.database("later")
+    postgres_server.stop()
+    try:
+        server = run(*SERVE, IRIS_DATABASE_URL=url)
+        assert get(server, "0000").status == 503
+    finally:
+        postgres_server.start()
+    until(lambda: get(server, "0000").status == 200, "it is there")
+
+
+def test_redis_is_asked_before_the_database_and_never_believed_too_long(run, redis, tmp_path):
+    settings = {"IRIS_STATE_DIR": str(tmp_path), "IRIS_ITEMS_REDIS_URL": redis.url, "IRIS_ITEMS_CHECK_SECONDS": "0.3"}
+    one, other = run(*SERVE, **settings), run(*SERVE, **settings)
+    until(lambda: metric(one, "item_lookups_total") >= 0 and get(one, "0000").status == 200, "it is read")
+
+    def from_redis():
+        get(one, "0001", "", "Cache-Control: no-cache")
+        return "detail=redis" in status(get(other, "0001")) or put(one, "0001", ROWS[0]).status == 0
+
+    until(from_redis, "the other server finds it in Redis")
+    # Redis is out of reach while an item is written, and has the old one when it is back.
+    redis.process.send_signal(signal.SIGSTOP)
+    body = put(one, "0001", ROWS[1]).body
+    assert get(one, "0001").body == body
+    redis.process.send_signal(signal.SIGCONT)
+    until(lambda: get(other, "0001").body == body, "the other server tells the new one")
+    third = run(*SERVE, **settings)
+    until(lambda: get(third, "0001").body == body, "a new server tells the new one")
+
+
+@pytest.mark.parametrize("fault", ["hangs", "is gone", "is full of garbage", "refuses"])
+def test_answers_are_right_and_come_soon_whatever_redis_does(run, redis, fault):
+    server = run(*SERVE, IRIS_ITEMS_REDIS_URL=redis.url, IRIS_ITEMS_CHECK_SECONDS="0.3")
+    until(lambda: put(server, "a", ROWS[0]).status == 200, "it is written")
+    match fault:
+        case "hangs":
+            redis.process.send_signal(signal.SIGSTOP)
+        case "is gone":
+            redis.process.kill()
+        case "is full of garbage":
+            keys = redis.ask("KEYS", "iris:item:*")
+            assert keys
+            for key in keys:
+                redis.ask("SET", key.decode(), "00000000000000000009 no item")
+        case "refuses":
+            redis.ask("CONFIG", "SET", "maxmemory", "1")
+    # It is out of order until after the last answer, so none of them can have waited for it.
+    for i in range(30):
+        version = put(server, "a", ROWS[i % 2]).json()["version"]
+        told = get(server, "a", "/prediction").json()
+        assert (told["version"], told["label"]) == (version, ["setosa", "virginica"][i % 2])
+        assert get(server, "none").status == 404
+    assert fault == "is full of garbage" or metric(server, 'item_store_failures_total{of="redis"}') > 0
+    if fault == "hangs":
+        redis.process.send_signal(signal.SIGCONT)
+
+
+def test_what_redis_holds_is_checked_against_its_key_and_of_two_versions_the_newer_stays(redis):
+    failures = []
+    level = RedisItems(redis.url, 60, 10, lambda *_: None, lambda: failures.append(1))
+    old, new = Item(9, b"aaaa"), Item(10, b"bbbb")
+    for first, second in ((old, new), (new, old)):
+        redis.ask("FLUSHALL")
+        assert level.put("db", {"a": first}) and level.put("db", {"a": second})
+        assert level.get("db", "a") == new and level.get("other db", "a") is None
+    # That older ones do not count takes no row away that is as new.
+    assert level.put("db", {"a": Item(10, b"")}) and level.get("db", "a") == new
+    assert level.put("db", {"a": Item(11, b"")}) and level.get("db", "a") is None
+    assert level.put("db", {"a": new}) and level.get("db", "a") is None
+    assert level.put("db", {"a": Item(11, b"cccc")}) and level.get("db", "a") == Item(11, b"cccc")
+    assert failures == []
+    key, value = key_of("db", "a"), pack(key_of("db", "a"), new)
+    for wrong in (b"", b"x" * 100, value[:-1], value + b"x", pack(key_of("db", "b"), new), bytes([value[0] ^ 1]) + value[1:]):
+        redis.ask("SET", key, wrong)
+        assert level.get("db", "a") is None and redis.ask("EXISTS", key) == 0
+    assert len(failures) == 6 and unpack(key, value) == new
+    redis.ask("DEL", key)
+    redis.ask("LPUSH", key, "a list")
+    assert level.get("db", "a") is None and len(failures) == 7
+    level.close()
+
+
+def warm(*arguments, **environ):
+    command = [sys.executable, "-m", "iris_wsgi", "warm", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environ}, timeout=120, check=False)
+
+
+def test_after_a_warm_up_every_item_is_in_memory(run, tmp_path):
+    state = {"IRIS_STATE_DIR": str(tmp_path)}
+    # Long enough that nothing is to be looked up again meanwhile.
+    server = run(*SERVE, "--items-seconds", "3600", **state)
+    told = warm("--url", server.url, **state)
+    # A slow machine gets lines of progress.
+    assert (told.returncode, [line for line in told.stderr.splitlines() if not line.endswith(" bad")]) == (0, [])
+    assert told.stdout.startswith(f"150 items and what the model says of them are in the memory of {server.url}, after ")
+    reads = metric(server, 'item_lookups_total{source="database"}')
+    for i in range(150):
+        assert "; hit" in status(get(server, f"{i:04d}", "/prediction"))
+    assert reads == metric(server, 'item_lookups_total{source="database"}') == 150
+
+
+@pytest.mark.long
+def test_a_warm_up_says_what_is_wrong(run, tmp_path):
+    state = {"IRIS_STATE_DIR": str(tmp_path)}
+    assert "there are no items: " in warm(**state).stderr
+    small = run(*SERVE, "--items-bytes", "4096", **state)
+    for arguments, reason in (
+        (("--url", small.url), "not all of 150 items stay in the memory"),
+        (("--url", small.url, "none"), "2 failed in the last round"),
+        (("--url", "http://127.0.0.1:1"), "no server at http://127.0.0.1:1: Connection refused"),
+        (("--url", "https://h"), "--url='https://h' must be http://host[:port]"),
+    ):
+        told = warm("--quiet", *arguments, **state)
+        assert told.returncode == 1 and reason in told.stderr and told.stderr.count("\n") == 1

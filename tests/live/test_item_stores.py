@@ -1,0 +1,295 @@
+"""Databases of items: one suite for both, and what each can suffer alone."""
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+from http_clients import until
+from item_stores import opened
+from project import MODEL, ROOT
+
+from iris_wsgi.errors import BadStore, StoreDown
+from iris_wsgi.items import sqlite
+from iris_wsgi.items.postgres import PostgresItems
+from iris_wsgi.items.seed import seed
+from iris_wsgi.items.sqlite import SqliteItems
+from iris_wsgi.items.store import MOST_CHANGES, Item, ItemStore
+from iris_wsgi.model import load_model
+
+A, B, C = b"aaaa" * 4, b"bbbb" * 4, b"cccc" * 4
+# A database that is down says so in a quarter of a second where the machine has time; a test asserts only that it does not hang.
+BOUND_SECONDS = 5.0
+Open = Callable[..., ItemStore]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where an empty database is."""
+    if request.param == "sqlite":
+        return str(tmp_path / "items.db")
+    return request.getfixturevalue("postgres_server").database(f"items_{os.urandom(6).hex()}")
+
+
+@pytest.fixture
+def store(place: str) -> Iterator[ItemStore]:
+    one = opened(place)
+    yield one
+    one.close()
+
+
+def test_what_was_put_is_there_and_each_put_is_a_version(store):
+    assert store.get("a") is None
+    assert [store.put("a", A), store.put("a", B), store.put("b", C)] == [1, 2, 1]
+    assert (store.get("a"), store.get("b"), store.get("A")) == (Item(2, B), Item(1, C), None)
+
+
+def test_ids_are_told_in_their_order_whatever_the_collation(store):
+    for one in ("b", "B", "_", "-", "0", "aa", "a"):
+        store.put(one, A)
+    assert list(store.ids("", 4)) == ["-", "0", "B", "_"]
+    assert list(store.ids("_", 10)) == ["a", "aa", "b"]
+
+
+def test_a_new_database_has_the_seed_once_and_only_once(place):
+    with closing(opened(place, {"0000": A, "0001": B})) as one:
+        assert (one.get("0000"), one.get("0001")) == (Item(1, A), Item(1, B))
+        one.put("0000", C)
+        identity = one.identity()
+    with closing(opened(place, {"0000": A, "0001": A, "0002": A})) as one:
+        assert (one.get("0000"), one.get("0001"), one.get("0002")) == (Item(2, C), Item(1, B), None)
+        assert one.identity() == identity
+
+
+def test_of_many_that_open_a_new_database_at_once_one_seeds_it(place):
+    rows = {f"{i:04d}": A for i in range(150)}
+
+    def open_and_look(_):
+        with closing(opened(place, rows)) as one:
+            return one.identity(), len(one.ids("", 1000)), one.get("0149")
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(open_and_look, range(8)))) == 1
+
+
+def test_a_look_tells_what_was_written_since_the_one_before(store):
+    store.put("a", A)
+    cursor, versions = store.changes(None)
+    assert versions == {}
+    assert store.changes(cursor).versions in ({}, {"a": 1})
+    store.put("a", B)
+    store.put("b", B)
+    cursor, versions = store.changes(cursor)
+    assert (versions["a"], versions["b"]) == (2, 1)
+    store.put("c", C)
+    assert store.changes(cursor).versions["c"] == 1
+
+
+def test_a_first_look_tells_what_was_written_lately(store):
+    store.put("a", A)
+    assert store.changes(None, 3600).versions == {"a": 1}
+
+
+def test_no_write_is_missed_by_looks_whoever_writes_meanwhile(store):
+    done, told = threading.Event(), {}
+
+    def write(name):
+        for i in range(60):
+            store.put(f"{name}-{i % 7}", A)
+
+    def look():
+        cursor = store.changes(None).cursor
+        looking.set()
+        while True:
+            last = done.is_set()
+            cursor, versions = store.changes(cursor)
+            told.update(versions)
+            if last:
+                return
+
+    looking = threading.Event()
+    looker = threading.Thread(target=look)
+    looker.start()
+    assert looking.wait(60)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, "wxyz"))
+    done.set()
+    looker.join(60)
+    assert told == {one: store.get(one).version for one in store.ids("", 100)}
+
+
+def test_more_changes_than_are_worth_it_are_told_as_too_many(store, monkeypatch):
+    for module in ("sqlite", "postgres"):
+        monkeypatch.setattr(f"iris_wsgi.items.{module}.MOST_CHANGES", 3)
+    cursor = store.changes(None).cursor
+    for one in "abc":
+        store.put(one, A)
+    assert len(store.changes(cursor).versions) == 3
+    store.put("d", A)
+    assert store.changes(cursor).versions is None
+    assert MOST_CHANGES == 10_000
+
+
+def test_many_threads_that_write_one_item_lose_no_write(store):
+    with ThreadPoolExecutor(16) as pool:
+        versions = list(pool.map(lambda _: store.put("a", A), range(64)))
+    assert sorted(versions) == list(range(1, 65))
+
+
+WRITER = """
+import sys
+sys.path.insert(0, "tests/support")
+from item_stores import opened
+store = opened(sys.argv[1])
+i = 0
+while True:
+    i += 1
+    store.put(f"{sys.argv[2]}-{i}", b"aaaa" * 4)
+    print(i, flush=True)
+"""
+
+
+@pytest.mark.long
+def test_what_was_acknowledged_to_a_writer_that_is_killed_is_there(place, store):
+    for name in "uvw":
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, place, name], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        for _ in range(10):
+            assert writer.stdout.readline()
+        writer.kill()
+        said = writer.communicate()[0].split()
+        for i in range(1, 11 + len(said)):
+            assert store.get(f"{name}-{i}") == Item(1, A)
+
+
+def test_a_damaged_or_foreign_file_is_refused_by_one_line(tmp_path):
+    for content, reason in ((b"x" * 5000, "is no SQLite database"), (b"", None)):
+        file = tmp_path / "items.db"
+        file.write_bytes(content)
+        if reason:
+            with pytest.raises(BadStore, match=reason):
+                SqliteItems(file, {})
+    with closing(sqlite3.connect(tmp_path / "other.db")) as other:
+        other.execute("CREATE TABLE t (a)")
+    with pytest.raises(BadStore, match="of something else"):
+        SqliteItems(tmp_path / "other.db", {})
+
+
+def test_while_another_process_holds_the_lock_items_are_read_and_not_written(tmp_path):
+    store = SqliteItems(tmp_path / "items.db", {"a": A}, 0.05)
+    with closing(sqlite3.connect(tmp_path / "items.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert store.get("a") == Item(1, A)
+        with pytest.raises(StoreDown, match="is locked by another process"):
+            store.put("a", B)
+    assert store.put("a", B) == 2
+    assert sqlite.APPLICATION != 0x69726A6F
+
+
+def test_a_postgres_that_is_stopped_hangs_or_is_gone_is_down_within_the_bound_and_back_when_it_is(postgres_server):
+    store = PostgresItems(postgres_server.database("faults"), {"a": A}, 0.2)
+    until(lambda: answers(store), "it answers")
+    for stop, go_on in (
+        (lambda: postgres_server.signal(signal.SIGSTOP), lambda: postgres_server.signal(signal.SIGCONT)),
+        (postgres_server.stop, postgres_server.start),
+    ):
+        stop()
+        for ask in (lambda: store.get("a"), lambda: store.put("a", B), lambda: store.changes(None)):
+            with pytest.raises(StoreDown, match="does not do its work"):
+                ask()
+        go_on()
+        until(lambda: answers(store), "it answers again")
+    store.close()
+
+
+def answers(store: ItemStore) -> bool:
+    with suppress(StoreDown):
+        return store.get("a") is not None
+    return False
+
+
+def test_connections_that_were_waited_for_in_vain_are_not_kept_but_for_one(postgres_server):
+    store = PostgresItems(postgres_server.database("vain"), {"a": A}, 0.2)
+    until(lambda: answers(store), "it answers")
+    postgres_server.signal(signal.SIGSTOP)
+    with ThreadPoolExecutor(8) as pool:
+        assert not any(pool.map(lambda _: answers(store), range(16)))
+    begun = store.connecting
+    postgres_server.signal(signal.SIGCONT)
+    until(lambda: not store.connecting, "all of them are made or given up")
+    assert begun > 1 and len(store.free) <= 1
+    store.close()
+
+
+def test_a_connection_that_broke_meanwhile_costs_no_request(postgres_server):
+    store = PostgresItems(postgres_server.database("broken"), {"a": A}, 10)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: store.get("a"), range(16)))
+    postgres_server.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'broken'")
+    assert store.get("a") == Item(1, A) and store.put("a", B) == 2
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00" * 500, b"R\x00\x00\x00\x08\x00\x00\x00\x00Zgarbage"]
+)
+def test_a_server_that_talks_garbage_is_down(garbage):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer():
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection, suppress(OSError):
+                        connection.recv(1000)
+                        connection.sendall(garbage)
+
+        threading.Thread(target=answer, daemon=True).start()
+        store = PostgresItems(f"postgresql://user:secret@127.0.0.1:{listener.getsockname()[1]}/items", {}, 0.2)
+        with pytest.raises(StoreDown, match=r"the database at 127.0.0.1:\d+ does not do its work") as told:
+            store.get("a")
+        assert "secret" not in str(told.value)
+
+
+def test_an_address_that_is_none_is_not_shown(postgres_server):
+    with pytest.raises(BadStore, match="IRIS_DATABASE_URL is no address") as told:
+        PostgresItems("postgresql://user:secret@h/d?nonsense=1", {}, 0.2)
+    assert "secret" not in str(told.value)
+
+
+def test_a_transaction_that_lasts_hides_no_change(postgres_server):
+    import psycopg
+
+    store = PostgresItems(postgres_server.database("lasting"), {}, 10)
+    store.put("a", A)
+    with psycopg.connect(store.url) as other:
+        # It has its number before the others, and commits after them.
+        other.execute("INSERT INTO iris_items (id, features) VALUES ('late', %s)", (A,))
+        cursor, versions = store.changes(None)
+        store.put("b", B)
+        cursor, versions = store.changes(cursor)
+        assert versions == {"b": 1}
+        other.commit()
+    assert store.changes(cursor).versions["late"] == 1
+    store.close()
+
+
+def test_the_seed_is_the_rows_of_the_training_or_nothing(tmp_path):
+    model, _ = load_model(MODEL)
+    said = []
+    rows = seed(model, MODEL, lambda *told: said.append(told))
+    assert (next(iter(rows)), list(rows)[-1], len(rows), said) == ("0000", "0149", 150, [])
+    assert {len(row) for row in rows.values()} == {16}
+    lines = (MODEL / "training.csv").read_text()
+    for text in (lines.replace("sepal_width", "width"), lines.replace("5.1", "x"), lines.replace("5.1", "inf"), "", "a,b\n1\n"):
+        (tmp_path / "training.csv").write_text(text)
+        assert seed(model, tmp_path, lambda *told: said.append(told)) == {}
+    assert seed(model, tmp_path / "none", lambda *told: said.append(told)) == {}
+    assert len(said) == 6 and {level for level, _ in said} == {"warning"}

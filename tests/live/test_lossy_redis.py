@@ -1,0 +1,247 @@
+"""A Redis that may lose jobs says so, and one that has lost a part of a job answers for what is left."""
+
+from collections.abc import Iterator
+from contextlib import closing, suppress
+
+import pytest
+from http_clients import ask, request, until
+from job_store_invariants import check
+from redis_server import RedisServer
+
+from iris_wsgi.stores import durability
+from iris_wsgi.stores.durability import EVICTS, LATE, NO_LOG, PAUSES, UNKNOWN
+from iris_wsgi.stores.jobs import Job, Unknown
+from iris_wsgi.stores.redis import RedisJobs
+
+BODY = bytes(64)
+JOB = {"data": [[5.1, 3.5, 1.4, 0.2]]}
+PATIENCE_SECONDS = 60.0
+LOST = "the store has lost a part of this job; hand it in again"
+
+
+class Clock:
+    """A time that moves when it is told to."""
+
+    now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(shared_redis: RedisServer, clock: Clock) -> Iterator[RedisJobs]:
+    shared_redis.ask("FLUSHALL")
+    with closing(RedisJobs(shared_redis.url, clock=clock, seconds=PATIENCE_SECONDS)) as one:
+        yield one
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, []),
+        ({"appendfsync": "everysec"}, [LATE]),
+        ({"appendfsync": "no"}, [LATE]),
+        ({"appendonly": "no"}, [NO_LOG]),
+        ({"no-appendfsync-on-rewrite": "yes"}, [PAUSES]),
+        ({"maxmemory-policy": "allkeys-lru"}, []),
+        ({"maxmemory-policy": "allkeys-lru", "maxmemory": "100mb"}, [EVICTS]),
+        ({"maxmemory-policy": "allkeys-random", "maxmemory": "100mb", "appendonly": "no"}, [NO_LOG, EVICTS]),
+        ({"maxmemory-policy": "volatile-lru", "maxmemory": "100mb"}, []),
+        ({"maxmemory-policy": "noeviction", "maxmemory": "100mb"}, []),
+    ],
+)
+def test_each_setting_by_which_jobs_may_be_lost_is_told(own_redis, settings, told):
+    for name, value in settings.items():
+        own_redis.ask("CONFIG", "SET", name, value)
+    with closing(RedisJobs(own_redis.url, seconds=PATIENCE_SECONDS)) as store:
+        assert store.concerns() == told
+
+
+@pytest.mark.parametrize(
+    ("rules", "settings", "told"),
+    [
+        ("-config", {}, [UNKNOWN]),
+        ("-config", {"appendonly": "no"}, [NO_LOG]),
+        ("-config", {"maxmemory-policy": "allkeys-lru", "maxmemory": "100mb"}, [EVICTS]),
+        ("-config -info", {"appendonly": "no"}, [UNKNOWN]),
+    ],
+)
+def test_without_config_get_as_on_a_managed_redis_what_info_tells_counts_and_the_rest_is_unknown(
+    own_redis, rules, settings, told
+):
+    for name, value in settings.items():
+        own_redis.ask("CONFIG", "SET", name, value)
+    own_redis.ask("ACL", "SETUSER", "guest", "on", ">right", "~*", "+@all", *rules.split())
+    url = own_redis.url.replace("unix://", "unix://guest:right@")
+    with closing(RedisJobs(url, seconds=PATIENCE_SECONDS)) as store:
+        assert store.concerns() == told
+    assert all("secret" not in one for one in told)
+
+
+def test_a_server_over_a_redis_without_a_log_warns_once_and_in_its_readiness_and_is_ready(run):
+    server = RedisServer(durable=False)
+    try:
+        jobs = run("--role", "asynchronous", IRIS_REDIS_URL=server.url)
+        ready = {"ready": True, "warnings": [durability.NO_LOG]}
+        until(lambda: ask(jobs, request("GET", "/readyz")).json() == ready, "it is told")
+        assert ask(jobs, request("GET", "/readyz")).status == 200
+        jobs.process.terminate()
+        assert jobs.process.communicate(timeout=PATIENCE_SECONDS)[1].count(durability.NO_LOG) == 1
+    finally:
+        server.remove()
+
+
+# What is left of jobs.
+
+
+def job_key(job: Job) -> str:
+    return f"{{iris}}:job:{job.id}"
+
+
+def drained(store: RedisJobs, clock: Clock) -> set[str]:
+    """The ids of the jobs that workers finish from now on, until nothing is left."""
+    done = set()
+    for _ in range(20):
+        claims = store.claim("w", 3, 30)
+        done |= {one.job.id for one in claims if store.finish([(one, b"r")]) == [True]}
+        clock.now += 31
+    assert store.claim("w", 3, 30) == []
+    counts = store.counts()
+    assert (counts.by_state["queued"], counts.by_state["running"], counts.oldest_seconds) == (0, 0, 0.0)
+    return done
+
+
+@pytest.fixture
+def jobs(store: RedisJobs, clock: Clock) -> dict[str, Job]:
+    """One in each state, and one that waits for its next attempt."""
+    made = {}
+    for name in ("succeeded", "failed", "cancelled", "waiting", "running", "queued", "another"):
+        made[name] = store.submit(BODY, key=name)
+        if name in ("queued", "another"):
+            continue
+        if name == "cancelled":
+            store.cancel(made[name].id)
+            continue
+        (claim,) = store.claim("w", 1, 30)
+        if name == "succeeded":
+            store.finish([(claim, b"r")])
+        elif name != "running":
+            store.fail(claim, "e", clock.now + 5 if name == "waiting" else None)
+    assert check(store) == []
+    return made
+
+
+@pytest.mark.parametrize("name", ["succeeded", "failed", "cancelled", "waiting", "running", "queued"])
+@pytest.mark.parametrize("use", ["get", "cancel", "wait", "claim"])
+def test_a_job_whose_record_is_lost_has_failed_and_says_why_and_the_others_go_on(store, jobs, clock, name, use):
+    store.redis.delete(job_key(jobs[name]))
+    if use != "claim":
+        given = (jobs[name].id, 0.0) if use == "wait" else (jobs[name].id,)
+        assert getattr(store, use)(*given).state == "failed"
+    left = {jobs[one].id for one in ("waiting", "running", "queued", "another") if one != name}
+    assert drained(store, clock) == left
+    lost = store.get(jobs[name].id)
+    assert (lost.state, lost.error, lost.result) == ("failed", LOST, None)
+    store.sweep()
+    assert check(store) == []
+    # It is a dead letter like others, and goes when they do.
+    assert store.redrive([lost.id]) == 1 and store.fail(store.claim("w", 1, 30)[0], "of no use")
+    clock.now += 8 * 86400
+    while store.sweep():
+        pass
+    clock.now += 86400
+    while store.sweep():
+        pass
+    assert check(store) == []
+
+
+@pytest.mark.parametrize("field", ["body", "state", "attempts", "created", "lease", "entry", "id"])
+@pytest.mark.parametrize("name", ["waiting", "running", "queued"])
+def test_a_job_that_lacks_a_part_of_its_record_stops_no_other(store, jobs, clock, name, field):
+    store.redis.hdel(job_key(jobs[name]), field)
+    done = drained(store, clock)
+    assert {jobs[one].id for one in ("waiting", "running", "queued", "another") if one != name} <= done
+    assert store.get(jobs[name].id).state in ("succeeded" if field == "entry" else "failed",)
+
+
+SHARED = [
+    "stream",
+    "queued",
+    "running",
+    "due",
+    "keys",
+    "gone",
+    "succeeded",
+    "failed",
+    "cancelled",
+    "stream due",
+    "running due",
+    "queued running due",
+]
+
+
+@pytest.mark.parametrize("key", SHARED)
+def test_whichever_key_of_all_jobs_is_lost_each_job_is_done(store, jobs, clock, key):
+    store.redis.delete(*(f"{{iris}}:{one}" for one in key.split()))
+    for one in jobs.values():
+        with suppress(Unknown):
+            store.get(one.id)
+    assert store.submit(BODY).state == "queued"
+    done = drained(store, clock)
+    wanted = {jobs[one].id for one in ("waiting", "running", "queued", "another")}
+    assert wanted <= done and len(done) == len(wanted) + 1
+    assert store.get(jobs["succeeded"].id).result == b"r"
+
+
+def test_a_worker_that_has_a_job_keeps_it_though_the_end_of_its_lease_is_lost(store, clock):
+    store.submit(BODY)
+    (claim,) = store.claim("w", 1, 30)
+    store.redis.delete("{iris}:due")
+    assert store.claim("other", 1, 30) == []
+    assert store.heartbeat([claim], 30) == [True] and store.finish([(claim, b"r")]) == [True]
+    assert check(store) == []
+
+
+@pytest.mark.long
+def test_a_server_and_its_worker_go_on_whatever_of_its_jobs_a_redis_forgets(run, own_redis):
+    settings = {"IRIS_REDIS_URL": own_redis.url}
+    server = run("--role", "asynchronous", **settings)
+
+    def post() -> str:
+        answer = ask(server, request("POST", "/jobs", JOB))
+        assert answer.status == 202
+        return answer.json()["href"]
+
+    def status(href: str) -> str | None:
+        return ask(server, request("GET", href)).json().get("status")
+
+    until(lambda: ask(server, request("GET", "/jobs")).status == 200, "the store answers")
+    lost, kept = [post() for _ in range(3)], [post() for _ in range(3)]
+    for href in lost:
+        own_redis.ask("DEL", f"{{iris}}:job:{href.rpartition('/')[2]}")
+    own_redis.ask("DEL", "{iris}:stream")
+    answers = [ask(server, request(method, lost[0])) for method in ("GET", "DELETE")]
+    assert [one.status for one in answers] == [200, 409] and answers[0].json()["error"] == LOST
+    worker = run(command="worker", **settings)
+    until(lambda: {status(one) for one in kept} == {"succeeded"}, "the others are done")
+    until(lambda: {status(one) for one in lost} == {"failed"}, "the lost ones have failed")
+    assert ask(server, request("GET", "/jobs")).json()["jobs"]["queued"] == 0
+    worker.process.terminate()
+    assert "does not do its work" not in worker.process.communicate(timeout=PATIENCE_SECONDS)[1]
+
+
+@pytest.mark.long
+def test_caches_in_a_redis_that_forgets_everything_again_and_again_answer_as_before(run, own_redis):
+    server = run("--role", "all", IRIS_CACHE="on", IRIS_CACHE_REDIS_URL=own_redis.url, IRIS_ITEMS_REDIS_URL=own_redis.url)
+    requests = [request("POST", "/predict/proba", JOB), request("GET", "/items/0000"), request("GET", "/items/0000/prediction")]
+    first = None
+    for _ in range(30):
+        own_redis.ask("FLUSHALL")
+        answers = [(one.status, one.body) for one in (ask(server, data) for data in requests)]
+        first = first or answers
+        assert answers == first and {status for status, _ in answers} == {200}

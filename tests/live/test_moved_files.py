@@ -1,0 +1,288 @@
+"""State files that are deleted, moved, or replaced under a running server: nothing is acknowledged into a file without a name."""
+
+import os
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+from http_clients import Wire, ask, request, until
+from job_store_invariants import check
+
+from iris_wsgi.errors import StoreDown
+from iris_wsgi.items.sqlite import SqliteItems
+from iris_wsgi.items.store import Item
+from iris_wsgi.stores.jobs import Limits, Unknown
+from iris_wsgi.stores.sqlite import SqliteJobs
+
+BODY = bytes(64)
+ROW, OTHER = b"aaaa" * 4, b"bbbb" * 4
+JOB = {"data": [[5.1, 3.5, 1.4, 0.2]]}
+PATIENCE_SECONDS = 60.0
+
+
+def remove(*suffixes: str) -> Callable[[Path], None]:
+    return lambda path: [Path(f"{path}{suffix}").unlink() for suffix in suffixes] and None
+
+
+def empty_folder(path: Path) -> None:
+    for one in path.parent.iterdir():
+        one.unlink()
+
+
+def rename_folder(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("elsewhere"))
+
+
+def remove_folder(path: Path) -> None:
+    shutil.rmtree(path.parent)
+
+
+def replace_by_text(path: Path) -> None:
+    path.with_name("new").write_bytes(b"no database at all, and long enough to be looked at" * 100)
+    path.with_name("new").rename(path)
+
+
+def replace_by_nothing(path: Path) -> None:
+    path.with_name("new").touch()
+    path.with_name("new").rename(path)
+
+
+def replace_by_stranger(path: Path) -> None:
+    with closing(sqlite3.connect(path.with_name("new"))) as other:
+        other.execute("CREATE TABLE t (a)")
+    path.with_name("new").rename(path)
+
+
+LOST = {
+    "the database is deleted": remove(""),
+    "all files are deleted": empty_folder,
+    "the folder is deleted": remove_folder,
+    "the folder is renamed": rename_folder,
+    "an empty file is in its place": replace_by_nothing,
+    "a text is in its place": replace_by_text,
+    "another database is in its place": replace_by_stranger,
+}
+RESCUED = {
+    "the log is deleted": remove("-wal"),
+    "the shared memory is deleted": remove("-shm"),
+    "both are deleted": remove("-wal", "-shm"),
+    "the gate is deleted": remove("-gate"),
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state/jobs.db"
+
+
+@pytest.mark.parametrize("lose", LOST.values(), ids=LOST)
+def test_a_store_whose_files_are_gone_acknowledges_nothing_and_says_what_to_do(path, lose):
+    with closing(SqliteJobs(path)) as store:
+        job = store.submit(BODY)
+        assert store.get(job.id) == job
+        lose(path)
+        with pytest.raises(StoreDown):
+            store.submit(BODY)
+        for use in (lambda: store.submit(BODY), lambda: store.get(job.id), store.counts, lambda: store.claim("w", 1, 30)):
+            with pytest.raises(StoreDown) as down:
+                use()
+            assert "put them back" in down.value.remedy, down.value
+
+
+@pytest.mark.parametrize("lose", RESCUED.values(), ids=RESCUED)
+def test_without_a_file_beside_the_database_no_job_is_lost_and_the_store_goes_on(path, lose):
+    with closing(SqliteJobs(path)) as store, closing(SqliteJobs(path)) as other:
+        jobs = [one.submit(BODY).id for one in (store, other) * 20]
+        lose(path)
+
+        def submitted(one: SqliteJobs) -> bool:
+            with suppress(StoreDown):
+                jobs.append(one.submit(BODY).id)
+                return True
+            return False
+
+        until(lambda: all([submitted(one) for one in (store, other)]), "both stores go on")
+        for one in (store, other):
+            assert {one.get(job).id for job in jobs} == set(jobs) and check(one) == []
+    with closing(SqliteJobs(path)) as store:
+        assert {store.get(job).id for job in jobs} == set(jobs) and check(store) == []
+
+
+def test_a_folder_that_is_back_is_used_again(path):
+    with closing(SqliteJobs(path)) as store:
+        job = store.submit(BODY)
+        rename_folder(path)
+        with pytest.raises(StoreDown, match="is not there any more"):
+            store.submit(BODY)
+        path.parent.with_name("elsewhere").rename(path.parent)
+        assert store.get(job.id) == job and store.submit(BODY).state == "queued" and check(store) == []
+
+
+@pytest.mark.parametrize("how", ["backup", "VACUUM INTO"])
+def test_a_backup_that_is_put_in_place_is_used_by_all_after_one_refusal(path, how):
+    with closing(SqliteJobs(path)) as store, closing(SqliteJobs(path)) as other:
+        old = store.submit(BODY)
+        copy = path.with_name("copy")
+        with closing(sqlite3.connect(path)) as db:
+            if how == "backup":
+                with closing(sqlite3.connect(copy)) as target:
+                    db.backup(target)
+            else:
+                db.execute("VACUUM INTO ?", (str(copy),))
+        new = store.submit(BODY)
+        assert other.get(new.id) == new
+        copy.rename(path)
+        for one in (store, other):
+            with pytest.raises(StoreDown, match="was replaced"):
+                one.submit(BODY)
+            assert one.get(old.id) == old
+            with pytest.raises(Unknown):
+                one.get(new.id)
+            assert one.submit(BODY).state == "queued" and check(one) == []
+
+
+def test_a_commit_into_a_file_that_lost_its_name_meanwhile_is_not_acknowledged(path):
+    with closing(SqliteJobs(path)) as store:
+        store.submit(BODY)
+        with pytest.raises(StoreDown, match="is not there any more"):
+            store.database.write(lambda _: path.unlink())
+
+
+def test_a_reader_in_the_middle_of_its_work_keeps_no_old_file_in_use(path):
+    with closing(SqliteJobs(path)) as store, store.database.read() as db:
+        shutil.copy(path, path.with_name("copy"))
+        path.with_name("copy").rename(path)
+        # What it reads is of one moment; until it has ended nobody mixes the files.
+        assert db.execute("SELECT count(*) FROM job").fetchone() == (0,)
+        for _ in range(2):
+            with pytest.raises(StoreDown, match="was replaced"):
+                store.submit(BODY)
+    with closing(SqliteJobs(path)) as store:
+        assert store.submit(BODY).state == "queued"
+
+
+def test_items_forget_what_they_had_of_a_database_that_was_replaced(tmp_path):
+    path = tmp_path / "items.db"
+    with closing(SqliteItems(path, {"a": ROW})) as store, closing(SqliteItems(tmp_path / "new.db", {"a": OTHER})):
+        cursor = store.changes(None).cursor
+        assert (store.put("a", OTHER), store.changes(cursor).versions) == (2, {"a": 2})
+        cursor = store.changes(cursor).cursor
+        with closing(sqlite3.connect(path)) as db, closing(sqlite3.connect(tmp_path / "old.db")) as target:
+            db.execute("UPDATE store SET clock = clock - 1")
+            db.commit()
+            db.backup(target)
+        for name in ("old.db", "new.db"):
+            (tmp_path / name).rename(path)
+            with pytest.raises(StoreDown, match="was replaced"):
+                store.get("a")
+            cursor, versions = store.changes(cursor)
+            assert versions is None
+        assert store.get("a") == Item(1, OTHER)
+
+
+def test_many_threads_and_files_that_come_and_go_lose_nothing_that_was_acknowledged(path):
+    kept = path.with_name("kept")
+    with closing(SqliteJobs(path, Limits(queued=10**6), busy_seconds=PATIENCE_SECONDS)) as store:
+        acknowledged, done = [], threading.Event()
+
+        def submit() -> None:
+            while not done.is_set():
+                with suppress(StoreDown):
+                    acknowledged.append(store.submit(BODY).id)
+
+        threads = [threading.Thread(target=submit) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for _ in range(20):
+            count = len(acknowledged)
+            until(lambda count=count: len(acknowledged) > count + 5, "jobs are taken")
+            path.rename(kept)
+            kept.rename(path)
+            for suffix in ("-wal", "-shm"):
+                with suppress(FileNotFoundError):
+                    os.unlink(f"{path}{suffix}")
+        done.set()
+        for thread in threads:
+            thread.join()
+        until(lambda: answers(store), "it answers")
+        assert {store.get(one).state for one in acknowledged} == {"queued"} and check(store) == []
+
+
+def answers(store: SqliteJobs) -> bool:
+    with suppress(StoreDown):
+        return bool(store.counts())
+    return False
+
+
+# Under a running server, with a worker in a process of its own and traffic.
+
+
+def post(server) -> int:
+    return ask(server, request("POST", "/jobs", JOB)).status
+
+
+def logged(server, text: str) -> bool:
+    """Whether the log of a server that has ended has it."""
+    return text in server.process.communicate(timeout=PATIENCE_SECONDS)[1]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("lose", [remove(""), empty_folder, rename_folder], ids=["deleted", "emptied", "renamed"])
+def test_a_server_without_its_files_says_so_and_takes_no_job_until_it_is_restarted(run, tmp_path, lose):
+    path = tmp_path / "state/jobs.db"
+    state = {"IRIS_STATE_DIR": str(path.parent)}
+    server = run("--role", "asynchronous", **state)
+    worker = run(command="worker", **state)
+    statuses, done = [], threading.Event()
+
+    def submit() -> None:
+        with Wire(server) as wire:
+            while not done.is_set():
+                statuses.append(wire.ask(request("POST", "/jobs", JOB)).status)
+
+    traffic = threading.Thread(target=submit)
+    traffic.start()
+    try:
+        until(lambda: len(statuses) > 20, "there is traffic")
+        lose(path)
+        until(lambda: 503 in statuses, "jobs are refused")
+        refused = statuses.index(503)
+        until(lambda: len(statuses) > refused + 20, "they are still")
+        assert set(statuses[:refused]) == {202} and set(statuses[refused:]) == {503}
+        answer = ask(server, request("POST", "/jobs", JOB))
+        assert "put them back, or restart the server" in answer.json()["detail"] and "retry-after" not in answer.fields
+        for one in (server, worker):
+            until(lambda one=one: "put them back" in str(ask(one, request("GET", "/readyz")).body), "not ready")
+            assert {ask(one, request("GET", "/livez")).status for _ in range(4)} == {200}
+    finally:
+        done.set()
+        traffic.join()
+    for one in (server, worker):
+        one.process.terminate()
+        assert logged(one, "is not there any more")
+    again = run("--role", "asynchronous", **state)
+    assert post(again) == 202
+
+
+@pytest.mark.long
+def test_without_traffic_a_server_notices_lost_files_of_items_and_serves_a_backup_in_their_place(run, tmp_path):
+    path = tmp_path / "items.db"
+    server = run("--role", "data_cache", IRIS_STATE_DIR=str(tmp_path))
+    put = request("PUT", "/items/a", JOB)
+    assert ask(server, put).status == 201
+    with closing(sqlite3.connect(path)) as db, closing(sqlite3.connect(tmp_path / "copy")) as target:
+        db.backup(target)
+    assert ask(server, put).status == 200 and ask(server, request("GET", "/items/a")).json()["version"] == 2
+    path.unlink()
+    until(lambda: ask(server, request("GET", "/readyz")).status == 503, "it is not ready")
+    assert "put them back" in ask(server, put).json()["detail"]
+    (tmp_path / "copy").rename(path)
+    until(lambda: ask(server, request("GET", "/readyz")).status == 200, "it is ready")
+    until(lambda: ask(server, request("GET", "/items/a")).json()["version"] == 1, "the backup is served")
+    until(lambda: ask(server, put).status == 200, "it is written")
+    server.process.terminate()
+    assert logged(server, "is not there any more")

@@ -1,0 +1,557 @@
+"""The page: what the server sends of it, and what it does in a real browser."""
+
+import json
+import re
+import subprocess
+from base64 import b64encode
+from collections.abc import Iterator
+from hashlib import sha256
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from headless_browser import DESKTOP, PHONE, Browser, browser
+from http_clients import ask, request
+from iris_data import POINTS
+from onnx import TensorProto, helper, numpy_helper
+from optional_programs import need
+from project import MODEL
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.select import Select
+
+from iris_wsgi.catalogue import ROLES
+from iris_wsgi.golden import seal
+from iris_wsgi.routes.page import FILE, prefers_html
+
+pytestmark = pytest.mark.long
+
+CHROMES = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8"
+FIREFOXES = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+BROWSER = {"Accept": CHROMES}
+PAGE = FILE.read_text()
+ALIVE = {"status": "alive"}
+NEEDED = {
+    "prep": {"pred_url": "http://127.0.0.1:9"},
+    "gateway": {"members": "setosa=http://127.0.0.1:9"},
+    "member": {"member": "setosa"},
+}
+
+
+# What the server sends
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [CHROMES, FIREFOXES, "text/html", "TEXT/HTML", "text/html;charset=utf-8", "text/*", "text/html, application/json",
+     "application/json;q=0.8, text/html;q=0.9", "text/html;level=1;q=0.5, application/json; q=0.4", "*/*;q=0.1, text/html;q=0.1",
+     "application/*;q=0.1,text/html;q=0.2", "text/html;q=0.001"],
+)  # fmt: skip
+def test_who_prefers_html_gets_the_page(accept):
+    assert prefers_html(accept)
+
+
+@pytest.mark.parametrize(
+    "accept",
+    ["", "*/*", "application/json", "application/problem+json", "application/json, text/html;q=0.9", "text/html;q=0",
+     "text/html;q=0.0", "text/html;q=0.5, */*", "text/html;q=0.9, application/*", "text/plain", "texthtml", "text/htmlx", ",;=",
+     "*/*, application/json", "text/*;q=0, */*", "text/*, text/html;q=0"],
+)  # fmt: skip
+def test_everybody_else_is_told_that_the_server_is_alive(accept, make):
+    answer = make(role="worker").get("/", headers={"Accept": accept})
+    assert (answer.json, answer.headers["Content-Type"], answer.headers["Vary"]) == (ALIVE, "application/json", "Accept")
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_in_every_role_the_root_says_alive_also_by_head_and_without_an_accept(make, role):
+    app = make(role=role, **NEEDED.get(role, {}))
+    answer, head = app.get("/"), app.head("/")
+    assert answer.json == ALIVE
+    same = ("ETag", "Vary", "Content-Length", "Content-Type")
+    assert (head.status_int, head.body, [head.headers[n] for n in same]) == (200, b"", [answer.headers[n] for n in same])
+
+
+def test_the_page_and_the_json_at_the_root_have_tags_of_their_own(make):
+    app = make(role="worker")
+    tag, page_tag = app.get("/").headers["ETag"], app.get("/", headers=BROWSER).headers["ETag"]
+    assert tag != page_tag
+    known = app.get("/", headers={"If-None-Match": tag})
+    assert (known.status_int, known.headers["Vary"]) == (304, "Accept")
+    assert app.get("/", headers={"If-None-Match": page_tag}).json == ALIVE
+    assert app.get("/", headers={**BROWSER, "If-None-Match": tag}).text == PAGE
+
+
+def test_the_request_of_kserves_client_for_liveness_is_answered_alive_also_without_a_token(run, tmp_path):
+    # kserve/inference_client.py, InferenceRESTClient.is_server_live of protocol v1: GET of the base URL.
+    file = tmp_path / "tokens"
+    file.write_text("a-token-of-some-letters")
+    server = run("--role", "synchronous", "--token-file", str(file))
+    answer = ask(server, request("GET", "/", None, "Accept: */*", "Content-Type: application/json"))
+    assert answer.status == 200 and answer.json()["status"] == "alive"
+
+
+class Elements(HTMLParser):
+    """The text of scripts and styles, and every attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: dict[str, list[str]] = {"script": [], "style": []}
+        self.attributes: list[tuple[str, str, str]] = []
+        self.within = ""
+
+    def handle_starttag(self, tag, attributes):
+        self.within = tag
+        self.attributes += [(tag, name, value) for name, value in attributes]
+
+    def handle_endtag(self, tag):
+        self.within = ""
+
+    def handle_data(self, text):
+        if self.within in self.texts:
+            self.texts[self.within].append(text)
+
+
+@pytest.fixture(scope="module")
+def elements() -> Elements:
+    parsed = Elements()
+    parsed.feed(PAGE)
+    return parsed
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_page_is_there_in_every_role_with_fields_that_keep_it_to_itself(make, role, elements):
+    answer = make(role=role, **NEEDED.get(role, {})).get("/", headers=BROWSER)
+    assert (answer.text, answer.headers["Content-Type"]) == (PAGE, "text/html; charset=utf-8")
+    policy = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
+    for kind in ("script", "style"):
+        (text,) = elements.texts[kind]
+        assert policy.pop(f"{kind}-src") == f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+    none = dict.fromkeys(("default-src", "base-uri", "form-action", "frame-ancestors"), "'none'")
+    assert policy == {**none, "connect-src": "'self'", "img-src": "data:"}
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    assert answer.headers["Vary"] == "Accept"
+
+
+def test_the_page_has_nothing_that_its_own_policy_forbids_and_nothing_from_elsewhere(elements):
+    assert not [one for one in elements.attributes if one[1] == "style" or one[1].startswith("on")]
+    assert set(re.findall(r"https?://[\w.]+", PAGE)) == {"http://www.w3.org"}
+    assert not re.search(r"[:\s]url\(|@import|innerHTML|\beval\b", PAGE)
+
+
+@pytest.mark.parametrize("path", ["/", "/training"])
+def test_who_has_the_page_or_the_rows_already_gets_304(app, path):
+    tag = app.get(path, headers=BROWSER).headers["ETag"]
+    answer = app.get(path, headers={**BROWSER, "If-None-Match": tag})
+    assert (answer.status_int, answer.body, answer.headers["ETag"]) == (304, b"", tag)
+    assert path == "/training" or {"Vary", "Content-Security-Policy"} <= set(answer.headers)
+
+
+def test_the_page_leaves_room_for_what_serves_it_within_40_kb():
+    # What that is when it is compiled a test of the image adds up.
+    assert len(PAGE.encode()) < 30_000
+
+
+def test_the_training_is_told_as_its_file_has_it(app):
+    told = app.get("/training").json
+    lines = [line.split(",") for line in (MODEL / "training.csv").read_text().splitlines()]
+    assert told["features"] == lines[0][:4]
+    assert told["rows"] == [[float(value) for value in line[:4]] for line in lines[1:]]
+    assert [told["labels"][i] for i in told["classes"]] == [line[4] for line in lines[1:]]
+
+
+def test_of_many_rows_a_thousand_are_told_evenly(make, model_copy, log):
+    lines = [f"{i},1,2,3,setosa\n" for i in range(12_345)]
+    write_training(model_copy, "sepal_length,sepal_width,petal_length,petal_width,label\n" + "".join(lines))
+    rows = make(role="web_single", model_dir=str(model_copy)).get("/training").json["rows"]
+    assert len(rows) == 1000
+    assert {after[0] - before[0] for before, after in pairwise(rows)} == {12, 13}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("a,b,c,d,label\n1,2,3,4,setosa\n", "other columns"), ("5.1", "other columns"), ("{}\n1,2,3,4,rose\n", "does not know"),
+     ("{}\n1,2,3,4\n", "does not know"), ("{}\n1,2,3,inf,setosa\n", "not finite"), ("{}\n1,2,setosa\n", ""), ("", "")],
+)  # fmt: skip
+def test_a_training_file_that_is_not_of_the_model_is_not_told_and_the_log_says_why(make, model_copy, log, text, why):
+    write_training(model_copy, text.format("sepal_length,sepal_width,petal_length,petal_width,label"))
+    app = make(role="web_single", model_dir=str(model_copy))
+    app.get("/training", status=404)
+    (line,) = [one["message"] for one in log.lines() if "/training" in one.get("message", "")]
+    assert why in line and "training.csv" in line
+    assert "/training" not in app.get("/openapi.json").json["paths"]
+
+
+def test_a_file_that_does_not_tell_classes_is_enough_for_items_but_not_for_the_plot(make, model_copy, log):
+    write_training(model_copy, "sepal_length,sepal_width,petal_length,petal_width\n5.1,3.5,1.4,0.2\n")
+    app = make(model_dir=str(model_copy))
+    assert app.get("/items/0000").json["data"] == [[5.1, 3.5, 1.4, 0.2]]
+    app.get("/training", status=404)
+    assert any("does not tell the classes" in one.get("message", "") for one in log.lines())
+
+
+def test_a_model_without_a_training_file_says_nothing_about_it(make, model_copy, log):
+    write_training(model_copy, None)
+    make(role="web_single", model_dir=str(model_copy)).get("/training", status=404)
+    assert not [line for line in log.lines() if "training" in line.get("message", "")]
+
+
+def write_training(folder: Path, text: str | None) -> None:
+    """Another training file, or none, in a folder that is sealed again."""
+    document = json.loads((folder / "golden.json").read_text())
+    document["files"].pop("training.csv", None)
+    (folder / "training.csv").unlink()
+    if text is not None:
+        (folder / "training.csv").write_text(text)
+    (folder / "golden.json").write_text(json.dumps(document))
+
+
+# What it does in a browser
+
+
+@pytest.fixture(scope="module")
+def window() -> Iterator[Browser]:
+    with browser(need) as one:
+        yield one
+
+
+@pytest.fixture
+def page(window: Browser, live) -> Browser:
+    """The page of a server with every pattern, once it has its first answer."""
+    return opened(window, live.url)
+
+
+def opened(window: Browser, url: str, size=DESKTOP, dark=False) -> Browser:
+    window.visit(f"{url}/", size, dark)
+    window.until(lambda: window.all("#bars li.best"), "the page has an answer")
+    return window
+
+
+def says(page: Browser, label: str) -> None:
+    page.until(lambda: page.text("#label") == label, f"the page says {label}")
+    assert page.text("#bars li.best .name") == label
+
+
+def write(page: Browser, i: int, text: str) -> None:
+    page.find(f"#field-{i}").send_keys(Keys.CONTROL + "a" + Keys.NULL + text)
+
+
+def slide(page: Browser, i: int, value: float) -> None:
+    """By the keyboard, from its lower end."""
+    slider = page.find(f"#slider-{i}")
+    low, step = (float(slider.get_attribute(name)) for name in ("min", "step"))
+    slider.send_keys(Keys.HOME + Keys.ARROW_RIGHT * round((value - low) / step))
+
+
+def by_slider(page: Browser, label: str) -> None:
+    for i, value in enumerate(POINTS[label]):
+        slide(page, i, value)
+
+
+def by_field(page: Browser, label: str) -> None:
+    for i, value in enumerate(POINTS[label]):
+        write(page, i, str(value))
+
+
+def by_example(page: Browser, label: str) -> None:
+    (button,) = [one for one in page.all("#examples button") if one.text == label]
+    button.send_keys(Keys.ENTER)
+
+
+@pytest.mark.parametrize("how", [by_slider, by_field, by_example])
+def test_the_three_fixed_points_are_predicted(page, live, how):
+    for label in ("virginica", "setosa", "versicolor"):
+        how(page, label)
+        says(page, label)
+        assert [float(page.find(f"#field-{i}").get_property("value")) for i in range(4)] == POINTS[label]
+        assert [float(page.find(f"#slider-{i}").get_property("value")) for i in range(4)] == POINTS[label]
+        shown = [float(one.text.removesuffix(" %")) for one in page.all("#bars .percent")]
+        assert shown == [round(100 * p, 2) for p in answer_of(live, POINTS[label])]
+    assert page.complaints() == []
+
+
+def answer_of(server, row: list[float]) -> list[float]:
+    told = subprocess.run(
+        [need("curl"), "-s", f"{server.url}/predict", "-d", json.dumps({"data": [row]}), "-H", "Content-Type: application/json"],
+        capture_output=True,
+        check=True,
+    )
+    return json.loads(told.stdout)["prediction"]
+
+
+def test_the_page_asks_nobody_but_its_own_server_and_the_console_stays_empty(page, live):
+    by_example(page, "virginica")
+    says(page, "virginica")
+    asked = page.requests()
+    assert {url.removeprefix(live.url) for url in asked} == {"/", "/openapi.json", "/metadata", "/training", "/predict/proba"}
+    assert page.complaints() == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "detail"), [("long", "must be a number"), ("", "must be a number"), ("1e39", "must be finite")]
+)
+def test_a_bad_value_is_told_at_its_field_until_it_is_mended(page, typed, detail):
+    write(page, 2, typed or Keys.DELETE)
+    page.until(lambda: page.text("#fault-2").startswith(f"This {detail}"), "the fault is told")
+    field = page.find("#field-2")
+    assert field.get_attribute("aria-invalid") == "true"
+    assert field.get_attribute("aria-describedby") == "fault-2 hint-2"
+    assert not [i for i in (0, 1, 3) if page.find(f"#field-{i}").get_attribute("aria-invalid") or page.text(f"#fault-{i}")]
+    assert (page.text("#label"), page.text("#status")) == ("–", "")
+    assert {one.text for one in page.all("#bars .percent")} == {"–"}
+    write(page, 2, "1,4")
+    says(page, "setosa")
+    assert page.text("#fault-2") == "" and field.get_attribute("aria-invalid") is None
+
+
+def test_a_value_outside_of_the_training_is_answered_and_told_as_such(page):
+    assert page.text("#hint-0") == "4.3 to 7.9 in training"
+    write(page, 0, "9")
+    assert page.text("#hint-0") == "outside of what it was trained on: 4.3 to 7.9"
+    says(page, "setosa")
+
+
+def test_what_is_heard_is_the_answer_and_what_is_wrong_with_a_field(page):
+    spoken = page.find("#spoken")
+    assert spoken.get_attribute("aria-live") == "polite" and page.find("#status").get_attribute("role") == "status"
+    page.until(lambda: spoken.get_property("textContent") == "setosa, 99.95 %", "the first answer is heard")
+    by_example(page, "virginica")
+    page.until(lambda: spoken.get_property("textContent") == "virginica, 99.53 %", "the second one is heard")
+
+
+HELD = """
+const real = window.fetch; window.held = [];
+window.fetch = (...given) => new Promise(go => held.push(() => { const answer = real(...given); go(answer); return answer; }));
+"""
+LET_GO = "const done = arguments[1]; held[arguments[0]]().then(answer => answer.clone().text()).then(() => setTimeout(done, 50))"
+
+
+def test_an_answer_that_comes_too_late_is_dropped(page):
+    page.run(HELD)
+    by_example(page, "versicolor")
+    by_example(page, "virginica")
+    page.until(lambda: page.run("return held.length") == 2, "both are asked")
+    page.driver.execute_async_script(LET_GO, 1)
+    says(page, "virginica")
+    page.driver.execute_async_script(LET_GO, 0)
+    assert page.text("#label") == "virginica"
+
+
+def test_the_curl_line_can_be_copied_and_gives_what_the_page_shows(page):
+    need("curl")
+    origin = page.run("return location.origin")
+    page.command("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"], origin=origin)
+    by_example(page, "virginica")
+    says(page, "virginica")
+    page.find("#copy").click()
+    page.until(lambda: page.text("#copy") == "Copied", "it is copied")
+    copied = page.driver.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
+    told = json.loads(subprocess.run(["sh", "-c", copied], capture_output=True, check=True, text=True).stdout)
+    assert max(told["prediction"], key=lambda pair: pair["probability"])["label"] == "virginica"
+    write(page, 0, "it's $(no) number")
+    shown = page.text("#curl")
+    told = json.loads(subprocess.run(["sh", "-c", shown], capture_output=True, check=True, text=True).stdout)
+    assert told["errors"][0]["pointer"] == "#/data/0/0"
+
+
+def test_the_plot_has_each_row_of_the_training_in_its_class_and_the_current_point(page):
+    assert len(page.all("#plot .point")) == 150
+    marks = {(one.get_attribute("class"), one.get_attribute("d")) for one in page.all("#plot .point")}
+    assert len(marks) == len({colour for colour, _ in marks}) == len({form for _, form in marks}) == 3
+    assert [one.text for one in page.all("#legend li")] == ["setosa (50)", "versicolor (50)", "virginica (50)", "your input"]
+    chosen = [Select(page.find(f"#{name}")).first_selected_option.text for name in ("across", "up")]
+    assert chosen == ["Petal length (cm)", "Petal width (cm)"]
+    by_example(page, "virginica")
+    says(page, "virginica")
+    picture = page.find("#plot svg")
+    assert picture.get_attribute("aria-label").endswith("Your input is at 6.1 and 2.5.")
+    Select(page.find("#across")).select_by_visible_text("Sepal length (cm)")
+    assert page.find("#plot svg").get_attribute("aria-label").endswith("Your input is at 7.2 and 2.5.")
+    assert len(page.all("#now .now")) == 1
+    write(page, 0, "99")
+    page.until(lambda: not page.all("#now .now"), "the point is at the border, without a class")
+
+
+def within(page: Browser) -> bool:
+    """Whether no text of the plot is cut off at its border."""
+    return page.run(
+        """const picture = document.querySelector("#plot svg").getBoundingClientRect();
+        const texts = [...document.querySelectorAll("#plot text")].map(one => one.getBoundingClientRect());
+        return texts.every(one => one.left >= picture.left && one.right <= picture.right && one.bottom <= picture.bottom);"""
+    )
+
+
+def test_the_page_says_which_model_it_is_and_where_more_is(page, live):
+    assert page.text("#title") == "iris_svc"
+    told = page.text("#model")
+    document = json.loads((MODEL / "golden.json").read_text())
+    assert f"sha256:{document['files'][document['model']]}" in told and "1.0.0" in told
+    links = {one.get_attribute("href").removeprefix(live.url) for one in page.all("#links a")}
+    assert {"/openapi.json", "/metrics"} <= links
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_axe_finds_nothing_wrong_in_light_and_in_dark_and_with_a_fault(window, live, size, dark):
+    page = opened(window, live.url, size, dark)
+    assert page.violations() == []
+    write(page, 1, "wide")
+    page.until(lambda: page.text("#fault-1"), "the fault is told")
+    write(page, 0, "99")
+    assert page.violations() == []
+
+
+def test_light_and_dark_are_two(window, live):
+    colours = {
+        opened(window, live.url, DESKTOP, dark).run("return getComputedStyle(document.body).backgroundColor")
+        for dark in (False, True)
+    }
+    assert len(colours) == 2
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen_and_the_answer_stays_in_sight(window, live):
+    page = opened(window, live.url, PHONE)
+    assert page.run("return [document.documentElement.scrollWidth, innerWidth]") == [360, 360]
+    assert within(page)
+    page.run("document.getElementById('slider-0').scrollIntoView({block: 'end'})")
+    brief = page.find("#brief")
+    top, bottom = page.run("const at = arguments[0].getBoundingClientRect(); return [at.top, at.bottom]", brief)
+    assert brief.text.split() == ["setosa", "99.95", "%"] and 0 < top < bottom <= PHONE[1]
+
+
+def test_who_wants_no_motion_gets_none(page):
+    duration = "return getComputedStyle(document.querySelector('.bar i')).transitionDuration"
+    assert page.run(duration) != "0s"
+    page.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}])
+    assert page.run(duration) == "0s"
+
+
+def test_everything_can_be_reached_and_used_by_the_keyboard_alone(page):
+    page.run("document.body.focus()")
+    reached = []
+    for _ in range(20):
+        page.driver.switch_to.active_element.send_keys(Keys.TAB)
+        one = page.driver.switch_to.active_element
+        reached.append(one.get_attribute("id") or one.text)
+    order = ["setosa", "versicolor", "virginica", *(f"{kind}-{i}" for i in range(4) for kind in ("slider", "field"))]
+    order += ["curl", "copy", "across", "up"]
+    assert reached[: len(order)] == order
+
+
+def test_a_server_that_is_away_is_told_of_and_its_return_is_noticed_with_a_new_model(window, run):
+    server = run("--role", "web_single")
+    page = opened(window, server.url)
+    server.stop()
+    by_example(page, "virginica")
+    page.until(lambda: page.text("#status").startswith("The server cannot be reached. Trying again in"), "the page says so")
+    assert page.text("#label") == "–"
+    run("--role", "web_single", "--port", str(server.port), "--model-dir", str(MODEL / "fast"))
+    page.until(lambda: page.text("#label") == "virginica", "it is answered")
+    assert page.text("#status") == "This server has another model now. Reload the page to see it."
+
+
+def test_what_the_server_cannot_do_now_is_told_in_its_own_words(window, run):
+    server = run("--role", "prep", "--pred-url", "http://127.0.0.1:9")
+    window.visit(f"{server.url}/")
+    window.until(lambda: "Trying again in" in window.text("#status"), "the page says so")
+    assert "pred" in window.text("#status") and window.text("#label") == "–"
+    assert window.violations() == []
+
+
+@pytest.mark.parametrize("role", ["asynchronous", "synchronous"])
+def test_a_role_without_predictions_shows_its_routes(window, run, role):
+    server = run("--role", role)
+    window.visit(f"{server.url}/")
+    window.until(lambda: window.all("#routes li"), "the routes are there")
+    paths = json.loads(subprocess.run([need("curl"), "-s", f"{server.url}/openapi.json"], capture_output=True).stdout)["paths"]
+    assert [one.text for one in window.all("#routes li span:not(.soft)")] == [p for p, ways in paths.items() for _ in ways]
+    links = {one.get_attribute("href").removeprefix(server.url) for one in window.all("#routes a")}
+    assert links == {path for path, ways in paths.items() if "get" in ways and "{" not in path} - {"/"}
+    assert not window.find("#tool").is_displayed()
+    assert window.violations() == [] and window.complaints() == []
+    assert window.run("return document.documentElement.scrollWidth <= innerWidth")
+
+
+NAMES = ["temperature", "pressure", "<b>tilt</b>", "drift"]
+FEATURES = [
+    {"name": "temperature", "unit": "°C", "min": -40, "max": 85},
+    {"name": "pressure", "unit": "Pa", "min": 90_000, "max": 110_000},
+    {"name": "<b>tilt</b>", "min": -0.02, "max": 0.03},
+    {"name": "drift"},
+]
+
+
+def save_model(folder: Path, features: list[dict], classes: int, training: bool) -> None:
+    """A model whose class is told by its first feature, and its training rows."""
+    folder.mkdir()
+    width = len(features)
+    weights = np.zeros((width, classes), np.float32)
+    weights[0] = np.arange(classes)
+    offsets = -5 * np.arange(classes, dtype=np.float32) ** 2
+    nodes = [
+        helper.make_node("MatMul", ["x", "weights"], ["products"]),
+        helper.make_node("Add", ["products", "offsets"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"]),
+    ]
+    taken = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, width])
+    given = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, classes])
+    constants = [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(offsets, "offsets")]
+    graph = helper.make_graph(nodes, "g", [taken], [given], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    helper.set_model_props(model, {"name": "other", "version": "7", "features": json.dumps(features)})
+    (folder / "other.onnx").write_bytes(model.SerializeToString())
+    labels = [f"class {i}" for i in range(classes)]
+    (folder / "label.json").write_text(json.dumps({str(i): label for i, label in enumerate(labels)}))
+    if training:
+        rows = [[10 * i + k, 100_000 + k, 0.001 * k, k, label] for i, label in enumerate(labels) for k in range(-4, 5)]
+        lines = [[one["name"] for one in features] + ["label"], *([*row[:width], row[-1]] for row in rows)]
+        (folder / "training.csv").write_text("".join(",".join(map(str, line)) + "\n" for line in lines))
+    seal(folder, None)
+
+
+def test_another_model_has_its_own_page(window, run, tmp_path):
+    save_model(tmp_path / "other", FEATURES, 5, training=True)
+    page = opened(window, run("--role", "web_single", "--model-dir", str(tmp_path / "other")).url)
+    labels = [one.text for one in page.all("#features label")]
+    assert labels == ["Temperature (°C)", "Pressure (Pa)", "<b>tilt</b>", "Drift"]
+    assert [(one.get_attribute("min"), one.get_attribute("max")) for one in page.all("#features input[type=range]")] == [
+        ("-40", "85"),
+        ("90000", "110000"),
+        ("-0.020", "0.030"),
+        # Told by the rows of the training alone.
+        ("-4.0", "4.0"),
+    ]
+    assert [one.text for one in page.all("#examples button")] == [f"class {i}" for i in range(5)]
+    for i in (4, 0, 2):
+        by_example(page, f"class {i}")
+        says(page, f"class {i}")
+        assert page.find("#field-0").get_property("value") == str(10 * i)
+    slide(page, 0, 30)
+    says(page, "class 3")
+    assert len(page.all("#bars li")) == 5 and len(page.all("#plot .point")) == 45
+    marks = {(one.get_attribute("class"), one.get_attribute("d")) for one in page.all("#plot .point")}
+    assert len(marks) == 5 and page.text("#title") == "other"
+    assert within(page)
+    assert page.violations() == [] and page.complaints() == []
+
+
+def test_a_model_that_tells_little_of_itself_and_has_many_classes_can_be_tried_too(window, run, tmp_path):
+    save_model(tmp_path / "bare", [{"name": "x"}], 20, training=False)
+    page = opened(window, run("--role", "web_single", "--model-dir", str(tmp_path / "bare")).url)
+    assert page.all("input[type=range]") == [] and not page.find("#scatter").is_displayed()
+    assert [one.text for one in page.all("#examples button")] == ["Sample"]
+    write(page, 0, "170")
+    says(page, "class 17")
+    assert 0 < len([one for one in page.all("#bars li") if one.is_displayed()]) <= 12
+    assert page.violations() == [] and page.complaints() == []
+
+
+def test_many_features_do_not_push_the_answer_away(window, run, tmp_path):
+    save_model(tmp_path / "wide", [{"name": f"f{i}", "min": 0, "max": 20 + i} for i in range(64)], 3, training=False)
+    page = opened(window, run("--role", "web_single", "--model-dir", str(tmp_path / "wide")).url)
+    assert len(page.all("#features input[type=text]")) == 64
+    assert page.run("return document.documentElement.scrollHeight") < 3 * DESKTOP[1]
+    write(page, 63, "no")
+    page.until(lambda: page.text("#fault-63") == "This must be a number.", "the fault is told at the last one")
+    assert page.violations() == []

@@ -1,0 +1,128 @@
+"""PostgreSQL behind PgBouncer: a pool lends one connection to many applications, and nothing of ours stays on it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import pytest
+from http_clients import ask, request, until
+from optional_programs import need
+from pgbouncer_server import PgBouncer, program
+from postgres_server import PostgresServer
+from project import MODEL
+from scored_tables import Place
+
+from iris_wsgi.__main__ import main
+from iris_wsgi.items.postgres import PostgresItems
+from iris_wsgi.items.store import Item
+
+ROW = b"aaaa" * 4
+# What an application sees that gets the connection next.
+STATE = {
+    "settings": "SELECT name, setting FROM pg_settings WHERE name <> 'application_name'",
+    "origins": "SELECT name FROM pg_settings WHERE source = 'session' AND name <> 'application_name'",
+    "prepared statements": "SELECT name FROM pg_prepared_statements",
+    "cursors": "SELECT name FROM pg_cursors",
+    "advisory locks": "SELECT objid FROM pg_locks WHERE locktype = 'advisory'",
+    "temporary tables": "SELECT relname FROM pg_class WHERE relpersistence = 't'",
+    "channels": "SELECT pg_listening_channels()",
+    "role": "SELECT session_user::text, current_user::text",
+    "connection": "SELECT pg_backend_pid()",
+}
+
+
+@pytest.fixture(params=["transaction", "session"])
+def mode(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def pool(postgres_server: PostgresServer, mode: str) -> Iterator[PgBouncer]:
+    need(program())
+    one = PgBouncer(postgres_server, mode)
+    yield one
+    one.remove()
+
+
+@pytest.fixture
+def unchanged(pool: PgBouncer) -> Callable[[str], None]:
+    """Compares what another application sees on the connection, before and after our use of it."""
+
+    def state(name: str) -> dict[str, object]:
+        return {what: sorted(pool.ask(sql, name)) for what, sql in STATE.items()}
+
+    before: dict[str, dict[str, object]] = {}
+
+    def compare(name: str) -> None:
+        now = state(name)
+        first = before.setdefault(name, now)
+        assert {what: found for what, found in now.items() if found != first[what]} == {}
+
+    return compare
+
+
+def test_a_run_over_a_table_leaves_nothing_on_the_connection_of_the_pool(pool, postgres_server, unchanged):
+    url = postgres_server.database(f"batch_{pool.process.pid}")
+    name = url.partition("@/")[2].partition("?")[0]
+    with closing(Place(url)) as place:
+        place.fill(300)
+        unchanged(name)
+        for wanted, arguments in (0, ()), (0, ("--redo-older",)), (2, ("--key", "sepal_length")):
+            command = ["batch", "--table", "items", "--database", pool.database(name), "--model-dir", str(MODEL), "--chunk", "50"]
+            assert main([*command, "--quiet", *arguments]) == wanted
+            unchanged(name)
+        assert len(place.content()) == 300 and place.faults() == []
+
+
+def test_items_leave_nothing_on_the_connection_of_the_pool(pool, postgres_server, unchanged):
+    url = postgres_server.database(f"pooled_{pool.process.pid}")
+    name = url.partition("@/")[2].partition("?")[0]
+    postgres_server.ask(f"ALTER DATABASE {name} SET synchronous_commit TO off")
+    unchanged(name)
+    with closing(PostgresItems(pool.database(name), {"a": ROW}, 10)) as store:
+        # More than psycopg would wait for before it prepares a statement.
+        for i in range(12):
+            assert store.put("b", ROW) == i + 1 and store.get("a") == Item(1, ROW)
+        assert store.changes(None, 3600).versions == {"b": 12} and list(store.ids("", 9)) == ["a", "b"]
+    unchanged(name)
+
+
+def test_a_put_is_on_the_disk_before_it_returns_whichever_connection_of_a_pool_it_gets(postgres_server):
+    url = postgres_server.database("durable")
+    postgres_server.ask("ALTER DATABASE durable SET synchronous_commit TO off")
+    with closing(PostgresItems(url, {}, 10)) as store:
+        store.put("a", ROW)
+        # Another client of a transaction pool may have left it so.
+        store.free[0].execute("SET synchronous_commit TO off")
+        store.free[0].execute(
+            "CREATE FUNCTION seen() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "INSERT INTO durability VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$"
+        )
+        store.free[0].execute("CREATE TABLE durability (told text)")
+        store.free[0].execute(
+            "CREATE CONSTRAINT TRIGGER seen AFTER INSERT OR UPDATE ON iris_items DEFERRABLE INITIALLY DEFERRED "
+            "FOR EACH ROW EXECUTE FUNCTION seen()"
+        )
+        assert store.put("a", ROW) == 2 and store.put("b", ROW) == 1
+        assert store.free[0].execute("SELECT told FROM durability").fetchall() == [("on",), ("on",)]
+        assert store.free[0].execute("SHOW synchronous_commit").fetchall() == [("off",)]
+        store.free[0].execute("SET synchronous_commit TO remote_apply")
+        store.put("b", ROW)
+        assert store.free[0].execute("SELECT told FROM durability").fetchall()[-1] == ("remote_apply",)
+
+
+@pytest.mark.parametrize("mode", ["transaction"], indirect=True)
+@pytest.mark.long
+def test_a_server_and_a_run_share_the_one_connection_of_a_pool_with_others(pool, postgres_server, run, unchanged):
+    url = postgres_server.database("crowded")
+    with closing(Place(url)) as place:
+        place.fill(500)
+    unchanged("crowded")
+    server = run("--role", "data_cache", "--workers", "2", IRIS_DATABASE_URL=pool.database("crowded"))
+    row = {"data": [[5.1, 3.5, 1.4, 0.2]]}
+    until(lambda: ask(server, request("PUT", "/items/a", row)).status in (200, 201), "the database answers")
+    command = ["batch", "--table", "items", "--database", pool.database("crowded"), "--model-dir", str(MODEL), "--chunk", "20"]
+    assert main([*command, "--quiet"]) == 0
+    unchanged("crowded")
+    until(lambda: ask(server, request("PUT", "/items/a", row)).status == 200, "it is written again")
+    server.stop()
+    unchanged("crowded")

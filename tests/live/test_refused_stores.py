@@ -1,0 +1,171 @@
+"""Stores that refuse for good, by a permission, a password, or a read-only place: readiness and answers say what must change."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+
+import pytest
+import redis
+from http_clients import ask, request, until
+
+from iris_wsgi.__main__ import main
+from iris_wsgi.errors import Denied, StoreDown
+from iris_wsgi.items import remedies
+from iris_wsgi.items.postgres import PostgresItems
+from iris_wsgi.redis import GRANT, PRIMARY, SIGN_IN
+from iris_wsgi.stores.redis import RedisJobs
+from iris_wsgi.stores.sqlite import SqliteJobs
+
+ROW = b"aaaa" * 4
+BODY = {"data": [[5.1, 3.5, 1.4, 0.2]]}
+PATIENCE_SECONDS = 60.0
+
+
+@pytest.fixture
+def database(postgres_server) -> Iterator[Callable[[str], str]]:
+    """The URL, for a role, of a database of items that has one."""
+    url = postgres_server.database("refused")
+    with closing(PostgresItems(url, {"a": ROW}, 10)) as store:
+        store.get("a")
+        store.free[0].execute("CREATE ROLE limited LOGIN")
+        store.free[0].execute("REVOKE CONNECT ON DATABASE refused FROM public")
+        store.free[0].execute("GRANT CONNECT ON DATABASE refused TO limited")
+    yield lambda role: url.replace("postgres@", f"{role}@")
+    postgres_server.ask("DROP DATABASE refused WITH (FORCE)")
+    postgres_server.ask("DROP ROLE limited")
+
+
+def change(url: str, *statements: str) -> None:
+    with closing(PostgresItems(url, {}, 10)) as store:
+        store.get("a")
+        for one in statements:
+            store.free[0].execute(one)
+
+
+def refusal(store, use: Callable) -> StoreDown:
+    with closing(store), pytest.raises(StoreDown) as caught:
+        use(store)
+    return caught.value
+
+
+def get(store):
+    return store.get("a")
+
+
+def put(store):
+    return store.put("a", ROW)
+
+
+READ_ONLY = "ALTER ROLE limited SET default_transaction_read_only TO on"
+GRANTED = "GRANT SELECT ON iris_items, iris_items_store TO limited"
+
+
+@pytest.mark.parametrize(
+    ("role", "statements", "use", "remedy"),
+    [
+        ("nobody", [], get, remedies.SIGN_IN),
+        ("limited", ["REVOKE CONNECT ON DATABASE refused FROM limited"], get, remedies.SIGN_IN),
+        ("limited", ["ALTER ROLE limited NOLOGIN"], get, remedies.SIGN_IN),
+        ("limited", [], get, remedies.GRANT),
+        ("limited", [GRANTED], put, remedies.GRANT),
+        ("limited", ["ALTER TABLE iris_items RENAME COLUMN features TO others", GRANTED], get, remedies.RESTART),
+        ("limited", [GRANTED, "DROP TABLE iris_items"], get, remedies.RESTART),
+        ("limited", ["GRANT ALL ON iris_items TO limited", READ_ONLY], put, remedies.PRIMARY),
+        ("limited", ["DROP TABLE iris_items, iris_items_store"], get, remedies.GRANT),
+    ],
+)  # fmt: skip
+def test_each_permanent_refusal_of_postgresql_has_its_remedy(database, role, statements, use, remedy):
+    change(database("postgres"), *statements)
+    refused = refusal(PostgresItems(database(role), {}, 10), use)
+    assert refused.remedy == remedy, refused
+
+
+def test_a_database_that_is_not_there_is_a_permanent_refusal_and_one_that_is_down_is_not(postgres_server):
+    url = postgres_server.url.replace("/postgres?", "/missing?")
+    assert refusal(PostgresItems(url, {}, 10), get).remedy == remedies.CREATE
+    assert refusal(PostgresItems("postgresql://user:secret@127.0.0.1:1/d", {}, 0.2), get).remedy == ""
+
+
+def test_readiness_and_answers_name_what_to_grant_and_both_go_on_once_it_is(run, database):
+    server = run("--role", "data_cache", IRIS_DATABASE_URL=database("limited"))
+
+    def ready():
+        return ask(server, request("GET", "/readyz"))
+
+    until(lambda: ready().status == 503, "it is not ready")
+    item, written = (ask(server, one) for one in (request("GET", "/items/a"), request("PUT", "/items/a", BODY)))
+    for answer in (ready(), item, written):
+        assert answer.status == 503 and "retry-after" not in answer.fields
+        assert remedies.GRANT in answer.json()["detail"] and "again soon" not in answer.json()["detail"]
+        assert not any(word in answer.body.decode() for word in ("limited", "permission denied", "refused?"))
+    change(database("postgres"), GRANTED)
+    until(lambda: ready().status == 200, "it is ready")
+    assert ask(server, request("GET", "/items/a")).status == 200
+    # Who may not write serves what can be read, and says what is missing.
+    assert remedies.GRANT in ask(server, request("PUT", "/items/a", BODY)).json()["detail"]
+    assert ready().json() == {"ready": True, "warnings": [remedies.GRANT]}
+    assert ask(server, request("GET", "/items/a", None, "Cache-Control: no-cache")).status == 200
+    change(database("postgres"), "GRANT INSERT, UPDATE ON iris_items TO limited")
+    assert ask(server, request("PUT", "/items/a", BODY)).status == 200 and ready().json() == {"ready": True}
+    server.process.terminate()
+    log = server.process.communicate(timeout=PATIENCE_SECONDS)[1]
+    # Once for each operation, however often it is tried.
+    assert log.count(remedies.GRANT) <= 4 and "permission denied for table" in log
+
+
+def test_a_run_over_a_table_that_may_not_write_says_what_to_grant(database, postgres_server, capsys):
+    change(database("postgres"), "CREATE TABLE t (id int PRIMARY KEY)", "ALTER TABLE iris_items DROP COLUMN features")
+    columns = "ADD sepal_length float8, ADD sepal_width float8, ADD petal_length float8, ADD petal_width float8"
+    postgres_server.database("scored")
+    with closing(PostgresItems(postgres_server.url.replace("/postgres?", "/scored?"), {}, 10)) as store:
+        store.get("a")
+        for one in ("CREATE TABLE t (id int PRIMARY KEY)", f"ALTER TABLE t {columns}", "GRANT SELECT, UPDATE ON t TO limited"):
+            store.free[0].execute(one)
+    url = postgres_server.url.replace("/postgres?", "/scored?").replace("postgres@", "limited@")
+    assert main(["batch", "--table", "t", "--database", url]) == 2
+    assert "grant the role SELECT and UPDATE on the table, CREATE in its schema" in capsys.readouterr().err
+    postgres_server.ask("ALTER ROLE limited SET default_transaction_read_only TO on")
+    assert main(["batch", "--table", "t", "--database", url]) == 2
+    assert "must lead to the primary" in capsys.readouterr().err
+    postgres_server.ask("DROP DATABASE scored WITH (FORCE)")
+
+
+def test_a_state_that_may_not_be_written_is_a_permanent_refusal_and_what_is_there_can_be_read(tmp_path):
+    with closing(SqliteJobs(tmp_path / "jobs.db")) as store:
+        job = store.submit(ROW)
+        store.database.writer.execute("PRAGMA query_only = on")
+        with pytest.raises(Denied) as denied:
+            store.submit(ROW)
+        assert "read-only" in denied.value.remedy and store.get(job.id) == job
+
+
+def test_the_refusals_of_redis_have_their_remedies(own_redis):
+    users = {"limited": "+@all -xadd -eval", "none": "-@all"}
+    for name, rules in users.items():
+        own_redis.ask("ACL", "SETUSER", name, "on", ">right", "~*", *rules.split())
+
+    def jobs(user: str, password: str) -> RedisJobs:
+        return RedisJobs(own_redis.url.replace("unix://", f"unix://{user}:{password}@"), seconds=PATIENCE_SECONDS)
+
+    assert refusal(jobs("limited", "wrong"), lambda store: store.counts()).remedy == SIGN_IN
+    assert refusal(jobs("none", "right"), lambda store: store.counts()).remedy == GRANT
+    denied = refusal(jobs("limited", "right"), lambda store: store.submit(ROW))
+    assert denied.remedy == GRANT and isinstance(denied, Denied)
+    with closing(jobs("limited", "right")) as store:
+        assert store.counts().by_state["running"] == 0
+    with redis.Redis.from_url(own_redis.url) as client:
+        client.config_set("requirepass", "secret")
+    refused = refusal(RedisJobs(own_redis.url, seconds=PATIENCE_SECONDS), lambda store: store.counts())
+    assert refused.remedy == SIGN_IN and "secret" not in str(refused)
+
+
+def test_a_server_of_jobs_over_a_replica_says_that_it_needs_the_primary(run, own_redis):
+    server = run("--role", "asynchronous", IRIS_REDIS_URL=own_redis.url)
+    until(lambda: ask(server, request("POST", "/jobs", BODY)).status == 202, "jobs are taken")
+    own_redis.ask("REPLICAOF", "127.0.0.1", "1")
+    answer = ask(server, request("POST", "/jobs", BODY))
+    assert answer.status == 503 and PRIMARY in answer.json()["detail"]
+    assert PRIMARY in ask(server, request("GET", "/readyz")).json()["warnings"]
+    own_redis.ask("REPLICAOF", "NO", "ONE")
+    until(lambda: ask(server, request("POST", "/jobs", BODY)).status == 202, "jobs are taken again")
+    with suppress(KeyError):
+        assert PRIMARY not in ask(server, request("GET", "/readyz")).json()["warnings"]

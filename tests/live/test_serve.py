@@ -1,0 +1,282 @@
+"""The server as a process: real sockets, real signals, real mistakes."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from http_clients import alive, until
+from iris_data import POINTS, training_rows
+from optional_programs import lack, need
+from project import MODEL
+from server_process import Running, free_ports, refused, start
+
+from iris_wsgi.cpus import cpus, threads_for, workers_for
+from iris_wsgi.settings import Settings
+
+
+def ask(server, method: str, path: str, document=None):
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=120)
+    body = None if document is None else json.dumps(document)
+    connection.request(method, path, body, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    return answer, content
+
+
+def test_it_says_what_runs_where_and_how_to_try_it(live):
+    said = "\n".join(live.said)
+    assert re.search(r"^iris_wsgi \S+ serves role all on http://127\.0\.0\.1:\d+$", said, re.MULTILINE)
+    assert re.search(r"^model iris_svc 1\.0\.0 sha256:[0-9a-f]{64}$", said, re.MULTILINE)
+    assert re.search(r"^self-test: \d+ golden rows answered", said, re.MULTILINE)
+    assert re.search(r"^workers: 1 \(as set\); threads: \d+ \(.+\); model: 1 thread", said, re.MULTILINE)
+
+
+def test_the_curl_line_that_it_prints_works(live):
+    need("curl")
+    line = live.said[-1].removeprefix("try: ")
+    assert subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True).stdout == '{"prediction":"setosa"}'
+
+
+@pytest.mark.parametrize(("label", "row"), POINTS.items())
+def test_the_fixed_points_over_a_socket(live, label, row):
+    answer, content = ask(live, "POST", "/predict/label", {"data": [row]})
+    assert (answer.status, json.loads(content)) == (200, {"prediction": label})
+
+
+def test_the_150_rows_over_a_socket_equal_the_model_bit_for_bit(live, service):
+    rows = training_rows()
+    wanted = service.model.predict(np.array(rows, np.float32)).tolist()
+    batch = json.loads(ask(live, "POST", "/predict/batch", {"data": rows})[1])
+    assert batch["probabilities"] == wanted
+    for row, probabilities in zip(rows, wanted, strict=True):
+        assert json.loads(ask(live, "POST", "/predict", {"data": [row]})[1])["prediction"] == probabilities
+
+
+def test_a_taken_port_is_told_in_one_line(live):
+    failed = start("--port", str(live.port), "--model-dir", str(MODEL))
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr.count("\n") == 1
+    assert f"IRIS_PORT={live.port}" in failed.stderr and "already in use" in failed.stderr
+
+
+def test_a_port_that_is_bound_but_silent_is_told_too():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        failed = start("--port", str(other.getsockname()[1]), "--model-dir", str(MODEL))
+    assert failed.returncode == 1 and "already in use" in failed.stderr
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.1", "300.1.1.1", "a..b", "a" * 64])
+def test_an_address_that_is_not_ours_is_told_in_one_line(host):
+    failed = start("--host", host, "--port", "0", "--model-dir", str(MODEL))
+    assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
+    assert f"IRIS_HOST={host}" in failed.stderr
+
+
+def test_a_changed_model_stops_the_start_with_status_1_and_one_line(model_copy):
+    content = bytearray((model_copy / "iris_svc.onnx").read_bytes())
+    content[1000] ^= 1
+    (model_copy / "iris_svc.onnx").write_bytes(content)
+    failed = start("--port", "0", "--model-dir", str(model_copy))
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr.count("\n") == 1 and "SHA-256" in failed.stderr
+
+
+def test_a_wrong_setting_stops_the_start_with_status_2_and_one_line():
+    failed = start(IRIS_PORT="http")
+    assert (failed.returncode, failed.stdout, failed.stderr.count("\n")) == (2, "", 1)
+    assert "IRIS_PORT='http'" in failed.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_status_0_and_no_traceback(run, number):
+    server = run()
+    assert ask(server, "GET", "/health")[1] == b'{"health":"ok"}'
+    server.process.send_signal(number)
+    _, err = server.process.communicate(timeout=120)
+    assert server.process.returncode == 0
+    assert [json.loads(line)["route"] for line in err.splitlines()] == ["/health"]
+
+
+def test_an_ipv6_address_works_and_is_shown_in_brackets(run):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        lack("this machine has no IPv6")
+    server = run("--host", "::1")
+    assert server.url == f"http://[::1]:{server.port}"
+    connection = http.client.HTTPConnection("::1", server.port, timeout=120)
+    connection.request("GET", "/health")
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
+def test_every_address_is_shown_as_one_that_can_be_opened(run):
+    assert run("--host", "0.0.0.0").url.startswith("http://127.0.0.1:")
+
+
+def test_web_single_writes_no_file_and_opens_no_socket_but_its_own(run, tmp_path):
+    need("strace")
+    trace = tmp_path / "trace"
+    calls = "trace=openat,open,creat,unlink,rename,mkdir,socket,connect,bind,truncate,link,symlink"
+    quiet = {"PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path / "home"), "COVERAGE_PROCESS_CONFIG": ""}
+    server = run("--role", "web_single", under=("strace", "-f", "-qq", "-e", calls, "-o", str(trace)), **quiet)
+    for path in ("/predict", "/predict/label", "/predict/proba", "/predict/batch"):
+        assert ask(server, "POST", path, {"data": [[5.1, 3.5, 1.4, 0.2]]})[0].status == 200
+    ask(server, "POST", "/predict/batch", {"data": [[5.1, 3.5, 1.4, 0.2]] * 10_000})
+    ask(server, "GET", "/metrics")
+    # strace passes no signal on; its child is the server.
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGTERM)
+    server.process.communicate(timeout=120)
+    lines = trace.read_text().splitlines()
+    assert any("golden.json" in line for line in lines)
+    writing = re.compile(r"O_WRONLY|O_RDWR|O_CREAT|creat\(|unlink|rename|mkdir|truncate|link\(")
+    # The log's own pipe is opened again, so that it never blocks; see log.unblocked().
+    itself = ("/dev/null", '"/proc/self/fd/2"')
+    assert [line for line in lines if writing.search(line) and not any(name in line for name in itself)] == []
+    assert len([line for line in lines if " socket(" in line]) == 1
+    assert [line for line in lines if "connect(" in line] == []
+
+
+def test_a_connection_that_the_system_refuses_to_set_up_costs_no_other(run):
+    """Elsewhere than on Linux a client that is gone by then is enough for that."""
+    need("strace")
+    # The first call of a worker is for the listener; -D has the server as our child.
+    refused = "inject=setsockopt:error=EINVAL:when=2"
+    under = ("strace", "-D", "-f", "-qq", "-e", "trace=setsockopt", "-e", refused, "-o", "/dev/null")
+    server = run("--role", "web_single", under=under, COVERAGE_PROCESS_CONFIG="")
+    with pytest.raises((OSError, http.client.HTTPException)):
+        ask(server, "GET", "/livez")
+    assert ask(server, "GET", "/livez")[0].status == 200
+    assert "a connection failed" in server.stop()[1]
+
+
+def test_the_default_numbers_of_workers_and_threads_come_from_the_cpus():
+    assert workers_for(Settings())[0] <= cpus()[0]
+    assert workers_for(Settings(workers=3)) == (3, "as set")
+    assert threads_for(Settings(threads=7), 1) == (7, "as set")
+    assert threads_for(Settings(), 1)[0] == 4
+    assert threads_for(Settings(), 8)[0] == 16
+    assert threads_for(Settings(role="asynchronous"), 1)[0] == threads_for(Settings(role="sync_async"), 8)[0] == 16
+    assert threads_for(Settings(role="asynchronous", threads=7), 1)[0] == 7
+
+
+def test_a_defect_in_one_connection_costs_that_connection_and_is_logged(tmp_path):
+    """A real fault cannot be had, so one is put in: the server must outlive what it does not expect."""
+    code = (
+        "import sys; from iris_wsgi import channel; from iris_wsgi.__main__ import main\n"
+        "def broken(self): raise KeyError('put in')\n"
+        "channel.Channel.wait_for_more = broken\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "serve", "--port", "0", "--workers", "1", "--model-dir", str(MODEL)]
+    command += ["--state-dir", str(tmp_path)]
+    server = Running(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    try:
+        with socket.create_connection((server.host, server.port)) as half:
+            half.sendall(b"GET /livez")
+            assert half.recv(100) == b""
+        assert ask(server, "GET", "/livez")[0].status == 200
+    finally:
+        _, err = server.stop()
+    (failed,) = [line for line in map(json.loads, err.splitlines()) if line["level"] == "error"]
+    assert "put in" in failed["traceback"]
+
+
+STREAMS = {
+    "closed": ">&- 2>&- <&-",
+    "closed errors": ">/dev/null 2>&-",
+    "closed output": ">&- 2>/dev/null",
+    "full": ">/dev/full 2>/dev/full",
+    "full output": ">/dev/full 2>/dev/null",
+    "gone": "2>/dev/null | true",
+    "both gone": "2>&1 | true",
+}
+
+
+@pytest.mark.parametrize("streams", STREAMS.values(), ids=STREAMS)
+@pytest.mark.parametrize("command", ["serve --role web_single", pytest.param("worker", marks=pytest.mark.long)])
+def test_no_closed_or_full_stream_ends_the_start_or_a_later_line_of_the_log(tmp_path, command, streams):
+    (port,) = free_ports(1)
+    line = f"{sys.executable} -m iris_wsgi {command} --port {port} --workers 1 --model-dir {MODEL} --state-dir {tmp_path}"
+    script = f"sh -c 'echo $$ > {tmp_path}/pid; exec {line}' {streams}"
+    shell = subprocess.Popen(["sh", "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = NamedServer("127.0.0.1", port)
+    try:
+        until(lambda: not refused(server), "the server listens")
+        for _ in range(3):
+            assert ask(server, "GET", "/livez")[0].status == 200
+        if "&-" in streams:
+            # None of its sockets is where something is printed.
+            pid = (tmp_path / "pid").read_text().strip()
+            assert not [one for one in ("0", "1", "2") if os.readlink(f"/proc/{pid}/fd/{one}").startswith("socket:")]
+    finally:
+        pid = int((tmp_path / "pid").read_text())
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        shell.wait(120)
+    until(lambda: not alive(pid), "its end")
+
+
+class NamedServer(NamedTuple):
+    host: str
+    port: int
+
+
+@pytest.mark.parametrize("stream", ["2>&-", "2>/dev/full"])
+def test_a_status_is_the_same_where_nobody_reads_why(stream):
+    command = f"{sys.executable} -m iris_wsgi serve --port http {stream}"
+    assert subprocess.run(["sh", "-c", command], timeout=60).returncode == 2
+
+
+def test_an_answer_that_a_full_disk_does_not_take_is_a_failure_in_one_line():
+    command = f"{sys.executable} -m iris_wsgi verify --model-dir {MODEL} >/dev/full"
+    failed = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
+    assert failed.stderr.startswith("iris_wsgi: standard output: No space left")
+
+
+@pytest.mark.parametrize(
+    ("limit", "arguments", "needed"),
+    [
+        (20, (), 40),
+        (39, ("--role", "web_single"), 40),
+        (50, ("--role", "prep", "--pred-url", "http://127.0.0.1:9"), 56),
+        (80, ("--role", "gateway", "--members", "a=http://127.0.0.1:9,b=http://127.0.0.1:9,c=http://127.0.0.1:9"), 88),
+        (60, ("--role", "web_single", "--workers", "30"), 76),
+    ],
+)
+def test_too_few_descriptors_stop_the_start_with_one_line_that_names_the_limit_and_the_way_out(
+    limit, arguments, needed, tmp_path
+):
+    command = [sys.executable, "-m", "iris_wsgi", "serve", "--port", "0", "--workers", "1", "--model-dir", str(MODEL), *arguments]
+    failed = subprocess.run(
+        ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *command, "--state-dir", str(tmp_path / "state")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (failed.returncode, failed.stdout, failed.stderr.count("\n")) == (1, "", 1)
+    assert f"open {limit} files here (ulimit -n)" in failed.stderr and f"needs {needed} at least" in failed.stderr
+    assert "ulimit -n 1024" in failed.stderr and "LimitNOFILE=" in failed.stderr
+
+
+def test_with_the_descriptors_that_it_asks_for_every_pattern_answers(run):
+    server = run(under=("sh", "-c", 'ulimit -n 40; exec "$@"', "sh"))
+    for path in ("/readyz", "/metrics", "/items/0000", "/ensemble/health", "/v2/health/ready"):
+        assert ask(server, "GET", path)[0].status == 200, path
+    answer, content = ask(server, "POST", "/jobs", {"data": [[5.1, 3.5, 1.4, 0.2]]})
+    assert answer.status == 202
+    until(lambda: json.loads(ask(server, "GET", json.loads(content)["href"])[1])["status"] == "succeeded", "the job is done")

@@ -1,0 +1,287 @@
+"""Clients that are slow on purpose: each deadline ends them, and nobody else notices."""
+
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections import Counter
+from contextlib import ExitStack
+
+import pytest
+from http_clients import LABEL, LARGEST, LIVEZ, NOT_MEASURED, ROW, Wire, ask, log_to, metric, open_sockets, request, until
+from optional_programs import need
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+SHORT = ("--header-seconds", "1", "--request-seconds", "1.5", "--idle-seconds", "1", "--send-seconds", "1")
+BODY = json.dumps({"data": [ROW]}).encode()
+CHUNKED = (
+    b"POST /predict/label HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
+# What has come when the client becomes slow, and the bytes that it then repeats for ever.
+SLOW = {
+    "method": (b"", b"A"),
+    "target": (b"GET /", b"a"),
+    "field name": (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n", b"a"),
+    "field value": (b"GET /livez HTTP/1.1\r\nHost: localhost\r\na: ", b"a"),
+    "fields": (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n", b"a:\r\n"),
+    "body": (LABEL.replace(b"Content-Length: ", b"Content-Length: 9"), b" "),
+    "chunks": (CHUNKED, b"1\r\n \r\n"),
+    "chunk": (CHUNKED + b"ffff\r\n", b" "),
+    "chunk extension": (CHUNKED + b"1;a=", b"a"),
+    "trailer": (CHUNKED + b"0\r\na: ", b"a"),
+}
+
+
+@pytest.fixture
+def slow_time(run, clock):
+    """A server whose time is the test's, and who moves both on."""
+    return Timed(run(*SHORT, under=log_to("/dev/null"), clock=clock), clock)
+
+
+class Timed:
+    """A server and its clock."""
+
+    def __init__(self, server, clock) -> None:
+        self.server, self.clock = server, clock
+
+    def wire(self, **options) -> Wire:
+        """A connection that the server has accepted."""
+        before = open_sockets(self.server.worker)
+        wire = Wire(self.server, **options)
+        until(lambda: open_sockets(self.server.worker) > before, "the connection is accepted")
+        return wire
+
+    def advance(self, seconds: float) -> None:
+        """Moves the clock. Returns when the server has read what was sent before, and has done what is due by then."""
+        settle(self.server)
+        self.clock.advance(seconds)
+        settle(self.server)
+
+
+def settle(server) -> None:
+    """Waits until the server has gone once around its loop."""
+    with Wire(server) as wire:
+        # The server ends what is late after it has looked at all connections, so before it answers for the second time.
+        assert [wire.ask(LIVEZ).status for _ in range(2)] == [200, 200]
+
+
+def drip(timed: Timed, *each: tuple[Wire, bytes]) -> list[float]:
+    """Sends each its piece every tenth of a second until the server says something there; after how many seconds that was."""
+    began, took = timed.clock.now(), {}
+    for _ in range(300):
+        for wire, piece in each:
+            if wire not in took and wire.readable():
+                took[wire] = timed.clock.now() - began
+            elif wire not in took:
+                wire.send(piece)
+        if len(took) == len(each):
+            break
+        timed.advance(0.1)
+    return [took[wire] for wire, _ in each]
+
+
+def test_a_request_that_drips_gets_408_however_steadily_it_drips(slow_time):
+    with ExitStack() as stack:
+        wires = {part: stack.enter_context(slow_time.wire()).send(start) for part, (start, _) in SLOW.items()}
+        took = drip(slow_time, *((wire, SLOW[part][1]) for part, wire in wires.items()))
+        # Never before its time, and soon after it: the server looks for what is late four times a second.
+        for part, seconds in zip(SLOW, took, strict=True):
+            due = 1.5 if part.startswith(("body", "chunk", "trailer")) else 1.0
+            assert due - 0.01 < seconds < due + 0.4, part
+        for part, wire in wires.items():
+            answer = wire.answer()
+            assert (part, answer.status, answer.closes) == (part, 408, True)
+            assert answer.fields["content-type"] == "application/problem+json"
+            assert answer.json()["request_id"] == answer.fields["x-request-id"]
+            assert (part, *wire.end()) == (part, "closed", b"")
+
+
+def test_a_second_request_that_drips_is_refused_like_a_first(slow_time):
+    with slow_time.wire() as wire:
+        assert wire.ask(LIVEZ).status == 200
+        drip(slow_time, (wire.send(b"GET /livez"), b"a"))
+        assert wire.answer().status == 408
+
+
+def test_a_client_that_drips_on_after_its_408_is_cut_off(slow_time):
+    with slow_time.wire() as wire:
+        drip(slow_time, (wire, b"A"))
+
+        def cut() -> bool:
+            slow_time.advance(0.1)
+            return fails(wire, b"A")
+
+        until(cut, "a connection that takes no more")
+
+
+def test_a_refused_body_that_drips_on_is_cut_off_at_the_time_of_any_other(slow_time):
+    with slow_time.wire() as wire:
+        assert wire.ask(SLOW["body"][0].replace(b"Content-Length: 9", b"Content-Length: 99999")).status == 413
+
+        def cut() -> bool:
+            slow_time.advance(0.1)
+            return fails(wire, b" ")
+
+        until(cut, "a connection that takes no more")
+
+
+def fails(wire: Wire, piece: bytes) -> bool:
+    try:
+        wire.send(piece)
+    except OSError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["new", "idle"])
+def test_a_connection_that_says_nothing_is_closed_without_a_word(slow_time, asked):
+    with slow_time.wire() as wire:
+        assert not asked or not wire.ask(LIVEZ).closes
+        slow_time.advance(0.9)
+        assert not wire.readable()
+        slow_time.advance(0.4)
+        assert wire.end() == ("closed", b"")
+
+
+def test_an_empty_line_behind_an_answer_begins_no_request_that_could_be_late(slow_time):
+    with slow_time.wire() as wire:
+        assert wire.ask(LIVEZ).status == 200
+        wire.send(b"\r\n")
+        slow_time.advance(0.9)
+        assert not wire.readable()
+        # Closed like any connection that asks nothing more, without a 408.
+        slow_time.advance(0.4)
+        assert wire.end() == ("closed", b"")
+
+
+def test_by_the_true_time_a_connection_that_says_nothing_is_closed_without_a_word(run):
+    with Wire(run(*SHORT, under=log_to("/dev/null"))) as wire:
+        assert wire.end() == ("closed", b"")
+
+
+def test_a_connection_that_goes_on_asking_outlives_every_deadline(slow_time):
+    with slow_time.wire() as wire:
+        for _ in range(10):
+            assert wire.ask(LABEL).status == 200
+            slow_time.advance(0.9)
+
+
+def test_an_answer_of_the_thread_pool_is_waited_for_beyond_every_deadline(run, clock):
+    server = run(*SHORT, "--deadline-ms", "0", "--threads", "1", under=log_to("/dev/null"), clock=clock)
+    timed = Timed(server, clock)
+    with ExitStack() as stack:
+        wires = [stack.enter_context(timed.wire()) for _ in range(12)]
+        for wire in wires:
+            wire.send(LARGEST)
+        # Each was read to its end in no time, and none of the deadlines holds for one that was.
+        timed.advance(60)
+        assert [wire.answer().status for wire in wires] == [200] * 12
+
+
+def test_a_client_that_takes_no_answer_is_cut_off(slow_time):
+    pid = slow_time.server.worker
+    before = open_sockets(pid)
+    with slow_time.wire(receive_buffer=2048) as wire:
+        wire.send(LARGEST * 12)
+
+        def cut() -> bool:
+            slow_time.advance(0.1)
+            return open_sockets(pid) <= before
+
+        until(cut, "the end of its connection")
+        how, got = wire.end()
+    # What the kernel had taken in may still arrive, all of it cannot.
+    assert len(got) < 12 * 760_000, how
+
+
+def test_a_client_that_reads_slowly_but_steadily_is_served_to_the_end(slow_time):
+    # The rule is 16 KiB within a second, and this client takes more: kernels pass data on in large pieces.
+    with slow_time.wire(receive_buffer=16384) as wire:
+        wire.send(LARGEST * 6)
+        count = 0
+        for _ in range(8):
+            wanted = count + 320_000
+            while count < wanted:
+                count += len(wire.socket.recv(16384))
+            slow_time.advance(0.9)
+        assert count < 6 * 760_000
+        rest = 6 * 760_000 - count
+        while rest > 0:
+            data = wire.socket.recv(1 << 20)
+            assert data, f"closed with {rest} bytes to come"
+            rest -= len(data)
+
+
+class Good:
+    """A client that does nothing wrong, every 50 ms, on one connection that it keeps and on new ones."""
+
+    def __init__(self, server) -> None:
+        self.server = server
+        self.statuses: Counter[object] = Counter()
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self) -> None:
+        with Wire(self.server) as kept:
+            while not self.stopping.wait(0.05):
+                for one in (lambda: kept.ask(LABEL), lambda: ask(self.server, LABEL), lambda: ask(self.server, LIVEZ)):
+                    try:
+                        self.statuses[one().status] += 1
+                    except (OSError, EOFError) as error:
+                        self.statuses[repr(error)] += 1
+
+    def goes_on(self) -> None:
+        """Waits until it has asked each of its questions once more."""
+        answered = self.statuses.total()
+        until(lambda: self.statuses.total() >= answered + 6, "good answers")
+
+    def __enter__(self) -> "Good":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopping.set()
+        self.thread.join(60)
+
+
+ATTACKS = {
+    "slow headers": ("-H", "-i", "1", "-x", "8"),
+    "slow body": ("-B", "-i", "1", "-x", "8", "-s", "8192"),
+    "slow read": ("-X", "-w", "16", "-y", "32", "-n", "1", "-z", "8", "-k", "10"),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_thousand_slow_connections_are_gone_soon_and_nobody_else_notices(run, clock, attack):
+    tool = need("slowhttptest")
+    deadlines = [f"--{what}-seconds=2" for what in ("header", "request", "idle", "send")]
+    # In this role /openapi.json has ten kilobytes. The role `all` has more with each pattern, until the attack takes the machine.
+    server = run("--role", "web_single", *deadlines, under=log_to("/dev/null"), clock=clock, **NOT_MEASURED)
+    url = server.url + ("/openapi.json" if attack == "slow read" else "/predict/label")
+    # It ends by itself only long after the test has given up.
+    command = [tool, "-c", "1000", "-r", "1000", "-l", "3600", "-p", "600", *ATTACKS[attack], "-u", url]
+    with Good(server) as good:
+        slow = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+        def gone() -> bool:
+            # The good client asks again on its connection before the clock moves.
+            good.goes_on()
+            clock.advance(0.5)
+            return open_sockets(server.worker) < 20
+
+        try:
+            until(lambda: open_sockets(server.worker) > 900, "most of the slow connections")
+            began = clock.now()
+            until(gone, "the end of the slow connections")
+            # A client that was refused has two seconds to hang up, and more of them may have come in the meantime.
+            assert clock.now() - began < 30
+            good.goes_on()
+        finally:
+            slow.terminate()
+            out = slow.communicate(timeout=60)[0]
+    assert set(good.statuses) == {200}, good.statuses
+    fds = metric(ask(server, request("GET", "/metrics")).body.decode(), "process_open_fds")
+    assert fds < 40
+    assert not re.search(r"service available: *NO", out)

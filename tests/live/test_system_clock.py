@@ -1,0 +1,196 @@
+"""The time of the machine is moved while jobs wait, run, and are kept: what they do goes by the time since the boot."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from http_clients import ask, kill_all, request, until
+from job_store_invariants import check
+from optional_programs import need
+
+from iris_wsgi.items.sqlite import SqliteItems
+from iris_wsgi.stores.clock import BootClock
+from iris_wsgi.stores.jobs import Gone, Limits
+from iris_wsgi.stores.schema import LATEST
+from iris_wsgi.stores.sqlite import SqliteJobs
+
+BODY = bytes(64)
+JOB = {"data": [[5.1, 3.5, 1.4, 0.2]]}
+HOURS = 7200.0
+PATIENCE_SECONDS = 60.0
+
+
+class Machine:
+    """A clock on the wall that can be moved, an uptime that cannot, and boots."""
+
+    def __init__(self) -> None:
+        self.wall, self.up, self.boot = 1_800_000_000.0, 1000.0, "one"
+
+    def pass_by(self, seconds: float) -> None:
+        self.wall += seconds
+        self.up += seconds
+
+    def restart(self, wall: float) -> None:
+        self.wall, self.up, self.boot = wall, 10.0, self.boot + "'"
+
+    def jobs(self, path: Path, **limits) -> SqliteJobs:
+        return on(self, SqliteJobs, path, Limits(**limits))
+
+
+def on(machine: Machine, kind: type, *given):
+    """A store as it is opened on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def clock(latest: str) -> BootClock:
+            return BootClock(latest, lambda: machine.wall, lambda: machine.up, lambda: machine.boot)
+
+        patch.setattr(f"{kind.__module__}.BootClock", clock)
+        return kind(*given)
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return Machine()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "jobs.db"
+
+
+@pytest.mark.parametrize("step", [-HOURS, HOURS, -10 * HOURS])
+def test_a_lease_is_over_after_its_time_and_not_before_however_the_clock_is_set(machine, path, step):
+    with closing(machine.jobs(path)) as store:
+        store.submit(BODY)
+        (claim,) = store.claim("dead", 1, 30)
+        machine.wall += step
+        machine.pass_by(29)
+        assert store.claim("w", 1, 30) == []
+        assert store.heartbeat([claim], 30) == [True]
+        machine.pass_by(31)
+        (again,) = store.claim("w", 1, 30)
+        assert again.lost and store.finish([(claim, b"late")]) == [False] and store.finish([(again, b"r")]) == [True]
+
+
+@pytest.mark.parametrize("step", [-HOURS, HOURS])
+def test_what_is_finished_is_kept_for_its_time_when_the_clock_is_set_wrong_and_right_again(machine, path, step):
+    with closing(machine.jobs(path, keep_seconds=3600)) as store:
+        machine.wall += step
+        job = store.submit(BODY)
+        assert store.finish([(store.claim("w", 1, 30)[0], b"r")]) == [True]
+        machine.wall -= step
+        machine.pass_by(3599)
+        assert store.get(job.id).state == "succeeded" and store.sweep() == 0
+        machine.pass_by(1)
+        with pytest.raises(Gone):
+            store.get(job.id)
+        assert store.sweep() == 1
+
+
+def test_processes_of_one_boot_share_a_clock_whenever_they_come(machine, path):
+    with closing(machine.jobs(path)) as one:
+        one.submit(BODY)
+        one.claim("dead", 1, 30)
+        machine.wall -= HOURS
+        with closing(machine.jobs(path)) as other:
+            machine.pass_by(29.9)
+            assert other.claim("w", 1, 30) == []
+            machine.pass_by(0.2)
+            assert len(other.claim("w", 1, 30)) == 1
+
+
+def test_a_step_is_told_and_times_are_shown_so_that_ages_are_right(machine, path):
+    with closing(machine.jobs(path)) as store:
+        job = store.submit(BODY)
+        assert store.concerns() == [] and store.get(job.id).created == machine.wall
+        machine.pass_by(10)
+        machine.wall += 1
+        assert store.concerns() == []
+        machine.wall += HOURS - 1
+        assert store.concerns() == [
+            "The time of this machine was moved by +7200 s while the store was in use; ages of jobs and leases do not follow it."
+        ]
+        assert store.get(job.id).created == machine.wall - 10 and store.counts().oldest_seconds == 10
+        assert store.submit(BODY).created == machine.wall
+
+
+@pytest.mark.parametrize("wall", [1_800_000_100.0, 1_700_000_000.0, 0.0])
+def test_after_a_boot_no_age_is_negative_and_leases_of_before_run_out(machine, path, wall):
+    with closing(machine.jobs(path)) as store:
+        done, _ = store.submit(BODY), store.submit(BODY)
+        store.finish([(store.claim("w", 1, 30)[0], b"r")])
+        store.claim("dead", 1, 30)
+    machine.restart(wall)
+    with closing(machine.jobs(path)) as store:
+        assert store.get(done.id).state == "succeeded" and store.counts().oldest_seconds == 0
+        machine.pass_by(30)
+        assert len(store.claim("w", 1, 30)) == 1 and check(store) == []
+
+
+def test_a_database_of_before_goes_on_and_so_does_a_program_of_before(machine, path):
+    with closing(machine.jobs(path)) as store:
+        job = store.submit(BODY)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DROP TABLE boot")
+        # The clock was set back since.
+        db.execute("UPDATE job SET since = since + 7200")
+        db.commit()
+        assert db.execute("PRAGMA user_version").fetchone() == (1,) and db.execute(LATEST).fetchone() == (1_800_007_200.0,)
+    with closing(machine.jobs(path)) as store:
+        assert store.get(job.id).state == "queued" and store.counts().oldest_seconds == 0
+        assert len(store.claim("w", 1, 30)) == 1
+
+
+def test_without_the_number_of_the_boot_the_clock_of_each_process_goes_on_evenly(machine, path):
+    machine.boot = ""
+    with closing(machine.jobs(path)) as store:
+        store.submit(BODY)
+        store.claim("dead", 1, 30)
+        machine.wall -= HOURS
+        machine.pass_by(31)
+        assert len(store.claim("w", 1, 30)) == 1
+
+
+def test_a_first_look_at_items_tells_what_was_written_lately_though_the_clock_was_set(machine, tmp_path):
+    for step in (HOURS, -HOURS):
+        with closing(on(machine, SqliteItems, tmp_path / f"items{step}.db", {})) as store:
+            store.put("a", b"aaaa" * 4)
+            machine.wall += step
+            machine.pass_by(5)
+            store.put("b", b"aaaa" * 4)
+            assert set(store.changes(None, 60).versions) == {"a", "b"} and set(store.changes(None, 3).versions) == {"b"}
+
+
+@pytest.mark.long
+def test_jobs_of_a_worker_that_was_killed_are_done_after_the_clock_was_set_back_two_hours(run, tmp_path, slow_model):
+    need("faketime")
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    stamp = tmp_path / "time"
+    stamp.write_text("+0")
+    faked = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(stamp),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "IRIS_STATE_DIR": str(tmp_path / "state"),
+    }
+    server = run("--role", "asynchronous", **faked)
+    lease = ("--lease-seconds", "2")
+    dead = run(*lease, command="worker", **faked)
+    kill_all(dead.process)
+    job = ask(server, request("POST", "/jobs", JOB)).json()
+    with closing(SqliteJobs(tmp_path / "state/jobs.db", busy_seconds=PATIENCE_SECONDS)) as store:
+        assert len(store.claim("a worker that dies", 1, 2)) == 1
+    stamp.write_text("-7200")
+    run(*lease, command="worker", **faked)
+
+    def state() -> str:
+        return ask(server, request("GET", job["href"])).json()["status"]
+
+    until(lambda: state() == "succeeded", "another worker has done it")
+    until(lambda: "moved by -7200 s" in str(ask(server, request("GET", "/readyz")).body), "it is told")
+    stamp.write_text("+0")
+    assert state() == "succeeded"
+    server.process.terminate()
+    assert "moved by -7200 s" in server.process.communicate(timeout=PATIENCE_SECONDS)[1]

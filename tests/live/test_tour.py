@@ -1,0 +1,253 @@
+"""The tour of all patterns: each is right, wrong by name over a server that lies, or not served by its role and settings."""
+
+import re
+import shutil
+import socket
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import ClassVar
+
+import pytest
+from edge_bundles import build_bundle
+from fault_proxy import Faulty
+from http_clients import ask, until
+from http_clients import request as http
+from pattern_table import ROWS
+from project import MODEL, ROOT
+
+from iris_wsgi.tour import PATTERNS
+
+NAMES = [pattern.name for pattern in PATTERNS]
+# What a lying server says in place of what is so, where that path is asked, and which pattern is wrong for it.
+LIES = {
+    "web single": (b"POST /predict/proba ", b'"label":"setosa"', b'"label":"satyrs"'),
+    "synchronous": (b"/infer ", b'"data":[0.9', b'"data":[0.1'),
+    "asynchronous": (b"GET /jobs/", b'"succeeded"', b'"abandoned"'),
+    "sync-async": (b"POST /predict/hybrid ", b'"label": "setosa"', b'"label": "satyrs"'),
+    "prediction cache": (b"POST /predict ", b"iris_wsgi; hit", b"iris_wsgi; hat"),
+    "data cache": (b"GET /items/", b"fwd=uri-miss", b"; hit=no, sir"),
+    "horizontal microservice": (b"/ensemble/predict ", b'"complete"', b'"complied"'),
+    "edge AI": (b"/edge/manifest.json ", b'"sha256:', b'"sha257:'),
+}
+
+
+class Liar(Faulty):
+    """A proxy that puts lies of the same length into what it passes on."""
+
+    def __init__(self, server, *lies: tuple[bytes, bytes, bytes]) -> None:
+        self.lies = lies
+        super().__init__(server)
+
+    def passed_on(self, request: bytes) -> bytes:
+        answer = super().passed_on(request)
+        for path, truth, lie in self.lies:
+            if path in request.partition(b"\r\n")[0]:
+                answer = answer.replace(truth, lie)
+        return answer
+
+
+def tour(url: str, *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([ROOT / "bin/tour", url, *words], capture_output=True, text=True)
+
+
+def wrong(told: subprocess.CompletedProcess) -> dict[str, str]:
+    """Which patterns are, and why, after a tour that went on to its end."""
+    assert told.returncode == 1 and f"\n{len(NAMES)}/{len(NAMES)} " in told.stdout and "Traceback" not in told.stderr, told
+    found = dict(re.findall(r"^iris_wsgi: (.*?) is wrong: (.*)$", told.stderr, re.MULTILINE))
+    assert len(found) == len(told.stderr.splitlines())
+    return found
+
+
+@pytest.mark.long
+def test_every_pattern_of_the_readme_is_shown_and_right(run, tmp_path):
+    bundle = build_bundle(tmp_path / "bundle", MODEL)
+    told = tour(run("--edge-dir", str(bundle)).url)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert re.findall(r"^(\d+)/10 (.*)$", told.stdout, re.MULTILINE) == [(str(i), name) for i, name in enumerate(NAMES, 1)]
+    assert told.stdout.count("\nright\n") == told.stdout.count("\nUse it when ") == 10 and "\x1b" not in told.stdout
+    assert "fwd=uri-miss" in told.stdout and "; hit" in told.stdout and "Location: /jobs/" in told.stdout
+    # Behind them are two rows of what is no pattern by itself.
+    assert [row.pattern for row in ROWS[:-2]] == NAMES
+
+
+@pytest.mark.long
+def test_each_lie_of_a_server_is_told_by_the_pattern_that_it_concerns(run, tmp_path):
+    server = run("--edge-dir", str(build_bundle(tmp_path / "bundle", MODEL)))
+    with Liar(server, *LIES.values()) as liar:
+        found = wrong(tour(liar.url))
+    assert list(found) == list(LIES)
+    assert found["web single"] == "the label is 'satyrs', expected 'setosa'"
+    assert found["asynchronous"] == "the status of the job is 'abandoned', expected 'succeeded'"
+    assert "expected [0.99" in found["synchronous"]
+
+
+@pytest.mark.long
+def test_answers_are_held_to_the_golden_rows_that_are_here(run, model_copy):
+    golden = model_copy / "golden.json"
+    swapped = {"setosa": "virginica", "virginica": "setosa"}
+    labels = re.compile(r'"label": "(setosa|virginica)"')
+    golden.write_text(labels.sub(lambda found: f'"label": "{swapped[found[1]]}"', golden.read_text()))
+    assert [*wrong(tour(run().url, "--model-dir", str(model_copy)))] == NAMES
+
+
+def unserved(told: subprocess.CompletedProcess) -> dict[str, str]:
+    """Which patterns the server does not have, and why, after a tour in which nothing was wrong."""
+    assert (told.returncode, told.stderr) == (0, ""), told
+    parts = re.split(r"^\d+/10 (.*)$", told.stdout, flags=re.MULTILINE)[1:]
+    found = dict(zip(parts[::2], parts[1::2], strict=True))
+    reasons = {name: re.search(r"^not served: (.*)$", text, re.MULTILINE) for name, text in found.items()}
+    assert all((reasons[name] is None) == ("\nright\n" in text) for name, text in found.items())
+    return {name: reason[1] for name, reason in reasons.items() if reason}
+
+
+@pytest.mark.long
+def test_a_server_of_another_model_is_told_in_one_line_that_names_both_and_the_way_out(run):
+    for words in ((), ("--role", "web_single")):
+        server = run("--model-dir", str(MODEL / "fast"), *words)
+        told = tour(server.url)
+        assert told.returncode == 1 and len(told.stderr.splitlines()) == 1
+        assert told.stderr.startswith(f"iris_wsgi: {server.url} serves the model iris_lr 1.0.0 sha256:")
+        assert f"{MODEL} holds iris_svc 1.0.0 sha256:" in told.stderr and "--model-dir names" in told.stderr
+
+
+@pytest.mark.long
+def test_with_a_model_of_ones_own_that_has_none_beside_it_the_rest_is_not_served(run):
+    found = unserved(tour(run("--model-dir", str(MODEL / "fast")).url, "--model-dir", str(MODEL / "fast")))
+    assert list(found) == ["prep-pred", "sync-async", "horizontal microservice", "edge AI"]
+    assert "no two halves" in found["prep-pred"] and "no fast model" in found["sync-async"]
+    assert (
+        found["edge AI"]
+        == "the command answers as it should, and there is no page at /edge/: bin/edge build, then bin/serve once again"
+    )
+
+
+# What each role has, beside batch, which needs no server.
+SERVED = {
+    "web_single": ["web single"],
+    "synchronous": ["synchronous"],
+    "worker": [],
+    "prediction_cache": ["web single", "prediction cache"],
+    "data_cache": ["data cache"],
+    "prep": ["web single", "prep-pred"],
+    "pred": ["prep-pred"],
+    "gateway": ["horizontal microservice"],
+    "member": [],
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("role", SERVED)
+def test_a_server_of_one_role_is_right_in_what_it_serves_and_the_rest_is_told_as_not_served(run, request, role):
+    others = request.getfixturevalue("others")[role] if role in ("prep", "gateway") else {}
+    more = {"member": {"member": "setosa"}}.get(role, others)
+    server = run("--role", role, **{f"IRIS_{name.upper()}": str(value) for name, value in more.items()})
+    until(lambda: ask(server, http("GET", "/readyz")).status == 200, "the server is ready")
+    if role == "gateway":
+        until(lambda: ask(server, http("GET", "/ensemble/health")).json()["status"] == "complete", "it knows all members")
+    found = unserved(tour(server.url))
+    assert set(NAMES) - found.keys() == {"batch", *SERVED[role]}
+    assert all(f"role {role} " in why for name, why in found.items() if name != "edge AI")
+
+
+@pytest.mark.long
+def test_jobs_that_nobody_works_on_are_wrong_and_the_worker_is_named(run, monkeypatch):
+    monkeypatch.setenv("IRIS_TOKEN_FILE", "")
+    server = run("--role", "sync_async", "--wait-seconds", "0")
+    told = tour(server.url)
+    found = wrong(told)
+    assert list(found) == ["asynchronous", "sync-async"]
+    assert all(why.startswith("the job is still queued; is a worker running") for why in found.values())
+
+
+@pytest.mark.long
+def test_settings_of_a_server_that_serves_all_are_no_mistakes(run):
+    server = run("--cache", "off", "--wait-seconds", "0", "--escalate-below", "0.5", "--url-prefix", "/iris")
+    found = unserved(tour(server.url))
+    assert list(found) == ["prediction cache", "edge AI"] and "its cache is off" in found["prediction cache"]
+
+
+class Other(BaseHTTPRequestHandler):
+    """A server that is no iris_wsgi: of another title, or of no description."""
+
+    answers: ClassVar = {
+        "no description": (404, b"<h1>Not found</h1>"),
+        "another title": (200, b'{"info": {"title": "x"}, "paths": {}}'),
+        "no JSON": (200, b"[1"),
+        "no object": (200, b"[]"),
+        "unavailable": (503, b"{}"),
+        "elsewhere": (302, b""),
+    }
+    which = "no JSON"
+
+    def do_GET(self) -> None:
+        status, body = self.answers[self.which]
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("which", Other.answers)
+def test_a_server_that_is_something_else_is_told_in_one_line(which):
+    handler = type("Handler", (Other,), {"which": which})
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        told = tour(url)
+        server.shutdown()
+    status = Other.answers[which][0]
+    assert told.returncode == 1 and "Traceback" not in told.stderr
+    assert told.stderr == (
+        f"iris_wsgi: {url} is not an iris_wsgi server: GET /openapi.json answers {status}, and not with its title\n"
+    )
+
+
+@pytest.mark.long
+def test_a_server_that_wants_a_token_is_told_in_one_line(run, tmp_path, monkeypatch):
+    path = tmp_path / "tokens"
+    path.write_text("first-one-of-the-file\n")
+    server = run("--token-file", str(path))
+    monkeypatch.delenv("IRIS_TOKEN_FILE", raising=False)
+    advice = "token: --token-file or IRIS_TOKEN_FILE names its file\n"
+    told = tour(server.url)
+    assert (told.returncode, told.stderr) == (1, f"iris_wsgi: {server.url} wants a {advice}")
+    other = tmp_path / "other"
+    other.write_text("another-one-of-letters\n")
+    told = tour(server.url, "--token-file", str(other))
+    assert (told.returncode, told.stderr) == (1, f"iris_wsgi: {server.url} wants another {advice}")
+    assert unserved(tour(server.url, "--token-file", str(path))).keys() == {"edge AI"}
+
+
+def test_where_there_is_no_server_one_line_says_what_to_do():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    told = tour(url)
+    assert told.returncode == 1
+    assert told.stderr == (
+        f"iris_wsgi: no server answers at {url}: Connection refused; start one with bin/serve in another terminal, "
+        "or name its URL\n"
+    )
+
+
+@pytest.mark.long
+def test_it_shows_the_token_of_the_settings_to_the_server_and_to_nobody_else(run, tmp_path, monkeypatch):
+    path = tmp_path / "tokens"
+    path.write_text("first-one-of-the-file\nsecond-one-of-the-file\n")
+    monkeypatch.setenv("IRIS_TOKEN_FILE", str(path))
+    told = tour(run().url)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert "Bearer …" in told.stdout and "first-one" not in told.stdout
+    monkeypatch.setenv("IRIS_TOKEN_FILE", str(tmp_path / "none"))
+    assert "IRIS_TOKEN_FILE" in tour("http://127.0.0.1:1").stderr
+
+
+def test_in_a_terminal_it_is_coloured(run):
+    # script(1) gives its command a terminal.
+    line = f"{ROOT / 'bin/tour'} http://127.0.0.1:1"
+    shown = subprocess.run([shutil.which("script"), "-qec", line, "/dev/null"], capture_output=True, text=True).stdout
+    assert "\x1b[1mThe server at http://127.0.0.1:1:\x1b[0m" in shown

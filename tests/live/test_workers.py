@@ -1,0 +1,444 @@
+"""Several processes on one socket: they count as one, and the death of one is nobody's concern."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+from http_clients import (
+    LABEL,
+    LARGEST,
+    LIVEZ,
+    METRICS,
+    NOT_MEASURED,
+    POOLED,
+    READYZ,
+    Load,
+    Wire,
+    alive,
+    ask,
+    children,
+    cpu_seconds,
+    log_to,
+    metric,
+    open_sockets,
+    rests,
+    until,
+)
+from server_process import ended, refused, start, start_server
+from worker_processes import both, events, serving, told
+
+from iris_wsgi import workers
+from iris_wsgi.launch import RETIRE
+from iris_wsgi.settings import Settings
+from iris_wsgi.workers import FIRST_DELAY_SECONDS, YOUNG_SECONDS, Supervisor, Worker
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+TWO = ("--workers", "2")
+
+
+@pytest.fixture
+def pair(run, tmp_path):
+    """A server of two workers, with the file of its log."""
+    server = run(*TWO, under=log_to(tmp_path / "log"))
+    both(server)
+    return server, tmp_path / "log"
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """A server of two workers for tests that only ask."""
+    server = start_server(*TWO, under=log_to("/dev/null"))
+    both(server)
+    yield server
+    server.stop()
+
+
+def test_two_workers_serve_on_one_socket(shared):
+    pids = both(shared)
+    before = {pid: cpu_seconds(pid) for pid in pids}
+    with Load(shared, 10, 10, [LABEL, POOLED]):
+        until(lambda: all(cpu_seconds(pid) > before[pid] + 0.1 for pid in pids), "work of both")
+    inodes = {os.stat(f"/proc/{pid}/fd/{fd.name}").st_ino for pid in pids for fd in listeners(pid, shared.port)}
+    assert len(inodes) == 1
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_connections_that_stay_are_shared_out_among_the_workers(run, clock, at_once):
+    # On a busy machine a worker may not run for the millisecond in which the other leaves the next connection to it. By this
+    # clock the millisecond passes only when neither accepts.
+    server = run(*TWO, under=log_to("/dev/null"), clock=clock)
+    pids = both(server)
+    before = [open_sockets(pid) for pid in pids]
+
+    def shares() -> list[int]:
+        return [open_sockets(pid) - earlier for pid, earlier in zip(pids, before, strict=True)]
+
+    def moves_on(there: Callable[[], bool]) -> bool:
+        # A worker leaves the listener for an instant after each connection, so one look is not enough.
+        if not any(listens(pid, server.port) for pid in pids * 2):
+            clock.advance(0.001)
+        return there()
+
+    with ExitStack() as stack:
+        for count in range(1, 21):
+            wire = stack.enter_context(Wire(server)).send(LIVEZ)
+            if not at_once:
+                until(lambda wire=wire: moves_on(wire.readable), f"answer {count}")
+        until(lambda: moves_on(lambda: sum(shares()) == 20), "all are accepted")
+        assert min(shares()) >= 6, shares()
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether a process waits for connections on the port, by its epoll."""
+    waits = {one.name for one in listeners(pid, port)}
+    with suppress(OSError):
+        for one in Path(f"/proc/{pid}/fdinfo").iterdir():
+            if any(line.split()[1] in waits for line in one.read_text().splitlines() if line.startswith("tfd:")):
+                return True
+    return False
+
+
+@pytest.mark.parametrize("attempt", range(4))
+def test_a_process_that_drains_just_as_it_leaves_connections_to_others_does_not_spin(pair, attempt):
+    server, _ = pair
+    ends, stands = both(server)
+    os.kill(stands, signal.SIGSTOP)
+    try:
+        with ExitStack() as stack:
+            half = stack.enter_context(Wire(server)).send(LABEL[:40])
+            # While more come than it takes, one each millisecond: chance decides in which moment.
+            for i in range(200):
+                stack.enter_context(Wire(server))
+                if i == 100:
+                    # As the parent does; SIGTERM would have it start a replacement first.
+                    os.kill(ends, RETIRE)
+            assert not half.readable()
+            until(lambda: rests(ends), "a process that waits for its last client and does nothing else")
+    finally:
+        os.kill(stands, signal.SIGCONT)
+
+
+def listeners(pid: int, port: int) -> list[Path]:
+    """The descriptors of a process that are a socket listening on the port."""
+    wanted = f":{port:04X} 00000000:0000 0A"
+    inodes = {line.split()[9] for line in Path("/proc/net/tcp").read_text().splitlines() if wanted in line}
+    return [fd for fd in Path(f"/proc/{pid}/fd").iterdir() if os.readlink(fd)[8:-1] in inodes]
+
+
+def test_the_parent_holds_neither_model_nor_numpy(shared):
+    maps = Path(f"/proc/{shared.process.pid}/maps").read_text()
+    assert "libpython" in maps or "python" in maps
+    assert "onnxruntime" not in maps and "numpy" not in maps
+    for pid in both(shared):
+        assert "onnxruntime" in Path(f"/proc/{pid}/maps").read_text()
+
+
+@pytest.mark.long
+def test_metrics_are_exact_whichever_worker_tells_them(run):
+    server = run(*TWO, "--cache", "off", under=log_to("/dev/null"))
+    both(server)
+    with Load(server, 4, 8, [LABEL, LABEL, LABEL, POOLED]) as load:
+        until(lambda: load.answers >= 600, "answers")
+    with ExitStack() as stack:
+        wires = [stack.enter_context(Wire(server)) for _ in range(40)]
+        assert [wire.ask(LIVEZ).status for wire in wires] == [200] * 40
+    assert load.lost == []
+    labels, batches = set(), set()
+    for turn in range(20):
+        text = ask(server, METRICS).body.decode()
+        labels.add(metric(text, "http_requests_total", route="/predict/label"))
+        batches.add(metric(text, "http_request_duration_seconds_count", route="/predict/batch"))
+        assert metric(text, "http_requests_total", route="/livez") == 40
+        assert metric(text, "http_requests_total", route="/metrics") == turn
+        assert metric(text, "http_requests_in_flight") == 1
+    assert len(labels) == len(batches) == 1
+    assert labels.pop() + batches.pop() == load.answers
+    rows = metric(text, "http_requests_total", route="/predict/label") + 1000 * metric(
+        text, "http_requests_total", route="/predict/batch"
+    )
+    assert metric(text, "model_rows_total") == rows
+
+
+def test_memory_descriptors_and_time_are_those_of_all_processes(shared):
+    text = ask(shared, METRICS).body.decode()
+    pids = [shared.process.pid, *both(shared)]
+    resident = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * os.sysconf("SC_PAGE_SIZE")
+    assert metric(text, "process_resident_memory_bytes") == pytest.approx(resident, rel=0.2)
+    assert metric(text, "process_open_fds") >= sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids) - 3
+    assert metric(text, "process_cpu_seconds_total") == pytest.approx(sum(map(cpu_seconds, pids)), rel=0.5)
+
+
+@pytest.mark.long
+def test_counters_survive_the_killing_of_a_worker_and_never_go_back(pair):
+    server, _ = pair
+    with ExitStack() as stack:
+        wires = [stack.enter_context(Wire(server)) for _ in range(40)]
+        assert [wire.ask(LABEL).status for wire in wires] == [200] * 40
+    spent = metric(ask(server, METRICS).body.decode(), "process_cpu_seconds_total")
+    for _ in range(2):
+        pids = both(server)
+        os.kill(pids[0], signal.SIGKILL)
+        until(lambda gone=pids[0]: gone not in both(server), "another in its place")
+    for _ in range(20):
+        text = ask(server, METRICS).body.decode()
+        assert metric(text, "http_requests_total", route="/predict/label") == 40
+        assert metric(text, "process_cpu_seconds_total") >= spent
+
+
+@pytest.mark.long
+def test_what_a_killed_worker_was_doing_is_not_in_flight_for_ever(pair):
+    server, _ = pair
+    os.kill(server.process.pid, signal.SIGHUP)
+    pids = both(server)
+    until(lambda: not set(serving(server)) & set(pids) and len(serving(server)) == 2, "two new workers")
+    for pid in both(server):
+        with ExitStack() as stack:
+            wires = [stack.enter_context(Wire(server)).send(LARGEST) for _ in range(20)]
+            until(lambda: in_flight(server) >= 3, "busy workers")
+            os.kill(pid, signal.SIGKILL)
+            until(lambda wires=wires: all(wire.readable() for wire in wires), "answers of one, and the end of the other")
+        until(lambda gone=pid: gone not in both(server), "another in its place")
+    until(lambda: in_flight(server) == 1, "nothing in flight but the question itself")
+
+
+def in_flight(server) -> float:
+    return metric(ask(server, METRICS).body.decode(), "http_requests_in_flight")
+
+
+@pytest.mark.parametrize(
+    ("age", "pause"), [(YOUNG_SECONDS, 0.0), (YOUNG_SECONDS - 0.01, FIRST_DELAY_SECONDS)], ids=["old", "young"]
+)
+def test_a_dead_worker_is_replaced_at_once_unless_it_was_young(monkeypatch, log, age, pause):
+    now, started = [1000.0], []
+    monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Supervisor, "start", lambda _: started.append(now[0]))
+    supervisor = Supervisor(Settings(), None, 2, lambda facts: None)
+    supervisor.log, supervisor.announced = log, True
+    worker = Worker(11, 0, -1)
+    worker.ready = True
+    now[0] += age
+    supervisor.mourn(worker, -signal.SIGKILL)
+    for seconds in (0.0, pause - 0.01, pause):
+        now[0] = 1000.0 + age + seconds
+        supervisor.keep_up()
+    assert started[0] == 1000.0 + age + pause
+
+
+def test_a_dead_worker_is_replaced_and_the_log_tells(pair):
+    server, log = pair
+    dead, other = both(server)
+    os.kill(dead, signal.SIGKILL)
+    with Load(server, 0, 4) as load:
+        until(lambda: len(serving(server)) == 2 and dead not in serving(server), "another in its place")
+    assert other in both(server)
+    # Only what the dead one held could be lost, and these came later; some had connected to it by then.
+    assert set(load.statuses) == {200} and len(load.lost) <= 4
+    [event] = told(log, "a worker died")
+    assert (event["pid"], event["how"], event["level"]) == (dead, "signal SIGKILL", "error")
+
+
+def age(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return float(Path("/proc/uptime").read_text().split()[0]) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_worker_that_somebody_else_ends_is_replaced_and_the_service_goes_on(pair):
+    server, _ = pair
+    ended_one, other = both(server)
+    os.kill(ended_one, signal.SIGTERM)
+    until(lambda: not alive(ended_one) and ended_one not in both(server), "another in its place")
+    for _ in range(20):
+        assert ask(server, LABEL, timeout=120).status == 200
+    assert other in both(server)
+    assert ask(server, READYZ).status == 200
+
+
+def test_a_stopped_worker_does_not_stop_the_others(pair):
+    server, _ = pair
+    pids = both(server)
+    os.kill(pids[0], signal.SIGSTOP)
+    try:
+        with ExitStack() as stack:
+            wires = [stack.enter_context(Wire(server)).send(LABEL) for _ in range(20)]
+            assert {wire.answer().status for wire in wires} == {200}
+    finally:
+        os.kill(pids[0], signal.SIGCONT)
+
+
+def test_a_broken_model_ends_the_start_with_one_line(model_copy):
+    (model_copy / "label.json").write_text("{}")
+    failed = start(*TWO, "--port", "0", "--model-dir", str(model_copy))
+    assert (failed.returncode, failed.stdout, failed.stderr.count("\n")) == (1, "", 1)
+    assert failed.stderr.startswith("iris_wsgi: ") and "label.json" in failed.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_to_the_parent_drains_all_and_loses_nothing(pair, number):
+    server, log = pair
+    with Load(server, 5, 3, [LABEL] * 9 + [POOLED]) as load:
+        until(lambda: load.answers > 200, "load")
+        pids = both(server)
+        server.process.send_signal(number)
+        load.thread.join(60)
+    assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 8)
+    assert ended(server) == 0
+    assert not any(map(alive, pids))
+    assert events(log) == []
+
+
+@pytest.mark.long
+def test_ctrl_c_in_a_terminal_reaches_all_processes_and_loses_nothing(run, tmp_path):
+    server = run(*TWO, under=("setsid", *log_to(tmp_path / "log")))
+    both(server)
+    with Load(server, 5, 3, [LABEL] * 9 + [POOLED]) as load:
+        until(lambda: load.answers > 200, "load")
+        os.killpg(server.process.pid, signal.SIGINT)
+        load.thread.join(60)
+    assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 8)
+    assert ended(server) == 0
+    assert events(tmp_path / "log") == []
+
+
+@pytest.mark.long
+def test_hang_up_replaces_all_workers_under_load_and_loses_nothing(pair):
+    server, log = pair
+    with Load(server, 5, 3, [LABEL] * 9 + [POOLED]) as load:
+        for _ in range(2):
+            old = set(both(server))
+            os.kill(server.process.pid, signal.SIGHUP)
+            until(lambda old=old: not old & set(children(server.process.pid)) and len(both(server)) == 2, "two new workers")
+        answered = load.answers
+        until(lambda: load.answers > answered + 100, "load goes on")
+    assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 0)
+    text = ask(server, METRICS).body.decode()
+    counted = sum(metric(text, "http_requests_total", route=route) for route in ("/predict/label", "/predict/batch"))
+    assert counted == load.answers
+    assert [event for event in events(log) if event["level"] == "error"] == []
+
+
+def test_there_is_always_a_ready_worker_during_a_replacement(pair):
+    server, _ = pair
+    old = set(both(server))
+    os.kill(server.process.pid, signal.SIGHUP)
+
+    def replaced() -> bool:
+        assert ask(server, READYZ, timeout=120).status == 200
+        return not old & set(children(server.process.pid))
+
+    until(replaced, "new workers")
+
+
+def test_a_worker_too_many_is_retired_though_the_one_it_was_to_replace_is_gone(monkeypatch):
+    told = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: told.append((pid, number)))
+    supervisor = Supervisor(Settings(), None, 2, lambda facts: None)
+    for pid in (11, 12, 13):
+        supervisor.workers[pid] = Worker(pid, pid - 11, -1)
+        supervisor.workers[pid].ready = True
+    supervisor.announced = True
+    supervisor.keep_up()
+    assert told == [(11, RETIRE)] and supervisor.workers[11].retiring
+    supervisor.keep_up()
+    assert len(told) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_worker_that_died_before_its_parent_heard_that_it_was_ready_was_ready(monkeypatch):
+    def work(supervisor, parent, slot, tells):
+        os.write(tells, b'["127.0.0.1", 1, "model", "passed", [1.0]]\n')
+        os._exit(9)
+
+    told = []
+    monkeypatch.setattr(Supervisor, "work", work)
+    supervisor = Supervisor(Settings(), None, 2, told.append)
+    supervisor.start()
+    (worker,) = supervisor.workers.values()
+    os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+    supervisor.reap()
+    assert worker.ready and told and not supervisor.stopping and not supervisor.workers and worker.told == -1
+
+
+@pytest.mark.long
+def test_two_hang_ups_in_a_row_leave_two_workers(pair):
+    server, _ = pair
+    old = set(both(server))
+    for _ in range(5):
+        os.kill(server.process.pid, signal.SIGHUP)
+    until(lambda: not old & set(children(server.process.pid)) and len(children(server.process.pid)) == 2, "new workers")
+    assert ask(server, LABEL).status == 200
+    assert len(both(server)) == 2
+
+
+@pytest.mark.long
+def test_a_hang_up_with_a_broken_model_changes_nothing_and_the_log_tells(run, model_copy, tmp_path):
+    log = tmp_path / "log"
+    server = run(*TWO, "--model-dir", str(model_copy), under=log_to(log))
+    old = both(server)
+    good = (model_copy / "label.json").read_bytes()
+    (model_copy / "label.json").write_text("{}")
+    os.kill(server.process.pid, signal.SIGHUP)
+    until(lambda: told(log, "the workers are not replaced"), "the log's line about it")
+    assert any(line.startswith("iris_wsgi: ") and "label.json" in line for line in log.read_text().splitlines())
+    assert sorted(both(server)) == sorted(old)
+    assert ask(server, LABEL).status == 200
+    (model_copy / "label.json").write_bytes(good)
+    os.kill(server.process.pid, signal.SIGHUP)
+    until(lambda: not set(old) & set(children(server.process.pid)) and len(both(server)) == 2, "new workers")
+    assert ask(server, LABEL).status == 200
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("when", ["serving", "starting", "starting together"])
+def test_no_worker_outlives_a_parent_that_was_killed(run, when):
+    server = run(*TWO, under=("setsid", *log_to("/dev/null")))
+    parent = server.process.pid
+    pids = both(server)
+    if when == "starting":
+        os.kill(parent, signal.SIGHUP)
+        until(lambda: len(children(parent)) > 2, "a third worker")
+    elif when == "starting together":
+        until(lambda: all(age(pid) > 1.1 for pid in pids), "workers that are replaced at once")
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: len(set(children(parent)) - set(pids)) == 2, "two others in their places")
+    server.process.kill()
+    try:
+        until(lambda: refused(server), "the end of the last one that listens")
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(parent, signal.SIGKILL)
+
+
+@pytest.mark.long
+def test_a_signal_that_comes_while_workers_start_ends_all(run):
+    for pause in range(8):
+        server = run(*TWO, under=log_to("/dev/null"))
+        # The second worker is on its way: each time it has come a little further.
+        time.sleep(pause * 0.04)
+        pids = children(server.process.pid)
+        server.process.terminate()
+        assert ended(server) == 0
+        assert not any(map(alive, pids))
+
+
+@pytest.mark.long
+def test_a_log_that_is_read_slowly_holds_up_no_worker(run):
+    server = run(*TWO, **NOT_MEASURED)
+    pids = both(server)
+    with ExitStack() as stack:
+        wires = [stack.enter_context(Wire(server, timeout=120)) for _ in range(24)]
+        for wire in wires:
+            wire.send(LIVEZ * 100)
+            assert {wire.answer().status for _ in range(100)} == {200}
+        # The pipe is full now. With each page that is read there is room for one of the two workers, and both want it.
+        for _ in range(600):
+            os.read(server.process.stderr.fileno(), 4096)
+            for wire in wires:
+                wire.send(LIVEZ)
+            assert {wire.answer().status for wire in wires} == {200}
+    assert set(serving(server)) == set(pids)

@@ -1,0 +1,150 @@
+"""The documents say what is so: each command is run and answers as shown, in the README and in all others."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+
+import pytest
+from doc_examples import DOCUMENTS, ELSEWHERE, FENCES, LANGUAGES, README, commands, fits, placed, ran
+from optional_programs import need
+from project import ROOT
+from server_process import Running
+
+from iris_wsgi.settings import Settings, flag_of, name_of
+
+FENCES_OF_README = [one for one in FENCES if one.document == ROOT / "README.md"]
+HERE = commands("here")
+PYTHON = [one for one in FENCES if one.language == "python"]
+# What a line begins with that somebody could type.
+TYPED = r"^\s*(\$ |\w+=\S+ \S|bin/|curl |docker |export |git |kubectl |minikube |pip |podman |python\S* )"
+
+
+def test_every_fence_has_a_language_and_no_command_stands_in_another_one():
+    assert {one.language for one in FENCES} <= LANGUAGES
+    for one in FENCES:
+        if one.language not in ("sh", "python"):
+            assert not re.search(TYPED, one.text, re.MULTILINE), one
+
+
+def test_what_is_not_run_here_has_a_reason_that_is_still_needed():
+    for place in ELSEWHERE:
+        assert commands(place), f"no command is left for {place}"
+    assert {one.document.name for one in commands("first")} == {"README.md", "README.ja.md"}
+    assert "bin/test\n" in (ROOT / ".ci/run").read_text()
+
+
+def test_the_first_screen_has_the_two_commands_and_a_curl_line():
+    first, second = FENCES_OF_README[:2]
+    assert [line.split()[0] for line in first.text.splitlines()] == ["bin/serve", "bin/test"]
+    assert second.text.startswith("curl -s http://127.0.0.1:8000/predict/label ") and json.loads(second.answer) == {
+        "prediction": "setosa"
+    }
+    assert README.index("bin/serve") < README.index("bin/test") < README.index("curl ") < README.index("| pattern |")
+
+
+@pytest.fixture(scope="module")
+def as_in_the_readme(tmp_path_factory) -> Iterator[Running]:
+    """bin/serve itself, on a free port."""
+    command = ["bin/serve", "--port", "0", "--state-dir", str(tmp_path_factory.mktemp("state"))]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    server = Running(process)
+    yield server
+    server.stop()
+
+
+@pytest.mark.parametrize("one", HERE, ids=[f"{one.document.name} {one.text.strip()[:60]}" for one in HERE])
+def test_every_command_works_and_answers_as_shown(as_in_the_readme, one, tmp_path):
+    need("curl")
+    told = ran(["sh", "-ec", placed(one.text, as_in_the_readme.port, tmp_path)], tmp_path)
+    if one.kind == "json":
+        assert same(json.loads(told), json.loads(one.answer)), told
+    else:
+        assert fits(told, one.answer) if one.answer else told, told
+
+
+@pytest.mark.parametrize("one", PYTHON, ids=[one.document.name for one in PYTHON])
+def test_every_example_in_python_works_and_prints_what_is_shown(as_in_the_readme, one, tmp_path):
+    told = ran([sys.executable, "-c", placed(one.text, as_in_the_readme.port, tmp_path)], tmp_path)
+    assert fits(told, one.answer), told
+
+
+def same(a, b) -> bool:
+    """Equal, numbers to six places: the last bits may differ on another kind of processor."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return list(a) == list(b) and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return abs(a - b) < 1e-6 if isinstance(a, float) and isinstance(b, float) else a == b
+
+
+def test_an_answer_that_is_not_the_one_shown_is_found():
+    assert fits('{"a": 1,\n "b": 25}\n', '{"a":1, "b": 2…}') and not fits('{"a": 1, "b": 3}', '{"a": 1, "b": 2…}')
+    assert not fits("setosa more", "setosa") and same([1.0000001], [1.0]) and not same({"a": 1.1}, {"a": 1.0})
+
+
+def test_the_readme_table_of_settings_is_the_table_of_settings():
+    rows = [
+        f"| `{name_of(one.name)}` | `{flag_of(one.name)}` | `{one.default}` | {one.metadata['help']} |"
+        for one in fields(Settings)
+    ]
+    assert re.findall(r"^\| `IRIS_.*$", README, re.MULTILINE) == rows
+
+
+# Where docs/benchmark.md has the figures of the README, row by row.
+FIGURES = [
+    [
+        r"^\| iris_wsgi +\| +(\d+) \| +1\.00 \|",
+        *(rf"CPU of a request, of that of {peer}: ([\d.]+)," for peer in ("FastAPI on uvicorn", "mosec", "stock waitress")),
+    ],
+    [
+        r"requests/s at 16 connections: ([\d,]+), more than",
+        *(rf"^\| {peer} +\|(?: +[\d,.]+ \|){{3}} +(\d,\d+) \|" for peer in ("mosec", "FastAPI, uvicorn")),
+        r"p99 at 16 connections: ([\d.]+) ms, at most",
+        *(rf"^\| {peer} +\|(?: +[\d.]+ \|){{3}} +(\d+\.\d\d) \|" for peer in ("mosec", "FastAPI, uvicorn")),
+    ],
+    [
+        r"^\| iris_wsgi +\| +([\d.]+) \| +1\.00 \| +(\d+) \| +1\.00 \|",
+        r"^\| FastAPI, uvicorn +\| +(\d\.\d+) \| +[\d.]+ \| +(\d+) \|",
+    ],
+    [
+        r"^\| iris_wsgi, /v2, binary in and out +\| +([\d,]+) \|",
+        r"in binary over 1 connection, of the protocol's JSON: ([\d.]+),",
+    ],
+    [r"p99 of one row beside JSON: ([\d.]+) ms more", r"p99 of one row beside JSON with FastAPI: ([\d.]+) ms more"],
+    [
+        rf"PASS {what}: CPU of a hit in memory, of that without a cache: ([\d.]+) "
+        for what in ("the Iris SVM", r"GET /items/\{id\}")
+    ],
+    [rf"^\| {store} +\| +1 \| +[\d,]+ \| +([\d,]+) \|" for store in ("SQLite", "Redis")],
+    [rf"added by the {what} at 1 connection: ([\d,]+) µs" for what in ("hop from prep to pred", "fan-out to three members")],
+    [r"^\| iris_wsgi, 1 process +\| CSV +\| +([\d,]+) \| +([\d.]+) \|.*\| +(\d+) \| +[\d.]+ \|$"],
+]
+
+
+def test_the_figures_of_the_readme_are_those_of_the_last_report_of_bin_bench():
+    report = (ROOT / "docs/benchmark.md").read_text()
+    rows = re.findall(r"^\| .* \| (.*) \| `bin/bench(?: --only [\w,]+)?` \|$", README, re.MULTILINE)
+    measured = [[figure for place in row for figure in re.search(place, report, re.MULTILINE).groups()] for row in FIGURES]
+    assert [re.findall(r"\d[\d,.]*\d|\d", row) for row in rows] == measured
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_somewhere(document):
+    for link in re.findall(r"\]\((?!https?://)([^)\s]+)\)", document.read_text()):
+        path, _, anchor = link.partition("#")
+        target = (document.parent / path).resolve() if path else document
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}, link
+
+
+@pytest.mark.parametrize("name", ["serve", "test", "check", "train", "bench", "batch", "edge", "image", "setup"])
+def test_every_door_is_a_script_that_can_be_run(name):
+    path = ROOT / "bin" / name
+    assert path.stat().st_mode & 0o111
+    assert f"`bin/{name}`" in README or f"bin/{name} " in README or name == "setup"
+    subprocess.run(["sh", "-n", str(path)], check=True)

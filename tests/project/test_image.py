@@ -1,0 +1,674 @@
+"""The image as it runs: real containers under the limits that a cluster sets, and what is inside."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+
+import pytest
+import yaml
+from doc_examples import commands, fits, placed, ran
+from http_clients import children, until
+from optional_programs import need
+from project import ROOT
+from server_process import free_ports
+
+sys.path.insert(0, str(ROOT / "bin/image.d"))
+import archive
+import engine
+import lock
+
+IMAGE = "model-in-image-pattern:v1.0"
+FULL, EDGE = f"{IMAGE}-full", f"{IMAGE}-edge"
+BIN = ROOT / "bin/image"
+HARD = ("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges", "--pids-limit", "64")
+SMALL = ("--memory", "64m", "--memory-swap", "64m", "--cpus", "0.5")
+POINTS = {"setosa": [5.1, 3.5, 1.4, 0.2], "versicolor": [6.7, 3.1, 4.7, 1.5], "virginica": [7.2, 3.6, 6.1, 2.5]}
+PATIENCE_SECONDS = 60
+
+pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore::DeprecationWarning:cyclonedx")]
+
+
+def built(tag: str, target: str) -> None:
+    subprocess.run([BIN, "build", "--target", target, "--tag", tag], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="session")
+def runner(request: pytest.FixtureRequest) -> str:
+    """What runs containers; the image is built. These tests take minutes, so on a laptop they wait to be asked for."""
+    if os.environ.get("CI") == "true":
+        need("podman")
+    elif "test_image.py" not in " ".join(map(str, request.config.invocation_params.args)):
+        pytest.skip("run it by its name: bin/test tests/project/test_image.py")
+    try:
+        runner = engine.runner(engine.first_that_works())
+    except engine.Missing as error:
+        pytest.skip(str(error))
+    built(IMAGE, "default")
+    return runner
+
+
+@pytest.fixture(scope="session")
+def image(runner: str) -> archive.Image:
+    return archive.read(runner, IMAGE)
+
+
+@pytest.fixture(scope="session")
+def full(runner: str) -> str:
+    """The image that also has redis-py and psycopg; it is built."""
+    built(FULL, "full")
+    return FULL
+
+
+class Container:
+    """A container that runs in the background, and whose network is entered to ask it something."""
+
+    def __init__(self, runner: str, name: str) -> None:
+        self.runner, self.name = runner, name
+
+    def inspect(self, field: str) -> str:
+        return self.run("inspect", "--format", "{{" + field + "}}", self.name).stdout.strip()
+
+    def run(self, *words: str) -> subprocess.CompletedProcess:
+        return subprocess.run([self.runner, *words], capture_output=True, text=True)
+
+    @cached_property
+    def pid(self) -> int:
+        """It stays the same, as none is restarted; an engine takes long to tell it."""
+        return int(self.inspect(".State.Pid"))
+
+    @property
+    def inside(self) -> list[str]:
+        """What comes before a command that is to run in the container's network."""
+        return ["nsenter", "--target", str(self.pid), "--net"]
+
+    def finished(self, job: dict) -> dict:
+        """The record of a job once it is done."""
+        return json.loads(self.curl(job["href"], None, "Prefer: wait=20"))
+
+    def logs(self) -> str:
+        told = self.run("logs", self.name)
+        return told.stdout + told.stderr
+
+    def wait_until(self, happened: Callable[[], object]) -> None:
+        until(happened, f"what {self.name} is to do; its log: {self.logs()}")
+
+    def serves(self) -> "Container":
+        self.wait_until(lambda: "try: " in self.logs() or self.inspect(".State.Running") == "false")
+        assert self.inspect(".State.Running") == "true", self.logs()
+        return self
+
+    def curl(self, path: str, body: object = None, *headers: str, port: int = 8000, more: tuple[str, ...] = ()) -> bytes:
+        """Asks from inside the container's own network, which has nothing but loopback."""
+        words = [*self.inside, "curl", "-sS", "--max-time", "30", *more, f"http://127.0.0.1:{port}{path}"]
+        words += [word for header in headers for word in ("-H", header)]
+        if body is not None:
+            words += ["-H", "Content-Type: application/json", "--data-binary", "@-"]
+        given = None if body is None else json.dumps(body).encode()
+        return subprocess.run(words, input=given, capture_output=True, check=True).stdout
+
+    def put(self, path: str, body: object, port: int = 8000) -> bytes:
+        return self.curl(path, body, port=port, more=("--request", "PUT"))
+
+    def cache_status(self, path: str, body: object = None, port: int = 8000) -> str:
+        """What the answer says of caches."""
+        only_that = ("--output", "/dev/null", "--write-out", "%header{cache-status}")
+        return self.curl(path, body, port=port, more=only_that).decode()
+
+    def ended(self) -> int:
+        self.wait_until(lambda: self.inspect(".State.Running") == "false")
+        return int(self.inspect(".State.ExitCode"))
+
+
+@pytest.fixture
+def container(runner: str, tmp_path: Path) -> Iterator[Callable[..., Container]]:
+    """Starts containers, and removes them after the test."""
+    names: list[str] = []
+
+    def start(*words: str, flags: tuple[str, ...] = (*HARD, *SMALL, "--network", "none"), image: str = IMAGE) -> Container:
+        names.append(f"iris-wsgi-test-{os.getpid()}-{len(names)}")
+        command = [runner, "run", "--detach", "--name", names[-1], *flags, image, *words]
+        # Some engines leave a file where they were started.
+        subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+        return Container(runner, names[-1])
+
+    yield start
+    # The last one first: it may be in the network of another.
+    for name in reversed(names):
+        subprocess.run([runner, "kill", name], capture_output=True)
+        subprocess.run([runner, "rm", "--force", name], capture_output=True)
+
+
+def command(
+    runner: str, *words: str, flags: tuple[str, ...] = ("--network", "none"), image: str = IMAGE
+) -> subprocess.CompletedProcess:
+    """Runs a command of the image to its end."""
+    return subprocess.run([runner, "run", "--rm", *HARD, *flags, image, *words], capture_output=True, text=True, timeout=120)
+
+
+def test_the_server_answers_the_fixed_points_within_the_limits_of_a_cluster(container):
+    server = container().serves()
+    for label, row in POINTS.items():
+        assert json.loads(server.curl("/predict/label", {"data": [row]})) == {"prediction": label}
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{server.pid}/status").read_text().splitlines() if ":\t" in line)
+    assert status["Uid"].split() == ["65532"] * 4 and status["Gid"].split() == ["65532"] * 4
+    assert int(status["CapEff"], 16) == 0 and status["NoNewPrivs"] == "1"
+    assert "workers: 1 (" in server.logs() and "allows 0.5 of" in server.logs()
+
+
+def test_48_mb_of_memory_are_enough_for_large_requests_too(container):
+    server = container(flags=(*HARD, "--network", "none", "--cpus", "1", "--memory", "48m", "--memory-swap", "48m")).serves()
+    batch = {"data": [POINTS["virginica"]] * 10_000}
+    for _ in range(5):
+        assert json.loads(server.curl("/predict/batch", batch))["labels"] == ["virginica"] * 10_000
+    assert server.inspect(".State.OOMKilled") == "false"
+
+
+def test_nothing_is_written_and_no_socket_opened_but_its_own(runner, container):
+    server = container(flags=("--network", "none")).serves()
+    idle = container("healthcheck", flags=("--network", "none"))
+    idle.ended()
+    assert json.loads(server.curl("/predict/label", {"data": [POINTS["setosa"]]})) == {"prediction": "setosa"}
+    # What the engine itself puts into a container is in the one that did nothing as well.
+    assert server.run("diff", server.name).stdout == idle.run("diff", idle.name).stdout
+    tcp = [line.split() for line in Path(f"/proc/{server.pid}/net/tcp").read_text().splitlines()[1:]]
+    # 06 is TIME_WAIT, what is left of the test's own requests.
+    assert [(fields[1], fields[3]) for fields in tcp if fields[3] != "06"] == [("00000000:1F40", "0A")]
+    for table in ("tcp6", "udp", "udp6", "raw", "unix"):
+        assert len(Path(f"/proc/{server.pid}/net/{table}").read_text().splitlines()) == 1, table
+
+
+def test_sigterm_finishes_what_is_under_way_and_exits_0(container):
+    server = container(flags=(*HARD, *SMALL, "--publish", "127.0.0.1:18000:8000")).serves()
+    body = b'{"data": [[5.1, 3.5, 1.4, 0.2]]}'
+    with socket.create_connection(("127.0.0.1", 18000), PATIENCE_SECONDS) as client:
+        client.sendall(
+            b"POST /predict/label HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(body)
+        )
+        assert client.recv(65536).startswith(b"HTTP/1.1 100 ")
+        os.kill(server.pid, signal.SIGTERM)
+        client.sendall(body)
+        answer = client.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b'{"prediction":"setosa"}')
+    assert b"\r\nConnection: close\r\n" in answer
+    assert server.ended() == 0
+
+
+def test_an_idle_server_ends_within_its_own_time_and_not_by_the_engines_kill(container):
+    server = container().serves()
+    server.run("stop", "--time", "30", server.name)
+    assert server.ended() == 0
+
+
+@pytest.mark.parametrize("name", ["iris_svc.onnx", "label.json", "training.csv"])
+def test_a_changed_byte_in_the_model_stops_the_start_with_one_line(runner, tmp_path, name):
+    content = bytearray((ROOT / "model" / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    changed = tmp_path / name
+    changed.write_bytes(content)
+    changed.chmod(0o644)
+    told = command(runner, "serve", flags=("--network", "none", "--volume", f"{changed}:/model/{name}:ro"))
+    assert told.returncode == 1
+    assert (
+        [line for line in told.stderr.splitlines() if "iris_wsgi: " in line]
+        == [line for line in told.stderr.splitlines() if f"/model/{name} has the SHA-256" in line]
+        != []
+    )
+
+
+def test_the_health_check_tells_a_server_that_hangs_from_one_that_works(container):
+    server = container().serves()
+    assert json.loads(server.inspect("json .Config.Healthcheck.Test"))[0] == "CMD"
+    check = ("exec", server.name, "/usr/bin/python3.13", "-I", "-m", "iris_wsgi", "healthcheck")
+    assert server.run(*check).returncode == 0
+    if server.runner == "podman":
+        assert server.run("healthcheck", "run", server.name).returncode == 0
+    (worker,) = children(server.pid)
+    os.kill(worker, signal.SIGSTOP)
+    hung = server.run(*check)
+    os.kill(worker, signal.SIGCONT)
+    assert hung.returncode == 1 and "no answer from 127.0.0.1 port 8000" in hung.stdout + hung.stderr
+    assert server.run(*check).returncode == 0
+
+
+def test_a_plain_run_with_a_published_port_needs_no_further_flag(container):
+    need("curl")
+    container(flags=("--publish", "127.0.0.1:18001:8000")).serves()
+    told = subprocess.run(["curl", "-sS", "http://127.0.0.1:18001/health"], capture_output=True, check=True)
+    assert json.loads(told.stdout) == {"health": "ok"}
+
+
+def test_the_image_says_what_it_is_and_how_it_runs(image):
+    config = image.config["config"]
+    model = json.loads((ROOT / "model/golden.json").read_text())
+    assert config["User"] == "65532:65532" and config["ExposedPorts"] == {"8000/tcp": {}}
+    assert config["Entrypoint"] == ["/usr/bin/python3.13", "-I", "-m", "iris_wsgi"] and config["Cmd"] == ["serve"]
+    assert {"IRIS_ROLE=web_single", "IRIS_HOST=0.0.0.0", "IRIS_STATE_DIR=/state", "ORT_DISABLE_TELEMETRY=1"} <= set(config["Env"])
+    assert config["Healthcheck"]["Test"][:2] == ["CMD", "/usr/bin/python3.13"]
+    assert config["Labels"]["iris-wsgi.model.digest"] == f"sha256:{model['files'][model['model']]}"
+    assert config["Labels"]["org.opencontainers.image.version"] and config["Labels"]["org.opencontainers.image.revision"]
+
+
+def test_there_is_no_shell_no_package_manager_and_no_source(image):
+    names = {Path(file.path).name for file in image.files}
+    assert not names & {"sh", "bash", "dash", "busybox", "apt", "dpkg", "pip", "pip3", "perl", "su", "mount"}
+    assert not [file.path for file in image.files if file.path.endswith(".py") or "__pycache__" in file.path]
+    assert [file.path for file in image.files if file.path.startswith(("bin/", "sbin/", "usr/bin/", "usr/sbin/"))] == [
+        "usr/bin/python3.13"
+    ]
+
+
+def test_each_package_comes_with_its_licence(image):
+    paths = [file.path for file in image.files]
+    for file in image.files:
+        if file.path.startswith("var/lib/dpkg/status.d/"):
+            assert f"usr/share/doc/{Path(file.path).name}/copyright" in paths
+        if file.path.endswith(".dist-info/METADATA"):
+            folder = str(Path(file.path).parent)
+            package = Path(folder).name.split("-")[0]
+            assert [p for p in paths if "licen" in p.lower() and p.startswith((folder, f"{Path(folder).parent}/{package}/"))], (
+                file.path
+            )
+
+
+def test_the_image_is_as_small_as_it_promises(image):
+    assert image.bytes <= 80e6 and image.compressed <= 30e6
+
+
+def test_the_page_and_what_serves_it_are_in_the_image_and_cost_less_than_40_kb(image):
+    package = "usr/local/lib/python3.13/dist-packages/iris_wsgi"
+    sizes = {file.path: file.size for file in image.files}
+    names = ("page.html", "training.pyc", "routes/page.pyc", "routes/training.pyc")
+    assert sum(sizes[f"{package}/{name}"] for name in names) < 40 * 1024
+
+
+def test_full_has_the_packages_of_the_other_roles_and_little_more(runner, image, full):
+    code = (
+        "import redis, psycopg, ssl; assert psycopg.pq.__impl__ == 'binary'; "
+        "redis.Redis(ssl=True); ssl.create_default_context(); print('ok')"
+    )
+    told = command(runner, "-I", "-c", code, flags=("--entrypoint", "/usr/bin/python3.13"), image=full)
+    assert told.stdout == "ok\n", told.stderr
+    assert command(runner, "verify", image=full).returncode == 0
+    more = archive.read(runner, full)
+    assert more.bytes - image.bytes <= 15e6
+    shared = {file.path for file in image.files}
+    assert shared < {file.path for file in more.files}
+
+
+@pytest.fixture(scope="session")
+def edge(runner: str) -> str:
+    """The image with the bundle for devices; both are built."""
+    subprocess.run([ROOT / "bin/edge", "build"], check=True, stdout=subprocess.DEVNULL)
+    built(EDGE, "edge")
+    return EDGE
+
+
+@pytest.fixture
+def state(runner: str) -> tuple[str, ...]:
+    """Flags for a /state in memory that is the user's; docker and podman have different words for that."""
+    if runner == "podman":
+        return ("--mount", "type=tmpfs,destination=/state,chown")
+    return ("--tmpfs", "/state:uid=65532,gid=65532,mode=0700")
+
+
+def test_all_roles_work_on_embedded_stores_within_the_limits_of_a_cluster(container, state):
+    flags = (*HARD, *SMALL, "--network", "none", *state, "--env", "IRIS_ROLE=all")
+    server = container(flags=flags).serves()
+    rows = list(POINTS.values())
+    record = server.finished(json.loads(server.curl("/jobs", {"data": rows})))
+    assert (record["status"], record["result"]["labels"]) == ("succeeded", list(POINTS))
+    for label, row in POINTS.items():
+        told = json.loads(server.curl("/predict/hybrid", {"data": [row]}))
+        assert (told["provisional"]["model"]["name"], told["degraded"]) == ("iris_lr", False)
+        record = server.finished(told["final"])
+        assert (record["result"]["labels"], record["model"]["name"]) == ([label], "iris_svc")
+        assert record["agrees"] == (told["provisional"]["label"] == label)
+    server.run("stop", "--time", "30", server.name)
+    assert server.ended() == 0
+
+
+def test_the_tour_of_all_patterns_goes_right_inside_of_a_container_and_from_one_beside_it(runner, container, state):
+    memory = ("--memory", "256m", "--memory-swap", "256m")
+    server = container(flags=(*HARD, *memory, "--network", "none", *state, "--env", "IRIS_ROLE=all")).serves()
+    inside = server.run("exec", server.name, "/usr/bin/python3.13", "-I", "-m", "iris_wsgi", "tour")
+    beside = command(runner, "tour", "http://127.0.0.1:8000", flags=("--network", f"container:{server.name}"))
+    for told in (inside, beside):
+        assert (told.returncode, told.stdout.count("\nright\n")) == (0, 9), told.stdout + told.stderr
+        # This image has no bundle for browsers, and the target edge has one.
+        assert "not served: the command answers as it should, and there is no page at /edge/" in told.stdout
+        assert "$ python3 -m iris_wsgi edge predict" in told.stdout
+
+
+def test_a_volume_for_the_stores_needs_no_preparation_and_outlives_its_containers(runner, container):
+    volume = f"iris-wsgi-test-{os.getpid()}"
+    flags = (*HARD, *SMALL, "--network", "none", "--volume", f"{volume}:/state", "--env")
+    used = []
+
+    def killed(one: Container) -> None:
+        os.kill(one.pid, signal.SIGKILL)
+        one.ended()
+
+    try:
+        used.append(jobs := container(flags=(*flags, "IRIS_ROLE=asynchronous")).serves())
+        job = json.loads(jobs.curl("/jobs", {"data": [POINTS["setosa"]]}))
+        killed(jobs)
+        used.append(items := container(flags=(*flags, "IRIS_ROLE=data_cache")).serves())
+        assert json.loads(items.curl("/items/0000")) == {"id": "0000", "version": 1, "data": [POINTS["setosa"]]}
+        assert "; hit" in items.cache_status("/items/0000")
+        written = items.put("/items/0000", {"data": [POINTS["virginica"]]})
+        told = items.curl("/items/0000/prediction")
+        assert (json.loads(told)["version"], json.loads(told)["label"]) == (2, "virginica")
+        killed(items)
+        used.append(server := container(flags=(*flags, "IRIS_ROLE=all")).serves())
+        assert server.finished(job)["result"]["labels"] == ["setosa"]
+        assert (server.curl("/items/0000"), server.curl("/items/0000/prediction")) == (written, told)
+        for one in used:
+            subprocess.run([runner, "rm", "--force", one.name], capture_output=True)
+    finally:
+        subprocess.run([runner, "volume", "rm", "--force", volume], capture_output=True)
+
+
+def redis_of_the_manifests(server: Container, folder: Path) -> subprocess.Popen:
+    """A Redis in the container's network with the command line of the manifests; `folder` is its volume."""
+    (redis,) = yaml.safe_load((ROOT / "manifests/jobs/redis/deployment.yml").read_text())["spec"]["template"]["spec"][
+        "containers"
+    ]
+    words = [{"/data": str(folder), "$(REDISCLI_AUTH)": "secret"}.get(word, word) for word in redis["args"]]
+    return subprocess.Popen([*server.inside, need("redis-server"), *words], stdout=subprocess.DEVNULL)
+
+
+def test_two_roles_in_two_containers_share_the_jobs_of_a_redis_and_none_is_lost_when_that_is_killed(container, full, tmp_path):
+    hard = (*HARD, *SMALL, "--env", "IRIS_REDIS_URL=redis://:secret@127.0.0.1:6379/0")
+    server = container(flags=(*hard, "--network", "none", "--env", "IRIS_ROLE=asynchronous"), image=full).serves()
+    redis = redis_of_the_manifests(server, tmp_path)
+    try:
+        up = b'{"jobs":'
+        server.wait_until(lambda: server.curl("/jobs").replace(b" ", b"").startswith(up))
+        waits = json.loads(server.curl("/jobs", {"data": [POINTS["virginica"]]}))
+        redis.kill()
+        redis.wait()
+        assert json.loads(server.curl(waits["href"]))["status"] == 503
+        redis = redis_of_the_manifests(server, tmp_path)
+        server.wait_until(lambda: server.curl("/jobs").replace(b" ", b"").startswith(up))
+        assert json.loads(server.curl(waits["href"]))["status"] == "queued"
+        place = ("--network", f"container:{server.name}", "--env", "IRIS_ROLE=worker", "--env", "IRIS_PORT=8001")
+        worker = container(flags=(*hard, *place), image=full).serves()
+        record = server.finished(waits)
+        assert (record["status"], record["result"]["labels"]) == ("succeeded", ["virginica"])
+        assert b'job_attempts_total{outcome="succeeded"} 1' in worker.curl("/metrics", port=8001)
+        check = ("exec", worker.name, "/usr/bin/python3.13", "-I", "-m", "iris_wsgi", "healthcheck")
+        assert worker.run(*check).returncode == 0
+        worker.run("stop", "--time", "30", worker.name)
+        assert worker.ended() == 0
+    finally:
+        redis.kill()
+        redis.wait()
+
+
+def test_a_container_of_the_prediction_cache_answers_from_its_memory(container):
+    server = container(flags=(*HARD, *SMALL, "--network", "none", "--env", "IRIS_ROLE=prediction_cache")).serves()
+    for label, row in POINTS.items():
+        body = {"data": [row]}
+        assert server.cache_status("/predict", body) == "iris_wsgi; fwd=miss; stored"
+        assert server.cache_status("/predict", body).startswith("iris_wsgi; hit; ttl=")
+        assert server.curl("/predict", body) == server.curl("/predict", body, "Cache-Control: no-store")
+        assert json.loads(server.curl("/predict/label", body)) == {"prediction": label}
+    check = ("exec", server.name, "/usr/bin/python3.13", "-I", "-m", "iris_wsgi", "clear")
+    assert server.run(*check).returncode == 0
+    assert json.loads(server.curl("/cache"))["entries"] == 0
+
+
+def test_two_caches_in_two_containers_share_a_redis_and_answer_as_before_when_that_is_killed(container, full, state, tmp_path):
+    url = "redis://:secret@127.0.0.1:6379/0"
+    hard = (*HARD, *SMALL, "--env", f"IRIS_CACHE_REDIS_URL={url}", "--env")
+    one = container(flags=(*hard, "IRIS_ROLE=prediction_cache", "--network", "none"), image=full).serves()
+    redis = redis_of_the_manifests(one, tmp_path)
+    try:
+        place = ("--network", f"container:{one.name}", "--env", "IRIS_PORT=8001", *state)
+        settings = ("--env", "IRIS_CACHE=on", "--env", f"IRIS_ITEMS_REDIS_URL={url}")
+        items = container(flags=(*hard, "IRIS_ROLE=data_cache", *place, *settings), image=full).serves()
+
+        def item(name: str) -> dict:
+            return json.loads(items.curl(f"/items/{name}/prediction", port=8001))
+
+        def shared() -> bool:
+            """Whether an item is read from Redis, and what one container has worked out for it is in the cache of the other."""
+            number = next(numbers)
+            row = [float(number), 3.0, 4.0, 1.0]
+            items.put(f"/items/i{number}", {"data": [row]}, 8001)
+            in_redis = "detail=redis" in items.cache_status(f"/items/i{number}", port=8001)
+            told, status = item(f"i{number}"), one.cache_status("/predict", {"data": [row]})
+            assert json.loads(one.curl("/predict", {"data": [row]}))["prediction"] == told["probabilities"]
+            return in_redis and status == "iris_wsgi_shared; hit, iris_wsgi; fwd=miss; stored"
+
+        numbers = count(1)
+        one.wait_until(shared)
+        redis.kill()
+        redis.wait()
+        for i, (label, row) in enumerate(POINTS.items()):
+            assert one.cache_status("/predict/label", {"data": [row]}) == "iris_wsgi; fwd=miss; stored"
+            assert json.loads(one.curl("/predict/label", {"data": [row]})) == {"prediction": label}
+            items.put(f"/items/p{i}", {"data": [row]}, 8001)
+            assert item(f"p{i}")["label"] == label
+        assert not shared()
+        assert json.loads(one.curl("/cache"))["shared_failures"] > 0
+    finally:
+        redis.kill()
+        redis.wait()
+
+
+def shard_of_the_manifests(index: int) -> tuple[list[str], tuple[str, ...]]:
+    """What the Indexed Job tells the pod of that index, and flags for half of the memory and the CPU that this one may have."""
+    (told,) = yaml.safe_load((ROOT / "manifests/batch/file.yml").read_text())["spec"]["template"]["spec"]["containers"]
+    limits = told["resources"]["limits"]
+    memory = f"{int(limits['memory'].removesuffix('Mi')) // 2}m"
+    words = [word.replace("$(JOB_COMPLETION_INDEX)", str(index)) for word in told["args"]]
+    return words, (*HARD, "--memory", memory, "--memory-swap", memory, "--cpus", limits["cpu"], "--network", "none")
+
+
+def test_shards_of_a_file_in_containers_are_all_of_its_rows_once_though_one_is_stopped_and_killed(container, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    # As a disk that the pods may write to.
+    folder.chmod(0o777)
+    rows = [",".join(map(str, row)) for row in POINTS.values()]
+    lines = "".join(f"r{i},{rows[i % 3]}\n" for i in range(400_000))
+    (folder / "in.csv").write_text(f"id,sepal_length,sepal_width,petal_length,petal_width\n{lines}")
+    output, record = folder / "out-0.csv", folder / "out-0.csv.run.json"
+
+    def started(index: int, *more: str) -> Container:
+        words, flags = shard_of_the_manifests(index)
+        return container(*words, "--checkpoint", "0", flags=(*flags, "--volume", f"{folder}:/data", *more))
+
+    def at() -> int:
+        return json.loads(record.read_text())["checkpoint"]["offset"] if record.exists() else 0
+
+    others = [started(index) for index in (1, 2, 3)]
+
+    def ended_on_its_way(number: int) -> Container:
+        """Slowly, and by a signal without the engine's own delay, so that it is not at its end before."""
+        before = at()
+        one = started(0, "--cpus", "0.2")
+        pid = one.pid
+        one.wait_until(lambda: at() > before)
+        os.kill(pid, number)
+        one.ended()
+        assert not output.exists()
+        return one
+
+    stopped = ended_on_its_way(signal.SIGTERM)
+    assert stopped.ended() == 4 and "the same command goes on" in stopped.logs()
+    assert ended_on_its_way(signal.SIGKILL).ended() == 137
+    assert [one.ended() for one in (started(0), *others)] == [0, 0, 0, 0]
+    found = {}
+    for index in range(4):
+        path = folder / f"out-{index}.csv"
+        header, *answers = path.read_text().splitlines()
+        assert header.startswith("id,label,")
+        if os.geteuid() == 0:
+            assert (path.stat().st_uid, path.stat().st_gid, path.stat().st_mode & 0o777) == (65532, 65532, 0o644)
+        assert answers and not found.keys() & {line.split(",")[0] for line in answers}
+        found |= {line.split(",")[0]: line.split(",")[1] for line in answers}
+    assert found == {f"r{i}": list(POINTS)[i % 3] for i in range(400_000)}
+    again = started(0)
+    assert again.ended() == 0 and "nothing to do" in again.logs()
+
+
+def test_the_image_edge_is_the_other_one_and_a_layer_with_the_bundle(runner, image, edge, tmp_path):
+    more = archive.read(runner, edge)
+    assert more.config["rootfs"]["diff_ids"][:-1] == image.config["rootfs"]["diff_ids"]
+    new = {file.path: file.size for file in more.files if file not in image.files}
+    bundle = {path.relative_to(ROOT / "dist"): path.stat().st_size for path in (ROOT / "dist/edge").rglob("*") if path.is_file()}
+    assert new == {str(path): size for path, size in bundle.items()} and "edge/manifest.json" in new
+    assert not [file.path for file in image.files if file.path.startswith("edge/")]
+    out = tmp_path / "sbom.json"
+    subprocess.run([BIN, "sbom", "--target", "edge", "--out", out], check=True, capture_output=True)
+    (runtime,) = [part for part in json.loads(out.read_text())["components"] if part["name"] == "onnxruntime-web"]
+    assert runtime["purl"] == f"pkg:npm/onnxruntime-web@{runtime['version']}"
+
+
+def test_the_bundle_is_served_within_the_limits_of_a_pod_and_taken_from_there_by_a_device(runner, container, edge, tmp_path):
+    limits = ("--memory", "128m", "--memory-swap", "128m", "--cpus", "1")
+    server = container(flags=(*HARD, *limits, "--network", "none"), image=edge).serves()
+    packed = server.curl("/edge/ort/ort-wasm-simd-threaded.wasm", None, "Accept-Encoding: gzip")
+    assert packed == (ROOT / "dist/edge/ort/ort-wasm-simd-threaded.wasm.gz").read_bytes()
+    # The image is a device too, with a disk for its bundles.
+    state = tmp_path / "state"
+    state.mkdir()
+    for path in (tmp_path, state):
+        path.chmod(0o777)
+    disk = ("--volume", f"{state}:/state")
+    update = ("edge", "update", "http://127.0.0.1:8000/edge/")
+    told = command(runner, *update, flags=("--network", f"container:{server.name}", *disk))
+    assert told.returncode == 0 and "34 golden rows answered" in told.stdout, told.stderr
+    for label, row in POINTS.items():
+        told = command(runner, "edge", "predict", *map(str, row), flags=("--network", "none", *disk))
+        assert (told.returncode, told.stdout.split()[0]) == (0, label), told.stderr
+    assert len(list((state / "edge/bundles").iterdir())) == 1
+
+
+def test_every_command_of_the_image_runs_in_it(runner, tmp_path):
+    assert command(runner, "--version").stdout.startswith("iris_wsgi ")
+    for name in re.findall(r"^    (\w+) ", command(runner, "--help").stdout, re.MULTILINE):
+        assert command(runner, name, "--help").returncode == 0, name
+    assert re.search(r"self-test: 34 golden rows(.|\n)*fast model iris_lr .*: 31 golden rows", command(runner, "verify").stdout)
+    wrong = command(runner, "serve", flags=("--env", "IRIS_PROT=1"))
+    assert (wrong.returncode, wrong.stderr.splitlines()[-1]) == (2, "iris_wsgi: IRIS_PROT is no setting; did you mean IRIS_PORT?")
+
+
+@pytest.mark.parametrize("one", commands("image"), ids=lambda one: f"{one.document.name} {one.text.splitlines()[0][:40]}")
+def test_the_commands_of_the_documents_that_want_an_image_or_a_package_of_npm_work(runner, one, tmp_path):
+    need("curl")
+    (port,) = free_ports(1)
+    own = f"iris-wsgi-test-{os.getpid()}"
+    text = placed(one.text, port, tmp_path).replace("-p 8000:", f"-p {port}:")
+    text = re.sub(r"(--name |rm -f |-v )iris\b", rf"\1{own}", re.sub(r"^docker\b", runner, text, flags=re.MULTILINE))
+    try:
+        # What the builder prints comes before the answer.
+        told = ran(["sh", "-ec", text], tmp_path, ROOT if "bin/" in text else tmp_path)
+        assert fits(told, f"…{one.answer}") if one.answer else told, told
+    finally:
+        for words in (("rm", "--force", own), ("volume", "rm", "--force", f"{own}-state")):
+            subprocess.run([runner, *words], capture_output=True)
+
+
+def test_a_model_of_ones_own_is_sealed_loaded_and_served_by_the_image(runner, container, tmp_path):
+    own = Path(shutil.copytree(ROOT / "model/fast", tmp_path / "own"))
+    (own / "golden.json").unlink()
+    for path in (tmp_path, own):
+        path.chmod(0o777)
+    told = command(runner, "seal", "--model-dir", "/own", flags=("--network", "none", "--volume", f"{own}:/own"))
+    assert told.returncode == 0, told.stderr
+    seal = re.search(r"seal (sha256:\w+)", told.stdout)[1]
+    into = tmp_path / "into"
+    into.mkdir()
+    into.chmod(0o777)
+    volumes = ("--volume", f"{own}:/own:ro", "--volume", f"{into}:/into")
+    told = command(runner, "load", "/own", "/into", "--seal", seal, flags=("--network", "none", *volumes))
+    assert told.returncode == 0, told.stderr
+    flags = ("--network", "none", "--env", "IRIS_MODEL_DIR=/into", "--env", f"IRIS_MODEL_SEAL={seal}", *volumes)
+    server = container(flags=(*HARD, *SMALL, *flags)).serves()
+    assert json.loads(server.curl("/metadata"))["model"]["name"] == "iris_lr"
+
+
+def test_a_model_that_answers_wrongly_or_was_damaged_cannot_become_an_image(runner, tmp_path):
+    context = Path(
+        shutil.copytree(
+            ROOT, tmp_path / "context", ignore=shutil.ignore_patterns(".git", ".venv*", ".coverage*", "build", "tests")
+        )
+    )
+    golden = context / "model/golden.json"
+    good = golden.read_text()
+    wrong = (good.replace('"label": "setosa"', '"label": "virginica"', 1), "label.json", "wanted virginica")
+    for bad, damaged, words in (
+        wrong,
+        (good, "prep/label.json", "prep/label.json has"),
+        (good, "fast/label.json", "fast/label.json has"),
+        (good, "label.json", "model/label.json has"),
+    ):
+        golden.write_text(bad)
+        if bad == good:
+            with (context / "model" / damaged).open("a") as file:
+                file.write(" ")
+        build = [sys.executable, "-B", str(context / "bin/image.d"), "--with", runner, "build", "--tag", "iris-wsgi-test:wrong"]
+        told = subprocess.run(build, capture_output=True, text=True)
+        assert told.returncode == 1 and words in told.stdout + told.stderr, told.stderr[-2000:]
+    assert subprocess.run([runner, "image", "inspect", "iris-wsgi-test:wrong"], capture_output=True).returncode != 0
+
+
+def test_a_build_from_nothing_by_another_tool_gives_the_same_image_of_the_locked_packages(runner, image):
+    if os.environ.get("CI") != "true":
+        pytest.skip("takes a whole build; bin/image verify does two by hand")
+    need("buildah")
+    again = "iris-wsgi-test:buildah"
+    engine.build("buildah", ROOT, "default", again, fresh=True)
+    assert archive.settle("buildah", again) == image.id
+    assert lock.differences(image, ROOT / "bin/image.d") == []
+
+
+def test_the_bill_of_materials_is_valid_and_complete(runner, image, tmp_path):
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    out = tmp_path / "sbom.json"
+    subprocess.run([BIN, "sbom", "--out", out], check=True, capture_output=True)
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(out.read_text()) is None
+    listed = {part["name"].lower(): part for part in json.loads(out.read_text())["components"]}
+    assert {
+        "onnxruntime",
+        "numpy",
+        "waitress",
+        "iris_wsgi",
+        "iris_svc.onnx",
+        "iris_lr.onnx",
+        "iris_prep.onnx",
+        "iris_pred.onnx",
+        "iris_setosa.onnx",
+        "iris_versicolor.onnx",
+        "iris_virginica.onnx",
+        "libc6",
+        "python3.13-minimal",
+    } <= set(listed)
+    assert len(listed) == len(re.findall(r"status\.d/|dist-info/METADATA", "\n".join(file.path for file in image.files))) + 8
+    assert (
+        f"sha256:{listed['iris_svc.onnx']['hashes'][0]['content']}" == image.config["config"]["Labels"]["iris-wsgi.model.digest"]
+    )
+
+
+def test_the_report_adds_up(runner, image):
+    told = subprocess.run([BIN, "report"], capture_output=True, text=True, check=True).stdout.splitlines()
+    sizes = {line[:28].strip(): float(line[28:36]) for line in told[2:-1]}
+    whole = sizes.pop("in all")
+    assert whole == pytest.approx(image.bytes / 1e6, abs=0.01)
+    assert sum(sizes.values()) == pytest.approx(whole, abs=0.1)
+    assert engine.TOOLS == ("docker", "podman", "buildah")

@@ -1,0 +1,132 @@
+"""What goes into the image, without building it: the Dockerfile and the lists beside it agree with the project."""
+
+import json
+import re
+import subprocess
+import sys
+from hashlib import sha256
+
+import pytest
+from optional_programs import need
+from project import MODEL, ROOT
+
+import iris_wsgi
+
+sys.path.insert(0, str(ROOT / "bin/image.d"))
+import engine
+import imports
+import lock
+
+PARTS = ROOT / "bin/image.d"
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+README = (ROOT / "README.md").read_text()
+# What bin/edge build writes is not in the repository.
+BUILT = "dist/edge"
+
+
+def test_the_labels_that_a_plain_build_gives_are_those_of_this_version_and_model():
+    golden = (MODEL / "golden.json").read_bytes()
+    document = json.loads(golden)
+    told = dict(re.findall(r'([\w.-]+)="(.+)"', DOCKERFILE))
+    assert told["org.opencontainers.image.version"] == iris_wsgi.__version__
+    assert told["iris-wsgi.model.digest"] == f"sha256:{document['files'][document['model']]}"
+    assert told["iris-wsgi.model.seal"] == f"sha256:{sha256(golden).hexdigest()}"
+    assert f"ARG MODEL_SEAL={told['iris-wsgi.model.seal']}\n" in DOCKERFILE
+    mine = engine.labels(ROOT)
+    assert {name: told[name] for name in mine if "revision" not in name} == {n: v for n, v in mine.items() if "revision" not in n}
+
+
+def test_every_file_that_the_dockerfile_copies_is_let_through_to_the_builder():
+    let_through = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    for line in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE):
+        for name in line.split():
+            if name == BUILT:
+                assert name in let_through
+                continue
+            found = [path.relative_to(ROOT) for path in ROOT.glob(name)]
+            assert found, name
+            for path in found:
+                assert any(path.match(rule) or str(path) == rule or rule.startswith(f"{path}/") for rule in let_through), path
+
+
+def test_the_builder_gets_every_file_of_the_models_and_no_more():
+    sealed = {path: json.loads(path.read_text())["files"] for path in MODEL.rglob("golden.json")}
+    wanted = {path.parent / name for path, files in sealed.items() for name in ("golden.json", *files)}
+    assert len(sealed) == 7
+    let_through = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!model")]
+    matched = [path for rule in let_through for path in ROOT.glob(rule)]
+    assert {inner for path in matched for inner in (path, *path.rglob("*")) if inner.is_file()} == wanted
+    assert "COPY model /model\n" in DOCKERFILE
+
+
+def test_the_bundle_is_a_layer_of_its_own_over_the_image_and_nothing_is_built_without_it():
+    stages = dict(re.findall(r"^FROM (\S+ AS \S+)$((?:.|\n)*?)(?=^FROM|\Z)", DOCKERFILE, re.MULTILINE))
+    words = [line for line in stages["release AS edge"].splitlines() if line and not line.startswith("#")]
+    assert words == [f"COPY {BUILT} /edge", "ENV IRIS_EDGE_DIR=/edge"]
+    assert all(BUILT not in stage for name, stage in stages.items() if name != "release AS edge")
+    assert not re.search(r"^FROM edge|--from=edge", DOCKERFILE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("arch", lock.ARCHITECTURES)
+def test_each_debian_package_is_locked_by_version_and_hash(arch):
+    lines = (PARTS / f"debian.{arch}.lock").read_text().splitlines()
+    assert re.fullmatch(r"# snapshot \d{8}T\d{6}Z", lines[1])
+    names = [re.fullmatch(rf"[0-9a-f]{{64}}  ([a-z0-9.+-]+)_[^_ ]+_(?:{arch}|all)\.deb", line)[1] for line in lines[2:]]
+    assert names == lock.DEBIAN
+
+
+def test_each_wheel_is_locked_for_both_kinds_of_machine():
+    for name, packages in lock.WHEELS.items():
+        blocks = re.findall(
+            r"^([\w-]+)==\S+((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", (PARTS / name).read_text(), re.MULTILINE
+        )
+        assert [package for package, _ in blocks] == packages
+        for package, hashes in blocks:
+            assert hashes.count("--hash") == (1 if package in ("waitress", "psycopg", "redis") else 2), package
+
+
+def test_the_image_runs_the_three_packages_of_an_install_and_no_fourth():
+    assert lock.WHEELS["wheels.txt"] == ["numpy", "onnxruntime", "waitress"]
+
+
+def test_an_import_that_the_image_cannot_serve_is_found(tmp_path, capsys):
+    for part in ("root", "app"):
+        (tmp_path / part / imports.FOLDERS[2]).mkdir(parents=True)
+    root, app = tmp_path / "root", tmp_path / "app"
+    (root / imports.FOLDERS[0] / "json").mkdir(parents=True)
+    (root / imports.FOLDERS[0] / "json/__init__.py").write_text(
+        "from .decoder import x\nimport sys\ndef f():\n    import never\n"
+    )
+    (root / imports.FOLDERS[0] / "json/decoder.py").write_text("try:\n    import optional\nexcept ImportError:\n    pass\n")
+    (root / imports.FOLDERS[1]).mkdir(parents=True)
+    (root / imports.FOLDERS[1] / "mmap.cpython-313.so").write_text("")
+    ours = app / imports.FOLDERS[2] / "ours"
+    ours.mkdir()
+    (ours / "__init__.py").write_text(
+        "import json, mmap, os.path, collections.abc\nfrom ours import one\nfrom ours.one import two\n"
+    )
+    (ours / "one.py").write_text("two = 2\n")
+    assert imports.main([root, app]) == 0
+    (ours / "redis.py").write_text("import redis\n")
+    assert imports.main([root, app], ["redis"]) == 0 and imports.main([root, app]) == 1
+    (ours / "redis.py").unlink()
+    (ours / "one.py").write_text("def later():\n    from .two import three\n    import csv\n")
+    (root / imports.FOLDERS[0] / "json/decoder.py").write_text("import gone\n")
+    assert imports.main([root, app]) == 1
+    told = capsys.readouterr().err
+    assert "ours/redis.py imports redis\n" in told
+    told = told.partition("imports redis\n")[2]
+    assert [line.split(" imports ")[1] for line in told.split("\n") if line] == ["gone", "csv", "ours.two"]
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile():
+
+    for file in (ROOT / "Dockerfile", PARTS / "tutorial/Dockerfile"):
+        told = subprocess.run([need("hadolint"), file], capture_output=True, text=True)
+        assert (told.returncode, told.stdout) == (0, "")
+
+
+def test_the_readme_shows_the_image_by_its_name_and_how_it_is_run():
+    assert "docker run -d --name iris -p 8000:8000 model-in-image-pattern:v1.0\n" in README
+    for command in ("build", "report", "verify", "sbom", "compare", "lock"):
+        assert f"bin/image {command}" in README

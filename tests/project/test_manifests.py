@@ -1,0 +1,1517 @@
+"""Manifests: rendered, then held against schemas, Pod Security, the routes, the settings, the benchmark and each other."""
+
+import copy
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+import yaml
+from applications import KeptLog, wsgi_call
+from cgroup_files import process_in
+from doc_examples import commands
+from edge_bundles import write_bundle
+from kustomize_overlays import (
+    DOCKERFILE,
+    IMAGE,
+    KUSTOMIZATIONS,
+    MANIFESTS,
+    OF_EDGE,
+    OVERLAYS,
+    Object,
+    containers,
+    environment,
+    is_ours,
+    kustomize,
+    of_kind,
+    our_deployments,
+    our_pods,
+    our_servers,
+    pods,
+    secrets,
+    settings_of,
+    template_of,
+    variable,
+)
+from optional_programs import need
+from project import MODEL, ROOT
+
+from iris_wsgi.__main__ import parser
+from iris_wsgi.batch.ending import End
+from iris_wsgi.batch.options import Options, options_of
+from iris_wsgi.cpus import cpus
+from iris_wsgi.golden import self_test
+from iris_wsgi.model import load_model
+from iris_wsgi.remote.target import place_of
+from iris_wsgi.remote.watcher import LOOKUP_SECONDS
+from iris_wsgi.roles import build
+from iris_wsgi.settings import Settings
+from iris_wsgi.workers import KILL_AFTER_SECONDS
+
+README = (MANIFESTS / "README.md").read_text()
+PATTERNS = (ROOT / "docs/patterns.md").read_text()
+# What the documents ask of a cluster.
+COMMANDS = [line for place in ("cluster", "copy") for one in commands(place) for line in one.text.splitlines()]
+# A component that is off is a comment in the overlay that it can be turned on in; each is rendered there, uncommented.
+OFF = {
+    f"{name}/{Path(one).name}": (name, one)
+    for name in OVERLAYS
+    for one in re.findall(r"^  # - (\S+)$", (MANIFESTS / name / "kustomization.yml").read_text(), re.MULTILINE)
+}
+# What one of them takes the place of.
+REPLACES = {"../jobs/managed_redis": "../jobs/redis"}
+RENDERS = [*OVERLAYS, *OFF]
+# The overlays with jobs, and what role is behind the Service that clients know.
+JOBS = {"asynchronous": "asynchronous", "sync_async": "sync_async"}
+JOBS |= {name: overlay for name, (overlay, _) in OFF.items() if overlay in JOBS}
+# The overlays whose servers ask others: the role of the server, and those whom it asks, by component.
+ASKING = {
+    "prep_pred": ("prep", {"pred": "pred"}),
+    "horizontal": ("gateway", {f"member-{name}": "member" for name in ("setosa", "versicolor", "virginica")}),
+}
+# What an overlay is applied next to that has no pods, or no network policy, of its own.
+BESIDE = {"release/to_blue": "release/blue", "release/to_green": "release/green", "batch/data": "batch"}
+# The overlays with whole tables and files, and the one that brings the file.
+BATCH = ["batch", *(name for name, (overlay, _) in OFF.items() if overlay == "batch")]
+KUBERNETES = ("1.32", "1.34", "1.37")
+NAMESPACE = "model-in-image"
+# Where a Prometheus may be that looks at pods which otherwise only servers reach.
+MONITORING = {"matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["monitoring"]}]}
+
+# Each finding of checkov that stays, with the reason.
+EXCEPTIONS = {
+    "CKV_K8S_15": "IfNotPresent: the image is loaded into the cluster, which may have no registry to pull from",
+    "CKV_K8S_43": "a tag: an image that was loaded without a registry has no digest to pull by, and releases go by tag",
+    "CKV_K8S_35": "a Secret in the environment: there are the server's settings, and there redis-cli looks for its password",
+}
+# Those that stay for one object alone.
+EXCEPTIONS_OF = {
+    ("CKV_K8S_8", "Pod.model-in-image.model-in-image-batch-data"): "no liveness probe: it sleeps, and ends by itself",
+    ("CKV_K8S_9", "Pod.model-in-image.model-in-image-batch-data"): "no readiness probe: nobody sends it anything",
+}
+
+
+def uncommented(overlay: str, component: str, into: Path) -> Path:
+    """A copy of the manifests in which the component is on; the overlay's folder in it."""
+    folder = Path(shutil.copytree(MANIFESTS, into / f"{overlay}-{Path(component).name}")) / overlay
+    file = folder / "kustomization.yml"
+    text = file.read_text().replace(f"  # - {component}\n", f"  - {component}\n")
+    if component in REPLACES:
+        line = f"  - {REPLACES[component]}\n"
+        assert line in text
+        text = text.replace(line, "")
+    file.write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Object]]:
+    """What `kubectl apply -k` sends, by the name of the directory."""
+    need("kubectl")
+    copies = tmp_path_factory.mktemp("components")
+    folders = [MANIFESTS / name if name in OVERLAYS else uncommented(*OFF[name], copies) for name in RENDERS]
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(RENDERS, pool.map(kustomize, folders), strict=True))
+
+
+@pytest.fixture(params=RENDERS)
+def objects(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]) -> list[Object]:
+    """One render after the other, with the pods that a switch is applied next to."""
+    return rendered[request.param] + rendered.get(BESIDE.get(request.param), [])
+
+
+def overlay_of(name: str) -> str:
+    """Of a render, which may have a component more."""
+    return OFF[name][0] if name in OFF else name
+
+
+def only(objects: list[Object], kind: str) -> Object:
+    (one,) = of_kind(objects, kind)
+    return one
+
+
+def name_of(one: Object) -> tuple[str, str]:
+    return one["kind"], one["metadata"]["name"]
+
+
+def jobs_of(objects: list[Object]) -> list[Object]:
+    """What says how Jobs run: that of the Job itself, and what the CronJob makes Jobs of."""
+    return [one["spec"]["jobTemplate"] if one["kind"] == "CronJob" else one for one in of_kind(objects, "CronJob", "Job")]
+
+
+def labels_of(template: Object) -> dict[str, str]:
+    return template["metadata"]["labels"]
+
+
+def selector(one: Object) -> dict[str, str]:
+    """The labels by which an object selects pods."""
+    spec = one["spec"]
+    if one["kind"] == "Service":
+        return spec["selector"]
+    return (spec.get("podSelector") or spec["selector"])["matchLabels"]
+
+
+def component(one: Object) -> str | None:
+    """What it is for; the Namespace is for all."""
+    return one["metadata"]["labels"].get("app.kubernetes.io/component")
+
+
+def selects(one: Object, template: Object) -> bool:
+    return selector(one).items() <= labels_of(template).items()
+
+
+def is_asked(one: Object) -> bool:
+    """Whether only servers may ask it."""
+    return component(one) in {name for _, asked in ASKING.values() for name in asked}
+
+
+def picks(peer: Object, template: Object) -> bool:
+    """Whether a network policy means these pods, of our namespace, by that peer."""
+    if set(peer) == {"podSelector", "namespaceSelector"}:
+        assert peer["namespaceSelector"] == MONITORING
+        return False
+    assert set(peer) == {"podSelector"}
+    told, labels = peer["podSelector"], labels_of(template)
+    assert set(told) <= {"matchLabels", "matchExpressions"} and told
+    rules = told.get("matchExpressions", ())
+    assert {rule["operator"] for rule in rules} <= {"In"}
+    return told.get("matchLabels", {}).items() <= labels.items() and all(labels[rule["key"]] in rule["values"] for rule in rules)
+
+
+def amount(text: str | int) -> float:
+    """A quantity of Kubernetes as a number."""
+    number, unit = re.fullmatch(r"([\d.]+)(m|Ki|Mi|Gi|k|M|G)?", str(text)).groups()
+    return float(number) * {None: 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}[unit]
+
+
+def claims(template: Object) -> list[str]:
+    """The names of the disks that the pod has."""
+    volumes = template["spec"].get("volumes", ())
+    return [one["persistentVolumeClaim"]["claimName"] for one in volumes if "persistentVolumeClaim" in one]
+
+
+def limit(container: Object, resource: str) -> float:
+    return amount(container["resources"]["limits"][resource])
+
+
+def request(container: Object, resource: str) -> float:
+    return amount(container["resources"]["requests"][resource])
+
+
+def least_pods(deployment: Object, objects: list[Object]) -> int:
+    for hpa in of_kind(objects, "HorizontalPodAutoscaler"):
+        if hpa["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]:
+            return hpa["spec"]["minReplicas"]
+    return deployment["spec"]["replicas"]
+
+
+def benchmark(column: str) -> float:
+    """What docs/benchmark.md says of our server with one worker."""
+    header = None
+    for line in (ROOT / "docs/benchmark.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0] == "server":
+            header = cells
+        elif cells[0] == "iris_wsgi" and header and column in header:
+            return float(cells[header.index(column)].replace(",", ""))
+    raise AssertionError(f"docs/benchmark.md has no column {column}")
+
+
+# Schemas and hardening
+
+
+def test_every_object_fits_the_strict_schemas_of_three_kubernetes_versions(rendered):
+    import kubernetes_validate
+
+    different = {json.dumps(one, sort_keys=True): one for objects in rendered.values() for one in objects}
+    assert len(different) > 20
+    for version in KUBERNETES:
+        for one in different.values():
+            # The version that was used, since an unknown one is replaced by an older.
+            assert kubernetes_validate.validate(one, version, strict=True) == version
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_the_schemas_refuse_what_is_misspelt(version):
+    import kubernetes_validate
+
+    deployment = yaml.safe_load((MANIFESTS / "base/deployment.yml").read_text())
+    deployment["spec"]["template"]["spec"]["enableServiceLink"] = False
+    with pytest.raises(kubernetes_validate.ValidationError, match="enableServiceLink"):
+        kubernetes_validate.validate(deployment, version, strict=True)
+
+
+@pytest.fixture(scope="session")
+def checkov(rendered, tmp_path_factory) -> Object:
+    """What checkov found in all renders, in one run because its start is slow."""
+    program = need("checkov")
+    folder = tmp_path_factory.mktemp("checkov")
+    for name, objects in rendered.items():
+        (folder / f"{name.replace('/', '-')}.yml").write_text(yaml.safe_dump_all(objects))
+    command = [program, "-d", str(folder), "--framework", "kubernetes", "--skip-download", "--quiet", "--compact", "-o", "json"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    try:
+        return json.loads(told.stdout)
+    except ValueError:
+        pytest.fail(f"checkov did not answer: {told.stdout[-500:]} {told.stderr[-500:]}")
+
+
+def test_checkov_finds_nothing_but_the_exceptions(checkov, rendered):
+    found = {(one["check_id"], one["check_name"], one["resource"]) for one in checkov["results"]["failed_checks"]}
+    assert not [one for one in found if one[0] not in EXCEPTIONS and (one[0], one[2]) not in EXCEPTIONS_OF]
+    assert checkov["summary"]["parsing_errors"] == 0
+    # It counts pods too, once more.
+    assert checkov["summary"]["resource_count"] >= sum(map(len, rendered.values()))
+
+
+def test_every_exception_from_checkov_is_still_needed(checkov):
+    found = {(one["check_id"], one["resource"]) for one in checkov["results"]["failed_checks"]}
+    assert set(EXCEPTIONS) <= {check for check, _ in found}
+    assert set(EXCEPTIONS_OF) <= found
+
+
+VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+SELINUX = {"", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"}
+# Those of the first version of the standard; later ones have more.
+SYSCTLS = {
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.tcp_syncookies",
+}
+PROFILES = {"RuntimeDefault", "Localhost"}
+
+
+def violations(template: Object) -> set[str]:
+    """The rules of the Pod Security Standard "restricted" (Kubernetes 1.37, with what it has of "baseline") that a pod breaks."""
+    pod = template["spec"]
+    all_containers = containers(template, "containers", "initContainers", "ephemeralContainers")
+    own = pod.get("securityContext") or {}
+    theirs = [one.get("securityContext") or {} for one in all_containers]
+    contexts = [own, *theirs]
+    capabilities = [one.get("capabilities") or {} for one in theirs]
+    handlers = [one.get(probe) or {} for one in all_containers for probe in ("startupProbe", "readinessProbe", "livenessProbe")]
+    handlers += [handler for one in all_containers for handler in (one.get("lifecycle") or {}).values()]
+    annotations = (template["metadata"].get("annotations") or {}).items()
+    armor = {value for key, value in annotations if key.startswith("container.apparmor.security.beta.kubernetes.io/")}
+    linux = [one["seLinuxOptions"] for one in contexts if one.get("seLinuxOptions")]
+
+    def everywhere(key: str, allowed) -> bool:
+        """Set for the pod or for each container, and nowhere to anything else."""
+        told = [one.get(key) for one in contexts]
+        return all(allowed(one) for one in told if one is not None) and (told[0] is not None or None not in told)
+
+    rules = {
+        "host namespaces": not any(pod.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")),
+        "host process": not any((one.get("windowsOptions") or {}).get("hostProcess") for one in contexts),
+        "privileged": not any(one.get("privileged") for one in theirs),
+        "privilege escalation": all(one.get("allowPrivilegeEscalation") is False for one in theirs),
+        "capabilities": all(
+            "ALL" in one.get("drop", ()) and set(one.get("add", ())) <= {"NET_BIND_SERVICE"} for one in capabilities
+        ),
+        "volumes": all(len(set(one) & VOLUMES) == 1 and len(one) == 2 for one in pod.get("volumes", ())),
+        "host ports": not any(port.get("hostPort") for one in all_containers for port in one.get("ports", ())),
+        "hosts of probes": not any((one.get(way) or {}).get("host") for one in handlers for way in ("httpGet", "tcpSocket")),
+        "AppArmor": all((one.get("appArmorProfile") or {}).get("type", "RuntimeDefault") in PROFILES for one in contexts)
+        and all(one in {"", "runtime/default"} or one.startswith("localhost/") for one in armor),
+        "SELinux": all(one.get("type", "") in SELINUX and not one.get("user") and not one.get("role") for one in linux),
+        "proc mount": all(one.get("procMount", "Default") == "Default" for one in theirs),
+        "seccomp": everywhere("seccompProfile", lambda one: one.get("type") in PROFILES),
+        "sysctls": {one["name"] for one in own.get("sysctls", ())} <= SYSCTLS,
+        "non-root": everywhere("runAsNonRoot", lambda one: one is True),
+        "root": not any(one.get("runAsUser") == 0 for one in contexts),
+    }
+    return {rule for rule, kept in rules.items() if not kept}
+
+
+def test_every_pod_keeps_the_pod_security_standard_restricted(objects):
+    assert pods(objects)
+    for template in pods(objects):
+        assert violations(template) == set()
+
+
+REMOVED = object()
+OF_POD = [
+    ("host namespaces", "hostNetwork", True),
+    ("host namespaces", "hostPID", True),
+    ("host namespaces", "hostIPC", True),
+    ("host process", "securityContext.windowsOptions", {"hostProcess": True}),
+    ("volumes", "volumes", [{"name": "a", "hostPath": {"path": "/"}}]),
+    ("volumes", "volumes", [{"name": "a", "nfs": {"server": "a", "path": "/"}}]),
+    ("volumes", "volumes", [{"name": "a", "emptyDir": {}}, {"name": "b", "image": {"reference": "b"}}]),
+    ("AppArmor", "securityContext.appArmorProfile", {"type": "Unconfined"}),
+    ("SELinux", "securityContext.seLinuxOptions", {"user": "root"}),
+    ("seccomp", "securityContext.seccompProfile", REMOVED),
+    ("seccomp", "securityContext.seccompProfile.type", "Unconfined"),
+    ("sysctls", "securityContext.sysctls", [{"name": "kernel.msgmax", "value": "1"}]),
+    ("non-root", "securityContext.runAsNonRoot", REMOVED),
+    ("non-root", "securityContext.runAsNonRoot", False),
+    ("root", "securityContext.runAsUser", 0),
+]
+OF_CONTAINER = [
+    ("host process", "securityContext.windowsOptions", {"hostProcess": True}),
+    ("privileged", "securityContext.privileged", True),
+    ("privilege escalation", "securityContext.allowPrivilegeEscalation", REMOVED),
+    ("privilege escalation", "securityContext.allowPrivilegeEscalation", True),
+    ("capabilities", "securityContext.capabilities", REMOVED),
+    ("capabilities", "securityContext.capabilities.drop", ["NET_RAW"]),
+    ("capabilities", "securityContext.capabilities.add", ["CHOWN"]),
+    ("host ports", "ports", [{"containerPort": 8000, "hostPort": 8000}]),
+    ("hosts of probes", "livenessProbe.httpGet.host", "127.0.0.1"),
+    ("hosts of probes", "readinessProbe", {"tcpSocket": {"port": 8000, "host": "example.com"}}),
+    ("hosts of probes", "lifecycle", {"preStop": {"httpGet": {"port": 8000, "host": "example.com"}}}),
+    ("AppArmor", "securityContext.appArmorProfile", {"type": "Unconfined"}),
+    ("SELinux", "securityContext.seLinuxOptions", {"type": "spc_t"}),
+    ("SELinux", "securityContext.seLinuxOptions", {"role": "system_r"}),
+    ("proc mount", "securityContext.procMount", "Unmasked"),
+    ("seccomp", "securityContext.seccompProfile", {"type": "Unconfined"}),
+    ("non-root", "securityContext.runAsNonRoot", False),
+    ("root", "securityContext.runAsUser", 0),
+    ("privilege escalation", "securityContext", REMOVED),
+]
+BROKEN = [(rule, f"spec.{path}", value) for rule, path, value in OF_POD]
+BROKEN += [
+    (rule, f"spec.{group}.0.{path}", value)
+    for rule, path, value in OF_CONTAINER
+    for group in ("containers", "initContainers", "ephemeralContainers")
+]
+BROKEN.append(("AppArmor", "metadata.annotations", {"container.apparmor.security.beta.kubernetes.io/server": "unconfined"}))
+
+
+@pytest.mark.parametrize(("rule", "path", "value"), BROKEN, ids=[f"{rule}: {path}" for rule, path, _ in BROKEN])
+def test_a_pod_that_breaks_the_standard_is_found(rule, path, value):
+    template = yaml.safe_load((MANIFESTS / "base/deployment.yml").read_text())["spec"]["template"]
+    for group in ("initContainers", "ephemeralContainers"):
+        template["spec"][group] = copy.deepcopy(template["spec"]["containers"])
+    assert violations(template) == set()
+    *way, last = [int(step) if step.isdigit() else step for step in path.split(".")]
+    place = template
+    for step in way:
+        place = place[step] if isinstance(step, int) else place.setdefault(step, {})
+    if value is REMOVED:
+        del place[last]
+    else:
+        place[last] = value
+    assert rule in violations(template)
+
+
+def test_every_pod_is_hardened_beyond_the_standard(objects):
+    user, group = map(int, re.search(r"^USER (\d+):(\d+)$", DOCKERFILE, re.MULTILINE).groups())
+    for template in pods(objects):
+        pod = template["spec"]
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["enableServiceLinks"] is False
+        assert (pod["securityContext"]["runAsUser"], pod["securityContext"]["runAsGroup"]) == (user, group)
+        for container in containers(template):
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            # What it is told to do is an argument of its entry point: our image has no shell.
+            assert "command" not in container
+            assert "lifecycle" not in container
+            assert not is_ours(template) or "exec" not in json.dumps(container)
+
+
+def test_the_namespace_enforces_the_standard_that_the_pods_keep(objects):
+    for namespace in of_kind(objects, "Namespace"):
+        labels = namespace["metadata"]["labels"]
+        assert {labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "warn", "audit")} == {"restricted"}
+
+
+# What the server is
+
+
+def test_every_variable_in_the_manifests_is_a_setting_that_the_server_takes(objects):
+    for template in our_pods(objects):
+        for container in containers(template):
+            assert settings_of(container, objects).host == "0.0.0.0"
+        for container in containers(template, "containers"):
+            # Only who is behind a Service has traffic that must turn away first.
+            served = any(selects(one, template) for one in of_kind(objects, "Service"))
+            assert (settings_of(container, objects).grace_seconds > 0) == served
+
+
+@pytest.fixture(scope="session")
+def app_of(tmp_path_factory):
+    """The application that a container serves, with the model of the repository; its Redis is asked nothing."""
+    built, folder, bundle = {}, tmp_path_factory.mktemp("state"), tmp_path_factory.mktemp("bundle")
+    write_bundle(bundle)
+    tokens = folder / "tokens"
+    tokens.write_text("a-token-of-the-secret")
+
+    def get(settings: Settings):
+        settings = replace(settings, model_dir=str(MODEL), model_seal="", state_dir=str(folder))
+        settings = replace(settings, edge_dir=settings.edge_dir and str(bundle), token_file=settings.token_file and str(tokens))
+        if settings not in built:
+            built[settings] = build(settings, KeptLog()).app
+        return built[settings]
+
+    return get
+
+
+def test_every_probe_asks_a_route_of_the_role_on_the_port_that_it_serves(objects, app_of):
+    for template in our_servers(objects):
+        for container in containers(template, "containers"):
+            settings = settings_of(container, objects)
+            ports = {one["name"]: one["containerPort"] for one in container["ports"]}
+            for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+                ask = container[kind]["httpGet"]
+                assert ports[ask["port"]] == settings.port == 8000
+                assert "GET" in app_of(settings).table[ask["path"]]
+                # Here nobody is there whom it could ask: then it is alive and not ready.
+                alone = ask["path"] == "/readyz" and (settings.pred_url or settings.members)
+                assert wsgi_call(app_of(settings), "GET", ask["path"])[0] == (503 if alone else 200)
+
+
+def test_only_readiness_asks_what_says_no_while_the_server_drains(objects):
+    for template in our_servers(objects):
+        for container in containers(template, "containers"):
+            asked = {kind: container[kind]["httpGet"]["path"] for kind in ("startupProbe", "readinessProbe", "livenessProbe")}
+            assert asked == {"startupProbe": "/livez", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
+
+
+def test_a_start_has_many_times_the_seconds_that_were_measured_and_the_rollout_waits_longer(objects):
+    for deployment in our_deployments(objects):
+        for container in containers(deployment["spec"]["template"], "containers"):
+            probe = container["startupProbe"]
+            given = probe["periodSeconds"] * probe["failureThreshold"]
+            assert given > 50 * benchmark("first answer s")
+            assert deployment["spec"]["progressDeadlineSeconds"] > given + deployment["spec"]["minReadySeconds"]
+
+
+def test_the_grace_periods_add_up(objects):
+    for template in our_servers(objects):
+        given = template["spec"]["terminationGracePeriodSeconds"]
+        for container in containers(template, "containers"):
+            settings = settings_of(container, objects)
+            waits = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+            assert given >= waits + settings.grace_seconds + settings.drain_seconds + KILL_AFTER_SECONDS
+
+
+def test_memory_and_cpu_fit_what_the_benchmark_measured(objects):
+    for template in our_servers(objects):
+        for container in containers(template):
+            assert request(container, "memory") == limit(container, "memory")
+            assert 1.5 < limit(container, "memory") / (benchmark("after load MB") * 1e6) < 5
+            # The comment in base/deployment.yml says some 3,000.
+            assert 2000 < request(container, "cpu") / (benchmark("CPU µs") * 1e-6) < 5000
+            assert request(container, "cpu") <= limit(container, "cpu")
+
+
+def test_the_cpu_limit_gives_one_worker_as_in_the_row_of_the_benchmark(objects, tmp_path):
+    for template in our_pods(objects):
+        for container in containers(template, "containers"):
+            assert limit(container, "cpu") == 1
+            proc = process_in(tmp_path, "/", {"/": {"cpu.max": f"{limit(container, 'cpu') * 100_000:.0f} 100000"}})
+            assert settings_of(container, objects).workers or cpus(proc)[0] == 1
+
+
+def test_volumes_in_memory_leave_room_for_the_server(objects):
+    for template in our_pods(objects):
+        in_memory = [one["emptyDir"]["sizeLimit"] for one in template["spec"].get("volumes", ()) if "emptyDir" in one]
+        for container in containers(template):
+            assert sum(map(amount, in_memory)) + 1.5 * benchmark("after load MB") * 1e6 < limit(container, "memory")
+
+
+def test_the_autoscaler_wants_no_pod_for_idling_and_one_before_a_process_is_busy(objects):
+    for hpa in of_kind(objects, "HorizontalPodAutoscaler"):
+        target = hpa["spec"]["scaleTargetRef"]
+        deployment = next(one for one in of_kind(objects, target["kind"]) if one["metadata"]["name"] == target["name"])
+        assert target["apiVersion"] == deployment["apiVersion"]
+        # kustomize changes the name here where it changes that of the Deployment, or of another with the same name before.
+        assert hpa["metadata"]["labels"].items() <= deployment["metadata"]["labels"].items()
+        (container,) = containers(deployment["spec"]["template"], "containers")
+        wanted = {
+            one["resource"]["name"]: one["resource"]["target"]["averageUtilization"] / 100 for one in hpa["spec"]["metrics"]
+        }
+        assert set(wanted) == {"cpu", "memory"}
+        # It scales when the share is a tenth above the target, and down again when it is a tenth below.
+        assert benchmark("after load MB") * 1e6 / request(container, "memory") < 0.9 * wanted["memory"]
+        assert wanted["memory"] < 1
+        assert 1.1 * wanted["cpu"] * request(container, "cpu") < limit(container, "cpu")
+        assert (hpa["spec"]["minReplicas"], hpa["spec"]["maxReplicas"]) == (2, 10)
+        assert set(hpa["spec"]["behavior"]) == {"scaleUp", "scaleDown"}
+
+
+# How the objects go together
+
+
+def test_every_selector_finds_the_pods_of_the_same_render(objects):
+    for one in of_kind(objects, "Service", "PodDisruptionBudget", "NetworkPolicy"):
+        assert [template for template in pods(objects) if selects(one, template)], name_of(one)
+
+
+def test_every_deployment_selects_its_own_pods_and_has_one_disruption_budget_and_a_network_policy(objects):
+    for deployment in of_kind(objects, "Deployment"):
+        template = deployment["spec"]["template"]
+        assert [name_of(one) for one in of_kind(objects, "Deployment") if selects(one, template)] == [name_of(deployment)]
+        # The eviction of a pod that two budgets select is refused; one for the only pod would mean nothing, or block a drain.
+        budgets = [one for one in of_kind(objects, "PodDisruptionBudget") if selects(one, template)]
+        assert len(budgets) == (0 if claims(template) else 1)
+        assert [one for one in of_kind(objects, "NetworkPolicy") if selects(one, template)]
+    for template in our_servers(objects):
+        for spread in template["spec"]["topologySpreadConstraints"]:
+            assert spread["labelSelector"]["matchLabels"].items() <= labels_of(template).items()
+            assert spread["matchLabelKeys"] == ["pod-template-hash"]
+            assert spread["whenUnsatisfiable"] == "ScheduleAnyway"
+
+
+def test_ports_have_one_number_and_one_name_from_the_node_to_the_container(objects):
+    for deployment in of_kind(objects, "Deployment"):
+        template = deployment["spec"]["template"]
+        name, number = ("http", 8000) if is_ours(template) else ("redis", 6379)
+        ports = {port["name"]: port["containerPort"] for one in containers(template, "containers") for port in one["ports"]}
+        assert ports == {name: number}
+        for service in of_kind(objects, "Service"):
+            if selects(service, template):
+                assert [(port["name"], port["targetPort"], port["port"]) for port in service["spec"]["ports"]] == [
+                    (name, name, number)
+                ]
+        for policy in of_kind(objects, "NetworkPolicy"):
+            if selects(policy, template):
+                (ingress,) = policy["spec"]["ingress"]
+                assert ingress["ports"] == [{"protocol": "TCP", "port": number}]
+                # Who may ask a server that clients know is not for it to say.
+                assert ("from" in ingress) == (is_asked(policy) or not is_ours(template))
+                assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+
+
+def test_prometheus_finds_every_server_and_worker_and_is_let_in(objects):
+    named = {"key": "app.kubernetes.io/name", "operator": "In", "values": ["prometheus"]}
+    prometheus = {"namespaceSelector": MONITORING, "podSelector": {"matchExpressions": [named]}}
+    for template in our_servers(objects):
+        (container,) = containers(template, "containers")
+        told = {"prometheus.io/scrape": "true", "prometheus.io/port": str(container["ports"][0]["containerPort"])}
+        assert (
+            template["metadata"]["annotations"] == told and labels_of(template)["app.kubernetes.io/part-of"] == "model-in-image"
+        )
+        for policy in of_kind(objects, "NetworkPolicy"):
+            if selects(policy, template):
+                (ingress,) = policy["spec"]["ingress"]
+                assert prometheus in ingress.get("from", [prometheus])
+
+
+def test_only_the_service_that_clients_know_has_a_port_on_the_nodes(objects):
+    for service in of_kind(objects, "Service"):
+        known = service["metadata"]["name"] == "model-in-image-service"
+        assert service["spec"]["type"] == ("NodePort" if known else "ClusterIP")
+        assert [port.get("nodePort") for port in service["spec"]["ports"]] == [30080 if known else None]
+
+
+def test_nobody_is_called_but_for_a_model_over_http_for_jobs_for_a_table_for_items_and_by_who_asks_others(rendered):
+    for name, objects in rendered.items():
+        for policy in of_kind(objects, "NetworkPolicy"):
+            calls = name in ("model_load/over_http", "data_cache") or (name in JOBS and component(policy) in ("server", "worker"))
+            calls |= name in BATCH and component(policy) == "batch-table"
+            calls |= overlay_of(name) in ASKING and component(policy) == "server"
+            assert bool(policy["spec"].get("egress")) == calls
+            assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+
+
+def test_items_are_in_the_database_of_a_secret_and_its_address_in_the_readme_is_the_one_that_is_tried(rendered):
+    (server,) = containers(pods(rendered["data_cache"])[0])
+    url = settings_of(server).database_url
+    assert url in README and url.startswith("postgresql://") and not secrets(rendered["data_cache"])
+    (authority,) = re.findall(r"sslrootcert=(\S+)", url)
+    (mount,) = server["volumeMounts"]
+    assert authority == f"{mount['mountPath']}/ca.crt" and mount["readOnly"]
+    (policy,) = of_kind(rendered["data_cache"], "NetworkPolicy")
+    assert [port["port"] for one in policy["spec"]["egress"] for port in one["ports"]] == [53, 53, 5432]
+
+
+def test_the_bundle_is_served_from_where_its_image_has_it(rendered, app_of):
+    (server,) = containers(pods(rendered["edge"])[0])
+    assert settings_of(server).edge_dir == OF_EDGE["IRIS_EDGE_DIR"]
+    assert f"COPY dist/edge {OF_EDGE['IRIS_EDGE_DIR']}\n" in DOCKERFILE
+    status, headers, _ = wsgi_call(app_of(settings_of(server)), "GET", "/edge/")
+    assert status == 200 and headers["Content-Type"].startswith("text/html")
+    assert wsgi_call(app_of(settings_of(server)), "GET", "/metadata")[0] == 200
+
+
+def test_tokens_are_files_of_a_secret_whose_changes_the_servers_see(rendered, app_of):
+    renders = [name for name, (_, one) in OFF.items() if one == "../token"]
+    assert {overlay_of(name) for name in renders} == {"web_single", *ASKING}
+    for name in renders:
+        for template in our_servers(rendered[name]):
+            (server,) = containers(template)
+            (volume,) = [one for one in template["spec"]["volumes"] if "secret" in one]
+            assert volume["secret"]["secretName"] in README and "optional" not in volume["secret"]
+            (mount,) = [one for one in server["volumeMounts"] if one["name"] == volume["name"]]
+            (item,) = volume["secret"]["items"]
+            assert mount["readOnly"] and "subPath" not in mount
+            assert settings_of(server).token_file == f"{mount['mountPath']}/{item['path']}"
+            assert wsgi_call(app_of(settings_of(server)), "GET", "/openapi.json")[0] == 401
+
+
+def test_no_secret_is_in_the_manifests_but_the_sample_and_none_in_a_plain_variable_or_argument(rendered):
+    secret = {one.name for one in fields(Settings) if one.metadata["check"]["secret"]}
+    assert secret == {"redis_url", "database_url", "items_redis_url", "cache_redis_url"}
+    for name, objects in rendered.items():
+        # The sample's says what it is.
+        assert all("sample" in unquote(value) for value in secrets(objects).values()), name
+        for container in (one for template in our_pods(objects) for one in containers(template)):
+            plain = {one["name"]: one["value"] for one in container.get("env", ()) if "value" in one}
+            assert not [one for one in secret if plain.get(f"IRIS_{one.upper()}")]
+            assert not re.search(r"://[^ ]*@|password|token=", " ".join([*plain.values(), *container.get("args", ())]))
+
+
+def test_replicas_are_set_only_where_nothing_scales_them(objects):
+    scaled = {one["spec"]["scaleTargetRef"]["name"] for one in of_kind(objects, "HorizontalPodAutoscaler")}
+    for deployment in of_kind(objects, "Deployment"):
+        assert ("replicas" in deployment["spec"]) != (deployment["metadata"]["name"] in scaled)
+
+
+def test_no_disruption_budget_can_block_the_drain_of_a_node(objects):
+    for budget in of_kind(objects, "PodDisruptionBudget"):
+        least = min(
+            least_pods(one, objects) for one in of_kind(objects, "Deployment") if selects(budget, one["spec"]["template"])
+        )
+        assert budget["spec"].get("minAvailable", 0) < least
+        assert budget["spec"].get("maxUnavailable", 1) >= 1
+        assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+def test_a_rollout_has_a_new_pod_ready_before_an_old_one_goes(objects):
+    for deployment in of_kind(objects, "Deployment"):
+        if claims(deployment["spec"]["template"]):
+            # Of those that have a disk the old one must be gone.
+            assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+            assert deployment["spec"]["replicas"] == 1
+        else:
+            assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+            assert deployment["spec"]["minReadySeconds"] > 0
+
+
+def test_labels_are_the_recommended_ones_and_agree(objects):
+    for one in objects:
+        labels = one["metadata"]["labels"]
+        assert labels["app.kubernetes.io/name"] == labels["app.kubernetes.io/part-of"] == NAMESPACE
+        if "instance" in str(labels):
+            assert one["metadata"]["name"].removesuffix(f"-{labels['app.kubernetes.io/instance']}").startswith("model-in-image-")
+    for deployment in of_kind(objects, "Deployment"):
+        assert deployment["metadata"]["labels"] == labels_of(deployment["spec"]["template"])
+        wanted = {f"app.kubernetes.io/{key}" for key in ("name", "component", "instance")}
+        assert set(selector(deployment)) == (wanted | {"track"} if is_ours(deployment["spec"]["template"]) else wanted)
+    for one in of_kind(objects, "CronJob", "Job"):
+        assert one["metadata"]["labels"] == labels_of(template_of(one))
+    for one in of_kind(objects, "CronJob", "Job", "Pod"):
+        (policy,) = [other for other in of_kind(objects, "NetworkPolicy") if selects(other, template_of(one))]
+        assert component(policy) == component(one)
+    for one in of_kind(objects, "Service", "PodDisruptionBudget", "NetworkPolicy"):
+        assert set(selector(one)) == {f"app.kubernetes.io/{key}" for key in ("name", "component", "instance")}
+
+
+# The files
+
+
+def test_the_namespace_comes_first_and_everything_is_in_it(rendered):
+    for objects in rendered.values():
+        assert name_of(objects[0]) == ("Namespace", NAMESPACE)
+        assert {one["metadata"]["namespace"] for one in objects[1:]} == {NAMESPACE}
+
+
+def test_the_single_files_are_complete_in_their_documented_order():
+    order = ["namespace.yml", "deployment.yml", "service.yml", "hpa.yml"]
+    files = {
+        name: list(yaml.safe_load_all((MANIFESTS / "base" / name).read_text())) for name in KUSTOMIZATIONS["base"]["resources"]
+    }
+    assert list(files)[:4] == order
+    assert all(len(one) == 1 for one in files.values())
+    assert [name_of(files[name][0]) for name in order] == [
+        ("Namespace", "model-in-image"),
+        ("Deployment", "model-in-image-deployment"),
+        ("Service", "model-in-image-service"),
+        ("HorizontalPodAutoscaler", "model-in-image-hpa"),
+    ]
+    assert all(one["metadata"].get("namespace") == NAMESPACE for (one,) in files.values() if one["kind"] != "Namespace")
+    places = [README.index(f"`{name}`") for name in order]
+    assert places == sorted(places)
+
+
+def test_every_file_belongs_to_a_kustomization():
+    known = {
+        f"{name}/{file}" for name, told in KUSTOMIZATIONS.items() for file in ["kustomization.yml", *told.get("resources", ())]
+    }
+    # Files for Prometheus and Grafana, and not for Kubernetes (tests/project/test_observability.py).
+    assert {str(path.relative_to(MANIFESTS)) for path in MANIFESTS.rglob("*.yml") if path.parent.name != "observability"} <= known
+
+
+def repeated(part: object, whole: object) -> list[object]:
+    """The values of a patch that what it patches has already; lists go by the names in them, as in Kubernetes."""
+    if isinstance(part, dict) and isinstance(whole, dict):
+        return [same for key in part.keys() & whole.keys() - {"kind", "name"} for same in repeated(part[key], whole[key])]
+    if (
+        isinstance(part, list)
+        and isinstance(whole, list)
+        and all(isinstance(one, dict) and "name" in one for one in part + whole)
+    ):
+        by_name = {one["name"]: one for one in whole}
+        return [same for one in part if one["name"] in by_name for same in repeated(one, by_name[one["name"]])]
+    return [part] if part == whole else []
+
+
+# Who holds objects beside the base, and what these are for; all others only patch.
+HOLDERS = {"jobs/redis": {"redis"}, "batch": {"batch-table", "batch-file"}, "batch/data": {"batch-file"}}
+
+
+def test_only_base_sample_redis_and_batch_hold_objects_and_an_overlay_only_patches_that_repeat_nothing_of_them():
+    base = yaml.safe_load((MANIFESTS / "base/deployment.yml").read_text())
+    for name, told in KUSTOMIZATIONS.items():
+        if name in HOLDERS:
+            files = [one for one in told["resources"] if not (MANIFESTS / name / one).is_dir()]
+            assert {component(yaml.safe_load((MANIFESTS / name / one).read_text())) for one in files} == HOLDERS[name]
+        elif name != "base":
+            assert all((MANIFESTS / name / one / "kustomization.yml").exists() for one in told.get("resources", ()))
+        for patch in told.get("patches", ()):
+            assert set(patch) <= {"target", "patch", "options"}
+            assert repeated(yaml.safe_load(patch["patch"]), base) == []
+
+
+def test_a_patch_that_is_a_copy_is_found():
+    base = yaml.safe_load((MANIFESTS / "base/deployment.yml").read_text())
+    assert repeated({"spec": {"minReadySeconds": 5}}, base) == [5]
+    server = {"name": "server", "image": "model-in-image-pattern:v1.0", "env": [{"name": "IRIS_DRAIN_SECONDS", "value": "10"}]}
+    copied = repeated({"spec": {"template": {"spec": {"containers": [server]}}}}, base)
+    assert set(copied) == {"model-in-image-pattern:v1.0", "10"}
+
+
+def test_the_image_is_the_one_of_the_design_or_a_later_tag_of_it(rendered):
+    (server,) = containers(pods(rendered["base"])[0])
+    assert server["image"] == "model-in-image-pattern:v1.0"
+    for objects in rendered.values():
+        for template in pods(objects):
+            images = {one["image"] for one in containers(template)}
+            assert len(images) == 1
+            assert re.fullmatch(r"(model-in-image-pattern:v\d+\.\d+(-full|-edge)?|(redis|busybox):\d+\.\d+)", images.pop())
+            for one in containers(template):
+                # The image without redis-py and psycopg is the smaller one.
+                settings = settings_of(one, objects) if is_ours(template) else Settings()
+                needs_full = settings.redis_url != "" or settings.database_url.startswith("postgresql:")
+                assert one["image"].endswith("-full") == needs_full
+                assert one["image"].endswith("-edge") == bool(settings.edge_dir)
+            assert {one["imagePullPolicy"] for one in containers(template)} == {"IfNotPresent"}
+
+
+def test_every_component_is_on_or_off_in_an_overlay():
+    # The list is empty where none but the one that is off could be in it.
+    on = {(MANIFESTS / name / one).resolve() for name, told in KUSTOMIZATIONS.items() for one in told.get("components") or ()}
+    off = {(MANIFESTS / overlay / one).resolve() for overlay, one in OFF.values()}
+    assert on | off == {MANIFESTS / name for name, told in KUSTOMIZATIONS.items() if told["kind"] == "Component"}
+    assert not on & off
+
+
+def test_one_overlay_of_a_role_can_be_applied_over_another(rendered):
+    for name in ("synchronous", "prediction_cache", "data_cache", "edge", *JOBS, *ASKING):
+        before, after = rendered["web_single"], {name_of(one): one for one in rendered[name]}
+        assert {name_of(one) for one in before} <= set(after)
+        for one in of_kind(before, "Deployment"):
+            # The one field of a Deployment that can never be changed.
+            assert selector(one) == selector(after[name_of(one)])
+
+
+# Releases
+
+
+def merged(*renders: list[Object]) -> list[Object]:
+    """What a cluster holds after all of them were applied; they must agree where they name the same object."""
+    held: dict[tuple[str, str], Object] = {}
+    for one in (one for objects in renders for one in objects):
+        assert held.setdefault(name_of(one), one) == one, f"{name_of(one)} is not the same in two overlays"
+    return list(held.values())
+
+
+@pytest.fixture
+def releases(rendered) -> list[Object]:
+    """All that may run at the same time."""
+    return merged(*(rendered[name] for name in ("web_single", "release/canary", "release/blue", "release/green")))
+
+
+def test_releases_that_run_together_disturb_each_other_in_nothing(releases):
+    assert len(of_kind(releases, "Deployment")) == 4
+    test_every_deployment_selects_its_own_pods_and_has_one_disruption_budget_and_a_network_policy(releases)
+    targets = [one["spec"]["scaleTargetRef"]["name"] for one in of_kind(releases, "HorizontalPodAutoscaler")]
+    assert len(targets) == len(set(targets)) == 3
+
+
+def test_each_service_leads_to_its_own_release(releases):
+    leads = {
+        service["metadata"]["name"]: {
+            one["metadata"]["name"] for one in of_kind(releases, "Deployment") if selects(service, one["spec"]["template"])
+        }
+        for service in of_kind(releases, "Service")
+    }
+    assert leads == {
+        "model-in-image-service": {"model-in-image-deployment", "model-in-image-deployment-canary"},
+        "model-in-image-service-blue": {"model-in-image-deployment-blue"},
+        "model-in-image-service-green": {"model-in-image-deployment-green"},
+    }
+
+
+@pytest.mark.parametrize("colour", ["blue", "green"])
+def test_the_switch_changes_the_selector_of_one_service_and_nothing_else(rendered, releases, colour):
+    namespace, switched = rendered[f"release/to_{colour}"]
+    known = next(one for one in of_kind(releases, "Service") if name_of(one) == name_of(switched))
+    assert namespace == only(releases, "Namespace")
+    assert {**switched, "spec": {**switched["spec"], "selector": None}} == {**known, "spec": {**known["spec"], "selector": None}}
+    led = [one["metadata"]["name"] for one in of_kind(releases, "Deployment") if selects(switched, one["spec"]["template"])]
+    assert led == [f"model-in-image-deployment-{colour}"]
+
+
+def test_blue_and_green_differ_in_colour_and_tag_alone(rendered):
+    blue, green = (json.dumps(rendered[f"release/{colour}"]) for colour in ("blue", "green"))
+    tags = [containers(pods(rendered[f"release/{colour}"])[0])[0]["image"] for colour in ("blue", "green")]
+    assert tags[0] != tags[1]
+    assert blue.replace("blue", "green").replace(*tags) == green
+
+
+def test_the_clean_up_of_a_colour_finds_all_that_is_its_own(rendered):
+    kinds = {instance: kinds for kinds, instance in re.findall(r"delete (\S+) -l \S+/instance=(\S+)", "\n".join(COMMANDS))}
+    # The Service of web_single is the one that clients know, and stays.
+    assert f"{kinds['main']},service" == kinds["blue"]
+    short = {"hpa": "horizontalpodautoscaler", "pdb": "poddisruptionbudget"}
+    for colour in ("blue", "green"):
+        own = rendered[f"release/{colour}"][1:]
+        assert {one["kind"].lower() for one in own} == {short.get(kind, kind) for kind in kinds["blue"].split(",")}
+        assert {one["metadata"]["labels"]["app.kubernetes.io/instance"] for one in own} == {colour}
+
+
+def test_the_canary_is_one_pod_of_another_image_and_changes_nothing_that_runs(rendered):
+    (deployment,) = [one for one in rendered["release/canary"] if one not in rendered["web_single"]]
+    stable = only(rendered["web_single"], "Deployment")
+    assert name_of(deployment) == ("Deployment", "model-in-image-deployment-canary")
+    assert deployment["spec"]["replicas"] == 1
+    ours, theirs = (containers(one["spec"]["template"])[0] for one in (deployment, stable))
+    assert ours["image"] != theirs["image"]
+    assert {**ours, "image": None} == {**theirs, "image": None}
+
+
+# Jobs
+
+
+@pytest.fixture(params=JOBS)
+def with_jobs(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]) -> list[Object]:
+    """One overlay with jobs after the other, with the sample Redis and with one of somebody else."""
+    return rendered[request.param]
+
+
+@pytest.fixture(params=[name for name in JOBS if name not in OFF])
+def with_redis(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]) -> list[Object]:
+    """One with the sample Redis after the other."""
+    return rendered[request.param]
+
+
+def of_component(objects: list[Object], name: str) -> Object:
+    """The pod template of the one Deployment of a component."""
+    (one,) = [one for one in of_kind(objects, "Deployment") if component(one) == name]
+    return one["spec"]["template"]
+
+
+def redis_of(objects: list[Object]) -> tuple[Object, dict[str, str]]:
+    """The sample Redis, and its command line as settings."""
+    (container,) = containers(of_component(objects, "redis"))
+    words = container["args"]
+    assert all(word.startswith("--") for word in words[::2])
+    return container, {word[2:]: value for word, value in zip(words[::2], words[1::2], strict=True)}
+
+
+def test_overlays_with_jobs_differ_in_the_role_of_the_server_alone(rendered):
+    (one, first), (other, second) = (item for item in JOBS.items() if item[0] not in OFF)
+    assert json.dumps(rendered[one]).replace(f'"{first}"', f'"{second}"') == json.dumps(rendered[other])
+
+
+def test_workers_are_the_deployment_of_the_server_but_for_name_role_and_grace(with_jobs):
+    server, worker = (of_component(with_jobs, name) for name in ("server", "worker"))
+    told = {name: environment(containers(one)[0], with_jobs) for name, one in (("server", server), ("worker", worker))}
+    differ = {key for key in told["server"] if told["server"][key] != told["worker"].get(key)}
+    assert set(told["server"]) == set(told["worker"])
+    assert differ == {"IRIS_ROLE", "IRIS_GRACE_SECONDS"}
+    assert {**containers(server)[0], "env": None} == {**containers(worker)[0], "env": None}
+
+
+def test_servers_and_workers_have_autoscalers_budgets_and_policies_of_their_own_and_clients_see_no_worker(with_jobs):
+    for kind in ("HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy"):
+        assert {"server", "worker"} <= {component(one) for one in of_kind(with_jobs, kind)}
+    targets = [one["spec"]["scaleTargetRef"]["name"] for one in of_kind(with_jobs, "HorizontalPodAutoscaler")]
+    assert sorted(targets) == ["model-in-image-deployment", "model-in-image-deployment-worker"]
+    for service in of_kind(with_jobs, "Service"):
+        assert not selects(service, of_component(with_jobs, "worker"))
+
+
+def test_the_address_of_redis_and_its_password_come_from_a_secret(with_jobs):
+    for template in our_pods(with_jobs):
+        (container,) = containers(template)
+        (told,) = [one["valueFrom"]["secretKeyRef"] for one in container["env"] if one["name"] == "IRIS_REDIS_URL"]
+        made = [one["metadata"]["name"] for one in of_kind(with_jobs, "Secret")]
+        # A generated one has a hash in its name, so that a new password is a rollout.
+        assert (told["name"] in made) if made else (told["name"] == "model-in-image-redis")
+
+
+def test_the_address_in_the_sample_secret_is_that_of_the_sample_redis(with_redis):
+    secret = only(with_redis, "Secret")
+    service = next(one for one in of_kind(with_redis, "Service") if component(one) == "redis")
+    told = {key: value for (_, key), value in secrets(with_redis).items()}
+    url = urlsplit(told["url"])
+    assert set(told) == {"url", "password"}
+    assert (url.scheme, url.hostname, url.port) == ("redis", service["metadata"]["name"], service["spec"]["ports"][0]["port"])
+    assert unquote(url.password) == told["password"]
+    # Nobody takes it for more than a sample.
+    assert "sample" in told["password"] and "A SAMPLE" in (MANIFESTS / "jobs/redis/kustomization.yml").read_text()
+    (container, words) = redis_of(with_redis)
+    (variable,) = container["env"]
+    assert words["requirepass"] == f"$({variable['name']})"
+    assert variable["valueFrom"]["secretKeyRef"] == {"name": secret["metadata"]["name"], "key": "password"}
+
+
+def test_redis_acknowledges_nothing_that_is_not_on_its_disk_and_evicts_nothing(with_redis):
+    container, words = redis_of(with_redis)
+    durable = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
+    assert durable.items() <= words.items()
+    promised = PATTERNS.partition("Redis must run with")[2]
+    for name in ("appendonly", "appendfsync", "maxmemory-policy"):
+        assert f"`{name} {words[name]}`" in promised
+    (template,) = [one for one in pods(with_redis) if not is_ours(one)]
+    (mount,) = container["volumeMounts"]
+    (volume,) = template["spec"]["volumes"]
+    claim = only(with_redis, "PersistentVolumeClaim")
+    assert mount == {"name": volume["name"], "mountPath": words["dir"]}
+    assert claims(template) == [claim["metadata"]["name"]]
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+    # Another user than the image's may write there.
+    assert template["spec"]["securityContext"]["fsGroup"] == template["spec"]["securityContext"]["runAsGroup"]
+    most = float(words["maxmemory"].removesuffix("mb")) * 2**20
+    assert 2 * most <= limit(container, "memory") == request(container, "memory")
+    # The file is rewritten when it is twice as large, and both are there then.
+    assert 4 * most <= amount(claim["spec"]["resources"]["requests"]["storage"])
+    assert int(words["port"]) == container["ports"][0]["containerPort"]
+
+
+def test_redis_is_ready_when_it_answers_and_alive_while_it_reads_its_file(with_redis):
+    container, _ = redis_of(with_redis)
+    assert container["readinessProbe"]["exec"]["command"] == ["redis-cli", "-e", "ping"]
+    assert container["livenessProbe"]["exec"]["command"] == ["redis-cli", "ping"]
+    # redis-cli takes the password from there.
+    assert [one["name"] for one in container["env"]] == ["REDISCLI_AUTH"]
+
+
+def test_only_servers_and_workers_reach_redis_and_they_nobody_else(with_redis, rendered):
+    policies = {component(one): one["spec"] for one in of_kind(with_redis, "NetworkPolicy")}
+    redis = of_component(with_redis, "redis")
+    others = [template for name in ("release/blue", "release/green") for template in pods(rendered[name])]
+    ((ingress,), names) = policies["redis"]["ingress"], ("server", "worker")
+
+    def lets_in(template: Object) -> bool:
+        return any(one["podSelector"]["matchLabels"].items() <= labels_of(template).items() for one in ingress["from"])
+
+    assert all(set(one) == {"podSelector"} for one in ingress["from"])
+    assert all(lets_in(of_component(with_redis, name)) for name in names)
+    assert not any(map(lets_in, [redis, *others]))
+    for name in names:
+        dns, calls = policies[name]["egress"]
+        assert dns == {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
+        (to,) = calls["to"]
+        assert set(to) == {"podSelector"}
+        assert calls["ports"] == ingress["ports"]
+        reached = [
+            one for one in [*pods(with_redis), *others] if to["podSelector"]["matchLabels"].items() <= labels_of(one).items()
+        ]
+        assert reached == [redis]
+
+
+def test_a_redis_of_somebody_else_takes_the_place_of_the_sample_and_leaves_nothing_of_it(rendered):
+    for name, (overlay, one) in OFF.items():
+        if one != "../jobs/managed_redis":
+            continue
+        kept = {name_of(one) for one in rendered[overlay] if component(one) != "redis"}
+        assert {name_of(one) for one in rendered[name]} == kept
+        for template in pods(rendered[name]):
+            (container,) = containers(template)
+            url = urlsplit(settings_of(container).redis_url)
+            (authority,) = parse_qs(url.query)["ssl_ca_certs"]
+            (mount,), (volume,) = container["volumeMounts"], template["spec"]["volumes"]
+            assert mount == {"name": volume["name"], "mountPath": str(Path(authority).parent), "readOnly": True}
+            assert [item["path"] for item in volume["secret"]["items"]] == [Path(authority).name]
+            assert volume["secret"]["optional"] is True
+            assert f"?ssl_ca_certs={authority}" in README
+        for policy in of_kind(rendered[name], "NetworkPolicy"):
+            (rule,) = policy["spec"]["egress"]
+            ports = [(port["protocol"], port["port"]) for port in rule["ports"]]
+            assert ports == [("UDP", 53), ("TCP", 53), ("TCP", 6379), ("TCP", url.port)]
+
+
+# Servers that ask others
+
+
+@pytest.fixture(params=ASKING)
+def asking(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]) -> list[Object]:
+    """One overlay with servers that ask others after the other."""
+    return rendered[request.param]
+
+
+def asked_of(objects: list[Object]) -> list[Object]:
+    """The Deployments that only servers ask."""
+    return [one for one in our_deployments(objects) if is_asked(one)]
+
+
+def server_of(objects: list[Object]) -> Object:
+    """The Deployment behind the Service that clients know, which asks."""
+    (one,) = [one for one in our_deployments(objects) if component(one) == "server"]
+    return one
+
+
+def places_of(deployment: Object) -> dict[str, str]:
+    """Whom the server asks, by the component that it must be."""
+    (container,) = containers(deployment["spec"]["template"])
+    settings = settings_of(container)
+    members = dict(pair.split("=", 1) for pair in settings.members.split(",") if pair)
+    return {f"member-{name}": url for name, url in members.items()} | ({"pred": settings.pred_url} if settings.pred_url else {})
+
+
+def test_there_is_a_deployment_of_its_own_for_each_role_and_each_member_whose_model_is_in_the_image(rendered):
+    for name, (role, asked) in ASKING.items():
+        told = {component(one): settings_of(*containers(one["spec"]["template"])) for one in our_deployments(rendered[name])}
+        assert {which: settings.role for which, settings in told.items()} == {"server": role, **asked}
+        for which, settings in told.items():
+            assert settings.member == (which.removeprefix("member-") if settings.role == "member" else "")
+        targets = [one["spec"]["scaleTargetRef"]["name"] for one in of_kind(rendered[name], "HorizontalPodAutoscaler")]
+        assert len(set(targets)) == len(targets) == len(told)
+    species = {f"member-{folder.name}" for folder in (MODEL / "members").iterdir()}
+    assert set(ASKING["horizontal"][1]) == species
+
+
+def test_each_address_is_a_headless_service_of_the_pods_that_are_meant_and_only_of_those_that_are_ready(asking):
+    services = {one["metadata"]["name"]: one for one in of_kind(asking, "Service")}
+    places = places_of(server_of(asking))
+    assert set(places) == {component(one) for one in asked_of(asking)}
+    for which, url in places.items():
+        service = services.pop(place_of(url).host)
+        assert service["spec"]["clusterIP"] == "None" and not service["spec"].get("publishNotReadyAddresses")
+        # Of a headless Service the port of the pod counts.
+        assert [port["port"] for port in service["spec"]["ports"]] == [place_of(url).port] == [8000]
+        assert [component(one) for one in our_deployments(asking) if selects(service, one["spec"]["template"])] == [which]
+    assert [component(one) for one in services.values()] == ["server"]
+
+
+# How long the name servers of a cluster keep an address (kubeadm's `ttl 30`, and `cache 30`).
+NAMED_SECONDS = 30
+
+
+def test_who_is_behind_a_name_serves_until_nobody_has_its_address_any_more(asking):
+    for deployment in asked_of(asking):
+        (container,) = containers(deployment["spec"]["template"])
+        assert settings_of(container).grace_seconds > NAMED_SECONDS + LOOKUP_SECONDS
+
+
+def test_a_rollout_of_who_asks_has_the_time_for_that_of_whom_it_asks(asking):
+    own = server_of(asking)
+    (container,) = containers(own["spec"]["template"])
+    start = container["startupProbe"]["periodSeconds"] * container["startupProbe"]["failureThreshold"]
+    needed = start + own["spec"]["minReadySeconds"] + NAMED_SECONDS + LOOKUP_SECONDS
+    for deployment in asked_of(asking):
+        assert own["spec"]["progressDeadlineSeconds"] > deployment["spec"]["progressDeadlineSeconds"] + needed
+
+
+def lets(side: str, mine: Object, theirs: Object, objects: list[Object]) -> bool:
+    """Whether the network policies of pods let them call others (egress) on their port, or be called by them (ingress)."""
+    peers = "to" if side == "egress" else "from"
+    policies = [policy["spec"] for policy in of_kind(objects, "NetworkPolicy") if selects(policy, mine)]
+    assert policies
+    return any(
+        {"protocol": "TCP", "port": 8000} in rule["ports"]
+        and (peers not in rule or any(picks(peer, theirs) for peer in rule[peers]))
+        for policy in policies
+        for rule in policy.get(side, ())
+    )
+
+
+def test_servers_reach_whom_they_ask_and_nobody_else_reaches_anybody(rendered):
+    # All that may be in the namespace besides, of which each side must keep out what the other might let through.
+    besides = merged(rendered["release/blue"], rendered["release/green"], rendered["batch"])
+    besides += [one for one in rendered["asynchronous"] if component(one) in ("worker", "redis")]
+    for name in ASKING:
+        objects = merged(rendered[name], besides)
+        wanted = {("server", "main", which) for which in ASKING[name][1]}
+        pairs = [(one, other) for one in pods(objects) for other in pods(objects)]
+        called, let_in = (
+            {(component(one), labels_of(one)["app.kubernetes.io/instance"], component(other)) for one, other in found}
+            for found in (
+                [(one, other) for one, other in pairs if lets("egress", one, other, objects)],
+                [(one, other) for one, other in pairs if is_asked(other) and lets("ingress", other, one, objects)],
+            )
+        )
+        assert called == let_in == wanted
+        policy = next(one for one in of_kind(rendered[name], "NetworkPolicy") if component(one) == "server")
+        names, calls = policy["spec"]["egress"]
+        assert names == {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
+        assert calls["ports"] == [{"protocol": "TCP", "port": 8000}]
+
+
+@pytest.fixture(scope="session")
+def next_release(rendered, tmp_path_factory) -> dict[str, list[Object]]:
+    """The overlays after the command of the README for a release with other models."""
+    (command,) = [line for line in COMMANDS if line.startswith("sed ")]
+    copy = tmp_path_factory.mktemp("next")
+    shutil.copytree(MANIFESTS, copy / "manifests")
+    subprocess.run(["sh", "-c", command], cwd=copy, check=True, timeout=60)
+    return {name: kustomize(copy / "manifests" / name) for name in ASKING}
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_a_release_with_other_models_stands_beside_the_old_one_until_who_asks_has_gone_over(name, rendered, next_release):
+    before, after = ({name_of(one): one for one in objects} for objects in (rendered[name], next_release[name]))
+    # Of what is there one thing alone becomes another: the Deployment that asks, and of that the image and whom it asks.
+    changed = {which for which in before.keys() & after.keys() if before[which] != after[which]}
+    assert changed == {("Deployment", "model-in-image-deployment")}
+    old, new = (server_of(list(objects.values())) for objects in (before, after))
+    assert places_of(old).keys() == places_of(new).keys()
+    assert not set(places_of(old).values()) & set(places_of(new).values())
+    images = [containers(one["spec"]["template"])[0]["image"] for one in (old, new)]
+    assert images[0] != images[1]
+    assert {containers(one["spec"]["template"])[0]["image"] for one in asked_of(list(after.values()))} == {images[1]}
+    assert json.dumps(old).replace(images[0], images[1]).replace("models-1", "models-2") == json.dumps(new)
+    # While both are there, each name leads to its own pods, and servers reach both.
+    both = list({**before, **after}.values())
+    test_every_deployment_selects_its_own_pods_and_has_one_disruption_budget_and_a_network_policy(both)
+    for service in of_kind(both, "Service"):
+        assert len([one for one in our_deployments(both) if selects(service, one["spec"]["template"])]) == 1
+    assert len(asked_of(both)) == 2 * len(ASKING[name][1])
+    for deployment in asked_of(both):
+        ends = new["spec"]["template"], deployment["spec"]["template"]
+        assert lets("egress", *ends, both) and lets("ingress", *reversed(ends), both)
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_the_clean_up_of_old_models_finds_all_that_is_theirs_and_nothing_else(name, rendered):
+    (kinds,) = re.findall(r"delete (\S+) -l app.kubernetes.io/instance=models-1$", "\n".join(COMMANDS), re.MULTILINE)
+    own = [one for one in rendered[name] if one["metadata"]["labels"].get("app.kubernetes.io/instance") == "models-1"]
+    short = {"hpa": "horizontalpodautoscaler", "pdb": "poddisruptionbudget"}
+    assert {one["kind"].lower() for one in own} == {short.get(kind, kind) for kind in kinds.split(",")}
+    assert [one for one in rendered[name] if one not in own and "-models-1" in one["metadata"]["name"]] == []
+    assert all(is_asked(one) for one in own)
+
+
+# Whole tables and whole files
+
+DAY_SECONDS = 86400
+
+
+@pytest.fixture(params=BATCH)
+def with_batch(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]) -> list[Object]:
+    """The overlay as it is, and with each component that is off."""
+    return rendered[request.param]
+
+
+def arguments(container: Object, **of_pod: str) -> list[str]:
+    """As the command gets them: Kubernetes replaces $(NAME) by variables of the container, and by no others."""
+    told = {one["name"]: variable(one, {}) for one in container["env"]} | of_pod
+    return [re.sub(r"\$\((\w+)\)", lambda found: told[found[1]], word) for word in container["args"]]
+
+
+def batch_of(objects: list[Object], kind: str) -> tuple[Object, Object, Object]:
+    """How Jobs of the one of that kind run, their pods' spec, and the container."""
+    one = only(objects, kind)
+    (container,) = containers(template_of(one))
+    (job,) = jobs_of([one])
+    return job["spec"], template_of(one)["spec"], container
+
+
+def parsed(words: list[str]) -> dict[str, Any]:
+    return vars(parser(words).parse_args(words))
+
+
+def shard_of(container: Object, index: int) -> Options:
+    """What the pod with that index is asked for; an argument that is wrong raises."""
+    return options_of(parsed(arguments(container, JOB_COMPLETION_INDEX=str(index))))
+
+
+def test_the_cron_job_runs_the_command_on_a_table_of_the_database_in_the_secret(with_batch):
+    _, _, container = batch_of(with_batch, "CronJob")
+    given = parsed(arguments(container))
+    assert given["command"] == "batch" and given["table"] and not given["source"]
+    (told,) = container["env"]
+    assert told["valueFrom"]["secretKeyRef"] == {"name": "model-in-image-database", "key": "url"}
+    assert "create secret generic model-in-image-database --from-file=url=" in README
+
+
+def test_the_authority_of_the_database_is_a_file_where_the_address_says_if_the_secret_has_one(with_batch):
+    _, pod, container = batch_of(with_batch, "CronJob")
+    (authority,) = parse_qs(urlsplit(settings_of(container).database_url).query)["sslrootcert"]
+    (mount,), (volume,) = container["volumeMounts"], pod["volumes"]
+    assert mount == {"name": volume["name"], "mountPath": str(Path(authority).parent), "readOnly": True}
+    assert [item["path"] for item in volume["secret"]["items"]] == [Path(authority).name]
+    assert volume["secret"]["optional"] is True
+    assert f"sslrootcert={authority}" in README
+
+
+def test_the_indexed_job_runs_the_command_once_for_each_shard_of_one_file(with_batch):
+    job, _, container = batch_of(with_batch, "Job")
+    assert job["completionMode"] == "Indexed"
+    shards = [shard_of(container, index) for index in range(job["completions"])]
+    assert [one.shard for one in shards] == [(index, job["completions"]) for index in range(job["completions"])]
+    assert len({one.source for one in shards}) == 1
+    outputs = {one.target.path for one in shards} | {one.errors.path for one in shards}
+    assert len(outputs) == 2 * len(shards) and shards[0].source.path not in outputs
+    # Lines of shards are told apart by nothing else.
+    assert all(one.keep for one in shards)
+    (told,) = container["env"]
+    field = told["valueFrom"]["fieldRef"]["fieldPath"]
+    assert (told["name"], field) == ("JOB_COMPLETION_INDEX", "metadata.annotations['batch.kubernetes.io/job-completion-index']")
+
+
+def test_all_shards_have_a_disk_on_which_their_user_can_write(with_batch):
+    job, pod, container = batch_of(with_batch, "Job")
+    claim = only(with_batch, "PersistentVolumeClaim")
+    (mount,) = container["volumeMounts"]
+    assert [one["name"] for one in pod["volumes"]] == [mount["name"]]
+    assert claims({"spec": pod}) == [claim["metadata"]["name"]]
+    assert not mount.get("readOnly")
+    for index in range(job["completions"]):
+        shard = shard_of(container, index)
+        assert {Path(path).parent for path in (shard.source.path, shard.target.path, shard.errors.path)} == {
+            Path(mount["mountPath"])
+        }
+    assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsGroup"]
+    # A disk of one node has one pod at a time.
+    assert claim["spec"]["accessModes"] == (["ReadWriteMany"] if job["parallelism"] > 1 else ["ReadWriteOnce"])
+    assert job["parallelism"] in (1, job["completions"])
+
+
+def test_the_file_is_brought_to_the_disk_of_the_shards_by_their_user_before_they_begin(rendered):
+    job, pod, container = batch_of(rendered["batch"], "Job")
+    assert job["suspend"] is True
+    assert """'{"spec": {"suspend": false}}'""" in README
+    bringer = only(rendered["batch/data"], "Pod")
+    (theirs,) = containers(bringer)
+    assert bringer["spec"]["securityContext"] == pod["securityContext"]
+    assert (bringer["spec"]["volumes"], theirs["volumeMounts"]) == (pod["volumes"], container["volumeMounts"])
+    assert f"cp in.csv {bringer['metadata']['name']}:{shard_of(container, 0).source.path}" in README
+    assert f"cp {bringer['metadata']['name']}:{shard_of(container, 0).target.path} " in README
+
+
+def test_each_way_in_which_a_run_ends_is_tried_again_or_not_as_the_readme_says(with_batch):
+    rows = re.findall(r"^\| (\d) \| (.*) \|$", PATTERNS, re.MULTILINE)
+    assert {int(status) for status, _ in rows} == set(End)
+    again = {int(status) for status, what in rows if what.endswith("the same command goes on")}
+    for one in of_kind(with_batch, "CronJob", "Job"):
+        job, pod, container = batch_of(with_batch, one["kind"])
+        # The first rule that fits counts.
+        fails, disrupted, counts = job["podFailurePolicy"]["rules"]
+        assert fails["action"] == "FailJob" and set(fails["onExitCodes"]["values"]) == set(End) - again - {End.GOOD}
+        assert disrupted == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+        assert counts["action"] == "Count" and set(counts["onExitCodes"]["values"]) == again
+        for rule in (fails, counts):
+            assert (rule["onExitCodes"]["operator"], rule["onExitCodes"]["containerName"]) == ("In", container["name"])
+        # Only so does the Job look at them, and no two pods are at the same work.
+        assert (pod["restartPolicy"], job["podReplacementPolicy"]) == ("Never", "Failed")
+        indexed = job.get("completionMode") == "Indexed"
+        assert [name for name in ("backoffLimit", "backoffLimitPerIndex") if name in job] == [
+            "backoffLimitPerIndex" if indexed else "backoffLimit"
+        ]
+
+
+def test_a_night_is_over_before_the_next_one_and_its_retries_before_its_deadline(with_batch):
+    cron = only(with_batch, "CronJob")["spec"]
+    assert re.fullmatch(r"\d+ \d+ \* \* \*", cron["schedule"])
+    assert (cron["timeZone"], cron["concurrencyPolicy"]) == ("Etc/UTC", "Forbid")
+    for one in of_kind(with_batch, "CronJob", "Job"):
+        job, pod, _ = batch_of(with_batch, one["kind"])
+        latest = cron["startingDeadlineSeconds"] + job["activeDeadlineSeconds"] + pod["terminationGracePeriodSeconds"]
+        assert latest < DAY_SECONDS
+        pauses = [min(10 * 2**i, 600) for i in range(job.get("backoffLimit", job.get("backoffLimitPerIndex")))]
+        assert sum(pauses) < job["activeDeadlineSeconds"]
+        # The history can be as long as it is told to be.
+        assert (
+            max(cron["successfulJobsHistoryLimit"], cron["failedJobsHistoryLimit"]) * DAY_SECONDS < job["ttlSecondsAfterFinished"]
+        )
+    # Pods that share a table: each must end well, so that the last one has seen what others left over.
+    assert cron["jobTemplate"]["spec"]["completions"] == cron["jobTemplate"]["spec"]["parallelism"]
+
+
+def test_a_batch_has_the_cpu_of_a_server_and_no_more_memory_and_nothing_to_listen_with(with_batch, rendered):
+    (server,) = containers(pods(rendered["base"])[0])
+    for template in our_pods(with_batch):
+        (container,) = containers(template)
+        assert request(container, "cpu") == request(server, "cpu") and limit(container, "cpu") == limit(server, "cpu")
+        assert request(container, "memory") == limit(container, "memory") <= limit(server, "memory")
+        assert not {"ports", "livenessProbe", "readinessProbe", "startupProbe"} & set(container)
+    assert not of_kind(with_batch, "Service")
+
+
+def test_the_pods_of_a_table_call_a_database_and_those_of_a_file_nobody_and_nobody_calls_them(with_batch):
+    policies = {component(one): one["spec"] for one in of_kind(with_batch, "NetworkPolicy")}
+    assert set(policies) == {"batch-table", "batch-file"}
+    assert not any(policy.get("ingress") for policy in policies.values())
+    (rule,) = policies["batch-table"]["egress"]
+    assert set(rule) == {"ports"}
+    (container,) = containers(template_of(only(with_batch, "CronJob")))
+    port = urlsplit(settings_of(container).database_url).port
+    assert [(one["protocol"], one["port"]) for one in rule["ports"]] == [("UDP", 53), ("TCP", 53), ("TCP", port)]
+
+
+def test_batches_and_the_pods_of_any_other_overlay_disturb_each_other_in_nothing(rendered):
+    batches = rendered["batch"][1:] + rendered["batch/data"][1:]
+    for name in set(OVERLAYS) - {"batch", "batch/data"}:
+        others = rendered[name][1:]
+        assert not {name_of(one) for one in batches} & {name_of(one) for one in others}
+        for ones, templates in ((others, pods(batches)), (batches, pods(others))):
+            for one in of_kind(ones, "Service", "PodDisruptionBudget", "NetworkPolicy"):
+                assert not [template for template in templates if selects(one, template)]
+
+
+# Another model
+
+
+def loaded(objects: list[Object]) -> tuple[Object, Object, dict[str, Object]]:
+    """The initContainer, the server and the volumes."""
+    (template,) = pods(objects)
+    (load,), (server,) = containers(template, "initContainers"), containers(template, "containers")
+    return load, server, {one["name"]: one for one in template["spec"]["volumes"]}
+
+
+def mounts(container: Object) -> dict[str, Object]:
+    return {one["mountPath"]: one for one in container["volumeMounts"]}
+
+
+def test_the_seal_in_the_manifest_is_that_of_the_model_beside_it(rendered):
+    content = (MANIFESTS / "model_load/model/golden.json").read_bytes()
+    load, _, _ = loaded(rendered["model_load"])
+    assert load["args"][-2:] == ["--seal", f"sha256:{hashlib.sha256(content).hexdigest()}"]
+    assert load["args"][-1] in (MANIFESTS / "model_load/load/kustomization.yml").read_text()
+
+
+def test_the_model_beside_the_manifest_is_another_and_answers_its_golden_rows():
+    model, golden = load_model(MANIFESTS / "model_load/model")
+    assert self_test(model, golden.cases, golden.tolerance)
+
+
+def test_the_config_map_holds_every_file_that_the_seal_covers(rendered):
+    held = only(rendered["model_load"], "ConfigMap")
+    _, golden = load_model(MANIFESTS / "model_load/model")
+    assert {*held["data"], *held["binaryData"]} == {"golden.json", *golden.files}
+    assert {path.name for path in (MANIFESTS / "model_load/model").iterdir()} == {"golden.json", *golden.files}
+    _, _, volumes = loaded(rendered["model_load"])
+    assert volumes["source"]["configMap"]["name"] == held["metadata"]["name"] != "model-in-image-model"
+
+
+@pytest.mark.parametrize("name", ["model_load", "model_load/or_baked", "model_load/over_http"])
+def test_the_server_reads_what_load_wrote_and_cannot_write_there(rendered, name):
+    load, server, volumes = loaded(rendered[name])
+    command, source, folder, *_ = load["args"]
+    assert command == "load"
+    assert settings_of(server).model_dir == folder
+    written, read = mounts(load)[folder], mounts(server)[folder]
+    assert written["name"] == read["name"]
+    assert (written.get("readOnly", False), read["readOnly"]) == (False, True)
+    assert volumes[read["name"]]["emptyDir"]["medium"] == "Memory"
+    if source.startswith("/"):
+        assert mounts(load)[source]["readOnly"] is True
+        assert "configMap" in volumes[mounts(load)[source]["name"]]
+    # Where --or-baked finds the model of the image.
+    assert settings_of(load).model_dir == IMAGE["IRIS_MODEL_DIR"] != folder
+
+
+def test_the_model_of_the_image_is_the_way_out_only_where_that_is_told(rendered):
+    told = {name: "--or-baked" in loaded(rendered[name])[0]["args"] for name in RENDERS if name.startswith("model_load")}
+    assert told == {"model_load": False, "model_load/or_baked": True, "model_load/over_http": False}
+
+
+def test_only_over_http_does_the_model_come_from_a_url(rendered):
+    sources = {name: loaded(rendered[name])[0]["args"][1] for name in RENDERS if name.startswith("model_load")}
+    assert {name: source.startswith("http://") for name, source in sources.items()} == {
+        name: name == "model_load/over_http" for name in sources
+    }
+
+
+# The documents
+
+
+def test_the_readme_names_every_directory_and_only_those_that_exist():
+    table = re.findall(r"`manifests/([\w/]+)`", "\n".join(re.findall(r"^\|.*\|$", README, re.MULTILINE)))
+    assert sorted(table) == sorted(KUSTOMIZATIONS)
+    for name in re.findall(r"manifests/([\w/.]*\w)", README):
+        assert (MANIFESTS / name).exists(), name
+
+
+def test_every_overlay_is_applied_by_a_command_of_the_readme_and_every_command_names_what_exists(rendered):
+    applied = {found[1] for line in COMMANDS if (found := re.match(r"kubectl apply -k manifests/(\S+)$", line))}
+    assert applied == set(OVERLAYS) - {"base"}
+    short = {"hpa": "HorizontalPodAutoscaler", "service": "Service", "deployment": "Deployment"}
+    short |= {"cronjob": "CronJob", "job": "Job", "pod": "Pod"}
+    names = {name_of(one) for objects in rendered.values() for one in objects}
+    found = [
+        (short[kind], name)
+        for kind, name in re.findall(rf"\b({'|'.join(short)})[/ ](model-in-image-[\w-]+)", "\n".join(COMMANDS))
+    ]
+    assert len(found) > 8
+    assert set(found) <= names
+    images = {one["image"] for objects in rendered.values() for template in pods(objects) for one in containers(template)}
+    assert {line.split()[-1] for line in COMMANDS if line.startswith("minikube image load ")} <= images
+    (port,) = only(rendered["base"], "Service")["spec"]["ports"]
+    assert re.findall(r"\$\(minikube ip\):(\d+)/", "\n".join(COMMANDS)) == [str(port["nodePort"])]
+    assert {line for line in COMMANDS if "kubectl" in line and " -n " not in line} == {
+        line for line in COMMANDS if line.startswith("kubectl apply -k manifests/")
+    }
+
+
+def test_every_pattern_has_a_drawing():
+    assert [title for title in re.split(r"^#+ ", README, flags=re.MULTILINE)[1:] if "```mermaid\n" not in title] == []
+    assert {name for overlays, _ in DRAWINGS for name in overlays} == set(OVERLAYS) - {"base"}
+
+
+# Each drawing, with the overlays that its title names.
+DRAWINGS = [
+    (re.findall(r"manifests/([\w/]+)", title), lines)
+    for title, lines in re.findall(
+        r"^```mermaid\n%%[^\n]*\nflowchart (?:LR|TB)\n  accTitle: ([^\n]*)\n(.*?)^```$", README, re.M | re.S
+    )
+]
+DRAWN = ("Service", "Deployment", "CronJob", "Job", "Pod", "PersistentVolumeClaim")
+ARROW = r" (?:-->|-\.->)(?:\|\"[^|]*\"\|)? "
+
+
+def label(one: Object, objects: list[Object]) -> list[str]:
+    """What a drawing says of an object: its kind, its name, and of a Deployment the pods too."""
+    kind, name = name_of(one)
+    if kind != "Deployment":
+        return [kind, name]
+    least = least_pods(one, objects)
+    most = [
+        hpa["spec"]["maxReplicas"]
+        for hpa in of_kind(objects, "HorizontalPodAutoscaler")
+        if hpa["spec"]["scaleTargetRef"]["name"] == name
+    ]
+    return [kind, name, f"{least} to {most[0]} pods" if most else f"{least} pod{'s' * (least > 1)}"]
+
+
+@pytest.mark.parametrize(("overlays", "lines"), DRAWINGS, ids=[overlays[0] for overlays, _ in DRAWINGS])
+def test_a_drawing_shows_exactly_what_its_overlays_have_and_where_their_services_lead(overlays, lines, rendered):
+    objects = {
+        name_of(one): one for name in overlays for one in rendered[name] if one["kind"] in (*DRAWN, "HorizontalPodAutoscaler")
+    }
+    named = {node: text.split("<br/>") for node, text in re.findall(rf'(\w+)[\[({{]+"((?:{"|".join(DRAWN)})<br/>[^"]*)"', lines)}
+    here = list(objects.values())
+    told = sorted(label(one, here) for one in of_kind(here, *DRAWN))
+    assert sorted([text[0], text[1], *text[-1:]] if text[0] == "Deployment" else text[:2] for text in named.values()) == told
+    for deployment in our_deployments(here):
+        (role,) = [text[2:-1] for text in named.values() if text[:2] == ["Deployment", deployment["metadata"]["name"]]]
+        (container,) = containers(deployment["spec"]["template"], "containers")
+        said = {f"role {settings_of(container, rendered[overlays[0]]).role}", container["image"].partition(":")[2]}
+        assert len(role) == 1 and role[0] in said
+    ends = [[re.match(r"\w+", part)[0] for part in re.split(ARROW, line.strip())] for line in lines.splitlines()]
+    arrows = {pair for line in ends for pair in pairwise(line)}
+    # The switch of blue and green leads to the one in one overlay and to the other in the other.
+    services = [one for name in overlays for one in of_kind(rendered[name], "Service")]
+    leads = {
+        (service["metadata"]["name"], one["metadata"]["name"])
+        for service in services
+        for one in of_kind(here, "Deployment")
+        if selects(service, one["spec"]["template"])
+    }
+    assert {(named[one][1], named[other][1]) for one, other in arrows if named.get(one, "?")[0] == "Service"} == leads

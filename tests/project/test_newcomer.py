@@ -1,0 +1,302 @@
+"""What a newcomer may do wrong, from an empty folder: each mistake ends with a line that says what is wrong and what to do.
+
+Broken models are in tests/unit/model, settings in tests/unit/test_settings.py, servers that are not there in
+tests/unit/cli/test_healthcheck.py, batches in tests/unit/batch, the tour in tests/live/test_tour.py.
+"""
+
+import ast
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from project import MODEL, ROOT
+
+from iris_wsgi.__main__ import COMMANDS, DEFAULTS, main
+from iris_wsgi.settings import read_settings
+
+SERVE = ("serve", "--model-dir", str(MODEL), "--port", "0", "--workers", "1")
+# Runs the package's command line where these packages are not installed.
+WITHOUT = """
+import runpy, sys
+sys.modules |= dict.fromkeys(("redis", "psycopg", "pyarrow", "tqdm"))
+runpy.run_module("iris_wsgi", run_name="__main__", alter_sys=True)
+"""
+# What is done, how it ends, and the last line that is told, or some of it.
+MISTAKES = {
+    "no command": ((), 2, "the following arguments are required: command"),
+    "no such command": (("serv",), 2, "invalid choice: 'serv' (choose from serve, worker, "),
+    "a mistyped command": (("tuor",), 2, "; did you mean tour? See --help"),
+    "a mistyped command of edge": (("edge", "predct", "1"), 2, "; did you mean predict? See --help"),
+    "a command of bin/edge alone": (("edge", "bulid"), 2, "; did you mean bin/edge build? See --help"),
+    "a command unlike any": (("xyzzy",), 2, "healthcheck, clear, tour); see --help"),
+    "no such flag": (("serve", "--prot", "1"), 2, "unrecognized arguments: --prot 1; did you mean --port? See --help"),
+    "a mistyped flag with its value": (("worker", "--prot=1"), 2, "unrecognized arguments: --prot=1; did you mean --port?"),
+    "an abbreviated flag": (("serve", "--por", "1"), 2, "unrecognized arguments: --por 1; did you mean --port?"),
+    "a mistyped flag of batch": (("batch", "a", "b", "--keeep", "id"), 2, "did you mean --keep?"),
+    "a mistyped flag of edge": (("edge", "predict", "--jsn", "1"), 2, "did you mean --json?"),
+    "a flag unlike any": (("serve", "--xyzzy"), 2, "unrecognized arguments: --xyzzy; see --help"),
+    "a word too many": (("verify", "model"), 2, "unrecognized arguments: model; see --help"),
+    "no such role": (("serve", "--role", "web"), 2, "--role='web' must be one of all, web_single, "),
+    "no model": (("serve", "--port", "0", "--workers", "1"), 1,
+                 "model/golden.json cannot be read: No such file or directory; IRIS_MODEL_DIR names the folder"),
+    "no such address": ((*SERVE, "--host", "192.0.2.1"), 1, "Cannot assign requested address; is it an address of this machine?"),
+    "no such name": ((*SERVE, "--host", "nowhere.invalid"), 1, "; is it an address of this machine?"),
+    "jobs where nobody may write": ((*SERVE, "--role", "asynchronous", "--state-dir", "/proc/iris"), 1,
+                                    "cannot be opened: No such file or directory; IRIS_STATE_DIR names another"),
+    "items where nobody may write": ((*SERVE, "--role", "data_cache", "--state-dir", "/proc/iris"), 1,
+                                     "cannot be opened: No such file or directory; IRIS_STATE_DIR names another"),
+    "several processes": ((*SERVE, "--workers", "2", "--state-dir", "/proc/iris"), 1, "IRIS_STATE_DIR names"),
+    "jobs in Redis": ((*SERVE, "--redis-url", "redis://x"), 1, "IRIS_REDIS_URL wants the package redis: bin/setup redis, "),
+    "items in Redis": ((*SERVE, "--items-redis-url", "redis://x"), 1, "wants the package redis: bin/setup redis, "),
+    "answers in Redis": ((*SERVE, "--cache-redis-url", "redis://x"), 1, "wants the package redis: bin/setup redis, "),
+    "items in PostgreSQL": ((*SERVE, "--database-url", "postgresql://x/y"), 1, "wants the package psycopg: bin/setup postgres, "),
+    "a batch in PostgreSQL": (("batch", "--model-dir", str(MODEL), "--table", "x", "--database", "postgresql://x/y"), 2,
+                              "PostgreSQL wants the package psycopg: bin/setup postgres, "),
+    "a batch in Parquet": (("batch", "--model-dir", str(MODEL), "rows.csv", "out.parquet"), 2, "bin/setup parquet, "),
+    "a batch of no file": (("batch", "--model-dir", str(MODEL), "none.csv", "out.csv"), 2, "none.csv cannot be read: No such"),
+    "a tour of no URL": (("tour", "127.0.0.1:8000"), 1, "URL='127.0.0.1:8000' must be http://host[:port]"),
+}  # fmt: skip
+
+
+def told_by(words: tuple[str, ...], folder: Path, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(words, capture_output=True, text=True, cwd=folder, timeout=120, **options)
+
+
+def last_line(told: subprocess.CompletedProcess) -> str:
+    assert "Traceback" not in told.stderr, told.stderr
+    return told.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("words", "status", "says"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_ends_with_a_line_that_helps(tmp_path, words, status, says):
+    (tmp_path / "rows.csv").write_text("sepal_length,sepal_width,petal_length,petal_width\n5.1,3.5,1.4,0.2\n")
+    told = told_by((sys.executable, "-c", WITHOUT, *words), tmp_path)
+    assert told.returncode == status and told.stdout == ""
+    assert last_line(told).startswith("iris_wsgi: ") and says in last_line(told)
+    assert len(told.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["--redis-ulr", "redis://:secret@x"], ["--redis-ulr=redis://u:secret@x"], ["redis://:secret@x"]]
+)
+def test_a_password_behind_a_mistyped_flag_is_not_shown(words, capsys):
+    with pytest.raises(SystemExit):
+        main(["serve", *words])
+    told = capsys.readouterr().err
+    assert "unrecognized arguments" in told and "secret" not in told
+
+
+NEED_PACKAGES = [name for name, command in COMMANDS.items() if command.packages]
+ENOUGH = {
+    "load": ("a", "b", "--seal", f"sha256:{'0' * 64}"),
+    "edge": ("predict", "1", "2", "3", "4"),
+    "batch": ("a.csv", "b.csv"),
+}
+
+
+@pytest.mark.parametrize("missing", ["numpy", "onnxruntime", "waitress"])
+@pytest.mark.parametrize("command", NEED_PACKAGES)
+def test_a_command_without_a_package_that_it_needs_names_it_and_the_way_out(tmp_path, command, missing):
+    if missing not in COMMANDS[command].packages:
+        return
+    words = (command, *ENOUGH.get(command, ()))
+    told = told_by((sys.executable, "-c", WITHOUT.replace('"redis"', f'"{missing}", "redis"'), *words), tmp_path)
+    assert told.returncode == 1
+    assert (
+        last_line(told)
+        == told.stderr.strip()
+        == (
+            f"iris_wsgi: the package {missing} is not installed for {sys.executable}: use bin/serve, bin/batch or bin/edge, "
+            "which set themselves up, or run `pip install .` in the folder of the project"
+        )
+    )
+
+
+@pytest.mark.long
+def test_the_other_commands_and_every_help_need_no_package(tmp_path):
+    without = WITHOUT.replace('"redis"', '"numpy", "onnxruntime", "waitress", "redis"')
+    for command in COMMANDS:
+        told = told_by((sys.executable, "-c", without, command, "--help"), tmp_path)
+        assert (told.returncode, told.stderr) == (0, ""), command
+    for command in sorted(COMMANDS.keys() - set(NEED_PACKAGES)):
+        told = told_by((sys.executable, "-c", without, command, *(["--port", "1"] if command == "healthcheck" else [])), tmp_path)
+        assert "is not installed" not in last_line(told) if told.stderr else told.returncode == 0
+
+
+def test_the_edge_alone_names_a_missing_package_too(tmp_path):
+    without = WITHOUT.replace('"redis"', '"onnxruntime", "redis"').replace('"iris_wsgi"', '"iris_wsgi.edge"')
+    told = told_by((sys.executable, "-c", without, "predict", "1", "2", "3", "4"), tmp_path)
+    assert (told.returncode, "the package onnxruntime is not installed" in last_line(told)) == (1, True)
+
+
+def test_every_help_tells_the_defaults_that_count_in_its_command(capsys):
+    for name in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        told = " ".join(capsys.readouterr().out.split())
+        defaults = dict(re.findall(r"\((IRIS_\w+), default ([^)]*)\)", told))
+        assert defaults.get("IRIS_PORT", "8001" if name == "worker" else "8000") == ("8001" if name == "worker" else "8000")
+        settings = read_settings({}, {}, DEFAULTS.get(name, {}))
+        assert defaults == {one: str(getattr(settings, one.removeprefix("IRIS_").lower())) for one in defaults}
+
+
+def test_the_doors_tell_mistyped_words_in_one_line_too():
+    for door, words, says in (
+        ("bin/serve", ["--prot", "1"], "iris_wsgi: unrecognized arguments: --prot 1; did you mean --port? See --help"),
+        ("bin/tour", ["--hots", "x"], "did you mean --host?"),
+        ("bin/batch", ["--keeep"], "did you mean --keep?"),
+        ("bin/edge", ["bulid"], "did you mean bin/edge build?"),
+        ("bin/edge", ["build", "--modl-dir", "x"], "bin/edge: unrecognized arguments: --modl-dir x; did you mean --model-dir?"),
+    ):
+        # The first time a door sets itself up, which it tells.
+        told_by((str(ROOT / door), "--help"), ROOT)
+        told = told_by((str(ROOT / door), *words), ROOT)
+        assert (told.returncode, told.stdout) == (2, "") and says in last_line(told) == told.stderr.strip()
+
+
+def test_a_batch_without_tqdm_is_no_mistake(tmp_path):
+    (tmp_path / "rows.csv").write_text("sepal_length,sepal_width,petal_length,petal_width\n5.1,3.5,1.4,0.2\n")
+    words = ("batch", "--model-dir", str(MODEL), "--workers", "1", "rows.csv", "out.csv")
+    assert told_by((sys.executable, "-c", WITHOUT, *words), tmp_path).returncode == 0
+    assert (tmp_path / "out.csv").read_text().splitlines()[1].startswith("setosa,")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(tmp_path, workers):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        told = told_by((sys.executable, "-m", "iris_wsgi", "serve", "--port", str(port), "--workers", workers), tmp_path)
+    assert (told.returncode, told.stderr) == (
+        1,
+        f"iris_wsgi: IRIS_HOST=127.0.0.1 IRIS_PORT={port}: cannot listen there: Address already in use; "
+        "choose another with --port\n",
+    )
+
+
+def test_who_reads_no_further_and_who_interrupts_gets_no_traceback(tmp_path, monkeypatch, capsys):
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, "-m", "iris_wsgi", "verify", "--model-dir", str(MODEL)]
+    told = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (told.returncode, told.stderr) == (1, "")
+
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(COMMANDS, "verify", COMMANDS["verify"]._replace(run=interrupted))
+    assert (main(["verify"]), capsys.readouterr().err) == (130, "iris_wsgi: interrupted\n")
+
+
+def test_an_older_python_gets_a_line_and_not_a_syntax_error(tmp_path):
+    # The one file that it reads must be in words that it knows.
+    ast.parse((ROOT / "iris_wsgi/__init__.py").read_text(), feature_version=(3, 6))
+    code = "import runpy, sys; sys.hexversion = 0x030902F0; sys.version = '3.9.2 (old)'; runpy.run_module('iris_wsgi')"
+    told = told_by((sys.executable, "-c", code), tmp_path)
+    assert (told.returncode, told.stderr) == (
+        1,
+        "iris_wsgi: this is Python 3.9.2, and 3.11 or later is needed; bin/setup looks for one\n",
+    )
+
+
+@pytest.fixture
+def clone() -> Iterator[Path]:
+    """What is there after a clone, where other users may read it too."""
+    folder = Path(tempfile.mkdtemp(prefix="iris-clone-"))
+    folder.chmod(0o755)
+    for name in ("bin", "iris_wsgi", "model"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_serve_has_the_bundle_that_was_built_unless_another_is_set(clone):
+    # In the place of what setup makes, so that it tells what it was given.
+    python = clone / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "${IRIS_EDGE_DIR-none} ${IRIS_EDGE_REQUIRED-yes}"\n')
+    python.chmod(0o755)
+    (clone / "bin/setup").write_text("#!/bin/sh\n")
+    serve, bare = (str(clone / "bin/serve"),), {name: value for name, value in os.environ.items() if "IRIS_EDGE" not in name}
+    assert told_by(serve, clone, env=bare).stdout == "none yes\n"
+    (clone / "dist/edge").mkdir(parents=True)
+    assert told_by(serve, clone, env=bare).stdout == f"{clone}/dist/edge no\n"
+    assert told_by(serve, clone, env={**bare, "IRIS_EDGE_REQUIRED": "yes"}).stdout == f"{clone}/dist/edge yes\n"
+    for other in ("elsewhere", ""):
+        assert told_by(serve, clone, env={**bare, "IRIS_EDGE_DIR": other}).stdout == f"{other} yes\n"
+    for words in (("--edge-dir", "elsewhere"), ("--edge-dir=elsewhere",), ("--port", "1", "--edge-dir", "")):
+        assert told_by((*serve, *words), clone, env=bare).stdout == "none yes\n"
+
+
+def test_bin_test_says_how_long_it_takes_and_took_and_ends_as_the_tests_do(clone):
+    python = clone / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\nexit 3\n")
+    python.chmod(0o755)
+    (clone / "bin/setup").write_text("#!/bin/sh\n")
+    words = (str(clone / "bin/test"),)
+    told = told_by(words, clone, env={name: value for name, value in os.environ.items() if name != "CI"})
+    before, after = told.stderr.splitlines()
+    assert told.returncode == 3 and "take about 3 minutes on two idle cores; a part: bin/test tests/live/test_jobs.py" in before
+    assert re.match(r"took \d+ seconds; what was slow: bin/test -n 4 --durations=20; why tests skip: bin/test -n 4 -rs$", after)
+    assert told_by((*words, "-k", "words"), clone).stderr == ""
+
+
+def test_the_package_without_extras_is_not_set_up_again_after_one_with_extras(clone):
+    python = clone / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\necho set up >&2\nexit 1\n")
+    python.chmod(0o755)
+    want = told_by(("sh", "-c", f"cksum < {clone}/setup.cfg"), clone).stdout
+    (clone / ".venv/installed-test,train").write_text(want)
+    told = told_by((str(clone / "bin/setup"),), clone)
+    assert (told.returncode, told.stderr) == (0, "")
+
+
+def test_a_setup_with_an_older_python_names_it(clone):
+    old = clone / "python3.9"
+    # As any Python does it, asked whether it is new enough.
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    told = told_by((str(clone / "bin/serve"),), clone, env={**os.environ, "PYTHON": str(old)})
+    assert told.returncode == 1 and not (clone / ".venv").exists()
+    assert last_line(told).startswith(f"iris_wsgi: PYTHON={old} is no Python 3.11 or later; install one, or name it: PYTHON=/")
+    for name in ("sh", "dirname", "cksum", "cat"):
+        (clone / name).symlink_to(shutil.which(name))
+    told = told_by((str(clone / "bin/serve"),), clone, env={"PATH": str(clone)})
+    assert told.returncode == 1 and last_line(told).startswith("iris_wsgi: no Python 3.11 or later was found; install one")
+
+
+def test_a_setup_in_a_folder_of_somebody_else_says_so(clone):
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.geteuid() == 0 else ()
+    # The Python of the tests may be one that only its owner can start.
+    new = clone / "python3"
+    new.write_text("#!/bin/sh\nexit 0\n")
+    new.chmod(0o755)
+    clone.chmod(0o555)
+    told = told_by((*nobody, str(clone / "bin/serve")), clone, env={**os.environ, "PYTHON": str(new)})
+    clone.chmod(0o755)
+    assert told.returncode == 1 and told.stderr == (
+        f"iris_wsgi: {clone}/.venv cannot be written, and all that is installed goes there; copy this folder to one of your own\n"
+    )
+
+
+@pytest.mark.long
+def test_a_setup_without_a_network_says_so_and_goes_on_when_there_is_one(clone):
+    offline = {"PIP_INDEX_URL": "http://127.0.0.1:1/", "PIP_RETRIES": "0", "PIP_CONFIG_FILE": "/dev/null", "PIP_FIND_LINKS": ""}
+    told = told_by((str(clone / "bin/setup"),), clone, env={**os.environ, **offline, "PIP_EXTRA_INDEX_URL": ""})
+    assert told.returncode == 1 and last_line(told) == (
+        "iris_wsgi: the packages could not be installed; is there a network? After that the same command goes on"
+    )
+    # What the three packages are is the same for it, and they are large.
+    told = told_by((str(clone / "bin/setup"),), clone, env={**os.environ, "PIP_NO_DEPS": "1"})
+    assert told.returncode == 0 and (clone / ".venv/installed-none").exists(), told.stderr

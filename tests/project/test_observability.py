@@ -1,0 +1,493 @@
+"""The dashboard and the rules, held against the metrics that each role exposes, and run by promtool and a real Prometheus."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import NamedTuple
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+import pytest
+import yaml
+from applications import KeptLog, wsgi_call
+from edge_bundles import write_bundle
+from http_clients import ROW, ask, request, until
+from optional_programs import need
+from project import MODEL, ROOT
+from prometheus_client.parser import text_string_to_metric_families
+from promql_selectors import grouped, parsed, selectors
+
+from iris_wsgi.catalogue import ROLES
+from iris_wsgi.metrics import Registry
+from iris_wsgi.roles import build
+from iris_wsgi.settings import Settings
+
+FOLDER = ROOT / "manifests/observability"
+DASHBOARD = json.loads((FOLDER / "dashboard.json").read_text())
+RULES = [rule for group in yaml.safe_load((FOLDER / "rules.yml").read_text())["groups"] for rule in group["rules"]]
+ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
+RECORDED = {rule["record"]: rule for rule in RULES if "record" in rule}
+(SCRAPE,) = yaml.safe_load((FOLDER / "scrape.yml").read_text())["scrape_configs"]
+# What Prometheus and scrape.yml give every series, whatever it is.
+OF_TARGETS = {"job", "instance", *(one["target_label"] for one in SCRAPE["relabel_configs"] if "target_label" in one)} - {
+    "__address__"
+}
+NOBODY = "http://127.0.0.1:9"
+NEEDED = {
+    "member": {"member": "setosa"},
+    "prep": {"pred_url": NOBODY},
+    "gateway": {"members": f"setosa={NOBODY},versicolor={NOBODY},virginica={NOBODY}"},
+}
+# What nobody looks at, each with the reason.
+LEFT_OUT = {
+    "http_request_duration_seconds_count": "http_requests_total counts the same, by status too",
+    "http_request_duration_seconds_sum": "quantiles, no mean: a few slow requests are what one looks for",
+    "inference_rows_total": "model_rows_total has them, by label",
+    "inference_runs_total": "model_runs_total has them",
+    "item_cache_entries": "the bytes are what is bounded",
+    "prediction_cache_entries": "the bytes are what is bounded",
+    "process_virtual_memory_bytes": "says nothing about what is used",
+}
+
+
+class Series(NamedTuple):
+    """What it is, and all values that its labels can have."""
+
+    kind: str
+    labels: dict[str, set[str]]
+
+
+def panels() -> list[dict]:
+    """All but the rows, also those that are folded away in one."""
+    found = [*DASHBOARD["panels"], *(one for row in DASHBOARD["panels"] for one in row.get("panels", ()))]
+    return [one for one in found if one["type"] != "row"]
+
+
+def plain(expression: str) -> str:
+    """With something in place of Grafana's variables."""
+    return re.sub(r"\$(job|namespace|instance|role)\b", ".*", expression.replace("$__rate_interval", "5m"))
+
+
+IN_PANELS = [(one["title"], target["expr"], target["legendFormat"]) for one in panels() for target in one["targets"]]
+EXPRESSIONS = [plain(told) for _, told, _ in IN_PANELS] + [rule["expr"] for rule in RULES]
+
+
+@pytest.fixture(scope="session")
+def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Series]:
+    """Every series of every role, by its name: from the registries, as many appear with the first request that they count, and
+    from GET /metrics, as some figures are in no registry."""
+    found: dict[str, Series] = {"up": Series("gauge", {})}
+    bundle = tmp_path_factory.mktemp("edge")
+    write_bundle(bundle)
+
+    def note(name: str, kind: str, labels: dict[str, set[str]]) -> None:
+        told = found.setdefault(name, Series(kind, defaultdict(set)))
+        assert told.kind == kind
+        for label, values in labels.items():
+            told.labels[label] |= values
+
+    for role in ROLES:
+        folder, registry = tmp_path_factory.mktemp("state"), Registry()
+        more = {"edge_dir": str(bundle)} if role == "all" else {}
+        settings = Settings(role=role, model_dir=str(MODEL), state_dir=str(folder), **NEEDED.get(role, {}), **more)
+        service = build(settings, KeptLog(), registry)
+        service.companions.start()
+        if "look at the store" in {one.name for one in service.companions.all}:
+            until(lambda registry=registry: b"\njobs{" in registry.text(), "it has looked at the store")
+        service.companions.end(0)
+        for family in registry.families:
+            ends = ("_bucket", "_sum", "_count") if family.kind == "histogram" else ("",)
+            for end in ends:
+                note(
+                    family.name + end,
+                    family.kind,
+                    {name: {key[i] for key in family.first} for i, name in enumerate(family.names)},
+                )
+        assert wsgi_call(service.app, "GET", "/nowhere")[0] == 404
+        for told in text_string_to_metric_families(wsgi_call(service.app, "GET", "/metrics")[2].decode()):
+            for one in told.samples:
+                note(one.name, told.type, {label: {value} for label, value in one.labels.items()})
+    for name, rule in RECORDED.items():
+        found[name] = Series("gauge", {label: set() for label in grouped(parsed(rule["expr"]))})
+    return found
+
+
+# Expressions
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_an_expression_names_series_and_labels_that_a_role_exposes(expression, exposed):
+    tree = parsed(expression)
+    found = list(selectors(tree))
+    for name, matchers, _ in found:
+        assert name in exposed, f"no role has {name}"
+        for label, op, value in matchers:
+            if label in OF_TARGETS:
+                assert value in (".*", SCRAPE["job_name"])
+                continue
+            assert label in exposed[name].labels, f"{name} has no label {label}"
+            # Each alternative must mean something: what none of the values can be is a slip of the pen, in a != too.
+            for one in value.split("|") if op in ("Re", "NotRe") else [re.escape(value)]:
+                assert any(re.fullmatch(one, known) for known in exposed[name].labels[label]), f"{name}: {label} is never {one}"
+    labels = {label for name, _, _ in found for label in exposed[name].labels}
+    assert set(grouped(tree)) <= labels | OF_TARGETS
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_counters_are_taken_by_their_rate_and_gauges_are_not(expression, exposed):
+    for name, _, within in selectors(parsed(expression)):
+        assert ("rate" in within) == (exposed[name].kind in ("counter", "histogram")), name
+        assert ("histogram_quantile" in within) == name.endswith("_bucket")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["sum(rate(http_request_total[5m]))", 'jobs{state="waiting"}', "sum by (path) (jobs)", 'jobs{status="failed"}', "sum(jobs",
+     'rate(http_requests_total{route!~"/healthz|/readyz"}[5m])', 'up{job="iris"}'],
+)  # fmt: skip
+def test_an_expression_with_a_slip_of_the_pen_is_found(wrong, exposed):
+    with pytest.raises((AssertionError, ValueError)):
+        test_an_expression_names_series_and_labels_that_a_role_exposes(wrong, exposed)
+
+
+def test_every_metric_is_looked_at_or_left_out_for_a_reason(exposed):
+    used = {name for told in EXPRESSIONS for name, _, _ in selectors(parsed(told))}
+    for name, series in exposed.items():
+        base = name.rpartition("_")[0]
+        if series.kind == "histogram" and not name.endswith("_bucket"):
+            # Quantiles come from the buckets.
+            assert f"{base}_bucket" in used
+            continue
+        assert (name in used) != (name in LEFT_OUT), name
+    assert set(LEFT_OUT) <= set(exposed)
+
+
+def test_every_metric_is_in_the_documents(exposed):
+    text = "".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+    names = {re.sub("_(bucket|sum|count)$", "", name) if one.kind == "histogram" else name for name, one in exposed.items()}
+    # The usual ones are told as process_*.
+    wanted = {name for name in names if not name.startswith("process_") and name != "up" and name not in RECORDED}
+    assert sorted(name for name in wanted if f"`{name}`" not in text) == []
+
+
+# The dashboard
+
+
+def test_the_dashboard_can_be_imported_anywhere():
+    assert DASHBOARD["schemaVersion"] >= 36 and DASHBOARD["uid"] and DASHBOARD["title"] and "id" not in DASHBOARD
+    variables = {one["name"]: one for one in DASHBOARD["templating"]["list"]}
+    assert variables["datasource"]["type"] == "datasource"
+    told = re.findall(r"\$\{?(\w+)", json.dumps(DASHBOARD))
+    assert set(told) - {"__rate_interval", "__all"} == set(variables)
+    of_panels = [one["datasource"] for one in [*panels(), *variables.values()] if one["type"] != "datasource"]
+    assert all(one == {"type": "prometheus", "uid": "${datasource}"} for one in of_panels)
+
+
+def test_each_variable_is_a_label_that_there_is(exposed):
+    for one in DASHBOARD["templating"]["list"]:
+        if one["type"] == "query":
+            series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", one["query"]["query"]).groups()
+            test_an_expression_names_series_and_labels_that_a_role_exposes(
+                re.sub('role=~"[^"]*"', 'role=~"all"', plain(series)), exposed
+            )
+            assert label in OF_TARGETS | set(exposed["iris_wsgi_info"].labels)
+
+
+def test_each_panel_says_what_it_shows_and_in_which_unit():
+    for one in panels():
+        assert one["title"] and one["description"].endswith(".") and one["fieldConfig"]["defaults"]["unit"], one["title"]
+        assert one["targets"] and len({target["refId"] for target in one["targets"]}) == len(one["targets"])
+    titles = [one["title"] for one in panels() if one["title"] not in ("In memory", "Latency")]
+    assert len(titles) == len(set(titles))
+
+
+@pytest.mark.parametrize(("title", "expression", "legend"), IN_PANELS)
+def test_a_legend_names_labels_by_which_its_expression_is_grouped(title, expression, legend):
+    assert set(re.findall(r"\{\{(\w+)\}\}", legend)) <= set(grouped(parsed(plain(expression))))
+
+
+def test_panels_have_ids_of_their_own_and_lie_in_rows_without_overlapping():
+    ids = [
+        one["id"] for one in [*DASHBOARD["panels"], *(inner for row in DASHBOARD["panels"] for inner in row.get("panels", ()))]
+    ]
+    assert len(ids) == len(set(ids))
+    rows = [one for one in DASHBOARD["panels"] if one["type"] == "row"]
+    assert DASHBOARD["panels"][0] is rows[0] and not rows[0]["collapsed"]
+    # A folded row is laid out by itself: Grafana moves what is below it.
+    for level in (DASHBOARD["panels"], *(row["panels"] for row in rows)):
+        taken = set()
+        for one in level:
+            place = one["gridPos"]
+            cells = {
+                (x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])
+            }
+            assert cells and max(x for x, _ in cells) < 24 and not cells & taken, one["title"]
+            taken |= cells
+    assert all(bool(row["panels"]) == row["collapsed"] for row in rows)
+
+
+# The rules
+
+
+def test_each_alert_says_how_bad_it_is_what_it_means_and_what_to_do():
+    for name, rule in ALERTS.items():
+        assert re.fullmatch("Iris[A-Z][A-Za-z]+", name)
+        assert rule["labels"]["severity"] in ("critical", "warning")
+        assert set(rule["annotations"]) == {"summary", "description", "action"}
+        assert all(len(text) > 20 for text in rule["annotations"].values())
+        # A label that is not there is an empty word in the message.
+        told = set(re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"])))
+        tree = parsed(rule["expr"])
+        assert told <= (set(grouped(tree)) or OF_TARGETS)
+
+
+def test_what_an_action_names_exists():
+    text = json.dumps([rule["annotations"] for rule in ALERTS.values()])
+    assert set(re.findall(r"IRIS_\w+", text)) <= {f"IRIS_{one.name.upper()}" for one in fields(Settings)}
+    assert set(re.findall(r"\bIris[A-Z]\w+", text)) <= set(ALERTS)
+
+
+def promtool(*words: str) -> str:
+    told = subprocess.run([need("promtool"), *words], capture_output=True, text=True, timeout=60)
+    assert told.returncode == 0, told.stdout + told.stderr
+    return told.stdout
+
+
+def test_promtool_finds_nothing_wrong_with_the_rules():
+    assert f"{len(RULES)} rules found" in promtool("check", "rules", str(FOLDER / "rules.yml"))
+
+
+HERE = 'job="iris_wsgi",namespace="n",component="server",instance="i"'
+ROUTED = f'{HERE},method="POST",route="/predict",status='
+# By alert: series with their values, a minute apart, that make it fire within three hours; `0+60x180` grows by 60 a minute.
+FIRES = {
+    "IrisTargetDown": {f"up{{{HERE}}}": "1x60 0x120"},
+    "IrisAbsent": {},
+    "IrisNotReady": {f'http_requests_total{{{HERE},method="GET",route="/readyz",status="503"}}': "0+12x180"},
+    "IrisErrorsFast": {f'http_requests_total{{{ROUTED}"200"}}': "0+600x180", f'http_requests_total{{{ROUTED}"500"}}': "0+12x180"},
+    "IrisErrorsSlow": {f'http_requests_total{{{ROUTED}"200"}}': "0+600x180", f'http_requests_total{{{ROUTED}"504"}}': "0+5x180"},
+    "IrisSlow": {
+        f'http_request_duration_seconds_bucket{{{HERE},method="POST",route="/predict",le="1.0"}}': "0+60x180",
+        f'http_request_duration_seconds_bucket{{{HERE},method="POST",route="/predict",le="2.5"}}': "0+62x180",
+        f'http_request_duration_seconds_bucket{{{HERE},method="POST",route="/predict",le="+Inf"}}': "0+62x180",
+    },
+    "IrisOverloaded": {f'http_requests_total{{{HERE},method="other",route="unmatched",status="503"}}': "0+1x180"},
+    "IrisRestarting": {f"process_start_time_seconds{{{HERE}}}": "0x170 1 2 3 4x7"},
+    "IrisInputOutOfRange": {
+        f'model_input_out_of_range_total{{{HERE},feature="a"}}': "0+6x180",
+        f'model_input_out_of_range_total{{{HERE},feature="b"}}': "0+0x180",
+        f'model_rows_total{{{HERE},label="x"}}': "0+60x180",
+        f'model_rows_total{{{HERE},label="y"}}': "0+20x180",
+    },
+    "IrisJobsWait": {f"jobs_oldest_queued_seconds{{{HERE}}}": "0+60x180"},
+    "IrisDeadLetters": {f'jobs{{{HERE},state="failed"}}': "3x175 4x5"},
+    "IrisJobStoreDown": {f"job_store_up{{{HERE}}}": "1x170 0x10"},
+    "IrisJobQueueFull": {f'job_submissions_total{{{HERE},outcome="full"}}': "0+1x180"},
+    "IrisJobsReclaimed": {f"job_reclaimed_total{{{HERE}}}": "0+1x180"},
+    "IrisHybridDegraded": {f'hybrid_answers_total{{{HERE},final="degraded"}}': "0+1x180"},
+    "IrisHybridDisagrees": {
+        f'hybrid_agreements_total{{{HERE},agrees="true"}}': "0+6x180",
+        f'hybrid_agreements_total{{{HERE},agrees="false"}}': "0+4x180",
+    },
+    "IrisBreakerOpen": {f'remote_breaker_open{{{HERE},target="pred"}}': "0x170 1x10"},
+    "IrisCallsFail": {
+        f'remote_calls_total{{{HERE},target="setosa",outcome="ok"}}': "0+60x180",
+        f'remote_calls_total{{{HERE},target="setosa",outcome="late"}}': "0+6x180",
+    },
+    "IrisItemStoreFails": {f'item_store_failures_total{{{HERE},of="database"}}': "0+1x180"},
+    "IrisPredictionCacheFails": {f"prediction_cache_shared_failures_total{{{HERE}}}": "0+1x180"},
+}
+# What is as it should be: requests that a client got wrong, one that failed, dead letters of long ago, calls that are answered.
+CALM = {
+    f"up{{{HERE}}}": "1x180",
+    f'http_requests_total{{{ROUTED}"200"}}': "0+6000x180",
+    f'http_requests_total{{{ROUTED}"422"}}': "0+600x180",
+    f'http_requests_total{{{ROUTED}"503"}}': "0x100 1x80",
+    f'http_requests_total{{{HERE},method="other",route="unmatched",status="501"}}': "0+600x180",
+    f'http_requests_total{{{HERE},method="GET",route="/readyz",status="200"}}': "0+12x180",
+    f'http_requests_total{{{HERE},method="GET",route="/v2/health/ready",status="503"}}': "0+12x180",
+    f'http_request_duration_seconds_bucket{{{HERE},method="POST",route="/predict",le="0.001"}}': "0+6000x180",
+    f'http_request_duration_seconds_bucket{{{HERE},method="POST",route="/predict",le="+Inf"}}': "0+6000x180",
+    f'http_request_duration_seconds_bucket{{{HERE},method="GET",route="/jobs/{{id}}",le="+Inf"}}': "0+6000x180",
+    f"process_start_time_seconds{{{HERE}}}": "5x180",
+    f'model_rows_total{{{HERE},label="x"}}': "0+60x180",
+    f'model_input_out_of_range_total{{{HERE},feature="a"}}': "0+1x180",
+    f"jobs_oldest_queued_seconds{{{HERE}}}": "2x180",
+    f'jobs{{{HERE},state="failed"}}': "3x180",
+    f"job_store_up{{{HERE}}}": "1x180",
+    f'job_submissions_total{{{HERE},outcome="accepted"}}': "0+60x180",
+    f"job_reclaimed_total{{{HERE}}}": "1x180",
+    f'hybrid_answers_total{{{HERE},final="queued"}}': "0+60x180",
+    f'hybrid_agreements_total{{{HERE},agrees="true"}}': "0+60x180",
+    f'remote_breaker_open{{{HERE},target="pred"}}': "0x180",
+    f'remote_calls_total{{{HERE},target="setosa",outcome="ok"}}': "0+60x180",
+    f'item_store_failures_total{{{HERE},of="redis"}}': "2x180",
+    f"prediction_cache_shared_failures_total{{{HERE}}}": "2x180",
+}
+
+
+def judged(series: dict[str, str], wanted: list[str], tmp_path: Path) -> None:
+    """Which alerts fire after three hours of these series: all `wanted`, among others, or none at all."""
+    tests = [
+        {
+            "expr": f'count(ALERTS{{alertname="{name}",alertstate="firing"}}) > bool 0',
+            "eval_time": "3h",
+            "exp_samples": [{"labels": "{}", "value": 1}],
+        }
+        for name in wanted
+    ] or [{"expr": "ALERTS", "eval_time": "3h", "exp_samples": []}]
+    told = {
+        "rule_files": [str(FOLDER / "rules.yml")],
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": name, "values": values} for name, values in series.items()],
+                "promql_expr_test": tests,
+            }
+        ],
+    }
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(told))
+    promtool("test", "rules", str(tmp_path / "test.yml"))
+
+
+def test_every_alert_has_an_example():
+    assert set(FIRES) == set(ALERTS)
+
+
+@pytest.mark.parametrize("name", FIRES)
+def test_an_alert_fires_when_that_of_which_it_warns_is_so(name, tmp_path):
+    judged(FIRES[name], [name], tmp_path)
+
+
+def test_no_alert_is_there_while_all_is_well(tmp_path):
+    judged(CALM, [], tmp_path)
+
+
+# Prometheus itself
+
+TRAFFIC = [
+    request("POST", "/predict/batch", {"data": [[1000, 0, 0, 0], ROW]}),
+    request("POST", "/predict/hybrid", {"data": [ROW]}),
+    request("POST", "/ensemble/predict", {"data": [ROW]}),
+    request(
+        "POST", "/v2/models/iris_svc/infer", {"inputs": [{"name": "features", "datatype": "FP32", "shape": [1, 4], "data": ROW}]}
+    ),
+    request("PUT", "/items/one", {"data": [ROW]}),
+    request("GET", "/items/one/prediction"),
+    request("GET", "/items/none"),
+    request("GET", "/edge/manifest.json"),
+]
+# What happens to no server that is well.
+NEVER = {"Turned away for want of room"}
+
+
+def pod_of(component: str, server) -> dict:
+    """A target as the cluster tells it, of which scrape.yml makes what rules and dashboard go by."""
+    annotations = yaml.safe_load((ROOT / "manifests/base/deployment.yml").read_text())["spec"]["template"]["metadata"][
+        "annotations"
+    ]
+    meta = {f"pod_annotation_{re.sub(r'[./]', '_', name)}": value for name, value in annotations.items()}
+    assert meta["pod_annotation_prometheus_io_port"] == "8000"
+    meta |= {"pod_annotation_prometheus_io_port": str(server.port), "pod_ip": server.host, "pod_name": f"pod-{component}"}
+    meta |= {
+        "namespace": "n",
+        "pod_label_app_kubernetes_io_part_of": "model-in-image",
+        "pod_label_app_kubernetes_io_component": component,
+    }
+    return {"targets": ["replaced:1"], "labels": {f"__meta_kubernetes_{name}": value for name, value in meta.items()}}
+
+
+class Prometheus:
+    """A real one, which looks at these servers several times a second."""
+
+    def __init__(self, program: str, servers: dict[str, object]) -> None:
+        self.folder = folder = Path(mkdtemp(prefix="iris"))
+        scrape = {name: value for name, value in SCRAPE.items() if name != "kubernetes_sd_configs"}
+        scrape["static_configs"] = [pod_of(component, server) for component, server in servers.items()]
+        often = {"scrape_interval": "200ms", "scrape_timeout": "200ms", "evaluation_interval": "200ms"}
+        told = {"global": often, "rule_files": [str(FOLDER / "rules.yml")], "scrape_configs": [scrape]}
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(told))
+        command = [
+            program,
+            f"--config.file={folder}/prometheus.yml",
+            f"--storage.tsdb.path={folder}/data",
+            "--web.listen-address=127.0.0.1:0",
+        ]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        for line in self.process.stderr:
+            # … msg="TLS is disabled." http2=false address=127.0.0.1:32803
+            if "TLS is disabled" in line:
+                self.url = f"http://{line.rpartition('address=')[2].strip()}/api/v1"
+            if "Server is ready" in line:
+                break
+
+    def get(self, path: str, **parameters: str) -> dict:
+        with urlopen(f"{self.url}/{path}?{urlencode(parameters)}", timeout=120) as answer:
+            told = json.load(answer)
+        assert told["status"] == "success"
+        return told["data"]
+
+    def finds(self, expression: str) -> bool:
+        """Whether it can be evaluated, and gives anything."""
+        return bool(self.get("query", query=expression)["result"])
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+        shutil.rmtree(self.folder)
+
+
+@pytest.fixture
+def prometheus(run, others, tmp_path) -> Iterator[tuple[Prometheus, dict]]:
+    """And the servers that it looks at: one with all that there can be in a process, and those that ask others."""
+    program = need("prometheus")
+    write_bundle(tmp_path / "edge")
+    servers = {
+        "server": run("--edge-dir", str(tmp_path / "edge")),
+        "prep": run("--role", "prep", "--pred-url", others["prep"]["pred_url"]),
+        "gateway": run("--role", "gateway", "--members", others["gateway"]["members"]),
+    }
+    for server in servers.values():
+        until(lambda server=server: ask(server, request("GET", "/readyz")).status == 200, "it is ready")
+    running = Prometheus(program, servers)
+    yield running, servers
+    running.end()
+
+
+@pytest.mark.long
+def test_prometheus_evaluates_everything_and_panels_of_servers_that_are_asked_show_something(prometheus):
+    running, servers = prometheus
+    empty = {(title, plain(told).replace("[5m]", "[2s]")) for title, told, _ in IN_PANELS if title not in NEVER}
+
+    def shown() -> bool:
+        for traffic in TRAFFIC:
+            ask(servers["server"], traffic)
+        ask(servers["prep"], TRAFFIC[0]), ask(servers["gateway"], TRAFFIC[2])
+        empty.difference_update([one for one in empty if running.finds(one[1])])
+        return not empty
+
+    until(shown, "each panel shows something")
+    # Those that have nothing to show can be evaluated too.
+    assert not any(running.finds(plain(told)) for title, told, _ in IN_PANELS if title in NEVER)
+    by_role = running.get("query", query=plain(IN_PANELS[0][1]))["result"]
+    assert {one["metric"]["role"]: one["value"][1] for one in by_role} == {"all": "1", "prep": "1", "gateway": "1"}
+    (up,) = [one["metric"] for one in running.get("query", query="up")["result"] if one["metric"]["component"] == "prep"]
+    assert up == {"__name__": "up", "job": "iris_wsgi", "namespace": "n", "component": "prep", "instance": "pod-prep"}
+
+    def rules() -> list[dict]:
+        return [rule for group in running.get("rules")["groups"] for rule in group["rules"]]
+
+    def alerts() -> set[str]:
+        return {rule["name"] for rule in rules() if rule["type"] == "alerting" and rule["alerts"]}
+
+    until(lambda: {rule["health"] for rule in rules()} == {"ok"} and "IrisAbsent" not in alerts(), "each rule was evaluated")
+    assert len(rules()) == len(RULES) and "IrisTargetDown" not in alerts()
+    until(lambda: "IrisInputOutOfRange" in alerts(), "the first row was noticed")
+    servers["prep"].stop()
+    until(lambda: "IrisTargetDown" in alerts(), "it is noticed")

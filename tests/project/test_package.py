@@ -1,0 +1,111 @@
+"""What an install brings, what an import loads, and what the version is."""
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import requires
+
+import pytest
+from optional_programs import need
+from packaging.requirements import Requirement
+from project import ROOT
+
+import iris_wsgi
+
+# Modules that need an extra have its name.
+EXTRAS = {"redis", "postgres", "parquet", "tqdm"}
+RUN_TIME = {"onnxruntime", "numpy", "waitress"}
+
+
+def needed_by(names: set[str]) -> set[str]:
+    """The packages and what they themselves require, here and without extras."""
+    found, new = set(), set(names)
+    while new:
+        found |= new
+        told = [Requirement(text) for name in new for text in requires(name) or ()]
+        new = {r.name for r in told if r.marker is None or r.marker.evaluate({"extra": ""})} - found
+    return found
+
+
+@pytest.mark.long
+def test_nothing_lies_at_the_top_but_what_belongs_there():
+    """What an experiment leaves behind is easily committed with the rest."""
+    given = {".ci", ".dockerignore", ".gitignore", "Dockerfile", "bin", "docs", "iris_wsgi", "manifests", "model", "tests"}
+    given |= {"CHANGELOG.md", "CONTRIBUTING.md", "README.ja.md", "README.md", "SECURITY.md", "pyproject.toml", "setup.cfg"}
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no clone but an archive, which knows nothing of what belongs there")
+    told = subprocess.run([need("git"), "ls-files", "-z"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert {name.partition("/")[0] for name in told.split("\0") if name} <= given
+
+
+@pytest.mark.long
+def test_an_install_brings_three_packages_and_what_they_require_themselves():
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-", str(ROOT)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    brought = {item["metadata"]["name"].lower() for item in json.loads(told.stdout)["install"]}
+    assert {name for name in brought if name in RUN_TIME} == RUN_TIME
+    assert brought - {"iris-wsgi", "iris_wsgi"} == needed_by(RUN_TIME)
+
+
+@pytest.mark.long
+def test_a_wheel_has_each_module_and_the_page(tmp_path):
+    for name in ("setup.cfg", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "iris_wsgi", tmp_path / "iris_wsgi", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    (wheel,) = tmp_path.glob("*.whl")
+    there = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("iris_wsgi/")}
+    assert there == {str(path.relative_to(tmp_path)) for path in (tmp_path / "iris_wsgi").rglob("*.*")}
+
+
+def test_importing_every_module_of_the_server_loads_no_extra():
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "iris_wsgi").rglob("*.py")
+        if not path.stem.startswith("__") and path.stem not in EXTRAS
+    ]
+    code = f"import sys, {', '.join(modules)}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    told = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    extras = {
+        "sklearn",
+        "skl2onnx",
+        "onnx",
+        "matplotlib",
+        "scipy",
+        "redis",
+        "psycopg",
+        "pyarrow",
+        "tqdm",
+        "webtest",
+        "pytest",
+        "hypothesis",
+    }
+    assert {"iris_wsgi", "numpy", "onnxruntime", "waitress"} <= set(told.stdout.split())
+    assert not extras & set(told.stdout.split())
+
+
+def test_importing_the_package_alone_loads_no_model_runtime():
+    code = "import sys, iris_wsgi; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not RUN_TIME & set(told.stdout.split())
+
+
+def test_telemetry_is_off_before_onnxruntime_is_imported():
+    code = (
+        "import sys, os\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'onnxruntime': print(os.environ.get('ORT_DISABLE_TELEMETRY'))\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "import iris_wsgi.roles"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
+
+
+def test_the_version_is_told_by_the_command_and_in_the_changelog():
+    told = subprocess.run([sys.executable, "-m", "iris_wsgi", "--version"], capture_output=True, text=True, check=True).stdout
+    assert told == f"iris_wsgi {iris_wsgi.__version__}\n"
+    assert f"## {iris_wsgi.__version__}" in (ROOT / "CHANGELOG.md").read_text()

@@ -1,0 +1,111 @@
+"""No test depends on how fast the machine is: tests wait for events, and bounds only end what would hang."""
+
+import ast
+from collections.abc import Iterator
+
+import pytest
+from project import FILES, parsed
+
+CLOCKS = {"time.monotonic", "time.perf_counter", "time.time", "time.process_time", "monotonic", "perf_counter"}
+# Ends a test that would hang.
+LEAST_PATIENCE_SECONDS = 60
+WAITS = {"join", "wait", "result", "exception", "communicate"}
+
+
+def has_clock(node: ast.AST, names: frozenset[str] = frozenset()) -> bool:
+    """Whether an expression reads a clock, or one of these names, other than to pass it to a function."""
+    if isinstance(node, ast.Call):
+        return ast.unparse(node.func) in CLOCKS
+    if isinstance(node, ast.Name):
+        return node.id in names
+    return any(has_clock(one, names) for one in ast.iter_child_nodes(node))
+
+
+def is_difference(node: ast.AST) -> bool:
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub)
+
+
+def durations(function: ast.AST) -> frozenset[str]:
+    """The names that a function gives to differences of times."""
+    return frozenset(
+        target.id
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign) and any(is_difference(one) and has_clock(one) for one in ast.walk(node.value))
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    )
+
+
+def judged_by_the_clock(tree: ast.AST) -> Iterator[ast.AST]:
+    """Finds assertions that compare a time that has passed, or that a time has not come."""
+    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+        names = durations(function)
+        for node in (one for one in ast.walk(function) if isinstance(one, ast.Assert)):
+            for compared in (one for one in ast.walk(node.test) if isinstance(one, ast.Compare)):
+                if has_clock(compared, names):
+                    yield node
+
+
+def sleeps_once(tree: ast.AST) -> Iterator[ast.AST]:
+    """Finds sleeps outside of loops: they stand for what should have happened by then."""
+    looped = {id(one) for loop in ast.walk(tree) if isinstance(loop, ast.While | ast.For) for one in ast.walk(loop)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("time.sleep", "sleep") and id(node) not in looped:
+            yield node
+
+
+def short_patience(tree: ast.AST) -> Iterator[ast.AST]:
+    """Finds waits that give up too soon. Those of less than a second are the pace of a loop, or wanted to be over."""
+    for node in (one for one in ast.walk(tree) if isinstance(one, ast.Call)):
+        bounds = [keyword.value for keyword in node.keywords if keyword.arg == "timeout"]
+        if isinstance(node.func, ast.Attribute) and node.func.attr in WAITS and len(node.args) == 1:
+            bounds += node.args
+        given = [one.value for one in bounds if isinstance(one, ast.Constant) and isinstance(one.value, int | float)]
+        if any(1 <= seconds < LEAST_PATIENCE_SECONDS for seconds in given):
+            yield node
+
+
+# What a rule finds and may stand, with the reason.
+ALLOWED = {
+    judged_by_the_clock: {
+        # The one bound that ends a test which would hang.
+        ("http_clients.py", "assert time.monotonic() < give_up, f'not within {PATIENCE_SECONDS} s: {what}'"),
+        # What was before is before, however long ago.
+        ("test_metrics.py", "assert value(text, 'process_start_time_seconds') < time.time()"),
+        ("test_worker.py", "assert self.now <= until - RULES.run_seconds <= time.monotonic()"),
+    },
+    sleeps_once: {
+        # The moment of a kill is chance, and clients of a crowd ask again a little later.
+        ("job_clients.py", "time.sleep(max(0.0, self.began + age - time.monotonic()))"),
+        ("job_clients.py", "time.sleep(0.005)"),
+    },
+    short_patience: {
+        # What it returns after that is not looked at.
+        ("test_application.py", "server.task_dispatcher.shutdown(timeout=1)"),
+    },
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("rule", ALLOWED, ids=lambda rule: rule.__name__)
+def test_no_test_depends_on_the_speed_of_the_machine(rule):
+    found = {(file.name, ast.unparse(node)) for file in FILES for node in rule(parsed(file))}
+    assert found - ALLOWED[rule] == set()
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (judged_by_the_clock, "def test():\n    began = time.monotonic()\n    act()\n    assert time.monotonic() - began < 5"),
+        (judged_by_the_clock, "def test():\n    took = perf_counter() - began\n    assert 1 <= took < 5"),
+        (judged_by_the_clock, "def test():\n    while act():\n        assert time.monotonic() < end"),
+        (sleeps_once, "def test():\n    act()\n    time.sleep(1)\n    assert acted()"),
+        (short_patience, "thread.join(1)"),
+        (short_patience, "process.communicate(timeout=10)"),
+        (short_patience, "subprocess.run(command, timeout=30)"),
+    ],
+)
+def test_what_depends_on_it_is_found(rule, text):
+    assert list(rule(ast.parse(text)))
+    harmless = "def test():\n    ask(time.monotonic() + 5)\n    assert told == until\n    thread.join(60)"
+    assert not list(rule(ast.parse(harmless)))

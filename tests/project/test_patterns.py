@@ -1,0 +1,123 @@
+"""The table of patterns, the roles, the routes that each has, and the overlays: nothing is in one and missing in another."""
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from urllib.request import urlopen
+
+import pytest
+from applications import KeptLog
+from doc_examples import fences
+from edge_bundles import write_bundle
+from kustomize_overlays import MANIFESTS, OVERLAYS, containers, environment, kustomize, our_pods, our_servers, settings_of
+from optional_programs import need
+from pattern_table import EVERYWHERE, ROLES_TOLD, ROWS, cells_of, plain, routes_of, said
+from project import MODEL, ROOT
+
+from iris_wsgi.catalogue import ROLES
+from iris_wsgi.roles import build
+from iris_wsgi.settings import Settings
+
+# What some roles cannot be built without.
+ASKED = {
+    "prep": {"pred_url": "http://127.0.0.1:1"},
+    "gateway": {"members": "setosa=http://127.0.0.1:1"},
+    "member": {"member": "setosa"},
+}
+
+
+@pytest.fixture
+def served(tmp_path):
+    """The routes that a server with these settings really has, beside those that all have."""
+    write_bundle(tmp_path / "edge")
+
+    def get(settings: Settings):
+        settings = replace(settings, model_dir=str(MODEL), model_seal="", state_dir=str(tmp_path), redis_url="", database_url="")
+        table = build(replace(settings, edge_dir=settings.edge_dir and str(tmp_path / "edge")), KeptLog()).app.table
+        routes = plain((method, path) for path, on_path in table.items() for method in on_path)
+        assert routes >= EVERYWHERE
+        return routes - EVERYWHERE
+
+    return get
+
+
+def test_the_table_has_every_role_with_the_routes_that_it_really_has(served):
+    assert sorted(ROLES_TOLD) == sorted(ROLES)
+    for role in ROLES:
+        assert served(Settings(role=role, **ASKED.get(role, {}))) == routes_of(role), role
+
+
+def test_the_table_has_every_overlay_and_each_serves_what_its_row_says(served):
+    need("kubectl")
+    assert sorted(overlay for row in ROWS for overlay in row.overlays) == sorted(OVERLAYS)
+    assert [row.pattern for row in ROWS if not row.overlays] == ["all of them"]
+    for row in ROWS:
+        found = [
+            (one, objects) for objects in (kustomize(MANIFESTS / name) for name in row.overlays) for one in our_pods(objects)
+        ]
+        roles = set()
+        for template, objects in found:
+            (container,) = containers(template, "containers")
+            if template not in our_servers(objects):
+                # A command: the one that the row names.
+                assert f"`bin/{container['args'][0]}`" in row.told[""] and not row.roles
+                continue
+            settings = settings_of(container, objects)
+            roles.add(settings.role)
+            assert served(settings) == said(row.told[settings.role]), row.pattern
+        assert roles == set(row.roles if row.overlays else ())
+        assert found or not row.overlays
+
+
+def test_a_new_pattern_is_one_file_one_line_and_one_overlay(tmp_path, run):
+    """Those of CONTRIBUTING.md, put beside the package and nowhere else."""
+    need("kubectl")
+    need("curl")
+    document = ROOT / "CONTRIBUTING.md"
+    (file,) = (one.text for one in fences(document) if "def shadow(" in one.text)
+    line = re.search(r'"shadow": Role\(.*\),\n', document.read_text())[0]
+    package = shutil.copytree(ROOT / "iris_wsgi", tmp_path / "iris_wsgi", ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "routes/shadow.py").write_text(file)
+    catalogue = package / "catalogue.py"
+    catalogue.write_text(catalogue.read_text().replace("ROLES = {\n", f"ROLES = {{\n    {line}"))
+    for name, copy in (("base", "base"), ("synchronous", "shadow")):
+        shutil.copytree(MANIFESTS / name, tmp_path / "manifests" / copy)
+    overlay = tmp_path / "manifests/shadow/kustomization.yml"
+    overlay.write_text(overlay.read_text().replace("value: synchronous", "value: shadow"))
+    objects = kustomize(overlay.parent)
+    (container,) = containers(our_pods(objects)[0], "containers")
+    server = run("--role", environment(container, objects)["IRIS_ROLE"], cwd=tmp_path)
+    tried = subprocess.run(server.said[-1].removeprefix("try: "), shell=True, capture_output=True, text=True, check=True)
+    assert json.loads(tried.stdout) == {"prediction": "setosa"}
+    assert 'shadow_agreements_total{agrees="yes"} 1' in urlopen(f"{server.url}/metrics").read().decode()
+
+
+def test_every_command_of_the_table_is_a_door():
+    for name in re.findall(r"`(bin/\w+)`", "".join(text for row in ROWS for text in row.told.values())):
+        assert (ROOT / name).exists()
+
+
+def named(cell: str) -> list[str]:
+    """What of a cell is the same in every language: names in backquotes, and links, which may be of another document."""
+    return sorted(
+        [*re.findall(r"`[^`]+`", cell), *(link.removeprefix("README.md") for link in re.findall(r"\]\(([^)]+)\)", cell))]
+    )
+
+
+def test_the_japanese_readme_has_the_same_first_screen_and_the_same_table():
+    english, japanese = ROOT / "README.md", ROOT / "README.ja.md"
+    assert "(README.ja.md)" in english.read_text() and "(README.md)" in japanese.read_text()
+    screens = [
+        [(one.language, re.sub(r" *#.*", "", one.text)) for one in fences(document)[:3]] for document in (english, japanese)
+    ]
+    assert screens[0] == screens[1]
+    rows = [[[named(cell) for cell in cells] for cells in cells_of(document)] for document in (english, japanese)]
+    assert len(rows[0]) == len(rows[1])
+    for one, other in zip(*rows, strict=True):
+        assert one == other
+    everywhere = re.search("^どのロールにも.*", japanese.read_text(), re.MULTILINE)[0]
+    assert said(everywhere) == EVERYWHERE
+    names = [cells[0] for cells in cells_of(japanese)]
+    assert len(set(names)) == len(names) and all(re.search("[ぁ-んァ-ヶ一-龠]", name) for name in names)

@@ -1,0 +1,185 @@
+"""SECURITY.md: what it promises is held by tests that exist; and those promises that are nobody else's."""
+
+import ast
+import re
+import socket
+import threading
+import tracemalloc
+from contextlib import ExitStack
+from functools import cache
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from applications import KeptLog, wsgi_call
+from http_clients import ROW, Wire, request
+from project import ROOT
+
+from iris_wsgi.metrics import Registry
+from iris_wsgi.remote.metrics import CallMetrics
+from iris_wsgi.remote.target import Place, Target
+from iris_wsgi.remote.watcher import Watcher
+from iris_wsgi.settings import Settings, fields, name_of
+
+TEXT = (ROOT / "SECURITY.md").read_text()
+TABLES = re.findall(r"^\| (.+) \|\n\|[-|]+\|\n((?:\|.+\|\n)+)", TEXT, re.MULTILINE)
+ROWS = [[cell.strip() for cell in line.strip("|\n").split("|")] for _, rows in TABLES for line in rows.splitlines()]
+
+
+@cache
+def functions_of(file: str) -> set[str]:
+    return {one.name for one in ast.parse((ROOT / file).read_text()).body if isinstance(one, ast.FunctionDef)}
+
+
+def test_each_promise_names_tests_that_exist():
+    assert len(TABLES) == 5 and len(ROWS) > 40
+    assert [header.split(" | ")[-1] for header, _ in TABLES] == ["held by"] * 5
+    for promise, *_, held in ROWS:
+        names = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", held)
+        assert names and not re.sub(r"`tests/[\w/]+\.py::test_\w+`", "", held).strip(), promise
+        for file, name in names:
+            assert name in functions_of(file), f"{file} has no {name}"
+
+
+def test_each_bound_tells_the_default_of_its_setting():
+    defaults = {name_of(one.name): f"`{one.default}`" for one in fields(Settings)}
+    told = {row[1].strip("`"): row[2] for row in ROWS if len(row) == 4 and row[1] != "fixed"}
+    assert len(told) > 12 and told == {name: defaults[name] for name in told}
+
+
+class Trap:
+    """A server that nobody should reach; `came` is who did."""
+
+    def __enter__(self) -> "Trap":
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.setblocking(False)
+        self.authority = "{}:{}".format(*self.listener.getsockname())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.listener.close()
+
+    @property
+    def came(self) -> bool:
+        try:
+            self.listener.accept()[0].close()
+        except BlockingIOError:
+            return False
+        return True
+
+
+def test_nothing_in_a_request_makes_the_server_call_anybody(live):
+    with Trap() as trap, Wire(live) as wire:
+        url = f"http://{trap.authority}/label"
+        names = ("Referer", "Origin", "Forwarded", "X-Forwarded-Host", "X-Forwarded-For", "X-Original-URL", "Link", "Location")
+        names += ("Destination", "Via", "From", "Proxy", "Callback", "Webhook", "traceparent", "tracestate", "Prefer")
+        told = [f"{name}: {url}" for name in names]
+        asked = [
+            *((request("GET", path, None, *told), 200) for path in ("/label", "/v2", "/jobs")),
+            (request("POST", "/predict", {"data": [ROW]}, *told), 200),
+            (request("POST", "/predict", {"data": [ROW], "url": url}), 422),
+            (request("POST", "/jobs", {"data": [ROW], "callback": url}), 422),
+            (request("PUT", "/items/0000", {"data": [ROW], "source": url}), 422),
+            (request("POST", "/v2/repository/index", {"url": url}), 200),
+            (f"GET {url} HTTP/1.1\r\nHost: {trap.authority}\r\n\r\n".encode(), 200),
+            (f"GET /items/{url.replace('/', '%2F')} HTTP/1.1\r\nHost: a\r\n\r\n".encode(), 400),
+        ]
+        for data, status in asked[:-1]:
+            assert wire.ask(data).status == status, data
+        assert wire.ask(asked[-1][0]).status == 400
+        with Wire(live) as other:
+            assert other.ask(f"CONNECT {trap.authority} HTTP/1.1\r\nHost: {trap.authority}\r\n\r\n".encode()).status == 501
+        assert not trap.came
+
+
+def test_a_server_that_is_asked_leads_nowhere_else():
+    with ExitStack() as stack:
+        trap = stack.enter_context(Trap())
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+        def redirect() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                where = f"http://{trap.authority}/v2/models"
+                head = f"HTTP/1.1 307 Temporary Redirect\r\nLocation: {where}\r\nContent-Length: 0\r\n\r\n"
+                connection.sendall(head.encode())
+
+        thread = threading.Thread(target=redirect)
+        thread.start()
+        registry = Registry()
+        metrics = CallMetrics(registry, ["pred"])
+        registry.join()
+        target = Target("pred", Place(*listener.getsockname()), metrics, KeptLog().event)
+        Watcher(target, np.array([ROW], np.float32), lambda peer: None).look()
+        thread.join()
+        target.end()
+        assert "it answers 307" in str(target.why_not()) and not trap.came
+
+
+# What a body takes while it is looked at, in bytes for each of its own.
+MOST_TIMES = 40
+KINDS = {
+    "rows": b"[5.1,3.5,1.4,0.2]",
+    "lists": b"[]",
+    "objects": b"{}",
+    "members": b'{"a":1.5}',
+    "numbers": b"1.5",
+    "letters": '"\U0001f600a"'.encode(),
+    "long names": b'{"%s":0}' % (b"x" * 100),
+}
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.long) if kind != "rows" else kind for kind in KINDS])
+@pytest.mark.parametrize("path", ["/predict/batch", "/jobs", "/v2/models/iris_svc/infer", "/v1/models/iris_svc:predict"])
+def test_a_hostile_body_takes_no_more_than_forty_times_its_bytes(service, kind, path):
+    unit = KINDS[kind]
+    body = b'{"data":[' + b",".join([unit] * (262_144 // (len(unit) + 1))) + b"]}"
+    if path.startswith("/v2"):
+        body = b'{"inputs":[' + body.replace(b'"data"', b'"name":"features","datatype":"FP32","shape":[1,4],"data"') + b"]}"
+    body = body.replace(b'"data"', b'"instances"') if path.startswith("/v1") else body
+    tracemalloc.start()
+    try:
+        status, _, _ = wsgi_call(service.app, "POST", path, body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert status in (200, 400, 422)
+    assert 2 * len(body) < peak < MOST_TIMES * len(body)
+
+
+def test_no_other_origin_is_let_in(service):
+    asked = SimpleNamespace(HTTP_ORIGIN="https://elsewhere.example", HTTP_ACCESS_CONTROL_REQUEST_METHOD="POST")
+    for path in service.app.table:
+        for method in ("GET", "OPTIONS"):
+            _, headers, _ = wsgi_call(service.app, method, path, **vars(asked))
+            assert not [name for name in headers if name.lower().startswith("access-control")]
+
+
+def test_the_package_has_no_way_to_run_what_comes_in():
+    runs = {"pickle", "marshal", "shelve", "subprocess", "pty", "ctypes", "code", "multiprocessing"}
+    calls = {"eval", "exec", "compile", "__import__", "system", "popen", "import_module"}
+    # No server imports these: the tour starts commands of ours, and a batch run pickles for its own forked processes.
+    # What the catalogue names is imported so, and a setting only chooses among its roles.
+    roles = ROOT / "iris_wsgi/roles.py"
+    others = {ROOT / "iris_wsgi" / name for name in ("tour.py", "guide.py", "batch/team.py")}
+    for file in set((ROOT / "iris_wsgi").rglob("*.py")) - others:
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            assert not {name.partition(".")[0] for name in names} & runs, file
+            if isinstance(node, ast.Call):
+                called = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+                # re.compile is another.
+                of_re = isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) == "re"
+                assert called not in calls or of_re or (file, called) == (roles, "import_module"), (file, called)
+                if (file, called) == (roles, "named"):
+                    assert ast.unparse(node.args[0]) in ("role.core", "role.routes")
+
+
+def test_the_numbers_of_the_worst_case_add_up():
+    words = r"(\d+) for the process .*?; (\d+) for bodies and (\d+) for answers; (\d+) threads × (\d+) × (\d+) .*?: (\d+)\."
+    process, bodies, answers, threads, times, body, total = map(int, re.search(words, TEXT).groups())
+    assert (bodies, body) == (Settings().pending_bytes >> 20, Settings().max_body_bytes >> 20)
+    assert answers == bodies and total == process + bodies + answers + threads * times * body
+    assert times == MOST_TIMES

@@ -1,0 +1,10 @@
+"""The rows of Iris that the model was trained on, and three of them with known labels."""
+
+from project import MODEL
+
+POINTS = {"setosa": [5.1, 3.5, 1.4, 0.2], "versicolor": [6.7, 3.1, 4.7, 1.5], "virginica": [7.2, 3.6, 6.1, 2.5]}
+
+
+def training_rows() -> list[list[float]]:
+    lines = (MODEL / "training.csv").read_text().splitlines()[1:]
+    return [[float(value) for value in line.split(",")[:4]] for line in lines]

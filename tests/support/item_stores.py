@@ -1,0 +1,12 @@
+"""Opens an item store by its place."""
+
+from pathlib import Path
+
+from iris_wsgi.items.postgres import PostgresItems
+from iris_wsgi.items.sqlite import SqliteItems
+from iris_wsgi.items.store import ItemStore
+
+
+def opened(place: str, rows: dict[str, bytes] | None = None, seconds: float = 10.0) -> ItemStore:
+    # Nothing hangs here, but a busy disk may be slow.
+    return PostgresItems(place, rows or {}, seconds) if "://" in place else SqliteItems(Path(place), rows or {}, seconds)

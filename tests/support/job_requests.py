@@ -1,0 +1,25 @@
+"""Requests of jobs by an application without a server, and a worker that does them."""
+
+import webtest
+from http_clients import ROW
+
+ROWS = {"data": [ROW, [6.7, 3.1, 4.7, 1.5], [7.2, 3.6, 6.1, 2.5]]}
+
+
+def worker_of(app: webtest.TestApp):
+    return next(one.run.__self__ for one in app.service.companions.all if one.name == "worker")
+
+
+def work(app: webtest.TestApp) -> None:
+    """What a worker does until nothing is left."""
+    while worker_of(app).turn("test"):
+        pass
+
+
+def hand_in(app: webtest.TestApp, rows=ROWS, **headers: str) -> str:
+    """The path of a new job."""
+    return app.post_json("/jobs", rows, headers=headers).headers["Location"]
+
+
+def key(value: str) -> dict[str, str]:
+    return {"Idempotency-Key": value}

@@ -1,0 +1,49 @@
+"""A prediction cache over a predictor that counts its runs."""
+
+import threading
+from math import inf
+
+import numpy as np
+
+from iris_wsgi.cache_metrics import CacheMetrics
+from iris_wsgi.cached import PredictionCache
+from iris_wsgi.known import Known
+from iris_wsgi.metrics import Registry
+from iris_wsgi.shelf import Shelf
+
+ROW = [5.1, 3.5, 1.4, 0.2]
+ROWS = np.random.default_rng(3).uniform(0, 8, (64, 4)).astype(np.float32)
+
+
+class Slow:
+    """A predictor that counts its runs and what was in them, and waits in each until it may go on."""
+
+    def __init__(self, waits: bool = False) -> None:
+        self.runs: list[int] = []
+        self.running, self.goes_on = threading.Event(), threading.Event()
+        self.error: Exception | None = None
+        if not waits:
+            self.goes_on.set()
+
+    def __call__(self, rows, until=inf):
+        self.runs.append(len(rows))
+        self.running.set()
+        assert self.goes_on.wait(60)
+        if self.error:
+            raise self.error
+        return right(rows)
+
+
+def right(rows):
+    return (rows[:, :3] * rows[:, 3:] + 1).astype(np.float32)
+
+
+def cache_of(predict, most=1 << 20, seconds=3600.0, **options):
+    registry = Registry()
+    cache = PredictionCache(predict, 3, Known(Shelf(most), seconds, CacheMetrics(registry), registry.board), **options)
+    registry.join()
+    return cache
+
+
+def counted(cache):
+    return {result: count for result, count in cache.known.metrics.totals()["rows"].items() if count}

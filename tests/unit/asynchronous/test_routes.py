@@ -1,0 +1,337 @@
+"""The routes of jobs: what a client sees, over both stores."""
+
+import json
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+import webtest
+from applications import wsgi_call
+from http_clients import ROW, until
+from job_requests import ROWS, hand_in, key, work, worker_of
+from redis_server import RedisServer
+
+from iris_wsgi import queues
+from iris_wsgi.routes.jobs import BAD_KEY, CONFLICT, DOWN, FULL, GONE, UNKNOWN
+from iris_wsgi.stores.jobs import ID_PATTERN
+
+NO_JOB = "A" * 22
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def place(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The settings of a store without jobs."""
+    if request.param == "sqlite":
+        return {}
+    server = request.getfixturevalue("shared_redis")
+    server.ask("FLUSHALL")
+    return {"redis_url": server.url}
+
+
+@pytest.fixture
+def start(
+    make: Callable[..., webtest.TestApp], place: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., webtest.TestApp]:
+    # Nothing hangs here, but a busy disk may be slow.
+    monkeypatch.setattr(queues, "REQUEST_SECONDS", 10.0)
+    return lambda **settings: make(**{"role": "all", **place, **settings})
+
+
+@pytest.fixture
+def app(start: Callable[..., webtest.TestApp]) -> webtest.TestApp:
+    return start()
+
+
+def taken(app: webtest.TestApp) -> str:
+    """The same at a store that has just been started, whose first write to a busy disk may come too late for a request."""
+    answers = []
+
+    def accepted() -> bool:
+        answers.append(app.post_json("/jobs", ROWS, headers=key("first"), status="*"))
+        return answers[-1].status_int in (200, 202)
+
+    until(accepted, "the store has begun")
+    return answers[-1].headers["Location"]
+
+
+def test_a_job_is_accepted_with_its_place_and_queued(app):
+    answer = app.post_json("/jobs", ROWS)
+    assert answer.status_int == 202
+    told = answer.json
+    assert list(told) == ["id", "status", "href"] and told["status"] == "queued"
+    assert re.fullmatch(ID_PATTERN, told["id"]) and told["href"] == answer.headers["Location"] == f"/jobs/{told['id']}"
+    record = app.get(told["href"])
+    assert record.json | {"created": ""} == {**told, "attempts": 0, "created": "", "started": None, "finished": None}
+    assert record.headers["Retry-After"] == "1" and record.headers["Cache-Control"] == "no-store"
+    assert "X-Model-Digest" not in record.headers
+
+
+def test_the_result_is_what_predict_batch_answers_and_carries_the_digest(app):
+    path = hand_in(app)
+    work(app)
+    record = app.get(path)
+    assert list(record.json) == ["id", "status", "href", "attempts", "created", "started", "finished", "model", "result"]
+    assert (record.json["status"], record.json["attempts"]) == ("succeeded", 1)
+    batch = app.post_json("/predict/batch", ROWS)
+    assert batch.body in record.body and record.json["result"] == batch.json
+    assert record.headers["X-Model-Digest"] == record.json["model"]["digest"] == batch.headers["X-Model-Digest"]
+    assert "Retry-After" not in record.headers
+
+
+def test_the_times_are_rfc_3339_in_utc_and_in_order(app):
+    before = time.time()
+    path = hand_in(app)
+    work(app)
+    told = app.get(path).json
+    times = [told[name] for name in ("created", "started", "finished")]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", one) for one in times)
+    assert sorted(times) == times
+    assert abs(time.mktime(time.strptime(times[0][:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone - before) < 60
+
+
+def test_many_jobs_each_get_their_own_answer(app):
+    rows = [[round(4 + i / 50, 2), 3.0, 1 + i / 40, 0.1 + i / 80] for i in range(150)]
+    paths = [hand_in(app, {"data": [row]}) for row in rows]
+    work(app)
+    answers = [app.get(path).json["result"]["probabilities"][0] for path in paths]
+    assert answers == app.post_json("/predict/batch", {"data": rows}).json["probabilities"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400), (b"{", 400), (b"[]", 422), (b'{"data": []}', 422), (b'{"data": [[1, 2, 3]]}', 422),
+        (b'{"data": [[1, 2, 3, 1e39]]}', 422), (b'{"data": [[1, 2, 3, 4]], "wait": 1}', 422),
+    ],
+)  # fmt: skip
+def test_what_predict_batch_refuses_is_no_job(app, body, status):
+    answers = [app.post(path, body, content_type="application/json", status=status) for path in ("/jobs", "/predict/batch")]
+    assert answers[0].json | {"request_id": ""} == answers[1].json | {"request_id": ""}
+    assert app.get("/jobs").json["jobs"]["queued"] == 0
+
+
+def test_as_many_rows_as_allowed_are_a_job_and_one_more_is_told_the_way_out(start):
+    app = start(max_rows=3)
+    assert app.post_json("/jobs", ROWS).status_int == 202
+    told = app.post_json("/jobs", {"data": [ROW] * 4}, status=422).json
+    assert "hand them in as several jobs of up to 3 rows" in told["errors"][0]["detail"]
+
+
+def test_one_idempotency_key_is_one_job_while_that_is_kept(app):
+    first = hand_in(app, **key("order-17"))
+    assert hand_in(app, **key("order-17")) == first != hand_in(app)
+    work(app)
+    again = app.post_json("/jobs", ROWS, headers=key("order-17"))
+    assert (again.headers["Location"], again.status_int, again.json["status"]) == (first, 202, "succeeded")
+
+
+def test_a_key_in_quotes_is_the_same_key_and_the_same_rows_may_be_spelt_otherwise(app):
+    first = hand_in(app, **key("a b"))
+    other = b'{"data":[[5.10,35e-1,1.4,0.2],[6.7,3.1,4.7,1.5],[7.2,3.6,6.1,2.5]]}'
+    answer = app.post("/jobs", other, headers=key(' "a b"'), content_type="application/json")
+    assert answer.headers["Location"] == first
+
+
+def test_other_rows_under_one_key_are_422(app):
+    first = hand_in(app, **key("k"))
+    assert app.post_json("/jobs", {"data": [ROW]}, headers=key("k"), status=422).json["detail"] == CONFLICT
+    # As many bytes in another shape are other rows as well.
+    assert hand_in(app, **key("k")) == first and app.get("/jobs").json["jobs"]["queued"] == 1
+
+
+@pytest.mark.parametrize("bad", ["", " ", '""', "x" * 256, "\x7f", "é", "\t"])
+def test_a_key_that_is_none_is_400(app, bad):
+    status, _, content = wsgi_call(app.service.app, "POST", "/jobs", json.dumps(ROWS).encode(), HTTP_IDEMPOTENCY_KEY=bad)
+    assert (status, json.loads(content)["detail"]) == (400, BAD_KEY)
+
+
+def test_keys_of_jobs_and_of_hybrid_requests_do_not_meet(app):
+    one = {"data": [ROW]}
+    assert hand_in(app, one, **key("k")) != app.post_json("/predict/hybrid", one, headers=key("k")).headers["Location"]
+
+
+@pytest.mark.parametrize("method", ["get", "delete"])
+def test_an_unknown_job_is_404_and_an_expired_one_410(start, method):
+    app = start(keep_seconds=0.1)
+    for job_id in (NO_JOB, "x", "A" * 21, "A" * 23, "..", "%00"):
+        assert getattr(app, method)(f"/jobs/{job_id}", status=404).json["detail"] == UNKNOWN
+    path = hand_in(app)
+    work(app)
+    until(lambda: app.get(path, status="*").status_int == 410, "it has expired")
+    assert getattr(app, method)(path, status=410).json["detail"] == GONE
+    worker_of(app).store.sweep()
+    assert sum(app.get("/jobs").json["jobs"].values()) == 0
+    assert getattr(app, method)(path, status=410).json["detail"] == GONE
+
+
+def test_a_cancelled_job_is_not_worked_on_and_may_be_cancelled_again(app):
+    path = hand_in(app)
+    assert [app.delete(path).json["status"] for _ in range(2)] == ["cancelled"] * 2
+    work(app)
+    told = app.get(path).json
+    assert told["status"] == "cancelled" and told["finished"] and told["attempts"] == 0 and "result" not in told
+
+
+def test_what_is_done_cannot_be_cancelled(app):
+    path = hand_in(app)
+    work(app)
+    assert "done" in app.delete(path, status=409).json["detail"]
+    assert app.get(path).json["status"] == "succeeded"
+
+
+def test_operators_see_how_many_jobs_are_in_each_state_and_how_old_the_oldest_is(app):
+    assert app.get("/jobs").json == {
+        "jobs": {"queued": 0, "running": 0, "succeeded": 0, "failed": 0, "cancelled": 0},
+        "oldest_queued_seconds": 0.0,
+    }
+    hand_in(app)
+    app.delete(hand_in(app))
+    work(app)
+    hand_in(app)
+    told = app.get("/jobs").json
+    assert told["jobs"] == {"queued": 1, "running": 0, "succeeded": 1, "failed": 0, "cancelled": 1}
+    assert told["oldest_queued_seconds"] > 0
+
+
+def test_a_full_queue_is_503_until_there_is_room(start):
+    app = start(jobs_queued=2)
+    paths = [hand_in(app, **key("first")), hand_in(app)]
+    answer = app.post_json("/jobs", ROWS, status=503)
+    assert answer.json["detail"] == FULL and answer.headers["Retry-After"] == "1"
+    # One that is there already takes no room.
+    assert hand_in(app, **key("first")) == paths[0]
+    app.delete(paths[1])
+    assert app.post_json("/jobs", ROWS).status_int == 202
+
+
+def wait(value: str) -> dict[str, str]:
+    return {"Prefer": value}
+
+
+def test_an_answer_is_held_back_until_the_job_is_done(app):
+    path = hand_in(app)
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(app.get(path, headers=wait("wait=20"))))
+    thread.start()
+    assert app.get(path).json["status"] == "queued"
+    work(app)
+    thread.join(120)
+    assert answers[0].json["status"] == "succeeded" and answers[0].headers["Preference-Applied"] == "wait=20"
+
+
+def test_an_answer_is_held_back_no_longer_than_wished_or_than_the_limit(start):
+    app = start(wait_seconds=0.1)
+    path = hand_in(app)
+    answer = app.get(path, headers=wait("wait=3600"))
+    assert answer.json["status"] == "queued" and answer.headers["Preference-Applied"] == "wait=0.1"
+
+
+@pytest.mark.parametrize("prefer", ["wait=0", "wait=x", "respond-async", ""])
+def test_without_a_wish_the_answer_comes_at_once(app, prefer):
+    assert "Preference-Applied" not in app.get(hand_in(app), headers=wait(prefer)).headers
+
+
+def test_a_held_answer_about_an_unknown_job_comes_at_once(app):
+    assert app.get(f"/jobs/{NO_JOB}", headers=wait("wait=30"), status=404).json["detail"] == UNKNOWN
+
+
+def test_when_the_process_ends_no_answer_is_held_back(app):
+    path = hand_in(app)
+    app.service.companions.ending = True
+    assert app.get(path, headers=wait("wait=30")).json["status"] == "queued"
+
+
+def test_an_answer_may_be_held_back_for_longer_than_the_deadline_of_other_requests(start):
+    app = start(deadline_ms=200, wait_seconds=0.3)
+    assert app.get(hand_in(app), headers=wait("wait=1")).json["status"] == "queued"
+
+
+def test_the_log_shows_a_job_by_its_id_and_neither_a_key_nor_an_id_that_is_none(app, log):
+    path = hand_in(app, **key("secret-order"))
+    app.get(path)
+    app.get(f"/jobs/j{'x' * 22}", status=404)
+    app.delete(path)
+    text = "".join(log.kept)
+    assert "secret-order" not in text and "x" * 22 not in text and '"route":"/jobs/{id}"' in text
+    assert [line.get("job") for line in log.lines()] == [path.rpartition("/")[2]] * 2 + [None, path.rpartition("/")[2]]
+
+
+def test_jobs_are_counted(app):
+    hand_in(app, **key("k"))
+    app.post_json("/jobs", {"data": [ROW]}, headers=key("k"), status=422)
+    work(app)
+    text = app.get("/metrics").text
+    for line in (
+        'job_submissions_total{outcome="accepted"} 1',
+        'job_submissions_total{outcome="conflict"} 1',
+        'job_attempts_total{outcome="succeeded"} 1',
+        "job_reclaimed_total 0",
+        "job_queue_duration_seconds_count 1",
+        "job_result_duration_seconds_count 1",
+    ):
+        assert line in text.splitlines()
+
+
+@pytest.fixture
+def stoppable(make: Callable[..., webtest.TestApp], own_redis: RedisServer) -> tuple[webtest.TestApp, RedisServer]:
+    """The role `all` on a Redis of its own."""
+    return make(redis_url=own_redis.url), own_redis
+
+
+@pytest.mark.parametrize("fault", [signal.SIGSTOP, signal.SIGKILL])
+def test_without_its_store_only_the_routes_of_jobs_are_down_and_come_back_by_themselves(stoppable, fault, log):
+    app, server = stoppable
+    path = taken(app)
+    server.process.send_signal(fault)
+    for ask in (lambda: app.post_json("/jobs", ROWS, status=503), lambda: app.get(path, status=503)) * 3:
+        answer = ask()
+        assert answer.json["detail"] == DOWN and answer.headers["Retry-After"] == "1"
+    for ask in (app.delete, app.get):
+        assert ask(path, status=503).json["detail"] == DOWN
+    assert app.get("/jobs", status=503).json["detail"] == DOWN
+    assert app.get(path, headers=wait("wait=30"), status=503).json["detail"] == DOWN
+    assert app.post_json("/predict/label", {"data": [ROW]}).json == {"prediction": "setosa"}
+    assert app.get("/readyz").json == {"ready": True}
+    told = [line["message"] for line in log.lines() if "message" in line]
+    assert len(told) == 1 and "jobs are refused" in told[0] and server.url not in told[0]
+    if fault is signal.SIGSTOP:
+        server.process.send_signal(signal.SIGCONT)
+    else:
+        server.process.communicate()
+        server.start()
+    until(lambda: app.get(path, status="*").status_int == 200, "the store is asked again")
+    work(app)
+    assert app.get(path).json["status"] == "succeeded"
+
+
+def test_a_store_that_is_down_shows_in_the_metrics(stoppable):
+    app, server = stoppable
+    app.service.companions.start()
+    until(lambda: "job_store_up 1" in app.get("/metrics").text, "it is up")
+    server.kill()
+    until(lambda: "job_store_up 0" in app.get("/metrics").text, "it is down")
+    assert 'jobs{state="queued"}' not in app.get("/metrics").text
+    server.start()
+    until(lambda: 'jobs{state="queued"} 0' in app.get("/metrics").text, "it is up again")
+    app.service.companions.end(time.monotonic() + 20)
+
+
+def test_a_job_of_a_model_of_another_width_fails_and_harms_no_other(start):
+    wide = start()
+    path = hand_in(wide)
+    worker = worker_of(wide)
+    worker.model.width = 5
+    work(wide)
+    worker.model.width = 4
+    other = hand_in(wide)
+    work(wide)
+    told = wide.get(path).json
+    assert told["status"] == "failed" and "width" in told["error"] and wide.get(other).json["status"] == "succeeded"
+
+
+def test_the_state_folder_is_made_and_holds_the_embedded_store(make, tmp_path):
+    make(role="asynchronous", state_dir=str(tmp_path / "a/b"))
+    assert (tmp_path / "a/b/jobs.db").stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,384 @@
+"""A worker, over a real store and a model that does what the test wants."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from applications import KeptLog
+from http_clients import until
+from job_store_invariants import check
+from project import MODEL
+
+from iris_wsgi.breaker import FAILURES
+from iris_wsgi.deadline import RAN
+from iris_wsgi.errors import DeadlineExceeded, StoreDown
+from iris_wsgi.job_metrics import JobMetrics
+from iris_wsgi.metrics import Registry
+from iris_wsgi.model import Model, load_model
+from iris_wsgi.payload import Array, Encoder
+from iris_wsgi.records import pack_note, pack_rows, provisional
+from iris_wsgi.stores.jobs import Job, Limits
+from iris_wsgi.stores.sqlite import SqliteJobs
+from iris_wsgi.worker import NO_ANSWER, TOO_LONG, WRONG_ROWS, Rules, Worker
+
+RULES = Rules(jobs=64, rows=100, attempts=3, lease_seconds=600, run_seconds=60, retry_seconds=1)
+ROW = np.array([[5.1, 3.5, 1.4, 0.2]], np.float32)
+# The rows at which `Acting` fails.
+BAD, WORSE, SLOW = (np.full((1, 4), value, np.float32) for value in (1e9, 2e9, 3e9))
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Acting:
+    """A predictor that notes the rows of each run, and fails on some."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.runs, self.now = model, [], time.monotonic()
+
+    def __call__(self, rows: Array, until: float) -> Array:
+        self.runs.append(len(rows))
+        # Later than now by all that a run may take, less what has passed since the worker looked at the clock.
+        assert self.now <= until - RULES.run_seconds <= time.monotonic()
+        if (rows == BAD[0, 0]).any():
+            raise RuntimeError("onnxruntime says: secret /path")
+        if (rows == SLOW[0, 0]).any():
+            raise DeadlineExceeded(RAN)
+        probabilities = self.model.predict(rows)
+        probabilities[(rows == WORSE[0, 0]).any(axis=1)] = np.nan
+        return probabilities
+
+
+class Bench:
+    """A worker with all that belongs to it."""
+
+    def __init__(self, path: Path, rules: Rules = RULES) -> None:
+        self.model = load_model(MODEL)[0]
+        self.clock, self.log, self.registry, self.ending = Clock(), KeptLog(), Registry(), False
+        self.store = SqliteJobs(path, Limits(attempts=rules.attempts), self.clock, busy_seconds=60)
+        self.predict = Acting(self.model)
+        metrics = JobMetrics(self.registry)
+        self.registry.join()
+        self.worker = Worker(self.store, self.model, self.predict, rules, metrics, self.log, lambda: self.ending)
+
+    def hand_in(self, rows: Array = ROW, note: bytes | None = None) -> str:
+        return self.store.submit(pack_rows(rows), note=note).id
+
+    def job(self, job_id: str) -> Job:
+        return self.store.get(job_id)
+
+    def count(self, line: str) -> int:
+        found = [told for told in self.registry.text().decode().splitlines() if told.startswith(line + " ")]
+        return int(found[0].rpartition(" ")[2])
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    made = []
+
+    def make_bench(**rules) -> Bench:
+        made.append(Bench(tmp_path / "jobs.db", RULES._replace(**rules)))
+        return made[-1]
+
+    yield make_bench
+    for one in made:
+        assert check(one.store) == []
+        one.store.close()
+
+
+@pytest.fixture
+def bench(make: Callable[..., Bench]) -> Bench:
+    return make()
+
+
+def test_jobs_that_wait_are_one_run_of_the_model_and_each_gets_its_own_rows(bench):
+    many = np.concatenate([ROW, ROW + 1, ROW + 2])
+    ids = [bench.hand_in(rows) for rows in (ROW, many, ROW + 3)]
+    assert bench.worker.turn("w") and bench.predict.runs == [5]
+    for job_id, rows in zip(ids, (ROW, many, ROW + 3), strict=True):
+        answer = Encoder(bench.model.labels).batch(bench.model.predict(rows))
+        about, _, result = bench.job(job_id).result.partition(b"\n")
+        assert result == answer and json.loads(about)["model"]["digest"] == bench.model.digest
+    assert not bench.worker.turn("w") and bench.predict.runs == [5]
+
+
+def test_a_run_has_no_more_rows_than_it_may_but_all_of_one_job(bench):
+    for rows in (60, 40, 1, 150, 99, 1):
+        bench.hand_in(np.repeat(ROW, rows, axis=0))
+    bench.worker.turn("w")
+    assert bench.predict.runs == [100, 1, 150, 100]
+    assert bench.store.counts().by_state["succeeded"] == 6
+
+
+def test_as_many_jobs_are_taken_at_once_as_may_be(make):
+    bench = make(jobs=2)
+    for _ in range(5):
+        bench.hand_in()
+    while bench.worker.turn("w"):
+        pass
+    assert bench.predict.runs == [2, 2, 1]
+
+
+def test_a_job_that_makes_the_model_fail_harms_no_other_and_is_tried_again_later(bench):
+    ids = [bench.hand_in(rows) for rows in (ROW, BAD, ROW + 1)]
+    bench.worker.turn("w")
+    assert bench.predict.runs == [3, 1, 1, 1]
+    states = [bench.job(job_id).state for job_id in ids]
+    assert states == ["succeeded", "queued", "succeeded"]
+    bad = bench.job(ids[1])
+    assert (bad.attempts, bad.error) == (1, NO_ANSWER)
+    assert "secret" not in bad.error and "secret" in "".join(bench.log.kept) and ids[1] in "".join(bench.log.kept)
+    assert bench.count('job_attempts_total{outcome="retried"}') == 1 and not bench.worker.turn("w")
+
+
+def test_after_as_many_attempts_as_may_be_it_is_a_dead_letter(bench):
+    job_id = bench.hand_in(BAD)
+    for _ in range(3):
+        bench.worker.turn("w")
+        bench.clock.now += 10
+    assert (bench.job(job_id).state, bench.job(job_id).attempts) == ("failed", 3)
+    assert bench.count('job_attempts_total{outcome="retried"}') == 2
+    assert bench.count('job_attempts_total{outcome="failed"}') == 1
+    assert bench.store.redrive() == 1 and bench.worker.turn("w")
+
+
+def test_what_takes_too_long_is_tried_again_and_told_so(bench):
+    job_id = bench.hand_in(SLOW)
+    bench.worker.turn("w")
+    assert (bench.job(job_id).state, bench.job(job_id).error) == ("queued", TOO_LONG)
+
+
+def test_an_answer_that_is_none_fails_at_once_and_harms_no_other(bench):
+    ids = [bench.hand_in(rows) for rows in (ROW, WORSE)]
+    bench.worker.turn("w")
+    assert [bench.job(job_id).state for job_id in ids] == ["succeeded", "failed"]
+    assert "not a finite number" in bench.job(ids[1]).error
+    assert bench.count('job_attempts_total{outcome="failed"}') == 1
+
+
+@pytest.mark.parametrize("body", [b"", b"\4\0\0\0", pack_rows(np.ones((2, 3), np.float32)), pack_rows(ROW)[:-1], b"\0\0\0\0abcd"])
+def test_rows_that_are_not_for_this_model_fail_at_once(bench, body):
+    job_id, other = bench.store.submit(body).id, bench.hand_in()
+    bench.worker.turn("w")
+    assert (bench.job(job_id).state, bench.job(job_id).error) == ("failed", WRONG_ROWS)
+    assert bench.job(other).state == "succeeded"
+
+
+def test_pauses_double_up_to_a_minute_and_differ_by_chance(make):
+    worker = make(retry_seconds=2).worker
+    for attempts, most in ((1, 2), (2, 4), (3, 8), (5, 32), (6, 60), (1000, 60)):
+        found = {worker.retry_seconds(attempts) for _ in range(200)}
+        assert len(found) > 100 and most / 2 <= min(found) <= max(found) <= most
+
+
+def test_the_next_attempt_is_due_by_the_clock_of_the_store(bench):
+    job_id = bench.hand_in(BAD)
+    bench.worker.turn("w")
+    assert bench.job(job_id).state == "queued"
+    bench.clock.now += 0.4
+    assert not bench.worker.turn("w")
+    bench.clock.now += 30
+    assert bench.worker.turn("w") and bench.job(job_id).attempts == 2
+
+
+def test_a_result_that_comes_after_the_lease_is_not_written(bench):
+    job_id, predict = bench.hand_in(), bench.worker.predict
+
+    def too_late(rows, until):
+        bench.clock.now += RULES.lease_seconds + 1
+        return predict(rows, until)
+
+    bench.worker.predict = too_late
+    bench.worker.turn("w")
+    assert bench.job(job_id).result is None and bench.count('job_attempts_total{outcome="refused"}') == 1
+    bench.worker.predict = predict
+    bench.worker.turn("another")
+    assert bench.job(job_id).state == "succeeded" and bench.count("job_reclaimed_total") == 1
+    assert bench.count("job_queue_duration_seconds_count") == 1
+
+
+def test_a_job_that_is_cancelled_while_the_model_runs_stays_cancelled(bench):
+    job_id, predict = bench.hand_in(), bench.worker.predict
+
+    def meanwhile(rows, until):
+        bench.store.cancel(job_id)
+        return predict(rows, until)
+
+    bench.worker.predict = meanwhile
+    bench.worker.turn("w")
+    assert bench.job(job_id).state == "cancelled"
+    assert bench.count('job_attempts_total{outcome="refused"}') == 1
+
+
+def test_what_is_known_to_be_lost_is_not_begun(bench):
+    ids = [bench.hand_in() for _ in range(2)]
+    claims = bench.store.claim("w", 2, 600)
+    with bench.worker.leases.holding(claims[:1]):
+        for group in bench.worker.groups(claims):
+            bench.worker.attempt(group)
+    assert bench.predict.runs == [1]
+    assert [bench.job(one).state for one in ids] == ["succeeded", "running"]
+    assert bench.count('job_attempts_total{outcome="refused"}') == 1
+
+
+def run(bench: Bench) -> threading.Thread:
+    thread = threading.Thread(target=bench.worker.run)
+    thread.start()
+    return thread
+
+
+def end(bench: Bench, thread: threading.Thread) -> None:
+    bench.ending = True
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_a_lease_is_kept_for_as_long_as_the_run_takes(make):
+    bench = make(lease_seconds=0.3)
+    job_id, predict, beats, goes_on = bench.hand_in(), bench.worker.predict, [], threading.Event()
+    heartbeat = bench.store.heartbeat
+
+    def slowly(rows, until):
+        assert goes_on.wait(60)
+        return predict(rows, until)
+
+    def beat(claims, seconds):
+        # By the clock of the store this is the last moment of the lease.
+        bench.clock.now += 0.29
+        beats.append(heartbeat(claims, seconds))
+        return beats[-1]
+
+    bench.worker.predict, bench.store.heartbeat = slowly, beat
+    thread = run(bench)
+    until(lambda: len(beats) >= 3, "three heartbeats")
+    goes_on.set()
+    until(lambda: bench.job(job_id).state == "succeeded", "the result")
+    end(bench, thread)
+    assert all(held == [True] for held in beats)
+
+
+def test_a_heartbeat_that_finds_a_lease_lost_lets_go_of_it(make):
+    bench = make(lease_seconds=0.1)
+    bench.hand_in()
+    claims = bench.store.claim("w", 1, 600)
+    with bench.worker.leases as leases, leases.holding(claims):
+        assert leases.has(claims[0])
+        bench.store.cancel(claims[0].job.id)
+        until(lambda: not leases.has(claims[0]), "it knows")
+
+
+def test_a_heartbeat_without_a_store_is_tried_again(make):
+    bench = make(lease_seconds=0.1)
+    bench.hand_in()
+    claims, asked, heartbeat = bench.store.claim("w", 1, 600), [], bench.store.heartbeat
+
+    def down(*given):
+        asked.append(given)
+        if len(asked) < 3:
+            raise StoreDown("down")
+        return heartbeat(*given)
+
+    bench.store.heartbeat = down
+    with bench.worker.leases as leases, leases.holding(claims):
+        until(lambda: len(asked) > 3, "it is asked on")
+        assert leases.has(claims[0])
+
+
+def test_it_works_until_it_is_to_end_and_finishes_what_it_has(bench):
+    thread = run(bench)
+    begun, goes_on, predict = threading.Event(), threading.Event(), bench.worker.predict
+
+    def held(rows, until):
+        begun.set()
+        assert goes_on.wait(60)
+        return predict(rows, until)
+
+    bench.worker.predict = held
+    first = bench.hand_in()
+    bench.worker.wake()
+    assert begun.wait(60)
+    second = bench.hand_in()
+    bench.ending = True
+    goes_on.set()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert (bench.job(first).state, bench.job(second).state) == ("succeeded", "queued")
+
+
+class Failing:
+    """A store of which one method has failures to give, before it works."""
+
+    def __init__(self, store: SqliteJobs, method: str, failures: list[Exception]) -> None:
+        self.works, self.failures = getattr(store, method), failures
+        setattr(store, method, self)
+
+    def __call__(self, *given):
+        if self.failures:
+            raise self.failures.pop(0)
+        return self.works(*given)
+
+
+@pytest.mark.parametrize("method", ["claim", "finish"])
+def test_a_store_that_is_down_is_waited_for_and_nothing_is_lost(bench, method):
+    Failing(bench.store, method, [StoreDown("the store is locked")] * FAILURES)
+    job_id = bench.hand_in()
+    thread = run(bench)
+    until(lambda: bench.job(job_id).state == "succeeded", "the result")
+    until(lambda: len(bench.log.kept) == 3, "both lines, and that of the job")
+    end(bench, thread)
+    assert bench.predict.runs == [1] and bench.job(job_id).attempts == 1
+    told = [line["level"] for line in bench.log.lines() if line["message"] != "attempt ended"]
+    assert told == ["error", "info"]
+    assert "the store is locked" in bench.log.kept[0]
+
+
+def test_each_attempt_leaves_a_line_with_the_id_of_its_job_and_how_it_ended(make):
+    bench = make(attempts=1)
+    ids = [bench.hand_in(rows) for rows in (np.repeat(ROW, 2, axis=0), SLOW)]
+    bench.worker.turn("w")
+    told = [(line["job"], line["level"], line["outcome"], line["attempt"], line["rows"]) for line in bench.log.lines()]
+    assert told == [(ids[0], "info", "succeeded", 1, 2), (ids[1], "warning", "failed", 1, 1)]
+    assert bench.log.lines()[1]["error"] == TOO_LONG
+
+
+def test_a_failure_is_written_once_the_store_is_back(bench):
+    Failing(bench.store, "fail", [StoreDown("down")])
+    job_id = bench.hand_in(BAD)
+    bench.worker.turn("w")
+    assert bench.job(job_id).error == NO_ANSWER
+
+
+def test_a_worker_that_waits_for_its_store_can_be_ended(bench):
+    Failing(bench.store, "claim", [StoreDown("down")] * 10_000)
+    thread = run(bench)
+    until(lambda: bench.log.kept, "it has noticed")
+    end(bench, thread)
+
+
+def test_a_defect_is_logged_and_the_worker_goes_on(bench):
+    Failing(bench.store, "claim", [ZeroDivisionError("a defect of ours")])
+    job_id = bench.hand_in()
+    thread = run(bench)
+    until(lambda: bench.job(job_id).state == "succeeded", "the result")
+    end(bench, thread)
+    assert "a defect of ours" in bench.log.kept[0]
+
+
+@pytest.mark.parametrize(("label", "agrees"), [("setosa", True), ("virginica", False), (None, None)])
+def test_the_answer_is_compared_with_the_provisional_one(bench, label, agrees):
+    first = None if label is None else provisional(bench.model, bench.model.predict(ROW))._replace(label=label)
+    job_id = bench.hand_in(note=pack_note(first))
+    bench.worker.turn("w")
+    about = json.loads(bench.job(job_id).result.partition(b"\n")[0])
+    assert about.get("agrees") is agrees
+    for name in ("true", "false"):
+        assert bench.count(f'hybrid_agreements_total{{agrees="{name}"}}') == (str(agrees).lower() == name)

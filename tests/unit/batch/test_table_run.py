@@ -1,0 +1,932 @@
+"""Tables scored by the command batch: one suite over both databases, and what each can suffer alone."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import broken_models
+import numpy as np
+import pytest
+from http_clients import open_files, until
+from postgres_server import PostgresServer
+from project import MODEL, ROOT
+from scored_tables import FEATURES, ITEMS, Place
+
+from iris_wsgi.__main__ import main
+from iris_wsgi.batch.ending import Stopped, Wish
+from iris_wsgi.batch.options import MaxBad, TableOptions
+from iris_wsgi.batch.preparation import opened, planned
+from iris_wsgi.batch.statements import PREDICTION
+from iris_wsgi.batch.table import TableRun
+from iris_wsgi.batch.tables import Name, name_of
+from iris_wsgi.batch.values import answers
+from iris_wsgi.golden import seal
+from iris_wsgi.model import Model, load_model
+from iris_wsgi.settings import BadSetting
+
+TABLES = ROOT / "tests/support/scored_tables.py"
+PATIENCE_SECONDS = 60
+# Tells whether anybody waits for a lock of PostgreSQL.
+WAITING = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+KILLS = 50 if os.environ.get("CI") == "true" else 4
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest) -> Place:
+    """A database without tables."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def postgres(postgres_server: PostgresServer) -> Iterator[Place]:
+    found = Place(postgres_server.url)
+    found.ask("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def sqlite() -> Iterator[Place]:
+    """In memory where that looks like a disk: processes are killed here, and not the machine."""
+    with TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
+        (Path(folder) / "items.db").touch()
+        yield Place(f"sqlite:///{folder}/items.db")
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load_model(MODEL)[0]
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """A run has its own way with them."""
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def batch(place: Place, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """A run in this process: its status and what it said."""
+
+    def run(*arguments: str, table: str = "items", url: str = "", folder: Path = MODEL) -> tuple[int, str]:
+        command = ["batch", "--table", table, "--database", url or place.url, "--model-dir", str(folder), *arguments]
+        status = main(command)
+        out, err = capsys.readouterr()
+        assert out == "" and err.count("\n") <= 1 and err.startswith("iris_wsgi: "), (out, err)
+        return status, err.removeprefix("iris_wsgi: ").rstrip("\n")
+
+    return run
+
+
+class Hands:
+    """A process that forks others which make runs."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen([sys.executable, TABLES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, name: str, *words: object, **options: object):
+        self.process.stdin.write(json.dumps([name, words, options]) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    @contextmanager
+    def run(self, place: Place, *arguments: str, **options: object) -> Iterator["Started"]:
+        started = Started(self, self.ask("start", place.url, *arguments, **options))
+        try:
+            yield started
+        finally:
+            if not started.ended:
+                os.kill(started.pid, signal.SIGKILL)
+                started.end()
+
+
+class Started:
+    """A run in a process of its own."""
+
+    def __init__(self, hands: Hands, pid: int) -> None:
+        self.hands, self.pid, self.ended = hands, pid, False
+
+    def end(self) -> tuple[int, str]:
+        """Its status and what it said."""
+        self.ended = True
+        return tuple(self.hands.ask("end", self.pid))
+
+
+@pytest.fixture(scope="module")
+def hands() -> Iterator[Hands]:
+    hands = Hands()
+    yield hands
+    hands.process.communicate(timeout=PATIENCE_SECONDS)
+    assert hands.process.returncode == 0
+
+
+def has_open(pid: int, place: Place) -> bool:
+    """Whether a process has the file of a database open."""
+    return str(Path(place.url.removeprefix("sqlite:///")).resolve()) in open_files(pid)
+
+
+def begun(place: Place) -> None:
+    """Waits until a run has done something."""
+    until(lambda: place.has("items_run") and place.ask("SELECT 1 FROM items_run WHERE ok > 0"), "a run has begun")
+
+
+def other_model(folder: Path, labels: str | None = None) -> Path:
+    """Another model with the same features, and classes unless told otherwise: the fast one."""
+    target = folder / "other"
+    target.mkdir()
+    for path in (MODEL / "fast").iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    if labels:
+        (target / "label.json").write_text(labels)
+        seal(target, None)
+    return target
+
+
+# What is written.
+
+
+def test_predictions_are_those_of_the_model_to_the_bit_whatever_the_chunk(place, batch, model):
+    place.fill(1000)
+    status, told = batch("--chunk", "137")
+    assert status == 0 and re.fullmatch(r"wrote (public|main)\.items_prediction, 989 rows: .*; 11 bad", told)
+    rows = place.ask(f"SELECT id, {', '.join(FEATURES)} FROM items ORDER BY id")
+    good = [row for row in rows if None not in row]
+    probabilities = model.predict(np.array([row[1:] for row in good], np.float32))
+    wanted = {
+        row[0]: (model.labels[each.argmax()], *each.tolist(), model.digest, None)
+        for row, each in zip(good, probabilities, strict=True)
+    }
+    wanted |= {row[0]: (None,) * 4 + (model.digest, "sepal_width is NULL") for row in rows if None in row}
+    assert place.content() == [(key, *wanted[key]) for key, *_ in rows]
+    (record,) = place.records()
+    assert (record["status"], record["ok"], record["bad"]) == ("succeeded", 989, 11) and record["finished"]
+    assert place.faults() == []
+
+
+def test_one_row_a_chunk_no_row_at_all_and_exactly_one_chunk(place, batch):
+    place.ask(ITEMS)
+    assert batch()[1].startswith("nothing to do: every row of items has a prediction")
+    place.ask("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", rows=[(i,) for i in (-5, 0, 7)])
+    assert batch("--chunk", "1")[0] == 0
+    place.ask("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", rows=[(i,) for i in (-6, 1, 8)])
+    assert batch("--chunk", "3")[0] == 0
+    assert [row[0] for row in place.content()] == [-6, -5, 0, 1, 7, 8]
+    assert [one["ok"] for one in place.records()] == [0, 3, 3] and place.faults() == []
+
+
+def test_only_rows_without_a_prediction_are_done(place, batch):
+    place.fill(50)
+    assert batch()[0] == 0
+    place.ask("DELETE FROM items_prediction WHERE id = 9")
+    place.ask("INSERT INTO items VALUES (1000, 5, 3, 1, 0.2)")
+    assert re.match(r"wrote \S+, 2 rows", batch()[1])
+    assert [one["ok"] for one in place.records()] == [49, 2]
+
+
+def test_rows_of_another_model_are_redone_only_when_asked(place, batch, tmp_path):
+    place.fill(300)
+    batch()
+    before, other = place.content(), other_model(tmp_path)
+    assert batch(folder=other)[1].startswith("nothing to do") and place.content() == before
+    status, told = batch("--redo-older", "--chunk", "70", folder=other)
+    assert (status, told.split(", ")[1].split()[0]) == (0, "296")
+    digest = load_model(other)[0].digest
+    assert {row[-2] for row in place.content()} == {digest} and len(place.content()) == 300
+    assert [row[-1] for row in place.content()] == [row[-1] for row in before]
+    assert batch("--redo-older", folder=other)[1].startswith("nothing to do")
+    assert batch("--redo-older")[0] == 0 and place.content() == before
+
+
+VALUES = {
+    None: "is NULL",
+    "x": "is not a number",
+    "": "is empty",
+    "1_0": "is not a number",
+    "0x10": "is not a number",
+    "nan": "is not finite as a 32-bit float",
+    "-Infinity": "is not finite as a 32-bit float",
+    "1e39": "is not finite as a 32-bit float",
+    "3.4028235677973366e38": "is not finite as a 32-bit float",
+    "9" * 400: "is not finite as a 32-bit float",
+    "3.4028235e38": None,
+    " 2.50 ": None,
+    "-1E-400": None,
+}
+
+
+def test_a_bad_row_is_told_with_its_column_and_spoils_no_other(place, batch):
+    place.ask(ITEMS.replace("sepal_width double precision", "sepal_width text"))
+    place.ask("INSERT INTO items VALUES (?, 5, ?, 1, 0.2)", rows=list(enumerate(VALUES)))
+    assert batch("--chunk", "5")[0] == 0
+    told = place.content()
+    assert [row[-1] for row in told] == [why and f"sepal_width {why}" for why in VALUES.values()]
+    assert [row[1] is None for row in told] == [why is not None for why in VALUES.values()]
+    assert place.records()[0]["bad"] == 10 and place.faults() == []
+    assert batch()[1].startswith("nothing to do")
+
+
+def test_numbers_of_every_type_are_the_floats_that_they_are(place, batch, model):
+    kinds = ("real", "integer", "numeric(30,10)", "bigint")
+    columns = ", ".join(f"{name} {kind}" for name, kind in zip(FEATURES, kinds, strict=True))
+    place.ask(f"CREATE TABLE items (id integer PRIMARY KEY, {columns})")
+    place.ask("INSERT INTO items VALUES (1, 5.1, 3, 1.4, 9007199254740993), (2, -0.0, 7, 0.1, -1)")
+    assert batch()[0] == 0
+    wanted = model.predict(np.array([[5.1, 3, 1.4, 9007199254740993], [0, 7, 0.1, -1]], np.float32))
+    assert [row[2:5] for row in place.content()] == [tuple(one) for one in wanted.tolist()]
+
+
+def test_a_number_that_the_column_holds_as_a_double_is_checked_as_a_float(place, batch):
+    place.ask(ITEMS)
+    place.ask("INSERT INTO items VALUES (1, 1e300, 3, 1, 0.2)")
+    assert batch()[0] == 3
+    assert place.content()[0][-1] == "sepal_length is not finite as a 32-bit float"
+    assert place.records()[0]["status"] == "failed"
+
+
+# Names and keys.
+
+ODD = ['we"ird', "a b", "ключ", "50% {}", "s.x", "SELECT", "?", "%s", "$1", "x'y", "--", "{0}."]
+
+
+def test_odd_names_are_names_like_others(place, batch, model):
+    table, (first, second), features = 'It"ems of % ?', ODD[:2], ODD[2:6]
+    quoted = {one: '"' + one.replace('"', '""') + '"' for one in [table, *ODD]}
+    columns = ", ".join(f"{quoted[one]} double precision" for one in ODD[2:])
+    with closing(place.connect()) as connection:
+        cursor = connection.cursor()
+        name = quoted[table]
+        key = f"{quoted[first]} text NOT NULL, {quoted[second]} integer NOT NULL"
+        cursor.execute(f"CREATE TABLE {name} ({key}, {columns}, PRIMARY KEY ({quoted[second]}, {quoted[first]}))")
+        for i, text in enumerate(["a", 'q"\\', "ü, {}", "", "NULL", "\\N", "'", "a\nb\t"] * 3):
+            values = ", ".join(str(i + j) for j in range(len(ODD) - 2))
+            text = text.replace("'", "''")
+            cursor.execute(f"INSERT INTO {name} VALUES ('{text}', {i // 2}, {values})")
+        connection.commit()
+    arguments = ["--features", ",".join(features), "--key", f'"{first.replace(chr(34), chr(34) * 2)}",{second}', "--chunk", "5"]
+    given = '"' + table.replace('"', '""') + '"'
+    assert batch(*arguments, table=given)[0] == 0
+    assert batch("--features", ",".join(features), table=f"{'main' if place.is_sqlite else 'public'}.{given}")[1].startswith(
+        "noth"
+    )
+    target = quoted[table][:-1] + '_prediction"'
+    found = place.connect()
+    with closing(found):
+        cursor = found.cursor()
+        match = " AND ".join(f"p.{quoted[one]} = s.{quoted[one]}" for one in (first, second))
+        cursor.execute(f"SELECT s.{quoted[features[0]]}, p.label FROM {quoted[table]} s JOIN {target} p ON {match}")
+        rows = cursor.fetchall()
+    wanted = model.predict(np.array([[row[0] + j for j in range(4)] for row in rows], np.float32)).argmax(axis=1)
+    assert len(rows) == 24 and [row[1] for row in rows] == [model.labels[i] for i in wanted]
+
+
+def test_composite_keys_are_walked_in_the_order_of_their_index(place, batch):
+    place.ask("CREATE TABLE items (b text, a integer, f double precision, PRIMARY KEY (a, b))")
+    rows = [(text, i, 1.0) for i in range(20) for text in ("x", "X", "é", "", "~", "10", "9")]
+    place.ask("INSERT INTO items VALUES (?, ?, ?)", rows=rows)
+    named = ["--key", "b,a", "--chunk", "9"]
+    status, told = batch(*named, "--features", "f,a,f,a")
+    assert status == 2 and "must be different names" in told
+    place.ask("ALTER TABLE items ADD COLUMN g double precision DEFAULT 2")
+    place.ask("ALTER TABLE items ADD COLUMN h double precision DEFAULT 3")
+    assert batch(*named, "--features", "f,g,h,a")[0] == 0
+    got = {(row[0], row[1]) for row in place.content()}
+    assert got == {(i, text) for text, i, _ in rows} and len(place.content()) == len(rows)
+
+
+def test_names_that_the_tables_beside_would_have_twice_are_refused(place, batch):
+    for name in ("label", "error", "run", "predicted", "model_digest", "probability_setosa"):
+        place.ask("DROP TABLE IF EXISTS items")
+        place.ask(ITEMS.replace("id integer", f"{name} integer"))
+        status, told = batch()
+        assert status == 2 and name in told and not place.has("items_prediction")
+        assert "which are one name; name another unique key by --key" in told
+
+
+def test_names_of_sqlite_that_differ_in_case_alone_are_one_name(sqlite, tmp_path, capsys):
+    command = ["batch", "--table", "items", "--database", sqlite.url, "--model-dir"]
+    sqlite.ask(ITEMS.replace("id integer", "Label integer"))
+    assert main([*command, str(MODEL)]) == 2
+    assert "cannot have the columns 'label' and 'Label'" in capsys.readouterr().err
+    sqlite.ask("DROP TABLE items")
+    sqlite.ask(ITEMS)
+    assert main([*command, str(other_model(tmp_path, '{"0": "a", "1": "A", "2": "b"}'))]) == 2
+    assert "rename the labels in label.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", ["", ".", "a.", ".b", "a.b.c", '"a', 'a"b', '""', '"a"b', "a\nb", "x\0".replace("\0", "\x7f"), "\udcff"]
+)
+def test_what_is_no_name_of_a_table_is_told(batch, text):
+    status, told = batch(table=text)
+    assert status == 2 and ("must be" in told)
+
+
+def test_names_are_taken_apart_as_they_are_written():
+    assert name_of("a b") == Name(None, "a b") and name_of("S.t") == Name("S", "t")
+    assert (
+        name_of('"a.b"') == Name(None, "a.b") and name_of('"x""y".z') == Name('x"y', "z") and name_of('s."."') == Name("s", ".")
+    )
+
+
+# What is refused, each with one line and status 2.
+
+
+@pytest.mark.parametrize(
+    ("made", "arguments", "told"),
+    [
+        (None, [], "there is no table items; names are taken exactly as they are written"),
+        (
+            ITEMS,
+            ["--features", "id,sepal_width,petal_length,nope"],
+            r"\S+items has no column 'nope'; it has id, sepal_length, .*",
+        ),
+        (ITEMS, ["--features", "id"], "--features names 1 columns; the model takes 4"),
+        (ITEMS, ["--key", "nope"], r"\S+items has no column 'nope'; .*"),
+        (ITEMS, ["--key", "sepal_width"], r"sepal_width is no key of \S+items: it wants a unique index .*"),
+        (ITEMS, ["--key", "id,sepal_width"], r"id, sepal_width is no key of \S+items: .*"),
+        (ITEMS.replace(" PRIMARY KEY", ""), [], r"\S+items has no primary key; name a unique key by --key"),
+        ("CREATE VIEW items AS SELECT 1 AS id", ["--key", "id", "--features", "id"], "--features names 1 .*"),
+        (ITEMS, ["--chunk", "0"], "--chunk='0' must be a whole number from 1 to 1000000"),
+        (ITEMS, ["--max-bad", "x"], "--max-bad='x' must be .*"),
+        (ITEMS, ["in.csv"], "IN is for files, and not for --table"),
+        (ITEMS, ["--force"], "--force is for files, and not for --table"),
+        (ITEMS, ["--keep", "id"], "--keep is for files, and not for --table"),
+    ],
+)
+def test_what_is_not_there_or_not_wanted_is_told_in_one_line(place, batch, made, arguments, told):
+    if made:
+        place.ask(made)
+    status, line = batch(*arguments)
+    assert status == 2 and re.fullmatch(told, line), line
+
+
+def test_a_view_has_no_key(place, batch):
+    place.ask(ITEMS)
+    place.ask("CREATE VIEW seen AS SELECT * FROM items")
+    assert batch("--key", "id", table="seen")[0] == 2
+
+
+def test_the_url_may_come_from_the_environment(sqlite, monkeypatch, capsys):
+    sqlite.fill(5)
+    monkeypatch.setenv("IRIS_DATABASE_URL", sqlite.url)
+    assert main(["batch", "--table", "items", "--model-dir", str(MODEL), "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "") and len(sqlite.content()) == 5
+
+
+def test_flags_of_tables_want_a_table(capsys):
+    for flags in (["--key", "id"], ["--redo-older"], ["--chunk", "5"], ["--database", "sqlite:///x"]):
+        assert main(["batch", "in.csv", "out.csv", *flags]) == 2
+        assert capsys.readouterr().err.endswith(" is for --table\n")
+    assert main(["batch", "--table", "items"]) == 2
+    assert "--table wants --database or IRIS_DATABASE_URL" in capsys.readouterr().err
+
+
+def test_rows_without_a_key_are_refused(place, batch):
+    place.ask(ITEMS.replace("integer PRIMARY KEY", "integer UNIQUE"))
+    place.ask("INSERT INTO items VALUES (1, 5, 3, 1, 0.2), (NULL, 5, 3, 1, 0.2)")
+    status, told = batch("--key", "id")
+    assert status == 2 and told.endswith("items has rows without a key: id must not be NULL")
+    place.ask("DELETE FROM items WHERE id IS NULL")
+    assert batch("--key", "id")[0] == 0 and len(place.content()) == 1
+
+
+def test_a_unique_index_over_some_rows_or_over_an_expression_is_no_key(place, batch):
+    place.ask(ITEMS.replace("integer PRIMARY KEY", "integer"))
+    place.ask("CREATE UNIQUE INDEX one ON items (id) WHERE sepal_width > 3")
+    place.ask("CREATE UNIQUE INDEX two ON items ((id + 1))")
+    assert batch("--key", "id")[0] == 2
+    place.ask("CREATE UNIQUE INDEX three ON items (id)")
+    assert batch("--key", "id")[0] == 0
+
+
+def test_tables_beside_that_are_something_else_are_left_alone(place, batch, tmp_path):
+    place.fill(3)
+    place.ask("CREATE TABLE items_prediction (id integer PRIMARY KEY, mine text)")
+    status, told = batch()
+    assert status == 2 and "items_prediction is there and has no column 'label'" in told
+    place.ask("DROP TABLE items_prediction")
+    assert batch()[0] == 0
+    labels = '{"0": "setosa", "1": "versicolor", "2": "other"}'
+    status, told = batch("--redo-older", folder=other_model(tmp_path, labels))
+    assert status == 2 and "has no column 'probability_other'" in told
+    place.ask("ALTER TABLE items ADD COLUMN other integer")
+    place.ask("UPDATE items SET other = id")
+    place.ask("CREATE UNIQUE INDEX other ON items (other)")
+    place.ask("ALTER TABLE items_prediction ADD COLUMN other integer")
+    status, told = batch("--key", "other")
+    assert status == 2 and told.endswith("items_prediction has another key than other")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["items.db", "sqlite:items.db", "sqlite:///", "mysql://h/d", "postgresql://h:port/d"]
+    + [f"postgresql://u:{secret}@h/d" for secret in ("se/cret", "se@cret", "12?cret", "se#cret", "se%cret")],
+)
+def test_a_url_that_is_none_is_told_and_not_shown(monkeypatch, capsys, url):
+    monkeypatch.setenv("IRIS_DATABASE_URL", url)
+    assert main(["batch", "--table", "items"]) == 2
+    err = capsys.readouterr().err
+    assert "must be sqlite:///file or postgresql://" in err and "cret" not in err and err.count("\n") == 1
+
+
+# Bad rows beyond the limit.
+
+
+def test_too_many_bad_rows_fail_the_run_and_what_is_done_stays(place, batch):
+    place.fill(1000)
+    status, told = batch("--max-bad", "3", "--chunk", "100")
+    assert status == 3 and told.startswith("failed: 4 bad rows are more than --max-bad 3; 296 rows: ")
+    assert place.records()[0]["status"] == "failed" and len(place.content()) == 300
+    status, told = batch("--max-bad", "0.9%", "--chunk", "100")
+    assert status == 3 and told.startswith("failed: 7 bad rows of 700 are more than --max-bad 0.9%")
+    assert len(place.content()) == 1000 and batch("--max-bad", "0")[0] == 0 and place.faults() == []
+
+
+def test_bad_rows_of_runs_that_were_interrupted_count_in_the_one_that_goes_on(place, batch):
+    place.fill(300)
+    batch()
+    place.ask("DELETE FROM items_prediction WHERE id > 500")
+    place.ask("UPDATE items_run SET status = 'running', finished = NULL, ok = 165, bad = 2")
+    status, told = batch("--max-bad", "3")
+    assert status == 3 and told.startswith("failed: 4 bad rows are more than --max-bad 3")
+    assert [one["status"] for one in place.records()] == ["interrupted", "failed"]
+    assert batch("--max-bad", "3")[0] == 0
+
+
+# Several at once, and deaths.
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_that_share_a_table_do_each_row_once(place, batch, hands, count):
+    place.fill(2000)
+    assert hands.ask("share", place.url, count, "50") == [[0, ""]] * count
+    assert place.faults() == [] and sum(one["ok"] + one["bad"] for one in place.records()) == 2000
+    shared = place.content()
+    place.empty()
+    batch()
+    assert place.content() == shared
+
+
+@pytest.mark.long
+def test_runs_killed_at_any_moment_leave_what_an_undisturbed_one_does(place, hands):
+    place.fill(500)
+    told = hands.ask("kill", place.url, KILLS, "20")
+    assert told["faults"] == [] and told["ends"] > 0
+
+
+def test_sigterm_ends_a_run_after_its_chunk_and_the_same_command_goes_on(place, batch, hands):
+    place.fill(4000)
+    with hands.run(place, "--chunk", "2") as run:
+        begun(place)
+        os.kill(run.pid, signal.SIGTERM)
+        status, told = run.end()
+    assert status == 4
+    assert re.fullmatch(r"iris_wsgi: stopped: SIGTERM, after \d+ rows: .*; the same command goes on\n", told)
+    assert place.records()[0]["status"] == "interrupted" and 0 < len(place.content()) < 4000 and place.faults() == []
+    assert batch()[0] == 0 and len(place.content()) == 4000 and place.faults() == []
+
+
+def test_rows_that_come_and_go_during_a_run_are_no_trouble(place, batch, hands):
+    place.fill(1000)
+    with hands.run(place, "--chunk", "5") as run:
+        begun(place)
+        for i in range(1, 30, 3):
+            place.ask("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", (i,))
+            place.ask("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", (3000 + i,))
+            place.ask("DELETE FROM items WHERE id = ?", (3000 - i - 2,))
+        assert run.end() == (0, "")
+    assert batch()[0] == 0 and place.faults() == []
+    assert place.ask("SELECT count(*) FROM items s LEFT JOIN items_prediction p ON p.id = s.id WHERE p.id IS NULL") == [(0,)]
+
+
+# What each of the two can do or suffer alone.
+
+
+def runs(place: Place, model: Model, chunk: int = 100) -> TableRun:
+    """A run on a connection of its own, which has not begun."""
+    options = TableOptions(Name(None, "items"), (), (), False, chunk, MaxBad(), True)
+    database = opened(place.url, PATIENCE_SECONDS)
+    return TableRun(database, planned(database, options, model), options, model)
+
+
+def stand_in(model: Model, predict: Callable) -> object:
+    """A model in everything but its answers."""
+    return type("StandIn", (), {"digest": model.digest, "labels": model.labels, "predict": staticmethod(predict)})
+
+
+def test_a_page_is_found_by_its_key_and_reads_no_more_of_the_predictions(place, model):
+    """Right after the table has been filled, when nobody has looked yet how much is in it."""
+    place.fill(5000)
+    run = runs(place, model)
+    with closing(run.database):
+        assert run.go(print, Wish()) == 0
+        for first, last, redo in ((None, 297, False), (12000, 12297, True), (14700, None, False)):
+            bounds = tuple(one for one in (first, last) if one is not None)
+            values = (*bounds, *bounds, *((model.digest,) if redo else ()), 100)
+            claim = run.statements.claim(first is not None, last is not None, redo, skip=True)
+            if place.is_sqlite:
+                told = [row[-1] for row in run.database.execute(f"EXPLAIN QUERY PLAN {claim}", values)]
+                assert [line.split()[:2] for line in told if "SUBQUERY" not in line] == [["SEARCH", "s"], ["SEARCH", "p"]], told
+            else:
+                ((plan,),) = run.database.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {claim}", values)
+                read = [int(found) for found in re.findall(r"'Actual Rows': ([0-9]+)", str(plan))]
+                assert max(read) <= 101 and "Seq Scan" not in str(plan), plan
+
+
+@pytest.mark.long
+def test_a_lock_that_another_keeps_ends_the_run_in_one_line_and_it_goes_on_later(place, model, batch, capsys):
+    place.fill(50)
+    run = runs(place, model)
+    if place.is_sqlite:
+        run.database.seconds = 0.1
+    else:
+        run.database.execute("SET lock_timeout = 100")
+    with closing(run.database), closing(place.connect()) as other:
+        cursor = other.cursor()
+        cursor.execute("UPDATE items SET sepal_length = 1 WHERE id = 9")
+        said: list[str] = []
+        assert run.go(said.append, Wish()) == 5 and len(said) == 1
+        reason = "is locked by another process" if place.is_sqlite else "canceling statement due to lock timeout"
+        assert re.fullmatch(rf"stopped: the .* {reason}, after \d+ rows: .*; the same command goes on", said[0])
+        other.rollback()
+    assert batch()[0] == 0 and place.faults() == [] and len(place.content()) == 50
+
+
+def test_a_second_signal_ends_a_run_that_waits_at_once(place, hands):
+    place.fill(50)
+    with closing(place.connect()) as other:
+        other.cursor().execute("UPDATE items SET sepal_length = 1 WHERE id = 9")
+        with hands.run(place) as run:
+            # A file tells nobody who waits for it, but the run listens to signals before it opens it.
+            while not has_open(run.pid, place) if place.is_sqlite else not place.ask(WAITING):
+                time.sleep(0.005)
+            # Two of one kind may be taken for one.
+            os.kill(run.pid, signal.SIGTERM)
+            os.kill(run.pid, signal.SIGINT)
+            status, told = run.end()
+    assert (status, told) == (4, "")
+
+
+def test_a_model_that_cannot_be_run_ends_the_run_in_one_line(place, model):
+    place.fill(50)
+    run = runs(place, model)
+    with closing(run.database):
+        run.model = stand_in(model, lambda rows: 1 / 0)
+        said: list[str] = []
+        assert run.go(said.append, Wish()) == 5 and "the model cannot be run on 49 rows" in said[0]
+    assert place.records()[0]["status"] == "interrupted" and place.content() == []
+
+
+def test_a_model_that_gives_another_number_of_rows_fails_the_run_and_writes_no_prediction(place, tmp_path, capsys):
+    place.fill(200, bad=False)
+    folder = broken_models.save(tmp_path / "broken", "rows repeated")
+    seal(folder, None)
+    arguments = ["--model-dir", str(folder), "--features", ",".join(FEATURES)]
+    assert main(["batch", "--table", "items", "--database", place.url, *arguments]) == 1
+    assert "for 200 rows has the shape [336, 3]; it must be [200, 3]" in capsys.readouterr().err
+    assert place.records()[0]["status"] == "failed" and place.content() == []
+
+
+def test_a_row_that_gets_no_prediction_ends_the_run_with_a_status_of_its_own(place, model):
+    """One that every page leaves out, as if a defect lost it."""
+    place.fill(20, bad=False)
+    run = runs(place, model)
+    claim = run.statements.claim
+    run.statements.claim = lambda *words: claim(*words).replace(" WHERE ", " WHERE s.id > (SELECT min(id) FROM items) AND ", 1)
+    said: list[str] = []
+    with closing(run.database):
+        assert run.go(said.append, Wish()) == 6 and "has no prediction after every page" in said[0]
+    assert place.records()[0]["status"] == "failed" and len(place.content()) == 19
+
+
+def test_rows_that_come_behind_the_walk_are_done_before_the_run_ends(place, model):
+    place.fill(20, bad=False)
+    run = runs(place, model)
+    missing = run.missing
+    came = iter([None])
+
+    def missing_later():
+        for _ in came:
+            place.ask("INSERT INTO items VALUES (-1, 5.1, 3.5, 1.4, 0.2)")
+        return missing()
+
+    run.missing = missing_later
+    with closing(run.database):
+        assert run.go(print, Wish()) == 0
+    assert len(place.content()) == 21
+
+
+def test_an_answer_that_is_not_finite_makes_a_bad_row(place, model):
+    place.fill(5, bad=False)
+    run = runs(place, model)
+
+    def predict(rows):
+        probabilities = model.predict(rows)
+        probabilities[2, 1] = np.nan
+        return probabilities
+
+    run.model = stand_in(model, predict)
+    with closing(run.database):
+        assert run.go(print, Wish()) == 0
+    told = place.content()
+    assert [row[-1] for row in told] == [None, None, "the model gives a value that is not a finite number", None, None]
+    assert told[2][1:5] == (None,) * 4 and place.faults() == []
+
+
+def test_rows_that_another_did_between_the_look_and_the_lock_are_neither_written_nor_counted_twice(postgres, model):
+    postgres.fill(50)
+    one, two = runs(postgres, model), runs(postgres, model)
+    with closing(one.database), closing(two.database):
+        one.begin()
+        two.begin()
+        with one.database.transaction():
+            rows = one.database.execute(one.statements.claim(False, False, False, True), (100,))
+            late = threading.Thread(target=two.page, args=(None, False))
+            late.start()
+            while not postgres.ask(WAITING):
+                assert late.is_alive()
+            new = answers(model, FEATURES, rows)
+            target = one.statements.table(PREDICTION)
+            written = one.database.write(target, one.plan.key, model.labels, new, model.digest, one.id, False)
+        late.join(PATIENCE_SECONDS)
+        assert sum(count for _, count in written) == 50 and (two.ok, two.bad) == (0, 0)
+    assert postgres.ask("SELECT DISTINCT run FROM items_prediction") == [(one.id,)] and len(postgres.content()) == 50
+
+
+def test_rows_that_another_had_and_gave_up_are_done_in_the_last_pass(postgres, model):
+    postgres.fill(300)
+    run = runs(postgres, model)
+    with closing(run.database), closing(postgres.connect()) as other:
+        other.cursor().execute("SELECT 1 FROM items WHERE id < 30 FOR UPDATE")
+        run.begin()
+        chunks = run.chunks()
+        for _ in range(4):
+            next(chunks)
+        assert run.ok + run.bad == 290
+        other.close()
+        assert sum(1 for _ in chunks) == 4 and run.ok + run.bad == 300
+
+
+KEYS = {
+    "timestamptz": ["'infinity'", "'-infinity'", "'2000-01-01 00:00:00.000001+00'", "'0044-03-15 12:00 BC'"],
+    "double precision": ["'NaN'", "'Infinity'", "0.1", "1e-320", "-0.0", "0.30000000000000004"],
+    "numeric": ["'NaN'", "1.10", "1e100", "-5"],
+    "uuid": ["'00000000-0000-0000-0000-000000000000'", "'ffffffff-ffff-ffff-ffff-ffffffffffff'"],
+    "bytea": ["''", "'\\x00ff'", "'\\x5c22'"],
+    "char(5)": ["'a'", "''", "'a b'"],
+    '"char"': ["'a'", "'\"'"],
+    "boolean": ["true", "false"],
+    "interval": ["'1 month'", "'-3 days 00:00:00.5'"],
+    "text[]": ["'{}'", '\'{a,NULL,"x,\\"y"}\''],
+    "int4range": ["'empty'", "'[1,5)'", "'(,)'"],
+    "inet": ["'::1'", "'10.0.0.0/8'"],
+    "varchar(3) COLLATE nocase": ["'é'", "'B'", "'c'"],
+    "mood": ["'b a'", "'\"'"],
+    "positive": ["1", "7"],
+    "oid": ["0", "4294967295"],
+    "date": ["'infinity'", "'2024-02-29'"],
+}
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_keys_of_every_type_are_kept_as_they_are(postgres, kind, model):
+    postgres.ask("CREATE COLLATION nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
+    postgres.ask("CREATE TYPE mood AS ENUM ('b a', '\"')")
+    postgres.ask("CREATE DOMAIN positive AS integer CHECK (VALUE > 0)")
+    postgres.ask(ITEMS.replace("id integer", f"id {kind}"))
+    values = ", ".join(f"({one}, 5, 3, 1, 0.2)" for one in KEYS[kind])
+    postgres.ask(f"INSERT INTO items VALUES {values}")
+    run = runs(postgres, model, chunk=1)
+    with closing(run.database):
+        assert run.go(print, Wish()) == 0 and run.ok == len(KEYS[kind])
+    same = "SELECT count(*) FROM items s JOIN items_prediction p USING (id) WHERE s.id::text = p.id::text"
+    assert postgres.ask(same) == [(len(KEYS[kind]),)]
+    types = "SELECT count(DISTINCT (atttypid, atttypmod, attcollation)) FROM pg_attribute WHERE attname = 'id'"
+    assert postgres.ask(f"{types} AND attrelid IN ('items'::regclass, 'items_prediction'::regclass)") == [(1,)]
+
+
+def test_a_role_with_ways_of_its_own_makes_no_difference(postgres, model, postgres_server):
+    postgres.fill(100)
+    postgres.ask("DROP ROLE IF EXISTS odd")
+    postgres.ask("CREATE ROLE odd LOGIN SUPERUSER")
+    ways = {"default_transaction_isolation": "serializable", "extra_float_digits": "-15", "datestyle": "'SQL, DMY'"}
+    ways |= {"search_path": "nowhere, public", "bytea_output": "escape", "client_encoding": "LATIN1"}
+    for name, value in ways.items():
+        postgres.ask(f"ALTER ROLE odd SET {name} = {value}")
+    run = runs(postgres, model)
+    with closing(run.database):
+        run.go(print, Wish())
+    wanted = postgres.content()
+    postgres.empty()
+    run = runs(Place(postgres_server.url.replace("postgres@", "odd@")), model)
+    with closing(run.database):
+        assert run.go(print, Wish()) == 0
+    assert postgres.content() == wanted
+
+
+def test_what_a_role_may_not_do_is_a_wrong_argument(postgres, postgres_server, capsys):
+    postgres.fill(10)
+    postgres.ask("DROP ROLE IF EXISTS poor")
+    postgres.ask("CREATE ROLE poor LOGIN")
+    postgres.ask("GRANT USAGE ON SCHEMA public TO poor")
+    postgres.ask("GRANT SELECT ON items TO poor")
+    command = ["batch", "--table", "items", "--model-dir", str(MODEL)]
+    assert main([*command, "--database", postgres_server.url.replace("postgres@", "poor@")]) == 2
+    assert re.fullmatch(r"iris_wsgi: the PostgreSQL at \S+ does not do its work: permission denied .*\n", capsys.readouterr().err)
+    assert not postgres.has("items_prediction")
+
+
+def test_partitions_schemas_and_tables_that_others_inherit_from(postgres, model, capsys):
+    columns = ", ".join(f"{one} float8 DEFAULT 1" for one in FEATURES)
+    postgres.ask('DROP SCHEMA IF EXISTS "Other.one" CASCADE')
+    postgres.ask('CREATE SCHEMA "Other.one"')
+    postgres.ask(f'CREATE TABLE "Other.one"."Parts" (id int PRIMARY KEY, {columns}) PARTITION BY RANGE (id)')
+    for i in range(3):
+        bounds = f"FROM ({i * 10}) TO ({i * 10 + 10})"
+        postgres.ask(f'CREATE TABLE "Other.one".part{i} PARTITION OF "Other.one"."Parts" FOR VALUES {bounds}')
+    postgres.ask('INSERT INTO "Other.one"."Parts" SELECT generate_series(0, 29)')
+    command = ["batch", "--database", postgres.url, "--model-dir", str(MODEL), "--chunk", "7", "--table"]
+    assert main([*command, "Parts"]) == 2 and main([*command, '"Other.one".parts']) == 2
+    assert main([*command, '"Other.one"."Parts"']) == 0
+    assert postgres.ask('SELECT count(*) FROM "Other.one"."Parts_prediction"') == [(30,)]
+    postgres.ask(f"CREATE TABLE items (id int PRIMARY KEY, {columns})")
+    postgres.ask("CREATE TABLE heir () INHERITS (items)")
+    capsys.readouterr()
+    assert main([*command, "items"]) == 2
+    assert "id is no key of public.items" in capsys.readouterr().err
+
+
+def test_names_that_would_be_cut_off_are_refused(postgres, capsys):
+    """The name of the predictions would be that of the table itself."""
+    name = "ü" * 31
+    postgres.ask(ITEMS.replace("items", f'"{name}"'))
+    assert main(["batch", "--table", name, "--database", postgres.url, "--model-dir", str(MODEL)]) == 2
+    assert "has no column" in capsys.readouterr().err
+    assert postgres.ask("SELECT count(*) FROM pg_class WHERE relname LIKE 'ü%' AND relkind = 'r'") == [(1,)]
+
+
+def test_a_database_that_goes_away_ends_the_run_in_one_line_and_it_goes_on_later(postgres, postgres_server, model, hands):
+    postgres.fill(4000)
+    try:
+        with hands.run(postgres, "--chunk", "2") as run:
+            begun(postgres)
+            postgres.close()
+            postgres_server.stop()
+            status, told = run.end()
+        assert status == 5
+        assert re.fullmatch(r"iris_wsgi: stopped: the PostgreSQL at \S+ does not .*; the same command goes on\n", told), told
+        with hands.run(postgres) as again:
+            status, told = again.end()
+        assert status == 5 and re.fullmatch(r"iris_wsgi: stopped: the PostgreSQL at \S+ does not .*\n", told), told
+    finally:
+        postgres_server.start()
+    assert 0 < len(postgres.content()) < 4000 and postgres.faults() == []
+    again = runs(postgres, model, chunk=5000)
+    with closing(again.database):
+        assert again.go(print, Wish()) == 0
+    assert len(postgres.content()) == 4000 and postgres.faults() == []
+
+
+def test_a_database_that_hangs_is_given_up(postgres, model):
+    postgres.fill(100)
+    run = runs(postgres, model)
+    ((pid,),) = run.database.execute("SELECT pg_backend_pid()")
+    os.kill(pid, signal.SIGSTOP)
+    run.database.seconds = 0.2
+    said: list[str] = []
+    try:
+        assert run.go(said.append, Wish()) == 5
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert len(said) == 1 and "does not do its work: no answer within 0.2 s, after 0 rows" in said[0]
+    run.database.close()
+
+
+def test_an_address_without_such_a_database_is_wrong_and_one_without_a_server_is_down(
+    postgres, postgres_server, monkeypatch, capsys
+):
+    command = ["batch", "--table", "items", "--model-dir", str(MODEL), "--database"]
+    assert main([*command, postgres_server.url.replace("/postgres?", "/nope?")]) == 2
+    assert 'database "nope" does not exist' in capsys.readouterr().err
+    for address, status in (("postgresql://user:secret@/db?host=/nowhere", 5), ("postgresql://user:secret@h/db?nope=1", 2)):
+        # Where no other user sees it.
+        monkeypatch.setenv("IRIS_DATABASE_URL", address)
+        assert main(command[:-1]) == status
+    told = capsys.readouterr().err
+    assert "secret" not in told and told.count("\n") == 2
+
+
+def test_without_psycopg_one_line_names_the_extra(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    monkeypatch.delitem(sys.modules, "iris_wsgi.batch.postgres", raising=False)
+    assert main(["batch", "--table", "items", "--database", "postgresql://h/d", "--model-dir", str(MODEL)]) == 2
+    assert "pip install 'iris_wsgi[postgres]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:////nowhere/items.db", "sqlite:///nowhere.db", f"sqlite:///{MODEL}", f"sqlite:///{__file__}"]
+)
+def test_a_file_that_is_no_database_is_told_and_none_is_made(url, capsys):
+    assert main(["batch", "--table", "items", "--database", url, "--model-dir", str(MODEL)]) == 2
+    assert re.fullmatch(r"iris_wsgi: the database \S+ (cannot be opened|is no SQLite database)\n", capsys.readouterr().err)
+    assert not Path("nowhere.db").exists()
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_later(sqlite, model, hands):
+    """A bound for the size of files stands for that of the disk."""
+    sqlite.fill(5000)
+    size = Path(sqlite.url.removeprefix("sqlite:///")).stat().st_size
+
+    with hands.run(sqlite, "--chunk", "100", bound=size + 300_000) as run:
+        status, told = run.end()
+    assert status == 5 and re.fullmatch(r"iris_wsgi: stopped: the database \S+ (cannot|has no room).*; the same .*\n", told), told
+    assert 0 < len(sqlite.content()) < 5000 and sqlite.faults() == []
+    again = runs(sqlite, model)
+    with closing(again.database):
+        assert again.go(print, Wish()) == 0
+    assert len(sqlite.content()) == 5000 and sqlite.faults() == []
+
+
+def test_keys_of_sqlite_are_of_any_type_in_one_column(sqlite, model):
+    columns = ", ".join(f"{one} REAL DEFAULT 1" for one in FEATURES)
+    keys = [1, 1.5, "1", b"1", "a", "A", b"\xff", 2**63 - 1, -1e300, "", "\0x"]
+    for kind, more in (("", ""), ("BLOB", ""), ("ANY", " STRICT"), ("ANY", " STRICT, WITHOUT ROWID"), ("INTEGER", "")):
+        constraint = "NOT NULL UNIQUE" if kind == "INTEGER" else "PRIMARY KEY NOT NULL"
+        sqlite.ask(f"CREATE TABLE items (id {kind} {constraint}, {columns}){more}")
+        sqlite.ask("INSERT OR IGNORE INTO items (id) VALUES (?)", rows=[(key,) for key in keys])
+        options = TableOptions(Name(None, "items"), ("id",), (), False, 3, MaxBad(), True)
+        with closing(opened(sqlite.url)) as database:
+            run = TableRun(database, planned(database, options, model), options, model)
+            assert run.go(print, Wish()) == 0
+        same = "SELECT typeof(id), id FROM items{} ORDER BY id"
+        assert sqlite.ask(same.format("")) == sqlite.ask(same.format("_prediction"))
+        assert len(sqlite.content()) >= len(keys) - 1
+        sqlite.empty()
+        sqlite.ask("DROP TABLE items")
+
+
+def test_keys_of_sqlite_are_unique_in_their_collation(sqlite, batch):
+    sqlite.ask(ITEMS.replace("integer PRIMARY KEY", "TEXT COLLATE NOCASE PRIMARY KEY NOT NULL"))
+    sqlite.ask("INSERT INTO items VALUES ('a', 5, 3, 1, 0.2), ('B', 5, 3, 1, 0.2), ('c', 5, 3, 1, 0.2)")
+    assert batch("--chunk", "1", url=sqlite.url)[0] == 0 and [row[0] for row in sqlite.content()] == ["a", "B", "c"]
+    with pytest.raises(Exception, match="UNIQUE"):
+        sqlite.ask(
+            "INSERT INTO items_prediction SELECT 'A', label, 0, 0, 0, model_digest, run, predicted, '' FROM items_prediction"
+        )
+    sqlite.empty()
+    sqlite.ask("DROP TABLE items")
+    sqlite.ask(ITEMS.replace("integer PRIMARY KEY", "TEXT COLLATE NOCASE NOT NULL"))
+    sqlite.ask("CREATE UNIQUE INDEX one ON items (id COLLATE BINARY)")
+    status, told = batch("--key", "id", url=sqlite.url)
+    assert status == 2 and told == "the index of id has another collation than the columns"
+
+
+def test_text_that_is_not_utf_8_is_a_bad_row_and_as_a_key_one_line(sqlite, batch):
+    sqlite.ask(ITEMS.replace("integer PRIMARY KEY", "TEXT PRIMARY KEY NOT NULL"))
+    sqlite.ask("INSERT INTO items VALUES ('a', 5, CAST(x'ff' AS TEXT), 1, 0.2), ('b', 5, 3, 1, x'00'), ('c', 5, 3, 1, 0.2)")
+    assert batch(url=sqlite.url)[0] == 0
+    told = [row[-1] for row in sqlite.content()]
+    assert told == ["sepal_width is not a number", "petal_width is not a number", None]
+    sqlite.ask("INSERT INTO items VALUES (CAST(x'ff' AS TEXT), 5, 3, 1, 0.2)")
+    status, line = batch(url=sqlite.url)
+    assert status == 5 and "has a key that is text and not UTF-8" in line and len(sqlite.content()) == 3
+
+
+def test_a_file_is_found_by_a_relative_path_with_signs_of_urls_in_it_and_keeps_its_journal(tmp_path, monkeypatch, batch, sqlite):
+    monkeypatch.chdir(tmp_path)
+    for mode in ("wal", "delete"):
+        name = f"it's {mode} 50%41?mode=ro#.db"
+        (tmp_path / name).touch()
+        place = Place(f"sqlite:///{name}")
+        place.ask(f"PRAGMA journal_mode = {mode}")
+        place.fill(10)
+        assert batch(url=place.url)[0] == 0 and len(place.content()) == 10
+        assert place.ask("PRAGMA journal_mode") == [(mode,)]
+
+
+def test_columns_that_are_computed_are_features_like_others(place, batch, model):
+    computed = "petal_width double precision GENERATED ALWAYS AS (sepal_length / 4) STORED"
+    place.ask(ITEMS.replace("petal_width double precision", computed))
+    place.ask("INSERT INTO items (id, sepal_length, sepal_width, petal_length) VALUES (1, 6, 3, 4.5)")
+    assert batch()[0] == 0
+    assert place.content()[0][2:5] == tuple(model.predict(np.array([[6, 3, 4.5, 1.5]], np.float32))[0].tolist())
+
+
+def test_a_url_that_is_bad_later_is_told_without_its_secret():
+    with pytest.raises(BadSetting, match="none that PostgreSQL understands") as told:
+        opened("postgresql://user:secret@h/db?nope=1")
+    assert "secret" not in str(told.value)
+    with pytest.raises(Stopped, match="does not do its work"):
+        opened("postgresql://user:secret@/db?host=/nowhere")

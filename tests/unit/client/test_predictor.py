@@ -1,0 +1,402 @@
+"""Models on other servers: what is believed of their answers, and what comes of it when they fail."""
+
+import json
+import os
+import socket
+import threading
+import time
+from contextlib import ExitStack
+from math import inf
+from operator import le
+
+import numpy as np
+import pytest
+from applications import KeptLog
+from fault_proxy import Faulty
+from http_clients import until
+from project import MODEL
+
+from iris_wsgi.errors import BadGateway, DeadlineExceeded, NotReady
+from iris_wsgi.metrics import Registry
+from iris_wsgi.remote.budget import Budget, Hedge
+from iris_wsgi.remote.call import Call, gather
+from iris_wsgi.remote.metrics import CallMetrics
+from iris_wsgi.remote.peer import Peer, infer_request, probabilities_of
+from iris_wsgi.remote.predictor import Trace, remote
+from iris_wsgi.remote.reply import BadReply, Incoming, Reply
+from iris_wsgi.remote.target import Place, Target
+from iris_wsgi.remote.watcher import Watcher
+from iris_wsgi.tracing import ids_of
+
+ROWS = np.array([[-0.9, 1.02, -1.34, -1.31], [0.5, -0.1, 0.6, 0.4]], np.float32)
+GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: b\r\n\r\nhello"
+
+
+class Known:
+    """A target at a place, whom a watcher has looked at once, and the predictor over it."""
+
+    def __init__(self, server, percentile: int = 0, wait_seconds: float = inf) -> None:
+        self.log, self.registry = KeptLog(), Registry()
+        metrics = CallMetrics(self.registry, ["pred"])
+        self.registry.join()
+        self.target = Target("pred", Place(server.host, server.port), metrics, self.log.event, percentile, wait_seconds)
+        self.watcher = Watcher(self.target, ROWS[:1], lambda peer: None)
+        self.watcher.look()
+        self.ask = remote(self.target, Trace())
+
+    def look(self) -> str | None:
+        self.watcher.look_at = 0.0
+        self.watcher.look()
+        return self.target.why_not()
+
+    def count(self, family: str, outcome: str | None = None) -> float:
+        key = ("pred", outcome) if outcome else ("pred",)
+        one = getattr(self.target.metrics, family)
+        return self.registry.total(one.first[key])
+
+
+@pytest.fixture(scope="session")
+def pred(others):
+    host, port = others["prep"]["pred_url"].removeprefix("http://").split(":")
+    return Place(host, int(port))
+
+
+@pytest.fixture
+def faulty(pred):
+    with Faulty(pred) as server:
+        yield server
+
+
+@pytest.fixture
+def known(faulty):
+    one = Known(faulty)
+    assert one.target.why_not() is None
+    faulty.asked.clear()
+    yield one
+    one.target.end()
+
+
+# Answers as bytes
+
+
+def fed(data: bytes, most: int = 100, step: int = 1000) -> Reply | None:
+    incoming = Incoming(most)
+    found = None
+    for i in range(0, len(data), step):
+        assert found is None
+        found = incoming.feed(data[i : i + step])
+    return found
+
+
+@pytest.mark.parametrize("step", [1, 3, 1000])
+def test_an_answer_is_the_same_in_whatever_pieces_it_comes(step):
+    assert fed(GOOD, step=step) == Reply(200, {"content-length": "5", "x-a": "b"}, b"hello", True)
+
+
+def test_a_connection_that_says_that_it_closes_is_not_kept():
+    assert not fed(GOOD.replace(b"X-A: b", b"Connection: Close")).keeps
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x00\xff\x00\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/2 200\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 2000 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 101\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1e2\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent Length: 5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nX-Model-Digest: a\r\nX-Model-Digest: b\r\nContent-Length: 0\r\n\r\n",
+        GOOD + b"x",
+        GOOD * 2,
+        b"x" * 20_000,
+        b"x",
+        b"HTTP/1.0",
+    ],
+)
+def test_what_is_no_answer_is_told_from_one(data):
+    with pytest.raises(BadReply):
+        fed(data, step=100_000)
+
+
+PEER = Peer("m", "scaled", 4, "probabilities", 3, 10, {"digest": "sha256:1"})
+OUTPUT = {"name": "probabilities", "datatype": "FP32", "shape": [1, 3]}
+VALUES = np.array([[0.5, 0.25, 0.25]], np.float32).tobytes()
+
+
+def answer_of(outputs=(OUTPUT,), values: bytes = VALUES, digest: str = "sha256:1", length: str | None = None) -> Reply:
+    document = json.dumps({"model_name": "m", "outputs": list(outputs)}).encode()
+    told = str(len(document)) if length is None else length
+    fields = {"x-model-digest": digest, "inference-header-content-length": told}
+    return Reply(200, {name: value for name, value in fields.items() if value}, document + values, True)
+
+
+def test_an_answer_is_believed_in_the_shape_and_of_the_model_that_was_asked():
+    assert probabilities_of(answer_of(), PEER, 1).tolist() == [[0.5, 0.25, 0.25]]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        answer_of(digest="sha256:2"),
+        answer_of(digest=""),
+        answer_of(length=""),
+        answer_of(length="-1"),
+        answer_of(length="9" * 20),
+        answer_of(length="100000"),
+        answer_of(length="0"),
+        answer_of(length="3"),
+        answer_of(outputs=()),
+        answer_of(outputs=(OUTPUT, OUTPUT)),
+        answer_of(outputs=(1,)),
+        answer_of(outputs=(OUTPUT | {"name": "label"},)),
+        answer_of(outputs=(OUTPUT | {"datatype": "FP64"},)),
+        answer_of(outputs=(OUTPUT | {"shape": [3, 1]},)),
+        answer_of(outputs=(OUTPUT | {"shape": None},)),
+        answer_of(values=VALUES[:-1]),
+        answer_of(values=VALUES + b"\0"),
+        answer_of(values=np.array([[np.nan, 0, 0]], np.float32).tobytes()),
+        answer_of(values=np.array([[np.inf, 0, 0]], np.float32).tobytes()),
+        Reply(200, {"x-model-digest": "sha256:1", "inference-header-content-length": "2"}, b"[]" + VALUES, True),
+    ],
+)
+def test_an_answer_of_another_form_or_model_is_not_believed(reply):
+    with pytest.raises(BadReply):
+        probabilities_of(reply, PEER, 1)
+
+
+# Calls
+
+
+def test_the_other_half_answers_as_its_model_does(known):
+    from iris_wsgi.model import load_model
+
+    model, _ = load_model(MODEL / "pred")
+    rows = np.random.default_rng(1).normal(0, 3, (25_000, 4)).astype(np.float32)
+    assert known.ask(rows).tobytes() == model.predict(rows).tobytes()
+    # As many rows in each as the other takes.
+    assert known.count("calls", "ok") == 3
+
+
+def test_what_goes_along_is_the_id_the_trace_and_what_is_left_of_the_time(pred, faulty):
+    known, trace = Known(faulty), Trace()
+    came = {"HTTP_X_REQUEST_ID": "mine", "HTTP_TRACEPARENT": f"00-{'a' * 32}-{'b' * 16}-01", "HTTP_TRACESTATE": "x=1"}
+    ids = ids_of(came)
+    trace.fields = ids.passed_on()
+    faulty.asked.clear()
+    remote(known.target, trace)(ROWS, time.monotonic() + 5)
+    head, _, body = faulty.asked[-1].partition(b"\r\n\r\n")
+    fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
+    assert (fields["X-Request-ID"], fields["traceparent"], fields["tracestate"]) == (
+        "mine",
+        f"00-{'a' * 32}-{ids.span}-01",
+        "x=1",
+    )
+    timeout = json.loads(body[: int(fields["Inference-Header-Content-Length"])])["parameters"]["timeout"]
+    assert 0 < timeout <= 5_000_000
+    known.target.end()
+
+
+@pytest.mark.parametrize(
+    ("mode", "problem", "outcome"),
+    [
+        ("garbage", BadGateway, "bad_answer"),
+        ("half", BadGateway, "bad_answer"),
+        ("twice", BadGateway, "bad_answer"),
+        ("hang", DeadlineExceeded, "late"),
+        ("drip", DeadlineExceeded, "late"),
+    ],
+)
+def test_each_fault_has_its_own_answer_and_recovery_is_by_itself(known, faulty, mode, problem, outcome):
+    faulty.mode = mode
+    for _ in range(3):
+        with pytest.raises(problem):
+            # Those that answer have the time to do so.
+            known.ask(ROWS, time.monotonic() + (0.6 if outcome == "late" else 60))
+    assert known.count("calls", outcome) == 3
+    # The breaker is open now: nobody is asked.
+    asked = len(faulty.asked)
+    with pytest.raises(NotReady):
+        known.ask(ROWS, time.monotonic() + 60)
+    assert (len(faulty.asked), known.count("calls", "refused"), known.count("down")) == (asked, 1, 1)
+    faulty.mode = "pass"
+    until(lambda: known.look() is None, "it is asked again")
+    assert known.ask(ROWS).shape == (2, 3)
+    assert known.count("down") == 0 and known.count("connections") == 1
+    told = [line["message"] for line in known.log.lines() if line["message"].startswith("pred is")]
+    assert told[0].startswith("pred is not asked: ") and told[-1] == "pred is asked again"
+
+
+@pytest.mark.parametrize("mode", ["reset", "mute"])
+def test_a_kept_connection_that_ends_without_an_answer_is_tried_once_more_on_a_fresh_one(known, faulty, mode):
+    for _ in range(10):
+        known.ask(ROWS)
+    faulty.mode, faulty.times = mode, 1
+    assert known.ask(ROWS).shape == (2, 3)
+    assert (known.count("retries"), known.count("connections"), known.target.breaker.failures) == (1, 1, 0)
+    # A fresh one that ends so has had its request.
+    faulty.mode, faulty.times = mode, 2
+    with pytest.raises((BadGateway, NotReady)):
+        known.ask(ROWS)
+
+
+def test_a_kept_connection_that_the_other_has_closed_meanwhile_costs_no_retry(known, faulty):
+    known.ask(ROWS)
+    (waiting,) = known.target.idle
+    for one in list(faulty.open):
+        one.shutdown(2)
+    until(lambda: not waiting.silent(), "the end of the connection is here")
+    known.ask(ROWS)
+    assert known.count("retries") == 0
+
+
+@pytest.mark.parametrize("there", ["refuses", "says nothing"])
+def test_of_two_addresses_the_one_that_answers_is_found(known, there):
+    for _ in range(10):
+        known.ask(ROWS)
+    known.target.end()
+    with ExitStack() as stack:
+        dead = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        gone = dead.getsockname()
+        if there == "refuses":
+            dead.close()
+        else:
+            # Nobody accepts, and the queue is full.
+            for _ in range(4):
+                one = stack.enter_context(socket.socket())
+                one.setblocking(False)
+                one.connect_ex(gone)
+        (alive,) = known.target.addresses
+        known.target.ended = False
+        known.target.addresses, known.target.turn = [alive, (alive[0], gone)], 0
+        assert known.ask(ROWS, time.monotonic() + 30).shape == (2, 3)
+    assert (known.count("retries"), known.count("connections")) == (1, 1)
+
+
+def test_a_connection_that_is_old_is_replaced(known, monkeypatch):
+    known.ask(ROWS)
+    opened = known.count("opened")
+    monkeypatch.setattr("iris_wsgi.remote.target.LIFE_SECONDS", 0.0)
+    known.ask(ROWS)
+    assert (known.count("opened"), known.count("connections")) == (opened, 0)
+    known.ask(ROWS)
+    assert known.count("opened") == opened + 1
+
+
+def test_nobody_there_is_503_and_retries_are_a_tenth_at_most(known, faulty):
+    faulty.__exit__()
+    known.target.end()
+    for _ in range(300):
+        # Nothing tells the breaker, so that each is tried.
+        known.target.breaker.failures = 0
+        with pytest.raises(NotReady):
+            known.ask(ROWS)
+    assert known.count("calls", "unreachable") == 300
+    assert 25 <= known.count("retries") <= 30
+
+
+def test_who_waits_as_long_as_all_do_has_been_fair(faulty):
+    known = Known(faulty, wait_seconds=0.01)
+    faulty.mode = "hang"
+    for _ in range(3):
+        with pytest.raises(DeadlineExceeded):
+            known.ask(ROWS, time.monotonic() + 0.5)
+    assert not known.target.breaker.up
+    known.target.end()
+
+
+def test_who_asks_too_soon_says_nothing_about_the_other(known, faulty):
+    faulty.mode = "hang"
+    for _ in range(5):
+        with pytest.raises(DeadlineExceeded):
+            known.ask(ROWS, time.monotonic() + 0.05)
+    assert known.target.breaker.failures == 0
+
+
+def test_an_answer_that_is_late_is_asked_for_again_and_the_first_to_come_counts(known, faulty):
+    for _ in range(10):
+        known.ask(ROWS)
+    known.target.hedge.seconds = 0.05
+    faulty.mode, faulty.times = "hang", 1
+    assert known.ask(ROWS, time.monotonic() + 30).shape == (2, 3)
+    assert (known.count("hedges"), known.count("connections")) == (1, 1)
+
+
+def test_second_calls_are_a_tenth_of_the_first_at_most():
+    budget, spent = Budget(), 0
+    for _ in range(1000):
+        budget.earn()
+        spent += budget.spend() + budget.spend()
+    assert spent == 100
+    for _ in range(1000):
+        budget.earn()
+    # What was not spent does not become a wave.
+    assert sum(budget.spend() for _ in range(100)) == 5
+
+
+def test_late_is_what_is_slower_than_so_many_of_a_hundred_lately():
+    hedge, off = Hedge(90), Hedge(0)
+    for one in (hedge, off):
+        for _ in range(31):
+            one.answered(1.0)
+        assert one.seconds == inf
+        for i in range(256):
+            one.answered(float(i))
+    assert (hedge.seconds, off.seconds) == (pytest.approx(230, abs=16), inf)
+
+
+# Who is asked
+
+
+def test_a_server_with_another_model_is_not_asked_and_says_why(faulty):
+    known = Known(faulty)
+    known.target.end()
+    target = Target("pred", known.target.place, CallMetrics(Registry(), ["pred"]), known.log.event)
+    Watcher(target, ROWS[:1], lambda peer: f"it has {peer.digest}").look()
+    assert "it has sha256:" in target.why_not()
+    with pytest.raises(NotReady):
+        remote(target, Trace())(ROWS)
+    target.end()
+    Watcher(target, ROWS[:1, :3], lambda peer: None).look()
+    assert "takes 4 values, not 3" in target.why_not()
+
+
+def test_a_model_that_changes_under_a_connection_is_noticed_at_once(known, faulty, others):
+    host, port = others["gateway"]["members"].split(",")[0].partition("=http://")[2].split(":")
+    faulty.server = Place(host, int(port))
+    with pytest.raises(BadGateway):
+        known.ask(ROWS)
+    assert "404" in known.look() or "answer" in known.target.why_not()
+    known.look()
+    assert known.target.why_not() is None and known.target.peer.told["member"] == "setosa"
+
+
+@pytest.mark.long
+def test_nothing_is_left_behind_after_ten_thousand_calls_with_faults_among_them(known, faulty):
+    def figures() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    modes = ["garbage", "reset", "mute", "twice"]
+    target = known.target
+    message = infer_request(target.peer, target.place.authority, ROWS, 1.0, ())
+    known.ask(ROWS)
+    known.target.end()
+    known.target.ended = False
+    before = figures()
+    for i in range(10_000):
+        if i % 500 == 0:
+            faulty.mode, faulty.times = modes[i // 500 % 4], 3
+        call = Call(target, message, 100_000)
+        gather([call], time.monotonic() + 20)
+        assert call.result is not None and not call.exchanges
+    target.end()
+    assert known.count("connections") == 0
+    # The other side may have been about to end some before.
+    until(lambda: all(map(le, figures(), before)), "the threads and connections of the other side are gone")

@@ -1,0 +1,520 @@
+"""The protocol's codec: what is taken, what is refused with which words, and that real clients are understood."""
+
+import json
+import math
+import struct
+import tracemalloc
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as of_numpy
+from v2_vectors import (
+    DEEP,
+    HEAD,
+    IRIS,
+    MALFORMED,
+    MALFORMED_WORDS,
+    MARK,
+    MOST,
+    PROBABILITIES,
+    ROW,
+    ROW_BYTES,
+    TWO_WORDS,
+    WORDS,
+    Sent,
+    asked,
+    binary,
+    claim,
+    document,
+    one,
+    plain,
+    sent,
+    sized,
+    words,
+)
+
+from iris_wsgi.errors import PredictFailed, Problem
+from iris_wsgi.kserve import decode_v1, encode_v1
+from iris_wsgi.oip import Inference, Served, Spec, Wanted, decode_infer
+from iris_wsgi.oip_answers import encode_infer
+from iris_wsgi.tensors import DTYPES, from_binary, from_json, to_binary, to_json
+
+# Values that JSON data of each datatype may not have; no value of two more datatypes may stand in it.
+MISFITS = {
+    "BOOL": [0, 1, "true", None, 1.0],
+    **{f"INT{bits}": [2 ** (bits - 1), -(2 ** (bits - 1)) - 1, 1.0, True, "1", None] for bits in (8, 16, 32, 64)},
+    **{f"UINT{bits}": [2**bits, -1, 1.0, False, "1", None, 10**4000] for bits in (8, 16, 32, 64)},
+    "FP64": [10**309, -(10**309), True, "1", None],
+    "FP16": [1.0],
+    "BYTES": [1, None, True, {}, "\ud800"],
+}
+
+
+def refused(given: Sent, served: Served) -> str:
+    with pytest.raises(Problem) as problem:
+        decode_infer(given.body, given.header, served, MOST)
+    assert problem.value.status == 400
+    assert MARK not in problem.value.detail
+    assert problem.value.detail.endswith(".") and len(problem.value.detail) < 250
+    return problem.value.detail
+
+
+@pytest.mark.parametrize(("given", "word"), MALFORMED.values(), ids=MALFORMED.keys())
+def test_what_is_malformed_is_400_and_told_where_and_what_is_wanted(given, word):
+    assert word in refused(given, IRIS)
+
+
+@pytest.mark.parametrize(("given", "word"), MALFORMED_WORDS.values(), ids=MALFORMED_WORDS.keys())
+def test_what_is_malformed_for_a_model_of_two_inputs_is_400(given, word):
+    assert word in refused(given, WORDS)
+
+
+@pytest.mark.parametrize(("datatype", "value"), [(name, value) for name, values in MISFITS.items() for value in values])
+def test_json_takes_only_the_values_of_the_datatype(datatype, value):
+    tensor = {"name": "x", "datatype": datatype, "shape": [1, 1], "data": [value]}
+    given = sent(tensor, outputs=[{"name": "x", "parameters": {"binary_data": True}}])
+    assert "#/inputs/0/data" in refused(given, one(datatype, -1, 1))
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_float_that_is_not_finite_comes_through_in_binary(datatype, value):
+    part = np.array([0, 1, 2, value], DTYPES[datatype]).tobytes()
+    tensor = {"name": "x", "datatype": datatype, "shape": [4], "parameters": sized(len(part))}
+    assert "value 3" in refused(binary(tensor, part), one(datatype, -1))
+
+
+def test_a_binary_bool_is_the_byte_0_or_1():
+    tensor = {"name": "x", "datatype": "BOOL", "shape": [3], "parameters": sized(3)}
+    assert "value 2" in refused(binary(tensor, b"\0\1\2"), one("BOOL", -1))
+    assert decoded(binary(tensor, b"\0\1\1"), one("BOOL", -1)).inputs["x"].tolist() == [False, True, True]
+
+
+def test_a_model_that_has_a_fixed_shape_takes_that_as_a_raw_request_and_no_other():
+    fixed = one("INT16", 2, 2)
+    assert decoded(Sent(struct.pack("<4h", 1, -2, 3, 4), "0"), fixed).inputs["x"].tolist() == [[1, -2], [3, 4]]
+    assert "whole rows of 8 bytes" in refused(Sent(bytes(16), "0"), fixed)
+    assert "cannot take" in refused(Sent(bytes(16), "0"), one("FP32", -1, -1))
+
+
+def decoded(given: Sent, served: Served = IRIS) -> Inference:
+    return decode_infer(given.body, given.header, served, MOST)
+
+
+TAKEN = {
+    "flat": sent(plain()),
+    "nested": sent(plain(data=[ROW])),
+    "binary": binary(HEAD),
+    "binary, the JSON part padded": binary(HEAD + b" " * (-len(HEAD) % 8)),
+    "binary, at an odd place": binary(HEAD + b" " * (3 - len(HEAD) % 2)),
+    "binary, the header with zeros": binary(HEAD, header=f"000{len(HEAD)}"),
+    "raw": Sent(ROW_BYTES, "0"),
+    "JSON with a header": Sent(document(plain()), str(len(document(plain())))),
+    "unknown members and reserved parameters": sent(
+        plain(x=[[[]]], parameters={"x": 1}),
+        model_name=MARK,
+        x={"data": [1]},
+        outputs=[],
+        id=None,
+        parameters={"priority": 1, "sequence_id": MARK, "sequence_start": True, "headers": {}, "triton_x": 1, "own": [1.5]},
+    ),
+    "absent members as null": sent(plain(parameters=None), parameters=None, outputs=None),
+    "absent data as null": binary(claim(data=None)),
+}
+
+
+@pytest.mark.parametrize("given", TAKEN.values(), ids=TAKEN.keys())
+def test_the_same_row_in_every_form_gives_the_same_bits(given):
+    request = decoded(given)
+    rows = request.inputs["features"]
+    assert (rows.dtype, rows.shape, rows.tobytes()) == (np.float32, (1, 4), ROW_BYTES)
+    assert rows.flags.aligned and rows.flags.c_contiguous
+    assert request.raw == (given.header == "0")
+    assert [wanted.spec.name for wanted in request.outputs] == ["label", "probabilities"]
+    assert all(wanted.binary == request.raw and not wanted.classes for wanted in request.outputs)
+    assert (request.id, request.timeout) == (None, None)
+
+
+def test_as_many_rows_as_the_limit_are_taken_in_every_form():
+    many = [
+        sent(plain(shape=[MOST, 4], data=ROW * MOST)),
+        sent(plain(shape=[MOST, 4], data=[ROW] * MOST)),
+        binary(claim(shape=[MOST, 4], parameters=sized(16 * MOST)), ROW_BYTES * MOST),
+        Sent(ROW_BYTES * MOST, "0"),
+    ]
+    for one_of_them in many:
+        assert decoded(one_of_them).inputs["features"].tobytes() == ROW_BYTES * MOST
+    assert len(decode_v1(json.dumps({"instances": [ROW] * MOST}).encode(), 4, MOST)) == MOST
+
+
+def test_aligned_binary_data_is_the_bodys_own_memory():
+    given = binary(HEAD + b" " * (-len(HEAD) % 8))
+    rows = decoded(given).inputs["features"]
+    assert np.shares_memory(rows, np.frombuffer(given.body, np.uint8))
+    assert not rows.flags.writeable
+
+
+def test_an_id_of_any_whole_characters_and_a_timeout_come_through():
+    for name in ("7", "", "\u00e9\U0001f33a", MARK * 1000):
+        assert decoded(sent(plain(), id=name)).id == name
+    assert decoded(sent(plain(), parameters={"timeout": 1500})).timeout == 1500
+    assert decoded(sent(plain(), parameters={"timeout": 2**64 - 1})).timeout == 2**64 - 1
+    assert decoded(sent(plain(), parameters={"timeout": 0})).timeout is None
+
+
+# binary_data_output of the request, binary_data of the output, whether that goes out in binary
+CHOICES = [(None, None, False), (True, None, True), (False, None, False), (None, True, True), (None, False, False),
+           (True, False, False), (False, True, True), (True, True, True)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("of_all", "of_one", "wanted"), CHOICES)
+def test_an_outputs_own_choice_of_binary_overrides_that_of_the_request(of_all, of_one, wanted):
+    output = {"name": "probabilities", "parameters": {"binary_data": of_one}}
+    request = decoded(sent(plain(), parameters={"binary_data_output": of_all}, outputs=[output]))
+    assert request.outputs == (Wanted(PROBABILITIES, wanted),)
+
+
+def test_inputs_in_json_and_in_binary_stand_beside_each_other():
+    a, b, c = (Spec(name, "INT32", (-1,)) for name in "abc")
+    served = Served("three", "1", (a, b, c), (a,))
+    behind = {"datatype": "INT32", "shape": [2], "parameters": sized(8)}
+    head = document(
+        {"name": "c", **behind}, {"name": "b", "datatype": "INT32", "shape": [2], "data": [3, 4]}, {"name": "a", **behind}
+    )
+    request = decoded(binary(head, struct.pack("<4i", 5, 6, 1, 2)), served)
+    assert {name: tensor.tolist() for name, tensor in request.inputs.items()} == {"a": [1, 2], "b": [3, 4], "c": [5, 6]}
+
+
+def test_strings_keep_their_bytes_whatever_they_are():
+    request = decoded(words(b"\2\0\0\0a\0\1\0\0\0\xff"), WORDS)
+    assert request.inputs["words"].tolist() == [b"a\0", b"\xff"]
+    assert decoded(words(TWO_WORDS), WORDS).inputs["words"].tolist() == [b"ab", b""]
+
+
+PROBABLE = np.array([[0.98, 0.018, 0.002], [0.25, 0.5, 0.25]], np.float32)
+OUTPUTS = {"label": np.array([0, 1]), "probabilities": PROBABLE}
+
+
+def answered(served: Served = IRIS, arrays=OUTPUTS, **asked) -> tuple[dict, bytes, int | None]:
+    """The JSON part of the answer to a request, what stands behind it, and the header."""
+    body, header = encode_infer(decoded(sent(plain(), **asked)), served, arrays)
+    return json.loads(body[:header]), b"" if header is None else body[header:], header
+
+
+def test_an_answer_in_json_has_every_output_and_no_header():
+    told, _, header = answered(id="7")
+    assert header is None
+    assert told == {
+        "model_name": "iris",
+        "model_version": "1",
+        "id": "7",
+        "outputs": [
+            {"name": "label", "datatype": "INT64", "shape": [2], "data": [0, 1]},
+            {"name": "probabilities", "datatype": "FP32", "shape": [2, 3], "data": PROBABLE.ravel().tolist()},
+        ],
+    }
+    assert "id" not in answered()[0]
+
+
+def test_an_answer_has_binary_data_behind_json_in_the_order_wanted():
+    outputs = [
+        {"name": "probabilities", "parameters": {"binary_data": True}},
+        {"name": "label", "parameters": {"binary_data": True}},
+    ]
+    told, tail, header = answered(outputs=outputs)
+    assert header is not None
+    assert [one["parameters"] for one in told["outputs"]] == [sized(24), sized(16)]
+    assert tail == PROBABLE.tobytes() + np.array([0, 1], "<i8").tobytes()
+    told, tail, _ = answered(outputs=[{**outputs[0], "parameters": {"binary_data": False}}, outputs[1]])
+    assert told["outputs"][0]["data"] == PROBABLE.ravel().tolist()
+    assert len(tail) == told["outputs"][1]["parameters"]["binary_data_size"] == 16
+
+
+CLASSES = {
+    1: [f"{PROBABLE[0, 0].item()!r}:0:setosa", "0.5:1:versicolor"],
+    2: [f"{PROBABLE[0, 0].item()!r}:0:setosa", f"{PROBABLE[0, 1].item()!r}:1:versicolor", "0.5:1:versicolor", "0.25:0:setosa"],
+}
+CLASSES[3] = [*CLASSES[2][:2], f"{PROBABLE[0, 2].item()!r}:2:virginica", *CLASSES[2][2:], "0.25:2:virginica"]
+
+
+@pytest.mark.parametrize(("wanted", "columns"), [(1, 1), (2, 2), (3, 3), (4, 3), (2**64 - 1, 3)])
+def test_classes_go_out_by_value_and_of_equals_by_index(wanted, columns):
+    parameters = {"classification": wanted}
+    told, _, _ = answered(outputs=[{"name": "probabilities", "parameters": parameters}])
+    (answer,) = told["outputs"]
+    assert answer == {"name": "probabilities", "datatype": "BYTES", "shape": [2, columns], "data": CLASSES[columns]}
+    told, tail, _ = answered(outputs=[{"name": "probabilities", "parameters": {**parameters, "binary_data": True}}])
+    part = b"".join(struct.pack("<I", len(text)) + text.encode() for text in CLASSES[columns])
+    assert (tail, told["outputs"][0]["parameters"]) == (part, sized(len(part)))
+
+
+def test_classes_have_no_label_where_the_model_has_other_labels():
+    other = IRIS._replace(labels=("a",))
+    told, _, _ = answered(other, outputs=[{"name": "probabilities", "parameters": {"classification": 1}}])
+    assert told["outputs"][0]["data"] == [text.rpartition(":")[0] for text in CLASSES[1]]
+
+
+@pytest.mark.parametrize("parameters", [{}, {"binary_data": True}, {"classification": 1}])
+def test_an_answer_that_is_not_finite_is_not_sent_in_any_form(parameters):
+    broken = {"probabilities": np.array([[1, np.nan, 0]], np.float32)}
+    with pytest.raises(PredictFailed):
+        answered(arrays=broken, outputs=[{"name": "probabilities", "parameters": parameters}])
+
+
+V1_REFUSED = {
+    b"[]": "instances",
+    b"{}": "instances",
+    b'{"instances": []}': "#/instances must be a list",
+    b'{"instances": {"a": 1}}': "#/instances must be a list",
+    b'{"instances": [1, 2, 3, 4]}': "brackets of its own",
+    b'{"instances": [[1, 2, 3]]}': "#/instances/0 has 3 values",
+    b'{"instances": [[1, 2, 3, 4], {"features": [1, 2, 3, 4]}]}': "#/instances/1 must be a row",
+    b'{"instances": [[1, 2, 3, "q7marker"]]}': "#/instances/0/3 must be a number",
+    b'{"instances": [[1, 2, 3, 1e39]]}': "#/instances/0/3 must be finite",
+    b'{"instances": [[1, 2, 3, true]]}': "#/instances/0/3 must be a number",
+    b'{"instances": [[1, 2, 3, NaN]]}': "NaN",
+    b'{"instances": [' + b"[1, 2, 3, 4]," * 100 + b"[1, 2, 3, 4]]}": "100 at most",
+    b'{"instances": [[1, 2, 3, 4]], "x": ' + b"[" * 20 + b"]" * 20 + b"}": "nested deeper",
+    b'{"instances": ' + b"[" * DEEP + b"]" * DEEP + b"}": "nested deeper",
+}
+
+
+@pytest.mark.parametrize(("body", "word"), V1_REFUSED.items(), ids=[body[:50].decode() for body in V1_REFUSED])
+def test_what_is_malformed_in_the_first_protocol_is_400(body, word):
+    with pytest.raises(Problem, match=word) as problem:
+        decode_v1(body, 4, MOST)
+    assert problem.value.status == 400 and MARK not in problem.value.detail
+
+
+def test_the_first_protocol_takes_instances_and_gives_predictions():
+    rows = decode_v1(json.dumps({"instances": [ROW, ROW], "signature_name": "x"}).encode(), 4, MOST)
+    assert rows.tobytes() == ROW_BYTES * 2
+    assert json.loads(encode_v1(PROBABLE)) == {"predictions": PROBABLE.tolist()}
+
+
+# What comes back is what went in, and nothing that is sent does more than be refused.
+
+NUMERIC = [name for name in DTYPES if name != "BYTES"]
+relaxed = settings(deadline=None, suppress_health_check=list(HealthCheck))
+shapes = st.lists(st.integers(1, 4), min_size=0, max_size=3).map(tuple)
+
+
+@st.composite
+def tensors(draw) -> tuple[str, np.ndarray]:
+    datatype, shape = draw(st.sampled_from(list(DTYPES))), draw(shapes)
+    if datatype == "BYTES":
+        texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=5).map(str.encode)
+        return datatype, draw(of_numpy.arrays(object, shape, elements=texts))
+    dtype = DTYPES[datatype]
+    finite = {"allow_nan": False, "allow_infinity": False} if dtype.kind == "f" else {}
+    return datatype, draw(of_numpy.arrays(dtype, shape, elements=of_numpy.from_dtype(dtype, **finite)))
+
+
+@relaxed
+@given(tensors())
+def test_every_tensor_survives_binary_and_json(tensor):
+    datatype, array = tensor
+    part = memoryview(to_binary(array, datatype))
+    backs = [
+        from_binary(part, datatype, array.shape, "here"),
+        from_binary(memoryview(b"x" + part)[1:], datatype, array.shape, "here"),
+    ]
+    if datatype != "FP16":
+        flat = json.loads(json.dumps(to_json(array, datatype)))
+        backs.append(from_json(flat, datatype, array.shape, "here"))
+        if array.shape:
+            nested = np.array(flat, object).reshape(array.shape).tolist()
+            backs.append(from_json(nested, datatype, array.shape, "here"))
+    for back in backs:
+        assert back.dtype == array.dtype and back.shape == array.shape
+        assert back.tolist() == array.tolist() if datatype == "BYTES" else back.tobytes() == array.tobytes()
+
+
+def status_of(given: Sent, served: Served = IRIS, most_rows: int = MOST) -> int:
+    try:
+        decode_infer(given.body, given.header, served, most_rows)
+    except Problem as problem:
+        return problem.status
+    return 200
+
+
+GOOD = [
+    (binary(HEAD), IRIS),
+    (binary(claim(shape=[3, 4], parameters=sized(48)), ROW_BYTES * 3), IRIS),
+    (words(TWO_WORDS), WORDS),
+    (asked(classification=2, binary_data=True), IRIS),
+]
+
+
+@pytest.mark.long
+@settings(relaxed, max_examples=500)
+@given(st.sampled_from(GOOD), st.data())
+def test_no_damage_to_a_good_request_gets_more_than_a_refusal(good, data):
+    given, served = good
+    body = bytearray(given.body)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(body)))
+        body[at : at + data.draw(st.integers(0, 3))] = data.draw(
+            st.binary(max_size=3) | st.sampled_from([b"9" * 20, b"-", b"[", b'"', b"null"])
+        )
+    header = given.header and str(
+        max(0, int(given.header) + data.draw(st.sampled_from([0, len(body) - len(given.body), -1, 1, 2])))
+    )
+    assert status_of(Sent(bytes(body), header), served) in (200, 400)
+
+
+@pytest.mark.long
+@relaxed
+@given(st.binary(max_size=300), st.none() | st.integers(0, 300).map(str) | st.text(max_size=5))
+def test_no_bytes_get_more_than_a_refusal(body, header):
+    assert status_of(Sent(body, header)) in (200, 400)
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(2**31 - 2, 2**65)
+    | st.floats()
+    | st.sampled_from(["features", "FP32", "x"]),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from(["name", "data", "x"]), inner),
+    max_leaves=8,
+)
+almost_inputs = st.fixed_dictionaries({"name": values | st.just("features"), "datatype": values | st.just("FP32")}, optional={
+    "shape": values | st.lists(st.integers(-1, 5) | values, max_size=3) | st.just([1, 4]),
+    "data": values | st.lists(values, max_size=4) | st.just(ROW),
+    "parameters": values | st.fixed_dictionaries({"binary_data_size": values | st.just(16)}),
+})  # fmt: skip
+almost_outputs = st.fixed_dictionaries({"name": values | st.just("probabilities")}, optional={
+    "parameters": values | st.dictionaries(st.sampled_from(["binary_data", "classification"]), values),
+})  # fmt: skip
+almost_requests = st.fixed_dictionaries({"inputs": values | st.lists(almost_inputs, max_size=2)}, optional={
+    "id": values,
+    "outputs": values | st.lists(almost_outputs, max_size=2),
+    "parameters": values | st.dictionaries(st.sampled_from(["timeout", "binary_data_output"]), values),
+})  # fmt: skip
+
+
+@pytest.mark.long
+@settings(relaxed, max_examples=300)
+@given(almost_requests, st.binary(max_size=20) | st.just(ROW_BYTES), st.booleans())
+def test_no_document_of_any_shape_gets_more_than_a_refusal(request, tail, behind):
+    head = json.dumps(request).encode()
+    assert status_of(Sent(head + tail, str(len(head))) if behind else Sent(head)) in (200, 400)
+
+
+def places(value, path: tuple = ()) -> list[tuple]:
+    """Where in a document something can be put: a list of keys and indices each."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place for key, one in inner for place in ((*path, key), *places(one, (*path, key)))]
+
+
+BOTH = [{"name": "label", "parameters": {"binary_data": True}}, {"name": "probabilities", "parameters": {"classification": 2}}]
+FULL = json.loads(document(plain(), id="7", parameters={"timeout": 5, "binary_data_output": False}, outputs=BOTH))
+BEHIND = json.loads(document(claim()))
+
+
+@pytest.mark.long
+@settings(relaxed, max_examples=500)
+@given(st.sampled_from([FULL, BEHIND]), st.data())
+def test_no_value_in_any_place_of_a_good_request_gets_more_than_a_refusal(good, data):
+    request = json.loads(json.dumps(good))
+    *path, last = data.draw(st.sampled_from(places(request)))
+    part = request
+    for key in path:
+        part = part[key]
+    size = len(part[last]) if isinstance(part[last], list) else 1
+    part[last] = data.draw(values | st.lists(values, min_size=size, max_size=size))
+    assert status_of(Sent(json.dumps(request).encode()) if good is FULL else binary(json.dumps(request).encode())) in (200, 400)
+
+
+MEBI = 1 << 20
+LARGE = {
+    "objects": Sent(b'{"inputs":[' + b"{}," * (MEBI // 3) + b"{}]}"),
+    "empty lists as data": Sent(
+        b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[' + b"[]," * (MEBI // 3) + b"[]]}]}"
+    ),
+    "small numbers": Sent(b'{"inputs":[{"name":"x","datatype":"FP32","shape":[524289],"data":[' + b"1," * (MEBI // 2) + b"1]}]}"),
+    "small nested": Sent(
+        b'{"inputs":[{"name":"x","datatype":"FP32","shape":[262145,1],"data":[' + b"[1]," * (MEBI // 4) + b"[1]]}]}"
+    ),
+    "deep": Sent(b"[" * MEBI),
+    "raw": Sent(bytes(MEBI), "0"),
+    "a claim of 2 GiB": binary({"name": "x", "datatype": "FP32", "shape": [2**29], "parameters": sized(2**31)}, bytes(MEBI)),
+    "a claim of 2**63 strings": binary(
+        {"name": "x", "datatype": "BYTES", "shape": [2**63], "parameters": sized(MEBI)}, bytes(MEBI)
+    ),
+    "empty strings": binary({"name": "x", "datatype": "BYTES", "shape": [MEBI // 4], "parameters": sized(MEBI)}, bytes(MEBI)),
+    "short strings": binary(
+        {"name": "x", "datatype": "BYTES", "shape": [MEBI // 6], "parameters": sized(MEBI // 6 * 6)}, b"\2\0\0\0ab" * (MEBI // 6)
+    ),
+    "strings in JSON": Sent(
+        b'{"inputs":[{"name":"x","datatype":"BYTES","shape":[262145],"data":[' + b'"",' * (MEBI // 4) + b'""]}]}'
+    ),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("given", LARGE.values(), ids=LARGE.keys())
+@pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
+def test_memory_is_a_small_multiple_of_the_body(given, datatype):
+    served = one(datatype, *((-1, 1) if b",1]" in given.body[:80] else (-1,)))
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        assert status_of(given, served, most_rows=2**70) in (200, 400)
+        most = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    binary_only = given.header is not None and datatype == "FP32"
+    assert most < (2 if binary_only else 40) * len(given.body) + 100_000
+
+
+# What tritonclient, the clients' own library, sends and reads.
+
+
+def of_triton(array: np.ndarray, datatype: str, binary_data: bool) -> triton.InferInput:
+    tensor = triton.InferInput("x", list(array.shape), datatype)
+    return tensor.set_data_from_numpy(array, binary_data=binary_data)
+
+
+@pytest.mark.parametrize("binary_data", [True, False], ids=["binary", "json"])
+@pytest.mark.parametrize("datatype", list(DTYPES))
+def test_tritonclient_is_understood_and_understands(datatype, binary_data):
+    if datatype == "FP16" and not binary_data:
+        pytest.skip("the protocol has FP16 in binary only")
+    values = [b"a", "\u00e9".encode(), b"", b"ab:c"] if datatype == "BYTES" else [0, 1, 1, 0]
+    array = np.array(values, DTYPES[datatype]).reshape(2, 2)
+    body, length = triton.InferenceServerClient.generate_request_body(
+        [of_triton(array, datatype, binary_data)],
+        outputs=[triton.InferRequestedOutput("x", binary_data=binary_data)],
+        request_id="7",
+        priority=1,
+        sequence_id=5,
+        timeout=2500,
+        parameters={"own": "x"},
+    )
+    served = one(datatype, -1, 2)
+    request = decode_infer(body, None if length is None else str(length), served, MOST)
+    assert (request.id, request.timeout, request.outputs) == ("7", 2500, (Wanted(served.outputs[0], binary_data),))
+    assert request.inputs["x"].tolist() == array.tolist()
+    answer, header = encode_infer(request, served, request.inputs)
+    result = triton.InferResult.from_response_body(answer, header_length=header)
+    told = result.as_numpy("x").tolist()
+    assert (told if binary_data or datatype != "BYTES" else [[text.encode() for text in row] for row in told]) == array.tolist()
+    assert result.get_response()["id"] == "7"
+
+
+def test_tritonclient_asks_for_binary_by_itself_and_for_classes():
+    rows = np.array([ROW], np.float32)
+    tensor = triton.InferInput("features", [1, 4], "FP32").set_data_from_numpy(rows)
+    body, length = triton.InferenceServerClient.generate_request_body([tensor])
+    assert all(wanted.binary for wanted in decoded(Sent(body, str(length))).outputs)
+    classes = triton.InferRequestedOutput("probabilities", class_count=2)
+    body, length = triton.InferenceServerClient.generate_request_body([tensor], outputs=[classes])
+    answer, header = encode_infer(decoded(Sent(body, str(length))), IRIS, OUTPUTS)
+    result = triton.InferResult.from_response_body(answer, header_length=header)
+    assert [text.decode() for text in result.as_numpy("probabilities").ravel()] == CLASSES[2]

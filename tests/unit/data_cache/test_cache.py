@@ -1,0 +1,562 @@
+"""The data cache: whatever happens in whatever order, nobody is told what is not so, unless it is marked stale."""
+
+import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import numpy as np
+import pytest
+from applications import wsgi_call
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from project import MODEL
+
+from iris_wsgi import breaker
+from iris_wsgi.board import MARKS
+from iris_wsgi.breaker import Breaker
+from iris_wsgi.cache_control import Wishes
+from iris_wsgi.errors import DeadlineExceeded, StoreDown
+from iris_wsgi.flights import Flight
+from iris_wsgi.items import cache as cache_module
+from iris_wsgi.items import reader as reader_module
+from iris_wsgi.items.cache import ItemCache, Times
+from iris_wsgi.items.entries import Entry, unpack
+from iris_wsgi.items.marks import Marks
+from iris_wsgi.items.metrics import ItemMetrics
+from iris_wsgi.items.reader import Reader
+from iris_wsgi.items.sqlite import SqliteItems
+from iris_wsgi.items.store import Item
+from iris_wsgi.items.texts import Texts
+from iris_wsgi.metrics import Registry
+from iris_wsgi.model import load_model
+from iris_wsgi.shelf import Shelf
+
+IDS = ("a", "b")
+TIMES = Times(item=60.0, missing=5.0, stale=3600.0, check=1.0)
+FOREVER = float("inf")
+ROW, OTHER = (np.array(row, "<f4").tobytes() for row in ([5.1, 3.5, 1.4, 0.2], [7.2, 3.6, 6.1, 2.5]))
+
+
+class Failing:
+    """A store that can be down, and counts how often it was asked for an item."""
+
+    def __init__(self, store, down=StoreDown) -> None:
+        self.store, self.down, self.is_down, self.gets = store, down, False, 0
+
+    def __getattr__(self, name):
+        real = getattr(self.store, name)
+
+        def ask(*given):
+            self.gets += name == "get"
+            if self.is_down:
+                raise StoreDown("it is down")
+            return real(*given)
+
+        return ask
+
+
+class Dictionary:
+    """A second level as Redis is one."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, Item] = {}
+        self.is_down = False
+
+    def get(self, _, item_id):
+        item = None if self.is_down else self.items.get(item_id)
+        return item if item and item.row else None
+
+    def put(self, _, items):
+        for item_id, item in {} if self.is_down else items.items():
+            old = self.items.get(item_id)
+            if old is None or old.version < item.version or (old.version == item.version and item.row):
+                self.items[item_id] = item
+        return not self.is_down
+
+
+class Server:
+    """One process of a server: its own memory, marks that it may share."""
+
+    def __init__(self, store, marks, shared=None, size=100_000, model="one", times=TIMES) -> None:
+        self.store, self.marks, self.shared, self.size, self.times = store, marks, shared, size, times
+        self.runs = 0
+        self.begin(model)
+
+    def begin(self, model: str) -> None:
+        """Anew, with this model."""
+        self.model = model
+        self.metrics = ItemMetrics(Registry())
+        self.reader = Reader(
+            self.store, Breaker(lambda *_: None, "down", "back"), self.shared, self.times.item, self.times.check, self.marks
+        )
+        self.cache = ItemCache(self.reader, shown, self.say, self.marks, Shelf(self.size), self.times, self.metrics)
+
+    def say(self, item_id, version, row, _):
+        self.runs += 1
+        return said(self.model, item_id, version, row)
+
+    def look(self, kind: str, item_id: str, use: bool = True):
+        return getattr(self.cache, kind)(item_id, FOREVER, Wishes(use=use))
+
+
+def shown(item_id, version, row, _=0.0) -> bytes:
+    return f"{item_id} {version} {row.hex()}".encode()
+
+
+def said(model, item_id, version, row) -> bytes:
+    return f"{model}: {shown(item_id, version, row).decode()}".encode()
+
+
+def marks() -> Marks:
+    return Marks(memoryview(bytearray(MARKS * 8)).cast("Q"))
+
+
+@pytest.fixture
+def items(tmp_path):
+    with closing(SqliteItems(tmp_path / "items.db", {}, 10)) as store:
+        yield Failing(store)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time stands still until a test moves it."""
+    now = [1000.0]
+    for module in (cache_module, reader_module):
+        monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    monkeypatch.setattr(breaker.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def server(items, clock):
+    return Server(items, marks())
+
+
+# The first of them more often than the others, so that something happens to it.
+SERVERS, NAMES = st.sampled_from([0, 0, 1, 2, 2]), st.sampled_from([*IDS, *IDS[:1] * 3])
+LOOK = st.tuples(st.sampled_from(["item", "prediction"]), SERVERS, NAMES, st.sampled_from([True] * 5 + [False]))
+PUT = st.tuples(st.just("put"), SERVERS, NAMES, st.sampled_from([ROW, OTHER]))
+CHECK = st.tuples(st.just("check"), SERVERS)
+LATER = st.tuples(st.just("later"), st.sampled_from([0.2, 0.6, 0.9, 1.1, 70.0]))
+OTHERS = st.one_of(
+    st.tuples(st.just("model"), SERVERS, st.sampled_from(["one", "two"])),
+    st.tuples(st.just("evict"), SERVERS),
+    st.tuples(st.just("database"), st.sampled_from([True, False, False])),
+    st.tuples(st.just("redis"), st.booleans()),
+)
+STEP = st.one_of(LOOK, LOOK, LOOK, LOOK, PUT, PUT, CHECK, LATER, OTHERS)
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """Databases, one after the other."""
+    folder, count = tmp_path_factory.mktemp("property"), iter(range(10**6))
+    return lambda: SqliteItems(folder / f"{next(count)}.db", {"a": ROW}, 10)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("with_redis", [False, True], ids=["memory", "memory and redis"])
+def test_cached_answers_are_those_without_a_cache_in_any_order_of_events(with_redis, fresh):
+    """Two processes of one server and another server, over one database."""
+
+    @settings(max_examples=100, deadline=None)
+    @given(steps=st.lists(STEP, min_size=20, max_size=100))
+    def hold(steps):
+        with pytest.MonkeyPatch.context() as patch:
+            now = [1000.0]
+            for module in (cache_module, reader_module, breaker.time):
+                patch.setattr(module, "monotonic", lambda: now[0])
+            with closing(fresh()) as real:
+                follow(steps, real, now)
+
+    def follow(steps, real, now):
+        store, redis = Failing(real), Dictionary() if with_redis else None
+        ours, size = marks(), 1100
+        servers = [Server(store, ours, redis, size), Server(store, ours, redis, size), Server(store, marks(), redis, size)]
+        # What was so, since when.
+        history = {item_id: [(0.0, 0, b"", None)] for item_id in IDS}
+        history["a"].append((0.0, 1, ROW, None))
+        for step in steps:
+            match step:
+                case ("item" | "prediction" as kind, number, item_id, use):
+                    server = servers[number]
+                    try:
+                        found = server.look(kind, item_id, use)
+                    except StoreDown:
+                        assert store.is_down or not server.reader.breaker.up
+                        continue
+                    entry = found.entry
+                    tell = shown if kind == "item" else lambda *of, model=server.model: said(model, *of)
+                    if entry.version:
+                        assert entry.body == tell(item_id, entry.version, entry.row)
+                    _, version, row, _ = history[item_id][-1]
+                    if (entry.version, entry.row) == (version, row):
+                        continue
+                    since = next(at for at, newer, _, _ in history[item_id] if newer > entry.version)
+                    writers = {by for _, newer, _, by in history[item_id] if newer > entry.version}
+                    if found.source == "stale":
+                        # Never what this very server has written over.
+                        assert not writers & ({0, 1} if number < 2 else {2})
+                        continue
+                    assert use and now[0] - since <= TIMES.check, (found, history[item_id])
+                    assert not writers & ({0, 1} if number < 2 else {2})
+                case ("put", number, item_id, row):
+                    try:
+                        version, body = servers[number].cache.put(item_id, row)
+                    except StoreDown:
+                        continue
+                    assert version == history[item_id][-1][1] + 1 and body == shown(item_id, version, row)
+                    history[item_id].append((now[0], version, row, number))
+                case ("check", number):
+                    try:
+                        servers[number].cache.check()
+                    except StoreDown:
+                        assert store.is_down or not servers[number].reader.breaker.up
+                case ("later", seconds):
+                    now[0] += seconds
+                case ("model", number, model):
+                    servers[number].begin(model)
+                case ("evict", number):
+                    shelf = servers[number].cache.shelf
+                    for key in list(shelf.entries)[:1]:
+                        shelf.drop(key)
+                case ("database", is_down):
+                    store.is_down = is_down
+                case ("redis", is_down) if redis is not None:
+                    redis.is_down = is_down
+
+    hold()
+
+
+def test_two_hundred_who_want_one_cold_item_cause_one_read_and_one_run(server, items):
+    server.cache.put("a", ROW)
+    reading, go_on, get = threading.Event(), threading.Event(), items.store.get
+
+    def slow(item_id):
+        reading.set()
+        assert go_on.wait(60)
+        return get(item_id)
+
+    items.store.get = slow
+    with ThreadPoolExecutor(200) as pool:
+        asked = [pool.submit(server.look, "prediction", "a") for _ in range(200)]
+        assert reading.wait(60)
+        go_on.set()
+        found = [one.result(60) for one in asked]
+    assert {one.entry.body for one in found} == {said("one", "a", 1, ROW)}
+    assert (items.gets, server.runs) == (1, 1)
+    assert server.look("item", "a").source == "hit" and items.gets == 1
+
+
+def test_who_asks_after_a_put_is_not_told_what_a_look_begun_before_it_found(server, items):
+    server.cache.put("a", ROW)
+    reading, go_on, get = threading.Event(), threading.Event(), items.store.get
+
+    def slow(item_id):
+        found = get(item_id)
+        if not reading.is_set():
+            reading.set()
+            assert go_on.wait(60)
+        return found
+
+    items.store.get = slow
+    with ThreadPoolExecutor(1) as pool:
+        before = pool.submit(server.look, "item", "a")
+        assert reading.wait(60)
+        server.cache.put("a", OTHER)
+        assert server.look("item", "a").entry.version == 2
+        go_on.set()
+        assert before.result(60).entry.version == 1
+    assert server.look("item", "a").entry.version == 2
+
+
+def test_what_was_read_while_a_change_was_told_is_not_kept(server, items):
+    other = Server(items, marks())
+    server.cache.put("a", ROW)
+    server.cache.check()
+    get = items.store.get
+
+    def overtaken(item_id):
+        found = get(item_id)
+        items.store.get = get
+        other.cache.put("a", OTHER)
+        server.cache.check()
+        return found
+
+    items.store.get = overtaken
+    found = server.look("item", "a")
+    assert (found.entry.version, found.kept) == (1, False)
+    assert server.look("item", "a").entry.version == 2
+
+
+def test_an_item_counts_until_its_time_and_then_only_while_the_database_is_down(server, items, clock):
+    server.cache.put("a", ROW)
+    assert [server.look("item", "a").source for _ in range(2)] == ["database", "hit"]
+    for _ in range(200):
+        clock[0] += 0.5
+        server.cache.check()
+    assert server.look("item", "a").source == "database"
+    items.is_down = True
+    clock[0] += 0.9
+    assert server.look("item", "a").source == "hit"
+    clock[0] += 0.2
+    assert [server.look(kind, "a").source for kind in ("item", "prediction")] == ["stale", "stale"]
+    clock[0] += TIMES.item + TIMES.stale
+    with pytest.raises(StoreDown):
+        server.look("item", "a")
+
+
+def test_that_there_is_no_item_is_kept_for_a_shorter_time_and_never_told_as_stale(server, items, clock):
+    assert [server.look("item", "a").source for _ in range(2)] == ["database", "negative"]
+    assert server.look("prediction", "a").source == "negative" and server.runs == 0
+    for _ in range(10):
+        clock[0] += 0.5
+        server.cache.check()
+    assert server.look("item", "a").source == "database"
+    items.is_down = True
+    clock[0] += 2
+    with pytest.raises(StoreDown):
+        server.look("item", "a")
+
+
+def test_a_put_of_which_nobody_knows_is_no_reason_to_lose_what_is_there(server, items, clock):
+    server.cache.put("a", ROW)
+    server.look("item", "a")
+    items.is_down = True
+    with pytest.raises(StoreDown):
+        server.cache.put("a", OTHER)
+    assert server.look("item", "a").source == "stale"
+    items.is_down = False
+    clock[0] += breaker.PAUSE_SECONDS
+    assert server.look("item", "a").source == "database"
+
+
+def test_a_failure_is_told_to_all_who_wait_and_kept_by_nobody(server, items):
+    server.cache.put("a", ROW)
+    items.is_down = True
+    for _ in range(2):
+        with pytest.raises(StoreDown):
+            server.look("prediction", "a")
+    items.is_down = False
+    assert server.look("prediction", "a").source == "run" and not server.cache.flights
+
+
+def test_who_has_more_time_than_the_one_who_works_it_out_tries_again(server, monkeypatch):
+    server.cache.put("a", ROW)
+    running, waiting, go_on, wait = threading.Event(), threading.Event(), threading.Event(), Flight.wait
+
+    def late(*_):
+        server.cache.say = server.say
+        running.set()
+        assert go_on.wait(60)
+        raise DeadlineExceeded("too late")
+
+    def seen(flight, until):
+        waiting.set()
+        return wait(flight, until)
+
+    server.cache.say = late
+    monkeypatch.setattr(Flight, "wait", seen)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(server.look, "prediction", "a")
+        assert running.wait(60)
+        second = pool.submit(server.look, "prediction", "a")
+        assert waiting.wait(60)
+        go_on.set()
+        with pytest.raises(DeadlineExceeded, match="too late"):
+            first.result(60)
+        assert second.result(60).source == "run" and not server.cache.flights
+
+
+def test_a_row_that_is_read_again_and_is_the_same_needs_no_run(server, items, clock):
+    server.cache.put("a", ROW)
+    assert [server.look("prediction", "a").source, server.runs] == ["run", 1]
+    clock[0] += 2
+    assert [server.look("prediction", "a").source, server.runs] == ["again", 1]
+    server.cache.put("a", ROW)
+    assert [server.look("prediction", "a").source, server.runs] == ["run", 2]
+
+
+def test_what_memory_has_no_room_for_goes_and_is_counted(items):
+    small = Server(items, marks(), size=1000)
+    for i in range(10):
+        small.cache.put(f"i{i}", ROW)
+        small.look("item", f"i{i}")
+    assert small.cache.shelf.bytes <= 1000
+    assert small.metrics.evicted.cells[small.metrics.evicted.first[()]] == 10 - len(small.cache.shelf.entries) > 0
+
+
+def test_what_redis_could_not_be_told_is_not_believed_for_longer_than_the_database_is_not_asked(items, clock):
+    redis = Dictionary()
+    one, other = Server(items, marks(), redis), Server(items, marks(), redis)
+    for server in (one, other):
+        server.cache.check()
+    one.cache.put("a", ROW)
+    assert other.look("item", "a").source == "redis"
+    redis.is_down = True
+    one.cache.put("a", OTHER)
+    redis.is_down = False
+    # Who wrote it knows better than Redis.
+    assert one.look("item", "a").entry.version == 2
+    redis.items["a"] = Item(1, ROW)
+    clock[0] += TIMES.check * 0.9
+    third = Server(items, marks(), redis)
+    third.cache.check()
+    assert other.look("item", "a").entry.version == 1
+    # A new one is told what was written lately, and tells Redis.
+    assert third.look("item", "a").entry.version == 2
+    redis.items["a"] = Item(1, ROW)
+    clock[0] += TIMES.check * 0.2
+    assert other.look("item", "a").entry.version == 2
+
+
+def test_too_many_changes_empty_the_memory(server, items, monkeypatch):
+    for one in IDS:
+        server.cache.put(one, ROW)
+        server.look("item", one)
+    server.cache.check()
+    server.look("item", "a")
+    monkeypatch.setattr("iris_wsgi.items.sqlite.MOST_CHANGES", 1)
+    other = Server(items, marks())
+    for one in IDS:
+        other.cache.put(one, OTHER)
+    server.cache.check()
+    assert not server.cache.shelf.entries and server.look("item", "a").entry.version == 2
+
+
+@pytest.mark.long
+def test_threads_that_read_and_write_at_once_see_each_write_that_was_acknowledged(items):
+    ours = marks()
+    servers = [Server(items.store, ours, Dictionary()) for _ in range(2)]
+    servers[1].shared = servers[0].shared
+    servers[1].begin("one")
+    acknowledged, done = dict.fromkeys(IDS, 0), threading.Event()
+
+    def write(server, seed):
+        for i in range(60):
+            item_id = IDS[(i + seed) % 2]
+            version, _ = server.cache.put(item_id, ROW if i % 2 else OTHER)
+            acknowledged[item_id] = max(acknowledged[item_id], version)
+
+    def read(server):
+        while not done.is_set():
+            for item_id in IDS:
+                least = acknowledged[item_id]
+                for kind in ("item", "prediction"):
+                    found = server.look(kind, item_id).entry
+                    assert found.version >= least
+                    assert not found.version or found.body.endswith(shown(item_id, found.version, found.row))
+
+    def check(server):
+        while not done.is_set():
+            server.cache.check()
+
+    with ThreadPoolExecutor(12) as pool:
+        others = [pool.submit(work, server) for work in (read, read, check) for server in servers]
+        writers = [pool.submit(write, servers[i % 2], i) for i in range(4)]
+        for one in writers:
+            one.result(120)
+        done.set()
+        for one in others:
+            one.result(120)
+
+
+def test_an_entry_is_the_same_after_packing():
+    for row in (b"", ROW):
+        entry = Entry((2**64 - 1, 3), 7, 1.5, 2.5, row, b"body" if row else b"")
+        assert unpack(entry.pack()) == entry
+
+
+def test_bodies_show_the_numbers_that_were_sent_and_what_the_model_says():
+    model, _ = load_model(MODEL)
+    texts = Texts(model, lambda rows, _: model.predict(rows))
+    assert texts.item("a", 1, ROW, 0) == b'{"id": "a", "version": 1, "data": [[5.1, 3.5, 1.4, 0.2]]}'
+    told = json.loads(texts.prediction("a", 1, ROW, 0))
+    assert (
+        told["label"] == "setosa"
+        and told["probabilities"] == model.predict(np.array([[5.1, 3.5, 1.4, 0.2]], np.float32))[0].tolist()
+    )
+    with pytest.raises(Exception, match="The item has 2 features, and the model takes 4"):
+        texts.prediction("a", 1, ROW[:8], 0)
+
+
+# The routes
+
+
+@pytest.fixture
+def app(make: Callable):
+    return make(role="data_cache")
+
+
+@pytest.mark.parametrize("item_id", ["a.b", "a b", "é", "\U0001f33c", "x" * 65, "a\n", "a%00", "..", "~", "a+b"])
+def test_an_id_that_is_none_is_404_and_nobody_is_asked(app, item_id):
+    for method, path in (("GET", ""), ("GET", "/prediction"), ("PUT", "")):
+        place = f"/items/{item_id}{path}".encode().decode("latin-1")
+        status, headers, body = wsgi_call(app.service.app, method, place, b'{"data": [[1, 2, 3, 4]]}')
+        assert status == 404 and "Cache-Status" not in headers and item_id not in json.loads(body)["detail"].split()
+    assert 'item_lookups_total{source="database"} 0' in app.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    "path", ["/items/../../etc/passwd", "/items/", "/items/a/b", "/items//prediction", "/items", "/items/a/prediction/"]
+)
+def test_a_path_with_more_or_fewer_segments_is_404(app, path):
+    assert wsgi_call(app.service.app, "GET", path)[0] == 404
+
+
+def test_an_id_may_have_sixty_four_letters_digits_and_two_signs(app):
+    item_id = ("aZ09_-" * 11)[:64]
+    assert app.put_json(f"/items/{item_id}", {"data": [[1, 2, 3, 4]]}, status=201).headers["Location"] == f"/items/{item_id}"
+    assert app.get(f"/items/{item_id}").json == {"id": item_id, "version": 1, "data": [[1.0, 2.0, 3.0, 4.0]]}
+
+
+def test_cache_status_tells_where_an_answer_came_from(app):
+    def status(path, **headers):
+        return app.get(path, headers=headers, status="*").headers["Cache-Status"]
+
+    assert status("/items/0000") == "iris_wsgi; fwd=uri-miss; stored; detail=database"
+    assert status("/items/0000").startswith("iris_wsgi; hit; ttl=5")
+    assert status("/items/0000", **{"Cache-Control": "no-cache"}) == "iris_wsgi; fwd=request; stored; detail=database"
+    assert status("/items/0000/prediction") == "iris_wsgi; fwd=uri-miss; stored"
+    assert status("/items/0000/prediction").startswith("iris_wsgi; hit; ttl=5")
+    assert status("/items/none") == "iris_wsgi; fwd=uri-miss; stored; detail=database"
+    assert status("/items/none").endswith("; detail=negative")
+    put = app.put_json("/items/0000", {"data": [[7.2, 3.6, 6.1, 2.5]]})
+    assert (put.status_int, put.headers["Cache-Status"]) == (200, "iris_wsgi; fwd=method")
+    assert status("/items/0000") == "iris_wsgi; fwd=stale; stored; detail=database"
+    assert app.get("/items/0000/prediction").json["label"] == "virginica"
+
+
+def test_cached_and_uncached_bodies_are_the_same_bytes(app):
+    for i in range(150):
+        for path in (f"/items/{i:04d}", f"/items/{i:04d}/prediction"):
+            first, second = app.get(path), app.get(path)
+            anew = app.get(path, headers={"Cache-Control": "no-cache"})
+            assert "; hit" in second.headers["Cache-Status"] and first.body == second.body == anew.body
+
+
+@pytest.mark.parametrize(
+    "data", [[[1, 2, 3]], [[1, 2, 3, 4], [1, 2, 3, 4]], [["1", 2, 3, 4]], [], [[1, 2, 3, 1e39]], [[True, 2, 3, 4]]]
+)
+def test_what_is_no_row_is_not_written(app, data):
+    assert app.put_json("/items/0000", {"data": data}, status=422).json["errors"]
+    assert app.get("/items/0000").json["version"] == 1
+
+
+def test_hits_and_malformed_ids_are_answered_in_the_loop_and_nothing_else(app):
+    service = app.service.app
+
+    def inline(method, path, **variables):
+        return service.inline(method, path, variables, 0)
+
+    assert not inline("GET", "/items/0000") and not inline("GET", "/items/0000/prediction")
+    app.get("/items/0000/prediction")
+    assert inline("GET", "/items/0000") and inline("GET", "/items/0000/prediction") and inline("HEAD", "/items/0000")
+    assert not inline("GET", "/items/0000", HTTP_CACHE_CONTROL="no-cache") and not inline("PUT", "/items/0000")
+    assert inline("GET", "/items/a.b") and not inline("GET", "/items/none")
+    app.get("/items/none", status=404)
+    assert inline("GET", "/items/none") and inline("GET", "/items/none/prediction")
+    app.put_json("/items/0000", {"data": [[1, 2, 3, 4]]})
+    assert not inline("GET", "/items/0000") and not inline("GET", "/items/0000/prediction")

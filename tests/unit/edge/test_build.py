@@ -1,0 +1,345 @@
+"""What devices take: the bundle, its manifest, what of the npm registry is in it, and the single file."""
+
+import base64
+import gzip
+import hashlib
+import http.server
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+from configparser import ConfigParser
+from functools import partial
+from pathlib import Path
+
+import onnx
+import pytest
+from edge_bundles import RUNTIME, build_bundle
+from project import MODEL, ROOT
+
+import iris_wsgi
+from iris_wsgi.edge.manifest import parse_manifest
+from iris_wsgi.errors import BadModel
+from iris_wsgi.golden import seal
+from iris_wsgi.model import load_model
+
+sys.path.insert(0, str(ROOT / "bin/edge.d"))
+import bundle
+import npm
+import opsets
+import pyz
+
+BUILD = ROOT / "bin/edge.d"
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# The bundle
+
+
+def test_the_manifest_tells_what_every_file_is(tmp_path):
+    files = tree(build_bundle(tmp_path / "edge", MODEL))
+    document = json.loads(files.pop("manifest.json"))
+    plain = {path: content for path, content in files.items() if not path.endswith(".gz")}
+    assert document["files"] == {
+        path: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)} for path, content in plain.items()
+    }
+    lines = sorted(f"{told['sha256']}  {path}\n" for path, told in document["files"].items())
+    mark = hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
+    assert document["bundle"] == f"{iris_wsgi.__version__}-{mark}"
+    assert {"model/golden.json", "model/label.json", "model/iris_svc.onnx", "index.html", *RUNTIME.files} <= set(plain)
+    model, _ = load_model(MODEL)
+    told = document["model"]
+    assert (told["name"], told["version"], told["digest"]) == (model.name, model.version, model.digest)
+    assert told["file"] in plain and told["labels"] == list(model.labels)
+    assert [one["name"] for one in told["features"]] == [one.name for one in model.features]
+    assert document["minimum"]["onnxruntime-web"] == RUNTIME.version
+
+
+def test_the_least_onnxruntime_is_the_one_that_the_package_wants():
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert f"onnxruntime>={bundle.LEAST_ONNXRUNTIME}" in setup["options"]["install_requires"].split()
+    wanted = re.search(r"pip install '(\S+)' '(\S+)'", (BUILD / "single.py").read_text()).groups()
+    assert set(wanted) <= set(setup["options"]["install_requires"].split())
+
+
+@pytest.mark.parametrize("path", sorted(MODEL.rglob("*.onnx")), ids=lambda path: path.name)
+def test_the_operator_sets_are_those_that_onnx_reads(path):
+    told = {one.domain or "ai.onnx": one.version for one in onnx.load(path).opset_import}
+    assert opsets.opsets(path.read_bytes()) == told
+
+
+def test_the_same_model_gives_the_same_bytes_whatever_was_there(tmp_path):
+    first = tree(build_bundle(tmp_path / "edge", MODEL))
+    assert tree(build_bundle(tmp_path / "edge", MODEL)) == first
+    other = tree(build_bundle(tmp_path / "edge", MODEL / "fast"))
+    assert "model/iris_svc.onnx" not in other and other["manifest.json"] != first["manifest.json"]
+    assert tree(build_bundle(tmp_path / "other", MODEL)) == first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["edge", "other"]
+
+
+@pytest.mark.long
+def test_what_a_link_names_is_replaced_and_a_fifo_is_left_alone(tmp_path):
+    (tmp_path / "edge").symlink_to("real")
+    first = tree(build_bundle(tmp_path / "real", MODEL))
+    other = tree(build_bundle(tmp_path / "edge", MODEL / "fast"))
+    assert (tmp_path / "edge").is_symlink() and tree(tmp_path / "real") == other != first
+    (tmp_path / "one.pyz").symlink_to("real.pyz")
+    pyz.write(tmp_path / "one.pyz", MODEL, BUILD / "single.py")
+    assert (tmp_path / "one.pyz").is_symlink() and (tmp_path / "real.pyz").is_file()
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OSError, match="it is a FIFO, not a regular file"):
+        pyz.write(tmp_path / "fifo", MODEL, BUILD / "single.py")
+    assert (tmp_path / "fifo").is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["edge", "fifo", "one.pyz", "real", "real.pyz"]
+
+
+def test_what_is_packed_beside_a_file_is_the_file(tmp_path):
+    files = tree(build_bundle(tmp_path / "edge", MODEL))
+    packed = {path: content for path, content in files.items() if path.endswith(".gz")}
+    assert {"ort/ort.wasm.gz", "model/golden.json.gz", "manifest.json.gz"} <= set(packed) and "model/label.json.gz" not in packed
+    for path, content in packed.items():
+        assert gzip.decompress(content) == files[path.removesuffix(".gz")]
+        # Nobody's clock is in it.
+        assert content[4:8] == bytes(4) and len(content) < len(files[path.removesuffix(".gz")])
+
+
+def test_all_may_read_the_bundle(tmp_path):
+    folder = build_bundle(tmp_path / "edge", MODEL)
+    assert {path.stat().st_mode & 0o777 for path in [folder, *folder.rglob("*")]} == {0o755, 0o644}
+
+
+def test_only_what_is_for_browsers_goes_in_of_the_sources(tmp_path):
+    (tmp_path / "sources").mkdir()
+    for name in ("index.html", "edge.js", "edge.css", "package.json", "package-lock.json", "bundle.py"):
+        (tmp_path / "sources" / name).write_text(name)
+    bundle.write(tmp_path / "edge", MODEL, tmp_path / "sources", RUNTIME)
+    top = {path.name for path in (tmp_path / "edge").iterdir() if path.is_file()}
+    assert {name for name in top if not name.endswith(".gz")} == {"index.html", "edge.js", "edge.css", "manifest.json"}
+
+
+def with_maps(folder: Path) -> None:
+    model = onnx.load(folder / "iris_svc.onnx")
+    probabilities = next(one.name for one in model.graph.output if one.type.tensor_type.elem_type == onnx.TensorProto.FLOAT)
+    others = [one for one in model.graph.output if one.name != probabilities]
+    model.graph.node.append(
+        onnx.helper.make_node("ZipMap", [probabilities], ["maps"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2])
+    )
+    del model.graph.output[:]
+    model.graph.output.extend([*others, onnx.ValueInfoProto(name="maps")])
+    onnx.save(model, folder / "iris_svc.onnx")
+    (folder / "golden.json").unlink()
+    seal(folder, None)
+
+
+def with_wrong_answers(folder: Path) -> None:
+    text = (folder / "golden.json").read_text()
+    (folder / "golden.json").write_text(text.replace('"label": "setosa"', '"label": "virginica"', 1))
+
+
+def damaged(folder: Path) -> None:
+    (folder / "iris_svc.onnx").write_bytes((folder / "iris_svc.onnx").read_bytes()[:-1] + b"\0")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [(with_wrong_answers, "golden row 0 gives setosa"), (damaged, "has the SHA-256"), (with_maps, "which no browser reads")],
+)
+def test_a_model_that_no_device_should_have_is_not_put_in_and_the_old_bundle_stays(tmp_path, model_copy, spoil, words):
+    before = tree(build_bundle(tmp_path / "edge", MODEL))
+    spoil(model_copy)
+    with pytest.raises(BadModel, match=words):
+        build_bundle(tmp_path / "edge", model_copy)
+    shutil.rmtree(tmp_path / "edge-sources")
+    assert tree(tmp_path / "edge") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["edge", "model"]
+
+
+def test_a_folder_that_is_no_bundle_is_left_as_it_is(tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters/one").write_text("dear")
+    with pytest.raises(BadModel, match="is there already and no bundle"):
+        build_bundle(tmp_path / "letters", MODEL)
+    assert tree(tmp_path / "letters") == {"one": b"dear"}
+
+
+def test_a_bundle_as_it_is_written_is_one_that_a_device_reads(tmp_path):
+    content = (build_bundle(tmp_path / "edge", MODEL) / "manifest.json").read_bytes()
+    manifest = parse_manifest(content, "here")
+    assert manifest.of_model and manifest.minimum["onnxruntime"] == bundle.LEAST_ONNXRUNTIME
+
+
+# The registry
+
+
+class Registry(http.server.SimpleHTTPRequestHandler):
+    def __init__(self, asked, *arguments, **options) -> None:
+        self.asked = asked
+        super().__init__(*arguments, **options)
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        super().do_GET()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def registry(tmp_path):
+    """A lockfile, what was asked of the registry that it names, and the archive there."""
+    (tmp_path / "npm").mkdir()
+    archive, asked = tmp_path / "npm/onnxruntime-web-1.30.0.tgz", []
+    with tarfile.open(archive, "w:gz") as file:
+        for name in (*bundle.RUNTIME, "package/dist/ort.js", "package/../../outside"):
+            told = tarfile.TarInfo(name)
+            told.size = len(name)
+            file.addfile(told, io.BytesIO(name.encode()))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Registry, asked, directory=str(archive.parent)))
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    locked = {
+        "version": "1.30.0",
+        "resolved": f"http://127.0.0.1:{server.server_port}/{archive.name}",
+        "integrity": f"sha512-{base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()}",
+    }
+    lockfile = tmp_path / "package-lock.json"
+    lockfile.write_text(json.dumps({"packages": {"": {}, "node_modules/onnxruntime-web": locked}}))
+    yield lockfile, asked, archive
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_files_of_the_locked_package_are_fetched_once(registry, tmp_path):
+    lockfile, asked, _ = registry
+    taken = npm.take(lockfile, tmp_path / "cache", bundle.RUNTIME)
+    assert taken == ("1.30.0", {target: source.encode() for source, target in bundle.RUNTIME.items()})
+    assert npm.take(lockfile, tmp_path / "cache", bundle.RUNTIME) == taken
+    assert asked == ["/onnxruntime-web-1.30.0.tgz"]
+    # What was kept is believed no more than what comes.
+    (kept,) = (tmp_path / "cache").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-1])
+    assert npm.take(lockfile, tmp_path / "cache", bundle.RUNTIME) == taken and len(asked) == 2
+
+
+def test_another_archive_than_the_locked_one_is_refused(registry, tmp_path):
+    lockfile, _, archive = registry
+    archive.write_bytes(archive.read_bytes() + b"\0")
+    with pytest.raises(npm.NotTaken, match="the lockfile says sha512-"):
+        npm.take(lockfile, tmp_path / "cache", bundle.RUNTIME)
+    assert not (tmp_path / "cache").exists()
+    archive.unlink()
+    with pytest.raises(npm.NotTaken, match="cannot be fetched: "):
+        npm.take(lockfile, tmp_path / "cache", bundle.RUNTIME)
+
+
+def test_a_package_without_the_wanted_files_is_refused(registry, tmp_path):
+    with pytest.raises(npm.NotTaken, match="has no file for ort/gone.wasm"):
+        npm.take(registry[0], tmp_path / "cache", bundle.RUNTIME | {"package/dist/gone.wasm": "ort/gone.wasm"})
+
+
+# The single file
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("single") / "iris-edge.pyz"
+    pyz.write(out, MODEL, BUILD / "single.py")
+    return out
+
+
+@pytest.fixture(scope="module")
+def device(tmp_path_factory) -> Path:
+    """What a device's Python has beside its standard library: onnxruntime, numpy and what they want, and not this package."""
+    folder = tmp_path_factory.mktemp("device")
+    import numpy
+    import onnxruntime
+
+    for module in (numpy, onnxruntime):
+        for path in Path(module.__file__).parent.parent.glob(f"{module.__name__}*"):
+            (folder / path.name).symlink_to(path)
+    return folder
+
+
+def run(single: Path, device: Path, *arguments: str, text: str = "", **environ: str) -> subprocess.CompletedProcess:
+    """Without the packages of this Python."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("IRIS_", "PYTHON", "COVERAGE"))}
+    environment = kept | {"PYTHONPATH": str(device), **environ}
+    command = [sys.executable, "-S", str(single), *arguments]
+    return subprocess.run(command, input=text, capture_output=True, text=True, env=environment, cwd=single.parent)
+
+
+@pytest.mark.long
+def test_the_single_file_answers_where_there_is_no_such_package(single, device):
+    gone = run(single, device, "--version")
+    assert gone.stdout == f"iris_wsgi {iris_wsgi.__version__}\n"
+    probe = subprocess.run([sys.executable, "-S", "-c", "import iris_wsgi"], capture_output=True, cwd=single.parent)
+    assert probe.returncode != 0
+    told = run(single, device, "predict", "6.7", "3.1", "4.7", "1.5")
+    assert (told.returncode, told.stderr, told.stdout.splitlines()[0]) == (0, "", "versicolor")
+    told = run(single, device, "stream", text="5.1,3.5,1.4,0.2\n7.2,3.6,6.1,x\n")
+    assert (told.returncode, told.stdout.splitlines()[1].partition(",")[0]) == (3, "setosa")
+    assert told.stderr == "iris_wsgi: line 2: column 4 is not a number\n"
+
+
+@pytest.mark.long
+def test_the_single_file_takes_updates_and_goes_back(single, device, tmp_path):
+    where = ("--device", str(tmp_path / "device"))
+
+    def name() -> str:
+        told = run(single, device, "predict", "--json", *where, "5.1", "3.5", "1.4", "0.2")
+        return json.loads(told.stdout)["model"]["name"]
+
+    assert name() == "iris_svc"
+    for folder in (MODEL, MODEL / "fast"):
+        told = run(single, device, "update", *where, str(build_bundle(tmp_path / "edge", folder)))
+        assert (told.returncode, told.stderr) == (0, "")
+    assert name() == "iris_lr"
+    assert run(single, device, "rollback", *where).returncode == 0 and name() == "iris_svc"
+    assert "self-test: 34 golden rows answered" in run(single, device, "status", *where).stdout
+
+
+def test_a_device_without_onnxruntime_is_told_so_in_one_line(single, device, tmp_path):
+    for missing, words in (("onnxruntime", "No module named 'onnxruntime'"), ("numpy", "No module named 'numpy'")):
+        (tmp_path / missing).mkdir()
+        for path in device.iterdir():
+            if not path.name.startswith(missing):
+                (tmp_path / missing / path.name).symlink_to(path)
+        told = run(single, tmp_path / missing, "predict", "1", "2", "3", "4")
+        assert (told.returncode, told.stdout) == (1, "")
+        assert told.stderr == f"iris-edge: {words}: pip install 'onnxruntime>=1.23' 'numpy>=2.0'\n"
+    old = tmp_path / "old"
+    (old / "numpy").mkdir(parents=True)
+    (old / "numpy/__init__.py").write_text('__version__ = "1.26.4"\n')
+    told = run(single, old, "predict", "1", "2", "3", "4")
+    assert told.returncode == 1 and told.stderr.startswith("iris-edge: numpy 2 or later is wanted, here is 1.26.4: pip install")
+
+
+def test_the_single_file_is_the_same_each_time_and_has_no_server_in_it(single, tmp_path):
+    said = pyz.write(tmp_path / "again.pyz", MODEL, BUILD / "single.py")
+    assert (tmp_path / "again.pyz").read_bytes() == single.read_bytes() and "34 golden rows answered" in said
+    names = set(pyz.zipfile.ZipFile(single).namelist())
+    assert {"__main__.py", "iris_wsgi/edge/update.py", "model/golden.json", "model/iris_svc.onnx", "model/label.json"} <= names
+    assert not {"iris_wsgi/server.py", "iris_wsgi/wsgi.py", "iris_wsgi/launch.py", "iris_wsgi/batch/run.py"} & names
+    assert single.stat().st_size < 200_000
+    assert single.stat().st_mode & 0o111 and single.read_bytes().startswith(b"#!/usr/bin/env python3\n")
+
+
+@pytest.mark.long
+def test_the_doors_write_what_is_asked_for(tmp_path):
+    environment = os.environ | {"IRIS_MODEL_DIR": str(MODEL / "fast")}
+    command = [ROOT / "bin/edge", "pyz", "--out", str(tmp_path / "here/fast.pyz")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert told.startswith(f"{tmp_path}/here/fast.pyz: ") and "iris_lr 1.0.0" in told
+    command = [ROOT / "bin/edge", "pyz", "--out", str(tmp_path / "here"), "--model-dir", str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert told.returncode == 1 and told.stderr.startswith(f"bin/edge: {tmp_path}/golden.json cannot be read")

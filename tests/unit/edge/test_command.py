@@ -1,0 +1,312 @@
+"""The model on a device: the same answers as the server's, without one; rows as they come."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from http_clients import NOT_MEASURED
+from onnx import TensorProto, helper, numpy_helper
+from project import MODEL, ROOT
+
+from iris_wsgi.__main__ import main
+from iris_wsgi.edge.answer import answer
+from iris_wsgi.golden import seal
+from iris_wsgi.model import load_model
+
+FIXED = {"setosa": "5.1 3.5 1.4 0.2", "versicolor": "6.7 3.1 4.7 1.5", "virginica": "7.2 3.6 6.1 2.5"}
+HEADER = "sepal_length,sepal_width,petal_length,petal_width"
+TRAINING = [line.split(",")[:4] for line in (MODEL / "training.csv").read_text().splitlines()[1:]]
+
+
+@pytest.fixture
+def edge(tmp_path, monkeypatch, capfd):
+    """Runs a command of edge in a folder of its own: status, what it says, what it complains of."""
+    monkeypatch.setenv("IRIS_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("IRIS_MODEL_DIR", str(MODEL))
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        return main(["edge", *arguments]), *capfd.readouterr()
+
+    return run
+
+
+def piped(tmp_path: Path, *arguments: str, **options) -> subprocess.Popen:
+    """A stream in a process of its own."""
+    command = [sys.executable, "-m", "iris_wsgi", "edge", "stream", "--model-dir", str(MODEL), *arguments]
+    environment = os.environ | {"IRIS_STATE_DIR": str(tmp_path / "state")}
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, **options
+    )
+
+
+def streamed(tmp_path: Path, text: str | bytes, *arguments: str) -> tuple[int, list[str], list[str]]:
+    process = piped(tmp_path, *arguments)
+    said, complained = process.communicate(text.encode() if isinstance(text, str) else text, timeout=60)
+    return process.returncode, said.decode().splitlines(), complained.decode().splitlines()
+
+
+# One row
+
+
+@pytest.mark.parametrize("label", FIXED)
+def test_a_row_gets_its_label_and_the_probabilities_of_all_classes(edge, label):
+    status, said, _ = edge("predict", *FIXED[label].split())
+    first, *others = said.splitlines()
+    assert (status, first) == (0, label)
+    told = {name: float(probability) for name, probability in map(str.split, others)}
+    assert list(told) == ["setosa", "versicolor", "virginica"] and max(told, key=told.get) == label
+    assert abs(sum(told.values()) - 1) < 1e-6
+
+
+def test_as_json_it_is_one_line_that_names_the_model(edge):
+    status, said, _ = edge("predict", "--json", *FIXED["setosa"].split())
+    told = json.loads(said)
+    assert (status, said.count("\n"), told["label"]) == (0, 1, "setosa")
+    assert told["model"]["digest"] == load_model(MODEL)[0].digest
+    assert told["classes"] == ["setosa", "versicolor", "virginica"] and len(told["probabilities"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ("5.1 3.5 1.4", "3 numbers are given, and the model takes 4: sepal_length, sepal_width, petal_length, petal_width"),
+        ("5.1 3.5 1.4 0.2 1", "5 numbers are given, and the model takes 4"),
+        ("5.1 3.5 x 0.2", "petal_length is not a number"),
+        ("5.1 3.5 1.4 1e39", "petal_width is not finite as a 32-bit float"),
+        ("5.1 3.5 1.4 nan", "petal_width is not finite as a 32-bit float"),
+        ("5.1 3.5 1.4 1_0", "petal_width is not a number"),
+    ],
+)
+def test_what_is_no_row_is_a_wrong_argument_told_in_one_line(edge, values, words):
+    status, said, complained = edge("predict", *values.split())
+    assert (status, said) == (2, "")
+    assert complained.startswith(f"iris_wsgi: {words}") and complained.count("\n") == 1
+
+
+def test_negative_numbers_are_no_options(edge):
+    assert edge("predict", "-5.1", "-3.5", "-1.4", "-0.2")[:2] == edge("predict", "--", "-5.1", "-3.5", "-1.4e0", "-0.2")[:2]
+
+
+def test_a_model_that_is_not_there_is_told_in_one_line(edge, tmp_path):
+    status, _, complained = edge("predict", "--model-dir", str(tmp_path), *FIXED["setosa"].split())
+    assert status == 1 and "golden.json cannot be read" in complained and complained.count("\n") == 1
+
+
+def looked_up(*values: float) -> bytes:
+    """A model of four numbers, each of which is the place of its answer among these values."""
+    nodes = [
+        helper.make_node("Cast", ["rows"], ["places"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["values", "places"], ["probabilities"]),
+    ]
+    taken, given = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 4]) for name in ("rows", "probabilities"))
+    held = numpy_helper.from_array(np.array(values, np.float32), "values")
+    graph = helper.make_graph(nodes, "looked_up", [taken], [given], [held])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8).SerializeToString()
+
+
+def test_a_row_on_which_the_model_fails_is_told_in_one_line(edge, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "looked_up.onnx").write_bytes(looked_up(0.25, 0.5, np.nan))
+    (folder / "label.json").write_text('{"0": "a", "1": "b", "2": "c", "3": "d"}')
+    (tmp_path / "rows.csv").write_text("a,b,c,d\n0,0,0,0\n0,1,0,0\n")
+    seal(folder, tmp_path / "rows.csv")
+    where = ("--model-dir", str(folder))
+    assert edge("predict", *where, "0", "0", "1", "0")[:2] == (0, "c\na 0.25\nb 0.25\nc 0.5\nd 0.25\n")
+    for row, words in (("0 0 2 0", "is not a finite number for these rows."), ("0 0 9 0", "the model fails on this row: ")):
+        status, said, complained = edge("predict", *where, *row.split())
+        assert (status, said, complained.count("\n")) == (1, "", 1) and words in complained
+
+
+def test_neither_a_row_nor_a_stream_nor_an_update_loads_a_server():
+    code = """
+import sys
+from iris_wsgi.edge import answer, bundle, command, device, manifest, stream, update
+print(*sys.modules)
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"onnxruntime", "numpy", "iris_wsgi.model"} <= set(told)
+    assert not {"waitress", "iris_wsgi.server", "iris_wsgi.wsgi", "iris_wsgi.launch", "socketserver"} & set(told)
+
+
+def test_the_command_itself_loads_none_either():
+    code = f"""
+import sys
+from iris_wsgi.__main__ import main
+status = main(["edge", "predict", "--model-dir", {str(MODEL)!r}, "5.1", "3.5", "1.4", "0.2"])
+print(status, *sys.modules)
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert told[0] == "setosa" and "onnxruntime" in told
+    assert not {"waitress", "iris_wsgi.server", "iris_wsgi.wsgi", "iris_wsgi.launch", "socketserver"} & set(told)
+
+
+# The same answers
+
+
+def test_a_device_answers_the_150_rows_as_the_server_does_to_the_bit(live, tmp_path):
+    rows = [[float(value) for value in row] for row in TRAINING]
+    request = urllib.request.Request(
+        f"{live.url}/predict/batch", json.dumps({"data": rows}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        server = json.load(response)
+    assert len(server["labels"]) == len(TRAINING) == 150
+    model, _ = load_model(MODEL)
+    assert [answer(model, row) for row in TRAINING] == list(zip(server["labels"], server["probabilities"], strict=True))
+    status, said, _ = streamed(tmp_path, "".join(f"{','.join(row)}\n" for row in TRAINING))
+    labels, *columns = zip(*(line.split(",") for line in said[1:]), strict=True)
+    assert status == 0 and list(labels) == server["labels"]
+    # Nine digits are every float32 exactly.
+    assert (np.array(columns, np.float64).T.astype(np.float32) == np.array(server["probabilities"], np.float32)).all()
+
+
+# Rows as they come
+
+
+def test_each_line_is_answered_before_the_next_one_comes(tmp_path):
+    with piped(tmp_path) as process:
+
+        def ask(line: str) -> None:
+            process.stdin.write(f"{line}\n".encode())
+            process.stdin.flush()
+
+        ask(HEADER)
+        assert process.stdout.readline() == b"label,probability_setosa,probability_versicolor,probability_virginica\n"
+        for label, row in FIXED.items():
+            ask(row.replace(" ", ","))
+            assert process.stdout.readline().decode().split(",")[0] == label
+        ask("5.1,3.5,x,0.2")
+        assert process.stderr.readline() == b"iris_wsgi: line 5: column petal_length is not a number\n"
+        ask(FIXED["setosa"].replace(" ", ","))
+        assert process.stdout.readline().startswith(b"setosa,")
+        process.stdin.close()
+        assert process.wait(60) == 3
+
+
+@pytest.mark.long
+def test_another_delimiter_is_recognized_or_named_and_a_name_twice_is_refused(tmp_path):
+    header = "id;sepal_length;sepal_width;petal_length;petal_width"
+    command = [sys.executable, "-m", "iris_wsgi", "edge", "stream", "--model-dir", str(MODEL), "--device", str(tmp_path)]
+    for text, words, status in (
+        (f";;;;\n{header}\na;5.1;3.5;1.4;0.2\nb;5,1;3,5;1,4;0,2\n", ("--keep", "id"), 3),
+        ("a#5.1#3.5#1.4#0.2\n", ("--no-header", "--features", "2,3,4,5", "--keep", "1", "--delimiter", "#"), 0),
+        (f"{header}\na;5.1;3.5;1.4;0.2\n".replace("id;", "label;", 1), ("--keep", "label"), 2),
+    ):
+        told = subprocess.run([*command, *words], input=text, capture_output=True, text=True)
+        assert told.returncode == status
+        assert (told.stdout.splitlines()[1:] or [""])[0].startswith("" if status == 2 else "a,setosa,")
+    assert "OUT has a column of this name already" in told.stderr
+
+
+def test_lines_may_end_in_carriage_returns_and_each_is_answered_before_the_next_one_comes(tmp_path):
+    command = [sys.executable, "-m", "iris_wsgi", "edge", "stream", "--model-dir", str(MODEL), "--device", str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        # Whether a line feed follows the first carriage return must be known.
+        process.stdin.write(b"sepal_length,sepal_width,petal_length,petal_width\r5.1,3.5,1.4,0.2\r")
+        process.stdin.flush()
+        assert process.stdout.readline().startswith(b"label,") and process.stdout.readline().startswith(b"setosa,")
+        process.stdin.write(b"6.7,3.1,4.7,1.5\r")
+        process.stdin.flush()
+        assert process.stdout.readline().startswith(b"versicolor,")
+        told = process.communicate(b"7.2,3.6,6.1,2.5")[0]
+    assert told.startswith(b"virginica,") and process.returncode == 0
+
+
+def test_columns_are_found_by_name_and_others_are_repeated(tmp_path):
+    text = "id,petal_width,petal_length,sepal_width,sepal_length\na7,0.2,1.4,3.5,5.1\na8,2.5,6.1,3.6,7.2\n"
+    status, said, _ = streamed(tmp_path, text, "--keep", "id")
+    assert status == 0
+    assert [line.split(",")[:2] for line in said] == [["id", "label"], ["a7", "setosa"], ["a8", "virginica"]]
+
+
+@pytest.mark.long
+def test_columns_may_have_other_names_or_numbers_alone(tmp_path):
+    by_name = streamed(tmp_path, "\ufeffd,c,b,a\r\n0.2,1.4,3.5,5.1\r\n", "--features", "a,b,c,d")
+    by_number = streamed(tmp_path, "x,0.2,1.4,3.5,5.1\n", "--no-header", "--features", "5,4,3,2")
+    in_order = streamed(tmp_path, "\n5.1,3.5,1.4,0.2\n")
+    assert by_name == by_number == in_order and in_order[0] == 0 and in_order[1][1].startswith("setosa,")
+
+
+@pytest.mark.long
+def test_json_lines_are_objects_or_lists_and_so_are_answered_in_json_lines(tmp_path):
+    row = dict(zip(HEADER.split(","), map(float, FIXED["virginica"].split()), strict=True))
+    status, said, _ = streamed(tmp_path, f"\n{json.dumps(row | {'id': 7})}\n{json.dumps(row | {'id': [8]})}\n", "--keep", "id")
+    told = [json.loads(line) for line in said]
+    assert status == 0 and [(one["id"], one["label"]) for one in told] == [(7, "virginica"), ([8], "virginica")]
+    status, said, _ = streamed(tmp_path, "[7.2, 3.6, 6.1, 2.5]\n[5.1, 3.5, 1.4, 0.2]")
+    assert status == 0 and [json.loads(line)["label"] for line in said] == ["virginica", "setosa"]
+    assert json.loads(said[0])["probability_setosa"] == told[0]["probability_setosa"]
+
+
+def test_bad_rows_are_told_with_their_lines_and_the_others_are_answered(tmp_path):
+    long = b"1," * 600_000
+    lines = [b"5.1,3.5,1.4,0.2", b"1,2,3", b"", b"1,2,,4", b"1,2,inf,4", b"\xff,1,1,1", long, b"6.7,3.1,4.7,1.5"]
+    status, said, complained = streamed(tmp_path, b"\n".join(lines))
+    assert status == 3 and [line.partition(",")[0] for line in said] == ["label", "setosa", "versicolor"]
+    assert complained == [
+        "iris_wsgi: line 2: has 3 columns, not 4",
+        "iris_wsgi: line 4: column 3 is empty",
+        "iris_wsgi: line 5: column 3 is not finite as a 32-bit float",
+        "iris_wsgi: line 6: is not UTF-8",
+        "iris_wsgi: line 7: is longer than 1048576 bytes",
+    ]
+    status, said, complained = streamed(tmp_path, '{"sepal_length": 1}\n[1,2\n"x"\n')
+    assert (status, said) == (3, [])
+    assert [line.partition(": ")[2] for line in complained] == [
+        "line 1: column sepal_width is missing",
+        "line 2: is not JSON",
+        "line 3: is neither an object nor a list",
+    ]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("text", "arguments", "words"),
+    [
+        ("a,b,c,d\n1,2,3,4\n", [], "IN has no column 'sepal_length'; it has a, b, c, d."),
+        ("1,2,3\n", [], "IN has 3 columns, the model takes 4 features"),
+        (f"{HEADER}\n", ["--keep", "id"], "IN has no column 'id'"),
+        (f"{HEADER}\n", ["--features", "a,b"], "--features names 2 columns; the model takes 4"),
+        (f"{HEADER}\n", ["--keep", ","], "--keep=',' must be different names"),
+    ],
+)
+def test_columns_that_are_not_there_are_a_wrong_argument(tmp_path, text, arguments, words):
+    status, said, (complained,) = streamed(tmp_path, text, *arguments)
+    assert (status, said) == (2, []) and complained.startswith(f"iris_wsgi: {words}")
+
+
+def test_a_stream_of_nothing_is_no_fault(tmp_path):
+    assert streamed(tmp_path, "") == (0, [], [])
+
+
+def test_a_stream_ends_in_one_line_when_it_is_interrupted_or_nobody_reads_it(tmp_path):
+    row = FIXED["setosa"].replace(" ", ",").encode() + b"\n"
+    # What is measured writes at the end, and a signal that comes then is not caught.
+    # A shell's background jobs ignore SIGINT, and so would a stream of a test run that is one.
+    with piped(tmp_path, start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
+        process.stdin.write(row)
+        process.stdin.flush()
+        assert process.stdout.readline() and process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert (process.wait(60), process.stderr.read()) == (4, b"iris_wsgi: interrupted\n")
+    with piped(tmp_path) as process:
+        process.stdout.close()
+        process.stdin.write(row)
+        process.stdin.close()
+        assert (process.wait(60), process.stderr.read()) == (5, b"iris_wsgi: stopped: Broken pipe\n")
+
+
+def test_the_door_is_a_script_that_answers(tmp_path):
+    environment = os.environ | NOT_MEASURED | {"IRIS_STATE_DIR": str(tmp_path)}
+    command = [ROOT / "bin/edge", "predict", *FIXED["versicolor"].split()]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert told.stdout.startswith("versicolor\n")
+    told = subprocess.run([ROOT / "bin/edge", "--help"], capture_output=True, text=True, check=True, env=environment)
+    assert all(name in told.stdout for name in ("predict", "stream", "update", "rollback", "status", "build", "pyz"))

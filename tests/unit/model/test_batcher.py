@@ -1,0 +1,142 @@
+"""Micro-batching: the same answers, in fewer runs."""
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+from http_clients import Wire, metric, request, until
+from project import MODEL
+
+from iris_wsgi.deadline import PARSED, RAN
+from iris_wsgi.errors import DeadlineExceeded
+from iris_wsgi.gather import Gatherer
+from iris_wsgi.model import load_model
+from iris_wsgi.settings import BadSetting, Settings
+
+ROWS = np.random.default_rng(5).uniform(0, 8, (200, 4)).astype(np.float32)
+
+
+class Held:
+    """A predictor that waits until it is let go, and notes what it was asked."""
+
+    def __init__(self, predict) -> None:
+        self.predict, self.sizes, self.untils = predict, [], []
+        self.begun, self.go = threading.Semaphore(0), threading.Semaphore(0)
+
+    def __call__(self, rows, until):
+        self.sizes.append(len(rows))
+        self.untils.append(until)
+        self.begun.release()
+        self.go.acquire()
+        return self.predict(rows)
+
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor(64) as workers:
+        yield workers
+
+
+def wait_until_queued(gatherer: Gatherer, count: int) -> None:
+    until(lambda: len(gatherer.queue) >= count, f"{count} in the queue")
+
+
+def test_rows_that_come_during_a_run_are_in_the_next_one_and_get_the_same_bits(pool):
+    model = load_model(MODEL)[0]
+    held = Held(model.predict)
+    gatherer = Gatherer(held, 16, 0)
+    first = pool.submit(gatherer, ROWS[:1])
+    held.begun.acquire()
+    others = [pool.submit(gatherer, ROWS[i : i + 1]) for i in range(1, 41)]
+    wait_until_queued(gatherer, 40)
+    for _ in range(4):
+        held.go.release()
+    answers = [first.result(120), *(one.result(120) for one in others)]
+    assert held.sizes == [1, 16, 16, 8]
+    for row, answer in zip(ROWS, answers, strict=False):
+        assert (answer == model.predict(row[np.newaxis])).all()
+
+
+def test_requests_of_several_rows_go_their_own_way():
+    asked = []
+    gatherer = Gatherer(lambda rows, until: asked.append((len(rows), until)) or rows, 8, 10)
+    assert gatherer(ROWS, 5.0) is ROWS and asked == [(200, 5.0)] and gatherer.thread is None
+
+
+def test_the_first_waits_for_others_no_longer_than_told_and_not_when_the_run_is_full(pool):
+    sizes = []
+    gatherer = Gatherer(lambda rows, until: sizes.append(len(rows)) or rows, 4, 3600)
+    assert [one.result(120).shape for one in [pool.submit(gatherer, ROWS[i : i + 1]) for i in range(4)]] == [(1, 4)] * 4
+    assert sizes == [4]
+    quick = Gatherer(lambda rows, until: sizes.append(len(rows)) or rows, 4, 0.01)
+    assert quick(ROWS[:1]).shape == (1, 4) and sizes == [4, 1]
+
+
+def test_who_no_longer_wants_an_answer_is_not_run_and_nobody_waits_for_longer_than_wanted(pool):
+    held = Held(lambda rows: rows)
+    gatherer = Gatherer(held, 8, 0)
+    first = pool.submit(gatherer, ROWS[:1])
+    held.begun.acquire()
+    late = pool.submit(gatherer, ROWS[1:2], time.monotonic() + 0.01)
+    patience = time.monotonic() + 3600
+    patient = pool.submit(gatherer, ROWS[2:3], patience)
+    with pytest.raises(DeadlineExceeded, match=RAN):
+        late.result(120)
+    wait_until_queued(gatherer, 2)
+    held.go.release()
+    held.go.release()
+    assert (patient.result(120) == ROWS[2:3]).all() and (first.result(120) == ROWS[:1]).all()
+    assert held.sizes == [1, 1] and held.untils[1] == patience
+
+
+def test_a_run_of_nobody_is_no_run():
+    gatherer = Gatherer(lambda rows, until: pytest.fail("it ran"), 8, 0)
+    with pytest.raises(DeadlineExceeded, match=f"{PARSED}|{RAN}"):
+        gatherer(ROWS[:1], time.monotonic() - 1)
+
+
+def test_a_failed_run_fails_each_of_its_requests_and_the_next_works(pool):
+    failing = [True]
+
+    def predict(rows, until):
+        if failing:
+            raise RuntimeError(f"broken for {len(rows)}")
+        return rows
+
+    gatherer = Gatherer(predict, 2, 3600)
+    for one in [pool.submit(gatherer, ROWS[i : i + 1]) for i in range(2)]:
+        with pytest.raises(RuntimeError, match="broken for 2"):
+            one.result(120)
+    failing.clear()
+    assert [one.result(120).shape for one in [pool.submit(gatherer, ROWS[i : i + 1]) for i in range(2)]] == [(1, 4)] * 2
+
+
+def test_a_model_whose_answers_depend_on_company_is_not_batched(slow_model, make, monkeypatch):
+    from iris_wsgi import golden
+
+    monkeypatch.setattr(golden, "difference", lambda *_: 1e-7)
+    with pytest.raises(BadSetting, match=r"^IRIS_BATCH_ROWS: .* differ by up to 1.0e-07; leave it at 0$"):
+        make(batch_rows=8)
+
+
+def test_a_delay_without_batches_is_a_contradiction():
+    with pytest.raises(BadSetting, match="IRIS_BATCH_DELAY_MS=5 has nothing to wait for without IRIS_BATCH_ROWS"):
+        Settings(batch_delay_ms=5)
+
+
+def test_a_live_server_answers_bit_for_bit_the_same_in_fewer_runs(run, service):
+    server = run("--batch-rows", "16", "--batch-delay-ms", "50")
+    rows = ROWS[:64].astype(float).round(3).tolist()
+    wanted = [service.app.answer("POST", "/predict", {}, json.dumps({"data": [row]}).encode())[0].body for row in rows]
+    with ExitStack() as stack:
+        wires = [stack.enter_context(Wire(server)) for _ in rows]
+        for wire, row in zip(wires, rows, strict=True):
+            wire.send(request("POST", "/predict", {"data": [row]}))
+        assert [wire.answer().body for wire in wires] == wanted
+        text = wires[0].ask(request("GET", "/metrics")).body.decode()
+    assert metric(text, "model_runs_total") < 64 / 4
+    assert sum(metric(text, "model_rows_total", label=label) for label in service.model.labels) == 64

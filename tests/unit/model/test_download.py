@@ -1,0 +1,210 @@
+"""A model brought from elsewhere: taken whole and as sealed, or not at all."""
+
+import hashlib
+import http.server
+import json
+import os
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from project import MODEL
+
+from iris_wsgi.__main__ import main
+from iris_wsgi.errors import BadModel
+from iris_wsgi.load import load
+from iris_wsgi.model import load_model
+
+FAST = MODEL / "fast"
+
+
+def seal_of(folder: Path) -> str:
+    return f"sha256:{hashlib.sha256((folder / 'golden.json').read_bytes()).hexdigest()}"
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """A web server over tmp_path/served, which a test may fill."""
+    (tmp_path / "served").mkdir()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "served")))
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def serve(tmp_path: Path) -> None:
+    for path in FAST.iterdir():
+        (tmp_path / "served" / path.name).write_bytes(path.read_bytes())
+
+
+def test_a_folder_is_copied_and_can_be_served_under_its_seal(tmp_path, capsys):
+    into = tmp_path / "a/b"
+    assert main(["load", str(FAST), str(into), "--seal", seal_of(FAST)]) == 0
+    assert capsys.readouterr().out == f"took iris_lr.onnx from {FAST}, sealed with {seal_of(FAST)}\n"
+    assert {path.name: path.read_bytes() for path in into.iterdir()} == {p.name: p.read_bytes() for p in FAST.iterdir()}
+    assert load_model(into, seal_of(FAST))[0].name == "iris_lr"
+
+
+def test_files_that_are_links_as_in_a_mounted_config_map_are_read_through(tmp_path):
+    (tmp_path / "mounted").mkdir()
+    for path in FAST.iterdir():
+        (tmp_path / "mounted" / path.name).symlink_to(path)
+    load(str(tmp_path / "mounted"), tmp_path / "into", seal_of(FAST))
+    assert not any(path.is_symlink() for path in (tmp_path / "into").iterdir())
+
+
+def test_a_folder_on_a_web_server_is_fetched(web, tmp_path):
+    serve(tmp_path)
+    load(f"{web}/", tmp_path / "into", seal_of(FAST))
+    assert load_model(tmp_path / "into")[0].name == "iris_lr"
+
+
+def test_loading_again_replaces_what_was_there(tmp_path):
+    load(str(MODEL), tmp_path, seal_of(MODEL))
+    load(str(FAST), tmp_path, seal_of(FAST))
+    assert load_model(tmp_path, seal_of(FAST))[0].name == "iris_lr"
+
+
+def damaged(folder: Path) -> None:
+    content = bytearray((folder / "iris_lr.onnx").read_bytes())
+    content[-1] ^= 1
+    (folder / "iris_lr.onnx").write_bytes(content)
+
+
+def with_other_labels(folder: Path) -> None:
+    """Labels in another order, and a golden.json that agrees: only the seal can tell."""
+    (folder / "label.json").write_text('{"0":"virginica","1":"versicolor","2":"setosa"}')
+    document = json.loads((folder / "golden.json").read_text())
+    document["files"]["label.json"] = hashlib.sha256((folder / "label.json").read_bytes()).hexdigest()
+    (folder / "golden.json").write_text(json.dumps(document))
+
+
+def with_a_file_outside(folder: Path) -> None:
+    document = json.loads((folder / "golden.json").read_text())
+    document["files"]["../outside"] = "0" * 64
+    (folder / "golden.json").write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (damaged, "iris_lr.onnx has the SHA-256"),
+        (with_other_labels, "is sealed with sha256:"),
+        (lambda folder: (folder / "label.json").unlink(), "label.json cannot be"),
+        (lambda folder: (folder / "golden.json").unlink(), "golden.json cannot be"),
+        (lambda folder: (folder / "golden.json").write_text("{"), "JSON object"),
+    ],
+)
+@pytest.mark.parametrize("over_http", [False, True])
+def test_what_is_not_as_sealed_leaves_no_model_behind(web, tmp_path, spoil, words, over_http):
+    serve(tmp_path)
+    spoil(tmp_path / "served")
+    into = tmp_path / "into"
+    load(str(MODEL), into, seal_of(MODEL))
+    with pytest.raises(BadModel, match=words) as caught:
+        load(web if over_http else str(tmp_path / "served"), into, seal_of(FAST))
+    assert "\n" not in str(caught.value)
+    assert not (into / "golden.json").exists()
+
+
+def test_a_name_outside_the_folder_is_never_fetched_or_written(tmp_path):
+    (tmp_path / "served").mkdir()
+    serve(tmp_path)
+    with_a_file_outside(tmp_path / "served")
+    with pytest.raises(BadModel, match="outside its own folder"):
+        load(str(tmp_path / "served"), tmp_path / "into", seal_of(tmp_path / "served"))
+    assert not (tmp_path / "outside").exists()
+
+
+def test_the_baked_model_takes_its_place_only_when_told_to(tmp_path, capsys):
+    into = tmp_path / "into"
+    arguments = ["load", str(tmp_path / "nothing"), str(into), "--seal", seal_of(FAST)]
+    assert main(arguments) == 1
+    assert "cannot be read: No such file or directory" in capsys.readouterr().err
+    assert not into.exists()
+
+
+def test_the_baked_model_is_taken_and_the_reason_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("IRIS_MODEL_DIR", str(MODEL))
+    into = tmp_path / "into"
+    assert main(["load", str(tmp_path / "nothing"), str(into), "--seal", seal_of(FAST), "--or-baked"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"took the model of {MODEL}, sealed with {seal_of(MODEL)}, because ") and "cannot be read" in told
+    assert load_model(into)[0].name == "iris_svc"
+
+
+@pytest.mark.parametrize("seal", ["", "sha256:", "sha256:" + "G" * 64, "0" * 64, "md5:" + "0" * 32])
+def test_a_seal_that_is_none_is_a_wrong_setting(tmp_path, capsys, seal):
+    assert main(["load", str(FAST), str(tmp_path / "into"), "--seal", seal]) != 0
+    assert "--seal=" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1", "http://[", "http://127.0.0.1:99999999", "http://host.invalid", "http://a b"]
+)
+def test_an_address_that_gives_nothing_is_told_in_one_line(tmp_path, url):
+    with pytest.raises(BadModel, match="cannot be fetched: ") as caught:
+        load(url, tmp_path / "into", seal_of(FAST))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
+
+
+def test_a_server_that_has_no_such_file_is_quoted_with_its_status(web, tmp_path):
+    with pytest.raises(BadModel, match="the server answered 404"):
+        load(web, tmp_path / "into", seal_of(FAST))
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadModel, match="cannot be written"):
+        load(str(FAST), tmp_path / "file", seal_of(FAST))
+    (tmp_path / "into/iris_lr.onnx").mkdir(parents=True)
+    with pytest.raises(BadModel, match="cannot be written"):
+        load(str(FAST), tmp_path / "into", seal_of(FAST))
+    assert not (tmp_path / "into/golden.json").exists()
+
+
+@pytest.mark.parametrize("name", ["golden.json", "iris_lr.onnx"])
+def test_the_target_of_a_link_is_written_and_a_fifo_is_left_alone(tmp_path, name):
+    into, real = tmp_path / "into", tmp_path / "real"
+    into.mkdir()
+    real.write_text("before")
+    (into / name).symlink_to(real)
+    load(str(FAST), into, seal_of(FAST))
+    assert (into / name).is_symlink() and real.read_bytes() == (FAST / name).read_bytes()
+    assert load_model(into)[0].name == "iris_lr"
+    (into / name).unlink()
+    os.mkfifo(into / name)
+    with pytest.raises(BadModel, match=f"{name} cannot be written: it is a FIFO, not a regular file"):
+        load(str(FAST), into, seal_of(FAST))
+    with pytest.raises(BadModel):
+        load(str(FAST), into, seal_of(MODEL))
+    assert (into / name).is_fifo()
+
+
+def test_a_seal_is_written_to_the_target_of_a_link_and_never_into_a_fifo(model_copy, capsys):
+    path, real = model_copy / "golden.json", model_copy / "real.json"
+    path.rename(real)
+    path.symlink_to(real)
+    assert main(["seal", "--model-dir", str(model_copy)]) == 0
+    assert path.is_symlink() and "with 32 rows" in capsys.readouterr().out
+    path.unlink()
+    os.mkfifo(path)
+    assert main(["seal", "--model-dir", str(model_copy)]) == 1
+    assert "cannot be written: it is a FIFO, not a regular file" in capsys.readouterr().err and path.is_fifo()
+
+
+def test_serving_under_another_seal_is_refused(capsys):
+    assert main(["verify", "--model-dir", str(MODEL), "--model-seal", seal_of(FAST)]) == 1
+    assert f"{MODEL} is sealed with {seal_of(MODEL)}, wanted is {seal_of(FAST)}" in capsys.readouterr().err
+    assert main(["verify", "--model-dir", str(MODEL), "--model-seal", seal_of(MODEL)]) == 0
+    assert f"seal: {seal_of(MODEL)}\n" in capsys.readouterr().out

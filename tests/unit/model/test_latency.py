@@ -1,0 +1,58 @@
+"""How long a model takes decides what the I/O loop answers itself."""
+
+import time
+
+import pytest
+from project import MODEL
+
+from iris_wsgi.model import load_model
+from iris_wsgi.ops import Readiness
+from iris_wsgi.pace import BLOCKING, LOOP_SECONDS, NEVER, Pace, measure
+
+
+def test_a_light_model_is_asked_in_the_loop_up_to_the_bound():
+    assert Pace(1e-5, 1e-6).inline_bytes(16384, 20) == 16384
+    assert Pace(1e-5, 1e-6).inline_bytes(1_000_000, 20) == int(LOOP_SECONDS / 1e-6) * 20
+
+
+def test_a_heavier_one_only_for_as_many_rows_as_take_a_millisecond_and_for_one_at_least():
+    assert Pace(LOOP_SECONDS / 2, LOOP_SECONDS / 10).inline_bytes(16384, 20) == 200
+    assert Pace(LOOP_SECONDS, LOOP_SECONDS).inline_bytes(16384, 20, beside=100) == 120
+
+
+def test_a_slow_one_never():
+    assert Pace(LOOP_SECONDS * 1.01, 1e-9).inline_bytes(16384, 20) == BLOCKING.inline_bytes(16384, 20) == NEVER
+
+
+def test_the_pace_is_that_of_a_run_on_one_row_and_of_a_row_among_many(monkeypatch):
+    model, golden = load_model(MODEL)
+    now, run = [0.0], model.predict
+
+    def predict(rows):
+        now[0] += 20e-6 if len(rows) == 1 else len(rows) * 1e-6
+        return run(rows)
+
+    monkeypatch.setattr(model, "predict", predict)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    pace = measure(model, golden.cases[0].row)
+    assert (pace.alone, pace.each) == (pytest.approx(20e-6), pytest.approx(1e-6))
+
+
+def test_a_slow_model_is_measured_once_and_soon(slow_model):
+    model, golden = load_model(slow_model)
+    pace = measure(model, golden.cases[0].row)
+    assert pace.alone == pace.each > LOOP_SECONDS
+
+
+def test_the_readiness_of_a_slow_model_is_remembered_and_of_a_fast_one_tried_each_time():
+    asked = []
+
+    def answers() -> bool:
+        asked.append(True)
+        return len(asked) < 2
+
+    slow, fast = Readiness(answers, 1e6), Readiness(answers, LOOP_SECONDS / 2)
+    assert [slow.why_not() for _ in range(3)] == [None] * 3 and len(asked) == 1
+    assert fast.why_not() is not None and len(asked) == 2
+    slow.stopping = True
+    assert slow.why_not() == "The server is shutting down."

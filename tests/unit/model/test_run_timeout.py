@@ -1,0 +1,220 @@
+"""An answer that is no longer wanted is not computed any further, and 504 says so in time."""
+
+import json
+import threading
+import time
+from math import inf
+
+import numpy as np
+import pytest
+from applications import wsgi_call
+from http_clients import LABEL, METRICS, Wire, metric, request
+from http_clients import until as happens
+
+from iris_wsgi import predictors, watch
+from iris_wsgi.deadline import PARSED, RAN, WAITED, until
+from iris_wsgi.errors import DeadlineExceeded
+from iris_wsgi.model import load_model
+from iris_wsgi.predictors import PIECE_ROWS, within_deadline
+from iris_wsgi.watch import Watch
+
+ROW = [[5.1, 3.5, 1.4, 0.2]]
+
+
+@pytest.mark.parametrize(
+    ("prefer", "seconds"),
+    [
+        (None, 10), ("", 10), ("wait=3", 3), ("WAIT=3", 3), (' wait = "3" ', 3), ("respond-async, wait=3", 3), ("wait=3;a=b", 3),
+        ("wait=3, wait=5", 3), ("wait=30", 10), ("wait=0", 10), ("wait=-3", 10), ("wait=3.5", 10), ("wait=x", 10), ("wait", 10),
+        ("await=3", 10), ("wait=9999999999", 10), ("wait=٣", 10), ('note="a, wait=3"', 10), (r'note="\", wait=3"', 10),
+        ('note="a", wait="3"', 3), ('"', 10),
+    ],
+)  # fmt: skip
+def test_the_shorter_of_the_servers_deadline_and_the_clients_preference_counts(prefer, seconds):
+    assert until(100.0, 10.0, prefer) == 100.0 + seconds
+
+
+def test_without_any_deadline_there_is_none():
+    assert until(1.0, inf, None) == inf
+    assert until(1.0, inf, "wait=2") == 3.0
+
+
+class Recorded:
+    """A model that notes what it is run on."""
+
+    def __init__(self, do=lambda rows, options: rows) -> None:
+        self.do, self.rows = do, []
+
+    def predict(self, rows, options=None):
+        self.rows.append(len(rows))
+        return self.do(rows, options)
+
+
+def test_nothing_runs_after_the_deadline():
+    model = Recorded()
+    with pytest.raises(DeadlineExceeded, match=PARSED):
+        within_deadline(model, Watch())(np.zeros((1, 4), np.float32), time.monotonic())
+    assert model.rows == []
+
+
+def test_many_rows_run_in_pieces_and_give_what_one_run_gives():
+    model, rows = Recorded(), np.arange(4 * (2 * PIECE_ROWS + 5), dtype=np.float32).reshape(-1, 4)
+    predict = within_deadline(model, Watch())
+    assert (predict(rows, time.monotonic() + 60) == rows).all()
+    assert model.rows == [PIECE_ROWS, PIECE_ROWS, 5]
+    assert predict(rows) is rows and model.rows[3:] == [len(rows)]
+
+
+def test_no_piece_begins_after_the_deadline(monkeypatch):
+    now, ends = [1000.0], 1001.0
+    monkeypatch.setattr(predictors.time, "monotonic", lambda: now[0])
+
+    def slowly(rows, _):
+        now[0] = ends
+        return rows
+
+    model = Recorded(slowly)
+    with pytest.raises(DeadlineExceeded, match=RAN):
+        within_deadline(model, Watch())(np.zeros((3 * PIECE_ROWS, 4), np.float32), ends)
+    assert model.rows == [PIECE_ROWS]
+
+
+def test_a_run_is_ended_at_its_deadline_and_others_go_on(slow_model, monkeypatch):
+    now, watching = [time.monotonic()], Watch()
+    monkeypatch.setattr(watch, "monotonic", lambda: now[0])
+    # Far away by the true time, so that it ends by the clock of the watch alone.
+    soon, late = now[0] + 3600, now[0] + 10**6
+    predict, few = within_deadline(load_model(slow_model)[0], watching), np.ones((64, 4), np.float32)
+    whole = predict(few, late)
+    # So many rows that the run would take minutes.
+    many = np.ones((100 * PIECE_ROWS, 4), np.float32)
+    results = {}
+
+    def run(name, rows, until):
+        try:
+            results[name] = predict(rows, until)
+        except DeadlineExceeded as error:
+            results[name] = error.detail
+
+    threads = [threading.Thread(target=run, args=one) for one in (("short", many, soon), ("long", few, late), ("none", few, inf))]
+    for thread in threads:
+        thread.start()
+    happens(lambda: any(at == soon for at, _ in list(watching.runs.values())), "the run has begun")
+    now[0] = soon
+    watching.sooner.set()
+    for thread in threads:
+        thread.join()
+    assert results["short"] == RAN
+    assert (results["long"] == whole).all() and (results["none"] == whole).all()
+
+
+def test_a_failure_of_the_model_is_not_taken_for_a_deadline():
+    def fail(rows, options):
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        within_deadline(Recorded(fail), Watch())(np.zeros((1, 4), np.float32), time.monotonic() + 60)
+
+
+def test_the_watch_forgets_runs_that_are_done():
+    watch, before = Watch(), threading.active_count()
+    for _ in range(100):
+        watch.run(lambda options: None, time.monotonic() + 60)
+    assert watch.runs == {} and threading.active_count() <= before + 1
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/label", "/predict/batch", "/v1/models/iris_svc:predict"])
+def test_a_request_that_has_waited_too_long_gets_504_and_nothing_runs(service, path):
+    before = metric(service.app.answer("GET", "/metrics", {})[0].body.decode(), "model_runs_total")
+    body = json.dumps({"data": ROW, "instances": ROW} if "v1" in path else {"data": ROW}).encode()
+    response, _ = service.app.answer("POST", path, {"CONTENT_TYPE": "application/json"}, body, time.monotonic() - 3600)
+    document = json.loads(response.body)
+    assert response.status == 504 and document.get("detail", document.get("error")) == WAITED
+    assert metric(service.app.answer("GET", "/metrics", {})[0].body.decode(), "model_runs_total") == before
+
+
+def infer(timeout: object = None) -> bytes:
+    tensor = {"name": "features", "shape": [1, 4], "datatype": "FP32", "data": ROW[0]}
+    return json.dumps({"inputs": [tensor], **({} if timeout is None else {"parameters": {"timeout": timeout}})}).encode()
+
+
+def test_the_timeout_of_the_protocol_is_in_microseconds_and_counts_from_the_arrival(service):
+    def status(timeout, ago=0.0):
+        path = "/v2/models/iris_svc/infer"
+        response = service.app.answer("POST", path, {}, infer(timeout), time.monotonic() - ago)[0]
+        return response.status, response.body
+
+    assert status(None)[0] == status(5_000_000)[0] == status(0)[0] == 200
+    assert status(1)[0] == 504 and PARSED in status(1)[1].decode()
+    assert status(1_000_000, ago=2)[0] == 504
+    # The server's own is shorter.
+    assert status(3_600_000_000, ago=11)[0] == 504
+
+
+def test_the_statistics_of_the_protocol_tell_how_long_requests_waited(make):
+    app = make(role="synchronous").service.app
+    app.answer("POST", "/v2/models/iris_svc/infer", {}, infer(), time.monotonic() - 2)
+    told = json.loads(app.answer("GET", "/v2/models/iris_svc/stats", {})[0].body)["model_stats"][0]["inference_stats"]
+    assert told["queue"]["count"] == 1 and told["queue"]["ns"] > 2e9
+    assert told["success"]["ns"] > told["queue"]["ns"]
+
+
+def test_zero_milliseconds_are_no_deadline(make):
+    app = make(deadline_ms=0)
+    response, _ = app.service.app.answer("POST", "/predict", {}, json.dumps({"data": ROW}).encode(), time.monotonic() - 3600)
+    assert response.status == 200
+
+
+def test_under_another_server_a_deadline_counts_from_the_call(make, slow_model):
+    app = make(model_dir=str(slow_model), deadline_ms=20, cache="off").service.app
+    status, _, content = wsgi_call(app, "POST", "/predict/batch", json.dumps({"data": ROW * 2000}).encode())
+    assert (status, json.loads(content)["detail"]) in ((504, RAN), (504, PARSED))
+
+
+def test_a_run_that_takes_too_long_is_ended_on_every_protocol(run, slow_model):
+    server = run("--cache", "off", "--model-dir", str(slow_model), "--deadline-ms", "300", "--threads", "1")
+    tensor = {"name": "row", "shape": [2000, 4], "datatype": "FP32", "data": [1.0] * 8000}
+    asked = [
+        ("/predict/batch", {"data": ROW * 2000}),
+        ("/v1/models/slow:predict", {"instances": ROW * 2000}),
+        ("/v2/models/slow/infer", {"inputs": [tensor]}),
+    ]
+    with Wire(server) as wire:
+        for path, document in asked:
+
+            def ran(path=path, document=document) -> bool:
+                # On a busy machine its time may be over before the run begins. Then it is asked again.
+                answer = wire.ask(request("POST", path, document))
+                assert answer.status == 504 and any(why in answer.body.decode() for why in (RAN, PARSED, WAITED)), path
+                return RAN in answer.body.decode()
+
+            happens(ran, "a run that is ended")
+        happens(lambda: wire.ask(request("POST", "/predict/label", {"data": ROW})).status == 200, "an answer in time")
+
+
+def test_what_expires_in_the_queue_is_told_at_once_and_never_runs(run, slow_model):
+    server = run("--cache", "off", "--model-dir", str(slow_model), "--deadline-ms", "0", "--threads", "1")
+    large = request("POST", "/predict/batch", {"data": ROW * 10_000})
+    impatient = request("POST", "/predict/batch", {"data": ROW * 3}, "Prefer: wait=1")
+    with Wire(server) as busy, Wire(server) as waiting, Wire(server) as prober:
+        # One connection keeps the only thread busy for longer than the other is willing to wait.
+        busy.send(large)
+        happens(lambda: metric(prober.ask(METRICS).body.decode(), "http_requests_in_flight") == 2, "the thread is busy")
+        answer = waiting.ask(impatient)
+        assert answer.status == 504 and answer.json()["detail"] == WAITED and not answer.closes
+        text = prober.ask(METRICS).body.decode()
+        assert metric(text, "http_requests_total", method="POST", route="/predict/batch", status="504") == 1
+        assert sum(metric(text, "model_rows_total", label=label) for label in "abc") == 0 and not busy.readable()
+        assert prober.ask(request("GET", "/readyz")).status == 200
+
+
+def test_a_slow_model_is_never_run_in_the_io_loop(run, slow_model):
+    server = run("--cache", "off", "--model-dir", str(slow_model), "--threads", "1", "--deadline-ms", "0")
+    with Wire(server) as busy, Wire(server) as other:
+        busy.send(request("POST", "/predict/batch", {"data": ROW * 200}))
+        assert other.ask(request("GET", "/livez")).status == 200
+        assert not busy.readable()
+        other.send(LABEL)
+        assert not other.readable()
+        assert busy.answer().status == 200
+        assert other.answer().status == 200

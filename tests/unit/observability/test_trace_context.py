@@ -1,0 +1,150 @@
+"""The ids of requests: which count, and that they join the log lines of all processes that a request went through."""
+
+import json
+
+import pytest
+from http_clients import ROW, Wire, ask, request, until
+
+from iris_wsgi.tracing import ids_of
+
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+def ids(traceparent: str, tracestate: str = ""):
+    return ids_of({"HTTP_X_REQUEST_ID": "it", "HTTP_TRACEPARENT": traceparent, "HTTP_TRACESTATE": tracestate})
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "flags"),
+    [
+        (f"00-{TRACE}-{PARENT}-01", "01"),
+        (f"00-{TRACE}-{PARENT}-00", "00"),
+        # What nobody knows yet is not passed on, of the flags (section 3.2.2.5) and of a later version (section 4.3).
+        (f"00-{TRACE}-{PARENT}-ff", "03"),
+        (f"cc-{TRACE}-{PARENT}-01", "01"),
+        (f"cc-{TRACE}-{PARENT}-01-what-the-future-will-be-like", "01"),
+    ],
+)
+def test_a_trace_goes_on_under_its_id_with_us_as_the_parent(traceparent, flags):
+    one, other = ids(traceparent), ids(traceparent)
+    assert one.told() == {"request_id": "it", "trace_id": TRACE, "span_id": one.span, "parent_id": PARENT}
+    assert one.passed_on() == [("X-Request-ID", "it"), ("traceparent", f"00-{TRACE}-{one.span}-{flags}")]
+    assert len({PARENT, one.span, other.span}) == 3 and len(one.span) == 16 and int(one.span, 16)
+
+
+@pytest.mark.parametrize(
+    "traceparent",
+    [
+        "",
+        "a",
+        f"00-{TRACE.upper()}-{PARENT}-01",
+        f"00-{TRACE}-{PARENT.upper()}-01",
+        f"00-{'0' * 32}-{PARENT}-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"00-{TRACE}-{PARENT}-01-x",
+        f"00-{TRACE}-{PARENT}-01-",
+        f"00-{TRACE}-{PARENT}-1",
+        f"ff-{TRACE}-{PARENT}-01",
+        f"cc-{TRACE}-{PARENT}-01.x",
+        f"00-{TRACE}-{PARENT}",
+        f" 00-{TRACE}-{PARENT}-01",
+        f"00-{TRACE}-{PARENT}-01\r\nX: y",
+        f"cc-{TRACE}-{PARENT}-01-\r\nX: y",
+        f"00-{TRACE}-{PARENT}-01,00-{TRACE}-{PARENT}-01",
+        f"00-{TRACE[:-1]}é-{PARENT}-01",
+    ],
+)
+def test_a_trace_that_is_none_is_as_if_it_had_not_come(traceparent):
+    found = ids(traceparent, "rojo=1")
+    assert found.told() == {"request_id": "it"} and found.passed_on() == [("X-Request-ID", "it")]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE",
+        "rojo=1 , \tcongo=a b!~",
+        "fw529a3039@dt=FfAAAA,,0a-b*c/d_e=x",
+        ",".join(f"k{i}=v" for i in range(32)),
+        f"{'k' * 256}={'v' * 256}",
+    ],
+)
+def test_its_state_goes_on_unchanged(state):
+    assert ids(f"00-{TRACE}-{PARENT}-01", state).passed_on()[2:] == [("tracestate", state)]
+
+
+@pytest.mark.parametrize(
+    "state",
+    ["", "a", "a=", "=a", "A=1", "a=1=2", "a=1;b=2 ", "a=\x7f", "a=é", "a=1\r\nX: y", f"{'k' * 257}=v", f"k={'v' * 257}",
+     ",".join(f"k{i}=v" for i in range(33))],
+)  # fmt: skip
+def test_a_state_that_is_none_is_left_out_and_the_trace_goes_on(state):
+    found = ids(f"00-{TRACE}-{PARENT}-01", state)
+    assert [name for name, _ in found.passed_on()] == ["X-Request-ID", "traceparent"]
+
+
+# Through several processes
+
+
+def sent(path: str) -> bytes:
+    return request("POST", path, {"data": [ROW]}, "X-Request-ID: one-id", f"traceparent: 00-{TRACE}-{PARENT}-01")
+
+
+def lines(server) -> list[dict]:
+    """What its log says, once it has ended."""
+    return [json.loads(line) for line in server.stop()[1].splitlines()]
+
+
+def of_request(server) -> dict:
+    (line,) = [line for line in lines(server) if line.get("request_id") == "one-id"]
+    return line
+
+
+@pytest.mark.long
+def test_one_request_is_found_in_the_logs_of_a_gateway_and_its_members(run):
+    members = {name: run("--role", "member", "--member", name) for name in ("setosa", "versicolor", "virginica")}
+    registry = ",".join(f"{name}={server.url}" for name, server in members.items())
+    gateway = run("--role", "gateway", "--members", registry, "--quorum", "3")
+    until(lambda: ask(gateway, request("GET", "/readyz")).status == 200, "the gateway knows its members")
+    assert ask(gateway, sent("/ensemble/predict")).fields["x-request-id"] == "one-id"
+    first = of_request(gateway)
+    assert (first["route"], first["trace_id"], first["parent_id"]) == ("/ensemble/predict", TRACE, PARENT)
+    asked = [of_request(server) for server in members.values()]
+    assert {(line["status"], line["trace_id"], line["parent_id"]) for line in asked} == {(200, TRACE, first["span_id"])}
+    assert len({PARENT, first["span_id"], *(line["span_id"] for line in asked)}) == 5
+
+
+def test_one_request_is_found_in_the_logs_of_both_halves_of_a_model(run):
+    pred = run("--role", "pred")
+    prep = run("--role", "prep", "--pred-url", pred.url)
+    until(lambda: ask(prep, request("GET", "/readyz")).status == 200, "prep knows pred")
+    assert ask(prep, sent("/predict/label")).status == 200
+    first, second = of_request(prep), of_request(pred)
+    assert (first["trace_id"], first["parent_id"]) == (TRACE, PARENT)
+    assert (second["trace_id"], second["parent_id"]) == (TRACE, first["span_id"])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("role", "path"), [("asynchronous", "/jobs"), ("sync_async", "/predict/hybrid")])
+def test_the_job_of_a_request_is_found_in_the_log_of_its_worker(run, tmp_path, role, path):
+    state = {"IRIS_STATE_DIR": str(tmp_path / "state")}
+    server, worker = run("--role", role, **state), run(command="worker", **state)
+    place = ask(server, sent(path)).fields["location"]
+    until(lambda: ask(server, request("GET", place)).json()["status"] == "succeeded", "the worker has done it")
+    first = of_request(server)
+    assert (first["trace_id"], f"/jobs/{first['job']}") == (TRACE, place)
+    (ended,) = [line for line in lines(worker) if line.get("job") == first["job"]]
+    assert (ended["message"], ended["outcome"], ended["attempt"], ended["rows"]) == ("attempt ended", "succeeded", 1, 1)
+
+
+def test_what_the_server_refuses_for_want_of_room_keeps_its_ids(run):
+    server = run("--role", "asynchronous", "--waiters", "1")
+    place = ask(server, sent("/jobs").replace(b"one-id", b"another")).fields["location"]
+    held = request("GET", place, None, "X-Request-ID: one-id", f"traceparent: 00-{TRACE}-{PARENT}-01", "Prefer: wait=30")
+    with Wire(server) as one, Wire(server) as other:
+        one.send(held), other.send(held)
+        until(lambda: one.readable() or other.readable(), "one is held, the other refused")
+        answer = (one if one.readable() else other).answer()
+        assert (answer.status, answer.fields["x-request-id"]) == (503, "one-id")
+    (line,) = [line for line in lines(server) if line.get("message") == "request refused"]
+    assert (line["status"], line["request_id"], line["trace_id"], line["parent_id"]) == (503, "one-id", TRACE, PARENT)

@@ -1,0 +1,299 @@
+"""The second level of the prediction cache: found again by others, cleared for all, and right whatever Redis does."""
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from math import inf
+
+import numpy as np
+import pytest
+from http_clients import ask, request, until
+from prediction_caches import ROW, ROWS, Slow, cache_of, counted, right
+from project import MODEL
+from redis_server import RedisServer
+
+from iris_wsgi import caching
+from iris_wsgi.breaker import FAILURES
+from iris_wsgi.cached import ANYTHING
+from iris_wsgi.redis import Link
+from iris_wsgi.settings import BadSetting
+from iris_wsgi.shared import SecondLevel
+
+SECONDS = 0.5
+
+
+@pytest.fixture
+def redis():
+    server = RedisServer(durable=False)
+    yield server
+    if server.process.poll() is None:
+        server.process.send_signal(signal.SIGCONT)
+    server.remove()
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """A busy machine is not to look like a Redis that stands still."""
+    monkeypatch.setattr(caching, "SHARED_SECONDS", 3.0)
+
+
+@pytest.fixture
+def caches(redis):
+    """Makes caches of one model, each with its own memory, over one Redis."""
+    stores = []
+
+    def make_cache(url=redis.url, space=b"model", predict=None, **options):
+        stores.append(Link(url, SECONDS))
+        failures, told = [], []
+        predict = predict or Slow()
+        cache = cache_of(predict, **options)
+        cleared = cache.known.board.next_generation
+        tell = told.append
+        cache.shared = SecondLevel(
+            stores[-1], SECONDS, space, 12, 60.0, lambda *line: tell(line), cleared, lambda: failures.append(1)
+        )
+        cache.failures, cache.told = failures, told
+        return cache
+
+    yield make_cache
+    for store in stores:
+        store.client.close()
+
+
+def same(cache, rows=ROWS):
+    assert cache(rows).tobytes() == right(rows).tobytes()
+
+
+def test_what_one_has_worked_out_the_other_fetches(caches):
+    one, other = caches(), caches()
+    same(one, ROWS[:5])
+    answer = other.ask(ROWS[:8], inf, ANYTHING)
+    assert answer.probabilities.tobytes() == right(ROWS[:8]).tobytes()
+    assert answer[1:5] == (0, 0, 5, 3) and other.predict.runs == [3]
+    assert counted(other) == {"shared": 5, "run": 3} and other.failures == []
+    assert other.ask(ROWS[:8], inf, ANYTHING).hits == 8
+
+
+def test_no_model_gets_the_answers_of_another(caches):
+    def other_model(rows, until=inf):
+        return right(rows) + 1
+
+    one, other = caches(), caches(space=b"other", predict=other_model)
+    for _ in range(2):
+        same(one)
+        assert other(ROWS).tobytes() == (right(ROWS) + 1).tobytes()
+        one.known.board.next_generation()
+        other.known.board.next_generation()
+
+
+def test_two_models_over_one_redis_answer_as_without_it(make, redis):
+    for folder in (MODEL, MODEL / "fast", MODEL):
+        wanted = make(role="web_single", model_dir=str(folder))
+        app = make(role="prediction_cache", model_dir=str(folder), cache_redis_url=redis.url)
+        body = {"data": ROWS.astype(float).tolist()}
+        assert app.post_json("/predict/batch", body).body == wanted.post_json("/predict/batch", body).body
+    assert redis.ask("DBSIZE") == 2 * (len(ROWS) + 1)
+
+
+def test_the_status_tells_both_levels(make, redis):
+    one, other = (make(role="prediction_cache", cache_redis_url=redis.url) for _ in range(2))
+    body = {"data": [ROW]}
+    assert one.post_json("/predict", body).headers["Cache-Status"] == "iris_wsgi; fwd=miss; stored"
+    assert other.post_json("/predict", body).headers["Cache-Status"] == "iris_wsgi_shared; hit, iris_wsgi; fwd=miss; stored"
+    assert other.post_json("/predict", body).headers["Cache-Status"].startswith("iris_wsgi; hit; ttl=")
+    assert other.get("/cache").json["second_level"] is True
+
+
+def test_a_clear_is_one_for_all_who_share_it(caches):
+    one, other = caches(), caches()
+    same(one)
+    same(other)
+    one.clear()
+    assert one.ask(ROWS[:1], inf, ANYTHING).hits == 0
+    # What the others do each second.
+    other.shared.keep_up()
+    assert other.ask(ROWS[:2], inf, ANYTHING)[1:5] == (0, 0, 1, 1)
+
+
+def test_a_look_alone_tells_of_a_clear(caches):
+    one, other = caches(), caches()
+    same(one, ROWS[:4])
+    same(other, ROWS[:2])
+    one.clear()
+    assert other.ask(ROWS[2:4], inf, ANYTHING).run == 2
+    assert other.ask(ROWS[:2], inf, ANYTHING).hits == 0
+
+
+def test_a_redis_that_forgot_its_token_gives_nothing_from_before(caches, redis):
+    one = caches()
+    same(one)
+    redis.ask("DEL", "model:token")
+    other = caches()
+    same(other)
+    assert counted(other) == {"run": len(ROWS)}
+    one.shared.keep_up()
+    assert one.ask(ROWS, inf, ANYTHING).shared == len(ROWS)
+
+
+def test_who_did_not_reach_it_until_after_a_clear_knows_nothing_any_more(caches, redis, monkeypatch):
+    cache = caches()
+    redis.kill()
+    same(cache, ROWS[:3])
+    redis.start()
+    monkeypatch.setattr(cache.shared.breaker, "try_at", 0.0)
+    cache.keep_up()
+    assert cache.shared.breaker.up and len(cache.known.shelf.entries) == 0
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"x", bytes(12), bytes(16), bytes(range(100, 116)), bytes(range(100, 117)), b"1" * 100_000]
+)
+def test_values_that_are_not_what_was_put_there_are_not_believed(caches, redis, content):
+    one, other = caches(), caches()
+    same(one, ROWS[:3])
+    for key in redis.ask("KEYS", "model:*"):
+        if not key.endswith(b":token"):
+            redis.ask("SET", key, content)
+    same(other, ROWS[:3])
+    assert other.predict.runs == [3] and len(other.failures) == 3
+
+
+def test_a_value_under_the_key_of_another_is_not_believed(caches, redis):
+    one, other = caches(), caches()
+    same(one, ROWS[:2])
+    first, second = (key for key in redis.ask("KEYS", "model:*") if not key.endswith(b":token"))
+    values = redis.ask("GET", first), redis.ask("GET", second)
+    redis.ask("MSET", first, values[1], second, values[0])
+    same(other, ROWS[:2])
+    assert other.predict.runs == [2]
+
+
+def test_a_redis_that_stands_still_is_left_out_and_taken_back(caches, redis, monkeypatch):
+    cache = caches(most=300)
+    same(cache, ROWS[:2])
+    os.kill(redis.process.pid, signal.SIGSTOP)
+    for i in range(20):
+        same(cache, ROWS[i : i + 1])
+    assert len(cache.failures) == FAILURES and not cache.shared.breaker.up
+    assert "is left out" in cache.told[0][1]
+    os.kill(redis.process.pid, signal.SIGCONT)
+    monkeypatch.setattr(cache.shared.breaker, "try_at", 0.0)
+    until(lambda: retried(cache, monkeypatch), "it is asked again")
+    assert "is back" in cache.told[-1][1]
+    same(cache)
+
+
+def retried(cache, monkeypatch):
+    monkeypatch.setattr(cache.shared.breaker, "try_at", 0.0)
+    same(cache, ROWS[:1])
+    return cache.shared.breaker.up
+
+
+def test_a_redis_that_is_gone_is_left_out_and_taken_back(caches, redis, monkeypatch):
+    cache = caches(most=300)
+    same(cache)
+    redis.kill()
+    for i in range(20):
+        same(cache, ROWS[i : i + 1])
+    assert len(cache.failures) == FAILURES
+    redis.start()
+    until(lambda: retried(cache, monkeypatch), "it is asked again")
+    same(cache)
+
+
+GARBAGE = [
+    b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    b"*2\r\n$1\r\nx\r\n$1\r\ny\r\n" * 50,
+    b"+OK\r\n" * 50,
+    b":1\r\n" * 50,
+    b"$-1\r\n" * 50,
+    b"$x\r\n",
+    b"*999999\r\n",
+    b"-ERR no\r\n" * 50,
+    b"\xff\xfe\x00" * 100,
+    b"*1000\r\n" + b"$16\r\n" + b"x" * 16 + b"\r\n",
+    b"",
+]
+
+
+@pytest.mark.parametrize("garbage", GARBAGE, ids=range(len(GARBAGE)))
+def test_whatever_it_answers_the_predictions_are_right(caches, garbage):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ended = threading.Event()
+
+        def serve():
+            while not ended.is_set():
+                connection, _ = listener.accept()
+                with connection:
+                    connection.settimeout(0.05)
+                    try:
+                        while connection.recv(100_000):
+                            connection.sendall(garbage)
+                            if not garbage:
+                                break
+                    except OSError:
+                        pass
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        cache = caches(url=f"redis://127.0.0.1:{listener.getsockname()[1]}", most=300)
+        for i in range(6):
+            same(cache, ROWS[i : i + 2])
+            same(cache, ROWS[:1])
+        assert cache.failures
+        ended.set()
+        socket.create_connection(listener.getsockname()).close()
+        thread.join(60)
+
+
+def test_a_clear_that_the_second_level_does_not_hear_is_503_and_clears_this_pod(make, redis):
+    app = make(role="prediction_cache", cache_redis_url=redis.url)
+    app.post_json("/predict", {"data": [ROW]})
+    redis.kill()
+    assert "the second level did not answer" in app.delete("/cache", status=503).json["detail"]
+    assert app.post_json("/predict", {"data": [ROW]}).headers["Cache-Status"] == "iris_wsgi; fwd=miss; stored"
+    assert app.get("/cache").json["shared_failures"] >= 1
+
+
+def test_who_has_no_time_for_it_goes_without(caches, redis):
+    one, other = caches(), caches()
+    same(one, ROWS[:1])
+    os.kill(redis.process.pid, signal.SIGSTOP)
+    other.shared.slowest = 3600
+    assert other.ask(ROWS[:1], time.monotonic() + 1800, ANYTHING)[3:5] == (0, 1) and other.failures == []
+
+
+def test_no_request_that_may_wait_for_redis_is_answered_in_the_loop(make, redis):
+    app = make(role="all", cache_redis_url=redis.url).service.app
+    for path, on_path in app.table.items():
+        for method, route in on_path.items():
+            waits = path.startswith("/predict") or path.endswith(("infer", ":predict")) or (path, method) == ("/cache", "DELETE")
+            assert (route.inline_bytes == -1) or not waits, path
+
+
+def test_a_password_is_shown_nowhere(make, log):
+    app = make(role="prediction_cache", cache_redis_url="redis://:hidden@127.0.0.1:1/0")
+    for i in range(FAILURES + 1):
+        app.post_json("/predict", {"data": [[i, 1, 1, 1]]})
+    assert any("is left out" in line for line in log.kept) and not any("hidden" in line for line in log.kept)
+    with pytest.raises(BadSetting) as raised:
+        make(role="prediction_cache", cache_redis_url="redis://:hidden@h:port/0")
+    assert "hidden" not in str(raised.value)
+
+
+def test_a_live_server_answers_right_while_its_redis_stands_still_and_learns_of_clears(run, redis):
+    place = {"IRIS_CACHE_REDIS_URL": redis.url}
+    one, other = (run("--role", "prediction_cache", "--workers", "2", **place) for _ in range(2))
+    asked = [request("POST", "/predict", {"data": [row]}) for row in ROWS[:10].astype(float).tolist()]
+    wanted = [ask(one, data).body for data in asked]
+    assert [ask(other, data).body for data in asked] == wanted
+    until(lambda: ask(one, request("DELETE", "/cache")).status == 200, "Redis hears of the clear")
+    until(lambda: json.loads(ask(other, request("GET", "/cache")).body)["entries"] == 0, "all processes of the other hear it")
+    os.kill(redis.process.pid, signal.SIGSTOP)
+    for server in (one, other):
+        answers = [ask(server, data) for data in asked]
+        assert [(one.status, one.body) for one in answers] == [(200, body) for body in wanted]
+    assert np.isfinite([json.loads(body)["prediction"] for body in wanted]).all()

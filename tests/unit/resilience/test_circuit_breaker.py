@@ -1,0 +1,157 @@
+"""The breaker in front of a store, and the companions of a process."""
+
+import threading
+import time
+
+import pytest
+from applications import KeptLog
+from http_clients import until
+
+from iris_wsgi import breaker
+from iris_wsgi.breaker import FAILURES, Breaker
+from iris_wsgi.companions import Companions
+from iris_wsgi.errors import StoreDown
+from iris_wsgi.stores.jobs import Unknown
+
+
+class Store:
+    """Answers get() as it is told, and counts; `guarded` is what asks it."""
+
+    def __init__(self) -> None:
+        self.asked, self.error = 0, None
+
+    def get(self, job_id):
+        self.asked += 1
+        if self.error:
+            raise self.error
+        return job_id
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def guarded(said, monkeypatch):
+    one = Breaker(lambda level, message: said.append((level, message)), "refused", "back")
+    one.store = Store()
+    one.clock = [1000.0]
+    monkeypatch.setattr(breaker.time, "monotonic", lambda: one.clock[0])
+    return one
+
+
+def down(guarded, times=FAILURES):
+    guarded.store.error = StoreDown("the store hangs")
+    for _ in range(times):
+        with pytest.raises(StoreDown, match="the store hangs"):
+            guarded.call(guarded.store.get, "a")
+
+
+def test_one_failure_or_two_are_no_reason_to_stop_asking(guarded, said):
+    down(guarded, FAILURES - 1)
+    guarded.store.error = None
+    assert guarded.call(guarded.store.get, "a") == "a" and said == []
+    down(guarded, FAILURES - 1)
+    assert guarded.up and guarded.store.asked == 2 * FAILURES - 1
+
+
+def test_after_that_nobody_waits_for_the_store_but_one_now_and_then(guarded):
+    down(guarded)
+    assert not guarded.up
+    down(guarded, 10)
+    assert guarded.store.asked == FAILURES
+    for _ in range(5):
+        guarded.clock[0] += breaker.PAUSE_SECONDS
+        down(guarded, 10)
+    assert guarded.store.asked == FAILURES + 5
+
+
+def test_a_store_that_is_back_is_asked_by_all_and_both_turns_are_told(guarded, said):
+    down(guarded, 10)
+    guarded.store.error = None
+    guarded.clock[0] += breaker.PAUSE_SECONDS
+    assert [guarded.call(guarded.store.get, "a") for _ in range(5)] == ["a"] * 5
+    assert [level for level, _ in said] == ["error", "info"] and "the store hangs" in said[0][1]
+
+
+def test_a_refusal_is_an_answer_of_a_store_that_works(guarded):
+    down(guarded)
+    guarded.store.error = Unknown()
+    guarded.clock[0] += breaker.PAUSE_SECONDS
+    for _ in range(3):
+        with pytest.raises(Unknown):
+            guarded.call(guarded.store.get, "a")
+    assert guarded.up
+
+
+def test_while_one_tries_the_others_are_refused_at_once(guarded):
+    down(guarded)
+    guarded.clock[0] += breaker.PAUSE_SECONDS
+    trying, goes_on, answers = threading.Event(), threading.Event(), []
+
+    def slow(job_id):
+        trying.set()
+        assert goes_on.wait(60)
+        return job_id
+
+    guarded.store.get = slow
+    thread = threading.Thread(target=lambda: answers.append(guarded.call(guarded.store.get, "a")))
+    thread.start()
+    assert trying.wait(60)
+    down(guarded, 3)
+    goes_on.set()
+    thread.join(60)
+    assert answers == ["a"] and guarded.up
+
+
+def test_companions_begin_and_end_with_the_process():
+    companions, seen = Companions(KeptLog()), []
+
+    def run():
+        while not companions.ending:
+            time.sleep(0.001)
+        seen.append("finished")
+
+    companions.add("one", run)
+    companions.add("two", lambda: threading.Event().wait(), finishes=False)
+    companions.start()
+    assert companions.why_not() is None
+    assert companions.end(time.monotonic() + 60) == [] and seen == ["finished"]
+    assert companions.why_not() is None
+
+
+def test_a_companion_that_does_not_finish_in_time_is_named():
+    companions, goes_on = Companions(KeptLog()), threading.Event()
+    companions.add("slow one", goes_on.wait)
+    companions.start()
+    assert companions.end(time.monotonic()) == ["slow one"]
+    goes_on.set()
+
+
+def test_a_companion_that_fails_is_logged_and_begins_anew():
+    log, runs = KeptLog(), []
+    companions = Companions(log)
+
+    def run():
+        runs.append(1)
+        if len(runs) == 1:
+            raise ZeroDivisionError
+        while not companions.ending:
+            time.sleep(0.001)
+
+    companions.add("one", run)
+    companions.start()
+    until(lambda: len(runs) == 2, "it runs again")
+    assert "ZeroDivisionError" in log.kept[0] and companions.why_not() is None
+    companions.end(time.monotonic() + 60)
+
+
+def test_a_process_whose_companion_has_ended_is_to_be_restarted(make):
+    app = make()
+    assert app.get("/livez").json == {"live": True}
+    app.service.companions.all.clear()
+    app.service.companions.add("worker", lambda: None)
+    app.service.companions.start()
+    until(lambda: app.get("/livez", status="*").status_int == 503, "it is told")
+    assert app.get("/livez", status=503).json["detail"] == "The worker of this process has ended."

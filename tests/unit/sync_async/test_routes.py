@@ -1,0 +1,176 @@
+"""POST /predict/hybrid: a provisional answer now, the full one as a job, and what is left when one of the two fails."""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import webtest
+from http_clients import ROW
+from job_requests import hand_in, key, work
+from project import MODEL
+
+from iris_wsgi import queues
+from iris_wsgi.errors import BadModel
+from iris_wsgi.model import load_model
+from iris_wsgi.routes.hybrid import ALL_FAILED
+
+SETOSA = {"data": [ROW]}
+# The fast model is sure of the first, and not of the second.
+UNSURE = {"data": [[6.7, 3.1, 4.7, 1.5]]}
+FAST = load_model(MODEL / "fast")[0]
+
+
+@pytest.fixture
+def app(make: Callable[..., webtest.TestApp]) -> webtest.TestApp:
+    return make()
+
+
+def hybrid(app: webtest.TestApp, rows=SETOSA, status: int = 200, **headers: str) -> webtest.TestResponse:
+    return app.post_json("/predict/hybrid", rows, headers=headers, status=status)
+
+
+class Fast:
+    """The fast model, until it is told to do something else."""
+
+    def __init__(self) -> None:
+        self.do = lambda rows, until: FAST.predict(rows)
+
+    def __call__(self, rows, until):
+        return self.do(rows, until)
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> Fast:
+    one = Fast()
+    monkeypatch.setattr(queues, "within_deadline", lambda model, watch: one)
+    return one
+
+
+def fail(rows, until):
+    raise RuntimeError("no memory")
+
+
+def test_the_fast_models_answer_comes_at_once_and_the_full_ones_is_a_job(app):
+    answer = hybrid(app)
+    told = answer.json
+    assert list(told) == ["provisional", "final", "degraded"] and told["degraded"] is False
+    assert told["provisional"]["label"] == "setosa"
+    assert told["provisional"]["model"] == {"name": FAST.name, "version": FAST.version, "digest": FAST.digest}
+    assert told["provisional"]["probabilities"] == FAST.predict([ROW])[0].tolist()
+    assert answer.headers["X-Model-Digest"] == FAST.digest != app.service.model.digest
+    assert told["final"]["status"] == "queued" and told["final"]["href"] == answer.headers["Location"]
+
+
+def test_the_record_holds_both_answers_and_whether_they_agree(app):
+    told = hybrid(app).json
+    path = told["final"]["href"]
+    assert "agrees" not in app.get(path).json and app.get(path).json["provisional"] == told["provisional"]
+    work(app)
+    record = app.get(path)
+    assert record.json["agrees"] is True and record.json["degraded"] is False
+    assert record.json["provisional"] == told["provisional"]
+    assert record.json["result"] == app.post_json("/predict/batch", SETOSA).json
+    assert record.headers["X-Model-Digest"] == app.service.model.digest
+
+
+def test_answers_that_differ_are_told_and_counted(app):
+    both = load_model(MODEL)[0], FAST
+    rows = [[4 + i / 10, 2 + j / 10, 1 + k / 4, k / 10] for i in range(0, 40, 3) for j in range(0, 24, 4) for k in range(25)]
+    labels = [[model.labels[i] for i in model.predict(rows).argmax(axis=1)] for model in both]
+    differing = [row for row, full, fast in zip(rows, *labels, strict=True) if full != fast]
+    assert differing
+    path = hybrid(app, {"data": differing[:1]}).json["final"]["href"]
+    hybrid(app)
+    work(app)
+    assert app.get(path).json["agrees"] is False
+    text = app.get("/metrics").text.splitlines()
+    assert {'hybrid_agreements_total{agrees="false"} 1', 'hybrid_agreements_total{agrees="true"} 1'} <= set(text)
+    assert 'hybrid_answers_total{final="queued"} 2' in text
+
+
+@pytest.mark.parametrize("do", [fail, lambda rows, until: FAST.predict(rows) * float("nan")], ids=["raises", "not finite"])
+def test_when_the_fast_model_fails_the_job_is_taken_and_marked(app, fast, do, log):
+    fast.do = do
+    answer = hybrid(app, status=202)
+    assert answer.json["provisional"] is None and answer.json["degraded"] is True
+    assert answer.json["final"]["href"] == answer.headers["Location"] and "X-Model-Digest" not in answer.headers
+    work(app)
+    record = app.get(answer.headers["Location"]).json
+    assert (record["status"], record["degraded"], record["provisional"]) == ("succeeded", True, None)
+    assert "agrees" not in record and "the fast model failed" in [line.get("message") for line in log.lines()]
+    assert 'hybrid_answers_total{final="degraded"} 1' in app.get("/metrics").text
+
+
+def test_openapi_shows_that_an_answer_may_have_no_provisional_one(app):
+    shown = app.get("/openapi.json").json["paths"]["/predict/hybrid"]["post"]["responses"]
+    assert [status for status in shown if status < "300"] == ["200", "202"]
+
+
+def test_a_fast_model_that_hangs_has_half_of_the_time_and_the_rest_is_for_the_job(make, fast):
+    app, given = make(deadline_ms=60_000), []
+    fast.do = lambda rows, until: given.append(until - time.monotonic()) or FAST.predict(rows)
+    hybrid(app)
+    assert 0 < given[0] <= 30
+
+
+def test_when_the_queue_is_full_the_fast_answer_still_goes_out(make):
+    app = make(jobs_queued=1)
+    hand_in(app)
+    answer = hybrid(app)
+    assert answer.json["final"] == {"status": "unavailable"} and answer.json["provisional"]["label"] == "setosa"
+    assert "Location" not in answer.headers and 'hybrid_answers_total{final="unavailable"} 1' in app.get("/metrics").text
+
+
+def test_when_both_fail_it_is_503(make, fast):
+    app = make(jobs_queued=1)
+    hand_in(app)
+    fast.do = fail
+    answer = hybrid(app, status=503)
+    assert answer.json["detail"] == ALL_FAILED and answer.headers["Retry-After"] == "1"
+
+
+def test_only_what_the_fast_model_is_not_sure_of_becomes_a_job(make):
+    app = make(escalate_below=0.9)
+    assert hybrid(app).json["final"] == {"status": "confident"}
+    assert hybrid(app, UNSURE).json["final"]["status"] == "queued"
+    assert app.get("/jobs").json["jobs"]["queued"] == 1
+    assert 'hybrid_answers_total{final="confident"} 1' in app.get("/metrics").text
+
+
+def test_with_a_threshold_of_1_all_become_jobs_and_of_0_none(make):
+    certain = {"data": [[-1e6, 3, -1e6, -1e6]]}
+    app = make(escalate_below=1.0)
+    assert max(hybrid(app, certain).json["provisional"]["probabilities"]) == 1.0
+    assert app.get("/jobs").json["jobs"]["queued"] == 1
+    assert hybrid(make(escalate_below=0.0), UNSURE).json["final"] == {"status": "confident"}
+
+
+def test_one_key_is_one_job_with_the_answer_that_was_given_first(app, fast):
+    first = hybrid(app, **key("k")).json
+    fast.do = fail
+    again = hybrid(app, **key("k")).json
+    assert again == first
+    assert "Idempotency-Key" in hybrid(app, UNSURE, status=422, **key("k")).json["detail"]
+
+
+def test_more_rows_than_one_are_told_where_to_go(app):
+    told = hybrid(app, {"data": [ROW, ROW]}, status=422).json
+    assert "POST /jobs" in told["errors"][0]["detail"]
+
+
+def test_a_fast_model_of_other_classes_stops_the_role_and_is_left_out_of_all(make, slow_model, log):
+    with pytest.raises(BadModel, match="a, b, c; the full model takes 4 for setosa"):
+        make(role="sync_async", fast_model_dir=str(slow_model))
+    app = make(fast_model_dir=str(slow_model))
+    app.post_json("/predict/hybrid", SETOSA, status=404)
+    assert app.post_json("/predict/label", SETOSA).json == {"prediction": "setosa"}
+    assert "POST /predict/hybrid is not served" in log.lines()[0]["message"]
+
+
+def test_a_model_of_ones_own_without_a_fast_one_is_served_all_the_same(make, model_copy: Path):
+    shutil.rmtree(model_copy / "fast")
+    assert make(model_dir=str(model_copy)).post_json("/predict/label", SETOSA).json == {"prediction": "setosa"}
+    with pytest.raises(BadModel, match="fast"):
+        make(role="sync_async", model_dir=str(model_copy))

@@ -1,0 +1,430 @@
+"""The Open Inference Protocol v2 and KServe's v1 through the whole application."""
+
+import gzip
+import json
+import shutil
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from applications import KeptLog, wsgi_call
+from http_clients import CI
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from iris_data import training_rows
+from metrics_text import value
+from project import MODEL
+from v2_vectors import (
+    HEAD,
+    IRIS,
+    MALFORMED,
+    MALFORMED_WORDS,
+    MARK,
+    MOST,
+    ROW,
+    ROW_BYTES,
+    WORDS,
+    Sent,
+    binary,
+    claim,
+    document,
+    plain,
+    sent,
+    sized,
+)
+
+from iris_wsgi.__main__ import main
+from iris_wsgi.board import Board
+from iris_wsgi.metrics import Registry
+from iris_wsgi.pace import Pace
+from iris_wsgi.roles import build
+from iris_wsgi.routes import v2
+from iris_wsgi.servable import Servable, version_of
+from iris_wsgi.settings import Settings
+from iris_wsgi.tally import Tallies, Tally
+from iris_wsgi.wsgi import App
+
+INFER = "/v2/models/iris_svc/infer"
+PREDICT = "/v1/models/iris_svc:predict"
+BINARY_OUT = {"parameters": {"binary_data_output": True}}
+PROBABILITIES = {"outputs": [{"name": "probabilities"}]}
+
+
+class Unseen:
+    """An observer that does not look."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+
+    def started(self) -> None:
+        pass
+
+    def failed(self, _: str) -> None:
+        self.failures += 1
+
+    def answered(self, *_: object) -> None:
+        pass
+
+
+def post(app, path: str, body: bytes, header: str | None = None, **environ) -> tuple[int, dict[str, str], bytes]:
+    told = {} if header is None else {"HTTP_INFERENCE_HEADER_CONTENT_LENGTH": header}
+    return wsgi_call(app, "POST", path, body, CONTENT_TYPE="", **told, **environ)
+
+
+def outputs_of(headers: dict[str, str], content: bytes) -> dict[str, np.ndarray]:
+    """Arrays by name, of an answer in JSON or in binary."""
+    length = headers.get("Inference-Header-Content-Length")
+    assert headers["Content-Type"] == ("application/json" if length is None else "application/octet-stream")
+    told, offset, found = json.loads(content[: length and int(length)]), int(length or 0), {}
+    for one in told["outputs"]:
+        dtype = {"FP32": "<f4", "INT64": "<i8", "BYTES": object}[one["datatype"]]
+        if "data" in one:
+            found[one["name"]] = np.array(one["data"], dtype).reshape(one["shape"])
+            continue
+        size = one["parameters"]["binary_data_size"]
+        found[one["name"]] = np.frombuffer(content[offset : offset + size], dtype).reshape(one["shape"])
+        offset += size
+    assert offset == (int(length or 0) if length is None else len(content))
+    return found
+
+
+@pytest.fixture(scope="module")
+def app(service) -> App:
+    return service.app
+
+
+def test_the_model_is_told_as_its_graph_names_it(app, service):
+    tensors = {"features": ("FP32", [-1, 4]), "label": ("INT64", [-1]), "probabilities": ("FP32", [-1, 3])}
+    told = json.loads(wsgi_call(app, "GET", "/v2/models/iris_svc")[2])
+    assert (told["name"], told["versions"], told["platform"]) == ("iris_svc", ["1"], "onnx_onnxv1")
+    assert {one["name"]: (one["datatype"], one["shape"]) for one in told["inputs"] + told["outputs"]} == tensors
+    config = json.loads(wsgi_call(app, "GET", "/v2/models/iris_svc/versions/1/config")[2])
+    assert config == {
+        "name": "iris_svc",
+        "platform": "onnxruntime_onnx",
+        "backend": "onnxruntime",
+        "max_batch_size": 10_000,
+        "input": [{"name": "features", "data_type": "TYPE_FP32", "dims": [4]}],
+        "output": [
+            {"name": "label", "data_type": "TYPE_INT64", "dims": [1], "reshape": {"shape": []}},
+            {"name": "probabilities", "data_type": "TYPE_FP32", "dims": [3]},
+        ],
+        "parameters": {"digest": {"string_value": service.model.digest}},
+    }
+
+
+def test_every_extension_that_is_told_of_exists(app):
+    told = json.loads(wsgi_call(app, "GET", "/v2")[2])
+    assert told["extensions"] == ["binary_tensor_data", "classification", "model_configuration", "statistics"]
+    assert json.loads(wsgi_call(app, "GET", "/v2/")[2]) == told
+    assert json.loads(wsgi_call(app, "GET", "/v2/models")[2]) == {"models": ["iris_svc", "iris_svc_pred"]}
+
+
+def test_a_second_half_of_the_name_of_the_whole_is_not_served_and_none_is_no_fault(make, log, model_copy):
+    half = model_copy / "pred"
+    shutil.rmtree(half)
+    half.mkdir()
+    for name in ("golden.json", "label.json", "training.csv", "iris_svc.onnx"):
+        shutil.copy(model_copy / name, half)
+    for why in ("holds a model of the name iris_svc, as the whole one has it", "pred/golden.json cannot be read"):
+        app = make(model_dir=str(model_copy)).service.app
+        assert json.loads(wsgi_call(app, "GET", "/v2/models")[2]) == {"models": ["iris_svc"]}
+        (told,) = [line for line in log.lines() if "the other half of role prep is not served" in line.get("message", "")]
+        assert told["level"] == "warning" and why in told["message"]
+        log.kept.clear()
+        shutil.rmtree(half, ignore_errors=True)
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"ready":true}', b"\xff"])
+def test_the_index_takes_any_body_or_none(app, body):
+    status, _, content = post(app, "/v2/repository/index", body)
+    assert status == 200
+    assert json.loads(content) == [
+        {"name": name, "version": "1", "state": "READY", "reason": ""} for name in ("iris_svc", "iris_svc_pred")
+    ]
+
+
+@pytest.mark.parametrize("path", ["/v2/models/{}", "/v2/models/{}/ready", "/v2/models/{}/config", "/v2/models/{}/stats",
+                                  "/v1/models/{}"])  # fmt: skip
+def test_a_model_or_version_that_is_not_served_is_404_with_what_is(app, path):
+    for name, told in (("nope", "iris_svc"), ("iris_svc/versions/2", "version 1"), ("iris_svc/versions/1.0.0", "version 1")):
+        status, _, content = wsgi_call(app, "GET", path.format(name))
+        assert (status, told in json.loads(content)["error"]) == (404, True)
+    assert wsgi_call(app, "GET", path.format("iris_svc/versions/1"))[0] == 200
+
+
+def test_no_prediction_of_a_model_that_is_not_served_is_tried(app):
+    for path in ("/v2/models/nope/infer", "/v2/models/iris_svc/versions/2/infer", "/v1/models/nope:predict"):
+        status, _, content = post(app, path, b"not looked at")
+        assert (status, list(json.loads(content))) == (404, ["error"])
+
+
+@pytest.mark.parametrize(
+    ("told", "version"), [("1.0.0", "1"), ("12.3", "12"), ("7", "7"), ("v2", "1"), ("", "1"), ("\u0662.1", "1")]
+)
+def test_the_protocols_version_is_the_first_number_of_the_models(told, version):
+    assert version_of(told) == version
+
+
+FORMS = {
+    "JSON": lambda rows: sent(plain(shape=list(rows.shape), data=rows.ravel().tolist())),
+    "nested JSON": lambda rows: sent(plain(shape=list(rows.shape), data=rows.tolist())),
+    "JSON, binary out": lambda rows: sent(plain(shape=list(rows.shape), data=rows.tolist()), **BINARY_OUT),
+    "binary": lambda rows: binary(claim(shape=list(rows.shape), parameters=sized(rows.nbytes)), rows.tobytes()),
+    "binary, binary out": lambda rows: binary(
+        document(claim(shape=list(rows.shape), parameters=sized(rows.nbytes)), **BINARY_OUT), rows.tobytes()
+    ),
+    "raw": lambda rows: Sent(rows.tobytes(), "0"),
+}
+ROWS = {
+    "training": np.array(training_rows(), np.float32),
+    "random": np.random.default_rng(5).uniform(-2, 12, (1000, 4)).astype(np.float32),
+    "one": np.array([ROW], np.float32),
+}
+
+
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS.keys())
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+def test_every_form_agrees_bit_for_bit_with_the_web_single_routes(app, service, rows, form):
+    batch = json.loads(wsgi_call(app, "POST", "/predict/batch", json.dumps({"data": rows.tolist()}).encode())[2])
+    given = form(rows)
+    status, headers, content = post(app, INFER, given.body, given.header)
+    assert (status, headers["X-Model-Digest"]) == (200, service.model.digest)
+    found = outputs_of(headers, content)
+    assert found["probabilities"].tobytes() == np.array(batch["probabilities"], np.float32).tobytes()
+    assert [batch["classes"][number] for number in found["label"]] == batch["labels"]
+
+
+def test_v1_gives_the_probabilities_of_predict_batch(app, service):
+    rows = ROWS["training"].tolist()
+    batch = json.loads(wsgi_call(app, "POST", "/predict/batch", json.dumps({"data": rows}).encode())[2])
+    status, headers, content = post(app, PREDICT, json.dumps({"instances": rows}).encode())
+    assert (status, headers["X-Model-Digest"]) == (200, service.model.digest)
+    assert json.loads(content) == {"predictions": batch["probabilities"]}
+    assert json.loads(wsgi_call(app, "GET", "/v1/models")[2]) == {"models": ["iris_svc", "iris_svc_pred"]}
+
+
+def test_classes_are_written_as_triton_does_with_all_digits(app):
+    outputs = [{"name": "probabilities", "parameters": {"classification": 2}}]
+    _, headers, content = post(app, INFER, document(plain(), outputs=outputs))
+    (row,) = json.loads(wsgi_call(app, "POST", "/predict/batch", json.dumps({"data": [ROW]}).encode())[2])["probabilities"]
+    wanted = [f"{row[0]!r}:0:setosa", f"{row[1]!r}:1:versicolor"]
+    assert outputs_of(headers, content)["probabilities"].tolist() == [wanted]
+
+
+@pytest.mark.parametrize(
+    ("coding", "pack", "unpack"), [("gzip", gzip.compress, gzip.decompress), ("deflate", zlib.compress, zlib.decompress)]
+)
+def test_both_ways_may_be_packed_and_lengths_count_what_is_unpacked(app, coding, pack, unpack):
+    rows = ROWS["random"]
+    plainly = FORMS["binary, binary out"](rows)
+    _, headers, wanted = post(app, INFER, plainly.body, plainly.header)
+    assert "Content-Encoding" not in headers and headers["Vary"] == "Accept-Encoding"
+    packed = {"HTTP_CONTENT_ENCODING": coding, "HTTP_ACCEPT_ENCODING": f"br, {coding}"}
+    status, headers, content = post(app, INFER, pack(plainly.body), plainly.header, **packed)
+    assert (status, headers["Content-Encoding"], headers["Vary"]) == (200, coding, "Accept-Encoding")
+    assert unpack(content) == wanted
+    assert len(content) == int(headers["Content-Length"])
+
+
+def test_a_bomb_a_foreign_coding_and_damage_are_refused(app):
+    limit = 1_048_576
+    cases = [("gzip", gzip.compress(bytes(limit + 1)), 413), ("deflate", zlib.compress(bytes(2 * limit)), 413), ("br", b"x", 415),
+             ("zstd", b"x", 415), ("gzip", b"x", 400), ("gzip", gzip.compress(b"{}")[:-1], 400)]  # fmt: skip
+    for path in (INFER, PREDICT):
+        for coding, body, wanted in cases:
+            status, _, content = post(app, path, body, HTTP_CONTENT_ENCODING=coding)
+            assert (status, list(json.loads(content))) == (wanted, ["error"])
+
+
+LIGHT = Pace(1e-5, 1e-6)
+
+
+@pytest.fixture(scope="module")
+def vectors_app() -> App:
+    """The limit of rows and the models that the vectors are made for: the real one, and one of two inputs."""
+    service = build(Settings(model_dir=str(MODEL), role="synchronous", max_rows=MOST), KeptLog())
+    registry = Registry()
+    tally = Tally(Tallies(registry, ["words"]), "words")
+    registry.join()
+
+    def never(*_: object):
+        raise AssertionError("the model was run")
+
+    words = Servable(WORDS, never, "half", "sha256:0", tally)
+    table = v2.routes({"words": words}, lambda: None, MOST, LIGHT)
+    return service.app, App(table, Unseen(), 1 << 20)
+
+
+@pytest.mark.parametrize(("given", "word"), MALFORMED.values(), ids=MALFORMED.keys())
+def test_what_is_malformed_gets_400_with_the_reason_and_nothing_of_what_was_sent(vectors_app, given, word):
+    refused(post(vectors_app[0], INFER, given.body, given.header), word)
+
+
+@pytest.mark.parametrize(("given", "word"), MALFORMED_WORDS.values(), ids=MALFORMED_WORDS.keys())
+def test_what_is_malformed_for_a_model_of_two_inputs_gets_400(vectors_app, given, word):
+    refused(post(vectors_app[1], "/v2/models/words/infer", given.body, given.header), word)
+
+
+def refused(answer: tuple[int, dict[str, str], bytes], word: str) -> None:
+    status, headers, content = answer
+    assert (status, headers["Content-Type"]) == (400, "application/json")
+    assert "X-Model-Digest" not in headers
+    ((name, told),) = json.loads(content).items()
+    assert name == "error" and word in told and MARK not in told
+
+
+def test_an_answer_of_the_model_that_is_no_number_is_500_and_logged(make, log):
+    app = make(role="synchronous")
+    run = app.service.model.run
+    app.service.model.run = lambda *given: [run(*given)[0] * np.nan]
+    for path, body in ((INFER, document(plain())), (PREDICT, json.dumps({"instances": [ROW]}).encode())):
+        status, _, content = post(app.service.app, path, body, HTTP_X_REQUEST_ID="nan")
+        assert (status, "not a finite number" in json.loads(content)["error"]) == (500, True)
+    assert sum(line["level"] == "error" and line["request_id"] == "nan" for line in log.lines()) == 2
+    for path in ("/v2/health/ready", "/v2/models/iris_svc/ready", "/v1/models/iris_svc"):
+        assert "golden row" in app.get(path, status=503).json["error"]
+
+
+def statistics(app, path: str = "/v2/models/iris_svc/stats") -> dict:
+    (told,) = json.loads(wsgi_call(app, "GET", path)[2])["model_stats"]
+    return told
+
+
+def test_statistics_count_requests_rows_runs_and_times(make):
+    app = make(role="synchronous").service.app
+    told = statistics(app)
+    stages = ["success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss"]
+    assert (told["name"], told["version"], told["inference_count"], told["execution_count"]) == ("iris_svc", "1", 0, 0)
+    assert told["inference_stats"] == {stage: {"count": 0, "ns": 0} for stage in stages}
+    given = FORMS["raw"](ROWS["training"])
+    assert post(app, INFER, given.body, given.header)[0] == 200
+    assert post(app, PREDICT, json.dumps({"instances": [ROW]}).encode())[0] == 200
+    assert post(app, INFER, b"{}")[0] == 400
+    told = statistics(app, "/v2/models/stats")
+    assert (told["inference_count"], told["execution_count"]) == (151, 2)
+    of = told["inference_stats"]
+    assert {stage: of[stage]["count"] for stage in stages} == dict(zip(stages, (2, 1, 2, 2, 2, 2, 0, 0), strict=True))
+    parts = sum(of[stage]["ns"] for stage in stages if stage.startswith("compute_"))
+    assert 0 < parts <= of["success"]["ns"] < 10**9 and of["fail"]["ns"] > 0
+    assert all(type(one) is int for stage in of.values() for one in stage.values())
+    text = wsgi_call(app, "GET", "/metrics")[2].decode()
+    assert value(text, "inference_rows_total", model="iris_svc") == 151
+    assert value(text, "inference_stages_total", model="iris_svc", stage="success") == 2
+    assert value(text, "inference_stage_seconds_total", model="iris_svc", stage="success") == of["success"]["ns"] / 1e9
+
+
+def test_statistics_are_those_of_all_processes(tmp_path):
+    board, settings = Board(2), Settings(model_dir=str(MODEL), state_dir=str(tmp_path))
+    apps = [build(settings, KeptLog(), Registry(board, slot)).app for slot in (0, 1)]
+    for app, count in zip(apps, (3, 4), strict=True):
+        for _ in range(count):
+            assert post(app, INFER, ROW_BYTES, "0")[0] == 200
+    one, other = map(statistics, apps)
+    assert one == other and one["inference_count"] == one["inference_stats"]["success"]["count"] == 7
+
+
+def test_times_stay_exact_up_to_a_hundred_days():
+    registry = Registry()
+    tally = Tally(Tallies(registry, ["m"]), "m")
+    registry.join()
+    tally.count({"success": 2**53 - 2}, 1)
+    tally.count({"success": 1}, 1)
+    assert tally.figures()["inference_stats"]["success"] == {"count": 2, "ns": 2**53 - 1}
+
+
+def test_several_models_are_served_under_their_own_names():
+    registry = Registry()
+    tallies = Tallies(registry, ["a", "\u00e9"])
+    registry.join()
+    models = {
+        name: Servable(
+            IRIS._replace(name=name, labels=(name,) * 3),
+            lambda tensors, until, i=i: {"label": np.array([i]), "probabilities": np.array([[i, 0, until > 0]], np.float32)},
+            "probabilities",
+            f"sha256:{i}",
+            Tally(tallies, name),
+        )
+        for i, name in enumerate(["a", "\u00e9"])
+    }
+    app = App(v2.routes(models, lambda: None, 10, LIGHT), Unseen(), 1000)
+    for i, (name, path) in enumerate((("a", "a"), ("\u00e9", "\u00c3\u00a9"))):
+        _, headers, content = post(app, f"/v2/models/{path}/infer", document(plain(), parameters={"timeout": 5_000_000}))
+        assert (headers["X-Model-Digest"], json.loads(content)["model_name"]) == (f"sha256:{i}", name)
+        assert outputs_of(headers, content)["probabilities"].tolist() == [[i, 0, 1]]
+    told = json.loads(wsgi_call(app, "GET", "/v2/models/stats")[2])["model_stats"]
+    assert [(one["name"], one["execution_count"]) for one in told] == [("a", 1), ("\u00e9", 1)]
+
+
+@pytest.fixture(scope="module")
+def svms(tmp_path_factory) -> dict[str, tuple]:
+    """A scikit-learn SVM as skl2onnx writes it by default, with a ZipMap, by the ONNX type of its label; and itself."""
+    from skl2onnx import to_onnx
+    from sklearn.svm import SVC
+
+    rows, found = ROWS["training"], {}
+    numbers = np.repeat([0, 1, 2], 50)
+    for datatype, target in (("INT64", numbers), ("BYTES", np.array(IRIS.labels)[numbers])):
+        folder = tmp_path_factory.mktemp(datatype)
+        # scikit-learn 1.9 gives notice of the end of SVC(probability=True), of which there are many in use.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            svm = SVC(probability=True, random_state=0).fit(rows, target)
+            (folder / "svm.onnx").write_bytes(to_onnx(svm, rows[:1]).SerializeToString())
+        (folder / "label.json").write_text(json.dumps(dict(enumerate(IRIS.labels))))
+        (folder / "rows.csv").write_text(
+            "\n".join(",".join(map(str, row)) for row in (["a", "b", "c", "d"], *rows[::5].tolist()))
+        )
+        assert main(["seal", "--model-dir", str(folder), "--rows", str(folder / "rows.csv")]) == 0
+        found[datatype] = folder, svm
+    return found
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("datatype", ["INT64", "BYTES"])
+def test_a_support_vector_machine_with_a_zipmap_is_served(svms, datatype):
+    folder, svm = svms[datatype]
+    app = build(Settings(model_dir=str(folder), role="synchronous"), KeptLog()).app
+    told = json.loads(wsgi_call(app, "GET", "/v2/models/svm")[2])
+    assert [(one["name"], one["datatype"], one["shape"]) for one in told["inputs"]] == [("X", "FP32", [-1, 4])]
+    outputs = [("output_label", datatype, [-1]), ("output_probability", "FP32", [-1, 3])]
+    assert [(one["name"], one["datatype"], one["shape"]) for one in told["outputs"]] == outputs
+    rows = ROWS["training"]
+    tensor = plain(name="X", shape=list(rows.shape), data=rows.ravel().tolist())
+    _, headers, content = post(app, "/v2/models/svm/infer", document(tensor))
+    found = outputs_of(headers, content)
+    assert np.allclose(found["output_probability"], svm.predict_proba(rows), atol=1e-5)
+    best = found["output_probability"].argmax(axis=1)
+    assert found["output_label"].tolist() == (best.tolist() if datatype == "INT64" else [IRIS.labels[i] for i in best])
+
+
+# No bytes get a 5xx. The codec's own tests try far more of them; here the application is around it.
+relaxed = settings(max_examples=2000 if CI else 300, deadline=None, suppress_health_check=list(HealthCheck))
+bodies = st.binary(max_size=200) | st.just(HEAD + ROW_BYTES) | st.just(document(plain()))
+
+
+@relaxed
+@given(
+    path=st.sampled_from([INFER, PREDICT, "/v2/models/iris_svc/versions/1/infer"]),
+    body=bodies,
+    at=st.integers(0, 120),
+    noise=st.binary(max_size=4),
+    header=st.none() | st.integers(0, 150).map(str) | st.text(max_size=4),
+    coding=st.sampled_from([None, "gzip", "deflate", "identity", "x"]),
+    accept=st.sampled_from([None, "gzip", "*", "deflate;q=0.1, br"]) | st.text(max_size=9),
+)
+def test_no_bytes_get_a_5xx(app, path, body, at, noise, header, coding, accept):
+    environ = {"HTTP_CONTENT_ENCODING": coding, "HTTP_ACCEPT_ENCODING": accept}
+    given = {name: text for name, text in environ.items() if text is not None}
+    status, headers, content = post(app, path, body[:at] + noise + body[at:], header, **given)
+    assert status in (200, 400, 415)
+    if status != 200:
+        assert (headers["Content-Type"], list(json.loads(content))) == ("application/json", ["error"])
+
+
+def test_a_binary_label_is_eight_bytes_each(app):
+    _, headers, content = post(app, INFER, ROW_BYTES * 2, "0")
+    length = int(headers["Inference-Header-Content-Length"])
+    assert struct.unpack("<2q", content[length : length + 16]) == (0, 0)

@@ -1,0 +1,135 @@
+"""How many workers there are: by the limits of the process's own control groups, of both versions, nested, and of the machine."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from cgroup_files import process_in
+from project import MODEL
+
+from iris_wsgi.cgroups import cpu_quota, folders, memory_limit
+from iris_wsgi.cpus import MIB, WORKER_MIB, cpus, memory, model_bytes, workers_for
+from iris_wsgi.settings import Settings
+
+USABLE = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+MACHINE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+SERVICE = "/system.slice/iris.service"
+
+
+@pytest.fixture
+def two_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers' number is bounded by memory only where there is more than one CPU."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+
+
+def test_without_control_groups_all_cpus_count(tmp_path):
+    assert cpus(tmp_path) == (USABLE, f"{USABLE} CPUs, no quota")
+    assert memory(tmp_path) == (MACHINE, "that of the machine")
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "why"),
+    [
+        ("max 100000", USABLE, f"{USABLE} CPUs, no quota"),
+        ("50000 100000", 1, f"cpu.max allows 0.5 of {USABLE} CPUs"),
+        ("100000000 100000", USABLE, f"cpu.max allows 1000 of {USABLE} CPUs"),
+        ("nonsense", USABLE, f"{USABLE} CPUs, no quota"),
+        ("0 100000", USABLE, f"{USABLE} CPUs, no quota"),
+        ("50000 0", USABLE, f"{USABLE} CPUs, no quota"),
+    ],
+)
+def test_workers_follow_the_cpu_quota_of_version_2(tmp_path, text, count, why):
+    assert cpus(process_in(tmp_path, "/", {"/": {"cpu.max": text}})) == (count, why)
+
+
+@pytest.mark.parametrize(("quota", "allowed"), [("-1", None), ("50000", 0.5)])
+def test_workers_follow_the_cpu_quota_of_version_1(tmp_path, quota, allowed):
+    proc = process_in(tmp_path, "/", {"/": {"cpu.cfs_quota_us": quota, "cpu.cfs_period_us": "100000"}}, "cpu")
+    assert cpu_quota(proc) == (allowed and (allowed, "cpu.cfs_quota_us"))
+
+
+def test_the_quota_that_systemd_sets_on_a_service_is_seen(tmp_path):
+    """CPUQuota=50% and MemoryMax=300M are in the group of the unit, and not in the root's, which has no such files."""
+    files = {"/": {}, "/system.slice": {"cpu.max": "max 100000", "memory.max": "max"}}
+    files[SERVICE] = {"cpu.max": "50000 100000", "memory.max": str(300 * MIB)}
+    proc = process_in(tmp_path, SERVICE, files)
+    assert cpus(proc) == (1, f"cpu.max allows 0.5 of {USABLE} CPUs")
+    assert memory_limit(proc) == (300 * MIB, "memory.max")
+
+
+@pytest.mark.parametrize("inner", ["max 100000", "150000 100000", "25000 100000"])
+def test_of_nested_groups_the_smallest_limit_counts(tmp_path, inner):
+    files = {"/a": {"cpu.max": "50000 100000", "memory.max": "3000000"}, "/a/b": {}, "/a/b/c": {"cpu.max": inner}}
+    files["/other"] = {"cpu.max": "1000 100000", "memory.max": "1000"}
+    proc = process_in(tmp_path, "/a/b/c", files)
+    assert cpu_quota(proc) == (0.25 if inner.startswith("25") else 0.5, "cpu.max")
+    assert memory_limit(proc) == (3000000, "memory.max")
+
+
+@pytest.mark.parametrize("controller", ["", "cpu"])
+@pytest.mark.parametrize("group", ["/docker/abc", "/docker/abc/inner", "/../../outside", "/docker", "/not/mounted/here"])
+def test_in_a_container_the_group_that_is_mounted_is_the_top(tmp_path, controller, group):
+    """With a namespace of its own or without, it sees no other group than its own."""
+    name, text = ("cpu.max", "50000 100000") if not controller else ("cpu.cfs_quota_us", "50000")
+    top = {name: text, **({"cpu.cfs_period_us": "100000"} if controller else {})}
+    proc = process_in(tmp_path, group, {"/docker/abc": top, "/docker/abc/inner": {}}, controller, "/docker/abc")
+    assert cpu_quota(proc) == (0.5, name)
+    mounted = tmp_path / "with blank" / (controller or "unified")
+    assert all(folder.is_relative_to(mounted) and ".." not in folder.parts for folder in folders(controller, proc))
+
+
+def test_memory_of_version_1_without_a_limit_is_that_of_the_machine(tmp_path):
+    proc = process_in(tmp_path, "/x", {"/x": {"memory.limit_in_bytes": "9223372036854771712"}}, "memory")
+    assert memory(proc) == (MACHINE, "that of the machine")
+    (tmp_path / "with blank/memory/x/memory.limit_in_bytes").write_text("4096000\n")
+    assert memory(proc) == (4096000, "memory.limit_in_bytes")
+
+
+@pytest.mark.parametrize(("mib", "workers"), [(48, 1), (2 * WORKER_MIB - 1, 1), (2 * WORKER_MIB + 20, 2), (10_000, 2)])
+def test_memory_bounds_the_workers_and_the_start_tells_why(tmp_path, two_cpus, mib, workers):
+    proc = process_in(tmp_path, "/", {"/": {"memory.max": str(mib * MIB)}})
+    count, why = workers_for(Settings(model_dir=str(MODEL)), proc)
+    assert count == workers
+    if workers == 2:
+        assert why == "2 CPUs, no quota"
+    else:
+        assert re.fullmatch(rf"memory allows 1: memory.max is {mib} MiB, at {WORKER_MIB} MiB each", why), why
+    assert workers_for(Settings(workers=3), proc) == (3, "as set")
+
+
+def test_a_large_model_counts_for_each_worker(tmp_path, two_cpus):
+    (tmp_path / "model").mkdir()
+    with (tmp_path / "model/large.onnx").open("wb") as file:
+        file.truncate(200 * MIB)
+    settings = Settings(model_dir=str(tmp_path / "model"))
+    assert model_bytes(settings) == 200 * MIB
+    proc = process_in(tmp_path, "/", {"/": {"memory.max": str(900 * MIB)}})
+    assert workers_for(settings, proc) == (1, "memory allows 1: memory.max is 900 MiB, at 500 MiB each")
+
+
+@pytest.fixture
+def real_group() -> Iterator[Path]:
+    """A group with half a CPU, of this machine, with another in it."""
+    outer = Path(f"/sys/fs/cgroup/cpu/iris-test-{os.getpid()}")
+    inner = outer / "inner"
+    try:
+        inner.mkdir(parents=True)
+        (outer / "cpu.cfs_quota_us").write_text("50000")
+    except OSError as error:
+        with suppress(OSError):
+            outer.rmdir()
+        pytest.skip(f"no right to make a control group of version 1: {error.strerror}")
+    yield inner
+    inner.rmdir()
+    outer.rmdir()
+
+
+def test_a_server_sees_the_quota_around_its_own_control_group(run, real_group):
+    server = run(
+        "--role", "web_single", "--workers", "0", under=("sh", "-c", f'echo $$ > {real_group}/cgroup.procs; exec "$@"', "sh")
+    )
+    assert f"workers: 1 (cpu.cfs_quota_us allows 0.5 of {USABLE} CPUs)" in "\n".join(server.said)
+    server.stop()

@@ -1,0 +1,257 @@
+"""Settings: one table, from the environment and from flags, and what is refused."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from project import MODEL, ROOT
+
+from iris_wsgi.__main__ import main, parser
+from iris_wsgi.settings import (
+    OF_THE_SERVER,
+    BadSetting,
+    Settings,
+    application_settings,
+    fields,
+    flag_of,
+    name_of,
+    read_settings,
+)
+from iris_wsgi.stores.choice import open_jobs
+
+
+def test_defaults_are_those_of_the_table():
+    assert read_settings({}, {}) == Settings()
+    assert (Settings().host, Settings().port, Settings().role) == ("127.0.0.1", 8000, "all")
+    assert (Settings().max_body_bytes, Settings().max_rows) == (1024 * 1024, 10_000)
+
+
+def test_the_environment_and_flags_set_the_same_and_a_flag_wins():
+    assert read_settings({"IRIS_PORT": "9000", "PATH": "/bin"}, {}).port == 9000
+    assert read_settings({}, {"port": "9001"}).port == 9001
+    assert read_settings({"IRIS_PORT": "9000"}, {"port": "9001", "host": None}).port == 9001
+
+
+def test_every_setting_has_a_flag_a_variable_and_a_help_text():
+    text = next(a for a in parser(["serve"])._actions if a.dest == "command").choices["serve"].format_help()
+    squeezed = " ".join(text.split())
+    for one in fields(Settings):
+        assert f"{flag_of(one.name)} VALUE" in squeezed
+        assert f"({name_of(one.name)}, default {one.default})" in squeezed
+        assert one.metadata["help"] in squeezed
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("IRIS_PORT", v) for v in ("", "x", "-1", "65536", "8000.0", " 8000", "8_000", "٨٠", "²", "1" * 5000)]
+    + [("IRIS_MAX_ROWS", v) for v in ("0", "-5", "10000001")]
+    + [("IRIS_MAX_BODY_BYTES", "63"), ("IRIS_THREADS", "1001"), ("IRIS_ROLE", "single"), ("IRIS_ROLE", ""), ("IRIS_HOST", "")]
+    + [("IRIS_HOST", "a\nb"), ("IRIS_MODEL_DIR", "")]
+    + [("IRIS_ESCALATE_BELOW", v) for v in ("", "1.1", "-0.1", "2", "1e-3", "nan", " 1")]
+    + [("IRIS_JOBS_QUEUED", "0"), ("IRIS_JOBS_ATTEMPTS", "0"), ("IRIS_LEASE_SECONDS", "0"), ("IRIS_FAST_MODEL_DIR", "a\nb")]
+    + [("IRIS_IDLE_SECONDS", v) for v in ("", "0", "-1", "nan", "inf", "1e3", "1_0", " 1", "86401", "٣")],
+)
+def test_a_wrong_value_is_told_with_its_name_in_one_line(name, value):
+    with pytest.raises(BadSetting, match=f"^{name}=") as caught:
+        read_settings({name: value}, {})
+    assert "must be" in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 250
+    field = name.removeprefix("IRIS_").lower()
+    with pytest.raises(BadSetting, match=f"^{flag_of(field)}="):
+        read_settings({}, {field: value})
+
+
+@pytest.mark.parametrize(
+    "value", ["localhost:6379", "http://:secret@h", "redis://", "redis://:secret@h\n", "redis://:sec ret@h", "unix://s"]
+)
+def test_the_address_of_a_redis_may_hold_a_password_and_is_never_shown(value):
+    with pytest.raises(BadSetting) as told:
+        read_settings({"IRIS_REDIS_URL": value}, {})
+    assert (
+        "redis://, rediss:// or unix:///" in str(told.value)
+        and "sec" not in str(told.value)
+        and "localhost" not in str(told.value)
+    )
+    assert "secret" not in repr(Settings(redis_url="redis://:secret@h"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("redis_url", f"{url}hunter@h:6379/0") for url in ("redis://:", "rediss://user:", "redis://user%40there:")),
+        *(("cache_redis_url", "redis://h?password=hunter"), ("items_redis_url", "unix:///run/redis?db=1&password=hunter")),
+        *(
+            ("database_url", f"postgresql://{rest}")
+            for rest in ("u:hun%2Fter@h/d", "u@h/d?password=hunter", "h/d?p%61ssword=hunter")
+        ),
+    ],
+)
+def test_a_password_on_the_command_line_is_refused_and_the_way_out_told(name, value):
+    with pytest.raises(BadSetting, match=f"^{flag_of(name)} has a password, .* {name_of(name)} in the environment") as told:
+        read_settings({}, {name: value})
+    assert "hun" not in str(told.value) and "secretKeyRef" in str(told.value)
+    assert getattr(read_settings({name_of(name): value, "IRIS_CACHE": "on"}, {}), name) == value
+
+
+def test_an_address_without_a_password_is_a_flag_like_others():
+    for name, value in (("redis_url", "redis://h:6379/0"), ("database_url", "postgresql://u@h:5432/d?sslmode=verify-full")):
+        assert getattr(read_settings({}, {name: value}), name) == value
+    assert read_settings({}, {"database_url": "sqlite:///odd:name@home.db?password=x"}).database_url.endswith("=x")
+
+
+@pytest.mark.parametrize("value", ["redis://:secret@h:port", "redis://:secret@h:99999/0x"])
+def test_an_address_that_only_the_library_finds_wrong_is_not_shown_either(value):
+    with pytest.raises(BadSetting, match="IRIS_REDIS_URL is no address of a Redis") as told:
+        open_jobs(Settings(redis_url=value), 0.1)
+    assert "secret" not in str(told.value)
+
+
+def test_a_share_may_be_written_as_people_write_it():
+    for text, number in (("0", 0.0), ("1", 1.0), ("0.9", 0.9), (".5", 0.5), ("1.0", 1.0), ("0.0001", 0.0001)):
+        assert read_settings({"IRIS_ESCALATE_BELOW": text}, {}).escalate_below == number
+
+
+def test_an_unknown_variable_is_told_with_the_nearest_that_exists():
+    with pytest.raises(BadSetting, match="^IRIS_PROT is no setting; did you mean IRIS_PORT?"):
+        read_settings({"IRIS_PROT": "8000"}, {})
+    with pytest.raises(BadSetting, match="^IRIS_QQQQQQQQ is no setting; there are .*IRIS_HOST"):
+        read_settings({"IRIS_QQQQQQQQ": ""}, {})
+
+
+# What Kubernetes sets in each pod beside a Service named iris, and one named iris-redis-url.
+OF_SERVICES = {
+    "IRIS_SERVICE_HOST": "10.0.0.7",
+    "IRIS_SERVICE_PORT": "80",
+    "IRIS_SERVICE_PORT_HTTP": "80",
+    "IRIS_PORT": "tcp://10.0.0.7:80",
+    "IRIS_PORT_80_TCP": "tcp://10.0.0.7:80",
+    "IRIS_PORT_80_TCP_PROTO": "tcp",
+    "IRIS_PORT_80_TCP_PORT": "80",
+    "IRIS_PORT_80_TCP_ADDR": "10.0.0.7",
+    "IRIS_REDIS_URL_SERVICE_HOST": "fd00::7",
+    "IRIS_REDIS_URL_SERVICE_PORT": "53",
+    "IRIS_REDIS_URL_PORT": "udp://[fd00::7]:53",
+    "IRIS_REDIS_URL_PORT_53_UDP": "udp://[fd00::7]:53",
+    "IRIS_REDIS_URL_PORT_53_UDP_PROTO": "udp",
+    "IRIS_REDIS_URL_PORT_53_UDP_PORT": "53",
+    "IRIS_REDIS_URL_PORT_53_UDP_ADDR": "fd00::7",
+    "IRIS_SVC_PORT": "sctp://10.0.0.7:80",
+}
+
+
+def test_the_variables_of_a_kubernetes_service_are_passed_over():
+    for name, value in OF_SERVICES.items():
+        assert read_settings({name: value}, {}) == Settings()
+    assert read_settings(OF_SERVICES, {}) == Settings()
+    assert read_settings(OF_SERVICES | {"IRIS_ROLE": "worker"}, {"port": "9001"}, {"port": 8001}).port == 9001
+
+
+def test_a_port_that_is_a_number_stays_a_setting_beside_a_kubernetes_service():
+    assert read_settings(OF_SERVICES | {"IRIS_PORT": "9000"}, {}).port == 9000
+    # A Service can only set a variable that ends so, and of the settings the port alone does.
+    ends = [
+        one.name for one in fields(Settings) if one.name.endswith(("port", "_host", "_proto", "_addr", "_tcp", "_udp", "_sctp"))
+    ]
+    assert ends == ["port"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("IRIS_PORT", value) for value in ("http://10.0.0.7:80", "tcp://", "tcp:10.0.0.7", "10.0.0.7:80", "80 ", "tcp://a b")),
+        *(("IRIS_SERVICE_HOST", value) for value in ("", "example.com")),
+        ("IRIS_SERVICE_PORT", "http"),
+        ("IRIS_SVC_PORT", "80"),
+        ("IRIS_PORT_80_TCP_PROTO", "http"),
+        ("IRIS_PORT_80", "tcp://10.0.0.7:80"),
+        ("IRIS_PORTS", "tcp://10.0.0.7:80"),
+        ("IRIS_HOST", "tcp://10.0.0.7:80\n"),
+        ("IRIS_PROT", "8000"),
+    ],
+)
+def test_what_only_resembles_the_variables_of_a_service_is_refused(name, value):
+    with pytest.raises(BadSetting, match=f"^{name}[= ]"):
+        read_settings({name: value}, {})
+
+
+@pytest.mark.parametrize("command", ["verify", "redrive"])
+def test_a_service_named_iris_stops_no_command(command, tmp_path):
+    environ = os.environ | OF_SERVICES | {"IRIS_MODEL_DIR": str(MODEL), "IRIS_STATE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-m", "iris_wsgi", command], env=environ, check=True, capture_output=True)
+
+
+def test_an_application_reads_the_environment_and_its_arguments_win():
+    environ = {"IRIS_ROLE": "web_single", "IRIS_MAX_ROWS": "7", **OF_SERVICES}
+    settings, ignored = application_settings(environ, {"max_rows": "9", "model_dir": MODEL})
+    assert (settings.role, settings.max_rows, settings.model_dir, ignored) == ("web_single", 9, str(MODEL), [])
+
+
+def test_an_application_names_the_variables_that_have_no_effect_under_another_server():
+    environ = {"IRIS_PORT": "9000", "IRIS_HEADER_SECONDS": "40", "IRIS_MAX_BODY_BYTES": "33554432", "IRIS_ROLE": "pred"}
+    settings, ignored = application_settings(environ, {})
+    assert ignored == ["IRIS_HEADER_SECONDS", "IRIS_PORT"] and settings.max_body_bytes == 33554432
+    with pytest.raises(BadSetting, match="^IRIS_PORT='x' must be"):
+        application_settings({"IRIS_PORT": "x"}, {})
+
+
+def test_an_application_refuses_arguments_that_are_unknown_invalid_or_of_another_server():
+    for arguments, told in (
+        ({"rol": "all"}, "^rol is no setting; did you mean role[?]$"),
+        ({"role": "none"}, "^role='none' must be one of all, "),
+        ({"max_rows": True}, "^max_rows='True' must be a whole number"),
+        ({"port": 8000}, "^port is a setting of bin/serve alone; "),
+        ({"drain_seconds": 1}, "^drain_seconds is a setting of bin/serve alone; "),
+        ({"qqqqqqqq": 1}, "^qqqqqqqq is no setting; there are allowed_hosts, role, "),
+        ({"redis_url": "secret"}, "^redis_url must begin with redis://"),
+    ):
+        with pytest.raises(BadSetting, match=told) as caught:
+            application_settings({}, arguments)
+        assert "--" not in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(BadSetting, match="^IRIS_PROT is no setting"):
+        application_settings({"IRIS_PROT": "1"}, {})
+
+
+def test_the_settings_of_the_server_are_those_that_the_application_never_reads():
+    server = {"__main__", "channel", "cpus", "launch", "listener", "server", "workers"}
+    reads = re.compile(r"\b(?:settings|limits|chosen)\.(\w+)").findall
+    read = {path.stem: set(reads(path.read_text())) for path in (ROOT / "iris_wsgi").glob("*.py")}
+    elsewhere = set().union(*(names for name, names in read.items() if name not in server | {"roles"}))
+    elsewhere |= set(reads((ROOT / "iris_wsgi/roles.py").read_text())) - {"host"}
+    assert not OF_THE_SERVER & elsewhere
+    # The commands warm, healthcheck and clear ask a server of ours; batch has workers of its own.
+    named = {one.name for one in fields(Settings)} & set().union(*(read[name] for name in server & read.keys()))
+    # What a server that starts has to know of a role, to count its descriptors and its memory.
+    of_a_role = {"model_dir", "role", "batch_rows", "token_file", "fast_model_dir", "model_seal", "member", "members", "pred_url"}
+    assert named - of_a_role - {"max_body_bytes"} == OF_THE_SERVER
+
+
+def test_a_contradiction_is_told_with_both_names():
+    with pytest.raises(BadSetting, match="IRIS_MAX_ROWS=10000 .* IRIS_MAX_BODY_BYTES=1000"):
+        read_settings({"IRIS_MAX_BODY_BYTES": "1000"}, {})
+    assert read_settings({"IRIS_MAX_BODY_BYTES": "1000", "IRIS_MAX_ROWS": "250"}, {}).max_rows == 250
+    with pytest.raises(BadSetting, match="IRIS_HEADER_SECONDS=40 .* IRIS_REQUEST_SECONDS=30"):
+        read_settings({"IRIS_HEADER_SECONDS": "40"}, {})
+    with pytest.raises(BadSetting, match="IRIS_PENDING_BYTES=1000 .* IRIS_MAX_BODY_BYTES=1048576"):
+        read_settings({"IRIS_PENDING_BYTES": "1000"}, {})
+
+
+def test_settings_made_in_python_are_checked_too():
+    with pytest.raises(BadSetting, match="IRIS_ROLE='none'"):
+        Settings(role="none")
+
+
+@pytest.mark.parametrize("command", ["serve", "worker", "redrive", "verify", "seal"])
+def test_a_wrong_setting_ends_a_command_with_status_2_and_one_line(command, monkeypatch, capsys):
+    monkeypatch.setenv("IRIS_PROT", "1")
+    assert main([command]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("iris_wsgi: IRIS_PROT is no setting") and err.count("\n") == 1
+
+
+def test_help_and_version_load_no_model():
+    for argument in ("--help", "--version"):
+        command = [sys.executable, "-X", "importtime", "-m", "iris_wsgi", argument]
+        told = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert "argparse" in told.stderr
+        assert "onnxruntime" not in told.stderr

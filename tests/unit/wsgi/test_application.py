@@ -1,0 +1,256 @@
+"""The application as a WSGI callable: routing, failures, and other servers than ours."""
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.validate import validator
+
+import pytest
+import webtest
+from applications import Silent, route
+from http_clients import ROW, Answer, Wire, request, until
+from optional_programs import need
+from project import MODEL, ROOT
+from server_process import free_ports
+
+import iris_wsgi
+from iris_wsgi.errors import Problem
+from iris_wsgi.wsgi import App, Request, Response
+
+
+def test_two_routes_for_one_method_and_path_are_refused_at_construction():
+    same = [route(lambda _: Response(b"1")), route(lambda _: Response(b"2"))]
+    with pytest.raises(ValueError, match="two routes answer GET /x"):
+        App(same, Silent(), 100)
+
+
+@pytest.mark.parametrize("error", [ValueError("secret"), RecursionError("secret"), MemoryError("secret"), KeyError("secret")])
+def test_an_unexpected_exception_is_500_told_to_the_log_and_nothing_of_it_to_the_client(error):
+    def handler(request: Request) -> Response:
+        raise error
+
+    observer = Silent()
+    answer = webtest.TestApp(App([route(handler)], observer, 100)).get("/x", status=500, headers={"X-Request-ID": "it"})
+    assert observer.failures == ["it"]
+    assert "secret" not in answer.text and "Traceback" not in answer.text
+    assert answer.json["request_id"] == "it"
+
+
+def test_a_500_that_was_raised_as_such_is_logged_too():
+    def handler(request: Request) -> Response:
+        raise Problem("The model failed.")
+
+    observer = Silent()
+    answer = webtest.TestApp(App([route(handler)], observer, 100)).get("/x", status=500)
+    assert answer.json["detail"] == "The model failed."
+    assert len(observer.failures) == 1
+
+
+def test_a_get_route_ignores_a_body_and_never_reads_it():
+    class Untouched:
+        def read(self, *_):
+            raise AssertionError("the body was read")
+
+    app = App([route(lambda request: Response(request.body or b"none"))], Silent(), 100)
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/x", "CONTENT_LENGTH": "5", "wsgi.input": Untouched()}
+    assert app(environ, lambda *_: None) == [b"none"]
+
+
+def test_the_application_keeps_to_the_specification_under_wsgiref_and_its_validator():
+    class Quiet(WSGIRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    app = iris_wsgi.create_app(role="web_single", model_dir=str(MODEL))
+    with make_server("127.0.0.1", 0, validator(app), handler_class=Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=120)
+            body = json.dumps({"data": [[5.1, 3.5, 1.4, 0.2]]})
+            asked = [("POST", "/predict/label", 200), ("POST", "/predict/batch", 200), ("GET", "/metadata", 200),
+                     ("GET", "/metrics", 200), ("HEAD", "/label", 200), ("OPTIONS", "/label", 204), ("GET", "/no", 404),
+                     ("PUT", "/predict", 405)]  # fmt: skip
+            for method, path, status in asked:
+                connection.request(method, path, body if method == "POST" else None, {"Content-Type": "application/json"})
+                answer = connection.getresponse()
+                content = answer.read()
+                assert answer.status == status, (method, path, content)
+                if path == "/predict/label":
+                    assert content == b'{"prediction":"setosa"}'
+            connection.close()
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_the_application_is_a_waitress_application(tmp_path):
+    from waitress.server import create_server
+
+    server = create_server(
+        iris_wsgi.create_app(model_dir=str(MODEL), state_dir=str(tmp_path)), host="127.0.0.1", port=0, threads=1
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", server.effective_port, timeout=120)
+        connection.request("POST", "/predict/label", b'{"data": [[7.2, 3.6, 6.1, 2.5]]}', {"Transfer-Encoding": "identity"})
+        assert connection.getresponse().status in (200, 501)
+        connection.close()
+        connection.request("POST", "/predict/label", iter([b'{"data": [[7.2, 3.6,', b" 6.1, 2.5]]}"]))
+        assert connection.getresponse().read() == b'{"prediction":"virginica"}'
+        connection.close()
+    finally:
+        server.task_dispatcher.shutdown(timeout=1)
+        # In its own thread, as it may be looking at them just now.
+        server.trigger.pull_trigger(lambda: server.asyncore.close_all(server._map))
+        thread.join(120)
+
+
+# Other WSGI servers as their users start them, without the port; gunicorn and uWSGI end at a status, or are asked to.
+HERE = Path(sys.executable).parent
+PLUGIN = f"python{sys.version_info[0]}{sys.version_info[1]}"
+UWSGI = ("--die-on-term", "--master", "--enable-threads", "--plugin", PLUGIN, "--virtualenv", str(HERE.parent))
+SERVERS = {
+    "waitress": (str(HERE / "waitress-serve"), "--listen=127.0.0.1:{port}", "--call", "iris_wsgi:create_app"),
+    "gunicorn": (str(HERE / "gunicorn"), "--no-control-socket", "-b", "127.0.0.1:{port}", "iris_wsgi:create_app()"),
+    "uwsgi": ("uwsgi", *UWSGI, "--lazy-apps", "--http-socket", "127.0.0.1:{port}", "--module", "iris_wsgi:create_app()"),
+}
+
+
+class Another(NamedTuple):
+    """A server of another make, its address and what it writes."""
+
+    process: subprocess.Popen
+    host: str
+    port: int
+    log: Path
+
+    def ask(self, *words: object) -> Answer:
+        with Wire(self) as wire:
+            return wire.ask(request(*words))
+
+
+@pytest.fixture
+def under(tmp_path) -> Iterator[Callable[..., Another]]:
+    """Starts the application under a server by its command, with these variables, and ends it after the test."""
+    started: list[Another] = []
+
+    def start(command: tuple[str, ...], **environ: str) -> Another:
+        if need(command[0]).endswith("uwsgi") and not Path(f"/usr/lib/uwsgi/plugins/{PLUGIN}_plugin.so").exists():
+            pytest.skip(f"uWSGI has no plugin for {PLUGIN}")
+        (port,) = free_ports(1)
+        environment = {**os.environ, "IRIS_STATE_DIR": str(tmp_path / "state"), **environ}
+        with (tmp_path / f"log-{port}").open("wb") as log:
+            words = [word.format(port=port) for word in command]
+            process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        started.append(Another(process, "127.0.0.1", port, Path(log.name)))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.process.terminate()
+        server.process.wait(120)
+
+
+def answers(server: Another) -> bool:
+    assert server.process.poll() is None, server.log.read_text()
+    try:
+        Wire(server).socket.close()
+    except ConnectionError:
+        return False
+    return True
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", SERVERS)
+def test_under_other_servers_the_environment_counts(under, name):
+    server = under(SERVERS[name], IRIS_ROLE="web_single", IRIS_MAX_ROWS="2", IRIS_PORT="9", IRIS_IRIS_PORT="tcp://10.0.0.7:80")
+    until(lambda: answers(server), "it listens")
+    assert server.ask("POST", "/predict/batch", {"data": [ROW] * 2}).status == 200
+    assert server.ask("POST", "/predict/batch", {"data": [ROW] * 3}).status == 422
+    assert server.ask("GET", "/v2").status == server.ask("GET", "/jobs").status == 404
+    lines = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
+    (told,) = [line["message"] for line in lines if line["level"] == "warning"]
+    assert told == "no effect under another WSGI server, which has its own options: IRIS_PORT"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", SERVERS)
+def test_under_other_servers_role_all_works_on_jobs(under, name):
+    server = under(SERVERS[name])
+    until(lambda: answers(server), "it listens")
+    href = server.ask("POST", "/jobs", {"data": [ROW]}).json()["href"]
+    until(lambda: server.ask("GET", href).json()["status"] == "succeeded", "the job is done")
+    assert server.ask("GET", "/livez").status == 200
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"IRIS_PROT": "1"}, "iris_wsgi: IRIS_PROT is no setting; did you mean IRIS_PORT?"),
+        ({"IRIS_ROLE": "prep"}, "iris_wsgi: IRIS_ROLE=prep needs IRIS_PRED_URL, and it is empty"),
+        ({"IRIS_MODEL_DIR": "/nowhere"}, "iris_wsgi: /nowhere/golden.json cannot be read: No such file or directory; "
+                                         "IRIS_MODEL_DIR names the folder of a model"),
+        ({"IRIS_ROLE": "asynchronous", "IRIS_STATE_DIR": "/proc/iris"}, None),
+    ],
+)  # fmt: skip
+def test_under_other_servers_a_start_that_fails_is_one_line(under, name, environ, told):
+    # uWSGI's master starts an application that it does not load itself again and again.
+    server = under(tuple(word for word in SERVERS[name] if word != "--lazy-apps"), **environ)
+    assert server.process.wait(120) == 4
+    log = server.log.read_text()
+    lines = [line for line in log.splitlines() if line.startswith("iris_wsgi: ")]
+    assert len(lines) == 1 and "Traceback" not in log and "--" not in lines[0]
+    assert told is None or lines == [told]
+
+
+@pytest.mark.long
+def test_gunicorn_is_told_which_arguments_are_no_settings(under):
+    for arguments, told in (("rol='all'", "rol is no setting; did you mean role?"), ("port=1", "port is a setting of bin/serve")):
+        server = under((*SERVERS["gunicorn"][:-1], f"iris_wsgi:create_app({arguments})"))
+        assert server.process.wait(120) == 4
+        assert f"\niris_wsgi: {told}" in server.log.read_text()
+
+
+def tasks(server: Another) -> int:
+    """How many threads the process has that was started, from which the others were forked."""
+    return len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["gunicorn", "uwsgi"])
+def test_an_application_that_was_loaded_before_a_fork_answers_503_where_it_misses_its_threads(under, name):
+    command = tuple(word for word in SERVERS[name] if word != "--lazy-apps")
+    command = (*command, "--preload") if name == "gunicorn" else command
+    server = under(command)
+    until(lambda: answers(server), "it listens")
+    for words in (("GET", "/livez"), ("POST", "/jobs", {"data": [ROW]})):
+        answer = server.ask(*words)
+        assert answer.status == 503 and "forked after its application was loaded" in answer.json()["detail"]
+    threads = tasks(server)
+    server = under(command, IRIS_ROLE="web_single")
+    until(lambda: answers(server), "it listens")
+    assert server.ask("POST", "/predict/label", {"data": [ROW]}).json() == {"prediction": "setosa"}
+    # uWSGI forks without telling Python: what a thread has locked then stays locked.
+    assert name == "gunicorn" or threads == tasks(server)
+
+
+@pytest.mark.long
+def test_a_process_of_uwsgi_without_a_master_has_its_threads(under, tmp_path):
+    (tmp_path / "uwsgi.ini").write_text("[uwsgi]\nmaster = false\n")
+    options = (word for word in SERVERS["uwsgi"] if word not in ("--master", "--lazy-apps"))
+    server = under((*options, "--ini", str(tmp_path / "uwsgi.ini")))
+    until(lambda: answers(server), "it listens")
+    job = server.ask("POST", "/jobs", {"data": [ROW]})
+    assert job.status == 202
+    until(lambda: server.ask("GET", job.fields["location"]).json()["status"] == "succeeded", "a thread works on the job")

@@ -1,0 +1,414 @@
+"""Tokens: who is let in, what is said to the others, and how tokens are replaced while servers run."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+from applications import KeptLog, wsgi_call
+from http_clients import LABEL, LIVEZ, METRICS, ROW, Wire, ask, log_to, metric, request, until
+from optional_programs import need
+from project import MODEL
+from worker_processes import both, told
+
+from iris_wsgi.__main__ import main
+from iris_wsgi.bearer import MOST_BYTES, Tokens
+from iris_wsgi.settings import BadSetting, Settings
+from iris_wsgi.wsgi import App
+
+OLD, NEW = "the-token-of-yesterday", "TOKEN.of~to+day/0123=="
+BODY = {"data": [ROW]}
+
+
+def bearing(token: str, method: str = "POST", path: str = "/predict/label", document=BODY) -> bytes:
+    return request(method, path, document, f"Authorization: Bearer {token}")
+
+
+def status(server, token: str) -> int:
+    return ask(server, bearing(token)).status
+
+
+class Mount:
+    """A folder with the file `tokens`, changed as a volume of a Secret is: a link to a folder takes the place of another."""
+
+    def __init__(self, folder, *tokens: str) -> None:
+        self.folder, self.count = folder, 0
+        folder.mkdir()
+        (folder / "tokens").symlink_to("..data/tokens")
+        self.put(*tokens)
+
+    @property
+    def file(self) -> str:
+        return str(self.folder / "tokens")
+
+    def put(self, *tokens: str) -> None:
+        self.count += 1
+        new = self.folder / f"..{self.count}"
+        new.mkdir()
+        (new / "tokens").write_text("\n".join(tokens))
+        (self.folder / "..new").symlink_to(new.name)
+        os.replace(self.folder / "..new", self.folder / "..data")
+
+
+@pytest.fixture
+def mount(tmp_path):
+    return Mount(tmp_path / "secret", OLD)
+
+
+@pytest.fixture
+def tokens(mount):
+    """With what is told of them."""
+    said: list[tuple[str, str]] = []
+    found = Tokens(mount.file, lambda level, message: said.append((level, message)))
+    found.said = said
+    return found
+
+
+# What is a token, and who has one
+
+
+@pytest.mark.parametrize("sent", [f"Bearer {OLD}", f"bearer {OLD}", f"BEARER {OLD}", f"bEaReR   {OLD}"])
+def test_the_scheme_is_known_in_any_letters(tokens, sent):
+    assert tokens.refusal(sent) is None
+
+
+@pytest.mark.parametrize(
+    "sent", ["", "Bearer", "Bearer ", OLD, f"Basic {OLD}", f"Bearer\t{OLD}", f"Bearer:{OLD}", f"Token {OLD}"]
+)
+def test_who_shows_nothing_of_the_scheme_is_told_of_it(tokens, sent):
+    assert dict(tokens.refusal(sent).headers) == {"WWW-Authenticate": 'Bearer realm="iris_wsgi"'}
+    assert "curl -H 'Authorization: Bearer TOKEN'" in tokens.refusal(sent).detail
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        OLD[:-1],
+        OLD + "x",
+        OLD.upper(),
+        f"{OLD} {OLD}",
+        f"{OLD},{OLD}",
+        f"{OLD}, Bearer {OLD}",
+        f'"{OLD}"',
+        OLD + "\xa0",
+        "\xe9" * 16,
+        "\x00" * 16,
+        "\ud800",
+        OLD + "\n",
+        "A" * 15000,
+        "=" * 16,
+        "*",
+        ".*",
+        "\u212a",
+        f"token={OLD}",
+        NEW,
+    ],
+)
+def test_a_token_that_is_none_of_them_is_told_so(tokens, sent):
+    refused = tokens.refusal(f"Bearer {sent}")
+    assert dict(refused.headers) == {"WWW-Authenticate": 'Bearer realm="iris_wsgi", error="invalid_token"'}
+    assert sent not in refused.detail
+
+
+@pytest.mark.parametrize("content", [f"{OLD}\n{NEW}\n", f"\n  {NEW}\t\r\n\n{OLD}", f"{NEW}\r\n{OLD}\r\n", f"{OLD}\n{OLD}\n{NEW}"])
+def test_each_line_is_a_token_that_counts_and_the_first_is_sent(tmp_path, content):
+    (tmp_path / "tokens").write_text(content)
+    found = Tokens(str(tmp_path / "tokens"), print)
+    assert found.refusal(f"Bearer {OLD}") is found.refusal(f"Bearer {NEW}") is None
+    assert found.fields() == (("Authorization", f"Bearer {content.split()[0]}"),)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("", "is empty"),
+        (" \n\r\n", "is empty"),
+        ("short-secret", "line 1"),
+        (f"{OLD}\nsecret with-a-blank", "line 2"),
+        (f"{OLD}\n\nsecret,with-a-comma", "line 3"),
+        ("\ufeff" + OLD, "line 1"),
+        ("sécret-of-other-letters", "line 1"),
+        ("=" * 16, "line 1"),
+        ("secret" * 100, "line 1"),
+        ("secret=of-the-middle", "line 1"),
+        ("secret\x00with-a-zero", "line 1"),
+        (f"{OLD}\n" * (MOST_BYTES // len(OLD)), "more than"),
+    ],
+)
+def test_a_file_that_holds_anything_else_stops_the_start_and_shows_none_of_it(tmp_path, make, content, why):
+    (tmp_path / "tokens").write_text(content)
+    with pytest.raises(BadSetting, match=why) as caught:
+        make(role="web_single", token_file=str(tmp_path / "tokens"))
+    assert "IRIS_TOKEN_FILE" in str(caught.value) and "\n" not in str(caught.value)
+    assert "ecret" not in str(caught.value) and OLD not in str(caught.value)
+
+
+def test_a_token_that_was_set_in_place_of_its_file_is_not_shown():
+    with pytest.raises(BadSetting) as caught:
+        Tokens(OLD, print)
+    assert str(caught.value) == "IRIS_TOKEN_FILE names no file"
+
+
+def test_what_can_be_read_once_only_or_is_no_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, tmp_path / "nothing", "/dev/null", "/dev/zero"):
+        with pytest.raises(BadSetting, match="names no file"):
+            Tokens(str(path), print)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_server_without_its_tokens_does_not_start_and_says_why_in_one_line(tmp_path, workers):
+    command = [sys.executable, "-m", "iris_wsgi", "serve", "--port", "0", "--workers", workers, "--role", "web_single"]
+    command += ["--model-dir", str(MODEL), "--token-file", str(tmp_path / "nothing")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "IRIS_TOKEN_FILE names no file" in ended.stderr and ended.stderr.count("\n") == 1
+
+
+def test_without_the_setting_nobody_is_asked_for_a_token(make):
+    app = make(role="web_single")
+    assert type(app.service.app) is App
+    assert "securitySchemes" not in app.get("/openapi.json").json["components"]
+
+
+# Other tokens
+
+
+def test_a_link_that_leads_elsewhere_brings_other_tokens(tokens, mount):
+    mount.put(NEW, OLD)
+    tokens.look()
+    assert tokens.refusal(f"Bearer {OLD}") is tokens.refusal(f"Bearer {NEW}") is None
+    mount.put(NEW)
+    tokens.look()
+    assert tokens.refusal(f"Bearer {OLD}") and not tokens.refusal(f"Bearer {NEW}")
+    tokens.look()
+    assert [level for level, _ in tokens.said] == ["info", "info"]
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"\xff\xfe", None])
+def test_what_becomes_of_the_file_never_opens_the_door_and_is_told_once(tokens, mount, tmp_path, content):
+    file = tmp_path / "secret/..1/tokens"
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    for _ in range(3):
+        tokens.look()
+        assert not tokens.refusal(f"Bearer {OLD}")
+        assert all(tokens.refusal(sent) for sent in ("", "Bearer ", "Bearer short", f"Bearer {NEW}"))
+    ((level, message),) = tokens.said
+    assert level == "error" and message.endswith("what it held before goes on counting")
+    mount.put(NEW)
+    tokens.look()
+    assert tokens.refusal(f"Bearer {OLD}") and not tokens.refusal(f"Bearer {NEW}")
+
+
+@pytest.mark.long
+def test_two_workers_take_other_tokens_while_they_serve(run, mount, tmp_path):
+    log = tmp_path / "log"
+    server = run("--workers", "2", "--token-file", mount.file, under=log_to(log))
+    both(server)
+    with Wire(server) as kept:
+        assert kept.ask(bearing(OLD)).json() == {"prediction": "setosa"}
+        assert kept.ask(bearing(NEW)).status == 401
+        mount.put(OLD, NEW)
+        until(lambda: len(told(log, "has changed")) == 2, "both have read it")
+        assert kept.ask(bearing(NEW)).status == kept.ask(bearing(OLD)).status == 200
+        mount.put(NEW)
+        until(lambda: len(told(log, "has changed")) == 4, "both have read it")
+        assert (kept.ask(bearing(OLD)).status, kept.ask(bearing(NEW)).status) == (401, 200)
+    assert {status(server, OLD) for _ in range(20)} == {401}
+    (tmp_path / "secret/..3/tokens").write_text("")
+    until(lambda: len(told(log, "goes on counting")) == 2, "both have seen that it is empty")
+    assert {status(server, NEW) for _ in range(20)} == {200}
+    assert ask(server, LABEL).status == 401
+    figures = ask(server, METRICS).body.decode()
+    assert metric(figures, "http_requests_total", status="401") >= 22
+    server.stop()
+    for secret in (OLD, NEW):
+        assert secret not in log.read_text() and secret not in figures
+
+
+def test_who_has_no_token_gets_no_thread(make, mount):
+    app = make(role="web_single", token_file=mount.file).service.app
+    large = ("POST", "/predict/batch", 10**6)
+    assert app.inline(*large[:2], {}, large[2])
+    assert not app.inline(*large[:2], {"HTTP_AUTHORIZATION": f"Bearer {OLD}"}, large[2])
+
+
+# Over the wire
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """A server that only answers."""
+    from server_process import start_server
+
+    file = tmp_path_factory.mktemp("tokens") / "tokens"
+    file.write_text(OLD)
+    server = start_server("--token-file", str(file), "--cache", "on")
+    server.file = file
+    yield server
+    server.stop()
+
+
+def test_a_refusal_of_a_whole_request_leaves_the_connection_as_it_is(guarded):
+    many = request("POST", "/predict/batch", {"data": [ROW] * 200})
+    with Wire(guarded) as wire:
+        wire.send(LABEL + bearing(OLD) + bearing(NEW) + LIVEZ + many + bearing(OLD))
+        answers = [wire.answer() for _ in range(6)]
+    assert [one.status for one in answers] == [401, 200, 401, 200, 401, 200]
+    assert not any(one.closes for one in answers)
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 900000", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("expects", [(), ("Expect: 100-continue",)])
+@pytest.mark.parametrize(
+    ("path", "media"), [("/predict", "application/problem+json"), ("/v2/models/iris_svc/infer", "application/json")]
+)
+def test_a_body_that_is_not_here_is_neither_asked_nor_waited_for(guarded, framing, expects, path, media):
+    with Wire(guarded) as wire:
+        answer = wire.ask(request("POST", path, None, framing, *expects))
+        assert (answer.status, answer.fields["content-type"], answer.closes) == (401, media, True)
+        assert answer.fields["www-authenticate"] == 'Bearer realm="iris_wsgi"'
+        # What the client sends all the same is taken in, so that its answer is not lost.
+        wire.send(b"x" * 100_000)
+        wire.socket.shutdown(1)
+        assert wire.end() == ("closed", b"")
+
+
+def test_with_a_token_a_body_is_asked_for(guarded):
+    document = json.dumps(BODY).encode()
+    fields = (f"Authorization: Bearer {OLD}", "Expect: 100-continue", f"Content-Length: {len(document)}")
+    with Wire(guarded) as wire:
+        assert wire.ask(request("POST", "/predict/label", None, *fields)).status == 100
+        assert wire.ask(document).status == 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ([b"Authorization: Bearer " + OLD.encode()], 200),
+        ([b"authorization:\tbEARER  " + OLD.encode() + b" \t"], 200),
+        ([b"Authorization: Bearer " + OLD.encode()] * 2, 401),
+        ([b"Authorization: Basic eDp5", b"Authorization: Bearer " + OLD.encode()], 401),
+        ([b"Proxy-Authorization: Bearer " + OLD.encode()], 401),
+        ([b"Authorization_: Bearer " + OLD.encode()], 401),
+        ([b"Authorization: Bearer " + OLD.encode() + b"\xff\xfe"], 401),
+        ([b"Authorization: Bearer " + bytes(range(0x80, 0x100))], 401),
+        ([b"Authorization: Bearer " + b"A" * 15_000], 401),
+        ([b"Authorization: Bearer " + b"A" * 17_000], 431),
+        ([b"Authorization: Bearer \x00" + OLD.encode()], 400),
+        ([b"Authorization: Bearer\r\n " + OLD.encode()], 400),
+        ([b"Authorization : Bearer " + OLD.encode()], 400),
+    ],
+    ids=range(13),
+)
+def test_fields_of_any_bytes_are_refused_or_right(guarded, fields, found):
+    answer = ask(guarded, b"GET /label HTTP/1.1\r\nHost: localhost\r\n" + b"\r\n".join(fields) + b"\r\n\r\n")
+    assert answer.status == found and OLD.encode() not in answer.body
+
+
+def test_a_browser_is_told_how_to_ask(guarded):
+    page = ask(guarded, request("GET", "/", None, "Accept: text/html"))
+    assert page.status == 200 and b'ask("openapi.json")' in page.body
+    # The page shows the detail of this refusal.
+    answer = ask(guarded, request("GET", "/openapi.json", None, "Accept: application/json"))
+    assert answer.status == 401 and "curl -H 'Authorization: Bearer TOKEN'" in answer.json()["detail"]
+
+
+def test_the_line_that_a_start_shows_works(guarded):
+    line = guarded.said[-1].removeprefix("try: ")
+    assert OLD not in line
+    told = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=120)
+    assert json.loads(told.stdout) == {"prediction": "setosa"}
+
+
+# Who asks with them
+
+
+def test_commands_show_the_token_and_the_health_check_needs_none(guarded, monkeypatch, capsys):
+    where = ["--host", guarded.host, "--port", str(guarded.port)]
+    assert main(["healthcheck", *where]) == 0
+    assert main(["clear", *where]) == 1
+    assert "401 Unauthorized" in capsys.readouterr().err
+    assert main(["clear", *where, "--token-file", str(guarded.file)]) == 0
+    monkeypatch.setenv("IRIS_TOKEN_FILE", str(guarded.file))
+    assert main(["clear", *where]) == 0
+    assert main(["warm", "0000", "0001", "--quiet", *where]) == 0
+    monkeypatch.setenv("IRIS_TOKEN_FILE", str(guarded.file) + ".not")
+    assert main(["clear", *where]) == 1
+    assert "IRIS_TOKEN_FILE names no file" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_prep_and_pred_go_over_to_another_token_while_they_serve(run, tmp_path):
+    mounts = {name: Mount(tmp_path / name, OLD) for name in ("prep", "pred")}
+    logs = {name: tmp_path / f"{name}.log" for name in mounts}
+    pred = run("--role", "pred", "--token-file", mounts["pred"].file, under=log_to(logs["pred"]))
+    prep = run("--role", "prep", "--pred-url", pred.url, "--token-file", mounts["prep"].file, under=log_to(logs["prep"]))
+    ready = request("GET", "/readyz")
+    until(lambda: ask(prep, ready).status == 200, "prep knows pred")
+
+    def read(times: int) -> bool:
+        return all(len(told(log, "has changed")) == times for log in logs.values())
+
+    # The new one is added, then sent, then the old one goes.
+    for turn, step in enumerate(([OLD, NEW], [NEW, OLD], [NEW]), 1):
+        for mount in mounts.values():
+            mount.put(*step)
+        until(partial(read, turn), "both have read it")
+        assert status(prep, step[0]) == 200 and ask(prep, ready).status == 200
+    assert status(prep, OLD) == ask(prep, LABEL).status == ask(pred, request("GET", "/v2")).status == 401
+    # One who shows another is not believed to be ours.
+    mounts["prep"].put(OLD, NEW)
+    until(lambda: ask(prep, ready).status == 503, "pred does not answer prep")
+    assert "it answers 401" in ask(prep, ready).json()["detail"]
+    assert status(prep, NEW) in (502, 503)
+    mounts["prep"].put(NEW)
+    until(lambda: ask(prep, ready).status == 200, "pred answers prep again")
+    assert status(prep, NEW) == 200
+    for log in logs.values():
+        assert OLD not in log.read_text() and NEW not in log.read_text()
+
+
+@pytest.mark.long
+def test_a_gateway_shows_its_own_token_to_members_and_not_its_clients(run, tmp_path):
+    file, clients = tmp_path / "inside", tmp_path / "outside"
+    file.write_text(OLD)
+    # The first is for the members, the second for clients: those do not know the first.
+    clients.write_text(f"{OLD}\n{NEW}")
+    names = ("setosa", "versicolor", "virginica")
+    members = {name: run("--role", "member", "--member", name, "--token-file", str(file)) for name in names}
+    registry = ",".join(f"{name}={server.url}" for name, server in members.items())
+    gateway = run("--role", "gateway", "--members", registry, "--token-file", str(clients))
+    healthy = request("GET", "/ensemble/health", None, f"Authorization: Bearer {NEW}")
+    until(lambda: ask(gateway, healthy).json()["status"] == "complete", "it knows all of them")
+    answer = ask(gateway, bearing(NEW, path="/ensemble/predict"))
+    assert answer.status == 200 and answer.json()["status"] == "complete"
+    assert ask(gateway, request("POST", "/ensemble/predict", BODY)).status == 401
+    assert ask(members["setosa"], bearing(NEW, "GET", "/v2", None)).status == 401
+
+
+def test_the_line_to_try_shows_the_token_whatever_the_file_is_called(run, tmp_path):
+    need("curl")
+    file = tmp_path / "it's a \\file"
+    file.write_text(OLD)
+    server = run("--role", "web_single", "--token-file", str(file))
+    line = server.said[-1].removeprefix("try: ")
+    assert OLD not in line
+    told = subprocess.run(line, shell=True, capture_output=True, text=True, check=True)
+    assert json.loads(told.stdout) == {"prediction": "setosa"}
+
+
+def test_tokens_are_in_no_text_about_the_server(tmp_path, make, log):
+    (tmp_path / "tokens").write_text(OLD)
+    settings = Settings(role="web_single", model_dir=str(MODEL), token_file=str(tmp_path / "tokens"))
+    app = make(role="web_single", token_file=settings.token_file)
+    found = Tokens(settings.token_file, KeptLog().event)
+    asked = [
+        wsgi_call(app.service.app, "GET", path, HTTP_AUTHORIZATION=f"Bearer {OLD}") for path in ("/label", "/nowhere", "/metrics")
+    ]
+    texts = [repr(settings), repr(found), repr(app.service), *log.kept, *(repr(one) for one in asked)]
+    assert not any(OLD in text for text in texts)

@@ -1,0 +1,145 @@
+"""What Cache-Control of a request means: the same for predictions and for items."""
+
+from collections.abc import Callable
+from math import inf
+from time import monotonic
+
+import pytest
+import webtest
+from applications import wsgi_call
+
+from iris_wsgi import known
+from iris_wsgi.cache_control import MAX_SECONDS, Wishes, parse
+from iris_wsgi.items import cache as items
+from iris_wsgi.items import reader
+from iris_wsgi.routes import items as item_routes
+
+ROW = {"data": [[5.1, 3.5, 1.4, 0.2]]}
+# Both caches keep what they have for so long.
+SECONDS = 1000
+HIT, STORED, PASSED, REFUSED = "hit", "fwd=request; stored", "fwd=request", "504"
+# By the age of what is stored, what becomes of a request.
+TABLE = [
+    ("", HIT, HIT),
+    ("no-cache", STORED, STORED),
+    ("NO-CACHE", STORED, STORED),
+    ("no-store", PASSED, PASSED),
+    ("no-cache, no-store", PASSED, PASSED),
+    ("max-age=0", STORED, STORED),
+    ('max-age="0"', STORED, STORED),
+    ("max-age=00", STORED, STORED),
+    ("max-age=50", HIT, STORED),
+    ("max-age=200", HIT, HIT),
+    ("max-age=200, max-age=50", HIT, STORED),
+    ("max-age=99999999999999999999", HIT, HIT),
+    ("max-age", STORED, STORED),
+    ("max-age=", STORED, STORED),
+    ("max-age=-1", STORED, STORED),
+    ("max-age=1.5", STORED, STORED),
+    ("max-age=soon", STORED, STORED),
+    ("min-fresh=1", HIT, HIT),
+    ("min-fresh=870", HIT, STORED),
+    ("min-fresh=2000", STORED, STORED),
+    ("min-fresh=x", STORED, STORED),
+    ("max-stale", HIT, HIT),
+    ("max-stale=60", HIT, HIT),
+    ("only-if-cached", HIT, HIT),
+    ("only-if-cached, max-age=50", HIT, REFUSED),
+    ("only-if-cached, no-cache", REFUSED, REFUSED),
+    ("only-if-cached, no-store", REFUSED, REFUSED),
+    ("only-if-cached, min-fresh=2000", REFUSED, REFUSED),
+    ("no-transform", HIT, HIT),
+    ("no-cached", HIT, HIT),
+    ('x="no-store"', HIT, HIT),
+    ('x="a, no-store, b"', HIT, HIT),
+    ("x=no-store, no-cache", STORED, STORED),
+    (" , no-store , ", PASSED, PASSED),
+]
+REQUESTS = [("POST", "/predict/label"), ("GET", "/items/0000"), ("GET", "/items/0000/prediction")]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Moves the time of both caches on."""
+    ahead = 0.0
+
+    def move(seconds: float) -> None:
+        nonlocal ahead
+        ahead += seconds
+
+    for module in (known, items, reader, item_routes):
+        monkeypatch.setattr(module, "monotonic", lambda: monotonic() + ahead)
+    return move
+
+
+@pytest.fixture
+def caches(make: Callable[..., webtest.TestApp]) -> webtest.TestApp:
+    kept = {"cache_seconds": float(SECONDS), "items_seconds": float(SECONDS), "items_check_seconds": 3600.0}
+    # Without a deadline, which goes by the true time.
+    return make(**kept, deadline_ms=0)
+
+
+def status(app: webtest.TestApp, method: str, path: str, control: str = "") -> str:
+    """How Cache-Status puts it, without what only one of the caches tells; or the status of a refusal."""
+    told = {"HTTP_CACHE_CONTROL": control} if control else {}
+    body = webtest.app.json.dumps(ROW).encode() if method == "POST" else b""
+    code, headers, _ = wsgi_call(app.service.app, method, path, body, **told)
+    name, *parts = headers["Cache-Status"].split("; ")
+    assert name == "iris_wsgi" and code in (200, 504), (code, headers)
+    if code == 504:
+        assert parts == ["detail=only-if-cached"]
+        return REFUSED
+    return "hit" if "hit" in parts else "; ".join(part for part in parts if not part.startswith(("detail=", "ttl=")))
+
+
+@pytest.mark.parametrize("age", [0, 150])
+@pytest.mark.parametrize(("method", "path"), REQUESTS)
+def test_both_caches_read_each_directive_alike(caches, clock, age, method, path):
+    for control, fresh, later in TABLE:
+        status(caches, method, path, "no-cache")
+        assert status(caches, method, path) == HIT
+        clock(age)
+        assert (control, status(caches, method, path, control)) == (control, later if age else fresh)
+
+
+@pytest.mark.parametrize(("method", "path"), REQUESTS)
+def test_what_is_not_in_a_cache_is_not_worked_out_for_only_if_cached(caches, method, path):
+    assert status(caches, method, path, "only-if-cached") == REFUSED
+    assert status(caches, method, path, "no-store") == PASSED
+    assert status(caches, method, path, "only-if-cached") == REFUSED
+    assert status(caches, method, path) == ("fwd=miss; stored" if method == "POST" else "fwd=uri-miss; stored")
+    assert status(caches, method, path, "only-if-cached") == HIT
+
+
+def test_of_several_rows_one_that_is_missing_refuses_only_if_cached(caches):
+    rows = {"data": [[5.1, 3.5, 1.4, 0.2], [6.7, 3.1, 4.7, 1.5]]}
+    control = {"Cache-Control": "only-if-cached"}
+    caches.post_json("/predict/label", ROW)
+    answer = caches.post_json("/predict/batch", rows, headers=control, status=504)
+    assert answer.content_type == "application/problem+json" and "only-if-cached" in answer.json["detail"]
+    caches.post_json("/predict/batch", rows)
+    assert caches.post_json("/predict/batch", rows, headers=control).headers["Cache-Status"].startswith("iris_wsgi; hit")
+
+
+def test_a_request_that_never_blocks_is_answered_in_the_loop_and_no_other(caches, clock):
+    def inline(control: str) -> bool:
+        return caches.service.app.inline("GET", "/items/0000", {"HTTP_CACHE_CONTROL": control}, 0)
+
+    assert not inline("max-age=60") and inline("only-if-cached")
+    caches.get("/items/0000")
+    assert inline("max-age=60") and not inline("no-store") and not inline("max-age=0") and not inline("min-fresh=2000")
+    clock(61)
+    assert not inline("max-age=60") and inline("max-age=3600")
+
+
+def test_the_strictest_of_repeated_directives_counts():
+    assert parse("max-age=5, max-age=3, min-fresh=1, min-fresh=2") == Wishes(max_age=3, min_fresh=2)
+    assert parse("max-age=9999999999999").max_age == MAX_SECONDS and parse("").max_age == inf
+
+
+def test_a_field_of_spaces_and_commas_is_read_in_one_pass():
+    # Where each blank were looked at once for each other, this would not end.
+    many = 1_000_000
+    for text in ("no-cache" + " " * many + "x", "," * many, ' x="' + "\\" * many, "a=" + " " * many + ";", "a" * many + "=;"):
+        assert parse(text) == Wishes()
+    parse.cache_clear()

@@ -1,0 +1,62 @@
+"""ETag, If-None-Match and 304 on answers that only a new model changes."""
+
+import pytest
+from http_clients import Wire, request
+from project import MODEL
+
+FIXED = ["/metadata", "/label", "/predict/test", "/predict/test/label"]
+
+
+@pytest.fixture(params=["web_single", "prediction_cache"])
+def app(request, make):
+    return make(role=request.param)
+
+
+@pytest.mark.parametrize("path", FIXED)
+def test_who_names_the_tag_gets_304_without_content(app, path):
+    first = app.get(path)
+    tag = first.headers["ETag"]
+    assert tag[0] == tag[-1] == '"' and first.headers["Cache-Control"] == "no-cache"
+    for named in (tag, f"W/{tag}", f'"x", {tag}', f'"a,b" ,W/{tag},"c"', "*", f" {tag} "):
+        for ask in (app.get, app.head):
+            answer = ask(path, headers={"If-None-Match": named})
+            assert (answer.status, answer.body) == ("304 Not Modified", b"")
+            assert (answer.headers["ETag"], answer.headers["Cache-Control"]) == (tag, "no-cache")
+            assert "Content-Type" not in answer.headers and "Content-Length" not in answer.headers
+            assert answer.headers["X-Model-Digest"] == app.service.model.digest
+
+
+@pytest.mark.parametrize("path", FIXED)
+def test_who_names_another_gets_the_answer(app, path):
+    first = app.get(path)
+    tag = first.headers["ETag"]
+    for named in ('"x"', 'W/"x"', "", tag[1:-1], tag[:-2] + '"', "**", '"*"', tag[:-1]):
+        answer = app.get(path, headers={"If-None-Match": named})
+        assert (answer.status_int, answer.body, answer.headers["ETag"]) == (200, first.body, tag)
+
+
+def test_each_answer_and_each_model_has_a_tag_of_its_own(make):
+    tags = {
+        (path, str(folder)): make(role="web_single", model_dir=str(folder)).get(path).headers["ETag"]
+        for path in FIXED
+        for folder in (MODEL, MODEL / "fast")
+    }
+    # Both models have the same labels, and say the same of the same sample.
+    same = {"/label", "/predict/test/label"}
+    assert len(set(tags.values())) == 2 * (len(FIXED) - len(same)) + len(same)
+
+
+def test_a_post_is_never_answered_with_304(app):
+    answer = app.post_json("/predict", {"data": [[5.1, 3.5, 1.4, 0.2]]}, headers={"If-None-Match": "*"})
+    assert answer.status_int == 200 and "ETag" not in answer.headers
+
+
+def test_the_server_sends_a_304_that_ends_with_its_head(live):
+    with Wire(live) as wire:
+        tag = wire.ask(request("GET", "/metadata")).fields["etag"]
+        for method in ("GET", "HEAD"):
+            wire.send(request(method, "/metadata", None, f"If-None-Match: {tag}") + request("GET", "/label"))
+            answer = wire.answer(bare=True)
+            assert (answer.status, answer.fields["etag"]) == (304, tag)
+            assert "content-length" not in answer.fields and "content-type" not in answer.fields
+            assert wire.answer().json()["0"] == "setosa"

@@ -1,0 +1,211 @@
+"""Paths with parameters: which route a path finds, and what it costs the others."""
+
+import json
+import re
+
+import pytest
+import webtest
+from applications import Silent, route, wsgi_call
+from http_clients import Wire
+
+from iris_wsgi.paths import NO_PARAMETERS, Paths
+from iris_wsgi.reader import Reader
+from iris_wsgi.wsgi import App, Request, Response
+
+TEMPLATES = [
+    "/m",
+    "/m/all",
+    "/m/{name}",
+    "/m/{name}/go",
+    "/m/{name}:go",
+    "/m/{name}/v/{version}",
+    "/m/x/v/{version}",
+    "/a.c/{name}",
+]
+FOUND = {
+    "/m": ("/m", {}),
+    "/m/all": ("/m/all", {}),
+    "/m/x": ("/m/{name}", {"name": "x"}),
+    "/m/all/go": ("/m/{name}/go", {"name": "all"}),
+    "/m/a:b:go": ("/m/{name}:go", {"name": "a:b"}),
+    "/m/a:gone": ("/m/{name}", {"name": "a:gone"}),
+    "/m/:go": ("/m/{name}", {"name": ":go"}),
+    "/m/y/v/2": ("/m/{name}/v/{version}", {"name": "y", "version": "2"}),
+    "/m/x/v/2": ("/m/x/v/{version}", {"version": "2"}),
+    "/m/\n": ("/m/{name}", {"name": "\n"}),
+    "/m/{name}": ("/m/{name}", {"name": "{name}"}),
+    "/m/\u00c3\u00a9": ("/m/{name}", {"name": "\u00e9"}),
+    "/m/\u00e9": ("/m/{name}", {"name": "\ufffd"}),
+    "/a.c/1": ("/a.c/{name}", {"name": "1"}),
+}
+NOT_FOUND = [
+    "",
+    "/",
+    "*",
+    "m",
+    "/m/",
+    "/m//go",
+    "/m/x/",
+    "/m/x/go/",
+    "/M/x",
+    "/m/x/v/",
+    "/m/x/v/1/2",
+    "/abc/1",
+    "x/m/x",
+    "/m/x/GO",
+]
+
+
+@pytest.fixture(scope="module")
+def paths() -> Paths[str]:
+    return Paths({path: path for path in TEMPLATES}, "nowhere")
+
+
+@pytest.mark.parametrize(("path", "wanted"), FOUND.items())
+def test_a_path_finds_what_says_most_of_it_with_its_parameters(paths, path, wanted):
+    assert paths.find(path) == wanted
+
+
+@pytest.mark.parametrize("path", NOT_FOUND)
+def test_every_other_path_finds_nothing(paths, path):
+    assert paths.find(path) == ("nowhere", {})
+
+
+def test_a_literal_path_is_one_look_into_a_dictionary():
+    paths = Paths({"/m/all": 1, "/m/{name}": 2}, 0)
+    paths.matching = None
+    assert paths.find("/m/all") == (1, NO_PARAMETERS)
+
+
+def test_templates_that_no_path_tells_apart_are_refused_at_construction():
+    with pytest.raises(ValueError, match=re.escape("no path tells /m/{a}/go from /m/{b}/go")):
+        App([route(lambda _: Response(b""), path=path) for path in ("/m/{a}/go", "/m/{b}/go")], Silent(), 100)
+
+
+@pytest.fixture
+def answers() -> Silent:
+    return Silent()
+
+
+@pytest.fixture
+def app(answers) -> App:
+    def told(request: Request) -> Response:
+        return Response(json.dumps([dict(request.parameters), request.variables.get("HTTP_X_Y"), request.body.decode()]).encode())
+
+    table = [
+        route(told, path="/m/{name}"),
+        route(told, "POST", "/m/{name}", body={}),
+        route(told, "PUT", "/v2/{name}", body={}, lenient=True),
+        route(lambda _: 1 / 0, path="/v2/{name}"),
+    ]
+    return App(table, answers, 100)
+
+
+def test_a_handler_is_given_the_parameters_and_the_fields(app):
+    assert webtest.TestApp(app).post_json("/m/x", 1, headers={"X-Y": "z"}).json == [{"name": "x"}, "z", "1"]
+
+
+def test_the_observer_is_told_the_template(app, answers):
+    for path, label in (("/m/x", "/m/{name}"), ("/m/{name}", "/m/{name}"), ("/m/x/y", "unmatched"), ("*", "unmatched")):
+        wsgi_call(app, "GET", path)
+        assert answers.answers[-1][1:3] == (path, label)
+
+
+def test_head_options_and_wrong_methods_work_for_templates(app):
+    webtest.TestApp(app).head("/m/x", status=200)
+    assert webtest.TestApp(app).options("/m/x", status=204).headers["Allow"] == "GET, HEAD, POST, OPTIONS"
+    status, headers, content = wsgi_call(app, "PUT", "/m/x")
+    assert (status, headers["Allow"]) == (405, "GET, HEAD, POST, OPTIONS")
+    assert json.loads(content)["detail"] == "This path answers GET, HEAD, POST, OPTIONS."
+
+
+def test_every_failure_under_v2_and_v1_is_an_error_document(app):
+    for prefix in ("/v2", "/v1"):
+        asked = [("GET", prefix, 404), ("GET", f"{prefix}/x/y", 404), ("BREW", f"{prefix}/", 501)]
+        asked += [("DELETE", "/v2/x", 405), ("GET", "/v2/x", 500)]
+        for method, path, wanted in asked:
+            status, headers, content = wsgi_call(app, method, path)
+            assert (status, headers["Content-Type"]) == (wanted, "application/json")
+            (told,) = json.loads(content).items()
+            assert told[0] == "error" and told[1].endswith((".", "request id."))
+    for path in ("/v2x", "/v22/x", "/v3", "/x/v2"):
+        assert wsgi_call(app, "GET", path)[1]["Content-Type"] == "application/problem+json"
+
+
+def test_a_lenient_route_takes_any_content_type_and_a_packed_body_as_large_as_the_limit(app):
+    import gzip
+    import zlib
+
+    for media in ("", "application/octet-stream", "text/html; charset=x"):
+        assert json.loads(wsgi_call(app, "PUT", "/v2/x", b"abc", CONTENT_TYPE=media)[2])[2] == "abc"
+    for coding, pack in (("gzip", gzip.compress), ("deflate", zlib.compress)):
+        packed = {"HTTP_CONTENT_ENCODING": coding}
+        assert json.loads(wsgi_call(app, "PUT", "/v2/x", pack(b"a" * 100), **packed)[2])[2] == "a" * 100
+        status, _, content = wsgi_call(app, "PUT", "/v2/x", pack(b"a" * 101), **packed)
+        assert (status, "limit of 100" in json.loads(content)["error"]) == (413, True)
+    status, headers, _ = wsgi_call(app, "PUT", "/v2/x", b"a", HTTP_CONTENT_ENCODING="br")
+    assert (status, headers["Accept-Encoding"]) == (415, "gzip, deflate")
+
+
+def test_a_lenient_route_packs_what_is_worth_it_and_says_that_it_may(app):
+    import gzip
+
+    sent = {"HTTP_X_Y": "z" * 2000, "HTTP_ACCEPT_ENCODING": "br, gzip;q=0.5"}
+    _, headers, content = wsgi_call(app, "PUT", "/v2/x", b"a", **sent)
+    assert (headers["Content-Encoding"], headers["Vary"]) == ("gzip", "Accept-Encoding")
+    assert json.loads(gzip.decompress(content))[1] == "z" * 2000
+    _, headers, content = wsgi_call(app, "PUT", "/v2/x", b"a", **{**sent, "HTTP_ACCEPT_ENCODING": "br"})
+    assert "Content-Encoding" not in headers and headers["Vary"] == "Accept-Encoding"
+    assert json.loads(content)[1] == "z" * 2000
+    assert "Vary" not in wsgi_call(app, "POST", "/m/x", b"1")[1]
+
+
+def test_a_packed_body_is_not_unpacked_in_the_loop(app):
+    assert app.inline("PUT", "/v2/x", {}, 10)
+    assert not app.inline("PUT", "/v2/x", {"HTTP_CONTENT_ENCODING": "gzip"}, 10)
+    # A route that takes none refuses at once.
+    assert app.inline("POST", "/m/x", {"HTTP_CONTENT_ENCODING": "gzip"}, 10)
+    assert not app.inline("POST", "/m/x", {}, 20_000)
+
+
+STARTS = {
+    b"": "",
+    b"POST": "",
+    b"POST /v2": "/v2",
+    b"POST /v2/models/x HTTP/1.1\r\nHost": "/v2/models/x",
+    b"POST http://host/v2?x HTTP/1.1\r\n": "/v2",
+    b"GET /%762/x HTTP/1.1\r\n": "/v2/x",
+    b"GET ?/v2 HTTP/1.1\r\n": "",
+    b"GET * HTTP/1.1\r\n": "",
+    b"GET /" + b"v2/" * 5000: "/" + "v2/" * 21 + "v",
+}
+
+
+@pytest.mark.parametrize(("sent", "path"), STARTS.items(), ids=[repr(sent[:30]) for sent in STARTS])
+def test_of_an_unfinished_request_the_beginning_of_the_path_is_known(sent, path):
+    reader = Reader(100)
+    reader.feed(sent)
+    assert reader.path == path
+
+
+REFUSED = {
+    "a malformed field": (b"POST /v2/models/m/infer HTTP/1.1\r\nHost : x\r\n\r\n", 400),
+    "a target too long": (b"GET /v2/" + b"x" * 9000 + b" HTTP/1.1\r\n", 414),
+    "a head too large": (b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 17_000 + b"\r\n", 431),
+    "a body too large": (b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n", 413),
+    "a chunk too large": (
+        b"POST /v1/models/m:predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n99999999\r\n",
+        413,
+    ),
+    "an expectation": (b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nExpect: tea\r\n\r\n", 417),
+    "an unknown coding": (b"GET /v1 HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: x, y\r\n\r\n", 400),
+    "an encoded slash": (b"GET /v2/models%2fm HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+}
+
+
+@pytest.mark.parametrize(("sent", "status"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_the_server_itself_refuses_under_v2_and_v1_is_an_error_document_too(live, sent, status):
+    with Wire(live) as wire:
+        answer = wire.ask(sent)
+    assert (answer.status, answer.fields["content-type"]) == (status, "application/json")
+    assert list(answer.json()) == ["error"] and answer.closes
