@@ -1298,7 +1298,7 @@ def test_the_file_is_brought_to_the_disk_of_the_shards_by_their_user_before_they
 def test_each_way_in_which_a_run_ends_is_tried_again_or_not_as_the_readme_says(with_batch):
     rows = re.findall(r"^\| (\d) \| (.*) \|$", PATTERNS, re.MULTILINE)
     assert {int(status) for status, _ in rows} == set(End)
-    again = {int(status) for status, what in rows if what.endswith("the same command goes on")}
+    again = {int(status) for status, what in rows if what.endswith("the same command resumes the run")}
     for one in of_kind(with_batch, "CronJob", "Job"):
         job, pod, container = batch_of(with_batch, one["kind"])
         # The first rule that fits counts.
