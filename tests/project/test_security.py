@@ -178,7 +178,7 @@ def test_the_package_has_no_way_to_run_what_comes_in():
 
 
 def test_the_numbers_of_the_worst_case_add_up():
-    words = r"(\d+) for the process .*?; (\d+) for bodies and (\d+) for answers; (\d+) threads × (\d+) × (\d+) .*?: (\d+)\."
+    words = r"(\d+) for the process .*?, (\d+) for bodies, (\d+) for responses, and (\d+) threads × (\d+) × (\d+)\s[^:]*: (\d+)\."
     process, bodies, answers, threads, times, body, total = map(int, re.search(words, TEXT).groups())
     assert (bodies, body) == (Settings().pending_bytes >> 20, Settings().max_body_bytes >> 20)
     assert answers == bodies and total == process + bodies + answers + threads * times * body
