@@ -11,7 +11,7 @@ if sys.hexversion < 0x030B0000:
     sys.exit(f"iris_wsgi: this is Python {sys.version.split()[0]}, and 3.11 or later is needed; bin/setup looks for one")
 
 if TYPE_CHECKING:
-    from iris_wsgi.wsgi import App
+    from iris_wsgi.wsgi.application import App
 
 __version__ = "0.1.0"
 
@@ -37,10 +37,10 @@ def create_app(**settings: Any) -> "App":
 
     from iris_wsgi.console import failure
     from iris_wsgi.errors import BadModel, BadStore, NotReady, Problem, StoreDown
-    from iris_wsgi.hosts import Hosts
-    from iris_wsgi.log import Log
-    from iris_wsgi.roles import build
+    from iris_wsgi.factory import build
+    from iris_wsgi.observability.log import Log
     from iris_wsgi.settings import BadSetting, application_settings
+    from iris_wsgi.wsgi.allowed_hosts import Hosts
 
     log, loaded_in = Log(sys.stderr.fileno()), os.getpid()
     try:

@@ -212,3 +212,7 @@ def problem_document(problem: Problem, request_id: str) -> bytes:
     if problem.faults:
         document["errors"] = [fault._asdict() for fault in problem.faults]
     return json.dumps(document, ensure_ascii=False).encode()
+
+
+class Stopped(Exception):
+    """A batch run cannot continue, for the reason in this one line."""

@@ -8,7 +8,8 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
 
-from iris_wsgi.casts import (
+from iris_wsgi.roles import ROLES
+from iris_wsgi.setting_types import (
     database_address,
     folder,
     has_password,
@@ -25,7 +26,6 @@ from iris_wsgi.casts import (
     url_prefix,
     whole,
 )
-from iris_wsgi.catalogue import ROLES
 
 PREFIX = "IRIS_"
 MOST_BYTES = 1_099_511_627_776

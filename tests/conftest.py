@@ -17,8 +17,8 @@ from project import MODEL
 from redis_server import RedisServer
 from server_process import Running, start_server
 
-from iris_wsgi.golden import seal
-from iris_wsgi.roles import Service, build
+from iris_wsgi.factory import Service, build
+from iris_wsgi.model.golden import seal
 from iris_wsgi.settings import Settings
 
 check_all_starts()

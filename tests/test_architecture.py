@@ -12,52 +12,108 @@ from pathlib import Path
 import pytest
 from project import MODEL, ROOT
 
-from iris_wsgi.catalogue import ROLES
+from iris_wsgi.roles import ROLES
 
 PACKAGE = ROOT / "iris_wsgi"
-# The modules of the package by what wants them. A new one has its line here: who loads it?
+# A package, or a module of the top level, imports what has a lower rank, and itself.
+RANKS = {
+    "errors": 0,
+    "setting_types": 0,
+    "http": 0,
+    "console": 1,
+    "roles": 1,
+    "settings": 2,
+    "cpu_limits": 3,
+    "observability": 3,
+    "resilience": 4,
+    "storage": 4,
+    "codec": 4,
+    "model": 5,
+    "wsgi": 6,
+    "tabular": 6,
+    "services": 7,
+    "client": 8,
+    "patterns": 9,
+    "factory": 10,
+    "server": 11,
+    "cli": 12,
+    "__main__": 13,
+}
+# Patterns that use another one: it submits jobs; it serves the same routes.
+USES_PATTERN = {("sync_async", "asynchronous"), ("prep_pred", "web_single")}
+# Packages that only an extra installs, by the one module that imports each.
+OPTIONAL = {
+    "redis": {"storage.redis"},
+    "psycopg": {"patterns.data_cache.postgres_store", "patterns.batch.postgres"},
+    "pyarrow": {"tabular.parquet"},
+    "tqdm": {"console"},
+}
+# Packages that turn bytes into values, without I/O.
+PURE = ("codec", "http")
+IMPURE = {"select", "selectors", "threading", "time", "subprocess", "os", "asyncio", "concurrent"}
+# The modules of the package by what uses them. A new one has its line here: who loads it?
 EVERY_SERVER = """
-    __main__ answers arguments asking board bodies casts catalogue cgroups channel codings companions console cores cpus
-    deadline documents errors folder golden hosts http1 launch listener log metrics model observer openapi ops pace packages
-    parts paths payload predictors prefix processes reader roles routes routes.page routes.single routes.training server
-    settings tracing training validators watch wsgi
+    cli.main codec.json_documents codec.rows console cpu_limits errors factory http.request_head http.request_parser
+    model.artifact model.golden model.latency model.predictor model.run_timeout model.session observability.log
+    observability.metrics observability.process_metrics observability.shared_memory observability.trace_context
+    patterns.web_single.page resilience.background resilience.deadline roles server.connection server.event_loop
+    server.listener server.response_writer server.serve services setting_types settings wsgi.allowed_hosts wsgi.application
+    wsgi.body wsgi.conditional wsgi.content_coding wsgi.health_routes wsgi.openapi wsgi.prefix wsgi.request_observer
+    wsgi.routing
 """
 FAMILIES = {
-    "protocol": "kserve members oip oip_answers oip_schemas routes.v1 routes.v2 servable tally tensors",
-    "jobs": """
-        job_metrics leases queues records routes.hybrid routes.jobs stores stores.choice stores.clock stores.jobs stores.database
-        breaker stores.files stores.schema stores.sqlite sweeper worker
+    "web single": """
+        model.training_data patterns.web_single.role patterns.web_single.routes patterns.web_single.training_routes
     """,
+    "protocol": """
+        codec.v1 codec.v2_fields codec.v2_request codec.v2_response codec.v2_tensors patterns.synchronous.role
+        patterns.synchronous.schemas patterns.synchronous.served_model patterns.synchronous.statistics
+        patterns.synchronous.v1_routes patterns.synchronous.v2_routes
+    """,
+    "jobs": """
+        patterns.asynchronous.job patterns.asynchronous.job_codec patterns.asynchronous.leases patterns.asynchronous.metrics
+        patterns.asynchronous.role patterns.asynchronous.routes patterns.asynchronous.sqlite_schema
+        patterns.asynchronous.sqlite_store patterns.asynchronous.stores patterns.asynchronous.sweeper
+        patterns.asynchronous.worker resilience.circuit_breaker storage.clock storage.optional_redis storage.sqlite
+        storage.sqlite_files
+    """,
+    "hybrid": "patterns.sync_async.role patterns.sync_async.routes",
     "prediction cache": """
-        cache_control cache_metrics cache_status cached caching flights known routes.cache rowbytes shared shelf stores
-        stores.choice stores.jobs breaker
+        patterns.prediction_cache.cache patterns.prediction_cache.cache_status patterns.prediction_cache.keys
+        patterns.prediction_cache.metrics patterns.prediction_cache.redis_tier patterns.prediction_cache.role
+        patterns.prediction_cache.routes patterns.prediction_cache.store resilience.circuit_breaker resilience.single_flight
+        storage.lru storage.optional_redis wsgi.cache_control
     """,
     "items": """
-        cache_control flights items items.cache items.choice items.entries items.marks items.metrics items.parts items.reader
-        items.seed items.sqlite items.store items.texts routes.items shelf stores stores.choice stores.clock stores.jobs
-        stores.database stores.files breaker
+        model.training_data
+        patterns.data_cache.cache patterns.data_cache.entry patterns.data_cache.invalidation patterns.data_cache.item_store
+        patterns.data_cache.metrics patterns.data_cache.read_through patterns.data_cache.responses patterns.data_cache.role
+        patterns.data_cache.routes patterns.data_cache.seed patterns.data_cache.sqlite_store patterns.data_cache.stores
+        resilience.circuit_breaker resilience.single_flight storage.clock storage.lru storage.optional_redis storage.sqlite
+        storage.sqlite_files wsgi.cache_control
     """,
-    "others": """
-        members oip remote remote.budget remote.call remote.exchange remote.inference remote.metrics remote.peer remote.reply
-        remote.target remote.watcher breaker tensors
+    "client": """
+        client.call client.connection client.endpoint client.inference client.metrics client.prober client.retry_budget
+        client.v2_messages codec.v2_fields codec.v2_request codec.v2_tensors http.response_parser resilience.circuit_breaker
     """,
-    "ensemble": "ensemble ensembles routes.gateway",
+    "ensemble": "patterns.horizontal.role patterns.horizontal.routes patterns.horizontal.voting",
+    "prep": "client.predictor patterns.prep_pred.role",
+    "gateway": "patterns.horizontal.remote_members",
 }
 FAMILIES_OF = {
-    "all": ("protocol", "jobs", "prediction cache", "items", "ensemble"),
-    "web_single": (),
+    "all": ("web single", "protocol", "jobs", "hybrid", "prediction cache", "items", "ensemble"),
+    "web_single": ("web single",),
     "synchronous": ("protocol",),
     "asynchronous": ("jobs",),
     "worker": ("jobs",),
-    "sync_async": ("jobs",),
-    "prediction_cache": ("prediction cache",),
+    "sync_async": ("jobs", "hybrid"),
+    "prediction_cache": ("web single", "prediction cache"),
     "data_cache": ("items",),
-    "prep": ("others",),
+    "prep": ("web single", "client", "prep"),
     "pred": ("protocol",),
-    "gateway": ("others", "ensemble"),
+    "gateway": ("client", "ensemble", "gateway"),
     "member": ("protocol",),
 }
-OF_ONE_ROLE = {"prep": "halves remote.predictor", "gateway": "remote.panel"}
 NEEDED = {
     "prep": {"pred_url": "http://127.0.0.1:9"},
     "gateway": {"members": "setosa=http://127.0.0.1:9"},
@@ -65,32 +121,15 @@ NEEDED = {
 }
 START = """
 import os, sys
-from iris_wsgi.__main__ import parser, read_settings
-import iris_wsgi.launch, iris_wsgi.server
-from iris_wsgi.log import Log
-from iris_wsgi.roles import build
+from iris_wsgi.cli.main import parser, read_settings
+import iris_wsgi.server.serve, iris_wsgi.server.event_loop
+from iris_wsgi.observability.log import Log
+from iris_wsgi.factory import build
 parser(["serve"])
 build(read_settings({}, dict(zip(sys.argv[1::2], sys.argv[2::2]))), Log(2))
 print(*(name.removeprefix("iris_wsgi.") for name in sys.modules if name.startswith("iris_wsgi.")), flush=True)
 os._exit(0)
 """
-# What knows nothing of who serves it.
-LOW = ("errors", "payload", "model", "wsgi", "http1", "reader", "settings")
-HIGH = (
-    "roles",
-    "parts",
-    "stores",
-    "server",
-    "channel",
-    "launch",
-    "workers",
-    "items",
-    "remote",
-    "routes",
-    "batch",
-    "edge",
-    "shared",
-)
 
 
 @cache
@@ -104,23 +143,42 @@ def modules() -> dict[str, ast.Module]:
 
 
 @cache
-def imports(name: str) -> frozenset[str]:
-    """The modules of the package that this one imports, at its head or later, or by the catalogue; not what only types name."""
-    tree = modules()[name]
-    typing = {
+def typing_only(name: str) -> frozenset[int]:
+    """The nodes of a module that only type checkers run."""
+    return frozenset(
         id(node)
-        for test in ast.walk(tree)
+        for test in ast.walk(modules()[name])
         if isinstance(test, ast.If) and isinstance(test.test, ast.Name) and test.test.id == "TYPE_CHECKING"
         for node in ast.walk(test)
-    }
-    named = {place.partition(":")[0] for role in ROLES.values() for place in (role.routes, role.core)}
-    found = named - {"roles"} if name == "roles" else set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("iris_wsgi") and id(node) not in typing:
-            below = (node.module or "").removeprefix("iris_wsgi").lstrip(".")
-            inside = {f"{below}.{one.name}".lstrip(".") for one in node.names}
-            found |= {one for one in inside if one in modules()} or {below}
+    )
+
+
+@cache
+def imports(name: str) -> frozenset[str]:
+    """The modules of the package that this one imports, at its head or in a function; not what only types name."""
+    found = set()
+    for node in ast.walk(modules()[name]):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and (node.module or "").split(".")[0] == "iris_wsgi"
+            and id(node) not in typing_only(name)
+        ):
+            package = (node.module or "").removeprefix("iris_wsgi").lstrip(".")
+            inside = {f"{package}.{alias.name}".lstrip(".") for alias in node.names}
+            found |= {module for module in inside if module in modules()} or {package}
     return frozenset(found - {""})
+
+
+@cache
+def foreign_imports(name: str) -> frozenset[str]:
+    """The top-level packages outside this one that a module imports, at its head or in a function."""
+    found = set()
+    for node in ast.walk(modules()[name]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and id(node) not in typing_only(name):
+            found.add((node.module or "").partition(".")[0])
+    return frozenset(found - {"iris_wsgi"})
 
 
 def reached(name: str) -> set[str]:
@@ -128,8 +186,12 @@ def reached(name: str) -> set[str]:
     found, new = set(), {name}
     while new:
         found |= new
-        new = {one for known in new for one in imports(known)} - found
+        new = {imported for known in new for imported in imports(known)} - found
     return found - {name}
+
+
+def top(name: str) -> str:
+    return name.partition(".")[0]
 
 
 @pytest.mark.long
@@ -137,21 +199,58 @@ def reached(name: str) -> set[str]:
 def test_a_role_loads_what_it_uses_and_nothing_else(role, tmp_path):
     settings = {"role": role, "model_dir": str(MODEL), "state_dir": str(tmp_path), **NEEDED.get(role, {})}
     words = [word for pair in settings.items() for word in pair]
-    told = subprocess.run([sys.executable, "-c", START, *words], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = subprocess.run([sys.executable, "-c", START, *words], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     families = " ".join(FAMILIES[family] for family in FAMILIES_OF[role])
-    assert sorted(told.stdout.split()) == sorted({*f"{EVERY_SERVER} {families} {OF_ONE_ROLE.get(role, '')}".split()})
+    expected = {*f"{EVERY_SERVER} {families}".split()}
+    packages = {name.rpartition(".")[0] for name in expected} | {"patterns"}
+    assert sorted(loaded.split()) == sorted((expected | packages) - {""})
 
 
-@pytest.mark.long
-def test_the_application_the_model_and_the_bodies_know_nothing_of_roles_stores_and_the_server():
-    for name in LOW:
-        assert not [one for one in reached(name) if one.partition(".")[0] in HIGH], name
+def test_the_top_level_has_the_listed_packages_and_modules_and_no_others():
+    assert {top(name) for name in modules()} - {""} == RANKS.keys()
 
 
-def test_only_the_start_puts_roles_together():
-    assert {name for name in modules() if "roles" in imports(name)} == {"", "launch"}
-    starts = {"launch", "server", "workers"}
-    assert {name for name in modules() if starts & imports(name)} == {"__main__", "launch", "workers"}
+def test_a_package_imports_lower_ranks_only():
+    upward = {
+        (name, imported)
+        for name in modules()
+        if name
+        for imported in imports(name)
+        if top(imported) != top(name) and RANKS[top(imported)] >= RANKS[top(name)]
+    }
+    assert not upward
+
+
+def test_a_pattern_imports_no_other_pattern_but_the_two_named():
+    found = {
+        (name.split(".")[1], imported.split(".")[1])
+        for name in modules()
+        for imported in imports(name)
+        if name.startswith("patterns.") and imported.startswith("patterns.")
+    }
+    assert {pair for pair in found if pair[0] != pair[1]} == USES_PATTERN
+
+
+def test_only_the_factory_and_the_commands_import_patterns():
+    importers = {name for name in modules() if top(name) != "patterns" and any(top(one) == "patterns" for one in imports(name))}
+    assert importers == {"factory", "cli.main", "cli.verify"}
+
+
+def test_an_optional_package_is_imported_in_one_module():
+    found = {package: {name for name in modules() if package in foreign_imports(name)} for package in OPTIONAL}
+    assert found == OPTIONAL
+
+
+def test_the_parsers_and_the_codecs_do_no_io():
+    for name in modules():
+        if top(name) in PURE:
+            assert not foreign_imports(name) & IMPURE, name
+
+
+def test_the_application_does_not_know_the_server():
+    for name in modules():
+        if top(name) not in ("server", "cli", "__main__"):
+            assert "server" not in {top(imported) for imported in imports(name)}, name
 
 
 def test_no_modules_import_each_other_in_a_circle():
@@ -161,7 +260,7 @@ def test_no_modules_import_each_other_in_a_circle():
 def test_each_module_has_a_docstring_of_one_sentence():
     for name, tree in modules().items():
         told = ast.get_docstring(tree) or ""
-        assert re.fullmatch(r"[^.]*(?:\.[^ \n][^.]*)*\.", told) or name in ("", "edge"), (name, told)
+        assert re.fullmatch(r"[^.]*(?:\.[^ \n][^.]*)*\.", told) or name == "", (name, told)
 
 
 def test_nothing_is_defined_that_nobody_uses():
@@ -186,7 +285,7 @@ def test_what_the_benchmark_the_soak_and_the_builds_take_from_the_package_is_the
 
 def test_no_function_is_long_but_those_that_have_a_reason():
     # Routes are closures over what they share, with their table below; the others are one thing told from its start to its end.
-    reasons = {"routes", "split", "measured"}
+    reasons = {"routes", "split_model", "measured"}
     for name, tree in modules().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 40:

@@ -9,7 +9,7 @@ import bundle
 import npm
 import pyz
 
-from iris_wsgi.arguments import ArgumentParser
+from iris_wsgi.console import ArgumentParser
 from iris_wsgi.errors import BadModel
 
 HERE = Path(__file__).resolve().parent

@@ -10,11 +10,11 @@ from npm import Taken
 from opsets import opsets
 
 from iris_wsgi import __version__
-from iris_wsgi.edge.manifest import MANIFEST, MODEL, File, mark, parse_manifest
 from iris_wsgi.errors import BadModel
-from iris_wsgi.folder import read_all, read_file, sha256
-from iris_wsgi.golden import self_test
-from iris_wsgi.model import Model, load_model
+from iris_wsgi.model.artifact import read_all, read_file, sha256
+from iris_wsgi.model.golden import self_test
+from iris_wsgi.model.session import Model, load_model
+from iris_wsgi.patterns.edge.manifest import MANIFEST, MODEL, File, mark, parse_manifest
 
 # The smallest build that runs the model: WebAssembly alone, and what loads it in one file.
 RUNTIME = {

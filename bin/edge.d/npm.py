@@ -11,7 +11,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
-from iris_wsgi.destination import write_whole
+from iris_wsgi.storage.destination import write_whole
 
 SECONDS = 60.0
 MOST_BYTES = 1 << 28

@@ -5,14 +5,16 @@ import sys
 import zipfile
 from pathlib import Path
 
-from iris_wsgi.destination import destination
-from iris_wsgi.edge.manifest import MODEL
-from iris_wsgi.folder import read_all, read_file
-from iris_wsgi.golden import self_test
-from iris_wsgi.model import load_model
+from iris_wsgi.model.artifact import read_all, read_file
+from iris_wsgi.model.golden import self_test
+from iris_wsgi.model.session import load_model
+from iris_wsgi.patterns.edge.manifest import MODEL
+from iris_wsgi.storage.destination import destination
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHEBANG = b"#!/usr/bin/env python3\n"
+# The modules of the pattern that a server loads.
+OF_SERVERS = ("bundle_files", "role", "routes", "telemetry")
 # Of the modules of edge, what one of them imports only when it is called is imported by another.
 LISTED = """
 import sys
@@ -45,7 +47,8 @@ def write(out: Path, model_dir: Path, start: Path) -> str:
 
 def modules() -> list[Path]:
     """The files of what is imported by the commands of edge."""
-    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / "iris_wsgi/edge").glob("*.py")]
+    paths = (ROOT / "iris_wsgi/patterns/edge").glob("*.py")
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths if path.stem not in OF_SERVERS]
     command = [sys.executable, "-c", LISTED, *sorted(names)]
     told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     return [Path(line) for line in told.stdout.splitlines()]

@@ -12,7 +12,7 @@ def main():
     from pathlib import Path
     from zipfile import Path as Inside
 
-    from iris_wsgi.edge.__main__ import main
+    from iris_wsgi.patterns.edge.__main__ import main
 
     try:
         import numpy

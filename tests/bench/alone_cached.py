@@ -12,10 +12,10 @@ from statistics import median
 import rows
 from alone import call, environ
 
-from iris_wsgi.log import Log
-from iris_wsgi.roles import build
+from iris_wsgi.factory import build
+from iris_wsgi.observability.log import Log
 from iris_wsgi.settings import Settings
-from iris_wsgi.shelf import ENTRY_BYTES, Shelf
+from iris_wsgi.storage.lru import ENTRY_BYTES, Shelf
 
 BATCH_ROWS = 100
 KEPT = 20_000

@@ -11,13 +11,13 @@ import rows
 from alone import call, environ
 from alone_cached import Kind, measured
 
-from iris_wsgi.casts import SQLITE
-from iris_wsgi.items import parts
-from iris_wsgi.items.cache import Entry, Found, ItemCache, Render
-from iris_wsgi.items.choice import open_items
-from iris_wsgi.items.store import ItemStore
-from iris_wsgi.log import Log
-from iris_wsgi.roles import build
+from iris_wsgi.factory import build
+from iris_wsgi.observability.log import Log
+from iris_wsgi.patterns.data_cache import role
+from iris_wsgi.patterns.data_cache.cache import Entry, Found, ItemCache, Render
+from iris_wsgi.patterns.data_cache.item_store import ItemStore
+from iris_wsgi.patterns.data_cache.stores import open_items
+from iris_wsgi.setting_types import SQLITE
 from iris_wsgi.settings import Settings
 
 KEPT, LOOKS = 20_000, 200
@@ -56,7 +56,7 @@ class Items:
         """Nothing in it gets too old; it looks at the database at its start and not again while all this lasts."""
         told = {"database_url": self.url, "items_redis_url": redis_url, "items_bytes": size}
         told |= {"items_seconds": MOST_SECONDS, "items_check_seconds": LOOK_SECONDS}
-        with patch.object(parts, "ItemCache", cache):
+        with patch.object(role, "ItemCache", cache):
             service = build(Settings(role="data_cache", model_dir=self.model, **told), self.log)
         service.companions.start()
         return service.app

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import rows
 
-from iris_wsgi.model import open_session
+from iris_wsgi.model.session import open_session
 
 WARM = 20
 

@@ -9,7 +9,7 @@ from statistics import median
 import numpy as np
 import rows
 
-from iris_wsgi.model import open_session
+from iris_wsgi.model.session import open_session
 
 SIZES, RUNS = (1, 32), 300
 

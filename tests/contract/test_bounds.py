@@ -39,8 +39,8 @@ from http_clients import (
 from optional_programs import lack, need
 from worker_processes import serving
 
-from iris_wsgi.board import Board, Company
-from iris_wsgi.server import TURN_EVENTS, Server
+from iris_wsgi.observability.shared_memory import Board, Company
+from iris_wsgi.server.event_loop import TURN_EVENTS, Server
 from iris_wsgi.settings import Settings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

@@ -9,9 +9,9 @@ from edge_bundles import write_bundle
 from http_clients import until
 from project import MODEL
 
-from iris_wsgi.catalogue import ROLES
-from iris_wsgi.folder import sha256
-from iris_wsgi.wsgi import BARE, METHODS
+from iris_wsgi.model.artifact import sha256
+from iris_wsgi.roles import ROLES
+from iris_wsgi.wsgi.application import BARE, METHODS
 
 # A role has more where IRIS_EDGE_DIR is set.
 AT_THE_EDGE = "web_single at the edge"

@@ -13,8 +13,8 @@ import h11
 import pytest
 from request_vectors import VECTORS
 
-from iris_wsgi.http1 import Refused
-from iris_wsgi.reader import Reader
+from iris_wsgi.http.request_head import Refused
+from iris_wsgi.http.request_parser import Reader
 
 CASES = 100_000 if os.environ.get("CI") == "true" else 5_000
 SHARDS = 10

@@ -22,9 +22,9 @@ from redis_server import RedisServer
 from server_process import Running
 from worker_processes import serving
 
-from iris_wsgi.__main__ import main
-from iris_wsgi.items.texts import Texts
-from iris_wsgi.model import load_model
+from iris_wsgi.cli.main import main
+from iris_wsgi.model.session import load_model
+from iris_wsgi.patterns.data_cache.responses import Texts
 
 pytestmark = pytest.mark.long
 

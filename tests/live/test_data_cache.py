@@ -11,8 +11,8 @@ import pytest
 from http_clients import Wire, ask, kill_all, request, until
 from redis_server import RedisServer
 
-from iris_wsgi.items.redis import RedisItems, key_of, pack, unpack
-from iris_wsgi.items.store import Item
+from iris_wsgi.patterns.data_cache.item_store import Item
+from iris_wsgi.patterns.data_cache.redis_tier import RedisItems, key_of, pack, unpack
 
 ROWS = [[5.1, 3.5, 1.4, 0.2], [7.2, 3.6, 6.1, 2.5]]
 SERVE = ("--role", "data_cache")

@@ -18,12 +18,12 @@ from item_stores import opened
 from project import MODEL, ROOT
 
 from iris_wsgi.errors import BadStore, StoreDown
-from iris_wsgi.items import sqlite
-from iris_wsgi.items.postgres import PostgresItems
-from iris_wsgi.items.seed import seed
-from iris_wsgi.items.sqlite import SqliteItems
-from iris_wsgi.items.store import MOST_CHANGES, Item, ItemStore
-from iris_wsgi.model import load_model
+from iris_wsgi.model.session import load_model
+from iris_wsgi.patterns.data_cache import sqlite_store
+from iris_wsgi.patterns.data_cache.item_store import MOST_CHANGES, Item, ItemStore
+from iris_wsgi.patterns.data_cache.postgres_store import PostgresItems
+from iris_wsgi.patterns.data_cache.seed import seed
+from iris_wsgi.patterns.data_cache.sqlite_store import SqliteItems
 
 A, B, C = b"aaaa" * 4, b"bbbb" * 4, b"cccc" * 4
 # A database that is down says so in a quarter of a second where the machine has time; a test asserts only that it does not hang.
@@ -127,8 +127,8 @@ def test_no_write_is_missed_by_looks_whoever_writes_meanwhile(store):
 
 
 def test_more_changes_than_are_worth_it_are_told_as_too_many(store, monkeypatch):
-    for module in ("sqlite", "postgres"):
-        monkeypatch.setattr(f"iris_wsgi.items.{module}.MOST_CHANGES", 3)
+    for module in ("sqlite_store", "postgres_store"):
+        monkeypatch.setattr(f"iris_wsgi.patterns.data_cache.{module}.MOST_CHANGES", 3)
     cursor = store.changes(None).cursor
     for one in "abc":
         store.put(one, A)
@@ -190,7 +190,7 @@ def test_while_another_process_holds_the_lock_items_are_read_and_not_written(tmp
         with pytest.raises(StoreDown, match="is locked by another process"):
             store.put("a", B)
     assert store.put("a", B) == 2
-    assert sqlite.APPLICATION != 0x69726A6F
+    assert sqlite_store.APPLICATION != 0x69726A6F
 
 
 def test_a_postgres_that_is_stopped_hangs_or_is_gone_is_down_within_the_bound_and_back_when_it_is(postgres_server):

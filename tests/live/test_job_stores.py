@@ -23,7 +23,7 @@ from job_workers import open_store
 from project import ROOT
 
 from iris_wsgi.errors import BadStore, StoreDown
-from iris_wsgi.stores.jobs import (
+from iris_wsgi.patterns.asynchronous.job import (
     ID_PATTERN,
     STATES,
     Claim,
@@ -37,9 +37,9 @@ from iris_wsgi.stores.jobs import (
     Unknown,
     new_id,
 )
-from iris_wsgi.stores.redis import RedisJobs
-from iris_wsgi.stores.scripts import STEPS
-from iris_wsgi.stores.sqlite import SqliteJobs
+from iris_wsgi.patterns.asynchronous.redis_scripts import STEPS
+from iris_wsgi.patterns.asynchronous.redis_store import RedisJobs
+from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobs
 
 BODY = bytes(range(256))
 HANDS = ROOT / "tests/support/job_workers.py"
@@ -576,7 +576,7 @@ def test_a_full_disk_is_told_loses_nothing_and_works_again_after(tmp_path):
         "import resource, sys\n"
         "from job_store_invariants import check\n"
         "from iris_wsgi.errors import StoreDown\n"
-        "from iris_wsgi.stores.sqlite import SqliteJobs\n"
+        "from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobs\n"
         "from pathlib import Path\n"
         "store = SqliteJobs(Path(sys.argv[1]))\n"
         "ids, (_, hard) = [], resource.getrlimit(resource.RLIMIT_FSIZE)\n"

@@ -16,8 +16,8 @@ from job_workers import open_store
 from project import MODEL
 from server_process import Running
 
+from iris_wsgi.patterns.asynchronous.stores import open_jobs
 from iris_wsgi.settings import BadSetting, Settings
-from iris_wsgi.stores.choice import open_jobs
 
 ROWS = {"data": [ROW]}
 HAND_IN = request("POST", "/jobs", ROWS)
@@ -225,7 +225,7 @@ def test_a_redis_that_is_not_there_yet_does_not_stop_the_start(run, tmp_path):
 
 def test_the_redis_extra_is_named_when_it_is_missing(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "redis", None)
-    for name in ("iris_wsgi.redis", "iris_wsgi.stores.redis"):
+    for name in ("iris_wsgi.storage.redis", "iris_wsgi.patterns.asynchronous.redis_store"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.raises(BadSetting, match=r"pip install 'iris_wsgi\[redis\]'"):
         open_jobs(Settings(redis_url="redis://localhost"), 1)

@@ -22,9 +22,9 @@ from job_workers import open_store
 from project import MODEL
 
 from iris_wsgi.errors import StoreDown
-from iris_wsgi.model import Model, load_model
-from iris_wsgi.records import pack_rows
-from iris_wsgi.stores.jobs import DONE, Limits
+from iris_wsgi.model.session import Model, load_model
+from iris_wsgi.patterns.asynchronous.job import DONE, Limits
+from iris_wsgi.patterns.asynchronous.job_codec import pack_rows
 
 pytestmark = pytest.mark.long
 

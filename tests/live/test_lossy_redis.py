@@ -8,10 +8,10 @@ from http_clients import ask, request, until
 from job_store_invariants import check
 from redis_server import RedisServer
 
-from iris_wsgi.stores import durability
-from iris_wsgi.stores.durability import EVICTS, LATE, NO_LOG, PAUSES, UNKNOWN
-from iris_wsgi.stores.jobs import Job, Unknown
-from iris_wsgi.stores.redis import RedisJobs
+from iris_wsgi.patterns.asynchronous.job import Job, Unknown
+from iris_wsgi.patterns.asynchronous.redis_store import RedisJobs
+from iris_wsgi.storage import redis_durability
+from iris_wsgi.storage.redis_durability import EVICTS, LATE, NO_LOG, PAUSES, UNKNOWN
 
 BODY = bytes(64)
 JOB = {"data": [[5.1, 3.5, 1.4, 0.2]]}
@@ -87,11 +87,11 @@ def test_a_server_over_a_redis_without_a_log_warns_once_and_in_its_readiness_and
     server = RedisServer(durable=False)
     try:
         jobs = run("--role", "asynchronous", IRIS_REDIS_URL=server.url)
-        ready = {"ready": True, "warnings": [durability.NO_LOG]}
+        ready = {"ready": True, "warnings": [redis_durability.NO_LOG]}
         until(lambda: ask(jobs, request("GET", "/readyz")).json() == ready, "it is told")
         assert ask(jobs, request("GET", "/readyz")).status == 200
         jobs.process.terminate()
-        assert jobs.process.communicate(timeout=PATIENCE_SECONDS)[1].count(durability.NO_LOG) == 1
+        assert jobs.process.communicate(timeout=PATIENCE_SECONDS)[1].count(redis_durability.NO_LOG) == 1
     finally:
         server.remove()
 

@@ -13,10 +13,10 @@ from http_clients import Wire, ask, request, until
 from job_store_invariants import check
 
 from iris_wsgi.errors import StoreDown
-from iris_wsgi.items.sqlite import SqliteItems
-from iris_wsgi.items.store import Item
-from iris_wsgi.stores.jobs import Limits, Unknown
-from iris_wsgi.stores.sqlite import SqliteJobs
+from iris_wsgi.patterns.asynchronous.job import Limits, Unknown
+from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobs
+from iris_wsgi.patterns.data_cache.item_store import Item
+from iris_wsgi.patterns.data_cache.sqlite_store import SqliteItems
 
 BODY = bytes(64)
 ROW, OTHER = b"aaaa" * 4, b"bbbb" * 4

@@ -21,9 +21,9 @@ from project import MODEL
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
-from iris_wsgi.catalogue import ROLES
-from iris_wsgi.golden import seal
-from iris_wsgi.routes.page import FILE, prefers_html
+from iris_wsgi.model.golden import seal
+from iris_wsgi.patterns.web_single.page import FILE, prefers_html
+from iris_wsgi.roles import ROLES
 
 pytestmark = pytest.mark.long
 

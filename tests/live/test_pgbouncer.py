@@ -11,9 +11,9 @@ from postgres_server import PostgresServer
 from project import MODEL
 from scored_tables import Place
 
-from iris_wsgi.__main__ import main
-from iris_wsgi.items.postgres import PostgresItems
-from iris_wsgi.items.store import Item
+from iris_wsgi.cli.main import main
+from iris_wsgi.patterns.data_cache.item_store import Item
+from iris_wsgi.patterns.data_cache.postgres_store import PostgresItems
 
 ROW = b"aaaa" * 4
 # What an application sees that gets the connection next.

@@ -7,13 +7,13 @@ import pytest
 import redis
 from http_clients import ask, request, until
 
-from iris_wsgi.__main__ import main
+from iris_wsgi.cli.main import main
 from iris_wsgi.errors import Denied, StoreDown
-from iris_wsgi.items import remedies
-from iris_wsgi.items.postgres import PostgresItems
-from iris_wsgi.redis import GRANT, PRIMARY, SIGN_IN
-from iris_wsgi.stores.redis import RedisJobs
-from iris_wsgi.stores.sqlite import SqliteJobs
+from iris_wsgi.patterns.asynchronous.redis_store import RedisJobs
+from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobs
+from iris_wsgi.patterns.data_cache import postgres_remedies
+from iris_wsgi.patterns.data_cache.postgres_store import PostgresItems
+from iris_wsgi.storage.redis import GRANT, PRIMARY, SIGN_IN
 
 ROW = b"aaaa" * 4
 BODY = {"data": [[5.1, 3.5, 1.4, 0.2]]}
@@ -62,15 +62,15 @@ GRANTED = "GRANT SELECT ON iris_items, iris_items_store TO limited"
 @pytest.mark.parametrize(
     ("role", "statements", "use", "remedy"),
     [
-        ("nobody", [], get, remedies.SIGN_IN),
-        ("limited", ["REVOKE CONNECT ON DATABASE refused FROM limited"], get, remedies.SIGN_IN),
-        ("limited", ["ALTER ROLE limited NOLOGIN"], get, remedies.SIGN_IN),
-        ("limited", [], get, remedies.GRANT),
-        ("limited", [GRANTED], put, remedies.GRANT),
-        ("limited", ["ALTER TABLE iris_items RENAME COLUMN features TO others", GRANTED], get, remedies.RESTART),
-        ("limited", [GRANTED, "DROP TABLE iris_items"], get, remedies.RESTART),
-        ("limited", ["GRANT ALL ON iris_items TO limited", READ_ONLY], put, remedies.PRIMARY),
-        ("limited", ["DROP TABLE iris_items, iris_items_store"], get, remedies.GRANT),
+        ("nobody", [], get, postgres_remedies.SIGN_IN),
+        ("limited", ["REVOKE CONNECT ON DATABASE refused FROM limited"], get, postgres_remedies.SIGN_IN),
+        ("limited", ["ALTER ROLE limited NOLOGIN"], get, postgres_remedies.SIGN_IN),
+        ("limited", [], get, postgres_remedies.GRANT),
+        ("limited", [GRANTED], put, postgres_remedies.GRANT),
+        ("limited", ["ALTER TABLE iris_items RENAME COLUMN features TO others", GRANTED], get, postgres_remedies.RESTART),
+        ("limited", [GRANTED, "DROP TABLE iris_items"], get, postgres_remedies.RESTART),
+        ("limited", ["GRANT ALL ON iris_items TO limited", READ_ONLY], put, postgres_remedies.PRIMARY),
+        ("limited", ["DROP TABLE iris_items, iris_items_store"], get, postgres_remedies.GRANT),
     ],
 )  # fmt: skip
 def test_each_permanent_refusal_of_postgresql_has_its_remedy(database, role, statements, use, remedy):
@@ -81,7 +81,7 @@ def test_each_permanent_refusal_of_postgresql_has_its_remedy(database, role, sta
 
 def test_a_database_that_is_not_there_is_a_permanent_refusal_and_one_that_is_down_is_not(postgres_server):
     url = postgres_server.url.replace("/postgres?", "/missing?")
-    assert refusal(PostgresItems(url, {}, 10), get).remedy == remedies.CREATE
+    assert refusal(PostgresItems(url, {}, 10), get).remedy == postgres_remedies.CREATE
     assert refusal(PostgresItems("postgresql://user:secret@127.0.0.1:1/d", {}, 0.2), get).remedy == ""
 
 
@@ -95,21 +95,21 @@ def test_readiness_and_answers_name_what_to_grant_and_both_go_on_once_it_is(run,
     item, written = (ask(server, one) for one in (request("GET", "/items/a"), request("PUT", "/items/a", BODY)))
     for answer in (ready(), item, written):
         assert answer.status == 503 and "retry-after" not in answer.fields
-        assert remedies.GRANT in answer.json()["detail"] and "again soon" not in answer.json()["detail"]
+        assert postgres_remedies.GRANT in answer.json()["detail"] and "again soon" not in answer.json()["detail"]
         assert not any(word in answer.body.decode() for word in ("limited", "permission denied", "refused?"))
     change(database("postgres"), GRANTED)
     until(lambda: ready().status == 200, "it is ready")
     assert ask(server, request("GET", "/items/a")).status == 200
     # Who may not write serves what can be read, and says what is missing.
-    assert remedies.GRANT in ask(server, request("PUT", "/items/a", BODY)).json()["detail"]
-    assert ready().json() == {"ready": True, "warnings": [remedies.GRANT]}
+    assert postgres_remedies.GRANT in ask(server, request("PUT", "/items/a", BODY)).json()["detail"]
+    assert ready().json() == {"ready": True, "warnings": [postgres_remedies.GRANT]}
     assert ask(server, request("GET", "/items/a", None, "Cache-Control: no-cache")).status == 200
     change(database("postgres"), "GRANT INSERT, UPDATE ON iris_items TO limited")
     assert ask(server, request("PUT", "/items/a", BODY)).status == 200 and ready().json() == {"ready": True}
     server.process.terminate()
     log = server.process.communicate(timeout=PATIENCE_SECONDS)[1]
     # Once for each operation, however often it is tried.
-    assert log.count(remedies.GRANT) <= 4 and "permission denied for table" in log
+    assert log.count(postgres_remedies.GRANT) <= 4 and "permission denied for table" in log
 
 
 def test_a_run_over_a_table_that_may_not_write_says_what_to_grant(database, postgres_server, capsys):

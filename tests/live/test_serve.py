@@ -20,7 +20,7 @@ from optional_programs import lack, need
 from project import MODEL
 from server_process import Running, free_ports, refused, start
 
-from iris_wsgi.cpus import cpus, threads_for, workers_for
+from iris_wsgi.cpu_limits import cpus, threads_for, workers_for
 from iris_wsgi.settings import Settings
 
 
@@ -176,9 +176,9 @@ def test_the_default_numbers_of_workers_and_threads_come_from_the_cpus():
 def test_a_defect_in_one_connection_costs_that_connection_and_is_logged(tmp_path):
     """A real fault cannot be had, so one is put in: the server must outlive what it does not expect."""
     code = (
-        "import sys; from iris_wsgi import channel; from iris_wsgi.__main__ import main\n"
+        "import sys; from iris_wsgi.server import connection; from iris_wsgi.cli.main import main\n"
         "def broken(self): raise KeyError('put in')\n"
-        "channel.Channel.wait_for_more = broken\n"
+        "connection.Channel.wait_for_more = broken\n"
         "sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "serve", "--port", "0", "--workers", "1", "--model-dir", str(MODEL)]

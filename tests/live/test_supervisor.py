@@ -16,8 +16,8 @@ from project import MODEL
 from server_process import Running, ended, refused, start_as_pid_1
 from worker_processes import both, serving, told
 
+from iris_wsgi.server.supervisor import FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS, Supervisor
 from iris_wsgi.settings import Settings
-from iris_wsgi.workers import FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS, Supervisor
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 MIXED = [LABEL] * 9 + [POOLED]

@@ -9,11 +9,11 @@ from http_clients import ask, kill_all, request, until
 from job_store_invariants import check
 from optional_programs import need
 
-from iris_wsgi.items.sqlite import SqliteItems
-from iris_wsgi.stores.clock import BootClock
-from iris_wsgi.stores.jobs import Gone, Limits
-from iris_wsgi.stores.schema import LATEST
-from iris_wsgi.stores.sqlite import SqliteJobs
+from iris_wsgi.patterns.asynchronous.job import Gone, Limits
+from iris_wsgi.patterns.asynchronous.sqlite_schema import LATEST
+from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobs
+from iris_wsgi.patterns.data_cache.sqlite_store import SqliteItems
+from iris_wsgi.storage.clock import BootClock
 
 BODY = bytes(64)
 JOB = {"data": [[5.1, 3.5, 1.4, 0.2]]}

@@ -16,7 +16,7 @@ from http_clients import request as http
 from pattern_table import ROWS
 from project import MODEL, ROOT
 
-from iris_wsgi.tour import PATTERNS
+from iris_wsgi.cli.tour import PATTERNS
 
 NAMES = [pattern.name for pattern in PATTERNS]
 # What a lying server says in place of what is so, where that path is asked, and which pattern is wrong for it.

@@ -32,10 +32,10 @@ from http_clients import (
 from server_process import ended, refused, start, start_server
 from worker_processes import both, events, serving, told
 
-from iris_wsgi import workers
-from iris_wsgi.launch import RETIRE
+from iris_wsgi.server import supervisor as workers
+from iris_wsgi.server.serve import RETIRE
+from iris_wsgi.server.supervisor import FIRST_DELAY_SECONDS, YOUNG_SECONDS, Supervisor, Worker
 from iris_wsgi.settings import Settings
-from iris_wsgi.workers import FIRST_DELAY_SECONDS, YOUNG_SECONDS, Supervisor, Worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 TWO = ("--workers", "2")

@@ -44,17 +44,17 @@ from kustomize_overlays import (
 from optional_programs import need
 from project import MODEL, ROOT
 
-from iris_wsgi.__main__ import parser
-from iris_wsgi.batch.ending import End
-from iris_wsgi.batch.options import Options, options_of
-from iris_wsgi.cpus import cpus
-from iris_wsgi.golden import self_test
-from iris_wsgi.model import load_model
-from iris_wsgi.remote.target import place_of
-from iris_wsgi.remote.watcher import LOOKUP_SECONDS
-from iris_wsgi.roles import build
+from iris_wsgi.cli.main import parser
+from iris_wsgi.client.endpoint import place_of
+from iris_wsgi.client.prober import LOOKUP_SECONDS
+from iris_wsgi.cpu_limits import cpus
+from iris_wsgi.factory import build
+from iris_wsgi.model.golden import self_test
+from iris_wsgi.model.session import load_model
+from iris_wsgi.patterns.batch.exit_status import End
+from iris_wsgi.patterns.batch.options import Options, options_of
+from iris_wsgi.server.supervisor import KILL_AFTER_SECONDS
 from iris_wsgi.settings import Settings
-from iris_wsgi.workers import KILL_AFTER_SECONDS
 
 README = (MANIFESTS / "README.md").read_text()
 PATTERNS = (ROOT / "docs/patterns.md").read_text()

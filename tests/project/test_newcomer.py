@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from project import MODEL, ROOT
 
-from iris_wsgi.__main__ import COMMANDS, DEFAULTS, main
+from iris_wsgi.cli.main import COMMANDS, DEFAULTS, main
 from iris_wsgi.settings import read_settings
 
 SERVE = ("serve", "--model-dir", str(MODEL), "--port", "0", "--workers", "1")
@@ -131,7 +131,7 @@ def test_the_other_commands_and_every_help_need_no_package(tmp_path):
 
 
 def test_the_edge_alone_names_a_missing_package_too(tmp_path):
-    without = WITHOUT.replace('"redis"', '"onnxruntime", "redis"').replace('"iris_wsgi"', '"iris_wsgi.edge"')
+    without = WITHOUT.replace('"redis"', '"onnxruntime", "redis"').replace('"iris_wsgi"', '"iris_wsgi.patterns.edge"')
     told = told_by((sys.executable, "-c", without, "predict", "1", "2", "3", "4"), tmp_path)
     assert (told.returncode, "the package onnxruntime is not installed" in last_line(told)) == (1, True)
 

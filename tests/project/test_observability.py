@@ -23,9 +23,9 @@ from project import MODEL, ROOT
 from prometheus_client.parser import text_string_to_metric_families
 from promql_selectors import grouped, parsed, selectors
 
-from iris_wsgi.catalogue import ROLES
-from iris_wsgi.metrics import Registry
-from iris_wsgi.roles import build
+from iris_wsgi.factory import build
+from iris_wsgi.observability.metrics import Registry
+from iris_wsgi.roles import ROLES
 from iris_wsgi.settings import Settings
 
 FOLDER = ROOT / "manifests/observability"

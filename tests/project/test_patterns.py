@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
@@ -16,8 +17,8 @@ from optional_programs import need
 from pattern_table import EVERYWHERE, ROLES_TOLD, ROWS, cells_of, plain, routes_of, said
 from project import MODEL, ROOT
 
-from iris_wsgi.catalogue import ROLES
-from iris_wsgi.roles import build
+from iris_wsgi.factory import build
+from iris_wsgi.roles import ROLES
 from iris_wsgi.settings import Settings
 
 # What some roles cannot be built without.
@@ -71,17 +72,30 @@ def test_the_table_has_every_overlay_and_each_serves_what_its_row_says(served):
         assert found or not row.overlays
 
 
-def test_a_new_pattern_is_one_file_one_line_and_one_overlay(tmp_path, run):
+def add(file: Path, after: str, text: str) -> None:
+    """Inserts a text behind another one of a file, which must have that once."""
+    content = file.read_text()
+    assert content.count(after) == 1
+    file.write_text(content.replace(after, after + text))
+
+
+def test_a_new_pattern_is_one_folder_a_line_in_each_table_and_one_overlay(tmp_path, run):
     """Those of CONTRIBUTING.md, put beside the package and nowhere else."""
     need("kubectl")
     need("curl")
     document = ROOT / "CONTRIBUTING.md"
-    (file,) = (one.text for one in fences(document) if "def shadow(" in one.text)
-    line = re.search(r'"shadow": Role\(.*\),\n', document.read_text())[0]
+    texts = [fence.text for fence in fences(document)]
+    (file,) = (text for text in texts if "def route(" in text)
+    (role,) = (text for text in texts if text.startswith('"shadow": Role('))
+    (function,) = (text for text in texts if text.startswith("def shadow("))
+    (entry,) = (text for text in texts if text == '"shadow": shadow,\n')
     package = shutil.copytree(ROOT / "iris_wsgi", tmp_path / "iris_wsgi", ignore=shutil.ignore_patterns("__pycache__"))
-    (package / "routes/shadow.py").write_text(file)
-    catalogue = package / "catalogue.py"
-    catalogue.write_text(catalogue.read_text().replace("ROLES = {\n", f"ROLES = {{\n    {line}"))
+    (package / "patterns/shadow").mkdir()
+    (package / "patterns/shadow/__init__.py").touch()
+    (package / "patterns/shadow/role.py").write_text(file)
+    add(package / "roles.py", "ROLES = {\n", f"    {role}")
+    add(package / "factory.py", "ROUTES: dict[str, Routes] = {\n", f"    {entry}")
+    add(package / "factory.py", 'Kind = TypeVar("Kind")\n', f"\n\n{function}\n\n")
     for name, copy in (("base", "base"), ("synchronous", "shadow")):
         shutil.copytree(MANIFESTS / name, tmp_path / "manifests" / copy)
     overlay = tmp_path / "manifests/shadow/kustomization.yml"

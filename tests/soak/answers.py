@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from fleet import MODEL, NAMES
 
-from iris_wsgi.folder import Golden
-from iris_wsgi.model import Model, load_model
-from iris_wsgi.payload import Encoder
+from iris_wsgi.codec.rows import Encoder
+from iris_wsgi.model.artifact import Golden
+from iris_wsgi.model.session import Model, load_model
 
 Rows = list[list[float]]
 

@@ -5,7 +5,8 @@ import signal
 import sys
 import time
 
-from iris_wsgi import __main__, launch
+from iris_wsgi.cli import main
+from iris_wsgi.server import serve
 
 # What the first value of a row stands for.
 KILLS, ABORTS, HOLDS = 1000.0, 2000.0, 3000.0
@@ -14,7 +15,7 @@ HOLD = os.environ.get("DEADLY_HOLD", "")
 
 
 def deadly() -> None:
-    from iris_wsgi.model import Model
+    from iris_wsgi.model.session import Model
 
     predict = Model.predict
 
@@ -33,12 +34,12 @@ def deadly() -> None:
 
     Model.predict = predict_or_die
     if os.environ.get("DEADLY_AT_ONCE"):
-        from iris_wsgi.worker import Worker
+        from iris_wsgi.patterns.asynchronous.worker import Worker
 
         Worker.run = lambda _: os.kill(os.getpid(), signal.SIGKILL)
 
 
-serve_here = launch.serve_here
+serve_here = serve.serve_here
 
 
 def serve_here_deadly(*given, **named):
@@ -48,5 +49,5 @@ def serve_here_deadly(*given, **named):
 
 
 if __name__ == "__main__":
-    launch.serve_here = serve_here_deadly
-    sys.exit(__main__.main())
+    serve.serve_here = serve_here_deadly
+    sys.exit(main.main())

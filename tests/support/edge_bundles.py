@@ -13,10 +13,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "bin/edge.d"))
 import bundle
 import npm
 
-from iris_wsgi.edge.device import Device
-from iris_wsgi.edge.manifest import MANIFEST, File, mark
-from iris_wsgi.edge.update import update
-from iris_wsgi.folder import pinned_digest, sha256
+from iris_wsgi.model.artifact import pinned_digest, sha256
+from iris_wsgi.patterns.edge.device_store import Device
+from iris_wsgi.patterns.edge.manifest import MANIFEST, File, mark
+from iris_wsgi.patterns.edge.update import update
 
 # What each has that is served: a file of each kind, in folders too.
 SMALL = {

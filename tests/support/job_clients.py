@@ -21,10 +21,10 @@ from job_store_invariants import check
 from job_workers import open_store
 from project import MODEL
 
-from iris_wsgi.model import Model
-from iris_wsgi.payload import Encoder
-from iris_wsgi.records import unpack_rows
-from iris_wsgi.stores.jobs import DONE, JobStore, Limits
+from iris_wsgi.codec.rows import Encoder
+from iris_wsgi.model.session import Model
+from iris_wsgi.patterns.asynchronous.job import DONE, JobStore, Limits
+from iris_wsgi.patterns.asynchronous.job_codec import unpack_rows
 
 DEADLY = Path(__file__).with_name("crashing_model.py")
 # Nothing here takes as long; who waits so long waits in vain.

@@ -2,9 +2,9 @@
 
 import sqlite3
 
-from iris_wsgi.stores.jobs import STATES, JobStore
-from iris_wsgi.stores.scripts import PRELUDE
-from iris_wsgi.stores.sqlite import SqliteJobs
+from iris_wsgi.patterns.asynchronous.job import STATES, JobStore
+from iris_wsgi.patterns.asynchronous.redis_scripts import PRELUDE
+from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobs
 
 # Each gives rows that must not be.
 WRONG = {

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from job_store_invariants import check
 
-from iris_wsgi.stores.jobs import DEFAULT, Clock, JobStore, Limits
-from iris_wsgi.stores.sqlite import SqliteJobs
+from iris_wsgi.patterns.asynchronous.job import DEFAULT, Clock, JobStore, Limits
+from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobs
 
 # The clock of the store moves on by as much after each death, so that the jobs of the dead are taken again.
 LEASE_SECONDS = 60
@@ -28,7 +28,7 @@ def open_store(place: str, limits: Limits = DEFAULT, clock: Clock | None = None)
     # Nothing hangs here, but a busy disk may be slow.
     if "://" not in place:
         return SqliteJobs(Path(place), limits, clock or time.time, busy_seconds=60)
-    from iris_wsgi.stores.redis import RedisJobs
+    from iris_wsgi.patterns.asynchronous.redis_store import RedisJobs
 
     return RedisJobs(place, limits, clock, seconds=60)
 

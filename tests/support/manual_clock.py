@@ -31,7 +31,7 @@ class Clock:
 def main(path: str, *words: str) -> int:
     # Before anything of the server is imported.
     time.monotonic = Clock(Path(path)).now
-    from iris_wsgi import __main__
+    from iris_wsgi.cli import main as __main__
 
     sys.argv[1:] = words
     return __main__.main()

@@ -14,11 +14,11 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
-from iris_wsgi.__main__ import main
-from iris_wsgi.batch.sqlite import SqliteDatabase
+from iris_wsgi.cli.main import main
+from iris_wsgi.patterns.batch.sqlite import SqliteDatabase
 
 # What a run needs is imported before processes are forked that are to be killed soon.
-from iris_wsgi.batch.table import TableRun
+from iris_wsgi.patterns.batch.table_run import TableRun
 
 assert SqliteDatabase and TableRun
 MODEL = str(Path(__file__).parents[2] / "model")

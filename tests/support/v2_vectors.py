@@ -5,7 +5,7 @@ import math
 import struct
 from typing import NamedTuple
 
-from iris_wsgi.oip import Served, Spec
+from iris_wsgi.codec.v2_request import Served, Spec
 
 MARK = "q7marker"
 MOST = 100

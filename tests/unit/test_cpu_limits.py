@@ -10,8 +10,7 @@ import pytest
 from cgroup_files import process_in
 from project import MODEL
 
-from iris_wsgi.cgroups import cpu_quota, folders, memory_limit
-from iris_wsgi.cpus import MIB, WORKER_MIB, cpus, memory, model_bytes, workers_for
+from iris_wsgi.cpu_limits import MIB, WORKER_MIB, cpu_quota, cpus, folders, memory, memory_limit, model_bytes, workers_for
 from iris_wsgi.settings import Settings
 
 USABLE = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -8,7 +8,8 @@ import sys
 import pytest
 from project import MODEL, ROOT
 
-from iris_wsgi.__main__ import main, parser
+from iris_wsgi.cli.main import main, parser
+from iris_wsgi.patterns.asynchronous.stores import open_jobs
 from iris_wsgi.settings import (
     OF_THE_SERVER,
     BadSetting,
@@ -19,7 +20,6 @@ from iris_wsgi.settings import (
     name_of,
     read_settings,
 )
-from iris_wsgi.stores.choice import open_jobs
 
 
 def test_defaults_are_those_of_the_table():
@@ -213,14 +213,16 @@ def test_an_application_refuses_arguments_that_are_unknown_invalid_or_of_another
 
 
 def test_the_settings_of_the_server_are_those_that_the_application_never_reads():
-    server = {"__main__", "channel", "cpus", "launch", "listener", "server", "workers"}
+    package = ROOT / "iris_wsgi"
+    server = {*(package / "server").glob("*.py"), *(package / "cli").glob("*.py"), package / "cpu_limits.py"}
     reads = re.compile(r"\b(?:settings|limits|chosen)\.(\w+)").findall
-    read = {path.stem: set(reads(path.read_text())) for path in (ROOT / "iris_wsgi").glob("*.py")}
-    elsewhere = set().union(*(names for name, names in read.items() if name not in server | {"roles"}))
-    elsewhere |= set(reads((ROOT / "iris_wsgi/roles.py").read_text())) - {"host"}
+    read = {path: set(reads(path.read_text())) for path in package.rglob("*.py")}
+    factory = package / "factory.py"
+    elsewhere = set().union(*(names for path, names in read.items() if path not in server | {factory}))
+    elsewhere |= read[factory] - {"host"}
     assert not OF_THE_SERVER & elsewhere
     # The commands warm, healthcheck and clear ask a server of ours; batch has workers of its own.
-    named = {one.name for one in fields(Settings)} & set().union(*(read[name] for name in server & read.keys()))
+    named = {one.name for one in fields(Settings)} & set().union(*(read[path] for path in server))
     # What a server that starts has to know of a role, to count its descriptors and its memory.
     of_a_role = {"model_dir", "role", "batch_rows", "token_file", "fast_model_dir", "model_seal", "member", "members", "pred_url"}
     assert named - of_a_role - {"max_body_bytes"} == OF_THE_SERVER

@@ -14,9 +14,9 @@ from http_clients import ROW, until
 from job_requests import ROWS, hand_in, key, work, worker_of
 from redis_server import RedisServer
 
-from iris_wsgi import queues
-from iris_wsgi.routes.jobs import BAD_KEY, CONFLICT, DOWN, FULL, GONE, UNKNOWN
-from iris_wsgi.stores.jobs import ID_PATTERN
+from iris_wsgi.patterns.asynchronous import role
+from iris_wsgi.patterns.asynchronous.job import ID_PATTERN
+from iris_wsgi.patterns.asynchronous.routes import BAD_KEY, CONFLICT, DOWN, FULL, GONE, UNKNOWN
 
 NO_JOB = "A" * 22
 
@@ -36,7 +36,7 @@ def start(
     make: Callable[..., webtest.TestApp], place: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., webtest.TestApp]:
     # Nothing hangs here, but a busy disk may be slow.
-    monkeypatch.setattr(queues, "REQUEST_SECONDS", 10.0)
+    monkeypatch.setattr(role, "REQUEST_SECONDS", 10.0)
     return lambda **settings: make(**{"role": "all", **place, **settings})
 
 

@@ -1,7 +1,7 @@
 """The removal of expired jobs, which leaves time to everybody else."""
 
 from iris_wsgi.errors import StoreDown
-from iris_wsgi.sweeper import AT_ONCE, IDLE_SECONDS, SHARE, sweep
+from iris_wsgi.patterns.asynchronous.sweeper import AT_ONCE, IDLE_SECONDS, SHARE, sweep
 
 
 class Store:

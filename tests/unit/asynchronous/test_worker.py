@@ -13,17 +13,17 @@ from http_clients import until
 from job_store_invariants import check
 from project import MODEL
 
-from iris_wsgi.breaker import FAILURES
-from iris_wsgi.deadline import RAN
+from iris_wsgi.codec.rows import Array, Encoder
 from iris_wsgi.errors import DeadlineExceeded, StoreDown
-from iris_wsgi.job_metrics import JobMetrics
-from iris_wsgi.metrics import Registry
-from iris_wsgi.model import Model, load_model
-from iris_wsgi.payload import Array, Encoder
-from iris_wsgi.records import pack_note, pack_rows, provisional
-from iris_wsgi.stores.jobs import Job, Limits
-from iris_wsgi.stores.sqlite import SqliteJobs
-from iris_wsgi.worker import NO_ANSWER, TOO_LONG, WRONG_ROWS, Rules, Worker
+from iris_wsgi.model.session import Model, load_model
+from iris_wsgi.observability.metrics import Registry
+from iris_wsgi.patterns.asynchronous.job import Job, Limits
+from iris_wsgi.patterns.asynchronous.job_codec import pack_note, pack_rows, provisional
+from iris_wsgi.patterns.asynchronous.metrics import JobMetrics
+from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobs
+from iris_wsgi.patterns.asynchronous.worker import NO_ANSWER, TOO_LONG, WRONG_ROWS, Rules, Worker
+from iris_wsgi.resilience.circuit_breaker import FAILURES
+from iris_wsgi.resilience.deadline import RAN
 
 RULES = Rules(jobs=64, rows=100, attempts=3, lease_seconds=600, run_seconds=60, retry_seconds=1)
 ROW = np.array([[5.1, 3.5, 1.4, 0.2]], np.float32)

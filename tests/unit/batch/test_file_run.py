@@ -26,11 +26,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from project import MODEL, ROOT
 
-from iris_wsgi.batch.columns import columns_of
-from iris_wsgi.batch.csv_rows import CsvReader
-from iris_wsgi.batch.cutter import Fault
-from iris_wsgi.golden import seal
-from iris_wsgi.model import load_model
+from iris_wsgi.model.golden import seal
+from iris_wsgi.model.session import load_model
+from iris_wsgi.tabular.columns import columns_of
+from iris_wsgi.tabular.csv_reader import CsvReader
+from iris_wsgi.tabular.record_splitter import Fault
 
 MODEL_OF_IRIS = load_model(MODEL)[0]
 FEATURES = [feature.name for feature in MODEL_OF_IRIS.features]
@@ -229,8 +229,8 @@ def test_characters_that_look_like_line_ends_are_none(file, tmp_path):
 # The command over a reader that loses the first row of each chunk.
 LOSSY = """
 import sys
-from iris_wsgi.__main__ import main
-from iris_wsgi.batch.csv_rows import CsvReader
+from iris_wsgi.cli.main import main
+from iris_wsgi.tabular.csv_reader import CsvReader
 whole = CsvReader.rows
 def rows(self, data, line):
     found = whole(self, data, line)
@@ -884,24 +884,24 @@ def test_an_output_that_somebody_cut_off_is_not_gone_on_with(large_input, tmp_pa
 
 
 def test_a_log_gets_a_line_now_and_then_and_a_terminal_a_bar(tmp_path, monkeypatch, capsys):
-    from iris_wsgi.batch import progress
+    from iris_wsgi import console
 
-    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-    told = progress.Teller(100, "B", quiet=False)
+    monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
+    told = console.Teller(100, "B", quiet=False)
     told.tell(10, 1000, 0)
     told.tell(50, 5000, 2)
     told.end()
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("50%, about ") and "5000 rows, " in line and line.endswith(" 2 bad")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    bar = progress.Teller(100, "B", quiet=False)
+    bar = console.Teller(100, "B", quiet=False)
     bar.tell(50, 5000, 2)
     bar.end()
     assert "50%" in capsys.readouterr().err
-    monkeypatch.setitem(sys.modules, "iris_wsgi.batch.tqdm", None)
-    progress.Teller(None, "B", quiet=False).tell(50, 5000, 2)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    console.Teller(None, "B", quiet=False).tell(50, 5000, 2)
     assert capsys.readouterr().err.endswith("5000 rows, 0 rows/s, 2 bad\n")
-    progress.Teller(None, "B", quiet=True).tell(1, 1, 1)
+    console.Teller(None, "B", quiet=True).tell(1, 1, 1)
     assert capsys.readouterr().err == ""
 
 
@@ -958,8 +958,8 @@ def test_numbers_are_those_that_python_reads(row):
 
 
 def test_a_row_on_which_the_model_fails_is_left_out_alone():
-    from iris_wsgi.batch.scorer import MODEL_FAILS, NO_ANSWER, Scorer
-    from iris_wsgi.batch.writers import CsvWriter
+    from iris_wsgi.tabular.scorer import MODEL_FAILS, NO_ANSWER, Scorer
+    from iris_wsgi.tabular.writers import CsvWriter
 
     class Failing:
         labels, digest = MODEL_OF_IRIS.labels, MODEL_OF_IRIS.digest
@@ -979,8 +979,8 @@ def test_a_row_on_which_the_model_fails_is_left_out_alone():
 
 
 def test_a_defect_is_told_with_its_place_and_not_as_a_killed_process():
-    from iris_wsgi.batch.ending import Stopped
-    from iris_wsgi.batch.scoring import answerer
+    from iris_wsgi.errors import Stopped
+    from iris_wsgi.patterns.batch.setup import answerer
 
     class Defective:
         def score(self, data, line):

@@ -10,7 +10,7 @@ import pytest
 from project import MODEL
 from pyarrow.parquet import read_table, write_table
 
-from iris_wsgi.model import load_model
+from iris_wsgi.model.session import load_model
 
 pytestmark = pytest.mark.long
 

@@ -21,16 +21,17 @@ from postgres_server import PostgresServer
 from project import MODEL, ROOT
 from scored_tables import FEATURES, ITEMS, Place
 
-from iris_wsgi.__main__ import main
-from iris_wsgi.batch.ending import Stopped, Wish
-from iris_wsgi.batch.options import MaxBad, TableOptions
-from iris_wsgi.batch.preparation import opened, planned
-from iris_wsgi.batch.statements import PREDICTION
-from iris_wsgi.batch.table import TableRun
-from iris_wsgi.batch.tables import Name, name_of
-from iris_wsgi.batch.values import answers
-from iris_wsgi.golden import seal
-from iris_wsgi.model import Model, load_model
+from iris_wsgi.cli.main import main
+from iris_wsgi.errors import Stopped
+from iris_wsgi.model.golden import seal
+from iris_wsgi.model.session import Model, load_model
+from iris_wsgi.patterns.batch.database import Name, name_of
+from iris_wsgi.patterns.batch.exit_status import Wish
+from iris_wsgi.patterns.batch.options import MaxBad, TableOptions
+from iris_wsgi.patterns.batch.sql import PREDICTION
+from iris_wsgi.patterns.batch.table_plan import opened, planned
+from iris_wsgi.patterns.batch.table_rows import answers
+from iris_wsgi.patterns.batch.table_run import TableRun
 from iris_wsgi.settings import BadSetting
 
 TABLES = ROOT / "tests/support/scored_tables.py"
@@ -830,7 +831,7 @@ def test_an_address_without_such_a_database_is_wrong_and_one_without_a_server_is
 
 def test_without_psycopg_one_line_names_the_extra(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    monkeypatch.delitem(sys.modules, "iris_wsgi.batch.postgres", raising=False)
+    monkeypatch.delitem(sys.modules, "iris_wsgi.patterns.batch.postgres", raising=False)
     assert main(["batch", "--table", "items", "--database", "postgresql://h/d", "--model-dir", str(MODEL)]) == 2
     assert "pip install 'iris_wsgi[postgres]'" in capsys.readouterr().err
 

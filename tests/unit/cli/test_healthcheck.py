@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from iris_wsgi.__main__ import main
-from iris_wsgi.health import why_not
+from iris_wsgi.cli.healthcheck import why_not
+from iris_wsgi.cli.main import main
 
 
 @contextmanager

@@ -16,17 +16,17 @@ from fault_proxy import Faulty
 from http_clients import until
 from project import MODEL
 
+from iris_wsgi.client.call import Call, gather
+from iris_wsgi.client.endpoint import Place, Target
+from iris_wsgi.client.metrics import CallMetrics
+from iris_wsgi.client.predictor import Trace, remote
+from iris_wsgi.client.prober import Watcher
+from iris_wsgi.client.retry_budget import Budget, Hedge
+from iris_wsgi.client.v2_messages import Peer, infer_request, probabilities_of
 from iris_wsgi.errors import BadGateway, DeadlineExceeded, NotReady
-from iris_wsgi.metrics import Registry
-from iris_wsgi.remote.budget import Budget, Hedge
-from iris_wsgi.remote.call import Call, gather
-from iris_wsgi.remote.metrics import CallMetrics
-from iris_wsgi.remote.peer import Peer, infer_request, probabilities_of
-from iris_wsgi.remote.predictor import Trace, remote
-from iris_wsgi.remote.reply import BadReply, Incoming, Reply
-from iris_wsgi.remote.target import Place, Target
-from iris_wsgi.remote.watcher import Watcher
-from iris_wsgi.tracing import ids_of
+from iris_wsgi.http.response_parser import BadReply, Incoming, Reply
+from iris_wsgi.observability.metrics import Registry
+from iris_wsgi.observability.trace_context import ids_of
 
 ROWS = np.array([[-0.9, 1.02, -1.34, -1.31], [0.5, -0.1, 0.6, 0.4]], np.float32)
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: b\r\n\r\nhello"
@@ -176,7 +176,7 @@ def test_an_answer_of_another_form_or_model_is_not_believed(reply):
 
 
 def test_the_other_half_answers_as_its_model_does(known):
-    from iris_wsgi.model import load_model
+    from iris_wsgi.model.session import load_model
 
     model, _ = load_model(MODEL / "pred")
     rows = np.random.default_rng(1).normal(0, 3, (25_000, 4)).astype(np.float32)
@@ -283,7 +283,7 @@ def test_of_two_addresses_the_one_that_answers_is_found(known, there):
 def test_a_connection_that_is_old_is_replaced(known, monkeypatch):
     known.ask(ROWS)
     opened = known.count("opened")
-    monkeypatch.setattr("iris_wsgi.remote.target.LIFE_SECONDS", 0.0)
+    monkeypatch.setattr("iris_wsgi.client.endpoint.LIFE_SECONDS", 0.0)
     known.ask(ROWS)
     assert (known.count("opened"), known.count("connections")) == (opened, 0)
     known.ask(ROWS)

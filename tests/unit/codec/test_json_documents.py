@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from iris_wsgi import documents
-from iris_wsgi.documents import decode_json, decoded_in_pieces, encode, encode_list
+from iris_wsgi.codec import json_documents
+from iris_wsgi.codec.json_documents import decode_json, decoded_in_pieces, encode, encode_list
 from iris_wsgi.errors import NotDecodable
 
 ROWS = [[random.Random(7).random(), 2, -3e-5, i] for i in range(3000)]
@@ -16,7 +16,7 @@ FLAT = [value for row in ROWS for value in row]
 def whole(text: str) -> object:
     """The document by one call of the library."""
     try:
-        return documents.strict.decode(text)
+        return json_documents.strict.decode(text)
     except (ValueError, RecursionError, NotDecodable):
         return None
 
@@ -49,7 +49,7 @@ def test_numbers_keep_their_types_and_bits():
 
 LONG = json.dumps(FLAT)[1:-1]
 NESTED = json.dumps(ROWS)[1:-1]
-CUT = documents.PIECE
+CUT = json_documents.PIECE
 
 
 def with_comma_at_cut(extra: str) -> str:

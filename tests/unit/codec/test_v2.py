@@ -36,11 +36,11 @@ from v2_vectors import (
     words,
 )
 
+from iris_wsgi.codec.v1 import decode_v1, encode_v1
+from iris_wsgi.codec.v2_request import Inference, Served, Spec, Wanted, decode_infer
+from iris_wsgi.codec.v2_response import encode_infer
+from iris_wsgi.codec.v2_tensors import DTYPES, from_binary, from_json, to_binary, to_json
 from iris_wsgi.errors import PredictFailed, Problem
-from iris_wsgi.kserve import decode_v1, encode_v1
-from iris_wsgi.oip import Inference, Served, Spec, Wanted, decode_infer
-from iris_wsgi.oip_answers import encode_infer
-from iris_wsgi.tensors import DTYPES, from_binary, from_json, to_binary, to_json
 
 # Values that JSON data of each datatype may not have; no value of two more datatypes may stand in it.
 MISFITS = {

@@ -13,25 +13,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from project import MODEL
 
-from iris_wsgi import breaker
-from iris_wsgi.board import MARKS
-from iris_wsgi.breaker import Breaker
-from iris_wsgi.cache_control import Wishes
 from iris_wsgi.errors import DeadlineExceeded, StoreDown
-from iris_wsgi.flights import Flight
-from iris_wsgi.items import cache as cache_module
-from iris_wsgi.items import reader as reader_module
-from iris_wsgi.items.cache import ItemCache, Times
-from iris_wsgi.items.entries import Entry, unpack
-from iris_wsgi.items.marks import Marks
-from iris_wsgi.items.metrics import ItemMetrics
-from iris_wsgi.items.reader import Reader
-from iris_wsgi.items.sqlite import SqliteItems
-from iris_wsgi.items.store import Item
-from iris_wsgi.items.texts import Texts
-from iris_wsgi.metrics import Registry
-from iris_wsgi.model import load_model
-from iris_wsgi.shelf import Shelf
+from iris_wsgi.model.session import load_model
+from iris_wsgi.observability.metrics import Registry
+from iris_wsgi.observability.shared_memory import MARKS
+from iris_wsgi.patterns.data_cache import cache as cache_module
+from iris_wsgi.patterns.data_cache import read_through as reader_module
+from iris_wsgi.patterns.data_cache.cache import ItemCache, Times
+from iris_wsgi.patterns.data_cache.entry import Entry, unpack
+from iris_wsgi.patterns.data_cache.invalidation import Marks
+from iris_wsgi.patterns.data_cache.item_store import Item
+from iris_wsgi.patterns.data_cache.metrics import ItemMetrics
+from iris_wsgi.patterns.data_cache.read_through import Reader
+from iris_wsgi.patterns.data_cache.responses import Texts
+from iris_wsgi.patterns.data_cache.sqlite_store import SqliteItems
+from iris_wsgi.resilience import circuit_breaker
+from iris_wsgi.resilience.circuit_breaker import Breaker
+from iris_wsgi.resilience.single_flight import Flight
+from iris_wsgi.storage.lru import Shelf
+from iris_wsgi.wsgi.cache_control import Wishes
 
 IDS = ("a", "b")
 TIMES = Times(item=60.0, missing=5.0, stale=3600.0, check=1.0)
@@ -125,7 +125,7 @@ def clock(monkeypatch):
     now = [1000.0]
     for module in (cache_module, reader_module):
         monkeypatch.setattr(module, "monotonic", lambda: now[0])
-    monkeypatch.setattr(breaker.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(circuit_breaker.time, "monotonic", lambda: now[0])
     return now
 
 
@@ -166,7 +166,7 @@ def test_cached_answers_are_those_without_a_cache_in_any_order_of_events(with_re
     def hold(steps):
         with pytest.MonkeyPatch.context() as patch:
             now = [1000.0]
-            for module in (cache_module, reader_module, breaker.time):
+            for module in (cache_module, reader_module, circuit_breaker.time):
                 patch.setattr(module, "monotonic", lambda: now[0])
             with closing(fresh()) as real:
                 follow(steps, real, now)
@@ -329,7 +329,7 @@ def test_a_put_of_which_nobody_knows_is_no_reason_to_lose_what_is_there(server, 
         server.cache.put("a", OTHER)
     assert server.look("item", "a").source == "stale"
     items.is_down = False
-    clock[0] += breaker.PAUSE_SECONDS
+    clock[0] += circuit_breaker.PAUSE_SECONDS
     assert server.look("item", "a").source == "database"
 
 
@@ -418,7 +418,7 @@ def test_too_many_changes_empty_the_memory(server, items, monkeypatch):
         server.look("item", one)
     server.cache.check()
     server.look("item", "a")
-    monkeypatch.setattr("iris_wsgi.items.sqlite.MOST_CHANGES", 1)
+    monkeypatch.setattr("iris_wsgi.patterns.data_cache.sqlite_store.MOST_CHANGES", 1)
     other = Server(items, marks())
     for one in IDS:
         other.cache.put(one, OTHER)

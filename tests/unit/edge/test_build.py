@@ -23,10 +23,10 @@ from edge_bundles import RUNTIME, build_bundle
 from project import MODEL, ROOT
 
 import iris_wsgi
-from iris_wsgi.edge.manifest import parse_manifest
 from iris_wsgi.errors import BadModel
-from iris_wsgi.golden import seal
-from iris_wsgi.model import load_model
+from iris_wsgi.model.golden import seal
+from iris_wsgi.model.session import load_model
+from iris_wsgi.patterns.edge.manifest import parse_manifest
 
 sys.path.insert(0, str(ROOT / "bin/edge.d"))
 import bundle
@@ -328,8 +328,22 @@ def test_the_single_file_is_the_same_each_time_and_has_no_server_in_it(single, t
     said = pyz.write(tmp_path / "again.pyz", MODEL, BUILD / "single.py")
     assert (tmp_path / "again.pyz").read_bytes() == single.read_bytes() and "34 golden rows answered" in said
     names = set(pyz.zipfile.ZipFile(single).namelist())
-    assert {"__main__.py", "iris_wsgi/edge/update.py", "model/golden.json", "model/iris_svc.onnx", "model/label.json"} <= names
-    assert not {"iris_wsgi/server.py", "iris_wsgi/wsgi.py", "iris_wsgi/launch.py", "iris_wsgi/batch/run.py"} & names
+    assert {
+        "__main__.py",
+        "iris_wsgi/patterns/edge/update.py",
+        "model/golden.json",
+        "model/iris_svc.onnx",
+        "model/label.json",
+    } <= names
+    assert (
+        not {
+            "iris_wsgi/server/event_loop.py",
+            "iris_wsgi/wsgi/application.py",
+            "iris_wsgi/server/serve.py",
+            "iris_wsgi/patterns/batch/file_run.py",
+        }
+        & names
+    )
     assert single.stat().st_size < 200_000
     assert single.stat().st_mode & 0o111 and single.read_bytes().startswith(b"#!/usr/bin/env python3\n")
 

@@ -14,10 +14,10 @@ from http_clients import NOT_MEASURED
 from onnx import TensorProto, helper, numpy_helper
 from project import MODEL, ROOT
 
-from iris_wsgi.__main__ import main
-from iris_wsgi.edge.answer import answer
-from iris_wsgi.golden import seal
-from iris_wsgi.model import load_model
+from iris_wsgi.cli.main import main
+from iris_wsgi.model.golden import seal
+from iris_wsgi.model.session import load_model
+from iris_wsgi.patterns.edge.predict import answer
 
 FIXED = {"setosa": "5.1 3.5 1.4 0.2", "versicolor": "6.7 3.1 4.7 1.5", "virginica": "7.2 3.6 6.1 2.5"}
 HEADER = "sepal_length,sepal_width,petal_length,petal_width"
@@ -127,24 +127,36 @@ def test_a_row_on_which_the_model_fails_is_told_in_one_line(edge, tmp_path):
 def test_neither_a_row_nor_a_stream_nor_an_update_loads_a_server():
     code = """
 import sys
-from iris_wsgi.edge import answer, bundle, command, device, manifest, stream, update
+from iris_wsgi.patterns.edge import bundle, command, device_store, manifest, predict, stream, update
 print(*sys.modules)
 """
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert {"onnxruntime", "numpy", "iris_wsgi.model"} <= set(told)
-    assert not {"waitress", "iris_wsgi.server", "iris_wsgi.wsgi", "iris_wsgi.launch", "socketserver"} & set(told)
+    assert {"onnxruntime", "numpy", "iris_wsgi.model.session"} <= set(told)
+    assert not {
+        "waitress",
+        "iris_wsgi.server.event_loop",
+        "iris_wsgi.wsgi.application",
+        "iris_wsgi.server.serve",
+        "socketserver",
+    } & set(told)
 
 
 def test_the_command_itself_loads_none_either():
     code = f"""
 import sys
-from iris_wsgi.__main__ import main
+from iris_wsgi.cli.main import main
 status = main(["edge", "predict", "--model-dir", {str(MODEL)!r}, "5.1", "3.5", "1.4", "0.2"])
 print(status, *sys.modules)
 """
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert told[0] == "setosa" and "onnxruntime" in told
-    assert not {"waitress", "iris_wsgi.server", "iris_wsgi.wsgi", "iris_wsgi.launch", "socketserver"} & set(told)
+    assert not {
+        "waitress",
+        "iris_wsgi.server.event_loop",
+        "iris_wsgi.wsgi.application",
+        "iris_wsgi.server.serve",
+        "socketserver",
+    } & set(told)
 
 
 # The same answers

@@ -17,16 +17,16 @@ from edge_bundles import DIGEST, SMALL, build_bundle, write_bundle, write_manife
 from http_clients import LIVEZ, Wire, ask, request, until
 from project import MODEL, ROOT
 
-from iris_wsgi import served
-from iris_wsgi.board import REPORTS, Board
-from iris_wsgi.catalogue import ROLES
-from iris_wsgi.folder import sha256
-from iris_wsgi.metrics import Registry
-from iris_wsgi.ranges import wanted
-from iris_wsgi.reports import Seen
-from iris_wsgi.roles import build
-from iris_wsgi.routes.edge import POLICY
+from iris_wsgi.factory import build
+from iris_wsgi.model.artifact import sha256
+from iris_wsgi.observability.metrics import Registry
+from iris_wsgi.observability.shared_memory import REPORTS, Board
+from iris_wsgi.patterns.edge import bundle_files
+from iris_wsgi.patterns.edge.routes import POLICY
+from iris_wsgi.patterns.edge.telemetry import Seen
+from iris_wsgi.roles import ROLES
 from iris_wsgi.settings import BadSetting, Settings
+from iris_wsgi.wsgi.ranges import wanted
 
 WASM, ONNX = SMALL["ort/a.wasm"], SMALL["model/a.onnx"]
 KEY = "0f8fad5b-d9cb-469f-a165-70867728950e"
@@ -250,7 +250,7 @@ def damaged(bundle, how):
             del manifest["files"]["index.html"]
             write_manifest(bundle, manifest)
         case "too much":
-            manifest["files"]["edge.js"]["bytes"] = served.MOST_BYTES
+            manifest["files"]["edge.js"]["bytes"] = bundle_files.MOST_BYTES
             write_manifest(bundle, manifest)
     return None
 
@@ -263,7 +263,7 @@ def damaged(bundle, how):
      ("a packed file of something else", "ort/a.wasm.gz"), ("a packed file cut off", "ort/a.wasm.gz"),
      ("a packed file of too much", "ort/a.wasm.gz"), ("a wrong name", "name"), ("a path out of it", "outside"),
      ("no page", "index.html"),
-     ("too much", str(served.MOST_BYTES))],
+     ("too much", str(bundle_files.MOST_BYTES))],
 )  # fmt: skip
 def test_what_is_no_bundle_stops_the_start_with_one_line(make, bundle, how, words):
     damaged(bundle, how)

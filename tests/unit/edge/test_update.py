@@ -16,11 +16,11 @@ import pytest
 from edge_bundles import build_bundle, change_manifest, tell_the_truth
 from project import MODEL, ROOT
 
-from iris_wsgi.__main__ import main
-from iris_wsgi.edge.device import Device
-from iris_wsgi.edge.manifest import BUNDLE_BYTES, parse_manifest, release
+from iris_wsgi.cli.main import main
 from iris_wsgi.errors import BadModel
-from iris_wsgi.model import load_model
+from iris_wsgi.model.session import load_model
+from iris_wsgi.patterns.edge.device_store import Device
+from iris_wsgi.patterns.edge.manifest import BUNDLE_BYTES, parse_manifest, release
 
 FAST = MODEL / "fast"
 ONNX = "model/iris_lr.onnx"

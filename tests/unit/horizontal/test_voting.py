@@ -8,11 +8,11 @@ import pytest
 from applications import wsgi_call
 from project import MODEL
 
-from iris_wsgi.ensemble import Vote, decide, digest_of, majority
+from iris_wsgi.client.v2_messages import Peer
 from iris_wsgi.errors import BadModel
-from iris_wsgi.remote.panel import why_no_member
-from iris_wsgi.remote.peer import Peer
-from iris_wsgi.roles import build
+from iris_wsgi.factory import build
+from iris_wsgi.patterns.horizontal.remote_members import why_no_member
+from iris_wsgi.patterns.horizontal.voting import Vote, decide, digest_of, majority
 from iris_wsgi.settings import BadSetting, Settings
 
 NAMES = ["setosa", "versicolor", "virginica"]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iris_wsgi import reader as reading
-from iris_wsgi.http1 import Head, Refused, parse_head, remembered_head
-from iris_wsgi.reader import Reader
+from iris_wsgi.http import request_parser as reading
+from iris_wsgi.http.request_head import Head, Refused, parse_head, remembered_head
+from iris_wsgi.http.request_parser import Reader
 
 STREAM = (
     b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"

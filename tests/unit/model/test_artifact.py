@@ -15,10 +15,10 @@ from http_clients import ask, request, until
 from onnx import TensorProto, helper
 from project import MODEL
 
-from iris_wsgi import golden
-from iris_wsgi.__main__ import main
+from iris_wsgi.cli.main import main
 from iris_wsgi.errors import BadModel
-from iris_wsgi.model import load_model
+from iris_wsgi.model import golden
+from iris_wsgi.model.session import load_model
 
 SHA = "SHA-256"
 SPECIES = ("setosa", "versicolor", "virginica")

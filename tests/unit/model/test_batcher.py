@@ -11,10 +11,10 @@ import pytest
 from http_clients import Wire, metric, request, until
 from project import MODEL
 
-from iris_wsgi.deadline import PARSED, RAN
 from iris_wsgi.errors import DeadlineExceeded
-from iris_wsgi.gather import Gatherer
-from iris_wsgi.model import load_model
+from iris_wsgi.model.batcher import Gatherer
+from iris_wsgi.model.session import load_model
+from iris_wsgi.resilience.deadline import PARSED, RAN
 from iris_wsgi.settings import BadSetting, Settings
 
 ROWS = np.random.default_rng(5).uniform(0, 8, (200, 4)).astype(np.float32)
@@ -116,7 +116,7 @@ def test_a_failed_run_fails_each_of_its_requests_and_the_next_works(pool):
 
 
 def test_a_model_whose_answers_depend_on_company_is_not_batched(slow_model, make, monkeypatch):
-    from iris_wsgi import golden
+    from iris_wsgi.model import golden
 
     monkeypatch.setattr(golden, "difference", lambda *_: 1e-7)
     with pytest.raises(BadSetting, match=r"^IRIS_BATCH_ROWS: .* differ by up to 1.0e-07; leave it at 0$"):

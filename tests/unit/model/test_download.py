@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from project import MODEL
 
-from iris_wsgi.__main__ import main
+from iris_wsgi.cli.main import main
 from iris_wsgi.errors import BadModel
-from iris_wsgi.load import load
-from iris_wsgi.model import load_model
+from iris_wsgi.model.download import load
+from iris_wsgi.model.session import load_model
 
 FAST = MODEL / "fast"
 

@@ -5,9 +5,9 @@ import time
 import pytest
 from project import MODEL
 
-from iris_wsgi.model import load_model
-from iris_wsgi.ops import Readiness
-from iris_wsgi.pace import BLOCKING, LOOP_SECONDS, NEVER, Pace, measure
+from iris_wsgi.model.latency import BLOCKING, LOOP_SECONDS, NEVER, Pace, measure
+from iris_wsgi.model.session import load_model
+from iris_wsgi.wsgi.health_routes import Readiness
 
 
 def test_a_light_model_is_asked_in_the_loop_up_to_the_bound():

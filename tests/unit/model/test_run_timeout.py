@@ -11,12 +11,12 @@ from applications import wsgi_call
 from http_clients import LABEL, METRICS, Wire, metric, request
 from http_clients import until as happens
 
-from iris_wsgi import predictors, watch
-from iris_wsgi.deadline import PARSED, RAN, WAITED, until
 from iris_wsgi.errors import DeadlineExceeded
-from iris_wsgi.model import load_model
-from iris_wsgi.predictors import PIECE_ROWS, within_deadline
-from iris_wsgi.watch import Watch
+from iris_wsgi.model import predictor, run_timeout
+from iris_wsgi.model.predictor import PIECE_ROWS, within_deadline
+from iris_wsgi.model.run_timeout import Watch
+from iris_wsgi.model.session import load_model
+from iris_wsgi.resilience.deadline import PARSED, RAN, WAITED, until
 
 ROW = [[5.1, 3.5, 1.4, 0.2]]
 
@@ -67,7 +67,7 @@ def test_many_rows_run_in_pieces_and_give_what_one_run_gives():
 
 def test_no_piece_begins_after_the_deadline(monkeypatch):
     now, ends = [1000.0], 1001.0
-    monkeypatch.setattr(predictors.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(predictor.time, "monotonic", lambda: now[0])
 
     def slowly(rows, _):
         now[0] = ends
@@ -81,7 +81,7 @@ def test_no_piece_begins_after_the_deadline(monkeypatch):
 
 def test_a_run_is_ended_at_its_deadline_and_others_go_on(slow_model, monkeypatch):
     now, watching = [time.monotonic()], Watch()
-    monkeypatch.setattr(watch, "monotonic", lambda: now[0])
+    monkeypatch.setattr(run_timeout, "monotonic", lambda: now[0])
     # Far away by the true time, so that it ends by the clock of the watch alone.
     soon, late = now[0] + 3600, now[0] + 10**6
     predict, few = within_deadline(load_model(slow_model)[0], watching), np.ones((64, 4), np.float32)
@@ -117,10 +117,10 @@ def test_a_failure_of_the_model_is_not_taken_for_a_deadline():
 
 
 def test_the_watch_forgets_runs_that_are_done():
-    watch, before = Watch(), threading.active_count()
+    run_timeout, before = Watch(), threading.active_count()
     for _ in range(100):
-        watch.run(lambda options: None, time.monotonic() + 60)
-    assert watch.runs == {} and threading.active_count() <= before + 1
+        run_timeout.run(lambda options: None, time.monotonic() + 60)
+    assert run_timeout.runs == {} and threading.active_count() <= before + 1
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict/label", "/predict/batch", "/v1/models/iris_svc:predict"])

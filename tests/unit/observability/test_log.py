@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from iris_wsgi.log import MOST_WAITING, PIPE_BUF, LibraryLines, Log
+from iris_wsgi.observability.log import MOST_WAITING, PIPE_BUF, LibraryLines, Log
 
 
 @pytest.fixture

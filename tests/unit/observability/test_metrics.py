@@ -10,11 +10,11 @@ import pytest
 from http_clients import until
 from metrics_text import families, value
 
-from iris_wsgi.board import Board
-from iris_wsgi.metrics import Counter, Gauge, Histogram, Registry, number
-from iris_wsgi.model import Feature
-from iris_wsgi.predictors import ModelMetrics, measured
-from iris_wsgi.processes import linux_process, process_figures
+from iris_wsgi.model.predictor import ModelMetrics, measured
+from iris_wsgi.model.session import Feature
+from iris_wsgi.observability.metrics import Counter, Gauge, Histogram, Registry, number
+from iris_wsgi.observability.process_metrics import linux_process, process_figures
+from iris_wsgi.observability.shared_memory import Board
 
 WANTED = {
     "iris_wsgi_info": ("gauge", {"role", "version"}),

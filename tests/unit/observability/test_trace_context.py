@@ -5,7 +5,7 @@ import json
 import pytest
 from http_clients import ROW, Wire, ask, request, until
 
-from iris_wsgi.tracing import ids_of
+from iris_wsgi.observability.trace_context import ids_of
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 

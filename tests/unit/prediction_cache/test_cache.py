@@ -17,17 +17,18 @@ from metrics_text import value
 from prediction_caches import ROW, ROWS, Slow, cache_of, counted, right
 from project import MODEL
 
-from iris_wsgi import golden, known
-from iris_wsgi.cache_control import ANYTHING, Wishes
-from iris_wsgi.cache_metrics import RESULTS, CacheMetrics
-from iris_wsgi.cached import PredictionCache
 from iris_wsgi.errors import DeadlineExceeded
-from iris_wsgi.known import Known
-from iris_wsgi.metrics import Registry
-from iris_wsgi.roles import build
-from iris_wsgi.rowbytes import canonical
+from iris_wsgi.factory import build
+from iris_wsgi.model import golden
+from iris_wsgi.observability.metrics import Registry
+from iris_wsgi.patterns.prediction_cache import store
+from iris_wsgi.patterns.prediction_cache.cache import PredictionCache
+from iris_wsgi.patterns.prediction_cache.keys import canonical
+from iris_wsgi.patterns.prediction_cache.metrics import RESULTS, CacheMetrics
+from iris_wsgi.patterns.prediction_cache.store import Known
 from iris_wsgi.settings import BadSetting, Settings
-from iris_wsgi.shelf import Shelf, cost
+from iris_wsgi.storage.lru import Shelf, cost
+from iris_wsgi.wsgi.cache_control import ANYTHING, Wishes
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ def test_no_store_leaves_nothing_and_no_cache_takes_nothing():
 
 def test_an_answer_counts_for_its_seconds(monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(known, "monotonic", lambda: now[0])
+    monkeypatch.setattr(store, "monotonic", lambda: now[0])
     predict = Slow()
     cache = cache_of(predict, seconds=10)
     cache(ROWS[:1])
@@ -246,7 +247,7 @@ def test_answers_are_the_same_to_the_byte_with_and_without_a_cache(pair, monkeyp
     plain, with_cache = pair
     now = [time.monotonic()]
     with monkeypatch.context() as patched:
-        patched.setattr(known, "monotonic", lambda: now[0])
+        patched.setattr(store, "monotonic", lambda: now[0])
         with_cache.app.answer("DELETE", "/cache", {}, b"")
         for step in steps:
             if step == "clear":
@@ -370,7 +371,7 @@ def test_two_hundred_requests_for_one_cold_row_are_one_run_of_a_slow_model(run, 
 
 
 def test_a_clear_by_command_reaches_all_workers(run, capsys):
-    from iris_wsgi.__main__ import main
+    from iris_wsgi.cli.main import main
 
     server = run("--role", "prediction_cache", "--workers", "2")
     asked = request("POST", "/predict", {"data": [ROW]})
@@ -398,7 +399,7 @@ def test_a_clear_by_command_reaches_all_workers(run, capsys):
 
 
 def test_a_clear_where_there_is_no_cache_is_a_failure(run, capsys):
-    from iris_wsgi.__main__ import main
+    from iris_wsgi.cli.main import main
 
     server = run("--role", "web_single")
     assert main(["clear", "--port", str(server.port)]) == 1

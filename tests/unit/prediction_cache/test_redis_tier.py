@@ -15,12 +15,12 @@ from prediction_caches import ROW, ROWS, Slow, cache_of, counted, right
 from project import MODEL
 from redis_server import RedisServer
 
-from iris_wsgi import caching
-from iris_wsgi.breaker import FAILURES
-from iris_wsgi.cached import ANYTHING
-from iris_wsgi.redis import Link
+from iris_wsgi.patterns.prediction_cache import role
+from iris_wsgi.patterns.prediction_cache.cache import ANYTHING
+from iris_wsgi.patterns.prediction_cache.redis_tier import SecondLevel
+from iris_wsgi.resilience.circuit_breaker import FAILURES
 from iris_wsgi.settings import BadSetting
-from iris_wsgi.shared import SecondLevel
+from iris_wsgi.storage.redis import Link
 
 SECONDS = 0.5
 
@@ -37,7 +37,7 @@ def redis():
 @pytest.fixture(autouse=True)
 def patient(monkeypatch):
     """A busy machine is not to look like a Redis that stands still."""
-    monkeypatch.setattr(caching, "SHARED_SECONDS", 3.0)
+    monkeypatch.setattr(role, "SHARED_SECONDS", 3.0)
 
 
 @pytest.fixture

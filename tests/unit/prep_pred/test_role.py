@@ -9,8 +9,8 @@ import pytest
 from iris_data import training_rows
 from project import MODEL
 
-from iris_wsgi.golden import batching, self_test
-from iris_wsgi.model import Model, load_model, open_session
+from iris_wsgi.model.golden import batching, self_test
+from iris_wsgi.model.session import Model, load_model, open_session
 
 SPECIES = ("setosa", "versicolor", "virginica")
 FEATURES = ["sepal_length", "sepal_width", "petal_length", "petal_width"]

@@ -7,11 +7,11 @@ import pytest
 from applications import KeptLog
 from http_clients import until
 
-from iris_wsgi import breaker
-from iris_wsgi.breaker import FAILURES, Breaker
-from iris_wsgi.companions import Companions
 from iris_wsgi.errors import StoreDown
-from iris_wsgi.stores.jobs import Unknown
+from iris_wsgi.patterns.asynchronous.job import Unknown
+from iris_wsgi.resilience import circuit_breaker
+from iris_wsgi.resilience.background import Companions
+from iris_wsgi.resilience.circuit_breaker import FAILURES, Breaker
 
 
 class Store:
@@ -37,7 +37,7 @@ def guarded(said, monkeypatch):
     one = Breaker(lambda level, message: said.append((level, message)), "refused", "back")
     one.store = Store()
     one.clock = [1000.0]
-    monkeypatch.setattr(breaker.time, "monotonic", lambda: one.clock[0])
+    monkeypatch.setattr(circuit_breaker.time, "monotonic", lambda: one.clock[0])
     return one
 
 
@@ -62,7 +62,7 @@ def test_after_that_nobody_waits_for_the_store_but_one_now_and_then(guarded):
     down(guarded, 10)
     assert guarded.store.asked == FAILURES
     for _ in range(5):
-        guarded.clock[0] += breaker.PAUSE_SECONDS
+        guarded.clock[0] += circuit_breaker.PAUSE_SECONDS
         down(guarded, 10)
     assert guarded.store.asked == FAILURES + 5
 
@@ -70,7 +70,7 @@ def test_after_that_nobody_waits_for_the_store_but_one_now_and_then(guarded):
 def test_a_store_that_is_back_is_asked_by_all_and_both_turns_are_told(guarded, said):
     down(guarded, 10)
     guarded.store.error = None
-    guarded.clock[0] += breaker.PAUSE_SECONDS
+    guarded.clock[0] += circuit_breaker.PAUSE_SECONDS
     assert [guarded.call(guarded.store.get, "a") for _ in range(5)] == ["a"] * 5
     assert [level for level, _ in said] == ["error", "info"] and "the store hangs" in said[0][1]
 
@@ -78,7 +78,7 @@ def test_a_store_that_is_back_is_asked_by_all_and_both_turns_are_told(guarded, s
 def test_a_refusal_is_an_answer_of_a_store_that_works(guarded):
     down(guarded)
     guarded.store.error = Unknown()
-    guarded.clock[0] += breaker.PAUSE_SECONDS
+    guarded.clock[0] += circuit_breaker.PAUSE_SECONDS
     for _ in range(3):
         with pytest.raises(Unknown):
             guarded.call(guarded.store.get, "a")
@@ -87,7 +87,7 @@ def test_a_refusal_is_an_answer_of_a_store_that_works(guarded):
 
 def test_while_one_tries_the_others_are_refused_at_once(guarded):
     down(guarded)
-    guarded.clock[0] += breaker.PAUSE_SECONDS
+    guarded.clock[0] += circuit_breaker.PAUSE_SECONDS
     trying, goes_on, answers = threading.Event(), threading.Event(), []
 
     def slow(job_id):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from iris_wsgi.answers import MOST_JOINED, Writer
 from iris_wsgi.errors import NotReady
-from iris_wsgi.wsgi import Response
+from iris_wsgi.server.response_writer import MOST_JOINED, Writer
+from iris_wsgi.wsgi.application import Response
 
 
 def parts(pieces: tuple[bytes, ...]) -> tuple[bytes, list[bytes], bytes]:

@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from iris_wsgi.shelf import ENTRY_BYTES, Shelf, cost
+from iris_wsgi.storage.lru import ENTRY_BYTES, Shelf, cost
 
 ONE = cost(b"a", b"1")
 

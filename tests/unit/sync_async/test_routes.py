@@ -11,10 +11,10 @@ from http_clients import ROW
 from job_requests import hand_in, key, work
 from project import MODEL
 
-from iris_wsgi import queues
 from iris_wsgi.errors import BadModel
-from iris_wsgi.model import load_model
-from iris_wsgi.routes.hybrid import ALL_FAILED
+from iris_wsgi.model.session import load_model
+from iris_wsgi.patterns.sync_async import role
+from iris_wsgi.patterns.sync_async.routes import ALL_FAILED
 
 SETOSA = {"data": [ROW]}
 # The fast model is sure of the first, and not of the second.
@@ -44,7 +44,7 @@ class Fast:
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> Fast:
     one = Fast()
-    monkeypatch.setattr(queues, "within_deadline", lambda model, watch: one)
+    monkeypatch.setattr(role, "within_deadline", lambda model, watch: one)
     return one
 
 

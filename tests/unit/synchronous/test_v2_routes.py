@@ -35,16 +35,16 @@ from v2_vectors import (
     sized,
 )
 
-from iris_wsgi.__main__ import main
-from iris_wsgi.board import Board
-from iris_wsgi.metrics import Registry
-from iris_wsgi.pace import Pace
-from iris_wsgi.roles import build
-from iris_wsgi.routes import v2
-from iris_wsgi.servable import Servable, version_of
+from iris_wsgi.cli.main import main
+from iris_wsgi.factory import build
+from iris_wsgi.model.latency import Pace
+from iris_wsgi.observability.metrics import Registry
+from iris_wsgi.observability.shared_memory import Board
+from iris_wsgi.patterns.synchronous import v2_routes
+from iris_wsgi.patterns.synchronous.served_model import Servable, version_of
+from iris_wsgi.patterns.synchronous.statistics import Tallies, Tally
 from iris_wsgi.settings import Settings
-from iris_wsgi.tally import Tallies, Tally
-from iris_wsgi.wsgi import App
+from iris_wsgi.wsgi.application import App
 
 INFER = "/v2/models/iris_svc/infer"
 PREDICT = "/v1/models/iris_svc:predict"
@@ -254,7 +254,7 @@ def vectors_app() -> App:
         raise AssertionError("the model was run")
 
     words = Servable(WORDS, never, "half", "sha256:0", tally)
-    table = v2.routes({"words": words}, lambda: None, MOST, LIGHT)
+    table = v2_routes.routes({"words": words}, lambda: None, MOST, LIGHT)
     return service.app, App(table, Unseen(), 1 << 20)
 
 
@@ -349,7 +349,7 @@ def test_several_models_are_served_under_their_own_names():
         )
         for i, name in enumerate(["a", "\u00e9"])
     }
-    app = App(v2.routes(models, lambda: None, 10, LIGHT), Unseen(), 1000)
+    app = App(v2_routes.routes(models, lambda: None, 10, LIGHT), Unseen(), 1000)
     for i, (name, path) in enumerate((("a", "a"), ("\u00e9", "\u00c3\u00a9"))):
         _, headers, content = post(app, f"/v2/models/{path}/infer", document(plain(), parameters={"timeout": 5_000_000}))
         assert (headers["X-Model-Digest"], json.loads(content)["model_name"]) == (f"sha256:{i}", name)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iris_wsgi.batch.csv_rows import Columns, CsvReader
-from iris_wsgi.batch.digits import NUMBER, numbers, written
+from iris_wsgi.tabular.csv_reader import Columns, CsvReader
+from iris_wsgi.tabular.decimals import NUMBER, numbers, written
 
 is_plain = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)").fullmatch
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from iris_wsgi.batch import cutter
-from iris_wsgi.batch.cutter import Cutter, Position
-from iris_wsgi.batch.line_ends import line_end
+from iris_wsgi.tabular import record_splitter
+from iris_wsgi.tabular.line_ends import line_end
+from iris_wsgi.tabular.record_splitter import Cutter, Position
 
 CHUNK, RECORD = 64, 256
 START = Position()
@@ -23,9 +23,9 @@ styles = st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
 def small():
     """Sizes at which everything happens within a few lines."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cutter, "CHUNK_BYTES", CHUNK)
-        patch.setattr(cutter, "RECORD_BYTES", RECORD)
-        patch.setattr(cutter, "READ_BYTES", 17)
+        patch.setattr(record_splitter, "CHUNK_BYTES", CHUNK)
+        patch.setattr(record_splitter, "RECORD_BYTES", RECORD)
+        patch.setattr(record_splitter, "READ_BYTES", 17)
         yield
 
 

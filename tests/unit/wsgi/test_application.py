@@ -22,7 +22,7 @@ from server_process import free_ports
 
 import iris_wsgi
 from iris_wsgi.errors import Problem
-from iris_wsgi.wsgi import App, Request, Response
+from iris_wsgi.wsgi.application import App, Request, Response
 
 
 def test_two_routes_for_one_method_and_path_are_refused_at_construction():

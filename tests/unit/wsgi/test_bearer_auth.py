@@ -13,10 +13,10 @@ from optional_programs import need
 from project import MODEL
 from worker_processes import both, told
 
-from iris_wsgi.__main__ import main
-from iris_wsgi.bearer import MOST_BYTES, Tokens
+from iris_wsgi.cli.main import main
 from iris_wsgi.settings import BadSetting, Settings
-from iris_wsgi.wsgi import App
+from iris_wsgi.wsgi.application import App
+from iris_wsgi.wsgi.bearer_auth import MOST_BYTES, Tokens
 
 OLD, NEW = "the-token-of-yesterday", "TOKEN.of~to+day/0123=="
 BODY = {"data": [ROW]}

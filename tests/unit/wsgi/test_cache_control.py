@@ -8,11 +8,11 @@ import pytest
 import webtest
 from applications import wsgi_call
 
-from iris_wsgi import known
-from iris_wsgi.cache_control import MAX_SECONDS, Wishes, parse
-from iris_wsgi.items import cache as items
-from iris_wsgi.items import reader
-from iris_wsgi.routes import items as item_routes
+from iris_wsgi.patterns.data_cache import cache as items
+from iris_wsgi.patterns.data_cache import read_through
+from iris_wsgi.patterns.data_cache import routes as item_routes
+from iris_wsgi.patterns.prediction_cache import store
+from iris_wsgi.wsgi.cache_control import MAX_SECONDS, Wishes, parse
 
 ROW = {"data": [[5.1, 3.5, 1.4, 0.2]]}
 # Both caches keep what they have for so long.
@@ -67,7 +67,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         nonlocal ahead
         ahead += seconds
 
-    for module in (known, items, reader, item_routes):
+    for module in (store, items, read_through, item_routes):
         monkeypatch.setattr(module, "monotonic", lambda: monotonic() + ahead)
     return move
 

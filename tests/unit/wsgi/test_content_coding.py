@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iris_wsgi.codings import LEAST_BYTES, chosen, packed, unpacked
 from iris_wsgi.errors import BodyTooLarge, NotDecodable, Problem, UnsupportedMedia
+from iris_wsgi.wsgi.content_coding import LEAST_BYTES, chosen, packed, unpacked
 
 TEXT = b'{"data": [[5.1, 3.5, 1.4, 0.2]]}' * 50
 LIMIT = 1_048_576

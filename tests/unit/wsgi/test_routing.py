@@ -8,9 +8,9 @@ import webtest
 from applications import Silent, route, wsgi_call
 from http_clients import Wire
 
-from iris_wsgi.paths import NO_PARAMETERS, Paths
-from iris_wsgi.reader import Reader
-from iris_wsgi.wsgi import App, Request, Response
+from iris_wsgi.http.request_parser import Reader
+from iris_wsgi.wsgi.application import App, Request, Response
+from iris_wsgi.wsgi.routing import NO_PARAMETERS, Paths
 
 TEMPLATES = [
     "/m",

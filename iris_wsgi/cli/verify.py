@@ -1,0 +1,35 @@
+"""The models that lie beside the whole one, for roles that want another: each held to its golden rows."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from iris_wsgi.errors import BadModel
+from iris_wsgi.model.artifact import member_folders
+from iris_wsgi.model.golden import check_shapes, proven_model, self_test
+from iris_wsgi.model.session import load, load_model
+
+
+def held(fast: Path, whole: Path) -> Iterator[str]:
+    """A line on each model that there is: the fast one, those of one species, and the two halves. Raises BadModel."""
+    folders = {"fast model": fast, "pred": whole / "pred"}
+    folders |= {f"member {name}": folder for name, folder in member_folders(whole).items()}
+    for name, folder in folders.items():
+        # One that is set must be there.
+        if folder.exists() or folder == fast != whole / "fast":
+            model, _, result = proven_model(folder)
+            yield f"{name} {model.name} {model.version} {model.digest}: {result}"
+    if (whole / "prep").exists():
+        yield halves(whole / "prep", whole / "pred")
+
+
+def halves(first: Path, second: Path) -> str:
+    """Of both as one model."""
+    # Imported only where there are any: it knows of other servers.
+    from iris_wsgi.patterns.prep_pred.role import Joined, Prep
+
+    (prep, pinned), (pred, _) = load(Prep, first, ""), load_model(second)
+    if pred.identity.get("pair") != prep.digest:
+        raise BadModel(f"{first} and {second} are no halves of one model: their files tell other pairs")
+    joined = Joined(prep.labels, prep.width, lambda rows: pred.predict(prep.prepare(rows)))
+    check_shapes(joined, [pinned.cases[0].row])
+    return f"prep and pred, pair {prep.digest}: {self_test(joined, pinned.cases, pinned.tolerance)}"

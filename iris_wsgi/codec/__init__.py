@@ -1,0 +1,1 @@
+"""Conversion between bytes and arrays, without I/O."""

@@ -1,0 +1,28 @@
+"""KServe's first protocol: `{"instances": [[…], …]}` to rows, and probabilities to `{"predictions": [[…], …]}`."""
+
+from iris_wsgi.codec.json_documents import MOST_LEVELS, decode_json, encode_list, levels, too_deep
+from iris_wsgi.codec.rows import Array, data_faults, finite, rows_of
+from iris_wsgi.errors import NotDecodable
+
+
+def decode_v1(body: bytes, width: int, most_rows: int) -> Array:
+    """The body of `POST /v1/models/M:predict` to float32 [rows, width], 1 to `most_rows` rows of finite numbers.
+
+    An instance is a row, a list of numbers. Other members are tolerated. Raises NotDecodable (400).
+    """
+    document = decode_json(body)
+    if type(document) is not dict or "instances" not in document:
+        raise NotDecodable('# must be an object with the member "instances": {"instances": [[…], …]}.')
+    data = document.pop("instances")
+    rows = rows_of(data, width, most_rows)
+    if rows is None:
+        fault = next(data_faults("#/instances", data, width, most_rows, "send them in several requests"))
+        raise NotDecodable(f"{fault.pointer} {fault.detail}.")
+    if levels(document) > MOST_LEVELS:
+        raise too_deep()
+    return rows
+
+
+def encode_v1(probabilities: Array) -> bytes:
+    """The answer: the probabilities [rows, classes], a list for each row. PredictFailed (500) for what is not finite."""
+    return f'{{"predictions":{encode_list(finite(probabilities))}}}'.encode()

@@ -1,0 +1,171 @@
+"""Tensors of the Open Inference Protocol v2: from JSON or bytes to arrays and back, each value checked."""
+
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from math import prod
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iris_wsgi.codec.rows import FLOAT32_MOST, NUMBERS
+from iris_wsgi.errors import NotDecodable
+
+Tensor = NDArray[Any]
+Shape = tuple[int, ...]
+
+# Little-endian, as the protocol has it. The elements of a BYTES tensor are Python's bytes, or text that goes out as UTF-8.
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype("?"),
+    "UINT8": np.dtype("u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "BYTES": np.dtype(object),
+}
+length_of: Callable[[int], bytes] = struct.Struct("<I").pack
+
+
+class Range(NamedTuple):
+    """What numbers a datatype takes in JSON: their Python types, the least, the most, and how to say that."""
+
+    types: set[type]
+    least: float
+    most: float
+    words: str
+
+
+def whole(datatype: str) -> Range:
+    limits = np.iinfo(DTYPES[datatype])
+    return Range({int}, int(limits.min), int(limits.max), f"a whole number from {limits.min} to {limits.max}")
+
+
+# FP16 is missing: the protocol has it in binary only.
+RANGES = {
+    "BOOL": Range({bool}, False, True, "true or false"),
+    **{name: whole(name) for name in DTYPES if "INT" in name},
+    "FP32": Range(
+        NUMBERS, -FLOAT32_MOST, FLOAT32_MOST, "a number that is finite as a 32-bit float: at most 3.4028235e38 in size"
+    ),
+    "FP64": Range(NUMBERS, -1.7976931348623157e308, 1.7976931348623157e308, "a number of at most 1.7976931348623157e308 in size"),
+}
+
+
+def from_json(data: Any, datatype: str, shape: Shape, place: str) -> Tensor:
+    """JSON `data`, flat or nested as `shape` tells, row-major, to an array of this shape, no dimension of which is 0.
+
+    Numbers are exact: integers within the datatype's range for integers, true and false for BOOL and nothing else, floats
+    finite after rounding, strings for BYTES. Else NotDecodable, whose sentence begins with `place`.
+    """
+    flat = flattened(data, shape, place)
+    if datatype == "BYTES":
+        return strings_of(flat, shape, place)
+    if datatype not in RANGES:
+        raise NotDecodable(f"{place} cannot hold {datatype}, which JSON has no form for; send the tensor as binary data.")
+    types, least, most, words = RANGES[datatype]
+    if not (set(map(type, flat)) <= types and least <= min(flat) and max(flat) <= most):
+        refuse(place, shape, (type(v) in types and least <= v <= most for v in flat), f"must be {words}")
+    return np.array(flat, DTYPES[datatype]).reshape(shape)
+
+
+def flattened(data: Any, shape: Shape, place: str) -> list[Any]:
+    """The values of `data` in one list that is as long as `shape` wants it; they themselves are not looked at."""
+    if type(data) is not list:
+        raise NotDecodable(f"{place} must be a list of values, flat or nested as the shape tells.")
+    level = data
+    if len(shape) > 1 and data and type(data[0]) is list:
+        level = [data]
+        for size in shape:
+            if not all([type(part) is list and len(part) == size for part in level]):
+                raise NotDecodable(f"{place} is nested otherwise than the shape tells; send it flat, or as lists of that shape.")
+            level = list(chain.from_iterable(level))
+    if len(level) != prod(shape):
+        raise NotDecodable(f"{place} has {len(level)} values, which is not what its shape takes: the product of its dimensions.")
+    return level
+
+
+def strings_of(flat: list[Any], shape: Shape, place: str) -> Tensor:
+    if set(map(type, flat)) != {str}:
+        refuse(place, shape, (type(v) is str for v in flat), "must be a string")
+    try:
+        return objects([text.encode() for text in flat], shape)
+    except UnicodeEncodeError:
+        raise NotDecodable(f"{place} holds half of a surrogate pair, which is no text; send such bytes as binary data.") from None
+
+
+def from_binary(part: memoryview, datatype: str, shape: Shape, place: str) -> Tensor:
+    """The bytes of a binary tensor to a read-only array of `shape`, no dimension of which is 0, without a copy where possible.
+
+    Floats must be finite, BOOL is 0 or 1, and BYTES is a little-endian uint32 length and the bytes for each element. Else, and
+    where `part` is longer or shorter than that, NotDecodable, whose sentence begins with `place`.
+    """
+    if datatype == "BYTES":
+        return objects(list(elements(part, prod(shape), place)), shape)
+    dtype = DTYPES[datatype]
+    if len(part) != prod(shape) * dtype.itemsize:
+        raise NotDecodable(
+            f"{place} has {len(part)} bytes of binary data, which is not what its shape takes at {dtype.itemsize} each."
+        )
+    if datatype == "BOOL":
+        numbers = np.frombuffer(part, np.uint8)
+        if numbers.max() > 1:
+            refuse(place, shape, (numbers <= 1).tolist(), "must be the byte 0 or 1")
+        return numbers.view(dtype).reshape(shape)
+    tensor = np.frombuffer(part, dtype)
+    # JSON of any length stands before it. A copy costs less than any one pass over values that lie across words.
+    tensor = (tensor if tensor.flags.aligned else tensor.copy()).reshape(shape)
+    if dtype.kind == "f" and not np.isfinite(tensor).all():
+        refuse(place, shape, np.isfinite(tensor).ravel().tolist(), "must be finite, no NaN and no infinity")
+    return tensor
+
+
+def elements(part: memoryview, count: int, place: str) -> Iterator[bytes]:
+    """The elements of a binary BYTES tensor; NotDecodable unless `count` of them fill `part` to its end."""
+    # Each takes four bytes at least: so no count that is claimed takes more time or memory than the body it came in.
+    if count * 4 > len(part):
+        raise NotDecodable(f"{place} has fewer bytes of binary data than the lengths of its elements alone take, 4 each.")
+    offset = 0
+    for _ in range(count):
+        start = offset + 4
+        offset = start + int.from_bytes(part[offset:start], "little")
+        if offset > len(part):
+            raise NotDecodable(f"{place} has an element in its binary data that goes beyond the end of it.")
+        yield bytes(part[start:offset])
+    if offset != len(part):
+        raise NotDecodable(f"{place} has more bytes of binary data than its elements take.")
+
+
+def objects(values: list[bytes], shape: Shape) -> Tensor:
+    tensor = np.empty(len(values), object)
+    tensor[:] = values
+    return tensor.reshape(shape)
+
+
+def refuse(place: str, shape: Shape, fine: Iterable[bool], must: str) -> NoReturn:
+    """Raises NotDecodable for the first value, in row-major order, that is not fine."""
+    index = next(i for i, one in enumerate(fine) if not one)
+    if len(shape) == 2:
+        raise NotDecodable(f"{place}, row {index // shape[1]}, column {index % shape[1]} (counted from 0), {must}.")
+    raise NotDecodable(f"{place}, value {index} (counted from 0, row-major), {must}.")
+
+
+def to_json(tensor: Tensor, datatype: str) -> list[Any]:
+    """The values of an array in a flat list for JSON, row-major; floats are doubles, each equal to the array's value."""
+    flat: list[Any] = tensor.ravel().tolist()
+    return [v if isinstance(v, str) else v.decode() for v in flat] if datatype == "BYTES" else flat
+
+
+def to_binary(tensor: Tensor, datatype: str) -> bytes | memoryview:
+    """The array as a binary tensor: its own memory where that is little-endian and without gaps, else a copy."""
+    if datatype == "BYTES":
+        encoded = [v.encode() if isinstance(v, str) else v for v in tensor.ravel().tolist()]
+        return b"".join(chain.from_iterable((length_of(len(v)), v) for v in encoded))
+    return np.ascontiguousarray(tensor, DTYPES[datatype]).reshape(-1).view(np.uint8).data

@@ -1,0 +1,1 @@
+"""The ONNX model: artifact, session, and prediction."""

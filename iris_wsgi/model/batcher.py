@@ -1,0 +1,87 @@
+"""Micro-batching: single rows that wait at the same time become one run of the model."""
+
+import threading
+from collections import deque
+from math import inf
+from time import monotonic
+
+import numpy as np
+
+from iris_wsgi.codec.rows import Array
+from iris_wsgi.errors import DeadlineExceeded
+from iris_wsgi.model.predictor import Predict
+from iris_wsgi.resilience.deadline import PARSED, RAN
+
+
+class Waiting:
+    """One row, and the answer to it once it is there."""
+
+    def __init__(self, rows: Array, until: float) -> None:
+        self.rows, self.until = rows, until
+        self.done = threading.Event()
+        self.answer: Array | None = None
+        self.error: Exception | None = None
+
+    def result(self) -> Array:
+        """Waits for it, but not longer than it is wanted. Raises what the run raised, or DeadlineExceeded."""
+        if not self.done.wait(None if self.until == inf else max(0.0, self.until - monotonic())):
+            raise DeadlineExceeded(RAN)
+        if self.answer is None:
+            raise self.error or DeadlineExceeded(RAN)
+        return self.answer
+
+
+class Gatherer:
+    """Predicts single rows together: what comes while a run is under way is in the next one, `most` rows at most.
+
+    The first of them waits `seconds` for others, unless they fill a run before. Rows in requests of several go their own way.
+    One thread does the runs; each caller waits for its own answer, and no longer than it wants it.
+    """
+
+    def __init__(self, predict: Predict, most: int, seconds: float) -> None:
+        self.predict, self.most, self.seconds = predict, most, seconds
+        self.queue: deque[Waiting] = deque()
+        self.changed = threading.Condition()
+        self.thread: threading.Thread | None = None
+
+    def __call__(self, rows: Array, until: float = inf) -> Array:
+        if len(rows) != 1:
+            return self.predict(rows, until)
+        one = Waiting(rows, until)
+        with self.changed:
+            self.queue.append(one)
+            self.changed.notify()
+            if self.thread is None:
+                # Only now, because threads do not survive a fork.
+                self.thread = threading.Thread(target=self.work, daemon=True, name="gatherer")
+                self.thread.start()
+        return one.result()
+
+    def work(self) -> None:
+        while True:
+            self.run(self.next())
+
+    def next(self) -> list[Waiting]:
+        """Those whose turn it is, at least one."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.queue)
+            if self.seconds:
+                self.changed.wait_for(lambda: len(self.queue) >= self.most, self.seconds)
+            return [self.queue.popleft() for _ in range(min(self.most, len(self.queue)))]
+
+    def run(self, batch: list[Waiting]) -> None:
+        """One run for those who still want an answer; it ends when none of them does."""
+        now = monotonic()
+        wanted = [one for one in batch if one.until > now]
+        try:
+            if wanted:
+                answers = self.predict(np.concatenate([one.rows for one in wanted]), max(one.until for one in wanted))
+                for i, one in enumerate(wanted):
+                    one.answer = answers[i : i + 1]
+        except Exception as error:
+            for one in wanted:
+                one.error = error
+        for one in batch:
+            if one.answer is None and one.error is None:
+                one.error = DeadlineExceeded(PARSED)
+            one.done.set()

@@ -1,0 +1,155 @@
+"""The self-test that a model must pass before it is served, and how the file behind it is made for a new model."""
+
+import json
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from iris_wsgi.codec import rows as payload
+from iris_wsgi.codec.rows import Array
+from iris_wsgi.errors import BadModel, Problem
+from iris_wsgi.model.artifact import GOLDEN, Case, Golden, read_file, read_labels, sha256
+from iris_wsgi.model.session import Model, first_line, load_model
+
+
+class Answers(Protocol):
+    """What can be tested: a model, or one whose halves are in two places."""
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+    @property
+    def width(self) -> int: ...
+    def predict(self, rows: Array, /) -> Array: ...
+
+
+def self_test(model: Answers, cases: Sequence[Case], tolerance: float) -> str:
+    """Sends golden rows the way of a request: decode, predict, encode. Returns one line; raises BadModel on a mismatch."""
+    encoder = payload.Encoder(model.labels)
+    rows = [case.row for case in cases]
+    try:
+        body = json.dumps({"data": rows}).encode()
+        answer = json.loads(encoder.batch(model.predict(payload.decode_rows(body, model.width, len(rows), ""))))
+    except Problem as problem:
+        places = "; ".join(f"{fault.pointer} {fault.detail}" for fault in problem.faults)
+        raise BadModel(f"the golden rows cannot be predicted: {problem.detail} {places}".strip()) from None
+    except Exception as error:
+        raise BadModel(f"the golden rows cannot be predicted: {first_line(error)}") from error
+    worst = 0.0
+    for i, (case, label, probabilities) in enumerate(zip(cases, answer["labels"], answer["probabilities"], strict=True)):
+        if len(case.probabilities) != len(probabilities):
+            raise BadModel(f"golden row {i} has {len(case.probabilities)} probabilities, the model gives {len(probabilities)}")
+        off = max(abs(a - b) for a, b in zip(case.probabilities, probabilities, strict=True))
+        # "not <=" rather than ">": a NaN in golden.json must not pass.
+        if label != case.label or not off <= tolerance:
+            raise BadModel(f"golden row {i} gives {label}, off by {off:.1e}; wanted {case.label} within {tolerance:g}")
+        worst = max(worst, off)
+    return f"{len(rows)} golden rows answered, probabilities within {worst:.1e} (allowed {tolerance:g})"
+
+
+def proven_model(folder: Path, seal: str = "") -> tuple[Model, Golden, str]:
+    """A model whose files are as golden.json says and whose answers too, and one line on that. Raises BadModel."""
+    model, golden = load_model(folder, seal)
+    result = self_test(model, golden.cases, golden.tolerance)
+    check_shapes(model, [golden.cases[0].row])
+    return model, golden, result
+
+
+def check_shapes(model: Answers, rows: Sequence[Sequence[float]]) -> None:
+    """Runs the model on one row, on two rows, and on all rows. Raises BadModel if an output has another shape."""
+    for some in (rows[:1], [rows[0], rows[-1]], rows):
+        try:
+            model.predict(np.array(some, np.float32))
+        except Problem as problem:
+            raise BadModel(f"the model cannot be used: {problem.detail}") from None
+        except Exception as error:
+            raise BadModel(f"the model cannot be run on {len(some)} rows: {first_line(error)}") from None
+
+
+def holds(model: Answers, case: Case, tolerance: float) -> bool:
+    """Whether the model still answers one golden row as it must."""
+    try:
+        self_test(model, [case], tolerance)
+    except BadModel:
+        return False
+    return True
+
+
+def difference(model: Answers, cases: Sequence[Case]) -> float:
+    """By how much the probabilities of golden rows alone and in a batch differ at most; 0 is the same bits."""
+    rows = np.array([case.row for case in cases], np.float32)
+    alone = np.concatenate([model.predict(row[np.newaxis]) for row in rows])
+    return float(np.abs(alone - model.predict(rows)).max())
+
+
+def batching(model: Answers, cases: Sequence[Case]) -> str:
+    """Whether a row gets the same bits alone and in a batch, in one line; caching by content and batching rely on it."""
+    off = difference(model, cases)
+    return "alone and in a batch a row " + (f"differs by up to {off:.1e}" if off else "gets the same bits")
+
+
+def seal(folder: Path, rows_file: Path | None, tolerance: float = 1e-5) -> str:
+    """Writes golden.json for the one .onnx file and the label.json in `folder`, from the model's own answers.
+
+    `rows_file` is a CSV of rows to try (columns named as the features, or the first ones); without it rows are drawn from
+    the training ranges. Sealing pins what the model answers today: that these answers are right is for its author to know.
+    """
+    # Imported only to seal.
+    from iris_wsgi.storage.destination import write_whole
+
+    found = sorted(folder.glob("*.onnx"))
+    if len(found) != 1:
+        raise BadModel(f"{folder} must hold exactly one .onnx file to be sealed; it holds {len(found)}")
+    contents = {path.name: read_file(path) for path in (found[0], folder / "label.json")}
+    model = Model(contents[found[0].name], read_labels(contents["label.json"], str(folder / "label.json")), str(found[0]))
+    rows = drawn_rows(model) if rows_file is None else csv_rows(rows_file, model)
+    check_shapes(model, rows)
+    answers = model.predict(np.array(rows, np.float32)).tolist()
+    cases = [
+        {"row": row, "label": model.labels[payload.best(answer)], "probabilities": answer}
+        for row, answer in zip(rows, answers, strict=True)
+    ]
+    if (folder / "training.csv").exists():
+        contents["training.csv"] = read_file(folder / "training.csv")
+    digests = {name: sha256(content) for name, content in contents.items()}
+    document = {"model": found[0].name, "files": digests, "tolerance": tolerance, "rows": cases}
+    try:
+        content = (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
+        write_whole(folder / GOLDEN, content)
+    except ValueError:
+        raise BadModel(f"{found[0]} answers these rows with numbers that are not finite") from None
+    except OSError as error:
+        raise BadModel(f"{folder / GOLDEN} cannot be written: {error.strerror}") from None
+    return f"sealed {found[0].name} ({model.digest}) with {len(rows)} rows in {folder / GOLDEN}: seal sha256:{sha256(content)}"
+
+
+def drawn_rows(model: Model, count: int = 32) -> list[list[float]]:
+    """Seeded rows within the training ranges, or within -3 to 3 where the file gives none."""
+    low = [-3.0 if f.min is None else f.min for f in model.features]
+    high = [3.0 if f.max is None else f.max for f in model.features]
+    drawn = random.Random(0)
+    return [[round(drawn.uniform(*bounds), 3) for bounds in zip(low, high, strict=True)] for _ in range(count)]
+
+
+def csv_rows(path: Path, model: Model, most: int = 100) -> list[list[float]]:
+    """The first `most` rows of a CSV with a header, as finite numbers."""
+    # Imported only to seal.
+    import csv
+    import io
+
+    text = io.StringIO(read_file(path).decode("utf-8-sig", "replace"), newline="")
+    lines = [line for line in csv.reader(text) if any(map(str.strip, line))]
+    names = [feature.name for feature in model.features]
+    if not lines or len(lines[0]) < model.width:
+        raise BadModel(f"{path} has no header of at least {model.width} columns")
+    columns = [lines[0].index(n) for n in names] if set(names) <= set(lines[0]) else list(range(model.width))
+    try:
+        rows = [[float(line[c]) for c in columns] for line in lines[1 : most + 1]]
+    except (ValueError, IndexError):
+        rows = []
+    if not rows or not all(math.isfinite(value) for row in rows for value in row):
+        raise BadModel(f"{path} must hold rows of {model.width} finite numbers below its header")
+    return rows

@@ -1,0 +1,62 @@
+"""Ends runs of the model whose deadline has passed."""
+
+import threading
+from collections.abc import Callable
+from math import inf
+from time import monotonic
+from typing import TypeVar
+
+from iris_wsgi.errors import DeadlineExceeded
+from iris_wsgi.model.session import RunOptions
+from iris_wsgi.resilience.deadline import RAN
+
+T = TypeVar("T")
+
+
+class Watch:
+    """Ends runs of the model at their deadlines, from one thread that sleeps until the next of them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.runs: dict[int, tuple[float, RunOptions]] = {}
+        self.wakes_at = inf
+        self.sooner = threading.Event()
+        self.thread: threading.Thread | None = None
+
+    def run(self, do: Callable[[RunOptions], T], until: float) -> T:
+        """What `do` gives with options for onnxruntime, by which its run is ended where it takes longer: DeadlineExceeded."""
+        options, key = RunOptions(), threading.get_ident()
+        with self.lock:
+            self.runs[key] = until, options
+            if until < self.wakes_at:
+                self.wake(until)
+        try:
+            return do(options)
+        except Exception:
+            if options.terminate:
+                raise DeadlineExceeded(RAN) from None
+            raise
+        finally:
+            with self.lock:
+                del self.runs[key]
+
+    def wake(self, at: float) -> None:
+        """The thread, which a process has only once it needs one, must look earlier than it meant to."""
+        self.wakes_at = at
+        if self.thread is None:
+            self.thread = threading.Thread(target=self.watch, daemon=True, name="deadlines")
+            self.thread.start()
+        else:
+            self.sooner.set()
+
+    def watch(self) -> None:
+        while True:
+            now = monotonic()
+            with self.lock:
+                self.sooner.clear()
+                for at, options in self.runs.values():
+                    if at <= now:
+                        options.terminate = True
+                self.wakes_at = min((at for at, _ in self.runs.values() if at > now), default=inf)
+                seconds = None if self.wakes_at == inf else self.wakes_at - now
+            self.sooner.wait(seconds)

@@ -1,0 +1,1 @@
+"""The ten serving patterns, one package each."""

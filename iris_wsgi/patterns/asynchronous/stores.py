@@ -1,0 +1,32 @@
+"""Which store of jobs the settings name."""
+
+from pathlib import Path
+
+from iris_wsgi.patterns.asynchronous.job import JobStore, Limits
+from iris_wsgi.settings import Settings
+from iris_wsgi.storage.optional_redis import with_redis
+
+FILE = "jobs.db"
+REMEMBER_SECONDS = 86400.0
+
+
+def open_jobs(settings: Settings, seconds: float) -> JobStore:
+    """Its calls end within about `seconds` where it hangs. Raises BadSetting, BadStore, and StoreDown of an embedded one."""
+    limits = Limits(
+        settings.jobs_queued,
+        settings.jobs_attempts,
+        settings.keep_seconds,
+        settings.keep_failed_seconds,
+        REMEMBER_SECONDS,
+    )
+    if not settings.redis_url:
+        from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobs
+
+        return SqliteJobs(Path(settings.state_dir) / FILE, limits, busy_seconds=seconds)
+
+    def connect() -> JobStore:
+        from iris_wsgi.patterns.asynchronous.redis_store import RedisJobs
+
+        return RedisJobs(settings.redis_url, limits, seconds=seconds)
+
+    return with_redis("IRIS_REDIS_URL", connect)

@@ -1,0 +1,1 @@
+"""Pattern: data cache."""

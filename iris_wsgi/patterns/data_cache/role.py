@@ -1,0 +1,52 @@
+"""The items as a role serves them: a database behind a second level behind memory, and who looks for changes."""
+
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from iris_wsgi.errors import StoreDown
+from iris_wsgi.patterns.data_cache import routes as item_routes
+from iris_wsgi.patterns.data_cache.cache import ItemCache, Times
+from iris_wsgi.patterns.data_cache.invalidation import Marks
+from iris_wsgi.patterns.data_cache.metrics import ItemMetrics
+from iris_wsgi.patterns.data_cache.read_through import Reader
+from iris_wsgi.patterns.data_cache.responses import Texts
+from iris_wsgi.patterns.data_cache.seed import seed
+from iris_wsgi.patterns.data_cache.stores import open_items, open_shared
+from iris_wsgi.resilience.circuit_breaker import Breaker
+from iris_wsgi.services import REQUEST_SECONDS, RoleContext
+from iris_wsgi.storage.lru import Shelf
+from iris_wsgi.wsgi.application import Route
+
+# How long the second level of the items may take, which is there to save time.
+SHARED_SECONDS = 0.05
+
+
+def routes(parts: RoleContext) -> list[Route]:
+    """The items of the database that the settings name, cached; raises BadSetting, BadStore, and StoreDown of an embedded one."""
+    settings = parts.settings
+    metrics = ItemMetrics(parts.registry)
+    rows = seed(parts.model, Path(settings.model_dir), parts.log.event)
+    database = open_items(settings, rows, REQUEST_SECONDS)
+    words = "items that are not in memory are refused", "the database of the items is back"
+    breaker = Breaker(parts.log.event, *words, count=partial(metrics.failures.add, ("database",)))
+    # Only the look itself can find out that they are mended while no traffic comes.
+    parts.readiness.others.append(lambda: next(iter(breaker.remedies("changes", "identity")), None))
+    parts.readiness.warnings.append(breaker.remedies)
+    shared = open_shared(settings, SHARED_SECONDS, parts.log.event, partial(metrics.failures.add, ("redis",)))
+    times = Times(
+        settings.items_seconds, settings.items_missing_seconds, settings.items_stale_seconds, settings.items_check_seconds
+    )
+    marks = Marks(parts.registry.board.marks)
+    reader = Reader(database, breaker, shared, times.item, times.check, marks)
+    texts = Texts(parts.model, parts.predict)
+    cache = ItemCache(reader, texts.item, texts.prediction, marks, Shelf(settings.items_bytes), times, metrics)
+
+    def look() -> None:
+        # The breaker tells the log of a database that is down.
+        with suppress(StoreDown):
+            cache.check()
+
+    # Twice in the time that a look counts, so that one may be late.
+    parts.companions.repeat("look for changes of items", times.check / 2, look)
+    return item_routes.routes(parts.model, cache)

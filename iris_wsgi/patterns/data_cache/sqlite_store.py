@@ -1,0 +1,82 @@
+"""Items in an SQLite file: the embedded database, for the threads and processes of one machine."""
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from iris_wsgi.patterns.data_cache.item_store import MOST_CHANGES, Change, Item
+from iris_wsgi.storage.clock import BootClock
+from iris_wsgi.storage.sqlite import Database, Schema
+
+# `changed` is the clock of the store when it was written, `at` the time, which no step of the machine's moves.
+SCRIPT = """
+CREATE TABLE store (identity TEXT NOT NULL, clock INTEGER NOT NULL) STRICT;
+
+INSERT INTO store VALUES (lower(hex(randomblob(8))), 0);
+
+CREATE TABLE item (
+    id TEXT PRIMARY KEY,
+    version INTEGER NOT NULL,
+    changed INTEGER NOT NULL,
+    at REAL NOT NULL,
+    features BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX item_changed ON item (changed);
+
+CREATE INDEX item_at ON item (at)
+"""
+APPLICATION, VERSION = 0x69726974, 1
+GET = "SELECT version, features FROM item WHERE id = ?"
+PUT = """
+INSERT INTO item VALUES (?, 1, ?, ?, ?) ON CONFLICT (id) DO UPDATE
+SET version = version + 1, changed = excluded.changed, at = excluded.at, features = excluded.features RETURNING version"""
+
+
+class SqliteItems:
+    """An ItemStore. A file that is new is made with the rows of `seed`, in one step with its tables, so never again."""
+
+    def __init__(self, path: Path, seed: Mapping[str, bytes], busy_seconds: float = 0.15) -> None:
+        """Raises BadStore over a file that is something else, and StoreDown."""
+        rows = ",\n".join(f"('{item_id}', 1, 0, 0, x'{row.hex()}')" for item_id, row in seed.items())
+        script = f"{SCRIPT};\n\nINSERT INTO item VALUES {rows}" if rows else SCRIPT
+        self.clock = BootClock("SELECT max(at) FROM item")
+        self.database = Database(path, Schema(APPLICATION, VERSION, script, self.clock.anchor), busy_seconds)
+
+    def identity(self) -> str:
+        with self.database.read() as db:
+            return str(db.execute("SELECT identity FROM store").fetchone()[0])
+
+    def get(self, item_id: str) -> Item | None:
+        with self.database.read() as db:
+            found = db.execute(GET, (item_id,)).fetchone()
+        return None if found is None else Item(*found)
+
+    def put(self, item_id: str, row: bytes) -> int:
+        def work(db: sqlite3.Connection) -> int:
+            (clock,) = db.execute("UPDATE store SET clock = clock + 1 RETURNING clock").fetchone()
+            (version,) = db.execute(PUT, (item_id, clock, self.clock(), row)).fetchone()
+            return int(version)
+
+        return self.database.write(work)
+
+    def changes(self, cursor: str | None, seconds: float = 0.0) -> Change:
+        # Writes come one after the other, so who sees a clock has seen all before it.
+        before, _, last = (cursor or "").rpartition(" ")
+        where, bound = ("at > ?", self.clock() - seconds) if cursor is None else ("changed > ?", int(last))
+        with self.database.read() as db:
+            # In one transaction, so that both are of one moment.
+            db.execute("BEGIN")
+            identity, clock = db.execute("SELECT identity, clock FROM store").fetchone()
+            found = db.execute(f"SELECT id, version FROM item WHERE {where} LIMIT ?", (bound, MOST_CHANGES + 1)).fetchall()
+            db.execute("COMMIT")
+        # Another database, or an earlier copy of this one, was put in its place.
+        replaced = cursor is not None and (identity != before or clock < int(last))
+        return Change(f"{identity} {clock}", dict(found) if len(found) <= MOST_CHANGES and not replaced else None)
+
+    def ids(self, after: str, most: int) -> Sequence[str]:
+        with self.database.read() as db:
+            return [one for (one,) in db.execute("SELECT id FROM item WHERE id > ? ORDER BY id LIMIT ?", (after, most))]
+
+    def close(self) -> None:
+        self.database.close()

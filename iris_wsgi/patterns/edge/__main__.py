@@ -1,0 +1,30 @@
+"""The commands of edge alone, as the single file has them: without those of the server, with a model of its own."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from iris_wsgi import __version__
+from iris_wsgi.console import MODEL_PACKAGES, ArgumentParser, failure, why_missing
+from iris_wsgi.patterns.edge.command import BAD_ARGUMENTS, BAD_MODEL, EDGE, add_commands, edge
+from iris_wsgi.settings import BadSetting, read_settings
+
+
+def main(arguments: Sequence[str] | None = None, model: Path | None = None) -> int:
+    """`model` is the folder of the model that answers where there is no bundle."""
+    parser = ArgumentParser(prog="iris-edge", description=EDGE)
+    parser.add_argument("--version", action="version", version=f"iris_wsgi {__version__}")
+    add_commands(parser)
+    given = vars(parser.parse_args(arguments))
+    try:
+        settings = read_settings(os.environ, given)
+    except BadSetting as error:
+        return failure(str(error), BAD_ARGUMENTS)
+    return edge(settings, given, model)
+
+
+if __name__ == "__main__":
+    # The single file has advice of its own.
+    missing = why_missing(MODEL_PACKAGES)
+    sys.exit(failure(missing, BAD_MODEL) if missing else main())

@@ -1,0 +1,1 @@
+"""Pattern: prediction cache."""

@@ -1,0 +1,33 @@
+"""Pattern sync-async: the fast model answers at once, and the full one by a job."""
+
+from pathlib import Path
+
+from iris_wsgi.errors import BadModel
+from iris_wsgi.model.artifact import fast_folder
+from iris_wsgi.model.golden import proven_model
+from iris_wsgi.model.predictor import within_deadline
+from iris_wsgi.model.run_timeout import Watch
+from iris_wsgi.patterns.asynchronous.role import job_routes, queue_of
+from iris_wsgi.patterns.asynchronous.routes import Queue
+from iris_wsgi.patterns.sync_async import routes as hybrid
+from iris_wsgi.services import RoleContext
+from iris_wsgi.wsgi.application import Route
+
+
+def routes(context: RoleContext) -> list[Route]:
+    """Returns the hybrid route, and the routes of jobs, which return the full model's answer."""
+    queue = queue_of(context)
+    return [*hybrid_routes(context, queue), *job_routes(context, queue)]
+
+
+def hybrid_routes(parts: RoleContext, queue: Queue) -> list[Route]:
+    """Raises BadModel if the fast model cannot be served, or answers something else than the full one."""
+    settings, full = parts.settings, parts.model
+    folder = fast_folder(Path(settings.model_dir), settings.fast_model_dir)
+    fast, _, _ = proven_model(folder)
+    if (fast.labels, fast.width) != (full.labels, full.width):
+        raise BadModel(
+            f"{folder} takes {fast.width} features for {', '.join(fast.labels)}; the full model takes {full.width}"
+            f" for {', '.join(full.labels)}"
+        )
+    return hybrid.routes(fast, within_deadline(fast, Watch()), queue, parts.log, settings.escalate_below)

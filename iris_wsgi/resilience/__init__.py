@@ -1,0 +1,1 @@
+"""Background tasks, deadlines, circuit breakers, and single-flight."""

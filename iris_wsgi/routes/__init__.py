@@ -1,1 +1,0 @@
-"""What clients see, one module per family of routes: each has `routes(...) -> list[Route]`."""

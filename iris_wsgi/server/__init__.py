@@ -1,0 +1,1 @@
+"""The event loop, its connections, and the supervisor of worker processes."""

@@ -1,0 +1,91 @@
+"""What a role is given: its dependencies, the model backend, and the services available before the model is loaded."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from iris_wsgi.codec.rows import Array
+from iris_wsgi.model.latency import Pace
+from iris_wsgi.model.predictor import Predict
+from iris_wsgi.model.session import Graph
+from iris_wsgi.observability.log import Log
+from iris_wsgi.observability.metrics import Registry
+from iris_wsgi.observability.trace_context import Fields, nothing
+from iris_wsgi.resilience.background import Companions
+from iris_wsgi.roles import ROLES
+from iris_wsgi.settings import Settings
+from iris_wsgi.wsgi.application import Request
+from iris_wsgi.wsgi.health_routes import Readiness
+
+# Timeout of a store for a request, in seconds: an outage is reported within a quarter of a second.
+REQUEST_SECONDS = 0.2
+
+Headers = tuple[tuple[str, str], ...]
+# Probabilities [n, classes], and the response headers that describe how they were obtained.
+Told = tuple[Array, Headers]
+Ask = Callable[[Array, Request], Told]
+
+
+def plainly(predict: Predict) -> Ask:
+    return lambda rows, request: (predict(rows, request.until), ())
+
+
+def unchanged(ask: Ask) -> Ask:
+    return ask
+
+
+class Sample(NamedTuple):
+    """The row that /metadata shows and /predict/test answers, with the probabilities that the model gives for it."""
+
+    row: list[float]
+    probabilities: list[float]
+
+
+class ModelBackend(NamedTuple):
+    """The model of a role with its predictor and its readiness.
+
+    `difference` returns the largest difference between the probabilities of golden rows alone and in a batch.
+    """
+
+    graph: Graph
+    predict: Predict
+    sample: Sample
+    difference: Callable[[], float]
+    pace: Pace
+    readiness: Readiness
+    self_test: str
+    # Wraps the predictor of a request.
+    around: Callable[[Ask], Ask] = unchanged
+
+
+class StartupContext(NamedTuple):
+    """Services available before the model is loaded."""
+
+    settings: Settings
+    registry: Registry
+    companions: Companions
+    log: Log
+    # The headers that authenticate calls to upstream servers.
+    credentials: Callable[[], Fields] = nothing
+
+
+class RoleContext(NamedTuple):
+    """Dependencies passed to every role."""
+
+    settings: Settings
+    model: Graph
+    predict: Predict
+    ask: Ask
+    sample: Sample
+    registry: Registry
+    readiness: Readiness
+    pace: Pace
+    companions: Companions
+    log: Log
+    # The headers that authenticate calls to upstream servers.
+    credentials: Callable[[], Fields]
+
+
+def model_folder(settings: Settings) -> Path:
+    """Returns the folder of the role's model: the whole model's folder contains those of its halves and members."""
+    return Path(settings.model_dir) / ROLES[settings.role].folder.format(member=settings.member)

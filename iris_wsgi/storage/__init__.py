@@ -1,0 +1,1 @@
+"""SQLite, Redis, PostgreSQL, files, and in-memory caches."""

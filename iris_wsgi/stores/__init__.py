@@ -1,1 +1,0 @@
-"""Where what must outlive a process is kept: jobs, embedded or across machines."""

@@ -1,0 +1,1 @@
+"""Row formats: CSV, JSON Lines, and Parquet."""

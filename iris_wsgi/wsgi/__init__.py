@@ -1,0 +1,1 @@
+"""The WSGI application: routing, requests, responses, and the routes of every role."""
