@@ -4,8 +4,8 @@ import io
 import json
 import os
 
-from iris_wsgi.log import Log
-from iris_wsgi.wsgi import Route
+from iris_wsgi.observability.log import Log
+from iris_wsgi.wsgi.application import Route
 
 
 class KeptLog(Log):

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from iris_wsgi.items.postgres import PostgresItems
-from iris_wsgi.items.sqlite import SqliteItems
-from iris_wsgi.items.store import ItemStore
+from iris_wsgi.patterns.data_cache.item_store import ItemStore
+from iris_wsgi.patterns.data_cache.postgres_store import PostgresItems
+from iris_wsgi.patterns.data_cache.sqlite_store import SqliteItems
 
 
 def opened(place: str, rows: dict[str, bytes] | None = None, seconds: float = 10.0) -> ItemStore:

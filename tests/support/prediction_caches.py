@@ -5,11 +5,11 @@ from math import inf
 
 import numpy as np
 
-from iris_wsgi.cache_metrics import CacheMetrics
-from iris_wsgi.cached import PredictionCache
-from iris_wsgi.known import Known
-from iris_wsgi.metrics import Registry
-from iris_wsgi.shelf import Shelf
+from iris_wsgi.observability.metrics import Registry
+from iris_wsgi.patterns.prediction_cache.cache import PredictionCache
+from iris_wsgi.patterns.prediction_cache.metrics import CacheMetrics
+from iris_wsgi.patterns.prediction_cache.store import Known
+from iris_wsgi.storage.lru import Shelf
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 ROWS = np.random.default_rng(3).uniform(0, 8, (64, 4)).astype(np.float32)
