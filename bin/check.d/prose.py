@@ -157,9 +157,9 @@ def shell_texts(source: str) -> Iterator[Text]:
 
 
 def yaml_texts(source: str) -> Iterator[Text]:
-    """Yields the comments of a manifest, and the descriptions of alerts and panels."""
+    """Yields the comments of a manifest, and the annotations of alerts."""
     yield from commented(source, r"(?:^|\s)# ?([^\n]+)")
-    yield from matches(source, r'^\s*"?(?:summary|description|title)"?: *"?([^"\n]+)', "message")
+    yield from matches(source, r"^\s*(?:summary|description|action): *(?:>-\n)?((?: {12}[^\n]*\n)+|[^\n]+)", "message")
 
 
 def json_texts(source: str) -> Iterator[Text]:
