@@ -12,7 +12,7 @@ from project import ROOT
 from server_process import free_ports
 
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = sorted(path for folder in (".", "docs", "manifests", "model") for path in (ROOT / folder).glob("*.md"))
+DOCUMENTS = sorted(path for folder in (".", "docs", "docs/design", "manifests", "model") for path in (ROOT / folder).glob("*.md"))
 LANGUAGES = {"sh", "python", "json", "text", "mermaid"}
 # Where commands are run that cannot be asked of a server that is just there, or what holds them instead.
 ELSEWHERE = {
