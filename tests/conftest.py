@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 import webtest
-from applications import KeptLog, wsgi_call
-from manual_clock import Clock
-from optional_programs import check_all_starts
+from applications import RecordingLog, call_wsgi
+from manual_clock import ManualClock
+from optional_programs import install_audit_hook
 from postgres_server import PostgresServer
 from project import MODEL
 from redis_server import RedisServer
-from server_process import Running, start_server
+from server_process import ServerProcess, start_server
 
 from iris_wsgi.factory import Service, build
 from iris_wsgi.model.golden import seal
 from iris_wsgi.settings import Settings
 
-check_all_starts()
+install_audit_hook()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -37,14 +37,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture
-def log() -> Iterator[KeptLog]:
-    kept = KeptLog()
+def log() -> Iterator[RecordingLog]:
+    kept = RecordingLog()
     yield kept
     os.close(kept.descriptor)
 
 
 @pytest.fixture
-def make(log: KeptLog, tmp_path: Path) -> Callable[..., webtest.TestApp]:
+def make_app(log: RecordingLog, tmp_path: Path) -> Callable[..., webtest.TestApp]:
     """Makes an application of the settings given, behind webtest with lint on; nobody works on its jobs."""
 
     def make_app(**settings) -> webtest.TestApp:
@@ -57,14 +57,14 @@ def make(log: KeptLog, tmp_path: Path) -> Callable[..., webtest.TestApp]:
 
 
 @pytest.fixture
-def app(make: Callable[..., webtest.TestApp]) -> webtest.TestApp:
-    return make()
+def app(make_app: Callable[..., webtest.TestApp]) -> webtest.TestApp:
+    return make_app()
 
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
     """The role `all`, for tests that call it so often that lint would take minutes."""
-    return build(Settings(model_dir=str(MODEL), state_dir=str(tmp_path_factory.mktemp("state"))), KeptLog())
+    return build(Settings(model_dir=str(MODEL), state_dir=str(tmp_path_factory.mktemp("state"))), RecordingLog())
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def call(service: Service) -> Callable[..., tuple[int, dict[str, str], bytes]]:
     """Calls the application without a server and without lint: status, headers, body."""
 
     def call_app(method: str, path: str, body: bytes = b"", **environ) -> tuple[int, dict[str, str], bytes]:
-        return wsgi_call(service.app, method, path, body, **environ)
+        return call_wsgi(service.app, method, path, body, **environ)
 
     return call_app
 
@@ -84,11 +84,11 @@ def model_copy(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run() -> Iterator[Callable[..., Running]]:
+def run() -> Iterator[Callable[..., ServerProcess]]:
     """Starts servers and ends those that the test left running."""
-    started: list[Running] = []
+    started: list[ServerProcess] = []
 
-    def start(*arguments: str, **options) -> Running:
+    def start(*arguments: str, **options) -> ServerProcess:
         started.append(start_server(*arguments, **options))
         return started[-1]
 
@@ -107,13 +107,13 @@ def run() -> Iterator[Callable[..., Running]]:
 
 
 @pytest.fixture
-def clock(tmp_path: Path) -> Clock:
+def clock(tmp_path: Path) -> ManualClock:
     """Stands still until the test moves it."""
-    return Clock(tmp_path / "clock")
+    return ManualClock(tmp_path / "clock")
 
 
 @pytest.fixture(scope="session")
-def live() -> Iterator[Running]:
+def live_server() -> Iterator[ServerProcess]:
     """One server for all tests that only ask it something, whatever they call its host."""
     server = start_server(IRIS_ALLOWED_HOSTS="*")
     yield server
@@ -121,7 +121,7 @@ def live() -> Iterator[Running]:
 
 
 @pytest.fixture(scope="session")
-def others() -> Iterator[dict[str, dict[str, str]]]:
+def upstream_settings() -> Iterator[dict[str, dict[str, str]]]:
     """What roles that ask others are to be set to, by role: servers of the other half, and of three members."""
     pred = start_server("--role", "pred")
     members = {name: start_server("--role", "member", "--member", name) for name in ("setosa", "versicolor", "virginica")}

@@ -18,26 +18,26 @@ from pathlib import Path
 import pytest
 from http_clients import (
     CI,
-    LABEL,
-    LARGEST,
+    LABEL_REQUEST,
+    LARGEST_REQUEST,
     LIVEZ,
     METRICS,
-    NOT_MEASURED,
+    NO_COVERAGE,
     READYZ,
-    Load,
-    Wire,
-    ask,
+    LoadGenerator,
+    RawConnection,
     cpu_seconds,
+    fetch,
+    http_request,
     load_processes,
-    log_to,
-    metric,
-    open_sockets,
-    request,
-    rests,
-    until,
+    metric_sum,
+    open_socket_count,
+    stays_asleep,
+    stderr_to,
+    wait_until,
 )
-from optional_programs import lack, need
-from worker_processes import serving
+from optional_programs import require_program, skip_or_fail
+from worker_processes import serving_workers
 
 from iris_wsgi.observability.shared_memory import Board, Company
 from iris_wsgi.server.event_loop import TURN_EVENTS, Server
@@ -46,7 +46,7 @@ from iris_wsgi.settings import Settings
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
-def busy(wire: Wire) -> None:
+def busy(wire: RawConnection) -> None:
     """An answer that says there is too much to do now."""
     answer = wire.answer()
     assert (answer.status, answer.fields["retry-after"]) == (503, "1")
@@ -56,9 +56,9 @@ def busy(wire: Wire) -> None:
 @pytest.fixture
 def full(run):
     """A server with as many connections as it may have: the server, and the connections."""
-    server = run("--connections", "20", under=log_to("/dev/null"))
+    server = run("--connections", "20", under=stderr_to("/dev/null"))
     with ExitStack() as stack:
-        wires = [stack.enter_context(Wire(server)) for _ in range(20)]
+        wires = [stack.enter_context(RawConnection(server)) for _ in range(20)]
         assert [wire.ask(LIVEZ).status for wire in wires] == [200] * 20
         yield server, wires
 
@@ -67,23 +67,23 @@ def full(run):
 def test_a_connection_too_many_gets_503_and_no_reset_whenever_it_sends_its_request(full, when):
     server, wires = full
     for _ in range(20):
-        with Wire(server) as wire:
+        with RawConnection(server) as wire:
             if when == "at once":
-                wire.send(LABEL)
+                wire.send(LABEL_REQUEST)
             elif when == "at length":
-                wire.send(LARGEST)
+                wire.send(LARGEST_REQUEST)
             elif when == "late":
-                until(wire.readable, "the refusal")
-                wire.send(LABEL)
+                wait_until(wire.readable, "the refusal")
+                wire.send(LABEL_REQUEST)
             elif when == "in two parts":
-                until(wire.readable, "the refusal")
-                wire.send(LABEL[:-30])
+                wait_until(wire.readable, "the refusal")
+                wire.send(LABEL_REQUEST[:-30])
                 # What this brings about at the other end has happened once others are answered.
                 assert wires[0].ask(LIVEZ).status == 200
-                wire.send(LABEL[-30:])
+                wire.send(LABEL_REQUEST[-30:])
             busy(wire)
             assert wire.end() == ("closed", b"")
-    assert [wire.ask(LABEL).status for wire in wires] == [200] * 20
+    assert [wire.ask(LABEL_REQUEST).status for wire in wires] == [200] * 20
 
 
 def test_a_place_that_becomes_free_is_taken(full):
@@ -91,49 +91,49 @@ def test_a_place_that_becomes_free_is_taken(full):
     wires[7].socket.close()
 
     def served() -> bool:
-        with Wire(server) as wire:
+        with RawConnection(server) as wire:
             return wire.ask(LIVEZ).status == 200
 
-    until(served, "a connection in the place of the closed one")
+    wait_until(served, "a connection in the place of the closed one")
 
 
 def test_bytes_of_unanswered_requests_are_bounded_over_all_connections(run):
     server = run("--pending-bytes", "2097152", "--request-seconds", "60")
     head = b"POST /predict/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1048576\r\n\r\n"
     with ExitStack() as stack:
-        wires = [stack.enter_context(Wire(server)) for _ in range(8)]
+        wires = [stack.enter_context(RawConnection(server)) for _ in range(8)]
         for wire in wires:
             # One byte is missing, so that the server has to keep the others.
             wire.send(head + b" " * 1_048_500)
-        until(lambda: sum(wire.readable() for wire in wires) >= 6, "the refusals")
+        wait_until(lambda: sum(wire.readable() for wire in wires) >= 6, "the refusals")
         refused = [wire for wire in wires if wire.readable()]
         for wire in refused:
             answer = wire.answer()
             assert (answer.status, answer.fields["retry-after"], answer.fields["connection"]) == (503, "1", "close")
         # Requests of one piece are not kept, and are answered all the while.
-        assert ask(server, LABEL).status == 200
+        assert fetch(server, LABEL_REQUEST).status == 200
         for wire in set(wires) - set(refused):
             wire.send(b" " * 76)
             assert wire.answer().status == 400
     assert len(refused) == 6
-    assert ask(server, LARGEST).status == 200
+    assert fetch(server, LARGEST_REQUEST).status == 200
 
 
 @pytest.mark.long
 def test_answers_that_are_not_taken_are_bounded_over_all_connections(run, tmp_path):
     limit, clients, requests = 4 * 1024 * 1024, 16, 12
     log = tmp_path / "log"
-    server = run("--pending-bytes", str(limit), under=log_to(log))
+    server = run("--pending-bytes", str(limit), under=stderr_to(log))
     # Of a kind that has the longest answers for its bytes.
-    batch = request("POST", "/predict/batch", {"data": [[1, 1, 1, 1]] * 10_000})
-    size = len(ask(server, batch).body)
+    batch = http_request("POST", "/predict/batch", {"data": [[1, 1, 1, 1]] * 10_000})
+    size = len(fetch(server, batch).body)
     pid = server.worker
-    before = open_sockets(pid)
+    before = open_socket_count(pid)
     with ExitStack() as stack:
         # More than kernels take in, of which each client has one answer at a time.
-        wires = [stack.enter_context(Wire(server, receive_buffer=4096)).send(batch * requests) for _ in range(clients)]
-        until(lambda: open_sockets(pid) - before <= limit // size, "those that are too many are gone")
-        assert ask(server, LABEL).status == 200
+        wires = [stack.enter_context(RawConnection(server, receive_buffer=4096)).send(batch * requests) for _ in range(clients)]
+        wait_until(lambda: open_socket_count(pid) - before <= limit // size, "those that are too many are gone")
+        assert fetch(server, LABEL_REQUEST).status == 200
         whole = 0
         for wire in wires:
             with suppress(EOFError, ConnectionResetError):
@@ -146,7 +146,7 @@ def test_as_many_connections_as_descriptors_allow_and_no_more(run):
     limited = ("sh", "-c", 'ulimit -n 64; exec "$@"', "sh")
     server = run(under=limited)
     with ExitStack() as stack:
-        wires = [stack.enter_context(Wire(server)).send(LIVEZ) for _ in range(60)]
+        wires = [stack.enter_context(RawConnection(server)).send(LIVEZ) for _ in range(60)]
         statuses = [wire.answer().status for wire in wires]
         assert set(statuses) == {200, 503} and statuses.count(200) >= 16
         assert wires[0].ask(METRICS).status == 200
@@ -155,10 +155,10 @@ def test_as_many_connections_as_descriptors_allow_and_no_more(run):
 def test_work_beyond_the_queue_gets_503_while_the_pool_is_busy_and_the_connection_goes_on(run):
     server = run("--queue", "2", "--threads", "1")
     with ExitStack() as stack:
-        wires = [stack.enter_context(Wire(server)).send(LARGEST) for _ in range(20)]
+        wires = [stack.enter_context(RawConnection(server)).send(LARGEST_REQUEST) for _ in range(20)]
         order, waiting = [], list(wires)
         while waiting:
-            until(lambda: any(one.readable() for one in waiting), "another answer")
+            wait_until(lambda: any(one.readable() for one in waiting), "another answer")
             for wire in [one for one in waiting if one.readable()]:
                 waiting.remove(wire)
                 answer = wire.answer()
@@ -169,19 +169,19 @@ def test_work_beyond_the_queue_gets_503_while_the_pool_is_busy_and_the_connectio
         # Two that wait; one more if the thread had taken the first by then.
         assert order.count(200) >= 2
         assert order.index(503) < max(i for i, status in enumerate(order) if status == 200)
-        assert [wire.ask(LABEL).status for wire in wires] == [200] * 20
-        assert [wire.ask(LARGEST).status for wire in wires] == [200] * 20
+        assert [wire.ask(LABEL_REQUEST).status for wire in wires] == [200] * 20
+        assert [wire.ask(LARGEST_REQUEST).status for wire in wires] == [200] * 20
 
 
 def test_probes_metrics_and_single_predictions_do_not_wait_for_the_pool(run):
     server = run("--threads", "2", "--deadline-ms", "0")
     with ExitStack() as stack:
-        prober = stack.enter_context(Wire(server))
-        wires = [stack.enter_context(Wire(server)).send(LARGEST) for _ in range(24)]
-        until(lambda: metric(prober.ask(METRICS).body.decode(), "http_requests_in_flight") == 3, "two busy threads")
-        for one in (LIVEZ, READYZ, METRICS, LABEL):
+        prober = stack.enter_context(RawConnection(server))
+        wires = [stack.enter_context(RawConnection(server)).send(LARGEST_REQUEST) for _ in range(24)]
+        wait_until(lambda: metric_sum(prober.ask(METRICS).body.decode(), "http_requests_in_flight") == 3, "two busy threads")
+        for one in (LIVEZ, READYZ, METRICS, LABEL_REQUEST):
             assert prober.ask(one).status == 200
-            assert ask(server, one).status == 200
+            assert fetch(server, one).status == 200
         assert not all(wire.readable() for wire in wires)
         assert [wire.answer().status for wire in wires] == [200] * 24
 
@@ -191,32 +191,32 @@ def test_the_metrics_tell_of_connections_of_the_queue_and_of_what_is_held(run):
     server = run("--threads", "1", "--queue", "10", "--deadline-ms", "0")
 
     def now(name: str, **labels: str) -> float:
-        return metric(prober.ask(METRICS).body.decode(), name, **labels)
+        return metric_sum(prober.ask(METRICS).body.decode(), name, **labels)
 
     with ExitStack() as stack:
-        prober = stack.enter_context(Wire(server))
-        part = LARGEST[:50_000]
-        half = stack.enter_context(Wire(server)).send(part)
-        until(
+        prober = stack.enter_context(RawConnection(server))
+        part = LARGEST_REQUEST[:50_000]
+        half = stack.enter_context(RawConnection(server)).send(part)
+        wait_until(
             lambda: now("http_held_bytes", of="requests") == len(part) - part.index(b"\r\n\r\n") - 4,
             "the half of a request is held",
         )
         assert now("http_connections") == 2
         half.socket.close()
-        wires = [stack.enter_context(Wire(server, receive_buffer=4096)).send(LARGEST * 12) for _ in range(8)]
-        until(lambda: now("http_requests_queued") > 0, "some wait for the thread")
+        wires = [stack.enter_context(RawConnection(server, receive_buffer=4096)).send(LARGEST_REQUEST * 12) for _ in range(8)]
+        wait_until(lambda: now("http_requests_queued") > 0, "some wait for the thread")
         assert now("http_held_bytes", of="requests") > 0
-        until(lambda: now("http_held_bytes", of="answers") > 0, "answers are not taken")
+        wait_until(lambda: now("http_held_bytes", of="answers") > 0, "answers are not taken")
         for wire in wires:
             wire.socket.close()
-        until(lambda: now("http_connections") == 1, "all but one are gone")
+        wait_until(lambda: now("http_connections") == 1, "all but one are gone")
         for name in ("http_requests_queued", "http_held_bytes"):
-            until(lambda name=name: now(name) == 0, f"{name} is as before")
+            wait_until(lambda name=name: now(name) == 0, f"{name} is as before")
 
 
 @pytest.mark.long
 def test_in_overload_there_is_200_or_503_and_nearly_as_much_gets_done(run):
-    server = run(under=log_to("/dev/null"), **NOT_MEASURED)
+    server = run(under=stderr_to("/dev/null"), **NO_COVERAGE)
     seconds = 4 if CI else 1
 
     def good_by_cpu_second(keeping: int, fresh: int) -> float:
@@ -234,7 +234,7 @@ def test_in_overload_there_is_200_or_503_and_nearly_as_much_gets_done(run):
         shares.append(good_by_cpu_second(140, 20) / peak)
         if shares[-1] >= 0.6:
             break
-    assert ask(server, LABEL).status == 200
+    assert fetch(server, LABEL_REQUEST).status == 200
     assert max(shares) >= 0.6, shares
 
 
@@ -251,11 +251,11 @@ def many_descriptors() -> Iterator[None]:
 @pytest.mark.parametrize(("workers", "crowd"), [(1, 1500), (2, 2500)])
 def test_new_connections_have_their_turn_however_many_others_are_ready(run, tmp_path, many_descriptors, workers, crowd):
     log = tmp_path / "log"
-    server = run("--role", "web_single", "--workers", str(workers), under=log_to(log), **NOT_MEASURED)
-    until(lambda: len(serving(server)) == workers, "the workers")
-    pids = serving(server)
+    server = run("--role", "web_single", "--workers", str(workers), under=stderr_to(log), **NO_COVERAGE)
+    wait_until(lambda: len(serving_workers(server)) == workers, "the workers")
+    pids = serving_workers(server)
     with ExitStack() as stack:
-        wires = [stack.enter_context(Wire(server)) for _ in range(crowd)]
+        wires = [stack.enter_context(RawConnection(server)) for _ in range(crowd)]
         for wire in wires:
             assert wire.ask(LIVEZ).status == 200
         for turn in range(1, 4):
@@ -264,23 +264,23 @@ def test_new_connections_have_their_turn_however_many_others_are_ready(run, tmp_
                 os.kill(pid, signal.SIGSTOP)
             for wire in wires:
                 wire.send(LIVEZ)
-            newcomers = [stack.enter_context(Wire(server)).send(READYZ) for _ in range(4)]
+            newcomers = [stack.enter_context(RawConnection(server)).send(READYZ) for _ in range(4)]
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
             assert {wire.answer().status for wire in (*newcomers, *wires)} == {200}
             wanted = (turn + 1) * crowd + turn * len(newcomers)
-            until(lambda wanted=wanted: len(log.read_text().splitlines()) == wanted, "a line for each request")
+            wait_until(lambda wanted=wanted: len(log.read_text().splitlines()) == wanted, "a line for each request")
             routes = [json.loads(line)["route"] for line in log.read_text().splitlines()][-crowd - len(newcomers) :]
             last = max(i for i, route in enumerate(routes) if route == "/readyz")
             # A few turns of each worker, and not all that is ready.
             assert last < 8 * workers * TURN_EVENTS < crowd
 
 
-def test_a_turn_of_the_loop_accepts_though_the_poller_reports_others(log, make):
+def test_a_turn_of_the_loop_accepts_though_the_poller_reports_others(log, make_app):
     """Connections that are always ready and come first, as the poller tells: each turn accepts all the same."""
     with socket.create_server(("127.0.0.1", 0)) as bound, ExitStack() as stack:
         address = bound.getsockname()
-        service = make(role="web_single").service
+        service = make_app(role="web_single").service
         server = Server(service.app, bound, Settings(), 1, service.observer, log, Company(os.getppid(), Board(2), 0))
         crowd = [stack.enter_context(socket.create_connection(address)) for _ in range(TURN_EVENTS)]
         while server.handle_accept():
@@ -312,31 +312,31 @@ class FullPoller:
 
 
 def test_overload_of_the_pool_leaves_the_rest_alone(run):
-    server = run("--queue", "4", "--threads", "1", under=log_to("/dev/null"), **NOT_MEASURED)
-    with Load(server, 40, 10, [LARGEST]) as large, Load(server, 4, 4, [LABEL]) as small:
-        until(lambda: large.statuses[503] >= 100 and large.statuses[200] >= 5 and small.answers >= 200, "answers")
+    server = run("--queue", "4", "--threads", "1", under=stderr_to("/dev/null"), **NO_COVERAGE)
+    with LoadGenerator(server, 40, 10, [LARGEST_REQUEST]) as large, LoadGenerator(server, 4, 4, [LABEL_REQUEST]) as small:
+        wait_until(lambda: large.statuses[503] >= 100 and large.statuses[200] >= 5 and small.answers >= 200, "answers")
     assert large.lost == [] and small.lost == []
     assert set(large.statuses) == {200, 503} and set(small.statuses) == {200}
-    assert ask(server, LARGEST).status == 200
+    assert fetch(server, LARGEST_REQUEST).status == 200
 
 
 def test_without_descriptors_it_waits_and_goes_on_when_there_are_some_again(run, tmp_path):
     log = tmp_path / "log"
     # Of a role without threads of its own, which would open files meanwhile.
-    server = run("--role", "web_single", under=log_to(log))
+    server = run("--role", "web_single", under=stderr_to(log))
     pid = server.worker
     with ExitStack() as stack:
-        kept = stack.enter_context(Wire(server))
+        kept = stack.enter_context(RawConnection(server))
         assert kept.ask(LIVEZ).status == 200
         used = {int(one.name) for one in Path(f"/proc/{pid}/fd").iterdir()}
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (max(used) + 3, before[1]))
-        wires = [stack.enter_context(Wire(server)).send(LIVEZ) for _ in range(max(used) + 30)]
-        until(lambda: "connections wait" in log.read_text(), "the log's line about it")
+        wires = [stack.enter_context(RawConnection(server)).send(LIVEZ) for _ in range(max(used) + 30)]
+        wait_until(lambda: "connections wait" in log.read_text(), "the log's line about it")
         assert 0 < sum(wire.readable() for wire in wires) < len(wires)
-        for one in (LIVEZ, READYZ, METRICS, LABEL):
+        for one in (LIVEZ, READYZ, METRICS, LABEL_REQUEST):
             assert kept.ask(one).status == 200
-        until(lambda: rests(pid), "a server that waits and does nothing else")
+        wait_until(lambda: stays_asleep(pid), "a server that waits and does nothing else")
         assert log.read_text().count("connections wait") <= 3
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
         assert {wire.answer().status for wire in wires} == {200}
@@ -345,10 +345,10 @@ def test_without_descriptors_it_waits_and_goes_on_when_there_are_some_again(run,
 
 
 def test_a_full_disk_under_the_log_stops_nothing(run):
-    server = run(under=log_to("/dev/full"))
-    with Wire(server) as wire:
+    server = run(under=stderr_to("/dev/full"))
+    with RawConnection(server) as wire:
         for _ in range(20):
-            wire.send(LABEL * 50)
+            wire.send(LABEL_REQUEST * 50)
             assert [wire.answer().status for _ in range(50)] == [200] * 50
     server.stop()
     assert server.process.returncode == 0
@@ -369,16 +369,18 @@ def test_a_log_that_nobody_reads_stops_nothing_and_every_lost_line_is_counted(ru
         return seen["/livez"] + sum(lost)
 
     reader = threading.Thread(target=read)
-    with Wire(server) as wire:
+    with RawConnection(server) as wire:
         while asked < 14_000:
             wire.send(LIVEZ * 200)
             assert {wire.answer().status for _ in range(200)} == {200}
             asked += 200
         reader.start()
         try:
-            until(lambda: accounted() == asked, "a line for each request, or its place in the number of those that were lost")
+            wait_until(
+                lambda: accounted() == asked, "a line for each request, or its place in the number of those that were lost"
+            )
             assert wire.ask(LIVEZ).status == 200
-            until(lambda: accounted() == asked + 1, "the line of a later request")
+            wait_until(lambda: accounted() == asked + 1, "the line of a later request")
         finally:
             server.process.terminate()
             server.process.wait(120)
@@ -388,56 +390,58 @@ def test_a_log_that_nobody_reads_stops_nothing_and_every_lost_line_is_counted(ru
 
 
 def test_a_clock_that_jumps_an_hour_ends_no_connection(run, tmp_path):
-    need("faketime")
-    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None) or lack("the library of faketime is not found")
+    require_program("faketime")
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None) or skip_or_fail(
+        "the library of faketime is not found"
+    )
     offset, log = tmp_path / "offset", tmp_path / "log"
     offset.write_text("+0")
     server = run(
-        under=log_to(log),
+        under=stderr_to(log),
         LD_PRELOAD=str(library),
         FAKETIME_TIMESTAMP_FILE=str(offset),
         FAKETIME_NO_CACHE="1",
         FAKETIME_DONT_FAKE_MONOTONIC="1",
-        **NOT_MEASURED,
+        **NO_COVERAGE,
     )
     asked = 0
-    with Wire(server) as new, Wire(server) as kept, Wire(server) as begun:
-        begun.send(LABEL[:30])
+    with RawConnection(server) as new, RawConnection(server) as kept, RawConnection(server) as begun:
+        begun.send(LABEL_REQUEST[:30])
         for hours in (0, 1, -1, 0):
             following = tmp_path / "following"
             following.write_text(f"{hours:+d}h")
             following.rename(offset)
 
             def told(hours: int = hours) -> bool:
-                answer = kept.ask(LABEL)
+                answer = kept.ask(LABEL_REQUEST)
                 assert answer.status == 200
                 told.asked += 1
                 date = parsedate_to_datetime(answer.fields["date"]).timestamp()
                 return abs(date - time.time() - hours * 3600) < 60
 
             told.asked = 0
-            until(told, f"a date {hours} hours away")
+            wait_until(told, f"a date {hours} hours away")
             asked += told.asked
-            assert ask(server, LIVEZ).status == 200
+            assert fetch(server, LIVEZ).status == 200
             asked += 1
-        assert new.ask(LABEL).status == 200
-        assert begun.ask(LABEL[30:]).status == 200
+        assert new.ask(LABEL_REQUEST).status == 200
+        assert begun.ask(LABEL_REQUEST[30:]).status == 200
         asked += 2
-        until(lambda: rests(server.worker), "a server that waits and does nothing else")
+        wait_until(lambda: stays_asleep(server.worker), "a server that waits and does nothing else")
     server.stop()
     assert server.process.returncode == 0
     assert len(log.read_text().splitlines()) == asked
 
 
 def test_nothing_is_left_open_after_all_that(run):
-    server = run("--role", "web_single", under=log_to("/dev/null"))
-    with Wire(server) as kept:
+    server = run("--role", "web_single", under=stderr_to("/dev/null"))
+    with RawConnection(server) as kept:
         kept.ask(LIVEZ)
         before = len(os.listdir(f"/proc/{server.worker}/fd"))
         with ExitStack() as stack:
-            for one in (LABEL, LABEL[:40], LARGEST, b"nonsense\r\n\r\n", b""):
+            for one in (LABEL_REQUEST, LABEL_REQUEST[:40], LARGEST_REQUEST, b"nonsense\r\n\r\n", b""):
                 for _ in range(20):
-                    stack.enter_context(Wire(server)).send(one)
-        until(lambda: kept.ask(LIVEZ) and len(os.listdir(f"/proc/{server.worker}/fd")) == before, "as few as before")
+                    stack.enter_context(RawConnection(server)).send(one)
+        wait_until(lambda: kept.ask(LIVEZ) and len(os.listdir(f"/proc/{server.worker}/fd")) == before, "as few as before")
         text = kept.ask(METRICS).body.decode()
-        assert metric(text, "http_requests_in_flight") == 1
+        assert metric_sum(text, "http_requests_in_flight") == 1

@@ -4,9 +4,9 @@ import json
 import re
 
 import pytest
-from applications import wsgi_call
+from applications import call_wsgi
 from edge_bundles import write_bundle
-from http_clients import until
+from http_clients import wait_until
 from project import MODEL
 
 from iris_wsgi.model.artifact import sha256
@@ -47,22 +47,22 @@ TOKEN = "a-token.of~some+letters/and=="
 
 
 @pytest.fixture(params=[*ROLES, AT_THE_EDGE])
-def role(request, make, tmp_path):
+def role(request, make_app, tmp_path):
     """An application of each role, with those beside it that it asks."""
-    yield from application(request, make, tmp_path)
+    yield from application(request, make_app, tmp_path)
 
 
 @pytest.fixture(params=[*ROLES, AT_THE_EDGE])
-def guarded(request, make, tmp_path):
+def guarded(request, make_app, tmp_path):
     """The same with a token, which webtest sends."""
     file = tmp_path / "tokens"
     file.write_text(TOKEN)
-    yield from application(request, make, tmp_path, f"Bearer {TOKEN}", token_file=str(file))
+    yield from application(request, make_app, tmp_path, f"Bearer {TOKEN}", token_file=str(file))
 
 
 def application(request, make, tmp_path, authorization="", **settings):
     name = request.param
-    others = request.getfixturevalue("others") if name in ("prep", "gateway") else {}
+    others = request.getfixturevalue("upstream_settings") if name in ("prep", "gateway") else {}
     more = {"member": {"member": "setosa"}, AT_THE_EDGE: {"edge_dir": str(tmp_path / "edge")}, **others}.get(name, {})
     if name == AT_THE_EDGE:
         write_bundle(tmp_path / "edge")
@@ -73,10 +73,10 @@ def application(request, make, tmp_path, authorization="", **settings):
         yield app
         return
     app.service.companions.start()
-    until(lambda: app.service.readiness.why_not() is None, "it knows the others")
+    wait_until(lambda: app.service.readiness.why_not() is None, "it knows the others")
     if name == "gateway":
         # It is ready when it knows most of its members, and answers are of those that it knows.
-        until(lambda: app.get("/ensemble/health").json["status"] == "complete", "it knows all of them")
+        wait_until(lambda: app.get("/ensemble/health").json["status"] == "complete", "it knows all of them")
     yield app
     app.service.companions.end(0)
 
@@ -166,7 +166,7 @@ def test_a_wrong_method_is_405_with_allow(role):
         for method in METHODS:
             if method not in allowed.split(", "):
                 # Not through webtest, whose lint takes CONNECT for a mistake.
-                status, headers, content = wsgi_call(role.service.app, method, concrete(role, path))
+                status, headers, content = call_wsgi(role.service.app, method, concrete(role, path))
                 assert (status, headers["Allow"]) == (405, allowed)
                 assert (
                     method == "HEAD" or allowed in json.loads(content)["error" if path.startswith(("/v2", "/v1")) else "detail"]
@@ -178,7 +178,7 @@ def test_every_failure_is_a_document_of_its_protocol_under_the_callers_id(role):
     asked += [("PATCH", path, 405) for path in role.table]
     asked += [(method, path, 400) for path, method, route in each_route(role) if route.body is not None]
     for method, path, status in asked:
-        found, headers, content = wsgi_call(role.service.app, method, concrete(role, path), HTTP_X_REQUEST_ID="mine")
+        found, headers, content = call_wsgi(role.service.app, method, concrete(role, path), HTTP_X_REQUEST_ID="mine")
         assert (found, headers["X-Request-ID"]) == (status, "mine")
         if path.startswith(("/v2", "/v1")):
             assert headers["Content-Type"] == "application/json"
@@ -284,7 +284,7 @@ def test_while_the_server_stops_it_is_alive_and_not_ready(role):
 
 def test_a_line_feed_in_a_path_is_escaped_in_the_log(role, log):
     path = '/a\n{"level":"forged"}\x1b[31m"\\\xff'
-    assert wsgi_call(role.service.app, "GET", path)[0] == 404
+    assert call_wsgi(role.service.app, "GET", path)[0] == 404
     assert json.loads(log.kept[-1])["path"] == path
     assert log.kept[-1].isprintable()
 
@@ -297,7 +297,7 @@ def test_without_a_token_nothing_answers_but_the_root_health_readiness_and_metri
             for sent in ({}, {"HTTP_AUTHORIZATION": "Bearer another-token-of-letters"}):
                 # Not a byte of what would be its body is read.
                 unread = {"wsgi.input": None, "CONTENT_LENGTH": "9" * 30, "CONTENT_TYPE": "text/html", **sent}
-                status, headers, content = wsgi_call(guarded.service.app, method, path, HTTP_X_REQUEST_ID="mine", **unread)
+                status, headers, content = call_wsgi(guarded.service.app, method, path, HTTP_X_REQUEST_ID="mine", **unread)
                 if path in doors:
                     assert status != 401
                     continue
@@ -322,7 +322,7 @@ def test_the_description_tells_which_routes_want_a_token(guarded):
     document = guarded.get("/openapi.json").json
     assert document["components"]["securitySchemes"] == {"token": {"type": "http", "scheme": "bearer"}}
     for path, item in document["paths"].items():
-        refused = wsgi_call(guarded.service.app, "GET", concrete(guarded, path))[0] == 401
+        refused = call_wsgi(guarded.service.app, "GET", concrete(guarded, path))[0] == 401
         for operation in item.values():
             assert operation.get("security") == ([{"token": []}] if refused else None)
             assert ("401" in operation["responses"]) == refused

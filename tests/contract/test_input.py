@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from applications import wsgi_call
+from applications import call_wsgi
 
 FIXED = '{"data": [[5.1, 3.5, 1.4, 0.2]]}'
 SINGLE = ["/predict", "/predict/label", "/predict/proba"]
@@ -192,23 +192,23 @@ def test_two_rows_on_a_single_route_are_422_and_the_way_out_is_named(call, path)
     assert "has 2 rows" in fault["detail"] and "1 at most" in fault["detail"] and "/predict/batch" in fault["detail"]
 
 
-def test_more_rows_than_the_limit_are_422_and_the_limit_is_named(make):
-    app = make(max_rows=3)
+def test_more_rows_than_the_limit_are_422_and_the_limit_is_named(make_app):
+    app = make_app(max_rows=3)
     assert app.post_json("/predict/batch", {"data": [[1, 2, 3, 4]] * 3}).status_int == 200
     answer = app.post_json("/predict/batch", {"data": [[1, 2, 3, 4]] * 4}, status=422)
     assert "has 4 rows; this route takes 3 at most" in answer.json["errors"][0]["detail"]
 
 
-def test_a_body_over_the_limit_is_413_with_a_length_and_without(make):
-    app = make(max_body_bytes=200, max_rows=50)
+def test_a_body_over_the_limit_is_413_with_a_length_and_without(make_app):
+    app = make_app(max_body_bytes=200, max_rows=50)
     body = json.dumps({"data": [[1, 2, 3, 4]]}).ljust(200)
     assert app.post("/predict", body, content_type="application/json").status_int == 200
     answer = app.post("/predict", body + " ", content_type="application/json", status=413)
     assert "200 bytes" in answer.json["detail"]
     # A server that decodes chunks gives no length, and marks the end of the body instead.
     marked = {"wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
-    assert wsgi_call(app.service.app, "POST", "/predict", body.encode(), **marked)[0] == 200
-    assert wsgi_call(app.service.app, "POST", "/predict", body.encode() + b" ", **marked)[0] == 413
+    assert call_wsgi(app.service.app, "POST", "/predict", body.encode(), **marked)[0] == 200
+    assert call_wsgi(app.service.app, "POST", "/predict", body.encode() + b" ", **marked)[0] == 413
 
 
 def test_a_request_without_any_body_is_400(call):

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from http_clients import LIVEZ, Answer, Wire, until
-from optional_programs import need
+from http_clients import LIVEZ, HttpResponse, RawConnection, wait_until
+from optional_programs import require_program
 from server_process import free_ports
 
 PIECE = b" " * 65536
@@ -19,7 +19,7 @@ FRAMINGS = {"length": f"Content-Length: {MANY * len(PIECE)}", "chunks": "Transfe
 LARGE = ("--max-body-bytes", "67108864", "--pending-bytes", "67108864")
 
 
-def send_all(wire: Wire, framing: str, *fields: str, host: str = "localhost") -> Answer:
+def send_all(wire: RawConnection, framing: str, *fields: str, host: str = "localhost") -> HttpResponse:
     """Sends a large body whatever comes back meanwhile, and reads the answer then."""
     head = ["POST /predict/batch HTTP/1.1", f"Host: {host}", JSON, FRAMINGS[framing], *fields]
     wire.send("\r\n".join(head).encode() + b"\r\n\r\n")
@@ -39,15 +39,15 @@ def tokens(tmp_path) -> str:
 @pytest.mark.long
 @pytest.mark.parametrize("framing", FRAMINGS)
 def test_a_client_that_sends_its_whole_body_before_it_reads_gets_its_refusal(run, tokens, framing):
-    with Wire(run()) as wire:
+    with RawConnection(run()) as wire:
         assert send_all(wire, framing).status == 413
     server = run(*LARGE, "--token-file", tokens)
-    with Wire(server) as wire:
+    with RawConnection(server) as wire:
         assert send_all(wire, framing).status == 401
-    with Wire(server) as wire:
+    with RawConnection(server) as wire:
         assert send_all(wire, framing, host="evil.example").status == 421
     crowded = run("--connections", "1")
-    with Wire(crowded) as first, Wire(crowded) as wire:
+    with RawConnection(crowded) as first, RawConnection(crowded) as wire:
         assert first.ask(LIVEZ).status == 200
         assert send_all(wire, framing).status == 503
 
@@ -61,7 +61,7 @@ class Proxy(NamedTuple):
 
 @pytest.fixture
 def nginx(tmp_path) -> Iterator[Callable[..., Proxy]]:
-    program, started = need("nginx"), []
+    program, started = require_program("nginx"), []
 
     def start(upstream: int, buffering: str) -> Proxy:
         (port,) = free_ports(1)
@@ -73,7 +73,7 @@ def nginx(tmp_path) -> Iterator[Callable[..., Proxy]]:
         head = f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/log; events {{ }}"
         (folder / "conf").write_text(f"{head} http {{ access_log off; {paths} {server} }}")
         started.append(subprocess.Popen([program, "-e", f"{folder}/log", "-c", f"{folder}/conf"]))
-        until(lambda: listens(port, started[-1], folder), "nginx listens")
+        wait_until(lambda: listens(port, started[-1], folder), "nginx listens")
         return Proxy("127.0.0.1", port)
 
     yield start
@@ -85,7 +85,7 @@ def nginx(tmp_path) -> Iterator[Callable[..., Proxy]]:
 def listens(port: int, process: subprocess.Popen, folder: Path) -> bool:
     assert process.poll() is None, (folder / "log").read_text()
     try:
-        Wire(Proxy("127.0.0.1", port)).socket.close()
+        RawConnection(Proxy("127.0.0.1", port)).socket.close()
     except ConnectionError:
         return False
     return True
@@ -98,13 +98,13 @@ def test_nginx_passes_on_a_refusal_and_makes_no_502_of_it(run, tokens, nginx, bu
     front, before_guarded = nginx(server.port, buffering), nginx(guarded.port, buffering)
     for framing in FRAMINGS:
         for _ in range(3):
-            with Wire(front) as wire:
+            with RawConnection(front) as wire:
                 assert passed_on(wire, framing) == 413
-            with Wire(before_guarded) as wire:
+            with RawConnection(before_guarded) as wire:
                 assert passed_on(wire, framing) == 401
 
 
-def passed_on(wire: Wire, framing: str) -> int:
+def passed_on(wire: RawConnection, framing: str) -> int:
     """The status that comes back, which nginx may send, and close behind it, before it has the whole body."""
     try:
         return send_all(wire, framing).status

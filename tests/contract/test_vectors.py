@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 from http_clients import CI
-from request_vectors import HOST, MARK, NEXT, VECTORS, Vector, get, message
+from request_vectors import HOST, MARKER, NEXT, VECTORS, Vector, get, message
 
 SECONDS = 9.0
 LIVE = b'{"live":true}'
@@ -136,8 +136,8 @@ class Beat:
 
 
 @pytest.fixture(scope="module")
-def beat(live) -> Iterator[Beat]:
-    beat = Beat(live)
+def beat(live_server) -> Iterator[Beat]:
+    beat = Beat(live_server)
     yield beat
     beat.client.socket.close()
 
@@ -181,7 +181,7 @@ def converse(server, vector: Vector, cuts: list[int], beat: Beat | None = None) 
             len({found.end() for found in expecting_head.finditer(vector.sent)} & set(cuts)) if vector.continues else 0
         )
         assert rest == b"", f"after the last answer: {rest[:80]!r}"
-        assert MARK not in client.received, "the answer repeats what was sent"
+        assert MARKER not in client.received, "the answer repeats what was sent"
         assert client.ended is vector.closed
         for place, answer in enumerate(answers):
             told(answer)
@@ -206,29 +206,29 @@ def converse(server, vector: Vector, cuts: list[int], beat: Beat | None = None) 
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
-def test_every_vector_sent_at_once_gets_its_answers(live, vector):
-    converse(live, vector, [])
+def test_every_vector_sent_at_once_gets_its_answers(live_server, vector):
+    converse(live_server, vector, [])
 
 
 # On a laptop every third vector is enough for the ways of cutting; all of them are sent whole.
 @pytest.mark.parametrize("vector", VECTORS if CI else VECTORS[::3], ids=lambda vector: vector.name)
-def test_every_vector_with_its_bodies_after_its_heads_gets_the_same_answers(live, beat, vector):
+def test_every_vector_with_its_bodies_after_its_heads_gets_the_same_answers(live_server, beat, vector):
     ends = [found.end() for found in re.finditer(rb"\r\n\r\n", vector.sent) if found.end() < len(vector.sent)]
-    converse(live, vector, ends, beat)
+    converse(live_server, vector, ends, beat)
 
 
 @pytest.mark.parametrize("vector", DRIPPED if CI else DRIPPED[::3], ids=lambda vector: vector.name)
-def test_every_short_vector_in_drips_gets_the_same_answers(live, beat, vector):
+def test_every_short_vector_in_drips_gets_the_same_answers(live_server, beat, vector):
     chance = random.Random(vector.name)
     anywhere = chance.sample(range(1, len(vector.sent)), min(2, len(vector.sent) - 1))
     between = [found.start() + 1 for found in re.finditer(rb"\r\n", vector.sent)] or anywhere
-    converse(live, vector, sorted({*anywhere, chance.choice(between)}), beat)
+    converse(live_server, vector, sorted({*anywhere, chance.choice(between)}), beat)
 
 
 @pytest.mark.parametrize("name", BYTEWISE)
-def test_single_bytes_get_the_same_answers(live, beat, name):
+def test_single_bytes_get_the_same_answers(live_server, beat, name):
     (vector,) = [vector for vector in VECTORS if vector.name == name]
-    converse(live, vector, list(range(1, len(vector.sent))), beat)
+    converse(live_server, vector, list(range(1, len(vector.sent))), beat)
 
 
 def test_there_are_at_least_300_vectors_and_each_has_its_own_name():
@@ -257,37 +257,37 @@ def test_every_pipeline_has_an_answer_for_each_request_and_one_for_what_is_refus
         assert len(vector.answers) == len(numbers_of_requests(vector.sent)) + refused, vector.name
 
 
-def test_no_vector_that_is_refused_is_served(live):
+def test_no_vector_that_is_refused_is_served(live_server):
     """The same as above in one sentence, for who changes the runner: no 2xx where the first status is a refusal."""
     for vector in VECTORS:
         if vector.answers[0] >= 400:
-            with Client(live) as client:
+            with Client(live_server) as client:
                 client.send(vector.sent)
                 client.read_until(lambda client=client: len(client.received) > 12)
                 assert client.received[9:10] in (b"4", b"5"), vector.name
 
 
-def test_a_hundred_requests_at_once_come_back_in_their_order(live):
+def test_a_hundred_requests_at_once_come_back_in_their_order(live_server):
     names = [b"r%d" % number for number in range(100)]
     sent = b"".join(get(b"/livez" if len(name) % 2 else b"/nowhere", b"X-Request-ID: " + name) for name in names)
-    with Client(live) as client:
+    with Client(live_server) as client:
         client.send(sent)
         client.read_until(lambda: len(client.answers()[0]) >= 100)
         answers, _, rest = client.answers()
     assert [answer.all("x-request-id")[0].encode() for answer in answers] == names and rest == b""
 
 
-def test_a_client_that_sends_all_and_shuts_its_half_gets_every_answer(live):
-    with Client(live) as client:
+def test_a_client_that_sends_all_and_shuts_its_half_gets_every_answer(live_server):
+    with Client(live_server) as client:
         client.send(NEXT * 5)
         client.socket.shutdown(socket.SHUT_WR)
         client.read_until(lambda: False)
         assert [answer.status for answer in client.answers()[0]] == [200] * 5 and client.ended
 
 
-def test_a_request_that_is_cut_off_gets_no_answer(live):
+def test_a_request_that_is_cut_off_gets_no_answer(live_server):
     for sent in (NEXT[:-1], NEXT[:-2], message(b"GET /livez HTTP/1.1", HOST, b"Content-Length: 5", body=b"1234"), b"G"):
-        with Client(live) as client:
+        with Client(live_server) as client:
             client.send(sent)
             client.socket.shutdown(socket.SHUT_WR)
             client.read_until(lambda: False)

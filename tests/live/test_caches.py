@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from http_clients import METRICS, Answer, ask, metric, request, until
+from http_clients import METRICS, HttpResponse, fetch, http_request, metric_sum, wait_until
 from project import MODEL
 from redis_server import RedisServer
-from server_process import Running
-from worker_processes import serving
+from server_process import ServerProcess
+from worker_processes import serving_workers
 
 from iris_wsgi.cli.main import main
 from iris_wsgi.model.session import load_model
@@ -44,11 +44,11 @@ ODD_ROWS = [[5.9, 3.0, -0.0, 1.8], [0.0, 0.0, 0.0, 1e-40], [3e38, 1, 1, 1], [1e3
 class Pod:
     """A server with a model, or for a while with two, as its processes get another one by one."""
 
-    def __init__(self, place: Path, model: Path, workers: int, start: Callable[..., Running]) -> None:
+    def __init__(self, place: Path, model: Path, workers: int, start: Callable[..., ServerProcess]) -> None:
         self.place, self.workers, self.models, self.askers = place, workers, frozenset([model]), 0
         place.symlink_to(model)
         self.server = start("--model-dir", str(place), "--workers", str(workers))
-        until(lambda: len(serving(self.server)) == workers, "all of its processes serve")
+        wait_until(lambda: len(serving_workers(self.server)) == workers, "all of its processes serve")
 
     @property
     def next_model(self) -> Path:
@@ -57,7 +57,7 @@ class Pod:
 
     def reload(self) -> None:
         """Puts the other model into its folder, and has all processes replaced."""
-        new, before = self.next_model, set(serving(self.server))
+        new, before = self.next_model, set(serving_workers(self.server))
         self.models |= {new}
         fresh = self.place.with_suffix(".new")
         fresh.symlink_to(new)
@@ -65,17 +65,17 @@ class Pod:
         os.kill(self.server.process.pid, signal.SIGHUP)
 
         def replaced() -> bool:
-            now = serving(self.server)
+            now = serving_workers(self.server)
             return len(now) == self.workers and not before & set(now)
 
-        until(replaced, "all of its processes have the other model")
+        wait_until(replaced, "all of its processes have the other model")
         self.models = frozenset([new])
 
 
 class Pods:
     """Servers that threads ask while others have them changed. `start` starts that of a number, with further arguments."""
 
-    def __init__(self, folder: Path, start: Callable[..., Running], *workers: int) -> None:
+    def __init__(self, folder: Path, start: Callable[..., ServerProcess], *workers: int) -> None:
         self.folder, self.start_server, self.workers = folder, start, workers
         self.lock, self.changing, self.numbers = threading.Lock(), [threading.Lock() for _ in workers], count()
         # What those that have ended had to tell.
@@ -111,16 +111,16 @@ class Pods:
             new = self.start(number, self.pods[number].next_model)
             with self.lock:
                 old, self.pods[number] = self.pods[number], new
-            until(lambda: not old.askers, "nobody asks the old one any more")
+            wait_until(lambda: not old.askers, "nobody asks the old one any more")
             self.end(old)
 
     def end(self, pod: Pod) -> None:
-        self.metrics.append(ask(pod.server, METRICS).body.decode())
+        self.metrics.append(fetch(pod.server, METRICS).body.decode())
         pod.server.stop()
         assert pod.server.process.returncode == 0
 
     def total(self, name: str, **labels: str) -> float:
-        return sum(metric(text, name, **labels) for text in self.metrics)
+        return sum(metric_sum(text, name, **labels) for text in self.metrics)
 
 
 def go_through(work: Callable[[str, random.Random], None], **steps: int) -> None:
@@ -145,7 +145,7 @@ def forget(redis: RedisServer, chance: random.Random) -> None:
         redis.ask("DEL", *chance.sample(keys, (len(keys) + 1) // 2))
 
 
-def comparable(answer: Answer) -> tuple[int, bytes, dict[str, str]]:
+def comparable(answer: HttpResponse) -> tuple[int, bytes, dict[str, str]]:
     return answer.status, answer.body, {name: value for name, value in answer.fields.items() if name not in OWN_FIELDS}
 
 
@@ -155,11 +155,11 @@ def any_prediction(chance: random.Random) -> bytes:
     if chance.random() < 0.2:
         fields.append(f"Cache-Control: {chance.choice(('no-cache', 'no-store', 'max-age=0'))}")
     if chance.random() < 0.1:
-        return request("GET", chance.choice(("/metadata", "/label", "/predict/test", "/predict/test/label")), None, *fields)
+        return http_request("GET", chance.choice(("/metadata", "/label", "/predict/test", "/predict/test/label")), None, *fields)
     many = chance.random() < 0.4
     rows = [chance.choice(ROWS if chance.random() < 0.9 else ODD_ROWS) for _ in range(chance.choice((2, 3, 9)) if many else 1)]
     path = "/predict/batch" if many else chance.choice(("/predict", "/predict/label", "/predict/proba", "/predict/batch"))
-    return request("POST", path, {"data": rows}, *fields)
+    return http_request("POST", path, {"data": rows}, *fields)
 
 
 def test_predictions_are_those_of_the_pods_model_without_a_cache_in_any_order_of_events(run, shared_redis, tmp_path):
@@ -172,7 +172,7 @@ def test_predictions_are_those_of_the_pods_model_without_a_cache_in_any_order_of
 
     @cache
     def wanted(model: Path, data: bytes) -> tuple[int, bytes, dict[str, str]]:
-        return comparable(ask(plain[model], data))
+        return comparable(fetch(plain[model], data))
 
     def work(step: str, chance: random.Random) -> None:
         match step:
@@ -180,7 +180,7 @@ def test_predictions_are_those_of_the_pods_model_without_a_cache_in_any_order_of
                 data = any_prediction(chance)
                 with pods.any(chance) as pod:
                     before = pod.models
-                    answer = ask(pod.server, data)
+                    answer = fetch(pod.server, data)
                     models = before | pod.models
                 assert comparable(answer) in [wanted(model, data) for model in models], (data, answer, models)
                 told = answer.fields.get("cache-status", "")
@@ -190,7 +190,7 @@ def test_predictions_are_those_of_the_pods_model_without_a_cache_in_any_order_of
             case "clear":
                 with pods.any(chance) as pod:
                     # A Redis that a busy machine keeps from answering in time has not heard it.
-                    assert ask(pod.server, request("DELETE", "/cache")).status in (200, 503)
+                    assert fetch(pod.server, http_request("DELETE", "/cache")).status in (200, 503)
             case "clear_by_command":
                 with pods.any(chance) as pod:
                     assert main(["clear", "--port", str(pod.server.port)]) in (0, 1)
@@ -213,7 +213,7 @@ class Told(NamedTuple):
     kind: str
     item_id: str
     version: int
-    answer: Answer
+    answer: HttpResponse
     models: frozenset[Path]
 
 
@@ -236,16 +236,16 @@ def test_items_are_those_of_the_database_and_predictions_of_the_pods_model_in_an
     written: dict[str, list[Written]] = {name: [] for name in names}
     told: list[Told] = []
     for name in names[:6]:
-        item = ask(pods.pods[0].server, request("GET", f"/items/{name}")).json()
+        item = fetch(pods.pods[0].server, http_request("GET", f"/items/{name}")).json()
         rows[name, item["version"]] = item["data"][0]
         written[name].append(Written(time.monotonic(), 1, pods.pods[0]))
 
     def look(kind: str, chance: random.Random) -> None:
         name, fields = chance.choice(names), [] if chance.random() < 0.9 else ["Cache-Control: no-cache"]
-        data = request("GET", f"/items/{name}{'/prediction' if kind == 'prediction' else ''}", None, *fields)
+        data = http_request("GET", f"/items/{name}{'/prediction' if kind == 'prediction' else ''}", None, *fields)
         with pods.any(chance) as pod:
             began, before, models = time.monotonic(), list(written[name]), pod.models
-            answer = ask(pod.server, data)
+            answer = fetch(pod.server, data)
             models |= pod.models
         status = answer.fields["cache-status"]
         seen.update(
@@ -268,7 +268,7 @@ def test_items_are_those_of_the_database_and_predictions_of_the_pods_model_in_an
     def put(chance: random.Random) -> None:
         name, row = chance.choice(names[:-1]), chance.choice(ROWS)
         with pods.any(chance) as pod:
-            answer = ask(pod.server, request("PUT", f"/items/{name}", {"data": [row]}))
+            answer = fetch(pod.server, http_request("PUT", f"/items/{name}", {"data": [row]}))
             if answer.status != 503:
                 version = answer.json()["version"]
                 assert (name, version) not in rows

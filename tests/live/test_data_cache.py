@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from http_clients import Wire, ask, kill_all, request, until
+from http_clients import RawConnection, fetch, http_request, kill_tree, wait_until
 from redis_server import RedisServer
 
 from iris_wsgi.patterns.data_cache.item_store import Item
@@ -24,11 +24,11 @@ def redis(own_redis: RedisServer) -> RedisServer:
 
 
 def get(server, item_id, path="", *fields):
-    return ask(server, request("GET", f"/items/{item_id}{path}", None, *fields))
+    return fetch(server, http_request("GET", f"/items/{item_id}{path}", None, *fields))
 
 
 def put(server, item_id, row):
-    return ask(server, request("PUT", f"/items/{item_id}", {"data": [row]}))
+    return fetch(server, http_request("PUT", f"/items/{item_id}", {"data": [row]}))
 
 
 def status(answer) -> str:
@@ -36,7 +36,7 @@ def status(answer) -> str:
 
 
 def metric(server, name: str) -> float:
-    text = ask(server, request("GET", "/metrics")).body.decode()
+    text = fetch(server, http_request("GET", "/metrics")).body.decode()
     return next(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
 
 
@@ -99,7 +99,7 @@ def test_two_servers_on_one_file_see_each_others_writes_soon(run, tmp_path):
     for i in range(5):
         assert get(other, "0000").json()["version"] == i + 1
         body = put(one, "0000", ROWS[i % 2]).body
-        until(lambda body=body: get(other, "0000").body == body, "the other server tells it")
+        wait_until(lambda body=body: get(other, "0000").body == body, "the other server tells it")
 
 
 @pytest.mark.long
@@ -110,9 +110,9 @@ def test_what_was_acknowledged_is_there_after_a_kill(run, tmp_path):
 
         def write(name, server=server, acknowledged=acknowledged):
             try:
-                with Wire(server) as wire:
+                with RawConnection(server) as wire:
                     for i in range(10**6):
-                        answer = wire.ask(request("PUT", f"/items/{name}-{i}", {"data": [ROWS[0]]}))
+                        answer = wire.ask(http_request("PUT", f"/items/{name}-{i}", {"data": [ROWS[0]]}))
                         acknowledged.append((f"{name}-{i}", answer.status))
             except (OSError, EOFError):
                 return
@@ -120,21 +120,21 @@ def test_what_was_acknowledged_is_there_after_a_kill(run, tmp_path):
         with ThreadPoolExecutor(4) as pool:
             for name in "wxyz":
                 pool.submit(write, f"{name}{begun}")
-            until(lambda acknowledged=acknowledged: len(acknowledged) > 40, "some were written")
-            kill_all(server.process)
+            wait_until(lambda acknowledged=acknowledged: len(acknowledged) > 40, "some were written")
+            kill_tree(server.process)
         server.process.communicate()
         again = run(*SERVE, IRIS_STATE_DIR=str(tmp_path))
-        with Wire(again) as wire:
+        with RawConnection(again) as wire:
             for item_id, told in acknowledged:
                 assert told == 201
-                answer = wire.ask(request("GET", f"/items/{item_id}"))
+                answer = wire.ask(http_request("GET", f"/items/{item_id}"))
                 assert answer.json() == {"id": item_id, "version": 1, "data": [ROWS[0]]}
         again.stop()
 
 
 def test_two_hundred_requests_for_a_cold_item_cause_one_read_and_one_run(run, postgres_server):
     server = run(*SERVE, "--queue", "1000", IRIS_DATABASE_URL=postgres_server.database("crowd"))
-    until(lambda: get(server, "none").status == 404, "the database is there")
+    wait_until(lambda: get(server, "none").status == 404, "the database is there")
     # On a busy machine the one that asked may have waited for longer than it may: another item, then, of those that there are.
     for i in range(150):
         reads, runs = metric(server, 'item_lookups_total{source="database"}'), metric(server, "model_runs_total")
@@ -149,12 +149,12 @@ def test_two_hundred_requests_for_a_cold_item_cause_one_read_and_one_run(run, po
 def crowd(server, postgres_server, item_id):
     """Two hundred ask for an item, all of them before the database answers one."""
     locked = threading.Event()
-    wires = [Wire(server) for _ in range(200)]
+    wires = [RawConnection(server) for _ in range(200)]
     with ThreadPoolExecutor(1) as pool:
         lock = pool.submit(hold_lock, postgres_server, "crowd", locked)
         assert locked.wait(60)
         for wire in wires:
-            wire.send(request("GET", f"/items/{item_id}/prediction"))
+            wire.send(http_request("GET", f"/items/{item_id}/prediction"))
         answers = [wire.answer() for wire in wires]
         lock.result(60)
     for wire in wires:
@@ -176,14 +176,14 @@ def hold_lock(postgres_server, name, locked):
 def test_while_the_database_is_down_items_that_are_kept_are_told_as_stale(run, postgres_server, fault):
     database = postgres_server.database(f"down_{fault[0]}")
     server = run(*SERVE, "--items-check-seconds", "0.3", IRIS_DATABASE_URL=database)
-    until(lambda: get(server, "0000/prediction").status == 200, "the database is there")
+    wait_until(lambda: get(server, "0000/prediction").status == 200, "the database is there")
     before = {path: get(server, "0000", path) for path in ("", "/prediction")}
     if fault == "hangs":
         postgres_server.signal(signal.SIGSTOP)
     else:
         postgres_server.stop()
     try:
-        until(lambda: "stale" in status(get(server, "0000")), "it is told as stale")
+        wait_until(lambda: "stale" in status(get(server, "0000")), "it is told as stale")
         for path, answer in before.items():
             now = get(server, "0000", path)
             assert (now.status, now.body, status(now)) == (200, answer.body, "iris_wsgi; hit; detail=stale")
@@ -193,7 +193,7 @@ def test_while_the_database_is_down_items_that_are_kept_are_told_as_stale(run, p
             assert answer.status == 503 and answer.fields["retry-after"] == "1"
             assert answer.fields["content-type"] == "application/problem+json" and "cache-status" in answer.fields
         assert get(server, "a.b").status == 404
-        assert ask(server, request("GET", "/readyz")).status == 200
+        assert fetch(server, http_request("GET", "/readyz")).status == 200
         for _ in range(50):
             assert get(server, "0000").status == 200
         assert metric(server, 'item_store_failures_total{of="database"}') > 0
@@ -202,8 +202,8 @@ def test_while_the_database_is_down_items_that_are_kept_are_told_as_stale(run, p
             postgres_server.signal(signal.SIGCONT)
         else:
             postgres_server.start()
-    until(lambda: status(get(server, "0000")).startswith("iris_wsgi; hit; ttl"), "it is as before")
-    until(lambda: put(server, "0000", ROWS[1]).status == 200, "it is written again")
+    wait_until(lambda: status(get(server, "0000")).startswith("iris_wsgi; hit; ttl"), "it is as before")
+    wait_until(lambda: put(server, "0000", ROWS[1]).status == 200, "it is written again")
     assert get(server, "0000").json()["data"] == [ROWS[1]]
 
 
@@ -215,33 +215,33 @@ def test_a_server_starts_without_its_database_and_finds_it_later(run, postgres_s
         assert get(server, "0000").status == 503
     finally:
         postgres_server.start()
-    until(lambda: get(server, "0000").status == 200, "it is there")
+    wait_until(lambda: get(server, "0000").status == 200, "it is there")
 
 
 def test_redis_is_asked_before_the_database_and_never_believed_too_long(run, redis, tmp_path):
     settings = {"IRIS_STATE_DIR": str(tmp_path), "IRIS_ITEMS_REDIS_URL": redis.url, "IRIS_ITEMS_CHECK_SECONDS": "0.3"}
     one, other = run(*SERVE, **settings), run(*SERVE, **settings)
-    until(lambda: metric(one, "item_lookups_total") >= 0 and get(one, "0000").status == 200, "it is read")
+    wait_until(lambda: metric(one, "item_lookups_total") >= 0 and get(one, "0000").status == 200, "it is read")
 
     def from_redis():
         get(one, "0001", "", "Cache-Control: no-cache")
         return "detail=redis" in status(get(other, "0001")) or put(one, "0001", ROWS[0]).status == 0
 
-    until(from_redis, "the other server finds it in Redis")
+    wait_until(from_redis, "the other server finds it in Redis")
     # Redis is out of reach while an item is written, and has the old one when it is back.
     redis.process.send_signal(signal.SIGSTOP)
     body = put(one, "0001", ROWS[1]).body
     assert get(one, "0001").body == body
     redis.process.send_signal(signal.SIGCONT)
-    until(lambda: get(other, "0001").body == body, "the other server tells the new one")
+    wait_until(lambda: get(other, "0001").body == body, "the other server tells the new one")
     third = run(*SERVE, **settings)
-    until(lambda: get(third, "0001").body == body, "a new server tells the new one")
+    wait_until(lambda: get(third, "0001").body == body, "a new server tells the new one")
 
 
 @pytest.mark.parametrize("fault", ["hangs", "is gone", "is full of garbage", "refuses"])
 def test_answers_are_right_and_come_soon_whatever_redis_does(run, redis, fault):
     server = run(*SERVE, IRIS_ITEMS_REDIS_URL=redis.url, IRIS_ITEMS_CHECK_SECONDS="0.3")
-    until(lambda: put(server, "a", ROWS[0]).status == 200, "it is written")
+    wait_until(lambda: put(server, "a", ROWS[0]).status == 200, "it is written")
     match fault:
         case "hangs":
             redis.process.send_signal(signal.SIGSTOP)

@@ -15,22 +15,22 @@ from typing import NamedTuple
 import pytest
 from http_clients import (
     CI,
-    LABEL,
-    LARGEST,
+    LABEL_REQUEST,
+    LARGEST_REQUEST,
     LIVEZ,
-    NOT_MEASURED,
-    POOLED,
+    NO_COVERAGE,
+    POOLED_REQUEST,
     READYZ,
-    Load,
-    Wire,
-    alive,
-    ask,
-    children,
-    log_to,
-    until,
+    LoadGenerator,
+    RawConnection,
+    child_pids,
+    fetch,
+    is_alive,
+    stderr_to,
+    wait_until,
 )
-from optional_programs import need
-from server_process import Running, ended, free_ports, refused, start_as_pid_1, start_server
+from optional_programs import require_program
+from server_process import ServerProcess, free_ports, refuses_connections, start_as_pid_1, start_server, wait_for_exit
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 ROUNDS = 50 if CI else 6
@@ -41,21 +41,21 @@ BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["
 @BOTH
 def test_during_the_grace_it_serves_and_tells_everyone_to_leave(run, clock, number):
     server = run("--grace-seconds", "2", clock=clock)
-    with Wire(server) as kept, Wire(server) as other:
-        assert kept.ask(READYZ).status == 200 and other.ask(LABEL).status == 200
+    with RawConnection(server) as kept, RawConnection(server) as other:
+        assert kept.ask(READYZ).status == 200 and other.ask(LABEL_REQUEST).status == 200
         server.process.send_signal(number)
-        until(lambda: ask(server, READYZ).status == 503, "not ready")
+        wait_until(lambda: fetch(server, READYZ).status == 503, "not ready")
         answer = kept.ask(READYZ)
         assert (answer.status, answer.closes) == (503, True)
         assert kept.end() == ("closed", b"")
-        answer = other.ask(LARGEST)
+        answer = other.ask(LARGEST_REQUEST)
         assert (answer.status, answer.closes) == (200, True)
-        for one in (LIVEZ, LABEL, POOLED):
-            answer = ask(server, one)
+        for one in (LIVEZ, LABEL_REQUEST, POOLED_REQUEST):
+            answer = fetch(server, one)
             assert (answer.status, answer.closes) == (200, True)
         assert server.process.poll() is None
     time_passes(server, clock)
-    assert ended(server) == 0
+    assert wait_for_exit(server) == 0
 
 
 def time_passes(server, clock) -> None:
@@ -65,22 +65,22 @@ def time_passes(server, clock) -> None:
         clock.advance(0.1)
         return server.process.poll() is not None
 
-    until(gone, "the end of the server")
+    wait_until(gone, "the end of the server")
 
 
 @BOTH
 def test_those_who_connected_before_the_end_are_all_answered(run, clock, number):
     server = run("--grace-seconds", "2", clock=clock)
     with ExitStack() as stack:
-        wires = [stack.enter_context(Wire(server)) for _ in range(200)]
+        wires = [stack.enter_context(RawConnection(server)) for _ in range(200)]
         server.process.send_signal(number)
-        until(lambda: ask(server, READYZ).status == 503, "not ready")
+        wait_until(lambda: fetch(server, READYZ).status == 503, "not ready")
         for wire in wires:
-            wire.send(LABEL)
+            wire.send(LABEL_REQUEST)
         answers = [wire.answer() for wire in wires]
         assert {(answer.status, answer.closes) for answer in answers} == {(200, True)}
     time_passes(server, clock)
-    assert ended(server) == 0
+    assert wait_for_exit(server) == 0
 
 
 def test_those_whom_nobody_has_accepted_yet_are_answered_too(run):
@@ -88,11 +88,11 @@ def test_those_whom_nobody_has_accepted_yet_are_answered_too(run):
     pid = server.worker
     with ExitStack() as stack:
         os.kill(pid, signal.SIGSTOP)
-        wires = [stack.enter_context(Wire(server)).send(LABEL) for _ in range(300)]
+        wires = [stack.enter_context(RawConnection(server)).send(LABEL_REQUEST) for _ in range(300)]
         server.process.terminate()
         os.kill(pid, signal.SIGCONT)
         assert {wire.answer().status for wire in wires} == {200}
-    assert ended(server) == 0
+    assert wait_for_exit(server) == 0
 
 
 def test_those_for_whom_there_is_no_room_are_told_so_even_at_the_end(run):
@@ -100,25 +100,25 @@ def test_those_for_whom_there_is_no_room_are_told_so_even_at_the_end(run):
     pid = server.worker
     with ExitStack() as stack:
         os.kill(pid, signal.SIGSTOP)
-        wires = [stack.enter_context(Wire(server)).send(LABEL) for _ in range(300)]
+        wires = [stack.enter_context(RawConnection(server)).send(LABEL_REQUEST) for _ in range(300)]
         server.process.terminate()
         os.kill(pid, signal.SIGCONT)
         statuses = [wire.answer().status for wire in wires]
         assert set(statuses) == {200, 503} and statuses.count(200) >= 5
-    assert ended(server) == 0
+    assert wait_for_exit(server) == 0
 
 
 def test_requests_in_the_pool_are_finished_and_nothing_else_is_waited_for(run):
     # Longer than the test waits for the end.
     server = run("--threads", "1", "--drain-seconds", "600", "--idle-seconds", "600", "--deadline-ms", "0")
     with ExitStack() as stack:
-        wires = [stack.enter_context(Wire(server)).send(LARGEST) for _ in range(12)]
-        until(wires[0].readable, "the first answer")
-        idle = stack.enter_context(Wire(server))
+        wires = [stack.enter_context(RawConnection(server)).send(LARGEST_REQUEST) for _ in range(12)]
+        wait_until(wires[0].readable, "the first answer")
+        idle = stack.enter_context(RawConnection(server))
         server.process.terminate()
         assert [wire.answer().status for wire in wires] == [200] * 12
         # These clients keep their connections open, and the server does not wait for them.
-        assert ended(server) == 0
+        assert wait_for_exit(server) == 0
         assert idle.end() == ("closed", b"")
 
 
@@ -126,10 +126,10 @@ def test_requests_in_the_pool_are_finished_and_nothing_else_is_waited_for(run):
 def test_an_answer_of_the_pool_that_comes_after_the_signal_tells_to_leave(run, clock):
     server = run("--threads", "1", "--grace-seconds", "2", clock=clock)
     with ExitStack() as stack:
-        wires = [stack.enter_context(Wire(server)).send(LARGEST) for _ in range(12)]
-        until(wires[0].readable, "the first answer")
+        wires = [stack.enter_context(RawConnection(server)).send(LARGEST_REQUEST) for _ in range(12)]
+        wait_until(wires[0].readable, "the first answer")
         server.process.terminate()
-        until(lambda: ask(server, READYZ).status == 503, "not ready")
+        wait_until(lambda: fetch(server, READYZ).status == 503, "not ready")
         waiting = [wire for wire in wires if not wire.readable()]
         answers = [wire.answer() for wire in waiting]
         assert {answer.status for answer in answers} == {200}
@@ -137,13 +137,13 @@ def test_an_answer_of_the_pool_that_comes_after_the_signal_tells_to_leave(run, c
         assert len(answers) > 3 and all(answer.closes for answer in answers[2:])
         assert waiting[-1].end() == ("closed", b"")
     time_passes(server, clock)
-    assert ended(server) == 0
+    assert wait_for_exit(server) == 0
 
 
 def test_an_answer_that_is_being_read_is_read_to_its_end(run):
     server = run("--drain-seconds", "60")
-    with Wire(server, receive_buffer=4096) as wire:
-        wire.send(LARGEST * 8)
+    with RawConnection(server, receive_buffer=4096) as wire:
+        wire.send(LARGEST_REQUEST * 8)
         first = wire.answer()
         server.process.terminate()
         answers = [first]
@@ -152,37 +152,37 @@ def test_an_answer_that_is_being_read_is_read_to_its_end(run):
             time.sleep(0.01)
         assert {answer.status for answer in answers} == {200}
         assert wire.end() == ("closed", b"")
-    assert ended(server) == 0
+    assert wait_for_exit(server) == 0
 
 
-@pytest.mark.parametrize("unfinished", [LABEL[:30], LABEL[:-5]], ids=["head", "body"])
+@pytest.mark.parametrize("unfinished", [LABEL_REQUEST[:30], LABEL_REQUEST[:-5]], ids=["head", "body"])
 def test_a_client_that_never_finishes_its_request_does_not_hold_it_up(run, clock, unfinished):
     server = run("--grace-seconds", "0.5", "--drain-seconds", "1", clock=clock)
-    with Wire(server) as wire:
+    with RawConnection(server) as wire:
         wire.send(unfinished)
-        assert ask(server, LIVEZ).status == 200
+        assert fetch(server, LIVEZ).status == 200
         server.process.terminate()
-        until(lambda: ask(server, READYZ).status == 503, "not ready")
+        wait_until(lambda: fetch(server, READYZ).status == 503, "not ready")
         clock.advance(0.6)
         # Two rounds of the loop: one begins the drain, and the next may close the listener.
         clock.advance(0.3)
-        until(lambda: refused(server), "the end of its listener")
+        wait_until(lambda: refuses_connections(server), "the end of its listener")
         assert server.process.poll() is None
         clock.advance(1)
-        assert ended(server) == 0
+        assert wait_for_exit(server) == 0
         assert "cut off" in server.process.stderr.read()
 
 
 def test_a_request_that_is_finished_during_the_drain_is_answered(run):
     server = run("--drain-seconds", "60")
-    with Wire(server) as wire:
-        wire.send(LABEL[:-5])
-        assert ask(server, LIVEZ).status == 200
+    with RawConnection(server) as wire:
+        wire.send(LABEL_REQUEST[:-5])
+        assert fetch(server, LIVEZ).status == 200
         server.process.terminate()
-        until(lambda: refused(server), "the end of its listener")
-        answer = wire.ask(LABEL[-5:])
+        wait_until(lambda: refuses_connections(server), "the end of its listener")
+        answer = wire.ask(LABEL_REQUEST[-5:])
         assert (answer.status, answer.closes) == (200, True)
-    assert ended(server) == 0
+    assert wait_for_exit(server) == 0
 
 
 @BOTH
@@ -190,17 +190,17 @@ def test_a_request_that_is_finished_during_the_drain_is_answered(run):
 def test_a_second_signal_ends_it_at_once(run, number, workers):
     server = run("--grace-seconds", "600", "--workers", workers)
     server.process.terminate()
-    until(lambda: ask(server, READYZ).status == 503, "not ready")
-    pids = [server.process.pid, *children(server.process.pid)]
+    wait_until(lambda: fetch(server, READYZ).status == 503, "not ready")
+    pids = [server.process.pid, *child_pids(server.process.pid)]
     server.process.send_signal(number)
-    assert ended(server) == 128 + number
-    until(lambda: refused(server) and not any(map(alive, pids)), "that all processes are gone")
+    assert wait_for_exit(server) == 128 + number
+    wait_until(lambda: refuses_connections(server) and not any(map(is_alive, pids)), "that all processes are gone")
 
 
 def test_the_log_is_complete_at_the_end_if_somebody_reads_it(run):
     server = run()
     asked = 0
-    with Wire(server) as wire:
+    with RawConnection(server) as wire:
         while asked < 4000:
             wire.send(LIVEZ * 200)
             assert {wire.answer().status for _ in range(200)} == {200}
@@ -218,18 +218,18 @@ WAYS = {"process": start_server, "PID 1": start_as_pid_1}
 def test_no_request_is_lost_however_often_it_is_ended_under_load(way, workers):
     # The first with everything measured, the others at full speed.
     for turn in range(-(-ROUNDS // 4)):
-        server = WAYS[way]("--workers", workers, **({} if turn == 0 else NOT_MEASURED))
+        server = WAYS[way]("--workers", workers, **({} if turn == 0 else NO_COVERAGE))
         try:
-            pid = server.process.pid if way == "process" else children(server.process.pid)[0]
+            pid = server.process.pid if way == "process" else child_pids(server.process.pid)[0]
             drain = threading.Thread(target=server.process.stderr.read)
             drain.start()
-            with Load(server, 3, 5, [LABEL] * 9 + [POOLED]) as load:
+            with LoadGenerator(server, 3, 5, [LABEL_REQUEST] * 9 + [POOLED_REQUEST]) as load:
                 enough = random.randrange(20, 300)
-                until(lambda load=load, enough=enough: load.answers >= enough, "load")
+                wait_until(lambda load=load, enough=enough: load.answers >= enough, "load")
                 os.kill(pid, signal.SIGTERM)
                 load.thread.join(60)
             assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 8), (turn, enough, load.lost, load.others)
-            assert ended(server) == 0
+            assert wait_for_exit(server) == 0
         finally:
             server.process.kill()
             server.process.wait(120)
@@ -284,15 +284,15 @@ class Proxy(NamedTuple):
 
 @pytest.fixture
 def proxy(tmp_path):
-    program = need("haproxy")
+    program = require_program("haproxy")
     front, one, two = free_ports(3)
     config = tmp_path / "haproxy.cfg"
     config.write_text(PROXY.format(folder=tmp_path, front=front, one=one, two=two))
     process = subprocess.Popen([program, "-db", "-q", "-f", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     made = Proxy(str(tmp_path), "127.0.0.1", front, (one, two))
     try:
-        until((tmp_path / "stats").exists, "haproxy")
-        until(lambda: not refused(made), "haproxy's port")
+        wait_until((tmp_path / "stats").exists, "haproxy")
+        wait_until(lambda: not refuses_connections(made), "haproxy's port")
         yield made
     finally:
         process.terminate()
@@ -301,7 +301,7 @@ def proxy(tmp_path):
 
 @contextmanager
 def load_threads(server, count: int):
-    loads = [Load(server, 2, 1, [LABEL] * 19 + [POOLED]) for _ in range(count)]
+    loads = [LoadGenerator(server, 2, 1, [LABEL_REQUEST] * 19 + [POOLED_REQUEST]) for _ in range(count)]
     with ExitStack() as stack:
         for load in loads:
             stack.enter_context(load)
@@ -313,10 +313,10 @@ def load_threads(server, count: int):
 def test_behind_haproxy_servers_are_swapped_without_a_failed_request(run, proxy, workers):
     names = ("one", "two")
 
-    def start(which: int) -> Running:
+    def start(which: int) -> ServerProcess:
         options = ("--port", str(proxy.ports[which]), "--workers", workers, "--grace-seconds", "2")
-        server = run(*options, under=log_to("/dev/null"), **NOT_MEASURED)
-        until(lambda: proxy.states()[names[which]] == "UP", f"haproxy sees {names[which]}")
+        server = run(*options, under=stderr_to("/dev/null"), **NO_COVERAGE)
+        wait_until(lambda: proxy.states()[names[which]] == "UP", f"haproxy sees {names[which]}")
         return server
 
     serving = start(0)
@@ -325,8 +325,10 @@ def test_behind_haproxy_servers_are_swapped_without_a_failed_request(run, proxy,
             following = start((turn + 1) % 2)
             before = [load.answers for load in loads]
             serving.process.terminate()
-            assert ended(serving) == 0
-            until(lambda before=before: all(load.answers > had for load, had in zip(loads, before, strict=True)), "load goes on")
+            assert wait_for_exit(serving) == 0
+            wait_until(
+                lambda before=before: all(load.answers > had for load, had in zip(loads, before, strict=True)), "load goes on"
+            )
             serving = following
     assert [load.lost for load in loads] == [[]] * 4
     assert {status for load in loads for status in load.statuses} == {200}, [load.others for load in loads]

@@ -11,14 +11,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from edge_bundles import change_manifest, tell_the_truth, write_manifest
-from headless_browser import DESKTOP, PHONE, Browser, browser
-from http_clients import CI, METRICS, Wire, request, until
-from iris_data import POINTS, training_rows
-from optional_programs import need
+from edge_bundles import change_manifest, refresh_manifest, write_manifest
+from headless_browser import DESKTOP, PHONE, Browser, open_browser
+from http_clients import CI, METRICS, RawConnection, http_request, wait_until
+from iris_data import LABELED_ROWS, training_rows
+from optional_programs import require_program
 from project import MODEL, ROOT
 from selenium.webdriver.common.keys import Keys
-from server_process import Running
+from server_process import ServerProcess
 
 pytestmark = pytest.mark.long
 
@@ -117,7 +117,7 @@ def bundle(built: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def window() -> Iterator[Browser]:
-    with browser(need) as one:
+    with open_browser(require_program) as one:
         yield one
 
 
@@ -129,7 +129,7 @@ def static(bundle: Path) -> Iterator[Static]:
 
 
 @pytest.fixture
-def serve(bundle: Path, run: Callable[..., Running]) -> Callable[..., Running]:
+def serve(bundle: Path, run: Callable[..., ServerProcess]) -> Callable[..., ServerProcess]:
     """Starts a server with the bundle, that predicts too."""
     return lambda *more: run("--role", "web_single", "--edge-dir", str(bundle), *more)
 
@@ -144,7 +144,7 @@ def opened(window: Browser, url: str, size=DESKTOP, dark=False) -> Browser:
 def ready(page: Browser, bundle: str = "") -> None:
     """It has predicted, with this bundle."""
     # The first time it fetches and compiles 14 MB.
-    until(lambda: page.all("#bars li.best") and (not bundle or current(page) == bundle), f"the page is ready {bundle}")
+    wait_until(lambda: page.all("#bars li.best") and (not bundle or current(page) == bundle), f"the page is ready {bundle}")
 
 
 def current(page: Browser) -> str:
@@ -167,7 +167,7 @@ def sealed(bundle: Path) -> str:
     """Says the truth of what the files are by now, and leaves nothing packed that says something else."""
     for packed in bundle.rglob("*.gz"):
         packed.unlink()
-    tell_the_truth(bundle)
+    refresh_manifest(bundle)
     return name_of(bundle)
 
 
@@ -220,13 +220,13 @@ def test_the_page_predicts_with_a_server_and_after_it_has_stopped(window, serve)
         opened(page, f"{server.url}/edge/{place}")
         page.until(lambda: page.text("#chip-server").startswith("Server not reached"), "it says that there is no server")
         assert page.text("#chip-offline") == "Ready for offline use"
-        for label in POINTS:
+        for label in LABELED_ROWS:
             chosen(page, label)
     for label in ("virginica", "versicolor", "setosa"):
-        typed(page, POINTS[label])
+        typed(page, LABELED_ROWS[label])
         page.until(lambda label=label: page.text("#label") == label, f"{label} is typed and predicted")
     for label in ("virginica", "versicolor", "setosa"):
-        slid(page, POINTS[label])
+        slid(page, LABELED_ROWS[label])
         page.until(lambda label=label: page.text("#label") == label, f"{label} is slid to and predicted")
 
 
@@ -234,8 +234,8 @@ def test_it_equals_the_server_on_the_rows_of_the_training(window, serve):
     server, rows = serve(), training_rows()
     page = opened(window, f"{server.url}/edge/")
     here = waits(page)(ASK_MODEL, rows)
-    with Wire(server) as wire:
-        there = wire.ask(request("POST", "/predict/batch", {"data": rows})).json()
+    with RawConnection(server) as wire:
+        there = wire.ask(http_request("POST", "/predict/batch", {"data": rows})).json()
     assert len(rows) == 150 and here["labels"] == there["labels"]
     pairs = zip(here["probabilities"], there["probabilities"], strict=True)
     assert max(abs(a - b) for one, other in pairs for a, b in zip(one, other, strict=True)) <= 1e-6
@@ -248,7 +248,7 @@ def test_a_value_that_is_none_is_told_at_its_field_and_nothing_is_predicted(wind
         field = page.find("#field-2")
         assert field.get_attribute("aria-invalid") == "true" and "fault-2" in field.get_attribute("aria-describedby")
         assert page.text("#fault-2") == "This must be a number." and page.text("#label") == "–"
-    typed(page, POINTS["setosa"])
+    typed(page, LABELED_ROWS["setosa"])
     page.until(lambda: page.text("#label") == "setosa", "it is mended")
     assert page.find("#field-2").get_attribute("aria-invalid") is None and page.text("#fault-2") == ""
 
@@ -269,7 +269,7 @@ def test_a_static_file_server_will_do(window, bundle):
 def test_axe_finds_nothing_serious_and_a_phone_scrolls_one_way(window, static, dark):
     page = opened(window, static.url, PHONE, dark)
     assert page.run("return document.documentElement.scrollWidth") <= PHONE[0]
-    for size, row in ((PHONE, POINTS["virginica"]), (DESKTOP, [5.1, 3.5, "x", 0.2])):
+    for size, row in ((PHONE, LABELED_ROWS["virginica"]), (DESKTOP, [5.1, 3.5, "x", 0.2])):
         typed(opened(page, static.url, size, dark), row)
         assert [one for one in page.violations() if one[0] in ("serious", "critical")] == []
 
@@ -499,7 +499,7 @@ def predicted(page: Browser, label: str) -> None:
 
 
 def counted(server) -> dict[str, int]:
-    with Wire(server) as wire:
+    with RawConnection(server) as wire:
         lines = wire.ask(METRICS).body.decode().splitlines()
     found = [line.split('"') for line in lines if line.startswith("edge_predictions_total{")]
     return {label: int(number.lstrip("} ")) for _, label, number in found}

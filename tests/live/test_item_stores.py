@@ -13,8 +13,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from http_clients import until
-from item_stores import opened
+from http_clients import wait_until
+from item_stores import open_item_store
 from project import MODEL, ROOT
 
 from iris_wsgi.errors import BadStore, StoreDown
@@ -41,7 +41,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def store(place: str) -> Iterator[ItemStore]:
-    one = opened(place)
+    one = open_item_store(place)
     yield one
     one.close()
 
@@ -60,11 +60,11 @@ def test_ids_are_told_in_their_order_whatever_the_collation(store):
 
 
 def test_a_new_database_has_the_seed_once_and_only_once(place):
-    with closing(opened(place, {"0000": A, "0001": B})) as one:
+    with closing(open_item_store(place, {"0000": A, "0001": B})) as one:
         assert (one.get("0000"), one.get("0001")) == (Item(1, A), Item(1, B))
         one.put("0000", C)
         identity = one.identity()
-    with closing(opened(place, {"0000": A, "0001": A, "0002": A})) as one:
+    with closing(open_item_store(place, {"0000": A, "0001": A, "0002": A})) as one:
         assert (one.get("0000"), one.get("0001"), one.get("0002")) == (Item(2, C), Item(1, B), None)
         assert one.identity() == identity
 
@@ -73,7 +73,7 @@ def test_of_many_that_open_a_new_database_at_once_one_seeds_it(place):
     rows = {f"{i:04d}": A for i in range(150)}
 
     def open_and_look(_):
-        with closing(opened(place, rows)) as one:
+        with closing(open_item_store(place, rows)) as one:
             return one.identity(), len(one.ids("", 1000)), one.get("0149")
 
     with ThreadPoolExecutor(8) as pool:
@@ -147,8 +147,8 @@ def test_many_threads_that_write_one_item_lose_no_write(store):
 WRITER = """
 import sys
 sys.path.insert(0, "tests/support")
-from item_stores import opened
-store = opened(sys.argv[1])
+from item_stores import open_item_store
+store = open_item_store(sys.argv[1])
 i = 0
 while True:
     i += 1
@@ -195,7 +195,7 @@ def test_while_another_process_holds_the_lock_items_are_read_and_not_written(tmp
 
 def test_a_postgres_that_is_stopped_hangs_or_is_gone_is_down_within_the_bound_and_back_when_it_is(postgres_server):
     store = PostgresItems(postgres_server.database("faults"), {"a": A}, 0.2)
-    until(lambda: answers(store), "it answers")
+    wait_until(lambda: answers(store), "it answers")
     for stop, go_on in (
         (lambda: postgres_server.signal(signal.SIGSTOP), lambda: postgres_server.signal(signal.SIGCONT)),
         (postgres_server.stop, postgres_server.start),
@@ -205,7 +205,7 @@ def test_a_postgres_that_is_stopped_hangs_or_is_gone_is_down_within_the_bound_an
             with pytest.raises(StoreDown, match="does not do its work"):
                 ask()
         go_on()
-        until(lambda: answers(store), "it answers again")
+        wait_until(lambda: answers(store), "it answers again")
     store.close()
 
 
@@ -217,13 +217,13 @@ def answers(store: ItemStore) -> bool:
 
 def test_connections_that_were_waited_for_in_vain_are_not_kept_but_for_one(postgres_server):
     store = PostgresItems(postgres_server.database("vain"), {"a": A}, 0.2)
-    until(lambda: answers(store), "it answers")
+    wait_until(lambda: answers(store), "it answers")
     postgres_server.signal(signal.SIGSTOP)
     with ThreadPoolExecutor(8) as pool:
         assert not any(pool.map(lambda _: answers(store), range(16)))
     begun = store.connecting
     postgres_server.signal(signal.SIGCONT)
-    until(lambda: not store.connecting, "all of them are made or given up")
+    wait_until(lambda: not store.connecting, "all of them are made or given up")
     assert begun > 1 and len(store.free) <= 1
     store.close()
 

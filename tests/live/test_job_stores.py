@@ -17,9 +17,9 @@ from json import loads
 from pathlib import Path
 
 import pytest
-from http_clients import until
-from job_store_invariants import check
-from job_workers import open_store
+from http_clients import wait_until
+from job_store_invariants import invariant_violations
+from job_workers import open_job_store
 from project import ROOT
 
 from iris_wsgi.errors import BadStore, StoreDown
@@ -43,7 +43,7 @@ from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobs
 
 BODY = bytes(range(256))
 HANDS = ROOT / "tests/support/job_workers.py"
-PATIENCE_SECONDS = 60
+TIMEOUT_SECONDS = 60
 
 
 class Clock:
@@ -72,23 +72,23 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def make(place: str, clock: Clock) -> Iterator[Callable[..., JobStore]]:
+def make_app(place: str, clock: Clock) -> Iterator[Callable[..., JobStore]]:
     """Opens the store, and looks at the end whether all is in order in it."""
     made: list[JobStore] = []
 
     def make_store(**limits) -> JobStore:
-        made.append(open_store(place, Limits(**limits), clock))
+        made.append(open_job_store(place, Limits(**limits), clock))
         return made[-1]
 
     yield make_store
     for one in made:
-        assert check(one) == []
+        assert invariant_violations(one) == []
         one.close()
 
 
 @pytest.fixture
-def store(make: Callable[..., JobStore]) -> JobStore:
-    return make()
+def store(make_app: Callable[..., JobStore]) -> JobStore:
+    return make_app()
 
 
 def claim_one(store: JobStore, seconds: float = 30) -> Claim:
@@ -141,8 +141,8 @@ def test_a_final_failure_is_a_dead_letter(store, clock):
     assert store.claim("w", 1, 30) == []
 
 
-def test_the_last_attempt_fails_for_good_with_its_own_reason(make, clock):
-    store = make(attempts=3)
+def test_the_last_attempt_fails_for_good_with_its_own_reason(make_app, clock):
+    store = make_app(attempts=3)
     job = store.submit(BODY)
     for i in range(3):
         assert store.fail(claim_one(store), f"failure {i}", clock.now)
@@ -264,8 +264,8 @@ def test_several_are_finished_at_once_each_by_its_own_lease(store, clock):
     assert [store.get(one).result for one in ids] == [ids[0].encode(), None, ids[2].encode()]
 
 
-def test_what_ends_its_worker_each_time_is_given_up_and_takes_no_other_job_with_it(make, clock):
-    store = make(attempts=3)
+def test_what_ends_its_worker_each_time_is_given_up_and_takes_no_other_job_with_it(make_app, clock):
+    store = make_app(attempts=3)
     jobs = [store.submit(BODY).id for _ in range(5)]
     bad, seen = jobs[2], []
     for _ in range(20):
@@ -294,8 +294,8 @@ def test_those_to_be_tried_again_do_not_share_a_claim_with_a_lost_one(store, clo
 # The bound, keys, dead letters, counts.
 
 
-def test_the_queue_is_full_exactly_at_its_limit(make, clock):
-    store = make(queued=3)
+def test_the_queue_is_full_exactly_at_its_limit(make_app, clock):
+    store = make_app(queued=3)
     jobs = [store.submit(BODY, "key"), store.submit(BODY), store.submit(BODY)]
     with pytest.raises(Full):
         store.submit(BODY)
@@ -311,8 +311,8 @@ def test_the_queue_is_full_exactly_at_its_limit(make, clock):
     assert store.submit(BODY).state == "queued"
 
 
-def test_no_more_than_the_limit_get_in_at_once(make):
-    store = make(queued=5)
+def test_no_more_than_the_limit_get_in_at_once(make_app):
+    store = make_app(queued=5)
 
     def submit(_: int) -> bool:
         try:
@@ -372,8 +372,8 @@ def test_dead_letters_go_back_into_the_queue_by_name_or_all(store, clock):
     assert {claim.job.id for claim in store.claim("w", 9, 30)} == {ids[0], ids[2]}
 
 
-def test_a_redrive_fills_the_queue_and_no_more(make):
-    store = make(queued=3)
+def test_a_redrive_fills_the_queue_and_no_more(make_app):
+    store = make_app(queued=3)
     for _ in range(3):
         store.submit(BODY)
         store.fail(claim_one(store), "e")
@@ -399,8 +399,8 @@ def test_counts_tell_each_state_and_how_long_the_oldest_has_waited(store, clock)
 
 
 @pytest.mark.parametrize(("state", "kept"), [("succeeded", 100), ("cancelled", 100), ("failed", 200)])
-def test_what_is_done_expires_is_gone_for_a_while_and_then_unknown(make, clock, state, kept):
-    store = make(keep_seconds=100, keep_failed_seconds=200, remember_seconds=50)
+def test_what_is_done_expires_is_gone_for_a_while_and_then_unknown(make_app, clock, state, kept):
+    store = make_app(keep_seconds=100, keep_failed_seconds=200, remember_seconds=50)
     job = store.submit(BODY)
     end = {
         "succeeded": lambda: store.finish([(claim_one(store), b"r")]),
@@ -429,8 +429,8 @@ def test_what_is_not_done_never_expires(store, clock):
     assert store.sweep() == 0 and [store.get(job.id).state for job in jobs] == ["running", "queued"]
 
 
-def test_expired_dead_letters_are_not_redriven(make, clock):
-    store = make(keep_failed_seconds=100)
+def test_expired_dead_letters_are_not_redriven(make_app, clock):
+    store = make_app(keep_failed_seconds=100)
     job = store.submit(BODY)
     store.fail(claim_one(store), "e")
     clock.now += 100
@@ -454,11 +454,11 @@ def test_waiting_ends_with_the_job(store):
     job = store.submit(BODY)
     claim = claim_one(store)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(store.wait, job.id, PATIENCE_SECONDS)
+        waiting = pool.submit(store.wait, job.id, TIMEOUT_SECONDS)
         assert not waiting.done()
         store.finish([(claim, b"r")])
-        assert waiting.result(PATIENCE_SECONDS).result == b"r"
-    assert store.wait(job.id, PATIENCE_SECONDS).state == "succeeded"
+        assert waiting.result(TIMEOUT_SECONDS).result == b"r"
+    assert store.wait(job.id, TIMEOUT_SECONDS).state == "succeeded"
 
 
 def test_waiting_ends_with_its_time(store):
@@ -476,9 +476,9 @@ def hand(*words: str) -> subprocess.Popen:
     )
 
 
-def test_two_processes_claim_a_thousand_jobs_each_exactly_once(place, make, clock):
+def test_two_processes_claim_a_thousand_jobs_each_exactly_once(place, make_app, clock):
     hands = [hand("claim_all", place) for _ in range(2)]
-    store = make()
+    store = make_app()
     # They go by the true time.
     clock.now = time.time()
     with ThreadPoolExecutor(8) as pool:
@@ -493,7 +493,7 @@ def test_two_processes_claim_a_thousand_jobs_each_exactly_once(place, make, cloc
         assert answer is None or [one.stdout.readline() for one in hands] == [answer] * 2
     done = []
     for one in hands:
-        told, error = one.communicate(timeout=PATIENCE_SECONDS)
+        told, error = one.communicate(timeout=TIMEOUT_SECONDS)
         assert not error
         done.append(loads(told))
     assert all(done) and sorted(done[0] + done[1]) == sorted(ids)
@@ -567,14 +567,14 @@ def test_a_file_locked_by_another_is_told_soon_and_works_again_after(tmp_path):
         assert store.get(job.id) == job and store.counts().by_state["queued"] == 1
         other.execute("ROLLBACK")
         store.submit(BODY)
-        assert check(store) == [] and by_state(store) == {"queued": 2}
+        assert invariant_violations(store) == [] and by_state(store) == {"queued": 2}
 
 
 def test_a_full_disk_is_told_loses_nothing_and_works_again_after(tmp_path):
     """A bound for the size of files stands for that of the disk, in a process of its own."""
     code = (
         "import resource, sys\n"
-        "from job_store_invariants import check\n"
+        "from job_store_invariants import invariant_violations\n"
         "from iris_wsgi.errors import StoreDown\n"
         "from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobs\n"
         "from pathlib import Path\n"
@@ -588,7 +588,7 @@ def test_a_full_disk_is_told_loses_nothing_and_works_again_after(tmp_path):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))\n"
         "ids += [store.submit(b'').id for _ in range(50)]\n"
         "assert all(store.get(one) for one in ids) and store.counts().by_state['queued'] == len(ids)\n"
-        "assert check(store) == []\n"
+        "assert invariant_violations(store) == []\n"
     )
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
     told = subprocess.run(
@@ -603,7 +603,7 @@ def test_a_database_that_may_not_grow_has_no_room(tmp_path):
         store.database.writer.execute("PRAGMA max_page_count = 1")
         with pytest.raises(StoreDown, match=r"^the store \S+ has no room left to grow$"):
             store.submit(bytes(10**6))
-        assert store.get(job.id) == job and store.submit(bytes(10**6)).state == "queued" and check(store) == []
+        assert store.get(job.id) == job and store.submit(bytes(10**6)).state == "queued" and invariant_violations(store) == []
 
 
 def test_a_damaged_file_is_found(tmp_path):
@@ -613,7 +613,7 @@ def test_a_damaged_file_is_found(tmp_path):
     content[40 * 4096 : 41 * 4096] = b"\xff" * 4096
     (tmp_path / "jobs.db").write_bytes(content)
     with closing(SqliteJobs(tmp_path / "jobs.db")) as store:
-        assert check(store)
+        assert invariant_violations(store)
         with pytest.raises(StoreDown, match=r"^the store \S+ is damaged$"):
             [store.get(one) for one in ids]
 
@@ -633,25 +633,25 @@ def test_the_check_finds_what_must_not_be(tmp_path, statement, told):
         job = store.submit(BODY)
         with closing(sqlite3.connect(tmp_path / "jobs.db")) as db:
             db.executescript(statement)
-        assert told.format(job.id) in check(store)
+        assert told.format(job.id) in invariant_violations(store)
 
 
 def test_writes_that_wait_at_the_same_time_are_one_commit_and_one_refusal_spoils_no_other(tmp_path):
     with (
-        closing(SqliteJobs(tmp_path / "jobs.db", Limits(queued=5), busy_seconds=PATIENCE_SECONDS)) as store,
+        closing(SqliteJobs(tmp_path / "jobs.db", Limits(queued=5), busy_seconds=TIMEOUT_SECONDS)) as store,
         ThreadPoolExecutor(9) as pool,
     ):
         begun, go, batches = threading.Event(), threading.Event(), []
         commit = store.database.commit
         store.database.commit = lambda: (batches.append(len(store.database.waiting)), commit())
-        first = pool.submit(store.database.write, lambda _: (begun.set(), go.wait(PATIENCE_SECONDS)))
-        begun.wait(PATIENCE_SECONDS)
+        first = pool.submit(store.database.write, lambda _: (begun.set(), go.wait(TIMEOUT_SECONDS)))
+        begun.wait(TIMEOUT_SECONDS)
         others = [pool.submit(store.submit, BODY) for _ in range(8)]
         while len(store.database.waiting) < 8:
             time.sleep(0.001)
         go.set()
-        assert first.result(PATIENCE_SECONDS) == (None, True)
-        assert sum(isinstance(one.exception(PATIENCE_SECONDS), Full) for one in others) == 3
+        assert first.result(TIMEOUT_SECONDS) == (None, True)
+        assert sum(isinstance(one.exception(TIMEOUT_SECONDS), Full) for one in others) == 3
         assert batches == [1, 8] and by_state(store) == {"queued": 5}
 
 
@@ -659,7 +659,7 @@ def test_a_defect_in_one_write_is_told_to_all_that_share_its_commit_and_undone(t
     with closing(SqliteJobs(tmp_path / "jobs.db")) as store:
         with pytest.raises(ZeroDivisionError):
             store.database.write(lambda db: (db.execute("DELETE FROM tally"), 1 / 0))
-        assert check(store) == [] and store.submit(BODY).state == "queued"
+        assert invariant_violations(store) == [] and store.submit(BODY).state == "queued"
 
 
 # Redis alone.
@@ -691,7 +691,7 @@ def open_redis(clock: Clock) -> Iterator[Callable[[str], JobStore]]:
     opened = []
 
     # On a busy disk a write may take its time.
-    def open_it(url: str, seconds: float = PATIENCE_SECONDS) -> JobStore:
+    def open_it(url: str, seconds: float = TIMEOUT_SECONDS) -> JobStore:
         opened.append(RedisJobs(url, clock=clock, seconds=seconds))
         return opened[-1]
 
@@ -714,7 +714,7 @@ def test_a_stopped_redis_is_told_within_the_time_and_works_again_when_it_goes_on
     finally:
         own_redis.process.send_signal(signal.SIGCONT)
     assert eventually(lambda: store.get(claim.job.id)) == claim.job
-    assert store.finish([(claim, b"r")]) == [True] and check(store) == []
+    assert store.finish([(claim, b"r")]) == [True] and invariant_violations(store) == []
 
 
 def eventually(ask: Callable[[], object]) -> object:
@@ -726,13 +726,13 @@ def eventually(ask: Callable[[], object]) -> object:
             answers.append(ask())
         return bool(answers)
 
-    until(there, "the store is back")
+    wait_until(there, "the store is back")
     return answers[0]
 
 
 def test_a_redis_that_is_full_takes_no_more_jobs_and_finishes_and_removes_those_it_has(own_redis):
     clock = Clock()
-    store = open_store(own_redis.url, Limits(keep_seconds=100), clock)
+    store = open_job_store(own_redis.url, Limits(keep_seconds=100), clock)
     free = own_redis.ask("INFO", "memory")["used_memory"]
     jobs = [store.submit(bytes(60_000)) for _ in range(50)]
     own_redis.ask("CONFIG", "SET", "maxmemory", str(free + 1_500_000), "maxmemory-policy", "noeviction")
@@ -750,7 +750,7 @@ def test_a_redis_that_is_full_takes_no_more_jobs_and_finishes_and_removes_those_
     clock.now += 101
     while store.sweep(7):
         pass
-    assert by_state(store) == {} and check(store) == []
+    assert by_state(store) == {} and invariant_violations(store) == []
     assert store.submit(BODY).state == "queued"
     store.close()
 
@@ -791,7 +791,9 @@ def test_a_killed_redis_has_every_acknowledged_job_when_it_is_back(own_redis, op
         thread.join()
         own_redis.start()
         assert [store.get(one).state for one in finished] == ["succeeded"] * len(finished)
-        assert {store.get(one).state for one in acknowledged} <= {"queued", "running", "succeeded"} and check(store) == []
+        assert {store.get(one).state for one in acknowledged} <= {"queued", "running", "succeeded"} and invariant_violations(
+            store
+        ) == []
 
 
 def test_a_replica_that_takes_no_writes_is_told_and_works_once_it_does(own_redis, open_redis):
@@ -831,7 +833,7 @@ def test_a_password_is_never_told(open_redis):
 
 
 def test_machines_need_not_agree_on_the_time(own_redis):
-    with closing(RedisJobs(own_redis.url, seconds=PATIENCE_SECONDS)) as store:
+    with closing(RedisJobs(own_redis.url, seconds=TIMEOUT_SECONDS)) as store:
         job = store.submit(BODY)
         seconds, microseconds = own_redis.ask("TIME")
         assert 0 <= seconds + microseconds / 1e6 - job.created < 60 and store.counts().oldest_seconds < 60
@@ -878,4 +880,4 @@ def test_the_check_of_redis_finds_what_must_not_be(own_redis, open_redis):
         (("HDEL", job_key, "body"), f"job {job.id} has no body"),
     ]:
         own_redis.ask(*words)
-        assert told in check(store)
+        assert told in invariant_violations(store)

@@ -11,16 +11,16 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from http_clients import LABEL, METRICS, READYZ, ROW, Wire, ask, metric, request, until
-from job_workers import open_store
+from http_clients import LABEL_REQUEST, METRICS, READYZ, ROW, RawConnection, fetch, http_request, metric_sum, wait_until
+from job_workers import open_job_store
 from project import MODEL
-from server_process import Running
+from server_process import ServerProcess
 
 from iris_wsgi.patterns.asynchronous.stores import open_jobs
 from iris_wsgi.settings import BadSetting, Settings
 
 ROWS = {"data": [ROW]}
-HAND_IN = request("POST", "/jobs", ROWS)
+HAND_IN = http_request("POST", "/jobs", ROWS)
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -34,29 +34,29 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
 
 
 def held(path: str, seconds: int = 30) -> bytes:
-    return request("GET", path, None, f"Prefer: wait={seconds}")
+    return http_request("GET", path, None, f"Prefer: wait={seconds}")
 
 
-def state(server: Running, path: str) -> str:
-    answer = ask(server, request("GET", path))
+def state(server: ServerProcess, path: str) -> str:
+    answer = fetch(server, http_request("GET", path))
     return answer.json()["status"] if answer.status == 200 else "not told"
 
 
-def figure(server: Running, name: str, **labels: str) -> float:
-    return metric(ask(server, METRICS).body.decode(), name, **labels)
+def figure(server: ServerProcess, name: str, **labels: str) -> float:
+    return metric_sum(fetch(server, METRICS).body.decode(), name, **labels)
 
 
-def hand_in(server: Running, rows=ROWS) -> str:
+def hand_in(server: ServerProcess, rows=ROWS) -> str:
     """The path of a new job. On a busy machine the store may be too slow for a request, which then is told to try again; the
     key makes one job of both."""
     answers, key = [], f"Idempotency-Key: {uuid4()}"
 
     def accepted() -> bool:
-        answers.append(ask(server, request("POST", "/jobs", rows, key)))
+        answers.append(fetch(server, http_request("POST", "/jobs", rows, key)))
         assert answers[-1].status in (202, 503)
         return answers[-1].status == 202
 
-    until(accepted, "it is taken")
+    wait_until(accepted, "it is taken")
     return answers[-1].fields["location"]
 
 
@@ -65,30 +65,30 @@ def test_what_one_process_takes_another_works_on_and_tells_on_a_port_of_its_own(
     path = hand_in(web)
     assert state(web, path) == "queued"
     worker = run(command="worker", **place)
-    told = ask(web, held(path)).json()
+    told = fetch(web, held(path)).json()
     assert (told["status"], told["result"]["labels"]) == ("succeeded", ["setosa"])
-    assert ask(worker, READYZ).status == 200 and ask(worker, HAND_IN).status == 404
-    until(lambda: figure(worker, "job_attempts_total", outcome="succeeded") == 1, "it is counted once it is written")
-    until(lambda: figure(web, "jobs", state="succeeded") == 1, "the web tells the same")
+    assert fetch(worker, READYZ).status == 200 and fetch(worker, HAND_IN).status == 404
+    wait_until(lambda: figure(worker, "job_attempts_total", outcome="succeeded") == 1, "it is counted once it is written")
+    wait_until(lambda: figure(web, "jobs", state="succeeded") == 1, "the web tells the same")
 
 
 def test_bin_serve_works_on_its_own_jobs_with_several_processes(run, place):
     server = run("--workers", "2", **place)
     paths = [hand_in(server) for _ in range(40)]
-    assert {ask(server, held(path)).json()["status"] for path in paths} == {"succeeded"}
+    assert {fetch(server, held(path)).json()["status"] for path in paths} == {"succeeded"}
     assert figure(server, "job_submissions_total", outcome="accepted") == 40
-    until(lambda: figure(server, "job_attempts_total", outcome="succeeded") == 40, "each is counted once it is written")
-    until(lambda: figure(server, "jobs", state="succeeded") == 40, "the store tells the same")
+    wait_until(lambda: figure(server, "job_attempts_total", outcome="succeeded") == 40, "each is counted once it is written")
+    wait_until(lambda: figure(server, "jobs", state="succeeded") == 40, "the store tells the same")
 
 
 def test_held_answers_take_no_thread_from_other_requests(run):
     server = run("--role", "asynchronous", "--threads", "1")
     path = hand_in(server)
     with ExitStack() as stack:
-        waiting = [stack.enter_context(Wire(server)).send(held(path)) for _ in range(20)]
-        until(lambda: figure(server, "http_requests_in_flight") == 20 + 1, "all are held")
+        waiting = [stack.enter_context(RawConnection(server)).send(held(path)) for _ in range(20)]
+        wait_until(lambda: figure(server, "http_requests_in_flight") == 20 + 1, "all are held")
         assert state(server, path) == "queued"
-        assert ask(server, request("DELETE", path)).json()["status"] == "cancelled"
+        assert fetch(server, http_request("DELETE", path)).json()["status"] == "cancelled"
         assert {wire.answer().json()["status"] for wire in waiting} == {"cancelled"}
 
 
@@ -96,27 +96,27 @@ def test_more_held_answers_than_there_may_be_are_503(run):
     server = run("--role", "asynchronous", "--waiters", "2")
     path = hand_in(server)
     with ExitStack() as stack:
-        waiting = [stack.enter_context(Wire(server)).send(held(path)) for _ in range(2)]
-        until(lambda: figure(server, "http_requests_in_flight") == 2 + 1, "both are held")
-        answer = ask(server, held(path))
+        waiting = [stack.enter_context(RawConnection(server)).send(held(path)) for _ in range(2)]
+        wait_until(lambda: figure(server, "http_requests_in_flight") == 2 + 1, "both are held")
+        answer = fetch(server, held(path))
         assert answer.status == 503 and answer.fields["retry-after"] == "1"
         assert state(server, path) == "queued"
-        assert ask(server, request("DELETE", path)).status == 200
+        assert fetch(server, http_request("DELETE", path)).status == 200
         assert {wire.answer().status for wire in waiting} == {200}
         # The places are free again.
-        assert ask(server, held(path)).json()["status"] == "cancelled"
+        assert fetch(server, held(path)).json()["status"] == "cancelled"
 
 
 def test_clients_that_go_away_leave_their_places_to_others(run):
     server = run("--role", "asynchronous", "--waiters", "2")
     path = hand_in(server)
     for _ in range(3):
-        with Wire(server) as one, Wire(server) as two:
+        with RawConnection(server) as one, RawConnection(server) as two:
             for wire in (one, two):
                 wire.send(held(path))
-            until(lambda: figure(server, "http_requests_in_flight") == 2 + 1, "both are held")
-        until(lambda: figure(server, "http_requests_in_flight") == 1, "none is held any more")
-    with Wire(server) as half:
+            wait_until(lambda: figure(server, "http_requests_in_flight") == 2 + 1, "both are held")
+        wait_until(lambda: figure(server, "http_requests_in_flight") == 1, "none is held any more")
+    with RawConnection(server) as half:
         half.send(held(path)).socket.shutdown(socket.SHUT_WR)
         assert half.answer().json()["status"] == "queued"
 
@@ -125,9 +125,9 @@ def test_clients_that_go_away_leave_their_places_to_others(run):
 def test_the_end_of_a_server_lets_go_of_held_answers_at_once(run, number):
     server = run("--role", "asynchronous", "--drain-seconds", "20")
     path = hand_in(server)
-    with Wire(server) as waiting:
+    with RawConnection(server) as waiting:
         waiting.send(held(path))
-        until(lambda: figure(server, "http_requests_in_flight") == 1 + 1, "it is held")
+        wait_until(lambda: figure(server, "http_requests_in_flight") == 1 + 1, "it is held")
         server.process.send_signal(number)
         answer = waiting.answer()
         assert (answer.status, answer.json()["status"], answer.closes) == (200, "queued", True)
@@ -137,9 +137,9 @@ def test_the_end_of_a_server_lets_go_of_held_answers_at_once(run, number):
 def test_a_replaced_process_lets_go_of_held_answers_too(run):
     server = run("--role", "asynchronous", "--workers", "2")
     path = hand_in(server)
-    with Wire(server) as waiting:
+    with RawConnection(server) as waiting:
         waiting.send(held(path))
-        until(lambda: figure(server, "http_requests_in_flight") == 1 + 1, "it is held")
+        wait_until(lambda: figure(server, "http_requests_in_flight") == 1 + 1, "it is held")
         server.process.send_signal(signal.SIGHUP)
         assert waiting.answer().json()["status"] == "queued"
 
@@ -149,10 +149,10 @@ def test_a_server_that_stops_finishes_the_jobs_it_has_begun(run, place, slow_mod
     web = run("--role", "asynchronous", "--model-dir", str(slow_model), **place)
     worker = run("--model-dir", str(slow_model), command="worker", **place)
     many = hand_in(web, {"data": [ROW] * 30})
-    until(lambda: state(web, many) == "running", "it runs")
+    wait_until(lambda: state(web, many) == "running", "it runs")
     _, log = worker.stop()
     assert worker.process.returncode == 0 and "cut off" not in log
-    told = ask(web, request("GET", many)).json()
+    told = fetch(web, http_request("GET", many)).json()
     assert (told["status"], told["attempts"]) == ("succeeded", 1)
 
 
@@ -162,13 +162,13 @@ def test_a_worker_that_cannot_finish_in_time_ends_all_the_same_and_its_job_goes_
     web = run("--role", "asynchronous", *slow, **place)
     worker = run(*slow, "--drain-seconds", "0", command="worker", **place)
     path = hand_in(web, {"data": [ROW] * 1000})
-    until(lambda: state(web, path) == "running", "it runs")
+    wait_until(lambda: state(web, path) == "running", "it runs")
     _, log = worker.stop()
     assert worker.process.returncode == 0 and '"busy": ["worker"]' in log
     other = run(*slow, command="worker", **place)
-    until(lambda: ask(web, request("GET", path)).json().get("attempts", 0) >= 2, "another has it")
+    wait_until(lambda: fetch(web, http_request("GET", path)).json().get("attempts", 0) >= 2, "another has it")
     assert figure(other, "job_reclaimed_total") >= 1
-    ask(web, request("DELETE", path))
+    fetch(web, http_request("DELETE", path))
 
 
 def command(*arguments: str, **environ: str) -> subprocess.CompletedProcess:
@@ -181,7 +181,7 @@ def test_redrive_puts_dead_letters_back(run, place):
     paths = [hand_in(web) for _ in range(3)]
     fail_all(place)
     assert {state(web, path) for path in paths} == {"failed"}
-    assert "Try again" not in ask(web, request("GET", paths[0])).json()["error"]
+    assert "Try again" not in fetch(web, http_request("GET", paths[0])).json()["error"]
     ids = [path.rpartition("/")[2] for path in paths]
     told = command("redrive", ids[1], "A" * 22, **place)
     assert (told.returncode, told.stdout) == (0, "1 dead letters are back in the queue\n")
@@ -189,11 +189,11 @@ def test_redrive_puts_dead_letters_back(run, place):
     assert command("redrive", "--most", "1", **place).stdout.startswith("1 ")
     assert command("redrive", **place).stdout.startswith("1 ")
     run(command="worker", **place)
-    assert {ask(web, held(path)).json()["status"] for path in paths} == {"succeeded"}
+    assert {fetch(web, held(path)).json()["status"] for path in paths} == {"succeeded"}
 
 
 def fail_all(place: dict[str, str]) -> None:
-    store = open_store(place.get("IRIS_REDIS_URL") or str(Path(place["IRIS_STATE_DIR"]) / "jobs.db"))
+    store = open_job_store(place.get("IRIS_REDIS_URL") or str(Path(place["IRIS_STATE_DIR"]) / "jobs.db"))
     for claim in store.claim("test", 10, 60):
         assert store.fail(claim, "as the test wants it")
     store.close()
@@ -217,10 +217,10 @@ def test_several_processes_end_with_that_line_too(tmp_path):
 
 def test_a_redis_that_is_not_there_yet_does_not_stop_the_start(run, tmp_path):
     server = run("--role", "all", IRIS_REDIS_URL=f"unix://{tmp_path}/none")
-    answer = ask(server, HAND_IN)
+    answer = fetch(server, HAND_IN)
     assert answer.status == 503 and answer.fields["content-type"] == "application/problem+json"
-    assert ask(server, LABEL).status == ask(server, READYZ).status == 200
-    until(lambda: figure(server, "job_store_up") == 0, "the metrics tell")
+    assert fetch(server, LABEL_REQUEST).status == fetch(server, READYZ).status == 200
+    wait_until(lambda: figure(server, "job_store_up") == 0, "the metrics tell")
 
 
 def test_the_redis_extra_is_named_when_it_is_missing(monkeypatch, tmp_path):
@@ -245,4 +245,4 @@ def test_submissions_from_many_threads_are_all_there(run, place):
     for thread in threads:
         thread.join()
     assert len(set(paths)) == 200
-    assert ask(server, request("GET", "/jobs")).json()["jobs"]["queued"] == 200
+    assert fetch(server, http_request("GET", "/jobs")).json()["jobs"]["queued"] == 200

@@ -16,9 +16,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 from crashing_model import ABORTS, HOLDS, KILLS
-from http_clients import CI, LIVEZ, METRICS, READYZ, Answer, Load, Wire, ask, metric, request, until
-from job_clients import DEADLY, PATIENCE_SECONDS, WAIT, Crowd, Keep, Kept, Place, row
-from job_workers import open_store
+from http_clients import (
+    CI,
+    LIVEZ,
+    METRICS,
+    READYZ,
+    HttpResponse,
+    LoadGenerator,
+    RawConnection,
+    fetch,
+    http_request,
+    metric_sum,
+    wait_until,
+)
+from job_clients import (
+    CRASHING_MODEL,
+    TIMEOUT_SECONDS,
+    WAIT,
+    JobClients,
+    RestartingProcess,
+    StartProcess,
+    StoreLocation,
+    distinct_row,
+)
+from job_workers import open_job_store
 from project import MODEL
 
 from iris_wsgi.errors import StoreDown
@@ -37,21 +58,21 @@ def model() -> Model:
 
 
 @pytest.fixture(params=["sqlite", "redis"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> StoreLocation:
     """Of a store without jobs."""
     if request.param == "sqlite":
-        return Place({"IRIS_STATE_DIR": str(tmp_path / "state")}, str(tmp_path / "state/jobs.db"))
+        return StoreLocation({"IRIS_STATE_DIR": str(tmp_path / "state")}, str(tmp_path / "state/jobs.db"))
     server = request.getfixturevalue("own_redis")
-    return Place({"IRIS_REDIS_URL": server.url}, server.url)
+    return StoreLocation({"IRIS_REDIS_URL": server.url}, server.url)
 
 
 @pytest.fixture
-def keep(tmp_path: Path) -> Iterator[Keep]:
+def keep(tmp_path: Path) -> Iterator[StartProcess]:
     """Starts processes, and others after them; they are removed with the test. Nothing of what they log is a traceback."""
-    kept: list[Kept] = []
+    kept: list[RestartingProcess] = []
 
-    def keep_one(*command: str, script: Path | None = None, **settings: str) -> Kept:
-        kept.append(Kept(tmp_path / f"log-{len(kept)}", settings, *command, script=script))
+    def keep_one(*command: str, script: Path | None = None, **settings: str) -> RestartingProcess:
+        kept.append(RestartingProcess(tmp_path / f"log-{len(kept)}", settings, *command, script=script))
         return kept[-1]
 
     yield keep_one
@@ -69,12 +90,12 @@ def test_kill_9_at_any_moment_loses_no_acknowledged_job_and_shows_one_result(pla
     every, chance = servers + [keep(*WORK, **settings) for _ in range(OF_EACH)], random.Random()
     for one in every:
         one.ready()
-    with Crowd(model, servers, 4) as crowd:
+    with JobClients(model, servers, 4) as crowd:
         kills = 0
         while kills < TIMES:
             # At a random moment, and not before the last one is overcome. Who follows is often killed too, as it starts.
             acknowledged, done = len(crowd.ids) + chance.randint(0, 5), len(crowd.done) + chance.randint(0, 5)
-            until(
+            wait_until(
                 lambda a=acknowledged, d=done: crowd.faults or (len(crowd.ids) >= a and len(crowd.done) >= d),
                 "jobs go on",
             )
@@ -101,15 +122,15 @@ def test_kill_9_at_any_moment_loses_no_acknowledged_job_and_shows_one_result(pla
 def job_requests(job_id: str, number: int) -> list[bytes]:
     """One of each kind."""
     return [
-        request("POST", "/jobs", {"data": [row(number)]}),
-        request("GET", f"/jobs/{job_id}"),
-        request("GET", f"/jobs/{job_id}", None, WAIT),
-        request("DELETE", f"/jobs/{job_id}"),
-        request("GET", "/jobs"),
+        http_request("POST", "/jobs", {"data": [distinct_row(number)]}),
+        http_request("GET", f"/jobs/{job_id}"),
+        http_request("GET", f"/jobs/{job_id}", None, WAIT),
+        http_request("DELETE", f"/jobs/{job_id}"),
+        http_request("GET", "/jobs"),
     ]
 
 
-def refused(answer: Answer) -> bool:
+def refused(answer: HttpResponse) -> bool:
     """Whether it is a 503 as it must be."""
     if answer.status != 503:
         return False
@@ -119,18 +140,18 @@ def refused(answer: Answer) -> bool:
 
 
 def test_without_redis_jobs_are_refused_the_rest_goes_on_and_nothing_is_lost(own_redis, keep, model):
-    place = Place({"IRIS_REDIS_URL": own_redis.url}, own_redis.url)
+    place = StoreLocation({"IRIS_REDIS_URL": own_redis.url}, own_redis.url)
     settings = {**place.settings, "IRIS_LEASE_SECONDS": "0.5", "IRIS_JOBS_ATTEMPTS": "1000"}
     every = [keep("serve", **settings), keep(*SERVE, **settings), keep(*WORK, **settings)]
     servers = every[:2]
     for one in every:
         one.ready()
-    with Load(servers[0].at, 2, 1) as load, Crowd(model, servers, 4) as crowd:
+    with LoadGenerator(servers[0].at, 2, 1) as load, JobClients(model, servers, 4) as crowd:
 
         def goes_on() -> None:
             """More is acknowledged, more is done, and what takes no job as well."""
             acknowledged, done, answers = len(crowd.ids) + 20, len(crowd.done) + 20, load.answers + 20
-            until(
+            wait_until(
                 lambda: crowd.faults or (len(crowd.ids) > acknowledged and len(crowd.done) > done and load.answers > answers),
                 "jobs go on",
             )
@@ -139,12 +160,12 @@ def test_without_redis_jobs_are_refused_the_rest_goes_on_and_nothing_is_lost(own
             job_id = next(iter(crowd.done))
             for one in servers:
                 for data in job_requests(job_id, next(crowd.numbers)):
-                    until(lambda one=one, data=data: refused(ask(one.at, data, PATIENCE_SECONDS)), "jobs are refused")
+                    wait_until(lambda one=one, data=data: refused(fetch(one.at, data, TIMEOUT_SECONDS)), "jobs are refused")
                 # And now at once, whatever is asked.
-                assert all(refused(ask(one.at, data, PATIENCE_SECONDS)) for data in job_requests(job_id, next(crowd.numbers)))
-                assert ask(one.at, READYZ).status == 200
+                assert all(refused(fetch(one.at, data, TIMEOUT_SECONDS)) for data in job_requests(job_id, next(crowd.numbers)))
+                assert fetch(one.at, READYZ).status == 200
             answers = load.answers
-            until(lambda: load.answers > answers + 50, "/predict/label goes on")
+            wait_until(lambda: load.answers > answers + 50, "/predict/label goes on")
 
         for _ in range(3 if CI else 1):
             goes_on()
@@ -169,7 +190,7 @@ def test_without_redis_jobs_are_refused_the_rest_goes_on_and_nothing_is_lost(own
 # One key is one job.
 
 
-def insist(wire: Wire, data: bytes, answer: Answer | None = None) -> Answer:
+def insist(wire: RawConnection, data: bytes, answer: HttpResponse | None = None) -> HttpResponse:
     """The answer of a store that has time: a busy disk may have none, and then 503 is right."""
     while answer is None or answer.status == 503:
         answer = wire.ask(data)
@@ -177,13 +198,13 @@ def insist(wire: Wire, data: bytes, answer: Answer | None = None) -> Answer:
 
 
 def handed_in(number: int, key: str) -> bytes:
-    return request("POST", "/jobs", {"data": [row(number)]}, f"Idempotency-Key: {key}")
+    return http_request("POST", "/jobs", {"data": [distinct_row(number)]}, f"Idempotency-Key: {key}")
 
 
-def at_once(servers: list[Kept], requests: list[bytes]) -> list[Answer]:
+def at_once(servers: list[RestartingProcess], requests: list[bytes]) -> list[HttpResponse]:
     """The answers to requests that are sent together, to one server after another."""
     with ExitStack() as stack:
-        wires = [stack.enter_context(Wire(servers[i % len(servers)].at)) for i in range(len(requests))]
+        wires = [stack.enter_context(RawConnection(servers[i % len(servers)].at)) for i in range(len(requests))]
         for wire in wires:
             wire.ask(LIVEZ)
         for wire, data in zip(wires, requests, strict=True):
@@ -208,7 +229,7 @@ def test_one_key_is_one_job_at_two_servers_at_once_and_later(place, keep, times)
     keep(*WORK, **place.settings).ready()
     assert records(servers[0], [first])[0]["status"] == "succeeded"
     for one in servers:
-        with Wire(one.at) as wire:
+        with RawConnection(one.at) as wire:
             again = insist(wire, handed_in(i, f"key {i}")).json()
             assert (again["id"], again["status"]) == (first, "succeeded")
             other = insist(wire, handed_in(i + 1, f"key {i}"))
@@ -219,23 +240,25 @@ def test_one_key_is_one_job_at_two_servers_at_once_and_later(place, keep, times)
 # Jobs that end their worker.
 
 
-def records(server: Kept, ids: list[str]) -> list[dict]:
+def records(server: RestartingProcess, ids: list[str]) -> list[dict]:
     """Of jobs, once they are done."""
-    with Wire(server.at, timeout=PATIENCE_SECONDS) as wire:
+    with RawConnection(server.at, timeout=TIMEOUT_SECONDS) as wire:
 
         def record(job_id: str) -> dict:
             told = {"status": "queued"}
             while told["status"] not in DONE:
-                told = insist(wire, request("GET", f"/jobs/{job_id}", None, WAIT)).json()
+                told = insist(wire, http_request("GET", f"/jobs/{job_id}", None, WAIT)).json()
             return told
 
         return [record(job_id) for job_id in ids]
 
 
-def hand_in(server: Kept, *rows: list[float]) -> list[str]:
+def hand_in(server: RestartingProcess, *rows: list[float]) -> list[str]:
     """The ids of jobs of a row each."""
-    with Wire(server.at) as wire:
-        return [insist(wire, request("POST", "/jobs", {"data": [one]}, f"Idempotency-Key: {one}")).json()["id"] for one in rows]
+    with RawConnection(server.at) as wire:
+        return [
+            insist(wire, http_request("POST", "/jobs", {"data": [one]}, f"Idempotency-Key: {one}")).json()["id"] for one in rows
+        ]
 
 
 def command(*words: str, **settings: str) -> str:
@@ -251,15 +274,15 @@ def command(*words: str, **settings: str) -> str:
 def test_a_job_that_ends_each_worker_is_a_dead_letter_and_takes_no_other_with_it(place, keep, processes, death):
     settings = {**place.settings, "IRIS_LEASE_SECONDS": "0.5", "IRIS_JOBS_ATTEMPTS": "3"}
     server = keep(*SERVE, **settings).ready()
-    ids = hand_in(server, *map(row, range(3)), [death, 3.5, 1.4, 0.2], *map(row, range(3, 7)))
-    deadly = keep(*WORK, script=DEADLY, **settings, IRIS_WORKERS=processes)
+    ids = hand_in(server, *map(distinct_row, range(3)), [death, 3.5, 1.4, 0.2], *map(distinct_row, range(3, 7)))
+    deadly = keep(*WORK, script=CRASHING_MODEL, **settings, IRIS_WORKERS=processes)
     told = records(server, ids)
     bad = told.pop(3)
     assert (bad["status"], bad["attempts"]) == ("failed", 3)
     assert bad["error"] == "no worker that had it said how it ended, 3 times" and "result" not in bad
     assert {one["status"] for one in told} == {"succeeded"}
     # Who is left goes on.
-    assert records(server, hand_in(server, row(20)))[0]["status"] == "succeeded"
+    assert records(server, hand_in(server, distinct_row(20)))[0]["status"] == "succeeded"
     assert deadly.ready().ends == []
     deadly.terminate()
     assert deadly.ended() == 0
@@ -273,8 +296,8 @@ def test_a_job_that_ends_each_worker_is_a_dead_letter_and_takes_no_other_with_it
 def test_workers_that_die_on_jobs_as_soon_as_they_work_are_replaced_and_do_not_end_the_service(tmp_path, keep):
     """A start that finds such jobs has not failed."""
     settings = {"IRIS_STATE_DIR": str(tmp_path / "state"), "IRIS_WORKERS": "2", "DEADLY_AT_ONCE": "1"}
-    deadly = keep(*WORK, script=DEADLY, **settings)
-    until(lambda: deadly.ends or deadly.log.read_text().count("a worker died") >= 4, "workers die")
+    deadly = keep(*WORK, script=CRASHING_MODEL, **settings)
+    wait_until(lambda: deadly.ends or deadly.log.read_text().count("a worker died") >= 4, "workers die")
     assert deadly.ends == []
     deadly.terminate()
     assert deadly.ended() == 0
@@ -287,17 +310,17 @@ def test_workers_that_die_on_jobs_as_soon_as_they_work_are_replaced_and_do_not_e
 def test_a_worker_that_is_told_to_end_finishes_what_it_has_and_leaves_nothing(place, keep, model, processes):
     settings = {**place.settings, "IRIS_LEASE_SECONDS": "5"}
     server, stays = keep(*SERVE, **settings).ready(), keep(*WORK, **settings)
-    with Crowd(model, [server], 4) as crowd:
+    with JobClients(model, [server], 4) as crowd:
         for _ in range(4 if CI else 1):
             goes = keep(*WORK, **settings, IRIS_WORKERS=processes).ready()
             done = len(crowd.done) + random.randint(10, 40)
-            until(lambda done=done: crowd.faults or len(crowd.done) > done, "jobs go on")
+            wait_until(lambda done=done: crowd.faults or len(crowd.done) > done, "jobs go on")
             goes.terminate()
             assert goes.ended() == 0 and crowd.faults == []
     crowd.settle(place)
     assert crowd.faults == []
-    told = ask(stays.ready().at, METRICS).body.decode()
-    assert metric(told, "job_reclaimed_total") == 0 and metric(told, "job_attempts_total", outcome="succeeded") > 0
+    told = fetch(stays.ready().at, METRICS).body.decode()
+    assert metric_sum(told, "job_reclaimed_total") == 0 and metric_sum(told, "job_attempts_total", outcome="succeeded") > 0
     attempts = {one["attempts"] for one in map(json.loads, crowd.done.values()) if one["status"] == "succeeded"}
     assert attempts == {1}
 
@@ -311,30 +334,30 @@ def hold(tmp_path: Path) -> Path:
 
 
 def is_held(hold: Path) -> None:
-    until(Path(f"{hold}.held").exists, "a worker has the job")
+    wait_until(Path(f"{hold}.held").exists, "a worker has the job")
 
 
 def test_a_worker_that_is_told_to_end_in_a_run_ends_after_it(place, keep, hold):
     settings = {**place.settings, "IRIS_LEASE_SECONDS": "5", "IRIS_DRAIN_SECONDS": "60"}
     server = keep(*SERVE, **settings).ready()
-    ids = hand_in(server, [HOLDS, 3.5, 1.4, 0.2], row(1))
-    goes = keep(*WORK, script=DEADLY, **settings, DEADLY_HOLD=str(hold))
+    ids = hand_in(server, [HOLDS, 3.5, 1.4, 0.2], distinct_row(1))
+    goes = keep(*WORK, script=CRASHING_MODEL, **settings, DEADLY_HOLD=str(hold))
     is_held(hold)
     goes.terminate()
-    late = hand_in(server, row(2))
+    late = hand_in(server, distinct_row(2))
     stays = keep(*WORK, **settings)
     assert records(server, late)[0]["status"] == "succeeded" and goes.process.poll() is None
     hold.unlink()
     assert goes.ended() == 0
     assert [(one["status"], one["attempts"]) for one in records(server, ids)] == [("succeeded", 1)] * 2
-    assert metric(ask(stays.ready().at, METRICS).body.decode(), "job_reclaimed_total") == 0
+    assert metric_sum(fetch(stays.ready().at, METRICS).body.decode(), "job_reclaimed_total") == 0
 
 
 def test_a_worker_that_stood_still_beyond_its_lease_writes_no_result(place, keep, hold):
     settings = {**place.settings, "IRIS_LEASE_SECONDS": "0.3"}
     server = keep(*SERVE, **settings).ready()
     ids = hand_in(server, [HOLDS, 3.5, 1.4, 0.2])
-    late = keep(*WORK, script=DEADLY, **settings, DEADLY_HOLD=str(hold)).ready()
+    late = keep(*WORK, script=CRASHING_MODEL, **settings, DEADLY_HOLD=str(hold)).ready()
     is_held(hold)
     stop_outside_the_store(late, place)
     keep(*WORK, **place.settings)
@@ -342,12 +365,14 @@ def test_a_worker_that_stood_still_beyond_its_lease_writes_no_result(place, keep
     assert (first["status"], first["attempts"]) == ("succeeded", 2)
     hold.unlink()
     os.kill(late.worker, signal.SIGCONT)
-    until(lambda: metric(ask(late.at, METRICS).body.decode(), "job_attempts_total", outcome="refused") == 1, "it is refused")
+    wait_until(
+        lambda: metric_sum(fetch(late.at, METRICS).body.decode(), "job_attempts_total", outcome="refused") == 1, "it is refused"
+    )
     assert records(server, ids) == [first] and place.check() == []
-    assert metric(ask(late.at, METRICS).body.decode(), "job_attempts_total", outcome="succeeded") == 0
+    assert metric_sum(fetch(late.at, METRICS).body.decode(), "job_attempts_total", outcome="succeeded") == 0
 
 
-def stop_outside_the_store(one: Kept, place: Place) -> None:
+def stop_outside_the_store(one: RestartingProcess, place: StoreLocation) -> None:
     """SIGSTOP, and not while it holds the lock of a file, which nobody else would get."""
     with closing(place.open()) as store:
         while True:
@@ -363,15 +388,17 @@ def test_a_job_that_is_cancelled_while_it_runs_stays_cancelled(place, keep, hold
     settings = {**place.settings, "IRIS_LEASE_SECONDS": "0.3"}
     server = keep(*SERVE, **settings).ready()
     ids = hand_in(server, [HOLDS, 3.5, 1.4, 0.2])
-    worker = keep(*WORK, script=DEADLY, **settings, DEADLY_HOLD=str(hold)).ready()
+    worker = keep(*WORK, script=CRASHING_MODEL, **settings, DEADLY_HOLD=str(hold)).ready()
     is_held(hold)
-    with Wire(server.at) as wire:
-        cancelled = insist(wire, request("DELETE", f"/jobs/{ids[0]}"))
+    with RawConnection(server.at) as wire:
+        cancelled = insist(wire, http_request("DELETE", f"/jobs/{ids[0]}"))
     assert (cancelled.status, cancelled.json()["status"]) == (200, "cancelled")
     hold.unlink()
-    until(lambda: metric(ask(worker.at, METRICS).body.decode(), "job_attempts_total", outcome="refused") == 1, "it is refused")
+    wait_until(
+        lambda: metric_sum(fetch(worker.at, METRICS).body.decode(), "job_attempts_total", outcome="refused") == 1, "it is refused"
+    )
     assert records(server, ids) == [cancelled.json()] and place.check() == []
-    assert records(server, hand_in(server, row(1)))[0]["status"] == "succeeded"
+    assert records(server, hand_in(server, distinct_row(1)))[0]["status"] == "succeeded"
 
 
 # What has expired.
@@ -380,32 +407,32 @@ def test_a_job_that_is_cancelled_while_it_runs_stays_cancelled(place, keep, hold
 def test_what_has_expired_is_removed_while_a_worker_is_in_a_long_run(place, keep, hold):
     settings = {**place.settings, "IRIS_KEEP_SECONDS": "0.1"}
     server = keep(*SERVE, **settings).ready()
-    keep(*WORK, script=DEADLY, **settings, DEADLY_HOLD=str(hold)).ready()
-    done = hand_in(server, row(1))
-    until(lambda: ask(server.at, request("GET", f"/jobs/{done[0]}")).status == 410, "it has expired")
+    keep(*WORK, script=CRASHING_MODEL, **settings, DEADLY_HOLD=str(hold)).ready()
+    done = hand_in(server, distinct_row(1))
+    wait_until(lambda: fetch(server.at, http_request("GET", f"/jobs/{done[0]}")).status == 410, "it has expired")
     held = hand_in(server, [HOLDS, 3.5, 1.4, 0.2])
     is_held(hold)
     with closing(place.open()) as store:
-        until(lambda: store.counts().by_state["succeeded"] == 0, "it is removed")
-    assert ask(server.at, request("GET", f"/jobs/{held[0]}")).json()["status"] == "running"
+        wait_until(lambda: store.counts().by_state["succeeded"] == 0, "it is removed")
+    assert fetch(server.at, http_request("GET", f"/jobs/{held[0]}")).json()["status"] == "running"
     hold.unlink()
 
 
 def test_thousands_that_have_expired_are_removed_while_jobs_go_on(place, keep, model):
-    old = np.array([row(10**6)], np.float32)
-    with closing(open_store(place.where, Limits(), lambda: time.time() - 7200)) as past, ThreadPoolExecutor(32) as pool:
+    old = np.array([distinct_row(10**6)], np.float32)
+    with closing(open_job_store(place.where, Limits(), lambda: time.time() - 7200)) as past, ThreadPoolExecutor(32) as pool:
         ids = list(pool.map(lambda _: past.submit(pack_rows(old)).id, range(5000 if CI else 300)))
         while claims := past.claim("w", 500, 60):
             past.finish([(one, b"{}\n{}") for one in claims])
     server, worker = keep("serve", **place.settings).ready(), keep(*WORK, **place.settings)
-    with Crowd(model, [server], 4) as crowd:
-        until(lambda: old.tobytes() not in place.rows(), "they are removed")
+    with JobClients(model, [server], 4) as crowd:
+        wait_until(lambda: old.tobytes() not in place.rows(), "they are removed")
         done = len(crowd.done) + 20
-        until(lambda: crowd.faults or len(crowd.done) > done, "jobs go on")
+        wait_until(lambda: crowd.faults or len(crowd.done) > done, "jobs go on")
     crowd.settle(place)
     assert crowd.faults == [] and server.ends == worker.ends == []
-    with Wire(server.at) as wire:
-        assert {insist(wire, request("GET", f"/jobs/{one}")).status for one in ids[:50]} == {410}
+    with RawConnection(server.at) as wire:
+        assert {insist(wire, http_request("GET", f"/jobs/{one}")).status for one in ids[:50]} == {410}
 
 
 # A full disk.
@@ -413,20 +440,23 @@ def test_thousands_that_have_expired_are_removed_while_jobs_go_on(place, keep, m
 
 def test_on_a_full_disk_jobs_are_refused_and_the_server_goes_on_until_there_is_room(tmp_path, keep, model):
     """A bound for the size of files stands for that of the disk."""
-    place = Place({"IRIS_STATE_DIR": str(tmp_path / "state")}, str(tmp_path / "state/jobs.db"))
+    place = StoreLocation({"IRIS_STATE_DIR": str(tmp_path / "state")}, str(tmp_path / "state/jobs.db"))
     settings = {**place.settings, "IRIS_LEASE_SECONDS": "0.5", "IRIS_JOBS_ATTEMPTS": "1000"}
     server, worker = keep("serve", **settings).ready(), keep(*WORK, **settings).ready()
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with Load(server.at, 1, 1) as load, Crowd(model, [server], 3) as crowd:
+    with LoadGenerator(server.at, 1, 1) as load, JobClients(model, [server], 3) as crowd:
         for _ in range(5 if CI else 2):
             done = len(crowd.done) + 20
-            until(lambda done=done: crowd.faults or len(crowd.done) > done, "jobs go on")
+            wait_until(lambda done=done: crowd.faults or len(crowd.done) > done, "jobs go on")
             for one in (server, worker):
                 resource.prlimit(one.worker, resource.RLIMIT_FSIZE, (random.choice((1, 4096, 100_000)), most))
-            until(lambda: refused(ask(server.at, request("POST", "/jobs", {"data": [row(next(crowd.numbers))]}))), "it is full")
+            wait_until(
+                lambda: refused(fetch(server.at, http_request("POST", "/jobs", {"data": [distinct_row(next(crowd.numbers))]}))),
+                "it is full",
+            )
             answers = load.answers + 50
-            until(lambda answers=answers: load.answers > answers, "/predict/label goes on")
-            assert ask(server.at, READYZ).status == 200
+            wait_until(lambda answers=answers: load.answers > answers, "/predict/label goes on")
+            assert fetch(server.at, READYZ).status == 200
             for one in (server, worker):
                 resource.prlimit(one.worker, resource.RLIMIT_FSIZE, (most, most))
     crowd.settle(place)

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 
 import pytest
-from http_clients import ask, request, until
-from job_store_invariants import check
+from http_clients import fetch, http_request, wait_until
+from job_store_invariants import invariant_violations
 from redis_server import RedisServer
 
 from iris_wsgi.patterns.asynchronous.job import Job, Unknown
@@ -15,7 +15,7 @@ from iris_wsgi.storage.redis_durability import EVICTS, LATE, NO_LOG, PAUSES, UNK
 
 BODY = bytes(64)
 JOB = {"data": [[5.1, 3.5, 1.4, 0.2]]}
-PATIENCE_SECONDS = 60.0
+TIMEOUT_SECONDS = 60.0
 LOST = "the store has lost a part of this job; hand it in again"
 
 
@@ -36,7 +36,7 @@ def clock() -> Clock:
 @pytest.fixture
 def store(shared_redis: RedisServer, clock: Clock) -> Iterator[RedisJobs]:
     shared_redis.ask("FLUSHALL")
-    with closing(RedisJobs(shared_redis.url, clock=clock, seconds=PATIENCE_SECONDS)) as one:
+    with closing(RedisJobs(shared_redis.url, clock=clock, seconds=TIMEOUT_SECONDS)) as one:
         yield one
 
 
@@ -58,7 +58,7 @@ def store(shared_redis: RedisServer, clock: Clock) -> Iterator[RedisJobs]:
 def test_each_setting_by_which_jobs_may_be_lost_is_told(own_redis, settings, told):
     for name, value in settings.items():
         own_redis.ask("CONFIG", "SET", name, value)
-    with closing(RedisJobs(own_redis.url, seconds=PATIENCE_SECONDS)) as store:
+    with closing(RedisJobs(own_redis.url, seconds=TIMEOUT_SECONDS)) as store:
         assert store.concerns() == told
 
 
@@ -78,7 +78,7 @@ def test_without_config_get_as_on_a_managed_redis_what_info_tells_counts_and_the
         own_redis.ask("CONFIG", "SET", name, value)
     own_redis.ask("ACL", "SETUSER", "guest", "on", ">right", "~*", "+@all", *rules.split())
     url = own_redis.url.replace("unix://", "unix://guest:right@")
-    with closing(RedisJobs(url, seconds=PATIENCE_SECONDS)) as store:
+    with closing(RedisJobs(url, seconds=TIMEOUT_SECONDS)) as store:
         assert store.concerns() == told
     assert all("secret" not in one for one in told)
 
@@ -88,10 +88,10 @@ def test_a_server_over_a_redis_without_a_log_warns_once_and_in_its_readiness_and
     try:
         jobs = run("--role", "asynchronous", IRIS_REDIS_URL=server.url)
         ready = {"ready": True, "warnings": [redis_durability.NO_LOG]}
-        until(lambda: ask(jobs, request("GET", "/readyz")).json() == ready, "it is told")
-        assert ask(jobs, request("GET", "/readyz")).status == 200
+        wait_until(lambda: fetch(jobs, http_request("GET", "/readyz")).json() == ready, "it is told")
+        assert fetch(jobs, http_request("GET", "/readyz")).status == 200
         jobs.process.terminate()
-        assert jobs.process.communicate(timeout=PATIENCE_SECONDS)[1].count(redis_durability.NO_LOG) == 1
+        assert jobs.process.communicate(timeout=TIMEOUT_SECONDS)[1].count(redis_durability.NO_LOG) == 1
     finally:
         server.remove()
 
@@ -132,7 +132,7 @@ def jobs(store: RedisJobs, clock: Clock) -> dict[str, Job]:
             store.finish([(claim, b"r")])
         elif name != "running":
             store.fail(claim, "e", clock.now + 5 if name == "waiting" else None)
-    assert check(store) == []
+    assert invariant_violations(store) == []
     return made
 
 
@@ -148,7 +148,7 @@ def test_a_job_whose_record_is_lost_has_failed_and_says_why_and_the_others_go_on
     lost = store.get(jobs[name].id)
     assert (lost.state, lost.error, lost.result) == ("failed", LOST, None)
     store.sweep()
-    assert check(store) == []
+    assert invariant_violations(store) == []
     # It is a dead letter like others, and goes when they do.
     assert store.redrive([lost.id]) == 1 and store.fail(store.claim("w", 1, 30)[0], "of no use")
     clock.now += 8 * 86400
@@ -157,7 +157,7 @@ def test_a_job_whose_record_is_lost_has_failed_and_says_why_and_the_others_go_on
     clock.now += 86400
     while store.sweep():
         pass
-    assert check(store) == []
+    assert invariant_violations(store) == []
 
 
 @pytest.mark.parametrize("field", ["body", "state", "attempts", "created", "lease", "entry", "id"])
@@ -204,7 +204,7 @@ def test_a_worker_that_has_a_job_keeps_it_though_the_end_of_its_lease_is_lost(st
     store.redis.delete("{iris}:due")
     assert store.claim("other", 1, 30) == []
     assert store.heartbeat([claim], 30) == [True] and store.finish([(claim, b"r")]) == [True]
-    assert check(store) == []
+    assert invariant_violations(store) == []
 
 
 @pytest.mark.long
@@ -213,35 +213,39 @@ def test_a_server_and_its_worker_go_on_whatever_of_its_jobs_a_redis_forgets(run,
     server = run("--role", "asynchronous", **settings)
 
     def post() -> str:
-        answer = ask(server, request("POST", "/jobs", JOB))
+        answer = fetch(server, http_request("POST", "/jobs", JOB))
         assert answer.status == 202
         return answer.json()["href"]
 
     def status(href: str) -> str | None:
-        return ask(server, request("GET", href)).json().get("status")
+        return fetch(server, http_request("GET", href)).json().get("status")
 
-    until(lambda: ask(server, request("GET", "/jobs")).status == 200, "the store answers")
+    wait_until(lambda: fetch(server, http_request("GET", "/jobs")).status == 200, "the store answers")
     lost, kept = [post() for _ in range(3)], [post() for _ in range(3)]
     for href in lost:
         own_redis.ask("DEL", f"{{iris}}:job:{href.rpartition('/')[2]}")
     own_redis.ask("DEL", "{iris}:stream")
-    answers = [ask(server, request(method, lost[0])) for method in ("GET", "DELETE")]
+    answers = [fetch(server, http_request(method, lost[0])) for method in ("GET", "DELETE")]
     assert [one.status for one in answers] == [200, 409] and answers[0].json()["error"] == LOST
     worker = run(command="worker", **settings)
-    until(lambda: {status(one) for one in kept} == {"succeeded"}, "the others are done")
-    until(lambda: {status(one) for one in lost} == {"failed"}, "the lost ones have failed")
-    assert ask(server, request("GET", "/jobs")).json()["jobs"]["queued"] == 0
+    wait_until(lambda: {status(one) for one in kept} == {"succeeded"}, "the others are done")
+    wait_until(lambda: {status(one) for one in lost} == {"failed"}, "the lost ones have failed")
+    assert fetch(server, http_request("GET", "/jobs")).json()["jobs"]["queued"] == 0
     worker.process.terminate()
-    assert "does not do its work" not in worker.process.communicate(timeout=PATIENCE_SECONDS)[1]
+    assert "does not do its work" not in worker.process.communicate(timeout=TIMEOUT_SECONDS)[1]
 
 
 @pytest.mark.long
 def test_caches_in_a_redis_that_forgets_everything_again_and_again_answer_as_before(run, own_redis):
     server = run("--role", "all", IRIS_CACHE="on", IRIS_CACHE_REDIS_URL=own_redis.url, IRIS_ITEMS_REDIS_URL=own_redis.url)
-    requests = [request("POST", "/predict/proba", JOB), request("GET", "/items/0000"), request("GET", "/items/0000/prediction")]
+    requests = [
+        http_request("POST", "/predict/proba", JOB),
+        http_request("GET", "/items/0000"),
+        http_request("GET", "/items/0000/prediction"),
+    ]
     first = None
     for _ in range(30):
         own_redis.ask("FLUSHALL")
-        answers = [(one.status, one.body) for one in (ask(server, data) for data in requests)]
+        answers = [(one.status, one.body) for one in (fetch(server, data) for data in requests)]
         first = first or answers
         assert answers == first and {status for status, _ in answers} == {200}

@@ -9,8 +9,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from http_clients import Wire, ask, request, until
-from job_store_invariants import check
+from http_clients import RawConnection, fetch, http_request, wait_until
+from job_store_invariants import invariant_violations
 
 from iris_wsgi.errors import StoreDown
 from iris_wsgi.patterns.asynchronous.job import Limits, Unknown
@@ -21,7 +21,7 @@ from iris_wsgi.patterns.data_cache.sqlite_store import SqliteItems
 BODY = bytes(64)
 ROW, OTHER = b"aaaa" * 4, b"bbbb" * 4
 JOB = {"data": [[5.1, 3.5, 1.4, 0.2]]}
-PATIENCE_SECONDS = 60.0
+TIMEOUT_SECONDS = 60.0
 
 
 def remove(*suffixes: str) -> Callable[[Path], None]:
@@ -105,11 +105,11 @@ def test_without_a_file_beside_the_database_no_job_is_lost_and_the_store_goes_on
                 return True
             return False
 
-        until(lambda: all([submitted(one) for one in (store, other)]), "both stores go on")
+        wait_until(lambda: all([submitted(one) for one in (store, other)]), "both stores go on")
         for one in (store, other):
-            assert {one.get(job).id for job in jobs} == set(jobs) and check(one) == []
+            assert {one.get(job).id for job in jobs} == set(jobs) and invariant_violations(one) == []
     with closing(SqliteJobs(path)) as store:
-        assert {store.get(job).id for job in jobs} == set(jobs) and check(store) == []
+        assert {store.get(job).id for job in jobs} == set(jobs) and invariant_violations(store) == []
 
 
 def test_a_folder_that_is_back_is_used_again(path):
@@ -119,7 +119,7 @@ def test_a_folder_that_is_back_is_used_again(path):
         with pytest.raises(StoreDown, match="is not there any more"):
             store.submit(BODY)
         path.parent.with_name("elsewhere").rename(path.parent)
-        assert store.get(job.id) == job and store.submit(BODY).state == "queued" and check(store) == []
+        assert store.get(job.id) == job and store.submit(BODY).state == "queued" and invariant_violations(store) == []
 
 
 @pytest.mark.parametrize("how", ["backup", "VACUUM INTO"])
@@ -142,7 +142,7 @@ def test_a_backup_that_is_put_in_place_is_used_by_all_after_one_refusal(path, ho
             assert one.get(old.id) == old
             with pytest.raises(Unknown):
                 one.get(new.id)
-            assert one.submit(BODY).state == "queued" and check(one) == []
+            assert one.submit(BODY).state == "queued" and invariant_violations(one) == []
 
 
 def test_a_commit_into_a_file_that_lost_its_name_meanwhile_is_not_acknowledged(path):
@@ -186,7 +186,7 @@ def test_items_forget_what_they_had_of_a_database_that_was_replaced(tmp_path):
 
 def test_many_threads_and_files_that_come_and_go_lose_nothing_that_was_acknowledged(path):
     kept = path.with_name("kept")
-    with closing(SqliteJobs(path, Limits(queued=10**6), busy_seconds=PATIENCE_SECONDS)) as store:
+    with closing(SqliteJobs(path, Limits(queued=10**6), busy_seconds=TIMEOUT_SECONDS)) as store:
         acknowledged, done = [], threading.Event()
 
         def submit() -> None:
@@ -199,7 +199,7 @@ def test_many_threads_and_files_that_come_and_go_lose_nothing_that_was_acknowled
             thread.start()
         for _ in range(20):
             count = len(acknowledged)
-            until(lambda count=count: len(acknowledged) > count + 5, "jobs are taken")
+            wait_until(lambda count=count: len(acknowledged) > count + 5, "jobs are taken")
             path.rename(kept)
             kept.rename(path)
             for suffix in ("-wal", "-shm"):
@@ -208,8 +208,8 @@ def test_many_threads_and_files_that_come_and_go_lose_nothing_that_was_acknowled
         done.set()
         for thread in threads:
             thread.join()
-        until(lambda: answers(store), "it answers")
-        assert {store.get(one).state for one in acknowledged} == {"queued"} and check(store) == []
+        wait_until(lambda: answers(store), "it answers")
+        assert {store.get(one).state for one in acknowledged} == {"queued"} and invariant_violations(store) == []
 
 
 def answers(store: SqliteJobs) -> bool:
@@ -222,12 +222,12 @@ def answers(store: SqliteJobs) -> bool:
 
 
 def post(server) -> int:
-    return ask(server, request("POST", "/jobs", JOB)).status
+    return fetch(server, http_request("POST", "/jobs", JOB)).status
 
 
 def logged(server, text: str) -> bool:
     """Whether the log of a server that has ended has it."""
-    return text in server.process.communicate(timeout=PATIENCE_SECONDS)[1]
+    return text in server.process.communicate(timeout=TIMEOUT_SECONDS)[1]
 
 
 @pytest.mark.long
@@ -240,24 +240,24 @@ def test_a_server_without_its_files_says_so_and_takes_no_job_until_it_is_restart
     statuses, done = [], threading.Event()
 
     def submit() -> None:
-        with Wire(server) as wire:
+        with RawConnection(server) as wire:
             while not done.is_set():
-                statuses.append(wire.ask(request("POST", "/jobs", JOB)).status)
+                statuses.append(wire.ask(http_request("POST", "/jobs", JOB)).status)
 
     traffic = threading.Thread(target=submit)
     traffic.start()
     try:
-        until(lambda: len(statuses) > 20, "there is traffic")
+        wait_until(lambda: len(statuses) > 20, "there is traffic")
         lose(path)
-        until(lambda: 503 in statuses, "jobs are refused")
+        wait_until(lambda: 503 in statuses, "jobs are refused")
         refused = statuses.index(503)
-        until(lambda: len(statuses) > refused + 20, "they are still")
+        wait_until(lambda: len(statuses) > refused + 20, "they are still")
         assert set(statuses[:refused]) == {202} and set(statuses[refused:]) == {503}
-        answer = ask(server, request("POST", "/jobs", JOB))
+        answer = fetch(server, http_request("POST", "/jobs", JOB))
         assert "put them back, or restart the server" in answer.json()["detail"] and "retry-after" not in answer.fields
         for one in (server, worker):
-            until(lambda one=one: "put them back" in str(ask(one, request("GET", "/readyz")).body), "not ready")
-            assert {ask(one, request("GET", "/livez")).status for _ in range(4)} == {200}
+            wait_until(lambda one=one: "put them back" in str(fetch(one, http_request("GET", "/readyz")).body), "not ready")
+            assert {fetch(one, http_request("GET", "/livez")).status for _ in range(4)} == {200}
     finally:
         done.set()
         traffic.join()
@@ -272,17 +272,17 @@ def test_a_server_without_its_files_says_so_and_takes_no_job_until_it_is_restart
 def test_without_traffic_a_server_notices_lost_files_of_items_and_serves_a_backup_in_their_place(run, tmp_path):
     path = tmp_path / "items.db"
     server = run("--role", "data_cache", IRIS_STATE_DIR=str(tmp_path))
-    put = request("PUT", "/items/a", JOB)
-    assert ask(server, put).status == 201
+    put = http_request("PUT", "/items/a", JOB)
+    assert fetch(server, put).status == 201
     with closing(sqlite3.connect(path)) as db, closing(sqlite3.connect(tmp_path / "copy")) as target:
         db.backup(target)
-    assert ask(server, put).status == 200 and ask(server, request("GET", "/items/a")).json()["version"] == 2
+    assert fetch(server, put).status == 200 and fetch(server, http_request("GET", "/items/a")).json()["version"] == 2
     path.unlink()
-    until(lambda: ask(server, request("GET", "/readyz")).status == 503, "it is not ready")
-    assert "put them back" in ask(server, put).json()["detail"]
+    wait_until(lambda: fetch(server, http_request("GET", "/readyz")).status == 503, "it is not ready")
+    assert "put them back" in fetch(server, put).json()["detail"]
     (tmp_path / "copy").rename(path)
-    until(lambda: ask(server, request("GET", "/readyz")).status == 200, "it is ready")
-    until(lambda: ask(server, request("GET", "/items/a")).json()["version"] == 1, "the backup is served")
-    until(lambda: ask(server, put).status == 200, "it is written")
+    wait_until(lambda: fetch(server, http_request("GET", "/readyz")).status == 200, "it is ready")
+    wait_until(lambda: fetch(server, http_request("GET", "/items/a")).json()["version"] == 1, "the backup is served")
+    wait_until(lambda: fetch(server, put).status == 200, "it is written")
     server.process.terminate()
     assert logged(server, "is not there any more")

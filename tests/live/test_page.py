@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from headless_browser import DESKTOP, PHONE, Browser, browser
-from http_clients import ask, request
-from iris_data import POINTS
+from headless_browser import DESKTOP, PHONE, Browser, open_browser
+from http_clients import fetch, http_request
+from iris_data import LABELED_ROWS
 from onnx import TensorProto, helper, numpy_helper
-from optional_programs import need
+from optional_programs import require_program
 from project import MODEL
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
@@ -58,22 +58,22 @@ def test_who_prefers_html_gets_the_page(accept):
      "text/html;q=0.0", "text/html;q=0.5, */*", "text/html;q=0.9, application/*", "text/plain", "texthtml", "text/htmlx", ",;=",
      "*/*, application/json", "text/*;q=0, */*", "text/*, text/html;q=0"],
 )  # fmt: skip
-def test_everybody_else_is_told_that_the_server_is_alive(accept, make):
-    answer = make(role="worker").get("/", headers={"Accept": accept})
+def test_everybody_else_is_told_that_the_server_is_alive(accept, make_app):
+    answer = make_app(role="worker").get("/", headers={"Accept": accept})
     assert (answer.json, answer.headers["Content-Type"], answer.headers["Vary"]) == (ALIVE, "application/json", "Accept")
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_in_every_role_the_root_says_alive_also_by_head_and_without_an_accept(make, role):
-    app = make(role=role, **NEEDED.get(role, {}))
+def test_in_every_role_the_root_says_alive_also_by_head_and_without_an_accept(make_app, role):
+    app = make_app(role=role, **NEEDED.get(role, {}))
     answer, head = app.get("/"), app.head("/")
     assert answer.json == ALIVE
     same = ("ETag", "Vary", "Content-Length", "Content-Type")
     assert (head.status_int, head.body, [head.headers[n] for n in same]) == (200, b"", [answer.headers[n] for n in same])
 
 
-def test_the_page_and_the_json_at_the_root_have_tags_of_their_own(make):
-    app = make(role="worker")
+def test_the_page_and_the_json_at_the_root_have_tags_of_their_own(make_app):
+    app = make_app(role="worker")
     tag, page_tag = app.get("/").headers["ETag"], app.get("/", headers=BROWSER).headers["ETag"]
     assert tag != page_tag
     known = app.get("/", headers={"If-None-Match": tag})
@@ -87,7 +87,7 @@ def test_the_request_of_kserves_client_for_liveness_is_answered_alive_also_witho
     file = tmp_path / "tokens"
     file.write_text("a-token-of-some-letters")
     server = run("--role", "synchronous", "--token-file", str(file))
-    answer = ask(server, request("GET", "/", None, "Accept: */*", "Content-Type: application/json"))
+    answer = fetch(server, http_request("GET", "/", None, "Accept: */*", "Content-Type: application/json"))
     assert answer.status == 200 and answer.json()["status"] == "alive"
 
 
@@ -120,8 +120,8 @@ def elements() -> Elements:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_the_page_is_there_in_every_role_with_fields_that_keep_it_to_itself(make, role, elements):
-    answer = make(role=role, **NEEDED.get(role, {})).get("/", headers=BROWSER)
+def test_the_page_is_there_in_every_role_with_fields_that_keep_it_to_itself(make_app, role, elements):
+    answer = make_app(role=role, **NEEDED.get(role, {})).get("/", headers=BROWSER)
     assert (answer.text, answer.headers["Content-Type"]) == (PAGE, "text/html; charset=utf-8")
     policy = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
     for kind in ("script", "style"):
@@ -161,10 +161,10 @@ def test_the_training_is_told_as_its_file_has_it(app):
     assert [told["labels"][i] for i in told["classes"]] == [line[4] for line in lines[1:]]
 
 
-def test_of_many_rows_a_thousand_are_told_evenly(make, model_copy, log):
+def test_of_many_rows_a_thousand_are_told_evenly(make_app, model_copy, log):
     lines = [f"{i},1,2,3,setosa\n" for i in range(12_345)]
     write_training(model_copy, "sepal_length,sepal_width,petal_length,petal_width,label\n" + "".join(lines))
-    rows = make(role="web_single", model_dir=str(model_copy)).get("/training").json["rows"]
+    rows = make_app(role="web_single", model_dir=str(model_copy)).get("/training").json["rows"]
     assert len(rows) == 1000
     assert {after[0] - before[0] for before, after in pairwise(rows)} == {12, 13}
 
@@ -174,26 +174,26 @@ def test_of_many_rows_a_thousand_are_told_evenly(make, model_copy, log):
     [("a,b,c,d,label\n1,2,3,4,setosa\n", "other columns"), ("5.1", "other columns"), ("{}\n1,2,3,4,rose\n", "does not know"),
      ("{}\n1,2,3,4\n", "does not know"), ("{}\n1,2,3,inf,setosa\n", "not finite"), ("{}\n1,2,setosa\n", ""), ("", "")],
 )  # fmt: skip
-def test_a_training_file_that_is_not_of_the_model_is_not_told_and_the_log_says_why(make, model_copy, log, text, why):
+def test_a_training_file_that_is_not_of_the_model_is_not_told_and_the_log_says_why(make_app, model_copy, log, text, why):
     write_training(model_copy, text.format("sepal_length,sepal_width,petal_length,petal_width,label"))
-    app = make(role="web_single", model_dir=str(model_copy))
+    app = make_app(role="web_single", model_dir=str(model_copy))
     app.get("/training", status=404)
     (line,) = [one["message"] for one in log.lines() if "/training" in one.get("message", "")]
     assert why in line and "training.csv" in line
     assert "/training" not in app.get("/openapi.json").json["paths"]
 
 
-def test_a_file_that_does_not_tell_classes_is_enough_for_items_but_not_for_the_plot(make, model_copy, log):
+def test_a_file_that_does_not_tell_classes_is_enough_for_items_but_not_for_the_plot(make_app, model_copy, log):
     write_training(model_copy, "sepal_length,sepal_width,petal_length,petal_width\n5.1,3.5,1.4,0.2\n")
-    app = make(model_dir=str(model_copy))
+    app = make_app(model_dir=str(model_copy))
     assert app.get("/items/0000").json["data"] == [[5.1, 3.5, 1.4, 0.2]]
     app.get("/training", status=404)
     assert any("does not tell the classes" in one.get("message", "") for one in log.lines())
 
 
-def test_a_model_without_a_training_file_says_nothing_about_it(make, model_copy, log):
+def test_a_model_without_a_training_file_says_nothing_about_it(make_app, model_copy, log):
     write_training(model_copy, None)
-    make(role="web_single", model_dir=str(model_copy)).get("/training", status=404)
+    make_app(role="web_single", model_dir=str(model_copy)).get("/training", status=404)
     assert not [line for line in log.lines() if "training" in line.get("message", "")]
 
 
@@ -212,14 +212,14 @@ def write_training(folder: Path, text: str | None) -> None:
 
 @pytest.fixture(scope="module")
 def window() -> Iterator[Browser]:
-    with browser(need) as one:
+    with open_browser(require_program) as one:
         yield one
 
 
 @pytest.fixture
-def page(window: Browser, live) -> Browser:
+def page(window: Browser, live_server) -> Browser:
     """The page of a server with every pattern, once it has its first answer."""
-    return opened(window, live.url)
+    return opened(window, live_server.url)
 
 
 def opened(window: Browser, url: str, size=DESKTOP, dark=False) -> Browser:
@@ -245,12 +245,12 @@ def slide(page: Browser, i: int, value: float) -> None:
 
 
 def by_slider(page: Browser, label: str) -> None:
-    for i, value in enumerate(POINTS[label]):
+    for i, value in enumerate(LABELED_ROWS[label]):
         slide(page, i, value)
 
 
 def by_field(page: Browser, label: str) -> None:
-    for i, value in enumerate(POINTS[label]):
+    for i, value in enumerate(LABELED_ROWS[label]):
         write(page, i, str(value))
 
 
@@ -260,31 +260,45 @@ def by_example(page: Browser, label: str) -> None:
 
 
 @pytest.mark.parametrize("how", [by_slider, by_field, by_example])
-def test_the_three_fixed_points_are_predicted(page, live, how):
+def test_the_three_fixed_points_are_predicted(page, live_server, how):
     for label in ("virginica", "setosa", "versicolor"):
         how(page, label)
         says(page, label)
-        assert [float(page.find(f"#field-{i}").get_property("value")) for i in range(4)] == POINTS[label]
-        assert [float(page.find(f"#slider-{i}").get_property("value")) for i in range(4)] == POINTS[label]
+        assert [float(page.find(f"#field-{i}").get_property("value")) for i in range(4)] == LABELED_ROWS[label]
+        assert [float(page.find(f"#slider-{i}").get_property("value")) for i in range(4)] == LABELED_ROWS[label]
         shown = [float(one.text.removesuffix(" %")) for one in page.all("#bars .percent")]
-        assert shown == [round(100 * p, 2) for p in answer_of(live, POINTS[label])]
+        assert shown == [round(100 * p, 2) for p in answer_of(live_server, LABELED_ROWS[label])]
     assert page.complaints() == []
 
 
 def answer_of(server, row: list[float]) -> list[float]:
     told = subprocess.run(
-        [need("curl"), "-s", f"{server.url}/predict", "-d", json.dumps({"data": [row]}), "-H", "Content-Type: application/json"],
+        [
+            require_program("curl"),
+            "-s",
+            f"{server.url}/predict",
+            "-d",
+            json.dumps({"data": [row]}),
+            "-H",
+            "Content-Type: application/json",
+        ],
         capture_output=True,
         check=True,
     )
     return json.loads(told.stdout)["prediction"]
 
 
-def test_the_page_asks_nobody_but_its_own_server_and_the_console_stays_empty(page, live):
+def test_the_page_asks_nobody_but_its_own_server_and_the_console_stays_empty(page, live_server):
     by_example(page, "virginica")
     says(page, "virginica")
     asked = page.requests()
-    assert {url.removeprefix(live.url) for url in asked} == {"/", "/openapi.json", "/metadata", "/training", "/predict/proba"}
+    assert {url.removeprefix(live_server.url) for url in asked} == {
+        "/",
+        "/openapi.json",
+        "/metadata",
+        "/training",
+        "/predict/proba",
+    }
     assert page.complaints() == []
 
 
@@ -339,7 +353,7 @@ def test_an_answer_that_comes_too_late_is_dropped(page):
 
 
 def test_the_curl_line_can_be_copied_and_gives_what_the_page_shows(page):
-    need("curl")
+    require_program("curl")
     origin = page.run("return location.origin")
     page.command("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"], origin=origin)
     by_example(page, "virginica")
@@ -382,19 +396,19 @@ def within(page: Browser) -> bool:
     )
 
 
-def test_the_page_says_which_model_it_is_and_where_more_is(page, live):
+def test_the_page_says_which_model_it_is_and_where_more_is(page, live_server):
     assert page.text("#title") == "iris_svc"
     told = page.text("#model")
     document = json.loads((MODEL / "golden.json").read_text())
     assert f"sha256:{document['files'][document['model']]}" in told and "1.0.0" in told
-    links = {one.get_attribute("href").removeprefix(live.url) for one in page.all("#links a")}
+    links = {one.get_attribute("href").removeprefix(live_server.url) for one in page.all("#links a")}
     assert {"/openapi.json", "/metrics"} <= links
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_axe_finds_nothing_wrong_in_light_and_in_dark_and_with_a_fault(window, live, size, dark):
-    page = opened(window, live.url, size, dark)
+def test_axe_finds_nothing_wrong_in_light_and_in_dark_and_with_a_fault(window, live_server, size, dark):
+    page = opened(window, live_server.url, size, dark)
     assert page.violations() == []
     write(page, 1, "wide")
     page.until(lambda: page.text("#fault-1"), "the fault is told")
@@ -402,16 +416,16 @@ def test_axe_finds_nothing_wrong_in_light_and_in_dark_and_with_a_fault(window, l
     assert page.violations() == []
 
 
-def test_light_and_dark_are_two(window, live):
+def test_light_and_dark_are_two(window, live_server):
     colours = {
-        opened(window, live.url, DESKTOP, dark).run("return getComputedStyle(document.body).backgroundColor")
+        opened(window, live_server.url, DESKTOP, dark).run("return getComputedStyle(document.body).backgroundColor")
         for dark in (False, True)
     }
     assert len(colours) == 2
 
 
-def test_on_a_phone_nothing_is_wider_than_the_screen_and_the_answer_stays_in_sight(window, live):
-    page = opened(window, live.url, PHONE)
+def test_on_a_phone_nothing_is_wider_than_the_screen_and_the_answer_stays_in_sight(window, live_server):
+    page = opened(window, live_server.url, PHONE)
     assert page.run("return [document.documentElement.scrollWidth, innerWidth]") == [360, 360]
     assert within(page)
     page.run("document.getElementById('slider-0').scrollIntoView({block: 'end'})")
@@ -464,7 +478,9 @@ def test_a_role_without_predictions_shows_its_routes(window, run, role):
     server = run("--role", role)
     window.visit(f"{server.url}/")
     window.until(lambda: window.all("#routes li"), "the routes are there")
-    paths = json.loads(subprocess.run([need("curl"), "-s", f"{server.url}/openapi.json"], capture_output=True).stdout)["paths"]
+    paths = json.loads(subprocess.run([require_program("curl"), "-s", f"{server.url}/openapi.json"], capture_output=True).stdout)[
+        "paths"
+    ]
     assert [one.text for one in window.all("#routes li span:not(.soft)")] == [p for p, ways in paths.items() for _ in ways]
     links = {one.get_attribute("href").removeprefix(server.url) for one in window.all("#routes a")}
     assert links == {path for path, ways in paths.items() if "get" in ways and "{" not in path} - {"/"}

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
-from http_clients import ask, request, until
-from optional_programs import need
-from pgbouncer_server import PgBouncer, program
+from http_clients import fetch, http_request, wait_until
+from optional_programs import require_program
+from pgbouncer_server import PgBouncer, pgbouncer_program
 from postgres_server import PostgresServer
 from project import MODEL
-from scored_tables import Place
+from scored_tables import ScoringDatabase
 
 from iris_wsgi.cli.main import main
 from iris_wsgi.patterns.data_cache.item_store import Item
@@ -37,7 +37,7 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def pool(postgres_server: PostgresServer, mode: str) -> Iterator[PgBouncer]:
-    need(program())
+    require_program(pgbouncer_program())
     one = PgBouncer(postgres_server, mode)
     yield one
     one.remove()
@@ -63,7 +63,7 @@ def unchanged(pool: PgBouncer) -> Callable[[str], None]:
 def test_a_run_over_a_table_leaves_nothing_on_the_connection_of_the_pool(pool, postgres_server, unchanged):
     url = postgres_server.database(f"batch_{pool.process.pid}")
     name = url.partition("@/")[2].partition("?")[0]
-    with closing(Place(url)) as place:
+    with closing(ScoringDatabase(url)) as place:
         place.fill(300)
         unchanged(name)
         for wanted, arguments in (0, ()), (0, ("--redo-older",)), (2, ("--key", "sepal_length")):
@@ -114,15 +114,15 @@ def test_a_put_is_on_the_disk_before_it_returns_whichever_connection_of_a_pool_i
 @pytest.mark.long
 def test_a_server_and_a_run_share_the_one_connection_of_a_pool_with_others(pool, postgres_server, run, unchanged):
     url = postgres_server.database("crowded")
-    with closing(Place(url)) as place:
+    with closing(ScoringDatabase(url)) as place:
         place.fill(500)
     unchanged("crowded")
     server = run("--role", "data_cache", "--workers", "2", IRIS_DATABASE_URL=pool.database("crowded"))
     row = {"data": [[5.1, 3.5, 1.4, 0.2]]}
-    until(lambda: ask(server, request("PUT", "/items/a", row)).status in (200, 201), "the database answers")
+    wait_until(lambda: fetch(server, http_request("PUT", "/items/a", row)).status in (200, 201), "the database answers")
     command = ["batch", "--table", "items", "--database", pool.database("crowded"), "--model-dir", str(MODEL), "--chunk", "20"]
     assert main([*command, "--quiet"]) == 0
     unchanged("crowded")
-    until(lambda: ask(server, request("PUT", "/items/a", row)).status == 200, "it is written again")
+    wait_until(lambda: fetch(server, http_request("PUT", "/items/a", row)).status == 200, "it is written again")
     server.stop()
     unchanged("crowded")

@@ -5,7 +5,7 @@ from contextlib import closing, suppress
 
 import pytest
 import redis
-from http_clients import ask, request, until
+from http_clients import fetch, http_request, wait_until
 
 from iris_wsgi.cli.main import main
 from iris_wsgi.errors import Denied, StoreDown
@@ -17,7 +17,7 @@ from iris_wsgi.storage.redis import GRANT, PRIMARY, SIGN_IN
 
 ROW = b"aaaa" * 4
 BODY = {"data": [[5.1, 3.5, 1.4, 0.2]]}
-PATIENCE_SECONDS = 60.0
+TIMEOUT_SECONDS = 60.0
 
 
 @pytest.fixture
@@ -89,25 +89,25 @@ def test_readiness_and_answers_name_what_to_grant_and_both_go_on_once_it_is(run,
     server = run("--role", "data_cache", IRIS_DATABASE_URL=database("limited"))
 
     def ready():
-        return ask(server, request("GET", "/readyz"))
+        return fetch(server, http_request("GET", "/readyz"))
 
-    until(lambda: ready().status == 503, "it is not ready")
-    item, written = (ask(server, one) for one in (request("GET", "/items/a"), request("PUT", "/items/a", BODY)))
+    wait_until(lambda: ready().status == 503, "it is not ready")
+    item, written = (fetch(server, one) for one in (http_request("GET", "/items/a"), http_request("PUT", "/items/a", BODY)))
     for answer in (ready(), item, written):
         assert answer.status == 503 and "retry-after" not in answer.fields
         assert postgres_remedies.GRANT in answer.json()["detail"] and "again soon" not in answer.json()["detail"]
         assert not any(word in answer.body.decode() for word in ("limited", "permission denied", "refused?"))
     change(database("postgres"), GRANTED)
-    until(lambda: ready().status == 200, "it is ready")
-    assert ask(server, request("GET", "/items/a")).status == 200
+    wait_until(lambda: ready().status == 200, "it is ready")
+    assert fetch(server, http_request("GET", "/items/a")).status == 200
     # Who may not write serves what can be read, and says what is missing.
-    assert postgres_remedies.GRANT in ask(server, request("PUT", "/items/a", BODY)).json()["detail"]
+    assert postgres_remedies.GRANT in fetch(server, http_request("PUT", "/items/a", BODY)).json()["detail"]
     assert ready().json() == {"ready": True, "warnings": [postgres_remedies.GRANT]}
-    assert ask(server, request("GET", "/items/a", None, "Cache-Control: no-cache")).status == 200
+    assert fetch(server, http_request("GET", "/items/a", None, "Cache-Control: no-cache")).status == 200
     change(database("postgres"), "GRANT INSERT, UPDATE ON iris_items TO limited")
-    assert ask(server, request("PUT", "/items/a", BODY)).status == 200 and ready().json() == {"ready": True}
+    assert fetch(server, http_request("PUT", "/items/a", BODY)).status == 200 and ready().json() == {"ready": True}
     server.process.terminate()
-    log = server.process.communicate(timeout=PATIENCE_SECONDS)[1]
+    log = server.process.communicate(timeout=TIMEOUT_SECONDS)[1]
     # Once for each operation, however often it is tried.
     assert log.count(postgres_remedies.GRANT) <= 4 and "permission denied for table" in log
 
@@ -144,7 +144,7 @@ def test_the_refusals_of_redis_have_their_remedies(own_redis):
         own_redis.ask("ACL", "SETUSER", name, "on", ">right", "~*", *rules.split())
 
     def jobs(user: str, password: str) -> RedisJobs:
-        return RedisJobs(own_redis.url.replace("unix://", f"unix://{user}:{password}@"), seconds=PATIENCE_SECONDS)
+        return RedisJobs(own_redis.url.replace("unix://", f"unix://{user}:{password}@"), seconds=TIMEOUT_SECONDS)
 
     assert refusal(jobs("limited", "wrong"), lambda store: store.counts()).remedy == SIGN_IN
     assert refusal(jobs("none", "right"), lambda store: store.counts()).remedy == GRANT
@@ -154,18 +154,18 @@ def test_the_refusals_of_redis_have_their_remedies(own_redis):
         assert store.counts().by_state["running"] == 0
     with redis.Redis.from_url(own_redis.url) as client:
         client.config_set("requirepass", "secret")
-    refused = refusal(RedisJobs(own_redis.url, seconds=PATIENCE_SECONDS), lambda store: store.counts())
+    refused = refusal(RedisJobs(own_redis.url, seconds=TIMEOUT_SECONDS), lambda store: store.counts())
     assert refused.remedy == SIGN_IN and "secret" not in str(refused)
 
 
 def test_a_server_of_jobs_over_a_replica_says_that_it_needs_the_primary(run, own_redis):
     server = run("--role", "asynchronous", IRIS_REDIS_URL=own_redis.url)
-    until(lambda: ask(server, request("POST", "/jobs", BODY)).status == 202, "jobs are taken")
+    wait_until(lambda: fetch(server, http_request("POST", "/jobs", BODY)).status == 202, "jobs are taken")
     own_redis.ask("REPLICAOF", "127.0.0.1", "1")
-    answer = ask(server, request("POST", "/jobs", BODY))
+    answer = fetch(server, http_request("POST", "/jobs", BODY))
     assert answer.status == 503 and PRIMARY in answer.json()["detail"]
-    assert PRIMARY in ask(server, request("GET", "/readyz")).json()["warnings"]
+    assert PRIMARY in fetch(server, http_request("GET", "/readyz")).json()["warnings"]
     own_redis.ask("REPLICAOF", "NO", "ONE")
-    until(lambda: ask(server, request("POST", "/jobs", BODY)).status == 202, "jobs are taken again")
+    wait_until(lambda: fetch(server, http_request("POST", "/jobs", BODY)).status == 202, "jobs are taken again")
     with suppress(KeyError):
-        assert PRIMARY not in ask(server, request("GET", "/readyz")).json()["warnings"]
+        assert PRIMARY not in fetch(server, http_request("GET", "/readyz")).json()["warnings"]

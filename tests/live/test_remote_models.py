@@ -13,28 +13,40 @@ from operator import le
 import numpy as np
 import onnx
 import pytest
-from fault_proxy import Faulty
-from http_clients import POOLED, READYZ, ROW, Wire, ask, kill_all, metric, open_sockets, request, signal_all, until
+from fault_proxy import FaultProxy
+from http_clients import (
+    POOLED_REQUEST,
+    READYZ,
+    ROW,
+    RawConnection,
+    fetch,
+    http_request,
+    kill_tree,
+    metric_sum,
+    open_socket_count,
+    signal_tree,
+    wait_until,
+)
 from project import MODEL
 
 NAMES = ("setosa", "versicolor", "virginica")
 LABEL, BATCH = "/predict/label", "/predict/batch"
-ONE = request("POST", LABEL, {"data": [ROW]})
-VOTE = request("POST", "/ensemble/predict", {"data": [ROW]})
-HEALTH = request("GET", "/ensemble/health")
+ONE = http_request("POST", LABEL, {"data": [ROW]})
+VOTE = http_request("POST", "/ensemble/predict", {"data": [ROW]})
+HEALTH = http_request("GET", "/ensemble/health")
 
 
 def ready(server) -> bool:
-    return ask(server, READYZ).status == 200
+    return fetch(server, READYZ).status == 200
 
 
 def why_not(server) -> str:
-    answer = ask(server, READYZ)
+    answer = fetch(server, READYZ)
     return "" if answer.status == 200 else answer.json()["detail"]
 
 
 def metrics(server) -> str:
-    return ask(server, request("GET", "/metrics")).body.decode()
+    return fetch(server, http_request("GET", "/metrics")).body.decode()
 
 
 @pytest.fixture
@@ -45,7 +57,7 @@ def pred(run):
 @pytest.fixture
 def prep(run, pred):
     server = run("--role", "prep", "--pred-url", pred.url)
-    until(lambda: ready(server), "prep knows pred")
+    wait_until(lambda: ready(server), "prep knows pred")
     return server
 
 
@@ -57,7 +69,7 @@ def members(run):
 def gateway_of(run, members, *options: str):
     registry = ",".join(f"{name}={server.url}" for name, server in members.items())
     server = run("--role", "gateway", "--members", registry, "--ensemble-ms", "1500", *options)
-    until(lambda: ready(server), "the gateway knows its members")
+    wait_until(lambda: ready(server), "the gateway knows its members")
     return server
 
 
@@ -65,19 +77,19 @@ def gateway_of(run, members, *options: str):
 
 
 @pytest.mark.long
-def test_both_halves_give_the_answers_of_the_whole_to_the_byte(prep, live):
+def test_both_halves_give_the_answers_of_the_whole_to_the_byte(prep, live_server):
     rows = np.loadtxt(MODEL / "training.csv", delimiter=",", skiprows=1, usecols=range(4)).tolist()
     chance = np.random.default_rng(5)
     batches = [chance.uniform(-50, 50, (10_000, 4)).astype(np.float32).tolist() for _ in range(10)]
-    with Wire(prep) as split, Wire(live) as whole:
+    with RawConnection(prep) as split, RawConnection(live_server) as whole:
         for path, data in [(BATCH, rows), *((BATCH, batch) for batch in batches)] + [
             (p, [r]) for p in (LABEL, "/predict") for r in rows
         ]:
-            asked = request("POST", path, {"data": data})
+            asked = http_request("POST", path, {"data": data})
             here, there = whole.ask(asked), split.ask(asked)
             assert (there.status, there.body) == (200, here.body)
             assert there.fields["x-model-digest"] != here.fields["x-model-digest"]
-        told = split.ask(request("GET", "/metadata")).json()["model"]
+        told = split.ask(http_request("GET", "/metadata")).json()["model"]
     files = {half: onnx.load(MODEL / half / f"iris_{half}.onnx") for half in ("prep", "pred")}
     pairs = {prop.value for model in files.values() for prop in model.metadata_props if prop.key == "pair"}
     assert {told["digest"], told["pair"]} == pairs
@@ -90,17 +102,17 @@ def test_prep_is_ready_when_pred_is_and_again_after_it_was_gone(run, pred):
     port = pred.port
     pred.stop()
     prep = run("--role", "prep", "--pred-url", f"http://127.0.0.1:{port}")
-    until(lambda: "Connection refused" in why_not(prep), "it has looked for pred")
-    assert ask(prep, ONE).status == 503
-    assert ask(prep, request("GET", "/metadata")).status == ask(prep, request("GET", "/livez")).status == 200
+    wait_until(lambda: "Connection refused" in why_not(prep), "it has looked for pred")
+    assert fetch(prep, ONE).status == 503
+    assert fetch(prep, http_request("GET", "/metadata")).status == fetch(prep, http_request("GET", "/livez")).status == 200
     for _ in range(2):
         pred = run("--role", "pred", "--port", str(port))
-        until(lambda: ready(prep), "pred is there")
-        assert ask(prep, ONE).json() == {"prediction": "setosa"}
-        kill_all(pred.process)
+        wait_until(lambda: ready(prep), "pred is there")
+        assert fetch(prep, ONE).json() == {"prediction": "setosa"}
+        kill_tree(pred.process)
         pred.process.wait()
-        until(lambda: not ready(prep), "pred is gone")
-        answer = ask(prep, ONE)
+        wait_until(lambda: not ready(prep), "pred is gone")
+        answer = fetch(prep, ONE)
         assert (answer.status, answer.fields["retry-after"]) == (503, "1")
 
 
@@ -114,45 +126,45 @@ def test_pred_of_another_pair_is_named_and_not_asked(run, tmp_path):
     subprocess.run([sys.executable, "-m", "iris_wsgi", "seal", "--model-dir", str(pred)], check=True, capture_output=True)
     other = run("--role", "pred", "--model-dir", str(tmp_path / "other"))
     prep = run("--role", "prep", "--pred-url", other.url)
-    until(lambda: "pair" in why_not(prep), "the pairs are compared")
+    wait_until(lambda: "pair" in why_not(prep), "the pairs are compared")
     assert "of the pair sha256:other" in why_not(prep) and f"of the pair {mine}" in why_not(prep)
-    assert ask(prep, ONE).status == 503
+    assert fetch(prep, ONE).status == 503
     # The right one takes its place.
     other.stop()
     run("--role", "pred", "--port", str(other.port))
-    until(lambda: ready(prep), "it is the same pair")
-    assert ask(prep, ONE).status == 200
+    wait_until(lambda: ready(prep), "it is the same pair")
+    assert fetch(prep, ONE).status == 200
 
 
 def test_while_pred_hangs_nothing_else_waits_and_what_is_too_much_is_refused_at_once(run, pred):
-    with Faulty(pred) as between:
+    with FaultProxy(pred) as between:
         prep = run("--role", "prep", "--pred-url", between.url, "--calls", "2", "--queue", "3", "--deadline-ms", "20000")
-        until(lambda: ready(prep), "prep knows pred")
+        wait_until(lambda: ready(prep), "prep knows pred")
         between.mode = "hang"
         with ExitStack() as stack:
-            wires = [stack.enter_context(Wire(prep)) for _ in range(30)]
+            wires = [stack.enter_context(RawConnection(prep)) for _ in range(30)]
             for wire in wires:
                 wire.send(ONE)
-            until(lambda: sum(wire.readable() for wire in wires) >= 25, "those beyond two calls and three that wait")
+            wait_until(lambda: sum(wire.readable() for wire in wires) >= 25, "those beyond two calls and three that wait")
             refused = [wire.answer() for wire in wires if wire.readable()]
             assert {(answer.status, answer.fields["retry-after"]) for answer in refused} == {(503, "1")}
-            assert ask(prep, request("GET", "/label")).status == ask(prep, request("GET", "/livez")).status == 200
+            assert fetch(prep, http_request("GET", "/label")).status == fetch(prep, http_request("GET", "/livez")).status == 200
             between.__exit__()
 
 
 # Members
 
 
-def test_an_ensemble_of_processes_answers_as_one_in_a_process(run, members, live):
+def test_an_ensemble_of_processes_answers_as_one_in_a_process(run, members, live_server):
     gateway = gateway_of(run, members)
-    with Wire(gateway) as apart, Wire(live) as here:
+    with RawConnection(gateway) as apart, RawConnection(live_server) as here:
         for row in np.loadtxt(MODEL / "training.csv", delimiter=",", skiprows=1, usecols=range(4)).tolist()[::10]:
-            asked = request("POST", "/ensemble/predict", {"data": [row]})
+            asked = http_request("POST", "/ensemble/predict", {"data": [row]})
             assert apart.ask(asked).body == here.ask(asked).body
 
 
 def kill(server) -> None:
-    kill_all(server.process)
+    kill_tree(server.process)
     server.process.wait()
 
 
@@ -160,23 +172,23 @@ def kill(server) -> None:
 @pytest.mark.parametrize("fault", ["is killed", "stands still"])
 def test_a_member_that_fails_is_missing_until_it_is_back(run, members, fault):
     gateway, member = gateway_of(run, members), members["virginica"]
-    kill(member) if fault == "is killed" else signal_all(member.process.pid, signal.SIGSTOP)
+    kill(member) if fault == "is killed" else signal_tree(member.process.pid, signal.SIGSTOP)
     errors = set()
     for _ in range(6):
-        answer = ask(gateway, VOTE)
+        answer = fetch(gateway, VOTE)
         told = answer.json()
         assert (answer.status, told["status"], told["missing"]) == (200, "partial", ["virginica"])
         assert told["prediction"]["label"] == "setosa"
         errors.add(told["members"]["virginica"]["error"])
     assert errors <= {"late", "unreachable", "refused", "bad_answer"}
-    until(lambda: ask(gateway, HEALTH).json()["status"] == "partial", "the breaker is open")
-    assert ask(gateway, VOTE).json()["members"]["virginica"]["error"] == "refused"
+    wait_until(lambda: fetch(gateway, HEALTH).json()["status"] == "partial", "the breaker is open")
+    assert fetch(gateway, VOTE).json()["members"]["virginica"]["error"] == "refused"
     assert ready(gateway)
     if fault == "is killed":
         run("--role", "member", "--member", "virginica", "--port", str(member.port))
     else:
-        signal_all(member.process.pid, signal.SIGCONT)
-    until(lambda: ask(gateway, VOTE).json()["status"] == "complete", "it is asked again, without a restart")
+        signal_tree(member.process.pid, signal.SIGCONT)
+    wait_until(lambda: fetch(gateway, VOTE).json()["status"] == "complete", "it is asked again, without a restart")
 
 
 @pytest.mark.long
@@ -185,35 +197,35 @@ def test_below_the_quorum_it_is_503_and_never_200_when_nobody_answered(run, memb
     for count, name in enumerate(NAMES, 1):
         kill(members[name])
         for server, needed in ((gateway, 2), (generous, 1)):
-            answer = ask(server, VOTE)
+            answer = fetch(server, VOTE)
             assert answer.status == (200 if 3 - count >= needed else 503)
             if answer.status == 503:
                 assert name in answer.json()["detail"] and f"Of 3 members {needed} must answer" in answer.json()["detail"]
     for server in (gateway, generous):
-        until(lambda server=server: not ready(server), "it is not ready")
-        assert ask(server, HEALTH).status == 503
+        wait_until(lambda server=server: not ready(server), "it is not ready")
+        assert fetch(server, HEALTH).status == 503
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("mode", ["garbage", "half", "reset", "mute", "twice", "drip", "hang"])
 def test_a_member_that_answers_wrongly_is_missing_and_trusted_again(run, members, mode):
-    with Faulty(members["setosa"]) as between:
+    with FaultProxy(members["setosa"]) as between:
         gateway = gateway_of(run, {**members, "setosa": between})
         between.mode = mode
         for _ in range(5):
-            told = ask(gateway, VOTE).json()
+            told = fetch(gateway, VOTE).json()
             assert (told["status"], told["missing"]) == ("partial", ["setosa"])
         between.mode = "pass"
-        until(lambda: ask(gateway, VOTE).json()["status"] == "complete", "it is trusted again")
+        wait_until(lambda: fetch(gateway, VOTE).json()["status"] == "complete", "it is trusted again")
 
 
 @pytest.mark.long
 def test_a_member_of_another_model_takes_no_part(run, members, tmp_path):
     wrong = {**members, "setosa": members["virginica"]}
     gateway = gateway_of(run, wrong)
-    told = ask(gateway, HEALTH).json()["members"]["setosa"]
+    told = fetch(gateway, HEALTH).json()["members"]["setosa"]
     assert not told["up"] and "of virginica, not of setosa" in told["why"]
-    assert ask(gateway, VOTE).json()["missing"] == ["setosa"]
+    assert fetch(gateway, VOTE).json()["missing"] == ["setosa"]
     # Of the species, but of another release.
     other = shutil.copytree(MODEL, tmp_path / "other")
     model = onnx.load(other / "members/setosa/iris_setosa.onnx")
@@ -223,24 +235,24 @@ def test_a_member_of_another_model_takes_no_part(run, members, tmp_path):
     subprocess.run(sealed, check=True, capture_output=True)
     server = run("--role", "member", "--member", "setosa", "--model-dir", str(other))
     gateway = gateway_of(run, {**members, "setosa": server})
-    assert "that of this gateway's release" in ask(gateway, HEALTH).json()["members"]["setosa"]["why"]
+    assert "that of this gateway's release" in fetch(gateway, HEALTH).json()["members"]["setosa"]["why"]
 
 
 @pytest.mark.long
 def test_ten_thousand_requests_with_faults_among_them_leave_nothing_behind(run, members):
-    with Faulty(members["setosa"]) as between:
+    with FaultProxy(members["setosa"]) as between:
         gateway = gateway_of(run, {**members, "setosa": between}, "--hedge-percentile", "90")
         pid = gateway.worker
 
         def kept() -> float:
-            return sum(metric(metrics(gateway), "remote_connections", target=name) for name in NAMES)
+            return sum(metric_sum(metrics(gateway), "remote_connections", target=name) for name in NAMES)
 
         def figures() -> tuple[float, int]:
             """Sockets besides those that wait for the next call, and threads."""
-            return open_sockets(pid) - kept(), len(os.listdir(f"/proc/{pid}/task"))
+            return open_socket_count(pid) - kept(), len(os.listdir(f"/proc/{pid}/task"))
 
         def client(count: int) -> list[int]:
-            with Wire(gateway) as wire:
+            with RawConnection(gateway) as wire:
                 return [wire.ask(VOTE).status for _ in range(count)]
 
         with ThreadPoolExecutor(4) as pool:
@@ -257,32 +269,33 @@ def test_ten_thousand_requests_with_faults_among_them_leave_nothing_behind(run, 
                 between.gone.wait(0.3)
             between.mode = "pass"
             assert {status for one in asked for status in one.result()} <= {200, 503}
-        until(lambda: ask(gateway, VOTE).json()["status"] == "complete", "all are back")
-        until(lambda: all(map(le, figures(), before)), "no connection and no thread more than before")
+        wait_until(lambda: fetch(gateway, VOTE).json()["status"] == "complete", "all are back")
+        wait_until(lambda: all(map(le, figures(), before)), "no connection and no thread more than before")
         # Each of the four clients at most waits for one call of each member and for a second one instead of it.
         assert kept() <= 4 * 2 * len(NAMES)
         text = metrics(gateway)
         for name in NAMES:
             calls = sum(
-                metric(text, "remote_calls_total", target=name, outcome=o) for o in ("ok", "late", "bad_answer", "unreachable")
+                metric_sum(text, "remote_calls_total", target=name, outcome=o)
+                for o in ("ok", "late", "bad_answer", "unreachable")
             )
-            extra = metric(text, "remote_retries_total", target=name) + metric(text, "remote_hedges_total", target=name)
+            extra = metric_sum(text, "remote_retries_total", target=name) + metric_sum(text, "remote_hedges_total", target=name)
             # Looks at a target earn a tenth of a call too.
             assert extra <= 0.1 * calls + 5
 
 
 @pytest.mark.long
 def test_members_that_hang_hold_up_no_request_that_only_computes(run, members):
-    with Faulty(members["setosa"]) as between:
+    with FaultProxy(members["setosa"]) as between:
         registry = ",".join(f"{name}={between.url if name == 'setosa' else members[name].url}" for name in NAMES)
         options = ("--ensemble-ms", "20000", "--deadline-ms", "20000", "--threads", "2", "--calls", "2", "--queue", "4")
         server = run("--role", "all", "--members", registry, *options)
-        until(lambda: ask(server, VOTE).json().get("status") == "complete", "it knows its members")
+        wait_until(lambda: fetch(server, VOTE).json().get("status") == "complete", "it knows its members")
         between.mode = "hang"
         with ExitStack() as stack:
-            for wire in [stack.enter_context(Wire(server)) for _ in range(20)]:
+            for wire in [stack.enter_context(RawConnection(server)) for _ in range(20)]:
                 wire.send(VOTE)
             for _ in range(5):
-                assert ask(server, POOLED).status == 200
-                assert ask(server, ONE).status == 200
+                assert fetch(server, POOLED_REQUEST).status == 200
+                assert fetch(server, ONE).status == 200
             between.__exit__()

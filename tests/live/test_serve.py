@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from http_clients import alive, until
-from iris_data import POINTS, training_rows
-from optional_programs import lack, need
+from http_clients import is_alive, wait_until
+from iris_data import LABELED_ROWS, training_rows
+from optional_programs import require_program, skip_or_fail
 from project import MODEL
-from server_process import Running, free_ports, refused, start
+from server_process import ServerProcess, free_ports, refuses_connections, run_failing_start
 
 from iris_wsgi.cpu_limits import cpus, threads_for, workers_for
 from iris_wsgi.settings import Settings
@@ -34,52 +34,52 @@ def ask(server, method: str, path: str, document=None):
     return answer, content
 
 
-def test_it_says_what_runs_where_and_how_to_try_it(live):
-    said = "\n".join(live.said)
+def test_it_says_what_runs_where_and_how_to_try_it(live_server):
+    said = "\n".join(live_server.said)
     assert re.search(r"^iris_wsgi \S+ serves role all on http://127\.0\.0\.1:\d+$", said, re.MULTILINE)
     assert re.search(r"^model iris_svc 1\.0\.0 sha256:[0-9a-f]{64}$", said, re.MULTILINE)
     assert re.search(r"^self-test: \d+ golden rows answered", said, re.MULTILINE)
     assert re.search(r"^workers: 1 \(as set\); threads: \d+ \(.+\); model: 1 thread", said, re.MULTILINE)
 
 
-def test_the_curl_line_that_it_prints_works(live):
-    need("curl")
-    line = live.said[-1].removeprefix("try: ")
+def test_the_curl_line_that_it_prints_works(live_server):
+    require_program("curl")
+    line = live_server.said[-1].removeprefix("try: ")
     assert subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True).stdout == '{"prediction":"setosa"}'
 
 
-@pytest.mark.parametrize(("label", "row"), POINTS.items())
-def test_the_fixed_points_over_a_socket(live, label, row):
-    answer, content = ask(live, "POST", "/predict/label", {"data": [row]})
+@pytest.mark.parametrize(("label", "row"), LABELED_ROWS.items())
+def test_the_fixed_points_over_a_socket(live_server, label, row):
+    answer, content = ask(live_server, "POST", "/predict/label", {"data": [row]})
     assert (answer.status, json.loads(content)) == (200, {"prediction": label})
 
 
-def test_the_150_rows_over_a_socket_equal_the_model_bit_for_bit(live, service):
+def test_the_150_rows_over_a_socket_equal_the_model_bit_for_bit(live_server, service):
     rows = training_rows()
     wanted = service.model.predict(np.array(rows, np.float32)).tolist()
-    batch = json.loads(ask(live, "POST", "/predict/batch", {"data": rows})[1])
+    batch = json.loads(ask(live_server, "POST", "/predict/batch", {"data": rows})[1])
     assert batch["probabilities"] == wanted
     for row, probabilities in zip(rows, wanted, strict=True):
-        assert json.loads(ask(live, "POST", "/predict", {"data": [row]})[1])["prediction"] == probabilities
+        assert json.loads(ask(live_server, "POST", "/predict", {"data": [row]})[1])["prediction"] == probabilities
 
 
-def test_a_taken_port_is_told_in_one_line(live):
-    failed = start("--port", str(live.port), "--model-dir", str(MODEL))
+def test_a_taken_port_is_told_in_one_line(live_server):
+    failed = run_failing_start("--port", str(live_server.port), "--model-dir", str(MODEL))
     assert (failed.returncode, failed.stdout) == (1, "")
     assert failed.stderr.count("\n") == 1
-    assert f"IRIS_PORT={live.port}" in failed.stderr and "already in use" in failed.stderr
+    assert f"IRIS_PORT={live_server.port}" in failed.stderr and "already in use" in failed.stderr
 
 
 def test_a_port_that_is_bound_but_silent_is_told_too():
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
-        failed = start("--port", str(other.getsockname()[1]), "--model-dir", str(MODEL))
+        failed = run_failing_start("--port", str(other.getsockname()[1]), "--model-dir", str(MODEL))
     assert failed.returncode == 1 and "already in use" in failed.stderr
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.1", "300.1.1.1", "a..b", "a" * 64])
 def test_an_address_that_is_not_ours_is_told_in_one_line(host):
-    failed = start("--host", host, "--port", "0", "--model-dir", str(MODEL))
+    failed = run_failing_start("--host", host, "--port", "0", "--model-dir", str(MODEL))
     assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
     assert f"IRIS_HOST={host}" in failed.stderr
 
@@ -88,13 +88,13 @@ def test_a_changed_model_stops_the_start_with_status_1_and_one_line(model_copy):
     content = bytearray((model_copy / "iris_svc.onnx").read_bytes())
     content[1000] ^= 1
     (model_copy / "iris_svc.onnx").write_bytes(content)
-    failed = start("--port", "0", "--model-dir", str(model_copy))
+    failed = run_failing_start("--port", "0", "--model-dir", str(model_copy))
     assert (failed.returncode, failed.stdout) == (1, "")
     assert failed.stderr.count("\n") == 1 and "SHA-256" in failed.stderr
 
 
 def test_a_wrong_setting_stops_the_start_with_status_2_and_one_line():
-    failed = start(IRIS_PORT="http")
+    failed = run_failing_start(IRIS_PORT="http")
     assert (failed.returncode, failed.stdout, failed.stderr.count("\n")) == (2, "", 1)
     assert "IRIS_PORT='http'" in failed.stderr
 
@@ -113,7 +113,7 @@ def test_an_ipv6_address_works_and_is_shown_in_brackets(run):
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
-        lack("this machine has no IPv6")
+        skip_or_fail("this machine has no IPv6")
     server = run("--host", "::1")
     assert server.url == f"http://[::1]:{server.port}"
     connection = http.client.HTTPConnection("::1", server.port, timeout=120)
@@ -127,7 +127,7 @@ def test_every_address_is_shown_as_one_that_can_be_opened(run):
 
 
 def test_web_single_writes_no_file_and_opens_no_socket_but_its_own(run, tmp_path):
-    need("strace")
+    require_program("strace")
     trace = tmp_path / "trace"
     calls = "trace=openat,open,creat,unlink,rename,mkdir,socket,connect,bind,truncate,link,symlink"
     quiet = {"PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path / "home"), "COVERAGE_PROCESS_CONFIG": ""}
@@ -152,7 +152,7 @@ def test_web_single_writes_no_file_and_opens_no_socket_but_its_own(run, tmp_path
 
 def test_a_connection_that_the_system_refuses_to_set_up_costs_no_other(run):
     """Elsewhere than on Linux a client that is gone by then is enough for that."""
-    need("strace")
+    require_program("strace")
     # The first call of a worker is for the listener; -D has the server as our child.
     refused = "inject=setsockopt:error=EINVAL:when=2"
     under = ("strace", "-D", "-f", "-qq", "-e", "trace=setsockopt", "-e", refused, "-o", "/dev/null")
@@ -183,7 +183,7 @@ def test_a_defect_in_one_connection_costs_that_connection_and_is_logged(tmp_path
     )
     command = [sys.executable, "-c", code, "serve", "--port", "0", "--workers", "1", "--model-dir", str(MODEL)]
     command += ["--state-dir", str(tmp_path)]
-    server = Running(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    server = ServerProcess(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     try:
         with socket.create_connection((server.host, server.port)) as half:
             half.sendall(b"GET /livez")
@@ -215,7 +215,7 @@ def test_no_closed_or_full_stream_ends_the_start_or_a_later_line_of_the_log(tmp_
     shell = subprocess.Popen(["sh", "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     server = NamedServer("127.0.0.1", port)
     try:
-        until(lambda: not refused(server), "the server listens")
+        wait_until(lambda: not refuses_connections(server), "the server listens")
         for _ in range(3):
             assert ask(server, "GET", "/livez")[0].status == 200
         if "&-" in streams:
@@ -227,7 +227,7 @@ def test_no_closed_or_full_stream_ends_the_start_or_a_later_line_of_the_log(tmp_
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
         shell.wait(120)
-    until(lambda: not alive(pid), "its end")
+    wait_until(lambda: not is_alive(pid), "its end")
 
 
 class NamedServer(NamedTuple):
@@ -279,4 +279,4 @@ def test_with_the_descriptors_that_it_asks_for_every_pattern_answers(run):
         assert ask(server, "GET", path)[0].status == 200, path
     answer, content = ask(server, "POST", "/jobs", {"data": [[5.1, 3.5, 1.4, 0.2]]})
     assert answer.status == 202
-    until(lambda: json.loads(ask(server, "GET", json.loads(content)["href"])[1])["status"] == "succeeded", "the job is done")
+    wait_until(lambda: json.loads(ask(server, "GET", json.loads(content)["href"])[1])["status"] == "succeeded", "the job is done")

@@ -9,8 +9,21 @@ from collections import Counter
 from contextlib import ExitStack
 
 import pytest
-from http_clients import LABEL, LARGEST, LIVEZ, NOT_MEASURED, ROW, Wire, ask, log_to, metric, open_sockets, request, until
-from optional_programs import need
+from http_clients import (
+    LABEL_REQUEST,
+    LARGEST_REQUEST,
+    LIVEZ,
+    NO_COVERAGE,
+    ROW,
+    RawConnection,
+    fetch,
+    http_request,
+    metric_sum,
+    open_socket_count,
+    stderr_to,
+    wait_until,
+)
+from optional_programs import require_program
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 SHORT = ("--header-seconds", "1", "--request-seconds", "1.5", "--idle-seconds", "1", "--send-seconds", "1")
@@ -25,7 +38,7 @@ SLOW = {
     "field name": (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n", b"a"),
     "field value": (b"GET /livez HTTP/1.1\r\nHost: localhost\r\na: ", b"a"),
     "fields": (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n", b"a:\r\n"),
-    "body": (LABEL.replace(b"Content-Length: ", b"Content-Length: 9"), b" "),
+    "body": (LABEL_REQUEST.replace(b"Content-Length: ", b"Content-Length: 9"), b" "),
     "chunks": (CHUNKED, b"1\r\n \r\n"),
     "chunk": (CHUNKED + b"ffff\r\n", b" "),
     "chunk extension": (CHUNKED + b"1;a=", b"a"),
@@ -36,7 +49,7 @@ SLOW = {
 @pytest.fixture
 def slow_time(run, clock):
     """A server whose time is the test's, and who moves both on."""
-    return Timed(run(*SHORT, under=log_to("/dev/null"), clock=clock), clock)
+    return Timed(run(*SHORT, under=stderr_to("/dev/null"), clock=clock), clock)
 
 
 class Timed:
@@ -45,11 +58,11 @@ class Timed:
     def __init__(self, server, clock) -> None:
         self.server, self.clock = server, clock
 
-    def wire(self, **options) -> Wire:
+    def wire(self, **options) -> RawConnection:
         """A connection that the server has accepted."""
-        before = open_sockets(self.server.worker)
-        wire = Wire(self.server, **options)
-        until(lambda: open_sockets(self.server.worker) > before, "the connection is accepted")
+        before = open_socket_count(self.server.worker)
+        wire = RawConnection(self.server, **options)
+        wait_until(lambda: open_socket_count(self.server.worker) > before, "the connection is accepted")
         return wire
 
     def advance(self, seconds: float) -> None:
@@ -61,12 +74,12 @@ class Timed:
 
 def settle(server) -> None:
     """Waits until the server has gone once around its loop."""
-    with Wire(server) as wire:
+    with RawConnection(server) as wire:
         # The server ends what is late after it has looked at all connections, so before it answers for the second time.
         assert [wire.ask(LIVEZ).status for _ in range(2)] == [200, 200]
 
 
-def drip(timed: Timed, *each: tuple[Wire, bytes]) -> list[float]:
+def drip(timed: Timed, *each: tuple[RawConnection, bytes]) -> list[float]:
     """Sends each its piece every tenth of a second until the server says something there; after how many seconds that was."""
     began, took = timed.clock.now(), {}
     for _ in range(300):
@@ -112,7 +125,7 @@ def test_a_client_that_drips_on_after_its_408_is_cut_off(slow_time):
             slow_time.advance(0.1)
             return fails(wire, b"A")
 
-        until(cut, "a connection that takes no more")
+        wait_until(cut, "a connection that takes no more")
 
 
 def test_a_refused_body_that_drips_on_is_cut_off_at_the_time_of_any_other(slow_time):
@@ -123,10 +136,10 @@ def test_a_refused_body_that_drips_on_is_cut_off_at_the_time_of_any_other(slow_t
             slow_time.advance(0.1)
             return fails(wire, b" ")
 
-        until(cut, "a connection that takes no more")
+        wait_until(cut, "a connection that takes no more")
 
 
-def fails(wire: Wire, piece: bytes) -> bool:
+def fails(wire: RawConnection, piece: bytes) -> bool:
     try:
         wire.send(piece)
     except OSError:
@@ -156,24 +169,24 @@ def test_an_empty_line_behind_an_answer_begins_no_request_that_could_be_late(slo
 
 
 def test_by_the_true_time_a_connection_that_says_nothing_is_closed_without_a_word(run):
-    with Wire(run(*SHORT, under=log_to("/dev/null"))) as wire:
+    with RawConnection(run(*SHORT, under=stderr_to("/dev/null"))) as wire:
         assert wire.end() == ("closed", b"")
 
 
 def test_a_connection_that_goes_on_asking_outlives_every_deadline(slow_time):
     with slow_time.wire() as wire:
         for _ in range(10):
-            assert wire.ask(LABEL).status == 200
+            assert wire.ask(LABEL_REQUEST).status == 200
             slow_time.advance(0.9)
 
 
 def test_an_answer_of_the_thread_pool_is_waited_for_beyond_every_deadline(run, clock):
-    server = run(*SHORT, "--deadline-ms", "0", "--threads", "1", under=log_to("/dev/null"), clock=clock)
+    server = run(*SHORT, "--deadline-ms", "0", "--threads", "1", under=stderr_to("/dev/null"), clock=clock)
     timed = Timed(server, clock)
     with ExitStack() as stack:
         wires = [stack.enter_context(timed.wire()) for _ in range(12)]
         for wire in wires:
-            wire.send(LARGEST)
+            wire.send(LARGEST_REQUEST)
         # Each was read to its end in no time, and none of the deadlines holds for one that was.
         timed.advance(60)
         assert [wire.answer().status for wire in wires] == [200] * 12
@@ -181,15 +194,15 @@ def test_an_answer_of_the_thread_pool_is_waited_for_beyond_every_deadline(run, c
 
 def test_a_client_that_takes_no_answer_is_cut_off(slow_time):
     pid = slow_time.server.worker
-    before = open_sockets(pid)
+    before = open_socket_count(pid)
     with slow_time.wire(receive_buffer=2048) as wire:
-        wire.send(LARGEST * 12)
+        wire.send(LARGEST_REQUEST * 12)
 
         def cut() -> bool:
             slow_time.advance(0.1)
-            return open_sockets(pid) <= before
+            return open_socket_count(pid) <= before
 
-        until(cut, "the end of its connection")
+        wait_until(cut, "the end of its connection")
         how, got = wire.end()
     # What the kernel had taken in may still arrive, all of it cannot.
     assert len(got) < 12 * 760_000, how
@@ -198,7 +211,7 @@ def test_a_client_that_takes_no_answer_is_cut_off(slow_time):
 def test_a_client_that_reads_slowly_but_steadily_is_served_to_the_end(slow_time):
     # The rule is 16 KiB within a second, and this client takes more: kernels pass data on in large pieces.
     with slow_time.wire(receive_buffer=16384) as wire:
-        wire.send(LARGEST * 6)
+        wire.send(LARGEST_REQUEST * 6)
         count = 0
         for _ in range(8):
             wanted = count + 320_000
@@ -223,9 +236,13 @@ class Good:
         self.thread = threading.Thread(target=self.run)
 
     def run(self) -> None:
-        with Wire(self.server) as kept:
+        with RawConnection(self.server) as kept:
             while not self.stopping.wait(0.05):
-                for one in (lambda: kept.ask(LABEL), lambda: ask(self.server, LABEL), lambda: ask(self.server, LIVEZ)):
+                for one in (
+                    lambda: kept.ask(LABEL_REQUEST),
+                    lambda: fetch(self.server, LABEL_REQUEST),
+                    lambda: fetch(self.server, LIVEZ),
+                ):
                     try:
                         self.statuses[one().status] += 1
                     except (OSError, EOFError) as error:
@@ -234,7 +251,7 @@ class Good:
     def goes_on(self) -> None:
         """Waits until it has asked each of its questions once more."""
         answered = self.statuses.total()
-        until(lambda: self.statuses.total() >= answered + 6, "good answers")
+        wait_until(lambda: self.statuses.total() >= answered + 6, "good answers")
 
     def __enter__(self) -> "Good":
         self.thread.start()
@@ -255,10 +272,10 @@ ATTACKS = {
 @pytest.mark.long
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_thousand_slow_connections_are_gone_soon_and_nobody_else_notices(run, clock, attack):
-    tool = need("slowhttptest")
+    tool = require_program("slowhttptest")
     deadlines = [f"--{what}-seconds=2" for what in ("header", "request", "idle", "send")]
     # In this role /openapi.json has ten kilobytes. The role `all` has more with each pattern, until the attack takes the machine.
-    server = run("--role", "web_single", *deadlines, under=log_to("/dev/null"), clock=clock, **NOT_MEASURED)
+    server = run("--role", "web_single", *deadlines, under=stderr_to("/dev/null"), clock=clock, **NO_COVERAGE)
     url = server.url + ("/openapi.json" if attack == "slow read" else "/predict/label")
     # It ends by itself only long after the test has given up.
     command = [tool, "-c", "1000", "-r", "1000", "-l", "3600", "-p", "600", *ATTACKS[attack], "-u", url]
@@ -269,12 +286,12 @@ def test_a_thousand_slow_connections_are_gone_soon_and_nobody_else_notices(run, 
             # The good client asks again on its connection before the clock moves.
             good.goes_on()
             clock.advance(0.5)
-            return open_sockets(server.worker) < 20
+            return open_socket_count(server.worker) < 20
 
         try:
-            until(lambda: open_sockets(server.worker) > 900, "most of the slow connections")
+            wait_until(lambda: open_socket_count(server.worker) > 900, "most of the slow connections")
             began = clock.now()
-            until(gone, "the end of the slow connections")
+            wait_until(gone, "the end of the slow connections")
             # A client that was refused has two seconds to hang up, and more of them may have come in the meantime.
             assert clock.now() - began < 30
             good.goes_on()
@@ -282,6 +299,6 @@ def test_a_thousand_slow_connections_are_gone_soon_and_nobody_else_notices(run, 
             slow.terminate()
             out = slow.communicate(timeout=60)[0]
     assert set(good.statuses) == {200}, good.statuses
-    fds = metric(ask(server, request("GET", "/metrics")).body.decode(), "process_open_fds")
+    fds = metric_sum(fetch(server, http_request("GET", "/metrics")).body.decode(), "process_open_fds")
     assert fds < 40
     assert not re.search(r"service available: *NO", out)

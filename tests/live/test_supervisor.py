@@ -10,36 +10,51 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from http_clients import LABEL, LIVEZ, METRICS, POOLED, READYZ, Load, Wire, alive, ask, children, kill_all, log_to, metric, until
-from optional_programs import need
+from http_clients import (
+    LABEL_REQUEST,
+    LIVEZ,
+    METRICS,
+    POOLED_REQUEST,
+    READYZ,
+    LoadGenerator,
+    RawConnection,
+    child_pids,
+    fetch,
+    is_alive,
+    kill_tree,
+    metric_sum,
+    stderr_to,
+    wait_until,
+)
+from optional_programs import require_program
 from project import MODEL
-from server_process import Running, ended, refused, start_as_pid_1
-from worker_processes import both, serving, told
+from server_process import ServerProcess, refuses_connections, start_as_pid_1, wait_for_exit
+from worker_processes import events_containing, serving_workers, wait_for_two_workers
 
 from iris_wsgi.server.supervisor import FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS, Supervisor
 from iris_wsgi.settings import Settings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-MIXED = [LABEL] * 9 + [POOLED]
+MIXED = [LABEL_REQUEST] * 9 + [POOLED_REQUEST]
 
 
 @pytest.fixture
 def single(run, tmp_path):
     """A server of one worker, with the file of its log."""
-    return run(under=log_to(tmp_path / "log")), tmp_path / "log"
+    return run(under=stderr_to(tmp_path / "log")), tmp_path / "log"
 
 
-def hang_up(server: Running) -> None:
+def hang_up(server: ServerProcess) -> None:
     os.kill(server.process.pid, signal.SIGHUP)
 
 
-def replaced(server: Running, old: list[int], count: int = 1) -> None:
+def replaced(server: ServerProcess, old: list[int], count: int = 1) -> None:
     """Waits until other workers serve, and the old ones are gone."""
 
     def done() -> bool:
-        return len(serving(server)) == count and not set(old) & set(children(server.process.pid))
+        return len(serving_workers(server)) == count and not set(old) & set(child_pids(server.process.pid))
 
-    until(done, "new workers")
+    wait_until(done, "new workers")
 
 
 def damage(model: Path) -> bytes:
@@ -55,9 +70,9 @@ def begun(tmp_path) -> Iterator[subprocess.Popen]:
     command = [sys.executable, "-m", "iris_wsgi", "serve", "--port", "0", "--workers", "1", "--model-dir", str(MODEL)]
     command += ["--state-dir", str(tmp_path / "state")]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    until(lambda: children(server.pid), "a worker that starts")
+    wait_until(lambda: child_pids(server.pid), "a worker that starts")
     yield server
-    kill_all(server)
+    kill_tree(server)
     server.communicate()
 
 
@@ -67,34 +82,34 @@ def begun(tmp_path) -> Iterator[subprocess.Popen]:
 @pytest.mark.long
 def test_hang_ups_replace_a_single_worker_under_load_and_lose_nothing(single):
     server, log = single
-    with Load(server, 5, 3, MIXED) as load:
+    with LoadGenerator(server, 5, 3, MIXED) as load:
         for _ in range(4):
             old, answered = [server.worker], load.answers
-            until(lambda answered=answered: load.answers > answered + 50, "load")
+            wait_until(lambda answered=answered: load.answers > answered + 50, "load")
             hang_up(server)
             replaced(server, old)
         answered = load.answers
-        until(lambda: load.answers > answered + 50, "load goes on")
+        wait_until(lambda: load.answers > answered + 50, "load goes on")
     assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 0)
-    text = ask(server, METRICS).body.decode()
-    counted = sum(metric(text, "http_requests_total", route=route) for route in ("/predict/label", "/predict/batch"))
+    text = fetch(server, METRICS).body.decode()
+    counted = sum(metric_sum(text, "http_requests_total", route=route) for route in ("/predict/label", "/predict/batch"))
     assert counted == load.answers
-    assert not told(log, "")
+    assert not events_containing(log, "")
     server.process.terminate()
-    assert ended(server) == 0
+    assert wait_for_exit(server) == 0
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("command", ["serve", "worker"])
 def test_a_single_worker_serves_on_until_a_replacement_with_a_good_model_is_ready(run, model_copy, tmp_path, command):
     log = tmp_path / "log"
-    server = run("--model-dir", str(model_copy), command=command, under=log_to(log))
+    server = run("--model-dir", str(model_copy), command=command, under=stderr_to(log))
     old, good = [server.worker], damage(model_copy)
-    with Load(server, 2, 2, [READYZ]) as load:
+    with LoadGenerator(server, 2, 2, [READYZ]) as load:
         hang_up(server)
-        until(lambda: told(log, "the workers are not replaced"), "the line of the log")
+        wait_until(lambda: events_containing(log, "the workers are not replaced"), "the line of the log")
         assert any(line.startswith("iris_wsgi: ") and "label.json" in line for line in log.read_text().splitlines())
-        assert children(server.process.pid) == old
+        assert child_pids(server.process.pid) == old
         (model_copy / "label.json").write_bytes(good)
         hang_up(server)
         replaced(server, old)
@@ -107,8 +122,8 @@ def test_a_hang_up_during_a_replacement_is_not_forgotten(single):
     server, _ = single
     old = server.worker
     hang_up(server)
-    until(lambda: len(children(server.process.pid)) == 2, "a replacement")
-    (first,) = set(children(server.process.pid)) - {old}
+    wait_until(lambda: len(child_pids(server.process.pid)) == 2, "a replacement")
+    (first,) = set(child_pids(server.process.pid)) - {old}
     os.kill(first, signal.SIGSTOP)
     hang_up(server)
     os.kill(first, signal.SIGCONT)
@@ -117,24 +132,24 @@ def test_a_hang_up_during_a_replacement_is_not_forgotten(single):
 
 def test_a_hang_up_before_the_server_is_ready_does_not_end_it(begun):
     os.kill(begun.pid, signal.SIGHUP)
-    server = Running(begun)
-    assert ask(server, LIVEZ).status == 200
+    server = ServerProcess(begun)
+    assert fetch(server, LIVEZ).status == 200
     server.process.terminate()
-    assert ended(server) == 0
+    assert wait_for_exit(server) == 0
 
 
 def test_a_hang_up_during_the_drain_changes_nothing(run):
     server = run("--drain-seconds", "60")
-    with Wire(server) as wire:
-        wire.send(LABEL[:40])
-        assert ask(server, LIVEZ).status == 200
-        pids = children(server.process.pid)
+    with RawConnection(server) as wire:
+        wire.send(LABEL_REQUEST[:40])
+        assert fetch(server, LIVEZ).status == 200
+        pids = child_pids(server.process.pid)
         server.process.terminate()
         for _ in range(3):
             hang_up(server)
-        assert wire.ask(LABEL[40:]).status == 200
-        assert children(server.process.pid) in (pids, [])
-    assert ended(server) == 0
+        assert wire.ask(LABEL_REQUEST[40:]).status == 200
+        assert child_pids(server.process.pid) in (pids, [])
+    assert wait_for_exit(server) == 0
 
 
 # Signals that end
@@ -142,66 +157,66 @@ def test_a_hang_up_during_the_drain_changes_nothing(run):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_before_the_server_is_ready_ends_it_without_a_word(begun, number):
-    (worker,) = children(begun.pid)
+    (worker,) = child_pids(begun.pid)
     # So that it is not ready before the signal.
     os.kill(worker, signal.SIGSTOP)
     begun.send_signal(number)
     os.kill(worker, signal.SIGCONT)
     assert begun.communicate(timeout=120) == ("", "") and begun.returncode == 0
-    assert not alive(worker)
+    assert not is_alive(worker)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("workers", [1, 2])
 def test_sigterm_during_a_replacement_ends_all_and_cuts_nothing(run, workers):
-    server = run("--workers", str(workers), "--drain-seconds", "60", under=log_to("/dev/null"))
-    until(lambda: len(serving(server)) == workers, "the workers")
-    old = serving(server)
-    with Wire(server) as wire:
-        wire.send(LABEL[:40])
-        assert ask(server, LIVEZ).status == 200
+    server = run("--workers", str(workers), "--drain-seconds", "60", under=stderr_to("/dev/null"))
+    wait_until(lambda: len(serving_workers(server)) == workers, "the workers")
+    old = serving_workers(server)
+    with RawConnection(server) as wire:
+        wire.send(LABEL_REQUEST[:40])
+        assert fetch(server, LIVEZ).status == 200
         hang_up(server)
         # The worker that has the half of a request is retiring, or waits for its replacement.
-        until(lambda: set(serving(server)) - set(old), "a replacement that serves")
+        wait_until(lambda: set(serving_workers(server)) - set(old), "a replacement that serves")
         server.process.terminate()
-        until(lambda: refused(server), "the end of the last listener")
-        assert wire.ask(LABEL[40:]).status == 200
-    assert ended(server) == 0
+        wait_until(lambda: refuses_connections(server), "the end of the last listener")
+        assert wire.ask(LABEL_REQUEST[40:]).status == 200
+    assert wait_for_exit(server) == 0
 
 
 def test_sigterm_while_a_replacement_starts_ends_both(single):
     server, _ = single
     hang_up(server)
-    until(lambda: len(children(server.process.pid)) == 2, "a replacement")
-    pids = children(server.process.pid)
+    wait_until(lambda: len(child_pids(server.process.pid)) == 2, "a replacement")
+    pids = child_pids(server.process.pid)
     server.process.terminate()
-    assert ended(server) == 0
-    assert not any(map(alive, pids))
+    assert wait_for_exit(server) == 0
+    assert not any(map(is_alive, pids))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_sigterm_to_all_processes_at_once_drains_and_loses_nothing(run, workers):
     """As an init system sends it to each process of a service, and a shell to a group."""
-    server = run("--workers", workers, under=("setsid", *log_to("/dev/null")))
-    until(lambda: len(serving(server)) == int(workers), "the workers")
-    with Load(server, 5, 3, MIXED) as load:
-        until(lambda: load.answers > 100, "load")
+    server = run("--workers", workers, under=("setsid", *stderr_to("/dev/null")))
+    wait_until(lambda: len(serving_workers(server)) == int(workers), "the workers")
+    with LoadGenerator(server, 5, 3, MIXED) as load:
+        wait_until(lambda: load.answers > 100, "load")
         os.killpg(server.process.pid, signal.SIGTERM)
         load.thread.join(60)
     assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 8)
-    assert ended(server) == 0
+    assert wait_for_exit(server) == 0
 
 
 def test_a_single_worker_that_somebody_ends_serves_until_its_replacement_does(single):
     server, log = single
     worker = server.worker
-    with Load(server, 3, 3) as load:
-        until(lambda: load.answers > 50, "load")
+    with LoadGenerator(server, 3, 3) as load:
+        wait_until(lambda: load.answers > 50, "load")
         os.kill(worker, signal.SIGTERM)
         replaced(server, [worker])
     assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 0)
-    assert not told(log, "")
+    assert not events_containing(log, "")
 
 
 # Deaths
@@ -211,9 +226,9 @@ def test_a_single_worker_that_was_killed_is_replaced_and_new_clients_wait_for_it
     server, log = single
     worker = server.worker
     os.kill(worker, signal.SIGKILL)
-    assert ask(server, LABEL).status == 200
+    assert fetch(server, LABEL_REQUEST).status == 200
     assert server.worker != worker
-    (event,) = told(log, "a worker died")
+    (event,) = events_containing(log, "a worker died")
     assert (event["pid"], event["how"], event["was_ready"]) == (worker, "signal SIGKILL", True)
 
 
@@ -221,61 +236,63 @@ def test_a_single_worker_does_not_outlive_a_parent_that_was_killed(single):
     server, _ = single
     worker = server.worker
     server.process.kill()
-    until(lambda: not alive(worker), "the end of the worker")
+    wait_until(lambda: not is_alive(worker), "the end of the worker")
 
 
 @pytest.mark.long
 def test_a_healthy_worker_serves_on_though_its_sibling_does_not_start_again(run, model_copy, tmp_path):
     log = tmp_path / "log"
-    server = run("--workers", "2", "--model-dir", str(model_copy), under=log_to(log))
-    dies, lives = both(server)
+    server = run("--workers", "2", "--model-dir", str(model_copy), under=stderr_to(log))
+    dies, lives = wait_for_two_workers(server)
     good = damage(model_copy)
     hang_up(server)
-    until(lambda: told(log, "the workers are not replaced"), "the line of the log")
+    wait_until(lambda: events_containing(log, "the workers are not replaced"), "the line of the log")
     os.kill(dies, signal.SIGKILL)
     # Before there were three tries in two seconds, and then the end of all.
-    until(lambda: len(told(log, "a worker does not start")) >= 3, "starts that fail")
-    tries = told(log, "a worker does not start")
+    wait_until(lambda: len(events_containing(log, "a worker does not start")) >= 3, "starts that fail")
+    tries = events_containing(log, "a worker does not start")
     assert [one["delay_seconds"] for one in tries[:3]] == [0.5, 1.0, 2.0]
     assert [(one["failed_starts"], one["workers_serving"], one["level"]) for one in tries[:2]] == [
         (1, 1, "error"),
         (2, 1, "error"),
     ]
-    assert lives in children(server.process.pid) and ask(server, READYZ).status == 200
+    assert lives in child_pids(server.process.pid) and fetch(server, READYZ).status == 200
     (model_copy / "label.json").write_bytes(good)
     hang_up(server)
     replaced(server, [lives], 2)
-    assert ask(server, LABEL).status == 200
+    assert fetch(server, LABEL_REQUEST).status == 200
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_server_whose_workers_all_died_tries_until_the_model_is_good_again(run, model_copy, tmp_path, workers):
     log = tmp_path / "log"
-    server = run("--workers", workers, "--model-dir", str(model_copy), under=log_to(log))
-    until(lambda: len(serving(server)) == int(workers), "the workers")
+    server = run("--workers", workers, "--model-dir", str(model_copy), under=stderr_to(log))
+    wait_until(lambda: len(serving_workers(server)) == int(workers), "the workers")
     good = damage(model_copy)
-    for pid in serving(server):
+    for pid in serving_workers(server):
         os.kill(pid, signal.SIGKILL)
-    until(lambda: len(told(log, "a worker does not start")) >= 3, "starts that fail")
+    wait_until(lambda: len(events_containing(log, "a worker does not start")) >= 3, "starts that fail")
     assert server.process.poll() is None
-    assert [one["workers_serving"] for one in told(log, "a worker does not start")[-2:]] == [0, 0]
+    assert [one["workers_serving"] for one in events_containing(log, "a worker does not start")[-2:]] == [0, 0]
     (model_copy / "label.json").write_bytes(good)
-    until(lambda: len(serving(server)) == int(workers), "workers without a hang-up")
-    assert ask(server, LABEL).status == 200
+    wait_until(lambda: len(serving_workers(server)) == int(workers), "workers without a hang-up")
+    assert fetch(server, LABEL_REQUEST).status == 200
     server.process.terminate()
-    assert ended(server) == 0
+    assert wait_for_exit(server) == 0
 
 
 @pytest.mark.long
 def test_sigterm_ends_a_server_that_waits_for_its_next_try(run, model_copy, tmp_path):
     log = tmp_path / "log"
-    server = run("--model-dir", str(model_copy), under=log_to(log))
+    server = run("--model-dir", str(model_copy), under=stderr_to(log))
     damage(model_copy)
     os.kill(server.worker, signal.SIGKILL)
-    until(lambda: told(log, "a worker does not start") and not children(server.process.pid), "a pause between tries")
+    wait_until(
+        lambda: events_containing(log, "a worker does not start") and not child_pids(server.process.pid), "a pause between tries"
+    )
     server.process.terminate()
-    assert ended(server) == 0
+    assert wait_for_exit(server) == 0
 
 
 def test_delays_between_starts_double_up_to_a_maximum_and_begin_anew_after_a_hang_up(capfd):
@@ -292,7 +309,7 @@ def test_delays_between_starts_double_up_to_a_maximum_and_begin_anew_after_a_han
 
 
 def test_a_first_worker_that_is_killed_before_it_is_ready_ends_the_start_with_one_line(begun):
-    (worker,) = children(begun.pid)
+    (worker,) = child_pids(begun.pid)
     os.kill(worker, signal.SIGKILL)
     out, err = begun.communicate(timeout=120)
     assert (begun.returncode, out, err.count("\n")) == (1, "", 1)
@@ -310,16 +327,16 @@ def test_a_system_that_starts_no_process_ends_nothing_and_is_tried_again(single,
     resource.prlimit(parent, resource.RLIMIT_NOFILE, (min(set(range(1000)) - set(used)), before[1]))
     if lost:
         os.kill(old, signal.SIGKILL)
-        until(lambda: len(told(log, "a worker does not start")) >= 2, "tries that fail")
+        wait_until(lambda: len(events_containing(log, "a worker does not start")) >= 2, "tries that fail")
     else:
         hang_up(server)
-        until(lambda: told(log, "the workers are not replaced"), "the line of the log")
-        assert ask(server, LABEL).status == 200
-    assert {one["reason"] for one in told(log, "the system starts no worker")} == {"Too many open files"}
+        wait_until(lambda: events_containing(log, "the workers are not replaced"), "the line of the log")
+        assert fetch(server, LABEL_REQUEST).status == 200
+    assert {one["reason"] for one in events_containing(log, "the system starts no worker")} == {"Too many open files"}
     resource.prlimit(parent, resource.RLIMIT_NOFILE, before)
     hang_up(server)
     replaced(server, [old])
-    assert ask(server, LABEL).status == 200
+    assert fetch(server, LABEL_REQUEST).status == 200
 
 
 # What a parent is for its descendants
@@ -329,7 +346,7 @@ def zombies(pid: int) -> list[int]:
     def state(one: int) -> str:
         return Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[0]
 
-    return [one for one in children(pid) if state(one) == "Z"]
+    return [one for one in child_pids(pid) if state(one) == "Z"]
 
 
 ORPHAN = ("sh", "-c", 'sh -c "exit 3" & exec "$@"', "sh")
@@ -338,22 +355,24 @@ ORPHAN = ("sh", "-c", 'sh -c "exit 3" & exec "$@"', "sh")
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_children_of_others_that_it_inherits_are_reaped(run, workers):
     server = run("--workers", workers, under=ORPHAN)
-    until(lambda: not zombies(server.process.pid) and len(children(server.process.pid)) == int(workers), "only its workers")
-    assert ask(server, LIVEZ).status == 200
+    wait_until(
+        lambda: not zombies(server.process.pid) and len(child_pids(server.process.pid)) == int(workers), "only its workers"
+    )
+    assert fetch(server, LIVEZ).status == 200
 
 
 def test_pid_1_reaps_orphans_with_one_worker():
     server = start_as_pid_1("--role", "web_single")
     try:
-        (first,) = children(server.process.pid)
+        (first,) = child_pids(server.process.pid)
         # A process of its namespace whose parent ends before it: PID 1 becomes its parent, and has to wait for it.
-        inside = (need("nsenter"), "--target", str(first), "--pid", "sh", "-c", "sh -c 'sleep 0.2; exit 3' & exit 0")
+        inside = (require_program("nsenter"), "--target", str(first), "--pid", "sh", "-c", "sh -c 'sleep 0.2; exit 3' & exit 0")
         subprocess.run(inside, check=True)
-        until(lambda: len(children(first)) == 2, "an orphan")
-        until(lambda: len(children(first)) == 1, "its end, which PID 1 has noticed")
-        assert ask(server, LIVEZ).status == 200
+        wait_until(lambda: len(child_pids(first)) == 2, "an orphan")
+        wait_until(lambda: len(child_pids(first)) == 1, "its end, which PID 1 has noticed")
+        assert fetch(server, LIVEZ).status == 200
     finally:
-        kill_all(server.process)
+        kill_tree(server.process)
         server.process.communicate()
 
 

@@ -5,9 +5,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from http_clients import ask, kill_all, request, until
-from job_store_invariants import check
-from optional_programs import need
+from http_clients import fetch, http_request, kill_tree, wait_until
+from job_store_invariants import invariant_violations
+from optional_programs import require_program
 
 from iris_wsgi.patterns.asynchronous.job import Gone, Limits
 from iris_wsgi.patterns.asynchronous.sqlite_schema import LATEST
@@ -18,7 +18,7 @@ from iris_wsgi.storage.clock import BootClock
 BODY = bytes(64)
 JOB = {"data": [[5.1, 3.5, 1.4, 0.2]]}
 HOURS = 7200.0
-PATIENCE_SECONDS = 60.0
+TIMEOUT_SECONDS = 60.0
 
 
 class Machine:
@@ -125,7 +125,7 @@ def test_after_a_boot_no_age_is_negative_and_leases_of_before_run_out(machine, p
     with closing(machine.jobs(path)) as store:
         assert store.get(done.id).state == "succeeded" and store.counts().oldest_seconds == 0
         machine.pass_by(30)
-        assert len(store.claim("w", 1, 30)) == 1 and check(store) == []
+        assert len(store.claim("w", 1, 30)) == 1 and invariant_violations(store) == []
 
 
 def test_a_database_of_before_goes_on_and_so_does_a_program_of_before(machine, path):
@@ -164,7 +164,7 @@ def test_a_first_look_at_items_tells_what_was_written_lately_though_the_clock_wa
 
 @pytest.mark.long
 def test_jobs_of_a_worker_that_was_killed_are_done_after_the_clock_was_set_back_two_hours(run, tmp_path, slow_model):
-    need("faketime")
+    require_program("faketime")
     library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     stamp = tmp_path / "time"
     stamp.write_text("+0")
@@ -178,19 +178,19 @@ def test_jobs_of_a_worker_that_was_killed_are_done_after_the_clock_was_set_back_
     server = run("--role", "asynchronous", **faked)
     lease = ("--lease-seconds", "2")
     dead = run(*lease, command="worker", **faked)
-    kill_all(dead.process)
-    job = ask(server, request("POST", "/jobs", JOB)).json()
-    with closing(SqliteJobs(tmp_path / "state/jobs.db", busy_seconds=PATIENCE_SECONDS)) as store:
+    kill_tree(dead.process)
+    job = fetch(server, http_request("POST", "/jobs", JOB)).json()
+    with closing(SqliteJobs(tmp_path / "state/jobs.db", busy_seconds=TIMEOUT_SECONDS)) as store:
         assert len(store.claim("a worker that dies", 1, 2)) == 1
     stamp.write_text("-7200")
     run(*lease, command="worker", **faked)
 
     def state() -> str:
-        return ask(server, request("GET", job["href"])).json()["status"]
+        return fetch(server, http_request("GET", job["href"])).json()["status"]
 
-    until(lambda: state() == "succeeded", "another worker has done it")
-    until(lambda: "moved by -7200 s" in str(ask(server, request("GET", "/readyz")).body), "it is told")
+    wait_until(lambda: state() == "succeeded", "another worker has done it")
+    wait_until(lambda: "moved by -7200 s" in str(fetch(server, http_request("GET", "/readyz")).body), "it is told")
     stamp.write_text("+0")
     assert state() == "succeeded"
     server.process.terminate()
-    assert "moved by -7200 s" in server.process.communicate(timeout=PATIENCE_SECONDS)[1]
+    assert "moved by -7200 s" in server.process.communicate(timeout=TIMEOUT_SECONDS)[1]

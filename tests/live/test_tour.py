@@ -10,9 +10,9 @@ from typing import ClassVar
 
 import pytest
 from edge_bundles import build_bundle
-from fault_proxy import Faulty
-from http_clients import ask, until
-from http_clients import request as http
+from fault_proxy import FaultProxy
+from http_clients import fetch, wait_until
+from http_clients import http_request as http
 from pattern_table import ROWS
 from project import MODEL, ROOT
 
@@ -32,7 +32,7 @@ LIES = {
 }
 
 
-class Liar(Faulty):
+class Liar(FaultProxy):
     """A proxy that puts lies of the same length into what it passes on."""
 
     def __init__(self, server, *lies: tuple[bytes, bytes, bytes]) -> None:
@@ -139,12 +139,12 @@ SERVED = {
 @pytest.mark.long
 @pytest.mark.parametrize("role", SERVED)
 def test_a_server_of_one_role_is_right_in_what_it_serves_and_the_rest_is_told_as_not_served(run, request, role):
-    others = request.getfixturevalue("others")[role] if role in ("prep", "gateway") else {}
+    others = request.getfixturevalue("upstream_settings")[role] if role in ("prep", "gateway") else {}
     more = {"member": {"member": "setosa"}}.get(role, others)
     server = run("--role", role, **{f"IRIS_{name.upper()}": str(value) for name, value in more.items()})
-    until(lambda: ask(server, http("GET", "/readyz")).status == 200, "the server is ready")
+    wait_until(lambda: fetch(server, http("GET", "/readyz")).status == 200, "the server is ready")
     if role == "gateway":
-        until(lambda: ask(server, http("GET", "/ensemble/health")).json()["status"] == "complete", "it knows all members")
+        wait_until(lambda: fetch(server, http("GET", "/ensemble/health")).json()["status"] == "complete", "it knows all members")
     found = unserved(tour(server.url))
     assert set(NAMES) - found.keys() == {"batch", *SERVED[role]}
     assert all(f"role {role} " in why for name, why in found.items() if name != "edge AI")

@@ -12,11 +12,11 @@ from pathlib import Path
 from urllib.parse import urljoin
 
 import pytest
-from applications import wsgi_call
+from applications import call_wsgi
 from edge_bundles import write_bundle
-from headless_browser import browser
-from http_clients import ask, request, until
-from optional_programs import need
+from headless_browser import open_browser
+from http_clients import fetch, http_request, wait_until
+from optional_programs import require_program
 from project import MODEL
 
 from iris_wsgi.settings import BadSetting, Settings
@@ -55,12 +55,12 @@ def links(app, **environ: str) -> list[str]:
     return [*jobs, hybrid.headers["Location"], hybrid.json["final"]["href"], item.headers["Location"]]
 
 
-def test_mounted_by_a_wsgi_server_every_link_has_the_mount_point(make):
-    app = make()
+def test_mounted_by_a_wsgi_server_every_link_has_the_mount_point(make_app):
+    app = make_app()
     assert all(link.startswith(("/jobs/", "/items/")) for link in links(app))
     assert all(link.startswith(("/iris/jobs/", "/iris/items/")) for link in links(app, SCRIPT_NAME="/iris"))
     assert app.get("/openapi.json").json["servers"] == [{"url": "/iris"}]
-    assert "servers" not in make().get("/openapi.json").json
+    assert "servers" not in make_app().get("/openapi.json").json
 
 
 @pytest.mark.parametrize(
@@ -68,17 +68,17 @@ def test_mounted_by_a_wsgi_server_every_link_has_the_mount_point(make):
     [("/a/b", "/a/b"), ("/a b", "/a%20b"), ("/caf\xc3\xa9", "/caf%C3%A9"), ("//evil.example", "/evil.example"),
      ("/a\r\nSet-Cookie: x", "/a%0D%0ASet-Cookie:%20x"), ('/"<a>', "/%22%3Ca%3E")],
 )  # fmt: skip
-def test_a_mount_point_of_any_characters_is_a_path_in_links(make, mount, prefix):
+def test_a_mount_point_of_any_characters_is_a_path_in_links(make_app, mount, prefix):
     # Not through webtest's lint, which takes two slashes for a mistake.
-    app = make(role="asynchronous").service.app
-    status, headers, body = wsgi_call(app, "POST", "/jobs", json.dumps(ROW).encode(), SCRIPT_NAME=mount)
+    app = make_app(role="asynchronous").service.app
+    status, headers, body = call_wsgi(app, "POST", "/jobs", json.dumps(ROW).encode(), SCRIPT_NAME=mount)
     assert (status, headers["Location"]) == (202, f"{prefix}/jobs/{json.loads(body)['id']}")
-    document = json.loads(wsgi_call(app, "GET", "/openapi.json", SCRIPT_NAME=mount)[2])
+    document = json.loads(call_wsgi(app, "GET", "/openapi.json", SCRIPT_NAME=mount)[2])
     assert document["servers"] == [{"url": prefix}]
 
 
-def test_the_mount_point_without_its_slash_leads_to_the_root(make):
-    app = make(role="web_single")
+def test_the_mount_point_without_its_slash_leads_to_the_root(make_app):
+    app = make_app(role="web_single")
     app.extra_environ["SCRIPT_NAME"] = "/iris"
     for send in (app.get, app.head):
         answer = send("", headers={"Accept": "text/html"})
@@ -90,7 +90,7 @@ def test_under_waitress_with_a_url_prefix_every_link_can_be_followed(tmp_path):
     words = [sys.executable, "-c", WAITRESS, str(port), str(MODEL), str(tmp_path)]
     process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
     try:
-        until(lambda: accepts(port), "waitress accepts connections")
+        wait_until(lambda: accepts(port), "waitress accepts connections")
         url = f"http://127.0.0.1:{port}/iris"
         follow(f"{url}/jobs")
         root = fetched(url)
@@ -123,10 +123,10 @@ def fetched(url: str, document: object = None):
 # Behind a proxy that strips it
 
 
-def test_the_field_of_a_proxy_counts_only_where_it_is_trusted(make):
+def test_the_field_of_a_proxy_counts_only_where_it_is_trusted(make_app):
     field = {"HTTP_X_FORWARDED_PREFIX": "/iris"}
-    assert all(link.startswith(("/jobs/", "/items/")) for link in links(make(), **field))
-    trusting = make(url_prefix="forwarded")
+    assert all(link.startswith(("/jobs/", "/items/")) for link in links(make_app(), **field))
+    trusting = make_app(url_prefix="forwarded")
     assert all(link.startswith(("/iris/jobs/", "/iris/items/")) for link in links(trusting, **field))
     assert trusting.get("/openapi.json").json["servers"] == [{"url": "/iris"}]
     del trusting.extra_environ["HTTP_X_FORWARDED_PREFIX"]
@@ -134,8 +134,8 @@ def test_the_field_of_a_proxy_counts_only_where_it_is_trusted(make):
 
 
 @pytest.mark.parametrize(("field", "prefix"), [("/a/", "/a"), ("/", ""), ("", ""), ("/a.b/~c-d_e", "/a.b/~c-d_e")])
-def test_the_field_may_end_with_a_slash_or_be_empty(make, field, prefix):
-    app = make(role="asynchronous", url_prefix="forwarded")
+def test_the_field_may_end_with_a_slash_or_be_empty(make_app, field, prefix):
+    app = make_app(role="asynchronous", url_prefix="forwarded")
     answer = app.post_json("/jobs", ROW, headers={"X-Forwarded-Prefix": field})
     assert answer.headers["Location"] == answer.json["href"] == f"{prefix}/jobs/{answer.json['id']}"
 
@@ -146,8 +146,8 @@ BAD = ["iris", "//evil.example", "/a//b", "/a/../b", "/..", "/.", "http://evil.e
 
 
 @pytest.mark.parametrize("field", BAD)
-def test_a_field_that_is_no_path_is_refused_before_anything_is_stored(make, field):
-    app = make(role="asynchronous", url_prefix="forwarded")
+def test_a_field_that_is_no_path_is_refused_before_anything_is_stored(make_app, field):
+    app = make_app(role="asynchronous", url_prefix="forwarded")
     answer = app.post_json("/jobs", ROW, headers={"X-Forwarded-Prefix": field}, status=400)
     assert answer.json["detail"].startswith("X-Forwarded-Prefix must be a path such as /iris") and "evil" not in answer.text
     assert app.get("/jobs").json["jobs"]["queued"] == 0
@@ -159,8 +159,8 @@ def test_a_setting_that_is_no_path_stops_the_start(value):
         Settings(url_prefix=value)
 
 
-def test_a_fixed_prefix_is_put_before_a_mount_point_whatever_the_field_says(make):
-    app = make(url_prefix="/outer")
+def test_a_fixed_prefix_is_put_before_a_mount_point_whatever_the_field_says(make_app):
+    app = make_app(url_prefix="/outer")
     assert all(link.startswith(("/outer/jobs/", "/outer/items/")) for link in links(app, HTTP_X_FORWARDED_PREFIX="/other"))
     assert all(link.startswith(("/outer/in/jobs/", "/outer/in/items/")) for link in links(app, SCRIPT_NAME="/in"))
 
@@ -168,7 +168,7 @@ def test_a_fixed_prefix_is_put_before_a_mount_point_whatever_the_field_says(make
 @contextmanager
 def nginx(folder: Path, url: str, field: str = "") -> Iterator[str]:
     """Strips /iris/ in front of a server; the address under which clients see the server."""
-    program = need("nginx")
+    program = require_program("nginx")
     port = free_port()
     folder.mkdir()
     config = folder / "nginx.conf"
@@ -176,7 +176,7 @@ def nginx(folder: Path, url: str, field: str = "") -> Iterator[str]:
     config.write_text(NGINX.format(folder=folder, port=port, url=url, field=field, user=user))
     process = subprocess.Popen([program, "-p", str(folder), "-c", str(config)], stderr=subprocess.DEVNULL)
     try:
-        until(lambda: accepts(port), "nginx accepts connections")
+        wait_until(lambda: accepts(port), "nginx accepts connections")
         yield f"http://127.0.0.1:{port}/iris"
     finally:
         process.terminate()
@@ -212,7 +212,7 @@ def test_behind_nginx_the_edge_page_is_found_without_its_slash_and_without_a_set
 
 def test_a_server_that_trusts_nothing_ignores_the_field_on_the_wire(run):
     server = run("--role", "asynchronous")
-    answer = ask(server, request("POST", "/jobs", ROW, "X-Forwarded-Prefix: /evil"))
+    answer = fetch(server, http_request("POST", "/jobs", ROW, "X-Forwarded-Prefix: /evil"))
     assert answer.status == 202 and answer.json()["href"] == f"/jobs/{answer.json()['id']}"
 
 
@@ -220,7 +220,7 @@ def test_a_server_that_trusts_nothing_ignores_the_field_on_the_wire(run):
 @pytest.mark.parametrize("role", ["web_single", "synchronous"])
 def test_behind_nginx_the_page_works_without_a_setting(run, tmp_path, role):
     server = run("--role", role)
-    with nginx(tmp_path / "nginx", server.url) as url, browser(need) as page:
+    with nginx(tmp_path / "nginx", server.url) as url, open_browser(require_program) as page:
         page.visit(f"{url}/")
         if role == "web_single":
             page.until(lambda: page.all("#bars li.best"), "the page has an answer")
@@ -235,6 +235,6 @@ def test_behind_nginx_the_page_works_without_a_setting(run, tmp_path, role):
 def test_a_server_with_a_prefix_answers_at_its_root_as_well(run):
     # Probes and other pods reach it directly.
     server = run("--role", "asynchronous", "--url-prefix", "/iris", "--model-dir", str(MODEL))
-    job = ask(server, request("POST", "/jobs", ROW)).json()
+    job = fetch(server, http_request("POST", "/jobs", ROW)).json()
     assert job["href"] == f"/iris/jobs/{job['id']}"
-    assert ask(server, request("GET", f"/jobs/{job['id']}")).json()["id"] == job["id"]
+    assert fetch(server, http_request("GET", f"/jobs/{job['id']}")).json()["id"] == job["id"]

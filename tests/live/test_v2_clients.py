@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
-from http_clients import ROW, Answer, Wire
+from http_clients import ROW, HttpResponse, RawConnection
 from iris_data import training_rows
-from optional_programs import need
+from optional_programs import require_program
 from server_process import start_server
 from tritonclient.utils import InferenceServerException
 
@@ -147,7 +147,7 @@ def test_requests_at_the_same_time_get_their_own_answers(server, service):
 # answers are read as it does (kserve/kserve: python/kserve/kserve/inference_client.py, InferResponse.from_bytes).
 
 
-def kserve(server, method: str, path: str, body: bytes = b"", **fields: str) -> Answer:
+def kserve(server, method: str, path: str, body: bytes = b"", **fields: str) -> HttpResponse:
     named = {
         "host": f"{server.host}:{server.port}",
         "accept": "*/*",
@@ -159,7 +159,7 @@ def kserve(server, method: str, path: str, body: bytes = b"", **fields: str) -> 
     if method == "POST":
         named["content-length"] = str(len(body))
     head = "".join(f"{name}: {text}\r\n" for name, text in named.items())
-    with Wire(server) as wire:
+    with RawConnection(server) as wire:
         return wire.ask(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
 
 
@@ -214,7 +214,7 @@ def test_the_kserve_client_finds_the_reason_of_a_failure(server, path):
 
 
 def test_the_curl_line_that_the_role_prints_works(server):
-    need("curl")
+    require_program("curl")
     line = server.said[-1].removeprefix("try: ")
     told = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True).stdout
     assert json.loads(told)["predictions"][0][0] > 0.99

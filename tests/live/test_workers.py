@@ -10,27 +10,27 @@ from pathlib import Path
 
 import pytest
 from http_clients import (
-    LABEL,
-    LARGEST,
+    LABEL_REQUEST,
+    LARGEST_REQUEST,
     LIVEZ,
     METRICS,
-    NOT_MEASURED,
-    POOLED,
+    NO_COVERAGE,
+    POOLED_REQUEST,
     READYZ,
-    Load,
-    Wire,
-    alive,
-    ask,
-    children,
+    LoadGenerator,
+    RawConnection,
+    child_pids,
     cpu_seconds,
-    log_to,
-    metric,
-    open_sockets,
-    rests,
-    until,
+    fetch,
+    is_alive,
+    metric_sum,
+    open_socket_count,
+    stays_asleep,
+    stderr_to,
+    wait_until,
 )
-from server_process import ended, refused, start, start_server
-from worker_processes import both, events, serving, told
+from server_process import refuses_connections, run_failing_start, start_server, wait_for_exit
+from worker_processes import events_containing, log_events, serving_workers, wait_for_two_workers
 
 from iris_wsgi.server import supervisor as workers
 from iris_wsgi.server.serve import RETIRE
@@ -44,25 +44,25 @@ TWO = ("--workers", "2")
 @pytest.fixture
 def pair(run, tmp_path):
     """A server of two workers, with the file of its log."""
-    server = run(*TWO, under=log_to(tmp_path / "log"))
-    both(server)
+    server = run(*TWO, under=stderr_to(tmp_path / "log"))
+    wait_for_two_workers(server)
     return server, tmp_path / "log"
 
 
 @pytest.fixture(scope="module")
 def shared():
     """A server of two workers for tests that only ask."""
-    server = start_server(*TWO, under=log_to("/dev/null"))
-    both(server)
+    server = start_server(*TWO, under=stderr_to("/dev/null"))
+    wait_for_two_workers(server)
     yield server
     server.stop()
 
 
 def test_two_workers_serve_on_one_socket(shared):
-    pids = both(shared)
+    pids = wait_for_two_workers(shared)
     before = {pid: cpu_seconds(pid) for pid in pids}
-    with Load(shared, 10, 10, [LABEL, POOLED]):
-        until(lambda: all(cpu_seconds(pid) > before[pid] + 0.1 for pid in pids), "work of both")
+    with LoadGenerator(shared, 10, 10, [LABEL_REQUEST, POOLED_REQUEST]):
+        wait_until(lambda: all(cpu_seconds(pid) > before[pid] + 0.1 for pid in pids), "work of both")
     inodes = {os.stat(f"/proc/{pid}/fd/{fd.name}").st_ino for pid in pids for fd in listeners(pid, shared.port)}
     assert len(inodes) == 1
 
@@ -71,12 +71,12 @@ def test_two_workers_serve_on_one_socket(shared):
 def test_connections_that_stay_are_shared_out_among_the_workers(run, clock, at_once):
     # On a busy machine a worker may not run for the millisecond in which the other leaves the next connection to it. By this
     # clock the millisecond passes only when neither accepts.
-    server = run(*TWO, under=log_to("/dev/null"), clock=clock)
-    pids = both(server)
-    before = [open_sockets(pid) for pid in pids]
+    server = run(*TWO, under=stderr_to("/dev/null"), clock=clock)
+    pids = wait_for_two_workers(server)
+    before = [open_socket_count(pid) for pid in pids]
 
     def shares() -> list[int]:
-        return [open_sockets(pid) - earlier for pid, earlier in zip(pids, before, strict=True)]
+        return [open_socket_count(pid) - earlier for pid, earlier in zip(pids, before, strict=True)]
 
     def moves_on(there: Callable[[], bool]) -> bool:
         # A worker leaves the listener for an instant after each connection, so one look is not enough.
@@ -86,10 +86,10 @@ def test_connections_that_stay_are_shared_out_among_the_workers(run, clock, at_o
 
     with ExitStack() as stack:
         for count in range(1, 21):
-            wire = stack.enter_context(Wire(server)).send(LIVEZ)
+            wire = stack.enter_context(RawConnection(server)).send(LIVEZ)
             if not at_once:
-                until(lambda wire=wire: moves_on(wire.readable), f"answer {count}")
-        until(lambda: moves_on(lambda: sum(shares()) == 20), "all are accepted")
+                wait_until(lambda wire=wire: moves_on(wire.readable), f"answer {count}")
+        wait_until(lambda: moves_on(lambda: sum(shares()) == 20), "all are accepted")
         assert min(shares()) >= 6, shares()
 
 
@@ -106,19 +106,19 @@ def listens(pid: int, port: int) -> bool:
 @pytest.mark.parametrize("attempt", range(4))
 def test_a_process_that_drains_just_as_it_leaves_connections_to_others_does_not_spin(pair, attempt):
     server, _ = pair
-    ends, stands = both(server)
+    ends, stands = wait_for_two_workers(server)
     os.kill(stands, signal.SIGSTOP)
     try:
         with ExitStack() as stack:
-            half = stack.enter_context(Wire(server)).send(LABEL[:40])
+            half = stack.enter_context(RawConnection(server)).send(LABEL_REQUEST[:40])
             # While more come than it takes, one each millisecond: chance decides in which moment.
             for i in range(200):
-                stack.enter_context(Wire(server))
+                stack.enter_context(RawConnection(server))
                 if i == 100:
                     # As the parent does; SIGTERM would have it start a replacement first.
                     os.kill(ends, RETIRE)
             assert not half.readable()
-            until(lambda: rests(ends), "a process that waits for its last client and does nothing else")
+            wait_until(lambda: stays_asleep(ends), "a process that waits for its last client and does nothing else")
     finally:
         os.kill(stands, signal.SIGCONT)
 
@@ -134,80 +134,80 @@ def test_the_parent_holds_neither_model_nor_numpy(shared):
     maps = Path(f"/proc/{shared.process.pid}/maps").read_text()
     assert "libpython" in maps or "python" in maps
     assert "onnxruntime" not in maps and "numpy" not in maps
-    for pid in both(shared):
+    for pid in wait_for_two_workers(shared):
         assert "onnxruntime" in Path(f"/proc/{pid}/maps").read_text()
 
 
 @pytest.mark.long
 def test_metrics_are_exact_whichever_worker_tells_them(run):
-    server = run(*TWO, "--cache", "off", under=log_to("/dev/null"))
-    both(server)
-    with Load(server, 4, 8, [LABEL, LABEL, LABEL, POOLED]) as load:
-        until(lambda: load.answers >= 600, "answers")
+    server = run(*TWO, "--cache", "off", under=stderr_to("/dev/null"))
+    wait_for_two_workers(server)
+    with LoadGenerator(server, 4, 8, [LABEL_REQUEST, LABEL_REQUEST, LABEL_REQUEST, POOLED_REQUEST]) as load:
+        wait_until(lambda: load.answers >= 600, "answers")
     with ExitStack() as stack:
-        wires = [stack.enter_context(Wire(server)) for _ in range(40)]
+        wires = [stack.enter_context(RawConnection(server)) for _ in range(40)]
         assert [wire.ask(LIVEZ).status for wire in wires] == [200] * 40
     assert load.lost == []
     labels, batches = set(), set()
     for turn in range(20):
-        text = ask(server, METRICS).body.decode()
-        labels.add(metric(text, "http_requests_total", route="/predict/label"))
-        batches.add(metric(text, "http_request_duration_seconds_count", route="/predict/batch"))
-        assert metric(text, "http_requests_total", route="/livez") == 40
-        assert metric(text, "http_requests_total", route="/metrics") == turn
-        assert metric(text, "http_requests_in_flight") == 1
+        text = fetch(server, METRICS).body.decode()
+        labels.add(metric_sum(text, "http_requests_total", route="/predict/label"))
+        batches.add(metric_sum(text, "http_request_duration_seconds_count", route="/predict/batch"))
+        assert metric_sum(text, "http_requests_total", route="/livez") == 40
+        assert metric_sum(text, "http_requests_total", route="/metrics") == turn
+        assert metric_sum(text, "http_requests_in_flight") == 1
     assert len(labels) == len(batches) == 1
     assert labels.pop() + batches.pop() == load.answers
-    rows = metric(text, "http_requests_total", route="/predict/label") + 1000 * metric(
+    rows = metric_sum(text, "http_requests_total", route="/predict/label") + 1000 * metric_sum(
         text, "http_requests_total", route="/predict/batch"
     )
-    assert metric(text, "model_rows_total") == rows
+    assert metric_sum(text, "model_rows_total") == rows
 
 
 def test_memory_descriptors_and_time_are_those_of_all_processes(shared):
-    text = ask(shared, METRICS).body.decode()
-    pids = [shared.process.pid, *both(shared)]
+    text = fetch(shared, METRICS).body.decode()
+    pids = [shared.process.pid, *wait_for_two_workers(shared)]
     resident = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * os.sysconf("SC_PAGE_SIZE")
-    assert metric(text, "process_resident_memory_bytes") == pytest.approx(resident, rel=0.2)
-    assert metric(text, "process_open_fds") >= sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids) - 3
-    assert metric(text, "process_cpu_seconds_total") == pytest.approx(sum(map(cpu_seconds, pids)), rel=0.5)
+    assert metric_sum(text, "process_resident_memory_bytes") == pytest.approx(resident, rel=0.2)
+    assert metric_sum(text, "process_open_fds") >= sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids) - 3
+    assert metric_sum(text, "process_cpu_seconds_total") == pytest.approx(sum(map(cpu_seconds, pids)), rel=0.5)
 
 
 @pytest.mark.long
 def test_counters_survive_the_killing_of_a_worker_and_never_go_back(pair):
     server, _ = pair
     with ExitStack() as stack:
-        wires = [stack.enter_context(Wire(server)) for _ in range(40)]
-        assert [wire.ask(LABEL).status for wire in wires] == [200] * 40
-    spent = metric(ask(server, METRICS).body.decode(), "process_cpu_seconds_total")
+        wires = [stack.enter_context(RawConnection(server)) for _ in range(40)]
+        assert [wire.ask(LABEL_REQUEST).status for wire in wires] == [200] * 40
+    spent = metric_sum(fetch(server, METRICS).body.decode(), "process_cpu_seconds_total")
     for _ in range(2):
-        pids = both(server)
+        pids = wait_for_two_workers(server)
         os.kill(pids[0], signal.SIGKILL)
-        until(lambda gone=pids[0]: gone not in both(server), "another in its place")
+        wait_until(lambda gone=pids[0]: gone not in wait_for_two_workers(server), "another in its place")
     for _ in range(20):
-        text = ask(server, METRICS).body.decode()
-        assert metric(text, "http_requests_total", route="/predict/label") == 40
-        assert metric(text, "process_cpu_seconds_total") >= spent
+        text = fetch(server, METRICS).body.decode()
+        assert metric_sum(text, "http_requests_total", route="/predict/label") == 40
+        assert metric_sum(text, "process_cpu_seconds_total") >= spent
 
 
 @pytest.mark.long
 def test_what_a_killed_worker_was_doing_is_not_in_flight_for_ever(pair):
     server, _ = pair
     os.kill(server.process.pid, signal.SIGHUP)
-    pids = both(server)
-    until(lambda: not set(serving(server)) & set(pids) and len(serving(server)) == 2, "two new workers")
-    for pid in both(server):
+    pids = wait_for_two_workers(server)
+    wait_until(lambda: not set(serving_workers(server)) & set(pids) and len(serving_workers(server)) == 2, "two new workers")
+    for pid in wait_for_two_workers(server):
         with ExitStack() as stack:
-            wires = [stack.enter_context(Wire(server)).send(LARGEST) for _ in range(20)]
-            until(lambda: in_flight(server) >= 3, "busy workers")
+            wires = [stack.enter_context(RawConnection(server)).send(LARGEST_REQUEST) for _ in range(20)]
+            wait_until(lambda: in_flight(server) >= 3, "busy workers")
             os.kill(pid, signal.SIGKILL)
-            until(lambda wires=wires: all(wire.readable() for wire in wires), "answers of one, and the end of the other")
-        until(lambda gone=pid: gone not in both(server), "another in its place")
-    until(lambda: in_flight(server) == 1, "nothing in flight but the question itself")
+            wait_until(lambda wires=wires: all(wire.readable() for wire in wires), "answers of one, and the end of the other")
+        wait_until(lambda gone=pid: gone not in wait_for_two_workers(server), "another in its place")
+    wait_until(lambda: in_flight(server) == 1, "nothing in flight but the question itself")
 
 
 def in_flight(server) -> float:
-    return metric(ask(server, METRICS).body.decode(), "http_requests_in_flight")
+    return metric_sum(fetch(server, METRICS).body.decode(), "http_requests_in_flight")
 
 
 @pytest.mark.parametrize(
@@ -231,14 +231,14 @@ def test_a_dead_worker_is_replaced_at_once_unless_it_was_young(monkeypatch, log,
 
 def test_a_dead_worker_is_replaced_and_the_log_tells(pair):
     server, log = pair
-    dead, other = both(server)
+    dead, other = wait_for_two_workers(server)
     os.kill(dead, signal.SIGKILL)
-    with Load(server, 0, 4) as load:
-        until(lambda: len(serving(server)) == 2 and dead not in serving(server), "another in its place")
-    assert other in both(server)
+    with LoadGenerator(server, 0, 4) as load:
+        wait_until(lambda: len(serving_workers(server)) == 2 and dead not in serving_workers(server), "another in its place")
+    assert other in wait_for_two_workers(server)
     # Only what the dead one held could be lost, and these came later; some had connected to it by then.
     assert set(load.statuses) == {200} and len(load.lost) <= 4
-    [event] = told(log, "a worker died")
+    [event] = events_containing(log, "a worker died")
     assert (event["pid"], event["how"], event["level"]) == (dead, "signal SIGKILL", "error")
 
 
@@ -249,22 +249,22 @@ def age(pid: int) -> float:
 
 def test_a_worker_that_somebody_else_ends_is_replaced_and_the_service_goes_on(pair):
     server, _ = pair
-    ended_one, other = both(server)
+    ended_one, other = wait_for_two_workers(server)
     os.kill(ended_one, signal.SIGTERM)
-    until(lambda: not alive(ended_one) and ended_one not in both(server), "another in its place")
+    wait_until(lambda: not is_alive(ended_one) and ended_one not in wait_for_two_workers(server), "another in its place")
     for _ in range(20):
-        assert ask(server, LABEL, timeout=120).status == 200
-    assert other in both(server)
-    assert ask(server, READYZ).status == 200
+        assert fetch(server, LABEL_REQUEST, timeout=120).status == 200
+    assert other in wait_for_two_workers(server)
+    assert fetch(server, READYZ).status == 200
 
 
 def test_a_stopped_worker_does_not_stop_the_others(pair):
     server, _ = pair
-    pids = both(server)
+    pids = wait_for_two_workers(server)
     os.kill(pids[0], signal.SIGSTOP)
     try:
         with ExitStack() as stack:
-            wires = [stack.enter_context(Wire(server)).send(LABEL) for _ in range(20)]
+            wires = [stack.enter_context(RawConnection(server)).send(LABEL_REQUEST) for _ in range(20)]
             assert {wire.answer().status for wire in wires} == {200}
     finally:
         os.kill(pids[0], signal.SIGCONT)
@@ -272,7 +272,7 @@ def test_a_stopped_worker_does_not_stop_the_others(pair):
 
 def test_a_broken_model_ends_the_start_with_one_line(model_copy):
     (model_copy / "label.json").write_text("{}")
-    failed = start(*TWO, "--port", "0", "--model-dir", str(model_copy))
+    failed = run_failing_start(*TWO, "--port", "0", "--model-dir", str(model_copy))
     assert (failed.returncode, failed.stdout, failed.stderr.count("\n")) == (1, "", 1)
     assert failed.stderr.startswith("iris_wsgi: ") and "label.json" in failed.stderr
 
@@ -280,57 +280,60 @@ def test_a_broken_model_ends_the_start_with_one_line(model_copy):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_to_the_parent_drains_all_and_loses_nothing(pair, number):
     server, log = pair
-    with Load(server, 5, 3, [LABEL] * 9 + [POOLED]) as load:
-        until(lambda: load.answers > 200, "load")
-        pids = both(server)
+    with LoadGenerator(server, 5, 3, [LABEL_REQUEST] * 9 + [POOLED_REQUEST]) as load:
+        wait_until(lambda: load.answers > 200, "load")
+        pids = wait_for_two_workers(server)
         server.process.send_signal(number)
         load.thread.join(60)
     assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 8)
-    assert ended(server) == 0
-    assert not any(map(alive, pids))
-    assert events(log) == []
+    assert wait_for_exit(server) == 0
+    assert not any(map(is_alive, pids))
+    assert log_events(log) == []
 
 
 @pytest.mark.long
 def test_ctrl_c_in_a_terminal_reaches_all_processes_and_loses_nothing(run, tmp_path):
-    server = run(*TWO, under=("setsid", *log_to(tmp_path / "log")))
-    both(server)
-    with Load(server, 5, 3, [LABEL] * 9 + [POOLED]) as load:
-        until(lambda: load.answers > 200, "load")
+    server = run(*TWO, under=("setsid", *stderr_to(tmp_path / "log")))
+    wait_for_two_workers(server)
+    with LoadGenerator(server, 5, 3, [LABEL_REQUEST] * 9 + [POOLED_REQUEST]) as load:
+        wait_until(lambda: load.answers > 200, "load")
         os.killpg(server.process.pid, signal.SIGINT)
         load.thread.join(60)
     assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 8)
-    assert ended(server) == 0
-    assert events(tmp_path / "log") == []
+    assert wait_for_exit(server) == 0
+    assert log_events(tmp_path / "log") == []
 
 
 @pytest.mark.long
 def test_hang_up_replaces_all_workers_under_load_and_loses_nothing(pair):
     server, log = pair
-    with Load(server, 5, 3, [LABEL] * 9 + [POOLED]) as load:
+    with LoadGenerator(server, 5, 3, [LABEL_REQUEST] * 9 + [POOLED_REQUEST]) as load:
         for _ in range(2):
-            old = set(both(server))
+            old = set(wait_for_two_workers(server))
             os.kill(server.process.pid, signal.SIGHUP)
-            until(lambda old=old: not old & set(children(server.process.pid)) and len(both(server)) == 2, "two new workers")
+            wait_until(
+                lambda old=old: not old & set(child_pids(server.process.pid)) and len(wait_for_two_workers(server)) == 2,
+                "two new workers",
+            )
         answered = load.answers
-        until(lambda: load.answers > answered + 100, "load goes on")
+        wait_until(lambda: load.answers > answered + 100, "load goes on")
     assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 0)
-    text = ask(server, METRICS).body.decode()
-    counted = sum(metric(text, "http_requests_total", route=route) for route in ("/predict/label", "/predict/batch"))
+    text = fetch(server, METRICS).body.decode()
+    counted = sum(metric_sum(text, "http_requests_total", route=route) for route in ("/predict/label", "/predict/batch"))
     assert counted == load.answers
-    assert [event for event in events(log) if event["level"] == "error"] == []
+    assert [event for event in log_events(log) if event["level"] == "error"] == []
 
 
 def test_there_is_always_a_ready_worker_during_a_replacement(pair):
     server, _ = pair
-    old = set(both(server))
+    old = set(wait_for_two_workers(server))
     os.kill(server.process.pid, signal.SIGHUP)
 
     def replaced() -> bool:
-        assert ask(server, READYZ, timeout=120).status == 200
-        return not old & set(children(server.process.pid))
+        assert fetch(server, READYZ, timeout=120).status == 200
+        return not old & set(child_pids(server.process.pid))
 
-    until(replaced, "new workers")
+    wait_until(replaced, "new workers")
 
 
 def test_a_worker_too_many_is_retired_though_the_one_it_was_to_replace_is_gone(monkeypatch):
@@ -366,49 +369,51 @@ def test_a_worker_that_died_before_its_parent_heard_that_it_was_ready_was_ready(
 @pytest.mark.long
 def test_two_hang_ups_in_a_row_leave_two_workers(pair):
     server, _ = pair
-    old = set(both(server))
+    old = set(wait_for_two_workers(server))
     for _ in range(5):
         os.kill(server.process.pid, signal.SIGHUP)
-    until(lambda: not old & set(children(server.process.pid)) and len(children(server.process.pid)) == 2, "new workers")
-    assert ask(server, LABEL).status == 200
-    assert len(both(server)) == 2
+    wait_until(lambda: not old & set(child_pids(server.process.pid)) and len(child_pids(server.process.pid)) == 2, "new workers")
+    assert fetch(server, LABEL_REQUEST).status == 200
+    assert len(wait_for_two_workers(server)) == 2
 
 
 @pytest.mark.long
 def test_a_hang_up_with_a_broken_model_changes_nothing_and_the_log_tells(run, model_copy, tmp_path):
     log = tmp_path / "log"
-    server = run(*TWO, "--model-dir", str(model_copy), under=log_to(log))
-    old = both(server)
+    server = run(*TWO, "--model-dir", str(model_copy), under=stderr_to(log))
+    old = wait_for_two_workers(server)
     good = (model_copy / "label.json").read_bytes()
     (model_copy / "label.json").write_text("{}")
     os.kill(server.process.pid, signal.SIGHUP)
-    until(lambda: told(log, "the workers are not replaced"), "the log's line about it")
+    wait_until(lambda: events_containing(log, "the workers are not replaced"), "the log's line about it")
     assert any(line.startswith("iris_wsgi: ") and "label.json" in line for line in log.read_text().splitlines())
-    assert sorted(both(server)) == sorted(old)
-    assert ask(server, LABEL).status == 200
+    assert sorted(wait_for_two_workers(server)) == sorted(old)
+    assert fetch(server, LABEL_REQUEST).status == 200
     (model_copy / "label.json").write_bytes(good)
     os.kill(server.process.pid, signal.SIGHUP)
-    until(lambda: not set(old) & set(children(server.process.pid)) and len(both(server)) == 2, "new workers")
-    assert ask(server, LABEL).status == 200
+    wait_until(
+        lambda: not set(old) & set(child_pids(server.process.pid)) and len(wait_for_two_workers(server)) == 2, "new workers"
+    )
+    assert fetch(server, LABEL_REQUEST).status == 200
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("when", ["serving", "starting", "starting together"])
 def test_no_worker_outlives_a_parent_that_was_killed(run, when):
-    server = run(*TWO, under=("setsid", *log_to("/dev/null")))
+    server = run(*TWO, under=("setsid", *stderr_to("/dev/null")))
     parent = server.process.pid
-    pids = both(server)
+    pids = wait_for_two_workers(server)
     if when == "starting":
         os.kill(parent, signal.SIGHUP)
-        until(lambda: len(children(parent)) > 2, "a third worker")
+        wait_until(lambda: len(child_pids(parent)) > 2, "a third worker")
     elif when == "starting together":
-        until(lambda: all(age(pid) > 1.1 for pid in pids), "workers that are replaced at once")
+        wait_until(lambda: all(age(pid) > 1.1 for pid in pids), "workers that are replaced at once")
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        until(lambda: len(set(children(parent)) - set(pids)) == 2, "two others in their places")
+        wait_until(lambda: len(set(child_pids(parent)) - set(pids)) == 2, "two others in their places")
     server.process.kill()
     try:
-        until(lambda: refused(server), "the end of the last one that listens")
+        wait_until(lambda: refuses_connections(server), "the end of the last one that listens")
     finally:
         with suppress(ProcessLookupError):
             os.killpg(parent, signal.SIGKILL)
@@ -417,21 +422,21 @@ def test_no_worker_outlives_a_parent_that_was_killed(run, when):
 @pytest.mark.long
 def test_a_signal_that_comes_while_workers_start_ends_all(run):
     for pause in range(8):
-        server = run(*TWO, under=log_to("/dev/null"))
+        server = run(*TWO, under=stderr_to("/dev/null"))
         # The second worker is on its way: each time it has come a little further.
         time.sleep(pause * 0.04)
-        pids = children(server.process.pid)
+        pids = child_pids(server.process.pid)
         server.process.terminate()
-        assert ended(server) == 0
-        assert not any(map(alive, pids))
+        assert wait_for_exit(server) == 0
+        assert not any(map(is_alive, pids))
 
 
 @pytest.mark.long
 def test_a_log_that_is_read_slowly_holds_up_no_worker(run):
-    server = run(*TWO, **NOT_MEASURED)
-    pids = both(server)
+    server = run(*TWO, **NO_COVERAGE)
+    pids = wait_for_two_workers(server)
     with ExitStack() as stack:
-        wires = [stack.enter_context(Wire(server, timeout=120)) for _ in range(24)]
+        wires = [stack.enter_context(RawConnection(server, timeout=120)) for _ in range(24)]
         for wire in wires:
             wire.send(LIVEZ * 100)
             assert {wire.answer().status for _ in range(100)} == {200}
@@ -441,4 +446,4 @@ def test_a_log_that_is_read_slowly_holds_up_no_worker(run):
             for wire in wires:
                 wire.send(LIVEZ)
             assert {wire.answer().status for wire in wires} == {200}
-    assert set(serving(server)) == set(pids)
+    assert set(serving_workers(server)) == set(pids)

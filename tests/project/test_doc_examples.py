@@ -8,15 +8,25 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 import pytest
-from doc_examples import DOCUMENTS, ELSEWHERE, FENCES, LANGUAGES, README, commands, fits, placed, ran
-from optional_programs import need
+from doc_examples import (
+    DOCUMENTS,
+    FENCES,
+    LANGUAGES,
+    OTHER_PLACES,
+    README,
+    commands_for,
+    matches_shown,
+    run_command,
+    with_test_server,
+)
+from optional_programs import require_program
 from project import ROOT
-from server_process import Running
+from server_process import ServerProcess
 
 from iris_wsgi.settings import Settings, flag_of, name_of
 
 FENCES_OF_README = [one for one in FENCES if one.document == ROOT / "README.md"]
-HERE = commands("here")
+HERE = commands_for("here")
 PYTHON = [one for one in FENCES if one.language == "python"]
 # What a line begins with that somebody could type.
 TYPED = r"^\s*(\$ |\w+=\S+ \S|bin/|curl |docker |export |git |kubectl |minikube |pip |podman |python\S* )"
@@ -30,9 +40,9 @@ def test_every_fence_has_a_language_and_no_command_stands_in_another_one():
 
 
 def test_what_is_not_run_here_has_a_reason_that_is_still_needed():
-    for place in ELSEWHERE:
-        assert commands(place), f"no command is left for {place}"
-    assert {one.document.name for one in commands("first")} == {"README.md", "README.ja.md"}
+    for place in OTHER_PLACES:
+        assert commands_for(place), f"no command is left for {place}"
+    assert {one.document.name for one in commands_for("first")} == {"README.md", "README.ja.md"}
     assert "bin/test\n" in (ROOT / ".ci/run").read_text()
 
 
@@ -46,29 +56,29 @@ def test_the_first_screen_has_the_two_commands_and_a_curl_line():
 
 
 @pytest.fixture(scope="module")
-def as_in_the_readme(tmp_path_factory) -> Iterator[Running]:
+def as_in_the_readme(tmp_path_factory) -> Iterator[ServerProcess]:
     """bin/serve itself, on a free port."""
     command = ["bin/serve", "--port", "0", "--state-dir", str(tmp_path_factory.mktemp("state"))]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    server = Running(process)
+    server = ServerProcess(process)
     yield server
     server.stop()
 
 
 @pytest.mark.parametrize("one", HERE, ids=[f"{one.document.name} {one.text.strip()[:60]}" for one in HERE])
 def test_every_command_works_and_answers_as_shown(as_in_the_readme, one, tmp_path):
-    need("curl")
-    told = ran(["sh", "-ec", placed(one.text, as_in_the_readme.port, tmp_path)], tmp_path)
+    require_program("curl")
+    told = run_command(["sh", "-ec", with_test_server(one.text, as_in_the_readme.port, tmp_path)], tmp_path)
     if one.kind == "json":
         assert same(json.loads(told), json.loads(one.answer)), told
     else:
-        assert fits(told, one.answer) if one.answer else told, told
+        assert matches_shown(told, one.answer) if one.answer else told, told
 
 
 @pytest.mark.parametrize("one", PYTHON, ids=[one.document.name for one in PYTHON])
 def test_every_example_in_python_works_and_prints_what_is_shown(as_in_the_readme, one, tmp_path):
-    told = ran([sys.executable, "-c", placed(one.text, as_in_the_readme.port, tmp_path)], tmp_path)
-    assert fits(told, one.answer), told
+    told = run_command([sys.executable, "-c", with_test_server(one.text, as_in_the_readme.port, tmp_path)], tmp_path)
+    assert matches_shown(told, one.answer), told
 
 
 def same(a, b) -> bool:
@@ -81,8 +91,10 @@ def same(a, b) -> bool:
 
 
 def test_an_answer_that_is_not_the_one_shown_is_found():
-    assert fits('{"a": 1,\n "b": 25}\n', '{"a":1, "b": 2…}') and not fits('{"a": 1, "b": 3}', '{"a": 1, "b": 2…}')
-    assert not fits("setosa more", "setosa") and same([1.0000001], [1.0]) and not same({"a": 1.1}, {"a": 1.0})
+    assert matches_shown('{"a": 1,\n "b": 25}\n', '{"a":1, "b": 2…}') and not matches_shown(
+        '{"a": 1, "b": 3}', '{"a": 1, "b": 2…}'
+    )
+    assert not matches_shown("setosa more", "setosa") and same([1.0000001], [1.0]) and not same({"a": 1.1}, {"a": 1.0})
 
 
 def test_the_readme_table_of_settings_is_the_table_of_settings():

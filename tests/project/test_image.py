@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from doc_examples import commands, fits, placed, ran
-from http_clients import children, until
-from optional_programs import need
+from doc_examples import commands_for, matches_shown, run_command, with_test_server
+from http_clients import child_pids, wait_until
+from optional_programs import require_program
 from project import ROOT
 from server_process import free_ports
 
@@ -32,7 +32,7 @@ BIN = ROOT / "bin/image"
 HARD = ("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges", "--pids-limit", "64")
 SMALL = ("--memory", "64m", "--memory-swap", "64m", "--cpus", "0.5")
 POINTS = {"setosa": [5.1, 3.5, 1.4, 0.2], "versicolor": [6.7, 3.1, 4.7, 1.5], "virginica": [7.2, 3.6, 6.1, 2.5]}
-PATIENCE_SECONDS = 60
+TIMEOUT_SECONDS = 60
 
 pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore::DeprecationWarning:cyclonedx")]
 
@@ -45,7 +45,7 @@ def built(tag: str, target: str) -> None:
 def runner(request: pytest.FixtureRequest) -> str:
     """What runs containers; the image is built. These tests take minutes, so on a laptop they wait to be asked for."""
     if os.environ.get("CI") == "true":
-        need("podman")
+        require_program("podman")
     elif "test_image.py" not in " ".join(map(str, request.config.invocation_params.args)):
         pytest.skip("run it by its name: bin/test tests/project/test_image.py")
     try:
@@ -99,7 +99,7 @@ class Container:
         return told.stdout + told.stderr
 
     def wait_until(self, happened: Callable[[], object]) -> None:
-        until(happened, f"what {self.name} is to do; its log: {self.logs()}")
+        wait_until(happened, f"what {self.name} is to do; its log: {self.logs()}")
 
     def serves(self) -> "Container":
         self.wait_until(lambda: "try: " in self.logs() or self.inspect(".State.Running") == "false")
@@ -189,7 +189,7 @@ def test_nothing_is_written_and_no_socket_opened_but_its_own(runner, container):
 def test_sigterm_finishes_what_is_under_way_and_exits_0(container):
     server = container(flags=(*HARD, *SMALL, "--publish", "127.0.0.1:18000:8000")).serves()
     body = b'{"data": [[5.1, 3.5, 1.4, 0.2]]}'
-    with socket.create_connection(("127.0.0.1", 18000), PATIENCE_SECONDS) as client:
+    with socket.create_connection(("127.0.0.1", 18000), TIMEOUT_SECONDS) as client:
         client.sendall(
             b"POST /predict/label HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n"
             b"Content-Length: %d\r\n\r\n" % len(body)
@@ -232,7 +232,7 @@ def test_the_health_check_tells_a_server_that_hangs_from_one_that_works(containe
     assert server.run(*check).returncode == 0
     if server.runner == "podman":
         assert server.run("healthcheck", "run", server.name).returncode == 0
-    (worker,) = children(server.pid)
+    (worker,) = child_pids(server.pid)
     os.kill(worker, signal.SIGSTOP)
     hung = server.run(*check)
     os.kill(worker, signal.SIGCONT)
@@ -241,7 +241,7 @@ def test_the_health_check_tells_a_server_that_hangs_from_one_that_works(containe
 
 
 def test_a_plain_run_with_a_published_port_needs_no_further_flag(container):
-    need("curl")
+    require_program("curl")
     container(flags=("--publish", "127.0.0.1:18001:8000")).serves()
     told = subprocess.run(["curl", "-sS", "http://127.0.0.1:18001/health"], capture_output=True, check=True)
     assert json.loads(told.stdout) == {"health": "ok"}
@@ -389,7 +389,7 @@ def redis_of_the_manifests(server: Container, folder: Path) -> subprocess.Popen:
         "containers"
     ]
     words = [{"/data": str(folder), "$(REDISCLI_AUTH)": "secret"}.get(word, word) for word in redis["args"]]
-    return subprocess.Popen([*server.inside, need("redis-server"), *words], stdout=subprocess.DEVNULL)
+    return subprocess.Popen([*server.inside, require_program("redis-server"), *words], stdout=subprocess.DEVNULL)
 
 
 def test_two_roles_in_two_containers_share_the_jobs_of_a_redis_and_none_is_lost_when_that_is_killed(container, full, tmp_path):
@@ -571,17 +571,17 @@ def test_every_command_of_the_image_runs_in_it(runner, tmp_path):
     assert (wrong.returncode, wrong.stderr.splitlines()[-1]) == (2, "iris_wsgi: IRIS_PROT is no setting; did you mean IRIS_PORT?")
 
 
-@pytest.mark.parametrize("one", commands("image"), ids=lambda one: f"{one.document.name} {one.text.splitlines()[0][:40]}")
+@pytest.mark.parametrize("one", commands_for("image"), ids=lambda one: f"{one.document.name} {one.text.splitlines()[0][:40]}")
 def test_the_commands_of_the_documents_that_want_an_image_or_a_package_of_npm_work(runner, one, tmp_path):
-    need("curl")
+    require_program("curl")
     (port,) = free_ports(1)
     own = f"iris-wsgi-test-{os.getpid()}"
-    text = placed(one.text, port, tmp_path).replace("-p 8000:", f"-p {port}:")
+    text = with_test_server(one.text, port, tmp_path).replace("-p 8000:", f"-p {port}:")
     text = re.sub(r"(--name |rm -f |-v )iris\b", rf"\1{own}", re.sub(r"^docker\b", runner, text, flags=re.MULTILINE))
     try:
         # What the builder prints comes before the answer.
-        told = ran(["sh", "-ec", text], tmp_path, ROOT if "bin/" in text else tmp_path)
-        assert fits(told, f"…{one.answer}") if one.answer else told, told
+        told = run_command(["sh", "-ec", text], tmp_path, ROOT if "bin/" in text else tmp_path)
+        assert matches_shown(told, f"…{one.answer}") if one.answer else told, told
     finally:
         for words in (("rm", "--force", own), ("volume", "rm", "--force", f"{own}-state")):
             subprocess.run([runner, *words], capture_output=True)
@@ -634,7 +634,7 @@ def test_a_model_that_answers_wrongly_or_was_damaged_cannot_become_an_image(runn
 def test_a_build_from_nothing_by_another_tool_gives_the_same_image_of_the_locked_packages(runner, image):
     if os.environ.get("CI") != "true":
         pytest.skip("takes a whole build; bin/image verify does two by hand")
-    need("buildah")
+    require_program("buildah")
     again = "iris-wsgi-test:buildah"
     engine.build("buildah", ROOT, "default", again, fresh=True)
     assert archive.settle("buildah", again) == image.id

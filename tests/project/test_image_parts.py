@@ -7,7 +7,7 @@ import sys
 from hashlib import sha256
 
 import pytest
-from optional_programs import need
+from optional_programs import require_program
 from project import MODEL, ROOT
 
 import iris_wsgi
@@ -122,7 +122,7 @@ def test_an_import_that_the_image_cannot_serve_is_found(tmp_path, capsys):
 def test_hadolint_finds_nothing_in_the_dockerfile():
 
     for file in (ROOT / "Dockerfile", PARTS / "tutorial/Dockerfile"):
-        told = subprocess.run([need("hadolint"), file], capture_output=True, text=True)
+        told = subprocess.run([require_program("hadolint"), file], capture_output=True, text=True)
         assert (told.returncode, told.stdout) == (0, "")
 
 

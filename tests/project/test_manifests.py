@@ -15,20 +15,21 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 import yaml
-from applications import KeptLog, wsgi_call
-from cgroup_files import process_in
-from doc_examples import commands
+from applications import RecordingLog, call_wsgi
+from cgroup_files import write_proc_folder
+from doc_examples import commands_for
 from edge_bundles import write_bundle
 from kustomize_overlays import (
     DOCKERFILE,
-    IMAGE,
+    EDGE_IMAGE_ENV,
+    IMAGE_ENV,
     KUSTOMIZATIONS,
     MANIFESTS,
-    OF_EDGE,
     OVERLAYS,
     Object,
     containers,
-    environment,
+    environment_of,
+    environment_value,
     is_ours,
     kustomize,
     of_kind,
@@ -39,9 +40,8 @@ from kustomize_overlays import (
     secrets,
     settings_of,
     template_of,
-    variable,
 )
-from optional_programs import need
+from optional_programs import require_program
 from project import MODEL, ROOT
 
 from iris_wsgi.cli.main import parser
@@ -59,7 +59,7 @@ from iris_wsgi.settings import Settings
 README = (MANIFESTS / "README.md").read_text()
 PATTERNS = (ROOT / "docs/patterns.md").read_text()
 # What the documents ask of a cluster.
-COMMANDS = [line for place in ("cluster", "copy") for one in commands(place) for line in one.text.splitlines()]
+COMMANDS = [line for place in ("cluster", "copy") for one in commands_for(place) for line in one.text.splitlines()]
 # A component that is off is a comment in the overlay that it can be turned on in; each is rendered there, uncommented.
 OFF = {
     f"{name}/{Path(one).name}": (name, one)
@@ -115,7 +115,7 @@ def uncommented(overlay: str, component: str, into: Path) -> Path:
 @pytest.fixture(scope="session")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Object]]:
     """What `kubectl apply -k` sends, by the name of the directory."""
-    need("kubectl")
+    require_program("kubectl")
     copies = tmp_path_factory.mktemp("components")
     folders = [MANIFESTS / name if name in OVERLAYS else uncommented(*OFF[name], copies) for name in RENDERS]
     with ThreadPoolExecutor() as pool:
@@ -253,7 +253,7 @@ def test_the_schemas_refuse_what_is_misspelt(version):
 @pytest.fixture(scope="session")
 def checkov(rendered, tmp_path_factory) -> Object:
     """What checkov found in all renders, in one run because its start is slow."""
-    program = need("checkov")
+    program = require_program("checkov")
     folder = tmp_path_factory.mktemp("checkov")
     for name, objects in rendered.items():
         (folder / f"{name.replace('/', '-')}.yml").write_text(yaml.safe_dump_all(objects))
@@ -451,7 +451,7 @@ def app_of(tmp_path_factory):
         settings = replace(settings, model_dir=str(MODEL), model_seal="", state_dir=str(folder))
         settings = replace(settings, edge_dir=settings.edge_dir and str(bundle), token_file=settings.token_file and str(tokens))
         if settings not in built:
-            built[settings] = build(settings, KeptLog()).app
+            built[settings] = build(settings, RecordingLog()).app
         return built[settings]
 
     return get
@@ -468,7 +468,7 @@ def test_every_probe_asks_a_route_of_the_role_on_the_port_that_it_serves(objects
                 assert "GET" in app_of(settings).table[ask["path"]]
                 # Here nobody is there whom it could ask: then it is alive and not ready.
                 alone = ask["path"] == "/readyz" and (settings.pred_url or settings.members)
-                assert wsgi_call(app_of(settings), "GET", ask["path"])[0] == (503 if alone else 200)
+                assert call_wsgi(app_of(settings), "GET", ask["path"])[0] == (503 if alone else 200)
 
 
 def test_only_readiness_asks_what_says_no_while_the_server_drains(objects):
@@ -510,7 +510,7 @@ def test_the_cpu_limit_gives_one_worker_as_in_the_row_of_the_benchmark(objects, 
     for template in our_pods(objects):
         for container in containers(template, "containers"):
             assert limit(container, "cpu") == 1
-            proc = process_in(tmp_path, "/", {"/": {"cpu.max": f"{limit(container, 'cpu') * 100_000:.0f} 100000"}})
+            proc = write_proc_folder(tmp_path, "/", {"/": {"cpu.max": f"{limit(container, 'cpu') * 100_000:.0f} 100000"}})
             assert settings_of(container, objects).workers or cpus(proc)[0] == 1
 
 
@@ -629,11 +629,11 @@ def test_items_are_in_the_database_of_a_secret_and_its_address_in_the_readme_is_
 
 def test_the_bundle_is_served_from_where_its_image_has_it(rendered, app_of):
     (server,) = containers(pods(rendered["edge"])[0])
-    assert settings_of(server).edge_dir == OF_EDGE["IRIS_EDGE_DIR"]
-    assert f"COPY dist/edge {OF_EDGE['IRIS_EDGE_DIR']}\n" in DOCKERFILE
-    status, headers, _ = wsgi_call(app_of(settings_of(server)), "GET", "/edge/")
+    assert settings_of(server).edge_dir == EDGE_IMAGE_ENV["IRIS_EDGE_DIR"]
+    assert f"COPY dist/edge {EDGE_IMAGE_ENV['IRIS_EDGE_DIR']}\n" in DOCKERFILE
+    status, headers, _ = call_wsgi(app_of(settings_of(server)), "GET", "/edge/")
     assert status == 200 and headers["Content-Type"].startswith("text/html")
-    assert wsgi_call(app_of(settings_of(server)), "GET", "/metadata")[0] == 200
+    assert call_wsgi(app_of(settings_of(server)), "GET", "/metadata")[0] == 200
 
 
 def test_tokens_are_files_of_a_secret_whose_changes_the_servers_see(rendered, app_of):
@@ -648,7 +648,7 @@ def test_tokens_are_files_of_a_secret_whose_changes_the_servers_see(rendered, ap
             (item,) = volume["secret"]["items"]
             assert mount["readOnly"] and "subPath" not in mount
             assert settings_of(server).token_file == f"{mount['mountPath']}/{item['path']}"
-            assert wsgi_call(app_of(settings_of(server)), "GET", "/openapi.json")[0] == 401
+            assert call_wsgi(app_of(settings_of(server)), "GET", "/openapi.json")[0] == 401
 
 
 def test_no_secret_is_in_the_manifests_but_the_sample_and_none_in_a_plain_variable_or_argument(rendered):
@@ -929,7 +929,7 @@ def test_overlays_with_jobs_differ_in_the_role_of_the_server_alone(rendered):
 
 def test_workers_are_the_deployment_of_the_server_but_for_name_role_and_grace(with_jobs):
     server, worker = (of_component(with_jobs, name) for name in ("server", "worker"))
-    told = {name: environment(containers(one)[0], with_jobs) for name, one in (("server", server), ("worker", worker))}
+    told = {name: environment_of(containers(one)[0], with_jobs) for name, one in (("server", server), ("worker", worker))}
     differ = {key for key in told["server"] if told["server"][key] != told["worker"].get(key)}
     assert set(told["server"]) == set(told["worker"])
     assert differ == {"IRIS_ROLE", "IRIS_GRACE_SECONDS"}
@@ -1210,7 +1210,7 @@ def with_batch(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]
 
 def arguments(container: Object, **of_pod: str) -> list[str]:
     """As the command gets them: Kubernetes replaces $(NAME) by variables of the container, and by no others."""
-    told = {one["name"]: variable(one, {}) for one in container["env"]} | of_pod
+    told = {one["name"]: environment_value(one, {}) for one in container["env"]} | of_pod
     return [re.sub(r"\$\((\w+)\)", lambda found: told[found[1]], word) for word in container["args"]]
 
 
@@ -1414,7 +1414,7 @@ def test_the_server_reads_what_load_wrote_and_cannot_write_there(rendered, name)
         assert mounts(load)[source]["readOnly"] is True
         assert "configMap" in volumes[mounts(load)[source]["name"]]
     # Where --or-baked finds the model of the image.
-    assert settings_of(load).model_dir == IMAGE["IRIS_MODEL_DIR"] != folder
+    assert settings_of(load).model_dir == IMAGE_ENV["IRIS_MODEL_DIR"] != folder
 
 
 def test_the_model_of_the_image_is_the_way_out_only_where_that_is_told(rendered):

@@ -15,13 +15,13 @@ from urllib.request import urlopen
 
 import pytest
 import yaml
-from applications import KeptLog, wsgi_call
+from applications import RecordingLog, call_wsgi
 from edge_bundles import write_bundle
-from http_clients import ROW, ask, request, until
-from optional_programs import need
+from http_clients import ROW, fetch, http_request, wait_until
+from optional_programs import require_program
 from project import MODEL, ROOT
 from prometheus_client.parser import text_string_to_metric_families
-from promql_selectors import grouped, parsed, selectors
+from promql_selectors import grouping_labels, parse_promql, selectors
 
 from iris_wsgi.factory import build
 from iris_wsgi.observability.metrics import Registry
@@ -96,10 +96,10 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Series]:
         folder, registry = tmp_path_factory.mktemp("state"), Registry()
         more = {"edge_dir": str(bundle)} if role == "all" else {}
         settings = Settings(role=role, model_dir=str(MODEL), state_dir=str(folder), **NEEDED.get(role, {}), **more)
-        service = build(settings, KeptLog(), registry)
+        service = build(settings, RecordingLog(), registry)
         service.companions.start()
         if "look at the store" in {one.name for one in service.companions.all}:
-            until(lambda registry=registry: b"\njobs{" in registry.text(), "it has looked at the store")
+            wait_until(lambda registry=registry: b"\njobs{" in registry.text(), "it has looked at the store")
         service.companions.end(0)
         for family in registry.families:
             ends = ("_bucket", "_sum", "_count") if family.kind == "histogram" else ("",)
@@ -109,12 +109,12 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Series]:
                     family.kind,
                     {name: {key[i] for key in family.first} for i, name in enumerate(family.names)},
                 )
-        assert wsgi_call(service.app, "GET", "/nowhere")[0] == 404
-        for told in text_string_to_metric_families(wsgi_call(service.app, "GET", "/metrics")[2].decode()):
+        assert call_wsgi(service.app, "GET", "/nowhere")[0] == 404
+        for told in text_string_to_metric_families(call_wsgi(service.app, "GET", "/metrics")[2].decode()):
             for one in told.samples:
                 note(one.name, told.type, {label: {value} for label, value in one.labels.items()})
     for name, rule in RECORDED.items():
-        found[name] = Series("gauge", {label: set() for label in grouped(parsed(rule["expr"]))})
+        found[name] = Series("gauge", {label: set() for label in grouping_labels(parse_promql(rule["expr"]))})
     return found
 
 
@@ -123,7 +123,7 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Series]:
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_an_expression_names_series_and_labels_that_a_role_exposes(expression, exposed):
-    tree = parsed(expression)
+    tree = parse_promql(expression)
     found = list(selectors(tree))
     for name, matchers, _ in found:
         assert name in exposed, f"no role has {name}"
@@ -136,12 +136,12 @@ def test_an_expression_names_series_and_labels_that_a_role_exposes(expression, e
             for one in value.split("|") if op in ("Re", "NotRe") else [re.escape(value)]:
                 assert any(re.fullmatch(one, known) for known in exposed[name].labels[label]), f"{name}: {label} is never {one}"
     labels = {label for name, _, _ in found for label in exposed[name].labels}
-    assert set(grouped(tree)) <= labels | OF_TARGETS
+    assert set(grouping_labels(tree)) <= labels | OF_TARGETS
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_counters_are_taken_by_their_rate_and_gauges_are_not(expression, exposed):
-    for name, _, within in selectors(parsed(expression)):
+    for name, _, within in selectors(parse_promql(expression)):
         assert ("rate" in within) == (exposed[name].kind in ("counter", "histogram")), name
         assert ("histogram_quantile" in within) == name.endswith("_bucket")
 
@@ -157,7 +157,7 @@ def test_an_expression_with_a_slip_of_the_pen_is_found(wrong, exposed):
 
 
 def test_every_metric_is_looked_at_or_left_out_for_a_reason(exposed):
-    used = {name for told in EXPRESSIONS for name, _, _ in selectors(parsed(told))}
+    used = {name for told in EXPRESSIONS for name, _, _ in selectors(parse_promql(told))}
     for name, series in exposed.items():
         base = name.rpartition("_")[0]
         if series.kind == "histogram" and not name.endswith("_bucket"):
@@ -209,7 +209,7 @@ def test_each_panel_says_what_it_shows_and_in_which_unit():
 
 @pytest.mark.parametrize(("title", "expression", "legend"), IN_PANELS)
 def test_a_legend_names_labels_by_which_its_expression_is_grouped(title, expression, legend):
-    assert set(re.findall(r"\{\{(\w+)\}\}", legend)) <= set(grouped(parsed(plain(expression))))
+    assert set(re.findall(r"\{\{(\w+)\}\}", legend)) <= set(grouping_labels(parse_promql(plain(expression))))
 
 
 def test_panels_have_ids_of_their_own_and_lie_in_rows_without_overlapping():
@@ -243,8 +243,8 @@ def test_each_alert_says_how_bad_it_is_what_it_means_and_what_to_do():
         assert all(len(text) > 20 for text in rule["annotations"].values())
         # A label that is not there is an empty word in the message.
         told = set(re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"])))
-        tree = parsed(rule["expr"])
-        assert told <= (set(grouped(tree)) or OF_TARGETS)
+        tree = parse_promql(rule["expr"])
+        assert told <= (set(grouping_labels(tree)) or OF_TARGETS)
 
 
 def test_what_an_action_names_exists():
@@ -254,7 +254,7 @@ def test_what_an_action_names_exists():
 
 
 def promtool(*words: str) -> str:
-    told = subprocess.run([need("promtool"), *words], capture_output=True, text=True, timeout=60)
+    told = subprocess.run([require_program("promtool"), *words], capture_output=True, text=True, timeout=60)
     assert told.returncode == 0, told.stdout + told.stderr
     return told.stdout
 
@@ -372,16 +372,16 @@ def test_no_alert_is_there_while_all_is_well(tmp_path):
 # Prometheus itself
 
 TRAFFIC = [
-    request("POST", "/predict/batch", {"data": [[1000, 0, 0, 0], ROW]}),
-    request("POST", "/predict/hybrid", {"data": [ROW]}),
-    request("POST", "/ensemble/predict", {"data": [ROW]}),
-    request(
+    http_request("POST", "/predict/batch", {"data": [[1000, 0, 0, 0], ROW]}),
+    http_request("POST", "/predict/hybrid", {"data": [ROW]}),
+    http_request("POST", "/ensemble/predict", {"data": [ROW]}),
+    http_request(
         "POST", "/v2/models/iris_svc/infer", {"inputs": [{"name": "features", "datatype": "FP32", "shape": [1, 4], "data": ROW}]}
     ),
-    request("PUT", "/items/one", {"data": [ROW]}),
-    request("GET", "/items/one/prediction"),
-    request("GET", "/items/none"),
-    request("GET", "/edge/manifest.json"),
+    http_request("PUT", "/items/one", {"data": [ROW]}),
+    http_request("GET", "/items/one/prediction"),
+    http_request("GET", "/items/none"),
+    http_request("GET", "/edge/manifest.json"),
 ]
 # What happens to no server that is well.
 NEVER = {"Turned away for want of room"}
@@ -444,17 +444,17 @@ class Prometheus:
 
 
 @pytest.fixture
-def prometheus(run, others, tmp_path) -> Iterator[tuple[Prometheus, dict]]:
+def prometheus(run, upstream_settings, tmp_path) -> Iterator[tuple[Prometheus, dict]]:
     """And the servers that it looks at: one with all that there can be in a process, and those that ask others."""
-    program = need("prometheus")
+    program = require_program("prometheus")
     write_bundle(tmp_path / "edge")
     servers = {
         "server": run("--edge-dir", str(tmp_path / "edge")),
-        "prep": run("--role", "prep", "--pred-url", others["prep"]["pred_url"]),
-        "gateway": run("--role", "gateway", "--members", others["gateway"]["members"]),
+        "prep": run("--role", "prep", "--pred-url", upstream_settings["prep"]["pred_url"]),
+        "gateway": run("--role", "gateway", "--members", upstream_settings["gateway"]["members"]),
     }
     for server in servers.values():
-        until(lambda server=server: ask(server, request("GET", "/readyz")).status == 200, "it is ready")
+        wait_until(lambda server=server: fetch(server, http_request("GET", "/readyz")).status == 200, "it is ready")
     running = Prometheus(program, servers)
     yield running, servers
     running.end()
@@ -467,12 +467,12 @@ def test_prometheus_evaluates_everything_and_panels_of_servers_that_are_asked_sh
 
     def shown() -> bool:
         for traffic in TRAFFIC:
-            ask(servers["server"], traffic)
-        ask(servers["prep"], TRAFFIC[0]), ask(servers["gateway"], TRAFFIC[2])
+            fetch(servers["server"], traffic)
+        fetch(servers["prep"], TRAFFIC[0]), fetch(servers["gateway"], TRAFFIC[2])
         empty.difference_update([one for one in empty if running.finds(one[1])])
         return not empty
 
-    until(shown, "each panel shows something")
+    wait_until(shown, "each panel shows something")
     # Those that have nothing to show can be evaluated too.
     assert not any(running.finds(plain(told)) for title, told, _ in IN_PANELS if title in NEVER)
     by_role = running.get("query", query=plain(IN_PANELS[0][1]))["result"]
@@ -486,8 +486,8 @@ def test_prometheus_evaluates_everything_and_panels_of_servers_that_are_asked_sh
     def alerts() -> set[str]:
         return {rule["name"] for rule in rules() if rule["type"] == "alerting" and rule["alerts"]}
 
-    until(lambda: {rule["health"] for rule in rules()} == {"ok"} and "IrisAbsent" not in alerts(), "each rule was evaluated")
+    wait_until(lambda: {rule["health"] for rule in rules()} == {"ok"} and "IrisAbsent" not in alerts(), "each rule was evaluated")
     assert len(rules()) == len(RULES) and "IrisTargetDown" not in alerts()
-    until(lambda: "IrisInputOutOfRange" in alerts(), "the first row was noticed")
+    wait_until(lambda: "IrisInputOutOfRange" in alerts(), "the first row was noticed")
     servers["prep"].stop()
-    until(lambda: "IrisTargetDown" in alerts(), "it is noticed")
+    wait_until(lambda: "IrisTargetDown" in alerts(), "it is noticed")

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from optional_programs import OPTIONAL, named_in
-from project import FILES, ROOT, parsed
+from optional_programs import OPTIONAL, programs_in
+from project import ROOT, TEST_FILES, parse_file
 
 # Each starts a program in its own way, and the last two are of no list.
 STARTS = {
@@ -45,8 +45,8 @@ def test_what_is_there_starts(fresh):
 
 
 def test_words_that_are_no_programs_are_not_asked_for():
-    assert list(named_in(["python3", "scored_tables.py", "postgres"])) == ["python3"]
-    assert list(named_in(["sh", "-c", "echo 'curl it' > git.txt"])) == ["sh"]
+    assert list(programs_in(["python3", "scored_tables.py", "postgres"])) == ["python3"]
+    assert list(programs_in(["sh", "-c", "echo 'curl it' > git.txt"])) == ["sh"]
 
 
 def test_the_programs_of_ci_are_known_as_such_as_it_might_lack():
@@ -56,7 +56,7 @@ def test_the_programs_of_ci_are_known_as_such_as_it_might_lack():
 
 @cache
 def calls(file: Path) -> list[tuple[ast.Call, str]]:
-    return [(node, ast.unparse(node.func)) for node in ast.walk(parsed(file)) if isinstance(node, ast.Call)]
+    return [(node, ast.unparse(node.func)) for node in ast.walk(parse_file(file)) if isinstance(node, ast.Call)]
 
 
 @pytest.mark.long
@@ -64,9 +64,9 @@ def test_what_a_test_needs_is_known_as_what_a_machine_may_lack():
     """Otherwise it could start behind another program unseen."""
     needed = {
         node.args[0].value
-        for file in FILES
+        for file in TEST_FILES
         for node, name in calls(file)
-        if name == "need" and isinstance(node.args[0], ast.Constant)
+        if name == "require_program" and isinstance(node.args[0], ast.Constant)
     }
     assert needed and needed <= OPTIONAL
 
@@ -74,5 +74,5 @@ def test_what_a_test_needs_is_known_as_what_a_machine_may_lack():
 @pytest.mark.long
 def test_no_test_starts_a_program_in_a_way_that_the_interpreter_does_not_report():
     unseen = re.compile(r"os\.(exec|spawn|popen|system)|pty\.|asyncio\.create_subprocess")
-    found = {(file.name, name) for file in FILES for _, name in calls(file) if unseen.match(name)}
+    found = {(file.name, name) for file in TEST_FILES for _, name in calls(file) if unseen.match(name)}
     assert found == set()

@@ -8,7 +8,7 @@ import zipfile
 from importlib.metadata import requires
 
 import pytest
-from optional_programs import need
+from optional_programs import require_program
 from packaging.requirements import Requirement
 from project import ROOT
 
@@ -44,7 +44,7 @@ def test_nothing_lies_at_the_top_but_what_belongs_there():
     given |= {"CHANGELOG.md", "CONTRIBUTING.md", "README.ja.md", "README.md", "SECURITY.md", "pyproject.toml", "setup.cfg"}
     if not (ROOT / ".git").exists():
         pytest.skip("this is no clone but an archive, which knows nothing of what belongs there")
-    told = subprocess.run([need("git"), "ls-files", "-z"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    told = subprocess.run([require_program("git"), "ls-files", "-z"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert {name.partition("/")[0] for name in told.split("\0") if name} <= given
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from applications import KeptLog
-from doc_examples import fences
+from applications import RecordingLog
+from doc_examples import fences_of
 from edge_bundles import write_bundle
-from kustomize_overlays import MANIFESTS, OVERLAYS, containers, environment, kustomize, our_pods, our_servers, settings_of
-from optional_programs import need
-from pattern_table import EVERYWHERE, ROLES_TOLD, ROWS, cells_of, plain, routes_of, said
+from kustomize_overlays import MANIFESTS, OVERLAYS, containers, environment_of, kustomize, our_pods, our_servers, settings_of
+from optional_programs import require_program
+from pattern_table import COMMON_ROUTES, DOCUMENTED_ROLES, ROWS, normalized, routes_in, routes_of, table_cells
 from project import MODEL, ROOT
 
 from iris_wsgi.factory import build
@@ -36,22 +36,22 @@ def served(tmp_path):
 
     def get(settings: Settings):
         settings = replace(settings, model_dir=str(MODEL), model_seal="", state_dir=str(tmp_path), redis_url="", database_url="")
-        table = build(replace(settings, edge_dir=settings.edge_dir and str(tmp_path / "edge")), KeptLog()).app.table
-        routes = plain((method, path) for path, on_path in table.items() for method in on_path)
-        assert routes >= EVERYWHERE
-        return routes - EVERYWHERE
+        table = build(replace(settings, edge_dir=settings.edge_dir and str(tmp_path / "edge")), RecordingLog()).app.table
+        routes = normalized((method, path) for path, on_path in table.items() for method in on_path)
+        assert routes >= COMMON_ROUTES
+        return routes - COMMON_ROUTES
 
     return get
 
 
 def test_the_table_has_every_role_with_the_routes_that_it_really_has(served):
-    assert sorted(ROLES_TOLD) == sorted(ROLES)
+    assert sorted(DOCUMENTED_ROLES) == sorted(ROLES)
     for role in ROLES:
         assert served(Settings(role=role, **ASKED.get(role, {}))) == routes_of(role), role
 
 
 def test_the_table_has_every_overlay_and_each_serves_what_its_row_says(served):
-    need("kubectl")
+    require_program("kubectl")
     assert sorted(overlay for row in ROWS for overlay in row.overlays) == sorted(OVERLAYS)
     assert [row.pattern for row in ROWS if not row.overlays] == ["all of them"]
     for row in ROWS:
@@ -67,7 +67,7 @@ def test_the_table_has_every_overlay_and_each_serves_what_its_row_says(served):
                 continue
             settings = settings_of(container, objects)
             roles.add(settings.role)
-            assert served(settings) == said(row.told[settings.role]), row.pattern
+            assert served(settings) == routes_in(row.told[settings.role]), row.pattern
         assert roles == set(row.roles if row.overlays else ())
         assert found or not row.overlays
 
@@ -81,10 +81,10 @@ def add(file: Path, after: str, text: str) -> None:
 
 def test_a_new_pattern_is_one_folder_a_line_in_each_table_and_one_overlay(tmp_path, run):
     """Those of CONTRIBUTING.md, put beside the package and nowhere else."""
-    need("kubectl")
-    need("curl")
+    require_program("kubectl")
+    require_program("curl")
     document = ROOT / "CONTRIBUTING.md"
-    texts = [fence.text for fence in fences(document)]
+    texts = [fence.text for fence in fences_of(document)]
     (file,) = (text for text in texts if "def route(" in text)
     (role,) = (text for text in texts if text.startswith('"shadow": Role('))
     (function,) = (text for text in texts if text.startswith("def shadow("))
@@ -102,7 +102,7 @@ def test_a_new_pattern_is_one_folder_a_line_in_each_table_and_one_overlay(tmp_pa
     overlay.write_text(overlay.read_text().replace("value: synchronous", "value: shadow"))
     objects = kustomize(overlay.parent)
     (container,) = containers(our_pods(objects)[0], "containers")
-    server = run("--role", environment(container, objects)["IRIS_ROLE"], cwd=tmp_path)
+    server = run("--role", environment_of(container, objects)["IRIS_ROLE"], cwd=tmp_path)
     tried = subprocess.run(server.said[-1].removeprefix("try: "), shell=True, capture_output=True, text=True, check=True)
     assert json.loads(tried.stdout) == {"prediction": "setosa"}
     assert 'shadow_agreements_total{agrees="yes"} 1' in urlopen(f"{server.url}/metrics").read().decode()
@@ -124,14 +124,14 @@ def test_the_japanese_readme_has_the_same_first_screen_and_the_same_table():
     english, japanese = ROOT / "README.md", ROOT / "README.ja.md"
     assert "(README.ja.md)" in english.read_text() and "(README.md)" in japanese.read_text()
     screens = [
-        [(one.language, re.sub(r" *#.*", "", one.text)) for one in fences(document)[:3]] for document in (english, japanese)
+        [(one.language, re.sub(r" *#.*", "", one.text)) for one in fences_of(document)[:3]] for document in (english, japanese)
     ]
     assert screens[0] == screens[1]
-    rows = [[[named(cell) for cell in cells] for cells in cells_of(document)] for document in (english, japanese)]
+    rows = [[[named(cell) for cell in cells] for cells in table_cells(document)] for document in (english, japanese)]
     assert len(rows[0]) == len(rows[1])
     for one, other in zip(*rows, strict=True):
         assert one == other
     everywhere = re.search("^どのロールにも.*", japanese.read_text(), re.MULTILINE)[0]
-    assert said(everywhere) == EVERYWHERE
-    names = [cells[0] for cells in cells_of(japanese)]
+    assert routes_in(everywhere) == COMMON_ROUTES
+    names = [cells[0] for cells in table_cells(japanese)]
     assert len(set(names)) == len(names) and all(re.search("[ぁ-んァ-ヶ一-龠]", name) for name in names)

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from applications import KeptLog, wsgi_call
-from http_clients import ROW, Wire, request
+from applications import RecordingLog, call_wsgi
+from http_clients import ROW, RawConnection, http_request
 from project import ROOT
 
 from iris_wsgi.client.endpoint import Place, Target
@@ -68,26 +68,26 @@ class Trap:
         return True
 
 
-def test_nothing_in_a_request_makes_the_server_call_anybody(live):
-    with Trap() as trap, Wire(live) as wire:
+def test_nothing_in_a_request_makes_the_server_call_anybody(live_server):
+    with Trap() as trap, RawConnection(live_server) as wire:
         url = f"http://{trap.authority}/label"
         names = ("Referer", "Origin", "Forwarded", "X-Forwarded-Host", "X-Forwarded-For", "X-Original-URL", "Link", "Location")
         names += ("Destination", "Via", "From", "Proxy", "Callback", "Webhook", "traceparent", "tracestate", "Prefer")
         told = [f"{name}: {url}" for name in names]
         asked = [
-            *((request("GET", path, None, *told), 200) for path in ("/label", "/v2", "/jobs")),
-            (request("POST", "/predict", {"data": [ROW]}, *told), 200),
-            (request("POST", "/predict", {"data": [ROW], "url": url}), 422),
-            (request("POST", "/jobs", {"data": [ROW], "callback": url}), 422),
-            (request("PUT", "/items/0000", {"data": [ROW], "source": url}), 422),
-            (request("POST", "/v2/repository/index", {"url": url}), 200),
+            *((http_request("GET", path, None, *told), 200) for path in ("/label", "/v2", "/jobs")),
+            (http_request("POST", "/predict", {"data": [ROW]}, *told), 200),
+            (http_request("POST", "/predict", {"data": [ROW], "url": url}), 422),
+            (http_request("POST", "/jobs", {"data": [ROW], "callback": url}), 422),
+            (http_request("PUT", "/items/0000", {"data": [ROW], "source": url}), 422),
+            (http_request("POST", "/v2/repository/index", {"url": url}), 200),
             (f"GET {url} HTTP/1.1\r\nHost: {trap.authority}\r\n\r\n".encode(), 200),
             (f"GET /items/{url.replace('/', '%2F')} HTTP/1.1\r\nHost: a\r\n\r\n".encode(), 400),
         ]
         for data, status in asked[:-1]:
             assert wire.ask(data).status == status, data
         assert wire.ask(asked[-1][0]).status == 400
-        with Wire(live) as other:
+        with RawConnection(live_server) as other:
             assert other.ask(f"CONNECT {trap.authority} HTTP/1.1\r\nHost: {trap.authority}\r\n\r\n".encode()).status == 501
         assert not trap.came
 
@@ -110,7 +110,7 @@ def test_a_server_that_is_asked_leads_nowhere_else():
         registry = Registry()
         metrics = CallMetrics(registry, ["pred"])
         registry.join()
-        target = Target("pred", Place(*listener.getsockname()), metrics, KeptLog().event)
+        target = Target("pred", Place(*listener.getsockname()), metrics, RecordingLog().event)
         Watcher(target, np.array([ROW], np.float32), lambda peer: None).look()
         thread.join()
         target.end()
@@ -140,7 +140,7 @@ def test_a_hostile_body_takes_no_more_than_forty_times_its_bytes(service, kind, 
     body = body.replace(b'"data"', b'"instances"') if path.startswith("/v1") else body
     tracemalloc.start()
     try:
-        status, _, _ = wsgi_call(service.app, "POST", path, body)
+        status, _, _ = call_wsgi(service.app, "POST", path, body)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -152,7 +152,7 @@ def test_no_other_origin_is_let_in(service):
     asked = SimpleNamespace(HTTP_ORIGIN="https://elsewhere.example", HTTP_ACCESS_CONTROL_REQUEST_METHOD="POST")
     for path in service.app.table:
         for method in ("GET", "OPTIONS"):
-            _, headers, _ = wsgi_call(service.app, method, path, **vars(asked))
+            _, headers, _ = call_wsgi(service.app, method, path, **vars(asked))
             assert not [name for name in headers if name.lower().startswith("access-control")]
 
 

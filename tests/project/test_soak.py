@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from http_clients import NOT_MEASURED, asleep, until
-from optional_programs import need
-from postgres_server import program
+from http_clients import NO_COVERAGE, is_asleep, wait_until
+from optional_programs import require_program
+from postgres_server import postgres_program
 from project import ROOT
 
 sys.path.insert(0, str(ROOT / "tests/soak"))
@@ -70,7 +70,7 @@ def test_descriptors_and_threads_may_be_more_by_one_for_each_client_and_a_parent
 @pytest.fixture
 def reporter(tmp_path):
     """A Python process that reports as the servers of a soak do."""
-    environment = {**os.environ, **NOT_MEASURED, "PYTHONPATH": str(ROOT / "tests/soak/inside"), "SOAK_BLOCKS": str(tmp_path)}
+    environment = {**os.environ, **NO_COVERAGE, "PYTHONPATH": str(ROOT / "tests/soak/inside"), "SOAK_BLOCKS": str(tmp_path)}
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=environment) as process:
         yield process
         process.kill()
@@ -78,12 +78,12 @@ def reporter(tmp_path):
 
 def test_a_process_that_has_reported_is_never_seen_without_a_report(tmp_path, reporter):
     report = tmp_path / str(reporter.pid)
-    until(lambda: look(reporter.pid, report).blocks, "the process has reported")
+    wait_until(lambda: look(reporter.pid, report).blocks, "the process has reported")
     # However many signals come, and wherever the process stands still in the middle of a report.
     for _ in range(300):
         os.kill(reporter.pid, signal.SIGUSR1)
         os.kill(reporter.pid, signal.SIGSTOP)
-        until(lambda: asleep(reporter.pid), "the process stands still")
+        wait_until(lambda: is_asleep(reporter.pid), "the process stands still")
         assert look(reporter.pid, report).blocks
         os.kill(reporter.pid, signal.SIGCONT)
 
@@ -91,18 +91,18 @@ def test_a_process_that_has_reported_is_never_seen_without_a_report(tmp_path, re
 def test_a_process_that_stands_still_is_silent_until_it_goes_on(tmp_path, reporter):
     report, gauge = tmp_path / str(reporter.pid), Looked([])
     gauge.names[reporter.pid] = gauge.names[7]
-    until(lambda: catches(reporter.pid, signal.SIGUSR1), "the process handles the signal")
+    wait_until(lambda: catches(reporter.pid, signal.SIGUSR1), "the process handles the signal")
     os.kill(reporter.pid, signal.SIGSTOP)
     for _ in range(2):
         assert silent(gauge, {reporter.pid: look(reporter.pid, report)})
     os.kill(reporter.pid, signal.SIGCONT)
-    until(lambda: not silent(gauge, {reporter.pid: look(reporter.pid, report)}), "the process reports")
+    wait_until(lambda: not silent(gauge, {reporter.pid: look(reporter.pid, report)}), "the process reports")
 
 
 @pytest.mark.long
 def test_a_short_soak_is_all_well_and_draws_its_chart(tmp_path):
-    need("redis-server")
-    need(program("postgres"))
+    require_program("redis-server")
+    require_program(postgres_program("postgres"))
     command = [sys.executable, ROOT / "tests/soak", "0.5", "--clients", "2", "--out", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-10_000:] + done.stderr

@@ -19,7 +19,7 @@ from chart import draw  # noqa: E402
 from faults import Faults, member_fault, process_faults, store_faults  # noqa: E402
 from fleet import NAMES, Fleet  # noqa: E402
 from gauge import MOST_KB_PER_MINUTE, Gauge, Sample, leaks, more, silent  # noqa: E402
-from http_clients import PATIENCE_SECONDS, ask, request  # noqa: E402
+from http_clients import TIMEOUT_SECONDS, fetch, http_request  # noqa: E402
 from traffic import NO_FAULT_OF_OURS, Traffic  # noqa: E402
 from turns import TURNS, reading  # noqa: E402
 
@@ -108,7 +108,7 @@ def resting(
     """
     traffic.rest()
     say("rests")
-    found, steady, give_up = gauge.look(), 0, time.monotonic() + PATIENCE_SECONDS
+    found, steady, give_up = gauge.look(), 0, time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < give_up and (steady < STEADY_LOOKS or faults(found)):
         time.sleep(1)
         last, found = found, gauge.look()
@@ -127,7 +127,7 @@ def unfinished(traffic: Traffic) -> Iterator[str]:
     for job_id, server in traffic.ledger.unfinished.items():
         end = time.monotonic() + 30
         while time.monotonic() < end:
-            answer = ask(server, request("GET", f"/jobs/{job_id}", None, "Prefer: wait=2"))
+            answer = fetch(server, http_request("GET", f"/jobs/{job_id}", None, "Prefer: wait=2"))
             # One that was done long ago is gone.
             if answer.status == 410 or (answer.status == 200 and answer.json()["status"] in ("succeeded", "cancelled")):
                 break

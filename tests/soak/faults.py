@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from fleet import NAMES, Fleet, Server, Store
-from http_clients import alive, until
+from http_clients import is_alive, wait_until
 from postgres_server import PostgresServer
 
 # What was begun while it lasted may be told a little later.
@@ -65,7 +65,7 @@ def reloaded(server: Server) -> Fault:
         server.process.send_signal(signal.SIGHUP)
 
     def over() -> bool:
-        return not any(map(alive, before)) and len(server.serving()) == 2
+        return not any(map(is_alive, before)) and len(server.serving()) == 2
 
     return Fault(f"SIGHUP to {server.name}", (), begin, lambda: None, over)
 
@@ -220,7 +220,7 @@ class Faults:
         self.ending.wait(hold)
         fault.mend()
         try:
-            until(fault.over, f"over: {fault.name}")
+            wait_until(fault.over, f"over: {fault.name}")
         except AssertionError as error:
             self.wrong.append(str(error))
         self.windows[self.windows.index(began)] = began._replace(end=time.time() + AFTER_SECONDS)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from edge_bundles import build_bundle
-from http_clients import NOT_MEASURED, READYZ, alive, ask, children, kill_all, request, until
+from http_clients import NO_COVERAGE, READYZ, child_pids, fetch, http_request, is_alive, kill_tree, wait_until
 from postgres_server import PostgresServer
 from redis_server import RedisServer
 
@@ -44,7 +44,7 @@ class Server:
         self.host, self.port = "127.0.0.1", 0
         self.options = ["--workers", str(workers), "--model-dir", str(MODEL), "--state-dir", str(folder / name), *options]
         inside = {"PYTHONPATH": str(Path(__file__).parent / "inside"), "SOAK_BLOCKS": str(folder / "blocks")}
-        self.environment = {**os.environ, **NOT_MEASURED, **SMALL, **inside, **settings}
+        self.environment = {**os.environ, **NO_COVERAGE, **SMALL, **inside, **settings}
         self.begin()
 
     def begin(self) -> None:
@@ -75,25 +75,25 @@ class Server:
     def pids(self) -> dict[int, str]:
         """What each of its processes is."""
         own = self.process.pid
-        return {own: "parent", **dict.fromkeys(children(own), "worker")}
+        return {own: "parent", **dict.fromkeys(child_pids(own), "worker")}
 
     def serving(self) -> list[int]:
         """Its processes that take connections, once each of them is ready."""
-        return [pid for pid in children(self.process.pid) if is_up(pid)]
+        return [pid for pid in child_pids(self.process.pid) if is_up(pid)]
 
     def is_ready(self) -> bool:
         with suppress(OSError, EOFError):
-            return ask(self, READYZ, 5.0).status == 200
+            return fetch(self, READYZ, 5.0).status == 200
         return False
 
     def answers(self, method: str, path: str, document: object = None, times: int = 8) -> bool:
         """Whether it does so again and again, whichever process is asked."""
         with suppress(OSError, EOFError):
-            return all(ask(self, request(method, path, document), 10.0).status < 300 for _ in range(times))
+            return all(fetch(self, http_request(method, path, document), 10.0).status < 300 for _ in range(times))
         return False
 
     def kill(self) -> None:
-        kill_all(self.process)
+        kill_tree(self.process)
         self.process.communicate()
 
     def end(self) -> int:
@@ -147,7 +147,7 @@ class Fleet:
         for server in self.servers.values():
             if not server.port:
                 server.serves()
-        until(lambda: all(one.is_ready() for one in self.servers.values()), "all are ready")
+        wait_until(lambda: all(one.is_ready() for one in self.servers.values()), "all are ready")
 
     def kept(self, store):
         self.stores.append(store)
@@ -162,7 +162,7 @@ class Fleet:
 
     def __exit__(self, *_: object) -> None:
         for server in self.servers.values():
-            if alive(server.process.pid):
+            if is_alive(server.process.pid):
                 server.process.send_signal(signal.SIGCONT)
                 server.kill()
         for store in self.stores:

@@ -15,7 +15,7 @@ from typing import Any
 from answers import Right, Rows
 from faults import Faults
 from fleet import Fleet, Server
-from http_clients import Answer, Wire, ask, request
+from http_clients import HttpResponse, RawConnection, fetch, http_request
 from request_vectors import VECTORS
 
 LINGER = struct.pack("ii", 1, 0)
@@ -70,7 +70,7 @@ class Client:
     def __init__(self, traffic: "Traffic", server: Server, number: int) -> None:
         self.traffic, self.server, self.number = traffic, server, number
         self.ledger, self.right = traffic.ledger, traffic.right
-        self.wire: Wire | None = None
+        self.wire: RawConnection | None = None
         self.left = 0
         # Its own items, each with what it may hold by now.
         self.items: dict[str, list[Rows | None]] = {f"{server.name}-{number}-{i}": [None] for i in range(20)}
@@ -80,7 +80,7 @@ class Client:
             self.wire.socket.close()
             self.wire = None
 
-    def open(self, **options: Any) -> Wire:
+    def open(self, **options: Any) -> RawConnection:
         """A connection on which nothing has been asked, or one that still stands; Excused while the server is gone."""
         if self.wire and self.left > 0 and not self.wire.readable():
             self.left -= 1
@@ -88,18 +88,20 @@ class Client:
         self.close()
         began = time.time()
         try:
-            self.wire = Wire(self.server, timeout=HANGS_SECONDS, **options)
+            self.wire = RawConnection(self.server, timeout=HANGS_SECONDS, **options)
         except OSError as error:
             self.ledger.note(self.server.name, "connect", 0, began, repr(error))
         # Every other is for one request.
         self.left = random.choice((0, random.randrange(1, 50)))
         return self.wire
 
-    def ask(self, operation: str, path: str, document: object = None, *fields: str, well: tuple[int, ...] = (200,)) -> Answer:
+    def ask(
+        self, operation: str, path: str, document: object = None, *fields: str, well: tuple[int, ...] = (200,)
+    ) -> HttpResponse:
         """An answer with one of these statuses. Raises Excused and Wrong."""
         fields = (*fields, "Connection: close") if random.random() < 0.1 else fields
         # Before a kept connection is looked at: to write a large document may take as long as that is kept.
-        data = request(operation.partition(" ")[0], path, document, *fields)
+        data = http_request(operation.partition(" ")[0], path, document, *fields)
         wire, began = self.open(), time.time()
         try:
             answer = wire.ask(data)
@@ -131,7 +133,9 @@ class Traffic:
         self.fleet, self.faults, self.pause = fleet, faults, pause
         self.ledger, self.right = Ledger(faults), Right()
         self.numbers = count()
-        documents = {name: ask(one, request("GET", "/openapi.json")).json()["paths"] for name, one in fleet.servers.items()}
+        documents = {
+            name: fetch(one, http_request("GET", "/openapi.json")).json()["paths"] for name, one in fleet.servers.items()
+        }
         # What must have been asked for, and well answered, in the end.
         self.operations = {
             (name, f"{method.upper()} {path}")
@@ -144,9 +148,9 @@ class Traffic:
             for name, paths in documents.items()
         }
         # The model's name in the paths of the protocol, where a role has one.
-        indices = {name: ask(one, request("POST", "/v2/repository/index", {})) for name, one in fleet.servers.items()}
+        indices = {name: fetch(one, http_request("POST", "/v2/repository/index", {})) for name, one in fleet.servers.items()}
         self.models = {name: index.json()[0]["name"] for name, index in indices.items() if index.status == 200}
-        self.training = ask(fleet.servers["all"], request("GET", "/training")).json()["rows"]
+        self.training = fetch(fleet.servers["all"], http_request("GET", "/training")).json()["rows"]
         self.going, self.ending = threading.Event(), threading.Event()
         self.busy = Counter[int]()
         self.threads = []
@@ -212,7 +216,7 @@ class Traffic:
 
 def slow_sender(client: Client) -> None:
     """A request in pieces over a second or two, which is answered."""
-    data = request("GET", "/metadata", None, "Connection: close")
+    data = http_request("GET", "/metadata", None, "Connection: close")
     with fresh(client) as wire:
         began = time.time()
         with Excusing(client, "GET /metadata", began):
@@ -242,7 +246,7 @@ def silent(client: Client) -> None:
 
 def aborting(client: Client) -> None:
     """Goes away in the middle of a request, or before its answer, by a reset or by an end."""
-    large = request("POST", "/predict/batch", {"data": [[5.1, 3.5, 1.4, 0.2]] * random.randrange(1, 5000)})
+    large = http_request("POST", "/predict/batch", {"data": [[5.1, 3.5, 1.4, 0.2]] * random.randrange(1, 5000)})
     with fresh(client) as wire, suppress(OSError):
         wire.socket.sendall(large[: random.choice((10, len(large) // 2, len(large)))])
         if random.random() < 0.5:
@@ -253,7 +257,7 @@ def slow_reader(client: Client) -> None:
     """Takes a large answer in small pieces."""
     began = time.time()
     with fresh(client, receive_buffer=4096) as wire, Excusing(client, "GET /openapi.json", began):
-        wire.send(request("GET", "/openapi.json", None, "Connection: close"))
+        wire.send(http_request("GET", "/openapi.json", None, "Connection: close"))
         while data := wire.socket.recv(2048):
             wire.buffer += data
             client.traffic.ending.wait(0.02)
@@ -274,7 +278,7 @@ def refused(client: Client) -> None:
             client.equal(vector.name, answer.status, vector.answers[0])
 
 
-def fresh(client: Client, **options: Any) -> Wire:
+def fresh(client: Client, **options: Any) -> RawConnection:
     client.close()
     wire = client.open(**options)
     client.wire = None

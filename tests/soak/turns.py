@@ -8,7 +8,7 @@ import numpy as np
 from answers import Rows
 from faults import A_VOTE
 from fleet import NAMES
-from http_clients import Answer
+from http_clients import HttpResponse
 from traffic import Client, Excused, Turn, Wrong
 
 CENTRES = ([5.0, 3.4, 1.5, 0.2], [5.9, 2.8, 4.3, 1.3], [6.6, 3.0, 5.6, 2.0])
@@ -136,7 +136,7 @@ def own_row(client: Client) -> list[float]:
     return [1 + client.traffic.number() / 4096, 3.5, 1.4, 0.2]
 
 
-def insist(client: Client, operation: str, path: str, *fields: str, well: tuple[int, ...] = (200,)) -> Answer:
+def insist(client: Client, operation: str, path: str, *fields: str, well: tuple[int, ...] = (200,)) -> HttpResponse:
     """Asks again while a fault excuses that there is no answer."""
     while True:
         try:

@@ -8,7 +8,7 @@ from iris_wsgi.observability.log import Log
 from iris_wsgi.wsgi.application import Route
 
 
-class KeptLog(Log):
+class RecordingLog(Log):
     """A log that keeps its lines."""
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class KeptLog(Log):
         return [json.loads(line) for line in self.kept]
 
 
-def wsgi_call(app, method: str, path: str, body: bytes = b"", **environ) -> tuple[int, dict[str, str], bytes]:
+def call_wsgi(app, method: str, path: str, body: bytes = b"", **environ) -> tuple[int, dict[str, str], bytes]:
     told = {}
 
     def start_response(status, headers):
@@ -33,7 +33,7 @@ def wsgi_call(app, method: str, path: str, body: bytes = b"", **environ) -> tupl
     return told["status"], told["headers"], content
 
 
-class Silent:
+class RecordingObserver:
     def __init__(self):
         self.failures = []
         self.answers = []
@@ -48,5 +48,5 @@ class Silent:
         self.answers.append(told)
 
 
-def route(handler, method="GET", path="/x", **more):
+def make_route(handler, method="GET", path="/x", **more):
     return Route(method, path, handler, "for a test", {}, **more)

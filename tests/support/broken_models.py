@@ -13,7 +13,7 @@ WEIGHTS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0, 0.25]], np.float32
 FIRST = ("starts", [0], np.int64), ("axis", [0], np.int64)
 
 # What each graph does with the rows of "sound", as nodes from "sound" to "given", and their constants.
-BROKEN = {
+GRAPHS = {
     # More rows than were asked for, and fewer, from 65 rows on.
     "rows repeated": (
         [
@@ -41,9 +41,11 @@ BROKEN = {
 }
 
 
-def save(folder: Path, kind: str = "nothing", labels: Sequence[str] = LABELS, zipmap: Sequence[str | int] = ()) -> Path:
+def write_broken_model(
+    folder: Path, kind: str = "nothing", labels: Sequence[str] = LABELS, zipmap: Sequence[str | int] = ()
+) -> Path:
     """Writes the graph and label.json, without golden.json; with `zipmap` the output is a map of these classes for each row."""
-    nodes, constants = BROKEN[kind]
+    nodes, constants = GRAPHS[kind]
     scores = [
         helper.make_node("MatMul", ["row", "weights"], ["scores"]),
         helper.make_node("Softmax", ["scores"], ["sound"], axis=1),

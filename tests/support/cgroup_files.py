@@ -6,7 +6,7 @@ from pathlib import Path
 Files = Mapping[str, Mapping[str, str]]
 
 
-def process_in(folder: Path, group: str, files: Files, controller: str = "", top: str = "/") -> Path:
+def write_proc_folder(folder: Path, group: str, files: Files, controller: str = "", top: str = "/") -> Path:
     """Returns a folder in the place of /proc/self, of a process in `group`; `files` has those of each group by its path.
 
     Without a controller the hierarchy is of version 2. `top` is the group that is mounted.

@@ -14,7 +14,7 @@ KILLS, ABORTS, HOLDS = 1000.0, 2000.0, 3000.0
 HOLD = os.environ.get("DEADLY_HOLD", "")
 
 
-def deadly() -> None:
+def patch_predict() -> None:
     from iris_wsgi.model.session import Model
 
     predict = Model.predict
@@ -42,12 +42,12 @@ def deadly() -> None:
 serve_here = serve.serve_here
 
 
-def serve_here_deadly(*given, **named):
+def serve_here_with_crashes(*given, **named):
     # Only in the process that serves: the parent of several never has the model's library.
-    deadly()
+    patch_predict()
     return serve_here(*given, **named)
 
 
 if __name__ == "__main__":
-    serve.serve_here = serve_here_deadly
+    serve.serve_here = serve_here_with_crashes
     sys.exit(main.main())

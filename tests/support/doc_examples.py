@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 DOCUMENTS = sorted(path for folder in (".", "docs", "docs/design", "manifests", "model") for path in (ROOT / folder).glob("*.md"))
 LANGUAGES = {"sh", "python", "json", "text", "mermaid"}
 # Where commands are run that cannot be asked of a server that is just there, or what holds them instead.
-ELSEWHERE = {
+OTHER_PLACES = {
     "first": (
         r"^bin/serve .*\nbin/test .*\n$",
         "the one is the server that all others are asked of, the other runs these tests in .ci/run",
@@ -44,31 +44,31 @@ class Fence(NamedTuple):
     @property
     def place(self) -> str:
         """Where it is run: one of the above, or here."""
-        found = [name for name, (pattern, _) in ELSEWHERE.items() if re.search(pattern, self.text, re.MULTILINE)]
+        found = [name for name, (pattern, _) in OTHER_PLACES.items() if re.search(pattern, self.text, re.MULTILINE)]
         return found[0] if found else "here"
 
 
-def fences(document: Path) -> list[Fence]:
+def fences_of(document: Path) -> list[Fence]:
     found = re.findall(
         r"^```([^\n]*)\n(.*?)^```$(?=(?:\n+```(json|text)\n(.*?)^```$)?)", document.read_text(), re.MULTILINE | re.DOTALL
     )
     return [Fence(document, *one) for one in found]
 
 
-FENCES = [one for document in DOCUMENTS for one in fences(document)]
+FENCES = [one for document in DOCUMENTS for one in fences_of(document)]
 
 
-def commands(place: str) -> list[Fence]:
+def commands_for(place: str) -> list[Fence]:
     return [one for one in FENCES if one.language == "sh" and one.place == place]
 
 
-def fits(told: str, shown: str) -> bool:
+def matches_shown(told: str, shown: str) -> bool:
     """Whether an answer is the one that is shown, of which `…` may be anything, and spaces and lines as they are easy to read."""
     pieces = ("".join(piece.split()) for piece in shown.split("…"))
     return re.fullmatch(".*?".join(map(re.escape, pieces)), "".join(told.split())) is not None
 
 
-def placed(text: str, port: int, folder: Path) -> str:
+def with_test_server(text: str, port: int, folder: Path) -> str:
     """A command with the server's port for 8000, a free one for each other, and a folder of the test's own for /tmp."""
     others = sorted(set(re.findall(r"\bIRIS_PORT=(\d+)", text)))
     ports = {"8000": port, **dict(zip(others, free_ports(len(others)), strict=True))}
@@ -76,7 +76,7 @@ def placed(text: str, port: int, folder: Path) -> str:
     return text.replace("/tmp/", f"{folder}/")
 
 
-def ran(words: list[str], folder: Path, where: Path = ROOT) -> str:
+def run_command(words: list[str], folder: Path, where: Path = ROOT) -> str:
     """What a command writes; servers that it leaves in the background are ended behind it."""
     with (folder / "out").open("w+") as out, (folder / "err").open("w+") as err:
         process = subprocess.Popen(words, cwd=where, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True)

@@ -19,7 +19,7 @@ from iris_wsgi.patterns.edge.manifest import MANIFEST, File, mark
 from iris_wsgi.patterns.edge.update import update
 
 # What each has that is served: a file of each kind, in folders too.
-SMALL = {
+SMALL_BUNDLE = {
     "index.html": b"<!doctype html><title>x</title>",
     "edge.js": b"export {};",
     "sw.js": b"'use strict';",
@@ -36,7 +36,7 @@ STEPS = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.chmod", "
 
 
 def write_bundle(
-    folder: Path, files: Mapping[str, bytes] = SMALL, packed: tuple[str, ...] = ("ort/a.wasm",), digest: str = DIGEST
+    folder: Path, files: Mapping[str, bytes] = SMALL_BUNDLE, packed: tuple[str, ...] = ("ort/a.wasm",), digest: str = DIGEST
 ) -> str:
     """Whatever files it is to have, under a manifest that tells the truth of them; the `packed` ones have a .gz beside them.
 
@@ -48,7 +48,7 @@ def write_bundle(
         if path in packed:
             (folder / f"{path}.gz").write_bytes(gzip.compress(content))
     model = {"name": "iris_svc", "version": "1.0.0", "digest": digest, "features": [], "labels": []}
-    return write_manifest(folder, {"bundle": "1-", "model": model, "minimum": {}, "files": told(files)})
+    return write_manifest(folder, {"bundle": "1-", "model": model, "minimum": {}, "files": manifest_entries(files)})
 
 
 def build_bundle(out: Path, model_dir: Path, page: str = "<!doctype html>") -> Path:
@@ -61,7 +61,7 @@ def build_bundle(out: Path, model_dir: Path, page: str = "<!doctype html>") -> P
     return out
 
 
-def told(files: Mapping[str, bytes]) -> dict[str, dict]:
+def manifest_entries(files: Mapping[str, bytes]) -> dict[str, dict]:
     return {path: File(sha256(content), len(content))._asdict() for path, content in files.items()}
 
 
@@ -81,14 +81,14 @@ def change_manifest(folder: Path, change: Callable[[dict], None]) -> None:
     path.write_text(json.dumps(document))
 
 
-def tell_the_truth(folder: Path) -> None:
+def refresh_manifest(folder: Path) -> None:
     """Has the manifest say what the files are by now: who made them wrong meant to."""
     document = json.loads((folder / MANIFEST).read_text())
-    document["files"] = told({path: (folder / path).read_bytes() for path in document["files"]})
+    document["files"] = manifest_entries({path: (folder / path).read_bytes() for path in document["files"]})
     write_manifest(folder, document)
 
 
-def forked(work: Callable[[], object]) -> int:
+def run_forked(work: Callable[[], object]) -> int:
     """How a forked process ends that does this: 0, 1 if it failed, or the negative of a signal."""
     pid = os.fork()
     if pid == 0:
@@ -101,7 +101,7 @@ def forked(work: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def killed_before(step: int, work: Callable[[], object]) -> None:
+def kill_before_step(step: int, work: Callable[[], object]) -> None:
     """Does the work, and dies by SIGKILL when it is about to do its step of this number, from 1."""
     left = step
 
@@ -121,18 +121,18 @@ def kill(place: str, *sources: str) -> None:
     faults, answered, status = [], set(), -signal.SIGKILL
     start = Device(Path(place) / "start")
     for source in sources[:2]:
-        assert forked(lambda source=source: update(start, source)) == 0
+        assert run_forked(lambda source=source: update(start, source)) == 0
     before, step = start.state(), 0
     while status == -signal.SIGKILL:
         step += 1
         device = Device(Path(place) / str(step))
         shutil.copytree(start.folder, device.folder)
-        status = forked(lambda device=device, step=step: killed_before(step, lambda: update(device, sources[2])))
-        if forked(lambda device=device: device.current().test()) != 0:
+        status = run_forked(lambda device=device, step=step: kill_before_step(step, lambda: update(device, sources[2])))
+        if run_forked(lambda device=device: device.current().test()) != 0:
             faults.append(f"after step {step} the bundle that answers does not work")
         answered.add(device.state() == before)
         # What it left behind is in nobody's way.
-        if forked(lambda device=device: update(device, sources[2])) != 0 or len(list(device.bundles.iterdir())) != 2:
+        if run_forked(lambda device=device: update(device, sources[2])) != 0 or len(list(device.bundles.iterdir())) != 2:
             faults.append(f"after step {step} the next update fails")
         shutil.rmtree(device.folder)
     print(json.dumps({"status": status, "faults": faults, "steps": step, "old": True in answered, "new": False in answered}))

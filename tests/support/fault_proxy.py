@@ -8,26 +8,26 @@ from contextlib import suppress
 LINGER = struct.pack("ii", 1, 0)
 
 
-def head_and_body(connection: socket.socket) -> bytes:
+def read_message(connection: socket.socket) -> bytes:
     """One whole message, by its Content-Length; EOFError where there is none."""
     held = b""
     while b"\r\n\r\n" not in held:
-        held += more(connection)
+        held += receive_more(connection)
     head, _, body = held.partition(b"\r\n\r\n")
     length = next((int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0)
     while len(body) < length:
-        body += more(connection)
+        body += receive_more(connection)
     return head + b"\r\n\r\n" + body
 
 
-def more(connection: socket.socket) -> bytes:
+def receive_more(connection: socket.socket) -> bytes:
     data = connection.recv(1 << 20)
     if not data:
         raise EOFError
     return data
 
 
-class Faulty:
+class FaultProxy:
     """`mode` is what happens to the next request: pass, garbage, half, reset, hang, mute (closed without a byte), drip, twice."""
 
     def __init__(self, server=None) -> None:
@@ -42,7 +42,7 @@ class Faulty:
         self.open: set[socket.socket] = set()
         threading.Thread(target=self.accept, daemon=True).start()
 
-    def __enter__(self) -> "Faulty":
+    def __enter__(self) -> "FaultProxy":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -64,7 +64,7 @@ class Faulty:
     def serve(self, connection: socket.socket) -> None:
         with suppress(OSError, EOFError), connection:
             while True:
-                request = head_and_body(connection)
+                request = read_message(connection)
                 self.asked.append(request)
                 if not self.answer(connection, request):
                     break
@@ -106,4 +106,4 @@ class Faulty:
     def passed_on(self, request: bytes) -> bytes:
         with socket.create_connection((self.server.host, self.server.port), 30) as upstream:
             upstream.sendall(request)
-            return head_and_body(upstream)
+            return read_message(upstream)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from http_clients import until
+from http_clients import wait_until
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -62,7 +62,7 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def until(self, holds: Callable[[], object], what: str) -> None:
-        until(holds, what)
+        wait_until(holds, what)
 
     def complaints(self) -> list[str]:
         """What the console says since the last call, violations of the Content-Security-Policy among it."""
@@ -92,7 +92,7 @@ class Browser:
 
 
 @contextmanager
-def browser(need: Callable[[str], str]) -> Iterator[Browser]:
+def open_browser(need: Callable[[str], str]) -> Iterator[Browser]:
     with tempfile.TemporaryDirectory(prefix="iris-browser-", ignore_cleanup_errors=True) as profile:
         one = Browser(need("chromium"), need("chromedriver"), profile)
         try:

@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 # How long a test waits for what must come, on a machine that has much else to do.
-PATIENCE_SECONDS = 120.0
+TIMEOUT_SECONDS = 120.0
 CI = os.environ.get("CI") == "true"
 ROW = [5.1, 3.5, 1.4, 0.2]
-NOT_MEASURED = {"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
-length_of = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE).search
-closing = re.compile(rb"\r\nconnection: close\r\n", re.IGNORECASE).search
+NO_COVERAGE = {"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
+find_content_length = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE).search
+find_connection_close = re.compile(rb"\r\nconnection: close\r\n", re.IGNORECASE).search
 
 
-def request(method: str, path: str, document=None, *fields: str) -> bytes:
+def http_request(method: str, path: str, document=None, *fields: str) -> bytes:
     """The bytes of a request; `fields` are further header lines."""
     body = b"" if document is None else json.dumps(document).encode()
     lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *fields]
@@ -35,22 +35,22 @@ def request(method: str, path: str, document=None, *fields: str) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-LIVEZ, READYZ, METRICS = (request("GET", path) for path in ("/livez", "/readyz", "/metrics"))
-LABEL = request("POST", "/predict/label", {"data": [ROW]})
+LIVEZ, READYZ, METRICS = (http_request("GET", path) for path in ("/livez", "/readyz", "/metrics"))
+LABEL_REQUEST = http_request("POST", "/predict/label", {"data": [ROW]})
 # Over the size up to which the I/O loop answers by itself, so this one goes to the thread pool.
-POOLED = request("POST", "/predict/batch", {"data": [ROW] * 1000})
-LARGEST = request("POST", "/predict/batch", {"data": [ROW] * 10_000})
+POOLED_REQUEST = http_request("POST", "/predict/batch", {"data": [ROW] * 1000})
+LARGEST_REQUEST = http_request("POST", "/predict/batch", {"data": [ROW] * 10_000})
 
 
-def until(condition: Callable[[], object], what: str) -> None:
+def wait_until(condition: Callable[[], object], what: str) -> None:
     """Waits for a condition to become true. The bound only ends a test that would hang; nothing is judged by it."""
-    give_up = time.monotonic() + PATIENCE_SECONDS
+    give_up = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
-        assert time.monotonic() < give_up, f"not within {PATIENCE_SECONDS} s: {what}"
+        assert time.monotonic() < give_up, f"not within {TIMEOUT_SECONDS} s: {what}"
         time.sleep(0.01)
 
 
-class Answer(NamedTuple):
+class HttpResponse(NamedTuple):
     """What came back for one request; the names of the fields are in lower case."""
 
     status: int
@@ -65,10 +65,10 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
-class Wire:
+class RawConnection:
     """One connection to a server, with nothing between the test and the bytes."""
 
-    def __init__(self, server, receive_buffer: int = 0, timeout: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, server, receive_buffer: int = 0, timeout: float = TIMEOUT_SECONDS) -> None:
         self.socket = socket.socket(socket.AF_INET6 if ":" in server.host else socket.AF_INET)
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -80,20 +80,20 @@ class Wire:
             self.socket.close()
             raise
 
-    def __enter__(self) -> "Wire":
+    def __enter__(self) -> "RawConnection":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.socket.close()
 
-    def send(self, data: bytes) -> "Wire":
+    def send(self, data: bytes) -> "RawConnection":
         self.socket.sendall(data)
         return self
 
     def readable(self) -> bool:
         return bool(self.buffer or select.select([self.socket], [], [], 0)[0])
 
-    def answer(self, bare: bool = False) -> Answer:
+    def answer(self, bare: bool = False) -> HttpResponse:
         """The next answer; `bare` is one to a HEAD request. An end before its last byte is an EOFError."""
         while b"\r\n\r\n" not in self.buffer:
             self.more()
@@ -104,7 +104,7 @@ class Wire:
         while len(self.buffer) < length:
             self.more()
         body, self.buffer = self.buffer[:length], self.buffer[length:]
-        return Answer(int(first.split(" ")[1]), fields, body)
+        return HttpResponse(int(first.split(" ")[1]), fields, body)
 
     def more(self) -> None:
         data = self.socket.recv(1 << 20)
@@ -112,7 +112,7 @@ class Wire:
             raise EOFError(f"closed after {self.buffer[:200]!r}")
         self.buffer += data
 
-    def ask(self, data: bytes) -> Answer:
+    def ask(self, data: bytes) -> HttpResponse:
         return self.send(data).answer()
 
     def end(self) -> tuple[str, bytes]:
@@ -125,13 +125,13 @@ class Wire:
         return "closed", self.buffer
 
 
-def ask(server, data: bytes, timeout: float = PATIENCE_SECONDS) -> Answer:
+def fetch(server, data: bytes, timeout: float = TIMEOUT_SECONDS) -> HttpResponse:
     """One request on a connection of its own."""
-    with Wire(server, timeout=timeout) as wire:
+    with RawConnection(server, timeout=timeout) as wire:
         return wire.ask(data)
 
 
-class Slot:
+class LoadClient:
     """One of the clients of a load."""
 
     def __init__(self, keeps: bool, wanted: Iterator[bytes]) -> None:
@@ -143,19 +143,19 @@ class Slot:
         self.data = b""
 
 
-class Load:
+class LoadGenerator:
     """Clients in one thread, each of which sends its next request when it has the answer to the last.
 
     Some keep their connection, the others take a new one each time. A request is lost if its connection was established and no
     complete answer came. It is not lost if the connection was refused, or was closed before the request was sent on it.
     """
 
-    def __init__(self, server, keeping: int, fresh: int, requests: Iterable[bytes] = (LABEL,)) -> None:
-        """Who is refused stops; who has no answer after PATIENCE_SECONDS counts as lost."""
+    def __init__(self, server, keeping: int, fresh: int, requests: Iterable[bytes] = (LABEL_REQUEST,)) -> None:
+        """Who is refused stops; who has no answer after TIMEOUT_SECONDS counts as lost."""
         self.address = (server.host, server.port)
         requests = list(requests)
         # Each client begins with another request, so that at any moment there are some of each.
-        self.idle = [Slot(i < keeping, cycle_from(requests, i)) for i in range(keeping + fresh)]
+        self.idle = [LoadClient(i < keeping, cycle_from(requests, i)) for i in range(keeping + fresh)]
         self.statuses: Counter[int] = Counter()
         self.lost: list[str] = []
         # A few of the answers other than 200.
@@ -163,14 +163,14 @@ class Load:
         self.refused = self.closed_between = 0
         self.stopping = False
         self.poller = select.epoll()
-        self.busy: dict[int, Slot] = {}
+        self.busy: dict[int, LoadClient] = {}
         self.thread = threading.Thread(target=self.run)
 
     @property
     def answers(self) -> int:
         return self.statuses.total()
 
-    def run(self, seconds: float = 600.0) -> "Load":
+    def run(self, seconds: float = 600.0) -> "LoadGenerator":
         """Until stop(), until all were refused, or for so many seconds."""
         end = time.monotonic() + seconds
         try:
@@ -182,7 +182,7 @@ class Load:
                 now = time.monotonic()
                 if now > end:
                     self.stopping = True
-                for slot in [one for one in self.busy.values() if now - one.sent_at > PATIENCE_SECONDS]:
+                for slot in [one for one in self.busy.values() if now - one.sent_at > TIMEOUT_SECONDS]:
                     self.lose(slot, "no answer")
         finally:
             for slot in self.idle:
@@ -191,7 +191,7 @@ class Load:
             self.poller.close()
         return self
 
-    def next(self, slot: Slot) -> None:
+    def next(self, slot: LoadClient) -> None:
         """Sends the next request of a client."""
         if slot.socket and not slot.keeps:
             self.drop(slot)
@@ -214,7 +214,7 @@ class Load:
         self.busy[slot.socket.fileno()] = slot
         self.poller.register(slot.socket.fileno(), select.EPOLLOUT)
 
-    def was_closed(self, slot: Slot) -> bool:
+    def was_closed(self, slot: LoadClient) -> bool:
         """Whether the server ended a kept connection before anything was sent on it again."""
         try:
             slot.socket.recv(1, socket.MSG_PEEK)
@@ -226,7 +226,7 @@ class Load:
             self.closed_between += 1
         return True
 
-    def send(self, slot: Slot) -> None:
+    def send(self, slot: LoadClient) -> None:
         data = next(slot.wanted)
         slot.data = b""
         try:
@@ -237,7 +237,7 @@ class Load:
         if sent < len(data):
             # Only what is larger than the socket's buffer; loopback takes it soon.
             slot.socket.setblocking(True)
-            slot.socket.settimeout(PATIENCE_SECONDS)
+            slot.socket.settimeout(TIMEOUT_SECONDS)
             try:
                 slot.socket.sendall(data[sent:])
             except OSError as error:
@@ -246,7 +246,7 @@ class Load:
             slot.socket.setblocking(False)
         self.poller.modify(slot.socket.fileno(), select.EPOLLIN)
 
-    def handle(self, slot: Slot) -> None:
+    def handle(self, slot: LoadClient) -> None:
         if not slot.connected:
             if slot.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 self.refuse(slot)
@@ -266,27 +266,27 @@ class Load:
             return
         slot.data += data
         end = slot.data.find(b"\r\n\r\n")
-        length = length_of(slot.data, 0, end + 2) if end >= 0 else None
+        length = find_content_length(slot.data, 0, end + 2) if end >= 0 else None
         if length and len(slot.data) >= end + 4 + int(length[1]):
             status = int(slot.data[9:12])
             self.statuses[status] += 1
             if status != 200 and len(self.others) < 5:
                 self.others.append(slot.data)
             slot.answers += 1
-            if closing(slot.data, 0, end + 2):
+            if find_connection_close(slot.data, 0, end + 2):
                 self.drop(slot)
             self.next(slot)
 
-    def lose(self, slot: Slot, how: str) -> None:
+    def lose(self, slot: LoadClient, how: str) -> None:
         after = time.monotonic() - slot.sent_at
         self.lost.append(f"{how} after {after:.3f} s, {slot.answers} answers before, {slot.data[:60]!r}")
         self.drop(slot)
 
-    def refuse(self, slot: Slot) -> None:
+    def refuse(self, slot: LoadClient) -> None:
         self.refused += 1
         self.drop(slot)
 
-    def drop(self, slot: Slot) -> None:
+    def drop(self, slot: LoadClient) -> None:
         if slot.socket:
             self.busy.pop(slot.socket.fileno(), None)
             slot.socket.close()
@@ -296,7 +296,7 @@ class Load:
         """Lets each client have its answer, and ends."""
         self.stopping = True
 
-    def __enter__(self) -> "Load":
+    def __enter__(self) -> "LoadGenerator":
         self.thread.start()
         return self
 
@@ -315,7 +315,7 @@ def cycle_from(requests: list[bytes], start: int) -> Iterator[bytes]:
         start += 1
 
 
-class Totals(NamedTuple):
+class LoadTotals(NamedTuple):
     """What several processes of load had together."""
 
     statuses: Counter[int]
@@ -324,18 +324,18 @@ class Totals(NamedTuple):
 
 
 @contextmanager
-def load_processes(server, processes: int, keeping: int, fresh: int, seconds: float) -> Iterator[Callable[[], Totals]]:
+def load_processes(server, processes: int, keeping: int, fresh: int, seconds: float) -> Iterator[Callable[[], LoadTotals]]:
     """Load from processes of its own, each with so many clients; what is given waits for them and adds them up."""
     command = [sys.executable, __file__, server.host, str(server.port), str(keeping), str(fresh), str(seconds)]
-    environment = {**os.environ, **NOT_MEASURED}
+    environment = {**os.environ, **NO_COVERAGE}
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) for _ in range(processes)]
 
-    def totals() -> Totals:
-        reports = [json.loads(process.communicate(timeout=seconds + PATIENCE_SECONDS)[0]) for process in started]
+    def totals() -> LoadTotals:
+        reports = [json.loads(process.communicate(timeout=seconds + TIMEOUT_SECONDS)[0]) for process in started]
         statuses: Counter[int] = Counter()
         for report in reports:
             statuses.update({int(status): count for status, count in report["statuses"].items()})
-        return Totals(statuses, [one for report in reports for one in report["lost"]], sum(r["refused"] for r in reports))
+        return LoadTotals(statuses, [one for report in reports for one in report["lost"]], sum(r["refused"] for r in reports))
 
     try:
         yield totals
@@ -346,29 +346,29 @@ def load_processes(server, processes: int, keeping: int, fresh: int, seconds: fl
             process.communicate()
 
 
-def children(pid: int) -> list[int]:
+def child_pids(pid: int) -> list[int]:
     with suppress(OSError):
         return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
 
 
-def signal_all(pid: int, number: int) -> None:
+def signal_tree(pid: int, number: int) -> None:
     """Sends a signal to a server, the parent first, and to its workers."""
-    for one in (pid, *children(pid)):
+    for one in (pid, *child_pids(pid)):
         os.kill(one, number)
 
 
-def kill_all(process: subprocess.Popen) -> None:
+def kill_tree(process: subprocess.Popen) -> None:
     """Kills a server and its workers, as a power cut does."""
     if process.poll() is None:
         # A parent that stands still starts no other worker meanwhile.
         process.send_signal(signal.SIGSTOP)
-        for pid in (*children(process.pid), process.pid):
+        for pid in (*child_pids(process.pid), process.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
 
-def alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     """Whether a process runs; one that ended and was not waited for does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
@@ -376,7 +376,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def asleep(pid: int) -> bool:
+def is_asleep(pid: int) -> bool:
     """Whether no thread of a process runs, or waits for a processor."""
     states = set()
     for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
@@ -385,10 +385,10 @@ def asleep(pid: int) -> bool:
     return "R" not in states
 
 
-def rests(pid: int) -> bool:
+def stays_asleep(pid: int) -> bool:
     """Whether a process was asleep at each of many looks; one that spins never is."""
     for _ in range(50):
-        if not asleep(pid):
+        if not is_asleep(pid):
             return False
         time.sleep(0.002)
     return True
@@ -408,12 +408,12 @@ def open_files(pid: int) -> list[str]:
     return found
 
 
-def open_sockets(pid: int) -> int:
+def open_socket_count(pid: int) -> int:
     """How many sockets a process has, the listener among them."""
     return sum(one.startswith("socket:") for one in open_files(pid))
 
 
-def metric(text: str, name: str, **labels: str) -> float:
+def metric_sum(text: str, name: str, **labels: str) -> float:
     """The sum of a metric's series that have these labels."""
     total = 0.0
     for line in text.splitlines():
@@ -423,7 +423,7 @@ def metric(text: str, name: str, **labels: str) -> float:
     return total
 
 
-def log_to(path: Path | str) -> tuple[str, ...]:
+def stderr_to(path: Path | str) -> tuple[str, ...]:
     """What to start a server under, so that its standard error goes to a file."""
     return ("sh", "-c", f'exec "$@" 2>"{path}"', "sh")
 
@@ -433,7 +433,7 @@ def main(host: str, port: str, keeping: str, fresh: str, seconds: str) -> None:
         host: str
         port: int
 
-    load = Load(Address(host, int(port)), int(keeping), int(fresh)).run(float(seconds))
+    load = LoadGenerator(Address(host, int(port)), int(keeping), int(fresh)).run(float(seconds))
     json.dump(load.report(), sys.stdout)
 
 

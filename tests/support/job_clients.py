@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from http_clients import NOT_MEASURED, Answer, Wire, ask, children, kill_all, request, until
-from job_store_invariants import check
-from job_workers import open_store
+from http_clients import NO_COVERAGE, HttpResponse, RawConnection, child_pids, fetch, http_request, kill_tree, wait_until
+from job_store_invariants import invariant_violations
+from job_workers import open_job_store
 from project import MODEL
 
 from iris_wsgi.codec.rows import Encoder
@@ -26,11 +26,11 @@ from iris_wsgi.model.session import Model
 from iris_wsgi.patterns.asynchronous.job import DONE, JobStore, Limits
 from iris_wsgi.patterns.asynchronous.job_codec import unpack_rows
 
-DEADLY = Path(__file__).with_name("crashing_model.py")
+CRASHING_MODEL = Path(__file__).with_name("crashing_model.py")
 # Nothing here takes as long; who waits so long waits in vain.
-PATIENCE_SECONDS = 120
+TIMEOUT_SECONDS = 120
 WAIT = "Prefer: wait=20"
-serves_at = re.compile(r"serves role \w+ on http://(\S+):(\d+)$").search
+find_address = re.compile(r"serves role \w+ on http://(\S+):(\d+)$").search
 
 
 class Address(NamedTuple):
@@ -38,18 +38,18 @@ class Address(NamedTuple):
     port: int
 
 
-class Place(NamedTuple):
+class StoreLocation(NamedTuple):
     """A store of jobs: the settings by which processes find it, and how a test opens it beside them."""
 
     settings: dict[str, str]
     where: str
 
     def open(self, **limits) -> JobStore:
-        return open_store(self.where, Limits(**limits))
+        return open_job_store(self.where, Limits(**limits))
 
     def check(self) -> list[str]:
         with closing(self.open()) as store:
-            return check(store)
+            return invariant_violations(store)
 
     def rows(self) -> Counter[bytes]:
         """The rows of all jobs that are kept, by how many jobs have them."""
@@ -63,13 +63,13 @@ class Place(NamedTuple):
         return Counter(unpack_rows(body).tobytes() for body in bodies if body is not None)
 
 
-class Kept:
+class RestartingProcess:
     """A place for a process: what ends there is followed by another, until `end`."""
 
     def __init__(self, log: Path, settings: dict[str, str], *command: str, script: Path | None = None) -> None:
         program = [script] if script else ["-m", "iris_wsgi"]
         self.command = [sys.executable, *program, *command, "--port", "0", "--model-dir", str(MODEL)]
-        self.environment = {**os.environ, **NOT_MEASURED, "IRIS_WORKERS": "1", **settings}
+        self.environment = {**os.environ, **NO_COVERAGE, "IRIS_WORKERS": "1", **settings}
         self.log, self.ending = log, False
         log.touch()
         self.process: subprocess.Popen | None = None
@@ -88,26 +88,26 @@ class Kept:
                 self.began = time.monotonic()
             with self.process:
                 for line in self.process.stdout:
-                    if found := serves_at(line):
+                    if found := find_address(line):
                         self.at = Address(found[1], int(found[2]))
             self.at = None
             self.ends.append(self.process.returncode)
 
-    def ready(self) -> "Kept":
-        until(lambda: self.at, f"{self.command} serves; {self.log.read_text()}")
+    def ready(self) -> "RestartingProcess":
+        wait_until(lambda: self.at, f"{self.command} serves; {self.log.read_text()}")
         return self
 
     def kill(self, age: float = 0.0) -> None:
         """Whatever it is doing, once it is so many seconds old; after one that was killed it means who follows it."""
-        until(lambda: self.process is not self.victim, "another process follows")
+        wait_until(lambda: self.process is not self.victim, "another process follows")
         time.sleep(max(0.0, self.began + age - time.monotonic()))
         self.at, self.victim = None, self.process
-        kill_all(self.process)
+        kill_tree(self.process)
 
     @property
     def worker(self) -> int:
         """The process id of its only worker."""
-        (pid,) = children(self.process.pid)
+        (pid,) = child_pids(self.process.pid)
         return pid
 
     def terminate(self) -> None:
@@ -118,7 +118,7 @@ class Kept:
 
     def ended(self) -> int:
         """The status it ends with."""
-        self.thread.join(PATIENCE_SECONDS)
+        self.thread.join(TIMEOUT_SECONDS)
         assert not self.thread.is_alive(), f"{self.command} does not end"
         return self.ends[-1]
 
@@ -126,22 +126,22 @@ class Kept:
         self.ending = True
         while self.thread.is_alive():
             if self.process is not None:
-                kill_all(self.process)
+                kill_tree(self.process)
             self.thread.join(0.05)
 
 
-Keep = Callable[..., Kept]
+StartProcess = Callable[..., RestartingProcess]
 
 
-def row(number: int) -> list[float]:
+def distinct_row(number: int) -> list[float]:
     """One of its own for each number, the same as float32."""
     return [1 + number / 2048, 3.5, 1.4, 0.2]
 
 
-class Crowd:
+class JobClients:
     """Clients that hand in jobs, look at them and cancel some, and note all that must not be; one row has only one of them."""
 
-    def __init__(self, model: Model, servers: list[Kept], clients: int) -> None:
+    def __init__(self, model: Model, servers: list[RestartingProcess], clients: int) -> None:
         self.model, self.encoder, self.servers = model, Encoder(model.labels), servers
         self.numbers = count()
         self.lock = threading.Lock()
@@ -156,7 +156,7 @@ class Crowd:
         self.broken, self.ending = 0, False
         self.threads = [threading.Thread(target=self.client) for _ in range(clients)]
 
-    def __enter__(self) -> "Crowd":
+    def __enter__(self) -> "JobClients":
         for one in self.threads:
             one.start()
         return self
@@ -165,7 +165,7 @@ class Crowd:
         """They end once what they have begun is acknowledged; there must be a server."""
         self.ending = True
         for one in self.threads:
-            one.join(PATIENCE_SECONDS)
+            one.join(TIMEOUT_SECONDS)
         assert not any(one.is_alive() for one in self.threads)
 
     def client(self) -> None:
@@ -188,14 +188,14 @@ class Crowd:
         except Exception as error:
             self.faults.append(f"a client ended: {error!r}")
 
-    def ask(self, method: str, path: str, document: object = None, *fields: str) -> Answer | None:
+    def ask(self, method: str, path: str, document: object = None, *fields: str) -> HttpResponse | None:
         """The answer of one of the servers; None where the connection broke, or the store was down."""
         chosen = [one.at for one in self.servers if one.at is not None]
         if not chosen:
             time.sleep(0.005)
             return None
         try:
-            answer = ask(random.choice(chosen), request(method, path, document, *fields), PATIENCE_SECONDS)
+            answer = fetch(random.choice(chosen), http_request(method, path, document, *fields), TIMEOUT_SECONDS)
         except TimeoutError:
             self.faults.append(f"{method} {path} hangs")
             return None
@@ -210,16 +210,16 @@ class Crowd:
         time.sleep(0.005)
         return None
 
-    def insist(self, method: str, path: str, document: object = None, *fields: str) -> Answer:
+    def insist(self, method: str, path: str, document: object = None, *fields: str) -> HttpResponse:
         """Asks again until there is an answer."""
-        answers: list[Answer] = []
+        answers: list[HttpResponse] = []
 
         def answered() -> bool:
             answer = self.ask(method, path, document, *fields)
             answers.extend([] if answer is None else [answer])
             return bool(answers)
 
-        until(answered, f"{method} {path} has an answer")
+        wait_until(answered, f"{method} {path} has an answer")
         return answers[0]
 
     def submit(self, number: int, key: str | None = None) -> str | None:
@@ -227,7 +227,7 @@ class Crowd:
         fields = [f"Idempotency-Key: {key}"] if key else []
         if key:
             self.with_key.add(number)
-        answer = (self.insist if key else self.ask)("POST", "/jobs", {"data": [row(number)]}, *fields)
+        answer = (self.insist if key else self.ask)("POST", "/jobs", {"data": [distinct_row(number)]}, *fields)
         if answer is None or answer.status != 202:
             self.faults += [f"POST /jobs: {answer}"] if answer else []
             return None
@@ -257,7 +257,7 @@ class Crowd:
         """What is known of it before it is asked for."""
         return self.done.get(job_id), job_id in self.cancelled
 
-    def note(self, job_id: str, answer: Answer, done: bytes | None, cancelled: bool) -> str:
+    def note(self, job_id: str, answer: HttpResponse, done: bytes | None, cancelled: bool) -> str:
         """What an answer tells of it."""
         if answer.status != 200:
             self.faults.append(f"{job_id} was acknowledged, and is {answer}")
@@ -271,7 +271,7 @@ class Crowd:
             self.faults.append(f"{job_id} was cancelled, and is {state}")
         if state in DONE and (first := self.done.setdefault(job_id, body)) != body:
             self.faults.append(f"{job_id} was seen as {first!r} and as {body!r}")
-        if state == "succeeded" and record["result"] != json.loads(self.right(row(self.number_of[job_id]))):
+        if state == "succeeded" and record["result"] != json.loads(self.right(distinct_row(self.number_of[job_id]))):
             self.faults.append(f"{job_id} has the result of other rows: {body!r}")
         if state == "failed":
             self.faults.append(f"{job_id} failed: {body!r}")
@@ -280,17 +280,19 @@ class Crowd:
     def right(self, *rows: list[float]) -> bytes:
         return self.encoder.batch(self.model.predict(np.array(rows, np.float32)))
 
-    def settle(self, place: Place) -> None:
+    def settle(self, place: StoreLocation) -> None:
         """Waits for all to be done, and looks at each once more, and at what is in the store."""
-        with Wire(random.choice(self.servers).ready().at, timeout=PATIENCE_SECONDS) as wire:
+        with RawConnection(random.choice(self.servers).ready().at, timeout=TIMEOUT_SECONDS) as wire:
             for job_id in self.number_of:
                 state = "queued"
                 while state in ("queued", "running"):
                     done, cancelled = self.before(job_id)
-                    answer = wire.ask(request("GET", f"/jobs/{job_id}", None, WAIT))
+                    answer = wire.ask(http_request("GET", f"/jobs/{job_id}", None, WAIT))
                     state = "queued" if answer.status == 503 else self.note(job_id, answer, done, cancelled)
         kept = place.rows()
-        there = Counter({number: kept[np.array(row(number), np.float32).tobytes()] for number in range(next(self.numbers))})
+        there = Counter(
+            {number: kept[np.array(distinct_row(number), np.float32).tobytes()] for number in range(next(self.numbers))}
+        )
         for number, times in there.items():
             least = 1 if number in self.ids else 0
             if not least <= times <= 1:

@@ -10,16 +10,16 @@ def worker_of(app: webtest.TestApp):
     return next(one.run.__self__ for one in app.service.companions.all if one.name == "worker")
 
 
-def work(app: webtest.TestApp) -> None:
+def run_worker(app: webtest.TestApp) -> None:
     """What a worker does until nothing is left."""
     while worker_of(app).turn("test"):
         pass
 
 
-def hand_in(app: webtest.TestApp, rows=ROWS, **headers: str) -> str:
+def submit_job(app: webtest.TestApp, rows=ROWS, **headers: str) -> str:
     """The path of a new job."""
     return app.post_json("/jobs", rows, headers=headers).headers["Location"]
 
 
-def key(value: str) -> dict[str, str]:
+def idempotency_key(value: str) -> dict[str, str]:
     return {"Idempotency-Key": value}

@@ -7,7 +7,7 @@ from iris_wsgi.patterns.asynchronous.redis_scripts import PRELUDE
 from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobs
 
 # Each gives rows that must not be.
-WRONG = {
+SQL_VIOLATIONS = {
     "job {} has no content": "SELECT id FROM job LEFT JOIN content USING (seq) WHERE body IS NULL",
     "content {} has no job": "SELECT seq FROM content LEFT JOIN job USING (seq) WHERE id IS NULL",
     "the number of {} jobs is wrong": """
@@ -21,7 +21,7 @@ WRONG = {
     "job {} is there and gone": "SELECT id FROM job JOIN gone USING (id)",
 }
 
-CHECK = """
+REDIS_VIOLATIONS = """
 local wrong, entries = {}, {}
 local function say(...) table.insert(wrong, table.concat({...}, ' ')) end
 for _, entry in ipairs(call('XRANGE', stream, '-', '+')) do entries[entry[2][2]] = entry[1] end
@@ -62,21 +62,21 @@ return wrong
 """
 
 
-def check(store: JobStore) -> list[str]:
+def invariant_violations(store: JobStore) -> list[str]:
     """What is not as it must be, a line each."""
     if isinstance(store, SqliteJobs):
-        return check_sqlite(store)
-    store.steps["check"] = store.redis.register_script(PRELUDE + CHECK)
+        return sqlite_violations(store)
+    store.steps["check"] = store.redis.register_script(PRELUDE + REDIS_VIOLATIONS)
     return store.run("check", *STATES, parse=lambda told: [line.decode() for line in told])
 
 
-def check_sqlite(store: SqliteJobs) -> list[str]:
+def sqlite_violations(store: SqliteJobs) -> list[str]:
     with store.database.read() as db:
         # In one transaction, so that all of it is of one moment.
         db.execute("BEGIN")
         try:
             found = [text for (text,) in db.execute("PRAGMA integrity_check") if text != "ok"]
-            return found + [text.format(*row) for text, query in WRONG.items() for row in db.execute(query)]
+            return found + [text.format(*row) for text, query in SQL_VIOLATIONS.items() for row in db.execute(query)]
         except sqlite3.DatabaseError as error:
             return [str(error)]
         finally:

@@ -11,19 +11,19 @@ from collections.abc import Callable
 from math import inf
 from pathlib import Path
 
-from job_store_invariants import check
+from job_store_invariants import invariant_violations
 
 from iris_wsgi.patterns.asynchronous.job import DEFAULT, Clock, JobStore, Limits
 from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobs
 
 # The clock of the store moves on by as much after each death, so that the jobs of the dead are taken again.
 LEASE_SECONDS = 60
-PATIENCE_SECONDS = 300
+TIMEOUT_SECONDS = 300
 # A child is killed after so many acknowledgements at most.
-MOST_LINES = 12
+MAX_LINES = 12
 
 
-def open_store(place: str, limits: Limits = DEFAULT, clock: Clock | None = None) -> JobStore:
+def open_job_store(place: str, limits: Limits = DEFAULT, clock: Clock | None = None) -> JobStore:
     """`place` is the URL of a Redis or the path of a file."""
     # Nothing hangs here, but a busy disk may be slow.
     if "://" not in place:
@@ -35,7 +35,7 @@ def open_store(place: str, limits: Limits = DEFAULT, clock: Clock | None = None)
 
 def claim_all(place: str) -> None:
     """Claims and finishes until nothing is left; the ids that it finished, as JSON. The second claim waits for a line."""
-    store, done = open_store(place), []
+    store, done = open_job_store(place), []
     print("ready", flush=True)
     sys.stdin.readline()
     claims = store.claim(str(os.getpid()), 7, 600)
@@ -48,12 +48,12 @@ def claim_all(place: str) -> None:
     print(json.dumps(done))
 
 
-def submit_for_ever(store: JobStore, say: Callable[[str], None]) -> None:
+def submit_forever(store: JobStore, say: Callable[[str], None]) -> None:
     while True:
         say(f"submitted {store.submit(b'rows', note=b'{}').id} ")
 
 
-def work_for_ever(store: JobStore, say: Callable[[str], None]) -> None:
+def work_forever(store: JobStore, say: Callable[[str], None]) -> None:
     for i in range(10**9):
         claims = store.claim(f"worker {os.getpid()}", 5, LEASE_SECONDS)
         ours = store.heartbeat(claims, LEASE_SECONDS)
@@ -86,7 +86,7 @@ def listen(ears: dict[int, bytearray], wanted: dict[int, float]) -> None:
     """Reads what the children write until each of the wanted has written so many lines, or has closed its pipe."""
     open_ears = set(ears)
     while any(ear in open_ears and ears[ear].count(b"\n") < lines for ear, lines in wanted.items()):
-        readable = select.select(open_ears, [], [], PATIENCE_SECONDS)[0]
+        readable = select.select(open_ears, [], [], TIMEOUT_SECONDS)[0]
         assert readable, "no child wrote anything"
         for ear in readable:
             said = os.read(ear, 1 << 20)
@@ -101,7 +101,7 @@ def kill(place: str, kills: str, seed: str) -> None:
     def open_it() -> JobStore:
         """Anew for each: nobody may have SQLite open and fork."""
         limits = Limits(queued=10**6, attempts=10**6, keep_seconds=10**9)
-        return open_store(place, limits, lambda: time.time() + ahead[0])
+        return open_job_store(place, limits, lambda: time.time() + ahead[0])
 
     submitted, results = set(), {}
 
@@ -109,7 +109,7 @@ def kill(place: str, kills: str, seed: str) -> None:
         """Submits until there are more than a worker finishes before it is killed, whatever the submitting process does."""
         store = open_it()
         left = len(submitted) - len(results)
-        submitted.update(store.submit(b"rows", note=b"{}").id for _ in range(MOST_LINES * 3 - left))
+        submitted.update(store.submit(b"rows", note=b"{}").id for _ in range(MAX_LINES * 3 - left))
         store.close()
 
     def saw(job_id: str, result: bytes) -> None:
@@ -135,19 +135,19 @@ def kill(place: str, kills: str, seed: str) -> None:
     for _ in range(int(kills) // 2):
         stock()
         children, ears = [], {}
-        for work in (submit_for_ever, work_for_ever):
+        for work in (submit_forever, work_forever):
             children.append(child(work, open_it))
             ears[children[-1][1]] = bytearray()
         chance.shuffle(children)
         store = open_it()
         for pid, ear in children:
             # The child goes on while this process reads, so the kill comes at any moment of its work.
-            listen(ears, {ear: chance.randint(0, MOST_LINES)})
+            listen(ears, {ear: chance.randint(0, MAX_LINES)})
             time.sleep(chance.uniform(0, 0.005))
             os.kill(pid, signal.SIGKILL)
             if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != -signal.SIGKILL:
                 faults.append("a process ended before it was killed")
-            faults += check(store)
+            faults += invariant_violations(store)
         listen(ears, dict.fromkeys(ears, inf))
         ahead[0] += LEASE_SECONDS
         for ear, said in ears.items():
@@ -159,7 +159,7 @@ def kill(place: str, kills: str, seed: str) -> None:
     before = len(results)
     while claims := store.claim("the last", 100, 600):
         store.finish([(one, b"late") for one in claims])
-    faults += [f"{one} was lost" for one in look(store, submitted)] + check(store)
+    faults += [f"{one} was lost" for one in look(store, submitted)] + invariant_violations(store)
     print(json.dumps({"faults": faults, "submitted": len(submitted), "finished": before}))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
-from optional_programs import need
+from optional_programs import require_program
 from project import ROOT
 
 from iris_wsgi.settings import Settings, read_settings
@@ -15,19 +15,28 @@ from iris_wsgi.settings import Settings, read_settings
 MANIFESTS = ROOT / "manifests"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 # What the image sets; what is not plain text there is known only when it is built.
-IMAGE, OF_EDGE = (dict(re.findall(r"\b(IRIS_\w+)=([\w./]+)", part)) for part in DOCKERFILE.split("FROM release AS edge"))
+IMAGE_ENV, EDGE_IMAGE_ENV = (
+    dict(re.findall(r"\b(IRIS_\w+)=([\w./]+)", part)) for part in DOCKERFILE.split("FROM release AS edge")
+)
 KUSTOMIZATIONS = {
     str(path.parent.relative_to(MANIFESTS)): yaml.safe_load(path.read_text())
     for path in sorted(MANIFESTS.rglob("kustomization.yml"))
 }
 # Parts of overlays that cannot be applied alone: objects beside those of the base.
-PARTS = {"jobs/worker", "backend", "prep_pred/pred", *(f"horizontal/{name}" for name in ("setosa", "versicolor", "virginica"))}
-OVERLAYS = [name for name, told in KUSTOMIZATIONS.items() if told["kind"] == "Kustomization" and name not in PARTS]
+NESTED_KUSTOMIZATIONS = {
+    "jobs/worker",
+    "backend",
+    "prep_pred/pred",
+    *(f"horizontal/{name}" for name in ("setosa", "versicolor", "virginica")),
+}
+OVERLAYS = [
+    name for name, told in KUSTOMIZATIONS.items() if told["kind"] == "Kustomization" and name not in NESTED_KUSTOMIZATIONS
+]
 Object = dict
 
 
 def kustomize(folder: Path) -> list[Object]:
-    told = subprocess.run([need("kubectl"), "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
+    told = subprocess.run([require_program("kubectl"), "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
     assert told.returncode == 0, told.stderr
     return list(yaml.load_all(told.stdout, yaml.CSafeLoader))
 
@@ -54,7 +63,7 @@ def containers(template: Object, *groups: str) -> list[Object]:
 
 
 # What a Secret would hold that is not part of the render, by the names of Secret and key.
-MADE_BY_HAND = {
+EXTERNAL_SECRETS = {
     ("model-in-image-redis", "url"): "rediss://user:password@redis.example:6380/0?ssl_ca_certs=/redis-ca/ca.crt",
     ("model-in-image-database", "url"): (
         "postgresql://user:password@database.example:5432/iris?sslmode=verify-full&sslrootcert=/database-ca/ca.crt"
@@ -64,7 +73,7 @@ MADE_BY_HAND = {
     ),
 }
 # What a pod may have that its template has not: here the last one of an Indexed Job with four.
-OF_THE_POD = {"metadata.annotations['batch.kubernetes.io/job-completion-index']": "3"}
+POD_FIELDS = {"metadata.annotations['batch.kubernetes.io/job-completion-index']": "3"}
 
 
 def secrets(objects: list[Object]) -> dict[tuple[str, str], str]:
@@ -76,26 +85,26 @@ def secrets(objects: list[Object]) -> dict[tuple[str, str], str]:
     }
 
 
-def variable(told: Object, known: Mapping[tuple[str, str], str]) -> str:
+def environment_value(told: Object, known: Mapping[tuple[str, str], str]) -> str:
     """The value of an environment variable; one of the `known` Secrets may hold it."""
     if "value" in told:
         return told["value"]
     if "fieldRef" in told["valueFrom"]:
-        return OF_THE_POD[told["valueFrom"]["fieldRef"]["fieldPath"]]
+        return POD_FIELDS[told["valueFrom"]["fieldRef"]["fieldPath"]]
     place = told["valueFrom"]["secretKeyRef"]
     assert not place.get("optional")
     # The names of generated Secrets end in a hash, so this one is made by hand.
-    return {**MADE_BY_HAND, **known}[place["name"], place["key"]]
+    return {**EXTERNAL_SECRETS, **known}[place["name"], place["key"]]
 
 
-def environment(container: Object, objects: list[Object] = ()) -> dict[str, str]:
+def environment_of(container: Object, objects: list[Object] = ()) -> dict[str, str]:
     """The image's variables and the container's own."""
     known = secrets(objects)
-    return {**IMAGE, **{one["name"]: variable(one, known) for one in container.get("env", ())}}
+    return {**IMAGE_ENV, **{one["name"]: environment_value(one, known) for one in container.get("env", ())}}
 
 
 def settings_of(container: Object, objects: list[Object] = ()) -> Settings:
-    return read_settings(environment(container, objects), {})
+    return read_settings(environment_of(container, objects), {})
 
 
 def image_name(container: Object) -> str:

@@ -5,10 +5,10 @@ import sys
 import time
 from pathlib import Path
 
-CLOCKED = Path(__file__)
+CLOCK_SCRIPT = Path(__file__)
 
 
-class Clock:
+class ManualClock:
     """The monotonic time of the servers that were started with it: it stands still until the test moves it."""
 
     def __init__(self, path: Path) -> None:
@@ -30,7 +30,7 @@ class Clock:
 
 def main(path: str, *words: str) -> int:
     # Before anything of the server is imported.
-    time.monotonic = Clock(Path(path)).now
+    time.monotonic = ManualClock(Path(path)).now
     from iris_wsgi.cli import main as __main__
 
     sys.argv[1:] = words

@@ -3,14 +3,14 @@
 from prometheus_client.parser import text_string_to_metric_families
 
 
-def families(text: str) -> dict:
+def metric_families(text: str) -> dict:
     return {family.name: family for family in text_string_to_metric_families(text)}
 
 
-def value(text: str, name: str, **labels: str) -> float | None:
+def sample_value(text: str, name: str, **labels: str) -> float | None:
     found = [
         sample.value
-        for family in families(text).values()
+        for family in metric_families(text).values()
         for sample in family.samples
         if sample.name == name and sample.labels == labels
     ]

@@ -21,20 +21,20 @@ LAUNCHERS = {"bash", "env", "script", "setpriv", "setsid", "sh", "timeout", "uns
 SHELLS = {"bash", "script", "sh"}
 
 
-def need(part: str) -> str:
+def require_program(part: str) -> str:
     """The path of a program; without it the test skips on a laptop and fails in CI."""
     found = shutil.which(part)
     if found is None:
-        lack(f"{part} is not installed")
+        skip_or_fail(f"{part} is not installed")
     return found
 
 
-def lack(what: str) -> NoReturn:
+def skip_or_fail(what: str) -> NoReturn:
     """Ends a test on a machine that lacks something: a skip on a laptop, a failure in CI."""
     (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(what)
 
 
-def named_in(words: Sequence[str]) -> Iterator[str]:
+def programs_in(words: Sequence[str]) -> Iterator[str]:
     """Names the programs that a command starts, as far as its words tell."""
     # A path is one that the test has found or made.
     if "/" not in words[0] or Path(words[0]).name in OPTIONAL:
@@ -43,22 +43,22 @@ def named_in(words: Sequence[str]) -> Iterator[str]:
     if launcher not in LAUNCHERS:
         return
     for word in words[1:]:
-        yield from (name for name in (commands(word) if launcher in SHELLS else [word]) if Path(name).name in OPTIONAL)
+        yield from (name for name in (command_words(word) if launcher in SHELLS else [word]) if Path(name).name in OPTIONAL)
 
 
 # The first word of each command in a line of a shell.
-commands = re.compile(r"(?:^|[;|&(\n]|\b(?:exec|if|then|do)\s)\s*(?:\w+=\S*\s+)*([\w./-]+)").findall
+command_words = re.compile(r"(?:^|[;|&(\n]|\b(?:exec|if|then|do)\s)\s*(?:\w+=\S*\s+)*([\w./-]+)").findall
 
 
-def check_start(event: str, given: tuple) -> None:
-    """Called by the interpreter for each event that it audits: asks need() for each program before it starts."""
+def check_event(event: str, given: tuple) -> None:
+    """Called by the interpreter for each event that it audits: asks require_program() for each program before it starts."""
     if event not in ("subprocess.Popen", "os.posix_spawn"):
         return
     words = given[1]
-    for name in named_in([os.fsdecode(word) for word in ([words] if isinstance(words, str | bytes | os.PathLike) else words)]):
-        need(name)
+    for name in programs_in([os.fsdecode(word) for word in ([words] if isinstance(words, str | bytes | os.PathLike) else words)]):
+        require_program(name)
 
 
-def check_all_starts() -> None:
-    """From now on no program starts past need(), whichever test starts it and however."""
-    sys.addaudithook(check_start)
+def install_audit_hook() -> None:
+    """From now on no program starts past require_program(), whichever test starts it and however."""
+    sys.addaudithook(check_event)

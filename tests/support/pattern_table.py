@@ -10,7 +10,7 @@ from project import ROOT
 Route = tuple[str, str]
 
 
-def cells_of(document: Path) -> list[list[str]]:
+def table_cells(document: Path) -> list[list[str]]:
     """The rows of the first table of a document."""
     table = re.search(r"^\|.*\n\|[-|]+\n((?:\|.*\n)+)", document.read_text(), re.MULTILINE)
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[1].splitlines()]
@@ -38,10 +38,10 @@ def row_of(cells: list[str]) -> Row:
     )
 
 
-ROWS = [row_of(cells) for cells in cells_of(ROOT / "README.md")]
+ROWS = [row_of(cells) for cells in table_cells(ROOT / "README.md")]
 
 
-def said(text: str) -> set[Route]:
+def routes_in(text: str) -> set[Route]:
     """The routes that a text names, and those of the roles that it names."""
     found = set(re.findall(r"`([A-Z]+) (/[^`]*)`", text))
     if "`/versions/{version}`" in text:
@@ -49,20 +49,20 @@ def said(text: str) -> set[Route]:
     for role in re.findall(r"those of `(\w+)`", text):
         found |= routes_of(role)
     if "all the rows above" in text:
-        found |= {one for role in ROLES_TOLD if role != "all" for one in routes_of(role)}
-    return plain(found)
+        found |= {one for role in DOCUMENTED_ROLES if role != "all" for one in routes_of(role)}
+    return normalized(found)
 
 
 def routes_of(role: str) -> set[Route]:
     """What the first row with this role says of it."""
-    return said(next(row.told[role] for row in ROWS if role in row.roles))
+    return routes_in(next(row.told[role] for row in ROWS if role in row.roles))
 
 
-def plain(routes: Iterable[Route]) -> set[Route]:
+def normalized(routes: Iterable[Route]) -> set[Route]:
     """Without a slash at the end, and with one for all files of the edge: what the table says once for all."""
     files = (("GET", "/edge") if (method, path[:6]) == ("GET", "/edge/") else (method, path) for method, path in routes)
     return {(method, path.rstrip("/") or "/") for method, path in files}
 
 
-ROLES_TOLD = list(dict.fromkeys(role for row in ROWS for role in row.roles))
-EVERYWHERE = said(re.search(r"^Every role also has .*", (ROOT / "README.md").read_text(), re.MULTILINE)[0])
+DOCUMENTED_ROLES = list(dict.fromkeys(role for row in ROWS for role in row.roles))
+COMMON_ROUTES = routes_in(re.search(r"^Every role also has .*", (ROOT / "README.md").read_text(), re.MULTILINE)[0])

@@ -27,7 +27,7 @@ server_reset_query_always = 0
 """
 
 
-def program() -> str:
+def pgbouncer_program() -> str:
     return shutil.which("pgbouncer") or PROGRAM
 
 
@@ -42,7 +42,7 @@ class PgBouncer:
             file.write(f'"{USER}" ""\n')
         if os.getuid() == 0:
             shutil.chown(self.folder, USER)
-        self.process = subprocess.Popen([*server.under, program(), "-q", f"{self.folder}/ini"], cwd="/")
+        self.process = subprocess.Popen([*server.under, pgbouncer_program(), "-q", f"{self.folder}/ini"], cwd="/")
         self.url = self.database("postgres")
         end = time.monotonic() + 60
         while True:

@@ -9,14 +9,14 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import psycopg
-from http_clients import children, until
-from optional_programs import need
+from http_clients import child_pids, wait_until
+from optional_programs import require_program
 
 # PostgreSQL refuses to run as root, and Debian's package has this user.
 USER = "postgres"
 
 
-def program(name: str) -> str:
+def postgres_program(name: str) -> str:
     """Where Debian puts it, or its name. Debian keeps the servers off the PATH, behind wrappers that are on it."""
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}")) if shutil.which("pg_ctlcluster") else []
     return str(found[-1]) if found else name
@@ -26,7 +26,7 @@ class PostgresServer:
     """As nobody but the one who runs the tests can reach it, it trusts; and it need not outlive the machine."""
 
     def __init__(self) -> None:
-        need(program("postgres"))
+        require_program(postgres_program("postgres"))
         # A socket's path must be short.
         self.folder = Path(mkdtemp(prefix="iris"))
         self.url = f"postgresql://{USER}@/postgres?host={self.folder}"
@@ -35,16 +35,29 @@ class PostgresServer:
             shutil.chown(self.folder, USER)
             self.under = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups"]
         data = f"{self.folder}/data"
-        made = [*self.under, program("initdb"), "-D", data, "-U", USER, "-A", "trust", "-N", "-E", "UTF8", "--locale=C.UTF-8"]
+        made = [
+            *self.under,
+            postgres_program("initdb"),
+            "-D",
+            data,
+            "-U",
+            USER,
+            "-A",
+            "trust",
+            "-N",
+            "-E",
+            "UTF8",
+            "--locale=C.UTF-8",
+        ]
         subprocess.run(made, check=True, capture_output=True, cwd="/")
         self.start()
 
     def start(self) -> None:
-        command = [*self.under, program("postgres"), "-D", f"{self.folder}/data", "-k", str(self.folder)]
+        command = [*self.under, postgres_program("postgres"), "-D", f"{self.folder}/data", "-k", str(self.folder)]
         command += ["-c", "listen_addresses=", "-c", "shared_buffers=16MB", "-c", "max_connections=100", "-c", "fsync=off"]
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", start_new_session=True)
-        until(self.answers, "PostgreSQL answers")
+        wait_until(self.answers, "PostgreSQL answers")
 
     def answers(self) -> bool:
         assert self.process.poll() is None, (self.folder / "log").read_text()
@@ -65,7 +78,7 @@ class PostgresServer:
 
     def signal(self, number: int) -> None:
         """To the server, and to all that it has begun."""
-        for pid in (self.process.pid, *children(self.process.pid)):
+        for pid in (self.process.pid, *child_pids(self.process.pid)):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 

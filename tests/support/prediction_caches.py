@@ -15,7 +15,7 @@ ROW = [5.1, 3.5, 1.4, 0.2]
 ROWS = np.random.default_rng(3).uniform(0, 8, (64, 4)).astype(np.float32)
 
 
-class Slow:
+class CountingPredictor:
     """A predictor that counts its runs and what was in them, and waits in each until it may go on."""
 
     def __init__(self, waits: bool = False) -> None:
@@ -31,19 +31,19 @@ class Slow:
         assert self.goes_on.wait(60)
         if self.error:
             raise self.error
-        return right(rows)
+        return expected_probabilities(rows)
 
 
-def right(rows):
+def expected_probabilities(rows):
     return (rows[:, :3] * rows[:, 3:] + 1).astype(np.float32)
 
 
-def cache_of(predict, most=1 << 20, seconds=3600.0, **options):
+def build_cache(predict, most=1 << 20, seconds=3600.0, **options):
     registry = Registry()
     cache = PredictionCache(predict, 3, Known(Shelf(most), seconds, CacheMetrics(registry), registry.board), **options)
     registry.join()
     return cache
 
 
-def counted(cache):
+def row_counts(cache):
     return {result: count for result, count in cache.known.metrics.totals()["rows"].items() if count}

@@ -7,9 +7,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "model"
 
-FILES = sorted(file for file in (ROOT / "tests").rglob("*.py") if not {"bench", "soak"} & {*file.parts})
+TEST_FILES = sorted(file for file in (ROOT / "tests").rglob("*.py") if not {"bench", "soak"} & {*file.parts})
 
 
 @cache
-def parsed(file: Path) -> ast.AST:
+def parse_file(file: Path) -> ast.AST:
     return ast.parse(file.read_text())

@@ -23,12 +23,12 @@ class Selector(NamedTuple):
     within: tuple[str, ...]
 
 
-def parsed(expression: str) -> Expr:
+def parse_promql(expression: str) -> Expr:
     """Raises ValueError for what is no PromQL."""
     return promql_parser.parse(expression)
 
 
-def inner(one: Expr) -> list[Expr]:
+def sub_expressions(one: Expr) -> list[Expr]:
     found = [getattr(one, name, None) for name in ("lhs", "rhs", "expr", "param", "vector_selector")]
     return [*(part for part in found if isinstance(part, Expr | VectorSelector)), *(one.args if isinstance(one, Call) else ())]
 
@@ -37,11 +37,11 @@ def selectors(one: Expr, within: tuple[str, ...] = ()) -> Iterator[Selector]:
     if isinstance(one, VectorSelector):
         yield Selector(one.name, [Matcher(m.name, str(m.op).rpartition(".")[2], m.value) for m in one.matchers.matchers], within)
     here = (one.func.name, *within) if isinstance(one, Call) else ("[]", *within) if isinstance(one, MatrixSelector) else within
-    for part in inner(one):
+    for part in sub_expressions(one):
         yield from selectors(part, here)
 
 
-def grouped(one: Expr) -> Iterator[str]:
+def grouping_labels(one: Expr) -> Iterator[str]:
     """The labels by which something is aggregated or matched."""
     modifier = getattr(one, "modifier", None)
     if modifier is not None and isinstance(one, AggregateExpr):
@@ -49,5 +49,5 @@ def grouped(one: Expr) -> Iterator[str]:
     if modifier is not None and isinstance(one, BinaryExpr):
         yield from modifier.matching.labels if modifier.matching else ()
         yield from modifier.group_labels or ()
-    for part in inner(one):
-        yield from grouped(part)
+    for part in sub_expressions(one):
+        yield from grouping_labels(part)

@@ -6,14 +6,14 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import redis
-from optional_programs import need
+from optional_programs import require_program
 
 
 class RedisServer:
     """It writes each change to the disk before it answers, unless it is not `durable`."""
 
     def __init__(self, durable: bool = True) -> None:
-        need("redis-server")
+        require_program("redis-server")
         self.durable = durable
         # A socket's path must be short.
         self.folder = Path(mkdtemp(prefix="iris"))

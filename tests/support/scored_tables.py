@@ -26,7 +26,7 @@ FEATURES = ("sepal_length", "sepal_width", "petal_length", "petal_width")
 ITEMS = "CREATE TABLE items (id integer PRIMARY KEY, " + ", ".join(f"{one} double precision" for one in FEATURES) + ")"
 
 
-class Place:
+class ScoringDatabase:
     """A database by its URL; SQL has ? in both."""
 
     def __init__(self, url: str) -> None:
@@ -122,10 +122,10 @@ class Place:
 
 
 # What processes have said, by their ids.
-SAID: dict[int, IO[bytes]] = {}
+ERROR_OUTPUT: dict[int, IO[bytes]] = {}
 
 
-def start(url: str, *more: str, bound: int = 0) -> int:
+def start_run(url: str, *more: str, bound: int = 0) -> int:
     """The id of a process with a run, in which no file may grow over the `bound`."""
     said = TemporaryFile()  # noqa: SIM115
     pid = os.fork()
@@ -139,35 +139,35 @@ def start(url: str, *more: str, bound: int = 0) -> int:
         finally:
             sys.stderr.flush()
             os._exit(status)
-    SAID[pid] = said
+    ERROR_OUTPUT[pid] = said
     return pid
 
 
-def end(pid: int) -> tuple[int, str]:
+def wait_for_run(pid: int) -> tuple[int, str]:
     """Its status and what it said, once it has ended."""
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    with SAID.pop(pid) as said:
+    with ERROR_OUTPUT.pop(pid) as said:
         said.seek(0)
         return status, said.read().decode()
 
 
-def kill(url: str, kills: int, chunk: str) -> dict[str, object]:
+def kill_runs(url: str, kills: int, chunk: str) -> dict[str, object]:
     """Runs that are killed until one gets to its end, again and again; what was then not as it should be."""
-    place, chance, left, ends, faults = Place(url), random.Random(), kills, 0, []
+    place, chance, left, ends, faults = ScoringDatabase(url), random.Random(), kills, 0, []
     begun = time.monotonic()
-    assert end(start(url, "--chunk", chunk)) == (0, "")
+    assert wait_for_run(start_run(url, "--chunk", chunk)) == (0, "")
     # A busy machine takes long; there it is killed sooner than it would come to its end, which comes after the last kill.
     wanted, seconds = place.content(), min(time.monotonic() - begun, 0.4)
     place.empty()
     while left:
-        pid = start(url, "--chunk", chunk)
+        pid = start_run(url, "--chunk", chunk)
         # Some in their first moments, in which tables are made, some on their way.
         time.sleep(chance.choice((0.2, 0.9)) * chance.random() * seconds)
         os.kill(pid, signal.SIGKILL)
-        status, _ = end(pid)
+        status, _ = wait_for_run(pid)
         left -= status == -signal.SIGKILL
         if status == 0 or left == 0:
-            status, said = end(start(url))
+            status, said = wait_for_run(start_run(url))
             faults += place.faults() + ([f"ended with {status}: {said}"] if status else [])
             faults += [] if place.content() == wanted else ["predictions differ"]
             ends += 1
@@ -176,9 +176,9 @@ def kill(url: str, kills: int, chunk: str) -> dict[str, object]:
     return {"faults": faults, "ends": ends}
 
 
-def share(url: str, count: int, chunk: str) -> list[tuple[int, str]]:
+def run_concurrently(url: str, count: int, chunk: str) -> list[tuple[int, str]]:
     """Several runs at once; how they ended."""
-    return [end(pid) for pid in [start(url, "--chunk", chunk) for _ in range(count)]]
+    return [wait_for_run(pid) for pid in [start_run(url, "--chunk", chunk) for _ in range(count)]]
 
 
 def serve() -> None:
@@ -188,7 +188,7 @@ def serve() -> None:
         print(json.dumps(COMMANDS[name](*words, **options)), flush=True)
 
 
-COMMANDS = {"start": start, "end": end, "kill": kill, "share": share}
+COMMANDS = {"start": start_run, "end": wait_for_run, "kill": kill_runs, "share": run_concurrently}
 
 if __name__ == "__main__":
     serve()

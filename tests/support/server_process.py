@@ -14,24 +14,24 @@ from pathlib import Path
 import pytest
 from http_clients import (
     CI,
-    PATIENCE_SECONDS,
-    Wire,
-    children,
+    TIMEOUT_SECONDS,
+    RawConnection,
+    child_pids,
 )
-from manual_clock import CLOCKED, Clock
-from optional_programs import need
+from manual_clock import CLOCK_SCRIPT, ManualClock
+from optional_programs import require_program
 from project import MODEL
 
 
 @cache
-def states() -> str:
+def state_root() -> str:
     """The folder in which each server that is started has one of its own; made by who starts one, as others may be killed."""
     folder = tempfile.TemporaryDirectory(prefix="iris-states-")
     atexit.register(folder.cleanup)
     return folder.name
 
 
-class Running:
+class ServerProcess:
     """A server in a process of its own, once it has said that it serves."""
 
     def __init__(self, process: subprocess.Popen) -> None:
@@ -48,7 +48,7 @@ class Running:
     @property
     def worker(self) -> int:
         """The process id of its only worker."""
-        (pid,) = children(self.process.pid)
+        (pid,) = child_pids(self.process.pid)
         return pid
 
     def stop(self) -> tuple[str, str]:
@@ -62,34 +62,34 @@ def start_server(
     under: tuple[str, ...] = (),
     command: str = "serve",
     cwd: Path | None = None,
-    clock: Clock | None = None,
+    clock: ManualClock | None = None,
     **environ: str,
-) -> Running:
+) -> ServerProcess:
     """Starts a server, or a worker, on a free port, with one worker if nothing else is asked; the package is that in `cwd`.
 
     With a clock the server goes by that one.
     """
-    line = [*under, sys.executable, *(("-m", "iris_wsgi") if clock is None else (CLOCKED, clock.path)), command]
+    line = [*under, sys.executable, *(("-m", "iris_wsgi") if clock is None else (CLOCK_SCRIPT, clock.path)), command]
     line += ["--port", "0", "--workers", "1", "--model-dir", str(MODEL), *arguments]
-    environment = {**os.environ, "IRIS_STATE_DIR": tempfile.mkdtemp(dir=states()), **environ}
+    environment = {**os.environ, "IRIS_STATE_DIR": tempfile.mkdtemp(dir=state_root()), **environ}
     pipe = subprocess.PIPE
-    return Running(subprocess.Popen(line, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=cwd))
+    return ServerProcess(subprocess.Popen(line, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=cwd))
 
 
-def ended(server) -> int:
-    return server.process.wait(PATIENCE_SECONDS)
+def wait_for_exit(server) -> int:
+    return server.process.wait(TIMEOUT_SECONDS)
 
 
-def refused(server) -> bool:
+def refuses_connections(server) -> bool:
     try:
-        Wire(server, timeout=0.2).socket.close()
+        RawConnection(server, timeout=0.2).socket.close()
     except OSError:
         return True
     return False
 
 
-def start_as_pid_1(*arguments: str, **environ: str) -> Running:
-    need("unshare")
+def start_as_pid_1(*arguments: str, **environ: str) -> ServerProcess:
+    require_program("unshare")
     if subprocess.run(["unshare", "--pid", "--fork", "--kill-child", "true"], capture_output=True).returncode:
         (pytest.fail if CI else pytest.skip)("no right to make a process namespace")
     return start_server(*arguments, under=("unshare", "--pid", "--fork", "--kill-child"), **environ)
@@ -103,7 +103,7 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def start(*arguments: str, **environ: str) -> subprocess.CompletedProcess:
+def run_failing_start(*arguments: str, **environ: str) -> subprocess.CompletedProcess:
     """A start that is expected to fail."""
     command = [sys.executable, "-m", "iris_wsgi", "serve", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **environ})

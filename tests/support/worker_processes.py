@@ -6,29 +6,29 @@ from contextlib import suppress
 from pathlib import Path
 
 from http_clients import (
-    children,
-    until,
+    child_pids,
+    wait_until,
 )
 
 
-def both(server) -> list[int]:
+def wait_for_two_workers(server) -> list[int]:
     """The process ids of two workers, once both of them serve."""
     found: list[int] = []
 
     def two() -> bool:
-        found[:] = serving(server)
+        found[:] = serving_workers(server)
         return len(found) == 2
 
-    until(two, "two workers")
+    wait_until(two, "two workers")
     return found
 
 
-def serving(server) -> list[int]:
+def serving_workers(server) -> list[int]:
     """The workers that wait for connections: those that have an epoll with the listener and their trigger in it."""
-    return [pid for pid in children(server.process.pid) if watched(pid) >= 2]
+    return [pid for pid in child_pids(server.process.pid) if epoll_descriptor_count(pid) >= 2]
 
 
-def watched(pid: int) -> int:
+def epoll_descriptor_count(pid: int) -> int:
     """How many descriptors a process has in its epoll."""
     count = 0
     with suppress(OSError):
@@ -38,11 +38,11 @@ def watched(pid: int) -> int:
     return count
 
 
-def events(log: Path) -> list[dict]:
+def log_events(log: Path) -> list[dict]:
     """What the log tells beside requests."""
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     return [line for line in lines if "message" in line]
 
 
-def told(log: Path, text: str) -> list[dict]:
-    return [event for event in events(log) if text in event["message"]]
+def events_containing(log: Path, text: str) -> list[dict]:
+    return [event for event in log_events(log) if text in event["message"]]

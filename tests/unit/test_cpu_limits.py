@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from cgroup_files import process_in
+from cgroup_files import write_proc_folder
 from project import MODEL
 
 from iris_wsgi.cpu_limits import MIB, WORKER_MIB, cpu_quota, cpus, folders, memory, memory_limit, model_bytes, workers_for
@@ -41,12 +41,12 @@ def test_without_control_groups_all_cpus_count(tmp_path):
     ],
 )
 def test_workers_follow_the_cpu_quota_of_version_2(tmp_path, text, count, why):
-    assert cpus(process_in(tmp_path, "/", {"/": {"cpu.max": text}})) == (count, why)
+    assert cpus(write_proc_folder(tmp_path, "/", {"/": {"cpu.max": text}})) == (count, why)
 
 
 @pytest.mark.parametrize(("quota", "allowed"), [("-1", None), ("50000", 0.5)])
 def test_workers_follow_the_cpu_quota_of_version_1(tmp_path, quota, allowed):
-    proc = process_in(tmp_path, "/", {"/": {"cpu.cfs_quota_us": quota, "cpu.cfs_period_us": "100000"}}, "cpu")
+    proc = write_proc_folder(tmp_path, "/", {"/": {"cpu.cfs_quota_us": quota, "cpu.cfs_period_us": "100000"}}, "cpu")
     assert cpu_quota(proc) == (allowed and (allowed, "cpu.cfs_quota_us"))
 
 
@@ -54,7 +54,7 @@ def test_the_quota_that_systemd_sets_on_a_service_is_seen(tmp_path):
     """CPUQuota=50% and MemoryMax=300M are in the group of the unit, and not in the root's, which has no such files."""
     files = {"/": {}, "/system.slice": {"cpu.max": "max 100000", "memory.max": "max"}}
     files[SERVICE] = {"cpu.max": "50000 100000", "memory.max": str(300 * MIB)}
-    proc = process_in(tmp_path, SERVICE, files)
+    proc = write_proc_folder(tmp_path, SERVICE, files)
     assert cpus(proc) == (1, f"cpu.max allows 0.5 of {USABLE} CPUs")
     assert memory_limit(proc) == (300 * MIB, "memory.max")
 
@@ -63,7 +63,7 @@ def test_the_quota_that_systemd_sets_on_a_service_is_seen(tmp_path):
 def test_of_nested_groups_the_smallest_limit_counts(tmp_path, inner):
     files = {"/a": {"cpu.max": "50000 100000", "memory.max": "3000000"}, "/a/b": {}, "/a/b/c": {"cpu.max": inner}}
     files["/other"] = {"cpu.max": "1000 100000", "memory.max": "1000"}
-    proc = process_in(tmp_path, "/a/b/c", files)
+    proc = write_proc_folder(tmp_path, "/a/b/c", files)
     assert cpu_quota(proc) == (0.25 if inner.startswith("25") else 0.5, "cpu.max")
     assert memory_limit(proc) == (3000000, "memory.max")
 
@@ -74,14 +74,14 @@ def test_in_a_container_the_group_that_is_mounted_is_the_top(tmp_path, controlle
     """With a namespace of its own or without, it sees no other group than its own."""
     name, text = ("cpu.max", "50000 100000") if not controller else ("cpu.cfs_quota_us", "50000")
     top = {name: text, **({"cpu.cfs_period_us": "100000"} if controller else {})}
-    proc = process_in(tmp_path, group, {"/docker/abc": top, "/docker/abc/inner": {}}, controller, "/docker/abc")
+    proc = write_proc_folder(tmp_path, group, {"/docker/abc": top, "/docker/abc/inner": {}}, controller, "/docker/abc")
     assert cpu_quota(proc) == (0.5, name)
     mounted = tmp_path / "with blank" / (controller or "unified")
     assert all(folder.is_relative_to(mounted) and ".." not in folder.parts for folder in folders(controller, proc))
 
 
 def test_memory_of_version_1_without_a_limit_is_that_of_the_machine(tmp_path):
-    proc = process_in(tmp_path, "/x", {"/x": {"memory.limit_in_bytes": "9223372036854771712"}}, "memory")
+    proc = write_proc_folder(tmp_path, "/x", {"/x": {"memory.limit_in_bytes": "9223372036854771712"}}, "memory")
     assert memory(proc) == (MACHINE, "that of the machine")
     (tmp_path / "with blank/memory/x/memory.limit_in_bytes").write_text("4096000\n")
     assert memory(proc) == (4096000, "memory.limit_in_bytes")
@@ -89,7 +89,7 @@ def test_memory_of_version_1_without_a_limit_is_that_of_the_machine(tmp_path):
 
 @pytest.mark.parametrize(("mib", "workers"), [(48, 1), (2 * WORKER_MIB - 1, 1), (2 * WORKER_MIB + 20, 2), (10_000, 2)])
 def test_memory_bounds_the_workers_and_the_start_tells_why(tmp_path, two_cpus, mib, workers):
-    proc = process_in(tmp_path, "/", {"/": {"memory.max": str(mib * MIB)}})
+    proc = write_proc_folder(tmp_path, "/", {"/": {"memory.max": str(mib * MIB)}})
     count, why = workers_for(Settings(model_dir=str(MODEL)), proc)
     assert count == workers
     if workers == 2:
@@ -105,7 +105,7 @@ def test_a_large_model_counts_for_each_worker(tmp_path, two_cpus):
         file.truncate(200 * MIB)
     settings = Settings(model_dir=str(tmp_path / "model"))
     assert model_bytes(settings) == 200 * MIB
-    proc = process_in(tmp_path, "/", {"/": {"memory.max": str(900 * MIB)}})
+    proc = write_proc_folder(tmp_path, "/", {"/": {"memory.max": str(900 * MIB)}})
     assert workers_for(settings, proc) == (1, "memory allows 1: memory.max is 900 MiB, at 500 MiB each")
 
 

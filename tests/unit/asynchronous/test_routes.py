@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 import webtest
-from applications import wsgi_call
-from http_clients import ROW, until
-from job_requests import ROWS, hand_in, key, work, worker_of
+from applications import call_wsgi
+from http_clients import ROW, wait_until
+from job_requests import ROWS, idempotency_key, run_worker, submit_job, worker_of
 from redis_server import RedisServer
 
 from iris_wsgi.patterns.asynchronous import role
@@ -33,11 +33,11 @@ def place(request: pytest.FixtureRequest) -> dict[str, str]:
 
 @pytest.fixture
 def start(
-    make: Callable[..., webtest.TestApp], place: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    make_app: Callable[..., webtest.TestApp], place: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., webtest.TestApp]:
     # Nothing hangs here, but a busy disk may be slow.
     monkeypatch.setattr(role, "REQUEST_SECONDS", 10.0)
-    return lambda **settings: make(**{"role": "all", **place, **settings})
+    return lambda **settings: make_app(**{"role": "all", **place, **settings})
 
 
 @pytest.fixture
@@ -50,10 +50,10 @@ def taken(app: webtest.TestApp) -> str:
     answers = []
 
     def accepted() -> bool:
-        answers.append(app.post_json("/jobs", ROWS, headers=key("first"), status="*"))
+        answers.append(app.post_json("/jobs", ROWS, headers=idempotency_key("first"), status="*"))
         return answers[-1].status_int in (200, 202)
 
-    until(accepted, "the store has begun")
+    wait_until(accepted, "the store has begun")
     return answers[-1].headers["Location"]
 
 
@@ -70,8 +70,8 @@ def test_a_job_is_accepted_with_its_place_and_queued(app):
 
 
 def test_the_result_is_what_predict_batch_answers_and_carries_the_digest(app):
-    path = hand_in(app)
-    work(app)
+    path = submit_job(app)
+    run_worker(app)
     record = app.get(path)
     assert list(record.json) == ["id", "status", "href", "attempts", "created", "started", "finished", "model", "result"]
     assert (record.json["status"], record.json["attempts"]) == ("succeeded", 1)
@@ -83,8 +83,8 @@ def test_the_result_is_what_predict_batch_answers_and_carries_the_digest(app):
 
 def test_the_times_are_rfc_3339_in_utc_and_in_order(app):
     before = time.time()
-    path = hand_in(app)
-    work(app)
+    path = submit_job(app)
+    run_worker(app)
     told = app.get(path).json
     times = [told[name] for name in ("created", "started", "finished")]
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", one) for one in times)
@@ -94,8 +94,8 @@ def test_the_times_are_rfc_3339_in_utc_and_in_order(app):
 
 def test_many_jobs_each_get_their_own_answer(app):
     rows = [[round(4 + i / 50, 2), 3.0, 1 + i / 40, 0.1 + i / 80] for i in range(150)]
-    paths = [hand_in(app, {"data": [row]}) for row in rows]
-    work(app)
+    paths = [submit_job(app, {"data": [row]}) for row in rows]
+    run_worker(app)
     answers = [app.get(path).json["result"]["probabilities"][0] for path in paths]
     assert answers == app.post_json("/predict/batch", {"data": rows}).json["probabilities"]
 
@@ -121,36 +121,39 @@ def test_as_many_rows_as_allowed_are_a_job_and_one_more_is_told_the_way_out(star
 
 
 def test_one_idempotency_key_is_one_job_while_that_is_kept(app):
-    first = hand_in(app, **key("order-17"))
-    assert hand_in(app, **key("order-17")) == first != hand_in(app)
-    work(app)
-    again = app.post_json("/jobs", ROWS, headers=key("order-17"))
+    first = submit_job(app, **idempotency_key("order-17"))
+    assert submit_job(app, **idempotency_key("order-17")) == first != submit_job(app)
+    run_worker(app)
+    again = app.post_json("/jobs", ROWS, headers=idempotency_key("order-17"))
     assert (again.headers["Location"], again.status_int, again.json["status"]) == (first, 202, "succeeded")
 
 
 def test_a_key_in_quotes_is_the_same_key_and_the_same_rows_may_be_spelt_otherwise(app):
-    first = hand_in(app, **key("a b"))
+    first = submit_job(app, **idempotency_key("a b"))
     other = b'{"data":[[5.10,35e-1,1.4,0.2],[6.7,3.1,4.7,1.5],[7.2,3.6,6.1,2.5]]}'
-    answer = app.post("/jobs", other, headers=key(' "a b"'), content_type="application/json")
+    answer = app.post("/jobs", other, headers=idempotency_key(' "a b"'), content_type="application/json")
     assert answer.headers["Location"] == first
 
 
 def test_other_rows_under_one_key_are_422(app):
-    first = hand_in(app, **key("k"))
-    assert app.post_json("/jobs", {"data": [ROW]}, headers=key("k"), status=422).json["detail"] == CONFLICT
+    first = submit_job(app, **idempotency_key("k"))
+    assert app.post_json("/jobs", {"data": [ROW]}, headers=idempotency_key("k"), status=422).json["detail"] == CONFLICT
     # As many bytes in another shape are other rows as well.
-    assert hand_in(app, **key("k")) == first and app.get("/jobs").json["jobs"]["queued"] == 1
+    assert submit_job(app, **idempotency_key("k")) == first and app.get("/jobs").json["jobs"]["queued"] == 1
 
 
 @pytest.mark.parametrize("bad", ["", " ", '""', "x" * 256, "\x7f", "é", "\t"])
 def test_a_key_that_is_none_is_400(app, bad):
-    status, _, content = wsgi_call(app.service.app, "POST", "/jobs", json.dumps(ROWS).encode(), HTTP_IDEMPOTENCY_KEY=bad)
+    status, _, content = call_wsgi(app.service.app, "POST", "/jobs", json.dumps(ROWS).encode(), HTTP_IDEMPOTENCY_KEY=bad)
     assert (status, json.loads(content)["detail"]) == (400, BAD_KEY)
 
 
 def test_keys_of_jobs_and_of_hybrid_requests_do_not_meet(app):
     one = {"data": [ROW]}
-    assert hand_in(app, one, **key("k")) != app.post_json("/predict/hybrid", one, headers=key("k")).headers["Location"]
+    assert (
+        submit_job(app, one, **idempotency_key("k"))
+        != app.post_json("/predict/hybrid", one, headers=idempotency_key("k")).headers["Location"]
+    )
 
 
 @pytest.mark.parametrize("method", ["get", "delete"])
@@ -158,9 +161,9 @@ def test_an_unknown_job_is_404_and_an_expired_one_410(start, method):
     app = start(keep_seconds=0.1)
     for job_id in (NO_JOB, "x", "A" * 21, "A" * 23, "..", "%00"):
         assert getattr(app, method)(f"/jobs/{job_id}", status=404).json["detail"] == UNKNOWN
-    path = hand_in(app)
-    work(app)
-    until(lambda: app.get(path, status="*").status_int == 410, "it has expired")
+    path = submit_job(app)
+    run_worker(app)
+    wait_until(lambda: app.get(path, status="*").status_int == 410, "it has expired")
     assert getattr(app, method)(path, status=410).json["detail"] == GONE
     worker_of(app).store.sweep()
     assert sum(app.get("/jobs").json["jobs"].values()) == 0
@@ -168,16 +171,16 @@ def test_an_unknown_job_is_404_and_an_expired_one_410(start, method):
 
 
 def test_a_cancelled_job_is_not_worked_on_and_may_be_cancelled_again(app):
-    path = hand_in(app)
+    path = submit_job(app)
     assert [app.delete(path).json["status"] for _ in range(2)] == ["cancelled"] * 2
-    work(app)
+    run_worker(app)
     told = app.get(path).json
     assert told["status"] == "cancelled" and told["finished"] and told["attempts"] == 0 and "result" not in told
 
 
 def test_what_is_done_cannot_be_cancelled(app):
-    path = hand_in(app)
-    work(app)
+    path = submit_job(app)
+    run_worker(app)
     assert "done" in app.delete(path, status=409).json["detail"]
     assert app.get(path).json["status"] == "succeeded"
 
@@ -187,10 +190,10 @@ def test_operators_see_how_many_jobs_are_in_each_state_and_how_old_the_oldest_is
         "jobs": {"queued": 0, "running": 0, "succeeded": 0, "failed": 0, "cancelled": 0},
         "oldest_queued_seconds": 0.0,
     }
-    hand_in(app)
-    app.delete(hand_in(app))
-    work(app)
-    hand_in(app)
+    submit_job(app)
+    app.delete(submit_job(app))
+    run_worker(app)
+    submit_job(app)
     told = app.get("/jobs").json
     assert told["jobs"] == {"queued": 1, "running": 0, "succeeded": 1, "failed": 0, "cancelled": 1}
     assert told["oldest_queued_seconds"] > 0
@@ -198,11 +201,11 @@ def test_operators_see_how_many_jobs_are_in_each_state_and_how_old_the_oldest_is
 
 def test_a_full_queue_is_503_until_there_is_room(start):
     app = start(jobs_queued=2)
-    paths = [hand_in(app, **key("first")), hand_in(app)]
+    paths = [submit_job(app, **idempotency_key("first")), submit_job(app)]
     answer = app.post_json("/jobs", ROWS, status=503)
     assert answer.json["detail"] == FULL and answer.headers["Retry-After"] == "1"
     # One that is there already takes no room.
-    assert hand_in(app, **key("first")) == paths[0]
+    assert submit_job(app, **idempotency_key("first")) == paths[0]
     app.delete(paths[1])
     assert app.post_json("/jobs", ROWS).status_int == 202
 
@@ -212,26 +215,26 @@ def wait(value: str) -> dict[str, str]:
 
 
 def test_an_answer_is_held_back_until_the_job_is_done(app):
-    path = hand_in(app)
+    path = submit_job(app)
     answers = []
     thread = threading.Thread(target=lambda: answers.append(app.get(path, headers=wait("wait=20"))))
     thread.start()
     assert app.get(path).json["status"] == "queued"
-    work(app)
+    run_worker(app)
     thread.join(120)
     assert answers[0].json["status"] == "succeeded" and answers[0].headers["Preference-Applied"] == "wait=20"
 
 
 def test_an_answer_is_held_back_no_longer_than_wished_or_than_the_limit(start):
     app = start(wait_seconds=0.1)
-    path = hand_in(app)
+    path = submit_job(app)
     answer = app.get(path, headers=wait("wait=3600"))
     assert answer.json["status"] == "queued" and answer.headers["Preference-Applied"] == "wait=0.1"
 
 
 @pytest.mark.parametrize("prefer", ["wait=0", "wait=x", "respond-async", ""])
 def test_without_a_wish_the_answer_comes_at_once(app, prefer):
-    assert "Preference-Applied" not in app.get(hand_in(app), headers=wait(prefer)).headers
+    assert "Preference-Applied" not in app.get(submit_job(app), headers=wait(prefer)).headers
 
 
 def test_a_held_answer_about_an_unknown_job_comes_at_once(app):
@@ -239,18 +242,18 @@ def test_a_held_answer_about_an_unknown_job_comes_at_once(app):
 
 
 def test_when_the_process_ends_no_answer_is_held_back(app):
-    path = hand_in(app)
+    path = submit_job(app)
     app.service.companions.ending = True
     assert app.get(path, headers=wait("wait=30")).json["status"] == "queued"
 
 
 def test_an_answer_may_be_held_back_for_longer_than_the_deadline_of_other_requests(start):
     app = start(deadline_ms=200, wait_seconds=0.3)
-    assert app.get(hand_in(app), headers=wait("wait=1")).json["status"] == "queued"
+    assert app.get(submit_job(app), headers=wait("wait=1")).json["status"] == "queued"
 
 
 def test_the_log_shows_a_job_by_its_id_and_neither_a_key_nor_an_id_that_is_none(app, log):
-    path = hand_in(app, **key("secret-order"))
+    path = submit_job(app, **idempotency_key("secret-order"))
     app.get(path)
     app.get(f"/jobs/j{'x' * 22}", status=404)
     app.delete(path)
@@ -260,9 +263,9 @@ def test_the_log_shows_a_job_by_its_id_and_neither_a_key_nor_an_id_that_is_none(
 
 
 def test_jobs_are_counted(app):
-    hand_in(app, **key("k"))
-    app.post_json("/jobs", {"data": [ROW]}, headers=key("k"), status=422)
-    work(app)
+    submit_job(app, **idempotency_key("k"))
+    app.post_json("/jobs", {"data": [ROW]}, headers=idempotency_key("k"), status=422)
+    run_worker(app)
     text = app.get("/metrics").text
     for line in (
         'job_submissions_total{outcome="accepted"} 1',
@@ -276,9 +279,9 @@ def test_jobs_are_counted(app):
 
 
 @pytest.fixture
-def stoppable(make: Callable[..., webtest.TestApp], own_redis: RedisServer) -> tuple[webtest.TestApp, RedisServer]:
+def stoppable(make_app: Callable[..., webtest.TestApp], own_redis: RedisServer) -> tuple[webtest.TestApp, RedisServer]:
     """The role `all` on a Redis of its own."""
-    return make(redis_url=own_redis.url), own_redis
+    return make_app(redis_url=own_redis.url), own_redis
 
 
 @pytest.mark.parametrize("fault", [signal.SIGSTOP, signal.SIGKILL])
@@ -302,36 +305,36 @@ def test_without_its_store_only_the_routes_of_jobs_are_down_and_come_back_by_the
     else:
         server.process.communicate()
         server.start()
-    until(lambda: app.get(path, status="*").status_int == 200, "the store is asked again")
-    work(app)
+    wait_until(lambda: app.get(path, status="*").status_int == 200, "the store is asked again")
+    run_worker(app)
     assert app.get(path).json["status"] == "succeeded"
 
 
 def test_a_store_that_is_down_shows_in_the_metrics(stoppable):
     app, server = stoppable
     app.service.companions.start()
-    until(lambda: "job_store_up 1" in app.get("/metrics").text, "it is up")
+    wait_until(lambda: "job_store_up 1" in app.get("/metrics").text, "it is up")
     server.kill()
-    until(lambda: "job_store_up 0" in app.get("/metrics").text, "it is down")
+    wait_until(lambda: "job_store_up 0" in app.get("/metrics").text, "it is down")
     assert 'jobs{state="queued"}' not in app.get("/metrics").text
     server.start()
-    until(lambda: 'jobs{state="queued"} 0' in app.get("/metrics").text, "it is up again")
+    wait_until(lambda: 'jobs{state="queued"} 0' in app.get("/metrics").text, "it is up again")
     app.service.companions.end(time.monotonic() + 20)
 
 
 def test_a_job_of_a_model_of_another_width_fails_and_harms_no_other(start):
     wide = start()
-    path = hand_in(wide)
+    path = submit_job(wide)
     worker = worker_of(wide)
     worker.model.width = 5
-    work(wide)
+    run_worker(wide)
     worker.model.width = 4
-    other = hand_in(wide)
-    work(wide)
+    other = submit_job(wide)
+    run_worker(wide)
     told = wide.get(path).json
     assert told["status"] == "failed" and "width" in told["error"] and wide.get(other).json["status"] == "succeeded"
 
 
-def test_the_state_folder_is_made_and_holds_the_embedded_store(make, tmp_path):
-    make(role="asynchronous", state_dir=str(tmp_path / "a/b"))
+def test_the_state_folder_is_made_and_holds_the_embedded_store(make_app, tmp_path):
+    make_app(role="asynchronous", state_dir=str(tmp_path / "a/b"))
     assert (tmp_path / "a/b/jobs.db").stat().st_mode & 0o777 == 0o600

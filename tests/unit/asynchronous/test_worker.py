@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from applications import KeptLog
-from http_clients import until
-from job_store_invariants import check
+from applications import RecordingLog
+from http_clients import wait_until
+from job_store_invariants import invariant_violations
 from project import MODEL
 
 from iris_wsgi.codec.rows import Array, Encoder
@@ -63,7 +63,7 @@ class Bench:
 
     def __init__(self, path: Path, rules: Rules = RULES) -> None:
         self.model = load_model(MODEL)[0]
-        self.clock, self.log, self.registry, self.ending = Clock(), KeptLog(), Registry(), False
+        self.clock, self.log, self.registry, self.ending = Clock(), RecordingLog(), Registry(), False
         self.store = SqliteJobs(path, Limits(attempts=rules.attempts), self.clock, busy_seconds=60)
         self.predict = Acting(self.model)
         metrics = JobMetrics(self.registry)
@@ -82,7 +82,7 @@ class Bench:
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+def make_app(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     made = []
 
     def make_bench(**rules) -> Bench:
@@ -91,13 +91,13 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
 
     yield make_bench
     for one in made:
-        assert check(one.store) == []
+        assert invariant_violations(one.store) == []
         one.store.close()
 
 
 @pytest.fixture
-def bench(make: Callable[..., Bench]) -> Bench:
-    return make()
+def bench(make_app: Callable[..., Bench]) -> Bench:
+    return make_app()
 
 
 def test_jobs_that_wait_are_one_run_of_the_model_and_each_gets_its_own_rows(bench):
@@ -119,8 +119,8 @@ def test_a_run_has_no_more_rows_than_it_may_but_all_of_one_job(bench):
     assert bench.store.counts().by_state["succeeded"] == 6
 
 
-def test_as_many_jobs_are_taken_at_once_as_may_be(make):
-    bench = make(jobs=2)
+def test_as_many_jobs_are_taken_at_once_as_may_be(make_app):
+    bench = make_app(jobs=2)
     for _ in range(5):
         bench.hand_in()
     while bench.worker.turn("w"):
@@ -173,8 +173,8 @@ def test_rows_that_are_not_for_this_model_fail_at_once(bench, body):
     assert bench.job(other).state == "succeeded"
 
 
-def test_pauses_double_up_to_a_minute_and_differ_by_chance(make):
-    worker = make(retry_seconds=2).worker
+def test_pauses_double_up_to_a_minute_and_differ_by_chance(make_app):
+    worker = make_app(retry_seconds=2).worker
     for attempts, most in ((1, 2), (2, 4), (3, 8), (5, 32), (6, 60), (1000, 60)):
         found = {worker.retry_seconds(attempts) for _ in range(200)}
         assert len(found) > 100 and most / 2 <= min(found) <= max(found) <= most
@@ -242,8 +242,8 @@ def end(bench: Bench, thread: threading.Thread) -> None:
     assert not thread.is_alive()
 
 
-def test_a_lease_is_kept_for_as_long_as_the_run_takes(make):
-    bench = make(lease_seconds=0.3)
+def test_a_lease_is_kept_for_as_long_as_the_run_takes(make_app):
+    bench = make_app(lease_seconds=0.3)
     job_id, predict, beats, goes_on = bench.hand_in(), bench.worker.predict, [], threading.Event()
     heartbeat = bench.store.heartbeat
 
@@ -259,25 +259,25 @@ def test_a_lease_is_kept_for_as_long_as_the_run_takes(make):
 
     bench.worker.predict, bench.store.heartbeat = slowly, beat
     thread = run(bench)
-    until(lambda: len(beats) >= 3, "three heartbeats")
+    wait_until(lambda: len(beats) >= 3, "three heartbeats")
     goes_on.set()
-    until(lambda: bench.job(job_id).state == "succeeded", "the result")
+    wait_until(lambda: bench.job(job_id).state == "succeeded", "the result")
     end(bench, thread)
     assert all(held == [True] for held in beats)
 
 
-def test_a_heartbeat_that_finds_a_lease_lost_lets_go_of_it(make):
-    bench = make(lease_seconds=0.1)
+def test_a_heartbeat_that_finds_a_lease_lost_lets_go_of_it(make_app):
+    bench = make_app(lease_seconds=0.1)
     bench.hand_in()
     claims = bench.store.claim("w", 1, 600)
     with bench.worker.leases as leases, leases.holding(claims):
         assert leases.has(claims[0])
         bench.store.cancel(claims[0].job.id)
-        until(lambda: not leases.has(claims[0]), "it knows")
+        wait_until(lambda: not leases.has(claims[0]), "it knows")
 
 
-def test_a_heartbeat_without_a_store_is_tried_again(make):
-    bench = make(lease_seconds=0.1)
+def test_a_heartbeat_without_a_store_is_tried_again(make_app):
+    bench = make_app(lease_seconds=0.1)
     bench.hand_in()
     claims, asked, heartbeat = bench.store.claim("w", 1, 600), [], bench.store.heartbeat
 
@@ -289,7 +289,7 @@ def test_a_heartbeat_without_a_store_is_tried_again(make):
 
     bench.store.heartbeat = down
     with bench.worker.leases as leases, leases.holding(claims):
-        until(lambda: len(asked) > 3, "it is asked on")
+        wait_until(lambda: len(asked) > 3, "it is asked on")
         assert leases.has(claims[0])
 
 
@@ -332,8 +332,8 @@ def test_a_store_that_is_down_is_waited_for_and_nothing_is_lost(bench, method):
     Failing(bench.store, method, [StoreDown("the store is locked")] * FAILURES)
     job_id = bench.hand_in()
     thread = run(bench)
-    until(lambda: bench.job(job_id).state == "succeeded", "the result")
-    until(lambda: len(bench.log.kept) == 3, "both lines, and that of the job")
+    wait_until(lambda: bench.job(job_id).state == "succeeded", "the result")
+    wait_until(lambda: len(bench.log.kept) == 3, "both lines, and that of the job")
     end(bench, thread)
     assert bench.predict.runs == [1] and bench.job(job_id).attempts == 1
     told = [line["level"] for line in bench.log.lines() if line["message"] != "attempt ended"]
@@ -341,8 +341,8 @@ def test_a_store_that_is_down_is_waited_for_and_nothing_is_lost(bench, method):
     assert "the store is locked" in bench.log.kept[0]
 
 
-def test_each_attempt_leaves_a_line_with_the_id_of_its_job_and_how_it_ended(make):
-    bench = make(attempts=1)
+def test_each_attempt_leaves_a_line_with_the_id_of_its_job_and_how_it_ended(make_app):
+    bench = make_app(attempts=1)
     ids = [bench.hand_in(rows) for rows in (np.repeat(ROW, 2, axis=0), SLOW)]
     bench.worker.turn("w")
     told = [(line["job"], line["level"], line["outcome"], line["attempt"], line["rows"]) for line in bench.log.lines()]
@@ -360,7 +360,7 @@ def test_a_failure_is_written_once_the_store_is_back(bench):
 def test_a_worker_that_waits_for_its_store_can_be_ended(bench):
     Failing(bench.store, "claim", [StoreDown("down")] * 10_000)
     thread = run(bench)
-    until(lambda: bench.log.kept, "it has noticed")
+    wait_until(lambda: bench.log.kept, "it has noticed")
     end(bench, thread)
 
 
@@ -368,7 +368,7 @@ def test_a_defect_is_logged_and_the_worker_goes_on(bench):
     Failing(bench.store, "claim", [ZeroDivisionError("a defect of ours")])
     job_id = bench.hand_in()
     thread = run(bench)
-    until(lambda: bench.job(job_id).state == "succeeded", "the result")
+    wait_until(lambda: bench.job(job_id).state == "succeeded", "the result")
     end(bench, thread)
     assert "a defect of ours" in bench.log.kept[0]
 

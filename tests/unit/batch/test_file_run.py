@@ -21,7 +21,7 @@ from pathlib import Path
 import broken_models
 import numpy as np
 import pytest
-from http_clients import CI, until
+from http_clients import CI, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from project import MODEL, ROOT
@@ -516,7 +516,7 @@ def test_a_model_that_cannot_be_used_is_status_1(file, tmp_path):
 @pytest.mark.parametrize("kind", ["rows repeated", "rows dropped"])
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl"])
 def test_a_model_that_gives_another_number_of_rows_fails_the_run_and_writes_nothing(file, tmp_path, kind, name):
-    folder = broken_models.save(tmp_path / "broken", kind)
+    folder = broken_models.write_broken_model(tmp_path / "broken", kind)
     seal(folder, None)
     lines = ["k,feature_0,feature_1,feature_2,feature_3", *(f"k{i},5.1,3.5,1.4,0.2" for i in range(200))]
     told = batch(file("\n".join(lines)), tmp_path / name, "--model-dir", folder, status=BAD_MODEL).stderr.decode()
@@ -787,7 +787,7 @@ def test_killed_at_any_moments_it_ends_as_if_undisturbed(large, tmp_path, source
 def test_interrupted_it_notes_how_far_it_came_and_goes_on(large, tmp_path, number):
     out = tmp_path / "out.csv"
     process = start(large / "in.csv", out)
-    until(lambda: checkpoint(out) > 1, "it has begun")
+    wait_until(lambda: checkpoint(out) > 1, "it has begun")
     process.send_signal(number)
     told = process.communicate()[1].decode()
     assert process.returncode == INTERRUPTED and f"stopped: {number.name}, after" in told and "the same command goes on" in told
@@ -801,7 +801,7 @@ def test_interrupted_it_notes_how_far_it_came_and_goes_on(large, tmp_path, numbe
 def test_a_process_of_the_run_that_is_killed_stops_it_with_one_line(large, tmp_path):
     out = tmp_path / "out.csv"
     process = start(large / "in.csv", out)
-    until(lambda: checkpoint(out) > 1, "it has begun")
+    wait_until(lambda: checkpoint(out) > 1, "it has begun")
     child = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]
     os.kill(int(child), signal.SIGKILL)
     told = process.communicate()[1].decode()
@@ -872,7 +872,7 @@ def test_an_input_that_is_no_gzip_at_all_is_one_line(tmp_path):
 def test_an_output_that_somebody_cut_off_is_not_gone_on_with(large_input, tmp_path):
     out = tmp_path / "out.csv"
     process = start(large_input / "in.csv", out)
-    until(lambda: checkpoint(out) > 1, "it has begun")
+    wait_until(lambda: checkpoint(out) > 1, "it has begun")
     process.kill()
     process.communicate()
     os.truncate(tmp_path / "out.csv.partial", 100)

@@ -16,10 +16,10 @@ from tempfile import TemporaryDirectory
 import broken_models
 import numpy as np
 import pytest
-from http_clients import open_files, until
+from http_clients import open_files, wait_until
 from postgres_server import PostgresServer
 from project import MODEL, ROOT
-from scored_tables import FEATURES, ITEMS, Place
+from scored_tables import FEATURES, ITEMS, ScoringDatabase
 
 from iris_wsgi.cli.main import main
 from iris_wsgi.errors import Stopped
@@ -35,32 +35,32 @@ from iris_wsgi.patterns.batch.table_run import TableRun
 from iris_wsgi.settings import BadSetting
 
 TABLES = ROOT / "tests/support/scored_tables.py"
-PATIENCE_SECONDS = 60
+TIMEOUT_SECONDS = 60
 # Tells whether anybody waits for a lock of PostgreSQL.
 WAITING = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
 KILLS = 50 if os.environ.get("CI") == "true" else 4
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def place(request: pytest.FixtureRequest) -> Place:
+def place(request: pytest.FixtureRequest) -> ScoringDatabase:
     """A database without tables."""
     return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
-def postgres(postgres_server: PostgresServer) -> Iterator[Place]:
-    found = Place(postgres_server.url)
+def postgres(postgres_server: PostgresServer) -> Iterator[ScoringDatabase]:
+    found = ScoringDatabase(postgres_server.url)
     found.ask("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     yield found
     found.close()
 
 
 @pytest.fixture
-def sqlite() -> Iterator[Place]:
+def sqlite() -> Iterator[ScoringDatabase]:
     """In memory where that looks like a disk: processes are killed here, and not the machine."""
     with TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
         (Path(folder) / "items.db").touch()
-        yield Place(f"sqlite:///{folder}/items.db")
+        yield ScoringDatabase(f"sqlite:///{folder}/items.db")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def signals() -> Iterator[None]:
 
 
 @pytest.fixture
-def batch(place: Place, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+def batch(place: ScoringDatabase, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
     """A run in this process: its status and what it said."""
 
     def run(*arguments: str, table: str = "items", url: str = "", folder: Path = MODEL) -> tuple[int, str]:
@@ -103,7 +103,7 @@ class Hands:
         return json.loads(self.process.stdout.readline())
 
     @contextmanager
-    def run(self, place: Place, *arguments: str, **options: object) -> Iterator["Started"]:
+    def run(self, place: ScoringDatabase, *arguments: str, **options: object) -> Iterator["Started"]:
         started = Started(self, self.ask("start", place.url, *arguments, **options))
         try:
             yield started
@@ -129,18 +129,18 @@ class Started:
 def hands() -> Iterator[Hands]:
     hands = Hands()
     yield hands
-    hands.process.communicate(timeout=PATIENCE_SECONDS)
+    hands.process.communicate(timeout=TIMEOUT_SECONDS)
     assert hands.process.returncode == 0
 
 
-def has_open(pid: int, place: Place) -> bool:
+def has_open(pid: int, place: ScoringDatabase) -> bool:
     """Whether a process has the file of a database open."""
     return str(Path(place.url.removeprefix("sqlite:///")).resolve()) in open_files(pid)
 
 
-def begun(place: Place) -> None:
+def begun(place: ScoringDatabase) -> None:
     """Waits until a run has done something."""
-    until(lambda: place.has("items_run") and place.ask("SELECT 1 FROM items_run WHERE ok > 0"), "a run has begun")
+    wait_until(lambda: place.has("items_run") and place.ask("SELECT 1 FROM items_run WHERE ok > 0"), "a run has begun")
 
 
 def other_model(folder: Path, labels: str | None = None) -> Path:
@@ -515,10 +515,10 @@ def test_rows_that_come_and_go_during_a_run_are_no_trouble(place, batch, hands):
 # What each of the two can do or suffer alone.
 
 
-def runs(place: Place, model: Model, chunk: int = 100) -> TableRun:
+def runs(place: ScoringDatabase, model: Model, chunk: int = 100) -> TableRun:
     """A run on a connection of its own, which has not begun."""
     options = TableOptions(Name(None, "items"), (), (), False, chunk, MaxBad(), True)
-    database = opened(place.url, PATIENCE_SECONDS)
+    database = opened(place.url, TIMEOUT_SECONDS)
     return TableRun(database, planned(database, options, model), options, model)
 
 
@@ -592,7 +592,7 @@ def test_a_model_that_cannot_be_run_ends_the_run_in_one_line(place, model):
 
 def test_a_model_that_gives_another_number_of_rows_fails_the_run_and_writes_no_prediction(place, tmp_path, capsys):
     place.fill(200, bad=False)
-    folder = broken_models.save(tmp_path / "broken", "rows repeated")
+    folder = broken_models.write_broken_model(tmp_path / "broken", "rows repeated")
     seal(folder, None)
     arguments = ["--model-dir", str(folder), "--features", ",".join(FEATURES)]
     assert main(["batch", "--table", "items", "--database", place.url, *arguments]) == 1
@@ -661,7 +661,7 @@ def test_rows_that_another_did_between_the_look_and_the_lock_are_neither_written
             new = answers(model, FEATURES, rows)
             target = one.statements.table(PREDICTION)
             written = one.database.write(target, one.plan.key, model.labels, new, model.digest, one.id, False)
-        late.join(PATIENCE_SECONDS)
+        late.join(TIMEOUT_SECONDS)
         assert sum(count for _, count in written) == 50 and (two.ok, two.bad) == (0, 0)
     assert postgres.ask("SELECT DISTINCT run FROM items_prediction") == [(one.id,)] and len(postgres.content()) == 50
 
@@ -731,7 +731,7 @@ def test_a_role_with_ways_of_its_own_makes_no_difference(postgres, model, postgr
         run.go(print, Wish())
     wanted = postgres.content()
     postgres.empty()
-    run = runs(Place(postgres_server.url.replace("postgres@", "odd@")), model)
+    run = runs(ScoringDatabase(postgres_server.url.replace("postgres@", "odd@")), model)
     with closing(run.database):
         assert run.go(print, Wish()) == 0
     assert postgres.content() == wanted
@@ -910,7 +910,7 @@ def test_a_file_is_found_by_a_relative_path_with_signs_of_urls_in_it_and_keeps_i
     for mode in ("wal", "delete"):
         name = f"it's {mode} 50%41?mode=ro#.db"
         (tmp_path / name).touch()
-        place = Place(f"sqlite:///{name}")
+        place = ScoringDatabase(f"sqlite:///{name}")
         place.ask(f"PRAGMA journal_mode = {mode}")
         place.fill(10)
         assert batch(url=place.url)[0] == 0 and len(place.content()) == 10

@@ -27,10 +27,10 @@ def answering(answer: Callable[[socket.socket], None]) -> Iterator[int]:
         thread.join()
 
 
-def test_a_server_that_is_ready_is_healthy(live, capsys):
-    assert why_not("GET /readyz", live.host, live.port) is None
-    assert why_not("GET /readyz", "0.0.0.0", live.port) is None
-    assert main(["healthcheck", "--port", str(live.port)]) == 0
+def test_a_server_that_is_ready_is_healthy(live_server, capsys):
+    assert why_not("GET /readyz", live_server.host, live_server.port) is None
+    assert why_not("GET /readyz", "0.0.0.0", live_server.port) is None
+    assert main(["healthcheck", "--port", str(live_server.port)]) == 0
     assert capsys.readouterr() == ("", "")
 
 

@@ -11,9 +11,9 @@ from operator import le
 
 import numpy as np
 import pytest
-from applications import KeptLog
-from fault_proxy import Faulty
-from http_clients import until
+from applications import RecordingLog
+from fault_proxy import FaultProxy
+from http_clients import wait_until
 from project import MODEL
 
 from iris_wsgi.client.call import Call, gather
@@ -36,7 +36,7 @@ class Known:
     """A target at a place, whom a watcher has looked at once, and the predictor over it."""
 
     def __init__(self, server, percentile: int = 0, wait_seconds: float = inf) -> None:
-        self.log, self.registry = KeptLog(), Registry()
+        self.log, self.registry = RecordingLog(), Registry()
         metrics = CallMetrics(self.registry, ["pred"])
         self.registry.join()
         self.target = Target("pred", Place(server.host, server.port), metrics, self.log.event, percentile, wait_seconds)
@@ -56,14 +56,14 @@ class Known:
 
 
 @pytest.fixture(scope="session")
-def pred(others):
-    host, port = others["prep"]["pred_url"].removeprefix("http://").split(":")
+def pred(upstream_settings):
+    host, port = upstream_settings["prep"]["pred_url"].removeprefix("http://").split(":")
     return Place(host, int(port))
 
 
 @pytest.fixture
 def faulty(pred):
-    with Faulty(pred) as server:
+    with FaultProxy(pred) as server:
         yield server
 
 
@@ -227,7 +227,7 @@ def test_each_fault_has_its_own_answer_and_recovery_is_by_itself(known, faulty, 
         known.ask(ROWS, time.monotonic() + 60)
     assert (len(faulty.asked), known.count("calls", "refused"), known.count("down")) == (asked, 1, 1)
     faulty.mode = "pass"
-    until(lambda: known.look() is None, "it is asked again")
+    wait_until(lambda: known.look() is None, "it is asked again")
     assert known.ask(ROWS).shape == (2, 3)
     assert known.count("down") == 0 and known.count("connections") == 1
     told = [line["message"] for line in known.log.lines() if line["message"].startswith("pred is")]
@@ -252,7 +252,7 @@ def test_a_kept_connection_that_the_other_has_closed_meanwhile_costs_no_retry(kn
     (waiting,) = known.target.idle
     for one in list(faulty.open):
         one.shutdown(2)
-    until(lambda: not waiting.silent(), "the end of the connection is here")
+    wait_until(lambda: not waiting.silent(), "the end of the connection is here")
     known.ask(ROWS)
     assert known.count("retries") == 0
 
@@ -368,8 +368,8 @@ def test_a_server_with_another_model_is_not_asked_and_says_why(faulty):
     assert "takes 4 values, not 3" in target.why_not()
 
 
-def test_a_model_that_changes_under_a_connection_is_noticed_at_once(known, faulty, others):
-    host, port = others["gateway"]["members"].split(",")[0].partition("=http://")[2].split(":")
+def test_a_model_that_changes_under_a_connection_is_noticed_at_once(known, faulty, upstream_settings):
+    host, port = upstream_settings["gateway"]["members"].split(",")[0].partition("=http://")[2].split(":")
     faulty.server = Place(host, int(port))
     with pytest.raises(BadGateway):
         known.ask(ROWS)
@@ -399,4 +399,4 @@ def test_nothing_is_left_behind_after_ten_thousand_calls_with_faults_among_them(
     target.end()
     assert known.count("connections") == 0
     # The other side may have been about to end some before.
-    until(lambda: all(map(le, figures(), before)), "the threads and connections of the other side are gone")
+    wait_until(lambda: all(map(le, figures(), before)), "the threads and connections of the other side are gone")

@@ -17,23 +17,23 @@ from v2_vectors import (
     IRIS,
     MALFORMED,
     MALFORMED_WORDS,
-    MARK,
-    MOST,
+    MARKER,
+    MAX_ROWS,
     PROBABILITIES,
     ROW,
     ROW_BYTES,
     TWO_WORDS,
     WORDS,
-    Sent,
-    asked,
-    binary,
-    claim,
+    InferRequest,
+    binary_input,
     document,
-    one,
-    plain,
-    sent,
+    infer,
+    inline,
+    single_tensor_model,
     sized,
-    words,
+    with_output,
+    with_tail,
+    words_request,
 )
 
 from iris_wsgi.codec.v1 import decode_v1, encode_v1
@@ -53,11 +53,11 @@ MISFITS = {
 }
 
 
-def refused(given: Sent, served: Served) -> str:
+def refused(given: InferRequest, served: Served) -> str:
     with pytest.raises(Problem) as problem:
-        decode_infer(given.body, given.header, served, MOST)
+        decode_infer(given.body, given.header, served, MAX_ROWS)
     assert problem.value.status == 400
-    assert MARK not in problem.value.detail
+    assert MARKER not in problem.value.detail
     assert problem.value.detail.endswith(".") and len(problem.value.detail) < 250
     return problem.value.detail
 
@@ -75,8 +75,8 @@ def test_what_is_malformed_for_a_model_of_two_inputs_is_400(given, word):
 @pytest.mark.parametrize(("datatype", "value"), [(name, value) for name, values in MISFITS.items() for value in values])
 def test_json_takes_only_the_values_of_the_datatype(datatype, value):
     tensor = {"name": "x", "datatype": datatype, "shape": [1, 1], "data": [value]}
-    given = sent(tensor, outputs=[{"name": "x", "parameters": {"binary_data": True}}])
-    assert "#/inputs/0/data" in refused(given, one(datatype, -1, 1))
+    given = infer(tensor, outputs=[{"name": "x", "parameters": {"binary_data": True}}])
+    assert "#/inputs/0/data" in refused(given, single_tensor_model(datatype, -1, 1))
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
@@ -84,45 +84,45 @@ def test_json_takes_only_the_values_of_the_datatype(datatype, value):
 def test_no_float_that_is_not_finite_comes_through_in_binary(datatype, value):
     part = np.array([0, 1, 2, value], DTYPES[datatype]).tobytes()
     tensor = {"name": "x", "datatype": datatype, "shape": [4], "parameters": sized(len(part))}
-    assert "value 3" in refused(binary(tensor, part), one(datatype, -1))
+    assert "value 3" in refused(with_tail(tensor, part), single_tensor_model(datatype, -1))
 
 
 def test_a_binary_bool_is_the_byte_0_or_1():
     tensor = {"name": "x", "datatype": "BOOL", "shape": [3], "parameters": sized(3)}
-    assert "value 2" in refused(binary(tensor, b"\0\1\2"), one("BOOL", -1))
-    assert decoded(binary(tensor, b"\0\1\1"), one("BOOL", -1)).inputs["x"].tolist() == [False, True, True]
+    assert "value 2" in refused(with_tail(tensor, b"\0\1\2"), single_tensor_model("BOOL", -1))
+    assert decoded(with_tail(tensor, b"\0\1\1"), single_tensor_model("BOOL", -1)).inputs["x"].tolist() == [False, True, True]
 
 
 def test_a_model_that_has_a_fixed_shape_takes_that_as_a_raw_request_and_no_other():
-    fixed = one("INT16", 2, 2)
-    assert decoded(Sent(struct.pack("<4h", 1, -2, 3, 4), "0"), fixed).inputs["x"].tolist() == [[1, -2], [3, 4]]
-    assert "whole rows of 8 bytes" in refused(Sent(bytes(16), "0"), fixed)
-    assert "cannot take" in refused(Sent(bytes(16), "0"), one("FP32", -1, -1))
+    fixed = single_tensor_model("INT16", 2, 2)
+    assert decoded(InferRequest(struct.pack("<4h", 1, -2, 3, 4), "0"), fixed).inputs["x"].tolist() == [[1, -2], [3, 4]]
+    assert "whole rows of 8 bytes" in refused(InferRequest(bytes(16), "0"), fixed)
+    assert "cannot take" in refused(InferRequest(bytes(16), "0"), single_tensor_model("FP32", -1, -1))
 
 
-def decoded(given: Sent, served: Served = IRIS) -> Inference:
-    return decode_infer(given.body, given.header, served, MOST)
+def decoded(given: InferRequest, served: Served = IRIS) -> Inference:
+    return decode_infer(given.body, given.header, served, MAX_ROWS)
 
 
 TAKEN = {
-    "flat": sent(plain()),
-    "nested": sent(plain(data=[ROW])),
-    "binary": binary(HEAD),
-    "binary, the JSON part padded": binary(HEAD + b" " * (-len(HEAD) % 8)),
-    "binary, at an odd place": binary(HEAD + b" " * (3 - len(HEAD) % 2)),
-    "binary, the header with zeros": binary(HEAD, header=f"000{len(HEAD)}"),
-    "raw": Sent(ROW_BYTES, "0"),
-    "JSON with a header": Sent(document(plain()), str(len(document(plain())))),
-    "unknown members and reserved parameters": sent(
-        plain(x=[[[]]], parameters={"x": 1}),
-        model_name=MARK,
+    "flat": infer(inline()),
+    "nested": infer(inline(data=[ROW])),
+    "binary": with_tail(HEAD),
+    "binary, the JSON part padded": with_tail(HEAD + b" " * (-len(HEAD) % 8)),
+    "binary, at an odd place": with_tail(HEAD + b" " * (3 - len(HEAD) % 2)),
+    "binary, the header with zeros": with_tail(HEAD, header=f"000{len(HEAD)}"),
+    "raw": InferRequest(ROW_BYTES, "0"),
+    "JSON with a header": InferRequest(document(inline()), str(len(document(inline())))),
+    "unknown members and reserved parameters": infer(
+        inline(x=[[[]]], parameters={"x": 1}),
+        model_name=MARKER,
         x={"data": [1]},
         outputs=[],
         id=None,
-        parameters={"priority": 1, "sequence_id": MARK, "sequence_start": True, "headers": {}, "triton_x": 1, "own": [1.5]},
+        parameters={"priority": 1, "sequence_id": MARKER, "sequence_start": True, "headers": {}, "triton_x": 1, "own": [1.5]},
     ),
-    "absent members as null": sent(plain(parameters=None), parameters=None, outputs=None),
-    "absent data as null": binary(claim(data=None)),
+    "absent members as null": infer(inline(parameters=None), parameters=None, outputs=None),
+    "absent data as null": with_tail(binary_input(data=None)),
 }
 
 
@@ -140,29 +140,29 @@ def test_the_same_row_in_every_form_gives_the_same_bits(given):
 
 def test_as_many_rows_as_the_limit_are_taken_in_every_form():
     many = [
-        sent(plain(shape=[MOST, 4], data=ROW * MOST)),
-        sent(plain(shape=[MOST, 4], data=[ROW] * MOST)),
-        binary(claim(shape=[MOST, 4], parameters=sized(16 * MOST)), ROW_BYTES * MOST),
-        Sent(ROW_BYTES * MOST, "0"),
+        infer(inline(shape=[MAX_ROWS, 4], data=ROW * MAX_ROWS)),
+        infer(inline(shape=[MAX_ROWS, 4], data=[ROW] * MAX_ROWS)),
+        with_tail(binary_input(shape=[MAX_ROWS, 4], parameters=sized(16 * MAX_ROWS)), ROW_BYTES * MAX_ROWS),
+        InferRequest(ROW_BYTES * MAX_ROWS, "0"),
     ]
     for one_of_them in many:
-        assert decoded(one_of_them).inputs["features"].tobytes() == ROW_BYTES * MOST
-    assert len(decode_v1(json.dumps({"instances": [ROW] * MOST}).encode(), 4, MOST)) == MOST
+        assert decoded(one_of_them).inputs["features"].tobytes() == ROW_BYTES * MAX_ROWS
+    assert len(decode_v1(json.dumps({"instances": [ROW] * MAX_ROWS}).encode(), 4, MAX_ROWS)) == MAX_ROWS
 
 
 def test_aligned_binary_data_is_the_bodys_own_memory():
-    given = binary(HEAD + b" " * (-len(HEAD) % 8))
+    given = with_tail(HEAD + b" " * (-len(HEAD) % 8))
     rows = decoded(given).inputs["features"]
     assert np.shares_memory(rows, np.frombuffer(given.body, np.uint8))
     assert not rows.flags.writeable
 
 
 def test_an_id_of_any_whole_characters_and_a_timeout_come_through():
-    for name in ("7", "", "\u00e9\U0001f33a", MARK * 1000):
-        assert decoded(sent(plain(), id=name)).id == name
-    assert decoded(sent(plain(), parameters={"timeout": 1500})).timeout == 1500
-    assert decoded(sent(plain(), parameters={"timeout": 2**64 - 1})).timeout == 2**64 - 1
-    assert decoded(sent(plain(), parameters={"timeout": 0})).timeout is None
+    for name in ("7", "", "\u00e9\U0001f33a", MARKER * 1000):
+        assert decoded(infer(inline(), id=name)).id == name
+    assert decoded(infer(inline(), parameters={"timeout": 1500})).timeout == 1500
+    assert decoded(infer(inline(), parameters={"timeout": 2**64 - 1})).timeout == 2**64 - 1
+    assert decoded(infer(inline(), parameters={"timeout": 0})).timeout is None
 
 
 # binary_data_output of the request, binary_data of the output, whether that goes out in binary
@@ -173,7 +173,7 @@ CHOICES = [(None, None, False), (True, None, True), (False, None, False), (None,
 @pytest.mark.parametrize(("of_all", "of_one", "wanted"), CHOICES)
 def test_an_outputs_own_choice_of_binary_overrides_that_of_the_request(of_all, of_one, wanted):
     output = {"name": "probabilities", "parameters": {"binary_data": of_one}}
-    request = decoded(sent(plain(), parameters={"binary_data_output": of_all}, outputs=[output]))
+    request = decoded(infer(inline(), parameters={"binary_data_output": of_all}, outputs=[output]))
     assert request.outputs == (Wanted(PROBABILITIES, wanted),)
 
 
@@ -184,14 +184,14 @@ def test_inputs_in_json_and_in_binary_stand_beside_each_other():
     head = document(
         {"name": "c", **behind}, {"name": "b", "datatype": "INT32", "shape": [2], "data": [3, 4]}, {"name": "a", **behind}
     )
-    request = decoded(binary(head, struct.pack("<4i", 5, 6, 1, 2)), served)
+    request = decoded(with_tail(head, struct.pack("<4i", 5, 6, 1, 2)), served)
     assert {name: tensor.tolist() for name, tensor in request.inputs.items()} == {"a": [1, 2], "b": [3, 4], "c": [5, 6]}
 
 
 def test_strings_keep_their_bytes_whatever_they_are():
-    request = decoded(words(b"\2\0\0\0a\0\1\0\0\0\xff"), WORDS)
+    request = decoded(words_request(b"\2\0\0\0a\0\1\0\0\0\xff"), WORDS)
     assert request.inputs["words"].tolist() == [b"a\0", b"\xff"]
-    assert decoded(words(TWO_WORDS), WORDS).inputs["words"].tolist() == [b"ab", b""]
+    assert decoded(words_request(TWO_WORDS), WORDS).inputs["words"].tolist() == [b"ab", b""]
 
 
 PROBABLE = np.array([[0.98, 0.018, 0.002], [0.25, 0.5, 0.25]], np.float32)
@@ -200,7 +200,7 @@ OUTPUTS = {"label": np.array([0, 1]), "probabilities": PROBABLE}
 
 def answered(served: Served = IRIS, arrays=OUTPUTS, **asked) -> tuple[dict, bytes, int | None]:
     """The JSON part of the answer to a request, what stands behind it, and the header."""
-    body, header = encode_infer(decoded(sent(plain(), **asked)), served, arrays)
+    body, header = encode_infer(decoded(infer(inline(), **asked)), served, arrays)
     return json.loads(body[:header]), b"" if header is None else body[header:], header
 
 
@@ -285,12 +285,12 @@ V1_REFUSED = {
 @pytest.mark.parametrize(("body", "word"), V1_REFUSED.items(), ids=[body[:50].decode() for body in V1_REFUSED])
 def test_what_is_malformed_in_the_first_protocol_is_400(body, word):
     with pytest.raises(Problem, match=word) as problem:
-        decode_v1(body, 4, MOST)
-    assert problem.value.status == 400 and MARK not in problem.value.detail
+        decode_v1(body, 4, MAX_ROWS)
+    assert problem.value.status == 400 and MARKER not in problem.value.detail
 
 
 def test_the_first_protocol_takes_instances_and_gives_predictions():
-    rows = decode_v1(json.dumps({"instances": [ROW, ROW], "signature_name": "x"}).encode(), 4, MOST)
+    rows = decode_v1(json.dumps({"instances": [ROW, ROW], "signature_name": "x"}).encode(), 4, MAX_ROWS)
     assert rows.tobytes() == ROW_BYTES * 2
     assert json.loads(encode_v1(PROBABLE)) == {"predictions": PROBABLE.tolist()}
 
@@ -333,7 +333,7 @@ def test_every_tensor_survives_binary_and_json(tensor):
         assert back.tolist() == array.tolist() if datatype == "BYTES" else back.tobytes() == array.tobytes()
 
 
-def status_of(given: Sent, served: Served = IRIS, most_rows: int = MOST) -> int:
+def status_of(given: InferRequest, served: Served = IRIS, most_rows: int = MAX_ROWS) -> int:
     try:
         decode_infer(given.body, given.header, served, most_rows)
     except Problem as problem:
@@ -342,10 +342,10 @@ def status_of(given: Sent, served: Served = IRIS, most_rows: int = MOST) -> int:
 
 
 GOOD = [
-    (binary(HEAD), IRIS),
-    (binary(claim(shape=[3, 4], parameters=sized(48)), ROW_BYTES * 3), IRIS),
-    (words(TWO_WORDS), WORDS),
-    (asked(classification=2, binary_data=True), IRIS),
+    (with_tail(HEAD), IRIS),
+    (with_tail(binary_input(shape=[3, 4], parameters=sized(48)), ROW_BYTES * 3), IRIS),
+    (words_request(TWO_WORDS), WORDS),
+    (with_output(classification=2, binary_data=True), IRIS),
 ]
 
 
@@ -363,14 +363,14 @@ def test_no_damage_to_a_good_request_gets_more_than_a_refusal(good, data):
     header = given.header and str(
         max(0, int(given.header) + data.draw(st.sampled_from([0, len(body) - len(given.body), -1, 1, 2])))
     )
-    assert status_of(Sent(bytes(body), header), served) in (200, 400)
+    assert status_of(InferRequest(bytes(body), header), served) in (200, 400)
 
 
 @pytest.mark.long
 @relaxed
 @given(st.binary(max_size=300), st.none() | st.integers(0, 300).map(str) | st.text(max_size=5))
 def test_no_bytes_get_more_than_a_refusal(body, header):
-    assert status_of(Sent(body, header)) in (200, 400)
+    assert status_of(InferRequest(body, header)) in (200, 400)
 
 
 values = st.recursive(
@@ -403,7 +403,7 @@ almost_requests = st.fixed_dictionaries({"inputs": values | st.lists(almost_inpu
 @given(almost_requests, st.binary(max_size=20) | st.just(ROW_BYTES), st.booleans())
 def test_no_document_of_any_shape_gets_more_than_a_refusal(request, tail, behind):
     head = json.dumps(request).encode()
-    assert status_of(Sent(head + tail, str(len(head))) if behind else Sent(head)) in (200, 400)
+    assert status_of(InferRequest(head + tail, str(len(head))) if behind else InferRequest(head)) in (200, 400)
 
 
 def places(value, path: tuple = ()) -> list[tuple]:
@@ -413,8 +413,8 @@ def places(value, path: tuple = ()) -> list[tuple]:
 
 
 BOTH = [{"name": "label", "parameters": {"binary_data": True}}, {"name": "probabilities", "parameters": {"classification": 2}}]
-FULL = json.loads(document(plain(), id="7", parameters={"timeout": 5, "binary_data_output": False}, outputs=BOTH))
-BEHIND = json.loads(document(claim()))
+FULL = json.loads(document(inline(), id="7", parameters={"timeout": 5, "binary_data_output": False}, outputs=BOTH))
+BEHIND = json.loads(document(binary_input()))
 
 
 @pytest.mark.long
@@ -428,30 +428,35 @@ def test_no_value_in_any_place_of_a_good_request_gets_more_than_a_refusal(good, 
         part = part[key]
     size = len(part[last]) if isinstance(part[last], list) else 1
     part[last] = data.draw(values | st.lists(values, min_size=size, max_size=size))
-    assert status_of(Sent(json.dumps(request).encode()) if good is FULL else binary(json.dumps(request).encode())) in (200, 400)
+    assert status_of(InferRequest(json.dumps(request).encode()) if good is FULL else with_tail(json.dumps(request).encode())) in (
+        200,
+        400,
+    )
 
 
 MEBI = 1 << 20
 LARGE = {
-    "objects": Sent(b'{"inputs":[' + b"{}," * (MEBI // 3) + b"{}]}"),
-    "empty lists as data": Sent(
+    "objects": InferRequest(b'{"inputs":[' + b"{}," * (MEBI // 3) + b"{}]}"),
+    "empty lists as data": InferRequest(
         b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[' + b"[]," * (MEBI // 3) + b"[]]}]}"
     ),
-    "small numbers": Sent(b'{"inputs":[{"name":"x","datatype":"FP32","shape":[524289],"data":[' + b"1," * (MEBI // 2) + b"1]}]}"),
-    "small nested": Sent(
+    "small numbers": InferRequest(
+        b'{"inputs":[{"name":"x","datatype":"FP32","shape":[524289],"data":[' + b"1," * (MEBI // 2) + b"1]}]}"
+    ),
+    "small nested": InferRequest(
         b'{"inputs":[{"name":"x","datatype":"FP32","shape":[262145,1],"data":[' + b"[1]," * (MEBI // 4) + b"[1]]}]}"
     ),
-    "deep": Sent(b"[" * MEBI),
-    "raw": Sent(bytes(MEBI), "0"),
-    "a claim of 2 GiB": binary({"name": "x", "datatype": "FP32", "shape": [2**29], "parameters": sized(2**31)}, bytes(MEBI)),
-    "a claim of 2**63 strings": binary(
+    "deep": InferRequest(b"[" * MEBI),
+    "raw": InferRequest(bytes(MEBI), "0"),
+    "a claim of 2 GiB": with_tail({"name": "x", "datatype": "FP32", "shape": [2**29], "parameters": sized(2**31)}, bytes(MEBI)),
+    "a claim of 2**63 strings": with_tail(
         {"name": "x", "datatype": "BYTES", "shape": [2**63], "parameters": sized(MEBI)}, bytes(MEBI)
     ),
-    "empty strings": binary({"name": "x", "datatype": "BYTES", "shape": [MEBI // 4], "parameters": sized(MEBI)}, bytes(MEBI)),
-    "short strings": binary(
+    "empty strings": with_tail({"name": "x", "datatype": "BYTES", "shape": [MEBI // 4], "parameters": sized(MEBI)}, bytes(MEBI)),
+    "short strings": with_tail(
         {"name": "x", "datatype": "BYTES", "shape": [MEBI // 6], "parameters": sized(MEBI // 6 * 6)}, b"\2\0\0\0ab" * (MEBI // 6)
     ),
-    "strings in JSON": Sent(
+    "strings in JSON": InferRequest(
         b'{"inputs":[{"name":"x","datatype":"BYTES","shape":[262145],"data":[' + b'"",' * (MEBI // 4) + b'""]}]}'
     ),
 }
@@ -461,7 +466,7 @@ LARGE = {
 @pytest.mark.parametrize("given", LARGE.values(), ids=LARGE.keys())
 @pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
 def test_memory_is_a_small_multiple_of_the_body(given, datatype):
-    served = one(datatype, *((-1, 1) if b",1]" in given.body[:80] else (-1,)))
+    served = single_tensor_model(datatype, *((-1, 1) if b",1]" in given.body[:80] else (-1,)))
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
@@ -497,8 +502,8 @@ def test_tritonclient_is_understood_and_understands(datatype, binary_data):
         timeout=2500,
         parameters={"own": "x"},
     )
-    served = one(datatype, -1, 2)
-    request = decode_infer(body, None if length is None else str(length), served, MOST)
+    served = single_tensor_model(datatype, -1, 2)
+    request = decode_infer(body, None if length is None else str(length), served, MAX_ROWS)
     assert (request.id, request.timeout, request.outputs) == ("7", 2500, (Wanted(served.outputs[0], binary_data),))
     assert request.inputs["x"].tolist() == array.tolist()
     answer, header = encode_infer(request, served, request.inputs)
@@ -512,9 +517,9 @@ def test_tritonclient_asks_for_binary_by_itself_and_for_classes():
     rows = np.array([ROW], np.float32)
     tensor = triton.InferInput("features", [1, 4], "FP32").set_data_from_numpy(rows)
     body, length = triton.InferenceServerClient.generate_request_body([tensor])
-    assert all(wanted.binary for wanted in decoded(Sent(body, str(length))).outputs)
+    assert all(wanted.binary for wanted in decoded(InferRequest(body, str(length))).outputs)
     classes = triton.InferRequestedOutput("probabilities", class_count=2)
     body, length = triton.InferenceServerClient.generate_request_body([tensor], outputs=[classes])
-    answer, header = encode_infer(decoded(Sent(body, str(length))), IRIS, OUTPUTS)
+    answer, header = encode_infer(decoded(InferRequest(body, str(length))), IRIS, OUTPUTS)
     result = triton.InferResult.from_response_body(answer, header_length=header)
     assert [text.decode() for text in result.as_numpy("probabilities").ravel()] == CLASSES[2]

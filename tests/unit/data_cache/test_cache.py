@@ -8,7 +8,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from applications import wsgi_call
+from applications import call_wsgi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from project import MODEL
@@ -486,15 +486,15 @@ def test_bodies_show_the_numbers_that_were_sent_and_what_the_model_says():
 
 
 @pytest.fixture
-def app(make: Callable):
-    return make(role="data_cache")
+def app(make_app: Callable):
+    return make_app(role="data_cache")
 
 
 @pytest.mark.parametrize("item_id", ["a.b", "a b", "é", "\U0001f33c", "x" * 65, "a\n", "a%00", "..", "~", "a+b"])
 def test_an_id_that_is_none_is_404_and_nobody_is_asked(app, item_id):
     for method, path in (("GET", ""), ("GET", "/prediction"), ("PUT", "")):
         place = f"/items/{item_id}{path}".encode().decode("latin-1")
-        status, headers, body = wsgi_call(app.service.app, method, place, b'{"data": [[1, 2, 3, 4]]}')
+        status, headers, body = call_wsgi(app.service.app, method, place, b'{"data": [[1, 2, 3, 4]]}')
         assert status == 404 and "Cache-Status" not in headers and item_id not in json.loads(body)["detail"].split()
     assert 'item_lookups_total{source="database"} 0' in app.get("/metrics").text
 
@@ -503,7 +503,7 @@ def test_an_id_that_is_none_is_404_and_nobody_is_asked(app, item_id):
     "path", ["/items/../../etc/passwd", "/items/", "/items/a/b", "/items//prediction", "/items", "/items/a/prediction/"]
 )
 def test_a_path_with_more_or_fewer_segments_is_404(app, path):
-    assert wsgi_call(app.service.app, "GET", path)[0] == 404
+    assert call_wsgi(app.service.app, "GET", path)[0] == 404
 
 
 def test_an_id_may_have_sixty_four_letters_digits_and_two_signs(app):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from http_clients import NOT_MEASURED
+from http_clients import NO_COVERAGE
 from onnx import TensorProto, helper, numpy_helper
 from project import MODEL, ROOT
 
@@ -162,10 +162,10 @@ print(status, *sys.modules)
 # The same answers
 
 
-def test_a_device_answers_the_150_rows_as_the_server_does_to_the_bit(live, tmp_path):
+def test_a_device_answers_the_150_rows_as_the_server_does_to_the_bit(live_server, tmp_path):
     rows = [[float(value) for value in row] for row in TRAINING]
     request = urllib.request.Request(
-        f"{live.url}/predict/batch", json.dumps({"data": rows}).encode(), {"Content-Type": "application/json"}
+        f"{live_server.url}/predict/batch", json.dumps({"data": rows}).encode(), {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=60) as response:
         server = json.load(response)
@@ -316,7 +316,7 @@ def test_a_stream_ends_in_one_line_when_it_is_interrupted_or_nobody_reads_it(tmp
 
 
 def test_the_door_is_a_script_that_answers(tmp_path):
-    environment = os.environ | NOT_MEASURED | {"IRIS_STATE_DIR": str(tmp_path)}
+    environment = os.environ | NO_COVERAGE | {"IRIS_STATE_DIR": str(tmp_path)}
     command = [ROOT / "bin/edge", "predict", *FIXED["versicolor"].split()]
     told = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert told.stdout.startswith("versicolor\n")

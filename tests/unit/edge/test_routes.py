@@ -12,9 +12,9 @@ from urllib.parse import urljoin
 
 import pytest
 import webtest
-from applications import wsgi_call
-from edge_bundles import DIGEST, SMALL, build_bundle, write_bundle, write_manifest
-from http_clients import LIVEZ, Wire, ask, request, until
+from applications import call_wsgi
+from edge_bundles import DIGEST, SMALL_BUNDLE, build_bundle, write_bundle, write_manifest
+from http_clients import LIVEZ, RawConnection, fetch, http_request, wait_until
 from project import MODEL, ROOT
 
 from iris_wsgi.factory import build
@@ -28,7 +28,7 @@ from iris_wsgi.roles import ROLES
 from iris_wsgi.settings import BadSetting, Settings
 from iris_wsgi.wsgi.ranges import wanted
 
-WASM, ONNX = SMALL["ort/a.wasm"], SMALL["model/a.onnx"]
+WASM, ONNX = SMALL_BUNDLE["ort/a.wasm"], SMALL_BUNDLE["model/a.onnx"]
 KEY = "0f8fad5b-d9cb-469f-a165-70867728950e"
 SETOSA = {"day": "2026-02-28", "label": "setosa", "count": 3}
 
@@ -40,18 +40,18 @@ def bundle(tmp_path):
 
 
 @pytest.fixture
-def app(make, bundle):
-    return make(role="web_single", edge_dir=str(bundle))
+def app(make_app, bundle):
+    return make_app(role="web_single", edge_dir=str(bundle))
 
 
 # Files
 
 
-@pytest.mark.parametrize("path", SMALL)
+@pytest.mark.parametrize("path", SMALL_BUNDLE)
 def test_every_file_of_the_manifest_is_served_with_its_type_and_its_digest_as_tag(app, path):
     answer = app.get(f"/edge/{path}")
-    assert answer.body == SMALL[path]
-    assert answer.headers["ETag"] == f'"{sha256(SMALL[path])}"'
+    assert answer.body == SMALL_BUNDLE[path]
+    assert answer.headers["ETag"] == f'"{sha256(SMALL_BUNDLE[path])}"'
     kinds = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "mjs": "text/javascript; charset=utf-8",
              "css": "text/css; charset=utf-8", "wasm": "application/wasm", "json": "application/json",
              "onnx": "application/octet-stream"}  # fmt: skip
@@ -60,15 +60,15 @@ def test_every_file_of_the_manifest_is_served_with_its_type_and_its_digest_as_ta
 
 
 def test_the_folder_itself_is_the_page_and_without_its_slash_leads_there(app):
-    assert app.get("/edge/").body == SMALL["index.html"]
+    assert app.get("/edge/").body == SMALL_BUNDLE["index.html"]
     answer = app.get("/edge")
     assert (answer.status_int, urljoin("http://a/iris/edge", answer.headers["Location"])) == (308, "http://a/iris/edge/")
 
 
-def test_what_the_manifest_does_not_name_is_not_served_wherever_it_lies(bundle, make):
+def test_what_the_manifest_does_not_name_is_not_served_wherever_it_lies(bundle, make_app):
     (bundle / "more.js").write_text("1")
     (bundle.parent / "secret").write_text("1")
-    app = make(role="web_single", edge_dir=str(bundle))
+    app = make_app(role="web_single", edge_dir=str(bundle))
     for path in ("/edge/more.js", "/edge/../secret", "/edge/%2e%2e/secret", "/edge/ort", "/edge/ort/", "/edge/ort/a.wasm.gz",
                  "/edge//edge.js", "/edge/./edge.js", "/edge/edge.js/", "/edge/EDGE.JS"):  # fmt: skip
         assert app.get(path, status=404).headers["Content-Type"] == "application/problem+json"
@@ -77,17 +77,17 @@ def test_what_the_manifest_does_not_name_is_not_served_wherever_it_lies(bundle, 
 def test_files_are_read_once_and_never_again(app, bundle):
     for path in bundle.rglob("*.*"):
         path.write_bytes(b"changed")
-    for path, content in SMALL.items():
+    for path, content in SMALL_BUNDLE.items():
         assert app.get(f"/edge/{path}").body == content
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_every_role_serves_it_where_it_is_set_and_none_where_it_is_not(make, bundle, role):
+def test_every_role_serves_it_where_it_is_set_and_none_where_it_is_not(make_app, bundle, role):
     members = ",".join(f"{name}=http://127.0.0.1:9" for name in ("setosa", "versicolor", "virginica"))
     more = {"prep": {"pred_url": "http://127.0.0.1:9"}, "member": {"member": "setosa"}, "gateway": {"members": members}}
     settings = {"role": role, **more.get(role, {})}
-    assert make(edge_dir=str(bundle), **settings).get("/edge/").body == SMALL["index.html"]
-    make(**settings).get("/edge/", status=404)
+    assert make_app(edge_dir=str(bundle), **settings).get("/edge/").body == SMALL_BUNDLE["index.html"]
+    make_app(**settings).get("/edge/", status=404)
 
 
 def test_the_page_itself_has_the_policy_that_the_server_sends_and_runs_nothing_that_stands_in_it():
@@ -143,7 +143,7 @@ def test_who_has_the_file_gets_304_for_each_coding_by_its_own_tag(app):
 def test_who_takes_gzip_gets_the_file_that_was_packed_beforehand(app):
     for accept in ("gzip", "gzip, deflate, br, zstd", "x-gzip", "*", "gzip;q=0.1"):
         # Not through webtest, which unpacks.
-        _, headers, body = wsgi_call(app.service.app, "GET", "/edge/ort/a.wasm", HTTP_ACCEPT_ENCODING=accept)
+        _, headers, body = call_wsgi(app.service.app, "GET", "/edge/ort/a.wasm", HTTP_ACCEPT_ENCODING=accept)
         assert headers["Content-Encoding"] == "gzip" and headers["Vary"] == "Accept-Encoding"
         assert gzip.decompress(body) == WASM and int(headers["Content-Length"]) == len(body)
 
@@ -202,7 +202,7 @@ def test_if_range_wants_the_very_file_and_else_gets_the_whole(app):
 def test_a_range_of_what_is_packed_is_of_the_packed_bytes(app, bundle):
     packed = (bundle / "ort/a.wasm.gz").read_bytes()
     fields = {"HTTP_RANGE": "bytes=10-19", "HTTP_ACCEPT_ENCODING": "gzip"}
-    status, headers, body = wsgi_call(app.service.app, "GET", "/edge/ort/a.wasm", **fields)
+    status, headers, body = call_wsgi(app.service.app, "GET", "/edge/ort/a.wasm", **fields)
     assert (status, body, headers["Content-Encoding"]) == (206, packed[10:20], "gzip")
 
 
@@ -265,10 +265,10 @@ def damaged(bundle, how):
      ("no page", "index.html"),
      ("too much", str(bundle_files.MOST_BYTES))],
 )  # fmt: skip
-def test_what_is_no_bundle_stops_the_start_with_one_line(make, bundle, how, words):
+def test_what_is_no_bundle_stops_the_start_with_one_line(make_app, bundle, how, words):
     damaged(bundle, how)
     with pytest.raises(BadSetting) as stopped:
-        make(role="web_single", edge_dir=str(bundle))
+        make_app(role="web_single", edge_dir=str(bundle))
     assert str(stopped.value).startswith(f"IRIS_EDGE_DIR={str(bundle)!r} is no edge bundle: ")
     assert words in str(stopped.value) and "\n" not in str(stopped.value)
 
@@ -278,11 +278,11 @@ def test_what_is_no_bundle_stops_the_start_with_one_line(make, bundle, how, word
 OTHER = f"sha256:{'0' * 64}"
 
 
-def test_a_bundle_of_another_model_stops_the_start_with_one_line(make, bundle):
+def test_a_bundle_of_another_model_stops_the_start_with_one_line(make_app, bundle):
     write_bundle(bundle, digest=OTHER)
     for role in ("all", "web_single", "worker"):
         with pytest.raises(BadSetting) as stopped:
-            make(role=role, edge_dir=str(bundle))
+            make_app(role=role, edge_dir=str(bundle))
         told = str(stopped.value)
         assert told.startswith(
             f"IRIS_EDGE_DIR={str(bundle)!r} is a bundle of the model iris_svc 1.0.0 {OTHER}, and this server has "
@@ -291,14 +291,14 @@ def test_a_bundle_of_another_model_stops_the_start_with_one_line(make, bundle):
 
 
 @pytest.mark.parametrize("what", ["of another model", "damaged", "gone"])
-def test_where_no_bundle_is_required_one_that_does_not_fit_is_left_out_with_a_warning(make, bundle, log, what):
+def test_where_no_bundle_is_required_one_that_does_not_fit_is_left_out_with_a_warning(make_app, bundle, log, what):
     if what == "of another model":
         write_bundle(bundle, digest=OTHER)
     elif what == "damaged":
         (bundle / "edge.js").write_text("changed")
     else:
         shutil.rmtree(bundle)
-    app = make(role="web_single", edge_dir=str(bundle), edge_required="no")
+    app = make_app(role="web_single", edge_dir=str(bundle), edge_required="no")
     for path in ("/edge/", "/edge/manifest.json", "/edge"):
         app.get(path, status=404)
     assert not [path for path in app.get("/openapi.json").json["paths"] if path.startswith("/edge")]
@@ -306,18 +306,18 @@ def test_where_no_bundle_is_required_one_that_does_not_fit_is_left_out_with_a_wa
     assert line["level"] == "warning" and line["message"].startswith(f"/edge/ is not served: IRIS_EDGE_DIR={str(bundle)!r} is ")
 
 
-def test_a_bundle_that_fits_is_served_also_where_it_is_not_required(make, bundle):
-    assert make(role="web_single", edge_dir=str(bundle), edge_required="no").get("/edge/").body == SMALL["index.html"]
+def test_a_bundle_that_fits_is_served_also_where_it_is_not_required(make_app, bundle):
+    assert make_app(role="web_single", edge_dir=str(bundle), edge_required="no").get("/edge/").body == SMALL_BUNDLE["index.html"]
 
 
 def test_with_a_model_of_ones_own_the_built_bundle_of_the_other_is_left_out_and_its_own_is_served(run, tmp_path):
     iris, own = build_bundle(tmp_path / "iris", MODEL), build_bundle(tmp_path / "own", MODEL / "fast")
     words = ("--role", "web_single", "--model-dir", str(MODEL / "fast"))
     server = run(*words, IRIS_EDGE_DIR=str(iris), IRIS_EDGE_REQUIRED="no")
-    assert ask(server, request("GET", "/edge/")).status == 404
+    assert fetch(server, http_request("GET", "/edge/")).status == 404
     assert "/edge/ is not served: IRIS_EDGE_DIR=" in server.stop()[1]
     server = run(*words, IRIS_EDGE_DIR=str(own), IRIS_EDGE_REQUIRED="no")
-    assert ask(server, request("GET", "/edge/manifest.json")).json()["model"]["name"] == "iris_lr"
+    assert fetch(server, http_request("GET", "/edge/manifest.json")).json()["model"]["name"] == "iris_lr"
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -330,8 +330,8 @@ def test_a_server_whose_bundle_is_of_another_model_does_not_start(tmp_path, work
     assert told.stderr.startswith("iris_wsgi: IRIS_EDGE_DIR=") and "this server has iris_lr" in told.stderr
 
 
-def test_a_role_that_serves_a_part_takes_the_bundle_of_the_whole_and_reports_of_its_labels(make, bundle):
-    app = make(role="member", member="setosa", edge_dir=str(bundle))
+def test_a_role_that_serves_a_part_takes_the_bundle_of_the_whole_and_reports_of_its_labels(make_app, bundle):
+    app = make_app(role="member", member="setosa", edge_dir=str(bundle))
     app.post_json("/edge/telemetry", report(counts=[{**SETOSA, "label": "virginica"}]), status=204)
     assert reported(app)["virginica"] == 3
 
@@ -430,20 +430,20 @@ def test_a_report_counts_once_whichever_process_hears_it(bundle, log):
 @pytest.mark.long
 def test_large_files_go_out_whole_to_slow_clients_who_hold_up_nobody_and_no_memory(tmp_path, run):
     content = os.urandom(1 << 20) * 24
-    write_bundle(tmp_path / "edge", {**SMALL, "ort/a.wasm": content}, packed=())
+    write_bundle(tmp_path / "edge", {**SMALL_BUNDLE, "ort/a.wasm": content}, packed=())
     server = run("--role", "web_single", "--edge-dir", str(tmp_path / "edge"))
-    ask_for = request("GET", "/edge/ort/a.wasm")
+    ask_for = http_request("GET", "/edge/ort/a.wasm")
 
     def held():
         text = Path(f"/proc/{server.worker}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+) kB", text)[1]) * 1024
 
     before = held()
-    slow = [Wire(server, receive_buffer=4096) for _ in range(20)]
+    slow = [RawConnection(server, receive_buffer=4096) for _ in range(20)]
     for wire in slow:
         wire.send(ask_for)
-        until(wire.readable, "the answer begins")
-    with Wire(server) as other:
+        wait_until(wire.readable, "the answer begins")
+    with RawConnection(server) as other:
         assert other.ask(LIVEZ).status == 200
         assert other.ask(ask_for).body == content
         assert other.ask(LIVEZ).status == 200

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from edge_bundles import build_bundle, change_manifest, tell_the_truth
+from edge_bundles import build_bundle, change_manifest, refresh_manifest
 from project import MODEL, ROOT
 
 from iris_wsgi.cli.main import main
@@ -239,13 +239,13 @@ def renamed(path: str, sizes: int = 4):
 def with_other_answers(folder: Path) -> None:
     path = folder / "model/golden.json"
     path.write_text(path.read_text().replace('"label": "setosa"', '"label": "virginica"', 1))
-    tell_the_truth(folder)
+    refresh_manifest(folder)
 
 
 def with_another_model(folder: Path) -> None:
     """All hashes are right, and golden.json is of the other one."""
     (folder / ONNX).write_bytes((MODEL / "iris_svc.onnx").read_bytes())
-    tell_the_truth(folder)
+    refresh_manifest(folder)
 
 
 def of_another_digest(folder: Path) -> None:
@@ -254,7 +254,7 @@ def of_another_digest(folder: Path) -> None:
 
 def without_golden_rows(folder: Path) -> None:
     change_manifest(folder, lambda document: document["files"].pop("model/golden.json"))
-    tell_the_truth(folder)
+    refresh_manifest(folder)
 
 
 OUTSIDE = "names a file outside of the bundle, or in other signs than"

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from applications import wsgi_call
+from applications import call_wsgi
 from project import MODEL
 
 from iris_wsgi.client.v2_messages import Peer
@@ -81,17 +81,17 @@ def test_it_agrees_with_the_whole_model_on_nearly_all_rows(app):
     assert sum(a == b for a, b in zip(found, whole, strict=True)) == 148
 
 
-def test_more_than_one_row_is_422_and_one_that_nobody_is_sure_of_gets_no_name(make):
-    app = make(abstain_below=0.9)
+def test_more_than_one_row_is_422_and_one_that_nobody_is_sure_of_gets_no_name(make_app):
+    app = make_app(abstain_below=0.9)
     answer = app.post_json("/ensemble/predict", {"data": TRAINING[:2].tolist()}, status=422).json
     assert "a request of its own" in answer["errors"][0]["detail"]
     unsure = app.post_json("/ensemble/predict", {"data": [TRAINING[106].tolist()]}).json
     assert unsure["prediction"]["label"] is None and unsure["prediction"]["probability"] < 0.9
 
 
-def test_a_model_of_ones_own_needs_no_members_beside_it(make, model_copy, log):
+def test_a_model_of_ones_own_needs_no_members_beside_it(make_app, model_copy, log):
     shutil.rmtree(model_copy / "members")
-    app = make(model_dir=str(model_copy))
+    app = make_app(model_dir=str(model_copy))
     app.post_json("/ensemble/predict", {"data": [POINTS["setosa"]]}, status=404)
     assert any("/ensemble/predict is not served" in line["message"] for line in log.lines())
 
@@ -112,7 +112,7 @@ def test_a_member_with_the_model_of_another_species_does_not_start(model_copy, l
 def test_a_hundred_members_have_their_metrics(role, log, tmp_path):
     members = ",".join(f"m{i}=http://127.0.0.1:9" for i in range(100))
     service = build(Settings(role=role, members=members, model_dir=str(MODEL), state_dir=str(tmp_path)), log)
-    assert b'remote_connections{target="m99"} 0' in wsgi_call(service.app, "GET", "/metrics")[2]
+    assert b'remote_connections{target="m99"} 0' in call_wsgi(service.app, "GET", "/metrics")[2]
 
 
 @pytest.mark.parametrize(

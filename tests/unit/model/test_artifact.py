@@ -11,7 +11,7 @@ import broken_models
 import numpy as np
 import onnx
 import pytest
-from http_clients import ask, request, until
+from http_clients import fetch, http_request, wait_until
 from onnx import TensorProto, helper
 from project import MODEL
 
@@ -270,7 +270,8 @@ MAPPED = [
 @pytest.mark.parametrize(("classes", "labels", "wanted"), MAPPED)
 def test_a_zipmap_gives_each_probability_to_the_label_of_its_class(tmp_path, classes, labels, wanted):
     tensor, mapped = (
-        broken_models.save(tmp_path / name, labels=labels, zipmap=given) for name, given in (("t", ()), ("m", classes))
+        broken_models.write_broken_model(tmp_path / name, labels=labels, zipmap=given)
+        for name, given in (("t", ()), ("m", classes))
     )
     golden.seal(tensor, None)
     if wanted is None:
@@ -296,7 +297,7 @@ def test_a_zipmap_gives_each_probability_to_the_label_of_its_class(tmp_path, cla
     ],
 )
 def test_a_graph_whose_output_has_another_shape_is_neither_sealed_nor_served(tmp_path, kind, options, words, capsys):
-    folder = broken_models.save(tmp_path / "broken", kind, **options)
+    folder = broken_models.write_broken_model(tmp_path / "broken", kind, **options)
     assert main(["seal", "--model-dir", str(folder)]) == 1
     assert words in capsys.readouterr().err and not (folder / "golden.json").exists()
     # A folder that something else has sealed, with one golden row.
@@ -309,33 +310,33 @@ def test_a_graph_whose_output_has_another_shape_is_neither_sealed_nor_served(tmp
 
 
 @pytest.mark.parametrize("kind", ["rows repeated", "rows dropped"])
-def test_a_run_whose_output_has_another_number_of_rows_is_an_error_and_never_an_answer(tmp_path, make, kind):
-    folder = broken_models.save(tmp_path / "broken", kind)
+def test_a_run_whose_output_has_another_number_of_rows_is_an_error_and_never_an_answer(tmp_path, make_app, kind):
+    folder = broken_models.write_broken_model(tmp_path / "broken", kind)
     golden.seal(folder, None)
-    app = make(model_dir=str(folder), role="web_single")
+    app = make_app(model_dir=str(folder), role="web_single")
     rows = [[float(i % 7), 2.0, 3.0, 1.0] for i in range(64)]
     assert len(app.post_json("/predict/batch", {"data": rows}).json["labels"]) == 64
     told = app.post_json("/predict/batch", {"data": [*rows, rows[0]]}, status=500).json["detail"]
     assert "for 65 rows has the shape" in told and "it must be [65, 3]" in told
-    app = make(model_dir=str(folder), role="synchronous")
+    app = make_app(model_dir=str(folder), role="synchronous")
     tensor = {"name": "row", "shape": [65, 4], "datatype": "FP32", "data": [*rows, rows[0]]}
     told = app.post_json("/v2/models/broken/infer", {"inputs": [tensor]}, status=500).json["error"]
     assert "for 65 rows has the shape" in told
 
 
 def test_a_job_whose_run_gives_another_number_of_rows_fails_with_the_reason_and_harms_no_other(tmp_path, run):
-    folder = broken_models.save(tmp_path / "broken", "rows dropped")
+    folder = broken_models.write_broken_model(tmp_path / "broken", "rows dropped")
     golden.seal(folder, None)
     server = run("--model-dir", str(folder), "--cache", "off")
     rows = [[float(i), 2.0, 3.0, 1.0] for i in range(65)]
-    jobs = [ask(server, request("POST", "/jobs", {"data": some})).json()["href"] for some in (rows, rows[:64])]
-    until(lambda: all(ask(server, request("GET", job)).json().get("finished") for job in jobs), "both are done")
-    bad, good = (ask(server, request("GET", job)).json() for job in jobs)
+    jobs = [fetch(server, http_request("POST", "/jobs", {"data": some})).json()["href"] for some in (rows, rows[:64])]
+    wait_until(lambda: all(fetch(server, http_request("GET", job)).json().get("finished") for job in jobs), "both are done")
+    bad, good = (fetch(server, http_request("GET", job)).json() for job in jobs)
     assert bad["status"] == "failed" and "for 65 rows has the shape [64, 3]" in bad["error"]
     assert good["status"] == "succeeded" and len(good["result"]["labels"]) == 64
 
 
-def test_verify_refuses_a_first_half_that_drops_rows_and_a_member_of_three_classes(model_copy, capsys, make, log):
+def test_verify_refuses_a_first_half_that_drops_rows_and_a_member_of_three_classes(model_copy, capsys, make_app, log):
     path = next((model_copy / "prep").glob("*.onnx"))
     half = onnx.load(path)
     name = half.graph.output[0].name
@@ -353,7 +354,7 @@ def test_verify_refuses_a_first_half_that_drops_rows_and_a_member_of_three_class
     assert "must be [" in capsys.readouterr().err
     shutil.rmtree(model_copy / "members/setosa")
     shutil.copytree(model_copy / "fast", model_copy / "members/setosa")
-    make(model_dir=str(model_copy), role="all")
+    make_app(model_dir=str(model_copy), role="all")
     assert any("must be one of two classes, the last one setosa" in line for line in log.kept)
 
 
@@ -436,14 +437,14 @@ def wine(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["tensor", "numbers", "names"])
-def test_another_model_works_by_replacing_the_files(wine, kind, make, capsys):
+def test_another_model_works_by_replacing_the_files(wine, kind, make_app, capsys):
     folder = wine[kind]
     assert main(["seal", "--model-dir", str(folder), "--rows", str(folder / "training.csv")]) == 0
     assert "with 100 rows" in capsys.readouterr().out
     assert main(["verify", "--model-dir", str(folder)]) == 0
     told = capsys.readouterr().out
     assert "100 golden rows answered" in told and "alone and in a batch a row differs by up to" in told
-    app = make(model_dir=str(folder))
+    app = make_app(model_dir=str(folder))
     lines = (folder / "training.csv").read_text().splitlines()[1:]
     rows = [[float(v) for v in line.split(",")] for line in lines]
     labels, probabilities = json.loads((folder / "expected.json").read_text())

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import numpy as np
 import pytest
-from http_clients import Wire, metric, request, until
+from http_clients import RawConnection, http_request, metric_sum, wait_until
 from project import MODEL
 
 from iris_wsgi.errors import DeadlineExceeded
@@ -42,7 +42,7 @@ def pool():
 
 
 def wait_until_queued(gatherer: Gatherer, count: int) -> None:
-    until(lambda: len(gatherer.queue) >= count, f"{count} in the queue")
+    wait_until(lambda: len(gatherer.queue) >= count, f"{count} in the queue")
 
 
 def test_rows_that_come_during_a_run_are_in_the_next_one_and_get_the_same_bits(pool):
@@ -115,12 +115,12 @@ def test_a_failed_run_fails_each_of_its_requests_and_the_next_works(pool):
     assert [one.result(120).shape for one in [pool.submit(gatherer, ROWS[i : i + 1]) for i in range(2)]] == [(1, 4)] * 2
 
 
-def test_a_model_whose_answers_depend_on_company_is_not_batched(slow_model, make, monkeypatch):
+def test_a_model_whose_answers_depend_on_company_is_not_batched(slow_model, make_app, monkeypatch):
     from iris_wsgi.model import golden
 
     monkeypatch.setattr(golden, "difference", lambda *_: 1e-7)
     with pytest.raises(BadSetting, match=r"^IRIS_BATCH_ROWS: .* differ by up to 1.0e-07; leave it at 0$"):
-        make(batch_rows=8)
+        make_app(batch_rows=8)
 
 
 def test_a_delay_without_batches_is_a_contradiction():
@@ -133,10 +133,10 @@ def test_a_live_server_answers_bit_for_bit_the_same_in_fewer_runs(run, service):
     rows = ROWS[:64].astype(float).round(3).tolist()
     wanted = [service.app.answer("POST", "/predict", {}, json.dumps({"data": [row]}).encode())[0].body for row in rows]
     with ExitStack() as stack:
-        wires = [stack.enter_context(Wire(server)) for _ in rows]
+        wires = [stack.enter_context(RawConnection(server)) for _ in rows]
         for wire, row in zip(wires, rows, strict=True):
-            wire.send(request("POST", "/predict", {"data": [row]}))
+            wire.send(http_request("POST", "/predict", {"data": [row]}))
         assert [wire.answer().body for wire in wires] == wanted
-        text = wires[0].ask(request("GET", "/metrics")).body.decode()
-    assert metric(text, "model_runs_total") < 64 / 4
-    assert sum(metric(text, "model_rows_total", label=label) for label in service.model.labels) == 64
+        text = wires[0].ask(http_request("GET", "/metrics")).body.decode()
+    assert metric_sum(text, "model_runs_total") < 64 / 4
+    assert sum(metric_sum(text, "model_rows_total", label=label) for label in service.model.labels) == 64

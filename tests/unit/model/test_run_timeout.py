@@ -7,9 +7,9 @@ from math import inf
 
 import numpy as np
 import pytest
-from applications import wsgi_call
-from http_clients import LABEL, METRICS, Wire, metric, request
-from http_clients import until as happens
+from applications import call_wsgi
+from http_clients import LABEL_REQUEST, METRICS, RawConnection, http_request, metric_sum
+from http_clients import wait_until as happens
 
 from iris_wsgi.errors import DeadlineExceeded
 from iris_wsgi.model import predictor, run_timeout
@@ -125,12 +125,12 @@ def test_the_watch_forgets_runs_that_are_done():
 
 @pytest.mark.parametrize("path", ["/predict", "/predict/label", "/predict/batch", "/v1/models/iris_svc:predict"])
 def test_a_request_that_has_waited_too_long_gets_504_and_nothing_runs(service, path):
-    before = metric(service.app.answer("GET", "/metrics", {})[0].body.decode(), "model_runs_total")
+    before = metric_sum(service.app.answer("GET", "/metrics", {})[0].body.decode(), "model_runs_total")
     body = json.dumps({"data": ROW, "instances": ROW} if "v1" in path else {"data": ROW}).encode()
     response, _ = service.app.answer("POST", path, {"CONTENT_TYPE": "application/json"}, body, time.monotonic() - 3600)
     document = json.loads(response.body)
     assert response.status == 504 and document.get("detail", document.get("error")) == WAITED
-    assert metric(service.app.answer("GET", "/metrics", {})[0].body.decode(), "model_runs_total") == before
+    assert metric_sum(service.app.answer("GET", "/metrics", {})[0].body.decode(), "model_runs_total") == before
 
 
 def infer(timeout: object = None) -> bytes:
@@ -151,23 +151,23 @@ def test_the_timeout_of_the_protocol_is_in_microseconds_and_counts_from_the_arri
     assert status(3_600_000_000, ago=11)[0] == 504
 
 
-def test_the_statistics_of_the_protocol_tell_how_long_requests_waited(make):
-    app = make(role="synchronous").service.app
+def test_the_statistics_of_the_protocol_tell_how_long_requests_waited(make_app):
+    app = make_app(role="synchronous").service.app
     app.answer("POST", "/v2/models/iris_svc/infer", {}, infer(), time.monotonic() - 2)
     told = json.loads(app.answer("GET", "/v2/models/iris_svc/stats", {})[0].body)["model_stats"][0]["inference_stats"]
     assert told["queue"]["count"] == 1 and told["queue"]["ns"] > 2e9
     assert told["success"]["ns"] > told["queue"]["ns"]
 
 
-def test_zero_milliseconds_are_no_deadline(make):
-    app = make(deadline_ms=0)
+def test_zero_milliseconds_are_no_deadline(make_app):
+    app = make_app(deadline_ms=0)
     response, _ = app.service.app.answer("POST", "/predict", {}, json.dumps({"data": ROW}).encode(), time.monotonic() - 3600)
     assert response.status == 200
 
 
-def test_under_another_server_a_deadline_counts_from_the_call(make, slow_model):
-    app = make(model_dir=str(slow_model), deadline_ms=20, cache="off").service.app
-    status, _, content = wsgi_call(app, "POST", "/predict/batch", json.dumps({"data": ROW * 2000}).encode())
+def test_under_another_server_a_deadline_counts_from_the_call(make_app, slow_model):
+    app = make_app(model_dir=str(slow_model), deadline_ms=20, cache="off").service.app
+    status, _, content = call_wsgi(app, "POST", "/predict/batch", json.dumps({"data": ROW * 2000}).encode())
     assert (status, json.loads(content)["detail"]) in ((504, RAN), (504, PARSED))
 
 
@@ -179,42 +179,42 @@ def test_a_run_that_takes_too_long_is_ended_on_every_protocol(run, slow_model):
         ("/v1/models/slow:predict", {"instances": ROW * 2000}),
         ("/v2/models/slow/infer", {"inputs": [tensor]}),
     ]
-    with Wire(server) as wire:
+    with RawConnection(server) as wire:
         for path, document in asked:
 
             def ran(path=path, document=document) -> bool:
                 # On a busy machine its time may be over before the run begins. Then it is asked again.
-                answer = wire.ask(request("POST", path, document))
+                answer = wire.ask(http_request("POST", path, document))
                 assert answer.status == 504 and any(why in answer.body.decode() for why in (RAN, PARSED, WAITED)), path
                 return RAN in answer.body.decode()
 
             happens(ran, "a run that is ended")
-        happens(lambda: wire.ask(request("POST", "/predict/label", {"data": ROW})).status == 200, "an answer in time")
+        happens(lambda: wire.ask(http_request("POST", "/predict/label", {"data": ROW})).status == 200, "an answer in time")
 
 
 def test_what_expires_in_the_queue_is_told_at_once_and_never_runs(run, slow_model):
     server = run("--cache", "off", "--model-dir", str(slow_model), "--deadline-ms", "0", "--threads", "1")
-    large = request("POST", "/predict/batch", {"data": ROW * 10_000})
-    impatient = request("POST", "/predict/batch", {"data": ROW * 3}, "Prefer: wait=1")
-    with Wire(server) as busy, Wire(server) as waiting, Wire(server) as prober:
+    large = http_request("POST", "/predict/batch", {"data": ROW * 10_000})
+    impatient = http_request("POST", "/predict/batch", {"data": ROW * 3}, "Prefer: wait=1")
+    with RawConnection(server) as busy, RawConnection(server) as waiting, RawConnection(server) as prober:
         # One connection keeps the only thread busy for longer than the other is willing to wait.
         busy.send(large)
-        happens(lambda: metric(prober.ask(METRICS).body.decode(), "http_requests_in_flight") == 2, "the thread is busy")
+        happens(lambda: metric_sum(prober.ask(METRICS).body.decode(), "http_requests_in_flight") == 2, "the thread is busy")
         answer = waiting.ask(impatient)
         assert answer.status == 504 and answer.json()["detail"] == WAITED and not answer.closes
         text = prober.ask(METRICS).body.decode()
-        assert metric(text, "http_requests_total", method="POST", route="/predict/batch", status="504") == 1
-        assert sum(metric(text, "model_rows_total", label=label) for label in "abc") == 0 and not busy.readable()
-        assert prober.ask(request("GET", "/readyz")).status == 200
+        assert metric_sum(text, "http_requests_total", method="POST", route="/predict/batch", status="504") == 1
+        assert sum(metric_sum(text, "model_rows_total", label=label) for label in "abc") == 0 and not busy.readable()
+        assert prober.ask(http_request("GET", "/readyz")).status == 200
 
 
 def test_a_slow_model_is_never_run_in_the_io_loop(run, slow_model):
     server = run("--cache", "off", "--model-dir", str(slow_model), "--threads", "1", "--deadline-ms", "0")
-    with Wire(server) as busy, Wire(server) as other:
-        busy.send(request("POST", "/predict/batch", {"data": ROW * 200}))
-        assert other.ask(request("GET", "/livez")).status == 200
+    with RawConnection(server) as busy, RawConnection(server) as other:
+        busy.send(http_request("POST", "/predict/batch", {"data": ROW * 200}))
+        assert other.ask(http_request("GET", "/livez")).status == 200
         assert not busy.readable()
-        other.send(LABEL)
+        other.send(LABEL_REQUEST)
         assert not other.readable()
         assert busy.answer().status == 200
         assert other.answer().status == 200

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from http_clients import until
-from metrics_text import families, value
+from http_clients import wait_until
+from metrics_text import metric_families, sample_value
 
 from iris_wsgi.model.predictor import ModelMetrics, measured
 from iris_wsgi.model.session import Feature
@@ -69,11 +69,11 @@ def test_all_families_are_there_with_their_types_and_labels(app):
     app.post_json("/predict", {"data": [[1, 2, 3, 4]]})
     app.post_json("/v1/models/iris_svc:predict", {"instances": [[1, 2, 3, 4]]})
     app.service.companions.start()
-    until(lambda: "job_store_up" in app.get("/metrics").text, "the store was asked")
+    wait_until(lambda: "job_store_up" in app.get("/metrics").text, "the store was asked")
     app.service.companions.end(time.monotonic() + 10)
     answer = app.get("/metrics")
     assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
-    found = families(answer.text)
+    found = metric_families(answer.text)
     assert set(found) == set(WANTED)
     for name, (kind, labels) in WANTED.items():
         assert found[name].type == kind
@@ -89,19 +89,19 @@ def test_requests_are_counted_by_method_route_and_status(app):
     app.post_json("/predict/label", {}, status=422)
     app.get("/predict/label", status=405)
     text = app.get("/metrics").text
-    requests = [value(text, "http_requests_total", method=m, route="/predict/label", status=s) for m, s in
+    requests = [sample_value(text, "http_requests_total", method=m, route="/predict/label", status=s) for m, s in
                 (("POST", "200"), ("POST", "422"), ("GET", "405"), ("POST", "500"))]  # fmt: skip
     assert requests == [3, 1, 1, None]
-    assert value(text, "http_request_duration_seconds_count", method="POST", route="/predict/label") == 4
+    assert sample_value(text, "http_request_duration_seconds_count", method="POST", route="/predict/label") == 4
     # The scrape itself is the one request under way.
-    assert value(text, "http_requests_in_flight") == 1
+    assert sample_value(text, "http_requests_in_flight") == 1
 
 
-def test_histograms_are_cumulative_and_end_with_all(make):
-    app = make(role="web_single")
+def test_histograms_are_cumulative_and_end_with_all(make_app):
+    app = make_app(role="web_single")
     for _ in range(5):
         app.post_json("/predict/label", {"data": [[1, 2, 3, 4]]})
-    samples = families(app.get("/metrics").text)["model_run_duration_seconds"].samples
+    samples = metric_families(app.get("/metrics").text)["model_run_duration_seconds"].samples
     buckets = [(float(s.labels["le"]), s.value) for s in samples if s.name.endswith("_bucket")]
     assert buckets == sorted(buckets)
     assert buckets[-1] == (math.inf, 5)
@@ -109,14 +109,14 @@ def test_histograms_are_cumulative_and_end_with_all(make):
     assert 0 < total < 5
 
 
-def test_rows_are_counted_by_predicted_label_in_one_run_each(make):
-    app = make(role="web_single")
+def test_rows_are_counted_by_predicted_label_in_one_run_each(make_app):
+    app = make_app(role="web_single")
     points = [[5.1, 3.5, 1.4, 0.2], [6.7, 3.1, 4.7, 1.5], [7.2, 3.6, 6.1, 2.5]]
     app.post_json("/predict/batch", {"data": points * 2 + points[:1]})
     app.post_json("/predict/label", {"data": points[1:2]})
     text = app.get("/metrics").text
-    assert [value(text, "model_rows_total", label=label) for label in ("setosa", "versicolor", "virginica")] == [3, 3, 2]
-    assert value(text, "model_runs_total") == 2
+    assert [sample_value(text, "model_rows_total", label=label) for label in ("setosa", "versicolor", "virginica")] == [3, 3, 2]
+    assert sample_value(text, "model_runs_total") == 2
 
 
 def test_values_outside_the_training_range_are_counted_by_feature(app):
@@ -126,10 +126,10 @@ def test_values_outside_the_training_range_are_counted_by_feature(app):
     app.post_json("/predict", {"data": [high]})
     app.post_json("/predict/batch", {"data": [low, high]})
     names = [f.name for f in features]
-    assert [value(app.get("/metrics").text, "model_input_out_of_range_total", feature=n) for n in names] == [0, 0, 0, 0]
+    assert [sample_value(app.get("/metrics").text, "model_input_out_of_range_total", feature=n) for n in names] == [0, 0, 0, 0]
     app.post_json("/predict", {"data": [[low[0] - 0.01, *low[1:]]]})
     app.post_json("/predict/batch", {"data": [[low[0] - 1, low[1], low[2], high[3] + 1], high]})
-    assert [value(app.get("/metrics").text, "model_input_out_of_range_total", feature=n) for n in names] == [2, 0, 0, 1]
+    assert [sample_value(app.get("/metrics").text, "model_input_out_of_range_total", feature=n) for n in names] == [2, 0, 0, 1]
 
 
 def test_a_model_without_ranges_counts_none():
@@ -144,29 +144,29 @@ def test_a_model_without_ranges_counts_none():
     predict(np.zeros((1, 2), np.float32))
     predict(np.zeros((5, 2), np.float32))
     text = registry.text().decode()
-    assert value(text, "model_rows_total", label="b") == 6
-    assert not families(text)["model_input_out_of_range"].samples
+    assert sample_value(text, "model_rows_total", label="b") == 6
+    assert not metric_families(text)["model_input_out_of_range"].samples
 
 
 def test_unknown_paths_and_methods_never_make_a_new_series(app, call):
     app.get("/a", status=404)
     app.request("/a", method="PATCH", status=404)
-    before = {str(s.labels) for f in families(app.get("/metrics").text).values() for s in f.samples}
+    before = {str(s.labels) for f in metric_families(app.get("/metrics").text).values() for s in f.samples}
     for i in range(50):
         app.get(f"/a/{i}", status=404)
         app.get(f"/predict/{i}?q={i}", status=404)
-    after = {str(s.labels) for f in families(app.get("/metrics").text).values() for s in f.samples}
+    after = {str(s.labels) for f in metric_families(app.get("/metrics").text).values() for s in f.samples}
     assert after - before <= {str({"method": "GET", "route": "/metrics"} | more) for more in ({}, {"status": "200"}, *(
         {"le": le} for le in ("1e-05", "2.5e-05", "5e-05", "0.0001", "0.00025", "0.0005", "0.001", "0.0025", "0.005", "0.01",
                               "0.025", "0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "10.0", "+Inf")))}  # fmt: skip
-    assert value(app.get("/metrics").text, "http_requests_total", method="GET", route="unmatched", status="404") == 101
+    assert sample_value(app.get("/metrics").text, "http_requests_total", method="GET", route="unmatched", status="404") == 101
 
 
 def test_methods_that_are_none_count_as_one(service, call):
     for method in ("BREW", "BREW2", "x"):
         assert call(method, "/label")[0] == 501
     text = call("GET", "/metrics")[2].decode()
-    assert value(text, "http_requests_total", method="other", route="/label", status="501") >= 3
+    assert sample_value(text, "http_requests_total", method="other", route="/label", status="501") >= 3
     assert "BREW" not in text
 
 
@@ -176,7 +176,7 @@ def test_label_values_are_escaped():
     gauge = Gauge(registry, "g", "A gauge.", ("label",), [[hostile]])
     registry.join()
     gauge.add((hostile,), 2.5)
-    assert value(registry.text().decode(), "g", label=hostile) == 2.5
+    assert sample_value(registry.text().decode(), "g", label=hostile) == 2.5
 
 
 def test_no_count_is_lost_between_threads():
@@ -195,7 +195,7 @@ def test_no_count_is_lost_between_threads():
     for thread in threads:
         thread.join()
     text = registry.text().decode()
-    assert value(text, "c_total") == value(text, "h_count") == 40_000
+    assert sample_value(text, "c_total") == sample_value(text, "h_count") == 40_000
 
 
 @pytest.mark.parametrize(("told", "wanted"), [(0.0, "0"), (3.0, "3"), (0.25, "0.25"), (1e-5, "1e-05"), (math.inf, "+Inf")])
@@ -206,10 +206,10 @@ def test_numbers_are_written_as_prometheus_reads_them(told, wanted):
 
 def test_the_process_is_this_process(app):
     text = app.get("/metrics").text
-    assert value(text, "process_cpu_seconds_total") > 0
-    assert 10e6 < value(text, "process_resident_memory_bytes") < value(text, "process_virtual_memory_bytes")
-    assert value(text, "process_start_time_seconds") < time.time()
-    assert 3 <= value(text, "process_open_fds") < value(text, "process_max_fds")
+    assert sample_value(text, "process_cpu_seconds_total") > 0
+    assert 10e6 < sample_value(text, "process_resident_memory_bytes") < sample_value(text, "process_virtual_memory_bytes")
+    assert sample_value(text, "process_start_time_seconds") < time.time()
+    assert 3 <= sample_value(text, "process_open_fds") < sample_value(text, "process_max_fds")
 
 
 def test_a_system_without_proc_tells_its_cpu_time_alone(tmp_path: Path):
@@ -244,8 +244,8 @@ def test_every_process_of_a_service_tells_the_sum_of_all():
     gauges.add()
     for registry in (one, two):
         text = registry.text().decode()
-        assert [value(text, "c_total", label=label) for label in "ab"] == [7, 1]
-        assert value(text, "g") == 1
+        assert [sample_value(text, "c_total", label=label) for label in "ab"] == [7, 1]
+        assert sample_value(text, "g") == 1
 
 
 def test_counts_survive_the_process_that_made_them_and_gauges_do_not():
@@ -257,8 +257,8 @@ def test_counts_survive_the_process_that_made_them_and_gauges_do_not():
     registry, counts, _ = registry_of(board, 0, "a")
     counts.add(("a",))
     text = registry.text().decode()
-    assert (value(text, "c_total", label="a"), value(text, "g")) == (6, 0)
-    assert value(text, "process_cpu_seconds_total") >= 1.5
+    assert (sample_value(text, "c_total", label="a"), sample_value(text, "g")) == (6, 0)
+    assert sample_value(text, "process_cpu_seconds_total") >= 1.5
 
 
 def test_counts_of_another_layout_are_not_mixed_in():
@@ -266,9 +266,9 @@ def test_counts_of_another_layout_are_not_mixed_in():
     _, counts, _ = registry_of(board, 0, "a")
     counts.add(("a",), 5)
     other, _, _ = registry_of(board, 1, "x", "y")
-    assert [value(other.text().decode(), "c_total", label=label) for label in "xy"] == [0, 0]
+    assert [sample_value(other.text().decode(), "c_total", label=label) for label in "xy"] == [0, 0]
     again, _, _ = registry_of(board, 0, "x", "y")
-    assert value(again.text().decode(), "c_total", label="x") == 0
+    assert sample_value(again.text().decode(), "c_total", label="x") == 0
 
 
 def test_of_thousands_of_series_those_that_count_are_shown_with_their_labels():

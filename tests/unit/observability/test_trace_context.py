@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from http_clients import ROW, Wire, ask, request, until
+from http_clients import ROW, RawConnection, fetch, http_request, wait_until
 
 from iris_wsgi.observability.trace_context import ids_of
 
@@ -87,7 +87,7 @@ def test_a_state_that_is_none_is_left_out_and_the_trace_goes_on(state):
 
 
 def sent(path: str) -> bytes:
-    return request("POST", path, {"data": [ROW]}, "X-Request-ID: one-id", f"traceparent: 00-{TRACE}-{PARENT}-01")
+    return http_request("POST", path, {"data": [ROW]}, "X-Request-ID: one-id", f"traceparent: 00-{TRACE}-{PARENT}-01")
 
 
 def lines(server) -> list[dict]:
@@ -105,8 +105,8 @@ def test_one_request_is_found_in_the_logs_of_a_gateway_and_its_members(run):
     members = {name: run("--role", "member", "--member", name) for name in ("setosa", "versicolor", "virginica")}
     registry = ",".join(f"{name}={server.url}" for name, server in members.items())
     gateway = run("--role", "gateway", "--members", registry, "--quorum", "3")
-    until(lambda: ask(gateway, request("GET", "/readyz")).status == 200, "the gateway knows its members")
-    assert ask(gateway, sent("/ensemble/predict")).fields["x-request-id"] == "one-id"
+    wait_until(lambda: fetch(gateway, http_request("GET", "/readyz")).status == 200, "the gateway knows its members")
+    assert fetch(gateway, sent("/ensemble/predict")).fields["x-request-id"] == "one-id"
     first = of_request(gateway)
     assert (first["route"], first["trace_id"], first["parent_id"]) == ("/ensemble/predict", TRACE, PARENT)
     asked = [of_request(server) for server in members.values()]
@@ -117,8 +117,8 @@ def test_one_request_is_found_in_the_logs_of_a_gateway_and_its_members(run):
 def test_one_request_is_found_in_the_logs_of_both_halves_of_a_model(run):
     pred = run("--role", "pred")
     prep = run("--role", "prep", "--pred-url", pred.url)
-    until(lambda: ask(prep, request("GET", "/readyz")).status == 200, "prep knows pred")
-    assert ask(prep, sent("/predict/label")).status == 200
+    wait_until(lambda: fetch(prep, http_request("GET", "/readyz")).status == 200, "prep knows pred")
+    assert fetch(prep, sent("/predict/label")).status == 200
     first, second = of_request(prep), of_request(pred)
     assert (first["trace_id"], first["parent_id"]) == (TRACE, PARENT)
     assert (second["trace_id"], second["parent_id"]) == (TRACE, first["span_id"])
@@ -129,8 +129,8 @@ def test_one_request_is_found_in_the_logs_of_both_halves_of_a_model(run):
 def test_the_job_of_a_request_is_found_in_the_log_of_its_worker(run, tmp_path, role, path):
     state = {"IRIS_STATE_DIR": str(tmp_path / "state")}
     server, worker = run("--role", role, **state), run(command="worker", **state)
-    place = ask(server, sent(path)).fields["location"]
-    until(lambda: ask(server, request("GET", place)).json()["status"] == "succeeded", "the worker has done it")
+    place = fetch(server, sent(path)).fields["location"]
+    wait_until(lambda: fetch(server, http_request("GET", place)).json()["status"] == "succeeded", "the worker has done it")
     first = of_request(server)
     assert (first["trace_id"], f"/jobs/{first['job']}") == (TRACE, place)
     (ended,) = [line for line in lines(worker) if line.get("job") == first["job"]]
@@ -139,11 +139,11 @@ def test_the_job_of_a_request_is_found_in_the_log_of_its_worker(run, tmp_path, r
 
 def test_what_the_server_refuses_for_want_of_room_keeps_its_ids(run):
     server = run("--role", "asynchronous", "--waiters", "1")
-    place = ask(server, sent("/jobs").replace(b"one-id", b"another")).fields["location"]
-    held = request("GET", place, None, "X-Request-ID: one-id", f"traceparent: 00-{TRACE}-{PARENT}-01", "Prefer: wait=30")
-    with Wire(server) as one, Wire(server) as other:
+    place = fetch(server, sent("/jobs").replace(b"one-id", b"another")).fields["location"]
+    held = http_request("GET", place, None, "X-Request-ID: one-id", f"traceparent: 00-{TRACE}-{PARENT}-01", "Prefer: wait=30")
+    with RawConnection(server) as one, RawConnection(server) as other:
         one.send(held), other.send(held)
-        until(lambda: one.readable() or other.readable(), "one is held, the other refused")
+        wait_until(lambda: one.readable() or other.readable(), "one is held, the other refused")
         answer = (one if one.readable() else other).answer()
         assert (answer.status, answer.fields["x-request-id"]) == (503, "one-id")
     (line,) = [line for line in lines(server) if line.get("message") == "request refused"]

@@ -9,12 +9,12 @@ from math import inf
 
 import numpy as np
 import pytest
-from applications import KeptLog
-from http_clients import Wire, ask, request, until
+from applications import RecordingLog
+from http_clients import RawConnection, fetch, http_request, wait_until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from metrics_text import value
-from prediction_caches import ROW, ROWS, Slow, cache_of, counted, right
+from metrics_text import sample_value
+from prediction_caches import ROW, ROWS, CountingPredictor, build_cache, expected_probabilities, row_counts
 from project import MODEL
 
 from iris_wsgi.errors import DeadlineExceeded
@@ -38,108 +38,110 @@ def pool():
 
 
 def test_a_row_that_was_asked_before_is_not_run_again():
-    predict = Slow()
-    cache = cache_of(predict)
+    predict = CountingPredictor()
+    cache = build_cache(predict)
     for _ in range(3):
-        assert cache(ROWS[:1]).tobytes() == right(ROWS[:1]).tobytes()
-    assert predict.runs == [1] and counted(cache) == {"hit": 2, "run": 1}
+        assert cache(ROWS[:1]).tobytes() == expected_probabilities(ROWS[:1]).tobytes()
+    assert predict.runs == [1] and row_counts(cache) == {"hit": 2, "run": 1}
 
 
 def test_of_a_batch_only_what_is_missing_is_run_and_the_order_stays():
-    predict = Slow()
-    cache = cache_of(predict)
+    predict = CountingPredictor()
+    cache = build_cache(predict)
     cache(ROWS[[3, 5]])
     mixed = ROWS[[1, 3, 1, 5, 2, 3]]
     answer = cache.ask(mixed, inf, ANYTHING)
-    assert answer.probabilities.tobytes() == right(mixed).tobytes()
+    assert answer.probabilities.tobytes() == expected_probabilities(mixed).tobytes()
     assert predict.runs == [2, 2] and answer[1:5] == (3, 1, 0, 2)
 
 
 def test_a_large_batch_goes_in_pieces_with_the_same_answers():
-    predict = Slow()
-    cache = cache_of(predict, piece_rows=10)
-    assert cache(ROWS).tobytes() == right(ROWS).tobytes() and predict.runs == [10] * 6 + [4]
+    predict = CountingPredictor()
+    cache = build_cache(predict, piece_rows=10)
+    assert cache(ROWS).tobytes() == expected_probabilities(ROWS).tobytes() and predict.runs == [10] * 6 + [4]
     answer = cache.ask(ROWS, inf, ANYTHING)
-    assert answer.probabilities.tobytes() == right(ROWS).tobytes() and answer.hits == 64 and len(predict.runs) == 7
+    assert (
+        answer.probabilities.tobytes() == expected_probabilities(ROWS).tobytes() and answer.hits == 64 and len(predict.runs) == 7
+    )
 
 
 def test_a_negative_zero_is_the_zero():
     rows = np.array([[0.0, -0.0, 1.0, 2.0], [-0.0, 0.0, 1.0, 2.0], [0.0, 0.0, 1.0, 2.0]], np.float32)
-    predict = Slow()
+    predict = CountingPredictor()
     assert len(set(canonical(rows)[1])) == 1
-    cache_of(predict)(rows)
+    build_cache(predict)(rows)
     assert predict.runs == [1]
 
 
 def test_two_hundred_who_want_the_same_at_once_get_it_from_one_run(pool):
-    predict = Slow(waits=True)
-    cache = cache_of(predict)
+    predict = CountingPredictor(waits=True)
+    cache = build_cache(predict)
     asked = [pool.submit(cache, ROWS[:1]) for _ in range(200)]
-    until(lambda: counted(cache).get("coalesced") == 199, "199 wait for the first")
+    wait_until(lambda: row_counts(cache).get("coalesced") == 199, "199 wait for the first")
     predict.goes_on.set()
-    assert {one.result(60).tobytes() for one in asked} == {right(ROWS[:1]).tobytes()}
+    assert {one.result(60).tobytes() for one in asked} == {expected_probabilities(ROWS[:1]).tobytes()}
     assert predict.runs == [1] and cache.known.flights == {}
 
 
 def test_a_failure_is_told_to_all_who_wait_for_it_and_is_not_kept(pool):
-    predict = Slow(waits=True)
-    cache = cache_of(predict)
+    predict = CountingPredictor(waits=True)
+    cache = build_cache(predict)
     predict.error = RuntimeError("broken")
     asked = [pool.submit(cache, ROWS[:1]) for _ in range(20)]
-    until(lambda: counted(cache).get("coalesced") == 19, "19 wait for the first")
+    wait_until(lambda: row_counts(cache).get("coalesced") == 19, "19 wait for the first")
     predict.goes_on.set()
     for one in asked:
         with pytest.raises(RuntimeError, match="broken"):
             one.result(60)
     assert predict.runs == [1] and cache.known.flights == {}
     predict.error = None
-    assert cache(ROWS[:1]).tobytes() == right(ROWS[:1]).tobytes() and predict.runs == [1, 1]
+    assert cache(ROWS[:1]).tobytes() == expected_probabilities(ROWS[:1]).tobytes() and predict.runs == [1, 1]
 
 
 def test_who_waits_for_a_row_of_a_batch_that_fails_has_it_run_alone(pool):
-    predict = Slow(waits=True)
-    cache = cache_of(predict)
+    predict = CountingPredictor(waits=True)
+    cache = build_cache(predict)
     predict.error = RuntimeError("another row breaks it")
     batch = pool.submit(cache, ROWS[:2])
     assert predict.running.wait(60)
     alone = [pool.submit(cache, ROWS[:1]) for _ in range(5)]
-    until(lambda: counted(cache).get("coalesced") == 5, "they wait for the batch")
-    cache.predict = Slow()
+    wait_until(lambda: row_counts(cache).get("coalesced") == 5, "they wait for the batch")
+    cache.predict = CountingPredictor()
     predict.goes_on.set()
     with pytest.raises(RuntimeError, match="another row"):
         batch.result(60)
-    assert {one.result(60).tobytes() for one in alone} == {right(ROWS[:1]).tobytes()}
+    assert {one.result(60).tobytes() for one in alone} == {expected_probabilities(ROWS[:1]).tobytes()}
     assert cache.predict.runs == [1]
 
 
 def test_who_has_more_time_than_the_one_who_runs_it_tries_again(pool):
-    predict = Slow(waits=True)
-    cache = cache_of(predict)
+    predict = CountingPredictor(waits=True)
+    cache = build_cache(predict)
     predict.error = DeadlineExceeded("too late")
     first = pool.submit(cache, ROWS[:1])
     assert predict.running.wait(60)
     second = pool.submit(cache, ROWS[:1])
-    until(lambda: counted(cache).get("coalesced") == 1, "it waits for the first")
-    cache.predict = Slow()
+    wait_until(lambda: row_counts(cache).get("coalesced") == 1, "it waits for the first")
+    cache.predict = CountingPredictor()
     predict.goes_on.set()
     with pytest.raises(DeadlineExceeded, match="too late"):
         first.result(60)
-    assert second.result(60).tobytes() == right(ROWS[:1]).tobytes() and cache.predict.runs == [1]
+    assert second.result(60).tobytes() == expected_probabilities(ROWS[:1]).tobytes() and cache.predict.runs == [1]
 
 
 def test_nobody_waits_for_another_beyond_the_own_deadline(pool):
-    predict = Slow(waits=True)
-    cache = cache_of(predict)
+    predict = CountingPredictor(waits=True)
+    cache = build_cache(predict)
     first = pool.submit(cache, ROWS[:1])
     assert predict.running.wait(60)
     with pytest.raises(DeadlineExceeded):
         cache(ROWS[:1], time.monotonic() + 0.01)
     predict.goes_on.set()
-    assert first.result(60).tobytes() == right(ROWS[:1]).tobytes()
+    assert first.result(60).tobytes() == expected_probabilities(ROWS[:1]).tobytes()
 
 
 def test_what_is_no_number_is_not_kept_and_the_others_of_its_batch_are():
-    predict, broken = Slow(), [True]
+    predict, broken = CountingPredictor(), [True]
 
     def run(rows, until=inf):
         found = predict(rows)
@@ -147,29 +149,29 @@ def test_what_is_no_number_is_not_kept_and_the_others_of_its_batch_are():
             found[rows[:, 0] == ROWS[0, 0]] = np.nan
         return found
 
-    cache = cache_of(run)
+    cache = build_cache(run)
     assert np.isnan(cache(ROWS[:1])).all() and np.isnan(cache(ROWS[:3])[0]).all()
     assert len(cache.known.shelf.entries) == 2
     broken.clear()
-    assert cache(ROWS[:3]).tobytes() == right(ROWS[:3]).tobytes() and predict.runs == [1, 3, 1]
+    assert cache(ROWS[:3]).tobytes() == expected_probabilities(ROWS[:3]).tobytes() and predict.runs == [1, 3, 1]
 
 
 def test_no_store_leaves_nothing_and_no_cache_takes_nothing():
-    predict = Slow()
-    cache = cache_of(predict)
+    predict = CountingPredictor()
+    cache = build_cache(predict)
     cache.ask(ROWS[:1], inf, Wishes(use=False, keep=False))
     assert len(cache.known.shelf.entries) == 0
     for _ in range(2):
         cache.ask(ROWS[:1], inf, Wishes(use=False))
     assert predict.runs == [1, 1, 1] and cache.ask(ROWS[:1], inf, ANYTHING).hits == 1
-    assert counted(cache) == {"bypassed": 3, "hit": 1}
+    assert row_counts(cache) == {"bypassed": 3, "hit": 1}
 
 
 def test_an_answer_counts_for_its_seconds(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(store, "monotonic", lambda: now[0])
-    predict = Slow()
-    cache = cache_of(predict, seconds=10)
+    predict = CountingPredictor()
+    cache = build_cache(predict, seconds=10)
     cache(ROWS[:1])
     now[0] += 9.5
     assert cache.ask(ROWS[:1], inf, ANYTHING).left == 0.5
@@ -180,7 +182,7 @@ def test_an_answer_counts_for_its_seconds(monkeypatch):
 
 
 def test_it_takes_no_more_bytes_than_it_may_and_tells_them():
-    cache = cache_of(Slow(), most=10 * cost(bytes(16), bytes(12)))
+    cache = build_cache(CountingPredictor(), most=10 * cost(bytes(16), bytes(12)))
     cache(ROWS)
     told = cache.known.metrics.totals()
     assert (told["entries"], told["bytes"]) == (10, cache.known.shelf.most_bytes)
@@ -188,8 +190,8 @@ def test_it_takes_no_more_bytes_than_it_may_and_tells_them():
 
 
 def test_what_was_looked_up_before_a_clear_is_not_kept_after_it(pool):
-    predict = Slow(waits=True)
-    cache = cache_of(predict)
+    predict = CountingPredictor(waits=True)
+    cache = build_cache(predict)
     first = pool.submit(cache.ask, ROWS[:1], inf, ANYTHING)
     assert predict.running.wait(60)
     cache.clear()
@@ -198,7 +200,7 @@ def test_what_was_looked_up_before_a_clear_is_not_kept_after_it(pool):
 
 
 def test_a_clear_reaches_every_cache_of_the_service():
-    predict = Slow()
+    predict = CountingPredictor()
     registry = Registry()
     metrics = CacheMetrics(registry)
     one, other = (PredictionCache(predict, 3, Known(Shelf(1 << 20), 60, metrics, registry.board)) for _ in range(2))
@@ -217,8 +219,8 @@ def pair(tmp_path_factory):
     """The same routes without a cache and with one in which there is room for eight rows."""
     folder = {"model_dir": str(MODEL), "state_dir": str(tmp_path_factory.mktemp("state")), "max_rows": 20, "deadline_ms": 0}
     room = 8 * cost(bytes(16), bytes(12))
-    plain = build(Settings(role="web_single", **folder), KeptLog())
-    return plain, build(Settings(role="prediction_cache", cache_bytes=room, cache_seconds=10.0, **folder), KeptLog())
+    plain = build(Settings(role="web_single", **folder), RecordingLog())
+    return plain, build(Settings(role="prediction_cache", cache_bytes=room, cache_seconds=10.0, **folder), RecordingLog())
 
 
 def answered(service, path, rows, control=None):
@@ -283,8 +285,8 @@ def test_answers_are_the_same_with_several_threads_and_clears_between_them(pair,
     assert [one.result(120) for one in [pool.submit(client, seed) for seed in range(8)]] == [0] * 8
 
 
-def test_the_answer_tells_where_it_comes_from(make):
-    app = make(role="prediction_cache")
+def test_the_answer_tells_where_it_comes_from(make_app):
+    app = make_app(role="prediction_cache")
 
     def status(rows, path="/predict/batch", **headers):
         return app.post_json(path, {"data": rows}, headers=headers).headers["Cache-Status"]
@@ -298,11 +300,11 @@ def test_the_answer_tells_where_it_comes_from(make):
         assert status([ROW], **{"Cache-Control": control}) == "iris_wsgi; fwd=request"
     for control in ("max-age=10", "no-cached", "x-no-store", 'x="no-store"', "", "only-if-cached"):
         assert status([ROW], **{"Cache-Control": control}).startswith("iris_wsgi; hit; ttl=")
-    assert "Cache-Status" not in make(role="web_single").post_json("/predict", {"data": [ROW]}).headers
+    assert "Cache-Status" not in make_app(role="web_single").post_json("/predict", {"data": [ROW]}).headers
 
 
-def test_operators_see_the_cache_and_clear_it(make):
-    app = make(role="prediction_cache", cache_bytes=1_000_000)
+def test_operators_see_the_cache_and_clear_it(make_app):
+    app = make_app(role="prediction_cache", cache_bytes=1_000_000)
     app.post_json("/predict/batch", {"data": [ROW, [1, 2, 3, 4]]})
     app.post_json("/predict", {"data": [ROW]})
     state = app.get("/cache").json
@@ -314,19 +316,19 @@ def test_operators_see_the_cache_and_clear_it(make):
     assert app.get("/cache").json["entries"] == 1
 
 
-def test_the_metrics_tell_the_same(make):
-    app = make(role="prediction_cache", cache_bytes=1024)
+def test_the_metrics_tell_the_same(make_app):
+    app = make_app(role="prediction_cache", cache_bytes=1024)
     app.post_json("/predict/batch", {"data": ROWS[:10].astype(float).tolist()})
     text = app.get("/metrics").text
-    assert value(text, "prediction_cache_entries") == 3 and value(text, "prediction_cache_bytes") <= 1024
-    assert value(text, "prediction_cache_evictions_total", reason="size") == 7
-    assert value(text, "prediction_cache_rows_total", result="run") == value(text, "model_rows_total", label="setosa") + sum(
-        value(text, "model_rows_total", label=label) for label in ("versicolor", "virginica")
-    )
+    assert sample_value(text, "prediction_cache_entries") == 3 and sample_value(text, "prediction_cache_bytes") <= 1024
+    assert sample_value(text, "prediction_cache_evictions_total", reason="size") == 7
+    assert sample_value(text, "prediction_cache_rows_total", result="run") == sample_value(
+        text, "model_rows_total", label="setosa"
+    ) + sum(sample_value(text, "model_rows_total", label=label) for label in ("versicolor", "virginica"))
 
 
-def test_every_way_to_ask_the_model_goes_through_the_cache(make):
-    app = make(role="all")
+def test_every_way_to_ask_the_model_goes_through_the_cache(make_app):
+    app = make_app(role="all")
     app.post_json("/predict", {"data": [ROW]})
     app.post_json("/v1/models/iris_svc:predict", {"instances": [ROW]})
     infer = {"inputs": [{"name": "features", "datatype": "FP32", "shape": [1, 4], "data": ROW}]}
@@ -334,10 +336,10 @@ def test_every_way_to_ask_the_model_goes_through_the_cache(make):
     assert app.get("/cache").json["rows"] == dict.fromkeys(RESULTS, 0) | {"run": 1, "hit": 2}
 
 
-def test_a_cache_is_on_where_the_setting_says_so(make):
-    assert make(role="web_single").service.app.answer("GET", "/cache", {}, b"")[0].status == 404
-    assert make(role="web_single", cache="on").get("/cache").json["entries"] == 0
-    assert make(role="all", cache="off").service.app.answer("GET", "/cache", {}, b"")[0].status == 404
+def test_a_cache_is_on_where_the_setting_says_so(make_app):
+    assert make_app(role="web_single").service.app.answer("GET", "/cache", {}, b"")[0].status == 404
+    assert make_app(role="web_single", cache="on").get("/cache").json["entries"] == 0
+    assert make_app(role="all", cache="off").service.app.answer("GET", "/cache", {}, b"")[0].status == 404
     with pytest.raises(BadSetting, match="IRIS_CACHE=off leaves nothing of IRIS_ROLE=prediction_cache"):
         Settings(role="prediction_cache", cache="off")
     with pytest.raises(BadSetting, match="IRIS_CACHE_REDIS_URL is the second level of a cache that is off"):
@@ -346,12 +348,12 @@ def test_a_cache_is_on_where_the_setting_says_so(make):
         Settings(cache="maybe")
 
 
-def test_a_model_whose_answers_depend_on_company_is_not_cached(make, monkeypatch, log):
+def test_a_model_whose_answers_depend_on_company_is_not_cached(make_app, monkeypatch, log):
     monkeypatch.setattr(golden, "difference", lambda *_: 1e-7)
     for told, name in (({"role": "prediction_cache"}, "IRIS_ROLE=prediction_cache"), ({"cache": "on"}, "IRIS_CACHE=on")):
         with pytest.raises(BadSetting, match=f"^{name}: .* differ by up to 1.0e-07; it cannot be cached$"):
-            make(**told)
-    assert make(role="all").service.app.answer("GET", "/cache", {}, b"")[0].status == 404
+            make_app(**told)
+    assert make_app(role="all").service.app.answer("GET", "/cache", {}, b"")[0].status == 404
     assert "there is no prediction cache" in log.kept[0]
 
 
@@ -360,21 +362,21 @@ def test_a_model_whose_answers_depend_on_company_is_not_cached(make, monkeypatch
 
 def test_two_hundred_requests_for_one_cold_row_are_one_run_of_a_slow_model(run, slow_model):
     server = run("--role", "prediction_cache", "--model-dir", str(slow_model), "--queue", "300")
-    asked = request("POST", "/predict", {"data": [[1.0, 2.0, 3.0, 4.0]]})
+    asked = http_request("POST", "/predict", {"data": [[1.0, 2.0, 3.0, 4.0]]})
     with ExitStack() as stack:
-        wires = [stack.enter_context(Wire(server, timeout=120)) for _ in range(200)]
+        wires = [stack.enter_context(RawConnection(server, timeout=120)) for _ in range(200)]
         for wire in wires:
             wire.send(asked)
         answers = [wire.answer() for wire in wires]
     assert {(one.status, one.body) for one in answers} == {(200, answers[0].body)}
-    assert value(ask(server, request("GET", "/metrics")).body.decode(), "model_runs_total") == 1
+    assert sample_value(fetch(server, http_request("GET", "/metrics")).body.decode(), "model_runs_total") == 1
 
 
 def test_a_clear_by_command_reaches_all_workers(run, capsys):
     from iris_wsgi.cli.main import main
 
     server = run("--role", "prediction_cache", "--workers", "2")
-    asked = request("POST", "/predict", {"data": [ROW]})
+    asked = http_request("POST", "/predict", {"data": [ROW]})
 
     with ExitStack() as stack:
         wires = []
@@ -386,16 +388,16 @@ def test_a_clear_by_command_reaches_all_workers(run, capsys):
 
         def both_have_it():
             # Which of the two takes a connection is the kernel's choice.
-            wires.extend(stack.enter_context(Wire(server)) for _ in range(20))
+            wires.extend(stack.enter_context(RawConnection(server)) for _ in range(20))
             told()
-            return wires[0].ask(request("GET", "/cache")).json()["entries"] == 2
+            return wires[0].ask(http_request("GET", "/cache")).json()["entries"] == 2
 
-        until(both_have_it, "both workers have the row")
+        wait_until(both_have_it, "both workers have the row")
         assert all("; hit" in one for one in told())
         assert main(["clear", "--port", str(server.port)]) == 0
         assert capsys.readouterr().out == "the prediction cache is cleared\n"
         assert sum("fwd=miss" in one for one in told()) == 2
-        assert wires[0].ask(request("GET", "/cache")).json()["entries"] == 2
+        assert wires[0].ask(http_request("GET", "/cache")).json()["entries"] == 2
 
 
 def test_a_clear_where_there_is_no_cache_is_a_failure(run, capsys):

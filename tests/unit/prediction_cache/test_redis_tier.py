@@ -10,8 +10,8 @@ from math import inf
 
 import numpy as np
 import pytest
-from http_clients import ask, request, until
-from prediction_caches import ROW, ROWS, Slow, cache_of, counted, right
+from http_clients import fetch, http_request, wait_until
+from prediction_caches import ROW, ROWS, CountingPredictor, build_cache, expected_probabilities, row_counts
 from project import MODEL
 from redis_server import RedisServer
 
@@ -48,8 +48,8 @@ def caches(redis):
     def make_cache(url=redis.url, space=b"model", predict=None, **options):
         stores.append(Link(url, SECONDS))
         failures, told = [], []
-        predict = predict or Slow()
-        cache = cache_of(predict, **options)
+        predict = predict or CountingPredictor()
+        cache = build_cache(predict, **options)
         cleared = cache.known.board.next_generation
         tell = told.append
         cache.shared = SecondLevel(
@@ -64,42 +64,42 @@ def caches(redis):
 
 
 def same(cache, rows=ROWS):
-    assert cache(rows).tobytes() == right(rows).tobytes()
+    assert cache(rows).tobytes() == expected_probabilities(rows).tobytes()
 
 
 def test_what_one_has_worked_out_the_other_fetches(caches):
     one, other = caches(), caches()
     same(one, ROWS[:5])
     answer = other.ask(ROWS[:8], inf, ANYTHING)
-    assert answer.probabilities.tobytes() == right(ROWS[:8]).tobytes()
+    assert answer.probabilities.tobytes() == expected_probabilities(ROWS[:8]).tobytes()
     assert answer[1:5] == (0, 0, 5, 3) and other.predict.runs == [3]
-    assert counted(other) == {"shared": 5, "run": 3} and other.failures == []
+    assert row_counts(other) == {"shared": 5, "run": 3} and other.failures == []
     assert other.ask(ROWS[:8], inf, ANYTHING).hits == 8
 
 
 def test_no_model_gets_the_answers_of_another(caches):
     def other_model(rows, until=inf):
-        return right(rows) + 1
+        return expected_probabilities(rows) + 1
 
     one, other = caches(), caches(space=b"other", predict=other_model)
     for _ in range(2):
         same(one)
-        assert other(ROWS).tobytes() == (right(ROWS) + 1).tobytes()
+        assert other(ROWS).tobytes() == (expected_probabilities(ROWS) + 1).tobytes()
         one.known.board.next_generation()
         other.known.board.next_generation()
 
 
-def test_two_models_over_one_redis_answer_as_without_it(make, redis):
+def test_two_models_over_one_redis_answer_as_without_it(make_app, redis):
     for folder in (MODEL, MODEL / "fast", MODEL):
-        wanted = make(role="web_single", model_dir=str(folder))
-        app = make(role="prediction_cache", model_dir=str(folder), cache_redis_url=redis.url)
+        wanted = make_app(role="web_single", model_dir=str(folder))
+        app = make_app(role="prediction_cache", model_dir=str(folder), cache_redis_url=redis.url)
         body = {"data": ROWS.astype(float).tolist()}
         assert app.post_json("/predict/batch", body).body == wanted.post_json("/predict/batch", body).body
     assert redis.ask("DBSIZE") == 2 * (len(ROWS) + 1)
 
 
-def test_the_status_tells_both_levels(make, redis):
-    one, other = (make(role="prediction_cache", cache_redis_url=redis.url) for _ in range(2))
+def test_the_status_tells_both_levels(make_app, redis):
+    one, other = (make_app(role="prediction_cache", cache_redis_url=redis.url) for _ in range(2))
     body = {"data": [ROW]}
     assert one.post_json("/predict", body).headers["Cache-Status"] == "iris_wsgi; fwd=miss; stored"
     assert other.post_json("/predict", body).headers["Cache-Status"] == "iris_wsgi_shared; hit, iris_wsgi; fwd=miss; stored"
@@ -133,7 +133,7 @@ def test_a_redis_that_forgot_its_token_gives_nothing_from_before(caches, redis):
     redis.ask("DEL", "model:token")
     other = caches()
     same(other)
-    assert counted(other) == {"run": len(ROWS)}
+    assert row_counts(other) == {"run": len(ROWS)}
     one.shared.keep_up()
     assert one.ask(ROWS, inf, ANYTHING).shared == len(ROWS)
 
@@ -181,7 +181,7 @@ def test_a_redis_that_stands_still_is_left_out_and_taken_back(caches, redis, mon
     assert "is left out" in cache.told[0][1]
     os.kill(redis.process.pid, signal.SIGCONT)
     monkeypatch.setattr(cache.shared.breaker, "try_at", 0.0)
-    until(lambda: retried(cache, monkeypatch), "it is asked again")
+    wait_until(lambda: retried(cache, monkeypatch), "it is asked again")
     assert "is back" in cache.told[-1][1]
     same(cache)
 
@@ -200,7 +200,7 @@ def test_a_redis_that_is_gone_is_left_out_and_taken_back(caches, redis, monkeypa
         same(cache, ROWS[i : i + 1])
     assert len(cache.failures) == FAILURES
     redis.start()
-    until(lambda: retried(cache, monkeypatch), "it is asked again")
+    wait_until(lambda: retried(cache, monkeypatch), "it is asked again")
     same(cache)
 
 
@@ -249,8 +249,8 @@ def test_whatever_it_answers_the_predictions_are_right(caches, garbage):
         thread.join(60)
 
 
-def test_a_clear_that_the_second_level_does_not_hear_is_503_and_clears_this_pod(make, redis):
-    app = make(role="prediction_cache", cache_redis_url=redis.url)
+def test_a_clear_that_the_second_level_does_not_hear_is_503_and_clears_this_pod(make_app, redis):
+    app = make_app(role="prediction_cache", cache_redis_url=redis.url)
     app.post_json("/predict", {"data": [ROW]})
     redis.kill()
     assert "the second level did not answer" in app.delete("/cache", status=503).json["detail"]
@@ -266,34 +266,36 @@ def test_who_has_no_time_for_it_goes_without(caches, redis):
     assert other.ask(ROWS[:1], time.monotonic() + 1800, ANYTHING)[3:5] == (0, 1) and other.failures == []
 
 
-def test_no_request_that_may_wait_for_redis_is_answered_in_the_loop(make, redis):
-    app = make(role="all", cache_redis_url=redis.url).service.app
+def test_no_request_that_may_wait_for_redis_is_answered_in_the_loop(make_app, redis):
+    app = make_app(role="all", cache_redis_url=redis.url).service.app
     for path, on_path in app.table.items():
         for method, route in on_path.items():
             waits = path.startswith("/predict") or path.endswith(("infer", ":predict")) or (path, method) == ("/cache", "DELETE")
             assert (route.inline_bytes == -1) or not waits, path
 
 
-def test_a_password_is_shown_nowhere(make, log):
-    app = make(role="prediction_cache", cache_redis_url="redis://:hidden@127.0.0.1:1/0")
+def test_a_password_is_shown_nowhere(make_app, log):
+    app = make_app(role="prediction_cache", cache_redis_url="redis://:hidden@127.0.0.1:1/0")
     for i in range(FAILURES + 1):
         app.post_json("/predict", {"data": [[i, 1, 1, 1]]})
     assert any("is left out" in line for line in log.kept) and not any("hidden" in line for line in log.kept)
     with pytest.raises(BadSetting) as raised:
-        make(role="prediction_cache", cache_redis_url="redis://:hidden@h:port/0")
+        make_app(role="prediction_cache", cache_redis_url="redis://:hidden@h:port/0")
     assert "hidden" not in str(raised.value)
 
 
 def test_a_live_server_answers_right_while_its_redis_stands_still_and_learns_of_clears(run, redis):
     place = {"IRIS_CACHE_REDIS_URL": redis.url}
     one, other = (run("--role", "prediction_cache", "--workers", "2", **place) for _ in range(2))
-    asked = [request("POST", "/predict", {"data": [row]}) for row in ROWS[:10].astype(float).tolist()]
-    wanted = [ask(one, data).body for data in asked]
-    assert [ask(other, data).body for data in asked] == wanted
-    until(lambda: ask(one, request("DELETE", "/cache")).status == 200, "Redis hears of the clear")
-    until(lambda: json.loads(ask(other, request("GET", "/cache")).body)["entries"] == 0, "all processes of the other hear it")
+    asked = [http_request("POST", "/predict", {"data": [row]}) for row in ROWS[:10].astype(float).tolist()]
+    wanted = [fetch(one, data).body for data in asked]
+    assert [fetch(other, data).body for data in asked] == wanted
+    wait_until(lambda: fetch(one, http_request("DELETE", "/cache")).status == 200, "Redis hears of the clear")
+    wait_until(
+        lambda: json.loads(fetch(other, http_request("GET", "/cache")).body)["entries"] == 0, "all processes of the other hear it"
+    )
     os.kill(redis.process.pid, signal.SIGSTOP)
     for server in (one, other):
-        answers = [ask(server, data) for data in asked]
+        answers = [fetch(server, data) for data in asked]
         assert [(one.status, one.body) for one in answers] == [(200, body) for body in wanted]
     assert np.isfinite([json.loads(body)["prediction"] for body in wanted]).all()

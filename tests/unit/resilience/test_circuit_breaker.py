@@ -4,8 +4,8 @@ import threading
 import time
 
 import pytest
-from applications import KeptLog
-from http_clients import until
+from applications import RecordingLog
+from http_clients import wait_until
 
 from iris_wsgi.errors import StoreDown
 from iris_wsgi.patterns.asynchronous.job import Unknown
@@ -106,7 +106,7 @@ def test_while_one_tries_the_others_are_refused_at_once(guarded):
 
 
 def test_companions_begin_and_end_with_the_process():
-    companions, seen = Companions(KeptLog()), []
+    companions, seen = Companions(RecordingLog()), []
 
     def run():
         while not companions.ending:
@@ -122,7 +122,7 @@ def test_companions_begin_and_end_with_the_process():
 
 
 def test_a_companion_that_does_not_finish_in_time_is_named():
-    companions, goes_on = Companions(KeptLog()), threading.Event()
+    companions, goes_on = Companions(RecordingLog()), threading.Event()
     companions.add("slow one", goes_on.wait)
     companions.start()
     assert companions.end(time.monotonic()) == ["slow one"]
@@ -130,7 +130,7 @@ def test_a_companion_that_does_not_finish_in_time_is_named():
 
 
 def test_a_companion_that_fails_is_logged_and_begins_anew():
-    log, runs = KeptLog(), []
+    log, runs = RecordingLog(), []
     companions = Companions(log)
 
     def run():
@@ -142,16 +142,16 @@ def test_a_companion_that_fails_is_logged_and_begins_anew():
 
     companions.add("one", run)
     companions.start()
-    until(lambda: len(runs) == 2, "it runs again")
+    wait_until(lambda: len(runs) == 2, "it runs again")
     assert "ZeroDivisionError" in log.kept[0] and companions.why_not() is None
     companions.end(time.monotonic() + 60)
 
 
-def test_a_process_whose_companion_has_ended_is_to_be_restarted(make):
-    app = make()
+def test_a_process_whose_companion_has_ended_is_to_be_restarted(make_app):
+    app = make_app()
     assert app.get("/livez").json == {"live": True}
     app.service.companions.all.clear()
     app.service.companions.add("worker", lambda: None)
     app.service.companions.start()
-    until(lambda: app.get("/livez", status="*").status_int == 503, "it is told")
+    wait_until(lambda: app.get("/livez", status="*").status_int == 503, "it is told")
     assert app.get("/livez", status=503).json["detail"] == "The worker of this process has ended."

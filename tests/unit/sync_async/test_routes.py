@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import webtest
 from http_clients import ROW
-from job_requests import hand_in, key, work
+from job_requests import idempotency_key, run_worker, submit_job
 from project import MODEL
 
 from iris_wsgi.errors import BadModel
@@ -23,8 +23,8 @@ FAST = load_model(MODEL / "fast")[0]
 
 
 @pytest.fixture
-def app(make: Callable[..., webtest.TestApp]) -> webtest.TestApp:
-    return make()
+def app(make_app: Callable[..., webtest.TestApp]) -> webtest.TestApp:
+    return make_app()
 
 
 def hybrid(app: webtest.TestApp, rows=SETOSA, status: int = 200, **headers: str) -> webtest.TestResponse:
@@ -67,7 +67,7 @@ def test_the_record_holds_both_answers_and_whether_they_agree(app):
     told = hybrid(app).json
     path = told["final"]["href"]
     assert "agrees" not in app.get(path).json and app.get(path).json["provisional"] == told["provisional"]
-    work(app)
+    run_worker(app)
     record = app.get(path)
     assert record.json["agrees"] is True and record.json["degraded"] is False
     assert record.json["provisional"] == told["provisional"]
@@ -83,7 +83,7 @@ def test_answers_that_differ_are_told_and_counted(app):
     assert differing
     path = hybrid(app, {"data": differing[:1]}).json["final"]["href"]
     hybrid(app)
-    work(app)
+    run_worker(app)
     assert app.get(path).json["agrees"] is False
     text = app.get("/metrics").text.splitlines()
     assert {'hybrid_agreements_total{agrees="false"} 1', 'hybrid_agreements_total{agrees="true"} 1'} <= set(text)
@@ -96,7 +96,7 @@ def test_when_the_fast_model_fails_the_job_is_taken_and_marked(app, fast, do, lo
     answer = hybrid(app, status=202)
     assert answer.json["provisional"] is None and answer.json["degraded"] is True
     assert answer.json["final"]["href"] == answer.headers["Location"] and "X-Model-Digest" not in answer.headers
-    work(app)
+    run_worker(app)
     record = app.get(answer.headers["Location"]).json
     assert (record["status"], record["degraded"], record["provisional"]) == ("succeeded", True, None)
     assert "agrees" not in record and "the fast model failed" in [line.get("message") for line in log.lines()]
@@ -108,51 +108,51 @@ def test_openapi_shows_that_an_answer_may_have_no_provisional_one(app):
     assert [status for status in shown if status < "300"] == ["200", "202"]
 
 
-def test_a_fast_model_that_hangs_has_half_of_the_time_and_the_rest_is_for_the_job(make, fast):
-    app, given = make(deadline_ms=60_000), []
+def test_a_fast_model_that_hangs_has_half_of_the_time_and_the_rest_is_for_the_job(make_app, fast):
+    app, given = make_app(deadline_ms=60_000), []
     fast.do = lambda rows, until: given.append(until - time.monotonic()) or FAST.predict(rows)
     hybrid(app)
     assert 0 < given[0] <= 30
 
 
-def test_when_the_queue_is_full_the_fast_answer_still_goes_out(make):
-    app = make(jobs_queued=1)
-    hand_in(app)
+def test_when_the_queue_is_full_the_fast_answer_still_goes_out(make_app):
+    app = make_app(jobs_queued=1)
+    submit_job(app)
     answer = hybrid(app)
     assert answer.json["final"] == {"status": "unavailable"} and answer.json["provisional"]["label"] == "setosa"
     assert "Location" not in answer.headers and 'hybrid_answers_total{final="unavailable"} 1' in app.get("/metrics").text
 
 
-def test_when_both_fail_it_is_503(make, fast):
-    app = make(jobs_queued=1)
-    hand_in(app)
+def test_when_both_fail_it_is_503(make_app, fast):
+    app = make_app(jobs_queued=1)
+    submit_job(app)
     fast.do = fail
     answer = hybrid(app, status=503)
     assert answer.json["detail"] == ALL_FAILED and answer.headers["Retry-After"] == "1"
 
 
-def test_only_what_the_fast_model_is_not_sure_of_becomes_a_job(make):
-    app = make(escalate_below=0.9)
+def test_only_what_the_fast_model_is_not_sure_of_becomes_a_job(make_app):
+    app = make_app(escalate_below=0.9)
     assert hybrid(app).json["final"] == {"status": "confident"}
     assert hybrid(app, UNSURE).json["final"]["status"] == "queued"
     assert app.get("/jobs").json["jobs"]["queued"] == 1
     assert 'hybrid_answers_total{final="confident"} 1' in app.get("/metrics").text
 
 
-def test_with_a_threshold_of_1_all_become_jobs_and_of_0_none(make):
+def test_with_a_threshold_of_1_all_become_jobs_and_of_0_none(make_app):
     certain = {"data": [[-1e6, 3, -1e6, -1e6]]}
-    app = make(escalate_below=1.0)
+    app = make_app(escalate_below=1.0)
     assert max(hybrid(app, certain).json["provisional"]["probabilities"]) == 1.0
     assert app.get("/jobs").json["jobs"]["queued"] == 1
-    assert hybrid(make(escalate_below=0.0), UNSURE).json["final"] == {"status": "confident"}
+    assert hybrid(make_app(escalate_below=0.0), UNSURE).json["final"] == {"status": "confident"}
 
 
 def test_one_key_is_one_job_with_the_answer_that_was_given_first(app, fast):
-    first = hybrid(app, **key("k")).json
+    first = hybrid(app, **idempotency_key("k")).json
     fast.do = fail
-    again = hybrid(app, **key("k")).json
+    again = hybrid(app, **idempotency_key("k")).json
     assert again == first
-    assert "Idempotency-Key" in hybrid(app, UNSURE, status=422, **key("k")).json["detail"]
+    assert "Idempotency-Key" in hybrid(app, UNSURE, status=422, **idempotency_key("k")).json["detail"]
 
 
 def test_more_rows_than_one_are_told_where_to_go(app):
@@ -160,17 +160,17 @@ def test_more_rows_than_one_are_told_where_to_go(app):
     assert "POST /jobs" in told["errors"][0]["detail"]
 
 
-def test_a_fast_model_of_other_classes_stops_the_role_and_is_left_out_of_all(make, slow_model, log):
+def test_a_fast_model_of_other_classes_stops_the_role_and_is_left_out_of_all(make_app, slow_model, log):
     with pytest.raises(BadModel, match="a, b, c; the full model takes 4 for setosa"):
-        make(role="sync_async", fast_model_dir=str(slow_model))
-    app = make(fast_model_dir=str(slow_model))
+        make_app(role="sync_async", fast_model_dir=str(slow_model))
+    app = make_app(fast_model_dir=str(slow_model))
     app.post_json("/predict/hybrid", SETOSA, status=404)
     assert app.post_json("/predict/label", SETOSA).json == {"prediction": "setosa"}
     assert "POST /predict/hybrid is not served" in log.lines()[0]["message"]
 
 
-def test_a_model_of_ones_own_without_a_fast_one_is_served_all_the_same(make, model_copy: Path):
+def test_a_model_of_ones_own_without_a_fast_one_is_served_all_the_same(make_app, model_copy: Path):
     shutil.rmtree(model_copy / "fast")
-    assert make(model_dir=str(model_copy)).post_json("/predict/label", SETOSA).json == {"prediction": "setosa"}
+    assert make_app(model_dir=str(model_copy)).post_json("/predict/label", SETOSA).json == {"prediction": "setosa"}
     with pytest.raises(BadModel, match="fast"):
-        make(role="sync_async", model_dir=str(model_copy))
+        make_app(role="sync_async", model_dir=str(model_copy))

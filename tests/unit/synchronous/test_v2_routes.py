@@ -9,30 +9,30 @@ import zlib
 
 import numpy as np
 import pytest
-from applications import KeptLog, wsgi_call
+from applications import RecordingLog, call_wsgi
 from http_clients import CI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from iris_data import training_rows
-from metrics_text import value
+from metrics_text import sample_value
 from project import MODEL
 from v2_vectors import (
     HEAD,
     IRIS,
     MALFORMED,
     MALFORMED_WORDS,
-    MARK,
-    MOST,
+    MARKER,
+    MAX_ROWS,
     ROW,
     ROW_BYTES,
     WORDS,
-    Sent,
-    binary,
-    claim,
+    InferRequest,
+    binary_input,
     document,
-    plain,
-    sent,
+    infer,
+    inline,
     sized,
+    with_tail,
 )
 
 from iris_wsgi.cli.main import main
@@ -70,7 +70,7 @@ class Unseen:
 
 def post(app, path: str, body: bytes, header: str | None = None, **environ) -> tuple[int, dict[str, str], bytes]:
     told = {} if header is None else {"HTTP_INFERENCE_HEADER_CONTENT_LENGTH": header}
-    return wsgi_call(app, "POST", path, body, CONTENT_TYPE="", **told, **environ)
+    return call_wsgi(app, "POST", path, body, CONTENT_TYPE="", **told, **environ)
 
 
 def outputs_of(headers: dict[str, str], content: bytes) -> dict[str, np.ndarray]:
@@ -97,10 +97,10 @@ def app(service) -> App:
 
 def test_the_model_is_told_as_its_graph_names_it(app, service):
     tensors = {"features": ("FP32", [-1, 4]), "label": ("INT64", [-1]), "probabilities": ("FP32", [-1, 3])}
-    told = json.loads(wsgi_call(app, "GET", "/v2/models/iris_svc")[2])
+    told = json.loads(call_wsgi(app, "GET", "/v2/models/iris_svc")[2])
     assert (told["name"], told["versions"], told["platform"]) == ("iris_svc", ["1"], "onnx_onnxv1")
     assert {one["name"]: (one["datatype"], one["shape"]) for one in told["inputs"] + told["outputs"]} == tensors
-    config = json.loads(wsgi_call(app, "GET", "/v2/models/iris_svc/versions/1/config")[2])
+    config = json.loads(call_wsgi(app, "GET", "/v2/models/iris_svc/versions/1/config")[2])
     assert config == {
         "name": "iris_svc",
         "platform": "onnxruntime_onnx",
@@ -116,21 +116,21 @@ def test_the_model_is_told_as_its_graph_names_it(app, service):
 
 
 def test_every_extension_that_is_told_of_exists(app):
-    told = json.loads(wsgi_call(app, "GET", "/v2")[2])
+    told = json.loads(call_wsgi(app, "GET", "/v2")[2])
     assert told["extensions"] == ["binary_tensor_data", "classification", "model_configuration", "statistics"]
-    assert json.loads(wsgi_call(app, "GET", "/v2/")[2]) == told
-    assert json.loads(wsgi_call(app, "GET", "/v2/models")[2]) == {"models": ["iris_svc", "iris_svc_pred"]}
+    assert json.loads(call_wsgi(app, "GET", "/v2/")[2]) == told
+    assert json.loads(call_wsgi(app, "GET", "/v2/models")[2]) == {"models": ["iris_svc", "iris_svc_pred"]}
 
 
-def test_a_second_half_of_the_name_of_the_whole_is_not_served_and_none_is_no_fault(make, log, model_copy):
+def test_a_second_half_of_the_name_of_the_whole_is_not_served_and_none_is_no_fault(make_app, log, model_copy):
     half = model_copy / "pred"
     shutil.rmtree(half)
     half.mkdir()
     for name in ("golden.json", "label.json", "training.csv", "iris_svc.onnx"):
         shutil.copy(model_copy / name, half)
     for why in ("holds a model of the name iris_svc, as the whole one has it", "pred/golden.json cannot be read"):
-        app = make(model_dir=str(model_copy)).service.app
-        assert json.loads(wsgi_call(app, "GET", "/v2/models")[2]) == {"models": ["iris_svc"]}
+        app = make_app(model_dir=str(model_copy)).service.app
+        assert json.loads(call_wsgi(app, "GET", "/v2/models")[2]) == {"models": ["iris_svc"]}
         (told,) = [line for line in log.lines() if "the other half of role prep is not served" in line.get("message", "")]
         assert told["level"] == "warning" and why in told["message"]
         log.kept.clear()
@@ -150,9 +150,9 @@ def test_the_index_takes_any_body_or_none(app, body):
                                   "/v1/models/{}"])  # fmt: skip
 def test_a_model_or_version_that_is_not_served_is_404_with_what_is(app, path):
     for name, told in (("nope", "iris_svc"), ("iris_svc/versions/2", "version 1"), ("iris_svc/versions/1.0.0", "version 1")):
-        status, _, content = wsgi_call(app, "GET", path.format(name))
+        status, _, content = call_wsgi(app, "GET", path.format(name))
         assert (status, told in json.loads(content)["error"]) == (404, True)
-    assert wsgi_call(app, "GET", path.format("iris_svc/versions/1"))[0] == 200
+    assert call_wsgi(app, "GET", path.format("iris_svc/versions/1"))[0] == 200
 
 
 def test_no_prediction_of_a_model_that_is_not_served_is_tried(app):
@@ -169,14 +169,14 @@ def test_the_protocols_version_is_the_first_number_of_the_models(told, version):
 
 
 FORMS = {
-    "JSON": lambda rows: sent(plain(shape=list(rows.shape), data=rows.ravel().tolist())),
-    "nested JSON": lambda rows: sent(plain(shape=list(rows.shape), data=rows.tolist())),
-    "JSON, binary out": lambda rows: sent(plain(shape=list(rows.shape), data=rows.tolist()), **BINARY_OUT),
-    "binary": lambda rows: binary(claim(shape=list(rows.shape), parameters=sized(rows.nbytes)), rows.tobytes()),
-    "binary, binary out": lambda rows: binary(
-        document(claim(shape=list(rows.shape), parameters=sized(rows.nbytes)), **BINARY_OUT), rows.tobytes()
+    "JSON": lambda rows: infer(inline(shape=list(rows.shape), data=rows.ravel().tolist())),
+    "nested JSON": lambda rows: infer(inline(shape=list(rows.shape), data=rows.tolist())),
+    "JSON, binary out": lambda rows: infer(inline(shape=list(rows.shape), data=rows.tolist()), **BINARY_OUT),
+    "binary": lambda rows: with_tail(binary_input(shape=list(rows.shape), parameters=sized(rows.nbytes)), rows.tobytes()),
+    "binary, binary out": lambda rows: with_tail(
+        document(binary_input(shape=list(rows.shape), parameters=sized(rows.nbytes)), **BINARY_OUT), rows.tobytes()
     ),
-    "raw": lambda rows: Sent(rows.tobytes(), "0"),
+    "raw": lambda rows: InferRequest(rows.tobytes(), "0"),
 }
 ROWS = {
     "training": np.array(training_rows(), np.float32),
@@ -188,7 +188,7 @@ ROWS = {
 @pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS.keys())
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 def test_every_form_agrees_bit_for_bit_with_the_web_single_routes(app, service, rows, form):
-    batch = json.loads(wsgi_call(app, "POST", "/predict/batch", json.dumps({"data": rows.tolist()}).encode())[2])
+    batch = json.loads(call_wsgi(app, "POST", "/predict/batch", json.dumps({"data": rows.tolist()}).encode())[2])
     given = form(rows)
     status, headers, content = post(app, INFER, given.body, given.header)
     assert (status, headers["X-Model-Digest"]) == (200, service.model.digest)
@@ -199,17 +199,17 @@ def test_every_form_agrees_bit_for_bit_with_the_web_single_routes(app, service, 
 
 def test_v1_gives_the_probabilities_of_predict_batch(app, service):
     rows = ROWS["training"].tolist()
-    batch = json.loads(wsgi_call(app, "POST", "/predict/batch", json.dumps({"data": rows}).encode())[2])
+    batch = json.loads(call_wsgi(app, "POST", "/predict/batch", json.dumps({"data": rows}).encode())[2])
     status, headers, content = post(app, PREDICT, json.dumps({"instances": rows}).encode())
     assert (status, headers["X-Model-Digest"]) == (200, service.model.digest)
     assert json.loads(content) == {"predictions": batch["probabilities"]}
-    assert json.loads(wsgi_call(app, "GET", "/v1/models")[2]) == {"models": ["iris_svc", "iris_svc_pred"]}
+    assert json.loads(call_wsgi(app, "GET", "/v1/models")[2]) == {"models": ["iris_svc", "iris_svc_pred"]}
 
 
 def test_classes_are_written_as_triton_does_with_all_digits(app):
     outputs = [{"name": "probabilities", "parameters": {"classification": 2}}]
-    _, headers, content = post(app, INFER, document(plain(), outputs=outputs))
-    (row,) = json.loads(wsgi_call(app, "POST", "/predict/batch", json.dumps({"data": [ROW]}).encode())[2])["probabilities"]
+    _, headers, content = post(app, INFER, document(inline(), outputs=outputs))
+    (row,) = json.loads(call_wsgi(app, "POST", "/predict/batch", json.dumps({"data": [ROW]}).encode())[2])["probabilities"]
     wanted = [f"{row[0]!r}:0:setosa", f"{row[1]!r}:1:versicolor"]
     assert outputs_of(headers, content)["probabilities"].tolist() == [wanted]
 
@@ -245,7 +245,7 @@ LIGHT = Pace(1e-5, 1e-6)
 @pytest.fixture(scope="module")
 def vectors_app() -> App:
     """The limit of rows and the models that the vectors are made for: the real one, and one of two inputs."""
-    service = build(Settings(model_dir=str(MODEL), role="synchronous", max_rows=MOST), KeptLog())
+    service = build(Settings(model_dir=str(MODEL), role="synchronous", max_rows=MAX_ROWS), RecordingLog())
     registry = Registry()
     tally = Tally(Tallies(registry, ["words"]), "words")
     registry.join()
@@ -254,7 +254,7 @@ def vectors_app() -> App:
         raise AssertionError("the model was run")
 
     words = Servable(WORDS, never, "half", "sha256:0", tally)
-    table = v2_routes.routes({"words": words}, lambda: None, MOST, LIGHT)
+    table = v2_routes.routes({"words": words}, lambda: None, MAX_ROWS, LIGHT)
     return service.app, App(table, Unseen(), 1 << 20)
 
 
@@ -273,14 +273,14 @@ def refused(answer: tuple[int, dict[str, str], bytes], word: str) -> None:
     assert (status, headers["Content-Type"]) == (400, "application/json")
     assert "X-Model-Digest" not in headers
     ((name, told),) = json.loads(content).items()
-    assert name == "error" and word in told and MARK not in told
+    assert name == "error" and word in told and MARKER not in told
 
 
-def test_an_answer_of_the_model_that_is_no_number_is_500_and_logged(make, log):
-    app = make(role="synchronous")
+def test_an_answer_of_the_model_that_is_no_number_is_500_and_logged(make_app, log):
+    app = make_app(role="synchronous")
     run = app.service.model.run
     app.service.model.run = lambda *given: [run(*given)[0] * np.nan]
-    for path, body in ((INFER, document(plain())), (PREDICT, json.dumps({"instances": [ROW]}).encode())):
+    for path, body in ((INFER, document(inline())), (PREDICT, json.dumps({"instances": [ROW]}).encode())):
         status, _, content = post(app.service.app, path, body, HTTP_X_REQUEST_ID="nan")
         assert (status, "not a finite number" in json.loads(content)["error"]) == (500, True)
     assert sum(line["level"] == "error" and line["request_id"] == "nan" for line in log.lines()) == 2
@@ -289,12 +289,12 @@ def test_an_answer_of_the_model_that_is_no_number_is_500_and_logged(make, log):
 
 
 def statistics(app, path: str = "/v2/models/iris_svc/stats") -> dict:
-    (told,) = json.loads(wsgi_call(app, "GET", path)[2])["model_stats"]
+    (told,) = json.loads(call_wsgi(app, "GET", path)[2])["model_stats"]
     return told
 
 
-def test_statistics_count_requests_rows_runs_and_times(make):
-    app = make(role="synchronous").service.app
+def test_statistics_count_requests_rows_runs_and_times(make_app):
+    app = make_app(role="synchronous").service.app
     told = statistics(app)
     stages = ["success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss"]
     assert (told["name"], told["version"], told["inference_count"], told["execution_count"]) == ("iris_svc", "1", 0, 0)
@@ -310,15 +310,15 @@ def test_statistics_count_requests_rows_runs_and_times(make):
     parts = sum(of[stage]["ns"] for stage in stages if stage.startswith("compute_"))
     assert 0 < parts <= of["success"]["ns"] < 10**9 and of["fail"]["ns"] > 0
     assert all(type(one) is int for stage in of.values() for one in stage.values())
-    text = wsgi_call(app, "GET", "/metrics")[2].decode()
-    assert value(text, "inference_rows_total", model="iris_svc") == 151
-    assert value(text, "inference_stages_total", model="iris_svc", stage="success") == 2
-    assert value(text, "inference_stage_seconds_total", model="iris_svc", stage="success") == of["success"]["ns"] / 1e9
+    text = call_wsgi(app, "GET", "/metrics")[2].decode()
+    assert sample_value(text, "inference_rows_total", model="iris_svc") == 151
+    assert sample_value(text, "inference_stages_total", model="iris_svc", stage="success") == 2
+    assert sample_value(text, "inference_stage_seconds_total", model="iris_svc", stage="success") == of["success"]["ns"] / 1e9
 
 
 def test_statistics_are_those_of_all_processes(tmp_path):
     board, settings = Board(2), Settings(model_dir=str(MODEL), state_dir=str(tmp_path))
-    apps = [build(settings, KeptLog(), Registry(board, slot)).app for slot in (0, 1)]
+    apps = [build(settings, RecordingLog(), Registry(board, slot)).app for slot in (0, 1)]
     for app, count in zip(apps, (3, 4), strict=True):
         for _ in range(count):
             assert post(app, INFER, ROW_BYTES, "0")[0] == 200
@@ -351,10 +351,10 @@ def test_several_models_are_served_under_their_own_names():
     }
     app = App(v2_routes.routes(models, lambda: None, 10, LIGHT), Unseen(), 1000)
     for i, (name, path) in enumerate((("a", "a"), ("\u00e9", "\u00c3\u00a9"))):
-        _, headers, content = post(app, f"/v2/models/{path}/infer", document(plain(), parameters={"timeout": 5_000_000}))
+        _, headers, content = post(app, f"/v2/models/{path}/infer", document(inline(), parameters={"timeout": 5_000_000}))
         assert (headers["X-Model-Digest"], json.loads(content)["model_name"]) == (f"sha256:{i}", name)
         assert outputs_of(headers, content)["probabilities"].tolist() == [[i, 0, 1]]
-    told = json.loads(wsgi_call(app, "GET", "/v2/models/stats")[2])["model_stats"]
+    told = json.loads(call_wsgi(app, "GET", "/v2/models/stats")[2])["model_stats"]
     assert [(one["name"], one["execution_count"]) for one in told] == [("a", 1), ("\u00e9", 1)]
 
 
@@ -386,13 +386,13 @@ def svms(tmp_path_factory) -> dict[str, tuple]:
 @pytest.mark.parametrize("datatype", ["INT64", "BYTES"])
 def test_a_support_vector_machine_with_a_zipmap_is_served(svms, datatype):
     folder, svm = svms[datatype]
-    app = build(Settings(model_dir=str(folder), role="synchronous"), KeptLog()).app
-    told = json.loads(wsgi_call(app, "GET", "/v2/models/svm")[2])
+    app = build(Settings(model_dir=str(folder), role="synchronous"), RecordingLog()).app
+    told = json.loads(call_wsgi(app, "GET", "/v2/models/svm")[2])
     assert [(one["name"], one["datatype"], one["shape"]) for one in told["inputs"]] == [("X", "FP32", [-1, 4])]
     outputs = [("output_label", datatype, [-1]), ("output_probability", "FP32", [-1, 3])]
     assert [(one["name"], one["datatype"], one["shape"]) for one in told["outputs"]] == outputs
     rows = ROWS["training"]
-    tensor = plain(name="X", shape=list(rows.shape), data=rows.ravel().tolist())
+    tensor = inline(name="X", shape=list(rows.shape), data=rows.ravel().tolist())
     _, headers, content = post(app, "/v2/models/svm/infer", document(tensor))
     found = outputs_of(headers, content)
     assert np.allclose(found["output_probability"], svm.predict_proba(rows), atol=1e-5)
@@ -402,7 +402,7 @@ def test_a_support_vector_machine_with_a_zipmap_is_served(svms, datatype):
 
 # No bytes get a 5xx. The codec's own tests try far more of them; here the application is around it.
 relaxed = settings(max_examples=2000 if CI else 300, deadline=None, suppress_health_check=list(HealthCheck))
-bodies = st.binary(max_size=200) | st.just(HEAD + ROW_BYTES) | st.just(document(plain()))
+bodies = st.binary(max_size=200) | st.just(HEAD + ROW_BYTES) | st.just(document(inline()))
 
 
 @relaxed

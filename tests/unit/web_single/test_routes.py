@@ -5,11 +5,11 @@ import re
 
 import numpy as np
 import pytest
-from iris_data import POINTS, training_rows
+from iris_data import LABELED_ROWS, training_rows
 from project import MODEL
 
 
-@pytest.mark.parametrize(("label", "row"), POINTS.items())
+@pytest.mark.parametrize(("label", "row"), LABELED_ROWS.items())
 def test_the_three_fixed_points_have_their_labels_on_every_route(app, label, row):
     body = {"data": [row]}
     assert app.post_json("/predict/label", body).json == {"prediction": label}
@@ -81,8 +81,8 @@ def test_the_150_rows_over_http_equal_the_session_bit_for_bit(call, service):
     assert np.array(answer["probabilities"], np.float32).tobytes() == direct.tobytes()
 
 
-def test_an_answer_of_the_model_that_is_no_number_is_500_and_logged(make, log):
-    app = make()
+def test_an_answer_of_the_model_that_is_no_number_is_500_and_logged(make_app, log):
+    app = make_app()
     table = app.service.app.table
     run = app.service.model.run
     app.service.model.run = lambda *given: [run(*given)[0] * np.nan]

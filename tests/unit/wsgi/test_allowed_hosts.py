@@ -1,7 +1,7 @@
 """Allowed hosts: no page of another site reads an answer by DNS rebinding, and probes are answered."""
 
 import pytest
-from http_clients import ROW, Wire, request
+from http_clients import ROW, RawConnection, http_request
 from server_process import start_server
 
 from iris_wsgi.cli.main import main
@@ -77,11 +77,11 @@ def server():
 
 
 def to(host: str, method: str, path: str, document=None, *fields: str) -> bytes:
-    return request(method, path, document, *fields).replace(b"Host: localhost", b"Host: " + host.encode())
+    return http_request(method, path, document, *fields).replace(b"Host: localhost", b"Host: " + host.encode())
 
 
 def test_a_foreign_host_gets_421_on_every_route_and_changes_nothing(server):
-    with Wire(server) as wire:
+    with RawConnection(server) as wire:
         before = wire.ask(to("localhost", "GET", "/items/0000")).body
         asked = [
             ("GET", path) for path in ("/", "/livez", "/readyz", "/health", "/metrics", "/openapi.json", "/docs", "/nowhere")
@@ -102,19 +102,19 @@ def test_a_foreign_host_gets_421_on_every_route_and_changes_nothing(server):
 
 
 def test_the_authority_of_an_absolute_target_is_the_host_that_counts(server):
-    with Wire(server) as wire:
+    with RawConnection(server) as wire:
         assert wire.ask(b"GET http://evil.example/livez HTTP/1.1\r\nHost: localhost\r\n\r\n").status == 421
         assert wire.ask(b"GET http://localhost/livez HTTP/1.1\r\nHost: evil.example\r\n\r\n").status == 200
 
 
 def test_a_request_without_a_host_is_answered_as_no_browser_sends_one(server):
     for sent in (b"GET /livez HTTP/1.0\r\n\r\n", b"GET /livez HTTP/1.1\r\nHost:\r\n\r\n"):
-        with Wire(server) as wire:
+        with RawConnection(server) as wire:
             assert wire.ask(sent).status == 200
 
 
 def test_a_body_for_a_foreign_host_is_neither_asked_nor_waited_for(server):
-    with Wire(server) as wire:
+    with RawConnection(server) as wire:
         fields = ("Content-Type: application/json", "Content-Length: 99999", "Expect: 100-continue")
         answer = wire.ask(to("evil.example", "POST", "/predict/batch", None, *fields))
         assert (answer.status, answer.closes) == (421, True)
@@ -123,7 +123,7 @@ def test_a_body_for_a_foreign_host_is_neither_asked_nor_waited_for(server):
 def test_a_token_is_not_looked_at_for_a_foreign_host(run, tmp_path):
     (tmp_path / "tokens").write_text("a-token-of-this-test\n")
     server = run("--token-file", str(tmp_path / "tokens"))
-    with Wire(server) as wire:
+    with RawConnection(server) as wire:
         token = "Authorization: Bearer a-token-of-this-test"
         assert wire.ask(to("evil.example", "GET", "/label")).status == 421
         assert wire.ask(to("evil.example", "GET", "/label", None, token)).status == 421
@@ -134,7 +134,7 @@ def test_a_token_is_not_looked_at_for_a_foreign_host(run, tmp_path):
 
 def test_a_server_for_the_cluster_answers_probes_by_address_and_members_by_name(run):
     server = run("--host", "0.0.0.0", "--role", "member", "--member", "setosa")
-    with Wire(server) as wire:
+    with RawConnection(server) as wire:
         for host in ("10.1.2.3:8000", "member-setosa:8000", "localhost"):
             assert wire.ask(to(host, "GET", "/readyz")).status == 200
 

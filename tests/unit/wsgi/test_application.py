@@ -14,9 +14,9 @@ from wsgiref.validate import validator
 
 import pytest
 import webtest
-from applications import Silent, route
-from http_clients import ROW, Answer, Wire, request, until
-from optional_programs import need
+from applications import RecordingObserver, make_route
+from http_clients import ROW, HttpResponse, RawConnection, http_request, wait_until
+from optional_programs import require_program
 from project import MODEL, ROOT
 from server_process import free_ports
 
@@ -26,9 +26,9 @@ from iris_wsgi.wsgi.application import App, Request, Response
 
 
 def test_two_routes_for_one_method_and_path_are_refused_at_construction():
-    same = [route(lambda _: Response(b"1")), route(lambda _: Response(b"2"))]
+    same = [make_route(lambda _: Response(b"1")), make_route(lambda _: Response(b"2"))]
     with pytest.raises(ValueError, match="two routes answer GET /x"):
-        App(same, Silent(), 100)
+        App(same, RecordingObserver(), 100)
 
 
 @pytest.mark.parametrize("error", [ValueError("secret"), RecursionError("secret"), MemoryError("secret"), KeyError("secret")])
@@ -36,8 +36,8 @@ def test_an_unexpected_exception_is_500_told_to_the_log_and_nothing_of_it_to_the
     def handler(request: Request) -> Response:
         raise error
 
-    observer = Silent()
-    answer = webtest.TestApp(App([route(handler)], observer, 100)).get("/x", status=500, headers={"X-Request-ID": "it"})
+    observer = RecordingObserver()
+    answer = webtest.TestApp(App([make_route(handler)], observer, 100)).get("/x", status=500, headers={"X-Request-ID": "it"})
     assert observer.failures == ["it"]
     assert "secret" not in answer.text and "Traceback" not in answer.text
     assert answer.json["request_id"] == "it"
@@ -47,8 +47,8 @@ def test_a_500_that_was_raised_as_such_is_logged_too():
     def handler(request: Request) -> Response:
         raise Problem("The model failed.")
 
-    observer = Silent()
-    answer = webtest.TestApp(App([route(handler)], observer, 100)).get("/x", status=500)
+    observer = RecordingObserver()
+    answer = webtest.TestApp(App([make_route(handler)], observer, 100)).get("/x", status=500)
     assert answer.json["detail"] == "The model failed."
     assert len(observer.failures) == 1
 
@@ -58,7 +58,7 @@ def test_a_get_route_ignores_a_body_and_never_reads_it():
         def read(self, *_):
             raise AssertionError("the body was read")
 
-    app = App([route(lambda request: Response(request.body or b"none"))], Silent(), 100)
+    app = App([make_route(lambda request: Response(request.body or b"none"))], RecordingObserver(), 100)
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/x", "CONTENT_LENGTH": "5", "wsgi.input": Untouched()}
     assert app(environ, lambda *_: None) == [b"none"]
 
@@ -133,9 +133,9 @@ class Another(NamedTuple):
     port: int
     log: Path
 
-    def ask(self, *words: object) -> Answer:
-        with Wire(self) as wire:
-            return wire.ask(request(*words))
+    def ask(self, *words: object) -> HttpResponse:
+        with RawConnection(self) as wire:
+            return wire.ask(http_request(*words))
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def under(tmp_path) -> Iterator[Callable[..., Another]]:
     started: list[Another] = []
 
     def start(command: tuple[str, ...], **environ: str) -> Another:
-        if need(command[0]).endswith("uwsgi") and not Path(f"/usr/lib/uwsgi/plugins/{PLUGIN}_plugin.so").exists():
+        if require_program(command[0]).endswith("uwsgi") and not Path(f"/usr/lib/uwsgi/plugins/{PLUGIN}_plugin.so").exists():
             pytest.skip(f"uWSGI has no plugin for {PLUGIN}")
         (port,) = free_ports(1)
         environment = {**os.environ, "IRIS_STATE_DIR": str(tmp_path / "state"), **environ}
@@ -163,7 +163,7 @@ def under(tmp_path) -> Iterator[Callable[..., Another]]:
 def answers(server: Another) -> bool:
     assert server.process.poll() is None, server.log.read_text()
     try:
-        Wire(server).socket.close()
+        RawConnection(server).socket.close()
     except ConnectionError:
         return False
     return True
@@ -173,7 +173,7 @@ def answers(server: Another) -> bool:
 @pytest.mark.parametrize("name", SERVERS)
 def test_under_other_servers_the_environment_counts(under, name):
     server = under(SERVERS[name], IRIS_ROLE="web_single", IRIS_MAX_ROWS="2", IRIS_PORT="9", IRIS_IRIS_PORT="tcp://10.0.0.7:80")
-    until(lambda: answers(server), "it listens")
+    wait_until(lambda: answers(server), "it listens")
     assert server.ask("POST", "/predict/batch", {"data": [ROW] * 2}).status == 200
     assert server.ask("POST", "/predict/batch", {"data": [ROW] * 3}).status == 422
     assert server.ask("GET", "/v2").status == server.ask("GET", "/jobs").status == 404
@@ -186,9 +186,9 @@ def test_under_other_servers_the_environment_counts(under, name):
 @pytest.mark.parametrize("name", SERVERS)
 def test_under_other_servers_role_all_works_on_jobs(under, name):
     server = under(SERVERS[name])
-    until(lambda: answers(server), "it listens")
+    wait_until(lambda: answers(server), "it listens")
     href = server.ask("POST", "/jobs", {"data": [ROW]}).json()["href"]
-    until(lambda: server.ask("GET", href).json()["status"] == "succeeded", "the job is done")
+    wait_until(lambda: server.ask("GET", href).json()["status"] == "succeeded", "the job is done")
     assert server.ask("GET", "/livez").status == 200
 
 
@@ -233,13 +233,13 @@ def test_an_application_that_was_loaded_before_a_fork_answers_503_where_it_misse
     command = tuple(word for word in SERVERS[name] if word != "--lazy-apps")
     command = (*command, "--preload") if name == "gunicorn" else command
     server = under(command)
-    until(lambda: answers(server), "it listens")
+    wait_until(lambda: answers(server), "it listens")
     for words in (("GET", "/livez"), ("POST", "/jobs", {"data": [ROW]})):
         answer = server.ask(*words)
         assert answer.status == 503 and "forked after its application was loaded" in answer.json()["detail"]
     threads = tasks(server)
     server = under(command, IRIS_ROLE="web_single")
-    until(lambda: answers(server), "it listens")
+    wait_until(lambda: answers(server), "it listens")
     assert server.ask("POST", "/predict/label", {"data": [ROW]}).json() == {"prediction": "setosa"}
     # uWSGI forks without telling Python: what a thread has locked then stays locked.
     assert name == "gunicorn" or threads == tasks(server)
@@ -250,7 +250,7 @@ def test_a_process_of_uwsgi_without_a_master_has_its_threads(under, tmp_path):
     (tmp_path / "uwsgi.ini").write_text("[uwsgi]\nmaster = false\n")
     options = (word for word in SERVERS["uwsgi"] if word not in ("--master", "--lazy-apps"))
     server = under((*options, "--ini", str(tmp_path / "uwsgi.ini")))
-    until(lambda: answers(server), "it listens")
+    wait_until(lambda: answers(server), "it listens")
     job = server.ask("POST", "/jobs", {"data": [ROW]})
     assert job.status == 202
-    until(lambda: server.ask("GET", job.fields["location"]).json()["status"] == "succeeded", "a thread works on the job")
+    wait_until(lambda: server.ask("GET", job.fields["location"]).json()["status"] == "succeeded", "a thread works on the job")

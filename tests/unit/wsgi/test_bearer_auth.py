@@ -7,11 +7,11 @@ import sys
 from functools import partial
 
 import pytest
-from applications import KeptLog, wsgi_call
-from http_clients import LABEL, LIVEZ, METRICS, ROW, Wire, ask, log_to, metric, request, until
-from optional_programs import need
+from applications import RecordingLog, call_wsgi
+from http_clients import LABEL_REQUEST, LIVEZ, METRICS, ROW, RawConnection, fetch, http_request, metric_sum, stderr_to, wait_until
+from optional_programs import require_program
 from project import MODEL
-from worker_processes import both, told
+from worker_processes import events_containing, wait_for_two_workers
 
 from iris_wsgi.cli.main import main
 from iris_wsgi.settings import BadSetting, Settings
@@ -23,11 +23,11 @@ BODY = {"data": [ROW]}
 
 
 def bearing(token: str, method: str = "POST", path: str = "/predict/label", document=BODY) -> bytes:
-    return request(method, path, document, f"Authorization: Bearer {token}")
+    return http_request(method, path, document, f"Authorization: Bearer {token}")
 
 
 def status(server, token: str) -> int:
-    return ask(server, bearing(token)).status
+    return fetch(server, bearing(token)).status
 
 
 class Mount:
@@ -137,10 +137,10 @@ def test_each_line_is_a_token_that_counts_and_the_first_is_sent(tmp_path, conten
         (f"{OLD}\n" * (MOST_BYTES // len(OLD)), "more than"),
     ],
 )
-def test_a_file_that_holds_anything_else_stops_the_start_and_shows_none_of_it(tmp_path, make, content, why):
+def test_a_file_that_holds_anything_else_stops_the_start_and_shows_none_of_it(tmp_path, make_app, content, why):
     (tmp_path / "tokens").write_text(content)
     with pytest.raises(BadSetting, match=why) as caught:
-        make(role="web_single", token_file=str(tmp_path / "tokens"))
+        make_app(role="web_single", token_file=str(tmp_path / "tokens"))
     assert "IRIS_TOKEN_FILE" in str(caught.value) and "\n" not in str(caught.value)
     assert "ecret" not in str(caught.value) and OLD not in str(caught.value)
 
@@ -167,8 +167,8 @@ def test_a_server_without_its_tokens_does_not_start_and_says_why_in_one_line(tmp
     assert "IRIS_TOKEN_FILE names no file" in ended.stderr and ended.stderr.count("\n") == 1
 
 
-def test_without_the_setting_nobody_is_asked_for_a_token(make):
-    app = make(role="web_single")
+def test_without_the_setting_nobody_is_asked_for_a_token(make_app):
+    app = make_app(role="web_single")
     assert type(app.service.app) is App
     assert "securitySchemes" not in app.get("/openapi.json").json["components"]
 
@@ -207,31 +207,31 @@ def test_what_becomes_of_the_file_never_opens_the_door_and_is_told_once(tokens, 
 @pytest.mark.long
 def test_two_workers_take_other_tokens_while_they_serve(run, mount, tmp_path):
     log = tmp_path / "log"
-    server = run("--workers", "2", "--token-file", mount.file, under=log_to(log))
-    both(server)
-    with Wire(server) as kept:
+    server = run("--workers", "2", "--token-file", mount.file, under=stderr_to(log))
+    wait_for_two_workers(server)
+    with RawConnection(server) as kept:
         assert kept.ask(bearing(OLD)).json() == {"prediction": "setosa"}
         assert kept.ask(bearing(NEW)).status == 401
         mount.put(OLD, NEW)
-        until(lambda: len(told(log, "has changed")) == 2, "both have read it")
+        wait_until(lambda: len(events_containing(log, "has changed")) == 2, "both have read it")
         assert kept.ask(bearing(NEW)).status == kept.ask(bearing(OLD)).status == 200
         mount.put(NEW)
-        until(lambda: len(told(log, "has changed")) == 4, "both have read it")
+        wait_until(lambda: len(events_containing(log, "has changed")) == 4, "both have read it")
         assert (kept.ask(bearing(OLD)).status, kept.ask(bearing(NEW)).status) == (401, 200)
     assert {status(server, OLD) for _ in range(20)} == {401}
     (tmp_path / "secret/..3/tokens").write_text("")
-    until(lambda: len(told(log, "goes on counting")) == 2, "both have seen that it is empty")
+    wait_until(lambda: len(events_containing(log, "goes on counting")) == 2, "both have seen that it is empty")
     assert {status(server, NEW) for _ in range(20)} == {200}
-    assert ask(server, LABEL).status == 401
-    figures = ask(server, METRICS).body.decode()
-    assert metric(figures, "http_requests_total", status="401") >= 22
+    assert fetch(server, LABEL_REQUEST).status == 401
+    figures = fetch(server, METRICS).body.decode()
+    assert metric_sum(figures, "http_requests_total", status="401") >= 22
     server.stop()
     for secret in (OLD, NEW):
         assert secret not in log.read_text() and secret not in figures
 
 
-def test_who_has_no_token_gets_no_thread(make, mount):
-    app = make(role="web_single", token_file=mount.file).service.app
+def test_who_has_no_token_gets_no_thread(make_app, mount):
+    app = make_app(role="web_single", token_file=mount.file).service.app
     large = ("POST", "/predict/batch", 10**6)
     assert app.inline(*large[:2], {}, large[2])
     assert not app.inline(*large[:2], {"HTTP_AUTHORIZATION": f"Bearer {OLD}"}, large[2])
@@ -254,9 +254,9 @@ def guarded(tmp_path_factory):
 
 
 def test_a_refusal_of_a_whole_request_leaves_the_connection_as_it_is(guarded):
-    many = request("POST", "/predict/batch", {"data": [ROW] * 200})
-    with Wire(guarded) as wire:
-        wire.send(LABEL + bearing(OLD) + bearing(NEW) + LIVEZ + many + bearing(OLD))
+    many = http_request("POST", "/predict/batch", {"data": [ROW] * 200})
+    with RawConnection(guarded) as wire:
+        wire.send(LABEL_REQUEST + bearing(OLD) + bearing(NEW) + LIVEZ + many + bearing(OLD))
         answers = [wire.answer() for _ in range(6)]
     assert [one.status for one in answers] == [401, 200, 401, 200, 401, 200]
     assert not any(one.closes for one in answers)
@@ -268,8 +268,8 @@ def test_a_refusal_of_a_whole_request_leaves_the_connection_as_it_is(guarded):
     ("path", "media"), [("/predict", "application/problem+json"), ("/v2/models/iris_svc/infer", "application/json")]
 )
 def test_a_body_that_is_not_here_is_neither_asked_nor_waited_for(guarded, framing, expects, path, media):
-    with Wire(guarded) as wire:
-        answer = wire.ask(request("POST", path, None, framing, *expects))
+    with RawConnection(guarded) as wire:
+        answer = wire.ask(http_request("POST", path, None, framing, *expects))
         assert (answer.status, answer.fields["content-type"], answer.closes) == (401, media, True)
         assert answer.fields["www-authenticate"] == 'Bearer realm="iris_wsgi"'
         # What the client sends all the same is taken in, so that its answer is not lost.
@@ -281,8 +281,8 @@ def test_a_body_that_is_not_here_is_neither_asked_nor_waited_for(guarded, framin
 def test_with_a_token_a_body_is_asked_for(guarded):
     document = json.dumps(BODY).encode()
     fields = (f"Authorization: Bearer {OLD}", "Expect: 100-continue", f"Content-Length: {len(document)}")
-    with Wire(guarded) as wire:
-        assert wire.ask(request("POST", "/predict/label", None, *fields)).status == 100
+    with RawConnection(guarded) as wire:
+        assert wire.ask(http_request("POST", "/predict/label", None, *fields)).status == 100
         assert wire.ask(document).status == 200
 
 
@@ -306,15 +306,15 @@ def test_with_a_token_a_body_is_asked_for(guarded):
     ids=range(13),
 )
 def test_fields_of_any_bytes_are_refused_or_right(guarded, fields, found):
-    answer = ask(guarded, b"GET /label HTTP/1.1\r\nHost: localhost\r\n" + b"\r\n".join(fields) + b"\r\n\r\n")
+    answer = fetch(guarded, b"GET /label HTTP/1.1\r\nHost: localhost\r\n" + b"\r\n".join(fields) + b"\r\n\r\n")
     assert answer.status == found and OLD.encode() not in answer.body
 
 
 def test_a_browser_is_told_how_to_ask(guarded):
-    page = ask(guarded, request("GET", "/", None, "Accept: text/html"))
+    page = fetch(guarded, http_request("GET", "/", None, "Accept: text/html"))
     assert page.status == 200 and b'ask("openapi.json")' in page.body
     # The page shows the detail of this refusal.
-    answer = ask(guarded, request("GET", "/openapi.json", None, "Accept: application/json"))
+    answer = fetch(guarded, http_request("GET", "/openapi.json", None, "Accept: application/json"))
     assert answer.status == 401 and "curl -H 'Authorization: Bearer TOKEN'" in answer.json()["detail"]
 
 
@@ -346,28 +346,28 @@ def test_commands_show_the_token_and_the_health_check_needs_none(guarded, monkey
 def test_prep_and_pred_go_over_to_another_token_while_they_serve(run, tmp_path):
     mounts = {name: Mount(tmp_path / name, OLD) for name in ("prep", "pred")}
     logs = {name: tmp_path / f"{name}.log" for name in mounts}
-    pred = run("--role", "pred", "--token-file", mounts["pred"].file, under=log_to(logs["pred"]))
-    prep = run("--role", "prep", "--pred-url", pred.url, "--token-file", mounts["prep"].file, under=log_to(logs["prep"]))
-    ready = request("GET", "/readyz")
-    until(lambda: ask(prep, ready).status == 200, "prep knows pred")
+    pred = run("--role", "pred", "--token-file", mounts["pred"].file, under=stderr_to(logs["pred"]))
+    prep = run("--role", "prep", "--pred-url", pred.url, "--token-file", mounts["prep"].file, under=stderr_to(logs["prep"]))
+    ready = http_request("GET", "/readyz")
+    wait_until(lambda: fetch(prep, ready).status == 200, "prep knows pred")
 
     def read(times: int) -> bool:
-        return all(len(told(log, "has changed")) == times for log in logs.values())
+        return all(len(events_containing(log, "has changed")) == times for log in logs.values())
 
     # The new one is added, then sent, then the old one goes.
     for turn, step in enumerate(([OLD, NEW], [NEW, OLD], [NEW]), 1):
         for mount in mounts.values():
             mount.put(*step)
-        until(partial(read, turn), "both have read it")
-        assert status(prep, step[0]) == 200 and ask(prep, ready).status == 200
-    assert status(prep, OLD) == ask(prep, LABEL).status == ask(pred, request("GET", "/v2")).status == 401
+        wait_until(partial(read, turn), "both have read it")
+        assert status(prep, step[0]) == 200 and fetch(prep, ready).status == 200
+    assert status(prep, OLD) == fetch(prep, LABEL_REQUEST).status == fetch(pred, http_request("GET", "/v2")).status == 401
     # One who shows another is not believed to be ours.
     mounts["prep"].put(OLD, NEW)
-    until(lambda: ask(prep, ready).status == 503, "pred does not answer prep")
-    assert "it answers 401" in ask(prep, ready).json()["detail"]
+    wait_until(lambda: fetch(prep, ready).status == 503, "pred does not answer prep")
+    assert "it answers 401" in fetch(prep, ready).json()["detail"]
     assert status(prep, NEW) in (502, 503)
     mounts["prep"].put(NEW)
-    until(lambda: ask(prep, ready).status == 200, "pred answers prep again")
+    wait_until(lambda: fetch(prep, ready).status == 200, "pred answers prep again")
     assert status(prep, NEW) == 200
     for log in logs.values():
         assert OLD not in log.read_text() and NEW not in log.read_text()
@@ -383,16 +383,16 @@ def test_a_gateway_shows_its_own_token_to_members_and_not_its_clients(run, tmp_p
     members = {name: run("--role", "member", "--member", name, "--token-file", str(file)) for name in names}
     registry = ",".join(f"{name}={server.url}" for name, server in members.items())
     gateway = run("--role", "gateway", "--members", registry, "--token-file", str(clients))
-    healthy = request("GET", "/ensemble/health", None, f"Authorization: Bearer {NEW}")
-    until(lambda: ask(gateway, healthy).json()["status"] == "complete", "it knows all of them")
-    answer = ask(gateway, bearing(NEW, path="/ensemble/predict"))
+    healthy = http_request("GET", "/ensemble/health", None, f"Authorization: Bearer {NEW}")
+    wait_until(lambda: fetch(gateway, healthy).json()["status"] == "complete", "it knows all of them")
+    answer = fetch(gateway, bearing(NEW, path="/ensemble/predict"))
     assert answer.status == 200 and answer.json()["status"] == "complete"
-    assert ask(gateway, request("POST", "/ensemble/predict", BODY)).status == 401
-    assert ask(members["setosa"], bearing(NEW, "GET", "/v2", None)).status == 401
+    assert fetch(gateway, http_request("POST", "/ensemble/predict", BODY)).status == 401
+    assert fetch(members["setosa"], bearing(NEW, "GET", "/v2", None)).status == 401
 
 
 def test_the_line_to_try_shows_the_token_whatever_the_file_is_called(run, tmp_path):
-    need("curl")
+    require_program("curl")
     file = tmp_path / "it's a \\file"
     file.write_text(OLD)
     server = run("--role", "web_single", "--token-file", str(file))
@@ -402,13 +402,13 @@ def test_the_line_to_try_shows_the_token_whatever_the_file_is_called(run, tmp_pa
     assert json.loads(told.stdout) == {"prediction": "setosa"}
 
 
-def test_tokens_are_in_no_text_about_the_server(tmp_path, make, log):
+def test_tokens_are_in_no_text_about_the_server(tmp_path, make_app, log):
     (tmp_path / "tokens").write_text(OLD)
     settings = Settings(role="web_single", model_dir=str(MODEL), token_file=str(tmp_path / "tokens"))
-    app = make(role="web_single", token_file=settings.token_file)
-    found = Tokens(settings.token_file, KeptLog().event)
+    app = make_app(role="web_single", token_file=settings.token_file)
+    found = Tokens(settings.token_file, RecordingLog().event)
     asked = [
-        wsgi_call(app.service.app, "GET", path, HTTP_AUTHORIZATION=f"Bearer {OLD}") for path in ("/label", "/nowhere", "/metrics")
+        call_wsgi(app.service.app, "GET", path, HTTP_AUTHORIZATION=f"Bearer {OLD}") for path in ("/label", "/nowhere", "/metrics")
     ]
     texts = [repr(settings), repr(found), repr(app.service), *log.kept, *(repr(one) for one in asked)]
     assert not any(OLD in text for text in texts)

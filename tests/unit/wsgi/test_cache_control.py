@@ -6,7 +6,7 @@ from time import monotonic
 
 import pytest
 import webtest
-from applications import wsgi_call
+from applications import call_wsgi
 
 from iris_wsgi.patterns.data_cache import cache as items
 from iris_wsgi.patterns.data_cache import read_through
@@ -73,17 +73,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 @pytest.fixture
-def caches(make: Callable[..., webtest.TestApp]) -> webtest.TestApp:
+def caches(make_app: Callable[..., webtest.TestApp]) -> webtest.TestApp:
     kept = {"cache_seconds": float(SECONDS), "items_seconds": float(SECONDS), "items_check_seconds": 3600.0}
     # Without a deadline, which goes by the true time.
-    return make(**kept, deadline_ms=0)
+    return make_app(**kept, deadline_ms=0)
 
 
 def status(app: webtest.TestApp, method: str, path: str, control: str = "") -> str:
     """How Cache-Status puts it, without what only one of the caches tells; or the status of a refusal."""
     told = {"HTTP_CACHE_CONTROL": control} if control else {}
     body = webtest.app.json.dumps(ROW).encode() if method == "POST" else b""
-    code, headers, _ = wsgi_call(app.service.app, method, path, body, **told)
+    code, headers, _ = call_wsgi(app.service.app, method, path, body, **told)
     name, *parts = headers["Cache-Status"].split("; ")
     assert name == "iris_wsgi" and code in (200, 504), (code, headers)
     if code == 504:

@@ -1,15 +1,15 @@
 """ETag, If-None-Match and 304 on answers that only a new model changes."""
 
 import pytest
-from http_clients import Wire, request
+from http_clients import RawConnection, http_request
 from project import MODEL
 
 FIXED = ["/metadata", "/label", "/predict/test", "/predict/test/label"]
 
 
 @pytest.fixture(params=["web_single", "prediction_cache"])
-def app(request, make):
-    return make(role=request.param)
+def app(request, make_app):
+    return make_app(role=request.param)
 
 
 @pytest.mark.parametrize("path", FIXED)
@@ -35,9 +35,9 @@ def test_who_names_another_gets_the_answer(app, path):
         assert (answer.status_int, answer.body, answer.headers["ETag"]) == (200, first.body, tag)
 
 
-def test_each_answer_and_each_model_has_a_tag_of_its_own(make):
+def test_each_answer_and_each_model_has_a_tag_of_its_own(make_app):
     tags = {
-        (path, str(folder)): make(role="web_single", model_dir=str(folder)).get(path).headers["ETag"]
+        (path, str(folder)): make_app(role="web_single", model_dir=str(folder)).get(path).headers["ETag"]
         for path in FIXED
         for folder in (MODEL, MODEL / "fast")
     }
@@ -51,11 +51,11 @@ def test_a_post_is_never_answered_with_304(app):
     assert answer.status_int == 200 and "ETag" not in answer.headers
 
 
-def test_the_server_sends_a_304_that_ends_with_its_head(live):
-    with Wire(live) as wire:
-        tag = wire.ask(request("GET", "/metadata")).fields["etag"]
+def test_the_server_sends_a_304_that_ends_with_its_head(live_server):
+    with RawConnection(live_server) as wire:
+        tag = wire.ask(http_request("GET", "/metadata")).fields["etag"]
         for method in ("GET", "HEAD"):
-            wire.send(request(method, "/metadata", None, f"If-None-Match: {tag}") + request("GET", "/label"))
+            wire.send(http_request(method, "/metadata", None, f"If-None-Match: {tag}") + http_request("GET", "/label"))
             answer = wire.answer(bare=True)
             assert (answer.status, answer.fields["etag"]) == (304, tag)
             assert "content-length" not in answer.fields and "content-type" not in answer.fields

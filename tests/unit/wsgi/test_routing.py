@@ -5,8 +5,8 @@ import re
 
 import pytest
 import webtest
-from applications import Silent, route, wsgi_call
-from http_clients import Wire
+from applications import RecordingObserver, call_wsgi, make_route
+from http_clients import RawConnection
 
 from iris_wsgi.http.request_parser import Reader
 from iris_wsgi.wsgi.application import App, Request, Response
@@ -79,12 +79,12 @@ def test_a_literal_path_is_one_look_into_a_dictionary():
 
 def test_templates_that_no_path_tells_apart_are_refused_at_construction():
     with pytest.raises(ValueError, match=re.escape("no path tells /m/{a}/go from /m/{b}/go")):
-        App([route(lambda _: Response(b""), path=path) for path in ("/m/{a}/go", "/m/{b}/go")], Silent(), 100)
+        App([make_route(lambda _: Response(b""), path=path) for path in ("/m/{a}/go", "/m/{b}/go")], RecordingObserver(), 100)
 
 
 @pytest.fixture
-def answers() -> Silent:
-    return Silent()
+def answers() -> RecordingObserver:
+    return RecordingObserver()
 
 
 @pytest.fixture
@@ -93,10 +93,10 @@ def app(answers) -> App:
         return Response(json.dumps([dict(request.parameters), request.variables.get("HTTP_X_Y"), request.body.decode()]).encode())
 
     table = [
-        route(told, path="/m/{name}"),
-        route(told, "POST", "/m/{name}", body={}),
-        route(told, "PUT", "/v2/{name}", body={}, lenient=True),
-        route(lambda _: 1 / 0, path="/v2/{name}"),
+        make_route(told, path="/m/{name}"),
+        make_route(told, "POST", "/m/{name}", body={}),
+        make_route(told, "PUT", "/v2/{name}", body={}, lenient=True),
+        make_route(lambda _: 1 / 0, path="/v2/{name}"),
     ]
     return App(table, answers, 100)
 
@@ -107,14 +107,14 @@ def test_a_handler_is_given_the_parameters_and_the_fields(app):
 
 def test_the_observer_is_told_the_template(app, answers):
     for path, label in (("/m/x", "/m/{name}"), ("/m/{name}", "/m/{name}"), ("/m/x/y", "unmatched"), ("*", "unmatched")):
-        wsgi_call(app, "GET", path)
+        call_wsgi(app, "GET", path)
         assert answers.answers[-1][1:3] == (path, label)
 
 
 def test_head_options_and_wrong_methods_work_for_templates(app):
     webtest.TestApp(app).head("/m/x", status=200)
     assert webtest.TestApp(app).options("/m/x", status=204).headers["Allow"] == "GET, HEAD, POST, OPTIONS"
-    status, headers, content = wsgi_call(app, "PUT", "/m/x")
+    status, headers, content = call_wsgi(app, "PUT", "/m/x")
     assert (status, headers["Allow"]) == (405, "GET, HEAD, POST, OPTIONS")
     assert json.loads(content)["detail"] == "This path answers GET, HEAD, POST, OPTIONS."
 
@@ -124,12 +124,12 @@ def test_every_failure_under_v2_and_v1_is_an_error_document(app):
         asked = [("GET", prefix, 404), ("GET", f"{prefix}/x/y", 404), ("BREW", f"{prefix}/", 501)]
         asked += [("DELETE", "/v2/x", 405), ("GET", "/v2/x", 500)]
         for method, path, wanted in asked:
-            status, headers, content = wsgi_call(app, method, path)
+            status, headers, content = call_wsgi(app, method, path)
             assert (status, headers["Content-Type"]) == (wanted, "application/json")
             (told,) = json.loads(content).items()
             assert told[0] == "error" and told[1].endswith((".", "request id."))
     for path in ("/v2x", "/v22/x", "/v3", "/x/v2"):
-        assert wsgi_call(app, "GET", path)[1]["Content-Type"] == "application/problem+json"
+        assert call_wsgi(app, "GET", path)[1]["Content-Type"] == "application/problem+json"
 
 
 def test_a_lenient_route_takes_any_content_type_and_a_packed_body_as_large_as_the_limit(app):
@@ -137,13 +137,13 @@ def test_a_lenient_route_takes_any_content_type_and_a_packed_body_as_large_as_th
     import zlib
 
     for media in ("", "application/octet-stream", "text/html; charset=x"):
-        assert json.loads(wsgi_call(app, "PUT", "/v2/x", b"abc", CONTENT_TYPE=media)[2])[2] == "abc"
+        assert json.loads(call_wsgi(app, "PUT", "/v2/x", b"abc", CONTENT_TYPE=media)[2])[2] == "abc"
     for coding, pack in (("gzip", gzip.compress), ("deflate", zlib.compress)):
         packed = {"HTTP_CONTENT_ENCODING": coding}
-        assert json.loads(wsgi_call(app, "PUT", "/v2/x", pack(b"a" * 100), **packed)[2])[2] == "a" * 100
-        status, _, content = wsgi_call(app, "PUT", "/v2/x", pack(b"a" * 101), **packed)
+        assert json.loads(call_wsgi(app, "PUT", "/v2/x", pack(b"a" * 100), **packed)[2])[2] == "a" * 100
+        status, _, content = call_wsgi(app, "PUT", "/v2/x", pack(b"a" * 101), **packed)
         assert (status, "limit of 100" in json.loads(content)["error"]) == (413, True)
-    status, headers, _ = wsgi_call(app, "PUT", "/v2/x", b"a", HTTP_CONTENT_ENCODING="br")
+    status, headers, _ = call_wsgi(app, "PUT", "/v2/x", b"a", HTTP_CONTENT_ENCODING="br")
     assert (status, headers["Accept-Encoding"]) == (415, "gzip, deflate")
 
 
@@ -151,13 +151,13 @@ def test_a_lenient_route_packs_what_is_worth_it_and_says_that_it_may(app):
     import gzip
 
     sent = {"HTTP_X_Y": "z" * 2000, "HTTP_ACCEPT_ENCODING": "br, gzip;q=0.5"}
-    _, headers, content = wsgi_call(app, "PUT", "/v2/x", b"a", **sent)
+    _, headers, content = call_wsgi(app, "PUT", "/v2/x", b"a", **sent)
     assert (headers["Content-Encoding"], headers["Vary"]) == ("gzip", "Accept-Encoding")
     assert json.loads(gzip.decompress(content))[1] == "z" * 2000
-    _, headers, content = wsgi_call(app, "PUT", "/v2/x", b"a", **{**sent, "HTTP_ACCEPT_ENCODING": "br"})
+    _, headers, content = call_wsgi(app, "PUT", "/v2/x", b"a", **{**sent, "HTTP_ACCEPT_ENCODING": "br"})
     assert "Content-Encoding" not in headers and headers["Vary"] == "Accept-Encoding"
     assert json.loads(content)[1] == "z" * 2000
-    assert "Vary" not in wsgi_call(app, "POST", "/m/x", b"1")[1]
+    assert "Vary" not in call_wsgi(app, "POST", "/m/x", b"1")[1]
 
 
 def test_a_packed_body_is_not_unpacked_in_the_loop(app):
@@ -204,8 +204,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("sent", "status"), REFUSED.values(), ids=REFUSED.keys())
-def test_what_the_server_itself_refuses_under_v2_and_v1_is_an_error_document_too(live, sent, status):
-    with Wire(live) as wire:
+def test_what_the_server_itself_refuses_under_v2_and_v1_is_an_error_document_too(live_server, sent, status):
+    with RawConnection(live_server) as wire:
         answer = wire.ask(sent)
     assert (answer.status, answer.fields["content-type"]) == (status, "application/json")
     assert list(answer.json()) == ["error"] and answer.closes
