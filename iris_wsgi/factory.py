@@ -13,7 +13,7 @@ from iris_wsgi.errors import BadModel, Problem
 from iris_wsgi.model import golden
 from iris_wsgi.model.latency import BLOCKING, measure
 from iris_wsgi.model.predictor import ModelMetrics, measured, within_deadline
-from iris_wsgi.model.run_timeout import Watch
+from iris_wsgi.model.run_timeout import RunWatchdog
 from iris_wsgi.model.session import Graph, Model
 from iris_wsgi.observability.log import Log
 from iris_wsgi.observability.metrics import Info, Registry
@@ -96,7 +96,7 @@ def edge(context: RoleContext) -> list[Route]:
 
 def local_model(start: StartupContext) -> ModelBackend:
     """Loads the model and tests it. Raises BadModel."""
-    model, pinned, self_test = golden.proven_model(model_folder(start.settings), start.settings.model_seal)
+    model, pinned, self_test = golden.load_verified_model(model_folder(start.settings), start.settings.model_seal)
     first = pinned.cases[0]
     try:
         pace = measure(model, first.row)
@@ -104,11 +104,11 @@ def local_model(start: StartupContext) -> ModelBackend:
         raise BadModel(f"{model_folder(start.settings)}: {problem.detail}") from None
     return ModelBackend(
         model,
-        measured(within_deadline(model, Watch()), model, ModelMetrics(start.registry, model)),
+        measured(within_deadline(model, RunWatchdog()), model, ModelMetrics(start.registry, model)),
         Sample(first.row, model.predict(np.array([first.row], np.float32))[0].tolist()),
-        partial(golden.difference, model, pinned.cases),
+        partial(golden.batch_difference, model, pinned.cases),
         pace,
-        health_routes.Readiness(lambda: golden.holds(model, first, pinned.tolerance), pace.alone),
+        health_routes.Readiness(lambda: golden.passes(model, first, pinned.tolerance), pace.single_row),
         self_test,
     )
 
@@ -128,7 +128,7 @@ def member_model(start: StartupContext) -> ModelBackend:
 def second_half(settings: Settings, whole: Graph) -> Model:
     """Returns the model that role pred would serve. Raises BadModel, also if both models have the same name."""
     folder = Path(settings.model_dir) / ROLES["pred"].folder
-    half, _, _ = golden.proven_model(folder)
+    half, _, _ = golden.load_verified_model(folder)
     if half.name == whole.name:
         raise BadModel(f"{folder} holds a model of the name {half.name}, as the whole one has it")
     return half
@@ -244,10 +244,10 @@ def guard(settings: Settings, companions: Companions, log: Log) -> tuple[Callabl
 
 def gathered(core: ModelBackend, settings: Settings) -> ModelBackend:
     """With rows of several requests in one run. Raises BadSetting."""
-    from iris_wsgi.model.batcher import Gatherer
+    from iris_wsgi.model.batcher import DynamicBatcher
 
     refuse_unequal(core.difference(), "IRIS_BATCH_ROWS", "leave it at 0")
-    return core._replace(predict=Gatherer(core.predict, settings.batch_rows, settings.batch_delay_ms / 1000), pace=BLOCKING)
+    return core._replace(predict=DynamicBatcher(core.predict, settings.batch_rows, settings.batch_delay_ms / 1000), pace=BLOCKING)
 
 
 def cached(

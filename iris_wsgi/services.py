@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from iris_wsgi.codec.rows import Array
-from iris_wsgi.model.latency import Pace
+from iris_wsgi.model.latency import LatencyProfile
 from iris_wsgi.model.predictor import Predict
 from iris_wsgi.model.session import Graph
 from iris_wsgi.observability.log import Log
@@ -51,7 +51,7 @@ class ModelBackend(NamedTuple):
     predict: Predict
     sample: Sample
     difference: Callable[[], float]
-    pace: Pace
+    pace: LatencyProfile
     readiness: Readiness
     self_test: str
     # Wraps the predictor of a request.
@@ -79,7 +79,7 @@ class RoleContext(NamedTuple):
     sample: Sample
     registry: Registry
     readiness: Readiness
-    pace: Pace
+    pace: LatencyProfile
     companions: Companions
     log: Log
     # The headers that authenticate calls to upstream servers.

@@ -221,9 +221,9 @@ def credentials(settings: Settings) -> Sequence[tuple[str, str]]:
 def verify(settings: Settings, _: Given) -> int:
     from iris_wsgi.cli.verify import held
     from iris_wsgi.model.artifact import fast_folder
-    from iris_wsgi.model.golden import batching, proven_model
+    from iris_wsgi.model.golden import batch_consistency, load_verified_model
 
-    model, golden, result = proven_model(Path(settings.model_dir), settings.model_seal)
+    model, golden, result = load_verified_model(Path(settings.model_dir), settings.model_seal)
     say(f"model {model.name} {model.version} {model.digest}")
     say(f"seal: {golden.seal}")
     say(f"labels: {', '.join(model.labels)}")
@@ -232,7 +232,7 @@ def verify(settings: Settings, _: Given) -> int:
         say(f"feature {feature.name}: {known.strip()}")
     say(f"made with: {', '.join(f'{name} {version}' for name, version in model.libraries.items()) or 'unknown'}")
     say(f"self-test: {result}")
-    say(f"batches: {batching(model, golden.cases)}")
+    say(f"batches: {batch_consistency(model, golden.cases)}")
     # A model of one's own need not have any beside it.
     for line in held(fast_folder(Path(settings.model_dir), settings.fast_model_dir), Path(settings.model_dir)):
         say(line)
@@ -247,10 +247,10 @@ def seal(settings: Settings, given: Given) -> int:
 
 
 def load(settings: Settings, given: Given) -> int:
-    from iris_wsgi.model.download import load
+    from iris_wsgi.model.download import download
 
     wanted = checked("--seal", given["seal"] or "empty", seal_text)
-    say(load(given["source"], given["folder"], wanted, Path(settings.model_dir) if given["or_baked"] else None))
+    say(download(given["source"], given["folder"], wanted, Path(settings.model_dir) if given["or_baked"] else None))
     return 0
 
 

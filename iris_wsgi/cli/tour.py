@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 from iris_wsgi.cli.tour_client import BOLD, GREEN, RED, UNFINISHED, YELLOW, Guide, NotJudged, Unserved, Wrong
 from iris_wsgi.errors import BadModel
-from iris_wsgi.model.artifact import Case
+from iris_wsgi.model.artifact import GoldenRow
 
 # What an answer of another form than the one that is looked for raises.
 MISSHAPEN = (LookupError, TypeError, ValueError, AttributeError)
 
 
-def rows(*cases: Case) -> dict[str, list[list[float]]]:
+def rows(*cases: GoldenRow) -> dict[str, list[list[float]]]:
     return {"data": [case.row for case in cases]}
 
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from iris_wsgi.model.artifact import Case
+from iris_wsgi.model.artifact import GoldenRow
 from iris_wsgi.model.session import Model, load_model
 
 SECONDS, READY_SECONDS = 30.0, 15.0
@@ -65,7 +65,7 @@ class Guide:
         self.fields = credentials
         self.model_dir = Path(model_dir)
         self.model, golden = load_model(self.model_dir)
-        firsts: dict[str, Case] = {}
+        firsts: dict[str, GoldenRow] = {}
         for case in golden.cases:
             firsts.setdefault(case.label, case)
         self.cases, self.tolerance = list(firsts.values()), golden.tolerance
@@ -155,7 +155,7 @@ class Guide:
         if found != wanted:
             raise Wrong(f"{what} is {found!r}, expected {wanted!r}")
 
-    def right(self, probabilities: Sequence[Any], label: object = None, case: Case | None = None) -> None:
+    def right(self, probabilities: Sequence[Any], label: object = None, case: GoldenRow | None = None) -> None:
         """Whether an answer is that of golden.json, for its first row if no case is given, and its label that of the highest."""
         case, found = case or self.cases[0], [float(one) for one in probabilities]
         if not all(abs(a - b) <= self.tolerance for a, b in zip(found, case.probabilities, strict=True)):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from iris_wsgi.errors import BadModel
 from iris_wsgi.model.artifact import member_folders
-from iris_wsgi.model.golden import check_shapes, proven_model, self_test
+from iris_wsgi.model.golden import check_shapes, load_verified_model, self_test
 from iris_wsgi.model.session import load, load_model
 
 
@@ -16,7 +16,7 @@ def held(fast: Path, whole: Path) -> Iterator[str]:
     for name, folder in folders.items():
         # One that is set must be there.
         if folder.exists() or folder == fast != whole / "fast":
-            model, _, result = proven_model(folder)
+            model, _, result = load_verified_model(folder)
             yield f"{name} {model.name} {model.version} {model.digest}: {result}"
     if (whole / "prep").exists():
         yield halves(whole / "prep", whole / "pred")

@@ -9,12 +9,12 @@ from typing import Any, NoReturn
 from iris_wsgi.errors import NotDecodable
 
 # The schema needs 3 levels. What goes deeper than this is no mistake in a row but another kind of document.
-MOST_LEVELS = 16
+MAX_LEVELS = 16
 # The library's decoder and encoder hold the interpreter until they are done, and with it the I/O loop: so many characters or
 # items are half a millisecond.
-MOST_AT_ONCE = 32_768
+MAX_UNSPLIT_CHARACTERS = 32_768
 PIECE = 16_384
-ITEMS_AT_A_TIME = 500
+MAX_UNSPLIT_ITEMS = 500
 
 # The value of a member that may be long: brackets, numbers and what is between them.
 long_list = re.compile(r'"(?:data|instances)"[ \t\r\n]*:[ \t\r\n]*(\[[-+0-9.eE,\[\] \t\r\n]*)').search
@@ -40,7 +40,7 @@ def decode_json(body: bytes) -> Any:
         raise NotDecodable("The body is empty; it must be a JSON document.")
     try:
         text = body.decode("utf-8")
-        if len(text) > MOST_AT_ONCE and (document := decoded_in_pieces(text)) is not None:
+        if len(text) > MAX_UNSPLIT_CHARACTERS and (document := decoded_in_pieces(text)) is not None:
             return document
         # Nothing around the document is the usual case; decode() looks for blanks first, and costs half as much again.
         try:
@@ -62,7 +62,7 @@ def decode_json(body: bytes) -> Any:
 
 
 def too_deep() -> NotDecodable:
-    return NotDecodable(f"The body is nested deeper than {MOST_LEVELS} levels.")
+    return NotDecodable(f"The body is nested deeper than {MAX_LEVELS} levels.")
 
 
 def decoded_in_pieces(text: str) -> Any:
@@ -75,7 +75,7 @@ def decoded_in_pieces(text: str) -> Any:
         return None
     numbers = found[1].rstrip(", \t\r\n")
     rest = f"{text[: found.start(1)]}NaN{text[found.start(1) + len(numbers) :]}"
-    if not numbers.endswith("]") or len(rest) > MOST_AT_ONCE:
+    if not numbers.endswith("]") or len(rest) > MAX_UNSPLIT_CHARACTERS:
         return None
     put: list[list[Any]] = []
 
@@ -122,7 +122,7 @@ encode = json.JSONEncoder(separators=(",", ":"), check_circular=False, allow_nan
 
 def encode_list(items: Sequence[Any]) -> str:
     """A list as JSON, encoded in pieces between which other threads have their turn."""
-    if len(items) <= ITEMS_AT_A_TIME:
+    if len(items) <= MAX_UNSPLIT_ITEMS:
         return encode(items)
-    pieces = (encode(items[i : i + ITEMS_AT_A_TIME])[1:-1] for i in range(0, len(items), ITEMS_AT_A_TIME))
+    pieces = (encode(items[i : i + MAX_UNSPLIT_ITEMS])[1:-1] for i in range(0, len(items), MAX_UNSPLIT_ITEMS))
     return f"[{','.join(pieces)}]"

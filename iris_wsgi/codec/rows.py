@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iris_wsgi.codec.json_documents import MOST_LEVELS, decode_json, encode_list, levels, too_deep
+from iris_wsgi.codec.json_documents import MAX_LEVELS, decode_json, encode_list, levels, too_deep
 from iris_wsgi.errors import MOST_FAULTS, Fault, NotValid, PredictFailed
 
 Array = NDArray[np.float32]
 
 # The largest double that rounds to a finite float32: the next one lies half a step above the largest float32. It is compared
 # with <=, for an integer between the two would be rounded up to the second on its way.
-FLOAT32_MOST = 3.4028235677973362e38
+FLOAT32_MAX = 3.4028235677973362e38
 NUMBERS = {int, float}
 
 
@@ -30,7 +30,7 @@ def decode_rows(body: bytes, width: int, most: int, more: str) -> Array:
         rows = rows_of(document.get("data"), width, most)
         if rows is not None:
             return rows
-    if levels(document) > MOST_LEVELS:
+    if levels(document) > MAX_LEVELS:
         raise too_deep()
     raise NotValid(
         "The body does not fit the schema of this route.",
@@ -42,7 +42,7 @@ def rows_of(data: Any, width: int, most: int) -> Array | None:
     """float32 [rows, width] of 1 to `most` lists of `width` numbers; None if anything is wrong, and `data_faults` tells what."""
     if type(data) is list and 0 < len(data) <= most and all([type(row) is list and len(row) == width for row in data]):
         flat = list(chain.from_iterable(data)) if len(data) > 1 else data[0]
-        if set(map(type, flat)) <= NUMBERS and max(flat) <= FLOAT32_MOST and min(flat) >= -FLOAT32_MOST:
+        if set(map(type, flat)) <= NUMBERS and max(flat) <= FLOAT32_MAX and min(flat) >= -FLOAT32_MAX:
             return np.array(flat, np.float32).reshape(-1, width)
     return None
 
@@ -83,7 +83,7 @@ def row_faults(pointer: str, row: Any, width: int) -> Iterator[Fault]:
         for j, value in enumerate(row):
             if type(value) not in NUMBERS:
                 yield Fault(f"{pointer}/{j}", "must be a number")
-            elif not -FLOAT32_MOST <= value <= FLOAT32_MOST:
+            elif not -FLOAT32_MAX <= value <= FLOAT32_MAX:
                 yield Fault(f"{pointer}/{j}", "must be finite as a 32-bit float: at most 3.4028235e38 in size")
 
 

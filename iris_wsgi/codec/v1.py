@@ -1,12 +1,12 @@
 """KServe's first protocol: `{"instances": [[…], …]}` to rows, and probabilities to `{"predictions": [[…], …]}`."""
 
-from iris_wsgi.codec.json_documents import MOST_LEVELS, decode_json, encode_list, levels, too_deep
+from iris_wsgi.codec.json_documents import MAX_LEVELS, decode_json, encode_list, levels, too_deep
 from iris_wsgi.codec.rows import Array, data_faults, finite, rows_of
 from iris_wsgi.errors import NotDecodable
 
 
-def decode_v1(body: bytes, width: int, most_rows: int) -> Array:
-    """The body of `POST /v1/models/M:predict` to float32 [rows, width], 1 to `most_rows` rows of finite numbers.
+def decode_v1(body: bytes, width: int, max_rows: int) -> Array:
+    """The body of `POST /v1/models/M:predict` to float32 [rows, width], 1 to `max_rows` rows of finite numbers.
 
     An instance is a row, a list of numbers. Other members are tolerated. Raises NotDecodable (400).
     """
@@ -14,11 +14,11 @@ def decode_v1(body: bytes, width: int, most_rows: int) -> Array:
     if type(document) is not dict or "instances" not in document:
         raise NotDecodable('# must be an object with the member "instances": {"instances": [[…], …]}.')
     data = document.pop("instances")
-    rows = rows_of(data, width, most_rows)
+    rows = rows_of(data, width, max_rows)
     if rows is None:
-        fault = next(data_faults("#/instances", data, width, most_rows, "send them in several requests"))
+        fault = next(data_faults("#/instances", data, width, max_rows, "send them in several requests"))
         raise NotDecodable(f"{fault.pointer} {fault.detail}.")
-    if levels(document) > MOST_LEVELS:
+    if levels(document) > MAX_LEVELS:
         raise too_deep()
     return rows
 

@@ -6,11 +6,11 @@ import numpy as np
 
 from iris_wsgi.codec.json_documents import encode, encode_list
 from iris_wsgi.codec.rows import not_finite
-from iris_wsgi.codec.v2_request import Inference, Served
+from iris_wsgi.codec.v2_request import InferenceRequest, ModelSignature
 from iris_wsgi.codec.v2_tensors import DTYPES, Tensor, to_binary, to_json
 
 
-def encode_infer(request: Inference, served: Served, outputs: Mapping[str, Tensor]) -> tuple[bytes, int | None]:
+def encode_infer(request: InferenceRequest, served: ModelSignature, outputs: Mapping[str, Tensor]) -> tuple[bytes, int | None]:
     """The body that answers `request`, and its field Inference-Header-Content-Length; None where all of it is JSON.
 
     `outputs` are arrays by name in the shapes of `served`, more of them than wanted if need be. With a length the media type

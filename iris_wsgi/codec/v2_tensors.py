@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from iris_wsgi.codec.rows import FLOAT32_MOST, NUMBERS
+from iris_wsgi.codec.rows import FLOAT32_MAX, NUMBERS
 from iris_wsgi.errors import NotDecodable
 
 Tensor = NDArray[Any]
@@ -52,9 +52,7 @@ def whole(datatype: str) -> Range:
 RANGES = {
     "BOOL": Range({bool}, False, True, "true or false"),
     **{name: whole(name) for name in DTYPES if "INT" in name},
-    "FP32": Range(
-        NUMBERS, -FLOAT32_MOST, FLOAT32_MOST, "a number that is finite as a 32-bit float: at most 3.4028235e38 in size"
-    ),
+    "FP32": Range(NUMBERS, -FLOAT32_MAX, FLOAT32_MAX, "a number that is finite as a 32-bit float: at most 3.4028235e38 in size"),
     "FP64": Range(NUMBERS, -1.7976931348623157e308, 1.7976931348623157e308, "a number of at most 1.7976931348623157e308 in size"),
 }
 

@@ -12,7 +12,7 @@ GOLDEN = "golden.json"
 Read = Callable[[str], bytes]
 
 
-class Case(NamedTuple):
+class GoldenRow(NamedTuple):
     """One golden row with the label and the probabilities that the model must give for it."""
 
     row: list[float]
@@ -20,7 +20,7 @@ class Case(NamedTuple):
     probabilities: list[float]
 
 
-class Golden(NamedTuple):
+class ArtifactManifest(NamedTuple):
     """golden.json: which file is the model, the SHA-256 of each file, the rows to try and how far an answer may be off.
 
     Its own SHA-256 is the seal of the folder, since it holds those of all other files.
@@ -29,7 +29,7 @@ class Golden(NamedTuple):
     model: str
     files: dict[str, str]
     tolerance: float
-    cases: list[Case]
+    cases: list[GoldenRow]
     seal: str
 
 
@@ -50,7 +50,7 @@ def within(where: str, content: bytes, most: int) -> bytes:
     return content
 
 
-def read_all(read: Read, where: str, seal: str = "") -> tuple[Golden, dict[str, bytes]]:
+def read_all(read: Read, where: str, seal: str = "") -> tuple[ArtifactManifest, dict[str, bytes]]:
     """What golden.json says, and every file that it names by name, whose SHA-256 is as it says.
 
     `read` gives the bytes of a file of the folder that `where` names; golden.json must have the `seal`, where one is given.
@@ -77,7 +77,7 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def pinned_digest(folder: Path) -> str:
+def manifest_digest(folder: Path) -> str:
     """The digest of the model in a folder, as its golden.json has it. Raises BadModel."""
     golden = parse_golden(read_file(folder / GOLDEN), str(folder / GOLDEN))
     return f"sha256:{golden.files.get(golden.model, '')}"
@@ -103,15 +103,15 @@ def read_object(text: str | bytes, file: str) -> dict[str, Any]:
     return document
 
 
-def parse_golden(content: bytes, path: str) -> Golden:
+def parse_golden(content: bytes, path: str) -> ArtifactManifest:
     document = read_object(content, path)
     try:
         files = {str(name): str(digest) for name, digest in document["files"].items()}
         rows = [
-            Case([float(v) for v in case["row"]], str(case["label"]), [float(p) for p in case["probabilities"]])
+            GoldenRow([float(v) for v in case["row"]], str(case["label"]), [float(p) for p in case["probabilities"]])
             for case in document["rows"]
         ]
-        golden = Golden(str(document["model"]), files, float(document["tolerance"]), rows, f"sha256:{sha256(content)}")
+        golden = ArtifactManifest(str(document["model"]), files, float(document["tolerance"]), rows, f"sha256:{sha256(content)}")
     except (KeyError, TypeError, ValueError, AttributeError):
         raise BadModel(f"{path} does not have the members model, files, tolerance and rows in their right form") from None
     if not golden.cases:

@@ -13,7 +13,7 @@ from iris_wsgi.model.predictor import Predict
 from iris_wsgi.resilience.deadline import PARSED, RAN
 
 
-class Waiting:
+class PendingRow:
     """One row, and the answer to it once it is there."""
 
     def __init__(self, rows: Array, until: float) -> None:
@@ -31,7 +31,7 @@ class Waiting:
         return self.answer
 
 
-class Gatherer:
+class DynamicBatcher:
     """Predicts single rows together: what comes while a run is under way is in the next one, `most` rows at most.
 
     The first of them waits `seconds` for others, unless they fill a run before. Rows in requests of several go their own way.
@@ -40,14 +40,14 @@ class Gatherer:
 
     def __init__(self, predict: Predict, most: int, seconds: float) -> None:
         self.predict, self.most, self.seconds = predict, most, seconds
-        self.queue: deque[Waiting] = deque()
+        self.queue: deque[PendingRow] = deque()
         self.changed = threading.Condition()
         self.thread: threading.Thread | None = None
 
     def __call__(self, rows: Array, until: float = inf) -> Array:
         if len(rows) != 1:
             return self.predict(rows, until)
-        one = Waiting(rows, until)
+        one = PendingRow(rows, until)
         with self.changed:
             self.queue.append(one)
             self.changed.notify()
@@ -61,7 +61,7 @@ class Gatherer:
         while True:
             self.run(self.next())
 
-    def next(self) -> list[Waiting]:
+    def next(self) -> list[PendingRow]:
         """Those whose turn it is, at least one."""
         with self.changed:
             self.changed.wait_for(lambda: self.queue)
@@ -69,7 +69,7 @@ class Gatherer:
                 self.changed.wait_for(lambda: len(self.queue) >= self.most, self.seconds)
             return [self.queue.popleft() for _ in range(min(self.most, len(self.queue)))]
 
-    def run(self, batch: list[Waiting]) -> None:
+    def run(self, batch: list[PendingRow]) -> None:
         """One run for those who still want an answer; it ends when none of them does."""
         now = monotonic()
         wanted = [one for one in batch if one.until > now]

@@ -17,32 +17,32 @@ MOST_BYTES = 1 << 30
 is_url = re.compile(r"https?://", re.IGNORECASE).match
 
 
-class Reader(Protocol):
+class ArtifactSource(Protocol):
     """The bytes of a file of a folder by its name, `most` at most. Raises BadModel."""
 
     def __call__(self, name: str, most: int = MOST_BYTES, /) -> bytes: ...
 
 
-def load(source: str, folder: Path, seal: str, baked: Path | None = None) -> str:
+def download(source: str, folder: Path, seal: str, baked: Path | None = None) -> str:
     """Copies the model at `source`, a folder or the http(s) URL of one, into `folder`; one line on what was done.
 
     `seal` is what the model's golden.json must have as its SHA-256; since that file holds the SHA-256 of the others, the
     way here need not be trusted. On any failure `folder` holds no model, or that of `baked` where it is given. Raises BadModel.
     """
     try:
-        golden, files = read_all(reader(source), source.rstrip("/"), seal)
+        golden, files = read_all(artifact_source(source), source.rstrip("/"), seal)
     except BadModel as error:
         forget(folder)
         if baked is None:
             raise
-        golden, files = read_all(reader(str(baked)), str(baked))
+        golden, files = read_all(artifact_source(str(baked)), str(baked))
         put(files, folder)
         return f"took the model of {baked}, sealed with {golden.seal}, because {error}"
     put(files, folder)
     return f"took {golden.model} from {source}, sealed with {golden.seal}"
 
 
-def reader(source: str) -> Reader:
+def artifact_source(source: str) -> ArtifactSource:
     """Of a folder, or of the http(s) URL of one."""
     if not is_url(source):
         return lambda name, most=MOST_BYTES, /: read_file(Path(source, name), most)

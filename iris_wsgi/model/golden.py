@@ -12,11 +12,11 @@ import numpy as np
 from iris_wsgi.codec import rows as payload
 from iris_wsgi.codec.rows import Array
 from iris_wsgi.errors import BadModel, Problem
-from iris_wsgi.model.artifact import GOLDEN, Case, Golden, read_file, read_labels, sha256
+from iris_wsgi.model.artifact import GOLDEN, ArtifactManifest, GoldenRow, read_file, read_labels, sha256
 from iris_wsgi.model.session import Model, first_line, load_model
 
 
-class Answers(Protocol):
+class TestableModel(Protocol):
     """What can be tested: a model, or one whose halves are in two places."""
 
     @property
@@ -26,7 +26,7 @@ class Answers(Protocol):
     def predict(self, rows: Array, /) -> Array: ...
 
 
-def self_test(model: Answers, cases: Sequence[Case], tolerance: float) -> str:
+def self_test(model: TestableModel, cases: Sequence[GoldenRow], tolerance: float) -> str:
     """Sends golden rows the way of a request: decode, predict, encode. Returns one line; raises BadModel on a mismatch."""
     encoder = payload.Encoder(model.labels)
     rows = [case.row for case in cases]
@@ -50,7 +50,7 @@ def self_test(model: Answers, cases: Sequence[Case], tolerance: float) -> str:
     return f"{len(rows)} golden rows answered, probabilities within {worst:.1e} (allowed {tolerance:g})"
 
 
-def proven_model(folder: Path, seal: str = "") -> tuple[Model, Golden, str]:
+def load_verified_model(folder: Path, seal: str = "") -> tuple[Model, ArtifactManifest, str]:
     """A model whose files are as golden.json says and whose answers too, and one line on that. Raises BadModel."""
     model, golden = load_model(folder, seal)
     result = self_test(model, golden.cases, golden.tolerance)
@@ -58,7 +58,7 @@ def proven_model(folder: Path, seal: str = "") -> tuple[Model, Golden, str]:
     return model, golden, result
 
 
-def check_shapes(model: Answers, rows: Sequence[Sequence[float]]) -> None:
+def check_shapes(model: TestableModel, rows: Sequence[Sequence[float]]) -> None:
     """Runs the model on one row, on two rows, and on all rows. Raises BadModel if an output has another shape."""
     for some in (rows[:1], [rows[0], rows[-1]], rows):
         try:
@@ -69,7 +69,7 @@ def check_shapes(model: Answers, rows: Sequence[Sequence[float]]) -> None:
             raise BadModel(f"the model cannot be run on {len(some)} rows: {first_line(error)}") from None
 
 
-def holds(model: Answers, case: Case, tolerance: float) -> bool:
+def passes(model: TestableModel, case: GoldenRow, tolerance: float) -> bool:
     """Whether the model still answers one golden row as it must."""
     try:
         self_test(model, [case], tolerance)
@@ -78,16 +78,16 @@ def holds(model: Answers, case: Case, tolerance: float) -> bool:
     return True
 
 
-def difference(model: Answers, cases: Sequence[Case]) -> float:
+def batch_difference(model: TestableModel, cases: Sequence[GoldenRow]) -> float:
     """By how much the probabilities of golden rows alone and in a batch differ at most; 0 is the same bits."""
     rows = np.array([case.row for case in cases], np.float32)
     alone = np.concatenate([model.predict(row[np.newaxis]) for row in rows])
     return float(np.abs(alone - model.predict(rows)).max())
 
 
-def batching(model: Answers, cases: Sequence[Case]) -> str:
+def batch_consistency(model: TestableModel, cases: Sequence[GoldenRow]) -> str:
     """Whether a row gets the same bits alone and in a batch, in one line; caching by content and batching rely on it."""
-    off = difference(model, cases)
+    off = batch_difference(model, cases)
     return "alone and in a batch a row " + (f"differs by up to {off:.1e}" if off else "gets the same bits")
 
 

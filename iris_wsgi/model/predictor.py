@@ -8,7 +8,7 @@ import numpy as np
 
 from iris_wsgi.codec.rows import Array, best
 from iris_wsgi.errors import DeadlineExceeded
-from iris_wsgi.model.run_timeout import Watch
+from iris_wsgi.model.run_timeout import RunWatchdog
 from iris_wsgi.model.session import Graph, Model
 from iris_wsgi.observability.metrics import Counter, Histogram, Info, Registry
 from iris_wsgi.resilience.deadline import PARSED, RAN
@@ -43,7 +43,7 @@ class ModelMetrics:
         Info(registry, "model_info", "The model that is served.", ("name", "version", "digest"), [[one] for one in info])
 
 
-def within_deadline(model: Model, watch: Watch) -> Predict:
+def within_deadline(model: Model, watch: RunWatchdog) -> Predict:
     """The model's own prediction, not begun after the deadline, and ended at it."""
 
     def predict(rows: Array, until: float = inf) -> Array:

@@ -13,7 +13,7 @@ from iris_wsgi.resilience.deadline import RAN
 T = TypeVar("T")
 
 
-class Watch:
+class RunWatchdog:
     """Ends runs of the model at their deadlines, from one thread that sleeps until the next of them."""
 
     def __init__(self) -> None:

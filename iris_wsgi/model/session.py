@@ -12,7 +12,7 @@ import numpy as np
 
 from iris_wsgi.codec.rows import Array
 from iris_wsgi.errors import BadModel, BadOutput
-from iris_wsgi.model.artifact import Golden, read_all, read_file, read_labels, read_object
+from iris_wsgi.model.artifact import ArtifactManifest, read_all, read_file, read_labels, read_object
 
 # From 1.29 on, onnxruntime's wheel reports to its maker unless this is set before the import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -49,7 +49,7 @@ class Graph:
         self.input, self.width = only_input(self.session, file)
         told = self.session.get_modelmeta().custom_metadata_map
         self.name, self.version = told.get("name", Path(file).stem), told.get("version", "unknown")
-        self.features = features_told(told.get("features"), self.width, file)
+        self.features = parse_features(told.get("features"), self.width, file)
         self.libraries: dict[str, str] = read_object(told.get("libraries", "{}"), file)
         self.identity = {"digest": self.digest} | {name: told[name] for name in IDENTITY if name in told}
 
@@ -107,12 +107,12 @@ def class_order(keys: tuple[Any, ...], labels: tuple[str, ...]) -> tuple[Any, ..
         raise BadOutput("The model's output is a ZipMap whose classes are neither numbers nor the names in label.json.") from None
 
 
-def load_model(folder: Path, seal: str = "") -> tuple[Model, Golden]:
+def load_model(folder: Path, seal: str = "") -> tuple[Model, ArtifactManifest]:
     """Reads a model folder; each file's SHA-256 is compared before its bytes are used. Raises BadModel."""
     return load(Model, folder, seal)
 
 
-def load(kind: Callable[[bytes, tuple[str, ...], str], Kind], folder: Path, seal: str) -> tuple[Kind, Golden]:
+def load(kind: Callable[[bytes, tuple[str, ...], str], Kind], folder: Path, seal: str) -> tuple[Kind, ArtifactManifest]:
     """The same for any kind of graph."""
     golden, files = read_all(lambda name: read_file(folder / name), str(folder), seal)
     labels = read_labels(files["label.json"], str(folder / "label.json"))
@@ -167,7 +167,7 @@ def probability_output(session: onnxruntime.InferenceSession, classes: int, file
     return (*maps, *tensors)[0], bool(maps)
 
 
-def features_told(text: str | None, width: int, file: str) -> tuple[Feature, ...]:
+def parse_features(text: str | None, width: int, file: str) -> tuple[Feature, ...]:
     """The features as the file's metadata tells them, or numbered ones without a range."""
     if text is None:
         return tuple(Feature(f"feature_{i}") for i in range(width))

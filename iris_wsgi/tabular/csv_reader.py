@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from iris_wsgi.codec.rows import FLOAT32_MOST
+from iris_wsgi.codec.rows import FLOAT32_MAX
 from iris_wsgi.tabular.decimals import numbers
 from iris_wsgi.tabular.line_ends import EXCHANGED_TEXT
 from iris_wsgi.tabular.record_splitter import EMPTY, NO_NUMBER, NOT_FINITE, NOT_UTF8, Fault
@@ -168,7 +168,7 @@ def column_of(text: str, data: bytes, starts: Places, ends: Places) -> list[str]
 
 def fault_of_number(text: str) -> str | None:
     if is_number(text):
-        return None if abs(float(text)) <= FLOAT32_MOST else NOT_FINITE
+        return None if abs(float(text)) <= FLOAT32_MAX else NOT_FINITE
     if is_not_finite(text):
         return NOT_FINITE
     if has_decimal_comma(text):

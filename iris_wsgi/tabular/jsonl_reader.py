@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from iris_wsgi.codec.rows import FLOAT32_MOST, NUMBERS
+from iris_wsgi.codec.rows import FLOAT32_MAX, NUMBERS
 from iris_wsgi.tabular.record_splitter import NO_NUMBER, NOT_FINITE, NOT_UTF8, Fault
 from iris_wsgi.tabular.scorer import Rows
 
@@ -89,7 +89,7 @@ class JsonReader:
         for name in self.features:
             if type(value := record[name]) not in NUMBERS:
                 yield name, NO_NUMBER
-            elif not -FLOAT32_MOST <= value <= FLOAT32_MOST:
+            elif not -FLOAT32_MAX <= value <= FLOAT32_MAX:
                 yield name, NOT_FINITE
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from fleet import MODEL, NAMES
 
 from iris_wsgi.codec.rows import Encoder
-from iris_wsgi.model.artifact import Golden
+from iris_wsgi.model.artifact import ArtifactManifest
 from iris_wsgi.model.session import Model, load_model
 
 Rows = list[list[float]]
@@ -43,5 +43,5 @@ class Right:
         return {name: float(member.predict(asked)[0, -1]) for name, member in self.members.items()}
 
 
-def model(folder: Path) -> tuple[Model, Golden]:
+def model(folder: Path) -> tuple[Model, ArtifactManifest]:
     return load_model(folder)

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "bin/edge.d"))
 import bundle
 import npm
 
-from iris_wsgi.model.artifact import pinned_digest, sha256
+from iris_wsgi.model.artifact import manifest_digest, sha256
 from iris_wsgi.patterns.edge.device_store import Device
 from iris_wsgi.patterns.edge.manifest import MANIFEST, File, mark
 from iris_wsgi.patterns.edge.update import update
@@ -29,7 +29,7 @@ SMALL_BUNDLE = {
     "ort/a.wasm": b"\0asm" + bytes(100_000),
     "ort/a.mjs": b"export default 1;",
 }
-DIGEST = pinned_digest(Path(__file__).parents[2] / "model")
+DIGEST = manifest_digest(Path(__file__).parents[2] / "model")
 RUNTIME = npm.Taken("1.30.0", {"ort/ort.mjs": b"export {};\n", "ort/ort.wasm": bytes(2000)})
 # What Python tells of before it does it, as far as files are concerned.
 STEPS = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.chmod", "os.scandir", "os.listdir", "fcntl.flock"}

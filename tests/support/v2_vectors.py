@@ -5,26 +5,31 @@ import math
 import struct
 from typing import NamedTuple
 
-from iris_wsgi.codec.v2_request import Served, Spec
+from iris_wsgi.codec.v2_request import ModelSignature, TensorSpec
 
 MARKER = "q7marker"
 MAX_ROWS = 100
 LABELS = ("setosa", "versicolor", "virginica")
 FEATURES, LABEL, PROBABILITIES = (
-    Spec("features", "FP32", (-1, 4)),
-    Spec("label", "INT64", (-1,)),
-    Spec("probabilities", "FP32", (-1, 3)),
+    TensorSpec("features", "FP32", (-1, 4)),
+    TensorSpec("label", "INT64", (-1,)),
+    TensorSpec("probabilities", "FP32", (-1, 3)),
 )
-IRIS = Served("iris", "1", (FEATURES,), (LABEL, PROBABILITIES), LABELS)
-WORDS = Served("words", "1", (Spec("numbers", "FP32", (-1, 2)), Spec("words", "BYTES", (-1,))), (Spec("half", "FP16", (-1, 2)),))
+IRIS = ModelSignature("iris", "1", (FEATURES,), (LABEL, PROBABILITIES), LABELS)
+WORDS = ModelSignature(
+    "words",
+    "1",
+    (TensorSpec("numbers", "FP32", (-1, 2)), TensorSpec("words", "BYTES", (-1,))),
+    (TensorSpec("half", "FP16", (-1, 2)),),
+)
 ROW = [5.1, 3.5, 1.4, 0.2]
 ROW_BYTES = struct.pack("<4f", *ROW)
 DEEP = 100_000
 
 
-def single_tensor_model(datatype: str, *shape: int) -> Served:
+def single_tensor_model(datatype: str, *shape: int) -> ModelSignature:
     """A model with one input and one output, both alike."""
-    return Served("one", "1", (Spec("x", datatype, shape),), (Spec("x", datatype, shape),))
+    return ModelSignature("one", "1", (TensorSpec("x", datatype, shape),), (TensorSpec("x", datatype, shape),))
 
 
 class InferRequest(NamedTuple):

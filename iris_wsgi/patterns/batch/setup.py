@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from iris_wsgi.errors import BadModel, Stopped
-from iris_wsgi.model.golden import proven_model
+from iris_wsgi.model.golden import load_verified_model
 from iris_wsgi.model.session import Model
 from iris_wsgi.patterns.batch.options import Options
 from iris_wsgi.patterns.batch.sources import DELIMITERS, Source
@@ -29,7 +29,7 @@ class Greeting(NamedTuple):
 
 def prepared(settings: Settings, options: Options, source: Source) -> tuple[Greeting, Callable[[bytes, int], Outcome]]:
     """Raises BadModel, and BadSetting for columns that are not there; what turns chunks into answers raises Stopped."""
-    model, golden, _ = proven_model(Path(settings.model_dir), settings.model_seal)
+    model, golden, _ = load_verified_model(Path(settings.model_dir), settings.model_seal)
     features = features_of(model, options.features)
     reader = reader_for(model, features, options, source)
     writer = writer_for(model, options, reader)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from iris_wsgi.codec.rows import FLOAT32_MOST, NUMBERS, Array
+from iris_wsgi.codec.rows import FLOAT32_MAX, NUMBERS, Array
 from iris_wsgi.errors import BadModel, BadOutput, Stopped
 from iris_wsgi.model.session import Model, first_line
 from iris_wsgi.patterns.batch.database import Answers, Row
@@ -47,7 +47,7 @@ def checked(rows: Sequence[Row], names: Sequence[str]) -> tuple[Array, list[str 
         if set(map(type, column)) <= NUMBERS:
             doubles = np.array(column, np.float64)
             # NaN is neither more nor less than anything.
-            wrong = np.flatnonzero(~(np.abs(doubles) <= FLOAT32_MOST)).tolist()
+            wrong = np.flatnonzero(~(np.abs(doubles) <= FLOAT32_MAX)).tolist()
             doubles[wrong] = 0
         else:
             whys = [fault_of(value) for value in column]
@@ -66,4 +66,4 @@ def fault_of(value: Any) -> str | None:
         return fault_of_number(value)
     if type(value) not in NUMBERS:
         return NO_NUMBER
-    return None if abs(value) <= FLOAT32_MOST else NOT_FINITE
+    return None if abs(value) <= FLOAT32_MAX else NOT_FINITE

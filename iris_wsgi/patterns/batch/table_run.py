@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from iris_wsgi.console import Teller
-from iris_wsgi.model.golden import proven_model
+from iris_wsgi.model.golden import load_verified_model
 from iris_wsgi.model.session import Model
 from iris_wsgi.patterns.batch.database import Database, Row
 from iris_wsgi.patterns.batch.exit_status import Counts, End, Miscounted, Wish, end_of, summary
@@ -23,7 +23,7 @@ Say = Callable[[str], None]
 def run_table(options: TableOptions, settings: Settings, say: Say) -> End:
     """The whole of it; lines for people go to `say`. Raises BadSetting, BadModel and Stopped."""
     wish = Wish()
-    model, _, _ = proven_model(Path(settings.model_dir), settings.model_seal)
+    model, _, _ = load_verified_model(Path(settings.model_dir), settings.model_seal)
     with closing(opened(settings.database_url)) as database:
         plan = planned(database, options, model)
         return TableRun(database, plan, options, model).go(say, wish)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from iris_wsgi.errors import BadModel
-from iris_wsgi.model.artifact import GOLDEN, Golden, read_file
+from iris_wsgi.model.artifact import GOLDEN, ArtifactManifest, read_file
 from iris_wsgi.model.golden import check_shapes, self_test
 from iris_wsgi.model.session import RUNTIME_VERSION, Model, load_model
 from iris_wsgi.patterns.edge.manifest import MANIFEST, MODEL, Manifest, parse_manifest
@@ -14,7 +14,7 @@ class Bundle(NamedTuple):
     folder: Path
     manifest: Manifest
 
-    def load(self) -> tuple[Model, Golden]:
+    def load(self) -> tuple[Model, ArtifactManifest]:
         """The model, every file of which is what the manifest says. Raises BadModel."""
         if (sealed := self.manifest.files.get(MODEL + GOLDEN)) is None:
             raise BadModel(f"{self.manifest.bundle} has no {MODEL}{GOLDEN}")

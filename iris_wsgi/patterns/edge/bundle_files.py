@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from iris_wsgi.errors import JSON, BadModel
-from iris_wsgi.model.artifact import pinned_digest, read_file, read_labels, sha256
+from iris_wsgi.model.artifact import manifest_digest, read_file, read_labels, sha256
 from iris_wsgi.model.session import Graph
 from iris_wsgi.patterns.edge.manifest import MANIFEST, parse_manifest, read_checked
 from iris_wsgi.settings import BadSetting, Settings
@@ -63,7 +63,7 @@ def labels_of(bundle: dict[str, File], model: Graph, settings: Settings) -> tupl
         return model.labels
     whole = Path(settings.model_dir)
     try:
-        if manifest.digest == pinned_digest(whole):
+        if manifest.digest == manifest_digest(whole):
             return read_labels(read_file(whole / "label.json"), str(whole / "label.json"))
     except BadModel:
         # A folder may hold the part alone.

@@ -8,7 +8,7 @@ from hashlib import sha256
 from itertools import islice
 from typing import Any, NamedTuple
 
-from iris_wsgi.codec.json_documents import MOST_LEVELS, decode_json, levels, too_deep
+from iris_wsgi.codec.json_documents import MAX_LEVELS, decode_json, levels, too_deep
 from iris_wsgi.errors import MOST_FAULTS, Fault, NotValid
 
 KEY = "[A-Za-z0-9_-]{16,64}"
@@ -59,7 +59,7 @@ def decode_report(body: bytes, labels: Sequence[str]) -> Report:
     Raises NotDecodable (400) or NotValid (422).
     """
     document = decode_json(body)
-    if levels(document) > MOST_LEVELS:
+    if levels(document) > MAX_LEVELS:
         raise too_deep()
     found = list(islice(faults(document, labels), MOST_FAULTS))
     if found:

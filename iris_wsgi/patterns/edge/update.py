@@ -6,7 +6,7 @@ from pathlib import Path
 
 from iris_wsgi.errors import BadModel
 from iris_wsgi.model.artifact import read_file
-from iris_wsgi.model.download import Reader, reader
+from iris_wsgi.model.download import ArtifactSource, artifact_source
 from iris_wsgi.model.session import RUNTIME_VERSION
 from iris_wsgi.patterns.edge.bundle import open_bundle
 from iris_wsgi.patterns.edge.device_store import Device, State, is_of
@@ -24,7 +24,7 @@ def update(device: Device, source: str, again: bool = False) -> str:
     `again`. Raises BadModel.
     """
     with device.changing():
-        state, read = device.state(), reader(source)
+        state, read = device.state(), artifact_source(source)
         content = read(MANIFEST, MANIFEST_BYTES)
         manifest = parse_manifest(content, f"{source.rstrip('/')}/{MANIFEST}")
         manifest.check_runtime(RUNTIME_VERSION)
@@ -50,7 +50,7 @@ def files_here(device: Device, state: State) -> Iterator[tuple[File, Path]]:
             yield from ((file, bundle.folder / path) for path, file in bundle.manifest.of_model.items())
 
 
-def bring(read: Reader, path: str, file: File, folder: Path, known: Known) -> bool:
+def bring(read: ArtifactSource, path: str, file: File, folder: Path, known: Known) -> bool:
     """Puts one file into the folder; whether it had to be fetched. Raises BadModel if it is not what the manifest says."""
     if file in known:
         with suppress(BadModel):

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from iris_wsgi.errors import BadModel
-from iris_wsgi.model.artifact import member_folders, pinned_digest
-from iris_wsgi.model.golden import proven_model
+from iris_wsgi.model.artifact import manifest_digest, member_folders
+from iris_wsgi.model.golden import load_verified_model
 from iris_wsgi.model.predictor import within_deadline
-from iris_wsgi.model.run_timeout import Watch
+from iris_wsgi.model.run_timeout import RunWatchdog
 from iris_wsgi.patterns.horizontal import routes
 from iris_wsgi.patterns.horizontal.voting import Here, majority
 from iris_wsgi.services import RoleContext
@@ -27,7 +27,7 @@ def remote_ensemble(parts: RoleContext) -> list[Route]:
     settings = parts.settings
     places = dict(pair.split("=", 1) for pair in settings.members.split(","))
     metrics = CallMetrics(parts.registry, list(places))
-    digests = {name: pinned_digest(folder) for name, folder in member_folders(Path(settings.model_dir)).items()}
+    digests = {name: manifest_digest(folder) for name, folder in member_folders(Path(settings.model_dir)).items()}
     row, seconds = np.array([parts.sample.row], np.float32), settings.ensemble_ms / 1000
     targets = []
     for name, url in places.items():
@@ -43,9 +43,9 @@ def remote_ensemble(parts: RoleContext) -> list[Route]:
 
 def local_ensemble(parts: RoleContext) -> list[Route]:
     """Over the members in the model's folder. Raises BadModel."""
-    settings, members, watch = parts.settings, {}, Watch()
+    settings, members, watch = parts.settings, {}, RunWatchdog()
     for name, folder in member_folders(Path(settings.model_dir)).items():
-        model, _, _ = proven_model(folder)
+        model, _, _ = load_verified_model(folder)
         if model.width != parts.model.width:
             raise BadModel(f"{folder} takes {model.width} features, the whole model takes {parts.model.width}")
         if model.labels[1:] != (name,):

@@ -34,13 +34,13 @@ class PredictionCache:
     """Around a predictor of one model; a row is known by its float32, in which -0.0 is 0.0.
 
     Answers are right as long as the model gives a row the same bits alone and in company. Many rows go in pieces of
-    `piece_rows`, so that nobody has the lock, or a row that others wait for, for longer than that.
+    `chunk_rows`, so that nobody has the lock, or a row that others wait for, for longer than that.
     """
 
     def __init__(
-        self, predict: Predict, classes: int, known: Known, shared: SecondLevel | None = None, piece_rows: int = PIECE_ROWS
+        self, predict: Predict, classes: int, known: Known, shared: SecondLevel | None = None, chunk_rows: int = PIECE_ROWS
     ) -> None:
-        self.predict, self.classes, self.known, self.shared, self.piece_rows = predict, classes, known, shared, piece_rows
+        self.predict, self.classes, self.known, self.shared, self.chunk_rows = predict, classes, known, shared, chunk_rows
 
     def __call__(self, rows: Array, until: float = inf) -> Array:
         return self.found(rows, until, ANYTHING).probabilities
@@ -66,9 +66,9 @@ class PredictionCache:
         return max(wishes.min_fresh, self.known.seconds - wishes.max_age) if wishes.bounded else 0.0
 
     def found(self, rows: Array, until: float, wishes: Wishes) -> Answer:
-        if len(rows) <= self.piece_rows:
+        if len(rows) <= self.chunk_rows:
             return self.piece(rows, until, wishes)
-        pieces = [self.piece(rows[i : i + self.piece_rows], until, wishes) for i in range(0, len(rows), self.piece_rows)]
+        pieces = [self.piece(rows[i : i + self.chunk_rows], until, wishes) for i in range(0, len(rows), self.chunk_rows)]
         probabilities, hits, coalesced, shared, run, kept, left, refused = zip(*pieces, strict=True)
         counts = sum(hits), sum(coalesced), sum(shared), sum(run)
         return Answer(np.concatenate(probabilities), *counts, all(kept), min(left), sum(refused))

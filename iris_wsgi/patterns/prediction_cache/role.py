@@ -2,7 +2,7 @@
 
 import platform
 
-from iris_wsgi.model.latency import Pace
+from iris_wsgi.model.latency import LatencyProfile
 from iris_wsgi.model.predictor import PIECE_ROWS, Predict
 from iris_wsgi.model.session import RUNTIME_VERSION, Graph
 from iris_wsgi.observability.log import Log
@@ -21,7 +21,9 @@ SHARED_SECONDS = 0.05
 LOOK_SECONDS = 1.0
 
 
-def cache_around(predict: Predict, model: Graph, settings: Settings, registry: Registry, pace: Pace, log: Log) -> PredictionCache:
+def cache_around(
+    predict: Predict, model: Graph, settings: Settings, registry: Registry, pace: LatencyProfile, log: Log
+) -> PredictionCache:
     """Raises BadSetting."""
     metrics, classes = CacheMetrics(registry), len(model.labels)
 
@@ -34,7 +36,7 @@ def cache_around(predict: Predict, model: Graph, settings: Settings, registry: R
 
     shared = with_redis("IRIS_CACHE_REDIS_URL", connect) if settings.cache_redis_url else None
     known = Known(Shelf(settings.cache_bytes), settings.cache_seconds, metrics, registry.board)
-    return PredictionCache(predict, classes, known, shared, pace.piece_rows(PIECE_ROWS))
+    return PredictionCache(predict, classes, known, shared, pace.chunk_rows(PIECE_ROWS))
 
 
 def space_of(model: Graph) -> bytes:

@@ -88,7 +88,7 @@ def split_model(start: StartupContext) -> ModelBackend:
             golden.self_test(joined, pinned.cases, pinned.tolerance)
         except BadModel as error:
             return str(error)
-        off = golden.difference(joined, pinned.cases) if settings.cache == "on" else 0.0
+        off = golden.batch_difference(joined, pinned.cases) if settings.cache == "on" else 0.0
         return f"its answers to a row alone and in a batch differ by up to {off:.1e}; they cannot be cached" if off else None
 
     def fits(peer: Peer) -> str | None:

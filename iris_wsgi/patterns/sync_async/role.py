@@ -4,9 +4,9 @@ from pathlib import Path
 
 from iris_wsgi.errors import BadModel
 from iris_wsgi.model.artifact import fast_folder
-from iris_wsgi.model.golden import proven_model
+from iris_wsgi.model.golden import load_verified_model
 from iris_wsgi.model.predictor import within_deadline
-from iris_wsgi.model.run_timeout import Watch
+from iris_wsgi.model.run_timeout import RunWatchdog
 from iris_wsgi.patterns.asynchronous.role import job_routes, queue_of
 from iris_wsgi.patterns.asynchronous.routes import Queue
 from iris_wsgi.patterns.sync_async import routes as hybrid
@@ -24,10 +24,10 @@ def hybrid_routes(parts: RoleContext, queue: Queue) -> list[Route]:
     """Raises BadModel if the fast model cannot be served, or answers something else than the full one."""
     settings, full = parts.settings, parts.model
     folder = fast_folder(Path(settings.model_dir), settings.fast_model_dir)
-    fast, _, _ = proven_model(folder)
+    fast, _, _ = load_verified_model(folder)
     if (fast.labels, fast.width) != (full.labels, full.width):
         raise BadModel(
             f"{folder} takes {fast.width} features for {', '.join(fast.labels)}; the full model takes {full.width}"
             f" for {', '.join(full.labels)}"
         )
-    return hybrid.routes(fast, within_deadline(fast, Watch()), queue, parts.log, settings.escalate_below)
+    return hybrid.routes(fast, within_deadline(fast, RunWatchdog()), queue, parts.log, settings.escalate_below)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from iris_wsgi.codec.v2_request import Served, Spec
+from iris_wsgi.codec.v2_request import ModelSignature, TensorSpec
 from iris_wsgi.codec.v2_tensors import DTYPES, Tensor
 from iris_wsgi.model.predictor import Predict
 from iris_wsgi.model.session import Model
@@ -22,7 +22,7 @@ class Servable(NamedTuple):
     """A model under its name: what it takes and gives, the function that does it, which output holds the probabilities, and
     what else its configuration tells by name."""
 
-    served: Served
+    served: ModelSignature
     infer: Infer
     probabilities: str
     digest: str
@@ -36,13 +36,13 @@ def classifier(model: Model, predict: Predict, tally: Tally) -> Servable:
     Two differences: a ZipMap is flattened to FP32 [rows, classes], and the label is that of the highest probability, not the
     graph's own, so that both agree in every answer: a number as in label.json where the graph has int64, a name for string.
     """
-    probabilities = Spec(model.output, "FP32", (-1, len(model.labels)))
+    probabilities = TensorSpec(model.output, "FP32", (-1, len(model.labels)))
     outputs = [
-        probabilities if output.name == model.output else Spec(output.name, LABEL_TYPES[output.type], (-1,))
+        probabilities if output.name == model.output else TensorSpec(output.name, LABEL_TYPES[output.type], (-1,))
         for output in model.session.get_outputs()
         if output.name == model.output or (output.type in LABEL_TYPES and len(output.shape) <= 1)
     ]
-    inputs = (Spec(model.input, "FP32", (-1, model.width)),)
+    inputs = (TensorSpec(model.input, "FP32", (-1, model.width)),)
     names = np.array([label.encode() for label in model.labels], DTYPES["BYTES"])
     labels = [spec for spec in outputs if spec is not probabilities]
 
@@ -53,7 +53,7 @@ def classifier(model: Model, predict: Predict, tally: Tally) -> Servable:
             found[spec.name] = names[numbers] if spec.datatype == "BYTES" else numbers
         return found
 
-    served = Served(model.name, version_of(model.version), inputs, tuple(outputs), model.labels)
+    served = ModelSignature(model.name, version_of(model.version), inputs, tuple(outputs), model.labels)
     return Servable(served, infer, model.output, model.digest, tally, model.identity)
 
 

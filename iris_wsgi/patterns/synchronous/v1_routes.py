@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from iris_wsgi.codec.v1 import decode_v1, encode_v1
 from iris_wsgi.errors import NotReady
-from iris_wsgi.model.latency import Pace
+from iris_wsgi.model.latency import LatencyProfile
 from iris_wsgi.patterns.synchronous import schemas
 from iris_wsgi.patterns.synchronous.served_model import Servable
 from iris_wsgi.patterns.synchronous.v2_routes import encoded, find
@@ -16,8 +16,10 @@ INLINE_BYTES, ROW_BYTES = 16384, 4
 SUMMARY = "Probabilities of rows, a list for each, as /predict/batch gives them"
 
 
-def routes(models: Mapping[str, Servable], why_not_ready: Callable[[], str | None], most_rows: int, pace: Pace) -> list[Route]:
-    """All of them, for the models by name; `most_rows` of them in a request, and by their `pace` small bodies in the I/O loop."""
+def routes(
+    models: Mapping[str, Servable], why_not_ready: Callable[[], str | None], max_rows: int, pace: LatencyProfile
+) -> list[Route]:
+    """All of them, for the models by name; `max_rows` of them in a request, and by their `pace` small bodies in the I/O loop."""
     inline = pace.inline_bytes(INLINE_BYTES, ROW_BYTES)
     names = Response(encoded({"models": list(models)}))
 
@@ -28,7 +30,7 @@ def routes(models: Mapping[str, Servable], why_not_ready: Callable[[], str | Non
         return Response(encoded({"name": one.served.name, "ready": True}))
 
     def predict(request: Request) -> Response:
-        return predicted(find(models, request), request, most_rows)
+        return predicted(find(models, request), request, max_rows)
 
     table = [Route("GET", "/v1/models", lambda _: names, "The names of the models", openapi.OBJECT)]
     for path in PLACES:
@@ -40,11 +42,11 @@ def routes(models: Mapping[str, Servable], why_not_ready: Callable[[], str | Non
     return table
 
 
-def predicted(one: Servable, request: Request, most_rows: int) -> Response:
+def predicted(one: Servable, request: Request, max_rows: int) -> Response:
     """The answer to a prediction, counted and timed as those of v2 are."""
     (taken,) = one.served.inputs
     with one.tally.watch(request.arrived) as watch:
-        rows = decode_v1(request.body, taken.shape[1], most_rows)
+        rows = decode_v1(request.body, taken.shape[1], max_rows)
         watch.lap()
         outputs = one.infer({taken.name: rows}, request.until)
         watch.lap()

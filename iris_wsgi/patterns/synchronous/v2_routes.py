@@ -4,10 +4,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 
 from iris_wsgi import __version__
-from iris_wsgi.codec.v2_request import HEADER, Spec, decode_infer
+from iris_wsgi.codec.v2_request import HEADER, TensorSpec, decode_infer
 from iris_wsgi.codec.v2_response import encode_infer
 from iris_wsgi.errors import JSON, NotFound, NotReady
-from iris_wsgi.model.latency import Pace
+from iris_wsgi.model.latency import LatencyProfile
 from iris_wsgi.patterns.synchronous import schemas
 from iris_wsgi.patterns.synchronous.served_model import Servable
 from iris_wsgi.wsgi import openapi
@@ -27,8 +27,8 @@ OF_SERVER = {"name": "iris_wsgi", "version": __version__, "extensions": EXTENSIO
 PLACES = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
 
 
-def routes(models: Models, why_not_ready: Callable[[], str | None], most_rows: int, pace: Pace) -> list[Route]:
-    """All of them, for the models by name; `most_rows` of them in a request, and by their `pace` small bodies in the I/O loop."""
+def routes(models: Models, why_not_ready: Callable[[], str | None], max_rows: int, pace: LatencyProfile) -> list[Route]:
+    """All of them, for the models by name; `max_rows` of them in a request, and by their `pace` small bodies in the I/O loop."""
     inline = pace.inline_bytes(INLINE_BYTES, ROW_BYTES, BESIDE_BYTES)
 
     def ready(answer: Handler) -> Handler:
@@ -45,7 +45,7 @@ def routes(models: Models, why_not_ready: Callable[[], str | None], most_rows: i
         return lambda request: answers[find(models, request).served.name]
 
     def infer(request: Request) -> Response:
-        return inferred(find(models, request), request, most_rows)
+        return inferred(find(models, request), request, max_rows)
 
     def statistics(request: Request) -> Response:
         asked = [find(models, request)] if "model" in request.parameters else list(models.values())
@@ -54,7 +54,7 @@ def routes(models: Models, why_not_ready: Callable[[], str | None], most_rows: i
     server, names = Response(encoded(OF_SERVER)), Response(encoded({"models": list(models)}))
     index = Response(encoded([index_entry(one) for one in models.values()]))
     model_ready = ready(of_model(lambda one: {"name": one.served.name, "ready": True}))
-    metadata, config = of_model(metadata_of), of_model(lambda one: configuration_of(one, most_rows))
+    metadata, config = of_model(metadata_of), of_model(lambda one: configuration_of(one, max_rows))
 
     def get(path: str, handler: Handler, summary: str, schema: openapi.Schema, failures: tuple[int, ...] = ()) -> Route:
         return Route("GET", path, handler, summary, schema, failures=failures)
@@ -89,10 +89,10 @@ def find(models: Models, request: Request) -> Servable:
     return one
 
 
-def inferred(one: Servable, request: Request, most_rows: int) -> Response:
+def inferred(one: Servable, request: Request, max_rows: int) -> Response:
     """The answer to an infer request, counted and timed; the outputs come from one run of the model."""
     with one.tally.watch(request.arrived) as watch:
-        inference = decode_infer(request.body, request.variables.get(HEADER_VARIABLE), one.served, most_rows)
+        inference = decode_infer(request.body, request.variables.get(HEADER_VARIABLE), one.served, max_rows)
         watch.lap()
         outputs = one.infer(inference.inputs, sooner(request, inference.timeout))
         watch.lap()
@@ -111,7 +111,7 @@ def sooner(request: Request, timeout: int | None) -> float:
 
 
 def metadata_of(one: Servable) -> object:
-    def tensors(specs: Sequence[Spec]) -> object:
+    def tensors(specs: Sequence[TensorSpec]) -> object:
         return [{"name": spec.name, "datatype": spec.datatype, "shape": spec.shape} for spec in specs]
 
     name, version, inputs, outputs, _ = one.served
@@ -124,10 +124,10 @@ def metadata_of(one: Servable) -> object:
     }
 
 
-def configuration_of(one: Servable, most_rows: int) -> object:
+def configuration_of(one: Servable, max_rows: int) -> object:
     """What Triton's own ONNX backend would tell of this model, as far as it is so here; perf_analyzer cannot do without it."""
 
-    def tensors(specs: Sequence[Spec]) -> object:
+    def tensors(specs: Sequence[TensorSpec]) -> object:
         return [{"name": spec.name, "data_type": data_type(spec.datatype), **dims(spec.shape[1:])} for spec in specs]
 
     name, _, inputs, outputs, _ = one.served
@@ -135,7 +135,7 @@ def configuration_of(one: Servable, most_rows: int) -> object:
         "name": name,
         "platform": "onnxruntime_onnx",
         "backend": "onnxruntime",
-        "max_batch_size": most_rows,
+        "max_batch_size": max_rows,
         "input": tensors(inputs),
         "output": tensors(outputs),
         "parameters": {name: {"string_value": value} for name, value in one.told.items()},

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from iris_wsgi.codec.rows import Array, Encoder, decode_rows
-from iris_wsgi.model.latency import Pace
+from iris_wsgi.model.latency import LatencyProfile
 from iris_wsgi.model.session import Graph
 from iris_wsgi.services import Ask, Sample
 from iris_wsgi.wsgi import openapi
@@ -19,7 +19,7 @@ Encode = Callable[[Array], bytes]
 INLINE_BYTES = 16384
 
 
-def routes(model: Graph, ask: Ask, sample: Sample, max_rows: int, pace: Pace) -> list[Route]:
+def routes(model: Graph, ask: Ask, sample: Sample, max_rows: int, pace: LatencyProfile) -> list[Route]:
     """All of them. By the model's `pace` small bodies are answered in the I/O loop."""
     encoder = Encoder(model.labels)
     sample_row = np.array([sample.row], np.float32)

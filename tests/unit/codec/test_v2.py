@@ -37,7 +37,7 @@ from v2_vectors import (
 )
 
 from iris_wsgi.codec.v1 import decode_v1, encode_v1
-from iris_wsgi.codec.v2_request import Inference, Served, Spec, Wanted, decode_infer
+from iris_wsgi.codec.v2_request import InferenceRequest, ModelSignature, RequestedOutput, TensorSpec, decode_infer
 from iris_wsgi.codec.v2_response import encode_infer
 from iris_wsgi.codec.v2_tensors import DTYPES, from_binary, from_json, to_binary, to_json
 from iris_wsgi.errors import PredictFailed, Problem
@@ -53,7 +53,7 @@ MISFITS = {
 }
 
 
-def refused(given: InferRequest, served: Served) -> str:
+def refused(given: InferRequest, served: ModelSignature) -> str:
     with pytest.raises(Problem) as problem:
         decode_infer(given.body, given.header, served, MAX_ROWS)
     assert problem.value.status == 400
@@ -100,7 +100,7 @@ def test_a_model_that_has_a_fixed_shape_takes_that_as_a_raw_request_and_no_other
     assert "cannot take" in refused(InferRequest(bytes(16), "0"), single_tensor_model("FP32", -1, -1))
 
 
-def decoded(given: InferRequest, served: Served = IRIS) -> Inference:
+def decoded(given: InferRequest, served: ModelSignature = IRIS) -> InferenceRequest:
     return decode_infer(given.body, given.header, served, MAX_ROWS)
 
 
@@ -174,12 +174,12 @@ CHOICES = [(None, None, False), (True, None, True), (False, None, False), (None,
 def test_an_outputs_own_choice_of_binary_overrides_that_of_the_request(of_all, of_one, wanted):
     output = {"name": "probabilities", "parameters": {"binary_data": of_one}}
     request = decoded(infer(inline(), parameters={"binary_data_output": of_all}, outputs=[output]))
-    assert request.outputs == (Wanted(PROBABILITIES, wanted),)
+    assert request.outputs == (RequestedOutput(PROBABILITIES, wanted),)
 
 
 def test_inputs_in_json_and_in_binary_stand_beside_each_other():
-    a, b, c = (Spec(name, "INT32", (-1,)) for name in "abc")
-    served = Served("three", "1", (a, b, c), (a,))
+    a, b, c = (TensorSpec(name, "INT32", (-1,)) for name in "abc")
+    served = ModelSignature("three", "1", (a, b, c), (a,))
     behind = {"datatype": "INT32", "shape": [2], "parameters": sized(8)}
     head = document(
         {"name": "c", **behind}, {"name": "b", "datatype": "INT32", "shape": [2], "data": [3, 4]}, {"name": "a", **behind}
@@ -198,7 +198,7 @@ PROBABLE = np.array([[0.98, 0.018, 0.002], [0.25, 0.5, 0.25]], np.float32)
 OUTPUTS = {"label": np.array([0, 1]), "probabilities": PROBABLE}
 
 
-def answered(served: Served = IRIS, arrays=OUTPUTS, **asked) -> tuple[dict, bytes, int | None]:
+def answered(served: ModelSignature = IRIS, arrays=OUTPUTS, **asked) -> tuple[dict, bytes, int | None]:
     """The JSON part of the answer to a request, what stands behind it, and the header."""
     body, header = encode_infer(decoded(infer(inline(), **asked)), served, arrays)
     return json.loads(body[:header]), b"" if header is None else body[header:], header
@@ -333,9 +333,9 @@ def test_every_tensor_survives_binary_and_json(tensor):
         assert back.tolist() == array.tolist() if datatype == "BYTES" else back.tobytes() == array.tobytes()
 
 
-def status_of(given: InferRequest, served: Served = IRIS, most_rows: int = MAX_ROWS) -> int:
+def status_of(given: InferRequest, served: ModelSignature = IRIS, max_rows: int = MAX_ROWS) -> int:
     try:
-        decode_infer(given.body, given.header, served, most_rows)
+        decode_infer(given.body, given.header, served, max_rows)
     except Problem as problem:
         return problem.status
     return 200
@@ -470,7 +470,7 @@ def test_memory_is_a_small_multiple_of_the_body(given, datatype):
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        assert status_of(given, served, most_rows=2**70) in (200, 400)
+        assert status_of(given, served, max_rows=2**70) in (200, 400)
         most = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
@@ -504,7 +504,7 @@ def test_tritonclient_is_understood_and_understands(datatype, binary_data):
     )
     served = single_tensor_model(datatype, -1, 2)
     request = decode_infer(body, None if length is None else str(length), served, MAX_ROWS)
-    assert (request.id, request.timeout, request.outputs) == ("7", 2500, (Wanted(served.outputs[0], binary_data),))
+    assert (request.id, request.timeout, request.outputs) == ("7", 2500, (RequestedOutput(served.outputs[0], binary_data),))
     assert request.inputs["x"].tolist() == array.tolist()
     answer, header = encode_infer(request, served, request.inputs)
     result = triton.InferResult.from_response_body(answer, header_length=header)

@@ -222,7 +222,7 @@ def test_a_model_that_fails_while_it_runs_is_told(model_copy, monkeypatch):
     model.input = "no such input"
     with pytest.raises(BadModel, match="golden rows cannot be predicted"):
         golden.self_test(model, pinned.cases, pinned.tolerance)
-    assert not golden.holds(model, pinned.cases[0], pinned.tolerance)
+    assert not golden.passes(model, pinned.cases[0], pinned.tolerance)
 
 
 def save_graph(folder: Path, inputs, outputs, nodes=None) -> None:

@@ -12,7 +12,7 @@ from http_clients import RawConnection, http_request, metric_sum, wait_until
 from project import MODEL
 
 from iris_wsgi.errors import DeadlineExceeded
-from iris_wsgi.model.batcher import Gatherer
+from iris_wsgi.model.batcher import DynamicBatcher
 from iris_wsgi.model.session import load_model
 from iris_wsgi.resilience.deadline import PARSED, RAN
 from iris_wsgi.settings import BadSetting, Settings
@@ -41,14 +41,14 @@ def pool():
         yield workers
 
 
-def wait_until_queued(gatherer: Gatherer, count: int) -> None:
+def wait_until_queued(gatherer: DynamicBatcher, count: int) -> None:
     wait_until(lambda: len(gatherer.queue) >= count, f"{count} in the queue")
 
 
 def test_rows_that_come_during_a_run_are_in_the_next_one_and_get_the_same_bits(pool):
     model = load_model(MODEL)[0]
     held = Held(model.predict)
-    gatherer = Gatherer(held, 16, 0)
+    gatherer = DynamicBatcher(held, 16, 0)
     first = pool.submit(gatherer, ROWS[:1])
     held.begun.acquire()
     others = [pool.submit(gatherer, ROWS[i : i + 1]) for i in range(1, 41)]
@@ -63,22 +63,22 @@ def test_rows_that_come_during_a_run_are_in_the_next_one_and_get_the_same_bits(p
 
 def test_requests_of_several_rows_go_their_own_way():
     asked = []
-    gatherer = Gatherer(lambda rows, until: asked.append((len(rows), until)) or rows, 8, 10)
+    gatherer = DynamicBatcher(lambda rows, until: asked.append((len(rows), until)) or rows, 8, 10)
     assert gatherer(ROWS, 5.0) is ROWS and asked == [(200, 5.0)] and gatherer.thread is None
 
 
 def test_the_first_waits_for_others_no_longer_than_told_and_not_when_the_run_is_full(pool):
     sizes = []
-    gatherer = Gatherer(lambda rows, until: sizes.append(len(rows)) or rows, 4, 3600)
+    gatherer = DynamicBatcher(lambda rows, until: sizes.append(len(rows)) or rows, 4, 3600)
     assert [one.result(120).shape for one in [pool.submit(gatherer, ROWS[i : i + 1]) for i in range(4)]] == [(1, 4)] * 4
     assert sizes == [4]
-    quick = Gatherer(lambda rows, until: sizes.append(len(rows)) or rows, 4, 0.01)
+    quick = DynamicBatcher(lambda rows, until: sizes.append(len(rows)) or rows, 4, 0.01)
     assert quick(ROWS[:1]).shape == (1, 4) and sizes == [4, 1]
 
 
 def test_who_no_longer_wants_an_answer_is_not_run_and_nobody_waits_for_longer_than_wanted(pool):
     held = Held(lambda rows: rows)
-    gatherer = Gatherer(held, 8, 0)
+    gatherer = DynamicBatcher(held, 8, 0)
     first = pool.submit(gatherer, ROWS[:1])
     held.begun.acquire()
     late = pool.submit(gatherer, ROWS[1:2], time.monotonic() + 0.01)
@@ -94,7 +94,7 @@ def test_who_no_longer_wants_an_answer_is_not_run_and_nobody_waits_for_longer_th
 
 
 def test_a_run_of_nobody_is_no_run():
-    gatherer = Gatherer(lambda rows, until: pytest.fail("it ran"), 8, 0)
+    gatherer = DynamicBatcher(lambda rows, until: pytest.fail("it ran"), 8, 0)
     with pytest.raises(DeadlineExceeded, match=f"{PARSED}|{RAN}"):
         gatherer(ROWS[:1], time.monotonic() - 1)
 
@@ -107,7 +107,7 @@ def test_a_failed_run_fails_each_of_its_requests_and_the_next_works(pool):
             raise RuntimeError(f"broken for {len(rows)}")
         return rows
 
-    gatherer = Gatherer(predict, 2, 3600)
+    gatherer = DynamicBatcher(predict, 2, 3600)
     for one in [pool.submit(gatherer, ROWS[i : i + 1]) for i in range(2)]:
         with pytest.raises(RuntimeError, match="broken for 2"):
             one.result(120)
@@ -118,7 +118,7 @@ def test_a_failed_run_fails_each_of_its_requests_and_the_next_works(pool):
 def test_a_model_whose_answers_depend_on_company_is_not_batched(slow_model, make_app, monkeypatch):
     from iris_wsgi.model import golden
 
-    monkeypatch.setattr(golden, "difference", lambda *_: 1e-7)
+    monkeypatch.setattr(golden, "batch_difference", lambda *_: 1e-7)
     with pytest.raises(BadSetting, match=r"^IRIS_BATCH_ROWS: .* differ by up to 1.0e-07; leave it at 0$"):
         make_app(batch_rows=8)
 

@@ -14,7 +14,7 @@ from project import MODEL
 
 from iris_wsgi.cli.main import main
 from iris_wsgi.errors import BadModel
-from iris_wsgi.model.download import load
+from iris_wsgi.model.download import download
 from iris_wsgi.model.session import load_model
 
 FAST = MODEL / "fast"
@@ -59,19 +59,19 @@ def test_files_that_are_links_as_in_a_mounted_config_map_are_read_through(tmp_pa
     (tmp_path / "mounted").mkdir()
     for path in FAST.iterdir():
         (tmp_path / "mounted" / path.name).symlink_to(path)
-    load(str(tmp_path / "mounted"), tmp_path / "into", seal_of(FAST))
+    download(str(tmp_path / "mounted"), tmp_path / "into", seal_of(FAST))
     assert not any(path.is_symlink() for path in (tmp_path / "into").iterdir())
 
 
 def test_a_folder_on_a_web_server_is_fetched(web, tmp_path):
     serve(tmp_path)
-    load(f"{web}/", tmp_path / "into", seal_of(FAST))
+    download(f"{web}/", tmp_path / "into", seal_of(FAST))
     assert load_model(tmp_path / "into")[0].name == "iris_lr"
 
 
 def test_loading_again_replaces_what_was_there(tmp_path):
-    load(str(MODEL), tmp_path, seal_of(MODEL))
-    load(str(FAST), tmp_path, seal_of(FAST))
+    download(str(MODEL), tmp_path, seal_of(MODEL))
+    download(str(FAST), tmp_path, seal_of(FAST))
     assert load_model(tmp_path, seal_of(FAST))[0].name == "iris_lr"
 
 
@@ -110,9 +110,9 @@ def test_what_is_not_as_sealed_leaves_no_model_behind(web, tmp_path, spoil, word
     serve(tmp_path)
     spoil(tmp_path / "served")
     into = tmp_path / "into"
-    load(str(MODEL), into, seal_of(MODEL))
+    download(str(MODEL), into, seal_of(MODEL))
     with pytest.raises(BadModel, match=words) as caught:
-        load(web if over_http else str(tmp_path / "served"), into, seal_of(FAST))
+        download(web if over_http else str(tmp_path / "served"), into, seal_of(FAST))
     assert "\n" not in str(caught.value)
     assert not (into / "golden.json").exists()
 
@@ -122,7 +122,7 @@ def test_a_name_outside_the_folder_is_never_fetched_or_written(tmp_path):
     serve(tmp_path)
     with_a_file_outside(tmp_path / "served")
     with pytest.raises(BadModel, match="outside its own folder"):
-        load(str(tmp_path / "served"), tmp_path / "into", seal_of(tmp_path / "served"))
+        download(str(tmp_path / "served"), tmp_path / "into", seal_of(tmp_path / "served"))
     assert not (tmp_path / "outside").exists()
 
 
@@ -154,22 +154,22 @@ def test_a_seal_that_is_none_is_a_wrong_setting(tmp_path, capsys, seal):
 )
 def test_an_address_that_gives_nothing_is_told_in_one_line(tmp_path, url):
     with pytest.raises(BadModel, match="cannot be fetched: ") as caught:
-        load(url, tmp_path / "into", seal_of(FAST))
+        download(url, tmp_path / "into", seal_of(FAST))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
 
 
 def test_a_server_that_has_no_such_file_is_quoted_with_its_status(web, tmp_path):
     with pytest.raises(BadModel, match="the server answered 404"):
-        load(web, tmp_path / "into", seal_of(FAST))
+        download(web, tmp_path / "into", seal_of(FAST))
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadModel, match="cannot be written"):
-        load(str(FAST), tmp_path / "file", seal_of(FAST))
+        download(str(FAST), tmp_path / "file", seal_of(FAST))
     (tmp_path / "into/iris_lr.onnx").mkdir(parents=True)
     with pytest.raises(BadModel, match="cannot be written"):
-        load(str(FAST), tmp_path / "into", seal_of(FAST))
+        download(str(FAST), tmp_path / "into", seal_of(FAST))
     assert not (tmp_path / "into/golden.json").exists()
 
 
@@ -179,15 +179,15 @@ def test_the_target_of_a_link_is_written_and_a_fifo_is_left_alone(tmp_path, name
     into.mkdir()
     real.write_text("before")
     (into / name).symlink_to(real)
-    load(str(FAST), into, seal_of(FAST))
+    download(str(FAST), into, seal_of(FAST))
     assert (into / name).is_symlink() and real.read_bytes() == (FAST / name).read_bytes()
     assert load_model(into)[0].name == "iris_lr"
     (into / name).unlink()
     os.mkfifo(into / name)
     with pytest.raises(BadModel, match=f"{name} cannot be written: it is a FIFO, not a regular file"):
-        load(str(FAST), into, seal_of(FAST))
+        download(str(FAST), into, seal_of(FAST))
     with pytest.raises(BadModel):
-        load(str(FAST), into, seal_of(MODEL))
+        download(str(FAST), into, seal_of(MODEL))
     assert (into / name).is_fifo()
 
 

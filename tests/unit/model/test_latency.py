@@ -5,23 +5,23 @@ import time
 import pytest
 from project import MODEL
 
-from iris_wsgi.model.latency import BLOCKING, LOOP_SECONDS, NEVER, Pace, measure
+from iris_wsgi.model.latency import BLOCKING, LOOP_SECONDS, NEVER, LatencyProfile, measure
 from iris_wsgi.model.session import load_model
 from iris_wsgi.wsgi.health_routes import Readiness
 
 
 def test_a_light_model_is_asked_in_the_loop_up_to_the_bound():
-    assert Pace(1e-5, 1e-6).inline_bytes(16384, 20) == 16384
-    assert Pace(1e-5, 1e-6).inline_bytes(1_000_000, 20) == int(LOOP_SECONDS / 1e-6) * 20
+    assert LatencyProfile(1e-5, 1e-6).inline_bytes(16384, 20) == 16384
+    assert LatencyProfile(1e-5, 1e-6).inline_bytes(1_000_000, 20) == int(LOOP_SECONDS / 1e-6) * 20
 
 
 def test_a_heavier_one_only_for_as_many_rows_as_take_a_millisecond_and_for_one_at_least():
-    assert Pace(LOOP_SECONDS / 2, LOOP_SECONDS / 10).inline_bytes(16384, 20) == 200
-    assert Pace(LOOP_SECONDS, LOOP_SECONDS).inline_bytes(16384, 20, beside=100) == 120
+    assert LatencyProfile(LOOP_SECONDS / 2, LOOP_SECONDS / 10).inline_bytes(16384, 20) == 200
+    assert LatencyProfile(LOOP_SECONDS, LOOP_SECONDS).inline_bytes(16384, 20, beside=100) == 120
 
 
 def test_a_slow_one_never():
-    assert Pace(LOOP_SECONDS * 1.01, 1e-9).inline_bytes(16384, 20) == BLOCKING.inline_bytes(16384, 20) == NEVER
+    assert LatencyProfile(LOOP_SECONDS * 1.01, 1e-9).inline_bytes(16384, 20) == BLOCKING.inline_bytes(16384, 20) == NEVER
 
 
 def test_the_pace_is_that_of_a_run_on_one_row_and_of_a_row_among_many(monkeypatch):
@@ -35,13 +35,13 @@ def test_the_pace_is_that_of_a_run_on_one_row_and_of_a_row_among_many(monkeypatc
     monkeypatch.setattr(model, "predict", predict)
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     pace = measure(model, golden.cases[0].row)
-    assert (pace.alone, pace.each) == (pytest.approx(20e-6), pytest.approx(1e-6))
+    assert (pace.single_row, pace.per_row) == (pytest.approx(20e-6), pytest.approx(1e-6))
 
 
 def test_a_slow_model_is_measured_once_and_soon(slow_model):
     model, golden = load_model(slow_model)
     pace = measure(model, golden.cases[0].row)
-    assert pace.alone == pace.each > LOOP_SECONDS
+    assert pace.single_row == pace.per_row > LOOP_SECONDS
 
 
 def test_the_readiness_of_a_slow_model_is_remembered_and_of_a_fast_one_tried_each_time():

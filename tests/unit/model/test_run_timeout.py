@@ -14,7 +14,7 @@ from http_clients import wait_until as happens
 from iris_wsgi.errors import DeadlineExceeded
 from iris_wsgi.model import predictor, run_timeout
 from iris_wsgi.model.predictor import PIECE_ROWS, within_deadline
-from iris_wsgi.model.run_timeout import Watch
+from iris_wsgi.model.run_timeout import RunWatchdog
 from iris_wsgi.model.session import load_model
 from iris_wsgi.resilience.deadline import PARSED, RAN, WAITED, until
 
@@ -53,13 +53,13 @@ class Recorded:
 def test_nothing_runs_after_the_deadline():
     model = Recorded()
     with pytest.raises(DeadlineExceeded, match=PARSED):
-        within_deadline(model, Watch())(np.zeros((1, 4), np.float32), time.monotonic())
+        within_deadline(model, RunWatchdog())(np.zeros((1, 4), np.float32), time.monotonic())
     assert model.rows == []
 
 
 def test_many_rows_run_in_pieces_and_give_what_one_run_gives():
     model, rows = Recorded(), np.arange(4 * (2 * PIECE_ROWS + 5), dtype=np.float32).reshape(-1, 4)
-    predict = within_deadline(model, Watch())
+    predict = within_deadline(model, RunWatchdog())
     assert (predict(rows, time.monotonic() + 60) == rows).all()
     assert model.rows == [PIECE_ROWS, PIECE_ROWS, 5]
     assert predict(rows) is rows and model.rows[3:] == [len(rows)]
@@ -75,12 +75,12 @@ def test_no_piece_begins_after_the_deadline(monkeypatch):
 
     model = Recorded(slowly)
     with pytest.raises(DeadlineExceeded, match=RAN):
-        within_deadline(model, Watch())(np.zeros((3 * PIECE_ROWS, 4), np.float32), ends)
+        within_deadline(model, RunWatchdog())(np.zeros((3 * PIECE_ROWS, 4), np.float32), ends)
     assert model.rows == [PIECE_ROWS]
 
 
 def test_a_run_is_ended_at_its_deadline_and_others_go_on(slow_model, monkeypatch):
-    now, watching = [time.monotonic()], Watch()
+    now, watching = [time.monotonic()], RunWatchdog()
     monkeypatch.setattr(run_timeout, "monotonic", lambda: now[0])
     # Far away by the true time, so that it ends by the clock of the watch alone.
     soon, late = now[0] + 3600, now[0] + 10**6
@@ -113,11 +113,11 @@ def test_a_failure_of_the_model_is_not_taken_for_a_deadline():
         raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
-        within_deadline(Recorded(fail), Watch())(np.zeros((1, 4), np.float32), time.monotonic() + 60)
+        within_deadline(Recorded(fail), RunWatchdog())(np.zeros((1, 4), np.float32), time.monotonic() + 60)
 
 
 def test_the_watch_forgets_runs_that_are_done():
-    run_timeout, before = Watch(), threading.active_count()
+    run_timeout, before = RunWatchdog(), threading.active_count()
     for _ in range(100):
         run_timeout.run(lambda options: None, time.monotonic() + 60)
     assert run_timeout.runs == {} and threading.active_count() <= before + 1

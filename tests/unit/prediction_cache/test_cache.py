@@ -57,7 +57,7 @@ def test_of_a_batch_only_what_is_missing_is_run_and_the_order_stays():
 
 def test_a_large_batch_goes_in_pieces_with_the_same_answers():
     predict = CountingPredictor()
-    cache = build_cache(predict, piece_rows=10)
+    cache = build_cache(predict, chunk_rows=10)
     assert cache(ROWS).tobytes() == expected_probabilities(ROWS).tobytes() and predict.runs == [10] * 6 + [4]
     answer = cache.ask(ROWS, inf, ANYTHING)
     assert (
@@ -349,7 +349,7 @@ def test_a_cache_is_on_where_the_setting_says_so(make_app):
 
 
 def test_a_model_whose_answers_depend_on_company_is_not_cached(make_app, monkeypatch, log):
-    monkeypatch.setattr(golden, "difference", lambda *_: 1e-7)
+    monkeypatch.setattr(golden, "batch_difference", lambda *_: 1e-7)
     for told, name in (({"role": "prediction_cache"}, "IRIS_ROLE=prediction_cache"), ({"cache": "on"}, "IRIS_CACHE=on")):
         with pytest.raises(BadSetting, match=f"^{name}: .* differ by up to 1.0e-07; it cannot be cached$"):
             make_app(**told)

@@ -9,7 +9,7 @@ import pytest
 from iris_data import training_rows
 from project import MODEL
 
-from iris_wsgi.model.golden import batching, self_test
+from iris_wsgi.model.golden import batch_consistency, self_test
 from iris_wsgi.model.session import Model, load_model, open_session
 
 SPECIES = ("setosa", "versicolor", "virginica")
@@ -111,7 +111,7 @@ def of_folder(folder: str) -> tuple:
 def test_a_member_answers_its_golden_rows_as_scikit_learn_does_alone_and_in_a_batch(name):
     model, cases, tolerance = of_folder(f"members/{name}")
     assert self_test(model, cases, tolerance)
-    assert batching(model, cases) == "alone and in a batch a row gets the same bits"
+    assert batch_consistency(model, cases) == "alone and in a batch a row gets the same bits"
     assert {case.label for case in cases} == {"other", name}
     # float32 ends where the kernel has long been 0, so no row need be left out; only a border between two others is none.
     missing = {case["why"] for case in golden(".")["rows"]} - {case["why"] for case in golden(f"members/{name}")["rows"]}

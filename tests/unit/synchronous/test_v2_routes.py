@@ -37,7 +37,7 @@ from v2_vectors import (
 
 from iris_wsgi.cli.main import main
 from iris_wsgi.factory import build
-from iris_wsgi.model.latency import Pace
+from iris_wsgi.model.latency import LatencyProfile
 from iris_wsgi.observability.metrics import Registry
 from iris_wsgi.observability.shared_memory import Board
 from iris_wsgi.patterns.synchronous import v2_routes
@@ -239,7 +239,7 @@ def test_a_bomb_a_foreign_coding_and_damage_are_refused(app):
             assert (status, list(json.loads(content))) == (wanted, ["error"])
 
 
-LIGHT = Pace(1e-5, 1e-6)
+LIGHT = LatencyProfile(1e-5, 1e-6)
 
 
 @pytest.fixture(scope="module")
