@@ -5,6 +5,9 @@ import random
 import signal
 import subprocess
 import sys
+import threading
+from math import inf
+from unittest import mock
 
 import pytest
 from http_clients import NO_COVERAGE, is_asleep, wait_until
@@ -13,6 +16,7 @@ from postgres_server import postgres_program
 from project import ROOT
 
 sys.path.insert(0, str(ROOT / "tests/soak"))
+from faults import Faults
 from gauge import Sample, catches, growth, leaks, look, more, silent
 
 
@@ -97,6 +101,41 @@ def test_a_process_that_stands_still_is_silent_until_it_goes_on(tmp_path, report
         assert silent(gauge, {reporter.pid: look(reporter.pid, report)})
     os.kill(reporter.pid, signal.SIGCONT)
     wait_until(lambda: not silent(gauge, {reporter.pid: look(reporter.pid, report)}), "the process reports")
+
+
+def stalled(tmp_path) -> Faults:
+    """The faults of a soak on a machine that stood still for a moment at 100 s, and for long at 200 s."""
+    faults = Faults(print, mock.Mock(servers={"data_cache": None, "prep": None}, folder=tmp_path))
+    faults.stood_still(100, 0.2)
+    faults.stood_still(200, 26)
+    return faults
+
+
+@pytest.mark.parametrize(
+    ("server", "status", "since", "excused"),
+    [
+        ("data_cache", 503, 101, True),
+        ("data_cache", 503, 120, False),
+        ("data_cache", 0, 101, False),
+        ("prep", 504, 101, False),
+        *[("prep", status, 227, status != 500) for status in (0, 408, 500, 502, 503, 504)],
+        ("prep", 504, 240, False),
+    ],
+)
+def test_a_machine_that_stands_still_excuses_what_time_limits_cause(tmp_path, server, status, since, excused):
+    faults = stalled(tmp_path)
+    faults.measured = inf
+    assert bool(faults.excused(server, "GET /items/{id}", status, since, since + 1)) == excused
+
+
+def test_a_failure_is_judged_when_the_stall_around_it_is_measured(tmp_path):
+    faults, found = stalled(tmp_path), []
+    judge = threading.Thread(target=lambda: found.append(faults.excused("prep", "GET /readyz", 0, 300, 301)))
+    judge.start()
+    faults.stood_still(299, 10)
+    faults.measured = 309
+    judge.join()
+    assert found == ["the machine stood still"]
 
 
 @pytest.mark.long

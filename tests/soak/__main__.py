@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from chart import draw  # noqa: E402
 from faults import Faults, member_fault, process_faults, store_faults  # noqa: E402
 from fleet import NAMES, Fleet  # noqa: E402
 from gauge import MOST_KB_PER_MINUTE, Gauge, Sample, leaks, more, silent  # noqa: E402
-from http_clients import TIMEOUT_SECONDS, fetch, http_request  # noqa: E402
+from http_clients import TIMEOUT_SECONDS, HttpResponse, fetch, http_request, wait_until  # noqa: E402
 from traffic import NO_FAULT_OF_OURS, Traffic  # noqa: E402
 from turns import TURNS, reading  # noqa: E402
 
@@ -28,6 +29,8 @@ WARM, STORM = 0.15, 0.45
 MOST_SHOWN = 30
 # Samples in a row without a change of descriptors and threads, after which processes are at rest.
 STEADY_LOOKS = 8
+# With probes of one server by another under way they may change for ever.
+STEADY_SECONDS = 20.0
 
 
 def main() -> int:
@@ -78,6 +81,8 @@ def soak(fleet: Fleet, given: argparse.Namespace, say) -> list[str]:
         settled = time.time()
         say("from here on processes are left alone")
         faults.run([*stores, member], seconds * (1 - STORM), hold, pause)
+        with suppress(AssertionError):
+            wait_until(lambda: not unasked(traffic), "each operation is well answered")
         ended = time.time()
         # One thread and one connection, or a connection to each of two stores; two clients more are those that are rude.
         spare = 2 * (given.clients + 2)
@@ -106,10 +111,14 @@ def resting(
 
     The bound only ends a soak that would hang: however slow a machine is, a fault that is still found then is one.
     """
+
+    def waited() -> float:
+        return time.monotonic() - began
+
     traffic.rest()
     say("rests")
-    found, steady, give_up = gauge.look(), 0, time.monotonic() + TIMEOUT_SECONDS
-    while time.monotonic() < give_up and (steady < STEADY_LOOKS or faults(found)):
+    found, steady, began = gauge.look(), 0, time.monotonic()
+    while waited() < TIMEOUT_SECONDS and (faults(found) or (steady < STEADY_LOOKS and waited() < STEADY_SECONDS)):
         time.sleep(1)
         last, found = found, gauge.look()
         steady = steady + 1 if total(found) == total(last) else 0
@@ -123,23 +132,30 @@ def total(found: dict) -> int:
 
 
 def unfinished(traffic: Traffic) -> Iterator[str]:
-    """The jobs that were acknowledged and are never done; what a fault cut off is looked at here."""
+    """Names the jobs that were acknowledged and are never done, among those that no client followed to the end."""
+    give_up = time.monotonic() + TIMEOUT_SECONDS
     for job_id, server in traffic.ledger.unfinished.items():
-        end = time.monotonic() + 30
-        while time.monotonic() < end:
-            answer = fetch(server, http_request("GET", f"/jobs/{job_id}", None, "Prefer: wait=2"))
-            # One that was done long ago is gone.
-            if answer.status == 410 or (answer.status == 200 and answer.json()["status"] in ("succeeded", "cancelled")):
+        answer = None
+        while not is_done(answer):
+            if time.monotonic() > give_up or (answer and answer.status == 200 and answer.json()["status"] == "failed"):
+                yield f"{server.name} {job_id} was acknowledged, and is not done: {answer}"
                 break
-        else:
-            yield f"{server.name} {job_id} was acknowledged, and is not done: {answer}"
+            with suppress(OSError, EOFError):
+                answer = fetch(server, http_request("GET", f"/jobs/{job_id}", None, "Prefer: wait=2"))
 
 
-def unasked(traffic: Traffic) -> Iterator[str]:
-    """The operations of a description that nobody was ever well answered; 409 says that a job is done already."""
-    well = {(server, operation) for server, operation, status in traffic.ledger.statuses if 200 <= status < 400 or status == 409}
-    for server, operation in sorted(traffic.operations - well):
-        yield f"{server} {operation} was never well answered"
+def is_done(answer: HttpResponse | None) -> bool:
+    """Returns whether a job has ended well; the record of a job that ended long ago is gone (410)."""
+    if answer is None or answer.status not in (200, 410):
+        return False
+    return answer.status == 410 or answer.json()["status"] in ("succeeded", "cancelled")
+
+
+def unasked(traffic: Traffic) -> list[str]:
+    """Names the operations of a description that no client got a good answer for; 409 means that a job is done already."""
+    statuses = traffic.ledger.seen()
+    well = {(server, operation) for server, operation, status in statuses if 200 <= status < 400 or status == 409}
+    return [f"{server} {operation} was never well answered" for server, operation in sorted(traffic.operations - well)]
 
 
 def logged(name: str, log: Path, faults: Faults, since: float) -> Iterator[str]:
@@ -153,16 +169,20 @@ def logged(name: str, log: Path, faults: Faults, since: float) -> Iterator[str]:
         at = datetime.fromisoformat(line["time"]).timestamp()
         status, operation = line["status"], f"{line['method']} {line['route']}"
         # Before there was traffic the servers asked each other whether they are there.
-        if at > since and status != NO_FAULT_OF_OURS and not faults.excused(name, operation, status, at - 1, at):
-            yield f"{name} logs {text[:300]}"
+        if at > since and status != NO_FAULT_OF_OURS:
+            begin = at - line["ms"] / 1000 - 1
+            if not faults.excused(name, operation, status, begin, at):
+                yield f"{name} logs {text[:300]}"
 
 
 def table(gauge: Gauge, slopes: dict[int, float], before: dict, after: dict, traffic: Traffic, say) -> None:
     ledger = traffic.ledger
     faults = traffic.faults
-    still = sum(window.end - window.begin for window in faults.stalls)
     say(f"{sum(ledger.statuses.values())} requests, {ledger.finished} jobs, {len(faults.windows)} faults")
-    say(f"the machine stood still {len(faults.stalls)} times, which excuses slow stores for {still:.0f} s")
+    say(f"the machine stood still for up to {faults.longest_stall:.2f} s, which excuses")
+    for windows, what in ((faults.stalls[faults.short_stall], "stores"), (faults.stalls[faults.long_stall], "all servers")):
+        excused = sum(window.end - window.begin for window in windows)
+        say(f"{what} that are slow, for {excused:.0f} s at {len(windows)} times")
     statuses = Counter[int]()
     for (_, _, status), count in ledger.statuses.items():
         statuses[status] += count

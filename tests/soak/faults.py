@@ -47,10 +47,15 @@ class Window(NamedTuple):
 
 def killed(server: Server, *excuses: Excuse) -> Fault:
     """kill -9 of one of its two processes."""
+
+    def begin() -> None:
+        wait_until(server.serving, f"{server.name} serves")
+        os.kill(random.choice(server.serving()), signal.SIGKILL)
+
     return Fault(
         f"kill -9 of a process of {server.name}",
         (Excuse(server.name, (0,)), *excuses),
-        lambda: os.kill(random.choice(server.serving()), signal.SIGKILL),
+        begin,
         lambda: None,
         lambda: len(server.serving()) == 2 and server.is_ready(),
     )
@@ -147,32 +152,37 @@ def nothing() -> None:
     pass
 
 
-# Servers wait 0.2 s for a store, which a machine cannot hold that does not come to sleep, write and wake in this time.
-STALL_SECONDS = 0.1
-# What goes wrong because the machine stood still is told up to so much before and after.
+# Servers wait 0.2 s for a store. A machine that needs longer than this to sleep and to write a byte cannot keep that limit.
+SHORT_STALL_SECONDS = 0.1
+# The other time limits of servers are 1 s and more: for members and connections, for requests, for connections without a request.
+LONG_STALL_SECONDS = 0.5
+# How long before and after a stall its consequences may be seen.
 AROUND_SECONDS = 5.0
-STALL = Fault("the machine stood still", (), nothing, nothing, nothing)
+# Statuses that a time limit causes: the server closes the connection, gives up on a request that comes too slowly, on another
+# server, on a store, or on its own answer. A wrong answer and an internal error (500) have no excuse.
+TIMED_OUT = (0, 408, 502, 503, 504)
 
 
 class Faults:
-    """Lets things go wrong, one after the other, and remembers when; and when the machine itself stood still."""
+    """Lets things go wrong, one after the other, and remembers when; and when the machine itself stood still.
+
+    No time limit can be kept on a machine that stands still, however good the servers are, so a stall excuses what limits
+    cause: a short one the limits for stores, a long one all of them.
+    """
 
     def __init__(self, say: Callable[[str], None], fleet: Fleet) -> None:
         self.say = say
         self.folder = fleet.folder
         self.windows: list[Window] = []
-        self.stalls: list[Window] = []
         self.wrong: list[str] = []
         self.ending = threading.Event()
-        # A stall excuses what a store that stands still excuses.
         excuses = {excuse for fault in store_faults(fleet) for excuse in fault.excuses}
-        self.stall = STALL._replace(
-            excuses=(
-                *excuses,
-                Excuse("all", (503,), (*JOBS, *ITEMS)),
-                *(Excuse(one, (0,), (A_VOTE,)) for one in ("gateway", "all")),
-            )
-        )
+        excuses |= {Excuse("all", (503,), (*JOBS, *ITEMS)), *(Excuse(one, (0,), (A_VOTE,)) for one in ("gateway", "all"))}
+        self.short_stall = Fault("the machine stood still for a moment", tuple(excuses), nothing, nothing, nothing)
+        excuses = {Excuse(name, TIMED_OUT) for name in fleet.servers}
+        self.long_stall = Fault("the machine stood still", tuple(excuses), nothing, nothing, nothing)
+        self.stalls: dict[Fault, list[Window]] = {self.short_stall: [], self.long_stall: []}
+        self.longest_stall = self.measured = 0.0
         self.thread = threading.Thread(target=self.watch)
 
     def __enter__(self) -> "Faults":
@@ -184,22 +194,32 @@ class Faults:
         self.thread.join()
 
     def watch(self) -> None:
-        """Looks how long it takes to sleep for a moment, and to bring a byte to the disk."""
+        """Measures how long the machine takes to sleep for a moment and to write a byte to the disk."""
         with (self.folder / "probe").open("wb", buffering=0) as file:
             while not self.ending.is_set():
                 began = time.time()
                 time.sleep(0.04)
                 file.write(b".")
                 os.fsync(file)
-                if time.time() - began > 0.04 + STALL_SECONDS:
-                    self.stood_still(began - AROUND_SECONDS, time.time() + AROUND_SECONDS)
+                now = time.time()
+                self.stood_still(began, now - began - 0.04)
+                self.measured = now
 
-    def stood_still(self, begin: float, end: float) -> None:
-        """Joins it with the last time, if that has not ended."""
-        if self.stalls and self.stalls[-1].end >= begin:
-            self.stalls[-1] = self.stalls[-1]._replace(end=end)
-        else:
-            self.stalls.append(Window(self.stall, begin, end))
+    def stood_still(self, began: float, seconds: float) -> None:
+        """Records a stall, if it was long enough to be one."""
+        self.longest_stall = max(self.longest_stall, seconds)
+        for fault, least in ((self.short_stall, SHORT_STALL_SECONDS), (self.long_stall, LONG_STALL_SECONDS)):
+            if seconds > least:
+                window = Window(fault, began - AROUND_SECONDS, began + seconds + AROUND_SECONDS)
+                if (windows := self.stalls[fault]) and windows[-1].end >= window.begin:
+                    windows[-1] = windows[-1]._replace(end=window.end)
+                else:
+                    windows.append(window)
+
+    def windows_until(self, till: float) -> list[Window]:
+        """Returns the windows of all faults and stalls, once the stall that the machine may be in at `till` is measured."""
+        wait_until(lambda: self.measured > till or self.ending.is_set(), "the machine's speed is measured")
+        return [*self.windows, *self.stalls[self.long_stall], *self.stalls[self.short_stall]]
 
     def run(self, faults: list[Fault], seconds: float, hold: float, pause: float) -> None:
         """All of them in turn, again and again, for so long; each lasts for `hold` seconds."""
@@ -227,7 +247,7 @@ class Faults:
 
     def excused(self, server: str, operation: str, status: int, since: float, till: float) -> str:
         """The fault by which an answer between these times may be so, or nothing."""
-        for fault, begin, end in [*self.windows, *self.stalls]:
+        for fault, begin, end in self.windows_until(till):
             if begin <= till and (not end or since <= end):
                 for excuse in fault.excuses:
                     named = operation in excuse.operations or "" in excuse.operations
@@ -237,4 +257,4 @@ class Faults:
 
     def during(self, since: float, till: float) -> bool:
         """Whether anything went wrong between these times."""
-        return any(begin <= till and (not end or since <= end) for _, begin, end in [*self.windows, *self.stalls])
+        return any(begin <= till and (not end or since <= end) for _, begin, end in self.windows_until(till))

@@ -9,12 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from edge_bundles import build_bundle
-from http_clients import NO_COVERAGE, READYZ, child_pids, fetch, http_request, is_alive, kill_tree, wait_until
+from http_clients import NO_COVERAGE, READYZ, TIMEOUT_SECONDS, child_pids, fetch, http_request, is_alive, kill_tree, wait_until
 from postgres_server import PostgresServer
 from redis_server import RedisServer
 
 MODEL = Path(__file__).parent.parent.parent / "model"
 NAMES = ("setosa", "versicolor", "virginica")
+# How long servers keep the result of a job, and a connection without a request.
+KEEP_SECONDS, IDLE_SECONDS = 20, 10
 # Small bounds and short times, so that all that may be kept is full, and expires, within the warm-up.
 SMALL = {
     # Its requests are of every kind, with every Host.
@@ -22,12 +24,12 @@ SMALL = {
     "IRIS_CACHE_BYTES": "262144",
     "IRIS_ITEMS_BYTES": "65536",
     "IRIS_ITEMS_SECONDS": "5",
-    "IRIS_KEEP_SECONDS": "20",
+    "IRIS_KEEP_SECONDS": str(KEEP_SECONDS),
     "IRIS_LEASE_SECONDS": "2",
     "IRIS_RETRY_SECONDS": "0.2",
     "IRIS_HEADER_SECONDS": "8",
     "IRIS_REQUEST_SECONDS": "15",
-    "IRIS_IDLE_SECONDS": "10",
+    "IRIS_IDLE_SECONDS": str(IDLE_SECONDS),
     # One heap for all threads, and none of it for what is large: it is soon as large as it gets, and what still grows is a leak.
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "65536",
@@ -100,7 +102,7 @@ class Server:
         """The status it ends with."""
         self.process.terminate()
         try:
-            self.process.communicate(timeout=60)
+            self.process.communicate(timeout=TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
         return self.process.returncode

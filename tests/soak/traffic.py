@@ -9,21 +9,20 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import count, cycle
 from typing import Any
 
 from answers import Right, Rows
 from faults import Faults
-from fleet import Fleet, Server
+from fleet import IDLE_SECONDS, Fleet, Server
 from http_clients import HttpResponse, RawConnection, fetch, http_request
 from request_vectors import VECTORS
 
 LINGER = struct.pack("ii", 1, 0)
 # Whose one answer is a refusal after which the server closes; 501 says that a method or a coding is none of ours.
 REFUSED = [one for one in VECTORS if len(one.answers) == 1 and one.closed and one.answers[0] >= 400]
-NO_FAULT_OF_OURS = 501
-# Who waits so long waits in vain.
-HANGS_SECONDS = 30.0
+NO_FAULT_OF_OURS, REQUEST_TIMEOUT = 501, 408
 
 
 class Excused(Exception):
@@ -51,7 +50,7 @@ class Ledger:
         """An answer, or a connection that broke (0). Raises Excused, or Wrong for a failure that no fault excuses."""
         with self.lock:
             self.statuses[server, operation, status] += 1
-        if 0 < status < 500 or status == NO_FAULT_OF_OURS:
+        if status == NO_FAULT_OF_OURS or (0 < status < 500 and status != REQUEST_TIMEOUT):
             return
         if fault := self.faults.excused(server, operation, status, since, time.time()):
             with self.lock:
@@ -59,9 +58,22 @@ class Ledger:
             raise Excused
         raise Wrong(f"{server} {operation}: {status or 'broken'} {more}")
 
+    def seen(self) -> list[tuple[str, str, int]]:
+        """Returns the server, the operation, and the status of each kind of answer so far."""
+        with self.lock:
+            return list(self.statuses)
+
     def complain(self, what: str) -> None:
         with self.lock:
             self.wrong.append(f"{time.strftime('%H:%M:%S')} {what}")
+
+
+@dataclass
+class Item:
+    """The rows that an item may have: of the last write that was acknowledged, and of each that was not."""
+
+    acknowledged: Rows | None = None
+    unacknowledged: list[Rows] = field(default_factory=list)
 
 
 class Client:
@@ -71,9 +83,9 @@ class Client:
         self.traffic, self.server, self.number = traffic, server, number
         self.ledger, self.right = traffic.ledger, traffic.right
         self.wire: RawConnection | None = None
-        self.left = 0
-        # Its own items, each with what it may hold by now.
-        self.items: dict[str, list[Rows | None]] = {f"{server.name}-{number}-{i}": [None] for i in range(20)}
+        self.left, self.used = 0, 0.0
+        # Written by this client alone.
+        self.items = {f"{server.name}-{number}-{i}": Item() for i in range(20)}
 
     def close(self) -> None:
         if self.wire:
@@ -81,14 +93,14 @@ class Client:
             self.wire = None
 
     def open(self, **options: Any) -> RawConnection:
-        """A connection on which nothing has been asked, or one that still stands; Excused while the server is gone."""
-        if self.wire and self.left > 0 and not self.wire.readable():
+        """Opens a connection, or reuses one that the server does not close soon. Raises Excused while the server is gone."""
+        if self.wire and self.left > 0 and not self.wire.readable() and time.monotonic() < self.used + IDLE_SECONDS / 2:
             self.left -= 1
             return self.wire
         self.close()
         began = time.time()
         try:
-            self.wire = RawConnection(self.server, timeout=HANGS_SECONDS, **options)
+            self.wire = RawConnection(self.server, **options)
         except OSError as error:
             self.ledger.note(self.server.name, "connect", 0, began, repr(error))
         # Every other is for one request.
@@ -102,7 +114,7 @@ class Client:
         fields = (*fields, "Connection: close") if random.random() < 0.1 else fields
         # Before a kept connection is looked at: to write a large document may take as long as that is kept.
         data = http_request(operation.partition(" ")[0], path, document, *fields)
-        wire, began = self.open(), time.time()
+        wire, began, self.used = self.open(), time.time(), time.monotonic()
         try:
             answer = wire.ask(data)
         except (OSError, EOFError) as error:
@@ -144,7 +156,7 @@ class Traffic:
             for method in told
         }
         self.readable = {
-            name: cycle(path for path, told in paths.items() if "get" in told and "{id}" not in path)
+            name: cycle([path for path, told in paths.items() if "get" in told and "{id}" not in path])
             for name, paths in documents.items()
         }
         # The model's name in the paths of the protocol, where a role has one.
@@ -274,6 +286,8 @@ def refused(client: Client) -> None:
         with suppress(BrokenPipeError):
             wire.socket.sendall(vector.sent)
         answer = wire.answer(bare=bool(vector.heads))
+        if answer.status == REQUEST_TIMEOUT != vector.answers[0]:
+            client.ledger.note(client.server.name, vector.name, answer.status, began)
         if "predict" not in str(vector.sent) or answer.status not in (404, 405):
             client.equal(vector.name, answer.status, vector.answers[0])
 

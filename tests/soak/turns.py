@@ -1,13 +1,12 @@
 """What clients do with each role: one function for each family of routes."""
 
-import json
 import random
 import time
 
 import numpy as np
 from answers import Rows
 from faults import A_VOTE
-from fleet import NAMES
+from fleet import KEEP_SECONDS, NAMES
 from http_clients import HttpResponse
 from traffic import Client, Excused, Turn, Wrong
 
@@ -162,19 +161,21 @@ def cancelled(client: Client) -> None:
     asked, began = [own_row(client) for _ in range(500)], time.time()
     told = client.ask("POST /jobs", "/jobs", {"data": asked}, well=(202,)).json()
     client.ledger.unfinished[told["id"]] = client.server
-    insist(client, "DELETE /jobs/{id}", told["href"], well=(200, 409))
+    insist(client, "DELETE /jobs/{id}", told["href"], well=(200, 409, 410))
     follow(client, told["id"], began, client.right.batch(asked))
 
 
-def follow(client: Client, job_id: str, began: float, right: object) -> dict:
-    """The record of a job once it is done, which may be looked at again."""
+def follow(client: Client, job_id: str, began: float, right: object) -> None:
+    """Waits until a job is done, compares its result, and perhaps reads its record again."""
     while True:
-        answer = insist(client, "GET /jobs/{id}", f"/jobs/{job_id}", "Prefer: wait=2")
-        record = json.loads(answer.body)
-        if record["status"] in FINAL:
+        answer = record_of(client, job_id, began, "Prefer: wait=2")
+        record = answer.json()
+        if answer.status == 410 or record["status"] in FINAL:
             break
     client.ledger.finished += 1
     del client.ledger.unfinished[job_id]
+    if answer.status == 410:
+        return
     if record["status"] == "succeeded":
         client.equal("a job's result", record["result"], right)
         if record["attempts"] > 1 and not client.traffic.faults.during(began, time.time()):
@@ -182,8 +183,17 @@ def follow(client: Client, job_id: str, began: float, right: object) -> dict:
     elif record["status"] == "failed":
         raise Wrong(f"{client.server.name}: {record}")
     if random.random() < 0.3:
-        client.equal("a job that was done", insist(client, "GET /jobs/{id}", f"/jobs/{job_id}").body, answer.body)
-    return record
+        again = record_of(client, job_id, began)
+        if again.status == 200:
+            client.equal("a job that was done", again.body, answer.body)
+
+
+def record_of(client: Client, job_id: str, began: float, *fields: str) -> HttpResponse:
+    """Returns the answer about a job that was submitted after `began`: 410 only if it may have been done for so long."""
+    answer = insist(client, "GET /jobs/{id}", f"/jobs/{job_id}", *fields, well=(200, 410))
+    if answer.status == 410 and time.time() < began + KEEP_SECONDS:
+        raise Wrong(f"{client.server.name}: {job_id} is gone before its {KEEP_SECONDS} s are over: {answer.body!r}")
+    return answer
 
 
 def job_counts(client: Client) -> None:
@@ -215,17 +225,21 @@ def seeded(client: Client) -> None:
 
 
 def written(client: Client) -> None:
-    """An item of this client alone: told as it was last written, from the answer to that on."""
-    name, may_be = random.choice(list(client.items.items()))
+    """Writes and reads an item of this client alone: a read returns the last acknowledged write.
+
+    A write without an answer may also take effect later: the database still executes what it has received.
+    """
+    name, item = random.choice(list(client.items.items()))
     if random.random() < 0.5:
         asked = [row()]
-        may_be.append(asked)
+        item.unacknowledged.append(asked)
         client.ask("PUT /items/{id}", f"/items/{name}", {"data": asked}, well=(200, 201))
-        may_be[:] = [asked]
+        item.unacknowledged.remove(asked)
+        item.acknowledged = asked
     answer = client.ask("GET /items/{id}", f"/items/{name}", well=(200, 404))
     found = answer.json()["data"] if answer.status == 200 else None
-    if found not in may_be:
-        raise Wrong(f"{client.server.name}: {name} is {found}, and may be {may_be}")
+    if found != item.acknowledged and found not in item.unacknowledged:
+        raise Wrong(f"{client.server.name}: {name} is {found}, and may be {item}")
 
 
 def mixed(*more: Turn) -> list[Turn]:
