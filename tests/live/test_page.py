@@ -322,7 +322,7 @@ def test_a_bad_value_is_told_at_its_field_until_it_is_mended(page, typed, detail
 def test_a_value_outside_of_the_training_is_answered_and_told_as_such(page):
     assert page.text("#hint-0") == "4.3 to 7.9 in training"
     write(page, 0, "9")
-    assert page.text("#hint-0") == "outside of what it was trained on: 4.3 to 7.9"
+    assert page.text("#hint-0") == "outside the training range: 4.3 to 7.9"
     says(page, "setosa")
 
 
@@ -458,7 +458,7 @@ def test_a_server_that_is_away_is_told_of_and_its_return_is_noticed_with_a_new_m
     page = opened(window, server.url)
     server.stop()
     by_example(page, "virginica")
-    page.until(lambda: page.text("#status").startswith("The server cannot be reached. Trying again in"), "the page says so")
+    page.until(lambda: page.text("#status").startswith("The server cannot be reached. Retrying in"), "the page says so")
     assert page.text("#label") == "–"
     run("--role", "web_single", "--port", str(server.port), "--model-dir", str(MODEL / "fast"))
     page.until(lambda: page.text("#label") == "virginica", "it is answered")
@@ -468,7 +468,7 @@ def test_a_server_that_is_away_is_told_of_and_its_return_is_noticed_with_a_new_m
 def test_what_the_server_cannot_do_now_is_told_in_its_own_words(window, run):
     server = run("--role", "prep", "--pred-url", "http://127.0.0.1:9")
     window.visit(f"{server.url}/")
-    window.until(lambda: "Trying again in" in window.text("#status"), "the page says so")
+    window.until(lambda: "Retrying in" in window.text("#status"), "the page says so")
     assert "pred" in window.text("#status") and window.text("#label") == "–"
     assert window.violations() == []
 
