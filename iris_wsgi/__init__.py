@@ -48,7 +48,7 @@ def create_app(**settings: Any) -> "App":
         hosts = Hosts(chosen.allowed_hosts, None)
 
         def refuses(environ: dict[str, Any]) -> Problem | None:
-            forked = os.getpid() != loaded_in and service.companions.all
+            forked = os.getpid() != loaded_in and service.background.tasks
             return NotReady(FORKED) if forked else hosts.refusal(environ)
 
         service = build(chosen, log, refuses=refuses)
@@ -57,7 +57,7 @@ def create_app(**settings: Any) -> "App":
     if ignored:
         log.event("warning", f"no effect under another WSGI server, which has its own options: {', '.join(ignored)}")
     if not forks_later():
-        service.companions.start()
+        service.background.start()
     return service.app
 
 

@@ -19,7 +19,7 @@ from iris_wsgi.observability.log import Log
 from iris_wsgi.observability.metrics import Info, Registry
 from iris_wsgi.observability.trace_context import Fields, nothing
 from iris_wsgi.patterns.web_single import page
-from iris_wsgi.resilience.background import Companions
+from iris_wsgi.resilience.background import BackgroundTasks
 from iris_wsgi.roles import ROLES
 from iris_wsgi.services import Ask, ModelBackend, RoleContext, Sample, StartupContext, model_folder, plainly
 from iris_wsgi.settings import BadSetting, Settings
@@ -144,7 +144,7 @@ def everything(context: RoleContext) -> list[Route]:
 
     queue = asynchronous.queue_of(context)
     worker = asynchronous.worker_of(context, queue.metrics)
-    context.companions.add("worker", worker.run)
+    context.background.add("worker", worker.run)
     queue = queue._replace(tell=worker.wake)
     hybrids = where_there(context, "POST /predict/hybrid", lambda: sync_async.hybrid_routes(context, queue))
     ensemble = horizontal.remote_ensemble if context.settings.members else horizontal.local_ensemble
@@ -200,7 +200,7 @@ class Service(NamedTuple):
     self_test: str
     readiness: health_routes.Readiness
     observer: RequestObserver
-    companions: Companions
+    background: BackgroundTasks
 
 
 def build(settings: Settings, log: Log, registry: Registry | None = None, refuses: Refuses | None = None) -> Service:
@@ -209,36 +209,36 @@ def build(settings: Settings, log: Log, registry: Registry | None = None, refuse
     `refuses` is that of the application; by default it refuses hosts that do not go with the address of our server.
     """
     refuses = refuses or Hosts(settings.allowed_hosts, settings.host).refusal
-    registry, companions = registry or Registry(), Companions(log)
-    app, credentials = guard(settings, companions, log)
-    start = StartupContext(settings, registry, companions, log, credentials)
+    registry, background = registry or Registry(), BackgroundTasks(log)
+    app, credentials = guard(settings, background, log)
+    start = StartupContext(settings, registry, background, log, credentials)
     core = BACKENDS.get(settings.role, local_model)(start)
     if settings.batch_rows:
         core = gathered(core, settings)
     ask, routes = plainly(core.predict), list[Route]()
     if settings.has_cache and may_be_cached(core, settings, log):
-        core, ask, routes = cached(core, settings, registry, companions, log)
+        core, ask, routes = cached(core, settings, registry, background, log)
     graph, readiness = core.graph, core.readiness
     ask, pace = core.around(ask), core.pace
-    parts = RoleContext(settings, graph, core.predict, ask, core.sample, registry, readiness, pace, companions, log, credentials)
+    parts = RoleContext(settings, graph, core.predict, ask, core.sample, registry, readiness, pace, background, log, credentials)
     routes = [*ROUTES[settings.role](parts), *routes, *(edge(parts) if settings.edge_dir else ())]
-    table = health_routes.routes([*page.routes(), *routes], registry, readiness, companions.why_not, bool(settings.token_file))
+    table = health_routes.routes([*page.routes(), *routes], registry, readiness, background.problem, bool(settings.token_file))
     Info(registry, "iris_wsgi_info", "What this server is.", ("role", "version"), [[settings.role], [__version__]])
     observer = RequestObserver(log, registry, (route.path for route in table), graph.version)
     registry.join()
     deadline_seconds, prefix = settings.deadline_ms / 1000 or inf, prefix_of(settings.url_prefix)
     served = app(table, observer, settings.max_body_bytes, deadline_seconds, prefix, refuses)
-    return Service(served, graph, core.sample.row, core.self_test, readiness, observer, companions)
+    return Service(served, graph, core.sample.row, core.self_test, readiness, observer, background)
 
 
-def guard(settings: Settings, companions: Companions, log: Log) -> tuple[Callable[..., App], Callable[[], Fields]]:
+def guard(settings: Settings, background: BackgroundTasks, log: Log) -> tuple[Callable[..., App], Callable[[], Fields]]:
     """What makes the application, and what is shown to other servers: without tokens all are answered, and nothing is."""
     if not settings.token_file:
         return App, nothing
     from iris_wsgi.wsgi.bearer_auth import LOOK_SECONDS, Guarded, Tokens
 
     tokens = Tokens(settings.token_file, log.event)
-    companions.repeat("look for other tokens", LOOK_SECONDS, tokens.look)
+    background.repeat("look for other tokens", LOOK_SECONDS, tokens.look)
     return partial(Guarded, tokens, health_routes.DOORS), tokens.fields
 
 
@@ -251,7 +251,7 @@ def gathered(core: ModelBackend, settings: Settings) -> ModelBackend:
 
 
 def cached(
-    core: ModelBackend, settings: Settings, registry: Registry, companions: Companions, log: Log
+    core: ModelBackend, settings: Settings, registry: Registry, background: BackgroundTasks, log: Log
 ) -> tuple[ModelBackend, Ask, list[Route]]:
     """With the cache in front: how to ask through it, and its own routes. Raises BadSetting."""
     from iris_wsgi.patterns.prediction_cache import routes as operating
@@ -259,7 +259,7 @@ def cached(
     from iris_wsgi.patterns.prediction_cache.role import LOOK_SECONDS, cache_around
 
     cache = cache_around(core.predict, core.graph, settings, registry, core.pace, log)
-    companions.repeat("look whether the cache was cleared", LOOK_SECONDS, cache.keep_up)
+    background.repeat("look whether the cache was cleared", LOOK_SECONDS, cache.keep_up)
     core = core._replace(predict=cache, pace=BLOCKING if cache.shared else core.pace)
     return core, through(cache), operating.routes(cache, core.graph.digest)
 

@@ -11,7 +11,7 @@ from iris_wsgi.model.session import Graph
 from iris_wsgi.observability.log import Log
 from iris_wsgi.observability.metrics import Registry
 from iris_wsgi.observability.trace_context import Fields, nothing
-from iris_wsgi.resilience.background import Companions
+from iris_wsgi.resilience.background import BackgroundTasks
 from iris_wsgi.roles import ROLES
 from iris_wsgi.settings import Settings
 from iris_wsgi.wsgi.application import Request
@@ -63,7 +63,7 @@ class StartupContext(NamedTuple):
 
     settings: Settings
     registry: Registry
-    companions: Companions
+    background: BackgroundTasks
     log: Log
     # The headers that authenticate calls to upstream servers.
     credentials: Callable[[], Fields] = nothing
@@ -80,7 +80,7 @@ class RoleContext(NamedTuple):
     registry: Registry
     readiness: Readiness
     pace: LatencyProfile
-    companions: Companions
+    background: BackgroundTasks
     log: Log
     # The headers that authenticate calls to upstream servers.
     credentials: Callable[[], Fields]

@@ -178,9 +178,9 @@ def edge(settings: Settings, given: Given) -> int:
 
 
 def redrive(settings: Settings, given: Given) -> int:
-    from iris_wsgi.patterns.asynchronous.stores import open_jobs
+    from iris_wsgi.patterns.asynchronous.stores import create_job_store
 
-    store = open_jobs(settings, STORE_SECONDS)
+    store = create_job_store(settings, STORE_SECONDS)
     moved = store.redrive(given["ids"] or None, given["most"])
     store.close()
     say(f"{moved} dead letters are back in the queue")

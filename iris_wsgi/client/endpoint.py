@@ -14,7 +14,7 @@ from iris_wsgi.client.metrics import CallMetrics
 from iris_wsgi.client.retry_budget import Budget, Hedge
 from iris_wsgi.client.v2_messages import Peer
 from iris_wsgi.observability.trace_context import Fields, nothing
-from iris_wsgi.resilience.circuit_breaker import Breaker, Tell
+from iris_wsgi.resilience.circuit_breaker import CircuitBreaker, Tell
 
 # Below the 60 seconds after which a server of this project closes a connection that waits.
 IDLE_SECONDS = 30.0
@@ -60,7 +60,7 @@ class Target:
         # Who gave it less time has learnt nothing about it: a client may want its answer too soon.
         self.fair_seconds = min(FAIR_SECONDS, 0.9 * wait_seconds)
         self.name, self.place, self.metrics, self.tell, self.credentials = name, place, metrics, tell, credentials
-        self.breaker = Breaker(tell, f"{name} is not asked", f"{name} is asked again")
+        self.breaker = CircuitBreaker(tell, f"{name} is not asked", f"{name} is asked again")
         self.budget, self.hedge = Budget(), Hedge(hedge_percentile)
         self.lock = threading.Lock()
         self.idle: deque[Connection] = deque()

@@ -38,9 +38,9 @@ class Watcher:
         self.target, self.row, self.fits, self.proves = target, row, fits, proves
         self.look_at = self.lookup_at = 0.0
 
-    def run(self, ending: Callable[[], bool]) -> None:
+    def run(self, stopping: Callable[[], bool]) -> None:
         """Until the process ends; then the connections do too."""
-        while not ending():
+        while not stopping():
             self.look()
             pause(SOON_SECONDS)
         self.target.end()

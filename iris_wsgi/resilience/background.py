@@ -1,4 +1,4 @@
-"""What a process does beside answering requests: threads that begin and end with it."""
+"""Background threads that start and stop with the process."""
 
 import threading
 from collections.abc import Callable
@@ -7,72 +7,75 @@ from typing import NamedTuple
 
 from iris_wsgi.observability.log import Log
 
-PAUSE_SECONDS = 1.0
+RESTART_SECONDS = 1.0
 
 
-class Companion(NamedTuple):
-    """A name, and what its thread does until `Companions.ending`; whether it then `finishes` something that is waited for."""
+class Task(NamedTuple):
+    """A named function for one thread. The shutdown waits for a task that `drains`."""
 
     name: str
     run: Callable[[], None]
-    finishes: bool
+    drains: bool
 
 
-class Companions:
-    """They are started once nothing forks any more; `ending` is their word to finish what they have begun, and begin nothing."""
+class BackgroundTasks:
+    """Threads that start after the last fork.
+
+    Once `stopping` is set, each task finishes its current work and starts nothing new.
+    """
 
     def __init__(self, log: Log) -> None:
         self.log = log
-        self.all: list[Companion] = []
+        self.tasks: list[Task] = []
         self.threads: list[threading.Thread] = []
-        # A plain flag: signal handlers set it, in which no lock can be taken.
-        self.ending = False
+        # A plain flag: signal handlers set it, and they cannot take a lock.
+        self.stopping = False
 
-    def add(self, name: str, run: Callable[[], None], finishes: bool = True) -> None:
-        self.all.append(Companion(name, run, finishes))
+    def add(self, name: str, run: Callable[[], None], drains: bool = True) -> None:
+        self.tasks.append(Task(name, run, drains))
 
-    def repeat(self, name: str, seconds: float, do: Callable[[], None]) -> None:
-        """Adds one that does it again and again, so many seconds after the last time, and is not waited for."""
+    def repeat(self, name: str, interval_seconds: float, step: Callable[[], None]) -> None:
+        """Adds a task that calls `step` with a pause of `interval_seconds` after each call."""
 
         def run() -> None:
-            while not self.ending:
-                do()
-                pause(seconds)
+            while not self.stopping:
+                step()
+                pause(interval_seconds)
 
-        self.add(name, run, finishes=False)
+        self.add(name, run, drains=False)
 
-    def is_ending(self) -> bool:
-        return self.ending
+    def is_stopping(self) -> bool:
+        return self.stopping
 
     def start(self) -> None:
-        self.threads = [threading.Thread(target=self.keep, args=(one,), name=one.name, daemon=True) for one in self.all]
+        self.threads = [threading.Thread(target=self.run, args=(task,), name=task.name, daemon=True) for task in self.tasks]
         for thread in self.threads:
             thread.start()
 
-    def keep(self, one: Companion) -> None:
-        """Whatever happens to it is logged, and it begins anew."""
-        while not self.ending:
+    def run(self, task: Task) -> None:
+        """Runs the task until it returns. Logs an exception and restarts the task."""
+        while not self.stopping:
             try:
-                one.run()
+                task.run()
                 return
             except Exception:
-                self.log.failure(f"this failed: {one.name}")
-                pause(PAUSE_SECONDS)
+                self.log.failure(f"background task failed: {task.name}")
+                pause(RESTART_SECONDS)
 
-    def why_not(self) -> str | None:
-        """A sentence when one has ended that should not have, which only a restart mends; else None."""
+    def problem(self) -> str | None:
+        """Returns a sentence if a task has returned too early, which only a restart repairs; otherwise None."""
         dead = [thread.name for thread in self.threads if not thread.is_alive()]
-        return f"The {dead[0]} of this process has ended." if dead and not self.ending else None
+        return f"Background task {dead[0]!r} stopped unexpectedly; restart the process." if dead and not self.stopping else None
 
-    def end(self, until: float) -> list[str]:
-        """Waits for their ends until this monotonic time; the names of those that still have something to do."""
-        self.ending = True
-        last = [thread for one, thread in zip(self.all, self.threads, strict=False) if one.finishes]
-        for thread in last:
-            thread.join(max(0.0, until - monotonic()))
-        return [thread.name for thread in last if thread.is_alive()]
+    def stop(self, deadline: float) -> list[str]:
+        """Waits for the draining tasks until the monotonic `deadline`. Returns the names of the tasks that still run."""
+        self.stopping = True
+        draining = [thread for task, thread in zip(self.tasks, self.threads, strict=False) if task.drains]
+        for thread in draining:
+            thread.join(max(0.0, deadline - monotonic()))
+        return [thread.name for thread in draining if thread.is_alive()]
 
 
 def pause(seconds: float) -> None:
-    """Sleeps by the monotonic clock alone, also where something makes believe that it is another time."""
+    """Sleeps by the monotonic clock, even where libfaketime shifts the other clocks."""
     threading.Event().wait(seconds)

@@ -17,7 +17,7 @@ FAILURES = 3
 PAUSE_SECONDS = 0.1
 
 
-class Breaker:
+class CircuitBreaker:
     """After FAILURES calls in a row that found it down nobody else waits for it.
 
     Every call is refused at once, but one each `pause` seconds tries. Requests that wait for a thread behind those would have

@@ -99,7 +99,7 @@ def serve_here(
     model = service.model
     ready(Facts(host, port, f"{model.name} {model.version} {model.digest}", service.self_test, service.sample))
     # Only now: a job that ends its worker must not look like a start that failed.
-    service.companions.start()
+    service.background.start()
     run_to_end(server, service, log)
     return 0
 
@@ -107,7 +107,7 @@ def serve_here(
 def run_to_end(server: "Server", service: "Service", log: Log) -> None:
     """Serves until the end of the drain. The process ends here if work was cut off."""
     cut = server.run()
-    busy = service.companions.end(server.end_at)
+    busy = service.background.stop(server.end_at)
     if cut or busy:
         log.event("warning", "work was cut off at the end of the drain", requests=cut, busy=busy)
         log.finish()
@@ -127,7 +127,7 @@ def obey(server: "Server", service: "Service", company: "Company", ask_replaceme
         stop()
 
     def stop(others_go_on: bool = False) -> None:
-        service.companions.ending = True
+        service.background.stopping = True
         server.stop(others_go_on)
 
     signal.signal(signal.SIGUSR2, end)

@@ -25,7 +25,7 @@ STRANGERS = ("NOAUTH", "Authentication required", "unauthenticated")
 DENIALS = ("NOPERM", "ACL failure", "The user executing the script can't")
 
 
-class Link:
+class RedisClient:
     """A `client` that connects when it is first used, and again whenever that is needed.
 
     A call waits `seconds` for a connection and as long for each answer on it. Raises ValueError for what is no address.

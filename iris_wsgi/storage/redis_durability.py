@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from iris_wsgi.storage.redis import Link
+    from iris_wsgi.storage.redis import RedisClient
 
 NAMES = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory", "maxmemory-policy")
 LOSES = "The Redis of the jobs may lose jobs that were acknowledged: "
@@ -17,7 +17,7 @@ UNKNOWN = (
 )
 
 
-def concerns(link: "Link") -> list[str]:
+def concerns(link: "RedisClient") -> list[str]:
     """By CONFIG GET, or where that is not allowed by what INFO tells of it. Raises StoreDown."""
     told = link.config(NAMES)
     unknown = [name for name in NAMES if name not in told]
@@ -28,7 +28,7 @@ def concerns(link: "Link") -> list[str]:
     return found or ([UNKNOWN] if unknown else [])
 
 
-def by_info(link: "Link") -> dict[str, str]:
+def by_info(link: "RedisClient") -> dict[str, str]:
     persistence, memory = link.info("persistence"), link.info("memory")
     told = {"0": {"appendonly": "no"}, "1": {"appendonly": "yes"}}.get(persistence.get("aof_enabled", ""), {})
     return told | {name.replace("_", "-"): memory[name] for name in ("maxmemory", "maxmemory_policy") if name in memory}

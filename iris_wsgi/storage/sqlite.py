@@ -34,7 +34,7 @@ REPLACED = "The files of this server's state were replaced while it runs: it use
 FOREIGN = "The files of this server's state are damaged or not its own: put them back, or restore them from a backup."
 
 
-class Schema(NamedTuple):
+class SqliteSchema(NamedTuple):
     """What a file must hold: the number that marks it as ours (SQLite's application_id), the version, how to make it.
 
     `opened` is called with each database that is opened, once its tables are there; it may write to it.
@@ -46,7 +46,7 @@ class Schema(NamedTuple):
     opened: Callable[[sqlite3.Connection], None]
 
 
-class Pending(Generic[T]):
+class QueuedWrite(Generic[T]):
     """One piece of work that waits to be written, and then its outcome."""
 
     def __init__(self, work: Work[T]) -> None:
@@ -69,21 +69,21 @@ class Pending(Generic[T]):
         self.woken.set()
 
 
-class Database:
+class SqliteDatabase:
     """Reads and durable writes. Nobody waits for a lock longer than `busy_seconds`. Raises BadStore when made, else StoreDown.
 
     A commit costs an fsync however much is in it, so writes that wait at the same time are committed together, by the thread of
-    the first of them: who comes when nobody writes leads, and who has written passes that on.
+    the first of them: who comes when nobody writes is_leader, and who has written passes that on.
     A process that has one must not fork (sqlite.org/howtocorrupt.html, section 2.6): servers make theirs after that.
     Nothing is acknowledged whose files have no name any more: each use of a connection looks whether the files at the path are
     still those that it has open, and a write looks again after its commit.
     """
 
-    def __init__(self, path: Path, schema: Schema, busy_seconds: float) -> None:
+    def __init__(self, path: Path, schema: SqliteSchema, busy_seconds: float) -> None:
         self.path, self.schema, self.busy_seconds = path, schema, busy_seconds
         self.place = os.path.abspath(path)
         self.lock = threading.Lock()
-        self.waiting: list[Pending[Any]] = []
+        self.waiting: list[QueuedWrite[Any]] = []
         self.writing = False
         self.writer: sqlite3.Connection | None = None
         self.readers: list[sqlite3.Connection] = []
@@ -91,15 +91,15 @@ class Database:
         self.opening = threading.Lock()
         self.files: Files | None = None
         self.connections = 0
-        self.gate = self.prepare()
+        self.write_lock_fd = self.prepare()
 
     def write(self, work: Work[T]) -> T:
         """What `work` returns, once what it did is durable; a JobError, which it may raise before it writes, ends it alone."""
-        one = Pending(work)
+        one = QueuedWrite(work)
         with self.lock:
             self.waiting.append(one)
-            leads, self.writing = not self.writing, True
-        if not leads:
+            is_leader, self.writing = not self.writing, True
+        if not is_leader:
             one.woken.wait()
         if not one.done:
             self.commit()
@@ -108,7 +108,7 @@ class Database:
         return cast(T, one.answer)
 
     def commit(self) -> None:
-        """All that waits in one transaction, or nothing of it; then the first of those who came meanwhile leads."""
+        """All that waits in one transaction, or nothing of it; then the first of those who came meanwhile is_leader."""
         failed: StoreDown | None = StoreDown(f"the store {self.path} was interrupted")
         # A writer whose files are not there has no transaction open, and goes on once they are back.
         idle = False
@@ -145,12 +145,12 @@ class Database:
         Without it, a process that writes again at once would leave others a moment too short to be met by chance.
         """
         end = time.monotonic() + self.busy_seconds
-        self.renew_gate()
-        patiently(partial(fcntl.flock, self.gate, fcntl.LOCK_EX | fcntl.LOCK_NB), end)
+        self.reopen_lock_file()
+        retry_while_locked(partial(fcntl.flock, self.write_lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB), end)
         try:
-            return patiently(self.try_to_begin, end)
+            return retry_while_locked(self.try_to_begin, end)
         finally:
-            fcntl.flock(self.gate, fcntl.LOCK_UN)
+            fcntl.flock(self.write_lock_fd, fcntl.LOCK_UN)
 
     def try_to_begin(self) -> sqlite3.Connection:
         # To open takes locks as well: another process may just be closing the file, or putting it in order after an accident.
@@ -270,8 +270,8 @@ class Database:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # What clients send is nobody's business; SQLite gives its other files the mode of this one.
             self.path.touch(0o600)
-            patiently(self.make, time.monotonic() + OPEN_SECONDS)
-            return self.open_gate()
+            retry_while_locked(self.make, time.monotonic() + OPEN_SECONDS)
+            return self.open_lock_file()
         except OSError as error:
             raise StoreDown(
                 f"the store {self.path} cannot be opened: {error.strerror}; IRIS_STATE_DIR names another folder"
@@ -281,15 +281,15 @@ class Database:
                 raise BadStore(f"{self.path} {REASONS[primary(error)]}") from None
             raise self.down(error) from None
 
-    def renew_gate(self) -> None:
+    def reopen_lock_file(self) -> None:
         """Other processes use another file once this one is deleted."""
-        if os.fstat(self.gate).st_nlink == 0:
+        if os.fstat(self.write_lock_fd).st_nlink == 0:
             with contextlib.suppress(OSError):
-                new = self.open_gate()
-                os.dup2(new, self.gate, inheritable=False)
+                new = self.open_lock_file()
+                os.dup2(new, self.write_lock_fd, inheritable=False)
                 os.close(new)
 
-    def open_gate(self) -> int:
+    def open_lock_file(self) -> int:
         return os.open(f"{self.place}-gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def make(self) -> None:
@@ -341,7 +341,7 @@ class Database:
         self.discard()
         while self.readers:
             self.shut(self.readers.pop())
-        os.close(self.gate)
+        os.close(self.write_lock_fd)
 
 
 def header(connection: sqlite3.Connection) -> tuple[int, int, int]:
@@ -361,7 +361,7 @@ def emptied(connection: sqlite3.Connection) -> bool:
     return bool(busy == 0)
 
 
-def patiently(step: Callable[[], T], end: float) -> T:
+def retry_while_locked(step: Callable[[], T], end: float) -> T:
     """Tries again, until the monotonic time `end`, while another process has the lock.
 
     It looks again after a tenth of what it has waited, so little is lost; SQLite itself pauses for up to 0.1 s.

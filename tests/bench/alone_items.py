@@ -58,7 +58,7 @@ class Items:
         told |= {"items_seconds": MOST_SECONDS, "items_check_seconds": LOOK_SECONDS}
         with patch.object(role, "ItemCache", cache):
             service = build(Settings(role="data_cache", model_dir=self.model, **told), self.log)
-        service.companions.start()
+        service.background.start()
         return service.app
 
     def add(self, name: str, app, words: str, source: str, repeats: bool = False) -> None:

@@ -72,13 +72,13 @@ def application(request, make, tmp_path, authorization="", **settings):
     if not others:
         yield app
         return
-    app.service.companions.start()
+    app.service.background.start()
     wait_until(lambda: app.service.readiness.why_not() is None, "it knows the others")
     if name == "gateway":
         # It is ready when it knows most of its members, and answers are of those that it knows.
         wait_until(lambda: app.get("/ensemble/health").json["status"] == "complete", "it knows all of them")
     yield app
-    app.service.companions.end(0)
+    app.service.background.stop(0)
 
 
 def a_job(app):

@@ -27,19 +27,19 @@ from iris_wsgi.patterns.asynchronous.job import (
     ID_PATTERN,
     STATES,
     Claim,
-    Counts,
-    Full,
-    Gone,
     Job,
+    JobExpired,
+    JobNotFound,
     JobStore,
     KeyConflict,
     Limits,
-    Unknown,
+    QueueDepth,
+    QueueFull,
     new_id,
 )
 from iris_wsgi.patterns.asynchronous.redis_scripts import STEPS
-from iris_wsgi.patterns.asynchronous.redis_store import RedisJobs
-from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobs
+from iris_wsgi.patterns.asynchronous.redis_store import RedisJobStore
+from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
 
 BODY = bytes(range(256))
 HANDS = ROOT / "tests/support/job_workers.py"
@@ -184,7 +184,7 @@ def test_an_id_is_no_option_of_a_command_and_128_random_bits():
 
 def test_an_id_that_never_was_is_unknown(store):
     for ask in (store.get, store.cancel, lambda one: store.wait(one, 10)):
-        with pytest.raises(Unknown):
+        with pytest.raises(JobNotFound):
             ask("A" * 22)
 
 
@@ -297,13 +297,13 @@ def test_those_to_be_tried_again_do_not_share_a_claim_with_a_lost_one(store, clo
 def test_the_queue_is_full_exactly_at_its_limit(make_app, clock):
     store = make_app(queued=3)
     jobs = [store.submit(BODY, "key"), store.submit(BODY), store.submit(BODY)]
-    with pytest.raises(Full):
+    with pytest.raises(QueueFull):
         store.submit(BODY)
     assert store.submit(BODY, "key") == jobs[0]
     claim = claim_one(store)
     store.submit(BODY)
     store.fail(claim, "e", clock.now + 1)
-    with pytest.raises(Full):
+    with pytest.raises(QueueFull):
         store.submit(BODY)
     assert by_state(store) == {"queued": 4}
     for job in jobs[:2]:
@@ -317,7 +317,7 @@ def test_no_more_than_the_limit_get_in_at_once(make_app):
     def submit(_: int) -> bool:
         try:
             return bool(store.submit(BODY))
-        except Full:
+        except QueueFull:
             return False
 
     with ThreadPoolExecutor(8) as pool:
@@ -355,7 +355,7 @@ def test_a_key_lives_as_long_as_its_job_and_then_belongs_to_the_next(store, cloc
     second = store.submit(b"another", "key")
     assert second.id != first.id and store.sweep() == (0 if swept else 1)
     assert store.submit(b"another", "key") == second
-    with pytest.raises(Gone):
+    with pytest.raises(JobExpired):
         store.get(first.id)
 
 
@@ -383,7 +383,7 @@ def test_a_redrive_fills_the_queue_and_no_more(make_app):
 
 
 def test_counts_tell_each_state_and_how_long_the_oldest_has_waited(store, clock):
-    assert store.counts() == Counts(dict.fromkeys(STATES, 0), 0.0)
+    assert store.counts() == QueueDepth(dict.fromkeys(STATES, 0), 0.0)
     jobs = []
     for _ in range(6):
         jobs.append(store.submit(BODY))
@@ -392,7 +392,7 @@ def test_counts_tell_each_state_and_how_long_the_oldest_has_waited(store, clock)
     store.finish([(claims[0], b"r")])
     store.fail(claims[1], "e")
     store.cancel(jobs[3].id)
-    assert store.counts() == Counts({"queued": 2, "running": 1, "succeeded": 1, "failed": 1, "cancelled": 1}, 20.0)
+    assert store.counts() == QueueDepth({"queued": 2, "running": 1, "succeeded": 1, "failed": 1, "cancelled": 1}, 20.0)
 
 
 # Expiry.
@@ -413,12 +413,12 @@ def test_what_is_done_expires_is_gone_for_a_while_and_then_unknown(make_app, clo
     clock.now += 1
     for removed in (1, 0):
         for ask in (store.get, store.cancel, lambda one: store.wait(one, 10)):
-            with pytest.raises(Gone):
+            with pytest.raises(JobExpired):
                 ask(job.id)
         assert store.redrive([job.id]) == 0 and store.sweep() == removed
     clock.now += 50
     assert store.sweep() == 1 and store.sweep() == 0 and by_state(store) == {}
-    with pytest.raises(Unknown):
+    with pytest.raises(JobNotFound):
         store.get(job.id)
 
 
@@ -514,7 +514,7 @@ def test_kill_9_at_any_moment_loses_nothing_and_does_nothing_twice(place):
 
 
 def test_the_file_and_its_companions_are_for_their_owner_alone(tmp_path):
-    with closing(SqliteJobs(tmp_path / "a/jobs.db")) as store:
+    with closing(SqliteJobStore(tmp_path / "a/jobs.db")) as store:
         store.submit(BODY)
         assert {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "a").iterdir()} == dict.fromkeys(
             ("jobs.db", "jobs.db-gate", "jobs.db-wal", "jobs.db-shm"), 0o600
@@ -523,14 +523,14 @@ def test_the_file_and_its_companions_are_for_their_owner_alone(tmp_path):
 
 def test_jobs_are_there_when_the_file_is_opened_again(tmp_path):
     for i in range(3):
-        with closing(SqliteJobs(tmp_path / "jobs.db")) as store:
+        with closing(SqliteJobStore(tmp_path / "jobs.db")) as store:
             store.submit(BODY)
             assert by_state(store) == {"queued": i + 1}
 
 
 def changed(statement: str) -> Callable[[Path], None]:
     def change(path: Path) -> None:
-        SqliteJobs(path).close()
+        SqliteJobStore(path).close()
         with closing(sqlite3.connect(path)) as db:
             db.executescript(statement)
 
@@ -548,18 +548,18 @@ def changed(statement: str) -> Callable[[Path], None]:
 def test_a_file_that_is_something_else_is_refused_in_one_line(tmp_path, spoil, told):
     spoil(tmp_path / "jobs.db")
     with pytest.raises(BadStore, match=f"^{tmp_path}/jobs.db {told}$"):
-        SqliteJobs(tmp_path / "jobs.db")
+        SqliteJobStore(tmp_path / "jobs.db")
 
 
 def test_a_place_where_no_file_can_be_is_told_in_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file/jobs.db", tmp_path):
         with pytest.raises(StoreDown, match=r"^the store \S+ cannot be opened(: \w+ \w+; IRIS_STATE_DIR .*)?$"):
-            SqliteJobs(path)
+            SqliteJobStore(path)
 
 
 def test_a_file_locked_by_another_is_told_soon_and_works_again_after(tmp_path):
-    with closing(SqliteJobs(tmp_path / "jobs.db")) as store, closing(sqlite3.connect(tmp_path / "jobs.db")) as other:
+    with closing(SqliteJobStore(tmp_path / "jobs.db")) as store, closing(sqlite3.connect(tmp_path / "jobs.db")) as other:
         job = store.submit(BODY)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreDown, match=r"^the store \S+ is locked by another process$"):
@@ -576,9 +576,9 @@ def test_a_full_disk_is_told_loses_nothing_and_works_again_after(tmp_path):
         "import resource, sys\n"
         "from job_store_invariants import invariant_violations\n"
         "from iris_wsgi.errors import StoreDown\n"
-        "from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobs\n"
+        "from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore\n"
         "from pathlib import Path\n"
-        "store = SqliteJobs(Path(sys.argv[1]))\n"
+        "store = SqliteJobStore(Path(sys.argv[1]))\n"
         "ids, (_, hard) = [], resource.getrlimit(resource.RLIMIT_FSIZE)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))\n"
         "try:\n"
@@ -598,7 +598,7 @@ def test_a_full_disk_is_told_loses_nothing_and_works_again_after(tmp_path):
 
 
 def test_a_database_that_may_not_grow_has_no_room(tmp_path):
-    with closing(SqliteJobs(tmp_path / "jobs.db")) as store:
+    with closing(SqliteJobStore(tmp_path / "jobs.db")) as store:
         job = store.submit(BODY)
         store.database.writer.execute("PRAGMA max_page_count = 1")
         with pytest.raises(StoreDown, match=r"^the store \S+ has no room left to grow$"):
@@ -607,12 +607,12 @@ def test_a_database_that_may_not_grow_has_no_room(tmp_path):
 
 
 def test_a_damaged_file_is_found(tmp_path):
-    with closing(SqliteJobs(tmp_path / "jobs.db")) as store:
+    with closing(SqliteJobStore(tmp_path / "jobs.db")) as store:
         ids = [store.submit(BODY).id for _ in range(1000)]
     content = bytearray((tmp_path / "jobs.db").read_bytes())
     content[40 * 4096 : 41 * 4096] = b"\xff" * 4096
     (tmp_path / "jobs.db").write_bytes(content)
-    with closing(SqliteJobs(tmp_path / "jobs.db")) as store:
+    with closing(SqliteJobStore(tmp_path / "jobs.db")) as store:
         assert invariant_violations(store)
         with pytest.raises(StoreDown, match=r"^the store \S+ is damaged$"):
             [store.get(one) for one in ids]
@@ -629,7 +629,7 @@ def test_a_damaged_file_is_found(tmp_path):
     ],
 )
 def test_the_check_finds_what_must_not_be(tmp_path, statement, told):
-    with closing(SqliteJobs(tmp_path / "jobs.db")) as store:
+    with closing(SqliteJobStore(tmp_path / "jobs.db")) as store:
         job = store.submit(BODY)
         with closing(sqlite3.connect(tmp_path / "jobs.db")) as db:
             db.executescript(statement)
@@ -638,7 +638,7 @@ def test_the_check_finds_what_must_not_be(tmp_path, statement, told):
 
 def test_writes_that_wait_at_the_same_time_are_one_commit_and_one_refusal_spoils_no_other(tmp_path):
     with (
-        closing(SqliteJobs(tmp_path / "jobs.db", Limits(queued=5), busy_seconds=TIMEOUT_SECONDS)) as store,
+        closing(SqliteJobStore(tmp_path / "jobs.db", Limits(queued=5), busy_seconds=TIMEOUT_SECONDS)) as store,
         ThreadPoolExecutor(9) as pool,
     ):
         begun, go, batches = threading.Event(), threading.Event(), []
@@ -651,12 +651,12 @@ def test_writes_that_wait_at_the_same_time_are_one_commit_and_one_refusal_spoils
             time.sleep(0.001)
         go.set()
         assert first.result(TIMEOUT_SECONDS) == (None, True)
-        assert sum(isinstance(one.exception(TIMEOUT_SECONDS), Full) for one in others) == 3
+        assert sum(isinstance(one.exception(TIMEOUT_SECONDS), QueueFull) for one in others) == 3
         assert batches == [1, 8] and by_state(store) == {"queued": 5}
 
 
 def test_a_defect_in_one_write_is_told_to_all_that_share_its_commit_and_undone(tmp_path):
-    with closing(SqliteJobs(tmp_path / "jobs.db")) as store:
+    with closing(SqliteJobStore(tmp_path / "jobs.db")) as store:
         with pytest.raises(ZeroDivisionError):
             store.database.write(lambda db: (db.execute("DELETE FROM tally"), 1 / 0))
         assert invariant_violations(store) == [] and store.submit(BODY).state == "queued"
@@ -692,7 +692,7 @@ def open_redis(clock: Clock) -> Iterator[Callable[[str], JobStore]]:
 
     # On a busy disk a write may take its time.
     def open_it(url: str, seconds: float = TIMEOUT_SECONDS) -> JobStore:
-        opened.append(RedisJobs(url, clock=clock, seconds=seconds))
+        opened.append(RedisJobStore(url, clock=clock, seconds=seconds))
         return opened[-1]
 
     yield open_it
@@ -833,7 +833,7 @@ def test_a_password_is_never_told(open_redis):
 
 
 def test_machines_need_not_agree_on_the_time(own_redis):
-    with closing(RedisJobs(own_redis.url, seconds=TIMEOUT_SECONDS)) as store:
+    with closing(RedisJobStore(own_redis.url, seconds=TIMEOUT_SECONDS)) as store:
         job = store.submit(BODY)
         seconds, microseconds = own_redis.ask("TIME")
         assert 0 <= seconds + microseconds / 1e6 - job.created < 60 and store.counts().oldest_seconds < 60

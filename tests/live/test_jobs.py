@@ -16,7 +16,7 @@ from job_workers import open_job_store
 from project import MODEL
 from server_process import ServerProcess
 
-from iris_wsgi.patterns.asynchronous.stores import open_jobs
+from iris_wsgi.patterns.asynchronous.stores import create_job_store
 from iris_wsgi.settings import BadSetting, Settings
 
 ROWS = {"data": [ROW]}
@@ -228,7 +228,7 @@ def test_the_redis_extra_is_named_when_it_is_missing(monkeypatch, tmp_path):
     for name in ("iris_wsgi.storage.redis", "iris_wsgi.patterns.asynchronous.redis_store"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.raises(BadSetting, match=r"pip install 'iris_wsgi\[redis\]'"):
-        open_jobs(Settings(redis_url="redis://localhost"), 1)
+        create_job_store(Settings(redis_url="redis://localhost"), 1)
 
 
 def test_submissions_from_many_threads_are_all_there(run, place):

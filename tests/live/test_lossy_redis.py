@@ -8,8 +8,8 @@ from http_clients import fetch, http_request, wait_until
 from job_store_invariants import invariant_violations
 from redis_server import RedisServer
 
-from iris_wsgi.patterns.asynchronous.job import Job, Unknown
-from iris_wsgi.patterns.asynchronous.redis_store import RedisJobs
+from iris_wsgi.patterns.asynchronous.job import Job, JobNotFound
+from iris_wsgi.patterns.asynchronous.redis_store import RedisJobStore
 from iris_wsgi.storage import redis_durability
 from iris_wsgi.storage.redis_durability import EVICTS, LATE, NO_LOG, PAUSES, UNKNOWN
 
@@ -34,9 +34,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store(shared_redis: RedisServer, clock: Clock) -> Iterator[RedisJobs]:
+def store(shared_redis: RedisServer, clock: Clock) -> Iterator[RedisJobStore]:
     shared_redis.ask("FLUSHALL")
-    with closing(RedisJobs(shared_redis.url, clock=clock, seconds=TIMEOUT_SECONDS)) as one:
+    with closing(RedisJobStore(shared_redis.url, clock=clock, seconds=TIMEOUT_SECONDS)) as one:
         yield one
 
 
@@ -58,7 +58,7 @@ def store(shared_redis: RedisServer, clock: Clock) -> Iterator[RedisJobs]:
 def test_each_setting_by_which_jobs_may_be_lost_is_told(own_redis, settings, told):
     for name, value in settings.items():
         own_redis.ask("CONFIG", "SET", name, value)
-    with closing(RedisJobs(own_redis.url, seconds=TIMEOUT_SECONDS)) as store:
+    with closing(RedisJobStore(own_redis.url, seconds=TIMEOUT_SECONDS)) as store:
         assert store.concerns() == told
 
 
@@ -78,7 +78,7 @@ def test_without_config_get_as_on_a_managed_redis_what_info_tells_counts_and_the
         own_redis.ask("CONFIG", "SET", name, value)
     own_redis.ask("ACL", "SETUSER", "guest", "on", ">right", "~*", "+@all", *rules.split())
     url = own_redis.url.replace("unix://", "unix://guest:right@")
-    with closing(RedisJobs(url, seconds=TIMEOUT_SECONDS)) as store:
+    with closing(RedisJobStore(url, seconds=TIMEOUT_SECONDS)) as store:
         assert store.concerns() == told
     assert all("secret" not in one for one in told)
 
@@ -103,7 +103,7 @@ def job_key(job: Job) -> str:
     return f"{{iris}}:job:{job.id}"
 
 
-def drained(store: RedisJobs, clock: Clock) -> set[str]:
+def drained(store: RedisJobStore, clock: Clock) -> set[str]:
     """The ids of the jobs that workers finish from now on, until nothing is left."""
     done = set()
     for _ in range(20):
@@ -117,7 +117,7 @@ def drained(store: RedisJobs, clock: Clock) -> set[str]:
 
 
 @pytest.fixture
-def jobs(store: RedisJobs, clock: Clock) -> dict[str, Job]:
+def jobs(store: RedisJobStore, clock: Clock) -> dict[str, Job]:
     """One in each state, and one that waits for its next attempt."""
     made = {}
     for name in ("succeeded", "failed", "cancelled", "waiting", "running", "queued", "another"):
@@ -189,7 +189,7 @@ SHARED = [
 def test_whichever_key_of_all_jobs_is_lost_each_job_is_done(store, jobs, clock, key):
     store.redis.delete(*(f"{{iris}}:{one}" for one in key.split()))
     for one in jobs.values():
-        with suppress(Unknown):
+        with suppress(JobNotFound):
             store.get(one.id)
     assert store.submit(BODY).state == "queued"
     done = drained(store, clock)

@@ -13,8 +13,8 @@ from http_clients import RawConnection, fetch, http_request, wait_until
 from job_store_invariants import invariant_violations
 
 from iris_wsgi.errors import StoreDown
-from iris_wsgi.patterns.asynchronous.job import Limits, Unknown
-from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobs
+from iris_wsgi.patterns.asynchronous.job import JobNotFound, Limits
+from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
 from iris_wsgi.patterns.data_cache.item_store import Item
 from iris_wsgi.patterns.data_cache.sqlite_store import SqliteItems
 
@@ -81,7 +81,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("lose", LOST.values(), ids=LOST)
 def test_a_store_whose_files_are_gone_acknowledges_nothing_and_says_what_to_do(path, lose):
-    with closing(SqliteJobs(path)) as store:
+    with closing(SqliteJobStore(path)) as store:
         job = store.submit(BODY)
         assert store.get(job.id) == job
         lose(path)
@@ -95,11 +95,11 @@ def test_a_store_whose_files_are_gone_acknowledges_nothing_and_says_what_to_do(p
 
 @pytest.mark.parametrize("lose", RESCUED.values(), ids=RESCUED)
 def test_without_a_file_beside_the_database_no_job_is_lost_and_the_store_goes_on(path, lose):
-    with closing(SqliteJobs(path)) as store, closing(SqliteJobs(path)) as other:
+    with closing(SqliteJobStore(path)) as store, closing(SqliteJobStore(path)) as other:
         jobs = [one.submit(BODY).id for one in (store, other) * 20]
         lose(path)
 
-        def submitted(one: SqliteJobs) -> bool:
+        def submitted(one: SqliteJobStore) -> bool:
             with suppress(StoreDown):
                 jobs.append(one.submit(BODY).id)
                 return True
@@ -108,12 +108,12 @@ def test_without_a_file_beside_the_database_no_job_is_lost_and_the_store_goes_on
         wait_until(lambda: all([submitted(one) for one in (store, other)]), "both stores go on")
         for one in (store, other):
             assert {one.get(job).id for job in jobs} == set(jobs) and invariant_violations(one) == []
-    with closing(SqliteJobs(path)) as store:
+    with closing(SqliteJobStore(path)) as store:
         assert {store.get(job).id for job in jobs} == set(jobs) and invariant_violations(store) == []
 
 
 def test_a_folder_that_is_back_is_used_again(path):
-    with closing(SqliteJobs(path)) as store:
+    with closing(SqliteJobStore(path)) as store:
         job = store.submit(BODY)
         rename_folder(path)
         with pytest.raises(StoreDown, match="is not there any more"):
@@ -124,7 +124,7 @@ def test_a_folder_that_is_back_is_used_again(path):
 
 @pytest.mark.parametrize("how", ["backup", "VACUUM INTO"])
 def test_a_backup_that_is_put_in_place_is_used_by_all_after_one_refusal(path, how):
-    with closing(SqliteJobs(path)) as store, closing(SqliteJobs(path)) as other:
+    with closing(SqliteJobStore(path)) as store, closing(SqliteJobStore(path)) as other:
         old = store.submit(BODY)
         copy = path.with_name("copy")
         with closing(sqlite3.connect(path)) as db:
@@ -140,20 +140,20 @@ def test_a_backup_that_is_put_in_place_is_used_by_all_after_one_refusal(path, ho
             with pytest.raises(StoreDown, match="was replaced"):
                 one.submit(BODY)
             assert one.get(old.id) == old
-            with pytest.raises(Unknown):
+            with pytest.raises(JobNotFound):
                 one.get(new.id)
             assert one.submit(BODY).state == "queued" and invariant_violations(one) == []
 
 
 def test_a_commit_into_a_file_that_lost_its_name_meanwhile_is_not_acknowledged(path):
-    with closing(SqliteJobs(path)) as store:
+    with closing(SqliteJobStore(path)) as store:
         store.submit(BODY)
         with pytest.raises(StoreDown, match="is not there any more"):
             store.database.write(lambda _: path.unlink())
 
 
 def test_a_reader_in_the_middle_of_its_work_keeps_no_old_file_in_use(path):
-    with closing(SqliteJobs(path)) as store, store.database.read() as db:
+    with closing(SqliteJobStore(path)) as store, store.database.read() as db:
         shutil.copy(path, path.with_name("copy"))
         path.with_name("copy").rename(path)
         # What it reads is of one moment; until it has ended nobody mixes the files.
@@ -161,7 +161,7 @@ def test_a_reader_in_the_middle_of_its_work_keeps_no_old_file_in_use(path):
         for _ in range(2):
             with pytest.raises(StoreDown, match="was replaced"):
                 store.submit(BODY)
-    with closing(SqliteJobs(path)) as store:
+    with closing(SqliteJobStore(path)) as store:
         assert store.submit(BODY).state == "queued"
 
 
@@ -186,7 +186,7 @@ def test_items_forget_what_they_had_of_a_database_that_was_replaced(tmp_path):
 
 def test_many_threads_and_files_that_come_and_go_lose_nothing_that_was_acknowledged(path):
     kept = path.with_name("kept")
-    with closing(SqliteJobs(path, Limits(queued=10**6), busy_seconds=TIMEOUT_SECONDS)) as store:
+    with closing(SqliteJobStore(path, Limits(queued=10**6), busy_seconds=TIMEOUT_SECONDS)) as store:
         acknowledged, done = [], threading.Event()
 
         def submit() -> None:
@@ -212,7 +212,7 @@ def test_many_threads_and_files_that_come_and_go_lose_nothing_that_was_acknowled
         assert {store.get(one).state for one in acknowledged} == {"queued"} and invariant_violations(store) == []
 
 
-def answers(store: SqliteJobs) -> bool:
+def answers(store: SqliteJobStore) -> bool:
     with suppress(StoreDown):
         return bool(store.counts())
     return False

@@ -9,8 +9,8 @@ from http_clients import fetch, http_request, wait_until
 
 from iris_wsgi.cli.main import main
 from iris_wsgi.errors import Denied, StoreDown
-from iris_wsgi.patterns.asynchronous.redis_store import RedisJobs
-from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobs
+from iris_wsgi.patterns.asynchronous.redis_store import RedisJobStore
+from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
 from iris_wsgi.patterns.data_cache import postgres_remedies
 from iris_wsgi.patterns.data_cache.postgres_store import PostgresItems
 from iris_wsgi.storage.redis import GRANT, PRIMARY, SIGN_IN
@@ -130,7 +130,7 @@ def test_a_run_over_a_table_that_may_not_write_says_what_to_grant(database, post
 
 
 def test_a_state_that_may_not_be_written_is_a_permanent_refusal_and_what_is_there_can_be_read(tmp_path):
-    with closing(SqliteJobs(tmp_path / "jobs.db")) as store:
+    with closing(SqliteJobStore(tmp_path / "jobs.db")) as store:
         job = store.submit(ROW)
         store.database.writer.execute("PRAGMA query_only = on")
         with pytest.raises(Denied) as denied:
@@ -143,8 +143,8 @@ def test_the_refusals_of_redis_have_their_remedies(own_redis):
     for name, rules in users.items():
         own_redis.ask("ACL", "SETUSER", name, "on", ">right", "~*", *rules.split())
 
-    def jobs(user: str, password: str) -> RedisJobs:
-        return RedisJobs(own_redis.url.replace("unix://", f"unix://{user}:{password}@"), seconds=TIMEOUT_SECONDS)
+    def jobs(user: str, password: str) -> RedisJobStore:
+        return RedisJobStore(own_redis.url.replace("unix://", f"unix://{user}:{password}@"), seconds=TIMEOUT_SECONDS)
 
     assert refusal(jobs("limited", "wrong"), lambda store: store.counts()).remedy == SIGN_IN
     assert refusal(jobs("none", "right"), lambda store: store.counts()).remedy == GRANT
@@ -154,7 +154,7 @@ def test_the_refusals_of_redis_have_their_remedies(own_redis):
         assert store.counts().by_state["running"] == 0
     with redis.Redis.from_url(own_redis.url) as client:
         client.config_set("requirepass", "secret")
-    refused = refusal(RedisJobs(own_redis.url, seconds=TIMEOUT_SECONDS), lambda store: store.counts())
+    refused = refusal(RedisJobStore(own_redis.url, seconds=TIMEOUT_SECONDS), lambda store: store.counts())
     assert refused.remedy == SIGN_IN and "secret" not in str(refused)
 
 

@@ -9,9 +9,9 @@ from http_clients import fetch, http_request, kill_tree, wait_until
 from job_store_invariants import invariant_violations
 from optional_programs import require_program
 
-from iris_wsgi.patterns.asynchronous.job import Gone, Limits
+from iris_wsgi.patterns.asynchronous.job import JobExpired, Limits
 from iris_wsgi.patterns.asynchronous.sqlite_schema import LATEST
-from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobs
+from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
 from iris_wsgi.patterns.data_cache.sqlite_store import SqliteItems
 from iris_wsgi.storage.clock import BootClock
 
@@ -34,8 +34,8 @@ class Machine:
     def restart(self, wall: float) -> None:
         self.wall, self.up, self.boot = wall, 10.0, self.boot + "'"
 
-    def jobs(self, path: Path, **limits) -> SqliteJobs:
-        return on(self, SqliteJobs, path, Limits(**limits))
+    def jobs(self, path: Path, **limits) -> SqliteJobStore:
+        return on(self, SqliteJobStore, path, Limits(**limits))
 
 
 def on(machine: Machine, kind: type, *given):
@@ -83,7 +83,7 @@ def test_what_is_finished_is_kept_for_its_time_when_the_clock_is_set_wrong_and_r
         machine.pass_by(3599)
         assert store.get(job.id).state == "succeeded" and store.sweep() == 0
         machine.pass_by(1)
-        with pytest.raises(Gone):
+        with pytest.raises(JobExpired):
             store.get(job.id)
         assert store.sweep() == 1
 
@@ -180,7 +180,7 @@ def test_jobs_of_a_worker_that_was_killed_are_done_after_the_clock_was_set_back_
     dead = run(*lease, command="worker", **faked)
     kill_tree(dead.process)
     job = fetch(server, http_request("POST", "/jobs", JOB)).json()
-    with closing(SqliteJobs(tmp_path / "state/jobs.db", busy_seconds=TIMEOUT_SECONDS)) as store:
+    with closing(SqliteJobStore(tmp_path / "state/jobs.db", busy_seconds=TIMEOUT_SECONDS)) as store:
         assert len(store.claim("a worker that dies", 1, 2)) == 1
     stamp.write_text("-7200")
     run(*lease, command="worker", **faked)

@@ -97,10 +97,10 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Series]:
         more = {"edge_dir": str(bundle)} if role == "all" else {}
         settings = Settings(role=role, model_dir=str(MODEL), state_dir=str(folder), **NEEDED.get(role, {}), **more)
         service = build(settings, RecordingLog(), registry)
-        service.companions.start()
-        if "look at the store" in {one.name for one in service.companions.all}:
+        service.background.start()
+        if "look at the store" in {one.name for one in service.background.tasks}:
             wait_until(lambda registry=registry: b"\njobs{" in registry.text(), "it has looked at the store")
-        service.companions.end(0)
+        service.background.stop(0)
         for family in registry.families:
             ends = ("_bucket", "_sum", "_count") if family.kind == "histogram" else ("",)
             for end in ends:

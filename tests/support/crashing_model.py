@@ -34,9 +34,9 @@ def patch_predict() -> None:
 
     Model.predict = predict_or_die
     if os.environ.get("DEADLY_AT_ONCE"):
-        from iris_wsgi.patterns.asynchronous.worker import Worker
+        from iris_wsgi.patterns.asynchronous.worker import JobWorker
 
-        Worker.run = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+        JobWorker.run = lambda _: os.kill(os.getpid(), signal.SIGKILL)
 
 
 serve_here = serve.serve_here

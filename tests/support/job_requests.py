@@ -7,7 +7,7 @@ ROWS = {"data": [ROW, [6.7, 3.1, 4.7, 1.5], [7.2, 3.6, 6.1, 2.5]]}
 
 
 def worker_of(app: webtest.TestApp):
-    return next(one.run.__self__ for one in app.service.companions.all if one.name == "worker")
+    return next(one.run.__self__ for one in app.service.background.tasks if one.name == "worker")
 
 
 def run_worker(app: webtest.TestApp) -> None:

@@ -4,7 +4,7 @@ import sqlite3
 
 from iris_wsgi.patterns.asynchronous.job import STATES, JobStore
 from iris_wsgi.patterns.asynchronous.redis_scripts import PRELUDE
-from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobs
+from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
 
 # Each gives rows that must not be.
 SQL_VIOLATIONS = {
@@ -64,13 +64,13 @@ return wrong
 
 def invariant_violations(store: JobStore) -> list[str]:
     """What is not as it must be, a line each."""
-    if isinstance(store, SqliteJobs):
+    if isinstance(store, SqliteJobStore):
         return sqlite_violations(store)
     store.steps["check"] = store.redis.register_script(PRELUDE + REDIS_VIOLATIONS)
     return store.run("check", *STATES, parse=lambda told: [line.decode() for line in told])
 
 
-def sqlite_violations(store: SqliteJobs) -> list[str]:
+def sqlite_violations(store: SqliteJobStore) -> list[str]:
     with store.database.read() as db:
         # In one transaction, so that all of it is of one moment.
         db.execute("BEGIN")

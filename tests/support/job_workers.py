@@ -14,7 +14,7 @@ from pathlib import Path
 from job_store_invariants import invariant_violations
 
 from iris_wsgi.patterns.asynchronous.job import DEFAULT, Clock, JobStore, Limits
-from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobs
+from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
 
 # The clock of the store moves on by as much after each death, so that the jobs of the dead are taken again.
 LEASE_SECONDS = 60
@@ -27,10 +27,10 @@ def open_job_store(place: str, limits: Limits = DEFAULT, clock: Clock | None = N
     """`place` is the URL of a Redis or the path of a file."""
     # Nothing hangs here, but a busy disk may be slow.
     if "://" not in place:
-        return SqliteJobs(Path(place), limits, clock or time.time, busy_seconds=60)
-    from iris_wsgi.patterns.asynchronous.redis_store import RedisJobs
+        return SqliteJobStore(Path(place), limits, clock or time.time, busy_seconds=60)
+    from iris_wsgi.patterns.asynchronous.redis_store import RedisJobStore
 
-    return RedisJobs(place, limits, clock, seconds=60)
+    return RedisJobStore(place, limits, clock, seconds=60)
 
 
 def claim_all(place: str) -> None:

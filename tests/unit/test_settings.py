@@ -9,7 +9,7 @@ import pytest
 from project import MODEL, ROOT
 
 from iris_wsgi.cli.main import main, parser
-from iris_wsgi.patterns.asynchronous.stores import open_jobs
+from iris_wsgi.patterns.asynchronous.stores import create_job_store
 from iris_wsgi.settings import (
     OF_THE_SERVER,
     BadSetting,
@@ -103,7 +103,7 @@ def test_an_address_without_a_password_is_a_flag_like_others():
 @pytest.mark.parametrize("value", ["redis://:secret@h:port", "redis://:secret@h:99999/0x"])
 def test_an_address_that_only_the_library_finds_wrong_is_not_shown_either(value):
     with pytest.raises(BadSetting, match="IRIS_REDIS_URL is no address of a Redis") as told:
-        open_jobs(Settings(redis_url=value), 0.1)
+        create_job_store(Settings(redis_url=value), 0.1)
     assert "secret" not in str(told.value)
 
 

@@ -72,14 +72,14 @@ class Limits(NamedTuple):
 DEFAULT = Limits()
 
 
-class Counts(NamedTuple):
+class QueueDepth(NamedTuple):
     """Jobs by state, and the seconds since the oldest of the queued ones began to wait; 0 when none waits."""
 
     by_state: dict[State, int]
     oldest_seconds: float
 
 
-class Full(JobError):
+class QueueFull(JobError):
     """As many jobs wait as there may be."""
 
 
@@ -87,11 +87,11 @@ class KeyConflict(JobError):
     """The key belongs to a job with another body."""
 
 
-class Unknown(JobError):
+class JobNotFound(JobError):
     """There is no such job."""
 
 
-class Gone(JobError):
+class JobExpired(JobError):
     """There was such a job, and it has expired."""
 
 
@@ -106,19 +106,19 @@ class JobStore(Protocol):
     """
 
     def submit(self, body: bytes, key: str | None = None, note: bytes | None = None) -> Job:
-        """A new job; or the first one with this key, while that is kept. Raises Full, and KeyConflict for another body.
+        """A new job; or the first one with this key, while that is kept. Raises QueueFull, and KeyConflict for another body.
 
         An empty key or note is none.
         """
 
     def get(self, job_id: str) -> Job:
-        """Raises Unknown and Gone."""
+        """Raises JobNotFound and JobExpired."""
 
     def wait(self, job_id: str, seconds: float, stop: Stop = never) -> Job:
-        """The job once it is done, or as it is after so many seconds, or once `stop` says so. Raises Unknown and Gone."""
+        """The job once it is done, or as it is after so many seconds, or once `stop` says so. Raises JobNotFound, JobExpired."""
 
     def cancel(self, job_id: str) -> Job:
-        """The job, cancelled unless it was done; its worker can no longer write. Raises Unknown and Gone."""
+        """The job, cancelled unless it was done; its worker can no longer write. Raises JobNotFound and JobExpired."""
 
     def claim(self, worker: str, most: int, lease_seconds: float) -> list[Claim]:
         """Jobs to work on, oldest first: those that are to be tried again, then new ones; `most` at most.
@@ -142,7 +142,7 @@ class JobStore(Protocol):
     def redrive(self, ids: Sequence[str] | None = None, most: int = 1000) -> int:
         """Puts failed jobs (those named, or the oldest) back into the queue as far as it has room; how many that were."""
 
-    def counts(self) -> Counts: ...
+    def counts(self) -> QueueDepth: ...
 
     def concerns(self) -> Sequence[str]:
         """Sentences on what the store cannot promise as it is, for the log and for readiness."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from iris_wsgi.errors import StoreDown
 from iris_wsgi.observability.metrics import Counter, Histogram, Registry
 from iris_wsgi.observability.process_metrics import Figure, figure
-from iris_wsgi.patterns.asynchronous.job import STATES, Claim, Counts
+from iris_wsgi.patterns.asynchronous.job import STATES, Claim, QueueDepth
 
 # Jobs may wait for minutes, where a request is answered in seconds at most.
 LONG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
@@ -62,7 +62,7 @@ class JobMetrics:
             self.agreements.add((str(agrees).lower(),))
 
 
-def store_figures(count: Callable[[], Counts]) -> list[Figure]:
+def store_figures(count: Callable[[], QueueDepth]) -> list[Figure]:
     """What the store itself tells. It is the same from every process and every pod, so nobody should add it up."""
     try:
         counts = count()

@@ -11,14 +11,14 @@ from iris_wsgi.patterns.asynchronous.job import (
     STATES,
     Claim,
     Clock,
-    Counts,
-    Full,
-    Gone,
     Job,
+    JobExpired,
+    JobNotFound,
     KeyConflict,
     Limits,
+    QueueDepth,
+    QueueFull,
     Stop,
-    Unknown,
     digest_of,
     given_up,
     never,
@@ -27,16 +27,21 @@ from iris_wsgi.patterns.asynchronous.job import (
 )
 from iris_wsgi.patterns.asynchronous.redis_scripts import STEPS
 from iris_wsgi.storage import redis_durability
-from iris_wsgi.storage.redis import Link
+from iris_wsgi.storage.redis import RedisClient
 
 T = TypeVar("T")
 STREAM = "{iris}:stream"
 # How often its settings are read: they may be changed while it runs, and another Redis may take its place.
 SETTINGS_SECONDS = 60.0
-REFUSED: dict[bytes, type[JobError]] = {b"full": Full, b"conflict": KeyConflict, b"unknown": Unknown, b"gone": Gone}
+REFUSED: dict[bytes, type[JobError]] = {
+    b"full": QueueFull,
+    b"conflict": KeyConflict,
+    b"unknown": JobNotFound,
+    b"gone": JobExpired,
+}
 
 
-class RedisJobs:
+class RedisJobStore:
     """A JobStore. Without a `clock` the server's own counts; each call ends within about `seconds`, one way or the other.
 
     Durable is what the server makes durable: nothing acknowledged is lost only with `appendonly yes` and `appendfsync always`.
@@ -46,7 +51,7 @@ class RedisJobs:
 
     def __init__(self, url: str, limits: Limits = DEFAULT, clock: Clock | None = None, seconds: float = 0.15) -> None:
         self.limits, self.clock = limits, clock
-        self.link = Link(url, seconds)
+        self.link = RedisClient(url, seconds)
         self.redis = self.link.client
         self.read_at, self.found = float("-inf"), list[str]()
         self.steps = {name: self.redis.register_script(text) for name, text in STEPS.items()}
@@ -93,9 +98,9 @@ class RedisJobs:
         values = ("all",) if ids is None else ("these", *ids[:most])
         return self.run("redrive", self.limits.queued, most, *values, parse=int)
 
-    def counts(self) -> Counts:
-        def parse(told: Any) -> Counts:
-            return Counts(dict(zip(STATES, map(int, told[1:]), strict=True)), float(told[0]))
+    def counts(self) -> QueueDepth:
+        def parse(told: Any) -> QueueDepth:
+            return QueueDepth(dict(zip(STATES, map(int, told[1:]), strict=True)), float(told[0]))
 
         return self.run("counts", *STATES, parse=parse)
 

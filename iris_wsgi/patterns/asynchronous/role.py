@@ -7,10 +7,10 @@ from iris_wsgi.errors import StoreDown
 from iris_wsgi.observability.process_metrics import Figure
 from iris_wsgi.patterns.asynchronous import routes as jobs
 from iris_wsgi.patterns.asynchronous.metrics import JobMetrics, store_figures
-from iris_wsgi.patterns.asynchronous.stores import open_jobs
+from iris_wsgi.patterns.asynchronous.stores import create_job_store
 from iris_wsgi.patterns.asynchronous.sweeper import sweep
-from iris_wsgi.patterns.asynchronous.worker import Rules, Worker
-from iris_wsgi.resilience.circuit_breaker import Breaker
+from iris_wsgi.patterns.asynchronous.worker import JobWorker, WorkerLimits
+from iris_wsgi.resilience.circuit_breaker import CircuitBreaker
 from iris_wsgi.services import REQUEST_SECONDS, RoleContext
 from iris_wsgi.wsgi.application import Route
 
@@ -24,14 +24,14 @@ def routes(parts: RoleContext) -> list[Route]:
 
 def start_worker(parts: RoleContext) -> list[Route]:
     """Adds the worker to the background tasks. The role has no routes of its own."""
-    parts.companions.add("worker", worker_of(parts, queue_of(parts).metrics).run)
+    parts.background.add("worker", worker_of(parts, queue_of(parts).metrics).run)
     return []
 
 
-def queue_of(parts: RoleContext) -> jobs.Queue:
+def queue_of(parts: RoleContext) -> jobs.JobQueue:
     """The store of jobs as requests use it; the metrics tell how it is."""
-    store = open_jobs(parts.settings, REQUEST_SECONDS)
-    breaker = Breaker(parts.log.event, "jobs are refused", "jobs are taken again: the store is back")
+    store = create_job_store(parts.settings, REQUEST_SECONDS)
+    breaker = CircuitBreaker(parts.log.event, "jobs are refused", "jobs are taken again: the store is back")
     # Only the look itself can find out that they are mended while no traffic comes.
     parts.readiness.others.append(lambda: next(iter(breaker.remedies("counts")), None))
     parts.readiness.warnings.append(breaker.remedies)
@@ -51,18 +51,18 @@ def queue_of(parts: RoleContext) -> jobs.Queue:
 
     # Each second, so that no scrape waits for it.
     parts.registry.sources.append(lambda: latest)
-    parts.companions.repeat("look at the store", 1.0, look)
-    return jobs.Queue(store, breaker, JobMetrics(parts.registry), lambda: None, parts.companions.is_ending)
+    parts.background.repeat("look at the store", 1.0, look)
+    return jobs.JobQueue(store, breaker, JobMetrics(parts.registry), lambda: None, parts.background.is_stopping)
 
 
-def job_routes(parts: RoleContext, queue: jobs.Queue) -> list[Route]:
+def job_routes(parts: RoleContext, queue: jobs.JobQueue) -> list[Route]:
     return jobs.routes(parts.model, queue, parts.settings.max_rows, parts.settings.wait_seconds)
 
 
-def worker_of(parts: RoleContext, metrics: JobMetrics) -> Worker:
+def worker_of(parts: RoleContext, metrics: JobMetrics) -> JobWorker:
     """With a connection of its own to the store, which may take longer to answer than one for requests."""
     settings = parts.settings
-    rules = Rules(
+    rules = WorkerLimits(
         settings.jobs_claimed,
         settings.max_rows,
         settings.jobs_attempts,
@@ -70,7 +70,7 @@ def worker_of(parts: RoleContext, metrics: JobMetrics) -> Worker:
         settings.job_seconds,
         settings.retry_seconds,
     )
-    ending = parts.companions.is_ending
-    store = open_jobs(settings, WORKER_SECONDS)
-    parts.companions.add("remove expired jobs", partial(sweep, store, ending), finishes=False)
-    return Worker(store, parts.model, parts.predict, rules, metrics, parts.log, ending)
+    stopping = parts.background.is_stopping
+    store = create_job_store(settings, WORKER_SECONDS)
+    parts.background.add("remove expired jobs", partial(sweep, store, stopping), drains=False)
+    return JobWorker(store, parts.model, parts.predict, rules, metrics, parts.log, stopping)

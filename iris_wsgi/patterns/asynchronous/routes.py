@@ -10,11 +10,11 @@ from iris_wsgi.codec.rows import Array, decode_rows
 from iris_wsgi.errors import LATER, JobError, StoreDown
 from iris_wsgi.model.latency import NEVER
 from iris_wsgi.model.session import Graph
-from iris_wsgi.patterns.asynchronous.job import DONE, ID_PATTERN, STATES, Full, Gone, Job, JobStore, KeyConflict, Stop
+from iris_wsgi.patterns.asynchronous.job import DONE, ID_PATTERN, STATES, Job, JobExpired, JobStore, KeyConflict, QueueFull, Stop
 from iris_wsgi.patterns.asynchronous.job_codec import accepted, href, pack_rows, record
 from iris_wsgi.patterns.asynchronous.metrics import JobMetrics
 from iris_wsgi.resilience import deadline
-from iris_wsgi.resilience.circuit_breaker import Breaker
+from iris_wsgi.resilience.circuit_breaker import CircuitBreaker
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import FRESH, Request, Response, Route
 
@@ -43,14 +43,14 @@ RECORD: dict[str, object] = {
 }
 
 
-class Queue(NamedTuple):
+class JobQueue(NamedTuple):
     """The store behind a breaker, what counts its use, who is told of new jobs, and until when answers may be held back."""
 
     store: JobStore
-    breaker: Breaker
+    breaker: CircuitBreaker
     metrics: JobMetrics
     tell: Callable[[], None]
-    ending: Stop
+    stopping: Stop
 
     def submit(self, route: str, request: Request, rows: Array, note: bytes | None = None) -> Job:
         """A durable job. A key is one of this route's; raises Problem where there can be none."""
@@ -58,7 +58,7 @@ class Queue(NamedTuple):
         try:
             job = self.breaker.call(self.store.submit, pack_rows(rows), key and f"{route} {key}", note)
         except JobError as error:
-            outcome = "full" if isinstance(error, Full) else "conflict" if isinstance(error, KeyConflict) else "unavailable"
+            outcome = "full" if isinstance(error, QueueFull) else "conflict" if isinstance(error, KeyConflict) else "unavailable"
             self.metrics.submissions.add((outcome,))
             raise problem(error) from None
         self.metrics.submissions.add(("accepted",))
@@ -73,7 +73,7 @@ class Queue(NamedTuple):
             raise problem(error) from None
 
 
-def routes(model: Graph, queue: Queue, max_rows: int, wait_seconds: float) -> list[Route]:
+def routes(model: Graph, queue: JobQueue, max_rows: int, wait_seconds: float) -> list[Route]:
     """All of them; an answer about a job is held back for `wait_seconds` at most."""
 
     def post(request: Request) -> Response:
@@ -89,7 +89,7 @@ def routes(model: Graph, queue: Queue, max_rows: int, wait_seconds: float) -> li
         if not wished:
             return told(request, queue.ask(queue.store.get, id_of(request)))
         seconds = min(float(wished), wait_seconds)
-        job = queue.ask(queue.store.wait, id_of(request), seconds, lambda: queue.ending() or request.hurry())
+        job = queue.ask(queue.store.wait, id_of(request), seconds, lambda: queue.stopping() or request.hurry())
         return told(request, job, ("Preference-Applied", f"wait={seconds:g}"))
 
     def delete(request: Request) -> Response:
@@ -152,11 +152,11 @@ def problem(error: JobError) -> errors.Problem:
             return errors.NotReady(REFUSED + remedy)
         case StoreDown():
             return errors.NotReady(DOWN, headers=(LATER,))
-        case Full():
+        case QueueFull():
             return errors.NotReady(FULL, headers=(LATER,))
         case KeyConflict():
             return errors.NotValid(CONFLICT)
-        case Gone():
+        case JobExpired():
             return errors.Expired(GONE)
         case _:
             return errors.NotFound(UNKNOWN)

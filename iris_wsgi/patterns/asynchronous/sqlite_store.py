@@ -9,14 +9,14 @@ from iris_wsgi.patterns.asynchronous.job import (
     DONE,
     Claim,
     Clock,
-    Counts,
-    Full,
-    Gone,
     Job,
+    JobExpired,
+    JobNotFound,
     KeyConflict,
     Limits,
+    QueueDepth,
+    QueueFull,
     Stop,
-    Unknown,
     digest_of,
     given_up,
     never,
@@ -25,10 +25,10 @@ from iris_wsgi.patterns.asynchronous.job import (
 )
 from iris_wsgi.patterns.asynchronous.sqlite_schema import APPLICATION, HELD, JOB, LATEST, SCRIPT, VERSION
 from iris_wsgi.storage.clock import STEPPED, BootClock
-from iris_wsgi.storage.sqlite import Database, Schema
+from iris_wsgi.storage.sqlite import SqliteDatabase, SqliteSchema
 
 
-class SqliteJobs:
+class SqliteJobStore:
     """A JobStore. Without a `clock` that of this boot counts; raises BadStore when made over a file that is something else.
 
     Times of claims are those of the store's clock; others are shown as the machine has them now.
@@ -37,7 +37,7 @@ class SqliteJobs:
     def __init__(self, path: Path, limits: Limits = DEFAULT, clock: Clock | None = None, busy_seconds: float = 0.15) -> None:
         self.boot_clock = BootClock(LATEST)
         self.limits, self.clock = limits, clock or self.boot_clock
-        self.database = Database(path, Schema(APPLICATION, VERSION, SCRIPT, self.boot_clock.anchor), busy_seconds)
+        self.database = SqliteDatabase(path, SqliteSchema(APPLICATION, VERSION, SCRIPT, self.boot_clock.anchor), busy_seconds)
 
     def submit(self, body: bytes, key: str | None = None, note: bytes | None = None) -> Job:
         key = key or None
@@ -48,14 +48,14 @@ class SqliteJobs:
             if first := db.execute("SELECT id, digest FROM job WHERE key = ?", (key,)).fetchone():
                 try:
                     job = self.find(db, first[0], now)
-                except Gone:
+                except JobExpired:
                     pass
                 else:
                     if first[1] != digest:
                         raise KeyConflict
                     return job
             if self.room(db) <= 0:
-                raise Full
+                raise QueueFull
             db.execute("UPDATE job SET key = NULL WHERE key = ?", (key,))
             job = Job(new_id(), "queued", 0, now, None, None, body, None, None, note)
             values = (job.id, job.state, now, key, digest, now)
@@ -196,11 +196,11 @@ class SqliteJobs:
 
         return self.database.write(work)
 
-    def counts(self) -> Counts:
+    def counts(self) -> QueueDepth:
         with self.database.read() as db:
             by_state = dict(db.execute("SELECT state, jobs FROM tally").fetchall())
             (oldest,) = db.execute("SELECT min(since) FROM job WHERE state = 'queued'").fetchone()
-        return Counts(by_state, 0.0 if oldest is None else max(0.0, self.clock() - oldest))
+        return QueueDepth(by_state, 0.0 if oldest is None else max(0.0, self.clock() - oldest))
 
     def sweep(self, most: int = 500) -> int:
         def work(db: sqlite3.Connection) -> int:
@@ -224,10 +224,10 @@ class SqliteJobs:
     def find(self, db: sqlite3.Connection, job_id: str, now: float) -> Job:
         row = db.execute(f"{JOB} WHERE id = ?", (job_id,)).fetchone()
         if row is None:
-            raise Gone if db.execute("SELECT 1 FROM gone WHERE id = ?", (job_id,)).fetchone() else Unknown
+            raise JobExpired if db.execute("SELECT 1 FROM gone WHERE id = ?", (job_id,)).fetchone() else JobNotFound
         job = Job(*row)
         if job.finished is not None and job.finished + self.limits.kept(job.state) <= now:
-            raise Gone
+            raise JobExpired
         return job
 
     def room(self, db: sqlite3.Connection) -> int:

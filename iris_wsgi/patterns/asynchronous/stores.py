@@ -10,7 +10,7 @@ FILE = "jobs.db"
 REMEMBER_SECONDS = 86400.0
 
 
-def open_jobs(settings: Settings, seconds: float) -> JobStore:
+def create_job_store(settings: Settings, seconds: float) -> JobStore:
     """Its calls end within about `seconds` where it hangs. Raises BadSetting, BadStore, and StoreDown of an embedded one."""
     limits = Limits(
         settings.jobs_queued,
@@ -20,13 +20,13 @@ def open_jobs(settings: Settings, seconds: float) -> JobStore:
         REMEMBER_SECONDS,
     )
     if not settings.redis_url:
-        from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobs
+        from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
 
-        return SqliteJobs(Path(settings.state_dir) / FILE, limits, busy_seconds=seconds)
+        return SqliteJobStore(Path(settings.state_dir) / FILE, limits, busy_seconds=seconds)
 
     def connect() -> JobStore:
-        from iris_wsgi.patterns.asynchronous.redis_store import RedisJobs
+        from iris_wsgi.patterns.asynchronous.redis_store import RedisJobStore
 
-        return RedisJobs(settings.redis_url, limits, seconds=seconds)
+        return RedisJobStore(settings.redis_url, limits, seconds=seconds)
 
     return with_redis("IRIS_REDIS_URL", connect)

@@ -14,9 +14,11 @@ IDLE_SECONDS, AT_ONCE = 5.0, 50
 SHARE = 4
 
 
-def sweep(store: JobStore, ending: Stop, clock: Callable[[], float] = monotonic, pause: Callable[[float], None] = pause) -> None:
+def sweep(
+    store: JobStore, stopping: Stop, clock: Callable[[], float] = monotonic, pause: Callable[[float], None] = pause
+) -> None:
     """Until the end. Several may sweep one store; what one removed is nothing to the others."""
-    while not ending():
+    while not stopping():
         began, removed = clock(), 0
         # The worker beside it tells the log of a store that is down.
         with suppress(StoreDown):

@@ -21,7 +21,7 @@ from iris_wsgi.patterns.asynchronous.job_codec import pack_result, unpack_note, 
 from iris_wsgi.patterns.asynchronous.leases import Leases
 from iris_wsgi.patterns.asynchronous.metrics import JobMetrics
 from iris_wsgi.resilience.background import pause
-from iris_wsgi.resilience.circuit_breaker import Breaker
+from iris_wsgi.resilience.circuit_breaker import CircuitBreaker
 
 # How long a worker that found nothing waits until it looks again, unless it is woken: at first, at last, after a defect.
 FIRST_PAUSE, LAST_PAUSE, DEFECT_PAUSE = 0.002, 0.05, 0.25
@@ -37,7 +37,7 @@ NO_ANSWER = "The model failed on these rows; the log of its worker says more."
 T = TypeVar("T")
 
 
-class Rules(NamedTuple):
+class WorkerLimits(NamedTuple):
     """Jobs that are taken at once, rows in one run, how often a job is tried, and seconds: of a lease, of a run at most, and
     of the first pause before another attempt."""
 
@@ -49,7 +49,7 @@ class Rules(NamedTuple):
     retry_seconds: float
 
 
-class Task(NamedTuple):
+class ClaimedJob(NamedTuple):
     """A job that was claimed, its rows, and when that was (monotonic)."""
 
     claim: Claim
@@ -64,16 +64,16 @@ class Result(NamedTuple):
     agrees: bool | None
 
 
-class Worker:
+class JobWorker:
     """Nothing that a job or the store does ends it."""
 
     def __init__(
-        self, store: JobStore, model: Graph, predict: Predict, rules: Rules, metrics: JobMetrics, log: Log, ending: Stop
+        self, store: JobStore, model: Graph, predict: Predict, rules: WorkerLimits, metrics: JobMetrics, log: Log, stopping: Stop
     ) -> None:
         self.store, self.model, self.predict, self.rules = store, model, predict, rules
-        self.metrics, self.log, self.ending = metrics, log, ending
+        self.metrics, self.log, self.stopping = metrics, log, stopping
         self.encoder = Encoder(model.labels)
-        self.breaker = Breaker(log.event, "the worker waits for the store", "the store is back; the worker goes on")
+        self.breaker = CircuitBreaker(log.event, "the worker waits for the store", "the store is back; the worker goes on")
         self.leases = Leases(store, rules.lease_seconds)
         self.woken = threading.Event()
 
@@ -87,7 +87,7 @@ class Worker:
         name = f"{socket.gethostname()}-{os.getpid()}"
         seconds = FIRST_PAUSE
         with self.leases:
-            while not self.ending():
+            while not self.stopping():
                 self.woken.clear()
                 try:
                     found = self.turn(name)
@@ -103,37 +103,37 @@ class Worker:
 
     def turn(self, name: str) -> bool:
         """Works on what there is; whether there was anything."""
-        claims = self.asked(lambda: self.store.claim(name, self.rules.jobs, self.rules.lease_seconds), self.ending) or []
+        claims = self.asked(lambda: self.store.claim(name, self.rules.jobs, self.rules.lease_seconds), self.stopping) or []
         self.metrics.claimed(claims)
         with self.leases.holding(claims):
             for group in self.groups(claims):
                 self.attempt(group)
         return bool(claims)
 
-    def asked(self, ask: Callable[[], T], ending: Stop = never) -> T | None:
+    def asked(self, ask: Callable[[], T], stopping: Stop = never) -> T | None:
         """What the store answers, however long that takes; None if the worker is to end before.
 
         What was worked for is not given up: if its lease is over by then, the store says so.
         """
-        while not ending():
+        while not stopping():
             with suppress(StoreDown):
                 return self.breaker.call(ask)
             pause(DOWN_PAUSE)
         return None
 
-    def groups(self, claims: Sequence[Claim]) -> Iterator[list[Task]]:
+    def groups(self, claims: Sequence[Claim]) -> Iterator[list[ClaimedJob]]:
         """Jobs whose rows go into one run; what has more than that has a run of its own."""
-        group: list[Task] = []
+        group: list[ClaimedJob] = []
         began = time.monotonic()
         for claim in claims:
             rows = self.rows_of(claim)
             if rows is None:
-                self.end_attempt(Task(claim, NO_ROWS, began), WRONG_ROWS)
+                self.end_attempt(ClaimedJob(claim, NO_ROWS, began), WRONG_ROWS)
                 continue
             if group and sum(len(task.rows) for task in group) + len(rows) > self.rules.rows:
                 yield group
                 group = []
-            group.append(Task(claim, rows, began))
+            group.append(ClaimedJob(claim, rows, began))
         if group:
             yield group
 
@@ -145,7 +145,7 @@ class Worker:
             return None
         return rows if rows.shape[1] == self.model.width else None
 
-    def attempt(self, group: Sequence[Task]) -> None:
+    def attempt(self, group: Sequence[ClaimedJob]) -> None:
         """One run for all of them; if it fails, one for each, so that what one job does to the model harms no other."""
         held = []
         for task in group:
@@ -164,7 +164,7 @@ class Worker:
         else:
             self.finish(held, results)
 
-    def finish(self, group: Sequence[Task], results: Sequence[Result]) -> None:
+    def finish(self, group: Sequence[ClaimedJob], results: Sequence[Result]) -> None:
         """Writes what came out, all in one step."""
         if not group:
             return
@@ -174,19 +174,19 @@ class Worker:
             if there:
                 self.metrics.succeeded(task.claim, time.monotonic() - task.began, result.agrees)
 
-    def results(self, group: Sequence[Task]) -> list[Result]:
+    def results(self, group: Sequence[ClaimedJob]) -> list[Result]:
         probabilities = self.predict(np.concatenate([task.rows for task in group]), time.monotonic() + self.rules.run_seconds)
         ends = np.cumsum([len(task.rows) for task in group])[:-1]
         return [self.result(task, part) for task, part in zip(group, np.split(probabilities, ends), strict=True)]
 
-    def result(self, task: Task, probabilities: Array) -> Result:
+    def result(self, task: ClaimedJob, probabilities: Array) -> Result:
         """The answer to one job, compared with the provisional one if there was such."""
         agrees, note = None, task.claim.job.note
         if note is not None and (first := unpack_note(note)):
             agrees = first.label == self.model.labels[best(probabilities[0].tolist())]
         return Result(pack_result(self.model, self.encoder.batch(probabilities), agrees), agrees)
 
-    def failed(self, task: Task, error: Exception) -> None:
+    def failed(self, task: ClaimedJob, error: Exception) -> None:
         """Another attempt may help where the model ran out of time or of memory, and not where its answer is no answer."""
         if isinstance(error, Problem) and not isinstance(error, DeadlineExceeded):
             self.end_attempt(task, error.detail)
@@ -200,7 +200,7 @@ class Worker:
         """Seconds until the next attempt: twice as long each time, less by chance so that jobs do not all come back at once."""
         return min(MOST_RETRY_SECONDS, self.rules.retry_seconds * 2.0 ** min(attempts - 1, 30)) * random.uniform(0.5, 1)
 
-    def end_attempt(self, task: Task, why: str, retry: float | None = None) -> None:
+    def end_attempt(self, task: ClaimedJob, why: str, retry: float | None = None) -> None:
         claim = task.claim
         final = retry is None or claim.job.attempts >= self.rules.attempts
         retry_at = None
@@ -210,7 +210,7 @@ class Worker:
         there = self.asked(lambda: self.store.fail(claim, why, retry_at))
         self.ended(task, "refused" if not there else "failed" if final else "retried", error=why)
 
-    def ended(self, task: Task, outcome: str, **told: str) -> None:
+    def ended(self, task: ClaimedJob, outcome: str, **told: str) -> None:
         """An attempt has; by its job the line is found to the one of the request that handed it in."""
         self.metrics.attempts.add((outcome,))
         job, ms = task.claim.job, round((time.monotonic() - task.began) * 1000, 3)

@@ -13,7 +13,7 @@ from iris_wsgi.errors import Stopped
 from iris_wsgi.patterns.batch.database import Answers, Column, Dialect, Name, Row, Source, quoted
 from iris_wsgi.patterns.batch.sql import DIGEST, ERROR, PREDICTION, RUN_ID, TIME, answer_columns
 from iris_wsgi.settings import BadSetting
-from iris_wsgi.storage.sqlite import REASONS, patiently, primary
+from iris_wsgi.storage.sqlite import REASONS, primary, retry_while_locked
 from iris_wsgi.tabular.writers import LABEL
 
 DIALECT = Dialect("?", "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')", "{}", lambda name, _: name, quoted, "", "", str.lower)
@@ -103,7 +103,7 @@ class SqliteDatabase:
         """SQLite's own wait would look again after ever longer pauses, and miss the moment between two chunks of another."""
         with self.told():
             self.connection.execute("PRAGMA busy_timeout = 0")
-            patiently(partial(self.connection.execute, "BEGIN IMMEDIATE"), time.monotonic() + self.seconds)
+            retry_while_locked(partial(self.connection.execute, "BEGIN IMMEDIATE"), time.monotonic() + self.seconds)
             self.connection.execute(f"PRAGMA busy_timeout = {int(self.seconds * 1000)}")
         try:
             yield

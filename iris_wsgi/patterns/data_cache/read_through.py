@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from iris_wsgi.patterns.data_cache.invalidation import Marks
 from iris_wsgi.patterns.data_cache.item_store import MOST_CHANGES, Item, ItemStore
-from iris_wsgi.resilience.circuit_breaker import Breaker
+from iris_wsgi.resilience.circuit_breaker import CircuitBreaker
 from iris_wsgi.wsgi.cache_control import Wishes
 
 if TYPE_CHECKING:
@@ -20,7 +20,13 @@ class Reader:
     """
 
     def __init__(
-        self, database: ItemStore, breaker: Breaker, shared: "RedisItems | None", seconds: float, check: float, marks: Marks
+        self,
+        database: ItemStore,
+        breaker: CircuitBreaker,
+        shared: "RedisItems | None",
+        seconds: float,
+        check: float,
+        marks: Marks,
     ) -> None:
         self.database, self.breaker, self.shared, self.marks = database, breaker, shared, marks
         self.seconds, self.check = seconds, check

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from iris_wsgi.errors import StoreDown
 from iris_wsgi.patterns.data_cache.item_store import Item
-from iris_wsgi.resilience.circuit_breaker import Breaker, Tell
-from iris_wsgi.storage.redis import Link
+from iris_wsgi.resilience.circuit_breaker import CircuitBreaker, Tell
+from iris_wsgi.storage.redis import RedisClient
 
 T = TypeVar("T")
 # The version of what is below: layout of the value, and what was done to the row before it was packed.
@@ -30,10 +30,12 @@ class RedisItems:
     """A second level that all servers read. It never fails: what it cannot do it leaves, and counts; calls end in `seconds`."""
 
     def __init__(self, url: str, ttl_seconds: float, seconds: float, tell: Tell, failed: Callable[[], object]) -> None:
-        self.link = Link(url, seconds)
+        self.link = RedisClient(url, seconds)
         self.redis = self.link.client
         self.milliseconds, self.failed = int(ttl_seconds * 1000), failed
-        self.breaker = Breaker(tell, "items are read from the database alone", "items are read from Redis again", count=failed)
+        self.breaker = CircuitBreaker(
+            tell, "items are read from the database alone", "items are read from Redis again", count=failed
+        )
         self.script = self.redis.register_script(NEWER)
 
     def get(self, place: str, item_id: str) -> Item | None:

@@ -13,7 +13,7 @@ from iris_wsgi.patterns.data_cache.read_through import Reader
 from iris_wsgi.patterns.data_cache.responses import Texts
 from iris_wsgi.patterns.data_cache.seed import seed
 from iris_wsgi.patterns.data_cache.stores import open_items, open_shared
-from iris_wsgi.resilience.circuit_breaker import Breaker
+from iris_wsgi.resilience.circuit_breaker import CircuitBreaker
 from iris_wsgi.services import REQUEST_SECONDS, RoleContext
 from iris_wsgi.storage.lru import Shelf
 from iris_wsgi.wsgi.application import Route
@@ -29,7 +29,7 @@ def routes(parts: RoleContext) -> list[Route]:
     rows = seed(parts.model, Path(settings.model_dir), parts.log.event)
     database = open_items(settings, rows, REQUEST_SECONDS)
     words = "items that are not in memory are refused", "the database of the items is back"
-    breaker = Breaker(parts.log.event, *words, count=partial(metrics.failures.add, ("database",)))
+    breaker = CircuitBreaker(parts.log.event, *words, count=partial(metrics.failures.add, ("database",)))
     # Only the look itself can find out that they are mended while no traffic comes.
     parts.readiness.others.append(lambda: next(iter(breaker.remedies("changes", "identity")), None))
     parts.readiness.warnings.append(breaker.remedies)
@@ -48,5 +48,5 @@ def routes(parts: RoleContext) -> list[Route]:
             cache.check()
 
     # Twice in the time that a look counts, so that one may be late.
-    parts.companions.repeat("look for changes of items", times.check / 2, look)
+    parts.background.repeat("look for changes of items", times.check / 2, look)
     return item_routes.routes(parts.model, cache)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from iris_wsgi.patterns.data_cache.item_store import MOST_CHANGES, Change, Item
 from iris_wsgi.storage.clock import BootClock
-from iris_wsgi.storage.sqlite import Database, Schema
+from iris_wsgi.storage.sqlite import SqliteDatabase, SqliteSchema
 
 # `changed` is the clock of the store when it was written, `at` the time, which no step of the machine's moves.
 SCRIPT = """
@@ -41,7 +41,7 @@ class SqliteItems:
         rows = ",\n".join(f"('{item_id}', 1, 0, 0, x'{row.hex()}')" for item_id, row in seed.items())
         script = f"{SCRIPT};\n\nINSERT INTO item VALUES {rows}" if rows else SCRIPT
         self.clock = BootClock("SELECT max(at) FROM item")
-        self.database = Database(path, Schema(APPLICATION, VERSION, script, self.clock.anchor), busy_seconds)
+        self.database = SqliteDatabase(path, SqliteSchema(APPLICATION, VERSION, script, self.clock.anchor), busy_seconds)
 
     def identity(self) -> str:
         with self.database.read() as db:

@@ -34,7 +34,7 @@ def remote_ensemble(parts: RoleContext) -> list[Route]:
         place, tell = place_of(url), parts.log.event
         target = Target(name, place, metrics, tell, settings.hedge_percentile, seconds, parts.credentials)
         watcher = Watcher(target, row, partial(why_no_member, name=name, digest=digests.get(name)))
-        parts.companions.add(f"look at {name}", partial(watcher.run, parts.companions.is_ending), finishes=False)
+        parts.background.add(f"look at {name}", partial(watcher.run, parts.background.is_stopping), drains=False)
         targets.append(target)
     panel = Panel(targets, settings.quorum or majority(len(targets)))
     parts.readiness.others.append(partial(routes.below_quorum, panel))

@@ -7,10 +7,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from iris_wsgi.errors import StoreDown
-from iris_wsgi.resilience.circuit_breaker import Breaker, Tell
+from iris_wsgi.resilience.circuit_breaker import CircuitBreaker, Tell
 
 if TYPE_CHECKING:
-    from iris_wsgi.storage.redis import Link
+    from iris_wsgi.storage.redis import RedisClient
 
 SUM_BYTES = 4
 # How long nobody asks it who would have to wait, once it is down.
@@ -27,7 +27,7 @@ class SecondLevel:
 
     def __init__(
         self,
-        link: "Link",
+        link: "RedisClient",
         wait_seconds: float,
         space: bytes,
         size: int,
@@ -41,7 +41,7 @@ class SecondLevel:
         self.space, self.size, self.seconds = space, size, seconds
         self.cleared, self.count = cleared, count
         words = "the second level of the prediction cache is left out", "the second level of the prediction cache is back"
-        self.breaker = Breaker(tell, *words, PAUSE_SECONDS, self.failed)
+        self.breaker = CircuitBreaker(tell, *words, PAUSE_SECONDS, self.failed)
         self.place = space + b":token"
         self.token = b""
         self.missed = False

@@ -28,9 +28,9 @@ def cache_around(
     metrics, classes = CacheMetrics(registry), len(model.labels)
 
     def connect() -> SecondLevel:
-        from iris_wsgi.storage.redis import Link
+        from iris_wsgi.storage.redis import RedisClient
 
-        link, cleared = Link(settings.cache_redis_url, SHARED_SECONDS), registry.board.next_generation
+        link, cleared = RedisClient(settings.cache_redis_url, SHARED_SECONDS), registry.board.next_generation
         about = space_of(model), 4 * classes, settings.cache_seconds
         return SecondLevel(link, SHARED_SECONDS, *about, log.event, cleared, metrics.failures.add)
 

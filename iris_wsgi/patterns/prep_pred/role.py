@@ -98,7 +98,7 @@ def split_model(start: StartupContext) -> ModelBackend:
         return None
 
     watcher = Watcher(target, prepared[:1], fits, proves)
-    start.companions.add("look at pred", partial(watcher.run, start.companions.is_ending), finishes=False)
+    start.background.add("look at pred", partial(watcher.run, start.background.is_stopping), drains=False)
     ask = remote(target, trace)
 
     def predict(rows: Array, until: float = inf) -> Array:

@@ -8,7 +8,7 @@ from iris_wsgi.model.golden import load_verified_model
 from iris_wsgi.model.predictor import within_deadline
 from iris_wsgi.model.run_timeout import RunWatchdog
 from iris_wsgi.patterns.asynchronous.role import job_routes, queue_of
-from iris_wsgi.patterns.asynchronous.routes import Queue
+from iris_wsgi.patterns.asynchronous.routes import JobQueue
 from iris_wsgi.patterns.sync_async import routes as hybrid
 from iris_wsgi.services import RoleContext
 from iris_wsgi.wsgi.application import Route
@@ -20,7 +20,7 @@ def routes(context: RoleContext) -> list[Route]:
     return [*hybrid_routes(context, queue), *job_routes(context, queue)]
 
 
-def hybrid_routes(parts: RoleContext, queue: Queue) -> list[Route]:
+def hybrid_routes(parts: RoleContext, queue: JobQueue) -> list[Route]:
     """Raises BadModel if the fast model cannot be served, or answers something else than the full one."""
     settings, full = parts.settings, parts.model
     folder = fast_folder(Path(settings.model_dir), settings.fast_model_dir)

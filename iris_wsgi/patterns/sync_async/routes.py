@@ -11,7 +11,7 @@ from iris_wsgi.model.predictor import Predict
 from iris_wsgi.model.session import Graph
 from iris_wsgi.observability.log import Log
 from iris_wsgi.patterns.asynchronous.job_codec import Provisional, accepted, pack_note, provisional, unpack_note
-from iris_wsgi.patterns.asynchronous.routes import DOWN, Queue
+from iris_wsgi.patterns.asynchronous.routes import DOWN, JobQueue
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import FRESH, Request, Response, Route
 
@@ -19,7 +19,7 @@ ALL_FAILED = "The fast model gave no answer, and no job could be taken for the f
 SUMMARY = "A fast model's answer to one row at once, and the job of the full model"
 
 
-def routes(model: Graph, predict: Predict, queue: Queue, log: Log, below: float) -> list[Route]:
+def routes(model: Graph, predict: Predict, queue: JobQueue, log: Log, below: float) -> list[Route]:
     """The one route, over the fast `model`; a job is made where its probability is `below` that, 1 being always."""
 
     def hybrid(request: Request) -> Response:

@@ -243,7 +243,7 @@ def test_a_held_answer_about_an_unknown_job_comes_at_once(app):
 
 def test_when_the_process_ends_no_answer_is_held_back(app):
     path = submit_job(app)
-    app.service.companions.ending = True
+    app.service.background.stopping = True
     assert app.get(path, headers=wait("wait=30")).json["status"] == "queued"
 
 
@@ -312,14 +312,14 @@ def test_without_its_store_only_the_routes_of_jobs_are_down_and_come_back_by_the
 
 def test_a_store_that_is_down_shows_in_the_metrics(stoppable):
     app, server = stoppable
-    app.service.companions.start()
+    app.service.background.start()
     wait_until(lambda: "job_store_up 1" in app.get("/metrics").text, "it is up")
     server.kill()
     wait_until(lambda: "job_store_up 0" in app.get("/metrics").text, "it is down")
     assert 'jobs{state="queued"}' not in app.get("/metrics").text
     server.start()
     wait_until(lambda: 'jobs{state="queued"} 0' in app.get("/metrics").text, "it is up again")
-    app.service.companions.end(time.monotonic() + 20)
+    app.service.background.stop(time.monotonic() + 20)
 
 
 def test_a_job_of_a_model_of_another_width_fails_and_harms_no_other(start):

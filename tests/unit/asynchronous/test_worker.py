@@ -20,12 +20,12 @@ from iris_wsgi.observability.metrics import Registry
 from iris_wsgi.patterns.asynchronous.job import Job, Limits
 from iris_wsgi.patterns.asynchronous.job_codec import pack_note, pack_rows, provisional
 from iris_wsgi.patterns.asynchronous.metrics import JobMetrics
-from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobs
-from iris_wsgi.patterns.asynchronous.worker import NO_ANSWER, TOO_LONG, WRONG_ROWS, Rules, Worker
+from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
+from iris_wsgi.patterns.asynchronous.worker import NO_ANSWER, TOO_LONG, WRONG_ROWS, JobWorker, WorkerLimits
 from iris_wsgi.resilience.circuit_breaker import FAILURES
 from iris_wsgi.resilience.deadline import RAN
 
-RULES = Rules(jobs=64, rows=100, attempts=3, lease_seconds=600, run_seconds=60, retry_seconds=1)
+RULES = WorkerLimits(jobs=64, rows=100, attempts=3, lease_seconds=600, run_seconds=60, retry_seconds=1)
 ROW = np.array([[5.1, 3.5, 1.4, 0.2]], np.float32)
 # The rows at which `Acting` fails.
 BAD, WORSE, SLOW = (np.full((1, 4), value, np.float32) for value in (1e9, 2e9, 3e9))
@@ -61,14 +61,14 @@ class Acting:
 class Bench:
     """A worker with all that belongs to it."""
 
-    def __init__(self, path: Path, rules: Rules = RULES) -> None:
+    def __init__(self, path: Path, rules: WorkerLimits = RULES) -> None:
         self.model = load_model(MODEL)[0]
-        self.clock, self.log, self.registry, self.ending = Clock(), RecordingLog(), Registry(), False
-        self.store = SqliteJobs(path, Limits(attempts=rules.attempts), self.clock, busy_seconds=60)
+        self.clock, self.log, self.registry, self.stopping = Clock(), RecordingLog(), Registry(), False
+        self.store = SqliteJobStore(path, Limits(attempts=rules.attempts), self.clock, busy_seconds=60)
         self.predict = Acting(self.model)
         metrics = JobMetrics(self.registry)
         self.registry.join()
-        self.worker = Worker(self.store, self.model, self.predict, rules, metrics, self.log, lambda: self.ending)
+        self.worker = JobWorker(self.store, self.model, self.predict, rules, metrics, self.log, lambda: self.stopping)
 
     def hand_in(self, rows: Array = ROW, note: bytes | None = None) -> str:
         return self.store.submit(pack_rows(rows), note=note).id
@@ -237,7 +237,7 @@ def run(bench: Bench) -> threading.Thread:
 
 
 def end(bench: Bench, thread: threading.Thread) -> None:
-    bench.ending = True
+    bench.stopping = True
     thread.join(60)
     assert not thread.is_alive()
 
@@ -307,7 +307,7 @@ def test_it_works_until_it_is_to_end_and_finishes_what_it_has(bench):
     bench.worker.wake()
     assert begun.wait(60)
     second = bench.hand_in()
-    bench.ending = True
+    bench.stopping = True
     goes_on.set()
     thread.join(60)
     assert not thread.is_alive()
@@ -317,7 +317,7 @@ def test_it_works_until_it_is_to_end_and_finishes_what_it_has(bench):
 class Failing:
     """A store of which one method has failures to give, before it works."""
 
-    def __init__(self, store: SqliteJobs, method: str, failures: list[Exception]) -> None:
+    def __init__(self, store: SqliteJobStore, method: str, failures: list[Exception]) -> None:
         self.works, self.failures = getattr(store, method), failures
         setattr(store, method, self)
 

@@ -28,7 +28,7 @@ from iris_wsgi.patterns.data_cache.read_through import Reader
 from iris_wsgi.patterns.data_cache.responses import Texts
 from iris_wsgi.patterns.data_cache.sqlite_store import SqliteItems
 from iris_wsgi.resilience import circuit_breaker
-from iris_wsgi.resilience.circuit_breaker import Breaker
+from iris_wsgi.resilience.circuit_breaker import CircuitBreaker
 from iris_wsgi.resilience.single_flight import Flight
 from iris_wsgi.storage.lru import Shelf
 from iris_wsgi.wsgi.cache_control import Wishes
@@ -89,7 +89,12 @@ class Server:
         self.model = model
         self.metrics = ItemMetrics(Registry())
         self.reader = Reader(
-            self.store, Breaker(lambda *_: None, "down", "back"), self.shared, self.times.item, self.times.check, self.marks
+            self.store,
+            CircuitBreaker(lambda *_: None, "down", "back"),
+            self.shared,
+            self.times.item,
+            self.times.check,
+            self.marks,
         )
         self.cache = ItemCache(self.reader, shown, self.say, self.marks, Shelf(self.size), self.times, self.metrics)
 

@@ -68,9 +68,9 @@ WANTED = {
 def test_all_families_are_there_with_their_types_and_labels(app):
     app.post_json("/predict", {"data": [[1, 2, 3, 4]]})
     app.post_json("/v1/models/iris_svc:predict", {"instances": [[1, 2, 3, 4]]})
-    app.service.companions.start()
+    app.service.background.start()
     wait_until(lambda: "job_store_up" in app.get("/metrics").text, "the store was asked")
-    app.service.companions.end(time.monotonic() + 10)
+    app.service.background.stop(time.monotonic() + 10)
     answer = app.get("/metrics")
     assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
     found = metric_families(answer.text)

@@ -20,7 +20,7 @@ from iris_wsgi.patterns.prediction_cache.cache import ANYTHING
 from iris_wsgi.patterns.prediction_cache.redis_tier import SecondLevel
 from iris_wsgi.resilience.circuit_breaker import FAILURES
 from iris_wsgi.settings import BadSetting
-from iris_wsgi.storage.redis import Link
+from iris_wsgi.storage.redis import RedisClient
 
 SECONDS = 0.5
 
@@ -46,7 +46,7 @@ def caches(redis):
     stores = []
 
     def make_cache(url=redis.url, space=b"model", predict=None, **options):
-        stores.append(Link(url, SECONDS))
+        stores.append(RedisClient(url, SECONDS))
         failures, told = [], []
         predict = predict or CountingPredictor()
         cache = build_cache(predict, **options)

@@ -1,4 +1,4 @@
-"""The breaker in front of a store, and the companions of a process."""
+"""The breaker in front of a store, and the background of a process."""
 
 import threading
 import time
@@ -8,10 +8,10 @@ from applications import RecordingLog
 from http_clients import wait_until
 
 from iris_wsgi.errors import StoreDown
-from iris_wsgi.patterns.asynchronous.job import Unknown
+from iris_wsgi.patterns.asynchronous.job import JobNotFound
 from iris_wsgi.resilience import circuit_breaker
-from iris_wsgi.resilience.background import Companions
-from iris_wsgi.resilience.circuit_breaker import FAILURES, Breaker
+from iris_wsgi.resilience.background import BackgroundTasks
+from iris_wsgi.resilience.circuit_breaker import FAILURES, CircuitBreaker
 
 
 class Store:
@@ -34,7 +34,7 @@ def said():
 
 @pytest.fixture
 def guarded(said, monkeypatch):
-    one = Breaker(lambda level, message: said.append((level, message)), "refused", "back")
+    one = CircuitBreaker(lambda level, message: said.append((level, message)), "refused", "back")
     one.store = Store()
     one.clock = [1000.0]
     monkeypatch.setattr(circuit_breaker.time, "monotonic", lambda: one.clock[0])
@@ -77,10 +77,10 @@ def test_a_store_that_is_back_is_asked_by_all_and_both_turns_are_told(guarded, s
 
 def test_a_refusal_is_an_answer_of_a_store_that_works(guarded):
     down(guarded)
-    guarded.store.error = Unknown()
+    guarded.store.error = JobNotFound()
     guarded.clock[0] += circuit_breaker.PAUSE_SECONDS
     for _ in range(3):
-        with pytest.raises(Unknown):
+        with pytest.raises(JobNotFound):
             guarded.call(guarded.store.get, "a")
     assert guarded.up
 
@@ -106,52 +106,52 @@ def test_while_one_tries_the_others_are_refused_at_once(guarded):
 
 
 def test_companions_begin_and_end_with_the_process():
-    companions, seen = Companions(RecordingLog()), []
+    background, seen = BackgroundTasks(RecordingLog()), []
 
     def run():
-        while not companions.ending:
+        while not background.stopping:
             time.sleep(0.001)
         seen.append("finished")
 
-    companions.add("one", run)
-    companions.add("two", lambda: threading.Event().wait(), finishes=False)
-    companions.start()
-    assert companions.why_not() is None
-    assert companions.end(time.monotonic() + 60) == [] and seen == ["finished"]
-    assert companions.why_not() is None
+    background.add("one", run)
+    background.add("two", lambda: threading.Event().wait(), drains=False)
+    background.start()
+    assert background.problem() is None
+    assert background.stop(time.monotonic() + 60) == [] and seen == ["finished"]
+    assert background.problem() is None
 
 
 def test_a_companion_that_does_not_finish_in_time_is_named():
-    companions, goes_on = Companions(RecordingLog()), threading.Event()
-    companions.add("slow one", goes_on.wait)
-    companions.start()
-    assert companions.end(time.monotonic()) == ["slow one"]
+    background, goes_on = BackgroundTasks(RecordingLog()), threading.Event()
+    background.add("slow one", goes_on.wait)
+    background.start()
+    assert background.stop(time.monotonic()) == ["slow one"]
     goes_on.set()
 
 
 def test_a_companion_that_fails_is_logged_and_begins_anew():
     log, runs = RecordingLog(), []
-    companions = Companions(log)
+    background = BackgroundTasks(log)
 
     def run():
         runs.append(1)
         if len(runs) == 1:
             raise ZeroDivisionError
-        while not companions.ending:
+        while not background.stopping:
             time.sleep(0.001)
 
-    companions.add("one", run)
-    companions.start()
+    background.add("one", run)
+    background.start()
     wait_until(lambda: len(runs) == 2, "it runs again")
-    assert "ZeroDivisionError" in log.kept[0] and companions.why_not() is None
-    companions.end(time.monotonic() + 60)
+    assert "ZeroDivisionError" in log.kept[0] and background.problem() is None
+    background.stop(time.monotonic() + 60)
 
 
 def test_a_process_whose_companion_has_ended_is_to_be_restarted(make_app):
     app = make_app()
     assert app.get("/livez").json == {"live": True}
-    app.service.companions.all.clear()
-    app.service.companions.add("worker", lambda: None)
-    app.service.companions.start()
+    app.service.background.tasks.clear()
+    app.service.background.add("worker", lambda: None)
+    app.service.background.start()
     wait_until(lambda: app.get("/livez", status="*").status_int == 503, "it is told")
-    assert app.get("/livez", status=503).json["detail"] == "The worker of this process has ended."
+    assert app.get("/livez", status=503).json["detail"] == "Background task 'worker' stopped unexpectedly; restart the process."
