@@ -11,7 +11,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
-from iris_wsgi.storage.destination import write_whole
+from iris_wsgi.storage.files import replace_file
 
 SECONDS = 60.0
 MOST_BYTES = 1 << 28
@@ -49,7 +49,7 @@ def archive(url: str, integrity: str, cache: Path) -> bytes:
     if (found := integrity_of(content)) != integrity:
         raise NotTaken(f"{url} has the integrity {found[:20]}…, the lockfile says {integrity[:20]}…")
     cache.mkdir(parents=True, exist_ok=True)
-    write_whole(kept, content)
+    replace_file(kept, content)
     return content
 
 

@@ -1,5 +1,6 @@
 """Writes the single file: the modules that the commands of edge load, and the model; the same bytes each time."""
 
+import io
 import subprocess
 import sys
 import zipfile
@@ -9,7 +10,7 @@ from iris_wsgi.model.artifact import read_all, read_file
 from iris_wsgi.model.golden import self_test
 from iris_wsgi.model.session import load_model
 from iris_wsgi.patterns.edge.manifest import MODEL
-from iris_wsgi.storage.destination import destination
+from iris_wsgi.storage.files import replace_file
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHEBANG = b"#!/usr/bin/env python3\n"
@@ -32,16 +33,14 @@ def write(out: Path, model_dir: Path, start: Path) -> str:
     contents = {str(path.relative_to(ROOT)): path.read_bytes() for path in modules()}
     contents |= {MODEL + name: content for name, content in files.items()} | {"__main__.py": start.read_bytes()}
     out.parent.mkdir(parents=True, exist_ok=True)
-    out = destination(out)
-    new = out.with_name(f".{out.name}.new")
-    with new.open("wb") as file:
-        file.write(SHEBANG)
-        # Not compressed, which would not be the same bytes everywhere, and is of no use to who starts it.
-        with zipfile.ZipFile(file, "w") as archive:
-            for name, content in sorted(contents.items()):
-                archive.writestr(member(name), content)
-    new.chmod(0o755)
-    new.replace(out)
+    file = io.BytesIO()
+    file.write(SHEBANG)
+    # Without compression, whose bytes depend on the version of zlib.
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in sorted(contents.items()):
+            archive.writestr(member(name), content)
+    replace_file(out, file.getvalue())
+    out.chmod(0o755)
     return f"{out}: {len(contents)} files, {out.stat().st_size:,} bytes, {model.name} {model.version}: {result}"
 
 

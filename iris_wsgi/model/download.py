@@ -10,7 +10,7 @@ from typing import Protocol
 
 from iris_wsgi.errors import BadModel
 from iris_wsgi.model.artifact import GOLDEN, read_all, read_file, within
-from iris_wsgi.storage.destination import destination, write_whole
+from iris_wsgi.storage.files import destination, replace_file
 
 SECONDS = 30.0
 MOST_BYTES = 1 << 30
@@ -73,7 +73,7 @@ def put(files: Mapping[str, bytes], folder: Path) -> None:
         for name in files:
             destination(folder / name)
         for name in sorted(files, key=lambda name: (name == GOLDEN, name)):
-            write_whole(folder / name, files[name])
+            replace_file(folder / name, files[name])
     except OSError as error:
         raise BadModel(f"{error.filename or folder} cannot be written: {error.strerror}") from None
 

@@ -98,7 +98,7 @@ def seal(folder: Path, rows_file: Path | None, tolerance: float = 1e-5) -> str:
     the training ranges. Sealing pins what the model answers today: that these answers are right is for its author to know.
     """
     # Imported only to seal.
-    from iris_wsgi.storage.destination import write_whole
+    from iris_wsgi.storage.files import replace_file
 
     found = sorted(folder.glob("*.onnx"))
     if len(found) != 1:
@@ -118,7 +118,7 @@ def seal(folder: Path, rows_file: Path | None, tolerance: float = 1e-5) -> str:
     document = {"model": found[0].name, "files": digests, "tolerance": tolerance, "rows": cases}
     try:
         content = (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
-        write_whole(folder / GOLDEN, content)
+        replace_file(folder / GOLDEN, content)
     except ValueError:
         raise BadModel(f"{found[0]} answers these rows with numbers that are not finite") from None
     except OSError as error:

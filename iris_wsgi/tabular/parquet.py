@@ -9,15 +9,13 @@ import numpy as np
 # The system's allocator gives back what a chunk took; pyarrow's own keeps several times as much.
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 import pyarrow as arrow
-from pyarrow import ipc
-from pyarrow.parquet import ParquetFile
-from pyarrow.parquet import ParquetWriter as FileWriter
+from pyarrow import ipc, parquet
 
 from iris_wsgi.codec.rows import Array
 from iris_wsgi.errors import Stopped
 from iris_wsgi.model.session import Model, first_line
 from iris_wsgi.settings import BadSetting
-from iris_wsgi.storage.files import Growing, put_in_place
+from iris_wsgi.storage.files import AppendFile, move_into_place
 from iris_wsgi.tabular.paths import WHOLE
 from iris_wsgi.tabular.record_splitter import EMPTY, NOT_FINITE, Chunk, Fault, Position
 from iris_wsgi.tabular.scorer import Rows, picked
@@ -37,7 +35,7 @@ class ParquetSource:
         """Raises BadSetting for a file that is none."""
         try:
             # Otherwise pyarrow reads the whole file ahead, or at least all that a group has of a column.
-            self.file = ParquetFile(path, pre_buffer=False, buffer_size=1 << 16)
+            self.file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 16)
         except (arrow.ArrowException, OSError) as error:
             raise BadSetting(f"{path} is no Parquet file: {first_line(error)}") from None
         # Of a column with a dictionary, as pandas writes its categories, the words themselves.
@@ -127,7 +125,7 @@ def selected(schema: arrow.Schema, columns: Sequence[str]) -> arrow.Schema:
 
 
 class ArrowWriter:
-    """Record batches in Arrow's stream format, which can be cut off behind any of them; `Columnar` makes Parquet of them."""
+    """Record batches in Arrow's stream format, which can be cut off behind any of them; `ParquetFile` makes Parquet of them."""
 
     def __init__(self, model: Model, keep: Sequence[str], kept_types: Sequence[arrow.DataType] | None, digest: bool) -> None:
         """Without `kept_types` what is kept becomes text."""
@@ -156,7 +154,7 @@ class ArrowWriter:
         return data
 
 
-class Columnar(Growing):
+class ParquetFile(AppendFile):
     """Grows as a stream of record batches, and becomes Parquet at its end."""
 
     def finish(self) -> None:
@@ -165,7 +163,7 @@ class Columnar(Growing):
         with ipc.open_stream(arrow.OSFile(str(self.partial))) as stream:
             # Numbers that hardly ever come again are smaller without a dictionary, and written in half the time.
             words = [field.name for field in stream.schema if not arrow.types.is_floating(field.type)]
-            with FileWriter(whole, stream.schema, use_dictionary=words) as writer:
+            with parquet.ParquetWriter(whole, stream.schema, use_dictionary=words) as writer:
                 group: list[arrow.RecordBatch] = []
                 for batch in stream:
                     group.append(batch)
@@ -173,5 +171,5 @@ class Columnar(Growing):
                         writer.write_table(arrow.Table.from_batches(group, stream.schema))
                         group = []
                 writer.write_table(arrow.Table.from_batches(group, stream.schema))
-        put_in_place(whole, self.path)
+        move_into_place(whole, self.path)
         self.discard()

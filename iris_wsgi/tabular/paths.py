@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from iris_wsgi.settings import BadSetting
-from iris_wsgi.storage.files import PARTIAL
+from iris_wsgi.storage.files import PARTIAL, temporary_path
 
 STANDARD = "-"
 FORMATS = {"csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet"}
 # What a run keeps beside its output.
-WHOLE, RECORD, NEW_RECORD = ".whole", ".run.json", ".run.json.new"
+WHOLE, RECORD = ".whole", ".run.json"
 # The folder in which Linux lists the open descriptors of a process.
 is_descriptors = re.compile(r"/proc/(\d+)(?:/task/\d+)?/fd").fullmatch
 MAX_LINKS = 40
@@ -101,7 +101,9 @@ def open_output(place: Place, standard: int) -> int:
 
 def check_apart(source: Place, target: Place, errors: Place) -> None:
     """Raises BadSetting if a run would write over its own input, or two of its outputs into one file, whatever their names."""
-    beside = {} if target.is_stream else {f"OUT{one}": target.path + one for one in (PARTIAL, WHOLE, RECORD, NEW_RECORD)}
+    beside = {} if target.is_stream else {f"OUT{one}": target.path + one for one in (PARTIAL, WHOLE, RECORD)}
+    if beside:
+        beside["the new OUT.run.json"] = str(temporary_path(Path(target.path + RECORD)))
     outputs = {"OUT": path_of(target, 1), "--errors": path_of(errors, 2)} | beside
     pairs = [("IN", path_of(source, 0), name, path) for name, path in outputs.items()]
     # Standard output and standard error are often one file.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from iris_wsgi.settings import BadSetting
-from iris_wsgi.storage.files import put_in_place
+from iris_wsgi.storage.files import replace_file
 from iris_wsgi.tabular.record_splitter import Position
 
 
@@ -58,11 +58,7 @@ class Record:
             "labels": progress.labels,
             "checkpoint": progress.next._asdict() | lengths | {"rows": progress.read},
         }
-        following = self.path.with_name(self.path.name + ".new")
-        # A link that somebody left under this name must not be followed.
-        following.unlink(missing_ok=True)
-        following.write_text(json.dumps(self.told, indent=1) + "\n", "utf-8")
-        put_in_place(following, self.path)
+        replace_file(self.path, (json.dumps(self.told, indent=1) + "\n").encode())
 
     def progress(self) -> Progress:
         at = self.told["checkpoint"]

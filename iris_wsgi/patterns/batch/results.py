@@ -12,8 +12,7 @@ from iris_wsgi.patterns.batch.exit_status import Miscounted
 from iris_wsgi.patterns.batch.options import Options
 from iris_wsgi.patterns.batch.setup import Greeting
 from iris_wsgi.settings import BadSetting
-from iris_wsgi.storage.destination import destination
-from iris_wsgi.storage.files import Growing, Standard
+from iris_wsgi.storage.files import AppendFile, StdStream, destination
 from iris_wsgi.tabular.paths import RECORD, open_output
 from iris_wsgi.tabular.record_splitter import Chunk, Position
 from iris_wsgi.tabular.scorer import Outcome
@@ -39,7 +38,7 @@ class Results:
                 self.record, self.progress = earlier, earlier.progress()
             self.errors = errors_for(options)
             opened.callback(self.errors.close)
-            if earlier is None and self.errors.bytes_there and not options.force:
+            if earlier is None and self.errors.size and not options.force:
                 raise BadSetting(f"{options.errors.path} is there, and not of this run; --force writes over it")
             self.close = opened.pop_all().close
 
@@ -62,13 +61,13 @@ class Results:
     def begin(self) -> bool:
         """Goes on, or begins; False where nothing is left to do. Raises BadSetting."""
         at, status = self.progress, self.record.status
-        if status in ("succeeded", "finishing") and self.output.bytes_there < at.output_bytes:
+        if status in ("succeeded", "finishing") and self.output.size < at.output_bytes:
             # What is not there any more under its temporary name has been renamed.
             self.output.discard()
             if status == "finishing":
                 self.record.save("succeeded", at)
             return False
-        if self.output.bytes_there < at.output_bytes or self.errors.bytes_there < at.error_bytes:
+        if self.output.size < at.output_bytes or self.errors.size < at.error_bytes:
             raise BadSetting(f"{self.target}.partial or {self.options.errors.path} was cut off; --force begins anew")
         # First of all, so that whatever a kill leaves behind is known to be of this run.
         self.save("running")
@@ -131,17 +130,17 @@ def record_path(options: Options) -> Path:
         raise BadSetting(f"{path} cannot be written: {error.strerror}") from None
 
 
-def output_for(options: Options) -> Growing | Standard:
+def output_for(options: Options) -> AppendFile | StdStream:
     if options.target.is_stream:
-        return Standard(open_output(options.target, 1))
+        return StdStream(open_output(options.target, 1))
     if options.target.format == "parquet":
-        from iris_wsgi.tabular.parquet import Columnar
+        from iris_wsgi.tabular.parquet import ParquetFile
 
-        return Columnar(Path(options.target.path), temporary=True)
-    return Growing(Path(options.target.path), temporary=True)
+        return ParquetFile(Path(options.target.path), temporary=True)
+    return AppendFile(Path(options.target.path), temporary=True)
 
 
-def errors_for(options: Options) -> Growing | Standard:
+def errors_for(options: Options) -> AppendFile | StdStream:
     if options.errors.is_stream:
-        return Standard(open_output(options.errors, 2))
-    return Growing(Path(options.errors.path), temporary=False)
+        return StdStream(open_output(options.errors, 2))
+    return AppendFile(Path(options.errors.path), temporary=False)

@@ -107,7 +107,7 @@ def predict(model: "Model", values: Sequence[str], as_json: bool) -> None:
 
 def stream(model: "Model", given: Given) -> int:
     from iris_wsgi.patterns.edge.stream import Wanted, stream
-    from iris_wsgi.storage.files import Standard
+    from iris_wsgi.storage.files import StdStream
 
     wanted = Wanted(
         asked(given, "features", names, ()),
@@ -116,7 +116,7 @@ def stream(model: "Model", given: Given) -> int:
         asked(given, "delimiter", delimiter, ""),
     )
     with open(sys.stdin.fileno(), "rb", closefd=False) as source:
-        bad = stream(model, wanted, source, Standard(sys.stdout.fileno()), tell_fault)
+        bad = stream(model, wanted, source, StdStream(sys.stdout.fileno()), tell_fault)
     return BAD_ROWS if bad else GOOD
 
 

@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 from iris_wsgi.errors import BadModel
 from iris_wsgi.patterns.edge.bundle import Bundle, open_bundle
-from iris_wsgi.storage.destination import destination
-from iris_wsgi.storage.files import put_in_place, sync
+from iris_wsgi.storage.files import replace_file, sync
 
 STATE, LOCK, BUNDLES = "device.json", "lock", "bundles"
 MARK = "~"
@@ -102,10 +101,7 @@ class Device:
         for name in state.folders:
             sync(self.bundles / name)
         sync(self.bundles)
-        place = destination(self.folder / STATE)
-        new = place.with_name(f".{STATE}.new")
-        new.write_text(json.dumps(state._asdict()))
-        put_in_place(new, place)
+        replace_file(self.folder / STATE, json.dumps(state._asdict()).encode())
 
     def sweep(self) -> None:
         """Removes the folders of bundles that are neither the current nor the previous one."""

@@ -5,7 +5,7 @@ from io import BufferedIOBase
 from typing import NamedTuple
 
 from iris_wsgi.model.session import Model
-from iris_wsgi.storage.files import Standard
+from iris_wsgi.storage.files import StdStream
 from iris_wsgi.tabular.columns import columns_of, features_of, fields_of
 from iris_wsgi.tabular.csv_reader import CsvReader, fault_of_number
 from iris_wsgi.tabular.jsonl_reader import JsonReader
@@ -30,7 +30,7 @@ class Wanted(NamedTuple):
     delimiter: str = ""
 
 
-def stream(model: Model, wanted: Wanted, source: BufferedIOBase, target: Standard, tell: Callable[[Fault], None]) -> int:
+def stream(model: Model, wanted: Wanted, source: BufferedIOBase, target: StdStream, tell: Callable[[Fault], None]) -> int:
     """Answers each row before it waits for the next one; how many were bad. Raises BadSetting for columns that are not there."""
     scorer, bad, lines = None, 0, LineReader(source)
     for number, line in numbered_lines(lines):
@@ -50,7 +50,7 @@ def stream(model: Model, wanted: Wanted, source: BufferedIOBase, target: Standar
     return bad
 
 
-def answer(scorer: Scorer, line: bytes, number: int, target: Standard) -> list[Fault]:
+def answer(scorer: Scorer, line: bytes, number: int, target: StdStream) -> list[Fault]:
     outcome = scorer.score(line, number)
     target.write(outcome.data)
     # A row is answered or reported, whatever happens.

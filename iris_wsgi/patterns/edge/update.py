@@ -11,7 +11,7 @@ from iris_wsgi.model.session import RUNTIME_VERSION
 from iris_wsgi.patterns.edge.bundle import open_bundle
 from iris_wsgi.patterns.edge.device_store import Device, State, is_of
 from iris_wsgi.patterns.edge.manifest import MANIFEST, MANIFEST_BYTES, File, Manifest, parse_manifest, read_checked
-from iris_wsgi.storage.files import sync
+from iris_wsgi.storage.files import replace_file
 
 Known = dict[File, Path]
 
@@ -36,7 +36,7 @@ def update(device: Device, source: str, again: bool = False) -> str:
         folder = device.new_folder(manifest.bundle)
         known = dict(files_here(device, state))
         brought = sum([bring(read, path, file, folder, known) for path, file in manifest.of_model.items()])
-        put(folder / MANIFEST, content)
+        replace_file(folder / MANIFEST, content)
         result = open_bundle(folder).test()
         device.switch(State(folder.name, state.current))
         return f"took {manifest.bundle} ({about(manifest)}), {brought} of {len(manifest.of_model)} files were new: {result}"
@@ -54,18 +54,15 @@ def bring(read: ArtifactSource, path: str, file: File, folder: Path, known: Know
     """Puts one file into the folder; whether it had to be fetched. Raises BadModel if it is not what the manifest says."""
     if file in known:
         with suppress(BadModel):
-            put(folder / path, read_checked(lambda _, most: read_file(known[file], most), path, file))
+            add_file(folder / path, read_checked(lambda _, most: read_file(known[file], most), path, file))
             return False
-    put(folder / path, read_checked(read, path, file))
+    add_file(folder / path, read_checked(read, path, file))
     return True
 
 
-def put(path: Path, content: bytes) -> None:
-    """Durably: the folder as well, once it has all its files."""
+def add_file(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    sync(path)
-    sync(path.parent)
+    replace_file(path, content)
 
 
 def about(manifest: Manifest) -> str:
