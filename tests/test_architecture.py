@@ -44,7 +44,7 @@ USES_PATTERN = {("sync_async", "asynchronous"), ("prep_pred", "web_single")}
 # Packages that only an extra installs, by the one module that imports each.
 OPTIONAL = {
     "redis": {"storage.redis"},
-    "psycopg": {"patterns.data_cache.postgres_store", "patterns.batch.postgres"},
+    "psycopg": {"storage.postgres"},
     "pyarrow": {"tabular.parquet"},
     "tqdm": {"console"},
 }

@@ -221,10 +221,10 @@ def test_connections_that_were_waited_for_in_vain_are_not_kept_but_for_one(postg
     postgres_server.signal(signal.SIGSTOP)
     with ThreadPoolExecutor(8) as pool:
         assert not any(pool.map(lambda _: answers(store), range(16)))
-    begun = store.connecting
+    begun = store.pool.connecting
     postgres_server.signal(signal.SIGCONT)
-    wait_until(lambda: not store.connecting, "all of them are made or given up")
-    assert begun > 1 and len(store.free) <= 1
+    wait_until(lambda: not store.pool.connecting, "all of them are made or given up")
+    assert begun > 1 and len(store.pool.free) <= 1
     store.close()
 
 
@@ -259,7 +259,7 @@ def test_a_server_that_talks_garbage_is_down(garbage):
 
 
 def test_an_address_that_is_none_is_not_shown(postgres_server):
-    with pytest.raises(BadStore, match="IRIS_DATABASE_URL is no address") as told:
+    with pytest.raises(BadStore, match="IRIS_DATABASE_URL is not an address") as told:
         PostgresItems("postgresql://user:secret@h/d?nonsense=1", {}, 0.2)
     assert "secret" not in str(told.value)
 
@@ -269,7 +269,7 @@ def test_a_transaction_that_lasts_hides_no_change(postgres_server):
 
     store = PostgresItems(postgres_server.database("lasting"), {}, 10)
     store.put("a", A)
-    with psycopg.connect(store.url) as other:
+    with psycopg.connect(store.pool.url) as other:
         # It has its number before the others, and commits after them.
         other.execute("INSERT INTO iris_items (id, features) VALUES ('late', %s)", (A,))
         cursor, versions = store.changes(None)

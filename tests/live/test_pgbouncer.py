@@ -92,22 +92,22 @@ def test_a_put_is_on_the_disk_before_it_returns_whichever_connection_of_a_pool_i
     with closing(PostgresItems(url, {}, 10)) as store:
         store.put("a", ROW)
         # Another client of a transaction pool may have left it so.
-        store.free[0].execute("SET synchronous_commit TO off")
-        store.free[0].execute(
+        store.pool.free[0].execute("SET synchronous_commit TO off")
+        store.pool.free[0].execute(
             "CREATE FUNCTION seen() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
             "INSERT INTO durability VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$"
         )
-        store.free[0].execute("CREATE TABLE durability (told text)")
-        store.free[0].execute(
+        store.pool.free[0].execute("CREATE TABLE durability (told text)")
+        store.pool.free[0].execute(
             "CREATE CONSTRAINT TRIGGER seen AFTER INSERT OR UPDATE ON iris_items DEFERRABLE INITIALLY DEFERRED "
             "FOR EACH ROW EXECUTE FUNCTION seen()"
         )
         assert store.put("a", ROW) == 2 and store.put("b", ROW) == 1
-        assert store.free[0].execute("SELECT told FROM durability").fetchall() == [("on",), ("on",)]
-        assert store.free[0].execute("SHOW synchronous_commit").fetchall() == [("off",)]
-        store.free[0].execute("SET synchronous_commit TO remote_apply")
+        assert store.pool.free[0].execute("SELECT told FROM durability").fetchall() == [("on",), ("on",)]
+        assert store.pool.free[0].execute("SHOW synchronous_commit").fetchall() == [("off",)]
+        store.pool.free[0].execute("SET synchronous_commit TO remote_apply")
         store.put("b", ROW)
-        assert store.free[0].execute("SELECT told FROM durability").fetchall()[-1] == ("remote_apply",)
+        assert store.pool.free[0].execute("SELECT told FROM durability").fetchall()[-1] == ("remote_apply",)
 
 
 @pytest.mark.parametrize("mode", ["transaction"], indirect=True)

@@ -11,7 +11,7 @@ from iris_wsgi.cli.main import main
 from iris_wsgi.errors import Denied, StoreDown
 from iris_wsgi.patterns.asynchronous.redis_store import RedisJobStore
 from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
-from iris_wsgi.patterns.data_cache import postgres_remedies
+from iris_wsgi.patterns.data_cache import postgres_store
 from iris_wsgi.patterns.data_cache.postgres_store import PostgresItems
 from iris_wsgi.storage.redis import GRANT, PRIMARY, SIGN_IN
 
@@ -26,9 +26,9 @@ def database(postgres_server) -> Iterator[Callable[[str], str]]:
     url = postgres_server.database("refused")
     with closing(PostgresItems(url, {"a": ROW}, 10)) as store:
         store.get("a")
-        store.free[0].execute("CREATE ROLE limited LOGIN")
-        store.free[0].execute("REVOKE CONNECT ON DATABASE refused FROM public")
-        store.free[0].execute("GRANT CONNECT ON DATABASE refused TO limited")
+        store.pool.free[0].execute("CREATE ROLE limited LOGIN")
+        store.pool.free[0].execute("REVOKE CONNECT ON DATABASE refused FROM public")
+        store.pool.free[0].execute("GRANT CONNECT ON DATABASE refused TO limited")
     yield lambda role: url.replace("postgres@", f"{role}@")
     postgres_server.ask("DROP DATABASE refused WITH (FORCE)")
     postgres_server.ask("DROP ROLE limited")
@@ -38,7 +38,7 @@ def change(url: str, *statements: str) -> None:
     with closing(PostgresItems(url, {}, 10)) as store:
         store.get("a")
         for one in statements:
-            store.free[0].execute(one)
+            store.pool.free[0].execute(one)
 
 
 def refusal(store, use: Callable) -> StoreDown:
@@ -62,15 +62,15 @@ GRANTED = "GRANT SELECT ON iris_items, iris_items_store TO limited"
 @pytest.mark.parametrize(
     ("role", "statements", "use", "remedy"),
     [
-        ("nobody", [], get, postgres_remedies.SIGN_IN),
-        ("limited", ["REVOKE CONNECT ON DATABASE refused FROM limited"], get, postgres_remedies.SIGN_IN),
-        ("limited", ["ALTER ROLE limited NOLOGIN"], get, postgres_remedies.SIGN_IN),
-        ("limited", [], get, postgres_remedies.GRANT),
-        ("limited", [GRANTED], put, postgres_remedies.GRANT),
-        ("limited", ["ALTER TABLE iris_items RENAME COLUMN features TO others", GRANTED], get, postgres_remedies.RESTART),
-        ("limited", [GRANTED, "DROP TABLE iris_items"], get, postgres_remedies.RESTART),
-        ("limited", ["GRANT ALL ON iris_items TO limited", READ_ONLY], put, postgres_remedies.PRIMARY),
-        ("limited", ["DROP TABLE iris_items, iris_items_store"], get, postgres_remedies.GRANT),
+        ("nobody", [], get, postgres_store.SIGN_IN),
+        ("limited", ["REVOKE CONNECT ON DATABASE refused FROM limited"], get, postgres_store.SIGN_IN),
+        ("limited", ["ALTER ROLE limited NOLOGIN"], get, postgres_store.SIGN_IN),
+        ("limited", [], get, postgres_store.GRANT),
+        ("limited", [GRANTED], put, postgres_store.GRANT),
+        ("limited", ["ALTER TABLE iris_items RENAME COLUMN features TO others", GRANTED], get, postgres_store.RESTART),
+        ("limited", [GRANTED, "DROP TABLE iris_items"], get, postgres_store.RESTART),
+        ("limited", ["GRANT ALL ON iris_items TO limited", READ_ONLY], put, postgres_store.PRIMARY),
+        ("limited", ["DROP TABLE iris_items, iris_items_store"], get, postgres_store.GRANT),
     ],
 )  # fmt: skip
 def test_each_permanent_refusal_of_postgresql_has_its_remedy(database, role, statements, use, remedy):
@@ -81,7 +81,7 @@ def test_each_permanent_refusal_of_postgresql_has_its_remedy(database, role, sta
 
 def test_a_database_that_is_not_there_is_a_permanent_refusal_and_one_that_is_down_is_not(postgres_server):
     url = postgres_server.url.replace("/postgres?", "/missing?")
-    assert refusal(PostgresItems(url, {}, 10), get).remedy == postgres_remedies.CREATE
+    assert refusal(PostgresItems(url, {}, 10), get).remedy == postgres_store.CREATE
     assert refusal(PostgresItems("postgresql://user:secret@127.0.0.1:1/d", {}, 0.2), get).remedy == ""
 
 
@@ -95,21 +95,21 @@ def test_readiness_and_answers_name_what_to_grant_and_both_go_on_once_it_is(run,
     item, written = (fetch(server, one) for one in (http_request("GET", "/items/a"), http_request("PUT", "/items/a", BODY)))
     for answer in (ready(), item, written):
         assert answer.status == 503 and "retry-after" not in answer.fields
-        assert postgres_remedies.GRANT in answer.json()["detail"] and "again soon" not in answer.json()["detail"]
+        assert postgres_store.GRANT in answer.json()["detail"] and "again soon" not in answer.json()["detail"]
         assert not any(word in answer.body.decode() for word in ("limited", "permission denied", "refused?"))
     change(database("postgres"), GRANTED)
     wait_until(lambda: ready().status == 200, "it is ready")
     assert fetch(server, http_request("GET", "/items/a")).status == 200
     # Who may not write serves what can be read, and says what is missing.
-    assert postgres_remedies.GRANT in fetch(server, http_request("PUT", "/items/a", BODY)).json()["detail"]
-    assert ready().json() == {"ready": True, "warnings": [postgres_remedies.GRANT]}
+    assert postgres_store.GRANT in fetch(server, http_request("PUT", "/items/a", BODY)).json()["detail"]
+    assert ready().json() == {"ready": True, "warnings": [postgres_store.GRANT]}
     assert fetch(server, http_request("GET", "/items/a", None, "Cache-Control: no-cache")).status == 200
     change(database("postgres"), "GRANT INSERT, UPDATE ON iris_items TO limited")
     assert fetch(server, http_request("PUT", "/items/a", BODY)).status == 200 and ready().json() == {"ready": True}
     server.process.terminate()
     log = server.process.communicate(timeout=TIMEOUT_SECONDS)[1]
     # Once for each operation, however often it is tried.
-    assert log.count(postgres_remedies.GRANT) <= 4 and "permission denied for table" in log
+    assert log.count(postgres_store.GRANT) <= 4 and "permission denied for table" in log
 
 
 def test_a_run_over_a_table_that_may_not_write_says_what_to_grant(database, postgres_server, capsys):
@@ -119,7 +119,7 @@ def test_a_run_over_a_table_that_may_not_write_says_what_to_grant(database, post
     with closing(PostgresItems(postgres_server.url.replace("/postgres?", "/scored?"), {}, 10)) as store:
         store.get("a")
         for one in ("CREATE TABLE t (id int PRIMARY KEY)", f"ALTER TABLE t {columns}", "GRANT SELECT, UPDATE ON t TO limited"):
-            store.free[0].execute(one)
+            store.pool.free[0].execute(one)
     url = postgres_server.url.replace("/postgres?", "/scored?").replace("postgres@", "limited@")
     assert main(["batch", "--table", "t", "--database", url]) == 2
     assert "grant the role SELECT and UPDATE on the table, CREATE in its schema" in capsys.readouterr().err

@@ -1,20 +1,14 @@
 """Tables of a PostgreSQL: rows of a chunk are locked, so that several processes share one table."""
 
-import os
-import socket
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
-
-import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.pq import TransactionStatus
 
 from iris_wsgi.errors import Stopped
 from iris_wsgi.patterns.batch.database import Answers, Column, Name, Row, Source, quoted
 from iris_wsgi.patterns.batch.postgres_sql import COLUMNS, DIALECT, FIND, KEYS, SET, makers, written
 from iris_wsgi.settings import BadSetting
+from iris_wsgi.storage.postgres import PostgresError, connect, parse_url
 
 # Of a connection whose URL does not say otherwise.
 OPTIONS = {"connect_timeout": "10", "client_encoding": "UTF8", "application_name": "iris_wsgi"}
@@ -25,6 +19,8 @@ GRANT = (
     " and SELECT, INSERT and UPDATE on NAME_prediction and NAME_run"
 )
 PRIMARY = "the address must lead to the primary, and the role must not be read-only"
+# By the SQLSTATE.
+REMEDIES = {"42501": GRANT, "25006": PRIMARY}
 # What libpq says of an address that will not be right later either.
 is_wrong = ("authentication failed", "does not exist", "invalid connection option", "invalid URI")
 
@@ -38,26 +34,22 @@ class PostgresDatabase:
         """Raises BadSetting for an address at which there is none, and Stopped where it is down."""
         self.seconds = seconds
         try:
-            told = conninfo_to_dict(url)
-        except psycopg.Error:
-            # Its message could show the password.
+            given = parse_url(url)
+        except ValueError:
             raise BadSetting("the URL of the database is none that PostgreSQL understands") from None
-        self.place = f"{told.get('host') or 'localhost'}:{told.get('port') or 5432}/{told.get('dbname') or ''}"
-        unless_told = {name: value for name, value in OPTIONS.items() if name not in told}
+        self.place = f"{given.get('host') or 'localhost'}:{given.get('port') or 5432}/{given.get('dbname') or ''}"
         try:
-            # Statements are planned each time: a plan that was made for an empty table would be one for a full table too.
-            # A connection pool in transaction mode also has no place for a prepared statement.
-            self.connection = psycopg.connect(make_conninfo(url, **unless_told), autocommit=True, prepare_threshold=None)
-        except (psycopg.Error, OSError, UnicodeError) as error:
+            self.connection = connect(url, **{name: value for name, value in OPTIONS.items() if name not in given})
+        except PostgresError as error:
             failed = self.failed(error)
-            raise BadSetting(str(failed)) if any(one in str(error) for one in is_wrong) else failed from None
+            raise BadSetting(str(failed)) if any(one in error.details for one in is_wrong) else failed from None
         self.settings = settings_of(seconds)
 
-    def failed(self, error: Exception, silent: bool = False) -> Stopped:
-        told = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-        reason = told or (str(error).splitlines() or [""])[0] or type(error).__name__
-        why = f"no answer within {self.seconds:g} s" if silent else reason[:300]
-        return Stopped(f"the PostgreSQL at {self.place} does not do its work: {why}")
+    def failed(self, error: PostgresError) -> Stopped:
+        why = f"no answer within {self.seconds:g} s" if error.timed_out else str(error)[:300]
+        failed = f"the PostgreSQL at {self.place} does not do its work: {why}"
+        remedy = REMEDIES.get(error.sqlstate)
+        return Forbidden(f"{failed}; {remedy}") if remedy else Stopped(failed)
 
     def find(self, name: Name) -> Source | None:
         found = self.execute(FIND, (name.written(quoted),))
@@ -109,33 +101,17 @@ class PostgresDatabase:
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> list[Row]:
         """Opens a transaction where none is open."""
-        if self.connection.info.transaction_status != TransactionStatus.IDLE:
+        if self.connection.in_transaction:
             return self.run(statement, values)
         with self.transaction():
             return self.run(statement, values)
 
     def run(self, statement: str, values: Sequence[Any] = ()) -> list[Row]:
-        with self.bounded(), psycopg.Cursor(self.connection) as cursor:
-            cursor.execute(statement.encode(), values, binary=True)
-            return cursor.fetchall() if cursor.description else []
-
-    @contextmanager
-    def bounded(self) -> Iterator[None]:
-        """The server keeps time itself; here it is kept for one that no longer does anything."""
-        silent = threading.Event()
-        timer = threading.Timer(self.seconds * 1.5, hang_up, (self.connection, silent))
-        timer.daemon = True
-        timer.start()
+        """The server limits a statement to `seconds`; the longer deadline here is for a server that hangs."""
         try:
-            yield
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise Forbidden(f"{self.failed(error)}; {GRANT}") from None
-        except psycopg.errors.ReadOnlySqlTransaction as error:
-            raise Forbidden(f"{self.failed(error)}; {PRIMARY}") from None
-        except (psycopg.Error, OSError, UnicodeError) as error:
-            raise self.failed(error, silent.is_set()) from None
-        finally:
-            timer.cancel()
+            return self.connection.query(statement, values, 1.5 * self.seconds, binary=True)
+        except PostgresError as error:
+            raise self.failed(error) from None
 
     def write(
         self, target: str, key: Sequence[Column], labels: Sequence[str], answers: Answers, digest: str, run: str, redo: bool
@@ -167,10 +143,3 @@ def settings_of(seconds: float) -> dict[str, str]:
 
 class Forbidden(Stopped):
     """What this user may not do."""
-
-
-def hang_up(connection: "psycopg.Connection[Any]", silent: threading.Event) -> None:
-    """The one who waits is told by the socket."""
-    silent.set()
-    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as line:
-        line.shutdown(socket.SHUT_RDWR)

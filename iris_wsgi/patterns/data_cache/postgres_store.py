@@ -1,21 +1,13 @@
-"""Items in PostgreSQL: the database for several machines."""
+"""Items in PostgreSQL, for servers on several machines."""
 
-import select
-import threading
-from collections.abc import Generator, Mapping, Sequence
-from concurrent import futures
-from concurrent.futures import Future
-from math import inf
-from time import monotonic
-from typing import Any, LiteralString, TypeVar
+import re
+from collections.abc import Mapping, Sequence
 
-import psycopg
-
-from iris_wsgi.errors import BadStore, StoreDown
+from iris_wsgi.errors import BadStore, Denied, StoreDown
 from iris_wsgi.patterns.data_cache.item_store import MOST_CHANGES, Change, Item
-from iris_wsgi.patterns.data_cache.postgres_remedies import refusal
+from iris_wsgi.storage.postgres import Connection, ConnectionPool, PostgresError, Row, parse_url
 
-# Who looks is told by a snapshot: all transactions before its xmin had ended, so all writes since are of later ones.
+# The cursor is the xmin of a snapshot: all transactions before it had ended, so later writes belong to later transactions.
 SCRIPT = """
 CREATE TABLE iris_items_store (identity text PRIMARY KEY);
 INSERT INTO iris_items_store VALUES (md5(random()::text || clock_timestamp()::text));
@@ -28,21 +20,21 @@ CREATE TABLE iris_items (
 );
 CREATE INDEX iris_items_changed ON iris_items (changed);
 CREATE INDEX iris_items_at ON iris_items (at)"""
-KNOWN = "SELECT to_regclass('iris_items_store')"
-# Any number, the same in all processes: one of them makes the tables.
+TABLE_EXISTS = "SELECT to_regclass('iris_items_store')"
+# An arbitrary number, the same in all processes, so that one of them creates the tables.
 LOCK = "SELECT pg_advisory_xact_lock(1769107828)"
 SEED = "INSERT INTO iris_items (id, features, at) VALUES (%s, %s, '-infinity')"
 IDENTITY = "SELECT identity FROM iris_items_store"
 GET = "SELECT version, features FROM iris_items WHERE id = %s"
-# A commit is on the disk before it returns, whatever is usual there. That holds for this statement alone, which is a transaction
-# of its own: a pool in transaction mode lends the connection to another application afterwards.
+# A commit is on the disk before it returns, even if the server's default differs. The setting applies to this one transaction,
+# because a pool in transaction mode then lends the connection to another application.
 PUT = """
 INSERT INTO iris_items (id, features) SELECT %s, %s::bytea WHERE set_config('synchronous_commit',
     CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true) <> ''
 ON CONFLICT (id) DO UPDATE
 SET version = iris_items.version + 1, changed = pg_current_xact_id(), at = clock_timestamp(), features = excluded.features
 RETURNING version"""
-# One statement, so that both are of one moment.
+# One statement, so that the cursor and the changes belong to the same snapshot.
 CHANGES = """
 SELECT pg_snapshot_xmin(pg_current_snapshot()), id, version
 FROM (VALUES (1)) one LEFT JOIN (SELECT id, version FROM iris_items WHERE {} LIMIT %s) found ON true"""
@@ -50,156 +42,96 @@ BY_CURSOR, BY_TIME = (
     CHANGES.format(f"{column} %s::{kind}") for column, kind in (("changed >=", "xid8"), ("at > now() -", "interval"))
 )
 IDS = "SELECT id FROM iris_items WHERE id > %s ORDER BY id LIMIT %s"
-# What the library itself needs at least to give up a connection, and how many may be attempted at once.
-CONNECT_SECONDS, CONNECTING = 2, 32
-# After these a machine that is gone is not waited for any more.
-KEEPALIVE: dict[str, Any] = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
-# What psycopg's generators wait for, and are told of, by number.
-READ, WRITE = 1, 2
-EVENTS = {READ: select.POLLIN, WRITE: select.POLLOUT, READ | WRITE: select.POLLIN | select.POLLOUT}
 
-T = TypeVar("T")
-
-
-class Connection(psycopg.Connection[tuple[Any, ...]]):
-    """Waits `until` a monotonic time for its server: psycopg and libpq have no end, TimeoutError is ours."""
-
-    until = inf
-
-    def wait(self, gen: Generator[int, int, T], *_: object, **__: object) -> T:
-        poller, socket = select.poll(), self.pgconn.socket
-        try:
-            wanted = next(gen)
-            while True:
-                poller.register(socket, EVENTS[wanted])
-                left = self.until - monotonic()
-                if left <= 0 or not (found := poller.poll(None if left == inf else left * 1000)):
-                    raise TimeoutError("no answer in time")
-                # An error or an end is read.
-                events = found[0][1]
-                wanted = gen.send((READ if events & ~select.POLLOUT else 0) | (WRITE if events & select.POLLOUT else 0))
-        except StopIteration as ended:
-            return ended.value  # type: ignore[no-any-return]
+GRANT = (
+    "The role of IRIS_DATABASE_URL lacks a privilege: grant it SELECT, INSERT and UPDATE on iris_items"
+    " and SELECT on iris_items_store, or, where these tables are not there yet, USAGE and CREATE on their schema."
+)
+SIGN_IN = "The database refuses the role or the password of IRIS_DATABASE_URL: correct them, or let the role sign in."
+CREATE = "There is no database of the name in IRIS_DATABASE_URL: create it, or correct the name."
+RESTART = "The tables iris_items and iris_items_store are missing or have another form: restore them, or restart the server."
+PRIMARY = "The database takes no writes: IRIS_DATABASE_URL must lead to the primary, and its role must not be read-only."
+# By the SQLSTATE or its class.
+CONNECTION_REMEDIES = {"28": SIGN_IN, "3D": CREATE}
+OPERATION_REMEDIES = {"42501": GRANT, "42P01": RESTART, "42703": RESTART, "3F": GRANT, "25006": PRIMARY}
+# By a pattern in the message: libpq gives no SQLSTATE for a refused connection, and PgBouncer has its own messages.
+MESSAGE_REMEDIES = {
+    "role .*does not exist": SIGN_IN,
+    "database .*does not exist": CREATE,
+    "authentication failed": SIGN_IN,
+    "pg_hba.conf": SIGN_IN,
+    "not permitted to log in": SIGN_IN,
+    "no such user": SIGN_IN,
+    "no such database": CREATE,
+    "permission denied for database": SIGN_IN,
+}
 
 
 class PostgresItems:
-    """An ItemStore; each call ends within about `seconds`, whatever the server does. Connects when it is first used.
+    """ItemStore in PostgreSQL. Each call ends within about `seconds`, even if the server hangs; the first call connects.
 
-    Whoever connects first makes the tables, with the rows of `seed`, in one transaction, so never again.
+    The first process to connect creates the tables with the rows of `seed`, in one transaction.
     """
 
     def __init__(self, url: str, seed: Mapping[str, bytes], seconds: float) -> None:
-        """Raises BadStore for no address; its message never has the address, which may hold a password."""
+        """Raises BadStore for an invalid URL; the message omits the URL, which may contain a password."""
         try:
-            told = psycopg.conninfo.conninfo_to_dict(url)
-        except psycopg.Error:
+            address = parse_url(url)
+        except ValueError:
             raise BadStore(
-                "IRIS_DATABASE_URL is no address of a PostgreSQL: postgresql://[user:password@]host[:port]/database"
+                "IRIS_DATABASE_URL is not an address of a PostgreSQL: postgresql://[user:password@]host[:port]/database"
             ) from None
-        self.url, self.rows, self.seconds = url, seed, seconds
-        self.place = f"{told.get('host', 'localhost')}:{told.get('port', 5432)}"
-        self.lock = threading.Lock()
-        self.free: list[Connection] = []
-        self.connecting = 0
-        self.prepared = False
+        self.rows, self.seconds = seed, seconds
+        self.place = f"{address.get('host', 'localhost')}:{address.get('port', 5432)}"
+        self.pool = ConnectionPool(url, self.create_tables)
+        self.created = False
 
     def identity(self) -> str:
-        return str(self.ask(IDENTITY)[0][0])
+        return str(self.query(IDENTITY)[0][0])
 
     def get(self, item_id: str) -> Item | None:
-        found = self.ask(GET, item_id)
+        found = self.query(GET, item_id)
         return Item(*found[0]) if found else None
 
     def put(self, item_id: str, row: bytes) -> int:
-        return int(self.ask(PUT, item_id, row)[0][0])
+        return int(self.query(PUT, item_id, row)[0][0])
 
     def changes(self, cursor: str | None, seconds: float = 0.0) -> Change:
-        most = MOST_CHANGES + 1
-        found = self.ask(BY_TIME, f"{seconds} seconds", most) if cursor is None else self.ask(BY_CURSOR, cursor, most)
-        versions = {one: version for _, one, version in found if one is not None}
-        # An earlier copy of the database was put in its place.
+        limit = MOST_CHANGES + 1
+        found = self.query(BY_TIME, f"{seconds} seconds", limit) if cursor is None else self.query(BY_CURSOR, cursor, limit)
+        versions = {item_id: version for _, item_id, version in found if item_id is not None}
+        # A restored backup has an older snapshot.
         replaced = cursor is not None and int(found[0][0]) < int(cursor)
         return Change(str(found[0][0]), versions if len(versions) <= MOST_CHANGES and not replaced else None)
 
     def ids(self, after: str, most: int) -> Sequence[str]:
-        return [one for (one,) in self.ask(IDS, after, most)]
+        return [item_id for (item_id,) in self.query(IDS, after, most)]
 
     def close(self) -> None:
-        with self.lock:
-            free, self.free = self.free, []
-        for connection in free:
-            connection.close()
+        self.pool.close()
 
-    def ask(self, sql: LiteralString, *values: object) -> list[tuple[Any, ...]]:
-        """The rows of one statement; where a connection has broken since it was used last, by the next one."""
-        until = monotonic() + self.seconds
-        while True:
-            connection, used = self.connection(until)
-            connection.until = until
-            try:
-                rows = connection.execute(sql, values).fetchall()
-            except (psycopg.Error, TimeoutError) as error:
-                connection.close()
-                if not used or isinstance(error, TimeoutError) or monotonic() >= until:
-                    raise self.down(error) from None
-            else:
-                with self.lock:
-                    self.free.append(connection)
-                return rows
-
-    def connection(self, until: float) -> tuple[Connection, bool]:
-        """One for us alone, and whether it was used before."""
-        with self.lock:
-            if self.free:
-                return self.free.pop(), True
-            if self.connecting >= CONNECTING:
-                raise StoreDown(f"the database at {self.place} does not answer, and enough wait for it")
-            self.connecting += 1
-        made: Future[Connection] = Future()
-        # In a thread, because neither a name server nor a server that hangs keeps to our time.
-        threading.Thread(target=self.connect, args=(made,), daemon=True, name="connect to the database").start()
-        futures.wait([made], until - monotonic())
-        if made.cancel():
-            raise self.down(TimeoutError("no connection in time"))
+    def query(self, sql: str, *values: object) -> list[Row]:
         try:
-            return made.result(), False
-        except Exception as error:
-            raise self.down(error) from None
+            return self.pool.query(sql, values, self.seconds)
+        except PostgresError as error:
+            raise refusal(error, f"the database at {self.place} does not do its work: {str(error)[:200]}") from None
 
-    def connect(self, made: "Future[Connection]") -> None:
-        """If nobody waits any more once it is there, it is for the next, who wants one alone."""
-        connection = failed = None
-        try:
-            connection = Connection.connect(
-                self.url, autocommit=True, prepare_threshold=None, connect_timeout=CONNECT_SECONDS, **KEEPALIVE
-            )
-            self.prepare(connection)
-        except Exception as error:
-            failed = error
-        with self.lock:
-            self.connecting -= 1
-            wanted = made.set_running_or_notify_cancel()
-            if left := connection is not None and not wanted and not failed and not self.free:
-                self.free.append(connection)
-        if failed and wanted:
-            made.set_exception(failed)
-        elif connection and wanted:
-            made.set_result(connection)
-        if connection and (failed or not (wanted or left)):
-            connection.close()
-
-    def prepare(self, connection: Connection) -> None:
-        """Makes the tables where they are not there yet."""
-        if self.prepared:
+    def create_tables(self, connection: Connection) -> None:
+        if self.created:
             return
         with connection.transaction():
-            connection.execute(LOCK)
-            known = connection.execute(KNOWN).fetchone()
-            if known is None or known[0] is None:
+            connection.query(LOCK)
+            if connection.query(TABLE_EXISTS) == [(None,)]:
                 connection.execute(SCRIPT)
                 connection.cursor().executemany(SEED, list(self.rows.items()))
-        self.prepared = True
+        self.created = True
 
-    def down(self, error: Exception) -> StoreDown:
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        return refusal(error, f"the database at {self.place} does not do its work: {reason[:200]}")
+
+def refusal(error: PostgresError, why: str) -> StoreDown:
+    """Returns Denied if the server refuses this operation, else StoreDown; without a remedy if a retry may help."""
+    if remedy := OPERATION_REMEDIES.get(error.sqlstate) or OPERATION_REMEDIES.get(error.sqlstate[:2]):
+        return Denied(why, remedy)
+    remedy = CONNECTION_REMEDIES.get(error.sqlstate[:2]) or next(
+        (remedy for pattern, remedy in MESSAGE_REMEDIES.items() if re.search(pattern, error.details)), ""
+    )
+    return StoreDown(why, remedy)

@@ -831,7 +831,8 @@ def test_an_address_without_such_a_database_is_wrong_and_one_without_a_server_is
 
 def test_without_psycopg_one_line_names_the_extra(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    monkeypatch.delitem(sys.modules, "iris_wsgi.patterns.batch.postgres", raising=False)
+    for name in ("storage.postgres", "patterns.batch.postgres"):
+        monkeypatch.delitem(sys.modules, f"iris_wsgi.{name}", raising=False)
     assert main(["batch", "--table", "items", "--database", "postgresql://h/d", "--model-dir", str(MODEL)]) == 2
     assert "pip install 'iris_wsgi[postgres]'" in capsys.readouterr().err
 
