@@ -28,7 +28,7 @@ CODE = re.compile(r"``?[^`\n]+``?")
 FSTRING = {getattr(tokenize, f"FSTRING_{part}", -1) for part in ("START", "MIDDLE", "END")}
 BREAK = re.compile(r"\n\s*(?=\n|[-*|#>] |\d+\. |\|)|\s\|\s")
 SENTENCE_END = re.compile(r"[.!?]['\")\]*]*(?=\s|$)")
-WORD = re.compile(r"\w[\w'’-]*")
+WORD = re.compile(r"(?<!\w)[^\W\d][\w'’-]*")
 
 
 class Rule(NamedTuple):

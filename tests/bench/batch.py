@@ -27,20 +27,21 @@ FORMATS = {"csv": "CSV", "jsonl": "JSON lines", "parquet": "Parquet"}
 SMALL, USUAL, LARGE = 0.5, 50, 150
 SAMPLE_SECONDS = 0.05
 METHOD = """\
-* A file of an `id` and four features is scored into one of `id`, label and three probabilities, in the same format.
-  Ours is `python -m iris_wsgi batch --keep id`, with checkpoints each second and all fsyncs, as is the default. One process is
-  `--workers 1`: it predicts beside the one that reads and writes.
-* The script is `tests/bench/peers/pandas_script.py`: `read_csv` in chunks of 50,000 rows, one `run` for each with onnxruntime's
-  default options (a thread for each CPU), `to_csv`; the same with `read_json(lines=True)` and `to_json`, and with `iter_batches`
-  and pyarrow's writer. It has no checkpoints, and one bad row ends it.
-* The model alone is `session.run` of 10,000 rows in memory, over and over in one thread, with our session options. On a machine
-  that others use too, CPU tells more than seconds.
-* Seconds and CPU are those of the whole command from its start, with all imports; CPU is user and system time of the process and
-  of all its children, as wait4 tells it.
-* Memory is the most that the proportional set sizes of all processes of the run came to together, in 10^6 bytes, looked up in
-  `/proc/*/smaps_rollup` every 50 ms. The page cache is in nobody's.
-* Both outputs are compared: keys and labels are equal, probabilities within 10^-6, for pandas rounds what it reads and writes as
-  decimals (ours reads back as the same 32-bit float). With several processes the output is the same as with one, byte for byte.
+* A file of an `id` and four features is scored into one of `id`, label, and three probabilities, in the same format. Our
+  command is `python -m iris_wsgi batch --keep id`, with checkpoints each second and all fsyncs, as by default. One process is
+  `--workers 1`. It predicts while the parent reads and writes.
+* The script is `tests/bench/peers/pandas_script.py`. It uses `read_csv` in chunks of 50,000 rows, one `run` for each with
+  onnxruntime's default options (a thread for each CPU), and `to_csv`. Its variants use `read_json(lines=True)` and `to_json`,
+  and `iter_batches` and pyarrow's writer. It has no checkpoints, and one bad row ends it.
+* The model alone is `session.run` of 10,000 rows in memory, repeated in one thread, with our session options. On a shared
+  machine, CPU is more reliable than seconds.
+* Seconds and CPU are those of the whole command from its start, with all imports. CPU is the user and system time of the
+  process and of all its children, from wait4.
+* Memory is the maximum sum of the proportional set sizes of all processes of the run, in 10^6 bytes, read from
+  `/proc/*/smaps_rollup` every 50 ms. It does not include the page cache.
+* Both outputs are compared. Keys and labels are equal. Probabilities are within 10^-6, because pandas rounds the decimals that
+  it reads and writes (ours reads back as the same 32-bit float). With several processes the output is the same as with one,
+  byte for byte.
 """
 
 
@@ -184,7 +185,7 @@ def text(outcome: Outcome) -> str:
             lines[-1] += [shown(outcome.value(name, "memory"), "{:.0f}")]
             lines[-1] += [shown(outcome.ratio((name, "memory"), (script, "memory")), "{:.2f}")]
     rows = f"{outcome.value('machine', 'rows') or 0:,.0f} rows"
-    headings = [rows, "in and out", "rows/s", "to the script", "of the model alone", "CPU µs a row", "of it the model"]
+    headings = [rows, "in and out", "rows/s", "to the script", "to the model alone", "CPU µs per row", "model share"]
     headings += ["peak MB", "to the script"]
     tables = table(headings, lines)
     tables += f"\nPeak memory of iris_wsgi with {cpus} processes, by the size of the file:\n\n" + table(*by_size_table(outcome))
@@ -210,9 +211,12 @@ def targets(outcome: Outcome, cpus: int) -> Iterator[str]:
             with_ = f"with {count} process{'es' * (count > 1)}"
             rate = outcome.ratio((name, "rows_rate"), (script, "rows_rate"))
             memory = outcome.ratio((name, "memory"), (script, "memory"))
-            yield at_least(f"{format_}: rows/s {with_}, of those of the script", rate, 1.0)
-            yield at_most(f"{format_}: peak memory {with_}, of that of the script", memory, 0.5)
-    for what, over, under in (("rows/s, of those of the model alone in one thread", 1, 0), ("the model alone, of all CPU", 0, 1)):
+            yield at_least(f"{format_}: rows/s {with_}, relative to the script", rate, 1.0)
+            yield at_most(f"{format_}: peak memory {with_}, relative to the script", memory, 0.5)
+    for what, over, under in (
+        ("rows/s, relative to the model alone in one thread", 1, 0),
+        ("the model alone, as a share of all CPU", 0, 1),
+    ):
         figure = "rows_rate" if over else "cpu_row"
         told = []
         for kind, format_ in FORMATS.items():

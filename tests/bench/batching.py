@@ -28,14 +28,15 @@ VARIANTS = {
     "32 rows, 2 ms": ("--batch-rows", "32", "--batch-delay-ms", "2"),
 }
 METHOD = """\
-* One-row requests to `/predict/label`, one worker, a closed loop. On is `IRIS_BATCH_ROWS` and `IRIS_BATCH_DELAY_MS`. Without
-  batching a request of a model that takes less than a millisecond is answered in the I/O loop. With it, each waits in a thread
-  for its run, which costs more than a light model's run; with a delay it waits at one connection too, where nobody else comes.
-* What there is to gain depends on the model: what a row costs in a run of 32, of what it costs alone.
-* The forest is scikit-learn's, over noisy Iris rows, its trees fully grown, as skl2onnx writes it. The networks are untrained:
-  one has 16 MiB of weights, the other many nodes of little work, as converters write them for pipelines and stacks.
-* Rows a run are by `/metrics`: how many of those that waited at the same time the model got at once.
-* 200 answers to requests that come 16 at a time are compared with those without batching, byte for byte.
+* One-row requests to `/predict/label`, one worker, a closed loop. Batching on means `IRIS_BATCH_ROWS` and
+  `IRIS_BATCH_DELAY_MS`. Without batching the I/O loop serves requests to a model that takes less than a millisecond. With
+  batching each request waits in a thread for its run, which costs more than the run of a light model. With a delay it also
+  waits at one connection, where no other request comes.
+* The possible gain depends on the model: the cost of a row in a run of 32, relative to its cost alone.
+* The forest is scikit-learn's, over noisy Iris rows, with fully grown trees, as skl2onnx writes it. The networks are untrained.
+  One has 16 MiB of weights. The other has many nodes of little work, as converters write them for pipelines and stacks.
+* Rows per run are from `/metrics`: the number of waiting rows that the model got at once.
+* 200 responses to requests that come 16 at a time are compared with those without batching, byte for byte.
 """
 
 
@@ -128,9 +129,9 @@ def text(outcome: Outcome) -> str:
         rates[-1] += [shown(outcome.value(name, f"label_cpu_{CONNECTIONS[-1]}"), "{:.0f}")]
     first = [word for at in CONNECTIONS for word in (f"requests/s at {at}", "to off")]
     second = [f"{p} at {at}" for at in CONNECTIONS for p in ("p50", "p99")]
-    tables = table(["model", "batching", *first, "rows a run at 64", "CPU µs at 64"], rates)
+    tables = table(["model", "batching", *first, "rows per run at 64", "CPU µs at 64"], rates)
     tables += "\nThe model alone, without a server:\n\n" + table(
-        ["model", "µs of a row", "in a run of 32", "of alone"], costs(outcome)
+        ["model", "µs of a row", "in a run of 32", "to alone"], costs(outcome)
     )
     tables += "\nLatency in ms by connections:\n\n" + table(["model", "batching", *second], delays)
     return framed(outcome, HEADING, tables, METHOD, targets(outcome), USED)
@@ -160,4 +161,4 @@ def targets(outcome: Outcome) -> Iterator[str]:
             known = {variant: ratio for variant, ratio in ratios.items() if ratio is not None}
             best = max(known, key=known.__getitem__, default=None)
             told.append(f"{known[best]:.2f} times at {at} ({best})" if best else f"not measured at {at}")
-        yield f"INFO {title}: best requests/s with batching, of those without: {', '.join(told)}"
+        yield f"INFO {title}: best requests/s with batching, relative to no batching: {', '.join(told)}"

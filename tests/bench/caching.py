@@ -27,18 +27,19 @@ SHARED = ("shared_miss", "shared_hit")
 COLUMNS = [*KINDS, "hit to off", "pays from"]
 SHARED_COLUMNS = [*(f"{kind} CPU" for kind in KINDS), *(f"{kind} µs" for kind in KINDS), "pays from"]
 METHOD = """\
-* The application called without a server in one thread, as a WSGI server would: `POST /predict/label` with one row, and
-  `POST /predict/batch` with 100. Off is the role `web_single`; the others are `prediction_cache`. In a miss every row is new, in
-  a hit every row was asked before. With the second level there is room for three rows in memory, so each is looked up in Redis; a
-  miss is put there as well.
-* All kinds take turns in one process, in windows of {calls} requests ({batches} batches); the median of {windows} windows counts.
-* CPU is that of the process, so without Redis's own; µs are by the clock. A request to a server costs more beside the
-  application, the same in all kinds, but for one thing: with a second level no request is answered in the I/O loop.
-* Pays from is the share of hits at which CPU with a cache is that without: (miss - off) / (miss - hit). With the second level
-  it is by the clock, since a request waits for Redis.
-* Redis is on the same machine, over TCP, without a disk. Over a network its hit takes as much longer as that takes.
-* Memory of an answer is by tracemalloc over 20,000 of them with four features and three classes; reckoned is what counts against
-  `IRIS_CACHE_BYTES`.
+* A WSGI caller in one thread calls the application without a server: `POST /predict/label` with one row, and
+  `POST /predict/batch` with 100. Off is the role `web_single`, and the other kinds are `prediction_cache`. In a miss every row
+  is new. In a hit every row was requested before. With the second level there is room for three rows in memory, so each row is
+  looked up in Redis. A miss is also stored there.
+* All kinds take turns in one process, in windows of {calls} requests ({batches} batches). The median of {windows} windows
+  counts.
+* CPU is that of the process, without Redis's own. µs are by the clock. A request to a server costs more than a call of the
+  application. The difference is the same in all kinds, except that with a second level the I/O loop serves no request.
+* The cache pays from the share of hits at which the CPU equals that without a cache: (miss - off) / (miss - hit). With the
+  second level the share is by the clock, since a request waits for Redis.
+* Redis is on the same machine, over TCP, without a disk. Over a network, a hit takes longer by the time of the network.
+* The memory of an entry is measured by tracemalloc over 20,000 entries with four features and three classes. The computed size
+  counts against `IRIS_CACHE_BYTES`.
 """
 
 
@@ -83,7 +84,7 @@ def text(outcome: Outcome) -> str:
     lines = [[title, *shared_cells(outcome, model)] for model, title in MODELS.items()]
     tables += "The second level alone, CPU µs and µs of a request of one row:\n\n" + table(["model", *SHARED_COLUMNS], lines)
     entry, reckoned = (shown(outcome.value("svm", figure), "{:.0f}") for figure in ("entry", "reckoned"))
-    tables += f"\nAn answer takes {entry} bytes of memory; {reckoned} are reckoned.\n"
+    tables += f"\nAn entry takes {entry} bytes of memory, and counts as {reckoned}.\n"
     method = METHOD.format(calls=CALLS, batches=CALLS // 50, windows=WINDOWS)
     return framed(outcome, HEADING, tables, method, verdicts(outcome), USED)
 
@@ -116,9 +117,9 @@ def verdicts(outcome: Outcome) -> Iterator[str]:
     """A hit is to cost less than no cache: in memory for the project's own model, in Redis for a heavier one."""
     own = outcome.ratio(("svm", "hit_cpu"), ("svm", "off_cpu"))
     if own is not None:
-        yield f"{'PASS' if own < 1 else 'FAIL'} {MODELS['svm']}: CPU of a hit in memory, of that without a cache: {own:.2f} times"
+        yield f"{'PASS' if own < 1 else 'FAIL'} {MODELS['svm']}: CPU of a hit in memory, relative to no cache: {own:.2f} times"
     for model in ("svm", "wide"):
         far = outcome.ratio((model, "shared_hit_time"), (model, "off_time"))
         if far is not None:
             word = "INFO" if model == "svm" else "PASS" if far < 1 else "FAIL"
-            yield f"{word} {MODELS[model]}: time of a hit in Redis, of that without a cache: {far:.2f} times"
+            yield f"{word} {MODELS[model]}: time of a hit in Redis, relative to no cache: {far:.2f} times"

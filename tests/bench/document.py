@@ -8,8 +8,8 @@ from outcome import Outcome
 
 TITLE = "# Benchmark\n"
 MADE = """\
-{rounds}, in each of which every server is freshly started, in turn, and the medians. Made with
-`{command}`: {machine}.
+The figures are medians of {rounds}. In each round every server is started again, in turn. The command was
+`{command}` on {machine}.
 """
 
 
@@ -22,7 +22,7 @@ def merged(document: str, parts: Mapping[str, str], order: Sequence[str]) -> str
 
 def framed(outcome: Outcome, heading: str, tables: str, method: str, verdicts: Iterable[str], environments: Sequence[str]) -> str:
     """A section: how it was made, what was found, what went wrong, how it was measured, and the targets."""
-    rounds = "One round" if outcome.rounds == 1 else f"{outcome.rounds} rounds"
+    rounds = "one round" if outcome.rounds == 1 else f"{outcome.rounds} rounds"
     parts = [f"## {heading}\n", MADE.format(rounds=rounds, command=outcome.command, machine=machine.line(environments)), tables]
     if missing := outcome.notes | outcome.reasons:
         parts += ["What went wrong:\n", "".join(f"* {name}: {what}\n" for name, what in missing.items())]

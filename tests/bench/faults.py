@@ -23,8 +23,8 @@ FAULTS = {
     "none": "nothing",
     "killed": "is killed (SIGKILL)",
     "stopped": "stands still (SIGSTOP)",
-    "garbage": "answers bytes that are no HTTP",
-    "nonsense": "answers 200 with nonsense",
+    "garbage": "sends bytes that are not HTTP",
+    "nonsense": "sends 200 with nonsense",
     "half": "closes half its connection, in the middle",
     "reset": "resets the connection",
     "drip": "sends a byte each 20 ms",
@@ -34,8 +34,8 @@ DEADLINE_MS, ALLOWED_MS = 300, 50
 CONNECTIONS, PAUSE = 4, 0.02
 # A step is longer than the deadline, so that an answer begins in each.
 BEFORE, AFTER, STEP = 1.0, 4.0, 0.5
-HEADINGS = ("a member", "answers", "partial", "p50 ms", "slowest ms", "less the deadline", "verdict")
-MORE = ("clients waited for s", "asked again", "complete after s", "the machine ms")
+HEADINGS = ("a member", "responses", "partial", "p50 ms", "slowest ms", "less the deadline", "verdict")
+MORE = ("clients waited for s", "retries", "complete after s", "the machine ms")
 
 
 def trial(bench: Bench) -> tuple[dict[str, float], list[str]]:
@@ -94,7 +94,7 @@ def suffered(
     found = seen(callers, began, over) | {"again": sum(after[name] - before[name] for name in ("retries", "hedges"))}
     strange = sum(one.missing not in ([], [target]) for one in callers.answers)
     late = found["complete"] >= AFTER - STEP
-    return found, f"{strange} answers are neither complete nor partial without it" * bool(strange) or "no recovery" * late
+    return found, f"{strange} responses are neither complete nor partial without it" * bool(strange) or "no recovery" * late
 
 
 def seen(callers: Callers, began: float, over: float) -> dict[str, float]:
@@ -166,11 +166,11 @@ def verdicts(outcome: Outcome) -> Iterator[str]:
             continue
         worst = max(rounds, key=lambda found: found[f"{fault}_slowest"])
         most, machine = worst[f"{fault}_slowest"] - DEADLINE_MS, worst[f"{fault}_machine"]
-        told = f"{over:+.0f} ms, at most {ALLOWED_MS} wanted (in the worst round {most:+.0f}, with the machine at {machine:.0f})"
-        yield f"{verdict(over)} a member {title}: the slowest answer, less the deadline: {told}"
+        told = f"{over:+.0f} ms; target: at most {ALLOWED_MS} (worst round {most:+.0f}, machine {machine:.0f})"
+        yield f"{verdict(over)} a member {title}: the slowest response, less the deadline: {told}"
     last = max((found[f"{fault}_complete"] for found in rounds for fault in FAULTS), default=AFTER)
     good = "PASS" if last < AFTER - STEP else "FAIL"
-    yield f"{good} answers are complete again after each fault, with no restart of the gateway: {last:.2f} s at the latest"
+    yield f"{good} responses are complete again after each fault, with no restart of the gateway: {last:.2f} s at the latest"
 
 
 def draw(folder: Path, outcome: Outcome, python: str) -> None:

@@ -68,4 +68,4 @@ def text(outcome: Outcome) -> str:
             ]
             lines.append([f"one of {of}", title, *told, *extra])
     headings = ["late by 100 ms", "hedges", "p50 ms", "p95 ms", "p99 ms", "over 100 ms"]
-    return table([*headings, "asked again, of the calls", "of all first requests"], lines)
+    return table([*headings, "second calls, to all calls", "to first requests"], lines)

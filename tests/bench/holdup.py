@@ -18,17 +18,17 @@ from rounds import attempt
 from servers import ALL_ROLES, UVICORN_SERVER, Server
 from trial import check, started
 
-HEADING = "One-row requests beside requests of 10,000 rows"
+HEADING = "One-row requests during requests of 10,000 rows"
 USED = ("ours", "fastapi")
 FIGURES = ("p50", "p90", "p99", "max")
 METHOD = """\
-* One connection sends `POST /predict/label` with one row, the next a millisecond after the answer to the last. Another
-  connection, of another process, sends requests of 10,000 rows back to back to the same worker.
-* Server and both clients have two CPUs, so all of them wait for a CPU at times. What that costs by itself is told by the lines in
-  which the large requests go to another server of the same kind: nothing but the CPUs is shared then.
-* FastAPI's handlers are async functions, as in its tutorial, so each request is parsed, run and written in its event loop in one
-  go.
-* What is added is the p99 beside less the p99 of the same start alone; p99 and maximum are of some thousand requests a round.
+* One connection sends `POST /predict/label` with one row, and the next request a millisecond after the response. Another
+  connection, in another process, sends requests of 10,000 rows back to back to the same worker.
+* The server and both clients share two CPUs, so all of them wait for a CPU at times. The lines in which the large requests go
+  to another server of the same kind show this cost alone, because only the CPUs are shared then.
+* FastAPI's handlers are async functions, as in its tutorial, so its event loop parses, runs, and writes each request in one go.
+* The added time is the p99 with large requests minus the p99 of the same start without them. p99 and maximum are of some
+  thousand requests a round.
 """
 
 
@@ -44,12 +44,12 @@ class Beside(NamedTuple):
 
 
 BESIDES = (
-    Beside("alone", "nothing", ALL_ROLES),
+    Beside("alone", "none", ALL_ROLES),
     Beside("large", "JSON to /predict/batch", ALL_ROLES, BATCH.kind, BATCH.path),
     Beside("binary", "binary to /v2", ALL_ROLES, BINARY.kind, BINARY.path),
     Beside("elsewhere_large", "JSON to another server", ALL_ROLES, BATCH.kind, BATCH.path, True),
     Beside("elsewhere_binary", "binary to another server", ALL_ROLES, BINARY.kind, BINARY.path, True),
-    Beside("alone", "nothing", UVICORN_SERVER),
+    Beside("alone", "none", UVICORN_SERVER),
     Beside("large", "JSON to its batch route", UVICORN_SERVER, FASTAPI.kind, FASTAPI.path),
 )
 ALLOWED = (("large", "JSON", 8.0), ("binary", "binary", 5.0))
@@ -100,9 +100,9 @@ def text(outcome: Outcome) -> str:
         added = shown(outcome.value(name, f"added_{one.name}"), "{:.2f}") if one.kind else ""
         large = shown(outcome.value(name, f"large_{one.name}"), "{:.0f}") if one.kind else ""
         lines.append([one.server.title, one.title, *told, added, large])
-    headings = ["server", "beside one row, 10,000 rows at a time", *(f"{figure} ms" for figure in FIGURES)]
+    headings = ["server", "concurrent requests of 10,000 rows", *(f"{figure} ms" for figure in FIGURES)]
     return framed(
-        outcome, HEADING, table([*headings, "added to p99", "of these a second"], lines), METHOD, targets(outcome), USED
+        outcome, HEADING, table([*headings, "added to p99", "of these per second"], lines), METHOD, targets(outcome), USED
     )
 
 
@@ -110,9 +110,9 @@ def targets(outcome: Outcome) -> Iterator[str]:
     for name, title, most in ALLOWED:
         added, machine = (outcome.value(ALL_ROLES.name, f"added_{one}") for one in (name, f"elsewhere_{name}"))
         if added is None:
-            yield f"OPEN p99 of one row beside {title}: not measured, at most {most:g} ms more than alone wanted"
+            yield f"OPEN p99 of one row during {title}: not measured; target: at most {most:g} ms more than alone"
             continue
         verdict = "PASS" if added <= most else "MISS"
-        yield f"{verdict} p99 of one row beside {title}: {added:.2f} ms more than alone, at most {most:g} ms wanted"
-        yield f"INFO the same beside {title} to another server: {shown(machine, '{:.2f} ms more')}"
-    yield f"INFO p99 of one row beside JSON with FastAPI: {shown(outcome.value('uvicorn', 'added_large'), '{:.2f} ms more')}"
+        yield f"{verdict} p99 of one row during {title}: {added:.2f} ms more than alone; target: at most {most:g} ms"
+        yield f"INFO the same during {title} to another server: {shown(machine, '{:.2f} ms more')}"
+    yield f"INFO p99 of one row during JSON with FastAPI: {shown(outcome.value('uvicorn', 'added_large'), '{:.2f} ms more')}"

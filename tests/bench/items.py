@@ -19,22 +19,24 @@ STORES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 MEMORY = "memory"
 ITEM, PREDICTION = "GET /items/{id}", "GET /items/{id}/prediction"
 METHOD = """\
-* The application called without a server in one thread, as a WSGI server would, in the role `data_cache`, over a database of
-  20,000 items of four features. In a miss every item is new, in a hit every item was asked for before; where all answers came
-  from must be as `/metrics` tells it. What an item costs does not depend on the model.
-* Off has the same routes and headers. In place of the cache is a class of the benchmark's that reads the database in each
-  request, and then writes the item, or runs the model and writes what it says. Requests with `Cache-Control: no-cache` would not
-  do: what they read is kept, and the model is not run on a row that is the same as before.
-* All kinds take turns in one process, in windows of {calls} requests; the median of {windows} windows counts.
-* CPU is that of the process, so without that of Redis and PostgreSQL; µs are by the clock. In a server a hit gains more than
-  here, for it is answered in the I/O loop, while what must read is handed to a thread.
-* Pays from is the share of hits at which CPU with a cache is that without: (miss - off) / (miss - hit). With Redis it is by the
-  clock, since a request waits for Redis.
-* With Redis there is room for a few items in memory, so that each is looked up in Redis; a miss is put there as well.
-* SQLite {sqlite}, PostgreSQL {postgresql} and Redis {redis} are on the same machine, the latter two over TCP, Redis without a
-  disk. None of them has to read the disk for an item. Over a network PostgreSQL and Redis take as much longer as that takes.
-* A look at what others have written is in none of these: each process takes one twice in `IRIS_ITEMS_CHECK_SECONDS`.
-* Memory is by tracemalloc, in an application that was asked for all items; reckoned is what counts against `IRIS_ITEMS_BYTES`.
+* A WSGI caller in one thread calls the application without a server, in the role `data_cache`, over a database of 20,000 items
+  of four features. In a miss every item is new, and in a hit every item was requested before. The sources of all responses must
+  match `/metrics`. The cost of an item does not depend on the model.
+* Off has the same routes and headers. Instead of the cache it has a class of the benchmark. This class reads the database in
+  each request, and then writes the item, or runs the model and writes the prediction. Requests with `Cache-Control: no-cache`
+  would not be equivalent. Their items are stored, and the model does not run again for an unchanged row.
+* All kinds take turns in one process, in windows of {calls} requests. The median of {windows} windows counts.
+* CPU is that of the process, without that of Redis and PostgreSQL. µs are by the clock. In a server a hit gains more than here,
+  because the I/O loop serves it, while a request that must read goes to a thread.
+* The cache pays from the share of hits at which the CPU equals that without a cache: (miss - off) / (miss - hit). With Redis
+  the share is by the clock, since a request waits for Redis.
+* With Redis there is room for a few items in memory, so that each item is looked up in Redis. A miss is also stored there.
+* SQLite {sqlite}, PostgreSQL {postgresql}, and Redis {redis} are on the same machine, the latter two over TCP, Redis without a
+  disk. None of them has to read the disk for an item. Over a network, PostgreSQL and Redis take longer by the time of the
+  network.
+* A check for changes of other servers is in none of these. Each process makes one twice in `IRIS_ITEMS_CHECK_SECONDS`.
+* Memory is measured by tracemalloc, in an application that has loaded all items. The computed size counts against
+  `IRIS_ITEMS_BYTES`.
 """
 
 
@@ -82,8 +84,8 @@ def costs(outcome: Outcome) -> str:
     looks = {title: shown(outcome.value(store, "look"), "{:.0f}") for store, title in STORES.items()}
     taken = " and ".join(f"{look} CPU µs in {title}" for title, look in looks.items() if look)
     return (
-        f"An item takes {told[0]} bytes of memory, and {told[1]} with what the model says of it; {told[2]} and {told[3]} are "
-        f"reckoned.\nA look at what others have written takes {taken or 'an unknown time'}.\n"
+        f"An item takes {told[0]} bytes of memory, and {told[1]} with its prediction. They count as {told[2]} and {told[3]}.\n"
+        f"A check for changes of other servers takes {taken or 'an unknown time'}.\n"
     )
 
 
@@ -99,9 +101,9 @@ def verdicts(outcome: Outcome) -> Iterator[str]:
     for words, route in (("_item", ITEM), ("", PREDICTION)):
         ratio = outcome.ratio(("svm", f"hit{words}_cpu"), ("svm", f"off{words}_cpu"))
         if ratio is not None:
-            yield f"{'PASS' if ratio < 1 else 'FAIL'} {route}: CPU of a hit in memory, of that without a cache: {ratio:.2f} times"
+            yield f"{'PASS' if ratio < 1 else 'FAIL'} {route}: CPU of a hit in memory, relative to no cache: {ratio:.2f} times"
     for store, title in STORES.items():
         ratio = outcome.ratio((store, "shared_hit_time"), (store, "off_time"))
         if ratio is not None:
-            pays = "" if ratio < 1 else ": it does not pay"
-            yield f"INFO {title}: time of a hit in Redis, of that without a cache: {ratio:.2f} times{pays}"
+            pays = "" if ratio < 1 else ", which does not pay"
+            yield f"INFO {title}: time of a hit in Redis, relative to no cache: {ratio:.2f} times{pays}"

@@ -38,25 +38,27 @@ LIMIT = 60.0
 REST = (0.2, 0.3)
 RESTED = 50
 METHOD = """\
-* 202 goes out when the job is on the disk. Over one connection each job waits for a write of its own; over 16, those that come
-  while one is under way share the next: in one commit of SQLite, or in one turn of Redis's loop. A worker claims up to 64 jobs in
-  one write and ends them in another.
-* Jobs of one row, `POST /jobs` to the role `asynchronous` in one process, over 1 or 16 keep-alive connections, each of which has
-  one request under way; the workers are `python -m iris_wsgi worker --workers N`. Server, workers, Redis and the load share two
-  CPUs: where all of them run, what one gets the others lack. `--pin` changes nothing here.
-* Alone: the workers are stopped (SIGSTOP) while jobs are handed in. Backlog: then they go on, and nobody hands in; jobs by the
-  time until none is left.
-* Both at once: 16 connections hand in while the workers work. Accepted are the 202 a second; finished are all these jobs by the
-  time from the first submission to the last finish, so the two differ by what was left to do when the load ended.
-* CPU is that of all processes from the first submission to the last finish of both at once, by the jobs finished. That of an idle
-  worker is by a window of two seconds in which there is nothing to do.
-* Hand-in to result: one client sends `POST /jobs`, then `GET /jobs/{{id}}` with `Prefer: wait=10`, and the time is from the first
-  byte of the one to the last of the other. In a row: the next follows at once. Rested: after a pause of {rest[0]:g} to
-  {rest[1]:g} s, when idle workers look for jobs at their slowest. One that was refused counts as a second more.
-* The disk is that of the stores: 4 KiB appended to a file and `fdatasync`, over and over, in the same round.
-* SQLite is {sqlite}; Redis is redis-server {redis} over TCP on the same machine, `appendonly yes`, `appendfsync always`, no
-  snapshots.
-* The labels of 200 jobs are compared with onnxruntime's own first, and a job that is lost or fails spoils its trial.
+* The server sends 202 when the job is on the disk. Over one connection each job waits for its own write. Over 16 connections,
+  jobs that arrive during a write share the next one: in one commit of SQLite, or in one turn of Redis's loop. A worker claims
+  up to 64 jobs in one write and finishes them in another.
+* Jobs have one row, `POST /jobs` to the role `asynchronous` in one process, over 1 or 16 keep-alive connections, each of which
+  has one request in progress. The workers are `python -m iris_wsgi worker --workers N`. Server, workers, Redis, and the load
+  share two CPUs: while all of them run, each takes CPU from the others. `--pin` changes nothing here.
+* Alone: the workers are stopped (SIGSTOP) while clients submit jobs. Backlog: then the workers continue without new jobs, and
+  the figure is the number of jobs divided by the time until none is left.
+* Both: 16 connections submit jobs while the workers run. Accepted is the number of 202 per second. Finished is the number of
+  all these jobs divided by the time from the first submission to the last finish. The difference is the work left when the load
+  ended.
+* CPU is that of all processes from the first submission to the last finish of both, divided by the finished jobs. The CPU of an
+  idle worker is from a window of two seconds without work.
+* Submission to result: one client sends `POST /jobs`, then `GET /jobs/{{id}}` with `Prefer: wait=10`. The time is from the
+  first byte of the first request to the last byte of the second response. Back to back: the next job follows at once. Rested:
+  the next job follows after a pause of {rest[0]:g} to {rest[1]:g} s, when idle workers poll at their longest interval. A
+  rejected job counts as a second more.
+* The disk is that of the stores: 4 KiB appended to a file and `fdatasync`, repeated, in the same round.
+* SQLite is {sqlite}. Redis is redis-server {redis} over TCP on the same machine, `appendonly yes`, `appendfsync always`,
+  without snapshots.
+* First, the labels of 200 jobs are compared with onnxruntime's own results. A job that is lost or fails invalidates its trial.
 """
 
 
@@ -362,8 +364,8 @@ def text(outcome: Outcome) -> str:
     tables += f"\nThe disk alone makes {cell(outcome, DISK, 'writes', '{:,.0f}')} durable writes a second, one after another.\n"
     tables += "\nCPU of a job in µs, and of an idle worker in ms a second:\n\n"
     tables += table(["store", "workers", "server", "the workers", "Redis", "all", "idle worker"], costs)
-    tables += "\nLatency in ms, of the 202 at 16 connections with the workers at work, and from hand-in to result:\n\n"
-    headings = [f"{what} {p}" for what in ("202", "in a row", "rested") for p in ("p50", "p99")]
+    tables += "\nLatency in ms, of the 202 at 16 connections with the workers at work, and from submission to result:\n\n"
+    headings = [f"{what} {p}" for what in ("202", "back to back", "rested") for p in ("p50", "p99")]
     tables += table(["store", "workers", *headings], delays)
     used = [name for name in dict.fromkeys(ENVIRONMENTS.values()) if (environments.HOME / name / "installed").exists()]
     return framed(outcome, HEADING, tables, METHOD.format(rest=REST, **versions()), targets(outcome), used)
@@ -393,6 +395,6 @@ def targets(outcome: Outcome) -> Iterator[str]:
         for at in (1, CONNECTIONS):
             ratio = shown(outcome.ratio((one, f"alone_{at}"), (DISK, "writes")), "{:.2f} times") or "not measured"
             plural = "connection" if at == 1 else "connections"
-            yield f"INFO {title}: jobs accepted a second over {at} {plural}, of the disk's durable writes a second: {ratio}"
+            yield f"INFO {title}: jobs accepted a second over {at} {plural}, relative to durable writes of the disk: {ratio}"
         ratio = shown(outcome.ratio((many, "backlog"), (one, "backlog")), "{:.2f} times") or "not measured"
-        yield f"INFO {title}: backlog/s with {WORKERS[-1]} workers, of that with one: {ratio}"
+        yield f"INFO {title}: backlog/s with {WORKERS[-1]} workers, relative to one: {ratio}"

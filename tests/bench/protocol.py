@@ -27,11 +27,12 @@ ALONE = "the model alone"
 HEADING = "Requests of 10,000 rows"
 USED = ("ours", "fastapi")
 METHOD = """\
-* Each server has one worker and is asked for all that the model gives, over 1 and 4 keep-alive connections, each of which has one
-  request under way. Four requests take turns. Limits are the defaults; ours has no prediction cache, as `synchronous` has none.
-* The model alone is `session.run` of the same arrays, over and over in one thread of a process of its own, with our server's
-  session options. A server may run as many at once as it has threads, here on two CPUs that it shares with the load generator.
-* The probabilities of one answer of each kind are compared with those of the model alone first, bit for bit.
+* Each server has one worker and returns everything that the model computes, over 1 and 4 keep-alive connections, each of which
+  has one request in progress. Four requests take turns. Limits are the defaults. Our server has no prediction cache, as in the
+  role `synchronous`.
+* The model alone is `session.run` of the same arrays, repeated in one thread of a separate process, with the session options of
+  our server. A server may run one request per thread at the same time. Here it shares two CPUs with the load generator.
+* First, the probabilities of one response of each kind are compared with those of the model alone, bit for bit.
 * CPU is that of the server for one request over 1 connection.
 """
 
@@ -118,7 +119,7 @@ def text(outcome: Outcome) -> str:
         told = [shown(outcome.value(way.server.name, figure), pattern, factor) for figure, pattern, factor in costs]
         body = len(rows.requests(way.kind, way.path)[0])
         lines.append([way.title, *speeds(outcome, way.server.name, figures), *told, f"{body / 1e3:.0f}"])
-    headings = ["10,000 rows at a time", *(word for at in CONNECTIONS for word in (f"rows/s at {at}", "of the model alone"))]
+    headings = ["10,000 rows at a time", *(word for at in CONNECTIONS for word in (f"rows/s at {at}", "to the model alone"))]
     return framed(
         outcome, HEADING, table([*headings, "CPU ms", "p50 ms at 1", "request KB"], lines), METHOD, targets(outcome), USED
     )
@@ -135,10 +136,12 @@ def targets(outcome: Outcome) -> Iterator[str]:
     for at in CONNECTIONS:
         plural = "connection" if at == 1 else "connections"
         fast = BINARY.server.name, f"{BINARY.kind}_rate_{at}"
-        yield at_least(f"rows/s in binary over {at} {plural}, of the model alone", outcome.ratio(fast, (ALONE, "rate")), 0.5)
+        yield at_least(
+            f"rows/s in binary over {at} {plural}, relative to the model alone", outcome.ratio(fast, (ALONE, "rate")), 0.5
+        )
         ours = outcome.ratio(fast, (V2.server.name, f"{V2.kind}_rate_{at}"))
-        yield at_least(f"rows/s in binary over {at} {plural}, of the protocol's JSON", ours, 5.0)
+        yield at_least(f"rows/s in binary over {at} {plural}, relative to the protocol's JSON", ours, 5.0)
         peer = outcome.ratio(fast, (FASTAPI.server.name, f"{FASTAPI.kind}_rate_{at}"))
-        yield "INFO rows/s in binary over {} {}, of FastAPI's JSON: {}".format(
+        yield "INFO rows/s in binary over {} {}, relative to FastAPI's JSON: {}".format(
             at, plural, shown(peer, "{:.2f}") or "not measured"
         )

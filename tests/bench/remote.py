@@ -41,34 +41,35 @@ class Way(NamedTuple):
 
 WAYS = (
     Way("direct", "`web_single`", LABEL),
-    Way("hop", "`prep`, which asks `pred`", LABEL, "direct"),
+    Way("hop", "`prep`, which calls `pred`", LABEL, "direct"),
     Way("here", "an ensemble in one process", ENSEMBLE),
-    Way("fan", "`gateway`, which asks three `member`", ENSEMBLE, "here"),
+    Way("fan", "`gateway`, which calls three `member`", ENSEMBLE, "here"),
 )
 METHOD = """\
 * One row, `POST /predict/label` or `POST /ensemble/predict`, each with another row of 20,000, over 1 and 8 keep-alive
-  connections, each of which has one request under way. All servers are on this machine, over loopback, with one worker each, and
-  share two CPUs with the load; over a network a hop takes as much longer as that takes. `--pin` changes nothing here. The
-  ensemble in one process is in the role `all`.
-* The four take turns in windows of {seconds:g} s, {windows} of each in a round. What is added is the median over pairs of windows
-  that follow each other; p99 is of single windows. CPU of all is with that of the servers that are asked in turn.
-* 200 labels of `prep` are compared with onnxruntime's own first, and 200 answers of the gateway with those of the ensemble in one
-  process, which must be the same.
-* The faults: `IRIS_ENSEMBLE_MS={deadline}`, clients over {connections} connections, with pauses of {pause:g} ms after an answer.
-  A fault lasts {lasts:g} s, and one gateway that is never restarted meets all of them. A proxy before one member, in a
-  process of its own, answers 256 bytes that are no HTTP and leaves the connection open, answers nonsense, sends half of an answer
-  and then closes its half of the connection, resets, drips, or passes requests on to another species' member. Another member,
-  without a proxy, is killed and stopped. An answer that is neither complete nor partial without this very member is told.
-* Less the deadline is the slowest answer from the begin of a fault until {after:g} s after its end; at most {allowed} ms wanted.
-  Clients waited for the member until there was no answer that took nine tenths of the deadline any more. Asked again are retries.
-  Complete after tells when the last partial answer came in, counted from when the fault is over; that of a killed member is over
-  when the new process is ready.
-* The machine is the most that a thread with nothing to do, which sleeps for 5 ms again and again, was woken late meanwhile: for
-  as long as that, at least, processes here wait for a CPU.
-* Hedges: the proxy holds back some answers of one member for {delay:g} ms, by chance. A gateway with
+  connections, each of which has one request in progress. All servers are on this machine, over loopback, with one worker each,
+  and share two CPUs with the load. Over a network, a hop takes longer by the time of the network. `--pin` changes nothing here.
+  The ensemble in one process is in the role `all`.
+* The four take turns in windows of {seconds:g} s, {windows} of each in a round. The added time is the median over pairs of
+  windows that follow each other. p99 is of single windows. The CPU of all includes that of the servers that are called in turn.
+* First, 200 labels of `prep` are compared with onnxruntime's own results. 200 responses of the gateway must equal those of the
+  ensemble in one process.
+* The faults: `IRIS_ENSEMBLE_MS={deadline}`, clients over {connections} connections, with pauses of {pause:g} ms after a
+  response. A fault lasts {lasts:g} s, and one gateway that is never restarted meets all faults. A proxy in front of one member
+  is a separate process. It sends 256 bytes that are not HTTP and leaves the connection open, sends nonsense, sends half of a
+  response and then closes its half of the connection, resets, drips, or forwards requests to the member of another species.
+  Another member, without a proxy, is killed and stopped. A response is reported if it is neither complete nor partial without
+  exactly this member.
+* Less the deadline is the slowest response from the start of a fault until {after:g} s after its end, minus the deadline. The
+  target is at most {allowed} ms. Clients waited for the member until no response took nine tenths of the deadline any more.
+  Complete after is the time from the end of the fault to the last partial response. The fault of a killed member ends when the
+  new process is ready.
+* The machine is the longest delay of an idle thread that sleeps for 5 ms again and again. Processes here wait for a CPU at
+  least this long.
+* Hedges: the proxy delays some responses of one member by {delay:g} ms, at random. A gateway with
   `IRIS_HEDGE_PERCENTILE={percentile}` and one without take turns, {connections} connections with pauses of {hedge_pause:g} ms.
-  Asked again are hedges and retries. These and calls are as `/metrics` tells them of that member; first requests are those that
-  the proxy has seen, less these: with those by which a gateway looks at a member, which are no calls of its clients.
+  Second calls are hedges and retries. These and the calls are from `/metrics` for that member. First requests are those that
+  the proxy has received, minus the second calls. They include the probes of the gateway, which are not calls of its clients.
 """
 
 
@@ -150,10 +151,10 @@ def text(outcome: Outcome) -> str:
             lines.append([*told, cell(outcome, f"{way.name}_all_ratio_{at}", "{:.1f}")])
     headings = ["one row to", "connections"]
     headings += [word for p in ("p50", "p99") for word in (f"{p} ms", "added µs", "ratio")]
-    tables = table([*headings, "CPU µs of the asked", "of all", "ratio"], lines)
-    tables += "\nWhat clients of a gateway see while one of its three members is broken:\n\n"
-    tables += "![The slowest answers before, during and after each fault](remote.png)\n\n" + faults.text(outcome)
-    tables += "\nWhat a second call gains where one member is late at times:\n\n" + hedging.text(outcome)
+    tables = table([*headings, "CPU µs of the server", "of all", "ratio"], lines)
+    tables += "\nResponses to clients of a gateway while one of its three members is broken:\n\n"
+    tables += "![The slowest responses before, during, and after each fault](remote.png)\n\n" + faults.text(outcome)
+    tables += "\nThe gain of a second call while one member is sometimes late:\n\n" + hedging.text(outcome)
     return framed(outcome, HEADING, tables, method(outcome), verdicts(outcome), USED)
 
 
@@ -187,8 +188,8 @@ def verdicts(outcome: Outcome) -> Iterator[str]:
         extra = outcome.value(hedging.NAME, f"{of}_extra")
         if extra is not None:
             good = "PASS" if extra <= MOST_EXTRA else "FAIL"
-            what = f"one of {of} answers is late: hedges and retries, of all first requests"
-            yield f"{good} {what}: {extra:.3f}, at most {MOST_EXTRA:.2f} wanted"
+            what = f"one of {of} responses is late: hedges and retries, relative to all first requests"
+            yield f"{good} {what}: {extra:.3f}; target: at most {MOST_EXTRA:.2f}"
 
 
 def draw(folder: Path, outcome: Outcome, python: str) -> None:

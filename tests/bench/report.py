@@ -13,25 +13,26 @@ from outcome import Outcome
 from servers import SERVERS, Server
 
 INTRO = """\
-The same model behind several servers, measured side by side in one run: {rounds} over all of them in turn, each freshly started
-in each round, and the medians. Made with `{command}`. Figures of two runs or two machines do not compare; the ratios of one run
-do.
+This page compares several servers with the same model in one run. There were {rounds} over all servers in turn. Each server was
+started again in each round, and the figures are medians. The command was `{command}`. Ratios of one run can be compared, but not
+figures of two runs or two machines.
 """
 METHOD = """\
 ## How it is measured
 
-* One request: `POST /predict/label` with `{"data": [[5.1, 3.5, 1.4, 0.2]]}`, each with another row of 20,000. The answers to
-  200 rows and to a batch are compared with onnxruntime's own first, and an answer that is not 200 spoils its window.
-* Servers and load generator share two CPUs, as the kernel sees fit. `--pin` gives a server of one worker the first CPU and the
-  load the second: that costs a server of several processes requests/s, and spares one of several threads most of the CPU that
-  it burns when they hand work to each other across CPUs.
-* The load is a closed loop over epoll: each keep-alive connection has one request under way.
-* CPU is user and system time of all processes and threads of the server, by the kernel's clocks of these processes, over the
-  requests of a window; at 16 connections where nothing else is said. Memory is the proportional set size of all processes, in
-  10^6 bytes.
+* One request is `POST /predict/label` with `{"data": [[5.1, 3.5, 1.4, 0.2]]}`. Each request has another row of 20,000. First,
+  the responses to 200 rows and to a batch are compared with onnxruntime's own results. A response other than 200 invalidates
+  its window.
+* Servers and load generator share two CPUs, as the kernel schedules them. `--pin` gives a server of one worker the first CPU
+  and the load the second. This costs a server of several processes requests/s. It saves a server of several threads most of the
+  CPU that it uses when the threads pass work to each other across CPUs.
+* The load is a closed loop over epoll: each keep-alive connection has one request in progress.
+* CPU is the user and system time of all processes and threads of the server, by the clocks of the kernel, divided by the
+  requests of a window. It is for 16 connections unless stated otherwise. Memory is the proportional set size of all processes,
+  in 10^6 bytes.
 * Batches have 1,000 rows and come over 4 connections.
-* Every server runs onnxruntime with one thread, in sequence, without spinning. Output goes to /dev/null. Ours, and stock
-  waitress with our application, count and log each request; the peers' access logs are off, which favours them.
+* Every server runs onnxruntime with one thread, in sequence, without spinning. Output goes to /dev/null. Our server, and stock
+  waitress with our application, count and log each request. The access logs of the peers are off, which favors them.
 """
 Cell = Callable[[Server], str]
 
@@ -52,7 +53,7 @@ def text(outcome: Outcome) -> str:
     notes = [[title(server), server.note] for server in SERVERS]
     parts += [METHOD, table(["server", "how it was set up"], notes), f"## The machine\n\n{machine.lines()}"]
     verdicts = "\n".join(f"* {line}" for line in targets.lines(outcome))
-    return "\n".join([*parts, f"## Targets\n\nOf medians of this run, one worker against one worker.\n\n{verdicts}\n"])
+    return "\n".join([*parts, f"## Targets\n\nTargets compare medians of this run, one worker with one worker.\n\n{verdicts}\n"])
 
 
 def tables(outcome: Outcome) -> list[tuple[str, list[tuple[str, Cell]], str]]:
@@ -85,12 +86,12 @@ def tables(outcome: Outcome) -> list[tuple[str, list[tuple[str, Cell]], str]]:
 def limits(outcome: Outcome) -> str:
     """What the first table is bounded by: the application itself, and the load generator."""
     alone = shown(outcome.value("alone", "cpu"), "{:.1f} CPU µs") or "an unknown time"
-    multiple = shown(outcome.ratio(("ours", "label_cpu_16"), ("alone", "cpu")), "; with our server it is {:.2f} times that")
+    multiple = shown(outcome.ratio(("ours", "label_cpu_16"), ("alone", "cpu")), ", and {:.2f} times that with our server")
     busy = {server.name: outcome.value(server.name, "label_busy_16") or 0.0 for server in SERVERS if server.checked}
     most = max(busy, key=busy.__getitem__)
     return (
         f"\nThe application alone, called without a server, takes {alone}{multiple}.\n"
-        f"The load generator was busy for {busy[most]:.0%} of its time at most ({most}), so it held nobody up.\n"
+        f"The load generator was busy for at most {busy[most]:.0%} of its time ({most}), so it did not limit any server.\n"
     )
 
 

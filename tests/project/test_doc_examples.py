@@ -109,12 +109,12 @@ def test_the_readme_table_of_settings_is_the_table_of_settings():
 FIGURES = [
     [
         r"^\| iris_wsgi +\| +(\d+) \| +1\.00 \|",
-        *(rf"CPU of a request, of that of {peer}: ([\d.]+)," for peer in ("FastAPI on uvicorn", "mosec", "stock waitress")),
+        *(rf"CPU of a request, relative to {peer}: ([\d.]+);" for peer in ("FastAPI on uvicorn", "mosec", "stock waitress")),
     ],
     [
-        r"requests/s at 16 connections: ([\d,]+), more than",
+        r"requests/s at 16 connections: ([\d,]+); target: more than",
         *(rf"^\| {peer} +\|(?: +[\d,.]+ \|){{3}} +(\d,\d+) \|" for peer in ("mosec", "FastAPI, uvicorn")),
-        r"p99 at 16 connections: ([\d.]+) ms, at most",
+        r"p99 at 16 connections: ([\d.]+) ms; target: at most",
         *(rf"^\| {peer} +\|(?: +[\d.]+ \|){{3}} +(\d+\.\d\d) \|" for peer in ("mosec", "FastAPI, uvicorn")),
     ],
     [
@@ -123,13 +123,10 @@ FIGURES = [
     ],
     [
         r"^\| iris_wsgi, /v2, binary in and out +\| +([\d,]+) \|",
-        r"in binary over 1 connection, of the protocol's JSON: ([\d.]+),",
+        r"in binary over 1 connection, relative to the protocol's JSON: ([\d.]+);",
     ],
-    [r"p99 of one row beside JSON: ([\d.]+) ms more", r"p99 of one row beside JSON with FastAPI: ([\d.]+) ms more"],
-    [
-        rf"PASS {what}: CPU of a hit in memory, of that without a cache: ([\d.]+) "
-        for what in ("the Iris SVM", r"GET /items/\{id\}")
-    ],
+    [r"p99 of one row during JSON: ([\d.]+) ms more", r"p99 of one row during JSON with FastAPI: ([\d.]+) ms more"],
+    [rf"PASS {what}: CPU of a hit in memory, relative to no cache: ([\d.]+) " for what in ("the Iris SVM", r"GET /items/\{id\}")],
     [rf"^\| {store} +\| +1 \| +[\d,]+ \| +([\d,]+) \|" for store in ("SQLite", "Redis")],
     [rf"added by the {what} at 1 connection: ([\d,]+) µs" for what in ("hop from prep to pred", "fan-out to three members")],
     [r"^\| iris_wsgi, 1 process +\| CSV +\| +([\d,]+) \| +([\d.]+) \|.*\| +(\d+) \| +[\d.]+ \|$"],
