@@ -1,4 +1,4 @@
-"""JSON text to documents, strictly, and back; long lists in pieces, between which other threads have their turn."""
+"""Strict JSON decoder and encoder that process long lists in pieces, so that other threads can run in between."""
 
 import json
 import re
@@ -8,26 +8,25 @@ from typing import Any, NoReturn
 
 from iris_wsgi.errors import NotDecodable
 
-# The schema needs 3 levels. What goes deeper than this is no mistake in a row but another kind of document.
+# The schema needs 3 levels. A document that is nested deeper is not a mistyped row but another kind of document.
 MAX_LEVELS = 16
-# The library's decoder and encoder hold the interpreter until they are done, and with it the I/O loop: so many characters or
-# items are half a millisecond.
+# json's decoder and encoder hold the GIL until they return, which also blocks the I/O loop. These limits are half a millisecond.
 MAX_UNSPLIT_CHARACTERS = 32_768
 PIECE = 16_384
 MAX_UNSPLIT_ITEMS = 500
 
-# The value of a member that may be long: brackets, numbers and what is between them.
+# The value of a member that may be long: brackets, numbers, and separators.
 long_list = re.compile(r'"(?:data|instances)"[ \t\r\n]*:[ \t\r\n]*(\[[-+0-9.eE,\[\] \t\r\n]*)').search
 
 
 def refuse_constant(_: str) -> NoReturn:
-    raise NotDecodable("NaN and Infinity are no JSON (RFC 8259, section 6).")
+    raise NotDecodable("NaN and Infinity are not JSON (RFC 8259, section 6).")
 
 
 def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise NotDecodable("A member's name stands twice in one object.")
+        raise NotDecodable("A member name occurs twice in one object.")
     return members
 
 
@@ -35,14 +34,17 @@ strict = json.JSONDecoder(parse_constant=refuse_constant, object_pairs_hook=uniq
 
 
 def decode_json(body: bytes) -> Any:
-    """One JSON document in UTF-8 (RFC 8259), without NaN, Infinity, byte order mark or repeated names; else NotDecodable."""
+    """Decodes one JSON document in UTF-8 (RFC 8259).
+
+    Raises NotDecodable, also for NaN, Infinity, a byte order mark, and repeated member names.
+    """
     if not body:
         raise NotDecodable("The body is empty; it must be a JSON document.")
     try:
         text = body.decode("utf-8")
         if len(text) > MAX_UNSPLIT_CHARACTERS and (document := decoded_in_pieces(text)) is not None:
             return document
-        # Nothing around the document is the usual case; decode() looks for blanks first, and costs half as much again.
+        # Most documents have no whitespace around them. decode() skips whitespace first, which costs 50 % more.
         try:
             document, end = strict.raw_decode(text)
         except json.JSONDecodeError:
@@ -53,7 +55,7 @@ def decode_json(body: bytes) -> Any:
     except UnicodeDecodeError:
         raise NotDecodable("The body is not UTF-8.") from None
     except json.JSONDecodeError as error:
-        # The library's own sentence can quote the body; where it stopped is told, what stood there is not.
+        # json's own message can quote the body. The response has the position only.
         raise NotDecodable(f"The body is not JSON: line {error.lineno}, column {error.colno}.") from None
     except ValueError:
         raise NotDecodable("A number in the body has too many digits.") from None
@@ -66,9 +68,10 @@ def too_deep() -> NotDecodable:
 
 
 def decoded_in_pieces(text: str) -> Any:
-    """What decoding the whole text gives, where it is valid and has one long list of numbers; else None, which says nothing.
+    """Decodes a text with one long list of numbers. Returns None for every other text, valid or not.
 
-    The list is decoded in pieces, and the rest with the constant NaN in its place, which is no JSON and so stands nowhere else.
+    The list is decoded in pieces. The rest is decoded with the constant NaN in place of the list: NaN is not JSON, so the
+    text cannot contain it elsewhere.
     """
     found = long_list(text)
     if found is None or "NaN" in text or "Infinity" in text:
@@ -91,7 +94,7 @@ def decoded_in_pieces(text: str) -> Any:
 
 
 def items_of(piece: str) -> list[Any]:
-    """The items of one piece. A piece of none was cut off by a comma too many: ValueError."""
+    """Decodes the items of one piece. Raises ValueError for an empty piece, which a superfluous comma leaves."""
     items: list[Any] = strict.decode(f"[{piece}]")
     if not items:
         raise ValueError
@@ -99,7 +102,7 @@ def items_of(piece: str) -> list[Any]:
 
 
 def pieces(inner: str) -> Iterator[str]:
-    """The inside of a list cut at commas between its items; where these are lists themselves, at commas behind brackets."""
+    """Splits the inside of a list at commas between its items. A list of lists is split at commas after brackets."""
     comma = "]," if inner.lstrip().startswith("[") else ","
     start = 0
     while len(inner) - start > PIECE and (end := inner.find(comma, start + PIECE)) >= 0:
@@ -109,7 +112,7 @@ def pieces(inner: str) -> Iterator[str]:
 
 
 def levels(document: Any) -> int:
-    """How deep arrays and objects are nested, without recursion."""
+    """Returns how deep arrays and objects are nested, without recursion."""
     depth, layer = 0, [document]
     while layer := [item for item in layer if isinstance(item, (list, dict))]:
         depth += 1
@@ -121,7 +124,7 @@ encode = json.JSONEncoder(separators=(",", ":"), check_circular=False, allow_nan
 
 
 def encode_list(items: Sequence[Any]) -> str:
-    """A list as JSON, encoded in pieces between which other threads have their turn."""
+    """Encodes a list in pieces, so that other threads can run in between."""
     if len(items) <= MAX_UNSPLIT_ITEMS:
         return encode(items)
     pieces = (encode(items[i : i + MAX_UNSPLIT_ITEMS])[1:-1] for i in range(0, len(items), MAX_UNSPLIT_ITEMS))

@@ -1,4 +1,4 @@
-"""Rows of JSON documents to arrays and back, checked by hand: what is accepted is exact, what is refused is told where."""
+"""Decodes and validates rows in JSON, and encodes probabilities. Every invalid value is reported with its JSON pointer."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -14,41 +14,42 @@ from iris_wsgi.errors import MOST_FAULTS, Fault, NotValid, PredictFailed
 
 Array = NDArray[np.float32]
 
-# The largest double that rounds to a finite float32: the next one lies half a step above the largest float32. It is compared
-# with <=, for an integer between the two would be rounded up to the second on its way.
+# The largest double that rounds to a finite float32. Values are compared with <= this one: < with the next double would round
+# integers between the two.
 FLOAT32_MAX = 3.4028235677973362e38
 NUMBERS = {int, float}
 
 
-def decode_rows(body: bytes, width: int, most: int, more: str) -> Array:
-    """`{"data": [[…], …]}` to float32 [rows, width], 1 to `most` rows; `more` tells who has too many rows what to do.
+def decode_rows(body: bytes, width: int, max_rows: int, advice: str) -> Array:
+    """Decodes `{"data": [[…], …]}` to float32 [rows, width], with 1 to `max_rows` rows.
 
-    Every number is finite after rounding to float32. Raises NotDecodable (400) or NotValid (422).
+    Every number is finite after rounding to float32. `advice` says what a client with more rows can do. Raises NotDecodable
+    (400) or NotValid (422).
     """
     document = decode_json(body)
     if type(document) is dict and len(document) == 1:
-        rows = rows_of(document.get("data"), width, most)
+        rows = rows_of(document.get("data"), width, max_rows)
         if rows is not None:
             return rows
     if levels(document) > MAX_LEVELS:
         raise too_deep()
     raise NotValid(
         "The body does not fit the schema of this route.",
-        list(islice(faults(document, width, most, more), MOST_FAULTS)),
+        list(islice(faults(document, width, max_rows, advice), MOST_FAULTS)),
     )
 
 
-def rows_of(data: Any, width: int, most: int) -> Array | None:
-    """float32 [rows, width] of 1 to `most` lists of `width` numbers; None if anything is wrong, and `data_faults` tells what."""
-    if type(data) is list and 0 < len(data) <= most and all([type(row) is list and len(row) == width for row in data]):
+def rows_of(data: Any, width: int, max_rows: int) -> Array | None:
+    """Converts 1 to `max_rows` lists of `width` numbers to float32 [rows, width], or returns None for invalid data."""
+    if type(data) is list and 0 < len(data) <= max_rows and all([type(row) is list and len(row) == width for row in data]):
         flat = list(chain.from_iterable(data)) if len(data) > 1 else data[0]
         if set(map(type, flat)) <= NUMBERS and max(flat) <= FLOAT32_MAX and min(flat) >= -FLOAT32_MAX:
             return np.array(flat, np.float32).reshape(-1, width)
     return None
 
 
-def faults(document: Any, width: int, most: int, more: str) -> Iterator[Fault]:
-    """Everything that is wrong with a document of rows, in its order. Names sent by the client are not repeated."""
+def faults(document: Any, width: int, max_rows: int, advice: str) -> Iterator[Fault]:
+    """Yields the faults of a document of rows in document order. Names that the client sent are not repeated."""
     if not isinstance(document, dict):
         yield Fault("#", 'must be an object: {"data": [[…]]}')
         return
@@ -57,19 +58,19 @@ def faults(document: Any, width: int, most: int, more: str) -> Iterator[Fault]:
     if "data" not in document:
         yield Fault("#", 'lacks the member "data"')
         return
-    yield from data_faults("#/data", document["data"], width, most, more)
+    yield from data_faults("#/data", document["data"], width, max_rows, advice)
 
 
-def data_faults(pointer: str, data: Any, width: int, most: int, more: str) -> Iterator[Fault]:
-    """Everything that is wrong with what should be a list of 1 to `most` rows of `width` numbers."""
+def data_faults(pointer: str, data: Any, width: int, max_rows: int, advice: str) -> Iterator[Fault]:
+    """Yields the faults of a value that must be a list of 1 to `max_rows` rows of `width` numbers."""
     if not isinstance(data, list) or not data:
         yield Fault(pointer, f"must be a list of rows of {width} numbers, one row at least")
         return
     if set(map(type, data)) <= NUMBERS:
         yield Fault(pointer, "is one row; it must be a list of rows, so put the row in brackets of its own: [[…]]")
         return
-    if len(data) > most:
-        yield Fault(pointer, f"has {len(data)} rows; this route takes {most} at most: {more}")
+    if len(data) > max_rows:
+        yield Fault(pointer, f"has {len(data)} rows; this route takes {max_rows} at most: {advice}")
     for i, row in enumerate(data):
         yield from row_faults(f"{pointer}/{i}", row, width)
 
@@ -88,7 +89,7 @@ def row_faults(pointer: str, row: Any, width: int) -> Iterator[Fault]:
 
 
 class Encoder:
-    """Turns probabilities [rows, classes] into the JSON answers of the web-single routes, for the class names given."""
+    """Encodes probabilities [rows, classes] as the JSON responses of the web-single routes."""
 
     def __init__(self, labels: Sequence[str]) -> None:
         self.names = [json.dumps(label) for label in labels]
@@ -112,9 +113,9 @@ class Encoder:
 
 
 def finite(probabilities: Array) -> list[list[float]]:
-    """The array as lists of doubles, each equal to its float32; JSON has no word for a value that is not finite."""
+    """Converts float32 [rows, classes] to lists of equal doubles. Raises PredictFailed for values that JSON cannot express."""
     rows: list[list[float]] = probabilities.tolist()
-    # On one row plain Python is several times faster than numpy.
+    # For one row plain Python is several times faster than numpy.
     if not (all(map(isfinite, rows[0])) if len(rows) == 1 else np.isfinite(probabilities).all()):
         raise not_finite()
     return rows
@@ -125,5 +126,5 @@ def not_finite() -> PredictFailed:
 
 
 def best(row: list[float]) -> int:
-    """The class of the highest probability; the first of equals, as numpy's argmax has it."""
+    """Returns the index of the highest probability, and of equal ones the first, like numpy's argmax."""
     return row.index(max(row))

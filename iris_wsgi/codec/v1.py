@@ -1,4 +1,4 @@
-"""KServe's first protocol: `{"instances": [[…], …]}` to rows, and probabilities to `{"predictions": [[…], …]}`."""
+"""Codec of KServe's protocol v1: `{"instances": [[…], …]}` to rows, probabilities to `{"predictions": [[…], …]}`."""
 
 from iris_wsgi.codec.json_documents import MAX_LEVELS, decode_json, encode_list, levels, too_deep
 from iris_wsgi.codec.rows import Array, data_faults, finite, rows_of
@@ -6,9 +6,9 @@ from iris_wsgi.errors import NotDecodable
 
 
 def decode_v1(body: bytes, width: int, max_rows: int) -> Array:
-    """The body of `POST /v1/models/M:predict` to float32 [rows, width], 1 to `max_rows` rows of finite numbers.
+    """Decodes the body of `POST /v1/models/M:predict` to float32 [rows, width], with 1 to `max_rows` rows of finite numbers.
 
-    An instance is a row, a list of numbers. Other members are tolerated. Raises NotDecodable (400).
+    An instance is a row: a list of numbers. Other members are ignored. Raises NotDecodable (400).
     """
     document = decode_json(body)
     if type(document) is not dict or "instances" not in document:
@@ -24,5 +24,5 @@ def decode_v1(body: bytes, width: int, max_rows: int) -> Array:
 
 
 def encode_v1(probabilities: Array) -> bytes:
-    """The answer: the probabilities [rows, classes], a list for each row. PredictFailed (500) for what is not finite."""
+    """Encodes the probabilities [rows, classes], one list per row. Raises PredictFailed (500) for a value that is not finite."""
     return f'{{"predictions":{encode_list(finite(probabilities))}}}'.encode()

@@ -1,4 +1,4 @@
-"""What members of a client's JSON objects hold: each is optional, null counts as absent, and of another type is refused."""
+"""Typed accessors of optional members in a client's JSON objects: null counts as absent, and another type is refused."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from iris_wsgi.errors import NotDecodable
 
 # Sizes and times are unsigned integers of 64 bits.
-MOST_NUMBER = 2**64 - 1
+MAX_NUMBER = 2**64 - 1
 
 
 def parameters_of(owner: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -27,13 +27,13 @@ def flag(parameters: Mapping[str, Any], name: str, place: str) -> bool | None:
 
 def number(parameters: Mapping[str, Any], name: str, place: str) -> int | None:
     found = parameters.get(name)
-    if found is not None and (type(found) is not int or not 0 <= found <= MOST_NUMBER):
-        raise NotDecodable(f"{place}/{name} must be a whole number from 0 to {MOST_NUMBER}.")
+    if found is not None and (type(found) is not int or not 0 <= found <= MAX_NUMBER):
+        raise NotDecodable(f"{place}/{name} must be a whole number from 0 to {MAX_NUMBER}.")
     return found
 
 
 def string(owner: Mapping[str, Any], name: str, place: str) -> str | None:
-    """A text that can be sent back: half of a surrogate pair cannot."""
+    """Returns a string that can be sent back. Half of a surrogate pair cannot."""
     found = owner.get(name)
     if found is not None and (type(found) is not str or (not found.isascii() and any("\ud800" <= c <= "\udfff" for c in found))):
         raise NotDecodable(f"{place}/{name} must be a string of whole characters.")

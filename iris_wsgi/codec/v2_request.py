@@ -1,4 +1,4 @@
-"""Requests of the Open Inference Protocol v2: bodies to arrays, as pure functions of bytes and of what a model takes."""
+"""Decoder of Open Inference Protocol v2 requests: bodies to arrays that match the signature of a model."""
 
 from collections.abc import Container, Iterable, Mapping
 from math import prod
@@ -14,7 +14,7 @@ HEADER = "Inference-Header-Content-Length"
 
 
 class TensorSpec(NamedTuple):
-    """An input or output of a model as the protocol tells it; -1 in the shape is any size, and rows where it comes first."""
+    """An input or output of a model. In the shape, -1 is any size; as the first dimension it is the number of rows."""
 
     name: str
     datatype: str
@@ -22,7 +22,7 @@ class TensorSpec(NamedTuple):
 
 
 class ModelSignature(NamedTuple):
-    """What the codec must know of a model; `labels` names the last dimension of those outputs that have as many classes."""
+    """The inputs and outputs of a model. `labels` names the classes of outputs whose last dimension has that many."""
 
     name: str
     version: str
@@ -32,7 +32,7 @@ class ModelSignature(NamedTuple):
 
 
 class RequestedOutput(NamedTuple):
-    """An output that is asked for: in binary or not, and how many classes as value:index:label (0: the tensor itself)."""
+    """A requested output. `classes` is the number of classes as value:index:label; 0 requests the tensor itself."""
 
     spec: TensorSpec
     binary: bool
@@ -40,7 +40,7 @@ class RequestedOutput(NamedTuple):
 
 
 class InferenceRequest(NamedTuple):
-    """A decoded infer request: arrays by the names of inputs, outputs in the order wanted, the caller's timeout in µs if any."""
+    """A decoded inference request: arrays by input name, the requested outputs in order, and the client's timeout in µs."""
 
     id: str | None
     inputs: dict[str, Tensor]
@@ -50,12 +50,12 @@ class InferenceRequest(NamedTuple):
 
 
 def decode_infer(body: bytes, header_length: str | None, served: ModelSignature, max_rows: int) -> InferenceRequest:
-    """The body of `POST …/infer`; `header_length` is the field Inference-Header-Content-Length, None where there is none.
+    """Decodes the body of `POST …/infer`. `header_length` is the value of Inference-Header-Content-Length, or None.
 
-    Every input of the model is there once, in its datatype and shape, with 1 to `max_rows` rows and finite values. Arrays of
-    binary inputs are read-only and may be the body's own memory. Claims are compared with the body before anything is made of
-    them. Raises NotDecodable (400). Sources: kserve/open-inference-protocol; Triton's extensions for binary data,
-    classification and parameters.
+    Every input of the model must occur once, in its datatype and shape, with 1 to `max_rows` rows and finite values. Arrays of
+    binary inputs are read-only and may share the memory of the body. Claimed sizes are compared with the body before memory is
+    allocated. Raises NotDecodable (400). Sources: kserve/open-inference-protocol, and Triton's extensions for binary data,
+    classification, and parameters.
     """
     json_bytes = header_bytes(header_length, len(body))
     if json_bytes == 0:
@@ -68,27 +68,27 @@ def decode_infer(body: bytes, header_length: str | None, served: ModelSignature,
     parameters = parameters_of(document, "#")
     outputs = decode_outputs(document, served, flag(parameters, "binary_data_output", "#/parameters"))
     timeout = number(parameters, "timeout", "#/parameters") or None
-    # Tolerated members are nobody's to look at. The tensors' data were taken out of the document as they were read.
+    # Only unknown members are left to check: the data of the tensors were removed from the document when they were decoded.
     if levels(document) > MAX_LEVELS:
         raise too_deep()
     return InferenceRequest(string(document, "id", "#"), inputs, outputs, timeout)
 
 
-def header_bytes(told: str | None, body_bytes: int) -> int | None:
-    """How many bytes of the body are JSON; None is all, with nothing behind them."""
-    if told is None:
+def header_bytes(header_length: str | None, body_bytes: int) -> int | None:
+    """Returns the number of JSON bytes in the body. None means that the whole body is JSON."""
+    if header_length is None:
         return None
-    if not (told.isascii() and told.isdigit()):
+    if not (header_length.isascii() and header_length.isdigit()):
         raise NotDecodable(f"{HEADER} must be a number of bytes in the digits 0 to 9, with nothing around them.")
-    # A number of more digits than the limit has is over it, and int() refuses thousands of them.
-    digits = told.lstrip("0") or "0"
+    # int() refuses a number of thousands of digits. A number with more digits than the limit is over the limit.
+    digits = header_length.lstrip("0") or "0"
     if len(digits) > len(str(body_bytes)) or int(digits) > body_bytes:
         raise NotDecodable(f"{HEADER} is over the length of the body; it counts the bytes of the JSON part alone, uncompressed.")
     return int(digits)
 
 
 def decode_raw(body: bytes, served: ModelSignature, max_rows: int) -> InferenceRequest:
-    """A body that is nothing but the one input's binary tensor, of which size tells the shape; all outputs go out in binary."""
+    """Decodes a body that consists of the binary tensor of the only input. All outputs are returned in binary."""
     spec = served.inputs[0]
     if len(served.inputs) != 1 or spec.datatype == "BYTES" or spec.shape.count(-1) > 1:
         raise NotDecodable(
@@ -101,12 +101,12 @@ def decode_raw(body: bytes, served: ModelSignature, max_rows: int) -> InferenceR
     check_rows(shape, spec, max_rows, "The body of a raw request")
     tensor = v2_tensors.from_binary(memoryview(body), spec.datatype, shape, "The body")
     return InferenceRequest(
-        None, {spec.name: tensor}, tuple(RequestedOutput(one, True) for one in served.outputs), None, raw=True
+        None, {spec.name: tensor}, tuple(RequestedOutput(spec, True) for spec in served.outputs), None, raw=True
     )
 
 
 def decode_inputs(document: dict[str, Any], served: ModelSignature, max_rows: int, tail: memoryview | None) -> dict[str, Tensor]:
-    """Arrays by name; `data` is taken out of the document, and binary tensors out of `tail`, to its last byte."""
+    """Returns the arrays by name. Removes `data` from the document. Binary tensors must fill `tail` to its last byte."""
     entries = document.get("inputs")
     if type(entries) is not list:
         raise NotDecodable("#/inputs must be a list of the model's inputs: objects with name, datatype, shape and data.")
@@ -137,7 +137,7 @@ def decode_inputs(document: dict[str, Any], served: ModelSignature, max_rows: in
 
 
 def named(entry: Any, specs: Mapping[str, TensorSpec], found: Container[str], place: str) -> TensorSpec:
-    """Which of `specs` an object means; it must be none of those found before."""
+    """Returns the spec that an entry names. Raises NotDecodable for an unknown name, and for one in `found`."""
     name = entry.get("name") if type(entry) is dict else None
     if type(name) is not str:
         raise NotDecodable(f'{place} must be an object whose "name" is a string.')
@@ -153,7 +153,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def shape_of(entry: Mapping[str, Any], spec: TensorSpec, max_rows: int, place: str) -> Shape:
-    """The shape that an input claims, which is one the model takes; its datatype is the model's too."""
+    """Returns the claimed shape of an input. Raises NotDecodable if the model does not take its shape or datatype."""
     if entry.get("datatype") != spec.datatype:
         raise NotDecodable(f"{place}/datatype must be {spec.datatype}, which is what the model takes.")
     claimed = entry.get("shape")
@@ -161,7 +161,7 @@ def shape_of(entry: Mapping[str, Any], spec: TensorSpec, max_rows: int, place: s
         type(claimed) is not list
         or len(claimed) != len(spec.shape)
         or not set(map(type, claimed)) <= {int}
-        or not all(one > 0 if size == -1 else one == size for one, size in zip(claimed, spec.shape, strict=True))
+        or not all(found > 0 if size == -1 else found == size for found, size in zip(claimed, spec.shape, strict=True))
     ):
         wanted = ", ".join("n" if size == -1 else str(size) for size in spec.shape)
         raise NotDecodable(f"{place}/shape must be [{wanted}], in whole numbers{', n at least 1' if -1 in spec.shape else ''}.")
@@ -176,7 +176,10 @@ def check_rows(shape: Shape, spec: TensorSpec, max_rows: int, place: str) -> Non
 
 
 def binary_size(entry: Mapping[str, Any], place: str, left: int | None) -> int | None:
-    """How many bytes behind the JSON part are this input's, of the `left` that no input before it has taken; None is not any."""
+    """Returns the size of this input's binary tensor, or None if its data are in the JSON part.
+
+    `left` is the number of bytes after the JSON part that no earlier input has used. It is None if there are none.
+    """
     parameters = tensor_parameters(entry, place)
     size = number(parameters, "binary_data_size", f"{place}/parameters")
     if size is not None and left is None:
@@ -189,7 +192,7 @@ def binary_size(entry: Mapping[str, Any], place: str, left: int | None) -> int |
 def decode_outputs(
     document: Mapping[str, Any], served: ModelSignature, binary_default: bool | None
 ) -> tuple[RequestedOutput, ...]:
-    """The outputs that the request names, in its order; all of the model's if it names none."""
+    """Returns the outputs that the request names, in its order, or all outputs of the model if it names none."""
     entries = document.get("outputs")
     if entries is None or entries == []:
         entries = [{"name": spec.name} for spec in served.outputs]
@@ -205,10 +208,10 @@ def decode_outputs(
         classes = number(parameters, "classification", f"{place}/parameters") or 0
         if classes and not has_classes(spec):
             raise NotDecodable(f"{place}/parameters/classification needs an output of numbers in the shape [rows, classes].")
-        wanted = RequestedOutput(spec, bool(binary_default if binary is None else binary), classes)
-        if spec.datatype == "FP16" and not (wanted.binary or classes):
+        output = RequestedOutput(spec, bool(binary_default if binary is None else binary), classes)
+        if spec.datatype == "FP16" and not (output.binary or classes):
             raise NotDecodable(f"{place} is of datatype FP16, which is sent as binary data only: set binary_data to true.")
-        found[spec.name] = wanted
+        found[spec.name] = output
     return tuple(found.values())
 
 

@@ -1,4 +1,4 @@
-"""Answers of the Open Inference Protocol v2: arrays to bodies, as JSON, in binary or as classes."""
+"""Encoder of Open Inference Protocol v2 responses: arrays as JSON, as binary tensors, or as classes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,40 +11,41 @@ from iris_wsgi.codec.v2_tensors import DTYPES, Tensor, to_binary, to_json
 
 
 def encode_infer(request: InferenceRequest, served: ModelSignature, outputs: Mapping[str, Tensor]) -> tuple[bytes, int | None]:
-    """The body that answers `request`, and its field Inference-Header-Content-Length; None where all of it is JSON.
+    """Encodes the response to `request`. Returns the body, and the value of Inference-Header-Content-Length.
 
-    `outputs` are arrays by name in the shapes of `served`, more of them than wanted if need be. With a length the media type
-    is application/octet-stream, else application/json. Raises PredictFailed (500) for a value that is not finite.
+    The latter is None if the whole body is JSON. With a length the media type is application/octet-stream, otherwise
+    application/json. `outputs` has at least the requested arrays, by name, in the shapes of `served`. Raises PredictFailed
+    (500) for a value that is not finite.
     """
-    told, parts = [], []
-    for wanted in request.outputs:
-        tensor, datatype = np.asarray(outputs[wanted.spec.name]), wanted.spec.datatype
+    entries, parts = [], []
+    for output in request.outputs:
+        tensor, datatype = np.asarray(outputs[output.spec.name]), output.spec.datatype
         if datatype in ("FP16", "FP32", "FP64") and not np.isfinite(tensor).all():
             raise not_finite()
-        if wanted.classes:
-            tensor, datatype = classified(tensor, wanted.classes, served.labels), "BYTES"
-        answer: dict[str, object] = {"name": wanted.spec.name, "datatype": datatype, "shape": tensor.shape}
-        if wanted.binary:
+        if output.classes:
+            tensor, datatype = classified(tensor, output.classes, served.labels), "BYTES"
+        entry: dict[str, object] = {"name": output.spec.name, "datatype": datatype, "shape": tensor.shape}
+        if output.binary:
             parts.append(to_binary(tensor, datatype))
-            answer["parameters"] = {"binary_data_size": len(parts[-1])}
-        # The data, which may be long, are put in beside the encoder's own work.
-        data = "" if wanted.binary else f',"data":{encode_list(to_json(tensor, datatype))}'
-        told.append(f"{encode(answer)[:-1]}{data}}}")
+            entry["parameters"] = {"binary_data_size": len(parts[-1])}
+        # The data may be long, so they are not encoded with the rest of the entry.
+        data = "" if output.binary else f',"data":{encode_list(to_json(tensor, datatype))}'
+        entries.append(f"{encode(entry)[:-1]}{data}}}")
     names = {"model_name": served.name, "model_version": served.version}
     start = encode({**names, **({} if request.id is None else {"id": request.id})})
-    document = f'{start[:-1]},"outputs":[{",".join(told)}]}}'.encode()
+    document = f'{start[:-1]},"outputs":[{",".join(entries)}]}}'.encode()
     return (b"".join((document, *parts)), len(document)) if parts else (document, None)
 
 
-def classified(tensor: Tensor, most: int, labels: Sequence[str]) -> Tensor:
-    """The `most` highest of each row [rows, classes] as "value:index:label", by value and of equals by index.
+def classified(tensor: Tensor, max_classes: int, labels: Sequence[str]) -> Tensor:
+    """Returns the `max_classes` highest values of each row [rows, classes] as "value:index:label", like Triton.
 
-    No label where there are not as many as classes; no more columns than classes, as Triton has it. A value is written as
-    JSON would, and so reads back exactly.
+    They are sorted by value, and equal values by index. The label is omitted if the numbers of labels and classes differ.
+    There are no more columns than classes. Values are written as in JSON, so they are read back exactly.
     """
     classes = tensor.shape[1]
-    # A stable sort of the mirrored row puts equals last index first, and the mirror of that first index first.
-    order = (classes - 1 - np.argsort(tensor[:, ::-1], axis=1, kind="stable")[:, ::-1])[:, :most]
+    # A stable sort of the reversed row orders equal values by falling index. Reversing the result orders them by rising index.
+    order = (classes - 1 - np.argsort(tensor[:, ::-1], axis=1, kind="stable")[:, ::-1])[:, :max_classes]
     values = np.take_along_axis(tensor, order, axis=1)
     ends = [f":{i}:{label}" for i, label in enumerate(labels)] if len(labels) == classes else [f":{i}" for i in range(classes)]
     written = [f"{value!r}{ends[i]}" for value, i in zip(values.ravel().tolist(), order.ravel().tolist(), strict=True)]

@@ -1,4 +1,4 @@
-"""Tensors of the Open Inference Protocol v2: from JSON or bytes to arrays and back, each value checked."""
+"""Codec of Open Inference Protocol v2 tensors: JSON or binary to arrays and back, with every value validated."""
 
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +15,7 @@ from iris_wsgi.errors import NotDecodable
 Tensor = NDArray[Any]
 Shape = tuple[int, ...]
 
-# Little-endian, as the protocol has it. The elements of a BYTES tensor are Python's bytes, or text that goes out as UTF-8.
+# Little-endian, as the protocol requires. The elements of a BYTES tensor are bytes, or strings that are sent as UTF-8.
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
     "UINT8": np.dtype("u1"),
@@ -34,48 +34,52 @@ DTYPES: dict[str, np.dtype[Any]] = {
 length_of: Callable[[int], bytes] = struct.Struct("<I").pack
 
 
-class Range(NamedTuple):
-    """What numbers a datatype takes in JSON: their Python types, the least, the most, and how to say that."""
+class ValueRange(NamedTuple):
+    """The numbers that a datatype takes in JSON: their Python types, the bounds, and the range in words."""
 
     types: set[type]
-    least: float
-    most: float
+    min: float
+    max: float
     words: str
 
 
-def whole(datatype: str) -> Range:
+def integer_range(datatype: str) -> ValueRange:
     limits = np.iinfo(DTYPES[datatype])
-    return Range({int}, int(limits.min), int(limits.max), f"a whole number from {limits.min} to {limits.max}")
+    return ValueRange({int}, int(limits.min), int(limits.max), f"a whole number from {limits.min} to {limits.max}")
 
 
 # FP16 is missing: the protocol has it in binary only.
 RANGES = {
-    "BOOL": Range({bool}, False, True, "true or false"),
-    **{name: whole(name) for name in DTYPES if "INT" in name},
-    "FP32": Range(NUMBERS, -FLOAT32_MAX, FLOAT32_MAX, "a number that is finite as a 32-bit float: at most 3.4028235e38 in size"),
-    "FP64": Range(NUMBERS, -1.7976931348623157e308, 1.7976931348623157e308, "a number of at most 1.7976931348623157e308 in size"),
+    "BOOL": ValueRange({bool}, False, True, "true or false"),
+    **{name: integer_range(name) for name in DTYPES if "INT" in name},
+    "FP32": ValueRange(
+        NUMBERS, -FLOAT32_MAX, FLOAT32_MAX, "a number that is finite as a 32-bit float: at most 3.4028235e38 in size"
+    ),
+    "FP64": ValueRange(
+        NUMBERS, -1.7976931348623157e308, 1.7976931348623157e308, "a number of at most 1.7976931348623157e308 in size"
+    ),
 }
 
 
 def from_json(data: Any, datatype: str, shape: Shape, place: str) -> Tensor:
-    """JSON `data`, flat or nested as `shape` tells, row-major, to an array of this shape, no dimension of which is 0.
+    """Decodes JSON `data`, flat or nested like `shape`, row-major, to an array of this shape. No dimension may be 0.
 
-    Numbers are exact: integers within the datatype's range for integers, true and false for BOOL and nothing else, floats
-    finite after rounding, strings for BYTES. Else NotDecodable, whose sentence begins with `place`.
+    Integers must be within the range of the datatype. BOOL takes true and false only, and BYTES strings only. Floats must be
+    finite after rounding. Raises NotDecodable, whose message begins with `place`, for everything else.
     """
     flat = flattened(data, shape, place)
     if datatype == "BYTES":
         return strings_of(flat, shape, place)
     if datatype not in RANGES:
         raise NotDecodable(f"{place} cannot hold {datatype}, which JSON has no form for; send the tensor as binary data.")
-    types, least, most, words = RANGES[datatype]
-    if not (set(map(type, flat)) <= types and least <= min(flat) and max(flat) <= most):
-        refuse(place, shape, (type(v) in types and least <= v <= most for v in flat), f"must be {words}")
+    types, low, high, words = RANGES[datatype]
+    if not (set(map(type, flat)) <= types and low <= min(flat) and max(flat) <= high):
+        refuse(place, shape, (type(v) in types and low <= v <= high for v in flat), f"must be {words}")
     return np.array(flat, DTYPES[datatype]).reshape(shape)
 
 
 def flattened(data: Any, shape: Shape, place: str) -> list[Any]:
-    """The values of `data` in one list that is as long as `shape` wants it; they themselves are not looked at."""
+    """Returns the values of `data` in one list of the length that `shape` requires. The values are not validated."""
     if type(data) is not list:
         raise NotDecodable(f"{place} must be a list of values, flat or nested as the shape tells.")
     level = data
@@ -100,10 +104,10 @@ def strings_of(flat: list[Any], shape: Shape, place: str) -> Tensor:
 
 
 def from_binary(part: memoryview, datatype: str, shape: Shape, place: str) -> Tensor:
-    """The bytes of a binary tensor to a read-only array of `shape`, no dimension of which is 0, without a copy where possible.
+    """Decodes a binary tensor to a read-only array of `shape`, without a copy if possible. No dimension may be 0.
 
-    Floats must be finite, BOOL is 0 or 1, and BYTES is a little-endian uint32 length and the bytes for each element. Else, and
-    where `part` is longer or shorter than that, NotDecodable, whose sentence begins with `place`.
+    Floats must be finite, and BOOL must be 0 or 1. BYTES has a little-endian uint32 length before each element. Raises
+    NotDecodable, whose message begins with `place`, for other values and if `part` has another length.
     """
     if datatype == "BYTES":
         return objects(list(elements(part, prod(shape), place)), shape)
@@ -118,7 +122,7 @@ def from_binary(part: memoryview, datatype: str, shape: Shape, place: str) -> Te
             refuse(place, shape, (numbers <= 1).tolist(), "must be the byte 0 or 1")
         return numbers.view(dtype).reshape(shape)
     tensor = np.frombuffer(part, dtype)
-    # JSON of any length stands before it. A copy costs less than any one pass over values that lie across words.
+    # The JSON part before it can have any length. A copy costs less than one pass over unaligned values.
     tensor = (tensor if tensor.flags.aligned else tensor.copy()).reshape(shape)
     if dtype.kind == "f" and not np.isfinite(tensor).all():
         refuse(place, shape, np.isfinite(tensor).ravel().tolist(), "must be finite, no NaN and no infinity")
@@ -126,8 +130,8 @@ def from_binary(part: memoryview, datatype: str, shape: Shape, place: str) -> Te
 
 
 def elements(part: memoryview, count: int, place: str) -> Iterator[bytes]:
-    """The elements of a binary BYTES tensor; NotDecodable unless `count` of them fill `part` to its end."""
-    # Each takes four bytes at least: so no count that is claimed takes more time or memory than the body it came in.
+    """Yields the elements of a binary BYTES tensor. Raises NotDecodable unless `count` of them fill `part` to its end."""
+    # Each element takes at least four bytes, so a claimed count cannot cost more time or memory than the body itself.
     if count * 4 > len(part):
         raise NotDecodable(f"{place} has fewer bytes of binary data than the lengths of its elements alone take, 4 each.")
     offset = 0
@@ -147,22 +151,22 @@ def objects(values: list[bytes], shape: Shape) -> Tensor:
     return tensor.reshape(shape)
 
 
-def refuse(place: str, shape: Shape, fine: Iterable[bool], must: str) -> NoReturn:
-    """Raises NotDecodable for the first value, in row-major order, that is not fine."""
-    index = next(i for i, one in enumerate(fine) if not one)
+def refuse(place: str, shape: Shape, valid: Iterable[bool], must: str) -> NoReturn:
+    """Raises NotDecodable for the first value, in row-major order, that is not valid."""
+    index = next(i for i, is_valid in enumerate(valid) if not is_valid)
     if len(shape) == 2:
         raise NotDecodable(f"{place}, row {index // shape[1]}, column {index % shape[1]} (counted from 0), {must}.")
     raise NotDecodable(f"{place}, value {index} (counted from 0, row-major), {must}.")
 
 
 def to_json(tensor: Tensor, datatype: str) -> list[Any]:
-    """The values of an array in a flat list for JSON, row-major; floats are doubles, each equal to the array's value."""
+    """Returns the values of an array in a flat, row-major list for JSON. Floats become equal doubles."""
     flat: list[Any] = tensor.ravel().tolist()
     return [v if isinstance(v, str) else v.decode() for v in flat] if datatype == "BYTES" else flat
 
 
 def to_binary(tensor: Tensor, datatype: str) -> bytes | memoryview:
-    """The array as a binary tensor: its own memory where that is little-endian and without gaps, else a copy."""
+    """Encodes an array as a binary tensor: its own memory if that is little-endian and contiguous, otherwise a copy."""
     if datatype == "BYTES":
         encoded = [v.encode() if isinstance(v, str) else v for v in tensor.ravel().tolist()]
         return b"".join(chain.from_iterable((length_of(len(v)), v) for v in encoded))

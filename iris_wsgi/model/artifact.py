@@ -1,4 +1,4 @@
-"""A model's folder: golden.json, and with its help every other file checked before it is used."""
+"""The artifact of a model: its folder, and golden.json, whose checksums every other file is compared with."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ Read = Callable[[str], bytes]
 
 
 class GoldenRow(NamedTuple):
-    """One golden row with the label and the probabilities that the model must give for it."""
+    """A row with the label and the probabilities that the model must predict for it."""
 
     row: list[float]
     label: str
@@ -21,9 +21,9 @@ class GoldenRow(NamedTuple):
 
 
 class ArtifactManifest(NamedTuple):
-    """golden.json: which file is the model, the SHA-256 of each file, the rows to try and how far an answer may be off.
+    """golden.json: the file of the model, the SHA-256 of each file, the golden rows, and the tolerance of their probabilities.
 
-    Its own SHA-256 is the seal of the folder, since it holds those of all other files.
+    Its own SHA-256 is the seal of the folder, because it contains those of all other files.
     """
 
     model: str
@@ -33,33 +33,32 @@ class ArtifactManifest(NamedTuple):
     seal: str
 
 
-def read_file(path: Path, most: int | None = None) -> bytes:
-    """Raises BadModel, also where there are more than `most` bytes."""
+def read_file(path: Path, max_bytes: int | None = None) -> bytes:
+    """Returns the content of a file. Raises BadModel, also for a file of more than `max_bytes`."""
     try:
         with path.open("rb") as file:
-            return file.read() if most is None else within(str(path), file.read(most + 1), most)
+            return file.read() if max_bytes is None else check_size(str(path), file.read(max_bytes + 1), max_bytes)
     except OSError as error:
-        # Most often the folder is another one than was meant.
+        # The usual cause is a wrong folder.
         hint = "; IRIS_MODEL_DIR names the folder of a model" if path.name == GOLDEN else ""
         raise BadModel(f"{path} cannot be read: {error.strerror}{hint}") from None
 
 
-def within(where: str, content: bytes, most: int) -> bytes:
-    if len(content) > most:
-        raise BadModel(f"{where} is over {most} bytes")
+def check_size(where: str, content: bytes, max_bytes: int) -> bytes:
+    if len(content) > max_bytes:
+        raise BadModel(f"{where} is over {max_bytes} bytes")
     return content
 
 
 def read_all(read: Read, where: str, seal: str = "") -> tuple[ArtifactManifest, dict[str, bytes]]:
-    """What golden.json says, and every file that it names by name, whose SHA-256 is as it says.
+    """Returns golden.json, and the content of every file that it names, by name, after comparing the SHA-256 of each.
 
-    `read` gives the bytes of a file of the folder that `where` names; golden.json must have the `seal`, where one is given.
-    Raises BadModel.
+    `read` returns the content of a file in the folder `where`. If a `seal` is given, golden.json must have it. Raises BadModel.
     """
     content = read(GOLDEN)
     golden = parse_golden(content, f"{where}/{GOLDEN}")
     if seal and golden.seal != seal:
-        raise BadModel(f"{where} is sealed with {golden.seal}, wanted is {seal}: it holds another model")
+        raise BadModel(f"{where} is sealed with {golden.seal}, expected is {seal}: the folder has another model")
     files = {GOLDEN: content}
     for name, digest in golden.files.items():
         files[name] = read(name)
@@ -78,7 +77,7 @@ def sha256(content: bytes) -> str:
 
 
 def manifest_digest(folder: Path) -> str:
-    """The digest of the model in a folder, as its golden.json has it. Raises BadModel."""
+    """Returns the digest of the model in a folder, according to its golden.json. Raises BadModel."""
     golden = parse_golden(read_file(folder / GOLDEN), str(folder / GOLDEN))
     return f"sha256:{golden.files.get(golden.model, '')}"
 
@@ -89,7 +88,7 @@ def fast_folder(whole: Path, named: str) -> Path:
 
 
 def member_folders(whole: Path) -> dict[str, Path]:
-    """The folders of the models of one species beside the whole one, by species, in the order of their names."""
+    """Returns the folders of the members of the ensemble by species, sorted by name."""
     return {folder.name: folder for folder in sorted((whole / "members").glob("*/")) if folder.is_dir()}
 
 

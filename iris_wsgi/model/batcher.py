@@ -1,4 +1,4 @@
-"""Micro-batching: single rows that wait at the same time become one run of the model."""
+"""Dynamic batching: single rows of concurrent requests share one run of the model."""
 
 import threading
 from collections import deque
@@ -14,7 +14,7 @@ from iris_wsgi.resilience.deadline import PARSED, RAN
 
 
 class PendingRow:
-    """One row, and the answer to it once it is there."""
+    """A row that waits for its run, and its result."""
 
     def __init__(self, rows: Array, until: float) -> None:
         self.rows, self.until = rows, until

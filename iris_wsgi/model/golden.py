@@ -1,4 +1,4 @@
-"""The self-test that a model must pass before it is served, and how the file behind it is made for a new model."""
+"""The self-test with golden rows that a model must pass before it is served, and the command that creates golden.json."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from iris_wsgi.model.session import Model, first_line, load_model
 
 
 class TestableModel(Protocol):
-    """What can be tested: a model, or one whose halves are in two places."""
+    """A model that can be tested: a whole one, or the two halves of one."""
 
     @property
     def labels(self) -> tuple[str, ...]: ...
@@ -27,31 +27,36 @@ class TestableModel(Protocol):
 
 
 def self_test(model: TestableModel, cases: Sequence[GoldenRow], tolerance: float) -> str:
-    """Sends golden rows the way of a request: decode, predict, encode. Returns one line; raises BadModel on a mismatch."""
+    """Decodes, predicts, and encodes golden rows as a request does. Returns one line of report. Raises BadModel on a mismatch."""
     encoder = payload.Encoder(model.labels)
     rows = [case.row for case in cases]
     try:
         body = json.dumps({"data": rows}).encode()
         answer = json.loads(encoder.batch(model.predict(payload.decode_rows(body, model.width, len(rows), ""))))
     except Problem as problem:
-        places = "; ".join(f"{fault.pointer} {fault.detail}" for fault in problem.faults)
-        raise BadModel(f"the golden rows cannot be predicted: {problem.detail} {places}".strip()) from None
+        faults = "; ".join(f"{fault.pointer} {fault.detail}" for fault in problem.faults)
+        raise BadModel(f"the golden rows cannot be predicted: {problem.detail} {faults}".strip()) from None
     except Exception as error:
         raise BadModel(f"the golden rows cannot be predicted: {first_line(error)}") from error
     worst = 0.0
     for i, (case, label, probabilities) in enumerate(zip(cases, answer["labels"], answer["probabilities"], strict=True)):
         if len(case.probabilities) != len(probabilities):
-            raise BadModel(f"golden row {i} has {len(case.probabilities)} probabilities, the model gives {len(probabilities)}")
+            raise BadModel(f"golden row {i} has {len(case.probabilities)} probabilities, the model returns {len(probabilities)}")
         off = max(abs(a - b) for a, b in zip(case.probabilities, probabilities, strict=True))
-        # "not <=" rather than ">": a NaN in golden.json must not pass.
+        # "not <=" instead of ">": a NaN in golden.json must not pass.
         if label != case.label or not off <= tolerance:
-            raise BadModel(f"golden row {i} gives {label}, off by {off:.1e}; wanted {case.label} within {tolerance:g}")
+            raise BadModel(
+                f"golden row {i} has the label {label}, off by {off:.1e}; expected is {case.label} within {tolerance:g}"
+            )
         worst = max(worst, off)
     return f"{len(rows)} golden rows answered, probabilities within {worst:.1e} (allowed {tolerance:g})"
 
 
 def load_verified_model(folder: Path, seal: str = "") -> tuple[Model, ArtifactManifest, str]:
-    """A model whose files are as golden.json says and whose answers too, and one line on that. Raises BadModel."""
+    """Loads a model and compares its files and its predictions with golden.json. Returns both and one line of report.
+
+    Raises BadModel.
+    """
     model, golden = load_model(folder, seal)
     result = self_test(model, golden.cases, golden.tolerance)
     check_shapes(model, [golden.cases[0].row])
@@ -60,17 +65,17 @@ def load_verified_model(folder: Path, seal: str = "") -> tuple[Model, ArtifactMa
 
 def check_shapes(model: TestableModel, rows: Sequence[Sequence[float]]) -> None:
     """Runs the model on one row, on two rows, and on all rows. Raises BadModel if an output has another shape."""
-    for some in (rows[:1], [rows[0], rows[-1]], rows):
+    for batch in (rows[:1], [rows[0], rows[-1]], rows):
         try:
-            model.predict(np.array(some, np.float32))
+            model.predict(np.array(batch, np.float32))
         except Problem as problem:
             raise BadModel(f"the model cannot be used: {problem.detail}") from None
         except Exception as error:
-            raise BadModel(f"the model cannot be run on {len(some)} rows: {first_line(error)}") from None
+            raise BadModel(f"the model cannot be run on {len(batch)} rows: {first_line(error)}") from None
 
 
 def passes(model: TestableModel, case: GoldenRow, tolerance: float) -> bool:
-    """Whether the model still answers one golden row as it must."""
+    """Returns whether the model still predicts one golden row correctly."""
     try:
         self_test(model, [case], tolerance)
     except BadModel:
@@ -79,23 +84,23 @@ def passes(model: TestableModel, case: GoldenRow, tolerance: float) -> bool:
 
 
 def batch_difference(model: TestableModel, cases: Sequence[GoldenRow]) -> float:
-    """By how much the probabilities of golden rows alone and in a batch differ at most; 0 is the same bits."""
+    """Returns the largest difference between the probabilities of golden rows alone and in a batch; 0 means identical bits."""
     rows = np.array([case.row for case in cases], np.float32)
     alone = np.concatenate([model.predict(row[np.newaxis]) for row in rows])
     return float(np.abs(alone - model.predict(rows)).max())
 
 
 def batch_consistency(model: TestableModel, cases: Sequence[GoldenRow]) -> str:
-    """Whether a row gets the same bits alone and in a batch, in one line; caching by content and batching rely on it."""
+    """Reports in one line whether a row has the same bits alone and in a batch. Caching by content and batching require it."""
     off = batch_difference(model, cases)
     return "alone and in a batch a row " + (f"differs by up to {off:.1e}" if off else "gets the same bits")
 
 
 def seal(folder: Path, rows_file: Path | None, tolerance: float = 1e-5) -> str:
-    """Writes golden.json for the one .onnx file and the label.json in `folder`, from the model's own answers.
+    """Writes golden.json for the only .onnx file and the label.json in `folder`, from the model's own predictions.
 
-    `rows_file` is a CSV of rows to try (columns named as the features, or the first ones); without it rows are drawn from
-    the training ranges. Sealing pins what the model answers today: that these answers are right is for its author to know.
+    `rows_file` is a CSV of golden rows, with the features as column names, or as the first columns. Without it rows are drawn
+    from the training ranges. Sealing records what the model predicts today; it cannot know whether that is right.
     """
     # Imported only to seal.
     from iris_wsgi.storage.files import replace_file
@@ -120,22 +125,22 @@ def seal(folder: Path, rows_file: Path | None, tolerance: float = 1e-5) -> str:
         content = (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
         replace_file(folder / GOLDEN, content)
     except ValueError:
-        raise BadModel(f"{found[0]} answers these rows with numbers that are not finite") from None
+        raise BadModel(f"{found[0]} predicts values that are not finite for these rows") from None
     except OSError as error:
         raise BadModel(f"{folder / GOLDEN} cannot be written: {error.strerror}") from None
     return f"sealed {found[0].name} ({model.digest}) with {len(rows)} rows in {folder / GOLDEN}: seal sha256:{sha256(content)}"
 
 
 def drawn_rows(model: Model, count: int = 32) -> list[list[float]]:
-    """Seeded rows within the training ranges, or within -3 to 3 where the file gives none."""
+    """Returns seeded random rows within the training ranges, or from -3 to 3 for a feature without a range."""
     low = [-3.0 if f.min is None else f.min for f in model.features]
     high = [3.0 if f.max is None else f.max for f in model.features]
     drawn = random.Random(0)
     return [[round(drawn.uniform(*bounds), 3) for bounds in zip(low, high, strict=True)] for _ in range(count)]
 
 
-def csv_rows(path: Path, model: Model, most: int = 100) -> list[list[float]]:
-    """The first `most` rows of a CSV with a header, as finite numbers."""
+def csv_rows(path: Path, model: Model, max_rows: int = 100) -> list[list[float]]:
+    """Returns the first `max_rows` rows of a CSV with a header, as finite numbers. Raises BadModel."""
     # Imported only to seal.
     import csv
     import io
@@ -147,7 +152,7 @@ def csv_rows(path: Path, model: Model, most: int = 100) -> list[list[float]]:
         raise BadModel(f"{path} has no header of at least {model.width} columns")
     columns = [lines[0].index(n) for n in names] if set(names) <= set(lines[0]) else list(range(model.width))
     try:
-        rows = [[float(line[c]) for c in columns] for line in lines[1 : most + 1]]
+        rows = [[float(line[c]) for c in columns] for line in lines[1 : max_rows + 1]]
     except (ValueError, IndexError):
         rows = []
     if not rows or not all(math.isfinite(value) for row in rows for value in row):

@@ -1,4 +1,4 @@
-"""How long a model takes, and so which requests the I/O loop may answer itself."""
+"""The latency of a model, which decides which requests the I/O loop may answer itself."""
 
 import time
 from math import inf
@@ -8,44 +8,47 @@ import numpy as np
 
 from iris_wsgi.model.session import Model
 
-# What one request may cost the loop, in which it holds up every other connection.
+# The time that one request may take in the I/O loop, where it blocks all other connections.
 LOOP_SECONDS = 0.001
 ROWS, TIMES = 64, 5
 NEVER = -1
 
 
 class LatencyProfile(NamedTuple):
-    """Seconds of a run on one row, and of one row more in a run on many."""
+    """Seconds of a run on one row, and of each row in a run on many."""
 
     single_row: float
     per_row: float
 
-    def inline_bytes(self, most: int, row_bytes: int, beside: int = 0) -> int:
-        """How large a body may be for the loop, `most` at most, where a row has `row_bytes` at least and the rest of it `beside`.
+    def inline_bytes(self, max_bytes: int, row_bytes: int, other_bytes: int = 0) -> int:
+        """Returns the largest body that the I/O loop may process, up to `max_bytes`, or NEVER if even one row takes too long.
 
-        NEVER where a run on one row takes too long already.
+        A row has at least `row_bytes`, and the rest of the body has `other_bytes`.
         """
         if self.single_row > LOOP_SECONDS:
             return NEVER
-        return min(most, beside + max(1, int(LOOP_SECONDS / self.per_row)) * row_bytes)
+        return min(max_bytes, other_bytes + max(1, int(LOOP_SECONDS / self.per_row)) * row_bytes)
 
-    def chunk_rows(self, most: int) -> int:
-        """How many rows hold up who waits for them no longer than the loop may be; `most` where it does not wait for them."""
+    def chunk_rows(self, max_rows: int) -> int:
+        """Returns the number of rows, up to `max_rows`, whose run takes no longer than the I/O loop may be blocked.
+
+        A model that the loop does not run itself has `max_rows`.
+        """
         if self.single_row > LOOP_SECONDS:
-            return most
-        return max(1, min(most, int(LOOP_SECONDS / self.per_row)))
+            return max_rows
+        return max(1, min(max_rows, int(LOOP_SECONDS / self.per_row)))
 
 
-# Of what waits for other requests: nothing of it is for the loop.
+# For predictors that wait for other requests or servers: the I/O loop never runs them.
 BLOCKING = LatencyProfile(inf, inf)
 
 
 def measure(model: Model, row: list[float]) -> LatencyProfile:
-    """The medians of a few runs, after one that does not count; they take milliseconds, or one second of a very slow model."""
-    alone = timed(model, np.array([row], np.float32))
-    if alone > LOOP_SECONDS:
-        return LatencyProfile(alone, alone)
-    return LatencyProfile(alone, max(timed(model, np.array([row] * ROWS, np.float32)) / ROWS, 1e-9))
+    """Measures the medians of a few runs after a warm-up. It takes milliseconds, or one second for a very slow model."""
+    single_row = timed(model, np.array([row], np.float32))
+    if single_row > LOOP_SECONDS:
+        return LatencyProfile(single_row, single_row)
+    return LatencyProfile(single_row, max(timed(model, np.array([row] * ROWS, np.float32)) / ROWS, 1e-9))
 
 
 def timed(model: Model, rows: np.ndarray) -> float:

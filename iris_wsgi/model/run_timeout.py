@@ -1,4 +1,4 @@
-"""Ends runs of the model whose deadline has passed."""
+"""Terminates runs of the model whose deadline has passed."""
 
 import threading
 from collections.abc import Callable
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class RunWatchdog:
-    """Ends runs of the model at their deadlines, from one thread that sleeps until the next of them."""
+    """Terminates runs of the model at their deadlines, from one thread that sleeps until the next deadline."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -23,15 +23,15 @@ class RunWatchdog:
         self.sooner = threading.Event()
         self.thread: threading.Thread | None = None
 
-    def run(self, do: Callable[[RunOptions], T], until: float) -> T:
-        """What `do` gives with options for onnxruntime, by which its run is ended where it takes longer: DeadlineExceeded."""
+    def run(self, action: Callable[[RunOptions], T], deadline: float) -> T:
+        """Calls `action` with run options that terminate its run at `deadline` (monotonic). Raises DeadlineExceeded."""
         options, key = RunOptions(), threading.get_ident()
         with self.lock:
-            self.runs[key] = until, options
-            if until < self.wakes_at:
-                self.wake(until)
+            self.runs[key] = deadline, options
+            if deadline < self.wakes_at:
+                self.wake(deadline)
         try:
-            return do(options)
+            return action(options)
         except Exception:
             if options.terminate:
                 raise DeadlineExceeded(RAN) from None
@@ -41,7 +41,7 @@ class RunWatchdog:
                 del self.runs[key]
 
     def wake(self, at: float) -> None:
-        """The thread, which a process has only once it needs one, must look earlier than it meant to."""
+        """Makes the thread look at `at` (monotonic). The thread is started when it is first needed."""
         self.wakes_at = at
         if self.thread is None:
             self.thread = threading.Thread(target=self.watch, daemon=True, name="deadlines")

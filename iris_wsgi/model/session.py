@@ -1,4 +1,4 @@
-"""The ONNX session: a classifier read from its folder, whose files are checked before they are used."""
+"""The ONNX Runtime session of a classifier, and the metadata of its file."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from iris_wsgi.codec.rows import Array
 from iris_wsgi.errors import BadModel, BadOutput
 from iris_wsgi.model.artifact import ArtifactManifest, read_all, read_file, read_labels, read_object
 
-# From 1.29 on, onnxruntime's wheel reports to its maker unless this is set before the import.
+# Since 1.29 the wheel of onnxruntime sends telemetry unless this is set before the import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 from onnxruntime import RunOptions as RunOptions
@@ -24,7 +24,7 @@ Kind = TypeVar("Kind")
 
 
 class Feature(NamedTuple):
-    """One input: its name, its unit, and the range it had in training (None where the file does not tell)."""
+    """A feature of the input: its name, its unit, and its range in training. None means that the file does not say."""
 
     name: str
     unit: str | None = None
@@ -32,26 +32,26 @@ class Feature(NamedTuple):
     max: float | None = None
 
 
-# What a file may say of itself that others must know before they rely on it: whose other half it is, and its one species.
+# Metadata that other servers check before they use the model: the pair that a half belongs to, and the species of a member.
 IDENTITY = ("pair", "member")
 
 
 class Graph:
-    """An ONNX graph that takes float32 [rows, features], what its file says of itself, and the labels of its classes."""
+    """An ONNX graph with float32 [rows, features] as input, the metadata of its file, and the labels of its classes."""
 
     def __init__(self, content: bytes, labels: tuple[str, ...], file: str) -> None:
-        """Builds the session from the bytes themselves; `file` is the name for error messages. Raises BadModel."""
+        """Creates the session from the content of `file`, which is named in error messages. Raises BadModel."""
         self.labels = labels
         self.digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         self.session = open_session(content, file)
-        # The wrapped session: what the wrapper adds to each run is for graphics cards, and a third of a small model's time.
+        # The wrapped session: the wrapper's additions are for GPUs, and take a third of the time of a small model's run.
         self.run = getattr(self.session, "_sess", self.session).run
         self.input, self.width = only_input(self.session, file)
-        told = self.session.get_modelmeta().custom_metadata_map
-        self.name, self.version = told.get("name", Path(file).stem), told.get("version", "unknown")
-        self.features = parse_features(told.get("features"), self.width, file)
-        self.libraries: dict[str, str] = read_object(told.get("libraries", "{}"), file)
-        self.identity = {"digest": self.digest} | {name: told[name] for name in IDENTITY if name in told}
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        self.name, self.version = metadata.get("name", Path(file).stem), metadata.get("version", "unknown")
+        self.features = parse_features(metadata.get("features"), self.width, file)
+        self.libraries: dict[str, str] = read_object(metadata.get("libraries", "{}"), file)
+        self.identity = {"digest": self.digest} | {name: metadata[name] for name in IDENTITY if name in metadata}
 
 
 class Model(Graph):
@@ -63,9 +63,9 @@ class Model(Graph):
         self.output, self.is_map = probability_output(self.session, len(labels), file)
 
     def predict(self, rows: Array, options: RunOptions | None = None) -> Array:
-        """Returns probabilities [n, classes] of rows [n, features], from one run; `options` are onnxruntime's, which can end it.
+        """Returns the probabilities [n, classes] of rows [n, features] from one run, which `options` can terminate.
 
-        Raises BadOutput if the graph gives another number of rows or columns.
+        Raises BadOutput if the output has another shape.
         """
         (answer,) = self.run((self.output,), {self.input: rows}, options)
         probabilities = of_maps(answer, self.labels) if self.is_map else np.asarray(answer, np.float32)
@@ -73,20 +73,20 @@ class Model(Graph):
 
 
 def shaped(output: Array, rows: int, columns: int) -> Array:
-    """Returns the output of a graph, whose shape is [rows, columns]. Raises BadOutput for any other shape."""
+    """Returns the output of a graph. Raises BadOutput if its shape is not [rows, columns]."""
     if output.shape != (rows, columns):
-        said = f"{rows} row{'' if rows == 1 else 's'}"
-        raise BadOutput(f"The model's output for {said} has the shape {list(output.shape)}; it must be [{rows}, {columns}].")
+        count = f"{rows} row{'' if rows == 1 else 's'}"
+        raise BadOutput(f"The model's output for {count} has the shape {list(output.shape)}; it must be [{rows}, {columns}].")
     return output
 
 
 def of_maps(maps: Sequence[Mapping[Any, float]], labels: tuple[str, ...]) -> Array:
-    """Returns the rows of a ZipMap as an array, its columns in the order of the labels. Raises BadOutput."""
+    """Converts the rows of a ZipMap to an array with its columns in the order of the labels. Raises BadOutput."""
     keys = class_order(tuple(maps[0]), labels) if maps else ()
-    if any(len(one) != len(keys) for one in maps):
+    if any(len(row) != len(keys) for row in maps):
         raise BadOutput("The model's output is a ZipMap whose rows have different classes.")
     try:
-        return np.array([[one[key] for key in keys] for one in maps], np.float32).reshape(len(maps), len(keys))
+        return np.array([[row[key] for key in keys] for row in maps], np.float32).reshape(len(maps), len(keys))
     except KeyError:
         raise BadOutput("The model's output is a ZipMap whose rows have different classes.") from None
 
@@ -95,7 +95,7 @@ def of_maps(maps: Sequence[Mapping[Any, float]], labels: tuple[str, ...]) -> Arr
 def class_order(keys: tuple[Any, ...], labels: tuple[str, ...]) -> tuple[Any, ...]:
     """Returns the keys of a ZipMap in the order of the labels. Raises BadOutput if they cannot be assigned to each other.
 
-    onnxruntime sorts the keys, so their order says nothing. Numbers that label.json does not use are assigned in their order.
+    onnxruntime sorts the keys, so their order has no meaning. Numbers that label.json does not use are assigned in rising order.
     """
     by_name = {str(key): key for key in keys}
     indexes = [str(i) for i in range(len(keys))]
@@ -108,19 +108,22 @@ def class_order(keys: tuple[Any, ...], labels: tuple[str, ...]) -> tuple[Any, ..
 
 
 def load_model(folder: Path, seal: str = "") -> tuple[Model, ArtifactManifest]:
-    """Reads a model folder; each file's SHA-256 is compared before its bytes are used. Raises BadModel."""
+    """Reads a model folder, and compares the SHA-256 of each file before it is used. Raises BadModel."""
     return load(Model, folder, seal)
 
 
 def load(kind: Callable[[bytes, tuple[str, ...], str], Kind], folder: Path, seal: str) -> tuple[Kind, ArtifactManifest]:
-    """The same for any kind of graph."""
+    """Like load_model(), for any kind of graph."""
     golden, files = read_all(lambda name: read_file(folder / name), str(folder), seal)
     labels = read_labels(files["label.json"], str(folder / "label.json"))
     return kind(files[golden.model], labels, str(folder / golden.model)), golden
 
 
 def open_session(content: bytes, file: str) -> onnxruntime.InferenceSession:
-    """One thread, in sequence, no spinning: onnxruntime would size its pool by the host's cores, blind to the cgroup's quota."""
+    """Opens a session with one thread and without spinning.
+
+    By default onnxruntime has one thread per core of the host, whatever the quota of the cgroup. Raises BadModel.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
@@ -130,7 +133,7 @@ def open_session(content: bytes, file: str) -> onnxruntime.InferenceSession:
         # Without enable_fallback=0 a failure prints a banner to standard output.
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:
-        raise BadModel(f"{file} is no model that onnxruntime can load: {first_line(error)}") from None
+        raise BadModel(f"{file} is not a model that onnxruntime can load: {first_line(error)}") from None
 
 
 def first_line(error: Exception) -> str:
@@ -138,7 +141,7 @@ def first_line(error: Exception) -> str:
 
 
 def only_input(session: onnxruntime.InferenceSession, file: str) -> tuple[str, int]:
-    """Name and width of the one float input [N, features]."""
+    """Returns the name and the width of the only input, float [N, features]. Raises BadModel."""
     inputs = session.get_inputs()
     if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 2:
         found = ", ".join(f"{i.name}: {i.type} {i.shape}" for i in inputs)
@@ -150,9 +153,10 @@ def only_input(session: onnxruntime.InferenceSession, file: str) -> tuple[str, i
 
 
 def probability_output(session: onnxruntime.InferenceSession, classes: int, file: str) -> tuple[str, bool]:
-    """Name of the output that holds probabilities, and whether it is a ZipMap (a map of class to probability per row).
+    """Returns the name of the output with the probabilities, and whether it is a ZipMap (a map per row).
 
-    It is found by its type, because exporters name it as they like: a float tensor [N, classes] or a sequence of maps.
+    Exporters use different names, so the output is recognized by its type: a float tensor [N, classes] or a sequence of maps.
+    Raises BadModel.
     """
     outputs = session.get_outputs()
     maps = [o.name for o in outputs if o.type.startswith("seq(map(") and o.type.endswith(",tensor(float)))")]
@@ -168,18 +172,18 @@ def probability_output(session: onnxruntime.InferenceSession, classes: int, file
 
 
 def parse_features(text: str | None, width: int, file: str) -> tuple[Feature, ...]:
-    """The features as the file's metadata tells them, or numbered ones without a range."""
+    """Returns the features of the file's metadata, or numbered ones without a range. Raises BadModel."""
     if text is None:
         return tuple(Feature(f"feature_{i}") for i in range(width))
     try:
-        found = tuple(feature(one) for one in json.loads(text))
+        found = tuple(parse_feature(entry) for entry in json.loads(text))
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise BadModel(f"{file} has metadata in which 'features' is no list of objects with name, unit, min and max") from None
-    if len(found) != width or len({one.name for one in found}) != width:
+        raise BadModel(f"{file} has metadata in which 'features' is not a list of objects with name, unit, min and max") from None
+    if len(found) != width or len({feature.name for feature in found}) != width:
         raise BadModel(f"{file} takes {width} features, and its metadata names {len(found)} that should differ")
     return found
 
 
-def feature(told: Mapping[str, Any]) -> Feature:
-    low, high = (None if told.get(key) is None else float(told[key]) for key in ("min", "max"))
-    return Feature(str(told["name"]), told.get("unit"), low, high)
+def parse_feature(entry: Mapping[str, Any]) -> Feature:
+    low, high = (None if entry.get(key) is None else float(entry[key]) for key in ("min", "max"))
+    return Feature(str(entry["name"]), entry.get("unit"), low, high)

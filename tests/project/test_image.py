@@ -614,7 +614,7 @@ def test_a_model_that_answers_wrongly_or_was_damaged_cannot_become_an_image(runn
     )
     golden = context / "model/golden.json"
     good = golden.read_text()
-    wrong = (good.replace('"label": "setosa"', '"label": "virginica"', 1), "label.json", "wanted virginica")
+    wrong = (good.replace('"label": "setosa"', '"label": "virginica"', 1), "label.json", "expected is virginica")
     for bad, damaged, words in (
         wrong,
         (good, "prep/label.json", "prep/label.json has"),

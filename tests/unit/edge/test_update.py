@@ -268,7 +268,7 @@ SPOILT = {
     "a missing manifest": (remove("manifest.json"), r"manifest.json cannot be (read|fetched)"),
     "a wrong hash": (file_told(ONNX, sha256="0" * 64), "has another name than its files give it"),
     "a wrong size": (file_told(ONNX, bytes=len(CONTENT) - 1), f"{ONNX} is over {len(CONTENT) - 1} bytes"),
-    "golden rows that do not agree": (with_other_answers, "golden row 0 gives setosa"),
+    "golden rows that do not agree": (with_other_answers, "golden row 0 has the label setosa"),
     "another model": (with_another_model, "iris_lr.onnx has the SHA-256"),
     "another digest": (of_another_digest, "holds another model than its manifest says"),
     "no golden rows": (without_golden_rows, "has no model/golden.json"),

@@ -205,6 +205,6 @@ def test_a_seal_is_written_to_the_target_of_a_link_and_never_into_a_fifo(model_c
 
 def test_serving_under_another_seal_is_refused(capsys):
     assert main(["verify", "--model-dir", str(MODEL), "--model-seal", seal_of(FAST)]) == 1
-    assert f"{MODEL} is sealed with {seal_of(MODEL)}, wanted is {seal_of(FAST)}" in capsys.readouterr().err
+    assert f"{MODEL} is sealed with {seal_of(MODEL)}, expected is {seal_of(FAST)}" in capsys.readouterr().err
     assert main(["verify", "--model-dir", str(MODEL), "--model-seal", seal_of(MODEL)]) == 0
     assert f"seal: {seal_of(MODEL)}\n" in capsys.readouterr().out

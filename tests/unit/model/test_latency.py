@@ -17,7 +17,7 @@ def test_a_light_model_is_asked_in_the_loop_up_to_the_bound():
 
 def test_a_heavier_one_only_for_as_many_rows_as_take_a_millisecond_and_for_one_at_least():
     assert LatencyProfile(LOOP_SECONDS / 2, LOOP_SECONDS / 10).inline_bytes(16384, 20) == 200
-    assert LatencyProfile(LOOP_SECONDS, LOOP_SECONDS).inline_bytes(16384, 20, beside=100) == 120
+    assert LatencyProfile(LOOP_SECONDS, LOOP_SECONDS).inline_bytes(16384, 20, other_bytes=100) == 120
 
 
 def test_a_slow_one_never():
