@@ -151,7 +151,11 @@ def damaged(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "words"),
-    [(with_wrong_answers, "golden row 0 has the label setosa"), (damaged, "has the SHA-256"), (with_maps, "which no browser reads")],
+    [
+        (with_wrong_answers, "golden row 0 has the label setosa"),
+        (damaged, "has the SHA-256"),
+        (with_maps, "which no browser reads"),
+    ],
 )
 def test_a_model_that_no_device_should_have_is_not_put_in_and_the_old_bundle_stays(tmp_path, model_copy, spoil, words):
     before = tree(build_bundle(tmp_path / "edge", MODEL))

@@ -203,7 +203,10 @@ def test_labels_that_are_more_or_fewer_than_the_probabilities_are_refused(model_
 @pytest.mark.parametrize(
     ("case", "words"),
     [
-        ({"row": [5.1, 3.5, 1.4, 0.2], "label": "virginica", "probabilities": [0.99954, 0.0003, 0.00016]}, "expected is virginica"),
+        (
+            {"row": [5.1, 3.5, 1.4, 0.2], "label": "virginica", "probabilities": [0.99954, 0.0003, 0.00016]},
+            "expected is virginica",
+        ),
         ({"row": [5.1, 3.5, 1.4, 0.2], "label": "setosa", "probabilities": [0.9, 0.05, 0.05]}, "off by"),
         ({"row": [5.1, 3.5, 1.4, 0.2], "label": "setosa", "probabilities": [float("nan")] * 3}, "off by nan"),
         ({"row": [5.1, 3.5, 1.4, 0.2], "label": "setosa", "probabilities": [1.0, 0.0]}, "2 probabilities"),
