@@ -1,4 +1,4 @@
-"""Decodes and validates rows in JSON, and encodes probabilities. Every invalid value is reported with its JSON pointer."""
+"""Decodes and validates rows in JSON, and encodes probabilities: every invalid value is reported with its JSON pointer."""
 
 import json
 from collections.abc import Iterator, Sequence
