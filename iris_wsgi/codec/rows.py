@@ -20,6 +20,11 @@ FLOAT32_MAX = 3.4028235677973362e38
 NUMBERS = {int, float}
 
 
+def is_float32(value: float) -> bool:
+    """Returns whether a number is finite as float32; NaN is not."""
+    return -FLOAT32_MAX <= value <= FLOAT32_MAX
+
+
 def decode_rows(body: bytes, width: int, max_rows: int, advice: str) -> Array:
     """Decodes `{"data": [[…], …]}` to float32 [rows, width], with 1 to `max_rows` rows.
 
@@ -84,7 +89,7 @@ def row_faults(pointer: str, row: Any, width: int) -> Iterator[Fault]:
         for j, value in enumerate(row):
             if type(value) not in NUMBERS:
                 yield Fault(f"{pointer}/{j}", "must be a number")
-            elif not -FLOAT32_MAX <= value <= FLOAT32_MAX:
+            elif not is_float32(value):
                 yield Fault(f"{pointer}/{j}", "must be finite as a 32-bit float: at most 3.4028235e38 in size")
 
 

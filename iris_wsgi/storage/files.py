@@ -8,8 +8,8 @@ from pathlib import Path
 
 from iris_wsgi.settings import BadSetting
 
-# The suffix of an output file until it is complete.
-PARTIAL = ".partial"
+# Suffixes of an output file until it is complete, and of its conversion to another format.
+PARTIAL, WHOLE = ".partial", ".whole"
 KINDS = {
     stat.S_IFBLK: "it is a block device",
     stat.S_IFCHR: "it is a character device",

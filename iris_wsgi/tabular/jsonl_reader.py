@@ -1,4 +1,4 @@
-"""Rows of JSON lines: an object for each, or a list."""
+"""JSON Lines reader: each line is an object or a list."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -8,40 +8,40 @@ from typing import Any
 
 import numpy as np
 
-from iris_wsgi.codec.rows import FLOAT32_MAX, NUMBERS
-from iris_wsgi.tabular.record_splitter import NO_NUMBER, NOT_FINITE, NOT_UTF8, Fault
+from iris_wsgi.codec.rows import NUMBERS, is_float32
+from iris_wsgi.tabular.record_splitter import NOT_FINITE, NOT_NUMBER, NOT_UTF8, BadRow
 from iris_wsgi.tabular.scorer import Rows
 
-# What json.loads calls for each text, without what it looks for around it, which takes longer than a row.
+# json.loads without its search for white space around the document, which takes longer than a row.
 scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
-NO_JSON, NO_RECORD = "is not JSON", "is neither an object nor a list"
-NO_TEXT, MISSING = "cannot be written as text", "is missing"
+NOT_JSON, NOT_RECORD = "is not JSON", "is neither an object nor a list"
+NOT_TEXT, MISSING = "cannot be written as text", "is missing"
 
 
 class JsonReader:
-    """Text of JSON lines to rows. Features and what is kept are members of objects; of a list they are places, from 1."""
+    """Converts JSON Lines to rows. Columns are members of objects, or positions in lists, from 1."""
 
     def __init__(self, features: Sequence[str], keep: Sequence[str]) -> None:
         self.features, self.keep = features, keep
-        self.wanted = [*features, *keep]
+        self.columns = [*features, *keep]
 
     def rows(self, data: bytes, line: int) -> Rows:
-        return self.quickly(data, line) or self.carefully(data, line)
+        return self.parse_fast(data, line) or self.parse_strict(data, line)
 
-    def quickly(self, data: bytes, line: int) -> Rows | None:
-        """None if anything is unusual."""
+    def parse_fast(self, data: bytes, line: int) -> Rows | None:
+        """Parses a chunk of regular rows; returns None for anything unusual."""
         if self.keep and (b"\\ud" in data or b"\\uD" in data):
             return None
         try:
             lines = data.decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
             found = list(map(scan, lines, repeat(0)))
-            # Where each value goes as far as its line, there is one in each; and where there is none, it stops short.
+            # Each value must end where its line ends.
             if [end for _, end in found] != list(map(len, lines)):
                 return None
             records = [value for value, _ in found]
             if set(map(type, records)) != {dict}:
                 return None
-            columns = [list(map(itemgetter(name), records)) for name in self.wanted]
+            columns = [list(map(itemgetter(name), records)) for name in self.columns]
             features, kept = columns[: len(self.features)], columns[len(self.features) :]
             if not set(map(type, chain.from_iterable(features))) <= NUMBERS:
                 return None
@@ -51,50 +51,50 @@ class JsonReader:
             return None
         return Rows(values, range(line, line + len(lines)), kept, []) if np.isfinite(values).all() else None
 
-    def carefully(self, data: bytes, line: int) -> Rows:
-        """Line by line."""
+    def parse_strict(self, data: bytes, line: int) -> Rows:
+        """Parses line by line."""
         good: list[dict[str, Any]] = []
         lines: list[int] = []
-        faults: list[Fault] = []
+        bad: list[BadRow] = []
         for at, text in enumerate(data.removesuffix(b"\n").split(b"\n"), line):
             if not text.strip():
                 continue
             found = self.record(text)
-            why = next(self.faults(found), None) if isinstance(found, dict) else ("", found)
-            if why is None:
+            error = next(self.errors(found), None) if isinstance(found, dict) else ("", found)
+            if error is None:
                 good.append(found)
                 lines.append(at)
             else:
-                faults.append(Fault(at, *why))
+                bad.append(BadRow(at, *error))
         values = np.array([[record[name] for name in self.features] for record in good], np.float64)
         kept = [[record[name] for record in good] for name in self.keep]
-        return Rows(values.reshape(-1, len(self.features)).astype(np.float32), lines, kept, faults)
+        return Rows(values.reshape(-1, len(self.features)).astype(np.float32), lines, kept, bad)
 
     def record(self, text: bytes) -> Any:
-        """What a line holds by name, or what is wrong with it."""
+        """Returns the values of a line by column, or the reason for which it is invalid."""
         try:
             found = json.loads(text)
         except UnicodeDecodeError:
             return NOT_UTF8
         except (ValueError, RecursionError):
-            return NO_JSON
+            return NOT_JSON
         if isinstance(found, list):
             return {str(i): value for i, value in enumerate(found, 1)}
-        return found if isinstance(found, dict) else NO_RECORD
+        return found if isinstance(found, dict) else NOT_RECORD
 
-    def faults(self, record: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        """What is wrong with a record, by name; only the first of it counts."""
-        yield from ((name, MISSING) for name in self.wanted if name not in record)
-        yield from ((name, NO_TEXT) for name in self.keep if not is_text(record[name]))
+    def errors(self, record: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        """Yields the errors of a record with their columns; later ones assume that earlier ones are absent."""
+        yield from ((name, MISSING) for name in self.columns if name not in record)
+        yield from ((name, NOT_TEXT) for name in self.keep if not is_text(record[name]))
         for name in self.features:
             if type(value := record[name]) not in NUMBERS:
-                yield name, NO_NUMBER
-            elif not -FLOAT32_MAX <= value <= FLOAT32_MAX:
+                yield name, NOT_NUMBER
+            elif not is_float32(value):
                 yield name, NOT_FINITE
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value can be written; half a surrogate pair, which JSON can spell, is no text, and depth has its limits."""
+    """Returns whether a value can be written. Half a surrogate pair and too deep a nesting cannot."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except (UnicodeEncodeError, RecursionError):

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from iris_wsgi.settings import BadSetting
-from iris_wsgi.storage.files import PARTIAL, temporary_path
+from iris_wsgi.storage.files import PARTIAL, WHOLE, temporary_path
 
 STANDARD = "-"
 FORMATS = {"csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet"}
 # What a run keeps beside its output.
-WHOLE, RECORD = ".whole", ".run.json"
+RECORD = ".run.json"
 # The folder in which Linux lists the open descriptors of a process.
 is_descriptors = re.compile(r"/proc/(\d+)(?:/task/\d+)?/fd").fullmatch
 MAX_LINKS = 40
 
 
-class Place(NamedTuple):
+class FileSpec(NamedTuple):
     """A path, or - for a standard stream; the format; whether gzip is around it; whether it is anything but a regular file.
 
     What is not a regular file is read or written from its start to its end: nothing can be resumed, renamed or removed.
@@ -31,7 +31,7 @@ class Place(NamedTuple):
     is_stream: bool
 
 
-def place(path: str, told: str | None, otherwise: str | None, name: str) -> Place:
+def file_spec(path: str, told: str | None, otherwise: str | None, name: str) -> FileSpec:
     """By the suffixes of its name: rows.csv.gz; a stream has none, so that its format must be told or known otherwise.
 
     Raises BadSetting.
@@ -48,12 +48,12 @@ def place(path: str, told: str | None, otherwise: str | None, name: str) -> Plac
     if found == "parquet" and (packed or is_stream):
         where = "under gzip" if packed else "on a standard stream" if path == STANDARD else "in what is not a regular file"
         raise BadSetting(f"{name} cannot be Parquet {where}")
-    return Place(path, found, packed, is_stream)
+    return FileSpec(path, found, packed, is_stream)
 
 
-def output_place(path: str, told: str | None, otherwise: str | None, name: str) -> Place:
-    """Like place(), and the target of a symbolic link in place of the link. Raises BadSetting."""
-    found = place(path, told, otherwise, name)
+def output_spec(path: str, told: str | None, otherwise: str | None, name: str) -> FileSpec:
+    """Like file_spec(), and the target of a symbolic link in place of the link. Raises BadSetting."""
+    found = file_spec(path, told, otherwise, name)
     return found if found.is_stream or not os.path.islink(path) else found._replace(path=os.path.realpath(path))
 
 
@@ -85,7 +85,7 @@ def descriptor(path: str) -> tuple[int, int] | None:
     return None
 
 
-def open_output(place: Place, standard: int) -> int:
+def open_output(place: FileSpec, standard: int) -> int:
     """Returns a descriptor that writes to a stream; - is the descriptor `standard`. Raises BadSetting."""
     named = descriptor(place.path)
     try:
@@ -99,7 +99,7 @@ def open_output(place: Place, standard: int) -> int:
         raise BadSetting(f"{place.path} cannot be written: {error.strerror}") from None
 
 
-def check_apart(source: Place, target: Place, errors: Place) -> None:
+def check_apart(source: FileSpec, target: FileSpec, errors: FileSpec) -> None:
     """Raises BadSetting if a run would write over its own input, or two of its outputs into one file, whatever their names."""
     beside = {} if target.is_stream else {f"OUT{one}": target.path + one for one in (PARTIAL, WHOLE, RECORD)}
     if beside:
@@ -114,7 +114,7 @@ def check_apart(source: Place, target: Place, errors: Place) -> None:
             raise BadSetting(f"{one} and {other} are the same file")
 
 
-def path_of(place: Place, standard: int) -> str | int:
+def path_of(place: FileSpec, standard: int) -> str | int:
     return standard if place.path == STANDARD else place.path
 
 

@@ -1,4 +1,4 @@
-"""What a process of a run does: rows of a chunk out of their text, through the model, and into text again."""
+"""Scorer of a chunk: reads its rows, runs the model, and writes the predictions."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -9,78 +9,81 @@ from numpy.typing import NDArray
 from iris_wsgi.codec.rows import Array
 from iris_wsgi.errors import BadModel, BadOutput
 from iris_wsgi.model.session import Model
-from iris_wsgi.tabular.record_splitter import Fault
+from iris_wsgi.tabular.record_splitter import BadRow
 
 MODEL_FAILS = "the model fails on it"
-NO_ANSWER = "the model gives a value that is not a finite number"
+OUTPUT_NOT_FINITE = "the model gives a value that is not a finite number"
 
 
 class Rows(NamedTuple):
-    """The good rows of a chunk [n, features] and the line of each, what is kept of each of them by column, and the bad ones."""
+    """Valid rows [n, features] of a chunk, the line of each, the kept columns, and the bad rows."""
 
     values: Array
     lines: Sequence[int]
     kept: Sequence[Sequence[Any]]
-    faults: list[Fault]
+    bad_rows: list[BadRow]
 
 
-class Outcome(NamedTuple):
-    """What a chunk has come to: bytes for the output, rows by label, bad rows."""
+class ScoredChunk(NamedTuple):
+    """Output bytes of a chunk, the number of rows by label, and the bad rows."""
 
     data: bytes
     labels: dict[str, int]
-    faults: list[Fault]
+    bad_rows: list[BadRow]
 
 
-class Reader(Protocol):
-    """Text to rows; `line` is the number of its first line."""
+class RowReader(Protocol):
+    def rows(self, data: bytes, line: int) -> Rows:
+        """Parses a chunk that starts at the line number `line`."""
+        ...
 
-    def rows(self, data: bytes, line: int) -> Rows: ...
 
-
-class Writer(Protocol):
-    """How an output starts; and kept columns, the class of each row and its probabilities [n, classes] to bytes."""
+class RowWriter(Protocol):
+    """Writer of an output that begins with `start`."""
 
     start: bytes
 
-    def text(self, kept: Sequence[Sequence[Any]], classes: list[int], probabilities: Array) -> bytes: ...
+    def text(self, kept: Sequence[Sequence[Any]], classes: list[int], probabilities: Array) -> bytes:
+        """Returns the rows as bytes: the kept columns, the class of each row, and the probabilities [n, classes]."""
+        ...
 
 
 class Scorer:
-    """One chunk after another, each on its own."""
+    """Scores chunks independently of each other."""
 
-    def __init__(self, model: Model, reader: Reader, writer: Writer) -> None:
+    def __init__(self, model: Model, reader: RowReader, writer: RowWriter) -> None:
         self.model, self.reader, self.writer = model, reader, writer
 
-    def score(self, data: bytes, line: int) -> Outcome:
+    def score(self, data: bytes, line: int) -> ScoredChunk:
         rows = self.reader.rows(data, line)
         if not len(rows.values):
-            return Outcome(b"", {}, rows.faults)
-        rows, probabilities = self.predicted(rows)
+            return ScoredChunk(b"", {}, rows.bad_rows)
+        rows, probabilities = self.predict(rows)
         if not np.isfinite(probabilities).all():
             good = np.asarray(np.isfinite(probabilities).all(axis=1))
-            rows, probabilities = only(rows, good, NO_ANSWER), probabilities[good]
+            rows, probabilities = select_rows(rows, good, OUTPUT_NOT_FINITE), probabilities[good]
         classes = probabilities.argmax(axis=1)
         counts = np.bincount(classes, minlength=len(self.model.labels)).tolist()
         text = self.writer.text(rows.kept, classes.tolist(), probabilities)
-        return Outcome(text, dict(zip(self.model.labels, counts, strict=True)), rows.faults)
+        return ScoredChunk(text, dict(zip(self.model.labels, counts, strict=True)), rows.bad_rows)
 
-    def predicted(self, rows: Rows) -> tuple[Rows, Array]:
-        """The rows that the model takes, with what it gives; one by one if it fails on all together.
+    def predict(self, rows: Rows) -> tuple[Rows, Array]:
+        """Runs the model on all rows, or row by row if that fails. Returns the rows that succeed and their probabilities.
 
-        Raises BadModel if the model gives another number of rows or columns: then no answer can be assigned to its row.
+        Raises BadModel if the output has the wrong shape: then no prediction can be assigned to a row.
         """
         try:
             return rows, self.model.predict(rows.values)
         except BadOutput as error:
             raise BadModel(error.detail) from None
         except Exception:
-            answers = [self.alone(row[np.newaxis]) for row in rows.values]
-        good = np.array([answer is not None for answer in answers])
-        found = [answer for answer in answers if answer is not None]
-        return only(rows, good, MODEL_FAILS), np.concatenate([np.empty((0, len(self.model.labels)), np.float32), *found])
+            predictions = [self.predict_one(row[np.newaxis]) for row in rows.values]
+        good = np.array([prediction is not None for prediction in predictions])
+        found = [prediction for prediction in predictions if prediction is not None]
+        empty = np.empty((0, len(self.model.labels)), np.float32)
+        return select_rows(rows, good, MODEL_FAILS), np.concatenate([empty, *found])
 
-    def alone(self, row: Array) -> Array | None:
+    def predict_one(self, row: Array) -> Array | None:
         try:
             return self.model.predict(row)
         except BadOutput as error:
@@ -89,16 +92,16 @@ class Scorer:
             return None
 
 
-def only(rows: Rows, good: NDArray[np.bool_], why: str) -> Rows:
-    """The good rows of these; the others become faults."""
+def select_rows(rows: Rows, good: NDArray[np.bool_], reason: str) -> Rows:
+    """Returns the good rows; the others become bad rows with this reason."""
     at = np.flatnonzero(good).tolist()
-    faults = rows.faults + [Fault(rows.lines[i], "", why) for i in np.flatnonzero(~good).tolist()]
-    kept = [picked(column, at) for column in rows.kept]
-    return Rows(rows.values[good], [rows.lines[i] for i in at], kept, sorted(faults))
+    bad = rows.bad_rows + [BadRow(rows.lines[i], "", reason) for i in np.flatnonzero(~good).tolist()]
+    kept = [select(column, at) for column in rows.kept]
+    return Rows(rows.values[good], [rows.lines[i] for i in at], kept, sorted(bad))
 
 
-def picked(column: Sequence[Any], at: list[int]) -> Sequence[Any]:
-    """Some values of a kept column, a list or one of Arrow's arrays."""
+def select(column: Sequence[Any], at: list[int]) -> Sequence[Any]:
+    """Returns some values of a kept column, which is a list or an Arrow array."""
     if isinstance(column, list):
         return [column[i] for i in at]
     taken: Sequence[Any] = column.take(at)  # type: ignore[attr-defined]

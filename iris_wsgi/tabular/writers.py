@@ -1,4 +1,4 @@
-"""Answers as text: CSV and JSON lines, a chunk at once."""
+"""CSV and JSON Lines writers: each formats a whole chunk at once."""
 
 import json
 from collections.abc import Sequence
@@ -9,41 +9,40 @@ import numpy as np
 from iris_wsgi.codec.rows import Array
 from iris_wsgi.model.session import Model
 from iris_wsgi.settings import BadSetting
-from iris_wsgi.tabular.decimals import WRITTEN, written
+from iris_wsgi.tabular.decimals import TEXT_TYPE, format_floats
 
 LABEL, PROBABILITY, DIGEST = "label", "probability_", "model_digest"
 
-# Stands between the lines' ends for a moment, and in none of them.
-BETWEEN = "\1"
-# Types whose JSON has no line feed in it, whatever separates values.
-PLAIN = {str, int, float, bool, type(None)}
+# Separates the ends of lines during formatting; no line contains it.
+SEPARATOR = "\1"
+# Types whose JSON contains no line feed, whatever the separator of values is.
+SCALARS = {str, int, float, bool, type(None)}
+SPECIAL = '",\t\r\n'
 
-QUOTED = '",\t\r\n'
 
-
-class Lines:
-    """The lines of a text, which differ in what is kept, in the label and in the probabilities, and in nothing else."""
+class LineTemplate:
+    """Formatter of lines that differ only in the kept columns, the label, and the probabilities."""
 
     def __init__(self, before: Sequence[str], labels: Sequence[str], numbers: Sequence[str], end: str) -> None:
-        """What stands before each thing kept, each label with what stands before it, what before each number, the end."""
+        """Takes the texts before each kept column, the labels with the text before them, the texts before numbers, the end."""
         self.before, self.labels = before, labels
         self.numbers = [f"number_{i}" for i in range(len(numbers))]
-        fixed = [text.encode() for text in (*numbers, end + BETWEEN)]
+        fixed = [text.encode() for text in (*numbers, end + SEPARATOR)]
         self.fixed = {f"fixed_{i}": text for i, text in enumerate(fixed)}
         kinds = [
-            (f"fixed_{i // 2}", f"S{len(fixed[i // 2])}") if i % 2 == 0 else (f"number_{i // 2}", WRITTEN)
+            (f"fixed_{i // 2}", f"S{len(fixed[i // 2])}") if i % 2 == 0 else (f"number_{i // 2}", TEXT_TYPE)
             for i in range(2 * len(numbers) + 1)
         ]
         self.kind = np.dtype(kinds)
 
     def text(self, kept: Sequence[Sequence[str]], classes: Sequence[int], probabilities: Array) -> bytes:
+        # Every field of this uninitialized memory is written below.
         ends = np.empty(len(classes), self.kind)
         for name, text in self.fixed.items():
             ends[name] = text
-        # Nothing of this memory may stay as it was found.
-        for name, column in zip(self.numbers, written(probabilities).T, strict=True):
+        for name, column in zip(self.numbers, format_floats(probabilities).T, strict=True):
             ends[name] = column
-        tails = ends.tobytes().translate(None, b"\0").decode().split(BETWEEN)[:-1]
+        tails = ends.tobytes().translate(None, b"\0").decode().split(SEPARATOR)[:-1]
         columns: list[Sequence[str]] = []
         for before, column in zip(self.before, kept, strict=True):
             columns += [[before] * len(tails), column] if before else [column]
@@ -56,7 +55,7 @@ class Lines:
 
 
 def output_names(model: Model, keep: Sequence[str], digest: bool) -> list[str]:
-    """Returns the names of the columns of an output. Raises BadSetting if a kept column has the name of another one."""
+    """Returns the names of the output columns. Raises BadSetting if a kept column has the name of another column."""
     own = [LABEL, *(PROBABILITY + label for label in model.labels), *([DIGEST] if digest else [])]
     if twice := [name for name in keep if name in own]:
         raise BadSetting(
@@ -66,39 +65,39 @@ def output_names(model: Model, keep: Sequence[str], digest: bool) -> list[str]:
 
 
 class CsvWriter:
-    """The header, and lines that end in a line feed; quoted is what must be."""
+    """Writes a header and lines that end in a line feed; quotes a field only where necessary."""
 
     def __init__(self, model: Model, keep: Sequence[str], digest: bool, delimiter: str) -> None:
-        self.start = delimiter.join(map(quoted, output_names(model, keep, digest))).encode() + b"\n"
-        labels = [(delimiter if keep else "") + quoted(label) for label in model.labels]
+        self.start = delimiter.join(map(quote_field, output_names(model, keep, digest))).encode() + b"\n"
+        labels = [(delimiter if keep else "") + quote_field(label) for label in model.labels]
         end = (delimiter + model.digest if digest else "") + "\n"
-        self.lines = Lines([delimiter if i else "" for i in range(len(keep))], labels, [delimiter] * len(labels), end)
+        self.lines = LineTemplate([delimiter if i else "" for i in range(len(keep))], labels, [delimiter] * len(labels), end)
 
     def text(self, kept: Sequence[Sequence[Any]], classes: Sequence[int], probabilities: Array) -> bytes:
-        return self.lines.text([plain(column) for column in kept], classes, probabilities)
+        return self.lines.text([csv_fields(column) for column in kept], classes, probabilities)
 
 
-def plain(column: Sequence[Any]) -> Sequence[str]:
-    """A column as fields of CSV."""
-    texts = column if set(map(type, column)) <= {str} else [text_of(value) for value in column]
-    # One look at all of it, because nearly always there is nothing to be quoted.
+def csv_fields(column: Sequence[Any]) -> Sequence[str]:
+    """Returns the values of a column as fields of CSV."""
+    texts = column if set(map(type, column)) <= {str} else [csv_text(value) for value in column]
+    # One search in all of them, because hardly any column needs quotes.
     joined = "".join(texts)
-    return [quoted(text) for text in texts] if any(one in joined for one in QUOTED) else texts
+    return [quote_field(text) for text in texts] if any(character in joined for character in SPECIAL) else texts
 
 
-def text_of(value: Any) -> str:
-    """A value of JSON in CSV: text as it is, nothing for null, all else as JSON has it."""
+def csv_text(value: Any) -> str:
+    """Returns text unchanged, null as an empty string, and any other value as JSON."""
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def quoted(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if any(one in text for one in QUOTED) else text
+def quote_field(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if any(character in text for character in SPECIAL) else text
 
 
 class JsonWriter:
-    """An object a line, with the names that CSV has in its header."""
+    """Writes an object per line with the column names of the CSV header."""
 
     def __init__(self, model: Model, keep: Sequence[str], digest: bool) -> None:
         self.start = b""
@@ -107,15 +106,15 @@ class JsonWriter:
         labels = [f"{', ' if keep else '{'}{json.dumps(LABEL)}: {json.dumps(label)}" for label in model.labels]
         numbers = [f", {json.dumps(PROBABILITY + label)}: " for label in model.labels]
         end = (f", {json.dumps(DIGEST)}: {json.dumps(model.digest)}" if digest else "") + "}\n"
-        self.lines = Lines(before, labels, numbers, end)
+        self.lines = LineTemplate(before, labels, numbers, end)
 
     def text(self, kept: Sequence[Sequence[Any]], classes: Sequence[int], probabilities: Array) -> bytes:
-        return self.lines.text([texts_of(column) for column in kept], classes, probabilities)
+        return self.lines.text([json_values(column) for column in kept], classes, probabilities)
 
 
-def texts_of(column: Sequence[Any]) -> Sequence[str]:
-    """A column as values of JSON."""
-    if not set(map(type, column)) <= PLAIN:
+def json_values(column: Sequence[Any]) -> Sequence[str]:
+    """Returns the values of a column as JSON."""
+    if not set(map(type, column)) <= SCALARS:
         return [json.dumps(value, default=str) for value in column]
-    # All at once, a line each: only what is in a list or an object would have the same line feed in it.
+    # One call with a line feed as the separator. Only lists and objects would contain separators.
     return json.dumps(list(column), separators=("\n", ": "))[1:-1].split("\n")

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from iris_wsgi.patterns.batch.database import Name, name_of
 from iris_wsgi.setting_types import seconds, whole
 from iris_wsgi.settings import BadSetting, flag_of
-from iris_wsgi.tabular.options import add_column_flags, asked, delimiter, names
-from iris_wsgi.tabular.paths import FORMATS, STANDARD, Place, check_apart, output_place, place
+from iris_wsgi.tabular.columns import add_column_flags, delimiter, names, parse_option
+from iris_wsgi.tabular.paths import FORMATS, STANDARD, FileSpec, check_apart, file_spec, output_spec
 
 
 class MaxBad(NamedTuple):
@@ -22,14 +22,14 @@ class MaxBad(NamedTuple):
 class Options(NamedTuple):
     """A run over a file. `shard` is (i, n): only the chunks that are i modulo n."""
 
-    source: Place
-    target: Place
+    source: FileSpec
+    target: FileSpec
     features: tuple[str, ...]
     keep: tuple[str, ...]
     header: bool
     delimiter: str
     digest: bool
-    errors: Place
+    errors: FileSpec
     max_bad: MaxBad
     shard: tuple[int, int]
     checkpoint_seconds: float
@@ -92,22 +92,22 @@ def options_of(given: Mapping[str, Any]) -> Options:
         raise BadSetting(f"{wrong} is for --table")
     if not given["source"] or not given["target"]:
         raise BadSetting("batch wants IN and OUT, or --table; - is standard input or output")
-    source = place(given["source"], given["in_format"], None, "IN")
-    target = output_place(given["target"], given["out_format"], source.format, "OUT")
+    source = file_spec(given["source"], given["in_format"], None, "IN")
+    target = output_spec(given["target"], given["out_format"], source.format, "OUT")
     told = given["errors"] or (STANDARD if target.is_stream else f"{target.path}.errors.csv")
-    errors = output_place(told, "csv", None, "--errors")
+    errors = output_spec(told, "csv", None, "--errors")
     check_apart(source, target, errors)
     return Options(
         source,
         target,
-        asked(given, "features", names, ()),
-        asked(given, "keep", names, ()),
+        parse_option(given, "features", names, ()),
+        parse_option(given, "keep", names, ()),
         not given["no_header"],
         delimiter_for(given, source.format),
         given["digest"],
         errors,
-        asked(given, "max_bad", max_bad, MaxBad()),
-        asked(given, "shard", shard, (0, 1)),
+        parse_option(given, "max_bad", max_bad, MaxBad()),
+        parse_option(given, "shard", shard, (0, 1)),
         given["checkpoint"],
         given["force"],
         given["quiet"],
@@ -125,11 +125,11 @@ def table_options_of(given: Mapping[str, Any], url: str) -> TableOptions:
             raise BadSetting("names of tables and columns must be printable text")
     return TableOptions(
         name_of(given["table"]),
-        asked(given, "key", names, ()),
-        asked(given, "features", names, ()),
+        parse_option(given, "key", names, ()),
+        parse_option(given, "features", names, ()),
         given["redo_older"],
-        asked(given, "chunk", whole(1, 1_000_000), 5000),
-        asked(given, "max_bad", max_bad, MaxBad()),
+        parse_option(given, "chunk", whole(1, 1_000_000), 5000),
+        parse_option(given, "max_bad", max_bad, MaxBad()),
         given["quiet"],
     )
 
@@ -141,7 +141,7 @@ def given_of(given: Mapping[str, Any], flags: Sequence[str]) -> str:
 
 def delimiter_for(given: Mapping[str, Any], found: str) -> str:
     """The delimiter that is asked for; empty: none. Raises BadSetting where there is none in the format."""
-    wanted: str = asked(given, "delimiter", delimiter, "")
+    wanted: str = parse_option(given, "delimiter", delimiter, "")
     if wanted and found not in ("csv", "tsv"):
         raise BadSetting("--delimiter is for CSV")
     return wanted

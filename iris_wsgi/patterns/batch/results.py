@@ -15,7 +15,7 @@ from iris_wsgi.settings import BadSetting
 from iris_wsgi.storage.files import AppendFile, StdStream, destination
 from iris_wsgi.tabular.paths import RECORD, open_output
 from iris_wsgi.tabular.record_splitter import Chunk, Position
-from iris_wsgi.tabular.scorer import Outcome
+from iris_wsgi.tabular.scorer import ScoredChunk
 
 ERRORS_START = b"line,column,reason\n"
 
@@ -83,9 +83,9 @@ class Results:
     def note(self, progress: Progress) -> None:
         self.progress = progress._replace(output_bytes=self.output.length, error_bytes=self.errors.length)
 
-    def add(self, chunk: Chunk, outcome: Outcome) -> None:
+    def add(self, chunk: Chunk, outcome: ScoredChunk) -> None:
         """The answers to a chunk, and from time to time a checkpoint. Raises OSError, and Miscounted if a row was lost."""
-        faults, answered = chunk.faults + outcome.faults, sum(outcome.labels.values())
+        faults, answered = chunk.bad_rows + outcome.bad_rows, sum(outcome.labels.values())
         if answered + len(faults) != chunk.records:
             found = f"{chunk.records} rows from line {chunk.start.line} on became {answered} answers and {len(faults)} bad rows"
             raise Miscounted(f"{found}; this is a defect of this program, and OUT was not written")

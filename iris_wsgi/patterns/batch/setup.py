@@ -11,10 +11,10 @@ from iris_wsgi.model.session import Model
 from iris_wsgi.patterns.batch.options import Options
 from iris_wsgi.patterns.batch.sources import DELIMITERS, Source
 from iris_wsgi.settings import Settings
-from iris_wsgi.tabular.columns import columns_of, features_of
+from iris_wsgi.tabular.columns import csv_columns, feature_names
 from iris_wsgi.tabular.csv_reader import CsvReader
 from iris_wsgi.tabular.jsonl_reader import JsonReader
-from iris_wsgi.tabular.scorer import Outcome, Reader, Scorer, Writer
+from iris_wsgi.tabular.scorer import RowReader, RowWriter, ScoredChunk, Scorer
 from iris_wsgi.tabular.writers import CsvWriter, JsonWriter
 
 
@@ -27,10 +27,10 @@ class Greeting(NamedTuple):
     columns: list[str]
 
 
-def prepared(settings: Settings, options: Options, source: Source) -> tuple[Greeting, Callable[[bytes, int], Outcome]]:
+def prepared(settings: Settings, options: Options, source: Source) -> tuple[Greeting, Callable[[bytes, int], ScoredChunk]]:
     """Raises BadModel, and BadSetting for columns that are not there; what turns chunks into answers raises Stopped."""
     model, golden, _ = load_verified_model(Path(settings.model_dir), settings.model_seal)
-    features = features_of(model, options.features)
+    features = feature_names(model, options.features)
     reader = reader_for(model, features, options, source)
     writer = writer_for(model, options, reader)
     pack = compressed if options.target.packed else bytes
@@ -39,8 +39,8 @@ def prepared(settings: Settings, options: Options, source: Source) -> tuple[Gree
     return greeting, answerer(Scorer(model, reader, writer), pack)
 
 
-def answerer(scorer: Scorer, pack: Callable[[bytes], bytes]) -> Callable[[bytes, int], Outcome]:
-    def answer(data: bytes, line: int) -> Outcome:
+def answerer(scorer: Scorer, pack: Callable[[bytes], bytes]) -> Callable[[bytes, int], ScoredChunk]:
+    def answer(data: bytes, line: int) -> ScoredChunk:
         try:
             outcome = scorer.score(data, line)
         except BadModel as error:
@@ -58,7 +58,7 @@ def compressed(data: bytes) -> bytes:
     return gzip.compress(data, 6, mtime=0) if data else b""
 
 
-def reader_for(model: Model, features: Sequence[str], options: Options, source: Source) -> Reader:
+def reader_for(model: Model, features: Sequence[str], options: Options, source: Source) -> RowReader:
     """Raises BadSetting where the columns are not there."""
     if options.source.format == "parquet":
         from iris_wsgi.tabular.parquet import ParquetReader
@@ -67,11 +67,11 @@ def reader_for(model: Model, features: Sequence[str], options: Options, source: 
     delimiter = source.delimiter
     if delimiter is None:
         return JsonReader(features, options.keep)
-    columns = columns_of(model, source.first, delimiter, options.header, options.features, options.keep)
-    return CsvReader(columns, delimiter, source.exchanged)
+    columns = csv_columns(model, source.first, delimiter, options.header, options.features, options.keep)
+    return CsvReader(columns, delimiter, source.swapped)
 
 
-def writer_for(model: Model, options: Options, reader: Reader) -> Writer:
+def writer_for(model: Model, options: Options, reader: RowReader) -> RowWriter:
     if options.target.format == "parquet":
         from iris_wsgi.tabular.parquet import ArrowWriter
 

@@ -8,11 +8,19 @@ from typing import Any, BinaryIO, Protocol
 
 from iris_wsgi.errors import Stopped
 from iris_wsgi.settings import BadSetting
-from iris_wsgi.tabular.columns import fields_of
-from iris_wsgi.tabular.line_ends import CARRIAGE_RETURN, EXCHANGED, line_end
-from iris_wsgi.tabular.options import BLANK, DELIMITED
-from iris_wsgi.tabular.paths import STANDARD, Place
-from iris_wsgi.tabular.record_splitter import BOM, CHUNK_BYTES, READ_BYTES, Chunk, Cutter, Position
+from iris_wsgi.tabular.columns import BLANK, SEPARATORS, split_record
+from iris_wsgi.tabular.paths import STANDARD, FileSpec
+from iris_wsgi.tabular.record_splitter import (
+    BOM,
+    CARRIAGE_RETURN,
+    CHUNK_BYTES,
+    READ_BYTES,
+    SWAPPED,
+    Chunk,
+    Position,
+    RecordSplitter,
+    line_end,
+)
 
 # What a file begins with that is not UTF-8 text, and what to do about it.
 UTF_16 = "is UTF-16, as Excel's Unicode Text is; save it as CSV UTF-8, or convert it: iconv -f UTF-16 -t UTF-8"
@@ -29,14 +37,14 @@ DELIMITERS = {"csv": ",", "tsv": "\t", "jsonl": None, "parquet": None}
 class Source(Protocol):
     """`total` is how much there is, in `unit`, None if that is not known; `first` and `schema` tell what columns there are.
 
-    With `exchanged` carriage returns and line feeds are exchanged in its chunks, because the former end its lines.
+    With `swapped` carriage returns and line feeds are swapped in its chunks, because the former end its lines.
     """
 
     total: int | None
     unit: str
     first: bytes
     schema: Any
-    exchanged: bool
+    swapped: bool
     delimiter: str | None
 
     def chunks(self, start: Position, columns: Sequence[str]) -> Iterator[Chunk]:
@@ -46,7 +54,7 @@ class Source(Protocol):
         """How much of `total` is behind it, about."""
 
 
-def source_of(place: Place, header: bool, delimiter: str = "") -> Source:
+def source_of(place: FileSpec, header: bool, delimiter: str = "") -> Source:
     """Without a `delimiter` it is that of the format, or of the header.
 
     Raises BadSetting for what cannot be opened, and Stopped for what cannot be read.
@@ -58,13 +66,13 @@ def source_of(place: Place, header: bool, delimiter: str = "") -> Source:
     return TextSource(place, header, delimiter)
 
 
-def delimiter_of(cutter: Cutter) -> str:
+def delimiter_of(cutter: RecordSplitter) -> str:
     """The comma, unless the first record has none and one of the other delimiters."""
-    for one in DELIMITED:
+    for one in SEPARATORS:
         cutter.delimiter = one
-        if len(fields_of(cutter.buffer[: cutter.first_end()].decode("utf-8", "replace"), one)) > 1:
+        if len(split_record(cutter.buffer[: cutter.first_end()].decode("utf-8", "replace"), one)) > 1:
             return one
-    return DELIMITED[0]
+    return SEPARATORS[0]
 
 
 class TextSource:
@@ -72,8 +80,8 @@ class TextSource:
 
     unit, schema = "B", None
 
-    def __init__(self, place: Place, header: bool, delimiter: str) -> None:
-        self.place, self.delimiter, self.exchanged = place, delimiter or DELIMITERS[place.format], False
+    def __init__(self, place: FileSpec, header: bool, delimiter: str) -> None:
+        self.place, self.delimiter, self.swapped = place, delimiter or DELIMITERS[place.format], False
         try:
             # Of a closed descriptor Python makes no object.
             self.raw: BinaryIO = os.fdopen(0, "rb", closefd=False) if place.path == STANDARD else open(place.path, "rb")  # noqa: SIM115
@@ -81,7 +89,7 @@ class TextSource:
         except OSError as error:
             raise BadSetting(f"{place.path} cannot be read: {error.strerror}") from None
         self.stream = gzip.GzipFile(fileobj=self.raw, mode="rb") if place.packed else self.raw
-        self.cutter = Cutter(self, Position(), self.delimiter)
+        self.cutter = RecordSplitter(self, Position(), self.delimiter)
         for start, why in NO_TEXT.items():
             if self.cutter.buffer.startswith(start):
                 raise BadSetting(f"{place.path} {why}")
@@ -89,24 +97,24 @@ class TextSource:
             self.cutter.take(len(BOM), chunks=0)
         self.exchange()
         if place.format == "csv" and header and not delimiter:
-            self.skip_blank(BLANK + DELIMITED.encode())
+            self.skip_blank(BLANK + SEPARATORS.encode())
             self.delimiter = self.cutter.delimiter = delimiter_of(self.cutter)
         self.first = self.first_record(header) if self.delimiter else b""
 
     def exchange(self) -> None:
         """Looks how lines end, and from here on exchanges carriage returns and line feeds where the former end them."""
         head = self.cutter.buffer
-        end = line_end(head, whole=len(head) <= CHUNK_BYTES) or line_end(self.cutter.within_reach(), whole=True)
+        end = line_end(head, whole=len(head) <= CHUNK_BYTES) or line_end(self.cutter.whole_lines(), whole=True)
         if end == CARRIAGE_RETURN:
-            self.exchanged = True
-            self.cutter.buffer = self.cutter.buffer.translate(EXCHANGED)
+            self.swapped = True
+            self.cutter.buffer = self.cutter.buffer.translate(SWAPPED)
 
     def first_record(self, header: bool) -> bytes:
         """Returns the first record as it is in the file, behind blank lines; before a header lines of empty fields are blank."""
         self.skip_blank(BLANK + (self.delimiter or "").encode() if header else LINE_ENDS)
         end = self.cutter.first_end()
         first = self.cutter.take(end, chunks=0) if header else self.cutter.buffer[:end]
-        return first.translate(EXCHANGED) if self.exchanged else first
+        return first.translate(SWAPPED) if self.swapped else first
 
     def skip_blank(self, blank: bytes) -> None:
         """Leaves out the records before the first one that has other characters than these."""
@@ -119,13 +127,13 @@ class TextSource:
         except (OSError, EOFError, zlib.error) as error:
             told = getattr(error, "strerror", None) or error
             raise Stopped(f"{self.place.path} cannot be read to its end: {told}") from None
-        return data.translate(EXCHANGED) if self.exchanged else data
+        return data.translate(SWAPPED) if self.swapped else data
 
     def chunks(self, start: Position, columns: Sequence[str]) -> Iterator[Chunk]:
         """From there, or from behind the names where that is later."""
         if start.offset > self.cutter.position.offset:
             self.skip(start.offset)
-            self.cutter = Cutter(self, start, self.delimiter)
+            self.cutter = RecordSplitter(self, start, self.delimiter)
         yield from self.cutter.chunks()
         if self.total is not None and not self.place.packed and self.cutter.position.offset < self.total:
             raise Stopped(f"{self.place.path} was cut off while it was read")

@@ -9,7 +9,7 @@ from iris_wsgi.patterns.batch.options import TableOptions
 from iris_wsgi.patterns.batch.sql import PREDICTION, RECORD, RUN, Statements, answer_columns
 from iris_wsgi.setting_types import SQLITE
 from iris_wsgi.settings import BadSetting
-from iris_wsgi.tabular.columns import features_of
+from iris_wsgi.tabular.columns import feature_names
 
 # So long a database may take for one statement, a lock among them.
 SECONDS = 60.0
@@ -43,7 +43,7 @@ def opened(url: str, seconds: float = SECONDS) -> Database:
 def planned(database: Database, options: TableOptions, model: Model) -> Plan:
     """Looks whether all is there, and makes the tables that are not. Raises BadSetting and Stopped."""
     source = found(database, options.table)
-    features = features_of(model, options.features)
+    features = feature_names(model, options.features)
     key = [source.columns[name] for name in key_of(source, options.key)]
     statements = Statements(database.dialect, source.name, key, [column_of(source, name) for name in features])
     target, names = source.name.beside(PREDICTION), [one.name for one in key]

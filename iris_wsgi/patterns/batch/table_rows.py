@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from iris_wsgi.codec.rows import FLOAT32_MAX, NUMBERS, Array
+from iris_wsgi.codec.rows import NUMBERS, Array, is_float32
 from iris_wsgi.errors import BadModel, BadOutput, Stopped
 from iris_wsgi.model.session import Model, first_line
 from iris_wsgi.patterns.batch.database import Answers, Row
-from iris_wsgi.tabular.csv_reader import fault_of_number
-from iris_wsgi.tabular.record_splitter import NO_NUMBER, NOT_FINITE
-from iris_wsgi.tabular.scorer import NO_ANSWER
+from iris_wsgi.tabular.csv_reader import number_error
+from iris_wsgi.tabular.record_splitter import NOT_FINITE, NOT_NUMBER
+from iris_wsgi.tabular.scorer import OUTPUT_NOT_FINITE
 
 NULL = "is NULL"
 
@@ -35,7 +35,7 @@ def answers(model: Model, names: Sequence[str], rows: Sequence[Row]) -> Answers:
         [one if i >= 0 else None for one, i in zip(column, classes, strict=True)] for column in probabilities.T.tolist()
     ]
     labels = [None if i < 0 else model.labels[i] for i in classes]
-    errors = [error or (None if i >= 0 else NO_ANSWER) for error, i in zip(errors, classes, strict=True)]
+    errors = [error or (None if i >= 0 else OUTPUT_NOT_FINITE) for error, i in zip(errors, classes, strict=True)]
     return Answers([row[:-width] for row in rows], labels, told, errors)
 
 
@@ -46,8 +46,8 @@ def checked(rows: Sequence[Row], names: Sequence[str]) -> tuple[Array, list[str 
     for j, (name, column) in enumerate(zip(names, zip(*rows, strict=True), strict=True)):
         if set(map(type, column)) <= NUMBERS:
             doubles = np.array(column, np.float64)
-            # NaN is neither more nor less than anything.
-            wrong = np.flatnonzero(~(np.abs(doubles) <= FLOAT32_MAX)).tolist()
+            with np.errstate(over="ignore"):
+                wrong = np.flatnonzero(~np.isfinite(doubles.astype(np.float32))).tolist()
             doubles[wrong] = 0
         else:
             whys = [fault_of(value) for value in column]
@@ -63,7 +63,7 @@ def fault_of(value: Any) -> str | None:
     if value is None:
         return NULL
     if isinstance(value, str):
-        return fault_of_number(value)
+        return number_error(value)
     if type(value) not in NUMBERS:
-        return NO_NUMBER
-    return None if abs(value) <= FLOAT32_MAX else NOT_FINITE
+        return NOT_NUMBER
+    return None if is_float32(value) else NOT_FINITE

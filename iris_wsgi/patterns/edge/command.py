@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from iris_wsgi.console import ArgumentParser, failure, say, tell
 from iris_wsgi.errors import BadModel
 from iris_wsgi.settings import BadSetting, Settings, add_flags
-from iris_wsgi.tabular.options import add_column_flags, asked, delimiter, names
+from iris_wsgi.tabular.columns import add_column_flags, delimiter, names, parse_option
 
 if TYPE_CHECKING:
     from iris_wsgi.model.session import Model
     from iris_wsgi.patterns.edge.device_store import Device
-    from iris_wsgi.tabular.record_splitter import Fault
+    from iris_wsgi.tabular.record_splitter import BadRow
 
 Given = Mapping[str, Any]
 
@@ -110,10 +110,10 @@ def stream(model: "Model", given: Given) -> int:
     from iris_wsgi.storage.files import StdStream
 
     wanted = Wanted(
-        asked(given, "features", names, ()),
-        asked(given, "keep", names, ()),
+        parse_option(given, "features", names, ()),
+        parse_option(given, "keep", names, ()),
         not given["no_header"],
-        asked(given, "delimiter", delimiter, ""),
+        parse_option(given, "delimiter", delimiter, ""),
     )
     with open(sys.stdin.fileno(), "rb", closefd=False) as source:
         bad = stream(model, wanted, source, StdStream(sys.stdout.fileno()), tell_fault)
@@ -129,6 +129,6 @@ def status(device: "Device") -> None:
         say(f"self-test: {bundle.test()}")
 
 
-def tell_fault(fault: "Fault") -> None:
+def tell_fault(fault: "BadRow") -> None:
     where = f"column {fault.column} " if fault.column else ""
     tell(f"line {fault.line}: {where}{fault.reason}")

@@ -8,7 +8,7 @@ from iris_wsgi.codec.rows import best, finite
 from iris_wsgi.errors import BadModel, Problem
 from iris_wsgi.model.session import Model, first_line
 from iris_wsgi.settings import BadSetting
-from iris_wsgi.tabular.csv_reader import fault_of_number
+from iris_wsgi.tabular.csv_reader import number_error
 
 
 def answer(model: Model, texts: Sequence[str]) -> tuple[str, list[float]]:
@@ -17,7 +17,7 @@ def answer(model: Model, texts: Sequence[str]) -> tuple[str, list[float]]:
     if len(texts) != model.width:
         raise BadSetting(f"{len(texts)} numbers are given, and the model takes {model.width}: {', '.join(names)}")
     for name, text in zip(names, texts, strict=True):
-        if (why := fault_of_number(text)) is not None:
+        if (why := number_error(text)) is not None:
             raise BadSetting(f"{name} {why}")
     try:
         (probabilities,) = finite(model.predict(np.array([[float(text) for text in texts]], np.float32)))

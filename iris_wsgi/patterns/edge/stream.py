@@ -6,12 +6,10 @@ from typing import NamedTuple
 
 from iris_wsgi.model.session import Model
 from iris_wsgi.storage.files import StdStream
-from iris_wsgi.tabular.columns import columns_of, features_of, fields_of
-from iris_wsgi.tabular.csv_reader import CsvReader, fault_of_number
+from iris_wsgi.tabular.columns import BLANK, SEPARATORS, csv_columns, feature_names, split_record
+from iris_wsgi.tabular.csv_reader import CsvReader, number_error
 from iris_wsgi.tabular.jsonl_reader import JsonReader
-from iris_wsgi.tabular.line_ends import CARRIAGE_RETURN, EXCHANGED, line_end
-from iris_wsgi.tabular.options import BLANK, DELIMITED
-from iris_wsgi.tabular.record_splitter import BOM, RECORD_BYTES, TOO_LONG, Fault
+from iris_wsgi.tabular.record_splitter import BOM, CARRIAGE_RETURN, RECORD_BYTES, SWAPPED, TOO_LONG, BadRow, line_end
 from iris_wsgi.tabular.scorer import Scorer
 from iris_wsgi.tabular.writers import CsvWriter, JsonWriter
 
@@ -30,13 +28,13 @@ class Wanted(NamedTuple):
     delimiter: str = ""
 
 
-def stream(model: Model, wanted: Wanted, source: BufferedIOBase, target: StdStream, tell: Callable[[Fault], None]) -> int:
+def stream(model: Model, wanted: Wanted, source: BufferedIOBase, target: StdStream, tell: Callable[[BadRow], None]) -> int:
     """Answers each row before it waits for the next one; how many were bad. Raises BadSetting for columns that are not there."""
     scorer, bad, lines = None, 0, LineReader(source)
     for number, line in numbered_lines(lines):
         if line is None:
-            faults = [Fault(number, "", TOO_LONG)]
-        elif not line.strip() or (scorer is None and not line.strip(BLANK + DELIMITED.encode())):
+            faults = [BadRow(number, "", TOO_LONG)]
+        elif not line.strip() or (scorer is None and not line.strip(BLANK + SEPARATORS.encode())):
             continue
         elif scorer is None:
             scorer, is_row = prepared(model, wanted, line, lines.exchanges)
@@ -50,26 +48,26 @@ def stream(model: Model, wanted: Wanted, source: BufferedIOBase, target: StdStre
     return bad
 
 
-def answer(scorer: Scorer, line: bytes, number: int, target: StdStream) -> list[Fault]:
+def answer(scorer: Scorer, line: bytes, number: int, target: StdStream) -> list[BadRow]:
     outcome = scorer.score(line, number)
     target.write(outcome.data)
     # A row is answered or reported, whatever happens.
-    return outcome.faults if outcome.faults or sum(outcome.labels.values()) == 1 else [Fault(number, "", LOST)]
+    return outcome.bad_rows if outcome.bad_rows or sum(outcome.labels.values()) == 1 else [BadRow(number, "", LOST)]
 
 
-def prepared(model: Model, wanted: Wanted, first: bytes, exchanged: bool) -> tuple[Scorer, bool]:
+def prepared(model: Model, wanted: Wanted, first: bytes, swapped: bool) -> tuple[Scorer, bool]:
     """What the first line that is not empty asks for, and whether it is a row itself and not the names of the columns."""
     start = first.lstrip()[:1]
     if start in (b"{", b"["):
         # In a list features are where they are, and not under their names.
         places = tuple(str(i + 1) for i in range(model.width)) if start == b"[" else ()
-        features = features_of(model, wanted.features or places)
+        features = feature_names(model, wanted.features or places)
         return Scorer(model, JsonReader(features, wanted.keep), JsonWriter(model, wanted.keep, False)), True
     # Nobody calls all columns by numbers.
     text = first.decode("utf-8", "replace")
-    delimiter = wanted.delimiter or next((one for one in DELIMITED if len(fields_of(text, one)) > 1), COMMA)
-    header = wanted.header and any(map(fault_of_number, fields_of(text, delimiter)))
-    reader = CsvReader(columns_of(model, first, delimiter, header, wanted.features, wanted.keep), delimiter, exchanged)
+    delimiter = wanted.delimiter or next((one for one in SEPARATORS if len(split_record(text, one)) > 1), COMMA)
+    header = wanted.header and any(map(number_error, split_record(text, delimiter)))
+    reader = CsvReader(csv_columns(model, first, delimiter, header, wanted.features, wanted.keep), delimiter, swapped)
     return Scorer(model, reader, CsvWriter(model, wanted.keep, False, COMMA)), not header
 
 
@@ -81,7 +79,7 @@ class LineReader:
 
     @property
     def exchanges(self) -> bool:
-        """Whether line feeds and carriage returns are exchanged in what readline() returns."""
+        """Whether line feeds and carriage returns are swapped in what readline() returns."""
         return self.end == CARRIAGE_RETURN
 
     def readline(self, limit: int) -> bytes:
@@ -101,7 +99,7 @@ class LineReader:
 
     def take(self, count: int) -> bytes:
         line, self.buffer = self.buffer[:count], self.buffer[count:]
-        return line.translate(EXCHANGED) if self.exchanges else line
+        return line.translate(SWAPPED) if self.exchanges else line
 
 
 def numbered_lines(source: LineReader) -> Iterator[tuple[int, bytes | None]]:

@@ -28,9 +28,9 @@ from project import MODEL, ROOT
 
 from iris_wsgi.model.golden import seal
 from iris_wsgi.model.session import load_model
-from iris_wsgi.tabular.columns import columns_of
+from iris_wsgi.tabular.columns import csv_columns
 from iris_wsgi.tabular.csv_reader import CsvReader
-from iris_wsgi.tabular.record_splitter import Fault
+from iris_wsgi.tabular.record_splitter import BadRow
 
 MODEL_OF_IRIS = load_model(MODEL)[0]
 FEATURES = [feature.name for feature in MODEL_OF_IRIS.features]
@@ -933,7 +933,7 @@ def test_bin_batch_is_the_same_command(file, tmp_path):
 numbers = st.one_of(
     st.floats(width=64).map(repr), st.integers(-(10**6), 10**6).map(str), st.text("0123456789.eE+-_ xinfa\t", max_size=8)
 )
-READER = CsvReader(columns_of(MODEL_OF_IRIS, HEADER.encode(), ",", True, (), ["id"]), ",")
+READER = CsvReader(csv_columns(MODEL_OF_IRIS, HEADER.encode(), ",", True, (), ["id"]), ",")
 
 
 @pytest.mark.long
@@ -941,13 +941,13 @@ READER = CsvReader(columns_of(MODEL_OF_IRIS, HEADER.encode(), ",", True, (), ["i
 @given(st.lists(st.tuples(st.text("ab é#", max_size=3), numbers, numbers, numbers, numbers), min_size=1, max_size=5))
 def test_what_the_quick_way_takes_the_careful_one_takes_alike(rows):
     data = "".join(",".join(row) + "\n" for row in rows).encode()
-    quick, careful = READER.quickly(data, 2), READER.carefully(data, 2)
+    quick, careful = READER.parse_fast(data, 2), READER.parse_strict(data, 2)
     if quick is not None:
-        assert (quick.values.tobytes(), list(quick.lines), quick.kept, quick.faults) == (
-            careful.values.tobytes(), careful.lines, careful.kept, careful.faults,
+        assert (quick.values.tobytes(), list(quick.lines), quick.kept, quick.bad_rows) == (
+            careful.values.tobytes(), careful.lines, careful.kept, careful.bad_rows,
         )  # fmt: skip
     else:
-        assert careful.faults or any(not "".join(row).strip() for row in rows)
+        assert careful.bad_rows or any(not "".join(row).strip() for row in rows)
 
 
 @settings(max_examples=300, deadline=None)
@@ -958,7 +958,7 @@ def test_numbers_are_those_that_python_reads(row):
 
 
 def test_a_row_on_which_the_model_fails_is_left_out_alone():
-    from iris_wsgi.tabular.scorer import MODEL_FAILS, NO_ANSWER, Scorer
+    from iris_wsgi.tabular.scorer import MODEL_FAILS, OUTPUT_NOT_FINITE, Scorer
     from iris_wsgi.tabular.writers import CsvWriter
 
     class Failing:
@@ -973,7 +973,7 @@ def test_a_row_on_which_the_model_fails_is_left_out_alone():
 
     lines = [f"a{i},{value},3,1,1\n" for i, value in enumerate((5, 99, 98, 6))]
     outcome = Scorer(Failing(), READER, CsvWriter(Failing(), ["id"], False, ",")).score("".join(lines).encode(), 2)
-    assert outcome.faults == [Fault(3, "", MODEL_FAILS), Fault(4, "", NO_ANSWER)]
+    assert outcome.bad_rows == [BadRow(3, "", MODEL_FAILS), BadRow(4, "", OUTPUT_NOT_FINITE)]
     assert [line.split(",")[0] for line in outcome.data.decode().splitlines()] == ["a0", "a3"]
     assert sum(outcome.labels.values()) == 2
 

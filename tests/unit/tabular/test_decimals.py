@@ -7,15 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iris_wsgi.tabular.csv_reader import Columns, CsvReader
-from iris_wsgi.tabular.decimals import NUMBER, numbers, written
+from iris_wsgi.tabular.columns import Columns
+from iris_wsgi.tabular.csv_reader import CsvReader
+from iris_wsgi.tabular.decimals import FORMAT, format_floats, parse_decimals
 
 is_plain = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)").fullmatch
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
 def same_digits(values: np.ndarray) -> None:
-    assert [text.replace(b"\0", b"").decode() for text in written(values).tolist()] == [NUMBER % one for one in values.tolist()]
+    assert [text.replace(b"\0", b"").decode() for text in format_floats(values).tolist()] == [
+        FORMAT % one for one in values.tolist()
+    ]
 
 
 @settings(deadline=None)
@@ -40,7 +43,7 @@ def test_floats_halfway_between_two_of_nine_digits_are_written_as_by_python():
 def test_fields_are_read_as_by_python_or_left(fields):
     data = ",".join(fields).encode() + b"\n"
     ends = np.flatnonzero(np.isin(np.frombuffer(data, np.uint8), (ord(","), ord("\n"))))
-    values, odd = numbers(data, np.concatenate([[0], ends[:-1] + 1]), ends)
+    values, odd = parse_decimals(data, np.concatenate([[0], ends[:-1] + 1]), ends)
     for field, value, is_odd in zip(fields, values.tolist(), odd.tolist(), strict=True):
         assert is_odd == (not is_plain(field) or len(field.lstrip("+-")) > 8)
         assert is_odd or repr(value) == repr(float(field))
@@ -50,7 +53,7 @@ def test_fields_are_read_as_by_python_or_left(fields):
 def test_an_end_without_a_line_feed_is_read_as_with_one(text):
     reader = CsvReader(Columns(5, list("abcde"), [1, 2, 3, 4], [0]), ",")
     alone, ended = reader.rows(text.encode(), 1), reader.rows(text.encode() + b"\n", 1)
-    careful = reader.carefully(text.encode(), 1)
+    careful = reader.parse_strict(text.encode(), 1)
     for one in (alone, ended):
         assert one.values.tolist() == careful.values.tolist()
-        assert (list(one.lines), one.kept, one.faults) == (list(careful.lines), careful.kept, careful.faults)
+        assert (list(one.lines), one.kept, one.bad_rows) == (list(careful.lines), careful.kept, careful.bad_rows)

@@ -8,8 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from iris_wsgi.tabular import record_splitter
-from iris_wsgi.tabular.line_ends import line_end
-from iris_wsgi.tabular.record_splitter import Cutter, Position
+from iris_wsgi.tabular.record_splitter import Position, RecordSplitter, line_end
 
 CHUNK, RECORD = 64, 256
 START = Position()
@@ -33,7 +32,7 @@ def cut(data: bytes, delimiter: str | None = ",", start: Position = START, piece
     stream = io.BytesIO(data)
     stream.seek(start.offset)
     stream.read, read = (lambda count: read(min(count, piece))), stream.read
-    return list(Cutter(stream, start, delimiter).chunks())
+    return list(RecordSplitter(stream, start, delimiter).chunks())
 
 
 def records(data: bytes) -> list[list[str]]:
@@ -51,7 +50,7 @@ def test_the_records_of_all_chunks_are_those_that_the_csv_module_reads(table, st
     data = text.getvalue().encode()
     data = data if whole else data.removesuffix(end.encode())
     chunks = cut(data)
-    assert not any(chunk.faults for chunk in chunks)
+    assert not any(chunk.bad_rows for chunk in chunks)
     assert b"".join(chunk.data for chunk in chunks) == data
     assert [record for chunk in chunks for record in records(chunk.data)] == records(data)
     assert sum(chunk.records for chunk in chunks) == sum(map(bool, records(data)))
@@ -67,9 +66,9 @@ def test_whatever_comes_every_byte_is_in_one_chunk_or_in_one_fault(texts, delimi
     data = "".join(texts).encode()
     at = Position()
     for chunk in cut(data, delimiter):
-        assert chunk.start == at and bool(chunk.data) != bool(chunk.faults)
+        assert chunk.start == at and bool(chunk.data) != bool(chunk.bad_rows)
         assert len(chunk.data) <= CHUNK + 2 * RECORD + 17
-        assert all(fault.line == at.line for fault in chunk.faults)
+        assert all(fault.line == at.line for fault in chunk.bad_rows)
         line = data[at.offset : chunk.next.offset]
         assert chunk.data in (b"", line)
         assert chunk.next == Position(at.chunk + 1, at.offset + len(line), at.line + line.count(b"\n"))
@@ -104,14 +103,14 @@ def test_a_line_without_an_end_is_left_out_alone(delimiter):
     before, after = b"1,2\n" * 20, b"3,4\n5,6"
     chunks = cut(before + b"x" * 5000 + b"\n" + after, delimiter)
     assert b"".join(chunk.data for chunk in chunks) == before + after
-    ((line, column, reason),) = [fault for chunk in chunks for fault in chunk.faults]
+    ((line, column, reason),) = [fault for chunk in chunks for fault in chunk.bad_rows]
     assert (line, column) == (21, "") and "longer than" in reason
 
 
 def test_a_quote_that_is_not_closed_costs_its_line_and_no_other():
     chunks = cut(b'1,2\n3,"4\n' + b"5,6\n" * 200)
     assert b"".join(chunk.data for chunk in chunks) == b"1,2\n" + b"5,6\n" * 200
-    ((line, _, reason),) = [fault for chunk in chunks for fault in chunk.faults]
+    ((line, _, reason),) = [fault for chunk in chunks for fault in chunk.bad_rows]
     assert line == 2 and "not closed" in reason
 
 
