@@ -1,4 +1,4 @@
-"""Clients that ask for everything, well and badly, and compare what they get with what is right."""
+"""Clients that send correct and malformed requests, and compare the responses with the expected ones."""
 
 import json
 import random
@@ -13,304 +13,316 @@ from dataclasses import dataclass, field
 from itertools import count, cycle
 from typing import Any
 
-from answers import Right, Rows
+from expected import ExpectedResponses, Rows
 from faults import Faults
-from fleet import IDLE_SECONDS, Fleet, Server
 from http_clients import HttpResponse, RawConnection, fetch, http_request
+from processes import IDLE_SECONDS, Deployment, Server
 from request_vectors import VECTORS
 
 LINGER = struct.pack("ii", 1, 0)
-# Whose one answer is a refusal after which the server closes; 501 says that a method or a coding is none of ours.
-REFUSED = [one for one in VECTORS if len(one.answers) == 1 and one.closed and one.answers[0] >= 400]
-NO_FAULT_OF_OURS, REQUEST_TIMEOUT = 501, 408
+# Malformed requests with a single response, after which the server closes the connection.
+MALFORMED = [vector for vector in VECTORS if len(vector.answers) == 1 and vector.closed and vector.answers[0] >= 400]
+# 501 means that the server does not implement a method or a coding, which is the client's error.
+NOT_IMPLEMENTED, REQUEST_TIMEOUT = 501, 408
 
 
 class Excused(Exception):
-    """A request that came to nothing by a fault that was announced."""
+    """Request that failed because of a fault that excuses the failure."""
 
 
-class Wrong(Exception):
-    """An answer that must not be."""
+class UnexpectedResponse(Exception):
+    """Response that is wrong, or a failure that no fault excuses."""
 
 
-class Ledger:
-    """What all clients have seen."""
+class Results:
+    """Results of all clients."""
 
     def __init__(self, faults: Faults) -> None:
         self.faults = faults
         self.lock = threading.Lock()
         self.statuses: Counter[tuple[str, str, int]] = Counter()
         self.excused: Counter[tuple[str, str, int, str]] = Counter()
-        self.wrong: list[str] = []
-        # Jobs that were acknowledged, and not yet seen to be done; and how many were.
+        self.failures: list[str] = []
+        # Acknowledged jobs that no client has seen finished, and the number of those that a client has.
         self.unfinished: dict[str, Server] = {}
         self.finished = 0
 
-    def note(self, server: str, operation: str, status: int, since: float, more: object = "") -> None:
-        """An answer, or a connection that broke (0). Raises Excused, or Wrong for a failure that no fault excuses."""
+    def record(self, server: str, operation: str, status: int, since: float, details: object = "") -> None:
+        """Counts a response, or a broken connection (0). Raises Excused or UnexpectedResponse for a failure."""
         with self.lock:
             self.statuses[server, operation, status] += 1
-        if status == NO_FAULT_OF_OURS or (0 < status < 500 and status != REQUEST_TIMEOUT):
+        if status == NOT_IMPLEMENTED or (0 < status < 500 and status != REQUEST_TIMEOUT):
             return
         if fault := self.faults.excused(server, operation, status, since, time.time()):
             with self.lock:
                 self.excused[server, operation, status, fault] += 1
             raise Excused
-        raise Wrong(f"{server} {operation}: {status or 'broken'} {more}")
+        raise UnexpectedResponse(f"{server} {operation}: {status or 'broken connection'} {details}")
 
     def seen(self) -> list[tuple[str, str, int]]:
-        """Returns the server, the operation, and the status of each kind of answer so far."""
+        """Returns the server, the operation, and the status of each kind of response until now."""
         with self.lock:
             return list(self.statuses)
 
-    def complain(self, what: str) -> None:
+    def add_failure(self, text: str) -> None:
         with self.lock:
-            self.wrong.append(f"{time.strftime('%H:%M:%S')} {what}")
+            self.failures.append(f"{time.strftime('%H:%M:%S')} {text}")
 
 
 @dataclass
 class Item:
-    """The rows that an item may have: of the last write that was acknowledged, and of each that was not."""
+    """Possible rows of an item: those of the last acknowledged write, and those of each write without a response."""
 
     acknowledged: Rows | None = None
     unacknowledged: list[Rows] = field(default_factory=list)
 
 
 class Client:
-    """One that asks a server, on a connection that it keeps for some requests."""
+    """Client of one server, which keeps a connection for some requests."""
 
     def __init__(self, traffic: "Traffic", server: Server, number: int) -> None:
         self.traffic, self.server, self.number = traffic, server, number
-        self.ledger, self.right = traffic.ledger, traffic.right
-        self.wire: RawConnection | None = None
-        self.left, self.used = 0, 0.0
-        # Written by this client alone.
+        self.results, self.expected = traffic.results, traffic.expected
+        self.connection: RawConnection | None = None
+        self.remaining_requests, self.last_used = 0, 0.0
+        # Only this client writes these items.
         self.items = {f"{server.name}-{number}-{i}": Item() for i in range(20)}
 
     def close(self) -> None:
-        if self.wire:
-            self.wire.socket.close()
-            self.wire = None
+        if self.connection:
+            self.connection.socket.close()
+            self.connection = None
 
     def open(self, **options: Any) -> RawConnection:
-        """Opens a connection, or reuses one that the server does not close soon. Raises Excused while the server is gone."""
-        if self.wire and self.left > 0 and not self.wire.readable() and time.monotonic() < self.used + IDLE_SECONDS / 2:
-            self.left -= 1
-            return self.wire
+        """Opens a connection, or reuses one that the server does not close soon. Raises Excused while the server is down."""
+        is_fresh = self.remaining_requests > 0 and time.monotonic() < self.last_used + IDLE_SECONDS / 2
+        if self.connection and is_fresh and not self.connection.readable():
+            self.remaining_requests -= 1
+            return self.connection
         self.close()
         began = time.time()
         try:
-            self.wire = RawConnection(self.server, **options)
+            self.connection = RawConnection(self.server, **options)
         except OSError as error:
-            self.ledger.note(self.server.name, "connect", 0, began, repr(error))
-        # Every other is for one request.
-        self.left = random.choice((0, random.randrange(1, 50)))
-        return self.wire
+            self.results.record(self.server.name, "connect", 0, began, repr(error))
+        # Half of the connections have a single request.
+        self.remaining_requests = random.choice((0, random.randrange(1, 50)))
+        return self.connection
 
     def ask(
-        self, operation: str, path: str, document: object = None, *fields: str, well: tuple[int, ...] = (200,)
+        self, operation: str, path: str, document: object = None, *headers: str, statuses: tuple[int, ...] = (200,)
     ) -> HttpResponse:
-        """An answer with one of these statuses. Raises Excused and Wrong."""
-        fields = (*fields, "Connection: close") if random.random() < 0.1 else fields
-        # Before a kept connection is looked at: to write a large document may take as long as that is kept.
-        data = http_request(operation.partition(" ")[0], path, document, *fields)
-        wire, began, self.used = self.open(), time.time(), time.monotonic()
+        """Sends a request and returns the response with one of these statuses. Raises Excused and UnexpectedResponse."""
+        headers = (*headers, "Connection: close") if random.random() < 0.1 else headers
+        # Comes first: to encode a large document may take as long as the server keeps the connection.
+        data = http_request(operation.partition(" ")[0], path, document, *headers)
+        connection, began, self.last_used = self.open(), time.time(), time.monotonic()
         try:
-            answer = wire.ask(data)
+            response = connection.ask(data)
         except (OSError, EOFError) as error:
             self.close()
-            self.ledger.note(self.server.name, operation, 0, began, repr(error))
+            self.results.record(self.server.name, operation, 0, began, repr(error))
             raise
-        if answer.closes:
+        if response.closes:
             self.close()
-        self.ledger.note(self.server.name, operation, answer.status, began, answer.body[:300])
-        if answer.status not in well:
-            raise Wrong(f"{self.server.name} {operation} {path}: {answer.status} {answer.body[:300]!r}")
-        return answer
+        self.results.record(self.server.name, operation, response.status, began, response.body[:300])
+        if response.status not in statuses:
+            raise UnexpectedResponse(f"{self.server.name} {operation} {path}: {response.status} {response.body[:300]!r}")
+        return response
 
-    def equal(self, what: str, found: object, right: object) -> None:
-        if found != right:
-            raise Wrong(f"{self.server.name} {what}: {str(found)[:300]}, and right is {str(right)[:300]}")
+    def check_equal(self, name: str, found: object, expected: object) -> None:
+        if found != expected:
+            raise UnexpectedResponse(f"{self.server.name} {name}: {str(found)[:300]}, expected {str(expected)[:300]}")
 
 
-Turn = Callable[[Client], None]
+Scenario = Callable[[Client], None]
 
 
 class Traffic:
-    """The clients of a fleet, until they are ended; `pause` holds them back between two requests, in seconds on average."""
+    """Clients of all servers, each in a thread; `pause` is the mean time between two requests of a client, in seconds."""
 
     def __init__(
-        self, fleet: Fleet, faults: Faults, turns: dict[str, list[Turn]], sweep: Turn, clients: int, pause: float
+        self,
+        deployment: Deployment,
+        faults: Faults,
+        scenarios: dict[str, list[Scenario]],
+        sweep: Scenario,
+        clients: int,
+        pause: float,
     ) -> None:
-        self.fleet, self.faults, self.pause = fleet, faults, pause
-        self.ledger, self.right = Ledger(faults), Right()
+        self.faults, self.pause = faults, pause
+        self.results, self.expected = Results(faults), ExpectedResponses()
         self.numbers = count()
-        documents = {
-            name: fetch(one, http_request("GET", "/openapi.json")).json()["paths"] for name, one in fleet.servers.items()
-        }
-        # What must have been asked for, and well answered, in the end.
+        servers = deployment.servers
+        documents = {name: fetch(server, http_request("GET", "/openapi.json")).json() for name, server in servers.items()}
+        # Each operation must have a successful response by the end.
         self.operations = {
             (name, f"{method.upper()} {path}")
-            for name, paths in documents.items()
-            for path, told in paths.items()
-            for method in told
+            for name, document in documents.items()
+            for path, methods in document["paths"].items()
+            for method in methods
         }
-        self.readable = {
-            name: cycle([path for path, told in paths.items() if "get" in told and "{id}" not in path])
-            for name, paths in documents.items()
+        readable = {
+            name: [path for path, methods in document["paths"].items() if "get" in methods and "{id}" not in path]
+            for name, document in documents.items()
         }
-        # The model's name in the paths of the protocol, where a role has one.
-        indices = {name: fetch(one, http_request("POST", "/v2/repository/index", {})) for name, one in fleet.servers.items()}
-        self.models = {name: index.json()[0]["name"] for name, index in indices.items() if index.status == 200}
-        self.training = fetch(fleet.servers["all"], http_request("GET", "/training")).json()["rows"]
-        self.going, self.ending = threading.Event(), threading.Event()
+        self.readable_paths = {name: cycle(paths) for name, paths in readable.items()}
+        # The model's name in the protocol's paths, for the roles that have a model.
+        indexes = {name: fetch(server, http_request("POST", "/v2/repository/index", {})) for name, server in servers.items()}
+        self.models = {name: index.json()[0]["name"] for name, index in indexes.items() if index.status == 200}
+        self.training = fetch(servers["all"], http_request("GET", "/training")).json()["rows"]
+        self.running, self.stopping = threading.Event(), threading.Event()
         self.busy = Counter[int]()
         self.threads = []
-        for name, server in fleet.servers.items():
+        for name, server in servers.items():
             for number in range(clients - 1):
-                one = Client(self, server, number)
-                self.threads.append(threading.Thread(target=self.run, args=(one, turns[name], [])))
-            # Even the shortest soak asks for everything once.
-            paths = sum("get" in told and "{id}" not in path for path, told in documents[name].items())
-            once = [*dict.fromkeys(turns[name]), *[sweep] * paths]
-            self.threads.append(threading.Thread(target=self.run, args=(Client(self, server, clients), turns[name], once)))
-            self.threads.append(threading.Thread(target=self.run, args=(Client(self, server, clients + 1), RUDE, [], 20)))
+                self.add_client(Client(self, server, number), scenarios[name], [])
+            # Even the shortest soak uses each operation once.
+            once = [*dict.fromkeys(scenarios[name]), *[sweep] * len(readable[name])]
+            self.add_client(Client(self, server, clients), scenarios[name], once)
+            self.add_client(Client(self, server, clients + 1), ABUSIVE, [], 20)
+
+    def add_client(self, client: Client, scenarios: list[Scenario], first: list[Scenario], slower: float = 1.0) -> None:
+        self.threads.append(threading.Thread(target=self.run, args=(client, scenarios, first, slower)))
 
     def number(self) -> int:
-        """Another one each time."""
+        """Returns a number that no other call returns."""
         return next(self.numbers)
 
-    def run(self, client: Client, turns: list[Turn], first: list[Turn], slower: float = 1.0) -> None:
-        """Takes turns by chance, after those that come `first`."""
+    def run(self, client: Client, scenarios: list[Scenario], first: list[Scenario], slower: float) -> None:
+        """Runs the scenarios of `first` in order, then random ones."""
         left = first[::-1]
-        mine = threading.get_ident()
-        while not self.ending.is_set():
-            if not self.going.is_set():
+        thread = threading.get_ident()
+        while not self.stopping.is_set():
+            if not self.running.is_set():
                 client.close()
-                self.busy[mine] = 0
-                self.going.wait(0.2)
+                self.busy[thread] = 0
+                self.running.wait(0.2)
                 continue
-            self.busy[mine] = 1
+            self.busy[thread] = 1
             try:
-                (left.pop() if left else random.choice(turns))(client)
+                (left.pop() if left else random.choice(scenarios))(client)
             except Excused:
                 time.sleep(0.05)
-            except Wrong as wrong:
-                self.ledger.complain(str(wrong))
+            except UnexpectedResponse as error:
+                self.results.add_failure(str(error))
                 client.close()
             except Exception as error:
-                self.ledger.complain(f"{client.server.name}: {error!r}")
+                self.results.add_failure(f"{client.server.name}: {error!r}")
                 client.close()
-            self.ending.wait(random.expovariate(1 / (self.pause * slower)))
+            self.stopping.wait(random.expovariate(1 / (self.pause * slower)))
         client.close()
-        self.busy[mine] = 0
+        self.busy[thread] = 0
 
     def __enter__(self) -> "Traffic":
-        for one in self.threads:
-            one.start()
-        self.going.set()
+        for thread in self.threads:
+            thread.start()
+        self.resume()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.ending.set()
-        for one in self.threads:
-            one.join(120)
+        self.stopping.set()
+        for thread in self.threads:
+            thread.join(120)
 
     def rest(self) -> None:
-        """Lets nobody ask until `going` is set again, and waits for those that do."""
-        self.going.clear()
+        """Stops the traffic until resume(), and waits for the requests in progress."""
+        self.running.clear()
         while any(self.busy.values()):
             time.sleep(0.05)
 
+    def resume(self) -> None:
+        self.running.set()
 
-# Those that are rude to whichever server it is.
+
+# Scenarios of abusive clients, for every server.
 
 
 def slow_sender(client: Client) -> None:
-    """A request in pieces over a second or two, which is answered."""
+    """Sends a request in pieces over a second or two; the server responds."""
     data = http_request("GET", "/metadata", None, "Connection: close")
-    with fresh(client) as wire:
+    with new_connection(client) as connection:
         began = time.time()
-        with Excusing(client, "GET /metadata", began):
+        with RecordedErrors(client, "GET /metadata", began):
             for i in range(0, len(data), 10):
-                wire.send(data[i : i + 10])
-                client.traffic.ending.wait(0.1)
-            answer = wire.answer()
-            client.ledger.note(client.server.name, "GET /metadata", answer.status, began)
+                connection.send(data[i : i + 10])
+                client.traffic.stopping.wait(0.1)
+            response = connection.answer()
+            client.results.record(client.server.name, "GET /metadata", response.status, began)
 
 
 def too_slow_sender(client: Client) -> None:
-    """Half a head and nothing more: 408 by and by."""
-    with fresh(client) as wire:
+    """Sends half of a request head; the server responds with 408 after its time limit."""
+    with new_connection(client) as connection:
         began = time.time()
-        with Excusing(client, "half a head", began):
-            wire.send(b"GET /metadata HTTP/1.1\r\nHost: a\r\n")
-            client.equal("half a head", wire.answer().status, 408)
+        with RecordedErrors(client, "half a head", began):
+            connection.send(b"GET /metadata HTTP/1.1\r\nHost: a\r\n")
+            client.check_equal("half a head", connection.answer().status, REQUEST_TIMEOUT)
 
 
 def silent(client: Client) -> None:
-    """Connects and says nothing, until the server has enough."""
-    with fresh(client) as wire:
+    """Connects and sends nothing until the server closes the connection."""
+    with new_connection(client) as connection:
         began = time.time()
-        with Excusing(client, "silence", began):
-            wire.end()
+        with RecordedErrors(client, "silence", began):
+            connection.end()
 
 
 def aborting(client: Client) -> None:
-    """Goes away in the middle of a request, or before its answer, by a reset or by an end."""
+    """Closes or resets the connection in the middle of a request, or before the response."""
     large = http_request("POST", "/predict/batch", {"data": [[5.1, 3.5, 1.4, 0.2]] * random.randrange(1, 5000)})
-    with fresh(client) as wire, suppress(OSError):
-        wire.socket.sendall(large[: random.choice((10, len(large) // 2, len(large)))])
+    with new_connection(client) as connection, suppress(OSError):
+        connection.socket.sendall(large[: random.choice((10, len(large) // 2, len(large)))])
         if random.random() < 0.5:
-            wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER)
+            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER)
 
 
 def slow_reader(client: Client) -> None:
-    """Takes a large answer in small pieces."""
+    """Reads a large response in small pieces."""
     began = time.time()
-    with fresh(client, receive_buffer=4096) as wire, Excusing(client, "GET /openapi.json", began):
-        wire.send(http_request("GET", "/openapi.json", None, "Connection: close"))
-        while data := wire.socket.recv(2048):
-            wire.buffer += data
-            client.traffic.ending.wait(0.02)
-        answer = wire.answer()
-        client.ledger.note(client.server.name, "GET /openapi.json", answer.status, began)
-        json.loads(answer.body)
+    with new_connection(client, receive_buffer=4096) as connection, RecordedErrors(client, "GET /openapi.json", began):
+        connection.send(http_request("GET", "/openapi.json", None, "Connection: close"))
+        while data := connection.socket.recv(2048):
+            connection.buffer += data
+            client.traffic.stopping.wait(0.02)
+        response = connection.answer()
+        client.results.record(client.server.name, "GET /openapi.json", response.status, began)
+        json.loads(response.body)
 
 
-def refused(client: Client) -> None:
-    """One of the malformed requests of request_vectors.py."""
-    vector = random.choice(REFUSED)
+def malformed(client: Client) -> None:
+    """Sends one of the malformed requests of request_vectors.py."""
+    vector = random.choice(MALFORMED)
     began = time.time()
-    with fresh(client) as wire, Excusing(client, f"malformed: {vector.name}", began):
+    with new_connection(client) as connection, RecordedErrors(client, f"malformed: {vector.name}", began):
         with suppress(BrokenPipeError):
-            wire.socket.sendall(vector.sent)
-        answer = wire.answer(bare=bool(vector.heads))
-        if answer.status == REQUEST_TIMEOUT != vector.answers[0]:
-            client.ledger.note(client.server.name, vector.name, answer.status, began)
-        if "predict" not in str(vector.sent) or answer.status not in (404, 405):
-            client.equal(vector.name, answer.status, vector.answers[0])
+            connection.socket.sendall(vector.sent)
+        response = connection.answer(bare=bool(vector.heads))
+        if response.status == REQUEST_TIMEOUT != vector.answers[0]:
+            client.results.record(client.server.name, vector.name, response.status, began)
+        if "predict" not in str(vector.sent) or response.status not in (404, 405):
+            client.check_equal(vector.name, response.status, vector.answers[0])
 
 
-def fresh(client: Client, **options: Any) -> RawConnection:
+def new_connection(client: Client, **options: Any) -> RawConnection:
     client.close()
-    wire = client.open(**options)
-    client.wire = None
-    return wire
+    connection = client.open(**options)
+    client.connection = None
+    return connection
 
 
-class Excusing:
-    """Around what a rude client does: what breaks is noted as any broken connection is."""
+class RecordedErrors:
+    """Context manager that records an error of the connection as a broken connection."""
 
-    def __init__(self, client: Client, what: str, began: float) -> None:
-        self.client, self.what, self.began = client, what, began
+    def __init__(self, client: Client, operation: str, began: float) -> None:
+        self.client, self.operation, self.began = client, operation, began
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
         if isinstance(error, (OSError, EOFError)):
-            self.client.ledger.note(self.client.server.name, self.what, 0, self.began, repr(error))
+            self.client.results.record(self.client.server.name, self.operation, 0, self.began, repr(error))
 
 
-RUDE: list[Turn] = [slow_sender, too_slow_sender, silent, aborting, slow_reader, refused, refused, refused, refused]
+ABUSIVE: list[Scenario] = [slow_sender, too_slow_sender, silent, aborting, slow_reader, *[malformed] * 4]

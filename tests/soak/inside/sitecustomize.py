@@ -10,15 +10,15 @@ numbers = count()
 
 
 def report(*_: object) -> None:
-    """Replaces the process's report in one step, so that a reader never sees half of a report.
+    """Replaces the report of the process in one step, so that a reader never sees half of a report.
 
-    The next signal may come in the middle of this function, so each call writes a file of its own.
+    The next signal may come in the middle of this function, so each call writes another temporary file.
     """
-    path = Path(os.environ["SOAK_BLOCKS"], str(os.getpid()))
-    part = path.with_suffix(f".{next(numbers)}")
-    part.write_text(str(sys.getallocatedblocks()))
-    part.replace(path)
+    path = Path(os.environ["SOAK_REPORTS"], str(os.getpid()))
+    temporary = path.with_suffix(f".{next(numbers)}")
+    temporary.write_text(str(sys.getallocatedblocks()))
+    temporary.replace(path)
 
 
-if "SOAK_BLOCKS" in os.environ:
+if "SOAK_REPORTS" in os.environ:
     signal.signal(signal.SIGUSR1, report)

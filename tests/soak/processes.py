@@ -1,4 +1,4 @@
-"""Every role as real processes, over a real Redis for each use of one and a real PostgreSQL."""
+"""Every role as real processes, over a separate real Redis for each use and a real PostgreSQL."""
 
 import os
 import re
@@ -17,9 +17,9 @@ MODEL = Path(__file__).parent.parent.parent / "model"
 NAMES = ("setosa", "versicolor", "virginica")
 # How long servers keep the result of a job, and a connection without a request.
 KEEP_SECONDS, IDLE_SECONDS = 20, 10
-# Small bounds and short times, so that all that may be kept is full, and expires, within the warm-up.
+# Small limits and short times, so that every store is full, and its entries expire, within the warm-up.
 SMALL = {
-    # Its requests are of every kind, with every Host.
+    # The malformed requests come with every Host.
     "IRIS_ALLOWED_HOSTS": "*",
     "IRIS_CACHE_BYTES": "262144",
     "IRIS_ITEMS_BYTES": "65536",
@@ -30,66 +30,66 @@ SMALL = {
     "IRIS_HEADER_SECONDS": "8",
     "IRIS_REQUEST_SECONDS": "15",
     "IRIS_IDLE_SECONDS": str(IDLE_SECONDS),
-    # One heap for all threads, and none of it for what is large: it is soon as large as it gets, and what still grows is a leak.
+    # One heap for all threads, and no large blocks in it: it soon reaches its final size, so that further growth is a leak.
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "65536",
 }
 Store = RedisServer | PostgresServer
-at = re.compile(r"http://(\S+):(\d+)$").search
+find_url = re.compile(r"http://(\S+):(\d+)$").search
 
 
 class Server:
-    """A server of one role, on one port whatever happens to its processes; what it logs is in a file."""
+    """Server of one role, which keeps its port when its processes are replaced; its log is a file."""
 
     def __init__(self, name: str, folder: Path, workers: int, *options: str, **settings: str) -> None:
         self.name, self.workers, self.log = name, workers, folder / f"{name}.log"
         self.host, self.port = "127.0.0.1", 0
         self.options = ["--workers", str(workers), "--model-dir", str(MODEL), "--state-dir", str(folder / name), *options]
-        inside = {"PYTHONPATH": str(Path(__file__).parent / "inside"), "SOAK_BLOCKS": str(folder / "blocks")}
-        self.environment = {**os.environ, **NO_COVERAGE, **SMALL, **inside, **settings}
-        self.begin()
+        reporting = {"PYTHONPATH": str(Path(__file__).parent / "inside"), "SOAK_REPORTS": str(folder / "reports")}
+        self.environment = {**os.environ, **NO_COVERAGE, **SMALL, **reporting, **settings}
+        self.launch()
 
-    def begin(self) -> None:
-        """Without waiting until it serves."""
-        line = [sys.executable, "-m", "iris_wsgi", "serve", *self.options, "--port", str(self.port)]
+    def launch(self) -> None:
+        """Starts the process without waiting until it is ready."""
+        command = [sys.executable, "-m", "iris_wsgi", "serve", *self.options, "--port", str(self.port)]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=log, text=True, env=self.environment)
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=self.environment)
 
-    def serves(self) -> "Server":
-        """Once it has said where."""
-        found = at(self.process.stdout.readline().strip())
+    def wait_for_port(self) -> "Server":
+        """Reads the port from the first lines of the server."""
+        found = find_url(self.process.stdout.readline().strip())
         assert found, f"{self.name} does not start: {self.log.read_text()[-2000:]}"
         self.port = int(found[2])
-        # It says no more than its first lines.
+        # The server prints no further lines.
         for line in self.process.stdout:
             if line.startswith("try: "):
                 break
         return self
 
     def start(self) -> None:
-        self.begin()
-        self.serves()
+        self.launch()
+        self.wait_for_port()
 
     @property
     def url(self) -> str:
         return f"http://{self.host}:{self.port}"
 
     def pids(self) -> dict[int, str]:
-        """What each of its processes is."""
-        own = self.process.pid
-        return {own: "parent", **dict.fromkeys(child_pids(own), "worker")}
+        """Returns the kind of each process by its pid."""
+        parent = self.process.pid
+        return {parent: "parent", **dict.fromkeys(child_pids(parent), "worker")}
 
-    def serving(self) -> list[int]:
-        """Its processes that take connections, once each of them is ready."""
-        return [pid for pid in child_pids(self.process.pid) if is_up(pid)]
+    def accepting_pids(self) -> list[int]:
+        """Returns the worker processes that accept connections."""
+        return [pid for pid in child_pids(self.process.pid) if is_accepting(pid)]
 
     def is_ready(self) -> bool:
         with suppress(OSError, EOFError):
             return fetch(self, READYZ, 5.0).status == 200
         return False
 
-    def answers(self, method: str, path: str, document: object = None, times: int = 8) -> bool:
-        """Whether it does so again and again, whichever process is asked."""
+    def succeeds(self, method: str, path: str, document: object = None, times: int = 8) -> bool:
+        """Returns whether a request succeeds several times in a row, so that each worker probably gets it."""
         with suppress(OSError, EOFError):
             return all(fetch(self, http_request(method, path, document), 10.0).status < 300 for _ in range(times))
         return False
@@ -98,8 +98,8 @@ class Server:
         kill_tree(self.process)
         self.process.communicate()
 
-    def end(self) -> int:
-        """The status it ends with."""
+    def stop(self) -> int:
+        """Stops the server as an operator does and returns its exit status."""
         self.process.terminate()
         try:
             self.process.communicate(timeout=TIMEOUT_SECONDS)
@@ -108,29 +108,29 @@ class Server:
         return self.process.returncode
 
 
-def is_up(pid: int) -> bool:
-    """Whether a process has the listener and its trigger in its epoll."""
+def is_accepting(pid: int) -> bool:
+    """Returns whether a process has the listener and the wake-up descriptor in its epoll instance."""
     with suppress(OSError):
-        for one in os.listdir(f"/proc/{pid}/fdinfo"):
+        for descriptor in os.listdir(f"/proc/{pid}/fdinfo"):
             with suppress(OSError):
-                if Path(f"/proc/{pid}/fdinfo/{one}").read_text().count("tfd:") >= 2:
+                if Path(f"/proc/{pid}/fdinfo/{descriptor}").read_text().count("tfd:") >= 2:
                     return True
     return False
 
 
-class Fleet:
-    """All of them; one Redis for jobs, one for the cache and one for items, so that each can fail alone."""
+class Deployment:
+    """All servers and stores. Jobs, the prediction cache, and items have separate Redis servers, which fail separately."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.blocks = folder, folder / "blocks"
-        self.blocks.mkdir()
+        self.folder, self.reports = folder, folder / "reports"
+        self.reports.mkdir()
         self.servers: dict[str, Server] = {}
         self.stores: list[Store] = []
-        self.jobs, self.cache, self.items = (self.kept(RedisServer(durable)) for durable in (True, False, False))
-        self.postgres = self.kept(PostgresServer())
+        self.jobs, self.cache, self.items = (self.add_store(RedisServer(durable)) for durable in (True, False, False))
+        self.postgres = self.add_store(PostgresServer())
 
     def start(self) -> None:
-        """Returns when all are ready."""
+        """Starts all servers and returns when they are ready."""
         edge = str(build_bundle(self.folder / "edge", MODEL))
         self.add("all", 2, "--role", "all", "--edge-dir", edge)
         self.add("web_single", 2, "--role", "web_single")
@@ -138,20 +138,20 @@ class Fleet:
         for role in ("asynchronous", "sync_async", "worker"):
             self.add(role, 2, "--role", role, IRIS_REDIS_URL=self.jobs.url)
         self.add("prediction_cache", 2, "--role", "prediction_cache", IRIS_CACHE_REDIS_URL=self.cache.url)
-        # Whoever is asked by others says first where.
+        # The other servers need the ports of these.
         pred = self.add("pred", 2, "--role", "pred")
         members = [self.add(f"member-{name}", 1, "--role", "member", "--member", name) for name in NAMES]
         database = self.postgres.database("items")
         self.add("data_cache", 2, "--role", "data_cache", IRIS_ITEMS_REDIS_URL=self.items.url, IRIS_DATABASE_URL=database)
-        self.add("prep", 2, "--role", "prep", "--pred-url", pred.serves().url)
-        registry = ",".join(f"{name}={member.serves().url}" for name, member in zip(NAMES, members, strict=True))
+        self.add("prep", 2, "--role", "prep", "--pred-url", pred.wait_for_port().url)
+        registry = ",".join(f"{name}={member.wait_for_port().url}" for name, member in zip(NAMES, members, strict=True))
         self.add("gateway", 2, "--role", "gateway", "--members", registry)
         for server in self.servers.values():
             if not server.port:
-                server.serves()
-        wait_until(lambda: all(one.is_ready() for one in self.servers.values()), "all are ready")
+                server.wait_for_port()
+        wait_until(lambda: all(server.is_ready() for server in self.servers.values()), "all servers are ready")
 
-    def kept(self, store):
+    def add_store(self, store):
         self.stores.append(store)
         return store
 
@@ -159,7 +159,7 @@ class Fleet:
         self.servers[name] = Server(name, self.folder, workers, *options, **settings)
         return self.servers[name]
 
-    def __enter__(self) -> "Fleet":
+    def __enter__(self) -> "Deployment":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -171,7 +171,7 @@ class Fleet:
             store.process.send_signal(signal.SIGCONT)
             store.remove()
 
-    def end(self) -> list[str]:
-        """Ends all servers as an operator would; those that did not end well. Whoever asks others goes first."""
-        found = {name: server.end() for name, server in reversed(self.servers.items())}
-        return [f"{name} ended with {status}" for name, status in found.items() if status]
+    def stop(self) -> list[str]:
+        """Stops all servers, clients of other servers first, and returns a line for each that fails to stop properly."""
+        found = {name: server.stop() for name, server in reversed(self.servers.items())}
+        return [f"{name} exited with status {status}" for name, status in found.items() if status]
