@@ -1400,7 +1400,7 @@ def test_the_config_map_holds_every_file_that_the_seal_covers(rendered):
     assert volumes["source"]["configMap"]["name"] == held["metadata"]["name"] != "model-in-image-model"
 
 
-@pytest.mark.parametrize("name", ["model_load", "model_load/or_baked", "model_load/over_http"])
+@pytest.mark.parametrize("name", ["model_load", "model_load/fallback_to_image", "model_load/over_http"])
 def test_the_server_reads_what_load_wrote_and_cannot_write_there(rendered, name):
     load, server, volumes = loaded(rendered[name])
     command, source, folder, *_ = load["args"]
@@ -1419,7 +1419,7 @@ def test_the_server_reads_what_load_wrote_and_cannot_write_there(rendered, name)
 
 def test_the_model_of_the_image_is_the_way_out_only_where_that_is_told(rendered):
     told = {name: "--or-baked" in loaded(rendered[name])[0]["args"] for name in RENDERS if name.startswith("model_load")}
-    assert told == {"model_load": False, "model_load/or_baked": True, "model_load/over_http": False}
+    assert told == {"model_load": False, "model_load/fallback_to_image": True, "model_load/over_http": False}
 
 
 def test_only_over_http_does_the_model_come_from_a_url(rendered):
