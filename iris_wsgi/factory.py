@@ -189,6 +189,8 @@ ROUTES: dict[str, Routes] = {
 }
 # Roles whose model is not loaded by `local_model`.
 BACKENDS: dict[str, Backend] = {"prep": split_model, "member": member_model}
+# A batch contains the rows that arrived during the run before. Waiting for more costs more than it gains (docs/benchmark.md).
+BATCH_DELAY_SECONDS = 0.0
 
 
 class Service(NamedTuple):
@@ -247,7 +249,7 @@ def gathered(core: ModelBackend, settings: Settings) -> ModelBackend:
     from iris_wsgi.model.batcher import DynamicBatcher
 
     refuse_unequal(core.difference(), "IRIS_BATCH_ROWS", "leave it at 0")
-    return core._replace(predict=DynamicBatcher(core.predict, settings.batch_rows, settings.batch_delay_ms / 1000), pace=BLOCKING)
+    return core._replace(predict=DynamicBatcher(core.predict, settings.batch_rows, BATCH_DELAY_SECONDS), pace=BLOCKING)
 
 
 def cached(

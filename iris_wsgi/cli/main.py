@@ -21,8 +21,8 @@ from iris_wsgi.console import (
 )
 from iris_wsgi.console import ArgumentParser as Parser
 from iris_wsgi.errors import BadModel, BadStore, StoreDown
-from iris_wsgi.setting_types import seal_text, server_address, whole
-from iris_wsgi.settings import NAMES, BadSetting, Settings, add_flags, checked, read_settings
+from iris_wsgi.setting_types import integer, seal_text, server_address
+from iris_wsgi.settings import NAMES, REMOVED, BadSetting, Settings, add_flags, checked, read_settings
 
 Given = Mapping[str, Any]
 
@@ -44,20 +44,20 @@ def serve_flags(serve: Parser) -> None:
 
 
 def worker_flags(worker: Parser) -> None:
-    add_flags(worker, [name for name in NAMES if name != "role"], DEFAULTS["worker"])
+    add_flags(worker, [name for name in (*NAMES, *REMOVED) if name != "role"], DEFAULTS["worker"])
     worker.set_defaults(role="worker")
 
 
 def redrive_flags(redrive: Parser) -> None:
     redrive.add_argument("ids", metavar="ID", nargs="*", help="these jobs (default: the oldest)")
-    redrive.add_argument("--most", type=whole(1, 1_000_000), default=1000, help="so many at most (default 1000)")
+    redrive.add_argument("--most", type=integer(1, 1_000_000), default=1000, help="so many at most (default 1000)")
     add_flags(redrive, ["state_dir", "redis_url", "jobs_queued"])
 
 
 def warm_flags(warm: Parser) -> None:
     ids = "these items (default: those of the database, in the order of their ids)"
     warm.add_argument("ids", metavar="ID", nargs="*", help=ids)
-    warm.add_argument("--most", type=whole(1, 10_000_000), default=10_000, help="so many at most (default 10000)")
+    warm.add_argument("--most", type=integer(1, 10_000_000), default=10_000, help="so many at most (default 10000)")
     warm.add_argument("--url", help="the server (default: that of this machine, by IRIS_HOST and IRIS_PORT)")
     warm.add_argument("--quiet", action="store_true", help="tell nothing of the progress")
     add_flags(warm, ["host", "port", "model_dir", "state_dir", "database_url", "token_file"])
@@ -220,7 +220,6 @@ def credentials(settings: Settings) -> Sequence[tuple[str, str]]:
 
 def verify(settings: Settings, _: Given) -> int:
     from iris_wsgi.cli.verify import held
-    from iris_wsgi.model.artifact import fast_folder
     from iris_wsgi.model.golden import batch_consistency, load_verified_model
 
     model, golden, result = load_verified_model(Path(settings.model_dir), settings.model_seal)
@@ -234,7 +233,7 @@ def verify(settings: Settings, _: Given) -> int:
     say(f"self-test: {result}")
     say(f"batches: {batch_consistency(model, golden.cases)}")
     # A model of one's own need not have any beside it.
-    for line in held(fast_folder(Path(settings.model_dir), settings.fast_model_dir), Path(settings.model_dir)):
+    for line in held(Path(settings.model_dir)):
         say(line)
     return 0
 

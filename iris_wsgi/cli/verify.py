@@ -4,18 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from iris_wsgi.errors import BadModel
-from iris_wsgi.model.artifact import member_folders
+from iris_wsgi.model.artifact import FAST_FOLDER, member_folders
 from iris_wsgi.model.golden import check_shapes, load_verified_model, self_test
 from iris_wsgi.model.session import load, load_model
 
 
-def held(fast: Path, whole: Path) -> Iterator[str]:
+def held(whole: Path) -> Iterator[str]:
     """A line on each model that there is: the fast one, those of one species, and the two halves. Raises BadModel."""
-    folders = {"fast model": fast, "pred": whole / "pred"}
+    folders = {"fast model": whole / FAST_FOLDER, "pred": whole / "pred"}
     folders |= {f"member {name}": folder for name, folder in member_folders(whole).items()}
     for name, folder in folders.items():
-        # One that is set must be there.
-        if folder.exists() or folder == fast != whole / "fast":
+        if folder.exists():
             model, _, result = load_verified_model(folder)
             yield f"{name} {model.name} {model.version} {model.digest}: {result}"
     if (whole / "prep").exists():

@@ -1,4 +1,4 @@
-"""Calls to several servers at once, from one thread: each with a retry, a hedge and the same deadline."""
+"""Calls to several servers at once, from one thread: each with one retry and the same deadline."""
 
 import select
 from collections.abc import Sequence
@@ -23,8 +23,7 @@ class Failure(NamedTuple):
 class Call:
     """One request to one target: `result` is there once it has ended.
 
-    It is sent a second time, on another connection, where there was none, or where the answer is later than answers of this
-    target mostly are; both only as far as the target's budget goes. Predictions change nothing, so two are as good as one.
+    A request that was not sent, as its connection was lost, is sent a second time if the target's budget allows it.
     """
 
     def __init__(self, target: Target, message: bytes, most: int, earns: bool = True) -> None:
@@ -35,12 +34,10 @@ class Call:
         # How long the request took that was answered.
         self.seconds = 0.0
         self.again = True
-        self.began, self.hedge_at = monotonic(), inf
 
     def begin(self) -> None:
         if self.earns:
             self.target.budget.earn()
-        self.hedge_at = self.began + self.target.hedge.seconds
         self.connect(fresh=False)
 
     def connect(self, fresh: bool) -> None:
@@ -84,19 +81,13 @@ class Call:
     @property
     def tick_at(self) -> float:
         """When there is something to do (monotonic), whatever its connections do."""
-        return min(self.hedge_at, *(exchange.connect_by for exchange in self.exchanges), inf)
+        return min((exchange.connect_by for exchange in self.exchanges), default=inf)
 
     def tick(self, now: float) -> None:
-        """Gives up connections that do not come about, and asks a second time, if that is due."""
+        """Ends connection attempts that are past their deadline."""
         for exchange in [one for one in self.exchanges if now >= one.connect_by]:
             self.drop(exchange)
             self.lost(Lost("there was no connection in time"))
-        if self.result is None and now >= self.hedge_at:
-            self.hedge_at = inf
-            if self.again and self.target.budget.spend():
-                self.again = False
-                self.target.metrics.hedges.add((self.target.name,))
-                self.connect(fresh=False)
 
     def end(self, result: Reply | Failure) -> None:
         self.result = result

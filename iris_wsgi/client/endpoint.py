@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from iris_wsgi.client.connection import Address, Connection, Lost
 from iris_wsgi.client.metrics import CallMetrics
-from iris_wsgi.client.retry_budget import Budget, Hedge
+from iris_wsgi.client.retry_budget import Budget
 from iris_wsgi.client.v2_messages import Peer
 from iris_wsgi.observability.trace_context import Fields, nothing
 from iris_wsgi.resilience.circuit_breaker import CircuitBreaker, Tell
@@ -49,19 +49,15 @@ class Target:
         place: Place,
         metrics: CallMetrics,
         tell: Tell,
-        hedge_percentile: int = 0,
         wait_seconds: float = inf,
         credentials: Callable[[], Fields] = nothing,
     ) -> None:
-        """Where `hedge_percentile` is not 0, a call that is slower than so many of 100 before it may be made again.
-
-        `wait_seconds` is how long calls wait where their clients want nothing else. `credentials` are what each of them shows.
-        """
+        """`wait_seconds` is the default time limit of a call. Each call sends `credentials` as headers."""
         # Who gave it less time has learnt nothing about it: a client may want its answer too soon.
         self.fair_seconds = min(FAIR_SECONDS, 0.9 * wait_seconds)
         self.name, self.place, self.metrics, self.tell, self.credentials = name, place, metrics, tell, credentials
         self.breaker = CircuitBreaker(tell, f"{name} is not asked", f"{name} is asked again")
-        self.budget, self.hedge = Budget(), Hedge(hedge_percentile)
+        self.budget = Budget()
         self.lock = threading.Lock()
         self.idle: deque[Connection] = deque()
         self.addresses: Sequence[Address] = ()
@@ -141,7 +137,6 @@ class Target:
     def works(self, seconds: float) -> None:
         """A call was answered well in that time."""
         self.metrics.seconds.observe(seconds, (self.name,))
-        self.hedge.answered(seconds)
         self.turned(self.breaker.worked)
 
     def fails(self, why: str) -> None:

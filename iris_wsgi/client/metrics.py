@@ -23,9 +23,6 @@ class CallMetrics:
             registry, "remote_call_duration_seconds", "Seconds until a call was answered well.", of_target, keys
         )
         self.retries = Counter(registry, "remote_retries_total", "Calls made again, as there was no connection.", of_target, keys)
-        self.hedges = Counter(
-            registry, "remote_hedges_total", "Calls made a second time, as the first took long.", of_target, keys
-        )
         self.opened = Counter(registry, "remote_connections_opened_total", "Connections that were begun.", of_target, keys)
         self.connections = Gauge(registry, "remote_connections", "Connections that are open.", of_target, keys)
         self.down = Gauge(registry, "remote_breaker_open", "Processes that ask this target nothing now.", of_target, keys)

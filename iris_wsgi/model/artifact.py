@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from iris_wsgi.errors import BadModel
 
 GOLDEN = "golden.json"
+# The folder of the fast model, in the folder of the full model.
+FAST_FOLDER = "fast"
 Read = Callable[[str], bytes]
 
 
@@ -80,11 +82,6 @@ def manifest_digest(folder: Path) -> str:
     """Returns the digest of the model in a folder, according to its golden.json. Raises BadModel."""
     golden = parse_golden(read_file(folder / GOLDEN), str(folder / GOLDEN))
     return f"sha256:{golden.files.get(golden.model, '')}"
-
-
-def fast_folder(whole: Path, named: str) -> Path:
-    """Where the fast model is: in the full one's folder, unless another is named."""
-    return Path(named or whole / "fast")
 
 
 def member_folders(whole: Path) -> dict[str, Path]:

@@ -14,6 +14,7 @@ from iris_wsgi.http.request_head import Refused, Request
 from iris_wsgi.http.request_parser import Reader
 from iris_wsgi.observability.trace_context import ids_of
 from iris_wsgi.server.response_writer import CONTINUE, Pieces
+from iris_wsgi.settings import Settings
 
 if TYPE_CHECKING:
     from iris_wsgi.server.event_loop import Job, Server
@@ -23,6 +24,12 @@ MOST_RECEIVED = 262144
 SEND_PROGRESS = 16384
 # What is handed to the kernel at once: of a large file it would take megabytes, and the others would wait.
 MOST_SENT = 262144
+# The head of a request is small, so a client that needs longer is broken or hostile. IRIS_REQUEST_SECONDS may be less.
+HEADER_SECONDS = 10.0
+# Longer than the pause between requests of common clients and proxies, which keep connections for a few seconds to a minute.
+KEEP_ALIVE_SECONDS = 60.0
+# How long a client may take for a response, or for the next SEND_PROGRESS bytes.
+SEND_SECONDS = 30.0
 # How long a connection may bring nothing more before it is closed behind its last answer.
 LINGER_SECONDS = 2.0
 # How long a connection may still bring the request that its client is just sending, when the server stops.
@@ -30,6 +37,11 @@ SETTLE_SECONDS = 0.5
 # The client sends no more; elsewhere than on Linux this is not told.
 HALF_CLOSED = getattr(select, "POLLRDHUP", 0)
 OVERLOADED = NotReady("The server has more work than it can queue; try again soon.", headers=(LATER,))
+
+
+def header_seconds(limits: Settings) -> float:
+    """Returns the time limit for the head of a request, which counts from the same first byte as that of the whole request."""
+    return min(HEADER_SECONDS, limits.request_seconds)
 
 
 class State(Enum):
@@ -59,7 +71,7 @@ class Channel:
         self.owed, self.owed_since = 0, 0.0
         self.job: Job | None = None
         self.wanted = RECEIVED
-        self.state, self.deadline = State.NEW, server.now + server.limits.header_seconds
+        self.state, self.deadline = State.NEW, server.now + header_seconds(server.limits)
         self.began = 0.0
         server.poller.register(self.fd, self.events)
 
@@ -112,7 +124,7 @@ class Channel:
             if not self.serve(request):
                 return
         self.state = State.IDLE
-        self.deadline = self.server.now + (SETTLE_SECONDS if self.server.stopping else self.server.limits.idle_seconds)
+        self.deadline = self.server.now + (SETTLE_SECONDS if self.server.stopping else KEEP_ALIVE_SECONDS)
         if self.held:
             self.hold(0)
 
@@ -130,7 +142,7 @@ class Channel:
             self.began = self.server.now
         self.state = State.READING
         self.wanted = min(max(RECEIVED, self.reader.missing), MOST_RECEIVED)
-        self.deadline = self.began + (limits.header_seconds if head is None else limits.request_seconds)
+        self.deadline = self.began + (header_seconds(limits) if head is None else limits.request_seconds)
         if self.reader.wants_continue():
             # A few bytes on a socket that owes nothing: they fit, or the connection is broken and reading will tell.
             try:
@@ -181,7 +193,7 @@ class Channel:
         self.unsent, self.sent = [memoryview(piece) for piece in pieces], sent
         self.unsent[0] = self.unsent[0][sent:]
         self.taken_before = self.taken()
-        self.state, self.deadline = State.SENDING, self.server.now + self.server.limits.send_seconds
+        self.state, self.deadline = State.SENDING, self.server.now + SEND_SECONDS
         self.watch(select.POLLOUT)
         return False
 
@@ -253,7 +265,7 @@ class Channel:
             self.give_up(self.job)
         elif self.state is State.SENDING and self.taken() - self.taken_before >= SEND_PROGRESS:
             self.taken_before = self.taken()
-            self.deadline = self.server.now + self.server.limits.send_seconds
+            self.deadline = self.server.now + SEND_SECONDS
         else:
             self.close()
 

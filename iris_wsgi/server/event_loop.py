@@ -22,7 +22,7 @@ from iris_wsgi.observability.log import Log
 from iris_wsgi.observability.shared_memory import Company
 from iris_wsgi.observability.trace_context import Ids, ids_of, new_request_id
 from iris_wsgi.server.connection import SETTLE_SECONDS, Channel, State
-from iris_wsgi.server.listener import Poll, connection_limits, refuse_newcomers
+from iris_wsgi.server.listener import MAX_UPSTREAM_CALLS, Poll, connection_limits, refuse_newcomers
 from iris_wsgi.server.response_writer import Pieces, Writer
 from iris_wsgi.settings import Settings
 from iris_wsgi.wsgi.application import App, Work, never
@@ -33,6 +33,8 @@ SWEEP_SECONDS = 0.25
 TURN_EVENTS = 32
 # The connections that a turn accepts, after which those that it has have their turn.
 TURN_ACCEPTS = 64
+# The maximum number of requests of a process that wait for jobs, each in a dedicated thread; further ones get 503.
+MAX_LONG_POLLS = 64
 ACCEPT_PAUSE_SECONDS = 0.2
 # How long a process that has more connections than others leaves the next ones to them.
 STEP_BACK_SECONDS = 0.001
@@ -294,7 +296,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         """Gives a request to the threads that do such work; None where there is no room."""
         job = Job(self, channel, request)
         if work == "hold":
-            if len(self.waiting) >= self.limits.waiters:
+            if len(self.waiting) >= MAX_LONG_POLLS:
                 return None
             self.waiting.add(job)
             self.waiters.set_thread_count(max(len(self.waiters.threads), len(self.waiting)))
@@ -303,7 +305,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         pool = self.task_dispatcher
         if work == "call":
             pool = self.callers
-            pool.set_thread_count(self.limits.calls)
+            pool.set_thread_count(MAX_UPSTREAM_CALLS)
         if len(pool.queue) >= self.limits.queue:
             return None
         pool.add_task(job)

@@ -17,6 +17,8 @@ MOST_TURNED_AWAY = 64
 DESCRIPTORS_FOR_THE_REST = 32
 # The parent has one for each worker and each replacement, and these.
 DESCRIPTORS_OF_THE_PARENT = 16
+# The maximum number of requests of a process that call other servers at the same time; further ones wait for a thread.
+MAX_UPSTREAM_CALLS = 16
 # Fewer connections would not serve anybody: probes need some.
 LEAST_CONNECTIONS = 8
 # From <asm-generic/socket.h> and <linux/bpf_common.h>; Python has no names for them.
@@ -63,7 +65,7 @@ def descriptor_limit() -> float:
 def other_descriptors(settings: Settings) -> int:
     """How many descriptors a worker keeps for other things than its clients: each call has one for each server that it asks."""
     asked = len(settings.members.split(",")) if settings.members else bool(settings.pred_url)
-    return DESCRIPTORS_FOR_THE_REST + settings.calls * asked
+    return DESCRIPTORS_FOR_THE_REST + MAX_UPSTREAM_CALLS * asked
 
 
 def check_descriptors(settings: Settings, workers: int) -> None:

@@ -54,9 +54,9 @@ class Items:
 
     def app(self, cache: type[ItemCache] = ItemCache, size: int = ROOMY, redis_url: str = ""):
         """Nothing in it gets too old; it looks at the database at its start and not again while all this lasts."""
-        told = {"database_url": self.url, "items_redis_url": redis_url, "items_bytes": size}
-        told |= {"items_seconds": MOST_SECONDS, "items_check_seconds": LOOK_SECONDS}
-        with patch.object(role, "ItemCache", cache):
+        told = {"database_url": self.url, "cache_redis_url": redis_url, "items_bytes": size}
+        told |= {"items_seconds": MOST_SECONDS}
+        with patch.object(role, "ItemCache", cache), patch.object(role, "CHECK_SECONDS", LOOK_SECONDS):
             service = build(Settings(role="data_cache", model_dir=self.model, **told), self.log)
         service.background.start()
         return service.app

@@ -24,14 +24,12 @@ USED = ("ours", "models")
 CONNECTIONS = (1, 16, 64)
 VARIANTS = {
     "off": (),
-    "32 rows, 0 ms": ("--batch-rows", "32"),
-    "32 rows, 2 ms": ("--batch-rows", "32", "--batch-delay-ms", "2"),
+    "32 rows": ("--batch-rows", "32"),
 }
 METHOD = """\
-* One-row requests to `/predict/label`, one worker, a closed loop. Batching on means `IRIS_BATCH_ROWS` and
-  `IRIS_BATCH_DELAY_MS`. Without batching the I/O loop serves requests to a model that takes less than a millisecond. With
-  batching each request waits in a thread for its run, which costs more than the run of a light model. With a delay it also
-  waits at one connection, where no other request comes.
+* One-row requests to `/predict/label`, one worker, a closed loop. Batching on means `IRIS_BATCH_ROWS`.
+  Without batching the I/O loop serves requests to a model that takes less than a millisecond. With batching each request waits
+  in a thread for its run, which costs more than the run of a light model.
 * The possible gain depends on the model: the cost of a row in a run of 32, relative to its cost alone.
 * The forest is scikit-learn's, over noisy Iris rows, with fully grown trees, as skl2onnx writes it. The networks are untrained.
   One has 16 MiB of weights. The other has many nodes of little work, as converters write them for pipelines and stacks.

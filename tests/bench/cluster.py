@@ -59,7 +59,7 @@ def complete(port: int) -> None:
 
 
 def calls(port: int, target: str) -> dict[str, float]:
-    """What the metrics tell of calls to a target: calls that were made, retries, hedges, connections that are open."""
+    """What the metrics tell of calls to a target: calls that were made, retries, connections that are open."""
     found = {"made": 0.0}
     for name, of, outcome, value in samples_of(fetch(port, "GET", "/metrics").decode()):
         if of == target and name == "remote_calls_total" and outcome != "refused":

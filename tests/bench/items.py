@@ -34,7 +34,7 @@ METHOD = """\
 * SQLite {sqlite}, PostgreSQL {postgresql}, and Redis {redis} are on the same machine, the latter two over TCP, Redis without a
   disk. None of them has to read the disk for an item. Over a network, PostgreSQL and Redis take longer by the time of the
   network.
-* A check for changes of other servers is in none of these. Each process makes one twice in `IRIS_ITEMS_CHECK_SECONDS`.
+* A check for changes of other servers is in none of these. Each process makes one twice in a second.
 * Memory is measured by tracemalloc, in an application that has loaded all items. The computed size counts against
   `IRIS_ITEMS_BYTES`.
 """

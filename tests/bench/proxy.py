@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import multiprocessing
-import random
 import re
 import socket
 import struct
@@ -12,9 +11,9 @@ from typing import Any
 
 from trial import free_port
 
-# What it does with a request; `wrong` passes it on to another server, `delay` passes some answers back late.
-MODES = ("pass", "garbage", "nonsense", "half", "reset", "wrong", "drip", "delay")
-DELAY, DRIP = 0.1, 0.02
+# What it does with a request; `wrong` passes it on to another server.
+MODES = ("pass", "garbage", "nonsense", "half", "reset", "wrong", "drip")
+DRIP = 0.02
 GARBAGE = bytes(range(256))
 NONSENSE = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n{"answer": 42}'
 SETTLE = 10.0
@@ -29,17 +28,16 @@ class Proxy:
     def __init__(self, behind: int, other: int) -> None:
         fork = multiprocessing.get_context("fork")
         self.port, self.behind, self.other = free_port(), behind, other
-        self.chance = random.Random(7)
         # asyncio itself does not hold the tasks of its connections.
         self.tasks: set[asyncio.Task[None] | None] = set()
-        # Both processes see these.
-        self.mode, self.share, self.asked = fork.Value("i", 0), fork.Value("d", 0.0), fork.Value("q", 0)
+        # Both processes see it.
+        self.mode = fork.Value("i", 0)
         self.ready: Any = fork.Event()
         self.process = fork.Process(target=lambda: asyncio.run(self.serve()), daemon=True)
 
-    def turn(self, mode: str, share: float = 0.0) -> None:
-        """From the next request on; `share` of the answers are late."""
-        self.share.value, self.mode.value = share, MODES.index(mode)
+    def turn(self, mode: str) -> None:
+        """Changes the mode from the next request on."""
+        self.mode.value = MODES.index(mode)
 
     async def serve(self) -> None:
         server = await asyncio.start_server(self.meet, "127.0.0.1", self.port)
@@ -59,7 +57,6 @@ class Proxy:
         self.tasks.discard(task)
 
     async def answer(self, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, behind: dict) -> None:
-        self.asked.value += 1
         mode = MODES[self.mode.value]
         if mode in ("garbage", "nonsense"):
             writer.write(GARBAGE if mode == "garbage" else NONSENSE)
@@ -90,8 +87,6 @@ class Proxy:
                 await writer.drain()
                 await asyncio.sleep(DRIP)
         else:
-            if mode == "delay" and self.chance.random() < self.share.value:
-                await asyncio.sleep(DELAY)
             writer.write(reply)
 
 

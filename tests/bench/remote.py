@@ -10,8 +10,6 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import faults
-import hedging
-import proxy
 from bench import Bench, Failed
 from cluster import ENSEMBLE, Running, gateway_to, members_of, up
 from document import framed
@@ -27,7 +25,6 @@ NAME = "hop"
 CONNECTIONS = (1, 8)
 WINDOWS = 4
 LABEL = "/predict/label"
-MOST_EXTRA = 0.1
 
 
 class Way(NamedTuple):
@@ -66,15 +63,11 @@ METHOD = """\
   new process is ready.
 * The machine is the longest delay of an idle thread that sleeps for 5 ms again and again. Processes here wait for a CPU at
   least this long.
-* Hedges: the proxy delays some responses of one member by {delay:g} ms, at random. A gateway with
-  `IRIS_HEDGE_PERCENTILE={percentile}` and one without take turns, {connections} connections with pauses of {hedge_pause:g} ms.
-  Second calls are hedges and retries. These and the calls are from `/metrics` for that member. First requests are those that
-  the proxy has received, minus the second calls. They include the probes of the gateway, which are not calls of its clients.
 """
 
 
 def measure_round(number: int, bench: Bench, outcome: Outcome) -> None:
-    for name, trial in {NAME: hops, faults.NAME: faults.trial, hedging.NAME: hedging.trial}.items():
+    for name, trial in {NAME: hops, faults.NAME: faults.trial}.items():
         attempt(name, number, outcome, functools.partial(trial, bench))
 
 
@@ -154,7 +147,6 @@ def text(outcome: Outcome) -> str:
     tables = table([*headings, "CPU µs of the server", "of all", "ratio"], lines)
     tables += "\nResponses to clients of a gateway while one of its three members is broken:\n\n"
     tables += "![The slowest responses before, during, and after each fault](remote.png)\n\n" + faults.text(outcome)
-    tables += "\nThe gain of a second call while one member is sometimes late:\n\n" + hedging.text(outcome)
     return framed(outcome, HEADING, tables, method(outcome), verdicts(outcome), USED)
 
 
@@ -168,9 +160,6 @@ def method(outcome: Outcome) -> str:
         lasts=8,
         after=faults.AFTER,
         allowed=faults.ALLOWED_MS,
-        delay=proxy.DELAY * 1e3,
-        percentile=hedging.PERCENTILE,
-        hedge_pause=hedging.PAUSE * 1e3,
     )
 
 
@@ -184,12 +173,6 @@ def verdicts(outcome: Outcome) -> Iterator[str]:
             told = [cell(outcome, f"{name}_{p}_added_{at}", "{:,.0f} µs", 1e3) or "not measured" for p in ("p50", "p99")]
             yield f"INFO added by {title} at {at} connection{'s' * (at > 1)}: {told[0]} to p50, {told[1]} to p99"
     yield from faults.verdicts(outcome)
-    for of in hedging.SHARES:
-        extra = outcome.value(hedging.NAME, f"{of}_extra")
-        if extra is not None:
-            good = "PASS" if extra <= MOST_EXTRA else "FAIL"
-            what = f"one of {of} responses is late: hedges and retries, relative to all first requests"
-            yield f"{good} {what}: {extra:.3f}; target: at most {MOST_EXTRA:.2f}"
 
 
 def draw(folder: Path, outcome: Outcome, python: str) -> None:

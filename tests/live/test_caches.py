@@ -167,7 +167,12 @@ def test_predictions_are_those_of_the_pods_model_without_a_cache_in_any_order_of
     own = ({"IRIS_CACHE_BYTES": "1024"}, {"IRIS_CACHE_SECONDS": "0.03"})
     common = {"IRIS_CACHE_REDIS_URL": shared_redis.url}
     plain = {model: run("--role", "web_single", "--model-dir", str(model)) for model in MODELS}
-    pods = Pods(tmp_path, lambda number, *words: run("--role", "prediction_cache", *words, **common, **own[number]), 2, 2)
+    pods = Pods(
+        tmp_path,
+        lambda number, *words: run("--role", "prediction_cache", *words, **common, **own[number]),
+        2,
+        2,
+    )
     seen: Counter[str] = Counter()
 
     @cache
@@ -226,10 +231,18 @@ class Written(NamedTuple):
 
 
 def test_items_are_those_of_the_database_and_predictions_of_the_pods_model_in_any_order_of_events(run, shared_redis, tmp_path):
-    own = ({"IRIS_ITEMS_BYTES": "4096"}, {"IRIS_ITEMS_SECONDS": "0.4", "IRIS_ITEMS_MISSING_SECONDS": "0.2"})
-    common = {"IRIS_ITEMS_REDIS_URL": shared_redis.url, "IRIS_CACHE_REDIS_URL": shared_redis.url, "IRIS_CACHE": "on"}
-    common |= {"IRIS_STATE_DIR": str(tmp_path), "IRIS_ITEMS_CHECK_SECONDS": str(BOUND_SECONDS)}
-    pods = Pods(tmp_path, lambda number, *words: run("--role", "data_cache", *words, **common, **own[number]), 2, 2)
+    own = ({"IRIS_ITEMS_BYTES": "4096"}, {"IRIS_ITEMS_SECONDS": "0.4"})
+    common = {"IRIS_CACHE_REDIS_URL": shared_redis.url, "IRIS_CACHE": "on"}
+    common |= {"IRIS_STATE_DIR": str(tmp_path)}
+    role = "iris_wsgi.patterns.data_cache.role"
+    constants: list[dict[str, object]] = [{f"{role}.CHECK_SECONDS": BOUND_SECONDS} for _ in own]
+    constants[1][f"{role}.MISSING_SECONDS"] = 0.2
+    pods = Pods(
+        tmp_path,
+        lambda number, *words: run("--role", "data_cache", *words, constants=constants[number], **common, **own[number]),
+        2,
+        2,
+    )
     names = [f"{i:04d}" for i in range(6)] + [f"new-{i}" for i in range(6)] + ["never-there"]
     seen: Counter[str] = Counter()
     rows: dict[tuple[str, int], list[float]] = {}

@@ -18,6 +18,11 @@ ROWS = [[5.1, 3.5, 1.4, 0.2], [7.2, 3.6, 6.1, 2.5]]
 SERVE = ("--role", "data_cache")
 
 
+def looks_within(seconds: float) -> dict[str, object]:
+    """Returns the constants of a server that sees the changes of others within this time."""
+    return {"iris_wsgi.patterns.data_cache.role.CHECK_SECONDS": seconds}
+
+
 @pytest.fixture
 def redis(own_redis: RedisServer) -> RedisServer:
     return own_redis
@@ -95,7 +100,7 @@ def test_who_reads_while_others_write_sees_all_that_was_acknowledged_before_whic
 
 
 def test_two_servers_on_one_file_see_each_others_writes_soon(run, tmp_path):
-    one, other = (run(*SERVE, "--items-check-seconds", "0.2", IRIS_STATE_DIR=str(tmp_path)) for _ in range(2))
+    one, other = (run(*SERVE, constants=looks_within(0.2), IRIS_STATE_DIR=str(tmp_path)) for _ in range(2))
     for i in range(5):
         assert get(other, "0000").json()["version"] == i + 1
         body = put(one, "0000", ROWS[i % 2]).body
@@ -175,7 +180,7 @@ def hold_lock(postgres_server, name, locked):
 @pytest.mark.parametrize("fault", ["hangs", "is gone"])
 def test_while_the_database_is_down_items_that_are_kept_are_told_as_stale(run, postgres_server, fault):
     database = postgres_server.database(f"down_{fault[0]}")
-    server = run(*SERVE, "--items-check-seconds", "0.3", IRIS_DATABASE_URL=database)
+    server = run(*SERVE, constants=looks_within(0.3), IRIS_DATABASE_URL=database)
     wait_until(lambda: get(server, "0000/prediction").status == 200, "the database is there")
     before = {path: get(server, "0000", path) for path in ("", "/prediction")}
     if fault == "hangs":
@@ -219,7 +224,7 @@ def test_a_server_starts_without_its_database_and_finds_it_later(run, postgres_s
 
 
 def test_redis_is_asked_before_the_database_and_never_believed_too_long(run, redis, tmp_path):
-    settings = {"IRIS_STATE_DIR": str(tmp_path), "IRIS_ITEMS_REDIS_URL": redis.url, "IRIS_ITEMS_CHECK_SECONDS": "0.3"}
+    settings = {"IRIS_STATE_DIR": str(tmp_path), "IRIS_CACHE_REDIS_URL": redis.url, "constants": looks_within(0.3)}
     one, other = run(*SERVE, **settings), run(*SERVE, **settings)
     wait_until(lambda: metric(one, "item_lookups_total") >= 0 and get(one, "0000").status == 200, "it is read")
 
@@ -240,7 +245,7 @@ def test_redis_is_asked_before_the_database_and_never_believed_too_long(run, red
 
 @pytest.mark.parametrize("fault", ["hangs", "is gone", "is full of garbage", "refuses"])
 def test_answers_are_right_and_come_soon_whatever_redis_does(run, redis, fault):
-    server = run(*SERVE, IRIS_ITEMS_REDIS_URL=redis.url, IRIS_ITEMS_CHECK_SECONDS="0.3")
+    server = run(*SERVE, IRIS_CACHE_REDIS_URL=redis.url, constants=looks_within(0.3))
     wait_until(lambda: put(server, "a", ROWS[0]).status == 200, "it is written")
     match fault:
         case "hangs":

@@ -35,6 +35,7 @@ from server_process import ServerProcess, free_ports, refuses_connections, start
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 ROUNDS = 50 if CI else 6
 SWAPS = 20 if CI else 4
+LONG_IDLE = {"iris_wsgi.server.connection.KEEP_ALIVE_SECONDS": 600.0}
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 
 
@@ -110,7 +111,7 @@ def test_those_for_whom_there_is_no_room_are_told_so_even_at_the_end(run):
 
 def test_requests_in_the_pool_are_finished_and_nothing_else_is_waited_for(run):
     # Longer than the test waits for the end.
-    server = run("--threads", "1", "--drain-seconds", "600", "--idle-seconds", "600", "--deadline-ms", "0")
+    server = run("--threads", "1", "--drain-seconds", "600", "--deadline-ms", "0", constants=LONG_IDLE)
     with ExitStack() as stack:
         wires = [stack.enter_context(RawConnection(server)).send(LARGEST_REQUEST) for _ in range(12)]
         wait_until(wires[0].readable, "the first answer")

@@ -21,6 +21,8 @@ from iris_wsgi.settings import BadSetting, Settings
 
 ROWS = {"data": [ROW]}
 HAND_IN = http_request("POST", "/jobs", ROWS)
+# A server where two requests may wait for jobs.
+TWO_WAIT = {"iris_wsgi.server.event_loop.MAX_LONG_POLLS": 2}
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -93,7 +95,7 @@ def test_held_answers_take_no_thread_from_other_requests(run):
 
 
 def test_more_held_answers_than_there_may_be_are_503(run):
-    server = run("--role", "asynchronous", "--waiters", "2")
+    server = run("--role", "asynchronous", constants=TWO_WAIT)
     path = hand_in(server)
     with ExitStack() as stack:
         waiting = [stack.enter_context(RawConnection(server)).send(held(path)) for _ in range(2)]
@@ -108,7 +110,7 @@ def test_more_held_answers_than_there_may_be_are_503(run):
 
 
 def test_clients_that_go_away_leave_their_places_to_others(run):
-    server = run("--role", "asynchronous", "--waiters", "2")
+    server = run("--role", "asynchronous", constants=TWO_WAIT)
     path = hand_in(server)
     for _ in range(3):
         with RawConnection(server) as one, RawConnection(server) as two:

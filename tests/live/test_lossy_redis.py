@@ -237,7 +237,7 @@ def test_a_server_and_its_worker_go_on_whatever_of_its_jobs_a_redis_forgets(run,
 
 @pytest.mark.long
 def test_caches_in_a_redis_that_forgets_everything_again_and_again_answer_as_before(run, own_redis):
-    server = run("--role", "all", IRIS_CACHE="on", IRIS_CACHE_REDIS_URL=own_redis.url, IRIS_ITEMS_REDIS_URL=own_redis.url)
+    server = run("--role", "all", IRIS_CACHE="on", IRIS_CACHE_REDIS_URL=own_redis.url)
     requests = [
         http_request("POST", "/predict/proba", JOB),
         http_request("GET", "/items/0000"),

@@ -26,7 +26,8 @@ from http_clients import (
 from optional_programs import require_program
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-SHORT = ("--header-seconds", "1", "--request-seconds", "1.5", "--idle-seconds", "1", "--send-seconds", "1")
+SHORT = ("--request-seconds", "1.5")
+SHORT_TIMES = {f"iris_wsgi.server.connection.{name}_SECONDS": 1.0 for name in ("HEADER", "KEEP_ALIVE", "SEND")}
 BODY = json.dumps({"data": [ROW]}).encode()
 CHUNKED = (
     b"POST /predict/label HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -49,7 +50,7 @@ SLOW = {
 @pytest.fixture
 def slow_time(run, clock):
     """A server whose time is the test's, and who moves both on."""
-    return Timed(run(*SHORT, under=stderr_to("/dev/null"), clock=clock), clock)
+    return Timed(run(*SHORT, constants=SHORT_TIMES, under=stderr_to("/dev/null"), clock=clock), clock)
 
 
 class Timed:
@@ -169,7 +170,7 @@ def test_an_empty_line_behind_an_answer_begins_no_request_that_could_be_late(slo
 
 
 def test_by_the_true_time_a_connection_that_says_nothing_is_closed_without_a_word(run):
-    with RawConnection(run(*SHORT, under=stderr_to("/dev/null"))) as wire:
+    with RawConnection(run(*SHORT, constants=SHORT_TIMES, under=stderr_to("/dev/null"))) as wire:
         assert wire.end() == ("closed", b"")
 
 
@@ -181,7 +182,7 @@ def test_a_connection_that_goes_on_asking_outlives_every_deadline(slow_time):
 
 
 def test_an_answer_of_the_thread_pool_is_waited_for_beyond_every_deadline(run, clock):
-    server = run(*SHORT, "--deadline-ms", "0", "--threads", "1", under=stderr_to("/dev/null"), clock=clock)
+    server = run(*SHORT, "--deadline-ms", "0", "--threads", "1", constants=SHORT_TIMES, under=stderr_to("/dev/null"), clock=clock)
     timed = Timed(server, clock)
     with ExitStack() as stack:
         wires = [stack.enter_context(timed.wire()) for _ in range(12)]

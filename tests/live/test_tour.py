@@ -19,6 +19,8 @@ from project import MODEL, ROOT
 from iris_wsgi.cli.tour import PATTERNS
 
 NAMES = [pattern.name for pattern in PATTERNS]
+# A server where no request waits for a job.
+NO_WAIT = {"iris_wsgi.patterns.asynchronous.role.MAX_WAIT_SECONDS": 0.0}
 # What a lying server says in place of what is so, where that path is asked, and which pattern is wrong for it.
 LIES = {
     "web single": (b"POST /predict/proba ", b'"label":"setosa"', b'"label":"satyrs"'),
@@ -153,7 +155,7 @@ def test_a_server_of_one_role_is_right_in_what_it_serves_and_the_rest_is_told_as
 @pytest.mark.long
 def test_jobs_that_nobody_works_on_are_wrong_and_the_worker_is_named(run, monkeypatch):
     monkeypatch.setenv("IRIS_TOKEN_FILE", "")
-    server = run("--role", "sync_async", "--wait-seconds", "0")
+    server = run("--role", "sync_async", constants=NO_WAIT)
     told = tour(server.url)
     found = wrong(told)
     assert list(found) == ["asynchronous", "sync-async"]
@@ -162,7 +164,7 @@ def test_jobs_that_nobody_works_on_are_wrong_and_the_worker_is_named(run, monkey
 
 @pytest.mark.long
 def test_settings_of_a_server_that_serves_all_are_no_mistakes(run):
-    server = run("--cache", "off", "--wait-seconds", "0", "--escalate-below", "0.5", "--url-prefix", "/iris")
+    server = run("--cache", "off", "--escalate-below", "0.5", "--url-prefix", "/iris", constants=NO_WAIT)
     found = unserved(tour(server.url))
     assert list(found) == ["prediction cache", "edge AI"] and "its cache is off" in found["prediction cache"]
 

@@ -440,7 +440,7 @@ def test_two_caches_in_two_containers_share_a_redis_and_answer_as_before_when_th
     redis = redis_of_the_manifests(one, tmp_path)
     try:
         place = ("--network", f"container:{one.name}", "--env", "IRIS_PORT=8001", *state)
-        settings = ("--env", "IRIS_CACHE=on", "--env", f"IRIS_ITEMS_REDIS_URL={url}")
+        settings = ("--env", "IRIS_CACHE=on")
         items = container(flags=(*hard, "IRIS_ROLE=data_cache", *place, *settings), image=full).serves()
 
         def item(name: str) -> dict:
@@ -568,7 +568,10 @@ def test_every_command_of_the_image_runs_in_it(runner, tmp_path):
         assert command(runner, name, "--help").returncode == 0, name
     assert re.search(r"self-test: 34 golden rows(.|\n)*fast model iris_lr .*: 31 golden rows", command(runner, "verify").stdout)
     wrong = command(runner, "serve", flags=("--env", "IRIS_PROT=1"))
-    assert (wrong.returncode, wrong.stderr.splitlines()[-1]) == (2, "iris_wsgi: IRIS_PROT is no setting; did you mean IRIS_PORT?")
+    assert (wrong.returncode, wrong.stderr.splitlines()[-1]) == (
+        2,
+        "iris_wsgi: IRIS_PROT is not a setting; did you mean IRIS_PORT?",
+    )
 
 
 @pytest.mark.parametrize("one", commands_for("image"), ids=lambda one: f"{one.document.name} {one.text.splitlines()[0][:40]}")

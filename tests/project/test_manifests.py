@@ -653,7 +653,7 @@ def test_tokens_are_files_of_a_secret_whose_changes_the_servers_see(rendered, ap
 
 def test_no_secret_is_in_the_manifests_but_the_sample_and_none_in_a_plain_variable_or_argument(rendered):
     secret = {one.name for one in fields(Settings) if one.metadata["check"]["secret"]}
-    assert secret == {"redis_url", "database_url", "items_redis_url", "cache_redis_url"}
+    assert secret == {"redis_url", "database_url", "cache_redis_url"}
     for name, objects in rendered.items():
         # The sample's says what it is.
         assert all("sample" in unquote(value) for value in secrets(objects).values()), name

@@ -54,7 +54,7 @@ MISTAKES = {
                                      "cannot be opened: No such file or directory; IRIS_STATE_DIR names another"),
     "several processes": ((*SERVE, "--workers", "2", "--state-dir", "/proc/iris"), 1, "IRIS_STATE_DIR names"),
     "jobs in Redis": ((*SERVE, "--redis-url", "redis://x"), 1, "IRIS_REDIS_URL wants the package redis: bin/setup redis, "),
-    "items in Redis": ((*SERVE, "--items-redis-url", "redis://x"), 1, "wants the package redis: bin/setup redis, "),
+    "items in Redis": ((*SERVE, "--cache-redis-url", "redis://x"), 1, "wants the package redis: bin/setup redis, "),
     "answers in Redis": ((*SERVE, "--cache-redis-url", "redis://x"), 1, "wants the package redis: bin/setup redis, "),
     "items in PostgreSQL": ((*SERVE, "--database-url", "postgresql://x/y"), 1, "wants the package psycopg: bin/setup postgres, "),
     "a batch in PostgreSQL": (("batch", "--model-dir", str(MODEL), "--table", "x", "--database", "postgresql://x/y"), 2,

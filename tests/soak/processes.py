@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from changed_constants import with_constants
 from edge_bundles import build_bundle
 from http_clients import NO_COVERAGE, READYZ, TIMEOUT_SECONDS, child_pids, fetch, http_request, is_alive, kill_tree, wait_until
 from postgres_server import PostgresServer
@@ -26,13 +27,15 @@ SMALL = {
     "IRIS_ITEMS_SECONDS": "5",
     "IRIS_KEEP_SECONDS": str(KEEP_SECONDS),
     "IRIS_LEASE_SECONDS": "2",
-    "IRIS_RETRY_SECONDS": "0.2",
-    "IRIS_HEADER_SECONDS": "8",
     "IRIS_REQUEST_SECONDS": "15",
-    "IRIS_IDLE_SECONDS": str(IDLE_SECONDS),
     # One heap for all threads, and no large blocks in it: it soon reaches its final size, so that further growth is a leak.
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "65536",
+}
+CONSTANTS: dict[str, object] = {
+    "iris_wsgi.patterns.asynchronous.role.RETRY_SECONDS": 0.2,
+    "iris_wsgi.server.connection.HEADER_SECONDS": 8.0,
+    "iris_wsgi.server.connection.KEEP_ALIVE_SECONDS": IDLE_SECONDS,
 }
 Store = RedisServer | PostgresServer
 find_url = re.compile(r"http://(\S+):(\d+)$").search
@@ -46,7 +49,7 @@ class Server:
         self.host, self.port = "127.0.0.1", 0
         self.options = ["--workers", str(workers), "--model-dir", str(MODEL), "--state-dir", str(folder / name), *options]
         reporting = {"PYTHONPATH": str(Path(__file__).parent / "inside"), "SOAK_REPORTS": str(folder / "reports")}
-        self.environment = {**os.environ, **NO_COVERAGE, **SMALL, **reporting, **settings}
+        self.environment = {**os.environ, **NO_COVERAGE, **SMALL, **with_constants(CONSTANTS), **reporting, **settings}
         self.launch()
 
     def launch(self) -> None:
@@ -142,7 +145,7 @@ class Deployment:
         pred = self.add("pred", 2, "--role", "pred")
         members = [self.add(f"member-{name}", 1, "--role", "member", "--member", name) for name in NAMES]
         database = self.postgres.database("items")
-        self.add("data_cache", 2, "--role", "data_cache", IRIS_ITEMS_REDIS_URL=self.items.url, IRIS_DATABASE_URL=database)
+        self.add("data_cache", 2, "--role", "data_cache", IRIS_CACHE_REDIS_URL=self.items.url, IRIS_DATABASE_URL=database)
         self.add("prep", 2, "--role", "prep", "--pred-url", pred.wait_for_port().url)
         registry = ",".join(f"{name}={member.wait_for_port().url}" for name, member in zip(NAMES, members, strict=True))
         self.add("gateway", 2, "--role", "gateway", "--members", registry)

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from changed_constants import with_constants
 from http_clients import (
     CI,
     TIMEOUT_SECONDS,
@@ -63,15 +64,17 @@ def start_server(
     command: str = "serve",
     cwd: Path | None = None,
     clock: ManualClock | None = None,
+    constants: dict[str, object] | None = None,
     **environ: str,
 ) -> ServerProcess:
     """Starts a server, or a worker, on a free port, with one worker if nothing else is asked; the package is that in `cwd`.
 
-    With a clock the server goes by that one.
+    With a clock the server goes by that one. `constants` are names as module.NAME and the values that they have there.
     """
     line = [*under, sys.executable, *(("-m", "iris_wsgi") if clock is None else (CLOCK_SCRIPT, clock.path)), command]
     line += ["--port", "0", "--workers", "1", "--model-dir", str(MODEL), *arguments]
     environment = {**os.environ, "IRIS_STATE_DIR": tempfile.mkdtemp(dir=state_root()), **environ}
+    environment |= with_constants(constants or {})
     pipe = subprocess.PIPE
     return ServerProcess(subprocess.Popen(line, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=cwd))
 

@@ -11,7 +11,8 @@ from project import MODEL, ROOT
 from iris_wsgi.cli.main import main, parser
 from iris_wsgi.patterns.asynchronous.stores import create_job_store
 from iris_wsgi.settings import (
-    OF_THE_SERVER,
+    REMOVED,
+    SERVER_SETTINGS,
     BadSetting,
     Settings,
     application_settings,
@@ -50,8 +51,8 @@ def test_every_setting_has_a_flag_a_variable_and_a_help_text():
     + [("IRIS_MAX_BODY_BYTES", "63"), ("IRIS_THREADS", "1001"), ("IRIS_ROLE", "single"), ("IRIS_ROLE", ""), ("IRIS_HOST", "")]
     + [("IRIS_HOST", "a\nb"), ("IRIS_MODEL_DIR", "")]
     + [("IRIS_ESCALATE_BELOW", v) for v in ("", "1.1", "-0.1", "2", "1e-3", "nan", " 1")]
-    + [("IRIS_JOBS_QUEUED", "0"), ("IRIS_JOBS_ATTEMPTS", "0"), ("IRIS_LEASE_SECONDS", "0"), ("IRIS_FAST_MODEL_DIR", "a\nb")]
-    + [("IRIS_IDLE_SECONDS", v) for v in ("", "0", "-1", "nan", "inf", "1e3", "1_0", " 1", "86401", "٣")],
+    + [("IRIS_JOBS_QUEUED", "0"), ("IRIS_JOBS_ATTEMPTS", "0"), ("IRIS_LEASE_SECONDS", "0"), ("IRIS_EDGE_DIR", "a\nb")]
+    + [("IRIS_ITEMS_SECONDS", v) for v in ("", "0", "-1", "nan", "inf", "1e3", "1_0", " 1", "86401", "٣")],
 )
 def test_a_wrong_value_is_told_with_its_name_in_one_line(name, value):
     with pytest.raises(BadSetting, match=f"^{name}=") as caught:
@@ -80,7 +81,7 @@ def test_the_address_of_a_redis_may_hold_a_password_and_is_never_shown(value):
     ("name", "value"),
     [
         *(("redis_url", f"{url}hunter@h:6379/0") for url in ("redis://:", "rediss://user:", "redis://user%40there:")),
-        *(("cache_redis_url", "redis://h?password=hunter"), ("items_redis_url", "unix:///run/redis?db=1&password=hunter")),
+        *(("cache_redis_url", "redis://h?password=hunter"), ("redis_url", "unix:///run/redis?db=1&password=hunter")),
         *(
             ("database_url", f"postgresql://{rest}")
             for rest in ("u:hun%2Fter@h/d", "u@h/d?password=hunter", "h/d?p%61ssword=hunter")
@@ -113,9 +114,9 @@ def test_a_share_may_be_written_as_people_write_it():
 
 
 def test_an_unknown_variable_is_told_with_the_nearest_that_exists():
-    with pytest.raises(BadSetting, match="^IRIS_PROT is no setting; did you mean IRIS_PORT?"):
+    with pytest.raises(BadSetting, match="^IRIS_PROT is not a setting; did you mean IRIS_PORT?"):
         read_settings({"IRIS_PROT": "8000"}, {})
-    with pytest.raises(BadSetting, match="^IRIS_QQQQQQQQ is no setting; there are .*IRIS_HOST"):
+    with pytest.raises(BadSetting, match="^IRIS_QQQQQQQQ is not a setting; the settings are .*IRIS_HOST"):
         read_settings({"IRIS_QQQQQQQQ": ""}, {})
 
 
@@ -188,27 +189,27 @@ def test_an_application_reads_the_environment_and_its_arguments_win():
 
 
 def test_an_application_names_the_variables_that_have_no_effect_under_another_server():
-    environ = {"IRIS_PORT": "9000", "IRIS_HEADER_SECONDS": "40", "IRIS_MAX_BODY_BYTES": "33554432", "IRIS_ROLE": "pred"}
+    environ = {"IRIS_PORT": "9000", "IRIS_GRACE_SECONDS": "40", "IRIS_MAX_BODY_BYTES": "33554432", "IRIS_ROLE": "pred"}
     settings, ignored = application_settings(environ, {})
-    assert ignored == ["IRIS_HEADER_SECONDS", "IRIS_PORT"] and settings.max_body_bytes == 33554432
+    assert ignored == ["IRIS_GRACE_SECONDS", "IRIS_PORT"] and settings.max_body_bytes == 33554432
     with pytest.raises(BadSetting, match="^IRIS_PORT='x' must be"):
         application_settings({"IRIS_PORT": "x"}, {})
 
 
 def test_an_application_refuses_arguments_that_are_unknown_invalid_or_of_another_server():
     for arguments, told in (
-        ({"rol": "all"}, "^rol is no setting; did you mean role[?]$"),
+        ({"rol": "all"}, "^rol is not a setting; did you mean role[?]$"),
         ({"role": "none"}, "^role='none' must be one of all, "),
         ({"max_rows": True}, "^max_rows='True' must be a whole number"),
         ({"port": 8000}, "^port is a setting of bin/serve alone; "),
         ({"drain_seconds": 1}, "^drain_seconds is a setting of bin/serve alone; "),
-        ({"qqqqqqqq": 1}, "^qqqqqqqq is no setting; there are allowed_hosts, role, "),
+        ({"qqqqqqqq": 1}, "^qqqqqqqq is not a setting; the settings are allowed_hosts, role, "),
         ({"redis_url": "secret"}, "^redis_url must begin with redis://"),
     ):
         with pytest.raises(BadSetting, match=told) as caught:
             application_settings({}, arguments)
         assert "--" not in str(caught.value) and "\n" not in str(caught.value)
-    with pytest.raises(BadSetting, match="^IRIS_PROT is no setting"):
+    with pytest.raises(BadSetting, match="^IRIS_PROT is not a setting"):
         application_settings({"IRIS_PROT": "1"}, {})
 
 
@@ -220,22 +221,38 @@ def test_the_settings_of_the_server_are_those_that_the_application_never_reads()
     factory = package / "factory.py"
     elsewhere = set().union(*(names for path, names in read.items() if path not in server | {factory}))
     elsewhere |= read[factory] - {"host"}
-    assert not OF_THE_SERVER & elsewhere
+    assert not SERVER_SETTINGS & elsewhere
     # The commands warm, healthcheck and clear ask a server of ours; batch has workers of its own.
     named = {one.name for one in fields(Settings)} & set().union(*(read[path] for path in server))
     # What a server that starts has to know of a role, to count its descriptors and its memory.
-    of_a_role = {"model_dir", "role", "batch_rows", "token_file", "fast_model_dir", "model_seal", "member", "members", "pred_url"}
-    assert named - of_a_role - {"max_body_bytes"} == OF_THE_SERVER
+    of_a_role = {"model_dir", "role", "batch_rows", "token_file", "model_seal", "member", "members", "pred_url"}
+    assert named - of_a_role - {"max_body_bytes"} == SERVER_SETTINGS
 
 
 def test_a_contradiction_is_told_with_both_names():
     with pytest.raises(BadSetting, match="IRIS_MAX_ROWS=10000 .* IRIS_MAX_BODY_BYTES=1000"):
         read_settings({"IRIS_MAX_BODY_BYTES": "1000"}, {})
     assert read_settings({"IRIS_MAX_BODY_BYTES": "1000", "IRIS_MAX_ROWS": "250"}, {}).max_rows == 250
-    with pytest.raises(BadSetting, match="IRIS_HEADER_SECONDS=40 .* IRIS_REQUEST_SECONDS=30"):
-        read_settings({"IRIS_HEADER_SECONDS": "40"}, {})
     with pytest.raises(BadSetting, match="IRIS_PENDING_BYTES=1000 .* IRIS_MAX_BODY_BYTES=1048576"):
         read_settings({"IRIS_PENDING_BYTES": "1000"}, {})
+
+
+def test_there_are_at_most_42_settings_and_none_of_them_was_removed():
+    assert len(fields(Settings)) <= 42
+    assert not REMOVED.keys() & {one.name for one in fields(Settings)}
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_a_removed_setting_stops_the_start_with_one_line_of_advice(name, capsys):
+    told = f"was removed; {REMOVED[name]}"
+    assert "\n" not in told
+    with pytest.raises(BadSetting, match=f"^{re.escape(f'{name_of(name)} {told}')}$"):
+        read_settings({name_of(name): "x"}, {})
+    with pytest.raises(BadSetting, match=f"^{re.escape(f'{name} {told}')}$"):
+        application_settings({}, {name: 1})
+    for command in ("serve", "worker", *["verify"] * (name == "fast_model_dir")):
+        assert main([command, flag_of(name), "x"]) == 2
+        assert capsys.readouterr().err == f"iris_wsgi: {flag_of(name)} {told}\n"
 
 
 def test_settings_made_in_python_are_checked_too():
@@ -248,7 +265,7 @@ def test_a_wrong_setting_ends_a_command_with_status_2_and_one_line(command, monk
     monkeypatch.setenv("IRIS_PROT", "1")
     assert main([command]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("iris_wsgi: IRIS_PROT is no setting") and err.count("\n") == 1
+    assert out == "" and err.startswith("iris_wsgi: IRIS_PROT is not a setting") and err.count("\n") == 1
 
 
 def test_help_and_version_load_no_model():

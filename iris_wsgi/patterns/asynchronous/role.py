@@ -16,6 +16,14 @@ from iris_wsgi.wsgi.application import Route
 
 # How long the store may take to answer a worker, which has time.
 WORKER_SECONDS = 2.0
+# The maximum number of jobs that a worker claims together. One run of the model serves all of them.
+MAX_CLAIMED = 64
+# The time limit of a run on jobs, which is longer than any run on IRIS_MAX_ROWS rows. A job that exceeds it is retried.
+RUN_SECONDS = 300.0
+# The first pause before a retry. Each retry doubles it.
+RETRY_SECONDS = 1.0
+# The maximum wait of `Prefer: wait=N`, below the timeouts of common proxies (60 seconds).
+MAX_WAIT_SECONDS = 30.0
 
 
 def routes(parts: RoleContext) -> list[Route]:
@@ -56,19 +64,19 @@ def queue_of(parts: RoleContext) -> jobs.JobQueue:
 
 
 def job_routes(parts: RoleContext, queue: jobs.JobQueue) -> list[Route]:
-    return jobs.routes(parts.model, queue, parts.settings.max_rows, parts.settings.wait_seconds)
+    return jobs.routes(parts.model, queue, parts.settings.max_rows, MAX_WAIT_SECONDS)
 
 
 def worker_of(parts: RoleContext, metrics: JobMetrics) -> JobWorker:
     """With a connection of its own to the store, which may take longer to answer than one for requests."""
     settings = parts.settings
     rules = WorkerLimits(
-        settings.jobs_claimed,
+        MAX_CLAIMED,
         settings.max_rows,
         settings.jobs_attempts,
         settings.lease_seconds,
-        settings.job_seconds,
-        settings.retry_seconds,
+        RUN_SECONDS,
+        RETRY_SECONDS,
     )
     stopping = parts.background.is_stopping
     store = create_job_store(settings, WORKER_SECONDS)

@@ -8,6 +8,8 @@ from iris_wsgi.storage.optional_redis import with_redis
 
 FILE = "jobs.db"
 REMEMBER_SECONDS = 86400.0
+# A week is enough time to examine a dead letter and to put it back into the queue.
+KEEP_FAILED_SECONDS = 7 * 86400.0
 
 
 def create_job_store(settings: Settings, seconds: float) -> JobStore:
@@ -16,7 +18,7 @@ def create_job_store(settings: Settings, seconds: float) -> JobStore:
         settings.jobs_queued,
         settings.jobs_attempts,
         settings.keep_seconds,
-        settings.keep_failed_seconds,
+        KEEP_FAILED_SECONDS,
         REMEMBER_SECONDS,
     )
     if not settings.redis_url:

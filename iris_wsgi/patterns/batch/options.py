@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from iris_wsgi.patterns.batch.database import Name, name_of
-from iris_wsgi.setting_types import seconds, whole
+from iris_wsgi.setting_types import integer, seconds
 from iris_wsgi.settings import BadSetting, flag_of
 from iris_wsgi.tabular.columns import add_column_flags, delimiter, names, parse_option
 from iris_wsgi.tabular.paths import FORMATS, STANDARD, FileSpec, check_apart, file_spec, output_spec
@@ -128,7 +128,7 @@ def table_options_of(given: Mapping[str, Any], url: str) -> TableOptions:
         parse_option(given, "key", names, ()),
         parse_option(given, "features", names, ()),
         given["redo_older"],
-        parse_option(given, "chunk", whole(1, 1_000_000), 5000),
+        parse_option(given, "chunk", integer(1, 1_000_000), 5000),
         parse_option(given, "max_bad", max_bad, MaxBad()),
         given["quiet"],
     )

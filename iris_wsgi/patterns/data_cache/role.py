@@ -20,6 +20,12 @@ from iris_wsgi.wsgi.application import Route
 
 # How long the second level of the items may take, which is there to save time.
 SHARED_SECONDS = 0.05
+# How long an unknown id is cached. An item may be created at any moment, so the time is short.
+MISSING_SECONDS = 5.0
+# How long expired items are kept and served, marked as stale, while the database is down.
+STALE_SECONDS = 3600.0
+# The maximum delay until a server sees the changes of another one.
+CHECK_SECONDS = 1.0
 
 
 def routes(parts: RoleContext) -> list[Route]:
@@ -34,9 +40,7 @@ def routes(parts: RoleContext) -> list[Route]:
     parts.readiness.others.append(lambda: next(iter(breaker.remedies("changes", "identity")), None))
     parts.readiness.warnings.append(breaker.remedies)
     shared = open_shared(settings, SHARED_SECONDS, parts.log.event, partial(metrics.failures.add, ("redis",)))
-    times = Times(
-        settings.items_seconds, settings.items_missing_seconds, settings.items_stale_seconds, settings.items_check_seconds
-    )
+    times = Times(settings.items_seconds, MISSING_SECONDS, STALE_SECONDS, CHECK_SECONDS)
     marks = Marks(parts.registry.board.marks)
     reader = Reader(database, breaker, shared, times.item, times.check, marks)
     texts = Texts(parts.model, parts.predict)

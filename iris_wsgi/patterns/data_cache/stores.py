@@ -56,6 +56,6 @@ def open_shared(settings: Settings, seconds: float, tell: Tell, failed: Callable
     def connect() -> "RedisItems":
         from iris_wsgi.patterns.data_cache.redis_tier import RedisItems
 
-        return RedisItems(settings.items_redis_url, settings.items_seconds, seconds, tell, failed)
+        return RedisItems(settings.cache_redis_url, settings.items_seconds, seconds, tell, failed)
 
-    return with_redis("IRIS_ITEMS_REDIS_URL", connect) if settings.items_redis_url else None
+    return with_redis("IRIS_CACHE_REDIS_URL", connect) if settings.cache_redis_url else None

@@ -32,7 +32,7 @@ def remote_ensemble(parts: RoleContext) -> list[Route]:
     targets = []
     for name, url in places.items():
         place, tell = place_of(url), parts.log.event
-        target = Target(name, place, metrics, tell, settings.hedge_percentile, seconds, parts.credentials)
+        target = Target(name, place, metrics, tell, seconds, parts.credentials)
         watcher = Watcher(target, row, partial(why_no_member, name=name, digest=digests.get(name)))
         parts.background.add(f"look at {name}", partial(watcher.run, parts.background.is_stopping), drains=False)
         targets.append(target)

@@ -78,9 +78,7 @@ def split_model(start: StartupContext) -> ModelBackend:
         raise BadModel(f"{model_folder(settings)} makes values that are not finite of its golden rows")
     trace = Trace()
     metrics, wait_seconds = CallMetrics(start.registry, [PRED]), settings.deadline_ms / 1000 or inf
-    target = Target(
-        PRED, place_of(settings.pred_url), metrics, start.log.event, settings.hedge_percentile, wait_seconds, start.credentials
-    )
+    target = Target(PRED, place_of(settings.pred_url), metrics, start.log.event, wait_seconds, start.credentials)
 
     def proves(ask: Callable[[Array], Array]) -> str | None:
         joined = Joined(prep.labels, prep.width, lambda rows: ask(prep.prepare(rows)))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from iris_wsgi.errors import BadModel
-from iris_wsgi.model.artifact import fast_folder
+from iris_wsgi.model.artifact import FAST_FOLDER
 from iris_wsgi.model.golden import load_verified_model
 from iris_wsgi.model.predictor import within_deadline
 from iris_wsgi.model.run_timeout import RunWatchdog
@@ -23,7 +23,7 @@ def routes(context: RoleContext) -> list[Route]:
 def hybrid_routes(parts: RoleContext, queue: JobQueue) -> list[Route]:
     """Raises BadModel if the fast model cannot be served, or answers something else than the full one."""
     settings, full = parts.settings, parts.model
-    folder = fast_folder(Path(settings.model_dir), settings.fast_model_dir)
+    folder = Path(settings.model_dir) / FAST_FOLDER
     fast, _, _ = load_verified_model(folder)
     if (fast.labels, fast.width) != (full.labels, full.width):
         raise BadModel(

@@ -20,5 +20,11 @@ def report(*_: object) -> None:
     temporary.replace(path)
 
 
+if "CHANGED_CONSTANTS" in os.environ:
+    sys.path.append(str(Path(__file__).parents[2] / "support"))
+    import changed_constants
+
+    changed_constants.install()
+    sys.path.pop()
 if "SOAK_REPORTS" in os.environ:
     signal.signal(signal.SIGUSR1, report)

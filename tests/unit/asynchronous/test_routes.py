@@ -225,8 +225,9 @@ def test_an_answer_is_held_back_until_the_job_is_done(app):
     assert answers[0].json["status"] == "succeeded" and answers[0].headers["Preference-Applied"] == "wait=20"
 
 
-def test_an_answer_is_held_back_no_longer_than_wished_or_than_the_limit(start):
-    app = start(wait_seconds=0.1)
+def test_an_answer_is_held_back_no_longer_than_wished_or_than_the_limit(start, monkeypatch):
+    monkeypatch.setattr(role, "MAX_WAIT_SECONDS", 0.1)
+    app = start()
     path = submit_job(app)
     answer = app.get(path, headers=wait("wait=3600"))
     assert answer.json["status"] == "queued" and answer.headers["Preference-Applied"] == "wait=0.1"
@@ -247,8 +248,9 @@ def test_when_the_process_ends_no_answer_is_held_back(app):
     assert app.get(path, headers=wait("wait=30")).json["status"] == "queued"
 
 
-def test_an_answer_may_be_held_back_for_longer_than_the_deadline_of_other_requests(start):
-    app = start(deadline_ms=200, wait_seconds=0.3)
+def test_an_answer_may_be_held_back_for_longer_than_the_deadline_of_other_requests(start, monkeypatch):
+    monkeypatch.setattr(role, "MAX_WAIT_SECONDS", 0.3)
+    app = start(deadline_ms=200)
     assert app.get(submit_job(app), headers=wait("wait=1")).json["status"] == "queued"
 
 

@@ -21,7 +21,7 @@ from iris_wsgi.client.endpoint import Place, Target
 from iris_wsgi.client.metrics import CallMetrics
 from iris_wsgi.client.predictor import Trace, remote
 from iris_wsgi.client.prober import Watcher
-from iris_wsgi.client.retry_budget import Budget, Hedge
+from iris_wsgi.client.retry_budget import Budget
 from iris_wsgi.client.v2_messages import Peer, infer_request, probabilities_of
 from iris_wsgi.errors import BadGateway, DeadlineExceeded, NotReady
 from iris_wsgi.http.response_parser import BadReply, Incoming, Reply
@@ -35,11 +35,11 @@ GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: b\r\n\r\nhello"
 class Known:
     """A target at a place, whom a watcher has looked at once, and the predictor over it."""
 
-    def __init__(self, server, percentile: int = 0, wait_seconds: float = inf) -> None:
+    def __init__(self, server, wait_seconds: float = inf) -> None:
         self.log, self.registry = RecordingLog(), Registry()
         metrics = CallMetrics(self.registry, ["pred"])
         self.registry.join()
-        self.target = Target("pred", Place(server.host, server.port), metrics, self.log.event, percentile, wait_seconds)
+        self.target = Target("pred", Place(server.host, server.port), metrics, self.log.event, wait_seconds)
         self.watcher = Watcher(self.target, ROWS[:1], lambda peer: None)
         self.watcher.look()
         self.ask = remote(self.target, Trace())
@@ -320,15 +320,6 @@ def test_who_asks_too_soon_says_nothing_about_the_other(known, faulty):
     assert known.target.breaker.failures == 0
 
 
-def test_an_answer_that_is_late_is_asked_for_again_and_the_first_to_come_counts(known, faulty):
-    for _ in range(10):
-        known.ask(ROWS)
-    known.target.hedge.seconds = 0.05
-    faulty.mode, faulty.times = "hang", 1
-    assert known.ask(ROWS, time.monotonic() + 30).shape == (2, 3)
-    assert (known.count("hedges"), known.count("connections")) == (1, 1)
-
-
 def test_second_calls_are_a_tenth_of_the_first_at_most():
     budget, spent = Budget(), 0
     for _ in range(1000):
@@ -339,17 +330,6 @@ def test_second_calls_are_a_tenth_of_the_first_at_most():
         budget.earn()
     # What was not spent does not become a wave.
     assert sum(budget.spend() for _ in range(100)) == 5
-
-
-def test_late_is_what_is_slower_than_so_many_of_a_hundred_lately():
-    hedge, off = Hedge(90), Hedge(0)
-    for one in (hedge, off):
-        for _ in range(31):
-            one.answered(1.0)
-        assert one.seconds == inf
-        for i in range(256):
-            one.answered(float(i))
-    assert (hedge.seconds, off.seconds) == (pytest.approx(230, abs=16), inf)
 
 
 # Who is asked

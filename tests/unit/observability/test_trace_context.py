@@ -138,7 +138,7 @@ def test_the_job_of_a_request_is_found_in_the_log_of_its_worker(run, tmp_path, r
 
 
 def test_what_the_server_refuses_for_want_of_room_keeps_its_ids(run):
-    server = run("--role", "asynchronous", "--waiters", "1")
+    server = run("--role", "asynchronous", constants={"iris_wsgi.server.event_loop.MAX_LONG_POLLS": 1})
     place = fetch(server, sent("/jobs").replace(b"one-id", b"another")).fields["location"]
     held = http_request("GET", place, None, "X-Request-ID: one-id", f"traceparent: 00-{TRACE}-{PARENT}-01", "Prefer: wait=30")
     with RawConnection(server) as one, RawConnection(server) as other:

@@ -160,10 +160,12 @@ def test_more_rows_than_one_are_told_where_to_go(app):
     assert "POST /jobs" in told["errors"][0]["detail"]
 
 
-def test_a_fast_model_of_other_classes_stops_the_role_and_is_left_out_of_all(make_app, slow_model, log):
+def test_a_fast_model_of_other_classes_stops_the_role_and_is_left_out_of_all(make_app, slow_model, model_copy: Path, log):
+    shutil.rmtree(model_copy / "fast")
+    shutil.copytree(slow_model, model_copy / "fast")
     with pytest.raises(BadModel, match="a, b, c; the full model takes 4 for setosa"):
-        make_app(role="sync_async", fast_model_dir=str(slow_model))
-    app = make_app(fast_model_dir=str(slow_model))
+        make_app(role="sync_async", model_dir=str(model_copy))
+    app = make_app(model_dir=str(model_copy))
     app.post_json("/predict/hybrid", SETOSA, status=404)
     assert app.post_json("/predict/label", SETOSA).json == {"prediction": "setosa"}
     assert "POST /predict/hybrid is not served" in log.lines()[0]["message"]

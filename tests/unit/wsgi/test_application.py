@@ -197,8 +197,8 @@ def test_under_other_servers_role_all_works_on_jobs(under, name):
 @pytest.mark.parametrize(
     ("environ", "told"),
     [
-        ({"IRIS_PROT": "1"}, "iris_wsgi: IRIS_PROT is no setting; did you mean IRIS_PORT?"),
-        ({"IRIS_ROLE": "prep"}, "iris_wsgi: IRIS_ROLE=prep needs IRIS_PRED_URL, and it is empty"),
+        ({"IRIS_PROT": "1"}, "iris_wsgi: IRIS_PROT is not a setting; did you mean IRIS_PORT?"),
+        ({"IRIS_ROLE": "prep"}, "iris_wsgi: IRIS_ROLE=prep requires IRIS_PRED_URL, which is empty"),
         ({"IRIS_MODEL_DIR": "/nowhere"}, "iris_wsgi: /nowhere/golden.json cannot be read: No such file or directory; "
                                          "IRIS_MODEL_DIR names the folder of a model"),
         ({"IRIS_ROLE": "asynchronous", "IRIS_STATE_DIR": "/proc/iris"}, None),
@@ -216,7 +216,10 @@ def test_under_other_servers_a_start_that_fails_is_one_line(under, name, environ
 
 @pytest.mark.long
 def test_gunicorn_is_told_which_arguments_are_no_settings(under):
-    for arguments, told in (("rol='all'", "rol is no setting; did you mean role?"), ("port=1", "port is a setting of bin/serve")):
+    for arguments, told in (
+        ("rol='all'", "rol is not a setting; did you mean role?"),
+        ("port=1", "port is a setting of bin/serve"),
+    ):
         server = under((*SERVERS["gunicorn"][:-1], f"iris_wsgi:create_app({arguments})"))
         assert server.process.wait(120) == 4
         assert f"\niris_wsgi: {told}" in server.log.read_text()

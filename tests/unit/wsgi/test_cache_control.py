@@ -9,7 +9,7 @@ import webtest
 from applications import call_wsgi
 
 from iris_wsgi.patterns.data_cache import cache as items
-from iris_wsgi.patterns.data_cache import read_through
+from iris_wsgi.patterns.data_cache import read_through, role
 from iris_wsgi.patterns.data_cache import routes as item_routes
 from iris_wsgi.patterns.prediction_cache import store
 from iris_wsgi.wsgi.cache_control import MAX_SECONDS, Wishes, parse
@@ -73,8 +73,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 @pytest.fixture
-def caches(make_app: Callable[..., webtest.TestApp]) -> webtest.TestApp:
-    kept = {"cache_seconds": float(SECONDS), "items_seconds": float(SECONDS), "items_check_seconds": 3600.0}
+def caches(make_app: Callable[..., webtest.TestApp], monkeypatch: pytest.MonkeyPatch) -> webtest.TestApp:
+    kept = {"cache_seconds": float(SECONDS), "items_seconds": float(SECONDS)}
+    monkeypatch.setattr(role, "CHECK_SECONDS", 3600.0)
     # Without a deadline, which goes by the true time.
     return make_app(**kept, deadline_ms=0)
 
