@@ -1,4 +1,4 @@
-"""Models on other servers: what the hop and the fan-out add to a request, what a broken member does, what hedges gain."""
+"""Models on other servers: what the hop and the fan-out add to a request, what a broken member does."""
 
 import contextlib
 import functools
