@@ -191,6 +191,12 @@ class DeadlineExceeded(Problem):
     status = 504
 
 
+class NotCached(Problem):
+    """A request with only-if-cached for which the cache has no response (RFC 9111, section 5.2.1.7)."""
+
+    status = 504
+
+
 def media_of(path: str) -> str:
     """In which media type failures are told on this path; JSON stands for the error document, exactly as clients look for it."""
     return JSON if of_protocol(path) else PROBLEM_JSON

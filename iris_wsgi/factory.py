@@ -21,7 +21,7 @@ from iris_wsgi.observability.trace_context import Fields, nothing
 from iris_wsgi.patterns.web_single import page
 from iris_wsgi.resilience.background import BackgroundTasks
 from iris_wsgi.roles import ROLES
-from iris_wsgi.services import Ask, ModelBackend, RoleContext, Sample, StartupContext, model_folder, plainly
+from iris_wsgi.services import ModelBackend, RoleContext, Sample, StartupContext, model_folder
 from iris_wsgi.settings import BadSetting, Settings
 from iris_wsgi.wsgi import health_routes
 from iris_wsgi.wsgi.allowed_hosts import Hosts
@@ -217,12 +217,11 @@ def build(settings: Settings, log: Log, registry: Registry | None = None, refuse
     core = BACKENDS.get(settings.role, local_model)(start)
     if settings.batch_rows:
         core = gathered(core, settings)
-    ask, routes = plainly(core.predict), list[Route]()
+    routes = list[Route]()
     if settings.has_cache and may_be_cached(core, settings, log):
-        core, ask, routes = cached(core, settings, registry, background, log)
+        core, routes = cached(core, settings, registry, background, log)
     graph, readiness = core.graph, core.readiness
-    ask, pace = core.around(ask), core.pace
-    parts = RoleContext(settings, graph, core.predict, ask, core.sample, registry, readiness, pace, background, log, credentials)
+    parts = RoleContext(settings, graph, core.predict, core.sample, registry, readiness, core.pace, background, log, credentials)
     routes = [*ROUTES[settings.role](parts), *routes, *(edge(parts) if settings.edge_dir else ())]
     table = health_routes.routes([*page.routes(), *routes], registry, readiness, background.problem, bool(settings.token_file))
     Info(registry, "iris_wsgi_info", "What this server is.", ("role", "version"), [[settings.role], [__version__]])
@@ -254,16 +253,15 @@ def gathered(core: ModelBackend, settings: Settings) -> ModelBackend:
 
 def cached(
     core: ModelBackend, settings: Settings, registry: Registry, background: BackgroundTasks, log: Log
-) -> tuple[ModelBackend, Ask, list[Route]]:
-    """With the cache in front: how to ask through it, and its own routes. Raises BadSetting."""
+) -> tuple[ModelBackend, list[Route]]:
+    """Returns the model backend with a prediction cache, and the routes of the cache. Raises BadSetting."""
     from iris_wsgi.patterns.prediction_cache import routes as operating
-    from iris_wsgi.patterns.prediction_cache.cache_status import through
     from iris_wsgi.patterns.prediction_cache.role import LOOK_SECONDS, cache_around
 
     cache = cache_around(core.predict, core.graph, settings, registry, core.pace, log)
     background.repeat("look whether the cache was cleared", LOOK_SECONDS, cache.keep_up)
     core = core._replace(predict=cache, pace=BLOCKING if cache.shared else core.pace)
-    return core, through(cache), operating.routes(cache, core.graph.digest)
+    return core, operating.routes(cache, core.graph.digest)
 
 
 def may_be_cached(core: ModelBackend, settings: Settings, log: Log) -> bool:

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from iris_wsgi.codec.rows import Array
+from iris_wsgi.http.cache_control import cache_directives
 from iris_wsgi.model.latency import LatencyProfile
-from iris_wsgi.model.predictor import Predict
+from iris_wsgi.model.predictor import Predict, PredictContext
 from iris_wsgi.model.session import Graph
 from iris_wsgi.observability.log import Log
 from iris_wsgi.observability.metrics import Registry
@@ -20,18 +20,10 @@ from iris_wsgi.wsgi.health_routes import Readiness
 # Timeout of a store for a request, in seconds: an outage is reported within a quarter of a second.
 REQUEST_SECONDS = 0.2
 
-Headers = tuple[tuple[str, str], ...]
-# Probabilities [n, classes], and the response headers that describe how they were obtained.
-Told = tuple[Array, Headers]
-Ask = Callable[[Array, Request], Told]
 
-
-def plainly(predict: Predict) -> Ask:
-    return lambda rows, request: (predict(rows, request.until), ())
-
-
-def unchanged(ask: Ask) -> Ask:
-    return ask
+def predict_context(request: Request) -> PredictContext:
+    """Returns the properties of the request that predictors use."""
+    return PredictContext(request.until, cache_directives(request.variables.get("HTTP_CACHE_CONTROL")), request.ids)
 
 
 class Sample(NamedTuple):
@@ -54,8 +46,6 @@ class ModelBackend(NamedTuple):
     pace: LatencyProfile
     readiness: Readiness
     self_test: str
-    # Wraps the predictor of a request.
-    around: Callable[[Ask], Ask] = unchanged
 
 
 class StartupContext(NamedTuple):
@@ -75,7 +65,6 @@ class RoleContext(NamedTuple):
     settings: Settings
     model: Graph
     predict: Predict
-    ask: Ask
     sample: Sample
     registry: Registry
     readiness: Readiness

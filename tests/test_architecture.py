@@ -53,7 +53,8 @@ PURE = ("codec", "http")
 IMPURE = {"select", "selectors", "threading", "time", "subprocess", "os", "asyncio", "concurrent"}
 # The modules of the package by what uses them. A new one has its line here: who loads it?
 EVERY_SERVER = """
-    cli.main codec.json_documents codec.rows console cpu_limits errors factory http.request_head http.request_parser
+    cli.main codec.json_documents codec.rows console cpu_limits errors factory http.cache_control http.request_head
+    http.request_parser
     model.artifact model.golden model.latency model.predictor model.run_timeout model.session observability.log
     observability.metrics observability.process_metrics observability.shared_memory observability.trace_context
     patterns.web_single.page resilience.background resilience.deadline roles server.connection server.event_loop
@@ -79,10 +80,10 @@ FAMILIES = {
     """,
     "hybrid": "patterns.sync_async.role patterns.sync_async.routes",
     "prediction cache": """
-        patterns.prediction_cache.cache patterns.prediction_cache.cache_status patterns.prediction_cache.keys
+        patterns.prediction_cache.cache patterns.prediction_cache.keys
         patterns.prediction_cache.metrics patterns.prediction_cache.redis_tier patterns.prediction_cache.role
         patterns.prediction_cache.routes patterns.prediction_cache.store resilience.circuit_breaker resilience.single_flight
-        storage.lru storage.optional_redis wsgi.cache_control
+        storage.lru storage.optional_redis
     """,
     "items": """
         model.training_data
@@ -90,7 +91,7 @@ FAMILIES = {
         patterns.data_cache.metrics patterns.data_cache.read_through patterns.data_cache.responses patterns.data_cache.role
         patterns.data_cache.routes patterns.data_cache.seed patterns.data_cache.sqlite_store patterns.data_cache.stores
         resilience.circuit_breaker resilience.single_flight storage.clock storage.lru storage.optional_redis storage.sqlite
-        storage.sqlite_files wsgi.cache_control
+        storage.sqlite_files
     """,
     "client": """
         client.call client.connection client.endpoint client.inference client.metrics client.prober client.retry_budget

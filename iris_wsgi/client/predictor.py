@@ -1,7 +1,5 @@
 """The predictor whose model another server has, and how its failures are told."""
 
-import threading
-from math import inf
 from time import monotonic
 
 import numpy as np
@@ -12,10 +10,7 @@ from iris_wsgi.client.inference import Asked
 from iris_wsgi.client.v2_messages import FLOAT_BYTES
 from iris_wsgi.codec.rows import Array
 from iris_wsgi.errors import LATER, BadGateway, DeadlineExceeded, NotReady, Problem
-from iris_wsgi.model.predictor import Predict
-from iris_wsgi.observability.trace_context import Fields
-from iris_wsgi.services import Ask, Told
-from iris_wsgi.wsgi.application import Request
+from iris_wsgi.model.predictor import Predict, PredictContext, Prediction
 
 # What a body of v2 may have there by default is 1 MiB; more rows go in several requests.
 MOST_TENSOR = 524_288
@@ -23,41 +18,23 @@ MOST_TENSOR = 524_288
 MOST_SECONDS = 60.0
 
 
-class Trace(threading.local):
-    """The fields of the request that a thread works on which go on to other servers: a predictor is given none."""
-
-    fields: Fields = ()
-
-
-def traced(ask: Ask, trace: Trace) -> Ask:
-    """The same, and while it asks, `trace` has what the request passes on."""
-
-    def told(rows: Array, request: Request) -> Told:
-        trace.fields = request.ids.passed_on()
-        try:
-            return ask(rows, request)
-        finally:
-            trace.fields = ()
-
-    return told
-
-
-def remote(target: Target, trace: Trace) -> Predict:
+def remote(target: Target) -> Predict:
     """Rows as the other's model takes them, to its output.
 
     Raises NotReady (503) where it cannot be reached, DeadlineExceeded (504), and BadGateway (502) for an answer that is none.
     """
 
-    def predict(rows: Array, until: float = inf) -> Array:
+    def predict(rows: Array, context: PredictContext) -> Prediction:
         peer = target.peer
         most = max(1, min(peer.most, MOST_TENSOR // (FLOAT_BYTES * peer.width))) if peer else len(rows)
         if len(rows) <= most:
-            return piece(rows, until)
-        return np.concatenate([piece(rows[i : i + most], until) for i in range(0, len(rows), most)])
+            return Prediction(piece(rows, context))
+        return Prediction(np.concatenate([piece(rows[i : i + most], context) for i in range(0, len(rows), most)]))
 
-    def piece(rows: Array, until: float) -> Array:
-        until = min(until, monotonic() + MOST_SECONDS)
-        asked = Asked(target, target.peer, rows, until, trace.fields)
+    def piece(rows: Array, context: PredictContext) -> Array:
+        until = min(context.deadline, monotonic() + MOST_SECONDS)
+        headers = context.ids.passed_on() if context.ids else ()
+        asked = Asked(target, target.peer, rows, until, headers)
         gather(asked.calls, until)
         found = asked.result()
         if isinstance(found, Failure):

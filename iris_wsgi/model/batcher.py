@@ -9,7 +9,7 @@ import numpy as np
 
 from iris_wsgi.codec.rows import Array
 from iris_wsgi.errors import DeadlineExceeded
-from iris_wsgi.model.predictor import Predict
+from iris_wsgi.model.predictor import Predict, PredictContext, Prediction
 from iris_wsgi.resilience.deadline import PARSED, RAN
 
 
@@ -44,10 +44,10 @@ class DynamicBatcher:
         self.changed = threading.Condition()
         self.thread: threading.Thread | None = None
 
-    def __call__(self, rows: Array, until: float = inf) -> Array:
+    def __call__(self, rows: Array, context: PredictContext) -> Prediction:
         if len(rows) != 1:
-            return self.predict(rows, until)
-        one = PendingRow(rows, until)
+            return self.predict(rows, context)
+        one = PendingRow(rows, context.deadline)
         with self.changed:
             self.queue.append(one)
             self.changed.notify()
@@ -55,7 +55,7 @@ class DynamicBatcher:
                 # Only now, because threads do not survive a fork.
                 self.thread = threading.Thread(target=self.work, daemon=True, name="gatherer")
                 self.thread.start()
-        return one.result()
+        return Prediction(one.result())
 
     def work(self) -> None:
         while True:
@@ -75,7 +75,8 @@ class DynamicBatcher:
         wanted = [one for one in batch if one.until > now]
         try:
             if wanted:
-                answers = self.predict(np.concatenate([one.rows for one in wanted]), max(one.until for one in wanted))
+                context = PredictContext(max(one.until for one in wanted))
+                answers = self.predict(np.concatenate([one.rows for one in wanted]), context).probabilities
                 for i, one in enumerate(wanted):
                     one.answer = answers[i : i + 1]
         except Exception as error:

@@ -1,16 +1,19 @@
-"""What wraps a predictor: each function here takes one, `rows [n, features] -> probabilities [n, classes]`, and gives another."""
+"""The predictor interface, and its wrappers for deadlines and metrics."""
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import inf
-from typing import Protocol
 
 import numpy as np
 
 from iris_wsgi.codec.rows import Array, best
 from iris_wsgi.errors import DeadlineExceeded
+from iris_wsgi.http.cache_control import DEFAULT, CacheDirectives
 from iris_wsgi.model.run_timeout import RunWatchdog
 from iris_wsgi.model.session import Graph, Model
 from iris_wsgi.observability.metrics import Counter, Histogram, Info, Registry
+from iris_wsgi.observability.trace_context import Ids
 from iris_wsgi.resilience.deadline import PARSED, RAN
 
 # onnxruntime looks between two nodes of a graph whether to go on, and a classifier may be one node. So many rows are half a
@@ -18,10 +21,28 @@ from iris_wsgi.resilience.deadline import PARSED, RAN
 PIECE_ROWS = 1024
 
 
-class Predict(Protocol):
-    """Rows [n, features] to probabilities [n, classes], `until` a monotonic time; DeadlineExceeded (504) if it gets later."""
+# Slotted dataclasses: a request creates one of each, and in CPython they cost less than named tuples.
+@dataclass(slots=True)
+class PredictContext:
+    """Properties of the request that a predictor and its wrappers use; they do not modify it."""
 
-    def __call__(self, rows: Array, until: float = inf) -> Array: ...
+    # Monotonic time, after which a predictor raises DeadlineExceeded (504).
+    deadline: float = inf
+    cache: CacheDirectives = DEFAULT
+    # Upstream calls send the request id and the trace context.
+    ids: Ids | None = None
+
+
+@dataclass(slots=True)
+class Prediction:
+    """Probabilities [n, classes], and the response headers that describe how the predictor obtained them."""
+
+    probabilities: Array
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+# From rows [n, features].
+Predict = Callable[[Array, PredictContext], Prediction]
 
 
 class ModelMetrics:
@@ -44,21 +65,23 @@ class ModelMetrics:
 
 
 def within_deadline(model: Model, watch: RunWatchdog) -> Predict:
-    """The model's own prediction, not begun after the deadline, and ended at it."""
+    """Returns the predictor of a model in this process. It starts no run after the deadline, and ends a run at the deadline."""
 
-    def predict(rows: Array, until: float = inf) -> Array:
-        if until == inf:
-            return model.predict(rows)
-        if time.monotonic() >= until:
+    def predict(rows: Array, context: PredictContext) -> Prediction:
+        deadline = context.deadline
+        if deadline == inf:
+            return Prediction(model.predict(rows))
+        if time.monotonic() >= deadline:
             raise DeadlineExceeded(PARSED)
         if len(rows) <= PIECE_ROWS:
-            return watch.run(lambda options: model.predict(rows, options), until)
-        return np.concatenate([piece(rows[i : i + PIECE_ROWS], until) for i in range(0, len(rows), PIECE_ROWS)])
+            return Prediction(watch.run(lambda options: model.predict(rows, options), deadline))
+        pieces = [piece(rows[i : i + PIECE_ROWS], deadline) for i in range(0, len(rows), PIECE_ROWS)]
+        return Prediction(np.concatenate(pieces))
 
-    def piece(rows: Array, until: float) -> Array:
-        if time.monotonic() >= until:
+    def piece(rows: Array, deadline: float) -> Array:
+        if time.monotonic() >= deadline:
             raise DeadlineExceeded(RAN)
-        return watch.run(lambda options: model.predict(rows, options), until)
+        return watch.run(lambda options: model.predict(rows, options), deadline)
 
     return predict
 
@@ -97,16 +120,17 @@ def measured(predict: Predict, model: Graph, metrics: ModelMetrics) -> Predict:
         for (_, name, _, _), count in zip(ranged, outside.tolist(), strict=True):
             metrics.out_of_range.add((name,), count)
 
-    def predict_and_count(rows: Array, until: float = inf) -> Array:
+    def predict_and_count(rows: Array, context: PredictContext) -> Prediction:
         started = time.perf_counter()
-        probabilities = predict(rows, until)
+        prediction = predict(rows, context)
         seconds = time.perf_counter() - started
+        probabilities = prediction.probabilities
         if len(rows) == 1:
             count_one(rows[0].tolist(), probabilities[0].tolist(), seconds)
         else:
             metrics.seconds.observe(seconds)
             metrics.runs.add()
             count_many(rows, probabilities)
-        return probabilities
+        return prediction
 
     return predict_and_count

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from http_clients import METRICS, HttpResponse, fetch, http_request, metric_sum, wait_until
+from predictors import predictor
 from project import MODEL
 from redis_server import RedisServer
 from server_process import ServerProcess
@@ -304,7 +305,7 @@ def test_items_are_those_of_the_database_and_predictions_of_the_pods_model_in_an
     texts = {}
     for folder in MODELS:
         model, _ = load_model(folder)
-        texts[folder] = Texts(model, lambda rows, _, model=model: model.predict(rows))
+        texts[folder] = Texts(model, predictor(lambda rows, _, model=model: model.predict(rows)))
 
     @cache
     def wanted(kind: str, folder: Path, item_id: str, version: int, row: tuple[float, ...]) -> tuple[bytes, str | None]:

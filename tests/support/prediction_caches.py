@@ -5,6 +5,7 @@ from math import inf
 
 import numpy as np
 
+from iris_wsgi.model.predictor import PredictContext, Prediction
 from iris_wsgi.observability.metrics import Registry
 from iris_wsgi.patterns.prediction_cache.cache import PredictionCache
 from iris_wsgi.patterns.prediction_cache.metrics import CacheMetrics
@@ -25,13 +26,13 @@ class CountingPredictor:
         if not waits:
             self.goes_on.set()
 
-    def __call__(self, rows, until=inf):
+    def __call__(self, rows, context):
         self.runs.append(len(rows))
         self.running.set()
         assert self.goes_on.wait(60)
         if self.error:
             raise self.error
-        return expected_probabilities(rows)
+        return Prediction(expected_probabilities(rows))
 
 
 def expected_probabilities(rows):
@@ -43,6 +44,11 @@ def build_cache(predict, most=1 << 20, seconds=3600.0, **options):
     cache = PredictionCache(predict, 3, Known(Shelf(most), seconds, CacheMetrics(registry), registry.board), **options)
     registry.join()
     return cache
+
+
+def cached(cache, rows, deadline=inf):
+    """Returns the probabilities of the rows, by the cache."""
+    return cache(rows, PredictContext(deadline)).probabilities
 
 
 def row_counts(cache):

@@ -13,7 +13,7 @@ import numpy as np
 
 from iris_wsgi.codec.rows import Array, Encoder, best
 from iris_wsgi.errors import DeadlineExceeded, Problem, StoreDown
-from iris_wsgi.model.predictor import Predict
+from iris_wsgi.model.predictor import Predict, PredictContext
 from iris_wsgi.model.session import Graph
 from iris_wsgi.observability.log import Log
 from iris_wsgi.patterns.asynchronous.job import Claim, JobStore, Stop, never
@@ -175,7 +175,8 @@ class JobWorker:
                 self.metrics.succeeded(task.claim, time.monotonic() - task.began, result.agrees)
 
     def results(self, group: Sequence[ClaimedJob]) -> list[Result]:
-        probabilities = self.predict(np.concatenate([task.rows for task in group]), time.monotonic() + self.rules.run_seconds)
+        context = PredictContext(time.monotonic() + self.rules.run_seconds)
+        probabilities = self.predict(np.concatenate([task.rows for task in group]), context).probabilities
         ends = np.cumsum([len(task.rows) for task in group])[:-1]
         return [self.result(task, part) for task, part in zip(group, np.split(probabilities, ends), strict=True)]
 

@@ -7,14 +7,14 @@ from time import monotonic
 from typing import Literal, NamedTuple
 from zlib import crc32
 
-from iris_wsgi.errors import StoreDown
+from iris_wsgi.errors import NotCached, StoreDown
+from iris_wsgi.http.cache_control import DEFAULT, NOT_CACHED, CacheDirectives
 from iris_wsgi.patterns.data_cache.entry import Entry, unpack
 from iris_wsgi.patterns.data_cache.invalidation import Mark, Marks
 from iris_wsgi.patterns.data_cache.metrics import ItemMetrics
 from iris_wsgi.patterns.data_cache.read_through import Reader
 from iris_wsgi.resilience.single_flight import Flight
 from iris_wsgi.storage.lru import Shelf
-from iris_wsgi.wsgi.cache_control import ANYTHING, NOT_CACHED, NotCached, Wishes
 
 # What of a lifetime may be less by chance, so that what was read together is not read again together.
 JITTER = 0.1
@@ -67,7 +67,7 @@ class ItemCache:
         # How often others were seen to write one of the items of a slot: who reads meanwhile may have read what was before.
         self.seen = [0] * SLOTS
 
-    def at_hand(self, kind: bytes, item_id: str, wishes: Wishes = ANYTHING) -> bool:
+    def at_hand(self, kind: bytes, item_id: str, wishes: CacheDirectives = DEFAULT) -> bool:
         """Whether it can be told without asking anybody."""
         if wishes.only_cached:
             return True
@@ -77,7 +77,7 @@ class ItemCache:
         found = entry if entry is not None or item is None or item.version else item
         return found is not None and self.counts(found, mark, now) and accepted(wishes, found, now)
 
-    def item(self, item_id: str, until: float, wishes: Wishes = ANYTHING) -> Found:
+    def item(self, item_id: str, until: float, wishes: CacheDirectives = DEFAULT) -> Found:
         """Version 0 where there is none. Raises StoreDown where nothing can be told, and NotCached."""
         try:
             found = self.find_item(item_id, until, wishes)
@@ -90,13 +90,13 @@ class ItemCache:
         self.metrics.items.add((found.source,))
         return found
 
-    def prediction(self, item_id: str, until: float, wishes: Wishes = ANYTHING) -> Found:
+    def prediction(self, item_id: str, until: float, wishes: CacheDirectives = DEFAULT) -> Found:
         """The same for what the model says of the item."""
         try:
             found = self.find(PREDICTION, item_id, until, wishes, lambda: self.predicted(item_id, until, wishes))
         except StoreDown:
             item = self.old(ITEM, item_id)
-            entry = self.old(PREDICTION, item_id) if item is None else self.told(item_id, item, until, ANYTHING)[0]
+            entry = self.old(PREDICTION, item_id) if item is None else self.told(item_id, item, until, DEFAULT)[0]
             self.metrics.predictions.add(("stale" if entry else "unavailable",))
             if entry is None:
                 raise
@@ -138,10 +138,12 @@ class ItemCache:
             self.metrics.holds(len(self.shelf.entries), self.shelf.bytes)
         self.reader.tell()
 
-    def find(self, kind: bytes, item_id: str, until: float, wishes: Wishes, work: Callable[[], tuple[Entry, Source]]) -> Found:
+    def find(
+        self, kind: bytes, item_id: str, until: float, wishes: CacheDirectives, work: Callable[[], tuple[Entry, Source]]
+    ) -> Found:
         """What is here and counts; else what `work` gives, once for all who want the same and may be told the same."""
         # Who bounds the age is not told what others read, which may be older.
-        use = wishes.use and not wishes.bounded
+        use = wishes.read and not wishes.bounded
         while True:
             with self.lock:
                 now = monotonic()
@@ -158,9 +160,9 @@ class ItemCache:
                     flight = Flight()
                     if use:
                         self.flights[key] = flight
-            outdated, refused = old is not None and not counts, counts and wishes.use
+            outdated, refused = old is not None and not counts, counts and wishes.read
             if mine:
-                return self.fly(flight, key, item_id, work, wishes.keep)._replace(outdated=outdated, refused=refused)
+                return self.fly(flight, key, item_id, work, wishes.store)._replace(outdated=outdated, refused=refused)
             value = flight.wait(until)
             if value is not None:
                 return Found(unpack(value), "collapsed", outdated=outdated)
@@ -193,10 +195,10 @@ class ItemCache:
         if self.flights.get(key) is flight:
             del self.flights[key]
 
-    def find_item(self, item_id: str, until: float, wishes: Wishes) -> Found:
+    def find_item(self, item_id: str, until: float, wishes: CacheDirectives) -> Found:
         return self.find(ITEM, item_id, until, wishes, lambda: self.read(item_id, until, wishes))
 
-    def read(self, item_id: str, until: float, wishes: Wishes) -> tuple[Entry, Source]:
+    def read(self, item_id: str, until: float, wishes: CacheDirectives) -> tuple[Entry, Source]:
         # Before it is read, or a mark that was set meanwhile would not be missed.
         mark = self.marks.of(item_id)
         item, read_at, source = self.reader.get(item_id, wishes)
@@ -206,16 +208,16 @@ class ItemCache:
         body = self.show(item_id, item.version, item.row, until)
         return Entry(mark, item.version, read_at, read_at + seconds, item.row, body), source
 
-    def predicted(self, item_id: str, until: float, wishes: Wishes) -> tuple[Entry, Source]:
+    def predicted(self, item_id: str, until: float, wishes: CacheDirectives) -> tuple[Entry, Source]:
         """Counts as long as the item itself."""
         item = self.find_item(item_id, until, wishes)
         self.metrics.items.add((item.source,))
         return self.told(item_id, item.entry, until, wishes) if item.entry.version else (item.entry, item.source)
 
-    def told(self, item_id: str, item: Entry, until: float, wishes: Wishes) -> tuple[Entry, Source]:
+    def told(self, item_id: str, item: Entry, until: float, wishes: CacheDirectives) -> tuple[Entry, Source]:
         """What the model says of this item, or has said of the same row: then the look at the item has validated it."""
         with self.lock:
-            old = self.kept(PREDICTION, item_id, monotonic()) if wishes.keep else None
+            old = self.kept(PREDICTION, item_id, monotonic()) if wishes.store else None
         if old is not None and (old.version, old.row) == (item.version, item.row):
             return item._replace(body=old.body), "again"
         return item._replace(body=self.say(item_id, item.version, item.row, until)), "run"
@@ -237,7 +239,7 @@ class ItemCache:
         return entry.mark == mark and now < entry.until and now <= last + self.times.check
 
 
-def accepted(wishes: Wishes, entry: Entry, now: float) -> bool:
+def accepted(wishes: CacheDirectives, entry: Entry, now: float) -> bool:
     return wishes.accept(max(0.0, now - entry.read_at), entry.until - now)
 
 

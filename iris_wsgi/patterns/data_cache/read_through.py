@@ -5,10 +5,10 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Literal
 
+from iris_wsgi.http.cache_control import CacheDirectives
 from iris_wsgi.patterns.data_cache.invalidation import Marks
 from iris_wsgi.patterns.data_cache.item_store import MOST_CHANGES, Item, ItemStore
 from iris_wsgi.resilience.circuit_breaker import CircuitBreaker
-from iris_wsgi.wsgi.cache_control import Wishes
 
 if TYPE_CHECKING:
     from iris_wsgi.patterns.data_cache.redis_tier import RedisItems
@@ -41,7 +41,7 @@ class Reader:
         self.untold: dict[str, int] = {}
         self.distrusted_until = 0.0
 
-    def get(self, item_id: str, wishes: Wishes) -> tuple[Item | None, float, Literal["redis", "database"]]:
+    def get(self, item_id: str, wishes: CacheDirectives) -> tuple[Item | None, float, Literal["redis", "database"]]:
         """The item, when it was so for certain (monotonic), and who told. Raises StoreDown."""
         now, checked, place = monotonic(), self.checked, self.place
         shared = self.shared if wishes.accept(now - checked, inf) and place is not None and now <= checked + self.check else None
@@ -51,7 +51,7 @@ class Reader:
                 return item, checked, "redis"
             now = monotonic()
         item = self.breaker.call(self.database.get, item_id)
-        if wishes.keep and self.shared is not None and self.place is not None and item is not None:
+        if wishes.store and self.shared is not None and self.place is not None and item is not None:
             self.shared.put(self.place, {item_id: item})
         return item, now, "database"
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from iris_wsgi.codec.rows import Array, best, finite
 from iris_wsgi.errors import Conflict
-from iris_wsgi.model.predictor import Predict
+from iris_wsgi.model.predictor import Predict, PredictContext
 from iris_wsgi.model.session import Graph
 
 
@@ -26,7 +26,7 @@ class Texts:
         values = floats(row)
         if len(values) != self.model.width:
             raise Conflict(f"The item has {len(values)} features, and the model takes {self.model.width}; PUT it anew.")
-        probabilities = finite(self.predict(values.reshape(1, -1), until))[0]
+        probabilities = finite(self.predict(values.reshape(1, -1), PredictContext(until)).probabilities)[0]
         told = {"id": item_id, "version": version, "classes": self.model.labels, "label": self.model.labels[best(probabilities)]}
         return json.dumps({**told, "probabilities": probabilities}).encode()
 

@@ -7,7 +7,8 @@ from time import monotonic
 
 from iris_wsgi import errors
 from iris_wsgi.codec.rows import decode_rows
-from iris_wsgi.errors import LATER, StoreDown
+from iris_wsgi.errors import LATER, NotCached, StoreDown
+from iris_wsgi.http.cache_control import CacheDirectives, cache_directives
 from iris_wsgi.model.latency import NEVER
 from iris_wsgi.model.session import Graph
 from iris_wsgi.patterns.data_cache.cache import ITEM, PREDICTION, Found, ItemCache
@@ -15,7 +16,6 @@ from iris_wsgi.patterns.data_cache.item_store import ID_PATTERN
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import FRESH, Request, Response, Route
 from iris_wsgi.wsgi.body import Environ
-from iris_wsgi.wsgi.cache_control import NotCached, Wishes, wishes_of
 from iris_wsgi.wsgi.routing import Parameters
 
 DOWN = "The database of the items does not answer now, and this item is not in memory; try again soon."
@@ -30,7 +30,7 @@ CACHE = "iris_wsgi"
 
 is_id = re.compile(ID_PATTERN).fullmatch
 Header = tuple[str, str]
-Look = Callable[[str, float, Wishes], Found]
+Look = Callable[[str, float, CacheDirectives], Found]
 
 
 def routes(model: Graph, cache: ItemCache) -> list[Route]:
@@ -60,7 +60,7 @@ def routes(model: Graph, cache: ItemCache) -> list[Route]:
     def at_hand(kind: bytes) -> Callable[[Parameters, Environ], bool]:
         def look(parameters: Parameters, variables: Environ) -> bool:
             item_id = parameters["id"]
-            return not is_id(item_id) or cache.at_hand(kind, item_id, wishes_of(variables))
+            return not is_id(item_id) or cache.at_hand(kind, item_id, cache_directives(variables.get("HTTP_CACHE_CONTROL")))
 
         return look
 
@@ -100,16 +100,16 @@ def id_of(request: Request) -> str:
 
 def find(request: Request, look: Look) -> tuple[Found, tuple[Header, ...]]:
     """What there is about the item in the path, and the headers about where it came from."""
-    wishes = wishes_of(request.variables)
+    wishes = cache_directives(request.variables.get("HTTP_CACHE_CONTROL"))
     try:
         found = look(id_of(request), request.until, wishes)
     except StoreDown as down:
-        status = ("Cache-Status", f"{CACHE}; fwd={'uri-miss' if wishes.use else 'request'}; detail=unavailable")
+        status = ("Cache-Status", f"{CACHE}; fwd={'uri-miss' if wishes.read else 'request'}; detail=unavailable")
         raise unavailable(down, DOWN, (status, FRESH)) from None
     except NotCached as error:
         status = ("Cache-Status", f"{CACHE}; detail=only-if-cached")
         raise NotCached(error.detail, headers=(status, FRESH)) from None
-    headers = told(found, wishes.use and not found.refused)
+    headers = told(found, wishes.read and not found.refused)
     if not found.entry.version:
         raise errors.NotFound(UNKNOWN, headers=headers)
     return found, headers

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from iris_wsgi.codec.rows import Array
-from iris_wsgi.model.predictor import Predict
+from iris_wsgi.model.predictor import Predict, PredictContext
 from iris_wsgi.observability.trace_context import Fields
 
 
@@ -70,7 +70,8 @@ class Here:
 
     def ask(self, row: Array, until: float, fields: Fields) -> list[Vote]:
         """One after the other: each takes microseconds."""
-        return [Vote(float(predict(row, until)[0, -1]), digest) for predict, digest in self.members.values()]
+        context = PredictContext(until)
+        return [Vote(float(predict(row, context).probabilities[0, -1]), digest) for predict, digest in self.members.values()]
 
     def why_not(self) -> dict[str, str | None]:
         return dict.fromkeys(self.names)

@@ -9,14 +9,14 @@ import numpy as np
 
 from iris_wsgi.client.endpoint import Target, place_of
 from iris_wsgi.client.metrics import CallMetrics
-from iris_wsgi.client.predictor import Trace, remote, traced
+from iris_wsgi.client.predictor import remote
 from iris_wsgi.client.prober import Watcher
 from iris_wsgi.client.v2_messages import Peer
 from iris_wsgi.codec.rows import Array
 from iris_wsgi.errors import BadModel, Problem
 from iris_wsgi.model import golden
 from iris_wsgi.model.latency import BLOCKING
-from iris_wsgi.model.predictor import ModelMetrics, measured
+from iris_wsgi.model.predictor import ModelMetrics, PredictContext, Prediction, measured
 from iris_wsgi.model.session import Graph, load, shaped
 from iris_wsgi.patterns.web_single import role as web_single
 from iris_wsgi.services import ModelBackend, RoleContext, Sample, StartupContext, model_folder
@@ -76,7 +76,6 @@ def split_model(start: StartupContext) -> ModelBackend:
     prepared = prep.prepare(rows)
     if not np.isfinite(prepared).all():
         raise BadModel(f"{model_folder(settings)} makes values that are not finite of its golden rows")
-    trace = Trace()
     metrics, wait_seconds = CallMetrics(start.registry, [PRED]), settings.deadline_ms / 1000 or inf
     target = Target(PRED, place_of(settings.pred_url), metrics, start.log.event, wait_seconds, start.credentials)
 
@@ -97,10 +96,10 @@ def split_model(start: StartupContext) -> ModelBackend:
 
     watcher = Watcher(target, prepared[:1], fits, proves)
     start.background.add("look at pred", partial(watcher.run, start.background.is_stopping), drains=False)
-    ask = remote(target, trace)
+    upstream = remote(target)
 
-    def predict(rows: Array, until: float = inf) -> Array:
-        return ask(prep.prepare(rows), until)
+    def predict(rows: Array, context: PredictContext) -> Prediction:
+        return upstream(prep.prepare(rows), context)
 
     readiness = Readiness(lambda: True)
     readiness.others.append(target.why_not)
@@ -112,7 +111,6 @@ def split_model(start: StartupContext) -> ModelBackend:
         BLOCKING,
         readiness,
         f"{len(rows)} golden rows prepared; what they give is tested with the other half",
-        partial(traced, trace=trace),
     )
 
 

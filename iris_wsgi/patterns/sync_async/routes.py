@@ -7,7 +7,7 @@ from iris_wsgi import errors
 from iris_wsgi.codec.rows import Array, decode_rows, finite
 from iris_wsgi.errors import LATER
 from iris_wsgi.model.latency import NEVER
-from iris_wsgi.model.predictor import Predict
+from iris_wsgi.model.predictor import Predict, PredictContext
 from iris_wsgi.model.session import Graph
 from iris_wsgi.observability.log import Log
 from iris_wsgi.patterns.asynchronous.job_codec import Provisional, accepted, pack_note, provisional, unpack_note
@@ -42,7 +42,7 @@ def routes(model: Graph, predict: Predict, queue: JobQueue, log: Log, below: flo
         """None if the fast model fails, or takes more than half of the time: the rest is for the job."""
         now = monotonic()
         try:
-            probabilities = predict(rows, now + (request.until - now) / 2)
+            probabilities = predict(rows, PredictContext(now + (request.until - now) / 2)).probabilities
             finite(probabilities)
         except Exception:
             log.failure("the fast model failed", **request.ids.told())

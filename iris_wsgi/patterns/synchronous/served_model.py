@@ -8,7 +8,7 @@ import numpy as np
 
 from iris_wsgi.codec.v2_request import ModelSignature, TensorSpec
 from iris_wsgi.codec.v2_tensors import DTYPES, Tensor
-from iris_wsgi.model.predictor import Predict
+from iris_wsgi.model.predictor import Predict, PredictContext
 from iris_wsgi.model.session import Model
 from iris_wsgi.patterns.synchronous.statistics import Tally
 
@@ -47,7 +47,7 @@ def classifier(model: Model, predict: Predict, tally: Tally) -> Servable:
     labels = [spec for spec in outputs if spec is not probabilities]
 
     def infer(tensors: Mapping[str, Tensor], until: float) -> Mapping[str, Tensor]:
-        found: dict[str, Tensor] = {model.output: predict(tensors[model.input], until)}
+        found: dict[str, Tensor] = {model.output: predict(tensors[model.input], PredictContext(until)).probabilities}
         for spec in labels:
             numbers = found[model.output].argmax(axis=1)
             found[spec.name] = names[numbers] if spec.datatype == "BYTES" else numbers

@@ -11,6 +11,6 @@ from iris_wsgi.wsgi.application import Route
 def routes(context: RoleContext) -> list[Route]:
     settings = context.settings
     return [
-        *predict_routes.routes(context.model, context.ask, context.sample, settings.max_rows, context.pace),
+        *predict_routes.routes(context.model, context.predict, context.sample, settings.max_rows, context.pace),
         *training_routes.routes(context.model, Path(settings.model_dir), context.log.event),
     ]

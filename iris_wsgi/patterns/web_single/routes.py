@@ -7,8 +7,9 @@ import numpy as np
 
 from iris_wsgi.codec.rows import Array, Encoder, decode_rows
 from iris_wsgi.model.latency import LatencyProfile
+from iris_wsgi.model.predictor import Predict
 from iris_wsgi.model.session import Graph
-from iris_wsgi.services import Ask, Sample
+from iris_wsgi.services import Sample, predict_context
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import Request, Response, Route
 from iris_wsgi.wsgi.conditional import revalidated
@@ -19,7 +20,7 @@ Encode = Callable[[Array], bytes]
 INLINE_BYTES = 16384
 
 
-def routes(model: Graph, ask: Ask, sample: Sample, max_rows: int, pace: LatencyProfile) -> list[Route]:
+def routes(model: Graph, predict: Predict, sample: Sample, max_rows: int, pace: LatencyProfile) -> list[Route]:
     """All of them. By the model's `pace` small bodies are answered in the I/O loop."""
     encoder = Encoder(model.labels)
     sample_row = np.array([sample.row], np.float32)
@@ -30,8 +31,8 @@ def routes(model: Graph, ask: Ask, sample: Sample, max_rows: int, pace: LatencyP
         return lambda _: response
 
     def answered(rows: Array, request: Request, encode: Encode) -> Response:
-        probabilities, more = ask(rows, request)
-        return Response(encode(probabilities), headers=headers + more, rows=len(rows))
+        prediction = predict(rows, predict_context(request))
+        return Response(encode(prediction.probabilities), headers=headers + prediction.headers, rows=len(rows))
 
     def of_sample(encode: Encode) -> Handler:
         return lambda request: answered(sample_row, request, encode)

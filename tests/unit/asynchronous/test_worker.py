@@ -15,6 +15,7 @@ from project import MODEL
 
 from iris_wsgi.codec.rows import Array, Encoder
 from iris_wsgi.errors import DeadlineExceeded, StoreDown
+from iris_wsgi.model.predictor import PredictContext, Prediction
 from iris_wsgi.model.session import Model, load_model
 from iris_wsgi.observability.metrics import Registry
 from iris_wsgi.patterns.asynchronous.job import Job, Limits
@@ -45,17 +46,17 @@ class Acting:
     def __init__(self, model: Model) -> None:
         self.model, self.runs, self.now = model, [], time.monotonic()
 
-    def __call__(self, rows: Array, until: float) -> Array:
+    def __call__(self, rows: Array, context: PredictContext) -> Prediction:
         self.runs.append(len(rows))
         # Later than now by all that a run may take, less what has passed since the worker looked at the clock.
-        assert self.now <= until - RULES.run_seconds <= time.monotonic()
+        assert self.now <= context.deadline - RULES.run_seconds <= time.monotonic()
         if (rows == BAD[0, 0]).any():
             raise RuntimeError("onnxruntime says: secret /path")
         if (rows == SLOW[0, 0]).any():
             raise DeadlineExceeded(RAN)
         probabilities = self.model.predict(rows)
         probabilities[(rows == WORSE[0, 0]).any(axis=1)] = np.nan
-        return probabilities
+        return Prediction(probabilities)
 
 
 class Bench:
@@ -193,9 +194,9 @@ def test_the_next_attempt_is_due_by_the_clock_of_the_store(bench):
 def test_a_result_that_comes_after_the_lease_is_not_written(bench):
     job_id, predict = bench.hand_in(), bench.worker.predict
 
-    def too_late(rows, until):
+    def too_late(rows, context):
         bench.clock.now += RULES.lease_seconds + 1
-        return predict(rows, until)
+        return predict(rows, context)
 
     bench.worker.predict = too_late
     bench.worker.turn("w")
@@ -209,9 +210,9 @@ def test_a_result_that_comes_after_the_lease_is_not_written(bench):
 def test_a_job_that_is_cancelled_while_the_model_runs_stays_cancelled(bench):
     job_id, predict = bench.hand_in(), bench.worker.predict
 
-    def meanwhile(rows, until):
+    def meanwhile(rows, context):
         bench.store.cancel(job_id)
-        return predict(rows, until)
+        return predict(rows, context)
 
     bench.worker.predict = meanwhile
     bench.worker.turn("w")
@@ -247,9 +248,9 @@ def test_a_lease_is_kept_for_as_long_as_the_run_takes(make_app):
     job_id, predict, beats, goes_on = bench.hand_in(), bench.worker.predict, [], threading.Event()
     heartbeat = bench.store.heartbeat
 
-    def slowly(rows, until):
+    def slowly(rows, context):
         assert goes_on.wait(60)
-        return predict(rows, until)
+        return predict(rows, context)
 
     def beat(claims, seconds):
         # By the clock of the store this is the last moment of the lease.
@@ -297,10 +298,10 @@ def test_it_works_until_it_is_to_end_and_finishes_what_it_has(bench):
     thread = run(bench)
     begun, goes_on, predict = threading.Event(), threading.Event(), bench.worker.predict
 
-    def held(rows, until):
+    def held(rows, context):
         begun.set()
         assert goes_on.wait(60)
-        return predict(rows, until)
+        return predict(rows, context)
 
     bench.worker.predict = held
     first = bench.hand_in()

@@ -14,17 +14,19 @@ import pytest
 from applications import RecordingLog
 from fault_proxy import FaultProxy
 from http_clients import wait_until
+from predictors import of_arrays
 from project import MODEL
 
 from iris_wsgi.client.call import Call, gather
 from iris_wsgi.client.endpoint import Place, Target
 from iris_wsgi.client.metrics import CallMetrics
-from iris_wsgi.client.predictor import Trace, remote
+from iris_wsgi.client.predictor import remote
 from iris_wsgi.client.prober import Watcher
 from iris_wsgi.client.retry_budget import Budget
 from iris_wsgi.client.v2_messages import Peer, infer_request, probabilities_of
 from iris_wsgi.errors import BadGateway, DeadlineExceeded, NotReady
 from iris_wsgi.http.response_parser import BadReply, Incoming, Reply
+from iris_wsgi.model.predictor import PredictContext
 from iris_wsgi.observability.metrics import Registry
 from iris_wsgi.observability.trace_context import ids_of
 
@@ -42,7 +44,7 @@ class Known:
         self.target = Target("pred", Place(server.host, server.port), metrics, self.log.event, wait_seconds)
         self.watcher = Watcher(self.target, ROWS[:1], lambda peer: None)
         self.watcher.look()
-        self.ask = remote(self.target, Trace())
+        self.ask = of_arrays(remote(self.target))
 
     def look(self) -> str | None:
         self.watcher.look_at = 0.0
@@ -186,12 +188,11 @@ def test_the_other_half_answers_as_its_model_does(known):
 
 
 def test_what_goes_along_is_the_id_the_trace_and_what_is_left_of_the_time(pred, faulty):
-    known, trace = Known(faulty), Trace()
+    known = Known(faulty)
     came = {"HTTP_X_REQUEST_ID": "mine", "HTTP_TRACEPARENT": f"00-{'a' * 32}-{'b' * 16}-01", "HTTP_TRACESTATE": "x=1"}
     ids = ids_of(came)
-    trace.fields = ids.passed_on()
     faulty.asked.clear()
-    remote(known.target, trace)(ROWS, time.monotonic() + 5)
+    remote(known.target)(ROWS, PredictContext(time.monotonic() + 5, ids=ids))
     head, _, body = faulty.asked[-1].partition(b"\r\n\r\n")
     fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
     assert (fields["X-Request-ID"], fields["traceparent"], fields["tracestate"]) == (
@@ -342,7 +343,7 @@ def test_a_server_with_another_model_is_not_asked_and_says_why(faulty):
     Watcher(target, ROWS[:1], lambda peer: f"it has {peer.digest}").look()
     assert "it has sha256:" in target.why_not()
     with pytest.raises(NotReady):
-        remote(target, Trace())(ROWS)
+        of_arrays(remote(target))(ROWS)
     target.end()
     Watcher(target, ROWS[:1, :3], lambda peer: None).look()
     assert "takes 4 values, not 3" in target.why_not()

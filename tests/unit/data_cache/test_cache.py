@@ -11,9 +11,11 @@ import pytest
 from applications import call_wsgi
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from predictors import predictor
 from project import MODEL
 
 from iris_wsgi.errors import DeadlineExceeded, StoreDown
+from iris_wsgi.http.cache_control import CacheDirectives
 from iris_wsgi.model.session import load_model
 from iris_wsgi.observability.metrics import Registry
 from iris_wsgi.observability.shared_memory import MARKS
@@ -31,7 +33,6 @@ from iris_wsgi.resilience import circuit_breaker
 from iris_wsgi.resilience.circuit_breaker import CircuitBreaker
 from iris_wsgi.resilience.single_flight import Flight
 from iris_wsgi.storage.lru import Shelf
-from iris_wsgi.wsgi.cache_control import Wishes
 
 IDS = ("a", "b")
 TIMES = Times(item=60.0, missing=5.0, stale=3600.0, check=1.0)
@@ -103,7 +104,7 @@ class Server:
         return said(self.model, item_id, version, row)
 
     def look(self, kind: str, item_id: str, use: bool = True):
-        return getattr(self.cache, kind)(item_id, FOREVER, Wishes(use=use))
+        return getattr(self.cache, kind)(item_id, FOREVER, CacheDirectives(read=use))
 
 
 def shown(item_id, version, row, _=0.0) -> bytes:
@@ -476,7 +477,7 @@ def test_an_entry_is_the_same_after_packing():
 
 def test_bodies_show_the_numbers_that_were_sent_and_what_the_model_says():
     model, _ = load_model(MODEL)
-    texts = Texts(model, lambda rows, _: model.predict(rows))
+    texts = Texts(model, predictor(lambda rows, _: model.predict(rows)))
     assert texts.item("a", 1, ROW, 0) == b'{"id": "a", "version": 1, "data": [[5.1, 3.5, 1.4, 0.2]]}'
     told = json.loads(texts.prediction("a", 1, ROW, 0))
     assert (

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 from http_clients import RawConnection, http_request, metric_sum, wait_until
+from predictors import of_arrays, predictor
 from project import MODEL
 
 from iris_wsgi.errors import DeadlineExceeded
@@ -48,10 +49,11 @@ def wait_until_queued(gatherer: DynamicBatcher, count: int) -> None:
 def test_rows_that_come_during_a_run_are_in_the_next_one_and_get_the_same_bits(pool):
     model = load_model(MODEL)[0]
     held = Held(model.predict)
-    gatherer = DynamicBatcher(held, 16, 0)
-    first = pool.submit(gatherer, ROWS[:1])
+    gatherer = DynamicBatcher(predictor(held), 16, 0)
+    predict = of_arrays(gatherer)
+    first = pool.submit(predict, ROWS[:1])
     held.begun.acquire()
-    others = [pool.submit(gatherer, ROWS[i : i + 1]) for i in range(1, 41)]
+    others = [pool.submit(predict, ROWS[i : i + 1]) for i in range(1, 41)]
     wait_until_queued(gatherer, 40)
     for _ in range(4):
         held.go.release()
@@ -63,27 +65,29 @@ def test_rows_that_come_during_a_run_are_in_the_next_one_and_get_the_same_bits(p
 
 def test_requests_of_several_rows_go_their_own_way():
     asked = []
-    gatherer = DynamicBatcher(lambda rows, until: asked.append((len(rows), until)) or rows, 8, 10)
-    assert gatherer(ROWS, 5.0) is ROWS and asked == [(200, 5.0)] and gatherer.thread is None
+    gatherer = DynamicBatcher(predictor(lambda rows, until: asked.append((len(rows), until)) or rows), 8, 10)
+    assert of_arrays(gatherer)(ROWS, 5.0) is ROWS and asked == [(200, 5.0)] and gatherer.thread is None
 
 
 def test_the_first_waits_for_others_no_longer_than_told_and_not_when_the_run_is_full(pool):
     sizes = []
-    gatherer = DynamicBatcher(lambda rows, until: sizes.append(len(rows)) or rows, 4, 3600)
-    assert [one.result(120).shape for one in [pool.submit(gatherer, ROWS[i : i + 1]) for i in range(4)]] == [(1, 4)] * 4
+    gatherer = DynamicBatcher(predictor(lambda rows, until: sizes.append(len(rows)) or rows), 4, 3600)
+    predict = of_arrays(gatherer)
+    assert [one.result(120).shape for one in [pool.submit(predict, ROWS[i : i + 1]) for i in range(4)]] == [(1, 4)] * 4
     assert sizes == [4]
-    quick = DynamicBatcher(lambda rows, until: sizes.append(len(rows)) or rows, 4, 0.01)
-    assert quick(ROWS[:1]).shape == (1, 4) and sizes == [4, 1]
+    quick = DynamicBatcher(predictor(lambda rows, until: sizes.append(len(rows)) or rows), 4, 0.01)
+    assert of_arrays(quick)(ROWS[:1]).shape == (1, 4) and sizes == [4, 1]
 
 
 def test_who_no_longer_wants_an_answer_is_not_run_and_nobody_waits_for_longer_than_wanted(pool):
     held = Held(lambda rows: rows)
-    gatherer = DynamicBatcher(held, 8, 0)
-    first = pool.submit(gatherer, ROWS[:1])
+    gatherer = DynamicBatcher(predictor(held), 8, 0)
+    predict = of_arrays(gatherer)
+    first = pool.submit(predict, ROWS[:1])
     held.begun.acquire()
-    late = pool.submit(gatherer, ROWS[1:2], time.monotonic() + 0.01)
+    late = pool.submit(predict, ROWS[1:2], time.monotonic() + 0.01)
     patience = time.monotonic() + 3600
-    patient = pool.submit(gatherer, ROWS[2:3], patience)
+    patient = pool.submit(predict, ROWS[2:3], patience)
     with pytest.raises(DeadlineExceeded, match=RAN):
         late.result(120)
     wait_until_queued(gatherer, 2)
@@ -94,25 +98,25 @@ def test_who_no_longer_wants_an_answer_is_not_run_and_nobody_waits_for_longer_th
 
 
 def test_a_run_of_nobody_is_no_run():
-    gatherer = DynamicBatcher(lambda rows, until: pytest.fail("it ran"), 8, 0)
+    gatherer = DynamicBatcher(predictor(lambda rows, until: pytest.fail("it ran")), 8, 0)
     with pytest.raises(DeadlineExceeded, match=f"{PARSED}|{RAN}"):
-        gatherer(ROWS[:1], time.monotonic() - 1)
+        of_arrays(gatherer)(ROWS[:1], time.monotonic() - 1)
 
 
 def test_a_failed_run_fails_each_of_its_requests_and_the_next_works(pool):
     failing = [True]
 
-    def predict(rows, until):
+    def broken(rows, until):
         if failing:
             raise RuntimeError(f"broken for {len(rows)}")
         return rows
 
-    gatherer = DynamicBatcher(predict, 2, 3600)
-    for one in [pool.submit(gatherer, ROWS[i : i + 1]) for i in range(2)]:
+    predict = of_arrays(DynamicBatcher(predictor(broken), 2, 3600))
+    for one in [pool.submit(predict, ROWS[i : i + 1]) for i in range(2)]:
         with pytest.raises(RuntimeError, match="broken for 2"):
             one.result(120)
     failing.clear()
-    assert [one.result(120).shape for one in [pool.submit(gatherer, ROWS[i : i + 1]) for i in range(2)]] == [(1, 4)] * 2
+    assert [one.result(120).shape for one in [pool.submit(predict, ROWS[i : i + 1]) for i in range(2)]] == [(1, 4)] * 2
 
 
 def test_a_model_whose_answers_depend_on_company_is_not_batched(slow_model, make_app, monkeypatch):

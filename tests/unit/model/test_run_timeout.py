@@ -10,6 +10,7 @@ import pytest
 from applications import call_wsgi
 from http_clients import LABEL_REQUEST, METRICS, RawConnection, http_request, metric_sum
 from http_clients import wait_until as happens
+from predictors import of_arrays
 
 from iris_wsgi.errors import DeadlineExceeded
 from iris_wsgi.model import predictor, run_timeout
@@ -53,13 +54,13 @@ class Recorded:
 def test_nothing_runs_after_the_deadline():
     model = Recorded()
     with pytest.raises(DeadlineExceeded, match=PARSED):
-        within_deadline(model, RunWatchdog())(np.zeros((1, 4), np.float32), time.monotonic())
+        of_arrays(within_deadline(model, RunWatchdog()))(np.zeros((1, 4), np.float32), time.monotonic())
     assert model.rows == []
 
 
 def test_many_rows_run_in_pieces_and_give_what_one_run_gives():
     model, rows = Recorded(), np.arange(4 * (2 * PIECE_ROWS + 5), dtype=np.float32).reshape(-1, 4)
-    predict = within_deadline(model, RunWatchdog())
+    predict = of_arrays(within_deadline(model, RunWatchdog()))
     assert (predict(rows, time.monotonic() + 60) == rows).all()
     assert model.rows == [PIECE_ROWS, PIECE_ROWS, 5]
     assert predict(rows) is rows and model.rows[3:] == [len(rows)]
@@ -75,7 +76,7 @@ def test_no_piece_begins_after_the_deadline(monkeypatch):
 
     model = Recorded(slowly)
     with pytest.raises(DeadlineExceeded, match=RAN):
-        within_deadline(model, RunWatchdog())(np.zeros((3 * PIECE_ROWS, 4), np.float32), ends)
+        of_arrays(within_deadline(model, RunWatchdog()))(np.zeros((3 * PIECE_ROWS, 4), np.float32), ends)
     assert model.rows == [PIECE_ROWS]
 
 
@@ -84,7 +85,7 @@ def test_a_run_is_ended_at_its_deadline_and_others_go_on(slow_model, monkeypatch
     monkeypatch.setattr(run_timeout, "monotonic", lambda: now[0])
     # Far away by the true time, so that it ends by the clock of the watch alone.
     soon, late = now[0] + 3600, now[0] + 10**6
-    predict, few = within_deadline(load_model(slow_model)[0], watching), np.ones((64, 4), np.float32)
+    predict, few = of_arrays(within_deadline(load_model(slow_model)[0], watching)), np.ones((64, 4), np.float32)
     whole = predict(few, late)
     # So many rows that the run would take minutes.
     many = np.ones((100 * PIECE_ROWS, 4), np.float32)
@@ -113,7 +114,7 @@ def test_a_failure_of_the_model_is_not_taken_for_a_deadline():
         raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
-        within_deadline(Recorded(fail), RunWatchdog())(np.zeros((1, 4), np.float32), time.monotonic() + 60)
+        of_arrays(within_deadline(Recorded(fail), RunWatchdog()))(np.zeros((1, 4), np.float32), time.monotonic() + 60)
 
 
 def test_the_watch_forgets_runs_that_are_done():

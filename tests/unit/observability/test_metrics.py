@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from http_clients import wait_until
 from metrics_text import metric_families, sample_value
+from predictors import of_arrays, predictor
 
 from iris_wsgi.model.predictor import ModelMetrics, measured
 from iris_wsgi.model.session import Feature
@@ -140,7 +141,8 @@ def test_a_model_without_ranges_counts_none():
     registry = Registry()
     metrics = ModelMetrics(registry, Plain())
     registry.join()
-    predict = measured(lambda rows, until: np.array([[0.2, 0.8]] * len(rows), np.float32), Plain(), metrics)
+    model = predictor(lambda rows, until: np.array([[0.2, 0.8]] * len(rows), np.float32))
+    predict = of_arrays(measured(model, Plain(), metrics))
     predict(np.zeros((1, 2), np.float32))
     predict(np.zeros((5, 2), np.float32))
     text = registry.text().decode()

@@ -14,12 +14,14 @@ from http_clients import RawConnection, fetch, http_request, wait_until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from metrics_text import sample_value
-from prediction_caches import ROW, ROWS, CountingPredictor, build_cache, expected_probabilities, row_counts
+from prediction_caches import ROW, ROWS, CountingPredictor, build_cache, cached, expected_probabilities, row_counts
 from project import MODEL
 
 from iris_wsgi.errors import DeadlineExceeded
 from iris_wsgi.factory import build
+from iris_wsgi.http.cache_control import CacheDirectives
 from iris_wsgi.model import golden
+from iris_wsgi.model.predictor import PredictContext
 from iris_wsgi.observability.metrics import Registry
 from iris_wsgi.patterns.prediction_cache import store
 from iris_wsgi.patterns.prediction_cache.cache import PredictionCache
@@ -28,7 +30,6 @@ from iris_wsgi.patterns.prediction_cache.metrics import RESULTS, CacheMetrics
 from iris_wsgi.patterns.prediction_cache.store import Known
 from iris_wsgi.settings import BadSetting, Settings
 from iris_wsgi.storage.lru import Shelf, cost
-from iris_wsgi.wsgi.cache_control import ANYTHING, Wishes
 
 
 @pytest.fixture
@@ -41,16 +42,16 @@ def test_a_row_that_was_asked_before_is_not_run_again():
     predict = CountingPredictor()
     cache = build_cache(predict)
     for _ in range(3):
-        assert cache(ROWS[:1]).tobytes() == expected_probabilities(ROWS[:1]).tobytes()
+        assert cached(cache, ROWS[:1]).tobytes() == expected_probabilities(ROWS[:1]).tobytes()
     assert predict.runs == [1] and row_counts(cache) == {"hit": 2, "run": 1}
 
 
 def test_of_a_batch_only_what_is_missing_is_run_and_the_order_stays():
     predict = CountingPredictor()
     cache = build_cache(predict)
-    cache(ROWS[[3, 5]])
+    cached(cache, ROWS[[3, 5]])
     mixed = ROWS[[1, 3, 1, 5, 2, 3]]
-    answer = cache.ask(mixed, inf, ANYTHING)
+    answer = cache.ask(mixed, PredictContext())
     assert answer.probabilities.tobytes() == expected_probabilities(mixed).tobytes()
     assert predict.runs == [2, 2] and answer[1:5] == (3, 1, 0, 2)
 
@@ -58,8 +59,8 @@ def test_of_a_batch_only_what_is_missing_is_run_and_the_order_stays():
 def test_a_large_batch_goes_in_pieces_with_the_same_answers():
     predict = CountingPredictor()
     cache = build_cache(predict, chunk_rows=10)
-    assert cache(ROWS).tobytes() == expected_probabilities(ROWS).tobytes() and predict.runs == [10] * 6 + [4]
-    answer = cache.ask(ROWS, inf, ANYTHING)
+    assert cached(cache, ROWS).tobytes() == expected_probabilities(ROWS).tobytes() and predict.runs == [10] * 6 + [4]
+    answer = cache.ask(ROWS, PredictContext())
     assert (
         answer.probabilities.tobytes() == expected_probabilities(ROWS).tobytes() and answer.hits == 64 and len(predict.runs) == 7
     )
@@ -69,14 +70,14 @@ def test_a_negative_zero_is_the_zero():
     rows = np.array([[0.0, -0.0, 1.0, 2.0], [-0.0, 0.0, 1.0, 2.0], [0.0, 0.0, 1.0, 2.0]], np.float32)
     predict = CountingPredictor()
     assert len(set(canonical(rows)[1])) == 1
-    build_cache(predict)(rows)
+    cached(build_cache(predict), rows)
     assert predict.runs == [1]
 
 
 def test_two_hundred_who_want_the_same_at_once_get_it_from_one_run(pool):
     predict = CountingPredictor(waits=True)
     cache = build_cache(predict)
-    asked = [pool.submit(cache, ROWS[:1]) for _ in range(200)]
+    asked = [pool.submit(cached, cache, ROWS[:1]) for _ in range(200)]
     wait_until(lambda: row_counts(cache).get("coalesced") == 199, "199 wait for the first")
     predict.goes_on.set()
     assert {one.result(60).tobytes() for one in asked} == {expected_probabilities(ROWS[:1]).tobytes()}
@@ -87,7 +88,7 @@ def test_a_failure_is_told_to_all_who_wait_for_it_and_is_not_kept(pool):
     predict = CountingPredictor(waits=True)
     cache = build_cache(predict)
     predict.error = RuntimeError("broken")
-    asked = [pool.submit(cache, ROWS[:1]) for _ in range(20)]
+    asked = [pool.submit(cached, cache, ROWS[:1]) for _ in range(20)]
     wait_until(lambda: row_counts(cache).get("coalesced") == 19, "19 wait for the first")
     predict.goes_on.set()
     for one in asked:
@@ -95,16 +96,16 @@ def test_a_failure_is_told_to_all_who_wait_for_it_and_is_not_kept(pool):
             one.result(60)
     assert predict.runs == [1] and cache.known.flights == {}
     predict.error = None
-    assert cache(ROWS[:1]).tobytes() == expected_probabilities(ROWS[:1]).tobytes() and predict.runs == [1, 1]
+    assert cached(cache, ROWS[:1]).tobytes() == expected_probabilities(ROWS[:1]).tobytes() and predict.runs == [1, 1]
 
 
 def test_who_waits_for_a_row_of_a_batch_that_fails_has_it_run_alone(pool):
     predict = CountingPredictor(waits=True)
     cache = build_cache(predict)
     predict.error = RuntimeError("another row breaks it")
-    batch = pool.submit(cache, ROWS[:2])
+    batch = pool.submit(cached, cache, ROWS[:2])
     assert predict.running.wait(60)
-    alone = [pool.submit(cache, ROWS[:1]) for _ in range(5)]
+    alone = [pool.submit(cached, cache, ROWS[:1]) for _ in range(5)]
     wait_until(lambda: row_counts(cache).get("coalesced") == 5, "they wait for the batch")
     cache.predict = CountingPredictor()
     predict.goes_on.set()
@@ -118,9 +119,9 @@ def test_who_has_more_time_than_the_one_who_runs_it_tries_again(pool):
     predict = CountingPredictor(waits=True)
     cache = build_cache(predict)
     predict.error = DeadlineExceeded("too late")
-    first = pool.submit(cache, ROWS[:1])
+    first = pool.submit(cached, cache, ROWS[:1])
     assert predict.running.wait(60)
-    second = pool.submit(cache, ROWS[:1])
+    second = pool.submit(cached, cache, ROWS[:1])
     wait_until(lambda: row_counts(cache).get("coalesced") == 1, "it waits for the first")
     cache.predict = CountingPredictor()
     predict.goes_on.set()
@@ -132,10 +133,10 @@ def test_who_has_more_time_than_the_one_who_runs_it_tries_again(pool):
 def test_nobody_waits_for_another_beyond_the_own_deadline(pool):
     predict = CountingPredictor(waits=True)
     cache = build_cache(predict)
-    first = pool.submit(cache, ROWS[:1])
+    first = pool.submit(cached, cache, ROWS[:1])
     assert predict.running.wait(60)
     with pytest.raises(DeadlineExceeded):
-        cache(ROWS[:1], time.monotonic() + 0.01)
+        cached(cache, ROWS[:1], time.monotonic() + 0.01)
     predict.goes_on.set()
     assert first.result(60).tobytes() == expected_probabilities(ROWS[:1]).tobytes()
 
@@ -143,27 +144,27 @@ def test_nobody_waits_for_another_beyond_the_own_deadline(pool):
 def test_what_is_no_number_is_not_kept_and_the_others_of_its_batch_are():
     predict, broken = CountingPredictor(), [True]
 
-    def run(rows, until=inf):
-        found = predict(rows)
+    def run(rows, context):
+        found = predict(rows, context)
         if broken:
-            found[rows[:, 0] == ROWS[0, 0]] = np.nan
+            found.probabilities[rows[:, 0] == ROWS[0, 0]] = np.nan
         return found
 
     cache = build_cache(run)
-    assert np.isnan(cache(ROWS[:1])).all() and np.isnan(cache(ROWS[:3])[0]).all()
+    assert np.isnan(cached(cache, ROWS[:1])).all() and np.isnan(cached(cache, ROWS[:3])[0]).all()
     assert len(cache.known.shelf.entries) == 2
     broken.clear()
-    assert cache(ROWS[:3]).tobytes() == expected_probabilities(ROWS[:3]).tobytes() and predict.runs == [1, 3, 1]
+    assert cached(cache, ROWS[:3]).tobytes() == expected_probabilities(ROWS[:3]).tobytes() and predict.runs == [1, 3, 1]
 
 
 def test_no_store_leaves_nothing_and_no_cache_takes_nothing():
     predict = CountingPredictor()
     cache = build_cache(predict)
-    cache.ask(ROWS[:1], inf, Wishes(use=False, keep=False))
+    cache.ask(ROWS[:1], PredictContext(inf, CacheDirectives(read=False, store=False)))
     assert len(cache.known.shelf.entries) == 0
     for _ in range(2):
-        cache.ask(ROWS[:1], inf, Wishes(use=False))
-    assert predict.runs == [1, 1, 1] and cache.ask(ROWS[:1], inf, ANYTHING).hits == 1
+        cache.ask(ROWS[:1], PredictContext(inf, CacheDirectives(read=False)))
+    assert predict.runs == [1, 1, 1] and cache.ask(ROWS[:1], PredictContext()).hits == 1
     assert row_counts(cache) == {"bypassed": 3, "hit": 1}
 
 
@@ -172,18 +173,18 @@ def test_an_answer_counts_for_its_seconds(monkeypatch):
     monkeypatch.setattr(store, "monotonic", lambda: now[0])
     predict = CountingPredictor()
     cache = build_cache(predict, seconds=10)
-    cache(ROWS[:1])
+    cached(cache, ROWS[:1])
     now[0] += 9.5
-    assert cache.ask(ROWS[:1], inf, ANYTHING).left == 0.5
+    assert cache.ask(ROWS[:1], PredictContext()).left == 0.5
     now[0] += 0.5
-    cache(ROWS[:1])
+    cached(cache, ROWS[:1])
     assert predict.runs == [1, 1]
     assert cache.known.metrics.totals()["evictions"] == {"size": 0, "expired": 1}
 
 
 def test_it_takes_no_more_bytes_than_it_may_and_tells_them():
     cache = build_cache(CountingPredictor(), most=10 * cost(bytes(16), bytes(12)))
-    cache(ROWS)
+    cached(cache, ROWS)
     told = cache.known.metrics.totals()
     assert (told["entries"], told["bytes"]) == (10, cache.known.shelf.most_bytes)
     assert told["evictions"] == {"size": 54, "expired": 0}
@@ -192,7 +193,7 @@ def test_it_takes_no_more_bytes_than_it_may_and_tells_them():
 def test_what_was_looked_up_before_a_clear_is_not_kept_after_it(pool):
     predict = CountingPredictor(waits=True)
     cache = build_cache(predict)
-    first = pool.submit(cache.ask, ROWS[:1], inf, ANYTHING)
+    first = pool.submit(cache.ask, ROWS[:1], PredictContext())
     assert predict.running.wait(60)
     cache.clear()
     predict.goes_on.set()
@@ -205,10 +206,10 @@ def test_a_clear_reaches_every_cache_of_the_service():
     metrics = CacheMetrics(registry)
     one, other = (PredictionCache(predict, 3, Known(Shelf(1 << 20), 60, metrics, registry.board)) for _ in range(2))
     registry.join()
-    one(ROWS[:5])
-    other(ROWS[:5])
+    cached(one, ROWS[:5])
+    cached(other, ROWS[:5])
     one.clear()
-    assert (one.ask(ROWS[:1], inf, ANYTHING).hits, other.ask(ROWS[:1], inf, ANYTHING).hits) == (0, 0)
+    assert (one.ask(ROWS[:1], PredictContext()).hits, other.ask(ROWS[:1], PredictContext()).hits) == (0, 0)
 
 
 # Over HTTP

@@ -6,17 +6,16 @@ import signal
 import socket
 import threading
 import time
-from math import inf
 
 import numpy as np
 import pytest
 from http_clients import fetch, http_request, wait_until
-from prediction_caches import ROW, ROWS, CountingPredictor, build_cache, expected_probabilities, row_counts
+from prediction_caches import ROW, ROWS, CountingPredictor, build_cache, cached, expected_probabilities, row_counts
 from project import MODEL
 from redis_server import RedisServer
 
+from iris_wsgi.model.predictor import PredictContext, Prediction
 from iris_wsgi.patterns.prediction_cache import role
-from iris_wsgi.patterns.prediction_cache.cache import ANYTHING
 from iris_wsgi.patterns.prediction_cache.redis_tier import SecondLevel
 from iris_wsgi.resilience.circuit_breaker import FAILURES
 from iris_wsgi.settings import BadSetting
@@ -64,27 +63,27 @@ def caches(redis):
 
 
 def same(cache, rows=ROWS):
-    assert cache(rows).tobytes() == expected_probabilities(rows).tobytes()
+    assert cached(cache, rows).tobytes() == expected_probabilities(rows).tobytes()
 
 
 def test_what_one_has_worked_out_the_other_fetches(caches):
     one, other = caches(), caches()
     same(one, ROWS[:5])
-    answer = other.ask(ROWS[:8], inf, ANYTHING)
+    answer = other.ask(ROWS[:8], PredictContext())
     assert answer.probabilities.tobytes() == expected_probabilities(ROWS[:8]).tobytes()
     assert answer[1:5] == (0, 0, 5, 3) and other.predict.runs == [3]
     assert row_counts(other) == {"shared": 5, "run": 3} and other.failures == []
-    assert other.ask(ROWS[:8], inf, ANYTHING).hits == 8
+    assert other.ask(ROWS[:8], PredictContext()).hits == 8
 
 
 def test_no_model_gets_the_answers_of_another(caches):
-    def other_model(rows, until=inf):
-        return expected_probabilities(rows) + 1
+    def other_model(rows, context):
+        return Prediction(expected_probabilities(rows) + 1)
 
     one, other = caches(), caches(space=b"other", predict=other_model)
     for _ in range(2):
         same(one)
-        assert other(ROWS).tobytes() == (expected_probabilities(ROWS) + 1).tobytes()
+        assert cached(other, ROWS).tobytes() == (expected_probabilities(ROWS) + 1).tobytes()
         one.known.board.next_generation()
         other.known.board.next_generation()
 
@@ -112,10 +111,10 @@ def test_a_clear_is_one_for_all_who_share_it(caches):
     same(one)
     same(other)
     one.clear()
-    assert one.ask(ROWS[:1], inf, ANYTHING).hits == 0
+    assert one.ask(ROWS[:1], PredictContext()).hits == 0
     # What the others do each second.
     other.shared.keep_up()
-    assert other.ask(ROWS[:2], inf, ANYTHING)[1:5] == (0, 0, 1, 1)
+    assert other.ask(ROWS[:2], PredictContext())[1:5] == (0, 0, 1, 1)
 
 
 def test_a_look_alone_tells_of_a_clear(caches):
@@ -123,8 +122,8 @@ def test_a_look_alone_tells_of_a_clear(caches):
     same(one, ROWS[:4])
     same(other, ROWS[:2])
     one.clear()
-    assert other.ask(ROWS[2:4], inf, ANYTHING).run == 2
-    assert other.ask(ROWS[:2], inf, ANYTHING).hits == 0
+    assert other.ask(ROWS[2:4], PredictContext()).run == 2
+    assert other.ask(ROWS[:2], PredictContext()).hits == 0
 
 
 def test_a_redis_that_forgot_its_token_gives_nothing_from_before(caches, redis):
@@ -135,7 +134,7 @@ def test_a_redis_that_forgot_its_token_gives_nothing_from_before(caches, redis):
     same(other)
     assert row_counts(other) == {"run": len(ROWS)}
     one.shared.keep_up()
-    assert one.ask(ROWS, inf, ANYTHING).shared == len(ROWS)
+    assert one.ask(ROWS, PredictContext()).shared == len(ROWS)
 
 
 def test_who_did_not_reach_it_until_after_a_clear_knows_nothing_any_more(caches, redis, monkeypatch):
@@ -263,7 +262,7 @@ def test_who_has_no_time_for_it_goes_without(caches, redis):
     same(one, ROWS[:1])
     os.kill(redis.process.pid, signal.SIGSTOP)
     other.shared.slowest = 3600
-    assert other.ask(ROWS[:1], time.monotonic() + 1800, ANYTHING)[3:5] == (0, 1) and other.failures == []
+    assert other.ask(ROWS[:1], PredictContext(time.monotonic() + 1800))[3:5] == (0, 1) and other.failures == []
 
 
 def test_no_request_that_may_wait_for_redis_is_answered_in_the_loop(make_app, redis):

@@ -9,6 +9,7 @@ import pytest
 import webtest
 from http_clients import ROW
 from job_requests import idempotency_key, run_worker, submit_job
+from predictors import predictor
 from project import MODEL
 
 from iris_wsgi.errors import BadModel
@@ -44,7 +45,7 @@ class Fast:
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> Fast:
     one = Fast()
-    monkeypatch.setattr(role, "within_deadline", lambda model, watch: one)
+    monkeypatch.setattr(role, "within_deadline", lambda model, watch: predictor(one))
     return one
 
 

@@ -1,4 +1,4 @@
-"""What Cache-Control of a request means: the same for predictions and for items."""
+"""The directives of Cache-Control have one meaning for predictions and for items."""
 
 from collections.abc import Callable
 from math import inf
@@ -8,11 +8,11 @@ import pytest
 import webtest
 from applications import call_wsgi
 
+from iris_wsgi.http.cache_control import MAX_SECONDS, CacheDirectives, cache_directives
 from iris_wsgi.patterns.data_cache import cache as items
 from iris_wsgi.patterns.data_cache import read_through, role
 from iris_wsgi.patterns.data_cache import routes as item_routes
 from iris_wsgi.patterns.prediction_cache import store
-from iris_wsgi.wsgi.cache_control import MAX_SECONDS, Wishes, parse
 
 ROW = {"data": [[5.1, 3.5, 1.4, 0.2]]}
 # Both caches keep what they have for so long.
@@ -81,7 +81,7 @@ def caches(make_app: Callable[..., webtest.TestApp], monkeypatch: pytest.MonkeyP
 
 
 def status(app: webtest.TestApp, method: str, path: str, control: str = "") -> str:
-    """How Cache-Status puts it, without what only one of the caches tells; or the status of a refusal."""
+    """Returns the parts of Cache-Status that both caches have in common, or the status of a refusal."""
     told = {"HTTP_CACHE_CONTROL": control} if control else {}
     body = webtest.app.json.dumps(ROW).encode() if method == "POST" else b""
     code, headers, _ = call_wsgi(app.service.app, method, path, body, **told)
@@ -134,13 +134,13 @@ def test_a_request_that_never_blocks_is_answered_in_the_loop_and_no_other(caches
 
 
 def test_the_strictest_of_repeated_directives_counts():
-    assert parse("max-age=5, max-age=3, min-fresh=1, min-fresh=2") == Wishes(max_age=3, min_fresh=2)
-    assert parse("max-age=9999999999999").max_age == MAX_SECONDS and parse("").max_age == inf
+    assert cache_directives("max-age=5, max-age=3, min-fresh=1, min-fresh=2") == CacheDirectives(max_age=3, min_fresh=2)
+    assert cache_directives("max-age=9999999999999").max_age == MAX_SECONDS and cache_directives("").max_age == inf
 
 
 def test_a_field_of_spaces_and_commas_is_read_in_one_pass():
     # Where each blank were looked at once for each other, this would not end.
     many = 1_000_000
     for text in ("no-cache" + " " * many + "x", "," * many, ' x="' + "\\" * many, "a=" + " " * many + ";", "a" * many + "=;"):
-        assert parse(text) == Wishes()
-    parse.cache_clear()
+        assert cache_directives(text) == CacheDirectives()
+    cache_directives.cache_clear()
