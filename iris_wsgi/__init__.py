@@ -36,7 +36,7 @@ def create_app(**settings: Any) -> "App":
     import os
 
     from iris_wsgi.console import failure
-    from iris_wsgi.errors import BadModel, BadStore, NotReady, Problem, StoreDown
+    from iris_wsgi.errors import BackendUnavailable, BadModel, BadStore, Problem, ServiceUnavailable
     from iris_wsgi.factory import build
     from iris_wsgi.observability.log import Log
     from iris_wsgi.settings import BadSetting, application_settings
@@ -49,10 +49,10 @@ def create_app(**settings: Any) -> "App":
 
         def refuses(environ: dict[str, Any]) -> Problem | None:
             forked = os.getpid() != loaded_in and service.background.tasks
-            return NotReady(FORKED) if forked else hosts.refusal(environ)
+            return ServiceUnavailable(FORKED) if forked else hosts.refusal(environ)
 
         service = build(chosen, log, refuses=refuses)
-    except (BadModel, BadSetting, BadStore, StoreDown) as error:
+    except (BadModel, BadSetting, BadStore, BackendUnavailable) as error:
         raise SystemExit(failure(str(error), CANNOT_LOAD)) from error
     if ignored:
         log.event("warning", f"no effect under another WSGI server, which has its own options: {', '.join(ignored)}")

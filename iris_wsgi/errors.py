@@ -1,17 +1,17 @@
-"""Every failure that a client can see with the document it is told in, and those that stop a start."""
+"""Errors that become problem documents, and errors that stop a start or a store."""
 
 import json
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-MOST_FAULTS = 10
+MAX_FIELD_ERRORS = 10
 JSON = "application/json"
 PROBLEM_JSON = "application/problem+json"
-# The Open Inference Protocol and its predecessor have a form of their own.
-of_protocol = re.compile(r"/v[12](?:/|\Z)").match
+# The Open Inference Protocol (v2) and its predecessor (v1) define another error document.
+is_protocol_path = re.compile(r"/v[12](?:/|\Z)").match
 
-# RFC 9110's words; http.HTTPStatus changed some of its own with Python 3.13.
+# The phrases of RFC 9110. Those of http.HTTPStatus differ between versions of Python.
 PHRASES = {
     200: "OK",
     201: "Created",
@@ -44,27 +44,22 @@ PHRASES = {
 }
 
 Headers = Sequence[tuple[str, str]]
-NOWHERE = "Nothing is served at this path; GET /openapi.json lists what is."
-# A client may ask again so many seconds later.
-LATER = ("Retry-After", "1")
+NO_ROUTE = "This path is not served; GET /openapi.json lists all paths."
+RETRY_AFTER = ("Retry-After", "1")
 
 
 class BadModel(Exception):
-    """A model folder that must not be served; the message is one line that names the file and what is wrong with it."""
+    """Raised for a model folder that cannot be served; the message is one line with the file and the reason."""
 
 
 class BadStore(Exception):
-    """A store that must not be used; the message is one line that names it and what is wrong with it."""
+    """Raised for a store that cannot be used; the message is one line with its name and the reason."""
 
 
-class JobError(Exception):
-    """What a store answers instead of a job; it was asked for nothing that it could do."""
+class BackendUnavailable(Exception):
+    """Raised if a database, Redis, or store cannot be used now. Whether the operation was executed is unknown.
 
-
-class StoreDown(JobError):
-    """The store cannot be used now; whether what was asked for happened is not known. One sentence for the log.
-
-    `remedy` tells clients what a person must change before the store works again. It is empty where a retry may help.
+    `remedy` states what an operator must change. It is empty if a retry may help.
     """
 
     def __init__(self, why: str, remedy: str = "") -> None:
@@ -72,40 +67,44 @@ class StoreDown(JobError):
         self.remedy = remedy
 
 
-class Denied(StoreDown):
-    """The store refuses this operation until a person changes something; others may work."""
+class OperationDenied(BackendUnavailable):
+    """Raised if the backend rejects this operation until an operator changes something. Other operations may work."""
 
 
-class Fault(NamedTuple):
-    """One place in a body that is wrong: a JSON pointer (RFC 6901, as a fragment) and what is wanted there."""
+class JobError(Exception):
+    """Base class of the errors of a job store that works."""
+
+
+class Stopped(Exception):
+    """Raised if a batch run cannot continue; the message is one line with the reason."""
+
+
+class FieldError(NamedTuple):
+    """An invalid place in a body: a JSON pointer (RFC 6901, as a fragment), and the requirement."""
 
     pointer: str
     detail: str
 
 
 class Problem(Exception):
-    """A request that cannot be answered: status, one sentence for people, the faults found, extra headers.
+    """Base class of errors that become a response.
 
-    The sentence names the place, the limit and the way out; it never repeats what the client sent.
+    `detail` is one sentence with the place, the limit, and the remedy. It never contains data of the client.
     """
 
     status = 500
 
-    def __init__(self, detail: str, faults: Sequence[Fault] = (), headers: Headers = (), status: int | None = None) -> None:
+    def __init__(self, detail: str, faults: Sequence[FieldError] = (), headers: Headers = (), status: int | None = None) -> None:
         super().__init__(detail)
-        self.detail, self.faults, self.headers = detail, faults[:MOST_FAULTS], headers
+        self.detail, self.faults, self.headers = detail, faults[:MAX_FIELD_ERRORS], headers
         self.status = status or type(self).status
 
 
-class NotDecodable(Problem):
-    """The body cannot be parsed."""
-
+class BadRequest(Problem):
     status = 400
 
 
 class Unauthorized(Problem):
-    """Nobody is answered here without a token."""
-
     status = 401
 
 
@@ -122,13 +121,13 @@ class RequestTimeout(Problem):
 
 
 class Conflict(Problem):
-    """What is asked for does not go with the state of what it is asked for."""
+    """The request conflicts with the current state of the resource."""
 
     status = 409
 
 
-class Expired(Problem):
-    """There was something here."""
+class Gone(Problem):
+    """The resource existed and has expired."""
 
     status = 410
 
@@ -137,56 +136,54 @@ class LengthRequired(Problem):
     status = 411
 
 
-class BodyTooLarge(Problem):
+class ContentTooLarge(Problem):
     status = 413
 
 
-class UnsupportedMedia(Problem):
+class UnsupportedMediaType(Problem):
     status = 415
 
 
 class RangeNotSatisfiable(Problem):
-    """What is asked for lies behind the end."""
-
     status = 416
 
 
-class Misdirected(Problem):
-    """This server does not answer for the host of the request (RFC 9110, section 15.5.20)."""
+class MisdirectedRequest(Problem):
+    """This server does not serve the host of the request (RFC 9110, section 15.5.20)."""
 
     status = 421
 
 
-class NotValid(Problem):
-    """The body parses and breaks the schema."""
+class UnprocessableContent(Problem):
+    """The body can be parsed, and does not conform to the schema."""
 
     status = 422
 
 
-class PredictFailed(Problem):
-    """The model ran and gave no usable answer, or did not run."""
+class PredictionFailed(Problem):
+    """The run of the model failed."""
 
 
-class BadOutput(PredictFailed):
-    """The model ran, and its output does not have one row for each input row and one column for each label."""
+class InvalidOutput(PredictionFailed):
+    """The output of the model does not have one row for each input row and one column for each label."""
 
 
-class MethodUnknown(Problem):
+class MethodNotImplemented(Problem):
     status = 501
 
 
 class BadGateway(Problem):
-    """Another service, which the answer needs, gave one that cannot be used."""
+    """The response of an upstream server is invalid."""
 
     status = 502
 
 
-class NotReady(Problem):
+class ServiceUnavailable(Problem):
     status = 503
 
 
 class DeadlineExceeded(Problem):
-    """The answer came too late, or would have."""
+    """The response is late, or would be."""
 
     status = 504
 
@@ -197,18 +194,18 @@ class NotCached(Problem):
     status = 504
 
 
-def media_of(path: str) -> str:
-    """In which media type failures are told on this path; JSON stands for the error document, exactly as clients look for it."""
-    return JSON if of_protocol(path) else PROBLEM_JSON
+def error_media_type(path: str) -> str:
+    """Returns the media type of errors on this path."""
+    return JSON if is_protocol_path(path) else PROBLEM_JSON
 
 
 def error_document(problem: Problem) -> bytes:
-    """The body of a failed request under /v2 and /v1 (kserve/open-inference-protocol, inference_rest.md)."""
+    """Returns the error document under /v2 and /v1 (kserve/open-inference-protocol, inference_rest.md)."""
     return json.dumps({"error": problem.detail}, ensure_ascii=False).encode()
 
 
 def problem_document(problem: Problem, request_id: str) -> bytes:
-    """The body of a failed request, as RFC 9457 words it, with at most ten faults."""
+    """Returns the problem document (RFC 9457), with at most ten field errors."""
     document: dict[str, object] = {
         "title": PHRASES[problem.status],
         "status": problem.status,
@@ -218,7 +215,3 @@ def problem_document(problem: Problem, request_id: str) -> bytes:
     if problem.faults:
         document["errors"] = [fault._asdict() for fault in problem.faults]
     return json.dumps(document, ensure_ascii=False).encode()
-
-
-class Stopped(Exception):
-    """A batch run cannot continue, for the reason in this one line."""

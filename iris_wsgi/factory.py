@@ -206,7 +206,7 @@ class Service(NamedTuple):
 
 
 def build(settings: Settings, log: Log, registry: Registry | None = None, refuses: Refuses | None = None) -> Service:
-    """Loads and tests the model, and puts the role together. Raises BadModel, BadSetting, BadStore and StoreDown.
+    """Loads and tests the model, and puts the role together. Raises BadModel, BadSetting, BadStore and BackendUnavailable.
 
     `refuses` is that of the application; by default it refuses hosts that do not go with the address of our server.
     """

@@ -20,7 +20,7 @@ from iris_wsgi.console import (
     why_missing,
 )
 from iris_wsgi.console import ArgumentParser as Parser
-from iris_wsgi.errors import BadModel, BadStore, StoreDown
+from iris_wsgi.errors import BackendUnavailable, BadModel, BadStore
 from iris_wsgi.setting_types import integer, seal_text, server_address
 from iris_wsgi.settings import NAMES, REMOVED, BadSetting, Settings, add_flags, checked, read_settings
 
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return failure(why, 1)
     try:
         return command.run(settings, given)
-    except (BadModel, BadSetting, BadStore, StdoutFailed, StoreDown) as error:
+    except (BadModel, BadSetting, BadStore, StdoutFailed, BackendUnavailable) as error:
         return failure(str(error), 1)
     except KeyboardInterrupt:
         return failure("interrupted", 130)

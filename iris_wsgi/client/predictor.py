@@ -9,7 +9,7 @@ from iris_wsgi.client.endpoint import Target
 from iris_wsgi.client.inference import Asked
 from iris_wsgi.client.v2_messages import FLOAT_BYTES
 from iris_wsgi.codec.rows import Array
-from iris_wsgi.errors import LATER, BadGateway, DeadlineExceeded, NotReady, Problem
+from iris_wsgi.errors import RETRY_AFTER, BadGateway, DeadlineExceeded, Problem, ServiceUnavailable
 from iris_wsgi.model.predictor import Predict, PredictContext, Prediction
 
 # What a body of v2 may have there by default is 1 MiB; more rows go in several requests.
@@ -21,7 +21,7 @@ MOST_SECONDS = 60.0
 def remote(target: Target) -> Predict:
     """Rows as the other's model takes them, to its output.
 
-    Raises NotReady (503) where it cannot be reached, DeadlineExceeded (504), and BadGateway (502) for an answer that is none.
+    Raises ServiceUnavailable (503) without a connection, DeadlineExceeded (504), and BadGateway (502) for an invalid response.
     """
 
     def predict(rows: Array, context: PredictContext) -> Prediction:
@@ -50,5 +50,5 @@ def problem_of(failure: Failure, name: str) -> Problem:
     if failure.outcome == "late":
         return DeadlineExceeded(f"{which} did not answer in time. Try again, with a later deadline.")
     if failure.outcome == "bad_answer":
-        return BadGateway(f"{which} gave an answer that cannot be used; try again soon.", headers=(LATER,))
-    return NotReady(f"{which} cannot be reached; try again soon.", headers=(LATER,))
+        return BadGateway(f"{which} gave an answer that cannot be used; try again soon.", headers=(RETRY_AFTER,))
+    return ServiceUnavailable(f"{which} cannot be reached; try again soon.", headers=(RETRY_AFTER,))

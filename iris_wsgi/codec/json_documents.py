@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, NoReturn
 
-from iris_wsgi.errors import NotDecodable
+from iris_wsgi.errors import BadRequest
 
 # The schema needs 3 levels. A document that is nested deeper is not a mistyped row but another kind of document.
 MAX_LEVELS = 16
@@ -20,13 +20,13 @@ long_list = re.compile(r'"(?:data|instances)"[ \t\r\n]*:[ \t\r\n]*(\[[-+0-9.eE,\
 
 
 def refuse_constant(_: str) -> NoReturn:
-    raise NotDecodable("NaN and Infinity are not JSON (RFC 8259, section 6).")
+    raise BadRequest("NaN and Infinity are not JSON (RFC 8259, section 6).")
 
 
 def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise NotDecodable("A member name occurs twice in one object.")
+        raise BadRequest("A member name occurs twice in one object.")
     return members
 
 
@@ -36,10 +36,10 @@ strict = json.JSONDecoder(parse_constant=refuse_constant, object_pairs_hook=uniq
 def decode_json(body: bytes) -> Any:
     """Decodes one JSON document in UTF-8 (RFC 8259).
 
-    Raises NotDecodable, also for NaN, Infinity, a byte order mark, and repeated member names.
+    Raises BadRequest, also for NaN, Infinity, a byte order mark, and repeated member names.
     """
     if not body:
-        raise NotDecodable("The body is empty; it must be a JSON document.")
+        raise BadRequest("The body is empty; it must be a JSON document.")
     try:
         text = body.decode("utf-8")
         if len(text) > MAX_UNSPLIT_CHARACTERS and (document := decoded_in_pieces(text)) is not None:
@@ -53,18 +53,18 @@ def decode_json(body: bytes) -> Any:
             return document
         return strict.decode(text)
     except UnicodeDecodeError:
-        raise NotDecodable("The body is not UTF-8.") from None
+        raise BadRequest("The body is not UTF-8.") from None
     except json.JSONDecodeError as error:
         # json's own message can quote the body. The response has the position only.
-        raise NotDecodable(f"The body is not JSON: line {error.lineno}, column {error.colno}.") from None
+        raise BadRequest(f"The body is not JSON: line {error.lineno}, column {error.colno}.") from None
     except ValueError:
-        raise NotDecodable("A number in the body has too many digits.") from None
+        raise BadRequest("A number in the body has too many digits.") from None
     except RecursionError:
         raise too_deep() from None
 
 
-def too_deep() -> NotDecodable:
-    return NotDecodable(f"The body is nested deeper than {MAX_LEVELS} levels.")
+def too_deep() -> BadRequest:
+    return BadRequest(f"The body is nested deeper than {MAX_LEVELS} levels.")
 
 
 def decoded_in_pieces(text: str) -> Any:
@@ -88,7 +88,7 @@ def decoded_in_pieces(text: str) -> Any:
 
     try:
         document = json.JSONDecoder(parse_constant=put_back, object_pairs_hook=unique_members).decode(rest)
-    except (ValueError, RecursionError, NotDecodable):
+    except (ValueError, RecursionError, BadRequest):
         return None
     return document if len(put) == 1 else None
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iris_wsgi.codec.json_documents import MAX_LEVELS, decode_json, encode_list, levels, too_deep
-from iris_wsgi.errors import MOST_FAULTS, Fault, NotValid, PredictFailed
+from iris_wsgi.errors import MAX_FIELD_ERRORS, FieldError, PredictionFailed, UnprocessableContent
 
 Array = NDArray[np.float32]
 
@@ -28,8 +28,8 @@ def is_float32(value: float) -> bool:
 def decode_rows(body: bytes, width: int, max_rows: int, advice: str) -> Array:
     """Decodes `{"data": [[…], …]}` to float32 [rows, width], with 1 to `max_rows` rows.
 
-    Every number is finite after rounding to float32. `advice` says what a client with more rows can do. Raises NotDecodable
-    (400) or NotValid (422).
+    Every number is finite after rounding to float32. `advice` says what a client with more rows can do. Raises BadRequest
+    (400) or UnprocessableContent (422).
     """
     document = decode_json(body)
     if type(document) is dict and len(document) == 1:
@@ -38,9 +38,9 @@ def decode_rows(body: bytes, width: int, max_rows: int, advice: str) -> Array:
             return rows
     if levels(document) > MAX_LEVELS:
         raise too_deep()
-    raise NotValid(
+    raise UnprocessableContent(
         "The body does not fit the schema of this route.",
-        list(islice(faults(document, width, max_rows, advice), MOST_FAULTS)),
+        list(islice(faults(document, width, max_rows, advice), MAX_FIELD_ERRORS)),
     )
 
 
@@ -53,44 +53,44 @@ def rows_of(data: Any, width: int, max_rows: int) -> Array | None:
     return None
 
 
-def faults(document: Any, width: int, max_rows: int, advice: str) -> Iterator[Fault]:
+def faults(document: Any, width: int, max_rows: int, advice: str) -> Iterator[FieldError]:
     """Yields the faults of a document of rows in document order. Names that the client sent are not repeated."""
     if not isinstance(document, dict):
-        yield Fault("#", 'must be an object: {"data": [[…]]}')
+        yield FieldError("#", 'must be an object: {"data": [[…]]}')
         return
     if set(document) - {"data"}:
-        yield Fault("#", 'has an unknown member; "data" is the only one')
+        yield FieldError("#", 'has an unknown member; "data" is the only one')
     if "data" not in document:
-        yield Fault("#", 'lacks the member "data"')
+        yield FieldError("#", 'lacks the member "data"')
         return
     yield from data_faults("#/data", document["data"], width, max_rows, advice)
 
 
-def data_faults(pointer: str, data: Any, width: int, max_rows: int, advice: str) -> Iterator[Fault]:
+def data_faults(pointer: str, data: Any, width: int, max_rows: int, advice: str) -> Iterator[FieldError]:
     """Yields the faults of a value that must be a list of 1 to `max_rows` rows of `width` numbers."""
     if not isinstance(data, list) or not data:
-        yield Fault(pointer, f"must be a list of rows of {width} numbers, one row at least")
+        yield FieldError(pointer, f"must be a list of rows of {width} numbers, one row at least")
         return
     if set(map(type, data)) <= NUMBERS:
-        yield Fault(pointer, "is one row; it must be a list of rows, so put the row in brackets of its own: [[…]]")
+        yield FieldError(pointer, "is one row; it must be a list of rows, so put the row in brackets of its own: [[…]]")
         return
     if len(data) > max_rows:
-        yield Fault(pointer, f"has {len(data)} rows; this route takes {max_rows} at most: {advice}")
+        yield FieldError(pointer, f"has {len(data)} rows; this route takes {max_rows} at most: {advice}")
     for i, row in enumerate(data):
         yield from row_faults(f"{pointer}/{i}", row, width)
 
 
-def row_faults(pointer: str, row: Any, width: int) -> Iterator[Fault]:
+def row_faults(pointer: str, row: Any, width: int) -> Iterator[FieldError]:
     if not isinstance(row, list):
-        yield Fault(pointer, f"must be a row: a list of {width} numbers")
+        yield FieldError(pointer, f"must be a row: a list of {width} numbers")
     elif len(row) != width:
-        yield Fault(pointer, f"has {len(row)} values; a row has {width}")
+        yield FieldError(pointer, f"has {len(row)} values; a row has {width}")
     else:
         for j, value in enumerate(row):
             if type(value) not in NUMBERS:
-                yield Fault(f"{pointer}/{j}", "must be a number")
+                yield FieldError(f"{pointer}/{j}", "must be a number")
             elif not is_float32(value):
-                yield Fault(f"{pointer}/{j}", "must be finite as a 32-bit float: at most 3.4028235e38 in size")
+                yield FieldError(f"{pointer}/{j}", "must be finite as a 32-bit float: at most 3.4028235e38 in size")
 
 
 class Encoder:
@@ -118,7 +118,7 @@ class Encoder:
 
 
 def finite(probabilities: Array) -> list[list[float]]:
-    """Converts float32 [rows, classes] to lists of equal doubles. Raises PredictFailed for values that JSON cannot express."""
+    """Converts float32 [rows, classes] to lists of equal doubles. Raises PredictionFailed for values that JSON cannot express."""
     rows: list[list[float]] = probabilities.tolist()
     # For one row plain Python is several times faster than numpy.
     if not (all(map(isfinite, rows[0])) if len(rows) == 1 else np.isfinite(probabilities).all()):
@@ -126,8 +126,8 @@ def finite(probabilities: Array) -> list[list[float]]:
     return rows
 
 
-def not_finite() -> PredictFailed:
-    return PredictFailed("The model gave a value that is not a finite number for these rows.")
+def not_finite() -> PredictionFailed:
+    return PredictionFailed("The model gave a value that is not a finite number for these rows.")
 
 
 def best(row: list[float]) -> int:

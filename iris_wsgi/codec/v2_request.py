@@ -8,7 +8,7 @@ from iris_wsgi.codec import v2_tensors
 from iris_wsgi.codec.json_documents import MAX_LEVELS, decode_json, levels, too_deep
 from iris_wsgi.codec.v2_fields import flag, number, parameters_of, string
 from iris_wsgi.codec.v2_tensors import DTYPES, Shape, Tensor
-from iris_wsgi.errors import NotDecodable
+from iris_wsgi.errors import BadRequest
 
 HEADER = "Inference-Header-Content-Length"
 
@@ -54,7 +54,7 @@ def decode_infer(body: bytes, header_length: str | None, served: ModelSignature,
 
     Every input of the model must occur once, in its datatype and shape, with 1 to `max_rows` rows and finite values. Arrays of
     binary inputs are read-only and may share the memory of the body. Claimed sizes are compared with the body before memory is
-    allocated. Raises NotDecodable (400). Sources: kserve/open-inference-protocol, and Triton's extensions for binary data,
+    allocated. Raises BadRequest (400). Sources: kserve/open-inference-protocol, and Triton's extensions for binary data,
     classification, and parameters.
     """
     json_bytes = header_bytes(header_length, len(body))
@@ -62,7 +62,7 @@ def decode_infer(body: bytes, header_length: str | None, served: ModelSignature,
         return decode_raw(body, served, max_rows)
     document = decode_json(body[:json_bytes])
     if type(document) is not dict:
-        raise NotDecodable('# must be an object: {"inputs": [{"name": …, "datatype": …, "shape": […], "data": […]}]}.')
+        raise BadRequest('# must be an object: {"inputs": [{"name": …, "datatype": …, "shape": […], "data": […]}]}.')
     tail = None if json_bytes is None else memoryview(body)[json_bytes:]
     inputs = decode_inputs(document, served, max_rows, tail)
     parameters = parameters_of(document, "#")
@@ -79,11 +79,11 @@ def header_bytes(header_length: str | None, body_bytes: int) -> int | None:
     if header_length is None:
         return None
     if not (header_length.isascii() and header_length.isdigit()):
-        raise NotDecodable(f"{HEADER} must be a number of bytes in the digits 0 to 9, with nothing around them.")
+        raise BadRequest(f"{HEADER} must be a number of bytes in the digits 0 to 9, with nothing around them.")
     # int() refuses a number of thousands of digits. A number with more digits than the limit is over the limit.
     digits = header_length.lstrip("0") or "0"
     if len(digits) > len(str(body_bytes)) or int(digits) > body_bytes:
-        raise NotDecodable(f"{HEADER} is over the length of the body; it counts the bytes of the JSON part alone, uncompressed.")
+        raise BadRequest(f"{HEADER} is over the length of the body; it counts the bytes of the JSON part alone, uncompressed.")
     return int(digits)
 
 
@@ -91,12 +91,12 @@ def decode_raw(body: bytes, served: ModelSignature, max_rows: int) -> InferenceR
     """Decodes a body that consists of the binary tensor of the only input. All outputs are returned in binary."""
     spec = served.inputs[0]
     if len(served.inputs) != 1 or spec.datatype == "BYTES" or spec.shape.count(-1) > 1:
-        raise NotDecodable(
+        raise BadRequest(
             f"{HEADER} is 0, which this model cannot take: the size of a body does not tell the shapes of its inputs."
         )
     step = prod(size for size in spec.shape if size != -1) * DTYPES[spec.datatype].itemsize
     if not body or len(body) % step or (-1 not in spec.shape and len(body) != step):
-        raise NotDecodable(f"The body of a raw request must be whole rows of {step} bytes, one at least.")
+        raise BadRequest(f"The body of a raw request must be whole rows of {step} bytes, one at least.")
     shape = tuple(len(body) // step if size == -1 else size for size in spec.shape)
     check_rows(shape, spec, max_rows, "The body of a raw request")
     tensor = v2_tensors.from_binary(memoryview(body), spec.datatype, shape, "The body")
@@ -109,7 +109,7 @@ def decode_inputs(document: dict[str, Any], served: ModelSignature, max_rows: in
     """Returns the arrays by name. Removes `data` from the document. Binary tensors must fill `tail` to its last byte."""
     entries = document.get("inputs")
     if type(entries) is not list:
-        raise NotDecodable("#/inputs must be a list of the model's inputs: objects with name, datatype, shape and data.")
+        raise BadRequest("#/inputs must be a list of the model's inputs: objects with name, datatype, shape and data.")
     specs = {spec.name: spec for spec in served.inputs}
     found: dict[str, Tensor] = {}
     offset = 0
@@ -120,31 +120,31 @@ def decode_inputs(document: dict[str, Any], served: ModelSignature, max_rows: in
         size = binary_size(entry, place, None if tail is None else len(tail) - offset)
         data = entry.pop("data", None)
         if (data is None) == (size is None):
-            raise NotDecodable(f'{place} must have either "data" or the parameter "binary_data_size", and not both.')
+            raise BadRequest(f'{place} must have either "data" or the parameter "binary_data_size", and not both.')
         if size is None or tail is None:
             found[spec.name] = v2_tensors.from_json(data, spec.datatype, shape, f"{place}/data")
         else:
             found[spec.name] = v2_tensors.from_binary(tail[offset : offset + size], spec.datatype, shape, place)
             offset += size
     if len(found) < len(specs):
-        raise NotDecodable(f"#/inputs lacks {listed(name for name in specs if name not in found)}; all inputs are needed.")
+        raise BadRequest(f"#/inputs lacks {listed(name for name in specs if name not in found)}; all inputs are needed.")
     if tail is not None and offset < len(tail):
-        raise NotDecodable("The body has bytes behind the JSON part that no binary_data_size counts; the sizes must add up.")
+        raise BadRequest("The body has bytes behind the JSON part that no binary_data_size counts; the sizes must add up.")
     rows = {found[spec.name].shape[0] for spec in served.inputs if spec.shape[:1] == (-1,)}
     if len(rows) > 1:
-        raise NotDecodable("#/inputs have different numbers of rows; the first dimension of all must be the same.")
+        raise BadRequest("#/inputs have different numbers of rows; the first dimension of all must be the same.")
     return found
 
 
 def named(entry: Any, specs: Mapping[str, TensorSpec], found: Container[str], place: str) -> TensorSpec:
-    """Returns the spec that an entry names. Raises NotDecodable for an unknown name, and for one in `found`."""
+    """Returns the spec that an entry names. Raises BadRequest for an unknown name, and for one in `found`."""
     name = entry.get("name") if type(entry) is dict else None
     if type(name) is not str:
-        raise NotDecodable(f'{place} must be an object whose "name" is a string.')
+        raise BadRequest(f'{place} must be an object whose "name" is a string.')
     if name not in specs:
-        raise NotDecodable(f"{place}/name is not in this model, which has {listed(specs)}.")
+        raise BadRequest(f"{place}/name is not in this model, which has {listed(specs)}.")
     if name in found:
-        raise NotDecodable(f"{place}/name is there twice; each may be given once.")
+        raise BadRequest(f"{place}/name is there twice; each may be given once.")
     return specs[name]
 
 
@@ -153,9 +153,9 @@ def listed(names: Iterable[str]) -> str:
 
 
 def shape_of(entry: Mapping[str, Any], spec: TensorSpec, max_rows: int, place: str) -> Shape:
-    """Returns the claimed shape of an input. Raises NotDecodable if the model does not take its shape or datatype."""
+    """Returns the claimed shape of an input. Raises BadRequest if the model does not take its shape or datatype."""
     if entry.get("datatype") != spec.datatype:
-        raise NotDecodable(f"{place}/datatype must be {spec.datatype}, which is what the model takes.")
+        raise BadRequest(f"{place}/datatype must be {spec.datatype}, which is what the model takes.")
     claimed = entry.get("shape")
     if (
         type(claimed) is not list
@@ -164,7 +164,7 @@ def shape_of(entry: Mapping[str, Any], spec: TensorSpec, max_rows: int, place: s
         or not all(found > 0 if size == -1 else found == size for found, size in zip(claimed, spec.shape, strict=True))
     ):
         wanted = ", ".join("n" if size == -1 else str(size) for size in spec.shape)
-        raise NotDecodable(f"{place}/shape must be [{wanted}], in whole numbers{', n at least 1' if -1 in spec.shape else ''}.")
+        raise BadRequest(f"{place}/shape must be [{wanted}], in whole numbers{', n at least 1' if -1 in spec.shape else ''}.")
     shape = tuple(claimed)
     check_rows(shape, spec, max_rows, f"{place}/shape")
     return shape
@@ -172,7 +172,7 @@ def shape_of(entry: Mapping[str, Any], spec: TensorSpec, max_rows: int, place: s
 
 def check_rows(shape: Shape, spec: TensorSpec, max_rows: int, place: str) -> None:
     if spec.shape[:1] == (-1,) and shape[0] > max_rows:
-        raise NotDecodable(f"{place} has more rows than the limit of {max_rows} in a request; send them in several requests.")
+        raise BadRequest(f"{place} has more rows than the limit of {max_rows} in a request; send them in several requests.")
 
 
 def binary_size(entry: Mapping[str, Any], place: str, left: int | None) -> int | None:
@@ -183,9 +183,9 @@ def binary_size(entry: Mapping[str, Any], place: str, left: int | None) -> int |
     parameters = tensor_parameters(entry, place)
     size = number(parameters, "binary_data_size", f"{place}/parameters")
     if size is not None and left is None:
-        raise NotDecodable(f"{place} is a binary tensor, and so the request must have the field {HEADER}.")
+        raise BadRequest(f"{place} is a binary tensor, and so the request must have the field {HEADER}.")
     if size is not None and left is not None and size > left:
-        raise NotDecodable(f"{place}/parameters/binary_data_size is over what is left of the body behind the JSON part.")
+        raise BadRequest(f"{place}/parameters/binary_data_size is over what is left of the body behind the JSON part.")
     return size
 
 
@@ -197,7 +197,7 @@ def decode_outputs(
     if entries is None or entries == []:
         entries = [{"name": spec.name} for spec in served.outputs]
     if type(entries) is not list:
-        raise NotDecodable("#/outputs must be a list of objects with name and parameters; without it all outputs are sent.")
+        raise BadRequest("#/outputs must be a list of objects with name and parameters; without it all outputs are sent.")
     specs = {spec.name: spec for spec in served.outputs}
     found: dict[str, RequestedOutput] = {}
     for i, entry in enumerate(entries):
@@ -207,10 +207,10 @@ def decode_outputs(
         binary = flag(parameters, "binary_data", f"{place}/parameters")
         classes = number(parameters, "classification", f"{place}/parameters") or 0
         if classes and not has_classes(spec):
-            raise NotDecodable(f"{place}/parameters/classification needs an output of numbers in the shape [rows, classes].")
+            raise BadRequest(f"{place}/parameters/classification needs an output of numbers in the shape [rows, classes].")
         output = RequestedOutput(spec, bool(binary_default if binary is None else binary), classes)
         if spec.datatype == "FP16" and not (output.binary or classes):
-            raise NotDecodable(f"{place} is of datatype FP16, which is sent as binary data only: set binary_data to true.")
+            raise BadRequest(f"{place} is of datatype FP16, which is sent as binary data only: set binary_data to true.")
         found[spec.name] = output
     return tuple(found.values())
 
@@ -218,7 +218,7 @@ def decode_outputs(
 def tensor_parameters(entry: Mapping[str, Any], place: str) -> dict[str, Any]:
     found = parameters_of(entry, place)
     if "shared_memory_region" in found:
-        raise NotDecodable(f"{place}/parameters name shared memory, which this server does not have; tensors go in the body.")
+        raise BadRequest(f"{place}/parameters name shared memory, which this server does not have; tensors go in the body.")
     return found
 
 

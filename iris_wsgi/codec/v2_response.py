@@ -14,7 +14,7 @@ def encode_infer(request: InferenceRequest, served: ModelSignature, outputs: Map
     """Encodes the response to `request`. Returns the body, and the value of Inference-Header-Content-Length.
 
     The latter is None if the whole body is JSON. With a length the media type is application/octet-stream, otherwise
-    application/json. `outputs` has at least the requested arrays, by name, in the shapes of `served`. Raises PredictFailed
+    application/json. `outputs` has at least the requested arrays, by name, in the shapes of `served`. Raises PredictionFailed
     (500) for a value that is not finite.
     """
     entries, parts = [], []

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iris_wsgi.codec.rows import FLOAT32_MAX, NUMBERS
-from iris_wsgi.errors import NotDecodable
+from iris_wsgi.errors import BadRequest
 
 Tensor = NDArray[Any]
 Shape = tuple[int, ...]
@@ -65,13 +65,13 @@ def from_json(data: Any, datatype: str, shape: Shape, place: str) -> Tensor:
     """Decodes JSON `data`, flat or nested like `shape`, row-major, to an array of this shape. No dimension may be 0.
 
     Integers must be within the range of the datatype. BOOL takes true and false only, and BYTES strings only. Floats must be
-    finite after rounding. Raises NotDecodable, whose message begins with `place`, for everything else.
+    finite after rounding. Raises BadRequest, whose message begins with `place`, for everything else.
     """
     flat = flattened(data, shape, place)
     if datatype == "BYTES":
         return strings_of(flat, shape, place)
     if datatype not in RANGES:
-        raise NotDecodable(f"{place} cannot hold {datatype}, which JSON has no form for; send the tensor as binary data.")
+        raise BadRequest(f"{place} cannot hold {datatype}, which JSON has no form for; send the tensor as binary data.")
     types, low, high, words = RANGES[datatype]
     if not (set(map(type, flat)) <= types and low <= min(flat) and max(flat) <= high):
         refuse(place, shape, (type(v) in types and low <= v <= high for v in flat), f"must be {words}")
@@ -81,16 +81,16 @@ def from_json(data: Any, datatype: str, shape: Shape, place: str) -> Tensor:
 def flattened(data: Any, shape: Shape, place: str) -> list[Any]:
     """Returns the values of `data` in one list of the length that `shape` requires. The values are not validated."""
     if type(data) is not list:
-        raise NotDecodable(f"{place} must be a list of values, flat or nested as the shape tells.")
+        raise BadRequest(f"{place} must be a list of values, flat or nested as the shape tells.")
     level = data
     if len(shape) > 1 and data and type(data[0]) is list:
         level = [data]
         for size in shape:
             if not all([type(part) is list and len(part) == size for part in level]):
-                raise NotDecodable(f"{place} is nested otherwise than the shape tells; send it flat, or as lists of that shape.")
+                raise BadRequest(f"{place} is nested otherwise than the shape tells; send it flat, or as lists of that shape.")
             level = list(chain.from_iterable(level))
     if len(level) != prod(shape):
-        raise NotDecodable(f"{place} has {len(level)} values, which is not what its shape takes: the product of its dimensions.")
+        raise BadRequest(f"{place} has {len(level)} values, which is not what its shape takes: the product of its dimensions.")
     return level
 
 
@@ -100,20 +100,20 @@ def strings_of(flat: list[Any], shape: Shape, place: str) -> Tensor:
     try:
         return objects([text.encode() for text in flat], shape)
     except UnicodeEncodeError:
-        raise NotDecodable(f"{place} holds half of a surrogate pair, which is no text; send such bytes as binary data.") from None
+        raise BadRequest(f"{place} holds half of a surrogate pair, which is no text; send such bytes as binary data.") from None
 
 
 def from_binary(part: memoryview, datatype: str, shape: Shape, place: str) -> Tensor:
     """Decodes a binary tensor to a read-only array of `shape`, without a copy if possible. No dimension may be 0.
 
     Floats must be finite, and BOOL must be 0 or 1. BYTES has a little-endian uint32 length before each element. Raises
-    NotDecodable, whose message begins with `place`, for other values and if `part` has another length.
+    BadRequest, whose message begins with `place`, for other values and if `part` has another length.
     """
     if datatype == "BYTES":
         return objects(list(elements(part, prod(shape), place)), shape)
     dtype = DTYPES[datatype]
     if len(part) != prod(shape) * dtype.itemsize:
-        raise NotDecodable(
+        raise BadRequest(
             f"{place} has {len(part)} bytes of binary data, which is not what its shape takes at {dtype.itemsize} each."
         )
     if datatype == "BOOL":
@@ -130,19 +130,19 @@ def from_binary(part: memoryview, datatype: str, shape: Shape, place: str) -> Te
 
 
 def elements(part: memoryview, count: int, place: str) -> Iterator[bytes]:
-    """Yields the elements of a binary BYTES tensor. Raises NotDecodable unless `count` of them fill `part` to its end."""
+    """Yields the elements of a binary BYTES tensor. Raises BadRequest unless `count` of them fill `part` to its end."""
     # Each element takes at least four bytes, so a claimed count cannot cost more time or memory than the body itself.
     if count * 4 > len(part):
-        raise NotDecodable(f"{place} has fewer bytes of binary data than the lengths of its elements alone take, 4 each.")
+        raise BadRequest(f"{place} has fewer bytes of binary data than the lengths of its elements alone take, 4 each.")
     offset = 0
     for _ in range(count):
         start = offset + 4
         offset = start + int.from_bytes(part[offset:start], "little")
         if offset > len(part):
-            raise NotDecodable(f"{place} has an element in its binary data that goes beyond the end of it.")
+            raise BadRequest(f"{place} has an element in its binary data that goes beyond the end of it.")
         yield bytes(part[start:offset])
     if offset != len(part):
-        raise NotDecodable(f"{place} has more bytes of binary data than its elements take.")
+        raise BadRequest(f"{place} has more bytes of binary data than its elements take.")
 
 
 def objects(values: list[bytes], shape: Shape) -> Tensor:
@@ -152,11 +152,11 @@ def objects(values: list[bytes], shape: Shape) -> Tensor:
 
 
 def refuse(place: str, shape: Shape, valid: Iterable[bool], must: str) -> NoReturn:
-    """Raises NotDecodable for the first value, in row-major order, that is not valid."""
+    """Raises BadRequest for the first value, in row-major order, that is not valid."""
     index = next(i for i, is_valid in enumerate(valid) if not is_valid)
     if len(shape) == 2:
-        raise NotDecodable(f"{place}, row {index // shape[1]}, column {index % shape[1]} (counted from 0), {must}.")
-    raise NotDecodable(f"{place}, value {index} (counted from 0, row-major), {must}.")
+        raise BadRequest(f"{place}, row {index // shape[1]}, column {index % shape[1]} (counted from 0), {must}.")
+    raise BadRequest(f"{place}, value {index} (counted from 0, row-major), {must}.")
 
 
 def to_json(tensor: Tensor, datatype: str) -> list[Any]:

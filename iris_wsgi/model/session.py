@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from iris_wsgi.codec.rows import Array
-from iris_wsgi.errors import BadModel, BadOutput
+from iris_wsgi.errors import BadModel, InvalidOutput
 from iris_wsgi.model.artifact import ArtifactManifest, read_all, read_file, read_labels, read_object
 
 # Since 1.29 the wheel of onnxruntime sends telemetry unless this is set before the import.
@@ -65,7 +65,7 @@ class Model(Graph):
     def predict(self, rows: Array, options: RunOptions | None = None) -> Array:
         """Returns the probabilities [n, classes] of rows [n, features] from one run, which `options` can terminate.
 
-        Raises BadOutput if the output has another shape.
+        Raises InvalidOutput if the output has another shape.
         """
         (answer,) = self.run((self.output,), {self.input: rows}, options)
         probabilities = of_maps(answer, self.labels) if self.is_map else np.asarray(answer, np.float32)
@@ -73,27 +73,27 @@ class Model(Graph):
 
 
 def shaped(output: Array, rows: int, columns: int) -> Array:
-    """Returns the output of a graph. Raises BadOutput if its shape is not [rows, columns]."""
+    """Returns the output of a graph. Raises InvalidOutput if its shape is not [rows, columns]."""
     if output.shape != (rows, columns):
         count = f"{rows} row{'' if rows == 1 else 's'}"
-        raise BadOutput(f"The model's output for {count} has the shape {list(output.shape)}; it must be [{rows}, {columns}].")
+        raise InvalidOutput(f"The model's output for {count} has the shape {list(output.shape)}; it must be [{rows}, {columns}].")
     return output
 
 
 def of_maps(maps: Sequence[Mapping[Any, float]], labels: tuple[str, ...]) -> Array:
-    """Converts the rows of a ZipMap to an array with its columns in the order of the labels. Raises BadOutput."""
+    """Converts the rows of a ZipMap to an array with its columns in the order of the labels. Raises InvalidOutput."""
     keys = class_order(tuple(maps[0]), labels) if maps else ()
     if any(len(row) != len(keys) for row in maps):
-        raise BadOutput("The model's output is a ZipMap whose rows have different classes.")
+        raise InvalidOutput("The model's output is a ZipMap whose rows have different classes.")
     try:
         return np.array([[row[key] for key in keys] for row in maps], np.float32).reshape(len(maps), len(keys))
     except KeyError:
-        raise BadOutput("The model's output is a ZipMap whose rows have different classes.") from None
+        raise InvalidOutput("The model's output is a ZipMap whose rows have different classes.") from None
 
 
 @lru_cache(maxsize=64)
 def class_order(keys: tuple[Any, ...], labels: tuple[str, ...]) -> tuple[Any, ...]:
-    """Returns the keys of a ZipMap in the order of the labels. Raises BadOutput if they cannot be assigned to each other.
+    """Returns the keys of a ZipMap in the order of the labels. Raises InvalidOutput if they cannot be assigned to each other.
 
     onnxruntime sorts the keys, so their order has no meaning. Numbers that label.json does not use are assigned in rising order.
     """
@@ -104,7 +104,9 @@ def class_order(keys: tuple[Any, ...], labels: tuple[str, ...]) -> tuple[Any, ..
     try:
         return tuple(sorted(keys, key=int))
     except ValueError:
-        raise BadOutput("The model's output is a ZipMap whose classes are neither numbers nor the names in label.json.") from None
+        raise InvalidOutput(
+            "The model's output is a ZipMap whose classes are neither numbers nor the names in label.json."
+        ) from None
 
 
 def load_model(folder: Path, seal: str = "") -> tuple[Model, ArtifactManifest]:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from iris_wsgi.errors import Denied, JobError, StoreDown
+from iris_wsgi.errors import BackendUnavailable, JobError, OperationDenied
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,19 +41,19 @@ class CircuitBreaker:
         return self.failures < FAILURES
 
     def call(self, ask: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
-        """What `ask` answers to what is given. Raises StoreDown where it does, or where it is not asked."""
+        """What `ask` answers to what is given. Raises BackendUnavailable where it does, or where it is not asked."""
         with self.lock:
             now = time.monotonic()
             if not self.up and now < self.try_at:
-                raise StoreDown(self.why, self.remedy)
+                raise BackendUnavailable(self.why, self.remedy)
             self.try_at = now + self.pause
         operation: str = getattr(ask, "__name__", "")
         try:
             answer = ask(*given, **named)
-        except Denied as denied:
+        except OperationDenied as denied:
             self.refused(operation, denied)
             raise
-        except StoreDown as down:
+        except BackendUnavailable as down:
             self.failed(str(down), down.remedy)
             raise
         except JobError:
@@ -79,7 +79,7 @@ class CircuitBreaker:
         if told:
             self.tell("error", f"{self.down}: {why}; {remedy}" if remedy else f"{self.down}: {why}")
 
-    def refused(self, operation: str, denied: Denied) -> None:
+    def refused(self, operation: str, denied: OperationDenied) -> None:
         with self.lock:
             told, self.denied[operation] = self.denied.get(operation) != denied.remedy, denied.remedy
         self.count()

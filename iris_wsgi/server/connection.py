@@ -9,7 +9,7 @@ from enum import Enum
 from math import inf
 from typing import TYPE_CHECKING
 
-from iris_wsgi.errors import LATER, NotReady, Problem, RequestTimeout
+from iris_wsgi.errors import RETRY_AFTER, Problem, RequestTimeout, ServiceUnavailable
 from iris_wsgi.http.request_head import Refused, Request
 from iris_wsgi.http.request_parser import Reader
 from iris_wsgi.observability.trace_context import ids_of
@@ -36,7 +36,7 @@ LINGER_SECONDS = 2.0
 SETTLE_SECONDS = 0.5
 # The client sends no more; elsewhere than on Linux this is not told.
 HALF_CLOSED = getattr(select, "POLLRDHUP", 0)
-OVERLOADED = NotReady("The server has more work than it can queue; try again soon.", headers=(LATER,))
+OVERLOADED = ServiceUnavailable("The server has more work than it can queue; try again soon.", headers=(RETRY_AFTER,))
 
 
 def header_seconds(limits: Settings) -> float:

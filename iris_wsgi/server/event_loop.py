@@ -16,7 +16,7 @@ from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
-from iris_wsgi.errors import LATER, NotReady, Problem
+from iris_wsgi.errors import RETRY_AFTER, Problem, ServiceUnavailable
 from iris_wsgi.http.request_head import Head, Request
 from iris_wsgi.observability.log import Log
 from iris_wsgi.observability.shared_memory import Company
@@ -44,7 +44,7 @@ HANDSHAKE_SECONDS = 0.25
 LOG_SECONDS = 0.01
 COMPLAINT_SECONDS = 10.0
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-CROWDED = NotReady("The server has as many connections as it may have; try again soon.", headers=(LATER,))
+CROWDED = ServiceUnavailable("The server has as many connections as it may have; try again soon.", headers=(RETRY_AFTER,))
 
 
 class Observer(Protocol):

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from iris_wsgi import __version__
 from iris_wsgi.cpu_limits import cpus, threads_for, workers_for
-from iris_wsgi.errors import BadModel, BadStore, StoreDown
+from iris_wsgi.errors import BackendUnavailable, BadModel, BadStore
 from iris_wsgi.observability.log import LibraryLines, Log
 from iris_wsgi.roles import ROLES
 from iris_wsgi.server.listener import url_of
@@ -29,7 +29,7 @@ POST = "curl -s {url} -H 'Content-Type: application/json' -d '{body}'"
 # The parent's signal to a worker whose replacement serves. SIGTERM may come from anybody.
 RETIRE = signal.SIGQUIT
 # What may be wrong with what a start finds, told in one line.
-CANNOT_START = (BadModel, BadSetting, BadStore, StoreDown)
+CANNOT_START = (BadModel, BadSetting, BadStore, BackendUnavailable)
 
 
 class Facts(NamedTuple):

@@ -8,7 +8,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from iris_wsgi.errors import Denied, StoreDown
+from iris_wsgi.errors import BackendUnavailable, OperationDenied
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class RedisClient:
         self.place = place.get("path") or f"{place.get('host', 'localhost')}:{place.get('port', 6379)}"
 
     def call(self, ask: Callable[[], T]) -> T:
-        """What it answers. Raises StoreDown, also for an answer of another form, over which the library may stumble as well."""
+        """Returns the answer of Redis. Raises BackendUnavailable, also for an answer of another form."""
         denied = False
         remedy = ""
         try:
@@ -58,10 +58,10 @@ class RedisClient:
             why = "gives answers of another form"
         # What is still to come on such a connection would be taken for the answer to something else.
         self.client.connection_pool.disconnect(inuse_connections=False)
-        raise (Denied if denied else StoreDown)(f"the Redis at {self.place} {why}", remedy)
+        raise (OperationDenied if denied else BackendUnavailable)(f"the Redis at {self.place} {why}", remedy)
 
     def config(self, names: Sequence[str]) -> dict[str, str]:
-        """Returns those of the Redis's settings that it tells this user, by CONFIG GET. Raises StoreDown."""
+        """Returns those of the Redis's settings that it tells this user, by CONFIG GET. Raises BackendUnavailable."""
 
         def ask() -> dict[str, str]:
             with self.client.pipeline(transaction=False) as steps:
@@ -76,7 +76,7 @@ class RedisClient:
         return self.call(ask)
 
     def info(self, section: str) -> dict[str, str]:
-        """Returns a section of INFO; an empty one where this user may not ask for it. Raises StoreDown."""
+        """Returns a section of INFO; an empty one where this user may not ask for it. Raises BackendUnavailable."""
 
         def ask() -> dict[str, str]:
             with suppress(redis.ResponseError):

@@ -18,7 +18,7 @@ UNKNOWN = (
 
 
 def concerns(link: "RedisClient") -> list[str]:
-    """By CONFIG GET, or where that is not allowed by what INFO tells of it. Raises StoreDown."""
+    """By CONFIG GET, or where that is not allowed by what INFO tells of it. Raises BackendUnavailable."""
     told = link.config(NAMES)
     unknown = [name for name in NAMES if name not in told]
     if unknown:

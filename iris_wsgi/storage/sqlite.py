@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
-from iris_wsgi.errors import BadStore, Denied, JobError, StoreDown
+from iris_wsgi.errors import BackendUnavailable, BadStore, JobError, OperationDenied
 from iris_wsgi.storage.sqlite_files import Files, address, are_open, files_at, set_aside
 
 T = TypeVar("T")
@@ -60,17 +60,17 @@ class QueuedWrite(Generic[T]):
     def run(self, connection: sqlite3.Connection) -> None:
         try:
             self.answer = self.work(connection)
-        except JobError as error:
+        except (JobError, BackendUnavailable) as error:
             self.error = error
 
-    def end(self, failed: StoreDown | None) -> None:
+    def end(self, failed: BackendUnavailable | None) -> None:
         # Each caller gets an error of its own, as a traceback is added to it.
         self.error, self.done = type(failed)(str(failed), failed.remedy) if failed else self.error, True
         self.woken.set()
 
 
 class SqliteDatabase:
-    """Reads and durable writes. Nobody waits for a lock longer than `busy_seconds`. Raises BadStore when made, else StoreDown.
+    """Reads and durable writes, which wait for a lock for `busy_seconds`. Raises BadStore at the start, else BackendUnavailable.
 
     A commit costs an fsync however much is in it, so writes that wait at the same time are committed together, by the thread of
     the first of them: who comes when nobody writes is_leader, and who has written passes that on.
@@ -109,7 +109,7 @@ class SqliteDatabase:
 
     def commit(self) -> None:
         """All that waits in one transaction, or nothing of it; then the first of those who came meanwhile is_leader."""
-        failed: StoreDown | None = StoreDown(f"the store {self.path} was interrupted")
+        failed: BackendUnavailable | None = BackendUnavailable(f"the store {self.path} was interrupted")
         # A writer whose files are not there has no transaction open, and goes on once they are back.
         idle = False
         with self.lock:
@@ -123,7 +123,7 @@ class SqliteDatabase:
             failed = None
         except (sqlite3.Error, OSError) as error:
             failed = self.down(error)
-        except StoreDown as error:
+        except BackendUnavailable as error:
             failed, idle = error, True
         finally:
             with self.lock:
@@ -186,15 +186,15 @@ class SqliteDatabase:
                 self.drop_stale()
 
     def check(self) -> None:
-        """Raises StoreDown when the files at the path are not those that connections have open."""
+        """Raises BackendUnavailable when the files at the path are not those that connections have open."""
         there = files_at(self.place)
         if there != self.files:
             raise self.moved(there)
 
-    def moved(self, there: Files) -> StoreDown:
+    def moved(self, there: Files) -> BackendUnavailable:
         if there[0] is None:
-            return StoreDown(f"the store {self.path} is not there any more", MISSING)
-        return StoreDown(f"the store {self.path} was replaced, or files beside it were", REPLACED)
+            return BackendUnavailable(f"the store {self.path} is not there any more", MISSING)
+        return BackendUnavailable(f"the store {self.path} was replaced, or files beside it were", REPLACED)
 
     def drop_stale(self, leading: bool = False) -> None:
         """Closes all connections that are not in use, where other files are in the place of theirs; callers hold the lock.
@@ -216,7 +216,7 @@ class SqliteDatabase:
             self.shut(connection)
 
     def open(self, busy_seconds: float) -> sqlite3.Connection:
-        """Another connection; it must have the same files open as the others. Raises StoreDown."""
+        """Another connection; it must have the same files open as the others. Raises BackendUnavailable."""
         with self.opening:
             if self.connections:
                 self.check()
@@ -234,9 +234,9 @@ class SqliteDatabase:
     def join(self, connection: sqlite3.Connection) -> None:
         try:
             if not self.known(connection):
-                raise StoreDown(f"the store {self.path} was replaced by an empty file", MISSING)
+                raise BackendUnavailable(f"the store {self.path} was replaced by an empty file", MISSING)
         except BadStore as error:
-            raise StoreDown(f"the store was replaced: {error}", FOREIGN) from None
+            raise BackendUnavailable(f"the store was replaced: {error}", FOREIGN) from None
         # A copy that SQLite made of a database need not have a log. Only a read opens the files beside the database.
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
@@ -273,7 +273,7 @@ class SqliteDatabase:
             retry_while_locked(self.make, time.monotonic() + OPEN_SECONDS)
             return self.open_lock_file()
         except OSError as error:
-            raise StoreDown(
+            raise BackendUnavailable(
                 f"the store {self.path} cannot be opened: {error.strerror}; IRIS_STATE_DIR names another folder"
             ) from None
         except sqlite3.Error as error:
@@ -330,11 +330,11 @@ class SqliteDatabase:
             raise BadStore(f"{self.path} has version {version} of its schema, this program knows {schema.version}")
         return True
 
-    def down(self, error: sqlite3.Error | OSError) -> StoreDown:
+    def down(self, error: sqlite3.Error | OSError) -> BackendUnavailable:
         why = f"the store {self.path} {REASONS.get(primary(error)) or f'failed: {error}'}"
         if primary(error) == sqlite3.SQLITE_READONLY:
-            return Denied(why, READ_ONLY)
-        return StoreDown(why, FOREIGN if primary(error) in SPOILT else "")
+            return OperationDenied(why, READ_ONLY)
+        return BackendUnavailable(why, FOREIGN if primary(error) in SPOILT else "")
 
     def close(self) -> None:
         """For who is the last to use it."""

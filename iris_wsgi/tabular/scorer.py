@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iris_wsgi.codec.rows import Array
-from iris_wsgi.errors import BadModel, BadOutput
+from iris_wsgi.errors import BadModel, InvalidOutput
 from iris_wsgi.model.session import Model
 from iris_wsgi.tabular.record_splitter import BadRow
 
@@ -74,7 +74,7 @@ class Scorer:
         """
         try:
             return rows, self.model.predict(rows.values)
-        except BadOutput as error:
+        except InvalidOutput as error:
             raise BadModel(error.detail) from None
         except Exception:
             predictions = [self.predict_one(row[np.newaxis]) for row in rows.values]
@@ -86,7 +86,7 @@ class Scorer:
     def predict_one(self, row: Array) -> Array | None:
         try:
             return self.model.predict(row)
-        except BadOutput as error:
+        except InvalidOutput as error:
             raise BadModel(error.detail) from None
         except Exception:
             return None

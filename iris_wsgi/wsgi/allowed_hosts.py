@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from iris_wsgi.errors import Misdirected
+from iris_wsgi.errors import MisdirectedRequest
 
 ANY = "*"
 LOCALHOST = "localhost"
@@ -35,14 +35,14 @@ class Hosts:
         # Clients repeat few hosts; the bound keeps those that make up names from taking memory.
         self.allows = lru_cache(1024)(self.decide)
 
-    def refusal(self, variables: Mapping[str, Any]) -> Misdirected | None:
+    def refusal(self, variables: Mapping[str, Any]) -> MisdirectedRequest | None:
         """Returns the failure to answer to a request with these CGI variables, None if its host is allowed."""
         if self.any:
             return None
         host = variables.get("HTTP_HOST")
         if not host or self.allows(host, self.bound or variables.get("SERVER_NAME", "")):
             return None
-        return Misdirected(MISDIRECTED)
+        return MisdirectedRequest(MISDIRECTED)
 
     def decide(self, host: str, bound: str) -> bool:
         found = name_and_port(host)

@@ -252,10 +252,10 @@ class App:
         if allow and method == "OPTIONS":
             return Response(b"", status=204, headers=allow)
         if method not in METHODS:
-            raise errors.MethodUnknown("This server does not know the request's method.", headers=allow)
+            raise errors.MethodNotImplemented("This server does not know the request's method.", headers=allow)
         if allow:
             raise errors.MethodNotAllowed(f"This path answers {place.allow}.", headers=allow)
-        raise errors.NotFound(errors.NOWHERE)
+        raise errors.NotFound(errors.NO_ROUTE)
 
     def content(self, route: Route, variables: Environ, body: bytes | None) -> bytes:
         """The body as the route takes it."""
@@ -278,7 +278,7 @@ def allowed_methods(on_path: Collection[str]) -> str:
 
 def rendered(problem: Problem, request_id: str, path: str) -> Response:
     """The one place where a failure becomes an answer, in the form of the protocol to which the path belongs."""
-    media = errors.media_of(path)
+    media = errors.error_media_type(path)
     body = errors.error_document(problem) if media == JSON else errors.problem_document(problem, request_id)
     return Response(body, media, problem.status, tuple(problem.headers))
 

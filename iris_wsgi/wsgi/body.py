@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from iris_wsgi.errors import JSON, BodyTooLarge, LengthRequired, NotDecodable, Problem, UnsupportedMedia
+from iris_wsgi.errors import JSON, BadRequest, ContentTooLarge, LengthRequired, Problem, UnsupportedMediaType
 
 Environ = dict[str, Any]
 
@@ -11,15 +11,15 @@ utf8_json = re.compile(r'application/json[ \t]*(?:;[ \t]*charset[ \t]*=[ \t]*"?u
 
 
 def check_media(variables: Environ) -> None:
-    """Raises UnsupportedMedia for a body that does not claim to be plain JSON in UTF-8."""
+    """Raises UnsupportedMediaType for a body that does not claim to be plain JSON in UTF-8."""
     media = variables.get("CONTENT_TYPE", "")
     if media and media != JSON and not utf8_json(media):
-        raise UnsupportedMedia(
+        raise UnsupportedMediaType(
             "This route takes JSON in UTF-8: send Content-Type: application/json.", headers=(("Accept-Post", JSON),)
         )
     coding = variables.get("HTTP_CONTENT_ENCODING")
     if coding is not None and coding.strip().lower() != "identity":
-        raise UnsupportedMedia(
+        raise UnsupportedMediaType(
             "This route takes bodies as they are: send no Content-Encoding.", headers=(("Accept-Encoding", "identity"),)
         )
 
@@ -29,13 +29,13 @@ def read_body(environ: Environ, limit: int) -> bytes:
     length = environ.get("CONTENT_LENGTH", "")
     if length:
         if not (length.isascii() and length.isdigit()):
-            raise NotDecodable("Content-Length is not a number.")
+            raise BadRequest("Content-Length is not a number.")
         # A length of more digits than the limit has is over it, and int() refuses thousands of them.
         if len(length.lstrip("0")) > len(str(limit)) or int(length) > limit:
             raise too_large(limit)
         body: bytes = environ["wsgi.input"].read(int(length))
         if len(body) != int(length):
-            raise NotDecodable("The body ended before its Content-Length.")
+            raise BadRequest("The body ended before its Content-Length.")
         return body
     if environ.get("wsgi.input_terminated"):
         body = environ["wsgi.input"].read(limit + 1)
@@ -48,4 +48,4 @@ def read_body(environ: Environ, limit: int) -> bytes:
 
 
 def too_large(limit: int) -> Problem:
-    return BodyTooLarge(f"The body is over the limit of {limit} bytes; send fewer rows in a request.")
+    return ContentTooLarge(f"The body is over the limit of {limit} bytes; send fewer rows in a request.")

@@ -3,7 +3,7 @@
 import re
 import zlib
 
-from iris_wsgi.errors import BodyTooLarge, NotDecodable, UnsupportedMedia
+from iris_wsgi.errors import BadRequest, ContentTooLarge, UnsupportedMediaType
 
 CODINGS = ("gzip", "deflate")
 GZIP, ZLIB, RAW = 31, 15, -15  # zlib's wbits for each format
@@ -18,8 +18,8 @@ wanted = re.compile(r"([!#$%&'*+.^_`|~0-9a-z-]+)(?:[ \t]*;[ \t]*q=(0(?:\.[0-9]{0
 def unpacked(body: bytes, coding: str | None, limit: int) -> bytes:
     """The body without its Content-Encoding (None where the request has none), at most `limit` bytes.
 
-    No more than `limit` + 1 bytes are ever unpacked. Raises UnsupportedMedia (415) for what is not one of gzip, deflate and
-    identity, BodyTooLarge (413), and NotDecodable (400) for what is damaged, cut off or followed by other bytes; a second
+    No more than `limit` + 1 bytes are ever unpacked. Raises UnsupportedMediaType (415) for what is not one of gzip, deflate and
+    identity, ContentTooLarge (413), and BadRequest (400) for what is damaged, cut off or followed by other bytes; a second
     member of a gzip file (RFC 1952, section 2.2) is such bytes.
     """
     name = "identity" if coding is None else coding.strip(" \t").lower()
@@ -28,7 +28,7 @@ def unpacked(body: bytes, coding: str | None, limit: int) -> bytes:
     # RFC 9110, section 8.4.1.3: x-gzip is gzip.
     name = name.removeprefix("x-") if name == "x-gzip" else name
     if name not in CODINGS:
-        raise UnsupportedMedia(
+        raise UnsupportedMediaType(
             "This route takes bodies in one of the codings gzip and deflate, or as they are.",
             headers=(("Accept-Encoding", ", ".join(CODINGS)),),
         )
@@ -36,13 +36,13 @@ def unpacked(body: bytes, coding: str | None, limit: int) -> bytes:
     try:
         content = stream.decompress(body, limit + 1)
     except zlib.error:
-        raise NotDecodable(f"The body is not {name} data, or is damaged.") from None
+        raise BadRequest(f"The body is not {name} data, or is damaged.") from None
     if len(content) > limit:
-        raise BodyTooLarge(f"The unpacked body is over the limit of {limit} bytes; send fewer rows in a request.")
+        raise ContentTooLarge(f"The unpacked body is over the limit of {limit} bytes; send fewer rows in a request.")
     if not stream.eof:
-        raise NotDecodable(f"The body ends before its {name} data does.")
+        raise BadRequest(f"The body ends before its {name} data does.")
     if stream.unused_data:
-        raise NotDecodable(f"The body goes on after the end of its {name} data.")
+        raise BadRequest(f"The body goes on after the end of its {name} data.")
     return content
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 
 from iris_wsgi import __version__
-from iris_wsgi.errors import NotReady
+from iris_wsgi.errors import ServiceUnavailable
 from iris_wsgi.model.latency import LOOP_SECONDS
 from iris_wsgi.observability.metrics import MEDIA, Registry
 from iris_wsgi.wsgi import openapi
@@ -52,12 +52,12 @@ def routes(
 
     def livez(_: Request) -> Response:
         if why := why_dead():
-            raise NotReady(why)
+            raise ServiceUnavailable(why)
         return Response(b'{"live":true}')
 
     def readyz(_: Request) -> Response:
         if why := readiness.why_not():
-            raise NotReady(why)
+            raise ServiceUnavailable(why)
         warnings = [one for ask in readiness.warnings for one in ask()]
         return Response(json.dumps({"ready": True, "warnings": warnings}).encode() if warnings else b'{"ready":true}')
 

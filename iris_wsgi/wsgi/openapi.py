@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from iris_wsgi.errors import JSON, MOST_FAULTS, PHRASES, media_of
+from iris_wsgi.errors import JSON, MAX_FIELD_ERRORS, PHRASES, error_media_type
 from iris_wsgi.model.session import Graph
 from iris_wsgi.wsgi.application import Route
 from iris_wsgi.wsgi.routing import names_of
@@ -22,7 +22,7 @@ PROBLEM: Schema = {
         "request_id": TEXT,
         "errors": {
             "type": "array",
-            "maxItems": MOST_FAULTS,
+            "maxItems": MAX_FIELD_ERRORS,
             "items": {
                 "type": "object",
                 "required": ["pointer", "detail"],
@@ -109,7 +109,7 @@ def served_at(document: bytes, prefix: str) -> bytes:
 def operation(route: Route, guarded: bool) -> Schema:
     """What the document says of one route."""
     with_body = () if route.body is None else LENIENT if route.lenient else WITH_BODY
-    media = media_of(route.path)
+    media = error_media_type(route.path)
     told = {media: {"schema": {"$ref": f"#/components/schemas/{'Error' if media == JSON else 'Problem'}"}}}
     responses: dict[str, object] = {
         str(status): {"description": PHRASES[status]}

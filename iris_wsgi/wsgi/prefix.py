@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from iris_wsgi.errors import NotDecodable
+from iris_wsgi.errors import BadRequest
 from iris_wsgi.setting_types import FORWARDED, fixed_prefix
 
 Prefix = Callable[[Mapping[str, Any]], str]
@@ -34,11 +34,11 @@ def prefix_of(setting: str) -> Prefix:
 
 
 def forwarded(environ: Mapping[str, Any]) -> str:
-    """The path of X-Forwarded-Prefix. Raises NotDecodable where the field is not one path: it goes into responses."""
+    """The path of X-Forwarded-Prefix. Raises BadRequest where the field is not one path: it goes into responses."""
     value = environ.get("HTTP_X_FORWARDED_PREFIX", "")
     # Proxies write it with and without a final slash.
     path = value.removesuffix("/")
     try:
         return fixed_prefix(path)
     except ValueError:
-        raise NotDecodable(INVALID) from None
+        raise BadRequest(INVALID) from None

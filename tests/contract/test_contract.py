@@ -304,11 +304,11 @@ def test_without_a_token_nothing_answers_but_the_root_health_readiness_and_metri
                 assert (status, headers["X-Request-ID"], "Allow" in headers) == (401, "mine", False)
                 challenge = 'Bearer realm="iris_wsgi"' + (', error="invalid_token"' if sent else "")
                 assert headers["WWW-Authenticate"] == challenge
-                of_protocol = path.startswith(("/v2", "/v1"))
-                assert headers["Content-Type"] == ("application/json" if of_protocol else "application/problem+json")
+                is_protocol_path = path.startswith(("/v2", "/v1"))
+                assert headers["Content-Type"] == ("application/json" if is_protocol_path else "application/problem+json")
                 # Whatever is there, or is not, it is the same answer.
                 assert method == "HEAD" or set(json.loads(content)) == (
-                    {"error"} if of_protocol else {"title", "status", "detail", "request_id"}
+                    {"error"} if is_protocol_path else {"title", "status", "detail", "request_id"}
                 )
 
 

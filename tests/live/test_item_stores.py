@@ -17,7 +17,7 @@ from http_clients import wait_until
 from item_stores import open_item_store
 from project import MODEL, ROOT
 
-from iris_wsgi.errors import BadStore, StoreDown
+from iris_wsgi.errors import BackendUnavailable, BadStore
 from iris_wsgi.model.session import load_model
 from iris_wsgi.patterns.data_cache import sqlite_store
 from iris_wsgi.patterns.data_cache.item_store import MOST_CHANGES, Item, ItemStore
@@ -187,7 +187,7 @@ def test_while_another_process_holds_the_lock_items_are_read_and_not_written(tmp
     with closing(sqlite3.connect(tmp_path / "items.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         assert store.get("a") == Item(1, A)
-        with pytest.raises(StoreDown, match="is locked by another process"):
+        with pytest.raises(BackendUnavailable, match="is locked by another process"):
             store.put("a", B)
     assert store.put("a", B) == 2
     assert sqlite_store.APPLICATION != 0x69726A6F
@@ -202,7 +202,7 @@ def test_a_postgres_that_is_stopped_hangs_or_is_gone_is_down_within_the_bound_an
     ):
         stop()
         for ask in (lambda: store.get("a"), lambda: store.put("a", B), lambda: store.changes(None)):
-            with pytest.raises(StoreDown, match="does not do its work"):
+            with pytest.raises(BackendUnavailable, match="does not do its work"):
                 ask()
         go_on()
         wait_until(lambda: answers(store), "it answers again")
@@ -210,7 +210,7 @@ def test_a_postgres_that_is_stopped_hangs_or_is_gone_is_down_within_the_bound_an
 
 
 def answers(store: ItemStore) -> bool:
-    with suppress(StoreDown):
+    with suppress(BackendUnavailable):
         return store.get("a") is not None
     return False
 
@@ -253,7 +253,7 @@ def test_a_server_that_talks_garbage_is_down(garbage):
 
         threading.Thread(target=answer, daemon=True).start()
         store = PostgresItems(f"postgresql://user:secret@127.0.0.1:{listener.getsockname()[1]}/items", {}, 0.2)
-        with pytest.raises(StoreDown, match=r"the database at 127.0.0.1:\d+ does not do its work") as told:
+        with pytest.raises(BackendUnavailable, match=r"the database at 127.0.0.1:\d+ does not do its work") as told:
             store.get("a")
         assert "secret" not in str(told.value)
 

@@ -22,7 +22,7 @@ from job_store_invariants import invariant_violations
 from job_workers import open_job_store
 from project import ROOT
 
-from iris_wsgi.errors import BadStore, StoreDown
+from iris_wsgi.errors import BackendUnavailable, BadStore
 from iris_wsgi.patterns.asynchronous.job import (
     ID_PATTERN,
     STATES,
@@ -554,7 +554,7 @@ def test_a_file_that_is_something_else_is_refused_in_one_line(tmp_path, spoil, t
 def test_a_place_where_no_file_can_be_is_told_in_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file/jobs.db", tmp_path):
-        with pytest.raises(StoreDown, match=r"^the store \S+ cannot be opened(: \w+ \w+; IRIS_STATE_DIR .*)?$"):
+        with pytest.raises(BackendUnavailable, match=r"^the store \S+ cannot be opened(: \w+ \w+; IRIS_STATE_DIR .*)?$"):
             SqliteJobStore(path)
 
 
@@ -562,7 +562,7 @@ def test_a_file_locked_by_another_is_told_soon_and_works_again_after(tmp_path):
     with closing(SqliteJobStore(tmp_path / "jobs.db")) as store, closing(sqlite3.connect(tmp_path / "jobs.db")) as other:
         job = store.submit(BODY)
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StoreDown, match=r"^the store \S+ is locked by another process$"):
+        with pytest.raises(BackendUnavailable, match=r"^the store \S+ is locked by another process$"):
             store.submit(BODY)
         assert store.get(job.id) == job and store.counts().by_state["queued"] == 1
         other.execute("ROLLBACK")
@@ -575,7 +575,7 @@ def test_a_full_disk_is_told_loses_nothing_and_works_again_after(tmp_path):
     code = (
         "import resource, sys\n"
         "from job_store_invariants import invariant_violations\n"
-        "from iris_wsgi.errors import StoreDown\n"
+        "from iris_wsgi.errors import BackendUnavailable\n"
         "from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore\n"
         "from pathlib import Path\n"
         "store = SqliteJobStore(Path(sys.argv[1]))\n"
@@ -583,7 +583,7 @@ def test_a_full_disk_is_told_loses_nothing_and_works_again_after(tmp_path):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))\n"
         "try:\n"
         "    while True: ids.append(store.submit(bytes(10_000)).id)\n"
-        "except StoreDown as error: print(error)\n"
+        "except BackendUnavailable as error: print(error)\n"
         "assert len(ids) > 5 and store.get(ids[-1]).body == bytes(10_000)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))\n"
         "ids += [store.submit(b'').id for _ in range(50)]\n"
@@ -601,7 +601,7 @@ def test_a_database_that_may_not_grow_has_no_room(tmp_path):
     with closing(SqliteJobStore(tmp_path / "jobs.db")) as store:
         job = store.submit(BODY)
         store.database.writer.execute("PRAGMA max_page_count = 1")
-        with pytest.raises(StoreDown, match=r"^the store \S+ has no room left to grow$"):
+        with pytest.raises(BackendUnavailable, match=r"^the store \S+ has no room left to grow$"):
             store.submit(bytes(10**6))
         assert store.get(job.id) == job and store.submit(bytes(10**6)).state == "queued" and invariant_violations(store) == []
 
@@ -614,7 +614,7 @@ def test_a_damaged_file_is_found(tmp_path):
     (tmp_path / "jobs.db").write_bytes(content)
     with closing(SqliteJobStore(tmp_path / "jobs.db")) as store:
         assert invariant_violations(store)
-        with pytest.raises(StoreDown, match=r"^the store \S+ is damaged$"):
+        with pytest.raises(BackendUnavailable, match=r"^the store \S+ is damaged$"):
             [store.get(one) for one in ids]
 
 
@@ -666,7 +666,7 @@ def test_a_defect_in_one_write_is_told_to_all_that_share_its_commit_and_undone(t
 
 
 def refused(ask: Callable[[], object], reason: str) -> None:
-    with pytest.raises(StoreDown, match=f"^the Redis at [^ ]+ does not do its work: {reason}"):
+    with pytest.raises(BackendUnavailable, match=f"^the Redis at [^ ]+ does not do its work: {reason}"):
         ask()
 
 
@@ -722,7 +722,7 @@ def eventually(ask: Callable[[], object]) -> object:
     answers = []
 
     def there() -> bool:
-        with suppress(StoreDown):
+        with suppress(BackendUnavailable):
             answers.append(ask())
         return bool(answers)
 
@@ -736,7 +736,7 @@ def test_a_redis_that_is_full_takes_no_more_jobs_and_finishes_and_removes_those_
     free = own_redis.ask("INFO", "memory")["used_memory"]
     jobs = [store.submit(bytes(60_000)) for _ in range(50)]
     own_redis.ask("CONFIG", "SET", "maxmemory", str(free + 1_500_000), "maxmemory-policy", "noeviction")
-    with pytest.raises(StoreDown, match="OOM|maxmemory"):
+    with pytest.raises(BackendUnavailable, match="OOM|maxmemory"):
         store.submit(BODY)
     store.cancel(jobs[0].id)
     claims = store.claim("w", 50, 30)
@@ -778,7 +778,7 @@ def test_a_killed_redis_has_every_acknowledged_job_when_it_is_back(own_redis, op
                     claim = claim_one(store)
                     store.finish([(claim, b"r")])
                     finished.append(claim.job.id)
-        except StoreDown:
+        except BackendUnavailable:
             pass
 
     for count in (50, 100, 150):
@@ -817,17 +817,17 @@ def test_a_key_of_another_kind_is_told(own_redis, open_redis):
 def test_an_answer_of_another_form_is_told(own_redis, open_redis, monkeypatch):
     store = open_redis(own_redis.url)
     own_redis.ask("HSET", "{iris}:job:x", "state", "queued", "attempts", "many", "body", "b", "created", "1")
-    with pytest.raises(StoreDown, match=r"gives answers of another form$"):
+    with pytest.raises(BackendUnavailable, match=r"gives answers of another form$"):
         store.get("x")
     for answer in (None, 5, b"text", [], [[]], [b"queued", [b"x"]]):
         monkeypatch.setitem(store.steps, "get", lambda *_, answer=answer: answer)
-        with pytest.raises(StoreDown, match=r"gives answers of another form$"):
+        with pytest.raises(BackendUnavailable, match=r"gives answers of another form$"):
             store.get("x")
 
 
 def test_a_password_is_never_told(open_redis):
     store = open_redis("redis://user:secret@127.0.0.1:1/0")
-    with pytest.raises(StoreDown) as caught:
+    with pytest.raises(BackendUnavailable) as caught:
         store.counts()
     assert "secret" not in str(caught.value) and "127.0.0.1:1" in str(caught.value)
 

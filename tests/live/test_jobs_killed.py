@@ -42,7 +42,7 @@ from job_clients import (
 from job_workers import open_job_store
 from project import MODEL
 
-from iris_wsgi.errors import StoreDown
+from iris_wsgi.errors import BackendUnavailable
 from iris_wsgi.model.session import Model, load_model
 from iris_wsgi.patterns.asynchronous.job import DONE, Limits
 from iris_wsgi.patterns.asynchronous.job_codec import pack_rows
@@ -380,7 +380,7 @@ def stop_outside_the_store(one: RestartingProcess, place: StoreLocation) -> None
             try:
                 store.heartbeat([], 1)
                 return
-            except StoreDown:
+            except BackendUnavailable:
                 os.kill(one.worker, signal.SIGCONT)
 
 

@@ -12,7 +12,7 @@ import pytest
 from http_clients import RawConnection, fetch, http_request, wait_until
 from job_store_invariants import invariant_violations
 
-from iris_wsgi.errors import StoreDown
+from iris_wsgi.errors import BackendUnavailable
 from iris_wsgi.patterns.asynchronous.job import JobNotFound, Limits
 from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
 from iris_wsgi.patterns.data_cache.item_store import Item
@@ -85,10 +85,10 @@ def test_a_store_whose_files_are_gone_acknowledges_nothing_and_says_what_to_do(p
         job = store.submit(BODY)
         assert store.get(job.id) == job
         lose(path)
-        with pytest.raises(StoreDown):
+        with pytest.raises(BackendUnavailable):
             store.submit(BODY)
         for use in (lambda: store.submit(BODY), lambda: store.get(job.id), store.counts, lambda: store.claim("w", 1, 30)):
-            with pytest.raises(StoreDown) as down:
+            with pytest.raises(BackendUnavailable) as down:
                 use()
             assert "put them back" in down.value.remedy, down.value
 
@@ -100,7 +100,7 @@ def test_without_a_file_beside_the_database_no_job_is_lost_and_the_store_goes_on
         lose(path)
 
         def submitted(one: SqliteJobStore) -> bool:
-            with suppress(StoreDown):
+            with suppress(BackendUnavailable):
                 jobs.append(one.submit(BODY).id)
                 return True
             return False
@@ -116,7 +116,7 @@ def test_a_folder_that_is_back_is_used_again(path):
     with closing(SqliteJobStore(path)) as store:
         job = store.submit(BODY)
         rename_folder(path)
-        with pytest.raises(StoreDown, match="is not there any more"):
+        with pytest.raises(BackendUnavailable, match="is not there any more"):
             store.submit(BODY)
         path.parent.with_name("elsewhere").rename(path.parent)
         assert store.get(job.id) == job and store.submit(BODY).state == "queued" and invariant_violations(store) == []
@@ -137,7 +137,7 @@ def test_a_backup_that_is_put_in_place_is_used_by_all_after_one_refusal(path, ho
         assert other.get(new.id) == new
         copy.rename(path)
         for one in (store, other):
-            with pytest.raises(StoreDown, match="was replaced"):
+            with pytest.raises(BackendUnavailable, match="was replaced"):
                 one.submit(BODY)
             assert one.get(old.id) == old
             with pytest.raises(JobNotFound):
@@ -148,7 +148,7 @@ def test_a_backup_that_is_put_in_place_is_used_by_all_after_one_refusal(path, ho
 def test_a_commit_into_a_file_that_lost_its_name_meanwhile_is_not_acknowledged(path):
     with closing(SqliteJobStore(path)) as store:
         store.submit(BODY)
-        with pytest.raises(StoreDown, match="is not there any more"):
+        with pytest.raises(BackendUnavailable, match="is not there any more"):
             store.database.write(lambda _: path.unlink())
 
 
@@ -159,7 +159,7 @@ def test_a_reader_in_the_middle_of_its_work_keeps_no_old_file_in_use(path):
         # What it reads is of one moment; until it has ended nobody mixes the files.
         assert db.execute("SELECT count(*) FROM job").fetchone() == (0,)
         for _ in range(2):
-            with pytest.raises(StoreDown, match="was replaced"):
+            with pytest.raises(BackendUnavailable, match="was replaced"):
                 store.submit(BODY)
     with closing(SqliteJobStore(path)) as store:
         assert store.submit(BODY).state == "queued"
@@ -177,7 +177,7 @@ def test_items_forget_what_they_had_of_a_database_that_was_replaced(tmp_path):
             db.backup(target)
         for name in ("old.db", "new.db"):
             (tmp_path / name).rename(path)
-            with pytest.raises(StoreDown, match="was replaced"):
+            with pytest.raises(BackendUnavailable, match="was replaced"):
                 store.get("a")
             cursor, versions = store.changes(cursor)
             assert versions is None
@@ -191,7 +191,7 @@ def test_many_threads_and_files_that_come_and_go_lose_nothing_that_was_acknowled
 
         def submit() -> None:
             while not done.is_set():
-                with suppress(StoreDown):
+                with suppress(BackendUnavailable):
                     acknowledged.append(store.submit(BODY).id)
 
         threads = [threading.Thread(target=submit) for _ in range(4)]
@@ -213,7 +213,7 @@ def test_many_threads_and_files_that_come_and_go_lose_nothing_that_was_acknowled
 
 
 def answers(store: SqliteJobStore) -> bool:
-    with suppress(StoreDown):
+    with suppress(BackendUnavailable):
         return bool(store.counts())
     return False
 

@@ -8,7 +8,7 @@ import redis
 from http_clients import fetch, http_request, wait_until
 
 from iris_wsgi.cli.main import main
-from iris_wsgi.errors import Denied, StoreDown
+from iris_wsgi.errors import BackendUnavailable, OperationDenied
 from iris_wsgi.patterns.asynchronous.redis_store import RedisJobStore
 from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
 from iris_wsgi.patterns.data_cache import postgres_store
@@ -41,8 +41,8 @@ def change(url: str, *statements: str) -> None:
             store.pool.free[0].execute(one)
 
 
-def refusal(store, use: Callable) -> StoreDown:
-    with closing(store), pytest.raises(StoreDown) as caught:
+def refusal(store, use: Callable) -> BackendUnavailable:
+    with closing(store), pytest.raises(BackendUnavailable) as caught:
         use(store)
     return caught.value
 
@@ -133,7 +133,7 @@ def test_a_state_that_may_not_be_written_is_a_permanent_refusal_and_what_is_ther
     with closing(SqliteJobStore(tmp_path / "jobs.db")) as store:
         job = store.submit(ROW)
         store.database.writer.execute("PRAGMA query_only = on")
-        with pytest.raises(Denied) as denied:
+        with pytest.raises(OperationDenied) as denied:
             store.submit(ROW)
         assert "read-only" in denied.value.remedy and store.get(job.id) == job
 
@@ -149,7 +149,7 @@ def test_the_refusals_of_redis_have_their_remedies(own_redis):
     assert refusal(jobs("limited", "wrong"), lambda store: store.counts()).remedy == SIGN_IN
     assert refusal(jobs("none", "right"), lambda store: store.counts()).remedy == GRANT
     denied = refusal(jobs("limited", "right"), lambda store: store.submit(ROW))
-    assert denied.remedy == GRANT and isinstance(denied, Denied)
+    assert denied.remedy == GRANT and isinstance(denied, OperationDenied)
     with closing(jobs("limited", "right")) as store:
         assert store.counts().by_state["running"] == 0
     with redis.Redis.from_url(own_redis.url) as client:

@@ -110,7 +110,7 @@ FAILURES = {
     "not finite": (("infer", "iris_svc", features(TRAINING * np.nan)), "400", "row 0, column 0"),
     "too many rows": (("infer", "iris_svc", features(np.repeat(MANY, 2, axis=0))), "400", "limit of 10000"),
     "too large": (("infer", "iris_svc", features(np.repeat(MANY, 8, axis=0))), "413", "over the limit of 1048576 bytes"),
-    "what there is not": (("load_model", "iris_svc"), "404", "Nothing is served at this path"),
+    "what there is not": (("load_model", "iris_svc"), "404", "This path is not served"),
 }
 
 

@@ -100,7 +100,7 @@ def never() -> bool:
 
 
 class JobStore(Protocol):
-    """Jobs that survive the process; every method may raise StoreDown, and works again once the store does.
+    """Jobs that survive the process; every method may raise BackendUnavailable, and works again once the store does.
 
     What a method has returned is durable. All may be called from any thread and any process at once.
     """

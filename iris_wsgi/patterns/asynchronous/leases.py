@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from iris_wsgi.errors import StoreDown
+from iris_wsgi.errors import BackendUnavailable
 from iris_wsgi.patterns.asynchronous.job import Claim, JobStore
 
 
@@ -43,7 +43,7 @@ class Leases:
             claims = list(held.values())
             if claims:
                 # The store may be back before the leases are over; if not, it tells so when a result is written.
-                with suppress(StoreDown):
+                with suppress(BackendUnavailable):
                     for one, ours in zip(claims, self.store.heartbeat(claims, self.seconds), strict=True):
                         if not ours:
                             held.pop(one.job.id, None)

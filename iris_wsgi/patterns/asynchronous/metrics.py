@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from iris_wsgi.errors import StoreDown
+from iris_wsgi.errors import BackendUnavailable
 from iris_wsgi.observability.metrics import Counter, Histogram, Registry
 from iris_wsgi.observability.process_metrics import Figure, figure
 from iris_wsgi.patterns.asynchronous.job import STATES, Claim, QueueDepth
@@ -66,7 +66,7 @@ def store_figures(count: Callable[[], QueueDepth]) -> list[Figure]:
     """What the store itself tells. It is the same from every process and every pod, so nobody should add it up."""
     try:
         counts = count()
-    except StoreDown:
+    except BackendUnavailable:
         return [figure("job_store_up", "gauge", UP, 0.0)]
     by_state = {f'{{state="{state}"}}': float(counts.by_state[state]) for state in STATES}
     return [

@@ -57,7 +57,7 @@ class RedisJobStore:
         self.steps = {name: self.redis.register_script(text) for name, text in STEPS.items()}
 
     def run(self, name: str, *values: str | bytes | float, parse: Callable[[Any], T]) -> T:
-        """One script, and its answer. Raises StoreDown."""
+        """One script, and its answer. Raises BackendUnavailable."""
         limits = self.limits
         now = "" if self.clock is None else repr(self.clock())
         given = [now, limits.keep_seconds, limits.keep_failed_seconds, limits.remember_seconds, *values]

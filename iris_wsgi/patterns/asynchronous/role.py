@@ -3,7 +3,7 @@
 from contextlib import suppress
 from functools import partial
 
-from iris_wsgi.errors import StoreDown
+from iris_wsgi.errors import BackendUnavailable
 from iris_wsgi.observability.process_metrics import Figure
 from iris_wsgi.patterns.asynchronous import routes as jobs
 from iris_wsgi.patterns.asynchronous.metrics import JobMetrics, store_figures
@@ -50,7 +50,7 @@ def queue_of(parts: RoleContext) -> jobs.JobQueue:
     def look() -> None:
         nonlocal latest, concerns
         latest = store_figures(partial(breaker.call, store.counts))
-        with suppress(StoreDown):
+        with suppress(BackendUnavailable):
             found = list(breaker.call(store.concerns)) if breaker.up else concerns
             for one in found:
                 if one not in concerns:

@@ -7,7 +7,7 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 from iris_wsgi import errors
 from iris_wsgi.codec.rows import Array, decode_rows
-from iris_wsgi.errors import LATER, JobError, StoreDown
+from iris_wsgi.errors import RETRY_AFTER, BackendUnavailable, JobError
 from iris_wsgi.model.latency import NEVER
 from iris_wsgi.model.session import Graph
 from iris_wsgi.patterns.asynchronous.job import DONE, ID_PATTERN, STATES, Job, JobExpired, JobStore, KeyConflict, QueueFull, Stop
@@ -57,7 +57,7 @@ class JobQueue(NamedTuple):
         key = idempotency_key(request)
         try:
             job = self.breaker.call(self.store.submit, pack_rows(rows), key and f"{route} {key}", note)
-        except JobError as error:
+        except (JobError, BackendUnavailable) as error:
             outcome = "full" if isinstance(error, QueueFull) else "conflict" if isinstance(error, KeyConflict) else "unavailable"
             self.metrics.submissions.add((outcome,))
             raise problem(error) from None
@@ -69,7 +69,7 @@ class JobQueue(NamedTuple):
         """What the store tells. Raises Problem."""
         try:
             return self.breaker.call(ask, *given, **named)
-        except JobError as error:
+        except (JobError, BackendUnavailable) as error:
             raise problem(error) from None
 
 
@@ -129,7 +129,7 @@ def told(request: Request, job: Job, *headers: tuple[str, str]) -> Response:
     if digest is not None:
         headers = (*headers, ("X-Model-Digest", digest))
     elif job.state not in DONE:
-        headers = (*headers, LATER)
+        headers = (*headers, RETRY_AFTER)
     return Response(body, headers=(*headers, FRESH), job=job.id)
 
 
@@ -141,22 +141,22 @@ def idempotency_key(request: Request) -> str | None:
     key = given.strip(" \t")
     key = key[1:-1] if key[:1] == key[-1:] == '"' else key
     if not is_key(key):
-        raise errors.NotDecodable(BAD_KEY)
+        raise errors.BadRequest(BAD_KEY)
     return key
 
 
-def problem(error: JobError) -> errors.Problem:
+def problem(error: JobError | BackendUnavailable) -> errors.Problem:
     """What a client is told instead of a job."""
     match error:
-        case StoreDown(remedy=remedy) if remedy:
-            return errors.NotReady(REFUSED + remedy)
-        case StoreDown():
-            return errors.NotReady(DOWN, headers=(LATER,))
+        case BackendUnavailable(remedy=remedy) if remedy:
+            return errors.ServiceUnavailable(REFUSED + remedy)
+        case BackendUnavailable():
+            return errors.ServiceUnavailable(DOWN, headers=(RETRY_AFTER,))
         case QueueFull():
-            return errors.NotReady(FULL, headers=(LATER,))
+            return errors.ServiceUnavailable(FULL, headers=(RETRY_AFTER,))
         case KeyConflict():
-            return errors.NotValid(CONFLICT)
+            return errors.UnprocessableContent(CONFLICT)
         case JobExpired():
-            return errors.Expired(GONE)
+            return errors.Gone(GONE)
         case _:
             return errors.NotFound(UNKNOWN)

@@ -13,7 +13,7 @@ KEEP_FAILED_SECONDS = 7 * 86400.0
 
 
 def create_job_store(settings: Settings, seconds: float) -> JobStore:
-    """Its calls end within about `seconds` where it hangs. Raises BadSetting, BadStore, and StoreDown of an embedded one."""
+    """Opens the store. Its calls end within about `seconds`. Raises BadSetting, BadStore, and BackendUnavailable (SQLite)."""
     limits = Limits(
         settings.jobs_queued,
         settings.jobs_attempts,

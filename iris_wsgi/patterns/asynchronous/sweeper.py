@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 
-from iris_wsgi.errors import StoreDown
+from iris_wsgi.errors import BackendUnavailable
 from iris_wsgi.patterns.asynchronous.job import JobStore, Stop
 from iris_wsgi.resilience.background import pause
 
@@ -21,6 +21,6 @@ def sweep(
     while not stopping():
         began, removed = clock(), 0
         # The worker beside it tells the log of a store that is down.
-        with suppress(StoreDown):
+        with suppress(BackendUnavailable):
             removed = store.sweep(AT_ONCE)
         pause(min(IDLE_SECONDS, SHARE * (clock() - began)) if removed else IDLE_SECONDS)

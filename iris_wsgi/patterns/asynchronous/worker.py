@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from iris_wsgi.codec.rows import Array, Encoder, best
-from iris_wsgi.errors import DeadlineExceeded, Problem, StoreDown
+from iris_wsgi.errors import BackendUnavailable, DeadlineExceeded, Problem
 from iris_wsgi.model.predictor import Predict, PredictContext
 from iris_wsgi.model.session import Graph
 from iris_wsgi.observability.log import Log
@@ -116,7 +116,7 @@ class JobWorker:
         What was worked for is not given up: if its lease is over by then, the store says so.
         """
         while not stopping():
-            with suppress(StoreDown):
+            with suppress(BackendUnavailable):
                 return self.breaker.call(ask)
             pause(DOWN_PAUSE)
         return None

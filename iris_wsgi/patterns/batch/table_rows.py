@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from iris_wsgi.codec.rows import NUMBERS, Array, is_float32
-from iris_wsgi.errors import BadModel, BadOutput, Stopped
+from iris_wsgi.errors import BadModel, InvalidOutput, Stopped
 from iris_wsgi.model.session import Model, first_line
 from iris_wsgi.patterns.batch.database import Answers, Row
 from iris_wsgi.tabular.csv_reader import number_error
@@ -26,7 +26,7 @@ def answers(model: Model, names: Sequence[str], rows: Sequence[Row]) -> Answers:
     try:
         if good.any():
             probabilities[good] = model.predict(values[good])
-    except BadOutput as error:
+    except InvalidOutput as error:
         raise BadModel(error.detail) from None
     except Exception as error:
         raise Stopped(f"the model cannot be run on {good.sum()} rows: {first_line(error)}") from None

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Literal, NamedTuple
 from zlib import crc32
 
-from iris_wsgi.errors import NotCached, StoreDown
+from iris_wsgi.errors import BackendUnavailable, NotCached
 from iris_wsgi.http.cache_control import DEFAULT, NOT_CACHED, CacheDirectives
 from iris_wsgi.patterns.data_cache.entry import Entry, unpack
 from iris_wsgi.patterns.data_cache.invalidation import Mark, Marks
@@ -78,10 +78,10 @@ class ItemCache:
         return found is not None and self.counts(found, mark, now) and accepted(wishes, found, now)
 
     def item(self, item_id: str, until: float, wishes: CacheDirectives = DEFAULT) -> Found:
-        """Version 0 where there is none. Raises StoreDown where nothing can be told, and NotCached."""
+        """Version 0 where there is none. Raises BackendUnavailable where nothing can be told, and NotCached."""
         try:
             found = self.find_item(item_id, until, wishes)
-        except StoreDown:
+        except BackendUnavailable:
             entry = self.old(ITEM, item_id)
             self.metrics.items.add(("stale" if entry else "unavailable",))
             if entry is None:
@@ -94,7 +94,7 @@ class ItemCache:
         """The same for what the model says of the item."""
         try:
             found = self.find(PREDICTION, item_id, until, wishes, lambda: self.predicted(item_id, until, wishes))
-        except StoreDown:
+        except BackendUnavailable:
             item = self.old(ITEM, item_id)
             entry = self.old(PREDICTION, item_id) if item is None else self.told(item_id, item, until, DEFAULT)[0]
             self.metrics.predictions.add(("stale" if entry else "unavailable",))
@@ -107,11 +107,11 @@ class ItemCache:
     def put(self, item_id: str, row: bytes) -> tuple[int, bytes]:
         """The version of what was written durably, and the body about it. From now on nobody here is told what was before.
 
-        Raises StoreDown where it may be written or not.
+        Raises BackendUnavailable where it may be written or not.
         """
         try:
             version = self.reader.put(item_id, row)
-        except StoreDown:
+        except BackendUnavailable:
             self.marks.perhaps(item_id)
             self.metrics.writes.add(("unavailable",))
             raise
@@ -121,7 +121,7 @@ class ItemCache:
         return version, self.show(item_id, version, row, 0.0)
 
     def check(self) -> None:
-        """Looks at what was written, by others too, and forgets what was before. Raises StoreDown."""
+        """Looks at what was written, by others too, and forgets what was before. Raises BackendUnavailable."""
         versions = self.reader.changes()
         with self.lock:
             if versions is None:

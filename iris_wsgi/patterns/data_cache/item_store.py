@@ -23,7 +23,7 @@ class Change(NamedTuple):
 
 
 class ItemStore(Protocol):
-    """Every method may raise StoreDown within the store's own bound, and works again once the database does.
+    """Every method may raise BackendUnavailable within the store's own bound, and works again once the database does.
 
     All may be called from any thread and any process at once.
     """
@@ -34,7 +34,7 @@ class ItemStore(Protocol):
     def get(self, item_id: str) -> Item | None: ...
 
     def put(self, item_id: str, row: bytes) -> int:
-        """The version, which is 1 for a new one; durable when it returns. After StoreDown it may be written or not."""
+        """The version, which is 1 for a new one; durable when it returns. After BackendUnavailable it may be written or not."""
 
     def changes(self, cursor: str | None, seconds: float = 0.0) -> Change:
         """What was written since the look that gave `cursor`: every write is told by a look that begins after it was

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from iris_wsgi.errors import BadStore, Denied, StoreDown
+from iris_wsgi.errors import BackendUnavailable, BadStore, OperationDenied
 from iris_wsgi.patterns.data_cache.item_store import MOST_CHANGES, Change, Item
 from iris_wsgi.storage.postgres import Connection, ConnectionPool, PostgresError, Row, parse_url
 
@@ -127,11 +127,11 @@ class PostgresItems:
         self.created = True
 
 
-def refusal(error: PostgresError, why: str) -> StoreDown:
-    """Returns Denied if the server refuses this operation, else StoreDown; without a remedy if a retry may help."""
+def refusal(error: PostgresError, why: str) -> BackendUnavailable:
+    """Returns OperationDenied if the server refuses this operation, else BackendUnavailable; a remedy if no retry helps."""
     if remedy := OPERATION_REMEDIES.get(error.sqlstate) or OPERATION_REMEDIES.get(error.sqlstate[:2]):
-        return Denied(why, remedy)
+        return OperationDenied(why, remedy)
     remedy = CONNECTION_REMEDIES.get(error.sqlstate[:2]) or next(
         (remedy for pattern, remedy in MESSAGE_REMEDIES.items() if re.search(pattern, error.details)), ""
     )
-    return StoreDown(why, remedy)
+    return BackendUnavailable(why, remedy)

@@ -42,7 +42,7 @@ class Reader:
         self.distrusted_until = 0.0
 
     def get(self, item_id: str, wishes: CacheDirectives) -> tuple[Item | None, float, Literal["redis", "database"]]:
-        """The item, when it was so for certain (monotonic), and who told. Raises StoreDown."""
+        """The item, when it was so for certain (monotonic), and who told. Raises BackendUnavailable."""
         now, checked, place = monotonic(), self.checked, self.place
         shared = self.shared if wishes.accept(now - checked, inf) and place is not None and now <= checked + self.check else None
         if shared is not None and place is not None and self.told(item_id, now):

@@ -5,7 +5,7 @@ from functools import partial
 from hashlib import sha256
 from typing import TypeVar
 
-from iris_wsgi.errors import StoreDown
+from iris_wsgi.errors import BackendUnavailable
 from iris_wsgi.patterns.data_cache.item_store import Item
 from iris_wsgi.resilience.circuit_breaker import CircuitBreaker, Tell
 from iris_wsgi.storage.redis import RedisClient
@@ -64,7 +64,7 @@ class RedisItems:
     def call(self, ask: Callable[[], T]) -> T | None:
         try:
             return self.breaker.call(self.link.call, ask)
-        except StoreDown:
+        except BackendUnavailable:
             return None
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from iris_wsgi.errors import StoreDown
+from iris_wsgi.errors import BackendUnavailable
 from iris_wsgi.patterns.data_cache import routes as item_routes
 from iris_wsgi.patterns.data_cache.cache import ItemCache, Times
 from iris_wsgi.patterns.data_cache.invalidation import Marks
@@ -29,7 +29,7 @@ CHECK_SECONDS = 1.0
 
 
 def routes(parts: RoleContext) -> list[Route]:
-    """The items of the database that the settings name, cached; raises BadSetting, BadStore, and StoreDown of an embedded one."""
+    """Returns the routes of the items. Raises BadSetting, BadStore, and BackendUnavailable of an embedded store."""
     settings = parts.settings
     metrics = ItemMetrics(parts.registry)
     rows = seed(parts.model, Path(settings.model_dir), parts.log.event)
@@ -48,7 +48,7 @@ def routes(parts: RoleContext) -> list[Route]:
 
     def look() -> None:
         # The breaker tells the log of a database that is down.
-        with suppress(StoreDown):
+        with suppress(BackendUnavailable):
             cache.check()
 
     # Twice in the time that a look counts, so that one may be late.

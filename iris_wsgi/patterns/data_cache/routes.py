@@ -7,7 +7,7 @@ from time import monotonic
 
 from iris_wsgi import errors
 from iris_wsgi.codec.rows import decode_rows
-from iris_wsgi.errors import LATER, NotCached, StoreDown
+from iris_wsgi.errors import RETRY_AFTER, BackendUnavailable, NotCached
 from iris_wsgi.http.cache_control import CacheDirectives, cache_directives
 from iris_wsgi.model.latency import NEVER
 from iris_wsgi.model.session import Graph
@@ -51,7 +51,7 @@ def routes(model: Graph, cache: ItemCache) -> list[Route]:
         headers = (("Cache-Status", f"{CACHE}; fwd=method"), FRESH)
         try:
             version, body = cache.put(item_id, rows.astype("<f4", copy=False).tobytes())
-        except StoreDown as down:
+        except BackendUnavailable as down:
             raise unavailable(down, NOT_WRITTEN, headers) from None
         if version > 1:
             return Response(body, headers=headers, rows=1)
@@ -103,7 +103,7 @@ def find(request: Request, look: Look) -> tuple[Found, tuple[Header, ...]]:
     wishes = cache_directives(request.variables.get("HTTP_CACHE_CONTROL"))
     try:
         found = look(id_of(request), request.until, wishes)
-    except StoreDown as down:
+    except BackendUnavailable as down:
         status = ("Cache-Status", f"{CACHE}; fwd={'uri-miss' if wishes.read else 'request'}; detail=unavailable")
         raise unavailable(down, DOWN, (status, FRESH)) from None
     except NotCached as error:
@@ -115,11 +115,11 @@ def find(request: Request, look: Look) -> tuple[Found, tuple[Header, ...]]:
     return found, headers
 
 
-def unavailable(down: StoreDown, why: str, headers: tuple[Header, ...]) -> errors.NotReady:
+def unavailable(down: BackendUnavailable, why: str, headers: tuple[Header, ...]) -> errors.ServiceUnavailable:
     """With `why` and the time of a retry, unless only a person can remedy it."""
     if down.remedy:
-        return errors.NotReady(REFUSED + down.remedy, headers=headers)
-    return errors.NotReady(why, headers=(LATER, *headers))
+        return errors.ServiceUnavailable(REFUSED + down.remedy, headers=headers)
+    return errors.ServiceUnavailable(why, headers=(RETRY_AFTER, *headers))
 
 
 def told(found: Found, use: bool) -> tuple[Header, ...]:

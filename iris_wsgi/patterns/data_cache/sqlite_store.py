@@ -37,7 +37,7 @@ class SqliteItems:
     """An ItemStore. A file that is new is made with the rows of `seed`, in one step with its tables, so never again."""
 
     def __init__(self, path: Path, seed: Mapping[str, bytes], busy_seconds: float = 0.15) -> None:
-        """Raises BadStore over a file that is something else, and StoreDown."""
+        """Raises BadStore over a file that is something else, and BackendUnavailable."""
         rows = ",\n".join(f"('{item_id}', 1, 0, 0, x'{row.hex()}')" for item_id, row in seed.items())
         script = f"{SCRIPT};\n\nINSERT INTO item VALUES {rows}" if rows else SCRIPT
         self.clock = BootClock("SELECT max(at) FROM item")

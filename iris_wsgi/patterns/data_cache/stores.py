@@ -21,7 +21,7 @@ FILE = "items.db"
 def open_items(settings: Settings, rows: Mapping[str, bytes], seconds: float) -> ItemStore:
     """With these rows where it is new. Its calls end within about `seconds` where it hangs.
 
-    Raises BadSetting, BadStore, and StoreDown of an embedded one.
+    Raises BadSetting, BadStore, and BackendUnavailable of an embedded one.
     """
     url = settings.database_url
     if not url or url.startswith(SQLITE):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import urlsplit
 
 from iris_wsgi.console import Teller, tell
-from iris_wsgi.errors import StoreDown
+from iris_wsgi.errors import BackendUnavailable
 from iris_wsgi.patterns.data_cache.item_store import ItemStore
 
 AT_ONCE = 1000
@@ -24,7 +24,7 @@ def ids_of(store: ItemStore, most: int) -> Iterator[str]:
 
 
 def warm(url: str, fields: Mapping[str, str], ids: list[str], teller: Teller, say: Callable[[str], None]) -> int:
-    """The status: 0 when all are in memory, 1 when some are not. Raises StoreDown for no server there."""
+    """The status: 0 when all are in memory, 1 when some are not. Raises BackendUnavailable for no server there."""
     if not ids:
         say("there are no items")
         return 0
@@ -59,5 +59,7 @@ def one_pass(url: str, fields: Mapping[str, str], ids: list[str], teller: Teller
             teller.tell(i + 1, passes * len(ids) + i + 1, failed)
         connection.close()
     except (OSError, http.client.HTTPException) as error:
-        raise StoreDown(f"no server at {url}: {getattr(error, 'strerror', None) or error or type(error).__name__}") from None
+        raise BackendUnavailable(
+            f"no server at {url}: {getattr(error, 'strerror', None) or error or type(error).__name__}"
+        ) from None
     return loaded, failed

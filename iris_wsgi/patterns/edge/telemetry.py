@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from iris_wsgi.codec.json_documents import MAX_LEVELS, decode_json, levels, too_deep
-from iris_wsgi.errors import MOST_FAULTS, Fault, NotValid
+from iris_wsgi.errors import MAX_FIELD_ERRORS, FieldError, UnprocessableContent
 
 KEY = "[A-Za-z0-9_-]{16,64}"
 # What is more on one day is a mistake.
@@ -56,42 +56,42 @@ class Seen:
 def decode_report(body: bytes, labels: Sequence[str]) -> Report:
     """`{"key": "…", "counts": [{"day": "2026-01-31", "label": "setosa", "count": 3}, …]}`, for the model's labels only.
 
-    Raises NotDecodable (400) or NotValid (422).
+    Raises BadRequest (400) or UnprocessableContent (422).
     """
     document = decode_json(body)
     if levels(document) > MAX_LEVELS:
         raise too_deep()
-    found = list(islice(faults(document, labels), MOST_FAULTS))
+    found = list(islice(faults(document, labels), MAX_FIELD_ERRORS))
     if found:
-        raise NotValid("The body does not fit the schema of this route.", found)
+        raise UnprocessableContent("The body does not fit the schema of this route.", found)
     return Report(document["key"], [Count(one["day"], one["label"], one["count"]) for one in document["counts"]])
 
 
-def faults(document: Any, labels: Sequence[str]) -> Iterator[Fault]:
+def faults(document: Any, labels: Sequence[str]) -> Iterator[FieldError]:
     """Everything that is wrong with a report, in its order."""
     if not isinstance(document, dict) or set(document) != {"key", "counts"}:
-        yield Fault("#", 'must be an object with the members "key" and "counts", and no other')
+        yield FieldError("#", 'must be an object with the members "key" and "counts", and no other')
         return
     if not isinstance(document["key"], str) or not is_key(document["key"]):
-        yield Fault("#/key", "must be 16 to 64 letters, digits, - and _")
+        yield FieldError("#/key", "must be 16 to 64 letters, digits, - and _")
     counts = document["counts"]
     if not isinstance(counts, list) or not 0 < len(counts) <= MOST_COUNTS:
-        yield Fault("#/counts", f"must be a list of 1 to {MOST_COUNTS} counts")
+        yield FieldError("#/counts", f"must be a list of 1 to {MOST_COUNTS} counts")
         return
     for i, one in enumerate(counts):
         yield from count_faults(f"#/counts/{i}", one, labels)
 
 
-def count_faults(pointer: str, one: Any, labels: Sequence[str]) -> Iterator[Fault]:
+def count_faults(pointer: str, one: Any, labels: Sequence[str]) -> Iterator[FieldError]:
     if not isinstance(one, dict) or set(one) != MEMBERS:
-        yield Fault(pointer, 'must be an object with the members "day", "label" and "count", and no other')
+        yield FieldError(pointer, 'must be an object with the members "day", "label" and "count", and no other')
         return
     if not isinstance(one["day"], str) or not is_calendar_day(one["day"]):
-        yield Fault(f"{pointer}/day", "must be a day: YYYY-MM-DD")
+        yield FieldError(f"{pointer}/day", "must be a day: YYYY-MM-DD")
     if one["label"] not in labels:
-        yield Fault(f"{pointer}/label", f"must be one of {', '.join(labels)}")
+        yield FieldError(f"{pointer}/label", f"must be one of {', '.join(labels)}")
     if type(one["count"]) is not int or not 0 < one["count"] <= MOST_COUNT:
-        yield Fault(f"{pointer}/count", f"must be a whole number from 1 to {MOST_COUNT}")
+        yield FieldError(f"{pointer}/count", f"must be a whole number from 1 to {MOST_COUNT}")
 
 
 def is_calendar_day(text: str) -> bool:

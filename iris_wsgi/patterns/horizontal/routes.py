@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from time import monotonic
 
 from iris_wsgi.codec.rows import decode_rows
-from iris_wsgi.errors import LATER, NotReady
+from iris_wsgi.errors import RETRY_AFTER, ServiceUnavailable
 from iris_wsgi.model.session import Graph
 from iris_wsgi.patterns.horizontal.voting import Panel, Vote, decide, digest_of
 from iris_wsgi.wsgi import openapi
@@ -24,7 +24,7 @@ def routes(model: Graph, panel: Panel, abstain_below: float, seconds: float, rem
         rows = decode_rows(request.body, model.width, 1, "send each in a request of its own")
         votes = panel.ask(rows, min(request.until, monotonic() + seconds), request.ids.passed_on())
         if sum(vote.probability is not None for vote in votes) < panel.quorum:
-            raise NotReady(too_few(panel, [vote.error or None for vote in votes]), headers=(LATER,))
+            raise ServiceUnavailable(too_few(panel, [vote.error or None for vote in votes]), headers=(RETRY_AFTER,))
         verdict = decide(panel.names, votes, abstain_below)
         document = {
             "prediction": {"label": verdict.label, "probability": verdict.probability},
@@ -37,7 +37,7 @@ def routes(model: Graph, panel: Panel, abstain_below: float, seconds: float, rem
     def health(_: Request) -> Response:
         found = panel.why_not()
         if why := too_few_of(panel, found):
-            raise NotReady(why, headers=(LATER,))
+            raise ServiceUnavailable(why, headers=(RETRY_AFTER,))
         document = {
             "status": "partial" if any(found.values()) else "complete",
             "quorum": panel.quorum,

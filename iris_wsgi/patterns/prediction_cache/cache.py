@@ -161,7 +161,7 @@ class PredictionCache:
         self.known.keep_up()
 
     def clear(self) -> None:
-        """In all processes, and the second level for all who share it; StoreDown where that is not to be reached."""
+        """In all processes, and the second level for all who share it; BackendUnavailable where that is not to be reached."""
         try:
             if self.shared:
                 self.shared.clear()

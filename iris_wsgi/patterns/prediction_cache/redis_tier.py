@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from iris_wsgi.errors import StoreDown
+from iris_wsgi.errors import BackendUnavailable
 from iris_wsgi.resilience.circuit_breaker import CircuitBreaker, Tell
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class SecondLevel:
         """None for what is not there, or is there and wrong."""
         try:
             token, found, values = self.breaker.call(self.read, keys)
-        except StoreDown:
+        except BackendUnavailable:
             return [None] * len(keys)
         if found != token:
             self.adopt(found)
@@ -95,13 +95,13 @@ class SecondLevel:
         token, lasts = self.token, max(1, int(self.seconds * 1000))
         if not pairs or not token or self.breaker.failures:
             return
-        with self.redis.pipeline(transaction=False) as steps, suppress(StoreDown):
+        with self.redis.pipeline(transaction=False) as steps, suppress(BackendUnavailable):
             for key, value in pairs:
                 steps.set(self.name(token, key), value + self.sum(key, value), px=lasts)
             self.breaker.call(self.link.call, steps.execute)
 
     def clear(self) -> None:
-        """For all who share it. Raises StoreDown where it cannot be reached."""
+        """For all who share it. Raises BackendUnavailable where it cannot be reached."""
         token = new_token()
         self.breaker.call(self.link.call, lambda: self.redis.set(self.place, token))
         self.token = token
@@ -115,7 +115,7 @@ class SecondLevel:
         if found is None:
             try:
                 found = self.breaker.call(self.agreed)
-            except StoreDown:
+            except BackendUnavailable:
                 return
         self.token = found
         self.cleared()

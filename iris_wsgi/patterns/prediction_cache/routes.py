@@ -2,7 +2,7 @@
 
 import json
 
-from iris_wsgi.errors import NotReady, StoreDown
+from iris_wsgi.errors import BackendUnavailable, ServiceUnavailable
 from iris_wsgi.patterns.prediction_cache.cache import PredictionCache
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import Request, Response, Route
@@ -39,8 +39,8 @@ def routes(cache: PredictionCache, digest: str) -> list[Route]:
     def clear(_: Request) -> Response:
         try:
             cache.clear()
-        except StoreDown:
-            raise NotReady(HALF) from None
+        except BackendUnavailable:
+            raise ServiceUnavailable(HALF) from None
         return CLEARED
 
     # A second level may keep it waiting.

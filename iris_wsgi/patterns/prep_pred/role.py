@@ -52,7 +52,7 @@ class Prep(Graph):
         self.identity["prep"], self.digest = self.digest, self.identity["pair"]
 
     def prepare(self, rows: Array) -> Array:
-        """Rows [n, features] to as many, in the width of the other half. Raises BadOutput for another shape."""
+        """Rows [n, features] to as many, in the width of the other half. Raises InvalidOutput for another shape."""
         (output,) = self.run((self.output,), {self.input: rows}, None)
         prepared = np.asarray(output, np.float32)
         # Where the file leaves the width open, the other half checks the width of its input.

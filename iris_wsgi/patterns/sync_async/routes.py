@@ -5,7 +5,7 @@ from time import monotonic
 
 from iris_wsgi import errors
 from iris_wsgi.codec.rows import Array, decode_rows, finite
-from iris_wsgi.errors import LATER
+from iris_wsgi.errors import RETRY_AFTER
 from iris_wsgi.model.latency import NEVER
 from iris_wsgi.model.predictor import Predict, PredictContext
 from iris_wsgi.model.session import Graph
@@ -29,9 +29,9 @@ def routes(model: Graph, predict: Predict, queue: JobQueue, log: Log, below: flo
             return answer("confident", first, {"status": "confident"})
         try:
             job = queue.submit("POST /predict/hybrid", request, rows, pack_note(first))
-        except errors.NotReady:
+        except errors.ServiceUnavailable:
             if first is None:
-                raise errors.NotReady(ALL_FAILED, headers=(LATER,)) from None
+                raise errors.ServiceUnavailable(ALL_FAILED, headers=(RETRY_AFTER,)) from None
             return answer("unavailable", first, {"status": "unavailable"})
         if job.note is not None:
             # By an Idempotency-Key it may be an earlier job, with the answer that was given then.

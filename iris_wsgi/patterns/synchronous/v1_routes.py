@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from iris_wsgi.codec.v1 import decode_v1, encode_v1
-from iris_wsgi.errors import NotReady
+from iris_wsgi.errors import ServiceUnavailable
 from iris_wsgi.model.latency import LatencyProfile
 from iris_wsgi.patterns.synchronous import schemas
 from iris_wsgi.patterns.synchronous.served_model import Servable
@@ -26,7 +26,7 @@ def routes(
     def ready(request: Request) -> Response:
         one = find(models, request)
         if why := why_not_ready():
-            raise NotReady(why)
+            raise ServiceUnavailable(why)
         return Response(encoded({"name": one.served.name, "ready": True}))
 
     def predict(request: Request) -> Response:

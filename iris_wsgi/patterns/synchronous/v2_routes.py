@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from iris_wsgi import __version__
 from iris_wsgi.codec.v2_request import HEADER, TensorSpec, decode_infer
 from iris_wsgi.codec.v2_response import encode_infer
-from iris_wsgi.errors import JSON, NotFound, NotReady
+from iris_wsgi.errors import JSON, NotFound, ServiceUnavailable
 from iris_wsgi.model.latency import LatencyProfile
 from iris_wsgi.patterns.synchronous import schemas
 from iris_wsgi.patterns.synchronous.served_model import Servable
@@ -34,7 +34,7 @@ def routes(models: Models, why_not_ready: Callable[[], str | None], max_rows: in
     def ready(answer: Handler) -> Handler:
         def answer_if_ready(request: Request) -> Response:
             if why := why_not_ready():
-                raise NotReady(why)
+                raise ServiceUnavailable(why)
             return answer(request)
 
         return answer_if_ready

@@ -1,6 +1,6 @@
 """The removal of expired jobs, which leaves time to everybody else."""
 
-from iris_wsgi.errors import StoreDown
+from iris_wsgi.errors import BackendUnavailable
 from iris_wsgi.patterns.asynchronous.sweeper import AT_ONCE, IDLE_SECONDS, SHARE, sweep
 
 
@@ -14,7 +14,7 @@ class Store:
         assert most == AT_ONCE
         self.now += self.seconds
         if (removed := self.removals.pop(0)) is None:
-            raise StoreDown("it is not there")
+            raise BackendUnavailable("it is not there")
         return removed
 
     def pauses_of_a_sweeper(self) -> list[float]:

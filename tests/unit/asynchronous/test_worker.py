@@ -14,7 +14,7 @@ from job_store_invariants import invariant_violations
 from project import MODEL
 
 from iris_wsgi.codec.rows import Array, Encoder
-from iris_wsgi.errors import DeadlineExceeded, StoreDown
+from iris_wsgi.errors import BackendUnavailable, DeadlineExceeded
 from iris_wsgi.model.predictor import PredictContext, Prediction
 from iris_wsgi.model.session import Model, load_model
 from iris_wsgi.observability.metrics import Registry
@@ -285,7 +285,7 @@ def test_a_heartbeat_without_a_store_is_tried_again(make_app):
     def down(*given):
         asked.append(given)
         if len(asked) < 3:
-            raise StoreDown("down")
+            raise BackendUnavailable("down")
         return heartbeat(*given)
 
     bench.store.heartbeat = down
@@ -330,7 +330,7 @@ class Failing:
 
 @pytest.mark.parametrize("method", ["claim", "finish"])
 def test_a_store_that_is_down_is_waited_for_and_nothing_is_lost(bench, method):
-    Failing(bench.store, method, [StoreDown("the store is locked")] * FAILURES)
+    Failing(bench.store, method, [BackendUnavailable("the store is locked")] * FAILURES)
     job_id = bench.hand_in()
     thread = run(bench)
     wait_until(lambda: bench.job(job_id).state == "succeeded", "the result")
@@ -352,14 +352,14 @@ def test_each_attempt_leaves_a_line_with_the_id_of_its_job_and_how_it_ended(make
 
 
 def test_a_failure_is_written_once_the_store_is_back(bench):
-    Failing(bench.store, "fail", [StoreDown("down")])
+    Failing(bench.store, "fail", [BackendUnavailable("down")])
     job_id = bench.hand_in(BAD)
     bench.worker.turn("w")
     assert bench.job(job_id).error == NO_ANSWER
 
 
 def test_a_worker_that_waits_for_its_store_can_be_ended(bench):
-    Failing(bench.store, "claim", [StoreDown("down")] * 10_000)
+    Failing(bench.store, "claim", [BackendUnavailable("down")] * 10_000)
     thread = run(bench)
     wait_until(lambda: bench.log.kept, "it has noticed")
     end(bench, thread)

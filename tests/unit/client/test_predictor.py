@@ -24,7 +24,7 @@ from iris_wsgi.client.predictor import remote
 from iris_wsgi.client.prober import Watcher
 from iris_wsgi.client.retry_budget import Budget
 from iris_wsgi.client.v2_messages import Peer, infer_request, probabilities_of
-from iris_wsgi.errors import BadGateway, DeadlineExceeded, NotReady
+from iris_wsgi.errors import BadGateway, DeadlineExceeded, ServiceUnavailable
 from iris_wsgi.http.response_parser import BadReply, Incoming, Reply
 from iris_wsgi.model.predictor import PredictContext
 from iris_wsgi.observability.metrics import Registry
@@ -224,7 +224,7 @@ def test_each_fault_has_its_own_answer_and_recovery_is_by_itself(known, faulty, 
     assert known.count("calls", outcome) == 3
     # The breaker is open now: nobody is asked.
     asked = len(faulty.asked)
-    with pytest.raises(NotReady):
+    with pytest.raises(ServiceUnavailable):
         known.ask(ROWS, time.monotonic() + 60)
     assert (len(faulty.asked), known.count("calls", "refused"), known.count("down")) == (asked, 1, 1)
     faulty.mode = "pass"
@@ -244,7 +244,7 @@ def test_a_kept_connection_that_ends_without_an_answer_is_tried_once_more_on_a_f
     assert (known.count("retries"), known.count("connections"), known.target.breaker.failures) == (1, 1, 0)
     # A fresh one that ends so has had its request.
     faulty.mode, faulty.times = mode, 2
-    with pytest.raises((BadGateway, NotReady)):
+    with pytest.raises((BadGateway, ServiceUnavailable)):
         known.ask(ROWS)
 
 
@@ -297,7 +297,7 @@ def test_nobody_there_is_503_and_retries_are_a_tenth_at_most(known, faulty):
     for _ in range(300):
         # Nothing tells the breaker, so that each is tried.
         known.target.breaker.failures = 0
-        with pytest.raises(NotReady):
+        with pytest.raises(ServiceUnavailable):
             known.ask(ROWS)
     assert known.count("calls", "unreachable") == 300
     assert 25 <= known.count("retries") <= 30
@@ -342,7 +342,7 @@ def test_a_server_with_another_model_is_not_asked_and_says_why(faulty):
     target = Target("pred", known.target.place, CallMetrics(Registry(), ["pred"]), known.log.event)
     Watcher(target, ROWS[:1], lambda peer: f"it has {peer.digest}").look()
     assert "it has sha256:" in target.why_not()
-    with pytest.raises(NotReady):
+    with pytest.raises(ServiceUnavailable):
         of_arrays(remote(target))(ROWS)
     target.end()
     Watcher(target, ROWS[:1, :3], lambda peer: None).look()

@@ -7,7 +7,7 @@ import pytest
 
 from iris_wsgi.codec import json_documents
 from iris_wsgi.codec.json_documents import decode_json, decoded_in_pieces, encode, encode_list
-from iris_wsgi.errors import NotDecodable
+from iris_wsgi.errors import BadRequest
 
 ROWS = [[random.Random(7).random(), 2, -3e-5, i] for i in range(3000)]
 FLAT = [value for row in ROWS for value in row]
@@ -17,7 +17,7 @@ def whole(text: str) -> object:
     """The document by one call of the library."""
     try:
         return json_documents.strict.decode(text)
-    except (ValueError, RecursionError, NotDecodable):
+    except (ValueError, RecursionError, BadRequest):
         return None
 
 
@@ -89,7 +89,7 @@ def with_comma_at_cut(extra: str) -> str:
 def test_what_is_no_json_as_a_whole_is_none_in_pieces(text):
     assert whole(text) is None
     assert decoded_in_pieces(text) is None
-    with pytest.raises(NotDecodable):
+    with pytest.raises(BadRequest):
         decode_json(text.encode())
 
 

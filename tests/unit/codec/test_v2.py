@@ -40,7 +40,7 @@ from iris_wsgi.codec.v1 import decode_v1, encode_v1
 from iris_wsgi.codec.v2_request import InferenceRequest, ModelSignature, RequestedOutput, TensorSpec, decode_infer
 from iris_wsgi.codec.v2_response import encode_infer
 from iris_wsgi.codec.v2_tensors import DTYPES, from_binary, from_json, to_binary, to_json
-from iris_wsgi.errors import PredictFailed, Problem
+from iris_wsgi.errors import PredictionFailed, Problem
 
 # Values that JSON data of each datatype may not have; no value of two more datatypes may stand in it.
 MISFITS = {
@@ -260,7 +260,7 @@ def test_classes_have_no_label_where_the_model_has_other_labels():
 @pytest.mark.parametrize("parameters", [{}, {"binary_data": True}, {"classification": 1}])
 def test_an_answer_that_is_not_finite_is_not_sent_in_any_form(parameters):
     broken = {"probabilities": np.array([[1, np.nan, 0]], np.float32)}
-    with pytest.raises(PredictFailed):
+    with pytest.raises(PredictionFailed):
         answered(arrays=broken, outputs=[{"name": "probabilities", "parameters": parameters}])
 
 

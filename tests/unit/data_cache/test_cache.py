@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from predictors import predictor
 from project import MODEL
 
-from iris_wsgi.errors import DeadlineExceeded, StoreDown
+from iris_wsgi.errors import BackendUnavailable, DeadlineExceeded
 from iris_wsgi.http.cache_control import CacheDirectives
 from iris_wsgi.model.session import load_model
 from iris_wsgi.observability.metrics import Registry
@@ -43,7 +43,7 @@ ROW, OTHER = (np.array(row, "<f4").tobytes() for row in ([5.1, 3.5, 1.4, 0.2], [
 class Failing:
     """A store that can be down, and counts how often it was asked for an item."""
 
-    def __init__(self, store, down=StoreDown) -> None:
+    def __init__(self, store, down=BackendUnavailable) -> None:
         self.store, self.down, self.is_down, self.gets = store, down, False, 0
 
     def __getattr__(self, name):
@@ -52,7 +52,7 @@ class Failing:
         def ask(*given):
             self.gets += name == "get"
             if self.is_down:
-                raise StoreDown("it is down")
+                raise BackendUnavailable("it is down")
             return real(*given)
 
         return ask
@@ -190,7 +190,7 @@ def test_cached_answers_are_those_without_a_cache_in_any_order_of_events(with_re
                     server = servers[number]
                     try:
                         found = server.look(kind, item_id, use)
-                    except StoreDown:
+                    except BackendUnavailable:
                         assert store.is_down or not server.reader.breaker.up
                         continue
                     entry = found.entry
@@ -211,14 +211,14 @@ def test_cached_answers_are_those_without_a_cache_in_any_order_of_events(with_re
                 case ("put", number, item_id, row):
                     try:
                         version, body = servers[number].cache.put(item_id, row)
-                    except StoreDown:
+                    except BackendUnavailable:
                         continue
                     assert version == history[item_id][-1][1] + 1 and body == shown(item_id, version, row)
                     history[item_id].append((now[0], version, row, number))
                 case ("check", number):
                     try:
                         servers[number].cache.check()
-                    except StoreDown:
+                    except BackendUnavailable:
                         assert store.is_down or not servers[number].reader.breaker.up
                 case ("later", seconds):
                     now[0] += seconds
@@ -310,7 +310,7 @@ def test_an_item_counts_until_its_time_and_then_only_while_the_database_is_down(
     clock[0] += 0.2
     assert [server.look(kind, "a").source for kind in ("item", "prediction")] == ["stale", "stale"]
     clock[0] += TIMES.item + TIMES.stale
-    with pytest.raises(StoreDown):
+    with pytest.raises(BackendUnavailable):
         server.look("item", "a")
 
 
@@ -323,7 +323,7 @@ def test_that_there_is_no_item_is_kept_for_a_shorter_time_and_never_told_as_stal
     assert server.look("item", "a").source == "database"
     items.is_down = True
     clock[0] += 2
-    with pytest.raises(StoreDown):
+    with pytest.raises(BackendUnavailable):
         server.look("item", "a")
 
 
@@ -331,7 +331,7 @@ def test_a_put_of_which_nobody_knows_is_no_reason_to_lose_what_is_there(server, 
     server.cache.put("a", ROW)
     server.look("item", "a")
     items.is_down = True
-    with pytest.raises(StoreDown):
+    with pytest.raises(BackendUnavailable):
         server.cache.put("a", OTHER)
     assert server.look("item", "a").source == "stale"
     items.is_down = False
@@ -343,7 +343,7 @@ def test_a_failure_is_told_to_all_who_wait_and_kept_by_nobody(server, items):
     server.cache.put("a", ROW)
     items.is_down = True
     for _ in range(2):
-        with pytest.raises(StoreDown):
+        with pytest.raises(BackendUnavailable):
             server.look("prediction", "a")
     items.is_down = False
     assert server.look("prediction", "a").source == "run" and not server.cache.flights

@@ -7,7 +7,7 @@ import pytest
 from applications import RecordingLog
 from http_clients import wait_until
 
-from iris_wsgi.errors import StoreDown
+from iris_wsgi.errors import BackendUnavailable
 from iris_wsgi.patterns.asynchronous.job import JobNotFound
 from iris_wsgi.resilience import circuit_breaker
 from iris_wsgi.resilience.background import BackgroundTasks
@@ -42,9 +42,9 @@ def guarded(said, monkeypatch):
 
 
 def down(guarded, times=FAILURES):
-    guarded.store.error = StoreDown("the store hangs")
+    guarded.store.error = BackendUnavailable("the store hangs")
     for _ in range(times):
-        with pytest.raises(StoreDown, match="the store hangs"):
+        with pytest.raises(BackendUnavailable, match="the store hangs"):
             guarded.call(guarded.store.get, "a")
 
 

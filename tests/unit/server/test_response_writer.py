@@ -2,7 +2,7 @@
 
 import pytest
 
-from iris_wsgi.errors import NotReady
+from iris_wsgi.errors import ServiceUnavailable
 from iris_wsgi.server.response_writer import MOST_JOINED, Writer
 from iris_wsgi.wsgi.application import Response
 
@@ -37,7 +37,7 @@ def test_a_long_body_is_not_copied_behind_its_head():
 
 
 def test_a_refusal_is_a_problem_document_under_its_id():
-    data = Writer().refusal(NotReady("Not now.", headers=(("Retry-After", "1"),)), "GET", "/x", "close", "its-own")
+    data = Writer().refusal(ServiceUnavailable("Not now.", headers=(("Retry-After", "1"),)), "GET", "/x", "close", "its-own")
     first, fields, content = parts(data)
     assert first == b"HTTP/1.1 503 Service Unavailable"
     assert {b"Retry-After: 1", b"Content-Type: application/problem+json", b"X-Request-ID: its-own"} <= set(fields)
@@ -45,7 +45,9 @@ def test_a_refusal_is_a_problem_document_under_its_id():
 
 
 def test_a_refusal_under_v2_is_the_error_document_of_that_protocol():
-    data = Writer().refusal(NotReady("Not now.", headers=(("Retry-After", "1"),)), "POST", "/v2/models/m/infer", "close", "a")
+    data = Writer().refusal(
+        ServiceUnavailable("Not now.", headers=(("Retry-After", "1"),)), "POST", "/v2/models/m/infer", "close", "a"
+    )
     _, fields, content = parts(data)
     assert {b"Retry-After: 1", b"Content-Type: application/json"} <= set(fields)
     assert content == b'{"error": "Not now."}'
