@@ -1,10 +1,10 @@
-# One image that holds the model: Debian's Python without a shell or a package manager, three packages, the server, its model.
+# One image with the model: Debian's Python without a shell or a package manager, three packages, the server, and its model.
 # bin/image builds it so that the same commit gives the same image; a plain `docker build` gives the same files.
 FROM debian:trixie-slim AS parts
 WORKDIR /build
-# Sets in compiled modules are in the order of their hashes.
+# The order of sets in compiled modules depends on the hash seed.
 ENV PYTHONHASHSEED=0
-# The tools of this stage do not reach the image, so their versions are free; what does reach it is locked in bin/image.d.
+# The tools of this stage do not get into the image, so their versions are free. bin/image.d locks everything that does.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends binutils ca-certificates patchelf python3-pip \
@@ -23,7 +23,7 @@ RUN python3 imports.py root app without redis postgres parquet tqdm
 FROM parts AS build
 RUN python3 assemble.py compiled root && python3 assemble.py compiled app && python3 assemble.py folder state/state
 
-# What the roles need beside that which work with Redis or PostgreSQL.
+# Additional packages for roles with Redis or PostgreSQL.
 FROM parts AS build-full
 COPY bin/image.d/full.txt bin/image.d/stdlib-full.txt ./
 RUN pip install --root-user-action ignore --no-cache-dir --no-compile --no-deps --only-binary :all: --require-hashes --requirement full.txt --target wheels-full
@@ -34,7 +34,7 @@ RUN python3 assemble.py beside root debs wheels-full stdlib-full.txt full \
 FROM scratch AS system
 COPY --from=build /build/root /
 COPY --from=build /build/app /
-# For the roles that keep something; the others write nothing. A volume that is mounted there first gets this folder's owner.
+# For the roles that store something. Other roles write nothing. A new volume that is mounted there inherits the owner of this folder.
 COPY --from=build --chown=65532:65532 /build/state /
 ENV IRIS_HOST=0.0.0.0 \
     IRIS_MODEL_DIR=/model \
@@ -50,8 +50,8 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
 ENTRYPOINT ["/usr/bin/python3.13", "-I", "-m", "iris_wsgi"]
 CMD ["serve"]
 
-# The models get into the image only out of this stage, in which they have answered their golden rows. For a model of your own bin/image
-# gives the seal that verify prints, and the labels; with `docker build` give --build-arg MODEL_SEAL=sha256:… and --label yourself.
+# The models get into the image only from this stage, which runs their golden rows. For your own model, bin/image passes the seal that
+# verify prints, and the labels. With `docker build`, pass --build-arg MODEL_SEAL=sha256:… and --label yourself.
 FROM system AS tested
 COPY model /model
 ARG MODEL_SEAL=sha256:e35e5678900fc2e0e304d50131b2f96c76299ea74666fc7009729cfd0ffc9cda
@@ -70,10 +70,10 @@ COPY --from=tested /model /model
 FROM release AS full
 COPY --from=build-full /build/full /
 
-# With the bundle that bin/edge build has written, as a layer of its own; where that is not there no other stage minds.
+# With the bundle of bin/edge build as a separate layer. The other stages do not need the bundle.
 FROM release AS edge
 COPY dist/edge /edge
 ENV IRIS_EDGE_DIR=/edge
 
-# The last stage is the one that is built when none is named.
+# The last stage is the default target.
 FROM release AS default

@@ -1,4 +1,4 @@
-"""Writes the model card: what the model is for, how well it does, and two pictures of it."""
+"""Writes the model card: the purpose of the model, its accuracy, and two pictures."""
 
 import warnings
 from pathlib import Path
@@ -16,7 +16,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 FILES = ("README.md", "decision_regions.png", "reliability.png")
-COLOURS = ("#3b6fb6", "#d98032", "#4f9a5b")
+COLORS = ("#3b6fb6", "#d98032", "#4f9a5b")
 FOLDS = RepeatedStratifiedKFold(n_splits=5, n_repeats=10, random_state=0)
 
 
@@ -29,7 +29,7 @@ def write(
     iris: Bunch,
     title: str,
 ) -> None:
-    """Writes README.md and its two pictures to `out`; `fresh` is the unfitted pipeline, for cross-validation."""
+    """Writes README.md and its two pictures to `out`. `fresh` is the unfitted pipeline, for cross-validation."""
     rows, target = held_out
     probabilities, truth = out_of_fold(fresh, iris)
     decision_regions(out / "decision_regions.png", fitted, iris)
@@ -48,7 +48,7 @@ def write(
 
 
 def members_table(members: dict[str, Pipeline], rows: np.ndarray, target: np.ndarray) -> str:
-    """The accuracy of each member in telling its own species, and of the three together in telling which."""
+    """Returns the accuracy of each member for its own species, and of the three together for all species."""
     found = {f"`{name}`": member.predict(rows) == (target == k) for k, (name, member) in enumerate(members.items())}
     found["together"] = combined(members, rows).argmax(axis=1) == target
     lines = [f"| {name} | {right.mean():.3f} |" for name, right in found.items()]
@@ -56,7 +56,7 @@ def members_table(members: dict[str, Pipeline], rows: np.ndarray, target: np.nda
 
 
 def out_of_fold(fresh: Pipeline, iris: Bunch) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities [1500, 3] of models that had not seen the row, with the true classes [1500]."""
+    """Returns probabilities [1500, 3] of models that had not seen the row, with the true classes [1500]."""
     found = [
         (fresh.fit(iris.data[a], iris.target[a]).predict_proba(iris.data[b]), iris.target[b])
         for a, b in FOLDS.split(iris.data, iris.target)
@@ -72,7 +72,7 @@ def confusion_table(matrix: np.ndarray, names: np.ndarray) -> str:
 
 
 def decision_regions(path: Path, fitted: Pipeline, iris: Bunch) -> None:
-    """Petal length × width, the sepal at its median: the predicted class in colour, fainter where it is less sure."""
+    """Draws petal length × width with the sepal at its median: the predicted class in color, fainter for lower probabilities."""
     x, y = np.meshgrid(np.linspace(0.5, 7.3, 400), np.linspace(-0.1, 2.8, 300))
     sepal = np.median(iris.data[:, :2], axis=0)
     grid = np.column_stack([np.full(x.size, sepal[0]), np.full(x.size, sepal[1]), x.ravel(), y.ravel()])
@@ -80,7 +80,7 @@ def decision_regions(path: Path, fitted: Pipeline, iris: Bunch) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.6), dpi=110, layout="constrained")
     strength = np.ceil(((probabilities.max(axis=1) - 1 / 3) * 1.5).reshape(x.shape) * 8) / 8
     picture = np.zeros((*x.shape, 4))
-    picture[..., :3] = np.array([matplotlib.colors.to_rgb(c) for c in COLOURS])[probabilities.argmax(axis=1)].reshape(*x.shape, 3)
+    picture[..., :3] = np.array([matplotlib.colors.to_rgb(c) for c in COLORS])[probabilities.argmax(axis=1)].reshape(*x.shape, 3)
     picture[..., 3] = strength * 0.45
     axes.imshow(picture, origin="lower", extent=(0.5, 7.3, -0.1, 2.8), aspect="auto", interpolation="nearest")
     axes.contour(x, y, probabilities.argmax(axis=1).reshape(x.shape), levels=[0.5, 1.5], colors="#333333", linewidths=1)
@@ -91,7 +91,7 @@ def decision_regions(path: Path, fitted: Pipeline, iris: Bunch) -> None:
             points[:, 3],
             s=22,
             marker=mark,
-            color=COLOURS[k],
+            color=COLORS[k],
             edgecolor="white",
             linewidth=0.5,
             label=name,
@@ -106,15 +106,15 @@ def decision_regions(path: Path, fitted: Pipeline, iris: Bunch) -> None:
 
 
 def reliability(path: Path, probabilities: np.ndarray, truth: np.ndarray, names: np.ndarray) -> None:
-    """Predicted probability against observed frequency, per class, with how often each probability is given below."""
+    """Draws predicted probability against observed frequency, per class, with a histogram of the probabilities below."""
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(6, 6), dpi=110, height_ratios=(3, 1), sharex=True, layout="constrained")
     top.plot([0, 1], [0, 1], color="#888888", linestyle=":", label="perfect")
     for k, (name, mark) in enumerate(zip(names, "os^", strict=True)):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             observed, predicted = calibration_curve(truth == k, probabilities[:, k], n_bins=8)
-        top.plot(predicted, observed, marker=mark, color=COLOURS[k], label=name)
-    bottom.hist([probabilities[:, k] for k in range(len(names))], bins=20, range=(0, 1), color=COLOURS[: len(names)], log=True)
+        top.plot(predicted, observed, marker=mark, color=COLORS[k], label=name)
+    bottom.hist([probabilities[:, k] for k in range(len(names))], bins=20, range=(0, 1), color=COLORS[: len(names)], log=True)
     top.set(ylabel="observed frequency", title="Reliability (rows the model had not seen, 10 × 5 folds)")
     bottom.set(xlabel="predicted probability", ylabel="rows")
     top.legend(loc="upper left")
@@ -128,18 +128,18 @@ def save(figure: plt.Figure, path: Path) -> None:
 
 TEMPLATE = """# Model card: {title}
 
-Written by `bin/train`, like every file of this folder but the Python files; run it again and the bytes are the same.
+`bin/train` writes this file, like every file of this folder except the Python files. It writes the same bytes each time.
 
-**What it does.** Tells the species of an iris (setosa, versicolor, virginica) from four lengths in cm: sepal length,
-sepal width, petal length, petal width. It is here to show how a model is served. It is no botanist: it knows three
-species, and a row unlike any of them gets a species all the same (count `model_input_out_of_range_total`).
+**Purpose.** The model predicts the species of an iris (setosa, versicolor, virginica) from four lengths in cm: sepal length,
+sepal width, petal length, petal width. It is here to show how to serve a model. It knows only three species, and a row unlike
+any of them gets one of these species too (`model_input_out_of_range_total` counts such values).
 
-**How it is made.** Fisher's 150 rows as scikit-learn ships them; 120 to train and {held_out} held out, stratified, fixed
-seed. A standard scaler, an RBF support vector machine, and a multinomial logistic regression that turns the machine's
-pairwise decisions into probabilities (Platt's scaling, fitted on out-of-fold decisions). The label is always the class
-of the highest probability.
+**Training.** The data are Fisher's 150 rows as scikit-learn ships them: 120 to train and {held_out} held out, stratified, with a fixed
+seed. The pipeline is a standard scaler, an RBF support vector machine, and a multinomial logistic regression. The regression
+turns the machine's pairwise decisions into probabilities (Platt's scaling, fitted on out-of-fold decisions). The label is always
+the class of the highest probability.
 
-**How well it does.**
+**Accuracy.**
 
 | measure | value |
 |---|---|
@@ -151,8 +151,8 @@ The {held_out} held-out rows:
 
 {table}
 
-**The members.** For each species there is a model made the same way from the same rows, which knows only this species and
-"other". Together they say the species whose member is the most certain, and its probability divided by the sum of all three.
+**The members.** For each species there is a model with the same training on the same rows, which knows only this species and
+"other". Together they predict the species whose member has the highest probability, divided by the sum of all three.
 
 {members}
 
@@ -162,13 +162,13 @@ The {held_out} held-out rows:
 
 **Files.**
 
-| file | what it is |
+| file | content |
 |---|---|
-| `iris_svc.onnx` | float32 `[N, 4]` in, int64 label `[N]` and float32 probabilities `[N, 3]` out; its metadata holds name, version, features with unit and training range, library versions |
+| `iris_svc.onnx` | float32 `[N, 4]` in, int64 label `[N]` and float32 probabilities `[N, 3]` out; its metadata has name, version, features with unit and training range, library versions |
 | `label.json` | class number to name |
-| `golden.json` | SHA-256 of the other files, and rows with scikit-learn's answers, which the server must give before it is ready |
-| `training.csv` | the 150 rows, for the page's plot and for the items of the data cache; another model may leave it out |
-| `fast/` | a logistic regression on the same rows, for an answer at once |
-| `prep/`, `pred/` | the main model in two halves: float32 `[N, 4]` to the same scaled and finite, and from there to the answer; `pair` in the metadata of both is one digest of the two, and their answers are those of `iris_svc.onnx` to the bit |
+| `golden.json` | SHA-256 of the other files, and rows with scikit-learn's results, which the model must return before the server is ready |
+| `training.csv` | the 150 rows, for the plot of the page and for the items of the data cache; optional for another model |
+| `fast/` | a logistic regression on the same rows, for a fast result |
+| `prep/`, `pred/` | the main model in two halves: float32 `[N, 4]` to scaled and finite float32 `[N, 4]`, and from there to the output; `pair` in the metadata of both is one digest of the two, and their results are those of `iris_svc.onnx` to the bit |
 | `members/` | the three members: float32 `[N, 4]` in, int64 label `[N]` and float32 probabilities `[N, 2]` out; `member` in the metadata is the species |
 """  # noqa: E501

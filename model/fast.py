@@ -1,4 +1,4 @@
-"""The fast model: a logistic regression on the same rows, a few hundred bytes of weights, for whatever wants a second model."""
+"""Fast model: a logistic regression on the same rows, with a few hundred bytes of weights."""
 
 from onnx import helper
 from onnx_file import classify, constants, scale
@@ -7,7 +7,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 NAME, VERSION = "iris_lr", "1.0.0"
-# So many standard deviations away the answer is long certain; without a bound float32 would come to infinity minus infinity.
+# The result is certain long before this many standard deviations. Without a bound, float32 computes infinity minus infinity.
 MOST = 1e6
 
 
@@ -16,7 +16,7 @@ def pipeline() -> Pipeline:
 
 
 def graph(fitted: Pipeline) -> tuple[list, list]:
-    """Nodes and weights: float32 [N, features] to int64 [N] and float32 [N, classes]."""
+    """Returns nodes and weights: float32 [N, features] to int64 [N] and float32 [N, classes]."""
     regression = fitted["classifier"]
     bound = helper.make_node("Clip", ["scaled", "least", "most"], ["bounded"])
     nodes = [scale(fitted["scaler"]), bound, *classify("bounded")]

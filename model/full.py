@@ -1,4 +1,4 @@
-"""The main model: a scaler, an RBF support vector machine and a logistic regression, as a pipeline and as a graph."""
+"""Main model: a scaler, an RBF support vector machine, and a logistic regression, as a pipeline and as a graph."""
 
 from onnx import helper
 from onnx_file import classify, constants, floats, scale
@@ -14,10 +14,10 @@ GAMMA = 0.25  # one over the number of features, each of variance 1 once scaled
 
 
 def pipeline() -> Pipeline:
-    """A scaler and an RBF SVM whose pairwise decisions a multinomial logistic regression turns into probabilities.
+    """Returns a scaler and an RBF SVM whose pairwise decisions a multinomial logistic regression turns into probabilities.
 
-    This is Platt's scaling for three classes at once, fitted on out-of-fold decisions. The class that it predicts is
-    the class of the highest probability, which SVC(probability=True) does not promise.
+    This is Platt's scaling for three classes at once, fitted on out-of-fold decisions. The predicted class is
+    the class of the highest probability, which SVC(probability=True) does not guarantee.
     """
     folds = StratifiedKFold(5, shuffle=True, random_state=SEED)
     svm = SVC(C=1.0, kernel="rbf", gamma=GAMMA, tol=1e-8, decision_function_shape="ovo")
@@ -27,9 +27,9 @@ def pipeline() -> Pipeline:
 
 
 def graph(fitted: Pipeline) -> tuple[list, list]:
-    """Nodes and weights of the fitted pipeline: float32 [N, 4] to int64 [N] and float32 [N, 3].
+    """Returns nodes and weights of the fitted pipeline: float32 [N, 4] to int64 [N] and float32 [N, 3].
 
-    Written out by hand because a converter makes 67 nodes of it and needs an attribute that scikit-learn deprecates.
+    The graph is written by hand, because a converter creates 67 nodes and needs a deprecated attribute of scikit-learn.
     """
     stack = fitted["classifier"]
     svm, calibration = stack.estimators_[0], stack.final_estimator_

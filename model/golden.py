@@ -1,4 +1,4 @@
-"""The self-test's file: rows that a served model must answer as scikit-learn does, and the digests of the model's files."""
+"""File of the self-test: rows with the results of scikit-learn, and the digests of the files of the model."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ TOLERANCE = 1e-5
 
 
 def golden_rows(fitted: Pipeline, measured: np.ndarray) -> list[tuple[str, list[float]]]:
-    """Rows that a served model must answer as scikit-learn does, each with the reason why it is there."""
+    """Returns the rows of the self-test, each with its reason."""
     low, high, middle = measured.min(axis=0), measured.max(axis=0), np.median(measured, axis=0)
     rows = [
         ("fixed point: setosa", [5.1, 3.5, 1.4, 0.2]),
@@ -40,9 +40,9 @@ def golden_rows(fitted: Pipeline, measured: np.ndarray) -> list[tuple[str, list[
 
 
 def border_rows(fitted: Pipeline, measured: np.ndarray) -> list[tuple[int, int, list[float]]]:
-    """For each two species that meet between their means, the row of a fine line between them where the top two are closest.
+    """Returns a border row for each two species: the point between their means where the top two probabilities are closest.
 
-    A member that takes both for the same has no border there.
+    A member for which both species are the same class has no border there.
     """
     target = load_iris().target
     found = []
@@ -57,8 +57,8 @@ def border_rows(fitted: Pipeline, measured: np.ndarray) -> list[tuple[int, int, 
 
 
 def answered(fitted: Pipeline, cases: list[tuple[str, list[float]]], names: list[str]) -> list[dict]:
-    """The rows with scikit-learn's own answers in float64."""
-    # The server rounds each number to float32 first, so the reference sees the same rows.
+    """Returns the rows with scikit-learn's results in float64."""
+    # The server rounds each number to float32 first, so the reference uses the rounded rows.
     seen = np.array([row for _, row in cases], np.float32).astype(np.float64)
     labels = [names[i] for i in fitted.predict(seen)]
     return [

@@ -25,9 +25,9 @@ def scale(scaler: StandardScaler, output: str = "scaled") -> NodeProto:
 
 
 def classify(decisions: str) -> list[NodeProto]:
-    """From decisions to logits to probabilities to the label.
+    """Returns nodes from decisions to logits to probabilities to the label.
 
-    The label is the ArgMax of the very probabilities that go out, so the two can never disagree.
+    The label is the ArgMax of the returned probabilities, so the two always agree.
     """
     return [
         helper.make_node("Gemm", [decisions, "weights", "bias"], ["logits"], transB=1),
@@ -45,7 +45,7 @@ def floats(array: np.ndarray) -> list[float]:
 
 
 def answers(classes: int) -> list[ValueInfoProto]:
-    """The outputs of a classifier."""
+    """Returns the outputs of a classifier."""
     return [
         helper.make_tensor_value_info("label", TensorProto.INT64, [None]),
         helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, classes]),
@@ -57,7 +57,7 @@ def rows_of_features(name: str) -> ValueInfoProto:
 
 
 def to_model(nodes: list, weights: list, outputs: list[ValueInfoProto], told: dict[str, str]) -> ModelProto:
-    """A checked ONNX model of these nodes, from what the first one takes to the outputs; `told` is its metadata."""
+    """Returns a checked ONNX model of these nodes, from the input of the first one to the outputs. `told` is its metadata."""
     graph = helper.make_graph(nodes, told["name"], [rows_of_features(nodes[0].input[0])], outputs, weights)
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 1)]
     model = helper.make_model(
@@ -69,12 +69,12 @@ def to_model(nodes: list, weights: list, outputs: list[ValueInfoProto], told: di
 
 
 def to_onnx(*parts: object) -> bytes:
-    """The bytes of the ONNX file of what `to_model` takes."""
+    """Returns the bytes of the ONNX file. The arguments are those of `to_model`."""
     return to_model(*parts).SerializeToString(deterministic=True)
 
 
 def measured(rows: np.ndarray) -> list[dict]:
-    """The four features as they are measured, with unit and training range."""
+    """Returns the four measured features, with unit and training range."""
     return ranges(rows, FEATURES, unit=UNIT)
 
 
@@ -84,7 +84,7 @@ def ranges(rows: np.ndarray, names: tuple[str, ...], **more: str) -> list[dict]:
 
 
 def metadata(name: str, released: str, features: list[dict], **more: str) -> dict[str, str]:
-    """What the file says of itself: name, version, features, library versions, and whatever else it needs."""
+    """Returns the metadata of the file: name, version, features, library versions, and `more`."""
     return {
         "name": name,
         "version": released,

@@ -1,4 +1,4 @@
-"""The main model in two halves, one that scales rows and one that answers scaled rows, for services that share the work."""
+"""Main model in two halves for two services: the first scales rows, and the second predicts scaled rows."""
 
 import hashlib
 
@@ -10,12 +10,12 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 NAMES = {"prep": "iris_svc_prep", "pred": "iris_svc_pred"}
-# What goes over the wire is finite. Infinity and this are both so far from every support vector that the kernel is 0.
+# Values between the services are finite. This value, like infinity, is so far from every support vector that the kernel is 0.
 MOST = np.finfo(np.float32).max
 
 
 def halves(fitted: Pipeline, seen: np.ndarray) -> dict[str, bytes]:
-    """The bytes of both ONNX files; each holds the digest of the two without it, so that halves of two pairs can be told."""
+    """Returns the bytes of both ONNX files. Each contains a digest of the pair, which identifies its other half."""
     models = {"prep": prep(fitted, seen), "pred": pred(fitted, seen)}
     told = hashlib.sha256(b"".join(to_bytes(model) for model in models.values()))
     for model in models.values():
@@ -24,28 +24,28 @@ def halves(fitted: Pipeline, seen: np.ndarray) -> dict[str, bytes]:
 
 
 def prep(fitted: Pipeline, seen: np.ndarray) -> ModelProto:
-    """Float32 [N, 4] as measured to float32 [N, 4] scaled and finite."""
+    """Returns the first half: measured float32 [N, 4] to scaled and finite float32 [N, 4]."""
     nodes = [scale(fitted["scaler"], "unbounded"), helper.make_node("Clip", ["unbounded", "least", "most"], ["scaled"])]
     told = metadata(NAMES["prep"], full.VERSION, measured(seen))
     return to_model(nodes, constants(least=-MOST, most=MOST), [rows_of_features("scaled")], told)
 
 
 def pred(fitted: Pipeline, seen: np.ndarray) -> ModelProto:
-    """Float32 [N, 4] scaled to int64 [N] and float32 [N, 3]: what the main model does after its first node."""
+    """Returns the second half, the main model after its first node: scaled float32 [N, 4] to int64 [N] and float32 [N, 3]."""
     (_, *nodes), weights = full.graph(fitted)
     features = ranges(scaled(fitted["scaler"], seen), tuple(f"scaled_{name}" for name in FEATURES))
     return to_model(nodes, weights, answers(3), metadata(NAMES["pred"], full.VERSION, features))
 
 
 def scaled(scaler: StandardScaler, rows: np.ndarray) -> np.ndarray:
-    """What prep makes of the rows, in its own float32, to the bit."""
+    """Returns the output of prep for the rows, in its float32, to the bit."""
     offset, factor = scaler.mean_.astype(np.float32), (1 / scaler.scale_).astype(np.float32)
     with np.errstate(over="ignore"):
         return ((rows.astype(np.float32) - offset) * factor).clip(-MOST, MOST)
 
 
 def scaled_cases(scaler: StandardScaler, cases: list[dict]) -> list[dict]:
-    """Golden rows of the main model as pred gets them, with the same answers."""
+    """Returns the golden rows of the main model in the form for pred, with the same results."""
     rows = scaled(scaler, np.array([case["row"] for case in cases])).tolist()
     return [{**case, "row": row} for case, row in zip(cases, rows, strict=True)]
 

@@ -1,4 +1,4 @@
-"""The members: for each species a model of its own that tells this species from the others."""
+"""Members: one model for each species, which separates this species from the others."""
 
 import full
 import numpy as np
@@ -9,20 +9,20 @@ VERSION = "1.0.0"
 
 
 def fit(seen: np.ndarray, target: np.ndarray, names: list[str]) -> dict[str, Pipeline]:
-    """A pipeline like the main model's for each species, fitted on two classes: 0 any other species, 1 this one."""
+    """Fits a pipeline like that of the main model for each species, on two classes: 0 any other species, 1 this one."""
     return {name: full.pipeline().fit(seen, (target == k).astype(int)) for k, name in enumerate(names)}
 
 
 def combined(members: dict[str, Pipeline], rows: np.ndarray) -> np.ndarray:
-    """Probabilities [N, species] of the members together: each one's own probability, divided by the sum of all."""
+    """Returns probabilities [N, species] of the members together: the probability of each member, divided by the sum of all."""
     own = np.column_stack([member.predict_proba(rows)[:, 1] for member in members.values()])
     return own / own.sum(axis=1, keepdims=True)
 
 
 def graph(fitted: Pipeline) -> tuple[list, list]:
-    """Nodes and weights: float32 [N, 4] to int64 [N] and float32 [N, 2].
+    """Returns nodes and weights: float32 [N, 4] to int64 [N] and float32 [N, 2].
 
-    The machine's node gives a decision for either class. SVMRegressor would give the one that is needed, but not the same
+    The node of the machine returns a decision for each class. SVMRegressor would return only the needed one, but not the same
     bits alone and in a batch.
     """
     nodes, _ = full.graph(fitted)
@@ -32,6 +32,6 @@ def graph(fitted: Pipeline) -> tuple[list, list]:
 
 
 def to_file(name: str, fitted: Pipeline, seen: np.ndarray) -> bytes:
-    """The bytes of a member's ONNX file."""
+    """Returns the bytes of the ONNX file of a member."""
     told = metadata(f"iris_{name}", VERSION, measured(seen), member=name)
     return to_onnx(*graph(fitted), answers(2), told)

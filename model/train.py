@@ -1,4 +1,4 @@
-"""Trains the Iris classifier and those beside it, and writes every file of this folder, the same bytes each time."""
+"""Trains the Iris classifier and its companions, and writes every file of this folder, the same bytes each time."""
 
 import argparse
 import hashlib
@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-# One BLAS thread: the order of additions, and so the last bits, must not depend on the machine's cores.
+# One BLAS thread: the order of additions, and with it the last bits, must not depend on the cores of the machine.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import card
@@ -34,13 +34,13 @@ def labels(names: list[str]) -> bytes:
 
 
 def folder(cases: list[dict], name: str, content: bytes, names: list[str], **more: bytes) -> dict[str, bytes]:
-    """The files of a model's folder: the model, the labels, what else there is, and golden.json over them all."""
+    """Returns the files of the folder of a model: the model, the labels, more files, and golden.json over them all."""
     files = {f"{name}.onnx": content, "label.json": labels(names)} | more
     return files | {"golden.json": golden(cases, files)}
 
 
 def full_folders(fitted: Pipeline, seen: np.ndarray, iris: Bunch, names: list[str]) -> dict[str, dict[str, bytes]]:
-    """The main model, whole and in two halves, all of which answer the same rows."""
+    """Returns the folders of the full model and of its two halves, with the same golden rows."""
     cases = answered(fitted, golden_rows(fitted, iris.data), names)
     content = to_onnx(*full.graph(fitted), answers(3), metadata(full.NAME, full.VERSION, measured(seen)))
     rows = {"training.csv": training_csv(iris.data, [names[i] for i in iris.target])}
@@ -54,7 +54,7 @@ def full_folders(fitted: Pipeline, seen: np.ndarray, iris: Bunch, names: list[st
 
 def fast_folder(fitted: Pipeline, seen: np.ndarray, iris: Bunch, names: list[str]) -> dict[str, bytes]:
     content = to_onnx(*fast.graph(fitted), answers(3), metadata(fast.NAME, fast.VERSION, measured(seen)))
-    # Its bound makes it answer otherwise where float32 ends.
+    # The bound of the model changes its results at the limits of float32.
     cases = [case for case in golden_rows(fitted, iris.data) if "of float32" not in case[0]]
     return folder(answered(fitted, cases, names), fast.NAME, content, names)
 
@@ -66,7 +66,7 @@ def member_folder(name: str, fitted: Pipeline, seen: np.ndarray, iris: Bunch) ->
 
 
 def train(out: Path) -> None:
-    """Fits on 120 of the 150 rows, tests on the 30 held out, and writes the models' files and their card to `out`."""
+    """Fits on 120 of the 150 rows, tests on the 30 held-out rows, and writes the files of the models and their card to `out`."""
     iris = load_iris()
     names = iris.target_names.tolist()
     split = train_test_split(iris.data, iris.target, test_size=30, stratify=iris.target, random_state=full.SEED)

@@ -1,4 +1,4 @@
-"""The commands of bin/edge that take what only this folder has: build, pyz."""
+"""Commands of bin/edge that use files of this repository: build, pyz."""
 
 import argparse
 import os
@@ -17,11 +17,11 @@ DIST = HERE.parent.parent / "dist"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = ArgumentParser(prog="bin/edge", description="Builds what brings the model to devices.")
+    parser = ArgumentParser(prog="bin/edge", description="Builds the bundle and the single file for devices.")
     commands = parser.add_subparsers(required=True)
     for name, run, out in (("build", build, DIST / "edge"), ("pyz", single, DIST / "iris-edge.pyz")):
         command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
-        command.add_argument("--out", type=Path, default=out, help=f"where to put it (default {out.relative_to(DIST.parent)})")
+        command.add_argument("--out", type=Path, default=out, help=f"output path (default {out.relative_to(DIST.parent)})")
         command.add_argument(
             "--model-dir", type=Path, default=Path(os.environ.get("IRIS_MODEL_DIR", "model")), help="the model (IRIS_MODEL_DIR)"
         )
@@ -39,13 +39,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def build(given: argparse.Namespace) -> str:
-    """write the bundle: the model, its golden rows, a page, onnxruntime-web, and a manifest of it all"""
+    """write the bundle: the model, its golden rows, a page, onnxruntime-web, and a manifest"""
     runtime = npm.take(HERE / "package-lock.json", DIST / "npm", bundle.RUNTIME)
     return bundle.write(given.out, given.model_dir, HERE, runtime)
 
 
 def single(given: argparse.Namespace) -> str:
-    """write predict, stream, update, rollback and status with the model into one file, for Python with onnxruntime and numpy"""
+    """write predict, stream, update, rollback, and status with the model into one file, for Python with onnxruntime and numpy"""
     return pyz.write(given.out, given.model_dir, HERE / "single.py")
 
 

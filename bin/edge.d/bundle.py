@@ -1,4 +1,4 @@
-"""Writes the bundle: the same bytes for the same model, page and runtime, and in place of an older one only when it is whole."""
+"""Writes the bundle: the same bytes for the same model, page, and runtime. A complete bundle replaces an older one."""
 
 import gzip
 import json
@@ -16,25 +16,25 @@ from iris_wsgi.model.golden import self_test
 from iris_wsgi.model.session import Model, load_model
 from iris_wsgi.patterns.edge.manifest import MANIFEST, MODEL, File, mark, parse_manifest
 
-# The smallest build that runs the model: WebAssembly alone, and what loads it in one file.
+# The smallest build that runs the model: WebAssembly only, and one file that loads it.
 RUNTIME = {
     "package/dist/ort.wasm.bundle.min.mjs": "ort/ort.wasm.bundle.min.mjs",
     "package/dist/ort-wasm-simd-threaded.wasm": "ort/ort-wasm-simd-threaded.wasm",
 }
-# What setup.cfg wants; the golden rows tell on each device whether its own can do it.
+# The version in setup.cfg. The golden rows show on each device whether its version works.
 LEAST_ONNXRUNTIME = "1.23"
-# What of the folder beside this file is for browsers.
+# Files of this folder that are for browsers.
 FOR_BROWSERS = {".css", ".html", ".js", ".mjs", ".svg", ".webmanifest"}
-# Below that a compressed file saves no packet.
+# A smaller file saves no packet under compression.
 LEAST_BYTES = 1024
 
 
 def write(out: Path, model_dir: Path, sources: Path, runtime: Taken) -> str:
-    """One line on what was written. Raises BadModel, for a model too that does not answer its golden rows."""
-    # A link is not replaced, but the folder that it names.
+    """Writes the bundle and returns one line about it. Raises BadModel, also for a model that fails its golden rows."""
+    # Replaces the folder that a link names, and not the link.
     out = out.resolve() if out.is_symlink() else out
     if out.exists() and not (out / MANIFEST).exists():
-        raise BadModel(f"{out} is there already and no bundle; it is left as it is")
+        raise BadModel(f"{out} exists and is not a bundle; choose another path or remove it")
     files = contents(model_dir, sources, runtime)
     manifest = manifest_of(model_dir, files, runtime.version)
     files[MANIFEST] = (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
@@ -48,13 +48,13 @@ def write(out: Path, model_dir: Path, sources: Path, runtime: Taken) -> str:
         put_in_place(new, out)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    # As a device will read it.
+    # Reads the bundle like a device.
     bundle = parse_manifest(files[MANIFEST], f"{out}/{MANIFEST}").bundle
     return f"{out}: bundle {bundle}, {len(files)} files, {sum(map(len, files.values())):,} bytes"
 
 
 def contents(model_dir: Path, sources: Path, runtime: Taken) -> dict[str, bytes]:
-    """Every file by its path in the bundle, in their order."""
+    """Returns every file by its path in the bundle, in order."""
     _, model = read_all(lambda name: read_file(model_dir / name), str(model_dir))
     page = {path.name: path.read_bytes() for path in sources.iterdir() if path.suffix in FOR_BROWSERS}
     return dict(sorted(({MODEL + name: content for name, content in model.items()} | page | runtime.files).items()))
@@ -64,7 +64,7 @@ def manifest_of(model_dir: Path, files: dict[str, bytes], web: str) -> dict[str,
     model, golden = load_model(model_dir)
     self_test(model, golden.cases, golden.tolerance)
     if model.is_map:
-        raise BadModel(f"{model_dir}/{golden.model} gives maps (a ZipMap), which no browser reads; convert it without")
+        raise BadModel(f"{model_dir}/{golden.model} returns maps (a ZipMap), which no browser supports; convert it without")
     told = {path: File(sha256(content), len(content)) for path, content in files.items()}
     return {
         "bundle": f"{__version__}-{mark(told)}",
@@ -76,7 +76,7 @@ def manifest_of(model_dir: Path, files: dict[str, bytes], web: str) -> dict[str,
 
 
 def about(model: Model) -> dict[str, object]:
-    """What the page shows, as `GET /metadata` has it."""
+    """Returns the metadata for the page, in the form of `GET /metadata`."""
     return {
         "name": model.name,
         "version": model.version,
@@ -87,7 +87,7 @@ def about(model: Model) -> dict[str, object]:
 
 
 def put(path: Path, content: bytes) -> None:
-    """Writes a file, and beside it the same under gzip where that is worth it."""
+    """Writes a file, and its gzip version next to it if that is smaller enough."""
     path.parent.mkdir(parents=True, exist_ok=True)
     packed = gzip.compress(content, 9, mtime=0) if len(content) >= LEAST_BYTES else content
     both = {path: content} | ({path.with_name(f"{path.name}.gz"): packed} if len(packed) < 0.9 * len(content) else {})
@@ -97,7 +97,7 @@ def put(path: Path, content: bytes) -> None:
 
 
 def put_in_place(new: Path, out: Path) -> None:
-    """A folder takes the place of another by two renames, as there is no one for that."""
+    """Replaces a folder by two renames, because no single rename can."""
     old = new.with_name(f"{new.name}.old")
     if out.exists():
         out.rename(old)

@@ -1,11 +1,11 @@
-// The bundles on this device: which is current, how another takes its place, and the model of one of them, ready to run.
+// Bundles on this device: the current one, updates, and the model of a bundle, ready to run.
 
 const BASE = new URL("./", import.meta.url);
 // sw.js has the same rule.
 export const NAME = `iris-edge ${BASE.pathname}`;
 const STATE = new URL("state", BASE).href;
 const MANIFEST = "manifest.json";
-const MOST_BYTES = 256 * 1024 * 1024;
+const MAX_BYTES = 256 * 1024 * 1024;
 const MEDIA = {
   css: "text/css; charset=utf-8", html: "text/html; charset=utf-8", js: "text/javascript; charset=utf-8",
   json: "application/json", mjs: "text/javascript; charset=utf-8", wasm: "application/wasm",
@@ -15,12 +15,12 @@ const LATENCY_RUNS = 50;
 const at = path => new URL(path, BASE).href;
 const cacheOf = bundle => `${NAME} ${bundle}`;
 
-// Says what went wrong in a sentence for the person in front of the page.
+// Failure with a one-sentence message for the user.
 export class Refused extends Error {}
 export class Unreached extends Refused {}
 
-// Which bundle is current and which was before it, whether its page has come up, which one is not wanted, and why not.
-// One entry of one cache, so that it changes as a whole or not at all.
+// Current and previous bundle, whether the page of the current one has started, the rejected bundle, and the reason.
+// It is one entry of one cache, so that it changes as a whole or not at all.
 export async function state() {
   const kept = await caches.match(STATE, { cacheName: NAME });
   return kept ? kept.json() : { current: null, previous: null, refused: null, proven: true, tries: 0, why: "" };
@@ -34,7 +34,7 @@ export async function proven() {
   await write({ ...await state(), proven: true, tries: 0 });
 }
 
-// One thing at a time, in whichever tab.
+// Runs one action at a time over all tabs.
 const alone = act => navigator.locks.request(NAME, act);
 
 export function rollBack(why) {
@@ -45,11 +45,11 @@ export function rollBack(why) {
   });
 }
 
-// Resolves when the service worker answers for this page: it may be new, or the page may have been loaded past it.
+// Resolves when the service worker controls this page: it may be new, or the page may have bypassed it.
 export async function underControl() {
   const workers = navigator.serviceWorker;
   const found = await workers.getRegistration(BASE.href);
-  // Without a network there is no looking for a newer one, and none is needed.
+  // Without a network the browser cannot look for a newer worker, and the page does not need one.
   const coming = workers.register(at("sw.js"), { updateViaCache: "none" });
   const registration = await coming.catch(error => found || Promise.reject(error));
   const installing = registration.installing || registration.waiting;
@@ -57,7 +57,7 @@ export async function underControl() {
     if (registration.active) return resolve();
     installing.addEventListener("statechange", () => {
       if (installing.state === "activated") resolve();
-      if (installing.state === "redundant") reject(new Refused("sw.js is not what manifest.json says, or did not come whole."));
+      if (installing.state === "redundant") reject(new Refused("sw.js does not match manifest.json, or its download is incomplete."));
     });
   });
   if (workers.controller) return;
@@ -67,7 +67,7 @@ export async function underControl() {
   });
 }
 
-// The manifest that the server has now.
+// Returns the current manifest of the server.
 export async function offered() {
   let answer;
   try {
@@ -75,7 +75,7 @@ export async function offered() {
   } catch {
     throw new Unreached("The server cannot be reached.");
   }
-  if (!answer.ok) throw new Refused(`The server answers ${answer.status} to manifest.json.`);
+  if (!answer.ok) throw new Refused(`The server returned status ${answer.status} for manifest.json.`);
   const manifest = await answer.json().catch(() => ({}));
   const why = await faultOf(manifest);
   if (why) throw new Refused(`manifest.json ${why}.`);
@@ -86,32 +86,32 @@ async function faultOf(manifest) {
   const files = Object.entries(manifest.files || {});
   const path = /^[\w-][\w.-]*(\/[\w-][\w.-]*)*$/, digest = /^[0-9a-f]{64}$/;
   const named = /^[0-9A-Za-z][0-9A-Za-z._+-]{0,79}-([0-9a-f]{12})$/.exec(manifest.bundle);
-  if (!named || !manifest.model || !files.length) return "does not have the members bundle, model and files in their right form";
+  if (!named || !manifest.model || !files.length) return "does not have valid members bundle, model, and files";
   const fits = ([name, one]) => path.test(name) && digest.test(one.sha256) && Number.isSafeInteger(one.bytes) && one.bytes >= 0;
-  if (!files.every(fits)) return "names a file that cannot be in a bundle";
-  if (files.reduce((sum, [, one]) => sum + one.bytes, 0) > MOST_BYTES) return `wants more than ${MOST_BYTES} bytes`;
+  if (!files.every(fits)) return "lists a file that is invalid in a bundle";
+  if (files.reduce((sum, [, one]) => sum + one.bytes, 0) > MAX_BYTES) return `requires more than ${MAX_BYTES} bytes`;
   const text = files.map(([name, one]) => `${one.sha256}  ${name}\n`).sort().join("");
   const mark = (await sha256(new TextEncoder().encode(text))).slice(0, 12);
-  return mark === named[1] ? "" : "was changed or damaged: its bundle has another name than its files give it";
+  return mark === named[1] ? "" : "was changed or damaged: the name of its bundle does not match its files";
 }
 
-// Brings the bundle of this manifest onto the device and makes it the current one, if every file of it is as the manifest says
-// and the model answers its golden rows here; else what was current stays. `tell` hears of each file.
-// One that is current already is only brought `again` where the device has lost a part of it.
-export function install(manifest, tell, again = false) {
+// Downloads the bundle of this manifest and makes it the current one, if every file matches the manifest and the model passes its
+// golden rows here. Otherwise the current bundle stays. `report` is called for each file.
+// `again` downloads the current bundle if the device has lost a part of it.
+export function install(manifest, report, again = false) {
   return alone(async () => {
     const { bundle } = manifest, before = await state(), known = await digests([before.current, before.previous]);
     if (bundle === before.current && !again) return;
     try {
       const files = [], all = Object.entries(manifest.files);
       for (const [i, [path, told]] of all.entries()) {
-        tell(path, i, all.length);
+        report(path, i, all.length);
         files.push([path, await file(path, told, known)]);
       }
       const cache = await caches.open(cacheOf(bundle));
       files.push([MANIFEST, new Response(JSON.stringify(manifest))]);
       for (const [path, response] of files) await cache.put(at(path), response);
-      tell("the golden rows", all.length, all.length);
+      report("the golden rows", all.length, all.length);
       await prove(await open(bundle));
     } catch (error) {
       if (![before.current, before.previous].includes(bundle)) await caches.delete(cacheOf(bundle));
@@ -123,7 +123,7 @@ export function install(manifest, tell, again = false) {
   });
 }
 
-// A page that was closed in the middle of an update has left what it had brought.
+// Removes the files of an update that was interrupted.
 export const tidy = () => alone(async () => {
   const { current, previous } = await state();
   await keepOnly(current, previous);
@@ -134,7 +134,7 @@ async function keepOnly(...bundles) {
   for (const name of await caches.keys()) if (name.startsWith(`${NAME} `) && !wanted.includes(name)) await caches.delete(name);
 }
 
-// Where on this device there is a file with a SHA-256: only what has changed is fetched.
+// Returns the local file of each SHA-256, so that an update downloads only changed files.
 async function digests(bundles) {
   const found = new Map();
   for (const bundle of bundles.filter(Boolean)) {
@@ -148,7 +148,7 @@ async function file(path, told, known) {
   const here = known.get(told.sha256);
   const had = here && await kept(here.bundle, here.path).catch(() => null);
   if (had && !await faultIn(await had.clone().arrayBuffer(), told)) return asResponse(path, had);
-  // What a cache on the way has may be damaged; the second time it is passed by.
+  // A cache on the way may have a damaged copy. The second request bypasses it.
   for (const cache of ["default", "reload"]) {
     const answer = await download(path, told.sha256, cache);
     const why = await faultIn(await answer.clone().arrayBuffer(), told);
@@ -163,14 +163,14 @@ async function download(path, digest, cache) {
     answer = await fetch(`${at(path)}?sha256=${digest}`, { cache });
     if (answer.ok) return new Response(await answer.arrayBuffer(), { headers: answer.headers });
   } catch {
-    throw new Refused(`${path} did not come, or not whole.`);
+    throw new Refused(`The download of ${path} failed or is incomplete.`);
   }
-  throw new Refused(`The server answers ${answer.status} to ${path}.`);
+  throw new Refused(`The server returned status ${answer.status} for ${path}.`);
 }
 
 async function faultIn(bytes, told) {
-  if (bytes.byteLength !== told.bytes) return `has ${bytes.byteLength} bytes, and manifest.json says ${told.bytes}`;
-  return await sha256(bytes) === told.sha256 ? "" : "has another SHA-256 than manifest.json says";
+  if (bytes.byteLength !== told.bytes) return `has ${bytes.byteLength} bytes instead of the ${told.bytes} in manifest.json`;
+  return await sha256(bytes) === told.sha256 ? "" : "has another SHA-256 than in manifest.json";
 }
 
 async function sha256(bytes) {
@@ -178,7 +178,7 @@ async function sha256(bytes) {
   return [...digest].map(byte => byte.toString(16).padStart(2, "0")).join("");
 }
 
-// What is kept has a right type, whatever the server said, and the policy that the server gave.
+// Stores a file with the right media type, and with the policy of the server.
 async function asResponse(path, answer) {
   const media = MEDIA[path.split(".").at(-1)] || "application/octet-stream";
   const policy = answer.headers.get("Content-Security-Policy");
@@ -197,25 +197,25 @@ const read = async (bundle, path) => (await kept(bundle, path)).arrayBuffer();
 const json = async (bundle, path) => (await kept(bundle, path)).json();
 const manifestOf = bundle => json(bundle, MANIFEST);
 
-// The model of a bundle, ready to run.
+// Returns the model of a bundle, ready to run.
 export async function open(bundle) {
   const manifest = await manifestOf(bundle), paths = Object.keys(manifest.files);
   const [script, binary] = ["mjs", "wasm"].map(kind => paths.find(path => path.startsWith("ort/") && path.endsWith(`.${kind}`)));
   const [labels, golden] = await Promise.all(["model/label.json", "model/golden.json"].map(path => json(bundle, path)));
   const ort = await import(at(`@${bundle}/${script}`));
   ort.env.logLevel = "error";
-  // Several threads would want a page that is isolated from others, which not every server can make it.
+  // Several threads require a cross-origin isolated page, which not every server supports.
   ort.env.wasm.numThreads = 1;
   ort.env.wasm.wasmBinary = await read(bundle, binary);
   const graph = new Uint8Array(await read(bundle, `model/${golden.model}`));
   const session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"] });
   const names = Object.keys(labels).map((_, i) => labels[i]);
   const output = session.outputMetadata.find(one => one.isTensor && one.type === "float32" && one.shape.length === 2);
-  if (!output) throw new Refused("The model has no tensor of probabilities, the only form that this runtime can give.");
+  if (!output) throw new Refused("The model has no tensor of probabilities, the only form that this runtime supports.");
   return new Model({ ort, session, output: output.name, labels: names, golden, manifest });
 }
 
-// A model that takes rows of numbers and gives a list of probabilities for each.
+// Model that takes rows of numbers and returns a list of probabilities for each.
 class Model {
   constructor(parts) {
     Object.assign(this, parts);
@@ -231,7 +231,7 @@ class Model {
     return rows.map((_, i) => [...data.slice(i * labels.length, (i + 1) * labels.length)]);
   }
 
-  // Milliseconds that a prediction takes, on average: a browser's clock is too coarse for one.
+  // Returns the average milliseconds of a prediction. The clock of a browser is too coarse for a single one.
   async latency(row) {
     const began = performance.now();
     for (let i = 0; i < LATENCY_RUNS; i++) await this.predict([row]);
@@ -243,7 +243,7 @@ class Model {
   }
 }
 
-// Runs the golden rows, and tells how many there are and how far an answer is off at most. Raises Refused on a mismatch.
+// Runs the golden rows. Returns their number and the largest difference. Throws Refused on a mismatch.
 export async function prove(model) {
   const { golden } = model, answers = await model.predict(golden.rows.map(one => one.row));
   let worst = 0;
@@ -251,8 +251,8 @@ export async function prove(model) {
     const label = model.label(answers[i]), off = Math.max(...wanted.probabilities.map((p, j) => Math.abs(p - answers[i][j])));
     // Not "off > tolerance": a NaN must not pass.
     if (label !== wanted.label || !(off <= golden.tolerance)) {
-      const told = `Golden row ${i} gives ${label}, off by ${off.toExponential(1)}`;
-      throw new Refused(`${told}; wanted is ${wanted.label} within ${golden.tolerance}.`);
+      const told = `Golden row ${i} returns ${label}, off by ${off.toExponential(1)}`;
+      throw new Refused(`${told}; expected ${wanted.label} within ${golden.tolerance}.`);
     }
     worst = Math.max(worst, off);
   }

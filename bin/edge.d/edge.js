@@ -1,12 +1,12 @@
-// The page: takes the input, shows what the model on this device says of it, and lets the person update, roll back and count.
+// The page: shows predictions of the model on this device, and offers update, rollback, and counts.
 
 import * as counts from "./counts.js";
 import * as device from "./device.js";
 
 const SERVER = new URL("../", import.meta.url);
-const COLOURS = 8;
-const SETTLE_MS = 400, SEND_MS = 3000, AGAIN_MS = 15000, PATIENCE_MS = 10000;
-// Around 0, 0 within 1: classes differ by shape as well as by colour.
+const COLORS = 8;
+const SETTLE_MS = 400, SEND_MS = 3000, AGAIN_MS = 15000, TIMEOUT_MS = 10000;
+// Paths around 0, 0 within 1. Classes differ by shape and by color.
 const SHAPES = [
   "M-1 0a1 1 0 1 0 2 0a1 1 0 1 0-2 0z", "M0-1.1 1.05.85H-1.05z", "M-.87-.87H.87V.87H-.87z",
   "M0-1.2 1.2 0 0 1.2-1.2 0z", "M0 1.1-1.05-.85H1.05z", "M-.38-1.1H.38V-.38H1.1V.38H.38V1.1H-.38V.38H-1.1V-.38H-.38z",
@@ -25,7 +25,7 @@ function make(name, attributes, ...children) {
 function marker(i) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const path = document.createElementNS(svg.namespaceURI, "path");
-  const attributes = { class: `marker k${i % COLOURS}`, viewBox: "-1.2 -1.2 2.4 2.4", "aria-hidden": "true" };
+  const attributes = { class: `marker k${i % COLORS}`, viewBox: "-1.2 -1.2 2.4 2.4", "aria-hidden": "true" };
   for (const [key, value] of Object.entries(attributes)) svg.setAttribute(key, value);
   path.setAttribute("d", SHAPES[i % SHAPES.length]);
   path.setAttribute("fill", "currentColor");
@@ -45,12 +45,12 @@ function chip(name, text, kind) {
 
 async function start() {
   if (!isSecureContext || !navigator.serviceWorker) {
-    return stop("This page needs https, or the address localhost: only there a browser lets it work offline.");
+    return stop("This page needs https, or the address localhost: browsers allow offline pages only there.");
   }
   try {
     await device.underControl();
     if (!(await device.state()).current) await fetched();
-    // A browser that needs room may have taken a part of it away.
+    // A browser that needs space may have evicted a part of the bundle.
     await load().catch(lost => fetched(lost).then(load));
   } catch (error) {
     return stop(reason(error));
@@ -64,17 +64,17 @@ function stop(why) {
   chip("model", "No model on this device", "bad");
 }
 
-// From the server, and where that is out of reach what was `lost` is told.
+// Installs the bundle of the server. If the server is unreachable, throws `lost`, the reason of the repair.
 async function fetched(lost) {
   const manifest = await device.offered().catch(error => { throw lost && error instanceof device.Unreached ? lost : error; });
   await device.install(manifest, progress, Boolean(lost));
 }
 
 function progress(what, i, all) {
-  chip("model", i < all ? `Fetching ${what} (${i + 1} of ${all})` : "The golden rows are being checked", "");
+  chip("model", i < all ? `Fetching ${what} (${i + 1} of ${all})` : "Checking the golden rows", "");
 }
 
-// A bundle that fails here goes, and the one before it comes back.
+// A bundle that fails here is replaced by the previous one.
 async function load() {
   const { current, previous, why } = await device.state();
   let model, golden;
@@ -118,25 +118,25 @@ function showBundle(golden, { previous }) {
   showCounts("");
 }
 
-// Asks the server for another bundle; by itself never for one that was rolled back.
+// Updates from the server. Without the user's request it skips a bundle that was rolled back.
 async function update(asked) {
   const say = text => { at("update-told").textContent = text; };
   at("update").disabled = true;
   try {
     const manifest = await device.offered(), { current, refused } = await device.state();
-    chip("server", "Server answers", "good");
-    if (manifest.bundle === current) return asked && say("This is the bundle that the server has.");
+    chip("server", "Server reachable", "good");
+    if (manifest.bundle === current) return asked && say("This is the current bundle of the server.");
     if (manifest.bundle === refused && !asked) return;
     say(`Fetching bundle ${manifest.bundle} …`);
     const step = (what, i, all) => say(`Bundle ${manifest.bundle}: ${what}${i < all ? ` (${i + 1} of ${all})` : ""} …`);
     await device.install(manifest, step);
-    // What somebody has entered is not taken away.
+    // Keeps the input of the user.
     if (asked || !page.touched) location.reload();
-    else say(`Bundle ${manifest.bundle} is here and proven. It is used from the next load of this page on.`);
+    else say(`Bundle ${manifest.bundle} is installed and tested. It takes effect at the next load of this page.`);
   } catch (error) {
     const unreached = error instanceof device.Unreached;
     if (unreached) away();
-    if (asked || !unreached) say(`Not updated. ${reason(error)} The bundle that was here goes on.`);
+    if (asked || !unreached) say(`Not updated. ${reason(error)} The current bundle stays in use.`);
   } finally {
     at("update").disabled = false;
   }
@@ -165,13 +165,13 @@ function showTool() {
   }));
   at("bars").replaceChildren(...labels.map((name, i) => {
     const label = make("span", { class: "name" }, marker(i), make("span", {}, name));
-    const track = make("div", { class: `bar k${i % COLOURS}` }, make("i", {}));
+    const track = make("div", { class: `bar k${i % COLORS}` }, make("i", {}));
     return make("li", {}, label, make("span", { class: "percent" }), track);
   }));
   at("tool").hidden = false;
 }
 
-// The first golden row of each label.
+// Returns the first golden row of each label.
 function examples() {
   const { labels, golden } = page.model;
   return labels.map(label => golden.rows.find(one => one.label === label)).filter(Boolean);
@@ -182,7 +182,7 @@ function put(one, asked = true) {
   return predict(asked);
 }
 
-// One feature: `value` is a number, or null for what is none; `put` sets it.
+// One feature. `value` returns a number, or null if the text is not a number. `put` sets it.
 function field(feature, i) {
   const { min, max } = feature, ranged = typeof min === "number" && typeof max === "number" && min < max;
   const words = ranged ? `${shown(min)} to ${shown(max)}` : "";
@@ -204,7 +204,7 @@ function field(feature, i) {
   function follow() {
     const now = value(), outside = now !== null && ranged && (now < min || now > max);
     if (now !== null) slider.value = now;
-    hint.textContent = !ranged ? "" : outside ? `outside of what it was trained on: ${words}` : `${words} in training`;
+    hint.textContent = !ranged ? "" : outside ? `outside the training range: ${words}` : `${words} in training`;
     hint.classList.toggle("outside", outside);
     fault.textContent = now === null ? "This must be a number." : "";
     if (now === null) text.setAttribute("aria-invalid", "true");
@@ -220,12 +220,12 @@ function field(feature, i) {
   return { node, value, put: set };
 }
 
-// The answer
+// The prediction
 
 const percent = p => `${(100 * p).toFixed(2)} %`;
 const small = number => number === 0 ? "0" : number.toExponential(1);
 
-// What nobody has `asked` for, as at the start of the page, is not counted.
+// Counts only predictions that the user `asked` for, and not the first one of the page.
 async function predict(asked = true) {
   const row = page.fields.map(one => one.value()), mine = ++page.latest;
   page.touched ||= asked;
@@ -250,7 +250,7 @@ function showAnswer(probabilities) {
   if (!probabilities) at("latency").textContent = at("agreement").textContent = "–";
 }
 
-// What is dear or goes out is done of what an input came to, not of each step of a slider.
+// Expensive work and requests are done for the final input, not for each step of a slider.
 async function settled(row, probabilities, mine, asked) {
   const label = page.model.label(probabilities);
   at("spoken").textContent = `${label}, ${percent(Math.max(...probabilities))}`;
@@ -265,22 +265,22 @@ async function settled(row, probabilities, mine, asked) {
 // The server
 
 async function agreement(row, probabilities) {
-  if (page.serverless) return "none here that predicts";
+  if (page.serverless) return "has no predictions";
   if (!navigator.onLine || Date.now() < page.asksAgain) return away();
   const headers = { "Content-Type": "application/json" }, body = JSON.stringify({ data: [row] });
   let answer, document;
   try {
-    const signal = AbortSignal.timeout(PATIENCE_MS);
+    const signal = AbortSignal.timeout(TIMEOUT_MS);
     answer = await fetch(new URL("predict/proba", SERVER), { method: "POST", headers, body, signal });
     document = await answer.json().catch(() => null);
   } catch {
     page.asksAgain = Date.now() + AGAIN_MS;
     return away();
   }
-  chip("server", "Server answers", "good");
+  chip("server", "Server reachable", "good");
   page.serverless = [404, 405, 501].includes(answer.status);
-  if (page.serverless) return "none here that predicts";
-  if (!answer.ok || !document) return `gives no answer (${answer.status})`;
+  if (page.serverless) return "has no predictions";
+  if (!answer.ok || !document) return `returned status ${answer.status}`;
   const digest = answer.headers.get("X-Model-Digest");
   if (digest && digest !== page.model.manifest.model.digest) return "has another model than this device";
   const off = Math.max(...document.prediction.map((one, i) => Math.abs(one.probability - probabilities[i])));
@@ -291,8 +291,8 @@ async function agreement(row, probabilities) {
 }
 
 function away() {
-  chip("server", "Server not reached; nothing needs it", "");
-  return "not reached; nothing needs it";
+  chip("server", "Server unreachable, not needed", "");
+  return "unreachable, not needed";
 }
 
 addEventListener("online", () => {

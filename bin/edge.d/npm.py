@@ -1,4 +1,4 @@
-"""Takes files of one package from the npm registry, as the lockfile pins it; no node is needed for that."""
+"""Downloads files of one package from the npm registry, pinned by the lockfile, without node."""
 
 import base64
 import hashlib
@@ -18,22 +18,22 @@ MOST_BYTES = 1 << 28
 
 
 class NotTaken(Exception):
-    """A package that cannot be had as it is locked; the message is one line."""
+    """Locked package that is unavailable. The message is one line."""
 
 
 class Taken(NamedTuple):
-    """The version that is locked, and the files by the path that was wanted."""
+    """Locked version, and the requested files by path."""
 
     version: str
     files: dict[str, bytes]
 
 
 def take(lockfile: Path, cache: Path, wanted: Mapping[str, str]) -> Taken:
-    """Files of onnxruntime-web, `wanted` by their path in its archive; downloaded once, checked each time. Raises NotTaken."""
+    """Returns the `wanted` files of the archive of onnxruntime-web. Downloads once, and verifies each time. Raises NotTaken."""
     locked = json.loads(lockfile.read_text())["packages"]["node_modules/onnxruntime-web"]
     content = archive(locked["resolved"], locked["integrity"], cache)
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as files:
-        # Read one by one into memory, so that nothing in the archive can choose where it goes.
+        # Reads the files one by one into memory, so that the archive cannot choose their paths.
         found = {wanted[one.name]: files.extractfile(one).read() for one in files if one.isfile() and one.name in wanted}
     if missing := set(wanted.values()) - set(found):
         raise NotTaken(f"{locked['resolved']} has no file for {', '.join(sorted(missing))}")
@@ -41,20 +41,20 @@ def take(lockfile: Path, cache: Path, wanted: Mapping[str, str]) -> Taken:
 
 
 def archive(url: str, integrity: str, cache: Path) -> bytes:
-    """The archive at `url`, or what was kept of it, if that is what the lockfile says."""
+    """Returns the archive at `url`, or the cached one, if its digest matches the lockfile."""
     kept = cache / url.rpartition("/")[2]
     if kept.exists() and integrity_of(content := kept.read_bytes()) == integrity:
         return content
     content = fetch(url)
     if (found := integrity_of(content)) != integrity:
-        raise NotTaken(f"{url} has the integrity {found[:20]}…, the lockfile says {integrity[:20]}…")
+        raise NotTaken(f"{url} has the integrity {found[:20]}…, and the lockfile has {integrity[:20]}…")
     cache.mkdir(parents=True, exist_ok=True)
     replace_file(kept, content)
     return content
 
 
 def fetch(url: str) -> bytes:
-    """By the proxies and the certificates that the environment names, as urllib has it."""
+    """Downloads with the proxies and certificates of the environment, like urllib."""
     try:
         with urllib.request.urlopen(url, timeout=SECONDS) as answer:
             return answer.read(MOST_BYTES)
@@ -63,5 +63,5 @@ def fetch(url: str) -> bytes:
 
 
 def integrity_of(content: bytes) -> str:
-    """As lockfiles have it (Subresource Integrity)."""
+    """Returns the digest in the form of lockfiles (Subresource Integrity)."""
     return f"sha512-{base64.b64encode(hashlib.sha512(content).digest()).decode()}"

@@ -1,16 +1,16 @@
-"""The operator sets of an ONNX file, which onnxruntime does not tell; read from its protobuf, of which that takes little."""
+"""Operator sets of an ONNX file, read from its protobuf, because onnxruntime does not expose them."""
 
 from collections.abc import Iterator
 
-# Fields of ModelProto and OperatorSetIdProto (onnx/onnx.proto), and the two ways in which protobuf writes what is needed here.
+# Fields of ModelProto and OperatorSetIdProto (onnx/onnx.proto), and the two wire types that are needed here.
 OPSET_IMPORT, DOMAIN, VERSION = 8, 1, 2
 VARINT, BYTES = 0, 2
-# Of the ways that this passes over, those of a fixed length.
+# Skipped wire types of a fixed length.
 FIXED = {1: 8, 5: 4}
 
 
 def opsets(content: bytes) -> dict[str, int]:
-    """The version of each domain; ONNX's own is empty in the file."""
+    """Returns the version of each domain. ONNX's own domain is empty in the file."""
     found = {}
     for field, value in fields(content):
         if field == OPSET_IMPORT:
@@ -20,7 +20,7 @@ def opsets(content: bytes) -> dict[str, int]:
 
 
 def fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Numbers and values of the fields of a message that onnxruntime has already read."""
+    """Yields numbers and values of the fields of a message that onnxruntime has already read."""
     at = 0
     while at < len(content):
         key, at = varint(content, at)
@@ -34,7 +34,7 @@ def fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def varint(content: bytes, at: int) -> tuple[int, int]:
-    """A number of as many bytes as it needs, seven bits in each, and where it ends."""
+    """Returns a varint (seven bits per byte) and the position after it."""
     value = shift = 0
     while True:
         value |= (content[at] & 0x7F) << shift

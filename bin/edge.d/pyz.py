@@ -1,4 +1,4 @@
-"""Writes the single file: the modules that the commands of edge load, and the model; the same bytes each time."""
+"""Writes the single file with the modules of the edge commands and the model, the same bytes each time."""
 
 import io
 import subprocess
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SHEBANG = b"#!/usr/bin/env python3\n"
 # The modules of the pattern that a server loads.
 OF_SERVERS = ("bundle_files", "role", "routes", "telemetry")
-# Of the modules of edge, what one of them imports only when it is called is imported by another.
+# Modules that one edge module imports only when called are imported by another one.
 LISTED = """
 import sys
 for name in sys.argv[1:]: __import__(name)
@@ -26,7 +26,7 @@ for name, module in sys.modules.items():
 
 
 def write(out: Path, model_dir: Path, start: Path) -> str:
-    """One line on what was written. Raises OSError, and BadModel, for a model too that does not answer its golden rows."""
+    """Writes the file and returns one line about it. Raises OSError, and BadModel if the model fails its golden rows."""
     model, golden = load_model(model_dir)
     result = self_test(model, golden.cases, golden.tolerance)
     _, files = read_all(lambda name: read_file(model_dir / name), str(model_dir))
@@ -35,7 +35,7 @@ def write(out: Path, model_dir: Path, start: Path) -> str:
     out.parent.mkdir(parents=True, exist_ok=True)
     file = io.BytesIO()
     file.write(SHEBANG)
-    # Without compression, whose bytes depend on the version of zlib.
+    # Without compression, because its bytes depend on the version of zlib.
     with zipfile.ZipFile(file, "w") as archive:
         for name, content in sorted(contents.items()):
             archive.writestr(member(name), content)
@@ -45,7 +45,7 @@ def write(out: Path, model_dir: Path, start: Path) -> str:
 
 
 def modules() -> list[Path]:
-    """The files of what is imported by the commands of edge."""
+    """Returns the files of the modules that the edge commands import."""
     paths = (ROOT / "iris_wsgi/patterns/edge").glob("*.py")
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths if path.stem not in OF_SERVERS]
     command = [sys.executable, "-c", LISTED, *sorted(names)]
@@ -54,7 +54,7 @@ def modules() -> list[Path]:
 
 
 def member(name: str) -> zipfile.ZipInfo:
-    """Without anything of this day or this machine."""
+    """Returns an entry without the time and the properties of this machine."""
     told = zipfile.ZipInfo(name)
     told.create_system, told.external_attr = 3, 0o644 << 16
     return told

@@ -1,4 +1,4 @@
-"""The commands of edge and a model in one file, in which this is __main__.py; Python, onnxruntime and numpy are the device's."""
+"""Entry point (__main__.py) of the single file. The device supplies Python, onnxruntime, and numpy."""
 
 import sys
 
@@ -6,9 +6,9 @@ INSTALL = "pip install 'onnxruntime>=1.23' 'numpy>=2.0'"
 
 
 def main():
-    """As old Pythons have it too, so that they can say what is wrong."""
+    """Returns why the file cannot run here, or None. Old Pythons must be able to run this function."""
     if sys.version_info < (3, 11):  # noqa: UP036
-        return "iris-edge: Python 3.11 or later is wanted, this is {}.{}".format(*sys.version_info)
+        return "iris-edge: Python 3.11 or later is required, this is {}.{}".format(*sys.version_info)
     from pathlib import Path
     from zipfile import Path as Inside
 
@@ -18,7 +18,7 @@ def main():
         import numpy
 
         if int(numpy.__version__.partition(".")[0]) < 2:
-            return f"iris-edge: numpy 2 or later is wanted, here is {numpy.__version__}: {INSTALL}"
+            return f"iris-edge: numpy 2 or later is required, this is {numpy.__version__}: {INSTALL}"
         return main(model=Inside(Path(__file__).parent, "model/"))
     except ImportError as error:
         return f"iris-edge: {error}: {INSTALL}"

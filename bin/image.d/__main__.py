@@ -14,12 +14,12 @@ import sbom
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 IMAGE = "model-in-image-pattern:v1.0"
-# What can be built, and which file of this folder that takes, if it is not in the repository; bin/edge build writes it.
+# Targets, and the required file that is not in the repository, if any. bin/edge build writes it.
 TARGETS = {"default": None, "full": None, "edge": "dist/edge/manifest.json"}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="bin/image", description="Builds the image and tells what is in it.")
+    parser = argparse.ArgumentParser(prog="bin/image", description="Builds the image and reports its contents.")
     parser.add_argument("--with", dest="tool", choices=engine.TOOLS, help="build with this (default: the first that works)")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, run in COMMANDS.items():
@@ -30,7 +30,7 @@ def main() -> int:
                 "--target",
                 choices=tuple(TARGETS),
                 default="default",
-                help="full has what other roles need, edge a bundle for devices",
+                help="full has the packages of other roles, edge a bundle for devices",
             )
             command.add_argument("--tag", help=f"the image's name (default {IMAGE}, for another target {IMAGE}-TARGET)")
         if run is bill:
@@ -52,7 +52,7 @@ def main() -> int:
 
 def tag_of(given: argparse.Namespace) -> str:
     if given.tag:
-        # Podman takes no archive of an image whose name has no version.
+        # Podman does not accept an archive of an image whose name has no version.
         return given.tag if ":" in given.tag else f"{given.tag}:latest"
     return IMAGE if given.target == "default" else f"{IMAGE}-{given.target}"
 
@@ -65,13 +65,13 @@ def build(given: argparse.Namespace) -> int:
 
 
 def show(given: argparse.Namespace) -> int:
-    """print what the image consists of: bytes by part, compressed, files"""
+    """print the parts of the image: bytes by part, compressed size, files"""
     print(report.text(tag_of(given), archive.read(given.tool, tag_of(given))))
     return 0
 
 
 def verify(given: argparse.Namespace) -> int:
-    """build twice from nothing and compare; compare with the lock as well"""
+    """build twice from scratch and compare; compare with the lock too"""
     ids = []
     for _ in range(2):
         engine.build(given.tool, ROOT, given.target, tag_of(given), fresh=True)
@@ -85,7 +85,7 @@ def verify(given: argparse.Namespace) -> int:
 
 
 def bill(given: argparse.Namespace) -> int:
-    """write what is in the image as a CycloneDX document"""
+    """write the contents of the image as a CycloneDX document"""
     out = given.out or ROOT / "dist" / ("sbom.cdx.json" if given.target == "default" else f"sbom-{given.target}.cdx.json")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(sbom.text(tag_of(given), archive.read(given.tool, tag_of(given))))
@@ -94,7 +94,7 @@ def bill(given: argparse.Namespace) -> int:
 
 
 def against(given: argparse.Namespace) -> int:
-    """start this image and the usual tutorial's in turn; compare size, time to the first answer, and memory"""
+    """start this image and that of the usual tutorial in turn; compare size, time to the first response, and memory"""
     return compare.main(given.tool, ROOT, IMAGE, given.rounds)
 
 

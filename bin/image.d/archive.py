@@ -1,4 +1,4 @@
-"""What is inside an image, read from the archive that docker, podman and buildah write."""
+"""Contents of an image, read from the archive that docker, podman, and buildah write."""
 
 import json
 import tarfile
@@ -15,7 +15,7 @@ BEGINNING = "1970-01-01T00:00:00Z"
 
 
 class File(NamedTuple):
-    """A file of the image: its bytes, and its content where that tells what is installed."""
+    """File of the image: its size, and its content if the file describes an installed package or the model."""
 
     path: str
     size: int
@@ -23,7 +23,7 @@ class File(NamedTuple):
 
 
 class Image(NamedTuple):
-    """An image: its id, its configuration, its files, and its bytes as it lies there and as a registry sends it."""
+    """Image: its id, its configuration, its files, and its size, uncompressed and as a registry sends it."""
 
     id: str
     config: dict[str, Any]
@@ -33,7 +33,7 @@ class Image(NamedTuple):
 
 
 def tells(path: str) -> bool:
-    """Whether the file tells of a package or of the model."""
+    """Returns whether the file describes a package or the model."""
     return path.startswith(("var/lib/dpkg/status.d/", "model/", "edge/model/", "edge/manifest.json")) or path.endswith(
         (".dist-info/METADATA", "os-release")
     )
@@ -56,7 +56,7 @@ def read(tool: str, tag: str) -> Image:
 
 
 def settle(tool: str, tag: str) -> str:
-    """Gives the image a configuration that says what it does and not how, where and when it was built; its id from then on.
+    """Replaces the configuration of the image by one without the details of the build, and returns the new id.
 
     Builders note there the names of their containers and of what they built before, which no two builds share.
     """
@@ -80,7 +80,7 @@ def settle(tool: str, tag: str) -> str:
 
 
 def told_by(config: dict[str, Any]) -> dict[str, Any]:
-    """Of a configuration what bears on running the image (the OCI image specification's required fields, and `config`)."""
+    """Returns the part of a configuration that runs the image (the required fields of the OCI specification, and `config`)."""
     kept = ("Cmd", "Entrypoint", "Env", "ExposedPorts", "Healthcheck", "Labels", "StopSignal", "User")
     history = [{"created": BEGINNING, "created_by": "the Dockerfile"} for _ in config["rootfs"]["diff_ids"]]
     return {
@@ -119,7 +119,7 @@ def layer_files(archive: tarfile.TarFile, name: str) -> dict[str, File]:
 
 
 def gzipped(archive: tarfile.TarFile, name: str) -> int:
-    """Bytes of a layer as gzip packs it at its usual level, which is what registries keep."""
+    """Returns the size of a layer under gzip at its usual level, as in registries."""
     packer = zlib.compressobj(6, wbits=31)
     layer = archive.extractfile(name)
     assert layer is not None

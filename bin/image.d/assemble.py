@@ -1,4 +1,4 @@
-"""Puts the image's root file system together, inside the build stage: only what the server needs, and the licences of that."""
+"""Builds the root file system of the image, inside the build stage: only the files that the server needs, and their licenses."""
 
 import argparse
 import inspect
@@ -17,17 +17,17 @@ PACKAGES = "usr/local/lib/python3.13/dist-packages"
 DATA = ("usr/lib/os-release", "etc/debian_version")
 LINKS = {"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64", "etc/os-release": "../usr/lib/os-release"}
 PRUNED = Path(__file__).with_name("pruned.txt")
-# numpy comes with OpenBLAS, 24 MB for matrices that nobody here multiplies; it gets the reference BLAS of Debian instead,
-# whose functions have other names, and in place of LAPACK this module.
-NO_LAPACK = '''"""In place of LAPACK, which this image has not."""
+# numpy's wheel has OpenBLAS, 24 MB for matrices that no code here multiplies. It gets the reference BLAS of Debian instead,
+# whose functions have other names. This module replaces LAPACK.
+NO_LAPACK = '''"""Replacement for LAPACK, which this image does not have."""
 
 
 def __getattr__(name: str) -> object:
-    raise ImportError("this image's numpy has no LAPACK: numpy.linalg cannot decompose, invert or solve here")
+    raise ImportError("numpy in this image has no LAPACK: numpy.linalg cannot decompose, invert, or solve")
 '''
 BLAS = "libblas64.so.3"
-# Modules that become empty: two that attach docstrings to numpy's compiled functions at each start, and redis-py's other half,
-# which wants a module ssl and is for asyncio.
+# Modules that become empty: two that attach docstrings to numpy's compiled functions at each start, and the asyncio part of
+# redis-py, which requires the module ssl.
 EMPTIED = ("numpy/_core/_add_newdocs.py", "numpy/_core/_add_newdocs_scalars.py", "redis/asyncio/__init__.py")
 
 
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def system(debs: Path, wheels: Path, stdlib: Path, root: Path) -> None:
-    """The root file system without the server's own code and its model."""
+    """Builds the root file system without the code of the server and its model."""
     unpacked = root.with_name("unpacked")
     for deb in sorted(debs.glob("*.deb")):
         subprocess.run(["dpkg-deb", "-x", deb, unpacked], check=True)
@@ -58,7 +58,7 @@ def system(debs: Path, wheels: Path, stdlib: Path, root: Path) -> None:
 
 
 def beside(first: Path, debs: Path, wheels: Path, stdlib: Path, root: Path) -> None:
-    """What more packages and modules need, without what the first root file system has already."""
+    """Builds a second root file system with more packages and modules, without the files of the first one."""
     unpacked = first.with_name("unpacked")
     copy_stdlib(unpacked, root, stdlib)
     copy_packages(wheels, root / PACKAGES)
@@ -71,12 +71,12 @@ def beside(first: Path, debs: Path, wheels: Path, stdlib: Path, root: Path) -> N
 
 
 def compiled(root: Path) -> None:
-    """Each module as a .pyc in its place, without its source, and no time of today on any file."""
+    """Replaces each module by its .pyc, and resets the times of all files."""
     for path in sorted(root.rglob("*.py")):
-        # numpy adds to its own docstrings, and our own code runs as it is tested; of the others docstrings and asserts go.
+        # numpy modifies its docstrings, and our code runs as it is tested. The other packages lose docstrings and asserts.
         level = 0 if {"numpy", "iris_wsgi"} & {*path.parts} else 2
         shown = f"/{path.relative_to(root)}"
-        # A header with the source's hash, which nobody checks, in place of its time.
+        # The header has the hash of the source, which is not checked, instead of its time.
         py_compile.compile(
             str(path),
             f"{path}c",
@@ -91,14 +91,14 @@ def compiled(root: Path) -> None:
 
 
 def folder(path: Path) -> None:
-    """An empty folder that is its owner's alone."""
+    """Creates an empty folder that only its owner can access."""
     path.mkdir(parents=True, mode=0o700)
     for one in (path, path.parent):
         os.utime(one, (0, 0))
 
 
 def listed(file: Path) -> list[list[str]]:
-    """The words of each line that is no comment."""
+    """Returns the words of each line that is not a comment."""
     return [line.split() for line in file.read_text().splitlines() if not line.startswith("#")]
 
 
@@ -113,10 +113,10 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def copy_stdlib(unpacked: Path, root: Path, modules: Path) -> None:
-    """The modules that are listed; one that does not exist ends the build."""
+    """Copies the listed modules. A missing one ends the build."""
     source, target = unpacked / PYTHON, root / PYTHON
     names = [name for line in listed(modules) for name in line]
-    # One module has the machine's name in its own.
+    # The name of one module contains the name of the architecture.
     found = [path.stem for name in names if "*" in name for path in source.glob(f"{name}.py")]
     for name in [*(name for name in names if "*" not in name), *found]:
         base = source / name.replace(".", "/")
@@ -133,7 +133,7 @@ def copy_stdlib(unpacked: Path, root: Path, modules: Path) -> None:
 
 
 def copy_packages(wheels: Path, target: Path) -> None:
-    """The packages without what is pruned; of what pip notes about each, what it is and its licences."""
+    """Copies the packages without the pruned files, and of pip's files about each only its METADATA and licenses."""
     for package in wheels.iterdir():
         name = package.name
         if name.endswith(".dist-info") or name == "bin":
@@ -155,7 +155,7 @@ def numpy_without_openblas(numpy: Path) -> None:
     (module,) = numpy.glob("_core/_multiarray_umath.*.so")
     openblas = next(name for name in needed(module) if "openblas" in name)
     symbols = subprocess.run(["nm", "-D", "--undefined-only", module], check=True, capture_output=True, text=True).stdout.split()
-    # scipy_cblas_sdot64_ there is cblas_sdot here; both take 64-bit sizes.
+    # scipy_cblas_sdot64_ is cblas_sdot in Debian's library. Both take 64-bit sizes.
     renamed = {s: s.removeprefix("scipy_").removesuffix("64_") for s in symbols if s.startswith("scipy_cblas_")}
     names = module.with_name("names")
     names.write_text("".join(f"{old} {new}\n" for old, new in renamed.items()))
@@ -168,7 +168,7 @@ def numpy_without_openblas(numpy: Path) -> None:
 
 
 def ssl_with_openssl_of_psycopg(root: Path) -> None:
-    """psycopg's wheel brings OpenSSL along; Python's own module, which psycopg and redis-py want, takes that and not Debian's."""
+    """Links Python's ssl module, which psycopg and redis-py need, with the OpenSSL of psycopg's wheel instead of Debian's."""
     (module,) = root.glob(f"{PYTHON}/lib-dynload/_ssl.*.so")
     libraries = next((root / PACKAGES).glob("psycopg_binary.libs"))
     words = ["--set-rpath", f"$ORIGIN/{os.path.relpath(libraries, module.parent)}"]
@@ -179,7 +179,7 @@ def ssl_with_openssl_of_psycopg(root: Path) -> None:
 
 
 def needed(binary: Path) -> list[str]:
-    """The libraries that an ELF file is linked with."""
+    """Returns the libraries that an ELF file is linked with."""
     return subprocess.run(["patchelf", "--print-needed", binary], check=True, capture_output=True, text=True).stdout.split()
 
 
@@ -190,11 +190,11 @@ def binaries(root: Path) -> Iterator[Path]:
 
 
 def copy_libraries(unpacked: Path, root: Path) -> None:
-    """What the binaries are linked with, and what that is linked with, under its soname in the one folder for libraries."""
+    """Copies the libraries of the binaries, and their libraries in turn, under their sonames into one folder."""
     folder = next((unpacked / "usr/lib").glob("*-linux-gnu"))
     there = {path.name: path for path in (unpacked / "usr/lib").rglob("*.so*") if path.is_file()}
     wanted = {name for path in binaries(root) for name in needed(path)}
-    # What a wheel brings along for itself.
+    # Libraries inside a wheel.
     done = {path.name for path in (root / PACKAGES).rglob("*.libs/*")}
     while wanted - done:
         name = min(wanted - done)
@@ -209,7 +209,7 @@ def copy_libraries(unpacked: Path, root: Path) -> None:
 
 
 def copy_data(unpacked: Path, root: Path) -> None:
-    """What every system has: its release, its users, a place for temporary files."""
+    """Writes the files of every system: its release, its users, a folder for temporary files."""
     for name in DATA:
         copy_file(unpacked / name, root / name)
     for name, target in LINKS.items():
@@ -222,7 +222,7 @@ def copy_data(unpacked: Path, root: Path) -> None:
 
 
 def copy_notices(debs: Path, unpacked: Path, root: Path) -> None:
-    """Of each package that something was taken from: its control fields, where scanners look for them, and its licence."""
+    """Writes the control fields of each used package, where scanners look for them, and its license."""
     there = {path.name for path in root.rglob("*") if not path.is_dir()}
     for deb in sorted(debs.glob("*.deb")):
         content = subprocess.run(["dpkg-deb", "--fsys-tarfile", deb], check=True, capture_output=True).stdout

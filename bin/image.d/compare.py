@@ -1,4 +1,4 @@
-"""This image beside the usual tutorial's, on the same base: size, time to the first right answer, memory."""
+"""Compares this image with that of the usual tutorial, on the same base: size, time to the first right response, memory."""
 
 import json
 import os
@@ -21,9 +21,9 @@ BODY = b'{"data": [[5.1, 3.5, 1.4, 0.2]]}'
 RIGHT = {"prediction": "setosa"}
 PATIENCE_SECONDS = 60
 REQUESTS = 300
-# Of the tutorial's figure, at most.
+# Maximum ratio to the tutorial.
 TARGETS = {"start": 0.5, "memory": 0.65}
-# One process each: what ours would start beside it on a machine of several CPUs is no cost of the image.
+# One process each: the workers that ours would start on a machine of several CPUs are not a cost of the image.
 LIMITS = (
     "--env",
     "IRIS_WORKERS=1",
@@ -38,14 +38,14 @@ LIMITS = (
 
 
 class Trial(NamedTuple):
-    """One start: seconds from the run command to the first right answer, and MB of memory after some requests."""
+    """Figures of one start: seconds from the run command to the first right response, and MB of memory after some requests."""
 
     start: float
     memory: float
 
 
 def main(tool: str, root: Path, ours: str, rounds: int) -> int:
-    """Builds both images, starts them in turn, and prints the table; 1 if a target is missed."""
+    """Builds both images, starts them in turn, and prints the table. Returns 1 if a target is missed."""
     engine.build(tool, root, "default", ours)
     archive.settle(tool, ours)
     subprocess.run(
@@ -62,13 +62,13 @@ def main(tool: str, root: Path, ours: str, rounds: int) -> int:
     table = {
         "image, MB": [sizes[tag].bytes / 1e6 for tag in tags],
         "gzipped, MB": [sizes[tag].compressed / 1e6 for tag in tags],
-        "first right answer, s": [statistics.median(t.start for t in trials[tag]) for tag in tags],
+        "first right response, s": [statistics.median(t.start for t in trials[tag]) for tag in tags],
         "memory, MB": [statistics.median(t.memory for t in trials[tag]) for tag in tags],
     }
     print(f"{'':<24}{'iris_wsgi':>12}{'tutorial':>12}{'ratio':>8}")
     for name, (mine, theirs) in table.items():
         print(f"{name:<24}{mine:>12.3f}{theirs:>12.3f}{mine / theirs:>8.2f}")
-    return verdict({"start": table["first right answer, s"], "memory": table["memory, MB"]})
+    return verdict({"start": table["first right response, s"], "memory": table["memory, MB"]})
 
 
 def verdict(figures: dict[str, list[float]]) -> int:
@@ -76,7 +76,7 @@ def verdict(figures: dict[str, list[float]]) -> int:
     for name, most in TARGETS.items():
         ratio = figures[name][0] / figures[name][1]
         missed += ratio > most
-        print(f"{'PASS' if ratio <= most else 'MISS'} {name}: {ratio:.2f} of the tutorial's, at most {most} wanted")
+        print(f"{'PASS' if ratio <= most else 'MISS'} {name}: {ratio:.2f} of the tutorial; target: at most {most}")
     return 1 if missed else 0
 
 
@@ -85,7 +85,7 @@ def trial(runner: str, tag: str) -> Trial:
     with container(runner, tag) as name:
         while not answers_right():
             if time.monotonic() - began > PATIENCE_SECONDS:
-                raise engine.Missing(f"{tag} gave no right answer within {PATIENCE_SECONDS} s")
+                raise engine.Missing(f"{tag} sent no right response within {PATIENCE_SECONDS} s")
             time.sleep(0.002)
         start = time.monotonic() - began
         for _ in range(REQUESTS):
@@ -117,12 +117,12 @@ def answers_right() -> bool:
 
 
 def family(pid: int) -> list[int]:
-    """The process and all that descend from it."""
+    """Returns the process and its descendants."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *(p for child in children for p in family(int(child)))]
 
 
 def memory(pid: int) -> float:
-    """MB of proportional set size: what the process holds, its share of what it has in common with others."""
+    """Returns the proportional set size in MB: private memory, and the share of shared memory."""
     line = next(line for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if line.startswith("Pss:"))
     return int(line.split()[1]) * 1024 / 1e6

@@ -1,4 +1,4 @@
-"""What builds and runs images here: docker, podman or buildah, whichever there is."""
+"""Builds and runs images with docker, podman, or buildah, the first that works."""
 
 import json
 import os
@@ -12,19 +12,19 @@ TOOLS = ("docker", "podman", "buildah")
 
 
 class Missing(Exception):
-    """A tool that is not there, or does not work; the message is one line."""
+    """Missing or broken tool. The message is one line."""
 
 
 def first_that_works() -> str:
     for tool in TOOLS:
-        # docker's client may be there without an engine behind it.
+        # The client of docker may exist without an engine.
         if shutil.which(tool) and subprocess.run([tool, "info"], capture_output=True).returncode == 0:
             return tool
-    raise Missing("neither docker nor podman nor buildah works here; install one of them")
+    raise Missing("docker, podman, and buildah do not work here; install one of them")
 
 
 def build(tool: str, root: Path, target: str, tag: str, fresh: bool = False) -> None:
-    """Builds `target` of the Dockerfile; every layer has the same bytes as long as what is in it has not changed.
+    """Builds `target` of the Dockerfile. A layer has the same bytes as long as its content is the same.
 
     No time of the build or of the commit gets into it, so that a new commit leaves the layers alone that it does not touch.
     """
@@ -39,7 +39,7 @@ def build(tool: str, root: Path, target: str, tag: str, fresh: bool = False) -> 
         output = f"type=docker,name={tag},rewrite-timestamp=true"
         command = ["docker", "buildx", "build", "--provenance=false", "--build-arg", "SOURCE_DATE_EPOCH=0", "--output", output]
     else:
-        # docker's format, because OCI's has no place for a HEALTHCHECK.
+        # The format of docker, because that of OCI has no HEALTHCHECK.
         command = [
             tool,
             "build",
@@ -54,7 +54,7 @@ def build(tool: str, root: Path, target: str, tag: str, fresh: bool = False) -> 
 
 
 def labels(root: Path) -> dict[str, str]:
-    """What the image tells of itself, over what the Dockerfile says for this project's own model."""
+    """Returns the labels of the image, which replace those of the Dockerfile for the Iris model."""
     golden = (root / "model/golden.json").read_bytes()
     model = json.loads(golden)
     version = re.search(r'__version__ = "(.+)"', (root / "iris_wsgi/__init__.py").read_text())
@@ -67,7 +67,7 @@ def labels(root: Path) -> dict[str, str]:
 
 
 def revision(root: Path) -> str:
-    """The commit, and whether files differ from it."""
+    """Returns the commit, and whether files differ from it."""
     git = ["git", "-C", str(root)]
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
     if head.returncode:
@@ -77,7 +77,7 @@ def revision(root: Path) -> str:
 
 
 def save(tool: str, tag: str, file: Path) -> None:
-    """The image as an archive of docker's form."""
+    """Writes the image as an archive in the format of docker."""
     command = {
         "docker": ["docker", "save", "--output", str(file), tag],
         "podman": ["podman", "save", "--quiet", "--format", "docker-archive", "--output", str(file), tag],
@@ -85,11 +85,11 @@ def save(tool: str, tag: str, file: Path) -> None:
     }[tool]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise Missing(f"{tag} cannot be read; is it built? bin/image build does that. {tool} says: {done.stderr.strip()[-200:]}")
+        raise Missing(f"{tag} cannot be read; build it with bin/image build. {tool}: {done.stderr.strip()[-200:]}")
 
 
 def load(tool: str, file: Path) -> None:
-    """Takes an image from an archive."""
+    """Loads an image from an archive."""
     command = {"buildah": ["buildah", "pull", "--quiet", f"docker-archive:{file}"]}.get(
         tool, [tool, "load", "--quiet", "--input", str(file)]
     )
@@ -97,7 +97,7 @@ def load(tool: str, file: Path) -> None:
 
 
 def runner(tool: str) -> str:
-    """What runs containers: buildah builds only."""
+    """Returns the tool that runs containers. buildah only builds."""
     for name in (tool, "podman", "docker"):
         if name != "buildah" and shutil.which(name):
             return name

@@ -1,4 +1,4 @@
-"""Checks, before the sources go, that no module of the image imports what the image does not have."""
+"""Checks, before the sources are removed, that the image has every module that its modules import."""
 
 import ast
 import sys
@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 from importlib.util import resolve_name
 from pathlib import Path
 
-# Where modules are, in the image and in each part of it.
+# Folders of modules, in the image and in each part of it.
 FOLDERS = ("usr/lib/python3.13", "usr/lib/python3.13/lib-dynload", "usr/local/lib/python3.13/dist-packages")
-# What interpreters have under another name than their files.
+# Modules whose names differ from their files.
 ELSEWHERE = {"os.path", "collections.abc", "_frozen_importlib", "_frozen_importlib_external", *sys.builtin_module_names}
 
 
 def main(parts: list[Path], without: Sequence[str] = ()) -> int:
-    """The parts lie over each other; in the last one, our own code, what a function imports when it is called counts as well.
+    """Prints the missing imports and returns 1 if there are any. The parts overlay each other.
 
-    There a module may have the name of an extra that the image is `without`: it is the one that needs it, and not imported.
+    In the last part, our code, imports in functions count too. Modules with the name of an extra in `without` are skipped.
     """
     lost = [
         f"{path.relative_to(part)} imports {name}"
@@ -30,13 +30,13 @@ def main(parts: list[Path], without: Sequence[str] = ()) -> int:
 
 
 def package_of(path: Path, part: Path) -> str:
-    """The dotted name of the package whose folder the file is in; empty at the top."""
+    """Returns the dotted name of the package of the file, or an empty string at the top."""
     folder = max((f for f in FOLDERS if path.is_relative_to(part / f)), key=len)
     return ".".join(path.parent.relative_to(part / folder).parts)
 
 
 def imported(path: Path, package: str, everywhere: bool) -> Iterator[str]:
-    """Names of modules that the file imports whenever it is imported itself: not in a function, an `if` or a `try`."""
+    """Yields the modules that the file imports at its own import: not in a function, an `if`, or a `try`."""
     tree = ast.parse(path.read_bytes())
     for node in ast.walk(tree) if everywhere else tree.body:
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""The lock of what reaches the image: Debian packages and wheels by version and SHA-256."""
+"""Lock files of the image: Debian packages and wheels by version and SHA-256."""
 
 import re
 import subprocess
@@ -40,7 +40,7 @@ for name in {names}; do apt-cache show --no-all-versions "$name:{arch}" | grep -
 
 
 def write(tool: str, folder: Path) -> None:
-    """Writes the lock files from what the archives offer today."""
+    """Writes the lock files with the current versions of the archives."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT000000Z")
     for arch in ARCHITECTURES:
         lines = [f"# The image's Debian packages on {arch}, as sha256sum checks them; bin/image lock writes this file."]
@@ -56,13 +56,13 @@ def debian(runner: str, arch: str) -> list[str]:
     command = [runner, "run", "--rm", "--network", "host", BASE, "sh", "-euc", script]
     told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     fields = re.findall(r"^(?:Package|Version|Architecture|SHA256): (.+)$", told, re.MULTILINE)
-    # apt spells the colon of an epoch in a file's name in this way.
+    # apt encodes the colon of an epoch in file names this way.
     packages = zip(*(fields[i::4] for i in range(4)), strict=True)
     return [f"{digest}  {name}_{version.replace(':', '%3a')}_{its}.deb" for name, version, its, digest in packages]
 
 
 def wheels(packages: list[str]) -> list[str]:
-    """Lines of a requirements file with the hashes of each package's wheels for all architectures."""
+    """Returns the lines of a requirements file with the hashes of the wheels for all architectures."""
     found: dict[str, set[str]] = {}
     for machine in ARCHITECTURES.values():
         with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +90,7 @@ def wheels(packages: list[str]) -> list[str]:
 
 
 def differences(image: Image, folder: Path) -> list[str]:
-    """A line for each package of the image that is not the one of the lock."""
+    """Yields a line for each package of the image that differs from the lock."""
     arch = image.config["architecture"]
     locked = re.findall(r"^\w{64}  (.+)_(.+)_\w+\.deb$", (folder / f"debian.{arch}.lock").read_text(), re.MULTILINE)
     wanted = {name: unquote(version) for name, version in locked}

@@ -1,9 +1,9 @@
-"""What an image consists of, as a table for people."""
+"""Table of the parts of an image."""
 
 from archive import Image
 
 PACKAGES = "usr/local/lib/python3.13/dist-packages/"
-# The first that fits counts.
+# The first match counts.
 PARTS = (
     ("licences", ("usr/share/doc/", "/licenses/", "LICENSE", "ThirdPartyNotices")),
     ("onnxruntime", (PACKAGES + "onnxruntime",)),
@@ -21,7 +21,7 @@ PARTS = (
 
 
 def text(tag: str, image: Image) -> str:
-    """A line per part, the largest first, and the sums; sizes are 10^6 bytes."""
+    """Returns a line per part, the largest first, and the sums. Sizes are in 10^6 bytes."""
     rows = sorted(parts(image).items(), key=lambda row: -row[1][0])
     lines = [f"{tag} {image.id}", f"{'':<28}{'MB':>8}{'files':>8}"]
     lines += [f"{name:<28}{size / 1e6:>8.2f}{count:>8}" for name, (size, count) in rows]
@@ -31,7 +31,7 @@ def text(tag: str, image: Image) -> str:
 
 
 def parts(image: Image) -> dict[str, tuple[int, int]]:
-    """Bytes and files by part."""
+    """Returns bytes and number of files by part."""
     found: dict[str, tuple[int, int]] = {}
     for file in image.files:
         name = next(name for name, marks in PARTS if any(mark in file.path for mark in marks))

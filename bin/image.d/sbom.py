@@ -1,4 +1,4 @@
-"""The bill of materials of an image, in CycloneDX: Debian packages, wheels, the server and its models, what is for browsers."""
+"""Bill of materials of an image, in CycloneDX: Debian packages, wheels, the server and its models, and files for browsers."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from packageurl import PackageURL
 
 
 def text(tag: str, image: Image) -> str:
-    """The document; the same image gives the same one, so its time is the beginning of time and its number comes from the id."""
+    """Returns the document. It is the same for the same image, so its time is 1970 and its number comes from the id."""
     labels = image.config["config"]["Labels"]
     name, _, version = tag.partition(":")
     bom = Bom(
@@ -37,7 +37,7 @@ def debian(image: Image) -> Iterator[Component]:
 
 
 def debian_packages(image: Image) -> Iterator[tuple[str, str, str]]:
-    """Name, version and architecture of each package, from where scanners look for them."""
+    """Yields name, version, and architecture of each package, from the files for scanners."""
     for file in image.files:
         if file.path.startswith("var/lib/dpkg/status.d/"):
             told = BytesHeaderParser().parsebytes(file.content)
@@ -58,7 +58,7 @@ def python_packages(image: Image) -> Iterator[tuple[str, str]]:
 
 
 def browsers(image: Image) -> Iterator[Component]:
-    """What the bundle for devices has of the npm registry."""
+    """Yields the npm packages in the bundle for devices."""
     for file in image.files:
         if file.path == "edge/manifest.json":
             version = json.loads(file.content)["minimum"]["onnxruntime-web"]
@@ -76,7 +76,7 @@ def own(image: Image, labels: dict[str, str]) -> Iterator[Component]:
 
 
 def models(image: Image) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The folder of each model, and its golden.json."""
+    """Yields the folder of each model, and its golden.json."""
     for file in image.files:
         folder, _, name = file.path.rpartition("/")
         if name == "golden.json":

@@ -218,7 +218,7 @@ def test_the_page_predicts_with_a_server_and_after_it_has_stopped(window, serve)
     server.stop()
     for place in ("index.html", "?from=elsewhere", ""):
         opened(page, f"{server.url}/edge/{place}")
-        page.until(lambda: page.text("#chip-server").startswith("Server not reached"), "it says that there is no server")
+        page.until(lambda: page.text("#chip-server").startswith("Server unreachable"), "it says that there is no server")
         assert page.text("#chip-offline") == "Ready for offline use"
         for label in LABELED_ROWS:
             chosen(page, label)
@@ -259,7 +259,7 @@ def test_a_static_file_server_will_do(window, bundle):
         url = process.stdout.readline().partition("(")[2].partition(")")[0]
         page = opened(window, url)
         chosen(page, "virginica")
-        page.until(lambda: page.text("#agreement") == "none here that predicts", "it knows that nothing here predicts")
+        page.until(lambda: page.text("#agreement") == "has no predictions", "it knows that nothing here predicts")
         process.terminate()
         process.wait()
         chosen(opened(page, url), "versicolor")
@@ -358,19 +358,19 @@ def spoil(how: str, server: Static) -> None:
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("a tampered model", f"{ONNX} has another SHA-256 than manifest.json says"),
-        ("a wrong hash", "edge.css has another SHA-256 than manifest.json says"),
-        ("a wrong size", "bytes, and manifest.json says"),
-        ("a truncated download", "edge.css did not come, or not whole"),
-        ("a file that is gone", "The server answers 404 to edge.css"),
-        ("a golden mismatch", "Golden row 3 gives setosa, off by 1.0e-2; wanted is setosa within 0.00001"),
-        ("a golden label", "Golden row 0 gives setosa"),
+        ("a tampered model", f"{ONNX} has another SHA-256 than in manifest.json"),
+        ("a wrong hash", "edge.css has another SHA-256 than in manifest.json"),
+        ("a wrong size", "bytes instead of the"),
+        ("a truncated download", "The download of edge.css failed or is incomplete"),
+        ("a file that is gone", "The server returned status 404 for edge.css"),
+        ("a golden mismatch", "Golden row 3 returns setosa, off by 1.0e-2; expected setosa within 0.00001"),
+        ("a golden label", "Golden row 0 returns setosa"),
         ("another model", "Golden row"),
         ("no model", "Error"),
         ("no runtime", "Error"),
-        ("a manifest of other files", "its bundle has another name than its files give it"),
-        ("a manifest cut off", "manifest.json does not have the members"),
-        ("a path out of the bundle", "manifest.json names a file that cannot be in a bundle"),
+        ("a manifest of other files", "the name of its bundle does not match its files"),
+        ("a manifest cut off", "manifest.json does not have valid members"),
+        ("a path out of the bundle", "manifest.json lists a file that is invalid in a bundle"),
     ],
 )
 def test_an_update_that_is_wrong_leaves_the_bundle_that_was_there_at_work(window, settled, built, how, words):
@@ -431,7 +431,7 @@ def test_roll_back_returns_to_the_bundle_before_until_another_is_asked_for(windo
     assert page.text("#update-told") == f"Rolled back from bundle {new}."
     # By itself it does not come again.
     opened(page, static.url)
-    page.until(lambda: page.text("#chip-server") == "Server answers", "the page has looked for an update")
+    page.until(lambda: page.text("#chip-server") == "Server reachable", "the page has looked for an update")
     assert current(page) == old
     clicks(page, "#update")
     ready(page, new)
@@ -465,11 +465,11 @@ def test_what_the_browser_took_away_is_fetched_again(window, static, bundle):
 def test_an_update_in_the_middle_of_something_waits_for_the_next_load(window, static, bundle):
     old = name_of(bundle)
     page = opened(window, static.url)
-    page.until(lambda: page.text("#chip-server") == "Server answers", "the page has looked for an update")
+    page.until(lambda: page.text("#chip-server") == "Server reachable", "the page has looked for an update")
     chosen(page, "virginica")
     new = change(bundle, edge_css="/* newer */")
     page.run("dispatchEvent(new Event('online'))")
-    page.until(lambda: page.text("#update-told").startswith(f"Bundle {new} is here and proven."), "the page says so")
+    page.until(lambda: page.text("#update-told").startswith(f"Bundle {new} is installed and tested."), "the page says so")
     assert current(page) == old and page.text("#label") == "virginica"
     page.visit(static.url)
     ready(page, new)

@@ -247,7 +247,9 @@ def test_bin_test_says_how_long_it_takes_and_took_and_ends_as_the_tests_do(clone
     told = told_by(words, clone, env={name: value for name, value in os.environ.items() if name != "CI"})
     before, after = told.stderr.splitlines()
     assert told.returncode == 3 and "take about 3 minutes on two idle cores; a part: bin/test tests/live/test_jobs.py" in before
-    assert re.match(r"took \d+ seconds; what was slow: bin/test -n 4 --durations=20; why tests skip: bin/test -n 4 -rs$", after)
+    assert re.match(
+        r"took \d+ seconds; slow tests: bin/test -n 4 --durations=20; reasons of skipped tests: bin/test -n 4 -rs$", after
+    )
     assert told_by((*words, "-k", "words"), clone).stderr == ""
 
 
@@ -269,7 +271,7 @@ def test_a_setup_with_an_older_python_names_it(clone):
     old.chmod(0o755)
     told = told_by((str(clone / "bin/serve"),), clone, env={**os.environ, "PYTHON": str(old)})
     assert told.returncode == 1 and not (clone / ".venv").exists()
-    assert last_line(told).startswith(f"iris_wsgi: PYTHON={old} is no Python 3.11 or later; install one, or name it: PYTHON=/")
+    assert last_line(told).startswith(f"iris_wsgi: PYTHON={old} is not Python 3.11 or later; install one, or name it: PYTHON=/")
     for name in ("sh", "dirname", "cksum", "cat"):
         (clone / name).symlink_to(shutil.which(name))
     told = told_by((str(clone / "bin/serve"),), clone, env={"PATH": str(clone)})
@@ -286,7 +288,7 @@ def test_a_setup_in_a_folder_of_somebody_else_says_so(clone):
     told = told_by((*nobody, str(clone / "bin/serve")), clone, env={**os.environ, "PYTHON": str(new)})
     clone.chmod(0o755)
     assert told.returncode == 1 and told.stderr == (
-        f"iris_wsgi: {clone}/.venv cannot be written, and all that is installed goes there; copy this folder to one of your own\n"
+        f"iris_wsgi: {clone}/.venv is not writable, and packages are installed there; copy this folder to a writable place\n"
     )
 
 
@@ -295,7 +297,7 @@ def test_a_setup_without_a_network_says_so_and_goes_on_when_there_is_one(clone):
     offline = {"PIP_INDEX_URL": "http://127.0.0.1:1/", "PIP_RETRIES": "0", "PIP_CONFIG_FILE": "/dev/null", "PIP_FIND_LINKS": ""}
     told = told_by((str(clone / "bin/setup"),), clone, env={**os.environ, **offline, "PIP_EXTRA_INDEX_URL": ""})
     assert told.returncode == 1 and last_line(told) == (
-        "iris_wsgi: the packages could not be installed; is there a network? After that the same command goes on"
+        "iris_wsgi: the packages could not be installed; check the network and run the same command again"
     )
     # What the three packages are is the same for it, and they are large.
     told = told_by((str(clone / "bin/setup"),), clone, env={**os.environ, "PIP_NO_DEPS": "1"})

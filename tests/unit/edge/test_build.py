@@ -154,7 +154,7 @@ def damaged(folder: Path) -> None:
     [
         (with_wrong_answers, "golden row 0 has the label setosa"),
         (damaged, "has the SHA-256"),
-        (with_maps, "which no browser reads"),
+        (with_maps, "which no browser supports"),
     ],
 )
 def test_a_model_that_no_device_should_have_is_not_put_in_and_the_old_bundle_stays(tmp_path, model_copy, spoil, words):
@@ -170,7 +170,7 @@ def test_a_model_that_no_device_should_have_is_not_put_in_and_the_old_bundle_sta
 def test_a_folder_that_is_no_bundle_is_left_as_it_is(tmp_path):
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters/one").write_text("dear")
-    with pytest.raises(BadModel, match="is there already and no bundle"):
+    with pytest.raises(BadModel, match="exists and is not a bundle"):
         build_bundle(tmp_path / "letters", MODEL)
     assert tree(tmp_path / "letters") == {"one": b"dear"}
 
@@ -238,7 +238,7 @@ def test_files_of_the_locked_package_are_fetched_once(registry, tmp_path):
 def test_another_archive_than_the_locked_one_is_refused(registry, tmp_path):
     lockfile, _, archive = registry
     archive.write_bytes(archive.read_bytes() + b"\0")
-    with pytest.raises(npm.NotTaken, match="the lockfile says sha512-"):
+    with pytest.raises(npm.NotTaken, match="the lockfile has sha512-"):
         npm.take(lockfile, tmp_path / "cache", bundle.RUNTIME)
     assert not (tmp_path / "cache").exists()
     archive.unlink()
@@ -325,7 +325,7 @@ def test_a_device_without_onnxruntime_is_told_so_in_one_line(single, device, tmp
     (old / "numpy").mkdir(parents=True)
     (old / "numpy/__init__.py").write_text('__version__ = "1.26.4"\n')
     told = run(single, old, "predict", "1", "2", "3", "4")
-    assert told.returncode == 1 and told.stderr.startswith("iris-edge: numpy 2 or later is wanted, here is 1.26.4: pip install")
+    assert told.returncode == 1 and told.stderr.startswith("iris-edge: numpy 2 or later is required, this is 1.26.4: pip install")
 
 
 def test_the_single_file_is_the_same_each_time_and_has_no_server_in_it(single, tmp_path):
