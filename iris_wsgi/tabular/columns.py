@@ -5,10 +5,13 @@ import csv
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from iris_wsgi.model.session import Model
 from iris_wsgi.settings import BadSetting, checked, flag_of
+
+if TYPE_CHECKING:
+    # The flags must be known without the packages of the model.
+    from iris_wsgi.model.session import Model
 
 # Separators of columns, in the order in which a header is searched for them.
 SEPARATORS = ",;\t|"
@@ -63,7 +66,7 @@ def delimiter(value: str) -> str:
     return found
 
 
-def feature_names(model: Model, given: Sequence[str]) -> Sequence[str]:
+def feature_names(model: "Model", given: Sequence[str]) -> Sequence[str]:
     """Returns the columns of the features, by default the model's feature names. Raises BadSetting."""
     features = given or [feature.name for feature in model.features]
     if len(features) != model.width:
@@ -71,7 +74,7 @@ def feature_names(model: Model, given: Sequence[str]) -> Sequence[str]:
     return features
 
 
-def csv_columns(model: Model, first: bytes, delimiter: str, header: bool, given: Sequence[str], keep: Sequence[str]) -> Columns:
+def csv_columns(model: "Model", first: bytes, delimiter: str, header: bool, given: Sequence[str], keep: Sequence[str]) -> Columns:
     """Finds the columns in the first record, which is the header or a row. Raises BadSetting.
 
     Without a header, columns are numbers from 1, and the first columns are the features unless `given` lists others.

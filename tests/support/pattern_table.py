@@ -31,7 +31,8 @@ def row_of(cells: list[str]) -> Row:
     # Who has no part of its own in a cell with one for all: the first role has it, and one beside it none.
     first, *others = names or [""]
     return Row(
-        pattern,
+        # The name may be a link to the folder of the pattern.
+        re.sub(r"\[(.*)\]\(.*\)", r"\1", pattern),
         names,
         {**dict.fromkeys(others, ""), **({} if told else {first: routes}), **told},
         re.findall(r"\(manifests/([\w/]+)\)", overlays),
