@@ -142,11 +142,11 @@ def everything(context: RoleContext) -> list[Route]:
     from iris_wsgi.patterns.sync_async import role as sync_async
     from iris_wsgi.patterns.synchronous import role as synchronous
 
-    queue = asynchronous.queue_of(context)
-    worker = asynchronous.worker_of(context, queue.metrics)
+    queue = asynchronous.create_queue(context)
+    worker = asynchronous.create_worker(context, queue.metrics)
     context.background.add("worker", worker.run)
-    queue = queue._replace(tell=worker.wake)
-    hybrids = where_there(context, "POST /predict/hybrid", lambda: sync_async.hybrid_routes(context, queue))
+    queue = queue._replace(wake_worker=worker.wake)
+    hybrids = where_there(context, "POST /predict/hybrid", lambda: sync_async.predict_routes(context, queue))
     ensemble = horizontal.remote_ensemble if context.settings.members else horizontal.local_ensemble
     ensembles = where_there(context, "POST /ensemble/predict", lambda: ensemble(context))
     # A server of role prep may use this server as its upstream.

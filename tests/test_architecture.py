@@ -72,26 +72,24 @@ FAMILIES = {
         patterns.synchronous.v1_routes patterns.synchronous.v2_routes
     """,
     "jobs": """
-        patterns.asynchronous.job patterns.asynchronous.job_codec patterns.asynchronous.leases patterns.asynchronous.metrics
-        patterns.asynchronous.role patterns.asynchronous.routes patterns.asynchronous.sqlite_schema
-        patterns.asynchronous.sqlite_store patterns.asynchronous.stores patterns.asynchronous.sweeper
-        patterns.asynchronous.worker resilience.circuit_breaker storage.clock storage.optional_redis storage.sqlite
-        storage.sqlite_files
+        patterns.asynchronous.job patterns.asynchronous.job_codec patterns.asynchronous.metrics patterns.asynchronous.role
+        patterns.asynchronous.routes patterns.asynchronous.sqlite_store patterns.asynchronous.stores
+        patterns.asynchronous.worker
+        resilience.circuit_breaker storage.clock storage.sqlite
     """,
     "hybrid": "patterns.sync_async.role patterns.sync_async.routes",
     "prediction cache": """
         patterns.prediction_cache.cache patterns.prediction_cache.keys
         patterns.prediction_cache.metrics patterns.prediction_cache.redis_tier patterns.prediction_cache.role
         patterns.prediction_cache.routes patterns.prediction_cache.store resilience.circuit_breaker resilience.single_flight
-        storage.lru storage.optional_redis
+        storage.lru
     """,
     "items": """
         model.training_data
         patterns.data_cache.cache patterns.data_cache.entry patterns.data_cache.invalidation patterns.data_cache.item_store
         patterns.data_cache.metrics patterns.data_cache.read_through patterns.data_cache.responses patterns.data_cache.role
         patterns.data_cache.routes patterns.data_cache.seed patterns.data_cache.sqlite_store patterns.data_cache.stores
-        resilience.circuit_breaker resilience.single_flight storage.clock storage.lru storage.optional_redis storage.sqlite
-        storage.sqlite_files
+        resilience.circuit_breaker resilience.single_flight storage.clock storage.lru storage.sqlite
     """,
     "client": """
         client.call client.connection client.endpoint client.inference client.metrics client.prober client.retry_budget

@@ -14,7 +14,7 @@ from iris_wsgi.client.metrics import CallMetrics
 from iris_wsgi.client.retry_budget import Budget
 from iris_wsgi.client.v2_messages import Peer
 from iris_wsgi.observability.trace_context import Fields, nothing
-from iris_wsgi.resilience.circuit_breaker import CircuitBreaker, Tell
+from iris_wsgi.resilience.circuit_breaker import CircuitBreaker, LogEvent
 
 # Below the 60 seconds after which a server of this project closes a connection that waits.
 IDLE_SECONDS = 30.0
@@ -48,7 +48,7 @@ class Target:
         name: str,
         place: Place,
         metrics: CallMetrics,
-        tell: Tell,
+        tell: LogEvent,
         wait_seconds: float = inf,
         credentials: Callable[[], Fields] = nothing,
     ) -> None:
@@ -120,7 +120,7 @@ class Target:
         """Why it is not asked now, in a sentence; None if it is."""
         if self.peer is None:
             return f"{self.name} at {self.place.authority} cannot be used: {self.wrong}."
-        return None if self.breaker.up else f"{self.name} at {self.place.authority} does not answer: {self.breaker.why}."
+        return None if self.breaker.up else f"{self.name} at {self.place.authority} does not answer: {self.breaker.reason}."
 
     def trust(self, peer: Peer) -> None:
         """It is who is wanted."""
@@ -137,10 +137,10 @@ class Target:
     def works(self, seconds: float) -> None:
         """A call was answered well in that time."""
         self.metrics.seconds.observe(seconds, (self.name,))
-        self.turned(self.breaker.worked)
+        self.turned(self.breaker.record_success)
 
     def fails(self, why: str) -> None:
-        self.turned(lambda: self.breaker.failed(why))
+        self.turned(lambda: self.breaker.record_failure(why))
 
     def turned(self, act: Callable[[], None]) -> None:
         """Tells the metrics whether that has opened or closed the breaker."""

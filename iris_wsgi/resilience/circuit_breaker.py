@@ -1,4 +1,4 @@
-"""A store or a server that is down is not asked again and again: a breaker in front of it."""
+"""Circuit breaker for stores and upstream servers."""
 
 import threading
 import time
@@ -9,88 +9,95 @@ from iris_wsgi.errors import BackendUnavailable, JobError, OperationDenied
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Tell = Callable[[str, str], None]
+LogEvent = Callable[[str, str], None]
 
-# One call may fail by chance, on a busy disk. So many in a row do not. A disk that stands still for a moment fails as many at
-# once, so the next trial is soon.
+# A single call may fail by chance, for example on a busy disk; consecutive failures are an outage. A disk that stalls for a
+# moment fails several concurrent calls, so the next trial follows soon.
 FAILURES = 3
 PAUSE_SECONDS = 0.1
 
 
 class CircuitBreaker:
-    """After FAILURES calls in a row that found it down nobody else waits for it.
+    """Rejects calls after FAILURES consecutive failures, except for one trial each `pause_seconds`.
 
-    Every call is refused at once, but one each `pause` seconds tries. Requests that wait for a thread behind those would have
-    no part in what is wrong. One failure that only a person can remedy is enough. An operation that is denied stops no other.
+    Without it, calls to a backend that is down would occupy the threads that other requests need.
+    A failure with a remedy opens the circuit at once: only an operator can repair it.
+    A denied operation does not affect other operations.
     """
 
     def __init__(
-        self, tell: Tell, down: str, back: str, pause: float = PAUSE_SECONDS, count: Callable[[], object] = lambda: None
+        self,
+        log_event: LogEvent,
+        down: str,
+        back: str,
+        pause_seconds: float = PAUSE_SECONDS,
+        count_failure: Callable[[], object] = lambda: None,
     ) -> None:
-        """`tell` gets a level and a message at each turn, which begins with `down` or is `back`; each failure is for `count`."""
-        self.tell, self.down, self.back, self.pause, self.count = tell, down, back, pause, count
+        """`log_event` gets a level and a message for each change of state; the message starts with `down` or is `back`."""
+        self.log_event, self.down, self.back = log_event, down, back
+        self.pause_seconds, self.count_failure = pause_seconds, count_failure
         self.lock = threading.Lock()
         self.failures = 0
         self.try_at = 0.0
-        self.why = self.remedy = ""
-        # Remedies by the names of operations that the store denies.
+        self.reason = self.remedy = ""
+        # Remedies by the names of the denied operations.
         self.denied: dict[str, str] = {}
 
     @property
     def up(self) -> bool:
         return self.failures < FAILURES
 
-    def call(self, ask: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
-        """What `ask` answers to what is given. Raises BackendUnavailable where it does, or where it is not asked."""
+    def call(self, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Returns the result of `operation`. Raises BackendUnavailable if it does, or if the circuit is open."""
         with self.lock:
             now = time.monotonic()
             if not self.up and now < self.try_at:
-                raise BackendUnavailable(self.why, self.remedy)
-            self.try_at = now + self.pause
-        operation: str = getattr(ask, "__name__", "")
+                raise BackendUnavailable(self.reason, self.remedy)
+            self.try_at = now + self.pause_seconds
+        name: str = getattr(operation, "__name__", "")
         try:
-            answer = ask(*given, **named)
+            result = operation(*args, **kwargs)
         except OperationDenied as denied:
-            self.refused(operation, denied)
+            self.record_denial(name, denied)
             raise
         except BackendUnavailable as down:
-            self.failed(str(down), down.remedy)
+            self.record_failure(str(down), down.remedy)
             raise
         except JobError:
-            self.worked(operation)
+            self.record_success(name)
             raise
-        self.worked(operation)
-        return answer
+        self.record_success(name)
+        return result
 
     def remedies(self, *operations: str) -> list[str]:
-        """What a person must change for the store, or for these of its operations; for all of them if none is named."""
+        """Returns the actions that repair the backend, or the denied ones of these operations; without names, of all."""
         with self.lock:
             down = [self.remedy] if self.remedy and not self.up else []
             denied = [remedy for name, remedy in self.denied.items() if name in operations or not operations]
         return list(dict.fromkeys(down + denied))
 
-    def failed(self, why: str, remedy: str = "") -> None:
+    def record_failure(self, reason: str, remedy: str = "") -> None:
         with self.lock:
-            was_up, before = self.up, self.remedy
+            was_up, previous = self.up, self.remedy
             self.failures = FAILURES if remedy else self.failures + 1
-            self.why, self.remedy = why, remedy
-            told = not self.up and (was_up or remedy != before)
-        self.count()
-        if told:
-            self.tell("error", f"{self.down}: {why}; {remedy}" if remedy else f"{self.down}: {why}")
+            self.reason, self.remedy = reason, remedy
+            is_change = not self.up and (was_up or remedy != previous)
+        self.count_failure()
+        if is_change:
+            self.log_event("error", f"{self.down}: {reason}; {remedy}" if remedy else f"{self.down}: {reason}")
 
-    def refused(self, operation: str, denied: OperationDenied) -> None:
+    def record_denial(self, operation: str, denied: OperationDenied) -> None:
         with self.lock:
-            told, self.denied[operation] = self.denied.get(operation) != denied.remedy, denied.remedy
-        self.count()
-        if told:
-            self.tell("error", f"{denied}; {denied.remedy}")
+            is_change, self.denied[operation] = self.denied.get(operation) != denied.remedy, denied.remedy
+        self.count_failure()
+        if is_change:
+            self.log_event("error", f"{denied}; {denied.remedy}")
 
-    def worked(self, operation: str = "") -> None:
+    def record_success(self, operation: str = "") -> None:
         with self.lock:
             was_down, self.failures, self.remedy = not self.up, 0, ""
             was_denied = self.denied.pop(operation, None) if self.denied else None
         if was_down:
-            self.tell("info", self.back)
+            self.log_event("info", self.back)
         if was_denied:
-            self.tell("info", f"the store no longer refuses {operation}")
+            self.log_event("info", f"the store no longer denies {operation}")

@@ -1,89 +1,104 @@
-"""How every part of this server asks a Redis: calls end in time, nothing is tried twice, and no password is shown."""
+"""Redis client: calls end in time, no call is retried, and errors never contain the password."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
 from iris_wsgi.errors import BackendUnavailable, OperationDenied
+from iris_wsgi.settings import BadSetting
 
 T = TypeVar("T")
 
-
-SIGN_IN = "The Redis of this server refuses its user or password: correct them in the address, or let the user sign in."
+SIGN_IN = "The Redis of this server rejects its user or password: correct the credentials in the address, or enable the user."
 GRANT = (
-    "The user of this server's Redis lacks a permission: allow it its keys, and EVALSHA, SCRIPT LOAD and what the scripts call."
+    "The user of this server's Redis lacks a permission: grant access to its keys, EVALSHA, SCRIPT LOAD,"
+    " and the commands of the scripts."
 )
-PRIMARY = "The Redis of this server takes no writes: the address must lead to the primary."
+PRIMARY = "The Redis of this server is read-only: the address must be that of the primary."
 
-# Redis takes no long command from a client that has not signed in.
-STRANGERS = ("NOAUTH", "Authentication required", "unauthenticated")
-# A script words the denial of one of its commands as its version of Redis does.
+# Errors of Redis for a long command before authentication.
+UNAUTHENTICATED = ("NOAUTH", "Authentication required", "unauthenticated")
+# Errors of the versions of Redis for a forbidden command in a script.
 DENIALS = ("NOPERM", "ACL failure", "The user executing the script can't")
 
 
 class RedisClient:
-    """A `client` that connects when it is first used, and again whenever that is needed.
+    """Client that connects on first use, and again after a failure.
 
-    A call waits `seconds` for a connection and as long for each answer on it. Raises ValueError for what is no address.
+    The timeout applies to a connection attempt and to each reply. No call is retried: a retry could run a command twice, and
+    would double the time. Raises BadSetting, which names `setting`, if the package is missing or the address is invalid.
     """
 
-    def __init__(self, url: str, seconds: float) -> None:
-        # Nothing is tried twice: that could be done twice, and would take twice the time.
-        self.client = redis.Redis.from_url(
-            url,
-            socket_timeout=seconds,
-            socket_connect_timeout=seconds,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-            decode_responses=False,
-        )
-        place = self.client.connection_pool.connection_kwargs
-        # Never the URL, which may hold a password.
-        self.place = place.get("path") or f"{place.get('host', 'localhost')}:{place.get('port', 6379)}"
+    def __init__(self, url: str, timeout_seconds: float, setting: str) -> None:
+        try:
+            import redis
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
 
-    def call(self, ask: Callable[[], T]) -> T:
-        """Returns the answer of Redis. Raises BackendUnavailable, also for an answer of another form."""
+            self.redis = redis.Redis.from_url(
+                url,
+                socket_timeout=timeout_seconds,
+                socket_connect_timeout=timeout_seconds,
+                retry=Retry(NoBackoff(), 0),
+                protocol=2,
+                decode_responses=False,
+            )
+        except ImportError:
+            raise BadSetting(
+                f"{setting} requires the package redis: bin/setup redis, pip install 'iris_wsgi[redis]', or the image `full`"
+            ) from None
+        except ValueError:
+            # The message of the library may contain the password.
+            raise BadSetting(
+                f"{setting} is not an address of a Redis server: redis://[user:password@]host[:port][/database]"
+            ) from None
+        options = self.redis.connection_pool.connection_kwargs
+        # Not the URL, which may contain a password.
+        self.address = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+
+    def call(self, operation: Callable[[], T]) -> T:
+        """Returns the result of `operation`. Raises BackendUnavailable, also for a malformed reply, on which the library may fail too."""
+        from redis import RedisError
+
         denied = False
         remedy = ""
         try:
-            return ask()
-        except (redis.RedisError, OSError) as error:
+            return operation()
+        except (RedisError, OSError) as error:
             denied, remedy = remedy_of(error)
-            why = f"does not do its work: {((str(error).splitlines() or [''])[0] or type(error).__name__)[:200]}"
+            reason = f"failed: {((str(error).splitlines() or [''])[0] or type(error).__name__)[:200]}"
         except (ValueError, TypeError, LookupError, AttributeError):
-            why = "gives answers of another form"
-        # What is still to come on such a connection would be taken for the answer to something else.
-        self.client.connection_pool.disconnect(inuse_connections=False)
-        raise (OperationDenied if denied else BackendUnavailable)(f"the Redis at {self.place} {why}", remedy)
+            reason = "sent a malformed reply"
+        # The rest of a reply on such a connection would be read as the reply to the next command.
+        self.redis.connection_pool.disconnect(inuse_connections=False)
+        raise (OperationDenied if denied else BackendUnavailable)(f"the Redis at {self.address} {reason}", remedy)
 
     def config(self, names: Sequence[str]) -> dict[str, str]:
-        """Returns those of the Redis's settings that it tells this user, by CONFIG GET. Raises BackendUnavailable."""
+        """Returns the settings of Redis that its user may read by CONFIG GET. Raises BackendUnavailable."""
+        import redis
 
-        def ask() -> dict[str, str]:
-            with self.client.pipeline(transaction=False) as steps:
+        def read() -> dict[str, str]:
+            with self.redis.pipeline(transaction=False) as pipeline:
                 for name in names:
-                    steps.config_get(name)
-                answers = steps.execute(raise_on_error=False)
-            for one in answers:
-                if isinstance(one, redis.ConnectionError | redis.TimeoutError):
-                    raise one
-            return {text(name): text(value) for one in answers if isinstance(one, dict) for name, value in one.items()}
+                    pipeline.config_get(name)
+                replies = pipeline.execute(raise_on_error=False)
+            for reply in replies:
+                if isinstance(reply, redis.ConnectionError | redis.TimeoutError):
+                    raise reply
+            return {text(name): text(value) for reply in replies if isinstance(reply, dict) for name, value in reply.items()}
 
-        return self.call(ask)
+        return self.call(read)
 
     def info(self, section: str) -> dict[str, str]:
-        """Returns a section of INFO; an empty one where this user may not ask for it. Raises BackendUnavailable."""
+        """Returns a section of INFO, which is empty if the user may not read it. Raises BackendUnavailable."""
+        from redis import ResponseError
 
-        def ask() -> dict[str, str]:
-            with suppress(redis.ResponseError):
-                return {name: text(value) for name, value in self.client.info(section).items()}
+        def read() -> dict[str, str]:
+            with suppress(ResponseError):
+                return {name: text(value) for name, value in self.redis.info(section).items()}
             return {}
 
-        return self.call(ask)
+        return self.call(read)
 
 
 def text(value: Any) -> str:
@@ -91,10 +106,12 @@ def text(value: Any) -> str:
 
 
 def remedy_of(error: Exception) -> tuple[bool, str]:
-    """Whether the Redis denies this operation alone, and what a person must change; empty where a retry may help."""
-    if isinstance(error, redis.exceptions.AuthenticationError) or any(words in str(error) for words in STRANGERS):
+    """Returns whether Redis denies this operation alone, and the required change. The change is empty if a retry may help."""
+    from redis.exceptions import AuthenticationError, NoPermissionError, ReadOnlyError
+
+    if isinstance(error, AuthenticationError) or any(words in str(error) for words in UNAUTHENTICATED):
         return False, SIGN_IN
-    if isinstance(error, redis.exceptions.NoPermissionError) or any(words in str(error) for words in DENIALS):
+    if isinstance(error, NoPermissionError) or any(words in str(error) for words in DENIALS):
         return True, GRANT
-    read_only = isinstance(error, redis.exceptions.ReadOnlyError) or "read only replica" in str(error)
-    return read_only, PRIMARY if read_only else ""
+    is_read_only = isinstance(error, ReadOnlyError) or "read only replica" in str(error)
+    return is_read_only, PRIMARY if is_read_only else ""

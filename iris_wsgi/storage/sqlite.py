@@ -1,4 +1,4 @@
-"""One SQLite file for all threads and processes of a machine: its schema, its transactions, and what can go wrong with it."""
+"""SQLite database for the threads and processes of one machine, with group commit and detection of moved files."""
 
 import contextlib
 import fcntl
@@ -10,13 +10,18 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, cast
+from urllib.parse import quote
 
 from iris_wsgi.errors import BackendUnavailable, BadStore, JobError, OperationDenied
-from iris_wsgi.storage.sqlite_files import Files, address, are_open, files_at, set_aside
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
-# Opening a file for the first time takes an exclusive lock, for which several processes may have to wait.
+# Device and inode of the database, its write-ahead log, and its shared memory; None for a file that does not exist.
+Identity = tuple[int, int]
+Files = tuple[Identity | None, ...]
+SUFFIXES = ("", "-wal", "-shm")
+DESCRIPTORS = "/proc/self/fd"
+# The first opening takes an exclusive lock, for which several processes may have to wait.
 OPEN_SECONDS = 5.0
 REASONS = {
     sqlite3.SQLITE_BUSY: "is locked by another process",
@@ -24,240 +29,245 @@ REASONS = {
     sqlite3.SQLITE_CORRUPT: "is damaged",
     sqlite3.SQLITE_FULL: "has no room left to grow",
     sqlite3.SQLITE_IOERR: "cannot be written or read",
-    sqlite3.SQLITE_NOTADB: "is no SQLite database",
-    sqlite3.SQLITE_READONLY: "may not be written",
+    sqlite3.SQLITE_NOTADB: "is not an SQLite database",
+    sqlite3.SQLITE_READONLY: "is read-only",
 }
-SPOILT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-READ_ONLY = "The state of this server is read-only: let it write the files and the folder of IRIS_STATE_DIR."
-MISSING = "The files of this server's state were moved or deleted: put them back, or restart the server, which makes new ones."
-REPLACED = "The files of this server's state were replaced while it runs: it uses the new ones from now on."
-FOREIGN = "The files of this server's state are damaged or not its own: put them back, or restore them from a backup."
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+READ_ONLY = "The state of this server is read-only: allow the server to write to the folder IRIS_STATE_DIR and its files."
+MISSING = "The state files of this server were moved or deleted: put them back, or restart the server, which creates new files."
+REPLACED = "The state files of this server were replaced while it runs: the server uses the new files from now on."
+FOREIGN = "The state files of this server are damaged or belong to another program: restore them from a backup."
 
 
 class SqliteSchema(NamedTuple):
-    """What a file must hold: the number that marks it as ours (SQLite's application_id), the version, how to make it.
+    """Tables of a database, and the application_id and version that identify them.
 
-    `opened` is called with each database that is opened, once its tables are there; it may write to it.
+    `on_open` is called with each database that is opened, after its tables exist. It may write to the database.
     """
 
     application: int
     version: int
     script: str
-    opened: Callable[[sqlite3.Connection], None]
+    on_open: Callable[[sqlite3.Connection], None]
 
 
 class QueuedWrite(Generic[T]):
-    """One piece of work that waits to be written, and then its outcome."""
+    """Function that waits for the next transaction, and its outcome."""
 
     def __init__(self, work: Work[T]) -> None:
         self.work = work
-        self.answer: T | None = None
+        self.result: T | None = None
         self.error: Exception | None = None
         self.done = False
-        # Each has its own: who is woken has something to do, where a condition for all would wake all of them at each commit.
-        self.woken = threading.Event()
+        # One event for each write: a shared condition would wake all waiting threads at each commit.
+        self.wake = threading.Event()
 
     def run(self, connection: sqlite3.Connection) -> None:
         try:
-            self.answer = self.work(connection)
+            self.result = self.work(connection)
         except (JobError, BackendUnavailable) as error:
             self.error = error
 
-    def end(self, failed: BackendUnavailable | None) -> None:
-        # Each caller gets an error of its own, as a traceback is added to it.
-        self.error, self.done = type(failed)(str(failed), failed.remedy) if failed else self.error, True
-        self.woken.set()
+    def complete(self, failure: BackendUnavailable | None) -> None:
+        # Each caller gets a separate exception, because raising adds a traceback to it.
+        self.error, self.done = type(failure)(str(failure), failure.remedy) if failure else self.error, True
+        self.wake.set()
 
 
 class SqliteDatabase:
-    """Reads and durable writes, which wait for a lock for `busy_seconds`. Raises BadStore at the start, else BackendUnavailable.
+    """Reads and durable writes. A caller waits at most `busy_seconds` for a lock.
 
-    A commit costs an fsync however much is in it, so writes that wait at the same time are committed together, by the thread of
-    the first of them: who comes when nobody writes is_leader, and who has written passes that on.
-    A process that has one must not fork (sqlite.org/howtocorrupt.html, section 2.6): servers make theirs after that.
-    Nothing is acknowledged whose files have no name any more: each use of a connection looks whether the files at the path are
-    still those that it has open, and a write looks again after its commit.
+    The constructor raises BadStore and BackendUnavailable, the methods raise BackendUnavailable.
+
+    A commit costs one fsync, regardless of its size. Therefore writes that wait at the same time share one transaction: the
+    thread of the first waiting write is the leader and commits all of them. Then it wakes the next leader.
+    A process with an open database must not fork (sqlite.org/howtocorrupt.html, section 2.6). Servers open it after the fork.
+    No write to a moved or deleted file is acknowledged: each use of a connection checks that the files at the path are still
+    the open ones, and each write checks again after its commit.
     """
 
     def __init__(self, path: Path, schema: SqliteSchema, busy_seconds: float) -> None:
         self.path, self.schema, self.busy_seconds = path, schema, busy_seconds
-        self.place = os.path.abspath(path)
+        self.absolute_path = os.path.abspath(path)
         self.lock = threading.Lock()
         self.waiting: list[QueuedWrite[Any]] = []
         self.writing = False
         self.writer: sqlite3.Connection | None = None
         self.readers: list[sqlite3.Connection] = []
-        # The files that all connections have open; the connections of this process share SQLite's view of them.
+        # All connections have the same files open: within a process they share SQLite's view of the files.
         self.opening = threading.Lock()
         self.files: Files | None = None
         self.connections = 0
         self.write_lock_fd = self.prepare()
 
     def write(self, work: Work[T]) -> T:
-        """What `work` returns, once what it did is durable; a JobError, which it may raise before it writes, ends it alone."""
-        one = QueuedWrite(work)
+        """Returns the result of `work` once its changes are durable. A JobError before the first change fails only this write."""
+        write = QueuedWrite(work)
         with self.lock:
-            self.waiting.append(one)
+            self.waiting.append(write)
             is_leader, self.writing = not self.writing, True
         if not is_leader:
-            one.woken.wait()
-        if not one.done:
+            write.wake.wait()
+        if not write.done:
             self.commit()
-        if one.error:
-            raise one.error
-        return cast(T, one.answer)
+        if write.error:
+            raise write.error
+        return cast(T, write.result)
 
     def commit(self) -> None:
-        """All that waits in one transaction, or nothing of it; then the first of those who came meanwhile is_leader."""
-        failed: BackendUnavailable | None = BackendUnavailable(f"the store {self.path} was interrupted")
-        # A writer whose files are not there has no transaction open, and goes on once they are back.
-        idle = False
+        """Commits all waiting writes in one transaction, or none of them; then wakes the next leader."""
+        failure: BackendUnavailable | None = BackendUnavailable(f"the store {self.path} was interrupted")
+        # A writer whose files are missing has no open transaction, and can continue once the files are back.
+        is_idle = False
         with self.lock:
             batch, self.waiting = self.waiting, []
         try:
             writer = self.begin()
-            for one in batch:
-                one.run(writer)
+            for write in batch:
+                write.run(writer)
             writer.execute("COMMIT")
-            self.check()
-            failed = None
+            self.check_files()
+            failure = None
         except (sqlite3.Error, OSError) as error:
-            failed = self.down(error)
+            failure = self.failure_of(error)
         except BackendUnavailable as error:
-            failed, idle = error, True
+            failure, is_idle = error, True
         finally:
             with self.lock:
-                if failed:
-                    if not idle:
-                        self.discard()
-                    self.drop_stale(leading=True)
-                    # Those who came meanwhile would wait as long again, for the same.
+                if failure:
+                    if not is_idle:
+                        self.close_writer()
+                    self.close_stale(is_leader=True)
+                    # Later writes would wait for the same failure again.
                     batch, self.waiting = batch + self.waiting, []
-                for one in batch:
-                    one.end(failed)
+                for write in batch:
+                    write.complete(failure)
                 self.writing = bool(self.waiting)
                 if self.writing:
-                    self.waiting[0].woken.set()
+                    self.waiting[0].wake.set()
 
     def begin(self) -> sqlite3.Connection:
-        """The writer, in a transaction. One process after another comes through the gate, and who is in it writes next.
+        """Returns the writer in a transaction.
 
-        Without it, a process that writes again at once would leave others a moment too short to be met by chance.
+        A file lock orders the processes. Without it, a process that writes continuously would rarely leave the others a moment
+        without the lock of SQLite.
         """
-        end = time.monotonic() + self.busy_seconds
+        deadline = time.monotonic() + self.busy_seconds
         self.reopen_lock_file()
-        retry_while_locked(partial(fcntl.flock, self.write_lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB), end)
+        retry_while_locked(partial(fcntl.flock, self.write_lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB), deadline)
         try:
-            return retry_while_locked(self.try_to_begin, end)
+            return retry_while_locked(self.try_to_begin, deadline)
         finally:
             fcntl.flock(self.write_lock_fd, fcntl.LOCK_UN)
 
     def try_to_begin(self) -> sqlite3.Connection:
-        # To open takes locks as well: another process may just be closing the file, or putting it in order after an accident.
+        # Opening needs locks too: another process may be closing or recovering the file.
         self.writer = self.writer or self.open(0.0)
-        self.check()
+        self.check_files()
         self.writer.execute("BEGIN IMMEDIATE")
         return self.writer
 
-    def discard(self) -> None:
-        """Closes the writer, which rolls back what it was doing."""
+    def close_writer(self) -> None:
+        """Closes the writer, which rolls back its transaction."""
         if self.writer is not None:
-            self.shut(self.writer)
+            self.close_connection(self.writer)
         self.writer = None
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """A connection for one thread for a moment, to read with: what it reads is committed."""
+        """Lends a connection to one thread. Reads see committed data only."""
         with self.lock:
             connection = self.readers.pop() if self.readers else None
         try:
             connection = connection or self.open(self.busy_seconds)
-            self.check()
+            self.check_files()
             yield connection
         except sqlite3.Error as error:
             if connection is not None:
-                self.shut(connection)
+                self.close_connection(connection)
                 connection = None
-            raise self.down(error) from None
+            raise self.failure_of(error) from None
         finally:
             with self.lock:
                 if connection is not None:
                     self.readers.append(connection)
-                self.drop_stale()
+                self.close_stale()
 
-    def check(self) -> None:
-        """Raises BackendUnavailable when the files at the path are not those that connections have open."""
-        there = files_at(self.place)
-        if there != self.files:
-            raise self.moved(there)
+    def check_files(self) -> None:
+        """Raises BackendUnavailable if the files at the path are not the open ones."""
+        current = files_at(self.absolute_path)
+        if current != self.files:
+            raise self.moved(current)
 
-    def moved(self, there: Files) -> BackendUnavailable:
-        if there[0] is None:
-            return BackendUnavailable(f"the store {self.path} is not there any more", MISSING)
-        return BackendUnavailable(f"the store {self.path} was replaced, or files beside it were", REPLACED)
+    def moved(self, current: Files) -> BackendUnavailable:
+        if current[0] is None:
+            return BackendUnavailable(f"the store {self.path} no longer exists", MISSING)
+        return BackendUnavailable(f"the store {self.path} or its write-ahead log was replaced", REPLACED)
 
-    def drop_stale(self, leading: bool = False) -> None:
-        """Closes all connections that are not in use, where other files are in the place of theirs; callers hold the lock.
+    def close_stale(self, is_leader: bool = False) -> None:
+        """Closes the idle connections if other files replaced theirs. Callers hold the lock.
 
-        Files that are not there at all may come back. Only the thread that writes closes the writer while there is one.
+        Missing files may come back. While there is a leader, only the leader closes the writer.
         """
-        there, ours = files_at(self.place), self.files
-        if ours is None or there == ours or there[0] is None:
+        current, ours = files_at(self.absolute_path), self.files
+        if ours is None or current == ours or current[0] is None:
             return
         idle, self.readers = self.readers, []
-        if self.writer is not None and (leading or not self.writing):
+        if self.writer is not None and (is_leader or not self.writing):
             idle, self.writer = [*idle, self.writer], None
-        if there[0] != ours[0]:
-            set_aside(self.place, ours)
-        elif None in there and not (idle and emptied(idle[-1])):
+        if current[0] != ours[0]:
+            set_aside(self.absolute_path, ours)
+        elif None in current and not (idle and is_checkpointed(idle[-1])):
             self.readers = idle
             return
         for connection in idle:
-            self.shut(connection)
+            self.close_connection(connection)
 
     def open(self, busy_seconds: float) -> sqlite3.Connection:
-        """Another connection; it must have the same files open as the others. Raises BackendUnavailable."""
+        """Returns a new connection to the same files as the others. Raises BackendUnavailable."""
         with self.opening:
             if self.connections:
-                self.check()
-            elif files_at(self.place)[0] is None:
+                self.check_files()
+            elif files_at(self.absolute_path)[0] is None:
                 raise self.moved((None,))
             connection = self.connect(busy_seconds)
             try:
-                self.join(connection)
+                self.verify(connection)
             except BaseException:
                 connection.close()
                 raise
             self.connections += 1
         return connection
 
-    def join(self, connection: sqlite3.Connection) -> None:
+    def verify(self, connection: sqlite3.Connection) -> None:
+        """Checks the schema and the files of a new connection. Raises BackendUnavailable."""
         try:
-            if not self.known(connection):
+            if not self.has_schema(connection):
                 raise BackendUnavailable(f"the store {self.path} was replaced by an empty file", MISSING)
         except BadStore as error:
             raise BackendUnavailable(f"the store was replaced: {error}", FOREIGN) from None
-        # A copy that SQLite made of a database need not have a log. Only a read opens the files beside the database.
+        # A copy of a database made by SQLite may lack the write-ahead log. A read opens the log and the shared memory.
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
         if not self.connections:
-            self.schema.opened(connection)
-        there = files_at(self.place)
-        if None in there or not are_open(there) or (self.connections and there != self.files):
-            raise self.moved(there)
-        self.files = there
+            self.schema.on_open(connection)
+        current = files_at(self.absolute_path)
+        if None in current or not are_open(current) or (self.connections and current != self.files):
+            raise self.moved(current)
+        self.files = current
 
-    def shut(self, connection: sqlite3.Connection) -> None:
+    def close_connection(self, connection: sqlite3.Connection) -> None:
         with self.opening:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
             self.connections -= 1
 
     def connect(self, busy_seconds: float) -> sqlite3.Connection:
-        uri = address(self.path)
+        # A URI with mode=rw never creates a file.
+        uri = f"file://{quote(os.fsencode(self.absolute_path))}?mode=rw"
         connection = sqlite3.connect(uri, timeout=busy_seconds, isolation_level=None, check_same_thread=False, uri=True)
         try:
-            # A commit is on the disk before it returns, not only what follows it in order.
+            # A commit reaches the disk before it returns.
             connection.execute("PRAGMA synchronous = FULL")
         except sqlite3.Error:
             connection.close()
@@ -265,24 +275,24 @@ class SqliteDatabase:
         return connection
 
     def prepare(self) -> int:
-        """Makes the schema in a new file, and looks at that of one that is there. Returns the gate's descriptor."""
+        """Creates the schema in a new file, or checks the schema of an existing one. Returns the descriptor of the lock file."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # What clients send is nobody's business; SQLite gives its other files the mode of this one.
+            # Rows of clients are private. SQLite gives its other files the mode of this one.
             self.path.touch(0o600)
-            retry_while_locked(self.make, time.monotonic() + OPEN_SECONDS)
+            retry_while_locked(self.create_schema, time.monotonic() + OPEN_SECONDS)
             return self.open_lock_file()
         except OSError as error:
             raise BackendUnavailable(
-                f"the store {self.path} cannot be opened: {error.strerror}; IRIS_STATE_DIR names another folder"
+                f"the store {self.path} cannot be opened: {error.strerror}; set IRIS_STATE_DIR to another folder"
             ) from None
         except sqlite3.Error as error:
-            if primary(error) in SPOILT:
-                raise BadStore(f"{self.path} {REASONS[primary(error)]}") from None
-            raise self.down(error) from None
+            if result_code(error) in DAMAGED:
+                raise BadStore(f"{self.path} {REASONS[result_code(error)]}") from None
+            raise self.failure_of(error) from None
 
     def reopen_lock_file(self) -> None:
-        """Other processes use another file once this one is deleted."""
+        """Opens the lock file again if it was deleted: other processes would use a new one."""
         if os.fstat(self.write_lock_fd).st_nlink == 0:
             with contextlib.suppress(OSError):
                 new = self.open_lock_file()
@@ -290,70 +300,71 @@ class SqliteDatabase:
                 os.close(new)
 
     def open_lock_file(self) -> int:
-        return os.open(f"{self.place}-gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return os.open(f"{self.absolute_path}-gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
-    def make(self) -> None:
+    def create_schema(self) -> None:
         schema = self.schema
         with contextlib.closing(self.connect(0.0)) as connection:
-            known = self.known(connection)
-            # A copy that SQLite made of a database need not have a log.
+            exists = self.has_schema(connection)
+            # A copy of a database made by SQLite may lack the write-ahead log.
             if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
-                raise BadStore(f"{self.path} is on a file system where SQLite cannot keep a write-ahead log")
-            if known:
-                self.schema.opened(connection)
+                raise BadStore(f"{self.path} is on a file system without support for SQLite's write-ahead log")
+            if exists:
+                schema.on_open(connection)
                 return
             connection.execute("BEGIN IMMEDIATE")
-            # Another process may have been first.
-            if not self.known(connection):
+            # Another process may have created the schema since the check.
+            if not self.has_schema(connection):
                 for statement in schema.script.split(";\n\n"):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id = {schema.application}")
                 connection.execute(f"PRAGMA user_version = {schema.version}")
-                schema.opened(connection)
+                schema.on_open(connection)
             connection.execute("COMMIT")
 
-    def known(self, connection: sqlite3.Connection) -> bool:
-        """Whether the schema is there; not so in an empty file. Raises BadStore for any other."""
+    def has_schema(self, connection: sqlite3.Connection) -> bool:
+        """Returns False for an empty file. Raises BadStore for a database of another program or version."""
         schema = self.schema
         if connection.in_transaction:
             application, version, tables = header(connection)
         else:
-            # In one transaction: another process may be making it between two looks.
+            # One transaction: another process may create the schema between two reads.
             connection.execute("BEGIN")
             application, version, tables = header(connection)
             connection.execute("COMMIT")
         if (application, version, tables) == (0, 0, 0):
             return False
         if application != schema.application:
-            raise BadStore(f"{self.path} is an SQLite database of something else")
+            raise BadStore(f"{self.path} is an SQLite database of another program")
         if version != schema.version:
-            raise BadStore(f"{self.path} has version {version} of its schema, this program knows {schema.version}")
+            raise BadStore(f"{self.path} has schema version {version}; this program supports version {schema.version}")
         return True
 
-    def down(self, error: sqlite3.Error | OSError) -> BackendUnavailable:
-        why = f"the store {self.path} {REASONS.get(primary(error)) or f'failed: {error}'}"
-        if primary(error) == sqlite3.SQLITE_READONLY:
-            return OperationDenied(why, READ_ONLY)
-        return BackendUnavailable(why, FOREIGN if primary(error) in SPOILT else "")
+    def failure_of(self, error: sqlite3.Error | OSError) -> BackendUnavailable:
+        code = result_code(error)
+        message = f"the store {self.path} {REASONS.get(code) or f'failed: {error}'}"
+        if code == sqlite3.SQLITE_READONLY:
+            return OperationDenied(message, READ_ONLY)
+        return BackendUnavailable(message, FOREIGN if code in DAMAGED else "")
 
     def close(self) -> None:
-        """For who is the last to use it."""
-        self.discard()
+        """Closes all connections. The caller must be the last user."""
+        self.close_writer()
         while self.readers:
-            self.shut(self.readers.pop())
+            self.close_connection(self.readers.pop())
         os.close(self.write_lock_fd)
 
 
 def header(connection: sqlite3.Connection) -> tuple[int, int, int]:
-    """Returns whose database it is, the version of its schema, and the number of its tables, indexes and triggers."""
+    """Returns the application_id, the schema version, and the number of tables, indexes, and triggers."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     return application, version, tables
 
 
-def emptied(connection: sqlite3.Connection) -> bool:
-    """Whether all that is in the log is in the database now, even if the log has no name any more."""
+def is_checkpointed(connection: sqlite3.Connection) -> bool:
+    """Copies the write-ahead log into the database, even if the log was deleted. Returns whether that succeeded."""
     try:
         busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except sqlite3.Error:
@@ -361,10 +372,10 @@ def emptied(connection: sqlite3.Connection) -> bool:
     return bool(busy == 0)
 
 
-def retry_while_locked(step: Callable[[], T], end: float) -> T:
-    """Tries again, until the monotonic time `end`, while another process has the lock.
+def retry_while_locked(step: Callable[[], T], deadline: float) -> T:
+    """Repeats `step` until the monotonic `deadline` while another process holds the lock.
 
-    It looks again after a tenth of what it has waited, so little is lost; SQLite itself pauses for up to 0.1 s.
+    Each pause is a tenth of the time waited so far, so little time is lost; SQLite itself pauses for up to 0.1 s.
     """
     started = time.monotonic()
     while True:
@@ -372,13 +383,40 @@ def retry_while_locked(step: Callable[[], T], end: float) -> T:
             return step()
         except (sqlite3.OperationalError, BlockingIOError) as error:
             now = time.monotonic()
-            if primary(error) != sqlite3.SQLITE_BUSY or now >= end:
+            if result_code(error) != sqlite3.SQLITE_BUSY or now >= deadline:
                 raise
         time.sleep(min(max(0.00005, (now - started) / 10), 0.002))
 
 
-def primary(error: sqlite3.Error | OSError) -> int:
-    """SQLite's result code without its extension; 0 where the error is of Python's own."""
+def result_code(error: sqlite3.Error | OSError) -> int:
+    """Returns SQLite's primary result code, or 0 for an error of the Python module."""
     if isinstance(error, OSError):
         return sqlite3.SQLITE_BUSY if isinstance(error, BlockingIOError) else sqlite3.SQLITE_CANTOPEN
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def files_at(path: str) -> Files:
+    return tuple(identity(path + suffix) for suffix in SUFFIXES)
+
+
+def identity(path: str) -> Identity | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def are_open(files: Files) -> bool:
+    """Returns whether this process has all files open, or True if the system does not list open files."""
+    if not os.path.isdir(DESCRIPTORS):
+        return True
+    return set(files) <= {identity(f"{DESCRIPTORS}/{name}") for name in os.listdir(DESCRIPTORS)}
+
+
+def set_aside(path: str, old: Files) -> None:
+    """Renames the log of a replaced database: SQLite would apply the log to the new database."""
+    for suffix, old_identity in list(zip(SUFFIXES, old, strict=True))[1:]:
+        if old_identity is not None and identity(path + suffix) == old_identity:
+            with contextlib.suppress(OSError):
+                os.replace(path + suffix, f"{path}{suffix}-replaced")

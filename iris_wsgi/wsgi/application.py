@@ -216,7 +216,7 @@ class App:
     def until(self, route: Route | None, variables: Environ, arrived: float) -> float:
         if route is not None and route.holds:
             return arrived + held(route, variables) + self.deadline_seconds
-        return deadline.until(arrived, self.deadline_seconds, variables.get("HTTP_PREFER"))
+        return deadline.deadline_of(arrived, self.deadline_seconds, variables.get("HTTP_PREFER"))
 
     def respond(
         self,
@@ -268,7 +268,7 @@ class App:
 
 def held(route: Route, variables: Environ) -> float:
     """For how many seconds the answer to a request with these fields may be held back."""
-    return min(route.holds, deadline.wait_told(variables.get("HTTP_PREFER")) or 0)
+    return min(route.holds, deadline.preferred_wait(variables.get("HTTP_PREFER")) or 0)
 
 
 def allowed_methods(on_path: Collection[str]) -> str:

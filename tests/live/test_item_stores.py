@@ -170,7 +170,7 @@ def test_what_was_acknowledged_to_a_writer_that_is_killed_is_there(place, store)
 
 
 def test_a_damaged_or_foreign_file_is_refused_by_one_line(tmp_path):
-    for content, reason in ((b"x" * 5000, "is no SQLite database"), (b"", None)):
+    for content, reason in ((b"x" * 5000, "is not an SQLite database"), (b"", None)):
         file = tmp_path / "items.db"
         file.write_bytes(content)
         if reason:

@@ -37,7 +37,6 @@ from iris_wsgi.patterns.asynchronous.job import (
     QueueFull,
     new_id,
 )
-from iris_wsgi.patterns.asynchronous.redis_scripts import STEPS
 from iris_wsgi.patterns.asynchronous.redis_store import RedisJobStore
 from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
 
@@ -279,7 +278,7 @@ def test_what_ends_its_worker_each_time_is_given_up_and_takes_no_other_job_with_
     assert seen[0] == jobs and all(len(ids) <= 1 for ids in seen[1:])
     assert by_state(store) == {"succeeded": 4, "failed": 1}
     assert [store.get(one).attempts for one in jobs] == [2, 2, 3, 2, 2]
-    assert store.get(bad).error == "no worker that had it said how it ended, 3 times"
+    assert store.get(bad).error == "No worker reported an outcome in 3 attempts."
 
 
 def test_those_to_be_tried_again_do_not_share_a_claim_with_a_lost_one(store, clock):
@@ -366,7 +365,7 @@ def test_dead_letters_go_back_into_the_queue_by_name_or_all(store, clock):
     clock.now += 1
     assert store.redrive([ids[1], ids[3], "A" * 22]) == 1
     assert [claim.job.id for claim in store.claim("w", 9, 30)] == [ids[3], ids[1]]
-    assert store.redrive(most=1) == 1 and store.redrive() == 1 and store.redrive() == 0
+    assert store.redrive(max_jobs=1) == 1 and store.redrive() == 1 and store.redrive() == 0
     job = store.get(ids[0])
     assert (job.state, job.attempts, job.started, job.finished, job.error) == ("queued", 0, None, None, None)
     assert {claim.job.id for claim in store.claim("w", 9, 30)} == {ids[0], ids[2]}
@@ -540,9 +539,9 @@ def changed(statement: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda path: path.write_bytes(b"a text that is long enough to be looked at" * 100), "is no SQLite database"),
-        (changed("PRAGMA user_version = 2"), "has version 2 of its schema, this program knows 1"),
-        (changed("PRAGMA application_id = 5"), "is an SQLite database of something else"),
+        (lambda path: path.write_bytes(b"a text that is long enough to be looked at" * 100), "is not an SQLite database"),
+        (changed("PRAGMA user_version = 2"), "has schema version 2; this program supports version 1"),
+        (changed("PRAGMA application_id = 5"), "is an SQLite database of another program"),
     ],
 )
 def test_a_file_that_is_something_else_is_refused_in_one_line(tmp_path, spoil, told):
@@ -554,7 +553,7 @@ def test_a_file_that_is_something_else_is_refused_in_one_line(tmp_path, spoil, t
 def test_a_place_where_no_file_can_be_is_told_in_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file/jobs.db", tmp_path):
-        with pytest.raises(BackendUnavailable, match=r"^the store \S+ cannot be opened(: \w+ \w+; IRIS_STATE_DIR .*)?$"):
+        with pytest.raises(BackendUnavailable, match=r"^the store \S+ cannot be opened(: \w+ \w+; set IRIS_STATE_DIR .*)?$"):
             SqliteJobStore(path)
 
 
@@ -666,7 +665,7 @@ def test_a_defect_in_one_write_is_told_to_all_that_share_its_commit_and_undone(t
 
 
 def refused(ask: Callable[[], object], reason: str) -> None:
-    with pytest.raises(BackendUnavailable, match=f"^the Redis at [^ ]+ does not do its work: {reason}"):
+    with pytest.raises(BackendUnavailable, match=f"^the Redis at [^ ]+ failed: {reason}"):
         ask()
 
 
@@ -692,7 +691,7 @@ def open_redis(clock: Clock) -> Iterator[Callable[[str], JobStore]]:
 
     # On a busy disk a write may take its time.
     def open_it(url: str, seconds: float = TIMEOUT_SECONDS) -> JobStore:
-        opened.append(RedisJobStore(url, clock=clock, seconds=seconds))
+        opened.append(RedisJobStore(url, clock=clock, timeout_seconds=seconds))
         return opened[-1]
 
     yield open_it
@@ -817,11 +816,11 @@ def test_a_key_of_another_kind_is_told(own_redis, open_redis):
 def test_an_answer_of_another_form_is_told(own_redis, open_redis, monkeypatch):
     store = open_redis(own_redis.url)
     own_redis.ask("HSET", "{iris}:job:x", "state", "queued", "attempts", "many", "body", "b", "created", "1")
-    with pytest.raises(BackendUnavailable, match=r"gives answers of another form$"):
+    with pytest.raises(BackendUnavailable, match=r"sent a malformed reply$"):
         store.get("x")
     for answer in (None, 5, b"text", [], [[]], [b"queued", [b"x"]]):
-        monkeypatch.setitem(store.steps, "get", lambda *_, answer=answer: answer)
-        with pytest.raises(BackendUnavailable, match=r"gives answers of another form$"):
+        monkeypatch.setitem(store.scripts, "get", lambda *_, answer=answer: answer)
+        with pytest.raises(BackendUnavailable, match=r"sent a malformed reply$"):
             store.get("x")
 
 
@@ -833,7 +832,7 @@ def test_a_password_is_never_told(open_redis):
 
 
 def test_machines_need_not_agree_on_the_time(own_redis):
-    with closing(RedisJobStore(own_redis.url, seconds=TIMEOUT_SECONDS)) as store:
+    with closing(RedisJobStore(own_redis.url, timeout_seconds=TIMEOUT_SECONDS)) as store:
         job = store.submit(BODY)
         seconds, microseconds = own_redis.ask("TIME")
         assert 0 <= seconds + microseconds / 1e6 - job.created < 60 and store.counts().oldest_seconds < 60
@@ -860,9 +859,9 @@ def test_workers_that_no_longer_ask_are_forgotten_by_the_group(own_redis, open_r
         claims = store.claim(name, 1, 30)
         store.finish([(one, b"r") for one in claims if name == "done"])
     # An hour passes: the idle time is the server's own.
-    store.steps["sweep"] = store.redis.register_script(STEPS["sweep"].replace("> 3600000", ">= 0"))
+    store.scripts["sweep"] = store.register(store.sources["sweep"].replace("> 3600000", ">= 0"))
     store.sweep()
-    assert [one["name"] for one in store.redis.xinfo_consumers("{iris}:stream", "workers")] == [b"busy"]
+    assert [one["name"] for one in store.client.redis.xinfo_consumers("{iris}:stream", "workers")] == [b"busy"]
 
 
 def test_the_check_of_redis_finds_what_must_not_be(own_redis, open_redis):

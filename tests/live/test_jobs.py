@@ -207,7 +207,7 @@ def test_a_store_that_must_not_be_used_ends_a_command_with_one_line(tmp_path, na
     models = () if name == "redrive" else ("--model-dir", str(MODEL), "--port", "0", "--workers", "1")
     told = command(name, *models, IRIS_STATE_DIR=str(tmp_path))
     assert told.returncode == 1 and told.stdout == ""
-    assert told.stderr == f"iris_wsgi: {tmp_path}/jobs.db is no SQLite database\n"
+    assert told.stderr == f"iris_wsgi: {tmp_path}/jobs.db is not an SQLite database\n"
 
 
 def test_several_processes_end_with_that_line_too(tmp_path):

@@ -279,7 +279,7 @@ def test_a_job_that_ends_each_worker_is_a_dead_letter_and_takes_no_other_with_it
     told = records(server, ids)
     bad = told.pop(3)
     assert (bad["status"], bad["attempts"]) == ("failed", 3)
-    assert bad["error"] == "no worker that had it said how it ended, 3 times" and "result" not in bad
+    assert bad["error"] == "No worker reported an outcome in 3 attempts." and "result" not in bad
     assert {one["status"] for one in told} == {"succeeded"}
     # Who is left goes on.
     assert records(server, hand_in(server, distinct_row(20)))[0]["status"] == "succeeded"

@@ -9,14 +9,12 @@ from job_store_invariants import invariant_violations
 from redis_server import RedisServer
 
 from iris_wsgi.patterns.asynchronous.job import Job, JobNotFound
-from iris_wsgi.patterns.asynchronous.redis_store import RedisJobStore
-from iris_wsgi.storage import redis_durability
-from iris_wsgi.storage.redis_durability import EVICTS, LATE, NO_LOG, PAUSES, UNKNOWN
+from iris_wsgi.patterns.asynchronous.redis_store import EVICTS, LATE, NO_LOG, PAUSES, UNKNOWN, RedisJobStore
 
 BODY = bytes(64)
 JOB = {"data": [[5.1, 3.5, 1.4, 0.2]]}
 TIMEOUT_SECONDS = 60.0
-LOST = "the store has lost a part of this job; hand it in again"
+LOST = "The store lost part of this job; submit it again."
 
 
 class Clock:
@@ -36,7 +34,7 @@ def clock() -> Clock:
 @pytest.fixture
 def store(shared_redis: RedisServer, clock: Clock) -> Iterator[RedisJobStore]:
     shared_redis.ask("FLUSHALL")
-    with closing(RedisJobStore(shared_redis.url, clock=clock, seconds=TIMEOUT_SECONDS)) as one:
+    with closing(RedisJobStore(shared_redis.url, clock=clock, timeout_seconds=TIMEOUT_SECONDS)) as one:
         yield one
 
 
@@ -58,7 +56,7 @@ def store(shared_redis: RedisServer, clock: Clock) -> Iterator[RedisJobStore]:
 def test_each_setting_by_which_jobs_may_be_lost_is_told(own_redis, settings, told):
     for name, value in settings.items():
         own_redis.ask("CONFIG", "SET", name, value)
-    with closing(RedisJobStore(own_redis.url, seconds=TIMEOUT_SECONDS)) as store:
+    with closing(RedisJobStore(own_redis.url, timeout_seconds=TIMEOUT_SECONDS)) as store:
         assert store.concerns() == told
 
 
@@ -78,7 +76,7 @@ def test_without_config_get_as_on_a_managed_redis_what_info_tells_counts_and_the
         own_redis.ask("CONFIG", "SET", name, value)
     own_redis.ask("ACL", "SETUSER", "guest", "on", ">right", "~*", "+@all", *rules.split())
     url = own_redis.url.replace("unix://", "unix://guest:right@")
-    with closing(RedisJobStore(url, seconds=TIMEOUT_SECONDS)) as store:
+    with closing(RedisJobStore(url, timeout_seconds=TIMEOUT_SECONDS)) as store:
         assert store.concerns() == told
     assert all("secret" not in one for one in told)
 
@@ -87,11 +85,11 @@ def test_a_server_over_a_redis_without_a_log_warns_once_and_in_its_readiness_and
     server = RedisServer(durable=False)
     try:
         jobs = run("--role", "asynchronous", IRIS_REDIS_URL=server.url)
-        ready = {"ready": True, "warnings": [redis_durability.NO_LOG]}
+        ready = {"ready": True, "warnings": [NO_LOG]}
         wait_until(lambda: fetch(jobs, http_request("GET", "/readyz")).json() == ready, "it is told")
         assert fetch(jobs, http_request("GET", "/readyz")).status == 200
         jobs.process.terminate()
-        assert jobs.process.communicate(timeout=TIMEOUT_SECONDS)[1].count(redis_durability.NO_LOG) == 1
+        assert jobs.process.communicate(timeout=TIMEOUT_SECONDS)[1].count(NO_LOG) == 1
     finally:
         server.remove()
 
@@ -139,7 +137,7 @@ def jobs(store: RedisJobStore, clock: Clock) -> dict[str, Job]:
 @pytest.mark.parametrize("name", ["succeeded", "failed", "cancelled", "waiting", "running", "queued"])
 @pytest.mark.parametrize("use", ["get", "cancel", "wait", "claim"])
 def test_a_job_whose_record_is_lost_has_failed_and_says_why_and_the_others_go_on(store, jobs, clock, name, use):
-    store.redis.delete(job_key(jobs[name]))
+    store.client.redis.delete(job_key(jobs[name]))
     if use != "claim":
         given = (jobs[name].id, 0.0) if use == "wait" else (jobs[name].id,)
         assert getattr(store, use)(*given).state == "failed"
@@ -163,7 +161,7 @@ def test_a_job_whose_record_is_lost_has_failed_and_says_why_and_the_others_go_on
 @pytest.mark.parametrize("field", ["body", "state", "attempts", "created", "lease", "entry", "id"])
 @pytest.mark.parametrize("name", ["waiting", "running", "queued"])
 def test_a_job_that_lacks_a_part_of_its_record_stops_no_other(store, jobs, clock, name, field):
-    store.redis.hdel(job_key(jobs[name]), field)
+    store.client.redis.hdel(job_key(jobs[name]), field)
     done = drained(store, clock)
     assert {jobs[one].id for one in ("waiting", "running", "queued", "another") if one != name} <= done
     assert store.get(jobs[name].id).state in ("succeeded" if field == "entry" else "failed",)
@@ -187,7 +185,7 @@ SHARED = [
 
 @pytest.mark.parametrize("key", SHARED)
 def test_whichever_key_of_all_jobs_is_lost_each_job_is_done(store, jobs, clock, key):
-    store.redis.delete(*(f"{{iris}}:{one}" for one in key.split()))
+    store.client.redis.delete(*(f"{{iris}}:{one}" for one in key.split()))
     for one in jobs.values():
         with suppress(JobNotFound):
             store.get(one.id)
@@ -201,7 +199,7 @@ def test_whichever_key_of_all_jobs_is_lost_each_job_is_done(store, jobs, clock, 
 def test_a_worker_that_has_a_job_keeps_it_though_the_end_of_its_lease_is_lost(store, clock):
     store.submit(BODY)
     (claim,) = store.claim("w", 1, 30)
-    store.redis.delete("{iris}:due")
+    store.client.redis.delete("{iris}:due")
     assert store.claim("other", 1, 30) == []
     assert store.heartbeat([claim], 30) == [True] and store.finish([(claim, b"r")]) == [True]
     assert invariant_violations(store) == []
@@ -232,7 +230,7 @@ def test_a_server_and_its_worker_go_on_whatever_of_its_jobs_a_redis_forgets(run,
     wait_until(lambda: {status(one) for one in lost} == {"failed"}, "the lost ones have failed")
     assert fetch(server, http_request("GET", "/jobs")).json()["jobs"]["queued"] == 0
     worker.process.terminate()
-    assert "does not do its work" not in worker.process.communicate(timeout=TIMEOUT_SECONDS)[1]
+    assert "failed: " not in worker.process.communicate(timeout=TIMEOUT_SECONDS)[1]
 
 
 @pytest.mark.long

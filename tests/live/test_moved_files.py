@@ -116,7 +116,7 @@ def test_a_folder_that_is_back_is_used_again(path):
     with closing(SqliteJobStore(path)) as store:
         job = store.submit(BODY)
         rename_folder(path)
-        with pytest.raises(BackendUnavailable, match="is not there any more"):
+        with pytest.raises(BackendUnavailable, match="no longer exists"):
             store.submit(BODY)
         path.parent.with_name("elsewhere").rename(path.parent)
         assert store.get(job.id) == job and store.submit(BODY).state == "queued" and invariant_violations(store) == []
@@ -148,7 +148,7 @@ def test_a_backup_that_is_put_in_place_is_used_by_all_after_one_refusal(path, ho
 def test_a_commit_into_a_file_that_lost_its_name_meanwhile_is_not_acknowledged(path):
     with closing(SqliteJobStore(path)) as store:
         store.submit(BODY)
-        with pytest.raises(BackendUnavailable, match="is not there any more"):
+        with pytest.raises(BackendUnavailable, match="no longer exists"):
             store.database.write(lambda _: path.unlink())
 
 
@@ -263,7 +263,7 @@ def test_a_server_without_its_files_says_so_and_takes_no_job_until_it_is_restart
         traffic.join()
     for one in (server, worker):
         one.process.terminate()
-        assert logged(one, "is not there any more")
+        assert logged(one, "no longer exists")
     again = run("--role", "asynchronous", **state)
     assert post(again) == 202
 
@@ -285,4 +285,4 @@ def test_without_traffic_a_server_notices_lost_files_of_items_and_serves_a_backu
     wait_until(lambda: fetch(server, http_request("GET", "/items/a")).json()["version"] == 1, "the backup is served")
     wait_until(lambda: fetch(server, put).status == 200, "it is written")
     server.process.terminate()
-    assert logged(server, "is not there any more")
+    assert logged(server, "no longer exists")

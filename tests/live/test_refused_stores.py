@@ -144,7 +144,7 @@ def test_the_refusals_of_redis_have_their_remedies(own_redis):
         own_redis.ask("ACL", "SETUSER", name, "on", ">right", "~*", *rules.split())
 
     def jobs(user: str, password: str) -> RedisJobStore:
-        return RedisJobStore(own_redis.url.replace("unix://", f"unix://{user}:{password}@"), seconds=TIMEOUT_SECONDS)
+        return RedisJobStore(own_redis.url.replace("unix://", f"unix://{user}:{password}@"), timeout_seconds=TIMEOUT_SECONDS)
 
     assert refusal(jobs("limited", "wrong"), lambda store: store.counts()).remedy == SIGN_IN
     assert refusal(jobs("none", "right"), lambda store: store.counts()).remedy == GRANT
@@ -154,7 +154,7 @@ def test_the_refusals_of_redis_have_their_remedies(own_redis):
         assert store.counts().by_state["running"] == 0
     with redis.Redis.from_url(own_redis.url) as client:
         client.config_set("requirepass", "secret")
-    refused = refusal(RedisJobStore(own_redis.url, seconds=TIMEOUT_SECONDS), lambda store: store.counts())
+    refused = refusal(RedisJobStore(own_redis.url, timeout_seconds=TIMEOUT_SECONDS), lambda store: store.counts())
     assert refused.remedy == SIGN_IN and "secret" not in str(refused)
 
 

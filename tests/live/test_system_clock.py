@@ -10,8 +10,7 @@ from job_store_invariants import invariant_violations
 from optional_programs import require_program
 
 from iris_wsgi.patterns.asynchronous.job import JobExpired, Limits
-from iris_wsgi.patterns.asynchronous.sqlite_schema import LATEST
-from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
+from iris_wsgi.patterns.asynchronous.sqlite_store import LATEST, SqliteJobStore
 from iris_wsgi.patterns.data_cache.sqlite_store import SqliteItems
 from iris_wsgi.storage.clock import BootClock
 
@@ -109,7 +108,7 @@ def test_a_step_is_told_and_times_are_shown_so_that_ages_are_right(machine, path
         assert store.concerns() == []
         machine.wall += HOURS - 1
         assert store.concerns() == [
-            "The time of this machine was moved by +7200 s while the store was in use; ages of jobs and leases do not follow it."
+            "The system clock was moved by +7200 s while the store was in use; ages of jobs and leases do not follow the change."
         ]
         assert store.get(job.id).created == machine.wall - 10 and store.counts().oldest_seconds == 10
         assert store.submit(BODY).created == machine.wall

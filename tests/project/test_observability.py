@@ -98,7 +98,7 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Series]:
         settings = Settings(role=role, model_dir=str(MODEL), state_dir=str(folder), **NEEDED.get(role, {}), **more)
         service = build(settings, RecordingLog(), registry)
         service.background.start()
-        if "look at the store" in {one.name for one in service.background.tasks}:
+        if "check the job store" in {one.name for one in service.background.tasks}:
             wait_until(lambda registry=registry: b"\njobs{" in registry.text(), "it has looked at the store")
         service.background.stop(0)
         for family in registry.families:

@@ -16,11 +16,7 @@ import iris_wsgi
 
 # Modules that need an extra.
 EXTRAS = {
-    "storage.redis",
     "storage.postgres",
-    "patterns.data_cache.redis_tier",
-    "patterns.asynchronous.redis_store",
-    "patterns.prediction_cache.redis_tier",
     "patterns.data_cache.postgres_store",
     "patterns.batch.postgres",
     "tabular.parquet",

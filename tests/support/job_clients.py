@@ -58,7 +58,7 @@ class StoreLocation(NamedTuple):
                 with store.database.read() as db:
                     bodies = [body for (body,) in db.execute("SELECT body FROM content")]
             else:
-                bodies = [store.redis.hget(key, "body") for key in store.redis.scan_iter("{iris}:job:*", 10_000)]
+                bodies = [store.client.redis.hget(key, "body") for key in store.client.redis.scan_iter("{iris}:job:*", 10_000)]
         # One may be removed while they are listed.
         return Counter(unpack_rows(body).tobytes() for body in bodies if body is not None)
 

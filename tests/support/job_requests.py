@@ -12,7 +12,7 @@ def worker_of(app: webtest.TestApp):
 
 def run_worker(app: webtest.TestApp) -> None:
     """What a worker does until nothing is left."""
-    while worker_of(app).turn("test"):
+    while worker_of(app).run_once("test"):
         pass
 
 

@@ -3,7 +3,6 @@
 import sqlite3
 
 from iris_wsgi.patterns.asynchronous.job import STATES, JobStore
-from iris_wsgi.patterns.asynchronous.redis_scripts import PRELUDE
 from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
 
 # Each gives rows that must not be.
@@ -66,7 +65,7 @@ def invariant_violations(store: JobStore) -> list[str]:
     """What is not as it must be, a line each."""
     if isinstance(store, SqliteJobStore):
         return sqlite_violations(store)
-    store.steps["check"] = store.redis.register_script(PRELUDE + REDIS_VIOLATIONS)
+    store.scripts["check"] = store.register(REDIS_VIOLATIONS)
     return store.run("check", *STATES, parse=lambda told: [line.decode() for line in told])
 
 

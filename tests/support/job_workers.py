@@ -30,7 +30,7 @@ def open_job_store(place: str, limits: Limits = DEFAULT, clock: Clock | None = N
         return SqliteJobStore(Path(place), limits, clock or time.time, busy_seconds=60)
     from iris_wsgi.patterns.asynchronous.redis_store import RedisJobStore
 
-    return RedisJobStore(place, limits, clock, seconds=60)
+    return RedisJobStore(place, limits, clock, timeout_seconds=60)
 
 
 def claim_all(place: str) -> None:

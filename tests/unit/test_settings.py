@@ -103,7 +103,7 @@ def test_an_address_without_a_password_is_a_flag_like_others():
 
 @pytest.mark.parametrize("value", ["redis://:secret@h:port", "redis://:secret@h:99999/0x"])
 def test_an_address_that_only_the_library_finds_wrong_is_not_shown_either(value):
-    with pytest.raises(BadSetting, match="IRIS_REDIS_URL is no address of a Redis") as told:
+    with pytest.raises(BadSetting, match="IRIS_REDIS_URL is not an address of a Redis server") as told:
         create_job_store(Settings(redis_url=value), 0.1)
     assert "secret" not in str(told.value)
 

@@ -1,4 +1,4 @@
-"""Jobs, the states they go through, and what a store of them must do."""
+"""Jobs, their states, and the interface of a job store."""
 
 import secrets
 import time
@@ -13,7 +13,7 @@ STATES: tuple[State, ...] = ("queued", "running", "succeeded", "failed", "cancel
 DONE = ("succeeded", "failed", "cancelled")
 # The first letter keeps an id from looking like an option to a command.
 ID_PATTERN = "j[A-Za-z0-9_-]{22}"
-# How long `wait` pauses between two looks, in seconds: short jobs are told soon, long ones cost little.
+# Pauses between two polls of `wait`, in seconds: short for short jobs, cheap for long ones.
 FIRST_PAUSE, LAST_PAUSE = 0.004, 0.1
 
 Clock = Callable[[], float]
@@ -21,13 +21,13 @@ Stop = Callable[[], bool]
 
 
 class Job(NamedTuple):
-    """One job; times are seconds since the epoch.
+    """Job record; times are seconds since the epoch.
 
-    `body` is opaque to a store. Those who submit should give the validated rows as float32 bytes, row by row: a quarter of
-    their JSON, nothing to parse twice, one `concatenate` away from a batch, and the same rows in another spelling are the same
-    job under one key. `attempts` counts the times it was claimed (since the last `redrive`), `started` is the last of them.
-    `failed` is final: retries are over, and only `redrive` brings such a job back. `error` is why the last attempt failed.
-    `note` is JSON that was handed in with the job and stays with it.
+    `body` is opaque to a store. Callers submit the validated rows as float32 bytes: a quarter of the size of JSON, without a
+    second parse, and equal for each spelling of the same rows, so that an idempotency key matches.
+    `attempts` counts the claims since the last `redrive`; `started` is the time of the last claim.
+    `failed` is final: only `redrive` puts such a job back. `error` is the reason why the last attempt failed.
+    `note` is JSON that the caller submitted with the job.
     """
 
     id: str
@@ -43,9 +43,10 @@ class Job(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """A job that a worker may work on until its lease is over; `lease` grows with each claim of this job and is never used twice.
+    """Right of a worker to process a job until its lease expires.
 
-    `lost` says that whoever had it before did not say how it ended, so that it may be what ended them.
+    `lease` is a fencing token: it grows with each claim of the job. `lost` is True if the previous worker reported no outcome:
+    the job may have killed that worker.
     """
 
     job: Job
@@ -54,9 +55,9 @@ class Claim(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """How many jobs may wait (delayed retries count), how often one is tried, and how long what is done is kept, in seconds.
+    """Maximum number of queued jobs (delayed retries included) and of attempts, and retention times in seconds.
 
-    `remember_seconds` is for how long after that an id is still known as one that has expired.
+    The store answers JobExpired for an id during `remember_seconds` after its expiry, and JobNotFound later.
     """
 
     queued: int = 10_000
@@ -73,26 +74,26 @@ DEFAULT = Limits()
 
 
 class QueueDepth(NamedTuple):
-    """Jobs by state, and the seconds since the oldest of the queued ones began to wait; 0 when none waits."""
+    """Number of jobs by state, and the age of the oldest queued job in seconds (0 without one)."""
 
     by_state: dict[State, int]
     oldest_seconds: float
 
 
 class QueueFull(JobError):
-    """As many jobs wait as there may be."""
+    """The queue has the maximum number of jobs."""
 
 
 class KeyConflict(JobError):
-    """The key belongs to a job with another body."""
+    """The idempotency key belongs to a job with another body."""
 
 
 class JobNotFound(JobError):
-    """There is no such job."""
+    """The id is unknown."""
 
 
 class JobExpired(JobError):
-    """There was such a job, and it has expired."""
+    """The job existed and has expired."""
 
 
 def never() -> bool:
@@ -100,61 +101,62 @@ def never() -> bool:
 
 
 class JobStore(Protocol):
-    """Jobs that survive the process; every method may raise BackendUnavailable, and works again once the store does.
+    """Jobs that survive the process.
 
-    What a method has returned is durable. All may be called from any thread and any process at once.
+    The effects of a method are durable once it returns. Threads and processes may call all methods concurrently.
+    Every method may raise BackendUnavailable, and works again once the store does.
     """
 
     def submit(self, body: bytes, key: str | None = None, note: bytes | None = None) -> Job:
-        """A new job; or the first one with this key, while that is kept. Raises QueueFull, and KeyConflict for another body.
+        """Adds a job, or returns the existing job with this key. Raises QueueFull, and KeyConflict for another body.
 
-        An empty key or note is none.
+        An empty key or note counts as None.
         """
 
     def get(self, job_id: str) -> Job:
-        """Raises JobNotFound and JobExpired."""
+        """Returns a job. Raises JobNotFound and JobExpired."""
 
-    def wait(self, job_id: str, seconds: float, stop: Stop = never) -> Job:
-        """The job once it is done, or as it is after so many seconds, or once `stop` says so. Raises JobNotFound, JobExpired."""
+    def wait(self, job_id: str, timeout_seconds: float, stop: Stop = never) -> Job:
+        """Returns the job once it is done, after the timeout, or once `stop` returns True. Raises JobNotFound and JobExpired."""
 
     def cancel(self, job_id: str) -> Job:
-        """The job, cancelled unless it was done; its worker can no longer write. Raises JobNotFound and JobExpired."""
+        """Cancels the job unless it is done, and fences its worker. Raises JobNotFound and JobExpired."""
 
-    def claim(self, worker: str, most: int, lease_seconds: float) -> list[Claim]:
-        """Jobs to work on, oldest first: those that are to be tried again, then new ones; `most` at most.
+    def claim(self, worker: str, max_jobs: int, lease_seconds: float) -> list[Claim]:
+        """Claims up to `max_jobs` jobs, oldest first: due retries before new jobs.
 
-        A job whose lease is over is given alone: were it to end its worker again, it would take none with it. One that was
-        tried as often as it may be is failed instead.
+        A job with an expired lease is claimed alone: if it kills its worker again, no other job loses an attempt.
+        A job that has used its last attempt becomes failed instead.
         """
 
     def heartbeat(self, claims: Sequence[Claim], lease_seconds: float) -> list[bool]:
-        """Leases anew, from now on; for each claim whether it was still held."""
+        """Extends leases, starting now. Returns for each claim whether it was still held."""
 
     def finish(self, results: Sequence[tuple[Claim, bytes]]) -> list[bool]:
-        """Writes each result whose claim is held; for each whether it is there, written now or by the same claim before."""
+        """Writes the results of held claims. Returns for each whether it is stored, now or by an earlier call for this claim."""
 
     def fail(self, claim: Claim, error: str, retry_at: float | None = None) -> bool:
-        """Ends an attempt: until `retry_at` nobody gets the job; without one, or after the last attempt, it is failed.
+        """Ends an attempt. The job is due again at `retry_at`; without it, or after the last attempt, the job is failed.
 
-        False when the claim was not held, and nothing is written.
+        Returns False and writes nothing if the claim was not held.
         """
 
-    def redrive(self, ids: Sequence[str] | None = None, most: int = 1000) -> int:
-        """Puts failed jobs (those named, or the oldest) back into the queue as far as it has room; how many that were."""
+    def redrive(self, ids: Sequence[str] | None = None, max_jobs: int = 1000) -> int:
+        """Puts failed jobs (the given ids, or the oldest) back into the queue while it has room. Returns their number."""
 
     def counts(self) -> QueueDepth: ...
 
     def concerns(self) -> Sequence[str]:
-        """Sentences on what the store cannot promise as it is, for the log and for readiness."""
+        """Returns sentences on weaker durability than promised, for the log and the readiness route."""
 
-    def sweep(self, most: int = 500) -> int:
-        """Removes up to `most` expired jobs and as many ids remembered for long enough; how many. To be called until it is 0."""
+    def sweep(self, max_jobs: int = 500) -> int:
+        """Removes up to `max_jobs` expired jobs, and the same number of forgotten ids. Returns their number; 0 means done."""
 
     def close(self) -> None: ...
 
 
 def new_id() -> str:
-    """128 random bits that match ID_PATTERN."""
+    """Returns 128 random bits in the form of ID_PATTERN."""
     return f"j{secrets.token_urlsafe(16)}"
 
 
@@ -162,13 +164,13 @@ def digest_of(body: bytes) -> bytes:
     return sha256(body).digest()
 
 
-def given_up(attempts: int | str) -> str:
-    return f"no worker that had it said how it ended, {attempts} times"
+def lost_error(attempts: int | str) -> str:
+    return f"No worker reported an outcome in {attempts} attempts."
 
 
-def wait_until(done: Callable[[], bool], seconds: float, stop: Stop) -> None:
-    """Looks again and again, until it is done, the time is over, or it is to stop."""
-    end, pause = time.monotonic() + seconds, FIRST_PAUSE
-    while not done() and (left := end - time.monotonic()) > 0 and not stop():
+def wait_until(done: Callable[[], bool], timeout_seconds: float, stop: Stop) -> None:
+    """Polls until `done` or `stop` returns True, or until the timeout."""
+    deadline, pause = time.monotonic() + timeout_seconds, FIRST_PAUSE
+    while not done() and (left := deadline - time.monotonic()) > 0 and not stop():
         time.sleep(min(pause, left))
         pause = min(pause * 1.5, LAST_PAUSE)

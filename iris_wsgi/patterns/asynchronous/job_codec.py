@@ -1,4 +1,4 @@
-"""What the bytes of a job hold, and how a job is told to its client."""
+"""Encoding of job bodies, notes, and results, and the JSON record of a job."""
 
 import json
 import time
@@ -15,19 +15,19 @@ width_of = Struct("<I")
 
 
 def pack_rows(rows: Array) -> bytes:
-    """Rows [n, features] as a job's body: the number of features, then float32, all little-endian."""
+    """Encodes rows [n, features]: the number of features, then float32, all little-endian."""
     return width_of.pack(rows.shape[1]) + rows.astype("<f4", copy=False).tobytes()
 
 
 def unpack_rows(body: bytes) -> Array:
-    """Raises ValueError for what no `pack_rows` made."""
+    """Decodes the body of a job. Raises ValueError if it is malformed."""
     if len(body) <= width_of.size:
         raise ValueError("a body without rows")
     return np.frombuffer(body, "<f4", offset=width_of.size).reshape(-1, *width_of.unpack_from(body))
 
 
 class Provisional(NamedTuple):
-    """The answer that a client got at once, to one row."""
+    """Prediction of the fast model for one row, which a client got at once."""
 
     model: dict[str, str]
     label: str
@@ -44,21 +44,21 @@ def named(model: Graph) -> dict[str, str]:
 
 
 def pack_note(first: Provisional | None) -> bytes:
-    """What a job is handed in with where a provisional answer was wanted: that, or that there was none."""
+    """Encodes the note of a sync-async job: the provisional prediction, or its absence."""
     return json.dumps({"provisional": first and first._asdict(), "degraded": first is None}).encode()
 
 
 def unpack_note(note: bytes) -> Provisional | None:
-    told = json.loads(note)["provisional"]
-    return Provisional(**told) if told else None
+    fields = json.loads(note)["provisional"]
+    return Provisional(**fields) if fields else None
 
 
-def pack_result(model: Graph, answer: bytes, agrees: bool | None) -> bytes:
-    """A line about the answer, and the answer as /predict/batch gives it; `agrees` is None if there is nothing to agree with."""
+def pack_result(model: Graph, predictions: bytes, agrees: bool | None) -> bytes:
+    """Encodes a result: a line of JSON, and the body of /predict/batch. `agrees` is None without a provisional prediction."""
     about: dict[str, object] = {"model": named(model)}
     if agrees is not None:
         about["agrees"] = agrees
-    return json.dumps(about).encode() + b"\n" + answer
+    return json.dumps(about).encode() + b"\n" + predictions
 
 
 def href(job_id: str, prefix: str = "") -> str:
@@ -66,16 +66,18 @@ def href(job_id: str, prefix: str = "") -> str:
 
 
 def accepted(job: Job, prefix: str = "") -> dict[str, str]:
-    """What is told of a job that was just handed in; `prefix` is that of the request."""
+    """Returns the response document of a new job. `prefix` is the URL prefix of the request."""
     return {"id": job.id, "status": job.state, "href": href(job.id, prefix)}
 
 
 def record(job: Job, prefix: str = "") -> tuple[bytes, str | None]:
-    """All that a client may know of a job, as JSON, and the digest of the model that gave its answer, where there is one; the
-    answer in it is not decoded on its way."""
-    line, _, answer = (job.result or b"{}").partition(b"\n")
+    """Returns the JSON record of a job, and the digest of the model that computed its result, if any.
+
+    The result is inserted without decoding it.
+    """
+    line, _, result = (job.result or b"{}").partition(b"\n")
     about: dict[str, Any] = json.loads(line)
-    told = {
+    document = {
         **accepted(job, prefix),
         "attempts": job.attempts,
         "created": rfc3339(job.created),
@@ -85,12 +87,12 @@ def record(job: Job, prefix: str = "") -> tuple[bytes, str | None]:
         **({} if job.error is None else {"error": job.error}),
         **about,
     }
-    start = json.dumps(told).encode()
-    return (start[:-1] + b', "result": ' + answer + b"}", about["model"]["digest"]) if answer else (start, None)
+    start = json.dumps(document).encode()
+    return (start[:-1] + b', "result": ' + result + b"}", about["model"]["digest"]) if result else (start, None)
 
 
 def rfc3339(seconds: float | None) -> str | None:
-    """A time since the epoch in UTC, with milliseconds."""
+    """Formats seconds since the epoch in UTC, with milliseconds."""
     if seconds is None:
         return None
     thousandths = int(seconds * 1000)

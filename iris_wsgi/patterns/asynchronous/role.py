@@ -1,4 +1,4 @@
-"""Jobs as roles serve them: their queue, their routes, the hybrid ones, and who works on them."""
+"""Roles asynchronous and worker: the job queue, its routes, and the job worker."""
 
 from contextlib import suppress
 from functools import partial
@@ -6,15 +6,14 @@ from functools import partial
 from iris_wsgi.errors import BackendUnavailable
 from iris_wsgi.observability.process_metrics import Figure
 from iris_wsgi.patterns.asynchronous import routes as jobs
-from iris_wsgi.patterns.asynchronous.metrics import JobMetrics, store_figures
+from iris_wsgi.patterns.asynchronous.metrics import JobMetrics, store_samples
 from iris_wsgi.patterns.asynchronous.stores import create_job_store
-from iris_wsgi.patterns.asynchronous.sweeper import sweep
-from iris_wsgi.patterns.asynchronous.worker import JobWorker, WorkerLimits
+from iris_wsgi.patterns.asynchronous.worker import JobWorker, WorkerLimits, sweep
 from iris_wsgi.resilience.circuit_breaker import CircuitBreaker
 from iris_wsgi.services import REQUEST_SECONDS, RoleContext
 from iris_wsgi.wsgi.application import Route
 
-# How long the store may take to answer a worker, which has time.
+# Timeout of the store for a worker, which can wait longer than a request.
 WORKER_SECONDS = 2.0
 # The maximum number of jobs that a worker claims together. One run of the model serves all of them.
 MAX_CLAIMED = 64
@@ -26,51 +25,51 @@ RETRY_SECONDS = 1.0
 MAX_WAIT_SECONDS = 30.0
 
 
-def routes(parts: RoleContext) -> list[Route]:
-    return job_routes(parts, queue_of(parts))
+def routes(context: RoleContext) -> list[Route]:
+    return job_routes(context, create_queue(context))
 
 
-def start_worker(parts: RoleContext) -> list[Route]:
-    """Adds the worker to the background tasks. The role has no routes of its own."""
-    parts.background.add("worker", worker_of(parts, queue_of(parts).metrics).run)
+def start_worker(context: RoleContext) -> list[Route]:
+    """Adds the worker to the background tasks. The role has no routes."""
+    context.background.add("worker", create_worker(context, create_queue(context).metrics).run)
     return []
 
 
-def queue_of(parts: RoleContext) -> jobs.JobQueue:
-    """The store of jobs as requests use it; the metrics tell how it is."""
-    store = create_job_store(parts.settings, REQUEST_SECONDS)
-    breaker = CircuitBreaker(parts.log.event, "jobs are refused", "jobs are taken again: the store is back")
-    # Only the look itself can find out that they are mended while no traffic comes.
-    parts.readiness.others.append(lambda: next(iter(breaker.remedies("counts")), None))
-    parts.readiness.warnings.append(breaker.remedies)
+def create_queue(context: RoleContext) -> jobs.JobQueue:
+    """Returns the queue for requests, and adds the state of its store to the metrics and to the readiness route."""
+    store = create_job_store(context.settings, REQUEST_SECONDS)
+    breaker = CircuitBreaker(context.log.event, "jobs are rejected", "jobs are accepted again: the store is available")
+    # Only the periodic counts() can detect a repaired store while there are no requests.
+    context.readiness.others.append(lambda: next(iter(breaker.remedies("counts")), None))
+    context.readiness.warnings.append(breaker.remedies)
     latest: list[Figure] = []
     concerns: list[str] = []
-    parts.readiness.warnings.append(lambda: concerns)
+    context.readiness.warnings.append(lambda: concerns)
 
-    def look() -> None:
+    def update() -> None:
         nonlocal latest, concerns
-        latest = store_figures(partial(breaker.call, store.counts))
+        latest = store_samples(partial(breaker.call, store.counts))
         with suppress(BackendUnavailable):
             found = list(breaker.call(store.concerns)) if breaker.up else concerns
-            for one in found:
-                if one not in concerns:
-                    parts.log.event("warning", one)
+            for concern in found:
+                if concern not in concerns:
+                    context.log.event("warning", concern)
             concerns = found
 
-    # Each second, so that no scrape waits for it.
-    parts.registry.sources.append(lambda: latest)
-    parts.background.repeat("look at the store", 1.0, look)
-    return jobs.JobQueue(store, breaker, JobMetrics(parts.registry), lambda: None, parts.background.is_stopping)
+    # Each second, so that a scrape never waits for the store.
+    context.registry.sources.append(lambda: latest)
+    context.background.repeat("check the job store", 1.0, update)
+    return jobs.JobQueue(store, breaker, JobMetrics(context.registry), lambda: None, context.background.is_stopping)
 
 
-def job_routes(parts: RoleContext, queue: jobs.JobQueue) -> list[Route]:
-    return jobs.routes(parts.model, queue, parts.settings.max_rows, MAX_WAIT_SECONDS)
+def job_routes(context: RoleContext, queue: jobs.JobQueue) -> list[Route]:
+    return jobs.routes(context.model, queue, context.settings.max_rows, MAX_WAIT_SECONDS)
 
 
-def worker_of(parts: RoleContext, metrics: JobMetrics) -> JobWorker:
-    """With a connection of its own to the store, which may take longer to answer than one for requests."""
-    settings = parts.settings
-    rules = WorkerLimits(
+def create_worker(context: RoleContext, metrics: JobMetrics) -> JobWorker:
+    """Returns a worker with a separate connection to the store, which has a longer timeout than that of requests."""
+    settings = context.settings
+    limits = WorkerLimits(
         MAX_CLAIMED,
         settings.max_rows,
         settings.jobs_attempts,
@@ -78,7 +77,7 @@ def worker_of(parts: RoleContext, metrics: JobMetrics) -> JobWorker:
         RUN_SECONDS,
         RETRY_SECONDS,
     )
-    stopping = parts.background.is_stopping
+    stopping = context.background.is_stopping
     store = create_job_store(settings, WORKER_SECONDS)
-    parts.background.add("remove expired jobs", partial(sweep, store, stopping), drains=False)
-    return JobWorker(store, parts.model, parts.predict, rules, metrics, parts.log, stopping)
+    context.background.add("remove expired jobs", partial(sweep, store, stopping), drains=False)
+    return JobWorker(store, context.model, context.predict, limits, metrics, context.log, stopping)

@@ -1,4 +1,4 @@
-"""The routes of jobs: handed in now, answered later, lost never."""
+"""Routes of jobs, and the queue that they submit to."""
 
 import json
 import re
@@ -18,17 +18,14 @@ from iris_wsgi.resilience.circuit_breaker import CircuitBreaker
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import FRESH, Request, Response, Route
 
-DOWN = (
-    "Jobs cannot be taken or told of now; those that were acknowledged are not lost. Try again, and hand in again with the same"
-    " Idempotency-Key."
-)
-# Followed by what a person must change.
-REFUSED = "The store of jobs refuses this, and a retry does not help; jobs that were acknowledged are not lost. "
-FULL = "As many jobs wait as there may be; try again when some are done."
-CONFLICT = "This Idempotency-Key was used for other rows. Send the same rows, or another key."
+DOWN = "The job store is unavailable; acknowledged jobs are not lost. Retry, and submit with the same Idempotency-Key."
+# Followed by the remedy.
+REFUSED = "The job store rejects this operation, and a retry does not help; acknowledged jobs are not lost. "
+FULL = "The job queue is full; retry later."
+CONFLICT = "The Idempotency-Key was used for other rows. Send the same rows, or another key."
 BAD_KEY = "Idempotency-Key must be 1 to 255 printable ASCII characters."
-UNKNOWN = "There is no such job."
-GONE = "This job was done, and is kept no longer."
+NOT_FOUND = "Job not found."
+EXPIRED = "The job has expired."
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,16 +41,16 @@ RECORD: dict[str, object] = {
 
 
 class JobQueue(NamedTuple):
-    """The store behind a breaker, what counts its use, who is told of new jobs, and until when answers may be held back."""
+    """Job store behind a circuit breaker. `wake_worker` announces a new job. Long polls end once `stopping` returns True."""
 
     store: JobStore
     breaker: CircuitBreaker
     metrics: JobMetrics
-    tell: Callable[[], None]
+    wake_worker: Callable[[], None]
     stopping: Stop
 
     def submit(self, route: str, request: Request, rows: Array, note: bytes | None = None) -> Job:
-        """A durable job. A key is one of this route's; raises Problem where there can be none."""
+        """Returns a durable job. Idempotency keys are separate for each route. Raises Problem."""
         key = idempotency_key(request)
         try:
             job = self.breaker.call(self.store.submit, pack_rows(rows), key and f"{route} {key}", note)
@@ -62,22 +59,22 @@ class JobQueue(NamedTuple):
             self.metrics.submissions.add((outcome,))
             raise problem(error) from None
         self.metrics.submissions.add(("accepted",))
-        self.tell()
+        self.wake_worker()
         return job
 
-    def ask(self, ask: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
-        """What the store tells. Raises Problem."""
+    def call(self, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Returns the result of an operation of the store. Raises Problem."""
         try:
-            return self.breaker.call(ask, *given, **named)
+            return self.breaker.call(operation, *args, **kwargs)
         except (JobError, BackendUnavailable) as error:
             raise problem(error) from None
 
 
 def routes(model: Graph, queue: JobQueue, max_rows: int, wait_seconds: float) -> list[Route]:
-    """All of them; an answer about a job is held back for `wait_seconds` at most."""
+    """Returns the routes of jobs. A long poll lasts at most `wait_seconds`."""
 
     def post(request: Request) -> Response:
-        rows = decode_rows(request.body, model.width, max_rows, f"hand them in as several jobs of up to {max_rows} rows")
+        rows = decode_rows(request.body, model.width, max_rows, f"submit several jobs of up to {max_rows} rows")
         job = queue.submit("POST /jobs", request, rows)
         headers = (("Location", href(job.id, request.prefix)), FRESH)
         return Response(
@@ -85,33 +82,33 @@ def routes(model: Graph, queue: JobQueue, max_rows: int, wait_seconds: float) ->
         )
 
     def get(request: Request) -> Response:
-        wished = deadline.wait_told(request.variables.get("HTTP_PREFER"))
-        if not wished:
-            return told(request, queue.ask(queue.store.get, id_of(request)))
-        seconds = min(float(wished), wait_seconds)
-        job = queue.ask(queue.store.wait, id_of(request), seconds, lambda: queue.stopping() or request.hurry())
-        return told(request, job, ("Preference-Applied", f"wait={seconds:g}"))
+        preferred = deadline.preferred_wait(request.variables.get("HTTP_PREFER"))
+        if not preferred:
+            return job_response(request, queue.call(queue.store.get, id_of(request)))
+        seconds = min(float(preferred), wait_seconds)
+        job = queue.call(queue.store.wait, id_of(request), seconds, lambda: queue.stopping() or request.hurry())
+        return job_response(request, job, ("Preference-Applied", f"wait={seconds:g}"))
 
     def delete(request: Request) -> Response:
-        job = queue.ask(queue.store.cancel, id_of(request))
+        job = queue.call(queue.store.cancel, id_of(request))
         if job.state != "cancelled":
-            raise errors.Conflict("The job was done before, and what is done cannot be cancelled; GET tells how it ended.")
-        return told(request, job)
+            raise errors.Conflict("The job is done, and cannot be cancelled; its state is in the response to GET.")
+        return job_response(request, job)
 
     def overview(_: Request) -> Response:
-        counts = queue.ask(queue.store.counts)
+        counts = queue.call(queue.store.counts)
         jobs = {state: counts.by_state[state] for state in STATES}
         return Response(json.dumps({"jobs": jobs, "oldest_queued_seconds": counts.oldest_seconds}).encode(), headers=(FRESH,))
 
-    rows, one = openapi.rows(model, max_rows), "/jobs/{id}"
+    rows, job = openapi.rows(model, max_rows), "/jobs/{id}"
     return [
-        Route("POST", "/jobs", post, "Hands in rows to be predicted later", ACCEPTED, rows,
+        Route("POST", "/jobs", post, "Submits rows for a later prediction", ACCEPTED, rows,
               failures=(503,), inline_bytes=NEVER, success=(202,)),
-        Route("GET", "/jobs", overview, "How many jobs there are in each state", openapi.OBJECT,
+        Route("GET", "/jobs", overview, "Returns the number of jobs in each state", openapi.OBJECT,
               failures=(503,), inline_bytes=NEVER),
-        Route("GET", one, get, "A job, with its result once it is done; Prefer: wait=N holds the answer back until then", RECORD,
+        Route("GET", job, get, "Returns a job with its result; Prefer: wait=N delays the response until the job is done", RECORD,
               failures=(404, 410, 503), inline_bytes=NEVER, holds=wait_seconds),
-        Route("DELETE", one, delete, "Cancels a job that is not done", RECORD,
+        Route("DELETE", job, delete, "Cancels a job that is not done", RECORD,
               failures=(404, 409, 410, 503), inline_bytes=NEVER),
     ]  # fmt: skip
 
@@ -119,12 +116,12 @@ def routes(model: Graph, queue: JobQueue, max_rows: int, wait_seconds: float) ->
 def id_of(request: Request) -> str:
     job_id = request.parameters["id"]
     if not is_id(job_id):
-        raise errors.NotFound(UNKNOWN)
+        raise errors.NotFound(NOT_FOUND)
     return job_id
 
 
-def told(request: Request, job: Job, *headers: tuple[str, str]) -> Response:
-    """The record of a job. One that is done carries what every prediction does."""
+def job_response(request: Request, job: Job, *headers: tuple[str, str]) -> Response:
+    """Returns the record of a job, with the headers of a prediction if the job has a result."""
     body, digest = record(job, request.prefix)
     if digest is not None:
         headers = (*headers, ("X-Model-Digest", digest))
@@ -134,11 +131,11 @@ def told(request: Request, job: Job, *headers: tuple[str, str]) -> Response:
 
 
 def idempotency_key(request: Request) -> str | None:
-    """The key of draft-ietf-httpapi-idempotency-key-header, in quotes or, as most clients send it, without."""
-    given: str | None = request.variables.get("HTTP_IDEMPOTENCY_KEY")
-    if given is None:
+    """Returns the key of draft-ietf-httpapi-idempotency-key-header. Most clients omit the quotes."""
+    value: str | None = request.variables.get("HTTP_IDEMPOTENCY_KEY")
+    if value is None:
         return None
-    key = given.strip(" \t")
+    key = value.strip(" \t")
     key = key[1:-1] if key[:1] == key[-1:] == '"' else key
     if not is_key(key):
         raise errors.BadRequest(BAD_KEY)
@@ -146,7 +143,7 @@ def idempotency_key(request: Request) -> str | None:
 
 
 def problem(error: JobError | BackendUnavailable) -> errors.Problem:
-    """What a client is told instead of a job."""
+    """Returns the problem document for an error of the store."""
     match error:
         case BackendUnavailable(remedy=remedy) if remedy:
             return errors.ServiceUnavailable(REFUSED + remedy)
@@ -157,6 +154,6 @@ def problem(error: JobError | BackendUnavailable) -> errors.Problem:
         case KeyConflict():
             return errors.UnprocessableContent(CONFLICT)
         case JobExpired():
-            return errors.Gone(GONE)
+            return errors.Gone(EXPIRED)
         case _:
-            return errors.NotFound(UNKNOWN)
+            return errors.NotFound(NOT_FOUND)

@@ -1,4 +1,4 @@
-"""Jobs in an SQLite file: the embedded store, for the threads and processes of one machine."""
+"""Job store in an SQLite file, for the threads and processes of one machine."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -18,20 +18,74 @@ from iris_wsgi.patterns.asynchronous.job import (
     QueueFull,
     Stop,
     digest_of,
-    given_up,
+    lost_error,
     never,
     new_id,
     wait_until,
 )
-from iris_wsgi.patterns.asynchronous.sqlite_schema import APPLICATION, HELD, JOB, LATEST, SCRIPT, VERSION
 from iris_wsgi.storage.clock import STEPPED, BootClock
 from iris_wsgi.storage.sqlite import SqliteDatabase, SqliteSchema
 
+# `since` is the time at which a job entered its state. `due` is the time at which another worker may claim the job: the end of
+# its lease, or the time of its next attempt. New jobs and done jobs have no `due`. The large columns are in a separate table,
+# because each heartbeat would write them again. Triggers count the jobs by state: counting rows would take longer with each job.
+SCRIPT = """
+CREATE TABLE job (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    state TEXT NOT NULL,
+    since REAL NOT NULL,
+    due REAL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    lease INTEGER NOT NULL DEFAULT 0,
+    worker TEXT,
+    key TEXT,
+    digest BLOB,
+    created REAL NOT NULL,
+    started REAL,
+    finished REAL,
+    error TEXT,
+    result BLOB
+) STRICT;
+
+CREATE TABLE content (seq INTEGER PRIMARY KEY, body BLOB NOT NULL, note BLOB) STRICT;
+
+CREATE TABLE gone (id TEXT PRIMARY KEY, until REAL NOT NULL) STRICT, WITHOUT ROWID;
+
+CREATE TABLE tally (state TEXT PRIMARY KEY, jobs INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+
+CREATE UNIQUE INDEX job_key ON job (key) WHERE key IS NOT NULL;
+
+CREATE INDEX job_state ON job (state, since);
+
+CREATE INDEX job_due ON job (due) WHERE due IS NOT NULL;
+
+CREATE INDEX job_new ON job (since, seq) WHERE state = 'queued' AND due IS NULL;
+
+CREATE INDEX gone_until ON gone (until);
+
+CREATE TRIGGER job_comes AFTER INSERT ON job BEGIN UPDATE tally SET jobs = jobs + 1 WHERE state = new.state; END;
+
+CREATE TRIGGER job_goes AFTER DELETE ON job BEGIN UPDATE tally SET jobs = jobs - 1 WHERE state = old.state; END;
+
+CREATE TRIGGER job_moves AFTER UPDATE OF state ON job WHEN old.state != new.state BEGIN
+    UPDATE tally SET jobs = jobs - 1 WHERE state = old.state;
+    UPDATE tally SET jobs = jobs + 1 WHERE state = new.state;
+END;
+
+INSERT INTO tally VALUES ('queued', 0), ('running', 0), ('succeeded', 0), ('failed', 0), ('cancelled', 0)
+"""
+APPLICATION, VERSION = 0x69726A6F, 1
+LATEST = "SELECT max(since) FROM (SELECT max(since) AS since FROM job GROUP BY state)"
+
+JOB = "SELECT id, state, attempts, created, started, finished, body, result, error, note FROM job JOIN content USING (seq)"
+HELD = "id = ? AND lease = ? AND state = 'running' AND due > ?"
+
 
 class SqliteJobStore:
-    """A JobStore. Without a `clock` that of this boot counts; raises BadStore when made over a file that is something else.
+    """JobStore over SQLite. Without a `clock` the clock of this boot counts. The constructor raises BadStore and StoreDown.
 
-    Times of claims are those of the store's clock; others are shown as the machine has them now.
+    Claims have times of the store's clock. Other records have times of the system clock, so that ages are correct.
     """
 
     def __init__(self, path: Path, limits: Limits = DEFAULT, clock: Clock | None = None, busy_seconds: float = 0.15) -> None:
@@ -63,20 +117,20 @@ class SqliteJobStore:
             db.execute("INSERT INTO content VALUES (?, ?, ?)", (added.lastrowid, body, note))
             return job
 
-        return self.shown(self.database.write(work))
+        return self.in_system_time(self.database.write(work))
 
     def get(self, job_id: str) -> Job:
         with self.database.read() as db:
             job = self.find(db, job_id, self.clock())
-        return self.shown(job)
+        return self.in_system_time(job)
 
-    def wait(self, job_id: str, seconds: float, stop: Stop = never) -> Job:
+    def wait(self, job_id: str, timeout_seconds: float, stop: Stop = never) -> Job:
         def done() -> bool:
             with self.database.read() as db:
                 row = db.execute("SELECT state FROM job WHERE id = ?", (job_id,)).fetchone()
             return row is None or row[0] in DONE
 
-        wait_until(done, seconds, stop)
+        wait_until(done, timeout_seconds, stop)
         return self.get(job_id)
 
     def cancel(self, job_id: str) -> Job:
@@ -89,28 +143,30 @@ class SqliteJobStore:
                 )
             return self.find(db, job_id, now)
 
-        return self.shown(self.database.write(work))
+        return self.in_system_time(self.database.write(work))
 
-    def shown(self, job: Job) -> Job:
-        """With times by which its ages are right, where the time of the machine was moved."""
-        moved = self.boot_clock.moved() if self.clock is self.boot_clock else 0
-        if not moved:
+    def system_clock_step(self) -> int:
+        return self.boot_clock.step_seconds() if self.clock is self.boot_clock else 0
+
+    def in_system_time(self, job: Job) -> Job:
+        step = self.system_clock_step()
+        if not step:
             return job
-        created, started, finished = (None if one is None else one + moved for one in (job.created, job.started, job.finished))
-        return job._replace(created=created or 0.0, started=started, finished=finished)
+        started, finished = (None if time is None else time + step for time in (job.started, job.finished))
+        return job._replace(created=job.created + step, started=started, finished=finished)
 
     def concerns(self) -> list[str]:
-        moved = self.boot_clock.moved() if self.clock is self.boot_clock else 0
-        return [STEPPED.format(moved)] if moved else []
+        step = self.system_clock_step()
+        return [STEPPED.format(step)] if step else []
 
-    def claim(self, worker: str, most: int, lease_seconds: float) -> list[Claim]:
+    def claim(self, worker: str, max_jobs: int, lease_seconds: float) -> list[Claim]:
         with self.database.read() as db:
-            # Most of the time there is nothing, and to see that needs no lock.
-            if not self.late(db, self.clock(), 1) and not self.new(db, 1):
+            # The queue is usually empty. A read needs no lock.
+            if not self.due_jobs(db, self.clock(), 1) and not self.new_jobs(db, 1):
                 return []
-        return self.database.write(lambda db: self.take(db, worker, most, lease_seconds))
+        return self.database.write(lambda db: self.take(db, worker, max_jobs, lease_seconds))
 
-    def take(self, db: sqlite3.Connection, worker: str, most: int, lease_seconds: float) -> list[Claim]:
+    def take(self, db: sqlite3.Connection, worker: str, max_jobs: int, lease_seconds: float) -> list[Claim]:
         now = self.clock()
 
         def lease(seq: int, lost: bool) -> Claim:
@@ -122,13 +178,13 @@ class SqliteJobStore:
             return Claim(Job(*db.execute(f"{JOB} WHERE seq = ?", (seq,)).fetchone()), number, lost)
 
         taken: list[Claim] = []
-        for seq, state, attempts in self.late(db, now, most):
+        for seq, state, attempts in self.due_jobs(db, now, max_jobs):
             lost = state == "running"
             if attempts >= self.limits.attempts:
                 db.execute(
                     "UPDATE job SET state = 'failed', since = ?1, finished = ?1, due = NULL, error = coalesce(?2, error)"
                     " WHERE seq = ?3",
-                    (now, given_up(attempts) if lost else None, seq),
+                    (now, lost_error(attempts) if lost else None, seq),
                 )
             elif not lost:
                 taken.append(lease(seq, lost=False))
@@ -136,14 +192,15 @@ class SqliteJobStore:
                 return taken
             else:
                 return [lease(seq, lost=True)]
-        return taken + [lease(seq, lost=False) for (seq,) in self.new(db, most - len(taken))]
+        return taken + [lease(seq, lost=False) for (seq,) in self.new_jobs(db, max_jobs - len(taken))]
 
     def heartbeat(self, claims: Sequence[Claim], lease_seconds: float) -> list[bool]:
         def work(db: sqlite3.Connection) -> list[bool]:
             now = self.clock()
             return [
-                db.execute(f"UPDATE job SET due = ? WHERE {HELD}", (now + lease_seconds, one.job.id, one.lease, now)).rowcount > 0
-                for one in claims
+                db.execute(f"UPDATE job SET due = ? WHERE {HELD}", (now + lease_seconds, claim.job.id, claim.lease, now)).rowcount
+                > 0
+                for claim in claims
             ]
 
         return self.database.write(work)
@@ -178,12 +235,12 @@ class SqliteJobStore:
 
         return self.database.write(work)
 
-    def redrive(self, ids: Sequence[str] | None = None, most: int = 1000) -> int:
+    def redrive(self, ids: Sequence[str] | None = None, max_jobs: int = 1000) -> int:
         def work(db: sqlite3.Connection) -> int:
             now = self.clock()
             kept = now - self.limits.keep_failed_seconds
-            found = db.execute("SELECT id FROM job WHERE state = 'failed' AND since > ? ORDER BY since LIMIT ?", (kept, most))
-            chosen = [one for (one,) in found] if ids is None else list(ids)[:most]
+            found = db.execute("SELECT id FROM job WHERE state = 'failed' AND since > ? ORDER BY since LIMIT ?", (kept, max_jobs))
+            chosen = [job_id for (job_id,) in found] if ids is None else list(ids)[:max_jobs]
             room, moved = self.room(db), 0
             for job_id in chosen:
                 if moved < room:
@@ -202,19 +259,19 @@ class SqliteJobStore:
             (oldest,) = db.execute("SELECT min(since) FROM job WHERE state = 'queued'").fetchone()
         return QueueDepth(by_state, 0.0 if oldest is None else max(0.0, self.clock() - oldest))
 
-    def sweep(self, most: int = 500) -> int:
+    def sweep(self, max_jobs: int = 500) -> int:
         def work(db: sqlite3.Connection) -> int:
             now, removed = self.clock(), 0
             for state in DONE:
                 kept = self.limits.kept(state)
                 expired = "SELECT seq, id, since FROM job WHERE state = ? AND since <= ? ORDER BY since LIMIT ?"
-                for seq, job_id, since in db.execute(expired, (state, now - kept, most - removed)).fetchall():
+                for seq, job_id, since in db.execute(expired, (state, now - kept, max_jobs - removed)).fetchall():
                     db.execute("DELETE FROM job WHERE seq = ?", (seq,))
                     db.execute("DELETE FROM content WHERE seq = ?", (seq,))
                     db.execute("INSERT INTO gone VALUES (?, ?)", (job_id, since + kept + self.limits.remember_seconds))
                     removed += 1
             forgotten = "DELETE FROM gone WHERE id IN (SELECT id FROM gone WHERE until <= ? ORDER BY until LIMIT ?)"
-            return removed + db.execute(forgotten, (now, most)).rowcount
+            return removed + db.execute(forgotten, (now, max_jobs)).rowcount
 
         return self.database.write(work)
 
@@ -234,10 +291,10 @@ class SqliteJobStore:
         (queued,) = db.execute("SELECT jobs FROM tally WHERE state = 'queued'").fetchone()
         return self.limits.queued - int(queued)
 
-    def late(self, db: sqlite3.Connection, now: float, most: int) -> list[tuple[int, str, int]]:
-        """Those whose lease is over, and those whose next attempt has its time."""
-        return db.execute("SELECT seq, state, attempts FROM job WHERE due <= ? ORDER BY due LIMIT ?", (now, most)).fetchall()
+    def due_jobs(self, db: sqlite3.Connection, now: float, limit: int) -> list[tuple[int, str, int]]:
+        """Returns jobs with an expired lease, and jobs whose next attempt is due."""
+        return db.execute("SELECT seq, state, attempts FROM job WHERE due <= ? ORDER BY due LIMIT ?", (now, limit)).fetchall()
 
-    def new(self, db: sqlite3.Connection, most: int) -> list[tuple[int]]:
-        new = "SELECT seq FROM job INDEXED BY job_new WHERE state = 'queued' AND due IS NULL ORDER BY since, seq LIMIT ?"
-        return db.execute(new, (most,)).fetchall()
+    def new_jobs(self, db: sqlite3.Connection, limit: int) -> list[tuple[int]]:
+        query = "SELECT seq FROM job INDEXED BY job_new WHERE state = 'queued' AND due IS NULL ORDER BY since, seq LIMIT ?"
+        return db.execute(query, (limit,)).fetchall()

@@ -1,10 +1,9 @@
-"""Which store of jobs the settings name."""
+"""Factory of the job store that the settings select."""
 
 from pathlib import Path
 
 from iris_wsgi.patterns.asynchronous.job import JobStore, Limits
 from iris_wsgi.settings import Settings
-from iris_wsgi.storage.optional_redis import with_redis
 
 FILE = "jobs.db"
 REMEMBER_SECONDS = 86400.0
@@ -12,8 +11,8 @@ REMEMBER_SECONDS = 86400.0
 KEEP_FAILED_SECONDS = 7 * 86400.0
 
 
-def create_job_store(settings: Settings, seconds: float) -> JobStore:
-    """Opens the store. Its calls end within about `seconds`. Raises BadSetting, BadStore, and BackendUnavailable (SQLite)."""
+def create_job_store(settings: Settings, timeout_seconds: float) -> JobStore:
+    """Returns the store of the settings; calls end within about the timeout. Raises BadSetting, BadStore, and BackendUnavailable."""
     limits = Limits(
         settings.jobs_queued,
         settings.jobs_attempts,
@@ -21,14 +20,10 @@ def create_job_store(settings: Settings, seconds: float) -> JobStore:
         KEEP_FAILED_SECONDS,
         REMEMBER_SECONDS,
     )
-    if not settings.redis_url:
-        from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
-
-        return SqliteJobStore(Path(settings.state_dir) / FILE, limits, busy_seconds=seconds)
-
-    def connect() -> JobStore:
+    if settings.redis_url:
         from iris_wsgi.patterns.asynchronous.redis_store import RedisJobStore
 
-        return RedisJobStore(settings.redis_url, limits, seconds=seconds)
+        return RedisJobStore(settings.redis_url, limits, timeout_seconds=timeout_seconds)
+    from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
 
-    return with_redis("IRIS_REDIS_URL", connect)
+    return SqliteJobStore(Path(settings.state_dir) / FILE, limits, busy_seconds=timeout_seconds)

@@ -13,7 +13,7 @@ from iris_wsgi.errors import Stopped
 from iris_wsgi.patterns.batch.database import Answers, Column, Dialect, Name, Row, Source, quoted
 from iris_wsgi.patterns.batch.sql import DIGEST, ERROR, PREDICTION, RUN_ID, TIME, answer_columns
 from iris_wsgi.settings import BadSetting
-from iris_wsgi.storage.sqlite import REASONS, primary, retry_while_locked
+from iris_wsgi.storage.sqlite import REASONS, result_code, retry_while_locked
 from iris_wsgi.tabular.writers import LABEL
 
 DIALECT = Dialect("?", "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')", "{}", lambda name, _: name, quoted, "", "", str.lower)
@@ -40,10 +40,10 @@ class SqliteDatabase:
             self.connection.execute("PRAGMA synchronous = FULL")
         except sqlite3.Error as error:
             told = self.failed(error)
-            raise BadSetting(str(told)) if primary(error) in NOT_THERE else told from None
+            raise BadSetting(str(told)) if result_code(error) in NOT_THERE else told from None
 
     def failed(self, error: sqlite3.Error) -> Stopped:
-        return Stopped(f"the database {self.path} {REASONS.get(primary(error)) or f'failed: {error}'}")
+        return Stopped(f"the database {self.path} {REASONS.get(result_code(error)) or f'failed: {error}'}")
 
     @contextmanager
     def told(self) -> Iterator[None]:

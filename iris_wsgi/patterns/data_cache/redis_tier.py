@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from iris_wsgi.errors import BackendUnavailable
 from iris_wsgi.patterns.data_cache.item_store import Item
-from iris_wsgi.resilience.circuit_breaker import CircuitBreaker, Tell
+from iris_wsgi.resilience.circuit_breaker import CircuitBreaker, LogEvent
 from iris_wsgi.storage.redis import RedisClient
 
 T = TypeVar("T")
@@ -29,12 +29,12 @@ return 1"""
 class RedisItems:
     """A second level that all servers read. It never fails: what it cannot do it leaves, and counts; calls end in `seconds`."""
 
-    def __init__(self, url: str, ttl_seconds: float, seconds: float, tell: Tell, failed: Callable[[], object]) -> None:
-        self.link = RedisClient(url, seconds)
-        self.redis = self.link.client
+    def __init__(self, url: str, ttl_seconds: float, seconds: float, tell: LogEvent, failed: Callable[[], object]) -> None:
+        self.link = RedisClient(url, seconds, "IRIS_CACHE_REDIS_URL")
+        self.redis = self.link.redis
         self.milliseconds, self.failed = int(ttl_seconds * 1000), failed
         self.breaker = CircuitBreaker(
-            tell, "items are read from the database alone", "items are read from Redis again", count=failed
+            tell, "items are read from the database alone", "items are read from Redis again", count_failure=failed
         )
         self.script = self.redis.register_script(NEWER)
 

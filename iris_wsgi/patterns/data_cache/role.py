@@ -35,7 +35,7 @@ def routes(parts: RoleContext) -> list[Route]:
     rows = seed(parts.model, Path(settings.model_dir), parts.log.event)
     database = open_items(settings, rows, REQUEST_SECONDS)
     words = "items that are not in memory are refused", "the database of the items is back"
-    breaker = CircuitBreaker(parts.log.event, *words, count=partial(metrics.failures.add, ("database",)))
+    breaker = CircuitBreaker(parts.log.event, *words, count_failure=partial(metrics.failures.add, ("database",)))
     # Only the look itself can find out that they are mended while no traffic comes.
     parts.readiness.others.append(lambda: next(iter(breaker.remedies("changes", "identity")), None))
     parts.readiness.warnings.append(breaker.remedies)

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 from iris_wsgi.errors import BadStore
 from iris_wsgi.patterns.data_cache.item_store import ItemStore
 from iris_wsgi.patterns.data_cache.sqlite_store import SqliteItems
-from iris_wsgi.resilience.circuit_breaker import Tell
+from iris_wsgi.resilience.circuit_breaker import LogEvent
 from iris_wsgi.setting_types import SQLITE
 from iris_wsgi.settings import BadSetting, Settings
-from iris_wsgi.storage.optional_redis import with_redis
 
 if TYPE_CHECKING:
     from iris_wsgi.patterns.data_cache.redis_tier import RedisItems
@@ -50,12 +49,10 @@ def path_of(settings: Settings) -> Path:
     return Path(url.removeprefix(SQLITE)) if url else Path(settings.state_dir) / FILE
 
 
-def open_shared(settings: Settings, seconds: float, tell: Tell, failed: Callable[[], object]) -> "RedisItems | None":
+def open_shared(settings: Settings, seconds: float, tell: LogEvent, failed: Callable[[], object]) -> "RedisItems | None":
     """None where there is none; its calls end within about `seconds`. Raises BadSetting."""
+    if not settings.cache_redis_url:
+        return None
+    from iris_wsgi.patterns.data_cache.redis_tier import RedisItems
 
-    def connect() -> "RedisItems":
-        from iris_wsgi.patterns.data_cache.redis_tier import RedisItems
-
-        return RedisItems(settings.cache_redis_url, settings.items_seconds, seconds, tell, failed)
-
-    return with_redis("IRIS_CACHE_REDIS_URL", connect) if settings.cache_redis_url else None
+    return RedisItems(settings.cache_redis_url, settings.items_seconds, seconds, tell, failed)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from iris_wsgi.errors import BackendUnavailable
-from iris_wsgi.resilience.circuit_breaker import CircuitBreaker, Tell
+from iris_wsgi.resilience.circuit_breaker import CircuitBreaker, LogEvent
 
 if TYPE_CHECKING:
     from iris_wsgi.storage.redis import RedisClient
@@ -32,12 +32,12 @@ class SecondLevel:
         space: bytes,
         size: int,
         seconds: float,
-        tell: Tell,
+        tell: LogEvent,
         cleared: Callable[[], None],
         count: Callable[[], object],
     ) -> None:
         """`link` waits `wait_seconds` for each step."""
-        self.link, self.redis, self.slowest = link, link.client, 2 * wait_seconds
+        self.link, self.redis, self.slowest = link, link.redis, 2 * wait_seconds
         self.space, self.size, self.seconds = space, size, seconds
         self.cleared, self.count = cleared, count
         words = "the second level of the prediction cache is left out", "the second level of the prediction cache is back"

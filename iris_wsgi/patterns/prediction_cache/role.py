@@ -13,7 +13,6 @@ from iris_wsgi.patterns.prediction_cache.redis_tier import SecondLevel
 from iris_wsgi.patterns.prediction_cache.store import Known
 from iris_wsgi.settings import Settings
 from iris_wsgi.storage.lru import Shelf
-from iris_wsgi.storage.optional_redis import with_redis
 
 # How long the second level may take for a connection, and for an answer. A request that meets its failure waits for one or two.
 SHARED_SECONDS = 0.05
@@ -27,14 +26,13 @@ def cache_around(
     """Raises BadSetting."""
     metrics, classes = CacheMetrics(registry), len(model.labels)
 
-    def connect() -> SecondLevel:
+    shared = None
+    if settings.cache_redis_url:
         from iris_wsgi.storage.redis import RedisClient
 
-        link, cleared = RedisClient(settings.cache_redis_url, SHARED_SECONDS), registry.board.next_generation
-        about = space_of(model), 4 * classes, settings.cache_seconds
-        return SecondLevel(link, SHARED_SECONDS, *about, log.event, cleared, metrics.failures.add)
-
-    shared = with_redis("IRIS_CACHE_REDIS_URL", connect) if settings.cache_redis_url else None
+        client = RedisClient(settings.cache_redis_url, SHARED_SECONDS, "IRIS_CACHE_REDIS_URL")
+        about, cleared = (space_of(model), 4 * classes, settings.cache_seconds), registry.board.next_generation
+        shared = SecondLevel(client, SHARED_SECONDS, *about, log.event, cleared, metrics.failures.add)
     known = Known(Shelf(settings.cache_bytes), settings.cache_seconds, metrics, registry.board)
     return PredictionCache(predict, classes, known, shared, pace.chunk_rows(PIECE_ROWS))
 

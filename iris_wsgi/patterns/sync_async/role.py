@@ -1,4 +1,4 @@
-"""Pattern sync-async: the fast model answers at once, and the full one by a job."""
+"""Role sync_async: the fast model responds at once, and the full model by a job."""
 
 from pathlib import Path
 
@@ -7,22 +7,22 @@ from iris_wsgi.model.artifact import FAST_FOLDER
 from iris_wsgi.model.golden import load_verified_model
 from iris_wsgi.model.predictor import within_deadline
 from iris_wsgi.model.run_timeout import RunWatchdog
-from iris_wsgi.patterns.asynchronous.role import job_routes, queue_of
+from iris_wsgi.patterns.asynchronous.role import create_queue, job_routes
 from iris_wsgi.patterns.asynchronous.routes import JobQueue
-from iris_wsgi.patterns.sync_async import routes as hybrid
+from iris_wsgi.patterns.sync_async import routes as sync_async
 from iris_wsgi.services import RoleContext
 from iris_wsgi.wsgi.application import Route
 
 
 def routes(context: RoleContext) -> list[Route]:
-    """Returns the hybrid route, and the routes of jobs, which return the full model's answer."""
-    queue = queue_of(context)
-    return [*hybrid_routes(context, queue), *job_routes(context, queue)]
+    """Returns the sync-async route, and the routes of the jobs of the full model."""
+    queue = create_queue(context)
+    return [*predict_routes(context, queue), *job_routes(context, queue)]
 
 
-def hybrid_routes(parts: RoleContext, queue: JobQueue) -> list[Route]:
-    """Raises BadModel if the fast model cannot be served, or answers something else than the full one."""
-    settings, full = parts.settings, parts.model
+def predict_routes(context: RoleContext, queue: JobQueue) -> list[Route]:
+    """Returns the sync-async route. Raises BadModel if the fast model is invalid, or differs in features or labels."""
+    settings, full = context.settings, context.model
     folder = Path(settings.model_dir) / FAST_FOLDER
     fast, _, _ = load_verified_model(folder)
     if (fast.labels, fast.width) != (full.labels, full.width):
@@ -30,4 +30,4 @@ def hybrid_routes(parts: RoleContext, queue: JobQueue) -> list[Route]:
             f"{folder} takes {fast.width} features for {', '.join(fast.labels)}; the full model takes {full.width}"
             f" for {', '.join(full.labels)}"
         )
-    return hybrid.routes(fast, within_deadline(fast, RunWatchdog()), queue, parts.log, settings.escalate_below)
+    return sync_async.routes(fast, within_deadline(fast, RunWatchdog()), queue, context.log, settings.escalate_below)

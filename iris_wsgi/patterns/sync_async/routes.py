@@ -1,4 +1,4 @@
-"""The sync-async route: a fast model's answer at once, the full one's as a job."""
+"""Sync-async route: the prediction of the fast model at once, and a job for the full model."""
 
 import json
 from time import monotonic
@@ -15,31 +15,31 @@ from iris_wsgi.patterns.asynchronous.routes import DOWN, JobQueue
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import FRESH, Request, Response, Route
 
-ALL_FAILED = "The fast model gave no answer, and no job could be taken for the full one. " + DOWN
-SUMMARY = "A fast model's answer to one row at once, and the job of the full model"
+BOTH_FAILED = "The fast model failed, and no job was submitted for the full model. " + DOWN
+SUMMARY = "Predicts a row with the fast model at once, and submits a job for the full model"
 
 
-def routes(model: Graph, predict: Predict, queue: JobQueue, log: Log, below: float) -> list[Route]:
-    """The one route, over the fast `model`; a job is made where its probability is `below` that, 1 being always."""
+def routes(model: Graph, predict: Predict, queue: JobQueue, log: Log, escalate_below: float) -> list[Route]:
+    """Returns the route over the fast `model`. It submits a job if the probability is below `escalate_below`; 1 means always."""
 
-    def hybrid(request: Request) -> Response:
-        rows = decode_rows(request.body, model.width, 1, "hand them in as a job, by POST /jobs")
-        first = provisional_answer(rows, request)
-        if first is not None and max(first.probabilities) >= below < 1:
-            return answer("confident", first, {"status": "confident"})
+    def post(request: Request) -> Response:
+        rows = decode_rows(request.body, model.width, 1, "submit them as a job, by POST /jobs")
+        first = predict_fast(rows, request)
+        if first is not None and max(first.probabilities) >= escalate_below < 1:
+            return respond("confident", first, {"status": "confident"})
         try:
             job = queue.submit("POST /predict/hybrid", request, rows, pack_note(first))
         except errors.ServiceUnavailable:
             if first is None:
-                raise errors.ServiceUnavailable(ALL_FAILED, headers=(RETRY_AFTER,)) from None
-            return answer("unavailable", first, {"status": "unavailable"})
+                raise errors.ServiceUnavailable(BOTH_FAILED, headers=(RETRY_AFTER,)) from None
+            return respond("unavailable", first, {"status": "unavailable"})
         if job.note is not None:
-            # By an Idempotency-Key it may be an earlier job, with the answer that was given then.
+            # The idempotency key may belong to an earlier job. Its note has the prediction of that time.
             first = unpack_note(job.note)
-        return answer("queued" if first else "degraded", first, accepted(job, request.prefix))
+        return respond("queued" if first else "degraded", first, accepted(job, request.prefix))
 
-    def provisional_answer(rows: Array, request: Request) -> Provisional | None:
-        """None if the fast model fails, or takes more than half of the time: the rest is for the job."""
+    def predict_fast(rows: Array, request: Request) -> Provisional | None:
+        """Returns None if the fast model fails, or takes more than half of the time; the rest is for the job."""
         now = monotonic()
         try:
             probabilities = predict(rows, PredictContext(now + (request.until - now) / 2)).probabilities
@@ -49,28 +49,19 @@ def routes(model: Graph, predict: Predict, queue: JobQueue, log: Log, below: flo
             return None
         return provisional(model, probabilities)
 
-    def answer(outcome: str, first: Provisional | None, final: dict[str, str]) -> Response:
-        queue.metrics.hybrid.add((outcome,))
-        told = {"provisional": first and first._asdict(), "final": final, "degraded": first is None}
+    def respond(outcome: str, first: Provisional | None, final: dict[str, str]) -> Response:
+        queue.metrics.sync_async.add((outcome,))
+        document = {"provisional": first and first._asdict(), "final": final, "degraded": first is None}
         headers = [FRESH]
         if "href" in final:
             headers.append(("Location", final["href"]))
         if first is not None:
             headers.append(("X-Model-Digest", first.model["digest"]))
-        return Response(
-            json.dumps(told).encode(), status=200 if first else 202, headers=tuple(headers), rows=1, job=final.get("id", "")
-        )
+        status, job_id = 200 if first else 202, final.get("id", "")
+        return Response(json.dumps(document).encode(), status=status, headers=tuple(headers), rows=1, job=job_id)
 
+    row = openapi.rows(model, 1)
     return [
-        Route(
-            "POST",
-            "/predict/hybrid",
-            hybrid,
-            SUMMARY,
-            openapi.OBJECT,
-            openapi.rows(model, 1),
-            failures=(503,),
-            inline_bytes=NEVER,
-            success=(200, 202),
-        )
-    ]
+        Route("POST", "/predict/hybrid", post, SUMMARY, openapi.OBJECT, row,
+              failures=(503,), inline_bytes=NEVER, success=(200, 202)),
+    ]  # fmt: skip

@@ -16,7 +16,7 @@ from redis_server import RedisServer
 
 from iris_wsgi.patterns.asynchronous import role
 from iris_wsgi.patterns.asynchronous.job import ID_PATTERN
-from iris_wsgi.patterns.asynchronous.routes import BAD_KEY, CONFLICT, DOWN, FULL, GONE, UNKNOWN
+from iris_wsgi.patterns.asynchronous.routes import BAD_KEY, CONFLICT, DOWN, EXPIRED, FULL, NOT_FOUND
 
 NO_JOB = "A" * 22
 
@@ -117,7 +117,7 @@ def test_as_many_rows_as_allowed_are_a_job_and_one_more_is_told_the_way_out(star
     app = start(max_rows=3)
     assert app.post_json("/jobs", ROWS).status_int == 202
     told = app.post_json("/jobs", {"data": [ROW] * 4}, status=422).json
-    assert "hand them in as several jobs of up to 3 rows" in told["errors"][0]["detail"]
+    assert "submit several jobs of up to 3 rows" in told["errors"][0]["detail"]
 
 
 def test_one_idempotency_key_is_one_job_while_that_is_kept(app):
@@ -160,14 +160,14 @@ def test_keys_of_jobs_and_of_hybrid_requests_do_not_meet(app):
 def test_an_unknown_job_is_404_and_an_expired_one_410(start, method):
     app = start(keep_seconds=0.1)
     for job_id in (NO_JOB, "x", "A" * 21, "A" * 23, "..", "%00"):
-        assert getattr(app, method)(f"/jobs/{job_id}", status=404).json["detail"] == UNKNOWN
+        assert getattr(app, method)(f"/jobs/{job_id}", status=404).json["detail"] == NOT_FOUND
     path = submit_job(app)
     run_worker(app)
     wait_until(lambda: app.get(path, status="*").status_int == 410, "it has expired")
-    assert getattr(app, method)(path, status=410).json["detail"] == GONE
+    assert getattr(app, method)(path, status=410).json["detail"] == EXPIRED
     worker_of(app).store.sweep()
     assert sum(app.get("/jobs").json["jobs"].values()) == 0
-    assert getattr(app, method)(path, status=410).json["detail"] == GONE
+    assert getattr(app, method)(path, status=410).json["detail"] == EXPIRED
 
 
 def test_a_cancelled_job_is_not_worked_on_and_may_be_cancelled_again(app):
@@ -239,7 +239,7 @@ def test_without_a_wish_the_answer_comes_at_once(app, prefer):
 
 
 def test_a_held_answer_about_an_unknown_job_comes_at_once(app):
-    assert app.get(f"/jobs/{NO_JOB}", headers=wait("wait=30"), status=404).json["detail"] == UNKNOWN
+    assert app.get(f"/jobs/{NO_JOB}", headers=wait("wait=30"), status=404).json["detail"] == NOT_FOUND
 
 
 def test_when_the_process_ends_no_answer_is_held_back(app):
@@ -301,7 +301,7 @@ def test_without_its_store_only_the_routes_of_jobs_are_down_and_come_back_by_the
     assert app.post_json("/predict/label", {"data": [ROW]}).json == {"prediction": "setosa"}
     assert app.get("/readyz").json == {"ready": True}
     told = [line["message"] for line in log.lines() if "message" in line]
-    assert len(told) == 1 and "jobs are refused" in told[0] and server.url not in told[0]
+    assert len(told) == 1 and "jobs are rejected" in told[0] and server.url not in told[0]
     if fault is signal.SIGSTOP:
         server.process.send_signal(signal.SIGCONT)
     else:

@@ -1,7 +1,7 @@
 """The removal of expired jobs, which leaves time to everybody else."""
 
 from iris_wsgi.errors import BackendUnavailable
-from iris_wsgi.patterns.asynchronous.sweeper import AT_ONCE, IDLE_SECONDS, SHARE, sweep
+from iris_wsgi.patterns.asynchronous.worker import SWEEP_IDLE_SECONDS, SWEEP_JOBS, SWEEP_PAUSE_FACTOR, sweep
 
 
 class Store:
@@ -10,8 +10,8 @@ class Store:
     def __init__(self, *removals: int | None, seconds: float) -> None:
         self.removals, self.seconds, self.now, self.pauses = list(removals), seconds, 0.0, []
 
-    def sweep(self, most: int) -> int:
-        assert most == AT_ONCE
+    def sweep(self, max_jobs: int) -> int:
+        assert max_jobs == SWEEP_JOBS
         self.now += self.seconds
         if (removed := self.removals.pop(0)) is None:
             raise BackendUnavailable("it is not there")
@@ -23,9 +23,14 @@ class Store:
 
 
 def test_while_there_is_something_the_store_belongs_to_others_most_of_the_time():
-    assert Store(50, 50, 7, seconds=0.25).pauses_of_a_sweeper() == [SHARE * 0.25] * 3
-    assert Store(50, seconds=100.0).pauses_of_a_sweeper() == [IDLE_SECONDS]
+    assert Store(50, 50, 7, seconds=0.25).pauses_of_a_sweeper() == [SWEEP_PAUSE_FACTOR * 0.25] * 3
+    assert Store(50, seconds=100.0).pauses_of_a_sweeper() == [SWEEP_IDLE_SECONDS]
 
 
 def test_where_there_is_nothing_or_no_store_it_looks_again_later():
-    assert Store(0, None, 50, 0, seconds=0.25).pauses_of_a_sweeper() == [IDLE_SECONDS, IDLE_SECONDS, SHARE * 0.25, IDLE_SECONDS]
+    assert Store(0, None, 50, 0, seconds=0.25).pauses_of_a_sweeper() == [
+        SWEEP_IDLE_SECONDS,
+        SWEEP_IDLE_SECONDS,
+        SWEEP_PAUSE_FACTOR * 0.25,
+        SWEEP_IDLE_SECONDS,
+    ]

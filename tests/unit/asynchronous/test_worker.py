@@ -22,11 +22,11 @@ from iris_wsgi.patterns.asynchronous.job import Job, Limits
 from iris_wsgi.patterns.asynchronous.job_codec import pack_note, pack_rows, provisional
 from iris_wsgi.patterns.asynchronous.metrics import JobMetrics
 from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
-from iris_wsgi.patterns.asynchronous.worker import NO_ANSWER, TOO_LONG, WRONG_ROWS, JobWorker, WorkerLimits
+from iris_wsgi.patterns.asynchronous.worker import MODEL_FAILED, TOO_LONG, WRONG_WIDTH, JobWorker, WorkerLimits
 from iris_wsgi.resilience.circuit_breaker import FAILURES
 from iris_wsgi.resilience.deadline import RAN
 
-RULES = WorkerLimits(jobs=64, rows=100, attempts=3, lease_seconds=600, run_seconds=60, retry_seconds=1)
+LIMITS = WorkerLimits(max_jobs=64, max_rows=100, max_attempts=3, lease_seconds=600, run_seconds=60, retry_seconds=1)
 ROW = np.array([[5.1, 3.5, 1.4, 0.2]], np.float32)
 # The rows at which `Acting` fails.
 BAD, WORSE, SLOW = (np.full((1, 4), value, np.float32) for value in (1e9, 2e9, 3e9))
@@ -49,7 +49,7 @@ class Acting:
     def __call__(self, rows: Array, context: PredictContext) -> Prediction:
         self.runs.append(len(rows))
         # Later than now by all that a run may take, less what has passed since the worker looked at the clock.
-        assert self.now <= context.deadline - RULES.run_seconds <= time.monotonic()
+        assert self.now <= context.deadline - LIMITS.run_seconds <= time.monotonic()
         if (rows == BAD[0, 0]).any():
             raise RuntimeError("onnxruntime says: secret /path")
         if (rows == SLOW[0, 0]).any():
@@ -62,14 +62,14 @@ class Acting:
 class Bench:
     """A worker with all that belongs to it."""
 
-    def __init__(self, path: Path, rules: WorkerLimits = RULES) -> None:
+    def __init__(self, path: Path, limits: WorkerLimits = LIMITS) -> None:
         self.model = load_model(MODEL)[0]
         self.clock, self.log, self.registry, self.stopping = Clock(), RecordingLog(), Registry(), False
-        self.store = SqliteJobStore(path, Limits(attempts=rules.attempts), self.clock, busy_seconds=60)
+        self.store = SqliteJobStore(path, Limits(attempts=limits.max_attempts), self.clock, busy_seconds=60)
         self.predict = Acting(self.model)
         metrics = JobMetrics(self.registry)
         self.registry.join()
-        self.worker = JobWorker(self.store, self.model, self.predict, rules, metrics, self.log, lambda: self.stopping)
+        self.worker = JobWorker(self.store, self.model, self.predict, limits, metrics, self.log, lambda: self.stopping)
 
     def hand_in(self, rows: Array = ROW, note: bytes | None = None) -> str:
         return self.store.submit(pack_rows(rows), note=note).id
@@ -86,8 +86,8 @@ class Bench:
 def make_app(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     made = []
 
-    def make_bench(**rules) -> Bench:
-        made.append(Bench(tmp_path / "jobs.db", RULES._replace(**rules)))
+    def make_bench(**limits) -> Bench:
+        made.append(Bench(tmp_path / "jobs.db", LIMITS._replace(**limits)))
         return made[-1]
 
     yield make_bench
@@ -104,63 +104,63 @@ def bench(make_app: Callable[..., Bench]) -> Bench:
 def test_jobs_that_wait_are_one_run_of_the_model_and_each_gets_its_own_rows(bench):
     many = np.concatenate([ROW, ROW + 1, ROW + 2])
     ids = [bench.hand_in(rows) for rows in (ROW, many, ROW + 3)]
-    assert bench.worker.turn("w") and bench.predict.runs == [5]
+    assert bench.worker.run_once("w") and bench.predict.runs == [5]
     for job_id, rows in zip(ids, (ROW, many, ROW + 3), strict=True):
         answer = Encoder(bench.model.labels).batch(bench.model.predict(rows))
         about, _, result = bench.job(job_id).result.partition(b"\n")
         assert result == answer and json.loads(about)["model"]["digest"] == bench.model.digest
-    assert not bench.worker.turn("w") and bench.predict.runs == [5]
+    assert not bench.worker.run_once("w") and bench.predict.runs == [5]
 
 
 def test_a_run_has_no_more_rows_than_it_may_but_all_of_one_job(bench):
     for rows in (60, 40, 1, 150, 99, 1):
         bench.hand_in(np.repeat(ROW, rows, axis=0))
-    bench.worker.turn("w")
+    bench.worker.run_once("w")
     assert bench.predict.runs == [100, 1, 150, 100]
     assert bench.store.counts().by_state["succeeded"] == 6
 
 
 def test_as_many_jobs_are_taken_at_once_as_may_be(make_app):
-    bench = make_app(jobs=2)
+    bench = make_app(max_jobs=2)
     for _ in range(5):
         bench.hand_in()
-    while bench.worker.turn("w"):
+    while bench.worker.run_once("w"):
         pass
     assert bench.predict.runs == [2, 2, 1]
 
 
 def test_a_job_that_makes_the_model_fail_harms_no_other_and_is_tried_again_later(bench):
     ids = [bench.hand_in(rows) for rows in (ROW, BAD, ROW + 1)]
-    bench.worker.turn("w")
+    bench.worker.run_once("w")
     assert bench.predict.runs == [3, 1, 1, 1]
     states = [bench.job(job_id).state for job_id in ids]
     assert states == ["succeeded", "queued", "succeeded"]
     bad = bench.job(ids[1])
-    assert (bad.attempts, bad.error) == (1, NO_ANSWER)
+    assert (bad.attempts, bad.error) == (1, MODEL_FAILED)
     assert "secret" not in bad.error and "secret" in "".join(bench.log.kept) and ids[1] in "".join(bench.log.kept)
-    assert bench.count('job_attempts_total{outcome="retried"}') == 1 and not bench.worker.turn("w")
+    assert bench.count('job_attempts_total{outcome="retried"}') == 1 and not bench.worker.run_once("w")
 
 
 def test_after_as_many_attempts_as_may_be_it_is_a_dead_letter(bench):
     job_id = bench.hand_in(BAD)
     for _ in range(3):
-        bench.worker.turn("w")
+        bench.worker.run_once("w")
         bench.clock.now += 10
     assert (bench.job(job_id).state, bench.job(job_id).attempts) == ("failed", 3)
     assert bench.count('job_attempts_total{outcome="retried"}') == 2
     assert bench.count('job_attempts_total{outcome="failed"}') == 1
-    assert bench.store.redrive() == 1 and bench.worker.turn("w")
+    assert bench.store.redrive() == 1 and bench.worker.run_once("w")
 
 
 def test_what_takes_too_long_is_tried_again_and_told_so(bench):
     job_id = bench.hand_in(SLOW)
-    bench.worker.turn("w")
+    bench.worker.run_once("w")
     assert (bench.job(job_id).state, bench.job(job_id).error) == ("queued", TOO_LONG)
 
 
 def test_an_answer_that_is_none_fails_at_once_and_harms_no_other(bench):
     ids = [bench.hand_in(rows) for rows in (ROW, WORSE)]
-    bench.worker.turn("w")
+    bench.worker.run_once("w")
     assert [bench.job(job_id).state for job_id in ids] == ["succeeded", "failed"]
     assert "not a finite number" in bench.job(ids[1]).error
     assert bench.count('job_attempts_total{outcome="failed"}') == 1
@@ -169,8 +169,8 @@ def test_an_answer_that_is_none_fails_at_once_and_harms_no_other(bench):
 @pytest.mark.parametrize("body", [b"", b"\4\0\0\0", pack_rows(np.ones((2, 3), np.float32)), pack_rows(ROW)[:-1], b"\0\0\0\0abcd"])
 def test_rows_that_are_not_for_this_model_fail_at_once(bench, body):
     job_id, other = bench.store.submit(body).id, bench.hand_in()
-    bench.worker.turn("w")
-    assert (bench.job(job_id).state, bench.job(job_id).error) == ("failed", WRONG_ROWS)
+    bench.worker.run_once("w")
+    assert (bench.job(job_id).state, bench.job(job_id).error) == ("failed", WRONG_WIDTH)
     assert bench.job(other).state == "succeeded"
 
 
@@ -183,26 +183,26 @@ def test_pauses_double_up_to_a_minute_and_differ_by_chance(make_app):
 
 def test_the_next_attempt_is_due_by_the_clock_of_the_store(bench):
     job_id = bench.hand_in(BAD)
-    bench.worker.turn("w")
+    bench.worker.run_once("w")
     assert bench.job(job_id).state == "queued"
     bench.clock.now += 0.4
-    assert not bench.worker.turn("w")
+    assert not bench.worker.run_once("w")
     bench.clock.now += 30
-    assert bench.worker.turn("w") and bench.job(job_id).attempts == 2
+    assert bench.worker.run_once("w") and bench.job(job_id).attempts == 2
 
 
 def test_a_result_that_comes_after_the_lease_is_not_written(bench):
     job_id, predict = bench.hand_in(), bench.worker.predict
 
     def too_late(rows, context):
-        bench.clock.now += RULES.lease_seconds + 1
+        bench.clock.now += LIMITS.lease_seconds + 1
         return predict(rows, context)
 
     bench.worker.predict = too_late
-    bench.worker.turn("w")
+    bench.worker.run_once("w")
     assert bench.job(job_id).result is None and bench.count('job_attempts_total{outcome="refused"}') == 1
     bench.worker.predict = predict
-    bench.worker.turn("another")
+    bench.worker.run_once("another")
     assert bench.job(job_id).state == "succeeded" and bench.count("job_reclaimed_total") == 1
     assert bench.count("job_queue_duration_seconds_count") == 1
 
@@ -215,7 +215,7 @@ def test_a_job_that_is_cancelled_while_the_model_runs_stays_cancelled(bench):
         return predict(rows, context)
 
     bench.worker.predict = meanwhile
-    bench.worker.turn("w")
+    bench.worker.run_once("w")
     assert bench.job(job_id).state == "cancelled"
     assert bench.count('job_attempts_total{outcome="refused"}') == 1
 
@@ -224,7 +224,7 @@ def test_what_is_known_to_be_lost_is_not_begun(bench):
     ids = [bench.hand_in() for _ in range(2)]
     claims = bench.store.claim("w", 2, 600)
     with bench.worker.leases.holding(claims[:1]):
-        for group in bench.worker.groups(claims):
+        for group in bench.worker.batches(claims):
             bench.worker.attempt(group)
     assert bench.predict.runs == [1]
     assert [bench.job(one).state for one in ids] == ["succeeded", "running"]
@@ -272,9 +272,9 @@ def test_a_heartbeat_that_finds_a_lease_lost_lets_go_of_it(make_app):
     bench.hand_in()
     claims = bench.store.claim("w", 1, 600)
     with bench.worker.leases as leases, leases.holding(claims):
-        assert leases.has(claims[0])
+        assert leases.holds(claims[0])
         bench.store.cancel(claims[0].job.id)
-        wait_until(lambda: not leases.has(claims[0]), "it knows")
+        wait_until(lambda: not leases.holds(claims[0]), "it knows")
 
 
 def test_a_heartbeat_without_a_store_is_tried_again(make_app):
@@ -291,7 +291,7 @@ def test_a_heartbeat_without_a_store_is_tried_again(make_app):
     bench.store.heartbeat = down
     with bench.worker.leases as leases, leases.holding(claims):
         wait_until(lambda: len(asked) > 3, "it is asked on")
-        assert leases.has(claims[0])
+        assert leases.holds(claims[0])
 
 
 def test_it_works_until_it_is_to_end_and_finishes_what_it_has(bench):
@@ -343,9 +343,9 @@ def test_a_store_that_is_down_is_waited_for_and_nothing_is_lost(bench, method):
 
 
 def test_each_attempt_leaves_a_line_with_the_id_of_its_job_and_how_it_ended(make_app):
-    bench = make_app(attempts=1)
+    bench = make_app(max_attempts=1)
     ids = [bench.hand_in(rows) for rows in (np.repeat(ROW, 2, axis=0), SLOW)]
-    bench.worker.turn("w")
+    bench.worker.run_once("w")
     told = [(line["job"], line["level"], line["outcome"], line["attempt"], line["rows"]) for line in bench.log.lines()]
     assert told == [(ids[0], "info", "succeeded", 1, 2), (ids[1], "warning", "failed", 1, 1)]
     assert bench.log.lines()[1]["error"] == TOO_LONG
@@ -354,8 +354,8 @@ def test_each_attempt_leaves_a_line_with_the_id_of_its_job_and_how_it_ended(make
 def test_a_failure_is_written_once_the_store_is_back(bench):
     Failing(bench.store, "fail", [BackendUnavailable("down")])
     job_id = bench.hand_in(BAD)
-    bench.worker.turn("w")
-    assert bench.job(job_id).error == NO_ANSWER
+    bench.worker.run_once("w")
+    assert bench.job(job_id).error == MODEL_FAILED
 
 
 def test_a_worker_that_waits_for_its_store_can_be_ended(bench):
@@ -378,7 +378,7 @@ def test_a_defect_is_logged_and_the_worker_goes_on(bench):
 def test_the_answer_is_compared_with_the_provisional_one(bench, label, agrees):
     first = None if label is None else provisional(bench.model, bench.model.predict(ROW))._replace(label=label)
     job_id = bench.hand_in(note=pack_note(first))
-    bench.worker.turn("w")
+    bench.worker.run_once("w")
     about = json.loads(bench.job(job_id).result.partition(b"\n")[0])
     assert about.get("agrees") is agrees
     for name in ("true", "false"):

@@ -842,7 +842,7 @@ def test_without_psycopg_one_line_names_the_extra(monkeypatch, capsys):
 )
 def test_a_file_that_is_no_database_is_told_and_none_is_made(url, capsys):
     assert main(["batch", "--table", "items", "--database", url, "--model-dir", str(MODEL)]) == 2
-    assert re.fullmatch(r"iris_wsgi: the database \S+ (cannot be opened|is no SQLite database)\n", capsys.readouterr().err)
+    assert re.fullmatch(r"iris_wsgi: the database \S+ (cannot be opened|is not an SQLite database)\n", capsys.readouterr().err)
     assert not Path("nowhere.db").exists()
 
 

@@ -17,7 +17,7 @@ from iris_wsgi.model import predictor, run_timeout
 from iris_wsgi.model.predictor import PIECE_ROWS, within_deadline
 from iris_wsgi.model.run_timeout import RunWatchdog
 from iris_wsgi.model.session import load_model
-from iris_wsgi.resilience.deadline import PARSED, RAN, WAITED, until
+from iris_wsgi.resilience.deadline import PARSED, RAN, WAITED, deadline_of
 
 ROW = [[5.1, 3.5, 1.4, 0.2]]
 
@@ -32,12 +32,12 @@ ROW = [[5.1, 3.5, 1.4, 0.2]]
     ],
 )  # fmt: skip
 def test_the_shorter_of_the_servers_deadline_and_the_clients_preference_counts(prefer, seconds):
-    assert until(100.0, 10.0, prefer) == 100.0 + seconds
+    assert deadline_of(100.0, 10.0, prefer) == 100.0 + seconds
 
 
 def test_without_any_deadline_there_is_none():
-    assert until(1.0, inf, None) == inf
-    assert until(1.0, inf, "wait=2") == 3.0
+    assert deadline_of(1.0, inf, None) == inf
+    assert deadline_of(1.0, inf, "wait=2") == 3.0
 
 
 class Recorded:

@@ -15,7 +15,7 @@ from project import MODEL
 from iris_wsgi.errors import BadModel
 from iris_wsgi.model.session import load_model
 from iris_wsgi.patterns.sync_async import role
-from iris_wsgi.patterns.sync_async.routes import ALL_FAILED
+from iris_wsgi.patterns.sync_async.routes import BOTH_FAILED
 
 SETOSA = {"data": [ROW]}
 # The fast model is sure of the first, and not of the second.
@@ -129,7 +129,7 @@ def test_when_both_fail_it_is_503(make_app, fast):
     submit_job(app)
     fast.do = fail
     answer = hybrid(app, status=503)
-    assert answer.json["detail"] == ALL_FAILED and answer.headers["Retry-After"] == "1"
+    assert answer.json["detail"] == BOTH_FAILED and answer.headers["Retry-After"] == "1"
 
 
 def test_only_what_the_fast_model_is_not_sure_of_becomes_a_job(make_app):
