@@ -45,7 +45,7 @@ def caches(redis):
     stores = []
 
     def make_cache(url=redis.url, space=b"model", predict=None, **options):
-        stores.append(RedisClient(url, SECONDS))
+        stores.append(RedisClient(url, SECONDS, "IRIS_CACHE_REDIS_URL"))
         failures, told = [], []
         predict = predict or CountingPredictor()
         cache = build_cache(predict, **options)
@@ -59,7 +59,7 @@ def caches(redis):
 
     yield make_cache
     for store in stores:
-        store.client.close()
+        store.redis.close()
 
 
 def same(cache, rows=ROWS):
