@@ -57,7 +57,7 @@ class RedisClient:
         self.address = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
 
     def call(self, operation: Callable[[], T]) -> T:
-        """Returns the result of `operation`. Raises BackendUnavailable, also for a malformed reply, on which the library may fail too."""
+        """Returns the result of `operation`. Raises BackendUnavailable, also for a malformed reply."""
         from redis import RedisError
 
         denied = False

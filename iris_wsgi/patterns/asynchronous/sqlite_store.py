@@ -83,8 +83,9 @@ HELD = "id = ? AND lease = ? AND state = 'running' AND due > ?"
 
 
 class SqliteJobStore:
-    """JobStore over SQLite. Without a `clock` the clock of this boot counts. The constructor raises BadStore and StoreDown.
+    """JobStore over SQLite. Without a `clock` the clock of this boot counts.
 
+    The constructor raises BadStore for a file of another program, and BackendUnavailable.
     Claims have times of the store's clock. Other records have times of the system clock, so that ages are correct.
     """
 

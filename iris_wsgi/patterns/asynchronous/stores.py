@@ -12,7 +12,7 @@ KEEP_FAILED_SECONDS = 7 * 86400.0
 
 
 def create_job_store(settings: Settings, timeout_seconds: float) -> JobStore:
-    """Returns the store of the settings; calls end within about the timeout. Raises BadSetting, BadStore, and BackendUnavailable."""
+    """Returns the store. Its calls end within about the timeout. Raises BadSetting, BadStore, and BackendUnavailable."""
     limits = Limits(
         settings.jobs_queued,
         settings.jobs_attempts,
