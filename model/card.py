@@ -169,6 +169,6 @@ The {held_out} held-out rows:
 | `golden.json` | SHA-256 of the other files, and rows with scikit-learn's results, which the model must return before the server is ready |
 | `training.csv` | the 150 rows, for the plot of the page and for the items of the data cache; optional for another model |
 | `fast/` | a logistic regression on the same rows, for a fast result |
-| `prep/`, `pred/` | the main model in two halves: float32 `[N, 4]` to scaled and finite float32 `[N, 4]`, and from there to the output; `pair` in the metadata of both is one digest of the two, and their results are those of `iris_svc.onnx` to the bit |
+| `prep/`, `pred/` | the main model in two halves: float32 `[N, 4]` to scaled and finite float32 `[N, 4]`, and from there to the output. `pair` in the metadata of both is one digest of the two. Their results are those of `iris_svc.onnx` to the bit |
 | `members/` | the three members: float32 `[N, 4]` in, int64 label `[N]` and float32 probabilities `[N, 2]` out; `member` in the metadata is the species |
 """  # noqa: E501

@@ -53,8 +53,9 @@ METHOD = """\
   ensemble in one process.
 * The faults: `IRIS_ENSEMBLE_MS={deadline}`, clients over {connections} connections, with pauses of {pause:g} ms after a
   response. A fault lasts {lasts:g} s, and one gateway that is never restarted meets all faults. A proxy in front of one member
-  is a separate process. It sends 256 bytes that are not HTTP and leaves the connection open, sends nonsense, sends half of a
-  response and then closes its half of the connection, resets, drips, or forwards requests to the member of another species.
+  is a separate process. It sends 256 bytes that are not HTTP and leaves the connection open, or sends nonsense. It sends half
+  of a response and then closes its half of the connection. It resets, drips, or forwards requests to the member of another
+  species.
   Another member, without a proxy, is killed and stopped. A response is reported if it is neither complete nor partial without
   exactly this member.
 * Less the deadline is the slowest response from the start of a fault until {after:g} s after its end, minus the deadline. The

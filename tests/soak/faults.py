@@ -163,8 +163,8 @@ SHORT_STALL_SECONDS = 0.1
 LONG_STALL_SECONDS = 0.5
 # The consequences of a stall may be seen so long before and after it.
 AROUND_SECONDS = 5.0
-# Statuses that a time limit causes: the server closes the connection, gives up on a request that comes too slowly, on another
-# server, on a store, or on its own response. A wrong response and an internal error (500) have no excuse.
+# Statuses that a time limit causes. The server closes the connection, or gives up on a slow request, another server, a store, or
+# its own response. A wrong response and an internal error (500) have no excuse.
 TIMED_OUT = (0, 408, 502, 503, 504)
 
 
