@@ -40,18 +40,18 @@ def create_app(**settings: Any) -> "App":
     from iris_wsgi.factory import build
     from iris_wsgi.observability.log import Log
     from iris_wsgi.settings import BadSetting, application_settings
-    from iris_wsgi.wsgi.allowed_hosts import Hosts
+    from iris_wsgi.wsgi.allowed_hosts import AllowedHosts
 
     log, loaded_in = Log(sys.stderr.fileno()), os.getpid()
     try:
         chosen, ignored = application_settings(os.environ, settings)
-        hosts = Hosts(chosen.allowed_hosts, None)
+        hosts = AllowedHosts(chosen.allowed_hosts, None)
 
-        def refuses(environ: dict[str, Any]) -> Problem | None:
+        def check_host(environ: dict[str, Any]) -> Problem | None:
             forked = os.getpid() != loaded_in and service.background.tasks
-            return ServiceUnavailable(FORKED) if forked else hosts.refusal(environ)
+            return ServiceUnavailable(FORKED) if forked else hosts.check(environ)
 
-        service = build(chosen, log, refuses=refuses)
+        service = build(chosen, log, check_host=check_host)
     except (BadModel, BadSetting, BadStore, BackendUnavailable) as error:
         raise SystemExit(failure(str(error), CANNOT_LOAD)) from error
     if ignored:

@@ -24,14 +24,14 @@ from iris_wsgi.roles import ROLES
 from iris_wsgi.services import ModelBackend, RoleContext, Sample, StartupContext, model_folder
 from iris_wsgi.settings import BadSetting, Settings
 from iris_wsgi.wsgi import health_routes
-from iris_wsgi.wsgi.allowed_hosts import Hosts
+from iris_wsgi.wsgi.allowed_hosts import AllowedHosts
 from iris_wsgi.wsgi.application import App, Route
 from iris_wsgi.wsgi.body import Environ
 from iris_wsgi.wsgi.prefix import prefix_of
 from iris_wsgi.wsgi.request_observer import RequestObserver
 
 Kind = TypeVar("Kind")
-Refuses = Callable[[Environ], Problem | None]
+CheckHost = Callable[[Environ], Problem | None]
 
 
 def web_single(context: RoleContext) -> list[Route]:
@@ -205,12 +205,12 @@ class Service(NamedTuple):
     background: BackgroundTasks
 
 
-def build(settings: Settings, log: Log, registry: Registry | None = None, refuses: Refuses | None = None) -> Service:
+def build(settings: Settings, log: Log, registry: Registry | None = None, check_host: CheckHost | None = None) -> Service:
     """Loads and tests the model, and puts the role together. Raises BadModel, BadSetting, BadStore and BackendUnavailable.
 
-    `refuses` is that of the application; by default it refuses hosts that do not go with the address of our server.
+    By default, `check_host` accepts the hosts that match the address of this server.
     """
-    refuses = refuses or Hosts(settings.allowed_hosts, settings.host).refusal
+    check_host = check_host or AllowedHosts(settings.allowed_hosts, settings.host).check
     registry, background = registry or Registry(), BackgroundTasks(log)
     app, credentials = guard(settings, background, log)
     start = StartupContext(settings, registry, background, log, credentials)
@@ -228,7 +228,7 @@ def build(settings: Settings, log: Log, registry: Registry | None = None, refuse
     observer = RequestObserver(log, registry, (route.path for route in table), graph.version)
     registry.join()
     deadline_seconds, prefix = settings.deadline_ms / 1000 or inf, prefix_of(settings.url_prefix)
-    served = app(table, observer, settings.max_body_bytes, deadline_seconds, prefix, refuses)
+    served = app(table, observer, settings.max_body_bytes, deadline_seconds, prefix, check_host)
     return Service(served, graph, core.sample.row, core.self_test, readiness, observer, background)
 
 
@@ -236,11 +236,11 @@ def guard(settings: Settings, background: BackgroundTasks, log: Log) -> tuple[Ca
     """What makes the application, and what is shown to other servers: without tokens all are answered, and nothing is."""
     if not settings.token_file:
         return App, nothing
-    from iris_wsgi.wsgi.bearer_auth import LOOK_SECONDS, Guarded, Tokens
+    from iris_wsgi.wsgi.bearer_auth import LOOK_SECONDS, AuthenticatedApp, Tokens
 
     tokens = Tokens(settings.token_file, log.event)
     background.repeat("look for other tokens", LOOK_SECONDS, tokens.look)
-    return partial(Guarded, tokens, health_routes.DOORS), tokens.fields
+    return partial(AuthenticatedApp, tokens, health_routes.PUBLIC_PATHS), tokens.fields
 
 
 def gathered(core: ModelBackend, settings: Settings) -> ModelBackend:

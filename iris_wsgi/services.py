@@ -23,7 +23,7 @@ REQUEST_SECONDS = 0.2
 
 def predict_context(request: Request) -> PredictContext:
     """Returns the properties of the request that predictors use."""
-    return PredictContext(request.until, cache_directives(request.variables.get("HTTP_CACHE_CONTROL")), request.ids)
+    return PredictContext(request.deadline, cache_directives(request.environ.get("HTTP_CACHE_CONTROL")), request.ids)
 
 
 class Sample(NamedTuple):

@@ -83,7 +83,7 @@ class Channel:
         elif self.state is State.LINGERING:
             self.discard()
         elif self.state is State.BUSY and event == HALF_CLOSED and self.job is not None:
-            self.job.hurry = True
+            self.job.client_gone = True
             self.watch(0)
         elif self.state is State.BUSY:
             # Only an error or a hang-up is reported while reading is off.
@@ -132,7 +132,7 @@ class Channel:
         """A part of a request is here."""
         limits, head = self.server.limits, self.reader.head
         # Whose body nobody wants is not asked for it.
-        if head is not None and (problem := self.server.app.refusal(head.path, head.variables)):
+        if head is not None and (problem := self.server.app.authorize(head.path, head.variables)):
             self.refuse(problem)
             return
         if not self.hold(self.reader.held):
@@ -156,15 +156,15 @@ class Channel:
         if self.server.inline(head.method, head.path, head.variables, len(request.body)):
             data, self.close_after = self.server.answer(request, self.server.now)
             return self.send(data)
-        until, work = self.server.patience(head.method, head.path, head.variables, self.server.now)
-        self.job = self.server.enqueue(self, request, work) if self.hold(len(request.body)) else None
+        deadline, executor = self.server.schedule(head.method, head.path, head.variables, self.server.now)
+        self.job = self.server.enqueue(self, request, executor) if self.hold(len(request.body)) else None
         if self.job is None:
             connection = self.server.connection(head)
             self.close_after = connection == "close"
             return self.send(self.server.refusal(OVERLOADED, head.method, head.path, connection, ids_of(head.variables)))
-        self.state, self.deadline = State.BUSY, until
+        self.state, self.deadline = State.BUSY, deadline
         self.server.next_sweep = min(self.server.next_sweep, self.deadline)
-        self.watch(HALF_CLOSED if work == "hold" else 0)
+        self.watch(HALF_CLOSED if executor == "long_poll" else 0)
         return False
 
     def answered(self, data: Pieces, close: bool) -> None:

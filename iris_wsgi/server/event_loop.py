@@ -25,7 +25,7 @@ from iris_wsgi.server.connection import SETTLE_SECONDS, Channel, State
 from iris_wsgi.server.listener import MAX_UPSTREAM_CALLS, Poll, connection_limits, refuse_newcomers
 from iris_wsgi.server.response_writer import Pieces, Writer
 from iris_wsgi.settings import Settings
-from iris_wsgi.wsgi.application import App, Work, never
+from iris_wsgi.wsgi.application import App, Executor, never
 
 SWEEP_SECONDS = 0.25
 # The events of a turn of the I/O loop, after which new connections have their turn, however many connections are ready.
@@ -51,7 +51,7 @@ class Observer(Protocol):
     """Who is told of requests that never reached the application, and of what the server holds."""
 
     def refused(self, status: int, ids: Ids) -> None: ...
-    def holds(self, connections: int, queued: int, requests: int, answers: int) -> None: ...
+    def record_load(self, connections: int, queued: int, requests: int, answers: int) -> None: ...
 
 
 class Job:
@@ -60,11 +60,11 @@ class Job:
     def __init__(self, server: "Server", channel: Channel, request: Request) -> None:
         self.server, self.channel, self.request, self.arrived = server, channel, request, server.now
         # Its client has closed its half of the connection: it may be gone, so its answer is not held back any longer.
-        self.hurry = False
+        self.client_gone = False
 
     def service(self) -> None:
         """Called by a thread of the pool."""
-        data, close = self.server.answer(self.request, self.arrived, lambda: self.hurry)
+        data, close = self.server.answer(self.request, self.arrived, lambda: self.client_gone)
         self.server.waiting.discard(self)
         self.server.done.append((self.channel, data, close))
         self.server.pull_trigger()
@@ -115,7 +115,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             bind_socket=False,
             sockinfo=(sock.family, sock.type, sock.proto, sock.getsockname()),
         )
-        self.inline, self.patience = app.inline, app.patience
+        self.inline, self.schedule = app.inline, app.schedule
         self.app, self.writer = app, Writer()
         self.watch_listener()
         self.poller.register(self.trigger.socket.fileno(), select.POLLIN)
@@ -265,12 +265,12 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             channel.close()
             self.complain("an answer was given up", reason="its client was too slow to take it, and there was no room for others")
 
-    def answer(self, request: Request, arrived: float, hurry: Callable[[], bool] = never) -> tuple[Pieces, bool]:
+    def answer(self, request: Request, arrived: float, client_gone: Callable[[], bool] = never) -> tuple[Pieces, bool]:
         """The application's answer to a request that arrived then, and whether the connection closes after it; in the loop or
         in a thread of the pool."""
         head, body = request
         try:
-            response, request_id = self.app.answer(head.method, head.path, head.variables, body, arrived, hurry)
+            response, request_id = self.app.answer(head.method, head.path, head.variables, body, arrived, client_gone)
             # Only now: it may have been a long time.
             connection = self.connection(head)
             data = self.writer.message(response, request_id, head.method, connection)
@@ -292,10 +292,10 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.observer.refused(problem.status, ids)
         return self.writer.refusal(problem, method, path, connection, ids.request)
 
-    def enqueue(self, channel: Channel, request: Request, work: Work) -> Job | None:
+    def enqueue(self, channel: Channel, request: Request, executor: Executor) -> Job | None:
         """Gives a request to the threads that do such work; None where there is no room."""
         job = Job(self, channel, request)
-        if work == "hold":
+        if executor == "long_poll":
             if len(self.waiting) >= MAX_LONG_POLLS:
                 return None
             self.waiting.add(job)
@@ -303,7 +303,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             self.waiters.add_task(job)
             return job
         pool = self.task_dispatcher
-        if work == "call":
+        if executor == "upstream":
             pool = self.callers
             pool.set_thread_count(MAX_UPSTREAM_CALLS)
         if len(pool.queue) >= self.limits.queue:
@@ -326,7 +326,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.tick()
         if self.listening:
             self.step_back()
-        self.observer.holds(len(self.channels), sum(len(pool.queue) for pool in self.pools), self.pending, self.owed)
+        self.observer.record_load(len(self.channels), sum(len(pool.queue) for pool in self.pools), self.pending, self.owed)
         for channel in [c for c in self.channels.values() if c.deadline <= self.now]:
             self.attend(channel, channel.expire)
         # The deadline of a request is kept more exactly than that of a connection.

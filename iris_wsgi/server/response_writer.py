@@ -5,7 +5,7 @@ import time
 from waitress.utilities import build_http_date
 
 from iris_wsgi.errors import Problem
-from iris_wsgi.wsgi.application import BARE, STATUS_LINES, Response, rendered
+from iris_wsgi.wsgi.application import NO_CONTENT, STATUS_LINES, Response, render_problem
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # A longer body is not copied behind its head: it may be a file that many slow clients take at the same time.
@@ -31,8 +31,8 @@ class Writer:
             raise ValueError("a field of the answer has a line end in it")
         if connection is not None:
             fields += f"Connection: {connection}\r\n"
-        if status not in BARE:
-            fields += f"Content-Type: {response.media}\r\nContent-Length: {len(body)}\r\n"
+        if status not in NO_CONTENT:
+            fields += f"Content-Type: {response.media_type}\r\nContent-Length: {len(body)}\r\n"
         head = f"HTTP/1.1 {STATUS_LINES[status]}\r\nDate: {self.now()}\r\nX-Request-ID: {request_id}\r\n{fields}\r\n".encode()
         if method == "HEAD":
             return (head,)
@@ -40,7 +40,7 @@ class Writer:
 
     def refusal(self, problem: Problem, method: str, path: str, connection: str | None, request_id: str) -> Pieces:
         """What the server itself answers to a request that does not reach the application."""
-        return self.message(rendered(problem, request_id, path), request_id, method, connection)
+        return self.message(render_problem(problem, request_id, path), request_id, method, connection)
 
     def now(self) -> str:
         second = int(time.time())

@@ -15,7 +15,7 @@ MISDIRECTED = "This server does not answer for the host of this request; its set
 name_and_port = re.compile(r"(?:\[([^\]]*)\]|([^:]*))(?::[0-9]*)?").fullmatch
 
 
-class Hosts:
+class AllowedHosts:
     """Decides by the field Host whether a request is answered.
 
     A browser always names the host, and by its name: a page that is read from an IP address cannot be rebound to another.
@@ -35,12 +35,12 @@ class Hosts:
         # Clients repeat few hosts; the bound keeps those that make up names from taking memory.
         self.allows = lru_cache(1024)(self.decide)
 
-    def refusal(self, variables: Mapping[str, Any]) -> MisdirectedRequest | None:
-        """Returns the failure to answer to a request with these CGI variables, None if its host is allowed."""
+    def check(self, environ: Mapping[str, Any]) -> MisdirectedRequest | None:
+        """Returns the failure to answer to a request with this environ, None if its host is allowed."""
         if self.any:
             return None
-        host = variables.get("HTTP_HOST")
-        if not host or self.allows(host, self.bound or variables.get("SERVER_NAME", "")):
+        host = environ.get("HTTP_HOST")
+        if not host or self.allows(host, self.bound or environ.get("SERVER_NAME", "")):
             return None
         return MisdirectedRequest(MISDIRECTED)
 

@@ -1,7 +1,8 @@
-"""The one module that speaks WSGI (PEP 3333): an environ comes in, a route answers, bytes go out."""
+"""WSGI application (PEP 3333): dispatches requests to routes, and renders responses and failures."""
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from math import inf
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -9,22 +10,21 @@ from iris_wsgi import errors
 from iris_wsgi.errors import JSON, Problem
 from iris_wsgi.observability.trace_context import Ids, ids_of
 from iris_wsgi.resilience import deadline
-from iris_wsgi.wsgi.body import Environ, check_media, read_body
-from iris_wsgi.wsgi.content_coding import packed, unpacked
+from iris_wsgi.wsgi.body import Environ, check_content_type, read_body
+from iris_wsgi.wsgi.content_coding import compress, decompress
 from iris_wsgi.wsgi.prefix import Prefix, mounted
-from iris_wsgi.wsgi.routing import Parameters, Paths
+from iris_wsgi.wsgi.routing import Parameters, Router
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
 STATUS_LINES = {status: f"{status} {phrase}" for status, phrase in errors.PHRASES.items()}
-# Answers without content, of which no length is told (RFC 9110, sections 15.3.5 and 15.4.5).
-BARE = (204, 304)
-# Whatever is between this server and its clients keeps nothing: it would not hear of changes.
-FRESH = ("Cache-Control", "no-store")
+# Responses without content and without Content-Length (RFC 9110, sections 15.3.5 and 15.4.5).
+NO_CONTENT = (204, 304)
+NO_STORE = ("Cache-Control", "no-store")
 UNMATCHED = "unmatched"
 UNEXPECTED = "The server failed on this request; its log says more under this request id."
 
-# What a request that is not answered at once does: it computes, its answer is held back, or it calls other servers.
-Work = Literal["compute", "hold", "call"]
+# The threads that run a handler: for computation, for responses that wait for a job, or for calls to other servers.
+Executor = Literal["pool", "long_poll", "upstream"]
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 
@@ -32,89 +32,100 @@ def never() -> bool:
     return False
 
 
-def nothing_refused(_: Mapping[str, Any]) -> None:
-    """Lets every request through to its route."""
+def allow_all(_: Mapping[str, Any]) -> None:
+    """Rejects no request."""
 
 
-class Request(NamedTuple):
-    """What a handler is given: method, path, body (empty unless the route takes one), the values of the path's parameters by
-    name, the CGI variables (RFC 3875), in which the fields are, when it arrived, until when its answer is wanted, what says
-    that an answer that is held back should go out, as its client has gone, its ids, and the prefix of its path at the client."""
+@dataclass(slots=True)
+class Request:
+    """Input of a handler. Times are monotonic, and `parameters` are the values of the path parameters by name."""
 
     method: str
     path: str
-    body: bytes
+    # The environ of RFC 3875, which contains the headers.
+    environ: Environ
     parameters: Parameters
-    variables: Mapping[str, Any]
-    arrived: float = 0.0
-    until: float = inf
-    hurry: Callable[[], bool] = never
-    ids: Ids = Ids("")
+    ids: Ids
+    arrived: float
+    # Returns whether the client has closed its half of the connection: a long poll ends then.
+    client_gone: Callable[[], bool]
+    deadline: float = inf
+    # The path prefix of the client.
     prefix: str = ""
+    # Empty unless the route has a body schema.
+    body: bytes = b""
 
 
 class Response(NamedTuple):
-    """What a handler gives: a body of `media` type, a status, further headers, and, for the log, how many rows and which job it
-    was about."""
+    """Output of a handler. The log line of the request contains the number of `rows` and the id of the `job`."""
 
     body: bytes | memoryview
-    media: str = JSON
+    media_type: str = JSON
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
     rows: int | None = None
     job: str = ""
 
 
+Handler = Callable[[Request], Response]
+
+
+class RouteDoc(NamedTuple):
+    """OpenAPI description of a route: `response` is the JSON schema, and the usual status is the first of `success`.
+
+    A `binary` route also has bodies of application/octet-stream. An `html` route also has a page, for browsers.
+    """
+
+    summary: str
+    response: Mapping[str, object]
+    media_type: str = JSON
+    success: tuple[int, ...] = (200,)
+    failures: tuple[int, ...] = ()
+    binary: bool = False
+    html: bool = False
+
+
+class Schedule(NamedTuple):
+    """Selects where a handler runs: in the I/O loop, where it blocks all other connections, or in a thread.
+
+    The loop runs requests whose body has up to `inline_bytes` (-1: none) and no content coding, and requests for which
+    `is_cached` returns that the handler will not block.
+    """
+
+    inline_bytes: int = 16384
+    is_cached: Callable[[Parameters, Environ], bool] | None = None
+    # The handler may wait so long for a client that sends Prefer: wait=N (RFC 7240).
+    max_wait_seconds: float = 0.0
+    # Requests that call other servers run in separate threads.
+    calls_upstream: bool = False
+
+
 class Route(NamedTuple):
-    """One line of the table: what answers `method` on `path`, and the words and JSON schemas that OpenAPI shows of it.
+    """A method and a path template such as /models/{model}/infer, with their handler.
 
-    A path may have parameters: /models/{model}/infer. A route with a `body` schema takes JSON, and nothing else, in UTF-8;
-    a `lenient` one a body whatever its Content-Type says, packed by gzip or deflate too, and it packs answers for who accepts
-    that: for protocols whose clients do so. A `binary` one has a form in application/octet-stream as well, both ways. An `html`
-    route also has a page, for clients that prefer HTML.
-
-    A request whose body has at most `inline_bytes` is answered in the server's I/O loop, where it holds up every other
-    connection: a handler that may block declares -1, and like all larger or packed bodies its requests go to the thread pool.
-
-    Where an answer may be held back, `holds` is for how many seconds at most: Prefer: wait=N (RFC 7240) then tells how long its
-    client would have it held, and not when the answer is no longer wanted. `success` are the statuses that OpenAPI shows, the
-    usual one first; where a route `revalidates`, it shows 304 as well. What goes to the pool by its `inline_bytes` is answered
-    in the loop all the same while `at_hand` says of the path's parameters and the CGI variables that its handler will not block.
-    One that `waits` asks other servers: its requests have threads of their own, so that others need not wait for those too.
+    With a `body` schema, the route takes JSON in UTF-8. With `any_content_type`, it ignores Content-Type, and supports
+    gzip and deflate for request and response.
     """
 
     method: str
     path: str
-    handler: Callable[[Request], Response]
-    summary: str
-    answer: Mapping[str, object]
+    handler: Handler
+    doc: RouteDoc
     body: Mapping[str, object] | None = None
-    media: str = JSON
-    failures: tuple[int, ...] = ()
-    inline_bytes: int = 16384
-    lenient: bool = False
-    binary: bool = False
-    html: bool = False
-    holds: float = 0.0
-    success: tuple[int, ...] = (200,)
-    revalidates: bool = False
-    at_hand: Callable[[Parameters, Environ], bool] | None = None
-    waits: bool = False
+    schedule: Schedule = Schedule()
+    any_content_type: bool = False
 
 
-class Place(NamedTuple):
-    """What is at a path: how the log and the metrics call it, the routes by method, and the methods it answers for Allow."""
+class Resource(NamedTuple):
+    """The routes of a path by method. Logs and metrics use the label, and `allow` is the value of the header Allow."""
 
     label: str
     routes: Mapping[str, Route]
     allow: str = ""
 
-    def route(self, method: str) -> Route | None:
-        return self.routes.get("GET" if method == "HEAD" else method)
-
 
 class Observer(Protocol):
-    """Who is told of each request: the log and the metrics."""
+    """Logs and counts requests."""
 
     def started(self) -> None: ...
     def failed(self, ids: Ids) -> None: ...
@@ -122,7 +133,7 @@ class Observer(Protocol):
 
 
 class App:
-    """A WSGI application over a list of routes."""
+    """WSGI application over a list of routes."""
 
     def __init__(
         self,
@@ -131,35 +142,36 @@ class App:
         max_body_bytes: int,
         deadline_seconds: float = inf,
         prefix: Prefix = mounted,
-        refuses: Callable[[Environ], Problem | None] = nothing_refused,
+        check_host: Callable[[Environ], Problem | None] = allow_all,
     ) -> None:
-        """Two routes for one method and path are a ValueError; `max_body_bytes` bounds what a request may carry.
+        """Raises ValueError if two routes have the same method and path.
 
-        Work on a request ends `deadline_seconds` after it arrived, unless its client asks for less. `prefix` is of its environ.
-        `refuses` returns the failure for a request that no route may answer, by its CGI variables.
+        The deadline of a request is `deadline_seconds` after its arrival, or earlier if the client asks for that.
+        `check_host` returns the failure of a request that no route may process.
         """
         self.table: dict[str, dict[str, Route]] = {}
         for route in routes:
-            on_path = self.table.setdefault(route.path, {})
-            if route.method in on_path:
+            by_method = self.table.setdefault(route.path, {})
+            if route.method in by_method:
                 raise ValueError(f"two routes answer {route.method} {route.path}")
-            on_path[route.method] = route
-        places = {path: Place(path, on_path, allowed_methods(on_path)) for path, on_path in self.table.items()}
-        # OPTIONS * asks about the server as a whole (RFC 9110, section 9.3.7).
-        places["*"] = Place(UNMATCHED, {}, allowed_methods({m for on_path in self.table.values() for m in on_path}))
-        self.paths = Paths(places, Place(UNMATCHED, {}))
+            by_method[route.method] = route
+        resources = {path: resource(path, by_method) for path, by_method in self.table.items()}
+        # OPTIONS * is about the server as a whole (RFC 9110, section 9.3.7).
+        methods = {method for by_method in self.table.values() for method in by_method}
+        resources["*"] = Resource(UNMATCHED, {}, allowed_methods(methods))
+        self.router = Router(resources, Resource(UNMATCHED, {}))
         self.observer = observer
         self.max_body_bytes = max_body_bytes
         self.deadline_seconds = deadline_seconds
-        self.prefix, self.refuses = prefix, refuses
+        self.prefix, self.check_host = prefix, check_host
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> list[bytes]:
-        """Answers one request of any WSGI server."""
+        """Serves one request of any WSGI server."""
         method = environ["REQUEST_METHOD"]
         response, request_id = self.answer(method, environ.get("PATH_INFO", ""), environ)
         headers = [*response.headers, ("X-Request-ID", request_id)]
-        if response.status not in BARE:
-            headers += (("Content-Type", response.media), ("Content-Length", str(len(response.body))))
+        if response.status not in NO_CONTENT:
+            headers += (("Content-Type", response.media_type), ("Content-Length", str(len(response.body))))
         start_response(STATUS_LINES[response.status], headers)
         return [] if method == "HEAD" else [bytes(response.body)]
 
@@ -167,124 +179,131 @@ class App:
         self,
         method: str,
         path: str,
-        variables: Environ,
+        environ: Environ,
         body: bytes | None = None,
         arrived: float | None = None,
-        hurry: Callable[[], bool] = never,
+        client_gone: Callable[[], bool] = never,
     ) -> tuple[Response, str]:
-        """The response to a request with these CGI variables (RFC 3875), and its id. Nothing that a handler raises gets out.
+        """Returns the response to a request and the request id; an exception of the handler becomes a response.
 
-        `body` is None where it must be read from variables["wsgi.input"]; `arrived` is the monotonic time at which the request
-        was complete, None for now. `hurry` is for handlers that hold answers back.
+        Without a `body`, the application reads environ["wsgi.input"]. `arrived` is the monotonic time at which the request
+        was complete, now by default.
         """
         started = time.perf_counter()
         self.observer.started()
-        ids = ids_of(variables)
-        place, parameters = self.paths.find(path)
+        ids = ids_of(environ)
+        resource, parameters = self.router.find(path)
+        arrived = time.monotonic() if arrived is None else arrived
+        request = Request(method, path, environ, parameters, ids, arrived, client_gone)
         try:
-            response = self.respond(method, path, variables, body, arrived, hurry, place, parameters, ids)
+            response = self.respond(request, resource, body)
         except Exception as error:
             problem = error if isinstance(error, Problem) else Problem(UNEXPECTED)
             if problem.status == 500:
                 self.observer.failed(ids)
-            response = rendered(problem, ids.request, path)
-        self.observer.answered(method, path, place.label, response, time.perf_counter() - started, ids)
+            response = render_problem(problem, ids.request, path)
+        self.observer.answered(method, path, resource.label, response, time.perf_counter() - started, ids)
         return response, ids.request
 
-    def inline(self, method: str, path: str, variables: Environ, body_bytes: int) -> bool:
-        """Whether the server should answer this request in its I/O loop."""
-        place, parameters = self.paths.find(path)
-        route = place.route(method)
-        if route is None or (route.at_hand is not None and route.at_hand(parameters, variables)):
+    def inline(self, method: str, path: str, environ: Environ, body_bytes: int) -> bool:
+        """Returns whether the I/O loop of the server runs this request."""
+        resource, parameters = self.router.find(path)
+        route = resource.routes.get(method)
+        if route is None:
             return True
-        # How large a packed body is nobody knows yet.
-        small = body_bytes <= route.inline_bytes and not (route.lenient and "HTTP_CONTENT_ENCODING" in variables)
-        return small or self.refusal(path, variables) is not None
+        schedule = route.schedule
+        if schedule.is_cached is not None and schedule.is_cached(parameters, environ):
+            return True
+        # The decompressed size is unknown at this point.
+        is_small = body_bytes <= schedule.inline_bytes and not (route.any_content_type and "HTTP_CONTENT_ENCODING" in environ)
+        return is_small or self.authorize(path, environ) is not None
 
-    def refusal(self, path: str, variables: Environ) -> Problem | None:
-        """Why a request with these fields is answered with a failure whatever its body is; None: it is not."""
-        return self.refuses(variables)
+    def authorize(self, path: str, environ: Environ) -> Problem | None:
+        """Returns the failure of a request that its headers alone reject, or None."""
+        return self.check_host(environ)
 
-    def patience(self, method: str, path: str, variables: Environ, arrived: float) -> tuple[float, Work]:
-        """Until when the answer to a request that arrived then is wanted, as far as its fields tell (monotonic), and what it is
-        that takes time.
-        """
-        route = self.paths.find(path)[0].route(method)
-        work: Work = "compute" if route is None else "hold" if held(route, variables) else "call" if route.waits else "compute"
-        return self.until(route, variables, arrived), work
+    def schedule(self, method: str, path: str, environ: Environ, arrived: float) -> tuple[float, Executor]:
+        """Returns the deadline (monotonic) of a request by its headers, and the threads that run it."""
+        route = self.router.find(path)[0].routes.get(method)
+        executor: Executor = "pool"
+        if route is not None and long_poll_seconds(route, environ):
+            executor = "long_poll"
+        elif route is not None and route.schedule.calls_upstream:
+            executor = "upstream"
+        return self.deadline(route, environ, arrived), executor
 
-    def until(self, route: Route | None, variables: Environ, arrived: float) -> float:
-        if route is not None and route.holds:
-            return arrived + held(route, variables) + self.deadline_seconds
-        return deadline.deadline_of(arrived, self.deadline_seconds, variables.get("HTTP_PREFER"))
+    def deadline(self, route: Route | None, environ: Environ, arrived: float) -> float:
+        if route is not None and route.schedule.max_wait_seconds:
+            return arrived + long_poll_seconds(route, environ) + self.deadline_seconds
+        return deadline.deadline_of(arrived, self.deadline_seconds, environ.get("HTTP_PREFER"))
 
-    def respond(
-        self,
-        method: str,
-        path: str,
-        variables: Environ,
-        body: bytes | None,
-        arrived: float | None,
-        hurry: Callable[[], bool],
-        place: Place,
-        parameters: Parameters,
-        ids: Ids,
-    ) -> Response:
-        """Runs the handler of the route; raises Problem where there is none, or where the request is refused by its fields."""
-        if problem := self.refusal(path, variables):
+    def respond(self, request: Request, resource: Resource, body: bytes | None) -> Response:
+        """Runs the handler. Raises Problem if no route matches, or if the headers or the body are invalid."""
+        environ = request.environ
+        if problem := self.authorize(request.path, environ):
             raise problem
-        route = place.route(method)
-        if route is not None:
-            now = time.monotonic()
-            arrived = now if arrived is None else arrived
-            until = self.until(route, variables, arrived)
-            if until <= now:
-                raise errors.DeadlineExceeded(deadline.WAITED)
-            # Before the handler, which may store something: an invalid one is refused.
-            prefix = self.prefix(variables)
-            content = b"" if route.body is None else self.content(route, variables, body)
-            response = route.handler(Request(method, path, content, parameters, variables, arrived, until, hurry, ids, prefix))
-            return coded(response, variables.get("HTTP_ACCEPT_ENCODING")) if route.lenient else response
-        if not path and method in ("GET", "HEAD") and (mount := self.prefix(variables)):
-            # The mount point itself: relative references of the page need the slash.
+        route = resource.routes.get(request.method)
+        if route is None:
+            return self.respond_without_route(request, resource.allow)
+        request.deadline = self.deadline(route, environ, request.arrived)
+        if request.deadline <= time.monotonic():
+            raise errors.DeadlineExceeded(deadline.WAITED)
+        # Before the handler, which may store something: an invalid prefix is a failure.
+        request.prefix = self.prefix(environ)
+        if route.body is not None:
+            request.body = self.content(route, environ, body)
+        response = route.handler(request)
+        return encode_response(response, environ.get("HTTP_ACCEPT_ENCODING")) if route.any_content_type else response
+
+    def respond_without_route(self, request: Request, allow: str) -> Response:
+        """Raises Problem, except for OPTIONS and for the redirect of the mount point."""
+        if not request.path and request.method in ("GET", "HEAD") and (mount := self.prefix(request.environ)):
+            # The relative references of the page need the final slash.
             return Response(b"", "text/plain", 308, (("Location", f"{mount}/"),))
-        allow = (("Allow", place.allow),) if place.allow else ()
-        if allow and method == "OPTIONS":
-            return Response(b"", status=204, headers=allow)
-        if method not in METHODS:
-            raise errors.MethodNotImplemented("This server does not know the request's method.", headers=allow)
+        headers = (("Allow", allow),) if allow else ()
+        if allow and request.method == "OPTIONS":
+            return Response(b"", status=204, headers=headers)
+        if request.method not in METHODS:
+            raise errors.MethodNotImplemented("This server does not know the request's method.", headers=headers)
         if allow:
-            raise errors.MethodNotAllowed(f"This path answers {place.allow}.", headers=allow)
+            raise errors.MethodNotAllowed(f"This path answers {allow}.", headers=headers)
         raise errors.NotFound(errors.NO_ROUTE)
 
-    def content(self, route: Route, variables: Environ, body: bytes | None) -> bytes:
-        """The body as the route takes it."""
-        if not route.lenient:
-            check_media(variables)
+    def content(self, route: Route, environ: Environ, body: bytes | None) -> bytes:
+        """Returns the body without its content coding."""
+        if not route.any_content_type:
+            check_content_type(environ)
         if body is None:
-            body = read_body(variables, self.max_body_bytes)
-        return unpacked(body, variables.get("HTTP_CONTENT_ENCODING"), self.max_body_bytes) if route.lenient else body
+            body = read_body(environ, self.max_body_bytes)
+        if not route.any_content_type:
+            return body
+        return decompress(body, environ.get("HTTP_CONTENT_ENCODING"), self.max_body_bytes)
 
 
-def held(route: Route, variables: Environ) -> float:
-    """For how many seconds the answer to a request with these fields may be held back."""
-    return min(route.holds, deadline.preferred_wait(variables.get("HTTP_PREFER")) or 0)
+def long_poll_seconds(route: Route, environ: Environ) -> float:
+    """Returns how long the response to this request may wait for a job."""
+    return min(route.schedule.max_wait_seconds, deadline.preferred_wait(environ.get("HTTP_PREFER")) or 0)
 
 
-def allowed_methods(on_path: Collection[str]) -> str:
-    """The methods a path answers: HEAD comes with GET, and OPTIONS with every path."""
-    return ", ".join(m for m in METHODS if m in on_path or m == "OPTIONS" or (m == "HEAD" and "GET" in on_path))
+def resource(path: str, by_method: Mapping[str, Route]) -> Resource:
+    heads = {"HEAD": by_method["GET"]} if "GET" in by_method else {}
+    return Resource(path, {**heads, **by_method}, allowed_methods(by_method))
 
 
-def rendered(problem: Problem, request_id: str, path: str) -> Response:
-    """The one place where a failure becomes an answer, in the form of the protocol to which the path belongs."""
-    media = errors.error_media_type(path)
-    body = errors.error_document(problem) if media == JSON else errors.problem_document(problem, request_id)
-    return Response(body, media, problem.status, tuple(problem.headers))
+def allowed_methods(methods: Collection[str]) -> str:
+    """Returns the value of Allow: HEAD comes with GET, and OPTIONS with every path."""
+    return ", ".join(m for m in METHODS if m in methods or m == "OPTIONS" or (m == "HEAD" and "GET" in methods))
 
 
-def coded(response: Response, accept: str | None) -> Response:
-    """The answer in the content coding that this Accept-Encoding prefers."""
-    body, coding = packed(response.body, accept)
+def render_problem(problem: Problem, request_id: str, path: str) -> Response:
+    """Returns the response of a failure, in the format of the protocol of the path."""
+    media_type = errors.error_media_type(path)
+    body = errors.error_document(problem) if media_type == JSON else errors.problem_document(problem, request_id)
+    return Response(body, media_type, problem.status, tuple(problem.headers))
+
+
+def encode_response(response: Response, accept_encoding: str | None) -> Response:
+    """Applies the content coding that the client prefers."""
+    body, coding = compress(response.body, accept_encoding)
     encoding = () if coding is None else (("Content-Encoding", coding),)
     return response._replace(body=body, headers=(*response.headers, ("Vary", "Accept-Encoding"), *encoding))

@@ -77,7 +77,7 @@ class Tokens:
         """What a request to another server has."""
         return (("Authorization", f"Bearer {self.first}"),)
 
-    def refusal(self, authorization: str) -> Problem | None:
+    def check(self, authorization: str) -> Problem | None:
         """What is to be said to who sends this field; None if it holds a token that counts."""
         found = credentials(authorization)
         if found is None:
@@ -89,14 +89,14 @@ class Tokens:
         return Unauthorized(WRONG, headers=(("WWW-Authenticate", f'{CHALLENGE}, error="invalid_token"'),))
 
 
-class Guarded(App):
-    """An application that answers the paths in `doors` to all, and any other, there or not, to who has a token."""
+class AuthenticatedApp(App):
+    """An application that answers the paths in `public_paths` to all, and any other, there or not, to who has a token."""
 
-    def __init__(self, tokens: Tokens, doors: Collection[str], *rest: Any) -> None:
+    def __init__(self, tokens: Tokens, public_paths: Collection[str], *rest: Any) -> None:
         super().__init__(*rest)
-        self.tokens, self.doors = tokens, frozenset(doors) & self.table.keys()
+        self.tokens, self.public_paths = tokens, frozenset(public_paths) & self.table.keys()
 
-    def refusal(self, path: str, variables: Environ) -> Problem | None:
-        if (problem := super().refusal(path, variables)) or path in self.doors:
+    def authorize(self, path: str, environ: Environ) -> Problem | None:
+        if (problem := super().authorize(path, environ)) or path in self.public_paths:
             return problem
-        return self.tokens.refusal(variables.get("HTTP_AUTHORIZATION", ""))
+        return self.tokens.check(environ.get("HTTP_AUTHORIZATION", ""))

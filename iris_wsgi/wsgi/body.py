@@ -10,14 +10,14 @@ Environ = dict[str, Any]
 utf8_json = re.compile(r'application/json[ \t]*(?:;[ \t]*charset[ \t]*=[ \t]*"?utf-8"?[ \t]*)?;?[ \t]*', re.IGNORECASE).fullmatch
 
 
-def check_media(variables: Environ) -> None:
+def check_content_type(environ: Environ) -> None:
     """Raises UnsupportedMediaType for a body that does not claim to be plain JSON in UTF-8."""
-    media = variables.get("CONTENT_TYPE", "")
+    media = environ.get("CONTENT_TYPE", "")
     if media and media != JSON and not utf8_json(media):
         raise UnsupportedMediaType(
             "This route takes JSON in UTF-8: send Content-Type: application/json.", headers=(("Accept-Post", JSON),)
         )
-    coding = variables.get("HTTP_CONTENT_ENCODING")
+    coding = environ.get("HTTP_CONTENT_ENCODING")
     if coding is not None and coding.strip().lower() != "identity":
         raise UnsupportedMediaType(
             "This route takes bodies as they are: send no Content-Encoding.", headers=(("Accept-Encoding", "identity"),)

@@ -21,10 +21,10 @@ def revalidated(route: Route) -> Route:
         response = route.handler(request)
         tag = f'"{sha256(response.body).hexdigest()[:32]}"'
         response = response._replace(headers=(*response.headers, ("ETag", tag), NO_CACHE))
-        named = request.variables.get("HTTP_IF_NONE_MATCH")
+        named = request.environ.get("HTTP_IF_NONE_MATCH")
         return response if named is None or not names(named, tag) else response._replace(body=b"", status=304)
 
-    return route._replace(handler=answer, revalidates=True)
+    return route._replace(handler=answer, doc=route.doc._replace(success=(*route.doc.success, 304)))
 
 
 def names(named: str, tag: str) -> bool:

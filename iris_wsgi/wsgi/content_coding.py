@@ -15,7 +15,7 @@ LEVEL = 1
 wanted = re.compile(r"([!#$%&'*+.^_`|~0-9a-z-]+)(?:[ \t]*;[ \t]*q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?))?").fullmatch
 
 
-def unpacked(body: bytes, coding: str | None, limit: int) -> bytes:
+def decompress(body: bytes, coding: str | None, limit: int) -> bytes:
     """The body without its Content-Encoding (None where the request has none), at most `limit` bytes.
 
     No more than `limit` + 1 bytes are ever unpacked. Raises UnsupportedMediaType (415) for what is not one of gzip, deflate and
@@ -54,7 +54,7 @@ def deflate_format(body: bytes) -> int:
     return ZLIB if body[:1] and body[0] & 15 == 8 else RAW
 
 
-def chosen(accept: str | None) -> str | None:
+def negotiate(accept: str | None) -> str | None:
     """The coding of an answer to a request with this Accept-Encoding (RFC 9110, section 12.5.3); None is identity.
 
     The one with the highest weight, gzip of equals; identity if it is given a higher weight than both, and if nothing else
@@ -73,12 +73,12 @@ def chosen(accept: str | None) -> str | None:
     return best if weight > 0 and weight >= weights.get("identity", 0.0) else None
 
 
-def packed(body: bytes | memoryview, accept: str | None) -> tuple[bytes | memoryview, str | None]:
+def compress(body: bytes | memoryview, accept: str | None) -> tuple[bytes | memoryview, str | None]:
     """An answer's body as the client accepts it, and its Content-Encoding or None; equal bodies give equal bytes.
 
     What is under LEAST_BYTES stays as it is. Whoever sends the result sends `Vary: Accept-Encoding` too.
     """
-    coding = chosen(accept) if len(body) >= LEAST_BYTES else None
+    coding = negotiate(accept) if len(body) >= LEAST_BYTES else None
     if coding is None:
         return body, None
     # zlib's own gzip head carries no time, and so no two equal bodies differ.

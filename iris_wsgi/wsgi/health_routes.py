@@ -9,10 +9,10 @@ from iris_wsgi.errors import ServiceUnavailable
 from iris_wsgi.model.latency import LOOP_SECONDS
 from iris_wsgi.observability.metrics import MEDIA, Registry
 from iris_wsgi.wsgi import openapi
-from iris_wsgi.wsgi.application import Request, Response, Route
+from iris_wsgi.wsgi.application import Request, Response, Route, RouteDoc
 
 # Paths that need no token: liveness, readiness, metrics, and the root path with its static page.
-DOORS = ("/", "/health", "/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
+PUBLIC_PATHS = ("/", "/health", "/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
 
 
 class Readiness:
@@ -62,25 +62,18 @@ def routes(
         return Response(json.dumps({"ready": True, "warnings": warnings}).encode() if warnings else b'{"ready":true}')
 
     def metrics(_: Request) -> Response:
-        return Response(registry.text(), media=MEDIA)
+        return Response(registry.text(), media_type=MEDIA)
 
     def describe(request: Request) -> Response:
         return Response(openapi.served_at(description, request.prefix))
 
     table = [
-        Route("GET", "/health", lambda _: Response(b'{"health":"ok"}'), "Whether the server answers", openapi.OBJECT),
-        Route(
-            "GET",
-            "/livez",
-            livez,
-            "Liveness: fails only where a restart helps",
-            openapi.OBJECT,
-            failures=(503,),
-        ),
-        Route("GET", "/readyz", readyz, "Readiness: whether traffic may come", openapi.OBJECT, failures=(503,)),
-        Route("GET", "/metrics", metrics, "Metrics in the Prometheus text format", openapi.TEXT, media=MEDIA),
-        Route("GET", "/openapi.json", describe, "This document", openapi.OBJECT),
+        Route("GET", "/health", lambda _: Response(b'{"health":"ok"}'), RouteDoc("Whether the server answers", openapi.OBJECT)),
+        Route("GET", "/livez", livez, RouteDoc("Liveness: fails only where a restart helps", openapi.OBJECT, failures=(503,))),
+        Route("GET", "/readyz", readyz, RouteDoc("Readiness: whether traffic may come", openapi.OBJECT, failures=(503,))),
+        Route("GET", "/metrics", metrics, RouteDoc("Metrics in the Prometheus text format", openapi.TEXT, MEDIA)),
+        Route("GET", "/openapi.json", describe, RouteDoc("This document", openapi.OBJECT)),
         *others,
     ]
-    description = json.dumps(openapi.document(table, "iris_wsgi", __version__, DOORS if guarded else None)).encode()
+    description = json.dumps(openapi.document(table, "iris_wsgi", __version__, PUBLIC_PATHS if guarded else None)).encode()
     return table

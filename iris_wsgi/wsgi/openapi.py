@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from iris_wsgi.errors import JSON, MAX_FIELD_ERRORS, PHRASES, error_media_type
 from iris_wsgi.model.session import Graph
-from iris_wsgi.wsgi.application import Route
+from iris_wsgi.wsgi.application import NO_CONTENT, Route
 from iris_wsgi.wsgi.routing import names_of
 
 Schema = dict[str, object]
@@ -37,8 +37,8 @@ OCTETS = "application/octet-stream"
 HTML = "text/html"
 # What any route may answer, and what those that take a body may answer besides; a lenient one tells all that is wrong by 400.
 ALWAYS = (500,)
-WITH_BODY = (400, 413, 415, 422)
-LENIENT = (400, 413, 415)
+BODY_FAILURES = (400, 413, 415, 422)
+ANY_TYPE_FAILURES = (400, 413, 415)
 
 
 def closed(**properties: object) -> Schema:
@@ -86,13 +86,13 @@ def batch_answer(model: Graph) -> Schema:
     )
 
 
-def document(routes: Sequence[Route], title: str, version: str, doors: Sequence[str] | None = None) -> Schema:
-    """The whole document; every route of the table is in it, and nothing else. All but `doors` want a token; None: none does."""
+def document(routes: Sequence[Route], title: str, version: str, public_paths: Sequence[str] | None = None) -> Schema:
+    """Returns the document of all routes. All paths except `public_paths` require a token; with None, no path does."""
     paths: dict[str, Schema] = {}
     for route in routes:
-        guarded = doors is not None and route.path not in doors
+        guarded = public_paths is not None and route.path not in public_paths
         paths.setdefault(route.path, {})[route.method.lower()] = operation(route, guarded)
-    schemes = {} if doors is None else {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
+    schemes = {} if public_paths is None else {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version},
@@ -108,21 +108,20 @@ def served_at(document: bytes, prefix: str) -> bytes:
 
 def operation(route: Route, guarded: bool) -> Schema:
     """What the document says of one route."""
-    with_body = () if route.body is None else LENIENT if route.lenient else WITH_BODY
+    doc = route.doc
+    with_body = () if route.body is None else ANY_TYPE_FAILURES if route.any_content_type else BODY_FAILURES
     media = error_media_type(route.path)
     told = {media: {"schema": {"$ref": f"#/components/schemas/{'Error' if media == JSON else 'Problem'}"}}}
     responses: dict[str, object] = {
         str(status): {"description": PHRASES[status]}
-        | ({} if status == 204 else {"content": content(route.media, route.answer, route.binary, route.html)})
-        for status in route.success
+        | ({} if status in NO_CONTENT else {"content": content(doc.media_type, doc.response, doc.binary, doc.html)})
+        for status in doc.success
     }
-    if route.revalidates:
-        responses["304"] = {"description": PHRASES[304]}
-    failures = sorted({*ALWAYS, *route.failures, *with_body, *((401,) if guarded else ())})
+    failures = sorted({*ALWAYS, *doc.failures, *with_body, *((401,) if guarded else ())})
     responses |= {str(status): {"description": PHRASES[status], "content": told} for status in failures}
     found: Schema = {
         "operationId": operation_id(route),
-        "summary": route.summary,
+        "summary": doc.summary,
         "responses": responses,
     }
     if guarded:
@@ -130,7 +129,7 @@ def operation(route: Route, guarded: bool) -> Schema:
     if names := names_of(route.path):
         found["parameters"] = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in names]
     if route.body is not None:
-        found["requestBody"] = {"required": True, "content": content(JSON, route.body, route.binary, html=False)}
+        found["requestBody"] = {"required": True, "content": content(JSON, route.body, doc.binary, html=False)}
     return found
 
 

@@ -10,15 +10,15 @@ from iris_wsgi.errors import RangeNotSatisfiable
 one_range = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.IGNORECASE).fullmatch
 
 
-def wanted(variables: Mapping[str, Any], size: int, tag: str) -> slice | None:
+def requested_range(environ: Mapping[str, Any], size: int, tag: str) -> slice | None:
     """Which of the `size` bytes of an answer with this strong ETag a GET with these fields wants; None for all of them.
 
     All are sent as well for several ranges at once, for what is no range of bytes, and where If-Range names another answer than
     this one, or a date. Raises RangeNotSatisfiable (416) for a range that begins behind the end.
     """
-    told = variables.get("HTTP_RANGE")
+    told = environ.get("HTTP_RANGE")
     found = None if told is None else one_range(told.strip(" \t"))
-    if found is None or variables.get("HTTP_IF_RANGE", tag).strip(" \t") != tag:
+    if found is None or environ.get("HTTP_IF_RANGE", tag).strip(" \t") != tag:
         return None
     first, last = found.groups()
     if not first:

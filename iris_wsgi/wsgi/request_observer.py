@@ -76,7 +76,7 @@ class RequestObserver:
             self.places[method, route, status] = found
         return found
 
-    def holds(self, connections: int, queued: int, requests: int, answers: int) -> None:
+    def record_load(self, connections: int, queued: int, requests: int, answers: int) -> None:
         """What the server has now: the last two in bytes."""
         self.connections.set(connections)
         self.queued.set(queued)

@@ -13,7 +13,7 @@ NO_PARAMETERS: Parameters = MappingProxyType({})
 parameter = re.compile(r"\{(\w+)\}")
 
 
-class Paths(Generic[T]):
+class Router(Generic[T]):
     """What is found at a path. A parameter is a part of one segment, not empty; a literal path wins over a template."""
 
     def __init__(self, at: Mapping[str, T], nowhere: T) -> None:

@@ -11,7 +11,7 @@ from project import MODEL
 
 from iris_wsgi.model.artifact import sha256
 from iris_wsgi.roles import ROLES
-from iris_wsgi.wsgi.application import BARE, METHODS
+from iris_wsgi.wsgi.application import METHODS, NO_CONTENT
 
 # A role has more where IRIS_EDGE_DIR is set.
 AT_THE_EDGE = "web_single at the edge"
@@ -104,7 +104,7 @@ def of(by_path, path):
 
 def ask(app, method, path, route, headers=None, **options):
     """A request that wants what the route gives: at / there is something for those alone who do."""
-    options["headers"] = {"Accept": route.media, **(headers or {})}
+    options["headers"] = {"Accept": route.doc.media_type, **(headers or {})}
     if route.body is None:
         return app.request(concrete(app, path), method=method, **options)
     body = json.dumps(of(BODIES, path)).replace("features", getattr(app.service.model, "input", "features")).encode()
@@ -114,8 +114,8 @@ def ask(app, method, path, route, headers=None, **options):
 def test_every_route_answers_as_its_table_says_with_its_own_media_type_and_an_id(role):
     for path, method, route in each_route(role):
         answer = ask(role, method, path, route)
-        assert answer.status_int == route.success[0]
-        assert answer.headers.get("Content-Type") == (None if answer.status_int in BARE else route.media)
+        assert answer.status_int == route.doc.success[0]
+        assert answer.headers.get("Content-Type") == (None if answer.status_int in NO_CONTENT else route.doc.media_type)
         assert re.fullmatch("[0-9a-f]{32}", answer.headers["X-Request-ID"])
 
 
@@ -140,7 +140,7 @@ def test_head_gives_the_headers_of_get_and_no_content(role):
     for path, on_path in role.table.items():
         if "GET" in on_path:
             place = concrete(role, path)
-            wants = {"Accept": on_path["GET"].media}
+            wants = {"Accept": on_path["GET"].doc.media_type}
             get, head = role.get(place, headers=wants), role.head(place, headers=wants)
             assert head.body == b""
             assert head.status == get.status
@@ -245,12 +245,12 @@ def test_answers_fit_the_schemas_that_openapi_shows_of_them(role):
     paths = role.get("/openapi.json").json["paths"]
     for path, method, route in each_route(role):
         operation = paths[path][method.lower()]
-        contents = operation["responses"][str(route.success[0])].get("content", {})
-        assert set(contents) == (set() if route.success[0] in BARE else {route.media}) | (
-            {"application/octet-stream"} if route.binary else {"text/html"} if route.html else set()
+        contents = operation["responses"][str(route.doc.success[0])].get("content", {})
+        assert set(contents) == (set() if route.doc.success[0] in NO_CONTENT else {route.doc.media_type}) | (
+            {"application/octet-stream"} if route.doc.binary else {"text/html"} if route.doc.html else set()
         )
-        if route.media == "application/json":
-            Draft202012Validator(contents[route.media]["schema"]).validate(ask(role, method, path, route).json)
+        if route.doc.media_type == "application/json":
+            Draft202012Validator(contents[route.doc.media_type]["schema"]).validate(ask(role, method, path, route).json)
         if route.body is not None:
             schema = operation["requestBody"]["content"]["application/json"]["schema"]
             validator = Draft202012Validator(schema)
@@ -266,7 +266,7 @@ def test_every_request_leaves_one_line_in_the_log_without_its_values(role, log):
     assert [(line["route"], line["method"]) for line in lines] == [(path, method) for path, method, _ in each_route(role)]
     for line in lines:
         route = role.table[line["route"]][line["method"]]
-        assert line["status"] == route.success[0] and line["ms"] >= 0 and line["model"] == "1.0.0"
+        assert line["status"] == route.doc.success[0] and line["ms"] >= 0 and line["model"] == "1.0.0"
         about_a_row = route.body is not None or line["route"].startswith("/predict/test") or line["route"].endswith("/prediction")
         assert line["rows"] == (1 if about_a_row and not line["route"].startswith("/edge") else None)
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
@@ -279,7 +279,7 @@ def test_while_the_server_stops_it_is_alive_and_not_ready(role):
     assert role.get("/livez").json == {"live": True}
     for path, method, route in each_route(role):
         ready = path == "/readyz" or path.startswith(("/v2/", "/v1/"))
-        ask(role, method, path, route, status=503 if ready and 503 in route.failures else route.success[0])
+        ask(role, method, path, route, status=503 if ready and 503 in route.doc.failures else route.doc.success[0])
 
 
 def test_a_line_feed_in_a_path_is_escaped_in_the_log(role, log):
@@ -314,7 +314,7 @@ def test_without_a_token_nothing_answers_but_the_root_health_readiness_and_metri
 
 def test_with_a_token_every_route_answers_as_without_any(guarded):
     for path, method, route in each_route(guarded):
-        assert ask(guarded, method, path, route).status_int == route.success[0]
+        assert ask(guarded, method, path, route).status_int == route.doc.success[0]
     assert guarded.get("/nowhere", status=404) and guarded.delete("/health", status=405)
 
 

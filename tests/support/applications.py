@@ -5,7 +5,7 @@ import json
 import os
 
 from iris_wsgi.observability.log import Log
-from iris_wsgi.wsgi.application import Route
+from iris_wsgi.wsgi.application import Route, RouteDoc
 
 
 class RecordingLog(Log):
@@ -49,4 +49,4 @@ class RecordingObserver:
 
 
 def make_route(handler, method="GET", path="/x", **more):
-    return Route(method, path, handler, "for a test", {}, **more)
+    return Route(method, path, handler, RouteDoc("for a test", {}), **more)

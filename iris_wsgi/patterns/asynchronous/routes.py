@@ -16,13 +16,14 @@ from iris_wsgi.patterns.asynchronous.metrics import JobMetrics
 from iris_wsgi.resilience import deadline
 from iris_wsgi.resilience.circuit_breaker import CircuitBreaker
 from iris_wsgi.wsgi import openapi
-from iris_wsgi.wsgi.application import FRESH, Request, Response, Route
+from iris_wsgi.wsgi.application import NO_STORE, Request, Response, Route, RouteDoc, Schedule
 
 DOWN = "The job store is unavailable; acknowledged jobs are not lost. Retry, and submit with the same Idempotency-Key."
 # Followed by the remedy.
 REFUSED = "The job store rejects this operation, and a retry does not help; acknowledged jobs are not lost. "
 FULL = "The job queue is full; retry later."
 CONFLICT = "The Idempotency-Key was used for other rows. Send the same rows, or another key."
+GET_SUMMARY = "Returns a job with its result; Prefer: wait=N delays the response until the job is done"
 BAD_KEY = "Idempotency-Key must be 1 to 255 printable ASCII characters."
 NOT_FOUND = "Job not found."
 EXPIRED = "The job has expired."
@@ -76,17 +77,17 @@ def routes(model: Graph, queue: JobQueue, max_rows: int, wait_seconds: float) ->
     def post(request: Request) -> Response:
         rows = decode_rows(request.body, model.width, max_rows, f"submit several jobs of up to {max_rows} rows")
         job = queue.submit("POST /jobs", request, rows)
-        headers = (("Location", href(job.id, request.prefix)), FRESH)
+        headers = (("Location", href(job.id, request.prefix)), NO_STORE)
         return Response(
             json.dumps(accepted(job, request.prefix)).encode(), status=202, headers=headers, rows=len(rows), job=job.id
         )
 
     def get(request: Request) -> Response:
-        preferred = deadline.preferred_wait(request.variables.get("HTTP_PREFER"))
+        preferred = deadline.preferred_wait(request.environ.get("HTTP_PREFER"))
         if not preferred:
             return job_response(request, queue.call(queue.store.get, id_of(request)))
         seconds = min(float(preferred), wait_seconds)
-        job = queue.call(queue.store.wait, id_of(request), seconds, lambda: queue.stopping() or request.hurry())
+        job = queue.call(queue.store.wait, id_of(request), seconds, lambda: queue.stopping() or request.client_gone())
         return job_response(request, job, ("Preference-Applied", f"wait={seconds:g}"))
 
     def delete(request: Request) -> Response:
@@ -98,19 +99,19 @@ def routes(model: Graph, queue: JobQueue, max_rows: int, wait_seconds: float) ->
     def overview(_: Request) -> Response:
         counts = queue.call(queue.store.counts)
         jobs = {state: counts.by_state[state] for state in STATES}
-        return Response(json.dumps({"jobs": jobs, "oldest_queued_seconds": counts.oldest_seconds}).encode(), headers=(FRESH,))
+        return Response(json.dumps({"jobs": jobs, "oldest_queued_seconds": counts.oldest_seconds}).encode(), headers=(NO_STORE,))
 
-    rows, job = openapi.rows(model, max_rows), "/jobs/{id}"
+    job, pooled = "/jobs/{id}", Schedule(NEVER)
+    submit_doc = RouteDoc("Submits rows for a later prediction", ACCEPTED, success=(202,), failures=(503,))
+    overview_doc = RouteDoc("Returns the number of jobs in each state", openapi.OBJECT, failures=(503,))
+    get_doc = RouteDoc(GET_SUMMARY, RECORD, failures=(404, 410, 503))
+    delete_doc = RouteDoc("Cancels a job that is not done", RECORD, failures=(404, 409, 410, 503))
     return [
-        Route("POST", "/jobs", post, "Submits rows for a later prediction", ACCEPTED, rows,
-              failures=(503,), inline_bytes=NEVER, success=(202,)),
-        Route("GET", "/jobs", overview, "Returns the number of jobs in each state", openapi.OBJECT,
-              failures=(503,), inline_bytes=NEVER),
-        Route("GET", job, get, "Returns a job with its result; Prefer: wait=N delays the response until the job is done", RECORD,
-              failures=(404, 410, 503), inline_bytes=NEVER, holds=wait_seconds),
-        Route("DELETE", job, delete, "Cancels a job that is not done", RECORD,
-              failures=(404, 409, 410, 503), inline_bytes=NEVER),
-    ]  # fmt: skip
+        Route("POST", "/jobs", post, submit_doc, openapi.rows(model, max_rows), pooled),
+        Route("GET", "/jobs", overview, overview_doc, schedule=pooled),
+        Route("GET", job, get, get_doc, schedule=Schedule(NEVER, max_wait_seconds=wait_seconds)),
+        Route("DELETE", job, delete, delete_doc, schedule=pooled),
+    ]
 
 
 def id_of(request: Request) -> str:
@@ -127,12 +128,12 @@ def job_response(request: Request, job: Job, *headers: tuple[str, str]) -> Respo
         headers = (*headers, ("X-Model-Digest", digest))
     elif job.state not in DONE:
         headers = (*headers, RETRY_AFTER)
-    return Response(body, headers=(*headers, FRESH), job=job.id)
+    return Response(body, headers=(*headers, NO_STORE), job=job.id)
 
 
 def idempotency_key(request: Request) -> str | None:
     """Returns the key of draft-ietf-httpapi-idempotency-key-header. Most clients omit the quotes."""
-    value: str | None = request.variables.get("HTTP_IDEMPOTENCY_KEY")
+    value: str | None = request.environ.get("HTTP_IDEMPOTENCY_KEY")
     if value is None:
         return None
     key = value.strip(" \t")

@@ -14,13 +14,14 @@ from iris_wsgi.model.session import Graph
 from iris_wsgi.patterns.data_cache.cache import ITEM, PREDICTION, Found, ItemCache
 from iris_wsgi.patterns.data_cache.item_store import ID_PATTERN
 from iris_wsgi.wsgi import openapi
-from iris_wsgi.wsgi.application import FRESH, Request, Response, Route
+from iris_wsgi.wsgi.application import NO_STORE, Request, Response, Route, RouteDoc, Schedule
 from iris_wsgi.wsgi.body import Environ
 from iris_wsgi.wsgi.routing import Parameters
 
 DOWN = "The database of the items does not answer now, and this item is not in memory; try again soon."
 NOT_WRITTEN = "The database of the items does not answer now; whether the item was written is not known. Send it again."
 # Followed by what a person must change.
+WRITES = "Writes the features of an item, which is in no cache any more then"
 REFUSED = "The database of the items refuses this, and a retry does not help. "
 UNKNOWN = "There is no such item."
 NO_ID = "There is no such item: an id is 1 to 64 letters, digits, - and _."
@@ -48,7 +49,7 @@ def routes(model: Graph, cache: ItemCache) -> list[Route]:
     def put(request: Request) -> Response:
         item_id = id_of(request)
         rows = decode_rows(request.body, model.width, 1, MORE)
-        headers = (("Cache-Status", f"{CACHE}; fwd=method"), FRESH)
+        headers = (("Cache-Status", f"{CACHE}; fwd=method"), NO_STORE)
         try:
             version, body = cache.put(item_id, rows.astype("<f4", copy=False).tobytes())
         except BackendUnavailable as down:
@@ -57,22 +58,22 @@ def routes(model: Graph, cache: ItemCache) -> list[Route]:
             return Response(body, headers=headers, rows=1)
         return Response(body, status=201, headers=(("Location", f"{request.prefix}/items/{item_id}"), *headers), rows=1)
 
-    def at_hand(kind: bytes) -> Callable[[Parameters, Environ], bool]:
-        def look(parameters: Parameters, variables: Environ) -> bool:
+    def is_cached(kind: bytes) -> Callable[[Parameters, Environ], bool]:
+        def look(parameters: Parameters, environ: Environ) -> bool:
             item_id = parameters["id"]
-            return not is_id(item_id) or cache.at_hand(kind, item_id, cache_directives(variables.get("HTTP_CACHE_CONTROL")))
+            return not is_id(item_id) or cache.at_hand(kind, item_id, cache_directives(environ.get("HTTP_CACHE_CONTROL")))
 
         return look
 
     one, row = "/items/{id}", openapi.rows(model, 1)
     item, told = item_answer(model), prediction_answer(model)
     return [
-        Route("GET", one, get, "The features of an item", item,
-              failures=(404, 503, 504), inline_bytes=NEVER, at_hand=at_hand(ITEM)),
-        Route("PUT", one, put, "Writes the features of an item, which is in no cache any more then", item, row,
-              failures=(404, 503), inline_bytes=NEVER, success=(200, 201)),
-        Route("GET", f"{one}/prediction", prediction, "What the model says of an item", told,
-              failures=(404, 409, 503, 504), inline_bytes=NEVER, at_hand=at_hand(PREDICTION)),
+        Route("GET", one, get, RouteDoc("The features of an item", item, failures=(404, 503, 504)),
+              schedule=Schedule(NEVER, is_cached(ITEM))),
+        Route("PUT", one, put, RouteDoc(WRITES, item, success=(200, 201), failures=(404, 503)), row, Schedule(NEVER)),
+        Route("GET", f"{one}/prediction", prediction,
+              RouteDoc("What the model says of an item", told, failures=(404, 409, 503, 504)),
+              schedule=Schedule(NEVER, is_cached(PREDICTION))),
     ]  # fmt: skip
 
 
@@ -100,15 +101,15 @@ def id_of(request: Request) -> str:
 
 def find(request: Request, look: Look) -> tuple[Found, tuple[Header, ...]]:
     """What there is about the item in the path, and the headers about where it came from."""
-    wishes = cache_directives(request.variables.get("HTTP_CACHE_CONTROL"))
+    wishes = cache_directives(request.environ.get("HTTP_CACHE_CONTROL"))
     try:
-        found = look(id_of(request), request.until, wishes)
+        found = look(id_of(request), request.deadline, wishes)
     except BackendUnavailable as down:
         status = ("Cache-Status", f"{CACHE}; fwd={'uri-miss' if wishes.read else 'request'}; detail=unavailable")
-        raise unavailable(down, DOWN, (status, FRESH)) from None
+        raise unavailable(down, DOWN, (status, NO_STORE)) from None
     except NotCached as error:
         status = ("Cache-Status", f"{CACHE}; detail=only-if-cached")
-        raise NotCached(error.detail, headers=(status, FRESH)) from None
+        raise NotCached(error.detail, headers=(status, NO_STORE)) from None
     headers = told(found, wishes.read and not found.refused)
     if not found.entry.version:
         raise errors.NotFound(UNKNOWN, headers=headers)
@@ -127,13 +128,13 @@ def told(found: Found, use: bool) -> tuple[Header, ...]:
     entry, now = found.entry, monotonic()
     if found.source == "stale":
         age = ("Age", str(ceil(max(0.0, now - entry.read_at))))
-        return ("Cache-Status", f"{CACHE}; hit; detail=stale"), age, FRESH
+        return ("Cache-Status", f"{CACHE}; hit; detail=stale"), age, NO_STORE
     if found.source in ("hit", "negative") and not found.outdated and not found.kept:
         detail = "; detail=negative" if not entry.version else ""
-        return ("Cache-Status", f"{CACHE}; hit; ttl={max(0, int(entry.until - now))}{detail}"), FRESH
+        return ("Cache-Status", f"{CACHE}; hit; ttl={max(0, int(entry.until - now))}{detail}"), NO_STORE
     why = "request" if not use else "stale" if found.outdated else "uri-miss"
     parts = [CACHE, f"fwd={why}"]
     parts += ["stored"] if found.kept else []
     parts += ["collapsed"] if found.source == "collapsed" else []
     parts += [f"detail={found.source}"] if found.source in ("redis", "database") else []
-    return ("Cache-Status", "; ".join(parts)), FRESH
+    return ("Cache-Status", "; ".join(parts)), NO_STORE

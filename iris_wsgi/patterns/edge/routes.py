@@ -1,7 +1,6 @@
 """The routes of the edge: the files of the bundle that runs in a browser, and what such browsers report."""
 
 import re
-from collections.abc import Callable
 
 from iris_wsgi.errors import JSON
 from iris_wsgi.observability.log import Log
@@ -9,12 +8,11 @@ from iris_wsgi.observability.metrics import Counter
 from iris_wsgi.patterns.edge.bundle_files import INDEX, File
 from iris_wsgi.patterns.edge.telemetry import KEY, MOST_COUNT, MOST_COUNTS, Seen, decode_report
 from iris_wsgi.wsgi import openapi
-from iris_wsgi.wsgi.application import FRESH, Request, Response, Route
+from iris_wsgi.wsgi.application import NO_STORE, Handler, Request, Response, Route, RouteDoc
 from iris_wsgi.wsgi.conditional import NO_CACHE, names
-from iris_wsgi.wsgi.content_coding import chosen
-from iris_wsgi.wsgi.ranges import wanted
+from iris_wsgi.wsgi.content_coding import negotiate
+from iris_wsgi.wsgi.ranges import requested_range
 
-Handler = Callable[[Request], Response]
 Labels = tuple[str, ...]
 
 # The same as in the page's own <meta>, which static servers rely on; that one cannot forbid frames.
@@ -39,20 +37,20 @@ def routes(bundle: dict[str, File], labels: Labels, reported: Counter, seen: See
     files = [file_route(f"/edge/{path}", file) for path, file in bundle.items()]
     return [
         # A relative reference, which is right behind any prefix.
-        Route("GET", "/edge", lambda _: Response(b"", "text/plain", 308, (("Location", "edge/"),)), "Leads to the edge page",
-              openapi.TEXT, media="text/plain", success=(308,)),
+        Route("GET", "/edge", lambda _: Response(b"", "text/plain", 308, (("Location", "edge/"),)),
+              RouteDoc("Leads to the edge page", openapi.TEXT, "text/plain", (308,))),
         file_route("/edge/", bundle[INDEX]),
         *files,
-        Route("POST", "/edge/telemetry", receiver(labels, reported, seen, log), "Takes counts of predictions at the edge",
-              openapi.TEXT, report_schema(labels), media="text/plain", success=(204,)),
+        Route("POST", "/edge/telemetry", receiver(labels, reported, seen, log),
+              RouteDoc("Takes counts of predictions at the edge", openapi.TEXT, "text/plain", (204,)), report_schema(labels)),
     ]  # fmt: skip
 
 
 def file_route(path: str, file: File) -> Route:
     """Answered in the I/O loop, whatever its size: it is in memory, and goes out as its client takes it."""
     schema = openapi.OBJECT if file.media == JSON else openapi.BYTES
-    return Route("GET", path, handler(file), f"A file of the edge bundle: {path.removeprefix('/edge/') or 'its page'}",
-                 schema, media=file.media, failures=(416,), success=(200, 206), revalidates=True)  # fmt: skip
+    summary = f"A file of the edge bundle: {path.removeprefix('/edge/') or 'its page'}"
+    return Route("GET", path, handler(file), RouteDoc(summary, schema, file.media, (200, 206, 304), (416,)))
 
 
 def handler(file: File) -> Handler:
@@ -60,17 +58,17 @@ def handler(file: File) -> Handler:
     vary = () if file.gzip is None else (VARY,)
 
     def answer(request: Request) -> Response:
-        variables, body, tag = request.variables, file.content, plain_tag
-        named = digest_in(variables.get("QUERY_STRING", ""))
+        environ, body, tag = request.environ, file.content, plain_tag
+        named = digest_in(environ.get("QUERY_STRING", ""))
         keep = FOREVER if named is not None and named[1] == file.digest else NO_CACHE
         headers: tuple[tuple[str, str], ...] = (keep, *vary, ("Accept-Ranges", "bytes"), *SECURITY)
-        if file.gzip is not None and chosen(variables.get("HTTP_ACCEPT_ENCODING")) == "gzip":
+        if file.gzip is not None and negotiate(environ.get("HTTP_ACCEPT_ENCODING")) == "gzip":
             body, tag, headers = file.gzip, packed_tag, (*headers, ("Content-Encoding", "gzip"))
         headers = (*headers, ("ETag", tag))
-        if "HTTP_IF_NONE_MATCH" in variables and names(variables["HTTP_IF_NONE_MATCH"], tag):
+        if "HTTP_IF_NONE_MATCH" in environ and names(environ["HTTP_IF_NONE_MATCH"], tag):
             return Response(b"", file.media, 304, headers)
         # Only GET has ranges (RFC 9110, section 14.2).
-        part = wanted(variables, len(body), tag) if request.method == "GET" else None
+        part = requested_range(environ, len(body), tag) if request.method == "GET" else None
         if part is None:
             return Response(body, file.media, headers=headers)
         told = ("Content-Range", f"bytes {part.start}-{part.stop - 1}/{len(body)}")
@@ -87,7 +85,7 @@ def receiver(labels: Labels, reported: Counter, seen: Seen, log: Log) -> Handler
                 reported.add((one.label,), one.times)
             counts = [{"day": one.day, "label": one.label, "count": one.times} for one in report.counts]
             log.event("info", "predictions at the edge", counts=counts)
-        return Response(b"", status=204, headers=(FRESH,))
+        return Response(b"", status=204, headers=(NO_STORE,))
 
     return receive
 

@@ -9,7 +9,7 @@ from iris_wsgi.errors import RETRY_AFTER, ServiceUnavailable
 from iris_wsgi.model.session import Graph
 from iris_wsgi.patterns.horizontal.voting import Panel, Vote, decide, digest_of
 from iris_wsgi.wsgi import openapi
-from iris_wsgi.wsgi.application import Request, Response, Route
+from iris_wsgi.wsgi.application import Request, Response, Route, RouteDoc, Schedule
 
 INLINE_BYTES, POOL = 4096, -1
 
@@ -22,7 +22,7 @@ def routes(model: Graph, panel: Panel, abstain_below: float, seconds: float, rem
 
     def predict(request: Request) -> Response:
         rows = decode_rows(request.body, model.width, 1, "send each in a request of its own")
-        votes = panel.ask(rows, min(request.until, monotonic() + seconds), request.ids.passed_on())
+        votes = panel.ask(rows, min(request.deadline, monotonic() + seconds), request.ids.passed_on())
         if sum(vote.probability is not None for vote in votes) < panel.quorum:
             raise ServiceUnavailable(too_few(panel, [vote.error or None for vote in votes]), headers=(RETRY_AFTER,))
         verdict = decide(panel.names, votes, abstain_below)
@@ -50,14 +50,11 @@ def routes(model: Graph, panel: Panel, abstain_below: float, seconds: float, rem
             "POST",
             "/ensemble/predict",
             predict,
-            "Species of one row, by the votes of the members",
-            answer(panel.names),
+            RouteDoc("Species of one row, by the votes of the members", answer(panel.names), failures=(503,)),
             openapi.rows(model, 1),
-            failures=(503,),
-            inline_bytes=POOL if remote else INLINE_BYTES,
-            waits=remote,
+            Schedule(POOL if remote else INLINE_BYTES, calls_upstream=remote),
         ),
-        Route("GET", "/ensemble/health", health, "Which members can be asked", openapi.OBJECT, failures=(503,)),
+        Route("GET", "/ensemble/health", health, RouteDoc("Which members can be asked", openapi.OBJECT, failures=(503,))),
     ]
 
 

@@ -5,7 +5,7 @@ import json
 from iris_wsgi.errors import BackendUnavailable, ServiceUnavailable
 from iris_wsgi.patterns.prediction_cache.cache import PredictionCache
 from iris_wsgi.wsgi import openapi
-from iris_wsgi.wsgi.application import Request, Response, Route
+from iris_wsgi.wsgi.application import Request, Response, Route, RouteDoc, Schedule
 
 CLEARED = Response(b'{"cleared":true}')
 HALF = "The memory of this pod is cleared; the second level did not answer, so it and other pods may not be. Ask again."
@@ -46,14 +46,16 @@ def routes(cache: PredictionCache, digest: str) -> list[Route]:
     # A second level may keep it waiting.
     inline = -1 if cache.shared else 0
     return [
-        Route("GET", "/cache", state, "The prediction cache: what is in it, over all processes of this server", STATE),
+        Route("GET", "/cache", state, RouteDoc("The prediction cache: what is in it, over all processes of this server", STATE)),
         Route(
             "DELETE",
             "/cache",
             clear,
-            "Clear the prediction cache: all processes, and the second level where there is one",
-            openapi.OBJECT,
-            failures=(503,) if cache.shared else (),
-            inline_bytes=inline,
+            RouteDoc(
+                "Clear the prediction cache: all processes, and the second level where there is one",
+                openapi.OBJECT,
+                failures=(503,) if cache.shared else (),
+            ),
+            schedule=Schedule(inline),
         ),
     ]

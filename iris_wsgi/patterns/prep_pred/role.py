@@ -31,7 +31,10 @@ def routes(context: RoleContext) -> list[Route]:
     """Returns the web-single routes over the first half of a model, which calls the other half upstream."""
 
     def asks(route: Route) -> Route:
-        return route._replace(waits=True, failures=(502, 503, 504)) if route.path.startswith("/predict") else route
+        if not route.path.startswith("/predict"):
+            return route
+        doc = route.doc._replace(failures=(502, 503, 504))
+        return route._replace(doc=doc, schedule=route.schedule._replace(calls_upstream=True))
 
     return [asks(route) for route in web_single.routes(context)]
 

@@ -13,7 +13,7 @@ from iris_wsgi.observability.log import Log
 from iris_wsgi.patterns.asynchronous.job_codec import Provisional, accepted, pack_note, provisional, unpack_note
 from iris_wsgi.patterns.asynchronous.routes import DOWN, JobQueue
 from iris_wsgi.wsgi import openapi
-from iris_wsgi.wsgi.application import FRESH, Request, Response, Route
+from iris_wsgi.wsgi.application import NO_STORE, Request, Response, Route, RouteDoc, Schedule
 
 BOTH_FAILED = "The fast model failed, and no job was submitted for the full model. " + DOWN
 SUMMARY = "Predicts a row with the fast model at once, and submits a job for the full model"
@@ -42,7 +42,7 @@ def routes(model: Graph, predict: Predict, queue: JobQueue, log: Log, escalate_b
         """Returns None if the fast model fails, or takes more than half of the time; the rest is for the job."""
         now = monotonic()
         try:
-            probabilities = predict(rows, PredictContext(now + (request.until - now) / 2)).probabilities
+            probabilities = predict(rows, PredictContext(now + (request.deadline - now) / 2)).probabilities
             finite(probabilities)
         except Exception:
             log.failure("the fast model failed", **request.ids.told())
@@ -52,7 +52,7 @@ def routes(model: Graph, predict: Predict, queue: JobQueue, log: Log, escalate_b
     def respond(outcome: str, first: Provisional | None, final: dict[str, str]) -> Response:
         queue.metrics.sync_async.add((outcome,))
         document = {"provisional": first and first._asdict(), "final": final, "degraded": first is None}
-        headers = [FRESH]
+        headers = [NO_STORE]
         if "href" in final:
             headers.append(("Location", final["href"]))
         if first is not None:
@@ -60,8 +60,13 @@ def routes(model: Graph, predict: Predict, queue: JobQueue, log: Log, escalate_b
         status, job_id = 200 if first else 202, final.get("id", "")
         return Response(json.dumps(document).encode(), status=status, headers=tuple(headers), rows=1, job=job_id)
 
-    row = openapi.rows(model, 1)
     return [
-        Route("POST", "/predict/hybrid", post, SUMMARY, openapi.OBJECT, row,
-              failures=(503,), inline_bytes=NEVER, success=(200, 202)),
-    ]  # fmt: skip
+        Route(
+            "POST",
+            "/predict/hybrid",
+            post,
+            RouteDoc(SUMMARY, openapi.OBJECT, success=(200, 202), failures=(503,)),
+            openapi.rows(model, 1),
+            Schedule(NEVER),
+        )
+    ]

@@ -9,7 +9,7 @@ from iris_wsgi.patterns.synchronous import schemas
 from iris_wsgi.patterns.synchronous.served_model import Servable
 from iris_wsgi.patterns.synchronous.v2_routes import encoded, find
 from iris_wsgi.wsgi import openapi
-from iris_wsgi.wsgi.application import Request, Response, Route
+from iris_wsgi.wsgi.application import Request, Response, Route, RouteDoc, Schedule
 
 PLACES = ("/v1/models/{model}", "/v1/models/{model}/versions/{version}")
 INLINE_BYTES, ROW_BYTES = 16384, 4
@@ -32,12 +32,12 @@ def routes(
     def predict(request: Request) -> Response:
         return predicted(find(models, request), request, max_rows)
 
-    table = [Route("GET", "/v1/models", lambda _: names, "The names of the models", openapi.OBJECT)]
+    table = [Route("GET", "/v1/models", lambda _: names, RouteDoc("The names of the models", openapi.OBJECT))]
     for path in PLACES:
         table += [
-            Route("GET", path, ready, "Whether a model may be asked", openapi.OBJECT, failures=(404, 503)),
-            Route("POST", f"{path}:predict", predict, SUMMARY, schemas.PREDICTIONS, schemas.INSTANCES,
-                  failures=(404,), lenient=True, inline_bytes=inline),
+            Route("GET", path, ready, RouteDoc("Whether a model may be asked", openapi.OBJECT, failures=(404, 503))),
+            Route("POST", f"{path}:predict", predict, RouteDoc(SUMMARY, schemas.PREDICTIONS, failures=(404,)),
+                  schemas.INSTANCES, Schedule(inline), any_content_type=True),
         ]  # fmt: skip
     return table
 
@@ -48,7 +48,7 @@ def predicted(one: Servable, request: Request, max_rows: int) -> Response:
     with one.tally.watch(request.arrived) as watch:
         rows = decode_v1(request.body, taken.shape[1], max_rows)
         watch.lap()
-        outputs = one.infer({taken.name: rows}, request.until)
+        outputs = one.infer({taken.name: rows}, request.deadline)
         watch.lap()
         body = encode_v1(outputs[one.probabilities])
         watch.lap()

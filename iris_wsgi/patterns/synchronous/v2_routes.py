@@ -11,10 +11,9 @@ from iris_wsgi.model.latency import LatencyProfile
 from iris_wsgi.patterns.synchronous import schemas
 from iris_wsgi.patterns.synchronous.served_model import Servable
 from iris_wsgi.wsgi import openapi
-from iris_wsgi.wsgi.application import Request, Response, Route
+from iris_wsgi.wsgi.application import Handler, Request, Response, Route, RouteDoc, Schedule
 
 Models = Mapping[str, Servable]
-Handler = Callable[[Request], Response]
 
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "statistics"]
 HEADER_VARIABLE = "HTTP_" + HEADER.upper().replace("-", "_")
@@ -57,7 +56,7 @@ def routes(models: Models, why_not_ready: Callable[[], str | None], max_rows: in
     metadata, config = of_model(metadata_of), of_model(lambda one: configuration_of(one, max_rows))
 
     def get(path: str, handler: Handler, summary: str, schema: openapi.Schema, failures: tuple[int, ...] = ()) -> Route:
-        return Route("GET", path, handler, summary, schema, failures=failures)
+        return Route("GET", path, handler, RouteDoc(summary, schema, failures=failures))
 
     table = [
         get("/v2/health/live", lambda _: LIVE, "Whether the server answers", openapi.OBJECT),
@@ -65,7 +64,9 @@ def routes(models: Models, why_not_ready: Callable[[], str | None], max_rows: in
         *(get(path, lambda _: server, "Name, version and extensions", schemas.SERVER) for path in ("/v2", "/v2/")),
         get("/v2/models", lambda _: names, "The names of the models", openapi.OBJECT),
         get("/v2/models/stats", statistics, "The statistics of all models", schemas.STATISTICS),
-        Route("POST", "/v2/repository/index", lambda _: index, "The models with their versions and states", schemas.INDEX),
+        Route(
+            "POST", "/v2/repository/index", lambda _: index, RouteDoc("The models with their versions and states", schemas.INDEX)
+        ),
     ]
     for path in PLACES:
         table += [
@@ -73,8 +74,8 @@ def routes(models: Models, why_not_ready: Callable[[], str | None], max_rows: in
             get(f"{path}/ready", model_ready, "Whether a model may be asked", openapi.OBJECT, (404, 503)),
             get(f"{path}/config", config, "The configuration of a model, as Triton tells it", schemas.CONFIG, (404,)),
             get(f"{path}/stats", statistics, "The statistics of a model", schemas.STATISTICS, (404,)),
-            Route("POST", f"{path}/infer", infer, "Outputs of a model", schemas.ANSWER, schemas.REQUEST,
-                  failures=(404,), inline_bytes=inline, lenient=True, binary=True),
+            Route("POST", f"{path}/infer", infer, RouteDoc("Outputs of a model", schemas.ANSWER, failures=(404,), binary=True),
+                  schemas.REQUEST, Schedule(inline), any_content_type=True),
         ]  # fmt: skip
     return table
 
@@ -92,7 +93,7 @@ def find(models: Models, request: Request) -> Servable:
 def inferred(one: Servable, request: Request, max_rows: int) -> Response:
     """The answer to an infer request, counted and timed; the outputs come from one run of the model."""
     with one.tally.watch(request.arrived) as watch:
-        inference = decode_infer(request.body, request.variables.get(HEADER_VARIABLE), one.served, max_rows)
+        inference = decode_infer(request.body, request.environ.get(HEADER_VARIABLE), one.served, max_rows)
         watch.lap()
         outputs = one.infer(inference.inputs, sooner(request, inference.timeout))
         watch.lap()
@@ -107,7 +108,7 @@ def inferred(one: Servable, request: Request, max_rows: int) -> Response:
 
 def sooner(request: Request, timeout: int | None) -> float:
     """Until when the answer is wanted: as the fields and the server have it, or by its own parameter in µs if that is less."""
-    return request.until if timeout is None else min(request.until, request.arrived + timeout / 1e6)
+    return request.deadline if timeout is None else min(request.deadline, request.arrived + timeout / 1e6)
 
 
 def metadata_of(one: Servable) -> object:

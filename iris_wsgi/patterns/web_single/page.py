@@ -7,7 +7,7 @@ from pathlib import Path
 
 from iris_wsgi.errors import JSON
 from iris_wsgi.wsgi import openapi
-from iris_wsgi.wsgi.application import Request, Response, Route
+from iris_wsgi.wsgi.application import Request, Response, Route, RouteDoc
 from iris_wsgi.wsgi.conditional import revalidated
 
 FILE = Path(__file__).with_name("page.html")
@@ -34,10 +34,10 @@ def routes() -> list[Route]:
     alive = Response(ALIVE, headers=(VARY,))
 
     def root(request: Request) -> Response:
-        return page if prefers_html(request.variables.get("HTTP_ACCEPT", "")) else alive
+        return page if prefers_html(request.environ.get("HTTP_ACCEPT", "")) else alive
 
     summary = "Whether the server is alive; for browsers a page"
-    return [revalidated(Route("GET", "/", root, summary, openapi.closed(status=STATUS), html=True))]
+    return [revalidated(Route("GET", "/", root, RouteDoc(summary, openapi.closed(status=STATUS), html=True)))]
 
 
 def guards(page: str) -> tuple[tuple[str, str], ...]:

@@ -11,10 +11,9 @@ from iris_wsgi.model.predictor import Predict
 from iris_wsgi.model.session import Graph
 from iris_wsgi.services import Sample, predict_context
 from iris_wsgi.wsgi import openapi
-from iris_wsgi.wsgi.application import Request, Response, Route
+from iris_wsgi.wsgi.application import Handler, Request, Response, Route, RouteDoc, Schedule
 from iris_wsgi.wsgi.conditional import revalidated
 
-Handler = Callable[[Request], Response]
 Encode = Callable[[Array], bytes]
 
 INLINE_BYTES = 16384
@@ -51,10 +50,10 @@ def routes(model: Graph, predict: Predict, sample: Sample, max_rows: int, pace: 
     inline = pace.inline_bytes(INLINE_BYTES, 2 * model.width + 2)
 
     def get(path: str, handler: Handler, summary: str, answer: openapi.Schema, inline_bytes: int = inline) -> Route:
-        return revalidated(Route("GET", path, handler, summary, answer, inline_bytes=inline_bytes))
+        return revalidated(Route("GET", path, handler, RouteDoc(summary, answer), schedule=Schedule(inline_bytes)))
 
     def post(path: str, handler: Handler, summary: str, answer: openapi.Schema, most: int = 1) -> Route:
-        return Route("POST", path, handler, summary, answer, openapi.rows(model, most), inline_bytes=inline)
+        return Route("POST", path, handler, RouteDoc(summary, answer), openapi.rows(model, most), Schedule(inline))
 
     labels = fixed({str(i): label for i, label in enumerate(model.labels)})
     batch = of_rows(encoder.batch, max_rows, f"send them in several requests of up to {max_rows} rows")

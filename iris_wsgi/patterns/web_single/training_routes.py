@@ -4,10 +4,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from iris_wsgi.model.latency import NEVER
 from iris_wsgi.model.session import Graph
 from iris_wsgi.model.training_data import FILE, read_training
 from iris_wsgi.wsgi import openapi
-from iris_wsgi.wsgi.application import Response, Route
+from iris_wsgi.wsgi.application import Response, Route, RouteDoc, Schedule
 from iris_wsgi.wsgi.conditional import revalidated
 
 MOST_ROWS = 1000
@@ -25,9 +26,10 @@ def routes(model: Graph, folder: Path, tell: Callable[[str, str], None]) -> list
         why = error.strerror if isinstance(error, OSError) else error
         tell("warning", f"GET /training is not served: {folder / FILE} is not used: {why}")
         return []
-    route = Route("GET", "/training", lambda _: response, "Rows of the training, with their classes", openapi.OBJECT)
-    # Its tag is that of many bytes, which the pool has time for.
-    return [revalidated(route._replace(inline_bytes=-1))]
+    doc = RouteDoc("Rows of the training, with their classes", openapi.OBJECT)
+    # The pool computes the ETag of a large response.
+    route = Route("GET", "/training", lambda _: response, doc, schedule=Schedule(inline_bytes=NEVER))
+    return [revalidated(route)]
 
 
 def document(model: Graph, folder: Path) -> dict[str, object]:

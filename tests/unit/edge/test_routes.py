@@ -26,7 +26,7 @@ from iris_wsgi.patterns.edge.routes import POLICY
 from iris_wsgi.patterns.edge.telemetry import Seen
 from iris_wsgi.roles import ROLES
 from iris_wsgi.settings import BadSetting, Settings
-from iris_wsgi.wsgi.ranges import wanted
+from iris_wsgi.wsgi.ranges import requested_range
 
 WASM, ONNX = SMALL_BUNDLE["ort/a.wasm"], SMALL_BUNDLE["model/a.onnx"]
 KEY = "0f8fad5b-d9cb-469f-a165-70867728950e"
@@ -189,7 +189,7 @@ def test_a_range_behind_the_end_is_416_with_the_length(app, told):
      "bytes=+1-2", "bytes=1 -2", "bytes=٣-٤", "bytes=" + "9" * 5000 + "-", "bytes=0-1;x"],
 )  # fmt: skip
 def test_several_ranges_and_what_is_none_get_the_whole(told):
-    assert wanted({"HTTP_RANGE": told}, 10240, '"x"') is None
+    assert requested_range({"HTTP_RANGE": told}, 10240, '"x"') is None
 
 
 def test_if_range_wants_the_very_file_and_else_gets_the_whole(app):

@@ -7,7 +7,7 @@ from server_process import start_server
 from iris_wsgi.cli.main import main
 from iris_wsgi.errors import Problem
 from iris_wsgi.settings import BadSetting, read_settings
-from iris_wsgi.wsgi.allowed_hosts import Hosts
+from iris_wsgi.wsgi.allowed_hosts import AllowedHosts
 
 LOOPBACK = ("localhost", "LOCALHOST:8000", "localhost.", "iris.localhost:1", "127.0.0.1", "127.9.9.9:80", "[::1]", "[::1]:8000")
 LOOPBACK += ("[::ffff:127.0.0.1]", "[0:0:0:0:0:0:0:1]")
@@ -17,7 +17,7 @@ FOREIGN += ("7f00::1", "[7f00::1", "localhost:80:80", "127.0.0.1, evil.example",
 
 
 def allowed(listed: str, bound: str | None, host: str | None, **environ: str) -> bool:
-    refused = Hosts(listed, bound).refusal(environ if host is None else {"HTTP_HOST": host, **environ})
+    refused = AllowedHosts(listed, bound).check(environ if host is None else {"HTTP_HOST": host, **environ})
     assert refused is None or (isinstance(refused, Problem) and refused.status == 421)
     return refused is None
 

@@ -71,15 +71,15 @@ def tokens(mount):
 
 @pytest.mark.parametrize("sent", [f"Bearer {OLD}", f"bearer {OLD}", f"BEARER {OLD}", f"bEaReR   {OLD}"])
 def test_the_scheme_is_known_in_any_letters(tokens, sent):
-    assert tokens.refusal(sent) is None
+    assert tokens.check(sent) is None
 
 
 @pytest.mark.parametrize(
     "sent", ["", "Bearer", "Bearer ", OLD, f"Basic {OLD}", f"Bearer\t{OLD}", f"Bearer:{OLD}", f"Token {OLD}"]
 )
 def test_who_shows_nothing_of_the_scheme_is_told_of_it(tokens, sent):
-    assert dict(tokens.refusal(sent).headers) == {"WWW-Authenticate": 'Bearer realm="iris_wsgi"'}
-    assert "curl -H 'Authorization: Bearer TOKEN'" in tokens.refusal(sent).detail
+    assert dict(tokens.check(sent).headers) == {"WWW-Authenticate": 'Bearer realm="iris_wsgi"'}
+    assert "curl -H 'Authorization: Bearer TOKEN'" in tokens.check(sent).detail
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_who_shows_nothing_of_the_scheme_is_told_of_it(tokens, sent):
     ],
 )
 def test_a_token_that_is_none_of_them_is_told_so(tokens, sent):
-    refused = tokens.refusal(f"Bearer {sent}")
+    refused = tokens.check(f"Bearer {sent}")
     assert dict(refused.headers) == {"WWW-Authenticate": 'Bearer realm="iris_wsgi", error="invalid_token"'}
     assert sent not in refused.detail
 
@@ -116,7 +116,7 @@ def test_a_token_that_is_none_of_them_is_told_so(tokens, sent):
 def test_each_line_is_a_token_that_counts_and_the_first_is_sent(tmp_path, content):
     (tmp_path / "tokens").write_text(content)
     found = Tokens(str(tmp_path / "tokens"), print)
-    assert found.refusal(f"Bearer {OLD}") is found.refusal(f"Bearer {NEW}") is None
+    assert found.check(f"Bearer {OLD}") is found.check(f"Bearer {NEW}") is None
     assert found.fields() == (("Authorization", f"Bearer {content.split()[0]}"),)
 
 
@@ -179,10 +179,10 @@ def test_without_the_setting_nobody_is_asked_for_a_token(make_app):
 def test_a_link_that_leads_elsewhere_brings_other_tokens(tokens, mount):
     mount.put(NEW, OLD)
     tokens.look()
-    assert tokens.refusal(f"Bearer {OLD}") is tokens.refusal(f"Bearer {NEW}") is None
+    assert tokens.check(f"Bearer {OLD}") is tokens.check(f"Bearer {NEW}") is None
     mount.put(NEW)
     tokens.look()
-    assert tokens.refusal(f"Bearer {OLD}") and not tokens.refusal(f"Bearer {NEW}")
+    assert tokens.check(f"Bearer {OLD}") and not tokens.check(f"Bearer {NEW}")
     tokens.look()
     assert [level for level, _ in tokens.said] == ["info", "info"]
 
@@ -195,13 +195,13 @@ def test_what_becomes_of_the_file_never_opens_the_door_and_is_told_once(tokens, 
         file.write_bytes(content)
     for _ in range(3):
         tokens.look()
-        assert not tokens.refusal(f"Bearer {OLD}")
-        assert all(tokens.refusal(sent) for sent in ("", "Bearer ", "Bearer short", f"Bearer {NEW}"))
+        assert not tokens.check(f"Bearer {OLD}")
+        assert all(tokens.check(sent) for sent in ("", "Bearer ", "Bearer short", f"Bearer {NEW}"))
     ((level, message),) = tokens.said
     assert level == "error" and message.endswith("what it held before goes on counting")
     mount.put(NEW)
     tokens.look()
-    assert tokens.refusal(f"Bearer {OLD}") and not tokens.refusal(f"Bearer {NEW}")
+    assert tokens.check(f"Bearer {OLD}") and not tokens.check(f"Bearer {NEW}")
 
 
 @pytest.mark.long

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iris_wsgi.errors import BadRequest, ContentTooLarge, Problem, UnsupportedMediaType
-from iris_wsgi.wsgi.content_coding import LEAST_BYTES, chosen, packed, unpacked
+from iris_wsgi.wsgi.content_coding import LEAST_BYTES, compress, decompress, negotiate
 
 TEXT = b'{"data": [[5.1, 3.5, 1.4, 0.2]]}' * 50
 LIMIT = 1_048_576
@@ -128,13 +128,13 @@ ACCEPTED = {
 
 @pytest.mark.parametrize(("body", "coding"), TAKEN.values(), ids=TAKEN.keys())
 def test_gzip_and_both_kinds_of_deflate_are_unpacked(body, coding):
-    assert unpacked(body, coding, LIMIT) == TEXT
+    assert decompress(body, coding, LIMIT) == TEXT
 
 
 @pytest.mark.parametrize(("body", "coding", "word"), DAMAGED.values(), ids=DAMAGED.keys())
 def test_what_is_damaged_or_cut_off_or_goes_on_is_400(body, coding, word):
     with pytest.raises(BadRequest, match=word):
-        unpacked(body, coding, LIMIT)
+        decompress(body, coding, LIMIT)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_what_is_damaged_or_cut_off_or_goes_on_is_400(body, coding, word):
 )
 def test_any_other_coding_and_several_are_415_and_the_codings_taken_are_told(coding):
     with pytest.raises(UnsupportedMediaType) as refused:
-        unpacked(GZIPPED, coding, LIMIT)
+        decompress(GZIPPED, coding, LIMIT)
     assert refused.value.headers == (("Accept-Encoding", "gzip, deflate"),)
     assert refused.value.status == 415
 
@@ -150,9 +150,9 @@ def test_any_other_coding_and_several_are_415_and_the_codings_taken_are_told(cod
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress, raw_deflate], ids=["gzip", "zlib", "bare"])
 def test_the_limit_is_of_unpacked_bytes_and_exact(pack):
     coding = "gzip" if pack is gzip.compress else "deflate"
-    assert unpacked(pack(b"x" * 1000), coding, 1000) == b"x" * 1000
+    assert decompress(pack(b"x" * 1000), coding, 1000) == b"x" * 1000
     with pytest.raises(ContentTooLarge, match="1000 bytes"):
-        unpacked(pack(b"x" * 1001), coding, 1000)
+        decompress(pack(b"x" * 1001), coding, 1000)
 
 
 @pytest.mark.parametrize(("pack", "coding"), [(gzip.compress, "gzip"), (zlib.compress, "deflate"), (raw_deflate, "deflate")])
@@ -161,7 +161,7 @@ def test_a_bomb_gets_no_more_memory_than_the_limit_tells(pack, coding):
     tracemalloc.start()
     try:
         with pytest.raises(ContentTooLarge):
-            unpacked(bomb, coding, LIMIT)
+            decompress(bomb, coding, LIMIT)
         assert tracemalloc.get_traced_memory()[1] < 3 * LIMIT + len(bomb)
     finally:
         tracemalloc.stop()
@@ -169,7 +169,7 @@ def test_a_bomb_gets_no_more_memory_than_the_limit_tells(pack, coding):
 
 def status_of(body: bytes, coding: str) -> int:
     try:
-        unpacked(body, coding, 1000)
+        decompress(body, coding, 1000)
     except Problem as problem:
         return problem.status
     return 200
@@ -185,22 +185,22 @@ def test_no_bytes_get_anything_but_a_refusal_of_the_client(body, coding, at, bit
 
 @pytest.mark.parametrize(("accept", "coding"), ACCEPTED.items(), ids=[str(accept)[:40] for accept in ACCEPTED])
 def test_the_answer_has_the_coding_that_the_client_weighs_highest(accept, coding):
-    assert chosen(accept) == coding
+    assert negotiate(accept) == coding
 
 
 @pytest.mark.parametrize(("accept", "unpack"), [("gzip", gzip.decompress), ("deflate", zlib.decompress)])
 def test_an_answer_is_packed_as_wanted_and_equal_ones_alike(accept, unpack):
-    body, coding = packed(TEXT, accept)
+    body, coding = compress(TEXT, accept)
     assert coding == accept
     assert unpack(body) == TEXT and len(body) < len(TEXT) / 5
-    assert packed(TEXT, accept)[0] == body
+    assert compress(TEXT, accept)[0] == body
     if accept == "gzip":
         assert body[4:8] == b"\0\0\0\0"
 
 
 def test_short_answers_and_those_nobody_wants_packed_stay_as_they_are():
     short, long = bytes(LEAST_BYTES - 1), bytes(LEAST_BYTES)
-    assert packed(short, "gzip") == (short, None)
-    assert packed(long, "gzip")[1] == "gzip"
-    assert packed(long, "br") == (long, None)
-    assert packed(long, None) == (long, None)
+    assert compress(short, "gzip") == (short, None)
+    assert compress(long, "gzip")[1] == "gzip"
+    assert compress(long, "br") == (long, None)
+    assert compress(long, None) == (long, None)

@@ -1,4 +1,4 @@
-"""Paths with parameters: which route a path finds, and what it costs the others."""
+"""Router with parameters: which route a path finds, and what it costs the others."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from http_clients import RawConnection
 
 from iris_wsgi.http.request_parser import Reader
 from iris_wsgi.wsgi.application import App, Request, Response
-from iris_wsgi.wsgi.routing import NO_PARAMETERS, Paths
+from iris_wsgi.wsgi.routing import NO_PARAMETERS, Router
 
 TEMPLATES = [
     "/m",
@@ -57,8 +57,8 @@ NOT_FOUND = [
 
 
 @pytest.fixture(scope="module")
-def paths() -> Paths[str]:
-    return Paths({path: path for path in TEMPLATES}, "nowhere")
+def paths() -> Router[str]:
+    return Router({path: path for path in TEMPLATES}, "nowhere")
 
 
 @pytest.mark.parametrize(("path", "wanted"), FOUND.items())
@@ -72,7 +72,7 @@ def test_every_other_path_finds_nothing(paths, path):
 
 
 def test_a_literal_path_is_one_look_into_a_dictionary():
-    paths = Paths({"/m/all": 1, "/m/{name}": 2}, 0)
+    paths = Router({"/m/all": 1, "/m/{name}": 2}, 0)
     paths.matching = None
     assert paths.find("/m/all") == (1, NO_PARAMETERS)
 
@@ -90,12 +90,12 @@ def answers() -> RecordingObserver:
 @pytest.fixture
 def app(answers) -> App:
     def told(request: Request) -> Response:
-        return Response(json.dumps([dict(request.parameters), request.variables.get("HTTP_X_Y"), request.body.decode()]).encode())
+        return Response(json.dumps([dict(request.parameters), request.environ.get("HTTP_X_Y"), request.body.decode()]).encode())
 
     table = [
         make_route(told, path="/m/{name}"),
         make_route(told, "POST", "/m/{name}", body={}),
-        make_route(told, "PUT", "/v2/{name}", body={}, lenient=True),
+        make_route(told, "PUT", "/v2/{name}", body={}, any_content_type=True),
         make_route(lambda _: 1 / 0, path="/v2/{name}"),
     ]
     return App(table, answers, 100)
