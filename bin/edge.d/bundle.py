@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from npm import Taken
+from npm import PackageFiles
 from opsets import opsets
 
 from iris_wsgi import __version__
@@ -16,22 +16,22 @@ from iris_wsgi.model.golden import self_test
 from iris_wsgi.model.session import Model, load_model
 from iris_wsgi.patterns.edge.manifest import MANIFEST, MODEL, File, mark, parse_manifest
 
-# The smallest build that runs the model: WebAssembly only, and one file that loads it.
+# The smallest build of onnxruntime-web that runs the model: WebAssembly only, with its loader in one file.
 RUNTIME = {
     "package/dist/ort.wasm.bundle.min.mjs": "ort/ort.wasm.bundle.min.mjs",
     "package/dist/ort-wasm-simd-threaded.wasm": "ort/ort-wasm-simd-threaded.wasm",
 }
-# The version in setup.cfg. The golden rows show on each device whether its version works.
-LEAST_ONNXRUNTIME = "1.23"
-# Files of this folder that are for browsers.
-FOR_BROWSERS = {".css", ".html", ".js", ".mjs", ".svg", ".webmanifest"}
-# A smaller file saves no packet under compression.
-LEAST_BYTES = 1024
+# The requirement of setup.cfg. The golden rows test the version on each device.
+MIN_ONNXRUNTIME = "1.23"
+# Suffixes of the files of this folder that go into the bundle.
+BROWSER_SUFFIXES = {".css", ".html", ".js", ".mjs", ".svg", ".webmanifest"}
+# A compressed file below this size saves no packet.
+MIN_COMPRESSED_BYTES = 1024
 
 
-def write(out: Path, model_dir: Path, sources: Path, runtime: Taken) -> str:
-    """Writes the bundle and returns one line about it. Raises BadModel, also for a model that fails its golden rows."""
-    # Replaces the folder that a link names, and not the link.
+def write(out: Path, model_dir: Path, sources: Path, runtime: PackageFiles) -> str:
+    """Writes the bundle and returns a line about it. Raises BadModel, also if the model fails its golden rows."""
+    # A symbolic link remains, and its target is replaced.
     out = out.resolve() if out.is_symlink() else out
     if out.exists() and not (out / MANIFEST).exists():
         raise BadModel(f"{out} exists and is not a bundle; choose another path or remove it")
@@ -42,41 +42,43 @@ def write(out: Path, model_dir: Path, sources: Path, runtime: Taken) -> str:
     new = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         for path, content in files.items():
-            put(new / path, content)
+            write_file(new / path, content)
         for folder in [new, *(path for path in new.rglob("*") if path.is_dir())]:
             folder.chmod(0o755)
-        put_in_place(new, out)
+        replace_folder(new, out)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    # Reads the bundle like a device.
+    # The parser of the devices.
     bundle = parse_manifest(files[MANIFEST], f"{out}/{MANIFEST}").bundle
     return f"{out}: bundle {bundle}, {len(files)} files, {sum(map(len, files.values())):,} bytes"
 
 
-def contents(model_dir: Path, sources: Path, runtime: Taken) -> dict[str, bytes]:
-    """Returns every file by its path in the bundle, in order."""
+def contents(model_dir: Path, sources: Path, runtime: PackageFiles) -> dict[str, bytes]:
+    """Returns the content of every file by its path in the bundle, sorted by path."""
     _, model = read_all(lambda name: read_file(model_dir / name), str(model_dir))
-    page = {path.name: path.read_bytes() for path in sources.iterdir() if path.suffix in FOR_BROWSERS}
+    page = {path.name: path.read_bytes() for path in sources.iterdir() if path.suffix in BROWSER_SUFFIXES}
     return dict(sorted(({MODEL + name: content for name, content in model.items()} | page | runtime.files).items()))
 
 
-def manifest_of(model_dir: Path, files: dict[str, bytes], web: str) -> dict[str, object]:
+def manifest_of(model_dir: Path, files: dict[str, bytes], web_version: str) -> dict[str, object]:
     model, golden = load_model(model_dir)
     self_test(model, golden.cases, golden.tolerance)
     if model.is_map:
-        raise BadModel(f"{model_dir}/{golden.model} returns maps (a ZipMap), which no browser supports; convert it without")
-    told = {path: File(sha256(content), len(content)) for path, content in files.items()}
+        raise BadModel(
+            f"{model_dir}/{golden.model} returns maps (a ZipMap), which no browser supports; convert the model without ZipMap"
+        )
+    entries = {path: File(sha256(content), len(content)) for path, content in files.items()}
     return {
-        "bundle": f"{__version__}-{mark(told)}",
-        "model": about(model) | {"file": MODEL + golden.model},
+        "bundle": f"{__version__}-{mark(entries)}",
+        "model": model_metadata(model) | {"file": MODEL + golden.model},
         "opset": opsets(files[MODEL + golden.model]),
-        "minimum": {"onnxruntime": LEAST_ONNXRUNTIME, "onnxruntime-web": web},
-        "files": {path: file._asdict() for path, file in told.items()},
+        "minimum": {"onnxruntime": MIN_ONNXRUNTIME, "onnxruntime-web": web_version},
+        "files": {path: file._asdict() for path, file in entries.items()},
     }
 
 
-def about(model: Model) -> dict[str, object]:
-    """Returns the metadata for the page, in the form of `GET /metadata`."""
+def model_metadata(model: Model) -> dict[str, object]:
+    """Returns the metadata that the page shows, with the names of `GET /metadata`."""
     return {
         "name": model.name,
         "version": model.version,
@@ -86,18 +88,20 @@ def about(model: Model) -> dict[str, object]:
     }
 
 
-def put(path: Path, content: bytes) -> None:
-    """Writes a file, and its gzip version next to it if that is smaller enough."""
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file, and its gzip version if that is sufficiently smaller."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    packed = gzip.compress(content, 9, mtime=0) if len(content) >= LEAST_BYTES else content
-    both = {path: content} | ({path.with_name(f"{path.name}.gz"): packed} if len(packed) < 0.9 * len(content) else {})
-    for one, data in both.items():
-        one.write_bytes(data)
-        one.chmod(0o644)
+    compressed = gzip.compress(content, 9, mtime=0) if len(content) >= MIN_COMPRESSED_BYTES else content
+    files = {path: content}
+    if len(compressed) < 0.9 * len(content):
+        files[path.with_name(f"{path.name}.gz")] = compressed
+    for file, data in files.items():
+        file.write_bytes(data)
+        file.chmod(0o644)
 
 
-def put_in_place(new: Path, out: Path) -> None:
-    """Replaces a folder by two renames, because no single rename can."""
+def replace_folder(new: Path, out: Path) -> None:
+    """Replaces a folder by two renames, because a single rename cannot replace a folder with files."""
     old = new.with_name(f"{new.name}.old")
     if out.exists():
         out.rename(old)

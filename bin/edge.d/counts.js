@@ -1,57 +1,57 @@
-// Counts of predictions by label and day. They are stored on the device and sent when there is a network. Off by default.
+// Counts of predictions by day and label. The device stores them and sends them when it has a network. They are off by default.
 
 const BASE = new URL("./", import.meta.url);
-const KEPT = `iris-edge ${BASE.pathname} counts`;
+const STORAGE_KEY = `iris-edge ${BASE.pathname} counts`;
 const MAX_COUNTS = 1000;
 
-const read = () => ({ on: false, days: {}, pending: null, ...JSON.parse(localStorage.getItem(KEPT) || "{}") });
-const write = kept => localStorage.setItem(KEPT, JSON.stringify(kept));
-// Runs one action at a time over all tabs.
-const alone = act => navigator.locks.request(KEPT, act);
+const read = () => ({ on: false, days: {}, pending: null, ...JSON.parse(localStorage.getItem(STORAGE_KEY) || "{}") });
+const write = stored => localStorage.setItem(STORAGE_KEY, JSON.stringify(stored));
+// Runs a function in one tab at a time.
+const withLock = action => navigator.locks.request(STORAGE_KEY, action);
 
 export const isOn = () => read().on;
 
-// Returns the number of predictions that wait to be sent.
+// Returns the number of predictions that are not sent yet.
 export function waiting() {
   const { days, pending } = read();
-  const counts = [...Object.values(days).flatMap(Object.values), ...(pending ? pending.counts : []).map(one => one.count)];
+  const counts = [...Object.values(days).flatMap(Object.values), ...(pending ? pending.counts : []).map(entry => entry.count)];
   return counts.reduce((sum, count) => sum + count, 0);
 }
 
-// Switching off stops the counting and discards unsent counts.
-export const turn = on => alone(() => write(on ? { ...read(), on } : { on }));
+// Switches the counts on, or switches them off and deletes those that are not sent yet.
+export const turn = on => withLock(() => write(on ? { ...read(), on } : { on }));
 
 export function add(label) {
-  return alone(() => {
-    const kept = read(), day = new Date().toISOString().slice(0, 10);
-    if (!kept.on) return;
-    kept.days[day] = { ...kept.days[day], [label]: (kept.days[day]?.[label] || 0) + 1 };
-    write(kept);
+  return withLock(() => {
+    const stored = read(), day = new Date().toISOString().slice(0, 10);
+    if (!stored.on) return;
+    stored.days[day] = { ...stored.days[day], [label]: (stored.days[day]?.[label] || 0) + 1 };
+    write(stored);
   });
 }
 
-// Sends the waiting counts under a key that stays the same until the server confirms them, so that nothing counts twice.
-// Returns a message if the counts could not be sent.
+// Sends the counts in reports. A report has the same key until the server acknowledges it, so that the server counts it once.
+// Returns an empty string, or a message for the user if the server did not accept a report.
 export function send() {
-  return alone(async () => {
-    for (let kept = pack(read()); kept.on && kept.pending; kept = pack(read())) {
-      write(kept);
-      const body = JSON.stringify(kept.pending), headers = { "Content-Type": "application/json" };
-      const answer = await fetch(new URL("telemetry", BASE), { method: "POST", body, headers }).catch(() => null);
-      if (!answer) return "The server cannot be reached. The counts wait.";
-      if (answer.status !== 204) return `The server rejected the counts with status ${answer.status}. They wait.`;
+  return withLock(async () => {
+    for (let stored = pack(read()); stored.on && stored.pending; stored = pack(read())) {
+      write(stored);
+      const body = JSON.stringify(stored.pending), headers = { "Content-Type": "application/json" };
+      const response = await fetch(new URL("telemetry", BASE), { method: "POST", body, headers }).catch(() => null);
+      if (!response) return "The server cannot be reached. The counts wait.";
+      if (response.status !== 204) return `The server rejected the counts with status ${response.status}. They wait.`;
       write({ ...read(), pending: null });
     }
     return "";
   });
 }
 
-// Moves the counts into a report, if none is waiting.
-function pack(kept) {
-  const all = Object.entries(kept.days).flatMap(
+// Moves counts into a report, unless a report is already pending.
+function pack(stored) {
+  const all = Object.entries(stored.days).flatMap(
     ([day, labels]) => Object.entries(labels).map(([label, count]) => ({ day, label, count })));
-  if (kept.pending || !all.length) return kept;
+  if (stored.pending || !all.length) return stored;
   const days = {};
   for (const { day, label, count } of all.slice(MAX_COUNTS)) days[day] = { ...days[day], [label]: count };
-  return { ...kept, days, pending: { key: crypto.randomUUID(), counts: all.slice(0, MAX_COUNTS) } };
+  return { ...stored, days, pending: { key: crypto.randomUUID(), counts: all.slice(0, MAX_COUNTS) } };
 }

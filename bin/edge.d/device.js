@@ -1,7 +1,7 @@
-// Bundles on this device: the current one, updates, and the model of a bundle, ready to run.
+// Bundles on this device: which bundle is current, how an update replaces it, and the model of a bundle, ready to run.
 
 const BASE = new URL("./", import.meta.url);
-// sw.js has the same rule.
+// sw.js has the same constant.
 export const NAME = `iris-edge ${BASE.pathname}`;
 const STATE = new URL("state", BASE).href;
 const MANIFEST = "manifest.json";
@@ -12,52 +12,53 @@ const MEDIA = {
 };
 const LATENCY_RUNS = 50;
 
-const at = path => new URL(path, BASE).href;
+const urlOf = path => new URL(path, BASE).href;
 const cacheOf = bundle => `${NAME} ${bundle}`;
 
-// Failure with a one-sentence message for the user.
-export class Refused extends Error {}
-export class Unreached extends Refused {}
+// Error whose message is a sentence for the user.
+export class DeviceError extends Error {}
+export class ServerUnreachable extends DeviceError {}
 
-// Current and previous bundle, whether the page of the current one has started, the rejected bundle, and the reason.
-// It is one entry of one cache, so that it changes as a whole or not at all.
+// Returns the current and the previous bundle, whether the page of the current one has started, and the bundle that was rolled
+// back, with the reason. The state is one entry of one cache, so that each change is atomic.
 export async function state() {
-  const kept = await caches.match(STATE, { cacheName: NAME });
-  return kept ? kept.json() : { current: null, previous: null, refused: null, proven: true, tries: 0, why: "" };
+  const stored = await caches.match(STATE, { cacheName: NAME });
+  return stored ? stored.json() : { current: null, previous: null, refused: null, proven: true, tries: 0, why: "" };
 }
 
 async function write(next) {
   await (await caches.open(NAME)).put(STATE, new Response(JSON.stringify(next)));
 }
 
-export async function proven() {
+export async function markStarted() {
   await write({ ...await state(), proven: true, tries: 0 });
 }
 
-// Runs one action at a time over all tabs.
-const alone = act => navigator.locks.request(NAME, act);
+// Runs a function in one tab at a time.
+const withLock = action => navigator.locks.request(NAME, action);
 
 export function rollBack(why) {
-  return alone(async () => {
+  return withLock(async () => {
     const { current, previous } = await state();
     if (previous) await write({ current: previous, previous: current, refused: current, proven: true, tries: 0, why });
     return previous;
   });
 }
 
-// Resolves when the service worker controls this page: it may be new, or the page may have bypassed it.
+// Resolves when the service worker controls this page. It may be new, or a forced reload may have bypassed it.
 export async function underControl() {
   const workers = navigator.serviceWorker;
-  const found = await workers.getRegistration(BASE.href);
-  // Without a network the browser cannot look for a newer worker, and the page does not need one.
-  const coming = workers.register(at("sw.js"), { updateViaCache: "none" });
-  const registration = await coming.catch(error => found || Promise.reject(error));
+  const existing = await workers.getRegistration(BASE.href);
+  // Without a network the existing registration is sufficient.
+  const registering = workers.register(urlOf("sw.js"), { updateViaCache: "none" });
+  const registration = await registering.catch(error => existing || Promise.reject(error));
   const installing = registration.installing || registration.waiting;
   await new Promise((resolve, reject) => {
     if (registration.active) return resolve();
     installing.addEventListener("statechange", () => {
       if (installing.state === "activated") resolve();
-      if (installing.state === "redundant") reject(new Refused("sw.js does not match manifest.json, or its download is incomplete."));
+      if (installing.state !== "redundant") return;
+      reject(new DeviceError("sw.js does not match manifest.json, or its download is incomplete."));
     });
   });
   if (workers.controller) return;
@@ -68,51 +69,52 @@ export async function underControl() {
 }
 
 // Returns the current manifest of the server.
-export async function offered() {
-  let answer;
+export async function fetchManifest() {
+  let response;
   try {
-    answer = await fetch(at(MANIFEST), { cache: "no-store" });
+    response = await fetch(urlOf(MANIFEST), { cache: "no-store" });
   } catch {
-    throw new Unreached("The server cannot be reached.");
+    throw new ServerUnreachable("The server cannot be reached.");
   }
-  if (!answer.ok) throw new Refused(`The server returned status ${answer.status} for manifest.json.`);
-  const manifest = await answer.json().catch(() => ({}));
-  const why = await faultOf(manifest);
-  if (why) throw new Refused(`manifest.json ${why}.`);
+  if (!response.ok) throw new DeviceError(`The server returned status ${response.status} for manifest.json.`);
+  const manifest = await response.json().catch(() => ({}));
+  const problem = await manifestProblem(manifest);
+  if (problem) throw new DeviceError(`manifest.json ${problem}.`);
   return manifest;
 }
 
-async function faultOf(manifest) {
+async function manifestProblem(manifest) {
   const files = Object.entries(manifest.files || {});
   const path = /^[\w-][\w.-]*(\/[\w-][\w.-]*)*$/, digest = /^[0-9a-f]{64}$/;
-  const named = /^[0-9A-Za-z][0-9A-Za-z._+-]{0,79}-([0-9a-f]{12})$/.exec(manifest.bundle);
-  if (!named || !manifest.model || !files.length) return "does not have valid members bundle, model, and files";
-  const fits = ([name, one]) => path.test(name) && digest.test(one.sha256) && Number.isSafeInteger(one.bytes) && one.bytes >= 0;
-  if (!files.every(fits)) return "lists a file that is invalid in a bundle";
-  if (files.reduce((sum, [, one]) => sum + one.bytes, 0) > MAX_BYTES) return `requires more than ${MAX_BYTES} bytes`;
-  const text = files.map(([name, one]) => `${one.sha256}  ${name}\n`).sort().join("");
+  const match = /^[0-9A-Za-z][0-9A-Za-z._+-]{0,79}-([0-9a-f]{12})$/.exec(manifest.bundle);
+  if (!match || !manifest.model || !files.length) return "does not have valid members bundle, model, and files";
+  const isSize = bytes => Number.isSafeInteger(bytes) && bytes >= 0;
+  const isValid = ([name, entry]) => path.test(name) && digest.test(entry.sha256) && isSize(entry.bytes);
+  if (!files.every(isValid)) return "lists a file that is invalid in a bundle";
+  if (files.reduce((sum, [, entry]) => sum + entry.bytes, 0) > MAX_BYTES) return `requires more than ${MAX_BYTES} bytes`;
+  const text = files.map(([name, entry]) => `${entry.sha256}  ${name}\n`).sort().join("");
   const mark = (await sha256(new TextEncoder().encode(text))).slice(0, 12);
-  return mark === named[1] ? "" : "was changed or damaged: the name of its bundle does not match its files";
+  return mark === match[1] ? "" : "was changed or damaged: the name of its bundle does not match its files";
 }
 
-// Downloads the bundle of this manifest and makes it the current one, if every file matches the manifest and the model passes its
-// golden rows here. Otherwise the current bundle stays. `report` is called for each file.
-// `again` downloads the current bundle if the device has lost a part of it.
-export function install(manifest, report, again = false) {
-  return alone(async () => {
-    const { bundle } = manifest, before = await state(), known = await digests([before.current, before.previous]);
+// Downloads the bundle of a manifest and makes it the current one, if every file matches the manifest and the model passes its
+// golden rows on this device. Otherwise the current bundle remains. Calls `onProgress` for each file.
+// With `again` it also repairs the current bundle, for a device that has lost some of its files.
+export function install(manifest, onProgress, again = false) {
+  return withLock(async () => {
+    const { bundle } = manifest, before = await state(), known = await filesByDigest([before.current, before.previous]);
     if (bundle === before.current && !again) return;
     try {
       const files = [], all = Object.entries(manifest.files);
-      for (const [i, [path, told]] of all.entries()) {
-        report(path, i, all.length);
-        files.push([path, await file(path, told, known)]);
+      for (const [i, [path, entry]] of all.entries()) {
+        onProgress(path, i, all.length);
+        files.push([path, await getFile(path, entry, known)]);
       }
       const cache = await caches.open(cacheOf(bundle));
       files.push([MANIFEST, new Response(JSON.stringify(manifest))]);
-      for (const [path, response] of files) await cache.put(at(path), response);
-      report("the golden rows", all.length, all.length);
-      await prove(await open(bundle));
+      for (const [path, response] of files) await cache.put(urlOf(path), response);
+      onProgress("the golden rows", all.length, all.length);
+      await selfTest(await open(bundle));
     } catch (error) {
       if (![before.current, before.previous].includes(bundle)) await caches.delete(cacheOf(bundle));
       throw error;
@@ -123,54 +125,54 @@ export function install(manifest, report, again = false) {
   });
 }
 
-// Removes the files of an update that was interrupted.
-export const tidy = () => alone(async () => {
+// Deletes the files of an update that was interrupted.
+export const tidy = () => withLock(async () => {
   const { current, previous } = await state();
   await keepOnly(current, previous);
 });
 
 async function keepOnly(...bundles) {
-  const wanted = bundles.map(cacheOf);
-  for (const name of await caches.keys()) if (name.startsWith(`${NAME} `) && !wanted.includes(name)) await caches.delete(name);
+  const retained = bundles.map(cacheOf);
+  for (const name of await caches.keys()) if (name.startsWith(`${NAME} `) && !retained.includes(name)) await caches.delete(name);
 }
 
-// Returns the local file of each SHA-256, so that an update downloads only changed files.
-async function digests(bundles) {
+// Returns where this device has the file of each SHA-256, so that an update downloads only the files that have changed.
+async function filesByDigest(bundles) {
   const found = new Map();
   for (const bundle of bundles.filter(Boolean)) {
     const manifest = await manifestOf(bundle).catch(() => ({ files: {} }));
-    for (const [path, one] of Object.entries(manifest.files)) found.set(one.sha256, { bundle, path });
+    for (const [path, entry] of Object.entries(manifest.files)) found.set(entry.sha256, { bundle, path });
   }
   return found;
 }
 
-async function file(path, told, known) {
-  const here = known.get(told.sha256);
-  const had = here && await kept(here.bundle, here.path).catch(() => null);
-  if (had && !await faultIn(await had.clone().arrayBuffer(), told)) return asResponse(path, had);
-  // A cache on the way may have a damaged copy. The second request bypasses it.
+async function getFile(path, entry, known) {
+  const place = known.get(entry.sha256);
+  const stored = place && await cached(place.bundle, place.path).catch(() => null);
+  if (stored && !await contentProblem(await stored.clone().arrayBuffer(), entry)) return asResponse(path, stored);
+  // An HTTP cache may have a damaged copy. The second download bypasses it.
   for (const cache of ["default", "reload"]) {
-    const answer = await download(path, told.sha256, cache);
-    const why = await faultIn(await answer.clone().arrayBuffer(), told);
-    if (!why) return asResponse(path, answer);
-    if (cache === "reload") throw new Refused(`${path} ${why}.`);
+    const response = await download(path, entry.sha256, cache);
+    const problem = await contentProblem(await response.clone().arrayBuffer(), entry);
+    if (!problem) return asResponse(path, response);
+    if (cache === "reload") throw new DeviceError(`${path} ${problem}.`);
   }
 }
 
 async function download(path, digest, cache) {
-  let answer;
+  let response;
   try {
-    answer = await fetch(`${at(path)}?sha256=${digest}`, { cache });
-    if (answer.ok) return new Response(await answer.arrayBuffer(), { headers: answer.headers });
+    response = await fetch(`${urlOf(path)}?sha256=${digest}`, { cache });
+    if (response.ok) return new Response(await response.arrayBuffer(), { headers: response.headers });
   } catch {
-    throw new Refused(`The download of ${path} failed or is incomplete.`);
+    throw new DeviceError(`The download of ${path} failed or is incomplete.`);
   }
-  throw new Refused(`The server returned status ${answer.status} for ${path}.`);
+  throw new DeviceError(`The server returned status ${response.status} for ${path}.`);
 }
 
-async function faultIn(bytes, told) {
-  if (bytes.byteLength !== told.bytes) return `has ${bytes.byteLength} bytes instead of the ${told.bytes} in manifest.json`;
-  return await sha256(bytes) === told.sha256 ? "" : "has another SHA-256 than in manifest.json";
+async function contentProblem(bytes, entry) {
+  if (bytes.byteLength !== entry.bytes) return `has ${bytes.byteLength} bytes instead of the ${entry.bytes} in manifest.json`;
+  return await sha256(bytes) === entry.sha256 ? "" : "has another SHA-256 than in manifest.json";
 }
 
 async function sha256(bytes) {
@@ -178,44 +180,44 @@ async function sha256(bytes) {
   return [...digest].map(byte => byte.toString(16).padStart(2, "0")).join("");
 }
 
-// Stores a file with the right media type, and with the policy of the server.
-async function asResponse(path, answer) {
+// Returns a response to store, with the correct media type for any server, and with the Content-Security-Policy of the server.
+async function asResponse(path, response) {
   const media = MEDIA[path.split(".").at(-1)] || "application/octet-stream";
-  const policy = answer.headers.get("Content-Security-Policy");
+  const policy = response.headers.get("Content-Security-Policy");
   const headers = { "Content-Type": media, "X-Content-Type-Options": "nosniff" };
   if (policy) headers["Content-Security-Policy"] = policy;
-  return new Response(await answer.arrayBuffer(), { headers });
+  return new Response(await response.arrayBuffer(), { headers });
 }
 
-async function kept(bundle, path) {
-  const found = await caches.match(at(path), { cacheName: cacheOf(bundle) });
-  if (!found) throw new Refused(`${path} of bundle ${bundle} is no longer on this device.`);
+async function cached(bundle, path) {
+  const found = await caches.match(urlOf(path), { cacheName: cacheOf(bundle) });
+  if (!found) throw new DeviceError(`${path} of bundle ${bundle} is no longer on this device.`);
   return found;
 }
 
-const read = async (bundle, path) => (await kept(bundle, path)).arrayBuffer();
-const json = async (bundle, path) => (await kept(bundle, path)).json();
+const read = async (bundle, path) => (await cached(bundle, path)).arrayBuffer();
+const json = async (bundle, path) => (await cached(bundle, path)).json();
 const manifestOf = bundle => json(bundle, MANIFEST);
 
-// Returns the model of a bundle, ready to run.
+// Loads the model of a bundle.
 export async function open(bundle) {
   const manifest = await manifestOf(bundle), paths = Object.keys(manifest.files);
   const [script, binary] = ["mjs", "wasm"].map(kind => paths.find(path => path.startsWith("ort/") && path.endsWith(`.${kind}`)));
   const [labels, golden] = await Promise.all(["model/label.json", "model/golden.json"].map(path => json(bundle, path)));
-  const ort = await import(at(`@${bundle}/${script}`));
+  const ort = await import(urlOf(`@${bundle}/${script}`));
   ort.env.logLevel = "error";
-  // Several threads require a cross-origin isolated page, which not every server supports.
+  // Several threads need cross-origin isolation, which requires headers that not every server sends.
   ort.env.wasm.numThreads = 1;
   ort.env.wasm.wasmBinary = await read(bundle, binary);
   const graph = new Uint8Array(await read(bundle, `model/${golden.model}`));
   const session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"] });
   const names = Object.keys(labels).map((_, i) => labels[i]);
-  const output = session.outputMetadata.find(one => one.isTensor && one.type === "float32" && one.shape.length === 2);
-  if (!output) throw new Refused("The model has no tensor of probabilities, the only form that this runtime supports.");
+  const output = session.outputMetadata.find(item => item.isTensor && item.type === "float32" && item.shape.length === 2);
+  if (!output) throw new DeviceError("The model has no tensor of probabilities, the only form that this runtime supports.");
   return new Model({ ort, session, output: output.name, labels: names, golden, manifest });
 }
 
-// Model that takes rows of numbers and returns a list of probabilities for each.
+// Model that returns a list of probabilities for each row of numbers.
 class Model {
   constructor(parts) {
     Object.assign(this, parts);
@@ -226,12 +228,12 @@ class Model {
     const tensor = new this.ort.Tensor("float32", Float32Array.from(rows.flat()), [rows.length, width]);
     const { data, dims } = (await session.run({ [session.inputNames[0]]: tensor }, [this.output]))[this.output];
     if (dims.length !== 2 || dims[0] !== rows.length || dims[1] !== labels.length) {
-      throw new Refused(`The model's output has the shape [${dims}]; it must be [${[rows.length, labels.length]}].`);
+      throw new DeviceError(`The model's output has the shape [${dims}]; it must be [${[rows.length, labels.length]}].`);
     }
     return rows.map((_, i) => [...data.slice(i * labels.length, (i + 1) * labels.length)]);
   }
 
-  // Returns the average milliseconds of a prediction. The clock of a browser is too coarse for a single one.
+  // Returns the mean time of a prediction in milliseconds. The clock of a browser is too coarse for a single prediction.
   async latency(row) {
     const began = performance.now();
     for (let i = 0; i < LATENCY_RUNS; i++) await this.predict([row]);
@@ -243,16 +245,17 @@ class Model {
   }
 }
 
-// Runs the golden rows. Returns their number and the largest difference. Throws Refused on a mismatch.
-export async function prove(model) {
-  const { golden } = model, answers = await model.predict(golden.rows.map(one => one.row));
+// Runs the golden rows, and returns their number and the maximum deviation. Throws DeviceError on a mismatch.
+export async function selfTest(model) {
+  const { golden } = model, predictions = await model.predict(golden.rows.map(entry => entry.row));
   let worst = 0;
-  for (const [i, wanted] of golden.rows.entries()) {
-    const label = model.label(answers[i]), off = Math.max(...wanted.probabilities.map((p, j) => Math.abs(p - answers[i][j])));
+  for (const [i, expected] of golden.rows.entries()) {
+    const label = model.label(predictions[i]);
+    const off = Math.max(...expected.probabilities.map((p, j) => Math.abs(p - predictions[i][j])));
     // Not "off > tolerance": a NaN must not pass.
-    if (label !== wanted.label || !(off <= golden.tolerance)) {
-      const told = `Golden row ${i} returns ${label}, off by ${off.toExponential(1)}`;
-      throw new Refused(`${told}; expected ${wanted.label} within ${golden.tolerance}.`);
+    if (label !== expected.label || !(off <= golden.tolerance)) {
+      const found = `Golden row ${i} returns ${label}, off by ${off.toExponential(1)}`;
+      throw new DeviceError(`${found}; expected ${expected.label} within ${golden.tolerance}.`);
     }
     worst = Math.max(worst, off);
   }

@@ -1,19 +1,19 @@
-// The page: shows predictions of the model on this device, and offers update, rollback, and counts.
+// Page: reads the input, shows the prediction of the model on this device, and controls updates, rollback, and counts.
 
 import * as counts from "./counts.js";
 import * as device from "./device.js";
 
 const SERVER = new URL("../", import.meta.url);
 const COLORS = 8;
-const SETTLE_MS = 400, SEND_MS = 3000, AGAIN_MS = 15000, TIMEOUT_MS = 10000;
-// Paths around 0, 0 within 1. Classes differ by shape and by color.
+const SETTLE_MS = 400, SEND_MS = 3000, RETRY_MS = 15000, TIMEOUT_MS = 10000;
+// Shapes around the origin with a radius of about 1. Classes have different shapes and different colors.
 const SHAPES = [
   "M-1 0a1 1 0 1 0 2 0a1 1 0 1 0-2 0z", "M0-1.1 1.05.85H-1.05z", "M-.87-.87H.87V.87H-.87z",
   "M0-1.2 1.2 0 0 1.2-1.2 0z", "M0 1.1-1.05-.85H1.05z", "M-.38-1.1H.38V-.38H1.1V.38H.38V1.1H-.38V.38H-1.1V-.38H-.38z",
 ];
 
-const at = id => document.getElementById(id);
-const page = { model: null, fields: [], latest: 0, settling: 0, sending: 0, serverless: false, asksAgain: 0, touched: false };
+const byId = id => document.getElementById(id);
+const page = { model: null, fields: [], latest: 0, settling: 0, sending: 0, noServer: false, retryAt: 0, edited: false };
 
 function make(name, attributes, ...children) {
   const node = document.createElement(name);
@@ -33,15 +33,15 @@ function marker(i) {
   return svg;
 }
 
-const tell = text => { at("status").textContent = text; };
-const reason = error => error instanceof device.Refused ? error.message : `${error.name}: ${error.message}`;
+const showStatus = text => { byId("status").textContent = text; };
+const reason = error => error instanceof device.DeviceError ? error.message : `${error.name}: ${error.message}`;
 
 function chip(name, text, kind) {
-  at(`chip-${name}`).textContent = text;
-  at(`chip-${name}`).className = kind;
+  byId(`chip-${name}`).textContent = text;
+  byId(`chip-${name}`).className = kind;
 }
 
-// The start
+// Start
 
 async function start() {
   if (!isSecureContext || !navigator.serviceWorker) {
@@ -49,9 +49,9 @@ async function start() {
   }
   try {
     await device.underControl();
-    if (!(await device.state()).current) await fetched();
-    // A browser that needs space may have evicted a part of the bundle.
-    await load().catch(lost => fetched(lost).then(load));
+    if (!(await device.state()).current) await download();
+    // A browser that needs space may have deleted some of the files.
+    await load().catch(error => download(error).then(load));
   } catch (error) {
     return stop(reason(error));
   }
@@ -60,48 +60,50 @@ async function start() {
 }
 
 function stop(why) {
-  tell(why);
+  showStatus(why);
   chip("model", "No model on this device", "bad");
 }
 
-// Installs the bundle of the server. If the server is unreachable, throws `lost`, the reason of the repair.
-async function fetched(lost) {
-  const manifest = await device.offered().catch(error => { throw lost && error instanceof device.Unreached ? lost : error; });
-  await device.install(manifest, progress, Boolean(lost));
+// Downloads the current bundle of the server. `cause` is the error of a damaged bundle; the page shows it if there is no server.
+async function download(cause) {
+  const manifest = await device.fetchManifest().catch(error => {
+    throw cause && error instanceof device.ServerUnreachable ? cause : error;
+  });
+  await device.install(manifest, progress, Boolean(cause));
 }
 
-function progress(what, i, all) {
-  chip("model", i < all ? `Fetching ${what} (${i + 1} of ${all})` : "Checking the golden rows", "");
+function progress(name, i, all) {
+  chip("model", i < all ? `Fetching ${name} (${i + 1} of ${all})` : "Checking the golden rows", "");
 }
 
-// A bundle that fails here is replaced by the previous one.
+// Loads and tests the current bundle. If it fails on this device, the page returns to the previous bundle.
 async function load() {
   const { current, previous, why } = await device.state();
   let model, golden;
   try {
     model = await device.open(current);
-    golden = await device.prove(model);
+    golden = await device.selfTest(model);
   } catch (error) {
     if (!previous) throw error;
     await device.rollBack(`Bundle ${current} failed on this device: ${reason(error)}`);
     location.reload();
     return;
   }
-  await device.proven();
+  await device.markStarted();
   page.model = model;
   showTool();
   showBundle(golden, await device.state());
-  if (why) at("update-told").textContent = why;
+  if (why) byId("update-status").textContent = why;
   chip("model", `${golden.rows} golden rows passed here`, "good");
   chip("offline", "Ready for offline use", "good");
   put(examples()[0], false);
 }
 
-// The bundle
+// Bundle
 
 function showBundle(golden, { previous }) {
   const { manifest, ort } = page.model, { model } = manifest;
-  const told = {
+  const facts = {
     Bundle: make("code", { id: "bundle" }, manifest.bundle),
     Model: `${model.name} ${model.version}`,
     Digest: make("code", {}, model.digest),
@@ -109,102 +111,103 @@ function showBundle(golden, { previous }) {
     Runtime: `onnxruntime-web ${ort.env.versions.web}, WebAssembly, one thread`,
     Previous: previous ? make("code", {}, previous) : "none on this device",
   };
-  at("facts").replaceChildren(...Object.entries(told).flatMap(([name, what]) => [make("dt", {}, name), make("dd", {}, what)]));
-  at("back").disabled = !previous;
-  at("counts").disabled = false;
-  at("counts").checked = counts.isOn();
-  at("title").textContent = `${model.name} on your device`;
+  const terms = Object.entries(facts).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]);
+  byId("facts").replaceChildren(...terms);
+  byId("back").disabled = !previous;
+  byId("counts").disabled = false;
+  byId("counts").checked = counts.isOn();
+  byId("title").textContent = `${model.name} on your device`;
   document.title = `${model.name} on your device · iris_wsgi`;
   showCounts("");
 }
 
-// Updates from the server. Without the user's request it skips a bundle that was rolled back.
-async function update(asked) {
-  const say = text => { at("update-told").textContent = text; };
-  at("update").disabled = true;
+// Downloads a newer bundle of the server. Without a request of the user, a bundle that was rolled back is not installed again.
+async function update(requested) {
+  const show = text => { byId("update-status").textContent = text; };
+  byId("update").disabled = true;
   try {
-    const manifest = await device.offered(), { current, refused } = await device.state();
+    const manifest = await device.fetchManifest(), { current, refused } = await device.state();
     chip("server", "Server reachable", "good");
-    if (manifest.bundle === current) return asked && say("This is the current bundle of the server.");
-    if (manifest.bundle === refused && !asked) return;
-    say(`Fetching bundle ${manifest.bundle} …`);
-    const step = (what, i, all) => say(`Bundle ${manifest.bundle}: ${what}${i < all ? ` (${i + 1} of ${all})` : ""} …`);
+    if (manifest.bundle === current) return requested && show("This is the current bundle of the server.");
+    if (manifest.bundle === refused && !requested) return;
+    show(`Fetching bundle ${manifest.bundle} …`);
+    const step = (name, i, all) => show(`Bundle ${manifest.bundle}: ${name}${i < all ? ` (${i + 1} of ${all})` : ""} …`);
     await device.install(manifest, step);
-    // Keeps the input of the user.
-    if (asked || !page.touched) location.reload();
-    else say(`Bundle ${manifest.bundle} is installed and tested. It takes effect at the next load of this page.`);
+    // A reload would delete the input of the user.
+    if (requested || !page.edited) location.reload();
+    else show(`Bundle ${manifest.bundle} is installed and tested. It takes effect at the next load of this page.`);
   } catch (error) {
-    const unreached = error instanceof device.Unreached;
-    if (unreached) away();
-    if (asked || !unreached) say(`Not updated. ${reason(error)} The current bundle stays in use.`);
+    const isUnreachable = error instanceof device.ServerUnreachable;
+    if (isUnreachable) showUnreachable();
+    if (requested || !isUnreachable) show(`Not updated. ${reason(error)} The current bundle stays in use.`);
   } finally {
-    at("update").disabled = false;
+    byId("update").disabled = false;
   }
 }
 
-at("update").addEventListener("click", () => update(true));
-at("back").addEventListener("click", async () => {
+byId("update").addEventListener("click", () => update(true));
+byId("back").addEventListener("click", async () => {
   const { current } = await device.state();
   if (await device.rollBack(`Rolled back from bundle ${current}.`)) location.reload();
 });
 
-// The input
+// Input
 
-const titled = name => name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
-const withUnit = feature => titled(feature.name) + (feature.unit ? ` (${feature.unit})` : "");
+const title = name => name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
+const withUnit = feature => title(feature.name) + (feature.unit ? ` (${feature.unit})` : "");
 const shown = number => String(Number(number.toPrecision(4)));
 
 function showTool() {
   const { labels, manifest } = page.model;
   page.fields = manifest.model.features.map(field);
-  at("features").replaceChildren(...page.fields.map(one => one.node));
-  at("examples").replaceChildren(...examples().map(one => {
-    const button = make("button", { type: "button" }, marker(labels.indexOf(one.label)), one.label);
-    button.addEventListener("click", () => put(one));
+  byId("features").replaceChildren(...page.fields.map(item => item.node));
+  byId("examples").replaceChildren(...examples().map(example => {
+    const button = make("button", { type: "button" }, marker(labels.indexOf(example.label)), example.label);
+    button.addEventListener("click", () => put(example));
     return button;
   }));
-  at("bars").replaceChildren(...labels.map((name, i) => {
+  byId("bars").replaceChildren(...labels.map((name, i) => {
     const label = make("span", { class: "name" }, marker(i), make("span", {}, name));
     const track = make("div", { class: `bar k${i % COLORS}` }, make("i", {}));
     return make("li", {}, label, make("span", { class: "percent" }), track);
   }));
-  at("tool").hidden = false;
+  byId("tool").hidden = false;
 }
 
 // Returns the first golden row of each label.
 function examples() {
   const { labels, golden } = page.model;
-  return labels.map(label => golden.rows.find(one => one.label === label)).filter(Boolean);
+  return labels.map(label => golden.rows.find(entry => entry.label === label)).filter(Boolean);
 }
 
-function put(one, asked = true) {
-  one.row.forEach((value, i) => page.fields[i].put(value));
-  return predict(asked);
+function put(example, requested = true) {
+  example.row.forEach((value, i) => page.fields[i].put(value));
+  return predict(requested);
 }
 
-// One feature. `value` returns a number, or null if the text is not a number. `put` sets it.
+// Creates the controls of a feature: `value` returns the number, or null for invalid input, and `put` sets it.
 function field(feature, i) {
-  const { min, max } = feature, ranged = typeof min === "number" && typeof max === "number" && min < max;
-  const words = ranged ? `${shown(min)} to ${shown(max)}` : "";
+  const { min, max } = feature, hasRange = typeof min === "number" && typeof max === "number" && min < max;
+  const words = hasRange ? `${shown(min)} to ${shown(max)}` : "";
   const text = make("input", { type: "text", id: `field-${i}`, autocomplete: "off", spellcheck: "false" });
-  if (ranged && min >= 0) text.inputMode = "decimal";
+  if (hasRange && min >= 0) text.inputMode = "decimal";
   const hint = make("p", { class: "soft hint", id: `hint-${i}` }), fault = make("p", { class: "fault", id: `fault-${i}` });
-  const step = ranged ? 10 ** Math.floor(Math.log10((max - min) / 20)) : 1, digits = Math.max(0, -Math.round(Math.log10(step)));
-  const steps = ranged ? [Math.floor(min / step + 1e-9), Math.ceil(max / step - 1e-9)] : [0, 1];
+  const step = hasRange ? 10 ** Math.floor(Math.log10((max - min) / 20)) : 1, digits = Math.max(0, -Math.round(Math.log10(step)));
+  const steps = hasRange ? [Math.floor(min / step + 1e-9), Math.ceil(max / step - 1e-9)] : [0, 1];
   const ends = steps.map(end => (end * step).toFixed(digits));
-  const told = { "aria-label": `${withUnit(feature)}, slider`, min: ends[0], max: ends[1], step: step.toFixed(digits) };
-  const slider = make("input", { type: "range", id: `slider-${i}`, ...told });
+  const attributes = { "aria-label": `${withUnit(feature)}, slider`, min: ends[0], max: ends[1], step: step.toFixed(digits) };
+  const slider = make("input", { type: "range", id: `slider-${i}`, ...attributes });
   const label = make("label", { for: `field-${i}` }, withUnit(feature));
-  const node = make("div", { class: "feature" }, label, ...(ranged ? [slider] : []), text, fault, hint);
+  const node = make("div", { class: "feature" }, label, ...(hasRange ? [slider] : []), text, fault, hint);
 
   function value() {
     const typed = text.value.trim(), number = Math.fround(Number(typed.replace(",", ".")));
     return typed !== "" && Number.isFinite(number) ? Number(typed.replace(",", ".")) : null;
   }
-  function follow() {
-    const now = value(), outside = now !== null && ranged && (now < min || now > max);
+  function validate() {
+    const now = value(), outside = now !== null && hasRange && (now < min || now > max);
     if (now !== null) slider.value = now;
-    hint.textContent = !ranged ? "" : outside ? `outside the training range: ${words}` : `${words} in training`;
+    hint.textContent = !hasRange ? "" : outside ? `outside the training range: ${words}` : `${words} in training`;
     hint.classList.toggle("outside", outside);
     fault.textContent = now === null ? "This must be a number." : "";
     if (now === null) text.setAttribute("aria-invalid", "true");
@@ -213,99 +216,99 @@ function field(feature, i) {
   }
   function set(number) {
     text.value = String(number);
-    follow();
+    validate();
   }
-  text.addEventListener("input", () => { follow(); predict(); });
+  text.addEventListener("input", () => { validate(); predict(); });
   slider.addEventListener("input", () => { set(Number(Number(slider.value).toFixed(digits))); predict(); });
   return { node, value, put: set };
 }
 
-// The prediction
+// Prediction
 
 const percent = p => `${(100 * p).toFixed(2)} %`;
 const small = number => number === 0 ? "0" : number.toExponential(1);
 
-// Counts only predictions that the user `asked` for, and not the first one of the page.
-async function predict(asked = true) {
-  const row = page.fields.map(one => one.value()), mine = ++page.latest;
-  page.touched ||= asked;
+// Predicts the current input. A prediction that the user did not request, as at the start of the page, is not counted.
+async function predict(requested = true) {
+  const row = page.fields.map(item => item.value()), mine = ++page.latest;
+  page.edited ||= requested;
   clearTimeout(page.settling);
-  if (row.includes(null)) return showAnswer(null);
+  if (row.includes(null)) return showPrediction(null);
   const [probabilities] = await page.model.predict([row]);
   if (mine !== page.latest) return;
-  showAnswer(probabilities);
-  page.settling = setTimeout(() => settled(row, probabilities, mine, asked), SETTLE_MS);
+  showPrediction(probabilities);
+  page.settling = setTimeout(() => settled(row, probabilities, mine, requested), SETTLE_MS);
 }
 
-function showAnswer(probabilities) {
+function showPrediction(probabilities) {
   const { labels } = page.model, best = probabilities ? probabilities.indexOf(Math.max(...probabilities)) : -1;
-  for (const [i, line] of [...at("bars").children].entries()) {
+  for (const [i, line] of [...byId("bars").children].entries()) {
     line.querySelector("i").style.width = `${100 * (probabilities ? probabilities[i] : 0)}%`;
     line.querySelector(".percent").textContent = probabilities ? percent(probabilities[i]) : "–";
     line.classList.toggle("best", i === best);
   }
-  at("label").replaceChildren(...(probabilities ? [marker(best), make("span", {}, labels[best])] : ["–"]));
-  const sure = probabilities && percent(probabilities[best]);
-  at("sure").textContent = sure ? `with a probability of ${sure}` : "no prediction for this input";
-  if (!probabilities) at("latency").textContent = at("agreement").textContent = "–";
+  byId("label").replaceChildren(...(probabilities ? [marker(best), make("span", {}, labels[best])] : ["–"]));
+  const probability = probabilities && percent(probabilities[best]);
+  byId("confidence").textContent = probability ? `with a probability of ${probability}` : "no prediction for this input";
+  if (!probabilities) byId("latency").textContent = byId("agreement").textContent = "–";
 }
 
-// Expensive work and requests are done for the final input, not for each step of a slider.
-async function settled(row, probabilities, mine, asked) {
+// Measures, counts, and asks the server once the input stays the same, not for each step of a slider.
+async function settled(row, probabilities, mine, requested) {
   const label = page.model.label(probabilities);
-  at("spoken").textContent = `${label}, ${percent(Math.max(...probabilities))}`;
-  at("latency").textContent = `${(await page.model.latency(row)).toFixed(3)} ms on this device`;
-  if (asked) await counts.add(label);
+  byId("announcement").textContent = `${label}, ${percent(Math.max(...probabilities))}`;
+  byId("latency").textContent = `${(await page.model.latency(row)).toFixed(3)} ms on this device`;
+  if (requested) await counts.add(label);
   showCounts("");
   sendSoon();
-  const told = await agreement(row, probabilities);
-  if (mine === page.latest) at("agreement").textContent = told;
+  const result = await agreement(row, probabilities);
+  if (mine === page.latest) byId("agreement").textContent = result;
 }
 
-// The server
+// Server
 
 async function agreement(row, probabilities) {
-  if (page.serverless) return "has no predictions";
-  if (!navigator.onLine || Date.now() < page.asksAgain) return away();
+  if (page.noServer) return "has no predictions";
+  if (!navigator.onLine || Date.now() < page.retryAt) return showUnreachable();
   const headers = { "Content-Type": "application/json" }, body = JSON.stringify({ data: [row] });
-  let answer, document;
+  let response, document;
   try {
     const signal = AbortSignal.timeout(TIMEOUT_MS);
-    answer = await fetch(new URL("predict/proba", SERVER), { method: "POST", headers, body, signal });
-    document = await answer.json().catch(() => null);
+    response = await fetch(new URL("predict/proba", SERVER), { method: "POST", headers, body, signal });
+    document = await response.json().catch(() => null);
   } catch {
-    page.asksAgain = Date.now() + AGAIN_MS;
-    return away();
+    page.retryAt = Date.now() + RETRY_MS;
+    return showUnreachable();
   }
   chip("server", "Server reachable", "good");
-  page.serverless = [404, 405, 501].includes(answer.status);
-  if (page.serverless) return "has no predictions";
-  if (!answer.ok || !document) return `returned status ${answer.status}`;
-  const digest = answer.headers.get("X-Model-Digest");
+  page.noServer = [404, 405, 501].includes(response.status);
+  if (page.noServer) return "has no predictions";
+  if (!response.ok || !document) return `returned status ${response.status}`;
+  const digest = response.headers.get("X-Model-Digest");
   if (digest && digest !== page.model.manifest.model.digest) return "has another model than this device";
-  const off = Math.max(...document.prediction.map((one, i) => Math.abs(one.probability - probabilities[i])));
+  const off = Math.max(...document.prediction.map((entry, i) => Math.abs(entry.probability - probabilities[i])));
   const label = document.prediction.reduce((a, b) => (b.probability > a.probability ? b : a)).label;
   const same = label === page.model.label(probabilities);
   if (!same) return `disagrees: ${label}, probabilities off by ${small(off)}`;
   return off ? `agrees: the same label, probabilities within ${small(off)}` : "agrees: the same label, the same probabilities";
 }
 
-function away() {
+function showUnreachable() {
   chip("server", "Server unreachable, not needed", "");
   return "unreachable, not needed";
 }
 
 addEventListener("online", () => {
-  page.asksAgain = 0;
+  page.retryAt = 0;
   if (page.model) update(false).then(() => Promise.all([predict(false), sendNow()]));
 });
-addEventListener("offline", away);
+addEventListener("offline", showUnreachable);
 
-// The counts
+// Counts
 
 function showCounts(why) {
   const waiting = counts.waiting(), words = `${waiting} prediction${waiting === 1 ? " waits" : "s wait"} to be reported.`;
-  at("counts-told").textContent = !counts.isOn() ? "" : waiting ? `${words} ${why}` : "All counts are reported.";
+  byId("counts-status").textContent = !counts.isOn() ? "" : waiting ? `${words} ${why}` : "All counts are reported.";
 }
 
 async function sendNow() {
@@ -318,7 +321,7 @@ function sendSoon() {
   page.sending ||= setTimeout(sendNow, SEND_MS);
 }
 
-at("counts").addEventListener("change", async event => {
+byId("counts").addEventListener("change", async event => {
   await counts.turn(event.target.checked);
   showCounts("");
 });

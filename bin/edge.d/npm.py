@@ -1,4 +1,4 @@
-"""Downloads files of one package from the npm registry, pinned by the lockfile, without node."""
+"""Downloads files of a package that the lockfile pins from the npm registry, without node."""
 
 import base64
 import hashlib
@@ -13,53 +13,57 @@ from typing import NamedTuple
 
 from iris_wsgi.storage.files import replace_file
 
-SECONDS = 60.0
-MOST_BYTES = 1 << 28
+TIMEOUT_SECONDS = 60.0
+MAX_BYTES = 1 << 28
 
 
-class NotTaken(Exception):
-    """Locked package that is unavailable. The message is one line."""
+class DownloadError(Exception):
+    """Failure to get a package as it is locked; the message is one line."""
 
 
-class Taken(NamedTuple):
-    """Locked version, and the requested files by path."""
+class PackageFiles(NamedTuple):
+    """Locked version of a package, and its files by their paths in the bundle."""
 
     version: str
     files: dict[str, bytes]
 
 
-def take(lockfile: Path, cache: Path, wanted: Mapping[str, str]) -> Taken:
-    """Returns the `wanted` files of the archive of onnxruntime-web. Downloads once, and verifies each time. Raises NotTaken."""
+def get_files(lockfile: Path, cache: Path, wanted: Mapping[str, str]) -> PackageFiles:
+    """Returns files of onnxruntime-web; `wanted` maps their paths in the archive to their paths in the bundle.
+
+    The archive is downloaded once and verified each time. Raises DownloadError.
+    """
     locked = json.loads(lockfile.read_text())["packages"]["node_modules/onnxruntime-web"]
-    content = archive(locked["resolved"], locked["integrity"], cache)
-    with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as files:
-        # Reads the files one by one into memory, so that the archive cannot choose their paths.
-        found = {wanted[one.name]: files.extractfile(one).read() for one in files if one.isfile() and one.name in wanted}
+    content = get_archive(locked["resolved"], locked["integrity"], cache)
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+        # Reads the files into memory, so that no path of the archive is used.
+        members = [member for member in archive if member.isfile() and member.name in wanted]
+        found = {wanted[member.name]: archive.extractfile(member).read() for member in members}
     if missing := set(wanted.values()) - set(found):
-        raise NotTaken(f"{locked['resolved']} has no file for {', '.join(sorted(missing))}")
-    return Taken(locked["version"], found)
+        raise DownloadError(f"{locked['resolved']} has no file for {', '.join(sorted(missing))}")
+    return PackageFiles(locked["version"], found)
 
 
-def archive(url: str, integrity: str, cache: Path) -> bytes:
-    """Returns the archive at `url`, or the cached one, if its digest matches the lockfile."""
-    kept = cache / url.rpartition("/")[2]
-    if kept.exists() and integrity_of(content := kept.read_bytes()) == integrity:
+def get_archive(url: str, integrity: str, cache: Path) -> bytes:
+    """Returns the archive at `url` from the cache or the registry, with the integrity of the lockfile."""
+    cached = cache / url.rpartition("/")[2]
+    if cached.exists() and integrity_of(content := cached.read_bytes()) == integrity:
         return content
     content = fetch(url)
     if (found := integrity_of(content)) != integrity:
-        raise NotTaken(f"{url} has the integrity {found[:20]}…, and the lockfile has {integrity[:20]}…")
+        raise DownloadError(f"{url} has the integrity {found[:20]}…, and the lockfile has {integrity[:20]}…")
     cache.mkdir(parents=True, exist_ok=True)
-    replace_file(kept, content)
+    replace_file(cached, content)
     return content
 
 
 def fetch(url: str) -> bytes:
-    """Downloads with the proxies and certificates of the environment, like urllib."""
+    """Downloads a file with the proxies and the certificates that the environment names for urllib."""
     try:
-        with urllib.request.urlopen(url, timeout=SECONDS) as answer:
-            return answer.read(MOST_BYTES)
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+            return response.read(MAX_BYTES)
     except (OSError, HTTPException, ValueError) as error:
-        raise NotTaken(f"{url} cannot be fetched: {getattr(error, 'reason', None) or error}") from None
+        raise DownloadError(f"{url} cannot be fetched: {getattr(error, 'reason', None) or error}") from None
 
 
 def integrity_of(content: bytes) -> str:

@@ -380,8 +380,8 @@ def test_an_update_that_is_wrong_leaves_the_bundle_that_was_there_at_work(window
     spoil(how, settled)
     for _ in range(2):
         opened(window, settled.url)
-        window.until(lambda: window.text("#update-told").startswith("Not updated."), "the page says why")
-        assert words in window.text("#update-told")
+        window.until(lambda: window.text("#update-status").startswith("Not updated."), "the page says why")
+        assert words in window.text("#update-status")
         assert current(window) == name_of(built)
         chosen(window, "virginica")
         chosen(window, "setosa")
@@ -428,7 +428,7 @@ def test_roll_back_returns_to_the_bundle_before_until_another_is_asked_for(windo
     ready(page, new)
     clicks(page, "#back")
     ready(page, old)
-    assert page.text("#update-told") == f"Rolled back from bundle {new}."
+    assert page.text("#update-status") == f"Rolled back from bundle {new}."
     # By itself it does not come again.
     opened(page, static.url)
     page.until(lambda: page.text("#chip-server") == "Server reachable", "the page has looked for an update")
@@ -446,7 +446,7 @@ def test_a_bundle_that_fails_on_the_device_gives_way_to_the_one_before(window, s
     assert waits(page)(FORGET, new, "model/golden.json")
     page.visit(static.url)
     ready(page, old)
-    assert f"Bundle {new} failed on this device: model/golden.json" in page.text("#update-told")
+    assert f"Bundle {new} failed on this device: model/golden.json" in page.text("#update-status")
 
 
 def test_what_the_browser_took_away_is_fetched_again(window, static, bundle):
@@ -469,7 +469,7 @@ def test_an_update_in_the_middle_of_something_waits_for_the_next_load(window, st
     chosen(page, "virginica")
     new = change(bundle, edge_css="/* newer */")
     page.run("dispatchEvent(new Event('online'))")
-    page.until(lambda: page.text("#update-told").startswith(f"Bundle {new} is installed and tested."), "the page says so")
+    page.until(lambda: page.text("#update-status").startswith(f"Bundle {new} is installed and tested."), "the page says so")
     assert current(page) == old and page.text("#label") == "virginica"
     page.visit(static.url)
     ready(page, new)
@@ -486,7 +486,7 @@ def test_a_page_that_never_starts_gives_way_to_the_one_before(window, static, bu
     assert not page.all("#bars li")
     page.visit(static.url)
     ready(page, old)
-    assert page.text("#update-told") == f"Bundle {new} did not start on this device."
+    assert page.text("#update-status") == f"Bundle {new} did not start on this device."
 
 
 # Counts
@@ -495,7 +495,7 @@ def test_a_page_that_never_starts_gives_way_to_the_one_before(window, static, bu
 def predicted(page: Browser, label: str) -> None:
     """So long that it counts."""
     chosen(page, label)
-    page.until(lambda: page.text("#spoken").startswith(label), f"{label} is settled")
+    page.until(lambda: page.text("#announcement").startswith(label), f"{label} is settled")
 
 
 def counted(server) -> dict[str, int]:
@@ -518,10 +518,10 @@ def test_counts_are_sent_only_where_they_are_switched_on_and_without_what_was_en
     assert set(report) == {"key", "counts"}
     (count,) = report["counts"]
     assert (count["label"], count["count"], set(count)) == ("setosa", 1, {"day", "label", "count"})
-    page.until(lambda: page.text("#counts-told") == "All counts are reported.", "the page says so")
+    page.until(lambda: page.text("#counts-status") == "All counts are reported.", "the page says so")
     page.find("#counts").click()
     predicted(page, "virginica")
-    assert page.text("#counts-told") == "" and page.run("return Object.values(localStorage).join()") == '{"on":false}'
+    assert page.text("#counts-status") == "" and page.run("return Object.values(localStorage).join()") == '{"on":false}'
 
 
 def test_a_report_whose_answer_is_lost_comes_again_under_the_same_key(window, static):
@@ -529,11 +529,11 @@ def test_a_report_whose_answer_is_lost_comes_again_under_the_same_key(window, st
     page.find("#counts").click()
     static.silent = True
     predicted(page, "virginica")
-    page.until(lambda: "1 prediction waits" in page.text("#counts-told") and static.reports, "the answer is lost")
-    page.until(lambda: "cannot be reached" in page.text("#counts-told"), "the page has noticed")
+    page.until(lambda: "1 prediction waits" in page.text("#counts-status") and static.reports, "the answer is lost")
+    page.until(lambda: "cannot be reached" in page.text("#counts-status"), "the page has noticed")
     static.silent, lost = False, len(static.reports)
     opened(page, static.url)
-    page.until(lambda: page.text("#counts-told") == "All counts are reported.", "the report is there")
+    page.until(lambda: page.text("#counts-status") == "All counts are reported.", "the report is there")
     assert (
         static.reports[lost]["key"] == static.reports[0]["key"] and static.reports[lost]["counts"] == static.reports[0]["counts"]
     )
@@ -549,11 +549,11 @@ def test_what_was_counted_without_a_server_arrives_once(window, serve):
     opened(page, f"{server.url}/edge/")
     for label in ("versicolor", "virginica", "versicolor"):
         predicted(page, label)
-    page.until(lambda: "wait to be reported" in page.text("#counts-told"), "they wait")
+    page.until(lambda: "wait to be reported" in page.text("#counts-status"), "they wait")
     again = serve("--port", str(server.port))
     opened(page, f"{server.url}/edge/")
-    page.until(lambda: page.text("#counts-told") == "All counts are reported.", "they are sent")
+    page.until(lambda: page.text("#counts-status") == "All counts are reported.", "they are sent")
     assert counted(again) == {"setosa": 0, "versicolor": 2, "virginica": 1}
     opened(page, f"{server.url}/edge/")
-    page.until(lambda: page.text("#counts-told") == "All counts are reported.", "nothing is left")
+    page.until(lambda: page.text("#counts-status") == "All counts are reported.", "nothing is left")
     assert counted(again) == {"setosa": 0, "versicolor": 2, "virginica": 1}

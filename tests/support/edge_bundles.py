@@ -30,7 +30,7 @@ SMALL_BUNDLE = {
     "ort/a.mjs": b"export default 1;",
 }
 DIGEST = manifest_digest(Path(__file__).parents[2] / "model")
-RUNTIME = npm.Taken("1.30.0", {"ort/ort.mjs": b"export {};\n", "ort/ort.wasm": bytes(2000)})
+RUNTIME = npm.PackageFiles("1.30.0", {"ort/ort.mjs": b"export {};\n", "ort/ort.wasm": bytes(2000)})
 # What Python tells of before it does it, as far as files are concerned.
 STEPS = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.chmod", "os.scandir", "os.listdir", "fcntl.flock"}
 

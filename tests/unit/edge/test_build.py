@@ -66,8 +66,8 @@ def test_the_manifest_tells_what_every_file_is(tmp_path):
 def test_the_least_onnxruntime_is_the_one_that_the_package_wants():
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    assert f"onnxruntime>={bundle.LEAST_ONNXRUNTIME}" in setup["options"]["install_requires"].split()
-    wanted = re.search(r"pip install '(\S+)' '(\S+)'", (BUILD / "single.py").read_text()).groups()
+    assert f"onnxruntime>={bundle.MIN_ONNXRUNTIME}" in setup["options"]["install_requires"].split()
+    wanted = re.search(r"pip install '(\S+)' '(\S+)'", (BUILD / "zipapp_main.py").read_text()).groups()
     assert set(wanted) <= set(setup["options"]["install_requires"].split())
 
 
@@ -93,11 +93,11 @@ def test_what_a_link_names_is_replaced_and_a_fifo_is_left_alone(tmp_path):
     other = tree(build_bundle(tmp_path / "edge", MODEL / "fast"))
     assert (tmp_path / "edge").is_symlink() and tree(tmp_path / "real") == other != first
     (tmp_path / "one.pyz").symlink_to("real.pyz")
-    pyz.write(tmp_path / "one.pyz", MODEL, BUILD / "single.py")
+    pyz.write(tmp_path / "one.pyz", MODEL, BUILD / "zipapp_main.py")
     assert (tmp_path / "one.pyz").is_symlink() and (tmp_path / "real.pyz").is_file()
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(OSError, match="it is a FIFO, not a regular file"):
-        pyz.write(tmp_path / "fifo", MODEL, BUILD / "single.py")
+        pyz.write(tmp_path / "fifo", MODEL, BUILD / "zipapp_main.py")
     assert (tmp_path / "fifo").is_fifo()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["edge", "fifo", "one.pyz", "real", "real.pyz"]
 
@@ -178,7 +178,7 @@ def test_a_folder_that_is_no_bundle_is_left_as_it_is(tmp_path):
 def test_a_bundle_as_it_is_written_is_one_that_a_device_reads(tmp_path):
     content = (build_bundle(tmp_path / "edge", MODEL) / "manifest.json").read_bytes()
     manifest = parse_manifest(content, "here")
-    assert manifest.of_model and manifest.minimum["onnxruntime"] == bundle.LEAST_ONNXRUNTIME
+    assert manifest.of_model and manifest.minimum["onnxruntime"] == bundle.MIN_ONNXRUNTIME
 
 
 # The registry
@@ -225,30 +225,30 @@ def registry(tmp_path):
 
 def test_files_of_the_locked_package_are_fetched_once(registry, tmp_path):
     lockfile, asked, _ = registry
-    taken = npm.take(lockfile, tmp_path / "cache", bundle.RUNTIME)
+    taken = npm.get_files(lockfile, tmp_path / "cache", bundle.RUNTIME)
     assert taken == ("1.30.0", {target: source.encode() for source, target in bundle.RUNTIME.items()})
-    assert npm.take(lockfile, tmp_path / "cache", bundle.RUNTIME) == taken
+    assert npm.get_files(lockfile, tmp_path / "cache", bundle.RUNTIME) == taken
     assert asked == ["/onnxruntime-web-1.30.0.tgz"]
     # What was kept is believed no more than what comes.
     (kept,) = (tmp_path / "cache").iterdir()
     kept.write_bytes(kept.read_bytes()[:-1])
-    assert npm.take(lockfile, tmp_path / "cache", bundle.RUNTIME) == taken and len(asked) == 2
+    assert npm.get_files(lockfile, tmp_path / "cache", bundle.RUNTIME) == taken and len(asked) == 2
 
 
 def test_another_archive_than_the_locked_one_is_refused(registry, tmp_path):
     lockfile, _, archive = registry
     archive.write_bytes(archive.read_bytes() + b"\0")
-    with pytest.raises(npm.NotTaken, match="the lockfile has sha512-"):
-        npm.take(lockfile, tmp_path / "cache", bundle.RUNTIME)
+    with pytest.raises(npm.DownloadError, match="the lockfile has sha512-"):
+        npm.get_files(lockfile, tmp_path / "cache", bundle.RUNTIME)
     assert not (tmp_path / "cache").exists()
     archive.unlink()
-    with pytest.raises(npm.NotTaken, match="cannot be fetched: "):
-        npm.take(lockfile, tmp_path / "cache", bundle.RUNTIME)
+    with pytest.raises(npm.DownloadError, match="cannot be fetched: "):
+        npm.get_files(lockfile, tmp_path / "cache", bundle.RUNTIME)
 
 
 def test_a_package_without_the_wanted_files_is_refused(registry, tmp_path):
-    with pytest.raises(npm.NotTaken, match="has no file for ort/gone.wasm"):
-        npm.take(registry[0], tmp_path / "cache", bundle.RUNTIME | {"package/dist/gone.wasm": "ort/gone.wasm"})
+    with pytest.raises(npm.DownloadError, match="has no file for ort/gone.wasm"):
+        npm.get_files(registry[0], tmp_path / "cache", bundle.RUNTIME | {"package/dist/gone.wasm": "ort/gone.wasm"})
 
 
 # The single file
@@ -257,7 +257,7 @@ def test_a_package_without_the_wanted_files_is_refused(registry, tmp_path):
 @pytest.fixture(scope="module")
 def single(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("single") / "iris-edge.pyz"
-    pyz.write(out, MODEL, BUILD / "single.py")
+    pyz.write(out, MODEL, BUILD / "zipapp_main.py")
     return out
 
 
@@ -329,7 +329,7 @@ def test_a_device_without_onnxruntime_is_told_so_in_one_line(single, device, tmp
 
 
 def test_the_single_file_is_the_same_each_time_and_has_no_server_in_it(single, tmp_path):
-    said = pyz.write(tmp_path / "again.pyz", MODEL, BUILD / "single.py")
+    said = pyz.write(tmp_path / "again.pyz", MODEL, BUILD / "zipapp_main.py")
     assert (tmp_path / "again.pyz").read_bytes() == single.read_bytes() and "34 golden rows answered" in said
     names = set(pyz.zipfile.ZipFile(single).namelist())
     assert {

@@ -1,4 +1,4 @@
-"""Entry point (__main__.py) of the single file. The device supplies Python, onnxruntime, and numpy."""
+"""Main module of the zipapp that bin/edge pyz writes. The device provides Python, onnxruntime, and numpy."""
 
 import sys
 
@@ -6,20 +6,20 @@ INSTALL = "pip install 'onnxruntime>=1.23' 'numpy>=2.0'"
 
 
 def main():
-    """Returns why the file cannot run here, or None. Old Pythons must be able to run this function."""
+    """Runs the commands. The syntax is that of old Pythons, so that they can print the error message."""
     if sys.version_info < (3, 11):  # noqa: UP036
         return "iris-edge: Python 3.11 or later is required, this is {}.{}".format(*sys.version_info)
     from pathlib import Path
-    from zipfile import Path as Inside
-
-    from iris_wsgi.patterns.edge.__main__ import main
+    from zipfile import Path as ZipPath
 
     try:
         import numpy
 
         if int(numpy.__version__.partition(".")[0]) < 2:
             return f"iris-edge: numpy 2 or later is required, this is {numpy.__version__}: {INSTALL}"
-        return main(model=Inside(Path(__file__).parent, "model/"))
+        from iris_wsgi.patterns.edge.__main__ import main
+
+        return main(model=ZipPath(Path(__file__).parent, "model/"))
     except ImportError as error:
         return f"iris-edge: {error}: {INSTALL}"
 
