@@ -1,4 +1,4 @@
-"""Small real things that the tests share: the model's folder, an application over it, a running server."""
+"""Fixtures that many tests share: an application, a running server, a clock, and databases."""
 
 import os
 import shutil
@@ -25,35 +25,37 @@ install_audit_hook()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On a laptop a run of all tests leaves out the long ones; CI runs each, and their files first, so that no process waits for
-    another at the end."""
-    lengthy = {item.path for item in items if item.get_closest_marker("long")}
-    items.sort(key=lambda item: item.path not in lengthy)
-    if os.environ.get("CI") == "true" or any(".py" in str(word) for word in config.invocation_params.args):
+    """Skips the long tests on a laptop, unless the command line names their file. CI runs all tests.
+
+    Files with long tests come first, so that no test process is left waiting for another at the end.
+    """
+    files_with_long_tests = {item.path for item in items if item.get_closest_marker("long")}
+    items.sort(key=lambda item: item.path not in files_with_long_tests)
+    if os.environ.get("CI") == "true" or any(".py" in str(argument) for argument in config.invocation_params.args):
         return
     for item in items:
         if item.get_closest_marker("long"):
-            item.add_marker(pytest.mark.skip(reason=f"takes seconds; ask for it by name: bin/test {item.location[0]}"))
+            item.add_marker(pytest.mark.skip(reason=f"takes seconds; to run it, name its file: bin/test {item.location[0]}"))
 
 
 @pytest.fixture
 def log() -> Iterator[RecordingLog]:
-    kept = RecordingLog()
-    yield kept
-    os.close(kept.descriptor)
+    recording = RecordingLog()
+    yield recording
+    os.close(recording.descriptor)
 
 
 @pytest.fixture
 def make_app(log: RecordingLog, tmp_path: Path) -> Callable[..., webtest.TestApp]:
-    """Makes an application of the settings given, behind webtest with lint on; nobody works on its jobs."""
+    """Function that builds an application from settings, as a webtest application with lint. It has no job worker."""
 
-    def make_app(**settings) -> webtest.TestApp:
+    def build_app(**settings) -> webtest.TestApp:
         service = build(Settings(**{"model_dir": str(MODEL), "state_dir": str(tmp_path / "state"), **settings}), log)
         app = webtest.TestApp(service.app)
         app.service = service
         return app
 
-    return make_app
+    return build_app
 
 
 @pytest.fixture
@@ -63,13 +65,13 @@ def app(make_app: Callable[..., webtest.TestApp]) -> webtest.TestApp:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
-    """The role `all`, for tests that call it so often that lint would take minutes."""
+    """Service of the role `all`, for tests whose many calls would take minutes with lint."""
     return build(Settings(model_dir=str(MODEL), state_dir=str(tmp_path_factory.mktemp("state"))), RecordingLog())
 
 
 @pytest.fixture
 def call(service: Service) -> Callable[..., tuple[int, dict[str, str], bytes]]:
-    """Calls the application without a server and without lint: status, headers, body."""
+    """Function that calls the application without a server and without lint. It returns the status, the headers, and the body."""
 
     def call_app(method: str, path: str, body: bytes = b"", **environ) -> tuple[int, dict[str, str], bytes]:
         return call_wsgi(service.app, method, path, body, **environ)
@@ -79,13 +81,13 @@ def call(service: Service) -> Callable[..., tuple[int, dict[str, str], bytes]]:
 
 @pytest.fixture
 def model_copy(tmp_path: Path) -> Path:
-    """A copy of the model's folder that a test may damage."""
+    """Copy of the model's folder that a test may damage."""
     return Path(shutil.copytree(MODEL, tmp_path / "model"))
 
 
 @pytest.fixture
 def run() -> Iterator[Callable[..., ServerProcess]]:
-    """Starts servers and ends those that the test left running."""
+    """Function that starts servers. The fixture ends the servers that still run after the test."""
     started: list[ServerProcess] = []
 
     def start(*arguments: str, **options) -> ServerProcess:
@@ -95,26 +97,26 @@ def run() -> Iterator[Callable[..., ServerProcess]]:
     yield start
     for server in started:
         if server.process.poll() is None:
-            # The second signal ends it at once, and lets it leave what it measured.
+            # The second signal ends the server at once, and lets it write its coverage data.
             server.process.send_signal(signal.SIGINT)
             server.process.terminate()
         try:
             server.process.communicate(timeout=120)
         except subprocess.TimeoutExpired:
             server.process.kill()
-            # Whoever else has its pipes may live on.
+            # Another process may still have the pipes open, so communicate() could block.
             server.process.wait()
 
 
 @pytest.fixture
 def clock(tmp_path: Path) -> ManualClock:
-    """Stands still until the test moves it."""
+    """Clock that stands still until the test advances it."""
     return ManualClock(tmp_path / "clock")
 
 
 @pytest.fixture(scope="session")
 def live_server() -> Iterator[ServerProcess]:
-    """One server for all tests that only ask it something, whatever they call its host."""
+    """Server for all tests that only send requests, with any Host header."""
     server = start_server(IRIS_ALLOWED_HOSTS="*")
     yield server
     server.stop()
@@ -122,11 +124,11 @@ def live_server() -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="session")
 def upstream_settings() -> Iterator[dict[str, dict[str, str]]]:
-    """What roles that ask others are to be set to, by role: servers of the other half, and of three members."""
+    """Settings of the roles that call other servers, by role. The servers are one `pred` and three members."""
     pred = start_server("--role", "pred")
     members = {name: start_server("--role", "member", "--member", name) for name in ("setosa", "versicolor", "virginica")}
     registry = ",".join(f"{name}={server.url}" for name, server in members.items())
-    # Ready with all three, or the digest of an answer would tell which two were quicker.
+    # With a smaller quorum, the digest in a response would depend on the two quickest members.
     yield {"prep": {"pred_url": pred.url}, "gateway": {"members": registry, "quorum": 3}}
     for server in (pred, *members.values()):
         server.stop()
@@ -134,7 +136,7 @@ def upstream_settings() -> Iterator[dict[str, dict[str, str]]]:
 
 @pytest.fixture(scope="session")
 def slow_model(tmp_path_factory) -> Path:
-    """A model that takes some tens of milliseconds for a row and seconds for a thousand: multiplications by the unit matrix."""
+    """Model that needs about 30 ms for one row and seconds for a thousand. It multiplies by the unit matrix."""
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 
@@ -149,9 +151,9 @@ def slow_model(tmp_path_factory) -> Path:
         helper.make_node("MatMul", ["x400", "narrow"], ["logits"]),
     ]
     nodes.append(helper.make_node("Softmax", ["logits"], ["probabilities"]))
-    taken = helper.make_tensor_value_info("row", TensorProto.FLOAT, [None, 4])
-    given = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, 3])
-    graph = helper.make_graph(nodes, "slow", [taken], [given], [unit, wide, narrow])
+    rows = helper.make_tensor_value_info("row", TensorProto.FLOAT, [None, 4])
+    probabilities = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, 3])
+    graph = helper.make_graph(nodes, "slow", [rows], [probabilities], [unit, wide, narrow])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     (folder / "slow.onnx").write_bytes(model.SerializeToString())
     (folder / "label.json").write_text('{"0": "a", "1": "b", "2": "c"}')
@@ -165,14 +167,14 @@ def real_redis() -> Iterator[RedisServer]:
     server.remove()
 
 
-# One for tests that empty it and leave it as it is, one for tests that stop it or restart it.
+# Tests may empty the shared server. Tests that stop or restart a server use their own.
 shared_redis = pytest.fixture(real_redis, scope="session", name="shared_redis")
 own_redis = pytest.fixture(real_redis, name="own_redis")
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """For all tests: who stops it starts it again."""
+    """Server of all tests. A test that stops the server starts it again."""
     server = PostgresServer()
     yield server
     server.remove()

@@ -48,9 +48,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 
 def busy(wire: RawConnection) -> None:
     """An answer that says there is too much to do now."""
-    answer = wire.answer()
-    assert (answer.status, answer.fields["retry-after"]) == (503, "1")
-    assert answer.json()["status"] == 503 and answer.fields["content-type"] == "application/problem+json"
+    answer = wire.receive()
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert answer.json()["status"] == 503 and answer.headers["content-type"] == "application/problem+json"
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def full(run):
     server = run("--connections", "20", under=stderr_to("/dev/null"))
     with ExitStack() as stack:
         wires = [stack.enter_context(RawConnection(server)) for _ in range(20)]
-        assert [wire.ask(LIVEZ).status for wire in wires] == [200] * 20
+        assert [wire.exchange(LIVEZ).status for wire in wires] == [200] * 20
         yield server, wires
 
 
@@ -79,11 +79,11 @@ def test_a_connection_too_many_gets_503_and_no_reset_whenever_it_sends_its_reque
                 wait_until(wire.readable, "the refusal")
                 wire.send(LABEL_REQUEST[:-30])
                 # What this brings about at the other end has happened once others are answered.
-                assert wires[0].ask(LIVEZ).status == 200
+                assert wires[0].exchange(LIVEZ).status == 200
                 wire.send(LABEL_REQUEST[-30:])
             busy(wire)
-            assert wire.end() == ("closed", b"")
-    assert [wire.ask(LABEL_REQUEST).status for wire in wires] == [200] * 20
+            assert wire.read_to_end() == ("closed", b"")
+    assert [wire.exchange(LABEL_REQUEST).status for wire in wires] == [200] * 20
 
 
 def test_a_place_that_becomes_free_is_taken(full):
@@ -92,7 +92,7 @@ def test_a_place_that_becomes_free_is_taken(full):
 
     def served() -> bool:
         with RawConnection(server) as wire:
-            return wire.ask(LIVEZ).status == 200
+            return wire.exchange(LIVEZ).status == 200
 
     wait_until(served, "a connection in the place of the closed one")
 
@@ -108,13 +108,13 @@ def test_bytes_of_unanswered_requests_are_bounded_over_all_connections(run):
         wait_until(lambda: sum(wire.readable() for wire in wires) >= 6, "the refusals")
         refused = [wire for wire in wires if wire.readable()]
         for wire in refused:
-            answer = wire.answer()
-            assert (answer.status, answer.fields["retry-after"], answer.fields["connection"]) == (503, "1", "close")
+            answer = wire.receive()
+            assert (answer.status, answer.headers["retry-after"], answer.headers["connection"]) == (503, "1", "close")
         # Requests of one piece are not kept, and are answered all the while.
         assert fetch(server, LABEL_REQUEST).status == 200
         for wire in set(wires) - set(refused):
             wire.send(b" " * 76)
-            assert wire.answer().status == 400
+            assert wire.receive().status == 400
     assert len(refused) == 6
     assert fetch(server, LARGEST_REQUEST).status == 200
 
@@ -127,7 +127,7 @@ def test_answers_that_are_not_taken_are_bounded_over_all_connections(run, tmp_pa
     # Of a kind that has the longest answers for its bytes.
     batch = http_request("POST", "/predict/batch", {"data": [[1, 1, 1, 1]] * 10_000})
     size = len(fetch(server, batch).body)
-    pid = server.worker
+    pid = server.worker_pid
     before = open_socket_count(pid)
     with ExitStack() as stack:
         # More than kernels take in, of which each client has one answer at a time.
@@ -137,7 +137,7 @@ def test_answers_that_are_not_taken_are_bounded_over_all_connections(run, tmp_pa
         whole = 0
         for wire in wires:
             with suppress(EOFError, ConnectionResetError):
-                whole += all(wire.answer().status == 200 for _ in range(requests))
+                whole += all(wire.receive().status == 200 for _ in range(requests))
         assert whole == limit // size
     assert "an answer was given up" in log.read_text()
 
@@ -147,9 +147,9 @@ def test_as_many_connections_as_descriptors_allow_and_no_more(run):
     server = run(under=limited)
     with ExitStack() as stack:
         wires = [stack.enter_context(RawConnection(server)).send(LIVEZ) for _ in range(60)]
-        statuses = [wire.answer().status for wire in wires]
+        statuses = [wire.receive().status for wire in wires]
         assert set(statuses) == {200, 503} and statuses.count(200) >= 16
-        assert wires[0].ask(METRICS).status == 200
+        assert wires[0].exchange(METRICS).status == 200
 
 
 def test_work_beyond_the_queue_gets_503_while_the_pool_is_busy_and_the_connection_goes_on(run):
@@ -161,16 +161,16 @@ def test_work_beyond_the_queue_gets_503_while_the_pool_is_busy_and_the_connectio
             wait_until(lambda: any(one.readable() for one in waiting), "another answer")
             for wire in [one for one in waiting if one.readable()]:
                 waiting.remove(wire)
-                answer = wire.answer()
+                answer = wire.receive()
                 order.append(answer.status)
                 assert not answer.closes
-                assert answer.status == 200 or answer.fields["retry-after"] == "1"
+                assert answer.status == 200 or answer.headers["retry-after"] == "1"
         assert len(order) == 20 and set(order) == {200, 503}
         # Two that wait; one more if the thread had taken the first by then.
         assert order.count(200) >= 2
         assert order.index(503) < max(i for i, status in enumerate(order) if status == 200)
-        assert [wire.ask(LABEL_REQUEST).status for wire in wires] == [200] * 20
-        assert [wire.ask(LARGEST_REQUEST).status for wire in wires] == [200] * 20
+        assert [wire.exchange(LABEL_REQUEST).status for wire in wires] == [200] * 20
+        assert [wire.exchange(LARGEST_REQUEST).status for wire in wires] == [200] * 20
 
 
 def test_probes_metrics_and_single_predictions_do_not_wait_for_the_pool(run):
@@ -178,12 +178,12 @@ def test_probes_metrics_and_single_predictions_do_not_wait_for_the_pool(run):
     with ExitStack() as stack:
         prober = stack.enter_context(RawConnection(server))
         wires = [stack.enter_context(RawConnection(server)).send(LARGEST_REQUEST) for _ in range(24)]
-        wait_until(lambda: metric_sum(prober.ask(METRICS).body.decode(), "http_requests_in_flight") == 3, "two busy threads")
+        wait_until(lambda: metric_sum(prober.exchange(METRICS).body.decode(), "http_requests_in_flight") == 3, "two busy threads")
         for one in (LIVEZ, READYZ, METRICS, LABEL_REQUEST):
-            assert prober.ask(one).status == 200
+            assert prober.exchange(one).status == 200
             assert fetch(server, one).status == 200
         assert not all(wire.readable() for wire in wires)
-        assert [wire.answer().status for wire in wires] == [200] * 24
+        assert [wire.receive().status for wire in wires] == [200] * 24
 
 
 @pytest.mark.long
@@ -191,7 +191,7 @@ def test_the_metrics_tell_of_connections_of_the_queue_and_of_what_is_held(run):
     server = run("--threads", "1", "--queue", "10", "--deadline-ms", "0")
 
     def now(name: str, **labels: str) -> float:
-        return metric_sum(prober.ask(METRICS).body.decode(), name, **labels)
+        return metric_sum(prober.exchange(METRICS).body.decode(), name, **labels)
 
     with ExitStack() as stack:
         prober = stack.enter_context(RawConnection(server))
@@ -221,12 +221,12 @@ def test_in_overload_there_is_200_or_503_and_nearly_as_much_gets_done(run):
 
     def good_by_cpu_second(keeping: int, fresh: int) -> float:
         """By the processor time that the server had, as other processes may take the rest of the machine."""
-        spent = cpu_seconds(server.worker)
+        spent = cpu_seconds(server.worker_pid)
         with load_processes(server, 2, keeping, fresh, seconds) as totals:
             got = totals()
         assert got.lost == [] and got.refused == 0
         assert set(got.statuses) <= {200, 503}
-        return got.statuses[200] / (cpu_seconds(server.worker) - spent)
+        return got.statuses[200] / (cpu_seconds(server.worker_pid) - spent)
 
     shares = []
     for _ in range(3):
@@ -257,7 +257,7 @@ def test_new_connections_have_their_turn_however_many_others_are_ready(run, tmp_
     with ExitStack() as stack:
         wires = [stack.enter_context(RawConnection(server)) for _ in range(crowd)]
         for wire in wires:
-            assert wire.ask(LIVEZ).status == 200
+            assert wire.exchange(LIVEZ).status == 200
         for turn in range(1, 4):
             # While the workers stand still all that comes is ready when they go on, and the newcomers are behind it.
             for pid in pids:
@@ -267,7 +267,7 @@ def test_new_connections_have_their_turn_however_many_others_are_ready(run, tmp_
             newcomers = [stack.enter_context(RawConnection(server)).send(READYZ) for _ in range(4)]
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
-            assert {wire.answer().status for wire in (*newcomers, *wires)} == {200}
+            assert {wire.receive().status for wire in (*newcomers, *wires)} == {200}
             wanted = (turn + 1) * crowd + turn * len(newcomers)
             wait_until(lambda wanted=wanted: len(log.read_text().splitlines()) == wanted, "a line for each request")
             routes = [json.loads(line)["route"] for line in log.read_text().splitlines()][-crowd - len(newcomers) :]
@@ -294,7 +294,7 @@ def test_a_turn_of_the_loop_accepts_though_the_poller_reports_others(log, make_a
         late.sendall(READYZ)
         server.run()
         assert late.recv(20).startswith(b"HTTP/1.1 200 ")
-        assert [json.loads(line)["route"] for line in log.kept].index("/readyz") == TURN_EVENTS
+        assert [json.loads(line)["route"] for line in log.raw_lines].index("/readyz") == TURN_EVENTS
 
 
 class FullPoller:
@@ -314,7 +314,7 @@ class FullPoller:
 def test_overload_of_the_pool_leaves_the_rest_alone(run):
     server = run("--queue", "4", "--threads", "1", under=stderr_to("/dev/null"), **NO_COVERAGE)
     with LoadGenerator(server, 40, 10, [LARGEST_REQUEST]) as large, LoadGenerator(server, 4, 4, [LABEL_REQUEST]) as small:
-        wait_until(lambda: large.statuses[503] >= 100 and large.statuses[200] >= 5 and small.answers >= 200, "answers")
+        wait_until(lambda: large.statuses[503] >= 100 and large.statuses[200] >= 5 and small.responses >= 200, "answers")
     assert large.lost == [] and small.lost == []
     assert set(large.statuses) == {200, 503} and set(small.statuses) == {200}
     assert fetch(server, LARGEST_REQUEST).status == 200
@@ -324,10 +324,10 @@ def test_without_descriptors_it_waits_and_goes_on_when_there_are_some_again(run,
     log = tmp_path / "log"
     # Of a role without threads of its own, which would open files meanwhile.
     server = run("--role", "web_single", under=stderr_to(log))
-    pid = server.worker
+    pid = server.worker_pid
     with ExitStack() as stack:
         kept = stack.enter_context(RawConnection(server))
-        assert kept.ask(LIVEZ).status == 200
+        assert kept.exchange(LIVEZ).status == 200
         used = {int(one.name) for one in Path(f"/proc/{pid}/fd").iterdir()}
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (max(used) + 3, before[1]))
@@ -335,11 +335,11 @@ def test_without_descriptors_it_waits_and_goes_on_when_there_are_some_again(run,
         wait_until(lambda: "connections wait" in log.read_text(), "the log's line about it")
         assert 0 < sum(wire.readable() for wire in wires) < len(wires)
         for one in (LIVEZ, READYZ, METRICS, LABEL_REQUEST):
-            assert kept.ask(one).status == 200
+            assert kept.exchange(one).status == 200
         wait_until(lambda: stays_asleep(pid), "a server that waits and does nothing else")
         assert log.read_text().count("connections wait") <= 3
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
-        assert {wire.answer().status for wire in wires} == {200}
+        assert {wire.receive().status for wire in wires} == {200}
     server.stop()
     assert server.process.returncode == 0
 
@@ -349,7 +349,7 @@ def test_a_full_disk_under_the_log_stops_nothing(run):
     with RawConnection(server) as wire:
         for _ in range(20):
             wire.send(LABEL_REQUEST * 50)
-            assert [wire.answer().status for _ in range(50)] == [200] * 50
+            assert [wire.receive().status for _ in range(50)] == [200] * 50
     server.stop()
     assert server.process.returncode == 0
 
@@ -372,14 +372,14 @@ def test_a_log_that_nobody_reads_stops_nothing_and_every_lost_line_is_counted(ru
     with RawConnection(server) as wire:
         while asked < 14_000:
             wire.send(LIVEZ * 200)
-            assert {wire.answer().status for _ in range(200)} == {200}
+            assert {wire.receive().status for _ in range(200)} == {200}
             asked += 200
         reader.start()
         try:
             wait_until(
                 lambda: accounted() == asked, "a line for each request, or its place in the number of those that were lost"
             )
-            assert wire.ask(LIVEZ).status == 200
+            assert wire.exchange(LIVEZ).status == 200
             wait_until(lambda: accounted() == asked + 1, "the line of a later request")
         finally:
             server.process.terminate()
@@ -413,10 +413,10 @@ def test_a_clock_that_jumps_an_hour_ends_no_connection(run, tmp_path):
             following.rename(offset)
 
             def told(hours: int = hours) -> bool:
-                answer = kept.ask(LABEL_REQUEST)
+                answer = kept.exchange(LABEL_REQUEST)
                 assert answer.status == 200
                 told.asked += 1
-                date = parsedate_to_datetime(answer.fields["date"]).timestamp()
+                date = parsedate_to_datetime(answer.headers["date"]).timestamp()
                 return abs(date - time.time() - hours * 3600) < 60
 
             told.asked = 0
@@ -424,10 +424,10 @@ def test_a_clock_that_jumps_an_hour_ends_no_connection(run, tmp_path):
             asked += told.asked
             assert fetch(server, LIVEZ).status == 200
             asked += 1
-        assert new.ask(LABEL_REQUEST).status == 200
-        assert begun.ask(LABEL_REQUEST[30:]).status == 200
+        assert new.exchange(LABEL_REQUEST).status == 200
+        assert begun.exchange(LABEL_REQUEST[30:]).status == 200
         asked += 2
-        wait_until(lambda: stays_asleep(server.worker), "a server that waits and does nothing else")
+        wait_until(lambda: stays_asleep(server.worker_pid), "a server that waits and does nothing else")
     server.stop()
     assert server.process.returncode == 0
     assert len(log.read_text().splitlines()) == asked
@@ -436,12 +436,14 @@ def test_a_clock_that_jumps_an_hour_ends_no_connection(run, tmp_path):
 def test_nothing_is_left_open_after_all_that(run):
     server = run("--role", "web_single", under=stderr_to("/dev/null"))
     with RawConnection(server) as kept:
-        kept.ask(LIVEZ)
-        before = len(os.listdir(f"/proc/{server.worker}/fd"))
+        kept.exchange(LIVEZ)
+        before = len(os.listdir(f"/proc/{server.worker_pid}/fd"))
         with ExitStack() as stack:
             for one in (LABEL_REQUEST, LABEL_REQUEST[:40], LARGEST_REQUEST, b"nonsense\r\n\r\n", b""):
                 for _ in range(20):
                     stack.enter_context(RawConnection(server)).send(one)
-        wait_until(lambda: kept.ask(LIVEZ) and len(os.listdir(f"/proc/{server.worker}/fd")) == before, "as few as before")
-        text = kept.ask(METRICS).body.decode()
+        wait_until(
+            lambda: kept.exchange(LIVEZ) and len(os.listdir(f"/proc/{server.worker_pid}/fd")) == before, "as few as before"
+        )
+        text = kept.exchange(METRICS).body.decode()
         assert metric_sum(text, "http_requests_in_flight") == 1

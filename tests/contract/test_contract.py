@@ -262,7 +262,7 @@ def test_answers_fit_the_schemas_that_openapi_shows_of_them(role):
 def test_every_request_leaves_one_line_in_the_log_without_its_values(role, log):
     for path, method, route in each_route(role):
         ask(role, method, path, route, headers={"X-Request-ID": "logged"})
-    lines = [line for line in log.lines() if line.get("request_id") == "logged"]
+    lines = [line for line in log.events() if line.get("request_id") == "logged"]
     assert [(line["route"], line["method"]) for line in lines] == [(path, method) for path, method, _ in each_route(role)]
     for line in lines:
         route = role.table[line["route"]][line["method"]]
@@ -285,8 +285,8 @@ def test_while_the_server_stops_it_is_alive_and_not_ready(role):
 def test_a_line_feed_in_a_path_is_escaped_in_the_log(role, log):
     path = '/a\n{"level":"forged"}\x1b[31m"\\\xff'
     assert call_wsgi(role.service.app, "GET", path)[0] == 404
-    assert json.loads(log.kept[-1])["path"] == path
-    assert log.kept[-1].isprintable()
+    assert json.loads(log.raw_lines[-1])["path"] == path
+    assert log.raw_lines[-1].isprintable()
 
 
 def test_without_a_token_nothing_answers_but_the_root_health_readiness_and_metrics(guarded):

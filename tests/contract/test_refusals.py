@@ -27,7 +27,7 @@ def send_all(wire: RawConnection, framing: str, *fields: str, host: str = "local
         wire.send(b"%x\r\n%s\r\n" % (len(PIECE), PIECE) if framing == "chunks" else PIECE)
     if framing == "chunks":
         wire.send(b"0\r\n\r\n")
-    return wire.answer()
+    return wire.receive()
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_client_that_sends_its_whole_body_before_it_reads_gets_its_refusal(run
         assert send_all(wire, framing, host="evil.example").status == 421
     crowded = run("--connections", "1")
     with RawConnection(crowded) as first, RawConnection(crowded) as wire:
-        assert first.ask(LIVEZ).status == 200
+        assert first.exchange(LIVEZ).status == 200
         assert send_all(wire, framing).status == 503
 
 
@@ -109,4 +109,4 @@ def passed_on(wire: RawConnection, framing: str) -> int:
     try:
         return send_all(wire, framing).status
     except ConnectionError:
-        return wire.answer().status
+        return wire.receive().status

@@ -15,7 +15,7 @@ from request_vectors import HOST, MARKER, NEXT, VECTORS, Vector, get, message
 
 SECONDS = 9.0
 LIVE = b'{"live":true}'
-DRIPPED = [vector for vector in VECTORS if 3 < len(vector.sent) < 2048]
+DRIPPED = [vector for vector in VECTORS if 3 < len(vector.request) < 2048]
 # Between CR and LF, in a size, in a trailer, before a refusal: what is worth a round of single bytes.
 BYTEWISE = [
     "get-/livez",
@@ -161,42 +161,42 @@ def told(answer: Answer) -> None:
 
 def enough(vector: Vector, client: Client) -> bool:
     """All answers are here, or one that is wrong, so that failures cost no time. The end of a closed one is waited for."""
-    statuses = tuple(answer.status for answer in client.answers(vector.heads)[0])
-    return statuses != vector.answers[: len(statuses)] or (statuses == vector.answers and not vector.closed)
+    statuses = tuple(answer.status for answer in client.answers(vector.head_indexes)[0])
+    return statuses != vector.statuses[: len(statuses)] or (statuses == vector.statuses and not vector.closes)
 
 
 def converse(server, vector: Vector, cuts: list[int], beat: Beat | None = None) -> None:
     """Sends a vector in the pieces between `cuts`, and holds what comes back against what the vector says."""
     with Client(server) as client:
-        for start, end in zip([0, *cuts], [*cuts, len(vector.sent)], strict=True):
-            client.send(vector.sent[start:end])
-            if beat and end < len(vector.sent):
+        for start, end in zip([0, *cuts], [*cuts, len(vector.request)], strict=True):
+            client.send(vector.request[start:end])
+            if beat and end < len(vector.request):
                 beat.wait()
                 client.read_what_is_there()
         client.read_until(lambda: enough(vector, client))
-        answers, continues, rest = client.answers(vector.heads)
-        assert [answer.status for answer in answers] == list(vector.answers), vector.why
+        answers, continues, rest = client.answers(vector.head_indexes)
+        assert [answer.status for answer in answers] == list(vector.statuses), vector.reason
         # 100 is for who waits with the body, so only where a cut is right after a head.
         assert continues == (
-            len({found.end() for found in expecting_head.finditer(vector.sent)} & set(cuts)) if vector.continues else 0
+            len({found.end() for found in expecting_head.finditer(vector.request)} & set(cuts)) if vector.continues else 0
         )
         assert rest == b"", f"after the last answer: {rest[:80]!r}"
         assert MARKER not in client.received, "the answer repeats what was sent"
-        assert client.ended is vector.closed
+        assert client.ended is vector.closes
         for place, answer in enumerate(answers):
             told(answer)
-            if place in vector.heads:
+            if place in vector.head_indexes:
                 assert int(answer.all("content-length")[0]) > 0
-            closes = vector.closed and place == len(answers) - 1
+            closes = vector.closes and place == len(answers) - 1
             assert ("close" in answer.all("connection")) is closes
-            if answer.status == 200 and answer.content and b"/predict/label" in vector.sent and b"livez" not in vector.sent:
+            if answer.status == 200 and answer.content and b"/predict/label" in vector.request and b"livez" not in vector.request:
                 assert json.loads(answer.content) == {"prediction": "setosa"}
         # The answers belong to the requests in their order; a request that the server itself refused has no number.
-        numbers = [number.decode() for number in numbers_of_requests(vector.sent)]
+        numbers = [number.decode() for number in numbers_of_requests(vector.request)]
         assert [answer.all("x-request-id")[0] for answer in answers][: len(numbers)] == numbers
-        if vector.closed:
+        if vector.closes:
             return
-        if len(answers) == 1 and b" HTTP/1.0\r\n" in vector.sent:
+        if len(answers) == 1 and b" HTTP/1.0\r\n" in vector.request:
             assert answers[0].all("connection") == ["keep-alive"]
         client.received.clear()
         client.send(NEXT)
@@ -213,31 +213,31 @@ def test_every_vector_sent_at_once_gets_its_answers(live_server, vector):
 # On a laptop every third vector is enough for the ways of cutting; all of them are sent whole.
 @pytest.mark.parametrize("vector", VECTORS if CI else VECTORS[::3], ids=lambda vector: vector.name)
 def test_every_vector_with_its_bodies_after_its_heads_gets_the_same_answers(live_server, beat, vector):
-    ends = [found.end() for found in re.finditer(rb"\r\n\r\n", vector.sent) if found.end() < len(vector.sent)]
+    ends = [found.end() for found in re.finditer(rb"\r\n\r\n", vector.request) if found.end() < len(vector.request)]
     converse(live_server, vector, ends, beat)
 
 
 @pytest.mark.parametrize("vector", DRIPPED if CI else DRIPPED[::3], ids=lambda vector: vector.name)
 def test_every_short_vector_in_drips_gets_the_same_answers(live_server, beat, vector):
     chance = random.Random(vector.name)
-    anywhere = chance.sample(range(1, len(vector.sent)), min(2, len(vector.sent) - 1))
-    between = [found.start() + 1 for found in re.finditer(rb"\r\n", vector.sent)] or anywhere
+    anywhere = chance.sample(range(1, len(vector.request)), min(2, len(vector.request) - 1))
+    between = [found.start() + 1 for found in re.finditer(rb"\r\n", vector.request)] or anywhere
     converse(live_server, vector, sorted({*anywhere, chance.choice(between)}), beat)
 
 
 @pytest.mark.parametrize("name", BYTEWISE)
 def test_single_bytes_get_the_same_answers(live_server, beat, name):
     (vector,) = [vector for vector in VECTORS if vector.name == name]
-    converse(live_server, vector, list(range(1, len(vector.sent))), beat)
+    converse(live_server, vector, list(range(1, len(vector.request))), beat)
 
 
 def test_there_are_at_least_300_vectors_and_each_has_its_own_name():
     assert len(VECTORS) >= 300
-    assert len({vector.name for vector in VECTORS}) == len({vector.sent for vector in VECTORS}) == len(VECTORS)
+    assert len({vector.name for vector in VECTORS}) == len({vector.request for vector in VECTORS}) == len(VECTORS)
 
 
 def test_every_status_of_the_server_has_its_vectors():
-    statuses = {status for vector in VECTORS for status in vector.answers}
+    statuses = {status for vector in VECTORS for status in vector.statuses}
     assert statuses == {200, 204, 400, 404, 405, 413, 414, 415, 417, 422, 431, 501}
 
 
@@ -245,24 +245,24 @@ def test_every_vector_that_is_refused_at_first_wants_no_answer_after_that():
     """A refusal ends the connection: the corpus itself must say so."""
     own = {400, 413, 414, 417, 431}
     for vector in VECTORS:
-        assert not set(vector.answers[:-1]) & own or vector.why.startswith("RFC 9112 6.3: what is beyond"), vector.name
-        assert vector.answers, vector.name
+        assert not set(vector.statuses[:-1]) & own or vector.reason.startswith("RFC 9112 6.3: what is beyond"), vector.name
+        assert vector.statuses, vector.name
 
 
 def test_every_pipeline_has_an_answer_for_each_request_and_one_for_what_is_refused():
     pipelines = [vector for vector in VECTORS if vector.name.startswith("pipeline-")]
     assert len(pipelines) > 50
     for vector in pipelines:
-        refused = vector.closed and vector.answers[-1] >= 400
-        assert len(vector.answers) == len(numbers_of_requests(vector.sent)) + refused, vector.name
+        refused = vector.closes and vector.statuses[-1] >= 400
+        assert len(vector.statuses) == len(numbers_of_requests(vector.request)) + refused, vector.name
 
 
 def test_no_vector_that_is_refused_is_served(live_server):
     """The same as above in one sentence, for who changes the runner: no 2xx where the first status is a refusal."""
     for vector in VECTORS:
-        if vector.answers[0] >= 400:
+        if vector.statuses[0] >= 400:
             with Client(live_server) as client:
-                client.send(vector.sent)
+                client.send(vector.request)
                 client.read_until(lambda client=client: len(client.received) > 12)
                 assert client.received[9:10] in (b"4", b"5"), vector.name
 

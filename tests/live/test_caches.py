@@ -141,13 +141,13 @@ def go_through(work: Callable[[str, random.Random], None], **steps: int) -> None
 
 def forget(redis: RedisServer, chance: random.Random) -> None:
     """Has a Redis lose half of what it holds, as one may that evicts."""
-    keys = redis.ask("KEYS", "*")
+    keys = redis.execute("KEYS", "*")
     if keys:
-        redis.ask("DEL", *chance.sample(keys, (len(keys) + 1) // 2))
+        redis.execute("DEL", *chance.sample(keys, (len(keys) + 1) // 2))
 
 
 def comparable(answer: HttpResponse) -> tuple[int, bytes, dict[str, str]]:
-    return answer.status, answer.body, {name: value for name, value in answer.fields.items() if name not in OWN_FIELDS}
+    return answer.status, answer.body, {name: value for name, value in answer.headers.items() if name not in OWN_FIELDS}
 
 
 def any_prediction(chance: random.Random) -> bytes:
@@ -189,7 +189,7 @@ def test_predictions_are_those_of_the_pods_model_without_a_cache_in_any_order_of
                     answer = fetch(pod.server, data)
                     models = before | pod.models
                 assert comparable(answer) in [wanted(model, data) for model in models], (data, answer, models)
-                told = answer.fields.get("cache-status", "")
+                told = answer.headers.get("cache-status", "")
                 seen.update(
                     word for word in ("shared; hit", "wsgi; hit", "fwd=miss", "fwd=partial", "fwd=request") if word in told
                 )
@@ -261,7 +261,7 @@ def test_items_are_those_of_the_database_and_predictions_of_the_pods_model_in_an
             began, before, models = time.monotonic(), list(written[name]), pod.models
             answer = fetch(pod.server, data)
             models |= pod.models
-        status = answer.fields["cache-status"]
+        status = answer.headers["cache-status"]
         seen.update(
             word for word in ("wsgi; hit", "detail=redis", "detail=database", "negative", "fwd=request") if word in status
         )
@@ -318,7 +318,7 @@ def test_items_are_those_of_the_database_and_predictions_of_the_pods_model_in_an
         # One that was refused with 503 may have been written.
         possible = [rows[item_id, version]] if (item_id, version) in rows else ROWS
         among = {wanted(kind, folder, item_id, version, tuple(row)) for folder in models for row in possible}
-        assert (answer.body, answer.fields.get("x-model-digest")) in among, (kind, item_id, version, answer, models)
+        assert (answer.body, answer.headers.get("x-model-digest")) in among, (kind, item_id, version, answer, models)
     for pod in pods.pods:
         pods.end(pod)
     assert len(seen) == 5, seen

@@ -37,7 +37,7 @@ def put(server, item_id, row):
 
 
 def status(answer) -> str:
-    return answer.fields["cache-status"]
+    return answer.headers["cache-status"]
 
 
 def metric(server, name: str) -> float:
@@ -117,7 +117,7 @@ def test_what_was_acknowledged_is_there_after_a_kill(run, tmp_path):
             try:
                 with RawConnection(server) as wire:
                     for i in range(10**6):
-                        answer = wire.ask(http_request("PUT", f"/items/{name}-{i}", {"data": [ROWS[0]]}))
+                        answer = wire.exchange(http_request("PUT", f"/items/{name}-{i}", {"data": [ROWS[0]]}))
                         acknowledged.append((f"{name}-{i}", answer.status))
             except (OSError, EOFError):
                 return
@@ -132,13 +132,13 @@ def test_what_was_acknowledged_is_there_after_a_kill(run, tmp_path):
         with RawConnection(again) as wire:
             for item_id, told in acknowledged:
                 assert told == 201
-                answer = wire.ask(http_request("GET", f"/items/{item_id}"))
+                answer = wire.exchange(http_request("GET", f"/items/{item_id}"))
                 assert answer.json() == {"id": item_id, "version": 1, "data": [ROWS[0]]}
         again.stop()
 
 
 def test_two_hundred_requests_for_a_cold_item_cause_one_read_and_one_run(run, postgres_server):
-    server = run(*SERVE, "--queue", "1000", IRIS_DATABASE_URL=postgres_server.database("crowd"))
+    server = run(*SERVE, "--queue", "1000", IRIS_DATABASE_URL=postgres_server.create_database("crowd"))
     wait_until(lambda: get(server, "none").status == 404, "the database is there")
     # On a busy machine the one that asked may have waited for longer than it may: another item, then, of those that there are.
     for i in range(150):
@@ -160,7 +160,7 @@ def crowd(server, postgres_server, item_id):
         assert locked.wait(60)
         for wire in wires:
             wire.send(http_request("GET", f"/items/{item_id}/prediction"))
-        answers = [wire.answer() for wire in wires]
+        answers = [wire.receive() for wire in wires]
         lock.result(60)
     for wire in wires:
         wire.socket.close()
@@ -179,7 +179,7 @@ def hold_lock(postgres_server, name, locked):
 
 @pytest.mark.parametrize("fault", ["hangs", "is gone"])
 def test_while_the_database_is_down_items_that_are_kept_are_told_as_stale(run, postgres_server, fault):
-    database = postgres_server.database(f"down_{fault[0]}")
+    database = postgres_server.create_database(f"down_{fault[0]}")
     server = run(*SERVE, constants=looks_within(0.3), IRIS_DATABASE_URL=database)
     wait_until(lambda: get(server, "0000/prediction").status == 200, "the database is there")
     before = {path: get(server, "0000", path) for path in ("", "/prediction")}
@@ -192,11 +192,11 @@ def test_while_the_database_is_down_items_that_are_kept_are_told_as_stale(run, p
         for path, answer in before.items():
             now = get(server, "0000", path)
             assert (now.status, now.body, status(now)) == (200, answer.body, "iris_wsgi; hit; detail=stale")
-            assert int(now.fields["age"]) >= 0
+            assert int(now.headers["age"]) >= 0
         assert "detail=stale" in status(get(server, "0000", "/prediction", "Cache-Control: no-cache"))
         for answer in (get(server, "0001"), get(server, "0001", "/prediction"), put(server, "0000", ROWS[1])):
-            assert answer.status == 503 and answer.fields["retry-after"] == "1"
-            assert answer.fields["content-type"] == "application/problem+json" and "cache-status" in answer.fields
+            assert answer.status == 503 and answer.headers["retry-after"] == "1"
+            assert answer.headers["content-type"] == "application/problem+json" and "cache-status" in answer.headers
         assert get(server, "a.b").status == 404
         assert fetch(server, http_request("GET", "/readyz")).status == 200
         for _ in range(50):
@@ -213,7 +213,7 @@ def test_while_the_database_is_down_items_that_are_kept_are_told_as_stale(run, p
 
 
 def test_a_server_starts_without_its_database_and_finds_it_later(run, postgres_server):
-    url = postgres_server.database("later")
+    url = postgres_server.create_database("later")
     postgres_server.stop()
     try:
         server = run(*SERVE, IRIS_DATABASE_URL=url)
@@ -253,12 +253,12 @@ def test_answers_are_right_and_come_soon_whatever_redis_does(run, redis, fault):
         case "is gone":
             redis.process.kill()
         case "is full of garbage":
-            keys = redis.ask("KEYS", "iris:item:*")
+            keys = redis.execute("KEYS", "iris:item:*")
             assert keys
             for key in keys:
-                redis.ask("SET", key.decode(), "00000000000000000009 no item")
+                redis.execute("SET", key.decode(), "00000000000000000009 no item")
         case "refuses":
-            redis.ask("CONFIG", "SET", "maxmemory", "1")
+            redis.execute("CONFIG", "SET", "maxmemory", "1")
     # It is out of order until after the last answer, so none of them can have waited for it.
     for i in range(30):
         version = put(server, "a", ROWS[i % 2]).json()["version"]
@@ -275,7 +275,7 @@ def test_what_redis_holds_is_checked_against_its_key_and_of_two_versions_the_new
     level = RedisItems(redis.url, 60, 10, lambda *_: None, lambda: failures.append(1))
     old, new = Item(9, b"aaaa"), Item(10, b"bbbb")
     for first, second in ((old, new), (new, old)):
-        redis.ask("FLUSHALL")
+        redis.execute("FLUSHALL")
         assert level.put("db", {"a": first}) and level.put("db", {"a": second})
         assert level.get("db", "a") == new and level.get("other db", "a") is None
     # That older ones do not count takes no row away that is as new.
@@ -286,11 +286,11 @@ def test_what_redis_holds_is_checked_against_its_key_and_of_two_versions_the_new
     assert failures == []
     key, value = key_of("db", "a"), pack(key_of("db", "a"), new)
     for wrong in (b"", b"x" * 100, value[:-1], value + b"x", pack(key_of("db", "b"), new), bytes([value[0] ^ 1]) + value[1:]):
-        redis.ask("SET", key, wrong)
-        assert level.get("db", "a") is None and redis.ask("EXISTS", key) == 0
+        redis.execute("SET", key, wrong)
+        assert level.get("db", "a") is None and redis.execute("EXISTS", key) == 0
     assert len(failures) == 6 and unpack(key, value) == new
-    redis.ask("DEL", key)
-    redis.ask("LPUSH", key, "a list")
+    redis.execute("DEL", key)
+    redis.execute("LPUSH", key, "a list")
     assert level.get("db", "a") is None and len(failures) == 7
     level.close()
 

@@ -43,13 +43,13 @@ BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["
 def test_during_the_grace_it_serves_and_tells_everyone_to_leave(run, clock, number):
     server = run("--grace-seconds", "2", clock=clock)
     with RawConnection(server) as kept, RawConnection(server) as other:
-        assert kept.ask(READYZ).status == 200 and other.ask(LABEL_REQUEST).status == 200
+        assert kept.exchange(READYZ).status == 200 and other.exchange(LABEL_REQUEST).status == 200
         server.process.send_signal(number)
         wait_until(lambda: fetch(server, READYZ).status == 503, "not ready")
-        answer = kept.ask(READYZ)
+        answer = kept.exchange(READYZ)
         assert (answer.status, answer.closes) == (503, True)
-        assert kept.end() == ("closed", b"")
-        answer = other.ask(LARGEST_REQUEST)
+        assert kept.read_to_end() == ("closed", b"")
+        answer = other.exchange(LARGEST_REQUEST)
         assert (answer.status, answer.closes) == (200, True)
         for one in (LIVEZ, LABEL_REQUEST, POOLED_REQUEST):
             answer = fetch(server, one)
@@ -78,7 +78,7 @@ def test_those_who_connected_before_the_end_are_all_answered(run, clock, number)
         wait_until(lambda: fetch(server, READYZ).status == 503, "not ready")
         for wire in wires:
             wire.send(LABEL_REQUEST)
-        answers = [wire.answer() for wire in wires]
+        answers = [wire.receive() for wire in wires]
         assert {(answer.status, answer.closes) for answer in answers} == {(200, True)}
     time_passes(server, clock)
     assert wait_for_exit(server) == 0
@@ -86,25 +86,25 @@ def test_those_who_connected_before_the_end_are_all_answered(run, clock, number)
 
 def test_those_whom_nobody_has_accepted_yet_are_answered_too(run):
     server = run()
-    pid = server.worker
+    pid = server.worker_pid
     with ExitStack() as stack:
         os.kill(pid, signal.SIGSTOP)
         wires = [stack.enter_context(RawConnection(server)).send(LABEL_REQUEST) for _ in range(300)]
         server.process.terminate()
         os.kill(pid, signal.SIGCONT)
-        assert {wire.answer().status for wire in wires} == {200}
+        assert {wire.receive().status for wire in wires} == {200}
     assert wait_for_exit(server) == 0
 
 
 def test_those_for_whom_there_is_no_room_are_told_so_even_at_the_end(run):
     server = run("--connections", "5")
-    pid = server.worker
+    pid = server.worker_pid
     with ExitStack() as stack:
         os.kill(pid, signal.SIGSTOP)
         wires = [stack.enter_context(RawConnection(server)).send(LABEL_REQUEST) for _ in range(300)]
         server.process.terminate()
         os.kill(pid, signal.SIGCONT)
-        statuses = [wire.answer().status for wire in wires]
+        statuses = [wire.receive().status for wire in wires]
         assert set(statuses) == {200, 503} and statuses.count(200) >= 5
     assert wait_for_exit(server) == 0
 
@@ -117,10 +117,10 @@ def test_requests_in_the_pool_are_finished_and_nothing_else_is_waited_for(run):
         wait_until(wires[0].readable, "the first answer")
         idle = stack.enter_context(RawConnection(server))
         server.process.terminate()
-        assert [wire.answer().status for wire in wires] == [200] * 12
+        assert [wire.receive().status for wire in wires] == [200] * 12
         # These clients keep their connections open, and the server does not wait for them.
         assert wait_for_exit(server) == 0
-        assert idle.end() == ("closed", b"")
+        assert idle.read_to_end() == ("closed", b"")
 
 
 @pytest.mark.long
@@ -132,11 +132,11 @@ def test_an_answer_of_the_pool_that_comes_after_the_signal_tells_to_leave(run, c
         server.process.terminate()
         wait_until(lambda: fetch(server, READYZ).status == 503, "not ready")
         waiting = [wire for wire in wires if not wire.readable()]
-        answers = [wire.answer() for wire in waiting]
+        answers = [wire.receive() for wire in waiting]
         assert {answer.status for answer in answers} == {200}
         # At most one of them was begun before the signal, and another may have come while the test was looking.
         assert len(answers) > 3 and all(answer.closes for answer in answers[2:])
-        assert waiting[-1].end() == ("closed", b"")
+        assert waiting[-1].read_to_end() == ("closed", b"")
     time_passes(server, clock)
     assert wait_for_exit(server) == 0
 
@@ -145,14 +145,14 @@ def test_an_answer_that_is_being_read_is_read_to_its_end(run):
     server = run("--drain-seconds", "60")
     with RawConnection(server, receive_buffer=4096) as wire:
         wire.send(LARGEST_REQUEST * 8)
-        first = wire.answer()
+        first = wire.receive()
         server.process.terminate()
         answers = [first]
         while not answers[-1].closes:
-            answers.append(wire.answer())
+            answers.append(wire.receive())
             time.sleep(0.01)
         assert {answer.status for answer in answers} == {200}
-        assert wire.end() == ("closed", b"")
+        assert wire.read_to_end() == ("closed", b"")
     assert wait_for_exit(server) == 0
 
 
@@ -181,7 +181,7 @@ def test_a_request_that_is_finished_during_the_drain_is_answered(run):
         assert fetch(server, LIVEZ).status == 200
         server.process.terminate()
         wait_until(lambda: refuses_connections(server), "the end of its listener")
-        answer = wire.ask(LABEL_REQUEST[-5:])
+        answer = wire.exchange(LABEL_REQUEST[-5:])
         assert (answer.status, answer.closes) == (200, True)
     assert wait_for_exit(server) == 0
 
@@ -204,7 +204,7 @@ def test_the_log_is_complete_at_the_end_if_somebody_reads_it(run):
     with RawConnection(server) as wire:
         while asked < 4000:
             wire.send(LIVEZ * 200)
-            assert {wire.answer().status for _ in range(200)} == {200}
+            assert {wire.receive().status for _ in range(200)} == {200}
             asked += 200
     _, err = server.stop()
     assert sum(json.loads(line)["route"] == "/livez" for line in err.splitlines()) == asked
@@ -226,10 +226,10 @@ def test_no_request_is_lost_however_often_it_is_ended_under_load(way, workers):
             drain.start()
             with LoadGenerator(server, 3, 5, [LABEL_REQUEST] * 9 + [POOLED_REQUEST]) as load:
                 enough = random.randrange(20, 300)
-                wait_until(lambda load=load, enough=enough: load.answers >= enough, "load")
+                wait_until(lambda load=load, enough=enough: load.responses >= enough, "load")
                 os.kill(pid, signal.SIGTERM)
                 load.thread.join(60)
-            assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 8), (turn, enough, load.lost, load.others)
+            assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 8), (turn, enough, load.lost, load.errors)
             assert wait_for_exit(server) == 0
         finally:
             server.process.kill()
@@ -324,13 +324,13 @@ def test_behind_haproxy_servers_are_swapped_without_a_failed_request(run, proxy,
     with load_threads(proxy, 4) as loads:
         for turn in range(SWAPS // 2):
             following = start((turn + 1) % 2)
-            before = [load.answers for load in loads]
+            before = [load.responses for load in loads]
             serving.process.terminate()
             assert wait_for_exit(serving) == 0
             wait_until(
-                lambda before=before: all(load.answers > had for load, had in zip(loads, before, strict=True)), "load goes on"
+                lambda before=before: all(load.responses > had for load, had in zip(loads, before, strict=True)), "load goes on"
             )
             serving = following
     assert [load.lost for load in loads] == [[]] * 4
-    assert {status for load in loads for status in load.statuses} == {200}, [load.others for load in loads]
+    assert {status for load in loads for status in load.statuses} == {200}, [load.errors for load in loads]
     assert sum(load.refused for load in loads) == 0

@@ -144,7 +144,7 @@ def opened(window: Browser, url: str, size=DESKTOP, dark=False) -> Browser:
 def ready(page: Browser, bundle: str = "") -> None:
     """It has predicted, with this bundle."""
     # The first time it fetches and compiles 14 MB.
-    wait_until(lambda: page.all("#bars li.best") and (not bundle or current(page) == bundle), f"the page is ready {bundle}")
+    wait_until(lambda: page.find_all("#bars li.best") and (not bundle or current(page) == bundle), f"the page is ready {bundle}")
 
 
 def current(page: Browser) -> str:
@@ -172,8 +172,8 @@ def sealed(bundle: Path) -> str:
 
 
 def chosen(page: Browser, label: str) -> None:
-    next(button for button in page.all("#examples button") if button.text == label).click()
-    page.until(lambda: page.text("#label") == label, f"the example {label} is predicted")
+    next(button for button in page.find_all("#examples button") if button.text == label).click()
+    page.wait_until(lambda: page.text("#label") == label, f"the example {label} is predicted")
 
 
 def typed(page: Browser, row) -> None:
@@ -198,7 +198,7 @@ def waits(page: Browser, seconds: float = 30.0):
 
 
 def clicks(page: Browser, selector: str) -> None:
-    page.until(lambda: page.find(selector).is_enabled(), f"{selector} can be clicked")
+    page.wait_until(lambda: page.find(selector).is_enabled(), f"{selector} can be clicked")
     page.find(selector).click()
 
 
@@ -208,26 +208,26 @@ def clicks(page: Browser, selector: str) -> None:
 def test_the_page_predicts_with_a_server_and_after_it_has_stopped(window, serve):
     server = serve()
     page = opened(window, f"{server.url}/edge/")
-    page.until(lambda: page.text("#agreement").startswith("agrees: the same label"), "the server agrees")
+    page.wait_until(lambda: page.text("#agreement").startswith("agrees: the same label"), "the server agrees")
     assert page.text("#chip-model") == "34 golden rows passed here"
     assert page.text("#chip-offline") == "Ready for offline use"
     assert page.text("#latency").endswith("ms on this device")
     # What a person sees when all is well has no other origin in it, and nothing to complain of.
-    assert {urlsplit(url).netloc for url in page.requests()} == {f"127.0.0.1:{server.port}"}
-    assert page.complaints() == []
+    assert {urlsplit(url).netloc for url in page.requested_urls()} == {f"127.0.0.1:{server.port}"}
+    assert page.console_messages() == []
     server.stop()
     for place in ("index.html", "?from=elsewhere", ""):
         opened(page, f"{server.url}/edge/{place}")
-        page.until(lambda: page.text("#chip-server").startswith("Server unreachable"), "it says that there is no server")
+        page.wait_until(lambda: page.text("#chip-server").startswith("Server unreachable"), "it says that there is no server")
         assert page.text("#chip-offline") == "Ready for offline use"
         for label in LABELED_ROWS:
             chosen(page, label)
     for label in ("virginica", "versicolor", "setosa"):
         typed(page, LABELED_ROWS[label])
-        page.until(lambda label=label: page.text("#label") == label, f"{label} is typed and predicted")
+        page.wait_until(lambda label=label: page.text("#label") == label, f"{label} is typed and predicted")
     for label in ("virginica", "versicolor", "setosa"):
         slid(page, LABELED_ROWS[label])
-        page.until(lambda label=label: page.text("#label") == label, f"{label} is slid to and predicted")
+        page.wait_until(lambda label=label: page.text("#label") == label, f"{label} is slid to and predicted")
 
 
 def test_it_equals_the_server_on_the_rows_of_the_training(window, serve):
@@ -235,7 +235,7 @@ def test_it_equals_the_server_on_the_rows_of_the_training(window, serve):
     page = opened(window, f"{server.url}/edge/")
     here = waits(page)(ASK_MODEL, rows)
     with RawConnection(server) as wire:
-        there = wire.ask(http_request("POST", "/predict/batch", {"data": rows})).json()
+        there = wire.exchange(http_request("POST", "/predict/batch", {"data": rows})).json()
     assert len(rows) == 150 and here["labels"] == there["labels"]
     pairs = zip(here["probabilities"], there["probabilities"], strict=True)
     assert max(abs(a - b) for one, other in pairs for a, b in zip(one, other, strict=True)) <= 1e-6
@@ -249,7 +249,7 @@ def test_a_value_that_is_none_is_told_at_its_field_and_nothing_is_predicted(wind
         assert field.get_attribute("aria-invalid") == "true" and "fault-2" in field.get_attribute("aria-describedby")
         assert page.text("#fault-2") == "This must be a number." and page.text("#label") == "–"
     typed(page, LABELED_ROWS["setosa"])
-    page.until(lambda: page.text("#label") == "setosa", "it is mended")
+    page.wait_until(lambda: page.text("#label") == "setosa", "it is mended")
     assert page.find("#field-2").get_attribute("aria-invalid") is None and page.text("#fault-2") == ""
 
 
@@ -259,7 +259,7 @@ def test_a_static_file_server_will_do(window, bundle):
         url = process.stdout.readline().partition("(")[2].partition(")")[0]
         page = opened(window, url)
         chosen(page, "virginica")
-        page.until(lambda: page.text("#agreement") == "has no predictions", "it knows that nothing here predicts")
+        page.wait_until(lambda: page.text("#agreement") == "has no predictions", "it knows that nothing here predicts")
         process.terminate()
         process.wait()
         chosen(opened(page, url), "versicolor")
@@ -380,7 +380,7 @@ def test_an_update_that_is_wrong_leaves_the_bundle_that_was_there_at_work(window
     spoil(how, settled)
     for _ in range(2):
         opened(window, settled.url)
-        window.until(lambda: window.text("#update-status").startswith("Not updated."), "the page says why")
+        window.wait_until(lambda: window.text("#update-status").startswith("Not updated."), "the page says why")
         assert words in window.text("#update-status")
         assert current(window) == name_of(built)
         chosen(window, "virginica")
@@ -394,14 +394,14 @@ def test_what_an_update_left_that_was_cut_off_is_gone_with_the_next_look(window,
     left = "const done = arguments[0]; caches.open('iris-edge / 0.1.0-000000000000').then(() => done(true));"
     assert waits(window)(left) and len(waits(window)(CACHES)) == 3
     opened(window, static.url)
-    window.until(lambda: len(waits(window)(CACHES)) == 2, "what was left is gone")
+    window.wait_until(lambda: len(waits(window)(CACHES)) == 2, "what was left is gone")
 
 
 def test_a_first_load_of_a_wrong_bundle_says_why_and_a_right_one_later_works(window, static, bundle):
     content = (bundle / ONNX).read_bytes()
     (bundle / ONNX).write_bytes(content[:-1] + b"\0")
     window.visit(static.url)
-    window.until(lambda: window.text("#status"), "the page says why")
+    window.wait_until(lambda: window.text("#status"), "the page says why")
     assert f"{ONNX} has" in window.text("#status") and window.text("#chip-model") == "No model on this device"
     assert not window.find("#tool").is_displayed()
     (bundle / ONNX).write_bytes(content)
@@ -431,7 +431,7 @@ def test_roll_back_returns_to_the_bundle_before_until_another_is_asked_for(windo
     assert page.text("#update-status") == f"Rolled back from bundle {new}."
     # By itself it does not come again.
     opened(page, static.url)
-    page.until(lambda: page.text("#chip-server") == "Server reachable", "the page has looked for an update")
+    page.wait_until(lambda: page.text("#chip-server") == "Server reachable", "the page has looked for an update")
     assert current(page) == old
     clicks(page, "#update")
     ready(page, new)
@@ -458,18 +458,18 @@ def test_what_the_browser_took_away_is_fetched_again(window, static, bundle):
     assert waits(page)(FORGET, name_of(bundle), ONNX)
     static.stop()
     page.visit(static.url)
-    page.until(lambda: page.text("#status"), "the page says why")
+    page.wait_until(lambda: page.text("#status"), "the page says why")
     assert ONNX in page.text("#status") and "no longer on this device" in page.text("#status")
 
 
 def test_an_update_in_the_middle_of_something_waits_for_the_next_load(window, static, bundle):
     old = name_of(bundle)
     page = opened(window, static.url)
-    page.until(lambda: page.text("#chip-server") == "Server reachable", "the page has looked for an update")
+    page.wait_until(lambda: page.text("#chip-server") == "Server reachable", "the page has looked for an update")
     chosen(page, "virginica")
     new = change(bundle, edge_css="/* newer */")
     page.run("dispatchEvent(new Event('online'))")
-    page.until(lambda: page.text("#update-status").startswith(f"Bundle {new} is installed and tested."), "the page says so")
+    page.wait_until(lambda: page.text("#update-status").startswith(f"Bundle {new} is installed and tested."), "the page says so")
     assert current(page) == old and page.text("#label") == "virginica"
     page.visit(static.url)
     ready(page, new)
@@ -481,9 +481,9 @@ def test_a_page_that_never_starts_gives_way_to_the_one_before(window, static, bu
     (bundle / "edge.js").write_text("throw new Error('a page that never starts');")
     new = sealed(bundle)
     clicks(page, "#update")
-    page.until(lambda: page.complaints() and not page.all("#bars li"), "the new page has not started")
+    page.wait_until(lambda: page.console_messages() and not page.find_all("#bars li"), "the new page has not started")
     page.visit(static.url)
-    assert not page.all("#bars li")
+    assert not page.find_all("#bars li")
     page.visit(static.url)
     ready(page, old)
     assert page.text("#update-status") == f"Bundle {new} did not start on this device."
@@ -495,12 +495,12 @@ def test_a_page_that_never_starts_gives_way_to_the_one_before(window, static, bu
 def predicted(page: Browser, label: str) -> None:
     """So long that it counts."""
     chosen(page, label)
-    page.until(lambda: page.text("#announcement").startswith(label), f"{label} is settled")
+    page.wait_until(lambda: page.text("#announcement").startswith(label), f"{label} is settled")
 
 
 def counted(server) -> dict[str, int]:
     with RawConnection(server) as wire:
-        lines = wire.ask(METRICS).body.decode().splitlines()
+        lines = wire.exchange(METRICS).body.decode().splitlines()
     found = [line.split('"') for line in lines if line.startswith("edge_predictions_total{")]
     return {label: int(number.lstrip("} ")) for _, label, number in found}
 
@@ -513,12 +513,12 @@ def test_counts_are_sent_only_where_they_are_switched_on_and_without_what_was_en
     assert static.reports == []
     page.find("#counts").click()
     predicted(page, "setosa")
-    page.until(lambda: static.reports, "a report")
+    page.wait_until(lambda: static.reports, "a report")
     (report,) = static.reports
     assert set(report) == {"key", "counts"}
     (count,) = report["counts"]
     assert (count["label"], count["count"], set(count)) == ("setosa", 1, {"day", "label", "count"})
-    page.until(lambda: page.text("#counts-status") == "All counts are reported.", "the page says so")
+    page.wait_until(lambda: page.text("#counts-status") == "All counts are reported.", "the page says so")
     page.find("#counts").click()
     predicted(page, "virginica")
     assert page.text("#counts-status") == "" and page.run("return Object.values(localStorage).join()") == '{"on":false}'
@@ -529,11 +529,11 @@ def test_a_report_whose_answer_is_lost_comes_again_under_the_same_key(window, st
     page.find("#counts").click()
     static.silent = True
     predicted(page, "virginica")
-    page.until(lambda: "1 prediction waits" in page.text("#counts-status") and static.reports, "the answer is lost")
-    page.until(lambda: "cannot be reached" in page.text("#counts-status"), "the page has noticed")
+    page.wait_until(lambda: "1 prediction waits" in page.text("#counts-status") and static.reports, "the answer is lost")
+    page.wait_until(lambda: "cannot be reached" in page.text("#counts-status"), "the page has noticed")
     static.silent, lost = False, len(static.reports)
     opened(page, static.url)
-    page.until(lambda: page.text("#counts-status") == "All counts are reported.", "the report is there")
+    page.wait_until(lambda: page.text("#counts-status") == "All counts are reported.", "the report is there")
     assert (
         static.reports[lost]["key"] == static.reports[0]["key"] and static.reports[lost]["counts"] == static.reports[0]["counts"]
     )
@@ -544,16 +544,16 @@ def test_what_was_counted_without_a_server_arrives_once(window, serve):
     page = opened(window, f"{server.url}/edge/")
     page.find("#counts").click()
     predicted(page, "virginica")
-    page.until(lambda: counted(server) == {"setosa": 0, "versicolor": 0, "virginica": 1}, "it is counted")
+    page.wait_until(lambda: counted(server) == {"setosa": 0, "versicolor": 0, "virginica": 1}, "it is counted")
     server.stop()
     opened(page, f"{server.url}/edge/")
     for label in ("versicolor", "virginica", "versicolor"):
         predicted(page, label)
-    page.until(lambda: "wait to be reported" in page.text("#counts-status"), "they wait")
+    page.wait_until(lambda: "wait to be reported" in page.text("#counts-status"), "they wait")
     again = serve("--port", str(server.port))
     opened(page, f"{server.url}/edge/")
-    page.until(lambda: page.text("#counts-status") == "All counts are reported.", "they are sent")
+    page.wait_until(lambda: page.text("#counts-status") == "All counts are reported.", "they are sent")
     assert counted(again) == {"setosa": 0, "versicolor": 2, "virginica": 1}
     opened(page, f"{server.url}/edge/")
-    page.until(lambda: page.text("#counts-status") == "All counts are reported.", "nothing is left")
+    page.wait_until(lambda: page.text("#counts-status") == "All counts are reported.", "nothing is left")
     assert counted(again) == {"setosa": 0, "versicolor": 2, "virginica": 1}

@@ -36,7 +36,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where an empty database is."""
     if request.param == "sqlite":
         return str(tmp_path / "items.db")
-    return request.getfixturevalue("postgres_server").database(f"items_{os.urandom(6).hex()}")
+    return request.getfixturevalue("postgres_server").create_database(f"items_{os.urandom(6).hex()}")
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_while_another_process_holds_the_lock_items_are_read_and_not_written(tmp
 
 
 def test_a_postgres_that_is_stopped_hangs_or_is_gone_is_down_within_the_bound_and_back_when_it_is(postgres_server):
-    store = PostgresItems(postgres_server.database("faults"), {"a": A}, 0.2)
+    store = PostgresItems(postgres_server.create_database("faults"), {"a": A}, 0.2)
     wait_until(lambda: answers(store), "it answers")
     for stop, go_on in (
         (lambda: postgres_server.signal(signal.SIGSTOP), lambda: postgres_server.signal(signal.SIGCONT)),
@@ -216,7 +216,7 @@ def answers(store: ItemStore) -> bool:
 
 
 def test_connections_that_were_waited_for_in_vain_are_not_kept_but_for_one(postgres_server):
-    store = PostgresItems(postgres_server.database("vain"), {"a": A}, 0.2)
+    store = PostgresItems(postgres_server.create_database("vain"), {"a": A}, 0.2)
     wait_until(lambda: answers(store), "it answers")
     postgres_server.signal(signal.SIGSTOP)
     with ThreadPoolExecutor(8) as pool:
@@ -229,10 +229,10 @@ def test_connections_that_were_waited_for_in_vain_are_not_kept_but_for_one(postg
 
 
 def test_a_connection_that_broke_meanwhile_costs_no_request(postgres_server):
-    store = PostgresItems(postgres_server.database("broken"), {"a": A}, 10)
+    store = PostgresItems(postgres_server.create_database("broken"), {"a": A}, 10)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: store.get("a"), range(16)))
-    postgres_server.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'broken'")
+    postgres_server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'broken'")
     assert store.get("a") == Item(1, A) and store.put("a", B) == 2
     store.close()
 
@@ -267,7 +267,7 @@ def test_an_address_that_is_none_is_not_shown(postgres_server):
 def test_a_transaction_that_lasts_hides_no_change(postgres_server):
     import psycopg
 
-    store = PostgresItems(postgres_server.database("lasting"), {}, 10)
+    store = PostgresItems(postgres_server.create_database("lasting"), {}, 10)
     store.put("a", A)
     with psycopg.connect(store.pool.url) as other:
         # It has its number before the others, and commits after them.

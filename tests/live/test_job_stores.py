@@ -41,7 +41,7 @@ from iris_wsgi.patterns.asynchronous.redis_store import RedisJobStore
 from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
 
 BODY = bytes(range(256))
-HANDS = ROOT / "tests/support/job_workers.py"
+JOB_WORKERS = ROOT / "tests/support/job_workers.py"
 TIMEOUT_SECONDS = 60
 
 
@@ -61,7 +61,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return str(tmp_path / "state/jobs.db")
     server = request.getfixturevalue("shared_redis")
-    server.ask("FLUSHALL")
+    server.execute("FLUSHALL")
     return server.url
 
 
@@ -471,7 +471,7 @@ def test_waiting_ends_with_its_time(store):
 
 def hand(*words: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, HANDS, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, JOB_WORKERS, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -621,10 +621,10 @@ def test_a_damaged_file_is_found(tmp_path):
     ("statement", "told"),
     [
         ("DELETE FROM content", "job {} has no content"),
-        ("DROP TRIGGER job_goes; DELETE FROM job", "the number of queued jobs is wrong"),
+        ("DROP TRIGGER job_goes; DELETE FROM job", "the number of queued jobs is incorrect"),
         ("UPDATE job SET attempts = 1", "job {} is queued, due None, 1 attempts"),
         ("UPDATE job SET finished = 1", "job {} is queued, finished 1.0"),
-        ("INSERT INTO gone SELECT id, 1 FROM job", "job {} is there and gone"),
+        ("INSERT INTO gone SELECT id, 1 FROM job", "job {} exists and is also marked as gone"),
     ],
 )
 def test_the_check_finds_what_must_not_be(tmp_path, statement, told):
@@ -732,9 +732,9 @@ def eventually(ask: Callable[[], object]) -> object:
 def test_a_redis_that_is_full_takes_no_more_jobs_and_finishes_and_removes_those_it_has(own_redis):
     clock = Clock()
     store = open_job_store(own_redis.url, Limits(keep_seconds=100), clock)
-    free = own_redis.ask("INFO", "memory")["used_memory"]
+    free = own_redis.execute("INFO", "memory")["used_memory"]
     jobs = [store.submit(bytes(60_000)) for _ in range(50)]
-    own_redis.ask("CONFIG", "SET", "maxmemory", str(free + 1_500_000), "maxmemory-policy", "noeviction")
+    own_redis.execute("CONFIG", "SET", "maxmemory", str(free + 1_500_000), "maxmemory-policy", "noeviction")
     with pytest.raises(BackendUnavailable, match="OOM|maxmemory"):
         store.submit(BODY)
     store.cancel(jobs[0].id)
@@ -798,24 +798,24 @@ def test_a_killed_redis_has_every_acknowledged_job_when_it_is_back(own_redis, op
 def test_a_replica_that_takes_no_writes_is_told_and_works_once_it_does(own_redis, open_redis):
     store = open_redis(own_redis.url)
     job = store.submit(BODY)
-    own_redis.ask("REPLICAOF", "127.0.0.1", "1")
+    own_redis.execute("REPLICAOF", "127.0.0.1", "1")
     refused(lambda: store.submit(BODY), ".*read only replica")
     refused(lambda: store.claim("w", 1, 30), ".*read only replica")
     assert store.get(job.id) == job
-    own_redis.ask("REPLICAOF", "NO", "ONE")
+    own_redis.execute("REPLICAOF", "NO", "ONE")
     assert claim_one(store).job.id == job.id
 
 
 def test_a_key_of_another_kind_is_told(own_redis, open_redis):
     store = open_redis(own_redis.url)
-    own_redis.ask("SET", "{iris}:queued", "a string")
+    own_redis.execute("SET", "{iris}:queued", "a string")
     refused(lambda: store.submit(BODY), "WRONGTYPE")
     refused(store.counts, ".*WRONGTYPE")
 
 
 def test_an_answer_of_another_form_is_told(own_redis, open_redis, monkeypatch):
     store = open_redis(own_redis.url)
-    own_redis.ask("HSET", "{iris}:job:x", "state", "queued", "attempts", "many", "body", "b", "created", "1")
+    own_redis.execute("HSET", "{iris}:job:x", "state", "queued", "attempts", "many", "body", "b", "created", "1")
     with pytest.raises(BackendUnavailable, match=r"sent a malformed reply$"):
         store.get("x")
     for answer in (None, 5, b"text", [], [[]], [b"queued", [b"x"]]):
@@ -834,7 +834,7 @@ def test_a_password_is_never_told(open_redis):
 def test_machines_need_not_agree_on_the_time(own_redis):
     with closing(RedisJobStore(own_redis.url, timeout_seconds=TIMEOUT_SECONDS)) as store:
         job = store.submit(BODY)
-        seconds, microseconds = own_redis.ask("TIME")
+        seconds, microseconds = own_redis.execute("TIME")
         assert 0 <= seconds + microseconds / 1e6 - job.created < 60 and store.counts().oldest_seconds < 60
 
 
@@ -847,7 +847,7 @@ def test_all_keys_are_in_one_slot_of_a_cluster(own_redis, open_redis):
     store.finish([(claims[0], b"r")])
     store.fail(claims[1], "e")
     store.cancel(claims[2].job.id)
-    names = own_redis.ask("KEYS", "*")
+    names = own_redis.execute("KEYS", "*")
     assert len(names) >= 10 and all(name.startswith(b"{iris}:") for name in names)
 
 
@@ -870,13 +870,13 @@ def test_the_check_of_redis_finds_what_must_not_be(own_redis, open_redis):
     job_key = f"{{iris}}:job:{job.id}"
     for words, told in [
         (("ZADD", "{iris}:due", "1", job.id), f"job {job.id} is queued after 0 attempts"),
-        (("HSET", job_key, "state", "failed"), f"job {job.id} is among the queued and says failed"),
-        (("HSET", job_key, "finished", "1"), f"job {job.id} is queued with the wrong parts"),
-        (("ZADD", "{iris}:gone", "1", job.id), f"job {job.id} is there and gone"),
-        (("XADD", "{iris}:stream", "*", "id", "x"), "entry of no job x"),
-        (("HSET", "{iris}:keys", "k", "x"), "a key has the job x that is not there"),
-        (("HSET", "{iris}:job:y", "id", "y"), "2 records are there of 1 jobs"),
+        (("HSET", job_key, "state", "failed"), f"job {job.id} is listed as queued and its state is failed"),
+        (("HSET", job_key, "finished", "1"), f"job {job.id} is queued with invalid fields"),
+        (("ZADD", "{iris}:gone", "1", job.id), f"job {job.id} exists and is also marked as gone"),
+        (("XADD", "{iris}:stream", "*", "id", "x"), "entry without a job x"),
+        (("HSET", "{iris}:keys", "k", "x"), "an idempotency key refers to the missing job x"),
+        (("HSET", "{iris}:job:y", "id", "y"), "there are 2 records and 1 jobs"),
         (("HDEL", job_key, "body"), f"job {job.id} has no body"),
     ]:
-        own_redis.ask(*words)
+        own_redis.execute(*words)
         assert told in invariant_violations(store)

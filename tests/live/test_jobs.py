@@ -31,7 +31,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     if request.param == "sqlite":
         return {"IRIS_STATE_DIR": str(tmp_path / "state")}
     server = request.getfixturevalue("shared_redis")
-    server.ask("FLUSHALL")
+    server.execute("FLUSHALL")
     return {"IRIS_REDIS_URL": server.url}
 
 
@@ -59,7 +59,7 @@ def hand_in(server: ServerProcess, rows=ROWS) -> str:
         return answers[-1].status == 202
 
     wait_until(accepted, "it is taken")
-    return answers[-1].fields["location"]
+    return answers[-1].headers["location"]
 
 
 def test_what_one_process_takes_another_works_on_and_tells_on_a_port_of_its_own(run, place):
@@ -91,7 +91,7 @@ def test_held_answers_take_no_thread_from_other_requests(run):
         wait_until(lambda: figure(server, "http_requests_in_flight") == 20 + 1, "all are held")
         assert state(server, path) == "queued"
         assert fetch(server, http_request("DELETE", path)).json()["status"] == "cancelled"
-        assert {wire.answer().json()["status"] for wire in waiting} == {"cancelled"}
+        assert {wire.receive().json()["status"] for wire in waiting} == {"cancelled"}
 
 
 def test_more_held_answers_than_there_may_be_are_503(run):
@@ -101,10 +101,10 @@ def test_more_held_answers_than_there_may_be_are_503(run):
         waiting = [stack.enter_context(RawConnection(server)).send(held(path)) for _ in range(2)]
         wait_until(lambda: figure(server, "http_requests_in_flight") == 2 + 1, "both are held")
         answer = fetch(server, held(path))
-        assert answer.status == 503 and answer.fields["retry-after"] == "1"
+        assert answer.status == 503 and answer.headers["retry-after"] == "1"
         assert state(server, path) == "queued"
         assert fetch(server, http_request("DELETE", path)).status == 200
-        assert {wire.answer().status for wire in waiting} == {200}
+        assert {wire.receive().status for wire in waiting} == {200}
         # The places are free again.
         assert fetch(server, held(path)).json()["status"] == "cancelled"
 
@@ -120,7 +120,7 @@ def test_clients_that_go_away_leave_their_places_to_others(run):
         wait_until(lambda: figure(server, "http_requests_in_flight") == 1, "none is held any more")
     with RawConnection(server) as half:
         half.send(held(path)).socket.shutdown(socket.SHUT_WR)
-        assert half.answer().json()["status"] == "queued"
+        assert half.receive().json()["status"] == "queued"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
@@ -131,7 +131,7 @@ def test_the_end_of_a_server_lets_go_of_held_answers_at_once(run, number):
         waiting.send(held(path))
         wait_until(lambda: figure(server, "http_requests_in_flight") == 1 + 1, "it is held")
         server.process.send_signal(number)
-        answer = waiting.answer()
+        answer = waiting.receive()
         assert (answer.status, answer.json()["status"], answer.closes) == (200, "queued", True)
     assert server.process.wait(120) == 0
 
@@ -143,7 +143,7 @@ def test_a_replaced_process_lets_go_of_held_answers_too(run):
         waiting.send(held(path))
         wait_until(lambda: figure(server, "http_requests_in_flight") == 1 + 1, "it is held")
         server.process.send_signal(signal.SIGHUP)
-        assert waiting.answer().json()["status"] == "queued"
+        assert waiting.receive().json()["status"] == "queued"
 
 
 @pytest.mark.long
@@ -220,7 +220,7 @@ def test_several_processes_end_with_that_line_too(tmp_path):
 def test_a_redis_that_is_not_there_yet_does_not_stop_the_start(run, tmp_path):
     server = run("--role", "all", IRIS_REDIS_URL=f"unix://{tmp_path}/none")
     answer = fetch(server, HAND_IN)
-    assert answer.status == 503 and answer.fields["content-type"] == "application/problem+json"
+    assert answer.status == 503 and answer.headers["content-type"] == "application/problem+json"
     assert fetch(server, LABEL_REQUEST).status == fetch(server, READYZ).status == 200
     wait_until(lambda: figure(server, "job_store_up") == 0, "the metrics tell")
 

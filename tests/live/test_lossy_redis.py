@@ -33,7 +33,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def store(shared_redis: RedisServer, clock: Clock) -> Iterator[RedisJobStore]:
-    shared_redis.ask("FLUSHALL")
+    shared_redis.execute("FLUSHALL")
     with closing(RedisJobStore(shared_redis.url, clock=clock, timeout_seconds=TIMEOUT_SECONDS)) as one:
         yield one
 
@@ -55,7 +55,7 @@ def store(shared_redis: RedisServer, clock: Clock) -> Iterator[RedisJobStore]:
 )
 def test_each_setting_by_which_jobs_may_be_lost_is_told(own_redis, settings, told):
     for name, value in settings.items():
-        own_redis.ask("CONFIG", "SET", name, value)
+        own_redis.execute("CONFIG", "SET", name, value)
     with closing(RedisJobStore(own_redis.url, timeout_seconds=TIMEOUT_SECONDS)) as store:
         assert store.concerns() == told
 
@@ -73,8 +73,8 @@ def test_without_config_get_as_on_a_managed_redis_what_info_tells_counts_and_the
     own_redis, rules, settings, told
 ):
     for name, value in settings.items():
-        own_redis.ask("CONFIG", "SET", name, value)
-    own_redis.ask("ACL", "SETUSER", "guest", "on", ">right", "~*", "+@all", *rules.split())
+        own_redis.execute("CONFIG", "SET", name, value)
+    own_redis.execute("ACL", "SETUSER", "guest", "on", ">right", "~*", "+@all", *rules.split())
     url = own_redis.url.replace("unix://", "unix://guest:right@")
     with closing(RedisJobStore(url, timeout_seconds=TIMEOUT_SECONDS)) as store:
         assert store.concerns() == told
@@ -221,8 +221,8 @@ def test_a_server_and_its_worker_go_on_whatever_of_its_jobs_a_redis_forgets(run,
     wait_until(lambda: fetch(server, http_request("GET", "/jobs")).status == 200, "the store answers")
     lost, kept = [post() for _ in range(3)], [post() for _ in range(3)]
     for href in lost:
-        own_redis.ask("DEL", f"{{iris}}:job:{href.rpartition('/')[2]}")
-    own_redis.ask("DEL", "{iris}:stream")
+        own_redis.execute("DEL", f"{{iris}}:job:{href.rpartition('/')[2]}")
+    own_redis.execute("DEL", "{iris}:stream")
     answers = [fetch(server, http_request(method, lost[0])) for method in ("GET", "DELETE")]
     assert [one.status for one in answers] == [200, 409] and answers[0].json()["error"] == LOST
     worker = run(command="worker", **settings)
@@ -243,7 +243,7 @@ def test_caches_in_a_redis_that_forgets_everything_again_and_again_answer_as_bef
     ]
     first = None
     for _ in range(30):
-        own_redis.ask("FLUSHALL")
+        own_redis.execute("FLUSHALL")
         answers = [(one.status, one.body) for one in (fetch(server, data) for data in requests)]
         first = first or answers
         assert answers == first and {status for status, _ in answers} == {200}

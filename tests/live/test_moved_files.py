@@ -242,7 +242,7 @@ def test_a_server_without_its_files_says_so_and_takes_no_job_until_it_is_restart
     def submit() -> None:
         with RawConnection(server) as wire:
             while not done.is_set():
-                statuses.append(wire.ask(http_request("POST", "/jobs", JOB)).status)
+                statuses.append(wire.exchange(http_request("POST", "/jobs", JOB)).status)
 
     traffic = threading.Thread(target=submit)
     traffic.start()
@@ -254,7 +254,7 @@ def test_a_server_without_its_files_says_so_and_takes_no_job_until_it_is_restart
         wait_until(lambda: len(statuses) > refused + 20, "they are still")
         assert set(statuses[:refused]) == {202} and set(statuses[refused:]) == {503}
         answer = fetch(server, http_request("POST", "/jobs", JOB))
-        assert "put them back, or restart the server" in answer.json()["detail"] and "retry-after" not in answer.fields
+        assert "put them back, or restart the server" in answer.json()["detail"] and "retry-after" not in answer.headers
         for one in (server, worker):
             wait_until(lambda one=one: "put them back" in str(fetch(one, http_request("GET", "/readyz")).body), "not ready")
             assert {fetch(one, http_request("GET", "/livez")).status for _ in range(4)} == {200}

@@ -178,7 +178,7 @@ def test_a_training_file_that_is_not_of_the_model_is_not_told_and_the_log_says_w
     write_training(model_copy, text.format("sepal_length,sepal_width,petal_length,petal_width,label"))
     app = make_app(role="web_single", model_dir=str(model_copy))
     app.get("/training", status=404)
-    (line,) = [one["message"] for one in log.lines() if "/training" in one.get("message", "")]
+    (line,) = [one["message"] for one in log.events() if "/training" in one.get("message", "")]
     assert why in line and "training.csv" in line
     assert "/training" not in app.get("/openapi.json").json["paths"]
 
@@ -188,13 +188,13 @@ def test_a_file_that_does_not_tell_classes_is_enough_for_items_but_not_for_the_p
     app = make_app(model_dir=str(model_copy))
     assert app.get("/items/0000").json["data"] == [[5.1, 3.5, 1.4, 0.2]]
     app.get("/training", status=404)
-    assert any("does not tell the classes" in one.get("message", "") for one in log.lines())
+    assert any("does not tell the classes" in one.get("message", "") for one in log.events())
 
 
 def test_a_model_without_a_training_file_says_nothing_about_it(make_app, model_copy, log):
     write_training(model_copy, None)
     make_app(role="web_single", model_dir=str(model_copy)).get("/training", status=404)
-    assert not [line for line in log.lines() if "training" in line.get("message", "")]
+    assert not [line for line in log.events() if "training" in line.get("message", "")]
 
 
 def write_training(folder: Path, text: str | None) -> None:
@@ -224,12 +224,12 @@ def page(window: Browser, live_server) -> Browser:
 
 def opened(window: Browser, url: str, size=DESKTOP, dark=False) -> Browser:
     window.visit(f"{url}/", size, dark)
-    window.until(lambda: window.all("#bars li.best"), "the page has an answer")
+    window.wait_until(lambda: window.find_all("#bars li.best"), "the page has an answer")
     return window
 
 
 def says(page: Browser, label: str) -> None:
-    page.until(lambda: page.text("#label") == label, f"the page says {label}")
+    page.wait_until(lambda: page.text("#label") == label, f"the page says {label}")
     assert page.text("#bars li.best .name") == label
 
 
@@ -255,7 +255,7 @@ def by_field(page: Browser, label: str) -> None:
 
 
 def by_example(page: Browser, label: str) -> None:
-    (button,) = [one for one in page.all("#examples button") if one.text == label]
+    (button,) = [one for one in page.find_all("#examples button") if one.text == label]
     button.send_keys(Keys.ENTER)
 
 
@@ -266,9 +266,9 @@ def test_the_three_fixed_points_are_predicted(page, live_server, how):
         says(page, label)
         assert [float(page.find(f"#field-{i}").get_property("value")) for i in range(4)] == LABELED_ROWS[label]
         assert [float(page.find(f"#slider-{i}").get_property("value")) for i in range(4)] == LABELED_ROWS[label]
-        shown = [float(one.text.removesuffix(" %")) for one in page.all("#bars .percent")]
+        shown = [float(one.text.removesuffix(" %")) for one in page.find_all("#bars .percent")]
         assert shown == [round(100 * p, 2) for p in answer_of(live_server, LABELED_ROWS[label])]
-    assert page.complaints() == []
+    assert page.console_messages() == []
 
 
 def answer_of(server, row: list[float]) -> list[float]:
@@ -291,7 +291,7 @@ def answer_of(server, row: list[float]) -> list[float]:
 def test_the_page_asks_nobody_but_its_own_server_and_the_console_stays_empty(page, live_server):
     by_example(page, "virginica")
     says(page, "virginica")
-    asked = page.requests()
+    asked = page.requested_urls()
     assert {url.removeprefix(live_server.url) for url in asked} == {
         "/",
         "/openapi.json",
@@ -299,7 +299,7 @@ def test_the_page_asks_nobody_but_its_own_server_and_the_console_stays_empty(pag
         "/training",
         "/predict/proba",
     }
-    assert page.complaints() == []
+    assert page.console_messages() == []
 
 
 @pytest.mark.parametrize(
@@ -307,13 +307,13 @@ def test_the_page_asks_nobody_but_its_own_server_and_the_console_stays_empty(pag
 )
 def test_a_bad_value_is_told_at_its_field_until_it_is_mended(page, typed, detail):
     write(page, 2, typed or Keys.DELETE)
-    page.until(lambda: page.text("#fault-2").startswith(f"This {detail}"), "the fault is told")
+    page.wait_until(lambda: page.text("#fault-2").startswith(f"This {detail}"), "the fault is told")
     field = page.find("#field-2")
     assert field.get_attribute("aria-invalid") == "true"
     assert field.get_attribute("aria-describedby") == "fault-2 hint-2"
     assert not [i for i in (0, 1, 3) if page.find(f"#field-{i}").get_attribute("aria-invalid") or page.text(f"#fault-{i}")]
     assert (page.text("#label"), page.text("#status")) == ("–", "")
-    assert {one.text for one in page.all("#bars .percent")} == {"–"}
+    assert {one.text for one in page.find_all("#bars .percent")} == {"–"}
     write(page, 2, "1,4")
     says(page, "setosa")
     assert page.text("#fault-2") == "" and field.get_attribute("aria-invalid") is None
@@ -329,9 +329,9 @@ def test_a_value_outside_of_the_training_is_answered_and_told_as_such(page):
 def test_what_is_heard_is_the_answer_and_what_is_wrong_with_a_field(page):
     spoken = page.find("#spoken")
     assert spoken.get_attribute("aria-live") == "polite" and page.find("#status").get_attribute("role") == "status"
-    page.until(lambda: spoken.get_property("textContent") == "setosa, 99.95 %", "the first answer is heard")
+    page.wait_until(lambda: spoken.get_property("textContent") == "setosa, 99.95 %", "the first answer is heard")
     by_example(page, "virginica")
-    page.until(lambda: spoken.get_property("textContent") == "virginica, 99.53 %", "the second one is heard")
+    page.wait_until(lambda: spoken.get_property("textContent") == "virginica, 99.53 %", "the second one is heard")
 
 
 HELD = """
@@ -345,7 +345,7 @@ def test_an_answer_that_comes_too_late_is_dropped(page):
     page.run(HELD)
     by_example(page, "versicolor")
     by_example(page, "virginica")
-    page.until(lambda: page.run("return held.length") == 2, "both are asked")
+    page.wait_until(lambda: page.run("return held.length") == 2, "both are asked")
     page.driver.execute_async_script(LET_GO, 1)
     says(page, "virginica")
     page.driver.execute_async_script(LET_GO, 0)
@@ -359,7 +359,7 @@ def test_the_curl_line_can_be_copied_and_gives_what_the_page_shows(page):
     by_example(page, "virginica")
     says(page, "virginica")
     page.find("#copy").click()
-    page.until(lambda: page.text("#copy") == "Copied", "it is copied")
+    page.wait_until(lambda: page.text("#copy") == "Copied", "it is copied")
     copied = page.driver.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
     told = json.loads(subprocess.run(["sh", "-c", copied], capture_output=True, check=True, text=True).stdout)
     assert max(told["prediction"], key=lambda pair: pair["probability"])["label"] == "virginica"
@@ -370,10 +370,10 @@ def test_the_curl_line_can_be_copied_and_gives_what_the_page_shows(page):
 
 
 def test_the_plot_has_each_row_of_the_training_in_its_class_and_the_current_point(page):
-    assert len(page.all("#plot .point")) == 150
-    marks = {(one.get_attribute("class"), one.get_attribute("d")) for one in page.all("#plot .point")}
+    assert len(page.find_all("#plot .point")) == 150
+    marks = {(one.get_attribute("class"), one.get_attribute("d")) for one in page.find_all("#plot .point")}
     assert len(marks) == len({colour for colour, _ in marks}) == len({form for _, form in marks}) == 3
-    assert [one.text for one in page.all("#legend li")] == ["setosa (50)", "versicolor (50)", "virginica (50)", "your input"]
+    assert [one.text for one in page.find_all("#legend li")] == ["setosa (50)", "versicolor (50)", "virginica (50)", "your input"]
     chosen = [Select(page.find(f"#{name}")).first_selected_option.text for name in ("across", "up")]
     assert chosen == ["Petal length (cm)", "Petal width (cm)"]
     by_example(page, "virginica")
@@ -382,9 +382,9 @@ def test_the_plot_has_each_row_of_the_training_in_its_class_and_the_current_poin
     assert picture.get_attribute("aria-label").endswith("Your input is at 6.1 and 2.5.")
     Select(page.find("#across")).select_by_visible_text("Sepal length (cm)")
     assert page.find("#plot svg").get_attribute("aria-label").endswith("Your input is at 7.2 and 2.5.")
-    assert len(page.all("#now .now")) == 1
+    assert len(page.find_all("#now .now")) == 1
     write(page, 0, "99")
-    page.until(lambda: not page.all("#now .now"), "the point is at the border, without a class")
+    page.wait_until(lambda: not page.find_all("#now .now"), "the point is at the border, without a class")
 
 
 def within(page: Browser) -> bool:
@@ -401,7 +401,7 @@ def test_the_page_says_which_model_it_is_and_where_more_is(page, live_server):
     told = page.text("#model")
     document = json.loads((MODEL / "golden.json").read_text())
     assert f"sha256:{document['files'][document['model']]}" in told and "1.0.0" in told
-    links = {one.get_attribute("href").removeprefix(live_server.url) for one in page.all("#links a")}
+    links = {one.get_attribute("href").removeprefix(live_server.url) for one in page.find_all("#links a")}
     assert {"/openapi.json", "/metrics"} <= links
 
 
@@ -411,7 +411,7 @@ def test_axe_finds_nothing_wrong_in_light_and_in_dark_and_with_a_fault(window, l
     page = opened(window, live_server.url, size, dark)
     assert page.violations() == []
     write(page, 1, "wide")
-    page.until(lambda: page.text("#fault-1"), "the fault is told")
+    page.wait_until(lambda: page.text("#fault-1"), "the fault is told")
     write(page, 0, "99")
     assert page.violations() == []
 
@@ -458,17 +458,17 @@ def test_a_server_that_is_away_is_told_of_and_its_return_is_noticed_with_a_new_m
     page = opened(window, server.url)
     server.stop()
     by_example(page, "virginica")
-    page.until(lambda: page.text("#status").startswith("The server cannot be reached. Retrying in"), "the page says so")
+    page.wait_until(lambda: page.text("#status").startswith("The server cannot be reached. Retrying in"), "the page says so")
     assert page.text("#label") == "–"
     run("--role", "web_single", "--port", str(server.port), "--model-dir", str(MODEL / "fast"))
-    page.until(lambda: page.text("#label") == "virginica", "it is answered")
+    page.wait_until(lambda: page.text("#label") == "virginica", "it is answered")
     assert page.text("#status") == "This server has another model now. Reload the page to see it."
 
 
 def test_what_the_server_cannot_do_now_is_told_in_its_own_words(window, run):
     server = run("--role", "prep", "--pred-url", "http://127.0.0.1:9")
     window.visit(f"{server.url}/")
-    window.until(lambda: "Retrying in" in window.text("#status"), "the page says so")
+    window.wait_until(lambda: "Retrying in" in window.text("#status"), "the page says so")
     assert "pred" in window.text("#status") and window.text("#label") == "–"
     assert window.violations() == []
 
@@ -477,15 +477,15 @@ def test_what_the_server_cannot_do_now_is_told_in_its_own_words(window, run):
 def test_a_role_without_predictions_shows_its_routes(window, run, role):
     server = run("--role", role)
     window.visit(f"{server.url}/")
-    window.until(lambda: window.all("#routes li"), "the routes are there")
+    window.wait_until(lambda: window.find_all("#routes li"), "the routes are there")
     paths = json.loads(subprocess.run([require_program("curl"), "-s", f"{server.url}/openapi.json"], capture_output=True).stdout)[
         "paths"
     ]
-    assert [one.text for one in window.all("#routes li span:not(.soft)")] == [p for p, ways in paths.items() for _ in ways]
-    links = {one.get_attribute("href").removeprefix(server.url) for one in window.all("#routes a")}
+    assert [one.text for one in window.find_all("#routes li span:not(.soft)")] == [p for p, ways in paths.items() for _ in ways]
+    links = {one.get_attribute("href").removeprefix(server.url) for one in window.find_all("#routes a")}
     assert links == {path for path, ways in paths.items() if "get" in ways and "{" not in path} - {"/"}
     assert not window.find("#tool").is_displayed()
-    assert window.violations() == [] and window.complaints() == []
+    assert window.violations() == [] and window.console_messages() == []
     assert window.run("return document.documentElement.scrollWidth <= innerWidth")
 
 
@@ -529,45 +529,45 @@ def save_model(folder: Path, features: list[dict], classes: int, training: bool)
 def test_another_model_has_its_own_page(window, run, tmp_path):
     save_model(tmp_path / "other", FEATURES, 5, training=True)
     page = opened(window, run("--role", "web_single", "--model-dir", str(tmp_path / "other")).url)
-    labels = [one.text for one in page.all("#features label")]
+    labels = [one.text for one in page.find_all("#features label")]
     assert labels == ["Temperature (°C)", "Pressure (Pa)", "<b>tilt</b>", "Drift"]
-    assert [(one.get_attribute("min"), one.get_attribute("max")) for one in page.all("#features input[type=range]")] == [
+    assert [(one.get_attribute("min"), one.get_attribute("max")) for one in page.find_all("#features input[type=range]")] == [
         ("-40", "85"),
         ("90000", "110000"),
         ("-0.020", "0.030"),
         # Told by the rows of the training alone.
         ("-4.0", "4.0"),
     ]
-    assert [one.text for one in page.all("#examples button")] == [f"class {i}" for i in range(5)]
+    assert [one.text for one in page.find_all("#examples button")] == [f"class {i}" for i in range(5)]
     for i in (4, 0, 2):
         by_example(page, f"class {i}")
         says(page, f"class {i}")
         assert page.find("#field-0").get_property("value") == str(10 * i)
     slide(page, 0, 30)
     says(page, "class 3")
-    assert len(page.all("#bars li")) == 5 and len(page.all("#plot .point")) == 45
-    marks = {(one.get_attribute("class"), one.get_attribute("d")) for one in page.all("#plot .point")}
+    assert len(page.find_all("#bars li")) == 5 and len(page.find_all("#plot .point")) == 45
+    marks = {(one.get_attribute("class"), one.get_attribute("d")) for one in page.find_all("#plot .point")}
     assert len(marks) == 5 and page.text("#title") == "other"
     assert within(page)
-    assert page.violations() == [] and page.complaints() == []
+    assert page.violations() == [] and page.console_messages() == []
 
 
 def test_a_model_that_tells_little_of_itself_and_has_many_classes_can_be_tried_too(window, run, tmp_path):
     save_model(tmp_path / "bare", [{"name": "x"}], 20, training=False)
     page = opened(window, run("--role", "web_single", "--model-dir", str(tmp_path / "bare")).url)
-    assert page.all("input[type=range]") == [] and not page.find("#scatter").is_displayed()
-    assert [one.text for one in page.all("#examples button")] == ["Sample"]
+    assert page.find_all("input[type=range]") == [] and not page.find("#scatter").is_displayed()
+    assert [one.text for one in page.find_all("#examples button")] == ["Sample"]
     write(page, 0, "170")
     says(page, "class 17")
-    assert 0 < len([one for one in page.all("#bars li") if one.is_displayed()]) <= 12
-    assert page.violations() == [] and page.complaints() == []
+    assert 0 < len([one for one in page.find_all("#bars li") if one.is_displayed()]) <= 12
+    assert page.violations() == [] and page.console_messages() == []
 
 
 def test_many_features_do_not_push_the_answer_away(window, run, tmp_path):
     save_model(tmp_path / "wide", [{"name": f"f{i}", "min": 0, "max": 20 + i} for i in range(64)], 3, training=False)
     page = opened(window, run("--role", "web_single", "--model-dir", str(tmp_path / "wide")).url)
-    assert len(page.all("#features input[type=text]")) == 64
+    assert len(page.find_all("#features input[type=text]")) == 64
     assert page.run("return document.documentElement.scrollHeight") < 3 * DESKTOP[1]
     write(page, 63, "no")
-    page.until(lambda: page.text("#fault-63") == "This must be a number.", "the fault is told at the last one")
+    page.wait_until(lambda: page.text("#fault-63") == "This must be a number.", "the fault is told at the last one")
     assert page.violations() == []

@@ -48,7 +48,7 @@ def unchanged(pool: PgBouncer) -> Callable[[str], None]:
     """Compares what another application sees on the connection, before and after our use of it."""
 
     def state(name: str) -> dict[str, object]:
-        return {what: sorted(pool.ask(sql, name)) for what, sql in STATE.items()}
+        return {what: sorted(pool.execute(sql, name)) for what, sql in STATE.items()}
 
     before: dict[str, dict[str, object]] = {}
 
@@ -61,24 +61,24 @@ def unchanged(pool: PgBouncer) -> Callable[[str], None]:
 
 
 def test_a_run_over_a_table_leaves_nothing_on_the_connection_of_the_pool(pool, postgres_server, unchanged):
-    url = postgres_server.database(f"batch_{pool.process.pid}")
+    url = postgres_server.create_database(f"batch_{pool.process.pid}")
     name = url.partition("@/")[2].partition("?")[0]
     with closing(ScoringDatabase(url)) as place:
         place.fill(300)
         unchanged(name)
         for wanted, arguments in (0, ()), (0, ("--redo-older",)), (2, ("--key", "sepal_length")):
-            command = ["batch", "--table", "items", "--database", pool.database(name), "--model-dir", str(MODEL), "--chunk", "50"]
+            command = ["batch", "--table", "items", "--database", pool.url_of(name), "--model-dir", str(MODEL), "--chunk", "50"]
             assert main([*command, "--quiet", *arguments]) == wanted
             unchanged(name)
-        assert len(place.content()) == 300 and place.faults() == []
+        assert len(place.predictions()) == 300 and place.inconsistencies() == []
 
 
 def test_items_leave_nothing_on_the_connection_of_the_pool(pool, postgres_server, unchanged):
-    url = postgres_server.database(f"pooled_{pool.process.pid}")
+    url = postgres_server.create_database(f"pooled_{pool.process.pid}")
     name = url.partition("@/")[2].partition("?")[0]
-    postgres_server.ask(f"ALTER DATABASE {name} SET synchronous_commit TO off")
+    postgres_server.execute(f"ALTER DATABASE {name} SET synchronous_commit TO off")
     unchanged(name)
-    with closing(PostgresItems(pool.database(name), {"a": ROW}, 10)) as store:
+    with closing(PostgresItems(pool.url_of(name), {"a": ROW}, 10)) as store:
         # More than psycopg would wait for before it prepares a statement.
         for i in range(12):
             assert store.put("b", ROW) == i + 1 and store.get("a") == Item(1, ROW)
@@ -87,8 +87,8 @@ def test_items_leave_nothing_on_the_connection_of_the_pool(pool, postgres_server
 
 
 def test_a_put_is_on_the_disk_before_it_returns_whichever_connection_of_a_pool_it_gets(postgres_server):
-    url = postgres_server.database("durable")
-    postgres_server.ask("ALTER DATABASE durable SET synchronous_commit TO off")
+    url = postgres_server.create_database("durable")
+    postgres_server.execute("ALTER DATABASE durable SET synchronous_commit TO off")
     with closing(PostgresItems(url, {}, 10)) as store:
         store.put("a", ROW)
         # Another client of a transaction pool may have left it so.
@@ -113,14 +113,14 @@ def test_a_put_is_on_the_disk_before_it_returns_whichever_connection_of_a_pool_i
 @pytest.mark.parametrize("mode", ["transaction"], indirect=True)
 @pytest.mark.long
 def test_a_server_and_a_run_share_the_one_connection_of_a_pool_with_others(pool, postgres_server, run, unchanged):
-    url = postgres_server.database("crowded")
+    url = postgres_server.create_database("crowded")
     with closing(ScoringDatabase(url)) as place:
         place.fill(500)
     unchanged("crowded")
-    server = run("--role", "data_cache", "--workers", "2", IRIS_DATABASE_URL=pool.database("crowded"))
+    server = run("--role", "data_cache", "--workers", "2", IRIS_DATABASE_URL=pool.url_of("crowded"))
     row = {"data": [[5.1, 3.5, 1.4, 0.2]]}
     wait_until(lambda: fetch(server, http_request("PUT", "/items/a", row)).status in (200, 201), "the database answers")
-    command = ["batch", "--table", "items", "--database", pool.database("crowded"), "--model-dir", str(MODEL), "--chunk", "20"]
+    command = ["batch", "--table", "items", "--database", pool.url_of("crowded"), "--model-dir", str(MODEL), "--chunk", "20"]
     assert main([*command, "--quiet"]) == 0
     unchanged("crowded")
     wait_until(lambda: fetch(server, http_request("PUT", "/items/a", row)).status == 200, "it is written again")

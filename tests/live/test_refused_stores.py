@@ -23,15 +23,15 @@ TIMEOUT_SECONDS = 60.0
 @pytest.fixture
 def database(postgres_server) -> Iterator[Callable[[str], str]]:
     """The URL, for a role, of a database of items that has one."""
-    url = postgres_server.database("refused")
+    url = postgres_server.create_database("refused")
     with closing(PostgresItems(url, {"a": ROW}, 10)) as store:
         store.get("a")
         store.pool.free[0].execute("CREATE ROLE limited LOGIN")
         store.pool.free[0].execute("REVOKE CONNECT ON DATABASE refused FROM public")
         store.pool.free[0].execute("GRANT CONNECT ON DATABASE refused TO limited")
     yield lambda role: url.replace("postgres@", f"{role}@")
-    postgres_server.ask("DROP DATABASE refused WITH (FORCE)")
-    postgres_server.ask("DROP ROLE limited")
+    postgres_server.execute("DROP DATABASE refused WITH (FORCE)")
+    postgres_server.execute("DROP ROLE limited")
 
 
 def change(url: str, *statements: str) -> None:
@@ -94,7 +94,7 @@ def test_readiness_and_answers_name_what_to_grant_and_both_go_on_once_it_is(run,
     wait_until(lambda: ready().status == 503, "it is not ready")
     item, written = (fetch(server, one) for one in (http_request("GET", "/items/a"), http_request("PUT", "/items/a", BODY)))
     for answer in (ready(), item, written):
-        assert answer.status == 503 and "retry-after" not in answer.fields
+        assert answer.status == 503 and "retry-after" not in answer.headers
         assert postgres_store.GRANT in answer.json()["detail"] and "again soon" not in answer.json()["detail"]
         assert not any(word in answer.body.decode() for word in ("limited", "permission denied", "refused?"))
     change(database("postgres"), GRANTED)
@@ -115,7 +115,7 @@ def test_readiness_and_answers_name_what_to_grant_and_both_go_on_once_it_is(run,
 def test_a_run_over_a_table_that_may_not_write_says_what_to_grant(database, postgres_server, capsys):
     change(database("postgres"), "CREATE TABLE t (id int PRIMARY KEY)", "ALTER TABLE iris_items DROP COLUMN features")
     columns = "ADD sepal_length float8, ADD sepal_width float8, ADD petal_length float8, ADD petal_width float8"
-    postgres_server.database("scored")
+    postgres_server.create_database("scored")
     with closing(PostgresItems(postgres_server.url.replace("/postgres?", "/scored?"), {}, 10)) as store:
         store.get("a")
         for one in ("CREATE TABLE t (id int PRIMARY KEY)", f"ALTER TABLE t {columns}", "GRANT SELECT, UPDATE ON t TO limited"):
@@ -123,10 +123,10 @@ def test_a_run_over_a_table_that_may_not_write_says_what_to_grant(database, post
     url = postgres_server.url.replace("/postgres?", "/scored?").replace("postgres@", "limited@")
     assert main(["batch", "--table", "t", "--database", url]) == 2
     assert "grant the role SELECT and UPDATE on the table, CREATE in its schema" in capsys.readouterr().err
-    postgres_server.ask("ALTER ROLE limited SET default_transaction_read_only TO on")
+    postgres_server.execute("ALTER ROLE limited SET default_transaction_read_only TO on")
     assert main(["batch", "--table", "t", "--database", url]) == 2
     assert "must lead to the primary" in capsys.readouterr().err
-    postgres_server.ask("DROP DATABASE scored WITH (FORCE)")
+    postgres_server.execute("DROP DATABASE scored WITH (FORCE)")
 
 
 def test_a_state_that_may_not_be_written_is_a_permanent_refusal_and_what_is_there_can_be_read(tmp_path):
@@ -141,7 +141,7 @@ def test_a_state_that_may_not_be_written_is_a_permanent_refusal_and_what_is_ther
 def test_the_refusals_of_redis_have_their_remedies(own_redis):
     users = {"limited": "+@all -xadd -eval", "none": "-@all"}
     for name, rules in users.items():
-        own_redis.ask("ACL", "SETUSER", name, "on", ">right", "~*", *rules.split())
+        own_redis.execute("ACL", "SETUSER", name, "on", ">right", "~*", *rules.split())
 
     def jobs(user: str, password: str) -> RedisJobStore:
         return RedisJobStore(own_redis.url.replace("unix://", f"unix://{user}:{password}@"), timeout_seconds=TIMEOUT_SECONDS)
@@ -161,11 +161,11 @@ def test_the_refusals_of_redis_have_their_remedies(own_redis):
 def test_a_server_of_jobs_over_a_replica_says_that_it_needs_the_primary(run, own_redis):
     server = run("--role", "asynchronous", IRIS_REDIS_URL=own_redis.url)
     wait_until(lambda: fetch(server, http_request("POST", "/jobs", BODY)).status == 202, "jobs are taken")
-    own_redis.ask("REPLICAOF", "127.0.0.1", "1")
+    own_redis.execute("REPLICAOF", "127.0.0.1", "1")
     answer = fetch(server, http_request("POST", "/jobs", BODY))
     assert answer.status == 503 and PRIMARY in answer.json()["detail"]
     assert PRIMARY in fetch(server, http_request("GET", "/readyz")).json()["warnings"]
-    own_redis.ask("REPLICAOF", "NO", "ONE")
+    own_redis.execute("REPLICAOF", "NO", "ONE")
     wait_until(lambda: fetch(server, http_request("POST", "/jobs", BODY)).status == 202, "jobs are taken again")
     with suppress(KeyError):
         assert PRIMARY not in fetch(server, http_request("GET", "/readyz")).json()["warnings"]

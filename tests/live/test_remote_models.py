@@ -88,10 +88,10 @@ def test_both_halves_give_the_answers_of_the_whole_to_the_byte(prep, live_server
             (p, [r]) for p in (LABEL, "/predict") for r in rows
         ]:
             asked = http_request("POST", path, {"data": data})
-            here, there = whole.ask(asked), split.ask(asked)
+            here, there = whole.exchange(asked), split.exchange(asked)
             assert (there.status, there.body) == (200, here.body)
-            assert there.fields["x-model-digest"] != here.fields["x-model-digest"]
-        told = split.ask(http_request("GET", "/metadata")).json()["model"]
+            assert there.headers["x-model-digest"] != here.headers["x-model-digest"]
+        told = split.exchange(http_request("GET", "/metadata")).json()["model"]
     files = {half: onnx.load(MODEL / half / f"iris_{half}.onnx") for half in ("prep", "pred")}
     pairs = {prop.value for model in files.values() for prop in model.metadata_props if prop.key == "pair"}
     assert {told["digest"], told["pair"]} == pairs
@@ -115,7 +115,7 @@ def test_prep_is_ready_when_pred_is_and_again_after_it_was_gone(run, pred):
         pred.process.wait()
         wait_until(lambda: not ready(prep), "pred is gone")
         answer = fetch(prep, ONE)
-        assert (answer.status, answer.fields["retry-after"]) == (503, "1")
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
 
 
 @pytest.mark.long
@@ -148,8 +148,8 @@ def test_while_pred_hangs_nothing_else_waits_and_what_is_too_much_is_refused_at_
             for wire in wires:
                 wire.send(ONE)
             wait_until(lambda: sum(wire.readable() for wire in wires) >= 25, "those beyond two calls and three that wait")
-            refused = [wire.answer() for wire in wires if wire.readable()]
-            assert {(answer.status, answer.fields["retry-after"]) for answer in refused} == {(503, "1")}
+            refused = [wire.receive() for wire in wires if wire.readable()]
+            assert {(answer.status, answer.headers["retry-after"]) for answer in refused} == {(503, "1")}
             assert fetch(prep, http_request("GET", "/label")).status == fetch(prep, http_request("GET", "/livez")).status == 200
             between.__exit__()
 
@@ -162,7 +162,7 @@ def test_an_ensemble_of_processes_answers_as_one_in_a_process(run, members, live
     with RawConnection(gateway) as apart, RawConnection(live_server) as here:
         for row in np.loadtxt(MODEL / "training.csv", delimiter=",", skiprows=1, usecols=range(4)).tolist()[::10]:
             asked = http_request("POST", "/ensemble/predict", {"data": [row]})
-            assert apart.ask(asked).body == here.ask(asked).body
+            assert apart.exchange(asked).body == here.exchange(asked).body
 
 
 def kill(server) -> None:
@@ -244,7 +244,7 @@ def test_a_member_of_another_model_takes_no_part(run, members, tmp_path):
 def test_ten_thousand_requests_with_faults_among_them_leave_nothing_behind(run, members):
     with FaultProxy(members["setosa"]) as between:
         gateway = gateway_of(run, {**members, "setosa": between})
-        pid = gateway.worker
+        pid = gateway.worker_pid
 
         def kept() -> float:
             return sum(metric_sum(metrics(gateway), "remote_connections", target=name) for name in NAMES)
@@ -255,7 +255,7 @@ def test_ten_thousand_requests_with_faults_among_them_leave_nothing_behind(run, 
 
         def client(count: int) -> list[int]:
             with RawConnection(gateway) as wire:
-                return [wire.ask(VOTE).status for _ in range(count)]
+                return [wire.exchange(VOTE).status for _ in range(count)]
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(client, [100] * 4))
@@ -265,10 +265,10 @@ def test_ten_thousand_requests_with_faults_among_them_leave_nothing_behind(run, 
             while not all(one.done() for one in asked):
                 modes.append(modes.pop(0))
                 between.mode = modes[0]
-                os.kill(members["versicolor"].worker, signal.SIGSTOP)
-                between.gone.wait(0.05)
-                os.kill(members["versicolor"].worker, signal.SIGCONT)
-                between.gone.wait(0.3)
+                os.kill(members["versicolor"].worker_pid, signal.SIGSTOP)
+                between.stopped.wait(0.05)
+                os.kill(members["versicolor"].worker_pid, signal.SIGCONT)
+                between.stopped.wait(0.3)
             between.mode = "pass"
             assert {status for one in asked for status in one.result()} <= {200, 503}
         wait_until(lambda: fetch(gateway, VOTE).json()["status"] == "complete", "all are back")

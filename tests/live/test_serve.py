@@ -35,7 +35,7 @@ def ask(server, method: str, path: str, document=None):
 
 
 def test_it_says_what_runs_where_and_how_to_try_it(live_server):
-    said = "\n".join(live_server.said)
+    said = "\n".join(live_server.startup_lines)
     assert re.search(r"^iris_wsgi \S+ serves role all on http://127\.0\.0\.1:\d+$", said, re.MULTILINE)
     assert re.search(r"^model iris_svc 1\.0\.0 sha256:[0-9a-f]{64}$", said, re.MULTILINE)
     assert re.search(r"^self-test: \d+ golden rows answered", said, re.MULTILINE)
@@ -44,7 +44,7 @@ def test_it_says_what_runs_where_and_how_to_try_it(live_server):
 
 def test_the_curl_line_that_it_prints_works(live_server):
     require_program("curl")
-    line = live_server.said[-1].removeprefix("try: ")
+    line = live_server.startup_lines[-1].removeprefix("try: ")
     assert subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True).stdout == '{"prediction":"setosa"}'
 
 

@@ -61,9 +61,9 @@ class Timed:
 
     def wire(self, **options) -> RawConnection:
         """A connection that the server has accepted."""
-        before = open_socket_count(self.server.worker)
+        before = open_socket_count(self.server.worker_pid)
         wire = RawConnection(self.server, **options)
-        wait_until(lambda: open_socket_count(self.server.worker) > before, "the connection is accepted")
+        wait_until(lambda: open_socket_count(self.server.worker_pid) > before, "the connection is accepted")
         return wire
 
     def advance(self, seconds: float) -> None:
@@ -77,7 +77,7 @@ def settle(server) -> None:
     """Waits until the server has gone once around its loop."""
     with RawConnection(server) as wire:
         # The server ends what is late after it has looked at all connections, so before it answers for the second time.
-        assert [wire.ask(LIVEZ).status for _ in range(2)] == [200, 200]
+        assert [wire.exchange(LIVEZ).status for _ in range(2)] == [200, 200]
 
 
 def drip(timed: Timed, *each: tuple[RawConnection, bytes]) -> list[float]:
@@ -104,18 +104,18 @@ def test_a_request_that_drips_gets_408_however_steadily_it_drips(slow_time):
             due = 1.5 if part.startswith(("body", "chunk", "trailer")) else 1.0
             assert due - 0.01 < seconds < due + 0.4, part
         for part, wire in wires.items():
-            answer = wire.answer()
+            answer = wire.receive()
             assert (part, answer.status, answer.closes) == (part, 408, True)
-            assert answer.fields["content-type"] == "application/problem+json"
-            assert answer.json()["request_id"] == answer.fields["x-request-id"]
-            assert (part, *wire.end()) == (part, "closed", b"")
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.json()["request_id"] == answer.headers["x-request-id"]
+            assert (part, *wire.read_to_end()) == (part, "closed", b"")
 
 
 def test_a_second_request_that_drips_is_refused_like_a_first(slow_time):
     with slow_time.wire() as wire:
-        assert wire.ask(LIVEZ).status == 200
+        assert wire.exchange(LIVEZ).status == 200
         drip(slow_time, (wire.send(b"GET /livez"), b"a"))
-        assert wire.answer().status == 408
+        assert wire.receive().status == 408
 
 
 def test_a_client_that_drips_on_after_its_408_is_cut_off(slow_time):
@@ -131,7 +131,7 @@ def test_a_client_that_drips_on_after_its_408_is_cut_off(slow_time):
 
 def test_a_refused_body_that_drips_on_is_cut_off_at_the_time_of_any_other(slow_time):
     with slow_time.wire() as wire:
-        assert wire.ask(SLOW["body"][0].replace(b"Content-Length: 9", b"Content-Length: 99999")).status == 413
+        assert wire.exchange(SLOW["body"][0].replace(b"Content-Length: 9", b"Content-Length: 99999")).status == 413
 
         def cut() -> bool:
             slow_time.advance(0.1)
@@ -151,33 +151,33 @@ def fails(wire: RawConnection, piece: bytes) -> bool:
 @pytest.mark.parametrize("asked", [False, True], ids=["new", "idle"])
 def test_a_connection_that_says_nothing_is_closed_without_a_word(slow_time, asked):
     with slow_time.wire() as wire:
-        assert not asked or not wire.ask(LIVEZ).closes
+        assert not asked or not wire.exchange(LIVEZ).closes
         slow_time.advance(0.9)
         assert not wire.readable()
         slow_time.advance(0.4)
-        assert wire.end() == ("closed", b"")
+        assert wire.read_to_end() == ("closed", b"")
 
 
 def test_an_empty_line_behind_an_answer_begins_no_request_that_could_be_late(slow_time):
     with slow_time.wire() as wire:
-        assert wire.ask(LIVEZ).status == 200
+        assert wire.exchange(LIVEZ).status == 200
         wire.send(b"\r\n")
         slow_time.advance(0.9)
         assert not wire.readable()
         # Closed like any connection that asks nothing more, without a 408.
         slow_time.advance(0.4)
-        assert wire.end() == ("closed", b"")
+        assert wire.read_to_end() == ("closed", b"")
 
 
 def test_by_the_true_time_a_connection_that_says_nothing_is_closed_without_a_word(run):
     with RawConnection(run(*SHORT, constants=SHORT_TIMES, under=stderr_to("/dev/null"))) as wire:
-        assert wire.end() == ("closed", b"")
+        assert wire.read_to_end() == ("closed", b"")
 
 
 def test_a_connection_that_goes_on_asking_outlives_every_deadline(slow_time):
     with slow_time.wire() as wire:
         for _ in range(10):
-            assert wire.ask(LABEL_REQUEST).status == 200
+            assert wire.exchange(LABEL_REQUEST).status == 200
             slow_time.advance(0.9)
 
 
@@ -190,11 +190,11 @@ def test_an_answer_of_the_thread_pool_is_waited_for_beyond_every_deadline(run, c
             wire.send(LARGEST_REQUEST)
         # Each was read to its end in no time, and none of the deadlines holds for one that was.
         timed.advance(60)
-        assert [wire.answer().status for wire in wires] == [200] * 12
+        assert [wire.receive().status for wire in wires] == [200] * 12
 
 
 def test_a_client_that_takes_no_answer_is_cut_off(slow_time):
-    pid = slow_time.server.worker
+    pid = slow_time.server.worker_pid
     before = open_socket_count(pid)
     with slow_time.wire(receive_buffer=2048) as wire:
         wire.send(LARGEST_REQUEST * 12)
@@ -204,7 +204,7 @@ def test_a_client_that_takes_no_answer_is_cut_off(slow_time):
             return open_socket_count(pid) <= before
 
         wait_until(cut, "the end of its connection")
-        how, got = wire.end()
+        how, got = wire.read_to_end()
     # What the kernel had taken in may still arrive, all of it cannot.
     assert len(got) < 12 * 760_000, how
 
@@ -240,7 +240,7 @@ class Good:
         with RawConnection(self.server) as kept:
             while not self.stopping.wait(0.05):
                 for one in (
-                    lambda: kept.ask(LABEL_REQUEST),
+                    lambda: kept.exchange(LABEL_REQUEST),
                     lambda: fetch(self.server, LABEL_REQUEST),
                     lambda: fetch(self.server, LIVEZ),
                 ):
@@ -287,10 +287,10 @@ def test_a_thousand_slow_connections_are_gone_soon_and_nobody_else_notices(run, 
             # The good client asks again on its connection before the clock moves.
             good.goes_on()
             clock.advance(0.5)
-            return open_socket_count(server.worker) < 20
+            return open_socket_count(server.worker_pid) < 20
 
         try:
-            wait_until(lambda: open_socket_count(server.worker) > 900, "most of the slow connections")
+            wait_until(lambda: open_socket_count(server.worker_pid) > 900, "most of the slow connections")
             began = clock.now()
             wait_until(gone, "the end of the slow connections")
             # A client that was refused has two seconds to hang up, and more of them may have come in the meantime.

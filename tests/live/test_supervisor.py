@@ -84,16 +84,16 @@ def test_hang_ups_replace_a_single_worker_under_load_and_lose_nothing(single):
     server, log = single
     with LoadGenerator(server, 5, 3, MIXED) as load:
         for _ in range(4):
-            old, answered = [server.worker], load.answers
-            wait_until(lambda answered=answered: load.answers > answered + 50, "load")
+            old, answered = [server.worker_pid], load.responses
+            wait_until(lambda answered=answered: load.responses > answered + 50, "load")
             hang_up(server)
             replaced(server, old)
-        answered = load.answers
-        wait_until(lambda: load.answers > answered + 50, "load goes on")
+        answered = load.responses
+        wait_until(lambda: load.responses > answered + 50, "load goes on")
     assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 0)
     text = fetch(server, METRICS).body.decode()
     counted = sum(metric_sum(text, "http_requests_total", route=route) for route in ("/predict/label", "/predict/batch"))
-    assert counted == load.answers
+    assert counted == load.responses
     assert not events_containing(log, "")
     server.process.terminate()
     assert wait_for_exit(server) == 0
@@ -104,7 +104,7 @@ def test_hang_ups_replace_a_single_worker_under_load_and_lose_nothing(single):
 def test_a_single_worker_serves_on_until_a_replacement_with_a_good_model_is_ready(run, model_copy, tmp_path, command):
     log = tmp_path / "log"
     server = run("--model-dir", str(model_copy), command=command, under=stderr_to(log))
-    old, good = [server.worker], damage(model_copy)
+    old, good = [server.worker_pid], damage(model_copy)
     with LoadGenerator(server, 2, 2, [READYZ]) as load:
         hang_up(server)
         wait_until(lambda: events_containing(log, "the workers are not replaced"), "the line of the log")
@@ -120,7 +120,7 @@ def test_a_single_worker_serves_on_until_a_replacement_with_a_good_model_is_read
 def test_a_hang_up_during_a_replacement_is_not_forgotten(single):
     """The replacement may have read the model before the file changed again."""
     server, _ = single
-    old = server.worker
+    old = server.worker_pid
     hang_up(server)
     wait_until(lambda: len(child_pids(server.process.pid)) == 2, "a replacement")
     (first,) = set(child_pids(server.process.pid)) - {old}
@@ -147,7 +147,7 @@ def test_a_hang_up_during_the_drain_changes_nothing(run):
         server.process.terminate()
         for _ in range(3):
             hang_up(server)
-        assert wire.ask(LABEL_REQUEST[40:]).status == 200
+        assert wire.exchange(LABEL_REQUEST[40:]).status == 200
         assert child_pids(server.process.pid) in (pids, [])
     assert wait_for_exit(server) == 0
 
@@ -180,7 +180,7 @@ def test_sigterm_during_a_replacement_ends_all_and_cuts_nothing(run, workers):
         wait_until(lambda: set(serving_workers(server)) - set(old), "a replacement that serves")
         server.process.terminate()
         wait_until(lambda: refuses_connections(server), "the end of the last listener")
-        assert wire.ask(LABEL_REQUEST[40:]).status == 200
+        assert wire.exchange(LABEL_REQUEST[40:]).status == 200
     assert wait_for_exit(server) == 0
 
 
@@ -201,7 +201,7 @@ def test_sigterm_to_all_processes_at_once_drains_and_loses_nothing(run, workers)
     server = run("--workers", workers, under=("setsid", *stderr_to("/dev/null")))
     wait_until(lambda: len(serving_workers(server)) == int(workers), "the workers")
     with LoadGenerator(server, 5, 3, MIXED) as load:
-        wait_until(lambda: load.answers > 100, "load")
+        wait_until(lambda: load.responses > 100, "load")
         os.killpg(server.process.pid, signal.SIGTERM)
         load.thread.join(60)
     assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 8)
@@ -210,9 +210,9 @@ def test_sigterm_to_all_processes_at_once_drains_and_loses_nothing(run, workers)
 
 def test_a_single_worker_that_somebody_ends_serves_until_its_replacement_does(single):
     server, log = single
-    worker = server.worker
+    worker = server.worker_pid
     with LoadGenerator(server, 3, 3) as load:
-        wait_until(lambda: load.answers > 50, "load")
+        wait_until(lambda: load.responses > 50, "load")
         os.kill(worker, signal.SIGTERM)
         replaced(server, [worker])
     assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 0)
@@ -224,17 +224,17 @@ def test_a_single_worker_that_somebody_ends_serves_until_its_replacement_does(si
 
 def test_a_single_worker_that_was_killed_is_replaced_and_new_clients_wait_for_it(single):
     server, log = single
-    worker = server.worker
+    worker = server.worker_pid
     os.kill(worker, signal.SIGKILL)
     assert fetch(server, LABEL_REQUEST).status == 200
-    assert server.worker != worker
+    assert server.worker_pid != worker
     (event,) = events_containing(log, "a worker died")
     assert (event["pid"], event["how"], event["was_ready"]) == (worker, "signal SIGKILL", True)
 
 
 def test_a_single_worker_does_not_outlive_a_parent_that_was_killed(single):
     server, _ = single
-    worker = server.worker
+    worker = server.worker_pid
     server.process.kill()
     wait_until(lambda: not is_alive(worker), "the end of the worker")
 
@@ -287,7 +287,7 @@ def test_sigterm_ends_a_server_that_waits_for_its_next_try(run, model_copy, tmp_
     log = tmp_path / "log"
     server = run("--model-dir", str(model_copy), under=stderr_to(log))
     damage(model_copy)
-    os.kill(server.worker, signal.SIGKILL)
+    os.kill(server.worker_pid, signal.SIGKILL)
     wait_until(
         lambda: events_containing(log, "a worker does not start") and not child_pids(server.process.pid), "a pause between tries"
     )
@@ -320,7 +320,7 @@ def test_a_first_worker_that_is_killed_before_it_is_ready_ends_the_start_with_on
 @pytest.mark.parametrize("lost", [False, True], ids=["hang-up", "death"])
 def test_a_system_that_starts_no_process_ends_nothing_and_is_tried_again(single, lost):
     server, log = single
-    old, parent = server.worker, server.process.pid
+    old, parent = server.worker_pid, server.process.pid
     used = [int(one) for one in os.listdir(f"/proc/{parent}/fd")]
     before = resource.prlimit(parent, resource.RLIMIT_NOFILE)
     # Without descriptors there is no pipe to a new worker.
@@ -380,4 +380,4 @@ def test_the_parent_of_a_single_worker_has_no_part_of_the_model(single):
     server, _ = single
     maps = Path(f"/proc/{server.process.pid}/maps").read_text()
     assert "onnxruntime" not in maps and "numpy" not in maps
-    assert "onnxruntime" in Path(f"/proc/{server.worker}/maps").read_text()
+    assert "onnxruntime" in Path(f"/proc/{server.worker_pid}/maps").read_text()

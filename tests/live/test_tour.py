@@ -41,8 +41,8 @@ class Liar(FaultProxy):
         self.lies = lies
         super().__init__(server)
 
-    def passed_on(self, request: bytes) -> bytes:
-        answer = super().passed_on(request)
+    def forward(self, request: bytes) -> bytes:
+        answer = super().forward(request)
         for path, truth, lie in self.lies:
             if path in request.partition(b"\r\n")[0]:
                 answer = answer.replace(truth, lie)

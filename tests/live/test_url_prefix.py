@@ -223,13 +223,13 @@ def test_behind_nginx_the_page_works_without_a_setting(run, tmp_path, role):
     with nginx(tmp_path / "nginx", server.url) as url, open_browser(require_program) as page:
         page.visit(f"{url}/")
         if role == "web_single":
-            page.until(lambda: page.all("#bars li.best"), "the page has an answer")
+            page.wait_until(lambda: page.find_all("#bars li.best"), "the page has an answer")
             assert page.text("#label") == "setosa" and f"{url}/predict/proba" in page.find("#curl").get_property("textContent")
         else:
-            page.until(lambda: page.all("#routes a"), "the routes are there")
-        places = [one.get_property("href") for one in page.all("main a, footer a")]
+            page.wait_until(lambda: page.find_all("#routes a"), "the routes are there")
+        places = [one.get_property("href") for one in page.find_all("main a, footer a")]
         assert places and all(place.startswith(f"{url}/") for place in places)
-        assert all(asked.startswith(f"{url}/") for asked in page.requests()) and page.complaints() == []
+        assert all(asked.startswith(f"{url}/") for asked in page.requested_urls()) and page.console_messages() == []
 
 
 def test_a_server_with_a_prefix_answers_at_its_root_as_well(run):

@@ -160,7 +160,7 @@ def kserve(server, method: str, path: str, body: bytes = b"", **fields: str) -> 
         named["content-length"] = str(len(body))
     head = "".join(f"{name}: {text}\r\n" for name, text in named.items())
     with RawConnection(server) as wire:
-        return wire.ask(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
+        return wire.exchange(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
 
 
 def kserve_body(tensor: dict, **members) -> bytes:
@@ -187,7 +187,7 @@ def test_the_kserve_client_infers(server, service, into, out):
         answer = kserve(server, "POST", "/v2/models/iris_svc/infer", head + struct.pack("<4f", *ROW), **fields)
     else:
         answer = kserve(server, "POST", "/v2/models/iris_svc/infer", kserve_body({**TENSOR, "data": ROW}, **members))
-    length = int(answer.fields.get("inference-header-content-length", len(answer.body)))
+    length = int(answer.headers.get("inference-header-content-length", len(answer.body)))
     told = json.loads(answer.body[:length])
     assert (answer.status, told["model_name"], told["id"]) == (200, "iris_svc", "i")
     label, found = told["outputs"]
@@ -209,12 +209,12 @@ def test_the_kserve_client_speaks_v1(server, service):
 def test_the_kserve_client_finds_the_reason_of_a_failure(server, path):
     answer = kserve(server, "POST", path, b"{}")
     assert answer.status >= 400
-    assert answer.fields["content-type"] == "application/json"
+    assert answer.headers["content-type"] == "application/json"
     assert answer.json()["error"].endswith(".")
 
 
 def test_the_curl_line_that_the_role_prints_works(server):
     require_program("curl")
-    line = server.said[-1].removeprefix("try: ")
+    line = server.startup_lines[-1].removeprefix("try: ")
     told = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True).stdout
     assert json.loads(told)["predictions"][0][0] > 0.99

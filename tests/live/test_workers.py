@@ -143,10 +143,10 @@ def test_metrics_are_exact_whichever_worker_tells_them(run):
     server = run(*TWO, "--cache", "off", under=stderr_to("/dev/null"))
     wait_for_two_workers(server)
     with LoadGenerator(server, 4, 8, [LABEL_REQUEST, LABEL_REQUEST, LABEL_REQUEST, POOLED_REQUEST]) as load:
-        wait_until(lambda: load.answers >= 600, "answers")
+        wait_until(lambda: load.responses >= 600, "answers")
     with ExitStack() as stack:
         wires = [stack.enter_context(RawConnection(server)) for _ in range(40)]
-        assert [wire.ask(LIVEZ).status for wire in wires] == [200] * 40
+        assert [wire.exchange(LIVEZ).status for wire in wires] == [200] * 40
     assert load.lost == []
     labels, batches = set(), set()
     for turn in range(20):
@@ -157,7 +157,7 @@ def test_metrics_are_exact_whichever_worker_tells_them(run):
         assert metric_sum(text, "http_requests_total", route="/metrics") == turn
         assert metric_sum(text, "http_requests_in_flight") == 1
     assert len(labels) == len(batches) == 1
-    assert labels.pop() + batches.pop() == load.answers
+    assert labels.pop() + batches.pop() == load.responses
     rows = metric_sum(text, "http_requests_total", route="/predict/label") + 1000 * metric_sum(
         text, "http_requests_total", route="/predict/batch"
     )
@@ -178,7 +178,7 @@ def test_counters_survive_the_killing_of_a_worker_and_never_go_back(pair):
     server, _ = pair
     with ExitStack() as stack:
         wires = [stack.enter_context(RawConnection(server)) for _ in range(40)]
-        assert [wire.ask(LABEL_REQUEST).status for wire in wires] == [200] * 40
+        assert [wire.exchange(LABEL_REQUEST).status for wire in wires] == [200] * 40
     spent = metric_sum(fetch(server, METRICS).body.decode(), "process_cpu_seconds_total")
     for _ in range(2):
         pids = wait_for_two_workers(server)
@@ -265,7 +265,7 @@ def test_a_stopped_worker_does_not_stop_the_others(pair):
     try:
         with ExitStack() as stack:
             wires = [stack.enter_context(RawConnection(server)).send(LABEL_REQUEST) for _ in range(20)]
-            assert {wire.answer().status for wire in wires} == {200}
+            assert {wire.receive().status for wire in wires} == {200}
     finally:
         os.kill(pids[0], signal.SIGCONT)
 
@@ -281,7 +281,7 @@ def test_a_broken_model_ends_the_start_with_one_line(model_copy):
 def test_a_signal_to_the_parent_drains_all_and_loses_nothing(pair, number):
     server, log = pair
     with LoadGenerator(server, 5, 3, [LABEL_REQUEST] * 9 + [POOLED_REQUEST]) as load:
-        wait_until(lambda: load.answers > 200, "load")
+        wait_until(lambda: load.responses > 200, "load")
         pids = wait_for_two_workers(server)
         server.process.send_signal(number)
         load.thread.join(60)
@@ -296,7 +296,7 @@ def test_ctrl_c_in_a_terminal_reaches_all_processes_and_loses_nothing(run, tmp_p
     server = run(*TWO, under=("setsid", *stderr_to(tmp_path / "log")))
     wait_for_two_workers(server)
     with LoadGenerator(server, 5, 3, [LABEL_REQUEST] * 9 + [POOLED_REQUEST]) as load:
-        wait_until(lambda: load.answers > 200, "load")
+        wait_until(lambda: load.responses > 200, "load")
         os.killpg(server.process.pid, signal.SIGINT)
         load.thread.join(60)
     assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 8)
@@ -315,12 +315,12 @@ def test_hang_up_replaces_all_workers_under_load_and_loses_nothing(pair):
                 lambda old=old: not old & set(child_pids(server.process.pid)) and len(wait_for_two_workers(server)) == 2,
                 "two new workers",
             )
-        answered = load.answers
-        wait_until(lambda: load.answers > answered + 100, "load goes on")
+        answered = load.responses
+        wait_until(lambda: load.responses > answered + 100, "load goes on")
     assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 0)
     text = fetch(server, METRICS).body.decode()
     counted = sum(metric_sum(text, "http_requests_total", route=route) for route in ("/predict/label", "/predict/batch"))
-    assert counted == load.answers
+    assert counted == load.responses
     assert [event for event in log_events(log) if event["level"] == "error"] == []
 
 
@@ -439,11 +439,11 @@ def test_a_log_that_is_read_slowly_holds_up_no_worker(run):
         wires = [stack.enter_context(RawConnection(server, timeout=120)) for _ in range(24)]
         for wire in wires:
             wire.send(LIVEZ * 100)
-            assert {wire.answer().status for _ in range(100)} == {200}
+            assert {wire.receive().status for _ in range(100)} == {200}
         # The pipe is full now. With each page that is read there is room for one of the two workers, and both want it.
         for _ in range(600):
             os.read(server.process.stderr.fileno(), 4096)
             for wire in wires:
                 wire.send(LIVEZ)
-            assert {wire.answer().status for wire in wires} == {200}
+            assert {wire.receive().status for wire in wires} == {200}
     assert set(serving_workers(server)) == set(pids)

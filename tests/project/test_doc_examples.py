@@ -49,7 +49,7 @@ def test_what_is_not_run_here_has_a_reason_that_is_still_needed():
 def test_the_first_screen_has_the_two_commands_and_a_curl_line():
     first, second = FENCES_OF_README[:2]
     assert [line.split()[0] for line in first.text.splitlines()] == ["bin/serve", "bin/test"]
-    assert second.text.startswith("curl -s http://127.0.0.1:8000/predict/label ") and json.loads(second.answer) == {
+    assert second.text.startswith("curl -s http://127.0.0.1:8000/predict/label ") and json.loads(second.output) == {
         "prediction": "setosa"
     }
     assert README.index("bin/serve") < README.index("bin/test") < README.index("curl ") < README.index("| pattern |")
@@ -70,15 +70,15 @@ def test_every_command_works_and_answers_as_shown(as_in_the_readme, one, tmp_pat
     require_program("curl")
     told = run_command(["sh", "-ec", with_test_server(one.text, as_in_the_readme.port, tmp_path)], tmp_path)
     if one.kind == "json":
-        assert same(json.loads(told), json.loads(one.answer)), told
+        assert same(json.loads(told), json.loads(one.output)), told
     else:
-        assert matches_shown(told, one.answer) if one.answer else told, told
+        assert matches_shown(told, one.output) if one.output else told, told
 
 
 @pytest.mark.parametrize("one", PYTHON, ids=[one.document.name for one in PYTHON])
 def test_every_example_in_python_works_and_prints_what_is_shown(as_in_the_readme, one, tmp_path):
     told = run_command([sys.executable, "-c", with_test_server(one.text, as_in_the_readme.port, tmp_path)], tmp_path)
-    assert matches_shown(told, one.answer), told
+    assert matches_shown(told, one.output), told
 
 
 def same(a, b) -> bool:

@@ -584,7 +584,7 @@ def test_the_commands_of_the_documents_that_want_an_image_or_a_package_of_npm_wo
     try:
         # What the builder prints comes before the answer.
         told = run_command(["sh", "-ec", text], tmp_path, ROOT if "bin/" in text else tmp_path)
-        assert matches_shown(told, f"…{one.answer}") if one.answer else told, told
+        assert matches_shown(told, f"…{one.output}") if one.output else told, told
     finally:
         for words in (("rm", "--force", own), ("volume", "rm", "--force", f"{own}-state")):
             subprocess.run([runner, *words], capture_output=True)

@@ -69,14 +69,14 @@ def short_patience(tree: ast.AST) -> Iterator[ast.AST]:
 ALLOWED = {
     judged_by_the_clock: {
         # The one bound that ends a test which would hang.
-        ("http_clients.py", "assert time.monotonic() < give_up, f'not within {TIMEOUT_SECONDS} s: {what}'"),
+        ("http_clients.py", "assert time.monotonic() < deadline, f'not within {TIMEOUT_SECONDS} s: {what}'"),
         # What was before is before, however long ago.
         ("test_metrics.py", "assert sample_value(text, 'process_start_time_seconds') < time.time()"),
-        ("test_worker.py", "assert self.now <= until - RULES.run_seconds <= time.monotonic()"),
+        ("test_worker.py", "assert self.now <= context.deadline - LIMITS.run_seconds <= time.monotonic()"),
     },
     sleeps_once: {
-        # The moment of a kill is chance, and clients of a crowd ask again a little later.
-        ("job_clients.py", "time.sleep(max(0.0, self.began + age - time.monotonic()))"),
+        # The kill comes at a random moment, and the job clients try again a little later.
+        ("job_clients.py", "time.sleep(max(0.0, self.started_at + age - time.monotonic()))"),
         ("job_clients.py", "time.sleep(0.005)"),
     },
     short_patience: {

@@ -63,11 +63,11 @@ def test_the_table_has_every_overlay_and_each_serves_what_its_row_says(served):
             (container,) = containers(template, "containers")
             if template not in our_servers(objects):
                 # A command: the one that the row names.
-                assert f"`bin/{container['args'][0]}`" in row.told[""] and not row.roles
+                assert f"`bin/{container['args'][0]}`" in row.routes_text[""] and not row.roles
                 continue
             settings = settings_of(container, objects)
             roles.add(settings.role)
-            assert served(settings) == routes_in(row.told[settings.role]), row.pattern
+            assert served(settings) == routes_in(row.routes_text[settings.role]), row.pattern
         assert roles == set(row.roles if row.overlays else ())
         assert found or not row.overlays
 
@@ -103,13 +103,13 @@ def test_a_new_pattern_is_one_folder_a_line_in_each_table_and_one_overlay(tmp_pa
     objects = kustomize(overlay.parent)
     (container,) = containers(our_pods(objects)[0], "containers")
     server = run("--role", environment_of(container, objects)["IRIS_ROLE"], cwd=tmp_path)
-    tried = subprocess.run(server.said[-1].removeprefix("try: "), shell=True, capture_output=True, text=True, check=True)
+    tried = subprocess.run(server.startup_lines[-1].removeprefix("try: "), shell=True, capture_output=True, text=True, check=True)
     assert json.loads(tried.stdout) == {"prediction": "setosa"}
     assert 'shadow_agreements_total{agrees="yes"} 1' in urlopen(f"{server.url}/metrics").read().decode()
 
 
 def test_every_command_of_the_table_is_a_door():
-    for name in re.findall(r"`(bin/\w+)`", "".join(text for row in ROWS for text in row.told.values())):
+    for name in re.findall(r"`(bin/\w+)`", "".join(text for row in ROWS for text in row.routes_text.values())):
         assert (ROOT / name).exists()
 
 

@@ -89,10 +89,10 @@ def test_nothing_in_a_request_makes_the_server_call_anybody(live_server):
             (f"GET /items/{url.replace('/', '%2F')} HTTP/1.1\r\nHost: a\r\n\r\n".encode(), 400),
         ]
         for data, status in asked[:-1]:
-            assert wire.ask(data).status == status, data
-        assert wire.ask(asked[-1][0]).status == 400
+            assert wire.exchange(data).status == status, data
+        assert wire.exchange(asked[-1][0]).status == 400
         with RawConnection(live_server) as other:
-            assert other.ask(f"CONNECT {trap.authority} HTTP/1.1\r\nHost: {trap.authority}\r\n\r\n".encode()).status == 501
+            assert other.exchange(f"CONNECT {trap.authority} HTTP/1.1\r\nHost: {trap.authority}\r\n\r\n".encode()).status == 501
         assert not trap.came
 
 

@@ -144,7 +144,7 @@ class Deployment:
         # The other servers need the ports of these.
         pred = self.add("pred", 2, "--role", "pred")
         members = [self.add(f"member-{name}", 1, "--role", "member", "--member", name) for name in NAMES]
-        database = self.postgres.database("items")
+        database = self.postgres.create_database("items")
         self.add("data_cache", 2, "--role", "data_cache", IRIS_CACHE_REDIS_URL=self.items.url, IRIS_DATABASE_URL=database)
         self.add("prep", 2, "--role", "prep", "--pred-url", pred.wait_for_port().url)
         registry = ",".join(f"{name}={member.wait_for_port().url}" for name, member in zip(NAMES, members, strict=True))

@@ -63,8 +63,8 @@ def get_next_path(client: Client) -> None:
     path = template.replace("{model}", client.traffic.models.get(client.server.name, "")).replace("{version}", "1")
     headers = ("Accept: text/html",) if template == "/" else ()
     response = client.ask(f"GET {template}", path, None, *headers, statuses=(200, 308))
-    if "etag" in response.fields:
-        tag = f"If-None-Match: {response.fields['etag']}"
+    if "etag" in response.headers:
+        tag = f"If-None-Match: {response.headers['etag']}"
         client.ask(f"GET {template}", path, None, tag, *headers, statuses=(304, 200))
 
 

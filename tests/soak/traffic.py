@@ -21,7 +21,7 @@ from request_vectors import VECTORS
 
 LINGER = struct.pack("ii", 1, 0)
 # Malformed requests with a single response, after which the server closes the connection.
-MALFORMED = [vector for vector in VECTORS if len(vector.answers) == 1 and vector.closed and vector.answers[0] >= 400]
+MALFORMED = [vector for vector in VECTORS if len(vector.statuses) == 1 and vector.closes and vector.statuses[0] >= 400]
 # 501 means that the server does not implement a method or a coding, which is the client's error.
 NOT_IMPLEMENTED, REQUEST_TIMEOUT = 501, 408
 
@@ -118,7 +118,7 @@ class Client:
         data = http_request(operation.partition(" ")[0], path, document, *headers)
         connection, began, self.last_used = self.open(), time.time(), time.monotonic()
         try:
-            response = connection.ask(data)
+            response = connection.exchange(data)
         except (OSError, EOFError) as error:
             self.close()
             self.results.record(self.server.name, operation, 0, began, repr(error))
@@ -247,7 +247,7 @@ def slow_sender(client: Client) -> None:
             for i in range(0, len(data), 10):
                 connection.send(data[i : i + 10])
                 client.traffic.stopping.wait(0.1)
-            response = connection.answer()
+            response = connection.receive()
             client.results.record(client.server.name, "GET /metadata", response.status, began)
 
 
@@ -257,7 +257,7 @@ def too_slow_sender(client: Client) -> None:
         began = time.time()
         with RecordedErrors(client, "half a head", began):
             connection.send(b"GET /metadata HTTP/1.1\r\nHost: a\r\n")
-            client.check_equal("half a head", connection.answer().status, REQUEST_TIMEOUT)
+            client.check_equal("half a head", connection.receive().status, REQUEST_TIMEOUT)
 
 
 def silent(client: Client) -> None:
@@ -265,7 +265,7 @@ def silent(client: Client) -> None:
     with new_connection(client) as connection:
         began = time.time()
         with RecordedErrors(client, "silence", began):
-            connection.end()
+            connection.read_to_end()
 
 
 def aborting(client: Client) -> None:
@@ -285,7 +285,7 @@ def slow_reader(client: Client) -> None:
         while data := connection.socket.recv(2048):
             connection.buffer += data
             client.traffic.stopping.wait(0.02)
-        response = connection.answer()
+        response = connection.receive()
         client.results.record(client.server.name, "GET /openapi.json", response.status, began)
         json.loads(response.body)
 
@@ -296,12 +296,12 @@ def malformed(client: Client) -> None:
     began = time.time()
     with new_connection(client) as connection, RecordedErrors(client, f"malformed: {vector.name}", began):
         with suppress(BrokenPipeError):
-            connection.socket.sendall(vector.sent)
-        response = connection.answer(bare=bool(vector.heads))
-        if response.status == REQUEST_TIMEOUT != vector.answers[0]:
+            connection.socket.sendall(vector.request)
+        response = connection.receive(to_head=bool(vector.head_indexes))
+        if response.status == REQUEST_TIMEOUT != vector.statuses[0]:
             client.results.record(client.server.name, vector.name, response.status, began)
-        if "predict" not in str(vector.sent) or response.status not in (404, 405):
-            client.check_equal(vector.name, response.status, vector.answers[0])
+        if "predict" not in str(vector.request) or response.status not in (404, 405):
+            client.check_equal(vector.name, response.status, vector.statuses[0])
 
 
 def new_connection(client: Client, **options: Any) -> RawConnection:

@@ -1,4 +1,4 @@
-"""Bundles for tests: of any files, and of real models as bin/edge build writes them; run as a script, updates that are killed."""
+"""Edge bundles for tests: with any files, or built from real models. As a script, updates that are killed at each step."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ from iris_wsgi.patterns.edge.device_store import Device
 from iris_wsgi.patterns.edge.manifest import MANIFEST, File, mark
 from iris_wsgi.patterns.edge.update import update
 
-# What each has that is served: a file of each kind, in folders too.
+# Small bundle with a file of each media type.
 SMALL_BUNDLE = {
     "index.html": b"<!doctype html><title>x</title>",
     "edge.js": b"export {};",
@@ -31,16 +31,16 @@ SMALL_BUNDLE = {
 }
 DIGEST = manifest_digest(Path(__file__).parents[2] / "model")
 RUNTIME = npm.PackageFiles("1.30.0", {"ort/ort.mjs": b"export {};\n", "ort/ort.wasm": bytes(2000)})
-# What Python tells of before it does it, as far as files are concerned.
+# Audit events of file operations. Python raises an event before the operation.
 STEPS = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.chmod", "os.scandir", "os.listdir", "fcntl.flock"}
 
 
 def write_bundle(
     folder: Path, files: Mapping[str, bytes] = SMALL_BUNDLE, packed: tuple[str, ...] = ("ort/a.wasm",), digest: str = DIGEST
 ) -> str:
-    """Whatever files it is to have, under a manifest that tells the truth of them; the `packed` ones have a .gz beside them.
+    """Writes a bundle with these files and a matching manifest, and returns its name.
 
-    By its `digest` it is of the model that is here, as a server wants it.
+    Each of the `packed` files also has a compressed copy. The default `digest` is that of this project's model.
     """
     for path, content in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def write_bundle(
 
 
 def build_bundle(out: Path, model_dir: Path, page: str = "<!doctype html>") -> Path:
-    """One of a model, with a page and a runtime of a few bytes."""
+    """Builds the bundle of a model, with a small page and a small runtime."""
     sources = out.with_name(f"{out.name}-sources")
     sources.mkdir(exist_ok=True)
     (sources / "index.html").write_text(page)
@@ -66,7 +66,7 @@ def manifest_entries(files: Mapping[str, bytes]) -> dict[str, dict]:
 
 
 def write_manifest(folder: Path, document: dict) -> str:
-    """Names the bundle as its files want it."""
+    """Writes the manifest with the name that belongs to the files, and returns the name."""
     files = {path: File(**file) for path, file in document["files"].items()}
     document["bundle"] = f"{document['bundle'].rpartition('-')[0]}-{mark(files)}"
     (folder / MANIFEST).write_text(json.dumps(document))
@@ -82,14 +82,14 @@ def change_manifest(folder: Path, change: Callable[[dict], None]) -> None:
 
 
 def refresh_manifest(folder: Path) -> None:
-    """Has the manifest say what the files are by now: who made them wrong meant to."""
+    """Updates the manifest for changed files, so that its digests and sizes match them."""
     document = json.loads((folder / MANIFEST).read_text())
     document["files"] = manifest_entries({path: (folder / path).read_bytes() for path in document["files"]})
     write_manifest(folder, document)
 
 
 def run_forked(work: Callable[[], object]) -> int:
-    """How a forked process ends that does this: 0, 1 if it failed, or the negative of a signal."""
+    """Does the work in a forked process. Returns 0, 1 after an exception, or the negative number of a signal."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -102,40 +102,40 @@ def run_forked(work: Callable[[], object]) -> int:
 
 
 def kill_before_step(step: int, work: Callable[[], object]) -> None:
-    """Does the work, and dies by SIGKILL when it is about to do its step of this number, from 1."""
-    left = step
+    """Does the work, and kills this process before the file operation with this number, starting at 1."""
+    remaining = step
 
     def hook(event: str, _: tuple) -> None:
-        nonlocal left
+        nonlocal remaining
         if event in STEPS:
-            left -= 1
-            if left == 0:
+            remaining -= 1
+            if remaining == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
     work()
 
 
-def kill(place: str, *sources: str) -> None:
-    """An update is killed before each of its steps, one after the other; what was wrong then, as JSON."""
-    faults, answered, status = [], set(), -signal.SIGKILL
-    start = Device(Path(place) / "start")
+def kill(folder: str, *sources: str) -> None:
+    """Kills an update before each of its steps in turn, and prints the faults as JSON."""
+    faults, kept_old, status = [], set(), -signal.SIGKILL
+    start = Device(Path(folder) / "start")
     for source in sources[:2]:
         assert run_forked(lambda source=source: update(start, source)) == 0
     before, step = start.state(), 0
     while status == -signal.SIGKILL:
         step += 1
-        device = Device(Path(place) / str(step))
+        device = Device(Path(folder) / str(step))
         shutil.copytree(start.folder, device.folder)
         status = run_forked(lambda device=device, step=step: kill_before_step(step, lambda: update(device, sources[2])))
         if run_forked(lambda device=device: device.current().test()) != 0:
-            faults.append(f"after step {step} the bundle that answers does not work")
-        answered.add(device.state() == before)
-        # What it left behind is in nobody's way.
+            faults.append(f"after step {step} the current bundle does not work")
+        kept_old.add(device.state() == before)
+        # The remains of the killed update do not disturb the next update.
         if run_forked(lambda device=device: update(device, sources[2])) != 0 or len(list(device.bundles.iterdir())) != 2:
             faults.append(f"after step {step} the next update fails")
         shutil.rmtree(device.folder)
-    print(json.dumps({"status": status, "faults": faults, "steps": step, "old": True in answered, "new": False in answered}))
+    print(json.dumps({"status": status, "faults": faults, "steps": step, "old": True in kept_old, "new": False in kept_old}))
 
 
 if __name__ == "__main__":

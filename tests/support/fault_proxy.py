@@ -1,4 +1,4 @@
-"""A server in front of a real one that passes on what comes, or does one of the things that go wrong."""
+"""Proxy that forwards requests to a server, or injects a fault."""
 
 import socket
 import struct
@@ -9,11 +9,11 @@ LINGER = struct.pack("ii", 1, 0)
 
 
 def read_message(connection: socket.socket) -> bytes:
-    """One whole message, by its Content-Length; EOFError where there is none."""
-    held = b""
-    while b"\r\n\r\n" not in held:
-        held += receive_more(connection)
-    head, _, body = held.partition(b"\r\n\r\n")
+    """Reads a message with a Content-Length. Raises EOFError if the connection ends before."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += receive_more(connection)
+    head, _, body = data.partition(b"\r\n\r\n")
     length = next((int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0)
     while len(body) < length:
         body += receive_more(connection)
@@ -28,82 +28,85 @@ def receive_more(connection: socket.socket) -> bytes:
 
 
 class FaultProxy:
-    """`mode` is what happens to the next request: pass, garbage, half, reset, hang, mute (closed without a byte), drip, twice."""
+    """Proxy with a fault mode for the next requests.
+
+    The modes are pass, garbage, half, reset, hang, mute (closes without a byte), drip, and twice.
+    """
 
     def __init__(self, server=None) -> None:
         self.server, self.mode = server, "pass"
-        # How often to do so before it passes on again; None is always.
-        self.times: int | None = None
-        self.asked: list[bytes] = []
-        self.gone = threading.Event()
+        # Number of requests before the mode becomes "pass" again. None means no limit.
+        self.remaining: int | None = None
+        self.requests: list[bytes] = []
+        self.stopped = threading.Event()
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.host, self.port = self.listener.getsockname()
         self.url = f"http://{self.host}:{self.port}"
-        self.open: set[socket.socket] = set()
+        self.connections: set[socket.socket] = set()
         threading.Thread(target=self.accept, daemon=True).start()
 
     def __enter__(self) -> "FaultProxy":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.gone.set()
+        self.stopped.set()
         with suppress(OSError):
             self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
-        for one in list(self.open):
+        for connection in list(self.connections):
             with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
 
     def accept(self) -> None:
         with suppress(OSError):
             while True:
                 connection, _ = self.listener.accept()
-                self.open.add(connection)
+                self.connections.add(connection)
                 threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
 
     def serve(self, connection: socket.socket) -> None:
         with suppress(OSError, EOFError), connection:
             while True:
                 request = read_message(connection)
-                self.asked.append(request)
-                if not self.answer(connection, request):
+                self.requests.append(request)
+                if not self.respond(connection, request):
                     break
-        self.open.discard(connection)
+        self.connections.discard(connection)
 
     def next_mode(self) -> str:
         mode = self.mode
-        if self.times is not None:
-            self.times -= 1
-            if self.times <= 0:
-                self.mode, self.times = "pass", None
+        if self.remaining is not None:
+            self.remaining -= 1
+            if self.remaining <= 0:
+                self.mode, self.remaining = "pass", None
         return mode
 
-    def answer(self, connection: socket.socket, request: bytes) -> bool:
-        """Whether the connection goes on."""
+    def respond(self, connection: socket.socket, request: bytes) -> bool:
+        """Sends a response according to the mode. Returns whether the connection stays open."""
         mode = self.next_mode()
         if mode == "hang":
-            self.gone.wait(60)
+            self.stopped.wait(60)
         elif mode == "garbage":
             connection.sendall(b"\x00\xff" * 500 + b"\r\n\r\n")
         elif mode == "reset":
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER)
         if mode in ("hang", "garbage", "reset", "mute"):
             return False
-        answer = self.passed_on(request)
+        response = self.forward(request)
         if mode == "drip":
-            for byte in answer:
+            for byte in response:
                 connection.sendall(bytes([byte]))
-                if self.gone.wait(0.05):
+                if self.stopped.wait(0.05):
                     return False
         elif mode == "half":
-            connection.sendall(answer[: len(answer) // 2])
+            connection.sendall(response[: len(response) // 2])
             connection.shutdown(socket.SHUT_WR)
-            self.gone.wait(60)
+            self.stopped.wait(60)
             return False
-        connection.sendall(answer * 2 if mode == "twice" else answer)
+        connection.sendall(response * 2 if mode == "twice" else response)
         return True
 
-    def passed_on(self, request: bytes) -> bytes:
+    def forward(self, request: bytes) -> bytes:
         with socket.create_connection((self.server.host, self.server.port), 30) as upstream:
             upstream.sendall(request)
             return read_message(upstream)

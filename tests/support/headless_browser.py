@@ -1,4 +1,4 @@
-"""A real browser, driven by Selenium: Debian's chromium and chromedriver."""
+"""Headless Chromium, controlled with Selenium."""
 
 import json
 import os
@@ -19,7 +19,7 @@ DESKTOP, PHONE = (1280, 900), (360, 740)
 
 
 class Browser:
-    """One window. What it asked for and what it complained of is kept until visit() begins anew."""
+    """Browser window. It stores its requests and its console messages until the next visit()."""
 
     def __init__(self, chromium: str, chromedriver: str, profile: str) -> None:
         options = ChromeOptions()
@@ -42,17 +42,17 @@ class Browser:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.command("Emulation.setEmulatedMedia", features=[scheme])
-        self.complaints(), self.requests()
+        self.console_messages(), self.requested_urls()
         self.driver.get(url)
 
     def command(self, name: str, **parameters: object) -> dict[str, Any]:
-        """One of the DevTools protocol."""
+        """Executes a command of the DevTools protocol."""
         return self.driver.execute_cdp_cmd(name, parameters)
 
     def find(self, selector: str) -> WebElement:
         return self.driver.find_element(By.CSS_SELECTOR, selector)
 
-    def all(self, selector: str) -> list[WebElement]:
+    def find_all(self, selector: str) -> list[WebElement]:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def text(self, selector: str) -> str:
@@ -61,41 +61,44 @@ class Browser:
     def run(self, script: str, *arguments: object) -> Any:
         return self.driver.execute_script(script, *arguments)
 
-    def until(self, holds: Callable[[], object], what: str) -> None:
-        wait_until(holds, what)
+    def wait_until(self, condition: Callable[[], object], what: str) -> None:
+        wait_until(condition, what)
 
-    def complaints(self) -> list[str]:
-        """What the console says since the last call, violations of the Content-Security-Policy among it."""
+    def console_messages(self) -> list[str]:
+        """Returns the warnings and errors since the last call, including violations of the Content-Security-Policy."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] in ("WARNING", "SEVERE")]
 
-    def requests(self) -> list[str]:
-        """The addresses that were asked for since the last call; those within the page itself are left out."""
+    def requested_urls(self) -> list[str]:
+        """Returns the URLs requested since the last call, without data URLs."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         sent = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
         return [url for url in sent if urlsplit(url).scheme != "data"]
 
     def violations(self) -> list[tuple[str, str, list[str]]]:
-        """What axe-core finds wrong for people who use the page with other means: impact, rule, places."""
+        """Returns the accessibility violations found by axe-core: the impact, the rule, and the elements."""
         self.run(files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8"))
-        found = self.driver.execute_async_script("axe.run().then(arguments[0], error => arguments[0]({error: String(error)}))")
-        assert found.get("passes"), found
-        return [(one["impact"], one["id"], [node["html"] for node in one["nodes"]]) for one in found["violations"]]
+        report = self.driver.execute_async_script("axe.run().then(arguments[0], error => arguments[0]({error: String(error)}))")
+        assert report.get("passes"), report
+        return [
+            (violation["impact"], violation["id"], [node["html"] for node in violation["nodes"]])
+            for violation in report["violations"]
+        ]
 
-    def picture(self, path: Path) -> None:
-        """All of the page, however long."""
+    def screenshot(self, path: Path) -> None:
+        """Writes an image of the whole page."""
         import base64
 
         size = self.command("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
-        told = self.command("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
-        path.write_bytes(base64.b64decode(told["data"]))
+        image = self.command("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
+        path.write_bytes(base64.b64decode(image["data"]))
 
 
 @contextmanager
 def open_browser(need: Callable[[str], str]) -> Iterator[Browser]:
     with tempfile.TemporaryDirectory(prefix="iris-browser-", ignore_cleanup_errors=True) as profile:
-        one = Browser(need("chromium"), need("chromedriver"), profile)
+        window = Browser(need("chromium"), need("chromedriver"), profile)
         try:
-            yield one
+            yield window
         finally:
-            one.driver.quit()
+            window.driver.quit()

@@ -1,4 +1,4 @@
-"""Clients for tests of a live server: one connection by hand, and closed-loop load that notes every request that was lost."""
+"""HTTP clients for tests of a live server: a raw connection, and a closed-loop load generator that records lost requests."""
 
 import errno
 import json
@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-# How long a test waits for what must come, on a machine that has much else to do.
+# Bound on every wait, so that a broken test ends. It is long, because the machine may be busy.
 TIMEOUT_SECONDS = 120.0
 CI = os.environ.get("CI") == "true"
 ROW = [5.1, 3.5, 1.4, 0.2]
@@ -26,10 +26,10 @@ find_content_length = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECAS
 find_connection_close = re.compile(rb"\r\nconnection: close\r\n", re.IGNORECASE).search
 
 
-def http_request(method: str, path: str, document=None, *fields: str) -> bytes:
-    """The bytes of a request; `fields` are further header lines."""
+def http_request(method: str, path: str, document=None, *header_lines: str) -> bytes:
+    """Returns the bytes of a request."""
     body = b"" if document is None else json.dumps(document).encode()
-    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *fields]
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *header_lines]
     if document is not None:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
@@ -37,36 +37,36 @@ def http_request(method: str, path: str, document=None, *fields: str) -> bytes:
 
 LIVEZ, READYZ, METRICS = (http_request("GET", path) for path in ("/livez", "/readyz", "/metrics"))
 LABEL_REQUEST = http_request("POST", "/predict/label", {"data": [ROW]})
-# Over the size up to which the I/O loop answers by itself, so this one goes to the thread pool.
+# Too large for the I/O loop, so the server sends this request to the thread pool.
 POOLED_REQUEST = http_request("POST", "/predict/batch", {"data": [ROW] * 1000})
 LARGEST_REQUEST = http_request("POST", "/predict/batch", {"data": [ROW] * 10_000})
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Waits for a condition to become true. The bound only ends a test that would hang; nothing is judged by it."""
-    give_up = time.monotonic() + TIMEOUT_SECONDS
+    """Waits until the condition is true. The timeout only ends a test that would hang."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
-        assert time.monotonic() < give_up, f"not within {TIMEOUT_SECONDS} s: {what}"
+        assert time.monotonic() < deadline, f"not within {TIMEOUT_SECONDS} s: {what}"
         time.sleep(0.01)
 
 
 class HttpResponse(NamedTuple):
-    """What came back for one request; the names of the fields are in lower case."""
+    """Response to a request. The header names are in lower case."""
 
     status: int
-    fields: dict[str, str]
+    headers: dict[str, str]
     body: bytes
 
     @property
     def closes(self) -> bool:
-        return self.fields.get("connection") == "close"
+        return self.headers.get("connection") == "close"
 
     def json(self):
         return json.loads(self.body)
 
 
 class RawConnection:
-    """One connection to a server, with nothing between the test and the bytes."""
+    """TCP connection to a server. The test sends and receives bytes."""
 
     def __init__(self, server, receive_buffer: int = 0, timeout: float = TIMEOUT_SECONDS) -> None:
         self.socket = socket.socket(socket.AF_INET6 if ":" in server.host else socket.AF_INET)
@@ -93,30 +93,34 @@ class RawConnection:
     def readable(self) -> bool:
         return bool(self.buffer or select.select([self.socket], [], [], 0)[0])
 
-    def answer(self, bare: bool = False) -> HttpResponse:
-        """The next answer; `bare` is one to a HEAD request. An end before its last byte is an EOFError."""
-        while b"\r\n\r\n" not in self.buffer:
-            self.more()
-        head, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
-        first, *lines = head.decode("latin-1").split("\r\n")
-        fields = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
-        length = 0 if bare else int(fields.get("content-length", "0"))
-        while len(self.buffer) < length:
-            self.more()
-        body, self.buffer = self.buffer[:length], self.buffer[length:]
-        return HttpResponse(int(first.split(" ")[1]), fields, body)
+    def receive(self, to_head: bool = False) -> HttpResponse:
+        """Returns the next response. A response `to_head` has no body.
 
-    def more(self) -> None:
+        Raises EOFError if the connection ends before the last byte.
+        """
+        while b"\r\n\r\n" not in self.buffer:
+            self.receive_more()
+        head, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
+        status_line, *lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+        length = 0 if to_head else int(headers.get("content-length", "0"))
+        while len(self.buffer) < length:
+            self.receive_more()
+        body, self.buffer = self.buffer[:length], self.buffer[length:]
+        return HttpResponse(int(status_line.split(" ")[1]), headers, body)
+
+    def receive_more(self) -> None:
         data = self.socket.recv(1 << 20)
         if not data:
             raise EOFError(f"closed after {self.buffer[:200]!r}")
         self.buffer += data
 
-    def ask(self, data: bytes) -> HttpResponse:
-        return self.send(data).answer()
+    def exchange(self, data: bytes) -> HttpResponse:
+        """Sends a request and returns its response."""
+        return self.send(data).receive()
 
-    def end(self) -> tuple[str, bytes]:
-        """How the connection ends, closed or reset, and what came before that."""
+    def read_to_end(self) -> tuple[str, bytes]:
+        """Returns how the connection ends, "closed" or "reset", and the bytes before its end."""
         try:
             while data := self.socket.recv(1 << 20):
                 self.buffer += data
@@ -126,40 +130,41 @@ class RawConnection:
 
 
 def fetch(server, data: bytes, timeout: float = TIMEOUT_SECONDS) -> HttpResponse:
-    """One request on a connection of its own."""
-    with RawConnection(server, timeout=timeout) as wire:
-        return wire.ask(data)
+    """Sends a request on a new connection and returns the response."""
+    with RawConnection(server, timeout=timeout) as connection:
+        return connection.exchange(data)
 
 
 class LoadClient:
-    """One of the clients of a load."""
+    """Client of a load generator."""
 
-    def __init__(self, keeps: bool, wanted: Iterator[bytes]) -> None:
-        self.keeps, self.wanted = keeps, wanted
+    def __init__(self, keep_alive: bool, requests: Iterator[bytes]) -> None:
+        self.keep_alive, self.requests = keep_alive, requests
         self.socket: socket.socket | None = None
         self.connected = False
-        self.answers = 0
+        self.responses = 0
         self.sent_at = 0.0
         self.data = b""
 
 
 class LoadGenerator:
-    """Clients in one thread, each of which sends its next request when it has the answer to the last.
+    """Closed-loop clients in one thread. Each client sends its next request after the response to the previous one.
 
-    Some keep their connection, the others take a new one each time. A request is lost if its connection was established and no
-    complete answer came. It is not lost if the connection was refused, or was closed before the request was sent on it.
+    `persistent` clients keep their connection. `fresh` clients open a connection for each request. A request is lost if its
+    connection was established and the response is incomplete. It is not lost if the server refused the connection, or closed it
+    before the client sent the request.
     """
 
-    def __init__(self, server, keeping: int, fresh: int, requests: Iterable[bytes] = (LABEL_REQUEST,)) -> None:
-        """Who is refused stops; who has no answer after TIMEOUT_SECONDS counts as lost."""
+    def __init__(self, server, persistent: int, fresh: int, requests: Iterable[bytes] = (LABEL_REQUEST,)) -> None:
+        """A refused client stops. A request without a response after TIMEOUT_SECONDS is lost."""
         self.address = (server.host, server.port)
         requests = list(requests)
-        # Each client begins with another request, so that at any moment there are some of each.
-        self.idle = [LoadClient(i < keeping, cycle_from(requests, i)) for i in range(keeping + fresh)]
+        # Each client starts with a different request, so that the server always has a mixture.
+        self.clients = [LoadClient(i < persistent, cycle_from(requests, i)) for i in range(persistent + fresh)]
         self.statuses: Counter[int] = Counter()
         self.lost: list[str] = []
-        # A few of the answers other than 200.
-        self.others: list[bytes] = []
+        # The first responses with a status other than 200.
+        self.errors: list[bytes] = []
         self.refused = self.closed_between = 0
         self.stopping = False
         self.poller = select.epoll()
@@ -167,57 +172,57 @@ class LoadGenerator:
         self.thread = threading.Thread(target=self.run)
 
     @property
-    def answers(self) -> int:
+    def responses(self) -> int:
         return self.statuses.total()
 
     def run(self, seconds: float = 600.0) -> "LoadGenerator":
-        """Until stop(), until all were refused, or for so many seconds."""
+        """Runs until stop(), until the server has refused every client, or for this time."""
         end = time.monotonic() + seconds
         try:
-            for slot in self.idle:
-                self.next(slot)
+            for client in self.clients:
+                self.start_request(client)
             while self.busy:
                 for fd, _ in self.poller.poll(0.05):
                     self.handle(self.busy[fd])
                 now = time.monotonic()
                 if now > end:
                     self.stopping = True
-                for slot in [one for one in self.busy.values() if now - one.sent_at > TIMEOUT_SECONDS]:
-                    self.lose(slot, "no answer")
+                for client in [client for client in self.busy.values() if now - client.sent_at > TIMEOUT_SECONDS]:
+                    self.lose(client, "no response")
         finally:
-            for slot in self.idle:
-                if slot.socket:
-                    slot.socket.close()
+            for client in self.clients:
+                if client.socket:
+                    client.socket.close()
             self.poller.close()
         return self
 
-    def next(self, slot: LoadClient) -> None:
-        """Sends the next request of a client."""
-        if slot.socket and not slot.keeps:
-            self.drop(slot)
+    def start_request(self, client: LoadClient) -> None:
+        """Sends the next request of a client, on a new connection if there is none."""
+        if client.socket and not client.keep_alive:
+            self.drop(client)
         if self.stopping:
-            self.drop(slot)
+            self.drop(client)
             return
-        if slot.socket and self.was_closed(slot):
-            self.drop(slot)
-        slot.sent_at = time.monotonic()
-        if slot.socket:
-            self.send(slot)
+        if client.socket and self.was_closed(client):
+            self.drop(client)
+        client.sent_at = time.monotonic()
+        if client.socket:
+            self.send(client)
             return
-        slot.socket, slot.connected, slot.answers = socket.socket(), False, 0
-        slot.socket.setblocking(False)
-        slot.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        refused = slot.socket.connect_ex(self.address)
-        if refused not in (0, errno.EINPROGRESS):
-            self.refuse(slot)
+        client.socket, client.connected, client.responses = socket.socket(), False, 0
+        client.socket.setblocking(False)
+        client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        error = client.socket.connect_ex(self.address)
+        if error not in (0, errno.EINPROGRESS):
+            self.refuse(client)
             return
-        self.busy[slot.socket.fileno()] = slot
-        self.poller.register(slot.socket.fileno(), select.EPOLLOUT)
+        self.busy[client.socket.fileno()] = client
+        self.poller.register(client.socket.fileno(), select.EPOLLOUT)
 
-    def was_closed(self, slot: LoadClient) -> bool:
-        """Whether the server ended a kept connection before anything was sent on it again."""
+    def was_closed(self, client: LoadClient) -> bool:
+        """Returns whether the server closed an idle connection."""
         try:
-            slot.socket.recv(1, socket.MSG_PEEK)
+            client.socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -226,74 +231,74 @@ class LoadGenerator:
             self.closed_between += 1
         return True
 
-    def send(self, slot: LoadClient) -> None:
-        data = next(slot.wanted)
-        slot.data = b""
+    def send(self, client: LoadClient) -> None:
+        data = next(client.requests)
+        client.data = b""
         try:
-            sent = slot.socket.send(data)
+            sent = client.socket.send(data)
         except OSError as error:
-            self.lose(slot, f"sending: {error!r}")
+            self.lose(client, f"sending: {error!r}")
             return
         if sent < len(data):
-            # Only what is larger than the socket's buffer; loopback takes it soon.
-            slot.socket.setblocking(True)
-            slot.socket.settimeout(TIMEOUT_SECONDS)
+            # The request is larger than the socket's buffer. The loopback interface accepts the rest soon.
+            client.socket.setblocking(True)
+            client.socket.settimeout(TIMEOUT_SECONDS)
             try:
-                slot.socket.sendall(data[sent:])
+                client.socket.sendall(data[sent:])
             except OSError as error:
-                self.lose(slot, f"sending the rest: {error!r}")
+                self.lose(client, f"sending the rest: {error!r}")
                 return
-            slot.socket.setblocking(False)
-        self.poller.modify(slot.socket.fileno(), select.EPOLLIN)
+            client.socket.setblocking(False)
+        self.poller.modify(client.socket.fileno(), select.EPOLLIN)
 
-    def handle(self, slot: LoadClient) -> None:
-        if not slot.connected:
-            if slot.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                self.refuse(slot)
+    def handle(self, client: LoadClient) -> None:
+        if not client.connected:
+            if client.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                self.refuse(client)
             else:
-                slot.connected = True
-                self.send(slot)
+                client.connected = True
+                self.send(client)
             return
         try:
-            data = slot.socket.recv(1 << 20)
+            data = client.socket.recv(1 << 20)
         except BlockingIOError:
             return
         except OSError as error:
-            self.lose(slot, repr(error))
+            self.lose(client, repr(error))
             return
         if not data:
-            self.lose(slot, "closed")
+            self.lose(client, "closed")
             return
-        slot.data += data
-        end = slot.data.find(b"\r\n\r\n")
-        length = find_content_length(slot.data, 0, end + 2) if end >= 0 else None
-        if length and len(slot.data) >= end + 4 + int(length[1]):
-            status = int(slot.data[9:12])
+        client.data += data
+        end = client.data.find(b"\r\n\r\n")
+        length = find_content_length(client.data, 0, end + 2) if end >= 0 else None
+        if length and len(client.data) >= end + 4 + int(length[1]):
+            status = int(client.data[9:12])
             self.statuses[status] += 1
-            if status != 200 and len(self.others) < 5:
-                self.others.append(slot.data)
-            slot.answers += 1
-            if find_connection_close(slot.data, 0, end + 2):
-                self.drop(slot)
-            self.next(slot)
+            if status != 200 and len(self.errors) < 5:
+                self.errors.append(client.data)
+            client.responses += 1
+            if find_connection_close(client.data, 0, end + 2):
+                self.drop(client)
+            self.start_request(client)
 
-    def lose(self, slot: LoadClient, how: str) -> None:
-        after = time.monotonic() - slot.sent_at
-        self.lost.append(f"{how} after {after:.3f} s, {slot.answers} answers before, {slot.data[:60]!r}")
-        self.drop(slot)
+    def lose(self, client: LoadClient, how: str) -> None:
+        after = time.monotonic() - client.sent_at
+        self.lost.append(f"{how} after {after:.3f} s and {client.responses} responses, {client.data[:60]!r}")
+        self.drop(client)
 
-    def refuse(self, slot: LoadClient) -> None:
+    def refuse(self, client: LoadClient) -> None:
         self.refused += 1
-        self.drop(slot)
+        self.drop(client)
 
-    def drop(self, slot: LoadClient) -> None:
-        if slot.socket:
-            self.busy.pop(slot.socket.fileno(), None)
-            slot.socket.close()
-            slot.socket = None
+    def drop(self, client: LoadClient) -> None:
+        if client.socket:
+            self.busy.pop(client.socket.fileno(), None)
+            client.socket.close()
+            client.socket = None
 
     def stop(self) -> None:
-        """Lets each client have its answer, and ends."""
+        """Sends no more requests. The run ends after the responses to the current ones."""
         self.stopping = True
 
     def __enter__(self) -> "LoadGenerator":
@@ -316,7 +321,7 @@ def cycle_from(requests: list[bytes], start: int) -> Iterator[bytes]:
 
 
 class LoadTotals(NamedTuple):
-    """What several processes of load had together."""
+    """Sums over several processes of load."""
 
     statuses: Counter[int]
     lost: list[str]
@@ -324,9 +329,9 @@ class LoadTotals(NamedTuple):
 
 
 @contextmanager
-def load_processes(server, processes: int, keeping: int, fresh: int, seconds: float) -> Iterator[Callable[[], LoadTotals]]:
-    """Load from processes of its own, each with so many clients; what is given waits for them and adds them up."""
-    command = [sys.executable, __file__, server.host, str(server.port), str(keeping), str(fresh), str(seconds)]
+def load_processes(server, processes: int, persistent: int, fresh: int, seconds: float) -> Iterator[Callable[[], LoadTotals]]:
+    """Runs a load generator in each process. Yields a function that waits for the processes and returns their totals."""
+    command = [sys.executable, __file__, server.host, str(server.port), str(persistent), str(fresh), str(seconds)]
     environment = {**os.environ, **NO_COVERAGE}
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) for _ in range(processes)]
 
@@ -335,7 +340,8 @@ def load_processes(server, processes: int, keeping: int, fresh: int, seconds: fl
         statuses: Counter[int] = Counter()
         for report in reports:
             statuses.update({int(status): count for status, count in report["statuses"].items()})
-        return LoadTotals(statuses, [one for report in reports for one in report["lost"]], sum(r["refused"] for r in reports))
+        lost = [description for report in reports for description in report["lost"]]
+        return LoadTotals(statuses, lost, sum(report["refused"] for report in reports))
 
     try:
         yield totals
@@ -348,20 +354,20 @@ def load_processes(server, processes: int, keeping: int, fresh: int, seconds: fl
 
 def child_pids(pid: int) -> list[int]:
     with suppress(OSError):
-        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
 
 
 def signal_tree(pid: int, number: int) -> None:
-    """Sends a signal to a server, the parent first, and to its workers."""
-    for one in (pid, *child_pids(pid)):
-        os.kill(one, number)
+    """Sends a signal to a server: first to the parent, then to its workers."""
+    for target in (pid, *child_pids(pid)):
+        os.kill(target, number)
 
 
 def kill_tree(process: subprocess.Popen) -> None:
-    """Kills a server and its workers, as a power cut does."""
+    """Kills a server and its workers at once, like a power failure."""
     if process.poll() is None:
-        # A parent that stands still starts no other worker meanwhile.
+        # A stopped parent cannot start another worker.
         process.send_signal(signal.SIGSTOP)
         for pid in (*child_pids(process.pid), process.pid):
             with suppress(ProcessLookupError):
@@ -369,7 +375,7 @@ def kill_tree(process: subprocess.Popen) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that ended and was not waited for does not."""
+    """Returns whether a process runs. A zombie does not run."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
@@ -377,7 +383,7 @@ def is_alive(pid: int) -> bool:
 
 
 def is_asleep(pid: int) -> bool:
-    """Whether no thread of a process runs, or waits for a processor."""
+    """Returns whether no thread of the process runs or waits for a processor."""
     states = set()
     for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
         with suppress(OSError):
@@ -386,7 +392,7 @@ def is_asleep(pid: int) -> bool:
 
 
 def stays_asleep(pid: int) -> bool:
-    """Whether a process was asleep at each of many looks; one that spins never is."""
+    """Returns whether the process sleeps in each of 50 samples. A process in a busy loop does not."""
     for _ in range(50):
         if not is_asleep(pid):
             return False
@@ -395,45 +401,45 @@ def stays_asleep(pid: int) -> bool:
 
 
 def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    columns = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(columns[11]) + int(columns[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def open_files(pid: int) -> list[str]:
-    """What the descriptors of a process stand for: paths of files, and socket:[…]."""
-    found = []
-    for one in Path(f"/proc/{pid}/fd").iterdir():
+    """Returns the targets of the process's file descriptors: paths, and socket:[…]."""
+    targets = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):
-            found.append(os.readlink(one))
-    return found
+            targets.append(os.readlink(descriptor))
+    return targets
 
 
 def open_socket_count(pid: int) -> int:
-    """How many sockets a process has, the listener among them."""
-    return sum(one.startswith("socket:") for one in open_files(pid))
+    """Returns the number of the process's sockets, including the listener."""
+    return sum(target.startswith("socket:") for target in open_files(pid))
 
 
 def metric_sum(text: str, name: str, **labels: str) -> float:
-    """The sum of a metric's series that have these labels."""
+    """Returns the sum of a metric's series with these labels."""
     total = 0.0
     for line in text.splitlines():
         series, _, value = line.rpartition(" ")
-        if series.partition("{")[0] == name and all(f'{key}="{wanted}"' in series for key, wanted in labels.items()):
+        if series.partition("{")[0] == name and all(f'{key}="{label}"' in series for key, label in labels.items()):
             total += float(value)
     return total
 
 
 def stderr_to(path: Path | str) -> tuple[str, ...]:
-    """What to start a server under, so that its standard error goes to a file."""
+    """Returns a command prefix that redirects standard error to a file."""
     return ("sh", "-c", f'exec "$@" 2>"{path}"', "sh")
 
 
-def main(host: str, port: str, keeping: str, fresh: str, seconds: str) -> None:
+def main(host: str, port: str, persistent: str, fresh: str, seconds: str) -> None:
     class Address(NamedTuple):
         host: str
         port: int
 
-    load = LoadGenerator(Address(host, int(port)), int(keeping), int(fresh)).run(float(seconds))
+    load = LoadGenerator(Address(host, int(port)), int(persistent), int(fresh)).run(float(seconds))
     json.dump(load.report(), sys.stdout)
 
 

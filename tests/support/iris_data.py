@@ -1,4 +1,4 @@
-"""The rows of Iris that the model was trained on, and three of them with known labels."""
+"""Training rows of the Iris model, and one row with a known label for each species."""
 
 from project import MODEL
 

@@ -1,4 +1,4 @@
-"""Opens an item store by its place."""
+"""Item stores of the data cache."""
 
 from pathlib import Path
 
@@ -8,5 +8,5 @@ from iris_wsgi.patterns.data_cache.sqlite_store import SqliteItems
 
 
 def open_item_store(place: str, rows: dict[str, bytes] | None = None, seconds: float = 10.0) -> ItemStore:
-    # Nothing hangs here, but a busy disk may be slow.
+    """Opens the PostgreSQL or SQLite store. The long timeout allows for a busy disk."""
     return PostgresItems(place, rows or {}, seconds) if "://" in place else SqliteItems(Path(place), rows or {}, seconds)

@@ -1,15 +1,15 @@
-"""What must hold in a store of jobs at any moment: reads all of it."""
+"""Invariants of a job store. The check reads the whole store and works at any moment."""
 
 import sqlite3
 
 from iris_wsgi.patterns.asynchronous.job import STATES, JobStore
 from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
 
-# Each gives rows that must not be.
+# Each query returns the rows that violate an invariant.
 SQL_VIOLATIONS = {
     "job {} has no content": "SELECT id FROM job LEFT JOIN content USING (seq) WHERE body IS NULL",
     "content {} has no job": "SELECT seq FROM content LEFT JOIN job USING (seq) WHERE id IS NULL",
-    "the number of {} jobs is wrong": """
+    "the number of {} jobs is incorrect": """
         SELECT state FROM tally WHERE jobs != (SELECT count(*) FROM job WHERE job.state = tally.state)""",
     "job {} is {}, due {}, {} attempts": """
         SELECT id, state, due, attempts FROM job WHERE state NOT IN (SELECT state FROM tally) OR CASE state
@@ -17,12 +17,12 @@ SQL_VIOLATIONS = {
     "job {} is {}, finished {}": """
         SELECT id, state, finished FROM job WHERE (finished IS NULL) != (state IN ('queued', 'running'))
         OR (result IS NULL) != (state != 'succeeded') OR (state = 'failed' AND error IS NULL)""",
-    "job {} is there and gone": "SELECT id FROM job JOIN gone USING (id)",
+    "job {} exists and is also marked as gone": "SELECT id FROM job JOIN gone USING (id)",
 }
 
 REDIS_VIOLATIONS = """
-local wrong, entries = {}, {}
-local function say(...) table.insert(wrong, table.concat({...}, ' ')) end
+local violations, entries = {}, {}
+local function say(...) table.insert(violations, table.concat({...}, ' ')) end
 for _, entry in ipairs(call('XRANGE', stream, '-', '+')) do entries[entry[2][2]] = entry[1] end
 local pending = {}
 if call('EXISTS', stream) == 1 then
@@ -38,44 +38,44 @@ for i = 5, #ARGV do
             unpack(call('HMGET', job(id), 'state', 'attempts', 'finished', 'result', 'error', 'entry', 'body'))
         local leased = call('ZSCORE', key('due'), id)
         if leased then due = due + 1 end
-        if own ~= state then say('job', id, 'is among the', state, 'and says', tostring(own)) end
+        if own ~= state then say('job', id, 'is listed as', state, 'and its state is', tostring(own)) end
         if not body then say('job', id, 'has no body') end
-        if active ~= not finished or done ~= not not result then say('job', id, 'is', state, 'with the wrong parts') end
+        if active ~= not finished or done ~= not not result then say('job', id, 'is', state, 'with invalid fields') end
         if state == 'failed' and not reason then say('job', id, 'failed without an error') end
-        if active ~= (entries[id] ~= nil and entries[id] == entry) then say('job', id, 'is', state, 'with the wrong entry') end
+        if active ~= (entries[id] ~= nil and entries[id] == entry) then say('job', id, 'is', state, 'with an invalid entry') end
         local begun = active and tonumber(attempts) > 0
         if begun ~= not not leased then say('job', id, 'is', state, 'after', attempts, 'attempts') end
-        if not not leased ~= (pending[entry] or false) then say('job', id, 'is pending, or not, against what is due') end
-        if call('ZSCORE', key('gone'), id) then say('job', id, 'is there and gone') end
+        if not not leased ~= (pending[entry] or false) then say('job', id, 'has a lease or a pending entry, but not both') end
+        if call('ZSCORE', key('gone'), id) then say('job', id, 'exists and is also marked as gone') end
         entries[id] = nil
     end
 end
-for id in pairs(entries) do say('entry of no job', id) end
-if due ~= call('ZCARD', key('due')) then say('something is due that is no job') end
+for id in pairs(entries) do say('entry without a job', id) end
+if due ~= call('ZCARD', key('due')) then say('a lease has no job') end
 for _, id in ipairs(call('HVALS', key('keys'))) do
-    if call('EXISTS', job(id)) == 0 then say('a key has the job', id, 'that is not there') end
+    if call('EXISTS', job(id)) == 0 then say('an idempotency key refers to the missing job', id) end
 end
 local records = #call('KEYS', key('job:*'))
-if records ~= jobs then say(records, 'records are there of', jobs, 'jobs') end
-return wrong
+if records ~= jobs then say('there are', records, 'records and', jobs, 'jobs') end
+return violations
 """
 
 
 def invariant_violations(store: JobStore) -> list[str]:
-    """What is not as it must be, a line each."""
+    """Returns one line for each violated invariant."""
     if isinstance(store, SqliteJobStore):
         return sqlite_violations(store)
     store.scripts["check"] = store.register(REDIS_VIOLATIONS)
-    return store.run("check", *STATES, parse=lambda told: [line.decode() for line in told])
+    return store.run("check", *STATES, parse=lambda lines: [line.decode() for line in lines])
 
 
 def sqlite_violations(store: SqliteJobStore) -> list[str]:
     with store.database.read() as db:
-        # In one transaction, so that all of it is of one moment.
+        # One transaction, so that all queries see the same state.
         db.execute("BEGIN")
         try:
-            found = [text for (text,) in db.execute("PRAGMA integrity_check") if text != "ok"]
-            return found + [text.format(*row) for text, query in SQL_VIOLATIONS.items() for row in db.execute(query)]
+            damage = [text for (text,) in db.execute("PRAGMA integrity_check") if text != "ok"]
+            return damage + [text.format(*row) for text, query in SQL_VIOLATIONS.items() for row in db.execute(query)]
         except sqlite3.DatabaseError as error:
             return [str(error)]
         finally:

@@ -1,4 +1,4 @@
-"""Manifests as kubectl renders them, and what of them is ours."""
+"""Overlays of the manifests as kubectl renders them, and the objects with our image."""
 
 import base64
 import re
@@ -14,7 +14,7 @@ from iris_wsgi.settings import Settings, read_settings
 
 MANIFESTS = ROOT / "manifests"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-# What the image sets; what is not plain text there is known only when it is built.
+# Environment variables of the image. The build computes the values that contain other variables.
 IMAGE_ENV, EDGE_IMAGE_ENV = (
     dict(re.findall(r"\b(IRIS_\w+)=([\w./]+)", part)) for part in DOCKERFILE.split("FROM release AS edge")
 )
@@ -22,7 +22,7 @@ KUSTOMIZATIONS = {
     str(path.parent.relative_to(MANIFESTS)): yaml.safe_load(path.read_text())
     for path in sorted(MANIFESTS.rglob("kustomization.yml"))
 }
-# Parts of overlays that cannot be applied alone: objects beside those of the base.
+# Parts of overlays that cannot be applied alone, because their objects belong to another kustomization.
 NESTED_KUSTOMIZATIONS = {
     "jobs/worker",
     "backend",
@@ -30,39 +30,41 @@ NESTED_KUSTOMIZATIONS = {
     *(f"horizontal/{name}" for name in ("setosa", "versicolor", "virginica")),
 }
 OVERLAYS = [
-    name for name, told in KUSTOMIZATIONS.items() if told["kind"] == "Kustomization" and name not in NESTED_KUSTOMIZATIONS
+    name for name, document in KUSTOMIZATIONS.items() if document["kind"] == "Kustomization" and name not in NESTED_KUSTOMIZATIONS
 ]
 Object = dict
 
 
 def kustomize(folder: Path) -> list[Object]:
-    told = subprocess.run([require_program("kubectl"), "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
-    assert told.returncode == 0, told.stderr
-    return list(yaml.load_all(told.stdout, yaml.CSafeLoader))
+    """Returns the objects that `kubectl apply -k` would send."""
+    result = subprocess.run([require_program("kubectl"), "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    return list(yaml.load_all(result.stdout, yaml.CSafeLoader))
 
 
 def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
-    return [one for one in objects if one["kind"] in kinds]
+    return [obj for obj in objects if obj["kind"] in kinds]
 
 
-def template_of(one: Object) -> Object:
-    """The pods of an object with pods; of a Pod itself."""
-    spec = one["spec"]
-    return (
-        one if one["kind"] == "Pod" else spec["jobTemplate"]["spec"]["template"] if one["kind"] == "CronJob" else spec["template"]
-    )
+def template_of(workload: Object) -> Object:
+    """Returns the pod template of a workload, or the Pod itself."""
+    if workload["kind"] == "Pod":
+        return workload
+    spec = workload["spec"]
+    return spec["jobTemplate"]["spec"]["template"] if workload["kind"] == "CronJob" else spec["template"]
 
 
 def pods(objects: list[Object]) -> list[Object]:
-    """Pod templates."""
-    return [template_of(one) for one in of_kind(objects, "Deployment", "CronJob", "Job", "Pod")]
+    """Returns the pod templates of all workloads."""
+    return [template_of(workload) for workload in of_kind(objects, "Deployment", "CronJob", "Job", "Pod")]
 
 
 def containers(template: Object, *groups: str) -> list[Object]:
-    return [one for group in groups or ("containers", "initContainers") for one in template["spec"].get(group, ())]
+    groups = groups or ("containers", "initContainers")
+    return [container for group in groups for container in template["spec"].get(group, ())]
 
 
-# What a Secret would hold that is not part of the render, by the names of Secret and key.
+# Values of the Secrets that the user creates, by the names of Secret and key.
 EXTERNAL_SECRETS = {
     ("model-in-image-redis", "url"): "rediss://user:password@redis.example:6380/0?ssl_ca_certs=/redis-ca/ca.crt",
     ("model-in-image-database", "url"): (
@@ -72,35 +74,35 @@ EXTERNAL_SECRETS = {
         "postgresql://user:password@host:5432/database?sslmode=verify-full&sslrootcert=/postgres-ca/ca.crt"
     ),
 }
-# What a pod may have that its template has not: here the last one of an Indexed Job with four.
+# Fields that a pod has and its template has not. The value is that of the last pod of an Indexed Job with four pods.
 POD_FIELDS = {"metadata.annotations['batch.kubernetes.io/job-completion-index']": "3"}
 
 
 def secrets(objects: list[Object]) -> dict[tuple[str, str], str]:
-    """What is in the Secrets of a render, by the names of Secret and key."""
+    """Returns the values of the Secrets, by the names of Secret and key."""
     return {
-        (one["metadata"]["name"], key): base64.b64decode(value).decode()
-        for one in of_kind(objects, "Secret")
-        for key, value in one["data"].items()
+        (secret["metadata"]["name"], key): base64.b64decode(value).decode()
+        for secret in of_kind(objects, "Secret")
+        for key, value in secret["data"].items()
     }
 
 
-def environment_value(told: Object, known: Mapping[tuple[str, str], str]) -> str:
-    """The value of an environment variable; one of the `known` Secrets may hold it."""
-    if "value" in told:
-        return told["value"]
-    if "fieldRef" in told["valueFrom"]:
-        return POD_FIELDS[told["valueFrom"]["fieldRef"]["fieldPath"]]
-    place = told["valueFrom"]["secretKeyRef"]
-    assert not place.get("optional")
-    # The names of generated Secrets end in a hash, so this one is made by hand.
-    return {**EXTERNAL_SECRETS, **known}[place["name"], place["key"]]
+def environment_value(variable: Object, known: Mapping[tuple[str, str], str]) -> str:
+    """Returns the value of an environment variable. `known` holds the values of the generated Secrets."""
+    if "value" in variable:
+        return variable["value"]
+    if "fieldRef" in variable["valueFrom"]:
+        return POD_FIELDS[variable["valueFrom"]["fieldRef"]["fieldPath"]]
+    reference = variable["valueFrom"]["secretKeyRef"]
+    assert not reference.get("optional")
+    # The name of a generated Secret ends with a hash. A name without one belongs to a Secret that the user creates.
+    return {**EXTERNAL_SECRETS, **known}[reference["name"], reference["key"]]
 
 
 def environment_of(container: Object, objects: list[Object] = ()) -> dict[str, str]:
-    """The image's variables and the container's own."""
+    """Returns the environment variables of the image and of the container."""
     known = secrets(objects)
-    return {**IMAGE_ENV, **{one["name"]: environment_value(one, known) for one in container.get("env", ())}}
+    return {**IMAGE_ENV, **{variable["name"]: environment_value(variable, known) for variable in container.get("env", ())}}
 
 
 def settings_of(container: Object, objects: list[Object] = ()) -> Settings:
@@ -112,21 +114,21 @@ def image_name(container: Object) -> str:
 
 
 def is_ours(template: Object) -> bool:
-    """Whether the pods run our image; of another one, Redis or busybox, other things are known and wanted."""
-    names = {image_name(one) for one in containers(template)}
+    """Returns whether the pods run our image, and not Redis or busybox."""
+    names = {image_name(container) for container in containers(template)}
     assert len(names) == 1
     return names == {"model-in-image-pattern"}
 
 
 def our_deployments(objects: list[Object]) -> list[Object]:
-    return [one for one in of_kind(objects, "Deployment") if is_ours(one["spec"]["template"])]
+    return [deployment for deployment in of_kind(objects, "Deployment") if is_ours(deployment["spec"]["template"])]
 
 
 def our_pods(objects: list[Object]) -> list[Object]:
-    """Servers, workers and batches."""
-    return [one for one in pods(objects) if is_ours(one)]
+    """Returns the pod templates of our servers, job workers, and batch jobs."""
+    return [template for template in pods(objects) if is_ours(template)]
 
 
 def our_servers(objects: list[Object]) -> list[Object]:
-    """Those that listen, and so have probes, a drain and traffic."""
-    return [one["spec"]["template"] for one in our_deployments(objects)]
+    """Returns the pod templates of our servers. They listen on a port and have probes."""
+    return [deployment["spec"]["template"] for deployment in our_deployments(objects)]

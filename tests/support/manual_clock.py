@@ -1,4 +1,4 @@
-"""A clock that a test moves, and the command line of iris_wsgi by such a clock; a script. It imports little."""
+"""Clock that a test advances. As a script, the command line of iris_wsgi with such a clock; it imports few modules."""
 
 import mmap
 import sys
@@ -9,10 +9,10 @@ CLOCK_SCRIPT = Path(__file__)
 
 
 class ManualClock:
-    """The monotonic time of the servers that were started with it: it stands still until the test moves it."""
+    """Monotonic time of the servers that use this clock. The time changes only when the test advances it."""
 
     def __init__(self, path: Path) -> None:
-        """Opens the clock in this file, and makes one that shows the present time if the file does not exist."""
+        """Opens the clock in this file. A new clock starts at the current time."""
         self.path = path
         if not path.exists():
             path.write_bytes(bytes(8))
@@ -29,7 +29,7 @@ class ManualClock:
 
 
 def main(path: str, *words: str) -> int:
-    # Before anything of the server is imported.
+    # The server imports time.monotonic, so it is replaced before the server's modules are imported.
     time.monotonic = ManualClock(Path(path)).now
     from iris_wsgi.cli import main as __main__
 

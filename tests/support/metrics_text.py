@@ -1,4 +1,4 @@
-"""Values of the metrics page, read by an independent parser."""
+"""Samples of the /metrics response, read with the parser of prometheus_client."""
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -8,11 +8,12 @@ def metric_families(text: str) -> dict:
 
 
 def sample_value(text: str, name: str, **labels: str) -> float | None:
-    found = [
+    """Returns the value of the sample with exactly these labels, or None."""
+    values = [
         sample.value
         for family in metric_families(text).values()
         for sample in family.samples
         if sample.name == name and sample.labels == labels
     ]
-    assert len(found) < 2
-    return found[0] if found else None
+    assert len(values) < 2
+    return values[0] if values else None

@@ -1,4 +1,4 @@
-"""The one place that decides what becomes of a test whose program is not installed."""
+"""Programs that may be missing: a test that needs one skips on a laptop and fails in CI."""
 
 import os
 import re
@@ -10,33 +10,33 @@ from typing import NoReturn
 
 import pytest
 
-# Programs that a minimal system lacks, and that tests start behind another program or in a line of a shell.
+# Programs that are missing on a minimal system. Tests start them directly, through another program, or in a shell command.
 OPTIONAL = {
     "arch-test", "buildah", "checkov", "chromedriver", "chromium", "curl", "faketime", "git", "hadolint", "haproxy", "initdb",
     "kubectl", "mmdebstrap", "nginx", "nsenter", "pg_ctlcluster", "pgbouncer", "podman", "postgres", "prometheus", "promtool",
     "ps", "psql", "redis-cli", "redis-server", "runc", "slowhttptest", "strace", "unshare", "uwsgi", "wget",
 }  # fmt: skip
-# Programs that start those which their arguments name.
+# Programs that start the program named in their arguments.
 LAUNCHERS = {"bash", "env", "script", "setpriv", "setsid", "sh", "timeout", "unshare"}
 SHELLS = {"bash", "script", "sh"}
 
 
-def require_program(part: str) -> str:
-    """The path of a program; without it the test skips on a laptop and fails in CI."""
-    found = shutil.which(part)
-    if found is None:
-        skip_or_fail(f"{part} is not installed")
-    return found
+def require_program(name: str) -> str:
+    """Returns the path of the program. Without the program, skips the test on a laptop and fails it in CI."""
+    path = shutil.which(name)
+    if path is None:
+        skip_or_fail(f"{name} is not installed")
+    return path
 
 
-def skip_or_fail(what: str) -> NoReturn:
-    """Ends a test on a machine that lacks something: a skip on a laptop, a failure in CI."""
-    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(what)
+def skip_or_fail(reason: str) -> NoReturn:
+    """Skips the test on a laptop and fails it in CI."""
+    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
 
 
 def programs_in(words: Sequence[str]) -> Iterator[str]:
-    """Names the programs that a command starts, as far as its words tell."""
-    # A path is one that the test has found or made.
+    """Yields the names of the programs that a command starts, as far as its arguments show them."""
+    # A test that gives a path has found or written the program itself.
     if "/" not in words[0] or Path(words[0]).name in OPTIONAL:
         yield words[0]
     launcher = Path(words[0]).name
@@ -46,19 +46,19 @@ def programs_in(words: Sequence[str]) -> Iterator[str]:
         yield from (name for name in (command_words(word) if launcher in SHELLS else [word]) if Path(name).name in OPTIONAL)
 
 
-# The first word of each command in a line of a shell.
+# Finds the first word of each command in a shell command line.
 command_words = re.compile(r"(?:^|[;|&(\n]|\b(?:exec|if|then|do)\s)\s*(?:\w+=\S*\s+)*([\w./-]+)").findall
 
 
-def check_event(event: str, given: tuple) -> None:
-    """Called by the interpreter for each event that it audits: asks require_program() for each program before it starts."""
+def check_event(event: str, arguments: tuple) -> None:
+    """Audit hook: calls require_program() for each program before it starts."""
     if event not in ("subprocess.Popen", "os.posix_spawn"):
         return
-    words = given[1]
-    for name in programs_in([os.fsdecode(word) for word in ([words] if isinstance(words, str | bytes | os.PathLike) else words)]):
+    command = [arguments[1]] if isinstance(arguments[1], str | bytes | os.PathLike) else arguments[1]
+    for name in programs_in([os.fsdecode(word) for word in command]):
         require_program(name)
 
 
 def install_audit_hook() -> None:
-    """From now on no program starts past require_program(), whichever test starts it and however."""
+    """Checks every program that this process starts from now on with require_program()."""
     sys.addaudithook(check_event)

@@ -1,4 +1,4 @@
-"""A real PgBouncer in front of a PostgreSQL, with one connection of its own that all clients share."""
+"""PgBouncer in front of a PostgreSQL server, with one server connection that all clients share."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from tempfile import mkdtemp
 import psycopg
 from postgres_server import USER, PostgresServer
 
-# Debian has it where a PATH without the system's own programs does not look.
+# Debian's path of the program. /usr/sbin is often not on the PATH.
 PROGRAM = "/usr/sbin/pgbouncer"
 SETTINGS = """
 [databases]
@@ -32,7 +32,7 @@ def pgbouncer_program() -> str:
 
 
 class PgBouncer:
-    """`mode` is session or transaction. Nothing resets a connection of a transaction pool between two clients."""
+    """Connection pool. `mode` is session or transaction. A transaction pool does not reset the connection between clients."""
 
     def __init__(self, server: PostgresServer, mode: str) -> None:
         self.folder = mkdtemp(prefix="iris")
@@ -43,23 +43,23 @@ class PgBouncer:
         if os.getuid() == 0:
             shutil.chown(self.folder, USER)
         self.process = subprocess.Popen([*server.under, pgbouncer_program(), "-q", f"{self.folder}/ini"], cwd="/")
-        self.url = self.database("postgres")
-        end = time.monotonic() + 60
+        self.url = self.url_of("postgres")
+        deadline = time.monotonic() + 60
         while True:
             with suppress(psycopg.OperationalError):
-                self.ask("SELECT 1")
+                self.execute("SELECT 1")
                 return
-            if time.monotonic() > end or self.process.poll() is not None:
+            if time.monotonic() > deadline or self.process.poll() is not None:
                 self.remove()
                 raise AssertionError("PgBouncer does not start")
             time.sleep(0.01)
 
-    def database(self, name: str) -> str:
+    def url_of(self, name: str) -> str:
         return f"postgresql://{USER}@/{name}?host={self.folder}&port=6432"
 
-    def ask(self, sql: str, name: str = "postgres") -> list[tuple]:
-        """As another application through the same pool."""
-        with psycopg.connect(self.database(name), autocommit=True, prepare_threshold=None) as connection:
+    def execute(self, sql: str, name: str = "postgres") -> list[tuple]:
+        """Executes a statement like another application that uses the same pool."""
+        with psycopg.connect(self.url_of(name), autocommit=True, prepare_threshold=None) as connection:
             cursor = connection.execute(sql)
             return cursor.fetchall() if cursor.description else []
 

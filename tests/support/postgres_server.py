@@ -1,4 +1,4 @@
-"""A real PostgreSQL, on a socket in a folder of its own; conftest.py has a fixture of it."""
+"""PostgreSQL server on a Unix socket. conftest.py has a fixture for it."""
 
 import os
 import shutil
@@ -12,18 +12,18 @@ import psycopg
 from http_clients import child_pids, wait_until
 from optional_programs import require_program
 
-# PostgreSQL refuses to run as root, and Debian's package has this user.
+# PostgreSQL refuses to run as root. Debian's package creates this user.
 USER = "postgres"
 
 
 def postgres_program(name: str) -> str:
-    """Where Debian puts it, or its name. Debian keeps the servers off the PATH, behind wrappers that are on it."""
-    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}")) if shutil.which("pg_ctlcluster") else []
-    return str(found[-1]) if found else name
+    """Returns the path of a program in Debian's package, or its name. Debian does not put the servers on the PATH."""
+    paths = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}")) if shutil.which("pg_ctlcluster") else []
+    return str(paths[-1]) if paths else name
 
 
 class PostgresServer:
-    """As nobody but the one who runs the tests can reach it, it trusts; and it need not outlive the machine."""
+    """Server without passwords, because only the user of the tests can reach it, and without fsync."""
 
     def __init__(self) -> None:
         require_program(postgres_program("postgres"))
@@ -35,7 +35,7 @@ class PostgresServer:
             shutil.chown(self.folder, USER)
             self.under = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups"]
         data = f"{self.folder}/data"
-        made = [
+        command = [
             *self.under,
             postgres_program("initdb"),
             "-D",
@@ -49,7 +49,7 @@ class PostgresServer:
             "UTF8",
             "--locale=C.UTF-8",
         ]
-        subprocess.run(made, check=True, capture_output=True, cwd="/")
+        subprocess.run(command, check=True, capture_output=True, cwd="/")
         self.start()
 
     def start(self) -> None:
@@ -57,33 +57,33 @@ class PostgresServer:
         command += ["-c", "listen_addresses=", "-c", "shared_buffers=16MB", "-c", "max_connections=100", "-c", "fsync=off"]
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", start_new_session=True)
-        wait_until(self.answers, "PostgreSQL answers")
+        wait_until(self.is_ready, "PostgreSQL is ready")
 
-    def answers(self) -> bool:
+    def is_ready(self) -> bool:
         assert self.process.poll() is None, (self.folder / "log").read_text()
         with suppress(psycopg.OperationalError):
-            self.ask("SELECT 1")
+            self.execute("SELECT 1")
             return True
         return False
 
-    def ask(self, sql: str, *values: object) -> list[tuple]:
+    def execute(self, sql: str, *values: object) -> list[tuple]:
         with psycopg.connect(self.url, autocommit=True) as connection:
             cursor = connection.execute(sql, values)
             return cursor.fetchall() if cursor.description else []
 
-    def database(self, name: str) -> str:
-        """The URL of a new one."""
-        self.ask(f'CREATE DATABASE "{name}"')
+    def create_database(self, name: str) -> str:
+        """Creates a database and returns its URL."""
+        self.execute(f'CREATE DATABASE "{name}"')
         return f"postgresql://{USER}@/{name}?host={self.folder}"
 
     def signal(self, number: int) -> None:
-        """To the server, and to all that it has begun."""
+        """Sends a signal to the server and to its child processes."""
         for pid in (self.process.pid, *child_pids(self.process.pid)):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     def stop(self) -> None:
-        """At once, as after a crash: what was acknowledged is there when it starts again."""
+        """Stops the server at once, like a crash. Acknowledged transactions survive."""
         self.signal(signal.SIGCONT)
         self.process.send_signal(signal.SIGQUIT)
         self.process.wait()

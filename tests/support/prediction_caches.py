@@ -1,4 +1,4 @@
-"""A prediction cache over a predictor that counts its runs."""
+"""Prediction cache over a predictor that counts its runs."""
 
 import threading
 from math import inf
@@ -17,19 +17,19 @@ ROWS = np.random.default_rng(3).uniform(0, 8, (64, 4)).astype(np.float32)
 
 
 class CountingPredictor:
-    """A predictor that counts its runs and what was in them, and waits in each until it may go on."""
+    """Predictor that records the number of rows of each run. A predictor that `waits` blocks in each run until its release."""
 
     def __init__(self, waits: bool = False) -> None:
         self.runs: list[int] = []
-        self.running, self.goes_on = threading.Event(), threading.Event()
+        self.started, self.released = threading.Event(), threading.Event()
         self.error: Exception | None = None
         if not waits:
-            self.goes_on.set()
+            self.released.set()
 
     def __call__(self, rows, context):
         self.runs.append(len(rows))
-        self.running.set()
-        assert self.goes_on.wait(60)
+        self.started.set()
+        assert self.released.wait(60)
         if self.error:
             raise self.error
         return Prediction(expected_probabilities(rows))
@@ -39,9 +39,9 @@ def expected_probabilities(rows):
     return (rows[:, :3] * rows[:, 3:] + 1).astype(np.float32)
 
 
-def build_cache(predict, most=1 << 20, seconds=3600.0, **options):
+def build_cache(predict, max_bytes=1 << 20, seconds=3600.0, **options):
     registry = Registry()
-    cache = PredictionCache(predict, 3, Known(Shelf(most), seconds, CacheMetrics(registry), registry.board), **options)
+    cache = PredictionCache(predict, 3, Known(Shelf(max_bytes), seconds, CacheMetrics(registry), registry.board), **options)
     registry.join()
     return cache
 

@@ -1,4 +1,4 @@
-"""The project's folders and the files of its tests."""
+"""Folders of the project, and the files of its tests."""
 
 import ast
 from functools import cache
@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "model"
-
+# The benchmark and the soak test are programs with separate rules.
 TEST_FILES = sorted(file for file in (ROOT / "tests").rglob("*.py") if not {"bench", "soak"} & {*file.parts})
 
 

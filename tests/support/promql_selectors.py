@@ -1,4 +1,4 @@
-"""PromQL taken apart: which series an expression names, by which labels, and what it does with them."""
+"""Selectors of PromQL expressions: the series, their label matchers, and the functions around them."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from promql_parser import AggregateExpr, BinaryExpr, Call, Expr, MatrixSelector,
 
 
 class Matcher(NamedTuple):
-    """`op` is Equal, NotEqual, Re or NotRe."""
+    """Label matcher. `op` is Equal, NotEqual, Re, or NotRe."""
 
     label: str
     op: str
@@ -16,7 +16,7 @@ class Matcher(NamedTuple):
 
 
 class Selector(NamedTuple):
-    """A series by its name, and `within` which functions it stands, the innermost first."""
+    """Series name with its matchers. `within` lists the enclosing functions, the innermost first."""
 
     name: str
     matchers: list[Matcher]
@@ -24,30 +24,36 @@ class Selector(NamedTuple):
 
 
 def parse_promql(expression: str) -> Expr:
-    """Raises ValueError for what is no PromQL."""
+    """Parses an expression. Raises ValueError if it is not valid PromQL."""
     return promql_parser.parse(expression)
 
 
-def sub_expressions(one: Expr) -> list[Expr]:
-    found = [getattr(one, name, None) for name in ("lhs", "rhs", "expr", "param", "vector_selector")]
-    return [*(part for part in found if isinstance(part, Expr | VectorSelector)), *(one.args if isinstance(one, Call) else ())]
+def sub_expressions(expr: Expr) -> list[Expr]:
+    operands = [getattr(expr, name, None) for name in ("lhs", "rhs", "expr", "param", "vector_selector")]
+    arguments = expr.args if isinstance(expr, Call) else ()
+    return [*(part for part in operands if isinstance(part, Expr | VectorSelector)), *arguments]
 
 
-def selectors(one: Expr, within: tuple[str, ...] = ()) -> Iterator[Selector]:
-    if isinstance(one, VectorSelector):
-        yield Selector(one.name, [Matcher(m.name, str(m.op).rpartition(".")[2], m.value) for m in one.matchers.matchers], within)
-    here = (one.func.name, *within) if isinstance(one, Call) else ("[]", *within) if isinstance(one, MatrixSelector) else within
-    for part in sub_expressions(one):
-        yield from selectors(part, here)
+def selectors(expr: Expr, within: tuple[str, ...] = ()) -> Iterator[Selector]:
+    if isinstance(expr, VectorSelector):
+        yield Selector(
+            expr.name, [Matcher(m.name, str(m.op).rpartition(".")[2], m.value) for m in expr.matchers.matchers], within
+        )
+    if isinstance(expr, Call):
+        within = (expr.func.name, *within)
+    elif isinstance(expr, MatrixSelector):
+        within = ("[]", *within)
+    for part in sub_expressions(expr):
+        yield from selectors(part, within)
 
 
-def grouping_labels(one: Expr) -> Iterator[str]:
-    """The labels by which something is aggregated or matched."""
-    modifier = getattr(one, "modifier", None)
-    if modifier is not None and isinstance(one, AggregateExpr):
+def grouping_labels(expr: Expr) -> Iterator[str]:
+    """Yields the labels of aggregations and of vector matching."""
+    modifier = getattr(expr, "modifier", None)
+    if modifier is not None and isinstance(expr, AggregateExpr):
         yield from modifier.labels
-    if modifier is not None and isinstance(one, BinaryExpr):
+    if modifier is not None and isinstance(expr, BinaryExpr):
         yield from modifier.matching.labels if modifier.matching else ()
         yield from modifier.group_labels or ()
-    for part in sub_expressions(one):
+    for part in sub_expressions(expr):
         yield from grouping_labels(part)

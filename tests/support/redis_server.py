@@ -1,4 +1,4 @@
-"""A real redis-server; conftest.py has fixtures of it."""
+"""Redis server on a Unix socket. conftest.py has fixtures for it."""
 
 import shutil
 import subprocess
@@ -10,7 +10,7 @@ from optional_programs import require_program
 
 
 class RedisServer:
-    """It writes each change to the disk before it answers, unless it is not `durable`."""
+    """Redis server. A durable server writes each change to the disk before it responds."""
 
     def __init__(self, durable: bool = True) -> None:
         require_program("redis-server")
@@ -26,17 +26,17 @@ class RedisServer:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert any("ready to accept" in line.lower() for line in self.process.stdout)
 
-    def ask(self, *words: str) -> object:
+    def execute(self, *words: str) -> object:
         with redis.Redis.from_url(self.url) as client:
             return client.execute_command(*words)
 
     def kill(self) -> None:
-        """Can be called again."""
+        """Kills the server. Does nothing if it is already dead."""
         self.process.kill()
         self.process.wait()
         self.process.stdout.close()
 
     def remove(self) -> None:
-        # One that is stopped ends too.
+        # SIGKILL also ends a server that SIGSTOP has stopped.
         self.kill()
         shutil.rmtree(self.folder)

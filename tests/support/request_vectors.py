@@ -1,10 +1,10 @@
-"""Raw requests and what must come back: a corpus of the MUSTs of RFC 9110 and 9112 and of the limits of this server."""
+"""Raw requests with their expected responses: the MUSTs of RFC 9110 and RFC 9112, and the limits of this server."""
 
 import string
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-# Stands in what is refused or unknown; no answer may repeat it.
+# Part of refused or unknown input. No response may repeat it.
 MARKER = b"q7marker"
 CRLF = b"\r\n"
 HOST = b"Host: a"
@@ -23,19 +23,19 @@ NO_PCHAR = b'"<>[\\]^`{|}'
 
 
 class Vector(NamedTuple):
-    """What is sent, the final statuses in order, and whether the server then closes by itself.
+    """Request bytes, the expected statuses in order, and whether the server then closes the connection.
 
-    `continues` counts the `100 Continue` if each head comes alone and its body later; `heads` are the places, among the
-    answers, of those to HEAD, which have no content.
+    `continues` is the number of `100 Continue` responses if each body arrives after its head. `head_indexes` are the positions
+    of the responses to HEAD, which have no content.
     """
 
     name: str
-    sent: bytes
-    answers: tuple[int, ...]
-    closed: bool
-    why: str
+    request: bytes
+    statuses: tuple[int, ...]
+    closes: bool
+    reason: str
     continues: int = 0
-    heads: tuple[int, ...] = ()
+    head_indexes: tuple[int, ...] = ()
 
 
 def message(line: bytes, *lines: bytes, body: bytes = b"") -> bytes:
@@ -68,12 +68,12 @@ def accepted(name: str, sent: bytes, why: str, **more) -> Vector:
 
 
 def stays_open(name: str, sent: bytes, status: int, why: str, **more) -> Vector:
-    """Well-formed, and not for this application: the connection stays open."""
+    """Returns a vector of a valid request that the application rejects. The connection stays open."""
     return Vector(name, sent, (status,), False, why, **more)
 
 
 def final(name: str, sent: bytes, status: int, why: str, **more) -> Vector:
-    """Answered once and closed; what follows it on the connection is not answered."""
+    """Returns a vector whose connection closes after the response. The server ignores the next request."""
     return Vector(name, sent + NEXT, (status,), True, why, **more)
 
 
@@ -82,12 +82,12 @@ def refused(name: str, sent: bytes, why: str, status: int = 400, **more) -> Vect
 
 
 def incomplete(name: str, sent: bytes, why: str, status: int = 400) -> Vector:
-    """Refused for what is there, though its end has not come: nothing follows that could give it one."""
+    """Returns a vector of an incomplete request that the server refuses before its end."""
     return Vector(name, sent, (status,), True, why)
 
 
 def printable(value: bytes) -> str:
-    """Bytes as a part of a name: readable, ASCII, without blanks."""
+    """Returns the bytes as printable ASCII without spaces, for a name."""
     return "".join(chr(code) if 33 <= code <= 126 else f"\\x{code:02x}" for code in value) or "nothing"
 
 
@@ -286,7 +286,9 @@ def targets() -> Iterator[Vector]:
         b"/predict/test/label",
     ):
         yield accepted(f"get-{printable(path)}", get(path), "RFC 9110 9.3.1")
-        yield accepted(f"head-{printable(path)}", message(b"HEAD " + path + b" HTTP/1.1", HOST), "RFC 9110 9.3.2", heads=(0,))
+        yield accepted(
+            f"head-{printable(path)}", message(b"HEAD " + path + b" HTTP/1.1", HOST), "RFC 9110 9.3.2", head_indexes=(0,)
+        )
     for path in (b"/predict", b"/predict/label", b"/predict/proba", b"/predict/batch"):
         sent = message(b"POST " + path + b" HTTP/1.1", HOST, JSON, LENGTH, body=DOCUMENT)
         yield accepted(f"post-{printable(path)}", sent, "RFC 9110 9.3.3")
@@ -294,7 +296,7 @@ def targets() -> Iterator[Vector]:
         ("an-unknown-path", message(b"HEAD /" + MARKER + b" HTTP/1.1", HOST), 404),
         ("a-path-for-post", message(b"HEAD /predict HTTP/1.1", HOST), 405),
     ):
-        yield stays_open(f"head-of-{name}", sent, status, "RFC 9110 9.3.2: no content for HEAD", heads=(0,))
+        yield stays_open(f"head-of-{name}", sent, status, "RFC 9110 9.3.2: no content for HEAD", head_indexes=(0,))
     for name, sent, status in (
         ("without-host", message(b"HEAD /livez HTTP/1.1"), 400),
         ("with-a-bad-length", message(b"HEAD /livez HTTP/1.1", HOST, b"Content-Length: x"), 400),
@@ -302,7 +304,9 @@ def targets() -> Iterator[Vector]:
         ("with-another-expectation", message(b"HEAD /livez HTTP/1.1", HOST, b"Expect: x"), 417),
         ("with-another-coding", message(b"HEAD /livez HTTP/1.1", HOST, b"Transfer-Encoding: gzip, chunked"), 501),
     ):
-        yield Vector(f"head-{name}", sent, (status,), True, "RFC 9110 9.3.2: no content for HEAD, refused or not", heads=(0,))
+        yield Vector(
+            f"head-{name}", sent, (status,), True, "RFC 9110 9.3.2: no content for HEAD, refused or not", head_indexes=(0,)
+        )
 
 
 # --- Host -------------------------------------------------------------------------------------------------------------
@@ -525,7 +529,7 @@ def lengths() -> Iterator[Vector]:
     yield accepted("get-with-a-body", get(b"/livez", LENGTH, body=DOCUMENT), "RFC 9110 9.3.1: content of GET has no meaning")
     yield accepted("get-with-a-request-as-its-body", get(b"/livez", b"Content-Length: %d" % len(NEXT), body=NEXT), "RFC 9112 6.3")
     yield accepted(
-        "head-with-a-body", message(b"HEAD /livez HTTP/1.1", HOST, LENGTH, body=DOCUMENT), "RFC 9110 9.3.2", heads=(0,)
+        "head-with-a-body", message(b"HEAD /livez HTTP/1.1", HOST, LENGTH, body=DOCUMENT), "RFC 9110 9.3.2", head_indexes=(0,)
     )
     yield accepted(
         "get-with-a-binary-body", get(b"/livez", b"Content-Length: 256", body=bytes(range(256))), "RFC 9110 6.4: any bytes"
@@ -615,7 +619,7 @@ def chunks() -> Iterator[Vector]:
         b"0" * 15 + b"20", b"0" * 300 + b"20", b"-0", b"+0", b"0x0", b"0x", b"-1", b"z", b"20\\", b"%20", b"#20",
     ):  # fmt: skip
         yield refused(f"chunk-size-{printable(value)[:30]}", chunked(value + CRLF + DOCUMENT + CRLF + LAST), size)
-    # RFC 9112 7.1.1 has BWS before the semicolon; this server refuses it as it refuses any blank after a size.
+    # RFC 9112 7.1.1 allows white space before the semicolon. This server refuses it, like every space after a size.
     for value in (b" ;a", b"\t;a", b" ;a=b", b"  ; a"):
         yield refused(
             f"chunk-blank-{printable(value)}", chunked(b"20" + value + CRLF + DOCUMENT + CRLF + LAST), "spec: no blank there"
@@ -710,7 +714,9 @@ def chunks() -> Iterator[Vector]:
     yield stays_open("chunks-none", chunked(LAST), 400, "RFC 9112 7.1: an empty body; the application wants JSON")
     yield accepted("chunks-of-a-get", get(b"/livez", CHUNKED, body=CODED), "RFC 9110 9.3.1: content of GET has no meaning")
     yield accepted("chunks-none-of-a-get", get(b"/livez", CHUNKED, body=LAST), "RFC 9110 9.3.1: content of GET has no meaning")
-    yield accepted("chunks-of-a-head", message(b"HEAD /livez HTTP/1.1", HOST, CHUNKED, body=CODED), "RFC 9110 9.3.2", heads=(0,))
+    yield accepted(
+        "chunks-of-a-head", message(b"HEAD /livez HTTP/1.1", HOST, CHUNKED, body=CODED), "RFC 9110 9.3.2", head_indexes=(0,)
+    )
     inside = chunk(get(b"/" + MARKER)) + LAST
     yield accepted(
         "chunks-with-a-request-inside", get(b"/livez", CHUNKED, body=inside), "RFC 9112 7.1: data is counted, not searched"
@@ -835,7 +841,9 @@ def connections() -> Iterator[Vector]:
     yield final("closing-after-404", get(b"/" + MARKER, b"Connection: close"), 404, closes)
     yield final("closing-after-204", message(b"OPTIONS /livez HTTP/1.1", HOST, b"Connection: close"), 204, closes)
     yield final("closing-after-501", message(b"BREW /livez HTTP/1.1", HOST, b"Connection: close"), 501, closes)
-    yield final("closing-after-head", message(b"HEAD /livez HTTP/1.1", HOST, b"Connection: close"), 200, closes, heads=(0,))
+    yield final(
+        "closing-after-head", message(b"HEAD /livez HTTP/1.1", HOST, b"Connection: close"), 200, closes, head_indexes=(0,)
+    )
     for line in (
         b"Connection: keep-alive", b"Connection: x", b"Connection:", b"Connection: closed", b"Connection: xclose",
         b"Keep-Alive: 5", b"Connection: close-not", b'Connection: "close"',
@@ -847,7 +855,7 @@ def connections() -> Iterator[Vector]:
     yield final("1.0-close", message(b"GET /livez HTTP/1.0", b"Connection: close"), 200, old)
     yield final("1.0-another-option", message(b"GET /livez HTTP/1.0", b"Connection: x"), 200, old)
     yield final("1.0-keep-alive-and-close", message(b"GET /livez HTTP/1.0", b"Connection: keep-alive, close"), 200, old)
-    yield final("1.0-head", message(b"HEAD /livez HTTP/1.0"), 200, old, heads=(0,))
+    yield final("1.0-head", message(b"HEAD /livez HTTP/1.0"), 200, old, head_indexes=(0,))
     yield final("1.0-post", post(LENGTH, version=b"HTTP/1.0"), 200, old)
     yield final(
         "1.0-post-without-a-length",
@@ -862,11 +870,11 @@ def connections() -> Iterator[Vector]:
     for line in (b"Connection: keep-alive", b"connection: Keep-Alive", b"Connection: x, keep-alive"):
         yield accepted(f"1.0-{printable(line)}", message(b"GET /livez HTTP/1.0", line), kept)
     yield accepted("1.0-post-keep-alive", post(LENGTH, b"Connection: keep-alive", version=b"HTTP/1.0"), kept)
-    yield accepted("1.0-head-keep-alive", message(b"HEAD /livez HTTP/1.0", b"Connection: keep-alive"), kept, heads=(0,))
+    yield accepted("1.0-head-keep-alive", message(b"HEAD /livez HTTP/1.0", b"Connection: keep-alive"), kept, head_indexes=(0,))
 
 
 def numbered(requests: Iterable[bytes]) -> bytes:
-    """Requests in a row, each with its number as its id, which its answer must carry."""
+    """Returns pipelined requests. The request id of each is its number, and its response must have the same id."""
     parts = (request.replace(CRLF, CRLF + b"X-Request-ID: p%d" % number + CRLF, 1) for number, request in enumerate(requests))
     return b"".join(parts)
 
@@ -885,14 +893,14 @@ def pipelines() -> Iterator[Vector]:
         statuses = tuple((200, 200, 404, 200)[number % 4] for number in range(count))
         yield Vector(f"pipeline-of-{count}-mixed", numbered(mixed), statuses, False, why)
         yield Vector(
-            f"pipeline-of-{count}-heads", numbered([head] * count), (200,) * count, False, why, heads=tuple(range(count))
+            f"pipeline-of-{count}-heads", numbered([head] * count), (200,) * count, False, why, head_indexes=tuple(range(count))
         )
     trailing = chunked(chunk(DOCUMENT) + b"0\r\nX-A: b\r\n\r\n")
     yield Vector("pipeline-after-a-trailer", numbered([trailing, NEXT]), (200, 200), False, why)
     yield Vector(
         "pipeline-after-204", numbered([options, NEXT, options]), (204, 200, 204), False, "RFC 9110 15.3.5: 204 has no content"
     )
-    yield Vector("pipeline-after-head", numbered([NEXT, head, NEXT]), (200, 200, 200), False, "RFC 9110 9.3.2", heads=(1,))
+    yield Vector("pipeline-after-head", numbered([NEXT, head, NEXT]), (200, 200, 200), False, "RFC 9110 9.3.2", head_indexes=(1,))
     yield Vector("pipeline-after-501", numbered([brew, NEXT]), (501, 200), False, why)
     yield Vector("pipeline-after-405", numbered([message(b"PUT /livez HTTP/1.1", HOST), NEXT]), (405, 200), False, why)
     yield Vector("pipeline-after-422", numbered([post(b"Content-Length: 2", body=b"{}"), NEXT]), (422, 200), False, why)
@@ -946,7 +954,7 @@ def pipelines() -> Iterator[Vector]:
 
 
 def padded_head(size: int) -> bytes:
-    """GET /livez with a head of exactly `size` bytes, the empty line counted."""
+    """Returns GET /livez with a head of exactly `size` bytes, including the empty line."""
     bare = len(get(b"/livez", b"X-Pad: "))
     return get(b"/livez", b"X-Pad: " + b"x" * (size - bare))
 

@@ -1,4 +1,4 @@
-"""Tables for runs to score, and processes that do so, among them such as are killed at any moment; also run as a script."""
+"""Tables for batch runs, and processes that score them and may be killed. As a script, it executes commands from its input."""
 
 import json
 import os
@@ -17,25 +17,25 @@ from typing import IO
 from iris_wsgi.cli.main import main
 from iris_wsgi.patterns.batch.sqlite import SqliteDatabase
 
-# What a run needs is imported before processes are forked that are to be killed soon.
+# Import the modules of a run before the fork, because the forked processes are killed soon.
 from iris_wsgi.patterns.batch.table_run import TableRun
 
 assert SqliteDatabase and TableRun
 MODEL = str(Path(__file__).parents[2] / "model")
 FEATURES = ("sepal_length", "sepal_width", "petal_length", "petal_width")
-ITEMS = "CREATE TABLE items (id integer PRIMARY KEY, " + ", ".join(f"{one} double precision" for one in FEATURES) + ")"
+ITEMS = "CREATE TABLE items (id integer PRIMARY KEY, " + ", ".join(f"{name} double precision" for name in FEATURES) + ")"
 
 
 class ScoringDatabase:
-    """A database by its URL; SQL has ? in both."""
+    """SQLite or PostgreSQL database with a table of items. Parameters in SQL are written as `?`."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.kept = None
+        self.open_connection = None
         self.is_sqlite = url.startswith("sqlite:///")
 
-    def ask(self, statement: str, values=(), rows=()) -> list[tuple]:
-        """What a statement gives; with `rows` it is done for each of them."""
+    def execute(self, statement: str, values=(), rows=()) -> list[tuple]:
+        """Executes a statement and returns its rows. With `rows`, executes it for each of them."""
         with self.connection() as connection:
             cursor = connection.cursor()
             text = statement if self.is_sqlite else statement.replace("%", "%%").replace("?", "%s")
@@ -43,22 +43,22 @@ class ScoringDatabase:
                 cursor.executemany(text, rows)
             else:
                 cursor.execute(text, values)
-            found = cursor.fetchall() if cursor.description and not rows else []
+            result = cursor.fetchall() if cursor.description and not rows else []
             connection.commit()
-            return found
+            return result
 
     @contextmanager
     def connection(self):
-        """For a moment. That of a server is kept; of a file nothing may be open in a process that forks."""
-        if self.is_sqlite or self.kept is None or self.kept.closed:
-            self.kept = self.connect()
+        """Lends a connection. It stays open for PostgreSQL. For SQLite it is closed, because the process may fork."""
+        if self.is_sqlite or self.open_connection is None or self.open_connection.closed:
+            self.open_connection = self.connect()
         try:
-            yield self.kept
+            yield self.open_connection
         except Exception:
-            self.kept.close()
+            self.open_connection.close()
             raise
         if self.is_sqlite:
-            self.kept.close()
+            self.open_connection.close()
 
     def connect(self):
         if self.is_sqlite:
@@ -68,127 +68,127 @@ class ScoringDatabase:
         return psycopg.connect(self.url)
 
     def close(self) -> None:
-        if self.kept is not None:
-            self.kept.close()
+        if self.open_connection is not None:
+            self.open_connection.close()
 
-    def has(self, name: str) -> bool:
-        told = "SELECT name FROM sqlite_schema WHERE name = ?" if self.is_sqlite else "SELECT 1 WHERE to_regclass(?) IS NOT NULL"
-        return bool(self.ask(told, (name,)))
+    def has_table(self, name: str) -> bool:
+        query = "SELECT name FROM sqlite_schema WHERE name = ?" if self.is_sqlite else "SELECT 1 WHERE to_regclass(?) IS NOT NULL"
+        return bool(self.execute(query, (name,)))
 
     def fill(self, count: int, seed: int = 1, bad: bool = True) -> None:
-        """The table `items`; every 97th row is bad."""
+        """Creates the table `items`. Every 97th row is invalid."""
         chance = random.Random(seed)
-        self.ask(ITEMS)
+        self.execute(ITEMS)
         rows = [(i * 3, *(round(chance.uniform(0.1, 8), 2) for _ in FEATURES)) for i in range(count)]
         rows = [(*row[:2], None, *row[3:]) if bad and i % 97 == 5 else row for i, row in enumerate(rows)]
-        self.ask("INSERT INTO items VALUES (?, ?, ?, ?, ?)", rows=rows)
+        self.execute("INSERT INTO items VALUES (?, ?, ?, ?, ?)", rows=rows)
 
-    def content(self, name: str = "items_prediction") -> list[tuple]:
-        """All of a table of predictions but when and by which run they were made."""
+    def predictions(self, name: str = "items_prediction") -> list[tuple]:
+        """Returns a table of predictions without the columns of the run and the time."""
         with self.connection() as connection:
             cursor = connection.cursor()
             cursor.execute(f"SELECT * FROM {name} ORDER BY 1, 2")
-            kept = [i for i, column in enumerate(cursor.description) if column[0] not in ("run", "predicted")]
-            rows = [tuple(row[i] for i in kept) for row in cursor.fetchall()]
+            columns = [i for i, column in enumerate(cursor.description) if column[0] not in ("run", "predicted")]
+            rows = [tuple(row[i] for i in columns) for row in cursor.fetchall()]
             connection.commit()
             return rows
 
-    def records(self) -> list[dict]:
+    def runs(self) -> list[dict]:
         names = ("run", "status", "ok", "bad", "labels", "finished")
-        rows = self.ask(f"SELECT {', '.join(names)} FROM items_run ORDER BY started")
-        told = [dict(zip(names, row, strict=True)) for row in rows]
-        return [
-            {**one, "labels": one["labels"] if isinstance(one["labels"], dict) else json.loads(one["labels"])} for one in told
-        ]
+        rows = self.execute(f"SELECT {', '.join(names)} FROM items_run ORDER BY started")
+        runs = [dict(zip(names, row, strict=True)) for row in rows]
+        for run in runs:
+            run["labels"] = run["labels"] if isinstance(run["labels"], dict) else json.loads(run["labels"])
+        return runs
 
-    def faults(self) -> list[str]:
-        """What records say otherwise than the predictions; for runs that did not redo others'."""
+    def inconsistencies(self) -> list[str]:
+        """Returns the differences between the recorded runs and the predictions. No run may have replaced those of another."""
         written: dict[str, Counter] = {}
-        for run, label, count in self.ask("SELECT run, label, count(*) FROM items_prediction GROUP BY run, label"):
+        for run, label, count in self.execute("SELECT run, label, count(*) FROM items_prediction GROUP BY run, label"):
             written.setdefault(run, Counter())[label] = count
-        found = []
-        for one in self.records():
-            there = written.pop(one["run"], Counter())
-            bad = there.pop(None, 0)
-            if (one["ok"], one["bad"]) != (there.total(), bad) or any(
-                one["labels"][label] != there[label] for label in one["labels"]
+        differences = []
+        for run in self.runs():
+            labels = written.pop(run["run"], Counter())
+            bad = labels.pop(None, 0)
+            if (run["ok"], run["bad"]) != (labels.total(), bad) or any(
+                run["labels"][label] != labels[label] for label in run["labels"]
             ):
-                found.append(f"{one} has written {dict(there)} and {bad} bad")
-        return found + [f"nobody has written {run}" for run in written]
+                differences.append(f"{run} has written {dict(labels)} and {bad} bad")
+        return differences + [f"run {run} is not recorded" for run in written]
 
-    def empty(self) -> None:
+    def drop_results(self) -> None:
         for name in ("items_prediction", "items_run"):
-            self.ask(f"DROP TABLE IF EXISTS {name}")
+            self.execute(f"DROP TABLE IF EXISTS {name}")
 
 
-# What processes have said, by their ids.
+# Standard error of the processes, by process id.
 ERROR_OUTPUT: dict[int, IO[bytes]] = {}
 
 
-def start_run(url: str, *more: str, bound: int = 0) -> int:
-    """The id of a process with a run, in which no file may grow over the `bound`."""
-    said = TemporaryFile()  # noqa: SIM115
+def start_run(url: str, *options: str, max_file_bytes: int = 0) -> int:
+    """Starts a run in a forked process and returns the process id."""
+    stderr = TemporaryFile()  # noqa: SIM115
     pid = os.fork()
     if pid == 0:
         status = 99
         try:
-            os.dup2(said.fileno(), 2)
-            if bound:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (bound, resource.RLIM_INFINITY))
-            status = main(["batch", "--table", "items", "--database", url, "--model-dir", MODEL, "--quiet", *more])
+            os.dup2(stderr.fileno(), 2)
+            if max_file_bytes:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, resource.RLIM_INFINITY))
+            status = main(["batch", "--table", "items", "--database", url, "--model-dir", MODEL, "--quiet", *options])
         finally:
             sys.stderr.flush()
             os._exit(status)
-    ERROR_OUTPUT[pid] = said
+    ERROR_OUTPUT[pid] = stderr
     return pid
 
 
 def wait_for_run(pid: int) -> tuple[int, str]:
-    """Its status and what it said, once it has ended."""
+    """Waits for a process. Returns its exit status and its standard error."""
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    with ERROR_OUTPUT.pop(pid) as said:
-        said.seek(0)
-        return status, said.read().decode()
+    with ERROR_OUTPUT.pop(pid) as stderr:
+        stderr.seek(0)
+        return status, stderr.read().decode()
 
 
 def kill_runs(url: str, kills: int, chunk: str) -> dict[str, object]:
-    """Runs that are killed until one gets to its end, again and again; what was then not as it should be."""
-    place, chance, left, ends, faults = ScoringDatabase(url), random.Random(), kills, 0, []
-    begun = time.monotonic()
+    """Kills runs until one of them finishes, and starts over until there were enough kills. Returns the faults."""
+    database, chance, remaining, finished, faults = ScoringDatabase(url), random.Random(), kills, 0, []
+    started_at = time.monotonic()
     assert wait_for_run(start_run(url, "--chunk", chunk)) == (0, "")
-    # A busy machine takes long; there it is killed sooner than it would come to its end, which comes after the last kill.
-    wanted, seconds = place.content(), min(time.monotonic() - begun, 0.4)
-    place.empty()
-    while left:
+    # The limit of 0.4 s is for a busy machine, on which few runs then finish before the last kill.
+    expected, seconds = database.predictions(), min(time.monotonic() - started_at, 0.4)
+    database.drop_results()
+    while remaining:
         pid = start_run(url, "--chunk", chunk)
-        # Some in their first moments, in which tables are made, some on their way.
+        # Half of the kills come early, while the run creates its tables.
         time.sleep(chance.choice((0.2, 0.9)) * chance.random() * seconds)
         os.kill(pid, signal.SIGKILL)
         status, _ = wait_for_run(pid)
-        left -= status == -signal.SIGKILL
-        if status == 0 or left == 0:
-            status, said = wait_for_run(start_run(url))
-            faults += place.faults() + ([f"ended with {status}: {said}"] if status else [])
-            faults += [] if place.content() == wanted else ["predictions differ"]
-            ends += 1
-            place.empty()
-    place.close()
-    return {"faults": faults, "ends": ends}
+        remaining -= status == -signal.SIGKILL
+        if status == 0 or remaining == 0:
+            status, stderr = wait_for_run(start_run(url))
+            faults += database.inconsistencies() + ([f"ended with {status}: {stderr}"] if status else [])
+            faults += [] if database.predictions() == expected else ["predictions differ"]
+            finished += 1
+            database.drop_results()
+    database.close()
+    return {"faults": faults, "finished": finished}
 
 
 def run_concurrently(url: str, count: int, chunk: str) -> list[tuple[int, str]]:
-    """Several runs at once; how they ended."""
+    """Executes several runs at the same time. Returns the status and the standard error of each."""
     return [wait_for_run(pid) for pid in [start_run(url, "--chunk", chunk) for _ in range(count)]]
 
 
 def serve() -> None:
-    """Does what it is told, line by line: to fork is quicker than to import all of it each time."""
+    """Executes one command for each line of input. A fork is quicker than a new process with all imports."""
     for line in sys.stdin:
         name, words, options = json.loads(line)
         print(json.dumps(COMMANDS[name](*words, **options)), flush=True)
 
 
-COMMANDS = {"start": start_run, "end": wait_for_run, "kill": kill_runs, "share": run_concurrently}
+COMMANDS = {function.__name__: function for function in (start_run, wait_for_run, kill_runs, run_concurrently)}
 
 if __name__ == "__main__":
     serve()

@@ -1,4 +1,4 @@
-"""Servers in processes of their own, and how tests start and end them."""
+"""Servers in separate processes, and functions that start and stop them."""
 
 import atexit
 import os
@@ -26,34 +26,34 @@ from project import MODEL
 
 @cache
 def state_root() -> str:
-    """The folder in which each server that is started has one of its own; made by who starts one, as others may be killed."""
+    """Returns the folder that contains the state folder of each server. The test process creates and removes it."""
     folder = tempfile.TemporaryDirectory(prefix="iris-states-")
     atexit.register(folder.cleanup)
     return folder.name
 
 
 class ServerProcess:
-    """A server in a process of its own, once it has said that it serves."""
+    """Server in a separate process that has printed its address."""
 
     def __init__(self, process: subprocess.Popen) -> None:
         self.process = process
-        self.said: list[str] = []
+        self.startup_lines: list[str] = []
         for line in process.stdout:
-            self.said.append(line.rstrip("\n"))
+            self.startup_lines.append(line.rstrip("\n"))
             if line.startswith("try: "):
                 break
-        found = re.search(r"http://(\S+):(\d+)$", self.said[0]) if self.said else None
-        assert found, f"no address in {self.said}: {process.communicate()}"
-        self.url, self.host, self.port = found[0], found[1], int(found[2])
+        address = re.search(r"http://(\S+):(\d+)$", self.startup_lines[0]) if self.startup_lines else None
+        assert address, f"no address in {self.startup_lines}: {process.communicate()}"
+        self.url, self.host, self.port = address[0], address[1], int(address[2])
 
     @property
-    def worker(self) -> int:
-        """The process id of its only worker."""
+    def worker_pid(self) -> int:
+        """Process id of the only worker."""
         (pid,) = child_pids(self.process.pid)
         return pid
 
     def stop(self) -> tuple[str, str]:
-        """Ends it with SIGTERM and gives what it wrote since."""
+        """Ends the server with SIGTERM. Returns the rest of its output and its standard error."""
         self.process.terminate()
         return self.process.communicate(timeout=120)
 
@@ -67,9 +67,10 @@ def start_server(
     constants: dict[str, object] | None = None,
     **environ: str,
 ) -> ServerProcess:
-    """Starts a server, or a worker, on a free port, with one worker if nothing else is asked; the package is that in `cwd`.
+    """Starts a server, or the given command, on a free port and with one worker process.
 
-    With a clock the server goes by that one. `constants` are names as module.NAME and the values that they have there.
+    The process imports the package from `cwd`. `under` is a command prefix. With a clock the server uses that clock.
+    `constants` maps names of the form module.NAME to the values that these constants have in the process.
     """
     line = [*under, sys.executable, *(("-m", "iris_wsgi") if clock is None else (CLOCK_SCRIPT, clock.path)), command]
     line += ["--port", "0", "--workers", "1", "--model-dir", str(MODEL), *arguments]
@@ -101,12 +102,12 @@ def start_as_pid_1(*arguments: str, **environ: str) -> ServerProcess:
 def free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for listener in sockets:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in sockets]
 
 
 def run_failing_start(*arguments: str, **environ: str) -> subprocess.CompletedProcess:
-    """A start that is expected to fail."""
+    """Starts a server that is expected to fail, and waits for its end."""
     command = [sys.executable, "-m", "iris_wsgi", "serve", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **environ})

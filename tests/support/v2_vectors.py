@@ -1,4 +1,4 @@
-"""Infer requests that must be refused, each with words of its refusal, and the small parts that they are made of."""
+"""Invalid inference requests of the protocol v2 with a part of their error message, and functions that build requests."""
 
 import json
 import math
@@ -28,12 +28,12 @@ DEEP = 100_000
 
 
 def single_tensor_model(datatype: str, *shape: int) -> ModelSignature:
-    """A model with one input and one output, both alike."""
+    """Returns a model whose only input and only output have the same type and shape."""
     return ModelSignature("one", "1", (TensorSpec("x", datatype, shape),), (TensorSpec("x", datatype, shape),))
 
 
 class InferRequest(NamedTuple):
-    """A request: its body and its Inference-Header-Content-Length."""
+    """Request body, and the value of its header Inference-Header-Content-Length."""
 
     body: bytes
     header: str | None = None
@@ -44,7 +44,7 @@ def document(*inputs, **members) -> bytes:
 
 
 def changed(base: dict, changes: dict) -> dict:
-    """`base` with members changed, and without those that are changed to `...`."""
+    """Returns `base` with changed members. A member that is changed to `...` is removed."""
     return {name: value for name, value in {**base, **changes}.items() if value is not ...}
 
 
@@ -53,7 +53,7 @@ def inline(**changes) -> dict:
 
 
 def binary_input(**changes) -> dict:
-    """An input whose 16 bytes stand behind the JSON part."""
+    """Returns an input whose 16 bytes follow the JSON part."""
     return changed({"name": "features", "datatype": "FP32", "shape": [1, 4], "parameters": {"binary_data_size": 16}}, changes)
 
 
@@ -81,7 +81,7 @@ def with_output(**parameters) -> InferRequest:
 
 
 def words_request(tail: bytes, count: int = 2, size: int | None = None) -> InferRequest:
-    """Strings of the model WORDS in binary beside numbers in JSON."""
+    """Returns a request to the model WORDS, with strings in binary and numbers in JSON."""
     numbers = {"name": "numbers", "datatype": "FP32", "shape": [count, 2], "data": [0.5] * 2 * min(count, MAX_ROWS)}
     text = {"name": "words", "datatype": "BYTES", "shape": [count], "parameters": sized(len(tail) if size is None else size)}
     return with_tail(document(numbers, text, outputs=[{"name": "half", "parameters": {"binary_data": True}}]), tail)
@@ -90,9 +90,9 @@ def words_request(tail: bytes, count: int = 2, size: int | None = None) -> Infer
 NAN, INFINITE = (struct.pack("<4f", 1, 2, value, 4) for value in (math.nan, math.inf))
 HEAD = document(binary_input())
 
-# Each is refused with 400 and a sentence that has this word in it.
+# The server refuses each request with 400 and a message that contains this text.
 MALFORMED = {
-    # The field that tells how long the JSON part is.
+    # The header with the length of the JSON part.
     "header: no number": (with_tail(HEAD, header=MARKER), "digits"),
     "header: empty": (with_tail(HEAD, header=""), "digits"),
     "header: negative": (with_tail(HEAD, header="-1"), "digits"),
@@ -156,7 +156,7 @@ MALFORMED = {
     "timeout: 2**64": (infer(inline(), parameters={"timeout": 2**64}), "#/parameters/timeout"),
     "binary_data_output: 1": (infer(inline(), parameters={"binary_data_output": 1}), "true or false"),
     "binary_data_output: a string": (infer(inline(), parameters={"binary_data_output": "true"}), "true or false"),
-    # Which inputs there are.
+    # The list of inputs.
     "inputs: missing": (InferRequest(b"{}"), "#/inputs must be a list"),
     "inputs: null": (InferRequest(b'{"inputs": null}'), "#/inputs must be a list"),
     "inputs: an object": (InferRequest(json.dumps({"inputs": inline()}).encode()), "#/inputs must be a list"),
@@ -277,7 +277,7 @@ MALFORMED = {
     "raw: a byte more": (InferRequest(ROW_BYTES + b"\0", "0"), "whole rows of 16 bytes"),
     "raw: NaN": (InferRequest(ROW_BYTES + NAN, "00"), "row 1, column 2"),
     "raw: too many rows": (InferRequest(ROW_BYTES * 101, "0"), "limit of 100"),
-    # What is wanted back.
+    # The requested outputs.
     "outputs: an object": (infer(inline(), outputs={"name": "label"}), "#/outputs must be a list"),
     "outputs: an empty object": (infer(inline(), outputs={}), "#/outputs must be a list"),
     "outputs: a string": (infer(inline(), outputs="label"), "#/outputs must be a list"),

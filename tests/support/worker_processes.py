@@ -1,45 +1,42 @@
-"""The workers of a server, and what its log tells of them."""
+"""Worker processes of a server, and the events in its log."""
 
 import json
 import os
 from contextlib import suppress
 from pathlib import Path
 
-from http_clients import (
-    child_pids,
-    wait_until,
-)
+from http_clients import child_pids, wait_until
 
 
 def wait_for_two_workers(server) -> list[int]:
-    """The process ids of two workers, once both of them serve."""
-    found: list[int] = []
+    """Returns the process ids of the two workers after both of them have started to serve."""
+    pids: list[int] = []
 
-    def two() -> bool:
-        found[:] = serving_workers(server)
-        return len(found) == 2
+    def both_serve() -> bool:
+        pids[:] = serving_workers(server)
+        return len(pids) == 2
 
-    wait_until(two, "two workers")
-    return found
+    wait_until(both_serve, "two workers")
+    return pids
 
 
 def serving_workers(server) -> list[int]:
-    """The workers that wait for connections: those that have an epoll with the listener and their trigger in it."""
+    """Returns the process ids of the workers that wait for connections. Their epoll contains the listener and the wakeup pipe."""
     return [pid for pid in child_pids(server.process.pid) if epoll_descriptor_count(pid) >= 2]
 
 
 def epoll_descriptor_count(pid: int) -> int:
-    """How many descriptors a process has in its epoll."""
+    """Returns the number of descriptors in the epoll instances of a process."""
     count = 0
     with suppress(OSError):
-        for one in os.listdir(f"/proc/{pid}/fdinfo"):
+        for descriptor in os.listdir(f"/proc/{pid}/fdinfo"):
             with suppress(OSError):
-                count += Path(f"/proc/{pid}/fdinfo/{one}").read_text().count("tfd:")
+                count += Path(f"/proc/{pid}/fdinfo/{descriptor}").read_text().count("tfd:")
     return count
 
 
 def log_events(log: Path) -> list[dict]:
-    """What the log tells beside requests."""
+    """Returns the log lines that do not describe a request."""
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     return [line for line in lines if "message" in line]
 

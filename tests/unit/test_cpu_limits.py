@@ -130,5 +130,5 @@ def test_a_server_sees_the_quota_around_its_own_control_group(run, real_group):
     server = run(
         "--role", "web_single", "--workers", "0", under=("sh", "-c", f'echo $$ > {real_group}/cgroup.procs; exec "$@"', "sh")
     )
-    assert f"workers: 1 (cpu.cfs_quota_us allows 0.5 of {USABLE} CPUs)" in "\n".join(server.said)
+    assert f"workers: 1 (cpu.cfs_quota_us allows 0.5 of {USABLE} CPUs)" in "\n".join(server.startup_lines)
     server.stop()

@@ -27,7 +27,7 @@ def place(request: pytest.FixtureRequest) -> dict[str, str]:
     if request.param == "sqlite":
         return {}
     server = request.getfixturevalue("shared_redis")
-    server.ask("FLUSHALL")
+    server.execute("FLUSHALL")
     return {"redis_url": server.url}
 
 
@@ -259,9 +259,9 @@ def test_the_log_shows_a_job_by_its_id_and_neither_a_key_nor_an_id_that_is_none(
     app.get(path)
     app.get(f"/jobs/j{'x' * 22}", status=404)
     app.delete(path)
-    text = "".join(log.kept)
+    text = "".join(log.raw_lines)
     assert "secret-order" not in text and "x" * 22 not in text and '"route":"/jobs/{id}"' in text
-    assert [line.get("job") for line in log.lines()] == [path.rpartition("/")[2]] * 2 + [None, path.rpartition("/")[2]]
+    assert [line.get("job") for line in log.events()] == [path.rpartition("/")[2]] * 2 + [None, path.rpartition("/")[2]]
 
 
 def test_jobs_are_counted(app):
@@ -300,7 +300,7 @@ def test_without_its_store_only_the_routes_of_jobs_are_down_and_come_back_by_the
     assert app.get(path, headers=wait("wait=30"), status=503).json["detail"] == DOWN
     assert app.post_json("/predict/label", {"data": [ROW]}).json == {"prediction": "setosa"}
     assert app.get("/readyz").json == {"ready": True}
-    told = [line["message"] for line in log.lines() if "message" in line]
+    told = [line["message"] for line in log.events() if "message" in line]
     assert len(told) == 1 and "jobs are rejected" in told[0] and server.url not in told[0]
     if fault is signal.SIGSTOP:
         server.process.send_signal(signal.SIGCONT)

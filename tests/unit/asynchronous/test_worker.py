@@ -137,7 +137,7 @@ def test_a_job_that_makes_the_model_fail_harms_no_other_and_is_tried_again_later
     assert states == ["succeeded", "queued", "succeeded"]
     bad = bench.job(ids[1])
     assert (bad.attempts, bad.error) == (1, MODEL_FAILED)
-    assert "secret" not in bad.error and "secret" in "".join(bench.log.kept) and ids[1] in "".join(bench.log.kept)
+    assert "secret" not in bad.error and "secret" in "".join(bench.log.raw_lines) and ids[1] in "".join(bench.log.raw_lines)
     assert bench.count('job_attempts_total{outcome="retried"}') == 1 and not bench.worker.run_once("w")
 
 
@@ -334,21 +334,21 @@ def test_a_store_that_is_down_is_waited_for_and_nothing_is_lost(bench, method):
     job_id = bench.hand_in()
     thread = run(bench)
     wait_until(lambda: bench.job(job_id).state == "succeeded", "the result")
-    wait_until(lambda: len(bench.log.kept) == 3, "both lines, and that of the job")
+    wait_until(lambda: len(bench.log.raw_lines) == 3, "both lines, and that of the job")
     end(bench, thread)
     assert bench.predict.runs == [1] and bench.job(job_id).attempts == 1
-    told = [line["level"] for line in bench.log.lines() if line["message"] != "attempt ended"]
+    told = [line["level"] for line in bench.log.events() if line["message"] != "attempt ended"]
     assert told == ["error", "info"]
-    assert "the store is locked" in bench.log.kept[0]
+    assert "the store is locked" in bench.log.raw_lines[0]
 
 
 def test_each_attempt_leaves_a_line_with_the_id_of_its_job_and_how_it_ended(make_app):
     bench = make_app(max_attempts=1)
     ids = [bench.hand_in(rows) for rows in (np.repeat(ROW, 2, axis=0), SLOW)]
     bench.worker.run_once("w")
-    told = [(line["job"], line["level"], line["outcome"], line["attempt"], line["rows"]) for line in bench.log.lines()]
+    told = [(line["job"], line["level"], line["outcome"], line["attempt"], line["rows"]) for line in bench.log.events()]
     assert told == [(ids[0], "info", "succeeded", 1, 2), (ids[1], "warning", "failed", 1, 1)]
-    assert bench.log.lines()[1]["error"] == TOO_LONG
+    assert bench.log.events()[1]["error"] == TOO_LONG
 
 
 def test_a_failure_is_written_once_the_store_is_back(bench):
@@ -361,7 +361,7 @@ def test_a_failure_is_written_once_the_store_is_back(bench):
 def test_a_worker_that_waits_for_its_store_can_be_ended(bench):
     Failing(bench.store, "claim", [BackendUnavailable("down")] * 10_000)
     thread = run(bench)
-    wait_until(lambda: bench.log.kept, "it has noticed")
+    wait_until(lambda: bench.log.raw_lines, "it has noticed")
     end(bench, thread)
 
 
@@ -371,7 +371,7 @@ def test_a_defect_is_logged_and_the_worker_goes_on(bench):
     thread = run(bench)
     wait_until(lambda: bench.job(job_id).state == "succeeded", "the result")
     end(bench, thread)
-    assert "a defect of ours" in bench.log.kept[0]
+    assert "a defect of ours" in bench.log.raw_lines[0]
 
 
 @pytest.mark.parametrize(("label", "agrees"), [("setosa", True), ("virginica", False), (None, None)])

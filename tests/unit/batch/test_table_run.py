@@ -34,7 +34,6 @@ from iris_wsgi.patterns.batch.table_rows import answers
 from iris_wsgi.patterns.batch.table_run import TableRun
 from iris_wsgi.settings import BadSetting
 
-TABLES = ROOT / "tests/support/scored_tables.py"
 TIMEOUT_SECONDS = 60
 # Tells whether anybody waits for a lock of PostgreSQL.
 WAITING = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
@@ -50,7 +49,7 @@ def place(request: pytest.FixtureRequest) -> ScoringDatabase:
 @pytest.fixture
 def postgres(postgres_server: PostgresServer) -> Iterator[ScoringDatabase]:
     found = ScoringDatabase(postgres_server.url)
-    found.ask("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    found.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     yield found
     found.close()
 
@@ -91,46 +90,47 @@ def batch(place: ScoringDatabase, capsys: pytest.CaptureFixture[str]) -> Callabl
     return run
 
 
-class Hands:
-    """A process that forks others which make runs."""
+class RunStarter:
+    """Process that forks a process for each run."""
 
     def __init__(self) -> None:
-        self.process = subprocess.Popen([sys.executable, TABLES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, ROOT / "tests/support/scored_tables.py"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def ask(self, name: str, *words: object, **options: object):
+    def execute(self, name: str, *words: object, **options: object):
         self.process.stdin.write(json.dumps([name, words, options]) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
     @contextmanager
-    def run(self, place: ScoringDatabase, *arguments: str, **options: object) -> Iterator["Started"]:
-        started = Started(self, self.ask("start", place.url, *arguments, **options))
+    def run(self, place: ScoringDatabase, *arguments: str, **options: object) -> Iterator["ForkedRun"]:
+        run = ForkedRun(self, self.execute("start_run", place.url, *arguments, **options))
         try:
-            yield started
+            yield run
         finally:
-            if not started.ended:
-                os.kill(started.pid, signal.SIGKILL)
-                started.end()
+            if not run.ended:
+                os.kill(run.pid, signal.SIGKILL)
+                run.wait()
 
 
-class Started:
-    """A run in a process of its own."""
+class ForkedRun:
+    """Run in a forked process."""
 
-    def __init__(self, hands: Hands, pid: int) -> None:
-        self.hands, self.pid, self.ended = hands, pid, False
+    def __init__(self, starter: RunStarter, pid: int) -> None:
+        self.starter, self.pid, self.ended = starter, pid, False
 
-    def end(self) -> tuple[int, str]:
-        """Its status and what it said."""
+    def wait(self) -> tuple[int, str]:
+        """Waits for the end of the run. Returns its exit status and its standard error."""
         self.ended = True
-        return tuple(self.hands.ask("end", self.pid))
+        return tuple(self.starter.execute("wait_for_run", self.pid))
 
 
 @pytest.fixture(scope="module")
-def hands() -> Iterator[Hands]:
-    hands = Hands()
-    yield hands
-    hands.process.communicate(timeout=TIMEOUT_SECONDS)
-    assert hands.process.returncode == 0
+def run_starter() -> Iterator[RunStarter]:
+    starter = RunStarter()
+    yield starter
+    starter.process.communicate(timeout=TIMEOUT_SECONDS)
+    assert starter.process.returncode == 0
 
 
 def has_open(pid: int, place: ScoringDatabase) -> bool:
@@ -140,7 +140,7 @@ def has_open(pid: int, place: ScoringDatabase) -> bool:
 
 def begun(place: ScoringDatabase) -> None:
     """Waits until a run has done something."""
-    wait_until(lambda: place.has("items_run") and place.ask("SELECT 1 FROM items_run WHERE ok > 0"), "a run has begun")
+    wait_until(lambda: place.has_table("items_run") and place.execute("SELECT 1 FROM items_run WHERE ok > 0"), "a run has begun")
 
 
 def other_model(folder: Path, labels: str | None = None) -> Path:
@@ -162,7 +162,7 @@ def test_predictions_are_those_of_the_model_to_the_bit_whatever_the_chunk(place,
     place.fill(1000)
     status, told = batch("--chunk", "137")
     assert status == 0 and re.fullmatch(r"wrote (public|main)\.items_prediction, 989 rows: .*; 11 bad", told)
-    rows = place.ask(f"SELECT id, {', '.join(FEATURES)} FROM items ORDER BY id")
+    rows = place.execute(f"SELECT id, {', '.join(FEATURES)} FROM items ORDER BY id")
     good = [row for row in rows if None not in row]
     probabilities = model.predict(np.array([row[1:] for row in good], np.float32))
     wanted = {
@@ -170,44 +170,44 @@ def test_predictions_are_those_of_the_model_to_the_bit_whatever_the_chunk(place,
         for row, each in zip(good, probabilities, strict=True)
     }
     wanted |= {row[0]: (None,) * 4 + (model.digest, "sepal_width is NULL") for row in rows if None in row}
-    assert place.content() == [(key, *wanted[key]) for key, *_ in rows]
-    (record,) = place.records()
+    assert place.predictions() == [(key, *wanted[key]) for key, *_ in rows]
+    (record,) = place.runs()
     assert (record["status"], record["ok"], record["bad"]) == ("succeeded", 989, 11) and record["finished"]
-    assert place.faults() == []
+    assert place.inconsistencies() == []
 
 
 def test_one_row_a_chunk_no_row_at_all_and_exactly_one_chunk(place, batch):
-    place.ask(ITEMS)
+    place.execute(ITEMS)
     assert batch()[1].startswith("nothing to do: every row of items has a prediction")
-    place.ask("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", rows=[(i,) for i in (-5, 0, 7)])
+    place.execute("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", rows=[(i,) for i in (-5, 0, 7)])
     assert batch("--chunk", "1")[0] == 0
-    place.ask("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", rows=[(i,) for i in (-6, 1, 8)])
+    place.execute("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", rows=[(i,) for i in (-6, 1, 8)])
     assert batch("--chunk", "3")[0] == 0
-    assert [row[0] for row in place.content()] == [-6, -5, 0, 1, 7, 8]
-    assert [one["ok"] for one in place.records()] == [0, 3, 3] and place.faults() == []
+    assert [row[0] for row in place.predictions()] == [-6, -5, 0, 1, 7, 8]
+    assert [one["ok"] for one in place.runs()] == [0, 3, 3] and place.inconsistencies() == []
 
 
 def test_only_rows_without_a_prediction_are_done(place, batch):
     place.fill(50)
     assert batch()[0] == 0
-    place.ask("DELETE FROM items_prediction WHERE id = 9")
-    place.ask("INSERT INTO items VALUES (1000, 5, 3, 1, 0.2)")
+    place.execute("DELETE FROM items_prediction WHERE id = 9")
+    place.execute("INSERT INTO items VALUES (1000, 5, 3, 1, 0.2)")
     assert re.match(r"wrote \S+, 2 rows", batch()[1])
-    assert [one["ok"] for one in place.records()] == [49, 2]
+    assert [one["ok"] for one in place.runs()] == [49, 2]
 
 
 def test_rows_of_another_model_are_redone_only_when_asked(place, batch, tmp_path):
     place.fill(300)
     batch()
-    before, other = place.content(), other_model(tmp_path)
-    assert batch(folder=other)[1].startswith("nothing to do") and place.content() == before
+    before, other = place.predictions(), other_model(tmp_path)
+    assert batch(folder=other)[1].startswith("nothing to do") and place.predictions() == before
     status, told = batch("--redo-older", "--chunk", "70", folder=other)
     assert (status, told.split(", ")[1].split()[0]) == (0, "296")
     digest = load_model(other)[0].digest
-    assert {row[-2] for row in place.content()} == {digest} and len(place.content()) == 300
-    assert [row[-1] for row in place.content()] == [row[-1] for row in before]
+    assert {row[-2] for row in place.predictions()} == {digest} and len(place.predictions()) == 300
+    assert [row[-1] for row in place.predictions()] == [row[-1] for row in before]
     assert batch("--redo-older", folder=other)[1].startswith("nothing to do")
-    assert batch("--redo-older")[0] == 0 and place.content() == before
+    assert batch("--redo-older")[0] == 0 and place.predictions() == before
 
 
 VALUES = {
@@ -228,32 +228,32 @@ VALUES = {
 
 
 def test_a_bad_row_is_told_with_its_column_and_spoils_no_other(place, batch):
-    place.ask(ITEMS.replace("sepal_width double precision", "sepal_width text"))
-    place.ask("INSERT INTO items VALUES (?, 5, ?, 1, 0.2)", rows=list(enumerate(VALUES)))
+    place.execute(ITEMS.replace("sepal_width double precision", "sepal_width text"))
+    place.execute("INSERT INTO items VALUES (?, 5, ?, 1, 0.2)", rows=list(enumerate(VALUES)))
     assert batch("--chunk", "5")[0] == 0
-    told = place.content()
+    told = place.predictions()
     assert [row[-1] for row in told] == [why and f"sepal_width {why}" for why in VALUES.values()]
     assert [row[1] is None for row in told] == [why is not None for why in VALUES.values()]
-    assert place.records()[0]["bad"] == 10 and place.faults() == []
+    assert place.runs()[0]["bad"] == 10 and place.inconsistencies() == []
     assert batch()[1].startswith("nothing to do")
 
 
 def test_numbers_of_every_type_are_the_floats_that_they_are(place, batch, model):
     kinds = ("real", "integer", "numeric(30,10)", "bigint")
     columns = ", ".join(f"{name} {kind}" for name, kind in zip(FEATURES, kinds, strict=True))
-    place.ask(f"CREATE TABLE items (id integer PRIMARY KEY, {columns})")
-    place.ask("INSERT INTO items VALUES (1, 5.1, 3, 1.4, 9007199254740993), (2, -0.0, 7, 0.1, -1)")
+    place.execute(f"CREATE TABLE items (id integer PRIMARY KEY, {columns})")
+    place.execute("INSERT INTO items VALUES (1, 5.1, 3, 1.4, 9007199254740993), (2, -0.0, 7, 0.1, -1)")
     assert batch()[0] == 0
     wanted = model.predict(np.array([[5.1, 3, 1.4, 9007199254740993], [0, 7, 0.1, -1]], np.float32))
-    assert [row[2:5] for row in place.content()] == [tuple(one) for one in wanted.tolist()]
+    assert [row[2:5] for row in place.predictions()] == [tuple(one) for one in wanted.tolist()]
 
 
 def test_a_number_that_the_column_holds_as_a_double_is_checked_as_a_float(place, batch):
-    place.ask(ITEMS)
-    place.ask("INSERT INTO items VALUES (1, 1e300, 3, 1, 0.2)")
+    place.execute(ITEMS)
+    place.execute("INSERT INTO items VALUES (1, 1e300, 3, 1, 0.2)")
     assert batch()[0] == 3
-    assert place.content()[0][-1] == "sepal_length is not finite as a 32-bit float"
-    assert place.records()[0]["status"] == "failed"
+    assert place.predictions()[0][-1] == "sepal_length is not finite as a 32-bit float"
+    assert place.runs()[0]["status"] == "failed"
 
 
 # Names and keys.
@@ -293,35 +293,35 @@ def test_odd_names_are_names_like_others(place, batch, model):
 
 
 def test_composite_keys_are_walked_in_the_order_of_their_index(place, batch):
-    place.ask("CREATE TABLE items (b text, a integer, f double precision, PRIMARY KEY (a, b))")
+    place.execute("CREATE TABLE items (b text, a integer, f double precision, PRIMARY KEY (a, b))")
     rows = [(text, i, 1.0) for i in range(20) for text in ("x", "X", "é", "", "~", "10", "9")]
-    place.ask("INSERT INTO items VALUES (?, ?, ?)", rows=rows)
+    place.execute("INSERT INTO items VALUES (?, ?, ?)", rows=rows)
     named = ["--key", "b,a", "--chunk", "9"]
     status, told = batch(*named, "--features", "f,a,f,a")
     assert status == 2 and "must be different names" in told
-    place.ask("ALTER TABLE items ADD COLUMN g double precision DEFAULT 2")
-    place.ask("ALTER TABLE items ADD COLUMN h double precision DEFAULT 3")
+    place.execute("ALTER TABLE items ADD COLUMN g double precision DEFAULT 2")
+    place.execute("ALTER TABLE items ADD COLUMN h double precision DEFAULT 3")
     assert batch(*named, "--features", "f,g,h,a")[0] == 0
-    got = {(row[0], row[1]) for row in place.content()}
-    assert got == {(i, text) for text, i, _ in rows} and len(place.content()) == len(rows)
+    got = {(row[0], row[1]) for row in place.predictions()}
+    assert got == {(i, text) for text, i, _ in rows} and len(place.predictions()) == len(rows)
 
 
 def test_names_that_the_tables_beside_would_have_twice_are_refused(place, batch):
     for name in ("label", "error", "run", "predicted", "model_digest", "probability_setosa"):
-        place.ask("DROP TABLE IF EXISTS items")
-        place.ask(ITEMS.replace("id integer", f"{name} integer"))
+        place.execute("DROP TABLE IF EXISTS items")
+        place.execute(ITEMS.replace("id integer", f"{name} integer"))
         status, told = batch()
-        assert status == 2 and name in told and not place.has("items_prediction")
+        assert status == 2 and name in told and not place.has_table("items_prediction")
         assert "which are one name; name another unique key by --key" in told
 
 
 def test_names_of_sqlite_that_differ_in_case_alone_are_one_name(sqlite, tmp_path, capsys):
     command = ["batch", "--table", "items", "--database", sqlite.url, "--model-dir"]
-    sqlite.ask(ITEMS.replace("id integer", "Label integer"))
+    sqlite.execute(ITEMS.replace("id integer", "Label integer"))
     assert main([*command, str(MODEL)]) == 2
     assert "cannot have the columns 'label' and 'Label'" in capsys.readouterr().err
-    sqlite.ask("DROP TABLE items")
-    sqlite.ask(ITEMS)
+    sqlite.execute("DROP TABLE items")
+    sqlite.execute(ITEMS)
     assert main([*command, str(other_model(tmp_path, '{"0": "a", "1": "A", "2": "b"}'))]) == 2
     assert "rename the labels in label.json" in capsys.readouterr().err
 
@@ -368,14 +368,14 @@ def test_names_are_taken_apart_as_they_are_written():
 )
 def test_what_is_not_there_or_not_wanted_is_told_in_one_line(place, batch, made, arguments, told):
     if made:
-        place.ask(made)
+        place.execute(made)
     status, line = batch(*arguments)
     assert status == 2 and re.fullmatch(told, line), line
 
 
 def test_a_view_has_no_key(place, batch):
-    place.ask(ITEMS)
-    place.ask("CREATE VIEW seen AS SELECT * FROM items")
+    place.execute(ITEMS)
+    place.execute("CREATE VIEW seen AS SELECT * FROM items")
     assert batch("--key", "id", table="seen")[0] == 2
 
 
@@ -383,7 +383,7 @@ def test_the_url_may_come_from_the_environment(sqlite, monkeypatch, capsys):
     sqlite.fill(5)
     monkeypatch.setenv("IRIS_DATABASE_URL", sqlite.url)
     assert main(["batch", "--table", "items", "--model-dir", str(MODEL), "--quiet"]) == 0
-    assert capsys.readouterr() == ("", "") and len(sqlite.content()) == 5
+    assert capsys.readouterr() == ("", "") and len(sqlite.predictions()) == 5
 
 
 def test_flags_of_tables_want_a_table(capsys):
@@ -395,37 +395,37 @@ def test_flags_of_tables_want_a_table(capsys):
 
 
 def test_rows_without_a_key_are_refused(place, batch):
-    place.ask(ITEMS.replace("integer PRIMARY KEY", "integer UNIQUE"))
-    place.ask("INSERT INTO items VALUES (1, 5, 3, 1, 0.2), (NULL, 5, 3, 1, 0.2)")
+    place.execute(ITEMS.replace("integer PRIMARY KEY", "integer UNIQUE"))
+    place.execute("INSERT INTO items VALUES (1, 5, 3, 1, 0.2), (NULL, 5, 3, 1, 0.2)")
     status, told = batch("--key", "id")
     assert status == 2 and told.endswith("items has rows without a key: id must not be NULL")
-    place.ask("DELETE FROM items WHERE id IS NULL")
-    assert batch("--key", "id")[0] == 0 and len(place.content()) == 1
+    place.execute("DELETE FROM items WHERE id IS NULL")
+    assert batch("--key", "id")[0] == 0 and len(place.predictions()) == 1
 
 
 def test_a_unique_index_over_some_rows_or_over_an_expression_is_no_key(place, batch):
-    place.ask(ITEMS.replace("integer PRIMARY KEY", "integer"))
-    place.ask("CREATE UNIQUE INDEX one ON items (id) WHERE sepal_width > 3")
-    place.ask("CREATE UNIQUE INDEX two ON items ((id + 1))")
+    place.execute(ITEMS.replace("integer PRIMARY KEY", "integer"))
+    place.execute("CREATE UNIQUE INDEX one ON items (id) WHERE sepal_width > 3")
+    place.execute("CREATE UNIQUE INDEX two ON items ((id + 1))")
     assert batch("--key", "id")[0] == 2
-    place.ask("CREATE UNIQUE INDEX three ON items (id)")
+    place.execute("CREATE UNIQUE INDEX three ON items (id)")
     assert batch("--key", "id")[0] == 0
 
 
 def test_tables_beside_that_are_something_else_are_left_alone(place, batch, tmp_path):
     place.fill(3)
-    place.ask("CREATE TABLE items_prediction (id integer PRIMARY KEY, mine text)")
+    place.execute("CREATE TABLE items_prediction (id integer PRIMARY KEY, mine text)")
     status, told = batch()
     assert status == 2 and "items_prediction is there and has no column 'label'" in told
-    place.ask("DROP TABLE items_prediction")
+    place.execute("DROP TABLE items_prediction")
     assert batch()[0] == 0
     labels = '{"0": "setosa", "1": "versicolor", "2": "other"}'
     status, told = batch("--redo-older", folder=other_model(tmp_path, labels))
     assert status == 2 and "has no column 'probability_other'" in told
-    place.ask("ALTER TABLE items ADD COLUMN other integer")
-    place.ask("UPDATE items SET other = id")
-    place.ask("CREATE UNIQUE INDEX other ON items (other)")
-    place.ask("ALTER TABLE items_prediction ADD COLUMN other integer")
+    place.execute("ALTER TABLE items ADD COLUMN other integer")
+    place.execute("UPDATE items SET other = id")
+    place.execute("CREATE UNIQUE INDEX other ON items (other)")
+    place.execute("ALTER TABLE items_prediction ADD COLUMN other integer")
     status, told = batch("--key", "other")
     assert status == 2 and told.endswith("items_prediction has another key than other")
 
@@ -449,20 +449,20 @@ def test_too_many_bad_rows_fail_the_run_and_what_is_done_stays(place, batch):
     place.fill(1000)
     status, told = batch("--max-bad", "3", "--chunk", "100")
     assert status == 3 and told.startswith("failed: 4 bad rows are more than --max-bad 3; 296 rows: ")
-    assert place.records()[0]["status"] == "failed" and len(place.content()) == 300
+    assert place.runs()[0]["status"] == "failed" and len(place.predictions()) == 300
     status, told = batch("--max-bad", "0.9%", "--chunk", "100")
     assert status == 3 and told.startswith("failed: 7 bad rows of 700 are more than --max-bad 0.9%")
-    assert len(place.content()) == 1000 and batch("--max-bad", "0")[0] == 0 and place.faults() == []
+    assert len(place.predictions()) == 1000 and batch("--max-bad", "0")[0] == 0 and place.inconsistencies() == []
 
 
 def test_bad_rows_of_runs_that_were_interrupted_count_in_the_one_that_goes_on(place, batch):
     place.fill(300)
     batch()
-    place.ask("DELETE FROM items_prediction WHERE id > 500")
-    place.ask("UPDATE items_run SET status = 'running', finished = NULL, ok = 165, bad = 2")
+    place.execute("DELETE FROM items_prediction WHERE id > 500")
+    place.execute("UPDATE items_run SET status = 'running', finished = NULL, ok = 165, bad = 2")
     status, told = batch("--max-bad", "3")
     assert status == 3 and told.startswith("failed: 4 bad rows are more than --max-bad 3")
-    assert [one["status"] for one in place.records()] == ["interrupted", "failed"]
+    assert [one["status"] for one in place.runs()] == ["interrupted", "failed"]
     assert batch("--max-bad", "3")[0] == 0
 
 
@@ -470,46 +470,46 @@ def test_bad_rows_of_runs_that_were_interrupted_count_in_the_one_that_goes_on(pl
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_that_share_a_table_do_each_row_once(place, batch, hands, count):
+def test_processes_that_share_a_table_do_each_row_once(place, batch, run_starter, count):
     place.fill(2000)
-    assert hands.ask("share", place.url, count, "50") == [[0, ""]] * count
-    assert place.faults() == [] and sum(one["ok"] + one["bad"] for one in place.records()) == 2000
-    shared = place.content()
-    place.empty()
+    assert run_starter.execute("run_concurrently", place.url, count, "50") == [[0, ""]] * count
+    assert place.inconsistencies() == [] and sum(one["ok"] + one["bad"] for one in place.runs()) == 2000
+    shared = place.predictions()
+    place.drop_results()
     batch()
-    assert place.content() == shared
+    assert place.predictions() == shared
 
 
 @pytest.mark.long
-def test_runs_killed_at_any_moment_leave_what_an_undisturbed_one_does(place, hands):
+def test_runs_killed_at_any_moment_leave_what_an_undisturbed_one_does(place, run_starter):
     place.fill(500)
-    told = hands.ask("kill", place.url, KILLS, "20")
-    assert told["faults"] == [] and told["ends"] > 0
+    told = run_starter.execute("kill_runs", place.url, KILLS, "20")
+    assert told["faults"] == [] and told["finished"] > 0
 
 
-def test_sigterm_ends_a_run_after_its_chunk_and_the_same_command_goes_on(place, batch, hands):
+def test_sigterm_ends_a_run_after_its_chunk_and_the_same_command_goes_on(place, batch, run_starter):
     place.fill(4000)
-    with hands.run(place, "--chunk", "2") as run:
+    with run_starter.run(place, "--chunk", "2") as run:
         begun(place)
         os.kill(run.pid, signal.SIGTERM)
-        status, told = run.end()
+        status, told = run.wait()
     assert status == 4
     assert re.fullmatch(r"iris_wsgi: stopped: SIGTERM, after \d+ rows: .*; the same command goes on\n", told)
-    assert place.records()[0]["status"] == "interrupted" and 0 < len(place.content()) < 4000 and place.faults() == []
-    assert batch()[0] == 0 and len(place.content()) == 4000 and place.faults() == []
+    assert place.runs()[0]["status"] == "interrupted" and 0 < len(place.predictions()) < 4000 and place.inconsistencies() == []
+    assert batch()[0] == 0 and len(place.predictions()) == 4000 and place.inconsistencies() == []
 
 
-def test_rows_that_come_and_go_during_a_run_are_no_trouble(place, batch, hands):
+def test_rows_that_come_and_go_during_a_run_are_no_trouble(place, batch, run_starter):
     place.fill(1000)
-    with hands.run(place, "--chunk", "5") as run:
+    with run_starter.run(place, "--chunk", "5") as run:
         begun(place)
         for i in range(1, 30, 3):
-            place.ask("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", (i,))
-            place.ask("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", (3000 + i,))
-            place.ask("DELETE FROM items WHERE id = ?", (3000 - i - 2,))
-        assert run.end() == (0, "")
-    assert batch()[0] == 0 and place.faults() == []
-    assert place.ask("SELECT count(*) FROM items s LEFT JOIN items_prediction p ON p.id = s.id WHERE p.id IS NULL") == [(0,)]
+            place.execute("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", (i,))
+            place.execute("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", (3000 + i,))
+            place.execute("DELETE FROM items WHERE id = ?", (3000 - i - 2,))
+        assert run.wait() == (0, "")
+    assert batch()[0] == 0 and place.inconsistencies() == []
+    assert place.execute("SELECT count(*) FROM items s LEFT JOIN items_prediction p ON p.id = s.id WHERE p.id IS NULL") == [(0,)]
 
 
 # What each of the two can do or suffer alone.
@@ -562,21 +562,21 @@ def test_a_lock_that_another_keeps_ends_the_run_in_one_line_and_it_goes_on_later
         reason = "is locked by another process" if place.is_sqlite else "canceling statement due to lock timeout"
         assert re.fullmatch(rf"stopped: the .* {reason}, after \d+ rows: .*; the same command goes on", said[0])
         other.rollback()
-    assert batch()[0] == 0 and place.faults() == [] and len(place.content()) == 50
+    assert batch()[0] == 0 and place.inconsistencies() == [] and len(place.predictions()) == 50
 
 
-def test_a_second_signal_ends_a_run_that_waits_at_once(place, hands):
+def test_a_second_signal_ends_a_run_that_waits_at_once(place, run_starter):
     place.fill(50)
     with closing(place.connect()) as other:
         other.cursor().execute("UPDATE items SET sepal_length = 1 WHERE id = 9")
-        with hands.run(place) as run:
+        with run_starter.run(place) as run:
             # A file tells nobody who waits for it, but the run listens to signals before it opens it.
-            while not has_open(run.pid, place) if place.is_sqlite else not place.ask(WAITING):
+            while not has_open(run.pid, place) if place.is_sqlite else not place.execute(WAITING):
                 time.sleep(0.005)
             # Two of one kind may be taken for one.
             os.kill(run.pid, signal.SIGTERM)
             os.kill(run.pid, signal.SIGINT)
-            status, told = run.end()
+            status, told = run.wait()
     assert (status, told) == (4, "")
 
 
@@ -587,7 +587,7 @@ def test_a_model_that_cannot_be_run_ends_the_run_in_one_line(place, model):
         run.model = stand_in(model, lambda rows: 1 / 0)
         said: list[str] = []
         assert run.go(said.append, Wish()) == 5 and "the model cannot be run on 49 rows" in said[0]
-    assert place.records()[0]["status"] == "interrupted" and place.content() == []
+    assert place.runs()[0]["status"] == "interrupted" and place.predictions() == []
 
 
 def test_a_model_that_gives_another_number_of_rows_fails_the_run_and_writes_no_prediction(place, tmp_path, capsys):
@@ -597,7 +597,7 @@ def test_a_model_that_gives_another_number_of_rows_fails_the_run_and_writes_no_p
     arguments = ["--model-dir", str(folder), "--features", ",".join(FEATURES)]
     assert main(["batch", "--table", "items", "--database", place.url, *arguments]) == 1
     assert "for 200 rows has the shape [336, 3]; it must be [200, 3]" in capsys.readouterr().err
-    assert place.records()[0]["status"] == "failed" and place.content() == []
+    assert place.runs()[0]["status"] == "failed" and place.predictions() == []
 
 
 def test_a_row_that_gets_no_prediction_ends_the_run_with_a_status_of_its_own(place, model):
@@ -609,7 +609,7 @@ def test_a_row_that_gets_no_prediction_ends_the_run_with_a_status_of_its_own(pla
     said: list[str] = []
     with closing(run.database):
         assert run.go(said.append, Wish()) == 6 and "has no prediction after every page" in said[0]
-    assert place.records()[0]["status"] == "failed" and len(place.content()) == 19
+    assert place.runs()[0]["status"] == "failed" and len(place.predictions()) == 19
 
 
 def test_rows_that_come_behind_the_walk_are_done_before_the_run_ends(place, model):
@@ -620,13 +620,13 @@ def test_rows_that_come_behind_the_walk_are_done_before_the_run_ends(place, mode
 
     def missing_later():
         for _ in came:
-            place.ask("INSERT INTO items VALUES (-1, 5.1, 3.5, 1.4, 0.2)")
+            place.execute("INSERT INTO items VALUES (-1, 5.1, 3.5, 1.4, 0.2)")
         return missing()
 
     run.missing = missing_later
     with closing(run.database):
         assert run.go(print, Wish()) == 0
-    assert len(place.content()) == 21
+    assert len(place.predictions()) == 21
 
 
 def test_an_answer_that_is_not_finite_makes_a_bad_row(place, model):
@@ -641,9 +641,9 @@ def test_an_answer_that_is_not_finite_makes_a_bad_row(place, model):
     run.model = stand_in(model, predict)
     with closing(run.database):
         assert run.go(print, Wish()) == 0
-    told = place.content()
+    told = place.predictions()
     assert [row[-1] for row in told] == [None, None, "the model gives a value that is not a finite number", None, None]
-    assert told[2][1:5] == (None,) * 4 and place.faults() == []
+    assert told[2][1:5] == (None,) * 4 and place.inconsistencies() == []
 
 
 def test_rows_that_another_did_between_the_look_and_the_lock_are_neither_written_nor_counted_twice(postgres, model):
@@ -656,14 +656,14 @@ def test_rows_that_another_did_between_the_look_and_the_lock_are_neither_written
             rows = one.database.execute(one.statements.claim(False, False, False, True), (100,))
             late = threading.Thread(target=two.page, args=(None, False))
             late.start()
-            while not postgres.ask(WAITING):
+            while not postgres.execute(WAITING):
                 assert late.is_alive()
             new = answers(model, FEATURES, rows)
             target = one.statements.table(PREDICTION)
             written = one.database.write(target, one.plan.key, model.labels, new, model.digest, one.id, False)
         late.join(TIMEOUT_SECONDS)
         assert sum(count for _, count in written) == 50 and (two.ok, two.bad) == (0, 0)
-    assert postgres.ask("SELECT DISTINCT run FROM items_prediction") == [(one.id,)] and len(postgres.content()) == 50
+    assert postgres.execute("SELECT DISTINCT run FROM items_prediction") == [(one.id,)] and len(postgres.predictions()) == 50
 
 
 def test_rows_that_another_had_and_gave_up_are_done_in_the_last_pass(postgres, model):
@@ -703,67 +703,67 @@ KEYS = {
 
 @pytest.mark.parametrize("kind", KEYS)
 def test_keys_of_every_type_are_kept_as_they_are(postgres, kind, model):
-    postgres.ask("CREATE COLLATION nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
-    postgres.ask("CREATE TYPE mood AS ENUM ('b a', '\"')")
-    postgres.ask("CREATE DOMAIN positive AS integer CHECK (VALUE > 0)")
-    postgres.ask(ITEMS.replace("id integer", f"id {kind}"))
+    postgres.execute("CREATE COLLATION nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
+    postgres.execute("CREATE TYPE mood AS ENUM ('b a', '\"')")
+    postgres.execute("CREATE DOMAIN positive AS integer CHECK (VALUE > 0)")
+    postgres.execute(ITEMS.replace("id integer", f"id {kind}"))
     values = ", ".join(f"({one}, 5, 3, 1, 0.2)" for one in KEYS[kind])
-    postgres.ask(f"INSERT INTO items VALUES {values}")
+    postgres.execute(f"INSERT INTO items VALUES {values}")
     run = runs(postgres, model, chunk=1)
     with closing(run.database):
         assert run.go(print, Wish()) == 0 and run.ok == len(KEYS[kind])
     same = "SELECT count(*) FROM items s JOIN items_prediction p USING (id) WHERE s.id::text = p.id::text"
-    assert postgres.ask(same) == [(len(KEYS[kind]),)]
+    assert postgres.execute(same) == [(len(KEYS[kind]),)]
     types = "SELECT count(DISTINCT (atttypid, atttypmod, attcollation)) FROM pg_attribute WHERE attname = 'id'"
-    assert postgres.ask(f"{types} AND attrelid IN ('items'::regclass, 'items_prediction'::regclass)") == [(1,)]
+    assert postgres.execute(f"{types} AND attrelid IN ('items'::regclass, 'items_prediction'::regclass)") == [(1,)]
 
 
 def test_a_role_with_ways_of_its_own_makes_no_difference(postgres, model, postgres_server):
     postgres.fill(100)
-    postgres.ask("DROP ROLE IF EXISTS odd")
-    postgres.ask("CREATE ROLE odd LOGIN SUPERUSER")
+    postgres.execute("DROP ROLE IF EXISTS odd")
+    postgres.execute("CREATE ROLE odd LOGIN SUPERUSER")
     ways = {"default_transaction_isolation": "serializable", "extra_float_digits": "-15", "datestyle": "'SQL, DMY'"}
     ways |= {"search_path": "nowhere, public", "bytea_output": "escape", "client_encoding": "LATIN1"}
     for name, value in ways.items():
-        postgres.ask(f"ALTER ROLE odd SET {name} = {value}")
+        postgres.execute(f"ALTER ROLE odd SET {name} = {value}")
     run = runs(postgres, model)
     with closing(run.database):
         run.go(print, Wish())
-    wanted = postgres.content()
-    postgres.empty()
+    wanted = postgres.predictions()
+    postgres.drop_results()
     run = runs(ScoringDatabase(postgres_server.url.replace("postgres@", "odd@")), model)
     with closing(run.database):
         assert run.go(print, Wish()) == 0
-    assert postgres.content() == wanted
+    assert postgres.predictions() == wanted
 
 
 def test_what_a_role_may_not_do_is_a_wrong_argument(postgres, postgres_server, capsys):
     postgres.fill(10)
-    postgres.ask("DROP ROLE IF EXISTS poor")
-    postgres.ask("CREATE ROLE poor LOGIN")
-    postgres.ask("GRANT USAGE ON SCHEMA public TO poor")
-    postgres.ask("GRANT SELECT ON items TO poor")
+    postgres.execute("DROP ROLE IF EXISTS poor")
+    postgres.execute("CREATE ROLE poor LOGIN")
+    postgres.execute("GRANT USAGE ON SCHEMA public TO poor")
+    postgres.execute("GRANT SELECT ON items TO poor")
     command = ["batch", "--table", "items", "--model-dir", str(MODEL)]
     assert main([*command, "--database", postgres_server.url.replace("postgres@", "poor@")]) == 2
     assert re.fullmatch(r"iris_wsgi: the PostgreSQL at \S+ does not do its work: permission denied .*\n", capsys.readouterr().err)
-    assert not postgres.has("items_prediction")
+    assert not postgres.has_table("items_prediction")
 
 
 def test_partitions_schemas_and_tables_that_others_inherit_from(postgres, model, capsys):
     columns = ", ".join(f"{one} float8 DEFAULT 1" for one in FEATURES)
-    postgres.ask('DROP SCHEMA IF EXISTS "Other.one" CASCADE')
-    postgres.ask('CREATE SCHEMA "Other.one"')
-    postgres.ask(f'CREATE TABLE "Other.one"."Parts" (id int PRIMARY KEY, {columns}) PARTITION BY RANGE (id)')
+    postgres.execute('DROP SCHEMA IF EXISTS "Other.one" CASCADE')
+    postgres.execute('CREATE SCHEMA "Other.one"')
+    postgres.execute(f'CREATE TABLE "Other.one"."Parts" (id int PRIMARY KEY, {columns}) PARTITION BY RANGE (id)')
     for i in range(3):
         bounds = f"FROM ({i * 10}) TO ({i * 10 + 10})"
-        postgres.ask(f'CREATE TABLE "Other.one".part{i} PARTITION OF "Other.one"."Parts" FOR VALUES {bounds}')
-    postgres.ask('INSERT INTO "Other.one"."Parts" SELECT generate_series(0, 29)')
+        postgres.execute(f'CREATE TABLE "Other.one".part{i} PARTITION OF "Other.one"."Parts" FOR VALUES {bounds}')
+    postgres.execute('INSERT INTO "Other.one"."Parts" SELECT generate_series(0, 29)')
     command = ["batch", "--database", postgres.url, "--model-dir", str(MODEL), "--chunk", "7", "--table"]
     assert main([*command, "Parts"]) == 2 and main([*command, '"Other.one".parts']) == 2
     assert main([*command, '"Other.one"."Parts"']) == 0
-    assert postgres.ask('SELECT count(*) FROM "Other.one"."Parts_prediction"') == [(30,)]
-    postgres.ask(f"CREATE TABLE items (id int PRIMARY KEY, {columns})")
-    postgres.ask("CREATE TABLE heir () INHERITS (items)")
+    assert postgres.execute('SELECT count(*) FROM "Other.one"."Parts_prediction"') == [(30,)]
+    postgres.execute(f"CREATE TABLE items (id int PRIMARY KEY, {columns})")
+    postgres.execute("CREATE TABLE heir () INHERITS (items)")
     capsys.readouterr()
     assert main([*command, "items"]) == 2
     assert "id is no key of public.items" in capsys.readouterr().err
@@ -772,32 +772,32 @@ def test_partitions_schemas_and_tables_that_others_inherit_from(postgres, model,
 def test_names_that_would_be_cut_off_are_refused(postgres, capsys):
     """The name of the predictions would be that of the table itself."""
     name = "ü" * 31
-    postgres.ask(ITEMS.replace("items", f'"{name}"'))
+    postgres.execute(ITEMS.replace("items", f'"{name}"'))
     assert main(["batch", "--table", name, "--database", postgres.url, "--model-dir", str(MODEL)]) == 2
     assert "has no column" in capsys.readouterr().err
-    assert postgres.ask("SELECT count(*) FROM pg_class WHERE relname LIKE 'ü%' AND relkind = 'r'") == [(1,)]
+    assert postgres.execute("SELECT count(*) FROM pg_class WHERE relname LIKE 'ü%' AND relkind = 'r'") == [(1,)]
 
 
-def test_a_database_that_goes_away_ends_the_run_in_one_line_and_it_goes_on_later(postgres, postgres_server, model, hands):
+def test_a_database_that_goes_away_ends_the_run_in_one_line_and_it_goes_on_later(postgres, postgres_server, model, run_starter):
     postgres.fill(4000)
     try:
-        with hands.run(postgres, "--chunk", "2") as run:
+        with run_starter.run(postgres, "--chunk", "2") as run:
             begun(postgres)
             postgres.close()
             postgres_server.stop()
-            status, told = run.end()
+            status, told = run.wait()
         assert status == 5
         assert re.fullmatch(r"iris_wsgi: stopped: the PostgreSQL at \S+ does not .*; the same command goes on\n", told), told
-        with hands.run(postgres) as again:
-            status, told = again.end()
+        with run_starter.run(postgres) as again:
+            status, told = again.wait()
         assert status == 5 and re.fullmatch(r"iris_wsgi: stopped: the PostgreSQL at \S+ does not .*\n", told), told
     finally:
         postgres_server.start()
-    assert 0 < len(postgres.content()) < 4000 and postgres.faults() == []
+    assert 0 < len(postgres.predictions()) < 4000 and postgres.inconsistencies() == []
     again = runs(postgres, model, chunk=5000)
     with closing(again.database):
         assert again.go(print, Wish()) == 0
-    assert len(postgres.content()) == 4000 and postgres.faults() == []
+    assert len(postgres.predictions()) == 4000 and postgres.inconsistencies() == []
 
 
 def test_a_database_that_hangs_is_given_up(postgres, model):
@@ -846,19 +846,19 @@ def test_a_file_that_is_no_database_is_told_and_none_is_made(url, capsys):
     assert not Path("nowhere.db").exists()
 
 
-def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_later(sqlite, model, hands):
+def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_later(sqlite, model, run_starter):
     """A bound for the size of files stands for that of the disk."""
     sqlite.fill(5000)
     size = Path(sqlite.url.removeprefix("sqlite:///")).stat().st_size
 
-    with hands.run(sqlite, "--chunk", "100", bound=size + 300_000) as run:
-        status, told = run.end()
+    with run_starter.run(sqlite, "--chunk", "100", max_file_bytes=size + 300_000) as run:
+        status, told = run.wait()
     assert status == 5 and re.fullmatch(r"iris_wsgi: stopped: the database \S+ (cannot|has no room).*; the same .*\n", told), told
-    assert 0 < len(sqlite.content()) < 5000 and sqlite.faults() == []
+    assert 0 < len(sqlite.predictions()) < 5000 and sqlite.inconsistencies() == []
     again = runs(sqlite, model)
     with closing(again.database):
         assert again.go(print, Wish()) == 0
-    assert len(sqlite.content()) == 5000 and sqlite.faults() == []
+    assert len(sqlite.predictions()) == 5000 and sqlite.inconsistencies() == []
 
 
 def test_keys_of_sqlite_are_of_any_type_in_one_column(sqlite, model):
@@ -866,44 +866,44 @@ def test_keys_of_sqlite_are_of_any_type_in_one_column(sqlite, model):
     keys = [1, 1.5, "1", b"1", "a", "A", b"\xff", 2**63 - 1, -1e300, "", "\0x"]
     for kind, more in (("", ""), ("BLOB", ""), ("ANY", " STRICT"), ("ANY", " STRICT, WITHOUT ROWID"), ("INTEGER", "")):
         constraint = "NOT NULL UNIQUE" if kind == "INTEGER" else "PRIMARY KEY NOT NULL"
-        sqlite.ask(f"CREATE TABLE items (id {kind} {constraint}, {columns}){more}")
-        sqlite.ask("INSERT OR IGNORE INTO items (id) VALUES (?)", rows=[(key,) for key in keys])
+        sqlite.execute(f"CREATE TABLE items (id {kind} {constraint}, {columns}){more}")
+        sqlite.execute("INSERT OR IGNORE INTO items (id) VALUES (?)", rows=[(key,) for key in keys])
         options = TableOptions(Name(None, "items"), ("id",), (), False, 3, MaxBad(), True)
         with closing(opened(sqlite.url)) as database:
             run = TableRun(database, planned(database, options, model), options, model)
             assert run.go(print, Wish()) == 0
         same = "SELECT typeof(id), id FROM items{} ORDER BY id"
-        assert sqlite.ask(same.format("")) == sqlite.ask(same.format("_prediction"))
-        assert len(sqlite.content()) >= len(keys) - 1
-        sqlite.empty()
-        sqlite.ask("DROP TABLE items")
+        assert sqlite.execute(same.format("")) == sqlite.execute(same.format("_prediction"))
+        assert len(sqlite.predictions()) >= len(keys) - 1
+        sqlite.drop_results()
+        sqlite.execute("DROP TABLE items")
 
 
 def test_keys_of_sqlite_are_unique_in_their_collation(sqlite, batch):
-    sqlite.ask(ITEMS.replace("integer PRIMARY KEY", "TEXT COLLATE NOCASE PRIMARY KEY NOT NULL"))
-    sqlite.ask("INSERT INTO items VALUES ('a', 5, 3, 1, 0.2), ('B', 5, 3, 1, 0.2), ('c', 5, 3, 1, 0.2)")
-    assert batch("--chunk", "1", url=sqlite.url)[0] == 0 and [row[0] for row in sqlite.content()] == ["a", "B", "c"]
+    sqlite.execute(ITEMS.replace("integer PRIMARY KEY", "TEXT COLLATE NOCASE PRIMARY KEY NOT NULL"))
+    sqlite.execute("INSERT INTO items VALUES ('a', 5, 3, 1, 0.2), ('B', 5, 3, 1, 0.2), ('c', 5, 3, 1, 0.2)")
+    assert batch("--chunk", "1", url=sqlite.url)[0] == 0 and [row[0] for row in sqlite.predictions()] == ["a", "B", "c"]
     with pytest.raises(Exception, match="UNIQUE"):
-        sqlite.ask(
+        sqlite.execute(
             "INSERT INTO items_prediction SELECT 'A', label, 0, 0, 0, model_digest, run, predicted, '' FROM items_prediction"
         )
-    sqlite.empty()
-    sqlite.ask("DROP TABLE items")
-    sqlite.ask(ITEMS.replace("integer PRIMARY KEY", "TEXT COLLATE NOCASE NOT NULL"))
-    sqlite.ask("CREATE UNIQUE INDEX one ON items (id COLLATE BINARY)")
+    sqlite.drop_results()
+    sqlite.execute("DROP TABLE items")
+    sqlite.execute(ITEMS.replace("integer PRIMARY KEY", "TEXT COLLATE NOCASE NOT NULL"))
+    sqlite.execute("CREATE UNIQUE INDEX one ON items (id COLLATE BINARY)")
     status, told = batch("--key", "id", url=sqlite.url)
     assert status == 2 and told == "the index of id has another collation than the columns"
 
 
 def test_text_that_is_not_utf_8_is_a_bad_row_and_as_a_key_one_line(sqlite, batch):
-    sqlite.ask(ITEMS.replace("integer PRIMARY KEY", "TEXT PRIMARY KEY NOT NULL"))
-    sqlite.ask("INSERT INTO items VALUES ('a', 5, CAST(x'ff' AS TEXT), 1, 0.2), ('b', 5, 3, 1, x'00'), ('c', 5, 3, 1, 0.2)")
+    sqlite.execute(ITEMS.replace("integer PRIMARY KEY", "TEXT PRIMARY KEY NOT NULL"))
+    sqlite.execute("INSERT INTO items VALUES ('a', 5, CAST(x'ff' AS TEXT), 1, 0.2), ('b', 5, 3, 1, x'00'), ('c', 5, 3, 1, 0.2)")
     assert batch(url=sqlite.url)[0] == 0
-    told = [row[-1] for row in sqlite.content()]
+    told = [row[-1] for row in sqlite.predictions()]
     assert told == ["sepal_width is not a number", "petal_width is not a number", None]
-    sqlite.ask("INSERT INTO items VALUES (CAST(x'ff' AS TEXT), 5, 3, 1, 0.2)")
+    sqlite.execute("INSERT INTO items VALUES (CAST(x'ff' AS TEXT), 5, 3, 1, 0.2)")
     status, line = batch(url=sqlite.url)
-    assert status == 5 and "has a key that is text and not UTF-8" in line and len(sqlite.content()) == 3
+    assert status == 5 and "has a key that is text and not UTF-8" in line and len(sqlite.predictions()) == 3
 
 
 def test_a_file_is_found_by_a_relative_path_with_signs_of_urls_in_it_and_keeps_its_journal(tmp_path, monkeypatch, batch, sqlite):
@@ -912,18 +912,18 @@ def test_a_file_is_found_by_a_relative_path_with_signs_of_urls_in_it_and_keeps_i
         name = f"it's {mode} 50%41?mode=ro#.db"
         (tmp_path / name).touch()
         place = ScoringDatabase(f"sqlite:///{name}")
-        place.ask(f"PRAGMA journal_mode = {mode}")
+        place.execute(f"PRAGMA journal_mode = {mode}")
         place.fill(10)
-        assert batch(url=place.url)[0] == 0 and len(place.content()) == 10
-        assert place.ask("PRAGMA journal_mode") == [(mode,)]
+        assert batch(url=place.url)[0] == 0 and len(place.predictions()) == 10
+        assert place.execute("PRAGMA journal_mode") == [(mode,)]
 
 
 def test_columns_that_are_computed_are_features_like_others(place, batch, model):
     computed = "petal_width double precision GENERATED ALWAYS AS (sepal_length / 4) STORED"
-    place.ask(ITEMS.replace("petal_width double precision", computed))
-    place.ask("INSERT INTO items (id, sepal_length, sepal_width, petal_length) VALUES (1, 6, 3, 4.5)")
+    place.execute(ITEMS.replace("petal_width double precision", computed))
+    place.execute("INSERT INTO items (id, sepal_length, sepal_width, petal_length) VALUES (1, 6, 3, 4.5)")
     assert batch()[0] == 0
-    assert place.content()[0][2:5] == tuple(model.predict(np.array([[6, 3, 4.5, 1.5]], np.float32))[0].tolist())
+    assert place.predictions()[0][2:5] == tuple(model.predict(np.array([[6, 3, 4.5, 1.5]], np.float32))[0].tolist())
 
 
 def test_a_url_that_is_bad_later_is_told_without_its_secret():

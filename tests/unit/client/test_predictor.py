@@ -73,7 +73,7 @@ def faulty(pred):
 def known(faulty):
     one = Known(faulty)
     assert one.target.why_not() is None
-    faulty.asked.clear()
+    faulty.requests.clear()
     yield one
     one.target.end()
 
@@ -191,9 +191,9 @@ def test_what_goes_along_is_the_id_the_trace_and_what_is_left_of_the_time(pred, 
     known = Known(faulty)
     came = {"HTTP_X_REQUEST_ID": "mine", "HTTP_TRACEPARENT": f"00-{'a' * 32}-{'b' * 16}-01", "HTTP_TRACESTATE": "x=1"}
     ids = ids_of(came)
-    faulty.asked.clear()
+    faulty.requests.clear()
     remote(known.target)(ROWS, PredictContext(time.monotonic() + 5, ids=ids))
-    head, _, body = faulty.asked[-1].partition(b"\r\n\r\n")
+    head, _, body = faulty.requests[-1].partition(b"\r\n\r\n")
     fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
     assert (fields["X-Request-ID"], fields["traceparent"], fields["tracestate"]) == (
         "mine",
@@ -223,15 +223,15 @@ def test_each_fault_has_its_own_answer_and_recovery_is_by_itself(known, faulty, 
             known.ask(ROWS, time.monotonic() + (0.6 if outcome == "late" else 60))
     assert known.count("calls", outcome) == 3
     # The breaker is open now: nobody is asked.
-    asked = len(faulty.asked)
+    asked = len(faulty.requests)
     with pytest.raises(ServiceUnavailable):
         known.ask(ROWS, time.monotonic() + 60)
-    assert (len(faulty.asked), known.count("calls", "refused"), known.count("down")) == (asked, 1, 1)
+    assert (len(faulty.requests), known.count("calls", "refused"), known.count("down")) == (asked, 1, 1)
     faulty.mode = "pass"
     wait_until(lambda: known.look() is None, "it is asked again")
     assert known.ask(ROWS).shape == (2, 3)
     assert known.count("down") == 0 and known.count("connections") == 1
-    told = [line["message"] for line in known.log.lines() if line["message"].startswith("pred is")]
+    told = [line["message"] for line in known.log.events() if line["message"].startswith("pred is")]
     assert told[0].startswith("pred is not asked: ") and told[-1] == "pred is asked again"
 
 
@@ -239,11 +239,11 @@ def test_each_fault_has_its_own_answer_and_recovery_is_by_itself(known, faulty, 
 def test_a_kept_connection_that_ends_without_an_answer_is_tried_once_more_on_a_fresh_one(known, faulty, mode):
     for _ in range(10):
         known.ask(ROWS)
-    faulty.mode, faulty.times = mode, 1
+    faulty.mode, faulty.remaining = mode, 1
     assert known.ask(ROWS).shape == (2, 3)
     assert (known.count("retries"), known.count("connections"), known.target.breaker.failures) == (1, 1, 0)
     # A fresh one that ends so has had its request.
-    faulty.mode, faulty.times = mode, 2
+    faulty.mode, faulty.remaining = mode, 2
     with pytest.raises((BadGateway, ServiceUnavailable)):
         known.ask(ROWS)
 
@@ -251,7 +251,7 @@ def test_a_kept_connection_that_ends_without_an_answer_is_tried_once_more_on_a_f
 def test_a_kept_connection_that_the_other_has_closed_meanwhile_costs_no_retry(known, faulty):
     known.ask(ROWS)
     (waiting,) = known.target.idle
-    for one in list(faulty.open):
+    for one in list(faulty.connections):
         one.shutdown(2)
     wait_until(lambda: not waiting.silent(), "the end of the connection is here")
     known.ask(ROWS)
@@ -373,7 +373,7 @@ def test_nothing_is_left_behind_after_ten_thousand_calls_with_faults_among_them(
     before = figures()
     for i in range(10_000):
         if i % 500 == 0:
-            faulty.mode, faulty.times = modes[i // 500 % 4], 3
+            faulty.mode, faulty.remaining = modes[i // 500 % 4], 3
         call = Call(target, message, 100_000)
         gather([call], time.monotonic() + 20)
         assert call.result is not None and not call.exchanges

@@ -302,7 +302,7 @@ def test_where_no_bundle_is_required_one_that_does_not_fit_is_left_out_with_a_wa
     for path in ("/edge/", "/edge/manifest.json", "/edge"):
         app.get(path, status=404)
     assert not [path for path in app.get("/openapi.json").json["paths"] if path.startswith("/edge")]
-    (line,) = [one for one in log.lines() if "/edge/" in one.get("message", "")]
+    (line,) = [one for one in log.events() if "/edge/" in one.get("message", "")]
     assert line["level"] == "warning" and line["message"].startswith(f"/edge/ is not served: IRIS_EDGE_DIR={str(bundle)!r} is ")
 
 
@@ -353,9 +353,9 @@ def test_a_report_counts_and_is_logged_without_its_key(app, log):
     answer = app.post_json("/edge/telemetry", report(counts=[SETOSA, *more]))
     assert (answer.status_int, answer.body) == (204, b"")
     assert reported(app) == {"setosa": 7, "versicolor": 0, "virginica": 1}
-    line = next(line for line in log.lines() if line["message"] == "predictions at the edge")
+    line = next(line for line in log.events() if line["message"] == "predictions at the edge")
     assert line["counts"] == [{"day": "2026-02-28", "label": "setosa", "count": 3}, *more]
-    assert KEY not in json.dumps(log.lines())
+    assert KEY not in json.dumps(log.events())
 
 
 def test_a_report_that_comes_again_counts_once_and_another_key_counts_too(app):
@@ -435,7 +435,7 @@ def test_large_files_go_out_whole_to_slow_clients_who_hold_up_nobody_and_no_memo
     ask_for = http_request("GET", "/edge/ort/a.wasm")
 
     def held():
-        text = Path(f"/proc/{server.worker}/status").read_text()
+        text = Path(f"/proc/{server.worker_pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+) kB", text)[1]) * 1024
 
     before = held()
@@ -444,12 +444,12 @@ def test_large_files_go_out_whole_to_slow_clients_who_hold_up_nobody_and_no_memo
         wire.send(ask_for)
         wait_until(wire.readable, "the answer begins")
     with RawConnection(server) as other:
-        assert other.ask(LIVEZ).status == 200
-        assert other.ask(ask_for).body == content
-        assert other.ask(LIVEZ).status == 200
+        assert other.exchange(LIVEZ).status == 200
+        assert other.exchange(ask_for).body == content
+        assert other.exchange(LIVEZ).status == 200
     # Twenty copies would be 480 MB.
     assert held() - before < 5 * len(content)
-    assert slow[0].answer().body == content
+    assert slow[0].receive().body == content
     for wire in slow:
         wire.__exit__()
 

@@ -93,7 +93,7 @@ def test_a_model_of_ones_own_needs_no_members_beside_it(make_app, model_copy, lo
     shutil.rmtree(model_copy / "members")
     app = make_app(model_dir=str(model_copy))
     app.post_json("/ensemble/predict", {"data": [POINTS["setosa"]]}, status=404)
-    assert any("/ensemble/predict is not served" in line["message"] for line in log.lines())
+    assert any("/ensemble/predict is not served" in line["message"] for line in log.events())
 
 
 def test_a_member_with_the_model_of_another_species_does_not_start(model_copy, log):

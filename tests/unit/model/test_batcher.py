@@ -135,7 +135,7 @@ def test_a_live_server_answers_bit_for_bit_the_same_in_fewer_runs(run, service):
         wires = [stack.enter_context(RawConnection(server)) for _ in rows]
         for wire, row in zip(wires, rows, strict=True):
             wire.send(http_request("POST", "/predict", {"data": [row]}))
-        assert [wire.answer().body for wire in wires] == wanted
-        text = wires[0].ask(http_request("GET", "/metrics")).body.decode()
+        assert [wire.receive().body for wire in wires] == wanted
+        text = wires[0].exchange(http_request("GET", "/metrics")).body.decode()
     assert metric_sum(text, "model_runs_total") < 64 / 4
     assert sum(metric_sum(text, "model_rows_total", label=label) for label in service.model.labels) == 64

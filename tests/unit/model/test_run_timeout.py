@@ -185,12 +185,12 @@ def test_a_run_that_takes_too_long_is_ended_on_every_protocol(run, slow_model):
 
             def ran(path=path, document=document) -> bool:
                 # On a busy machine its time may be over before the run begins. Then it is asked again.
-                answer = wire.ask(http_request("POST", path, document))
+                answer = wire.exchange(http_request("POST", path, document))
                 assert answer.status == 504 and any(why in answer.body.decode() for why in (RAN, PARSED, WAITED)), path
                 return RAN in answer.body.decode()
 
             happens(ran, "a run that is ended")
-        happens(lambda: wire.ask(http_request("POST", "/predict/label", {"data": ROW})).status == 200, "an answer in time")
+        happens(lambda: wire.exchange(http_request("POST", "/predict/label", {"data": ROW})).status == 200, "an answer in time")
 
 
 def test_what_expires_in_the_queue_is_told_at_once_and_never_runs(run, slow_model):
@@ -200,22 +200,22 @@ def test_what_expires_in_the_queue_is_told_at_once_and_never_runs(run, slow_mode
     with RawConnection(server) as busy, RawConnection(server) as waiting, RawConnection(server) as prober:
         # One connection keeps the only thread busy for longer than the other is willing to wait.
         busy.send(large)
-        happens(lambda: metric_sum(prober.ask(METRICS).body.decode(), "http_requests_in_flight") == 2, "the thread is busy")
-        answer = waiting.ask(impatient)
+        happens(lambda: metric_sum(prober.exchange(METRICS).body.decode(), "http_requests_in_flight") == 2, "the thread is busy")
+        answer = waiting.exchange(impatient)
         assert answer.status == 504 and answer.json()["detail"] == WAITED and not answer.closes
-        text = prober.ask(METRICS).body.decode()
+        text = prober.exchange(METRICS).body.decode()
         assert metric_sum(text, "http_requests_total", method="POST", route="/predict/batch", status="504") == 1
         assert sum(metric_sum(text, "model_rows_total", label=label) for label in "abc") == 0 and not busy.readable()
-        assert prober.ask(http_request("GET", "/readyz")).status == 200
+        assert prober.exchange(http_request("GET", "/readyz")).status == 200
 
 
 def test_a_slow_model_is_never_run_in_the_io_loop(run, slow_model):
     server = run("--cache", "off", "--model-dir", str(slow_model), "--threads", "1", "--deadline-ms", "0")
     with RawConnection(server) as busy, RawConnection(server) as other:
         busy.send(http_request("POST", "/predict/batch", {"data": ROW * 200}))
-        assert other.ask(http_request("GET", "/livez")).status == 200
+        assert other.exchange(http_request("GET", "/livez")).status == 200
         assert not busy.readable()
         other.send(LABEL_REQUEST)
         assert not other.readable()
-        assert busy.answer().status == 200
-        assert other.answer().status == 200
+        assert busy.receive().status == 200
+        assert other.receive().status == 200

@@ -106,7 +106,7 @@ def test_one_request_is_found_in_the_logs_of_a_gateway_and_its_members(run):
     registry = ",".join(f"{name}={server.url}" for name, server in members.items())
     gateway = run("--role", "gateway", "--members", registry, "--quorum", "3")
     wait_until(lambda: fetch(gateway, http_request("GET", "/readyz")).status == 200, "the gateway knows its members")
-    assert fetch(gateway, sent("/ensemble/predict")).fields["x-request-id"] == "one-id"
+    assert fetch(gateway, sent("/ensemble/predict")).headers["x-request-id"] == "one-id"
     first = of_request(gateway)
     assert (first["route"], first["trace_id"], first["parent_id"]) == ("/ensemble/predict", TRACE, PARENT)
     asked = [of_request(server) for server in members.values()]
@@ -129,7 +129,7 @@ def test_one_request_is_found_in_the_logs_of_both_halves_of_a_model(run):
 def test_the_job_of_a_request_is_found_in_the_log_of_its_worker(run, tmp_path, role, path):
     state = {"IRIS_STATE_DIR": str(tmp_path / "state")}
     server, worker = run("--role", role, **state), run(command="worker", **state)
-    place = fetch(server, sent(path)).fields["location"]
+    place = fetch(server, sent(path)).headers["location"]
     wait_until(lambda: fetch(server, http_request("GET", place)).json()["status"] == "succeeded", "the worker has done it")
     first = of_request(server)
     assert (first["trace_id"], f"/jobs/{first['job']}") == (TRACE, place)
@@ -139,12 +139,12 @@ def test_the_job_of_a_request_is_found_in_the_log_of_its_worker(run, tmp_path, r
 
 def test_what_the_server_refuses_for_want_of_room_keeps_its_ids(run):
     server = run("--role", "asynchronous", constants={"iris_wsgi.server.event_loop.MAX_LONG_POLLS": 1})
-    place = fetch(server, sent("/jobs").replace(b"one-id", b"another")).fields["location"]
+    place = fetch(server, sent("/jobs").replace(b"one-id", b"another")).headers["location"]
     held = http_request("GET", place, None, "X-Request-ID: one-id", f"traceparent: 00-{TRACE}-{PARENT}-01", "Prefer: wait=30")
     with RawConnection(server) as one, RawConnection(server) as other:
         one.send(held), other.send(held)
         wait_until(lambda: one.readable() or other.readable(), "one is held, the other refused")
-        answer = (one if one.readable() else other).answer()
-        assert (answer.status, answer.fields["x-request-id"]) == (503, "one-id")
+        answer = (one if one.readable() else other).receive()
+        assert (answer.status, answer.headers["x-request-id"]) == (503, "one-id")
     (line,) = [line for line in lines(server) if line.get("message") == "request refused"]
     assert (line["status"], line["request_id"], line["trace_id"], line["parent_id"]) == (503, "one-id", TRACE, PARENT)

@@ -79,7 +79,7 @@ def test_two_hundred_who_want_the_same_at_once_get_it_from_one_run(pool):
     cache = build_cache(predict)
     asked = [pool.submit(cached, cache, ROWS[:1]) for _ in range(200)]
     wait_until(lambda: row_counts(cache).get("coalesced") == 199, "199 wait for the first")
-    predict.goes_on.set()
+    predict.released.set()
     assert {one.result(60).tobytes() for one in asked} == {expected_probabilities(ROWS[:1]).tobytes()}
     assert predict.runs == [1] and cache.known.flights == {}
 
@@ -90,7 +90,7 @@ def test_a_failure_is_told_to_all_who_wait_for_it_and_is_not_kept(pool):
     predict.error = RuntimeError("broken")
     asked = [pool.submit(cached, cache, ROWS[:1]) for _ in range(20)]
     wait_until(lambda: row_counts(cache).get("coalesced") == 19, "19 wait for the first")
-    predict.goes_on.set()
+    predict.released.set()
     for one in asked:
         with pytest.raises(RuntimeError, match="broken"):
             one.result(60)
@@ -104,11 +104,11 @@ def test_who_waits_for_a_row_of_a_batch_that_fails_has_it_run_alone(pool):
     cache = build_cache(predict)
     predict.error = RuntimeError("another row breaks it")
     batch = pool.submit(cached, cache, ROWS[:2])
-    assert predict.running.wait(60)
+    assert predict.started.wait(60)
     alone = [pool.submit(cached, cache, ROWS[:1]) for _ in range(5)]
     wait_until(lambda: row_counts(cache).get("coalesced") == 5, "they wait for the batch")
     cache.predict = CountingPredictor()
-    predict.goes_on.set()
+    predict.released.set()
     with pytest.raises(RuntimeError, match="another row"):
         batch.result(60)
     assert {one.result(60).tobytes() for one in alone} == {expected_probabilities(ROWS[:1]).tobytes()}
@@ -120,11 +120,11 @@ def test_who_has_more_time_than_the_one_who_runs_it_tries_again(pool):
     cache = build_cache(predict)
     predict.error = DeadlineExceeded("too late")
     first = pool.submit(cached, cache, ROWS[:1])
-    assert predict.running.wait(60)
+    assert predict.started.wait(60)
     second = pool.submit(cached, cache, ROWS[:1])
     wait_until(lambda: row_counts(cache).get("coalesced") == 1, "it waits for the first")
     cache.predict = CountingPredictor()
-    predict.goes_on.set()
+    predict.released.set()
     with pytest.raises(DeadlineExceeded, match="too late"):
         first.result(60)
     assert second.result(60).tobytes() == expected_probabilities(ROWS[:1]).tobytes() and cache.predict.runs == [1]
@@ -134,10 +134,10 @@ def test_nobody_waits_for_another_beyond_the_own_deadline(pool):
     predict = CountingPredictor(waits=True)
     cache = build_cache(predict)
     first = pool.submit(cached, cache, ROWS[:1])
-    assert predict.running.wait(60)
+    assert predict.started.wait(60)
     with pytest.raises(DeadlineExceeded):
         cached(cache, ROWS[:1], time.monotonic() + 0.01)
-    predict.goes_on.set()
+    predict.released.set()
     assert first.result(60).tobytes() == expected_probabilities(ROWS[:1]).tobytes()
 
 
@@ -183,7 +183,7 @@ def test_an_answer_counts_for_its_seconds(monkeypatch):
 
 
 def test_it_takes_no_more_bytes_than_it_may_and_tells_them():
-    cache = build_cache(CountingPredictor(), most=10 * cost(bytes(16), bytes(12)))
+    cache = build_cache(CountingPredictor(), max_bytes=10 * cost(bytes(16), bytes(12)))
     cached(cache, ROWS)
     told = cache.known.metrics.totals()
     assert (told["entries"], told["bytes"]) == (10, cache.known.shelf.most_bytes)
@@ -194,9 +194,9 @@ def test_what_was_looked_up_before_a_clear_is_not_kept_after_it(pool):
     predict = CountingPredictor(waits=True)
     cache = build_cache(predict)
     first = pool.submit(cache.ask, ROWS[:1], PredictContext())
-    assert predict.running.wait(60)
+    assert predict.started.wait(60)
     cache.clear()
-    predict.goes_on.set()
+    predict.released.set()
     assert not first.result(60).kept and len(cache.known.shelf.entries) == 0
 
 
@@ -355,7 +355,7 @@ def test_a_model_whose_answers_depend_on_company_is_not_cached(make_app, monkeyp
         with pytest.raises(BadSetting, match=f"^{name}: .* differ by up to 1.0e-07; it cannot be cached$"):
             make_app(**told)
     assert make_app(role="all").service.app.answer("GET", "/cache", {}, b"")[0].status == 404
-    assert "there is no prediction cache" in log.kept[0]
+    assert "there is no prediction cache" in log.raw_lines[0]
 
 
 # Live
@@ -368,7 +368,7 @@ def test_two_hundred_requests_for_one_cold_row_are_one_run_of_a_slow_model(run, 
         wires = [stack.enter_context(RawConnection(server, timeout=120)) for _ in range(200)]
         for wire in wires:
             wire.send(asked)
-        answers = [wire.answer() for wire in wires]
+        answers = [wire.receive() for wire in wires]
     assert {(one.status, one.body) for one in answers} == {(200, answers[0].body)}
     assert sample_value(fetch(server, http_request("GET", "/metrics")).body.decode(), "model_runs_total") == 1
 
@@ -385,20 +385,20 @@ def test_a_clear_by_command_reaches_all_workers(run, capsys):
         def told():
             for wire in wires:
                 wire.send(asked)
-            return [wire.answer().fields["cache-status"] for wire in wires]
+            return [wire.receive().headers["cache-status"] for wire in wires]
 
         def both_have_it():
             # Which of the two takes a connection is the kernel's choice.
             wires.extend(stack.enter_context(RawConnection(server)) for _ in range(20))
             told()
-            return wires[0].ask(http_request("GET", "/cache")).json()["entries"] == 2
+            return wires[0].exchange(http_request("GET", "/cache")).json()["entries"] == 2
 
         wait_until(both_have_it, "both workers have the row")
         assert all("; hit" in one for one in told())
         assert main(["clear", "--port", str(server.port)]) == 0
         assert capsys.readouterr().out == "the prediction cache is cleared\n"
         assert sum("fwd=miss" in one for one in told()) == 2
-        assert wires[0].ask(http_request("GET", "/cache")).json()["entries"] == 2
+        assert wires[0].exchange(http_request("GET", "/cache")).json()["entries"] == 2
 
 
 def test_a_clear_where_there_is_no_cache_is_a_failure(run, capsys):

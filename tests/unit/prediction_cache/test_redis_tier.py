@@ -94,7 +94,7 @@ def test_two_models_over_one_redis_answer_as_without_it(make_app, redis):
         app = make_app(role="prediction_cache", model_dir=str(folder), cache_redis_url=redis.url)
         body = {"data": ROWS.astype(float).tolist()}
         assert app.post_json("/predict/batch", body).body == wanted.post_json("/predict/batch", body).body
-    assert redis.ask("DBSIZE") == 2 * (len(ROWS) + 1)
+    assert redis.execute("DBSIZE") == 2 * (len(ROWS) + 1)
 
 
 def test_the_status_tells_both_levels(make_app, redis):
@@ -129,7 +129,7 @@ def test_a_look_alone_tells_of_a_clear(caches):
 def test_a_redis_that_forgot_its_token_gives_nothing_from_before(caches, redis):
     one = caches()
     same(one)
-    redis.ask("DEL", "model:token")
+    redis.execute("DEL", "model:token")
     other = caches()
     same(other)
     assert row_counts(other) == {"run": len(ROWS)}
@@ -153,9 +153,9 @@ def test_who_did_not_reach_it_until_after_a_clear_knows_nothing_any_more(caches,
 def test_values_that_are_not_what_was_put_there_are_not_believed(caches, redis, content):
     one, other = caches(), caches()
     same(one, ROWS[:3])
-    for key in redis.ask("KEYS", "model:*"):
+    for key in redis.execute("KEYS", "model:*"):
         if not key.endswith(b":token"):
-            redis.ask("SET", key, content)
+            redis.execute("SET", key, content)
     same(other, ROWS[:3])
     assert other.predict.runs == [3] and len(other.failures) == 3
 
@@ -163,15 +163,15 @@ def test_values_that_are_not_what_was_put_there_are_not_believed(caches, redis, 
 def test_a_value_under_the_key_of_another_is_not_believed(caches, redis):
     one, other = caches(), caches()
     same(one, ROWS[:2])
-    first, second = (key for key in redis.ask("KEYS", "model:*") if not key.endswith(b":token"))
-    values = redis.ask("GET", first), redis.ask("GET", second)
-    redis.ask("MSET", first, values[1], second, values[0])
+    first, second = (key for key in redis.execute("KEYS", "model:*") if not key.endswith(b":token"))
+    values = redis.execute("GET", first), redis.execute("GET", second)
+    redis.execute("MSET", first, values[1], second, values[0])
     same(other, ROWS[:2])
     assert other.predict.runs == [2]
 
 
 def test_a_redis_that_stands_still_is_left_out_and_taken_back(caches, redis, monkeypatch):
-    cache = caches(most=300)
+    cache = caches(max_bytes=300)
     same(cache, ROWS[:2])
     os.kill(redis.process.pid, signal.SIGSTOP)
     for i in range(20):
@@ -192,7 +192,7 @@ def retried(cache, monkeypatch):
 
 
 def test_a_redis_that_is_gone_is_left_out_and_taken_back(caches, redis, monkeypatch):
-    cache = caches(most=300)
+    cache = caches(max_bytes=300)
     same(cache)
     redis.kill()
     for i in range(20):
@@ -238,7 +238,7 @@ def test_whatever_it_answers_the_predictions_are_right(caches, garbage):
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        cache = caches(url=f"redis://127.0.0.1:{listener.getsockname()[1]}", most=300)
+        cache = caches(url=f"redis://127.0.0.1:{listener.getsockname()[1]}", max_bytes=300)
         for i in range(6):
             same(cache, ROWS[i : i + 2])
             same(cache, ROWS[:1])
@@ -277,7 +277,7 @@ def test_a_password_is_shown_nowhere(make_app, log):
     app = make_app(role="prediction_cache", cache_redis_url="redis://:hidden@127.0.0.1:1/0")
     for i in range(FAILURES + 1):
         app.post_json("/predict", {"data": [[i, 1, 1, 1]]})
-    assert any("is left out" in line for line in log.kept) and not any("hidden" in line for line in log.kept)
+    assert any("is left out" in line for line in log.raw_lines) and not any("hidden" in line for line in log.raw_lines)
     with pytest.raises(BadSetting) as raised:
         make_app(role="prediction_cache", cache_redis_url="redis://:hidden@h:port/0")
     assert "hidden" not in str(raised.value)

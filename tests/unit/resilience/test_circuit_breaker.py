@@ -143,7 +143,7 @@ def test_a_companion_that_fails_is_logged_and_begins_anew():
     background.add("one", run)
     background.start()
     wait_until(lambda: len(runs) == 2, "it runs again")
-    assert "ZeroDivisionError" in log.kept[0] and background.problem() is None
+    assert "ZeroDivisionError" in log.raw_lines[0] and background.problem() is None
     background.stop(time.monotonic() + 60)
 
 

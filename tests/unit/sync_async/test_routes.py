@@ -100,7 +100,7 @@ def test_when_the_fast_model_fails_the_job_is_taken_and_marked(app, fast, do, lo
     run_worker(app)
     record = app.get(answer.headers["Location"]).json
     assert (record["status"], record["degraded"], record["provisional"]) == ("succeeded", True, None)
-    assert "agrees" not in record and "the fast model failed" in [line.get("message") for line in log.lines()]
+    assert "agrees" not in record and "the fast model failed" in [line.get("message") for line in log.events()]
     assert 'hybrid_answers_total{final="degraded"} 1' in app.get("/metrics").text
 
 
@@ -169,7 +169,7 @@ def test_a_fast_model_of_other_classes_stops_the_role_and_is_left_out_of_all(mak
     app = make_app(model_dir=str(model_copy))
     app.post_json("/predict/hybrid", SETOSA, status=404)
     assert app.post_json("/predict/label", SETOSA).json == {"prediction": "setosa"}
-    assert "POST /predict/hybrid is not served" in log.lines()[0]["message"]
+    assert "POST /predict/hybrid is not served" in log.events()[0]["message"]
 
 
 def test_a_model_of_ones_own_without_a_fast_one_is_served_all_the_same(make_app, model_copy: Path):

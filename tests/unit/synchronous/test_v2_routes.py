@@ -131,9 +131,9 @@ def test_a_second_half_of_the_name_of_the_whole_is_not_served_and_none_is_no_fau
     for why in ("holds a model of the name iris_svc, as the whole one has it", "pred/golden.json cannot be read"):
         app = make_app(model_dir=str(model_copy)).service.app
         assert json.loads(call_wsgi(app, "GET", "/v2/models")[2]) == {"models": ["iris_svc"]}
-        (told,) = [line for line in log.lines() if "the other half of role prep is not served" in line.get("message", "")]
+        (told,) = [line for line in log.events() if "the other half of role prep is not served" in line.get("message", "")]
         assert told["level"] == "warning" and why in told["message"]
-        log.kept.clear()
+        log.raw_lines.clear()
         shutil.rmtree(half, ignore_errors=True)
 
 
@@ -283,7 +283,7 @@ def test_an_answer_of_the_model_that_is_no_number_is_500_and_logged(make_app, lo
     for path, body in ((INFER, document(inline())), (PREDICT, json.dumps({"instances": [ROW]}).encode())):
         status, _, content = post(app.service.app, path, body, HTTP_X_REQUEST_ID="nan")
         assert (status, "not a finite number" in json.loads(content)["error"]) == (500, True)
-    assert sum(line["level"] == "error" and line["request_id"] == "nan" for line in log.lines()) == 2
+    assert sum(line["level"] == "error" and line["request_id"] == "nan" for line in log.events()) == 2
     for path in ("/v2/health/ready", "/v2/models/iris_svc/ready", "/v1/models/iris_svc"):
         assert "golden row" in app.get(path, status=503).json["error"]
 

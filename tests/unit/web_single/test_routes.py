@@ -90,6 +90,6 @@ def test_an_answer_of_the_model_that_is_no_number_is_500_and_logged(make_app, lo
         assert path in table
         answer = app.post_json(path, {"data": [[1, 2, 3, 4]]}, status=500, headers={"X-Request-ID": "nan"})
         assert "not a finite number" in answer.json["detail"]
-    assert sum(line["level"] == "error" and line["request_id"] == "nan" for line in log.lines()) == 4
+    assert sum(line["level"] == "error" and line["request_id"] == "nan" for line in log.events()) == 4
     assert "first golden row" in app.get("/readyz", status=503).json["detail"]
     assert app.get("/livez").json == {"live": True}

@@ -82,41 +82,41 @@ def to(host: str, method: str, path: str, document=None, *fields: str) -> bytes:
 
 def test_a_foreign_host_gets_421_on_every_route_and_changes_nothing(server):
     with RawConnection(server) as wire:
-        before = wire.ask(to("localhost", "GET", "/items/0000")).body
+        before = wire.exchange(to("localhost", "GET", "/items/0000")).body
         asked = [
             ("GET", path) for path in ("/", "/livez", "/readyz", "/health", "/metrics", "/openapi.json", "/docs", "/nowhere")
         ]
         asked += [("GET", "/v2"), ("GET", "/v1/models"), ("OPTIONS", "/predict"), ("BREW", "/livez"), ("DELETE", "/cache")]
         asked += [("PUT", "/items/0000", {"data": [[9, 9, 9, 9]]}), ("POST", "/jobs", {"data": [ROW]})]
         for words in asked:
-            answer = wire.ask(to("evil.example:8000", *words))
+            answer = wire.exchange(to("evil.example:8000", *words))
             assert (words, answer.status, answer.closes) == (words, 421, False)
             if words[1].startswith("/v"):
-                assert list(answer.json()) == ["error"] and answer.fields["content-type"] == "application/json"
+                assert list(answer.json()) == ["error"] and answer.headers["content-type"] == "application/json"
             else:
                 assert answer.json()["title"] == "Misdirected Request" and "IRIS_ALLOWED_HOSTS" in answer.json()["detail"]
-                assert answer.fields["content-type"] == "application/problem+json"
+                assert answer.headers["content-type"] == "application/problem+json"
             assert b"evil" not in answer.body
-        assert wire.ask(to("localhost", "GET", "/items/0000")).body == before
-        assert b'status="421"' in wire.ask(to("localhost", "GET", "/metrics")).body
+        assert wire.exchange(to("localhost", "GET", "/items/0000")).body == before
+        assert b'status="421"' in wire.exchange(to("localhost", "GET", "/metrics")).body
 
 
 def test_the_authority_of_an_absolute_target_is_the_host_that_counts(server):
     with RawConnection(server) as wire:
-        assert wire.ask(b"GET http://evil.example/livez HTTP/1.1\r\nHost: localhost\r\n\r\n").status == 421
-        assert wire.ask(b"GET http://localhost/livez HTTP/1.1\r\nHost: evil.example\r\n\r\n").status == 200
+        assert wire.exchange(b"GET http://evil.example/livez HTTP/1.1\r\nHost: localhost\r\n\r\n").status == 421
+        assert wire.exchange(b"GET http://localhost/livez HTTP/1.1\r\nHost: evil.example\r\n\r\n").status == 200
 
 
 def test_a_request_without_a_host_is_answered_as_no_browser_sends_one(server):
     for sent in (b"GET /livez HTTP/1.0\r\n\r\n", b"GET /livez HTTP/1.1\r\nHost:\r\n\r\n"):
         with RawConnection(server) as wire:
-            assert wire.ask(sent).status == 200
+            assert wire.exchange(sent).status == 200
 
 
 def test_a_body_for_a_foreign_host_is_neither_asked_nor_waited_for(server):
     with RawConnection(server) as wire:
         fields = ("Content-Type: application/json", "Content-Length: 99999", "Expect: 100-continue")
-        answer = wire.ask(to("evil.example", "POST", "/predict/batch", None, *fields))
+        answer = wire.exchange(to("evil.example", "POST", "/predict/batch", None, *fields))
         assert (answer.status, answer.closes) == (421, True)
 
 
@@ -125,18 +125,18 @@ def test_a_token_is_not_looked_at_for_a_foreign_host(run, tmp_path):
     server = run("--token-file", str(tmp_path / "tokens"))
     with RawConnection(server) as wire:
         token = "Authorization: Bearer a-token-of-this-test"
-        assert wire.ask(to("evil.example", "GET", "/label")).status == 421
-        assert wire.ask(to("evil.example", "GET", "/label", None, token)).status == 421
-        assert wire.ask(to("evil.example", "GET", "/metrics")).status == 421
-        assert wire.ask(to("localhost", "GET", "/label")).status == 401
-        assert wire.ask(to("localhost", "GET", "/label", None, token)).status == 200
+        assert wire.exchange(to("evil.example", "GET", "/label")).status == 421
+        assert wire.exchange(to("evil.example", "GET", "/label", None, token)).status == 421
+        assert wire.exchange(to("evil.example", "GET", "/metrics")).status == 421
+        assert wire.exchange(to("localhost", "GET", "/label")).status == 401
+        assert wire.exchange(to("localhost", "GET", "/label", None, token)).status == 200
 
 
 def test_a_server_for_the_cluster_answers_probes_by_address_and_members_by_name(run):
     server = run("--host", "0.0.0.0", "--role", "member", "--member", "setosa")
     with RawConnection(server) as wire:
         for host in ("10.1.2.3:8000", "member-setosa:8000", "localhost"):
-            assert wire.ask(to(host, "GET", "/readyz")).status == 200
+            assert wire.exchange(to(host, "GET", "/readyz")).status == 200
 
 
 def test_commands_ask_a_server_that_lists_other_names(run, capsys):

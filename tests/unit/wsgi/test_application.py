@@ -135,7 +135,7 @@ class Another(NamedTuple):
 
     def ask(self, *words: object) -> HttpResponse:
         with RawConnection(self) as wire:
-            return wire.ask(http_request(*words))
+            return wire.exchange(http_request(*words))
 
 
 @pytest.fixture
@@ -256,4 +256,4 @@ def test_a_process_of_uwsgi_without_a_master_has_its_threads(under, tmp_path):
     wait_until(lambda: answers(server), "it listens")
     job = server.ask("POST", "/jobs", {"data": [ROW]})
     assert job.status == 202
-    wait_until(lambda: server.ask("GET", job.fields["location"]).json()["status"] == "succeeded", "a thread works on the job")
+    wait_until(lambda: server.ask("GET", job.headers["location"]).json()["status"] == "succeeded", "a thread works on the job")

@@ -210,14 +210,14 @@ def test_two_workers_take_other_tokens_while_they_serve(run, mount, tmp_path):
     server = run("--workers", "2", "--token-file", mount.file, under=stderr_to(log))
     wait_for_two_workers(server)
     with RawConnection(server) as kept:
-        assert kept.ask(bearing(OLD)).json() == {"prediction": "setosa"}
-        assert kept.ask(bearing(NEW)).status == 401
+        assert kept.exchange(bearing(OLD)).json() == {"prediction": "setosa"}
+        assert kept.exchange(bearing(NEW)).status == 401
         mount.put(OLD, NEW)
         wait_until(lambda: len(events_containing(log, "has changed")) == 2, "both have read it")
-        assert kept.ask(bearing(NEW)).status == kept.ask(bearing(OLD)).status == 200
+        assert kept.exchange(bearing(NEW)).status == kept.exchange(bearing(OLD)).status == 200
         mount.put(NEW)
         wait_until(lambda: len(events_containing(log, "has changed")) == 4, "both have read it")
-        assert (kept.ask(bearing(OLD)).status, kept.ask(bearing(NEW)).status) == (401, 200)
+        assert (kept.exchange(bearing(OLD)).status, kept.exchange(bearing(NEW)).status) == (401, 200)
     assert {status(server, OLD) for _ in range(20)} == {401}
     (tmp_path / "secret/..3/tokens").write_text("")
     wait_until(lambda: len(events_containing(log, "goes on counting")) == 2, "both have seen that it is empty")
@@ -257,7 +257,7 @@ def test_a_refusal_of_a_whole_request_leaves_the_connection_as_it_is(guarded):
     many = http_request("POST", "/predict/batch", {"data": [ROW] * 200})
     with RawConnection(guarded) as wire:
         wire.send(LABEL_REQUEST + bearing(OLD) + bearing(NEW) + LIVEZ + many + bearing(OLD))
-        answers = [wire.answer() for _ in range(6)]
+        answers = [wire.receive() for _ in range(6)]
     assert [one.status for one in answers] == [401, 200, 401, 200, 401, 200]
     assert not any(one.closes for one in answers)
 
@@ -269,21 +269,21 @@ def test_a_refusal_of_a_whole_request_leaves_the_connection_as_it_is(guarded):
 )
 def test_a_body_that_is_not_here_is_neither_asked_nor_waited_for(guarded, framing, expects, path, media):
     with RawConnection(guarded) as wire:
-        answer = wire.ask(http_request("POST", path, None, framing, *expects))
-        assert (answer.status, answer.fields["content-type"], answer.closes) == (401, media, True)
-        assert answer.fields["www-authenticate"] == 'Bearer realm="iris_wsgi"'
+        answer = wire.exchange(http_request("POST", path, None, framing, *expects))
+        assert (answer.status, answer.headers["content-type"], answer.closes) == (401, media, True)
+        assert answer.headers["www-authenticate"] == 'Bearer realm="iris_wsgi"'
         # What the client sends all the same is taken in, so that its answer is not lost.
         wire.send(b"x" * 100_000)
         wire.socket.shutdown(1)
-        assert wire.end() == ("closed", b"")
+        assert wire.read_to_end() == ("closed", b"")
 
 
 def test_with_a_token_a_body_is_asked_for(guarded):
     document = json.dumps(BODY).encode()
     fields = (f"Authorization: Bearer {OLD}", "Expect: 100-continue", f"Content-Length: {len(document)}")
     with RawConnection(guarded) as wire:
-        assert wire.ask(http_request("POST", "/predict/label", None, *fields)).status == 100
-        assert wire.ask(document).status == 200
+        assert wire.exchange(http_request("POST", "/predict/label", None, *fields)).status == 100
+        assert wire.exchange(document).status == 200
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_a_browser_is_told_how_to_ask(guarded):
 
 
 def test_the_line_that_a_start_shows_works(guarded):
-    line = guarded.said[-1].removeprefix("try: ")
+    line = guarded.startup_lines[-1].removeprefix("try: ")
     assert OLD not in line
     told = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=120)
     assert json.loads(told.stdout) == {"prediction": "setosa"}
@@ -396,7 +396,7 @@ def test_the_line_to_try_shows_the_token_whatever_the_file_is_called(run, tmp_pa
     file = tmp_path / "it's a \\file"
     file.write_text(OLD)
     server = run("--role", "web_single", "--token-file", str(file))
-    line = server.said[-1].removeprefix("try: ")
+    line = server.startup_lines[-1].removeprefix("try: ")
     assert OLD not in line
     told = subprocess.run(line, shell=True, capture_output=True, text=True, check=True)
     assert json.loads(told.stdout) == {"prediction": "setosa"}
@@ -410,5 +410,5 @@ def test_tokens_are_in_no_text_about_the_server(tmp_path, make_app, log):
     asked = [
         call_wsgi(app.service.app, "GET", path, HTTP_AUTHORIZATION=f"Bearer {OLD}") for path in ("/label", "/nowhere", "/metrics")
     ]
-    texts = [repr(settings), repr(found), repr(app.service), *log.kept, *(repr(one) for one in asked)]
+    texts = [repr(settings), repr(found), repr(app.service), *log.raw_lines, *(repr(one) for one in asked)]
     assert not any(OLD in text for text in texts)

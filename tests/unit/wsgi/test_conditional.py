@@ -53,10 +53,10 @@ def test_a_post_is_never_answered_with_304(app):
 
 def test_the_server_sends_a_304_that_ends_with_its_head(live_server):
     with RawConnection(live_server) as wire:
-        tag = wire.ask(http_request("GET", "/metadata")).fields["etag"]
+        tag = wire.exchange(http_request("GET", "/metadata")).headers["etag"]
         for method in ("GET", "HEAD"):
             wire.send(http_request(method, "/metadata", None, f"If-None-Match: {tag}") + http_request("GET", "/label"))
-            answer = wire.answer(bare=True)
-            assert (answer.status, answer.fields["etag"]) == (304, tag)
-            assert "content-length" not in answer.fields and "content-type" not in answer.fields
-            assert wire.answer().json()["0"] == "setosa"
+            answer = wire.receive(to_head=True)
+            assert (answer.status, answer.headers["etag"]) == (304, tag)
+            assert "content-length" not in answer.headers and "content-type" not in answer.headers
+            assert wire.receive().json()["0"] == "setosa"

@@ -108,7 +108,7 @@ def test_a_handler_is_given_the_parameters_and_the_fields(app):
 def test_the_observer_is_told_the_template(app, answers):
     for path, label in (("/m/x", "/m/{name}"), ("/m/{name}", "/m/{name}"), ("/m/x/y", "unmatched"), ("*", "unmatched")):
         call_wsgi(app, "GET", path)
-        assert answers.answers[-1][1:3] == (path, label)
+        assert answers.responses[-1][1:3] == (path, label)
 
 
 def test_head_options_and_wrong_methods_work_for_templates(app):
@@ -206,6 +206,6 @@ REFUSED = {
 @pytest.mark.parametrize(("sent", "status"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_the_server_itself_refuses_under_v2_and_v1_is_an_error_document_too(live_server, sent, status):
     with RawConnection(live_server) as wire:
-        answer = wire.ask(sent)
-    assert (answer.status, answer.fields["content-type"]) == (status, "application/json")
+        answer = wire.exchange(sent)
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/json")
     assert list(answer.json()) == ["error"] and answer.closes
