@@ -36,7 +36,7 @@ DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 READ_ONLY = "The state of this server is read-only: allow the server to write to the folder IRIS_STATE_DIR and its files."
 MISSING = "The state files of this server were moved or deleted: put them back, or restart the server, which creates new files."
 REPLACED = "The state files of this server were replaced while it runs: the server uses the new files from now on."
-FOREIGN = "The state files of this server are damaged or belong to another program: restore them from a backup."
+FOREIGN = "The state files of this server are damaged or belong to another program: put them back, or restore a backup."
 
 
 class SqliteSchema(NamedTuple):
