@@ -79,11 +79,11 @@ class SqliteDatabase:
 
     The constructor raises BadStore and BackendUnavailable, the methods raise BackendUnavailable.
 
-    A commit costs one fsync, regardless of its size. Therefore writes that wait at the same time share one transaction: the
-    thread of the first waiting write is the leader and commits all of them. Then it wakes the next leader.
+    A commit costs one fsync, regardless of its size. Therefore writes that wait at the same time share one transaction. The
+    thread of the first waiting write is the leader: it commits all of them, and wakes the next leader.
     A process with an open database must not fork (sqlite.org/howtocorrupt.html, section 2.6). Servers open it after the fork.
-    No write to a moved or deleted file is acknowledged: each use of a connection checks that the files at the path are still
-    the open ones, and each write checks again after its commit.
+    No write to a moved or deleted file is acknowledged. Each use of a connection checks that the files at the path are still
+    the open ones. Each write checks again after its commit.
     """
 
     def __init__(self, path: Path, schema: SqliteSchema, busy_seconds: float) -> None:

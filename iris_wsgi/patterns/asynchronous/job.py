@@ -23,8 +23,8 @@ Stop = Callable[[], bool]
 class Job(NamedTuple):
     """Job record; times are seconds since the epoch.
 
-    `body` is opaque to a store. Callers submit the validated rows as float32 bytes: a quarter of the size of JSON, without a
-    second parse, and equal for each spelling of the same rows, so that an idempotency key matches.
+    `body` is opaque to a store. Callers submit the validated rows as float32 bytes, a quarter of the size of JSON. Each spelling
+    of the same rows has the same bytes, so that an idempotency key matches.
     `attempts` counts the claims since the last `redrive`; `started` is the time of the last claim.
     `failed` is final: only `redrive` puts such a job back. `error` is the reason why the last attempt failed.
     `note` is JSON that the caller submitted with the job.
