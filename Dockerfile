@@ -15,21 +15,21 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 COPY bin/image.d/wheels.txt ./
 RUN pip install --root-user-action ignore --no-cache-dir --no-compile --no-deps --only-binary :all: --require-hashes --requirement wheels.txt --target wheels
-COPY bin/image.d/assemble.py bin/image.d/imports.py bin/image.d/pruned.txt bin/image.d/stdlib.txt ./
-RUN python3 assemble.py system debs wheels stdlib.txt root
+COPY bin/image.d/rootfs.py bin/image.d/imports.py bin/image.d/pruned.txt bin/image.d/stdlib.txt ./
+RUN python3 rootfs.py base debs wheels stdlib.txt root
 COPY iris_wsgi app/usr/local/lib/python3.13/dist-packages/iris_wsgi
 RUN python3 imports.py root app without redis postgres parquet tqdm
 
 FROM parts AS build
-RUN python3 assemble.py compiled root && python3 assemble.py compiled app && python3 assemble.py folder state/state
+RUN python3 rootfs.py bytecode root && python3 rootfs.py bytecode app && python3 rootfs.py folder state/state
 
 # Additional packages for roles with Redis or PostgreSQL.
 FROM parts AS build-full
 COPY bin/image.d/full.txt bin/image.d/stdlib-full.txt ./
 RUN pip install --root-user-action ignore --no-cache-dir --no-compile --no-deps --only-binary :all: --require-hashes --requirement full.txt --target wheels-full
-RUN python3 assemble.py beside root debs wheels-full stdlib-full.txt full \
+RUN python3 rootfs.py additions root debs wheels-full stdlib-full.txt full \
     && python3 imports.py root full app without parquet tqdm \
-    && python3 assemble.py compiled full
+    && python3 rootfs.py bytecode full
 
 FROM scratch AS system
 COPY --from=build /build/root /

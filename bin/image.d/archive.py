@@ -9,9 +9,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import engine
+import container_engine
 
-BEGINNING = "1970-01-01T00:00:00Z"
+EPOCH = "1970-01-01T00:00:00Z"
 
 
 class File(NamedTuple):
@@ -32,7 +32,7 @@ class Image(NamedTuple):
     compressed: int
 
 
-def tells(path: str) -> bool:
+def is_metadata(path: str) -> bool:
     """Returns whether the file describes a package or the model."""
     return path.startswith(("var/lib/dpkg/status.d/", "model/", "edge/model/", "edge/manifest.json")) or path.endswith(
         (".dist-info/METADATA", "os-release")
@@ -42,32 +42,32 @@ def tells(path: str) -> bool:
 def read(tool: str, tag: str) -> Image:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "image.tar"
-        engine.save(tool, tag, file)
+        container_engine.save(tool, tag, file)
         with tarfile.open(file) as archive:
             manifest = json.loads(content(archive, "manifest.json"))[0]
             config = content(archive, manifest["Config"])
             files: dict[str, File] = {}
             compressed = 0
             for layer in manifest["Layers"]:
-                compressed += gzipped(archive, layer)
+                compressed += compressed_size(archive, layer)
                 files |= layer_files(archive, layer)
     found = [files[path] for path in sorted(files)]
     return Image(f"sha256:{sha256(config).hexdigest()}", json.loads(config), found, sum(f.size for f in found), compressed)
 
 
-def settle(tool: str, tag: str) -> str:
+def normalize(tool: str, tag: str) -> str:
     """Replaces the configuration of the image by one without the details of the build, and returns the new id.
 
     Builders note there the names of their containers and of what they built before, which no two builds share.
     """
     with tempfile.TemporaryDirectory() as folder:
-        built, settled = Path(folder) / "built.tar", Path(folder) / "settled.tar"
-        engine.save(tool, tag, built)
-        with tarfile.open(built) as old, tarfile.open(settled, "w") as new:
+        built, normalized = Path(folder) / "built.tar", Path(folder) / "normalized.tar"
+        container_engine.save(tool, tag, built)
+        with tarfile.open(built) as old, tarfile.open(normalized, "w") as new:
             manifest = json.loads(content(old, "manifest.json"))[0]
-            told = told_by(json.loads(content(old, manifest["Config"])))
-            layers = [f"{digest.removeprefix('sha256:')}.tar" for digest in told["rootfs"]["diff_ids"]]
-            config = json.dumps(told, sort_keys=True).encode()
+            new_config = runtime_config(json.loads(content(old, manifest["Config"])))
+            layers = [f"{digest.removeprefix('sha256:')}.tar" for digest in new_config["rootfs"]["diff_ids"]]
+            config = json.dumps(new_config, sort_keys=True).encode()
             for name, source in zip(layers, manifest["Layers"], strict=True):
                 add(new, name, old.getmember(source).size, old.extractfile(source))
             digest = sha256(config).hexdigest()
@@ -75,18 +75,18 @@ def settle(tool: str, tag: str) -> str:
             listed = json.dumps([{"Config": name, "RepoTags": [tag], "Layers": layers}]).encode()
             add(new, name, len(config), BytesIO(config))
             add(new, "manifest.json", len(listed), BytesIO(listed))
-        engine.load(tool, settled)
+        container_engine.load(tool, normalized)
     return f"sha256:{digest}"
 
 
-def told_by(config: dict[str, Any]) -> dict[str, Any]:
+def runtime_config(config: dict[str, Any]) -> dict[str, Any]:
     """Returns the part of a configuration that runs the image (the required fields of the OCI specification, and `config`)."""
     kept = ("Cmd", "Entrypoint", "Env", "ExposedPorts", "Healthcheck", "Labels", "StopSignal", "User")
-    history = [{"created": BEGINNING, "created_by": "the Dockerfile"} for _ in config["rootfs"]["diff_ids"]]
+    history = [{"created": EPOCH, "created_by": "the Dockerfile"} for _ in config["rootfs"]["diff_ids"]]
     return {
         "architecture": config["architecture"],
         "os": config["os"],
-        "created": BEGINNING,
+        "created": EPOCH,
         "config": {key: config["config"][key] for key in kept if config["config"].get(key)},
         "rootfs": config["rootfs"],
         "history": history,
@@ -111,14 +111,14 @@ def layer_files(archive: tarfile.TarFile, name: str) -> dict[str, File]:
         for member in layer:
             path = member.name.removeprefix("./").removeprefix("/")
             if member.isreg():
-                opened = layer.extractfile(member) if tells(path) else None
+                opened = layer.extractfile(member) if is_metadata(path) else None
                 found[path] = File(path, member.size, opened.read() if opened else b"")
             elif not member.isdir():
                 found[path] = File(path, 0, b"")
     return found
 
 
-def gzipped(archive: tarfile.TarFile, name: str) -> int:
+def compressed_size(archive: tarfile.TarFile, name: str) -> int:
     """Returns the size of a layer under gzip at its usual level, as in registries."""
     packer = zlib.compressobj(6, wbits=31)
     layer = archive.extractfile(name)

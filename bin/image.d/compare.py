@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import archive
-import engine
+import container_engine
 
 TUTORIAL = "iris-wsgi-tutorial:latest"
 URL = "http://127.0.0.1:8000/predict/label"
 BODY = b'{"data": [[5.1, 3.5, 1.4, 0.2]]}'
-RIGHT = {"prediction": "setosa"}
-PATIENCE_SECONDS = 60
+EXPECTED = {"prediction": "setosa"}
+TIMEOUT_SECONDS = 60
 REQUESTS = 300
 # Maximum ratio to the tutorial.
 TARGETS = {"start": 0.5, "memory": 0.65}
@@ -46,12 +46,12 @@ class Trial(NamedTuple):
 
 def main(tool: str, root: Path, ours: str, rounds: int) -> int:
     """Builds both images, starts them in turn, and prints the table. Returns 1 if a target is missed."""
-    engine.build(tool, root, "default", ours)
-    archive.settle(tool, ours)
+    container_engine.build(tool, root, "default", ours)
+    archive.normalize(tool, ours)
     subprocess.run(
         [tool, "build", "--tag", TUTORIAL, "--file", str(root / "bin/image.d/tutorial/Dockerfile"), str(root)], check=True
     )
-    runner = engine.runner(tool)
+    runner = container_engine.runner(tool)
     tags = (ours, TUTORIAL)
     trials: dict[str, list[Trial]] = {tag: [] for tag in tags}
     for i in range(rounds):
@@ -68,30 +68,30 @@ def main(tool: str, root: Path, ours: str, rounds: int) -> int:
     print(f"{'':<24}{'iris_wsgi':>12}{'tutorial':>12}{'ratio':>8}")
     for name, (mine, theirs) in table.items():
         print(f"{name:<24}{mine:>12.3f}{theirs:>12.3f}{mine / theirs:>8.2f}")
-    return verdict({"start": table["first right response, s"], "memory": table["memory, MB"]})
+    return check_targets({"start": table["first right response, s"], "memory": table["memory, MB"]})
 
 
-def verdict(figures: dict[str, list[float]]) -> int:
+def check_targets(figures: dict[str, list[float]]) -> int:
     missed = 0
-    for name, most in TARGETS.items():
+    for name, limit in TARGETS.items():
         ratio = figures[name][0] / figures[name][1]
-        missed += ratio > most
-        print(f"{'PASS' if ratio <= most else 'MISS'} {name}: {ratio:.2f} of the tutorial; target: at most {most}")
+        missed += ratio > limit
+        print(f"{'PASS' if ratio <= limit else 'MISS'} {name}: {ratio:.2f} of the tutorial; target: at most {limit}")
     return 1 if missed else 0
 
 
 def trial(runner: str, tag: str) -> Trial:
     began = time.monotonic()
     with container(runner, tag) as name:
-        while not answers_right():
-            if time.monotonic() - began > PATIENCE_SECONDS:
-                raise engine.Missing(f"{tag} sent no right response within {PATIENCE_SECONDS} s")
+        while not responds_correctly():
+            if time.monotonic() - began > TIMEOUT_SECONDS:
+                raise container_engine.EngineError(f"{tag} sent no right response within {TIMEOUT_SECONDS} s")
             time.sleep(0.002)
         start = time.monotonic() - began
         for _ in range(REQUESTS):
-            answers_right()
+            responds_correctly()
         pid = subprocess.run([runner, "inspect", "--format", "{{.State.Pid}}", name], check=True, capture_output=True, text=True)
-        return Trial(start, sum(memory(p) for p in family(int(pid.stdout))))
+        return Trial(start, sum(memory_mb(p) for p in process_tree(int(pid.stdout))))
 
 
 @contextmanager
@@ -107,22 +107,22 @@ def container(runner: str, tag: str) -> Iterator[str]:
         )
 
 
-def answers_right() -> bool:
+def responds_correctly() -> bool:
     request = urllib.request.Request(URL, BODY, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return bool(json.load(answer) == RIGHT)
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return bool(json.load(response) == EXPECTED)
     except (urllib.error.URLError, ConnectionError):
         return False
 
 
-def family(pid: int) -> list[int]:
+def process_tree(pid: int) -> list[int]:
     """Returns the process and its descendants."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(p for child in children for p in family(int(child)))]
+    return [pid, *(p for child in children for p in process_tree(int(child)))]
 
 
-def memory(pid: int) -> float:
+def memory_mb(pid: int) -> float:
     """Returns the proportional set size in MB: private memory, and the share of shared memory."""
     line = next(line for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if line.startswith("Pss:"))
     return int(line.split()[1]) * 1024 / 1e6

@@ -9,7 +9,7 @@ from pathlib import Path
 # Folders of modules, in the image and in each part of it.
 FOLDERS = ("usr/lib/python3.13", "usr/lib/python3.13/lib-dynload", "usr/local/lib/python3.13/dist-packages")
 # Modules whose names differ from their files.
-ELSEWHERE = {"os.path", "collections.abc", "_frozen_importlib", "_frozen_importlib_external", *sys.builtin_module_names}
+WITHOUT_FILE = {"os.path", "collections.abc", "_frozen_importlib", "_frozen_importlib_external", *sys.builtin_module_names}
 
 
 def main(parts: list[Path], without: Sequence[str] = ()) -> int:
@@ -17,7 +17,7 @@ def main(parts: list[Path], without: Sequence[str] = ()) -> int:
 
     In the last part, our code, imports in functions count too. Modules with the name of an extra in `without` are skipped.
     """
-    lost = [
+    missing = [
         f"{path.relative_to(part)} imports {name}"
         for part in parts
         for path in sorted(part.rglob("*.py"))
@@ -25,8 +25,8 @@ def main(parts: list[Path], without: Sequence[str] = ()) -> int:
         for name in sorted(imported(path, package_of(path, part), everywhere=part == parts[-1]))
         if not any(has_module(other, name) for other in parts)
     ]
-    print(*lost, sep="\n", file=sys.stderr)
-    return len(lost) > 0
+    print(*missing, sep="\n", file=sys.stderr)
+    return len(missing) > 0
 
 
 def package_of(path: Path, part: Path) -> str:
@@ -46,7 +46,7 @@ def imported(path: Path, package: str, everywhere: bool) -> Iterator[str]:
 
 
 def has_module(part: Path, name: str) -> bool:
-    if name in ELSEWHERE:
+    if name in WITHOUT_FILE:
         return True
     bases = [part / folder / name.replace(".", "/") for folder in FOLDERS]
     return any(base.is_dir() or base.with_suffix(".py").exists() or any(base.parent.glob(f"{base.name}.*so")) for base in bases)

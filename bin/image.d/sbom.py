@@ -40,8 +40,8 @@ def debian_packages(image: Image) -> Iterator[tuple[str, str, str]]:
     """Yields name, version, and architecture of each package, from the files for scanners."""
     for file in image.files:
         if file.path.startswith("var/lib/dpkg/status.d/"):
-            told = BytesHeaderParser().parsebytes(file.content)
-            yield told["Package"], told["Version"], told["Architecture"]
+            fields = BytesHeaderParser().parsebytes(file.content)
+            yield fields["Package"], fields["Version"], fields["Architecture"]
 
 
 def wheels(image: Image) -> Iterator[Component]:
@@ -53,8 +53,8 @@ def wheels(image: Image) -> Iterator[Component]:
 def python_packages(image: Image) -> Iterator[tuple[str, str]]:
     for file in image.files:
         if file.path.endswith(".dist-info/METADATA"):
-            told = BytesHeaderParser().parsebytes(file.content)
-            yield told["Name"], told["Version"]
+            fields = BytesHeaderParser().parsebytes(file.content)
+            yield fields["Name"], fields["Version"]
 
 
 def browsers(image: Image) -> Iterator[Component]:

@@ -23,8 +23,8 @@ from server_process import free_ports
 
 sys.path.insert(0, str(ROOT / "bin/image.d"))
 import archive
-import engine
-import lock
+import container_engine
+import lockfile
 
 IMAGE = "model-in-image-pattern:v1.0"
 FULL, EDGE = f"{IMAGE}-full", f"{IMAGE}-edge"
@@ -49,8 +49,8 @@ def runner(request: pytest.FixtureRequest) -> str:
     elif "test_image.py" not in " ".join(map(str, request.config.invocation_params.args)):
         pytest.skip("run it by its name: bin/test tests/project/test_image.py")
     try:
-        runner = engine.runner(engine.first_that_works())
-    except engine.Missing as error:
+        runner = container_engine.runner(container_engine.first_working_tool())
+    except container_engine.EngineError as error:
         pytest.skip(str(error))
     built(IMAGE, "default")
     return runner
@@ -639,9 +639,9 @@ def test_a_build_from_nothing_by_another_tool_gives_the_same_image_of_the_locked
         pytest.skip("takes a whole build; bin/image verify does two by hand")
     require_program("buildah")
     again = "iris-wsgi-test:buildah"
-    engine.build("buildah", ROOT, "default", again, fresh=True)
-    assert archive.settle("buildah", again) == image.id
-    assert lock.differences(image, ROOT / "bin/image.d") == []
+    container_engine.build("buildah", ROOT, "default", again, fresh=True)
+    assert archive.normalize("buildah", again) == image.id
+    assert lockfile.differences(image, ROOT / "bin/image.d") == []
 
 
 def test_the_bill_of_materials_is_valid_and_complete(runner, image, tmp_path):
@@ -679,4 +679,4 @@ def test_the_report_adds_up(runner, image):
     whole = sizes.pop("in all")
     assert whole == pytest.approx(image.bytes / 1e6, abs=0.01)
     assert sum(sizes.values()) == pytest.approx(whole, abs=0.1)
-    assert engine.TOOLS == ("docker", "podman", "buildah")
+    assert container_engine.TOOLS == ("docker", "podman", "buildah")

@@ -13,9 +13,9 @@ from project import MODEL, ROOT
 import iris_wsgi
 
 sys.path.insert(0, str(ROOT / "bin/image.d"))
-import engine
+import container_engine
 import imports
-import lock
+import lockfile
 
 PARTS = ROOT / "bin/image.d"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -32,7 +32,7 @@ def test_the_labels_that_a_plain_build_gives_are_those_of_this_version_and_model
     assert told["iris-wsgi.model.digest"] == f"sha256:{document['files'][document['model']]}"
     assert told["iris-wsgi.model.seal"] == f"sha256:{sha256(golden).hexdigest()}"
     assert f"ARG MODEL_SEAL={told['iris-wsgi.model.seal']}\n" in DOCKERFILE
-    mine = engine.labels(ROOT)
+    mine = container_engine.labels(ROOT)
     assert {name: told[name] for name in mine if "revision" not in name} == {n: v for n, v in mine.items() if "revision" not in n}
 
 
@@ -67,16 +67,16 @@ def test_the_bundle_is_a_layer_of_its_own_over_the_image_and_nothing_is_built_wi
     assert not re.search(r"^FROM edge|--from=edge", DOCKERFILE, re.MULTILINE)
 
 
-@pytest.mark.parametrize("arch", lock.ARCHITECTURES)
+@pytest.mark.parametrize("arch", lockfile.ARCHITECTURES)
 def test_each_debian_package_is_locked_by_version_and_hash(arch):
     lines = (PARTS / f"debian.{arch}.lock").read_text().splitlines()
     assert re.fullmatch(r"# snapshot \d{8}T\d{6}Z", lines[1])
     names = [re.fullmatch(rf"[0-9a-f]{{64}}  ([a-z0-9.+-]+)_[^_ ]+_(?:{arch}|all)\.deb", line)[1] for line in lines[2:]]
-    assert names == lock.DEBIAN
+    assert names == lockfile.DEBIAN_PACKAGES
 
 
 def test_each_wheel_is_locked_for_both_kinds_of_machine():
-    for name, packages in lock.WHEELS.items():
+    for name, packages in lockfile.WHEEL_PACKAGES.items():
         blocks = re.findall(
             r"^([\w-]+)==\S+((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", (PARTS / name).read_text(), re.MULTILINE
         )
@@ -86,7 +86,7 @@ def test_each_wheel_is_locked_for_both_kinds_of_machine():
 
 
 def test_the_image_runs_the_three_packages_of_an_install_and_no_fourth():
-    assert lock.WHEELS["wheels.txt"] == ["numpy", "onnxruntime", "waitress"]
+    assert lockfile.WHEEL_PACKAGES["wheels.txt"] == ["numpy", "onnxruntime", "waitress"]
 
 
 def test_an_import_that_the_image_cannot_serve_is_found(tmp_path, capsys):

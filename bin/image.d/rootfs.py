@@ -34,35 +34,35 @@ EMPTIED = ("numpy/_core/_add_newdocs.py", "numpy/_core/_add_newdocs_scalars.py",
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True)
-    for run in (system, beside, compiled, folder):
+    for run in (base, additions, bytecode, folder):
         command = commands.add_parser(run.__name__, help=(run.__doc__ or "").splitlines()[0])
         command.set_defaults(run=run)
         for name in inspect.signature(run).parameters:
             command.add_argument(name, type=Path)
-    given = vars(parser.parse_args())
-    given.pop("run")(**given)
+    options = vars(parser.parse_args())
+    options.pop("run")(**options)
 
 
-def system(debs: Path, wheels: Path, stdlib: Path, root: Path) -> None:
+def base(debs: Path, wheels: Path, stdlib: Path, root: Path) -> None:
     """Builds the root file system without the code of the server and its model."""
     unpacked = root.with_name("unpacked")
     for deb in sorted(debs.glob("*.deb")):
         subprocess.run(["dpkg-deb", "-x", deb, unpacked], check=True)
     copy_stdlib(unpacked, root, stdlib)
     copy_packages(wheels, root / PACKAGES)
-    numpy_without_openblas(root / PACKAGES / "numpy")
+    replace_openblas(root / PACKAGES / "numpy")
     copy_file(unpacked / "usr/bin/python3.13", root / "usr/bin/python3.13")
     copy_libraries(unpacked, root)
     copy_data(unpacked, root)
     copy_notices(debs, unpacked, root)
 
 
-def beside(first: Path, debs: Path, wheels: Path, stdlib: Path, root: Path) -> None:
+def additions(first: Path, debs: Path, wheels: Path, stdlib: Path, root: Path) -> None:
     """Builds a second root file system with more packages and modules, without the files of the first one."""
     unpacked = first.with_name("unpacked")
     copy_stdlib(unpacked, root, stdlib)
     copy_packages(wheels, root / PACKAGES)
-    ssl_with_openssl_of_psycopg(root)
+    link_ssl_with_psycopg_openssl(root)
     copy_libraries(unpacked, root)
     copy_notices(debs, unpacked, root)
     for path in [*root.rglob("*")]:
@@ -70,17 +70,17 @@ def beside(first: Path, debs: Path, wheels: Path, stdlib: Path, root: Path) -> N
             path.unlink()
 
 
-def compiled(root: Path) -> None:
+def bytecode(root: Path) -> None:
     """Replaces each module by its .pyc, and resets the times of all files."""
     for path in sorted(root.rglob("*.py")):
         # numpy modifies its docstrings, and our code runs as it is tested. The other packages lose docstrings and asserts.
         level = 0 if {"numpy", "iris_wsgi"} & {*path.parts} else 2
-        shown = f"/{path.relative_to(root)}"
+        source_name = f"/{path.relative_to(root)}"
         # The header has the hash of the source, which is not checked, instead of its time.
         py_compile.compile(
             str(path),
             f"{path}c",
-            shown,
+            source_name,
             doraise=True,
             optimize=level,
             invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
@@ -93,17 +93,17 @@ def compiled(root: Path) -> None:
 def folder(path: Path) -> None:
     """Creates an empty folder that only its owner can access."""
     path.mkdir(parents=True, mode=0o700)
-    for one in (path, path.parent):
-        os.utime(one, (0, 0))
+    for each in (path, path.parent):
+        os.utime(each, (0, 0))
 
 
-def listed(file: Path) -> list[list[str]]:
+def read_words(file: Path) -> list[list[str]]:
     """Returns the words of each line that is not a comment."""
     return [line.split() for line in file.read_text().splitlines() if not line.startswith("#")]
 
 
-def pruned(package: str) -> list[str]:
-    return [pattern for name, *patterns in listed(PRUNED) for pattern in patterns if name == package]
+def pruned_patterns(package: str) -> list[str]:
+    return [pattern for name, *patterns in read_words(PRUNED) for pattern in patterns if name == package]
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -115,14 +115,14 @@ def copy_file(source: Path, target: Path) -> None:
 def copy_stdlib(unpacked: Path, root: Path, modules: Path) -> None:
     """Copies the listed modules. A missing one ends the build."""
     source, target = unpacked / PYTHON, root / PYTHON
-    names = [name for line in listed(modules) for name in line]
+    names = [name for line in read_words(modules) for name in line]
     # The name of one module contains the name of the architecture.
     found = [path.stem for name in names if "*" in name for path in source.glob(f"{name}.py")]
     for name in [*(name for name in names if "*" not in name), *found]:
         base = source / name.replace(".", "/")
         extensions = [*source.glob(f"lib-dynload/{name}.cpython-*.so")]
         if base.is_dir():
-            shutil.copytree(base, target / base.relative_to(source), ignore=shutil.ignore_patterns(*pruned("*")))
+            shutil.copytree(base, target / base.relative_to(source), ignore=shutil.ignore_patterns(*pruned_patterns("*")))
         elif base.with_suffix(".py").exists():
             for path in {base.with_suffix(".py"), base.parent / "__init__.py"} if "." in name else {base.with_suffix(".py")}:
                 copy_file(path, target / path.relative_to(source))
@@ -138,8 +138,8 @@ def copy_packages(wheels: Path, target: Path) -> None:
         name = package.name
         if name.endswith(".dist-info") or name == "bin":
             continue
-        shutil.copytree(package, target / name, ignore=shutil.ignore_patterns(*pruned("*")))
-        for pattern in pruned(name):
+        shutil.copytree(package, target / name, ignore=shutil.ignore_patterns(*pruned_patterns("*")))
+        for pattern in pruned_patterns(name):
             for path in [*(target / name).glob(pattern)]:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     for name in EMPTIED:
@@ -151,9 +151,10 @@ def copy_packages(wheels: Path, target: Path) -> None:
                 copy_file(path, target / path.relative_to(wheels))
 
 
-def numpy_without_openblas(numpy: Path) -> None:
+def replace_openblas(numpy: Path) -> None:
+    """Links numpy with the BLAS of Debian, and replaces its LAPACK module."""
     (module,) = numpy.glob("_core/_multiarray_umath.*.so")
-    openblas = next(name for name in needed(module) if "openblas" in name)
+    openblas = next(name for name in linked_libraries(module) if "openblas" in name)
     symbols = subprocess.run(["nm", "-D", "--undefined-only", module], check=True, capture_output=True, text=True).stdout.split()
     # scipy_cblas_sdot64_ is cblas_sdot in Debian's library. Both take 64-bit sizes.
     renamed = {s: s.removeprefix("scipy_").removesuffix("64_") for s in symbols if s.startswith("scipy_cblas_")}
@@ -167,7 +168,7 @@ def numpy_without_openblas(numpy: Path) -> None:
     (numpy / "linalg/_umath_linalg.py").write_text(NO_LAPACK)
 
 
-def ssl_with_openssl_of_psycopg(root: Path) -> None:
+def link_ssl_with_psycopg_openssl(root: Path) -> None:
     """Links Python's ssl module, which psycopg and redis-py need, with the OpenSSL of psycopg's wheel instead of Debian's."""
     (module,) = root.glob(f"{PYTHON}/lib-dynload/_ssl.*.so")
     libraries = next((root / PACKAGES).glob("psycopg_binary.libs"))
@@ -178,12 +179,12 @@ def ssl_with_openssl_of_psycopg(root: Path) -> None:
     subprocess.run(["patchelf", *words, module], check=True)
 
 
-def needed(binary: Path) -> list[str]:
+def linked_libraries(binary: Path) -> list[str]:
     """Returns the libraries that an ELF file is linked with."""
     return subprocess.run(["patchelf", "--print-needed", binary], check=True, capture_output=True, text=True).stdout.split()
 
 
-def binaries(root: Path) -> Iterator[Path]:
+def elf_files(root: Path) -> Iterator[Path]:
     for path in root.rglob("*"):
         if path.is_file() and not path.is_symlink() and path.read_bytes()[:4] == b"\x7fELF":
             yield path
@@ -192,17 +193,17 @@ def binaries(root: Path) -> Iterator[Path]:
 def copy_libraries(unpacked: Path, root: Path) -> None:
     """Copies the libraries of the binaries, and their libraries in turn, under their sonames into one folder."""
     folder = next((unpacked / "usr/lib").glob("*-linux-gnu"))
-    there = {path.name: path for path in (unpacked / "usr/lib").rglob("*.so*") if path.is_file()}
-    wanted = {name for path in binaries(root) for name in needed(path)}
+    available = {path.name: path for path in (unpacked / "usr/lib").rglob("*.so*") if path.is_file()}
+    required = {name for path in elf_files(root) for name in linked_libraries(path)}
     # Libraries inside a wheel.
-    done = {path.name for path in (root / PACKAGES).rglob("*.libs/*")}
-    while wanted - done:
-        name = min(wanted - done)
-        done.add(name)
-        if name not in there:
-            sys.exit(f"no Debian package of the lock has {name}")
-        copy_file(there[name].resolve(), root / "usr/lib" / folder.name / name)
-        wanted.update(needed(there[name]))
+    copied = {path.name for path in (root / PACKAGES).rglob("*.libs/*")}
+    while required - copied:
+        name = min(required - copied)
+        copied.add(name)
+        if name not in available:
+            sys.exit(f"no locked Debian package has {name}")
+        copy_file(available[name].resolve(), root / "usr/lib" / folder.name / name)
+        required.update(linked_libraries(available[name]))
     for loader in (unpacked / "usr/lib64").glob("ld-linux*"):
         (root / "usr/lib64").mkdir(parents=True, exist_ok=True)
         (root / "usr/lib64" / loader.name).symlink_to(f"../lib/{folder.name}/{loader.name}")
@@ -223,12 +224,12 @@ def copy_data(unpacked: Path, root: Path) -> None:
 
 def copy_notices(debs: Path, unpacked: Path, root: Path) -> None:
     """Writes the control fields of each used package, where scanners look for them, and its license."""
-    there = {path.name for path in root.rglob("*") if not path.is_dir()}
+    present = {path.name for path in root.rglob("*") if not path.is_dir()}
     for deb in sorted(debs.glob("*.deb")):
         content = subprocess.run(["dpkg-deb", "--fsys-tarfile", deb], check=True, capture_output=True).stdout
         with tarfile.open(fileobj=BytesIO(content)) as archive:
             names = {Path(member.name).name for member in archive if not member.isdir() and "/share/doc/" not in member.name}
-        if names & there:
+        if names & present:
             package = deb.name.split("_")[0]
             status = root / "var/lib/dpkg/status.d" / package
             status.parent.mkdir(parents=True, exist_ok=True)

@@ -11,27 +11,27 @@ from pathlib import Path
 TOOLS = ("docker", "podman", "buildah")
 
 
-class Missing(Exception):
-    """Missing or broken tool. The message is one line."""
+class EngineError(Exception):
+    """Missing or broken tool, or missing image. The message is one line."""
 
 
-def first_that_works() -> str:
+def first_working_tool() -> str:
     for tool in TOOLS:
         # The client of docker may exist without an engine.
         if shutil.which(tool) and subprocess.run([tool, "info"], capture_output=True).returncode == 0:
             return tool
-    raise Missing("docker, podman, and buildah do not work here; install one of them")
+    raise EngineError("docker, podman, and buildah do not work here; install one of them")
 
 
 def build(tool: str, root: Path, target: str, tag: str, fresh: bool = False) -> None:
     """Builds `target` of the Dockerfile. A layer has the same bytes as long as its content is the same.
 
-    No time of the build or of the commit gets into it, so that a new commit leaves the layers alone that it does not touch.
+    Layers have no time of the build or of the commit. A new commit changes only the layers whose files it changes.
     """
     words = ["--target", target, "--tag", tag, "--file", str(root / "Dockerfile")]
-    told = labels(root)
-    words += ["--build-arg", f"MODEL_SEAL={told['iris-wsgi.model.seal']}"]
-    words += [word for name, value in told.items() for word in ("--label", f"{name}={value}")]
+    image_labels = labels(root)
+    words += ["--build-arg", f"MODEL_SEAL={image_labels['iris-wsgi.model.seal']}"]
+    words += [word for name, value in image_labels.items() for word in ("--label", f"{name}={value}")]
     if fresh:
         words.append("--no-cache")
     environment = os.environ | {"SOURCE_DATE_EPOCH": "0"}
@@ -85,7 +85,7 @@ def save(tool: str, tag: str, file: Path) -> None:
     }[tool]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise Missing(f"{tag} cannot be read; build it with bin/image build. {tool}: {done.stderr.strip()[-200:]}")
+        raise EngineError(f"{tag} cannot be read; build it with bin/image build. {tool}: {done.stderr.strip()[-200:]}")
 
 
 def load(tool: str, file: Path) -> None:
@@ -101,4 +101,4 @@ def runner(tool: str) -> str:
     for name in (tool, "podman", "docker"):
         if name != "buildah" and shutil.which(name):
             return name
-    raise Missing("this needs docker or podman")
+    raise EngineError("this needs docker or podman")
