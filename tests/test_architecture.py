@@ -54,13 +54,12 @@ IMPURE = {"select", "selectors", "threading", "time", "subprocess", "os", "async
 # The modules of the package by what uses them. A new one has its line here: who loads it?
 EVERY_SERVER = """
     cli.main codec.json_documents codec.rows console cpu_limits errors factory http.cache_control http.request_head
-    http.request_parser
-    model.artifact model.golden model.latency model.predictor model.run_timeout model.session observability.log
-    observability.metrics observability.process_metrics observability.shared_memory observability.trace_context
-    patterns.web_single.page resilience.background resilience.deadline roles server.connection server.event_loop
-    server.listener server.response_writer server.serve services setting_types settings wsgi.allowed_hosts wsgi.application
-    wsgi.body wsgi.conditional wsgi.content_coding wsgi.health_routes wsgi.openapi wsgi.prefix wsgi.request_observer
-    wsgi.routing
+    http.request_parser model.artifact model.golden model.latency model.predictor model.run_timeout model.session
+    observability.log observability.metrics observability.process_metrics observability.shared_memory
+    observability.trace_context patterns.web_single.page resilience.background resilience.deadline roles server.connection
+    server.event_loop server.listener server.response_writer server.serve services setting_types settings wsgi.allowed_hosts
+    wsgi.application wsgi.body wsgi.conditional wsgi.content_coding wsgi.health_routes wsgi.openapi wsgi.prefix
+    wsgi.request_observer wsgi.routing
 """
 FAMILIES = {
     "web single": """
@@ -74,29 +73,27 @@ FAMILIES = {
     "jobs": """
         patterns.asynchronous.job patterns.asynchronous.job_codec patterns.asynchronous.metrics patterns.asynchronous.role
         patterns.asynchronous.routes patterns.asynchronous.sqlite_store patterns.asynchronous.stores
-        patterns.asynchronous.worker
-        resilience.circuit_breaker storage.clock storage.sqlite
+        patterns.asynchronous.worker resilience.circuit_breaker storage.clock storage.sqlite
     """,
     "hybrid": "patterns.sync_async.role patterns.sync_async.routes",
     "prediction cache": """
-        patterns.prediction_cache.cache patterns.prediction_cache.keys
-        patterns.prediction_cache.metrics patterns.prediction_cache.redis_tier patterns.prediction_cache.role
-        patterns.prediction_cache.routes patterns.prediction_cache.store resilience.circuit_breaker resilience.single_flight
-        storage.lru
+        patterns.prediction_cache.cache patterns.prediction_cache.keys patterns.prediction_cache.metrics
+        patterns.prediction_cache.redis_tier patterns.prediction_cache.role patterns.prediction_cache.routes
+        patterns.prediction_cache.store resilience.circuit_breaker resilience.single_flight storage.lru
     """,
     "items": """
-        model.training_data
-        patterns.data_cache.cache patterns.data_cache.entry patterns.data_cache.invalidation patterns.data_cache.item_store
-        patterns.data_cache.metrics patterns.data_cache.read_through patterns.data_cache.responses patterns.data_cache.role
-        patterns.data_cache.routes patterns.data_cache.seed patterns.data_cache.sqlite_store patterns.data_cache.stores
-        resilience.circuit_breaker resilience.single_flight storage.clock storage.lru storage.sqlite
+        model.training_data patterns.data_cache.cache patterns.data_cache.entry patterns.data_cache.invalidation
+        patterns.data_cache.item_store patterns.data_cache.metrics patterns.data_cache.read_through
+        patterns.data_cache.responses patterns.data_cache.role patterns.data_cache.routes patterns.data_cache.seed
+        patterns.data_cache.sqlite_store patterns.data_cache.stores resilience.circuit_breaker resilience.single_flight
+        storage.clock storage.lru storage.sqlite
     """,
     "client": """
-        client.call client.connection client.endpoint client.inference client.metrics client.prober client.retry_budget
-        client.v2_messages codec.v2_fields codec.v2_request codec.v2_tensors http.response_parser resilience.circuit_breaker
+        client.call client.connection client.endpoint client.inference client.prober client.v2_messages codec.v2_fields
+        codec.v2_request codec.v2_tensors http.response_parser resilience.circuit_breaker
     """,
     "ensemble": "patterns.horizontal.role patterns.horizontal.routes patterns.horizontal.voting",
-    "prep": "client.predictor patterns.prep_pred.role",
+    "prep": "patterns.prep_pred.role",
     "gateway": "patterns.horizontal.remote_members",
 }
 FAMILIES_OF = {

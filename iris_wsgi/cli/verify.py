@@ -24,11 +24,11 @@ def held(whole: Path) -> Iterator[str]:
 def halves(first: Path, second: Path) -> str:
     """Of both as one model."""
     # Imported only where there are any: it knows of other servers.
-    from iris_wsgi.patterns.prep_pred.role import Joined, Prep
+    from iris_wsgi.patterns.prep_pred.role import FirstHalf, JoinedModel
 
-    (prep, pinned), (pred, _) = load(Prep, first, ""), load_model(second)
+    (prep, pinned), (pred, _) = load(FirstHalf, first, ""), load_model(second)
     if pred.identity.get("pair") != prep.digest:
         raise BadModel(f"{first} and {second} are no halves of one model: their files tell other pairs")
-    joined = Joined(prep.labels, prep.width, lambda rows: pred.predict(prep.prepare(rows)))
+    joined = JoinedModel(prep.labels, prep.width, lambda rows: pred.predict(prep.prepare(rows)))
     check_shapes(joined, [pinned.cases[0].row])
     return f"prep and pred, pair {prep.digest}: {self_test(joined, pinned.cases, pinned.tolerance)}"

@@ -1,4 +1,4 @@
-"""Calls to several servers at once, from one thread: each with one retry and the same deadline."""
+"""Concurrent HTTP calls to several servers from one thread: each with one retry, and all with the same deadline."""
 
 import select
 from collections.abc import Sequence
@@ -6,128 +6,119 @@ from math import inf
 from time import monotonic
 from typing import Literal, NamedTuple
 
-from iris_wsgi.client.connection import Exchange, Lost
-from iris_wsgi.client.endpoint import Target
-from iris_wsgi.http.response_parser import BadReply, Reply
+from iris_wsgi.client.connection import ConnectFailed, Exchange
+from iris_wsgi.client.endpoint import Endpoint
+from iris_wsgi.http.response_parser import InvalidResponse, ParsedResponse
 
 Outcome = Literal["ok", "unreachable", "late", "bad_answer", "refused"]
 
 
-class Failure(NamedTuple):
-    """Why there is no answer, in a word for metrics and in one for people."""
+class CallFailure(NamedTuple):
+    """The reason for a failed call: the label of its metric, and a text for people."""
 
     outcome: Outcome
     why: str
 
 
 class Call:
-    """One request to one target: `result` is there once it has ended.
+    """One request to one endpoint, with a `result` once it has ended.
 
-    A request that was not sent, as its connection was lost, is sent a second time if the target's budget allows it.
+    A request without a connection is sent a second time if the retry budget of the endpoint allows it.
     """
 
-    def __init__(self, target: Target, message: bytes, most: int, earns: bool = True) -> None:
-        """An answer's body may have `most` bytes; `earns` tells whether second calls are reckoned by calls like this one."""
-        self.target, self.message, self.most, self.earns = target, message, most, earns
-        self.exchanges: list[Exchange] = []
-        self.result: Reply | Failure | None = None
-        # How long the request took that was answered.
+    def __init__(self, endpoint: Endpoint, message: bytes, max_bytes: int, earns: bool = True) -> None:
+        """`max_bytes` limits the body of the response; `earns` adds the call to the retry budget."""
+        self.endpoint, self.message, self.max_bytes, self.earns = endpoint, message, max_bytes, earns
+        self.exchange: Exchange | None = None
+        self.result: ParsedResponse | CallFailure | None = None
+        # The time from request to response.
         self.seconds = 0.0
-        self.again = True
+        self.may_retry = True
 
     def begin(self) -> None:
         if self.earns:
-            self.target.budget.earn()
-        self.connect(fresh=False)
+            self.endpoint.budget.earn()
+        self.connect(new=False)
 
-    def connect(self, fresh: bool) -> None:
+    def connect(self, new: bool) -> None:
         try:
-            self.exchanges.append(Exchange(self.target.connection(fresh), self.message, self.most))
-        except Lost as lost:
-            self.lost(lost)
+            self.exchange = Exchange(self.endpoint.connection(new), self.message, self.max_bytes)
+        except ConnectFailed as error:
+            self.retry(error)
 
-    def lost(self, lost: Lost) -> None:
-        """Tries once again what has not come to anybody, while nothing else of it is under way."""
-        if self.exchanges:
-            return
-        if self.again and self.target.budget.spend():
-            self.again = False
-            self.target.metrics.retries.add((self.target.name,))
-            self.connect(fresh=True)
+    def retry(self, error: ConnectFailed) -> None:
+        if self.may_retry and self.endpoint.budget.spend():
+            self.may_retry = False
+            self.endpoint.metrics.retries.add((self.endpoint.name,))
+            self.connect(new=True)
         else:
-            self.end(Failure("unreachable", str(lost)))
+            self.result = CallFailure("unreachable", str(error))
 
     def advance(self, exchange: Exchange) -> None:
-        """Something can be sent or read on it."""
+        """Sends or receives on the connection of the call, which is ready."""
         try:
-            reply = exchange.advance()
-        except (Lost, BadReply) as error:
-            self.drop(exchange)
-            if isinstance(error, Lost):
-                self.lost(error)
-            elif not self.exchanges:
-                self.end(Failure("bad_answer", str(error)))
-            return
-        if reply:
-            self.exchanges.remove(exchange)
-            self.seconds = monotonic() - exchange.began
-            (self.target.keep if reply.keeps else self.target.close)(exchange.connection)
-            self.end(reply)
-
-    def drop(self, exchange: Exchange) -> None:
-        self.exchanges.remove(exchange)
-        self.target.close(exchange.connection)
+            response = exchange.advance()
+        except ConnectFailed as error:
+            self.close()
+            self.retry(error)
+        except InvalidResponse as error:
+            self.end(CallFailure("bad_answer", str(error)))
+        else:
+            if response:
+                self.exchange, self.result = None, response
+                self.seconds = monotonic() - exchange.started
+                (self.endpoint.keep if response.keep_alive else self.endpoint.close)(exchange.connection)
 
     @property
-    def tick_at(self) -> float:
-        """When there is something to do (monotonic), whatever its connections do."""
-        return min((exchange.connect_by for exchange in self.exchanges), default=inf)
+    def connect_deadline(self) -> float:
+        return self.exchange.connect_deadline if self.exchange else inf
 
-    def tick(self, now: float) -> None:
-        """Ends connection attempts that are past their deadline."""
-        for exchange in [one for one in self.exchanges if now >= one.connect_by]:
-            self.drop(exchange)
-            self.lost(Lost("there was no connection in time"))
+    def check_connect(self, now: float) -> None:
+        """Ends a connection attempt that is past its deadline."""
+        if now >= self.connect_deadline:
+            self.close()
+            self.retry(ConnectFailed("the connection was not established in time"))
 
-    def end(self, result: Reply | Failure) -> None:
+    def end(self, result: CallFailure) -> None:
         self.result = result
-        for exchange in self.exchanges:
-            self.target.close(exchange.connection)
-        self.exchanges.clear()
+        self.close()
+
+    def close(self) -> None:
+        if self.exchange:
+            self.endpoint.close(self.exchange.connection)
+            self.exchange = None
 
 
-def gather(calls: Sequence[Call], until: float) -> None:
-    """Makes all calls; when it returns each has a result, at `until` (monotonic) at the latest."""
+def run_calls(calls: Sequence[Call], deadline: float) -> None:
+    """Makes all calls. Returns when each has a result, at `deadline` (monotonic) at the latest."""
     try:
         for call in calls:
             call.begin()
         while open_calls := [call for call in calls if call.result is None]:
             now = monotonic()
             for call in open_calls:
-                if now >= until:
-                    call.end(Failure("late", "it did not answer in time"))
+                if now >= deadline:
+                    call.end(CallFailure("late", "it did not respond in time"))
                 else:
-                    call.tick(now)
-            if now < until:
-                take_turn(open_calls, min(until, *(call.tick_at for call in open_calls)) - now)
+                    call.check_connect(now)
+            if now < deadline:
+                advance_ready(open_calls, min(deadline, *(call.connect_deadline for call in open_calls)) - now)
     finally:
-        # Whatever happened: no connection stays behind.
+        # No connection stays open, whatever happened.
         for call in calls:
             if call.result is None:
-                call.end(Failure("late", "it was given up"))
+                call.end(CallFailure("late", "the call was aborted"))
 
 
-def take_turn(calls: Sequence[Call], seconds: float) -> None:
-    """Waits so long at most for any connection, and lets those act that can."""
+def advance_ready(calls: Sequence[Call], seconds: float) -> None:
+    """Waits up to `seconds` for any connection, and advances the calls whose connections are ready."""
     poller, waiting = select.poll(), {}
     for call in calls:
-        for exchange in call.exchanges:
-            fd = exchange.connection.socket.fileno()
-            poller.register(fd, exchange.events)
-            waiting[fd] = (call, exchange)
+        if call.exchange:
+            descriptor = call.exchange.connection.socket.fileno()
+            poller.register(descriptor, call.exchange.events)
+            waiting[descriptor] = (call, call.exchange)
     if waiting:
-        for fd, _ in poller.poll(max(0.0, seconds) * 1000):
-            call, exchange = waiting[fd]
-            # The other of the same call may just have ended it.
-            if exchange in call.exchanges:
-                call.advance(exchange)
+        for descriptor, _ in poller.poll(max(0.0, seconds) * 1000):
+            call, exchange = waiting[descriptor]
+            call.advance(exchange)

@@ -1,4 +1,4 @@
-"""One request and its answer on one connection that never blocks."""
+"""Non-blocking HTTP/1.1 connections to other servers, and one request and response on such a connection."""
 
 import errno
 import os
@@ -8,39 +8,39 @@ from contextlib import suppress
 from math import inf
 from time import monotonic
 
-from iris_wsgi.http.response_parser import BadReply, Incoming, Reply
+from iris_wsgi.http.response_parser import InvalidResponse, ParsedResponse, ResponseParser
 
-RECEIVED = 65536
-# A machine that is gone answers nothing, and another address may be well. Within a cluster a connection takes a millisecond.
+RECEIVE_BYTES = 65536
+# A machine that is gone does not answer, and another address may work. Within a cluster a connection takes a millisecond.
 CONNECT_SECONDS = 1.0
-# Family and socket address, as getaddrinfo gives them.
-Address = tuple[socket.AddressFamily, tuple[str, int]]
+# Family and socket address, as getaddrinfo() returns them.
+SocketAddress = tuple[socket.AddressFamily, tuple[str, int]]
 
 
-class Lost(Exception):
-    """There is no connection, or there was none any more: nobody has answered a byte."""
+class ConnectFailed(Exception):
+    """There is no connection, or a kept one was closed before the first byte of a response."""
 
 
 class Connection:
-    """A TCP connection, which may still be on its way when it is made; `used` tells that it has carried an answer before."""
+    """A TCP connection, possibly still being established; `used` is true after its first response."""
 
-    def __init__(self, address: Address) -> None:
-        """Raises Lost."""
-        family, place = address
+    def __init__(self, address: SocketAddress) -> None:
+        """Raises ConnectFailed."""
+        family, socket_address = address
         try:
             self.socket = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
-            raise Lost(error.strerror) from None
+            raise ConnectFailed(error.strerror) from None
         self.socket.setblocking(False)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.used, self.born, self.idle_since = False, monotonic(), 0.0
-        result = self.socket.connect_ex(place)
+        self.used, self.created, self.idle_since = False, monotonic(), 0.0
+        result = self.socket.connect_ex(socket_address)
         if result not in (0, errno.EINPROGRESS):
             self.close()
-            raise Lost(os.strerror(result))
+            raise ConnectFailed(os.strerror(result))
 
-    def silent(self) -> bool:
-        """Whether it is as a connection should be that waits for its next request: open, and nothing to read."""
+    def is_idle(self) -> bool:
+        """Returns whether the connection is open and has no data to read, as one between two requests must be."""
         try:
             self.socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -55,39 +55,39 @@ class Connection:
 
 
 class Exchange:
-    """Sends `message` and takes the answer, in pieces, as often as poll() reports one of `events`."""
+    """Sends `message` and receives the response; call `advance` whenever poll() reports one of `events`."""
 
-    def __init__(self, connection: Connection, message: bytes, most: int) -> None:
-        """The answer's body may have `most` bytes."""
-        self.connection, self.unsent, self.incoming = connection, memoryview(message), Incoming(most)
-        self.begun, self.began = connection.used, monotonic()
-        self.connect_by = inf if self.begun else self.began + CONNECT_SECONDS
+    def __init__(self, connection: Connection, message: bytes, max_bytes: int) -> None:
+        """`max_bytes` limits the body of the response."""
+        self.connection, self.unsent, self.parser = connection, memoryview(message), ResponseParser(max_bytes)
+        self.connected, self.started = connection.used, monotonic()
+        self.connect_deadline = inf if self.connected else self.started + CONNECT_SECONDS
 
     @property
     def events(self) -> int:
         return select.POLLOUT if self.unsent else select.POLLIN
 
-    def advance(self) -> Reply | None:
-        """The answer, once all of it is here. Raises Lost, and BadReply for anything else than an answer and nothing more."""
-        if not self.begun:
-            self.begun, self.connect_by = True, inf
+    def advance(self) -> ParsedResponse | None:
+        """Returns the response once it is complete. Raises ConnectFailed and InvalidResponse."""
+        if not self.connected:
+            self.connected, self.connect_deadline = True, inf
             if error := self.connection.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                raise Lost(os.strerror(error))
+                raise ConnectFailed(os.strerror(error))
         try:
             if self.unsent:
                 self.unsent = self.unsent[self.connection.socket.send(self.unsent) :]
                 return None
-            data = self.connection.socket.recv(RECEIVED)
+            data = self.connection.socket.recv(RECEIVE_BYTES)
         except BlockingIOError:
             return None
         except OSError as error:
-            raise self.ended(error.strerror or type(error).__name__) from None
+            raise self.closed(error.strerror or type(error).__name__) from None
         if not data:
-            raise self.ended("it was closed without an answer")
-        return self.incoming.feed(data)
+            raise self.closed("the server closed it without a response")
+        return self.parser.feed(data)
 
-    def ended(self, why: str) -> Lost | BadReply:
-        """A server may end a connection that it has kept while a request is on its way; a fresh one that ends is no accident."""
-        if self.connection.used and not self.incoming.held:
-            return Lost(why)
-        return BadReply(f"the connection ended in the middle: {why}")
+    def closed(self, why: str) -> ConnectFailed | InvalidResponse:
+        """A server may close a kept connection while a request is on its way. The end of a new connection is a fault."""
+        if self.connection.used and not self.parser.received:
+            return ConnectFailed(why)
+        return InvalidResponse(f"the connection ended before the response was complete: {why}")

@@ -1,4 +1,4 @@
-"""One server that is asked: its addresses, the connections to it, and whether it is well."""
+"""An endpoint: the addresses of a server, its connection pool, retry budget, circuit breaker, and metrics."""
 
 import socket
 import threading
@@ -9,22 +9,25 @@ from time import monotonic
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from iris_wsgi.client.connection import Address, Connection, Lost
-from iris_wsgi.client.metrics import CallMetrics
-from iris_wsgi.client.retry_budget import Budget
-from iris_wsgi.client.v2_messages import Peer
+from iris_wsgi.client.connection import ConnectFailed, Connection, SocketAddress
+from iris_wsgi.client.v2_messages import RemoteModel
+from iris_wsgi.observability.metrics import Counter, Gauge, Histogram, Registry
 from iris_wsgi.observability.trace_context import Fields, nothing
 from iris_wsgi.resilience.circuit_breaker import CircuitBreaker, LogEvent
 
-# Below the 60 seconds after which a server of this project closes a connection that waits.
+OUTCOMES = ("ok", "unreachable", "late", "bad_answer", "refused")
+# Shorter than the 60 seconds after which a server of this project closes an idle connection.
 IDLE_SECONDS = 30.0
-# A connection stays with one of the servers behind a name; new ones get their share as soon as old connections are replaced.
+# A connection stays with one of the servers behind a name. New servers get their share as old connections are replaced.
 LIFE_SECONDS = 60.0
+# A call that times out sooner is not a failure of the endpoint: the client may have asked for too short a time.
 FAIR_SECONDS = 0.5
+# Each call earns a tenth of a retry, so that retries add at most 10 % to the load of an endpoint.
+RETRIES_PER_CALL, MAX_RETRIES = 0.1, 5.0
 
 
-class Place(NamedTuple):
-    """Where a server is, from the URL in a setting."""
+class Address(NamedTuple):
+    """Host and port of a server."""
 
     host: str
     port: int
@@ -34,118 +37,157 @@ class Place(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def place_of(url: str) -> Place:
-    """Of an address http://host[:port] that the settings have checked."""
+def address_of(url: str) -> Address:
+    """Returns the address of a URL http://host[:port], which the settings have validated."""
     parts = urlsplit(url)
-    return Place(parts.hostname or "", parts.port or 80)
+    return Address(parts.hostname or "", parts.port or 80)
 
 
-class Target:
-    """A server by the name that metrics and messages have for it. Calls to it come from many threads."""
+class RetryBudget:
+    """Limits retries to a share of the calls."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.retries = 0.0
+
+    def earn(self) -> None:
+        with self.lock:
+            self.retries = min(MAX_RETRIES, self.retries + RETRIES_PER_CALL)
+
+    def spend(self) -> bool:
+        """Returns whether a retry is allowed now."""
+        with self.lock:
+            # The tenths do not add up exactly.
+            if self.retries < 1 - 1e-9:
+                return False
+            self.retries -= 1
+            return True
+
+
+class CallMetrics:
+    """Metrics of calls by endpoint. All label values are known at the start."""
+
+    def __init__(self, registry: Registry, endpoints: Sequence[str]) -> None:
+        labels, values = ("target",), [endpoints]
+        self.calls = Counter(
+            registry,
+            "remote_calls_total",
+            "Calls to another server by outcome; refused: not made, because its circuit breaker was open.",
+            ("target", "outcome"),
+            [endpoints, OUTCOMES],
+        )
+        self.seconds = Histogram(registry, "remote_call_duration_seconds", "Seconds of successful calls.", labels, values)
+        self.retries = Counter(registry, "remote_retries_total", "Calls repeated after a failed connection.", labels, values)
+        self.opened = Counter(registry, "remote_connections_opened_total", "Connections opened.", labels, values)
+        self.connections = Gauge(registry, "remote_connections", "Open connections.", labels, values)
+        self.down = Gauge(registry, "remote_breaker_open", "Processes with an open circuit breaker.", labels, values)
+
+
+class Endpoint:
+    """A server, by the name that metrics and messages have for it. Thread-safe."""
 
     def __init__(
         self,
         name: str,
-        place: Place,
+        address: Address,
         metrics: CallMetrics,
         tell: LogEvent,
-        wait_seconds: float = inf,
+        timeout_seconds: float = inf,
         credentials: Callable[[], Fields] = nothing,
     ) -> None:
-        """`wait_seconds` is the default time limit of a call. Each call sends `credentials` as headers."""
-        # Who gave it less time has learnt nothing about it: a client may want its answer too soon.
-        self.fair_seconds = min(FAIR_SECONDS, 0.9 * wait_seconds)
-        self.name, self.place, self.metrics, self.tell, self.credentials = name, place, metrics, tell, credentials
-        self.breaker = CircuitBreaker(tell, f"{name} is not asked", f"{name} is asked again")
-        self.budget = Budget()
+        """`timeout_seconds` is the default timeout of a call. Each call sends `credentials` as headers."""
+        self.fair_seconds = min(FAIR_SECONDS, 0.9 * timeout_seconds)
+        self.name, self.address, self.metrics, self.tell, self.credentials = name, address, metrics, tell, credentials
+        self.breaker = CircuitBreaker(tell, f"{name} is not called", f"{name} is called again")
+        self.budget = RetryBudget()
         self.lock = threading.Lock()
         self.idle: deque[Connection] = deque()
-        self.addresses: Sequence[Address] = ()
-        self.turn, self.ended = 0, False
-        # Whose model it is, as long as nothing speaks against it, and else what does.
-        self.peer: Peer | None = None
-        self.wrong = "it has not answered yet"
+        self.socket_addresses: Sequence[SocketAddress] = ()
+        self.next_address, self.closed = 0, False
+        # The model of the server once it is verified, and otherwise the reason against it.
+        self.model: RemoteModel | None = None
+        self.unavailable = "it has not responded yet"
 
     def resolve(self) -> None:
-        """Asks for the addresses of its name, which may take long, so no request does it. Raises Lost."""
+        """Looks up the host name. It may take long, so no request does it. Raises ConnectFailed."""
         try:
-            found = socket.getaddrinfo(self.place.host, self.place.port, type=socket.SOCK_STREAM)
+            found = socket.getaddrinfo(self.address.host, self.address.port, type=socket.SOCK_STREAM)
         except OSError as error:
-            raise Lost(f"the name {self.place.host} is not known: {error.strerror}") from None
-        self.addresses = [(family, address[:2]) for family, _, _, _, address in found]  # type: ignore[misc]
+            raise ConnectFailed(f"the host name {self.address.host} cannot be resolved: {error.strerror}") from None
+        self.socket_addresses = [(family, address[:2]) for family, _, _, _, address in found]  # type: ignore[misc]
 
-    def connection(self, fresh: bool = False) -> Connection:
-        """One that waits for work, or a new one, to the next address if it has several. Raises Lost."""
-        while not fresh and (waiting := self.taken_out()):
-            if monotonic() - waiting.idle_since < IDLE_SECONDS and waiting.silent():
-                return waiting
-            self.close(waiting)
+    def connection(self, new: bool = False) -> Connection:
+        """Returns an idle connection, or a new one to the next socket address. Raises ConnectFailed."""
+        while not new and (idle := self.pop_idle()):
+            if monotonic() - idle.idle_since < IDLE_SECONDS and idle.is_idle():
+                return idle
+            self.close(idle)
         with self.lock:
-            self.turn += 1
-        if not self.addresses:
-            raise Lost(f"no address of {self.place.host} is known yet")
-        made = Connection(self.addresses[self.turn % len(self.addresses)])
+            self.next_address += 1
+        if not self.socket_addresses:
+            raise ConnectFailed(f"no address of {self.address.host} is known yet")
+        opened = Connection(self.socket_addresses[self.next_address % len(self.socket_addresses)])
         self.metrics.opened.add((self.name,))
         self.metrics.connections.add((self.name,))
-        return made
+        return opened
 
-    def taken_out(self) -> Connection | None:
-        # The one that was used last: the others get old and are closed when fewer are needed.
+    def pop_idle(self) -> Connection | None:
+        # The most recently used one: the others expire and are closed when fewer are needed.
         with self.lock:
             return self.idle.pop() if self.idle else None
 
     def keep(self, connection: Connection) -> None:
-        """For the next call, unless it is old; and closes one that nobody has needed for long."""
+        """Returns a connection to the pool, or closes it if it is old. Closes one that has been idle for too long."""
         connection.used, connection.idle_since = True, monotonic()
-        if connection.idle_since - connection.born > LIFE_SECONDS:
+        if connection.idle_since - connection.created > LIFE_SECONDS:
             self.close(connection)
             return
         with self.lock:
             self.idle.append(connection)
-            old = self.idle.popleft() if self.ended or self.idle[0].idle_since < monotonic() - IDLE_SECONDS else None
-        if old:
-            self.close(old)
+            is_expired = self.closed or self.idle[0].idle_since < monotonic() - IDLE_SECONDS
+            expired = self.idle.popleft() if is_expired else None
+        if expired:
+            self.close(expired)
 
     def end(self) -> None:
-        """No connection waits for another call from now on."""
-        self.ended = True
-        while waiting := self.taken_out():
-            self.close(waiting)
+        """Closes the idle connections, and keeps none from now on."""
+        self.closed = True
+        while idle := self.pop_idle():
+            self.close(idle)
 
     def close(self, connection: Connection) -> None:
         connection.close()
         self.metrics.connections.add((self.name,), -1)
 
     def why_not(self) -> str | None:
-        """Why it is not asked now, in a sentence; None if it is."""
-        if self.peer is None:
-            return f"{self.name} at {self.place.authority} cannot be used: {self.wrong}."
-        return None if self.breaker.up else f"{self.name} at {self.place.authority} does not answer: {self.breaker.reason}."
+        """Returns in a sentence why the endpoint is not called now, or None if it is."""
+        if self.model is None:
+            return f"{self.name} at {self.address.authority} cannot be used: {self.unavailable}."
+        return None if self.breaker.up else f"{self.name} at {self.address.authority} does not respond: {self.breaker.reason}."
 
-    def trust(self, peer: Peer) -> None:
-        """It is who is wanted."""
-        if self.peer is None:
-            self.tell("info", f"{self.name} at {self.place.authority} has the model {peer.model} {peer.digest}")
-        self.peer, self.wrong = peer, ""
+    def mark_available(self, model: RemoteModel) -> None:
+        if self.model is None:
+            self.tell("info", f"{self.name} at {self.address.authority} has the model {model.name} {model.digest}")
+        self.model, self.unavailable = model, ""
 
-    def distrust(self, why: str) -> None:
-        """It is not, or nobody knows; it is not asked until it is."""
-        if why != self.wrong:
-            self.tell("error", f"{self.name} at {self.place.authority} cannot be used: {why}")
-        self.peer, self.wrong = None, why
+    def mark_unavailable(self, why: str) -> None:
+        """Stops calls until the prober has verified the model of the server."""
+        if why != self.unavailable:
+            self.tell("error", f"{self.name} at {self.address.authority} cannot be used: {why}")
+        self.model, self.unavailable = None, why
 
-    def works(self, seconds: float) -> None:
-        """A call was answered well in that time."""
+    def succeeded(self, seconds: float) -> None:
+        """Records a call that took `seconds`."""
         self.metrics.seconds.observe(seconds, (self.name,))
-        self.turned(self.breaker.record_success)
+        self.update_breaker(self.breaker.record_success)
 
-    def fails(self, why: str) -> None:
-        self.turned(lambda: self.breaker.record_failure(why))
+    def failed(self, why: str) -> None:
+        self.update_breaker(lambda: self.breaker.record_failure(why))
 
-    def turned(self, act: Callable[[], None]) -> None:
-        """Tells the metrics whether that has opened or closed the breaker."""
+    def update_breaker(self, update: Callable[[], None]) -> None:
+        """Updates the circuit breaker, and counts it in the metrics if that opened or closed it."""
         with self.lock:
             was_up = self.breaker.up
-            act()
+            update()
             if was_up != self.breaker.up:
                 self.metrics.down.add((self.name,), 1 if was_up else -1)

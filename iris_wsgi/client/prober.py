@@ -1,97 +1,102 @@
-"""Keeps an eye on a target: who it is, whether it answers, and, while it is not asked, whether it is well again."""
+"""Health prober of an endpoint: verifies its model, and tests in the background whether it responds."""
 
 from collections.abc import Callable
 from time import monotonic
 from urllib.parse import quote
 
-from iris_wsgi.client.call import Call, Failure, gather
-from iris_wsgi.client.connection import Lost
-from iris_wsgi.client.endpoint import Target
-from iris_wsgi.client.inference import Asked
-from iris_wsgi.client.v2_messages import MOST_JSON, Peer, ask_for, names_of, peer_of
+from iris_wsgi.client.call import Call, CallFailure, run_calls
+from iris_wsgi.client.connection import ConnectFailed
+from iris_wsgi.client.endpoint import Endpoint
+from iris_wsgi.client.inference import InferenceCall
+from iris_wsgi.client.v2_messages import MAX_JSON_BYTES, RemoteModel, get_request, parse_model_config, parse_model_names
 from iris_wsgi.codec.rows import Array
-from iris_wsgi.http.response_parser import BadReply, Reply
+from iris_wsgi.http.response_parser import InvalidResponse, ParsedResponse
 from iris_wsgi.resilience.background import pause
 
-# How often to look at a target that is well, and at one that is not; and how long it may take to answer.
-EVERY_SECONDS, SOON_SECONDS, PATIENCE_SECONDS = 1.0, 0.25, 1.0
-# How often its name is looked up anew.
+# The periods of probes of an available and of an unavailable endpoint, and the timeout of a probe.
+PERIOD_SECONDS, UNAVAILABLE_PERIOD_SECONDS, TIMEOUT_SECONDS = 1.0, 0.25, 1.0
+# The period of lookups of the host name.
 LOOKUP_SECONDS = 5.0
-# How many models of a server are looked at, to find the one that is wanted.
-MOST_MODELS = 8
-FIELDS = (("X-Request-ID", "probe"),)
+# The maximum number of models of a server to look at.
+MAX_MODELS = 8
+HEADERS = (("X-Request-ID", "probe"),)
 
-# Why a model is not the one that is wanted, in words that go on from "it"; None if it is.
-Fits = Callable[[Peer], str | None]
-# The same by what it answers.
-Proves = Callable[[Callable[[Array], Array]], str | None]
-
-
-def no_more(_: Callable[[Array], Array]) -> None:
-    """For who is satisfied by who it is."""
+# Both return None for the right model, and otherwise the reason in words that follow "it cannot be used: ".
+Matches = Callable[[RemoteModel], str | None]
+SelfTest = Callable[[Callable[[Array], Array]], str | None]
 
 
-class Watcher:
-    """Asks about `row` as a client would. This is the half-open trial of the breaker too: no client has to wait for it."""
+def accept(_: Callable[[Array], Array]) -> None:
+    """Default self-test: accepts any matching model."""
 
-    def __init__(self, target: Target, row: Array, fits: Fits, proves: Proves = no_more) -> None:
-        self.target, self.row, self.fits, self.proves = target, row, fits, proves
-        self.look_at = self.lookup_at = 0.0
 
-    def run(self, stopping: Callable[[], bool]) -> None:
-        """Until the process ends; then the connections do too."""
-        while not stopping():
-            self.look()
-            pause(SOON_SECONDS)
-        self.target.end()
+class Prober:
+    """Sends `row` as a client would. It is also the half-open trial of the circuit breaker, so no client waits for that."""
 
-    def look(self) -> None:
-        """What is wrong becomes the target's `why_not`."""
-        if monotonic() < self.look_at:
+    def __init__(self, endpoint: Endpoint, row: Array, matches: Matches, self_test: SelfTest = accept) -> None:
+        self.endpoint, self.row, self.matches, self.self_test = endpoint, row, matches, self_test
+        self.probe_at = self.lookup_at = 0.0
+
+    def run(self, is_stopping: Callable[[], bool]) -> None:
+        """Probes until the process stops, and then closes the connections."""
+        while not is_stopping():
+            self.probe()
+            pause(UNAVAILABLE_PERIOD_SECONDS)
+        self.endpoint.end()
+
+    def probe(self) -> None:
+        """Updates the availability of the endpoint, if a probe is due."""
+        if monotonic() < self.probe_at:
             return
-        peer = self.target.peer
+        model = self.endpoint.model
         try:
             if monotonic() >= self.lookup_at:
-                self.target.resolve()
+                self.endpoint.resolve()
                 self.lookup_at = monotonic() + LOOKUP_SECONDS
-            if peer is None:
-                peer = self.known()
-                if wrong := self.proves(lambda rows: self.ask(peer, rows)):
-                    raise BadReply(wrong)
-                self.target.trust(peer)
-            self.ask(peer, self.row)
-        except BadReply as error:
-            # It may have another model now: who it is is asked first the next time.
-            self.target.distrust(str(error))
-        except Lost as error:
-            if self.target.peer is None:
-                self.target.distrust(str(error))
-        self.look_at = monotonic() + (EVERY_SECONDS if self.target.why_not() is None else 0.0)
+            if model is None:
+                model = self.find_model()
+                if why := self.self_test(lambda rows: self.predict(model, rows)):
+                    raise InvalidResponse(why)
+                self.endpoint.mark_available(model)
+            self.predict(model, self.row)
+        except InvalidResponse as error:
+            # The server may have another model now, so the next probe verifies the model first.
+            self.endpoint.mark_unavailable(str(error))
+        except ConnectFailed as error:
+            if self.endpoint.model is None:
+                self.endpoint.mark_unavailable(str(error))
+        self.probe_at = monotonic() + (PERIOD_SECONDS if self.endpoint.why_not() is None else 0.0)
 
-    def known(self) -> Peer:
-        """The model there that is wanted, which may be one of several. Raises Lost, and BadReply where there is none."""
-        wrong = "it serves no model"
-        for name in names_of(self.get("/v2/models"))[:MOST_MODELS]:
-            peer = peer_of(self.get(f"/v2/models/{quote(name, safe='')}/config"), name)
-            unlike = f"its model takes {peer.width} values, not {self.row.shape[1]}" if peer.width != self.row.shape[1] else None
-            if (unlike := unlike or self.fits(peer)) is None:
-                return peer
-            wrong = unlike
-        raise BadReply(wrong)
+    def find_model(self) -> RemoteModel:
+        """Returns the first model of the server that matches. Raises ConnectFailed and InvalidResponse."""
+        why = "it serves no model"
+        width = self.row.shape[1]
+        for name in parse_model_names(self.get("/v2/models"))[:MAX_MODELS]:
+            model = parse_model_config(self.get(f"/v2/models/{quote(name, safe='')}/config"), name)
+            mismatch = f"its model takes {model.width} values, not {width}" if model.width != width else self.matches(model)
+            if mismatch is None:
+                return model
+            why = mismatch
+        raise InvalidResponse(why)
 
-    def get(self, path: str) -> Reply:
-        message = ask_for(path, self.target.place.authority, (*self.target.credentials(), *FIELDS))
-        call = Call(self.target, message, MOST_JSON, earns=False)
-        gather([call], monotonic() + PATIENCE_SECONDS)
-        if isinstance(call.result, Reply):
+    def get(self, path: str) -> ParsedResponse:
+        message = get_request(path, self.endpoint.address.authority, (*self.endpoint.credentials(), *HEADERS))
+        call = Call(self.endpoint, message, MAX_JSON_BYTES, earns=False)
+        run_calls([call], monotonic() + TIMEOUT_SECONDS)
+        if isinstance(call.result, ParsedResponse):
             return call.result
-        raise (BadReply if call.result and call.result.outcome == "bad_answer" else Lost)(call.result.why if call.result else "")
+        assert call.result is not None
+        raise error_of(call.result)
 
-    def ask(self, peer: Peer, rows: Array) -> Array:
-        until = monotonic() + PATIENCE_SECONDS
-        asked = Asked(self.target, peer, rows, until, FIELDS, trial=True)
-        gather(asked.calls, until)
-        found = asked.result()
-        if isinstance(found, Failure):
-            raise (BadReply if found.outcome == "bad_answer" else Lost)(found.why)
-        return found
+    def predict(self, model: RemoteModel, rows: Array) -> Array:
+        deadline = monotonic() + TIMEOUT_SECONDS
+        call = InferenceCall(self.endpoint, model, rows, deadline, HEADERS, probe=True)
+        run_calls(call.calls, deadline)
+        result = call.result()
+        if isinstance(result, CallFailure):
+            raise error_of(result)
+        return result
+
+
+def error_of(failure: CallFailure) -> InvalidResponse | ConnectFailed:
+    return (InvalidResponse if failure.outcome == "bad_answer" else ConnectFailed)(failure.why)

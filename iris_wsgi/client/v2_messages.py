@@ -1,4 +1,4 @@
-"""What a server of v2 says of the model that it has, and infer requests to it, as pure functions of bytes."""
+"""Messages of an Open Inference Protocol v2 client: model configuration, inference requests and responses, without I/O."""
 
 import json
 from collections.abc import Mapping
@@ -10,131 +10,137 @@ import numpy as np
 
 from iris_wsgi.codec.rows import Array
 from iris_wsgi.codec.v2_request import HEADER
-from iris_wsgi.http.response_parser import BadReply, Reply
+from iris_wsgi.http.response_parser import InvalidResponse, ParsedResponse
 from iris_wsgi.observability.trace_context import Fields
 
-# What describes the tensors of an answer, before the tensors.
-MOST_JSON = 65536
+# The limit of the JSON part of a response, before its tensors.
+MAX_JSON_BYTES = 65536
 FLOAT_BYTES = 4
 
 
-class Peer(NamedTuple):
-    """A model by its name: one FP32 input [rows, width], the FP32 output [rows, classes] that is asked for, how many rows a
-    request may have, and what else its configuration tells by name, as its digest and its pair."""
+class RemoteModel(NamedTuple):
+    """A model of another server: its FP32 input [rows, width] and FP32 output [rows, classes] by name.
 
-    model: str
+    A request may have `max_rows`. `parameters` are those of its configuration, e.g. its digest and its pair.
+    """
+
+    name: str
     input: str
     width: int
     output: str
     classes: int
-    most: int
-    told: Mapping[str, str]
+    max_rows: int
+    parameters: Mapping[str, str]
 
     @property
     def digest(self) -> str:
-        return self.told["digest"]
+        return self.parameters["digest"]
 
 
-def ask_for(path: str, authority: str, fields: Fields = ()) -> bytes:
-    return head_of("GET", path, authority, fields)
+def get_request(path: str, authority: str, headers: Fields = ()) -> bytes:
+    return request_head("GET", path, authority, headers)
 
 
-def head_of(method: str, path: str, authority: str, fields: Fields) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", f"Host: {authority}", *(f"{name}: {value}" for name, value in fields)]
+def request_head(method: str, path: str, authority: str, headers: Fields) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {authority}", *(f"{name}: {value}" for name, value in headers)]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
-def names_of(reply: Reply) -> list[str]:
-    """The models that GET /v2/models lists. Raises BadReply."""
-    names = document_of(reply).get("models")
+def parse_model_names(response: ParsedResponse) -> list[str]:
+    """Returns the names in the response to GET /v2/models. Raises InvalidResponse."""
+    names = successful_document(response).get("models")
     if type(names) is not list or not all(type(name) is str and name.isprintable() and name.isascii() for name in names):
-        raise BadReply("its list of models has another form")
+        raise InvalidResponse("its list of models has another form")
     return names
 
 
-def peer_of(reply: Reply, model: str) -> Peer:
-    """From GET /v2/models/{model}/config. Raises BadReply."""
-    told = document_of(reply)
+def parse_model_config(response: ParsedResponse, name: str) -> RemoteModel:
+    """Returns the model in the response to GET /v2/models/{name}/config. Raises InvalidResponse."""
+    config = successful_document(response)
     try:
-        (taken,) = told["input"]
-        (given,) = [one for one in told["output"] if one["data_type"] == "TYPE_FP32" and len(one["dims"]) == 1]
-        parameters = {str(name): str(value["string_value"]) for name, value in told["parameters"].items()}
-        return Peer(
-            model,
-            taken["name"],
-            int(taken["dims"][0]),
-            given["name"],
-            int(given["dims"][0]),
-            int(told["max_batch_size"]),
+        (tensor,) = config["input"]
+        (output,) = [entry for entry in config["output"] if entry["data_type"] == "TYPE_FP32" and len(entry["dims"]) == 1]
+        parameters = {str(key): str(value["string_value"]) for key, value in config["parameters"].items()}
+        return RemoteModel(
+            name,
+            tensor["name"],
+            int(tensor["dims"][0]),
+            output["name"],
+            int(output["dims"][0]),
+            int(config["max_batch_size"]),
             parameters,
         )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError):
-        raise BadReply(f"it tells of its model {model} in another form than iris_wsgi's") from None
+        raise InvalidResponse(f"the configuration of its model {name} has another form than that of iris_wsgi") from None
 
 
-def document_of(reply: Reply) -> dict[str, Any]:
-    if reply.status != 200:
-        raise BadReply(f"it answers {reply.status}")
-    return parsed(reply.body)
+def successful_document(response: ParsedResponse) -> dict[str, Any]:
+    if response.status != 200:
+        raise InvalidResponse(f"it answers {response.status}")
+    return parse_object(response.body)
 
 
-def parsed(text: bytes) -> dict[str, Any]:
+def parse_object(text: bytes) -> dict[str, Any]:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
-        raise BadReply("its answer is no JSON object")
+        raise InvalidResponse("its response is not a JSON object")
     return document
 
 
-def infer_request(peer: Peer, authority: str, rows: Array, seconds: float, fields: Fields) -> bytes:
-    """POST …/infer with these rows [n, width] as a binary tensor; the answer is wanted within `seconds`, likewise."""
+def infer_request(model: RemoteModel, authority: str, rows: Array, seconds: float, headers: Fields) -> bytes:
+    """Returns POST …/infer with rows [n, width] as a binary tensor, a binary output, and a timeout of `seconds`."""
     tensor = np.ascontiguousarray(rows, "<f4").tobytes()
     document: dict[str, Any] = {
         "inputs": [
             {
-                "name": peer.input,
+                "name": model.input,
                 "datatype": "FP32",
                 "shape": list(rows.shape),
                 "parameters": {"binary_data_size": len(tensor)},
             }
         ],
-        "outputs": [{"name": peer.output, "parameters": {"binary_data": True}}],
+        "outputs": [{"name": model.output, "parameters": {"binary_data": True}}],
     }
     if seconds != inf:
-        # Microseconds, and 0 would be none.
+        # In microseconds. 0 would mean no timeout.
         document["parameters"] = {"timeout": max(1, int(seconds * 1e6))}
-    told = json.dumps(document, separators=(",", ":")).encode()
-    about = (
+    json_part = json.dumps(document, separators=(",", ":")).encode()
+    content_headers = (
         ("Content-Type", "application/octet-stream"),
-        (HEADER, str(len(told))),
-        ("Content-Length", str(len(told) + len(tensor))),
+        (HEADER, str(len(json_part))),
+        ("Content-Length", str(len(json_part) + len(tensor))),
     )
-    return head_of("POST", f"/v2/models/{quote(peer.model, safe='')}/infer", authority, (*about, *fields)) + told + tensor
+    path = f"/v2/models/{quote(model.name, safe='')}/infer"
+    return request_head("POST", path, authority, (*content_headers, *headers)) + json_part + tensor
 
 
-def most_bytes(peer: Peer, rows: int) -> int:
-    """How long the body of an answer about so many rows may be."""
-    return MOST_JSON + rows * peer.classes * FLOAT_BYTES
+def max_response_bytes(model: RemoteModel, rows: int) -> int:
+    """Returns the limit of the body of a response for so many rows."""
+    return MAX_JSON_BYTES + rows * model.classes * FLOAT_BYTES
 
 
-def probabilities_of(reply: Reply, peer: Peer, rows: int) -> Array:
-    """The output [rows, classes] of an answer with status 200, if that is of this model and in this shape. Raises BadReply."""
-    if (digest := reply.fields.get("x-model-digest")) != peer.digest:
-        raise BadReply(f"its model is {digest or 'not told'}, not {peer.digest}")
-    length = reply.fields.get(HEADER.lower(), "")
-    if not (length.isascii() and length.isdigit()) or len(length) > 15 or int(length) > len(reply.body):
-        raise BadReply("its answer does not tell where the tensor begins")
-    outputs = parsed(reply.body[: int(length)]).get("outputs")
+def parse_probabilities(response: ParsedResponse, model: RemoteModel, rows: int) -> Array:
+    """Returns the output [rows, classes] of a response with status 200.
+
+    Raises InvalidResponse, also if it is from another model or has another shape.
+    """
+    if (digest := response.headers.get("x-model-digest")) != model.digest:
+        raise InvalidResponse(f"its model is {digest or 'unknown'}, not {model.digest}")
+    length = response.headers.get(HEADER.lower(), "")
+    if not (length.isascii() and length.isdigit()) or len(length) > 15 or int(length) > len(response.body):
+        raise InvalidResponse(f"its response has no valid {HEADER}")
+    outputs = parse_object(response.body[: int(length)]).get("outputs")
     if type(outputs) is not list or len(outputs) != 1 or type(outputs[0]) is not dict:
-        raise BadReply("its answer has other outputs than the one that was asked for")
-    told, shape = outputs[0], [rows, peer.classes]
-    if (told.get("name"), told.get("datatype"), told.get("shape")) != (peer.output, "FP32", shape):
-        raise BadReply(f"its answer is not the output {peer.output} in FP32 {shape}")
-    if len(reply.body) - int(length) != prod(shape) * FLOAT_BYTES:
-        raise BadReply("its tensor is longer or shorter than its shape tells")
-    found = np.frombuffer(reply.body, "<f4", offset=int(length)).reshape(shape)
+        raise InvalidResponse("its response has other outputs than the requested one")
+    output, shape = outputs[0], [rows, model.classes]
+    if (output.get("name"), output.get("datatype"), output.get("shape")) != (model.output, "FP32", shape):
+        raise InvalidResponse(f"its response is not the output {model.output} in FP32 {shape}")
+    if len(response.body) - int(length) != prod(shape) * FLOAT_BYTES:
+        raise InvalidResponse("the length of its tensor does not match its shape")
+    found = np.frombuffer(response.body, "<f4", offset=int(length)).reshape(shape)
     if not np.isfinite(found).all():
-        raise BadReply("its tensor has values that are not finite")
+        raise InvalidResponse("its tensor has values that are not finite")
     return found.astype(np.float32)

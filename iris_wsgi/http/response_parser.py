@@ -1,4 +1,4 @@
-"""Answers of HTTP/1.1 servers from bytes as they come (RFC 9112), strictly; pure, without a socket."""
+"""Incremental, strict parser of HTTP/1.1 responses (RFC 9112), without I/O."""
 
 import re
 from collections.abc import Mapping
@@ -7,65 +7,66 @@ from typing import NamedTuple
 from iris_wsgi.http.request_head import MOST_HEAD, each_field, whole_fields
 
 status_line = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*+)?\r\n").match
-BEGIN = b"HTTP/1.1 "
-# What must not stand there twice: two framings of one answer, or two claims of who gave it.
-ONCE = ("content-length", "inference-header-content-length", "x-model-digest")
+PREFIX = b"HTTP/1.1 "
+# Headers that must not be repeated: they would give a response two lengths or two senders.
+UNIQUE = ("content-length", "inference-header-content-length", "x-model-digest")
 
 
-class BadReply(Exception):
-    """What came is no answer that can be believed; the message is for the log and for people."""
+class InvalidResponse(Exception):
+    """The response is malformed, or is not the one that the client requires."""
 
 
-class Reply(NamedTuple):
-    """A complete answer; the names of `fields` are in lower case. `keeps` tells that its connection takes another request."""
+class ParsedResponse(NamedTuple):
+    """A complete response with header names in lower case; `keep_alive` allows another request on its connection."""
 
     status: int
-    fields: Mapping[str, str]
+    headers: Mapping[str, str]
     body: bytes
-    keeps: bool
+    keep_alive: bool
 
 
-class Incoming:
-    """One answer in the making, whose body has at most `most` bytes."""
+class ResponseParser:
+    """Parses one response whose body has at most `max_bytes`."""
 
-    def __init__(self, most: int) -> None:
-        self.most, self.held = most, bytearray()
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes, self.received = max_bytes, bytearray()
         self.head: tuple[int, dict[str, str], int, int] | None = None
 
-    def feed(self, data: bytes) -> Reply | None:
-        """The answer, once all of it is here. Raises BadReply."""
-        self.held += data
+    def feed(self, data: bytes) -> ParsedResponse | None:
+        """Returns the response once it is complete. Raises InvalidResponse."""
+        self.received += data
         if self.head is None:
-            # What does not even begin like an answer never ends like one, and nobody should wait for that.
-            if not self.held.startswith(BEGIN) and not BEGIN.startswith(self.held):
-                raise BadReply("what came is no answer in HTTP/1.1")
-            end = self.held.find(b"\r\n\r\n")
-            if end < 0 and len(self.held) <= MOST_HEAD:
+            # Data that do not begin like a response never become one, so the caller must not wait for more.
+            if not self.received.startswith(PREFIX) and not PREFIX.startswith(self.received):
+                raise InvalidResponse("the server did not send an HTTP/1.1 response")
+            end = self.received.find(b"\r\n\r\n")
+            if end < 0 and len(self.received) <= MOST_HEAD:
                 return None
-            self.head = (*parse_head(bytes(self.held[: end + 4]) if 0 <= end <= MOST_HEAD else b"", self.most), end + 4)
-        status, fields, length, start = self.head
-        if len(self.held) < start + length:
+            head = bytes(self.received[: end + 4]) if 0 <= end <= MOST_HEAD else b""
+            self.head = (*parse_head(head, self.max_bytes), end + 4)
+        status, headers, length, start = self.head
+        if len(self.received) < start + length:
             return None
-        if len(self.held) > start + length:
-            raise BadReply("there is more behind the answer than it says")
-        keeps = "close" not in fields.get("connection", "").lower()
-        return Reply(status, fields, bytes(self.held[start:]), keeps)
+        if len(self.received) > start + length:
+            raise InvalidResponse("the response is longer than its Content-Length")
+        keep_alive = "close" not in headers.get("connection", "").lower()
+        return ParsedResponse(status, headers, bytes(self.received[start:]), keep_alive)
 
 
-def parse_head(text: bytes, most: int) -> tuple[int, dict[str, str], int]:
-    """Status, fields and the body's length of a head that ends with its empty line. Raises BadReply."""
-    found = status_line(text)
-    if found is None or not whole_fields(text, found.end()):
-        raise BadReply("what came is no answer in HTTP/1.1")
-    fields: dict[str, str] = {}
-    for field, value in each_field(text, found.end()):
+def parse_head(text: bytes, max_bytes: int) -> tuple[int, dict[str, str], int]:
+    """Returns the status, the headers, and the length of the body. Raises InvalidResponse."""
+    line = status_line(text)
+    if line is None or not whole_fields(text, line.end()):
+        raise InvalidResponse("the server did not send an HTTP/1.1 response")
+    headers: dict[str, str] = {}
+    for field, value in each_field(text, line.end()):
         name = field.decode().lower()
-        if name in fields and name in ONCE:
-            raise BadReply(f"the answer has the field {name} twice")
-        fields[name] = value.strip(b" \t").decode("latin-1")
-    length = fields.get("content-length", "")
-    if "transfer-encoding" in fields or not (length.isascii() and length.isdigit()) or len(length) > 15:
-        raise BadReply("the answer does not tell its length by Content-Length")
-    if int(length) > most:
-        raise BadReply(f"the answer is over {most} bytes, which is more than was asked for")
-    return int(found[1]), fields, int(length)
+        if name in headers and name in UNIQUE:
+            raise InvalidResponse(f"the response has the header {name} twice")
+        headers[name] = value.strip(b" \t").decode("latin-1")
+    length = headers.get("content-length", "")
+    if "transfer-encoding" in headers or not (length.isascii() and length.isdigit()) or len(length) > 15:
+        raise InvalidResponse("the response has no valid Content-Length")
+    if int(length) > max_bytes:
+        raise InvalidResponse(f"the response has over {max_bytes} bytes, which is the limit for this request")
+    return int(line[1]), headers, int(length)

@@ -158,7 +158,8 @@ def test_while_pred_hangs_nothing_else_waits_and_what_is_too_much_is_refused_at_
 
 
 def test_an_ensemble_of_processes_answers_as_one_in_a_process(run, members, live_server):
-    gateway = gateway_of(run, members)
+    # With this quorum the gateway is not ready before it knows all three members.
+    gateway = gateway_of(run, members, "--quorum", "3")
     with RawConnection(gateway) as apart, RawConnection(live_server) as here:
         for row in np.loadtxt(MODEL / "training.csv", delimiter=",", skiprows=1, usecols=range(4)).tolist()[::10]:
             asked = http_request("POST", "/ensemble/predict", {"data": [row]})

@@ -45,7 +45,7 @@ from optional_programs import require_program
 from project import MODEL, ROOT
 
 from iris_wsgi.cli.main import parser
-from iris_wsgi.client.endpoint import place_of
+from iris_wsgi.client.endpoint import address_of
 from iris_wsgi.client.prober import LOOKUP_SECONDS
 from iris_wsgi.cpu_limits import cpus
 from iris_wsgi.factory import build
@@ -1091,10 +1091,10 @@ def test_each_address_is_a_headless_service_of_the_pods_that_are_meant_and_only_
     places = places_of(server_of(asking))
     assert set(places) == {component(one) for one in asked_of(asking)}
     for which, url in places.items():
-        service = services.pop(place_of(url).host)
+        service = services.pop(address_of(url).host)
         assert service["spec"]["clusterIP"] == "None" and not service["spec"].get("publishNotReadyAddresses")
         # Of a headless Service the port of the pod counts.
-        assert [port["port"] for port in service["spec"]["ports"]] == [place_of(url).port] == [8000]
+        assert [port["port"] for port in service["spec"]["ports"]] == [address_of(url).port] == [8000]
         assert [component(one) for one in our_deployments(asking) if selects(service, one["spec"]["template"])] == [which]
     assert [component(one) for one in services.values()] == ["server"]
 

@@ -16,9 +16,8 @@ from applications import RecordingLog, call_wsgi
 from http_clients import ROW, RawConnection, http_request
 from project import ROOT
 
-from iris_wsgi.client.endpoint import Place, Target
-from iris_wsgi.client.metrics import CallMetrics
-from iris_wsgi.client.prober import Watcher
+from iris_wsgi.client.endpoint import Address, CallMetrics, Endpoint
+from iris_wsgi.client.prober import Prober
 from iris_wsgi.observability.metrics import Registry
 from iris_wsgi.settings import Settings, fields, name_of
 
@@ -114,8 +113,8 @@ def test_a_server_that_is_asked_leads_nowhere_else():
         registry = Registry()
         metrics = CallMetrics(registry, ["pred"])
         registry.join()
-        target = Target("pred", Place(*listener.getsockname()), metrics, RecordingLog().event)
-        Watcher(target, np.array([ROW], np.float32), lambda peer: None).look()
+        target = Endpoint("pred", Address(*listener.getsockname()), metrics, RecordingLog().event)
+        Prober(target, np.array([ROW], np.float32), lambda peer: None).probe()
         thread.join()
         target.end()
         assert "it answers 307" in str(target.why_not()) and not trap.came

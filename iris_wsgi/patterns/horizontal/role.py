@@ -1,4 +1,4 @@
-"""The members of the ensemble, here or on other servers, as the settings name them."""
+"""Pattern horizontal microservice: an ensemble of members in this process or on other servers."""
 
 from functools import partial
 from pathlib import Path
@@ -11,49 +11,47 @@ from iris_wsgi.model.golden import load_verified_model
 from iris_wsgi.model.predictor import within_deadline
 from iris_wsgi.model.run_timeout import RunWatchdog
 from iris_wsgi.patterns.horizontal import routes
-from iris_wsgi.patterns.horizontal.voting import Here, majority
+from iris_wsgi.patterns.horizontal.voting import LocalMembers, majority
 from iris_wsgi.services import RoleContext
 from iris_wsgi.wsgi.application import Route
 
 
-def remote_ensemble(parts: RoleContext) -> list[Route]:
-    """Over the members that the settings name, each of which must have the model that this release has for its species."""
-    # An ensemble of members in this process asks no other server.
-    from iris_wsgi.client.endpoint import Target, place_of
-    from iris_wsgi.client.metrics import CallMetrics
-    from iris_wsgi.client.prober import Watcher
-    from iris_wsgi.patterns.horizontal.remote_members import Panel, why_no_member
+def remote_ensemble(context: RoleContext) -> list[Route]:
+    """Returns the routes over the members of IRIS_MEMBERS. Each must have this release's model of its species."""
+    # Imported here, because an ensemble in this process calls no other server.
+    from iris_wsgi.client.endpoint import CallMetrics, Endpoint, address_of
+    from iris_wsgi.client.prober import Prober
+    from iris_wsgi.patterns.horizontal.remote_members import RemoteMembers, why_not_member
 
-    settings = parts.settings
-    places = dict(pair.split("=", 1) for pair in settings.members.split(","))
-    metrics = CallMetrics(parts.registry, list(places))
+    settings = context.settings
+    urls = dict(pair.split("=", 1) for pair in settings.members.split(","))
+    metrics = CallMetrics(context.registry, list(urls))
     digests = {name: manifest_digest(folder) for name, folder in member_folders(Path(settings.model_dir)).items()}
-    row, seconds = np.array([parts.sample.row], np.float32), settings.ensemble_ms / 1000
-    targets = []
-    for name, url in places.items():
-        place, tell = place_of(url), parts.log.event
-        target = Target(name, place, metrics, tell, seconds, parts.credentials)
-        watcher = Watcher(target, row, partial(why_no_member, name=name, digest=digests.get(name)))
-        parts.background.add(f"look at {name}", partial(watcher.run, parts.background.is_stopping), drains=False)
-        targets.append(target)
-    panel = Panel(targets, settings.quorum or majority(len(targets)))
-    parts.readiness.others.append(partial(routes.below_quorum, panel))
-    return routes.routes(parts.model, panel, settings.abstain_below, seconds, remote=True)
+    row, seconds = np.array([context.sample.row], np.float32), settings.ensemble_ms / 1000
+    endpoints = []
+    for name, url in urls.items():
+        endpoint = Endpoint(name, address_of(url), metrics, context.log.event, seconds, context.credentials)
+        prober = Prober(endpoint, row, partial(why_not_member, name=name, digest=digests.get(name)))
+        context.background.add(f"probe {name}", partial(prober.run, context.background.is_stopping), drains=False)
+        endpoints.append(endpoint)
+    ensemble = RemoteMembers(endpoints, settings.quorum or majority(len(endpoints)))
+    context.readiness.others.append(partial(routes.below_quorum, ensemble))
+    return routes.routes(context.model, ensemble, settings.abstain_below, seconds, remote=True)
 
 
-def local_ensemble(parts: RoleContext) -> list[Route]:
-    """Over the members in the model's folder. Raises BadModel."""
-    settings, members, watch = parts.settings, {}, RunWatchdog()
+def local_ensemble(context: RoleContext) -> list[Route]:
+    """Returns the routes over the members in the model's folder. Raises BadModel."""
+    settings, members, watchdog = context.settings, {}, RunWatchdog()
     for name, folder in member_folders(Path(settings.model_dir)).items():
         model, _, _ = load_verified_model(folder)
-        if model.width != parts.model.width:
-            raise BadModel(f"{folder} takes {model.width} features, the whole model takes {parts.model.width}")
+        if model.width != context.model.width:
+            raise BadModel(f"{folder} takes {model.width} features, the whole model takes {context.model.width}")
         if model.labels[1:] != (name,):
             raise BadModel(
-                f"{folder} has a model for {', '.join(model.labels)}; it must be one of two classes, the last one {name}"
+                f"{folder} has a model for {', '.join(model.labels)}; it must have two classes, with {name} as the last"
             )
-        members[name] = (within_deadline(model, watch), model.digest)
+        members[name] = (within_deadline(model, watchdog), model.digest)
     if not members:
         raise BadModel(f"{settings.model_dir}/members has no models of one species each")
-    panel = Here(members, settings.quorum or majority(len(members)))
-    return routes.routes(parts.model, panel, settings.abstain_below, settings.ensemble_ms / 1000, remote=False)
+    ensemble = LocalMembers(members, settings.quorum or majority(len(members)))
+    return routes.routes(context.model, ensemble, settings.abstain_below, settings.ensemble_ms / 1000, remote=False)

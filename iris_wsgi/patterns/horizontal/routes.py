@@ -1,4 +1,4 @@
-"""The ensemble: one row, a vote of each member, and one answer that says who is missing in it."""
+"""Routes of the ensemble: the species of one row by the votes of the members, and the health of the members."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,41 +7,41 @@ from time import monotonic
 from iris_wsgi.codec.rows import decode_rows
 from iris_wsgi.errors import RETRY_AFTER, ServiceUnavailable
 from iris_wsgi.model.session import Graph
-from iris_wsgi.patterns.horizontal.voting import Panel, Vote, decide, digest_of
+from iris_wsgi.patterns.horizontal.voting import EnsembleMembers, Vote, decide, digest_of
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import Request, Response, Route, RouteDoc, Schedule
 
 INLINE_BYTES, POOL = 4096, -1
 
 
-def routes(model: Graph, panel: Panel, abstain_below: float, seconds: float, remote: bool) -> list[Route]:
-    """`model` tells what a row is; members have `seconds` at most, less if the request is wanted sooner.
+def routes(model: Graph, members: EnsembleMembers, abstain_below: float, seconds: float, remote: bool) -> list[Route]:
+    """Members have `seconds` to vote, or less if the deadline of the request is earlier.
 
-    Where they are `remote`, requests that wait for them have threads of their own.
+    Requests to `remote` members are executed by the threads for upstream calls.
     """
 
     def predict(request: Request) -> Response:
-        rows = decode_rows(request.body, model.width, 1, "send each in a request of its own")
-        votes = panel.ask(rows, min(request.deadline, monotonic() + seconds), request.ids.passed_on())
-        if sum(vote.probability is not None for vote in votes) < panel.quorum:
-            raise ServiceUnavailable(too_few(panel, [vote.error or None for vote in votes]), headers=(RETRY_AFTER,))
-        verdict = decide(panel.names, votes, abstain_below)
+        rows = decode_rows(request.body, model.width, 1, "send each row in a separate request")
+        votes = members.vote(rows, min(request.deadline, monotonic() + seconds), request.ids.passed_on())
+        if sum(vote.probability is not None for vote in votes) < members.quorum:
+            raise ServiceUnavailable(too_few(members, [vote.error or None for vote in votes]), headers=(RETRY_AFTER,))
+        verdict = decide(members.names, votes, abstain_below)
         document = {
             "prediction": {"label": verdict.label, "probability": verdict.probability},
             "status": "partial" if verdict.missing else "complete",
             "missing": verdict.missing,
-            "members": {name: told(vote) for name, vote in zip(panel.names, votes, strict=True)},
+            "members": {name: vote_document(vote) for name, vote in zip(members.names, votes, strict=True)},
         }
         return Response(json.dumps(document).encode(), headers=(("X-Model-Digest", digest_of(votes)),), rows=1)
 
     def health(_: Request) -> Response:
-        found = panel.why_not()
-        if why := too_few_of(panel, found):
+        reasons = members.why_not()
+        if why := why_below(members, reasons):
             raise ServiceUnavailable(why, headers=(RETRY_AFTER,))
         document = {
-            "status": "partial" if any(found.values()) else "complete",
-            "quorum": panel.quorum,
-            "members": {name: {"up": why is None, "why": why} for name, why in found.items()},
+            "status": "partial" if any(reasons.values()) else "complete",
+            "quorum": members.quorum,
+            "members": {name: {"up": why is None, "why": why} for name, why in reasons.items()},
         }
         return Response(json.dumps(document).encode())
 
@@ -50,39 +50,39 @@ def routes(model: Graph, panel: Panel, abstain_below: float, seconds: float, rem
             "POST",
             "/ensemble/predict",
             predict,
-            RouteDoc("Species of one row, by the votes of the members", answer(panel.names), failures=(503,)),
+            RouteDoc("Species of one row, by the votes of the members", response_schema(members.names), failures=(503,)),
             openapi.rows(model, 1),
             Schedule(POOL if remote else INLINE_BYTES, calls_upstream=remote),
         ),
-        Route("GET", "/ensemble/health", health, RouteDoc("Which members can be asked", openapi.OBJECT, failures=(503,))),
+        Route("GET", "/ensemble/health", health, RouteDoc("Which members are available", openapi.OBJECT, failures=(503,))),
     ]
 
 
-def told(vote: Vote) -> dict[str, object]:
+def vote_document(vote: Vote) -> dict[str, object]:
     if vote.probability is None:
         return {"error": vote.error}
     return {"probability": vote.probability, "digest": vote.digest}
 
 
-def below_quorum(panel: Panel) -> str | None:
-    """A sentence where too few members can be asked."""
-    return too_few_of(panel, panel.why_not())
+def below_quorum(members: EnsembleMembers) -> str | None:
+    """Returns a sentence if fewer members than the quorum are available, and otherwise None."""
+    return why_below(members, members.why_not())
 
 
-def too_few_of(panel: Panel, found: Mapping[str, str | None]) -> str | None:
-    reasons = list(found.values())
-    return too_few(panel, reasons) if reasons.count(None) < panel.quorum else None
+def why_below(members: EnsembleMembers, reasons: Mapping[str, str | None]) -> str | None:
+    found = list(reasons.values())
+    return too_few(members, found) if found.count(None) < members.quorum else None
 
 
-def too_few(panel: Panel, reasons: Sequence[str | None]) -> str:
-    missing = [f"{name} ({why})" for name, why in zip(panel.names, reasons, strict=True) if why]
+def too_few(members: EnsembleMembers, reasons: Sequence[str | None]) -> str:
+    missing = [f"{name} ({why})" for name, why in zip(members.names, reasons, strict=True) if why]
     return (
-        f"Of {len(reasons)} members {panel.quorum} must answer, and {reasons.count(None)} did; missing: {', '.join(missing)}."
+        f"Of {len(reasons)} members {members.quorum} must answer, and {reasons.count(None)} did; missing: {', '.join(missing)}."
         " Try again soon."
     )
 
 
-def answer(names: Sequence[str]) -> openapi.Schema:
+def response_schema(names: Sequence[str]) -> openapi.Schema:
     number: openapi.Schema = {"type": "number"}
     name: openapi.Schema = {"type": "string", "enum": list(names)}
     prediction = openapi.closed(label={"enum": [*names, None]}, probability=number)

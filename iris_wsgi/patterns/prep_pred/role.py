@@ -1,4 +1,4 @@
-"""A model in two halves, of which the first is here, and the other on another server or beside it."""
+"""Pattern prep-pred: the first half of a model runs in this process, and the second half on another server."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from iris_wsgi.client.endpoint import Target, place_of
-from iris_wsgi.client.metrics import CallMetrics
-from iris_wsgi.client.predictor import remote
-from iris_wsgi.client.prober import Watcher
-from iris_wsgi.client.v2_messages import Peer
+from iris_wsgi.client.endpoint import CallMetrics, Endpoint, address_of
+from iris_wsgi.client.inference import remote_predictor
+from iris_wsgi.client.prober import Prober
+from iris_wsgi.client.v2_messages import RemoteModel
 from iris_wsgi.codec.rows import Array
 from iris_wsgi.errors import BadModel, Problem
 from iris_wsgi.model import golden
@@ -23,7 +22,7 @@ from iris_wsgi.services import ModelBackend, RoleContext, Sample, StartupContext
 from iris_wsgi.wsgi.application import Route
 from iris_wsgi.wsgi.health_routes import Readiness
 
-# The name of the other half, as metrics and the log have it.
+# The name of the other half in metrics and in the log.
 PRED = "pred"
 
 
@@ -39,31 +38,31 @@ def routes(context: RoleContext) -> list[Route]:
     return [asks(route) for route in web_single.routes(context)]
 
 
-class Prep(Graph):
-    """Raw rows to rows as the other half takes them; `digest` is that of both together, their pair."""
+class FirstHalf(Graph):
+    """Converts raw rows to the input rows of the second half. `digest` is that of the pair of both halves."""
 
     def __init__(self, content: bytes, labels: tuple[str, ...], file: str) -> None:
         """Raises BadModel."""
         super().__init__(content, labels, file)
         outputs = self.session.get_outputs()
         if len(outputs) != 1 or outputs[0].type != "tensor(float)" or len(outputs[0].shape) != 2:
-            raise BadModel(f"{file} must have one output, tensor(float) [N, features], which the other half of the model takes")
+            raise BadModel(f"{file} must have one output, tensor(float) [N, features], for the second half of the model")
         if "pair" not in self.identity:
-            raise BadModel(f"{file} does not say in its metadata, under `pair`, whose first half it is")
+            raise BadModel(f"{file} has no metadata `pair`, which names the pair that this half belongs to")
         self.output, self.columns = outputs[0].name, outputs[0].shape[1]
-        # The halves have digests of their own; what answers name is the pair, as one half alone answers nothing.
+        # Each half has a digest. Responses have that of the pair, because one half alone predicts nothing.
         self.identity["prep"], self.digest = self.digest, self.identity["pair"]
 
     def prepare(self, rows: Array) -> Array:
-        """Rows [n, features] to as many, in the width of the other half. Raises InvalidOutput for another shape."""
+        """Converts rows [n, features] to rows [n, columns] of the second half. Raises InvalidOutput for another shape."""
         (output,) = self.run((self.output,), {self.input: rows}, None)
         prepared = np.asarray(output, np.float32)
-        # Where the file leaves the width open, the other half checks the width of its input.
+        # If the file does not set the width, the second half validates the width of its input.
         return shaped(prepared, len(rows), self.columns if isinstance(self.columns, int) else prepared.shape[-1])
 
 
-class Joined(NamedTuple):
-    """Both halves as one model, as golden rows test it."""
+class JoinedModel(NamedTuple):
+    """Both halves as one model, for the self-test with golden rows."""
 
     labels: tuple[str, ...]
     width: int
@@ -71,41 +70,46 @@ class Joined(NamedTuple):
 
 
 def split_model(start: StartupContext) -> ModelBackend:
-    """Loads the first half; whether the other answers, and belongs to it, is for readiness to tell. Raises BadModel."""
+    """Loads the first half. Readiness reports whether the second half responds and belongs to it. Raises BadModel."""
     settings = start.settings
-    prep, pinned = load(Prep, model_folder(settings), settings.model_seal)
+    prep, pinned = load(FirstHalf, model_folder(settings), settings.model_seal)
     rows = np.array([case.row for case in pinned.cases], np.float32)
     check_prepared(prep, rows)
     prepared = prep.prepare(rows)
     if not np.isfinite(prepared).all():
-        raise BadModel(f"{model_folder(settings)} makes values that are not finite of its golden rows")
-    metrics, wait_seconds = CallMetrics(start.registry, [PRED]), settings.deadline_ms / 1000 or inf
-    target = Target(PRED, place_of(settings.pred_url), metrics, start.log.event, wait_seconds, start.credentials)
+        raise BadModel(f"{model_folder(settings)} converts its golden rows to values that are not finite")
+    metrics, timeout_seconds = CallMetrics(start.registry, [PRED]), settings.deadline_ms / 1000 or inf
+    address = address_of(settings.pred_url)
+    endpoint = Endpoint(PRED, address, metrics, start.log.event, timeout_seconds, start.credentials)
 
-    def proves(ask: Callable[[Array], Array]) -> str | None:
-        joined = Joined(prep.labels, prep.width, lambda rows: ask(prep.prepare(rows)))
+    def self_test(predict_second: Callable[[Array], Array]) -> str | None:
+        joined = JoinedModel(prep.labels, prep.width, lambda rows: predict_second(prep.prepare(rows)))
         try:
             golden.self_test(joined, pinned.cases, pinned.tolerance)
         except BadModel as error:
             return str(error)
         off = golden.batch_difference(joined, pinned.cases) if settings.cache == "on" else 0.0
-        return f"its answers to a row alone and in a batch differ by up to {off:.1e}; they cannot be cached" if off else None
+        return (
+            f"its probabilities of a row alone and in a batch differ by up to {off:.1e}, so they cannot be cached"
+            if off
+            else None
+        )
 
-    def fits(peer: Peer) -> str | None:
-        if wrong := why_no_pair(prep, peer, prepared.shape[1]):
-            return wrong
-        prep.identity["pred"] = peer.digest
+    def matches(model: RemoteModel) -> str | None:
+        if why := why_not_pair(prep, model, prepared.shape[1]):
+            return why
+        prep.identity["pred"] = model.digest
         return None
 
-    watcher = Watcher(target, prepared[:1], fits, proves)
-    start.background.add("look at pred", partial(watcher.run, start.background.is_stopping), drains=False)
-    upstream = remote(target)
+    prober = Prober(endpoint, prepared[:1], matches, self_test)
+    start.background.add("probe pred", partial(prober.run, start.background.is_stopping), drains=False)
+    upstream = remote_predictor(endpoint)
 
     def predict(rows: Array, context: PredictContext) -> Prediction:
         return upstream(prep.prepare(rows), context)
 
     readiness = Readiness(lambda: True)
-    readiness.others.append(target.why_not)
+    readiness.others.append(endpoint.why_not)
     return ModelBackend(
         prep,
         measured(predict, prep, ModelMetrics(start.registry, prep)),
@@ -113,26 +117,26 @@ def split_model(start: StartupContext) -> ModelBackend:
         lambda: 0.0,
         BLOCKING,
         readiness,
-        f"{len(rows)} golden rows prepared; what they give is tested with the other half",
+        f"{len(rows)} golden rows prepared; the second half is tested once it responds",
     )
 
 
-def check_prepared(prep: Prep, rows: Array) -> None:
+def check_prepared(prep: FirstHalf, rows: Array) -> None:
     """Runs the first half on one row, on two rows, and on all rows. Raises BadModel if an output has another shape."""
-    for some in (rows[:1], rows[[0, -1]], rows):
+    for batch in (rows[:1], rows[[0, -1]], rows):
         try:
-            prep.prepare(some)
+            prep.prepare(batch)
         except Problem as problem:
             raise BadModel(f"the first half of the model cannot be used: {problem.detail}") from None
 
 
-def why_no_pair(prep: Prep, peer: Peer, columns: int) -> str | None:
-    """Returns why the model of the other server is not the half that takes rows of so many `columns`."""
-    pair = peer.told.get("pair")
+def why_not_pair(prep: FirstHalf, model: RemoteModel, columns: int) -> str | None:
+    """Returns why the model of the other server is not the second half for rows of `columns`, or None if it is."""
+    pair = model.parameters.get("pair")
     if pair != prep.digest:
         return f"its model is of the pair {pair or 'none'}, and this half is of the pair {prep.digest}"
-    if peer.width != columns:
-        return f"its model takes {peer.width} columns, and this half gives {columns}"
-    if peer.classes != len(prep.labels):
-        return f"its model has {peer.classes} classes, not {len(prep.labels)}"
+    if model.width != columns:
+        return f"its model takes {model.width} columns, and this half returns {columns}"
+    if model.classes != len(prep.labels):
+        return f"its model has {model.classes} classes, not {len(prep.labels)}"
     return None

@@ -8,10 +8,10 @@ import pytest
 from applications import call_wsgi
 from project import MODEL
 
-from iris_wsgi.client.v2_messages import Peer
+from iris_wsgi.client.v2_messages import RemoteModel
 from iris_wsgi.errors import BadModel
 from iris_wsgi.factory import build
-from iris_wsgi.patterns.horizontal.remote_members import why_no_member
+from iris_wsgi.patterns.horizontal.remote_members import why_not_member
 from iris_wsgi.patterns.horizontal.voting import Vote, decide, digest_of, majority
 from iris_wsgi.settings import BadSetting, Settings
 
@@ -56,14 +56,14 @@ def test_the_digest_of_an_answer_is_of_those_that_gave_it():
 
 def test_a_member_is_of_its_species_and_of_the_release():
     def peer(classes=2, **told):
-        return Peer("m", "features", 4, "probabilities", classes, 10, {"digest": "sha256:1", **told})
+        return RemoteModel("m", "features", 4, "probabilities", classes, 10, {"digest": "sha256:1", **told})
 
-    assert why_no_member(peer(member="setosa"), "setosa", "sha256:1") is None
-    assert why_no_member(peer(member="setosa"), "setosa", None) is None
-    assert "of virginica, not of setosa" in why_no_member(peer(member="virginica"), "setosa", None)
-    assert "no species" in why_no_member(peer(), "setosa", None)
-    assert "3 classes" in why_no_member(peer(3, member="setosa"), "setosa", None)
-    assert "sha256:2" in why_no_member(peer(member="setosa"), "setosa", "sha256:2")
+    assert why_not_member(peer(member="setosa"), "setosa", "sha256:1") is None
+    assert why_not_member(peer(member="setosa"), "setosa", None) is None
+    assert "of virginica, not of setosa" in why_not_member(peer(member="virginica"), "setosa", None)
+    assert "no species" in why_not_member(peer(), "setosa", None)
+    assert "3 classes" in why_not_member(peer(3, member="setosa"), "setosa", None)
+    assert "sha256:2" in why_not_member(peer(member="setosa"), "setosa", "sha256:2")
 
 
 def test_the_members_in_one_process_know_the_three_points(app):
@@ -84,7 +84,7 @@ def test_it_agrees_with_the_whole_model_on_nearly_all_rows(app):
 def test_more_than_one_row_is_422_and_one_that_nobody_is_sure_of_gets_no_name(make_app):
     app = make_app(abstain_below=0.9)
     answer = app.post_json("/ensemble/predict", {"data": TRAINING[:2].tolist()}, status=422).json
-    assert "a request of its own" in answer["errors"][0]["detail"]
+    assert "a separate request" in answer["errors"][0]["detail"]
     unsure = app.post_json("/ensemble/predict", {"data": [TRAINING[106].tolist()]}).json
     assert unsure["prediction"]["label"] is None and unsure["prediction"]["probability"] < 0.9
 

@@ -17,15 +17,13 @@ from http_clients import wait_until
 from predictors import of_arrays
 from project import MODEL
 
-from iris_wsgi.client.call import Call, gather
-from iris_wsgi.client.endpoint import Place, Target
-from iris_wsgi.client.metrics import CallMetrics
-from iris_wsgi.client.predictor import remote
-from iris_wsgi.client.prober import Watcher
-from iris_wsgi.client.retry_budget import Budget
-from iris_wsgi.client.v2_messages import Peer, infer_request, probabilities_of
+from iris_wsgi.client.call import Call, run_calls
+from iris_wsgi.client.endpoint import Address, CallMetrics, Endpoint, RetryBudget
+from iris_wsgi.client.inference import remote_predictor
+from iris_wsgi.client.prober import Prober
+from iris_wsgi.client.v2_messages import RemoteModel, infer_request, parse_probabilities
 from iris_wsgi.errors import BadGateway, DeadlineExceeded, ServiceUnavailable
-from iris_wsgi.http.response_parser import BadReply, Incoming, Reply
+from iris_wsgi.http.response_parser import InvalidResponse, ParsedResponse, ResponseParser
 from iris_wsgi.model.predictor import PredictContext
 from iris_wsgi.observability.metrics import Registry
 from iris_wsgi.observability.trace_context import ids_of
@@ -41,26 +39,26 @@ class Known:
         self.log, self.registry = RecordingLog(), Registry()
         metrics = CallMetrics(self.registry, ["pred"])
         self.registry.join()
-        self.target = Target("pred", Place(server.host, server.port), metrics, self.log.event, wait_seconds)
-        self.watcher = Watcher(self.target, ROWS[:1], lambda peer: None)
-        self.watcher.look()
-        self.ask = of_arrays(remote(self.target))
+        self.endpoint = Endpoint("pred", Address(server.host, server.port), metrics, self.log.event, wait_seconds)
+        self.prober = Prober(self.endpoint, ROWS[:1], lambda peer: None)
+        self.prober.probe()
+        self.ask = of_arrays(remote_predictor(self.endpoint))
 
     def look(self) -> str | None:
-        self.watcher.look_at = 0.0
-        self.watcher.look()
-        return self.target.why_not()
+        self.prober.probe_at = 0.0
+        self.prober.probe()
+        return self.endpoint.why_not()
 
     def count(self, family: str, outcome: str | None = None) -> float:
         key = ("pred", outcome) if outcome else ("pred",)
-        one = getattr(self.target.metrics, family)
+        one = getattr(self.endpoint.metrics, family)
         return self.registry.total(one.first[key])
 
 
 @pytest.fixture(scope="session")
 def pred(upstream_settings):
     host, port = upstream_settings["prep"]["pred_url"].removeprefix("http://").split(":")
-    return Place(host, int(port))
+    return Address(host, int(port))
 
 
 @pytest.fixture
@@ -72,17 +70,17 @@ def faulty(pred):
 @pytest.fixture
 def known(faulty):
     one = Known(faulty)
-    assert one.target.why_not() is None
+    assert one.endpoint.why_not() is None
     faulty.requests.clear()
     yield one
-    one.target.end()
+    one.endpoint.end()
 
 
 # Answers as bytes
 
 
-def fed(data: bytes, most: int = 100, step: int = 1000) -> Reply | None:
-    incoming = Incoming(most)
+def fed(data: bytes, most: int = 100, step: int = 1000) -> ParsedResponse | None:
+    incoming = ResponseParser(most)
     found = None
     for i in range(0, len(data), step):
         assert found is None
@@ -92,11 +90,11 @@ def fed(data: bytes, most: int = 100, step: int = 1000) -> Reply | None:
 
 @pytest.mark.parametrize("step", [1, 3, 1000])
 def test_an_answer_is_the_same_in_whatever_pieces_it_comes(step):
-    assert fed(GOOD, step=step) == Reply(200, {"content-length": "5", "x-a": "b"}, b"hello", True)
+    assert fed(GOOD, step=step) == ParsedResponse(200, {"content-length": "5", "x-a": "b"}, b"hello", True)
 
 
 def test_a_connection_that_says_that_it_closes_is_not_kept():
-    assert not fed(GOOD.replace(b"X-A: b", b"Connection: Close")).keeps
+    assert not fed(GOOD.replace(b"X-A: b", b"Connection: Close")).keep_alive
 
 
 @pytest.mark.parametrize(
@@ -124,24 +122,24 @@ def test_a_connection_that_says_that_it_closes_is_not_kept():
     ],
 )
 def test_what_is_no_answer_is_told_from_one(data):
-    with pytest.raises(BadReply):
+    with pytest.raises(InvalidResponse):
         fed(data, step=100_000)
 
 
-PEER = Peer("m", "scaled", 4, "probabilities", 3, 10, {"digest": "sha256:1"})
+PEER = RemoteModel("m", "scaled", 4, "probabilities", 3, 10, {"digest": "sha256:1"})
 OUTPUT = {"name": "probabilities", "datatype": "FP32", "shape": [1, 3]}
 VALUES = np.array([[0.5, 0.25, 0.25]], np.float32).tobytes()
 
 
-def answer_of(outputs=(OUTPUT,), values: bytes = VALUES, digest: str = "sha256:1", length: str | None = None) -> Reply:
+def answer_of(outputs=(OUTPUT,), values: bytes = VALUES, digest: str = "sha256:1", length: str | None = None) -> ParsedResponse:
     document = json.dumps({"model_name": "m", "outputs": list(outputs)}).encode()
     told = str(len(document)) if length is None else length
     fields = {"x-model-digest": digest, "inference-header-content-length": told}
-    return Reply(200, {name: value for name, value in fields.items() if value}, document + values, True)
+    return ParsedResponse(200, {name: value for name, value in fields.items() if value}, document + values, True)
 
 
 def test_an_answer_is_believed_in_the_shape_and_of_the_model_that_was_asked():
-    assert probabilities_of(answer_of(), PEER, 1).tolist() == [[0.5, 0.25, 0.25]]
+    assert parse_probabilities(answer_of(), PEER, 1).tolist() == [[0.5, 0.25, 0.25]]
 
 
 @pytest.mark.parametrize(
@@ -166,12 +164,12 @@ def test_an_answer_is_believed_in_the_shape_and_of_the_model_that_was_asked():
         answer_of(values=VALUES + b"\0"),
         answer_of(values=np.array([[np.nan, 0, 0]], np.float32).tobytes()),
         answer_of(values=np.array([[np.inf, 0, 0]], np.float32).tobytes()),
-        Reply(200, {"x-model-digest": "sha256:1", "inference-header-content-length": "2"}, b"[]" + VALUES, True),
+        ParsedResponse(200, {"x-model-digest": "sha256:1", "inference-header-content-length": "2"}, b"[]" + VALUES, True),
     ],
 )
 def test_an_answer_of_another_form_or_model_is_not_believed(reply):
-    with pytest.raises(BadReply):
-        probabilities_of(reply, PEER, 1)
+    with pytest.raises(InvalidResponse):
+        parse_probabilities(reply, PEER, 1)
 
 
 # Calls
@@ -192,7 +190,7 @@ def test_what_goes_along_is_the_id_the_trace_and_what_is_left_of_the_time(pred, 
     came = {"HTTP_X_REQUEST_ID": "mine", "HTTP_TRACEPARENT": f"00-{'a' * 32}-{'b' * 16}-01", "HTTP_TRACESTATE": "x=1"}
     ids = ids_of(came)
     faulty.requests.clear()
-    remote(known.target)(ROWS, PredictContext(time.monotonic() + 5, ids=ids))
+    remote_predictor(known.endpoint)(ROWS, PredictContext(time.monotonic() + 5, ids=ids))
     head, _, body = faulty.requests[-1].partition(b"\r\n\r\n")
     fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
     assert (fields["X-Request-ID"], fields["traceparent"], fields["tracestate"]) == (
@@ -202,7 +200,7 @@ def test_what_goes_along_is_the_id_the_trace_and_what_is_left_of_the_time(pred, 
     )
     timeout = json.loads(body[: int(fields["Inference-Header-Content-Length"])])["parameters"]["timeout"]
     assert 0 < timeout <= 5_000_000
-    known.target.end()
+    known.endpoint.end()
 
 
 @pytest.mark.parametrize(
@@ -232,7 +230,7 @@ def test_each_fault_has_its_own_answer_and_recovery_is_by_itself(known, faulty, 
     assert known.ask(ROWS).shape == (2, 3)
     assert known.count("down") == 0 and known.count("connections") == 1
     told = [line["message"] for line in known.log.events() if line["message"].startswith("pred is")]
-    assert told[0].startswith("pred is not asked: ") and told[-1] == "pred is asked again"
+    assert told[0].startswith("pred is not called: ") and told[-1] == "pred is called again"
 
 
 @pytest.mark.parametrize("mode", ["reset", "mute"])
@@ -241,7 +239,7 @@ def test_a_kept_connection_that_ends_without_an_answer_is_tried_once_more_on_a_f
         known.ask(ROWS)
     faulty.mode, faulty.remaining = mode, 1
     assert known.ask(ROWS).shape == (2, 3)
-    assert (known.count("retries"), known.count("connections"), known.target.breaker.failures) == (1, 1, 0)
+    assert (known.count("retries"), known.count("connections"), known.endpoint.breaker.failures) == (1, 1, 0)
     # A fresh one that ends so has had its request.
     faulty.mode, faulty.remaining = mode, 2
     with pytest.raises((BadGateway, ServiceUnavailable)):
@@ -250,10 +248,10 @@ def test_a_kept_connection_that_ends_without_an_answer_is_tried_once_more_on_a_f
 
 def test_a_kept_connection_that_the_other_has_closed_meanwhile_costs_no_retry(known, faulty):
     known.ask(ROWS)
-    (waiting,) = known.target.idle
+    (waiting,) = known.endpoint.idle
     for one in list(faulty.connections):
         one.shutdown(2)
-    wait_until(lambda: not waiting.silent(), "the end of the connection is here")
+    wait_until(lambda: not waiting.is_idle(), "the end of the connection is here")
     known.ask(ROWS)
     assert known.count("retries") == 0
 
@@ -262,7 +260,7 @@ def test_a_kept_connection_that_the_other_has_closed_meanwhile_costs_no_retry(kn
 def test_of_two_addresses_the_one_that_answers_is_found(known, there):
     for _ in range(10):
         known.ask(ROWS)
-    known.target.end()
+    known.endpoint.end()
     with ExitStack() as stack:
         dead = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         gone = dead.getsockname()
@@ -274,9 +272,9 @@ def test_of_two_addresses_the_one_that_answers_is_found(known, there):
                 one = stack.enter_context(socket.socket())
                 one.setblocking(False)
                 one.connect_ex(gone)
-        (alive,) = known.target.addresses
-        known.target.ended = False
-        known.target.addresses, known.target.turn = [alive, (alive[0], gone)], 0
+        (alive,) = known.endpoint.socket_addresses
+        known.endpoint.closed = False
+        known.endpoint.socket_addresses, known.endpoint.next_address = [alive, (alive[0], gone)], 0
         assert known.ask(ROWS, time.monotonic() + 30).shape == (2, 3)
     assert (known.count("retries"), known.count("connections")) == (1, 1)
 
@@ -293,10 +291,10 @@ def test_a_connection_that_is_old_is_replaced(known, monkeypatch):
 
 def test_nobody_there_is_503_and_retries_are_a_tenth_at_most(known, faulty):
     faulty.__exit__()
-    known.target.end()
+    known.endpoint.end()
     for _ in range(300):
         # Nothing tells the breaker, so that each is tried.
-        known.target.breaker.failures = 0
+        known.endpoint.breaker.failures = 0
         with pytest.raises(ServiceUnavailable):
             known.ask(ROWS)
     assert known.count("calls", "unreachable") == 300
@@ -309,8 +307,8 @@ def test_who_waits_as_long_as_all_do_has_been_fair(faulty):
     for _ in range(3):
         with pytest.raises(DeadlineExceeded):
             known.ask(ROWS, time.monotonic() + 0.5)
-    assert not known.target.breaker.up
-    known.target.end()
+    assert not known.endpoint.breaker.up
+    known.endpoint.end()
 
 
 def test_who_asks_too_soon_says_nothing_about_the_other(known, faulty):
@@ -318,11 +316,11 @@ def test_who_asks_too_soon_says_nothing_about_the_other(known, faulty):
     for _ in range(5):
         with pytest.raises(DeadlineExceeded):
             known.ask(ROWS, time.monotonic() + 0.05)
-    assert known.target.breaker.failures == 0
+    assert known.endpoint.breaker.failures == 0
 
 
 def test_second_calls_are_a_tenth_of_the_first_at_most():
-    budget, spent = Budget(), 0
+    budget, spent = RetryBudget(), 0
     for _ in range(1000):
         budget.earn()
         spent += budget.spend() + budget.spend()
@@ -338,25 +336,25 @@ def test_second_calls_are_a_tenth_of_the_first_at_most():
 
 def test_a_server_with_another_model_is_not_asked_and_says_why(faulty):
     known = Known(faulty)
-    known.target.end()
-    target = Target("pred", known.target.place, CallMetrics(Registry(), ["pred"]), known.log.event)
-    Watcher(target, ROWS[:1], lambda peer: f"it has {peer.digest}").look()
+    known.endpoint.end()
+    target = Endpoint("pred", known.endpoint.address, CallMetrics(Registry(), ["pred"]), known.log.event)
+    Prober(target, ROWS[:1], lambda peer: f"it has {peer.digest}").probe()
     assert "it has sha256:" in target.why_not()
     with pytest.raises(ServiceUnavailable):
-        of_arrays(remote(target))(ROWS)
+        of_arrays(remote_predictor(target))(ROWS)
     target.end()
-    Watcher(target, ROWS[:1, :3], lambda peer: None).look()
+    Prober(target, ROWS[:1, :3], lambda peer: None).probe()
     assert "takes 4 values, not 3" in target.why_not()
 
 
 def test_a_model_that_changes_under_a_connection_is_noticed_at_once(known, faulty, upstream_settings):
     host, port = upstream_settings["gateway"]["members"].split(",")[0].partition("=http://")[2].split(":")
-    faulty.server = Place(host, int(port))
+    faulty.server = Address(host, int(port))
     with pytest.raises(BadGateway):
         known.ask(ROWS)
-    assert "404" in known.look() or "answer" in known.target.why_not()
+    assert "404" in known.look() or "answer" in known.endpoint.why_not()
     known.look()
-    assert known.target.why_not() is None and known.target.peer.told["member"] == "setosa"
+    assert known.endpoint.why_not() is None and known.endpoint.model.parameters["member"] == "setosa"
 
 
 @pytest.mark.long
@@ -365,18 +363,18 @@ def test_nothing_is_left_behind_after_ten_thousand_calls_with_faults_among_them(
         return len(os.listdir("/proc/self/fd")), threading.active_count()
 
     modes = ["garbage", "reset", "mute", "twice"]
-    target = known.target
-    message = infer_request(target.peer, target.place.authority, ROWS, 1.0, ())
+    target = known.endpoint
+    message = infer_request(target.model, target.address.authority, ROWS, 1.0, ())
     known.ask(ROWS)
-    known.target.end()
-    known.target.ended = False
+    known.endpoint.end()
+    known.endpoint.closed = False
     before = figures()
     for i in range(10_000):
         if i % 500 == 0:
             faulty.mode, faulty.remaining = modes[i // 500 % 4], 3
         call = Call(target, message, 100_000)
-        gather([call], time.monotonic() + 20)
-        assert call.result is not None and not call.exchanges
+        run_calls([call], time.monotonic() + 20)
+        assert call.result is not None and not call.exchange
     target.end()
     assert known.count("connections") == 0
     # The other side may have been about to end some before.
