@@ -14,7 +14,7 @@ from iris_wsgi.errors import BadModel
 from iris_wsgi.model.artifact import read_all, read_file, sha256
 from iris_wsgi.model.golden import self_test
 from iris_wsgi.model.session import Model, load_model
-from iris_wsgi.patterns.edge.manifest import MANIFEST, MODEL, File, mark, parse_manifest
+from iris_wsgi.patterns.edge.bundle import MANIFEST, MODEL, ManifestEntry, bundle_digest, parse_manifest
 
 # The smallest build of onnxruntime-web that runs the model: WebAssembly only, with its loader in one file.
 RUNTIME = {
@@ -67,9 +67,9 @@ def manifest_of(model_dir: Path, files: dict[str, bytes], web_version: str) -> d
         raise BadModel(
             f"{model_dir}/{golden.model} returns maps (a ZipMap), which no browser supports; convert the model without ZipMap"
         )
-    entries = {path: File(sha256(content), len(content)) for path, content in files.items()}
+    entries = {path: ManifestEntry(sha256(content), len(content)) for path, content in files.items()}
     return {
-        "bundle": f"{__version__}-{mark(entries)}",
+        "bundle": f"{__version__}-{bundle_digest(entries)}",
         "model": model_metadata(model) | {"file": MODEL + golden.model},
         "opset": opsets(files[MODEL + golden.model]),
         "minimum": {"onnxruntime": MIN_ONNXRUNTIME, "onnxruntime-web": web_version},

@@ -9,13 +9,13 @@ from pathlib import Path
 from iris_wsgi.model.artifact import read_all, read_file
 from iris_wsgi.model.golden import self_test
 from iris_wsgi.model.session import load_model
-from iris_wsgi.patterns.edge.manifest import MODEL
+from iris_wsgi.patterns.edge.bundle import MODEL
 from iris_wsgi.storage.files import replace_file
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHEBANG = b"#!/usr/bin/env python3\n"
 # Modules of the edge pattern that only a server loads.
-SERVER_MODULES = ("bundle_files", "role", "routes", "telemetry")
+SERVER_MODULES = ("bundle_files", "role", "telemetry")
 # Imports all modules of the edge commands, because some of them import others only when they are called.
 LIST_MODULES = """
 import sys

@@ -34,7 +34,7 @@ class CsvReader:
     """Converts CSV text to rows. Both parsers accept the same values: decimal numbers that are finite as float32."""
 
     def __init__(self, columns: Columns, delimiter: str, swapped: bool = False) -> None:
-        """With `swapped`, carriage returns and line feeds are exchanged in the text; kept columns get them back."""
+        """Takes the format; with `swapped`, carriage returns and line feeds are exchanged in the text, not in kept columns."""
         self.columns, self.delimiter, self.swapped = columns, delimiter, swapped
 
     def rows(self, data: bytes, line: int) -> Rows:

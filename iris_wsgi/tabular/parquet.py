@@ -75,7 +75,7 @@ class ParquetReader:
     """Converts record batches to rows."""
 
     def __init__(self, schema: arrow.Schema, features: Sequence[str], keep: Sequence[str], texts: bool) -> None:
-        """With `texts`, kept columns become values of JSON; otherwise they stay Arrow arrays.
+        """Checks the columns. With `texts`, kept columns become values of JSON; otherwise they stay Arrow arrays.
 
         Raises BadSetting if a column is missing or has an unusable type.
         """

@@ -15,7 +15,7 @@ LABEL, PROBABILITY, DIGEST = "label", "probability_", "model_digest"
 
 # Separates the ends of lines during formatting; no line contains it.
 SEPARATOR = "\1"
-# Types whose JSON contains no line feed, whatever the separator of values is.
+# Types whose JSON contains no separator of values.
 SCALARS = {str, int, float, bool, type(None)}
 SPECIAL = '",\t\r\n'
 

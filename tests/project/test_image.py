@@ -512,7 +512,7 @@ def test_shards_of_a_file_in_containers_are_all_of_its_rows_once_though_one_is_s
         return one
 
     stopped = ended_on_its_way(signal.SIGTERM)
-    assert stopped.ended() == 4 and "the same command goes on" in stopped.logs()
+    assert stopped.ended() == 4 and "the same command resumes the run" in stopped.logs()
     assert ended_on_its_way(signal.SIGKILL).ended() == 137
     assert [one.ended() for one in (started(0), *others)] == [0, 0, 0, 0]
     found = {}

@@ -51,8 +51,8 @@ from iris_wsgi.cpu_limits import cpus
 from iris_wsgi.factory import build
 from iris_wsgi.model.golden import self_test
 from iris_wsgi.model.session import load_model
-from iris_wsgi.patterns.batch.exit_status import End
-from iris_wsgi.patterns.batch.options import Options, options_of
+from iris_wsgi.patterns.batch.exit_status import ExitStatus
+from iris_wsgi.patterns.batch.options import Options, parse_file_options
 from iris_wsgi.server.supervisor import KILL_AFTER_SECONDS
 from iris_wsgi.settings import Settings
 
@@ -1228,7 +1228,7 @@ def parsed(words: list[str]) -> dict[str, Any]:
 
 def shard_of(container: Object, index: int) -> Options:
     """What the pod with that index is asked for; an argument that is wrong raises."""
-    return options_of(parsed(arguments(container, JOB_COMPLETION_INDEX=str(index))))
+    return parse_file_options(parsed(arguments(container, JOB_COMPLETION_INDEX=str(index))))
 
 
 def test_the_cron_job_runs_the_command_on_a_table_of_the_database_in_the_secret(with_batch):
@@ -1297,13 +1297,13 @@ def test_the_file_is_brought_to_the_disk_of_the_shards_by_their_user_before_they
 
 def test_each_way_in_which_a_run_ends_is_tried_again_or_not_as_the_readme_says(with_batch):
     rows = re.findall(r"^\| (\d) \| (.*) \|$", PATTERNS, re.MULTILINE)
-    assert {int(status) for status, _ in rows} == set(End)
+    assert {int(status) for status, _ in rows} == set(ExitStatus)
     again = {int(status) for status, what in rows if what.endswith("the same command resumes the run")}
     for one in of_kind(with_batch, "CronJob", "Job"):
         job, pod, container = batch_of(with_batch, one["kind"])
         # The first rule that fits counts.
         fails, disrupted, counts = job["podFailurePolicy"]["rules"]
-        assert fails["action"] == "FailJob" and set(fails["onExitCodes"]["values"]) == set(End) - again - {End.GOOD}
+        assert fails["action"] == "FailJob" and set(fails["onExitCodes"]["values"]) == set(ExitStatus) - again - {ExitStatus.GOOD}
         assert disrupted == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
         assert counts["action"] == "Count" and set(counts["onExitCodes"]["values"]) == again
         for rule in (fails, counts):

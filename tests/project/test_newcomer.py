@@ -58,7 +58,7 @@ MISTAKES = {
     "answers in Redis": ((*SERVE, "--cache-redis-url", "redis://x"), 1, "requires the package redis: bin/setup redis, "),
     "items in PostgreSQL": ((*SERVE, "--database-url", "postgresql://x/y"), 1, "wants the package psycopg: bin/setup postgres, "),
     "a batch in PostgreSQL": (("batch", "--model-dir", str(MODEL), "--table", "x", "--database", "postgresql://x/y"), 2,
-                              "PostgreSQL wants the package psycopg: bin/setup postgres, "),
+                              "PostgreSQL needs the package psycopg: bin/setup postgres, "),
     "a batch in Parquet": (("batch", "--model-dir", str(MODEL), "rows.csv", "out.parquet"), 2, "bin/setup parquet, "),
     "a batch of no file": (("batch", "--model-dir", str(MODEL), "none.csv", "out.csv"), 2, "none.csv cannot be read: No such"),
     "a tour of no URL": (("tour", "127.0.0.1:8000"), 1, "URL='127.0.0.1:8000' must be http://host[:port]"),

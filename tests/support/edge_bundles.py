@@ -14,8 +14,8 @@ import bundle
 import npm
 
 from iris_wsgi.model.artifact import manifest_digest, sha256
-from iris_wsgi.patterns.edge.device_store import Device
-from iris_wsgi.patterns.edge.manifest import MANIFEST, File, mark
+from iris_wsgi.patterns.edge.bundle import MANIFEST, ManifestEntry, bundle_digest
+from iris_wsgi.patterns.edge.device_store import DeviceStore
 from iris_wsgi.patterns.edge.update import update
 
 # Small bundle with a file of each media type.
@@ -62,13 +62,13 @@ def build_bundle(out: Path, model_dir: Path, page: str = "<!doctype html>") -> P
 
 
 def manifest_entries(files: Mapping[str, bytes]) -> dict[str, dict]:
-    return {path: File(sha256(content), len(content))._asdict() for path, content in files.items()}
+    return {path: ManifestEntry(sha256(content), len(content))._asdict() for path, content in files.items()}
 
 
 def write_manifest(folder: Path, document: dict) -> str:
     """Writes the manifest with the name that belongs to the files, and returns the name."""
-    files = {path: File(**file) for path, file in document["files"].items()}
-    document["bundle"] = f"{document['bundle'].rpartition('-')[0]}-{mark(files)}"
+    files = {path: ManifestEntry(**file) for path, file in document["files"].items()}
+    document["bundle"] = f"{document['bundle'].rpartition('-')[0]}-{bundle_digest(files)}"
     (folder / MANIFEST).write_text(json.dumps(document))
     (folder / f"{MANIFEST}.gz").unlink(missing_ok=True)
     return document["bundle"]
@@ -119,13 +119,13 @@ def kill_before_step(step: int, work: Callable[[], object]) -> None:
 def kill(folder: str, *sources: str) -> None:
     """Kills an update before each of its steps in turn, and prints the faults as JSON."""
     faults, kept_old, status = [], set(), -signal.SIGKILL
-    start = Device(Path(folder) / "start")
+    start = DeviceStore(Path(folder) / "start")
     for source in sources[:2]:
         assert run_forked(lambda source=source: update(start, source)) == 0
     before, step = start.state(), 0
     while status == -signal.SIGKILL:
         step += 1
-        device = Device(Path(folder) / str(step))
+        device = DeviceStore(Path(folder) / str(step))
         shutil.copytree(start.folder, device.folder)
         status = run_forked(lambda device=device, step=step: kill_before_step(step, lambda: update(device, sources[2])))
         if run_forked(lambda device=device: device.current().test()) != 0:

@@ -1,70 +1,61 @@
-"""What a database must do for a run over one of its tables, and the names and columns that are spoken of."""
+"""Interface of the databases of a table run, and the portable SQL of it."""
 
-import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
-from iris_wsgi.settings import BadSetting
-
-PART = r'(?:"((?:[^"]|"")+)"|([^".]+))'
-is_name = re.compile(rf"(?:{PART}\.)?{PART}").fullmatch
+from iris_wsgi.patterns.batch.options import TableName
+from iris_wsgi.tabular.writers import LABEL, PROBABILITY
 
 Row = tuple[Any, ...]
-
-
-class Name(NamedTuple):
-    """Of a table; without a schema it is where the database looks first."""
-
-    schema: str | None
-    table: str
-
-    def __str__(self) -> str:
-        return f"{self.schema}.{self.table}" if self.schema else self.table
-
-    def beside(self, suffix: str) -> "Name":
-        return Name(self.schema, self.table + suffix)
-
-    def written(self, quote: Callable[[str], str]) -> str:
-        """As a part of a statement."""
-        return ".".join(quote(part) for part in self if part)
+PREDICTION, RUN = "_prediction", "_run"
+DIGEST, RUN_ID, TIME, ERROR = "model_digest", "run", "predicted", "error"
+# Columns of the table of runs. PostgreSQL has these types, and SQLite accepts them.
+RUN_COLUMNS = (
+    "run text PRIMARY KEY, model_digest text, source text, started timestamptz, updated timestamptz, finished timestamptz, "
+    "status text, ok bigint, bad bigint, labels jsonb"
+)
+RUN_NAMES = [column.split()[0] for column in RUN_COLUMNS.split(", ")]
 
 
 class Column(NamedTuple):
-    """Its type as the database spells it, and whether rows may have none of it."""
+    """Column with its type in the database's spelling."""
 
     name: str
     type: str
     nullable: bool = False
 
 
-class Source(NamedTuple):
-    """The table of the rows: its columns, the unique keys that it has, in the order of their indexes."""
+class SourceTable(NamedTuple):
+    """Input table: its columns, its unique keys with their columns in index order, and its primary key."""
 
-    name: Name
+    name: TableName
     columns: dict[str, Column]
     keys: list[tuple[str, ...]]
     primary: tuple[str, ...]
 
 
 class Dialect(NamedTuple):
-    """Where the SQL of databases differs."""
+    """Differences between the SQL of the databases."""
 
-    mark: str
+    placeholder: str
     now: str
-    # What a key is read as, and a feature of a type.
+    # Expressions that read a key column, and a feature of a type.
     key: str
     feature: Callable[[str, str], str]
     quoted: Callable[[str], str]
-    # What keeps rows from others until the end of the transaction, and leaves out those that others keep.
+    # Clauses that lock rows until the end of the transaction, and that skip rows locked by others.
     lock: str
     skip: str
-    # Names of columns that are the same for the database become the same text.
-    folded: Callable[[str], str] = str
+    # Maps names that are equal for the database to equal texts.
+    fold: Callable[[str], str] = str
+
+    def table(self, name: TableName) -> str:
+        return ".".join(self.quoted(part) for part in name if part)
 
 
-class Answers(NamedTuple):
-    """Of rows: their keys, labels (None for a bad row), probabilities by class, and what is wrong with bad ones."""
+class PredictionRows(NamedTuple):
+    """Keys, labels (None for a bad row), probabilities by class, and errors of bad rows."""
 
     keys: Sequence[Row]
     labels: Sequence[str | None]
@@ -72,53 +63,135 @@ class Answers(NamedTuple):
     errors: Sequence[str | None]
 
 
-class Database(Protocol):
-    """One connection, of one thread. Each method raises Stopped, and then nothing of the transaction is there; those that prepare
-    also BadSetting for what is not there."""
+class TableDatabase(Protocol):
+    """A connection for one thread. Each method raises Stopped, after which the transaction is rolled back."""
 
     dialect: Dialect
 
-    def find(self, name: Name) -> Source | None: ...
+    def find(self, name: TableName) -> SourceTable | None: ...
 
-    def count(self, name: Name) -> int | None:
-        """About how many rows it has; None where it would take long to know."""
+    def count(self, name: TableName) -> int | None:
+        """Returns the approximate number of rows; None if counting would take long."""
         ...
 
-    def make(self, source: Source, key: Sequence[Column], labels: Sequence[str]) -> None:
-        """Makes the table for predictions; called in a transaction that no other run has at once."""
-
-    def walks(self, page: str, values: Sequence[Any]) -> bool:
-        """Whether it finds pages of the key by an index."""
+    def create(self, source: SourceTable, key: Sequence[Column], labels: Sequence[str]) -> None:
+        """Creates the table of predictions, in the transaction of setup()."""
         ...
 
-    def preparing(self, name: Name) -> AbstractContextManager[None]:
-        """The transaction of `make`."""
+    def uses_index(self, page: str, values: Sequence[Any]) -> bool:
+        """Returns whether an index finds the pages of the key."""
         ...
 
-    def transaction(self) -> AbstractContextManager[None]:
-        """What is done in it is there for good when it ends well, and else nothing of it."""
+    def setup(self, name: TableName) -> AbstractContextManager[None]:
+        """Starts the transaction that creates tables; one run at a time. Raises BadSetting without permission."""
         ...
+
+    def transaction(self) -> AbstractContextManager[None]: ...
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> list[Row]: ...
 
     def write(
-        self, target: str, key: Sequence[Column], labels: Sequence[str], answers: Answers, digest: str, run: str, redo: bool
+        self, target: str, key: Sequence[Column], labels: Sequence[str], rows: PredictionRows, digest: str, run: str, redo: bool
     ) -> list[tuple[str | None, int]]:
-        """Predictions, to `redo` those of another model in their place; how many were written by label: some may be there."""
+        """Writes predictions, and with `redo` replaces those of other models. Returns the number of written rows by label."""
         ...
 
     def close(self) -> None: ...
 
 
-def name_of(text: str) -> Name:
-    """`table` or `schema.table`, as they are written; in double quotes what holds a dot. Raises BadSetting."""
-    found = is_name(text)
-    if not found:
-        raise BadSetting(f"--table={text[:60]!r} must be a name or schema.name, in double quotes where a name holds a dot")
-    first, second = ((quoted or "").replace('""', '"') or plain for quoted, plain in (found.group(1, 2), found.group(3, 4)))
-    return Name(first, second)
-
-
 def quoted(name: str) -> str:
-    """As an identifier of standard SQL."""
+    """Returns an identifier of standard SQL."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def prediction_columns(labels: Sequence[str]) -> list[str]:
+    """Returns the columns of the table of predictions after the key."""
+    return [LABEL, *(PROBABILITY + label for label in labels), DIGEST, RUN_ID, TIME, ERROR]
+
+
+class Statements:
+    """SQL for one table, one key, and one list of features."""
+
+    def __init__(self, dialect: Dialect, source: TableName, key: Sequence[Column], features: Sequence[Column]) -> None:
+        self.dialect, self.source = dialect, source
+        self.key = [dialect.quoted(column.name) for column in key]
+        self.read_key = [dialect.key.format(f"s.{name}") for name in self.key]
+        self.read_features = [dialect.feature(f"s.{dialect.quoted(column.name)}", column.type) for column in features]
+        self.has_key = " AND ".join(f"s.{name} IS NOT NULL" for name in self.key)
+        self.order = ", ".join(f"s.{name}" for name in self.key)
+
+    def table(self, suffix: str = "") -> str:
+        return self.dialect.table(self.source.sibling(suffix))
+
+    def page_end(self, after: bool) -> str:
+        """Selects the last key of a page of `OFFSET + 1` rows, after a key or from the start."""
+        where = self.compare("s", ">") if after else self.has_key
+        return (
+            f"SELECT {', '.join(self.read_key)} FROM {self.table()} s WHERE {where} "
+            f"ORDER BY {self.order} LIMIT 1 OFFSET {self.dialect.placeholder}"
+        )
+
+    def claim(self, after: bool, upto: bool, redo: bool, skip: bool) -> str:
+        """Selects the rows of a page without a prediction.
+
+        Values: the bounds of the page twice (of rows, of predictions), with `redo` the digest, and the maximum of rows.
+        """
+        signs = [sign for sign, is_bound in ((">", after), ("<=", upto)) if is_bound]
+        where = [self.compare("s", sign) for sign in signs] + ([] if after else [self.has_key])
+        # Without bounds for the predictions, a join would read all of them for each page.
+        missing = self.has_no_prediction([self.compare("p", sign) for sign in signs], redo)
+        return (
+            f"SELECT {', '.join(self.read_key + self.read_features)} FROM {self.table()} s WHERE {' AND '.join(where)} "
+            f"AND {missing} ORDER BY {self.order} LIMIT {self.dialect.placeholder}"
+            f"{self.dialect.lock}{self.dialect.skip if skip else ''}"
+        )
+
+    def first_missing(self, redo: bool) -> str:
+        """Selects the first key without a prediction. Value: with `redo`, the digest."""
+        return (
+            f"SELECT {', '.join(self.read_key)} FROM {self.table()} s WHERE {self.has_key} "
+            f"AND {self.has_no_prediction([], redo)} ORDER BY {self.order} LIMIT 1"
+        )
+
+    def has_no_prediction(self, bounds: Sequence[str], redo: bool) -> str:
+        """Returns the condition that a row has no prediction; with `redo`, no prediction of this model."""
+        joined = [f"p.{name} = s.{name}" for name in self.key] + [*bounds]
+        joined += [f"p.{self.dialect.quoted(DIGEST)} = {self.dialect.placeholder}"] if redo else []
+        return f"NOT EXISTS (SELECT 1 FROM {self.table(PREDICTION)} p WHERE {' AND '.join(joined)})"
+
+    def null_key(self) -> str:
+        """Selects a row with a NULL in its key."""
+        is_null = " OR ".join(f"s.{name} IS NULL" for name in self.key)
+        return f"SELECT 1 FROM {self.table()} s WHERE {is_null} LIMIT 1"
+
+    def compare(self, alias: str, sign: str) -> str:
+        """Compares the whole key, in the order of its index."""
+        placeholders = ", ".join([self.dialect.placeholder] * len(self.key))
+        return f"({', '.join(f'{alias}.{name}' for name in self.key)}) {sign} ({placeholders})"
+
+    def create_runs(self) -> str:
+        return f"CREATE TABLE {self.table(RUN)} ({RUN_COLUMNS})"
+
+    def save_run(self) -> str:
+        """Inserts or updates a run. Values: run, digest, source, whether it has ended, status, rows ok, bad, labels."""
+        mark, now = self.dialect.placeholder, self.dialect.now
+        changed = ", ".join(f"{name} = excluded.{name}" for name in RUN_NAMES if name not in ("run", "started"))
+        return (
+            f"INSERT INTO {self.table(RUN)} ({', '.join(RUN_NAMES)}) "
+            f"VALUES ({mark}, {mark}, {mark}, {now}, {now}, CASE WHEN {mark} = 1 THEN {now} END, {mark}, {mark}, {mark}, {mark}) "
+            f"ON CONFLICT (run) DO UPDATE SET {changed}"
+        )
+
+    def mark_stale_runs(self) -> str:
+        """Marks running runs as interrupted. A run that is still alive corrects this with its next chunk."""
+        mark = self.dialect.placeholder
+        return f"UPDATE {self.table(RUN)} SET status = 'interrupted' WHERE status = 'running' AND model_digest = {mark}"
+
+    def resumed_counts(self) -> str:
+        """Sums rows ok and bad of a model's interrupted runs since a complete one. Values: the digest, twice."""
+        mark, runs = self.dialect.placeholder, self.table(RUN)
+        return (
+            f"SELECT coalesce(sum(r.ok), 0), coalesce(sum(r.bad), 0) FROM {runs} r WHERE r.status = 'interrupted' "
+            f"AND r.model_digest = {mark} AND NOT EXISTS (SELECT 1 FROM {runs} o WHERE o.model_digest = {mark} "
+            "AND o.status IN ('succeeded', 'failed') AND o.finished >= r.started)"
+        )

@@ -1,4 +1,4 @@
-"""How a run over a file or a table ends: at its end, by too many bad rows, by a signal, by what it cannot do."""
+"""End of a run over a file or a table: exit status, signals, the limit of bad rows, and the summary."""
 
 import os
 import signal
@@ -13,8 +13,8 @@ from iris_wsgi.errors import BadModel, Stopped
 from iris_wsgi.patterns.batch.options import MaxBad
 
 
-class End(IntEnum):
-    """As the status of its process. After INTERRUPTED and STOPPED the same command goes on."""
+class ExitStatus(IntEnum):
+    """Exit status of the process. After INTERRUPTED and STOPPED, the same command resumes the run."""
 
     GOOD = 0
     BAD_MODEL = 1
@@ -25,84 +25,82 @@ class End(IntEnum):
     MISCOUNTED = 6
 
     @property
-    def status(self) -> str:
-        """What the record of a run says of it."""
-        failed = self in (End.TOO_MANY_BAD, End.BAD_MODEL, End.MISCOUNTED)
-        return "succeeded" if self is End.GOOD else "failed" if failed else "interrupted"
+    def run_status(self) -> str:
+        """The status in the checkpoint of a file run and in the record of a table run."""
+        failed = self in (ExitStatus.TOO_MANY_BAD, ExitStatus.BAD_MODEL, ExitStatus.MISCOUNTED)
+        return "succeeded" if self is ExitStatus.GOOD else "failed" if failed else "interrupted"
 
 
 class Miscounted(Stopped):
-    """Rows in are not rows out and bad rows together."""
+    """The number of input rows is not the number of predictions and bad rows."""
 
 
-class Counts(NamedTuple):
-    """How many rows are done."""
-
+class RowCounts(NamedTuple):
     ok: int
     bad: int
 
 
-ENDS = {BadModel: End.BAD_MODEL, Miscounted: End.MISCOUNTED}
+STATUS_OF = {BadModel: ExitStatus.BAD_MODEL, Miscounted: ExitStatus.MISCOUNTED}
 
 
 class Run(Protocol):
-    """What is left to do. Whatever is done in it raises Stopped, BadModel or OSError."""
+    """Remaining work of a run. Each method raises Stopped, BadModel, or OSError."""
 
     @property
-    def counts(self) -> Counts: ...
+    def counts(self) -> RowCounts: ...
 
     def chunks(self) -> Iterator[int]:
-        """Begins, and after each chunk tells how much is behind it."""
+        """Starts the run; yields the finished amount of input after each chunk."""
 
-    def finish(self, end: End) -> None: ...
+    def finish(self, status: ExitStatus) -> None: ...
 
 
-class Wish:
-    """SIGINT and SIGTERM: the run is to end soon; the second ends it at once, which loses nothing either."""
+class StopSignal:
+    """Handler of SIGINT and SIGTERM. The first ends the run after a chunk; the second ends the process at once, safely."""
 
     def __init__(self) -> None:
         self.number = 0
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.heard)
+            signal.signal(number, self.on_signal)
 
-    def heard(self, number: int, _: FrameType | None) -> None:
+    def on_signal(self, number: int, _: FrameType | None) -> None:
         if self.number:
-            os._exit(End.INTERRUPTED)
+            os._exit(ExitStatus.INTERRUPTED)
         self.number = number
 
 
-def end_of(run: Run, target: object, limit: MaxBad, wish: Wish, told: Teller) -> tuple[End, str]:
-    """Carries out a run into `target`: how it ended, and why."""
+def run_to_end(run: Run, target: object, limit: MaxBad, stop: StopSignal, progress: Teller) -> tuple[ExitStatus, str]:
+    """Executes a run that writes `target`. Returns its status and the reason."""
     try:
-        end, why = come_to(run, limit, wish, told)
-        run.finish(end)
+        status, reason = consume(run, limit, stop, progress)
+        run.finish(status)
     except (Stopped, BadModel, OSError) as error:
-        end, why = ENDS.get(type(error), End.STOPPED), str(error)
+        status, reason = STATUS_OF.get(type(error), ExitStatus.STOPPED), str(error)
         if isinstance(error, OSError):
-            why = f"{error.filename or target}: {error.strerror}"
+            reason = f"{error.filename or target}: {error.strerror}"
         if isinstance(error, BrokenPipeError):
-            why = "nobody reads the output any more"
-        # It may be that only the next rows are the trouble.
+            reason = "the reader of the output closed it"
+        # The finished rows can often still be saved.
         with suppress(Stopped, OSError):
-            run.finish(end)
+            run.finish(status)
     finally:
-        told.end()
-    return end, why
+        progress.end()
+    return status, reason
 
 
-def come_to(run: Run, limit: MaxBad, wish: Wish, told: Teller) -> tuple[End, str]:
+def consume(run: Run, limit: MaxBad, stop: StopSignal, progress: Teller) -> tuple[ExitStatus, str]:
     for done in run.chunks():
-        told.tell(done, sum(run.counts), run.counts.bad)
-        if wish.number:
-            return End.INTERRUPTED, signal.Signals(wish.number).name
+        progress.tell(done, sum(run.counts), run.counts.bad)
+        if stop.number:
+            return ExitStatus.INTERRUPTED, signal.Signals(stop.number).name
         if limit.rows is not None and run.counts.bad > limit.rows:
             break
-    why = too_many(limit, *run.counts)
-    return End.TOO_MANY_BAD if why else End.GOOD, why
+    reason = too_many_bad(limit, *run.counts)
+    return ExitStatus.TOO_MANY_BAD if reason else ExitStatus.GOOD, reason
 
 
-def too_many(limit: MaxBad, ok: int, bad: int) -> str:
-    """Why the bad rows fail the run; empty where they do not."""
+def too_many_bad(limit: MaxBad, ok: int, bad: int) -> str:
+    """Returns the reason for which bad rows fail the run, or an empty string."""
     if limit.rows is not None and bad > limit.rows:
         return f"{bad} bad rows are more than --max-bad {limit.rows}"
     if limit.percent is not None and bad * 100 > limit.percent * (ok + bad):
@@ -112,11 +110,11 @@ def too_many(limit: MaxBad, ok: int, bad: int) -> str:
     return ""
 
 
-def summary(end: End, why: str, target: object, labels: Mapping[str, int], bad: str, goes_on: bool = True) -> str:
-    """The last line for people; `goes_on` tells whether the same command would."""
+def summary(status: ExitStatus, reason: str, target: object, labels: Mapping[str, int], bad: str, resumable: bool = True) -> str:
+    """Returns the last line of output; `resumable` states whether the same command resumes the run."""
     rows = f"{sum(labels.values())} rows: {', '.join(f'{count} {name}' for name, count in labels.items())}{bad}"
-    if end is End.GOOD:
+    if status is ExitStatus.GOOD:
         return f"wrote {target}, {rows}"
-    if end.status == "failed":
-        return f"failed: {why}; {rows}"
-    return f"stopped: {why}, after {rows}{'; the same command goes on' if goes_on else ''}"
+    if status.run_status == "failed":
+        return f"failed: {reason}; {rows}"
+    return f"stopped: {reason}, after {rows}{'; the same command resumes the run' if resumable else ''}"

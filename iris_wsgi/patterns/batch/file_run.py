@@ -1,71 +1,86 @@
-"""The command batch, and a run over a file: chunks out of it, through the processes, into the output."""
+"""Command batch, and the run over a file: a pool of processes scores its chunks."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import gzip
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from iris_wsgi.console import Teller, tell
 from iris_wsgi.cpu_limits import workers_for
-from iris_wsgi.errors import Stopped
-from iris_wsgi.patterns.batch.checkpoint import identity
-from iris_wsgi.patterns.batch.exit_status import Counts, End, Wish, end_of, summary
-from iris_wsgi.patterns.batch.options import Options, options_of, table_options_of
-from iris_wsgi.patterns.batch.process_pool import Team
-from iris_wsgi.patterns.batch.results import Results
-from iris_wsgi.patterns.batch.setup import prepared
-from iris_wsgi.patterns.batch.sources import DELIMITERS, Source, source_of
+from iris_wsgi.errors import BadModel, Stopped
+from iris_wsgi.model.golden import load_verified_model
+from iris_wsgi.model.session import Model
+from iris_wsgi.patterns.batch.exit_status import ExitStatus, RowCounts, StopSignal, run_to_end, summary
+from iris_wsgi.patterns.batch.options import STANDARD, Options, parse_file_options, parse_table_options
+from iris_wsgi.patterns.batch.process_pool import ProcessPool
+from iris_wsgi.patterns.batch.results import Results, file_identity
+from iris_wsgi.patterns.batch.sources import DELIMITERS, RowSource, open_source
 from iris_wsgi.settings import BadSetting, Settings
-from iris_wsgi.tabular.paths import STANDARD
+from iris_wsgi.tabular.columns import csv_columns, feature_names
+from iris_wsgi.tabular.csv_reader import CsvReader
+from iris_wsgi.tabular.jsonl_reader import JsonReader
 from iris_wsgi.tabular.record_splitter import Chunk
+from iris_wsgi.tabular.scorer import RowReader, RowWriter, ScoredChunk, Scorer
+from iris_wsgi.tabular.writers import CsvWriter, JsonWriter
+
+
+class ReadyMessage(NamedTuple):
+    """First message of a pool process: the model for the checkpoint, the labels, the first output bytes, the columns to read."""
+
+    model: dict[str, Any]
+    labels: tuple[str, ...]
+    start: bytes
+    columns: list[str]
 
 
 def batch(settings: Settings, given: Mapping[str, Any]) -> int:
-    """The status; 0 is good. Raises BadSetting and BadModel."""
+    """Runs the command and returns its exit status. Raises BadSetting and BadModel."""
     try:
         if given["table"] is None:
-            return run_file(options_of(given), settings, workers_for(settings)[0])
+            return run_file(parse_file_options(given), settings, workers_for(settings)[0])
         from iris_wsgi.patterns.batch.table_run import run_table
 
-        return run_table(table_options_of(given, settings.database_url), settings, tell)
+        return run_table(parse_table_options(given, settings.database_url), settings, tell)
     except Stopped as stopped:
         tell(f"stopped: {stopped}")
-        return End.STOPPED
+        return ExitStatus.STOPPED
 
 
-def run_file(options: Options, settings: Settings, processes: int) -> End:
-    """The whole of it. Raises BadSetting, BadModel and Stopped."""
+def run_file(options: Options, settings: Settings, processes: int) -> ExitStatus:
+    """Scores a file. Raises BadSetting, BadModel, and Stopped."""
     if "parquet" in (options.source.format, options.target.format):
         try:
-            # Before the processes are there, so that they share its memory.
+            # Before the fork, so that the processes share its memory.
             import iris_wsgi.tabular.parquet  # noqa: F401
         except ImportError:
             raise BadSetting("Parquet needs pyarrow: bin/setup parquet, or pip install 'iris_wsgi[parquet]'") from None
-    source = source_of(options.source, options.header, options.delimiter)
+    source = open_source(options.source, options.header, options.delimiter)
     if source.delimiter not in (DELIMITERS[options.source.format], options.delimiter) and not options.quiet:
-        tell(f"the columns of IN are delimited by {source.delimiter!r}, as its header says; --delimiter names another character")
-    team = Team(processes, lambda: prepared(settings, options, source))
+        tell(f"the separator of the columns of IN is {source.delimiter!r}, from its header; --delimiter sets another one")
+    pool = ProcessPool(processes, lambda: prepare(settings, options, source))
     try:
-        greeting = team.greeting()
+        ready = pool.ready_message()
         run_of = {
-            "input": None if options.source.is_stream else identity(options.source.path),
-            "model": greeting.model,
-            "options": what_counts(options, source),
+            "input": None if options.source.is_stream else file_identity(options.source.path),
+            "model": ready.model,
+            "options": output_options(options, source),
         }
-        results = Results(options, run_of, greeting)
+        results = Results(options, run_of, ready.labels, ready.start)
         try:
-            return go(FileRun(options, source, greeting.columns, team, results))
+            return execute(FileRun(options, source, ready.columns, pool, results))
         finally:
             results.close()
     finally:
-        team.end()
+        pool.close()
 
 
-def what_counts(options: Options, source: Source) -> dict[str, Any]:
-    """The options that change the output."""
+def output_options(options: Options, source: RowSource) -> dict[str, Any]:
+    """Returns the options that affect the output."""
     other = {"delimiter": source.delimiter} if source.delimiter != DELIMITERS[options.source.format] else {}
     return other | {
         "in_format": options.source.format,
         "out_format": options.target.format,
-        "packed": options.target.packed,
+        "packed": options.target.gzip,
         "features": list(options.features),
         "keep": list(options.keep),
         "header": options.header,
@@ -75,46 +90,100 @@ def what_counts(options: Options, source: Source) -> dict[str, Any]:
 
 
 class FileRun:
-    """From where the results are to the end of the file."""
+    """Run over the rest of a file, from the position of the checkpoint."""
 
-    def __init__(self, options: Options, source: Source, columns: list[str], team: Team, results: Results) -> None:
-        self.options, self.source, self.columns, self.team, self.results = options, source, columns, team, results
+    def __init__(self, options: Options, source: RowSource, columns: list[str], pool: ProcessPool, results: Results) -> None:
+        self.options, self.source, self.columns, self.pool, self.results = options, source, columns, pool, results
 
     @property
-    def counts(self) -> Counts:
-        return Counts(self.results.progress.ok, self.results.progress.bad)
+    def counts(self) -> RowCounts:
+        return RowCounts(self.results.progress.ok, self.results.progress.bad)
 
     def chunks(self) -> Iterator[int]:
-        for chunk, outcome in self.team.map(self.questions()):
-            self.results.add(chunk, outcome)
+        for chunk, scored in self.pool.map(self.requests()):
+            self.results.add(chunk, scored)
             yield self.source.done(chunk.next)
 
-    def questions(self) -> Iterator[tuple[Chunk, tuple[bytes, int]]]:
-        """The chunks of this shard that are not done, as the processes want them."""
-        which, of = self.options.shard
+    def requests(self) -> Iterator[tuple[Chunk, tuple[bytes, int]]]:
+        """Yields the remaining chunks of this shard with the arguments for a pool process."""
+        index, count = self.options.shard
         for chunk in self.source.chunks(self.results.progress.next, self.columns):
-            if chunk.start.chunk % of == which:
+            if chunk.start.chunk % count == index:
                 yield chunk, (chunk.data, chunk.start.line)
 
-    def finish(self, end: End) -> None:
-        if end is End.GOOD:
-            # What is left to do is done here, and the processes' memory is free for it.
-            self.team.end()
+    def finish(self, status: ExitStatus) -> None:
+        if status is ExitStatus.GOOD:
+            # Frees the memory of the processes before a conversion to Parquet.
+            self.pool.close()
             self.results.finish()
         else:
-            self.results.save(end.status)
+            self.results.save(status.run_status)
 
 
-def go(run: FileRun) -> End:
+def execute(run: FileRun) -> ExitStatus:
     options, results, target = run.options, run.results, run.options.target
     if not results.begin():
-        tell(f"nothing to do: run {results.record.told['run']} has written {target.path}")
-        return End.GOOD
-    teller = Teller(run.source.total, run.source.unit, options.quiet)
-    end, why = end_of(run, target.path, options.max_bad, Wish(), teller)
-    if end is not End.GOOD or not options.quiet:
+        tell(f"nothing to do: run {results.checkpoint.document['run']} has written {target.path}")
+        return ExitStatus.GOOD
+    progress = Teller(run.source.total, run.source.unit, options.quiet)
+    status, reason = run_to_end(run, target.path, options.max_bad, StopSignal(), progress)
+    if status is not ExitStatus.GOOD or not options.quiet:
         bad = results.progress.bad
-        told = f"; {bad} bad{'' if options.errors.path == STANDARD else f', told in {options.errors.path}'}" if bad else ""
-        goes_on = not options.source.is_stream and not target.is_stream
-        tell(summary(end, why, target.path, results.progress.labels, told, goes_on))
-    return end
+        listed = "" if options.errors.path == STANDARD else f", listed in {options.errors.path}"
+        resumable = not options.source.is_stream and not target.is_stream
+        tell(summary(status, reason, target.path, results.progress.labels, f"; {bad} bad{listed}" if bad else "", resumable))
+    return status
+
+
+def prepare(settings: Settings, options: Options, source: RowSource) -> tuple[ReadyMessage, Callable[[bytes, int], ScoredChunk]]:
+    """Sets up a pool process. Raises BadModel, and BadSetting for missing columns."""
+    model, golden, _ = load_verified_model(Path(settings.model_dir), settings.model_seal)
+    features = feature_names(model, options.features)
+    reader = make_reader(model, features, options, source)
+    writer = make_writer(model, options, reader)
+    pack = compress if options.target.gzip else bytes
+    metadata = {"name": model.name, "version": model.version, "digest": model.digest, "seal": golden.seal}
+    message = ReadyMessage(metadata, model.labels, pack(writer.start), [*dict.fromkeys((*features, *options.keep))])
+    return message, chunk_scorer(Scorer(model, reader, writer), pack)
+
+
+def chunk_scorer(scorer: Scorer, pack: Callable[[bytes], bytes]) -> Callable[[bytes, int], ScoredChunk]:
+    def score(data: bytes, line: int) -> ScoredChunk:
+        try:
+            scored = scorer.score(data, line)
+        except BadModel as error:
+            raise BadModel(f"{error} It was run on the rows from line {line} on.") from None
+        except Exception as error:
+            # Must not look like a killed process, after which users repeat the command.
+            raise Stopped(f"a defect at the rows from line {line} on: {error!r}"[:300]) from None
+        return scored._replace(data=pack(scored.data))
+
+    return score
+
+
+def compress(data: bytes) -> bytes:
+    """Returns a separate gzip member, so that a run can resume after any chunk. Without a time it is reproducible."""
+    return gzip.compress(data, 6, mtime=0) if data else b""
+
+
+def make_reader(model: Model, features: Sequence[str], options: Options, source: RowSource) -> RowReader:
+    """Raises BadSetting if a column is missing."""
+    if options.source.format == "parquet":
+        from iris_wsgi.tabular.parquet import ParquetReader
+
+        return ParquetReader(source.schema, features, options.keep, options.target.format != "parquet")
+    if source.delimiter is None:
+        return JsonReader(features, options.keep)
+    columns = csv_columns(model, source.first, source.delimiter, options.header, options.features, options.keep)
+    return CsvReader(columns, source.delimiter, source.swapped)
+
+
+def make_writer(model: Model, options: Options, reader: RowReader) -> RowWriter:
+    if options.target.format == "parquet":
+        from iris_wsgi.tabular.parquet import ArrowWriter
+
+        return ArrowWriter(model, options.keep, getattr(reader, "kept_types", None), options.digest)
+    delimiter = DELIMITERS[options.target.format]
+    if delimiter is None:
+        return JsonWriter(model, options.keep, options.digest)
+    return CsvWriter(model, options.keep, options.digest, delimiter)

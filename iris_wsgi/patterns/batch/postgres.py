@@ -1,79 +1,135 @@
-"""Tables of a PostgreSQL: rows of a chunk are locked, so that several processes share one table."""
+"""Table runs over PostgreSQL: a run locks the rows of its chunk, so that several processes share one table."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from iris_wsgi.errors import Stopped
-from iris_wsgi.patterns.batch.database import Answers, Column, Name, Row, Source, quoted
-from iris_wsgi.patterns.batch.postgres_sql import COLUMNS, DIALECT, FIND, KEYS, SET, makers, written
+from iris_wsgi.patterns.batch.database import (
+    DIGEST,
+    ERROR,
+    PREDICTION,
+    RUN_ID,
+    TIME,
+    Column,
+    Dialect,
+    PredictionRows,
+    Row,
+    SourceTable,
+    prediction_columns,
+    quoted,
+)
+from iris_wsgi.patterns.batch.options import TableName
 from iris_wsgi.settings import BadSetting
 from iris_wsgi.storage.postgres import PostgresError, connect, parse_url
+from iris_wsgi.tabular.writers import LABEL
 
-# Of a connection whose URL does not say otherwise.
+# Defaults for parameters that the URL does not set.
 OPTIONS = {"connect_timeout": "10", "client_encoding": "UTF8", "application_name": "iris_wsgi"}
-# So long may a transaction do nothing, as while a slow model works on its rows; then the server gives them to others.
+# Maximum idle time of a transaction, as while a slow model scores its rows. Then the server releases its locks.
 IDLE_SECONDS = 900
 GRANT = (
     "grant the role SELECT and UPDATE on the table, CREATE in its schema,"
     " and SELECT, INSERT and UPDATE on NAME_prediction and NAME_run"
 )
 PRIMARY = "the address must lead to the primary, and the role must not be read-only"
-# By the SQLSTATE.
+# By SQLSTATE.
 REMEDIES = {"42501": GRANT, "25006": PRIMARY}
-# What libpq says of an address that will not be right later either.
-is_wrong = ("authentication failed", "does not exist", "invalid connection option", "invalid URI")
+# Messages of libpq for an address that a retry does not repair.
+PERMANENT_ERRORS = ("authentication failed", "does not exist", "invalid connection option", "invalid URI")
+# Types whose values are doubles. All others are read as text, so that no value is out of range.
+DOUBLES = {"double precision", "real", "integer", "smallint", "bigint"}
+TYPES = {LABEL: "text", DIGEST: "text NOT NULL", RUN_ID: "text NOT NULL", TIME: "timestamptz NOT NULL", ERROR: "text"}
+FIND = """
+SELECT n.nspname, c.oid, c.relkind = 'r' AND c.relhassubclass
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = to_regclass(%s) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+"""
+COLUMNS = """
+SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull FROM pg_attribute
+WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+"""
+# Unique indexes with the collations of their columns.
+KEYS = """
+SELECT i.indisprimary, array_agg(a.attname::text ORDER BY k.place)
+FROM pg_index i, unnest(i.indkey, i.indcollation) WITH ORDINALITY AS k (attnum, coll, place)
+LEFT JOIN pg_attribute a ON a.attrelid = %s AND a.attnum = k.attnum AND k.coll IN (0, a.attcollation)
+WHERE i.indrelid = %s AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND k.place <= i.indnkeyatts
+GROUP BY i.indexrelid, i.indisprimary ORDER BY i.indexrelid
+"""
+# For one transaction: a pool in transaction mode then lends the connection to another client.
+SET = """
+SELECT set_config(name, setting, true) FROM unnest(%s::text[], %s::text[]) AS s (name, setting)
+"""
+
+DIALECT = Dialect(
+    placeholder="%s",
+    now="clock_timestamp()",
+    # Every type can be converted to text and back. Python cannot represent some values, such as an infinite date.
+    key="{}::text",
+    feature=lambda name, kind: f"{name}::{'float8' if kind in DOUBLES else 'text'}",
+    # psycopg treats a single % as a placeholder.
+    quoted=lambda name: quoted(name).replace("%", "%%"),
+    # Foreign keys may still refer to the locked rows.
+    lock=" FOR NO KEY UPDATE OF s",
+    skip=" SKIP LOCKED",
+)
+
+
+class Forbidden(Stopped):
+    """The role lacks a permission."""
 
 
 class PostgresDatabase:
-    """A Database. Nobody waits longer than `seconds` for an answer, whatever becomes of the server or the way there."""
+    """TableDatabase whose calls end after about `seconds`, even if the server or the network hangs."""
 
     dialect = DIALECT
 
     def __init__(self, url: str, seconds: float) -> None:
-        """Raises BadSetting for an address at which there is none, and Stopped where it is down."""
+        """Raises BadSetting for an invalid address, and Stopped if the server is down."""
         self.seconds = seconds
         try:
             given = parse_url(url)
         except ValueError:
-            raise BadSetting("the URL of the database is none that PostgreSQL understands") from None
+            raise BadSetting("the URL of the database is not valid for PostgreSQL") from None
         self.place = f"{given.get('host') or 'localhost'}:{given.get('port') or 5432}/{given.get('dbname') or ''}"
         try:
             self.connection = connect(url, **{name: value for name, value in OPTIONS.items() if name not in given})
         except PostgresError as error:
-            failed = self.failed(error)
-            raise BadSetting(str(failed)) if any(one in error.details for one in is_wrong) else failed from None
-        self.settings = settings_of(seconds)
+            failed = self.failure(error)
+            raise BadSetting(str(failed)) if any(text in error.details for text in PERMANENT_ERRORS) else failed from None
+        self.settings = transaction_settings(seconds)
 
-    def failed(self, error: PostgresError) -> Stopped:
-        why = f"no answer within {self.seconds:g} s" if error.timed_out else str(error)[:300]
-        failed = f"the PostgreSQL at {self.place} does not do its work: {why}"
+    def failure(self, error: PostgresError) -> Stopped:
+        reason = f"no response within {self.seconds:g} s" if error.timed_out else str(error)[:300]
+        failed = f"the PostgreSQL at {self.place} failed: {reason}"
         remedy = REMEDIES.get(error.sqlstate)
         return Forbidden(f"{failed}; {remedy}") if remedy else Stopped(failed)
 
-    def find(self, name: Name) -> Source | None:
-        found = self.execute(FIND, (name.written(quoted),))
+    def find(self, name: TableName) -> SourceTable | None:
+        found = self.execute(FIND, (".".join(quoted(part) for part in name if part),))
         if not found:
             return None
         ((schema, oid, has_heirs),) = found
-        columns = {one: Column(one, kind, nullable) for one, kind, nullable in self.execute(COLUMNS, (oid,))}
-        told = [(is_primary, tuple(names)) for is_primary, names in self.execute(KEYS, (oid, oid))]
-        primary = next((names for is_primary, names in told if is_primary), ())
-        # A key is not unique over the tables that inherit from this one.
-        keys = [] if has_heirs else [names for _, names in told]
-        return Source(Name(schema, name.table), columns, keys, primary)
+        columns = {column: Column(column, kind, nullable) for column, kind, nullable in self.execute(COLUMNS, (oid,))}
+        indexes = [(is_primary, tuple(names)) for is_primary, names in self.execute(KEYS, (oid, oid))]
+        primary = next((names for is_primary, names in indexes if is_primary), ())
+        # A key is not unique across tables that inherit from this one.
+        keys = [] if has_heirs else [names for _, names in indexes]
+        return SourceTable(TableName(schema, name.table), columns, keys, primary)
 
-    def count(self, name: Name) -> int | None:
-        """As the server's statistics have it."""
-        ((rows,),) = self.execute("SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass(%s)", (name.written(quoted),))
+    def count(self, name: TableName) -> int | None:
+        """Returns the number in the server's statistics."""
+        table = ".".join(quoted(part) for part in name if part)
+        ((rows,),) = self.execute("SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass(%s)", (table,))
         return rows if rows > 0 else None
 
-    def walks(self, page: str, values: Sequence[Any]) -> bool:
+    def uses_index(self, page: str, values: Sequence[Any]) -> bool:
         return True
 
     @contextmanager
-    def preparing(self, name: Name) -> Iterator[None]:
-        """Others wait: two that make a table at once would get in each other's way. Raises BadSetting for what is forbidden."""
+    def setup(self, name: TableName) -> Iterator[None]:
+        """Makes other runs wait, because two that create a table at once would fail. Raises BadSetting without permission."""
         try:
             with self.transaction():
                 self.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"iris_wsgi {name}",))
@@ -81,14 +137,20 @@ class PostgresDatabase:
         except Forbidden as error:
             raise BadSetting(str(error)) from None
 
-    def make(self, source: Source, key: Sequence[Column], labels: Sequence[str]) -> None:
-        for statement in makers(source.name, key, labels):
-            self.execute(statement)
+    def create(self, source: SourceTable, key: Sequence[Column], labels: Sequence[str]) -> None:
+        """Creates the table; types and collations of the key are those of the source."""
+        names = ", ".join(DIALECT.quoted(column.name) for column in key)
+        added = [
+            f"ADD COLUMN {DIALECT.quoted(name)} {TYPES.get(name, 'double precision')}" for name in prediction_columns(labels)
+        ]
+        target = DIALECT.table(source.name.sibling(PREDICTION))
+        self.execute(f"CREATE TABLE {target} AS SELECT {names} FROM {DIALECT.table(source.name)} WITH NO DATA")
+        self.execute(f"ALTER TABLE {target} {', '.join(added)}, ADD PRIMARY KEY ({names})")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Its settings end with it, so that none of them reaches the next client of a connection pool."""
-        # Rows that another has just committed must be seen, whatever this role usually has.
+        """Limits settings to the transaction, so that they do not affect the next client of a connection pool."""
+        # Rows committed by other runs must be visible, even if the role has another default.
         self.run("BEGIN ISOLATION LEVEL READ COMMITTED")
         try:
             self.run(SET, (list(self.settings), list(self.settings.values())))
@@ -100,46 +162,59 @@ class PostgresDatabase:
             raise
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> list[Row]:
-        """Opens a transaction where none is open."""
+        """Runs a statement in the open transaction, or in a new one."""
         if self.connection.in_transaction:
             return self.run(statement, values)
         with self.transaction():
             return self.run(statement, values)
 
     def run(self, statement: str, values: Sequence[Any] = ()) -> list[Row]:
-        """The server limits a statement to `seconds`; the longer deadline here is for a server that hangs."""
+        """Runs a statement. The server limits it to `seconds`; the longer deadline here is for a server that hangs."""
         try:
             return self.connection.query(statement, values, 1.5 * self.seconds, binary=True)
         except PostgresError as error:
-            raise self.failed(error) from None
+            raise self.failure(error) from None
 
     def write(
-        self, target: str, key: Sequence[Column], labels: Sequence[str], answers: Answers, digest: str, run: str, redo: bool
+        self, target: str, key: Sequence[Column], labels: Sequence[str], rows: PredictionRows, digest: str, run: str, redo: bool
     ) -> list[tuple[str | None, int]]:
-        """Rows that another has written between the look at them and their lock are left as they are, and not counted."""
-        statement = written(target, key, labels, redo)
-        columns = [*map(list, zip(*answers.keys, strict=True)), answers.labels, *answers.probabilities, answers.errors]
+        """Skips rows that another run wrote between the claim and the lock."""
+        statement = insert_statement(target, key, labels, redo)
+        columns = [*map(list, zip(*rows.keys, strict=True)), rows.labels, *rows.probabilities, rows.errors]
         return [(label, count) for label, count in self.execute(statement, (digest, run, *columns))]
 
     def close(self) -> None:
         self.connection.close()
 
 
-def settings_of(seconds: float) -> dict[str, str]:
-    """The settings of each transaction, in which a statement may take `seconds`."""
+def transaction_settings(seconds: float) -> dict[str, str]:
+    """Returns the settings of a transaction in which a statement may take `seconds`."""
     return {
         "statement_timeout": str(int(seconds * 1000)),
-        # Sooner, so that the one who waits for a lock is told so.
+        # Shorter, so that the error names the lock.
         "lock_timeout": str(int(seconds * 800)),
         "idle_in_transaction_session_timeout": str(IDLE_SECONDS * 1000),
-        # Numbers as texts that are exactly those numbers.
+        # Texts of floats are exact.
         "extra_float_digits": "1",
-        # A page is found by its key, even if statistics of a table that has just been filled say there is nothing in it.
+        # The key finds a page, even if the statistics of a table that was just filled call it empty.
         "enable_seqscan": "off",
         "enable_hashjoin": "off",
         "jit": "off",
     }
 
 
-class Forbidden(Stopped):
-    """What this user may not do."""
+def insert_statement(target: str, key: Sequence[Column], labels: Sequence[str], redo: bool) -> str:
+    """Inserts rows and counts them by label. Values: digest, run, and arrays of keys, labels, probabilities, and errors."""
+    columns = [DIALECT.quoted(name) for name in (*(column.name for column in key), *prediction_columns(labels))]
+    names, digest = ", ".join(columns[: len(key)]), DIALECT.quoted(DIGEST)
+    changed = ", ".join(f"{name} = excluded.{name}" for name in columns[len(key) :])
+    action = f"UPDATE SET {changed} WHERE p.{digest} <> excluded.{digest}" if redo else "NOTHING"
+    # The columns u.c0, u.c1, … of the rows.
+    kinds = ["text"] * (len(key) + 1) + ["float8"] * len(labels) + ["text"]
+    read = [f"u.c{i}::{column.type.replace('%', '%%')}" for i, column in enumerate(key)]
+    read += [f"u.c{i}" for i in range(len(key), len(kinds) - 1)] + ["%s", "%s", DIALECT.now, f"u.c{len(kinds) - 1}"]
+    return (
+        f"WITH written AS (INSERT INTO {target} AS p ({', '.join(columns)}) SELECT {', '.join(read)} "
+        f"FROM unnest({', '.join(f'%s::{kind}[]' for kind in kinds)}) AS u ({', '.join(f'c{i}' for i in range(len(kinds)))}) "
+        f"ON CONFLICT ({names}) DO {action} RETURNING label) SELECT label, count(*) FROM written GROUP BY label"
+    )

@@ -1,4 +1,4 @@
-"""Processes that each do their share of the work; the answers come back in the order of the questions."""
+"""Pool of forked processes whose results arrive in the order of the requests."""
 
 import gc
 import os
@@ -17,115 +17,116 @@ from iris_wsgi.settings import BadSetting
 from iris_wsgi.storage.files import write_all
 
 T = TypeVar("T")
-# What a process works with is made in it: a greeting that tells of it, and what answers questions.
+# Runs in the child; returns its ready message and the function that handles requests.
 Prepare = Callable[[], tuple[Any, Callable[..., Any]]]
-# What a process says in place of an answer.
-REFUSALS = (BadModel, BadSetting, Stopped)
-# So many questions may be on their way to a process, the one that it works on among them.
-AHEAD = 2
-# So many objects more than before are looked through for garbage.
-GARBAGE = 100_000
+# Exceptions that a child sends in place of a result.
+FAILURES = (BadModel, BadSetting, Stopped)
+# Requests per process, including the one in progress.
+MAX_PENDING = 2
+# Number of new objects that starts a garbage collection.
+GC_THRESHOLD = 100_000
 
 
-class Member:
-    """A process, and what asks it in the one that made it; `others` were made before."""
+class PoolProcess:
+    """Child process, with its pipes and queues in the parent; `others` are the children forked before it."""
 
-    def __init__(self, prepare: Prepare, others: "list[Member]") -> None:
-        hears, self.tells = os.pipe()
-        listens, answers = os.pipe()
-        self.listens = os.fdopen(listens, "rb")
+    def __init__(self, prepare: Prepare, others: "list[PoolProcess]") -> None:
+        child_input, self.input = os.pipe()
+        output, child_output = os.pipe()
+        self.output = os.fdopen(output, "rb")
         self.pid = os.fork()
         if not self.pid:
-            # Or nobody would notice that the parent is gone.
-            for one in (self, *others):
-                os.close(one.tells)
-                one.listens.close()
-            live(prepare, os.fdopen(hears, "rb"), answers)
-        os.close(hears)
-        os.close(answers)
-        self.questions: SimpleQueue[Any] = SimpleQueue()
-        self.answers: SimpleQueue[Any] = SimpleQueue()
+            # With the parent's ends open, a child would not see the end of the parent.
+            for process in (self, *others):
+                os.close(process.input)
+                process.output.close()
+            child_main(prepare, os.fdopen(child_input, "rb"), child_output)
+        os.close(child_input)
+        os.close(child_output)
+        self.requests: SimpleQueue[Any] = SimpleQueue()
+        self.results: SimpleQueue[Any] = SimpleQueue()
 
-    def ask(self) -> None:
-        """One thing after the other, in a thread; its greeting comes unasked."""
-        with self.listens, suppress(BrokenPipeError, EOFError, pickle.UnpicklingError):
-            self.answers.put(pickle.load(self.listens))
-            while (question := self.questions.get()) is not None:
-                write_all(self.tells, pickle.dumps(question))
-                self.answers.put(pickle.load(self.listens))
-        self.answers.put(Stopped("a process of this run was killed; run the same command again to go on"))
-        os.close(self.tells)
+    def exchange(self) -> None:
+        """Sends requests one by one and receives their results, in a thread. The ready message arrives first."""
+        with self.output, suppress(BrokenPipeError, EOFError, pickle.UnpicklingError):
+            self.results.put(pickle.load(self.output))
+            while (request := self.requests.get()) is not None:
+                write_all(self.input, pickle.dumps(request))
+                self.results.put(pickle.load(self.output))
+        self.results.put(Stopped("a process of this run was killed; run the same command again to continue"))
+        os.close(self.input)
 
-    def answer(self) -> Any:
-        """The next one. Raises what the process refused it with, and Stopped if there is no process any more."""
-        found = self.answers.get()
-        if isinstance(found, REFUSALS):
+    def result(self) -> Any:
+        """Returns the next result. Raises the exception that the child sent, and Stopped if the child is gone."""
+        found = self.results.get()
+        if isinstance(found, FAILURES):
             raise found
         return found
 
 
-class Team:
-    """`count` processes. To be made before anything that does not survive a fork."""
+class ProcessPool:
+    """Pool of `count` processes; must be created before threads and other state that a fork does not keep."""
 
     def __init__(self, count: int, prepare: Prepare) -> None:
-        self.members: list[Member] = []
+        self.processes: list[PoolProcess] = []
         for _ in range(count):
-            self.members.append(Member(prepare, self.members))
-        for member in self.members:
-            threading.Thread(target=member.ask, daemon=True).start()
+            self.processes.append(PoolProcess(prepare, self.processes))
+        for process in self.processes:
+            threading.Thread(target=process.exchange, daemon=True).start()
 
-    def greeting(self) -> Any:
-        """What all have prepared alike. Raises what that raises."""
-        return [member.answer() for member in self.members].pop()
+    def ready_message(self) -> Any:
+        """Waits for all processes and returns the ready message, which is the same for each. Raises their exceptions."""
+        return [process.result() for process in self.processes].pop()
 
     def map(self, items: Iterable[tuple[T, Any]]) -> Iterator[tuple[T, Any]]:
-        """For each item with the arguments of its question the item with the answer, in order."""
-        under_way: deque[tuple[T, Member]] = deque()
-        for i, (item, question) in enumerate(items):
-            if len(under_way) == AHEAD * len(self.members):
-                done, member = under_way.popleft()
-                yield done, member.answer()
-            member = self.members[i % len(self.members)]
-            member.questions.put(question)
-            under_way.append((item, member))
-        for done, member in under_way:
-            yield done, member.answer()
+        """Takes items with the arguments of their requests; yields each item with its result, in order."""
+        pending: deque[tuple[T, PoolProcess]] = deque()
+        for i, (item, request) in enumerate(items):
+            if len(pending) == MAX_PENDING * len(self.processes):
+                done, process = pending.popleft()
+                yield done, process.result()
+            process = self.processes[i % len(self.processes)]
+            process.requests.put(request)
+            pending.append((item, process))
+        for done, process in pending:
+            yield done, process.result()
 
-    def end(self) -> None:
-        """Can be called again."""
-        for member in self.members:
+    def close(self) -> None:
+        """Drops waiting requests and waits for the processes to end. A second call has no effect."""
+        for process in self.processes:
             with suppress(Empty):
                 while True:
-                    member.questions.get_nowait()
-            member.questions.put(None)
-        for member in self.members:
-            os.waitpid(member.pid, 0)
-        self.members = []
+                    process.requests.get_nowait()
+            process.requests.put(None)
+        for process in self.processes:
+            os.waitpid(process.pid, 0)
+        self.processes = []
 
 
-def live(prepare: Prepare, hears: BinaryIO, answers: int) -> NoReturn:
-    """The life of a process of the team, until nobody asks it anything any more."""
+def child_main(prepare: Prepare, requests: BinaryIO, output: int) -> NoReturn:
+    """Main function of a child; it ends when the parent closes the pipe of the requests."""
     try:
-        # From the terminal they are for the parent.
+        # A terminal sends these signals to all processes; the parent handles them.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        ready = refused_or(prepare)
-        greeting, work = ready if isinstance(ready, tuple) else (ready, None)
-        # What is loaded stays, and rows are no garbage: to look for any each time that there are 700 of them only takes time.
+        ready = call(prepare)
+        message, work = ready if isinstance(ready, tuple) else (ready, None)
+        # Rows have no cycles, so that frequent collections only cost time.
         gc.freeze()
-        gc.set_threshold(GARBAGE)
+        gc.set_threshold(GC_THRESHOLD)
         with suppress(BrokenPipeError, EOFError):
-            write_all(answers, pickle.dumps(greeting))
+            write_all(output, pickle.dumps(message))
             while work is not None:
-                write_all(answers, pickle.dumps(refused_or(work, *pickle.load(hears))))
+                write_all(output, pickle.dumps(call(work, *pickle.load(requests))))
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(0)
 
 
-def refused_or(work: Callable[..., Any], *question: Any) -> Any:
+def call(work: Callable[..., Any], *request: Any) -> Any:
+    """Returns the result, or the exception if it is one of FAILURES."""
     try:
-        return work(*question)
-    except REFUSALS as error:
+        return work(*request)
+    except FAILURES as error:
         return error

@@ -1,136 +1,210 @@
-"""What a run leaves behind: its output, its bad rows, its record; and from where it goes on."""
+"""Output of a file run: predictions, bad rows, and the checkpoint from which the next run continues."""
 
 import csv
 import io
+import json
+import os
+import secrets
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from iris_wsgi.patterns.batch.checkpoint import Progress, Record, begun, read
 from iris_wsgi.patterns.batch.exit_status import Miscounted
-from iris_wsgi.patterns.batch.options import Options
-from iris_wsgi.patterns.batch.setup import Greeting
+from iris_wsgi.patterns.batch.options import CHECKPOINT, Options, open_output
 from iris_wsgi.settings import BadSetting
-from iris_wsgi.storage.files import AppendFile, StdStream, destination
-from iris_wsgi.tabular.paths import RECORD, open_output
+from iris_wsgi.storage.files import AppendFile, StdStream, destination, replace_file
 from iris_wsgi.tabular.record_splitter import Chunk, Position
 from iris_wsgi.tabular.scorer import ScoredChunk
 
-ERRORS_START = b"line,column,reason\n"
+ERRORS_HEADER = b"line,column,reason\n"
+
+
+class Progress(NamedTuple):
+    """The next chunk, the synced bytes of the output and of the bad rows, and the counts of rows.
+
+    `read` is the number of input rows: the sum of `ok` and `bad`.
+    """
+
+    next: Position
+    output_bytes: int
+    error_bytes: int
+    read: int
+    bad: int
+    labels: dict[str, int]
+
+    @property
+    def ok(self) -> int:
+        return sum(self.labels.values())
+
+
+class Checkpoint:
+    """JSON file next to the output. `document["of"]` identifies the run: its input, model, and options."""
+
+    def __init__(self, path: Path, document: dict[str, Any]) -> None:
+        self.path, self.document = path, document
+
+    @property
+    def status(self) -> str:
+        return str(self.document["status"])
+
+    def save(self, status: str, progress: Progress) -> None:
+        """Replaces the file durably. Raises OSError."""
+        now = timestamp()
+        lengths = {"output_bytes": progress.output_bytes, "error_bytes": progress.error_bytes}
+        self.document |= {
+            "status": status,
+            "updated": now,
+            "finished": now if status in ("succeeded", "failed") else None,
+            "rows": {"ok": progress.ok, "bad": progress.bad},
+            "labels": progress.labels,
+            "checkpoint": progress.next._asdict() | lengths | {"rows": progress.read},
+        }
+        replace_file(self.path, (json.dumps(self.document, indent=1) + "\n").encode())
+
+    def progress(self) -> Progress:
+        at = self.document["checkpoint"]
+        position = Position(at["chunk"], at["offset"], at["line"])
+        bad, labels = self.document["rows"]["bad"], self.document["labels"]
+        # Checkpoints of earlier releases lack the number of input rows.
+        read = at.get("rows", sum(labels.values()) + bad)
+        return Progress(position, at["output_bytes"], at["error_bytes"], read, bad, labels)
+
+
+def read_checkpoint(path: Path) -> Checkpoint | None:
+    """Returns the checkpoint of an earlier run, if any. Raises BadSetting for a file that is not a checkpoint."""
+    try:
+        checkpoint = Checkpoint(path, json.loads(path.read_text()))
+        checkpoint.progress(), checkpoint.document["of"], checkpoint.document["run"], checkpoint.status
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError):
+        raise BadSetting(f"{path} is not the record of a run; --force starts again") from None
+    return checkpoint
+
+
+def timestamp() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def file_identity(path: str) -> dict[str, Any]:
+    """Returns the size and the modification time of the input, which identify its content."""
+    status = os.stat(path)
+    return {"path": path, "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
 
 
 class Results:
-    """All that a run writes. What its record notes is on the disk before; what is there beyond that is done again."""
+    """All output of a run. A checkpoint covers synced bytes only; the next run repeats the work after it."""
 
-    def __init__(self, options: Options, run_of: dict[str, Any], greeting: Greeting) -> None:
-        """`run_of` makes this run the same as an earlier one. Raises BadSetting."""
-        self.options, self.start = options, greeting.start
+    def __init__(self, options: Options, run_of: dict[str, Any], labels: tuple[str, ...], start: bytes) -> None:
+        """Takes the identity of the run, the labels, and the first bytes of the output. Raises BadSetting."""
+        self.options, self.start = options, start
         self.target = Path(options.target.path)
         self.saved_at = time.monotonic()
-        self.record = begun(record_path(options), run_of)
-        self.progress = Progress(Position(), 0, 0, 0, 0, dict.fromkeys(greeting.labels, 0))
+        identity = {"run": secrets.token_hex(8), "status": "running", "started": timestamp(), "of": run_of}
+        self.checkpoint = Checkpoint(checkpoint_path(options), identity)
+        self.progress = Progress(Position(), 0, 0, 0, 0, dict.fromkeys(labels, 0))
         with ExitStack() as opened:
-            self.output = output_for(options)
+            self.output = open_predictions(options)
             opened.callback(self.output.close)
             earlier = self.earlier()
             if earlier is not None:
-                self.record, self.progress = earlier, earlier.progress()
-            self.errors = errors_for(options)
+                self.checkpoint, self.progress = earlier, earlier.progress()
+            self.errors = open_errors(options)
             opened.callback(self.errors.close)
             if earlier is None and self.errors.size and not options.force:
-                raise BadSetting(f"{options.errors.path} is there, and not of this run; --force writes over it")
+                raise BadSetting(f"{options.errors.path} exists and is not of this run; --force overwrites it")
             self.close = opened.pop_all().close
 
-    def earlier(self) -> Record | None:
-        """The record of the same run, if it is there and counts."""
+    def earlier(self) -> Checkpoint | None:
+        """Returns the checkpoint from which this run continues, if any."""
         if self.options.force or self.options.target.is_stream:
             return None
-        found = read(self.record.path)
+        found = read_checkpoint(self.checkpoint.path)
         if found is None:
             if self.target.exists():
-                raise BadSetting(f"{self.target} is there, and no record of a run beside it; --force writes over it")
+                raise BadSetting(f"{self.target} exists and has no record of a run; --force overwrites it")
             return None
-        old, now = found.told["of"], self.record.told["of"]
+        old, now = found.document["of"], self.checkpoint.document["of"]
         if differing := [name for name in now if old.get(name) != now[name]]:
-            raise BadSetting(f"{self.target} is of another run: its {' and '.join(differing)} differ; --force begins anew")
+            raise BadSetting(f"{self.target} is of another run: its {' and '.join(differing)} differ; --force starts again")
         if now["input"] is None or (found.status == "succeeded" and not self.target.exists()):
             return None
         return found
 
     def begin(self) -> bool:
-        """Goes on, or begins; False where nothing is left to do. Raises BadSetting."""
-        at, status = self.progress, self.record.status
+        """Starts or continues the run. Returns False if it is complete. Raises BadSetting."""
+        at, status = self.progress, self.checkpoint.status
         if status in ("succeeded", "finishing") and self.output.size < at.output_bytes:
-            # What is not there any more under its temporary name has been renamed.
+            # The temporary file is gone: it was renamed.
             self.output.discard()
             if status == "finishing":
-                self.record.save("succeeded", at)
+                self.checkpoint.save("succeeded", at)
             return False
         if self.output.size < at.output_bytes or self.errors.size < at.error_bytes:
-            raise BadSetting(f"{self.target}.partial or {self.options.errors.path} was cut off; --force begins anew")
-        # First of all, so that whatever a kill leaves behind is known to be of this run.
+            raise BadSetting(f"{self.target}.partial or {self.options.errors.path} was truncated; --force starts again")
+        # Before the first byte of output, so that the output of a killed run has a checkpoint.
         self.save("running")
         self.output.begin(at.output_bytes)
         self.errors.begin(at.error_bytes)
         if at.error_bytes == 0:
-            self.errors.write(ERRORS_START)
+            self.errors.write(ERRORS_HEADER)
         if at.output_bytes == 0:
             self.output.write(self.start)
-        self.note(self.progress)
+        self.update(self.progress)
         return True
 
-    def note(self, progress: Progress) -> None:
+    def update(self, progress: Progress) -> None:
         self.progress = progress._replace(output_bytes=self.output.length, error_bytes=self.errors.length)
 
-    def add(self, chunk: Chunk, outcome: ScoredChunk) -> None:
-        """The answers to a chunk, and from time to time a checkpoint. Raises OSError, and Miscounted if a row was lost."""
-        faults, answered = chunk.bad_rows + outcome.bad_rows, sum(outcome.labels.values())
-        if answered + len(faults) != chunk.records:
-            found = f"{chunk.records} rows from line {chunk.start.line} on became {answered} answers and {len(faults)} bad rows"
+    def add(self, chunk: Chunk, scored: ScoredChunk) -> None:
+        """Writes the results of a chunk and, at intervals, a checkpoint. Raises OSError, and Miscounted if a row was lost."""
+        bad_rows, predicted = chunk.bad_rows + scored.bad_rows, sum(scored.labels.values())
+        if predicted + len(bad_rows) != chunk.records:
+            found = f"{chunk.records} rows from line {chunk.start.line} gave {predicted} predictions and {len(bad_rows)} bad rows"
             raise Miscounted(f"{found}; this is a defect of this program, and OUT was not written")
-        self.output.write(outcome.data)
-        if faults:
+        self.output.write(scored.data)
+        if bad_rows:
             text = io.StringIO()
-            csv.writer(text, lineterminator="\n").writerows(faults)
+            csv.writer(text, lineterminator="\n").writerows(bad_rows)
             self.errors.write(text.getvalue().encode("utf-8", "backslashreplace"))
-        labels = {name: count + outcome.labels.get(name, 0) for name, count in self.progress.labels.items()}
-        read, bad = self.progress.read + chunk.records, self.progress.bad + len(faults)
-        self.note(Progress(chunk.next, 0, 0, read, bad, labels))
+        labels = {name: count + scored.labels.get(name, 0) for name, count in self.progress.labels.items()}
+        read, bad = self.progress.read + chunk.records, self.progress.bad + len(bad_rows)
+        self.update(Progress(chunk.next, 0, 0, read, bad, labels))
         if time.monotonic() - self.saved_at >= self.options.checkpoint_seconds:
             self.save("running")
 
     def save(self, status: str) -> None:
-        """What has been done until now is done for good."""
+        """Syncs the output and saves the checkpoint."""
         if not self.options.target.is_stream:
             self.output.sync()
             self.errors.sync()
-            self.record.save(status, self.progress)
+            self.checkpoint.save(status, self.progress)
         self.saved_at = time.monotonic()
 
     def finish(self) -> None:
-        """The output gets its name. Raises Miscounted if rows in are not rows out and bad rows together."""
+        """Renames the output to its path. Raises Miscounted if predictions and bad rows do not add up to the input rows."""
         if self.progress.read != self.progress.ok + self.progress.bad:
-            counts = f"{self.progress.read} rows were read, {self.progress.ok} were answered, {self.progress.bad} were bad"
-            raise Miscounted(f"{counts}; --force begins anew")
+            counts = f"{self.progress.read} rows were read, {self.progress.ok} were predicted, {self.progress.bad} were bad"
+            raise Miscounted(f"{counts}; --force starts again")
         self.save("finishing")
         self.output.finish()
         if not self.progress.bad:
             self.errors.discard()
         if not self.options.target.is_stream:
-            self.record.save("succeeded", self.progress)
+            self.checkpoint.save("succeeded", self.progress)
 
 
-def record_path(options: Options) -> Path:
-    """The path of the run's record, which only a run into a file has. Raises BadSetting."""
-    path = Path(options.target.path + RECORD)
+def checkpoint_path(options: Options) -> Path:
+    """Returns the path of the checkpoint, which a stream does not have. Raises BadSetting."""
+    path = Path(options.target.path + CHECKPOINT)
     try:
         return path if options.target.is_stream else destination(path)
     except OSError as error:
         raise BadSetting(f"{path} cannot be written: {error.strerror}") from None
 
 
-def output_for(options: Options) -> AppendFile | StdStream:
+def open_predictions(options: Options) -> AppendFile | StdStream:
     if options.target.is_stream:
         return StdStream(open_output(options.target, 1))
     if options.target.format == "parquet":
@@ -140,7 +214,7 @@ def output_for(options: Options) -> AppendFile | StdStream:
     return AppendFile(Path(options.target.path), temporary=True)
 
 
-def errors_for(options: Options) -> AppendFile | StdStream:
+def open_errors(options: Options) -> AppendFile | StdStream:
     if options.errors.is_stream:
         return StdStream(open_output(options.errors, 2))
     return AppendFile(Path(options.errors.path), temporary=False)

@@ -1,109 +1,219 @@
-"""A run over a table: page by page along its key, each of them in one transaction with its predictions and the run's record."""
+"""Run over a table: one transaction per page of the key claims rows, writes predictions, and saves the record of the run."""
 
 import json
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from iris_wsgi.codec.rows import NUMBERS, Array, is_float32
 from iris_wsgi.console import Teller
+from iris_wsgi.errors import BadModel, InvalidOutput, Stopped
 from iris_wsgi.model.golden import load_verified_model
-from iris_wsgi.model.session import Model
-from iris_wsgi.patterns.batch.database import Database, Row
-from iris_wsgi.patterns.batch.exit_status import Counts, End, Miscounted, Wish, end_of, summary
-from iris_wsgi.patterns.batch.options import TableOptions
-from iris_wsgi.patterns.batch.sql import PREDICTION
-from iris_wsgi.patterns.batch.table_plan import Plan, opened, planned
-from iris_wsgi.patterns.batch.table_rows import answers
-from iris_wsgi.settings import Settings
+from iris_wsgi.model.session import Model, first_line
+from iris_wsgi.patterns.batch.database import (
+    PREDICTION,
+    RUN,
+    RUN_NAMES,
+    Column,
+    PredictionRows,
+    Row,
+    SourceTable,
+    Statements,
+    TableDatabase,
+    prediction_columns,
+)
+from iris_wsgi.patterns.batch.exit_status import ExitStatus, Miscounted, RowCounts, StopSignal, run_to_end, summary
+from iris_wsgi.patterns.batch.options import TableName, TableOptions
+from iris_wsgi.setting_types import SQLITE
+from iris_wsgi.settings import BadSetting, Settings
+from iris_wsgi.tabular.columns import feature_names
+from iris_wsgi.tabular.csv_reader import number_error
+from iris_wsgi.tabular.record_splitter import NOT_FINITE, NOT_NUMBER
+from iris_wsgi.tabular.scorer import OUTPUT_NOT_FINITE
 
+# Maximum time of a statement, including waits for locks.
+STATEMENT_SECONDS = 60.0
+NULL = "is NULL"
 Say = Callable[[str], None]
 
 
-def run_table(options: TableOptions, settings: Settings, say: Say) -> End:
-    """The whole of it; lines for people go to `say`. Raises BadSetting, BadModel and Stopped."""
-    wish = Wish()
+class TablePlan(NamedTuple):
+    """The statements, the key, the features, the name of the table of predictions, and the approximate number of rows."""
+
+    statements: Statements
+    key: list[Column]
+    features: Sequence[str]
+    target: TableName
+    rows: int | None
+
+
+def run_table(options: TableOptions, settings: Settings, say: Say) -> ExitStatus:
+    """Scores a table; `say` prints messages. Raises BadSetting, BadModel, and Stopped."""
+    stop = StopSignal()
     model, _, _ = load_verified_model(Path(settings.model_dir), settings.model_seal)
-    with closing(opened(settings.database_url)) as database:
-        plan = planned(database, options, model)
-        return TableRun(database, plan, options, model).go(say, wish)
+    with closing(open_database(settings.database_url)) as database:
+        return TableRun(database, plan_run(database, options, model), options, model).execute(say, stop)
+
+
+def open_database(url: str, seconds: float = STATEMENT_SECONDS) -> TableDatabase:
+    """Raises BadSetting and Stopped."""
+    if url.startswith(SQLITE):
+        from iris_wsgi.patterns.batch.sqlite import SqliteDatabase
+
+        return SqliteDatabase(url.removeprefix(SQLITE), seconds)
+    try:
+        from iris_wsgi.patterns.batch.postgres import PostgresDatabase
+    except ImportError:
+        raise BadSetting(
+            "PostgreSQL needs the package psycopg: bin/setup postgres, pip install 'iris_wsgi[postgres]', or the image `full`"
+        ) from None
+    return PostgresDatabase(url, seconds)
+
+
+def plan_run(database: TableDatabase, options: TableOptions, model: Model) -> TablePlan:
+    """Checks the tables, and creates the missing ones. Raises BadSetting and Stopped."""
+    source = find_table(database, options.table)
+    features = feature_names(model, options.features)
+    key = [source.columns[name] for name in unique_key(source, options.key)]
+    statements = Statements(database.dialect, source.name, key, [find_column(source, name) for name in features])
+    target, names = source.name.sibling(PREDICTION), [column.name for column in key]
+    columns = prediction_columns(model.labels)
+    check_names(target, names, columns, database.dialect.fold)
+    with database.setup(source.name):
+        if any(column.nullable for column in key) and database.execute(statements.null_key()):
+            raise BadSetting(f"{source.name} has rows without a key: {', '.join(names)} must not be NULL")
+        if not database.uses_index(statements.page_end(True), (None,) * len(key) + (1,)):
+            raise BadSetting(f"the index of {', '.join(names)} has another collation than the columns")
+        if database.find(target) is None:
+            database.create(source, key, model.labels)
+        if database.find(source.name.sibling(RUN)) is None:
+            database.execute(statements.create_runs())
+        existing = find_table(database, target, [*names, *columns])
+        find_table(database, source.name.sibling(RUN), RUN_NAMES)
+        if set(names) not in map(set, existing.keys):
+            raise BadSetting(f"{target} has another key than {', '.join(names)}")
+    return TablePlan(statements, key, features, target, database.count(source.name))
+
+
+def check_names(target: TableName, key: Sequence[str], columns: Sequence[str], fold: Callable[[str], str]) -> None:
+    """Raises BadSetting if two columns of the table of predictions have the same name in the database."""
+    seen: dict[str, str] = {}
+    for name in (*columns, *key):
+        if (other := seen.setdefault(fold(name), name)) is not name:
+            remedy = "name another unique key by --key" if name in key else "rename the labels in label.json"
+            raise BadSetting(f"{target} cannot have the columns {other!r} and {name!r}, which are one name; {remedy}")
+
+
+def unique_key(source: SourceTable, wanted: Sequence[str]) -> list[str]:
+    """Returns the columns of the key that identifies a row, in the order of its index. Raises BadSetting."""
+    names = [find_column(source, name).name for name in wanted or source.primary]
+    if not names:
+        raise BadSetting(f"{source.name} has no primary key; name a unique key by --key")
+    unique = next((key for key in source.keys if set(key) == set(names)), None)
+    if unique is None:
+        raise BadSetting(
+            f"{', '.join(names)} is not a key of {source.name}: it needs a unique index on exactly these columns, "
+            "without conditions"
+        )
+    return list(unique)
+
+
+def find_column(source: SourceTable, name: str) -> Column:
+    if name not in source.columns:
+        shown = ", ".join([*source.columns][:12]) + (", …" if len(source.columns) > 12 else "")
+        raise BadSetting(f"{source.name} has no column {name!r}; it has {shown}")
+    return source.columns[name]
+
+
+def find_table(database: TableDatabase, name: TableName, columns: Sequence[str] = ()) -> SourceTable:
+    """Returns a table with these columns. A table of an earlier run may be of another key or other labels. Raises BadSetting."""
+    table = database.find(name)
+    if table is None:
+        raise BadSetting(f"the table {name} does not exist; upper and lower case of names count")
+    if missing := [column for column in columns if column not in table.columns]:
+        raise BadSetting(f"{name} exists and has no column {missing[0]!r}; rename it, or add the column")
+    return table
 
 
 class TableRun:
-    """A Run. Counts of rows are those of what is committed."""
+    """Run whose counts are those of committed rows."""
 
-    def __init__(self, database: Database, plan: Plan, options: TableOptions, model: Model) -> None:
+    def __init__(self, database: TableDatabase, plan: TablePlan, options: TableOptions, model: Model) -> None:
         self.database, self.plan, self.options, self.model = database, plan, options, model
         self.id = secrets.token_hex(8)
         self.statements = plan.statements
         self.labels = dict.fromkeys(model.labels, 0)
-        self.bad = self.walked = 0
-        # Of interrupted runs which this one goes on with.
-        self.carried = Counts(0, 0)
+        self.bad = self.visited = 0
+        # Rows of the interrupted runs that this run continues.
+        self.resumed = RowCounts(0, 0)
 
     @property
     def ok(self) -> int:
         return sum(self.labels.values())
 
     @property
-    def counts(self) -> Counts:
-        return Counts(self.carried.ok + self.ok, self.carried.bad + self.bad)
+    def counts(self) -> RowCounts:
+        return RowCounts(self.resumed.ok + self.ok, self.resumed.bad + self.bad)
 
-    def go(self, say: Say, wish: Wish) -> End:
-        teller = Teller(self.plan.rows, " rows", self.options.quiet)
-        end, why = end_of(self, self.plan.target, self.options.max_bad, wish, teller)
-        if end is End.GOOD and not self.options.quiet and not self.ok + self.bad:
+    def execute(self, say: Say, stop: StopSignal) -> ExitStatus:
+        progress = Teller(self.plan.rows, " rows", self.options.quiet)
+        status, reason = run_to_end(self, self.plan.target, self.options.max_bad, stop, progress)
+        if status is ExitStatus.GOOD and not self.options.quiet and not self.ok + self.bad:
             say(f"nothing to do: every row of {self.options.table} has a prediction in {self.plan.target}")
-        elif end is not End.GOOD or not self.options.quiet:
-            say(summary(end, why, self.plan.target, self.labels, f"; {self.bad} bad" if self.bad else ""))
-        return end
+        elif status is not ExitStatus.GOOD or not self.options.quiet:
+            say(summary(status, reason, self.plan.target, self.labels, f"; {self.bad} bad" if self.bad else ""))
+        return status
 
     def begin(self) -> None:
         digest = self.model.digest
         with self.database.transaction():
-            self.database.execute(self.statements.forsaken(), (digest,))
-            ((ok, bad),) = self.database.execute(self.statements.carried(), (digest, digest))
+            self.database.execute(self.statements.mark_stale_runs(), (digest,))
+            ((ok, bad),) = self.database.execute(self.statements.resumed_counts(), (digest, digest))
             self.save("running", self.labels, 0)
-        self.carried = Counts(int(ok), int(bad))
+        self.resumed = RowCounts(int(ok), int(bad))
 
-    def finish(self, end: End) -> None:
+    def finish(self, status: ExitStatus) -> None:
         with self.database.transaction():
-            self.save(end.status, self.labels, self.bad)
+            self.save(status.run_status, self.labels, self.bad)
 
     def chunks(self) -> Iterator[int]:
-        """Where others lock rows a last pass waits for what they have left over, as they may have died."""
+        """Scores all pages. With row locks, a second pass waits for rows that other runs had locked, as these may have died."""
         self.begin()
         skips = bool(self.database.dialect.skip)
-        left: list[Row | None] = []
-        for start, whole in self.walk(None, skips):
-            left = left or ([] if whole else [start])
-            yield self.walked
-        for _ in self.walk(left[0], False) if skips and left else ():
-            yield self.walked
+        incomplete: list[Row | None] = []
+        for start, complete in self.pages(None, skips):
+            incomplete = incomplete or ([] if complete else [start])
+            yield self.visited
+        for _ in self.pages(incomplete[0], False) if skips and incomplete else ():
+            yield self.visited
         yield from self.check()
 
     def check(self) -> Iterator[int]:
-        """Looks whether a row has no prediction, and goes over the table once more for rows that came meanwhile.
+        """Repeats all pages if a row has no prediction, as rows may have been inserted during the run.
 
-        Raises Miscounted if the first such row still has none: then it was lost.
+        Raises Miscounted if the first of these rows still has no prediction: then it was lost.
         """
         missing = self.missing()
-        for _ in self.walk(None, False) if missing else ():
-            yield self.walked
+        for _ in self.pages(None, False) if missing else ():
+            yield self.visited
         if missing and self.missing() == missing:
             raise Miscounted(
                 f"a row of {self.options.table} has no prediction after every page; this is a defect of this program"
             )
 
     def missing(self) -> Row | None:
-        """The key of the first row without a prediction."""
+        """Returns the key of the first row without a prediction."""
         redo = self.options.redo_older
         with self.database.transaction():
-            found = self.database.execute(self.statements.left(redo), (self.model.digest,) if redo else ())
+            found = self.database.execute(self.statements.first_missing(redo), (self.model.digest,) if redo else ())
         return found[0] if found else None
 
-    def walk(self, after: Row | None, skip: bool) -> Iterator[tuple[Row | None, bool]]:
-        """Pages from there to the end: after which key each began, and whether all of its rows were done here and now."""
+    def pages(self, after: Row | None, skip: bool) -> Iterator[tuple[Row | None, bool]]:
+        """Scores the pages after a key; yields the start of each page, and whether this run scored all of its rows."""
         end = False
         while not end:
             start, done = after, self.ok + self.bad
@@ -112,40 +222,90 @@ class TableRun:
             yield start, self.ok + self.bad - done == self.options.chunk
 
     def page(self, after: Row | None, skip: bool) -> Row | None:
-        """The rows to do of one page, in one transaction; after which key the next page begins, or None at the end."""
-        run, digest, most = self.statements, self.model.digest, self.options.chunk
+        """Scores one page in one transaction. Returns the key after which the next page starts, or None at the end."""
+        statements, digest, size, redo = self.statements, self.model.digest, self.options.chunk, self.options.redo_older
         with self.database.transaction():
-            found = self.database.execute(run.page_end(after is not None), (*(after or ()), most - 1))
+            found = self.database.execute(statements.page_end(after is not None), (*(after or ()), size - 1))
             upto = found[0] if found else None
             bounds = (*(after or ()), *(upto or ()))
-            redo = self.options.redo_older
-            values = (*bounds, *bounds, *((digest,) if redo else ()), most)
-            rows = self.database.execute(run.claim(after is not None, upto is not None, redo, skip), values)
+            values = (*bounds, *bounds, *((digest,) if redo else ()), size)
+            rows = self.database.execute(statements.claim(after is not None, upto is not None, redo, skip), values)
             labels, bad = dict(self.labels), self.bad
             if rows:
-                new = answers(self.model, self.plan.features, rows)
-                target = run.table(PREDICTION)
-                done = self.database.write(target, self.plan.key, self.model.labels, new, digest, self.id, redo)
-                self.check_counts(len(rows), sum(count for _, count in done))
-                for label, count in done:
+                new = predict_rows(self.model, self.plan.features, rows)
+                target = statements.table(PREDICTION)
+                written = self.database.write(target, self.plan.key, self.model.labels, new, digest, self.id, redo)
+                self.check_counts(len(rows), sum(count for _, count in written))
+                for label, count in written:
                     if label is None:
                         bad += count
                     else:
                         labels[label] += count
                 self.save("running", labels, bad)
         self.labels, self.bad = labels, bad
-        # The last pass goes over what has been counted.
-        self.walked += most if upto and (skip or not self.database.dialect.skip) else 0
-        # Without an end there were fewer rows than a page has, unless more have come since.
-        return upto or (rows[-1][: len(self.plan.key)] if len(rows) == most else None)
+        # The second pass visits rows that were counted before.
+        self.visited += size if upto and (skip or not self.database.dialect.skip) else 0
+        # Without an end, the page was shorter than its size, unless rows were inserted since.
+        return upto or (rows[-1][: len(self.plan.key)] if len(rows) == size else None)
 
     def check_counts(self, claimed: int, written: int) -> None:
-        """Raises Miscounted. Where rows are locked one by one, others may have written some of them since the look."""
+        """Raises Miscounted if a row was lost. With row locks, other runs may have written some rows since the claim."""
         if written > claimed or (written < claimed and not self.database.dialect.skip):
             raise Miscounted(f"{claimed} rows became {written} predictions; this is a defect of this program")
 
     def save(self, status: str, labels: dict[str, int], bad: int) -> None:
-        over = int(status != "running")
+        ended = int(status != "running")
         counts = (sum(labels.values()), bad, json.dumps(labels))
-        told = (self.id, self.model.digest, str(self.options.table), over, status, *counts)
-        self.database.execute(self.statements.save(), told)
+        values = (self.id, self.model.digest, str(self.options.table), ended, status, *counts)
+        self.database.execute(self.statements.save_run(), values)
+
+
+def predict_rows(model: Model, names: Sequence[str], rows: Sequence[Row]) -> PredictionRows:
+    """Scores rows of a key and of the features `names` in one run of the model. Raises Stopped and BadModel."""
+    width = len(names)
+    values, errors = convert_features([row[-width:] for row in rows], names)
+    good = np.array([error is None for error in errors])
+    probabilities = np.full((len(rows), len(model.labels)), np.nan, np.float32)
+    try:
+        if good.any():
+            probabilities[good] = model.predict(values[good])
+    except InvalidOutput as error:
+        raise BadModel(error.detail) from None
+    except Exception as error:
+        raise Stopped(f"the model cannot be run on {good.sum()} rows: {first_line(error)}") from None
+    classes = np.where(np.isfinite(probabilities).all(axis=1), probabilities.argmax(axis=1), -1).tolist()
+    columns: list[list[float | None]] = [
+        [value if i >= 0 else None for value, i in zip(column, classes, strict=True)] for column in probabilities.T.tolist()
+    ]
+    labels = [None if i < 0 else model.labels[i] for i in classes]
+    errors = [error or (None if i >= 0 else OUTPUT_NOT_FINITE) for error, i in zip(errors, classes, strict=True)]
+    return PredictionRows([row[:-width] for row in rows], labels, columns, errors)
+
+
+def convert_features(rows: Sequence[Row], names: Sequence[str]) -> tuple[Array, list[str | None]]:
+    """Returns float32 [rows, features], and the first error of each row. Valid values are those of CSV."""
+    errors: list[str | None] = [None] * len(rows)
+    values = np.zeros((len(rows), len(names)), np.float32)
+    for j, (name, column) in enumerate(zip(names, zip(*rows, strict=True), strict=True)):
+        if set(map(type, column)) <= NUMBERS:
+            with np.errstate(over="ignore"):
+                values[:, j] = np.array(column, np.float64)
+            invalid = {i: value_error(column[i]) for i in np.flatnonzero(~np.isfinite(values[:, j])).tolist()}
+        else:
+            reasons = [value_error(value) for value in column]
+            values[:, j] = [0.0 if reason else float(value) for value, reason in zip(column, reasons, strict=True)]
+            invalid = {i: reason for i, reason in enumerate(reasons) if reason}
+        for i, reason in invalid.items():
+            errors[i] = errors[i] or f"{name} {reason}"
+    return values, errors
+
+
+def value_error(value: Any) -> str | None:
+    """Returns the reason for which a value of the database is not a valid feature; None if it is valid."""
+    if value is None:
+        return NULL
+    if isinstance(value, str):
+        return number_error(value)
+    if type(value) not in NUMBERS:
+        return NOT_NUMBER
+    return None if is_float32(value) else NOT_FINITE

@@ -1,4 +1,4 @@
-"""The commands of edge alone, as the single file has them: without those of the server, with a model of its own."""
+"""Command line of edge without the server, used by the single file."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from iris_wsgi.settings import BadSetting, read_settings
 
 
 def main(arguments: Sequence[str] | None = None, model: Path | None = None) -> int:
-    """`model` is the folder of the model that answers where there is no bundle."""
+    """Runs a command and returns its exit status. `model` is the model folder for a device without a bundle."""
     parser = ArgumentParser(prog="iris-edge", description=EDGE)
     parser.add_argument("--version", action="version", version=f"iris_wsgi {__version__}")
     add_commands(parser)
@@ -25,6 +25,6 @@ def main(arguments: Sequence[str] | None = None, model: Path | None = None) -> i
 
 
 if __name__ == "__main__":
-    # The single file has advice of its own.
+    # The single file prints other advice.
     missing = why_missing(MODEL_PACKAGES)
     sys.exit(failure(missing, BAD_MODEL) if missing else main())

@@ -1,27 +1,114 @@
-"""Pattern edge AI: the routes that serve a bundle to devices and collect their reports."""
+"""Pattern edge AI: the server sends a bundle to browsers and devices, and collects their reports."""
 
+import re
 from pathlib import Path
 
-from iris_wsgi.patterns.edge import routes as edge_routes
-from iris_wsgi.patterns.edge.bundle_files import labels_of, read_bundle
-from iris_wsgi.patterns.edge.telemetry import Seen
+from iris_wsgi.errors import JSON
+from iris_wsgi.observability.log import Log
+from iris_wsgi.observability.metrics import Counter
+from iris_wsgi.patterns.edge.bundle_files import INDEX, StaticFile, bundle_labels, read_bundle
+from iris_wsgi.patterns.edge.telemetry import KEY, MAX_COUNT, MAX_COUNTS, ReportDeduplicator, decode_report
 from iris_wsgi.services import RoleContext
 from iris_wsgi.settings import BadSetting
-from iris_wsgi.wsgi.application import Route
+from iris_wsgi.wsgi import openapi
+from iris_wsgi.wsgi.application import NO_STORE, Handler, Request, Response, Route, RouteDoc
+from iris_wsgi.wsgi.conditional import NO_CACHE, names
+from iris_wsgi.wsgi.content_coding import negotiate
+from iris_wsgi.wsgi.ranges import requested_range
+
+Labels = tuple[str, ...]
+
+# Equals the <meta> element of the page, for static servers. Only the header can forbid frames.
+POLICY = (
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "worker-src 'self'; base-uri 'none'; form-action 'none'"
+)
+SECURITY = (
+    ("Content-Security-Policy", f"{POLICY}; frame-ancestors 'none'"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+)
+# The content at a URL with its digest never changes.
+FOREVER = ("Cache-Control", "public, max-age=31536000, immutable")
+VARY = ("Vary", "Accept-Encoding")
+
+digest_in = re.compile(r"(?:\A|&)sha256=([0-9a-f]{64})(?:&|\Z)").search
 
 
-def routes(parts: RoleContext) -> list[Route]:
-    """The bundle that the settings name. Raises BadSetting where it is required, and is damaged or of another model."""
-    settings = parts.settings
+def routes(context: RoleContext) -> list[Route]:
+    """Returns the routes of the bundle in IRIS_EDGE_DIR. Raises BadSetting if the bundle is required and unusable."""
+    settings = context.settings
     try:
         bundle = read_bundle(Path(settings.edge_dir))
-        labels = labels_of(bundle, parts.model, settings)
+        labels = bundle_labels(bundle, context.model, settings)
     except BadSetting as error:
         if settings.edge_required == "yes":
             raise
-        parts.log.event("warning", f"/edge/ is not served: {error}")
+        context.log.event("warning", f"/edge/ is not served: {error}")
         return []
-    reported = parts.registry.counter(
-        "edge_predictions_total", "Predictions that devices at the edge have reported, by label.", "label", labels
+    reported = context.registry.counter(
+        "edge_predictions_total", "Predictions reported by edge devices, by label.", "label", labels
     )
-    return edge_routes.routes(bundle, labels, reported, Seen(parts.registry.board.reports), parts.log)
+    receive = receiver(labels, reported, ReportDeduplicator(context.registry.board.reports), context.log)
+    return [
+        # A relative reference is valid with any URL prefix.
+        Route("GET", "/edge", lambda _: Response(b"", "text/plain", 308, (("Location", "edge/"),)),
+              RouteDoc("Redirects to the edge page", openapi.TEXT, "text/plain", (308,))),
+        file_route("/edge/", bundle[INDEX]),
+        *(file_route(f"/edge/{path}", file) for path, file in bundle.items()),
+        Route("POST", "/edge/telemetry", receive,
+              RouteDoc("Receives counts of predictions from edge devices", openapi.TEXT, "text/plain", (204,)),
+              report_schema(labels)),
+    ]  # fmt: skip
+
+
+def file_route(path: str, file: StaticFile) -> Route:
+    """Returns a route that never accesses the file system. The I/O loop handles it, because the file is in memory."""
+    schema = openapi.OBJECT if file.media == JSON else openapi.BYTES
+    summary = f"A file of the edge bundle: {path.removeprefix('/edge/') or 'its page'}"
+    return Route("GET", path, file_handler(file), RouteDoc(summary, schema, file.media, (200, 206, 304), (416,)))
+
+
+def file_handler(file: StaticFile) -> Handler:
+    plain_tag, gzip_tag = f'"{file.digest}"', f'"{file.digest}.gzip"'
+    vary = () if file.gzip is None else (VARY,)
+
+    def respond(request: Request) -> Response:
+        environ, body, tag = request.environ, file.content, plain_tag
+        named = digest_in(environ.get("QUERY_STRING", ""))
+        cache_control = FOREVER if named is not None and named[1] == file.digest else NO_CACHE
+        headers: tuple[tuple[str, str], ...] = (cache_control, *vary, ("Accept-Ranges", "bytes"), *SECURITY)
+        if file.gzip is not None and negotiate(environ.get("HTTP_ACCEPT_ENCODING")) == "gzip":
+            body, tag, headers = file.gzip, gzip_tag, (*headers, ("Content-Encoding", "gzip"))
+        headers = (*headers, ("ETag", tag))
+        if "HTTP_IF_NONE_MATCH" in environ and names(environ["HTTP_IF_NONE_MATCH"], tag):
+            return Response(b"", file.media, 304, headers)
+        # Range applies to GET only (RFC 9110, section 14.2).
+        part = requested_range(environ, len(body), tag) if request.method == "GET" else None
+        if part is None:
+            return Response(body, file.media, headers=headers)
+        content_range = ("Content-Range", f"bytes {part.start}-{part.stop - 1}/{len(body)}")
+        return Response(memoryview(body)[part], file.media, 206, (*headers, content_range))
+
+    return respond
+
+
+def receiver(labels: Labels, reported: Counter, deduplicator: ReportDeduplicator, log: Log) -> Handler:
+    def receive(request: Request) -> Response:
+        report = decode_report(request.body, labels)
+        if deduplicator.add(report.key):
+            for entry in report.counts:
+                reported.add((entry.label,), entry.number)
+            counts = [{"day": entry.day, "label": entry.label, "count": entry.number} for entry in report.counts]
+            log.event("info", "predictions at the edge", counts=counts)
+        return Response(b"", status=204, headers=(NO_STORE,))
+
+    return receive
+
+
+def report_schema(labels: Labels) -> openapi.Schema:
+    count: openapi.Schema = {"type": "integer", "minimum": 1, "maximum": MAX_COUNT}
+    day: openapi.Schema = {"type": "string", "format": "date"}
+    label: openapi.Schema = {"type": "string", "enum": list(labels)}
+    counts = openapi.listed(openapi.closed(day=day, label=label, count=count), 1, MAX_COUNTS)
+    return openapi.closed(key={"type": "string", "pattern": f"^{KEY}$"}, counts=counts)

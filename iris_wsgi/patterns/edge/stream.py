@@ -1,10 +1,15 @@
-"""Rows as they come, a line in and a line out, in CSV or in JSON lines."""
+"""Predictions on a device: of one row, and of a stream of CSV or JSON Lines, line by line."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from io import BufferedIOBase
 from typing import NamedTuple
 
-from iris_wsgi.model.session import Model
+import numpy as np
+
+from iris_wsgi.codec.rows import best, finite
+from iris_wsgi.errors import BadModel, Problem
+from iris_wsgi.model.session import Model, first_line
+from iris_wsgi.settings import BadSetting
 from iris_wsgi.storage.files import StdStream
 from iris_wsgi.tabular.columns import BLANK, SEPARATORS, csv_columns, feature_names, split_record
 from iris_wsgi.tabular.csv_reader import CsvReader, number_error
@@ -13,14 +18,12 @@ from iris_wsgi.tabular.record_splitter import BOM, CARRIAGE_RETURN, RECORD_BYTES
 from iris_wsgi.tabular.scorer import Scorer
 from iris_wsgi.tabular.writers import CsvWriter, JsonWriter
 
-COMMA = ","
-# What is read at once where there is more than a line.
-PIECE_BYTES = 8192
-LOST = "got no answer, which is a defect of this program"
+READ_BYTES = 8192
+LOST = "got no prediction, which is a defect of this program"
 
 
-class Wanted(NamedTuple):
-    """The columns of the features and those that answers repeat, as they are called; without a header by numbers from 1."""
+class StreamOptions(NamedTuple):
+    """Columns of the features, columns to copy to the output, whether CSV has a header, and its delimiter."""
 
     features: tuple[str, ...]
     keep: tuple[str, ...]
@@ -28,62 +31,80 @@ class Wanted(NamedTuple):
     delimiter: str = ""
 
 
-def stream(model: Model, wanted: Wanted, source: BufferedIOBase, target: StdStream, tell: Callable[[BadRow], None]) -> int:
-    """Answers each row before it waits for the next one; how many were bad. Raises BadSetting for columns that are not there."""
-    scorer, bad, lines = None, 0, LineReader(source)
-    for number, line in numbered_lines(lines):
+def predict_row(model: Model, texts: Sequence[str]) -> tuple[str, list[float]]:
+    """Returns the label and the probabilities. Raises BadSetting for an invalid row, and BadModel if the model fails."""
+    names = [feature.name for feature in model.features]
+    if len(texts) != model.width:
+        raise BadSetting(f"{len(texts)} numbers are given, and the model takes {model.width}: {', '.join(names)}")
+    for name, text in zip(names, texts, strict=True):
+        if (error := number_error(text)) is not None:
+            raise BadSetting(f"{name} {error}")
+    try:
+        (probabilities,) = finite(model.predict(np.array([[float(text) for text in texts]], np.float32)))
+    except Problem as problem:
+        raise BadModel(problem.detail) from None
+    except Exception as error:
+        raise BadModel(f"the model fails on this row: {first_line(error)}") from None
+    return model.labels[best(probabilities)], probabilities
+
+
+def predict_stream(
+    model: Model, options: StreamOptions, source: BufferedIOBase, target: StdStream, report: Callable[[BadRow], None]
+) -> int:
+    """Answers each row before it waits for the next, and returns the number of bad rows. Raises BadSetting."""
+    scorer, count, lines = None, 0, LineReader(source)
+    for number, line in lines.numbered():
+        bad_rows = []
         if line is None:
-            faults = [BadRow(number, "", TOO_LONG)]
-        elif not line.strip() or (scorer is None and not line.strip(BLANK + SEPARATORS.encode())):
-            continue
-        elif scorer is None:
-            scorer, is_row = prepared(model, wanted, line, lines.exchanges)
-            target.write(scorer.writer.start)
-            faults = answer(scorer, line, number, target) if is_row else []
-        else:
-            faults = answer(scorer, line, number, target)
-        for fault in faults:
-            tell(fault)
-        bad += len(faults)
-    return bad
+            bad_rows = [BadRow(number, "", TOO_LONG)]
+        elif line.strip() and (scorer is not None or line.strip(BLANK + SEPARATORS.encode())):
+            is_row = True
+            if scorer is None:
+                scorer, is_row = make_scorer(model, options, line, lines.swaps)
+                target.write(scorer.writer.start)
+            bad_rows = score_line(scorer, line, number, target) if is_row else []
+        for bad_row in bad_rows:
+            report(bad_row)
+        count += len(bad_rows)
+    return count
 
 
-def answer(scorer: Scorer, line: bytes, number: int, target: StdStream) -> list[BadRow]:
-    outcome = scorer.score(line, number)
-    target.write(outcome.data)
-    # A row is answered or reported, whatever happens.
-    return outcome.bad_rows if outcome.bad_rows or sum(outcome.labels.values()) == 1 else [BadRow(number, "", LOST)]
+def score_line(scorer: Scorer, line: bytes, number: int, target: StdStream) -> list[BadRow]:
+    scored = scorer.score(line, number)
+    target.write(scored.data)
+    # Every row is answered or reported.
+    return scored.bad_rows if scored.bad_rows or sum(scored.labels.values()) == 1 else [BadRow(number, "", LOST)]
 
 
-def prepared(model: Model, wanted: Wanted, first: bytes, swapped: bool) -> tuple[Scorer, bool]:
-    """What the first line that is not empty asks for, and whether it is a row itself and not the names of the columns."""
+def make_scorer(model: Model, options: StreamOptions, first: bytes, swapped: bool) -> tuple[Scorer, bool]:
+    """Derives the format from the first line. Returns the scorer, and whether this line is a row and not a header."""
     start = first.lstrip()[:1]
     if start in (b"{", b"["):
-        # In a list features are where they are, and not under their names.
-        places = tuple(str(i + 1) for i in range(model.width)) if start == b"[" else ()
-        features = feature_names(model, wanted.features or places)
-        return Scorer(model, JsonReader(features, wanted.keep), JsonWriter(model, wanted.keep, False)), True
-    # Nobody calls all columns by numbers.
+        # Features in a list have positions in place of names.
+        positions = tuple(str(i + 1) for i in range(model.width)) if start == b"[" else ()
+        features = feature_names(model, options.features or positions)
+        return Scorer(model, JsonReader(features, options.keep), JsonWriter(model, options.keep, False)), True
     text = first.decode("utf-8", "replace")
-    delimiter = wanted.delimiter or next((one for one in SEPARATORS if len(split_record(text, one)) > 1), COMMA)
-    header = wanted.header and any(map(number_error, split_record(text, delimiter)))
-    reader = CsvReader(csv_columns(model, first, delimiter, header, wanted.features, wanted.keep), delimiter, swapped)
-    return Scorer(model, reader, CsvWriter(model, wanted.keep, False, COMMA)), not header
+    delimiter = options.delimiter or next((one for one in SEPARATORS if len(split_record(text, one)) > 1), ",")
+    # A line of numbers only is not a header.
+    header = options.header and any(map(number_error, split_record(text, delimiter)))
+    reader = CsvReader(csv_columns(model, first, delimiter, header, options.features, options.keep), delimiter, swapped)
+    return Scorer(model, reader, CsvWriter(model, options.keep, False, ",")), not header
 
 
 class LineReader:
-    """Lines of a stream as soon as they are there; all end as the first one does, in a line feed or a carriage return."""
+    """Reader that returns lines as soon as they arrive. All lines end like the first: in a line feed or a carriage return."""
 
     def __init__(self, source: BufferedIOBase) -> None:
         self.source, self.buffer, self.end = source, b"", b""
 
     @property
-    def exchanges(self) -> bool:
-        """Whether line feeds and carriage returns are swapped in what readline() returns."""
+    def swaps(self) -> bool:
+        """Whether readline() exchanges line feeds and carriage returns."""
         return self.end == CARRIAGE_RETURN
 
     def readline(self, limit: int) -> bytes:
-        """Returns a line with its end, or `limit` bytes of a longer one, or what there is before the end of the stream."""
+        """Returns a line with its end, or `limit` bytes of a longer line, or the last bytes of the stream."""
         searched = 0
         while True:
             self.end = self.end or line_end(self.buffer, whole=False) or b""
@@ -92,25 +113,24 @@ class LineReader:
             searched = len(self.buffer)
             if searched >= limit:
                 return self.take(limit)
-            if not (data := self.source.read1(PIECE_BYTES)):
+            if not (data := self.source.read1(READ_BYTES)):
                 self.end = self.end or line_end(self.buffer, whole=True) or b""
                 return self.take(self.buffer.find(self.end) + 1 or searched)
             self.buffer += data
 
     def take(self, count: int) -> bytes:
         line, self.buffer = self.buffer[:count], self.buffer[count:]
-        return line.translate(SWAPPED) if self.exchanges else line
+        return line.translate(SWAPPED) if self.swaps else line
 
-
-def numbered_lines(source: LineReader) -> Iterator[tuple[int, bytes | None]]:
-    """Each line with its number from 1, as soon as it is there; None in place of one that is too long to be a row."""
-    number = 0
-    while line := source.readline(RECORD_BYTES + 1):
-        number += 1
-        if number == 1:
-            line = line.removeprefix(BOM)
-        whole = len(line) <= RECORD_BYTES or line.endswith(b"\n")
-        yield number, line if whole else None
-        while not whole:
-            rest = source.readline(RECORD_BYTES)
-            whole = not rest or rest.endswith(b"\n")
+    def numbered(self) -> Iterator[tuple[int, bytes | None]]:
+        """Yields each line with its number, from 1; None in place of a line that is too long."""
+        number = 0
+        while line := self.readline(RECORD_BYTES + 1):
+            number += 1
+            if number == 1:
+                line = line.removeprefix(BOM)
+            whole = len(line) <= RECORD_BYTES or line.endswith(b"\n")
+            yield number, line if whole else None
+            while not whole:
+                rest = self.readline(RECORD_BYTES)
+                whole = not rest or rest.endswith(b"\n")

@@ -170,11 +170,11 @@ def test_a_kept_column_that_the_output_has_already_is_refused(file, tmp_path, na
 def test_another_delimiter_is_recognized_by_a_header_without_commas_or_named(file, tmp_path, delimiter):
     text = rows_text().replace(",", delimiter)
     told = batch(file("\n" + delimiter * 4 + "\n" + text), tmp_path / "one.csv", "--keep", "id").stderr.decode()
-    assert f"are delimited by {delimiter!r}" in told
+    assert f"the separator of the columns of IN is {delimiter!r}" in told
     batch(file(text.replace("k0", '"k,0"'), "two.csv"), tmp_path / "out2.csv", "--keep", "id", "--delimiter", delimiter)
     bare = text.partition("\n")[2].replace(f"k0{delimiter}", "").replace(f"k1{delimiter}", "").replace(f"k2{delimiter}", "")
     told = batch(file(bare, "bare.csv"), tmp_path / "three.csv", "--no-header", status=BAD_ARGUMENTS).stderr.decode()
-    assert "name what is between its columns by --delimiter" in told
+    assert "set the separator of its columns by --delimiter" in told
     batch(tmp_path / "bare.csv", tmp_path / "three.csv", "--no-header", "--delimiter", "tab" if delimiter == "\t" else delimiter)
     for name in ("one", "out2", "three"):
         same_answers(read_csv(tmp_path / f"{name}.csv"), ROWS)
@@ -243,7 +243,7 @@ sys.exit(main())
 def test_a_row_that_is_neither_answered_nor_told_ends_the_run_with_a_status_of_its_own(file, tmp_path):
     words = ["batch", "--model-dir", MODEL, file(rows_text()), tmp_path / "out.csv", "--keep", "id"]
     told = subprocess.run([sys.executable, "-c", LOSSY, *words], capture_output=True, text=True)
-    assert told.returncode == MISCOUNTED and "3 rows from line 2 on became 2 answers and 0 bad rows" in told.stderr
+    assert told.returncode == MISCOUNTED and "3 rows from line 2 gave 2 predictions and 0 bad rows" in told.stderr
     assert not (tmp_path / "out.csv").exists() and record_of(tmp_path / "out.csv")["status"] == "failed"
 
 
@@ -254,7 +254,7 @@ def test_a_record_whose_counts_do_not_add_up_ends_the_run_with_that_status(file,
     told["rows"]["bad"] = 0
     (tmp_path / "out.csv.run.json").write_text(json.dumps(told))
     told = batch(source, tmp_path / "out.csv", status=MISCOUNTED).stderr.decode()
-    assert "4 rows were read, 3 were answered, 0 were bad" in told and not (tmp_path / "out.csv").exists()
+    assert "4 rows were read, 3 were predicted, 0 were bad" in told and not (tmp_path / "out.csv").exists()
 
 
 def test_columns_are_found_by_name_in_any_order_among_others(file, tmp_path):
@@ -383,7 +383,7 @@ def test_a_bad_row_is_told_with_its_line_column_and_reason_and_harms_no_other(fi
     told = batch(file("\n".join(lines)), tmp_path / "out.csv", "--keep", "id")
     assert [(row["line"], row["column"], row["reason"]) for row in read_csv(tmp_path / "out.csv.errors.csv")] == wanted
     same_answers(read_csv(tmp_path / "out.csv"), [ROWS[0]] * len(BAD_LINES))
-    assert f"{len(BAD_LINES)} bad, told in {tmp_path}/out.csv.errors.csv".encode() in told.stderr
+    assert f"{len(BAD_LINES)} bad, listed in {tmp_path}/out.csv.errors.csv".encode() in told.stderr
     assert record_of(tmp_path / "out.csv")["rows"] == {"ok": len(BAD_LINES), "bad": len(BAD_LINES)}
 
 
@@ -497,7 +497,7 @@ def test_places_that_do_not_do_are_told(file, tmp_path):
         ((source, source), "the same file"),
         ((tmp_path / "none.csv", tmp_path / "out.csv"), "cannot be read: No such file"),
         ((source, tmp_path / "none/out.csv"), "cannot be written: No such file"),
-        ((source,), "wants IN and OUT"),
+        ((source,), "needs IN and OUT"),
         (("-", tmp_path / "out.csv"), "the format of IN"),
         ((source, tmp_path / "out.parquet.gz"), "cannot be Parquet under gzip"),
         ((source, "-", "--out-format", "parquet"), "cannot be Parquet on a standard stream"),
@@ -550,7 +550,7 @@ def test_an_output_of_another_run_is_written_over_only_by_force(file, tmp_path, 
     else:
         arguments = (*names, "--model-dir", slow_model)
     told = batch(source, tmp_path / "out.csv", *arguments, status=BAD_ARGUMENTS)
-    assert f"its {what} differ; --force begins anew".encode() in told.stderr
+    assert f"its {what} differ; --force starts again".encode() in told.stderr
     assert (tmp_path / "out.csv").read_bytes() == before
     batch(source, tmp_path / "out.csv", *arguments, "--force")
     assert (tmp_path / "out.csv").read_bytes() != before
@@ -611,7 +611,7 @@ def test_the_target_of_a_link_is_what_is_written(file, tmp_path, there):
     link.symlink_to("elsewhere/real.csv")
     if there:
         target.write_text("somebody's work")
-        assert b"--force writes over it" in batch(file(rows_text()), link, status=BAD_ARGUMENTS).stderr
+        assert b"--force overwrites it" in batch(file(rows_text()), link, status=BAD_ARGUMENTS).stderr
     batch(file(rows_text()), link, *(("--force",) if there else ()))
     assert link.is_symlink() and not target.is_symlink()
     same_answers(read_csv(target), ROWS)
@@ -790,7 +790,11 @@ def test_interrupted_it_notes_how_far_it_came_and_goes_on(large, tmp_path, numbe
     wait_until(lambda: checkpoint(out) > 1, "it has begun")
     process.send_signal(number)
     told = process.communicate()[1].decode()
-    assert process.returncode == INTERRUPTED and f"stopped: {number.name}, after" in told and "the same command goes on" in told
+    assert (
+        process.returncode == INTERRUPTED
+        and f"stopped: {number.name}, after" in told
+        and "the same command resumes the run" in told
+    )
     assert told.count("\n") == 1
     assert record_of(out)["status"] == "interrupted" and not out.exists()
     run(large / "in.csv", out)
@@ -838,7 +842,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(large, t
 
     told = subprocess.run(line, capture_output=True, text=True, preexec_fn=little_room)
     assert told.returncode == STOPPED and told.stderr.count("\n") == 1
-    assert os.strerror(errno.EFBIG) in told.stderr and "the same command goes on" in told.stderr
+    assert os.strerror(errno.EFBIG) in told.stderr and "the same command resumes the run" in told.stderr
     assert checkpoint(out) > 0
     run(large / source, out)
     same_run(out, large / target)
@@ -850,7 +854,9 @@ def test_a_reader_that_goes_away_stops_it_with_one_line(large_input):
     process.stdout.read(1000)
     process.stdout.close()
     told = process.stderr.read().decode()
-    assert process.wait() == STOPPED and told.splitlines()[-1].startswith("iris_wsgi: stopped: nobody reads the output")
+    assert process.wait() == STOPPED and told.splitlines()[-1].startswith(
+        "iris_wsgi: stopped: the reader of the output closed it"
+    )
     process.stderr.close()
 
 
@@ -877,7 +883,7 @@ def test_an_output_that_somebody_cut_off_is_not_gone_on_with(large_input, tmp_pa
     process.communicate()
     os.truncate(tmp_path / "out.csv.partial", 100)
     told = batch(large_input / "in.csv", out, "--keep", "id", status=BAD_ARGUMENTS)
-    assert b"was cut off; --force begins anew" in told.stderr
+    assert b"was truncated; --force starts again" in told.stderr
 
 
 # What people see meanwhile.
@@ -980,11 +986,11 @@ def test_a_row_on_which_the_model_fails_is_left_out_alone():
 
 def test_a_defect_is_told_with_its_place_and_not_as_a_killed_process():
     from iris_wsgi.errors import Stopped
-    from iris_wsgi.patterns.batch.setup import answerer
+    from iris_wsgi.patterns.batch.file_run import chunk_scorer
 
     class Defective:
         def score(self, data, line):
             raise ZeroDivisionError("no rows")
 
     with pytest.raises(Stopped, match=r"a defect at the rows from line 7 on: ZeroDivisionError\('no rows'\)"):
-        answerer(Defective(), bytes)(b"1,2", 7)
+        chunk_scorer(Defective(), bytes)(b"1,2", 7)

@@ -25,13 +25,10 @@ from iris_wsgi.cli.main import main
 from iris_wsgi.errors import Stopped
 from iris_wsgi.model.golden import seal
 from iris_wsgi.model.session import Model, load_model
-from iris_wsgi.patterns.batch.database import Name, name_of
-from iris_wsgi.patterns.batch.exit_status import Wish
-from iris_wsgi.patterns.batch.options import MaxBad, TableOptions
-from iris_wsgi.patterns.batch.sql import PREDICTION
-from iris_wsgi.patterns.batch.table_plan import opened, planned
-from iris_wsgi.patterns.batch.table_rows import answers
-from iris_wsgi.patterns.batch.table_run import TableRun
+from iris_wsgi.patterns.batch.database import PREDICTION
+from iris_wsgi.patterns.batch.exit_status import StopSignal
+from iris_wsgi.patterns.batch.options import MaxBad, TableName, TableOptions, parse_table_name
+from iris_wsgi.patterns.batch.table_run import TableRun, open_database, plan_run, predict_rows
 from iris_wsgi.settings import BadSetting
 
 TIMEOUT_SECONDS = 60
@@ -335,9 +332,11 @@ def test_what_is_no_name_of_a_table_is_told(batch, text):
 
 
 def test_names_are_taken_apart_as_they_are_written():
-    assert name_of("a b") == Name(None, "a b") and name_of("S.t") == Name("S", "t")
+    assert parse_table_name("a b") == TableName(None, "a b") and parse_table_name("S.t") == TableName("S", "t")
     assert (
-        name_of('"a.b"') == Name(None, "a.b") and name_of('"x""y".z') == Name('x"y', "z") and name_of('s."."') == Name("s", ".")
+        parse_table_name('"a.b"') == TableName(None, "a.b")
+        and parse_table_name('"x""y".z') == TableName('x"y', "z")
+        and parse_table_name('s."."') == TableName("s", ".")
     )
 
 
@@ -347,7 +346,7 @@ def test_names_are_taken_apart_as_they_are_written():
 @pytest.mark.parametrize(
     ("made", "arguments", "told"),
     [
-        (None, [], "there is no table items; names are taken exactly as they are written"),
+        (None, [], "the table items does not exist; upper and lower case of names count"),
         (
             ITEMS,
             ["--features", "id,sepal_width,petal_length,nope"],
@@ -355,8 +354,8 @@ def test_names_are_taken_apart_as_they_are_written():
         ),
         (ITEMS, ["--features", "id"], "--features names 1 columns; the model takes 4"),
         (ITEMS, ["--key", "nope"], r"\S+items has no column 'nope'; .*"),
-        (ITEMS, ["--key", "sepal_width"], r"sepal_width is no key of \S+items: it wants a unique index .*"),
-        (ITEMS, ["--key", "id,sepal_width"], r"id, sepal_width is no key of \S+items: .*"),
+        (ITEMS, ["--key", "sepal_width"], r"sepal_width is not a key of \S+items: it needs a unique index .*"),
+        (ITEMS, ["--key", "id,sepal_width"], r"id, sepal_width is not a key of \S+items: .*"),
         (ITEMS.replace(" PRIMARY KEY", ""), [], r"\S+items has no primary key; name a unique key by --key"),
         ("CREATE VIEW items AS SELECT 1 AS id", ["--key", "id", "--features", "id"], "--features names 1 .*"),
         (ITEMS, ["--chunk", "0"], "--chunk='0' must be a whole number from 1 to 1000000"),
@@ -391,7 +390,7 @@ def test_flags_of_tables_want_a_table(capsys):
         assert main(["batch", "in.csv", "out.csv", *flags]) == 2
         assert capsys.readouterr().err.endswith(" is for --table\n")
     assert main(["batch", "--table", "items"]) == 2
-    assert "--table wants --database or IRIS_DATABASE_URL" in capsys.readouterr().err
+    assert "--table needs --database or IRIS_DATABASE_URL" in capsys.readouterr().err
 
 
 def test_rows_without_a_key_are_refused(place, batch):
@@ -416,7 +415,7 @@ def test_tables_beside_that_are_something_else_are_left_alone(place, batch, tmp_
     place.fill(3)
     place.execute("CREATE TABLE items_prediction (id integer PRIMARY KEY, mine text)")
     status, told = batch()
-    assert status == 2 and "items_prediction is there and has no column 'label'" in told
+    assert status == 2 and "items_prediction exists and has no column 'label'" in told
     place.execute("DROP TABLE items_prediction")
     assert batch()[0] == 0
     labels = '{"0": "setosa", "1": "versicolor", "2": "other"}'
@@ -494,7 +493,7 @@ def test_sigterm_ends_a_run_after_its_chunk_and_the_same_command_goes_on(place, 
         os.kill(run.pid, signal.SIGTERM)
         status, told = run.wait()
     assert status == 4
-    assert re.fullmatch(r"iris_wsgi: stopped: SIGTERM, after \d+ rows: .*; the same command goes on\n", told)
+    assert re.fullmatch(r"iris_wsgi: stopped: SIGTERM, after \d+ rows: .*; the same command resumes the run\n", told)
     assert place.runs()[0]["status"] == "interrupted" and 0 < len(place.predictions()) < 4000 and place.inconsistencies() == []
     assert batch()[0] == 0 and len(place.predictions()) == 4000 and place.inconsistencies() == []
 
@@ -517,9 +516,9 @@ def test_rows_that_come_and_go_during_a_run_are_no_trouble(place, batch, run_sta
 
 def runs(place: ScoringDatabase, model: Model, chunk: int = 100) -> TableRun:
     """A run on a connection of its own, which has not begun."""
-    options = TableOptions(Name(None, "items"), (), (), False, chunk, MaxBad(), True)
-    database = opened(place.url, TIMEOUT_SECONDS)
-    return TableRun(database, planned(database, options, model), options, model)
+    options = TableOptions(TableName(None, "items"), (), (), False, chunk, MaxBad(), True)
+    database = open_database(place.url, TIMEOUT_SECONDS)
+    return TableRun(database, plan_run(database, options, model), options, model)
 
 
 def stand_in(model: Model, predict: Callable) -> object:
@@ -532,7 +531,7 @@ def test_a_page_is_found_by_its_key_and_reads_no_more_of_the_predictions(place, 
     place.fill(5000)
     run = runs(place, model)
     with closing(run.database):
-        assert run.go(print, Wish()) == 0
+        assert run.execute(print, StopSignal()) == 0
         for first, last, redo in ((None, 297, False), (12000, 12297, True), (14700, None, False)):
             bounds = tuple(one for one in (first, last) if one is not None)
             values = (*bounds, *bounds, *((model.digest,) if redo else ()), 100)
@@ -558,9 +557,9 @@ def test_a_lock_that_another_keeps_ends_the_run_in_one_line_and_it_goes_on_later
         cursor = other.cursor()
         cursor.execute("UPDATE items SET sepal_length = 1 WHERE id = 9")
         said: list[str] = []
-        assert run.go(said.append, Wish()) == 5 and len(said) == 1
+        assert run.execute(said.append, StopSignal()) == 5 and len(said) == 1
         reason = "is locked by another process" if place.is_sqlite else "canceling statement due to lock timeout"
-        assert re.fullmatch(rf"stopped: the .* {reason}, after \d+ rows: .*; the same command goes on", said[0])
+        assert re.fullmatch(rf"stopped: the .* {reason}, after \d+ rows: .*; the same command resumes the run", said[0])
         other.rollback()
     assert batch()[0] == 0 and place.inconsistencies() == [] and len(place.predictions()) == 50
 
@@ -586,7 +585,7 @@ def test_a_model_that_cannot_be_run_ends_the_run_in_one_line(place, model):
     with closing(run.database):
         run.model = stand_in(model, lambda rows: 1 / 0)
         said: list[str] = []
-        assert run.go(said.append, Wish()) == 5 and "the model cannot be run on 49 rows" in said[0]
+        assert run.execute(said.append, StopSignal()) == 5 and "the model cannot be run on 49 rows" in said[0]
     assert place.runs()[0]["status"] == "interrupted" and place.predictions() == []
 
 
@@ -608,7 +607,7 @@ def test_a_row_that_gets_no_prediction_ends_the_run_with_a_status_of_its_own(pla
     run.statements.claim = lambda *words: claim(*words).replace(" WHERE ", " WHERE s.id > (SELECT min(id) FROM items) AND ", 1)
     said: list[str] = []
     with closing(run.database):
-        assert run.go(said.append, Wish()) == 6 and "has no prediction after every page" in said[0]
+        assert run.execute(said.append, StopSignal()) == 6 and "has no prediction after every page" in said[0]
     assert place.runs()[0]["status"] == "failed" and len(place.predictions()) == 19
 
 
@@ -625,7 +624,7 @@ def test_rows_that_come_behind_the_walk_are_done_before_the_run_ends(place, mode
 
     run.missing = missing_later
     with closing(run.database):
-        assert run.go(print, Wish()) == 0
+        assert run.execute(print, StopSignal()) == 0
     assert len(place.predictions()) == 21
 
 
@@ -640,7 +639,7 @@ def test_an_answer_that_is_not_finite_makes_a_bad_row(place, model):
 
     run.model = stand_in(model, predict)
     with closing(run.database):
-        assert run.go(print, Wish()) == 0
+        assert run.execute(print, StopSignal()) == 0
     told = place.predictions()
     assert [row[-1] for row in told] == [None, None, "the model gives a value that is not a finite number", None, None]
     assert told[2][1:5] == (None,) * 4 and place.inconsistencies() == []
@@ -658,7 +657,7 @@ def test_rows_that_another_did_between_the_look_and_the_lock_are_neither_written
             late.start()
             while not postgres.execute(WAITING):
                 assert late.is_alive()
-            new = answers(model, FEATURES, rows)
+            new = predict_rows(model, FEATURES, rows)
             target = one.statements.table(PREDICTION)
             written = one.database.write(target, one.plan.key, model.labels, new, model.digest, one.id, False)
         late.join(TIMEOUT_SECONDS)
@@ -711,7 +710,7 @@ def test_keys_of_every_type_are_kept_as_they_are(postgres, kind, model):
     postgres.execute(f"INSERT INTO items VALUES {values}")
     run = runs(postgres, model, chunk=1)
     with closing(run.database):
-        assert run.go(print, Wish()) == 0 and run.ok == len(KEYS[kind])
+        assert run.execute(print, StopSignal()) == 0 and run.ok == len(KEYS[kind])
     same = "SELECT count(*) FROM items s JOIN items_prediction p USING (id) WHERE s.id::text = p.id::text"
     assert postgres.execute(same) == [(len(KEYS[kind]),)]
     types = "SELECT count(DISTINCT (atttypid, atttypmod, attcollation)) FROM pg_attribute WHERE attname = 'id'"
@@ -728,12 +727,12 @@ def test_a_role_with_ways_of_its_own_makes_no_difference(postgres, model, postgr
         postgres.execute(f"ALTER ROLE odd SET {name} = {value}")
     run = runs(postgres, model)
     with closing(run.database):
-        run.go(print, Wish())
+        run.execute(print, StopSignal())
     wanted = postgres.predictions()
     postgres.drop_results()
     run = runs(ScoringDatabase(postgres_server.url.replace("postgres@", "odd@")), model)
     with closing(run.database):
-        assert run.go(print, Wish()) == 0
+        assert run.execute(print, StopSignal()) == 0
     assert postgres.predictions() == wanted
 
 
@@ -745,7 +744,7 @@ def test_what_a_role_may_not_do_is_a_wrong_argument(postgres, postgres_server, c
     postgres.execute("GRANT SELECT ON items TO poor")
     command = ["batch", "--table", "items", "--model-dir", str(MODEL)]
     assert main([*command, "--database", postgres_server.url.replace("postgres@", "poor@")]) == 2
-    assert re.fullmatch(r"iris_wsgi: the PostgreSQL at \S+ does not do its work: permission denied .*\n", capsys.readouterr().err)
+    assert re.fullmatch(r"iris_wsgi: the PostgreSQL at \S+ failed: permission denied .*\n", capsys.readouterr().err)
     assert not postgres.has_table("items_prediction")
 
 
@@ -766,7 +765,7 @@ def test_partitions_schemas_and_tables_that_others_inherit_from(postgres, model,
     postgres.execute("CREATE TABLE heir () INHERITS (items)")
     capsys.readouterr()
     assert main([*command, "items"]) == 2
-    assert "id is no key of public.items" in capsys.readouterr().err
+    assert "id is not a key of public.items" in capsys.readouterr().err
 
 
 def test_names_that_would_be_cut_off_are_refused(postgres, capsys):
@@ -787,16 +786,18 @@ def test_a_database_that_goes_away_ends_the_run_in_one_line_and_it_goes_on_later
             postgres_server.stop()
             status, told = run.wait()
         assert status == 5
-        assert re.fullmatch(r"iris_wsgi: stopped: the PostgreSQL at \S+ does not .*; the same command goes on\n", told), told
+        assert re.fullmatch(r"iris_wsgi: stopped: the PostgreSQL at \S+ failed: .*; the same command resumes the run\n", told), (
+            told
+        )
         with run_starter.run(postgres) as again:
             status, told = again.wait()
-        assert status == 5 and re.fullmatch(r"iris_wsgi: stopped: the PostgreSQL at \S+ does not .*\n", told), told
+        assert status == 5 and re.fullmatch(r"iris_wsgi: stopped: the PostgreSQL at \S+ failed: .*\n", told), told
     finally:
         postgres_server.start()
     assert 0 < len(postgres.predictions()) < 4000 and postgres.inconsistencies() == []
     again = runs(postgres, model, chunk=5000)
     with closing(again.database):
-        assert again.go(print, Wish()) == 0
+        assert again.execute(print, StopSignal()) == 0
     assert len(postgres.predictions()) == 4000 and postgres.inconsistencies() == []
 
 
@@ -808,10 +809,10 @@ def test_a_database_that_hangs_is_given_up(postgres, model):
     run.database.seconds = 0.2
     said: list[str] = []
     try:
-        assert run.go(said.append, Wish()) == 5
+        assert run.execute(said.append, StopSignal()) == 5
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert len(said) == 1 and "does not do its work: no answer within 0.2 s, after 0 rows" in said[0]
+    assert len(said) == 1 and "failed: no response within 0.2 s, after 0 rows" in said[0]
     run.database.close()
 
 
@@ -857,7 +858,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_later(sqlite, model
     assert 0 < len(sqlite.predictions()) < 5000 and sqlite.inconsistencies() == []
     again = runs(sqlite, model)
     with closing(again.database):
-        assert again.go(print, Wish()) == 0
+        assert again.execute(print, StopSignal()) == 0
     assert len(sqlite.predictions()) == 5000 and sqlite.inconsistencies() == []
 
 
@@ -868,10 +869,10 @@ def test_keys_of_sqlite_are_of_any_type_in_one_column(sqlite, model):
         constraint = "NOT NULL UNIQUE" if kind == "INTEGER" else "PRIMARY KEY NOT NULL"
         sqlite.execute(f"CREATE TABLE items (id {kind} {constraint}, {columns}){more}")
         sqlite.execute("INSERT OR IGNORE INTO items (id) VALUES (?)", rows=[(key,) for key in keys])
-        options = TableOptions(Name(None, "items"), ("id",), (), False, 3, MaxBad(), True)
-        with closing(opened(sqlite.url)) as database:
-            run = TableRun(database, planned(database, options, model), options, model)
-            assert run.go(print, Wish()) == 0
+        options = TableOptions(TableName(None, "items"), ("id",), (), False, 3, MaxBad(), True)
+        with closing(open_database(sqlite.url)) as database:
+            run = TableRun(database, plan_run(database, options, model), options, model)
+            assert run.execute(print, StopSignal()) == 0
         same = "SELECT typeof(id), id FROM items{} ORDER BY id"
         assert sqlite.execute(same.format("")) == sqlite.execute(same.format("_prediction"))
         assert len(sqlite.predictions()) >= len(keys) - 1
@@ -927,8 +928,8 @@ def test_columns_that_are_computed_are_features_like_others(place, batch, model)
 
 
 def test_a_url_that_is_bad_later_is_told_without_its_secret():
-    with pytest.raises(BadSetting, match="none that PostgreSQL understands") as told:
-        opened("postgresql://user:secret@h/db?nope=1")
+    with pytest.raises(BadSetting, match="not valid for PostgreSQL") as told:
+        open_database("postgresql://user:secret@h/db?nope=1")
     assert "secret" not in str(told.value)
-    with pytest.raises(Stopped, match="does not do its work"):
-        opened("postgresql://user:secret@/db?host=/nowhere")
+    with pytest.raises(Stopped, match="failed: "):
+        open_database("postgresql://user:secret@/db?host=/nowhere")

@@ -26,7 +26,7 @@ import iris_wsgi
 from iris_wsgi.errors import BadModel
 from iris_wsgi.model.golden import seal
 from iris_wsgi.model.session import load_model
-from iris_wsgi.patterns.edge.manifest import parse_manifest
+from iris_wsgi.patterns.edge.bundle import parse_manifest
 
 sys.path.insert(0, str(ROOT / "bin/edge.d"))
 import bundle
@@ -178,7 +178,7 @@ def test_a_folder_that_is_no_bundle_is_left_as_it_is(tmp_path):
 def test_a_bundle_as_it_is_written_is_one_that_a_device_reads(tmp_path):
     content = (build_bundle(tmp_path / "edge", MODEL) / "manifest.json").read_bytes()
     manifest = parse_manifest(content, "here")
-    assert manifest.of_model and manifest.minimum["onnxruntime"] == bundle.MIN_ONNXRUNTIME
+    assert manifest.model_files and manifest.minimum["onnxruntime"] == bundle.MIN_ONNXRUNTIME
 
 
 # The registry

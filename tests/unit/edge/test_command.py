@@ -17,7 +17,7 @@ from project import MODEL, ROOT
 from iris_wsgi.cli.main import main
 from iris_wsgi.model.golden import seal
 from iris_wsgi.model.session import load_model
-from iris_wsgi.patterns.edge.predict import answer
+from iris_wsgi.patterns.edge.stream import predict_row
 
 FIXED = {"setosa": "5.1 3.5 1.4 0.2", "versicolor": "6.7 3.1 4.7 1.5", "virginica": "7.2 3.6 6.1 2.5"}
 HEADER = "sepal_length,sepal_width,petal_length,petal_width"
@@ -127,7 +127,7 @@ def test_a_row_on_which_the_model_fails_is_told_in_one_line(edge, tmp_path):
 def test_neither_a_row_nor_a_stream_nor_an_update_loads_a_server():
     code = """
 import sys
-from iris_wsgi.patterns.edge import bundle, command, device_store, manifest, predict, stream, update
+from iris_wsgi.patterns.edge import bundle, command, device_store, stream, update
 print(*sys.modules)
 """
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
@@ -171,7 +171,7 @@ def test_a_device_answers_the_150_rows_as_the_server_does_to_the_bit(live_server
         server = json.load(response)
     assert len(server["labels"]) == len(TRAINING) == 150
     model, _ = load_model(MODEL)
-    assert [answer(model, row) for row in TRAINING] == list(zip(server["labels"], server["probabilities"], strict=True))
+    assert [predict_row(model, row) for row in TRAINING] == list(zip(server["labels"], server["probabilities"], strict=True))
     status, said, _ = streamed(tmp_path, "".join(f"{','.join(row)}\n" for row in TRAINING))
     labels, *columns = zip(*(line.split(",") for line in said[1:]), strict=True)
     assert status == 0 and list(labels) == server["labels"]

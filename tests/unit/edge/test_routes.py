@@ -22,8 +22,8 @@ from iris_wsgi.model.artifact import sha256
 from iris_wsgi.observability.metrics import Registry
 from iris_wsgi.observability.shared_memory import REPORTS, Board
 from iris_wsgi.patterns.edge import bundle_files
-from iris_wsgi.patterns.edge.routes import POLICY
-from iris_wsgi.patterns.edge.telemetry import Seen
+from iris_wsgi.patterns.edge.role import POLICY
+from iris_wsgi.patterns.edge.telemetry import ReportDeduplicator
 from iris_wsgi.roles import ROLES
 from iris_wsgi.settings import BadSetting, Settings
 from iris_wsgi.wsgi.ranges import requested_range
@@ -250,7 +250,7 @@ def damaged(bundle, how):
             del manifest["files"]["index.html"]
             write_manifest(bundle, manifest)
         case "too much":
-            manifest["files"]["edge.js"]["bytes"] = bundle_files.MOST_BYTES
+            manifest["files"]["edge.js"]["bytes"] = bundle_files.MAX_BYTES
             write_manifest(bundle, manifest)
     return None
 
@@ -263,13 +263,13 @@ def damaged(bundle, how):
      ("a packed file of something else", "ort/a.wasm.gz"), ("a packed file cut off", "ort/a.wasm.gz"),
      ("a packed file of too much", "ort/a.wasm.gz"), ("a wrong name", "name"), ("a path out of it", "outside"),
      ("no page", "index.html"),
-     ("too much", str(bundle_files.MOST_BYTES))],
+     ("too much", str(bundle_files.MAX_BYTES))],
 )  # fmt: skip
 def test_what_is_no_bundle_stops_the_start_with_one_line(make_app, bundle, how, words):
     damaged(bundle, how)
     with pytest.raises(BadSetting) as stopped:
         make_app(role="web_single", edge_dir=str(bundle))
-    assert str(stopped.value).startswith(f"IRIS_EDGE_DIR={str(bundle)!r} is no edge bundle: ")
+    assert str(stopped.value).startswith(f"IRIS_EDGE_DIR={str(bundle)!r} is not an edge bundle: ")
     assert words in str(stopped.value) and "\n" not in str(stopped.value)
 
 
@@ -409,9 +409,9 @@ def test_a_report_with_one_wrong_count_counts_nothing_and_may_come_again_mended(
 
 def test_keys_are_remembered_by_all_processes_in_memory_that_does_not_grow():
     words = memoryview(bytearray(8 * 64)).cast("Q")
-    one, other = Seen(words), Seen(words)
-    assert one.first("a" * 16) and not one.first("a" * 16) and not other.first("a" * 16)
-    fresh = [other.first(f"key-number-{i:09}") for i in range(1000)]
+    one, other = ReportDeduplicator(words), ReportDeduplicator(words)
+    assert one.add("a" * 16) and not one.add("a" * 16) and not other.add("a" * 16)
+    fresh = [other.add(f"key-number-{i:09}") for i in range(1000)]
     assert all(fresh) and len(words) == 64 and REPORTS >= 4096
 
 
@@ -470,5 +470,5 @@ def test_the_command_says_in_one_line_what_is_wrong_with_a_bundle(tmp_path):
         str(tmp_path / "state"),
     ]
     told = subprocess.run([*line, "--workers", "1"], capture_output=True, text=True, timeout=60)
-    assert told.returncode != 0 and "is no edge bundle" in told.stderr
+    assert told.returncode != 0 and "is not an edge bundle" in told.stderr
     assert told.stderr.count("\n") == 1 and "Traceback" not in told.stderr

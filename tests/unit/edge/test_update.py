@@ -19,8 +19,8 @@ from project import MODEL, ROOT
 from iris_wsgi.cli.main import main
 from iris_wsgi.errors import BadModel
 from iris_wsgi.model.session import load_model
-from iris_wsgi.patterns.edge.device_store import Device
-from iris_wsgi.patterns.edge.manifest import BUNDLE_BYTES, parse_manifest, release
+from iris_wsgi.patterns.edge.bundle import BUNDLE_BYTES, parse_manifest, parse_version
+from iris_wsgi.patterns.edge.device_store import DeviceStore
 
 FAST = MODEL / "fast"
 ONNX = "model/iris_lr.onnx"
@@ -79,8 +79,8 @@ def made(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def device(tmp_path) -> Device:
-    return Device(tmp_path / "device")
+def device(tmp_path) -> DeviceStore:
+    return DeviceStore(tmp_path / "device")
 
 
 @pytest.fixture
@@ -134,8 +134,8 @@ def test_a_bundle_is_taken_and_answers_from_then_on(edge, device, made, site, ov
     assert told[:2] == [f"current: {bundle.bundle} (iris_lr 1.0.0 {bundle.digest})", "previous: none"]
     assert told[2].startswith("self-test: 31 golden rows answered")
     # The page and the browser's runtime are of no use here.
-    assert {name.partition("/")[2] for name in tree(device.bundles)} == {"manifest.json", *bundle.of_model}
-    assert set(site.asked) <= {"/manifest.json", *(f"/{path}" for path in bundle.of_model)}
+    assert {name.partition("/")[2] for name in tree(device.bundles)} == {"manifest.json", *bundle.model_files}
+    assert set(site.asked) <= {"/manifest.json", *(f"/{path}" for path in bundle.model_files)}
 
 
 def test_who_asks_for_another_model_gets_that_one(edge, made):
@@ -257,7 +257,7 @@ def without_golden_rows(folder: Path) -> None:
     refresh_manifest(folder)
 
 
-OUTSIDE = "names a file outside of the bundle, or in other signs than"
+OUTSIDE = "names a file outside of the bundle, or with characters other than"
 NOT_FILES = "does not give each file a SHA-256 and a number of bytes"
 FORM = "in their right form"
 SPOILT = {
@@ -272,8 +272,8 @@ SPOILT = {
     "another model": (with_another_model, "iris_lr.onnx has the SHA-256"),
     "another digest": (of_another_digest, "holds another model than its manifest says"),
     "no golden rows": (without_golden_rows, "has no model/golden.json"),
-    "a newer runtime": (told(minimum={"onnxruntime": "999.1"}), r"wants onnxruntime 999\.1 or later, here is \d"),
-    "a runtime without a version": (told(minimum={"onnxruntime": "new"}), "wants a version of onnxruntime that is none"),
+    "a newer runtime": (told(minimum={"onnxruntime": "999.1"}), r"needs onnxruntime 999\.1 or later; this is \d"),
+    "a runtime without a version": (told(minimum={"onnxruntime": "new"}), "needs an invalid version of onnxruntime"),
     "no JSON": (write("manifest.json", b"{"), "does not hold a JSON object"),
     "no manifest": (write("manifest.json", b'{"files": []}'), FORM),
     "an endless manifest": (write("manifest.json", b" " * (2 << 20)), "manifest.json is over 1048576 bytes"),
@@ -289,15 +289,15 @@ SPOILT = {
     "a hidden file": (renamed("model/.outside"), OUTSIDE),
     "the manifest in itself": (renamed("manifest.json"), OUTSIDE),
     "a file in place of a folder": (renamed("model"), "has another name than its files give it"),
-    "a huge file": (renamed("model/huge", BUNDLE_BYTES), f"wants more than {BUNDLE_BYTES} bytes"),
+    "a huge file": (renamed("model/huge", BUNDLE_BYTES), f"lists more than {BUNDLE_BYTES} bytes"),
     "a file of a size below zero": (renamed("model/huge", -1), NOT_FILES),
     "a file of no size": (file_told(ONNX, bytes="1"), NOT_FILES),
     "a file of true bytes": (file_told(ONNX, bytes=True), NOT_FILES),
     "a hash of another kind": (file_told(ONNX, sha256="0" * 63), NOT_FILES),
     "a hash that is no text": (file_told(ONNX, sha256=7), NOT_FILES),
     "a bundle that leads elsewhere": (told(bundle="../0.1.0-000000000000"), "has another name than its files give it"),
-    "a bundle without a name": (told(bundle=7), "in short texts"),
-    "a model in colours": (told(model={"name": "\x1b[31m", "version": "1", "digest": "d"}), "in short texts"),
+    "a bundle without a name": (told(bundle=7), "in texts of at most 200 characters"),
+    "a model in colours": (told(model={"name": "\x1b[31m", "version": "1", "digest": "d"}), "in texts of at most 200 characters"),
 }
 
 
@@ -309,7 +309,7 @@ def test_what_is_wrong_is_told_in_one_line_and_the_old_bundle_stays(edge, device
     spoil(site.folder)
     status, said, complained = edge("update", site.url if over_http else site.folder)
     assert (status, said, complained.count("\n")) == (1, "", 1)
-    assert complained.startswith("iris_wsgi: not updated, all stays as it was: ") and "\x1b" not in complained
+    assert complained.startswith("iris_wsgi: not updated, the current bundle stays: ") and "\x1b" not in complained
     assert re.search(words, complained), complained
     assert tree(device.folder) == before and len(list(device.bundles.iterdir())) == 1
     assert answers(edge) == "iris_svc"
@@ -381,7 +381,7 @@ def test_a_full_disk_is_one_line_and_the_old_bundle_stays(edge, device, made):
     command = [sys.executable, "-B", "-m", "iris_wsgi", "edge", "update", "--device", str(device.folder), str(made["main"])]
     told = subprocess.run(command, capture_output=True, text=True, preexec_fn=bound, env={"IRIS_MODEL_DIR": str(MODEL)})
     assert told.returncode == 1
-    assert told.stderr == f"iris_wsgi: not updated, all stays as it was: {device.folder} cannot be written: File too large\n"
+    assert told.stderr == f"iris_wsgi: not updated, the current bundle stays: {device.folder} cannot be written: File too large\n"
     assert tree(device.folder) == before and answers(edge) == "iris_lr"
 
 
@@ -406,7 +406,7 @@ def test_of_two_updates_at_once_the_second_is_refused_and_the_first_goes_on(edge
         assert asked.wait(60)
         for command in (("update", made["main"]), ("rollback",)):
             status, _, complained = edge(*command)
-            assert status == 1 and f"{device.folder} is being changed by another process" in complained
+            assert status == 1 and f"{device.folder} is in use by another update or rollback" in complained
         # Meanwhile what was there answers.
         assert answers(edge) == "iris_svc"
         go_on.set()
@@ -426,9 +426,9 @@ def test_an_update_that_is_killed_at_any_step_leaves_a_bundle_that_works(made, t
 
 
 def test_there_is_no_way_back_where_there_was_nothing_before(edge, made):
-    assert edge("rollback")[::2] == (1, "iris_wsgi: there is no bundle here to go back to\n")
+    assert edge("rollback")[::2] == (1, "iris_wsgi: the device has no previous bundle\n")
     assert edge("update", made["fast"])[0] == 0
-    assert edge("rollback")[::2] == (1, "iris_wsgi: there is no bundle here to go back to\n")
+    assert edge("rollback")[::2] == (1, "iris_wsgi: the device has no previous bundle\n")
     assert answers(edge) == "iris_lr"
 
 
@@ -450,7 +450,7 @@ def test_a_state_that_is_none_is_told_and_nothing_is_removed_for_it(edge, device
     (device.folder / "device.json").write_text(content)
     for command in (("predict", *ROW), ("update", made["fast"]), ("status",)):
         status, _, complained = edge(*command)
-        assert status == 1 and "does not name the bundles of this device; remove it to begin anew" in complained
+        assert status == 1 and "does not name the bundles of this device; remove it to start again" in complained
     assert len(list(device.bundles.iterdir())) == 1
 
 
@@ -479,7 +479,7 @@ def test_nothing_is_removed_that_was_not_put_there(edge, device, made):
     ],
 )
 def test_versions_are_compared_by_their_numbers(version, numbers):
-    assert release(version) == numbers
+    assert parse_version(version) == numbers
 
 
 @pytest.mark.parametrize(
@@ -488,7 +488,7 @@ def test_versions_are_compared_by_their_numbers(version, numbers):
 )
 def test_a_runtime_is_enough_from_its_least_version_on(made, here, is_enough):
     manifest = parse_manifest((made["main"] / "manifest.json").read_bytes(), "")
-    with nullcontext() if is_enough else pytest.raises(BadModel, match="wants onnxruntime 1.23 or later, here is"):
+    with nullcontext() if is_enough else pytest.raises(BadModel, match="needs onnxruntime 1.23 or later; this is"):
         manifest.check_runtime(here)
 
 
