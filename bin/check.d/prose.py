@@ -162,6 +162,11 @@ def yaml_texts(source: str) -> Iterator[Text]:
     yield from matches(source, r"^\s*(?:summary|description|action): *(?:>-\n)?((?: {12}[^\n]*\n)+|[^\n]+)", "message")
 
 
+def lua_texts(source: str) -> Iterator[Text]:
+    """Yields the comments of a Lua script."""
+    yield from commented(source, r"(?:^|\s)--+ ?([^\n]+)")
+
+
 def json_texts(source: str) -> Iterator[Text]:
     """Yields the titles and descriptions of a dashboard."""
     yield from matches(source, r'"(?:description|title)": "([^"\n]+)"', "message")
@@ -201,6 +206,7 @@ READERS = {
     **dict.fromkeys((".cfg", ".conf", ".sh", ".toml", ".txt"), shell_texts),
     **dict.fromkeys((".css", ".js"), script_texts),
     ".html": page_texts,
+    ".lua": lua_texts,
     ".json": json_texts,
 }
 

@@ -17,7 +17,7 @@ def why_not(asked: str, host: str, port: int, seconds: float = SECONDS, fields: 
             connection.sendall(REQUEST.format(asked, "".join(f"{name}: {value}\r\n" for name, value in fields)).encode())
             answer = connection.recv(65536)
     except TimeoutError:
-        return f"no answer from {where} port {port} within {seconds:g} seconds"
+        return f"no response from {where} port {port} within {seconds:g} seconds"
     except (OSError, UnicodeError) as error:
         return f"no server at {where} port {port}: {reason(error)}"
     status = answer.partition(b"\r\n")[0].decode("ascii", "replace")

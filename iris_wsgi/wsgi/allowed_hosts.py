@@ -1,4 +1,4 @@
-"""Host names that requests may have, so that no page of another site reads an answer by DNS rebinding."""
+"""Allowed host names of requests, so that no page of another site reads a response by DNS rebinding."""
 
 import re
 import socket

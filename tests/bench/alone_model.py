@@ -1,4 +1,4 @@
-"""The model alone: runs/s and CPU of runs on 10,000 rows in one thread, without a server; writes the first answer to a file."""
+"""The model alone: runs/s and CPU of runs on 10,000 rows in one thread, without a server; writes the first result to a file."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""The chart of the faults: the slowest answers of a gateway before, during and after each, one panel for one."""
+"""Chart of the faults: the slowest responses of a gateway before, during, and after each fault, in one panel each."""
 
 import json
 import sys
@@ -20,10 +20,10 @@ def main(path: str, told: dict[str, Any]) -> None:
     for axis, panel in zip(axes.flat, panels, strict=False):
         draw(axis, panel, told)
     for axis in axes[:, 0]:
-        axis.set_ylabel("slowest answer, ms", fontsize=8)
+        axis.set_ylabel("slowest response, ms", fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel("seconds since the fault began", fontsize=8)
-    key = f"shaded: the fault; green: most answers are complete, orange: partial; line: the deadline of {told['deadline']} ms"
+    key = f"shaded: the fault; green: most responses are complete, orange: partial; line: the deadline of {told['deadline']} ms"
     figure.suptitle(f"A member … ({key})", fontsize=10, color=INK, x=0.01, ha="left")
     figure.savefig(path, dpi=110)
 

@@ -40,7 +40,7 @@ def measure(phase: dict[str, Any], small: list[bytes], large: list[bytes]) -> di
 
 
 def probed(port: int, requests: list[bytes], seconds: float) -> tuple[list[float], int]:
-    """Latencies in ms, and how many answers were not 200."""
+    """Returns latencies in ms, and the number of responses other than 200."""
     latencies, wrong, end = [], 0, time.perf_counter() + seconds
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as one:
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -69,7 +69,7 @@ def tables(outcome: Outcome) -> list[tuple[str, list[tuple[str, Cell]], str]]:
     latencies = [(f"{p} at {at}", plain(f"label_{p}_{at}", "{:.2f}")) for at in (1, 16, 256) for p in ("p50", "p99")]
     throughput = [("CPU µs", plain("label_cpu_16")), ("to ours", ratio("label_cpu_16")), rates[0], rates[1]]
     throughput += [("to ours", ratio("label_rate_16")), rates[2], ("to ours", ratio("label_rate_256"))]
-    start = [("first answer s", plain("start", "{:.2f}")), ("to ours", ratio("start")), ("idle MB", plain("memory_idle"))]
+    start = [("first response s", plain("start", "{:.2f}")), ("to ours", ratio("start")), ("idle MB", plain("memory_idle"))]
     start += [("to ours", ratio("memory_idle")), ("after load MB", plain("memory_loaded"))]
     start += [("rows/s of batches", plain("batch_rate_4", "{:,.0f}", 1_000)), ("to ours", ratio("batch_rate_4"))]
     by_load = [(f"at {at}", plain(f"label_cpu_{at}")) for at in (1, 16, 256)]

@@ -82,7 +82,7 @@ SERVERS = (
     ),
     Server(
         "bare",
-        "a bare epoll loop, one fixed answer",
+        "a bare epoll loop, one fixed response",
         "ours",
         (str(BENCH / "bare.py"), "{port}"),
         "the minimum cost of a server in Python",

@@ -71,4 +71,4 @@ def wrong(found: dict[str, Any]) -> str:
         return f"the load generator could not go on: {found['gave_up']}"
     if found["failures"]:
         return f"{found['failures']} of {found['requests']} requests failed"
-    return f"{found['unanswered']} connections got no answer" if found["unanswered"] else ""
+    return f"{found['unanswered']} connections got no response" if found["unanswered"] else ""

@@ -236,7 +236,7 @@ def test_the_health_check_tells_a_server_that_hangs_from_one_that_works(containe
     os.kill(worker, signal.SIGSTOP)
     hung = server.run(*check)
     os.kill(worker, signal.SIGCONT)
-    assert hung.returncode == 1 and "no answer from 127.0.0.1 port 8000" in hung.stdout + hung.stderr
+    assert hung.returncode == 1 and "no response from 127.0.0.1 port 8000" in hung.stdout + hung.stderr
     assert server.run(*check).returncode == 0
 
 

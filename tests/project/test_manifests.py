@@ -483,7 +483,7 @@ def test_a_start_has_many_times_the_seconds_that_were_measured_and_the_rollout_w
         for container in containers(deployment["spec"]["template"], "containers"):
             probe = container["startupProbe"]
             given = probe["periodSeconds"] * probe["failureThreshold"]
-            assert given > 50 * benchmark("first answer s")
+            assert given > 50 * benchmark("first response s")
             assert deployment["spec"]["progressDeadlineSeconds"] > given + deployment["spec"]["minReadySeconds"]
 
 

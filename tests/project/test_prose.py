@@ -58,6 +58,7 @@ FILES = {
     "script.html": (f"<p>\n<script>\n// It {WORD} the clock.\n</script>\n", 3, "comment"),
     "script.js": (f"/* It {WORD} the clock. */\n", 1, "comment"),
     "text.js": (f'\nconst a = "It {WORD} the clock.";\n', 2, "message"),
+    "script.lua": (f"local a = 1\n-- It {WORD} the clock.\n", 2, "comment"),
     "bin/tool": (f"#!/bin/sh\n# It {WORD} the clock.\n", 2, "comment"),
     "bin/loud": (f'#!/bin/sh\necho "It {WORD} the clock."\n', 2, "message"),
     "Dockerfile": (f"FROM scratch\n# It {WORD} the clock.\n", 2, "comment"),

@@ -4,12 +4,12 @@
 -- The arguments of a script start with: now ('' for the clock of Redis), keep, keep_failed, remember (seconds).
 --
 -- Keys, all in one slot of a cluster because of the hash tag {iris}:
---   {iris}:stream          one entry for each queued or running job; the consumer group delivers new entries in order
---   {iris}:job:ID          hash: the fields of one job
---   {iris}:queued, ...     sorted set for each state, scored by the time of entering the state: counts, ages, and expiry
---   {iris}:due             sorted set: the end of the lease, or the time of the next attempt
---   {iris}:keys            hash: Idempotency-Key to job id
---   {iris}:gone            sorted set of expired ids, scored by the time at which the store forgets them
+-- - {iris}:stream: one entry for each queued or running job; the consumer group delivers new entries in order
+-- - {iris}:job:ID: hash with the fields of one job
+-- - {iris}:STATE: sorted set, scored by the time of entering the state; for counts, ages, and expiry
+-- - {iris}:due: sorted set with the end of the lease, or the time of the next attempt
+-- - {iris}:keys: hash from Idempotency-Key to job id
+-- - {iris}:gone: sorted set of expired ids, scored by the time at which the store forgets them
 --
 -- An entry stays pending in the group until its job is done; then it is deleted. Claims find started jobs in `due`, ordered by
 -- time. XAUTOCLAIM would scan all pending entries, with one idle time for all of them instead of a lease for each.
@@ -160,8 +160,8 @@ local worker, max_jobs, lease_seconds, max_attempts, lost_error = unpack(ARGV, 5
 max_jobs, lease_seconds, max_attempts = tonumber(max_jobs), tonumber(lease_seconds), tonumber(max_attempts)
 local taken = {}
 
--- Repairs jobs that no claim would find because a key was lost: queued jobs that are neither in the stream nor due, and running
--- jobs without the end of their lease. The three counts agree unless Redis lost something.
+-- Repairs jobs that no claim would find because a key was lost. These are queued jobs that are neither in the stream nor due, and
+-- running jobs without the end of their lease. The three counts agree unless Redis lost something.
 local function repair()
     local pending, entries = call('XPENDING', stream, group)[1], call('XLEN', stream)
     local active = call('ZCARD', key('queued')) + call('ZCARD', key('running'))

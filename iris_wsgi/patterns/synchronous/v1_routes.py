@@ -43,7 +43,7 @@ def routes(
 
 
 def predicted(one: Servable, request: Request, max_rows: int) -> Response:
-    """The answer to a prediction, counted and timed as those of v2 are."""
+    """Returns the response to a prediction, counted and timed like those of v2."""
     (taken,) = one.served.inputs
     with one.tally.watch(request.arrived) as watch:
         rows = decode_v1(request.body, taken.shape[1], max_rows)

@@ -51,7 +51,7 @@ def test_a_server_that_hangs_is_given_up():
     with answering(lambda connection: done.wait(120)) as port:
         told = why_not("GET /readyz", "127.0.0.1", port, 0.05)
         done.set()
-    assert told == f"no answer from 127.0.0.1 port {port} within 0.05 seconds"
+    assert told == f"no response from 127.0.0.1 port {port} within 0.05 seconds"
 
 
 def test_no_server_at_all_is_told_and_the_status_is_1(capsys):

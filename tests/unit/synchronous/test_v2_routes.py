@@ -74,7 +74,7 @@ def post(app, path: str, body: bytes, header: str | None = None, **environ) -> t
 
 
 def outputs_of(headers: dict[str, str], content: bytes) -> dict[str, np.ndarray]:
-    """Arrays by name, of an answer in JSON or in binary."""
+    """Returns the arrays of a response in JSON or in binary, by name."""
     length = headers.get("Inference-Header-Content-Length")
     assert headers["Content-Type"] == ("application/json" if length is None else "application/octet-stream")
     told, offset, found = json.loads(content[: length and int(length)]), int(length or 0), {}

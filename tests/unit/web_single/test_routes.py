@@ -1,4 +1,4 @@
-"""The web-single routes: right answers, the same bits however a row is sent."""
+"""The web-single routes: right predictions, with the same bits for each way to send a row."""
 
 import json
 import re

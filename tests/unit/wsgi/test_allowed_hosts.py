@@ -1,4 +1,4 @@
-"""Allowed hosts: no page of another site reads an answer by DNS rebinding, and probes are answered."""
+"""Allowed hosts: no page of another site reads a response by DNS rebinding, and probes work."""
 
 import pytest
 from http_clients import ROW, RawConnection, http_request

@@ -1,4 +1,4 @@
-"""ETag, If-None-Match and 304 on answers that only a new model changes."""
+"""ETag, If-None-Match, and 304 on responses that only a new model changes."""
 
 import pytest
 from http_clients import RawConnection, http_request
