@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 from sklearn.model_selection import RepeatedStratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch
-from species import combined
+from train_members import combined
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

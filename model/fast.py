@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 NAME, VERSION = "iris_lr", "1.0.0"
 # The result is certain long before this many standard deviations. Without a bound, float32 computes infinity minus infinity.
-MOST = 1e6
+MAX_VALUE = 1e6
 
 
 def pipeline() -> Pipeline:
@@ -20,4 +20,4 @@ def graph(fitted: Pipeline) -> tuple[list, list]:
     regression = fitted["classifier"]
     bound = helper.make_node("Clip", ["scaled", "least", "most"], ["bounded"])
     nodes = [scale(fitted["scaler"]), bound, *classify("bounded")]
-    return nodes, constants(weights=regression.coef_, bias=regression.intercept_, least=-MOST, most=MOST)
+    return nodes, constants(weights=regression.coef_, bias=regression.intercept_, least=-MAX_VALUE, most=MAX_VALUE)

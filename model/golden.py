@@ -56,7 +56,7 @@ def border_rows(fitted: Pipeline, measured: np.ndarray) -> list[tuple[int, int, 
     return found
 
 
-def answered(fitted: Pipeline, cases: list[tuple[str, list[float]]], names: list[str]) -> list[dict]:
+def with_results(fitted: Pipeline, cases: list[tuple[str, list[float]]], names: list[str]) -> list[dict]:
     """Returns the rows with scikit-learn's results in float64."""
     # The server rounds each number to float32 first, so the reference uses the rounded rows.
     seen = np.array([row for _, row in cases], np.float32).astype(np.float64)
@@ -67,8 +67,8 @@ def answered(fitted: Pipeline, cases: list[tuple[str, list[float]]], names: list
     ]
 
 
-def golden(cases: list[dict], files: dict[str, bytes]) -> bytes:
-    """golden.json for these files, the model first."""
+def golden_json(cases: list[dict], files: dict[str, bytes]) -> bytes:
+    """Returns golden.json for these files; the first is the model."""
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     head = {"model": next(iter(files)), "files": digests, "tolerance": TOLERANCE}
     lines = ",\n".join("  " + json.dumps(case) for case in cases)

@@ -44,7 +44,7 @@ def floats(array: np.ndarray) -> list[float]:
     return np.asarray(array, np.float64).ravel().tolist()
 
 
-def answers(classes: int) -> list[ValueInfoProto]:
+def classifier_outputs(classes: int) -> list[ValueInfoProto]:
     """Returns the outputs of a classifier."""
     return [
         helper.make_tensor_value_info("label", TensorProto.INT64, [None]),
@@ -52,18 +52,18 @@ def answers(classes: int) -> list[ValueInfoProto]:
     ]
 
 
-def rows_of_features(name: str) -> ValueInfoProto:
+def feature_input(name: str) -> ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, len(FEATURES)])
 
 
-def to_model(nodes: list, weights: list, outputs: list[ValueInfoProto], told: dict[str, str]) -> ModelProto:
-    """Returns a checked ONNX model of these nodes, from the input of the first one to the outputs. `told` is its metadata."""
-    graph = helper.make_graph(nodes, told["name"], [rows_of_features(nodes[0].input[0])], outputs, weights)
+def to_model(nodes: list, weights: list, outputs: list[ValueInfoProto], metadata_props: dict[str, str]) -> ModelProto:
+    """Returns a checked ONNX model of these nodes, from the input of the first node to the outputs."""
+    graph = helper.make_graph(nodes, metadata_props["name"], [feature_input(nodes[0].input[0])], outputs, weights)
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 1)]
     model = helper.make_model(
-        graph, opset_imports=opsets, ir_version=8, producer_name="iris_wsgi", producer_version=told["version"]
+        graph, opset_imports=opsets, ir_version=8, producer_name="iris_wsgi", producer_version=metadata_props["version"]
     )
-    helper.set_model_props(model, told)
+    helper.set_model_props(model, metadata_props)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -73,22 +73,22 @@ def to_onnx(*parts: object) -> bytes:
     return to_model(*parts).SerializeToString(deterministic=True)
 
 
-def measured(rows: np.ndarray) -> list[dict]:
+def measured_features(rows: np.ndarray) -> list[dict]:
     """Returns the four measured features, with unit and training range."""
-    return ranges(rows, FEATURES, unit=UNIT)
+    return with_ranges(rows, FEATURES, unit=UNIT)
 
 
-def ranges(rows: np.ndarray, names: tuple[str, ...], **more: str) -> list[dict]:
+def with_ranges(rows: np.ndarray, names: tuple[str, ...], **others: str) -> list[dict]:
     low, high = rows.min(axis=0).tolist(), rows.max(axis=0).tolist()
-    return [{"name": n, **more, "min": a, "max": b} for n, a, b in zip(names, low, high, strict=True)]
+    return [{"name": n, **others, "min": a, "max": b} for n, a, b in zip(names, low, high, strict=True)]
 
 
-def metadata(name: str, released: str, features: list[dict], **more: str) -> dict[str, str]:
-    """Returns the metadata of the file: name, version, features, library versions, and `more`."""
+def metadata(name: str, released: str, features: list[dict], **others: str) -> dict[str, str]:
+    """Returns the metadata of the file: name, version, features, library versions, and `others`."""
     return {
         "name": name,
         "version": released,
         "features": json.dumps(features),
         "libraries": json.dumps({library: version(library) for library in LIBRARIES}),
-        **more,
+        **others,
     }

@@ -31,13 +31,15 @@ def fitted(iris):
 
     sys.path.insert(0, str(MODEL))
     try:
-        import full
+        import train_main
     finally:
         sys.path.remove(str(MODEL))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        seen, _, target, _ = train_test_split(iris.data, iris.target, test_size=30, stratify=iris.target, random_state=full.SEED)
-        return full.pipeline().fit(seen, target)
+        seen, _, target, _ = train_test_split(
+            iris.data, iris.target, test_size=30, stratify=iris.target, random_state=train_main.SEED
+        )
+        return train_main.pipeline().fit(seen, target)
 
 
 def test_training_again_writes_the_same_bytes_with_warnings_as_errors(tmp_path: Path):

@@ -1,8 +1,8 @@
 """Members: one model for each species, which separates this species from the others."""
 
-import full
 import numpy as np
-from onnx_file import answers, constants, measured, metadata, to_onnx
+import train_main
+from onnx_file import classifier_outputs, constants, measured_features, metadata, to_onnx
 from sklearn.pipeline import Pipeline
 
 VERSION = "1.0.0"
@@ -10,7 +10,7 @@ VERSION = "1.0.0"
 
 def fit(seen: np.ndarray, target: np.ndarray, names: list[str]) -> dict[str, Pipeline]:
     """Fits a pipeline like that of the main model for each species, on two classes: 0 any other species, 1 this one."""
-    return {name: full.pipeline().fit(seen, (target == k).astype(int)) for k, name in enumerate(names)}
+    return {name: train_main.pipeline().fit(seen, (target == k).astype(int)) for k, name in enumerate(names)}
 
 
 def combined(members: dict[str, Pipeline], rows: np.ndarray) -> np.ndarray:
@@ -25,7 +25,7 @@ def graph(fitted: Pipeline) -> tuple[list, list]:
     The node of the machine returns a decision for each class. SVMRegressor would return only the needed one, but not the same
     bits alone and in a batch.
     """
-    nodes, _ = full.graph(fitted)
+    nodes, _ = train_main.graph(fitted)
     calibration = fitted["classifier"].final_estimator_
     weights = [[0, 0], [0, calibration.coef_[0, 0]]]
     return nodes, constants(weights=weights, bias=[0, calibration.intercept_[0]])
@@ -33,5 +33,5 @@ def graph(fitted: Pipeline) -> tuple[list, list]:
 
 def to_file(name: str, fitted: Pipeline, seen: np.ndarray) -> bytes:
     """Returns the bytes of the ONNX file of a member."""
-    told = metadata(f"iris_{name}", VERSION, measured(seen), member=name)
-    return to_onnx(*graph(fitted), answers(2), told)
+    properties = metadata(f"iris_{name}", VERSION, measured_features(seen), member=name)
+    return to_onnx(*graph(fitted), classifier_outputs(2), properties)
