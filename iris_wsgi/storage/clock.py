@@ -21,7 +21,7 @@ def uptime() -> float:
 
 
 def boot() -> str:
-    """Returns an id of the boot and the time namespace, which has a separate uptime; empty if the system has no such id."""
+    """Returns an id of the boot and the time namespace, which has a separate uptime; empty if the system does not provide it."""
     try:
         return f"{Path(BOOT_ID).read_text().strip()} {os.readlink('/proc/self/ns/time')}"
     except OSError:

@@ -46,7 +46,7 @@ TIMEOUT_SECONDS = 60
 
 
 class Clock:
-    """A time that moves when it is told to."""
+    """A clock that a test moves."""
 
     def __init__(self) -> None:
         self.now = 1_800_000_000.0
@@ -57,7 +57,7 @@ class Clock:
 
 @pytest.fixture(params=["sqlite", "redis"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of a store without jobs."""
+    """Returns the location of an empty store."""
     if request.param == "sqlite":
         return str(tmp_path / "state/jobs.db")
     server = request.getfixturevalue("shared_redis")
@@ -72,7 +72,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def make_app(place: str, clock: Clock) -> Iterator[Callable[..., JobStore]]:
-    """Opens the store, and looks at the end whether all is in order in it."""
+    """Opens the store, and checks its invariants at the end."""
     made: list[JobStore] = []
 
     def make_store(**limits) -> JobStore:
@@ -271,7 +271,7 @@ def test_what_ends_its_worker_each_time_is_given_up_and_takes_no_other_job_with_
         claims = store.claim("w", 5, 10)
         seen.append([claim.job.id for claim in claims])
         if bad in seen[-1]:
-            # Nobody hears of this worker again.
+            # This worker never reports again.
             clock.now += 10
         else:
             store.finish([(claim, b"r") for claim in claims])
@@ -462,47 +462,47 @@ def test_waiting_ends_with_the_job(store):
 
 def test_waiting_ends_with_its_time(store):
     job = store.submit(BODY)
-    # Nobody works on it, so only the time can end this.
+    # No worker processes the job, so only the timeout can end this.
     assert store.wait(job.id, 0.05) == store.wait(job.id, 0) == job
 
 
 # Several processes.
 
 
-def hand(*words: str) -> subprocess.Popen:
+def worker(*words: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, JOB_WORKERS, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
 def test_two_processes_claim_a_thousand_jobs_each_exactly_once(place, make_app, clock):
-    hands = [hand("claim_all", place) for _ in range(2)]
+    workers = [worker("claim_all", place) for _ in range(2)]
     store = make_app()
     # They go by the true time.
     clock.now = time.time()
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(lambda _: store.submit(BODY).id, range(1000)))
-    for one in hands:
+    for one in workers:
         assert one.stdout.readline() == "ready\n"
-    # Neither goes on before both have claimed.
+    # Neither worker continues before both have claimed.
     for answer in ("claimed\n", None):
-        for one in hands:
+        for one in workers:
             one.stdin.write("go\n")
             one.stdin.flush()
-        assert answer is None or [one.stdout.readline() for one in hands] == [answer] * 2
+        assert answer is None or [one.stdout.readline() for one in workers] == [answer] * 2
     done = []
-    for one in hands:
+    for one in workers:
         told, error = one.communicate(timeout=TIMEOUT_SECONDS)
         assert not error
         done.append(loads(told))
     assert all(done) and sorted(done[0] + done[1]) == sorted(ids)
-    assert [store.get(one).result for one in done[0][:10]] == [str(hands[0].pid).encode()] * 10
+    assert [store.get(one).result for one in done[0][:10]] == [str(workers[0].pid).encode()] * 10
     assert by_state(store) == {"succeeded": 1000}
 
 
 def test_kill_9_at_any_moment_loses_nothing_and_does_nothing_twice(place):
     kills = "300" if os.environ.get("CI") == "true" else "30"
-    told, error = hand("kill", place, kills, str(time.time_ns())).communicate(timeout=3600)
+    told, error = worker("kill", place, kills, str(time.time_ns())).communicate(timeout=3600)
     assert not error
     told = loads(told)
     assert told["faults"] == []
@@ -570,7 +570,7 @@ def test_a_file_locked_by_another_is_told_soon_and_works_again_after(tmp_path):
 
 
 def test_a_full_disk_is_told_loses_nothing_and_works_again_after(tmp_path):
-    """A bound for the size of files stands for that of the disk, in a process of its own."""
+    """A limit for the size of files replaces a full disk, in a separate process."""
     code = (
         "import resource, sys\n"
         "from job_store_invariants import invariant_violations\n"
@@ -717,7 +717,7 @@ def test_a_stopped_redis_is_told_within_the_time_and_works_again_when_it_goes_on
 
 
 def eventually(ask: Callable[[], object]) -> object:
-    """What a store answers that is coming back."""
+    """Returns the response of a store that is starting again."""
     answers = []
 
     def there() -> bool:

@@ -1,4 +1,4 @@
-"""Jobs on running servers: answers that are held back, workers in processes of their own, the commands, the end."""
+"""Jobs on running servers: long polls, separate worker processes, the commands, and the shutdown."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ from iris_wsgi.patterns.asynchronous.stores import create_job_store
 from iris_wsgi.settings import BadSetting, Settings
 
 ROWS = {"data": [ROW]}
-HAND_IN = http_request("POST", "/jobs", ROWS)
+SUBMIT = http_request("POST", "/jobs", ROWS)
 # A server where two requests may wait for jobs.
 TWO_WAIT = {"iris_wsgi.server.event_loop.MAX_LONG_POLLS": 2}
 
@@ -41,16 +41,15 @@ def held(path: str, seconds: int = 30) -> bytes:
 
 def state(server: ServerProcess, path: str) -> str:
     answer = fetch(server, http_request("GET", path))
-    return answer.json()["status"] if answer.status == 200 else "not told"
+    return answer.json()["status"] if answer.status == 200 else "unknown"
 
 
 def figure(server: ServerProcess, name: str, **labels: str) -> float:
     return metric_sum(fetch(server, METRICS).body.decode(), name, **labels)
 
 
-def hand_in(server: ServerProcess, rows=ROWS) -> str:
-    """The path of a new job. On a busy machine the store may be too slow for a request, which then is told to try again; the
-    key makes one job of both."""
+def submit(server: ServerProcess, rows=ROWS) -> str:
+    """Returns the path of a new job. Retries a 503 of a busy store; the idempotency key prevents a second job."""
     answers, key = [], f"Idempotency-Key: {uuid4()}"
 
     def accepted() -> bool:
@@ -64,28 +63,28 @@ def hand_in(server: ServerProcess, rows=ROWS) -> str:
 
 def test_what_one_process_takes_another_works_on_and_tells_on_a_port_of_its_own(run, place):
     web = run("--role", "asynchronous", **place)
-    path = hand_in(web)
+    path = submit(web)
     assert state(web, path) == "queued"
     worker = run(command="worker", **place)
     told = fetch(web, held(path)).json()
     assert (told["status"], told["result"]["labels"]) == ("succeeded", ["setosa"])
-    assert fetch(worker, READYZ).status == 200 and fetch(worker, HAND_IN).status == 404
+    assert fetch(worker, READYZ).status == 200 and fetch(worker, SUBMIT).status == 404
     wait_until(lambda: figure(worker, "job_attempts_total", outcome="succeeded") == 1, "it is counted once it is written")
-    wait_until(lambda: figure(web, "jobs", state="succeeded") == 1, "the web tells the same")
+    wait_until(lambda: figure(web, "jobs", state="succeeded") == 1, "the web role reports the same")
 
 
 def test_bin_serve_works_on_its_own_jobs_with_several_processes(run, place):
     server = run("--workers", "2", **place)
-    paths = [hand_in(server) for _ in range(40)]
+    paths = [submit(server) for _ in range(40)]
     assert {fetch(server, held(path)).json()["status"] for path in paths} == {"succeeded"}
     assert figure(server, "job_submissions_total", outcome="accepted") == 40
     wait_until(lambda: figure(server, "job_attempts_total", outcome="succeeded") == 40, "each is counted once it is written")
-    wait_until(lambda: figure(server, "jobs", state="succeeded") == 40, "the store tells the same")
+    wait_until(lambda: figure(server, "jobs", state="succeeded") == 40, "the store reports the same")
 
 
 def test_held_answers_take_no_thread_from_other_requests(run):
     server = run("--role", "asynchronous", "--threads", "1")
-    path = hand_in(server)
+    path = submit(server)
     with ExitStack() as stack:
         waiting = [stack.enter_context(RawConnection(server)).send(held(path)) for _ in range(20)]
         wait_until(lambda: figure(server, "http_requests_in_flight") == 20 + 1, "all are held")
@@ -96,7 +95,7 @@ def test_held_answers_take_no_thread_from_other_requests(run):
 
 def test_more_held_answers_than_there_may_be_are_503(run):
     server = run("--role", "asynchronous", constants=TWO_WAIT)
-    path = hand_in(server)
+    path = submit(server)
     with ExitStack() as stack:
         waiting = [stack.enter_context(RawConnection(server)).send(held(path)) for _ in range(2)]
         wait_until(lambda: figure(server, "http_requests_in_flight") == 2 + 1, "both are held")
@@ -111,7 +110,7 @@ def test_more_held_answers_than_there_may_be_are_503(run):
 
 def test_clients_that_go_away_leave_their_places_to_others(run):
     server = run("--role", "asynchronous", constants=TWO_WAIT)
-    path = hand_in(server)
+    path = submit(server)
     for _ in range(3):
         with RawConnection(server) as one, RawConnection(server) as two:
             for wire in (one, two):
@@ -126,7 +125,7 @@ def test_clients_that_go_away_leave_their_places_to_others(run):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_the_end_of_a_server_lets_go_of_held_answers_at_once(run, number):
     server = run("--role", "asynchronous", "--drain-seconds", "20")
-    path = hand_in(server)
+    path = submit(server)
     with RawConnection(server) as waiting:
         waiting.send(held(path))
         wait_until(lambda: figure(server, "http_requests_in_flight") == 1 + 1, "it is held")
@@ -138,7 +137,7 @@ def test_the_end_of_a_server_lets_go_of_held_answers_at_once(run, number):
 
 def test_a_replaced_process_lets_go_of_held_answers_too(run):
     server = run("--role", "asynchronous", "--workers", "2")
-    path = hand_in(server)
+    path = submit(server)
     with RawConnection(server) as waiting:
         waiting.send(held(path))
         wait_until(lambda: figure(server, "http_requests_in_flight") == 1 + 1, "it is held")
@@ -150,7 +149,7 @@ def test_a_replaced_process_lets_go_of_held_answers_too(run):
 def test_a_server_that_stops_finishes_the_jobs_it_has_begun(run, place, slow_model):
     web = run("--role", "asynchronous", "--model-dir", str(slow_model), **place)
     worker = run("--model-dir", str(slow_model), command="worker", **place)
-    many = hand_in(web, {"data": [ROW] * 30})
+    many = submit(web, {"data": [ROW] * 30})
     wait_until(lambda: state(web, many) == "running", "it runs")
     _, log = worker.stop()
     assert worker.process.returncode == 0 and "cut off" not in log
@@ -163,7 +162,7 @@ def test_a_worker_that_cannot_finish_in_time_ends_all_the_same_and_its_job_goes_
     slow = ("--model-dir", str(slow_model), "--lease-seconds", "2")
     web = run("--role", "asynchronous", *slow, **place)
     worker = run(*slow, "--drain-seconds", "0", command="worker", **place)
-    path = hand_in(web, {"data": [ROW] * 1000})
+    path = submit(web, {"data": [ROW] * 1000})
     wait_until(lambda: state(web, path) == "running", "it runs")
     _, log = worker.stop()
     assert worker.process.returncode == 0 and '"busy": ["worker"]' in log
@@ -180,7 +179,7 @@ def command(*arguments: str, **environ: str) -> subprocess.CompletedProcess:
 
 def test_redrive_puts_dead_letters_back(run, place):
     web = run("--role", "asynchronous", **place)
-    paths = [hand_in(web) for _ in range(3)]
+    paths = [submit(web) for _ in range(3)]
     fail_all(place)
     assert {state(web, path) for path in paths} == {"failed"}
     assert "Try again" not in fetch(web, http_request("GET", paths[0])).json()["error"]
@@ -219,10 +218,10 @@ def test_several_processes_end_with_that_line_too(tmp_path):
 
 def test_a_redis_that_is_not_there_yet_does_not_stop_the_start(run, tmp_path):
     server = run("--role", "all", IRIS_REDIS_URL=f"unix://{tmp_path}/none")
-    answer = fetch(server, HAND_IN)
+    answer = fetch(server, SUBMIT)
     assert answer.status == 503 and answer.headers["content-type"] == "application/problem+json"
     assert fetch(server, LABEL_REQUEST).status == fetch(server, READYZ).status == 200
-    wait_until(lambda: figure(server, "job_store_up") == 0, "the metrics tell")
+    wait_until(lambda: figure(server, "job_store_up") == 0, "the metrics report it")
 
 
 def test_the_redis_extra_is_named_when_it_is_missing(monkeypatch, tmp_path):
@@ -239,7 +238,7 @@ def test_submissions_from_many_threads_are_all_there(run, place):
 
     def many() -> None:
         for _ in range(25):
-            paths.append(hand_in(server))
+            paths.append(submit(server))
 
     threads = [threading.Thread(target=many) for _ in range(8)]
     for thread in threads:

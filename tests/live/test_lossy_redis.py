@@ -1,4 +1,4 @@
-"""A Redis that may lose jobs says so, and one that has lost a part of a job answers for what is left."""
+"""Warnings about a Redis that may lose jobs, and jobs of which Redis has lost a part."""
 
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -18,7 +18,7 @@ LOST = "The store lost part of this job; submit it again."
 
 
 class Clock:
-    """A time that moves when it is told to."""
+    """A clock that a test moves."""
 
     now = 1_800_000_000.0
 
@@ -86,7 +86,7 @@ def test_a_server_over_a_redis_without_a_log_warns_once_and_in_its_readiness_and
     try:
         jobs = run("--role", "asynchronous", IRIS_REDIS_URL=server.url)
         ready = {"ready": True, "warnings": [NO_LOG]}
-        wait_until(lambda: fetch(jobs, http_request("GET", "/readyz")).json() == ready, "it is told")
+        wait_until(lambda: fetch(jobs, http_request("GET", "/readyz")).json() == ready, "the readiness has the warning")
         assert fetch(jobs, http_request("GET", "/readyz")).status == 200
         jobs.process.terminate()
         assert jobs.process.communicate(timeout=TIMEOUT_SECONDS)[1].count(NO_LOG) == 1
@@ -94,7 +94,7 @@ def test_a_server_over_a_redis_without_a_log_warns_once_and_in_its_readiness_and
         server.remove()
 
 
-# What is left of jobs.
+# Jobs of which a part is lost.
 
 
 def job_key(job: Job) -> str:

@@ -105,7 +105,7 @@ def test_without_a_file_beside_the_database_no_job_is_lost_and_the_store_goes_on
                 return True
             return False
 
-        wait_until(lambda: all([submitted(one) for one in (store, other)]), "both stores go on")
+        wait_until(lambda: all([submitted(one) for one in (store, other)]), "both stores continue")
         for one in (store, other):
             assert {one.get(job).id for job in jobs} == set(jobs) and invariant_violations(one) == []
     with closing(SqliteJobStore(path)) as store:
@@ -156,7 +156,7 @@ def test_a_reader_in_the_middle_of_its_work_keeps_no_old_file_in_use(path):
     with closing(SqliteJobStore(path)) as store, store.database.read() as db:
         shutil.copy(path, path.with_name("copy"))
         path.with_name("copy").rename(path)
-        # What it reads is of one moment; until it has ended nobody mixes the files.
+        # A read is a snapshot. Until it ends, no process mixes the files.
         assert db.execute("SELECT count(*) FROM job").fetchone() == (0,)
         for _ in range(2):
             with pytest.raises(BackendUnavailable, match="was replaced"):
@@ -218,7 +218,7 @@ def answers(store: SqliteJobStore) -> bool:
     return False
 
 
-# Under a running server, with a worker in a process of its own and traffic.
+# Under a running server with traffic and a separate worker process.
 
 
 def post(server) -> int:
@@ -226,7 +226,7 @@ def post(server) -> int:
 
 
 def logged(server, text: str) -> bool:
-    """Whether the log of a server that has ended has it."""
+    """Returns whether the log of a stopped server contains the text."""
     return text in server.process.communicate(timeout=TIMEOUT_SECONDS)[1]
 
 

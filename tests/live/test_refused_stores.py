@@ -100,7 +100,7 @@ def test_readiness_and_answers_name_what_to_grant_and_both_go_on_once_it_is(run,
     change(database("postgres"), GRANTED)
     wait_until(lambda: ready().status == 200, "it is ready")
     assert fetch(server, http_request("GET", "/items/a")).status == 200
-    # Who may not write serves what can be read, and says what is missing.
+    # A server that may not write serves reads, and names the missing permission.
     assert postgres_store.GRANT in fetch(server, http_request("PUT", "/items/a", BODY)).json()["detail"]
     assert ready().json() == {"ready": True, "warnings": [postgres_store.GRANT]}
     assert fetch(server, http_request("GET", "/items/a", None, "Cache-Control: no-cache")).status == 200

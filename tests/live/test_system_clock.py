@@ -188,7 +188,9 @@ def test_jobs_of_a_worker_that_was_killed_are_done_after_the_clock_was_set_back_
         return fetch(server, http_request("GET", job["href"])).json()["status"]
 
     wait_until(lambda: state() == "succeeded", "another worker has done it")
-    wait_until(lambda: "moved by -7200 s" in str(fetch(server, http_request("GET", "/readyz")).body), "it is told")
+    wait_until(
+        lambda: "moved by -7200 s" in str(fetch(server, http_request("GET", "/readyz")).body), "the readiness has the warning"
+    )
     stamp.write_text("+0")
     assert state() == "succeeded"
     server.process.terminate()

@@ -46,7 +46,7 @@ def app(start: Callable[..., webtest.TestApp]) -> webtest.TestApp:
 
 
 def taken(app: webtest.TestApp) -> str:
-    """The same at a store that has just been started, whose first write to a busy disk may come too late for a request."""
+    """Submits to a store that has just started: its first write to a busy disk may take longer than a request."""
     answers = []
 
     def accepted() -> bool:
@@ -138,7 +138,7 @@ def test_a_key_in_quotes_is_the_same_key_and_the_same_rows_may_be_spelt_otherwis
 def test_other_rows_under_one_key_are_422(app):
     first = submit_job(app, **idempotency_key("k"))
     assert app.post_json("/jobs", {"data": [ROW]}, headers=idempotency_key("k"), status=422).json["detail"] == CONFLICT
-    # As many bytes in another shape are other rows as well.
+    # The same bytes in another shape are other rows.
     assert submit_job(app, **idempotency_key("k")) == first and app.get("/jobs").json["jobs"]["queued"] == 1
 
 
@@ -282,7 +282,7 @@ def test_jobs_are_counted(app):
 
 @pytest.fixture
 def stoppable(make_app: Callable[..., webtest.TestApp], own_redis: RedisServer) -> tuple[webtest.TestApp, RedisServer]:
-    """The role `all` on a Redis of its own."""
+    """The role `all` on a separate Redis."""
     return make_app(redis_url=own_redis.url), own_redis
 
 

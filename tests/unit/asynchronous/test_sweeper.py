@@ -1,11 +1,11 @@
-"""The removal of expired jobs, which leaves time to everybody else."""
+"""Removal of expired jobs, with pauses for other writers."""
 
 from iris_wsgi.errors import BackendUnavailable
 from iris_wsgi.patterns.asynchronous.worker import SWEEP_IDLE_SECONDS, SWEEP_JOBS, SWEEP_PAUSE_FACTOR, sweep
 
 
 class Store:
-    """Removes what it is told to, each time in so many seconds."""
+    """Store that removes the given numbers of jobs, with a given duration for each step."""
 
     def __init__(self, *removals: int | None, seconds: float) -> None:
         self.removals, self.seconds, self.now, self.pauses = list(removals), seconds, 0.0, []

@@ -71,7 +71,7 @@ class Bench:
         self.registry.join()
         self.worker = JobWorker(self.store, self.model, self.predict, limits, metrics, self.log, lambda: self.stopping)
 
-    def hand_in(self, rows: Array = ROW, note: bytes | None = None) -> str:
+    def submit(self, rows: Array = ROW, note: bytes | None = None) -> str:
         return self.store.submit(pack_rows(rows), note=note).id
 
     def job(self, job_id: str) -> Job:
@@ -103,7 +103,7 @@ def bench(make_app: Callable[..., Bench]) -> Bench:
 
 def test_jobs_that_wait_are_one_run_of_the_model_and_each_gets_its_own_rows(bench):
     many = np.concatenate([ROW, ROW + 1, ROW + 2])
-    ids = [bench.hand_in(rows) for rows in (ROW, many, ROW + 3)]
+    ids = [bench.submit(rows) for rows in (ROW, many, ROW + 3)]
     assert bench.worker.run_once("w") and bench.predict.runs == [5]
     for job_id, rows in zip(ids, (ROW, many, ROW + 3), strict=True):
         answer = Encoder(bench.model.labels).batch(bench.model.predict(rows))
@@ -114,7 +114,7 @@ def test_jobs_that_wait_are_one_run_of_the_model_and_each_gets_its_own_rows(benc
 
 def test_a_run_has_no_more_rows_than_it_may_but_all_of_one_job(bench):
     for rows in (60, 40, 1, 150, 99, 1):
-        bench.hand_in(np.repeat(ROW, rows, axis=0))
+        bench.submit(np.repeat(ROW, rows, axis=0))
     bench.worker.run_once("w")
     assert bench.predict.runs == [100, 1, 150, 100]
     assert bench.store.counts().by_state["succeeded"] == 6
@@ -123,14 +123,14 @@ def test_a_run_has_no_more_rows_than_it_may_but_all_of_one_job(bench):
 def test_as_many_jobs_are_taken_at_once_as_may_be(make_app):
     bench = make_app(max_jobs=2)
     for _ in range(5):
-        bench.hand_in()
+        bench.submit()
     while bench.worker.run_once("w"):
         pass
     assert bench.predict.runs == [2, 2, 1]
 
 
 def test_a_job_that_makes_the_model_fail_harms_no_other_and_is_tried_again_later(bench):
-    ids = [bench.hand_in(rows) for rows in (ROW, BAD, ROW + 1)]
+    ids = [bench.submit(rows) for rows in (ROW, BAD, ROW + 1)]
     bench.worker.run_once("w")
     assert bench.predict.runs == [3, 1, 1, 1]
     states = [bench.job(job_id).state for job_id in ids]
@@ -142,7 +142,7 @@ def test_a_job_that_makes_the_model_fail_harms_no_other_and_is_tried_again_later
 
 
 def test_after_as_many_attempts_as_may_be_it_is_a_dead_letter(bench):
-    job_id = bench.hand_in(BAD)
+    job_id = bench.submit(BAD)
     for _ in range(3):
         bench.worker.run_once("w")
         bench.clock.now += 10
@@ -153,13 +153,13 @@ def test_after_as_many_attempts_as_may_be_it_is_a_dead_letter(bench):
 
 
 def test_what_takes_too_long_is_tried_again_and_told_so(bench):
-    job_id = bench.hand_in(SLOW)
+    job_id = bench.submit(SLOW)
     bench.worker.run_once("w")
     assert (bench.job(job_id).state, bench.job(job_id).error) == ("queued", TOO_LONG)
 
 
 def test_an_answer_that_is_none_fails_at_once_and_harms_no_other(bench):
-    ids = [bench.hand_in(rows) for rows in (ROW, WORSE)]
+    ids = [bench.submit(rows) for rows in (ROW, WORSE)]
     bench.worker.run_once("w")
     assert [bench.job(job_id).state for job_id in ids] == ["succeeded", "failed"]
     assert "not a finite number" in bench.job(ids[1]).error
@@ -168,7 +168,7 @@ def test_an_answer_that_is_none_fails_at_once_and_harms_no_other(bench):
 
 @pytest.mark.parametrize("body", [b"", b"\4\0\0\0", pack_rows(np.ones((2, 3), np.float32)), pack_rows(ROW)[:-1], b"\0\0\0\0abcd"])
 def test_rows_that_are_not_for_this_model_fail_at_once(bench, body):
-    job_id, other = bench.store.submit(body).id, bench.hand_in()
+    job_id, other = bench.store.submit(body).id, bench.submit()
     bench.worker.run_once("w")
     assert (bench.job(job_id).state, bench.job(job_id).error) == ("failed", WRONG_WIDTH)
     assert bench.job(other).state == "succeeded"
@@ -182,7 +182,7 @@ def test_pauses_double_up_to_a_minute_and_differ_by_chance(make_app):
 
 
 def test_the_next_attempt_is_due_by_the_clock_of_the_store(bench):
-    job_id = bench.hand_in(BAD)
+    job_id = bench.submit(BAD)
     bench.worker.run_once("w")
     assert bench.job(job_id).state == "queued"
     bench.clock.now += 0.4
@@ -192,7 +192,7 @@ def test_the_next_attempt_is_due_by_the_clock_of_the_store(bench):
 
 
 def test_a_result_that_comes_after_the_lease_is_not_written(bench):
-    job_id, predict = bench.hand_in(), bench.worker.predict
+    job_id, predict = bench.submit(), bench.worker.predict
 
     def too_late(rows, context):
         bench.clock.now += LIMITS.lease_seconds + 1
@@ -208,7 +208,7 @@ def test_a_result_that_comes_after_the_lease_is_not_written(bench):
 
 
 def test_a_job_that_is_cancelled_while_the_model_runs_stays_cancelled(bench):
-    job_id, predict = bench.hand_in(), bench.worker.predict
+    job_id, predict = bench.submit(), bench.worker.predict
 
     def meanwhile(rows, context):
         bench.store.cancel(job_id)
@@ -221,7 +221,7 @@ def test_a_job_that_is_cancelled_while_the_model_runs_stays_cancelled(bench):
 
 
 def test_what_is_known_to_be_lost_is_not_begun(bench):
-    ids = [bench.hand_in() for _ in range(2)]
+    ids = [bench.submit() for _ in range(2)]
     claims = bench.store.claim("w", 2, 600)
     with bench.worker.leases.holding(claims[:1]):
         for group in bench.worker.batches(claims):
@@ -245,7 +245,7 @@ def end(bench: Bench, thread: threading.Thread) -> None:
 
 def test_a_lease_is_kept_for_as_long_as_the_run_takes(make_app):
     bench = make_app(lease_seconds=0.3)
-    job_id, predict, beats, goes_on = bench.hand_in(), bench.worker.predict, [], threading.Event()
+    job_id, predict, beats, goes_on = bench.submit(), bench.worker.predict, [], threading.Event()
     heartbeat = bench.store.heartbeat
 
     def slowly(rows, context):
@@ -269,7 +269,7 @@ def test_a_lease_is_kept_for_as_long_as_the_run_takes(make_app):
 
 def test_a_heartbeat_that_finds_a_lease_lost_lets_go_of_it(make_app):
     bench = make_app(lease_seconds=0.1)
-    bench.hand_in()
+    bench.submit()
     claims = bench.store.claim("w", 1, 600)
     with bench.worker.leases as leases, leases.holding(claims):
         assert leases.holds(claims[0])
@@ -279,7 +279,7 @@ def test_a_heartbeat_that_finds_a_lease_lost_lets_go_of_it(make_app):
 
 def test_a_heartbeat_without_a_store_is_tried_again(make_app):
     bench = make_app(lease_seconds=0.1)
-    bench.hand_in()
+    bench.submit()
     claims, asked, heartbeat = bench.store.claim("w", 1, 600), [], bench.store.heartbeat
 
     def down(*given):
@@ -304,10 +304,10 @@ def test_it_works_until_it_is_to_end_and_finishes_what_it_has(bench):
         return predict(rows, context)
 
     bench.worker.predict = held
-    first = bench.hand_in()
+    first = bench.submit()
     bench.worker.wake()
     assert begun.wait(60)
-    second = bench.hand_in()
+    second = bench.submit()
     bench.stopping = True
     goes_on.set()
     thread.join(60)
@@ -331,7 +331,7 @@ class Failing:
 @pytest.mark.parametrize("method", ["claim", "finish"])
 def test_a_store_that_is_down_is_waited_for_and_nothing_is_lost(bench, method):
     Failing(bench.store, method, [BackendUnavailable("the store is locked")] * FAILURES)
-    job_id = bench.hand_in()
+    job_id = bench.submit()
     thread = run(bench)
     wait_until(lambda: bench.job(job_id).state == "succeeded", "the result")
     wait_until(lambda: len(bench.log.raw_lines) == 3, "both lines, and that of the job")
@@ -344,7 +344,7 @@ def test_a_store_that_is_down_is_waited_for_and_nothing_is_lost(bench, method):
 
 def test_each_attempt_leaves_a_line_with_the_id_of_its_job_and_how_it_ended(make_app):
     bench = make_app(max_attempts=1)
-    ids = [bench.hand_in(rows) for rows in (np.repeat(ROW, 2, axis=0), SLOW)]
+    ids = [bench.submit(rows) for rows in (np.repeat(ROW, 2, axis=0), SLOW)]
     bench.worker.run_once("w")
     told = [(line["job"], line["level"], line["outcome"], line["attempt"], line["rows"]) for line in bench.log.events()]
     assert told == [(ids[0], "info", "succeeded", 1, 2), (ids[1], "warning", "failed", 1, 1)]
@@ -353,7 +353,7 @@ def test_each_attempt_leaves_a_line_with_the_id_of_its_job_and_how_it_ended(make
 
 def test_a_failure_is_written_once_the_store_is_back(bench):
     Failing(bench.store, "fail", [BackendUnavailable("down")])
-    job_id = bench.hand_in(BAD)
+    job_id = bench.submit(BAD)
     bench.worker.run_once("w")
     assert bench.job(job_id).error == MODEL_FAILED
 
@@ -367,7 +367,7 @@ def test_a_worker_that_waits_for_its_store_can_be_ended(bench):
 
 def test_a_defect_is_logged_and_the_worker_goes_on(bench):
     Failing(bench.store, "claim", [ZeroDivisionError("a defect of ours")])
-    job_id = bench.hand_in()
+    job_id = bench.submit()
     thread = run(bench)
     wait_until(lambda: bench.job(job_id).state == "succeeded", "the result")
     end(bench, thread)
@@ -377,7 +377,7 @@ def test_a_defect_is_logged_and_the_worker_goes_on(bench):
 @pytest.mark.parametrize(("label", "agrees"), [("setosa", True), ("virginica", False), (None, None)])
 def test_the_answer_is_compared_with_the_provisional_one(bench, label, agrees):
     first = None if label is None else provisional(bench.model, bench.model.predict(ROW))._replace(label=label)
-    job_id = bench.hand_in(note=pack_note(first))
+    job_id = bench.submit(note=pack_note(first))
     bench.worker.run_once("w")
     about = json.loads(bench.job(job_id).result.partition(b"\n")[0])
     assert about.get("agrees") is agrees

@@ -1,4 +1,4 @@
-"""The breaker in front of a store, and the background of a process."""
+"""The circuit breaker of a store, and the background tasks of a process."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ from iris_wsgi.resilience.circuit_breaker import FAILURES, CircuitBreaker
 
 
 class Store:
-    """Answers get() as it is told, and counts; `guarded` is what asks it."""
+    """Store whose get() behaves as the test sets it, and counts calls; `guarded` calls it through a circuit breaker."""
 
     def __init__(self) -> None:
         self.asked, self.error = 0, None
@@ -153,5 +153,5 @@ def test_a_process_whose_companion_has_ended_is_to_be_restarted(make_app):
     app.service.background.tasks.clear()
     app.service.background.add("worker", lambda: None)
     app.service.background.start()
-    wait_until(lambda: app.get("/livez", status="*").status_int == 503, "it is told")
+    wait_until(lambda: app.get("/livez", status="*").status_int == 503, "the liveness reports it")
     assert app.get("/livez", status=503).json["detail"] == "Background task 'worker' stopped unexpectedly; restart the process."

@@ -1,4 +1,4 @@
-"""POST /predict/hybrid: a provisional answer now, the full one as a job, and what is left when one of the two fails."""
+"""POST /predict/hybrid: a provisional prediction at once, the full one as a job, and the failure of one of the two."""
 
 import shutil
 import time
@@ -33,7 +33,7 @@ def hybrid(app: webtest.TestApp, rows=SETOSA, status: int = 200, **headers: str)
 
 
 class Fast:
-    """The fast model, until it is told to do something else."""
+    """The fast model, unless the test sets another behavior."""
 
     def __init__(self) -> None:
         self.do = lambda rows, until: FAST.predict(rows)
