@@ -123,7 +123,9 @@ class Settings:
         " sets it; empty: none",
     )
     token_file: str = setting(
-        "", folder, "file of bearer tokens, one per line, required for all but health and metrics; empty: no authentication"
+        "",
+        folder,
+        "file of bearer tokens, one per line, required on all routes except health and metrics; empty: no authentication",
     )
     connections: int = setting(4096, integer(1, 1_000_000), "maximum number of connections of a process, then 503")
     queue: int = setting(64, integer(1, 100_000), "maximum number of requests that wait for a thread, then 503")
