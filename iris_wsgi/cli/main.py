@@ -219,7 +219,7 @@ def credentials(settings: Settings) -> Sequence[tuple[str, str]]:
 
 
 def verify(settings: Settings, _: Given) -> int:
-    from iris_wsgi.cli.verify import held
+    from iris_wsgi.cli.verify import verify_companions
     from iris_wsgi.model.golden import batch_consistency, load_verified_model
 
     model, golden, result = load_verified_model(Path(settings.model_dir), settings.model_seal)
@@ -233,7 +233,7 @@ def verify(settings: Settings, _: Given) -> int:
     say(f"self-test: {result}")
     say(f"batches: {batch_consistency(model, golden.cases)}")
     # A model of one's own need not have any beside it.
-    for line in held(Path(settings.model_dir)):
+    for line in verify_companions(Path(settings.model_dir)):
         say(line)
     return 0
 

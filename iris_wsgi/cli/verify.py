@@ -1,4 +1,4 @@
-"""The models that lie beside the whole one, for roles that want another: each held to its golden rows."""
+"""Verification of the companion models in the folder of the whole model: fast model, members, and both halves."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +9,8 @@ from iris_wsgi.model.golden import check_shapes, load_verified_model, self_test
 from iris_wsgi.model.session import load, load_model
 
 
-def held(whole: Path) -> Iterator[str]:
-    """A line on each model that there is: the fast one, those of one species, and the two halves. Raises BadModel."""
+def verify_companions(whole: Path) -> Iterator[str]:
+    """Yields one line of report for each companion model that exists. Raises BadModel."""
     folders = {"fast model": whole / FAST_FOLDER, "pred": whole / "pred"}
     folders |= {f"member {name}": folder for name, folder in member_folders(whole).items()}
     for name, folder in folders.items():
@@ -18,17 +18,17 @@ def held(whole: Path) -> Iterator[str]:
             model, _, result = load_verified_model(folder)
             yield f"{name} {model.name} {model.version} {model.digest}: {result}"
     if (whole / "prep").exists():
-        yield halves(whole / "prep", whole / "pred")
+        yield verify_halves(whole / "prep", whole / "pred")
 
 
-def halves(first: Path, second: Path) -> str:
-    """Of both as one model."""
-    # Imported only where there are any: it knows of other servers.
+def verify_halves(first: Path, second: Path) -> str:
+    """Tests both halves as one model. Raises BadModel."""
+    # Imported here, because it imports the client of upstream servers.
     from iris_wsgi.patterns.prep_pred.role import FirstHalf, JoinedModel
 
     (prep, pinned), (pred, _) = load(FirstHalf, first, ""), load_model(second)
     if pred.identity.get("pair") != prep.digest:
-        raise BadModel(f"{first} and {second} are no halves of one model: their files tell other pairs")
+        raise BadModel(f"{first} and {second} are not the halves of one model: their files name different pairs")
     joined = JoinedModel(prep.labels, prep.width, lambda rows: pred.predict(prep.prepare(rows)))
     check_shapes(joined, [pinned.cases[0].row])
     return f"prep and pred, pair {prep.digest}: {self_test(joined, pinned.cases, pinned.tolerance)}"

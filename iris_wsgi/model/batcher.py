@@ -16,30 +16,30 @@ from iris_wsgi.resilience.deadline import PARSED, RAN
 class PendingRow:
     """A row that waits for its run, and its result."""
 
-    def __init__(self, rows: Array, until: float) -> None:
-        self.rows, self.until = rows, until
+    def __init__(self, row: Array, deadline: float) -> None:
+        self.row, self.deadline = row, deadline
         self.done = threading.Event()
-        self.answer: Array | None = None
+        self.probabilities: Array | None = None
         self.error: Exception | None = None
 
     def result(self) -> Array:
-        """Waits for it, but not longer than it is wanted. Raises what the run raised, or DeadlineExceeded."""
-        if not self.done.wait(None if self.until == inf else max(0.0, self.until - monotonic())):
+        """Waits for the run, up to the deadline of the row. Raises the error of the run, or DeadlineExceeded."""
+        if not self.done.wait(None if self.deadline == inf else max(0.0, self.deadline - monotonic())):
             raise DeadlineExceeded(RAN)
-        if self.answer is None:
+        if self.probabilities is None:
             raise self.error or DeadlineExceeded(RAN)
-        return self.answer
+        return self.probabilities
 
 
 class DynamicBatcher:
-    """Predicts single rows together: what comes while a run is under way is in the next one, `most` rows at most.
+    """A predictor that joins single rows: those that arrive during a run share the next one, up to `max_rows`.
 
-    The first of them waits `seconds` for others, unless they fill a run before. Rows in requests of several go their own way.
-    One thread does the runs; each caller waits for its own answer, and no longer than it wants it.
+    The first row of a run waits `delay_seconds` for others, or until the run is full. Requests of several rows are not joined.
+    One thread runs the model. Each caller waits for its own row only, up to its deadline.
     """
 
-    def __init__(self, predict: Predict, most: int, seconds: float) -> None:
-        self.predict, self.most, self.seconds = predict, most, seconds
+    def __init__(self, predict: Predict, max_rows: int, delay_seconds: float) -> None:
+        self.predict, self.max_rows, self.delay_seconds = predict, max_rows, delay_seconds
         self.queue: deque[PendingRow] = deque()
         self.changed = threading.Condition()
         self.thread: threading.Thread | None = None
@@ -47,42 +47,42 @@ class DynamicBatcher:
     def __call__(self, rows: Array, context: PredictContext) -> Prediction:
         if len(rows) != 1:
             return self.predict(rows, context)
-        one = PendingRow(rows, context.deadline)
+        pending = PendingRow(rows, context.deadline)
         with self.changed:
-            self.queue.append(one)
+            self.queue.append(pending)
             self.changed.notify()
             if self.thread is None:
-                # Only now, because threads do not survive a fork.
-                self.thread = threading.Thread(target=self.work, daemon=True, name="gatherer")
+                # Started here, because threads do not survive a fork.
+                self.thread = threading.Thread(target=self.run_batches, daemon=True, name="batcher")
                 self.thread.start()
-        return Prediction(one.result())
+        return Prediction(pending.result())
 
-    def work(self) -> None:
+    def run_batches(self) -> None:
         while True:
-            self.run(self.next())
+            self.run(self.next_batch())
 
-    def next(self) -> list[PendingRow]:
-        """Those whose turn it is, at least one."""
+    def next_batch(self) -> list[PendingRow]:
+        """Returns the rows of the next run, at least one."""
         with self.changed:
             self.changed.wait_for(lambda: self.queue)
-            if self.seconds:
-                self.changed.wait_for(lambda: len(self.queue) >= self.most, self.seconds)
-            return [self.queue.popleft() for _ in range(min(self.most, len(self.queue)))]
+            if self.delay_seconds:
+                self.changed.wait_for(lambda: len(self.queue) >= self.max_rows, self.delay_seconds)
+            return [self.queue.popleft() for _ in range(min(self.max_rows, len(self.queue)))]
 
     def run(self, batch: list[PendingRow]) -> None:
-        """One run for those who still want an answer; it ends when none of them does."""
+        """Runs the rows whose deadline has not passed. The run itself ends at the latest of their deadlines."""
         now = monotonic()
-        wanted = [one for one in batch if one.until > now]
+        open_rows = [pending for pending in batch if pending.deadline > now]
         try:
-            if wanted:
-                context = PredictContext(max(one.until for one in wanted))
-                answers = self.predict(np.concatenate([one.rows for one in wanted]), context).probabilities
-                for i, one in enumerate(wanted):
-                    one.answer = answers[i : i + 1]
+            if open_rows:
+                context = PredictContext(max(pending.deadline for pending in open_rows))
+                probabilities = self.predict(np.concatenate([pending.row for pending in open_rows]), context).probabilities
+                for i, pending in enumerate(open_rows):
+                    pending.probabilities = probabilities[i : i + 1]
         except Exception as error:
-            for one in wanted:
-                one.error = error
-        for one in batch:
-            if one.answer is None and one.error is None:
-                one.error = DeadlineExceeded(PARSED)
-            one.done.set()
+            for pending in open_rows:
+                pending.error = error
+        for pending in batch:
+            if pending.probabilities is None and pending.error is None:
+                pending.error = DeadlineExceeded(PARSED)
+            pending.done.set()

@@ -38,7 +38,7 @@ class PostgresError(Exception):
         self.timed_out = isinstance(error, TimeoutError)
 
 
-class Connection(psycopg.Connection[Row]):
+class PostgresConnection(psycopg.Connection[Row]):
     """Waits for the server until `deadline`, a monotonic time; psycopg and libpq have no timeout for a response."""
 
     deadline = inf
@@ -83,14 +83,14 @@ def parse_url(url: str) -> dict[str, Any]:
         raise ValueError("not a connection URL of PostgreSQL") from None
 
 
-def connect(url: str, **parameters: Any) -> Connection:
+def connect(url: str, **parameters: Any) -> PostgresConnection:
     """Opens a connection. Parameters replace those of the URL. Raises PostgresError.
 
     There are no prepared statements: a connection pool in transaction mode has no place for them. A plan made for an empty
     table would also stay in use when the table is full.
     """
     try:
-        return Connection.connect(url, autocommit=True, prepare_threshold=None, **parameters)
+        return PostgresConnection.connect(url, autocommit=True, prepare_threshold=None, **parameters)
     except (psycopg.Error, OSError, UnicodeError) as error:
         raise PostgresError(error) from None
 
@@ -98,10 +98,10 @@ def connect(url: str, **parameters: Any) -> Connection:
 class ConnectionPool:
     """Connections of one process. `prepare` is called with each new connection before its first use."""
 
-    def __init__(self, url: str, prepare: Callable[[Connection], None]) -> None:
+    def __init__(self, url: str, prepare: Callable[[PostgresConnection], None]) -> None:
         self.url, self.prepare = url, prepare
         self.lock = threading.Lock()
-        self.free: list[Connection] = []
+        self.free: list[PostgresConnection] = []
         self.connecting = 0
 
     def query(self, sql: str, values: Sequence[Any], seconds: float) -> list[Row]:
@@ -120,7 +120,7 @@ class ConnectionPool:
                     self.free.append(connection)
                 return rows
 
-    def acquire(self, deadline: float) -> tuple[Connection, bool]:
+    def acquire(self, deadline: float) -> tuple[PostgresConnection, bool]:
         """Returns a connection, and whether it was used before. Raises PostgresError."""
         with self.lock:
             if self.free:
@@ -128,7 +128,7 @@ class ConnectionPool:
             if self.connecting >= MAX_CONNECTING:
                 raise PostgresError(TimeoutError(f"{MAX_CONNECTING} threads wait for a connection"))
             self.connecting += 1
-        opened: Future[Connection] = Future()
+        opened: Future[PostgresConnection] = Future()
         # In a thread, because a name server or a server that hangs ignores the deadline.
         threading.Thread(target=self.open, args=(opened,), daemon=True, name="connect to the database").start()
         futures.wait([opened], deadline - monotonic())
@@ -136,7 +136,7 @@ class ConnectionPool:
             raise PostgresError(TimeoutError("no connection in time"))
         return opened.result(), False
 
-    def open(self, opened: "Future[Connection]") -> None:
+    def open(self, opened: "Future[PostgresConnection]") -> None:
         """Opens a connection for the thread that waits for it. If that thread gave up, one connection stays for the next."""
         connection = failure = None
         try:

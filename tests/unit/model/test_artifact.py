@@ -72,7 +72,8 @@ def test_verify_holds_the_fast_model_to_its_golden_rows_too_where_there_is_one(m
     (model_copy / "fast").rename(model_copy / "elsewhere")
     assert main(words) == 0
     assert "fast" not in capsys.readouterr().out
-    assert main([*words, "--fast-model-dir", str(model_copy / "elsewhere")]) == 1
+    assert main([*words, "--fast-model-dir", str(model_copy / "elsewhere")]) == 2
+    assert "put the fast model into the folder fast of IRIS_MODEL_DIR" in capsys.readouterr().err
 
 
 def test_verify_holds_every_model_beside_the_whole_one_to_its_golden_rows(model_copy, capsys):
@@ -358,7 +359,7 @@ def test_verify_refuses_a_first_half_that_drops_rows_and_a_member_of_three_class
     shutil.rmtree(model_copy / "members/setosa")
     shutil.copytree(model_copy / "fast", model_copy / "members/setosa")
     make_app(model_dir=str(model_copy), role="all")
-    assert any("must be one of two classes, the last one setosa" in line for line in log.raw_lines)
+    assert any("must have two classes, with setosa as the last" in line for line in log.raw_lines)
 
 
 @pytest.mark.parametrize(

@@ -42,19 +42,19 @@ def pool():
         yield workers
 
 
-def wait_until_queued(gatherer: DynamicBatcher, count: int) -> None:
-    wait_until(lambda: len(gatherer.queue) >= count, f"{count} in the queue")
+def wait_until_queued(batcher: DynamicBatcher, count: int) -> None:
+    wait_until(lambda: len(batcher.queue) >= count, f"{count} in the queue")
 
 
 def test_rows_that_come_during_a_run_are_in_the_next_one_and_get_the_same_bits(pool):
     model = load_model(MODEL)[0]
     held = Held(model.predict)
-    gatherer = DynamicBatcher(predictor(held), 16, 0)
-    predict = of_arrays(gatherer)
+    batcher = DynamicBatcher(predictor(held), 16, 0)
+    predict = of_arrays(batcher)
     first = pool.submit(predict, ROWS[:1])
     held.begun.acquire()
     others = [pool.submit(predict, ROWS[i : i + 1]) for i in range(1, 41)]
-    wait_until_queued(gatherer, 40)
+    wait_until_queued(batcher, 40)
     for _ in range(4):
         held.go.release()
     answers = [first.result(120), *(one.result(120) for one in others)]
@@ -65,14 +65,14 @@ def test_rows_that_come_during_a_run_are_in_the_next_one_and_get_the_same_bits(p
 
 def test_requests_of_several_rows_go_their_own_way():
     asked = []
-    gatherer = DynamicBatcher(predictor(lambda rows, until: asked.append((len(rows), until)) or rows), 8, 10)
-    assert of_arrays(gatherer)(ROWS, 5.0) is ROWS and asked == [(200, 5.0)] and gatherer.thread is None
+    batcher = DynamicBatcher(predictor(lambda rows, until: asked.append((len(rows), until)) or rows), 8, 10)
+    assert of_arrays(batcher)(ROWS, 5.0) is ROWS and asked == [(200, 5.0)] and batcher.thread is None
 
 
 def test_the_first_waits_for_others_no_longer_than_told_and_not_when_the_run_is_full(pool):
     sizes = []
-    gatherer = DynamicBatcher(predictor(lambda rows, until: sizes.append(len(rows)) or rows), 4, 3600)
-    predict = of_arrays(gatherer)
+    batcher = DynamicBatcher(predictor(lambda rows, until: sizes.append(len(rows)) or rows), 4, 3600)
+    predict = of_arrays(batcher)
     assert [one.result(120).shape for one in [pool.submit(predict, ROWS[i : i + 1]) for i in range(4)]] == [(1, 4)] * 4
     assert sizes == [4]
     quick = DynamicBatcher(predictor(lambda rows, until: sizes.append(len(rows)) or rows), 4, 0.01)
@@ -81,8 +81,8 @@ def test_the_first_waits_for_others_no_longer_than_told_and_not_when_the_run_is_
 
 def test_who_no_longer_wants_an_answer_is_not_run_and_nobody_waits_for_longer_than_wanted(pool):
     held = Held(lambda rows: rows)
-    gatherer = DynamicBatcher(predictor(held), 8, 0)
-    predict = of_arrays(gatherer)
+    batcher = DynamicBatcher(predictor(held), 8, 0)
+    predict = of_arrays(batcher)
     first = pool.submit(predict, ROWS[:1])
     held.begun.acquire()
     late = pool.submit(predict, ROWS[1:2], time.monotonic() + 0.01)
@@ -90,7 +90,7 @@ def test_who_no_longer_wants_an_answer_is_not_run_and_nobody_waits_for_longer_th
     patient = pool.submit(predict, ROWS[2:3], patience)
     with pytest.raises(DeadlineExceeded, match=RAN):
         late.result(120)
-    wait_until_queued(gatherer, 2)
+    wait_until_queued(batcher, 2)
     held.go.release()
     held.go.release()
     assert (patient.result(120) == ROWS[2:3]).all() and (first.result(120) == ROWS[:1]).all()
@@ -98,9 +98,9 @@ def test_who_no_longer_wants_an_answer_is_not_run_and_nobody_waits_for_longer_th
 
 
 def test_a_run_of_nobody_is_no_run():
-    gatherer = DynamicBatcher(predictor(lambda rows, until: pytest.fail("it ran")), 8, 0)
+    batcher = DynamicBatcher(predictor(lambda rows, until: pytest.fail("it ran")), 8, 0)
     with pytest.raises(DeadlineExceeded, match=f"{PARSED}|{RAN}"):
-        of_arrays(gatherer)(ROWS[:1], time.monotonic() - 1)
+        of_arrays(batcher)(ROWS[:1], time.monotonic() - 1)
 
 
 def test_a_failed_run_fails_each_of_its_requests_and_the_next_works(pool):
