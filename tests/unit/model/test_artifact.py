@@ -104,7 +104,7 @@ def test_verify_tells_halves_of_two_models(model_copy, capsys):
     onnx.save(other, model_copy / "pred/iris_pred.onnx")
     golden.seal(model_copy / "pred", None)
     assert main(["verify", "--model-dir", str(model_copy)]) == 1
-    assert "are no halves of one model" in capsys.readouterr().err
+    assert "are not the halves of one model" in capsys.readouterr().err
 
 
 def test_golden_rows_are_thirty_or_more_with_the_fixed_points_and_edges():
