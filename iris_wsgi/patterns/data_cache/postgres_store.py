@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from iris_wsgi.errors import BackendUnavailable, BadStore, OperationDenied
 from iris_wsgi.patterns.data_cache.item_store import MOST_CHANGES, Change, Item
-from iris_wsgi.storage.postgres import ConnectionPool, PostgresError, Row, parse_url
+from iris_wsgi.storage.postgres import ConnectionPool, PostgresConnection, PostgresError, Row, parse_url
 
 # The cursor is the xmin of a snapshot: all transactions before it had ended, so later writes belong to later transactions.
 SCRIPT = """
