@@ -256,11 +256,11 @@ def cached(
 ) -> tuple[ModelBackend, list[Route]]:
     """Returns the model backend with a prediction cache, and the routes of the cache. Raises BadSetting."""
     from iris_wsgi.patterns.prediction_cache import routes as operating
-    from iris_wsgi.patterns.prediction_cache.role import LOOK_SECONDS, cache_around
+    from iris_wsgi.patterns.prediction_cache.role import SYNC_SECONDS, create_cache
 
-    cache = cache_around(core.predict, core.graph, settings, registry, core.pace, log)
-    background.repeat("look whether the cache was cleared", LOOK_SECONDS, cache.keep_up)
-    core = core._replace(predict=cache, pace=BLOCKING if cache.shared else core.pace)
+    cache = create_cache(core.predict, core.graph, settings, registry, core.pace, log)
+    background.repeat("look whether the cache was cleared", SYNC_SECONDS, cache.sync)
+    core = core._replace(predict=cache, pace=BLOCKING if cache.tier else core.pace)
     return core, operating.routes(cache, core.graph.digest)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from iris_wsgi.http.cache_control import cache_directives
+from iris_wsgi.http.cache_headers import cache_directives
 from iris_wsgi.model.latency import LatencyProfile
 from iris_wsgi.model.predictor import Predict, PredictContext
 from iris_wsgi.model.session import Graph

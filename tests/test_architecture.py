@@ -26,18 +26,18 @@ RANKS = {
     "cpu_limits": 3,
     "observability": 3,
     "resilience": 4,
-    "storage": 4,
     "codec": 4,
-    "model": 5,
-    "wsgi": 6,
-    "tabular": 6,
-    "services": 7,
-    "client": 8,
-    "patterns": 9,
-    "factory": 10,
-    "server": 11,
-    "cli": 12,
-    "__main__": 13,
+    "storage": 5,
+    "model": 6,
+    "wsgi": 7,
+    "tabular": 7,
+    "services": 8,
+    "client": 9,
+    "patterns": 10,
+    "factory": 11,
+    "server": 12,
+    "cli": 13,
+    "__main__": 14,
 }
 # Patterns that use another one: it submits jobs; it serves the same routes.
 USES_PATTERN = {("sync_async", "asynchronous"), ("prep_pred", "web_single")}
@@ -53,7 +53,7 @@ PURE = ("codec", "http")
 IMPURE = {"select", "selectors", "threading", "time", "subprocess", "os", "asyncio", "concurrent"}
 # The modules of the package by what uses them. A new one has its line here: who loads it?
 EVERY_SERVER = """
-    cli.main codec.json_documents codec.rows console cpu_limits errors factory http.cache_control http.request_head
+    cli.main codec.json_documents codec.rows console cpu_limits errors factory http.cache_headers http.request_head
     http.request_parser model.artifact model.golden model.latency model.predictor model.run_timeout model.session
     observability.log observability.metrics observability.process_metrics observability.shared_memory
     observability.trace_context patterns.web_single.page resilience.background resilience.deadline roles server.connection
@@ -77,16 +77,13 @@ FAMILIES = {
     """,
     "hybrid": "patterns.sync_async.role patterns.sync_async.routes",
     "prediction cache": """
-        patterns.prediction_cache.cache patterns.prediction_cache.keys patterns.prediction_cache.metrics
-        patterns.prediction_cache.redis_tier patterns.prediction_cache.role patterns.prediction_cache.routes
-        patterns.prediction_cache.store resilience.circuit_breaker resilience.single_flight storage.lru
+        patterns.prediction_cache.cache patterns.prediction_cache.keys patterns.prediction_cache.role
+        patterns.prediction_cache.routes patterns.prediction_cache.store resilience.single_flight storage.lru
     """,
     "items": """
-        model.training_data patterns.data_cache.cache patterns.data_cache.entry patterns.data_cache.invalidation
-        patterns.data_cache.item_store patterns.data_cache.metrics patterns.data_cache.read_through
-        patterns.data_cache.responses patterns.data_cache.role patterns.data_cache.routes patterns.data_cache.seed
-        patterns.data_cache.sqlite_store patterns.data_cache.stores resilience.circuit_breaker resilience.single_flight
-        storage.clock storage.lru storage.sqlite
+        model.training_data patterns.data_cache.cache patterns.data_cache.item_store patterns.data_cache.read_through
+        patterns.data_cache.role patterns.data_cache.routes patterns.data_cache.sqlite_store patterns.data_cache.stores
+        resilience.circuit_breaker resilience.single_flight storage.clock storage.lru storage.sqlite
     """,
     "client": """
         client.call client.connection client.endpoint client.inference client.prober client.v2_messages codec.v2_fields

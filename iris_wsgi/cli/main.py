@@ -189,14 +189,14 @@ def redrive(settings: Settings, given: Given) -> int:
 
 def warm(settings: Settings, given: Given) -> int:
     from iris_wsgi.console import Teller
-    from iris_wsgi.patterns.data_cache.stores import open_known
-    from iris_wsgi.patterns.data_cache.warmup import ids_of, warm
+    from iris_wsgi.patterns.data_cache.stores import open_existing_item_store
+    from iris_wsgi.patterns.data_cache.warmup import first_ids, warm
 
     url = checked("--url", given["url"] or url_here(settings), server_address)
     ids = given["ids"]
     if not ids:
-        store = open_known(settings, STORE_SECONDS)
-        ids = list(ids_of(store, given["most"]))
+        store = open_existing_item_store(settings, STORE_SECONDS)
+        ids = list(first_ids(store, given["most"]))
         store.close()
     tell = Teller(len(ids), "items", given["quiet"])
     return warm(url, dict(credentials(settings)), ids, tell, say)

@@ -9,7 +9,7 @@ import numpy as np
 
 from iris_wsgi.codec.rows import Array, best
 from iris_wsgi.errors import DeadlineExceeded
-from iris_wsgi.http.cache_control import DEFAULT, CacheDirectives
+from iris_wsgi.http.cache_headers import DEFAULT, CacheDirectives
 from iris_wsgi.model.run_timeout import RunWatchdog
 from iris_wsgi.model.session import Graph, Model
 from iris_wsgi.observability.metrics import Counter, Histogram, Info, Registry

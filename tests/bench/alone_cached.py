@@ -15,7 +15,7 @@ from alone import call, environ
 from iris_wsgi.factory import build
 from iris_wsgi.observability.log import Log
 from iris_wsgi.settings import Settings
-from iris_wsgi.storage.lru import ENTRY_BYTES, Shelf
+from iris_wsgi.storage.lru import ENTRY_BYTES, LRUCache
 
 BATCH_ROWS = 100
 KEPT = 20_000
@@ -85,10 +85,10 @@ def memory() -> dict[str, float]:
     keys = [rows.packed([row]) for row in rows.drawn(KEPT, 7)]
     gc.collect()
     tracemalloc.start()
-    shelf = Shelf(1 << 30)
+    cache = LRUCache(1 << 30)
     before = tracemalloc.get_traced_memory()[0]
     for key in keys:
-        shelf.put(bytes(bytearray(key)), bytes(bytearray(12)), time.monotonic())
+        cache.put(bytes(bytearray(key)), bytes(bytearray(12)), time.monotonic())
     taken = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     return {"entry": taken / KEPT, "reckoned": ENTRY_BYTES + len(keys[0]) + 12}

@@ -5,6 +5,8 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from unittest.mock import patch
 
 import rows
@@ -12,11 +14,12 @@ from alone import call, environ
 from alone_cached import Kind, measured
 
 from iris_wsgi.factory import build
+from iris_wsgi.http.cache_headers import DEFAULT, CacheDirectives
 from iris_wsgi.observability.log import Log
 from iris_wsgi.patterns.data_cache import role
-from iris_wsgi.patterns.data_cache.cache import Entry, Found, ItemCache, Render
+from iris_wsgi.patterns.data_cache.cache import Entry, ItemCache, ItemLookup
 from iris_wsgi.patterns.data_cache.item_store import ItemStore
-from iris_wsgi.patterns.data_cache.stores import open_items
+from iris_wsgi.patterns.data_cache.stores import open_item_store
 from iris_wsgi.setting_types import SQLITE
 from iris_wsgi.settings import Settings
 
@@ -29,18 +32,18 @@ PLACES = {"_item": ("/items/{}", "item_lookups_total"), "": ("/items/{}/predicti
 class Uncached(ItemCache):
     """No cache in the same place: each request reads the database, and runs the model if it is to tell what that says."""
 
-    def item(self, item_id: str, until: float, use: bool = True) -> Found:
+    def item(self, item_id: str, deadline: float, directives: CacheDirectives = DEFAULT) -> ItemLookup:
         self.metrics.items.add(("database",))
-        return self.read_anew(item_id, until, self.show)
+        return self.uncached(item_id, self.show_item)
 
-    def prediction(self, item_id: str, until: float, use: bool = True) -> Found:
+    def prediction(self, item_id: str, deadline: float, directives: CacheDirectives = DEFAULT) -> ItemLookup:
         self.metrics.predictions.add(("run",))
-        return self.read_anew(item_id, until, self.say)
+        return self.uncached(item_id, partial(self.predict, deadline=deadline))
 
-    def read_anew(self, item_id: str, until: float, render: Render) -> Found:
-        item, read_at, source = self.reader.get(item_id, False)
-        body = render(item_id, item.version, item.row, until)
-        return Found(Entry((0, 0), item.version, read_at, read_at, item.row, body), source)
+    def uncached(self, item_id: str, render: Callable[[str, int, bytes], bytes]) -> ItemLookup:
+        item, read_at, source = self.reader.get(item_id, DEFAULT)
+        body = render(item_id, item.version, item.row)
+        return ItemLookup(Entry((0, 0), item.version, read_at, read_at, item.row, body), source)
 
 
 class Items:
@@ -86,7 +89,7 @@ def main(model: str, windows: int, count: int, redis_url: str = "", url: str = "
 def filled(url: str) -> ItemStore:
     """A database with items in it."""
     drawn = {item_id(i): rows.packed([row]) for i, row in enumerate(rows.drawn(KEPT, 7))}
-    store = open_items(Settings(database_url=url), drawn, 60.0)
+    store = open_item_store(Settings(database_url=url), drawn, 60.0)
     store.identity()
     return store
 

@@ -25,7 +25,7 @@ from worker_processes import serving_workers
 
 from iris_wsgi.cli.main import main
 from iris_wsgi.model.session import load_model
-from iris_wsgi.patterns.data_cache.responses import Texts
+from iris_wsgi.patterns.data_cache.role import ItemResponses
 
 pytestmark = pytest.mark.long
 
@@ -302,17 +302,17 @@ def test_items_are_those_of_the_database_and_predictions_of_the_pods_model_in_an
                 pods.change(step, chance)
 
     go_through(work, item=50, prediction=100, put=20, forget=2)
-    texts = {}
+    responses = {}
     for folder in MODELS:
         model, _ = load_model(folder)
-        texts[folder] = Texts(model, predictor(lambda rows, _, model=model: model.predict(rows)))
+        responses[folder] = ItemResponses(model, predictor(lambda rows, _, model=model: model.predict(rows)))
 
     @cache
     def wanted(kind: str, folder: Path, item_id: str, version: int, row: tuple[float, ...]) -> tuple[bytes, str | None]:
-        tell, packed = texts[folder], np.array(row, "<f4").tobytes()
+        made, packed = responses[folder], np.array(row, "<f4").tobytes()
         if kind == "item":
-            return tell.item(item_id, version, packed, 0), None
-        return tell.prediction(item_id, version, packed, 0), tell.model.digest
+            return made.item(item_id, version, packed), None
+        return made.prediction(item_id, version, packed, 0), made.model.digest
 
     for kind, item_id, version, answer, models in told:
         # One that was refused with 503 may have been written.

@@ -12,7 +12,7 @@ from http_clients import RawConnection, fetch, http_request, kill_tree, wait_unt
 from redis_server import RedisServer
 
 from iris_wsgi.patterns.data_cache.item_store import Item
-from iris_wsgi.patterns.data_cache.redis_tier import RedisItems, key_of, pack, unpack
+from iris_wsgi.storage.redis_tier import TierOptions, VersionedTier, pack
 
 ROWS = [[5.1, 3.5, 1.4, 0.2], [7.2, 3.6, 6.1, 2.5]]
 SERVE = ("--role", "data_cache")
@@ -272,7 +272,8 @@ def test_answers_are_right_and_come_soon_whatever_redis_does(run, redis, fault):
 
 def test_what_redis_holds_is_checked_against_its_key_and_of_two_versions_the_newer_stays(redis):
     failures = []
-    level = RedisItems(redis.url, 60, 10, lambda *_: None, lambda: failures.append(1))
+    options = TierOptions(redis.url, 60, "data cache", lambda *_: None, lambda: failures.append(1))
+    level = VersionedTier(options, "iris:item:2f4")
     old, new = Item(9, b"aaaa"), Item(10, b"bbbb")
     for first, second in ((old, new), (new, old)):
         redis.execute("FLUSHALL")
@@ -284,11 +285,19 @@ def test_what_redis_holds_is_checked_against_its_key_and_of_two_versions_the_new
     assert level.put("db", {"a": new}) and level.get("db", "a") is None
     assert level.put("db", {"a": Item(11, b"cccc")}) and level.get("db", "a") == Item(11, b"cccc")
     assert failures == []
-    key, value = key_of("db", "a"), pack(key_of("db", "a"), new)
-    for wrong in (b"", b"x" * 100, value[:-1], value + b"x", pack(key_of("db", "b"), new), bytes([value[0] ^ 1]) + value[1:]):
+    key, content = level.name("db", "a"), b"00000000000000000010bbbb"
+    value = pack(key, content)
+    for wrong in (
+        b"",
+        b"x" * 100,
+        value[:-1],
+        value + b"x",
+        pack(level.name("db", "b"), content),
+        bytes([value[0] ^ 1]) + value[1:],
+    ):
         redis.execute("SET", key, wrong)
         assert level.get("db", "a") is None and redis.execute("EXISTS", key) == 0
-    assert len(failures) == 6 and unpack(key, value) == new
+    assert len(failures) == 6 and level.unpack(key, value) == content
     redis.execute("DEL", key)
     redis.execute("LPUSH", key, "a list")
     assert level.get("db", "a") is None and len(failures) == 7
@@ -307,7 +316,7 @@ def test_after_a_warm_up_every_item_is_in_memory(run, tmp_path):
     told = warm("--url", server.url, **state)
     # A slow machine gets lines of progress.
     assert (told.returncode, [line for line in told.stderr.splitlines() if not line.endswith(" bad")]) == (0, [])
-    assert told.stdout.startswith(f"150 items and what the model says of them are in the memory of {server.url}, after ")
+    assert told.stdout.startswith(f"150 items and their predictions are in the memory of {server.url}, after ")
     reads = metric(server, 'item_lookups_total{source="database"}')
     for i in range(150):
         assert "; hit" in status(get(server, f"{i:04d}", "/prediction"))
@@ -321,7 +330,7 @@ def test_a_warm_up_says_what_is_wrong(run, tmp_path):
     small = run(*SERVE, "--items-bytes", "4096", **state)
     for arguments, reason in (
         (("--url", small.url), "not all of 150 items stay in the memory"),
-        (("--url", small.url, "none"), "2 failed in the last round"),
+        (("--url", small.url, "none"), "2 requests failed in the last round"),
         (("--url", "http://127.0.0.1:1"), "no server at http://127.0.0.1:1: Connection refused"),
         (("--url", "https://h"), "--url='https://h' must be http://host[:port]"),
     ):

@@ -16,7 +16,7 @@ from iris_wsgi.errors import BackendUnavailable
 from iris_wsgi.patterns.asynchronous.job import JobNotFound, Limits
 from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
 from iris_wsgi.patterns.data_cache.item_store import Item
-from iris_wsgi.patterns.data_cache.sqlite_store import SqliteItems
+from iris_wsgi.patterns.data_cache.sqlite_store import SqliteItemStore
 
 BODY = bytes(64)
 ROW, OTHER = b"aaaa" * 4, b"bbbb" * 4
@@ -167,7 +167,7 @@ def test_a_reader_in_the_middle_of_its_work_keeps_no_old_file_in_use(path):
 
 def test_items_forget_what_they_had_of_a_database_that_was_replaced(tmp_path):
     path = tmp_path / "items.db"
-    with closing(SqliteItems(path, {"a": ROW})) as store, closing(SqliteItems(tmp_path / "new.db", {"a": OTHER})):
+    with closing(SqliteItemStore(path, {"a": ROW})) as store, closing(SqliteItemStore(tmp_path / "new.db", {"a": OTHER})):
         cursor = store.changes(None).cursor
         assert (store.put("a", OTHER), store.changes(cursor).versions) == (2, {"a": 2})
         cursor = store.changes(cursor).cursor

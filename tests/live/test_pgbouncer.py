@@ -13,7 +13,7 @@ from scored_tables import ScoringDatabase
 
 from iris_wsgi.cli.main import main
 from iris_wsgi.patterns.data_cache.item_store import Item
-from iris_wsgi.patterns.data_cache.postgres_store import PostgresItems
+from iris_wsgi.patterns.data_cache.postgres_store import PostgresItemStore
 
 ROW = b"aaaa" * 4
 # What an application sees that gets the connection next.
@@ -78,7 +78,7 @@ def test_items_leave_nothing_on_the_connection_of_the_pool(pool, postgres_server
     name = url.partition("@/")[2].partition("?")[0]
     postgres_server.execute(f"ALTER DATABASE {name} SET synchronous_commit TO off")
     unchanged(name)
-    with closing(PostgresItems(pool.url_of(name), {"a": ROW}, 10)) as store:
+    with closing(PostgresItemStore(pool.url_of(name), {"a": ROW}, 10)) as store:
         # More than psycopg would wait for before it prepares a statement.
         for i in range(12):
             assert store.put("b", ROW) == i + 1 and store.get("a") == Item(1, ROW)
@@ -89,7 +89,7 @@ def test_items_leave_nothing_on_the_connection_of_the_pool(pool, postgres_server
 def test_a_put_is_on_the_disk_before_it_returns_whichever_connection_of_a_pool_it_gets(postgres_server):
     url = postgres_server.create_database("durable")
     postgres_server.execute("ALTER DATABASE durable SET synchronous_commit TO off")
-    with closing(PostgresItems(url, {}, 10)) as store:
+    with closing(PostgresItemStore(url, {}, 10)) as store:
         store.put("a", ROW)
         # Another client of a transaction pool may have left it so.
         store.pool.free[0].execute("SET synchronous_commit TO off")

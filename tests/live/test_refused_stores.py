@@ -12,7 +12,7 @@ from iris_wsgi.errors import BackendUnavailable, OperationDenied
 from iris_wsgi.patterns.asynchronous.redis_store import RedisJobStore
 from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
 from iris_wsgi.patterns.data_cache import postgres_store
-from iris_wsgi.patterns.data_cache.postgres_store import PostgresItems
+from iris_wsgi.patterns.data_cache.postgres_store import PostgresItemStore
 from iris_wsgi.storage.redis import GRANT, PRIMARY, SIGN_IN
 
 ROW = b"aaaa" * 4
@@ -24,7 +24,7 @@ TIMEOUT_SECONDS = 60.0
 def database(postgres_server) -> Iterator[Callable[[str], str]]:
     """The URL, for a role, of a database of items that has one."""
     url = postgres_server.create_database("refused")
-    with closing(PostgresItems(url, {"a": ROW}, 10)) as store:
+    with closing(PostgresItemStore(url, {"a": ROW}, 10)) as store:
         store.get("a")
         store.pool.free[0].execute("CREATE ROLE limited LOGIN")
         store.pool.free[0].execute("REVOKE CONNECT ON DATABASE refused FROM public")
@@ -35,7 +35,7 @@ def database(postgres_server) -> Iterator[Callable[[str], str]]:
 
 
 def change(url: str, *statements: str) -> None:
-    with closing(PostgresItems(url, {}, 10)) as store:
+    with closing(PostgresItemStore(url, {}, 10)) as store:
         store.get("a")
         for one in statements:
             store.pool.free[0].execute(one)
@@ -75,14 +75,14 @@ GRANTED = "GRANT SELECT ON iris_items, iris_items_store TO limited"
 )  # fmt: skip
 def test_each_permanent_refusal_of_postgresql_has_its_remedy(database, role, statements, use, remedy):
     change(database("postgres"), *statements)
-    refused = refusal(PostgresItems(database(role), {}, 10), use)
+    refused = refusal(PostgresItemStore(database(role), {}, 10), use)
     assert refused.remedy == remedy, refused
 
 
 def test_a_database_that_is_not_there_is_a_permanent_refusal_and_one_that_is_down_is_not(postgres_server):
     url = postgres_server.url.replace("/postgres?", "/missing?")
-    assert refusal(PostgresItems(url, {}, 10), get).remedy == postgres_store.CREATE
-    assert refusal(PostgresItems("postgresql://user:secret@127.0.0.1:1/d", {}, 0.2), get).remedy == ""
+    assert refusal(PostgresItemStore(url, {}, 10), get).remedy == postgres_store.CREATE
+    assert refusal(PostgresItemStore("postgresql://user:secret@127.0.0.1:1/d", {}, 0.2), get).remedy == ""
 
 
 def test_readiness_and_answers_name_what_to_grant_and_both_go_on_once_it_is(run, database):
@@ -116,7 +116,7 @@ def test_a_run_over_a_table_that_may_not_write_says_what_to_grant(database, post
     change(database("postgres"), "CREATE TABLE t (id int PRIMARY KEY)", "ALTER TABLE iris_items DROP COLUMN features")
     columns = "ADD sepal_length float8, ADD sepal_width float8, ADD petal_length float8, ADD petal_width float8"
     postgres_server.create_database("scored")
-    with closing(PostgresItems(postgres_server.url.replace("/postgres?", "/scored?"), {}, 10)) as store:
+    with closing(PostgresItemStore(postgres_server.url.replace("/postgres?", "/scored?"), {}, 10)) as store:
         store.get("a")
         for one in ("CREATE TABLE t (id int PRIMARY KEY)", f"ALTER TABLE t {columns}", "GRANT SELECT, UPDATE ON t TO limited"):
             store.pool.free[0].execute(one)

@@ -11,7 +11,7 @@ from optional_programs import require_program
 
 from iris_wsgi.patterns.asynchronous.job import JobExpired, Limits
 from iris_wsgi.patterns.asynchronous.sqlite_store import LATEST, SqliteJobStore
-from iris_wsgi.patterns.data_cache.sqlite_store import SqliteItems
+from iris_wsgi.patterns.data_cache.sqlite_store import SqliteItemStore
 from iris_wsgi.storage.clock import BootClock
 
 BODY = bytes(64)
@@ -153,7 +153,7 @@ def test_without_the_number_of_the_boot_the_clock_of_each_process_goes_on_evenly
 
 def test_a_first_look_at_items_tells_what_was_written_lately_though_the_clock_was_set(machine, tmp_path):
     for step in (HOURS, -HOURS):
-        with closing(on(machine, SqliteItems, tmp_path / f"items{step}.db", {})) as store:
+        with closing(on(machine, SqliteItemStore, tmp_path / f"items{step}.db", {})) as store:
             store.put("a", b"aaaa" * 4)
             machine.wall += step
             machine.pass_by(5)

@@ -8,9 +8,8 @@ import numpy as np
 from iris_wsgi.model.predictor import PredictContext, Prediction
 from iris_wsgi.observability.metrics import Registry
 from iris_wsgi.patterns.prediction_cache.cache import PredictionCache
-from iris_wsgi.patterns.prediction_cache.metrics import CacheMetrics
-from iris_wsgi.patterns.prediction_cache.store import Known
-from iris_wsgi.storage.lru import Shelf
+from iris_wsgi.patterns.prediction_cache.store import CacheMetrics, CacheStore
+from iris_wsgi.storage.lru import LRUCache
 
 ROW = [5.1, 3.5, 1.4, 0.2]
 ROWS = np.random.default_rng(3).uniform(0, 8, (64, 4)).astype(np.float32)
@@ -41,7 +40,9 @@ def expected_probabilities(rows):
 
 def build_cache(predict, max_bytes=1 << 20, seconds=3600.0, **options):
     registry = Registry()
-    cache = PredictionCache(predict, 3, Known(Shelf(max_bytes), seconds, CacheMetrics(registry), registry.board), **options)
+    cache = PredictionCache(
+        predict, 3, CacheStore(LRUCache(max_bytes), seconds, CacheMetrics(registry), registry.board), **options
+    )
     registry.join()
     return cache
 
@@ -52,4 +53,4 @@ def cached(cache, rows, deadline=inf):
 
 
 def row_counts(cache):
-    return {result: count for result, count in cache.known.metrics.totals()["rows"].items() if count}
+    return {result: count for result, count in cache.store.metrics.totals()["rows"].items() if count}

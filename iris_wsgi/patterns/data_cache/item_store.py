@@ -1,46 +1,45 @@
-"""Items, and what a database of them must do."""
+"""Items, and the interface of their databases."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 ID_PATTERN = "[A-Za-z0-9_-]{1,64}"
-# More changes than these since the last look are told as None: it is cheaper to read all anew.
-MOST_CHANGES = 10_000
+# If a check finds more changes, the cache is emptied, which costs less.
+MAX_CHANGES = 10_000
 
 
 class Item(NamedTuple):
-    """A row as little-endian float32, and how often it was written."""
+    """Number of writes, and the row as little-endian float32."""
 
     version: int
     row: bytes
 
 
-class Change(NamedTuple):
-    """Since when looks see no earlier writes (opaque), and the versions of the items written since; None: too many."""
+class ItemChanges(NamedTuple):
+    """Opaque cursor, and the versions of items written since the previous one (None if there are too many)."""
 
     cursor: str
     versions: dict[str, int] | None
 
 
 class ItemStore(Protocol):
-    """Every method may raise BackendUnavailable within the store's own bound, and works again once the database does.
-
-    All may be called from any thread and any process at once.
-    """
+    """Database of items. Every method may raise BackendUnavailable within the timeout of the store, and is thread-safe."""
 
     def identity(self) -> str:
-        """Another one for each database that was ever made."""
+        """Returns a text that no other database has."""
 
     def get(self, item_id: str) -> Item | None: ...
 
     def put(self, item_id: str, row: bytes) -> int:
-        """The version, which is 1 for a new one; durable when it returns. After BackendUnavailable it may be written or not."""
+        """Returns the version of the durable write, 1 for a new item. After BackendUnavailable the outcome is unknown."""
 
-    def changes(self, cursor: str | None, seconds: float = 0.0) -> Change:
-        """What was written since the look that gave `cursor`: every write is told by a look that begins after it was
-        acknowledged, perhaps more than once. Without a cursor what was written in the last `seconds`."""
+    def changes(self, cursor: str | None, seconds: float = 0.0) -> ItemChanges:
+        """Returns the changes since `cursor`, or without a cursor those of the last `seconds`.
 
-    def ids(self, after: str, most: int) -> Sequence[str]:
-        """Up to `most` ids in their order, beyond `after`."""
+        Each acknowledged write is in the next result, and may also be in later ones.
+        """
+
+    def ids(self, after: str, limit: int) -> Sequence[str]:
+        """Returns the next ids in their order."""
 
     def close(self) -> None: ...

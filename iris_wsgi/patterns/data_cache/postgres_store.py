@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from iris_wsgi.errors import BackendUnavailable, BadStore, OperationDenied
-from iris_wsgi.patterns.data_cache.item_store import MOST_CHANGES, Change, Item
+from iris_wsgi.patterns.data_cache.item_store import MAX_CHANGES, Item, ItemChanges
 from iris_wsgi.storage.postgres import ConnectionPool, PostgresConnection, PostgresError, Row, parse_url
 
 # The cursor is the xmin of a snapshot: all transactions before it had ended, so later writes belong to later transactions.
@@ -61,13 +61,13 @@ MESSAGE_REMEDIES = {
     "authentication failed": SIGN_IN,
     "pg_hba.conf": SIGN_IN,
     "not permitted to log in": SIGN_IN,
-    "no such user": SIGN_IN,
-    "no such database": CREATE,
+    r"no\ssuch user": SIGN_IN,
+    r"no\ssuch database": CREATE,
     "permission denied for database": SIGN_IN,
 }
 
 
-class PostgresItems:
+class PostgresItemStore:
     """ItemStore in PostgreSQL. Each call ends within about `seconds`, even if the server hangs; the first call connects.
 
     The first process to connect creates the tables with the rows of `seed`, in one transaction.
@@ -76,13 +76,13 @@ class PostgresItems:
     def __init__(self, url: str, seed: Mapping[str, bytes], seconds: float) -> None:
         """Raises BadStore for an invalid URL; the message omits the URL, which may contain a password."""
         try:
-            address = parse_url(url)
+            parameters = parse_url(url)
         except ValueError:
             raise BadStore(
                 "IRIS_DATABASE_URL is not an address of a PostgreSQL: postgresql://[user:password@]host[:port]/database"
             ) from None
         self.rows, self.seconds = seed, seconds
-        self.place = f"{address.get('host', 'localhost')}:{address.get('port', 5432)}"
+        self.address = f"{parameters.get('host', 'localhost')}:{parameters.get('port', 5432)}"
         self.pool = ConnectionPool(url, self.create_tables)
         self.created = False
 
@@ -96,16 +96,16 @@ class PostgresItems:
     def put(self, item_id: str, row: bytes) -> int:
         return int(self.query(PUT, item_id, row)[0][0])
 
-    def changes(self, cursor: str | None, seconds: float = 0.0) -> Change:
-        limit = MOST_CHANGES + 1
+    def changes(self, cursor: str | None, seconds: float = 0.0) -> ItemChanges:
+        limit = MAX_CHANGES + 1
         found = self.query(BY_TIME, f"{seconds} seconds", limit) if cursor is None else self.query(BY_CURSOR, cursor, limit)
         versions = {item_id: version for _, item_id, version in found if item_id is not None}
         # A restored backup has an older snapshot.
         replaced = cursor is not None and int(found[0][0]) < int(cursor)
-        return Change(str(found[0][0]), versions if len(versions) <= MOST_CHANGES and not replaced else None)
+        return ItemChanges(str(found[0][0]), versions if len(versions) <= MAX_CHANGES and not replaced else None)
 
-    def ids(self, after: str, most: int) -> Sequence[str]:
-        return [item_id for (item_id,) in self.query(IDS, after, most)]
+    def ids(self, after: str, limit: int) -> Sequence[str]:
+        return [item_id for (item_id,) in self.query(IDS, after, limit)]
 
     def close(self) -> None:
         self.pool.close()
@@ -114,7 +114,7 @@ class PostgresItems:
         try:
             return self.pool.query(sql, values, self.seconds)
         except PostgresError as error:
-            raise refusal(error, f"the database at {self.place} does not do its work: {str(error)[:200]}") from None
+            raise refusal(error, f"the database at {self.address} failed: {str(error)[:200]}") from None
 
     def create_tables(self, connection: PostgresConnection) -> None:
         if self.created:

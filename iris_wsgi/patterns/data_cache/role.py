@@ -1,56 +1,105 @@
-"""The items as a role serves them: a database behind a second level behind memory, and who looks for changes."""
+"""Role of the data cache: a database behind Redis behind memory, and the checks for changes of other servers."""
 
+import json
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from iris_wsgi.errors import BackendUnavailable
+import numpy as np
+
+from iris_wsgi.codec.rows import Array, best, finite
+from iris_wsgi.errors import BackendUnavailable, Conflict
+from iris_wsgi.model.predictor import Predict, PredictContext
+from iris_wsgi.model.session import Graph
+from iris_wsgi.model.training_data import FILE, read_training
 from iris_wsgi.patterns.data_cache import routes as item_routes
-from iris_wsgi.patterns.data_cache.cache import ItemCache, Times
-from iris_wsgi.patterns.data_cache.invalidation import Marks
-from iris_wsgi.patterns.data_cache.metrics import ItemMetrics
-from iris_wsgi.patterns.data_cache.read_through import Reader
-from iris_wsgi.patterns.data_cache.responses import Texts
-from iris_wsgi.patterns.data_cache.seed import seed
-from iris_wsgi.patterns.data_cache.stores import open_items, open_shared
+from iris_wsgi.patterns.data_cache.cache import ItemCache, ItemMetrics
+from iris_wsgi.patterns.data_cache.read_through import CacheTimes, InvalidationStamps, ReadThrough
+from iris_wsgi.patterns.data_cache.stores import open_item_store
 from iris_wsgi.resilience.circuit_breaker import CircuitBreaker
 from iris_wsgi.services import REQUEST_SECONDS, RoleContext
-from iris_wsgi.storage.lru import Shelf
+from iris_wsgi.storage.lru import LRUCache
 from iris_wsgi.wsgi.application import Route
 
-# How long the second level of the items may take, which is there to save time.
-SHARED_SECONDS = 0.05
-# How long an unknown id is cached. An item may be created at any moment, so the time is short.
+# TTL of an unknown id. A client may create the item at any moment, so the time is short.
 MISSING_SECONDS = 5.0
-# How long expired items are kept and served, marked as stale, while the database is down.
+# How long the cache keeps expired items, and serves them as stale while the database is down.
 STALE_SECONDS = 3600.0
 # The maximum delay until a server sees the changes of another one.
 CHECK_SECONDS = 1.0
 
 
-def routes(parts: RoleContext) -> list[Route]:
-    """Returns the routes of the items. Raises BadSetting, BadStore, and BackendUnavailable of an embedded store."""
-    settings = parts.settings
-    metrics = ItemMetrics(parts.registry)
-    rows = seed(parts.model, Path(settings.model_dir), parts.log.event)
-    database = open_items(settings, rows, REQUEST_SECONDS)
-    words = "items that are not in memory are refused", "the database of the items is back"
-    breaker = CircuitBreaker(parts.log.event, *words, count_failure=partial(metrics.failures.add, ("database",)))
-    # Only the look itself can find out that they are mended while no traffic comes.
-    parts.readiness.others.append(lambda: next(iter(breaker.remedies("changes", "identity")), None))
-    parts.readiness.warnings.append(breaker.remedies)
-    shared = open_shared(settings, SHARED_SECONDS, parts.log.event, partial(metrics.failures.add, ("redis",)))
-    times = Times(settings.items_seconds, MISSING_SECONDS, STALE_SECONDS, CHECK_SECONDS)
-    marks = Marks(parts.registry.board.marks)
-    reader = Reader(database, breaker, shared, times.item, times.check, marks)
-    texts = Texts(parts.model, parts.predict)
-    cache = ItemCache(reader, texts.item, texts.prediction, marks, Shelf(settings.items_bytes), times, metrics)
+def routes(context: RoleContext) -> list[Route]:
+    """Raises BadSetting, BadStore, and BackendUnavailable of an embedded database."""
+    settings, log_event = context.settings, context.log.event
+    metrics = ItemMetrics(context.registry)
+    rows = seed_rows(context.model, Path(settings.model_dir), log_event)
+    database = open_item_store(settings, rows, REQUEST_SECONDS)
+    messages = "requests for items that are not in memory fail", "the database of the items works again"
+    breaker = CircuitBreaker(log_event, *messages, count_failure=partial(metrics.failures.add, ("database",)))
+    # Without traffic, only the checks find out that the database works again.
+    context.readiness.others.append(lambda: next(iter(breaker.remedies("changes", "identity")), None))
+    context.readiness.warnings.append(breaker.remedies)
+    tier = None
+    if settings.cache_redis_url:
+        from iris_wsgi.storage.redis_tier import TierOptions, VersionedTier
 
-    def look() -> None:
-        # The breaker tells the log of a database that is down.
+        count_failure = partial(metrics.failures.add, ("redis",))
+        options = TierOptions(settings.cache_redis_url, settings.items_seconds, "data cache", log_event, count_failure)
+        # 2 is the layout of the value, f4 that of the row.
+        tier = VersionedTier(options, "iris:item:2f4")
+    times = CacheTimes(settings.items_seconds, MISSING_SECONDS, STALE_SECONDS, CHECK_SECONDS)
+    stamps = InvalidationStamps(context.registry.board.marks)
+    reader = ReadThrough(database, breaker, tier, times, stamps)
+    responses = ItemResponses(context.model, context.predict)
+    cache = ItemCache(reader, responses.item, responses.prediction, LRUCache(settings.items_bytes), times, stamps, metrics)
+
+    def check() -> None:
+        # The circuit breaker logs a database that is down.
         with suppress(BackendUnavailable):
             cache.check()
 
-    # Twice in the time that a look counts, so that one may be late.
-    parts.background.repeat("look for changes of items", times.check / 2, look)
-    return item_routes.routes(parts.model, cache)
+    # At half of the time that a check is valid, so that one may be late.
+    context.background.repeat("check for changes of items", times.check / 2, check)
+    return item_routes.routes(context.model, cache)
+
+
+def seed_rows(model: Graph, folder: Path, log_event: Callable[[str, str], None]) -> dict[str, bytes]:
+    """Returns the training rows of the model as items 0000, 0001, …, for a new database.
+
+    Logs a warning and returns none if the file is missing or belongs to another model.
+    """
+    try:
+        rows, _ = read_training(model, folder)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        log_event("warning", f"a new database of items starts empty, because {folder / FILE} cannot be used: {reason}")
+        return {}
+    return {f"{i:04d}": row.astype("<f4").tobytes() for i, row in enumerate(rows)}
+
+
+class ItemResponses:
+    """Response bodies in JSON, for one model."""
+
+    def __init__(self, model: Graph, predict: Predict) -> None:
+        self.model, self.predict = model, predict
+
+    def item(self, item_id: str, version: int, row: bytes) -> bytes:
+        """Shows the shortest numbers that are these float32, which are those of the client unless they had too many digits."""
+        data = [float(str(value)) for value in floats(row)]
+        return json.dumps({"id": item_id, "version": version, "data": [data]}).encode()
+
+    def prediction(self, item_id: str, version: int, row: bytes, deadline: float) -> bytes:
+        """Raises Conflict for an item with another number of features, and the errors of the model."""
+        values, model = floats(row), self.model
+        if len(values) != model.width:
+            raise Conflict(f"The item has {len(values)} features, and the model requires {model.width}; PUT the item again.")
+        probabilities = finite(self.predict(values.reshape(1, -1), PredictContext(deadline)).probabilities)[0]
+        label = model.labels[best(probabilities)]
+        document = {"id": item_id, "version": version, "classes": model.labels, "label": label}
+        return json.dumps({**document, "probabilities": probabilities}).encode()
+
+
+def floats(row: bytes) -> Array:
+    return np.frombuffer(row, "<f4").astype(np.float32, copy=False)

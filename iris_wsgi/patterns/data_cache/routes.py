@@ -1,4 +1,4 @@
-"""The routes of items: features by id, what the model says of them, and new ones."""
+"""Routes of the data cache: items by id, their predictions, and writes."""
 
 import re
 from collections.abc import Callable
@@ -8,48 +8,45 @@ from time import monotonic
 from iris_wsgi import errors
 from iris_wsgi.codec.rows import decode_rows
 from iris_wsgi.errors import RETRY_AFTER, BackendUnavailable, NotCached
-from iris_wsgi.http.cache_control import CacheDirectives, cache_directives
+from iris_wsgi.http.cache_headers import NOT_CACHED_STATUS, CacheDirectives, cache_directives, hit_status, miss_status
 from iris_wsgi.model.latency import NEVER
 from iris_wsgi.model.session import Graph
-from iris_wsgi.patterns.data_cache.cache import ITEM, PREDICTION, Found, ItemCache
+from iris_wsgi.patterns.data_cache.cache import ITEM, PREDICTION, ItemCache, ItemLookup
 from iris_wsgi.patterns.data_cache.item_store import ID_PATTERN
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import NO_STORE, Request, Response, Route, RouteDoc, Schedule
 from iris_wsgi.wsgi.body import Environ
 from iris_wsgi.wsgi.routing import Parameters
 
-DOWN = "The database of the items does not answer now, and this item is not in memory; try again soon."
-NOT_WRITTEN = "The database of the items does not answer now; whether the item was written is not known. Send it again."
-# Followed by what a person must change.
-WRITES = "Writes the features of an item, which is in no cache any more then"
+NOT_READ = "The database of the items is unavailable, and this item is not in memory; retry soon."
+NOT_WRITTEN = "The database of the items is unavailable, so it is unknown whether it wrote the item; send the request again."
+WRITE = "Write the features of an item, and invalidate its cache entries"
+# The remedy follows.
 REFUSED = "The database of the items refuses this, and a retry does not help. "
-UNKNOWN = "There is no such item."
-NO_ID = "There is no such item: an id is 1 to 64 letters, digits, - and _."
-MORE = "send one at a time"
-
-CACHE = "iris_wsgi"
+UNKNOWN = "Item not found."
+INVALID_ID = "Item not found: an id is 1 to 64 letters, digits, - and _."
+TOO_MANY_ROWS = "send one row in a request"
 
 is_id = re.compile(ID_PATTERN).fullmatch
 Header = tuple[str, str]
-Look = Callable[[str, float, CacheDirectives], Found]
 
 
 def routes(model: Graph, cache: ItemCache) -> list[Route]:
-    """All of them. What is in memory is answered in the I/O loop, since nobody is asked for it."""
+    """Hits run in the event loop, because they do not block."""
     digest = ("X-Model-Digest", model.digest)
 
     def get(request: Request) -> Response:
-        found, headers = find(request, cache.item)
+        found, headers = look_up(request, cache.item)
         return Response(found.entry.body, headers=headers)
 
     def prediction(request: Request) -> Response:
-        found, headers = find(request, cache.prediction)
+        found, headers = look_up(request, cache.prediction)
         return Response(found.entry.body, headers=(digest, *headers), rows=1)
 
     def put(request: Request) -> Response:
         item_id = id_of(request)
-        rows = decode_rows(request.body, model.width, 1, MORE)
-        headers = (("Cache-Status", f"{CACHE}; fwd=method"), NO_STORE)
+        rows = decode_rows(request.body, model.width, 1, TOO_MANY_ROWS)
+        headers = (("Cache-Status", miss_status("method")), NO_STORE)
         try:
             version, body = cache.put(item_id, rows.astype("<f4", copy=False).tobytes())
         except BackendUnavailable as down:
@@ -61,28 +58,27 @@ def routes(model: Graph, cache: ItemCache) -> list[Route]:
     def is_cached(kind: bytes) -> Callable[[Parameters, Environ], bool]:
         def look(parameters: Parameters, environ: Environ) -> bool:
             item_id = parameters["id"]
-            return not is_id(item_id) or cache.at_hand(kind, item_id, cache_directives(environ.get("HTTP_CACHE_CONTROL")))
+            return not is_id(item_id) or cache.is_cached(kind, item_id, cache_directives(environ.get("HTTP_CACHE_CONTROL")))
 
         return look
 
-    one, row = "/items/{id}", openapi.rows(model, 1)
-    item, told = item_answer(model), prediction_answer(model)
+    path, row = "/items/{id}", openapi.rows(model, 1)
     return [
-        Route("GET", one, get, RouteDoc("The features of an item", item, failures=(404, 503, 504)),
+        Route("GET", path, get, RouteDoc("Features of an item", item_schema(), failures=(404, 503, 504)),
               schedule=Schedule(NEVER, is_cached(ITEM))),
-        Route("PUT", one, put, RouteDoc(WRITES, item, success=(200, 201), failures=(404, 503)), row, Schedule(NEVER)),
-        Route("GET", f"{one}/prediction", prediction,
-              RouteDoc("What the model says of an item", told, failures=(404, 409, 503, 504)),
+        Route("PUT", path, put, RouteDoc(WRITE, item_schema(), success=(200, 201), failures=(404, 503)), row, Schedule(NEVER)),
+        Route("GET", f"{path}/prediction", prediction,
+              RouteDoc("Prediction of an item", prediction_schema(model), failures=(404, 409, 503, 504)),
               schedule=Schedule(NEVER, is_cached(PREDICTION))),
     ]  # fmt: skip
 
 
-def item_answer(model: Graph) -> openapi.Schema:
+def item_schema() -> openapi.Schema:
     row = openapi.listed({"type": "number"}, 1, 1_000_000)
     return openapi.closed(id=openapi.TEXT, version={"type": "integer", "minimum": 1}, data=openapi.listed(row, 1, 1))
 
 
-def prediction_answer(model: Graph) -> openapi.Schema:
+def prediction_schema(model: Graph) -> openapi.Schema:
     return openapi.closed(
         id=openapi.TEXT,
         version={"type": "integer", "minimum": 1},
@@ -95,46 +91,42 @@ def prediction_answer(model: Graph) -> openapi.Schema:
 def id_of(request: Request) -> str:
     item_id = request.parameters["id"]
     if not is_id(item_id):
-        raise errors.NotFound(NO_ID)
+        raise errors.NotFound(INVALID_ID)
     return item_id
 
 
-def find(request: Request, look: Look) -> tuple[Found, tuple[Header, ...]]:
-    """What there is about the item in the path, and the headers about where it came from."""
-    wishes = cache_directives(request.environ.get("HTTP_CACHE_CONTROL"))
+def look_up(
+    request: Request, lookup: Callable[[str, float, CacheDirectives], ItemLookup]
+) -> tuple[ItemLookup, tuple[Header, ...]]:
+    """Returns the entry of the item in the path, and the cache headers."""
+    directives = cache_directives(request.environ.get("HTTP_CACHE_CONTROL"))
     try:
-        found = look(id_of(request), request.deadline, wishes)
+        found = lookup(id_of(request), request.deadline, directives)
     except BackendUnavailable as down:
-        status = ("Cache-Status", f"{CACHE}; fwd={'uri-miss' if wishes.read else 'request'}; detail=unavailable")
-        raise unavailable(down, DOWN, (status, NO_STORE)) from None
+        status = miss_status("uri-miss" if directives.read else "request", detail="unavailable")
+        raise unavailable(down, NOT_READ, (("Cache-Status", status), NO_STORE)) from None
     except NotCached as error:
-        status = ("Cache-Status", f"{CACHE}; detail=only-if-cached")
-        raise NotCached(error.detail, headers=(status, NO_STORE)) from None
-    headers = told(found, wishes.read and not found.refused)
+        raise NotCached(error.detail, headers=(NOT_CACHED_STATUS, NO_STORE)) from None
+    headers = cache_headers(found)
     if not found.entry.version:
         raise errors.NotFound(UNKNOWN, headers=headers)
     return found, headers
 
 
-def unavailable(down: BackendUnavailable, why: str, headers: tuple[Header, ...]) -> errors.ServiceUnavailable:
-    """With `why` and the time of a retry, unless only a person can remedy it."""
+def unavailable(down: BackendUnavailable, detail: str, headers: tuple[Header, ...]) -> errors.ServiceUnavailable:
+    """Returns the advice to retry, or the remedy if a retry does not help."""
     if down.remedy:
         return errors.ServiceUnavailable(REFUSED + down.remedy, headers=headers)
-    return errors.ServiceUnavailable(why, headers=(RETRY_AFTER, *headers))
+    return errors.ServiceUnavailable(detail, headers=(RETRY_AFTER, *headers))
 
 
-def told(found: Found, use: bool) -> tuple[Header, ...]:
-    """Cache-Status (RFC 9211): from memory, for how long it counts; else why not, whether it is kept now, or who else asked."""
+def cache_headers(found: ItemLookup) -> tuple[Header, ...]:
     entry, now = found.entry, monotonic()
     if found.source == "stale":
         age = ("Age", str(ceil(max(0.0, now - entry.read_at))))
-        return ("Cache-Status", f"{CACHE}; hit; detail=stale"), age, NO_STORE
-    if found.source in ("hit", "negative") and not found.outdated and not found.kept:
-        detail = "; detail=negative" if not entry.version else ""
-        return ("Cache-Status", f"{CACHE}; hit; ttl={max(0, int(entry.until - now))}{detail}"), NO_STORE
-    why = "request" if not use else "stale" if found.outdated else "uri-miss"
-    parts = [CACHE, f"fwd={why}"]
-    parts += ["stored"] if found.kept else []
-    parts += ["collapsed"] if found.source == "collapsed" else []
-    parts += [f"detail={found.source}"] if found.source in ("redis", "database") else []
-    return ("Cache-Status", "; ".join(parts)), NO_STORE
+        return ("Cache-Status", hit_status(None, "stale")), age, NO_STORE
+    if found.source in ("hit", "negative") and found.reason != "stale":
+        return ("Cache-Status", hit_status(entry.expires - now, "" if entry.version else "negative")), NO_STORE
+    detail = found.source if found.source in ("redis", "database") else ""
+    status = miss_status(found.reason, found.stored, found.source == "collapsed", detail)
+    return ("Cache-Status", status), NO_STORE

@@ -1,14 +1,14 @@
-"""Items in an SQLite file: the embedded database, for the threads and processes of one machine."""
+"""Items in an SQLite file, for the threads and processes of one machine."""
 
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from iris_wsgi.patterns.data_cache.item_store import MOST_CHANGES, Change, Item
+from iris_wsgi.patterns.data_cache.item_store import MAX_CHANGES, Item, ItemChanges
 from iris_wsgi.storage.clock import BootClock
 from iris_wsgi.storage.sqlite import SqliteDatabase, SqliteSchema
 
-# `changed` is the clock of the store when it was written, `at` the time, which no step of the machine's moves.
+# `changed` is the write counter of the store. `at` is the time, which a step of the system clock does not move.
 SCRIPT = """
 CREATE TABLE store (identity TEXT NOT NULL, clock INTEGER NOT NULL) STRICT;
 
@@ -27,17 +27,18 @@ CREATE INDEX item_changed ON item (changed);
 CREATE INDEX item_at ON item (at)
 """
 APPLICATION, VERSION = 0x69726974, 1
+IDS = "SELECT id FROM item WHERE id > ? ORDER BY id LIMIT ?"
 GET = "SELECT version, features FROM item WHERE id = ?"
 PUT = """
 INSERT INTO item VALUES (?, 1, ?, ?, ?) ON CONFLICT (id) DO UPDATE
 SET version = version + 1, changed = excluded.changed, at = excluded.at, features = excluded.features RETURNING version"""
 
 
-class SqliteItems:
-    """An ItemStore. A file that is new is made with the rows of `seed`, in one step with its tables, so never again."""
+class SqliteItemStore:
+    """ItemStore in a file. The transaction that creates the tables of a new file also inserts the rows of `seed`."""
 
     def __init__(self, path: Path, seed: Mapping[str, bytes], busy_seconds: float = 0.15) -> None:
-        """Raises BadStore over a file that is something else, and BackendUnavailable."""
+        """Raises BadStore for a file of another kind, and BackendUnavailable."""
         rows = ",\n".join(f"('{item_id}', 1, 0, 0, x'{row.hex()}')" for item_id, row in seed.items())
         script = f"{SCRIPT};\n\nINSERT INTO item VALUES {rows}" if rows else SCRIPT
         self.clock = BootClock("SELECT max(at) FROM item")
@@ -60,23 +61,23 @@ class SqliteItems:
 
         return self.database.write(work)
 
-    def changes(self, cursor: str | None, seconds: float = 0.0) -> Change:
-        # Writes come one after the other, so who sees a clock has seen all before it.
+    def changes(self, cursor: str | None, seconds: float = 0.0) -> ItemChanges:
+        # SQLite serializes writes, so a snapshot with a counter has all writes before it.
         before, _, last = (cursor or "").rpartition(" ")
         where, bound = ("at > ?", self.clock() - seconds) if cursor is None else ("changed > ?", int(last))
         with self.database.read() as db:
-            # In one transaction, so that both are of one moment.
+            # One transaction, so that the counter and the changes belong to the same snapshot.
             db.execute("BEGIN")
             identity, clock = db.execute("SELECT identity, clock FROM store").fetchone()
-            found = db.execute(f"SELECT id, version FROM item WHERE {where} LIMIT ?", (bound, MOST_CHANGES + 1)).fetchall()
+            found = db.execute(f"SELECT id, version FROM item WHERE {where} LIMIT ?", (bound, MAX_CHANGES + 1)).fetchall()
             db.execute("COMMIT")
-        # Another database, or an earlier copy of this one, was put in its place.
+        # The file was replaced by another database, or by a backup.
         replaced = cursor is not None and (identity != before or clock < int(last))
-        return Change(f"{identity} {clock}", dict(found) if len(found) <= MOST_CHANGES and not replaced else None)
+        return ItemChanges(f"{identity} {clock}", dict(found) if len(found) <= MAX_CHANGES and not replaced else None)
 
-    def ids(self, after: str, most: int) -> Sequence[str]:
+    def ids(self, after: str, limit: int) -> Sequence[str]:
         with self.database.read() as db:
-            return [one for (one,) in db.execute("SELECT id FROM item WHERE id > ? ORDER BY id LIMIT ?", (after, most))]
+            return [item_id for (item_id,) in db.execute(IDS, (after, limit))]
 
     def close(self) -> None:
         self.database.close()

@@ -1,4 +1,4 @@
-"""Asks a server for items before its clients do, so that they are in its memory when traffic comes."""
+"""Warms up a server: requests items before its clients do, so that they are in memory."""
 
 import http.client
 from collections.abc import Callable, Iterator, Mapping
@@ -8,55 +8,54 @@ from iris_wsgi.console import Teller, tell
 from iris_wsgi.errors import BackendUnavailable
 from iris_wsgi.patterns.data_cache.item_store import ItemStore
 
-AT_ONCE = 1000
-SECONDS = 30.0
-# Nobody knows to which process of a server a connection leads: after so many in a row that found all of it in memory all of them
-# have it, most likely, and after so many in all there is no room for it.
-SETTLED, MOST_PASSES = 3, 16
+IDS_PER_QUERY = 1000
+TIMEOUT_SECONDS = 30.0
+# The kernel chooses the process of a connection. After three rounds in a row with hits only, most likely all processes have all
+# items. After 16 rounds the memory is too small for them.
+FULL_ROUNDS, MAX_ROUNDS = 3, 16
 
 
-def ids_of(store: ItemStore, most: int) -> Iterator[str]:
-    """The first ids of the database, `most` of them at most."""
-    after, left = "", most
-    while left and (some := store.ids(after, min(left, AT_ONCE))):
-        yield from some
-        after, left = some[-1], left - len(some)
+def first_ids(store: ItemStore, limit: int) -> Iterator[str]:
+    after, left = "", limit
+    while left and (ids := store.ids(after, min(left, IDS_PER_QUERY))):
+        yield from ids
+        after, left = ids[-1], left - len(ids)
 
 
-def warm(url: str, fields: Mapping[str, str], ids: list[str], teller: Teller, say: Callable[[str], None]) -> int:
-    """The status: 0 when all are in memory, 1 when some are not. Raises BackendUnavailable for no server there."""
+def warm(url: str, headers: Mapping[str, str], ids: list[str], progress: Teller, say: Callable[[str], None]) -> int:
+    """Returns the exit status: 0 if all items are in memory, else 1. Raises BackendUnavailable if the server is down."""
     if not ids:
         say("there are no items")
         return 0
-    settled = passes = failed = 0
-    while settled < SETTLED and passes < MOST_PASSES:
-        loaded, failed = one_pass(url, fields, ids, teller, passes)
-        passes += 1
-        settled = settled + 1 if not loaded and not failed else 0
-    teller.end()
-    if settled == SETTLED:
-        say(f"{len(ids)} items and what the model says of them are in the memory of {url}, after {passes} rounds")
+    full = rounds = failed = 0
+    while full < FULL_ROUNDS and rounds < MAX_ROUNDS:
+        loaded, failed = request_all(url, headers, ids, progress, rounds)
+        rounds += 1
+        full = full + 1 if not loaded and not failed else 0
+    progress.end()
+    if full == FULL_ROUNDS:
+        say(f"{len(ids)} items and their predictions are in the memory of {url}, after {rounds} rounds")
         return 0
     tell(
-        f"not all of {len(ids)} items stay in the memory of {url}: {failed} failed in the last round; is IRIS_ITEMS_BYTES"
-        " enough, or do they change?"
+        f"not all of {len(ids)} items stay in the memory of {url}: {failed} requests failed in the last round;"
+        " raise IRIS_ITEMS_BYTES, unless the items change"
     )
     return 1
 
 
-def one_pass(url: str, fields: Mapping[str, str], ids: list[str], teller: Teller, passes: int) -> tuple[int, int]:
-    """Asks for all on one connection; how many were not there, and how many could not be told."""
-    loaded, failed, place = 0, 0, urlsplit(url)
+def request_all(url: str, headers: Mapping[str, str], ids: list[str], progress: Teller, rounds: int) -> tuple[int, int]:
+    """Requests all items on one connection. Returns the number of misses and of failures."""
+    loaded, failed, address = 0, 0, urlsplit(url)
     try:
-        connection = http.client.HTTPConnection(place.hostname or "", place.port or 80, timeout=SECONDS)
+        connection = http.client.HTTPConnection(address.hostname or "", address.port or 80, timeout=TIMEOUT_SECONDS)
         for i, item_id in enumerate(ids):
             for path in (f"/items/{item_id}", f"/items/{item_id}/prediction"):
-                connection.request("GET", path, headers=fields)
-                answer = connection.getresponse()
-                answer.read()
-                failed += answer.status != 200
-                loaded += "; hit" not in answer.headers.get("Cache-Status", "")
-            teller.tell(i + 1, passes * len(ids) + i + 1, failed)
+                connection.request("GET", path, headers=dict(headers))
+                response = connection.getresponse()
+                response.read()
+                failed += response.status != 200
+                loaded += "; hit" not in response.headers.get("Cache-Status", "")
+            progress.tell(i + 1, rounds * len(ids) + i + 1, failed)
         connection.close()
     except (OSError, http.client.HTTPException) as error:
         raise BackendUnavailable(

@@ -1,185 +1,189 @@
-"""The prediction cache: what the model said of a row it says again without a run."""
+"""Prediction cache: serves stored probabilities instead of running the model again."""
 
 from collections.abc import Sequence
 from math import inf
 from time import monotonic
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from iris_wsgi.codec.rows import Array
 from iris_wsgi.errors import NotCached
-from iris_wsgi.http.cache_control import NOT_CACHED, CacheDirectives
+from iris_wsgi.http.cache_headers import NOT_CACHED, NOT_CACHED_STATUS, SHARED_CACHE, CacheDirectives, hit_status, miss_status
 from iris_wsgi.model.predictor import PIECE_ROWS, Predict, PredictContext, Prediction
 from iris_wsgi.patterns.prediction_cache.keys import Values, array, canonical, values_of
-from iris_wsgi.patterns.prediction_cache.redis_tier import SecondLevel
-from iris_wsgi.patterns.prediction_cache.store import Found, Known
+from iris_wsgi.patterns.prediction_cache.store import CacheLookup, CacheStore
 
-NAME, SECOND = "iris_wsgi", "iris_wsgi_shared"
+if TYPE_CHECKING:
+    from iris_wsgi.storage.redis_tier import ClearableTier
 
 
-class Answer(NamedTuple):
-    """Probabilities [n, classes]; how many rows were there, were worked out for somebody else at the same time, came from the
-    second level, or were run; whether what is new was kept; `left` is for how many more seconds the answer counts that will
-    expire first, where all were there; how many stored answers were older than the request allows."""
+class CachedPrediction(NamedTuple):
+    """Probabilities [n, classes], and the number of rows by source: memory, another request, the second level, the model.
+
+    `stored` is true if the cache stored all new rows. `ttl` is the time in seconds until the first entry expires, if all rows
+    were hits. `too_old` is the number of entries that the age limit of the request excluded.
+    """
 
     probabilities: Array
     hits: int
     coalesced: int
     shared: int
     run: int
-    kept: bool
-    left: float
-    refused: int = 0
+    stored: bool
+    ttl: float
+    too_old: int = 0
 
 
 class PredictionCache:
-    """Around a predictor of one model; a row is known by its float32, in which -0.0 is 0.0.
+    """Predictor that caches another predictor, by the float32 values of a row; -0.0 and 0.0 are the same.
 
-    Answers are right as long as the model gives a row the same bits alone and in company. Many rows go in pieces of
-    `chunk_rows`, so that nobody has the lock, or a row that others wait for, for longer than that.
+    The model must compute the same bits for a row alone and in a batch. A request of more than `chunk_rows` rows goes in chunks,
+    which limits how long it holds the lock, and how long others wait for its rows.
     """
 
     def __init__(
-        self, predict: Predict, classes: int, known: Known, shared: SecondLevel | None = None, chunk_rows: int = PIECE_ROWS
+        self,
+        predict: Predict,
+        classes: int,
+        store: CacheStore,
+        tier: "ClearableTier | None" = None,
+        chunk_rows: int = PIECE_ROWS,
     ) -> None:
-        self.predict, self.classes, self.known, self.shared, self.chunk_rows = predict, classes, known, shared, chunk_rows
+        self.predict, self.classes, self.store, self.tier, self.chunk_rows = predict, classes, store, tier, chunk_rows
 
     def __call__(self, rows: Array, context: PredictContext) -> Prediction:
-        """Runs the model on uncached rows only. Raises NotCached (504) if the request forbids the run."""
-        answer = self.ask(rows, context)
-        if answer is None:
-            raise NotCached(NOT_CACHED, headers=(("Cache-Status", f"{NAME}; detail=only-if-cached"),))
-        return Prediction(answer.probabilities, (("Cache-Status", cache_status(answer, context.cache.read)),))
+        found = self.lookup(rows, context)
+        return Prediction(found.probabilities, (("Cache-Status", cache_status(found, context.cache.read)),))
 
-    def ask(self, rows: Array, context: PredictContext) -> Answer | None:
-        """Returns None if the request forbids a run that it needs. Raises what the predictor raises."""
-        return self.stored(rows, context) if context.cache.only_cached else self.found(rows, context)
-
-    def stored(self, rows: Array, context: PredictContext) -> Answer | None:
-        """From the memory of this process alone."""
-        rows, keys = canonical(rows)
-        values, first = list[bytes](), inf
-        for key in keys if context.cache.read else ():
-            hit = self.known.find(key, context.deadline, self.least_left(context.cache))
-            if hit is None:
-                return None
-            values.append(hit[0])
-            first = min(first, hit[1])
-        return Answer(array(values, self.classes), len(keys), 0, 0, 0, True, first) if values else None
-
-    def least_left(self, directives: CacheDirectives) -> float:
-        """For how many seconds a stored answer must still count. All of them count for equally long at first."""
-        return max(directives.min_fresh, self.known.seconds - directives.max_age) if directives.bounded else 0.0
-
-    def found(self, rows: Array, context: PredictContext) -> Answer:
+    def lookup(self, rows: Array, context: PredictContext) -> CachedPrediction:
+        """Runs the model on the misses. Raises NotCached (504) if the request forbids the run, and the errors of the model."""
+        if context.cache.only_cached:
+            return self.hits_only(rows, context)
         if len(rows) <= self.chunk_rows:
-            return self.piece(rows, context)
-        pieces = [self.piece(rows[i : i + self.chunk_rows], context) for i in range(0, len(rows), self.chunk_rows)]
-        probabilities, hits, coalesced, shared, run, kept, left, refused = zip(*pieces, strict=True)
+            return self.chunk(rows, context)
+        chunks = [self.chunk(rows[i : i + self.chunk_rows], context) for i in range(0, len(rows), self.chunk_rows)]
+        probabilities, hits, coalesced, shared, run, stored, ttl, too_old = zip(*chunks, strict=True)
         counts = sum(hits), sum(coalesced), sum(shared), sum(run)
-        return Answer(np.concatenate(probabilities), *counts, all(kept), min(left), sum(refused))
+        return CachedPrediction(np.concatenate(probabilities), *counts, all(stored), min(ttl), sum(too_old))
 
-    def piece(self, rows: Array, context: PredictContext) -> Answer:
+    def hits_only(self, rows: Array, context: PredictContext) -> CachedPrediction:
+        rows, keys = canonical(rows)
+        min_ttl = self.min_ttl(context.cache)
+        hits = list[tuple[bytes, float]]()
+        for key in keys if context.cache.read else ():
+            if (hit := self.store.get(key, context.deadline, min_ttl)) is None:
+                break
+            hits.append(hit)
+        if not hits or len(hits) < len(keys):
+            raise NotCached(NOT_CACHED, headers=(NOT_CACHED_STATUS,))
+        values, ttls = zip(*hits, strict=True)
+        return CachedPrediction(array(values, self.classes), len(keys), 0, 0, 0, True, min(ttls))
+
+    def min_ttl(self, directives: CacheDirectives) -> float:
+        """Returns the minimum time to live of an entry that the request allows. All entries have the same time at first."""
+        return max(directives.min_fresh, self.store.ttl - directives.max_age) if directives.bounded else 0.0
+
+    def chunk(self, rows: Array, context: PredictContext) -> CachedPrediction:
         rows, keys = canonical(rows)
         deadline, directives = context.deadline, context.cache
         if not directives.read:
-            return self.anew(rows, keys, context)
-        least = self.least_left(directives)
-        if len(keys) == 1 and (hit := self.known.find(keys[0], deadline, least)):
-            return Answer(array(hit[:1], self.classes), 1, 0, 0, 0, True, hit[1])
-        found = self.known.look(keys, deadline, least)
-        landed: Values = {}
+            return self.bypass(rows, keys, context)
+        min_ttl = self.min_ttl(directives)
+        if len(keys) == 1 and (hit := self.store.get(keys[0], deadline, min_ttl)):
+            return CachedPrediction(array(hit[:1], self.classes), 1, 0, 0, 0, True, hit[1])
+        found = self.store.lookup(keys, deadline, min_ttl)
+        results: Values = {}
         shared = run = 0
-        kept = True
-        if found.mine:
-            fetched, new, kept = self.work_out(found, context, use_shared=not directives.bounded)
-            landed, shared, run = fetched | new, len(fetched), len(new)
-        for key, flight in found.others.items():
-            landed[key] = flight.wait(deadline) or self.again(key, context)
+        stored = True
+        if found.owned:
+            fetched, computed, stored = self.compute(found, context, use_tier=not directives.bounded)
+            results, shared, run = fetched | computed, len(fetched), len(computed)
+        for key, pending in found.pending.items():
+            results[key] = pending.wait(deadline) or self.retry(key, context)
         hits = len(keys) - found.values.count(None)
-        values = [landed[key] if value is None else value for key, value in zip(keys, found.values, strict=True)]
-        return Answer(
-            array(values, self.classes), hits, len(keys) - hits - shared - run, shared, run, kept, found.left, found.refused
+        values = [results[key] if value is None else value for key, value in zip(keys, found.values, strict=True)]
+        return CachedPrediction(
+            array(values, self.classes), hits, len(keys) - hits - shared - run, shared, run, stored, found.ttl, found.too_old
         )
 
-    def work_out(self, found: Found, context: PredictContext, use_shared: bool = True) -> tuple[Values, Values, bool]:
-        """What nobody else works out: from the second level what is there, from the model the rest; whether all was kept.
+    def compute(self, found: CacheLookup, context: PredictContext, use_tier: bool = True) -> tuple[Values, Values, bool]:
+        """Gets the owned rows from the second level or the model. Returns both, and whether the cache stored all of them.
 
-        Those who wait for it get to know it; a failure is told to them and kept by nobody. How old a value of the second level
-        is cannot be seen there.
+        The age of a value in the second level is unknown, so a request that limits the age does not use it.
         """
+        keys = list(found.owned)
         try:
-            fetched = self.fetched(list(found.mine), context.deadline) if use_shared else {}
-            new, sound = self.run([key for key in found.mine if key not in fetched] if fetched else list(found.mine), context)
+            fetched = self.fetch(keys, context.deadline) if use_tier else {}
+            computed, finite = self.run([key for key in keys if key not in fetched] if fetched else keys, context)
         except BaseException as error:
-            # What failed for several rows may go well for one of them.
-            self.known.give_up(found.mine, error if len(found.mine) == 1 else None)
+            # Another row may have caused the error.
+            self.store.fail(found.owned, error if len(keys) == 1 else None)
             raise
-        kept = self.known.keep(found, fetched, new, sound)
-        self.share(sound, context.deadline)
-        return fetched, new, kept
+        stored = self.store.put(found, fetched, computed, finite)
+        self.share(finite, context.deadline)
+        return fetched, computed, stored
 
-    def fetched(self, keys: list[bytes], until: float) -> Values:
-        if not self.shared or until - monotonic() < self.shared.slowest:
+    def fetch(self, keys: list[bytes], deadline: float) -> Values:
+        if not self.tier or deadline - monotonic() < self.tier.max_seconds:
             return {}
-        return {key: value for key, value in zip(keys, self.shared.get(keys), strict=True) if value is not None}
+        return {key: value for key, value in zip(keys, self.tier.get(keys), strict=True) if value is not None}
 
     def run(self, keys: list[bytes], context: PredictContext) -> tuple[Values, Values]:
         if not keys:
             return {}, {}
         return values_of(keys, self.predict(array(keys, len(keys[0]) // 4), context).probabilities)
 
-    def share(self, values: Values, until: float) -> None:
-        if self.shared and values and until - monotonic() >= self.shared.slowest:
-            self.shared.put(list(values.items()))
+    def share(self, values: Values, deadline: float) -> None:
+        if self.tier and values and deadline - monotonic() >= self.tier.max_seconds:
+            self.tier.put(values)
 
-    def anew(self, rows: Array, keys: Sequence[bytes], context: PredictContext) -> Answer:
-        """A run of all rows, whatever is there."""
-        generation, keep = self.known.board.generation(), context.cache.store
+    def bypass(self, rows: Array, keys: Sequence[bytes], context: PredictContext) -> CachedPrediction:
+        """Runs the model on all rows."""
+        generation, may_store = self.store.board.generation(), context.cache.store
         probabilities = self.predict(rows, context).probabilities
-        values, sound = values_of(keys, probabilities) if keep else ({}, {})
-        kept = self.known.keep_anew(len(keys), sound, generation) and keep and len(sound) == len(values)
-        self.share(sound, context.deadline)
-        return Answer(probabilities, 0, 0, 0, len(keys), kept, inf)
+        values, finite = values_of(keys, probabilities) if may_store else ({}, {})
+        stored = self.store.put_bypassed(len(keys), finite, generation) and may_store and len(finite) == len(values)
+        self.share(finite, context.deadline)
+        return CachedPrediction(probabilities, 0, 0, 0, len(keys), stored, inf)
 
-    def again(self, key: bytes, context: PredictContext) -> bytes:
-        """For who waited for nothing: waits for the next who works it out, or is that one."""
+    def retry(self, key: bytes, context: PredictContext) -> bytes:
+        """Retries after the computation of another request failed: waits for the next one, or becomes its leader."""
         while True:
-            found = self.known.look([key], context.deadline)
-            if found.mine:
-                fetched, new, _ = self.work_out(found, context)
-                return new.get(key) or fetched[key]
-            value = found.values[0] or found.others[key].wait(context.deadline)
+            found = self.store.lookup([key], context.deadline)
+            if found.owned:
+                fetched, computed, _ = self.compute(found, context)
+                return computed.get(key) or fetched[key]
+            value = found.values[0] or found.pending[key].wait(context.deadline)
             if value:
                 return value
 
-    def keep_up(self) -> None:
-        """Does at once what the next request would do after a clear, by whichever process or pod."""
-        if self.shared:
-            self.shared.keep_up()
-        self.known.keep_up()
+    def sync(self) -> None:
+        """Applies a clear by another process or pod at once, and not at the next request."""
+        if self.tier:
+            self.tier.sync()
+        self.store.sync()
 
     def clear(self) -> None:
-        """In all processes, and the second level for all who share it; BackendUnavailable where that is not to be reached."""
+        """Clears all processes, and the second level for all pods. Raises BackendUnavailable if the second level is down."""
         try:
-            if self.shared:
-                self.shared.clear()
+            if self.tier:
+                self.tier.clear()
         finally:
-            # Last: what was looked up in the second level before it was clear must not be kept.
-            self.known.board.next_generation()
-            self.known.keep_up()
+            # Last, so that no process stores a value that it read from the second level before the clear.
+            self.store.board.next_generation()
+            self.store.sync()
 
 
-def cache_status(answer: Answer, read: bool) -> str:
+def cache_status(found: CachedPrediction, read: bool) -> str:
     """Returns the value of Cache-Status. Its members are the cache levels, the one closest to the model first (RFC 9211)."""
-    rows, stored = len(answer.probabilities), "; stored" if answer.kept else ""
+    rows = len(found.probabilities)
     if not read:
-        return f"{NAME}; fwd=request{stored}"
-    if answer.hits == rows:
-        return f"{NAME}; hit; ttl={int(answer.left)}"
-    second = "" if not answer.shared else f"{SECOND}; {'fwd=partial' if answer.run else 'hit'}, "
-    how = stored if answer.run or answer.shared else "; collapsed"
-    if answer.hits == 0:
-        return f"{second}{NAME}; fwd={'request' if answer.refused else 'miss'}{how}"
-    return f'{second}{NAME}; fwd=partial{how}; detail="{answer.hits} of {rows} rows"'
+        return miss_status("request", found.stored)
+    if found.hits == rows:
+        return hit_status(found.ttl)
+    tier = f"{SHARED_CACHE}; {'fwd=partial' if found.run else 'hit'}, " if found.shared else ""
+    collapsed = not (found.run or found.shared)
+    reason = "partial" if found.hits else "request" if found.too_old else "miss"
+    detail = f'"{found.hits} of {rows} rows"' if found.hits else ""
+    return tier + miss_status(reason, found.stored and not collapsed, collapsed, detail)

@@ -1,4 +1,4 @@
-"""Rows and probabilities as the bytes that a cache keeps."""
+"""Keys and values of the cache: rows and probabilities as bytes."""
 
 from collections.abc import Sequence
 from math import isfinite
@@ -7,7 +7,7 @@ import numpy as np
 
 from iris_wsgi.codec.rows import Array
 
-# The one float32 that has another spelling of the same number: the sign of a zero.
+# The last byte of -0.0, the only float32 that is equal to one with other bits.
 SIGN = b"\x80"
 ZERO = np.float32(0.0)
 
@@ -15,7 +15,7 @@ Values = dict[bytes, bytes]
 
 
 def canonical(rows: Array) -> tuple[Array, list[bytes]]:
-    """Rows without negative zeros, and the bytes of each."""
+    """Returns the rows without negative zeros, and the bytes of each row."""
     raw = rows.tobytes()
     if SIGN in raw:
         rows = rows + ZERO
@@ -27,15 +27,15 @@ def canonical(rows: Array) -> tuple[Array, list[bytes]]:
 
 
 def array(values: Sequence[bytes], width: int) -> Array:
-    """float32 [n, width]."""
+    """Returns float32 [n, width]."""
     return np.frombuffer(values[0] if len(values) == 1 else b"".join(values), np.float32).reshape(len(values), width)
 
 
 def values_of(keys: Sequence[bytes], probabilities: Array) -> tuple[Values, Values]:
-    """The probabilities of each key, and of each whose probabilities are numbers."""
+    """Returns the probabilities of each key, and those of the keys whose probabilities are finite."""
     if len(keys) == 1:
-        one = {keys[0]: probabilities.tobytes()}
-        return one, one if all(map(isfinite, probabilities[0].tolist())) else {}
+        value = {keys[0]: probabilities.tobytes()}
+        return value, value if all(map(isfinite, probabilities[0].tolist())) else {}
     raw, size = probabilities.tobytes(), probabilities.itemsize * probabilities.shape[1]
     values = {key: raw[i * size : (i + 1) * size] for i, key in enumerate(keys)}
     if np.isfinite(probabilities).all():

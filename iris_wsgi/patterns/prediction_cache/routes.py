@@ -1,4 +1,4 @@
-"""What operators do with the prediction cache: look at it, and clear it."""
+"""Admin routes of the prediction cache."""
 
 import json
 
@@ -7,8 +7,9 @@ from iris_wsgi.patterns.prediction_cache.cache import PredictionCache
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import Request, Response, Route, RouteDoc, Schedule
 
-CLEARED = Response(b'{"cleared":true}')
-HALF = "The memory of this pod is cleared; the second level did not answer, so it and other pods may not be. Ask again."
+NOT_CLEARED = (
+    "The memory of this pod is cleared. The second level did not answer, so it and other pods may not be cleared. Retry."
+)
 COUNT = {"type": "integer", "minimum": 0}
 COUNTS = {"type": "object", "additionalProperties": COUNT}
 STATE = openapi.closed(
@@ -25,37 +26,36 @@ STATE = openapi.closed(
 
 
 def routes(cache: PredictionCache, digest: str) -> list[Route]:
-    """`digest` is that of the model whose answers are kept."""
+    """`digest` is that of the cached model."""
 
     def state(_: Request) -> Response:
         found = {
             "model": digest,
-            "limit_bytes": cache.known.shelf.most_bytes,
-            "seconds": cache.known.seconds,
-            "second_level": cache.shared is not None,
+            "limit_bytes": cache.store.entries.max_bytes,
+            "seconds": cache.store.ttl,
+            "second_level": cache.tier is not None,
         }
-        return Response(json.dumps(found | dict(cache.known.metrics.totals())).encode())
+        return Response(json.dumps(found | dict(cache.store.metrics.totals())).encode())
 
     def clear(_: Request) -> Response:
         try:
             cache.clear()
         except BackendUnavailable:
-            raise ServiceUnavailable(HALF) from None
-        return CLEARED
+            raise ServiceUnavailable(NOT_CLEARED) from None
+        return Response(b'{"cleared":true}')
 
-    # A second level may keep it waiting.
-    inline = -1 if cache.shared else 0
     return [
-        Route("GET", "/cache", state, RouteDoc("The prediction cache: what is in it, over all processes of this server", STATE)),
+        Route("GET", "/cache", state, RouteDoc("State of the prediction cache, over all processes of this server", STATE)),
         Route(
             "DELETE",
             "/cache",
             clear,
             RouteDoc(
-                "Clear the prediction cache: all processes, and the second level where there is one",
+                "Clear the prediction cache in all processes, and in the second level if there is one",
                 openapi.OBJECT,
-                failures=(503,) if cache.shared else (),
+                failures=(503,) if cache.tier else (),
             ),
-            schedule=Schedule(inline),
+            # The second level may block.
+            schedule=Schedule(-1 if cache.tier else 0),
         ),
     ]

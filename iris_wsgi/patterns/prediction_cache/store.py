@@ -1,145 +1,178 @@
-"""What is known of rows, and what somebody is just working out: the part of the prediction cache that threads share."""
+"""Entries and computations in progress of the prediction cache, shared by the threads of a process, and their metrics."""
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 from time import monotonic
 from typing import NamedTuple
 
 from iris_wsgi.errors import DeadlineExceeded
+from iris_wsgi.observability.metrics import Counter, Family, Gauge, Registry
 from iris_wsgi.observability.shared_memory import Board
 from iris_wsgi.patterns.prediction_cache.keys import Values
-from iris_wsgi.patterns.prediction_cache.metrics import CacheMetrics
 from iris_wsgi.resilience.deadline import PARSED
-from iris_wsgi.resilience.single_flight import Flight
-from iris_wsgi.storage.lru import Entry, Shelf
+from iris_wsgi.resilience.single_flight import PendingResult, SingleFlight
+from iris_wsgi.storage.lru import Entry, LRUCache
 
-Flights = dict[bytes, Flight]
-
-
-class Found(NamedTuple):
-    """What a look found: values of rows that are there; flights of those that are not, which are for this caller to work out,
-    and of those that others do; the generation of the cache; seconds for which the first value counts; how many values were there
-    and would not count for long enough."""
-
-    values: list[bytes | None]
-    mine: Flights
-    others: Flights
-    generation: float
-    left: float
-    refused: int
+RESULTS = ("hit", "coalesced", "shared", "run", "bypassed")
+REASONS = ("size", "expired")
+Pending = dict[bytes, PendingResult]
 
 
-class Known:
-    """A shelf, on which a value counts for `seconds`, and the flights under way, both under one lock.
+class CacheMetrics:
+    """Metrics count rows and not requests: the cache may have only some rows of a request.
 
-    The generation of the `board` is what a clear changes, for all processes.
+    One CacheStore of this process writes all of them under its own lock, except `failures`.
     """
 
-    def __init__(self, shelf: Shelf, seconds: float, metrics: CacheMetrics, board: Board) -> None:
-        self.shelf, self.seconds, self.metrics, self.board = shelf, seconds, metrics, board
+    def __init__(self, registry: Registry) -> None:
+        self.registry, self.cells = registry, registry.cells
+        self.rows = registry.counter("prediction_cache_rows_total", "Rows served, by source.", "result", RESULTS)
+        self.evictions = registry.counter("prediction_cache_evictions_total", "Entries removed, by reason.", "reason", REASONS)
+        self.entries = Gauge(registry, "prediction_cache_entries", "Entries in the caches of all processes.")
+        self.bytes = Gauge(registry, "prediction_cache_bytes", "Memory of these entries, with keys and overhead, in bytes.")
+        self.failures = Counter(
+            registry, "prediction_cache_shared_failures_total", "Failed calls to the second level, and its invalid values."
+        )
+        self.hit, self.coalesced, self.shared, self.run, self.bypassed = (self.rows.first[result,] for result in RESULTS)
+
+    def record(self, entries: LRUCache) -> None:
+        """Records the size of the cache and its removals since the last call."""
+        self.entries.set(len(entries.entries))
+        self.bytes.set(entries.bytes)
+        if entries.evicted or entries.expired:
+            self.cells[self.evictions.first["size",]] += entries.evicted
+            self.cells[self.evictions.first["expired",]] += entries.expired
+            entries.evicted = entries.expired = 0
+
+    def totals(self) -> Mapping[str, object]:
+        """Returns the sums over all processes of the service."""
+
+        def total(family: Family, *key: str) -> int:
+            return self.registry.total(family.first[key])
+
+        return {
+            "entries": total(self.entries),
+            "bytes": total(self.bytes),
+            "rows": {result: total(self.rows, result) for result in RESULTS},
+            "evictions": {reason: total(self.evictions, reason) for reason in REASONS},
+            "shared_failures": total(self.failures),
+        }
+
+
+class CacheLookup(NamedTuple):
+    """Values of a lookup, None for a miss. The caller must compute the misses in `owned`, and report them with put() or fail().
+
+    Other requests compute the misses in `pending`. `ttl` is the time until the first value expires. `too_old` is the number of
+    entries that the age limit of the request excludes.
+    """
+
+    values: list[bytes | None]
+    owned: Pending
+    pending: Pending
+    generation: float
+    ttl: float
+    too_old: int
+
+
+class CacheStore:
+    """LRU cache and single-flight table under one lock. A clear by any process changes the generation in shared memory."""
+
+    def __init__(self, entries: LRUCache, ttl: float, metrics: CacheMetrics, board: Board) -> None:
+        self.entries, self.ttl, self.metrics, self.board = entries, ttl, metrics, board
         self.cells = metrics.cells
         self.lock = threading.Lock()
-        self.flights: Flights = {}
-        self.seen = board.generation()
+        self.flights = SingleFlight[bytes]()
+        self.generation = board.generation()
 
-    def find(self, key: bytes, until: float, least: float = 0.0) -> tuple[bytes, float] | None:
-        """The value of one row and for how many seconds it counts, `least` or more: most requests, so with little work."""
+    def get(self, key: bytes, deadline: float, min_ttl: float = 0.0) -> tuple[bytes, float] | None:
+        """Returns the value of one row and its remaining seconds. Most requests need this method only, so it does little."""
         with self.lock:
-            self.heed()
-            now = in_time(until)
-            entry: Entry | None = self.shelf.get(key, now)
-            if entry is None or entry[1] - now < least:
+            self.apply_clear()
+            now = now_before(deadline)
+            entry: Entry | None = self.entries.get(key, now)
+            if entry is None or entry[1] - now < min_ttl:
                 return None
             self.cells[self.metrics.hit] += 1
         return entry[0], entry[1] - now
 
-    def look(self, keys: Sequence[bytes], until: float, least: float = 0.0) -> Found:
-        """Whoever looks has to work out what is then `mine`, and to say how that ended by keep() or give_up()."""
+    def lookup(self, keys: Sequence[bytes], deadline: float, min_ttl: float = 0.0) -> CacheLookup:
         values: list[bytes | None] = []
-        mine: Flights = {}
-        others: Flights = {}
-        first, hits, refused = inf, 0, 0
+        owned: Pending = {}
+        pending: Pending = {}
+        expires, hits, too_old = inf, 0, 0
         with self.lock:
-            self.heed()
-            now = in_time(until)
+            self.apply_clear()
+            now = now_before(deadline)
             for key in keys:
-                entry = self.shelf.get(key, now)
-                if entry is not None and entry[1] - now < least:
-                    refused += 1
+                entry = self.entries.get(key, now)
+                if entry is not None and entry[1] - now < min_ttl:
+                    too_old += 1
                 elif entry is not None:
                     values.append(entry[0])
-                    first = min(first, entry[1])
+                    expires = min(expires, entry[1])
                     hits += 1
                     continue
                 values.append(None)
-                if key not in mine:
-                    flight = self.flights.get(key)
-                    if flight is None:
-                        mine[key] = self.flights[key] = Flight()
-                    else:
-                        others[key] = flight
+                if key not in owned:
+                    result, is_leader = self.flights.join(key)
+                    (owned if is_leader else pending)[key] = result
             self.cells[self.metrics.hit] += hits
-            self.cells[self.metrics.coalesced] += len(keys) - hits - len(mine)
-            return Found(values, mine, others, self.seen, first - now, refused)
+            self.cells[self.metrics.coalesced] += len(keys) - hits - len(owned)
+            return CacheLookup(values, owned, pending, self.generation, expires - now, too_old)
 
-    def keep(self, found: Found, fetched: Values, new: Values, sound: Values) -> bool:
-        """What was `found.mine` is worked out: fetched or new, of which only what is sound is kept; whether all of it was."""
+    def put(self, found: CacheLookup, fetched: Values, computed: Values, finite: Values) -> bool:
+        """Stores the values of `found.owned`, of computed values only the finite ones. Returns whether it stored all."""
         with self.lock:
             self.cells[self.metrics.shared] += len(fetched)
-            self.cells[self.metrics.run] += len(new)
-            kept = self.put(fetched | sound if fetched else sound, found.generation)
-            self.end(found.mine)
-        for key, flight in found.mine.items():
-            flight.land(new[key] if key in new else fetched[key])
-        return kept and len(sound) == len(new)
+            self.cells[self.metrics.run] += len(computed)
+            stored = self.put_values(fetched | finite if fetched else finite, found.generation)
+            self.flights.leave(found.owned)
+        for key, result in found.owned.items():
+            result.resolve(computed[key] if key in computed else fetched[key])
+        return stored and len(finite) == len(computed)
 
-    def give_up(self, flights: Flights, error: BaseException | None) -> None:
-        """It was not worked out; whoever waits for it gets the error, or without one tries itself."""
+    def fail(self, owned: Pending, error: BaseException | None) -> None:
+        """Reports a failed computation. Without an error the waiters retry."""
         with self.lock:
-            self.end(flights)
-        for flight in flights.values():
-            flight.land(None, error)
+            self.flights.leave(owned)
+        for result in owned.values():
+            result.resolve(None, error)
 
-    def keep_anew(self, rows: int, sound: Values, generation: float) -> bool:
-        """So many rows were run past the cache, as somebody wanted it, after a look at its generation."""
+    def put_bypassed(self, rows: int, values: Values, generation: float) -> bool:
+        """Stores values that a request computed without a lookup. `generation` is that from before the computation."""
         with self.lock:
             self.cells[self.metrics.bypassed] += rows
-            return self.put(sound, generation)
+            return self.put_values(values, generation)
 
-    def keep_up(self) -> None:
-        """Does at once what the next request would do after a clear."""
+    def sync(self) -> None:
+        """Applies a clear by another process at once, and not at the next request."""
         with self.lock:
-            self.heed()
+            self.apply_clear()
 
-    # For who holds the lock.
+    # Callers of these methods must hold the lock.
 
-    def heed(self) -> None:
-        """Empties the shelf if it was cleared, by whichever process."""
-        if (now := self.board.generation()) != self.seen:
-            self.seen = now
-            self.shelf.clear()
-            self.metrics.keep(self.shelf)
+    def apply_clear(self) -> None:
+        if (generation := self.board.generation()) != self.generation:
+            self.generation = generation
+            self.entries.clear()
+            self.metrics.record(self.entries)
 
-    def put(self, values: Values, generation: float) -> bool:
-        """Whether all of it was kept: nothing is that was looked up before a clear."""
-        self.heed()
-        if generation != self.seen:
+    def put_values(self, values: Values, generation: float) -> bool:
+        """Stores nothing that was computed before a clear. Returns whether it stored all values."""
+        self.apply_clear()
+        if generation != self.generation:
             return False
-        until = monotonic() + self.seconds
-        kept = True
+        expires = monotonic() + self.ttl
+        stored = True
         for key, value in values.items():
-            kept &= self.shelf.put(key, value, until)
-        self.metrics.keep(self.shelf)
-        return kept
-
-    def end(self, flights: Iterable[bytes]) -> None:
-        for key in flights:
-            del self.flights[key]
+            stored &= self.entries.put(key, value, expires)
+        self.metrics.record(self.entries)
+        return stored
 
 
-def in_time(until: float) -> float:
-    """The time (monotonic). Raises DeadlineExceeded as the predictor would: what comes too late is no answer, wherever from."""
-    if (now := monotonic()) >= until:
+def now_before(deadline: float) -> float:
+    """Returns the monotonic time. Raises DeadlineExceeded like a predictor, even if the cache has the value."""
+    if (now := monotonic()) >= deadline:
         raise DeadlineExceeded(PARSED)
     return now

@@ -15,27 +15,24 @@ from predictors import predictor
 from project import MODEL
 
 from iris_wsgi.errors import BackendUnavailable, DeadlineExceeded
-from iris_wsgi.http.cache_control import CacheDirectives
+from iris_wsgi.http.cache_headers import CacheDirectives
 from iris_wsgi.model.session import load_model
 from iris_wsgi.observability.metrics import Registry
 from iris_wsgi.observability.shared_memory import MARKS
 from iris_wsgi.patterns.data_cache import cache as cache_module
 from iris_wsgi.patterns.data_cache import read_through as reader_module
-from iris_wsgi.patterns.data_cache.cache import ItemCache, Times
-from iris_wsgi.patterns.data_cache.entry import Entry, unpack
-from iris_wsgi.patterns.data_cache.invalidation import Marks
+from iris_wsgi.patterns.data_cache.cache import Entry, ItemCache, ItemMetrics, unpack
 from iris_wsgi.patterns.data_cache.item_store import Item
-from iris_wsgi.patterns.data_cache.metrics import ItemMetrics
-from iris_wsgi.patterns.data_cache.read_through import Reader
-from iris_wsgi.patterns.data_cache.responses import Texts
-from iris_wsgi.patterns.data_cache.sqlite_store import SqliteItems
+from iris_wsgi.patterns.data_cache.read_through import CacheTimes, InvalidationStamps, ReadThrough
+from iris_wsgi.patterns.data_cache.role import ItemResponses
+from iris_wsgi.patterns.data_cache.sqlite_store import SqliteItemStore
 from iris_wsgi.resilience import circuit_breaker
 from iris_wsgi.resilience.circuit_breaker import CircuitBreaker
-from iris_wsgi.resilience.single_flight import Flight
-from iris_wsgi.storage.lru import Shelf
+from iris_wsgi.resilience.single_flight import PendingResult
+from iris_wsgi.storage.lru import LRUCache
 
 IDS = ("a", "b")
-TIMES = Times(item=60.0, missing=5.0, stale=3600.0, check=1.0)
+TIMES = CacheTimes(item=60.0, missing=5.0, stale=3600.0, check=1.0)
 FOREVER = float("inf")
 ROW, OTHER = (np.array(row, "<f4").tobytes() for row in ([5.1, 3.5, 1.4, 0.2], [7.2, 3.6, 6.1, 2.5]))
 
@@ -70,7 +67,8 @@ class Dictionary:
         return item if item and item.row else None
 
     def put(self, _, items):
-        for item_id, item in {} if self.is_down else items.items():
+        for item_id, (version, row) in {} if self.is_down else items.items():
+            item = Item(version, row)
             old = self.items.get(item_id)
             if old is None or old.version < item.version or (old.version == item.version and item.row):
                 self.items[item_id] = item
@@ -78,10 +76,10 @@ class Dictionary:
 
 
 class Server:
-    """One process of a server: its own memory, marks that it may share."""
+    """One process of a server: its own memory, stamps that it may share."""
 
-    def __init__(self, store, marks, shared=None, size=100_000, model="one", times=TIMES) -> None:
-        self.store, self.marks, self.shared, self.size, self.times = store, marks, shared, size, times
+    def __init__(self, store, stamps, shared=None, size=100_000, model="one", times=TIMES) -> None:
+        self.store, self.stamps, self.shared, self.size, self.times = store, stamps, shared, size, times
         self.runs = 0
         self.begin(model)
 
@@ -89,15 +87,9 @@ class Server:
         """Anew, with this model."""
         self.model = model
         self.metrics = ItemMetrics(Registry())
-        self.reader = Reader(
-            self.store,
-            CircuitBreaker(lambda *_: None, "down", "back"),
-            self.shared,
-            self.times.item,
-            self.times.check,
-            self.marks,
-        )
-        self.cache = ItemCache(self.reader, shown, self.say, self.marks, Shelf(self.size), self.times, self.metrics)
+        breaker = CircuitBreaker(lambda *_: None, "down", "back")
+        self.reader = ReadThrough(self.store, breaker, self.shared, self.times, self.stamps)
+        self.cache = ItemCache(self.reader, shown, self.say, LRUCache(self.size), self.times, self.stamps, self.metrics)
 
     def say(self, item_id, version, row, _):
         self.runs += 1
@@ -115,13 +107,13 @@ def said(model, item_id, version, row) -> bytes:
     return f"{model}: {shown(item_id, version, row).decode()}".encode()
 
 
-def marks() -> Marks:
-    return Marks(memoryview(bytearray(MARKS * 8)).cast("Q"))
+def stamps() -> InvalidationStamps:
+    return InvalidationStamps(memoryview(bytearray(MARKS * 8)).cast("Q"))
 
 
 @pytest.fixture
 def items(tmp_path):
-    with closing(SqliteItems(tmp_path / "items.db", {}, 10)) as store:
+    with closing(SqliteItemStore(tmp_path / "items.db", {}, 10)) as store:
         yield Failing(store)
 
 
@@ -137,7 +129,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def server(items, clock):
-    return Server(items, marks())
+    return Server(items, stamps())
 
 
 # The first of them more often than the others, so that something happens to it.
@@ -159,7 +151,7 @@ STEP = st.one_of(LOOK, LOOK, LOOK, LOOK, PUT, PUT, CHECK, LATER, OTHERS)
 def fresh(tmp_path_factory):
     """Databases, one after the other."""
     folder, count = tmp_path_factory.mktemp("property"), iter(range(10**6))
-    return lambda: SqliteItems(folder / f"{next(count)}.db", {"a": ROW}, 10)
+    return lambda: SqliteItemStore(folder / f"{next(count)}.db", {"a": ROW}, 10)
 
 
 @pytest.mark.long
@@ -179,8 +171,8 @@ def test_cached_answers_are_those_without_a_cache_in_any_order_of_events(with_re
 
     def follow(steps, real, now):
         store, redis = Failing(real), Dictionary() if with_redis else None
-        ours, size = marks(), 1100
-        servers = [Server(store, ours, redis, size), Server(store, ours, redis, size), Server(store, marks(), redis, size)]
+        ours, size = stamps(), 1100
+        servers = [Server(store, ours, redis, size), Server(store, ours, redis, size), Server(store, stamps(), redis, size)]
         # What was so, since when.
         history = {item_id: [(0.0, 0, b"", None)] for item_id in IDS}
         history["a"].append((0.0, 1, ROW, None))
@@ -225,9 +217,9 @@ def test_cached_answers_are_those_without_a_cache_in_any_order_of_events(with_re
                 case ("model", number, model):
                     servers[number].begin(model)
                 case ("evict", number):
-                    shelf = servers[number].cache.shelf
-                    for key in list(shelf.entries)[:1]:
-                        shelf.drop(key)
+                    entries = servers[number].cache.entries
+                    for key in list(entries.entries)[:1]:
+                        entries.discard(key)
                 case ("database", is_down):
                     store.is_down = is_down
                 case ("redis", is_down) if redis is not None:
@@ -279,7 +271,7 @@ def test_who_asks_after_a_put_is_not_told_what_a_look_begun_before_it_found(serv
 
 
 def test_what_was_read_while_a_change_was_told_is_not_kept(server, items):
-    other = Server(items, marks())
+    other = Server(items, stamps())
     server.cache.put("a", ROW)
     server.cache.check()
     get = items.store.get
@@ -293,7 +285,7 @@ def test_what_was_read_while_a_change_was_told_is_not_kept(server, items):
 
     items.store.get = overtaken
     found = server.look("item", "a")
-    assert (found.entry.version, found.kept) == (1, False)
+    assert (found.entry.version, found.stored) == (1, False)
     assert server.look("item", "a").entry.version == 2
 
 
@@ -351,10 +343,10 @@ def test_a_failure_is_told_to_all_who_wait_and_kept_by_nobody(server, items):
 
 def test_who_has_more_time_than_the_one_who_works_it_out_tries_again(server, monkeypatch):
     server.cache.put("a", ROW)
-    running, waiting, go_on, wait = threading.Event(), threading.Event(), threading.Event(), Flight.wait
+    running, waiting, go_on, wait = threading.Event(), threading.Event(), threading.Event(), PendingResult.wait
 
     def late(*_):
-        server.cache.say = server.say
+        server.cache.predict = server.say
         running.set()
         assert go_on.wait(60)
         raise DeadlineExceeded("too late")
@@ -363,8 +355,8 @@ def test_who_has_more_time_than_the_one_who_works_it_out_tries_again(server, mon
         waiting.set()
         return wait(flight, until)
 
-    server.cache.say = late
-    monkeypatch.setattr(Flight, "wait", seen)
+    server.cache.predict = late
+    monkeypatch.setattr(PendingResult, "wait", seen)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(server.look, "prediction", "a")
         assert running.wait(60)
@@ -386,17 +378,17 @@ def test_a_row_that_is_read_again_and_is_the_same_needs_no_run(server, items, cl
 
 
 def test_what_memory_has_no_room_for_goes_and_is_counted(items):
-    small = Server(items, marks(), size=1000)
+    small = Server(items, stamps(), size=1000)
     for i in range(10):
         small.cache.put(f"i{i}", ROW)
         small.look("item", f"i{i}")
-    assert small.cache.shelf.bytes <= 1000
-    assert small.metrics.evicted.cells[small.metrics.evicted.first[()]] == 10 - len(small.cache.shelf.entries) > 0
+    assert small.cache.entries.bytes <= 1000
+    assert small.metrics.evicted.cells[small.metrics.evicted.first[()]] == 10 - len(small.cache.entries.entries) > 0
 
 
 def test_what_redis_could_not_be_told_is_not_believed_for_longer_than_the_database_is_not_asked(items, clock):
     redis = Dictionary()
-    one, other = Server(items, marks(), redis), Server(items, marks(), redis)
+    one, other = Server(items, stamps(), redis), Server(items, stamps(), redis)
     for server in (one, other):
         server.cache.check()
     one.cache.put("a", ROW)
@@ -408,7 +400,7 @@ def test_what_redis_could_not_be_told_is_not_believed_for_longer_than_the_databa
     assert one.look("item", "a").entry.version == 2
     redis.items["a"] = Item(1, ROW)
     clock[0] += TIMES.check * 0.9
-    third = Server(items, marks(), redis)
+    third = Server(items, stamps(), redis)
     third.cache.check()
     assert other.look("item", "a").entry.version == 1
     # A new one is told what was written lately, and tells Redis.
@@ -424,17 +416,17 @@ def test_too_many_changes_empty_the_memory(server, items, monkeypatch):
         server.look("item", one)
     server.cache.check()
     server.look("item", "a")
-    monkeypatch.setattr("iris_wsgi.patterns.data_cache.sqlite_store.MOST_CHANGES", 1)
-    other = Server(items, marks())
+    monkeypatch.setattr("iris_wsgi.patterns.data_cache.sqlite_store.MAX_CHANGES", 1)
+    other = Server(items, stamps())
     for one in IDS:
         other.cache.put(one, OTHER)
     server.cache.check()
-    assert not server.cache.shelf.entries and server.look("item", "a").entry.version == 2
+    assert not server.cache.entries.entries and server.look("item", "a").entry.version == 2
 
 
 @pytest.mark.long
 def test_threads_that_read_and_write_at_once_see_each_write_that_was_acknowledged(items):
-    ours = marks()
+    ours = stamps()
     servers = [Server(items.store, ours, Dictionary()) for _ in range(2)]
     servers[1].shared = servers[0].shared
     servers[1].begin("one")
@@ -477,15 +469,15 @@ def test_an_entry_is_the_same_after_packing():
 
 def test_bodies_show_the_numbers_that_were_sent_and_what_the_model_says():
     model, _ = load_model(MODEL)
-    texts = Texts(model, predictor(lambda rows, _: model.predict(rows)))
-    assert texts.item("a", 1, ROW, 0) == b'{"id": "a", "version": 1, "data": [[5.1, 3.5, 1.4, 0.2]]}'
-    told = json.loads(texts.prediction("a", 1, ROW, 0))
+    responses = ItemResponses(model, predictor(lambda rows, _: model.predict(rows)))
+    assert responses.item("a", 1, ROW) == b'{"id": "a", "version": 1, "data": [[5.1, 3.5, 1.4, 0.2]]}'
+    told = json.loads(responses.prediction("a", 1, ROW, 0))
     assert (
         told["label"] == "setosa"
         and told["probabilities"] == model.predict(np.array([[5.1, 3.5, 1.4, 0.2]], np.float32))[0].tolist()
     )
-    with pytest.raises(Exception, match="The item has 2 features, and the model takes 4"):
-        texts.prediction("a", 1, ROW[:8], 0)
+    with pytest.raises(Exception, match="The item has 2 features, and the model requires 4"):
+        responses.prediction("a", 1, ROW[:8], 0)
 
 
 # The routes

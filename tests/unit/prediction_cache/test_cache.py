@@ -19,17 +19,16 @@ from project import MODEL
 
 from iris_wsgi.errors import DeadlineExceeded
 from iris_wsgi.factory import build
-from iris_wsgi.http.cache_control import CacheDirectives
+from iris_wsgi.http.cache_headers import CacheDirectives
 from iris_wsgi.model import golden
 from iris_wsgi.model.predictor import PredictContext
 from iris_wsgi.observability.metrics import Registry
 from iris_wsgi.patterns.prediction_cache import store
 from iris_wsgi.patterns.prediction_cache.cache import PredictionCache
 from iris_wsgi.patterns.prediction_cache.keys import canonical
-from iris_wsgi.patterns.prediction_cache.metrics import RESULTS, CacheMetrics
-from iris_wsgi.patterns.prediction_cache.store import Known
+from iris_wsgi.patterns.prediction_cache.store import RESULTS, CacheMetrics, CacheStore
 from iris_wsgi.settings import BadSetting, Settings
-from iris_wsgi.storage.lru import Shelf, cost
+from iris_wsgi.storage.lru import LRUCache, entry_bytes
 
 
 @pytest.fixture
@@ -51,7 +50,7 @@ def test_of_a_batch_only_what_is_missing_is_run_and_the_order_stays():
     cache = build_cache(predict)
     cached(cache, ROWS[[3, 5]])
     mixed = ROWS[[1, 3, 1, 5, 2, 3]]
-    answer = cache.ask(mixed, PredictContext())
+    answer = cache.lookup(mixed, PredictContext())
     assert answer.probabilities.tobytes() == expected_probabilities(mixed).tobytes()
     assert predict.runs == [2, 2] and answer[1:5] == (3, 1, 0, 2)
 
@@ -60,7 +59,7 @@ def test_a_large_batch_goes_in_pieces_with_the_same_answers():
     predict = CountingPredictor()
     cache = build_cache(predict, chunk_rows=10)
     assert cached(cache, ROWS).tobytes() == expected_probabilities(ROWS).tobytes() and predict.runs == [10] * 6 + [4]
-    answer = cache.ask(ROWS, PredictContext())
+    answer = cache.lookup(ROWS, PredictContext())
     assert (
         answer.probabilities.tobytes() == expected_probabilities(ROWS).tobytes() and answer.hits == 64 and len(predict.runs) == 7
     )
@@ -81,7 +80,7 @@ def test_two_hundred_who_want_the_same_at_once_get_it_from_one_run(pool):
     wait_until(lambda: row_counts(cache).get("coalesced") == 199, "199 wait for the first")
     predict.released.set()
     assert {one.result(60).tobytes() for one in asked} == {expected_probabilities(ROWS[:1]).tobytes()}
-    assert predict.runs == [1] and cache.known.flights == {}
+    assert predict.runs == [1] and cache.store.flights == {}
 
 
 def test_a_failure_is_told_to_all_who_wait_for_it_and_is_not_kept(pool):
@@ -94,7 +93,7 @@ def test_a_failure_is_told_to_all_who_wait_for_it_and_is_not_kept(pool):
     for one in asked:
         with pytest.raises(RuntimeError, match="broken"):
             one.result(60)
-    assert predict.runs == [1] and cache.known.flights == {}
+    assert predict.runs == [1] and cache.store.flights == {}
     predict.error = None
     assert cached(cache, ROWS[:1]).tobytes() == expected_probabilities(ROWS[:1]).tobytes() and predict.runs == [1, 1]
 
@@ -152,7 +151,7 @@ def test_what_is_no_number_is_not_kept_and_the_others_of_its_batch_are():
 
     cache = build_cache(run)
     assert np.isnan(cached(cache, ROWS[:1])).all() and np.isnan(cached(cache, ROWS[:3])[0]).all()
-    assert len(cache.known.shelf.entries) == 2
+    assert len(cache.store.entries.entries) == 2
     broken.clear()
     assert cached(cache, ROWS[:3]).tobytes() == expected_probabilities(ROWS[:3]).tobytes() and predict.runs == [1, 3, 1]
 
@@ -160,11 +159,11 @@ def test_what_is_no_number_is_not_kept_and_the_others_of_its_batch_are():
 def test_no_store_leaves_nothing_and_no_cache_takes_nothing():
     predict = CountingPredictor()
     cache = build_cache(predict)
-    cache.ask(ROWS[:1], PredictContext(inf, CacheDirectives(read=False, store=False)))
-    assert len(cache.known.shelf.entries) == 0
+    cache.lookup(ROWS[:1], PredictContext(inf, CacheDirectives(read=False, store=False)))
+    assert len(cache.store.entries.entries) == 0
     for _ in range(2):
-        cache.ask(ROWS[:1], PredictContext(inf, CacheDirectives(read=False)))
-    assert predict.runs == [1, 1, 1] and cache.ask(ROWS[:1], PredictContext()).hits == 1
+        cache.lookup(ROWS[:1], PredictContext(inf, CacheDirectives(read=False)))
+    assert predict.runs == [1, 1, 1] and cache.lookup(ROWS[:1], PredictContext()).hits == 1
     assert row_counts(cache) == {"bypassed": 3, "hit": 1}
 
 
@@ -175,41 +174,41 @@ def test_an_answer_counts_for_its_seconds(monkeypatch):
     cache = build_cache(predict, seconds=10)
     cached(cache, ROWS[:1])
     now[0] += 9.5
-    assert cache.ask(ROWS[:1], PredictContext()).left == 0.5
+    assert cache.lookup(ROWS[:1], PredictContext()).ttl == 0.5
     now[0] += 0.5
     cached(cache, ROWS[:1])
     assert predict.runs == [1, 1]
-    assert cache.known.metrics.totals()["evictions"] == {"size": 0, "expired": 1}
+    assert cache.store.metrics.totals()["evictions"] == {"size": 0, "expired": 1}
 
 
 def test_it_takes_no_more_bytes_than_it_may_and_tells_them():
-    cache = build_cache(CountingPredictor(), max_bytes=10 * cost(bytes(16), bytes(12)))
+    cache = build_cache(CountingPredictor(), max_bytes=10 * entry_bytes(bytes(16), bytes(12)))
     cached(cache, ROWS)
-    told = cache.known.metrics.totals()
-    assert (told["entries"], told["bytes"]) == (10, cache.known.shelf.most_bytes)
+    told = cache.store.metrics.totals()
+    assert (told["entries"], told["bytes"]) == (10, cache.store.entries.max_bytes)
     assert told["evictions"] == {"size": 54, "expired": 0}
 
 
 def test_what_was_looked_up_before_a_clear_is_not_kept_after_it(pool):
     predict = CountingPredictor(waits=True)
     cache = build_cache(predict)
-    first = pool.submit(cache.ask, ROWS[:1], PredictContext())
+    first = pool.submit(cache.lookup, ROWS[:1], PredictContext())
     assert predict.started.wait(60)
     cache.clear()
     predict.released.set()
-    assert not first.result(60).kept and len(cache.known.shelf.entries) == 0
+    assert not first.result(60).stored and len(cache.store.entries.entries) == 0
 
 
 def test_a_clear_reaches_every_cache_of_the_service():
     predict = CountingPredictor()
     registry = Registry()
     metrics = CacheMetrics(registry)
-    one, other = (PredictionCache(predict, 3, Known(Shelf(1 << 20), 60, metrics, registry.board)) for _ in range(2))
+    one, other = (PredictionCache(predict, 3, CacheStore(LRUCache(1 << 20), 60, metrics, registry.board)) for _ in range(2))
     registry.join()
     cached(one, ROWS[:5])
     cached(other, ROWS[:5])
     one.clear()
-    assert (one.ask(ROWS[:1], PredictContext()).hits, other.ask(ROWS[:1], PredictContext()).hits) == (0, 0)
+    assert (one.lookup(ROWS[:1], PredictContext()).hits, other.lookup(ROWS[:1], PredictContext()).hits) == (0, 0)
 
 
 # Over HTTP
@@ -219,7 +218,7 @@ def test_a_clear_reaches_every_cache_of_the_service():
 def pair(tmp_path_factory):
     """The same routes without a cache and with one in which there is room for eight rows."""
     folder = {"model_dir": str(MODEL), "state_dir": str(tmp_path_factory.mktemp("state")), "max_rows": 20, "deadline_ms": 0}
-    room = 8 * cost(bytes(16), bytes(12))
+    room = 8 * entry_bytes(bytes(16), bytes(12))
     plain = build(Settings(role="web_single", **folder), RecordingLog())
     return plain, build(Settings(role="prediction_cache", cache_bytes=room, cache_seconds=10.0, **folder), RecordingLog())
 
@@ -309,7 +308,7 @@ def test_operators_see_the_cache_and_clear_it(make_app):
     app.post_json("/predict/batch", {"data": [ROW, [1, 2, 3, 4]]})
     app.post_json("/predict", {"data": [ROW]})
     state = app.get("/cache").json
-    assert (state["entries"], state["bytes"], state["limit_bytes"]) == (2, 2 * cost(bytes(16), bytes(12)), 1_000_000)
+    assert (state["entries"], state["bytes"], state["limit_bytes"]) == (2, 2 * entry_bytes(bytes(16), bytes(12)), 1_000_000)
     assert state["rows"] == dict.fromkeys(RESULTS, 0) | {"run": 2, "hit": 1}
     assert (state["model"], state["second_level"]) == (app.service.model.digest, False)
     assert app.delete("/cache").json == {"cleared": True}

@@ -15,11 +15,10 @@ from project import MODEL
 from redis_server import RedisServer
 
 from iris_wsgi.model.predictor import PredictContext, Prediction
-from iris_wsgi.patterns.prediction_cache import role
-from iris_wsgi.patterns.prediction_cache.redis_tier import SecondLevel
 from iris_wsgi.resilience.circuit_breaker import FAILURES
 from iris_wsgi.settings import BadSetting
-from iris_wsgi.storage.redis import RedisClient
+from iris_wsgi.storage import redis_tier
+from iris_wsgi.storage.redis_tier import ClearableTier, TierOptions
 
 SECONDS = 0.5
 
@@ -36,30 +35,28 @@ def redis():
 @pytest.fixture(autouse=True)
 def patient(monkeypatch):
     """A busy machine is not to look like a Redis that stands still."""
-    monkeypatch.setattr(role, "SHARED_SECONDS", 3.0)
+    monkeypatch.setattr(redis_tier, "TIMEOUT_SECONDS", 3.0)
 
 
 @pytest.fixture
-def caches(redis):
+def caches(redis, monkeypatch):
     """Makes caches of one model, each with its own memory, over one Redis."""
-    stores = []
+    monkeypatch.setattr(redis_tier, "TIMEOUT_SECONDS", SECONDS)
+    tiers = []
 
     def make_cache(url=redis.url, space=b"model", predict=None, **options):
-        stores.append(RedisClient(url, SECONDS, "IRIS_CACHE_REDIS_URL"))
         failures, told = [], []
         predict = predict or CountingPredictor()
         cache = build_cache(predict, **options)
-        cleared = cache.known.board.next_generation
-        tell = told.append
-        cache.shared = SecondLevel(
-            stores[-1], SECONDS, space, 12, 60.0, lambda *line: tell(line), cleared, lambda: failures.append(1)
-        )
+        about = TierOptions(url, 60.0, "prediction cache", lambda *line: told.append(line), lambda: failures.append(1))
+        cache.tier = ClearableTier(about, space, cache.store.board.next_generation)
+        tiers.append(cache.tier)
         cache.failures, cache.told = failures, told
         return cache
 
     yield make_cache
-    for store in stores:
-        store.redis.close()
+    for tier in tiers:
+        tier.close()
 
 
 def same(cache, rows=ROWS):
@@ -69,11 +66,11 @@ def same(cache, rows=ROWS):
 def test_what_one_has_worked_out_the_other_fetches(caches):
     one, other = caches(), caches()
     same(one, ROWS[:5])
-    answer = other.ask(ROWS[:8], PredictContext())
+    answer = other.lookup(ROWS[:8], PredictContext())
     assert answer.probabilities.tobytes() == expected_probabilities(ROWS[:8]).tobytes()
     assert answer[1:5] == (0, 0, 5, 3) and other.predict.runs == [3]
     assert row_counts(other) == {"shared": 5, "run": 3} and other.failures == []
-    assert other.ask(ROWS[:8], PredictContext()).hits == 8
+    assert other.lookup(ROWS[:8], PredictContext()).hits == 8
 
 
 def test_no_model_gets_the_answers_of_another(caches):
@@ -84,8 +81,8 @@ def test_no_model_gets_the_answers_of_another(caches):
     for _ in range(2):
         same(one)
         assert cached(other, ROWS).tobytes() == (expected_probabilities(ROWS) + 1).tobytes()
-        one.known.board.next_generation()
-        other.known.board.next_generation()
+        one.store.board.next_generation()
+        other.store.board.next_generation()
 
 
 def test_two_models_over_one_redis_answer_as_without_it(make_app, redis):
@@ -111,10 +108,10 @@ def test_a_clear_is_one_for_all_who_share_it(caches):
     same(one)
     same(other)
     one.clear()
-    assert one.ask(ROWS[:1], PredictContext()).hits == 0
+    assert one.lookup(ROWS[:1], PredictContext()).hits == 0
     # What the others do each second.
-    other.shared.keep_up()
-    assert other.ask(ROWS[:2], PredictContext())[1:5] == (0, 0, 1, 1)
+    other.tier.sync()
+    assert other.lookup(ROWS[:2], PredictContext())[1:5] == (0, 0, 1, 1)
 
 
 def test_a_look_alone_tells_of_a_clear(caches):
@@ -122,8 +119,8 @@ def test_a_look_alone_tells_of_a_clear(caches):
     same(one, ROWS[:4])
     same(other, ROWS[:2])
     one.clear()
-    assert other.ask(ROWS[2:4], PredictContext()).run == 2
-    assert other.ask(ROWS[:2], PredictContext()).hits == 0
+    assert other.lookup(ROWS[2:4], PredictContext()).run == 2
+    assert other.lookup(ROWS[:2], PredictContext()).hits == 0
 
 
 def test_a_redis_that_forgot_its_token_gives_nothing_from_before(caches, redis):
@@ -133,8 +130,8 @@ def test_a_redis_that_forgot_its_token_gives_nothing_from_before(caches, redis):
     other = caches()
     same(other)
     assert row_counts(other) == {"run": len(ROWS)}
-    one.shared.keep_up()
-    assert one.ask(ROWS, PredictContext()).shared == len(ROWS)
+    one.tier.sync()
+    assert one.lookup(ROWS, PredictContext()).shared == len(ROWS)
 
 
 def test_who_did_not_reach_it_until_after_a_clear_knows_nothing_any_more(caches, redis, monkeypatch):
@@ -142,9 +139,9 @@ def test_who_did_not_reach_it_until_after_a_clear_knows_nothing_any_more(caches,
     redis.kill()
     same(cache, ROWS[:3])
     redis.start()
-    monkeypatch.setattr(cache.shared.breaker, "try_at", 0.0)
-    cache.keep_up()
-    assert cache.shared.breaker.up and len(cache.known.shelf.entries) == 0
+    monkeypatch.setattr(cache.tier.breaker, "try_at", 0.0)
+    cache.sync()
+    assert cache.tier.breaker.up and len(cache.store.entries.entries) == 0
 
 
 @pytest.mark.parametrize(
@@ -176,19 +173,19 @@ def test_a_redis_that_stands_still_is_left_out_and_taken_back(caches, redis, mon
     os.kill(redis.process.pid, signal.SIGSTOP)
     for i in range(20):
         same(cache, ROWS[i : i + 1])
-    assert len(cache.failures) == FAILURES and not cache.shared.breaker.up
-    assert "is left out" in cache.told[0][1]
+    assert len(cache.failures) == FAILURES and not cache.tier.breaker.up
+    assert "skips its second level" in cache.told[0][1]
     os.kill(redis.process.pid, signal.SIGCONT)
-    monkeypatch.setattr(cache.shared.breaker, "try_at", 0.0)
+    monkeypatch.setattr(cache.tier.breaker, "try_at", 0.0)
     wait_until(lambda: retried(cache, monkeypatch), "it is asked again")
-    assert "is back" in cache.told[-1][1]
+    assert "uses its second level again" in cache.told[-1][1]
     same(cache)
 
 
 def retried(cache, monkeypatch):
-    monkeypatch.setattr(cache.shared.breaker, "try_at", 0.0)
+    monkeypatch.setattr(cache.tier.breaker, "try_at", 0.0)
     same(cache, ROWS[:1])
-    return cache.shared.breaker.up
+    return cache.tier.breaker.up
 
 
 def test_a_redis_that_is_gone_is_left_out_and_taken_back(caches, redis, monkeypatch):
@@ -252,7 +249,7 @@ def test_a_clear_that_the_second_level_does_not_hear_is_503_and_clears_this_pod(
     app = make_app(role="prediction_cache", cache_redis_url=redis.url)
     app.post_json("/predict", {"data": [ROW]})
     redis.kill()
-    assert "the second level did not answer" in app.delete("/cache", status=503).json["detail"]
+    assert "The second level did not answer" in app.delete("/cache", status=503).json["detail"]
     assert app.post_json("/predict", {"data": [ROW]}).headers["Cache-Status"] == "iris_wsgi; fwd=miss; stored"
     assert app.get("/cache").json["shared_failures"] >= 1
 
@@ -261,8 +258,8 @@ def test_who_has_no_time_for_it_goes_without(caches, redis):
     one, other = caches(), caches()
     same(one, ROWS[:1])
     os.kill(redis.process.pid, signal.SIGSTOP)
-    other.shared.slowest = 3600
-    assert other.ask(ROWS[:1], PredictContext(time.monotonic() + 1800))[3:5] == (0, 1) and other.failures == []
+    other.tier.max_seconds = 3600
+    assert other.lookup(ROWS[:1], PredictContext(time.monotonic() + 1800))[3:5] == (0, 1) and other.failures == []
 
 
 def test_no_request_that_may_wait_for_redis_is_answered_in_the_loop(make_app, redis):
@@ -270,14 +267,14 @@ def test_no_request_that_may_wait_for_redis_is_answered_in_the_loop(make_app, re
     for path, on_path in app.table.items():
         for method, route in on_path.items():
             waits = path.startswith("/predict") or path.endswith(("infer", ":predict")) or (path, method) == ("/cache", "DELETE")
-            assert (route.inline_bytes == -1) or not waits, path
+            assert (route.schedule.inline_bytes == -1) or not waits, path
 
 
 def test_a_password_is_shown_nowhere(make_app, log):
     app = make_app(role="prediction_cache", cache_redis_url="redis://:hidden@127.0.0.1:1/0")
     for i in range(FAILURES + 1):
         app.post_json("/predict", {"data": [[i, 1, 1, 1]]})
-    assert any("is left out" in line for line in log.raw_lines) and not any("hidden" in line for line in log.raw_lines)
+    assert any("skips its second level" in line for line in log.raw_lines) and not any("hidden" in line for line in log.raw_lines)
     with pytest.raises(BadSetting) as raised:
         make_app(role="prediction_cache", cache_redis_url="redis://:hidden@h:port/0")
     assert "hidden" not in str(raised.value)

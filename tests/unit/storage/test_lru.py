@@ -1,4 +1,4 @@
-"""The shelf: bounded in bytes, least recently used first, each entry for its time."""
+"""The cache: bounded in bytes, least recently used first, each entry for its time."""
 
 import gc
 import os
@@ -6,60 +6,60 @@ import tracemalloc
 
 import pytest
 
-from iris_wsgi.storage.lru import ENTRY_BYTES, Shelf, cost
+from iris_wsgi.storage.lru import ENTRY_BYTES, LRUCache, entry_bytes
 
-ONE = cost(b"a", b"1")
+ONE = entry_bytes(b"a", b"1")
 
 
 def test_what_was_put_is_there_until_its_time_is_over():
-    shelf = Shelf(10 * ONE)
-    assert shelf.put(b"a", b"1", 5.0)
-    assert shelf.get(b"a", 4.9) == (b"1", 5.0)
-    assert shelf.get(b"b", 0.0) is None
-    assert shelf.get(b"a", 5.0) is None
-    assert (shelf.bytes, len(shelf.entries), shelf.expired, shelf.evicted) == (0, 0, 1, 0)
+    cache = LRUCache(10 * ONE)
+    assert cache.put(b"a", b"1", 5.0)
+    assert cache.get(b"a", 4.9) == (b"1", 5.0)
+    assert cache.get(b"b", 0.0) is None
+    assert cache.get(b"a", 5.0) is None
+    assert (cache.bytes, len(cache.entries), cache.expired, cache.evicted) == (0, 0, 1, 0)
 
 
 def test_the_least_recently_used_makes_room():
-    shelf = Shelf(3 * ONE)
+    cache = LRUCache(3 * ONE)
     for key in (b"a", b"b", b"c"):
-        shelf.put(key, b"1", 9.0)
-    shelf.get(b"a", 0.0)
-    shelf.put(b"d", b"1", 9.0)
-    assert [key for key in (b"a", b"b", b"c", b"d") if shelf.get(key, 0.0)] == [b"a", b"c", b"d"]
-    assert (shelf.evicted, shelf.bytes) == (1, 3 * ONE)
+        cache.put(key, b"1", 9.0)
+    cache.get(b"a", 0.0)
+    cache.put(b"d", b"1", 9.0)
+    assert [key for key in (b"a", b"b", b"c", b"d") if cache.get(key, 0.0)] == [b"a", b"c", b"d"]
+    assert (cache.evicted, cache.bytes) == (1, 3 * ONE)
 
 
 def test_a_value_that_is_put_again_is_kept_once():
-    shelf = Shelf(3 * ONE)
+    cache = LRUCache(3 * ONE)
     for value in (b"1", b"2", b"3333"):
-        shelf.put(b"a", value, 9.0)
-    assert shelf.get(b"a", 0.0) == (b"3333", 9.0)
-    assert (shelf.bytes, shelf.evicted) == (cost(b"a", b"3333"), 0)
+        cache.put(b"a", value, 9.0)
+    assert cache.get(b"a", 0.0) == (b"3333", 9.0)
+    assert (cache.bytes, cache.evicted) == (entry_bytes(b"a", b"3333"), 0)
 
 
 def test_what_is_larger_than_the_shelf_is_not_kept_and_nothing_else_goes_for_it():
-    shelf = Shelf(3 * ONE)
-    shelf.put(b"a", b"1", 9.0)
-    assert not shelf.put(b"b", bytes(3 * ONE), 9.0)
-    assert shelf.get(b"a", 0.0) and shelf.get(b"b", 0.0) is None
-    assert not shelf.put(b"a", bytes(3 * ONE), 9.0)
-    assert shelf.get(b"a", 0.0) is None and shelf.bytes == 0
+    cache = LRUCache(3 * ONE)
+    cache.put(b"a", b"1", 9.0)
+    assert not cache.put(b"b", bytes(3 * ONE), 9.0)
+    assert cache.get(b"a", 0.0) and cache.get(b"b", 0.0) is None
+    assert not cache.put(b"a", bytes(3 * ONE), 9.0)
+    assert cache.get(b"a", 0.0) is None and cache.bytes == 0
 
 
 def test_it_never_takes_more_bytes_than_it_may_and_counts_them_exactly():
-    shelf = Shelf(20 * ONE)
+    cache = LRUCache(20 * ONE)
     for i in range(2000):
-        shelf.put(b"%d" % (i * 7919 % 97), bytes(i % 50), 9.0)
-        assert shelf.bytes <= shelf.most_bytes
-        assert shelf.bytes == sum(cost(key, entry[0]) for key, entry in shelf.entries.items())
+        cache.put(b"%d" % (i * 7919 % 97), bytes(i % 50), 9.0)
+        assert cache.bytes <= cache.max_bytes
+        assert cache.bytes == sum(entry_bytes(key, entry[0]) for key, entry in cache.entries.items())
 
 
 def test_a_shelf_that_was_cleared_is_empty():
-    shelf = Shelf(3 * ONE)
-    shelf.put(b"a", b"1", 9.0)
-    shelf.clear()
-    assert (shelf.bytes, len(shelf.entries), shelf.get(b"a", 0.0)) == (0, 0, None)
+    cache = LRUCache(3 * ONE)
+    cache.put(b"a", b"1", 9.0)
+    cache.clear()
+    assert (cache.bytes, len(cache.entries), cache.get(b"a", 0.0)) == (0, 0, None)
 
 
 @pytest.mark.parametrize(
@@ -70,10 +70,10 @@ def test_an_entry_takes_about_what_is_reckoned_for_it_and_no_more(count):
     gc.collect()
     tracemalloc.start()
     try:
-        shelf = Shelf(1 << 40)
+        cache = LRUCache(1 << 40)
         before = tracemalloc.get_traced_memory()[0]
         for key, value in pairs:
-            shelf.put(bytes(bytearray(key)), bytes(bytearray(value)), 9.0 + len(shelf.entries))
+            cache.put(bytes(bytearray(key)), bytes(bytearray(value)), 9.0 + len(cache.entries))
         taken = (tracemalloc.get_traced_memory()[0] - before) / count
     finally:
         tracemalloc.stop()

@@ -8,7 +8,7 @@ import pytest
 import webtest
 from applications import call_wsgi
 
-from iris_wsgi.http.cache_control import MAX_SECONDS, CacheDirectives, cache_directives
+from iris_wsgi.http.cache_headers import MAX_SECONDS, CacheDirectives, cache_directives
 from iris_wsgi.patterns.data_cache import cache as items
 from iris_wsgi.patterns.data_cache import read_through, role
 from iris_wsgi.patterns.data_cache import routes as item_routes

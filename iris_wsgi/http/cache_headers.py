@@ -1,4 +1,4 @@
-"""Parser of the request header Cache-Control (RFC 9111, section 5.2.1) for every cache of this server."""
+"""Request header Cache-Control (RFC 9111, section 5.2.1) and response header Cache-Status (RFC 9211) of every cache."""
 
 import re
 from functools import lru_cache
@@ -14,6 +14,8 @@ directives = re.compile(rf"(?:^|,){BLANKS}({TOKEN}){BLANKS}(?:{ARGUMENT})?+(?=,|
 is_seconds = re.compile(r"[0-9]+").fullmatch
 # Larger numbers mean the same (RFC 9111, section 1.2.2).
 MAX_SECONDS = 2**31
+CACHE, SHARED_CACHE = "iris_wsgi", "iris_wsgi_shared"
+NOT_CACHED_STATUS = ("Cache-Status", f"{CACHE}; detail=only-if-cached")
 NOT_CACHED = "The request has Cache-Control: only-if-cached, and the cache has no response for it; leave that directive out."
 
 
@@ -66,3 +68,15 @@ def cache_directives(control: str | None) -> CacheDirectives:
 def seconds(text: str, strict: int) -> float:
     """Returns the number of seconds, or `strict` for an invalid argument, so that the request gets a new response."""
     return min(int(text[:11]), MAX_SECONDS) if is_seconds(text) else strict
+
+
+def hit_status(ttl: float | None, detail: str = "") -> str:
+    """Returns the Cache-Status of a stored response; without a TTL that of a stale one."""
+    lifetime = "" if ttl is None else f"; ttl={max(0, int(ttl))}"
+    return f"{CACHE}; hit{lifetime}; detail={detail}" if detail else f"{CACHE}; hit{lifetime}"
+
+
+def miss_status(reason: str, stored: bool = False, collapsed: bool = False, detail: str = "") -> str:
+    """Returns the Cache-Status of a new response. `collapsed` marks the result of another request in progress."""
+    outcome = ("; stored" if stored else "") + ("; collapsed" if collapsed else "")
+    return f"{CACHE}; fwd={reason}{outcome}{f'; detail={detail}' if detail else ''}"
