@@ -15,8 +15,8 @@ import environments
 import rows
 from bench import Bench, Effort, known
 from environments import HOME, ROOT, Unavailable
-from outcome import Outcome
-from rounds import ALONE, say
+from results import Outcome
+from runner import ALONE, say
 from sections import SECTIONS
 from servers import SERVERS
 

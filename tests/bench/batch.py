@@ -14,9 +14,9 @@ import environments
 import processes
 from bench import MODEL, Bench, Failed, environ
 from document import framed
-from outcome import Outcome
 from report import shown, table
-from rounds import attempt, say
+from results import Outcome
+from runner import attempt, say
 from targets import at_least, at_most
 
 HEADING = "Whole files"
@@ -83,7 +83,7 @@ def helped(scratch: str, *words: str) -> None:
 
 def alone(bench: Bench) -> tuple[dict[str, float], list[str]]:
     """Rows/s and CPU of the model in a process of its own."""
-    command = [environments.python("ours"), "-B", str(environments.BENCH / "alone_model.py")]
+    command = [environments.python("ours"), "-B", str(environments.BENCH / "inprocess_model.py")]
     command += [MODEL, str(bench.effort.seconds), f"{bench.scratch}/alone"]
     done = subprocess.run(command, env=environ(bench.scratch), capture_output=True, text=True, timeout=120, check=True)
     found = json.loads(done.stdout)

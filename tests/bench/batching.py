@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 from bench import Bench, Failed
 from document import framed
+from load_windows import driven, taken
 from models import MODELS, alone, folder_of
-from outcome import Outcome
 from report import shown, table
-from rounds import attempt
+from results import Outcome
+from runner import attempt
+from server_trial import ask, check, started
 from servers import OURS, Server
-from trial import ask, check, started
-from windows import driven, taken
 
 HEADING = "Micro-batching of one-row requests"
 USED = ("ours", "models")

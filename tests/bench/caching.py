@@ -14,10 +14,10 @@ from bench import Bench, Failed, environ, needed
 from document import framed
 from jobs import redis_server, until_up
 from models import MODELS, folder_of
-from outcome import Outcome
 from report import shown, table
-from rounds import attempt
-from trial import free_port
+from results import Outcome
+from runner import attempt
+from server_trial import free_port
 
 HEADING = "The prediction cache"
 USED = ("redis", "models")
@@ -52,7 +52,7 @@ def trial(model: str, bench: Bench) -> tuple[dict[str, float], list[str]]:
     """All kinds in turns. Raises Failed."""
     interpreter = needed("redis")
     with redis(bench) as url:
-        return alone(interpreter, "alone_cached.py", model, bench, url), []
+        return alone(interpreter, "inprocess_cache.py", model, bench, url), []
 
 
 def alone(interpreter: str, script: str, model: str, bench: Bench, *words: str) -> dict[str, float]:

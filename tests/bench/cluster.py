@@ -11,7 +11,7 @@ from typing import NamedTuple
 import processes
 from bench import Bench, Failed, environ, needed
 from jobs import fetch, until_up
-from trial import free_port
+from server_trial import free_port
 
 SPECIES = ("setosa", "versicolor", "virginica")
 ENSEMBLE = "/ensemble/predict"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import machine
-from outcome import Outcome
+from results import Outcome
 
 TITLE = "# Benchmark\n"
 MADE = """\

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import processes
 from bench import Bench
-from callers import Asked, Callers, calling, share
 from cluster import Running, calls, gateway_to, members_of, up
-from outcome import Outcome
+from gateway_clients import Asked, Callers, calling, share
 from proxy import Proxy, proxied
 from report import drawn, shown, table
+from results import Outcome
 
 NAME = "faults"
 # Who is broken: the one is a process that is killed or stopped, the other has the proxy before it.

@@ -10,9 +10,9 @@ from bench import Bench, Failed, needed
 from caching import CALLS, COLUMNS, SHARED_COLUMNS, WINDOWS, alone, cells, redis, shared_cells
 from document import framed
 from models import MODELS
-from outcome import Outcome
 from report import shown, table
-from rounds import attempt
+from results import Outcome
+from runner import attempt
 
 HEADING = "The data cache"
 STORES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
@@ -42,8 +42,8 @@ METHOD = """\
 
 def measure_round(number: int, bench: Bench, outcome: Outcome) -> None:
     for model in MODELS:
-        attempt(model, number, outcome, functools.partial(trial, "alone_items.py", model, bench))
-    attempt(MEMORY, number, outcome, functools.partial(trial, "alone_items_memory.py", "svm", bench))
+        attempt(model, number, outcome, functools.partial(trial, "inprocess_items.py", model, bench))
+    attempt(MEMORY, number, outcome, functools.partial(trial, "inprocess_items_memory.py", "svm", bench))
     for store in STORES:
         attempt(store, number, outcome, functools.partial(shared_trial, store, bench))
 
@@ -58,10 +58,10 @@ def shared_trial(store: str, bench: Bench) -> tuple[dict[str, float], list[str]]
     if store == "sqlite":
         interpreter = needed("redis")
         with redis(bench) as cache:
-            return alone(interpreter, "alone_items.py", "svm", bench, cache), []
+            return alone(interpreter, "inprocess_items.py", "svm", bench, cache), []
     interpreter = needed("postgres")
     with postgresql.postgresql(bench) as database, redis(bench) as cache:
-        return alone(interpreter, "alone_items.py", "svm", bench, cache, database), []
+        return alone(interpreter, "inprocess_items.py", "svm", bench, cache, database), []
 
 
 def text(outcome: Outcome) -> str:

@@ -22,10 +22,10 @@ from bench import Bench, Failed, environ, needed
 from document import framed
 from environments import python
 from load import Load
-from outcome import Outcome
 from report import shown, table
-from rounds import attempt
-from trial import free_port
+from results import Outcome
+from runner import attempt
+from server_trial import free_port
 
 HEADING = "Jobs"
 STORES = {"sqlite": "SQLite", "redis": "Redis"}

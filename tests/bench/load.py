@@ -11,7 +11,7 @@ from typing import Any
 
 import processes
 import rows
-from answers import surplus
+from http_framing import surplus
 
 PATIENCE = 5.0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import environments
 from bench import MODEL, Bench, environ
-from rounds import say
+from runner import say
 
 MODELS = {
     "svm": "the Iris SVM",
@@ -24,7 +24,7 @@ def folder_of(model: str, bench: Bench) -> str:
 
 def alone(model: str, bench: Bench) -> tuple[dict[str, float], list[str]]:
     """Microseconds of a row alone and in a run of many, without a server."""
-    command = [environments.python("ours"), "-B", str(environments.BENCH / "alone_rows.py"), folder_of(model, bench)]
+    command = [environments.python("ours"), "-B", str(environments.BENCH / "inprocess_rows.py"), folder_of(model, bench)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=environ(bench.scratch))
     return json.loads(done.stdout), []
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import processes
 from bench import Bench, Failed, environ
 from jobs import until_up
-from trial import free_port
+from server_trial import free_port
 
 # PostgreSQL refuses to run as root, and its package makes this user.
 USER = "postgres"

@@ -13,13 +13,13 @@ import environments
 import rows
 from bench import Bench, Failed, environ
 from document import framed
-from outcome import Outcome
+from load_windows import driven, taken
 from report import shown, table
-from rounds import attempt
+from results import Outcome
+from runner import attempt
+from server_trial import started
 from servers import ALL_ROLES, UVICORN_SERVER, Server
 from targets import at_least
-from trial import started
-from windows import driven, taken
 
 CONNECTIONS = (1, 4)
 INFER = "/v2/models/iris_svc/infer"
@@ -76,7 +76,7 @@ def trial(server: Server, bench: Bench) -> tuple[dict[str, float], list[str]]:
 
 def alone(bench: Bench) -> tuple[dict[str, float], list[str]]:
     """The model in a process of its own; leaves the probabilities that the servers' answers are compared with."""
-    command = [environments.python("ours"), "-B", str(environments.BENCH / "alone_model.py")]
+    command = [environments.python("ours"), "-B", str(environments.BENCH / "inprocess_model.py")]
     command += [bench.model, str(bench.effort.seconds), f"{bench.scratch}/wanted"]
     # It finds the rows in this folder and the package in its environment.
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=environ(bench.scratch))

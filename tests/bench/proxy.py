@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-from trial import free_port
+from server_trial import free_port
 
 # What it does with a request; `wrong` passes it on to another server.
 MODES = ("pass", "garbage", "nonsense", "half", "reset", "wrong", "drip")

@@ -13,11 +13,11 @@ import faults
 from bench import Bench, Failed
 from cluster import ENSEMBLE, Running, gateway_to, members_of, up
 from document import framed
-from outcome import Outcome
+from load_windows import driven, wrong
 from report import shown, table
-from rounds import attempt
-from trial import ask
-from windows import driven, wrong
+from results import Outcome
+from runner import attempt
+from server_trial import ask
 
 HEADING = "A model in two places, and an ensemble"
 USED = ("ours",)

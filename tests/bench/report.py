@@ -9,7 +9,7 @@ from pathlib import Path
 import machine
 import targets
 from environments import BENCH, HOME
-from outcome import Outcome
+from results import Outcome
 from servers import SERVERS, Server
 
 INTRO = """\

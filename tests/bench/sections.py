@@ -7,15 +7,15 @@ from typing import NamedTuple
 import batch
 import batching
 import caching
-import holdup
+import head_of_line
 import items
 import jobs
 import protocol
 import remote
 import report
-import rounds
+import runner
 from bench import Bench
-from outcome import Outcome
+from results import Outcome
 from servers import SERVERS
 
 
@@ -34,9 +34,9 @@ class Section(NamedTuple):
 
 # In the order of the document.
 SECTIONS = {
-    "servers": Section(rounds.measure_round, report.text, tuple(server.name for server in SERVERS), ("chart",), report.draw),
+    "servers": Section(runner.measure_round, report.text, tuple(server.name for server in SERVERS), ("chart",), report.draw),
     "protocol": Section(protocol.measure_round, protocol.text, ("ours", "uvicorn"), ()),
-    "holdup": Section(holdup.measure_round, holdup.text, ("ours", "uvicorn"), ()),
+    "holdup": Section(head_of_line.measure_round, head_of_line.text, ("ours", "uvicorn"), ()),
     "batching": Section(batching.measure_round, batching.text, ("ours",), ("models",)),
     "caching": Section(caching.measure_round, caching.text, (), ("redis", "models")),
     "items": Section(items.measure_round, items.text, (), ("ours", "redis", "postgres", "models")),

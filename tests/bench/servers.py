@@ -84,7 +84,7 @@ SERVERS = (
         "bare",
         "a bare epoll loop, one fixed response",
         "ours",
-        (str(BENCH / "bare.py"), "{port}"),
+        (str(BENCH / "baseline_epoll.py"), "{port}"),
         "the minimum cost of a server in Python",
         batch_path=None,
         checked=False,

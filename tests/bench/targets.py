@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from outcome import Outcome
+from results import Outcome
 from servers import SERVERS
 
 PEERS = [server for server in SERVERS if server.peer and server.workers == 1]

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import rows
-from answers import surplus
 from cluster import ENSEMBLE
+from http_framing import surplus
 
 PATIENCE, TICK = 5.0, 0.005
 

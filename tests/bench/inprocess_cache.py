@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from statistics import median
 
 import rows
-from alone import call, environ
+from inprocess_app import call, environ
 
 from iris_wsgi.factory import build
 from iris_wsgi.observability.log import Log

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import environments
 from bench import MODEL, Bench, Failed, environ
-from outcome import Outcome
+from results import Outcome
+from server_trial import trial
 from servers import SERVERS
-from trial import trial
 
 ALONE = "alone"
 Trial = Callable[[], tuple[dict[str, float], list[str]]]
@@ -81,7 +81,7 @@ def attempt(name: str, number: int, outcome: Outcome, trial: Trial) -> None:
 def alone(bench: Bench) -> dict[str, float]:
     """The application without a server, on the servers' CPU; its log goes where theirs go."""
     count = min(bench.effort.requests, 15_000)
-    command = [environments.python("ours"), "-B", str(environments.BENCH / "alone.py"), MODEL, str(count)]
+    command = [environments.python("ours"), "-B", str(environments.BENCH / "inprocess_app.py"), MODEL, str(count)]
     pin = {"env": environ(bench.scratch), "preexec_fn": lambda: os.sched_setaffinity(0, bench.cpus[:1])}
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=120, check=True, **pin)
     return json.loads(done.stdout)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import rows
-from answers import surplus
+from http_framing import surplus
 from load import PATIENCE, Load
 
 PAUSE = 0.001

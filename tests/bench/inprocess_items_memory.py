@@ -6,8 +6,8 @@ import sys
 import tempfile
 import tracemalloc
 
-from alone import call
-from alone_items import KEPT, PLACES, SQLITE, Items, filled, get, item_id, metric
+from inprocess_app import call
+from inprocess_items import KEPT, PLACES, SQLITE, Items, filled, get, item_id, metric
 
 
 def main(model: str) -> None:

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import environments
 from bench import Bench, Failed
 from document import framed
-from outcome import Outcome
 from protocol import BATCH, BINARY, FASTAPI
 from report import shown, table
-from rounds import attempt
+from results import Outcome
+from runner import attempt
+from server_trial import check, started
 from servers import ALL_ROLES, UVICORN_SERVER, Server
-from trial import check, started
 
 HEADING = "One-row requests during requests of 10,000 rows"
 USED = ("ours", "fastapi")
@@ -84,7 +84,7 @@ def trial(server: Server, bench: Bench) -> tuple[dict[str, float], list[str]]:
 
 def probes(phases: list[dict]) -> list[dict[str, float]]:
     """Runs the prober, which is a process of its own as the load generator is. Raises Failed."""
-    command = [sys.executable, "-B", str(environments.BENCH / "prober.py")]
+    command = [sys.executable, "-B", str(environments.BENCH / "latency_prober.py")]
     limit = 60 + sum(phase["seconds"] + 10 for phase in phases)
     done = subprocess.run(command, input=json.dumps(phases), capture_output=True, text=True, timeout=limit, check=False)
     if done.returncode:

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import processes
 from bench import Bench, Failed, environ
 from environments import HOME, python
+from load_windows import loaded, taken
 from servers import Server
-from windows import loaded, taken
 
 START_LIMIT = 40.0
 

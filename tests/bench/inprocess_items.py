@@ -10,8 +10,8 @@ from functools import partial
 from unittest.mock import patch
 
 import rows
-from alone import call, environ
-from alone_cached import Kind, measured
+from inprocess_app import call, environ
+from inprocess_cache import Kind, measured
 
 from iris_wsgi.factory import build
 from iris_wsgi.http.cache_headers import DEFAULT, CacheDirectives
