@@ -28,7 +28,7 @@ GROUP_BATCHES = 8
 class ParquetSource:
     """Record batches of a file. A resumed run reads and skips the batches before its position."""
 
-    unit, first, swapped = " rows", b"", False
+    unit = " rows"
     delimiter: str | None = None
 
     def __init__(self, path: str) -> None:

@@ -1,8 +1,7 @@
-"""Interface of the databases of a table run, and the portable SQL of it."""
+"""Types and portable SQL of a run over a table."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from iris_wsgi.patterns.batch.options import TableName
 from iris_wsgi.tabular.writers import LABEL, PROBABILITY
@@ -18,6 +17,11 @@ RUN_COLUMNS = (
 RUN_NAMES = [column.split()[0] for column in RUN_COLUMNS.split(", ")]
 
 
+def prediction_columns(labels: Sequence[str]) -> list[str]:
+    """Returns the columns of the table of predictions after the key."""
+    return [LABEL, *(PROBABILITY + label for label in labels), DIGEST, RUN_ID, TIME, ERROR]
+
+
 class Column(NamedTuple):
     """Column with its type in the database's spelling."""
 
@@ -26,7 +30,7 @@ class Column(NamedTuple):
     nullable: bool = False
 
 
-class SourceTable(NamedTuple):
+class InputTable(NamedTuple):
     """Input table: its columns, its unique keys with their columns in index order, and its primary key."""
 
     name: TableName
@@ -44,6 +48,10 @@ class Dialect(NamedTuple):
     key: str
     feature: Callable[[str, str], str]
     quoted: Callable[[str], str]
+    # Types of the table of predictions.
+    text: str
+    real: str
+    time: str
     # Clauses that lock rows until the end of the transaction, and that skip rows locked by others.
     lock: str
     skip: str
@@ -53,6 +61,12 @@ class Dialect(NamedTuple):
     def table(self, name: TableName) -> str:
         return ".".join(self.quoted(part) for part in name if part)
 
+    def definitions(self, labels: Sequence[str]) -> list[str]:
+        """Returns the definitions of the columns of the table of predictions after the key."""
+        types = {LABEL: self.text, ERROR: self.text, TIME: f"{self.time} NOT NULL"}
+        types |= dict.fromkeys((DIGEST, RUN_ID), f"{self.text} NOT NULL")
+        return [f"{self.quoted(name)} {types.get(name, self.real)}" for name in prediction_columns(labels)]
+
 
 class PredictionRows(NamedTuple):
     """Keys, labels (None for a bad row), probabilities by class, and errors of bad rows."""
@@ -61,52 +75,6 @@ class PredictionRows(NamedTuple):
     labels: Sequence[str | None]
     probabilities: Sequence[Sequence[float | None]]
     errors: Sequence[str | None]
-
-
-class TableDatabase(Protocol):
-    """A connection for one thread. Each method raises Stopped, after which the transaction is rolled back."""
-
-    dialect: Dialect
-
-    def find(self, name: TableName) -> SourceTable | None: ...
-
-    def count(self, name: TableName) -> int | None:
-        """Returns the approximate number of rows; None if counting would take long."""
-        ...
-
-    def create(self, source: SourceTable, key: Sequence[Column], labels: Sequence[str]) -> None:
-        """Creates the table of predictions, in the transaction of setup()."""
-        ...
-
-    def uses_index(self, page: str, values: Sequence[Any]) -> bool:
-        """Returns whether an index finds the pages of the key."""
-        ...
-
-    def setup(self, name: TableName) -> AbstractContextManager[None]:
-        """Starts the transaction that creates tables; one run at a time. Raises BadSetting without permission."""
-        ...
-
-    def transaction(self) -> AbstractContextManager[None]: ...
-
-    def execute(self, statement: str, values: Sequence[Any] = ()) -> list[Row]: ...
-
-    def write(
-        self, target: str, key: Sequence[Column], labels: Sequence[str], rows: PredictionRows, digest: str, run: str, redo: bool
-    ) -> list[tuple[str | None, int]]:
-        """Writes predictions, and with `redo` replaces those of other models. Returns the number of written rows by label."""
-        ...
-
-    def close(self) -> None: ...
-
-
-def quoted(name: str) -> str:
-    """Returns an identifier of standard SQL."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def prediction_columns(labels: Sequence[str]) -> list[str]:
-    """Returns the columns of the table of predictions after the key."""
-    return [LABEL, *(PROBABILITY + label for label in labels), DIGEST, RUN_ID, TIME, ERROR]
 
 
 class Statements:

@@ -3,7 +3,7 @@
 import gzip
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from iris_wsgi.console import Teller, tell
 from iris_wsgi.cpu_limits import workers_for
@@ -14,7 +14,7 @@ from iris_wsgi.patterns.batch.exit_status import ExitStatus, RowCounts, StopSign
 from iris_wsgi.patterns.batch.options import STANDARD, Options, parse_file_options, parse_table_options
 from iris_wsgi.patterns.batch.process_pool import ProcessPool
 from iris_wsgi.patterns.batch.results import Results, file_identity
-from iris_wsgi.patterns.batch.sources import DELIMITERS, RowSource, open_source
+from iris_wsgi.patterns.batch.sources import DELIMITERS, TextSource, open_source
 from iris_wsgi.settings import BadSetting, Settings
 from iris_wsgi.tabular.columns import csv_columns, feature_names
 from iris_wsgi.tabular.csv_reader import CsvReader
@@ -22,6 +22,9 @@ from iris_wsgi.tabular.jsonl_reader import JsonReader
 from iris_wsgi.tabular.record_splitter import Chunk
 from iris_wsgi.tabular.scorer import RowReader, RowWriter, ScoredChunk, Scorer
 from iris_wsgi.tabular.writers import CsvWriter, JsonWriter
+
+if TYPE_CHECKING:
+    from iris_wsgi.patterns.batch.sources import RowSource
 
 
 class ReadyMessage(NamedTuple):
@@ -74,7 +77,7 @@ def run_file(options: Options, settings: Settings, processes: int) -> ExitStatus
         pool.close()
 
 
-def output_options(options: Options, source: RowSource) -> dict[str, Any]:
+def output_options(options: Options, source: "RowSource") -> dict[str, Any]:
     """Returns the options that affect the output."""
     other = {"delimiter": source.delimiter} if source.delimiter != DELIMITERS[options.source.format] else {}
     return other | {
@@ -92,7 +95,7 @@ def output_options(options: Options, source: RowSource) -> dict[str, Any]:
 class FileRun:
     """Run over the rest of a file, from the position of the checkpoint."""
 
-    def __init__(self, options: Options, source: RowSource, columns: list[str], pool: ProcessPool, results: Results) -> None:
+    def __init__(self, options: Options, source: "RowSource", columns: list[str], pool: ProcessPool, results: Results) -> None:
         self.options, self.source, self.columns, self.pool, self.results = options, source, columns, pool, results
 
     @property
@@ -135,7 +138,9 @@ def execute(run: FileRun) -> ExitStatus:
     return status
 
 
-def prepare(settings: Settings, options: Options, source: RowSource) -> tuple[ReadyMessage, Callable[[bytes, int], ScoredChunk]]:
+def prepare(
+    settings: Settings, options: Options, source: "RowSource"
+) -> tuple[ReadyMessage, Callable[[bytes, int], ScoredChunk]]:
     """Sets up a pool process. Raises BadModel, and BadSetting for missing columns."""
     model, golden, _ = load_verified_model(Path(settings.model_dir), settings.model_seal)
     features = feature_names(model, options.features)
@@ -166,9 +171,9 @@ def compress(data: bytes) -> bytes:
     return gzip.compress(data, 6, mtime=0) if data else b""
 
 
-def make_reader(model: Model, features: Sequence[str], options: Options, source: RowSource) -> RowReader:
+def make_reader(model: Model, features: Sequence[str], options: Options, source: "RowSource") -> RowReader:
     """Raises BadSetting if a column is missing."""
-    if options.source.format == "parquet":
+    if not isinstance(source, TextSource):
         from iris_wsgi.tabular.parquet import ParquetReader
 
         return ParquetReader(source.schema, features, options.keep, options.target.format != "parquet")

@@ -100,25 +100,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_column_flags(parser)
     parser.add_argument("--digest", action="store_true", help="add a last column with the digest of the model")
     parser.add_argument("--errors", metavar="FILE", help="file of bad rows: line, column, reason (default OUT.errors.csv)")
-    parser.add_argument(
-        "--max-bad", metavar="N|N%%", help="maximum of bad rows before the run fails (default: any number, but not all)"
-    )
+    parser.add_argument("--max-bad", metavar="N|N%%", help="more bad rows fail the run (default: any number, but not all)")
     parser.add_argument("--shard", metavar="I/N", help="score only every Nth chunk of IN, from chunk I, counted from 0")
-    parser.add_argument(
-        "--checkpoint",
-        metavar="SECONDS",
-        type=seconds(0, 3600),
-        default=1.0,
-        help="seconds between checkpoints, the maximum work that a killed run loses (default 1)",
-    )
+    interval = "seconds between checkpoints, the maximum work that a killed run loses (default 1)"
+    parser.add_argument("--checkpoint", metavar="SECONDS", type=seconds(0, 3600), default=1.0, help=interval)
     parser.add_argument("--table", metavar="NAME", help="score the rows of this table, in place of IN and OUT")
-    parser.add_argument(
-        "--database",
-        "--database-url",
-        dest="database_url",
-        metavar="URL",
-        help="database of --table: sqlite:///file or postgresql://… (IRIS_DATABASE_URL, which hides it from other users)",
-    )
+    url = "database of --table: sqlite:///file or postgresql://… (IRIS_DATABASE_URL, which hides it from other users)"
+    parser.add_argument("--database", "--database-url", dest="database_url", metavar="URL", help=url)
     parser.add_argument("--key", metavar="A,B,…", help="columns that identify a row of --table (default: its primary key)")
     parser.add_argument("--redo-older", action="store_true", help="with --table: also rows with a prediction of another model")
     parser.add_argument("--chunk", metavar="N", help="rows of --table per transaction (default 5000)")
@@ -203,6 +191,11 @@ def parse_table_name(text: str) -> TableName:
         raise BadSetting(f"--table={text[:60]!r} must be a name or schema.name, in double quotes where a name holds a dot")
     schema, table = ((quoted or "").replace('""', '"') or plain for quoted, plain in (found.group(1, 2), found.group(3, 4)))
     return TableName(schema, table)
+
+
+def quoted(name: str) -> str:
+    """Returns an identifier of standard SQL."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def file_spec(path: str, given: str | None, default: str | None, name: str) -> FileSpec:

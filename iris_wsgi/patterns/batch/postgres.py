@@ -5,24 +5,10 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from iris_wsgi.errors import Stopped
-from iris_wsgi.patterns.batch.database import (
-    DIGEST,
-    ERROR,
-    PREDICTION,
-    RUN_ID,
-    TIME,
-    Column,
-    Dialect,
-    PredictionRows,
-    Row,
-    SourceTable,
-    prediction_columns,
-    quoted,
-)
-from iris_wsgi.patterns.batch.options import TableName
+from iris_wsgi.patterns.batch.database import DIGEST, PREDICTION, Column, Dialect, InputTable, PredictionRows, prediction_columns
+from iris_wsgi.patterns.batch.options import TableName, quoted
 from iris_wsgi.settings import BadSetting
-from iris_wsgi.storage.postgres import PostgresError, connect, parse_url
-from iris_wsgi.tabular.writers import LABEL
+from iris_wsgi.storage.postgres import PostgresError, Row, connect, parse_url
 
 # Defaults for parameters that the URL does not set.
 OPTIONS = {"connect_timeout": "10", "client_encoding": "UTF8", "application_name": "iris_wsgi"}
@@ -39,7 +25,6 @@ REMEDIES = {"42501": GRANT, "25006": PRIMARY}
 PERMANENT_ERRORS = ("authentication failed", "does not exist", "invalid connection option", "invalid URI")
 # Types whose values are doubles. All others are read as text, so that no value is out of range.
 DOUBLES = {"double precision", "real", "integer", "smallint", "bigint"}
-TYPES = {LABEL: "text", DIGEST: "text NOT NULL", RUN_ID: "text NOT NULL", TIME: "timestamptz NOT NULL", ERROR: "text"}
 FIND = """
 SELECT n.nspname, c.oid, c.relkind = 'r' AND c.relhassubclass
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -70,6 +55,9 @@ DIALECT = Dialect(
     feature=lambda name, kind: f"{name}::{'float8' if kind in DOUBLES else 'text'}",
     # psycopg treats a single % as a placeholder.
     quoted=lambda name: quoted(name).replace("%", "%%"),
+    text="text",
+    real="double precision",
+    time="timestamptz",
     # Foreign keys may still refer to the locked rows.
     lock=" FOR NO KEY UPDATE OF s",
     skip=" SKIP LOCKED",
@@ -81,7 +69,7 @@ class Forbidden(Stopped):
 
 
 class PostgresDatabase:
-    """TableDatabase whose calls end after about `seconds`, even if the server or the network hangs."""
+    """Connection to PostgreSQL with the methods of SqliteDatabase; a call ends after `seconds`, even without a server."""
 
     dialect = DIALECT
 
@@ -106,8 +94,8 @@ class PostgresDatabase:
         remedy = REMEDIES.get(error.sqlstate)
         return Forbidden(f"{failed}; {remedy}") if remedy else Stopped(failed)
 
-    def find(self, name: TableName) -> SourceTable | None:
-        found = self.execute(FIND, (".".join(quoted(part) for part in name if part),))
+    def find(self, name: TableName) -> InputTable | None:
+        found = self.execute(FIND, (plain(name),))
         if not found:
             return None
         ((schema, oid, has_heirs),) = found
@@ -116,12 +104,11 @@ class PostgresDatabase:
         primary = next((names for is_primary, names in indexes if is_primary), ())
         # A key is not unique across tables that inherit from this one.
         keys = [] if has_heirs else [names for _, names in indexes]
-        return SourceTable(TableName(schema, name.table), columns, keys, primary)
+        return InputTable(TableName(schema, name.table), columns, keys, primary)
 
     def count(self, name: TableName) -> int | None:
         """Returns the number in the server's statistics."""
-        table = ".".join(quoted(part) for part in name if part)
-        ((rows,),) = self.execute("SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass(%s)", (table,))
+        ((rows,),) = self.execute("SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass(%s)", (plain(name),))
         return rows if rows > 0 else None
 
     def uses_index(self, page: str, values: Sequence[Any]) -> bool:
@@ -137,12 +124,10 @@ class PostgresDatabase:
         except Forbidden as error:
             raise BadSetting(str(error)) from None
 
-    def create(self, source: SourceTable, key: Sequence[Column], labels: Sequence[str]) -> None:
+    def create(self, source: InputTable, key: Sequence[Column], labels: Sequence[str]) -> None:
         """Creates the table; types and collations of the key are those of the source."""
         names = ", ".join(DIALECT.quoted(column.name) for column in key)
-        added = [
-            f"ADD COLUMN {DIALECT.quoted(name)} {TYPES.get(name, 'double precision')}" for name in prediction_columns(labels)
-        ]
+        added = [f"ADD COLUMN {definition}" for definition in DIALECT.definitions(labels)]
         target = DIALECT.table(source.name.sibling(PREDICTION))
         self.execute(f"CREATE TABLE {target} AS SELECT {names} FROM {DIALECT.table(source.name)} WITH NO DATA")
         self.execute(f"ALTER TABLE {target} {', '.join(added)}, ADD PRIMARY KEY ({names})")
@@ -178,13 +163,18 @@ class PostgresDatabase:
     def write(
         self, target: str, key: Sequence[Column], labels: Sequence[str], rows: PredictionRows, digest: str, run: str, redo: bool
     ) -> list[tuple[str | None, int]]:
-        """Skips rows that another run wrote between the claim and the lock."""
+        """Skips rows that another run wrote between the claim and the lock. Returns the number of written rows by label."""
         statement = insert_statement(target, key, labels, redo)
         columns = [*map(list, zip(*rows.keys, strict=True)), rows.labels, *rows.probabilities, rows.errors]
         return [(label, count) for label, count in self.execute(statement, (digest, run, *columns))]
 
     def close(self) -> None:
         self.connection.close()
+
+
+def plain(name: TableName) -> str:
+    """Returns the name as a value, not as a part of a statement."""
+    return ".".join(quoted(part) for part in name if part)
 
 
 def transaction_settings(seconds: float) -> dict[str, str]:

@@ -4,23 +4,18 @@ import gzip
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from iris_wsgi.errors import Stopped
 from iris_wsgi.patterns.batch.options import STANDARD, FileSpec
 from iris_wsgi.settings import BadSetting
 from iris_wsgi.tabular.columns import BLANK, SEPARATORS, split_record
-from iris_wsgi.tabular.record_splitter import (
-    BOM,
-    CARRIAGE_RETURN,
-    CHUNK_BYTES,
-    READ_BYTES,
-    SWAPPED,
-    Chunk,
-    Position,
-    RecordSplitter,
-    line_end,
-)
+from iris_wsgi.tabular.record_splitter import BOM, CHUNK_BYTES, SWAPPED, Chunk, Position, RecordSplitter, line_end
+
+if TYPE_CHECKING:
+    from iris_wsgi.tabular.parquet import ParquetSource
+
+    RowSource: TypeAlias = "TextSource | ParquetSource"
 
 # First bytes of files that are not UTF-8 text, and the remedy.
 UTF_16 = "is UTF-16, as Excel's Unicode Text is; save it as CSV UTF-8, or convert it: iconv -f UTF-16 -t UTF-8"
@@ -34,27 +29,7 @@ LINE_ENDS = b"\r\n"
 DELIMITERS = {"csv": ",", "tsv": "\t", "jsonl": None, "parquet": None}
 
 
-class RowSource(Protocol):
-    """Input of a run. `total` is its size in `unit`, if known. `first` (text) or `schema` (Parquet) define the columns.
-
-    With `swapped`, carriage returns end its lines, and its chunks have carriage returns and line feeds exchanged.
-    """
-
-    total: int | None
-    unit: str
-    first: bytes
-    schema: Any
-    swapped: bool
-    delimiter: str | None
-
-    def chunks(self, start: Position, columns: Sequence[str]) -> Iterator[Chunk]:
-        """Yields the chunks from a position. Raises Stopped if the input ends early."""
-
-    def done(self, position: Position) -> int:
-        """Returns approximately how much of `total` precedes a position."""
-
-
-def open_source(spec: FileSpec, header: bool, delimiter: str = "") -> RowSource:
+def open_source(spec: FileSpec, header: bool, delimiter: str = "") -> "RowSource":
     """Opens the input. The default delimiter is that of the format, or of the header.
 
     Raises BadSetting if the input cannot be opened, and Stopped if it cannot be read.
@@ -67,9 +42,13 @@ def open_source(spec: FileSpec, header: bool, delimiter: str = "") -> RowSource:
 
 
 class TextSource:
-    """Lines of text. Without a `header` the first record of CSV is a row."""
+    """CSV or JSON Lines. `total` is the size in `unit`, if known; `first` is the first record, which names or counts the columns.
 
-    unit, schema = "B", None
+    Without a `header` it is a row. With `swapped`, carriage returns end the lines, and in the chunks they are exchanged with
+    line feeds.
+    """
+
+    unit = "B"
 
     def __init__(self, spec: FileSpec, header: bool, delimiter: str) -> None:
         self.spec, self.delimiter, self.swapped = spec, delimiter or DELIMITERS[spec.format], False
@@ -96,7 +75,7 @@ class TextSource:
         """Exchanges carriage returns and line feeds from here on if carriage returns end the lines."""
         head = self.splitter.buffer
         end = line_end(head, whole=len(head) <= CHUNK_BYTES) or line_end(self.splitter.whole_lines(), whole=True)
-        if end == CARRIAGE_RETURN:
+        if end == b"\r":
             self.swapped = True
             self.splitter.buffer = self.splitter.buffer.translate(SWAPPED)
 
@@ -140,8 +119,9 @@ class TextSource:
 
     def seek(self, offset: int) -> None:
         self.stream.seek(0 if self.spec.gzip else offset)
-        while (left := offset - self.stream.tell()) > 0 and self.read(min(left, READ_BYTES)):
+        while (left := offset - self.stream.tell()) > 0 and self.read(min(left, CHUNK_BYTES)):
             pass
 
     def done(self, position: Position) -> int:
+        """Returns approximately how much of `total` precedes a position."""
         return self.raw.tell() if self.spec.gzip and not self.spec.is_stream else position.offset

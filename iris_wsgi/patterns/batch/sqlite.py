@@ -11,33 +11,42 @@ from urllib.parse import quote
 
 from iris_wsgi.errors import Stopped
 from iris_wsgi.patterns.batch.database import (
-    DIGEST,
-    ERROR,
     PREDICTION,
-    RUN_ID,
     TIME,
     Column,
     Dialect,
+    InputTable,
     PredictionRows,
     Row,
-    SourceTable,
     prediction_columns,
-    quoted,
 )
-from iris_wsgi.patterns.batch.options import TableName
+from iris_wsgi.patterns.batch.options import TableName, quoted
 from iris_wsgi.settings import BadSetting
 from iris_wsgi.storage.sqlite import REASONS, result_code, retry_while_locked
-from iris_wsgi.tabular.writers import LABEL
 
-DIALECT = Dialect("?", "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')", "{}", lambda name, _: name, quoted, "", "", str.lower)
+DIALECT = Dialect(
+    placeholder="?",
+    now="strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",
+    key="{}",
+    feature=lambda name, _: name,
+    quoted=quoted,
+    text="TEXT",
+    real="REAL",
+    time="TEXT",
+    lock="",
+    skip="",
+    fold=str.lower,
+)
 NOT_THERE = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB}
-TYPES = {LABEL: "TEXT", DIGEST: "TEXT NOT NULL", RUN_ID: "TEXT NOT NULL", TIME: "TEXT NOT NULL", ERROR: "TEXT"}
 # Only STRICT tables keep values of ANY unchanged. In the table of predictions BLOB does, and ANY would convert texts.
 KEPT_TYPES = {"ANY": "BLOB"}
 
 
 class SqliteDatabase:
-    """TableDatabase whose calls wait at most `seconds` for a lock."""
+    """Connection to an SQLite file, for one thread. Its calls wait at most `seconds` for a lock.
+
+    Each method raises Stopped, after which the transaction is rolled back.
+    """
 
     dialect = DIALECT
 
@@ -67,7 +76,7 @@ class SqliteDatabase:
         except UnicodeError:
             raise Stopped(f"the database {self.path} has a key that is text and not UTF-8") from None
 
-    def find(self, name: TableName) -> SourceTable | None:
+    def find(self, name: TableName) -> InputTable | None:
         schema = name.schema or "main"
         if (schema,) not in self.execute("SELECT name FROM pragma_database_list"):
             return None
@@ -79,9 +88,10 @@ class SqliteDatabase:
         keys = [tuple(index) for index in self.unique_indexes(name.table, schema)]
         # An INTEGER primary key is the row id and has no index.
         keys += [primary_key] if primary_key and set(primary_key) not in map(set, keys) else []
-        return SourceTable(TableName(schema, name.table), columns, keys, primary_key)
+        return InputTable(TableName(schema, name.table), columns, keys, primary_key)
 
     def count(self, name: TableName) -> int | None:
+        """Returns the number of rows, for the progress."""
         ((rows,),) = self.execute(f"SELECT count(*) FROM {DIALECT.table(name)}")
         return int(rows)
 
@@ -92,9 +102,11 @@ class SqliteDatabase:
         return [dict(self.execute(columns, (index, schema))) for (index,) in found]
 
     def setup(self, name: TableName) -> AbstractContextManager[None]:
+        """Starts the transaction that creates tables."""
         return self.transaction()
 
-    def create(self, source: SourceTable, key: Sequence[Column], labels: Sequence[str]) -> None:
+    def create(self, source: InputTable, key: Sequence[Column], labels: Sequence[str]) -> None:
+        """Creates the table of predictions."""
         names = [column.name for column in key]
         indexes = self.unique_indexes(source.name.table, source.name.schema or "main")
         collations = next((index for index in indexes if set(index) == set(names)), {})
@@ -103,12 +115,13 @@ class SqliteDatabase:
             f"COLLATE {quoted(collations.get(column.name, 'BINARY'))} NOT NULL"
             for column in key
         ]
-        columns += [f"{quoted(name)} {TYPES.get(name, 'REAL')}" for name in prediction_columns(labels)]
+        columns += DIALECT.definitions(labels)
         columns += [f"PRIMARY KEY ({', '.join(map(quoted, names))})"]
         # With a row id, an INTEGER key would accept integers only; the key of the source may hold other values.
         self.execute(f"CREATE TABLE {DIALECT.table(source.name.sibling(PREDICTION))} ({', '.join(columns)}) WITHOUT ROWID")
 
     def uses_index(self, page: str, values: Sequence[Any]) -> bool:
+        """Returns whether an index finds the pages of the key."""
         return not any("TEMP B-TREE" in detail for *_, detail in self.execute(f"EXPLAIN QUERY PLAN {page}", values))
 
     @contextmanager
@@ -133,7 +146,7 @@ class SqliteDatabase:
     def write(
         self, target: str, key: Sequence[Column], labels: Sequence[str], rows: PredictionRows, digest: str, run: str, redo: bool
     ) -> list[tuple[str | None, int]]:
-        """Writes all rows: the transaction excludes other writers since the claim."""
+        """Writes all rows, as no other process wrote since the claim. Returns the number of rows by label."""
         columns = [*(column.name for column in key), *prediction_columns(labels)]
         marks = [DIALECT.now if name == TIME else "?" for name in columns]
         statement = f"INSERT OR REPLACE INTO {target} ({', '.join(map(quoted, columns))}) VALUES ({', '.join(marks)})"

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,11 +19,10 @@ from iris_wsgi.patterns.batch.database import (
     RUN,
     RUN_NAMES,
     Column,
+    InputTable,
     PredictionRows,
     Row,
-    SourceTable,
     Statements,
-    TableDatabase,
     prediction_columns,
 )
 from iris_wsgi.patterns.batch.exit_status import ExitStatus, Miscounted, RowCounts, StopSignal, run_to_end, summary
@@ -34,6 +33,12 @@ from iris_wsgi.tabular.columns import feature_names
 from iris_wsgi.tabular.csv_reader import number_error
 from iris_wsgi.tabular.record_splitter import NOT_FINITE, NOT_NUMBER
 from iris_wsgi.tabular.scorer import OUTPUT_NOT_FINITE
+
+if TYPE_CHECKING:
+    from iris_wsgi.patterns.batch.postgres import PostgresDatabase
+    from iris_wsgi.patterns.batch.sqlite import SqliteDatabase
+
+    TableDatabase = SqliteDatabase | PostgresDatabase
 
 # Maximum time of a statement, including waits for locks.
 STATEMENT_SECONDS = 60.0
@@ -59,7 +64,7 @@ def run_table(options: TableOptions, settings: Settings, say: Say) -> ExitStatus
         return TableRun(database, plan_run(database, options, model), options, model).execute(say, stop)
 
 
-def open_database(url: str, seconds: float = STATEMENT_SECONDS) -> TableDatabase:
+def open_database(url: str, seconds: float = STATEMENT_SECONDS) -> "TableDatabase":
     """Raises BadSetting and Stopped."""
     if url.startswith(SQLITE):
         from iris_wsgi.patterns.batch.sqlite import SqliteDatabase
@@ -74,7 +79,7 @@ def open_database(url: str, seconds: float = STATEMENT_SECONDS) -> TableDatabase
     return PostgresDatabase(url, seconds)
 
 
-def plan_run(database: TableDatabase, options: TableOptions, model: Model) -> TablePlan:
+def plan_run(database: "TableDatabase", options: TableOptions, model: Model) -> TablePlan:
     """Checks the tables, and creates the missing ones. Raises BadSetting and Stopped."""
     source = find_table(database, options.table)
     features = feature_names(model, options.features)
@@ -108,7 +113,7 @@ def check_names(target: TableName, key: Sequence[str], columns: Sequence[str], f
             raise BadSetting(f"{target} cannot have the columns {other!r} and {name!r}, which are one name; {remedy}")
 
 
-def unique_key(source: SourceTable, wanted: Sequence[str]) -> list[str]:
+def unique_key(source: InputTable, wanted: Sequence[str]) -> list[str]:
     """Returns the columns of the key that identifies a row, in the order of its index. Raises BadSetting."""
     names = [find_column(source, name).name for name in wanted or source.primary]
     if not names:
@@ -122,14 +127,14 @@ def unique_key(source: SourceTable, wanted: Sequence[str]) -> list[str]:
     return list(unique)
 
 
-def find_column(source: SourceTable, name: str) -> Column:
+def find_column(source: InputTable, name: str) -> Column:
     if name not in source.columns:
         shown = ", ".join([*source.columns][:12]) + (", …" if len(source.columns) > 12 else "")
         raise BadSetting(f"{source.name} has no column {name!r}; it has {shown}")
     return source.columns[name]
 
 
-def find_table(database: TableDatabase, name: TableName, columns: Sequence[str] = ()) -> SourceTable:
+def find_table(database: "TableDatabase", name: TableName, columns: Sequence[str] = ()) -> InputTable:
     """Returns a table with these columns. A table of an earlier run may be of another key or other labels. Raises BadSetting."""
     table = database.find(name)
     if table is None:
@@ -142,7 +147,7 @@ def find_table(database: TableDatabase, name: TableName, columns: Sequence[str] 
 class TableRun:
     """Run whose counts are those of committed rows."""
 
-    def __init__(self, database: TableDatabase, plan: TablePlan, options: TableOptions, model: Model) -> None:
+    def __init__(self, database: "TableDatabase", plan: TablePlan, options: TableOptions, model: Model) -> None:
         self.database, self.plan, self.options, self.model = database, plan, options, model
         self.id = secrets.token_hex(8)
         self.statements = plan.statements
