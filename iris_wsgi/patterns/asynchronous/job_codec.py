@@ -11,19 +11,19 @@ from iris_wsgi.codec.rows import Array, best
 from iris_wsgi.model.session import Graph
 from iris_wsgi.patterns.asynchronous.job import Job
 
-width_of = Struct("<I")
+WIDTH = Struct("<I")
 
 
 def pack_rows(rows: Array) -> bytes:
     """Encodes rows [n, features]: the number of features, then float32, all little-endian."""
-    return width_of.pack(rows.shape[1]) + rows.astype("<f4", copy=False).tobytes()
+    return WIDTH.pack(rows.shape[1]) + rows.astype("<f4", copy=False).tobytes()
 
 
 def unpack_rows(body: bytes) -> Array:
     """Decodes the body of a job. Raises ValueError if it is malformed."""
-    if len(body) <= width_of.size:
-        raise ValueError("a body without rows")
-    return np.frombuffer(body, "<f4", offset=width_of.size).reshape(-1, *width_of.unpack_from(body))
+    if len(body) <= WIDTH.size:
+        raise ValueError("the body has no rows")
+    return np.frombuffer(body, "<f4", offset=WIDTH.size).reshape(-1, *WIDTH.unpack_from(body))
 
 
 class Provisional(NamedTuple):
@@ -36,10 +36,10 @@ class Provisional(NamedTuple):
 
 def provisional(model: Graph, probabilities: Array) -> Provisional:
     row: list[float] = probabilities[0].tolist()
-    return Provisional(named(model), model.labels[best(row)], row)
+    return Provisional(model_identity(model), model.labels[best(row)], row)
 
 
-def named(model: Graph) -> dict[str, str]:
+def model_identity(model: Graph) -> dict[str, str]:
     return {"name": model.name, "version": model.version, "digest": model.digest}
 
 
@@ -55,10 +55,10 @@ def unpack_note(note: bytes) -> Provisional | None:
 
 def pack_result(model: Graph, predictions: bytes, agrees: bool | None) -> bytes:
     """Encodes a result: a line of JSON, and the body of /predict/batch. `agrees` is None without a provisional prediction."""
-    about: dict[str, object] = {"model": named(model)}
+    metadata: dict[str, object] = {"model": model_identity(model)}
     if agrees is not None:
-        about["agrees"] = agrees
-    return json.dumps(about).encode() + b"\n" + predictions
+        metadata["agrees"] = agrees
+    return json.dumps(metadata).encode() + b"\n" + predictions
 
 
 def href(job_id: str, prefix: str = "") -> str:
@@ -76,7 +76,7 @@ def record(job: Job, prefix: str = "") -> tuple[bytes, str | None]:
     The result is inserted without decoding it.
     """
     line, _, result = (job.result or b"{}").partition(b"\n")
-    about: dict[str, Any] = json.loads(line)
+    metadata: dict[str, Any] = json.loads(line)
     document = {
         **accepted(job, prefix),
         "attempts": job.attempts,
@@ -85,10 +85,10 @@ def record(job: Job, prefix: str = "") -> tuple[bytes, str | None]:
         "finished": rfc3339(job.finished),
         **json.loads(job.note or b"{}"),
         **({} if job.error is None else {"error": job.error}),
-        **about,
+        **metadata,
     }
     start = json.dumps(document).encode()
-    return (start[:-1] + b', "result": ' + result + b"}", about["model"]["digest"]) if result else (start, None)
+    return (start[:-1] + b', "result": ' + result + b"}", metadata["model"]["digest"]) if result else (start, None)
 
 
 def rfc3339(seconds: float | None) -> str | None:
