@@ -1,4 +1,4 @@
-"""Composition root: from settings to an application: model backend, wrappers, routes."""
+"""Composition root: builds the application of a role from the settings."""
 
 from collections.abc import Callable
 from functools import partial
@@ -27,8 +27,8 @@ from iris_wsgi.wsgi import health_routes
 from iris_wsgi.wsgi.allowed_hosts import AllowedHosts
 from iris_wsgi.wsgi.application import App, Route
 from iris_wsgi.wsgi.body import Environ
-from iris_wsgi.wsgi.prefix import prefix_of
 from iris_wsgi.wsgi.request_observer import RequestObserver
+from iris_wsgi.wsgi.routing import prefix_of
 
 Kind = TypeVar("Kind")
 CheckHost = Callable[[Environ], Problem | None]
@@ -96,46 +96,47 @@ def edge(context: RoleContext) -> list[Route]:
 
 def local_model(start: StartupContext) -> ModelBackend:
     """Loads the model and tests it. Raises BadModel."""
-    model, pinned, self_test = golden.load_verified_model(model_folder(start.settings), start.settings.model_seal)
+    folder = model_folder(start.settings)
+    model, pinned, self_test = golden.load_verified_model(folder, start.settings.model_seal)
     first = pinned.cases[0]
     try:
-        pace = measure(model, first.row)
+        latency = measure(model, first.row)
     except Problem as problem:
-        raise BadModel(f"{model_folder(start.settings)}: {problem.detail}") from None
+        raise BadModel(f"{folder}: {problem.detail}") from None
     return ModelBackend(
         model,
         measured(within_deadline(model, RunWatchdog()), model, ModelMetrics(start.registry, model)),
         Sample(first.row, model.predict(np.array([first.row], np.float32))[0].tolist()),
+        latency,
+        health_routes.Readiness(lambda: golden.passes(model, first, pinned.tolerance), latency.single_row),
         partial(golden.batch_difference, model, pinned.cases),
-        pace,
-        health_routes.Readiness(lambda: golden.passes(model, first, pinned.tolerance), pace.single_row),
         self_test,
     )
 
 
 def member_model(start: StartupContext) -> ModelBackend:
     """Loads the model of one species. Raises BadModel if it is not the species of IRIS_MEMBER."""
-    core, wanted = local_model(start), start.settings.member
-    species = core.graph.identity.get("member")
-    if species != wanted or core.graph.labels[1:] != (wanted,):
+    backend, member = local_model(start), start.settings.member
+    species, labels = backend.model.identity.get("member"), backend.model.labels
+    if species != member or labels[1:] != (member,):
         raise BadModel(
-            f"{model_folder(start.settings)} holds a model of {species or 'no species'} for {', '.join(core.graph.labels)};"
-            f" IRIS_MEMBER={wanted} needs one of {wanted} for other, {wanted}"
+            f"{model_folder(start.settings)} has a model of {species or 'no species'} for {', '.join(labels)};"
+            f" IRIS_MEMBER={member} requires a model of {member} for other, {member}"
         )
-    return core
+    return backend
 
 
-def second_half(settings: Settings, whole: Graph) -> Model:
+def second_half(settings: Settings, full: Graph) -> Model:
     """Returns the model that role pred would serve. Raises BadModel, also if both models have the same name."""
     folder = Path(settings.model_dir) / ROLES["pred"].folder
     half, _, _ = golden.load_verified_model(folder)
-    if half.name == whole.name:
-        raise BadModel(f"{folder} holds a model of the name {half.name}, as the whole one has it")
+    if half.name == full.name:
+        raise BadModel(f"{folder} has a model of the name {half.name}, which is also the name of the full model")
     return half
 
 
 def everything(context: RoleContext) -> list[Route]:
-    """Returns the routes of all patterns in one process, with its own worker of jobs."""
+    """Returns the routes of all patterns in one process, and adds a job worker."""
     from iris_wsgi.patterns.asynchronous import role as asynchronous
     from iris_wsgi.patterns.data_cache import role as data_cache
     from iris_wsgi.patterns.horizontal import role as horizontal
@@ -146,27 +147,27 @@ def everything(context: RoleContext) -> list[Route]:
     worker = asynchronous.create_worker(context, queue.metrics)
     context.background.add("worker", worker.run)
     queue = queue._replace(wake_worker=worker.wake)
-    hybrids = where_there(context, "POST /predict/hybrid", lambda: sync_async.predict_routes(context, queue))
-    ensemble = horizontal.remote_ensemble if context.settings.members else horizontal.local_ensemble
-    ensembles = where_there(context, "POST /ensemble/predict", lambda: ensemble(context))
+    hybrid = if_model_exists(context, "POST /predict/hybrid", lambda: sync_async.predict_routes(context, queue))
+    create_ensemble = horizontal.remote_ensemble if context.settings.members else horizontal.local_ensemble
+    ensemble = if_model_exists(context, "POST /ensemble/predict", lambda: create_ensemble(context))
     # A server of role prep may use this server as its upstream.
-    halves = where_there(context, "the other half of role prep", lambda: [second_half(context.settings, context.model)])
+    halves = if_model_exists(context, "the second half for role prep", lambda: [second_half(context.settings, context.model)])
     return [
         *web_single(context),
         *synchronous.routes(context, halves),
         *asynchronous.job_routes(context, queue),
-        *hybrids,
+        *hybrid,
         *data_cache.routes(context),
-        *ensembles,
+        *ensemble,
     ]
 
 
-def where_there(parts: RoleContext, what: str, make: Callable[[], list[Kind]]) -> list[Kind]:
-    """What the models beside the whole one serve: one's own need not have any."""
+def if_model_exists(context: RoleContext, name: str, create: Callable[[], list[Kind]]) -> list[Kind]:
+    """Returns an empty list if a companion model is missing or invalid: a model of a user may have no companions."""
     try:
-        return make()
+        return create()
     except BadModel as error:
-        parts.log.event("warning", f"{what} is not served: {error}")
+        context.log.event("warning", f"{name} is not served: {error}")
         return []
 
 
@@ -187,14 +188,14 @@ ROUTES: dict[str, Routes] = {
     "gateway": gateway,
     "member": synchronous,
 }
-# Roles whose model is not loaded by `local_model`.
+# The other roles use `local_model`.
 BACKENDS: dict[str, Backend] = {"prep": split_model, "member": member_model}
 # A batch contains the rows that arrived during the run before. Waiting for more costs more than it gains (docs/benchmark.md).
 BATCH_DELAY_SECONDS = 0.0
 
 
 class Service(NamedTuple):
-    """An application that is ready to be served, and what its start found."""
+    """An application with its model and its background tasks, ready to be served."""
 
     app: App
     model: Graph
@@ -206,76 +207,78 @@ class Service(NamedTuple):
 
 
 def build(settings: Settings, log: Log, registry: Registry | None = None, check_host: CheckHost | None = None) -> Service:
-    """Loads and tests the model, and puts the role together. Raises BadModel, BadSetting, BadStore and BackendUnavailable.
+    """Loads and tests the model, and builds the application. Raises BadModel, BadSetting, BadStore, and BackendUnavailable.
 
     By default, `check_host` accepts the hosts that match the address of this server.
     """
     check_host = check_host or AllowedHosts(settings.allowed_hosts, settings.host).check
     registry, background = registry or Registry(), BackgroundTasks(log)
-    app, credentials = guard(settings, background, log)
+    create_app, credentials = authentication(settings, background, log)
     start = StartupContext(settings, registry, background, log, credentials)
-    core = BACKENDS.get(settings.role, local_model)(start)
+    backend = BACKENDS.get(settings.role, local_model)(start)
     if settings.batch_rows:
-        core = gathered(core, settings)
-    routes = list[Route]()
-    if settings.has_cache and may_be_cached(core, settings, log):
-        core, routes = cached(core, settings, registry, background, log)
-    graph, readiness = core.graph, core.readiness
-    parts = RoleContext(settings, graph, core.predict, core.sample, registry, readiness, core.pace, background, log, credentials)
-    routes = [*ROUTES[settings.role](parts), *routes, *(edge(parts) if settings.edge_dir else ())]
-    table = health_routes.routes([*page.routes(), *routes], registry, readiness, background.problem, bool(settings.token_file))
-    Info(registry, "iris_wsgi_info", "What this server is.", ("role", "version"), [[settings.role], [__version__]])
-    observer = RequestObserver(log, registry, (route.path for route in table), graph.version)
+        backend = batched(backend, settings)
+    cache_routes = list[Route]()
+    if settings.has_cache and can_cache(backend, settings, log):
+        backend, cache_routes = cached(backend, start)
+    model, readiness = backend.model, backend.readiness
+    context = RoleContext(*start, model, backend.predict, backend.sample, backend.latency, readiness)
+    routes = [*page.routes(), *ROUTES[settings.role](context), *cache_routes, *(edge(context) if settings.edge_dir else ())]
+    table = health_routes.routes(routes, registry, readiness, background.problem, bool(settings.token_file))
+    Info(registry, "iris_wsgi_info", "Role and version of the server.", ("role", "version"), [[settings.role], [__version__]])
+    observer = RequestObserver(log, registry, (route.path for route in table), model.version)
     registry.join()
     deadline_seconds, prefix = settings.deadline_ms / 1000 or inf, prefix_of(settings.url_prefix)
-    served = app(table, observer, settings.max_body_bytes, deadline_seconds, prefix, check_host)
-    return Service(served, graph, core.sample.row, core.self_test, readiness, observer, background)
+    app = create_app(table, observer, settings.max_body_bytes, deadline_seconds, prefix, check_host)
+    return Service(app, model, backend.sample.row, backend.self_test, readiness, observer, background)
 
 
-def guard(settings: Settings, background: BackgroundTasks, log: Log) -> tuple[Callable[..., App], Callable[[], Fields]]:
-    """What makes the application, and what is shown to other servers: without tokens all are answered, and nothing is."""
+def authentication(settings: Settings, background: BackgroundTasks, log: Log) -> tuple[Callable[..., App], Callable[[], Fields]]:
+    """Returns the constructor of the application, and the function for the headers of calls to other servers."""
     if not settings.token_file:
         return App, nothing
-    from iris_wsgi.wsgi.bearer_auth import LOOK_SECONDS, AuthenticatedApp, Tokens
+    from iris_wsgi.wsgi.bearer_auth import RELOAD_SECONDS, AuthenticatedApp, Tokens
 
     tokens = Tokens(settings.token_file, log.event)
-    background.repeat("look for other tokens", LOOK_SECONDS, tokens.look)
-    return partial(AuthenticatedApp, tokens, health_routes.PUBLIC_PATHS), tokens.fields
+    background.repeat("reload tokens", RELOAD_SECONDS, tokens.reload)
+    return partial(AuthenticatedApp, tokens, health_routes.PUBLIC_PATHS), tokens.headers
 
 
-def gathered(core: ModelBackend, settings: Settings) -> ModelBackend:
-    """With rows of several requests in one run. Raises BadSetting."""
+def batched(backend: ModelBackend, settings: Settings) -> ModelBackend:
+    """Adds dynamic batching. Raises BadSetting."""
     from iris_wsgi.model.batcher import DynamicBatcher
 
-    refuse_unequal(core.difference(), "IRIS_BATCH_ROWS", "leave it at 0")
-    return core._replace(predict=DynamicBatcher(core.predict, settings.batch_rows, BATCH_DELAY_SECONDS), pace=BLOCKING)
+    check_batch_difference(backend.batch_difference(), "IRIS_BATCH_ROWS", "leave it at 0")
+    batcher = DynamicBatcher(backend.predict, settings.batch_rows, BATCH_DELAY_SECONDS)
+    return backend._replace(predict=batcher, latency=BLOCKING)
 
 
-def cached(
-    core: ModelBackend, settings: Settings, registry: Registry, background: BackgroundTasks, log: Log
-) -> tuple[ModelBackend, list[Route]]:
-    """Returns the model backend with a prediction cache, and the routes of the cache. Raises BadSetting."""
+def cached(backend: ModelBackend, start: StartupContext) -> tuple[ModelBackend, list[Route]]:
+    """Adds a prediction cache, and returns its routes too. Raises BadSetting."""
     from iris_wsgi.patterns.prediction_cache import routes as operating
     from iris_wsgi.patterns.prediction_cache.role import SYNC_SECONDS, create_cache
 
-    cache = create_cache(core.predict, core.graph, settings, registry, core.pace, log)
-    background.repeat("look whether the cache was cleared", SYNC_SECONDS, cache.sync)
-    core = core._replace(predict=cache, pace=BLOCKING if cache.tier else core.pace)
-    return core, operating.routes(cache, core.graph.digest)
+    model = backend.model
+    cache = create_cache(backend.predict, model, start.settings, start.registry, backend.latency, start.log)
+    start.background.repeat("sync the prediction cache", SYNC_SECONDS, cache.sync)
+    backend = backend._replace(predict=cache, latency=BLOCKING if cache.tier else backend.latency)
+    return backend, operating.routes(cache, model.digest)
 
 
-def may_be_cached(core: ModelBackend, settings: Settings, log: Log) -> bool:
-    """Not where a row's answer depends on its company: then role all goes without, and others raise BadSetting."""
-    off = core.difference()
-    if off and settings.cache == "auto" and settings.role == "all":
-        log.event("warning", "there is no prediction cache: this model's answers to a row alone and in a batch differ")
+def can_cache(backend: ModelBackend, settings: Settings, log: Log) -> bool:
+    """Returns False if predictions depend on the batch and the cache is optional. If it is required, raises BadSetting."""
+    difference = backend.batch_difference()
+    if difference and settings.cache == "auto" and settings.role == "all":
+        log.event("warning", "there is no prediction cache: this model's predictions for a row alone and in a batch differ")
         return False
     name = "IRIS_ROLE=prediction_cache" if settings.cache == "auto" else "IRIS_CACHE=on"
-    refuse_unequal(off, name, "it cannot be cached")
+    check_batch_difference(difference, name, "it cannot be cached")
     return True
 
 
-def refuse_unequal(off: float, name: str, what: str) -> None:
-    """Raises BadSetting for a model whose answer to a row is another in company: which one a client gets would be chance."""
-    if off:
-        raise BadSetting(f"{name}: this model's answers to a row alone and in a batch differ by up to {off:.1e}; {what}")
+def check_batch_difference(difference: float, name: str, advice: str) -> None:
+    """Raises BadSetting if the prediction for a row depends on the other rows of its batch."""
+    if difference:
+        raise BadSetting(
+            f"{name}: this model's predictions for a row alone and in a batch differ by up to {difference:.1e}; {advice}"
+        )

@@ -1,4 +1,4 @@
-"""What a role is given: its dependencies, the model backend, and the services available before the model is loaded."""
+"""Dependencies of roles: the model backend, and the services available before the model is loaded."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,24 +27,24 @@ def predict_context(request: Request) -> PredictContext:
 
 
 class Sample(NamedTuple):
-    """The row that /metadata shows and /predict/test answers, with the probabilities that the model gives for it."""
+    """The row of /metadata and /predict/test, with the probabilities of the model for it."""
 
     row: list[float]
     probabilities: list[float]
 
 
 class ModelBackend(NamedTuple):
-    """The model of a role with its predictor and its readiness.
+    """The model of a role, with its predictor and its readiness.
 
-    `difference` returns the largest difference between the probabilities of golden rows alone and in a batch.
+    `batch_difference` returns the maximum difference between the probabilities of golden rows alone and in a batch.
     """
 
-    graph: Graph
+    model: Graph
     predict: Predict
     sample: Sample
-    difference: Callable[[], float]
-    pace: LatencyProfile
+    latency: LatencyProfile
     readiness: Readiness
+    batch_difference: Callable[[], float]
     self_test: str
 
 
@@ -55,26 +55,25 @@ class StartupContext(NamedTuple):
     registry: Registry
     background: BackgroundTasks
     log: Log
-    # The headers that authenticate calls to upstream servers.
+    # Returns the headers that authenticate calls to other servers.
     credentials: Callable[[], Fields] = nothing
 
 
 class RoleContext(NamedTuple):
-    """Dependencies passed to every role."""
+    """Dependencies of a role: those of StartupContext, and those of the model."""
 
     settings: Settings
+    registry: Registry
+    background: BackgroundTasks
+    log: Log
+    credentials: Callable[[], Fields]
     model: Graph
     predict: Predict
     sample: Sample
-    registry: Registry
+    latency: LatencyProfile
     readiness: Readiness
-    pace: LatencyProfile
-    background: BackgroundTasks
-    log: Log
-    # The headers that authenticate calls to upstream servers.
-    credentials: Callable[[], Fields]
 
 
 def model_folder(settings: Settings) -> Path:
-    """Returns the folder of the role's model: the whole model's folder contains those of its halves and members."""
+    """Returns the folder of the role's model. The folder of the full model contains those of its halves and members."""
     return Path(settings.model_dir) / ROLES[settings.role].folder.format(member=settings.member)

@@ -147,7 +147,7 @@ class Settings:
             raise BadSetting("IRIS_CACHE=off leaves nothing of IRIS_ROLE=prediction_cache; web_single has the same routes")
         if self.cache_redis_url and not (self.has_cache or ROLES[self.role].items):
             raise BadSetting("IRIS_CACHE_REDIS_URL is the second level of a cache that is off; IRIS_CACHE=on turns it on")
-        needed = ROLES[self.role].needs
+        needed = ROLES[self.role].required_setting
         if needed and not getattr(self, needed):
             raise BadSetting(f"IRIS_ROLE={self.role} requires {name_of(needed)}, which is empty")
         if self.members and self.quorum > (count := len(self.members.split(","))):

@@ -58,12 +58,12 @@ EVERY_SERVER = """
     observability.log observability.metrics observability.process_metrics observability.shared_memory
     observability.trace_context patterns.web_single.page resilience.background resilience.deadline roles server.connection
     server.event_loop server.listener server.response_writer server.serve services setting_types settings wsgi.allowed_hosts
-    wsgi.application wsgi.body wsgi.conditional wsgi.content_coding wsgi.health_routes wsgi.openapi wsgi.prefix
-    wsgi.request_observer wsgi.routing
+    wsgi.application wsgi.body wsgi.conditional wsgi.health_routes wsgi.openapi wsgi.request_observer wsgi.routing
+    wsgi.security_headers
 """
 FAMILIES = {
     "web single": """
-        model.training_data patterns.web_single.role patterns.web_single.routes patterns.web_single.training_routes
+        model.training_data patterns.web_single.role
     """,
     "protocol": """
         codec.v1 codec.v2_fields codec.v2_request codec.v2_response codec.v2_tensors patterns.synchronous.role

@@ -215,7 +215,7 @@ def credentials(settings: Settings) -> Sequence[tuple[str, str]]:
         return ()
     from iris_wsgi.wsgi.bearer_auth import Tokens
 
-    return Tokens(settings.token_file, lambda _, message: None).fields()
+    return Tokens(settings.token_file, lambda _, message: None).headers()
 
 
 def verify(settings: Settings, _: Given) -> int:

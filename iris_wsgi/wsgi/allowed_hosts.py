@@ -1,4 +1,4 @@
-"""Allowed host names of requests, so that no page of another site reads a response by DNS rebinding."""
+"""Check of the Host header against the allowed hosts, as a protection from DNS rebinding."""
 
 import re
 import socket
@@ -11,32 +11,32 @@ from iris_wsgi.errors import MisdirectedRequest
 ANY = "*"
 LOCALHOST = "localhost"
 MAPPED, LOOPBACK = bytes(10) + b"\xff\xff", bytes(15) + b"\x01"
-MISDIRECTED = "This server does not answer for the host of this request; its setting IRIS_ALLOWED_HOSTS names those that it does."
+MISDIRECTED = "This server does not serve the host of this request; the setting IRIS_ALLOWED_HOSTS lists the hosts."
 name_and_port = re.compile(r"(?:\[([^\]]*)\]|([^:]*))(?::[0-9]*)?").fullmatch
 
 
 class AllowedHosts:
-    """Decides by the field Host whether a request is answered.
+    """Checks the Host header of requests.
 
-    A browser always names the host, and by its name: a page that is read from an IP address cannot be rebound to another.
-    So requests without a host are answered, and where names are listed also those for loopback names and IP addresses.
+    A browser always sends the name of the host. A page that was loaded from an IP address cannot be rebound to another one.
+    Therefore requests without a host pass, and loopback names and IP addresses pass in addition to the listed names.
     """
 
     def __init__(self, listed: str, bound: str | None) -> None:
-        """`listed` is IRIS_ALLOWED_HOSTS. `bound` is the name or address that this process listens on.
+        """`listed` is IRIS_ALLOWED_HOSTS, and `bound` is the name or address of the listening socket.
 
-        It is None where another WSGI server listens: then SERVER_NAME of the environ counts (RFC 3875, section 4.1.14).
+        `bound` is None under another WSGI server. Then SERVER_NAME of the environ counts (RFC 3875, section 4.1.14).
         """
         self.names = frozenset(listed.lower().replace("[", "").replace("]", "").split(",")) - {""}
         self.domains = tuple(name for name in self.names if name.startswith("."))
         self.own = (bound or "").lower()
         self.bound = LOCALHOST if bound and not self.names and resolves_to_loopback(bound) else bound
         self.any = ANY in self.names or (not self.names and bool(self.bound) and self.bound != LOCALHOST)
-        # Clients repeat few hosts; the bound keeps those that make up names from taking memory.
+        # The limit bounds the memory for invented names.
         self.allows = lru_cache(1024)(self.decide)
 
     def check(self, environ: Mapping[str, Any]) -> MisdirectedRequest | None:
-        """Returns the failure to answer to a request with this environ, None if its host is allowed."""
+        """Returns the failure of a request to a host that is not allowed, or None."""
         if self.any:
             return None
         host = environ.get("HTTP_HOST")
@@ -51,12 +51,12 @@ class AllowedHosts:
         name = (found[1] or found[2] or "").lower().removesuffix(".")
         if self.names:
             listed = name in self.names or f".{name}".endswith(self.domains)
-            return listed or is_loopback(name) or packed(name) is not None
+            return listed or is_loopback(name) or packed_address(name) is not None
         return not is_loopback(bound) or is_loopback(name) or name == self.own
 
 
-def packed(host: str) -> bytes | None:
-    """Returns the bytes of an IP address, None for anything else."""
+def packed_address(host: str) -> bytes | None:
+    """Returns the bytes of an IP address, or None for a name."""
     try:
         return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
     except (OSError, ValueError):
@@ -64,11 +64,11 @@ def packed(host: str) -> bytes | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Returns whether this is a loopback address, or localhost or a name below it (RFC 6761, section 6.3)."""
-    address = packed(host)
+    """Returns whether the host is a loopback address, or localhost or a name below it (RFC 6761, section 6.3)."""
+    address = packed_address(host)
     if address is None:
         return host == LOCALHOST or host.endswith("." + LOCALHOST)
-    # An IPv4 address may be written as an IPv6 address (RFC 4291, section 2.5.5.2).
+    # IPv4-mapped IPv6 addresses (RFC 4291, section 2.5.5.2).
     if address.startswith(MAPPED):
         address = address[len(MAPPED) :]
     return address == LOOPBACK or (len(address) == 4 and address[0] == 127)
@@ -76,7 +76,7 @@ def is_loopback(host: str) -> bool:
 
 def resolves_to_loopback(host: str) -> bool:
     """Returns whether a server that binds to this name or address listens on a loopback address."""
-    if packed(host) is not None:
+    if packed_address(host) is not None:
         return is_loopback(host)
     try:
         return is_loopback(str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0]))

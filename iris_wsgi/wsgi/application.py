@@ -10,10 +10,8 @@ from iris_wsgi import errors
 from iris_wsgi.errors import JSON, Problem
 from iris_wsgi.observability.trace_context import Ids, ids_of
 from iris_wsgi.resilience import deadline
-from iris_wsgi.wsgi.body import Environ, check_content_type, read_body
-from iris_wsgi.wsgi.content_coding import compress, decompress
-from iris_wsgi.wsgi.prefix import Prefix, mounted
-from iris_wsgi.wsgi.routing import Parameters, Router
+from iris_wsgi.wsgi.body import Environ, check_content_type, compress, decompress, read_body
+from iris_wsgi.wsgi.routing import Parameters, Prefix, Router, mounted
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
 STATUS_LINES = {status: f"{status} {phrase}" for status, phrase in errors.PHRASES.items()}

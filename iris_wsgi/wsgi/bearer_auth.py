@@ -1,4 +1,4 @@
-"""Who may ask: the tokens in a file, and an application that answers nobody without one of them (RFC 6750)."""
+"""Bearer-token authentication (RFC 6750) with the tokens of a file."""
 
 import hashlib
 import hmac
@@ -12,85 +12,85 @@ from iris_wsgi.settings import BadSetting
 from iris_wsgi.wsgi.application import App
 from iris_wsgi.wsgi.body import Environ
 
-LOOK_SECONDS = 1.0
-MOST_BYTES = 16384
-LEAST, MOST = 16, 512
-# The letters of RFC 6750, section 2.1.
-is_token = re.compile(rb"(?=.{%d,%d}\Z)[A-Za-z0-9._~+/-]+=*" % (LEAST, MOST)).fullmatch
+RELOAD_SECONDS = 1.0
+MAX_FILE_BYTES = 16384
+MIN_LENGTH, MAX_LENGTH = 16, 512
+# The characters of RFC 6750, section 2.1.
+is_token = re.compile(rb"(?=.{%d,%d}\Z)[A-Za-z0-9._~+/-]+=*" % (MIN_LENGTH, MAX_LENGTH)).fullmatch
 credentials = re.compile(r"bearer +(.+)", re.IGNORECASE | re.ASCII | re.DOTALL).fullmatch
-# A challenge has one parameter at least (section 3).
+# A challenge has at least one parameter (section 3).
 CHALLENGE = 'Bearer realm="iris_wsgi"'
-WANTED = "This server wants one of its tokens, as curl -H 'Authorization: Bearer TOKEN' sends it."
-WRONG = "The token of this request is none of this server's."
+REQUIRED = "This server requires a bearer token. Send it as curl -H 'Authorization: Bearer TOKEN' does."
+INVALID = "Invalid bearer token."
 
 
 class Tokens:
-    """The tokens in a file, one a line: each of them counts, and the first is what goes to other servers."""
+    """The tokens of a file, one per line. All are valid, and calls to other servers send the first."""
 
-    def __init__(self, file: str, tell: Callable[[str, str], None]) -> None:
-        """Raises BadSetting. What is wrong with a later content of the file is told to the log."""
-        self.file, self.tell = Path(file), tell
-        self.wrong = ""
-        self.take(self.read())
+    def __init__(self, file: str, log_event: Callable[[str, str], None]) -> None:
+        """Raises BadSetting for an invalid file. If the file becomes invalid later, the log reports that."""
+        self.file, self.log_event = Path(file), log_event
+        self.error = ""
+        self.load(self.read())
 
     def read(self) -> bytes:
         try:
-            # A pipe would be waited for, and is empty the next time.
+            # Reading a named pipe would block, and consume its tokens.
             if not self.file.is_file():
-                raise BadSetting("IRIS_TOKEN_FILE names no file")
+                raise BadSetting("IRIS_TOKEN_FILE is not a file")
             with self.file.open("rb") as file:
-                content = file.read(MOST_BYTES + 1)
+                content = file.read(MAX_FILE_BYTES + 1)
         except OSError as error:
             raise BadSetting(f"IRIS_TOKEN_FILE cannot be read: {error.strerror}") from None
-        if len(content) > MOST_BYTES:
-            raise BadSetting(f"IRIS_TOKEN_FILE has more than {MOST_BYTES} bytes")
+        if len(content) > MAX_FILE_BYTES:
+            raise BadSetting(f"IRIS_TOKEN_FILE has more than {MAX_FILE_BYTES} bytes")
         return content
 
-    def take(self, content: bytes) -> None:
+    def load(self, content: bytes) -> None:
         lines = [line.strip() for line in content.splitlines()]
         tokens = [line for line in lines if line]
         if not tokens:
-            raise BadSetting("IRIS_TOKEN_FILE is empty; it holds tokens, one a line")
-        if wrong := [i for i, line in enumerate(lines, 1) if line and not is_token(line)]:
+            raise BadSetting("IRIS_TOKEN_FILE is empty; write one token per line")
+        if invalid := [i for i, line in enumerate(lines, 1) if line and not is_token(line)]:
             raise BadSetting(
-                f"IRIS_TOKEN_FILE has no token in its line {wrong[0]}; one is {LEAST} to {MOST} letters, digits and - . _ ~ + /, "
-                "with = at its end or not"
+                f"IRIS_TOKEN_FILE has an invalid token in line {invalid[0]}; a token has {MIN_LENGTH} to {MAX_LENGTH} letters, "
+                "digits and - . _ ~ + /, and optionally = at the end"
             )
         self.content = content
         self.digests = [hashlib.sha256(token).digest() for token in tokens]
         self.first = tokens[0].decode()
 
-    def look(self) -> None:
-        """Takes what the file holds now; where that cannot be used the tokens before it go on counting."""
+    def reload(self) -> None:
+        """Loads the file if it has changed. If it is invalid, the previous tokens stay valid."""
         try:
             content = self.read()
             if content != self.content:
-                self.take(content)
-                self.tell("info", f"IRIS_TOKEN_FILE has changed; tokens that count: {len(self.digests)}")
-            self.wrong = ""
+                self.load(content)
+                self.log_event("info", f"IRIS_TOKEN_FILE has changed; valid tokens: {len(self.digests)}")
+            self.error = ""
         except BadSetting as error:
-            if str(error) != self.wrong:
-                self.wrong = str(error)
-                self.tell("error", f"{error}; what it held before goes on counting")
+            if str(error) != self.error:
+                self.error = str(error)
+                self.log_event("error", f"{error}; the previous tokens stay valid")
 
-    def fields(self) -> tuple[tuple[str, str]]:
-        """What a request to another server has."""
+    def headers(self) -> tuple[tuple[str, str]]:
+        """Returns the headers of calls to other servers."""
         return (("Authorization", f"Bearer {self.first}"),)
 
     def check(self, authorization: str) -> Problem | None:
-        """What is to be said to who sends this field; None if it holds a token that counts."""
+        """Returns the failure of a request with this Authorization header, or None for a valid token."""
         found = credentials(authorization)
         if found is None:
-            return Unauthorized(WANTED, headers=(("WWW-Authenticate", CHALLENGE),))
-        given = hashlib.sha256(found[1].encode("utf-8", "replace")).digest()
-        # With each, also after a hit: the time tells nothing.
-        if any([hmac.compare_digest(given, one) for one in self.digests]):
+            return Unauthorized(REQUIRED, headers=(("WWW-Authenticate", CHALLENGE),))
+        digest = hashlib.sha256(found[1].encode("utf-8", "replace")).digest()
+        # The list compares all tokens, also after a match, so that the time does not depend on the token.
+        if any([hmac.compare_digest(digest, valid) for valid in self.digests]):
             return None
-        return Unauthorized(WRONG, headers=(("WWW-Authenticate", f'{CHALLENGE}, error="invalid_token"'),))
+        return Unauthorized(INVALID, headers=(("WWW-Authenticate", f'{CHALLENGE}, error="invalid_token"'),))
 
 
 class AuthenticatedApp(App):
-    """An application that answers the paths in `public_paths` to all, and any other, there or not, to who has a token."""
+    """WSGI application that requires a token for all paths except `public_paths`, including unknown paths."""
 
     def __init__(self, tokens: Tokens, public_paths: Collection[str], *rest: Any) -> None:
         super().__init__(*rest)

@@ -1,4 +1,4 @@
-"""Tells the log and the metrics of each request."""
+"""Access log and request metrics."""
 
 import json
 from collections.abc import Iterable
@@ -10,56 +10,55 @@ from iris_wsgi.observability.trace_context import Ids
 from iris_wsgi.wsgi.application import METHODS, UNMATCHED, Response
 
 OTHER = "other"
-MOST_PATH = 200
+MAX_PATH = 200
 
 
 class RequestObserver:
-    """Counts requests by method, route and status, and writes a log line for each.
+    """Counts requests by method, route, and status, and writes a log line for each.
 
-    A path that is no route counts as one route, and a method that is none as one method: clients cannot add a series.
+    All unknown paths count as one route, and all unknown methods as one method: clients cannot add series.
     """
 
-    def __init__(self, log: Log, registry: Registry, paths: Iterable[str], model: str) -> None:
+    def __init__(self, log: Log, registry: Registry, paths: Iterable[str], model_version: str) -> None:
         self.log = log
-        self.end = f'","model":{json.dumps(model)}}}'
-        served = ((*METHODS, OTHER), (*dict.fromkeys(paths), UNMATCHED))
-        names, axes = ("method", "route", "status"), (*served, map(str, PHRASES))
-        self.requests = Counter(registry, "http_requests_total", "Requests answered.", names, axes, sparse=True)
+        self.end = f'","model":{json.dumps(model_version)}}}'
+        routes = ((*METHODS, OTHER), (*dict.fromkeys(paths), UNMATCHED))
+        names, axes = ("method", "route", "status"), (*routes, map(str, PHRASES))
+        self.requests = Counter(registry, "http_requests_total", "HTTP requests.", names, axes, sparse=True)
         self.seconds = Histogram(
-            registry, "http_request_duration_seconds", "Seconds from request to answer.", names[:2], served, sparse=True
+            registry, "http_request_duration_seconds", "Duration of HTTP requests in seconds.", names[:2], routes, sparse=True
         )
-        in_flight = Gauge(registry, "http_requests_in_flight", "Requests being answered.")
-        self.connections = Gauge(registry, "http_connections", "Connections that are open.")
-        self.queued = Gauge(registry, "http_requests_queued", "Requests that wait for a thread.")
+        in_flight = Gauge(registry, "http_requests_in_flight", "HTTP requests in progress.")
+        self.connections = Gauge(registry, "http_connections", "Open HTTP connections.")
+        self.queued = Gauge(registry, "http_requests_queued", "HTTP requests that wait for a thread.")
         self.bytes = Gauge(
             registry,
             "http_held_bytes",
-            "Bytes of requests that are not answered, and of computed answers that their clients have not taken.",
+            "Bytes of requests without a response, and of responses that clients have not read.",
             ("of",),
             [("requests", "answers")],
         )
-        self.flying = in_flight.first[()]
+        self.in_flight = in_flight.first[()]
         self.cells, self.lock = registry.cells, registry.lock
-        self.places: dict[tuple[str, str, int], tuple[int, int]] = {}
+        self.offsets: dict[tuple[str, str, int], tuple[int, int]] = {}
 
     def started(self) -> None:
         with self.lock:
-            self.cells[self.flying] += 1
+            self.cells[self.in_flight] += 1
 
     def failed(self, ids: Ids) -> None:
         self.log.failure(**ids.told())
 
     def answered(self, method: str, path: str, route: str, response: Response, seconds: float, ids: Ids) -> None:
-        """One request is answered, after `seconds` in the application."""
         if method not in METHODS:
             method = OTHER
-        requests, histogram = self.place(method, route, response.status)
+        requests, histogram = self.series(method, route, response.status)
         with self.lock:
             self.cells[requests] += 1
             self.seconds.record(seconds, histogram)
-            self.cells[self.flying] -= 1
-        # Method and route are of the table and all ids were checked, so nothing here has to be escaped but the path.
-        where = route if route != UNMATCHED else f'{route}","path":{json.dumps(path[:MOST_PATH])[:-1]}'
+            self.cells[self.in_flight] -= 1
+        # Only the path needs escaping: method and route are of the table, and the ids are checked.
+        where = route if route != UNMATCHED else f'{route}","path":{json.dumps(path[:MAX_PATH])[:-1]}'
         rows = "null" if response.rows is None else response.rows
         job = f'","job":"{response.job}' if response.job else ""
         traced = f'","trace_id":"{ids.trace}","span_id":"{ids.span}","parent_id":"{ids.parent}' if ids.trace else ""
@@ -68,22 +67,21 @@ class RequestObserver:
             f'"ms":{seconds * 1000:.3f},"rows":{rows},"request_id":"{ids.request}{traced}{job}{self.end}'
         )
 
-    def place(self, method: str, route: str, status: int) -> tuple[int, int]:
-        """The first cells of the two series that a request counts in, looked up once for all requests like it."""
-        found = self.places.get((method, route, status))
+    def series(self, method: str, route: str, status: int) -> tuple[int, int]:
+        """Returns the offsets of the counter and of the histogram, which it caches."""
+        found = self.offsets.get((method, route, status))
         if found is None:
             found = self.requests.first[method, route, str(status)], self.seconds.first[method, route]
-            self.places[method, route, status] = found
+            self.offsets[method, route, status] = found
         return found
 
-    def record_load(self, connections: int, queued: int, requests: int, answers: int) -> None:
-        """What the server has now: the last two in bytes."""
+    def record_load(self, connections: int, queued: int, request_bytes: int, response_bytes: int) -> None:
         self.connections.set(connections)
         self.queued.set(queued)
-        self.bytes.set(requests, ("requests",))
-        self.bytes.set(answers, ("answers",))
+        self.bytes.set(request_bytes, ("requests",))
+        self.bytes.set(response_bytes, ("answers",))
 
     def refused(self, status: int, ids: Ids) -> None:
-        """A request that the server itself refused before it reached the application."""
+        """Records a request that the server rejected before it reached the application."""
         self.requests.add((OTHER, UNMATCHED, str(status)))
         self.log.event("info", "request refused", status=status, **ids.told())

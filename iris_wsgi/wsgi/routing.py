@@ -1,57 +1,67 @@
-"""Paths to what is found at them: literal ones in a dictionary, and templates like /models/{model}/infer in one expression."""
+"""Router of paths and path templates, and the path prefix of clients behind a proxy."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+from iris_wsgi.errors import BadRequest
+from iris_wsgi.setting_types import FORWARDED, fixed_prefix
 
 T = TypeVar("T")
 Parameters = Mapping[str, str]
+Prefix = Callable[[Mapping[str, Any]], str]
 
 NO_PARAMETERS: Parameters = MappingProxyType({})
+INVALID_PREFIX = (
+    "X-Forwarded-Prefix must be a path such as /iris: segments of letters, digits and - . _ ~, 200 characters at most. "
+    "The proxy in front of this server sets it."
+)
 parameter = re.compile(r"\{(\w+)\}")
+doubled = re.compile("//+").sub
 
 
 class Router(Generic[T]):
-    """What is found at a path. A parameter is a part of one segment, not empty; a literal path wins over a template."""
+    """Maps paths to resources. A parameter is a non-empty part of one segment; a literal path wins over a template."""
 
-    def __init__(self, at: Mapping[str, T], nowhere: T) -> None:
-        """`nowhere` is what every other path finds. Two templates that differ only in names of parameters are a ValueError."""
-        self.nowhere = (nowhere, NO_PARAMETERS)
-        self.literal = {path: (what, NO_PARAMETERS) for path, what in at.items() if not names_of(path)}
-        templates = sorted((path for path in at if names_of(path)), key=specificity)
-        for one, next_one in pairwise(templates):
-            if parameter.sub("{}", one) == parameter.sub("{}", next_one):
-                raise ValueError(f"no path tells {one} from {next_one}")
-        # Each template is a group around the groups of its parameters: the group that ends last tells which one matched.
+    def __init__(self, resources: Mapping[str, T], default: T) -> None:
+        """Raises ValueError for two templates that differ only in parameter names."""
+        self.default = (default, NO_PARAMETERS)
+        self.literal = {path: (found, NO_PARAMETERS) for path, found in resources.items() if not names_of(path)}
+        templates = sorted((path for path in resources if names_of(path)), key=specificity)
+        for template, following in pairwise(templates):
+            if parameter.sub("{}", template) == parameter.sub("{}", following):
+                raise ValueError(f"two templates match the same paths: {template} and {following}")
+        # Each template is a group around the groups of its parameters. The last group that ends shows which template matched.
         self.match = re.compile("|".join(f"({''.join(expression(path))})" for path in templates) or r"(?!)").fullmatch
         self.templates: dict[int, tuple[T, list[str]]] = {}
         group = 1
         for path in templates:
             names = names_of(path)
-            self.templates[group] = at[path], names
+            self.templates[group] = resources[path], names
             group += 1 + len(names)
 
     def find(self, path: str) -> tuple[T, Parameters]:
-        """What is at this path, which is latin-1 as PEP 3333 has it, and the values of its parameters, which are UTF-8."""
-        return self.literal.get(path) or self.matching(path)
+        """Returns the resource of a path, and its parameters. The path is latin-1 (PEP 3333); the parameters are UTF-8."""
+        return self.literal.get(path) or self.find_template(path)
 
-    def matching(self, path: str) -> tuple[T, Parameters]:
+    def find_template(self, path: str) -> tuple[T, Parameters]:
         found = self.match(path)
         if found is None or found.lastindex is None:
-            return self.nowhere
-        what, names = self.templates[found.lastindex]
-        return what, {name: decoded(found[found.lastindex + i]) for i, name in enumerate(names, 1)}
+            return self.default
+        resource, names = self.templates[found.lastindex]
+        return resource, {name: decoded(found[found.lastindex + i]) for i, name in enumerate(names, 1)}
 
 
 def names_of(path: str) -> list[str]:
-    """The names of a template's parameters; none for a literal path."""
+    """Returns the parameter names of a template; a literal path has none."""
     return parameter.findall(path)
 
 
 def specificity(path: str) -> tuple[list[int], str]:
-    """Sorts what says more before what says less: segment by segment a literal, a parameter within one, a whole one."""
+    """Returns the sort key of a template: in each segment, a literal comes first, and a whole parameter last."""
     segments = [0 if not names_of(s) else 2 if parameter.fullmatch(s) else 1 for s in path.split("/")]
     return segments, parameter.sub("{}", path)
 
@@ -63,3 +73,29 @@ def expression(path: str) -> Iterator[str]:
 
 def decoded(value: str) -> str:
     return value if value.isascii() else value.encode("latin-1", "replace").decode("utf-8", "replace")
+
+
+def mounted(environ: Mapping[str, Any]) -> str:
+    """Returns SCRIPT_NAME (PEP 3333) as a URI reference: empty, or with a slash at the start and none at the end."""
+    name = environ.get("SCRIPT_NAME")
+    if not name:
+        return ""
+    # Two slashes at the start would be the name of another host.
+    return doubled("/", "/" + quote(name.encode("latin-1", "replace"), safe="/-._~!$&'()*+,;=:@")).rstrip("/")
+
+
+def prefix_of(setting: str) -> Prefix:
+    """Returns the function that finds the prefix: the path of IRIS_URL_PREFIX or X-Forwarded-Prefix, then SCRIPT_NAME."""
+    if setting == FORWARDED:
+        return lambda environ: forwarded(environ) + mounted(environ)
+    return lambda environ: setting + mounted(environ) if setting else mounted(environ)
+
+
+def forwarded(environ: Mapping[str, Any]) -> str:
+    """Returns the path in X-Forwarded-Prefix. Raises BadRequest if it is not a path, because responses contain it."""
+    # Some proxies write a final slash.
+    path = environ.get("HTTP_X_FORWARDED_PREFIX", "").removesuffix("/")
+    try:
+        return fixed_prefix(path)
+    except ValueError:
+        raise BadRequest(INVALID_PREFIX) from None

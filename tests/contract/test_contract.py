@@ -73,7 +73,7 @@ def application(request, make, tmp_path, authorization="", **settings):
         yield app
         return
     app.service.background.start()
-    wait_until(lambda: app.service.readiness.why_not() is None, "it knows the others")
+    wait_until(lambda: app.service.readiness.problem() is None, "it knows the others")
     if name == "gateway":
         # It is ready when it knows most of its members, and answers are of those that it knows.
         wait_until(lambda: app.get("/ensemble/health").json["status"] == "complete", "it knows all of them")

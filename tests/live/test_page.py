@@ -171,8 +171,8 @@ def test_of_many_rows_a_thousand_are_told_evenly(make_app, model_copy, log):
 
 @pytest.mark.parametrize(
     ("text", "why"),
-    [("a,b,c,d,label\n1,2,3,4,setosa\n", "other columns"), ("5.1", "other columns"), ("{}\n1,2,3,4,rose\n", "does not know"),
-     ("{}\n1,2,3,4\n", "does not know"), ("{}\n1,2,3,inf,setosa\n", "not finite"), ("{}\n1,2,setosa\n", ""), ("", "")],
+    [("a,b,c,d,label\n1,2,3,4,setosa\n", "other columns"), ("5.1", "other columns"), ("{}\n1,2,3,4,rose\n", "not labels"),
+     ("{}\n1,2,3,4\n", "not labels"), ("{}\n1,2,3,inf,setosa\n", "not finite"), ("{}\n1,2,setosa\n", ""), ("", "")],
 )  # fmt: skip
 def test_a_training_file_that_is_not_of_the_model_is_not_told_and_the_log_says_why(make_app, model_copy, log, text, why):
     write_training(model_copy, text.format("sepal_length,sepal_width,petal_length,petal_width,label"))
@@ -188,7 +188,7 @@ def test_a_file_that_does_not_tell_classes_is_enough_for_items_but_not_for_the_p
     app = make_app(model_dir=str(model_copy))
     assert app.get("/items/0000").json["data"] == [[5.1, 3.5, 1.4, 0.2]]
     app.get("/training", status=404)
-    assert any("does not tell the classes" in one.get("message", "") for one in log.events())
+    assert any("no column for the label" in one.get("message", "") for one in log.events())
 
 
 def test_a_model_without_a_training_file_says_nothing_about_it(make_app, model_copy, log):

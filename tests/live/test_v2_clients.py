@@ -103,7 +103,7 @@ def test_reserved_parameters_and_ones_own_are_tolerated(ask):
 
 
 FAILURES = {
-    "no such model": (("infer", "nope", features(TRAINING)), "404", "No model of this name is served; there are iris_svc."),
+    "no such model": (("infer", "nope", features(TRAINING)), "404", "Model not found; this server has iris_svc."),
     "no such version": (("infer", "iris_svc", features(TRAINING), "2"), "404", "there is version 1."),
     "no such version's metadata": (("get_model_metadata", "iris_svc", "2"), "404", "there is version 1."),
     "wrong width": (("infer", "iris_svc", features(TRAINING[:, :3])), "400", "#/inputs/0/shape must be [n, 4]"),

@@ -40,7 +40,7 @@ def create_queue(context: RoleContext) -> jobs.JobQueue:
     store = create_job_store(context.settings, REQUEST_SECONDS)
     breaker = CircuitBreaker(context.log.event, "jobs are rejected", "jobs are accepted again: the store is available")
     # Only the periodic counts() can detect a repaired store while there are no requests.
-    context.readiness.others.append(lambda: next(iter(breaker.remedies("counts")), None))
+    context.readiness.checks.append(lambda: next(iter(breaker.remedies("counts")), None))
     context.readiness.warnings.append(breaker.remedies)
     latest: list[Figure] = []
     concerns: list[str] = []

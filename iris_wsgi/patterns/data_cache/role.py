@@ -39,7 +39,7 @@ def routes(context: RoleContext) -> list[Route]:
     messages = "requests for items that are not in memory fail", "the database of the items works again"
     breaker = CircuitBreaker(log_event, *messages, count_failure=partial(metrics.failures.add, ("database",)))
     # Without traffic, only the checks find out that the database works again.
-    context.readiness.others.append(lambda: next(iter(breaker.remedies("changes", "identity")), None))
+    context.readiness.checks.append(lambda: next(iter(breaker.remedies("changes", "identity")), None))
     context.readiness.warnings.append(breaker.remedies)
     tier = None
     if settings.cache_redis_url:

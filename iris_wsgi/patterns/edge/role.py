@@ -12,21 +12,15 @@ from iris_wsgi.services import RoleContext
 from iris_wsgi.settings import BadSetting
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import NO_STORE, Handler, Request, Response, Route, RouteDoc
-from iris_wsgi.wsgi.conditional import NO_CACHE, names
-from iris_wsgi.wsgi.content_coding import negotiate
-from iris_wsgi.wsgi.ranges import requested_range
+from iris_wsgi.wsgi.body import negotiate
+from iris_wsgi.wsgi.conditional import NO_CACHE, matches, requested_range
+from iris_wsgi.wsgi.security_headers import content_security_policy, security_headers
 
 Labels = tuple[str, ...]
 
 # Equals the <meta> element of the page, for static servers. Only the header can forbid frames.
-POLICY = (
-    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
-    "worker-src 'self'; base-uri 'none'; form-action 'none'"
-)
-SECURITY = (
-    ("Content-Security-Policy", f"{POLICY}; frame-ancestors 'none'"),
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "no-referrer"),
+POLICY = content_security_policy(
+    script="'self' 'wasm-unsafe-eval'", style="'self'", connect="'self'", img="'self' data:", worker="'self'"
 )
 # The content at a URL with its digest never changes.
 FOREVER = ("Cache-Control", "public, max-age=31536000, immutable")
@@ -77,11 +71,11 @@ def file_handler(file: StaticFile) -> Handler:
         environ, body, tag = request.environ, file.content, plain_tag
         named = digest_in(environ.get("QUERY_STRING", ""))
         cache_control = FOREVER if named is not None and named[1] == file.digest else NO_CACHE
-        headers: tuple[tuple[str, str], ...] = (cache_control, *vary, ("Accept-Ranges", "bytes"), *SECURITY)
+        headers: tuple[tuple[str, str], ...] = (cache_control, *vary, ("Accept-Ranges", "bytes"), *security_headers(POLICY))
         if file.gzip is not None and negotiate(environ.get("HTTP_ACCEPT_ENCODING")) == "gzip":
             body, tag, headers = file.gzip, gzip_tag, (*headers, ("Content-Encoding", "gzip"))
         headers = (*headers, ("ETag", tag))
-        if "HTTP_IF_NONE_MATCH" in environ and names(environ["HTTP_IF_NONE_MATCH"], tag):
+        if "HTTP_IF_NONE_MATCH" in environ and matches(environ["HTTP_IF_NONE_MATCH"], tag):
             return Response(b"", file.media, 304, headers)
         # Range applies to GET only (RFC 9110, section 14.2).
         part = requested_range(environ, len(body), tag) if request.method == "GET" else None

@@ -35,7 +35,7 @@ def remote_ensemble(context: RoleContext) -> list[Route]:
         context.background.add(f"probe {name}", partial(prober.run, context.background.is_stopping), drains=False)
         endpoints.append(endpoint)
     ensemble = RemoteMembers(endpoints, settings.quorum or majority(len(endpoints)))
-    context.readiness.others.append(partial(routes.below_quorum, ensemble))
+    context.readiness.checks.append(partial(routes.below_quorum, ensemble))
     return routes.routes(context.model, ensemble, settings.abstain_below, seconds, remote=True)
 
 

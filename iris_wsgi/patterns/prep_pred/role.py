@@ -109,14 +109,14 @@ def split_model(start: StartupContext) -> ModelBackend:
         return upstream(prep.prepare(rows), context)
 
     readiness = Readiness(lambda: True)
-    readiness.others.append(endpoint.why_not)
+    readiness.checks.append(endpoint.why_not)
     return ModelBackend(
         prep,
         measured(predict, prep, ModelMetrics(start.registry, prep)),
         Sample(pinned.cases[0].row, pinned.cases[0].probabilities),
-        lambda: 0.0,
         BLOCKING,
         readiness,
+        lambda: 0.0,
         f"{len(rows)} golden rows prepared; the second half is tested once it responds",
     )
 

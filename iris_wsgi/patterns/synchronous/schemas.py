@@ -1,4 +1,4 @@
-"""JSON schemas of the Open Inference Protocol and KServe's first one, for OpenAPI; members that are not told are tolerated."""
+"""JSON schemas of the Open Inference Protocol v2 and KServe v1, for OpenAPI; other properties are allowed."""
 
 from iris_wsgi.wsgi.openapi import OBJECT, TEXT, Schema
 
@@ -7,49 +7,49 @@ SHAPE: Schema = {"type": "array", "items": {"type": "integer", "minimum": -1}}
 ROWS: Schema = {"type": "array", "minItems": 1, "items": {"type": "array", "items": {"type": "number"}}}
 
 
-def having(**properties: object) -> Schema:
-    """An object that has all these."""
+def required(**properties: object) -> Schema:
+    """Returns the schema of an object with at least these properties."""
     return {"type": "object", "required": list(properties), "properties": properties}
 
 
-def optionally(schema: Schema, **properties: object) -> Schema:
-    """The object that may have these as well."""
+def with_optional(schema: Schema, **properties: object) -> Schema:
+    """Adds optional properties to the schema of an object."""
     of_schema = schema["properties"]
     assert isinstance(of_schema, dict)
     return {**schema, "properties": {**of_schema, **properties}}
 
 
-def each(items: object, least: int = 0) -> Schema:
-    return {"type": "array", "minItems": least, "items": items}
+def array_of(items: object, min_items: int = 0) -> Schema:
+    return {"type": "array", "minItems": min_items, "items": items}
 
 
-TENSOR = having(name=TEXT, datatype=TEXT, shape=SHAPE)
-# Elements of any data type, flat or nested by the shape. Code generators refuse an array schema without `items`.
+TENSOR = required(name=TEXT, datatype=TEXT, shape=SHAPE)
+# Elements of any data type, flat or nested. Code generators reject an array schema without `items`.
 DATA: Schema = {"type": "array", "items": {}}
-# With the parameter binary_data_size the data stand behind the JSON part.
-GIVEN = optionally(TENSOR, parameters=OBJECT, data=DATA)
-WANTED = optionally(having(name=TEXT), parameters=OBJECT)
-REQUEST = optionally(having(inputs=each(GIVEN, 1)), id=TEXT, parameters=OBJECT, outputs=each(WANTED))
-ANSWER = optionally(having(model_name=TEXT, model_version=TEXT, outputs=each(GIVEN, 1)), id=TEXT)
+# With the parameter binary_data_size, the data follow the JSON part.
+TENSOR_DATA = with_optional(TENSOR, parameters=OBJECT, data=DATA)
+REQUESTED_OUTPUT = with_optional(required(name=TEXT), parameters=OBJECT)
+REQUEST = with_optional(required(inputs=array_of(TENSOR_DATA, 1)), id=TEXT, parameters=OBJECT, outputs=array_of(REQUESTED_OUTPUT))
+RESPONSE = with_optional(required(model_name=TEXT, model_version=TEXT, outputs=array_of(TENSOR_DATA, 1)), id=TEXT)
 
-SERVER = having(name=TEXT, version=TEXT, extensions=each(TEXT))
-METADATA = having(name=TEXT, versions=each(TEXT, 1), platform=TEXT, inputs=each(TENSOR, 1), outputs=each(TENSOR, 1))
-CONFIGURED = having(name=TEXT, data_type=TEXT, dims=SHAPE)
-CONFIG = having(
+SERVER = required(name=TEXT, version=TEXT, extensions=array_of(TEXT))
+METADATA = required(name=TEXT, versions=array_of(TEXT, 1), platform=TEXT, inputs=array_of(TENSOR, 1), outputs=array_of(TENSOR, 1))
+CONFIG_TENSOR = required(name=TEXT, data_type=TEXT, dims=SHAPE)
+CONFIG = required(
     name=TEXT,
     platform=TEXT,
     backend=TEXT,
     max_batch_size=UNSIGNED,
-    input=each(CONFIGURED, 1),
-    output=each(CONFIGURED, 1),
-    parameters={"type": "object", "additionalProperties": having(string_value=TEXT)},
+    input=array_of(CONFIG_TENSOR, 1),
+    output=array_of(CONFIG_TENSOR, 1),
+    parameters={"type": "object", "additionalProperties": required(string_value=TEXT)},
 )
-INDEX = each(having(name=TEXT, version=TEXT, state=TEXT, reason=TEXT))
+INDEX = array_of(required(name=TEXT, version=TEXT, state=TEXT, reason=TEXT))
 
-STAGE = having(count=UNSIGNED, ns=UNSIGNED)
-STATISTICS = having(
-    model_stats=each(
-        having(
+STAGE = required(count=UNSIGNED, ns=UNSIGNED)
+STATISTICS = required(
+    model_stats=array_of(
+        required(
             name=TEXT,
             version=TEXT,
             inference_count=UNSIGNED,
@@ -59,5 +59,5 @@ STATISTICS = having(
     )
 )
 
-INSTANCES = having(instances=ROWS)
-PREDICTIONS = having(predictions=ROWS)
+INSTANCES = required(instances=ROWS)
+PREDICTIONS = required(predictions=ROWS)

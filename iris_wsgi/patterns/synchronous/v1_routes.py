@@ -1,4 +1,4 @@
-"""KServe's first protocol, for clients that still speak it: instances in, predictions out."""
+"""Routes of KServe v1: instances in, predictions out."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,51 +6,52 @@ from iris_wsgi.codec.v1 import decode_v1, encode_v1
 from iris_wsgi.errors import ServiceUnavailable
 from iris_wsgi.model.latency import LatencyProfile
 from iris_wsgi.patterns.synchronous import schemas
-from iris_wsgi.patterns.synchronous.served_model import Servable
-from iris_wsgi.patterns.synchronous.v2_routes import encoded, find
+from iris_wsgi.patterns.synchronous.served_model import ServedModel, find
+from iris_wsgi.patterns.synchronous.statistics import StageTimer
+from iris_wsgi.patterns.synchronous.v2_routes import encoded
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import Request, Response, Route, RouteDoc, Schedule
 
-PLACES = ("/v1/models/{model}", "/v1/models/{model}/versions/{version}")
+PATHS = ("/v1/models/{model}", "/v1/models/{model}/versions/{version}")
 INLINE_BYTES, ROW_BYTES = 16384, 4
-SUMMARY = "Probabilities of rows, a list for each, as /predict/batch gives them"
 
 
 def routes(
-    models: Mapping[str, Servable], why_not_ready: Callable[[], str | None], max_rows: int, pace: LatencyProfile
+    models: Mapping[str, ServedModel], readiness_problem: Callable[[], str | None], max_rows: int, latency: LatencyProfile
 ) -> list[Route]:
-    """All of them, for the models by name; `max_rows` of them in a request, and by their `pace` small bodies in the I/O loop."""
-    inline = pace.inline_bytes(INLINE_BYTES, ROW_BYTES)
+    """Returns the routes over the models by name."""
+    schedule = Schedule(latency.inline_bytes(INLINE_BYTES, ROW_BYTES))
     names = Response(encoded({"models": list(models)}))
 
     def ready(request: Request) -> Response:
-        one = find(models, request)
-        if why := why_not_ready():
-            raise ServiceUnavailable(why)
-        return Response(encoded({"name": one.served.name, "ready": True}))
+        model = find(models, request)
+        if problem := readiness_problem():
+            raise ServiceUnavailable(problem)
+        return Response(encoded({"name": model.signature.name, "ready": True}))
 
     def predict(request: Request) -> Response:
-        return predicted(find(models, request), request, max_rows)
+        return predict_v1(find(models, request), request, max_rows)
 
-    table = [Route("GET", "/v1/models", lambda _: names, RouteDoc("The names of the models", openapi.OBJECT))]
-    for path in PLACES:
+    ready_doc = RouteDoc("Readiness of a model", openapi.OBJECT, failures=(404, 503))
+    predict_doc = RouteDoc("Probabilities of rows, as a list per row", schemas.PREDICTIONS, failures=(404,))
+    table = [Route("GET", "/v1/models", lambda _: names, RouteDoc("Names of the models", openapi.OBJECT))]
+    for path in PATHS:
         table += [
-            Route("GET", path, ready, RouteDoc("Whether a model may be asked", openapi.OBJECT, failures=(404, 503))),
-            Route("POST", f"{path}:predict", predict, RouteDoc(SUMMARY, schemas.PREDICTIONS, failures=(404,)),
-                  schemas.INSTANCES, Schedule(inline), any_content_type=True),
-        ]  # fmt: skip
+            Route("GET", path, ready, ready_doc),
+            Route("POST", f"{path}:predict", predict, predict_doc, schemas.INSTANCES, schedule, any_content_type=True),
+        ]
     return table
 
 
-def predicted(one: Servable, request: Request, max_rows: int) -> Response:
-    """Returns the response to a prediction, counted and timed like those of v2."""
-    (taken,) = one.served.inputs
-    with one.tally.watch(request.arrived) as watch:
-        rows = decode_v1(request.body, taken.shape[1], max_rows)
-        watch.lap()
-        outputs = one.infer({taken.name: rows}, request.deadline)
-        watch.lap()
-        body = encode_v1(outputs[one.probabilities])
-        watch.lap()
-        watch.rows = len(rows)
-    return Response(body, headers=(("X-Model-Digest", one.digest),), rows=watch.rows)
+def predict_v1(model: ServedModel, request: Request, max_rows: int) -> Response:
+    """Predicts the instances of the body, and adds the request to the statistics of the model."""
+    (spec,) = model.signature.inputs
+    with StageTimer(model.statistics, request.arrived) as timer:
+        rows = decode_v1(request.body, spec.shape[1], max_rows)
+        timer.end_stage()
+        outputs = model.infer({spec.name: rows}, request.deadline)
+        timer.end_stage()
+        body = encode_v1(outputs[model.probabilities])
+        timer.end_stage()
+        timer.rows = len(rows)
+    return Response(body, headers=(("X-Model-Digest", model.digest),), rows=timer.rows)

@@ -1,69 +1,50 @@
-"""The root path: whether the server is alive, as JSON, and for browsers a page that shows the service to a person."""
+"""Route of the root path: liveness as JSON, and a page for browsers."""
 
-import re
-from base64 import b64encode
-from hashlib import sha256
 from pathlib import Path
 
 from iris_wsgi.errors import JSON
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import Request, Response, Route, RouteDoc
-from iris_wsgi.wsgi.conditional import revalidated
+from iris_wsgi.wsgi.body import quality_values
+from iris_wsgi.wsgi.conditional import conditional
+from iris_wsgi.wsgi.security_headers import content_security_policy, hash_sources, security_headers
 
 FILE = Path(__file__).with_name("page.html")
 HTML = "text/html"
-MEDIA = f"{HTML}; charset=utf-8"
-# Its one image is its icon.
-POLICY = (
-    "default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:;"
-    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-# KServe's clients read this member of the root path as liveness.
+# Clients of KServe read liveness from this property of the root path.
 ALIVE = b'{"status":"alive"}'
 STATUS: openapi.Schema = {"type": "string", "enum": ["alive"]}
-# The Accept field selects the representation.
+# The representation depends on the Accept header.
 VARY = ("Vary", "Accept")
-
-# A media range with its weight (RFC 9110, section 12.5.1); other parameters do not matter here.
-ranged = re.compile(r"([^\s;]+)(?:.*;[ \t]*q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?))?").match
 
 
 def routes() -> list[Route]:
     content = FILE.read_bytes()
-    page = Response(content, MEDIA, headers=(VARY, *guards(content.decode())))
+    text = content.decode()
+    # The icon of the page is a data URL.
+    script, style = hash_sources(text, "script"), hash_sources(text, "style")
+    policy = content_security_policy(script=script, style=style, connect="'self'", img="data:")
+    page = Response(content, f"{HTML}; charset=utf-8", headers=(VARY, *security_headers(policy)))
     alive = Response(ALIVE, headers=(VARY,))
 
     def root(request: Request) -> Response:
         return page if prefers_html(request.environ.get("HTTP_ACCEPT", "")) else alive
 
-    summary = "Whether the server is alive; for browsers a page"
-    return [revalidated(Route("GET", "/", root, RouteDoc(summary, openapi.closed(status=STATUS), html=True)))]
-
-
-def guards(page: str) -> tuple[tuple[str, str], ...]:
-    """The fields that keep the page to itself: it runs its own script and style alone, and talks to its own server alone."""
-    return (
-        ("Content-Security-Policy", POLICY.format(script=hashes(page, "script"), style=hashes(page, "style"))),
-        ("X-Content-Type-Options", "nosniff"),
-        ("Referrer-Policy", "no-referrer"),
-    )
-
-
-def hashes(page: str, element: str) -> str:
-    """The sources of the elements of this name, each by its hash (CSP level 3, section 2.3.1)."""
-    texts = re.findall(f"<{element}>(.*?)</{element}>", page, re.DOTALL)
-    return " ".join(f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'" for text in texts)
+    return [
+        conditional(Route("GET", "/", root, RouteDoc("Liveness; a page for browsers", openapi.closed(status=STATUS), html=True)))
+    ]
 
 
 def prefers_html(accept: str) -> bool:
-    """Whether this Accept field names HTML and gives it at least the weight of JSON, as a browser's does."""
+    """Returns whether this Accept header names HTML with at least the weight of JSON. Browsers send such headers."""
     weights: dict[str, float] = {}
-    for member in accept.lower().split(","):
-        if found := ranged(member.strip(" \t")):
-            weights[found[1]] = max(weights.get(found[1], 0.0), float(found[2] or 1))
+    for member, weight in quality_values(accept).items():
+        # Parameters of a media range do not matter here.
+        media_range = member.partition(";")[0].rstrip(" \t")
+        weights[media_range] = max(weights.get(media_range, 0.0), weight)
 
-    def weight(media: str, default: float) -> float:
-        return weights.get(media, weights.get(f"{media.partition('/')[0]}/*", default))
+    def weight_of(media_type: str, default: float) -> float:
+        return weights.get(media_type, weights.get(f"{media_type.partition('/')[0]}/*", default))
 
-    html = weight(HTML, 0.0)
-    return html > 0 and html >= weight(JSON, weights.get("*/*", 0.0))
+    html = weight_of(HTML, 0.0)
+    return html > 0 and html >= weight_of(JSON, weights.get("*/*", 0.0))

@@ -26,7 +26,7 @@ from iris_wsgi.patterns.edge.role import POLICY
 from iris_wsgi.patterns.edge.telemetry import ReportDeduplicator
 from iris_wsgi.roles import ROLES
 from iris_wsgi.settings import BadSetting, Settings
-from iris_wsgi.wsgi.ranges import requested_range
+from iris_wsgi.wsgi.conditional import requested_range
 
 WASM, ONNX = SMALL_BUNDLE["ort/a.wasm"], SMALL_BUNDLE["model/a.onnx"]
 KEY = "0f8fad5b-d9cb-469f-a165-70867728950e"

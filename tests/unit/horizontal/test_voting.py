@@ -99,7 +99,7 @@ def test_a_model_of_ones_own_needs_no_members_beside_it(make_app, model_copy, lo
 def test_a_member_with_the_model_of_another_species_does_not_start(model_copy, log):
     shutil.rmtree(model_copy / "members/setosa")
     shutil.copytree(model_copy / "members/virginica", model_copy / "members/setosa")
-    with pytest.raises(BadModel, match="holds a model of virginica for other, virginica; IRIS_MEMBER=setosa"):
+    with pytest.raises(BadModel, match="has a model of virginica for other, virginica; IRIS_MEMBER=setosa"):
         build(Settings(role="member", member="setosa", model_dir=str(model_copy)), log)
     # Its label alone does not make it another.
     golden = json.loads((model_copy / "members/setosa/golden.json").read_text())

@@ -52,7 +52,7 @@ def test_the_readiness_of_a_slow_model_is_remembered_and_of_a_fast_one_tried_eac
         return len(asked) < 2
 
     slow, fast = Readiness(answers, 1e6), Readiness(answers, LOOP_SECONDS / 2)
-    assert [slow.why_not() for _ in range(3)] == [None] * 3 and len(asked) == 1
-    assert fast.why_not() is not None and len(asked) == 2
+    assert [slow.problem() for _ in range(3)] == [None] * 3 and len(asked) == 1
+    assert fast.problem() is not None and len(asked) == 2
     slow.stopping = True
-    assert slow.why_not() == "The server is shutting down."
+    assert slow.problem() == "The server is shutting down."

@@ -41,8 +41,8 @@ from iris_wsgi.model.latency import LatencyProfile
 from iris_wsgi.observability.metrics import Registry
 from iris_wsgi.observability.shared_memory import Board
 from iris_wsgi.patterns.synchronous import v2_routes
-from iris_wsgi.patterns.synchronous.served_model import Servable, version_of
-from iris_wsgi.patterns.synchronous.statistics import Tallies, Tally
+from iris_wsgi.patterns.synchronous.served_model import ServedModel, version_of
+from iris_wsgi.patterns.synchronous.statistics import ModelStatistics, StatisticsMetrics
 from iris_wsgi.settings import Settings
 from iris_wsgi.wsgi.application import App
 
@@ -128,10 +128,10 @@ def test_a_second_half_of_the_name_of_the_whole_is_not_served_and_none_is_no_fau
     half.mkdir()
     for name in ("golden.json", "label.json", "training.csv", "iris_svc.onnx"):
         shutil.copy(model_copy / name, half)
-    for why in ("holds a model of the name iris_svc, as the whole one has it", "pred/golden.json cannot be read"):
+    for why in ("has a model of the name iris_svc, which is also the name of the full model", "pred/golden.json cannot be read"):
         app = make_app(model_dir=str(model_copy)).service.app
         assert json.loads(call_wsgi(app, "GET", "/v2/models")[2]) == {"models": ["iris_svc"]}
-        (told,) = [line for line in log.events() if "the other half of role prep is not served" in line.get("message", "")]
+        (told,) = [line for line in log.events() if "the second half for role prep is not served" in line.get("message", "")]
         assert told["level"] == "warning" and why in told["message"]
         log.raw_lines.clear()
         shutil.rmtree(half, ignore_errors=True)
@@ -247,13 +247,13 @@ def vectors_app() -> App:
     """The limit of rows and the models that the vectors are made for: the real one, and one of two inputs."""
     service = build(Settings(model_dir=str(MODEL), role="synchronous", max_rows=MAX_ROWS), RecordingLog())
     registry = Registry()
-    tally = Tally(Tallies(registry, ["words"]), "words")
+    tally = ModelStatistics(StatisticsMetrics(registry, ["words"]), "words")
     registry.join()
 
     def never(*_: object):
         raise AssertionError("the model was run")
 
-    words = Servable(WORDS, never, "half", "sha256:0", tally)
+    words = ServedModel(WORDS, never, "half", "sha256:0", tally)
     table = v2_routes.routes({"words": words}, lambda: None, MAX_ROWS, LIGHT)
     return service.app, App(table, Unseen(), 1 << 20)
 
@@ -328,24 +328,24 @@ def test_statistics_are_those_of_all_processes(tmp_path):
 
 def test_times_stay_exact_up_to_a_hundred_days():
     registry = Registry()
-    tally = Tally(Tallies(registry, ["m"]), "m")
+    tally = ModelStatistics(StatisticsMetrics(registry, ["m"]), "m")
     registry.join()
     tally.count({"success": 2**53 - 2}, 1)
     tally.count({"success": 1}, 1)
-    assert tally.figures()["inference_stats"]["success"] == {"count": 2, "ns": 2**53 - 1}
+    assert tally.document()["inference_stats"]["success"] == {"count": 2, "ns": 2**53 - 1}
 
 
 def test_several_models_are_served_under_their_own_names():
     registry = Registry()
-    tallies = Tallies(registry, ["a", "\u00e9"])
+    tallies = StatisticsMetrics(registry, ["a", "\u00e9"])
     registry.join()
     models = {
-        name: Servable(
+        name: ServedModel(
             IRIS._replace(name=name, labels=(name,) * 3),
             lambda tensors, until, i=i: {"label": np.array([i]), "probabilities": np.array([[i, 0, until > 0]], np.float32)},
             "probabilities",
             f"sha256:{i}",
-            Tally(tallies, name),
+            ModelStatistics(tallies, name),
         )
         for i, name in enumerate(["a", "\u00e9"])
     }

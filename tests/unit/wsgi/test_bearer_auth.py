@@ -16,7 +16,7 @@ from worker_processes import events_containing, wait_for_two_workers
 from iris_wsgi.cli.main import main
 from iris_wsgi.settings import BadSetting, Settings
 from iris_wsgi.wsgi.application import App
-from iris_wsgi.wsgi.bearer_auth import MOST_BYTES, Tokens
+from iris_wsgi.wsgi.bearer_auth import MAX_FILE_BYTES, Tokens
 
 OLD, NEW = "the-token-of-yesterday", "TOKEN.of~to+day/0123=="
 BODY = {"data": [ROW]}
@@ -117,7 +117,7 @@ def test_each_line_is_a_token_that_counts_and_the_first_is_sent(tmp_path, conten
     (tmp_path / "tokens").write_text(content)
     found = Tokens(str(tmp_path / "tokens"), print)
     assert found.check(f"Bearer {OLD}") is found.check(f"Bearer {NEW}") is None
-    assert found.fields() == (("Authorization", f"Bearer {content.split()[0]}"),)
+    assert found.headers() == (("Authorization", f"Bearer {content.split()[0]}"),)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_each_line_is_a_token_that_counts_and_the_first_is_sent(tmp_path, conten
         ("secret" * 100, "line 1"),
         ("secret=of-the-middle", "line 1"),
         ("secret\x00with-a-zero", "line 1"),
-        (f"{OLD}\n" * (MOST_BYTES // len(OLD)), "more than"),
+        (f"{OLD}\n" * (MAX_FILE_BYTES // len(OLD)), "more than"),
     ],
 )
 def test_a_file_that_holds_anything_else_stops_the_start_and_shows_none_of_it(tmp_path, make_app, content, why):
@@ -148,13 +148,13 @@ def test_a_file_that_holds_anything_else_stops_the_start_and_shows_none_of_it(tm
 def test_a_token_that_was_set_in_place_of_its_file_is_not_shown():
     with pytest.raises(BadSetting) as caught:
         Tokens(OLD, print)
-    assert str(caught.value) == "IRIS_TOKEN_FILE names no file"
+    assert str(caught.value) == "IRIS_TOKEN_FILE is not a file"
 
 
 def test_what_can_be_read_once_only_or_is_no_file_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path, tmp_path / "nothing", "/dev/null", "/dev/zero"):
-        with pytest.raises(BadSetting, match="names no file"):
+        with pytest.raises(BadSetting, match="is not a file"):
             Tokens(str(path), print)
 
 
@@ -164,7 +164,7 @@ def test_a_server_without_its_tokens_does_not_start_and_says_why_in_one_line(tmp
     command += ["--model-dir", str(MODEL), "--token-file", str(tmp_path / "nothing")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert "IRIS_TOKEN_FILE names no file" in ended.stderr and ended.stderr.count("\n") == 1
+    assert "IRIS_TOKEN_FILE is not a file" in ended.stderr and ended.stderr.count("\n") == 1
 
 
 def test_without_the_setting_nobody_is_asked_for_a_token(make_app):
@@ -178,12 +178,12 @@ def test_without_the_setting_nobody_is_asked_for_a_token(make_app):
 
 def test_a_link_that_leads_elsewhere_brings_other_tokens(tokens, mount):
     mount.put(NEW, OLD)
-    tokens.look()
+    tokens.reload()
     assert tokens.check(f"Bearer {OLD}") is tokens.check(f"Bearer {NEW}") is None
     mount.put(NEW)
-    tokens.look()
+    tokens.reload()
     assert tokens.check(f"Bearer {OLD}") and not tokens.check(f"Bearer {NEW}")
-    tokens.look()
+    tokens.reload()
     assert [level for level, _ in tokens.said] == ["info", "info"]
 
 
@@ -194,13 +194,13 @@ def test_what_becomes_of_the_file_never_opens_the_door_and_is_told_once(tokens, 
     if content is not None:
         file.write_bytes(content)
     for _ in range(3):
-        tokens.look()
+        tokens.reload()
         assert not tokens.check(f"Bearer {OLD}")
         assert all(tokens.check(sent) for sent in ("", "Bearer ", "Bearer short", f"Bearer {NEW}"))
     ((level, message),) = tokens.said
-    assert level == "error" and message.endswith("what it held before goes on counting")
+    assert level == "error" and message.endswith("the previous tokens stay valid")
     mount.put(NEW)
-    tokens.look()
+    tokens.reload()
     assert tokens.check(f"Bearer {OLD}") and not tokens.check(f"Bearer {NEW}")
 
 
@@ -220,7 +220,7 @@ def test_two_workers_take_other_tokens_while_they_serve(run, mount, tmp_path):
         assert (kept.exchange(bearing(OLD)).status, kept.exchange(bearing(NEW)).status) == (401, 200)
     assert {status(server, OLD) for _ in range(20)} == {401}
     (tmp_path / "secret/..3/tokens").write_text("")
-    wait_until(lambda: len(events_containing(log, "goes on counting")) == 2, "both have seen that it is empty")
+    wait_until(lambda: len(events_containing(log, "stay valid")) == 2, "both have seen that it is empty")
     assert {status(server, NEW) for _ in range(20)} == {200}
     assert fetch(server, LABEL_REQUEST).status == 401
     figures = fetch(server, METRICS).body.decode()
@@ -339,7 +339,7 @@ def test_commands_show_the_token_and_the_health_check_needs_none(guarded, monkey
     assert main(["warm", "0000", "0001", "--quiet", *where]) == 0
     monkeypatch.setenv("IRIS_TOKEN_FILE", str(guarded.file) + ".not")
     assert main(["clear", *where]) == 1
-    assert "IRIS_TOKEN_FILE names no file" in capsys.readouterr().err
+    assert "IRIS_TOKEN_FILE is not a file" in capsys.readouterr().err
 
 
 @pytest.mark.long
