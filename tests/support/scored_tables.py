@@ -15,12 +15,12 @@ from tempfile import TemporaryFile
 from typing import IO
 
 from iris_wsgi.cli.main import main
-from iris_wsgi.patterns.batch.sqlite import SqliteDatabase
+from iris_wsgi.patterns.batch.sqlite import SqliteTables
 
 # Import the modules of a run before the fork, because the forked processes are killed soon.
 from iris_wsgi.patterns.batch.table_run import TableRun
 
-assert SqliteDatabase and TableRun
+assert SqliteTables and TableRun
 MODEL = str(Path(__file__).parents[2] / "model")
 FEATURES = ("sepal_length", "sepal_width", "petal_length", "petal_width")
 ITEMS = "CREATE TABLE items (id integer PRIMARY KEY, " + ", ".join(f"{name} double precision" for name in FEATURES) + ")"

@@ -68,8 +68,8 @@ class Forbidden(Stopped):
     """The role lacks a permission."""
 
 
-class PostgresDatabase:
-    """Connection to PostgreSQL with the methods of SqliteDatabase; a call ends after `seconds`, even without a server."""
+class PostgresTables:
+    """Connection to PostgreSQL with the methods of SqliteTables; a call ends after `seconds`, even without a server."""
 
     dialect = DIALECT
 

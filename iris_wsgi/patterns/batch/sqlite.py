@@ -42,7 +42,7 @@ NOT_THERE = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB}
 KEPT_TYPES = {"ANY": "BLOB"}
 
 
-class SqliteDatabase:
+class SqliteTables:
     """Connection to an SQLite file, for one thread. Its calls wait at most `seconds` for a lock.
 
     Each method raises Stopped, after which the transaction is rolled back.

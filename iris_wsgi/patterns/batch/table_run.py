@@ -35,10 +35,10 @@ from iris_wsgi.tabular.record_splitter import NOT_FINITE, NOT_NUMBER
 from iris_wsgi.tabular.scorer import OUTPUT_NOT_FINITE
 
 if TYPE_CHECKING:
-    from iris_wsgi.patterns.batch.postgres import PostgresDatabase
-    from iris_wsgi.patterns.batch.sqlite import SqliteDatabase
+    from iris_wsgi.patterns.batch.postgres import PostgresTables
+    from iris_wsgi.patterns.batch.sqlite import SqliteTables
 
-    TableDatabase = SqliteDatabase | PostgresDatabase
+    TableDatabase = SqliteTables | PostgresTables
 
 # Maximum time of a statement, including waits for locks.
 STATEMENT_SECONDS = 60.0
@@ -67,16 +67,16 @@ def run_table(options: TableOptions, settings: Settings, say: Say) -> ExitStatus
 def open_database(url: str, seconds: float = STATEMENT_SECONDS) -> "TableDatabase":
     """Raises BadSetting and Stopped."""
     if url.startswith(SQLITE):
-        from iris_wsgi.patterns.batch.sqlite import SqliteDatabase
+        from iris_wsgi.patterns.batch.sqlite import SqliteTables
 
-        return SqliteDatabase(url.removeprefix(SQLITE), seconds)
+        return SqliteTables(url.removeprefix(SQLITE), seconds)
     try:
-        from iris_wsgi.patterns.batch.postgres import PostgresDatabase
+        from iris_wsgi.patterns.batch.postgres import PostgresTables
     except ImportError:
         raise BadSetting(
             "PostgreSQL needs the package psycopg: bin/setup postgres, pip install 'iris_wsgi[postgres]', or the image `full`"
         ) from None
-    return PostgresDatabase(url, seconds)
+    return PostgresTables(url, seconds)
 
 
 def plan_run(database: "TableDatabase", options: TableOptions, model: Model) -> TablePlan:

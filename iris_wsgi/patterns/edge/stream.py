@@ -100,7 +100,7 @@ class LineReader:
 
     @property
     def swaps(self) -> bool:
-        """Whether readline() exchanges line feeds and carriage returns."""
+        """State of the exchange of line feeds and carriage returns in readline()."""
         return self.end == CARRIAGE_RETURN
 
     def readline(self, limit: int) -> bytes:
