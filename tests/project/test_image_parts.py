@@ -109,13 +109,17 @@ def test_an_import_that_the_image_cannot_serve_is_found(tmp_path, capsys):
     assert imports.main([root, app]) == 0
     (ours / "redis.py").write_text("import redis\n")
     assert imports.main([root, app], ["redis"]) == 0 and imports.main([root, app]) == 1
-    (ours / "redis.py").unlink()
+    (ours / "redis.py").write_text("import never, concurrent.futures\n")
+    (ours / "console.py").write_text("def bar():\n    from tqdm import tqdm\n")
+    assert imports.main([root, app], ["redis", "tqdm"]) == 0 and imports.main([root, app], ["redis"]) == 1
+    for name in ("redis", "console"):
+        (ours / f"{name}.py").unlink()
     (ours / "one.py").write_text("def later():\n    from .two import three\n    import csv\n")
     (root / imports.FOLDERS[0] / "json/decoder.py").write_text("import gone\n")
     assert imports.main([root, app]) == 1
     told = capsys.readouterr().err
     assert "ours/redis.py imports redis\n" in told
-    told = told.partition("imports redis\n")[2]
+    told = told.partition("imports tqdm\n")[2]
     assert [line.split(" imports ")[1] for line in told.split("\n") if line] == ["gone", "csv", "ours.two"]
 
 
