@@ -178,7 +178,7 @@ def test_a_damaged_or_foreign_file_is_refused_by_one_line(tmp_path):
                 SqliteItemStore(file, {})
     with closing(sqlite3.connect(tmp_path / "other.db")) as other:
         other.execute("CREATE TABLE t (a)")
-    with pytest.raises(BadStore, match="of something else"):
+    with pytest.raises(BadStore, match="of another program"):
         SqliteItemStore(tmp_path / "other.db", {})
 
 
