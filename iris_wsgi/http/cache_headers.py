@@ -15,6 +15,7 @@ is_seconds = re.compile(r"[0-9]+").fullmatch
 # Larger numbers mean the same (RFC 9111, section 1.2.2).
 MAX_SECONDS = 2**31
 CACHE, SHARED_CACHE = "iris_wsgi", "iris_wsgi_shared"
+STALE_STATUS = ("Cache-Status", f"{CACHE}; hit; detail=stale")
 NOT_CACHED_STATUS = ("Cache-Status", f"{CACHE}; detail=only-if-cached")
 NOT_CACHED = "The request has Cache-Control: only-if-cached, and the cache has no response for it; leave that directive out."
 
@@ -70,10 +71,9 @@ def seconds(text: str, strict: int) -> float:
     return min(int(text[:11]), MAX_SECONDS) if is_seconds(text) else strict
 
 
-def hit_status(ttl: float | None, detail: str = "") -> str:
-    """Returns the Cache-Status of a stored response; without a TTL that of a stale one."""
-    lifetime = "" if ttl is None else f"; ttl={max(0, int(ttl))}"
-    return f"{CACHE}; hit{lifetime}; detail={detail}" if detail else f"{CACHE}; hit{lifetime}"
+def hit_status(ttl: float) -> str:
+    """Returns the Cache-Status of a stored response that stays fresh for `ttl` seconds."""
+    return f"{CACHE}; hit; ttl={int(ttl)}"
 
 
 def miss_status(reason: str, stored: bool = False, collapsed: bool = False, detail: str = "") -> str:

@@ -8,7 +8,14 @@ from time import monotonic
 from iris_wsgi import errors
 from iris_wsgi.codec.rows import decode_rows
 from iris_wsgi.errors import RETRY_AFTER, BackendUnavailable, NotCached
-from iris_wsgi.http.cache_headers import NOT_CACHED_STATUS, CacheDirectives, cache_directives, hit_status, miss_status
+from iris_wsgi.http.cache_headers import (
+    NOT_CACHED_STATUS,
+    STALE_STATUS,
+    CacheDirectives,
+    cache_directives,
+    hit_status,
+    miss_status,
+)
 from iris_wsgi.model.latency import NEVER
 from iris_wsgi.model.session import Graph
 from iris_wsgi.patterns.data_cache.cache import ITEM, PREDICTION, ItemCache, ItemLookup
@@ -124,9 +131,9 @@ def cache_headers(found: ItemLookup) -> tuple[Header, ...]:
     entry, now = found.entry, monotonic()
     if found.source == "stale":
         age = ("Age", str(ceil(max(0.0, now - entry.read_at))))
-        return ("Cache-Status", hit_status(None, "stale")), age, NO_STORE
+        return STALE_STATUS, age, NO_STORE
     if found.source in ("hit", "negative") and found.reason != "stale":
-        return ("Cache-Status", hit_status(entry.expires - now, "" if entry.version else "negative")), NO_STORE
+        return ("Cache-Status", hit_status(entry.expires - now) + ("" if entry.version else "; detail=negative")), NO_STORE
     detail = found.source if found.source in ("redis", "database") else ""
     status = miss_status(found.reason, found.stored, found.source == "collapsed", detail)
     return ("Cache-Status", status), NO_STORE

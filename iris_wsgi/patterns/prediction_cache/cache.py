@@ -9,7 +9,15 @@ import numpy as np
 
 from iris_wsgi.codec.rows import Array
 from iris_wsgi.errors import NotCached
-from iris_wsgi.http.cache_headers import NOT_CACHED, NOT_CACHED_STATUS, SHARED_CACHE, CacheDirectives, hit_status, miss_status
+from iris_wsgi.http.cache_headers import (
+    DEFAULT,
+    NOT_CACHED,
+    NOT_CACHED_STATUS,
+    SHARED_CACHE,
+    CacheDirectives,
+    hit_status,
+    miss_status,
+)
 from iris_wsgi.model.predictor import PIECE_ROWS, Predict, PredictContext, Prediction
 from iris_wsgi.patterns.prediction_cache.keys import Values, array, canonical, values_of
 from iris_wsgi.patterns.prediction_cache.store import CacheLookup, CacheStore
@@ -89,7 +97,7 @@ class PredictionCache:
         deadline, directives = context.deadline, context.cache
         if not directives.read:
             return self.bypass(rows, keys, context)
-        min_ttl = self.min_ttl(directives)
+        min_ttl = 0.0 if directives is DEFAULT else self.min_ttl(directives)
         if len(keys) == 1 and (hit := self.store.get(keys[0], deadline, min_ttl)):
             return CachedPrediction(array(hit[:1], self.classes), 1, 0, 0, 0, True, hit[1])
         found = self.store.lookup(keys, deadline, min_ttl)

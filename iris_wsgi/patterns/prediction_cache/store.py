@@ -88,7 +88,8 @@ class CacheStore:
     def get(self, key: bytes, deadline: float, min_ttl: float = 0.0) -> tuple[bytes, float] | None:
         """Returns the value of one row and its remaining seconds. Most requests need this method only, so it does little."""
         with self.lock:
-            self.apply_clear()
+            if self.board.generation() != self.generation:
+                self.apply_clear()
             now = now_before(deadline)
             entry: Entry | None = self.entries.get(key, now)
             if entry is None or entry[1] - now < min_ttl:
