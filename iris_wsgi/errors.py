@@ -182,6 +182,11 @@ class ServiceUnavailable(Problem):
     status = 503
 
 
+WAITED_TOO_LONG = "The deadline passed while the request waited; nothing was computed. Retry with a later deadline."
+PARSED_TOO_LATE = "The deadline passed before the model ran. Send fewer rows, or a later deadline."
+RAN_TOO_LONG = "The deadline passed while the model ran; the run was stopped. Send fewer rows, or a later deadline."
+
+
 class DeadlineExceeded(Problem):
     """The response is late, or would be."""
 

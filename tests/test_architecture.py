@@ -56,7 +56,7 @@ EVERY_SERVER = """
     cli.main codec.json_documents codec.rows console cpu_limits errors factory http.cache_headers http.request_head
     http.request_parser model.artifact model.golden model.latency model.predictor model.run_timeout model.session
     observability.log observability.metrics observability.process_metrics observability.shared_memory
-    observability.trace_context patterns.web_single.page resilience.background resilience.deadline roles server.connection
+    observability.trace_context patterns.web_single.page resilience.background roles server.connection
     server.event_loop server.listener server.response_writer server.serve services setting_types settings wsgi.allowed_hosts
     wsgi.application wsgi.body wsgi.conditional wsgi.health_routes wsgi.openapi wsgi.request_observer wsgi.routing
     wsgi.security_headers

@@ -8,9 +8,8 @@ from time import monotonic
 import numpy as np
 
 from iris_wsgi.codec.rows import Array
-from iris_wsgi.errors import DeadlineExceeded
+from iris_wsgi.errors import PARSED_TOO_LATE, RAN_TOO_LONG, DeadlineExceeded
 from iris_wsgi.model.predictor import Predict, PredictContext, Prediction
-from iris_wsgi.resilience.deadline import PARSED, RAN
 
 
 class PendingRow:
@@ -25,9 +24,9 @@ class PendingRow:
     def result(self) -> Array:
         """Waits for the run, up to the deadline of the row. Raises the error of the run, or DeadlineExceeded."""
         if not self.done.wait(None if self.deadline == inf else max(0.0, self.deadline - monotonic())):
-            raise DeadlineExceeded(RAN)
+            raise DeadlineExceeded(RAN_TOO_LONG)
         if self.probabilities is None:
-            raise self.error or DeadlineExceeded(RAN)
+            raise self.error or DeadlineExceeded(RAN_TOO_LONG)
         return self.probabilities
 
 
@@ -84,5 +83,5 @@ class DynamicBatcher:
                 pending.error = error
         for pending in batch:
             if pending.probabilities is None and pending.error is None:
-                pending.error = DeadlineExceeded(PARSED)
+                pending.error = DeadlineExceeded(PARSED_TOO_LATE)
             pending.done.set()

@@ -8,13 +8,12 @@ from math import inf
 import numpy as np
 
 from iris_wsgi.codec.rows import Array, best
-from iris_wsgi.errors import DeadlineExceeded
+from iris_wsgi.errors import PARSED_TOO_LATE, RAN_TOO_LONG, DeadlineExceeded
 from iris_wsgi.http.cache_headers import DEFAULT, CacheDirectives
 from iris_wsgi.model.run_timeout import RunWatchdog
 from iris_wsgi.model.session import Graph, Model
 from iris_wsgi.observability.metrics import Counter, Histogram, Info, Registry
 from iris_wsgi.observability.trace_context import Ids
-from iris_wsgi.resilience.deadline import PARSED, RAN
 
 # onnxruntime looks between two nodes of a graph whether to go on, and a classifier may be one node. So many rows are half a
 # millisecond of an SVM, and the cost of a run over them is 1 % more than that of the rows.
@@ -72,7 +71,7 @@ def within_deadline(model: Model, watch: RunWatchdog) -> Predict:
         if deadline == inf:
             return Prediction(model.predict(rows))
         if time.monotonic() >= deadline:
-            raise DeadlineExceeded(PARSED)
+            raise DeadlineExceeded(PARSED_TOO_LATE)
         if len(rows) <= PIECE_ROWS:
             return Prediction(watch.run(lambda options: model.predict(rows, options), deadline))
         pieces = [piece(rows[i : i + PIECE_ROWS], deadline) for i in range(0, len(rows), PIECE_ROWS)]
@@ -80,7 +79,7 @@ def within_deadline(model: Model, watch: RunWatchdog) -> Predict:
 
     def piece(rows: Array, deadline: float) -> Array:
         if time.monotonic() >= deadline:
-            raise DeadlineExceeded(RAN)
+            raise DeadlineExceeded(RAN_TOO_LONG)
         return watch.run(lambda options: model.predict(rows, options), deadline)
 
     return predict

@@ -6,9 +6,8 @@ from math import inf
 from time import monotonic
 from typing import TypeVar
 
-from iris_wsgi.errors import DeadlineExceeded
+from iris_wsgi.errors import RAN_TOO_LONG, DeadlineExceeded
 from iris_wsgi.model.session import RunOptions
-from iris_wsgi.resilience.deadline import RAN
 
 T = TypeVar("T")
 
@@ -34,7 +33,7 @@ class RunWatchdog:
             return action(options)
         except Exception:
             if options.terminate:
-                raise DeadlineExceeded(RAN) from None
+                raise DeadlineExceeded(RAN_TOO_LONG) from None
             raise
         finally:
             with self.lock:

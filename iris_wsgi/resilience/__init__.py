@@ -1,1 +1,1 @@
-"""Background tasks, deadlines, circuit breakers, and single-flight."""
+"""Background tasks, circuit breakers, and single-flight."""

@@ -6,8 +6,7 @@ from math import inf
 from time import monotonic
 from typing import TypeVar
 
-from iris_wsgi.errors import DeadlineExceeded
-from iris_wsgi.resilience.deadline import RAN
+from iris_wsgi.errors import RAN_TOO_LONG, DeadlineExceeded
 
 K = TypeVar("K", bound=Hashable)
 
@@ -34,7 +33,7 @@ class PendingResult:
         """Returns None if the caller must retry. Raises the error of the computation, and DeadlineExceeded."""
         seconds = -1.0 if deadline == inf else min(max(0.0, deadline - monotonic()), threading.TIMEOUT_MAX)
         if not self.resolved.acquire(timeout=seconds):
-            raise DeadlineExceeded(RAN)
+            raise DeadlineExceeded(RAN_TOO_LONG)
         self.resolved.release()
         if self.error is not None:
             raise self.error

@@ -1,5 +1,6 @@
 """WSGI application (PEP 3333): dispatches requests to routes, and renders responses and failures."""
 
+import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from typing import Any, Literal, NamedTuple, Protocol
 from iris_wsgi import errors
 from iris_wsgi.errors import JSON, Problem
 from iris_wsgi.observability.trace_context import Ids, ids_of
-from iris_wsgi.resilience import deadline
 from iris_wsgi.wsgi.body import Environ, check_content_type, compress, decompress, read_body
 from iris_wsgi.wsgi.routing import Parameters, Prefix, Router, mounted
 
@@ -19,6 +19,8 @@ STATUS_LINES = {status: f"{status} {phrase}" for status, phrase in errors.PHRASE
 NO_CONTENT = (204, 304)
 NO_STORE = ("Cache-Control", "no-store")
 UNMATCHED = "unmatched"
+wait_preference = re.compile(r"[ \t]*wait[ \t]*=[ \t]*\"?([0-9]{1,9})\"?[ \t]*(?:;.*)?", re.IGNORECASE).fullmatch
+quoted = re.compile(r'"(?:[^"\\]|\\.)*"')
 UNEXPECTED = "The server failed on this request; its log says more under this request id."
 
 # The threads that run a handler: for computation, for responses that wait for a job, or for calls to other servers.
@@ -233,7 +235,7 @@ class App:
     def deadline(self, route: Route | None, environ: Environ, arrived: float) -> float:
         if route is not None and route.schedule.max_wait_seconds:
             return arrived + long_poll_seconds(route, environ) + self.deadline_seconds
-        return deadline.deadline_of(arrived, self.deadline_seconds, environ.get("HTTP_PREFER"))
+        return deadline_of(arrived, self.deadline_seconds, environ.get("HTTP_PREFER"))
 
     def respond(self, request: Request, resource: Resource, body: bytes | None) -> Response:
         """Runs the handler. Raises Problem if no route matches, or if the headers or the body are invalid."""
@@ -245,7 +247,7 @@ class App:
             return self.respond_without_route(request, resource.allow)
         request.deadline = self.deadline(route, environ, request.arrived)
         if request.deadline <= time.monotonic():
-            raise errors.DeadlineExceeded(deadline.WAITED)
+            raise errors.DeadlineExceeded(errors.WAITED_TOO_LONG)
         # Before the handler, which may store something: an invalid prefix is a failure.
         request.prefix = self.prefix(environ)
         if route.body is not None:
@@ -278,9 +280,28 @@ class App:
         return decompress(body, environ.get("HTTP_CONTENT_ENCODING"), self.max_body_bytes)
 
 
+def deadline_of(arrived: float, timeout_seconds: float, prefer: str | None) -> float:
+    """Returns the monotonic deadline of a request: its timeout, or the shorter wait=N of its Prefer header (RFC 7240)."""
+    return arrived + min(timeout_seconds, preferred_wait(prefer) or inf)
+
+
+def preferred_wait(prefer: str | None) -> int | None:
+    """Returns the N of wait=N in a Prefer header, or None."""
+    if prefer is not None:
+        for preference in quoted.sub(keep_number, prefer).split(","):
+            if found := wait_preference(preference):
+                return int(found[1])
+    return None
+
+
+def keep_number(found: re.Match[str]) -> str:
+    """Removes a quoted string that is not a number: it may contain commas."""
+    return found[0] if found[0][1:-1].isdigit() else ""
+
+
 def long_poll_seconds(route: Route, environ: Environ) -> float:
     """Returns how long the response to this request may wait for a job."""
-    return min(route.schedule.max_wait_seconds, deadline.preferred_wait(environ.get("HTTP_PREFER")) or 0)
+    return min(route.schedule.max_wait_seconds, preferred_wait(environ.get("HTTP_PREFER")) or 0)
 
 
 def resource(path: str, by_method: Mapping[str, Route]) -> Resource:

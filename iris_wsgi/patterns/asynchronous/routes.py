@@ -13,10 +13,9 @@ from iris_wsgi.model.session import Graph
 from iris_wsgi.patterns.asynchronous.job import DONE, ID_PATTERN, STATES, Job, JobExpired, JobStore, KeyConflict, QueueFull, Stop
 from iris_wsgi.patterns.asynchronous.job_codec import accepted, href, pack_rows, record
 from iris_wsgi.patterns.asynchronous.metrics import JobMetrics
-from iris_wsgi.resilience import deadline
 from iris_wsgi.resilience.circuit_breaker import CircuitBreaker
 from iris_wsgi.wsgi import openapi
-from iris_wsgi.wsgi.application import NO_STORE, Request, Response, Route, RouteDoc, Schedule
+from iris_wsgi.wsgi.application import NO_STORE, Request, Response, Route, RouteDoc, Schedule, preferred_wait
 
 DOWN = "The job store is unavailable; acknowledged jobs are not lost. Retry, and submit with the same Idempotency-Key."
 # Followed by the remedy.
@@ -83,7 +82,7 @@ def routes(model: Graph, queue: JobQueue, max_rows: int, wait_seconds: float) ->
         )
 
     def get(request: Request) -> Response:
-        preferred = deadline.preferred_wait(request.environ.get("HTTP_PREFER"))
+        preferred = preferred_wait(request.environ.get("HTTP_PREFER"))
         if not preferred:
             return job_response(request, queue.call(queue.store.get, id_of(request)))
         seconds = min(float(preferred), wait_seconds)

@@ -6,11 +6,10 @@ from math import inf
 from time import monotonic
 from typing import NamedTuple
 
-from iris_wsgi.errors import DeadlineExceeded
+from iris_wsgi.errors import PARSED_TOO_LATE, DeadlineExceeded
 from iris_wsgi.observability.metrics import Counter, Family, Gauge, Registry
 from iris_wsgi.observability.shared_memory import Board
 from iris_wsgi.patterns.prediction_cache.keys import Values
-from iris_wsgi.resilience.deadline import PARSED
 from iris_wsgi.resilience.single_flight import PendingResult, SingleFlight
 from iris_wsgi.storage.lru import Entry, LRUCache
 
@@ -175,5 +174,5 @@ class CacheStore:
 def now_before(deadline: float) -> float:
     """Returns the monotonic time. Raises DeadlineExceeded like a predictor, even if the cache has the value."""
     if (now := monotonic()) >= deadline:
-        raise DeadlineExceeded(PARSED)
+        raise DeadlineExceeded(PARSED_TOO_LATE)
     return now

@@ -14,7 +14,7 @@ from job_store_invariants import invariant_violations
 from project import MODEL
 
 from iris_wsgi.codec.rows import Array, Encoder
-from iris_wsgi.errors import BackendUnavailable, DeadlineExceeded
+from iris_wsgi.errors import RAN_TOO_LONG, BackendUnavailable, DeadlineExceeded
 from iris_wsgi.model.predictor import PredictContext, Prediction
 from iris_wsgi.model.session import Model, load_model
 from iris_wsgi.observability.metrics import Registry
@@ -24,7 +24,6 @@ from iris_wsgi.patterns.asynchronous.metrics import JobMetrics
 from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
 from iris_wsgi.patterns.asynchronous.worker import MODEL_FAILED, TOO_LONG, WRONG_WIDTH, JobWorker, WorkerLimits
 from iris_wsgi.resilience.circuit_breaker import FAILURES
-from iris_wsgi.resilience.deadline import RAN
 
 LIMITS = WorkerLimits(max_jobs=64, max_rows=100, max_attempts=3, lease_seconds=600, run_seconds=60, retry_seconds=1)
 ROW = np.array([[5.1, 3.5, 1.4, 0.2]], np.float32)
@@ -53,7 +52,7 @@ class Acting:
         if (rows == BAD[0, 0]).any():
             raise RuntimeError("onnxruntime says: secret /path")
         if (rows == SLOW[0, 0]).any():
-            raise DeadlineExceeded(RAN)
+            raise DeadlineExceeded(RAN_TOO_LONG)
         probabilities = self.model.predict(rows)
         probabilities[(rows == WORSE[0, 0]).any(axis=1)] = np.nan
         return Prediction(probabilities)

@@ -12,10 +12,9 @@ from http_clients import RawConnection, http_request, metric_sum, wait_until
 from predictors import of_arrays, predictor
 from project import MODEL
 
-from iris_wsgi.errors import DeadlineExceeded
+from iris_wsgi.errors import PARSED_TOO_LATE, RAN_TOO_LONG, DeadlineExceeded
 from iris_wsgi.model.batcher import DynamicBatcher
 from iris_wsgi.model.session import load_model
-from iris_wsgi.resilience.deadline import PARSED, RAN
 from iris_wsgi.settings import BadSetting
 
 ROWS = np.random.default_rng(5).uniform(0, 8, (200, 4)).astype(np.float32)
@@ -88,7 +87,7 @@ def test_who_no_longer_wants_an_answer_is_not_run_and_nobody_waits_for_longer_th
     late = pool.submit(predict, ROWS[1:2], time.monotonic() + 0.01)
     patience = time.monotonic() + 3600
     patient = pool.submit(predict, ROWS[2:3], patience)
-    with pytest.raises(DeadlineExceeded, match=RAN):
+    with pytest.raises(DeadlineExceeded, match=RAN_TOO_LONG):
         late.result(120)
     wait_until_queued(batcher, 2)
     held.go.release()
@@ -99,7 +98,7 @@ def test_who_no_longer_wants_an_answer_is_not_run_and_nobody_waits_for_longer_th
 
 def test_a_run_of_nobody_is_no_run():
     batcher = DynamicBatcher(predictor(lambda rows, until: pytest.fail("it ran")), 8, 0)
-    with pytest.raises(DeadlineExceeded, match=f"{PARSED}|{RAN}"):
+    with pytest.raises(DeadlineExceeded, match=f"{PARSED_TOO_LATE}|{RAN_TOO_LONG}"):
         of_arrays(batcher)(ROWS[:1], time.monotonic() - 1)
 
 

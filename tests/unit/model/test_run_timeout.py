@@ -12,12 +12,12 @@ from http_clients import LABEL_REQUEST, METRICS, RawConnection, http_request, me
 from http_clients import wait_until as happens
 from predictors import of_arrays
 
-from iris_wsgi.errors import DeadlineExceeded
+from iris_wsgi.errors import PARSED_TOO_LATE, RAN_TOO_LONG, WAITED_TOO_LONG, DeadlineExceeded
 from iris_wsgi.model import predictor, run_timeout
 from iris_wsgi.model.predictor import PIECE_ROWS, within_deadline
 from iris_wsgi.model.run_timeout import RunWatchdog
 from iris_wsgi.model.session import load_model
-from iris_wsgi.resilience.deadline import PARSED, RAN, WAITED, deadline_of
+from iris_wsgi.wsgi.application import deadline_of
 
 ROW = [[5.1, 3.5, 1.4, 0.2]]
 
@@ -53,7 +53,7 @@ class Recorded:
 
 def test_nothing_runs_after_the_deadline():
     model = Recorded()
-    with pytest.raises(DeadlineExceeded, match=PARSED):
+    with pytest.raises(DeadlineExceeded, match=PARSED_TOO_LATE):
         of_arrays(within_deadline(model, RunWatchdog()))(np.zeros((1, 4), np.float32), time.monotonic())
     assert model.rows == []
 
@@ -75,7 +75,7 @@ def test_no_piece_begins_after_the_deadline(monkeypatch):
         return rows
 
     model = Recorded(slowly)
-    with pytest.raises(DeadlineExceeded, match=RAN):
+    with pytest.raises(DeadlineExceeded, match=RAN_TOO_LONG):
         of_arrays(within_deadline(model, RunWatchdog()))(np.zeros((3 * PIECE_ROWS, 4), np.float32), ends)
     assert model.rows == [PIECE_ROWS]
 
@@ -105,7 +105,7 @@ def test_a_run_is_ended_at_its_deadline_and_others_go_on(slow_model, monkeypatch
     watching.sooner.set()
     for thread in threads:
         thread.join()
-    assert results["short"] == RAN
+    assert results["short"] == RAN_TOO_LONG
     assert (results["long"] == whole).all() and (results["none"] == whole).all()
 
 
@@ -130,7 +130,7 @@ def test_a_request_that_has_waited_too_long_gets_504_and_nothing_runs(service, p
     body = json.dumps({"data": ROW, "instances": ROW} if "v1" in path else {"data": ROW}).encode()
     response, _ = service.app.answer("POST", path, {"CONTENT_TYPE": "application/json"}, body, time.monotonic() - 3600)
     document = json.loads(response.body)
-    assert response.status == 504 and document.get("detail", document.get("error")) == WAITED
+    assert response.status == 504 and document.get("detail", document.get("error")) == WAITED_TOO_LONG
     assert metric_sum(service.app.answer("GET", "/metrics", {})[0].body.decode(), "model_runs_total") == before
 
 
@@ -146,7 +146,7 @@ def test_the_timeout_of_the_protocol_is_in_microseconds_and_counts_from_the_arri
         return response.status, response.body
 
     assert status(None)[0] == status(5_000_000)[0] == status(0)[0] == 200
-    assert status(1)[0] == 504 and PARSED in status(1)[1].decode()
+    assert status(1)[0] == 504 and PARSED_TOO_LATE in status(1)[1].decode()
     assert status(1_000_000, ago=2)[0] == 504
     # The server's own is shorter.
     assert status(3_600_000_000, ago=11)[0] == 504
@@ -169,7 +169,7 @@ def test_zero_milliseconds_are_no_deadline(make_app):
 def test_under_another_server_a_deadline_counts_from_the_call(make_app, slow_model):
     app = make_app(model_dir=str(slow_model), deadline_ms=20, cache="off").service.app
     status, _, content = call_wsgi(app, "POST", "/predict/batch", json.dumps({"data": ROW * 2000}).encode())
-    assert (status, json.loads(content)["detail"]) in ((504, RAN), (504, PARSED))
+    assert (status, json.loads(content)["detail"]) in ((504, RAN_TOO_LONG), (504, PARSED_TOO_LATE))
 
 
 def test_a_run_that_takes_too_long_is_ended_on_every_protocol(run, slow_model):
@@ -186,8 +186,10 @@ def test_a_run_that_takes_too_long_is_ended_on_every_protocol(run, slow_model):
             def ran(path=path, document=document) -> bool:
                 # On a busy machine its time may be over before the run begins. Then it is asked again.
                 answer = wire.exchange(http_request("POST", path, document))
-                assert answer.status == 504 and any(why in answer.body.decode() for why in (RAN, PARSED, WAITED)), path
-                return RAN in answer.body.decode()
+                assert answer.status == 504 and any(
+                    why in answer.body.decode() for why in (RAN_TOO_LONG, PARSED_TOO_LATE, WAITED_TOO_LONG)
+                ), path
+                return RAN_TOO_LONG in answer.body.decode()
 
             happens(ran, "a run that is ended")
         happens(lambda: wire.exchange(http_request("POST", "/predict/label", {"data": ROW})).status == 200, "an answer in time")
@@ -202,7 +204,7 @@ def test_what_expires_in_the_queue_is_told_at_once_and_never_runs(run, slow_mode
         busy.send(large)
         happens(lambda: metric_sum(prober.exchange(METRICS).body.decode(), "http_requests_in_flight") == 2, "the thread is busy")
         answer = waiting.exchange(impatient)
-        assert answer.status == 504 and answer.json()["detail"] == WAITED and not answer.closes
+        assert answer.status == 504 and answer.json()["detail"] == WAITED_TOO_LONG and not answer.closes
         text = prober.exchange(METRICS).body.decode()
         assert metric_sum(text, "http_requests_total", method="POST", route="/predict/batch", status="504") == 1
         assert sum(metric_sum(text, "model_rows_total", label=label) for label in "abc") == 0 and not busy.readable()
