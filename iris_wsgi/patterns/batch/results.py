@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from iris_wsgi.patterns.batch.exit_status import Miscounted
-from iris_wsgi.patterns.batch.options import CHECKPOINT, Options, open_output
+from iris_wsgi.patterns.batch.options import CHECKPOINT, FileSpec, Options, open_output
 from iris_wsgi.settings import BadSetting
 from iris_wsgi.storage.files import AppendFile, StdStream, destination, replace_file
 from iris_wsgi.tabular.record_splitter import Chunk, Position
@@ -105,12 +105,12 @@ class Results:
         self.checkpoint = Checkpoint(checkpoint_path(options), identity)
         self.progress = Progress(Position(), 0, 0, 0, 0, dict.fromkeys(labels, 0))
         with ExitStack() as opened:
-            self.output = open_predictions(options)
+            self.output = open_target(options.target, 1, temporary=True)
             opened.callback(self.output.close)
             earlier = self.earlier()
             if earlier is not None:
                 self.checkpoint, self.progress = earlier, earlier.progress()
-            self.errors = open_errors(options)
+            self.errors = open_target(options.errors, 2, temporary=False)
             opened.callback(self.errors.close)
             if earlier is None and self.errors.size and not options.force:
                 raise BadSetting(f"{options.errors.path} exists and is not of this run; --force overwrites it")
@@ -204,17 +204,11 @@ def checkpoint_path(options: Options) -> Path:
         raise BadSetting(f"{path} cannot be written: {error.strerror}") from None
 
 
-def open_predictions(options: Options) -> AppendFile | StdStream:
-    if options.target.is_stream:
-        return StdStream(open_output(options.target, 1))
-    if options.target.format == "parquet":
+def open_target(target: FileSpec, standard: int, temporary: bool) -> AppendFile | StdStream:
+    if target.is_stream:
+        return StdStream(open_output(target, standard))
+    if target.format == "parquet":
         from iris_wsgi.tabular.parquet import ParquetFile
 
-        return ParquetFile(Path(options.target.path), temporary=True)
-    return AppendFile(Path(options.target.path), temporary=True)
-
-
-def open_errors(options: Options) -> AppendFile | StdStream:
-    if options.errors.is_stream:
-        return StdStream(open_output(options.errors, 2))
-    return AppendFile(Path(options.errors.path), temporary=False)
+        return ParquetFile(Path(target.path), temporary)
+    return AppendFile(Path(target.path), temporary)

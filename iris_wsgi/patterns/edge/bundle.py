@@ -40,6 +40,10 @@ class Manifest(NamedTuple):
     files: dict[str, ManifestEntry]
 
     @property
+    def model(self) -> str:
+        return f"{self.name} {self.version}"
+
+    @property
     def model_files(self) -> dict[str, ManifestEntry]:
         return {path: entry for path, entry in self.files.items() if path.startswith(MODEL)}
 

@@ -68,7 +68,7 @@ def bundle_labels(bundle: dict[str, StaticFile], model: Graph, settings: Setting
         # The folder may hold only the part.
         pass
     raise BadSetting(
-        f"IRIS_EDGE_DIR={settings.edge_dir!r} is a bundle of the model {manifest.name} {manifest.version} {manifest.digest}, "
+        f"IRIS_EDGE_DIR={settings.edge_dir!r} is a bundle of the model {manifest.model} {manifest.digest}, "
         f"and this server has {model.name} {model.version} {model.digest}: build a bundle of this model by "
         f"bin/edge build --model-dir {settings.model_dir}, or serve none by an empty IRIS_EDGE_DIR"
     )

@@ -124,7 +124,7 @@ def status(device: "DeviceStore") -> None:
     state = device.state()
     for name, folder in (("current", state.current), ("previous", state.previous)):
         manifest = device.bundle(folder).manifest if folder else None
-        say(f"{name}: {manifest.bundle} ({manifest.name} {manifest.version} {manifest.digest})" if manifest else f"{name}: none")
+        say(f"{name}: {manifest.bundle} ({manifest.model} {manifest.digest})" if manifest else f"{name}: none")
     if (bundle := device.current()) is not None:
         say(f"self-test: {bundle.test()}")
 

@@ -8,15 +8,7 @@ from iris_wsgi.errors import BadModel
 from iris_wsgi.model.artifact import read_file
 from iris_wsgi.model.download import ArtifactSource, artifact_source
 from iris_wsgi.model.session import RUNTIME_VERSION
-from iris_wsgi.patterns.edge.bundle import (
-    MANIFEST,
-    MANIFEST_BYTES,
-    Manifest,
-    ManifestEntry,
-    open_bundle,
-    parse_manifest,
-    read_checked,
-)
+from iris_wsgi.patterns.edge.bundle import MANIFEST, MANIFEST_BYTES, ManifestEntry, open_bundle, parse_manifest, read_checked
 from iris_wsgi.patterns.edge.device_store import DeviceState, DeviceStore, is_folder_of
 from iris_wsgi.storage.files import replace_file
 
@@ -45,9 +37,7 @@ def update(device: DeviceStore, source: str, again: bool = False) -> str:
         replace_file(folder / MANIFEST, content)
         result = open_bundle(folder).test()
         device.activate(DeviceState(folder.name, state.current))
-        return (
-            f"took {manifest.bundle} ({model_name(manifest)}), {fetched} of {len(manifest.model_files)} files were new: {result}"
-        )
+        return f"took {manifest.bundle} ({manifest.model}), {fetched} of {len(manifest.model_files)} files were new: {result}"
 
 
 def local_files(device: DeviceStore, state: DeviceState) -> Iterator[tuple[ManifestEntry, Path]]:
@@ -69,10 +59,6 @@ def add_file(read: ArtifactSource, path: str, entry: ManifestEntry, folder: Path
     return fetched
 
 
-def model_name(manifest: Manifest) -> str:
-    return f"{manifest.name} {manifest.version}"
-
-
 def roll_back(device: DeviceStore) -> str:
     """Exchanges the current and the previous bundle. Returns a line for the user. Raises BadModel."""
     with device.changing():
@@ -82,4 +68,4 @@ def roll_back(device: DeviceStore) -> str:
         bundle = device.bundle(state.previous)
         result = bundle.test()
         device.activate(DeviceState(state.previous, state.current, went_back=True))
-        return f"went back to {bundle.manifest.bundle} ({model_name(bundle.manifest)}): {result}"
+        return f"went back to {bundle.manifest.bundle} ({bundle.manifest.model}): {result}"
