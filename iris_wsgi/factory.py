@@ -12,8 +12,7 @@ from iris_wsgi import __version__
 from iris_wsgi.errors import BadModel, Problem
 from iris_wsgi.model import golden
 from iris_wsgi.model.latency import BLOCKING, measure
-from iris_wsgi.model.predictor import ModelMetrics, measured, within_deadline
-from iris_wsgi.model.run_timeout import RunWatchdog
+from iris_wsgi.model.predictor import ModelMetrics, RunWatchdog, measured, within_deadline
 from iris_wsgi.model.session import Graph, Model
 from iris_wsgi.observability.log import Log
 from iris_wsgi.observability.metrics import Info, Registry

@@ -1,23 +1,26 @@
-"""The predictor interface, and its wrappers for deadlines and metrics."""
+"""Predictor interface, and its wrappers for deadlines and metrics."""
 
-import time
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
+from time import monotonic, perf_counter
+from typing import TypeVar
 
 import numpy as np
 
 from iris_wsgi.codec.rows import Array, best
 from iris_wsgi.errors import PARSED_TOO_LATE, RAN_TOO_LONG, DeadlineExceeded
 from iris_wsgi.http.cache_headers import DEFAULT, CacheDirectives
-from iris_wsgi.model.run_timeout import RunWatchdog
-from iris_wsgi.model.session import Graph, Model
+from iris_wsgi.model.session import Graph, Model, RunOptions
 from iris_wsgi.observability.metrics import Counter, Histogram, Info, Registry
 from iris_wsgi.observability.trace_context import Ids
 
-# onnxruntime looks between two nodes of a graph whether to go on, and a classifier may be one node. So many rows are half a
-# millisecond of an SVM, and the cost of a run over them is 1 % more than that of the rows.
+# A classifier may be one node of the graph, and onnxruntime checks for termination between nodes only. This number of rows takes
+# half a millisecond of an SVM, and one run per piece adds 1 % to its time.
 PIECE_ROWS = 1024
+
+T = TypeVar("T")
 
 
 # Slotted dataclasses: a request creates one of each, and in CPython they cost less than named tuples.
@@ -44,50 +47,98 @@ class Prediction:
 Predict = Callable[[Array, PredictContext], Prediction]
 
 
+class RunWatchdog:
+    """Terminates runs of the model at their deadlines, from one thread that sleeps until the next deadline."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.runs: dict[int, tuple[float, RunOptions]] = {}
+        self.wakes_at = inf
+        self.sooner = threading.Event()
+        self.thread: threading.Thread | None = None
+
+    def run(self, action: Callable[[RunOptions], T], deadline: float) -> T:
+        """Calls `action` with run options that terminate its run at `deadline` (monotonic). Raises DeadlineExceeded."""
+        options, key = RunOptions(), threading.get_ident()
+        with self.lock:
+            self.runs[key] = deadline, options
+            if deadline < self.wakes_at:
+                self.wake(deadline)
+        try:
+            return action(options)
+        except Exception:
+            if options.terminate:
+                raise DeadlineExceeded(RAN_TOO_LONG) from None
+            raise
+        finally:
+            with self.lock:
+                del self.runs[key]
+
+    def wake(self, at: float) -> None:
+        """Makes the thread look at `at` (monotonic). The thread is started when it is first needed."""
+        self.wakes_at = at
+        if self.thread is None:
+            self.thread = threading.Thread(target=self.watch, daemon=True, name="deadlines")
+            self.thread.start()
+        else:
+            self.sooner.set()
+
+    def watch(self) -> None:
+        while True:
+            now = monotonic()
+            with self.lock:
+                self.sooner.clear()
+                for at, options in self.runs.values():
+                    if at <= now:
+                        options.terminate = True
+                self.wakes_at = min((at for at, _ in self.runs.values() if at > now), default=inf)
+                seconds = None if self.wakes_at == inf else self.wakes_at - now
+            self.sooner.wait(seconds)
+
+
 class ModelMetrics:
-    """What is counted of a model's work."""
+    """Metrics of the model."""
 
     def __init__(self, registry: Registry, model: Graph) -> None:
         ranged = [f.name for f in model.features if f.min is not None and f.max is not None]
         self.registry = registry
-        self.runs = Counter(registry, "model_runs_total", "Runs of the model.")
-        self.seconds = Histogram(registry, "model_run_duration_seconds", "Seconds that a run of the model took.")
+        self.runs = Counter(registry, "model_runs_total", "Model runs.")
+        self.seconds = Histogram(registry, "model_run_duration_seconds", "Duration of model runs in seconds.")
         self.rows = registry.counter("model_rows_total", "Rows predicted, by predicted label.", "label", model.labels)
         self.out_of_range = registry.counter(
-            "model_input_out_of_range_total",
-            "Values outside the range that the feature had in training.",
-            "feature",
-            ranged,
+            "model_input_out_of_range_total", "Input values outside the training range of their feature.", "feature", ranged
         )
         info = (model.name, model.version, model.digest)
-        Info(registry, "model_info", "The model that is served.", ("name", "version", "digest"), [[one] for one in info])
+        Info(
+            registry, "model_info", "Name, version, and digest of the model.", ("name", "version", "digest"), [[v] for v in info]
+        )
 
 
-def within_deadline(model: Model, watch: RunWatchdog) -> Predict:
-    """Returns the predictor of a model in this process. It starts no run after the deadline, and ends a run at the deadline."""
+def within_deadline(model: Model, watchdog: RunWatchdog) -> Predict:
+    """Returns the predictor of a model in this process. It starts no run after the deadline, and terminates a run then."""
 
     def predict(rows: Array, context: PredictContext) -> Prediction:
         deadline = context.deadline
         if deadline == inf:
             return Prediction(model.predict(rows))
-        if time.monotonic() >= deadline:
+        if monotonic() >= deadline:
             raise DeadlineExceeded(PARSED_TOO_LATE)
         if len(rows) <= PIECE_ROWS:
-            return Prediction(watch.run(lambda options: model.predict(rows, options), deadline))
+            return Prediction(watchdog.run(lambda options: model.predict(rows, options), deadline))
         pieces = [piece(rows[i : i + PIECE_ROWS], deadline) for i in range(0, len(rows), PIECE_ROWS)]
         return Prediction(np.concatenate(pieces))
 
     def piece(rows: Array, deadline: float) -> Array:
-        if time.monotonic() >= deadline:
+        if monotonic() >= deadline:
             raise DeadlineExceeded(RAN_TOO_LONG)
-        return watch.run(lambda options: model.predict(rows, options), deadline)
+        return watchdog.run(lambda options: model.predict(rows, options), deadline)
 
     return predict
 
 
 def measured(predict: Predict, model: Graph, metrics: ModelMetrics) -> Predict:
-    """Counts runs, seconds, rows by label, and values outside the range that the feature had in training."""
-    # Rounded as the rows are, or the highest training row itself would count as above the range.
+    """Adds the metrics of the model to a predictor."""
+    # As float32, like the rows: otherwise the maximum of the training rows would be out of range.
     ranged = [
         (j, f.name, float(np.float32(f.min)), float(np.float32(f.max)))
         for j, f in enumerate(model.features)
@@ -101,13 +152,13 @@ def measured(predict: Predict, model: Graph, metrics: ModelMetrics) -> Predict:
     row_cells = [metrics.rows.first[label,] for label in model.labels]
 
     def count_one(row: list[float], probabilities: list[float], seconds: float) -> None:
-        """All that a run on one row counts, under one lock; as plain Python several times faster than with numpy."""
+        """Counts a run on one row, under one lock. For one row, plain Python is several times faster than numpy."""
         with lock:
             cells[runs] += 1
             cells[row_cells[best(probabilities)]] += 1
             metrics.seconds.record(seconds, seconds_first)
-        for j, name, least, most in ranged:
-            if not least <= row[j] <= most:
+        for j, name, minimum, maximum in ranged:
+            if not minimum <= row[j] <= maximum:
                 metrics.out_of_range.add((name,))
 
     def count_many(rows: Array, probabilities: Array) -> None:
@@ -120,9 +171,9 @@ def measured(predict: Predict, model: Graph, metrics: ModelMetrics) -> Predict:
             metrics.out_of_range.add((name,), count)
 
     def predict_and_count(rows: Array, context: PredictContext) -> Prediction:
-        started = time.perf_counter()
+        started = perf_counter()
         prediction = predict(rows, context)
-        seconds = time.perf_counter() - started
+        seconds = perf_counter() - started
         probabilities = prediction.probabilities
         if len(rows) == 1:
             count_one(rows[0].tolist(), probabilities[0].tolist(), seconds)

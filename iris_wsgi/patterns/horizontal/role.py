@@ -8,8 +8,7 @@ import numpy as np
 from iris_wsgi.errors import BadModel
 from iris_wsgi.model.artifact import manifest_digest, member_folders
 from iris_wsgi.model.golden import load_verified_model
-from iris_wsgi.model.predictor import within_deadline
-from iris_wsgi.model.run_timeout import RunWatchdog
+from iris_wsgi.model.predictor import RunWatchdog, within_deadline
 from iris_wsgi.patterns.horizontal import routes
 from iris_wsgi.patterns.horizontal.voting import LocalMembers, majority
 from iris_wsgi.services import RoleContext

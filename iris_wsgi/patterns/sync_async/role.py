@@ -5,8 +5,7 @@ from pathlib import Path
 from iris_wsgi.errors import BadModel
 from iris_wsgi.model.artifact import FAST_FOLDER
 from iris_wsgi.model.golden import load_verified_model
-from iris_wsgi.model.predictor import within_deadline
-from iris_wsgi.model.run_timeout import RunWatchdog
+from iris_wsgi.model.predictor import RunWatchdog, within_deadline
 from iris_wsgi.patterns.asynchronous.role import create_queue, job_routes
 from iris_wsgi.patterns.asynchronous.routes import JobQueue
 from iris_wsgi.patterns.sync_async import routes as sync_async

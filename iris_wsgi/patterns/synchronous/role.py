@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from iris_wsgi.model.predictor import within_deadline
-from iris_wsgi.model.run_timeout import RunWatchdog
+from iris_wsgi.model.predictor import RunWatchdog, within_deadline
 from iris_wsgi.model.session import Model
 from iris_wsgi.patterns.synchronous import v1_routes, v2_routes
 from iris_wsgi.patterns.synchronous.served_model import classifier

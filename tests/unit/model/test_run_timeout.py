@@ -13,9 +13,8 @@ from http_clients import wait_until as happens
 from predictors import of_arrays
 
 from iris_wsgi.errors import PARSED_TOO_LATE, RAN_TOO_LONG, WAITED_TOO_LONG, DeadlineExceeded
-from iris_wsgi.model import predictor, run_timeout
-from iris_wsgi.model.predictor import PIECE_ROWS, within_deadline
-from iris_wsgi.model.run_timeout import RunWatchdog
+from iris_wsgi.model import predictor
+from iris_wsgi.model.predictor import PIECE_ROWS, RunWatchdog, within_deadline
 from iris_wsgi.model.session import load_model
 from iris_wsgi.wsgi.application import deadline_of
 
@@ -68,7 +67,7 @@ def test_many_rows_run_in_pieces_and_give_what_one_run_gives():
 
 def test_no_piece_begins_after_the_deadline(monkeypatch):
     now, ends = [1000.0], 1001.0
-    monkeypatch.setattr(predictor.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(predictor, "monotonic", lambda: now[0])
 
     def slowly(rows, _):
         now[0] = ends
@@ -82,7 +81,7 @@ def test_no_piece_begins_after_the_deadline(monkeypatch):
 
 def test_a_run_is_ended_at_its_deadline_and_others_go_on(slow_model, monkeypatch):
     now, watching = [time.monotonic()], RunWatchdog()
-    monkeypatch.setattr(run_timeout, "monotonic", lambda: now[0])
+    monkeypatch.setattr(predictor, "monotonic", lambda: now[0])
     # Far away by the true time, so that it ends by the clock of the watch alone.
     soon, late = now[0] + 3600, now[0] + 10**6
     predict, few = of_arrays(within_deadline(load_model(slow_model)[0], watching)), np.ones((64, 4), np.float32)
@@ -118,10 +117,10 @@ def test_a_failure_of_the_model_is_not_taken_for_a_deadline():
 
 
 def test_the_watch_forgets_runs_that_are_done():
-    run_timeout, before = RunWatchdog(), threading.active_count()
+    watchdog, before = RunWatchdog(), threading.active_count()
     for _ in range(100):
-        run_timeout.run(lambda options: None, time.monotonic() + 60)
-    assert run_timeout.runs == {} and threading.active_count() <= before + 1
+        watchdog.run(lambda options: None, time.monotonic() + 60)
+    assert watchdog.runs == {} and threading.active_count() <= before + 1
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict/label", "/predict/batch", "/v1/models/iris_svc:predict"])
