@@ -85,7 +85,7 @@ class ParquetReader:
         for name in features:
             kind = schema.field(name).type
             if not (arrow.types.is_floating(kind) or arrow.types.is_integer(kind) or arrow.types.is_decimal(kind)):
-                raise BadSetting(f"the column {name!r} of IN holds {kind}, which is not a type of numbers")
+                raise BadSetting(f"the column {name!r} of IN holds {kind}, which is not numeric")
         self.features, self.keep, self.texts = features, keep, texts
         self.kept_types = [schema.field(name).type for name in keep]
         for name, kind in zip(keep, self.kept_types, strict=True):

@@ -350,7 +350,7 @@ def test_parquet_with_missing_and_infinite_values_and_of_wrong_types(tmp_path):
         ("4", "is not finite as a 32-bit float"),
     ]
     text = ",".join(["text", *FEATURES[1:]])
-    assert b"no numbers" in batch(tmp_path / "in.parquet", tmp_path / "o.csv", "--features", text, status=BAD_ARGUMENTS).stderr
+    assert b"not numeric" in batch(tmp_path / "in.parquet", tmp_path / "o.csv", "--features", text, status=BAD_ARGUMENTS).stderr
 
 
 # What is left out.
