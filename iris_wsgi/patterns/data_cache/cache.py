@@ -6,12 +6,11 @@ from random import random
 from struct import Struct
 from time import monotonic
 from typing import Literal, NamedTuple
-from zlib import crc32
 
 from iris_wsgi.errors import BackendUnavailable, NotCached
 from iris_wsgi.http.cache_headers import DEFAULT, NOT_CACHED, CacheDirectives
 from iris_wsgi.observability.metrics import Counter, Gauge, Registry
-from iris_wsgi.patterns.data_cache.read_through import CacheTimes, InvalidationStamps, ReadThrough, Stamp
+from iris_wsgi.patterns.data_cache.read_through import GROUPS, CacheTimes, InvalidationStamps, ReadThrough, Stamp, group_of
 from iris_wsgi.resilience.single_flight import PendingResult, SingleFlight
 from iris_wsgi.storage.lru import LRUCache
 
@@ -20,7 +19,6 @@ JITTER = 0.1
 # The event loop serves an entry only if it stays valid for this time.
 MARGIN_SECONDS = 0.01
 ITEM, PREDICTION = b"i", b"p"
-CHANGE_GROUPS = 4096
 # Sources of an item: memory (an item, or a negative entry; fresh, or stale), another request, Redis, the database, none.
 ITEM_SOURCES = ("hit", "negative", "stale", "collapsed", "redis", "database", "unavailable")
 # Sources of a prediction also are the previous prediction of the same row, and a run of the model.
@@ -118,7 +116,7 @@ class ItemCache:
         self.lock = threading.Lock()
         self.flights = SingleFlight[Key]()
         # Number of changes by other servers to the items of a group. A read during such a change may return the older version.
-        self.changes = [0] * CHANGE_GROUPS
+        self.changes = [0] * GROUPS
 
     def is_cached(self, kind: bytes, item_id: str, directives: CacheDirectives = DEFAULT) -> bool:
         """Returns whether a lookup will not block."""
@@ -192,7 +190,7 @@ class ItemCache:
                 self.entries.clear()
                 self.changes = [count + 1 for count in self.changes]
             for item_id, version in (versions or {}).items():
-                self.changes[change_group(item_id)] += 1
+                self.changes[group_of(item_id)] += 1
                 for kind in (ITEM, PREDICTION):
                     entry = self.entry(kind, item_id, monotonic())
                     if entry is not None and entry.version < version:
@@ -216,7 +214,7 @@ class ItemCache:
         while True:
             with self.lock:
                 now = monotonic()
-                old, stamp, changes = self.entry(kind, item_id, now), self.stamps.of(item_id), self.changes[change_group(item_id)]
+                old, stamp, changes = self.entry(kind, item_id, now), self.stamps.of(item_id), self.changes[group_of(item_id)]
                 valid = old is not None and self.is_valid(old, stamp, now)
                 if old is not None and valid and accepts(directives, old, now):
                     return ItemLookup(old, "hit" if old.version else "negative")
@@ -252,7 +250,7 @@ class ItemCache:
     def store(self, key: Key, item_id: str, entry: Entry, value: bytes) -> bool:
         """Stores an entry, unless a server wrote the item meanwhile. Callers must hold the lock."""
         name, _, changes = key
-        if self.changes[change_group(item_id)] != changes or self.stamps.of(item_id) != entry.stamp:
+        if self.changes[group_of(item_id)] != changes or self.stamps.of(item_id) != entry.stamp:
             return False
         # A negative entry is stored once, and not for the prediction too. It is never served as stale.
         if not entry.version and not name.startswith(ITEM):
@@ -303,7 +301,3 @@ class ItemCache:
 
 def accepts(directives: CacheDirectives, entry: Entry, now: float) -> bool:
     return directives.accept(max(0.0, now - entry.read_at), entry.expires - now)
-
-
-def change_group(item_id: str) -> int:
-    return crc32(item_id.encode()) % CHANGE_GROUPS

@@ -44,13 +44,13 @@ BY_CURSOR, BY_TIME = (
 IDS = "SELECT id FROM iris_items WHERE id > %s ORDER BY id LIMIT %s"
 
 GRANT = (
-    "The role of IRIS_DATABASE_URL lacks a privilege: grant it SELECT, INSERT and UPDATE on iris_items"
-    " and SELECT on iris_items_store, or, where these tables are not there yet, USAGE and CREATE on their schema."
+    "The role of IRIS_DATABASE_URL lacks a privilege: grant it SELECT, INSERT, and UPDATE on iris_items, and SELECT on"
+    " iris_items_store. If these tables do not exist yet, grant it USAGE and CREATE on their schema."
 )
-SIGN_IN = "The database refuses the role or the password of IRIS_DATABASE_URL: correct them, or let the role sign in."
-CREATE = "There is no database of the name in IRIS_DATABASE_URL: create it, or correct the name."
-RESTART = "The tables iris_items and iris_items_store are missing or have another form: restore them, or restart the server."
-PRIMARY = "The database takes no writes: IRIS_DATABASE_URL must lead to the primary, and its role must not be read-only."
+SIGN_IN = "The database rejects the role or the password of IRIS_DATABASE_URL: correct them, or grant the role LOGIN and CONNECT."
+CREATE = "The database in IRIS_DATABASE_URL does not exist: create it, or correct the name."
+RESTART = "The tables iris_items and iris_items_store are missing or changed: restore them, or restart the server."
+PRIMARY = "The database is read-only: IRIS_DATABASE_URL must be the address of the primary, and its role must not be read-only."
 # By the SQLSTATE or its class.
 CONNECTION_REMEDIES = {"28": SIGN_IN, "3D": CREATE}
 OPERATION_REMEDIES = {"42501": GRANT, "42P01": RESTART, "42703": RESTART, "3F": GRANT, "25006": PRIMARY}
