@@ -63,6 +63,7 @@ class Limits(NamedTuple):
     queued: int = 10_000
     attempts: int = 5
     keep_seconds: float = 3600.0
+    # A week is enough time to examine a dead letter and to put it back into the queue.
     keep_failed_seconds: float = 7 * 86400.0
     remember_seconds: float = 3600.0
 

@@ -70,12 +70,7 @@ def create_worker(context: RoleContext, metrics: JobMetrics) -> JobWorker:
     """Returns a worker with a separate connection to the store, which has a longer timeout than that of requests."""
     settings = context.settings
     limits = WorkerLimits(
-        MAX_CLAIMED,
-        settings.max_rows,
-        settings.jobs_attempts,
-        settings.lease_seconds,
-        RUN_SECONDS,
-        RETRY_SECONDS,
+        MAX_CLAIMED, settings.max_rows, settings.jobs_attempts, settings.lease_seconds, RUN_SECONDS, RETRY_SECONDS
     )
     stopping = context.background.is_stopping
     store = create_job_store(settings, WORKER_SECONDS)

@@ -7,19 +7,11 @@ from iris_wsgi.settings import Settings
 
 FILE = "jobs.db"
 REMEMBER_SECONDS = 86400.0
-# A week is enough time to examine a dead letter and to put it back into the queue.
-KEEP_FAILED_SECONDS = 7 * 86400.0
 
 
 def create_job_store(settings: Settings, timeout_seconds: float) -> JobStore:
     """Returns the store. Its calls end within about the timeout. Raises BadSetting, BadStore, and BackendUnavailable."""
-    limits = Limits(
-        settings.jobs_queued,
-        settings.jobs_attempts,
-        settings.keep_seconds,
-        KEEP_FAILED_SECONDS,
-        REMEMBER_SECONDS,
-    )
+    limits = Limits(settings.jobs_queued, settings.jobs_attempts, settings.keep_seconds, remember_seconds=REMEMBER_SECONDS)
     if settings.redis_url:
         from iris_wsgi.patterns.asynchronous.redis_store import RedisJobStore
 

@@ -58,7 +58,7 @@ class ClaimedJob(NamedTuple):
 
 
 class JobResult(NamedTuple):
-    """Encoded result, and whether it agrees with the provisional response; None without one."""
+    """Encoded result, and whether it agrees with the provisional prediction; None without one."""
 
     packed: bytes
     agrees: bool | None
