@@ -1,12 +1,12 @@
-"""A classifier in ONNX, served over a hand-rolled WSGI application.
+"""An ONNX classifier in ten serving patterns, over a WSGI application on the standard library.
 
-Read first: `wsgi.py` (requests in, responses out), `catalogue.py` and `roles.py` (what is served), `model.py` (what answers).
+Read first: `wsgi/application.py` (requests and responses), `roles.py` and `factory.py` (roles), and `model/session.py` (model).
 """
 
 import sys
 from typing import TYPE_CHECKING, Any
 
-# All that an older one can read of this package.
+# An older Python can parse this file, and no other one.
 if sys.hexversion < 0x030B0000:
     sys.exit(f"iris_wsgi: this is Python {sys.version.split()[0]}, and 3.11 or later is needed; bin/setup looks for one")
 
@@ -16,26 +16,24 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-# gunicorn ends at this status of a worker, instead of starting the next one.
+# gunicorn stops if a worker ends with this status, instead of starting another worker.
 CANNOT_LOAD = 4
-
-
 FORKED = (
-    "This process was forked after its application was loaded, so its threads are missing. Load it in each worker: "
+    "This process was forked after the application was loaded, so its threads are missing. Load it in each worker: "
     "under gunicorn without --preload, under uWSGI with --lazy-apps and --enable-threads."
 )
 
 
 def create_app(**settings: Any) -> "App":
-    """Returns the application as a WSGI callable for any WSGI server, e.g. `gunicorn 'iris_wsgi:create_app(role="web_single")'`.
+    """Returns the application for any WSGI server, such as `gunicorn 'iris_wsgi:create_app(role="web_single")'`.
 
-    Settings are those of `settings.Settings`, from the environment (IRIS_ROLE, …) and from arguments, which win. Requests are
-    logged to standard error. Raises SystemExit after one line on standard error if it cannot start. It must be called in the
-    process that serves, not before a fork: role `all` has a thread that works on jobs.
+    The settings are those of `settings.Settings`. Arguments take precedence over the environment (IRIS_ROLE, …). The log goes to
+    standard error. Raises SystemExit after one line on standard error if the application cannot start. Call this function in
+    the process that serves, and not before a fork, because roles have threads.
     """
     import os
 
-    from iris_wsgi.console import failure
+    from iris_wsgi.console import report_failure
     from iris_wsgi.errors import BackendUnavailable, BadModel, BadStore, Problem, ServiceUnavailable
     from iris_wsgi.factory import build
     from iris_wsgi.observability.log import Log
@@ -53,18 +51,20 @@ def create_app(**settings: Any) -> "App":
 
         service = build(chosen, log, check_host=check_host)
     except (BadModel, BadSetting, BadStore, BackendUnavailable) as error:
-        raise SystemExit(failure(str(error), CANNOT_LOAD)) from error
+        raise SystemExit(report_failure(str(error), CANNOT_LOAD)) from error
     if ignored:
-        log.event("warning", f"no effect under another WSGI server, which has its own options: {', '.join(ignored)}")
+        log.event(
+            "warning", f"settings without effect under another WSGI server, which has its own options: {', '.join(ignored)}"
+        )
     if not forks_later():
         service.background.start()
     return service.app
 
 
 def forks_later() -> bool:
-    """Whether uWSGI loads the application in the process that it forks its workers from.
+    """Returns whether uWSGI loads the application in the process from which it forks its workers.
 
-    It forks without telling Python, so a lock that a thread has at that moment stays locked in every worker.
+    uWSGI forks without Python's knowledge, so a lock of a running thread would stay locked in every worker.
     """
     uwsgi: Any = sys.modules.get("uwsgi")
     return uwsgi is not None and uwsgi.worker_id() == 0 and (uwsgi.masterpid() > 0 or uwsgi.numproc > 1)

@@ -1,4 +1,4 @@
-"""The command line of people: arguments, output, progress, and the packages that a command needs."""
+"""CLI helpers: argument parser, output streams, progress, and checks for missing packages."""
 
 import argparse
 import os
@@ -16,8 +16,8 @@ MODEL_PACKAGES = ("numpy", "onnxruntime")
 SERVER_PACKAGES = (*MODEL_PACKAGES, "waitress")
 
 
-def why_missing(needed: Sequence[str]) -> str | None:
-    """One line that names the packages that are not installed and the way out; None where all are. Imports none of them."""
+def missing_packages(needed: Sequence[str]) -> str | None:
+    """Returns a message that names the missing packages and the remedy, or None. Imports no package."""
     missing = [name for name in needed if find_spec(name) is None]
     if not missing:
         return None
@@ -29,12 +29,12 @@ def why_missing(needed: Sequence[str]) -> str | None:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Commands and options count only as they are spelled: an abbreviation would change its meaning with the next option."""
+    """Parser without abbreviations, whose meaning would change with the next option. It suggests similar names."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **{"allow_abbrev": False, **named})
         self.commands: dict[str, Any] = {}
-        # Commands that another program has, by their names, as a user types them.
+        # Commands of other programs by name, as a user types them.
         self.elsewhere: dict[str, str] = {}
 
     def add_subparsers(self, **named: Any) -> Any:
@@ -45,13 +45,13 @@ class ArgumentParser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """Ends the process with status 2 for a command or an option that is not known, and names the nearest one."""
+        """Exits with status 2 for an unknown command or option, and suggests the most similar one."""
         words = list(sys.argv[1:] if args is None else args)
         if self.commands:
             self.check_command(words)
         parsed, unknown = super().parse_known_args(words, namespace)
         if unknown:
-            # What follows an unknown option may be its value.
+            # The words after an unknown option may be its value.
             wrong = next((word for word in unknown if word.startswith("-")), unknown[0])
             options = {name: name for name in self._option_string_actions}
             hint = nearest(wrong.partition("=")[0], options) if wrong.startswith("-") else ""
@@ -59,7 +59,7 @@ class ArgumentParser(argparse.ArgumentParser):
         return parsed, unknown
 
     def check_command(self, words: Sequence[str]) -> None:
-        """The first word that is not an option must be a command: no option before it takes a value."""
+        """Checks that the first word without a dash is a command. No option before it takes a value."""
         word = next((word for word in words if not word.startswith("-")), None)
         if word is not None and word not in self.commands:
             names = {name: name for name in self.commands} | self.elsewhere
@@ -67,12 +67,12 @@ class ArgumentParser(argparse.ArgumentParser):
             self.error(f"argument command: invalid choice: {word!r} (choose from {there}){nearest(word, names)}")
 
     def error(self, message: str) -> NoReturn:
-        """One line: a usage of sixty options would hide what is wrong."""
+        """Exits with one line. A usage of forty options would hide the error."""
         self.exit(2, f"{self.prog.split()[0]}: {message}{' See' if message.endswith('?') else '; see'} --help\n")
 
 
 def without_password(word: str) -> str:
-    """The word as typed, or its option alone where an address with a password follows."""
+    """Returns the word, with an ellipsis in place of an address with a password."""
     option, sign, value = word.partition("=")
     if has_password(unquote(word)):
         return "…"
@@ -80,8 +80,8 @@ def without_password(word: str) -> str:
 
 
 def nearest(word: str, names: Mapping[str, str]) -> str:
-    """A question after the name that is most like the word, as a user types it; empty where none is like it."""
-    # Imported only to complain.
+    """Returns a question with the most similar name, or an empty text."""
+    # Imported only for this message.
     import difflib
 
     found = difflib.get_close_matches(word, names, 1)
@@ -89,77 +89,77 @@ def nearest(word: str, names: Mapping[str, str]) -> str:
 
 
 class StdoutFailed(Exception):
-    """Standard output does not take an answer; the message is the reason."""
+    """Raised if a result cannot be written to standard output; the message is the reason."""
 
 
 def open_streams() -> None:
-    """Opens /dev/null as each standard stream that is closed. Otherwise the next socket becomes it, and gets what is printed."""
+    """Opens /dev/null as each closed standard stream. Otherwise a socket could get its number, and receive printed lines."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            # The system gives the lowest number that is free, which is this one.
+            # The system assigns the lowest free number, which is this one.
             os.open(os.devnull, os.O_RDWR)
-    sys.stdout = sys.stdout or silence()
+    sys.stdout = sys.stdout or null_stream()
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
-def silence() -> TextIO:
-    """Returns a stream that takes all, in the place of one whose last bytes the interpreter would try to write at its end."""
+def null_stream() -> TextIO:
+    """Returns a stream that replaces a failed one, whose buffer the interpreter would flush at its end."""
     return open(os.devnull, "w")
 
 
-def say(line: str) -> None:
-    """Prints a line of an answer. Raises BrokenPipeError and StdoutFailed."""
+def print_result(line: str) -> None:
+    """Prints a line of the result to standard output. Raises BrokenPipeError and StdoutFailed."""
     try:
         print(line, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
-        sys.stdout = silence()
-        raise StdoutFailed(f"standard output: {error.strerror}; the answer is lost") from None
+        sys.stdout = null_stream()
+        raise StdoutFailed(f"standard output: {error.strerror}; the result is lost") from None
 
 
-def mention(line: str) -> None:
-    """Prints a line that nobody needs: a full disk or a reader that is gone ends nothing."""
+def print_status(line: str) -> None:
+    """Prints an optional line. A full disk or a closed pipe is ignored."""
     try:
         print(line, flush=True)
     except OSError:
-        sys.stdout = silence()
+        sys.stdout = null_stream()
 
 
-def tell(line: str) -> None:
-    """Where standard output may be the answer itself."""
+def print_error(line: str) -> None:
+    """Prints a message to standard error."""
     try:
         print(f"iris_wsgi: {line}", file=sys.stderr, flush=True)
     except OSError:
-        sys.stderr = silence()
+        sys.stderr = null_stream()
 
 
-def failure(message: str, status: int) -> int:
-    tell(message)
+def report_failure(message: str, status: int) -> int:
+    print_error(message)
     return status
 
 
 LINE_SECONDS = 5.0
 
 
-class Teller:
-    """`total` is in the same unit as what is told as done, None where it is not known; a `quiet` one tells nothing."""
+class ProgressReporter:
+    """Progress on standard error, as a bar or as lines. `total` is None if unknown. A `quiet` reporter prints nothing."""
 
     def __init__(self, total: int | None, unit: str, quiet: bool) -> None:
         self.total, self.quiet = total, quiet
         self.bar: Any = None
-        self.began = self.said = time.monotonic()
+        self.began = self.printed = time.monotonic()
         self.first: tuple[int, int] | None = None
         if not quiet and sys.stderr.isatty():
-            # Without tqdm, the extra `batch`, a terminal gets lines too.
+            # Without tqdm (the extra `batch`) a terminal gets lines.
             with suppress(ImportError):
                 from tqdm import tqdm
 
                 self.bar = tqdm(total=total, unit=unit, unit_scale=True, dynamic_ncols=True, smoothing=0.1)
 
-    def tell(self, done: int, rows: int, bad: int) -> None:
+    def update(self, done: int, rows: int, bad: int) -> None:
         now = time.monotonic()
         self.first = self.first or (done, rows)
         rate = (rows - self.first[1]) / max(now - self.began, 1e-9)
@@ -167,8 +167,8 @@ class Teller:
         if self.bar is not None:
             self.bar.set_postfix_str(line, refresh=False)
             self.bar.update(done - self.bar.n)
-        elif not self.quiet and now - self.said >= LINE_SECONDS:
-            self.said = now
+        elif not self.quiet and now - self.printed >= LINE_SECONDS:
+            self.printed = now
             if self.total:
                 moved = done - self.first[0]
                 left = (now - self.began) * (self.total - done) / moved if moved else 0

@@ -1,4 +1,4 @@
-"""CPU and memory limits of this process, from its control groups, and the numbers of workers and threads that follow."""
+"""CPU and memory limits of this process, from its control groups, and the default numbers of workers and threads."""
 
 import os
 import re
@@ -11,55 +11,55 @@ from iris_wsgi.roles import ROLES
 from iris_wsgi.settings import Settings
 
 PROC = Path("/proc/self")
-# The files of a limit, by the controller that version 1 has it in; the first file names the limit to people.
+# The files of a limit by the controller of cgroup version 1 ("" for version 2). Messages name the first file.
 CPU = (("", ("cpu.max",)), ("cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")))
 MEMORY = (("", ("memory.max",)), ("memory", ("memory.limit_in_bytes",)))
 escaped = re.compile(r"\\([0-7]{3})")
 
 
 class Mount(NamedTuple):
-    """Where a hierarchy is mounted, and which of its groups is the top there."""
+    """Mount point of a hierarchy, and the group at its top."""
 
     top: PurePosixPath
     folder: Path
 
 
 def cpu_quota(proc: Path = PROC) -> tuple[float, str] | None:
-    """Returns the smallest CPU quota, in CPUs, of the process's group and of those around it, with its file's name."""
+    """Returns the smallest CPU quota, in CPUs, of the own group and its parents, with the name of its file."""
     found = [(int(quota) / int(period), name) for name, (quota, period) in numbers(CPU, proc, 2) if int(period) > 0]
     return min((one for one in found if one[0] > 0), default=None)
 
 
 def memory_limit(proc: Path = PROC) -> tuple[int, str] | None:
-    """Returns the smallest memory limit, in bytes, of the process's group and of those around it, with its file's name."""
+    """Returns the smallest memory limit, in bytes, of the own group and its parents, with the name of its file."""
     return min(((int(limit), name) for name, (limit,) in numbers(MEMORY, proc, 1)), default=None)
 
 
 def numbers(limits: Sequence[tuple[str, Sequence[str]]], proc: Path, count: int) -> Iterator[tuple[str, Sequence[str]]]:
-    """Yields the name and the numbers of a limit of each group; a group without a limit, or without the file, is left out."""
+    """Yields the name and the numbers of the limit of each group. Groups without a limit or file are omitted."""
     for controller, files in limits:
         for folder in folders(controller, proc):
             with suppress(OSError):
                 words = " ".join((folder / file).read_text() for file in files).split()
-                # The words "max" in version 2 and "-1" in version 1 are no limit.
+                # "max" in version 2 and "-1" in version 1 mean unlimited.
                 if len(words) == count and all(word.isdigit() for word in words):
                     yield files[0], words
 
 
 def folders(controller: str, proc: Path) -> Iterator[Path]:
-    """Yields the folder of the process's group and those around it; the controller is empty for version 2."""
+    """Yields the folders of the own group and its parents. The controller is empty for version 2."""
     own = group(controller, proc)
     if own is None:
         return
     for mount in mounts(controller, proc):
-        # Another namespace, or a part of the hierarchy without the group: then the top is all that can be seen.
+        # In another namespace, or without the own group in the mount, only the top is visible.
         inside = own.relative_to(mount.top) if own.is_relative_to(mount.top) and ".." not in own.parts else PurePosixPath()
         for level in (inside, *inside.parents):
             yield mount.folder / level
 
 
 def group(controller: str, proc: Path) -> PurePosixPath | None:
-    """Returns the path of the process's group in the hierarchy of a controller. See cgroups(7)."""
+    """Returns the path of the own group in the hierarchy of a controller. See cgroups(7)."""
     for line in lines(proc / "cgroup"):
         _, controllers, path = line.split(":", 2)
         if controller in controllers.split(","):
@@ -68,7 +68,7 @@ def group(controller: str, proc: Path) -> PurePosixPath | None:
 
 
 def mounts(controller: str, proc: Path) -> Iterator[Mount]:
-    """Yields where the hierarchy of a controller is mounted. See proc_pid_mountinfo(5)."""
+    """Yields the mount points of the hierarchy of a controller. See proc_pid_mountinfo(5)."""
     for line in lines(proc / "mountinfo"):
         before, _, after = line.partition(" - ")
         fields, (kind, _, options) = before.split(), after.split(" ", 2)
@@ -77,7 +77,7 @@ def mounts(controller: str, proc: Path) -> Iterator[Mount]:
 
 
 def lines(path: Path) -> Sequence[str]:
-    """Returns the lines of a file; none where there is no such file, as elsewhere than on Linux."""
+    """Returns the lines of a file, or none if the file does not exist."""
     with suppress(OSError):
         return path.read_text(errors="surrogateescape").splitlines()
     return ()
@@ -88,16 +88,16 @@ def unescaped(path: str) -> str:
 
 
 MIB = 1 << 20
-# A worker of any role takes 62 to 68 MiB at rest with the shipped model; the rest is for the requests that it holds.
+# An idle worker takes 62 to 68 MiB with the shipped model. The rest is for its requests.
 WORKER_MIB = 100
-# onnxruntime has a model twice while it loads it: its file, and the weights in a form of its own.
+# While onnxruntime loads a model, its memory contains the file and another copy of the weights.
 MODEL_COPIES = 2
-# Whoever hands in a job or an item waits until it is on the disk, and all who wait at the same time share one commit.
+# A request that writes a job or an item waits for the disk. Concurrent requests share one commit.
 WRITING_THREADS = 16
 
 
-def cpus(proc: Path = PROC) -> tuple[int, str]:
-    """How many CPUs this process may use, at least one, and what says so: the cgroup's quota or the scheduler's mask."""
+def available_cpus(proc: Path = PROC) -> tuple[int, str]:
+    """Returns the number of usable CPUs, at least one, and its source: the quota of the cgroup or the scheduler mask."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota(proc)
     if quota is None:
@@ -106,22 +106,22 @@ def cpus(proc: Path = PROC) -> tuple[int, str]:
     return max(1, min(usable, round(allowed))), f"{name} allows {allowed:g} of {usable} CPUs"
 
 
-def threads_for(settings: Settings, count: int) -> tuple[int, str]:
-    """Threads of the pool, for what may block or is large; requests of microseconds never get there."""
+def thread_count(settings: Settings, count: int) -> tuple[int, str]:
+    """Returns the number of threads in the pool, and the reason."""
     if settings.threads:
         return settings.threads, "as set"
     if ROLES[settings.role].writes:
-        return max(WRITING_THREADS, 2 * count), "as many requests share one write to the disk"
+        return max(WRITING_THREADS, 2 * count), "concurrent requests share one write to the disk"
     if settings.batch_rows:
-        return max(4, 2 * count, settings.batch_rows), "as many as IRIS_BATCH_ROWS, for each waits for its run"
-    return max(4, 2 * count), "two a CPU, four at least, for large requests"
+        return max(4, 2 * count, settings.batch_rows), "IRIS_BATCH_ROWS requests wait for one run"
+    return max(4, 2 * count), "two per CPU, at least four, for large requests"
 
 
-def workers_for(settings: Settings, proc: Path = PROC) -> tuple[int, str]:
-    """Returns the number of workers, at least one, and what decides it: the setting, the CPUs, or the memory."""
+def worker_count(settings: Settings, proc: Path = PROC) -> tuple[int, str]:
+    """Returns the number of workers, at least one, and the reason: the setting, the CPUs, or the memory."""
     if settings.workers:
         return settings.workers, "as set"
-    count, why = cpus(proc)
+    count, why = available_cpus(proc)
     limit, name = memory(proc)
     each = WORKER_MIB * MIB + MODEL_COPIES * model_bytes(settings)
     room = max(1, limit // each)
@@ -131,13 +131,13 @@ def workers_for(settings: Settings, proc: Path = PROC) -> tuple[int, str]:
 
 
 def memory(proc: Path = PROC) -> tuple[int, str]:
-    """Returns the bytes of memory that this process may use, and what says so: the cgroup's limit, or that of the machine."""
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "that of the machine"
-    # Version 1 writes a number of 19 digits where there is no limit.
+    """Returns the usable memory in bytes, and its source: the limit of the cgroup, or the machine."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "the memory of the machine"
+    # Version 1 writes a number of 19 digits if there is no limit.
     return min(machine, memory_limit(proc) or machine)
 
 
 def model_bytes(settings: Settings) -> int:
-    """Returns the size of the graphs of the role, with those that are in folders of the model's own."""
+    """Returns the size of all graphs in the model folder of the role."""
     folder = Path(settings.model_dir) / ROLES[settings.role].folder.format(member=settings.member)
     return sum(path.stat().st_size for path in folder.rglob("*.onnx") if path.is_file())

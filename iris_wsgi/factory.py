@@ -16,7 +16,7 @@ from iris_wsgi.model.predictor import ModelMetrics, RunWatchdog, measured, withi
 from iris_wsgi.model.session import Graph, Model
 from iris_wsgi.observability.log import Log
 from iris_wsgi.observability.metrics import Info, Registry
-from iris_wsgi.observability.trace_context import Fields, nothing
+from iris_wsgi.observability.trace_context import Headers, no_headers
 from iris_wsgi.patterns.web_single import page
 from iris_wsgi.resilience.background import BackgroundTasks
 from iris_wsgi.roles import ROLES
@@ -232,10 +232,10 @@ def build(settings: Settings, log: Log, registry: Registry | None = None, check_
     return Service(app, model, backend.sample.row, backend.self_test, readiness, observer, background)
 
 
-def authentication(settings: Settings, background: BackgroundTasks, log: Log) -> tuple[Callable[..., App], Callable[[], Fields]]:
+def authentication(settings: Settings, background: BackgroundTasks, log: Log) -> tuple[Callable[..., App], Callable[[], Headers]]:
     """Returns the constructor of the application, and the function for the headers of calls to other servers."""
     if not settings.token_file:
-        return App, nothing
+        return App, no_headers
     from iris_wsgi.wsgi.bearer_auth import RELOAD_SECONDS, AuthenticatedApp, Tokens
 
     tokens = Tokens(settings.token_file, log.event)

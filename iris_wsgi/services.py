@@ -10,7 +10,7 @@ from iris_wsgi.model.predictor import Predict, PredictContext
 from iris_wsgi.model.session import Graph
 from iris_wsgi.observability.log import Log
 from iris_wsgi.observability.metrics import Registry
-from iris_wsgi.observability.trace_context import Fields, nothing
+from iris_wsgi.observability.trace_context import Headers, no_headers
 from iris_wsgi.resilience.background import BackgroundTasks
 from iris_wsgi.roles import ROLES
 from iris_wsgi.settings import Settings
@@ -56,7 +56,7 @@ class StartupContext(NamedTuple):
     background: BackgroundTasks
     log: Log
     # Returns the headers that authenticate calls to other servers.
-    credentials: Callable[[], Fields] = nothing
+    credentials: Callable[[], Headers] = no_headers
 
 
 class RoleContext(NamedTuple):
@@ -66,7 +66,7 @@ class RoleContext(NamedTuple):
     registry: Registry
     background: BackgroundTasks
     log: Log
-    credentials: Callable[[], Fields]
+    credentials: Callable[[], Headers]
     model: Graph
     predict: Predict
     sample: Sample

@@ -3,7 +3,7 @@
 import socket
 from collections.abc import Iterable
 
-from iris_wsgi.server.listener import EVERYWHERE, reason
+from iris_wsgi.server.listener import WILDCARD_HOSTS, reason
 
 SECONDS = 4.0
 REQUEST = "{} HTTP/1.1\r\nHost: localhost\r\n{}Connection: close\r\n\r\n"
@@ -11,7 +11,7 @@ REQUEST = "{} HTTP/1.1\r\nHost: localhost\r\n{}Connection: close\r\n\r\n"
 
 def why_not(asked: str, host: str, port: int, seconds: float = SECONDS, fields: Iterable[tuple[str, str]] = ()) -> str | None:
     """None if what is asked, such as GET /readyz, is answered with 200 within `seconds`, else one line on what came instead."""
-    where = EVERYWHERE.get(host, host)
+    where = WILDCARD_HOSTS.get(host, host)
     try:
         with socket.create_connection((where, port), seconds) as connection:
             connection.sendall(REQUEST.format(asked, "".join(f"{name}: {value}\r\n" for name, value in fields)).encode())

@@ -12,12 +12,12 @@ from iris_wsgi.console import (
     MODEL_PACKAGES,
     SERVER_PACKAGES,
     StdoutFailed,
-    failure,
-    mention,
+    missing_packages,
     open_streams,
-    say,
-    tell,
-    why_missing,
+    print_error,
+    print_result,
+    print_status,
+    report_failure,
 )
 from iris_wsgi.console import ArgumentParser as Parser
 from iris_wsgi.errors import BackendUnavailable, BadModel, BadStore
@@ -128,16 +128,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = read_settings(os.environ, given, DEFAULTS.get(given["command"], {}))
     except BadSetting as error:
-        return failure(str(error), 2)
+        return report_failure(str(error), 2)
     command = COMMANDS[given["command"]]
-    if why := why_missing(command.packages):
-        return failure(why, 1)
+    if why := missing_packages(command.packages):
+        return report_failure(why, 1)
     try:
         return command.run(settings, given)
     except (BadModel, BadSetting, BadStore, StdoutFailed, BackendUnavailable) as error:
-        return failure(str(error), 1)
+        return report_failure(str(error), 1)
     except KeyboardInterrupt:
-        return failure("interrupted", 130)
+        return report_failure("interrupted", 130)
     except BrokenPipeError:
         # Who read it wants no more; the interpreter's own last flush would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_server(settings: Settings, _: Given) -> int:
     """Serves until SIGTERM or SIGINT: this process supervises, and its workers serve."""
-    from iris_wsgi.cpu_limits import workers_for
+    from iris_wsgi.cpu_limits import worker_count
     from iris_wsgi.server.listener import bind, check_descriptors
     from iris_wsgi.server.serve import announce
     from iris_wsgi.server.supervisor import Supervisor
@@ -155,10 +155,10 @@ def run_server(settings: Settings, _: Given) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     # A new model that comes during the start is loaded anyway.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    count, _why = workers_for(settings)
+    count, _why = worker_count(settings)
     check_descriptors(settings, count)
     bound = bind(settings)
-    return Supervisor(settings, bound, count, lambda facts: announce(settings, facts, mention)).run()
+    return Supervisor(settings, bound, count, lambda info: announce(settings, info, print_status)).run()
 
 
 def batch(settings: Settings, given: Given) -> int:
@@ -168,7 +168,7 @@ def batch(settings: Settings, given: Given) -> int:
         return batch(settings, given)
     except BadSetting as error:
         # A wrong argument, like a wrong setting.
-        return failure(str(error), 2)
+        return report_failure(str(error), 2)
 
 
 def edge(settings: Settings, given: Given) -> int:
@@ -183,12 +183,12 @@ def redrive(settings: Settings, given: Given) -> int:
     store = create_job_store(settings, STORE_SECONDS)
     moved = store.redrive(given["ids"] or None, given["most"])
     store.close()
-    say(f"{moved} dead letters are back in the queue")
+    print_result(f"{moved} dead letters are back in the queue")
     return 0
 
 
 def warm(settings: Settings, given: Given) -> int:
-    from iris_wsgi.console import Teller
+    from iris_wsgi.console import ProgressReporter
     from iris_wsgi.patterns.data_cache.stores import open_existing_item_store
     from iris_wsgi.patterns.data_cache.warmup import first_ids, warm
 
@@ -198,15 +198,15 @@ def warm(settings: Settings, given: Given) -> int:
         store = open_existing_item_store(settings, STORE_SECONDS)
         ids = list(first_ids(store, given["most"]))
         store.close()
-    tell = Teller(len(ids), "items", given["quiet"])
-    return warm(url, dict(credentials(settings)), ids, tell, say)
+    reporter = ProgressReporter(len(ids), "items", given["quiet"])
+    return warm(url, dict(credentials(settings)), ids, reporter, print_result)
 
 
 def url_here(settings: Settings) -> str:
     """Of the server of this machine."""
-    from iris_wsgi.server.listener import url_of
+    from iris_wsgi.server.listener import server_url
 
-    return url_of(settings.host, settings.port)
+    return server_url(settings.host, settings.port)
 
 
 def credentials(settings: Settings) -> Sequence[tuple[str, str]]:
@@ -223,25 +223,25 @@ def verify(settings: Settings, _: Given) -> int:
     from iris_wsgi.model.golden import batch_consistency, load_verified_model
 
     model, golden, result = load_verified_model(Path(settings.model_dir), settings.model_seal)
-    say(f"model {model.name} {model.version} {model.digest}")
-    say(f"seal: {golden.seal}")
-    say(f"labels: {', '.join(model.labels)}")
+    print_result(f"model {model.name} {model.version} {model.digest}")
+    print_result(f"seal: {golden.seal}")
+    print_result(f"labels: {', '.join(model.labels)}")
     for feature in model.features:
         known = "range unknown" if feature.min is None else f"trained on {feature.min:g} to {feature.max:g} {feature.unit or ''}"
-        say(f"feature {feature.name}: {known.strip()}")
-    say(f"made with: {', '.join(f'{name} {version}' for name, version in model.libraries.items()) or 'unknown'}")
-    say(f"self-test: {result}")
-    say(f"batches: {batch_consistency(model, golden.cases)}")
+        print_result(f"feature {feature.name}: {known.strip()}")
+    print_result(f"made with: {', '.join(f'{name} {version}' for name, version in model.libraries.items()) or 'unknown'}")
+    print_result(f"self-test: {result}")
+    print_result(f"batches: {batch_consistency(model, golden.cases)}")
     # A model of one's own need not have any beside it.
     for line in verify_companions(Path(settings.model_dir)):
-        say(line)
+        print_result(line)
     return 0
 
 
 def seal(settings: Settings, given: Given) -> int:
     from iris_wsgi.model.golden import seal
 
-    say(seal(Path(settings.model_dir), given["rows"]))
+    print_result(seal(Path(settings.model_dir), given["rows"]))
     return 0
 
 
@@ -249,7 +249,7 @@ def load(settings: Settings, given: Given) -> int:
     from iris_wsgi.model.download import download
 
     wanted = checked("--seal", given["seal"] or "empty", seal_text)
-    say(download(given["source"], given["folder"], wanted, Path(settings.model_dir) if given["or_baked"] else None))
+    print_result(download(given["source"], given["folder"], wanted, Path(settings.model_dir) if given["or_baked"] else None))
     return 0
 
 
@@ -257,15 +257,15 @@ def healthcheck(settings: Settings, _: Given) -> int:
     from iris_wsgi.cli.healthcheck import why_not
 
     why = why_not("GET /readyz", settings.host, settings.port)
-    return failure(why, 1) if why else 0
+    return report_failure(why, 1) if why else 0
 
 
 def clear(settings: Settings, _: Given) -> int:
     from iris_wsgi.cli.healthcheck import why_not
 
     if why := why_not("DELETE /cache", settings.host, settings.port, fields=credentials(settings)):
-        return failure(f"the cache is not cleared: {why}", 1)
-    say("the prediction cache is cleared")
+        return report_failure(f"the cache is not cleared: {why}", 1)
+    print_result("the prediction cache is cleared")
     return 0
 
 
@@ -276,7 +276,7 @@ def tour(settings: Settings, given: Given) -> int:
     url = checked("URL", given["url"] or url_here(settings), server_address)
     # A server of role prep, which the tour starts, shows it too.
     environ = os.environ | {"IRIS_TOKEN_FILE": settings.token_file}
-    return tour(Guide(url, environ, settings.model_dir, dict(credentials(settings))), tell)
+    return tour(Guide(url, environ, settings.model_dir, dict(credentials(settings))), print_error)
 
 
 class Command(NamedTuple):

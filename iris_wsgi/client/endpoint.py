@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from iris_wsgi.client.connection import ConnectFailed, Connection, SocketAddress
 from iris_wsgi.client.v2_messages import RemoteModel
 from iris_wsgi.observability.metrics import Counter, Gauge, Histogram, Registry
-from iris_wsgi.observability.trace_context import Fields, nothing
+from iris_wsgi.observability.trace_context import Headers, no_headers
 from iris_wsgi.resilience.circuit_breaker import CircuitBreaker, LogEvent
 
 OUTCOMES = ("ok", "unreachable", "late", "bad_answer", "refused")
@@ -93,7 +93,7 @@ class Endpoint:
         metrics: CallMetrics,
         tell: LogEvent,
         timeout_seconds: float = inf,
-        credentials: Callable[[], Fields] = nothing,
+        credentials: Callable[[], Headers] = no_headers,
     ) -> None:
         """`timeout_seconds` is the default timeout of a call. Each call sends `credentials` as headers."""
         self.fair_seconds = min(FAIR_SECONDS, 0.9 * timeout_seconds)

@@ -11,7 +11,7 @@ from iris_wsgi.codec.rows import Array
 from iris_wsgi.errors import RETRY_AFTER, BadGateway, DeadlineExceeded, Problem, ServiceUnavailable
 from iris_wsgi.http.response_parser import InvalidResponse, ParsedResponse
 from iris_wsgi.model.predictor import Predict, PredictContext, Prediction
-from iris_wsgi.observability.trace_context import Fields
+from iris_wsgi.observability.trace_context import Headers
 
 # A body of v2 may have 1 MiB by default. More rows are sent in several requests.
 MAX_TENSOR_BYTES = 524_288
@@ -23,7 +23,7 @@ class InferenceCall:
     """One inference request to an endpoint: its validated result updates the metrics and the circuit breaker."""
 
     def __init__(
-        self, endpoint: Endpoint, model: RemoteModel | None, rows: Array, deadline: float, headers: Fields, probe: bool = False
+        self, endpoint: Endpoint, model: RemoteModel | None, rows: Array, deadline: float, headers: Headers, probe: bool = False
     ) -> None:
         """`calls` is empty if the endpoint is unavailable, except for a `probe`, which finds out whether it is."""
         self.endpoint, self.model, self.rows, self.deadline, self.probe = endpoint, model, len(rows), deadline, probe
@@ -76,7 +76,7 @@ def remote_predictor(endpoint: Endpoint) -> Predict:
 
     def predict_chunk(rows: Array, context: PredictContext) -> Array:
         deadline = min(context.deadline, monotonic() + MAX_SECONDS)
-        headers = context.ids.passed_on() if context.ids else ()
+        headers = context.ids.upstream_headers() if context.ids else ()
         call = InferenceCall(endpoint, endpoint.model, rows, deadline, headers)
         run_calls(call.calls, deadline)
         result = call.result()

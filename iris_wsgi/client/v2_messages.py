@@ -11,7 +11,7 @@ import numpy as np
 from iris_wsgi.codec.rows import Array
 from iris_wsgi.codec.v2_request import HEADER
 from iris_wsgi.http.response_parser import InvalidResponse, ParsedResponse
-from iris_wsgi.observability.trace_context import Fields
+from iris_wsgi.observability.trace_context import Headers
 
 # The limit of the JSON part of a response, before its tensors.
 MAX_JSON_BYTES = 65536
@@ -37,11 +37,11 @@ class RemoteModel(NamedTuple):
         return self.parameters["digest"]
 
 
-def get_request(path: str, authority: str, headers: Fields = ()) -> bytes:
+def get_request(path: str, authority: str, headers: Headers = ()) -> bytes:
     return request_head("GET", path, authority, headers)
 
 
-def request_head(method: str, path: str, authority: str, headers: Fields) -> bytes:
+def request_head(method: str, path: str, authority: str, headers: Headers) -> bytes:
     lines = [f"{method} {path} HTTP/1.1", f"Host: {authority}", *(f"{name}: {value}" for name, value in headers)]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
@@ -90,7 +90,7 @@ def parse_object(text: bytes) -> dict[str, Any]:
     return document
 
 
-def infer_request(model: RemoteModel, authority: str, rows: Array, seconds: float, headers: Fields) -> bytes:
+def infer_request(model: RemoteModel, authority: str, rows: Array, seconds: float, headers: Headers) -> bytes:
     """Returns POST …/infer with rows [n, width] as a binary tensor, a binary output, and a timeout of `seconds`."""
     tensor = np.ascontiguousarray(rows, "<f4").tobytes()
     document: dict[str, Any] = {

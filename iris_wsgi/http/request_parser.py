@@ -1,36 +1,36 @@
-"""Takes a connection's bytes as they come and gives whole requests: heads, bodies with a length, bodies in chunks."""
+"""Incremental parser of HTTP/1.1 requests: bytes in, complete requests out."""
 
 import re
 from urllib.parse import unquote_to_bytes
 
 from iris_wsgi.http.request_head import (
-    MOST_FIELDS,
-    MOST_HEAD,
-    MOST_REMEMBERED,
-    MOST_TARGET,
+    MAX_CACHED_HEAD,
+    MAX_FIELDS,
+    MAX_HEAD,
+    MAX_TARGET,
     TOKEN,
-    Head,
-    Refused,
-    Request,
-    each_field,
-    malformed_field,
+    HTTPParseError,
+    RawRequest,
+    RequestHead,
+    cached_head,
+    find_fields,
+    invalid_field,
     parse_head,
     parse_request_line,
-    remembered_head,
-    whole_fields,
+    valid_fields,
 )
 
-MOST_CHUNK_LINE = 256
-# The path of a request that was not understood, as far as it is there; of a long one its beginning will do.
+MAX_CHUNK_LINE = 256
+# The beginning of the path of an invalid request.
 path_start = re.compile(rb"[^ \r\n]{1,32} (?:http://[^/ \r\n]{0,255})?(/[^ ?\r\n]{0,64})", re.IGNORECASE).match
 bare_line_end = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)").search
-# Extensions of a chunk (RFC 9112, section 7.1.1). Blanks between the size and the first one are refused all the same.
+# Extensions of a chunk (RFC 9112, section 7.1.1). Blanks between the size and the first extension are rejected.
 BLANKS = rb"[\t ]*+"
 QUOTED = rb'"(?:[\t !\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+'
 NAME = BLANKS + rb";" + BLANKS + TOKEN
 EQUALS = BLANKS + rb"=" + BLANKS
 EXTENSION = NAME + rb"(?:" + EQUALS + rb"(?:" + TOKEN + rb"|" + QUOTED + rb'"))?'
-# An extension that has begun and is not complete.
+# An incomplete extension.
 BEGUN = rb"(?:" + BLANKS + rb"(?:;" + BLANKS + rb")?+|" + NAME + BLANKS + rb"|" + NAME + EQUALS + rb"(?:" + QUOTED + rb"\\?+)?+)"
 chunk_line = re.compile(rb"([0-9A-Fa-f]{1,16})(?![\t ])(?:" + EXTENSION + rb")*\r\n").fullmatch
 chunk_line_start = re.compile(
@@ -39,29 +39,29 @@ chunk_line_start = re.compile(
 NEVER_IN_TRAILERS = {b"content-length", b"host", b"transfer-encoding"}
 
 
-class Reader:
-    """Takes a connection's bytes as they come and gives complete requests, one at a time."""
+class RequestParser:
+    """Parses the bytes of a connection, and returns complete requests one at a time."""
 
     def __init__(self, max_body_bytes: int) -> None:
         self.max_body_bytes = max_body_bytes
         self.buffer: bytes | bytearray = b""
         self.scanned = 0
-        self.head: Head | None = None
+        self.head: RequestHead | None = None
         self.body = bytearray()
         self.continued = self.skipped = False
 
     def feed(self, data: bytes) -> None:
-        """Appends what was received."""
+        """Appends received bytes."""
         if not self.buffer:
             self.buffer = data
             return
         if type(self.buffer) is bytes:
-            # Appending to bytes copies them each time: quadratic for whoever sends a byte at a time.
+            # Appending to bytes copies them, which is quadratic for a client that sends single bytes.
             self.buffer = bytearray(self.buffer)
         self.buffer += data
 
-    def next(self) -> Request | None:
-        """The next complete request, or None while bytes are missing. Raises Refused; nothing may be asked after that."""
+    def next(self) -> RawRequest | None:
+        """Returns the next complete request, or None if bytes are missing. Raises HTTPParseError, which is final."""
         if self.head is None and not self.read_head():
             return None
         head = self.head
@@ -77,26 +77,26 @@ class Reader:
             body = bytes(self.buffer[: head.length])
             self.buffer = self.buffer[head.length :]
         self.head, self.continued = None, False
-        return Request(head, body)
+        return RawRequest(head, body)
 
     @property
     def started(self) -> bool:
-        """Whether a part of a request is here."""
+        """Whether a part of a request has arrived."""
         return bool(self.buffer) or self.head is not None
 
     @property
-    def held(self) -> int:
-        """How many bytes of a request that is not complete are here."""
+    def buffered(self) -> int:
+        """The number of bytes of the incomplete request."""
         return len(self.buffer) + len(self.body)
 
     @property
-    def asks_head(self) -> bool:
-        """Whether the request under way is a HEAD, which no answer may give content."""
+    def is_head_request(self) -> bool:
+        """Whether the incomplete request is a HEAD request, whose response has no content."""
         return self.head.method == "HEAD" if self.head is not None else self.buffer.startswith(b"HEAD ")
 
     @property
     def path(self) -> str:
-        """The path of the request under way, or its beginning; empty as long as there is none."""
+        """The path of the incomplete request, or its beginning. It is empty if no path has arrived."""
         if self.head is not None:
             return self.head.path
         found = path_start(self.buffer)
@@ -104,11 +104,11 @@ class Reader:
 
     @property
     def missing(self) -> int:
-        """How many bytes of the body are known to be missing."""
+        """The number of bytes of the body that are known to be missing."""
         return (self.head.length or 0) - len(self.buffer) if self.head is not None else 0
 
     def wants_continue(self) -> bool:
-        """Whether `100 Continue` must be sent now; true once a request (RFC 9110, section 10.1.1)."""
+        """Returns whether to send `100 Continue` now, which is true once for a request (RFC 9110, section 10.1.1)."""
         head = self.head
         if head is None or not head.expects_continue or self.continued or self.buffer or self.body:
             return False
@@ -116,7 +116,7 @@ class Reader:
         return True
 
     def skip_empty_line(self) -> None:
-        """Drops one CRLF before a request line, which some clients send after a body (RFC 9112, section 2.2)."""
+        """Skips one CRLF before a request line, which some clients send after a body (RFC 9112, section 2.2)."""
         if not self.skipped and self.buffer.startswith(b"\r\n"):
             self.buffer = self.buffer[2:]
             self.skipped, self.scanned = True, 0
@@ -127,33 +127,33 @@ class Reader:
             return False
         end = self.buffer.find(b"\r\n\r\n", max(0, self.scanned - 3))
         if end < 0:
-            refuse_start(self.buffer, max(0, self.scanned - 1))
+            check_start(self.buffer, max(0, self.scanned - 1))
             self.scanned = len(self.buffer)
             return False
-        if end + 4 > MOST_HEAD:
-            refuse_start(self.buffer[: end + 4], 0)
+        if end + 4 > MAX_HEAD:
+            check_start(self.buffer[: end + 4], 0)
         text = bytes(self.buffer[: end + 4])
-        self.head = remembered_head(text) if end < MOST_REMEMBERED else parse_head(text)
+        self.head = cached_head(text) if end < MAX_CACHED_HEAD else parse_head(text)
         self.buffer = self.buffer[end + 4 :]
         self.scanned, self.skipped = 0, False
         if self.head.length is not None and self.head.length > self.max_body_bytes:
             raise self.too_large()
         return True
 
-    def too_large(self) -> Refused:
-        return Refused(413, f"The body is over the limit of {self.max_body_bytes} bytes; send fewer rows in a request.")
+    def too_large(self) -> HTTPParseError:
+        return HTTPParseError(413, f"The body is over the limit of {self.max_body_bytes} bytes; send fewer rows in a request.")
 
     def read_chunks(self) -> bool:
-        """Moves complete chunks from the buffer to the body; whether the last one and the trailers are there."""
+        """Moves complete chunks from the buffer to the body. Returns whether the last chunk and the trailers are complete."""
         position, complete = 0, False
         while not complete:
-            end = self.buffer.find(b"\r\n", position, position + MOST_CHUNK_LINE)
+            end = self.buffer.find(b"\r\n", position, position + MAX_CHUNK_LINE)
             if end < 0:
-                refuse_chunk_start(bytes(self.buffer[position : position + MOST_CHUNK_LINE]))
+                check_chunk_start(bytes(self.buffer[position : position + MAX_CHUNK_LINE]))
                 break
             found = chunk_line(self.buffer, position, end + 2)
             if found is None:
-                raise malformed_chunk()
+                raise invalid_chunk()
             size = int(found[1], 16)
             if size == 0:
                 stop = self.trailers_end(end + 2)
@@ -164,9 +164,9 @@ class Reader:
             if len(self.body) + size > self.max_body_bytes:
                 raise self.too_large()
             stop = end + 2 + size
-            # Looked at as soon as it is there: a client that waits for an answer may send no more.
+            # Checked as soon as possible, because a client that waits for the response sends nothing more.
             if not b"\r\n".startswith(self.buffer[stop : stop + 2]):
-                raise Refused(400, "A chunk does not end with CRLF where its size says.")
+                raise HTTPParseError(400, "A chunk does not end with CRLF where its size says.")
             if len(self.buffer) < stop + 2:
                 break
             self.body += self.buffer[end + 2 : stop]
@@ -177,49 +177,49 @@ class Reader:
         return complete
 
     def trailers_end(self, start: int) -> int | None:
-        """Where the trailer section that begins at `start` ends, or None while it does not; it is checked and dropped."""
+        """Checks the trailer section that begins at `start`. Returns the position of its end, or None if it is incomplete."""
         if self.buffer.startswith(b"\r\n", start):
             return start + 2
         seen = max(start, self.scanned - 3)
         end = self.buffer.find(b"\r\n\r\n", seen)
         size = (end if end >= 0 else len(self.buffer)) - start
-        if size > MOST_HEAD:
-            raise Refused(431, f"The trailer fields are over the limit of {MOST_HEAD} bytes.")
+        if size > MAX_HEAD:
+            raise HTTPParseError(431, f"The trailer fields are over the limit of {MAX_HEAD} bytes.")
         if end < 0:
             if bare_line_end(self.buffer, seen):
-                raise malformed_field()
+                raise invalid_field()
             self.scanned = len(self.buffer)
             return None
         section = bytes(self.buffer[start : end + 4])
-        if not whole_fields(section):
-            raise malformed_field()
-        names = [name.lower() for name, _ in each_field(section)]
-        if len(names) > MOST_FIELDS:
-            raise Refused(431, f"There are more than {MOST_FIELDS} trailer fields.")
+        if not valid_fields(section):
+            raise invalid_field()
+        names = [name.lower() for name, _ in find_fields(section)]
+        if len(names) > MAX_FIELDS:
+            raise HTTPParseError(431, f"There are more than {MAX_FIELDS} trailer fields.")
         if NEVER_IN_TRAILERS.intersection(names):
-            raise Refused(400, "A field that frames or routes the message stands among the trailers.")
+            raise HTTPParseError(400, "The trailers contain a field that frames or routes the message.")
         return end + 4
 
 
-def refuse_start(start: bytes | bytearray, scanned: int) -> None:
-    """Raises Refused if the beginning of a head, of which `scanned` bytes were seen before, can become none that is served."""
+def check_start(start: bytes | bytearray, scanned: int) -> None:
+    """Raises HTTPParseError if no valid head begins with `start`, whose first `scanned` bytes were checked before."""
     line = start.find(b"\r\n")
-    if line < 0 and len(start) > MOST_TARGET + 100:
-        raise Refused(414, f"The request target is over the limit of {MOST_TARGET} bytes.")
+    if line < 0 and len(start) > MAX_TARGET + 100:
+        raise HTTPParseError(414, f"The request target is over the limit of {MAX_TARGET} bytes.")
     if bare_line_end(start, scanned):
-        raise Refused(400, "A line ends with a lone CR or LF.")
+        raise HTTPParseError(400, "A line ends with a lone CR or LF.")
     if line >= 0:
         parse_request_line(bytes(start[: line + 2]))
     elif start[:1] < b"\x21":
-        raise Refused(400, "The request does not begin with a method.")
-    if len(start) > MOST_HEAD:
-        raise Refused(431, f"The request line and the fields are over the limit of {MOST_HEAD} bytes.")
+        raise HTTPParseError(400, "The request does not begin with a method.")
+    if len(start) > MAX_HEAD:
+        raise HTTPParseError(431, f"The request line and the fields are over the limit of {MAX_HEAD} bytes.")
 
 
-def refuse_chunk_start(start: bytes) -> None:
-    if len(start) >= MOST_CHUNK_LINE or not chunk_line_start(start):
-        raise malformed_chunk()
+def check_chunk_start(start: bytes) -> None:
+    if len(start) >= MAX_CHUNK_LINE or not chunk_line_start(start):
+        raise invalid_chunk()
 
 
-def malformed_chunk() -> Refused:
-    return Refused(400, "A chunk does not begin with its size in hexadecimal digits, well-formed extensions and CRLF.")
+def invalid_chunk() -> HTTPParseError:
+    return HTTPParseError(400, "A chunk does not begin with its size in hexadecimal digits, well-formed extensions, and CRLF.")

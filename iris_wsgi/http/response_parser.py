@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from iris_wsgi.http.request_head import MOST_HEAD, each_field, whole_fields
+from iris_wsgi.http.request_head import MAX_HEAD, find_fields, valid_fields
 
 status_line = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*+)?\r\n").match
 PREFIX = b"HTTP/1.1 "
@@ -40,9 +40,9 @@ class ResponseParser:
             if not self.received.startswith(PREFIX) and not PREFIX.startswith(self.received):
                 raise InvalidResponse("the server did not send an HTTP/1.1 response")
             end = self.received.find(b"\r\n\r\n")
-            if end < 0 and len(self.received) <= MOST_HEAD:
+            if end < 0 and len(self.received) <= MAX_HEAD:
                 return None
-            head = bytes(self.received[: end + 4]) if 0 <= end <= MOST_HEAD else b""
+            head = bytes(self.received[: end + 4]) if 0 <= end <= MAX_HEAD else b""
             self.head = (*parse_head(head, self.max_bytes), end + 4)
         status, headers, length, start = self.head
         if len(self.received) < start + length:
@@ -56,10 +56,10 @@ class ResponseParser:
 def parse_head(text: bytes, max_bytes: int) -> tuple[int, dict[str, str], int]:
     """Returns the status, the headers, and the length of the body. Raises InvalidResponse."""
     line = status_line(text)
-    if line is None or not whole_fields(text, line.end()):
+    if line is None or not valid_fields(text, line.end()):
         raise InvalidResponse("the server did not send an HTTP/1.1 response")
     headers: dict[str, str] = {}
-    for field, value in each_field(text, line.end()):
+    for field, value in find_fields(text, line.end()):
         name = field.decode().lower()
         if name in headers and name in UNIQUE:
             raise InvalidResponse(f"the response has the header {name} twice")

@@ -14,7 +14,7 @@ from iris_wsgi.errors import PARSED_TOO_LATE, RAN_TOO_LONG, DeadlineExceeded
 from iris_wsgi.http.cache_headers import DEFAULT, CacheDirectives
 from iris_wsgi.model.session import Graph, Model, RunOptions
 from iris_wsgi.observability.metrics import Counter, Histogram, Info, Registry
-from iris_wsgi.observability.trace_context import Ids
+from iris_wsgi.observability.trace_context import RequestIds
 
 # A classifier may be one node of the graph, and onnxruntime checks for termination between nodes only. This number of rows takes
 # half a millisecond of an SVM, and one run per piece adds 1 % to its time.
@@ -32,7 +32,7 @@ class PredictContext:
     deadline: float = inf
     cache: CacheDirectives = DEFAULT
     # Upstream calls send the request id and the trace context.
-    ids: Ids | None = None
+    ids: RequestIds | None = None
 
 
 @dataclass(slots=True)

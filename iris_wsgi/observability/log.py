@@ -1,4 +1,4 @@
-"""One JSON line per request or event, on one stream, never with an input's values."""
+"""Structured log: one JSON line per request or event, without values of inputs."""
 
 import json
 import logging
@@ -11,20 +11,20 @@ import traceback
 from collections import deque
 from contextlib import suppress
 
-MOST_WAITING = 10_000
-# A pipe takes this much in one piece, and without blocking once poll() calls it writable.
+MAX_WAITING_LINES = 10_000
+# A writable pipe accepts this size without blocking, and atomically.
 PIPE_BUF = 4096
 
 
 class Log:
-    """Writes lines to a file descriptor; json.dumps escapes control characters, so nobody forges a line.
+    """Writes lines to a file descriptor. json.dumps escapes control characters, so no client can forge a line.
 
-    A full disk or a reader that stands still never stops the server: then lines wait, and those that find no room are counted
-    and told later. With `buffered`, somebody calls flush() often, and several lines go out in one piece.
+    A full disk or a slow reader never stops the server: lines wait, and a later line reports the number of lost ones. With
+    `buffered`, the owner calls flush() often, and one write has several lines.
     """
 
     def __init__(self, descriptor: int, buffered: bool = False) -> None:
-        self.descriptor, self.buffered = unblocked(descriptor), buffered
+        self.descriptor, self.buffered = nonblocking(descriptor), buffered
         self.waiting: deque[bytes] = deque()
         self.lost = 0
         self.lock = threading.Lock()
@@ -39,12 +39,12 @@ class Log:
         return json.dumps({"time": self.now(), "level": level, "message": message, **fields})
 
     def failure(self, message: str = "request failed", **ids: str) -> None:
-        """The exception being handled, with its traceback."""
+        """Logs the current exception with its traceback."""
         self.event("error", message, **ids, traceback=traceback.format_exc())
 
     def write(self, line: str) -> None:
-        """Takes one line of JSON, without its end."""
-        if len(self.waiting) < MOST_WAITING:
+        """Queues a JSON line without its line end."""
+        if len(self.waiting) < MAX_WAITING_LINES:
             self.waiting.append(line.encode() + b"\n")
         else:
             self.lost += 1
@@ -52,34 +52,34 @@ class Log:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what waits, as far as that can be done without blocking."""
+        """Writes waiting lines as far as possible without blocking."""
         if not self.waiting:
             return
         with self.lock:
             while self.waiting and self.poller.poll(0):
-                piece = self.piece()
+                chunk = self.next_chunk()
                 try:
-                    os.write(self.descriptor, piece)
+                    os.write(self.descriptor, chunk)
                 except BlockingIOError:
-                    # Another process has filled the pipe since it was polled.
-                    self.waiting.appendleft(piece)
+                    # Another process has filled the pipe after the poll.
+                    self.waiting.appendleft(chunk)
                     return
                 except OSError:
-                    self.lost += piece.count(b"\n")
+                    self.lost += chunk.count(b"\n")
                     continue
                 if self.lost:
                     lost, self.lost = self.lost, 0
                     self.waiting.append(self.line("warning", "log lines were lost", lines=lost).encode() + b"\n")
 
     def finish(self, seconds: float = 1.0) -> None:
-        """Writes all that waits, if somebody reads it within this time."""
-        give_up = time.monotonic() + seconds
-        while self.waiting and time.monotonic() < give_up:
+        """Writes all waiting lines, and waits up to `seconds` for the reader."""
+        deadline = time.monotonic() + seconds
+        while self.waiting and time.monotonic() < deadline:
             self.poller.poll(50)
             self.flush()
 
-    def piece(self) -> bytes:
-        """As many whole lines as can be written without blocking, or a part of one that is longer."""
+    def next_chunk(self) -> bytes:
+        """Returns whole lines up to PIPE_BUF bytes, or a part of a longer line."""
         piece = self.waiting.popleft()
         if len(piece) > PIPE_BUF:
             self.waiting.appendleft(piece[PIPE_BUF:])
@@ -89,7 +89,7 @@ class Log:
         return piece
 
     def now(self) -> str:
-        """RFC 3339, UTC, milliseconds."""
+        """Returns the time in RFC 3339, UTC, with milliseconds."""
         seconds = time.time()
         if int(seconds) != self.second:
             self.second = int(seconds)
@@ -97,8 +97,8 @@ class Log:
         return f"{self.stamp}.{int(seconds % 1 * 1000):03d}Z"
 
 
-class LibraryLines(logging.Handler):
-    """Puts what libraries log through the standard library's logging into the log."""
+class LibraryLogHandler(logging.Handler):
+    """Handler that copies the log messages of libraries into the log."""
 
     def __init__(self, log: Log) -> None:
         super().__init__(logging.WARNING)
@@ -108,11 +108,11 @@ class LibraryLines(logging.Handler):
         self.log.event(record.levelname.lower(), record.getMessage(), logger=record.name)
 
 
-def unblocked(descriptor: int) -> int:
-    """A descriptor of the same pipe that never blocks; other things as they are.
+def nonblocking(descriptor: int) -> int:
+    """Returns a non-blocking descriptor of the same pipe, or the given one if it is not a pipe.
 
-    Several processes may write to one pipe, so that it can be full although it was not when it was polled. The pipe is opened
-    anew, because a flag on the descriptor itself would hold for everybody who has it.
+    Several processes may write to a pipe, so a write can block after a successful poll. The pipe is opened again, because a
+    flag of the descriptor would apply to all processes that share it.
     """
     if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Counters, gauges and histograms in the Prometheus text format (version 0.0.4), each series in a numbered cell."""
+"""Registry of counters, gauges, and histograms in shared memory, with the Prometheus text format (version 0.0.4)."""
 
 import hashlib
 import threading
@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from math import inf, prod
 
-from iris_wsgi.observability.process_metrics import Figure, process_figures
-from iris_wsgi.observability.shared_memory import PASSING, Board
+from iris_wsgi.observability.process_metrics import MetricSample, process_samples
+from iris_wsgi.observability.shared_memory import TRANSIENT_CELLS, SharedMemory
 
 MEDIA = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (
@@ -34,86 +34,86 @@ SECONDS = (
 )
 
 Key = tuple[str, ...]
-# So many series that are all zero are passed over at once.
+# The number of series that are skipped together if all are zero.
 BLOCK = 64
 
 
 class Registry:
-    """All series of a process. Every label value is known when a family is made, so no request can add a series."""
+    """All series of a process. Every label value is known when a family is created, so no request adds a series."""
 
-    def __init__(self, board: Board | None = None, slot: int = 0) -> None:
-        self.board, self.slot = board or Board(), slot
-        self.cells = self.board.cells(slot)
-        self.passing, self.used = 0, PASSING
+    def __init__(self, memory: SharedMemory | None = None, slot: int = 0) -> None:
+        self.memory, self.slot = memory or SharedMemory(), slot
+        self.cells = self.memory.cells(slot)
+        self.transient, self.used = 0, TRANSIENT_CELLS
         self.lock = threading.Lock()
         self.families: list[Family] = []
-        # What is asked at each scrape; none may block.
-        self.sources: list[Callable[[], list[Figure]]] = []
+        # Functions that return samples at each scrape. None may block.
+        self.sources: list[Callable[[], list[MetricSample]]] = []
 
     def counter(self, name: str, help_text: str, label: str, values: Iterable[str]) -> "Counter":
-        """A family whose series one label tells apart."""
+        """Returns a counter with one label."""
         return Counter(self, name, help_text, (label,), [values])
 
-    def take(self, count: int, passing: bool) -> int:
-        """The number of the first of `count` cells that nobody has; `passing` for what ends with the process."""
-        first = self.passing if passing else self.used
-        if passing:
-            self.passing += count
+    def allocate(self, count: int, transient: bool) -> int:
+        """Allocates `count` cells and returns the first number. `transient` cells are reset when the process ends."""
+        first = self.transient if transient else self.used
+        if transient:
+            self.transient += count
         else:
             self.used += count
-        if self.passing > PASSING or self.used > len(self.cells):
+        if self.transient > TRANSIENT_CELLS or self.used > len(self.cells):
             raise ValueError("there are more metric cells than a slot holds")
         return first
 
     def join(self) -> None:
-        """To be called when all families are made and none has counted: takes up what an earlier process of this slot left."""
+        """Adopts the cells of an earlier process of this slot. Call it after the last family, and before the first count."""
         described = repr([(family.head, family.names, family.first.axes) for family in self.families])
-        # 52 bits, so that it is the same number as a float64; never 0, which is an unused slot.
+        # At most 52 bits, so that a float64 holds it exactly. 0 marks an unused slot.
         self.layout = int.from_bytes(hashlib.sha256(described.encode()).digest()[:6], "big") + 1
-        self.board.join(self.slot, self.layout, self.used)
+        self.memory.join(self.slot, self.layout, self.used)
 
     def total(self, cell: int) -> int:
-        """The sum of one cell over all processes of the service; whole numbers up to 2**53 of each lose nothing."""
-        return sum(int(cells[cell]) for cells in self.board.alike(self.layout))
+        """Returns the sum of a cell over all processes of the service, exact up to 2**53."""
+        return sum(int(cells[cell]) for cells in self.memory.cells_with_layout(self.layout))
 
     def text(self) -> bytes:
-        """What GET /metrics answers: the sum over all processes of the service."""
-        columns = [board[: self.used].tolist() for board in self.board.alike(self.layout)]
+        """Returns the exposition text with the sums over all processes of the service."""
+        columns = [cells[: self.used].tolist() for cells in self.memory.cells_with_layout(self.layout)]
         total = [sum(column) for column in zip(*columns, strict=True)] if len(columns) > 1 else columns[0]
         lines = [line for family in self.families for line in family.lines(total)]
-        found = [one for ask in self.sources for one in ask()]
-        for one in [*process_figures(self.board.pids(), self.board.dead_cpu()), *found]:
-            lines += heading(one.name, one.kind, one.help_text)
-            lines += [f"{one.name}{labels} {number(value)}" for labels, value in one.values.items()]
+        samples = [sample for source in self.sources for sample in source()]
+        for sample in [*process_samples(self.memory.pids(), self.memory.exited_cpu_seconds()), *samples]:
+            lines += heading(sample.name, sample.kind, sample.help_text)
+            lines += [f"{sample.name}{labels} {number(value)}" for labels, value in sample.values.items()]
         return ("\n".join(lines) + "\n").encode()
 
 
-class Grid:
-    """The first cells of series by their keys, which are all combinations of values, with an axis for each label.
+class SeriesIndex:
+    """The first cell of each series, by its label values. The series are all combinations of the values in `axes`.
 
-    Each is reckoned once, when it is asked for: of methods, routes and statuses there are thousands, and most never come.
+    Offsets are computed lazily and cached: most method × route × status combinations never occur.
     """
 
     def __init__(self, axes: Iterable[Iterable[str]], width: int) -> None:
         self.axes, self.width = [list(axis) for axis in axes], width
         self.numbers = [{value: i for i, value in enumerate(axis)} for axis in self.axes]
         self.count, self.start = prod(map(len, self.axes)), 0
-        self.reckoned: dict[Key, int] = {}
+        self.offsets: dict[Key, int] = {}
 
     def __getitem__(self, key: Key) -> int:
-        first = self.reckoned.get(key)
+        first = self.offsets.get(key)
         if first is None:
             number = 0
             for value, numbers in zip(key, self.numbers, strict=True):
                 number = number * len(numbers) + numbers[value]
-            first = self.reckoned[key] = self.start + number * self.width
+            first = self.offsets[key] = self.start + number * self.width
         return first
 
     def __iter__(self) -> Iterator[Key]:
         return product(*self.axes)
 
     def key(self, number: int) -> Key:
-        """Of the series with this number, counted from 0 in their order."""
+        """Returns the label values of the series with this number."""
         values = []
         for axis in reversed(self.axes):
             number, place = divmod(number, len(axis))
@@ -122,11 +122,11 @@ class Grid:
 
 
 class Family:
-    """The series of one name; subclasses say what a cell means. A sparse family leaves out series that are still zero."""
+    """The series of one name. A sparse family omits the series that are zero."""
 
     kind = ""
     width = 1
-    passing = False
+    transient = False
 
     def __init__(
         self,
@@ -137,11 +137,11 @@ class Family:
         axes: Iterable[Iterable[str]] = (),
         sparse: bool = False,
     ) -> None:
-        """`axes` are the values of each of the labels `names`."""
+        """Allocates the cells. `axes` has the values of each label in `names`."""
         self.cells, self.lock, self.sparse = registry.cells, registry.lock, sparse
         self.name, self.head = name, heading(name, self.kind, help_text)
-        self.names, self.first = names, Grid(axes, self.width)
-        self.first.start = registry.take(self.first.count * self.width, self.passing)
+        self.names, self.first = names, SeriesIndex(axes, self.width)
+        self.first.start = registry.allocate(self.first.count * self.width, self.transient)
         registry.families.append(self)
 
     def lines(self, total: Sequence[float]) -> Iterator[str]:
@@ -168,30 +168,30 @@ class Family:
 
 
 class Counter(Family):
-    """Only grows."""
+    """A value that only increases."""
 
     kind = "counter"
 
 
-class Nanoseconds(Counter):
-    """Counts whole nanoseconds, which add up exactly, and shows seconds."""
+class NanosecondCounter(Counter):
+    """Counter of whole nanoseconds, whose sums are exact, shown in seconds."""
 
     def series(self, labels: str, cells: Sequence[float]) -> Iterator[str]:
         yield f"{self.name}{braced(labels)} {number(cells[0] / 1e9)}"
 
 
 class Gauge(Family):
-    """Goes up and down, and tells what is now."""
+    """A current value, which increases and decreases."""
 
     kind = "gauge"
-    passing = True
+    transient = True
 
     def set(self, value: float, key: Key = ()) -> None:
         self.cells[self.first[key]] = value
 
 
 class Info(Family):
-    """Tells something by its labels; its value is always 1."""
+    """Facts in labels; the value is always 1."""
 
     kind = "gauge"
 
@@ -200,7 +200,7 @@ class Info(Family):
 
 
 class Histogram(Family):
-    """Counts observations, in seconds, by upper bound; its cells are one per bucket and the sum."""
+    """Counts of observed seconds by upper bound. The cells are one for each bucket, and the sum."""
 
     kind = "histogram"
     bounds: tuple[float, ...] = SECONDS
@@ -211,7 +211,7 @@ class Histogram(Family):
             self.record(value, self.first[key])
 
     def record(self, value: float, first: int) -> None:
-        """The same, for who holds the lock and knows the first cell."""
+        """Variant of observe() for callers that already hold the lock and know the first cell."""
         self.cells[first + bisect_left(self.bounds, value)] += 1
         self.cells[first + self.width - 1] += value
 

@@ -1,4 +1,4 @@
-"""The process_* metrics that Prometheus's client libraries share, as far as /proc tells them."""
+"""The process_* metrics of the Prometheus client libraries, from /proc."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class Figure(NamedTuple):
-    """A metric that is found out when it is asked for: its values by their labels, {} and all; "" is no label."""
+class MetricSample(NamedTuple):
+    """A metric that is computed at each scrape. The keys of `values` are labels with their braces, or "" without labels."""
 
     name: str
     kind: str
@@ -16,32 +16,42 @@ class Figure(NamedTuple):
     values: Mapping[str, float]
 
 
-def figure(name: str, kind: str, help_text: str, value: float) -> Figure:
-    """One without labels."""
-    return Figure(name, kind, help_text, {"": value})
+def metric_sample(name: str, kind: str, help_text: str, value: float) -> MetricSample:
+    """Returns a sample without labels."""
+    return MetricSample(name, kind, help_text, {"": value})
 
 
-def process_figures(pids: Sequence[int], dead_cpu: float) -> list[Figure]:
-    """Summed over `pids`, with the CPU seconds of processes that have ended; the time alone where there is no /proc."""
-    found = [one for pid in pids if (one := linux_process(Path("/proc"), pid))]
+def process_samples(pids: Sequence[int], exited_cpu_seconds: float) -> list[MetricSample]:
+    """Returns sums over `pids`, and over ended processes for the CPU time. Without /proc there is only the CPU time."""
+    found = [process for pid in pids if (process := linux_process(Path("/proc"), pid))]
     times = os.times()
-    cpu = dead_cpu + sum(one.cpu for one in found) if found else times.user + times.system
-    figures = [figure("process_cpu_seconds_total", "counter", "User and system CPU time in seconds.", cpu)]
+    cpu = exited_cpu_seconds + sum(process.cpu for process in found) if found else times.user + times.system
+    samples = [metric_sample("process_cpu_seconds_total", "counter", "User and system CPU time in seconds.", cpu)]
     if found:
-        figures += [
-            figure("process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes.", sum(one.virtual for one in found)),
-            figure(
-                "process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", sum(one.resident for one in found)
+        samples += [
+            metric_sample(
+                "process_virtual_memory_bytes",
+                "gauge",
+                "Virtual memory size in bytes.",
+                sum(process.virtual for process in found),
             ),
-            figure("process_start_time_seconds", "gauge", "Start time since the Unix epoch in seconds.", found[0].started),
-            figure("process_open_fds", "gauge", "Number of open file descriptors.", sum(one.open_fds for one in found)),
-            figure("process_max_fds", "gauge", "Most file descriptors that a process may open.", found[0].max_fds),
+            metric_sample(
+                "process_resident_memory_bytes",
+                "gauge",
+                "Resident memory size in bytes.",
+                sum(process.resident for process in found),
+            ),
+            metric_sample("process_start_time_seconds", "gauge", "Start time since the Unix epoch in seconds.", found[0].started),
+            metric_sample(
+                "process_open_fds", "gauge", "Number of open file descriptors.", sum(process.open_fds for process in found)
+            ),
+            metric_sample("process_max_fds", "gauge", "Maximum number of open file descriptors of a process.", found[0].max_fds),
         ]
-    return figures
+    return samples
 
 
 class Process(NamedTuple):
-    """What /proc tells of a process, in seconds and bytes."""
+    """Resources of a process, in seconds and bytes."""
 
     cpu: float
     virtual: float
@@ -52,10 +62,10 @@ class Process(NamedTuple):
 
 
 def linux_process(proc: Path, pid: int) -> Process | None:
-    """None for a process that is gone, or on a system without /proc."""
+    """Returns None for an ended process, and on a system without /proc."""
     own = proc / str(pid)
     try:
-        # The second field, the command's name, may hold blanks; what follows its bracket does not.
+        # The second field, the name of the command in parentheses, may contain blanks.
         fields = (own / "stat").read_text().rpartition(")")[2].split()
         booted = next(line.split()[1] for line in (proc / "stat").read_text().splitlines() if line.startswith("btime"))
         limits = (own / "limits").read_text().splitlines()

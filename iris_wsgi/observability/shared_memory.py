@@ -1,4 +1,4 @@
-"""Memory shared by the processes of one service, in which each has its own slot of cells and needs no lock."""
+"""Shared memory of the processes of one service: metrics, cache generation, invalidation marks, and keys of reports."""
 
 import mmap
 import os
@@ -9,20 +9,20 @@ from typing import NamedTuple
 
 SLOT_BYTES = 1 << 20
 HEADER = 8
-LAYOUT, PID, DEAD_CPU, GENERATION, CONNECTIONS = range(5)
-# The first cells are for what a process is doing now, which ends with it.
-PASSING = 256
-# Words that any process may write, each as a whole: marks by which they tell each other what has changed.
+LAYOUT, PID, EXITED_CPU, GENERATION, CONNECTIONS = range(5)
+# The first cells are gauges of the current state of a process. They are reset when it ends.
+TRANSIENT_CELLS = 256
+# The number of invalidation marks, words that any process may write.
 MARKS = 12288
-# Places for the keys of what devices at the edge have reported.
+# The number of keys of reports from edge devices.
 REPORTS = 8192
 
 
-class Board:
-    """Slots of float64 cells. A process writes only to its own; any process can add up those of all.
+class SharedMemory:
+    """Slots of float64 cells, without a lock. A process writes only to its own slot, and reads all slots.
 
-    A slot keeps its counts when its process dies, and the next process that takes it goes on from there. The memory is
-    anonymous: it takes no more than was touched, and no file.
+    A slot keeps its counts when its process dies, and the next process of the slot continues them. The memory is anonymous: it
+    has no file, and untouched pages take no memory.
     """
 
     def __init__(self, slots: int = 1) -> None:
@@ -37,64 +37,64 @@ class Board:
         return self.view[number * size : (number + 1) * size]
 
     def cells(self, number: int) -> "memoryview[float]":
-        """The cells of a slot, behind its header."""
+        """Returns the cells of a slot, after its header."""
         return self.slot(number)[HEADER:]
 
     def join(self, number: int, layout: int, used: int) -> None:
-        """Takes a slot for this process; what stands there is kept if it has the same layout, else zeroed."""
+        """Takes a slot for this process. Its counts are kept if the layout is the same, else zeroed."""
         slot = self.slot(number)
         if slot[LAYOUT] != layout:
             zero(slot, used)
             slot[LAYOUT] = layout
-        zero(slot, PASSING)
+        zero(slot, TRANSIENT_CELLS)
         slot[PID], slot[CONNECTIONS] = os.getpid(), 0
 
     def leave(self, number: int, cpu_seconds: float) -> None:
-        """Called by the parent when the process of a slot has ended after so much CPU time."""
+        """Releases the slot of an ended process and adds its CPU time. Only the parent calls this method."""
         slot = self.slot(number)
         slot[PID] = 0
-        slot[DEAD_CPU] += cpu_seconds
-        zero(slot, PASSING)
+        slot[EXITED_CPU] += cpu_seconds
+        zero(slot, TRANSIENT_CELLS)
 
-    def alike(self, layout: int) -> "list[memoryview[float]]":
-        """The cells of all slots with this layout, those of the dead among them."""
+    def cells_with_layout(self, layout: int) -> "list[memoryview[float]]":
+        """Returns the cells of all slots with this layout, including those of dead processes."""
         return [self.cells(number) for number in range(self.slots) if self.slot(number)[LAYOUT] == layout]
 
     def pids(self) -> Sequence[int]:
-        """The processes alive, the parent first."""
+        """Returns the ids of the living processes, the parent first."""
         found = [int(self.slot(number)[PID]) for number in range(self.slots)]
         return list(dict.fromkeys(pid for pid in (self.parent, *found) if pid))
 
-    def connected(self, number: int, connections: float) -> None:
-        """The process of a slot has so many now; infinitely many are those of one that takes no more."""
+    def set_connections(self, number: int, connections: float) -> None:
+        """Records the open connections of a slot; `inf` marks a process that no longer accepts."""
         self.slot(number)[CONNECTIONS] = connections
 
-    def is_ahead(self, number: int) -> bool:
-        """Whether it has more by a quarter than another, and by two at least, so that the next should be for that one."""
+    def has_excess_connections(self, number: int) -> bool:
+        """Returns whether the slot has 25 % plus at least two more connections than the least loaded process."""
         others = [self.slot(i) for i in range(self.slots) if i != number]
-        least = min((slot[CONNECTIONS] for slot in others if slot[PID]), default=inf)
-        return self.slot(number)[CONNECTIONS] > 1.25 * least + 1
+        minimum = min((slot[CONNECTIONS] for slot in others if slot[PID]), default=inf)
+        return self.slot(number)[CONNECTIONS] > 1.25 * minimum + 1
 
     def generation(self) -> float:
-        """Another number than before says to each process that what it keeps in a cache counts no more."""
+        """Returns the generation of the prediction caches. A change invalidates the entries of all processes."""
         return self.view[GENERATION]
 
     def next_generation(self) -> None:
-        # The time, so that of two processes which do this at once neither's is lost on a third that looks in between.
+        # The time, so that two concurrent changes give two different values.
         self.view[GENERATION] = float(time.monotonic_ns())
 
-    def dead_cpu(self) -> float:
-        return float(sum(self.slot(number)[DEAD_CPU] for number in range(self.slots)))
+    def exited_cpu_seconds(self) -> float:
+        return float(sum(self.slot(number)[EXITED_CPU] for number in range(self.slots)))
 
 
-class Company(NamedTuple):
-    """What a process knows of the others that serve with it."""
+class WorkerGroup(NamedTuple):
+    """The processes that serve together: their parent, their memory, and the slot of this process."""
 
     parent: int
-    board: Board
+    memory: SharedMemory
     slot: int
 
 
 def zero(slot: "memoryview[float]", count: int) -> None:
-    """Zeroes the first cells behind the header."""
+    """Sets the first cells after the header to zero."""
     slot[HEADER : HEADER + count] = memoryview(bytes(count * 8)).cast("d")

@@ -1,4 +1,4 @@
-"""One connection: reads requests, has them answered, writes the answers, and is gone when a deadline passes."""
+"""State machine of one HTTP/1.1 connection: reading, response, keep-alive, deadlines, and lingering close."""
 
 import fcntl
 import select
@@ -10,73 +10,71 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from iris_wsgi.errors import RETRY_AFTER, Problem, RequestTimeout, ServiceUnavailable
-from iris_wsgi.http.request_head import Refused, Request
-from iris_wsgi.http.request_parser import Reader
-from iris_wsgi.observability.trace_context import ids_of
+from iris_wsgi.http.request_head import HTTPParseError, RawRequest
+from iris_wsgi.http.request_parser import RequestParser
+from iris_wsgi.observability.trace_context import request_ids
 from iris_wsgi.server.response_writer import CONTINUE, Pieces
 from iris_wsgi.settings import Settings
 
 if TYPE_CHECKING:
-    from iris_wsgi.server.event_loop import Job, Server
+    from iris_wsgi.server.event_loop import EventLoop, PooledRequest
 
-RECEIVED = 16384
-MOST_RECEIVED = 262144
-SEND_PROGRESS = 16384
-# What is handed to the kernel at once: of a large file it would take megabytes, and the others would wait.
-MOST_SENT = 262144
+RECEIVE_BYTES, MAX_RECEIVE_BYTES = 16384, 262144
+# The maximum size of one write. The kernel would copy megabytes of a large file at once, while other connections wait.
+MAX_SEND_BYTES = 262144
 # The head of a request is small, so a client that needs longer is broken or hostile. IRIS_REQUEST_SECONDS may be less.
 HEADER_SECONDS = 10.0
 # Longer than the pause between requests of common clients and proxies, which keep connections for a few seconds to a minute.
 KEEP_ALIVE_SECONDS = 60.0
-# How long a client may take for a response, or for the next SEND_PROGRESS bytes.
-SEND_SECONDS = 30.0
-# How long a connection may bring nothing more before it is closed behind its last answer.
+# The time limit to read a response, or the next PROGRESS_BYTES of it.
+SEND_SECONDS, PROGRESS_BYTES = 30.0, 16384
+# The time limit between bytes of the client after the last response.
 LINGER_SECONDS = 2.0
-# How long a connection may still bring the request that its client is just sending, when the server stops.
+# After the server stops, the time limit for a request that its client is just sending.
 SETTLE_SECONDS = 0.5
-# The client sends no more; elsewhere than on Linux this is not told.
+# The client has closed its half of the connection. Only Linux reports this event.
 HALF_CLOSED = getattr(select, "POLLRDHUP", 0)
 OVERLOADED = ServiceUnavailable("The server has more work than it can queue; try again soon.", headers=(RETRY_AFTER,))
 
 
 def header_seconds(limits: Settings) -> float:
-    """Returns the time limit for the head of a request, which counts from the same first byte as that of the whole request."""
+    """Returns the time limit of a request head, which counts from the same byte as the limit of the whole request."""
     return min(HEADER_SECONDS, limits.request_seconds)
 
 
 class State(Enum):
-    """What a connection waits for, and so what its deadline means."""
+    """State of a connection, by the event for which it waits until its deadline."""
 
-    NEW = "its first byte"
+    NEW = "the first byte"
     READING = "the rest of a request"
-    BUSY = "an answer of the thread pool"
-    SENDING = "the client to take the answer"
-    IDLE = "its next request"
-    LINGERING = "the client to close as well"
-    CLOSED = "nothing"
+    BUSY = "the response of the thread pool"
+    SENDING = "the client to read the response"
+    IDLE = "the next request"
+    LINGERING = "the client to close its half"
+    CLOSED = "no event"
 
 
-class Channel:
-    """A connection in the I/O loop. Every method runs in the loop's thread."""
+class HTTPConnection:
+    """A connection of the event loop. Every method runs in the thread of the loop."""
 
-    def __init__(self, server: "Server", connection: socket.socket) -> None:
-        self.server, self.socket, self.fd = server, connection, connection.fileno()
-        self.reader = Reader(server.limits.max_body_bytes)
-        self.unsent: list[memoryview] = []
-        self.sent, self.taken_before = 0, 0
+    def __init__(self, server: "EventLoop", client: socket.socket) -> None:
+        self.server, self.socket, self.fd = server, client, client.fileno()
+        self.parser = RequestParser(server.limits.max_body_bytes)
+        self.output: list[memoryview] = []
+        self.sent, self.progress = 0, 0
         self.events = select.POLLIN
         self.close_after = False
-        self.held, self.lingers_until = 0, 0.0
-        # Of a computed answer that its client has not taken whole: its bytes, and since when it goes out.
-        self.owed, self.owed_since = 0, 0.0
-        self.job: Job | None = None
-        self.wanted = RECEIVED
+        self.reserved_bytes, self.linger_deadline = 0, 0.0
+        # The bytes of a computed response that the client has not read, and the time when its transfer began.
+        self.unsent_bytes, self.unsent_since = 0, 0.0
+        self.job: PooledRequest | None = None
+        self.receive_bytes = RECEIVE_BYTES
         self.state, self.deadline = State.NEW, server.now + header_seconds(server.limits)
         self.began = 0.0
         server.poller.register(self.fd, self.events)
 
     def handle(self, event: int) -> None:
-        """What the poller reported."""
+        """Handles an event of the poller."""
         if self.state is State.SENDING:
             if event & ~select.POLLIN:
                 self.flush()
@@ -86,14 +84,14 @@ class Channel:
             self.job.client_gone = True
             self.watch(0)
         elif self.state is State.BUSY:
-            # Only an error or a hang-up is reported while reading is off.
+            # While reading is off, the poller reports only an error or a hang-up.
             self.close()
         else:
             self.read()
 
     def read(self) -> None:
         try:
-            data = self.socket.recv(self.wanted)
+            data = self.socket.recv(self.receive_bytes)
         except BlockingIOError:
             return
         except OSError:
@@ -102,84 +100,84 @@ class Channel:
         if not data:
             self.close()
             return
-        self.reader.feed(data)
+        self.parser.feed(data)
         self.advance()
 
     def advance(self) -> None:
-        """Serves what is complete, until bytes are missing, the pool has it, or the client must read first."""
-        self.wanted = RECEIVED
-        while self.reader.started:
+        """Serves the complete requests, until bytes are missing, a request is in the pool, or a response is unread."""
+        self.receive_bytes = RECEIVE_BYTES
+        while self.parser.started:
             try:
-                request = self.reader.next()
-            except Refused as refused:
-                self.refuse(Problem(refused.detail, status=refused.status))
+                request = self.parser.next()
+            except HTTPParseError as error:
+                self.reject(Problem(error.detail, status=error.status))
                 return
-            if request is None and self.reader.started:
+            if request is None and self.parser.started:
                 self.wait_for_more()
                 return
             if request is None:
-                # Only an empty line came, which begins no request.
+                # Only an empty line has arrived, which does not begin a request.
                 break
             self.began = 0.0
             if not self.serve(request):
                 return
         self.state = State.IDLE
         self.deadline = self.server.now + (SETTLE_SECONDS if self.server.stopping else KEEP_ALIVE_SECONDS)
-        if self.held:
-            self.hold(0)
+        if self.reserved_bytes:
+            self.reserve(0)
 
     def wait_for_more(self) -> None:
-        """A part of a request is here."""
-        limits, head = self.server.limits, self.reader.head
-        # Whose body nobody wants is not asked for it.
-        if head is not None and (problem := self.server.app.authorize(head.path, head.variables)):
-            self.refuse(problem)
+        """Waits for the rest of a request."""
+        limits, head = self.server.limits, self.parser.head
+        # Do not send 100 Continue if the request will be rejected anyway.
+        if head is not None and (problem := self.server.app.authorize(head.path, head.environ)):
+            self.reject(problem)
             return
-        if not self.hold(self.reader.held):
-            self.refuse(OVERLOADED)
+        if not self.reserve(self.parser.buffered):
+            self.reject(OVERLOADED)
             return
         if not self.began:
             self.began = self.server.now
         self.state = State.READING
-        self.wanted = min(max(RECEIVED, self.reader.missing), MOST_RECEIVED)
+        self.receive_bytes = min(max(RECEIVE_BYTES, self.parser.missing), MAX_RECEIVE_BYTES)
         self.deadline = self.began + (header_seconds(limits) if head is None else limits.request_seconds)
-        if self.reader.wants_continue():
-            # A few bytes on a socket that owes nothing: they fit, or the connection is broken and reading will tell.
+        if self.parser.wants_continue():
+            # The socket has room for these few bytes, unless the connection is broken. Then the next read reports it.
             try:
                 self.socket.send(CONTINUE)
             except OSError:
                 self.close()
 
-    def serve(self, request: Request) -> bool:
-        """Answers inline or hands over to the pool; whether the next request can be looked at."""
+    def serve(self, request: RawRequest) -> bool:
+        """Answers inline or passes the request to the pool. Returns whether the next request can be served."""
         head = request.head
-        if self.server.inline(head.method, head.path, head.variables, len(request.body)):
+        if self.server.inline(head.method, head.path, head.environ, len(request.body)):
             data, self.close_after = self.server.answer(request, self.server.now)
             return self.send(data)
-        deadline, executor = self.server.schedule(head.method, head.path, head.variables, self.server.now)
-        self.job = self.server.enqueue(self, request, executor) if self.hold(len(request.body)) else None
+        deadline, executor = self.server.schedule(head.method, head.path, head.environ, self.server.now)
+        self.job = self.server.enqueue(self, request, executor) if self.reserve(len(request.body)) else None
         if self.job is None:
-            connection = self.server.connection(head)
+            connection = self.server.connection_header(head)
             self.close_after = connection == "close"
-            return self.send(self.server.refusal(OVERLOADED, head.method, head.path, connection, ids_of(head.variables)))
+            return self.send(self.server.error(OVERLOADED, head.method, head.path, connection, request_ids(head.environ)))
         self.state, self.deadline = State.BUSY, deadline
         self.server.next_sweep = min(self.server.next_sweep, self.deadline)
         self.watch(HALF_CLOSED if executor == "long_poll" else 0)
         return False
 
     def answered(self, data: Pieces, close: bool) -> None:
-        """The pool's answer, back in the loop."""
+        """Sends the response of the pool."""
         if self.state is State.BUSY:
             self.close_after = close
             self.watch(select.POLLIN)
-            self.hold(0)
+            self.reserve(0)
             if self.send(data):
                 self.advance()
-            elif self.unsent and not self.owe(sum(map(len, data))):
-                self.server.make_room()
+            elif self.output and not self.track_unsent(sum(map(len, data))):
+                self.server.shed_slow_readers()
 
     def send(self, pieces: Pieces) -> bool:
-        """Sends what the socket takes; whether all went out and the connection goes on."""
+        """Sends a response as far as the socket has room. Returns whether all is sent and the connection stays open."""
         first = pieces[0]
         try:
             sent = self.socket.send(first)
@@ -189,63 +187,63 @@ class Channel:
             self.close()
             return False
         if sent == len(first) and len(pieces) == 1:
-            return self.finished()
-        self.unsent, self.sent = [memoryview(piece) for piece in pieces], sent
-        self.unsent[0] = self.unsent[0][sent:]
-        self.taken_before = self.taken()
+            return self.finish_response()
+        self.output, self.sent = [memoryview(piece) for piece in pieces], sent
+        self.output[0] = self.output[0][sent:]
+        self.progress = self.delivered()
         self.state, self.deadline = State.SENDING, self.server.now + SEND_SECONDS
         self.watch(select.POLLOUT)
         return False
 
     def flush(self) -> None:
         try:
-            sent = self.socket.send(self.unsent[0][:MOST_SENT])
+            sent = self.socket.send(self.output[0][:MAX_SEND_BYTES])
         except BlockingIOError:
             return
         except OSError:
             self.close()
             return
         self.sent += sent
-        rest = self.unsent[0][sent:]
-        self.unsent[:1] = [rest] if rest else []
-        if not self.unsent:
+        rest = self.output[0][sent:]
+        self.output[:1] = [rest] if rest else []
+        if not self.output:
             self.watch(select.POLLIN)
-            if self.finished():
+            if self.finish_response():
                 self.advance()
 
-    def finished(self) -> bool:
-        """An answer is out: whether the connection goes on."""
-        if self.owed:
-            self.owe(0)
+    def finish_response(self) -> bool:
+        """Ends a response. Returns whether the connection stays open."""
+        if self.unsent_bytes:
+            self.track_unsent(0)
         if not self.close_after:
             return True
         self.linger()
         return False
 
-    def refuse(self, problem: Problem) -> None:
-        """Answers a request that must not be served, and closes."""
+    def reject(self, problem: Problem) -> None:
+        """Answers a request that is not served, and closes."""
         self.close_after = True
-        # Its client may read nothing before it has sent the whole body, as proxies do: the body has the time of any other.
-        self.lingers_until = (self.began or self.server.now) + self.server.limits.request_seconds
-        self.send(self.server.refusal(problem, "HEAD" if self.reader.asks_head else "GET", self.reader.path))
+        # The client may read only after it has sent the whole body, as proxies do. So the body has the usual time.
+        self.linger_deadline = (self.began or self.server.now) + self.server.limits.request_seconds
+        self.send(self.server.error(problem, "HEAD" if self.parser.is_head_request else "GET", self.parser.path))
 
     def linger(self) -> None:
-        """Closes one half and takes in what still comes: closing with bytes unread would reset the connection, and the
-        client could lose the answer (RFC 9112, section 9.6)."""
+        """Closes one half and discards further bytes. A close with unread bytes would reset the connection, and the client
+        could lose the response (RFC 9112, section 9.6)."""
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
             self.close()
             return
-        self.reader = Reader(0)
-        self.hold(0)
+        self.parser = RequestParser(0)
+        self.reserve(0)
         self.state, self.deadline = State.LINGERING, self.server.now + LINGER_SECONDS
-        self.lingers_until = max(self.lingers_until, self.deadline)
+        self.linger_deadline = max(self.linger_deadline, self.deadline)
         self.watch(select.POLLIN)
 
     def discard(self) -> None:
         try:
-            data = self.socket.recv(MOST_RECEIVED)
+            data = self.socket.recv(MAX_RECEIVE_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -253,43 +251,42 @@ class Channel:
         if not data:
             self.close()
         elif not self.server.stopping:
-            self.deadline = min(self.server.now + LINGER_SECONDS, self.lingers_until)
+            self.deadline = min(self.server.now + LINGER_SECONDS, self.linger_deadline)
 
     def expire(self) -> None:
-        """The deadline has passed."""
+        """Handles the end of the deadline."""
         if self.state is State.READING:
-            self.refuse(RequestTimeout("The request did not arrive in time."))
-            # Its time is over.
-            self.lingers_until = min(self.lingers_until, self.server.now + LINGER_SECONDS)
+            self.reject(RequestTimeout("The request did not arrive in time."))
+            self.linger_deadline = min(self.linger_deadline, self.server.now + LINGER_SECONDS)
         elif self.state is State.BUSY and self.job is not None:
-            self.give_up(self.job)
-        elif self.state is State.SENDING and self.taken() - self.taken_before >= SEND_PROGRESS:
-            self.taken_before = self.taken()
+            self.cancel(self.job)
+        elif self.state is State.SENDING and self.delivered() - self.progress >= PROGRESS_BYTES:
+            self.progress = self.delivered()
             self.deadline = self.server.now + SEND_SECONDS
         else:
             self.close()
 
-    def give_up(self, job: "Job") -> None:
-        """The request in the pool is past its deadline: the application says so of one that no thread has begun."""
+    def cancel(self, job: "PooledRequest") -> None:
+        """Answers a late request that is still queued: the application rejects it. A running request answers by itself."""
         self.deadline = inf
-        if self.server.withdraw(job):
+        if self.server.cancel_queued(job):
             self.answered(*self.server.answer(job.request, job.arrived))
 
-    def taken(self) -> int:
-        """How many bytes the client has taken: those sent, less those that the kernel still holds (it may hold megabytes)."""
+    def delivered(self) -> int:
+        """Returns the bytes that the client has read: the sent bytes without those in the buffer of the kernel."""
         return self.sent - int.from_bytes(fcntl.ioctl(self.fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
-    def hold(self, count: int) -> bool:
-        """Tells how many bytes of unanswered requests this connection has; whether there is room for them."""
-        self.server.pending += count - self.held
-        self.held = count
-        return self.server.pending <= self.server.limits.pending_bytes
+    def reserve(self, count: int) -> bool:
+        """Records the bytes of unanswered requests of this connection. Returns whether the server has room for them."""
+        self.server.buffered_request_bytes += count - self.reserved_bytes
+        self.reserved_bytes = count
+        return self.server.buffered_request_bytes <= self.server.limits.pending_bytes
 
-    def owe(self, count: int) -> bool:
-        """Tells how many bytes of a computed answer are kept for this connection's client; whether there is room for them."""
-        self.server.owed += count - self.owed
-        self.owed, self.owed_since = count, self.server.now
-        return self.server.owed <= self.server.limits.pending_bytes
+    def track_unsent(self, count: int) -> bool:
+        """Records the unread bytes of a computed response. Returns whether the server has room for them."""
+        self.server.unsent_bytes += count - self.unsent_bytes
+        self.unsent_bytes, self.unsent_since = count, self.server.now
+        return self.server.unsent_bytes <= self.server.limits.pending_bytes
 
     def watch(self, events: int) -> None:
         if events != self.events:
@@ -299,7 +296,7 @@ class Channel:
     def close(self) -> None:
         if self.state is not State.CLOSED:
             self.state, self.deadline = State.CLOSED, inf
-            self.hold(0)
-            self.owe(0)
-            self.server.forget(self)
+            self.reserve(0)
+            self.track_unsent(0)
+            self.server.remove(self)
             self.socket.close()

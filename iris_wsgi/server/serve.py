@@ -1,4 +1,4 @@
-"""From settings to a running server: binds, builds the role, says what it serves, and obeys signals."""
+"""Start of a worker: builds the role, announces the server, and installs the signal handlers."""
 
 import gc
 import logging
@@ -12,28 +12,27 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from iris_wsgi import __version__
-from iris_wsgi.cpu_limits import cpus, threads_for, workers_for
+from iris_wsgi.cpu_limits import available_cpus, thread_count, worker_count
 from iris_wsgi.errors import BackendUnavailable, BadModel, BadStore
-from iris_wsgi.observability.log import LibraryLines, Log
+from iris_wsgi.observability.log import LibraryLogHandler, Log
 from iris_wsgi.roles import ROLES
-from iris_wsgi.server.listener import url_of
+from iris_wsgi.server.listener import server_url
 from iris_wsgi.settings import BadSetting, Settings
 
 if TYPE_CHECKING:
     from iris_wsgi.factory import Service
-    from iris_wsgi.observability.shared_memory import Company
-    from iris_wsgi.server.event_loop import Server
+    from iris_wsgi.observability.shared_memory import WorkerGroup
+    from iris_wsgi.server.event_loop import EventLoop
 
 SWITCH_SECONDS = 0.0005
 POST = "curl -s {url} -H 'Content-Type: application/json' -d '{body}'"
-# The parent's signal to a worker whose replacement serves. SIGTERM may come from anybody.
+# The signal of the parent to a worker whose replacement is ready. SIGTERM may come from any process.
 RETIRE = signal.SIGQUIT
-# What may be wrong with what a start finds, told in one line.
-CANNOT_START = (BadModel, BadSetting, BadStore, BackendUnavailable)
+START_ERRORS = (BadModel, BadSetting, BadStore, BackendUnavailable)
 
 
-class Facts(NamedTuple):
-    """What a process has to tell when it serves."""
+class ReadyInfo(NamedTuple):
+    """Facts about a worker that is ready."""
 
     host: str
     port: int
@@ -42,84 +41,92 @@ class Facts(NamedTuple):
     sample: list[float]
 
 
-def announce(settings: Settings, facts: Facts, say: Callable[[str], None]) -> None:
-    """The lines that tell a person what runs here and how to try it."""
-    url = url_of(facts.host, facts.port)
-    workers, why_workers = workers_for(settings)
-    threads, why_threads = threads_for(settings, cpus()[0])
-    say(f"iris_wsgi {__version__} serves role {settings.role} on {url}")
-    say(f"model {facts.model}")
-    say(f"self-test: {facts.self_test}")
-    say(f"workers: {workers} ({why_workers}); threads: {threads} ({why_threads}); model: 1 thread (a run takes microseconds)")
+def announce(settings: Settings, info: ReadyInfo, print_line: Callable[[str], None]) -> None:
+    """Prints the address, the model, and a command to try the server."""
+    url = server_url(info.host, info.port)
+    workers, why_workers = worker_count(settings)
+    threads, why_threads = thread_count(settings, available_cpus()[0])
+    print_line(f"iris_wsgi {__version__} serves role {settings.role} on {url}")
+    print_line(f"model {info.model}")
+    print_line(f"self-test: {info.self_test}")
+    print_line(
+        f"workers: {workers} ({why_workers}); threads: {threads} ({why_threads}); model: 1 thread (a run takes microseconds)"
+    )
     path, member = ROLES[settings.role].example
-    target = url + path.format(model=quote(facts.model.rsplit(" ", 2)[0]))
-    shows = ""
+    target = url + path.format(model=quote(info.model.rsplit(" ", 2)[0]))
+    authorization = ""
     if settings.token_file:
         # Imported only for this line.
         import shlex
 
-        shows = f' -H "Authorization: Bearer $(head -n 1 {shlex.quote(settings.token_file)})"'
-    say("try: " + (POST.format(url=target, body=f'{{"{member}": [{facts.sample}]}}') if member else f"curl -s {target}") + shows)
+        authorization = f' -H "Authorization: Bearer $(head -n 1 {shlex.quote(settings.token_file)})"'
+    print_line(
+        "try: "
+        + (POST.format(url=target, body=f'{{"{member}": [{info.sample}]}}') if member else f"curl -s {target}")
+        + authorization
+    )
 
 
 def serve_here(
     settings: Settings,
     bound: socket.socket,
-    company: "Company",
-    ready: Callable[[Facts], None],
-    ask_replacement: Callable[[], None],
+    group: "WorkerGroup",
+    ready: Callable[[ReadyInfo], None],
+    request_replacement: Callable[[], None],
 ) -> int:
-    """Loads the model and serves in this process, beside the other workers of `company`, until its parent ends it.
+    """Loads the model and serves as a worker of `group` until the parent stops it.
 
-    Calls `ready` when it serves, and `ask_replacement` when somebody else than the parent wants it to end.
+    Calls `ready` when it serves, and `request_replacement` if a process other than the parent stops it.
     """
-    # While a thread of the pool works on a large request, the I/O loop waits so long at most for its turn.
+    # The maximum time that the event loop waits for a pool thread with a large request.
     sys.setswitchinterval(SWITCH_SECONDS)
-    # All that is loaded from here on stays: to look for garbage in between only takes time.
+    # All objects that the start creates stay, so garbage collection would only take time.
     gc.disable()
-    # Only now, so that the parent never has onnxruntime, whose threads do not survive a fork.
+    # Imported here, so that the parent never loads onnxruntime, whose threads do not survive a fork.
     from iris_wsgi.factory import build
     from iris_wsgi.observability.metrics import Registry
-    from iris_wsgi.server.event_loop import Server
+    from iris_wsgi.server.event_loop import EventLoop
 
     log = Log(sys.stderr.fileno(), buffered=True)
-    logging.getLogger().addHandler(LibraryLines(log))
-    service = build(settings, log, Registry(company.board, company.slot))
-    threads, _ = threads_for(settings, cpus()[0])
+    logging.getLogger().addHandler(LibraryLogHandler(log))
+    service = build(settings, log, Registry(group.memory, group.slot))
+    threads, _ = thread_count(settings, available_cpus()[0])
     try:
-        server = Server(service.app, bound, settings, threads, service.observer, log, company)
+        server = EventLoop(service.app, bound, settings, threads, service.observer, log, group)
     except OSError as error:
         raise BadSetting(
             f"IRIS_PORT={settings.port}: cannot listen there: {error.strerror}; choose another with --port"
         ) from None
-    obey(server, service, company, ask_replacement)
+    install_signal_handlers(server, service, group, request_replacement)
     gc.freeze()
     gc.enable()
     host, port = bound.getsockname()[:2]
     model = service.model
-    ready(Facts(host, port, f"{model.name} {model.version} {model.digest}", service.self_test, service.sample))
-    # Only now: a job that ends its worker must not look like a start that failed.
+    ready(ReadyInfo(host, port, f"{model.name} {model.version} {model.digest}", service.self_test, service.sample))
+    # Started last, so that a job that kills the worker does not look like a failed start.
     service.background.start()
-    run_to_end(server, service, log)
+    run_until_drained(server, service, log)
     return 0
 
 
-def run_to_end(server: "Server", service: "Service", log: Log) -> None:
-    """Serves until the end of the drain. The process ends here if work was cut off."""
+def run_until_drained(server: "EventLoop", service: "Service", log: Log) -> None:
+    """Serves until the end of the drain. Exits the process if work was cut off."""
     cut = server.run()
     busy = service.background.stop(server.end_at)
     if cut or busy:
         log.event("warning", "work was cut off at the end of the drain", requests=cut, busy=busy)
         log.finish()
-        # A thread of the pool may be in the middle of a run, which the interpreter's own end does not survive.
+        # A pool thread may be in a run of the model. The interpreter would crash if it exited normally.
         os._exit(0)
 
 
-def obey(server: "Server", service: "Service", company: "Company", ask_replacement: Callable[[], None]) -> None:
-    """Installs the signals of a worker. All but SIGTERM come from its parent.
+def install_signal_handlers(
+    server: "EventLoop", service: "Service", group: "WorkerGroup", request_replacement: Callable[[], None]
+) -> None:
+    """Installs the signal handlers of a worker. All signals except SIGTERM come from its parent.
 
-    SIGUSR2 ends the service: readiness fails, and the worker drains after the grace. RETIRE drains this worker at once, as its
-    replacement serves. SIGTERM asks the parent for a replacement, so that nothing is lost whoever sends it.
+    SIGUSR2 ends the service: readiness fails, and the worker drains after the grace. RETIRE drains this worker at once, because
+    its replacement serves. SIGTERM requests a replacement from the parent, so that no request is lost.
     """
 
     def end(_number: int, _frame: FrameType | None) -> None:
@@ -132,5 +139,5 @@ def obey(server: "Server", service: "Service", company: "Company", ask_replaceme
 
     signal.signal(signal.SIGUSR2, end)
     signal.signal(RETIRE, lambda *_: stop(others_go_on=True))
-    signal.signal(signal.SIGTERM, lambda *_: ask_replacement())
-    server.tick = lambda: stop() if os.getppid() != company.parent else None
+    signal.signal(signal.SIGTERM, lambda *_: request_replacement())
+    server.tick = lambda: stop() if os.getppid() != group.parent else None

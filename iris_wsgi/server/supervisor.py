@@ -1,4 +1,4 @@
-"""The supervisor: the parent starts the workers that serve on one socket, replaces the dead, and never loads the model."""
+"""Supervisor process: forks the workers that share one socket, replaces dead ones, and never loads the model."""
 
 import json
 import os
@@ -11,48 +11,47 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
 
-from iris_wsgi.console import tell
+from iris_wsgi.console import print_error
 from iris_wsgi.observability.log import Log
-from iris_wsgi.observability.shared_memory import Board, Company
-from iris_wsgi.server.serve import CANNOT_START, RETIRE, Facts, serve_here
+from iris_wsgi.observability.shared_memory import SharedMemory, WorkerGroup
+from iris_wsgi.server.serve import RETIRE, START_ERRORS, ReadyInfo, serve_here
 from iris_wsgi.settings import BadSetting, Settings
 
 # The delay after a failed start. Each further failed start doubles it, up to the maximum.
 FIRST_DELAY_SECONDS = 0.5
 MAX_DELAY_SECONDS = 30.0
-# A worker that died younger than this is not replaced at once, or a fault at the start would keep the machine busy.
+# A worker that died at a lower age is not replaced at once. Otherwise a fault at the start would keep the machine busy.
 YOUNG_SECONDS = 1.0
-# What a worker may take beyond its grace and its drain before it is killed.
+# The time beyond grace and drain after which the parent kills a worker.
 KILL_AFTER_SECONDS = 5.0
-HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-class Worker:
-    """A process that serves, as its parent sees it.
+class WorkerProcess:
+    """A worker process in the parent.
 
-    `told` is the descriptor from which the parent reads the messages of the worker, or -1. `generation` is the number of
-    hang-ups before the start of the worker.
+    `ready_fd` is the descriptor of its messages, or -1. `generation` is the number of SIGHUPs before its start.
     """
 
-    def __init__(self, pid: int, slot: int, told: int, generation: int = 0) -> None:
-        self.pid, self.slot, self.told, self.generation = pid, slot, told, generation
+    def __init__(self, pid: int, slot: int, ready_fd: int, generation: int = 0) -> None:
+        self.pid, self.slot, self.ready_fd, self.generation = pid, slot, ready_fd, generation
         self.began = time.monotonic()
         self.ready = self.retiring = False
         self.message = b""
 
 
 class Supervisor:
-    """Keeps `count` workers serving until SIGTERM or SIGINT; SIGHUP replaces them one by one.
+    """Keeps `count` workers running until SIGTERM or SIGINT. SIGHUP replaces them one by one.
 
-    Once a worker was ready, the supervisor ends on no failure: it starts workers again and again, with growing delays.
+    After the first worker was ready, no failure ends the supervisor. It starts workers again, with increasing delays.
     """
 
-    def __init__(self, settings: Settings, bound: socket.socket, count: int, ready: Callable[[Facts], None]) -> None:
+    def __init__(self, settings: Settings, bound: socket.socket, count: int, ready: Callable[[ReadyInfo], None]) -> None:
         self.settings, self.bound, self.count, self.ready = settings, bound, count, ready
         # A replacement starts before the old worker ends, so there are more slots than workers.
-        self.board = Board(2 * count)
+        self.memory = SharedMemory(2 * count)
         self.log = Log(sys.stderr.fileno())
-        self.workers: dict[int, Worker] = {}
+        self.workers: dict[int, WorkerProcess] = {}
         self.wakeup: tuple[int, ...] = ()
         self.generation = 0
         self.announced = False
@@ -64,7 +63,7 @@ class Supervisor:
         self.poller = select.poll()
 
     def run(self) -> int:
-        """Until all workers have ended; the exit status."""
+        """Runs until all workers have ended. Returns the exit status."""
         self.wakeup = woken, wake = os.pipe()
         os.set_blocking(wake, False)
         os.set_blocking(woken, False)
@@ -75,17 +74,17 @@ class Supervisor:
         signal.signal(signal.SIGHUP, self.replace_all)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         while self.workers or not self.stopping:
-            self.keep_up()
+            self.reconcile()
             for descriptor, _ in self.poller.poll(200):
                 if descriptor == woken:
                     os.read(woken, 4096)
                 else:
-                    self.hear(descriptor)
+                    self.read_ready_pipe(descriptor)
             self.reap()
         return self.status
 
-    def keep_up(self) -> None:
-        """Starts what is missing, and moves a replacement along."""
+    def reconcile(self) -> None:
+        """Starts missing workers, and advances the replacement of old ones."""
         now = time.monotonic()
         if self.stopping:
             if now >= self.kill_at:
@@ -93,112 +92,116 @@ class Supervisor:
             return
         serving = self.serving()
         all_ready = all(worker.ready for worker in serving)
-        # The first worker shows whether the model can be served at all; only then come the others.
+        # The first worker proves that the model can be served. The others start after it.
         wanted = self.count if self.announced else 1
-        # While starts fail, there is only one at a time.
+        # While starts fail, only one worker starts at a time.
         is_missing = len(serving) < wanted and (all_ready or not self.failed_starts)
-        is_old = len(serving) == self.count and all_ready and any(one.generation < self.generation for one in serving)
+        is_old = len(serving) == self.count and all_ready and any(worker.generation < self.generation for worker in serving)
         if (is_missing or is_old) and now >= self.start_at:
             self.start()
         elif len(serving) > self.count and all_ready:
             self.retire()
 
-    def serving(self) -> Sequence[Worker]:
+    def serving(self) -> Sequence[WorkerProcess]:
         return [worker for worker in self.workers.values() if not worker.retiring]
 
     def start(self) -> None:
-        """Forks a worker. The parent has one thread and no session, so there is nothing that a fork could break."""
+        """Forks a worker. The parent has one thread and no model, so a fork is safe."""
         taken = {worker.slot for worker in self.workers.values()}
-        free = [slot for slot in range(self.board.slots) if slot not in taken]
+        free = [slot for slot in range(self.memory.slots) if slot not in taken]
         if not free:
             return
-        # A signal between the fork and the note of it would not reach the new worker.
-        signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+        # A signal between the fork and its record in `workers` would not reach the new worker.
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
         try:
-            # That call has run the handlers of earlier signals.
+            # The call above has run the handlers of earlier signals.
             if not self.stopping:
                 self.fork(free[0])
         except OSError as error:
             self.cannot_start(error)
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
 
     def fork(self, slot: int) -> None:
-        hears, tells = os.pipe()
-        os.set_blocking(hears, False)
+        read_end, write_end = os.pipe()
+        os.set_blocking(read_end, False)
         parent = os.getpid()
         try:
             pid = os.fork()
         except OSError:
-            os.close(hears)
-            os.close(tells)
+            os.close(read_end)
+            os.close(write_end)
             raise
         if pid == 0:
             signal.set_wakeup_fd(-1)
-            for descriptor in (hears, *self.wakeup, *(worker.told for worker in self.workers.values() if worker.told >= 0)):
+            for descriptor in (
+                read_end,
+                *self.wakeup,
+                *(worker.ready_fd for worker in self.workers.values() if worker.ready_fd >= 0),
+            ):
                 os.close(descriptor)
-            self.work(parent, slot, tells)
-        self.workers[pid] = Worker(pid, slot, hears, self.generation)
-        os.close(tells)
-        self.poller.register(hears, select.POLLIN)
+            self.work(parent, slot, write_end)
+        self.workers[pid] = WorkerProcess(pid, slot, read_end, self.generation)
+        os.close(write_end)
+        self.poller.register(read_end, select.POLLIN)
 
-    def work(self, parent: int, slot: int, tells: int) -> None:
-        """The life of a worker; it never returns to the parent's code."""
+    def work(self, parent: int, slot: int, write_end: int) -> None:
+        """Runs the worker in the child process. Never returns."""
         status = 1
         try:
-            # These are for the parent to interpret: a terminal or an init system may send them to all processes.
-            for number in HEARD:
+            # Only the parent handles these signals. A terminal or an init system may send them to all processes.
+            for number in HANDLED_SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
 
             def send(message: bytes) -> None:
-                # A parent that was killed reads nothing; the worker notices its end by itself.
+                # A killed parent reads nothing. The worker notices its end elsewhere.
                 with suppress(OSError):
-                    os.write(tells, message + b"\n")
+                    os.write(write_end, message + b"\n")
 
             status = serve_here(
                 self.settings,
                 self.bound,
-                Company(parent, self.board, slot),
-                ready=lambda facts: send(json.dumps(facts).encode()),
-                ask_replacement=lambda: send(b"replace"),
+                WorkerGroup(parent, self.memory, slot),
+                ready=lambda info: send(json.dumps(info).encode()),
+                request_replacement=lambda: send(b"replace"),
             )
-        except CANNOT_START as error:
-            tell(str(error))
+        except START_ERRORS as error:
+            print_error(str(error))
         except BaseException:
             self.log.failure("a worker failed")
         finally:
             os._exit(status)
 
-    def hear(self, descriptor: int) -> None:
-        """Reads the lines of a worker: the first says that it is ready, any other asks for a replacement. Its death ends them."""
-        worker = next(w for w in self.workers.values() if w.told == descriptor)
+    def read_ready_pipe(self, descriptor: int) -> None:
+        """Reads the messages of a worker: the first one is its ReadyInfo, each other one requests a replacement."""
+        worker = next(w for w in self.workers.values() if w.ready_fd == descriptor)
         try:
             data = os.read(descriptor, 65536)
         except BlockingIOError:
-            # A dead worker whose pipe another process still has.
+            # The worker is dead, and another process still has its pipe open.
             data = b""
         if not data:
             self.poller.unregister(descriptor)
             os.close(descriptor)
-            worker.told = -1
+            worker.ready_fd = -1
         *lines, worker.message = (worker.message + data).split(b"\n")
         for line in lines:
             if worker.ready:
                 worker.generation = -1
             else:
-                self.is_up(worker, Facts(*json.loads(line)))
+                self.on_ready(worker, ReadyInfo(*json.loads(line)))
 
-    def is_up(self, worker: Worker, facts: Facts) -> None:
+    def on_ready(self, worker: WorkerProcess, info: ReadyInfo) -> None:
         worker.ready = True
         self.failed_starts = 0
         if not self.announced:
             self.announced = True
-            self.ready(facts)
+            self.ready(info)
 
     def reap(self) -> None:
-        """Takes note of the workers that have ended, and of orphans, which PID 1 inherits."""
+        """Collects the exit statuses of workers, and of orphans, which PID 1 inherits."""
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -209,21 +212,21 @@ class Supervisor:
             worker = self.workers.get(pid)
             if worker is None:
                 continue
-            while worker.told >= 0:
-                # Its last word may be that it was ready.
-                self.hear(worker.told)
+            while worker.ready_fd >= 0:
+                # The last message may state that it was ready.
+                self.read_ready_pipe(worker.ready_fd)
             del self.workers[pid]
-            self.board.leave(worker.slot, usage.ru_utime + usage.ru_stime)
+            self.memory.leave(worker.slot, usage.ru_utime + usage.ru_stime)
             if not self.stopping and not worker.retiring:
-                self.mourn(worker, os.waitstatus_to_exitcode(status))
+                self.on_worker_exit(worker, os.waitstatus_to_exitcode(status))
 
-    def mourn(self, worker: Worker, code: int) -> None:
-        """A worker ended that should not have: logs it, and decides whether and when another takes its place."""
+    def on_worker_exit(self, worker: WorkerProcess, code: int) -> None:
+        """Logs an unexpected exit, and decides when to start another worker."""
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
         if not self.announced:
             if code < 0:
-                # Of any other end the worker has said why.
-                tell(f"the first worker was ended by {how} before it was ready; is there enough memory?")
+                # In all other cases the worker has printed the reason.
+                print_error(f"the first worker was ended by {how} before it was ready; is there enough memory?")
             self.stopping, self.status = 1, code if code > 0 else 1
             return
         self.log.event("error", "a worker died", pid=worker.pid, how=how, was_ready=worker.ready)
@@ -233,7 +236,7 @@ class Supervisor:
             self.start_at = time.monotonic() + FIRST_DELAY_SECONDS
 
     def cannot_start(self, error: OSError) -> None:
-        """The system refuses another process, or a pipe to it. Raises BadSetting if there was no worker yet."""
+        """Handles a failed fork or pipe. Raises BadSetting if no worker was ever ready."""
         if not self.announced:
             raise BadSetting(f"the system starts no worker: {error.strerror}; are there too many processes?") from None
         self.log.event("error", "the system starts no worker", reason=error.strerror)
@@ -246,13 +249,13 @@ class Supervisor:
             self.back_off()
 
     def keep_old(self, generation: int) -> None:
-        """A replacement of this generation did not start: the workers that serve count as replaced until the next hang-up."""
+        """Keeps the current workers after a failed replacement. They count as replaced until the next SIGHUP."""
         for worker in self.serving():
             worker.generation = max(worker.generation, generation)
         self.log.event("error", "the workers are not replaced: a new one does not start; send SIGHUP to try again")
 
     def back_off(self) -> None:
-        """A start failed while a worker is missing: delays the next one, twice as long as before."""
+        """Delays the next start after a failed one, twice as long as before."""
         delay = min(FIRST_DELAY_SECONDS * 2.0**self.failed_starts, MAX_DELAY_SECONDS)
         self.failed_starts += 1
         self.start_at = time.monotonic() + delay
@@ -261,24 +264,24 @@ class Supervisor:
         self.log.event("error", message, failed_starts=self.failed_starts, delay_seconds=delay, workers_serving=serving)
 
     def retire(self) -> None:
-        """Lets a worker stop, now that its replacement is ready: one of before the last hang-up, the oldest of these."""
-        worker = min(self.serving(), key=lambda one: (one.generation, one.began))
+        """Stops the oldest worker of the oldest generation, because its replacement is ready."""
+        worker = min(self.serving(), key=lambda worker: (worker.generation, worker.began))
         worker.retiring = True
         os.kill(worker.pid, RETIRE)
 
     def replace_all(self, _number: int, _frame: FrameType | None) -> None:
-        """SIGHUP: a new worker for each that serves now, one at a time. What failed before is tried again at once."""
+        """Handles SIGHUP: replaces all workers, one at a time, and retries failed starts at once."""
         self.generation += 1
         self.failed_starts, self.start_at = 0, 0.0
 
     def end(self, number: int, _frame: FrameType | None) -> None:
-        """SIGTERM or SIGINT: all workers drain; a second one ends them at once."""
+        """Handles SIGTERM and SIGINT: all workers drain. A second signal kills them."""
         if self.stopping:
             self.signal_all(signal.SIGKILL)
             os._exit(128 + number)
         self.stopping = number
         self.kill_at = time.monotonic() + self.settings.grace_seconds + self.settings.drain_seconds + KILL_AFTER_SECONDS
-        # While anybody holds the socket the kernel lets clients in, whom nobody would serve.
+        # While a process has the socket open, the kernel accepts clients that no worker would serve.
         self.bound.close()
         self.signal_all(signal.SIGUSR2)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from iris_wsgi import errors
 from iris_wsgi.errors import JSON, Problem
-from iris_wsgi.observability.trace_context import Ids, ids_of
+from iris_wsgi.observability.trace_context import RequestIds, request_ids
 from iris_wsgi.wsgi.body import Environ, check_content_type, compress, decompress, read_body
 from iris_wsgi.wsgi.routing import Parameters, Prefix, Router, mounted
 
@@ -45,7 +45,7 @@ class Request:
     # The environ of RFC 3875, which contains the headers.
     environ: Environ
     parameters: Parameters
-    ids: Ids
+    ids: RequestIds
     arrived: float
     # Returns whether the client has closed its half of the connection: a long poll ends then.
     client_gone: Callable[[], bool]
@@ -128,8 +128,8 @@ class Observer(Protocol):
     """Logs and counts requests."""
 
     def started(self) -> None: ...
-    def failed(self, ids: Ids) -> None: ...
-    def answered(self, method: str, path: str, route: str, response: Response, seconds: float, ids: Ids) -> None: ...
+    def failed(self, ids: RequestIds) -> None: ...
+    def answered(self, method: str, path: str, route: str, response: Response, seconds: float, ids: RequestIds) -> None: ...
 
 
 class App:
@@ -191,7 +191,7 @@ class App:
         """
         started = time.perf_counter()
         self.observer.started()
-        ids = ids_of(environ)
+        ids = request_ids(environ)
         resource, parameters = self.router.find(path)
         arrived = time.monotonic() if arrived is None else arrived
         request = Request(method, path, environ, parameters, ids, arrived, client_gone)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from iris_wsgi.errors import PHRASES
 from iris_wsgi.observability.log import Log
 from iris_wsgi.observability.metrics import Counter, Gauge, Histogram, Registry
-from iris_wsgi.observability.trace_context import Ids
+from iris_wsgi.observability.trace_context import RequestIds
 from iris_wsgi.wsgi.application import METHODS, UNMATCHED, Response
 
 OTHER = "other"
@@ -46,10 +46,10 @@ class RequestObserver:
         with self.lock:
             self.cells[self.in_flight] += 1
 
-    def failed(self, ids: Ids) -> None:
-        self.log.failure(**ids.told())
+    def failed(self, ids: RequestIds) -> None:
+        self.log.failure(**ids.log_fields())
 
-    def answered(self, method: str, path: str, route: str, response: Response, seconds: float, ids: Ids) -> None:
+    def answered(self, method: str, path: str, route: str, response: Response, seconds: float, ids: RequestIds) -> None:
         if method not in METHODS:
             method = OTHER
         requests, histogram = self.series(method, route, response.status)
@@ -81,7 +81,7 @@ class RequestObserver:
         self.bytes.set(request_bytes, ("requests",))
         self.bytes.set(response_bytes, ("answers",))
 
-    def refused(self, status: int, ids: Ids) -> None:
+    def rejected(self, status: int, ids: RequestIds) -> None:
         """Records a request that the server rejected before it reached the application."""
         self.requests.add((OTHER, UNMATCHED, str(status)))
-        self.log.event("info", "request refused", status=status, **ids.told())
+        self.log.event("info", "request refused", status=status, **ids.log_fields())

@@ -39,8 +39,8 @@ from http_clients import (
 from optional_programs import require_program, skip_or_fail
 from worker_processes import serving_workers
 
-from iris_wsgi.observability.shared_memory import Board, Company
-from iris_wsgi.server.event_loop import TURN_EVENTS, Server
+from iris_wsgi.observability.shared_memory import SharedMemory, WorkerGroup
+from iris_wsgi.server.event_loop import TURN_EVENTS, EventLoop
 from iris_wsgi.settings import Settings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -281,11 +281,13 @@ def test_a_turn_of_the_loop_accepts_though_the_poller_reports_others(log, make_a
     with socket.create_server(("127.0.0.1", 0)) as bound, ExitStack() as stack:
         address = bound.getsockname()
         service = make_app(role="web_single").service
-        server = Server(service.app, bound, Settings(), 1, service.observer, log, Company(os.getppid(), Board(2), 0))
+        server = EventLoop(
+            service.app, bound, Settings(), 1, service.observer, log, WorkerGroup(os.getppid(), SharedMemory(2), 0)
+        )
         crowd = [stack.enter_context(socket.create_connection(address)) for _ in range(TURN_EVENTS)]
         while server.handle_accept():
             pass
-        ready = [(fd, select.EPOLLIN) for fd in server.channels]
+        ready = [(fd, select.EPOLLIN) for fd in server.connections]
         assert len(ready) == TURN_EVENTS
         server.poller = FullPoller(server.poller, ready, server)
         for one in crowd:

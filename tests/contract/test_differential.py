@@ -13,8 +13,8 @@ import h11
 import pytest
 from request_vectors import VECTORS
 
-from iris_wsgi.http.request_head import Refused
-from iris_wsgi.http.request_parser import Reader
+from iris_wsgi.http.request_head import HTTPParseError
+from iris_wsgi.http.request_parser import RequestParser
 
 CASES = 100_000 if os.environ.get("CI") == "true" else 5_000
 SHARDS = 10
@@ -92,7 +92,7 @@ def by_h11(data: bytes) -> Read | None:
 
 def by_us(pieces: list[bytes]) -> Read | None:
     """The first request as our parser reads it, None if it refuses it or waits for more; raises what must never be raised."""
-    reader = Reader(MOST_BODY)
+    reader = RequestParser(MOST_BODY)
     request = None
     try:
         for piece in pieces:
@@ -100,7 +100,7 @@ def by_us(pieces: list[bytes]) -> Read | None:
             if request := reader.next():
                 break
             reader.wants_continue()
-    except Refused:
+    except HTTPParseError:
         return None
     if request is None:
         return None

@@ -20,7 +20,7 @@ from optional_programs import require_program, skip_or_fail
 from project import MODEL
 from server_process import ServerProcess, free_ports, refuses_connections, run_failing_start
 
-from iris_wsgi.cpu_limits import cpus, threads_for, workers_for
+from iris_wsgi.cpu_limits import available_cpus, thread_count, worker_count
 from iris_wsgi.settings import Settings
 
 
@@ -143,7 +143,7 @@ def test_web_single_writes_no_file_and_opens_no_socket_but_its_own(run, tmp_path
     lines = trace.read_text().splitlines()
     assert any("golden.json" in line for line in lines)
     writing = re.compile(r"O_WRONLY|O_RDWR|O_CREAT|creat\(|unlink|rename|mkdir|truncate|link\(")
-    # The log's own pipe is opened again, so that it never blocks; see log.unblocked().
+    # The log's own pipe is opened again, so that it never blocks; see log.nonblocking().
     itself = ("/dev/null", '"/proc/self/fd/2"')
     assert [line for line in lines if writing.search(line) and not any(name in line for name in itself)] == []
     assert len([line for line in lines if " socket(" in line]) == 1
@@ -164,13 +164,13 @@ def test_a_connection_that_the_system_refuses_to_set_up_costs_no_other(run):
 
 
 def test_the_default_numbers_of_workers_and_threads_come_from_the_cpus():
-    assert workers_for(Settings())[0] <= cpus()[0]
-    assert workers_for(Settings(workers=3)) == (3, "as set")
-    assert threads_for(Settings(threads=7), 1) == (7, "as set")
-    assert threads_for(Settings(), 1)[0] == 4
-    assert threads_for(Settings(), 8)[0] == 16
-    assert threads_for(Settings(role="asynchronous"), 1)[0] == threads_for(Settings(role="sync_async"), 8)[0] == 16
-    assert threads_for(Settings(role="asynchronous", threads=7), 1)[0] == 7
+    assert worker_count(Settings())[0] <= available_cpus()[0]
+    assert worker_count(Settings(workers=3)) == (3, "as set")
+    assert thread_count(Settings(threads=7), 1) == (7, "as set")
+    assert thread_count(Settings(), 1)[0] == 4
+    assert thread_count(Settings(), 8)[0] == 16
+    assert thread_count(Settings(role="asynchronous"), 1)[0] == thread_count(Settings(role="sync_async"), 8)[0] == 16
+    assert thread_count(Settings(role="asynchronous", threads=7), 1)[0] == 7
 
 
 def test_a_defect_in_one_connection_costs_that_connection_and_is_logged(tmp_path):
@@ -178,7 +178,7 @@ def test_a_defect_in_one_connection_costs_that_connection_and_is_logged(tmp_path
     code = (
         "import sys; from iris_wsgi.server import connection; from iris_wsgi.cli.main import main\n"
         "def broken(self): raise KeyError('put in')\n"
-        "connection.Channel.wait_for_more = broken\n"
+        "connection.HTTPConnection.wait_for_more = broken\n"
         "sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "serve", "--port", "0", "--workers", "1", "--model-dir", str(MODEL)]

@@ -296,7 +296,7 @@ def test_sigterm_ends_a_server_that_waits_for_its_next_try(run, model_copy, tmp_
 
 
 def test_delays_between_starts_double_up_to_a_maximum_and_begin_anew_after_a_hang_up(capfd):
-    supervisor = Supervisor(Settings(), None, 1, lambda facts: None)
+    supervisor = Supervisor(Settings(), None, 1, lambda info: None)
     for _ in range(10):
         supervisor.back_off()
     assert supervisor.start_at > 0

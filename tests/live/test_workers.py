@@ -34,7 +34,7 @@ from worker_processes import events_containing, log_events, serving_workers, wai
 
 from iris_wsgi.server import supervisor as workers
 from iris_wsgi.server.serve import RETIRE
-from iris_wsgi.server.supervisor import FIRST_DELAY_SECONDS, YOUNG_SECONDS, Supervisor, Worker
+from iris_wsgi.server.supervisor import FIRST_DELAY_SECONDS, YOUNG_SECONDS, Supervisor, WorkerProcess
 from iris_wsgi.settings import Settings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -217,15 +217,15 @@ def test_a_dead_worker_is_replaced_at_once_unless_it_was_young(monkeypatch, log,
     now, started = [1000.0], []
     monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(Supervisor, "start", lambda _: started.append(now[0]))
-    supervisor = Supervisor(Settings(), None, 2, lambda facts: None)
+    supervisor = Supervisor(Settings(), None, 2, lambda info: None)
     supervisor.log, supervisor.announced = log, True
-    worker = Worker(11, 0, -1)
+    worker = WorkerProcess(11, 0, -1)
     worker.ready = True
     now[0] += age
-    supervisor.mourn(worker, -signal.SIGKILL)
+    supervisor.on_worker_exit(worker, -signal.SIGKILL)
     for seconds in (0.0, pause - 0.01, pause):
         now[0] = 1000.0 + age + seconds
-        supervisor.keep_up()
+        supervisor.reconcile()
     assert started[0] == 1000.0 + age + pause
 
 
@@ -339,14 +339,14 @@ def test_there_is_always_a_ready_worker_during_a_replacement(pair):
 def test_a_worker_too_many_is_retired_though_the_one_it_was_to_replace_is_gone(monkeypatch):
     told = []
     monkeypatch.setattr(os, "kill", lambda pid, number: told.append((pid, number)))
-    supervisor = Supervisor(Settings(), None, 2, lambda facts: None)
+    supervisor = Supervisor(Settings(), None, 2, lambda info: None)
     for pid in (11, 12, 13):
-        supervisor.workers[pid] = Worker(pid, pid - 11, -1)
+        supervisor.workers[pid] = WorkerProcess(pid, pid - 11, -1)
         supervisor.workers[pid].ready = True
     supervisor.announced = True
-    supervisor.keep_up()
+    supervisor.reconcile()
     assert told == [(11, RETIRE)] and supervisor.workers[11].retiring
-    supervisor.keep_up()
+    supervisor.reconcile()
     assert len(told) == 1
 
 

@@ -47,7 +47,7 @@ from project import MODEL, ROOT
 from iris_wsgi.cli.main import parser
 from iris_wsgi.client.endpoint import address_of
 from iris_wsgi.client.prober import LOOKUP_SECONDS
-from iris_wsgi.cpu_limits import cpus
+from iris_wsgi.cpu_limits import available_cpus
 from iris_wsgi.factory import build
 from iris_wsgi.model.golden import self_test
 from iris_wsgi.model.session import load_model
@@ -511,7 +511,7 @@ def test_the_cpu_limit_gives_one_worker_as_in_the_row_of_the_benchmark(objects, 
         for container in containers(template, "containers"):
             assert limit(container, "cpu") == 1
             proc = write_proc_folder(tmp_path, "/", {"/": {"cpu.max": f"{limit(container, 'cpu') * 100_000:.0f} 100000"}})
-            assert settings_of(container, objects).workers or cpus(proc)[0] == 1
+            assert settings_of(container, objects).workers or available_cpus(proc)[0] == 1
 
 
 def test_volumes_in_memory_leave_room_for_the_server(objects):

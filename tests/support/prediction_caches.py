@@ -41,7 +41,7 @@ def expected_probabilities(rows):
 def build_cache(predict, max_bytes=1 << 20, seconds=3600.0, **options):
     registry = Registry()
     cache = PredictionCache(
-        predict, 3, CacheStore(LRUCache(max_bytes), seconds, CacheMetrics(registry), registry.board), **options
+        predict, 3, CacheStore(LRUCache(max_bytes), seconds, CacheMetrics(registry), registry.memory), **options
     )
     registry.join()
     return cache

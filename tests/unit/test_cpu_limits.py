@@ -10,7 +10,17 @@ import pytest
 from cgroup_files import write_proc_folder
 from project import MODEL
 
-from iris_wsgi.cpu_limits import MIB, WORKER_MIB, cpu_quota, cpus, folders, memory, memory_limit, model_bytes, workers_for
+from iris_wsgi.cpu_limits import (
+    MIB,
+    WORKER_MIB,
+    available_cpus,
+    cpu_quota,
+    folders,
+    memory,
+    memory_limit,
+    model_bytes,
+    worker_count,
+)
 from iris_wsgi.settings import Settings
 
 USABLE = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -25,8 +35,8 @@ def two_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_control_groups_all_cpus_count(tmp_path):
-    assert cpus(tmp_path) == (USABLE, f"{USABLE} CPUs, no quota")
-    assert memory(tmp_path) == (MACHINE, "that of the machine")
+    assert available_cpus(tmp_path) == (USABLE, f"{USABLE} CPUs, no quota")
+    assert memory(tmp_path) == (MACHINE, "the memory of the machine")
 
 
 @pytest.mark.parametrize(
@@ -41,7 +51,7 @@ def test_without_control_groups_all_cpus_count(tmp_path):
     ],
 )
 def test_workers_follow_the_cpu_quota_of_version_2(tmp_path, text, count, why):
-    assert cpus(write_proc_folder(tmp_path, "/", {"/": {"cpu.max": text}})) == (count, why)
+    assert available_cpus(write_proc_folder(tmp_path, "/", {"/": {"cpu.max": text}})) == (count, why)
 
 
 @pytest.mark.parametrize(("quota", "allowed"), [("-1", None), ("50000", 0.5)])
@@ -55,7 +65,7 @@ def test_the_quota_that_systemd_sets_on_a_service_is_seen(tmp_path):
     files = {"/": {}, "/system.slice": {"cpu.max": "max 100000", "memory.max": "max"}}
     files[SERVICE] = {"cpu.max": "50000 100000", "memory.max": str(300 * MIB)}
     proc = write_proc_folder(tmp_path, SERVICE, files)
-    assert cpus(proc) == (1, f"cpu.max allows 0.5 of {USABLE} CPUs")
+    assert available_cpus(proc) == (1, f"cpu.max allows 0.5 of {USABLE} CPUs")
     assert memory_limit(proc) == (300 * MIB, "memory.max")
 
 
@@ -82,7 +92,7 @@ def test_in_a_container_the_group_that_is_mounted_is_the_top(tmp_path, controlle
 
 def test_memory_of_version_1_without_a_limit_is_that_of_the_machine(tmp_path):
     proc = write_proc_folder(tmp_path, "/x", {"/x": {"memory.limit_in_bytes": "9223372036854771712"}}, "memory")
-    assert memory(proc) == (MACHINE, "that of the machine")
+    assert memory(proc) == (MACHINE, "the memory of the machine")
     (tmp_path / "with blank/memory/x/memory.limit_in_bytes").write_text("4096000\n")
     assert memory(proc) == (4096000, "memory.limit_in_bytes")
 
@@ -90,13 +100,13 @@ def test_memory_of_version_1_without_a_limit_is_that_of_the_machine(tmp_path):
 @pytest.mark.parametrize(("mib", "workers"), [(48, 1), (2 * WORKER_MIB - 1, 1), (2 * WORKER_MIB + 20, 2), (10_000, 2)])
 def test_memory_bounds_the_workers_and_the_start_tells_why(tmp_path, two_cpus, mib, workers):
     proc = write_proc_folder(tmp_path, "/", {"/": {"memory.max": str(mib * MIB)}})
-    count, why = workers_for(Settings(model_dir=str(MODEL)), proc)
+    count, why = worker_count(Settings(model_dir=str(MODEL)), proc)
     assert count == workers
     if workers == 2:
         assert why == "2 CPUs, no quota"
     else:
         assert re.fullmatch(rf"memory allows 1: memory.max is {mib} MiB, at {WORKER_MIB} MiB each", why), why
-    assert workers_for(Settings(workers=3), proc) == (3, "as set")
+    assert worker_count(Settings(workers=3), proc) == (3, "as set")
 
 
 def test_a_large_model_counts_for_each_worker(tmp_path, two_cpus):
@@ -106,7 +116,7 @@ def test_a_large_model_counts_for_each_worker(tmp_path, two_cpus):
     settings = Settings(model_dir=str(tmp_path / "model"))
     assert model_bytes(settings) == 200 * MIB
     proc = write_proc_folder(tmp_path, "/", {"/": {"memory.max": str(900 * MIB)}})
-    assert workers_for(settings, proc) == (1, "memory allows 1: memory.max is 900 MiB, at 500 MiB each")
+    assert worker_count(settings, proc) == (1, "memory allows 1: memory.max is 900 MiB, at 500 MiB each")
 
 
 @pytest.fixture

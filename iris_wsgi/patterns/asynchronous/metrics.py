@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from iris_wsgi.errors import BackendUnavailable
 from iris_wsgi.observability.metrics import Counter, Histogram, Registry
-from iris_wsgi.observability.process_metrics import Figure, figure
+from iris_wsgi.observability.process_metrics import MetricSample, metric_sample
 from iris_wsgi.patterns.asynchronous.job import STATES, Claim, QueueDepth
 
 # Jobs may take minutes; requests take seconds.
@@ -68,15 +68,15 @@ class JobMetrics:
             self.agreements.add((str(agrees).lower(),))
 
 
-def store_samples(count: Callable[[], QueueDepth]) -> list[Figure]:
+def store_samples(count: Callable[[], QueueDepth]) -> list[MetricSample]:
     """Returns the samples of the store. Every process and every pod reports the same values, so sums are meaningless."""
     try:
         counts = count()
     except BackendUnavailable:
-        return [figure("job_store_up", "gauge", UP, 0.0)]
+        return [metric_sample("job_store_up", "gauge", UP, 0.0)]
     by_state = {f'{{state="{state}"}}': float(counts.by_state[state]) for state in STATES}
     return [
-        figure("job_store_up", "gauge", UP, 1.0),
-        Figure("jobs", "gauge", "Jobs in the store, by state; failed jobs are the dead letters.", by_state),
-        figure("jobs_oldest_queued_seconds", "gauge", OLDEST, counts.oldest_seconds),
+        metric_sample("job_store_up", "gauge", UP, 1.0),
+        MetricSample("jobs", "gauge", "Jobs in the store, by state; failed jobs are the dead letters.", by_state),
+        metric_sample("jobs_oldest_queued_seconds", "gauge", OLDEST, counts.oldest_seconds),
     ]

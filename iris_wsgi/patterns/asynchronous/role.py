@@ -4,7 +4,7 @@ from contextlib import suppress
 from functools import partial
 
 from iris_wsgi.errors import BackendUnavailable
-from iris_wsgi.observability.process_metrics import Figure
+from iris_wsgi.observability.process_metrics import MetricSample
 from iris_wsgi.patterns.asynchronous import routes as jobs
 from iris_wsgi.patterns.asynchronous.metrics import JobMetrics, store_samples
 from iris_wsgi.patterns.asynchronous.stores import create_job_store
@@ -42,7 +42,7 @@ def create_queue(context: RoleContext) -> jobs.JobQueue:
     # Only the periodic counts() can detect a repaired store while there are no requests.
     context.readiness.checks.append(lambda: next(iter(breaker.remedies("counts")), None))
     context.readiness.warnings.append(breaker.remedies)
-    latest: list[Figure] = []
+    latest: list[MetricSample] = []
     concerns: list[str] = []
     context.readiness.warnings.append(lambda: concerns)
 

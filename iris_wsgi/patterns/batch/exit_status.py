@@ -8,7 +8,7 @@ from enum import IntEnum
 from types import FrameType
 from typing import NamedTuple, Protocol
 
-from iris_wsgi.console import Teller
+from iris_wsgi.console import ProgressReporter
 from iris_wsgi.errors import BadModel, Stopped
 from iris_wsgi.patterns.batch.options import MaxBad
 
@@ -69,7 +69,7 @@ class StopSignal:
         self.number = number
 
 
-def run_to_end(run: Run, target: object, limit: MaxBad, stop: StopSignal, progress: Teller) -> tuple[ExitStatus, str]:
+def run_to_end(run: Run, target: object, limit: MaxBad, stop: StopSignal, progress: ProgressReporter) -> tuple[ExitStatus, str]:
     """Executes a run that writes `target`. Returns its status and the reason."""
     try:
         status, reason = consume(run, limit, stop, progress)
@@ -88,9 +88,9 @@ def run_to_end(run: Run, target: object, limit: MaxBad, stop: StopSignal, progre
     return status, reason
 
 
-def consume(run: Run, limit: MaxBad, stop: StopSignal, progress: Teller) -> tuple[ExitStatus, str]:
+def consume(run: Run, limit: MaxBad, stop: StopSignal, progress: ProgressReporter) -> tuple[ExitStatus, str]:
     for done in run.chunks():
-        progress.tell(done, sum(run.counts), run.counts.bad)
+        progress.update(done, sum(run.counts), run.counts.bad)
         if stop.number:
             return ExitStatus.INTERRUPTED, signal.Signals(stop.number).name
         if limit.rows is not None and run.counts.bad > limit.rows:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from iris_wsgi.console import Teller, tell
-from iris_wsgi.cpu_limits import workers_for
+from iris_wsgi.console import ProgressReporter, print_error
+from iris_wsgi.cpu_limits import worker_count
 from iris_wsgi.errors import BadModel, Stopped
 from iris_wsgi.model.golden import load_verified_model
 from iris_wsgi.model.session import Model
@@ -40,12 +40,12 @@ def batch(settings: Settings, given: Mapping[str, Any]) -> int:
     """Runs the command and returns its exit status. Raises BadSetting and BadModel."""
     try:
         if given["table"] is None:
-            return run_file(parse_file_options(given), settings, workers_for(settings)[0])
+            return run_file(parse_file_options(given), settings, worker_count(settings)[0])
         from iris_wsgi.patterns.batch.table_run import run_table
 
-        return run_table(parse_table_options(given, settings.database_url), settings, tell)
+        return run_table(parse_table_options(given, settings.database_url), settings, print_error)
     except Stopped as stopped:
-        tell(f"stopped: {stopped}")
+        print_error(f"stopped: {stopped}")
         return ExitStatus.STOPPED
 
 
@@ -59,7 +59,7 @@ def run_file(options: Options, settings: Settings, processes: int) -> ExitStatus
             raise BadSetting("Parquet needs pyarrow: bin/setup parquet, or pip install 'iris_wsgi[parquet]'") from None
     source = open_source(options.source, options.header, options.delimiter)
     if source.delimiter not in (DELIMITERS[options.source.format], options.delimiter) and not options.quiet:
-        tell(f"the separator of the columns of IN is {source.delimiter!r}, from its header; --delimiter sets another one")
+        print_error(f"the separator of the columns of IN is {source.delimiter!r}, from its header; --delimiter sets another one")
     pool = ProcessPool(processes, lambda: prepare(settings, options, source))
     try:
         ready = pool.ready_message()
@@ -126,15 +126,17 @@ class FileRun:
 def execute(run: FileRun) -> ExitStatus:
     options, results, target = run.options, run.results, run.options.target
     if not results.begin():
-        tell(f"nothing to do: run {results.checkpoint.document['run']} has written {target.path}")
+        print_error(f"nothing to do: run {results.checkpoint.document['run']} has written {target.path}")
         return ExitStatus.GOOD
-    progress = Teller(run.source.total, run.source.unit, options.quiet)
+    progress = ProgressReporter(run.source.total, run.source.unit, options.quiet)
     status, reason = run_to_end(run, target.path, options.max_bad, StopSignal(), progress)
     if status is not ExitStatus.GOOD or not options.quiet:
         bad = results.progress.bad
         listed = "" if options.errors.path == STANDARD else f", listed in {options.errors.path}"
         resumable = not options.source.is_stream and not target.is_stream
-        tell(summary(status, reason, target.path, results.progress.labels, f"; {bad} bad{listed}" if bad else "", resumable))
+        print_error(
+            summary(status, reason, target.path, results.progress.labels, f"; {bad} bad{listed}" if bad else "", resumable)
+        )
     return status
 
 

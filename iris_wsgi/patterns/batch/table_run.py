@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from iris_wsgi.codec.rows import NUMBERS, Array, is_float32
-from iris_wsgi.console import Teller
+from iris_wsgi.console import ProgressReporter
 from iris_wsgi.errors import BadModel, InvalidOutput, Stopped
 from iris_wsgi.model.golden import load_verified_model
 from iris_wsgi.model.session import Model, first_line
@@ -165,7 +165,7 @@ class TableRun:
         return RowCounts(self.resumed.ok + self.ok, self.resumed.bad + self.bad)
 
     def execute(self, say: Say, stop: StopSignal) -> ExitStatus:
-        progress = Teller(self.plan.rows, " rows", self.options.quiet)
+        progress = ProgressReporter(self.plan.rows, " rows", self.options.quiet)
         status, reason = run_to_end(self, self.plan.target, self.options.max_bad, stop, progress)
         if status is ExitStatus.GOOD and not self.options.quiet and not self.ok + self.bad:
             say(f"nothing to do: every row of {self.options.table} has a prediction in {self.plan.target}")

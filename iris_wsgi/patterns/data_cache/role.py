@@ -50,7 +50,7 @@ def routes(context: RoleContext) -> list[Route]:
         # 2 is the layout of the value, f4 that of the row.
         tier = VersionedTier(options, "iris:item:2f4")
     times = CacheTimes(settings.items_seconds, MISSING_SECONDS, STALE_SECONDS, CHECK_SECONDS)
-    stamps = InvalidationStamps(context.registry.board.marks)
+    stamps = InvalidationStamps(context.registry.memory.marks)
     reader = ReadThrough(database, breaker, tier, times, stamps)
     responses = ItemResponses(context.model, context.predict)
     cache = ItemCache(reader, responses.item, responses.prediction, LRUCache(settings.items_bytes), times, stamps, metrics)

@@ -4,7 +4,7 @@ import http.client
 from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import urlsplit
 
-from iris_wsgi.console import Teller, tell
+from iris_wsgi.console import ProgressReporter, print_error
 from iris_wsgi.errors import BackendUnavailable
 from iris_wsgi.patterns.data_cache.item_store import ItemStore
 
@@ -22,7 +22,7 @@ def first_ids(store: ItemStore, limit: int) -> Iterator[str]:
         after, left = ids[-1], left - len(ids)
 
 
-def warm(url: str, headers: Mapping[str, str], ids: list[str], progress: Teller, say: Callable[[str], None]) -> int:
+def warm(url: str, headers: Mapping[str, str], ids: list[str], progress: ProgressReporter, say: Callable[[str], None]) -> int:
     """Returns the exit status: 0 if all items are in memory, else 1. Raises BackendUnavailable if the server is down."""
     if not ids:
         say("there are no items")
@@ -36,14 +36,14 @@ def warm(url: str, headers: Mapping[str, str], ids: list[str], progress: Teller,
     if full == FULL_ROUNDS:
         say(f"{len(ids)} items and their predictions are in the memory of {url}, after {rounds} rounds")
         return 0
-    tell(
+    print_error(
         f"not all of {len(ids)} items stay in the memory of {url}: {failed} requests failed in the last round;"
         " raise IRIS_ITEMS_BYTES, unless the items change"
     )
     return 1
 
 
-def request_all(url: str, headers: Mapping[str, str], ids: list[str], progress: Teller, rounds: int) -> tuple[int, int]:
+def request_all(url: str, headers: Mapping[str, str], ids: list[str], progress: ProgressReporter, rounds: int) -> tuple[int, int]:
     """Requests all items on one connection. Returns the number of misses and of failures."""
     loaded, failed, address = 0, 0, urlsplit(url)
     try:
@@ -55,7 +55,7 @@ def request_all(url: str, headers: Mapping[str, str], ids: list[str], progress: 
                 response.read()
                 failed += response.status != 200
                 loaded += "; hit" not in response.headers.get("Cache-Status", "")
-            progress.tell(i + 1, rounds * len(ids) + i + 1, failed)
+            progress.update(i + 1, rounds * len(ids) + i + 1, failed)
         connection.close()
     except (OSError, http.client.HTTPException) as error:
         raise BackendUnavailable(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from iris_wsgi import __version__
-from iris_wsgi.console import MODEL_PACKAGES, ArgumentParser, failure, why_missing
+from iris_wsgi.console import MODEL_PACKAGES, ArgumentParser, missing_packages, report_failure
 from iris_wsgi.patterns.edge.command import BAD_ARGUMENTS, BAD_MODEL, EDGE, add_commands, edge
 from iris_wsgi.settings import BadSetting, read_settings
 
@@ -20,11 +20,11 @@ def main(arguments: Sequence[str] | None = None, model: Path | None = None) -> i
     try:
         settings = read_settings(os.environ, given)
     except BadSetting as error:
-        return failure(str(error), BAD_ARGUMENTS)
+        return report_failure(str(error), BAD_ARGUMENTS)
     return edge(settings, given, model)
 
 
 if __name__ == "__main__":
     # The single file prints other advice.
-    missing = why_missing(MODEL_PACKAGES)
-    sys.exit(failure(missing, BAD_MODEL) if missing else main())
+    missing = missing_packages(MODEL_PACKAGES)
+    sys.exit(report_failure(missing, BAD_MODEL) if missing else main())

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iris_wsgi.console import ArgumentParser, failure, say, tell
+from iris_wsgi.console import ArgumentParser, print_error, print_result, report_failure
 from iris_wsgi.errors import BadModel
 from iris_wsgi.settings import BadSetting, Settings, add_flags
 from iris_wsgi.tabular.columns import add_column_flags, delimiter, names, parse_option
@@ -62,22 +62,22 @@ def edge(settings: Settings, given: Given, baked: Path | None = None) -> int:
             case "update":
                 from iris_wsgi.patterns.edge.update import update
 
-                say(update(device, given["source"], given["again"]))
+                print_result(update(device, given["source"], given["again"]))
             case "rollback":
                 from iris_wsgi.patterns.edge.update import roll_back
 
-                say(roll_back(device))
+                print_result(roll_back(device))
             case "status":
                 status(device)
     except BadSetting as error:
-        return failure(str(error), BAD_ARGUMENTS)
+        return report_failure(str(error), BAD_ARGUMENTS)
     except BadModel as error:
         prefix = "not updated, the current bundle stays: " if given["edge_command"] == "update" else ""
-        return failure(f"{prefix}{error}", BAD_MODEL)
+        return report_failure(f"{prefix}{error}", BAD_MODEL)
     except KeyboardInterrupt:
-        return failure("interrupted", INTERRUPTED)
+        return report_failure("interrupted", INTERRUPTED)
     except OSError as error:
-        return failure(f"stopped: {error.strerror}", STOPPED)
+        return report_failure(f"stopped: {error.strerror}", STOPPED)
     return GOOD
 
 
@@ -99,10 +99,10 @@ def predict(model: "Model", values: Sequence[str], as_json: bool) -> None:
     if as_json:
         metadata = {"name": model.name, "version": model.version, "digest": model.digest}
         document = {"model": metadata, "classes": model.labels, "label": label, "probabilities": probabilities}
-        say(json.dumps(document, ensure_ascii=False))
+        print_result(json.dumps(document, ensure_ascii=False))
     else:
         for line in (label, *(f"{name} {p!r}" for name, p in zip(model.labels, probabilities, strict=True))):
-            say(line)
+            print_result(line)
 
 
 def stream(model: "Model", given: Given) -> int:
@@ -124,11 +124,11 @@ def status(device: "DeviceStore") -> None:
     state = device.state()
     for name, folder in (("current", state.current), ("previous", state.previous)):
         manifest = device.bundle(folder).manifest if folder else None
-        say(f"{name}: {manifest.bundle} ({manifest.model} {manifest.digest})" if manifest else f"{name}: none")
+        print_result(f"{name}: {manifest.bundle} ({manifest.model} {manifest.digest})" if manifest else f"{name}: none")
     if (bundle := device.current()) is not None:
-        say(f"self-test: {bundle.test()}")
+        print_result(f"self-test: {bundle.test()}")
 
 
 def report(bad: "BadRow") -> None:
     column = f"column {bad.column} " if bad.column else ""
-    tell(f"line {bad.line}: {column}{bad.reason}")
+    print_error(f"line {bad.line}: {column}{bad.reason}")

@@ -43,7 +43,7 @@ def routes(context: RoleContext) -> list[Route]:
     reported = context.registry.counter(
         "edge_predictions_total", "Predictions reported by edge devices, by label.", "label", labels
     )
-    receive = receiver(labels, reported, ReportDeduplicator(context.registry.board.reports), context.log)
+    receive = receiver(labels, reported, ReportDeduplicator(context.registry.memory.reports), context.log)
     return [
         # A relative reference is valid with any URL prefix.
         Route("GET", "/edge", lambda _: Response(b"", "text/plain", 308, (("Location", "edge/"),)),

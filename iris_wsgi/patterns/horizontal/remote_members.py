@@ -7,7 +7,7 @@ from iris_wsgi.client.endpoint import Endpoint
 from iris_wsgi.client.inference import InferenceCall
 from iris_wsgi.client.v2_messages import RemoteModel
 from iris_wsgi.codec.rows import Array
-from iris_wsgi.observability.trace_context import Fields
+from iris_wsgi.observability.trace_context import Headers
 from iris_wsgi.patterns.horizontal.voting import Vote
 
 
@@ -18,7 +18,7 @@ class RemoteMembers:
         self.endpoints, self.quorum = endpoints, quorum
         self.names = [endpoint.name for endpoint in endpoints]
 
-    def vote(self, row: Array, deadline: float, headers: Fields) -> list[Vote]:
+    def vote(self, row: Array, deadline: float, headers: Headers) -> list[Vote]:
         """Calls all members at once. A member that has not responded by the deadline is missing."""
         calls = [InferenceCall(endpoint, endpoint.model, row, deadline, headers) for endpoint in self.endpoints]
         run_calls([call for inference in calls for call in inference.calls], deadline)

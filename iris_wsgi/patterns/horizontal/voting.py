@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 from iris_wsgi.codec.rows import Array
 from iris_wsgi.model.predictor import Predict, PredictContext
-from iris_wsgi.observability.trace_context import Fields
+from iris_wsgi.observability.trace_context import Headers
 
 
 class Vote(NamedTuple):
@@ -32,7 +32,7 @@ class EnsembleMembers(Protocol):
     def names(self) -> Sequence[str]: ...
     @property
     def quorum(self) -> int: ...
-    def vote(self, row: Array, deadline: float, headers: Fields) -> list[Vote]: ...
+    def vote(self, row: Array, deadline: float, headers: Headers) -> list[Vote]: ...
     def why_not(self) -> dict[str, str | None]: ...
 
 
@@ -70,7 +70,7 @@ class LocalMembers:
         """`members` has the predictors and the digests of their models, by species."""
         self.members, self.names, self.quorum = members, list(members), quorum
 
-    def vote(self, row: Array, deadline: float, headers: Fields) -> list[Vote]:
+    def vote(self, row: Array, deadline: float, headers: Headers) -> list[Vote]:
         """Predicts one after the other, because each takes microseconds."""
         context = PredictContext(deadline)
         return [Vote(float(predict(row, context).probabilities[0, -1]), digest) for predict, digest in self.members.values()]

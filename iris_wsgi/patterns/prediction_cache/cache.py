@@ -148,7 +148,7 @@ class PredictionCache:
 
     def bypass(self, rows: Array, keys: Sequence[bytes], context: PredictContext) -> CachedPrediction:
         """Runs the model on all rows."""
-        generation, may_store = self.store.board.generation(), context.cache.store
+        generation, may_store = self.store.memory.generation(), context.cache.store
         probabilities = self.predict(rows, context).probabilities
         values, finite = values_of(keys, probabilities) if may_store else ({}, {})
         stored = self.store.put_bypassed(len(keys), finite, generation) and may_store and len(finite) == len(values)
@@ -179,7 +179,7 @@ class PredictionCache:
                 self.tier.clear()
         finally:
             # Last, so that no process stores a value that it read from the second level before the clear.
-            self.store.board.next_generation()
+            self.store.memory.next_generation()
             self.store.sync()
 
 

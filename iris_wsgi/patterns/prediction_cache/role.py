@@ -27,8 +27,8 @@ def create_cache(
         options = TierOptions(
             settings.cache_redis_url, settings.cache_seconds, "prediction cache", log.event, metrics.failures.add
         )
-        tier = ClearableTier(options, namespace_of(model), registry.board.next_generation)
-    store = CacheStore(LRUCache(settings.cache_bytes), settings.cache_seconds, metrics, registry.board)
+        tier = ClearableTier(options, namespace_of(model), registry.memory.next_generation)
+    store = CacheStore(LRUCache(settings.cache_bytes), settings.cache_seconds, metrics, registry.memory)
     return PredictionCache(predict, len(model.labels), store, tier, pace.chunk_rows(PIECE_ROWS))
 
 

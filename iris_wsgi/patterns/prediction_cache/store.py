@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from iris_wsgi.errors import PARSED_TOO_LATE, DeadlineExceeded
 from iris_wsgi.observability.metrics import Counter, Family, Gauge, Registry
-from iris_wsgi.observability.shared_memory import Board
+from iris_wsgi.observability.shared_memory import SharedMemory
 from iris_wsgi.patterns.prediction_cache.keys import Values
 from iris_wsgi.resilience.single_flight import PendingResult, SingleFlight
 from iris_wsgi.storage.lru import Entry, LRUCache
@@ -77,17 +77,17 @@ class CacheLookup(NamedTuple):
 class CacheStore:
     """LRU cache and single-flight table under one lock. A clear by any process changes the generation in shared memory."""
 
-    def __init__(self, entries: LRUCache, ttl: float, metrics: CacheMetrics, board: Board) -> None:
-        self.entries, self.ttl, self.metrics, self.board = entries, ttl, metrics, board
+    def __init__(self, entries: LRUCache, ttl: float, metrics: CacheMetrics, memory: SharedMemory) -> None:
+        self.entries, self.ttl, self.metrics, self.memory = entries, ttl, metrics, memory
         self.cells = metrics.cells
         self.lock = threading.Lock()
         self.flights = SingleFlight[bytes]()
-        self.generation = board.generation()
+        self.generation = memory.generation()
 
     def get(self, key: bytes, deadline: float, min_ttl: float = 0.0) -> tuple[bytes, float] | None:
         """Returns the value of one row and its remaining seconds. Most requests need this method only, so it does little."""
         with self.lock:
-            if self.board.generation() != self.generation:
+            if self.memory.generation() != self.generation:
                 self.apply_clear()
             now = now_before(deadline)
             entry: Entry | None = self.entries.get(key, now)
@@ -153,7 +153,7 @@ class CacheStore:
     # Callers of these methods must hold the lock.
 
     def apply_clear(self) -> None:
-        if (generation := self.board.generation()) != self.generation:
+        if (generation := self.memory.generation()) != self.generation:
             self.generation = generation
             self.entries.clear()
             self.metrics.record(self.entries)

@@ -45,7 +45,7 @@ def routes(model: Graph, predict: Predict, queue: JobQueue, log: Log, escalate_b
             probabilities = predict(rows, PredictContext(now + (request.deadline - now) / 2)).probabilities
             finite(probabilities)
         except Exception:
-            log.failure("the fast model failed", **request.ids.told())
+            log.failure("the fast model failed", **request.ids.log_fields())
             return None
         return provisional(model, probabilities)
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 from types import TracebackType
 
-from iris_wsgi.observability.metrics import Counter, Nanoseconds, Registry
+from iris_wsgi.observability.metrics import Counter, NanosecondCounter, Registry
 
 STAGES = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss")
 TIMED_STAGES = ("compute_input", "compute_infer", "compute_output")
@@ -21,7 +21,7 @@ class StatisticsMetrics:
         self.counts = Counter(
             registry, "inference_stages_total", "Completed stages of requests under /v2 and /v1.", labels, values, sparse=True
         )
-        self.times = Nanoseconds(
+        self.times = NanosecondCounter(
             registry, "inference_stage_seconds_total", "Total duration of these stages in seconds.", labels, values, sparse=True
         )
 

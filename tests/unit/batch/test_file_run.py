@@ -893,21 +893,21 @@ def test_a_log_gets_a_line_now_and_then_and_a_terminal_a_bar(tmp_path, monkeypat
     from iris_wsgi import console
 
     monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
-    told = console.Teller(100, "B", quiet=False)
-    told.tell(10, 1000, 0)
-    told.tell(50, 5000, 2)
+    told = console.ProgressReporter(100, "B", quiet=False)
+    told.update(10, 1000, 0)
+    told.update(50, 5000, 2)
     told.end()
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("50%, about ") and "5000 rows, " in line and line.endswith(" 2 bad")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    bar = console.Teller(100, "B", quiet=False)
-    bar.tell(50, 5000, 2)
+    bar = console.ProgressReporter(100, "B", quiet=False)
+    bar.update(50, 5000, 2)
     bar.end()
     assert "50%" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "tqdm", None)
-    console.Teller(None, "B", quiet=False).tell(50, 5000, 2)
+    console.ProgressReporter(None, "B", quiet=False).update(50, 5000, 2)
     assert capsys.readouterr().err.endswith("5000 rows, 0 rows/s, 2 bad\n")
-    console.Teller(None, "B", quiet=True).tell(1, 1, 1)
+    console.ProgressReporter(None, "B", quiet=True).update(1, 1, 1)
     assert capsys.readouterr().err == ""
 
 

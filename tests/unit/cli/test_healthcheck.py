@@ -62,4 +62,4 @@ def test_no_server_at_all_is_told_and_the_status_is_1(capsys):
 
 
 def test_a_name_that_cannot_be_looked_up_is_told_too():
-    assert why_not("GET /readyz", "a..b", 8000) == "no server at a..b port 8000: it is no name"
+    assert why_not("GET /readyz", "a..b", 8000) == "no server at a..b port 8000: it is not a host name"

@@ -26,7 +26,7 @@ from iris_wsgi.errors import BadGateway, DeadlineExceeded, ServiceUnavailable
 from iris_wsgi.http.response_parser import InvalidResponse, ParsedResponse, ResponseParser
 from iris_wsgi.model.predictor import PredictContext
 from iris_wsgi.observability.metrics import Registry
-from iris_wsgi.observability.trace_context import ids_of
+from iris_wsgi.observability.trace_context import request_ids
 
 ROWS = np.array([[-0.9, 1.02, -1.34, -1.31], [0.5, -0.1, 0.6, 0.4]], np.float32)
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: b\r\n\r\nhello"
@@ -188,7 +188,7 @@ def test_the_other_half_answers_as_its_model_does(known):
 def test_what_goes_along_is_the_id_the_trace_and_what_is_left_of_the_time(pred, faulty):
     known = Known(faulty)
     came = {"HTTP_X_REQUEST_ID": "mine", "HTTP_TRACEPARENT": f"00-{'a' * 32}-{'b' * 16}-01", "HTTP_TRACESTATE": "x=1"}
-    ids = ids_of(came)
+    ids = request_ids(came)
     faulty.requests.clear()
     remote_predictor(known.endpoint)(ROWS, PredictContext(time.monotonic() + 5, ids=ids))
     head, _, body = faulty.requests[-1].partition(b"\r\n\r\n")

@@ -20,7 +20,7 @@ from project import MODEL, ROOT
 from iris_wsgi.factory import build
 from iris_wsgi.model.artifact import sha256
 from iris_wsgi.observability.metrics import Registry
-from iris_wsgi.observability.shared_memory import REPORTS, Board
+from iris_wsgi.observability.shared_memory import REPORTS, SharedMemory
 from iris_wsgi.patterns.edge import bundle_files
 from iris_wsgi.patterns.edge.role import POLICY
 from iris_wsgi.patterns.edge.telemetry import ReportDeduplicator
@@ -416,9 +416,9 @@ def test_keys_are_remembered_by_all_processes_in_memory_that_does_not_grow():
 
 
 def test_a_report_counts_once_whichever_process_hears_it(bundle, log):
-    # Two processes are two slots of one board.
-    board, settings = Board(2), Settings(model_dir=str(MODEL), role="web_single", edge_dir=str(bundle))
-    apps = [webtest.TestApp(build(settings, log, Registry(board, slot)).app) for slot in (0, 1)]
+    # Two processes are two slots of one memory.
+    memory, settings = SharedMemory(2), Settings(model_dir=str(MODEL), role="web_single", edge_dir=str(bundle))
+    apps = [webtest.TestApp(build(settings, log, Registry(memory, slot)).app) for slot in (0, 1)]
     for app in (*apps, *apps):
         assert app.post_json("/edge/telemetry", report()).status_int == 204
     assert reported(apps[0]) == {"setosa": 3, "versicolor": 0, "virginica": 0}

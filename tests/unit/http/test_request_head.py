@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iris_wsgi.http import request_parser as reading
-from iris_wsgi.http.request_head import Head, Refused, parse_head, remembered_head
-from iris_wsgi.http.request_parser import Reader
+from iris_wsgi.http.request_head import HTTPParseError, RequestHead, cached_head, parse_head
+from iris_wsgi.http.request_parser import RequestParser
 
 STREAM = (
     b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -28,13 +28,13 @@ BROKEN = [
 
 def read(pieces: list[bytes], max_body_bytes: int = 1000) -> list:
     """What comes of the pieces: requests, and a status where the rest is refused."""
-    reader, found = Reader(max_body_bytes), []
+    reader, found = RequestParser(max_body_bytes), []
     for piece in pieces:
         reader.feed(piece)
         try:
             while (request := reader.next()) is not None:
                 found.append((request.head.method, request.head.path, request.head.version, request.body))
-        except Refused as refused:
+        except HTTPParseError as refused:
             return [*found, refused.status]
     return found
 
@@ -64,20 +64,20 @@ def test_no_bytes_raise_anything_but_a_refusal(noise, place):
 
 def test_a_remembered_head_is_the_head():
     text = STREAM[: STREAM.index(b"\r\n\r\n") + 4]
-    assert remembered_head(text) == remembered_head(text) == parse_head(text)
-    assert isinstance(parse_head(text), Head)
+    assert cached_head(text) == cached_head(text) == parse_head(text)
+    assert isinstance(parse_head(text), RequestHead)
 
 
 def test_heads_that_are_refused_or_long_are_not_remembered():
-    before = remembered_head.cache_info().currsize
+    before = cached_head.cache_info().currsize
     for i in range(50):
         read([b"GET / HTTP/1.1\r\nHost: a b\r\nX: %d\r\n\r\n" % i])
         read([b"GET / HTTP/1.1\r\nHost: a\r\nX: %d%s\r\n\r\n" % (i, b"x" * 2000)])
-    assert remembered_head.cache_info().currsize == before
+    assert cached_head.cache_info().currsize == before
 
 
 def test_continue_is_wanted_once_and_only_while_no_body_has_come():
-    reader = Reader(100)
+    reader = RequestParser(100)
     reader.feed(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
     assert reader.next() is None
     assert [reader.wants_continue(), reader.wants_continue()] == [True, False]
@@ -90,7 +90,7 @@ def test_continue_is_wanted_once_and_only_while_no_body_has_come():
 
 def test_a_body_in_pieces_is_not_copied_again_for_each():
     """Counts bytes rather than seconds: the buffer must grow in place."""
-    reader = Reader(1 << 20)
+    reader = RequestParser(1 << 20)
     reader.feed(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
     assert reader.next() is None
     seen = set()
@@ -106,7 +106,7 @@ def test_a_body_in_pieces_is_not_copied_again_for_each():
 
 def test_the_host_of_an_absolute_target_wins_over_the_field():
     head = parse_head(b"GET http://b:1/x?y HTTP/1.1\r\nHost: a\r\n\r\n")
-    assert (head.variables["HTTP_HOST"], head.path, head.variables["QUERY_STRING"]) == ("b:1", "/x", "y")
+    assert (head.environ["HTTP_HOST"], head.path, head.environ["QUERY_STRING"]) == ("b:1", "/x", "y")
 
 
 def test_trailers_in_single_bytes_are_not_looked_at_again_from_their_start(monkeypatch):
@@ -115,7 +115,7 @@ def test_trailers_in_single_bytes_are_not_looked_at_again_from_their_start(monke
     monkeypatch.setattr(
         reading, "bare_line_end", lambda buffer, start: looked.append(len(buffer) - start) or search(buffer, start)
     )
-    reader = Reader(100)
+    reader = RequestParser(100)
     reader.feed(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
     for byte in b"X: " + b"y" * 5000:
         reader.feed(bytes([byte]))
@@ -145,6 +145,6 @@ def test_an_empty_line_before_a_request_is_ignored_once_for_each():
     request = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
     assert len(read([b"\r\n" + request + b"\r\n" + request + b"\r\n"])) == 2
     assert read([b"\r\n", b"\r", b"\n", request])[-1] == 400
-    reader = Reader(100)
+    reader = RequestParser(100)
     reader.feed(b"\r\n")
-    assert reader.next() is None and not reader.started and not reader.held
+    assert reader.next() is None and not reader.started and not reader.buffered

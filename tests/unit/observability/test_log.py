@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from iris_wsgi.observability.log import MOST_WAITING, PIPE_BUF, LibraryLines, Log
+from iris_wsgi.observability.log import MAX_WAITING_LINES, PIPE_BUF, LibraryLogHandler, Log
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_buffered_log_writes_when_it_is_told_to(pipe):
 
 def test_a_reader_that_stands_still_never_blocks_and_hears_later_what_was_lost(pipe):
     log = Log(pipe[1])
-    for i in range(MOST_WAITING + 2000):
+    for i in range(MAX_WAITING_LINES + 2000):
         log.event("info", "line", i=i)
     assert log.lost > 0
     lost, found = log.lost, []
@@ -57,7 +57,7 @@ def test_a_reader_that_stands_still_never_blocks_and_hears_later_what_was_lost(p
         found += lines(pipe[0])
         log.flush()
     found += lines(pipe[0])
-    assert [line["i"] for line in found if "i" in line] == list(range(MOST_WAITING + 2000 - lost))
+    assert [line["i"] for line in found if "i" in line] == list(range(MAX_WAITING_LINES + 2000 - lost))
     assert [line["lines"] for line in found if "lines" in line] == [lost]
 
 
@@ -93,7 +93,7 @@ def test_threads_write_whole_lines(pipe):
 
 def test_what_libraries_log_is_a_line_like_the_others(pipe):
     logger = logging.Logger("some.library")
-    logger.addHandler(LibraryLines(Log(pipe[1])))
+    logger.addHandler(LibraryLogHandler(Log(pipe[1])))
     logger.warning("careful: %s", "this")
     logger.info("not this")
     (line,) = lines(pipe[0])

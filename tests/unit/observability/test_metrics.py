@@ -14,8 +14,8 @@ from predictors import of_arrays, predictor
 from iris_wsgi.model.predictor import ModelMetrics, measured
 from iris_wsgi.model.session import Feature
 from iris_wsgi.observability.metrics import Counter, Gauge, Histogram, Registry, number
-from iris_wsgi.observability.process_metrics import linux_process, process_figures
-from iris_wsgi.observability.shared_memory import Board
+from iris_wsgi.observability.process_metrics import linux_process, process_samples
+from iris_wsgi.observability.shared_memory import SharedMemory
 
 WANTED = {
     "iris_wsgi_info": ("gauge", {"role", "version"}),
@@ -216,7 +216,7 @@ def test_the_process_is_this_process(app):
 
 def test_a_system_without_proc_tells_its_cpu_time_alone(tmp_path: Path):
     assert linux_process(tmp_path, 1) is None
-    assert [figure[0] for figure in process_figures([2**22 + 1], 0.0)] == ["process_cpu_seconds_total"]
+    assert [figure[0] for figure in process_samples([2**22 + 1], 0.0)] == ["process_cpu_seconds_total"]
 
 
 def test_a_limit_that_is_unlimited_is_infinity(tmp_path: Path):
@@ -228,8 +228,8 @@ def test_a_limit_that_is_unlimited_is_infinity(tmp_path: Path):
     assert (told.max_fds, told.started, told.cpu) == (math.inf, 5, 0)
 
 
-def registry_of(board: Board, slot: int, *labels: str) -> tuple[Registry, Counter, Gauge]:
-    registry = Registry(board, slot)
+def registry_of(memory: SharedMemory, slot: int, *labels: str) -> tuple[Registry, Counter, Gauge]:
+    registry = Registry(memory, slot)
     counter = Counter(registry, "c_total", "Counts.", ("label",), [labels])
     gauge = Gauge(registry, "g", "Gauges.")
     registry.join()
@@ -237,9 +237,9 @@ def registry_of(board: Board, slot: int, *labels: str) -> tuple[Registry, Counte
 
 
 def test_every_process_of_a_service_tells_the_sum_of_all():
-    board = Board(3)
-    one, counts, gauges = registry_of(board, 0, "a", "b")
-    two, others, _ = registry_of(board, 1, "a", "b")
+    memory = SharedMemory(3)
+    one, counts, gauges = registry_of(memory, 0, "a", "b")
+    two, others, _ = registry_of(memory, 1, "a", "b")
     counts.add(("a",), 5)
     others.add(("a",), 2)
     others.add(("b",))
@@ -251,12 +251,12 @@ def test_every_process_of_a_service_tells_the_sum_of_all():
 
 
 def test_counts_survive_the_process_that_made_them_and_gauges_do_not():
-    board = Board(2)
-    _, counts, gauges = registry_of(board, 0, "a")
+    memory = SharedMemory(2)
+    _, counts, gauges = registry_of(memory, 0, "a")
     counts.add(("a",), 5)
     gauges.add()
-    board.leave(0, 1.5)
-    registry, counts, _ = registry_of(board, 0, "a")
+    memory.leave(0, 1.5)
+    registry, counts, _ = registry_of(memory, 0, "a")
     counts.add(("a",))
     text = registry.text().decode()
     assert (sample_value(text, "c_total", label="a"), sample_value(text, "g")) == (6, 0)
@@ -264,12 +264,12 @@ def test_counts_survive_the_process_that_made_them_and_gauges_do_not():
 
 
 def test_counts_of_another_layout_are_not_mixed_in():
-    board = Board(2)
-    _, counts, _ = registry_of(board, 0, "a")
+    memory = SharedMemory(2)
+    _, counts, _ = registry_of(memory, 0, "a")
     counts.add(("a",), 5)
-    other, _, _ = registry_of(board, 1, "x", "y")
+    other, _, _ = registry_of(memory, 1, "x", "y")
     assert [sample_value(other.text().decode(), "c_total", label=label) for label in "xy"] == [0, 0]
-    again, _, _ = registry_of(board, 0, "x", "y")
+    again, _, _ = registry_of(memory, 0, "x", "y")
     assert sample_value(again.text().decode(), "c_total", label="x") == 0
 
 

@@ -5,13 +5,13 @@ import json
 import pytest
 from http_clients import ROW, RawConnection, fetch, http_request, wait_until
 
-from iris_wsgi.observability.trace_context import ids_of
+from iris_wsgi.observability.trace_context import request_ids
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
 def ids(traceparent: str, tracestate: str = ""):
-    return ids_of({"HTTP_X_REQUEST_ID": "it", "HTTP_TRACEPARENT": traceparent, "HTTP_TRACESTATE": tracestate})
+    return request_ids({"HTTP_X_REQUEST_ID": "it", "HTTP_TRACEPARENT": traceparent, "HTTP_TRACESTATE": tracestate})
 
 
 @pytest.mark.parametrize(
@@ -27,8 +27,8 @@ def ids(traceparent: str, tracestate: str = ""):
 )
 def test_a_trace_goes_on_under_its_id_with_us_as_the_parent(traceparent, flags):
     one, other = ids(traceparent), ids(traceparent)
-    assert one.told() == {"request_id": "it", "trace_id": TRACE, "span_id": one.span, "parent_id": PARENT}
-    assert one.passed_on() == [("X-Request-ID", "it"), ("traceparent", f"00-{TRACE}-{one.span}-{flags}")]
+    assert one.log_fields() == {"request_id": "it", "trace_id": TRACE, "span_id": one.span, "parent_id": PARENT}
+    assert one.upstream_headers() == [("X-Request-ID", "it"), ("traceparent", f"00-{TRACE}-{one.span}-{flags}")]
     assert len({PARENT, one.span, other.span}) == 3 and len(one.span) == 16 and int(one.span, 16)
 
 
@@ -56,7 +56,7 @@ def test_a_trace_goes_on_under_its_id_with_us_as_the_parent(traceparent, flags):
 )
 def test_a_trace_that_is_none_is_as_if_it_had_not_come(traceparent):
     found = ids(traceparent, "rojo=1")
-    assert found.told() == {"request_id": "it"} and found.passed_on() == [("X-Request-ID", "it")]
+    assert found.log_fields() == {"request_id": "it"} and found.upstream_headers() == [("X-Request-ID", "it")]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_trace_that_is_none_is_as_if_it_had_not_come(traceparent):
     ],
 )
 def test_its_state_goes_on_unchanged(state):
-    assert ids(f"00-{TRACE}-{PARENT}-01", state).passed_on()[2:] == [("tracestate", state)]
+    assert ids(f"00-{TRACE}-{PARENT}-01", state).upstream_headers()[2:] == [("tracestate", state)]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_its_state_goes_on_unchanged(state):
 )  # fmt: skip
 def test_a_state_that_is_none_is_left_out_and_the_trace_goes_on(state):
     found = ids(f"00-{TRACE}-{PARENT}-01", state)
-    assert [name for name, _ in found.passed_on()] == ["X-Request-ID", "traceparent"]
+    assert [name for name, _ in found.upstream_headers()] == ["X-Request-ID", "traceparent"]
 
 
 # Through several processes

@@ -203,7 +203,7 @@ def test_a_clear_reaches_every_cache_of_the_service():
     predict = CountingPredictor()
     registry = Registry()
     metrics = CacheMetrics(registry)
-    one, other = (PredictionCache(predict, 3, CacheStore(LRUCache(1 << 20), 60, metrics, registry.board)) for _ in range(2))
+    one, other = (PredictionCache(predict, 3, CacheStore(LRUCache(1 << 20), 60, metrics, registry.memory)) for _ in range(2))
     registry.join()
     cached(one, ROWS[:5])
     cached(other, ROWS[:5])

@@ -49,7 +49,7 @@ def caches(redis, monkeypatch):
         predict = predict or CountingPredictor()
         cache = build_cache(predict, **options)
         about = TierOptions(url, 60.0, "prediction cache", lambda *line: told.append(line), lambda: failures.append(1))
-        cache.tier = ClearableTier(about, space, cache.store.board.next_generation)
+        cache.tier = ClearableTier(about, space, cache.store.memory.next_generation)
         tiers.append(cache.tier)
         cache.failures, cache.told = failures, told
         return cache
@@ -81,8 +81,8 @@ def test_no_model_gets_the_answers_of_another(caches):
     for _ in range(2):
         same(one)
         assert cached(other, ROWS).tobytes() == (expected_probabilities(ROWS) + 1).tobytes()
-        one.store.board.next_generation()
-        other.store.board.next_generation()
+        one.store.memory.next_generation()
+        other.store.memory.next_generation()
 
 
 def test_two_models_over_one_redis_answer_as_without_it(make_app, redis):

@@ -39,7 +39,7 @@ from iris_wsgi.cli.main import main
 from iris_wsgi.factory import build
 from iris_wsgi.model.latency import LatencyProfile
 from iris_wsgi.observability.metrics import Registry
-from iris_wsgi.observability.shared_memory import Board
+from iris_wsgi.observability.shared_memory import SharedMemory
 from iris_wsgi.patterns.synchronous import v2_routes
 from iris_wsgi.patterns.synchronous.served_model import ServedModel, version_of
 from iris_wsgi.patterns.synchronous.statistics import ModelStatistics, StatisticsMetrics
@@ -317,8 +317,8 @@ def test_statistics_count_requests_rows_runs_and_times(make_app):
 
 
 def test_statistics_are_those_of_all_processes(tmp_path):
-    board, settings = Board(2), Settings(model_dir=str(MODEL), state_dir=str(tmp_path))
-    apps = [build(settings, RecordingLog(), Registry(board, slot)).app for slot in (0, 1)]
+    memory, settings = SharedMemory(2), Settings(model_dir=str(MODEL), state_dir=str(tmp_path))
+    apps = [build(settings, RecordingLog(), Registry(memory, slot)).app for slot in (0, 1)]
     for app, count in zip(apps, (3, 4), strict=True):
         for _ in range(count):
             assert post(app, INFER, ROW_BYTES, "0")[0] == 200

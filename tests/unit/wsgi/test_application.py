@@ -179,7 +179,7 @@ def test_under_other_servers_the_environment_counts(under, name):
     assert server.ask("GET", "/v2").status == server.ask("GET", "/jobs").status == 404
     lines = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
     (told,) = [line["message"] for line in lines if line["level"] == "warning"]
-    assert told == "no effect under another WSGI server, which has its own options: IRIS_PORT"
+    assert told == "settings without effect under another WSGI server, which has its own options: IRIS_PORT"
 
 
 @pytest.mark.long
@@ -239,7 +239,7 @@ def test_an_application_that_was_loaded_before_a_fork_answers_503_where_it_misse
     wait_until(lambda: answers(server), "it listens")
     for words in (("GET", "/livez"), ("POST", "/jobs", {"data": [ROW]})):
         answer = server.ask(*words)
-        assert answer.status == 503 and "forked after its application was loaded" in answer.json()["detail"]
+        assert answer.status == 503 and "forked after the application was loaded" in answer.json()["detail"]
     threads = tasks(server)
     server = under(command, IRIS_ROLE="web_single")
     wait_until(lambda: answers(server), "it listens")

@@ -8,7 +8,7 @@ import webtest
 from applications import RecordingObserver, call_wsgi, make_route
 from http_clients import RawConnection
 
-from iris_wsgi.http.request_parser import Reader
+from iris_wsgi.http.request_parser import RequestParser
 from iris_wsgi.wsgi.application import App, Request, Response
 from iris_wsgi.wsgi.routing import NO_PARAMETERS, Router
 
@@ -183,7 +183,7 @@ STARTS = {
 
 @pytest.mark.parametrize(("sent", "path"), STARTS.items(), ids=[repr(sent[:30]) for sent in STARTS])
 def test_of_an_unfinished_request_the_beginning_of_the_path_is_known(sent, path):
-    reader = Reader(100)
+    reader = RequestParser(100)
     reader.feed(sent)
     assert reader.path == path
 
