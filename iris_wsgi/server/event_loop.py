@@ -3,12 +3,12 @@
 import errno
 import logging
 import select
-import socket
 import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
+from socket import socket
 from time import monotonic
 from typing import Protocol
 
@@ -84,14 +84,7 @@ class EventLoop(TcpWSGIServer):  # type: ignore[misc]
     """Serves an application on a bound socket until it is drained."""
 
     def __init__(
-        self,
-        app: App,
-        sock: socket.socket,
-        limits: Settings,
-        threads: int,
-        observer: ServerObserver,
-        log: Log,
-        group: WorkerGroup,
+        self, app: App, sock: socket, limits: Settings, threads: int, observer: ServerObserver, log: Log, group: WorkerGroup
     ) -> None:
         """Shares the socket with the other processes of `group`, which continue when this one stops."""
         dispatcher = create_pool()
@@ -163,7 +156,7 @@ class EventLoop(TcpWSGIServer):  # type: ignore[misc]
             self.event_log.flush()
         return self.end()
 
-    def dispatch(self, connection: HTTPConnection | socket.socket, act: Callable[..., None], *arguments: object) -> None:
+    def dispatch(self, connection: HTTPConnection | socket, act: Callable[..., None], *arguments: object) -> None:
         """Calls a method of a connection. A defect, or an error of the system, closes this connection and no other."""
         try:
             act(*arguments)
@@ -221,7 +214,7 @@ class EventLoop(TcpWSGIServer):  # type: ignore[misc]
     def publish_connections(self) -> None:
         self.group.memory.set_connections(self.group.slot, inf if self.stopping else len(self.connections))
 
-    def admit(self, client: socket.socket) -> None:
+    def admit(self, client: socket) -> None:
         client.setblocking(False)
         self.set_socket_options(client)
         if len(self.connections) < self.max_connections:
@@ -243,7 +236,7 @@ class EventLoop(TcpWSGIServer):  # type: ignore[misc]
             self.next_warning = self.now + WARNING_SECONDS
             self.event_log.event("warning", message, reason=reason)
 
-    def reject(self, client: socket.socket) -> None:
+    def reject(self, client: socket) -> None:
         """Answers 503 to a connection over the limit. A few of these connections may linger, so that the response is not lost."""
         if len(self.connections) < self.max_connections + self.max_rejected:
             connection = self.connections[client.fileno()] = HTTPConnection(self, client)

@@ -363,7 +363,7 @@ def test_a_worker_that_died_before_its_parent_heard_that_it_was_ready_was_ready(
     (worker,) = supervisor.workers.values()
     os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
     supervisor.reap()
-    assert worker.ready and told and not supervisor.stopping and not supervisor.workers and worker.told == -1
+    assert worker.ready and told and not supervisor.stopping and not supervisor.workers and worker.ready_fd == -1
 
 
 @pytest.mark.long
