@@ -56,7 +56,7 @@ MISTAKES = {
     "jobs in Redis": ((*SERVE, "--redis-url", "redis://x"), 1, "IRIS_REDIS_URL requires the package redis: bin/setup redis, "),
     "items in Redis": ((*SERVE, "--cache-redis-url", "redis://x"), 1, "requires the package redis: bin/setup redis, "),
     "answers in Redis": ((*SERVE, "--cache-redis-url", "redis://x"), 1, "requires the package redis: bin/setup redis, "),
-    "items in PostgreSQL": ((*SERVE, "--database-url", "postgresql://x/y"), 1, "wants the package psycopg: bin/setup postgres, "),
+    "items in PostgreSQL": ((*SERVE, "--database-url", "postgresql://x/y"), 1, "requires the package psycopg: bin/setup postgres, "),
     "a batch in PostgreSQL": (("batch", "--model-dir", str(MODEL), "--table", "x", "--database", "postgresql://x/y"), 2,
                               "PostgreSQL needs the package psycopg: bin/setup postgres, "),
     "a batch in Parquet": (("batch", "--model-dir", str(MODEL), "rows.csv", "out.parquet"), 2, "bin/setup parquet, "),
