@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from hashlib import sha256
@@ -16,6 +17,7 @@ sys.path.insert(0, str(ROOT / "bin/image.d"))
 import container_engine
 import imports
 import lockfile
+import rootfs
 
 PARTS = ROOT / "bin/image.d"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -134,3 +136,12 @@ def test_the_readme_shows_the_image_by_its_name_and_how_it_is_run():
     assert "docker run -d --name iris -p 8000:8000 model-in-image-pattern:v1.0\n" in README
     for command in ("build", "report", "verify", "sbom", "compare", "lock"):
         assert f"bin/image {command}" in README
+
+
+def test_the_compiled_package_has_each_module_and_the_files_that_modules_read(tmp_path):
+    shutil.copytree(ROOT / "iris_wsgi", tmp_path / "iris_wsgi", ignore=shutil.ignore_patterns("__pycache__"))
+    names = {path.relative_to(tmp_path) for path in tmp_path.rglob("*.*")}
+    rootfs.bytecode(tmp_path)
+    compiled = {path.relative_to(tmp_path) for path in tmp_path.rglob("*.*")}
+    assert compiled == {name.with_suffix(".pyc") if name.suffix == ".py" else name for name in names}
+    assert {name.name for name in compiled if name.suffix != ".pyc"} == {"job_store.lua", "page.html"}
