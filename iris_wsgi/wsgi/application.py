@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from iris_wsgi import errors
 from iris_wsgi.errors import JSON, Problem
@@ -19,9 +19,9 @@ STATUS_LINES = {status: f"{status} {phrase}" for status, phrase in errors.PHRASE
 NO_CONTENT = (204, 304)
 NO_STORE = ("Cache-Control", "no-store")
 UNMATCHED = "unmatched"
+UNEXPECTED = "The server failed on this request; see its log for this request id."
 wait_preference = re.compile(r"[ \t]*wait[ \t]*=[ \t]*\"?([0-9]{1,9})\"?[ \t]*(?:;.*)?", re.IGNORECASE).fullmatch
 quoted = re.compile(r'"(?:[^"\\]|\\.)*"')
-UNEXPECTED = "The server failed on this request; its log says more under this request id."
 
 # The threads that run a handler: for computation, for responses that wait for a job, or for calls to other servers.
 Executor = Literal["pool", "long_poll", "upstream"]
@@ -30,10 +30,6 @@ StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 def never() -> bool:
     return False
-
-
-def allow_all(_: Mapping[str, Any]) -> None:
-    """Rejects no request."""
 
 
 @dataclass(slots=True)
@@ -142,7 +138,7 @@ class App:
         max_body_bytes: int,
         deadline_seconds: float = inf,
         prefix: Prefix = mounted,
-        check_host: Callable[[Environ], Problem | None] = allow_all,
+        check_host: Callable[[Environ], Problem | None] = lambda _: None,
     ) -> None:
         """Raises ValueError if two routes have the same method and path.
 
@@ -225,17 +221,17 @@ class App:
     def schedule(self, method: str, path: str, environ: Environ, arrived: float) -> tuple[float, Executor]:
         """Returns the deadline (monotonic) of a request by its headers, and the threads that run it."""
         route = self.router.find(path)[0].routes.get(method)
-        executor: Executor = "pool"
-        if route is not None and long_poll_seconds(route, environ):
-            executor = "long_poll"
-        elif route is not None and route.schedule.calls_upstream:
-            executor = "upstream"
+        is_long_poll = route is not None and long_poll_seconds(route, environ) > 0
+        calls_upstream = route is not None and route.schedule.calls_upstream
+        executor: Executor = "long_poll" if is_long_poll else "upstream" if calls_upstream else "pool"
         return self.deadline(route, environ, arrived), executor
 
     def deadline(self, route: Route | None, environ: Environ, arrived: float) -> float:
+        if "HTTP_PREFER" not in environ:
+            return arrived + self.deadline_seconds
         if route is not None and route.schedule.max_wait_seconds:
             return arrived + long_poll_seconds(route, environ) + self.deadline_seconds
-        return deadline_of(arrived, self.deadline_seconds, environ.get("HTTP_PREFER"))
+        return deadline_of(arrived, self.deadline_seconds, environ["HTTP_PREFER"])
 
     def respond(self, request: Request, resource: Resource, body: bytes | None) -> Response:
         """Runs the handler. Raises Problem if no route matches, or if the headers or the body are invalid."""
@@ -264,9 +260,9 @@ class App:
         if allow and request.method == "OPTIONS":
             return Response(b"", status=204, headers=headers)
         if request.method not in METHODS:
-            raise errors.MethodNotImplemented("This server does not know the request's method.", headers=headers)
+            raise errors.MethodNotImplemented("The request method is unknown.", headers=headers)
         if allow:
-            raise errors.MethodNotAllowed(f"This path answers {allow}.", headers=headers)
+            raise errors.MethodNotAllowed(f"This path supports {allow}.", headers=headers)
         raise errors.NotFound(errors.NO_ROUTE)
 
     def content(self, route: Route, environ: Environ, body: bytes | None) -> bytes:

@@ -116,7 +116,7 @@ def test_head_options_and_wrong_methods_work_for_templates(app):
     assert webtest.TestApp(app).options("/m/x", status=204).headers["Allow"] == "GET, HEAD, POST, OPTIONS"
     status, headers, content = call_wsgi(app, "PUT", "/m/x")
     assert (status, headers["Allow"]) == (405, "GET, HEAD, POST, OPTIONS")
-    assert json.loads(content)["detail"] == "This path answers GET, HEAD, POST, OPTIONS."
+    assert json.loads(content)["detail"] == "This path supports GET, HEAD, POST, OPTIONS."
 
 
 def test_every_failure_under_v2_and_v1_is_an_error_document(app):
