@@ -1,1 +1,1 @@
-"""The model on a device: bundles of it, how they get there, and answers without a server."""
+"""Pattern: edge AI."""
