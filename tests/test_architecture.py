@@ -63,7 +63,7 @@ EVERY_SERVER = """
 """
 FAMILIES = {
     "web single": """
-        model.training_data patterns.web_single.role
+        model.training_data patterns.web_single.role patterns.web_single.training_routes
     """,
     "protocol": """
         codec.v1 codec.v2_fields codec.v2_request codec.v2_response codec.v2_tensors patterns.synchronous.role

@@ -291,7 +291,7 @@ def test_the_page_and_what_serves_it_are_in_the_image_and_cost_less_than_40_kb(i
         "patterns/web_single/page.html",
         "model/training_data.pyc",
         "patterns/web_single/page.pyc",
-        "patterns/web_single/role.pyc",
+        "patterns/web_single/training_routes.pyc",
     )
     assert sum(sizes[f"{package}/{name}"] for name in names) < 40 * 1024
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from iris_wsgi.codec.rows import Array, Encoder, decode_rows
-from iris_wsgi.model.latency import NEVER
 from iris_wsgi.model.session import Graph
-from iris_wsgi.model.training_data import FILE, read_training
+from iris_wsgi.patterns.web_single.training_routes import training_routes
 from iris_wsgi.services import RoleContext, predict_context
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import Handler, Request, Response, Route, RouteDoc, Schedule
@@ -18,9 +17,6 @@ from iris_wsgi.wsgi.conditional import conditional
 Encode = Callable[[Array], bytes]
 
 INLINE_BYTES = 16384
-MAX_TRAINING_ROWS = 1000
-# Keeps the response below a megabyte for models with many features.
-MAX_TRAINING_VALUES = 50_000
 
 
 def routes(context: RoleContext) -> list[Route]:
@@ -104,35 +100,4 @@ def metadata_of(model: Graph, sample_row: Array, probabilities: list[float]) -> 
             "features": [feature._asdict() for feature in model.features],
             "libraries": model.libraries,
         },
-    }
-
-
-def training_routes(model: Graph, folder: Path, log_event: Callable[[str, str], None]) -> list[Route]:
-    """Returns the route of the training rows. There is none without the file, or if it belongs to another model."""
-    try:
-        response = Response(json.dumps(training_document(model, folder), ensure_ascii=False).encode())
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        log_event("warning", f"GET /training is not served: {folder / FILE} is invalid: {reason}")
-        return []
-    doc = RouteDoc("Training rows with their classes", openapi.OBJECT)
-    # The pool computes the ETag of this large response.
-    return [conditional(Route("GET", "/training", lambda _: response, doc, schedule=Schedule(NEVER)))]
-
-
-def training_document(model: Graph, folder: Path) -> dict[str, object]:
-    """Raises OSError and ValueError."""
-    rows, names = read_training(model, folder, min(MAX_TRAINING_ROWS, MAX_TRAINING_VALUES // model.width + 1))
-    if not names:
-        raise ValueError("it has no column for the label")
-    if set(names) - set(model.labels):
-        raise ValueError("it has classes that are not labels of the model")
-    return {
-        "features": [feature.name for feature in model.features],
-        "labels": model.labels,
-        # The shortest decimal numbers of the float32 values, as the file has them.
-        "rows": [[float(str(value)) for value in row] for row in rows],
-        "classes": [model.labels.index(name) for name in names],
     }
