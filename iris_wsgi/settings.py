@@ -165,7 +165,7 @@ class Settings:
 
     @property
     def has_cache(self) -> bool:
-        """Whether predictions are cached."""
+        """True if predictions are cached."""
         return self.cache == "on" or (self.cache == "auto" and ROLES[self.role].cached)
 
 
@@ -175,7 +175,7 @@ SERVER_SETTINGS = {
     *("host", "port", "threads", "workers", "connections", "queue", "pending_bytes"),
     *("request_seconds", "grace_seconds", "drain_seconds"),
 }
-# Settings of earlier versions. Each stops the start with this advice, so that nobody relies on a setting without effect.
+# Settings of earlier versions. Each stops the start with this advice, so that no user relies on a setting without effect.
 REMOVED = {
     "batch_delay_ms": "remove it: a batch never waits for more rows",
     "calls": "remove it: the maximum is always 16 calls to other servers in a process",

@@ -26,17 +26,17 @@ from iris_wsgi.settings import NAMES, REMOVED, BadSetting, Settings, add_flags, 
 
 Given = Mapping[str, Any]
 
-# A worker has its own, so that it can run beside a server.
+# Another port than that of a server, so that both can run on one machine.
 WORKER_PORT = 8001
-# The defaults of settings that differ in a command.
+# The defaults of settings that differ for a command.
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {"worker": {"port": WORKER_PORT}}
-# How long a command waits for a store of jobs.
+# The time limit of a command for a call to a store.
 STORE_SECONDS = 5.0
 
-BATCH = """Scores the rows of IN and writes the answers to OUT, or those of a table, for a table beside it. The
-status is 0 if all is well, 1 for a bad model, 2 for bad arguments, 3 for too many bad rows, 4 when it was interrupted, and 5
-when the disk, the database or another part of the machine stopped it; after 4 and 5 the same command goes on where it was.
-It is 6 if rows in are not rows out and bad rows together, which is a defect of this program."""
+BATCH = """Scores the rows of IN and writes the predictions to OUT, or scores a table and writes another table. The status is
+0 for success, 1 for an invalid model, 2 for invalid arguments, 3 for too many bad rows, 4 after an interruption, and 5 if
+the disk, the database, or another part of the machine failed. After 4 and 5 the same command continues the run. The status is
+6 if the input rows are not the output rows plus the bad rows, which is a defect of this program."""
 
 
 def serve_flags(serve: Parser) -> None:
@@ -49,17 +49,17 @@ def worker_flags(worker: Parser) -> None:
 
 
 def redrive_flags(redrive: Parser) -> None:
-    redrive.add_argument("ids", metavar="ID", nargs="*", help="these jobs (default: the oldest)")
-    redrive.add_argument("--most", type=integer(1, 1_000_000), default=1000, help="so many at most (default 1000)")
+    redrive.add_argument("ids", metavar="ID", nargs="*", help="ids of jobs (default: the oldest dead letters)")
+    redrive.add_argument("--most", type=integer(1, 1_000_000), default=1000, help="maximum number of jobs (default 1000)")
     add_flags(redrive, ["state_dir", "redis_url", "jobs_queued"])
 
 
 def warm_flags(warm: Parser) -> None:
-    ids = "these items (default: those of the database, in the order of their ids)"
+    ids = "ids of items (default: those of the database, in order)"
     warm.add_argument("ids", metavar="ID", nargs="*", help=ids)
-    warm.add_argument("--most", type=integer(1, 10_000_000), default=10_000, help="so many at most (default 10000)")
-    warm.add_argument("--url", help="the server (default: that of this machine, by IRIS_HOST and IRIS_PORT)")
-    warm.add_argument("--quiet", action="store_true", help="tell nothing of the progress")
+    warm.add_argument("--most", type=integer(1, 10_000_000), default=10_000, help="maximum number of items (default 10000)")
+    warm.add_argument("--url", help="URL of the server (default: the server of IRIS_HOST and IRIS_PORT on this machine)")
+    warm.add_argument("--quiet", action="store_true", help="no progress reports")
     add_flags(warm, ["host", "port", "model_dir", "state_dir", "database_url", "token_file"])
 
 
@@ -83,15 +83,15 @@ def verify_flags(verify: Parser) -> None:
 
 def seal_flags(seal: Parser) -> None:
     add_flags(seal, ["model_dir"])
-    rows = "rows to pin the answers of (default: drawn from the training ranges)"
+    rows = "rows of the self-test (default: drawn from the training ranges)"
     seal.add_argument("--rows", type=Path, metavar="CSV", help=rows)
 
 
 def load_flags(load: Parser) -> None:
-    load.add_argument("source", metavar="SOURCE", help="a model's folder, or the http(s) URL of one")
-    load.add_argument("folder", metavar="FOLDER", type=Path, help="where to put the files")
-    load.add_argument("--seal", required=True, help="sha256:… of its golden.json, as seal and verify print it")
-    load.add_argument("--or-baked", action="store_true", help="take the model of IRIS_MODEL_DIR if that fails, rather than fail")
+    load.add_argument("source", metavar="SOURCE", help="folder or http(s) URL of a model")
+    load.add_argument("folder", metavar="FOLDER", type=Path, help="target folder")
+    load.add_argument("--seal", required=True, help="sha256:… of golden.json, as the commands seal and verify print it")
+    load.add_argument("--or-baked", action="store_true", help="use the model of IRIS_MODEL_DIR if this fails")
 
 
 def healthcheck_flags(healthcheck: Parser) -> None:
@@ -103,12 +103,14 @@ def clear_flags(clear: Parser) -> None:
 
 
 def tour_flags(tour: Parser) -> None:
-    tour.add_argument("url", metavar="URL", nargs="?", help="the server (default: that of this machine, by --host and --port)")
+    tour.add_argument(
+        "url", metavar="URL", nargs="?", help="URL of the server (default: the server of --host and --port on this machine)"
+    )
     add_flags(tour, ["host", "port", "model_dir", "token_file"])
 
 
 def parser(words: Sequence[str]) -> Parser:
-    """Of these words; flags are there for the command that is among them, and nothing is imported for others."""
+    """Returns the parser, with the flags of the command in `words`. Other commands are not imported."""
     top = Parser(prog="iris_wsgi", description="Serves a classifier in ONNX over HTTP.")
     top.add_argument("--version", action="version", version=f"iris_wsgi {__version__}")
     commands = top.add_subparsers(dest="command", required=True)
@@ -120,8 +122,8 @@ def parser(words: Sequence[str]) -> Parser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command. The status is 0, 1 for a model, an address, a store or a package that cannot be used, or 2 for a wrong
-    setting or argument."""
+    """Runs a command. Returns 0, 1 if a model, address, store, or package cannot be used, or 2 for an invalid setting or
+    argument."""
     open_streams()
     words = sys.argv[1:] if arguments is None else arguments
     given = vars(parser(words).parse_args(words))
@@ -139,13 +141,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return report_failure("interrupted", 130)
     except BrokenPipeError:
-        # Who read it wants no more; the interpreter's own last flush would complain again.
+        # The reader has closed the pipe. The last flush of the interpreter would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
 def run_server(settings: Settings, _: Given) -> int:
-    """Serves until SIGTERM or SIGINT: this process supervises, and its workers serve."""
+    """Supervises the workers, which serve, until SIGTERM or SIGINT."""
     from iris_wsgi.cpu_limits import worker_count
     from iris_wsgi.server.listener import bind, check_descriptors
     from iris_wsgi.server.serve import announce
@@ -153,7 +155,7 @@ def run_server(settings: Settings, _: Given) -> int:
 
     # As PID 1 a process without a handler ignores SIGTERM.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    # A new model that comes during the start is loaded anyway.
+    # The start loads the newest model anyway.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     count, _why = worker_count(settings)
     check_descriptors(settings, count)
@@ -167,7 +169,7 @@ def batch(settings: Settings, given: Given) -> int:
     try:
         return batch(settings, given)
     except BadSetting as error:
-        # A wrong argument, like a wrong setting.
+        # An invalid argument has the status of an invalid setting.
         return report_failure(str(error), 2)
 
 
@@ -203,14 +205,14 @@ def warm(settings: Settings, given: Given) -> int:
 
 
 def url_here(settings: Settings) -> str:
-    """Of the server of this machine."""
+    """Returns the URL of the server on this machine."""
     from iris_wsgi.server.listener import server_url
 
     return server_url(settings.host, settings.port)
 
 
 def credentials(settings: Settings) -> Sequence[tuple[str, str]]:
-    """What a command shows to the server that it asks. Raises BadSetting."""
+    """Returns the Authorization header of a command. Raises BadSetting."""
     if not settings.token_file:
         return ()
     from iris_wsgi.wsgi.bearer_auth import Tokens
@@ -232,7 +234,6 @@ def verify(settings: Settings, _: Given) -> int:
     print_result(f"made with: {', '.join(f'{name} {version}' for name, version in model.libraries.items()) or 'unknown'}")
     print_result(f"self-test: {result}")
     print_result(f"batches: {batch_consistency(model, golden.cases)}")
-    # A model of one's own need not have any beside it.
     for line in verify_companions(Path(settings.model_dir)):
         print_result(line)
     return 0
@@ -274,13 +275,13 @@ def tour(settings: Settings, given: Given) -> int:
     from iris_wsgi.cli.tour_client import Guide
 
     url = checked("URL", given["url"] or url_here(settings), server_address)
-    # A server of role prep, which the tour starts, shows it too.
+    # The tour passes the token file to the server of role prep that it starts.
     environ = os.environ | {"IRIS_TOKEN_FILE": settings.token_file}
     return tour(Guide(url, environ, settings.model_dir, dict(credentials(settings))), print_error)
 
 
 class Command(NamedTuple):
-    """What it is for, what adds its flags, what it does with settings and flags (the exit status), and the packages it needs."""
+    """A command: help, flags, function (which returns the exit status), description, and required packages."""
 
     help: str
     add_flags: Callable[[Parser], None]
@@ -290,27 +291,26 @@ class Command(NamedTuple):
 
 
 SERVE = "Serves a role until SIGTERM or SIGINT."
-WORKER = f"Works on jobs until SIGTERM or SIGINT: role worker, whose health and metrics are on port {WORKER_PORT}."
-TOUR = """Tries every pattern on a running server, and tells each as right, wrong, or not served by its role and settings. The
-status is 0 if all that is served is right, 1 if an answer is wrong, if there is no server, or if it is another program, wants
-another token or has another model, and 2 for a wrong argument."""
+WORKER = f"Runs jobs until SIGTERM or SIGINT. Health and metrics of the role worker are on port {WORKER_PORT}."
+TOUR = """Tests every pattern on a running server, and prints right, wrong, or not served for each. The status is 0 if all
+served patterns are right. It is 1 if a result is wrong, or if the server is missing, is another program, requires another
+token, or has another model. It is 2 for an invalid argument."""
 COMMANDS = {
     "serve": Command("serve a role until SIGTERM", serve_flags, run_server, SERVE, SERVER_PACKAGES),
-    "worker": Command("work on jobs until SIGTERM", worker_flags, run_server, WORKER, SERVER_PACKAGES),
-    "redrive": Command("put dead letters, the jobs that failed for good, back into the queue", redrive_flags, redrive),
-    "warm": Command("bring items into the memory of a server before its clients ask", warm_flags, warm),
+    "worker": Command("run jobs until SIGTERM", worker_flags, run_server, WORKER, SERVER_PACKAGES),
+    "redrive": Command("put dead letters, the jobs without attempts left, back into the queue", redrive_flags, redrive),
+    "warm": Command("load items into the memory of a server before its clients request them", warm_flags, warm),
     "batch": Command("score a whole file or table", batch_flags, batch, BATCH, MODEL_PACKAGES),
-    "edge": Command("answer on this device without a server, and update it", edge_flags, edge, packages=MODEL_PACKAGES),
+    "edge": Command("predict on this device without a server, and update its model", edge_flags, edge, packages=MODEL_PACKAGES),
     "verify": Command(
-        "check the model's files and answers, offline, and print what it is", verify_flags, verify, packages=MODEL_PACKAGES
+        "check the files and the golden rows of the model offline, and print its identity",
+        verify_flags,
+        verify,
+        packages=MODEL_PACKAGES,
     ),
-    "seal": Command("write golden.json for a model of your own", seal_flags, seal, packages=MODEL_PACKAGES),
-    "load": Command(
-        "copy a model from elsewhere into a folder, if it has the right seal", load_flags, load, packages=MODEL_PACKAGES
-    ),
-    "healthcheck": Command("ask the server on this machine whether it is ready", healthcheck_flags, healthcheck),
-    "clear": Command("have the server on this machine clear its prediction cache", clear_flags, clear),
-    "tour": Command(
-        "try every pattern on a running server, and see that its answers are right", tour_flags, tour, TOUR, SERVER_PACKAGES
-    ),
+    "seal": Command("write golden.json for another model", seal_flags, seal, packages=MODEL_PACKAGES),
+    "load": Command("copy a model into a folder if its seal matches", load_flags, load, packages=MODEL_PACKAGES),
+    "healthcheck": Command("check whether the server on this machine is ready", healthcheck_flags, healthcheck),
+    "clear": Command("clear the prediction cache of the server on this machine", clear_flags, clear),
+    "tour": Command("test every pattern on a running server", tour_flags, tour, TOUR, SERVER_PACKAGES),
 }

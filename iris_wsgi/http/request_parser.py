@@ -81,7 +81,7 @@ class RequestParser:
 
     @property
     def started(self) -> bool:
-        """Whether a part of a request has arrived."""
+        """True if a part of a request has arrived."""
         return bool(self.buffer) or self.head is not None
 
     @property
@@ -91,7 +91,7 @@ class RequestParser:
 
     @property
     def is_head_request(self) -> bool:
-        """Whether the incomplete request is a HEAD request, whose response has no content."""
+        """True if the incomplete request is a HEAD request, whose response has no content."""
         return self.head.method == "HEAD" if self.head is not None else self.buffer.startswith(b"HEAD ")
 
     @property

@@ -23,8 +23,10 @@ def no_headers() -> Headers:
 
 
 class RequestIds(NamedTuple):
-    """The id of a request, from the client or generated, and the ids of its trace if the client sent one: the trace, the span
-    of this server, the parent span of the client, flags, and state."""
+    """The id of a request, from the client or generated. The other fields are empty if the client sent no trace.
+
+    They are the ids of the trace, of the span of this server, and of the parent span of the client, and its flags and state.
+    """
 
     request: str
     trace: str = ""

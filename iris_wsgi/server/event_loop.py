@@ -262,7 +262,9 @@ class EventLoop(TcpWSGIServer):  # type: ignore[misc]
             if self.unsent_bytes <= self.limits.pending_bytes:
                 break
             connection.close()
-            self.warn("an answer was given up", reason="its client was too slow to take it, and there was no room for others")
+            self.warn(
+                "a response was dropped", reason="its client was too slow to read it, and there was no room for other responses"
+            )
 
     def answer(self, request: RawRequest, arrived: float, client_gone: Callable[[], bool] = never) -> tuple[Pieces, bool]:
         """Returns the response of the application, and whether the connection closes. Runs in the loop or in a pool thread."""

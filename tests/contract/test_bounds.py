@@ -139,7 +139,7 @@ def test_answers_that_are_not_taken_are_bounded_over_all_connections(run, tmp_pa
             with suppress(EOFError, ConnectionResetError):
                 whole += all(wire.receive().status == 200 for _ in range(requests))
         assert whole == limit // size
-    assert "an answer was given up" in log.read_text()
+    assert "a response was dropped" in log.read_text()
 
 
 def test_as_many_connections_as_descriptors_allow_and_no_more(run):
