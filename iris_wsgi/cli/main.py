@@ -255,16 +255,16 @@ def load(settings: Settings, given: Given) -> int:
 
 
 def healthcheck(settings: Settings, _: Given) -> int:
-    from iris_wsgi.cli.healthcheck import why_not
+    from iris_wsgi.cli.http_client import failure_of
 
-    why = why_not("GET /readyz", settings.host, settings.port)
+    why = failure_of("GET /readyz", settings.host, settings.port)
     return report_failure(why, 1) if why else 0
 
 
 def clear(settings: Settings, _: Given) -> int:
-    from iris_wsgi.cli.healthcheck import why_not
+    from iris_wsgi.cli.http_client import failure_of
 
-    if why := why_not("DELETE /cache", settings.host, settings.port, fields=credentials(settings)):
+    if why := failure_of("DELETE /cache", settings.host, settings.port, headers=dict(credentials(settings))):
         return report_failure(f"the cache is not cleared: {why}", 1)
     print_result("the prediction cache is cleared")
     return 0

@@ -6,13 +6,12 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from http.client import HTTPConnection, HTTPMessage, HTTPResponse
+from http.client import HTTPMessage
 from pathlib import Path
 from time import monotonic, sleep
-from types import MappingProxyType
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
+from iris_wsgi.cli.http_client import connect, exchange
 from iris_wsgi.model.artifact import GoldenRow
 from iris_wsgi.model.session import Model, load_model
 
@@ -43,7 +42,7 @@ class NotJudged(Exception):
     """A server of which the tour can say nothing: it is another program, wants a token, or has another model."""
 
 
-class Reply(NamedTuple):
+class TourResponse(NamedTuple):
     status: int
     document: Any
     fields: HTTPMessage
@@ -69,13 +68,13 @@ class Guide:
         for case in golden.cases:
             firsts.setdefault(case.label, case)
         self.cases, self.tolerance = list(firsts.values()), golden.tolerance
-        self.connection = connected(self.url)
+        self.connection = connect(self.url, SECONDS)
         self.role = "of no name"
         self.routes: frozenset[tuple[str, str]] = frozenset()
 
     def look(self) -> None:
         """Finds out what the server is and has. Raises NotJudged."""
-        answer, text = exchanged(self.connection, "GET", "/openapi.json", fields=self.fields)
+        answer, text = exchange(self.connection, "GET", "/openapi.json", headers=self.fields)
         if answer.status == 401:
             raise NotJudged(
                 f"{self.url} wants {'another' if self.fields else 'a'} token: --token-file or IRIS_TOKEN_FILE names its file"
@@ -85,7 +84,7 @@ class Guide:
             raise NotJudged(
                 f"{self.url} is not an iris_wsgi server: GET /openapi.json answers {answer.status}, and not with its title"
             )
-        told = re.search(r'^iris_wsgi_info\{role="(\w+)"', exchanged(self.connection, "GET", "/metrics")[1], re.MULTILINE)
+        told = re.search(r'^iris_wsgi_info\{role="(\w+)"', exchange(self.connection, "GET", "/metrics")[1], re.MULTILINE)
         self.role = told[1] if told else self.role
         if ("GET", "/metadata") in self.routes:
             self.compare(self.ask("GET", "/metadata").document["model"])
@@ -118,19 +117,19 @@ class Guide:
     def say(self, text: str, colour: int = 0) -> None:
         print(f"\x1b[{colour}m{text}\x1b[0m" if colour and sys.stdout.isatty() else text, flush=True)
 
-    def ask(self, method: str, path: str, document: object = None, url: str = "", **fields: str) -> Reply:
+    def ask(self, method: str, path: str, document: object = None, url: str = "", **fields: str) -> TourResponse:
         """Raises Wrong for a status that is not one of success."""
         body = None if document is None else json.dumps(document)
         asked = {name.title(): value for name, value in fields.items()} | (JSON if body else {})
         told = dict.fromkeys(self.fields, "Bearer …") | asked
         words = [f"-X {method}"] * (method not in ("GET", "POST")) + [f"-H '{name}: {value}'" for name, value in told.items()]
         self.say(" ".join([f"$ curl -si {url or self.url}{path}", *words, *([f"-d '{body}'"] if body else [])]), CYAN)
-        connection = connected(url) if url else self.connection
-        answer, text = exchanged(connection, method, path, body, {**self.fields, **asked})
+        connection = connect(url, SECONDS) if url else self.connection
+        answer, text = exchange(connection, method, path, body, {**self.fields, **asked})
         self.say("".join(f"{name}: {answer.headers[name]}\n" for name in TELLING if name in answer.headers) + shortened(text))
         if not 200 <= answer.status < 300:
             raise Wrong(f"{method} {path} answers {answer.status}, expected success: {' '.join(text.split())[:SHOWN]}")
-        return Reply(answer.status, json.loads(text), answer.headers)
+        return TourResponse(answer.status, json.loads(text), answer.headers)
 
     def job(self, job_id: str) -> Mapping[str, Any]:
         """The record of a job, once it is done or has been waited for; a server need not hold its answer back."""
@@ -138,7 +137,7 @@ class Guide:
         record: Mapping[str, Any] = self.ask("GET", path, Prefer=f"wait={JOB_SECONDS:g}").document
         while record["status"] in UNFINISHED and monotonic() < until:
             sleep(LOOK_SECONDS)
-            record = json.loads(exchanged(self.connection, "GET", path, fields=self.fields)[1])
+            record = json.loads(exchange(self.connection, "GET", path, headers=self.fields)[1])
         return record
 
     def run(self, *words: str, given: str = "") -> str:
@@ -175,8 +174,8 @@ class Guide:
                 raise Wrong(f"prep does not start: {last_line(child.communicate()[1])}")
             self.say(first.rstrip())
             url = first.split()[-1]
-            connection, until = connected(url), monotonic() + READY_SECONDS
-            while (told := exchanged(connection, "GET", "/readyz"))[0].status != 200:
+            connection, until = connect(url, SECONDS), monotonic() + READY_SECONDS
+            while (told := exchange(connection, "GET", "/readyz"))[0].status != 200:
                 if monotonic() > until:
                     raise Wrong(f"prep does not become ready: {told[1]}")
                 sleep(0.1)
@@ -195,24 +194,6 @@ def described(text: str) -> tuple[str, frozenset[tuple[str, str]]]:
         return str(document["info"]["title"]), frozenset(routes)
     except (ValueError, LookupError, TypeError, AttributeError):
         return "", frozenset()
-
-
-def connected(url: str) -> HTTPConnection:
-    parts = urlsplit(url)
-    return HTTPConnection(parts.hostname or "", parts.port or 80, timeout=SECONDS)
-
-
-def exchanged(
-    connection: HTTPConnection, method: str, path: str, body: str | None = None, fields: Mapping[str, str] = MappingProxyType({})
-) -> tuple[HTTPResponse, str]:
-    """The answer and its text."""
-    try:
-        connection.request(method, path, body, fields)
-        answer = connection.getresponse()
-        return answer, answer.read().decode("utf-8", "replace")
-    except BaseException:
-        connection.close()
-        raise
 
 
 def typed(words: Sequence[str]) -> str:

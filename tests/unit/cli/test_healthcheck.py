@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from iris_wsgi.cli.healthcheck import why_not
+from iris_wsgi.cli.http_client import failure_of
 from iris_wsgi.cli.main import main
 
 
@@ -28,8 +28,8 @@ def answering(answer: Callable[[socket.socket], None]) -> Iterator[int]:
 
 
 def test_a_server_that_is_ready_is_healthy(live_server, capsys):
-    assert why_not("GET /readyz", live_server.host, live_server.port) is None
-    assert why_not("GET /readyz", "0.0.0.0", live_server.port) is None
+    assert failure_of("GET /readyz", live_server.host, live_server.port) is None
+    assert failure_of("GET /readyz", "0.0.0.0", live_server.port) is None
     assert main(["healthcheck", "--port", str(live_server.port)]) == 0
     assert capsys.readouterr() == ("", "")
 
@@ -37,19 +37,19 @@ def test_a_server_that_is_ready_is_healthy(live_server, capsys):
 @pytest.mark.parametrize("status", [b"HTTP/1.1 503 Service Unavailable", b"HTTP/1.1 2000 ", b"nonsense", b"\xff\xfe"])
 def test_any_other_answer_is_quoted(status):
     with answering(lambda connection: connection.sendall(status + b"\r\n\r\n")) as port:
-        told = why_not("GET /readyz", "127.0.0.1", port)
+        told = failure_of("GET /readyz", "127.0.0.1", port)
     assert told == f"127.0.0.1 port {port} answers: {status.decode('ascii', 'replace')}"
 
 
 def test_a_server_that_closes_without_a_word_says_nothing():
     with answering(lambda connection: connection.recv(1000)) as port:
-        assert why_not("GET /readyz", "127.0.0.1", port) == f"127.0.0.1 port {port} answers: nothing"
+        assert failure_of("GET /readyz", "127.0.0.1", port) == f"127.0.0.1 port {port} answers: nothing"
 
 
 def test_a_server_that_hangs_is_given_up():
     done = threading.Event()
     with answering(lambda connection: done.wait(120)) as port:
-        told = why_not("GET /readyz", "127.0.0.1", port, 0.05)
+        told = failure_of("GET /readyz", "127.0.0.1", port, 0.05)
         done.set()
     assert told == f"no response from 127.0.0.1 port {port} within 0.05 seconds"
 
@@ -62,4 +62,4 @@ def test_no_server_at_all_is_told_and_the_status_is_1(capsys):
 
 
 def test_a_name_that_cannot_be_looked_up_is_told_too():
-    assert why_not("GET /readyz", "a..b", 8000) == "no server at a..b port 8000: it is not a host name"
+    assert failure_of("GET /readyz", "a..b", 8000) == "no server at a..b port 8000: it is not a host name"
