@@ -225,7 +225,7 @@ def test_a_pattern_imports_no_other_pattern_but_the_two_named():
 
 
 def test_only_the_factory_and_the_commands_import_patterns():
-    importers = {name for name in modules() if top(name) != "patterns" and any(top(one) == "patterns" for one in imports(name))}
+    importers = {name for name in modules() if top(name) != "patterns" and any(top(item) == "patterns" for item in imports(name))}
     assert importers == {"factory", "cli.main", "cli.verify"}
 
 
@@ -247,13 +247,13 @@ def test_the_application_does_not_know_the_server():
 
 
 def test_no_modules_import_each_other_in_a_circle():
-    assert not [name for name in modules() if name in {one for each in imports(name) for one in reached(each) | {each}}]
+    assert not [name for name in modules() if name in {item for each in imports(name) for item in reached(each) | {each}}]
 
 
 def test_each_module_has_a_docstring_of_one_sentence():
     for name, tree in modules().items():
-        told = ast.get_docstring(tree) or ""
-        assert re.fullmatch(r"[^.]*(?:\.[^ \n][^.]*)*\.", told) or name == "", (name, told)
+        result = ast.get_docstring(tree) or ""
+        assert re.fullmatch(r"[^.]*(?:\.[^ \n][^.]*)*\.", result) or name == "", (name, result)
 
 
 def test_nothing_is_defined_that_nobody_uses():
@@ -271,9 +271,9 @@ def test_what_the_benchmark_the_soak_and_the_builds_take_from_the_package_is_the
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "iris_wsgi":
                 given = import_module(node.module)
-                for one in node.names:
-                    beside = Path(given.__file__).with_name(f"{one.name}.py")
-                    assert hasattr(given, one.name) or beside.exists(), f"{path}: {one.name}"
+                for name in node.names:
+                    beside = Path(given.__file__).with_name(f"{name.name}.py")
+                    assert hasattr(given, name.name) or beside.exists(), f"{path}: {name.name}"
 
 
 def test_no_function_is_long_but_those_that_have_a_reason():

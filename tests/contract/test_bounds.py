@@ -46,11 +46,11 @@ from iris_wsgi.settings import Settings
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
-def busy(wire: RawConnection) -> None:
+def busy(connection: RawConnection) -> None:
     """An answer that says there is too much to do now."""
-    answer = wire.receive()
-    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
-    assert answer.json()["status"] == 503 and answer.headers["content-type"] == "application/problem+json"
+    response = connection.receive()
+    assert (response.status, response.headers["retry-after"]) == (503, "1")
+    assert response.json()["status"] == 503 and response.headers["content-type"] == "application/problem+json"
 
 
 @pytest.fixture
@@ -58,41 +58,41 @@ def full(run):
     """A server with as many connections as it may have: the server, and the connections."""
     server = run("--connections", "20", under=stderr_to("/dev/null"))
     with ExitStack() as stack:
-        wires = [stack.enter_context(RawConnection(server)) for _ in range(20)]
-        assert [wire.exchange(LIVEZ).status for wire in wires] == [200] * 20
-        yield server, wires
+        connections = [stack.enter_context(RawConnection(server)) for _ in range(20)]
+        assert [connection.exchange(LIVEZ).status for connection in connections] == [200] * 20
+        yield server, connections
 
 
 @pytest.mark.parametrize("when", ["at once", "late", "never", "at length", "in two parts"])
 def test_a_connection_too_many_gets_503_and_no_reset_whenever_it_sends_its_request(full, when):
-    server, wires = full
+    server, connections = full
     for _ in range(20):
-        with RawConnection(server) as wire:
+        with RawConnection(server) as connection:
             if when == "at once":
-                wire.send(LABEL_REQUEST)
+                connection.send(LABEL_REQUEST)
             elif when == "at length":
-                wire.send(LARGEST_REQUEST)
+                connection.send(LARGEST_REQUEST)
             elif when == "late":
-                wait_until(wire.readable, "the refusal")
-                wire.send(LABEL_REQUEST)
+                wait_until(connection.readable, "the refusal")
+                connection.send(LABEL_REQUEST)
             elif when == "in two parts":
-                wait_until(wire.readable, "the refusal")
-                wire.send(LABEL_REQUEST[:-30])
+                wait_until(connection.readable, "the refusal")
+                connection.send(LABEL_REQUEST[:-30])
                 # What this brings about at the other end has happened once others are answered.
-                assert wires[0].exchange(LIVEZ).status == 200
-                wire.send(LABEL_REQUEST[-30:])
-            busy(wire)
-            assert wire.read_to_end() == ("closed", b"")
-    assert [wire.exchange(LABEL_REQUEST).status for wire in wires] == [200] * 20
+                assert connections[0].exchange(LIVEZ).status == 200
+                connection.send(LABEL_REQUEST[-30:])
+            busy(connection)
+            assert connection.read_to_end() == ("closed", b"")
+    assert [connection.exchange(LABEL_REQUEST).status for connection in connections] == [200] * 20
 
 
 def test_a_place_that_becomes_free_is_taken(full):
-    server, wires = full
-    wires[7].socket.close()
+    server, connections = full
+    connections[7].socket.close()
 
     def served() -> bool:
-        with RawConnection(server) as wire:
-            return wire.exchange(LIVEZ).status == 200
+        with RawConnection(server) as connection:
+            return connection.exchange(LIVEZ).status == 200
 
     wait_until(served, "a connection in the place of the closed one")
 
@@ -101,20 +101,20 @@ def test_bytes_of_unanswered_requests_are_bounded_over_all_connections(run):
     server = run("--pending-bytes", "2097152", "--request-seconds", "60")
     head = b"POST /predict/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1048576\r\n\r\n"
     with ExitStack() as stack:
-        wires = [stack.enter_context(RawConnection(server)) for _ in range(8)]
-        for wire in wires:
+        connections = [stack.enter_context(RawConnection(server)) for _ in range(8)]
+        for connection in connections:
             # One byte is missing, so that the server has to keep the others.
-            wire.send(head + b" " * 1_048_500)
-        wait_until(lambda: sum(wire.readable() for wire in wires) >= 6, "the refusals")
-        refused = [wire for wire in wires if wire.readable()]
-        for wire in refused:
-            answer = wire.receive()
-            assert (answer.status, answer.headers["retry-after"], answer.headers["connection"]) == (503, "1", "close")
+            connection.send(head + b" " * 1_048_500)
+        wait_until(lambda: sum(connection.readable() for connection in connections) >= 6, "the refusals")
+        refused = [connection for connection in connections if connection.readable()]
+        for connection in refused:
+            response = connection.receive()
+            assert (response.status, response.headers["retry-after"], response.headers["connection"]) == (503, "1", "close")
         # Requests of one piece are not kept, and are answered all the while.
         assert fetch(server, LABEL_REQUEST).status == 200
-        for wire in set(wires) - set(refused):
-            wire.send(b" " * 76)
-            assert wire.receive().status == 400
+        for connection in set(connections) - set(refused):
+            connection.send(b" " * 76)
+            assert connection.receive().status == 400
     assert len(refused) == 6
     assert fetch(server, LARGEST_REQUEST).status == 200
 
@@ -131,13 +131,15 @@ def test_answers_that_are_not_taken_are_bounded_over_all_connections(run, tmp_pa
     before = open_socket_count(pid)
     with ExitStack() as stack:
         # More than kernels take in, of which each client has one answer at a time.
-        wires = [stack.enter_context(RawConnection(server, receive_buffer=4096)).send(batch * requests) for _ in range(clients)]
+        connections = [
+            stack.enter_context(RawConnection(server, receive_buffer=4096)).send(batch * requests) for _ in range(clients)
+        ]
         wait_until(lambda: open_socket_count(pid) - before <= limit // size, "those that are too many are gone")
         assert fetch(server, LABEL_REQUEST).status == 200
         whole = 0
-        for wire in wires:
+        for connection in connections:
             with suppress(EOFError, ConnectionResetError):
-                whole += all(wire.receive().status == 200 for _ in range(requests))
+                whole += all(connection.receive().status == 200 for _ in range(requests))
         assert whole == limit // size
     assert "a response was dropped" in log.read_text()
 
@@ -146,44 +148,44 @@ def test_as_many_connections_as_descriptors_allow_and_no_more(run):
     limited = ("sh", "-c", 'ulimit -n 64; exec "$@"', "sh")
     server = run(under=limited)
     with ExitStack() as stack:
-        wires = [stack.enter_context(RawConnection(server)).send(LIVEZ) for _ in range(60)]
-        statuses = [wire.receive().status for wire in wires]
+        connections = [stack.enter_context(RawConnection(server)).send(LIVEZ) for _ in range(60)]
+        statuses = [connection.receive().status for connection in connections]
         assert set(statuses) == {200, 503} and statuses.count(200) >= 16
-        assert wires[0].exchange(METRICS).status == 200
+        assert connections[0].exchange(METRICS).status == 200
 
 
 def test_work_beyond_the_queue_gets_503_while_the_pool_is_busy_and_the_connection_goes_on(run):
     server = run("--queue", "2", "--threads", "1")
     with ExitStack() as stack:
-        wires = [stack.enter_context(RawConnection(server)).send(LARGEST_REQUEST) for _ in range(20)]
-        order, waiting = [], list(wires)
+        connections = [stack.enter_context(RawConnection(server)).send(LARGEST_REQUEST) for _ in range(20)]
+        order, waiting = [], list(connections)
         while waiting:
-            wait_until(lambda: any(one.readable() for one in waiting), "another answer")
-            for wire in [one for one in waiting if one.readable()]:
-                waiting.remove(wire)
-                answer = wire.receive()
-                order.append(answer.status)
-                assert not answer.closes
-                assert answer.status == 200 or answer.headers["retry-after"] == "1"
+            wait_until(lambda: any(item.readable() for item in waiting), "another answer")
+            for connection in [item for item in waiting if item.readable()]:
+                waiting.remove(connection)
+                response = connection.receive()
+                order.append(response.status)
+                assert not response.closes
+                assert response.status == 200 or response.headers["retry-after"] == "1"
         assert len(order) == 20 and set(order) == {200, 503}
         # Two that wait; one more if the thread had taken the first by then.
         assert order.count(200) >= 2
         assert order.index(503) < max(i for i, status in enumerate(order) if status == 200)
-        assert [wire.exchange(LABEL_REQUEST).status for wire in wires] == [200] * 20
-        assert [wire.exchange(LARGEST_REQUEST).status for wire in wires] == [200] * 20
+        assert [connection.exchange(LABEL_REQUEST).status for connection in connections] == [200] * 20
+        assert [connection.exchange(LARGEST_REQUEST).status for connection in connections] == [200] * 20
 
 
 def test_probes_metrics_and_single_predictions_do_not_wait_for_the_pool(run):
     server = run("--threads", "2", "--deadline-ms", "0")
     with ExitStack() as stack:
         prober = stack.enter_context(RawConnection(server))
-        wires = [stack.enter_context(RawConnection(server)).send(LARGEST_REQUEST) for _ in range(24)]
+        connections = [stack.enter_context(RawConnection(server)).send(LARGEST_REQUEST) for _ in range(24)]
         wait_until(lambda: metric_sum(prober.exchange(METRICS).body.decode(), "http_requests_in_flight") == 3, "two busy threads")
-        for one in (LIVEZ, READYZ, METRICS, LABEL_REQUEST):
-            assert prober.exchange(one).status == 200
-            assert fetch(server, one).status == 200
-        assert not all(wire.readable() for wire in wires)
-        assert [wire.receive().status for wire in wires] == [200] * 24
+        for request_bytes in (LIVEZ, READYZ, METRICS, LABEL_REQUEST):
+            assert prober.exchange(request_bytes).status == 200
+            assert fetch(server, request_bytes).status == 200
+        assert not all(connection.readable() for connection in connections)
+        assert [connection.receive().status for connection in connections] == [200] * 24
 
 
 @pytest.mark.long
@@ -203,12 +205,14 @@ def test_the_metrics_tell_of_connections_of_the_queue_and_of_what_is_held(run):
         )
         assert now("http_connections") == 2
         half.socket.close()
-        wires = [stack.enter_context(RawConnection(server, receive_buffer=4096)).send(LARGEST_REQUEST * 12) for _ in range(8)]
+        connections = [
+            stack.enter_context(RawConnection(server, receive_buffer=4096)).send(LARGEST_REQUEST * 12) for _ in range(8)
+        ]
         wait_until(lambda: now("http_requests_queued") > 0, "some wait for the thread")
         assert now("http_held_bytes", of="requests") > 0
         wait_until(lambda: now("http_held_bytes", of="answers") > 0, "answers are not taken")
-        for wire in wires:
-            wire.socket.close()
+        for connection in connections:
+            connection.socket.close()
         wait_until(lambda: now("http_connections") == 1, "all but one are gone")
         for name in ("http_requests_queued", "http_held_bytes"):
             wait_until(lambda name=name: now(name) == 0, f"{name} is as before")
@@ -255,21 +259,21 @@ def test_new_connections_have_their_turn_however_many_others_are_ready(run, tmp_
     wait_until(lambda: len(serving_workers(server)) == workers, "the workers")
     pids = serving_workers(server)
     with ExitStack() as stack:
-        wires = [stack.enter_context(RawConnection(server)) for _ in range(crowd)]
-        for wire in wires:
-            assert wire.exchange(LIVEZ).status == 200
+        connections = [stack.enter_context(RawConnection(server)) for _ in range(crowd)]
+        for connection in connections:
+            assert connection.exchange(LIVEZ).status == 200
         for turn in range(1, 4):
             # While the workers stand still all that comes is ready when they go on, and the newcomers are behind it.
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)
-            for wire in wires:
-                wire.send(LIVEZ)
+            for connection in connections:
+                connection.send(LIVEZ)
             newcomers = [stack.enter_context(RawConnection(server)).send(READYZ) for _ in range(4)]
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
-            assert {wire.receive().status for wire in (*newcomers, *wires)} == {200}
-            wanted = (turn + 1) * crowd + turn * len(newcomers)
-            wait_until(lambda wanted=wanted: len(log.read_text().splitlines()) == wanted, "a line for each request")
+            assert {connection.receive().status for connection in (*newcomers, *connections)} == {200}
+            expected = (turn + 1) * crowd + turn * len(newcomers)
+            wait_until(lambda expected=expected: len(log.read_text().splitlines()) == expected, "a line for each request")
             routes = [json.loads(line)["route"] for line in log.read_text().splitlines()][-crowd - len(newcomers) :]
             last = max(i for i, route in enumerate(routes) if route == "/readyz")
             # A few turns of each worker, and not all that is ready.
@@ -290,8 +294,8 @@ def test_a_turn_of_the_loop_accepts_though_the_poller_reports_others(log, make_a
         ready = [(fd, select.EPOLLIN) for fd in server.connections]
         assert len(ready) == TURN_EVENTS
         server.poller = FullPoller(server.poller, ready, server)
-        for one in crowd:
-            one.sendall(LIVEZ)
+        for item in crowd:
+            item.sendall(LIVEZ)
         late = stack.enter_context(socket.create_connection(address))
         late.sendall(READYZ)
         server.run()
@@ -330,28 +334,28 @@ def test_without_descriptors_it_waits_and_goes_on_when_there_are_some_again(run,
     with ExitStack() as stack:
         kept = stack.enter_context(RawConnection(server))
         assert kept.exchange(LIVEZ).status == 200
-        used = {int(one.name) for one in Path(f"/proc/{pid}/fd").iterdir()}
+        used = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (max(used) + 3, before[1]))
-        wires = [stack.enter_context(RawConnection(server)).send(LIVEZ) for _ in range(max(used) + 30)]
+        connections = [stack.enter_context(RawConnection(server)).send(LIVEZ) for _ in range(max(used) + 30)]
         wait_until(lambda: "connections wait" in log.read_text(), "the log's line about it")
-        assert 0 < sum(wire.readable() for wire in wires) < len(wires)
-        for one in (LIVEZ, READYZ, METRICS, LABEL_REQUEST):
-            assert kept.exchange(one).status == 200
+        assert 0 < sum(connection.readable() for connection in connections) < len(connections)
+        for request_bytes in (LIVEZ, READYZ, METRICS, LABEL_REQUEST):
+            assert kept.exchange(request_bytes).status == 200
         wait_until(lambda: stays_asleep(pid), "a server that waits and does nothing else")
         assert log.read_text().count("connections wait") <= 3
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
-        assert {wire.receive().status for wire in wires} == {200}
+        assert {connection.receive().status for connection in connections} == {200}
     server.stop()
     assert server.process.returncode == 0
 
 
 def test_a_full_disk_under_the_log_stops_nothing(run):
     server = run(under=stderr_to("/dev/full"))
-    with RawConnection(server) as wire:
+    with RawConnection(server) as connection:
         for _ in range(20):
-            wire.send(LABEL_REQUEST * 50)
-            assert [wire.receive().status for _ in range(50)] == [200] * 50
+            connection.send(LABEL_REQUEST * 50)
+            assert [connection.receive().status for _ in range(50)] == [200] * 50
     server.stop()
     assert server.process.returncode == 0
 
@@ -371,17 +375,17 @@ def test_a_log_that_nobody_reads_stops_nothing_and_every_lost_line_is_counted(ru
         return seen["/livez"] + sum(lost)
 
     reader = threading.Thread(target=read)
-    with RawConnection(server) as wire:
+    with RawConnection(server) as connection:
         while asked < 14_000:
-            wire.send(LIVEZ * 200)
-            assert {wire.receive().status for _ in range(200)} == {200}
+            connection.send(LIVEZ * 200)
+            assert {connection.receive().status for _ in range(200)} == {200}
             asked += 200
         reader.start()
         try:
             wait_until(
                 lambda: accounted() == asked, "a line for each request, or its place in the number of those that were lost"
             )
-            assert wire.exchange(LIVEZ).status == 200
+            assert connection.exchange(LIVEZ).status == 200
             wait_until(lambda: accounted() == asked + 1, "the line of a later request")
         finally:
             server.process.terminate()
@@ -415,10 +419,10 @@ def test_a_clock_that_jumps_an_hour_ends_no_connection(run, tmp_path):
             following.rename(offset)
 
             def told(hours: int = hours) -> bool:
-                answer = kept.exchange(LABEL_REQUEST)
-                assert answer.status == 200
+                response = kept.exchange(LABEL_REQUEST)
+                assert response.status == 200
                 told.asked += 1
-                date = parsedate_to_datetime(answer.headers["date"]).timestamp()
+                date = parsedate_to_datetime(response.headers["date"]).timestamp()
                 return abs(date - time.time() - hours * 3600) < 60
 
             told.asked = 0
@@ -441,9 +445,9 @@ def test_nothing_is_left_open_after_all_that(run):
         kept.exchange(LIVEZ)
         before = len(os.listdir(f"/proc/{server.worker_pid}/fd"))
         with ExitStack() as stack:
-            for one in (LABEL_REQUEST, LABEL_REQUEST[:40], LARGEST_REQUEST, b"nonsense\r\n\r\n", b""):
+            for request_bytes in (LABEL_REQUEST, LABEL_REQUEST[:40], LARGEST_REQUEST, b"nonsense\r\n\r\n", b""):
                 for _ in range(20):
-                    stack.enter_context(RawConnection(server)).send(one)
+                    stack.enter_context(RawConnection(server)).send(request_bytes)
         wait_until(
             lambda: kept.exchange(LIVEZ) and len(os.listdir(f"/proc/{server.worker_pid}/fd")) == before, "as few as before"
         )

@@ -99,7 +99,7 @@ def concrete(app, path):
 
 def of(by_path, path):
     """What is there for a route that predicts: it begins or ends so; else None."""
-    return next((one for part, one in by_path.items() if path.endswith(part) or path.startswith(part)), None)
+    return next((item for part, item in by_path.items() if path.endswith(part) or path.startswith(part)), None)
 
 
 def ask(app, method, path, route, headers=None, **options):
@@ -113,10 +113,10 @@ def ask(app, method, path, route, headers=None, **options):
 
 def test_every_route_answers_as_its_table_says_with_its_own_media_type_and_an_id(role):
     for path, method, route in each_route(role):
-        answer = ask(role, method, path, route)
-        assert answer.status_int == route.doc.success[0]
-        assert answer.headers.get("Content-Type") == (None if answer.status_int in NO_CONTENT else route.doc.media_type)
-        assert re.fullmatch("[0-9a-f]{32}", answer.headers["X-Request-ID"])
+        response = ask(role, method, path, route)
+        assert response.status_int == route.doc.success[0]
+        assert response.headers.get("Content-Type") == (None if response.status_int in NO_CONTENT else route.doc.media_type)
+        assert re.fullmatch("[0-9a-f]{32}", response.headers["X-Request-ID"])
 
 
 def test_every_route_returns_the_callers_id_if_it_is_well_formed(role):
@@ -153,10 +153,10 @@ def test_head_gives_the_headers_of_get_and_no_content(role):
 
 def test_options_is_204_with_the_methods_that_work(role):
     for path, on_path in role.table.items():
-        answer = role.options(concrete(role, path))
-        assert (answer.status_int, answer.body) == (204, b"")
-        assert "Content-Length" not in answer.headers
-        allowed = answer.headers["Allow"].split(", ")
+        response = role.options(concrete(role, path))
+        assert (response.status_int, response.body) == (204, b"")
+        assert "Content-Length" not in response.headers
+        allowed = response.headers["Allow"].split(", ")
         assert set(on_path) | {"OPTIONS"} | ({"HEAD"} if "GET" in on_path else set()) == set(allowed)
 
 
@@ -217,26 +217,26 @@ def schemas_in(document):
     """Every object of the document that has a type, wherever it stands."""
     left = [document]
     while left:
-        one = left.pop()
-        if isinstance(one, dict):
-            left += one.values()
-            if isinstance(one.get("type"), (str, list)):
-                yield one
-        elif isinstance(one, list):
-            left += one
+        item = left.pop()
+        if isinstance(item, dict):
+            left += item.values()
+            if isinstance(item.get("type"), (str, list)):
+                yield item
+        elif isinstance(item, list):
+            left += item
 
 
 def test_code_generators_find_items_in_every_array_and_a_name_of_its_own_for_every_operation(role):
     document = role.get("/openapi.json").json
-    arrays = [one for one in schemas_in(document) if "array" in one["type"]]
-    assert arrays and not [one for one in arrays if not isinstance(one.get("items"), dict)]
-    operations = [one for item in document["paths"].values() for one in item.values()]
+    arrays = [element for element in schemas_in(document) if "array" in element["type"]]
+    assert arrays and not [array for array in arrays if not isinstance(array.get("items"), dict)]
+    operations = [element for item in document["paths"].values() for element in item.values()]
     # As generators form the names of functions and classes.
-    names = ["".join(re.findall("[a-z0-9]+", one["operationId"].lower())) for one in operations]
+    names = ["".join(re.findall("[a-z0-9]+", operation["operationId"].lower())) for operation in operations]
     assert len(set(names)) == len(names)
     for path, item in document["paths"].items():
-        for one in item.values():
-            assert [told["name"] for told in one.get("parameters", [])] == re.findall(r"\{(\w+)\}", path)
+        for element in item.values():
+            assert [told["name"] for told in element.get("parameters", [])] == re.findall(r"\{(\w+)\}", path)
 
 
 def test_answers_fit_the_schemas_that_openapi_shows_of_them(role):

@@ -106,7 +106,7 @@ def by_us(pieces: list[bytes]) -> Read | None:
         return None
     head = request.head
     assert unquote_to_bytes(path_of(head.target)).decode("latin-1") == head.path
-    given = [(name, value) for name, value in head.variables.items() if name.startswith(("HTTP_", "CONTENT_"))]
+    given = [(name, value) for name, value in head.environ.items() if name.startswith(("HTTP_", "CONTENT_"))]
     fields = [(name.removeprefix("HTTP_").replace("_", "-"), value) for name, value in given]
     return Read(head.method, head.target, fields, request.body)
 
@@ -186,15 +186,15 @@ def double_line(data: bytes, chance: random.Random) -> bytes:
 
 def swap_lines(data: bytes, chance: random.Random) -> bytes:
     lines = line_ends.split(data)
-    one, other = chance.randrange(len(lines)), chance.randrange(len(lines))
-    lines[one], lines[other] = lines[other], lines[one]
+    first, second = chance.randrange(len(lines)), chance.randrange(len(lines))
+    lines[first], lines[second] = lines[second], lines[first]
     return b"".join(lines)
 
 
 def swap_bytes(data: bytes, chance: random.Random) -> bytes:
     changed = bytearray(data)
-    one, other = chance.randrange(len(data)), chance.randrange(len(data))
-    changed[one], changed[other] = changed[other], changed[one]
+    first, second = chance.randrange(len(data)), chance.randrange(len(data))
+    changed[first], changed[second] = changed[second], changed[first]
     return bytes(changed)
 
 
@@ -211,13 +211,13 @@ def change_size(data: bytes, chance: random.Random) -> bytes:
     found = list((sizes if chance.random() < 0.6 else digits).finditer(data))
     if not found:
         return data
-    one = chance.choice(found)
-    size = int(one[0], 16)
+    item = chance.choice(found)
+    size = int(item[0], 16)
     other = b"%x" % max(0, size + chance.choice((-1, 1, 2, 16)))
-    before = [start + one[0] for start in (b"0", b"0" * 15, b"+", b"-", b"0x", b" ")]
-    after = [one[0] + end for end in (b" ", b"\t", b"_0", b";a=b", b"\x00", b".0", b"\r", b"\n")]
+    before = [start + item[0] for start in (b"0", b"0" * 15, b"+", b"-", b"0x", b" ")]
+    after = [item[0] + end for end in (b" ", b"\t", b"_0", b";a=b", b"\x00", b".0", b"\r", b"\n")]
     changed = chance.choice([other, b"%X" % size, b"", b"f" * 17, *before, *after])
-    return data[: one.start()] + changed + data[one.end() :]
+    return data[: item.start()] + changed + data[item.end() :]
 
 
 def change_case(data: bytes, chance: random.Random) -> bytes:

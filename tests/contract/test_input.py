@@ -149,45 +149,45 @@ def problem(body: bytes, status: int) -> dict:
 @pytest.mark.parametrize("path", TAKING)
 @pytest.mark.parametrize("body", NOT_DECODABLE.values(), ids=NOT_DECODABLE.keys())
 def test_what_cannot_be_parsed_is_400(call, path, body):
-    status, headers, answer = call("POST", path, body)
+    status, headers, response = call("POST", path, body)
     assert (status, headers["Content-Type"]) == (400, "application/problem+json")
-    assert "errors" not in problem(answer, 400)
+    assert "errors" not in problem(response, 400)
 
 
 @pytest.mark.parametrize("path", TAKING)
 @pytest.mark.parametrize(("body", "pointer"), NOT_VALID.values(), ids=NOT_VALID.keys())
 def test_what_breaks_the_schema_is_422_with_a_pointer(call, path, body, pointer):
-    status, headers, answer = call("POST", path, body)
+    status, headers, response = call("POST", path, body)
     assert (status, headers["Content-Type"]) == (422, "application/problem+json")
-    assert problem(answer, 422)["errors"][0]["pointer"] == pointer
+    assert problem(response, 422)["errors"][0]["pointer"] == pointer
 
 
 @pytest.mark.parametrize("path", TAKING)
 @pytest.mark.parametrize("body", ACCEPTED.values(), ids=ACCEPTED.keys())
 def test_numbers_of_every_legal_form_are_accepted(call, path, body):
-    status, _, answer = call("POST", path, body)
-    assert status == 200, answer
+    status, _, response = call("POST", path, body)
+    assert status == 200, response
 
 
 def test_every_fault_of_a_body_is_named_up_to_ten(call):
     rows = [[1, 2, 3], "x", [1, 2, 3, None], [1, 2, 3, 4], [True, 2, 3, 1e39]]
-    _, _, answer = call("POST", "/predict/batch", json.dumps({"data": rows}).encode())
-    assert [fault["pointer"] for fault in json.loads(answer)["errors"]] == [
+    _, _, response = call("POST", "/predict/batch", json.dumps({"data": rows}).encode())
+    assert [fault["pointer"] for fault in json.loads(response)["errors"]] == [
         "#/data/0",
         "#/data/1",
         "#/data/2/3",
         "#/data/4/0",
         "#/data/4/3",
     ]
-    _, _, answer = call("POST", "/predict/batch", json.dumps({"data": [["x"]] * 500}).encode())
-    assert len(problem(answer, 422)["errors"]) == 10
+    _, _, response = call("POST", "/predict/batch", json.dumps({"data": [["x"]] * 500}).encode())
+    assert len(problem(response, 422)["errors"]) == 10
 
 
 @pytest.mark.parametrize("path", SINGLE)
 def test_two_rows_on_a_single_route_are_422_and_the_way_out_is_named(call, path):
-    status, _, answer = call("POST", path, b'{"data": [[5.1, 3.5, 1.4, 0.2], [6.7, 3.1, 4.7, 1.5]]}')
+    status, _, response = call("POST", path, b'{"data": [[5.1, 3.5, 1.4, 0.2], [6.7, 3.1, 4.7, 1.5]]}')
     assert status == 422
-    (fault,) = problem(answer, 422)["errors"]
+    (fault,) = problem(response, 422)["errors"]
     assert fault["pointer"] == "#/data"
     assert "has 2 rows" in fault["detail"] and "1 at most" in fault["detail"] and "/predict/batch" in fault["detail"]
 
@@ -195,16 +195,16 @@ def test_two_rows_on_a_single_route_are_422_and_the_way_out_is_named(call, path)
 def test_more_rows_than_the_limit_are_422_and_the_limit_is_named(make_app):
     app = make_app(max_rows=3)
     assert app.post_json("/predict/batch", {"data": [[1, 2, 3, 4]] * 3}).status_int == 200
-    answer = app.post_json("/predict/batch", {"data": [[1, 2, 3, 4]] * 4}, status=422)
-    assert "has 4 rows; this route takes 3 at most" in answer.json["errors"][0]["detail"]
+    response = app.post_json("/predict/batch", {"data": [[1, 2, 3, 4]] * 4}, status=422)
+    assert "has 4 rows; this route takes 3 at most" in response.json["errors"][0]["detail"]
 
 
 def test_a_body_over_the_limit_is_413_with_a_length_and_without(make_app):
     app = make_app(max_body_bytes=200, max_rows=50)
     body = json.dumps({"data": [[1, 2, 3, 4]]}).ljust(200)
     assert app.post("/predict", body, content_type="application/json").status_int == 200
-    answer = app.post("/predict", body + " ", content_type="application/json", status=413)
-    assert "200 bytes" in answer.json["detail"]
+    response = app.post("/predict", body + " ", content_type="application/json", status=413)
+    assert "200 bytes" in response.json["detail"]
     # A server that decodes chunks gives no length, and marks the end of the body instead.
     marked = {"wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
     assert call_wsgi(app.service.app, "POST", "/predict", body.encode(), **marked)[0] == 200
@@ -235,9 +235,9 @@ def test_leading_zeros_of_a_length_change_nothing(call):
 
 
 def test_a_body_shorter_than_its_length_is_400(call):
-    status, _, answer = call("POST", "/predict", FIXED.encode(), CONTENT_LENGTH="1000")
+    status, _, response = call("POST", "/predict", FIXED.encode(), CONTENT_LENGTH="1000")
     assert status == 400
-    assert "ended before" in problem(answer, 400)["detail"]
+    assert "ended before" in problem(response, 400)["detail"]
 
 
 def test_a_body_whose_end_the_server_does_not_mark_is_411(call):
@@ -253,9 +253,9 @@ def test_json_in_utf_8_is_taken_however_it_is_written(call, path, media):
 @pytest.mark.parametrize("path", TAKING)
 @pytest.mark.parametrize("media", OTHER_TYPES)
 def test_another_media_type_or_charset_is_415_and_the_right_one_is_told(call, path, media):
-    status, headers, answer = call("POST", path, FIXED.encode(), CONTENT_TYPE=media)
+    status, headers, response = call("POST", path, FIXED.encode(), CONTENT_TYPE=media)
     assert (status, headers["Accept-Post"]) == (415, "application/json")
-    problem(answer, 415)
+    problem(response, 415)
 
 
 @pytest.mark.parametrize("path", TAKING)
@@ -282,9 +282,9 @@ def test_the_coding_identity_is_none(call, coding):
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "OPTIONS"])
 def test_only_the_very_paths_of_the_table_are_served(call, method, path):
-    status, headers, answer = call(method, path)
+    status, headers, response = call(method, path)
     assert (status, headers["Content-Type"]) == (404, "application/problem+json")
-    assert answer == b"" if method == "HEAD" else b"etc" not in answer
+    assert response == b"" if method == "HEAD" else b"etc" not in response
 
 
 def test_options_of_the_whole_server_names_the_methods_of_all_routes(call):
@@ -295,9 +295,9 @@ def test_options_of_the_whole_server_names_the_methods_of_all_routes(call):
 @pytest.mark.parametrize("method", ["BREW", "get", "GETT", "PROPFIND", "M-SEARCH", "\xff"])
 @pytest.mark.parametrize("path", ["/predict", "/label", "/nowhere"])
 def test_an_unknown_method_is_501(call, method, path):
-    status, _, answer = call(method, path)
+    status, _, response = call(method, path)
     assert status == 501
-    problem(answer, 501)
+    problem(response, 501)
 
 
 def test_nothing_that_was_sent_stands_in_a_problem_document(call):

@@ -54,8 +54,8 @@ def test_no_damage_to_a_good_body_gets_a_5xx(call, start, end, middle):
 @relaxed
 @given(rows=good_rows)
 def test_every_finite_row_is_answered_with_probabilities_that_sum_to_one(call, rows):
-    status, answer = answered(call, "/predict/batch", json.dumps({"data": rows}).encode())
+    status, response = answered(call, "/predict/batch", json.dumps({"data": rows}).encode())
     assert status == 200
-    for label, probabilities in zip(answer["labels"], answer["probabilities"], strict=True):
+    for label, probabilities in zip(response["labels"], response["probabilities"], strict=True):
         assert abs(sum(probabilities) - 1) < 1e-5
-        assert label == answer["classes"][probabilities.index(max(probabilities))]
+        assert label == response["classes"][probabilities.index(max(probabilities))]

@@ -19,15 +19,15 @@ FRAMINGS = {"length": f"Content-Length: {MANY * len(PIECE)}", "chunks": "Transfe
 LARGE = ("--max-body-bytes", "67108864", "--pending-bytes", "67108864")
 
 
-def send_all(wire: RawConnection, framing: str, *fields: str, host: str = "localhost") -> HttpResponse:
+def send_all(connection: RawConnection, framing: str, *fields: str, host: str = "localhost") -> HttpResponse:
     """Sends a large body whatever comes back meanwhile, and reads the answer then."""
     head = ["POST /predict/batch HTTP/1.1", f"Host: {host}", JSON, FRAMINGS[framing], *fields]
-    wire.send("\r\n".join(head).encode() + b"\r\n\r\n")
+    connection.send("\r\n".join(head).encode() + b"\r\n\r\n")
     for _ in range(MANY):
-        wire.send(b"%x\r\n%s\r\n" % (len(PIECE), PIECE) if framing == "chunks" else PIECE)
+        connection.send(b"%x\r\n%s\r\n" % (len(PIECE), PIECE) if framing == "chunks" else PIECE)
     if framing == "chunks":
-        wire.send(b"0\r\n\r\n")
-    return wire.receive()
+        connection.send(b"0\r\n\r\n")
+    return connection.receive()
 
 
 @pytest.fixture
@@ -39,17 +39,17 @@ def tokens(tmp_path) -> str:
 @pytest.mark.long
 @pytest.mark.parametrize("framing", FRAMINGS)
 def test_a_client_that_sends_its_whole_body_before_it_reads_gets_its_refusal(run, tokens, framing):
-    with RawConnection(run()) as wire:
-        assert send_all(wire, framing).status == 413
+    with RawConnection(run()) as connection:
+        assert send_all(connection, framing).status == 413
     server = run(*LARGE, "--token-file", tokens)
-    with RawConnection(server) as wire:
-        assert send_all(wire, framing).status == 401
-    with RawConnection(server) as wire:
-        assert send_all(wire, framing, host="evil.example").status == 421
+    with RawConnection(server) as connection:
+        assert send_all(connection, framing).status == 401
+    with RawConnection(server) as connection:
+        assert send_all(connection, framing, host="evil.example").status == 421
     crowded = run("--connections", "1")
-    with RawConnection(crowded) as first, RawConnection(crowded) as wire:
+    with RawConnection(crowded) as first, RawConnection(crowded) as connection:
         assert first.exchange(LIVEZ).status == 200
-        assert send_all(wire, framing).status == 503
+        assert send_all(connection, framing).status == 503
 
 
 class Proxy(NamedTuple):
@@ -77,9 +77,9 @@ def nginx(tmp_path) -> Iterator[Callable[..., Proxy]]:
         return Proxy("127.0.0.1", port)
 
     yield start
-    for one in started:
-        one.terminate()
-        one.wait(120)
+    for item in started:
+        item.terminate()
+        item.wait(120)
 
 
 def listens(port: int, process: subprocess.Popen, folder: Path) -> bool:
@@ -98,15 +98,15 @@ def test_nginx_passes_on_a_refusal_and_makes_no_502_of_it(run, tokens, nginx, bu
     front, before_guarded = nginx(server.port, buffering), nginx(guarded.port, buffering)
     for framing in FRAMINGS:
         for _ in range(3):
-            with RawConnection(front) as wire:
-                assert passed_on(wire, framing) == 413
-            with RawConnection(before_guarded) as wire:
-                assert passed_on(wire, framing) == 401
+            with RawConnection(front) as connection:
+                assert passed_on(connection, framing) == 413
+            with RawConnection(before_guarded) as connection:
+                assert passed_on(connection, framing) == 401
 
 
-def passed_on(wire: RawConnection, framing: str) -> int:
+def passed_on(connection: RawConnection, framing: str) -> int:
     """The status that comes back, which nginx may send, and close behind it, before it has the whole body."""
     try:
-        return send_all(wire, framing).status
+        return send_all(connection, framing).status
     except ConnectionError:
-        return wire.receive().status
+        return connection.receive().status

@@ -100,7 +100,7 @@ class Client:
 
     def answers(self, heads: tuple[int, ...] = ()) -> tuple[list[Answer], int, bytes]:
         """The complete final answers so far, how many times 100 came, and the bytes after them."""
-        answers: list[Answer] = []
+        responses: list[Answer] = []
         continues, at = 0, 0
         while found := answer_head(self.received, at):
             status = int(found[1])
@@ -112,12 +112,12 @@ class Client:
                 continues, at = continues + 1, found.end()
                 continue
             assert (status == 204) == (not lengths) and len(lengths) < 2, "one Content-Length, and none with 204"
-            size = 0 if status == 204 or len(answers) in heads else int(lengths[0])
+            size = 0 if status == 204 or len(responses) in heads else int(lengths[0])
             if len(self.received) < found.end() + size:
                 break
-            answers.append(Answer(status, fields, bytes(self.received[found.end() : found.end() + size])))
+            responses.append(Answer(status, fields, bytes(self.received[found.end() : found.end() + size])))
             at = found.end() + size
-        return answers, continues, bytes(self.received[at:])
+        return responses, continues, bytes(self.received[at:])
 
 
 class Beat:
@@ -142,26 +142,26 @@ def beat(live_server) -> Iterator[Beat]:
     beat.client.socket.close()
 
 
-def told(answer: Answer) -> None:
+def told(response: Answer) -> None:
     """What every answer has, whatever was asked."""
-    assert answer.all("server") == []
-    (date,) = answer.all("date")
+    assert response.all("server") == []
+    (date,) = response.all("date")
     assert imf_date.fullmatch(date)
-    (request_id,) = answer.all("x-request-id")
+    (request_id,) = response.all("x-request-id")
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", request_id)
-    (media,) = answer.all("content-type") or ["none"]
-    assert (media == "none") == (answer.status == 204)
-    assert (media == "application/problem+json") == (answer.status >= 400)
-    assert bool(answer.all("allow")) >= (answer.status == 405)
-    if answer.status >= 400 and answer.content:
-        problem = json.loads(answer.content)
-        assert (problem["status"], problem["request_id"]) == (answer.status, request_id)
+    (media,) = response.all("content-type") or ["none"]
+    assert (media == "none") == (response.status == 204)
+    assert (media == "application/problem+json") == (response.status >= 400)
+    assert bool(response.all("allow")) >= (response.status == 405)
+    if response.status >= 400 and response.content:
+        problem = json.loads(response.content)
+        assert (problem["status"], problem["request_id"]) == (response.status, request_id)
         assert problem["title"] and problem["detail"].endswith(".")
 
 
 def enough(vector: Vector, client: Client) -> bool:
     """All answers are here, or one that is wrong, so that failures cost no time. The end of a closed one is waited for."""
-    statuses = tuple(answer.status for answer in client.answers(vector.head_indexes)[0])
+    statuses = tuple(response.status for response in client.answers(vector.head_indexes)[0])
     return statuses != vector.statuses[: len(statuses)] or (statuses == vector.statuses and not vector.closes)
 
 
@@ -174,8 +174,8 @@ def converse(server, vector: Vector, cuts: list[int], beat: Beat | None = None) 
                 beat.wait()
                 client.read_what_is_there()
         client.read_until(lambda: enough(vector, client))
-        answers, continues, rest = client.answers(vector.head_indexes)
-        assert [answer.status for answer in answers] == list(vector.statuses), vector.reason
+        responses, continues, rest = client.answers(vector.head_indexes)
+        assert [response.status for response in responses] == list(vector.statuses), vector.reason
         # 100 is for who waits with the body, so only where a cut is right after a head.
         assert continues == (
             len({found.end() for found in expecting_head.finditer(vector.request)} & set(cuts)) if vector.continues else 0
@@ -183,21 +183,26 @@ def converse(server, vector: Vector, cuts: list[int], beat: Beat | None = None) 
         assert rest == b"", f"after the last answer: {rest[:80]!r}"
         assert MARKER not in client.received, "the answer repeats what was sent"
         assert client.ended is vector.closes
-        for place, answer in enumerate(answers):
-            told(answer)
+        for place, response in enumerate(responses):
+            told(response)
             if place in vector.head_indexes:
-                assert int(answer.all("content-length")[0]) > 0
-            closes = vector.closes and place == len(answers) - 1
-            assert ("close" in answer.all("connection")) is closes
-            if answer.status == 200 and answer.content and b"/predict/label" in vector.request and b"livez" not in vector.request:
-                assert json.loads(answer.content) == {"prediction": "setosa"}
+                assert int(response.all("content-length")[0]) > 0
+            closes = vector.closes and place == len(responses) - 1
+            assert ("close" in response.all("connection")) is closes
+            if (
+                response.status == 200
+                and response.content
+                and b"/predict/label" in vector.request
+                and b"livez" not in vector.request
+            ):
+                assert json.loads(response.content) == {"prediction": "setosa"}
         # The answers belong to the requests in their order; a request that the server itself refused has no number.
         numbers = [number.decode() for number in numbers_of_requests(vector.request)]
-        assert [answer.all("x-request-id")[0] for answer in answers][: len(numbers)] == numbers
+        assert [response.all("x-request-id")[0] for response in responses][: len(numbers)] == numbers
         if vector.closes:
             return
-        if len(answers) == 1 and b" HTTP/1.0\r\n" in vector.request:
-            assert answers[0].all("connection") == ["keep-alive"]
+        if len(responses) == 1 and b" HTTP/1.0\r\n" in vector.request:
+            assert responses[0].all("connection") == ["keep-alive"]
         client.received.clear()
         client.send(NEXT)
         client.read_until(lambda: bool(client.answers()[0]))
@@ -273,8 +278,8 @@ def test_a_hundred_requests_at_once_come_back_in_their_order(live_server):
     with Client(live_server) as client:
         client.send(sent)
         client.read_until(lambda: len(client.answers()[0]) >= 100)
-        answers, _, rest = client.answers()
-    assert [answer.all("x-request-id")[0].encode() for answer in answers] == names and rest == b""
+        responses, _, rest = client.answers()
+    assert [response.all("x-request-id")[0].encode() for response in responses] == names and rest == b""
 
 
 def test_a_client_that_sends_all_and_shuts_its_half_gets_every_answer(live_server):
@@ -282,7 +287,7 @@ def test_a_client_that_sends_all_and_shuts_its_half_gets_every_answer(live_serve
         client.send(NEXT * 5)
         client.socket.shutdown(socket.SHUT_WR)
         client.read_until(lambda: False)
-        assert [answer.status for answer in client.answers()[0]] == [200] * 5 and client.ended
+        assert [response.status for response in client.answers()[0]] == [200] * 5 and client.ended
 
 
 def test_a_request_that_is_cut_off_gets_no_answer(live_server):

@@ -135,8 +135,8 @@ def go_through(work: Callable[[str, random.Random], None], **steps: int) -> None
             work(step, chance)
 
     with ThreadPoolExecutor(CLIENTS) as pool:
-        for one in [pool.submit(client, seed) for seed in range(CLIENTS)]:
-            one.result(120)
+        for future in [pool.submit(client, seed) for seed in range(CLIENTS)]:
+            future.result(120)
 
 
 def forget(redis: RedisServer, chance: random.Random) -> None:
@@ -146,8 +146,8 @@ def forget(redis: RedisServer, chance: random.Random) -> None:
         redis.execute("DEL", *chance.sample(keys, (len(keys) + 1) // 2))
 
 
-def comparable(answer: HttpResponse) -> tuple[int, bytes, dict[str, str]]:
-    return answer.status, answer.body, {name: value for name, value in answer.headers.items() if name not in OWN_FIELDS}
+def comparable(response: HttpResponse) -> tuple[int, bytes, dict[str, str]]:
+    return response.status, response.body, {name: value for name, value in response.headers.items() if name not in OWN_FIELDS}
 
 
 def any_prediction(chance: random.Random) -> bytes:
@@ -186,12 +186,12 @@ def test_predictions_are_those_of_the_pods_model_without_a_cache_in_any_order_of
                 data = any_prediction(chance)
                 with pods.any(chance) as pod:
                     before = pod.models
-                    answer = fetch(pod.server, data)
+                    response = fetch(pod.server, data)
                     models = before | pod.models
-                assert comparable(answer) in [wanted(model, data) for model in models], (data, answer, models)
-                told = answer.headers.get("cache-status", "")
+                assert comparable(response) in [wanted(model, data) for model in models], (data, response, models)
+                result = response.headers.get("cache-status", "")
                 seen.update(
-                    word for word in ("shared; hit", "wsgi; hit", "fwd=miss", "fwd=partial", "fwd=request") if word in told
+                    word for word in ("shared; hit", "wsgi; hit", "fwd=miss", "fwd=partial", "fwd=request") if word in result
                 )
             case "clear":
                 with pods.any(chance) as pod:
@@ -248,7 +248,7 @@ def test_items_are_those_of_the_database_and_predictions_of_the_pods_model_in_an
     seen: Counter[str] = Counter()
     rows: dict[tuple[str, int], list[float]] = {}
     written: dict[str, list[Written]] = {name: [] for name in names}
-    told: list[Told] = []
+    result: list[Told] = []
     for name in names[:6]:
         item = fetch(pods.pods[0].server, http_request("GET", f"/items/{name}")).json()
         rows[name, item["version"]] = item["data"][0]
@@ -259,36 +259,36 @@ def test_items_are_those_of_the_database_and_predictions_of_the_pods_model_in_an
         data = http_request("GET", f"/items/{name}{'/prediction' if kind == 'prediction' else ''}", None, *fields)
         with pods.any(chance) as pod:
             began, before, models = time.monotonic(), list(written[name]), pod.models
-            answer = fetch(pod.server, data)
+            response = fetch(pod.server, data)
             models |= pod.models
-        status = answer.headers["cache-status"]
+        status = response.headers["cache-status"]
         seen.update(
             word for word in ("wsgi; hit", "detail=redis", "detail=database", "negative", "fwd=request") if word in status
         )
-        if answer.status == 503:
+        if response.status == 503:
             # The disk of a busy machine did not answer in time.
             return
         at_once = fields and "stale" not in status
         known = [
-            one.version
-            for one in before
-            if at_once or one.pod is pod or ("stale" not in status and one.at <= began - BOUND_SECONDS)
+            element.version
+            for element in before
+            if at_once or element.pod is pod or ("stale" not in status and element.at <= began - BOUND_SECONDS)
         ]
-        version = answer.json()["version"] if answer.status == 200 else 0
-        assert answer.status == (200 if version else 404) and version >= max(known, default=0), (answer, known)
+        version = response.json()["version"] if response.status == 200 else 0
+        assert response.status == (200 if version else 404) and version >= max(known, default=0), (response, known)
         if version:
-            told.append(Told(kind, name, version, answer, models))
+            result.append(Told(kind, name, version, response, models))
 
     def put(chance: random.Random) -> None:
         name, row = chance.choice(names[:-1]), chance.choice(ROWS)
         with pods.any(chance) as pod:
-            answer = fetch(pod.server, http_request("PUT", f"/items/{name}", {"data": [row]}))
-            if answer.status != 503:
-                version = answer.json()["version"]
+            response = fetch(pod.server, http_request("PUT", f"/items/{name}", {"data": [row]}))
+            if response.status != 503:
+                version = response.json()["version"]
                 assert (name, version) not in rows
                 rows[name, version] = row
                 written[name].append(Written(time.monotonic(), version, pod))
-                told.append(Told("item", name, version, answer, pod.models))
+                result.append(Told("item", name, version, response, pod.models))
 
     def work(step: str, chance: random.Random) -> None:
         match step:
@@ -314,11 +314,11 @@ def test_items_are_those_of_the_database_and_predictions_of_the_pods_model_in_an
             return made.item(item_id, version, packed), None
         return made.prediction(item_id, version, packed, 0), made.model.digest
 
-    for kind, item_id, version, answer, models in told:
+    for kind, item_id, version, response, models in result:
         # One that was refused with 503 may have been written.
         possible = [rows[item_id, version]] if (item_id, version) in rows else ROWS
         among = {wanted(kind, folder, item_id, version, tuple(row)) for folder in models for row in possible}
-        assert (answer.body, answer.headers.get("x-model-digest")) in among, (kind, item_id, version, answer, models)
+        assert (response.body, response.headers.get("x-model-digest")) in among, (kind, item_id, version, response, models)
     for pod in pods.pods:
         pods.end(pod)
     assert len(seen) == 5, seen

@@ -36,8 +36,8 @@ def put(server, item_id, row):
     return fetch(server, http_request("PUT", f"/items/{item_id}", {"data": [row]}))
 
 
-def status(answer) -> str:
-    return answer.headers["cache-status"]
+def status(response) -> str:
+    return response.headers["cache-status"]
 
 
 def metric(server, name: str) -> float:
@@ -48,12 +48,12 @@ def metric(server, name: str) -> float:
 def test_the_processes_of_a_server_see_each_write_at_once(run):
     server = run(*SERVE, "--workers", "3")
     for i in range(20):
-        told = put(server, "a", ROWS[i % 2])
-        assert told.status == (201 if i == 0 else 200)
+        result = put(server, "a", ROWS[i % 2])
+        assert result.status == (201 if i == 0 else 200)
         for path in ("", "/prediction"):
-            for answer in [get(server, "a", path) for _ in range(6)]:
-                assert answer.json()["version"] == i + 1
-                assert path or answer.body == told.body
+            for response in [get(server, "a", path) for _ in range(6)]:
+                assert response.json()["version"] == i + 1
+                assert path or response.body == result.body
 
 
 def test_who_reads_while_others_write_sees_all_that_was_acknowledged_before_whichever_process_answers(run):
@@ -63,11 +63,11 @@ def test_who_reads_while_others_write_sees_all_that_was_acknowledged_before_whic
 
     def write(name):
         for i in range(20):
-            answer = put(server, name, ROWS[i % 2])
+            response = put(server, name, ROWS[i % 2])
             # On a busy disk one may be refused; whether it was written is not known then.
-            if answer.status != 503:
-                rows[name, answer.json()["version"]] = i % 2
-                acknowledged[name] = answer.json()["version"]
+            if response.status != 503:
+                rows[name, response.json()["version"]] = i % 2
+                acknowledged[name] = response.json()["version"]
 
     def read():
         looks = 0
@@ -75,15 +75,15 @@ def test_who_reads_while_others_write_sees_all_that_was_acknowledged_before_whic
             for name in names:
                 least = acknowledged[name]
                 for path in ("", "/prediction"):
-                    answer = get(server, name, path)
-                    assert answer.status == 200 or not least
-                    if answer.status != 200:
+                    response = get(server, name, path)
+                    assert response.status == 200 or not least
+                    if response.status != 200:
                         continue
-                    told = answer.json()
-                    assert told["version"] >= least
-                    row = rows.get((name, told["version"]))
+                    document = response.json()
+                    assert document["version"] >= least
+                    row = rows.get((name, document["version"]))
                     if row is not None:
-                        assert told["label"] == ["setosa", "virginica"][row] if path else told["data"] == [ROWS[row]]
+                        assert document["label"] == ["setosa", "virginica"][row] if path else document["data"] == [ROWS[row]]
                     looks += 1
         return looks
 
@@ -91,20 +91,20 @@ def test_who_reads_while_others_write_sees_all_that_was_acknowledged_before_whic
         readers = [pool.submit(read) for _ in range(4)]
         writers = [pool.submit(write, name) for name in names]
         try:
-            for one in writers:
-                one.result(120)
+            for writer in writers:
+                writer.result(120)
         finally:
             done.set()
-        assert all(one.result(120) for one in readers)
+        assert all(reader.result(120) for reader in readers)
     assert metric(server, 'item_lookups_total{source="hit"}') > 0 and metric(server, "item_cache_evictions_total") > 0
 
 
 def test_two_servers_on_one_file_see_each_others_writes_soon(run, tmp_path):
-    one, other = (run(*SERVE, constants=looks_within(0.2), IRIS_STATE_DIR=str(tmp_path)) for _ in range(2))
+    first, second = (run(*SERVE, constants=looks_within(0.2), IRIS_STATE_DIR=str(tmp_path)) for _ in range(2))
     for i in range(5):
-        assert get(other, "0000").json()["version"] == i + 1
-        body = put(one, "0000", ROWS[i % 2]).body
-        wait_until(lambda body=body: get(other, "0000").body == body, "the other server tells it")
+        assert get(second, "0000").json()["version"] == i + 1
+        body = put(first, "0000", ROWS[i % 2]).body
+        wait_until(lambda body=body: get(second, "0000").body == body, "the other server tells it")
 
 
 @pytest.mark.long
@@ -115,10 +115,10 @@ def test_what_was_acknowledged_is_there_after_a_kill(run, tmp_path):
 
         def write(name, server=server, acknowledged=acknowledged):
             try:
-                with RawConnection(server) as wire:
+                with RawConnection(server) as connection:
                     for i in range(10**6):
-                        answer = wire.exchange(http_request("PUT", f"/items/{name}-{i}", {"data": [ROWS[0]]}))
-                        acknowledged.append((f"{name}-{i}", answer.status))
+                        response = connection.exchange(http_request("PUT", f"/items/{name}-{i}", {"data": [ROWS[0]]}))
+                        acknowledged.append((f"{name}-{i}", response.status))
             except (OSError, EOFError):
                 return
 
@@ -129,11 +129,11 @@ def test_what_was_acknowledged_is_there_after_a_kill(run, tmp_path):
             kill_tree(server.process)
         server.process.communicate()
         again = run(*SERVE, IRIS_STATE_DIR=str(tmp_path))
-        with RawConnection(again) as wire:
-            for item_id, told in acknowledged:
-                assert told == 201
-                answer = wire.exchange(http_request("GET", f"/items/{item_id}"))
-                assert answer.json() == {"id": item_id, "version": 1, "data": [ROWS[0]]}
+        with RawConnection(again) as connection:
+            for item_id, expected in acknowledged:
+                assert expected == 201
+                response = connection.exchange(http_request("GET", f"/items/{item_id}"))
+                assert response.json() == {"id": item_id, "version": 1, "data": [ROWS[0]]}
         again.stop()
 
 
@@ -143,10 +143,10 @@ def test_two_hundred_requests_for_a_cold_item_cause_one_read_and_one_run(run, po
     # On a busy machine the one that asked may have waited for longer than it may: another item, then, of those that there are.
     for i in range(150):
         reads, runs = metric(server, 'item_lookups_total{source="database"}'), metric(server, "model_runs_total")
-        answers = crowd(server, postgres_server, f"{i:04d}")
-        if {answer.status for answer in answers} == {200}:
+        responses = crowd(server, postgres_server, f"{i:04d}")
+        if {response.status for response in responses} == {200}:
             break
-    assert {answer.status for answer in answers} == {200} and len({answer.body for answer in answers}) == 1
+    assert {response.status for response in responses} == {200} and len({response.body for response in responses}) == 1
     assert metric(server, 'item_lookups_total{source="database"}') == reads + 1
     assert metric(server, "model_runs_total") == runs + 1
 
@@ -154,17 +154,17 @@ def test_two_hundred_requests_for_a_cold_item_cause_one_read_and_one_run(run, po
 def crowd(server, postgres_server, item_id):
     """Two hundred ask for an item, all of them before the database answers one."""
     locked = threading.Event()
-    wires = [RawConnection(server) for _ in range(200)]
+    connections = [RawConnection(server) for _ in range(200)]
     with ThreadPoolExecutor(1) as pool:
         lock = pool.submit(hold_lock, postgres_server, "crowd", locked)
         assert locked.wait(60)
-        for wire in wires:
-            wire.send(http_request("GET", f"/items/{item_id}/prediction"))
-        answers = [wire.receive() for wire in wires]
+        for connection in connections:
+            connection.send(http_request("GET", f"/items/{item_id}/prediction"))
+        responses = [connection.receive() for connection in connections]
         lock.result(60)
-    for wire in wires:
-        wire.socket.close()
-    return answers
+    for connection in connections:
+        connection.socket.close()
+    return responses
 
 
 def hold_lock(postgres_server, name, locked):
@@ -189,14 +189,14 @@ def test_while_the_database_is_down_items_that_are_kept_are_told_as_stale(run, p
         postgres_server.stop()
     try:
         wait_until(lambda: "stale" in status(get(server, "0000")), "it is told as stale")
-        for path, answer in before.items():
+        for path, response in before.items():
             now = get(server, "0000", path)
-            assert (now.status, now.body, status(now)) == (200, answer.body, "iris_wsgi; hit; detail=stale")
+            assert (now.status, now.body, status(now)) == (200, response.body, "iris_wsgi; hit; detail=stale")
             assert int(now.headers["age"]) >= 0
         assert "detail=stale" in status(get(server, "0000", "/prediction", "Cache-Control: no-cache"))
-        for answer in (get(server, "0001"), get(server, "0001", "/prediction"), put(server, "0000", ROWS[1])):
-            assert answer.status == 503 and answer.headers["retry-after"] == "1"
-            assert answer.headers["content-type"] == "application/problem+json" and "cache-status" in answer.headers
+        for response in (get(server, "0001"), get(server, "0001", "/prediction"), put(server, "0000", ROWS[1])):
+            assert response.status == 503 and response.headers["retry-after"] == "1"
+            assert response.headers["content-type"] == "application/problem+json" and "cache-status" in response.headers
         assert get(server, "a.b").status == 404
         assert fetch(server, http_request("GET", "/readyz")).status == 200
         for _ in range(50):
@@ -225,20 +225,20 @@ def test_a_server_starts_without_its_database_and_finds_it_later(run, postgres_s
 
 def test_redis_is_asked_before_the_database_and_never_believed_too_long(run, redis, tmp_path):
     settings = {"IRIS_STATE_DIR": str(tmp_path), "IRIS_CACHE_REDIS_URL": redis.url, "constants": looks_within(0.3)}
-    one, other = run(*SERVE, **settings), run(*SERVE, **settings)
-    wait_until(lambda: metric(one, "item_lookups_total") >= 0 and get(one, "0000").status == 200, "it is read")
+    first, second = run(*SERVE, **settings), run(*SERVE, **settings)
+    wait_until(lambda: metric(first, "item_lookups_total") >= 0 and get(first, "0000").status == 200, "it is read")
 
     def from_redis():
-        get(one, "0001", "", "Cache-Control: no-cache")
-        return "detail=redis" in status(get(other, "0001")) or put(one, "0001", ROWS[0]).status == 0
+        get(first, "0001", "", "Cache-Control: no-cache")
+        return "detail=redis" in status(get(second, "0001")) or put(first, "0001", ROWS[0]).status == 0
 
     wait_until(from_redis, "the other server finds it in Redis")
     # Redis is out of reach while an item is written, and has the old one when it is back.
     redis.process.send_signal(signal.SIGSTOP)
-    body = put(one, "0001", ROWS[1]).body
-    assert get(one, "0001").body == body
+    body = put(first, "0001", ROWS[1]).body
+    assert get(first, "0001").body == body
     redis.process.send_signal(signal.SIGCONT)
-    wait_until(lambda: get(other, "0001").body == body, "the other server tells the new one")
+    wait_until(lambda: get(second, "0001").body == body, "the other server tells the new one")
     third = run(*SERVE, **settings)
     wait_until(lambda: get(third, "0001").body == body, "a new server tells the new one")
 
@@ -262,8 +262,8 @@ def test_answers_are_right_and_come_soon_whatever_redis_does(run, redis, fault):
     # It is out of order until after the last answer, so none of them can have waited for it.
     for i in range(30):
         version = put(server, "a", ROWS[i % 2]).json()["version"]
-        told = get(server, "a", "/prediction").json()
-        assert (told["version"], told["label"]) == (version, ["setosa", "virginica"][i % 2])
+        document = get(server, "a", "/prediction").json()
+        assert (document["version"], document["label"]) == (version, ["setosa", "virginica"][i % 2])
         assert get(server, "none").status == 404
     assert fault == "is full of garbage" or metric(server, 'item_store_failures_total{of="redis"}') > 0
     if fault == "hangs":
@@ -313,10 +313,10 @@ def test_after_a_warm_up_every_item_is_in_memory(run, tmp_path):
     state = {"IRIS_STATE_DIR": str(tmp_path)}
     # Long enough that nothing is to be looked up again meanwhile.
     server = run(*SERVE, "--items-seconds", "3600", **state)
-    told = warm("--url", server.url, **state)
+    result = warm("--url", server.url, **state)
     # A slow machine gets lines of progress.
-    assert (told.returncode, [line for line in told.stderr.splitlines() if not line.endswith(" bad")]) == (0, [])
-    assert told.stdout.startswith(f"150 items and their predictions are in the memory of {server.url}, after ")
+    assert (result.returncode, [line for line in result.stderr.splitlines() if not line.endswith(" bad")]) == (0, [])
+    assert result.stdout.startswith(f"150 items and their predictions are in the memory of {server.url}, after ")
     reads = metric(server, 'item_lookups_total{source="database"}')
     for i in range(150):
         assert "; hit" in status(get(server, f"{i:04d}", "/prediction"))
@@ -334,5 +334,5 @@ def test_a_warm_up_says_what_is_wrong(run, tmp_path):
         (("--url", "http://127.0.0.1:1"), "no server at http://127.0.0.1:1: Connection refused"),
         (("--url", "https://h"), "--url='https://h' must be http://host[:port]"),
     ):
-        told = warm("--quiet", *arguments, **state)
-        assert told.returncode == 1 and reason in told.stderr and told.stderr.count("\n") == 1
+        result = warm("--quiet", *arguments, **state)
+        assert result.returncode == 1 and reason in result.stderr and result.stderr.count("\n") == 1

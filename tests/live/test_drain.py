@@ -46,14 +46,14 @@ def test_during_the_grace_it_serves_and_tells_everyone_to_leave(run, clock, numb
         assert kept.exchange(READYZ).status == 200 and other.exchange(LABEL_REQUEST).status == 200
         server.process.send_signal(number)
         wait_until(lambda: fetch(server, READYZ).status == 503, "not ready")
-        answer = kept.exchange(READYZ)
-        assert (answer.status, answer.closes) == (503, True)
+        response = kept.exchange(READYZ)
+        assert (response.status, response.closes) == (503, True)
         assert kept.read_to_end() == ("closed", b"")
-        answer = other.exchange(LARGEST_REQUEST)
-        assert (answer.status, answer.closes) == (200, True)
-        for one in (LIVEZ, LABEL_REQUEST, POOLED_REQUEST):
-            answer = fetch(server, one)
-            assert (answer.status, answer.closes) == (200, True)
+        response = other.exchange(LARGEST_REQUEST)
+        assert (response.status, response.closes) == (200, True)
+        for request_bytes in (LIVEZ, LABEL_REQUEST, POOLED_REQUEST):
+            response = fetch(server, request_bytes)
+            assert (response.status, response.closes) == (200, True)
         assert server.process.poll() is None
     time_passes(server, clock)
     assert wait_for_exit(server) == 0
@@ -73,13 +73,13 @@ def time_passes(server, clock) -> None:
 def test_those_who_connected_before_the_end_are_all_answered(run, clock, number):
     server = run("--grace-seconds", "2", clock=clock)
     with ExitStack() as stack:
-        wires = [stack.enter_context(RawConnection(server)) for _ in range(200)]
+        connections = [stack.enter_context(RawConnection(server)) for _ in range(200)]
         server.process.send_signal(number)
         wait_until(lambda: fetch(server, READYZ).status == 503, "not ready")
-        for wire in wires:
-            wire.send(LABEL_REQUEST)
-        answers = [wire.receive() for wire in wires]
-        assert {(answer.status, answer.closes) for answer in answers} == {(200, True)}
+        for connection in connections:
+            connection.send(LABEL_REQUEST)
+        responses = [connection.receive() for connection in connections]
+        assert {(response.status, response.closes) for response in responses} == {(200, True)}
     time_passes(server, clock)
     assert wait_for_exit(server) == 0
 
@@ -89,10 +89,10 @@ def test_those_whom_nobody_has_accepted_yet_are_answered_too(run):
     pid = server.worker_pid
     with ExitStack() as stack:
         os.kill(pid, signal.SIGSTOP)
-        wires = [stack.enter_context(RawConnection(server)).send(LABEL_REQUEST) for _ in range(300)]
+        connections = [stack.enter_context(RawConnection(server)).send(LABEL_REQUEST) for _ in range(300)]
         server.process.terminate()
         os.kill(pid, signal.SIGCONT)
-        assert {wire.receive().status for wire in wires} == {200}
+        assert {connection.receive().status for connection in connections} == {200}
     assert wait_for_exit(server) == 0
 
 
@@ -101,10 +101,10 @@ def test_those_for_whom_there_is_no_room_are_told_so_even_at_the_end(run):
     pid = server.worker_pid
     with ExitStack() as stack:
         os.kill(pid, signal.SIGSTOP)
-        wires = [stack.enter_context(RawConnection(server)).send(LABEL_REQUEST) for _ in range(300)]
+        connections = [stack.enter_context(RawConnection(server)).send(LABEL_REQUEST) for _ in range(300)]
         server.process.terminate()
         os.kill(pid, signal.SIGCONT)
-        statuses = [wire.receive().status for wire in wires]
+        statuses = [connection.receive().status for connection in connections]
         assert set(statuses) == {200, 503} and statuses.count(200) >= 5
     assert wait_for_exit(server) == 0
 
@@ -113,11 +113,11 @@ def test_requests_in_the_pool_are_finished_and_nothing_else_is_waited_for(run):
     # Longer than the test waits for the end.
     server = run("--threads", "1", "--drain-seconds", "600", "--deadline-ms", "0", constants=LONG_IDLE)
     with ExitStack() as stack:
-        wires = [stack.enter_context(RawConnection(server)).send(LARGEST_REQUEST) for _ in range(12)]
-        wait_until(wires[0].readable, "the first answer")
+        connections = [stack.enter_context(RawConnection(server)).send(LARGEST_REQUEST) for _ in range(12)]
+        wait_until(connections[0].readable, "the first answer")
         idle = stack.enter_context(RawConnection(server))
         server.process.terminate()
-        assert [wire.receive().status for wire in wires] == [200] * 12
+        assert [connection.receive().status for connection in connections] == [200] * 12
         # These clients keep their connections open, and the server does not wait for them.
         assert wait_for_exit(server) == 0
         assert idle.read_to_end() == ("closed", b"")
@@ -127,15 +127,15 @@ def test_requests_in_the_pool_are_finished_and_nothing_else_is_waited_for(run):
 def test_an_answer_of_the_pool_that_comes_after_the_signal_tells_to_leave(run, clock):
     server = run("--threads", "1", "--grace-seconds", "2", clock=clock)
     with ExitStack() as stack:
-        wires = [stack.enter_context(RawConnection(server)).send(LARGEST_REQUEST) for _ in range(12)]
-        wait_until(wires[0].readable, "the first answer")
+        connections = [stack.enter_context(RawConnection(server)).send(LARGEST_REQUEST) for _ in range(12)]
+        wait_until(connections[0].readable, "the first answer")
         server.process.terminate()
         wait_until(lambda: fetch(server, READYZ).status == 503, "not ready")
-        waiting = [wire for wire in wires if not wire.readable()]
-        answers = [wire.receive() for wire in waiting]
-        assert {answer.status for answer in answers} == {200}
+        waiting = [connection for connection in connections if not connection.readable()]
+        responses = [connection.receive() for connection in waiting]
+        assert {response.status for response in responses} == {200}
         # At most one of them was begun before the signal, and another may have come while the test was looking.
-        assert len(answers) > 3 and all(answer.closes for answer in answers[2:])
+        assert len(responses) > 3 and all(response.closes for response in responses[2:])
         assert waiting[-1].read_to_end() == ("closed", b"")
     time_passes(server, clock)
     assert wait_for_exit(server) == 0
@@ -143,24 +143,24 @@ def test_an_answer_of_the_pool_that_comes_after_the_signal_tells_to_leave(run, c
 
 def test_an_answer_that_is_being_read_is_read_to_its_end(run):
     server = run("--drain-seconds", "60")
-    with RawConnection(server, receive_buffer=4096) as wire:
-        wire.send(LARGEST_REQUEST * 8)
-        first = wire.receive()
+    with RawConnection(server, receive_buffer=4096) as connection:
+        connection.send(LARGEST_REQUEST * 8)
+        first = connection.receive()
         server.process.terminate()
-        answers = [first]
-        while not answers[-1].closes:
-            answers.append(wire.receive())
+        responses = [first]
+        while not responses[-1].closes:
+            responses.append(connection.receive())
             time.sleep(0.01)
-        assert {answer.status for answer in answers} == {200}
-        assert wire.read_to_end() == ("closed", b"")
+        assert {response.status for response in responses} == {200}
+        assert connection.read_to_end() == ("closed", b"")
     assert wait_for_exit(server) == 0
 
 
 @pytest.mark.parametrize("unfinished", [LABEL_REQUEST[:30], LABEL_REQUEST[:-5]], ids=["head", "body"])
 def test_a_client_that_never_finishes_its_request_does_not_hold_it_up(run, clock, unfinished):
     server = run("--grace-seconds", "0.5", "--drain-seconds", "1", clock=clock)
-    with RawConnection(server) as wire:
-        wire.send(unfinished)
+    with RawConnection(server) as connection:
+        connection.send(unfinished)
         assert fetch(server, LIVEZ).status == 200
         server.process.terminate()
         wait_until(lambda: fetch(server, READYZ).status == 503, "not ready")
@@ -176,13 +176,13 @@ def test_a_client_that_never_finishes_its_request_does_not_hold_it_up(run, clock
 
 def test_a_request_that_is_finished_during_the_drain_is_answered(run):
     server = run("--drain-seconds", "60")
-    with RawConnection(server) as wire:
-        wire.send(LABEL_REQUEST[:-5])
+    with RawConnection(server) as connection:
+        connection.send(LABEL_REQUEST[:-5])
         assert fetch(server, LIVEZ).status == 200
         server.process.terminate()
         wait_until(lambda: refuses_connections(server), "the end of its listener")
-        answer = wire.exchange(LABEL_REQUEST[-5:])
-        assert (answer.status, answer.closes) == (200, True)
+        response = connection.exchange(LABEL_REQUEST[-5:])
+        assert (response.status, response.closes) == (200, True)
     assert wait_for_exit(server) == 0
 
 
@@ -201,10 +201,10 @@ def test_a_second_signal_ends_it_at_once(run, number, workers):
 def test_the_log_is_complete_at_the_end_if_somebody_reads_it(run):
     server = run()
     asked = 0
-    with RawConnection(server) as wire:
+    with RawConnection(server) as connection:
         while asked < 4000:
-            wire.send(LIVEZ * 200)
-            assert {wire.receive().status for _ in range(200)} == {200}
+            connection.send(LIVEZ * 200)
+            assert {connection.receive().status for _ in range(200)} == {200}
             asked += 200
     _, err = server.stop()
     assert sum(json.loads(line)["route"] == "/livez" for line in err.splitlines()) == asked
@@ -286,11 +286,11 @@ class Proxy(NamedTuple):
 @pytest.fixture
 def proxy(tmp_path):
     program = require_program("haproxy")
-    front, one, two = free_ports(3)
+    front, first, two = free_ports(3)
     config = tmp_path / "haproxy.cfg"
-    config.write_text(PROXY.format(folder=tmp_path, front=front, one=one, two=two))
+    config.write_text(PROXY.format(folder=tmp_path, front=front, one=first, two=two))
     process = subprocess.Popen([program, "-db", "-q", "-f", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    made = Proxy(str(tmp_path), "127.0.0.1", front, (one, two))
+    made = Proxy(str(tmp_path), "127.0.0.1", front, (first, two))
     try:
         wait_until((tmp_path / "stats").exists, "haproxy")
         wait_until(lambda: not refuses_connections(made), "haproxy's port")

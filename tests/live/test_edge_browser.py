@@ -102,10 +102,10 @@ def built(tmp_path_factory) -> Path:
     """The bundle itself, with the real runtime from the registry; that is fetched once."""
     out = tmp_path_factory.mktemp("built") / "edge"
     line = [sys.executable, "-B", str(ROOT / "bin/edge.d"), "build", "--out", str(out), "--model-dir", str(MODEL)]
-    told = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
-    if told.returncode and "cannot be fetched" in told.stderr:
-        (pytest.fail if CI else pytest.skip)(told.stderr)
-    assert told.returncode == 0, told.stderr
+    result = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
+    if result.returncode and "cannot be fetched" in result.stderr:
+        (pytest.fail if CI else pytest.skip)(result.stderr)
+    assert result.returncode == 0, result.stderr
     return out
 
 
@@ -117,8 +117,8 @@ def bundle(built: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def window() -> Iterator[Browser]:
-    with open_browser(require_program) as one:
-        yield one
+    with open_browser(require_program) as window:
+        yield window
 
 
 @pytest.fixture
@@ -234,11 +234,11 @@ def test_it_equals_the_server_on_the_rows_of_the_training(window, serve):
     server, rows = serve(), training_rows()
     page = opened(window, f"{server.url}/edge/")
     here = waits(page)(ASK_MODEL, rows)
-    with RawConnection(server) as wire:
-        there = wire.exchange(http_request("POST", "/predict/batch", {"data": rows})).json()
+    with RawConnection(server) as connection:
+        there = connection.exchange(http_request("POST", "/predict/batch", {"data": rows})).json()
     assert len(rows) == 150 and here["labels"] == there["labels"]
     pairs = zip(here["probabilities"], there["probabilities"], strict=True)
-    assert max(abs(a - b) for one, other in pairs for a, b in zip(one, other, strict=True)) <= 1e-6
+    assert max(abs(a - b) for item, other in pairs for a, b in zip(item, other, strict=True)) <= 1e-6
 
 
 def test_a_value_that_is_none_is_told_at_its_field_and_nothing_is_predicted(window, static):
@@ -271,7 +271,7 @@ def test_axe_finds_nothing_serious_and_a_phone_scrolls_one_way(window, static, d
     assert page.run("return document.documentElement.scrollWidth") <= PHONE[0]
     for size, row in ((PHONE, LABELED_ROWS["virginica"]), (DESKTOP, [5.1, 3.5, "x", 0.2])):
         typed(opened(page, static.url, size, dark), row)
-        assert [one for one in page.violations() if one[0] in ("serious", "critical")] == []
+        assert [violation for violation in page.violations() if violation[0] in ("serious", "critical")] == []
 
 
 # Updates
@@ -290,8 +290,8 @@ def test_an_update_fetches_what_has_changed_and_keeps_the_bundle_before(window, 
     newest = change(bundle, edge_css="/* newest */")
     clicks(page, "#update")
     ready(page, newest)
-    told = waits(page)(CACHES)
-    assert sorted(name.rpartition(" ")[2] for name in told if "-" in name.rpartition(" ")[2]) == sorted([new, newest])
+    result = waits(page)(CACHES)
+    assert sorted(name.rpartition(" ")[2] for name in result if "-" in name.rpartition(" ")[2]) == sorted([new, newest])
 
 
 @pytest.fixture(scope="module")
@@ -414,8 +414,8 @@ def test_a_damaged_service_worker_takes_no_ones_place(window, static, bundle):
     page = opened(window, static.url)
     worker.write_text(good.replace("kept || fetch", "fetch").replace("caches.match", "caches.delete"))
     opened(page, static.url)
-    answer = waits(page)("navigator.serviceWorker.getRegistration().then(one => one.update()).then(arguments[0], arguments[0])")
-    assert answer is not None
+    response = waits(page)("navigator.serviceWorker.getRegistration().then(one => one.update()).then(arguments[0], arguments[0])")
+    assert response is not None
     static.stop()
     chosen(opened(page, static.url), "virginica")
 
@@ -499,8 +499,8 @@ def predicted(page: Browser, label: str) -> None:
 
 
 def counted(server) -> dict[str, int]:
-    with RawConnection(server) as wire:
-        lines = wire.exchange(METRICS).body.decode().splitlines()
+    with RawConnection(server) as connection:
+        lines = connection.exchange(METRICS).body.decode().splitlines()
     found = [line.split('"') for line in lines if line.startswith("edge_predictions_total{")]
     return {label: int(number.lstrip("} ")) for _, label, number in found}
 

@@ -41,9 +41,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def store(place: str) -> Iterator[ItemStore]:
-    one = open_item_store(place)
-    yield one
-    one.close()
+    store = open_item_store(place)
+    yield store
+    store.close()
 
 
 def test_what_was_put_is_there_and_each_put_is_a_version(store):
@@ -53,28 +53,28 @@ def test_what_was_put_is_there_and_each_put_is_a_version(store):
 
 
 def test_ids_are_told_in_their_order_whatever_the_collation(store):
-    for one in ("b", "B", "_", "-", "0", "aa", "a"):
-        store.put(one, A)
+    for text in ("b", "B", "_", "-", "0", "aa", "a"):
+        store.put(text, A)
     assert list(store.ids("", 4)) == ["-", "0", "B", "_"]
     assert list(store.ids("_", 10)) == ["a", "aa", "b"]
 
 
 def test_a_new_database_has_the_seed_once_and_only_once(place):
-    with closing(open_item_store(place, {"0000": A, "0001": B})) as one:
-        assert (one.get("0000"), one.get("0001")) == (Item(1, A), Item(1, B))
-        one.put("0000", C)
-        identity = one.identity()
-    with closing(open_item_store(place, {"0000": A, "0001": A, "0002": A})) as one:
-        assert (one.get("0000"), one.get("0001"), one.get("0002")) == (Item(2, C), Item(1, B), None)
-        assert one.identity() == identity
+    with closing(open_item_store(place, {"0000": A, "0001": B})) as store:
+        assert (store.get("0000"), store.get("0001")) == (Item(1, A), Item(1, B))
+        store.put("0000", C)
+        identity = store.identity()
+    with closing(open_item_store(place, {"0000": A, "0001": A, "0002": A})) as store:
+        assert (store.get("0000"), store.get("0001"), store.get("0002")) == (Item(2, C), Item(1, B), None)
+        assert store.identity() == identity
 
 
 def test_of_many_that_open_a_new_database_at_once_one_seeds_it(place):
     rows = {f"{i:04d}": A for i in range(150)}
 
     def open_and_look(_):
-        with closing(open_item_store(place, rows)) as one:
-            return one.identity(), len(one.ids("", 1000)), one.get("0149")
+        with closing(open_item_store(place, rows)) as store:
+            return store.identity(), len(store.ids("", 1000)), store.get("0149")
 
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(open_and_look, range(8)))) == 1
@@ -99,7 +99,7 @@ def test_a_first_look_tells_what_was_written_lately(store):
 
 
 def test_no_write_is_missed_by_looks_whoever_writes_meanwhile(store):
-    done, told = threading.Event(), {}
+    done, result = threading.Event(), {}
 
     def write(name):
         for i in range(60):
@@ -111,7 +111,7 @@ def test_no_write_is_missed_by_looks_whoever_writes_meanwhile(store):
         while True:
             last = done.is_set()
             cursor, versions = store.changes(cursor)
-            told.update(versions)
+            result.update(versions)
             if last:
                 return
 
@@ -123,15 +123,15 @@ def test_no_write_is_missed_by_looks_whoever_writes_meanwhile(store):
         list(pool.map(write, "wxyz"))
     done.set()
     looker.join(60)
-    assert told == {one: store.get(one).version for one in store.ids("", 100)}
+    assert result == {job_id: store.get(job_id).version for job_id in store.ids("", 100)}
 
 
 def test_more_changes_than_are_worth_it_are_told_as_too_many(store, monkeypatch):
     for module in ("sqlite_store", "postgres_store"):
         monkeypatch.setattr(f"iris_wsgi.patterns.data_cache.{module}.MAX_CHANGES", 3)
     cursor = store.changes(None).cursor
-    for one in "abc":
-        store.put(one, A)
+    for item in "abc":
+        store.put(item, A)
     assert len(store.changes(cursor).versions) == 3
     store.put("d", A)
     assert store.changes(cursor).versions is None
@@ -253,15 +253,15 @@ def test_a_server_that_talks_garbage_is_down(garbage):
 
         threading.Thread(target=answer, daemon=True).start()
         store = PostgresItemStore(f"postgresql://user:secret@127.0.0.1:{listener.getsockname()[1]}/items", {}, 0.2)
-        with pytest.raises(BackendUnavailable, match=r"the database at 127.0.0.1:\d+ failed") as told:
+        with pytest.raises(BackendUnavailable, match=r"the database at 127.0.0.1:\d+ failed") as error:
             store.get("a")
-        assert "secret" not in str(told.value)
+        assert "secret" not in str(error.value)
 
 
 def test_an_address_that_is_none_is_not_shown(postgres_server):
-    with pytest.raises(BadStore, match="IRIS_DATABASE_URL is not an address") as told:
+    with pytest.raises(BadStore, match="IRIS_DATABASE_URL is not an address") as error:
         PostgresItemStore("postgresql://user:secret@h/d?nonsense=1", {}, 0.2)
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(error.value)
 
 
 def test_a_transaction_that_lasts_hides_no_change(postgres_server):
@@ -284,12 +284,12 @@ def test_a_transaction_that_lasts_hides_no_change(postgres_server):
 def test_the_seed_is_the_rows_of_the_training_or_nothing(tmp_path):
     model, _ = load_model(MODEL)
     said = []
-    rows = seed_rows(model, MODEL, lambda *told: said.append(told))
+    rows = seed_rows(model, MODEL, lambda *arguments: said.append(arguments))
     assert (next(iter(rows)), list(rows)[-1], len(rows), said) == ("0000", "0149", 150, [])
     assert {len(row) for row in rows.values()} == {16}
     lines = (MODEL / "training.csv").read_text()
     for text in (lines.replace("sepal_width", "width"), lines.replace("5.1", "x"), lines.replace("5.1", "inf"), "", "a,b\n1\n"):
         (tmp_path / "training.csv").write_text(text)
-        assert seed_rows(model, tmp_path, lambda *told: said.append(told)) == {}
-    assert seed_rows(model, tmp_path / "none", lambda *told: said.append(told)) == {}
+        assert seed_rows(model, tmp_path, lambda *arguments: said.append(arguments)) == {}
+    assert seed_rows(model, tmp_path / "none", lambda *arguments: said.append(arguments)) == {}
     assert len(said) == 6 and {level for level, _ in said} == {"warning"}

@@ -80,9 +80,9 @@ def make_app(place: str, clock: Clock) -> Iterator[Callable[..., JobStore]]:
         return made[-1]
 
     yield make_store
-    for one in made:
-        assert invariant_violations(one) == []
-        one.close()
+    for item in made:
+        assert invariant_violations(item) == []
+        item.close()
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_a_job_cancelled_while_it_runs_or_waits_for_its_next_attempt_takes_no_re
     for job in (running, waiting):
         assert store.cancel(job.id).state == "cancelled" and store.cancel(job.id).error is None
     clock.now += 2
-    assert store.heartbeat(claims, 30) == [False, False] and store.finish([(one, b"r") for one in claims]) == [False, False]
+    assert store.heartbeat(claims, 30) == [False, False] and store.finish([(claim, b"r") for claim in claims]) == [False, False]
     assert not store.fail(claims[0], "x") and store.claim("w", 2, 30) == []
     assert store.get(running.id).result is None and by_state(store) == {"cancelled": 2}
 
@@ -177,12 +177,12 @@ def test_what_is_done_cannot_be_cancelled(store, end):
 
 def test_an_id_is_no_option_of_a_command_and_128_random_bits():
     ids = {new_id() for _ in range(1000)}
-    assert len(ids) == 1000 and not any(one.startswith("-") for one in ids)
-    assert all(re.fullmatch(ID_PATTERN, one) and len(base64.urlsafe_b64decode(f"{one[1:]}==")) == 16 for one in ids)
+    assert len(ids) == 1000 and not any(job_id.startswith("-") for job_id in ids)
+    assert all(re.fullmatch(ID_PATTERN, job_id) and len(base64.urlsafe_b64decode(f"{job_id[1:]}==")) == 16 for job_id in ids)
 
 
 def test_an_id_that_never_was_is_unknown(store):
-    for ask in (store.get, store.cancel, lambda one: store.wait(one, 10)):
+    for ask in (store.get, store.cancel, lambda job_id: store.wait(job_id, 10)):
         with pytest.raises(JobNotFound):
             ask("A" * 22)
 
@@ -259,8 +259,8 @@ def test_several_are_finished_at_once_each_by_its_own_lease(store, clock):
     ids = [store.submit(BODY).id for _ in range(3)]
     claims = store.claim("w", 3, 10)
     store.cancel(ids[1])
-    assert store.finish([(one, one.job.id.encode()) for one in claims]) == [True, False, True]
-    assert [store.get(one).result for one in ids] == [ids[0].encode(), None, ids[2].encode()]
+    assert store.finish([(claim, claim.job.id.encode()) for claim in claims]) == [True, False, True]
+    assert [store.get(job_id).result for job_id in ids] == [ids[0].encode(), None, ids[2].encode()]
 
 
 def test_what_ends_its_worker_each_time_is_given_up_and_takes_no_other_job_with_it(make_app, clock):
@@ -277,7 +277,7 @@ def test_what_ends_its_worker_each_time_is_given_up_and_takes_no_other_job_with_
             store.finish([(claim, b"r") for claim in claims])
     assert seen[0] == jobs and all(len(ids) <= 1 for ids in seen[1:])
     assert by_state(store) == {"succeeded": 4, "failed": 1}
-    assert [store.get(one).attempts for one in jobs] == [2, 2, 3, 2, 2]
+    assert [store.get(job).attempts for job in jobs] == [2, 2, 3, 2, 2]
     assert store.get(bad).error == "No worker reported an outcome in 3 attempts."
 
 
@@ -287,7 +287,7 @@ def test_those_to_be_tried_again_do_not_share_a_claim_with_a_lost_one(store, clo
     store.fail(claims[0], "e", clock.now + 1)
     store.submit(BODY)
     clock.now += 10
-    assert [[one.job.id for one in store.claim("w", 5, 10)] for _ in range(2)] == [[retried], [lost]]
+    assert [[claim.job.id for claim in store.claim("w", 5, 10)] for _ in range(2)] == [[retried], [lost]]
 
 
 # The bound, keys, dead letters, counts.
@@ -411,7 +411,7 @@ def test_what_is_done_expires_is_gone_for_a_while_and_then_unknown(make_app, clo
     assert store.sweep() == 0 and store.get(job.id).state == state
     clock.now += 1
     for removed in (1, 0):
-        for ask in (store.get, store.cancel, lambda one: store.wait(one, 10)):
+        for ask in (store.get, store.cancel, lambda job_id: store.wait(job_id, 10)):
             with pytest.raises(JobExpired):
                 ask(job.id)
         assert store.redrive([job.id]) == 0 and store.sweep() == removed
@@ -482,31 +482,31 @@ def test_two_processes_claim_a_thousand_jobs_each_exactly_once(place, make_app, 
     clock.now = time.time()
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(lambda _: store.submit(BODY).id, range(1000)))
-    for one in workers:
-        assert one.stdout.readline() == "ready\n"
+    for process in workers:
+        assert process.stdout.readline() == "ready\n"
     # Neither worker continues before both have claimed.
-    for answer in ("claimed\n", None):
-        for one in workers:
-            one.stdin.write("go\n")
-            one.stdin.flush()
-        assert answer is None or [one.stdout.readline() for one in workers] == [answer] * 2
+    for response in ("claimed\n", None):
+        for process in workers:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        assert response is None or [process.stdout.readline() for process in workers] == [response] * 2
     done = []
-    for one in workers:
-        told, error = one.communicate(timeout=TIMEOUT_SECONDS)
+    for process in workers:
+        result, error = process.communicate(timeout=TIMEOUT_SECONDS)
         assert not error
-        done.append(loads(told))
+        done.append(loads(result))
     assert all(done) and sorted(done[0] + done[1]) == sorted(ids)
-    assert [store.get(one).result for one in done[0][:10]] == [str(workers[0].pid).encode()] * 10
+    assert [store.get(job_id).result for job_id in done[0][:10]] == [str(workers[0].pid).encode()] * 10
     assert by_state(store) == {"succeeded": 1000}
 
 
 def test_kill_9_at_any_moment_loses_nothing_and_does_nothing_twice(place):
     kills = "300" if os.environ.get("CI") == "true" else "30"
-    told, error = worker("kill", place, kills, str(time.time_ns())).communicate(timeout=3600)
+    result, error = worker("kill", place, kills, str(time.time_ns())).communicate(timeout=3600)
     assert not error
-    told = loads(told)
-    assert told["faults"] == []
-    assert told["submitted"] > int(kills) // 2 and told["finished"] > int(kills) // 2
+    result = loads(result)
+    assert result["faults"] == []
+    assert result["submitted"] > int(kills) // 2 and result["finished"] > int(kills) // 2
 
 
 # SQLite alone.
@@ -537,16 +537,16 @@ def changed(statement: str) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "expected"),
     [
         (lambda path: path.write_bytes(b"a text that is long enough to be looked at" * 100), "is not an SQLite database"),
         (changed("PRAGMA user_version = 2"), "has schema version 2; this program supports version 1"),
         (changed("PRAGMA application_id = 5"), "is an SQLite database of another program"),
     ],
 )
-def test_a_file_that_is_something_else_is_refused_in_one_line(tmp_path, spoil, told):
+def test_a_file_that_is_something_else_is_refused_in_one_line(tmp_path, spoil, expected):
     spoil(tmp_path / "jobs.db")
-    with pytest.raises(BadStore, match=f"^{tmp_path}/jobs.db {told}$"):
+    with pytest.raises(BadStore, match=f"^{tmp_path}/jobs.db {expected}$"):
         SqliteJobStore(tmp_path / "jobs.db")
 
 
@@ -590,10 +590,10 @@ def test_a_full_disk_is_told_loses_nothing_and_works_again_after(tmp_path):
         "assert invariant_violations(store) == []\n"
     )
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "jobs.db"], capture_output=True, text=True, cwd=ROOT / "tests/support"
     )
-    assert (told.stdout, told.stderr) == (f"the store {tmp_path}/jobs.db cannot be written or read\n", "")
+    assert (result.stdout, result.stderr) == (f"the store {tmp_path}/jobs.db cannot be written or read\n", "")
 
 
 def test_a_database_that_may_not_grow_has_no_room(tmp_path):
@@ -614,11 +614,11 @@ def test_a_damaged_file_is_found(tmp_path):
     with closing(SqliteJobStore(tmp_path / "jobs.db")) as store:
         assert invariant_violations(store)
         with pytest.raises(BackendUnavailable, match=r"^the store \S+ is damaged$"):
-            [store.get(one) for one in ids]
+            [store.get(job_id) for job_id in ids]
 
 
 @pytest.mark.parametrize(
-    ("statement", "told"),
+    ("statement", "expected"),
     [
         ("DELETE FROM content", "job {} has no content"),
         ("DROP TRIGGER job_goes; DELETE FROM job", "the number of queued jobs is incorrect"),
@@ -627,12 +627,12 @@ def test_a_damaged_file_is_found(tmp_path):
         ("INSERT INTO gone SELECT id, 1 FROM job", "job {} exists and is also marked as gone"),
     ],
 )
-def test_the_check_finds_what_must_not_be(tmp_path, statement, told):
+def test_the_check_finds_what_must_not_be(tmp_path, statement, expected):
     with closing(SqliteJobStore(tmp_path / "jobs.db")) as store:
         job = store.submit(BODY)
         with closing(sqlite3.connect(tmp_path / "jobs.db")) as db:
             db.executescript(statement)
-        assert told.format(job.id) in invariant_violations(store)
+        assert expected.format(job.id) in invariant_violations(store)
 
 
 def test_writes_that_wait_at_the_same_time_are_one_commit_and_one_refusal_spoils_no_other(tmp_path):
@@ -650,7 +650,7 @@ def test_writes_that_wait_at_the_same_time_are_one_commit_and_one_refusal_spoils
             time.sleep(0.001)
         go.set()
         assert first.result(TIMEOUT_SECONDS) == (None, True)
-        assert sum(isinstance(one.exception(TIMEOUT_SECONDS), QueueFull) for one in others) == 3
+        assert sum(isinstance(other.exception(TIMEOUT_SECONDS), QueueFull) for other in others) == 3
         assert batches == [1, 8] and by_state(store) == {"queued": 5}
 
 
@@ -695,8 +695,8 @@ def open_redis(clock: Clock) -> Iterator[Callable[[str], JobStore]]:
         return opened[-1]
 
     yield open_it
-    for one in opened:
-        one.close()
+    for item in opened:
+        item.close()
 
 
 def test_a_stopped_redis_is_told_within_the_time_and_works_again_when_it_goes_on(own_redis, open_redis):
@@ -718,15 +718,15 @@ def test_a_stopped_redis_is_told_within_the_time_and_works_again_when_it_goes_on
 
 def eventually(ask: Callable[[], object]) -> object:
     """Returns the response of a store that is starting again."""
-    answers = []
+    responses = []
 
     def there() -> bool:
         with suppress(BackendUnavailable):
-            answers.append(ask())
-        return bool(answers)
+            responses.append(ask())
+        return bool(responses)
 
     wait_until(there, "the store is back")
-    return answers[0]
+    return responses[0]
 
 
 def test_a_redis_that_is_full_takes_no_more_jobs_and_finishes_and_removes_those_it_has(own_redis):
@@ -740,7 +740,7 @@ def test_a_redis_that_is_full_takes_no_more_jobs_and_finishes_and_removes_those_
     store.cancel(jobs[0].id)
     claims = store.claim("w", 50, 30)
     assert len(claims) == 49 and all(store.heartbeat(claims, 30))
-    assert store.fail(claims[0], "later", clock.now + 1) and all(store.finish([(one, b"r") for one in claims[1:]]))
+    assert store.fail(claims[0], "later", clock.now + 1) and all(store.finish([(claim, b"r") for claim in claims[1:]]))
     clock.now += 2
     assert (
         store.fail(claim_one(store), "for good") and store.redrive() == 1 and store.finish([(claim_one(store), b"r")]) == [True]
@@ -789,10 +789,12 @@ def test_a_killed_redis_has_every_acknowledged_job_when_it_is_back(own_redis, op
         own_redis.kill()
         thread.join()
         own_redis.start()
-        assert [store.get(one).state for one in finished] == ["succeeded"] * len(finished)
-        assert {store.get(one).state for one in acknowledged} <= {"queued", "running", "succeeded"} and invariant_violations(
-            store
-        ) == []
+        assert [store.get(job_id).state for job_id in finished] == ["succeeded"] * len(finished)
+        assert {store.get(job_id).state for job_id in acknowledged} <= {
+            "queued",
+            "running",
+            "succeeded",
+        } and invariant_violations(store) == []
 
 
 def test_a_replica_that_takes_no_writes_is_told_and_works_once_it_does(own_redis, open_redis):
@@ -818,8 +820,8 @@ def test_an_answer_of_another_form_is_told(own_redis, open_redis, monkeypatch):
     own_redis.execute("HSET", "{iris}:job:x", "state", "queued", "attempts", "many", "body", "b", "created", "1")
     with pytest.raises(BackendUnavailable, match=r"sent a malformed reply$"):
         store.get("x")
-    for answer in (None, 5, b"text", [], [[]], [b"queued", [b"x"]]):
-        monkeypatch.setitem(store.scripts, "get", lambda *_, answer=answer: answer)
+    for response in (None, 5, b"text", [], [[]], [b"queued", [b"x"]]):
+        monkeypatch.setitem(store.scripts, "get", lambda *_, response=response: response)
         with pytest.raises(BackendUnavailable, match=r"sent a malformed reply$"):
             store.get("x")
 
@@ -857,18 +859,18 @@ def test_workers_that_no_longer_ask_are_forgotten_by_the_group(own_redis, open_r
     for name in ("busy", "done", "idle"):
         store.submit(BODY) if name != "idle" else None
         claims = store.claim(name, 1, 30)
-        store.finish([(one, b"r") for one in claims if name == "done"])
+        store.finish([(claim, b"r") for claim in claims if name == "done"])
     # An hour passes: the idle time is the server's own.
     store.scripts["sweep"] = store.register(store.sources["sweep"].replace("> 3600000", ">= 0"))
     store.sweep()
-    assert [one["name"] for one in store.client.redis.xinfo_consumers("{iris}:stream", "workers")] == [b"busy"]
+    assert [consumer["name"] for consumer in store.client.redis.xinfo_consumers("{iris}:stream", "workers")] == [b"busy"]
 
 
 def test_the_check_of_redis_finds_what_must_not_be(own_redis, open_redis):
     store = open_redis(own_redis.url)
     job = store.submit(BODY)
     job_key = f"{{iris}}:job:{job.id}"
-    for words, told in [
+    for words, expected in [
         (("ZADD", "{iris}:due", "1", job.id), f"job {job.id} is queued after 0 attempts"),
         (("HSET", job_key, "state", "failed"), f"job {job.id} is listed as queued and its state is failed"),
         (("HSET", job_key, "finished", "1"), f"job {job.id} is queued with invalid fields"),
@@ -879,4 +881,4 @@ def test_the_check_of_redis_finds_what_must_not_be(own_redis, open_redis):
         (("HDEL", job_key, "body"), f"job {job.id} has no body"),
     ]:
         own_redis.execute(*words)
-        assert told in invariant_violations(store)
+        assert expected in invariant_violations(store)

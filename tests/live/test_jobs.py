@@ -40,8 +40,8 @@ def held(path: str, seconds: int = 30) -> bytes:
 
 
 def state(server: ServerProcess, path: str) -> str:
-    answer = fetch(server, http_request("GET", path))
-    return answer.json()["status"] if answer.status == 200 else "unknown"
+    response = fetch(server, http_request("GET", path))
+    return response.json()["status"] if response.status == 200 else "unknown"
 
 
 def figure(server: ServerProcess, name: str, **labels: str) -> float:
@@ -50,15 +50,15 @@ def figure(server: ServerProcess, name: str, **labels: str) -> float:
 
 def submit(server: ServerProcess, rows=ROWS) -> str:
     """Returns the path of a new job. Retries a 503 of a busy store; the idempotency key prevents a second job."""
-    answers, key = [], f"Idempotency-Key: {uuid4()}"
+    responses, key = [], f"Idempotency-Key: {uuid4()}"
 
     def accepted() -> bool:
-        answers.append(fetch(server, http_request("POST", "/jobs", rows, key)))
-        assert answers[-1].status in (202, 503)
-        return answers[-1].status == 202
+        responses.append(fetch(server, http_request("POST", "/jobs", rows, key)))
+        assert responses[-1].status in (202, 503)
+        return responses[-1].status == 202
 
     wait_until(accepted, "it is taken")
-    return answers[-1].headers["location"]
+    return responses[-1].headers["location"]
 
 
 def test_what_one_process_takes_another_works_on_and_tells_on_a_port_of_its_own(run, place):
@@ -66,8 +66,8 @@ def test_what_one_process_takes_another_works_on_and_tells_on_a_port_of_its_own(
     path = submit(web)
     assert state(web, path) == "queued"
     worker = run(command="worker", **place)
-    told = fetch(web, held(path)).json()
-    assert (told["status"], told["result"]["labels"]) == ("succeeded", ["setosa"])
+    document = fetch(web, held(path)).json()
+    assert (document["status"], document["result"]["labels"]) == ("succeeded", ["setosa"])
     assert fetch(worker, READYZ).status == 200 and fetch(worker, SUBMIT).status == 404
     wait_until(lambda: figure(worker, "job_attempts_total", outcome="succeeded") == 1, "it is counted once it is written")
     wait_until(lambda: figure(web, "jobs", state="succeeded") == 1, "the web role reports the same")
@@ -90,7 +90,7 @@ def test_held_answers_take_no_thread_from_other_requests(run):
         wait_until(lambda: figure(server, "http_requests_in_flight") == 20 + 1, "all are held")
         assert state(server, path) == "queued"
         assert fetch(server, http_request("DELETE", path)).json()["status"] == "cancelled"
-        assert {wire.receive().json()["status"] for wire in waiting} == {"cancelled"}
+        assert {connection.receive().json()["status"] for connection in waiting} == {"cancelled"}
 
 
 def test_more_held_answers_than_there_may_be_are_503(run):
@@ -99,11 +99,11 @@ def test_more_held_answers_than_there_may_be_are_503(run):
     with ExitStack() as stack:
         waiting = [stack.enter_context(RawConnection(server)).send(held(path)) for _ in range(2)]
         wait_until(lambda: figure(server, "http_requests_in_flight") == 2 + 1, "both are held")
-        answer = fetch(server, held(path))
-        assert answer.status == 503 and answer.headers["retry-after"] == "1"
+        response = fetch(server, held(path))
+        assert response.status == 503 and response.headers["retry-after"] == "1"
         assert state(server, path) == "queued"
         assert fetch(server, http_request("DELETE", path)).status == 200
-        assert {wire.receive().status for wire in waiting} == {200}
+        assert {connection.receive().status for connection in waiting} == {200}
         # The places are free again.
         assert fetch(server, held(path)).json()["status"] == "cancelled"
 
@@ -112,8 +112,8 @@ def test_clients_that_go_away_leave_their_places_to_others(run):
     server = run("--role", "asynchronous", constants=TWO_WAIT)
     path = submit(server)
     for _ in range(3):
-        with RawConnection(server) as one, RawConnection(server) as two:
-            for wire in (one, two):
+        with RawConnection(server) as connection, RawConnection(server) as two:
+            for wire in (connection, two):
                 wire.send(held(path))
             wait_until(lambda: figure(server, "http_requests_in_flight") == 2 + 1, "both are held")
         wait_until(lambda: figure(server, "http_requests_in_flight") == 1, "none is held any more")
@@ -130,8 +130,8 @@ def test_the_end_of_a_server_lets_go_of_held_answers_at_once(run, number):
         waiting.send(held(path))
         wait_until(lambda: figure(server, "http_requests_in_flight") == 1 + 1, "it is held")
         server.process.send_signal(number)
-        answer = waiting.receive()
-        assert (answer.status, answer.json()["status"], answer.closes) == (200, "queued", True)
+        response = waiting.receive()
+        assert (response.status, response.json()["status"], response.closes) == (200, "queued", True)
     assert server.process.wait(120) == 0
 
 
@@ -153,8 +153,8 @@ def test_a_server_that_stops_finishes_the_jobs_it_has_begun(run, place, slow_mod
     wait_until(lambda: state(web, many) == "running", "it runs")
     _, log = worker.stop()
     assert worker.process.returncode == 0 and "cut off" not in log
-    told = fetch(web, http_request("GET", many)).json()
-    assert (told["status"], told["attempts"]) == ("succeeded", 1)
+    document = fetch(web, http_request("GET", many)).json()
+    assert (document["status"], document["attempts"]) == ("succeeded", 1)
 
 
 @pytest.mark.long
@@ -184,8 +184,8 @@ def test_redrive_puts_dead_letters_back(run, place):
     assert {state(web, path) for path in paths} == {"failed"}
     assert "Try again" not in fetch(web, http_request("GET", paths[0])).json()["error"]
     ids = [path.rpartition("/")[2] for path in paths]
-    told = command("redrive", ids[1], "A" * 22, **place)
-    assert (told.returncode, told.stdout) == (0, "1 dead letters are back in the queue\n")
+    result = command("redrive", ids[1], "A" * 22, **place)
+    assert (result.returncode, result.stdout) == (0, "1 dead letters are back in the queue\n")
     assert [state(web, path) for path in paths] == ["failed", "queued", "failed"]
     assert command("redrive", "--most", "1", **place).stdout.startswith("1 ")
     assert command("redrive", **place).stdout.startswith("1 ")
@@ -204,22 +204,22 @@ def fail_all(place: dict[str, str]) -> None:
 def test_a_store_that_must_not_be_used_ends_a_command_with_one_line(tmp_path, name):
     (tmp_path / "jobs.db").write_bytes(b"not a database, but somebody's notes" * 100)
     models = () if name == "redrive" else ("--model-dir", str(MODEL), "--port", "0", "--workers", "1")
-    told = command(name, *models, IRIS_STATE_DIR=str(tmp_path))
-    assert told.returncode == 1 and told.stdout == ""
-    assert told.stderr == f"iris_wsgi: {tmp_path}/jobs.db is not an SQLite database\n"
+    result = command(name, *models, IRIS_STATE_DIR=str(tmp_path))
+    assert result.returncode == 1 and result.stdout == ""
+    assert result.stderr == f"iris_wsgi: {tmp_path}/jobs.db is not an SQLite database\n"
 
 
 def test_several_processes_end_with_that_line_too(tmp_path):
     (tmp_path / "state").write_text("a file")
-    told = command("serve", "--model-dir", str(MODEL), "--port", "0", "--workers", "2", IRIS_STATE_DIR=str(tmp_path / "state"))
-    assert told.returncode == 1 and told.stderr.startswith(f"iris_wsgi: the store {tmp_path}/state/jobs.db cannot be opened")
-    assert told.stderr.count("\n") == 1
+    result = command("serve", "--model-dir", str(MODEL), "--port", "0", "--workers", "2", IRIS_STATE_DIR=str(tmp_path / "state"))
+    assert result.returncode == 1 and result.stderr.startswith(f"iris_wsgi: the store {tmp_path}/state/jobs.db cannot be opened")
+    assert result.stderr.count("\n") == 1
 
 
 def test_a_redis_that_is_not_there_yet_does_not_stop_the_start(run, tmp_path):
     server = run("--role", "all", IRIS_REDIS_URL=f"unix://{tmp_path}/none")
-    answer = fetch(server, SUBMIT)
-    assert answer.status == 503 and answer.headers["content-type"] == "application/problem+json"
+    response = fetch(server, SUBMIT)
+    assert response.status == 503 and response.headers["content-type"] == "application/problem+json"
     assert fetch(server, LABEL_REQUEST).status == fetch(server, READYZ).status == 200
     wait_until(lambda: figure(server, "job_store_up") == 0, "the metrics report it")
 

@@ -265,8 +265,8 @@ def submit(server: RestartingProcess, *rows: list[float]) -> list[str]:
     """Submits a job for each row and returns the ids."""
     with RawConnection(server.address) as connection:
         return [
-            send_until_stored(connection, http_request("POST", "/jobs", {"data": [one]}, f"Idempotency-Key: {one}")).json()["id"]
-            for one in rows
+            send_until_stored(connection, http_request("POST", "/jobs", {"data": [row]}, f"Idempotency-Key: {row}")).json()["id"]
+            for row in rows
         ]
 
 

@@ -34,12 +34,12 @@ def clock() -> Clock:
 @pytest.fixture
 def store(shared_redis: RedisServer, clock: Clock) -> Iterator[RedisJobStore]:
     shared_redis.execute("FLUSHALL")
-    with closing(RedisJobStore(shared_redis.url, clock=clock, timeout_seconds=TIMEOUT_SECONDS)) as one:
-        yield one
+    with closing(RedisJobStore(shared_redis.url, clock=clock, timeout_seconds=TIMEOUT_SECONDS)) as store:
+        yield store
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "expected"),
     [
         ({}, []),
         ({"appendfsync": "everysec"}, [LATE]),
@@ -53,15 +53,15 @@ def store(shared_redis: RedisServer, clock: Clock) -> Iterator[RedisJobStore]:
         ({"maxmemory-policy": "noeviction", "maxmemory": "100mb"}, []),
     ],
 )
-def test_each_setting_by_which_jobs_may_be_lost_is_told(own_redis, settings, told):
+def test_each_setting_by_which_jobs_may_be_lost_is_told(own_redis, settings, expected):
     for name, value in settings.items():
         own_redis.execute("CONFIG", "SET", name, value)
     with closing(RedisJobStore(own_redis.url, timeout_seconds=TIMEOUT_SECONDS)) as store:
-        assert store.concerns() == told
+        assert store.concerns() == expected
 
 
 @pytest.mark.parametrize(
-    ("rules", "settings", "told"),
+    ("rules", "settings", "expected"),
     [
         ("-config", {}, [UNKNOWN]),
         ("-config", {"appendonly": "no"}, [NO_LOG]),
@@ -70,15 +70,15 @@ def test_each_setting_by_which_jobs_may_be_lost_is_told(own_redis, settings, tol
     ],
 )
 def test_without_config_get_as_on_a_managed_redis_what_info_tells_counts_and_the_rest_is_unknown(
-    own_redis, rules, settings, told
+    own_redis, rules, settings, expected
 ):
     for name, value in settings.items():
         own_redis.execute("CONFIG", "SET", name, value)
     own_redis.execute("ACL", "SETUSER", "guest", "on", ">right", "~*", "+@all", *rules.split())
     url = own_redis.url.replace("unix://", "unix://guest:right@")
     with closing(RedisJobStore(url, timeout_seconds=TIMEOUT_SECONDS)) as store:
-        assert store.concerns() == told
-    assert all("secret" not in one for one in told)
+        assert store.concerns() == expected
+    assert all("secret" not in item for item in expected)
 
 
 def test_a_server_over_a_redis_without_a_log_warns_once_and_in_its_readiness_and_is_ready(run):
@@ -106,7 +106,7 @@ def drained(store: RedisJobStore, clock: Clock) -> set[str]:
     done = set()
     for _ in range(20):
         claims = store.claim("w", 3, 30)
-        done |= {one.job.id for one in claims if store.finish([(one, b"r")]) == [True]}
+        done |= {claim.job.id for claim in claims if store.finish([(claim, b"r")]) == [True]}
         clock.now += 31
     assert store.claim("w", 3, 30) == []
     counts = store.counts()
@@ -141,7 +141,7 @@ def test_a_job_whose_record_is_lost_has_failed_and_says_why_and_the_others_go_on
     if use != "claim":
         given = (jobs[name].id, 0.0) if use == "wait" else (jobs[name].id,)
         assert getattr(store, use)(*given).state == "failed"
-    left = {jobs[one].id for one in ("waiting", "running", "queued", "another") if one != name}
+    left = {jobs[text].id for text in ("waiting", "running", "queued", "another") if text != name}
     assert drained(store, clock) == left
     lost = store.get(jobs[name].id)
     assert (lost.state, lost.error, lost.result) == ("failed", LOST, None)
@@ -163,7 +163,7 @@ def test_a_job_whose_record_is_lost_has_failed_and_says_why_and_the_others_go_on
 def test_a_job_that_lacks_a_part_of_its_record_stops_no_other(store, jobs, clock, name, field):
     store.client.redis.hdel(job_key(jobs[name]), field)
     done = drained(store, clock)
-    assert {jobs[one].id for one in ("waiting", "running", "queued", "another") if one != name} <= done
+    assert {jobs[text].id for text in ("waiting", "running", "queued", "another") if text != name} <= done
     assert store.get(jobs[name].id).state in ("succeeded" if field == "entry" else "failed",)
 
 
@@ -185,14 +185,14 @@ SHARED = [
 
 @pytest.mark.parametrize("key", SHARED)
 def test_whichever_key_of_all_jobs_is_lost_each_job_is_done(store, jobs, clock, key):
-    store.client.redis.delete(*(f"{{iris}}:{one}" for one in key.split()))
-    for one in jobs.values():
+    store.client.redis.delete(*(f"{{iris}}:{word}" for word in key.split()))
+    for job in jobs.values():
         with suppress(JobNotFound):
-            store.get(one.id)
+            store.get(job.id)
     assert store.submit(BODY).state == "queued"
     done = drained(store, clock)
-    wanted = {jobs[one].id for one in ("waiting", "running", "queued", "another")}
-    assert wanted <= done and len(done) == len(wanted) + 1
+    expected = {jobs[text].id for text in ("waiting", "running", "queued", "another")}
+    assert expected <= done and len(done) == len(expected) + 1
     assert store.get(jobs["succeeded"].id).result == b"r"
 
 
@@ -211,9 +211,9 @@ def test_a_server_and_its_worker_go_on_whatever_of_its_jobs_a_redis_forgets(run,
     server = run("--role", "asynchronous", **settings)
 
     def post() -> str:
-        answer = fetch(server, http_request("POST", "/jobs", JOB))
-        assert answer.status == 202
-        return answer.json()["href"]
+        response = fetch(server, http_request("POST", "/jobs", JOB))
+        assert response.status == 202
+        return response.json()["href"]
 
     def status(href: str) -> str | None:
         return fetch(server, http_request("GET", href)).json().get("status")
@@ -223,11 +223,11 @@ def test_a_server_and_its_worker_go_on_whatever_of_its_jobs_a_redis_forgets(run,
     for href in lost:
         own_redis.execute("DEL", f"{{iris}}:job:{href.rpartition('/')[2]}")
     own_redis.execute("DEL", "{iris}:stream")
-    answers = [fetch(server, http_request(method, lost[0])) for method in ("GET", "DELETE")]
-    assert [one.status for one in answers] == [200, 409] and answers[0].json()["error"] == LOST
+    responses = [fetch(server, http_request(method, lost[0])) for method in ("GET", "DELETE")]
+    assert [response.status for response in responses] == [200, 409] and responses[0].json()["error"] == LOST
     worker = run(command="worker", **settings)
-    wait_until(lambda: {status(one) for one in kept} == {"succeeded"}, "the others are done")
-    wait_until(lambda: {status(one) for one in lost} == {"failed"}, "the lost ones have failed")
+    wait_until(lambda: {status(item) for item in kept} == {"succeeded"}, "the others are done")
+    wait_until(lambda: {status(item) for item in lost} == {"failed"}, "the lost ones have failed")
     assert fetch(server, http_request("GET", "/jobs")).json()["jobs"]["queued"] == 0
     worker.process.terminate()
     assert "failed: " not in worker.process.communicate(timeout=TIMEOUT_SECONDS)[1]
@@ -244,6 +244,6 @@ def test_caches_in_a_redis_that_forgets_everything_again_and_again_answer_as_bef
     first = None
     for _ in range(30):
         own_redis.execute("FLUSHALL")
-        answers = [(one.status, one.body) for one in (fetch(server, data) for data in requests)]
-        first = first or answers
-        assert answers == first and {status for status, _ in answers} == {200}
+        responses = [(response.status, response.body) for response in (fetch(server, data) for data in requests)]
+        first = first or responses
+        assert responses == first and {status for status, _ in responses} == {200}

@@ -29,8 +29,8 @@ def remove(*suffixes: str) -> Callable[[Path], None]:
 
 
 def empty_folder(path: Path) -> None:
-    for one in path.parent.iterdir():
-        one.unlink()
+    for item in path.parent.iterdir():
+        item.unlink()
 
 
 def rename_folder(path: Path) -> None:
@@ -96,18 +96,18 @@ def test_a_store_whose_files_are_gone_acknowledges_nothing_and_says_what_to_do(p
 @pytest.mark.parametrize("lose", RESCUED.values(), ids=RESCUED)
 def test_without_a_file_beside_the_database_no_job_is_lost_and_the_store_goes_on(path, lose):
     with closing(SqliteJobStore(path)) as store, closing(SqliteJobStore(path)) as other:
-        jobs = [one.submit(BODY).id for one in (store, other) * 20]
+        jobs = [item.submit(BODY).id for item in (store, other) * 20]
         lose(path)
 
-        def submitted(one: SqliteJobStore) -> bool:
+        def submitted(item: SqliteJobStore) -> bool:
             with suppress(BackendUnavailable):
-                jobs.append(one.submit(BODY).id)
+                jobs.append(item.submit(BODY).id)
                 return True
             return False
 
-        wait_until(lambda: all([submitted(one) for one in (store, other)]), "both stores continue")
-        for one in (store, other):
-            assert {one.get(job).id for job in jobs} == set(jobs) and invariant_violations(one) == []
+        wait_until(lambda: all([submitted(item) for item in (store, other)]), "both stores continue")
+        for item in (store, other):
+            assert {item.get(job).id for job in jobs} == set(jobs) and invariant_violations(item) == []
     with closing(SqliteJobStore(path)) as store:
         assert {store.get(job).id for job in jobs} == set(jobs) and invariant_violations(store) == []
 
@@ -136,13 +136,13 @@ def test_a_backup_that_is_put_in_place_is_used_by_all_after_one_refusal(path, ho
         new = store.submit(BODY)
         assert other.get(new.id) == new
         copy.rename(path)
-        for one in (store, other):
+        for item in (store, other):
             with pytest.raises(BackendUnavailable, match="was replaced"):
-                one.submit(BODY)
-            assert one.get(old.id) == old
+                item.submit(BODY)
+            assert item.get(old.id) == old
             with pytest.raises(JobNotFound):
-                one.get(new.id)
-            assert one.submit(BODY).state == "queued" and invariant_violations(one) == []
+                item.get(new.id)
+            assert item.submit(BODY).state == "queued" and invariant_violations(item) == []
 
 
 def test_a_commit_into_a_file_that_lost_its_name_meanwhile_is_not_acknowledged(path):
@@ -209,7 +209,7 @@ def test_many_threads_and_files_that_come_and_go_lose_nothing_that_was_acknowled
         for thread in threads:
             thread.join()
         wait_until(lambda: answers(store), "it answers")
-        assert {store.get(one).state for one in acknowledged} == {"queued"} and invariant_violations(store) == []
+        assert {store.get(job_id).state for job_id in acknowledged} == {"queued"} and invariant_violations(store) == []
 
 
 def answers(store: SqliteJobStore) -> bool:
@@ -240,9 +240,9 @@ def test_a_server_without_its_files_says_so_and_takes_no_job_until_it_is_restart
     statuses, done = [], threading.Event()
 
     def submit() -> None:
-        with RawConnection(server) as wire:
+        with RawConnection(server) as connection:
             while not done.is_set():
-                statuses.append(wire.exchange(http_request("POST", "/jobs", JOB)).status)
+                statuses.append(connection.exchange(http_request("POST", "/jobs", JOB)).status)
 
     traffic = threading.Thread(target=submit)
     traffic.start()
@@ -253,17 +253,19 @@ def test_a_server_without_its_files_says_so_and_takes_no_job_until_it_is_restart
         refused = statuses.index(503)
         wait_until(lambda: len(statuses) > refused + 20, "they are still")
         assert set(statuses[:refused]) == {202} and set(statuses[refused:]) == {503}
-        answer = fetch(server, http_request("POST", "/jobs", JOB))
-        assert "put them back, or restart the server" in answer.json()["detail"] and "retry-after" not in answer.headers
-        for one in (server, worker):
-            wait_until(lambda one=one: "put them back" in str(fetch(one, http_request("GET", "/readyz")).body), "not ready")
-            assert {fetch(one, http_request("GET", "/livez")).status for _ in range(4)} == {200}
+        response = fetch(server, http_request("POST", "/jobs", JOB))
+        assert "put them back, or restart the server" in response.json()["detail"] and "retry-after" not in response.headers
+        for process in (server, worker):
+            wait_until(
+                lambda process=process: "put them back" in str(fetch(process, http_request("GET", "/readyz")).body), "not ready"
+            )
+            assert {fetch(process, http_request("GET", "/livez")).status for _ in range(4)} == {200}
     finally:
         done.set()
         traffic.join()
-    for one in (server, worker):
-        one.process.terminate()
-        assert logged(one, "no longer exists")
+    for process in (server, worker):
+        process.process.terminate()
+        assert logged(process, "no longer exists")
     again = run("--role", "asynchronous", **state)
     assert post(again) == 202
 

@@ -59,17 +59,17 @@ def test_who_prefers_html_gets_the_page(accept):
      "*/*, application/json", "text/*;q=0, */*", "text/*, text/html;q=0"],
 )  # fmt: skip
 def test_everybody_else_is_told_that_the_server_is_alive(accept, make_app):
-    answer = make_app(role="worker").get("/", headers={"Accept": accept})
-    assert (answer.json, answer.headers["Content-Type"], answer.headers["Vary"]) == (ALIVE, "application/json", "Accept")
+    response = make_app(role="worker").get("/", headers={"Accept": accept})
+    assert (response.json, response.headers["Content-Type"], response.headers["Vary"]) == (ALIVE, "application/json", "Accept")
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_in_every_role_the_root_says_alive_also_by_head_and_without_an_accept(make_app, role):
     app = make_app(role=role, **NEEDED.get(role, {}))
-    answer, head = app.get("/"), app.head("/")
-    assert answer.json == ALIVE
+    response, head = app.get("/"), app.head("/")
+    assert response.json == ALIVE
     same = ("ETag", "Vary", "Content-Length", "Content-Type")
-    assert (head.status_int, head.body, [head.headers[n] for n in same]) == (200, b"", [answer.headers[n] for n in same])
+    assert (head.status_int, head.body, [head.headers[n] for n in same]) == (200, b"", [response.headers[n] for n in same])
 
 
 def test_the_page_and_the_json_at_the_root_have_tags_of_their_own(make_app):
@@ -87,8 +87,8 @@ def test_the_request_of_kserves_client_for_liveness_is_answered_alive_also_witho
     file = tmp_path / "tokens"
     file.write_text("a-token-of-some-letters")
     server = run("--role", "synchronous", "--token-file", str(file))
-    answer = fetch(server, http_request("GET", "/", None, "Accept: */*", "Content-Type: application/json"))
-    assert answer.status == 200 and answer.json()["status"] == "alive"
+    response = fetch(server, http_request("GET", "/", None, "Accept: */*", "Content-Type: application/json"))
+    assert response.status == 200 and response.json()["status"] == "alive"
 
 
 class Elements(HTMLParser):
@@ -121,21 +121,21 @@ def elements() -> Elements:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_the_page_is_there_in_every_role_with_fields_that_keep_it_to_itself(make_app, role, elements):
-    answer = make_app(role=role, **NEEDED.get(role, {})).get("/", headers=BROWSER)
-    assert (answer.text, answer.headers["Content-Type"]) == (PAGE, "text/html; charset=utf-8")
-    policy = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
+    response = make_app(role=role, **NEEDED.get(role, {})).get("/", headers=BROWSER)
+    assert (response.text, response.headers["Content-Type"]) == (PAGE, "text/html; charset=utf-8")
+    policy = dict(part.split(" ", 1) for part in response.headers["Content-Security-Policy"].split("; "))
     for kind in ("script", "style"):
         (text,) = elements.texts[kind]
         assert policy.pop(f"{kind}-src") == f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
     none = dict.fromkeys(("default-src", "base-uri", "form-action", "frame-ancestors"), "'none'")
     assert policy == {**none, "connect-src": "'self'", "img-src": "data:"}
-    assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert answer.headers["Referrer-Policy"] == "no-referrer"
-    assert answer.headers["Vary"] == "Accept"
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["Referrer-Policy"] == "no-referrer"
+    assert response.headers["Vary"] == "Accept"
 
 
 def test_the_page_has_nothing_that_its_own_policy_forbids_and_nothing_from_elsewhere(elements):
-    assert not [one for one in elements.attributes if one[1] == "style" or one[1].startswith("on")]
+    assert not [attribute for attribute in elements.attributes if attribute[1] == "style" or attribute[1].startswith("on")]
     assert set(re.findall(r"https?://[\w.]+", PAGE)) == {"http://www.w3.org"}
     assert not re.search(r"[:\s]url\(|@import|innerHTML|\beval\b", PAGE)
 
@@ -143,9 +143,9 @@ def test_the_page_has_nothing_that_its_own_policy_forbids_and_nothing_from_elsew
 @pytest.mark.parametrize("path", ["/", "/training"])
 def test_who_has_the_page_or_the_rows_already_gets_304(app, path):
     tag = app.get(path, headers=BROWSER).headers["ETag"]
-    answer = app.get(path, headers={**BROWSER, "If-None-Match": tag})
-    assert (answer.status_int, answer.body, answer.headers["ETag"]) == (304, b"", tag)
-    assert path == "/training" or {"Vary", "Content-Security-Policy"} <= set(answer.headers)
+    response = app.get(path, headers={**BROWSER, "If-None-Match": tag})
+    assert (response.status_int, response.body, response.headers["ETag"]) == (304, b"", tag)
+    assert path == "/training" or {"Vary", "Content-Security-Policy"} <= set(response.headers)
 
 
 def test_the_page_leaves_room_for_what_serves_it_within_40_kb():
@@ -154,11 +154,11 @@ def test_the_page_leaves_room_for_what_serves_it_within_40_kb():
 
 
 def test_the_training_is_told_as_its_file_has_it(app):
-    told = app.get("/training").json
+    document = app.get("/training").json
     lines = [line.split(",") for line in (MODEL / "training.csv").read_text().splitlines()]
-    assert told["features"] == lines[0][:4]
-    assert told["rows"] == [[float(value) for value in line[:4]] for line in lines[1:]]
-    assert [told["labels"][i] for i in told["classes"]] == [line[4] for line in lines[1:]]
+    assert document["features"] == lines[0][:4]
+    assert document["rows"] == [[float(value) for value in line[:4]] for line in lines[1:]]
+    assert [document["labels"][i] for i in document["classes"]] == [line[4] for line in lines[1:]]
 
 
 def test_of_many_rows_a_thousand_are_told_evenly(make_app, model_copy, log):
@@ -178,7 +178,7 @@ def test_a_training_file_that_is_not_of_the_model_is_not_told_and_the_log_says_w
     write_training(model_copy, text.format("sepal_length,sepal_width,petal_length,petal_width,label"))
     app = make_app(role="web_single", model_dir=str(model_copy))
     app.get("/training", status=404)
-    (line,) = [one["message"] for one in log.events() if "/training" in one.get("message", "")]
+    (line,) = [event["message"] for event in log.events() if "/training" in event.get("message", "")]
     assert why in line and "training.csv" in line
     assert "/training" not in app.get("/openapi.json").json["paths"]
 
@@ -188,7 +188,7 @@ def test_a_file_that_does_not_tell_classes_is_enough_for_items_but_not_for_the_p
     app = make_app(model_dir=str(model_copy))
     assert app.get("/items/0000").json["data"] == [[5.1, 3.5, 1.4, 0.2]]
     app.get("/training", status=404)
-    assert any("no column for the label" in one.get("message", "") for one in log.events())
+    assert any("no column for the label" in event.get("message", "") for event in log.events())
 
 
 def test_a_model_without_a_training_file_says_nothing_about_it(make_app, model_copy, log):
@@ -212,8 +212,8 @@ def write_training(folder: Path, text: str | None) -> None:
 
 @pytest.fixture(scope="module")
 def window() -> Iterator[Browser]:
-    with open_browser(require_program) as one:
-        yield one
+    with open_browser(require_program) as window:
+        yield window
 
 
 @pytest.fixture
@@ -255,7 +255,7 @@ def by_field(page: Browser, label: str) -> None:
 
 
 def by_example(page: Browser, label: str) -> None:
-    (button,) = [one for one in page.find_all("#examples button") if one.text == label]
+    (button,) = [element for element in page.find_all("#examples button") if element.text == label]
     button.send_keys(Keys.ENTER)
 
 
@@ -273,11 +273,11 @@ def test_the_three_fixed_points_are_predicted(page, live_server, how):
 
 
 def percentages(page: Browser) -> list[float]:
-    return [float(one.text.removesuffix(" %") or "nan") for one in page.find_all("#bars .percent")]
+    return [float(element.text.removesuffix(" %") or "nan") for element in page.find_all("#bars .percent")]
 
 
 def answer_of(server, row: list[float]) -> list[float]:
-    told = subprocess.run(
+    result = subprocess.run(
         [
             require_program("curl"),
             "-s",
@@ -290,7 +290,7 @@ def answer_of(server, row: list[float]) -> list[float]:
         capture_output=True,
         check=True,
     )
-    return json.loads(told.stdout)["prediction"]
+    return json.loads(result.stdout)["prediction"]
 
 
 def test_the_page_asks_nobody_but_its_own_server_and_the_console_stays_empty(page, live_server):
@@ -318,7 +318,7 @@ def test_a_bad_value_is_told_at_its_field_until_it_is_mended(page, typed, detail
     assert field.get_attribute("aria-describedby") == "fault-2 hint-2"
     assert not [i for i in (0, 1, 3) if page.find(f"#field-{i}").get_attribute("aria-invalid") or page.text(f"#fault-{i}")]
     assert (page.text("#label"), page.text("#status")) == ("–", "")
-    assert {one.text for one in page.find_all("#bars .percent")} == {"–"}
+    assert {element.text for element in page.find_all("#bars .percent")} == {"–"}
     write(page, 2, "1,4")
     says(page, "setosa")
     assert page.text("#fault-2") == "" and field.get_attribute("aria-invalid") is None
@@ -366,19 +366,24 @@ def test_the_curl_line_can_be_copied_and_gives_what_the_page_shows(page):
     page.find("#copy").click()
     page.wait_until(lambda: page.text("#copy") == "Copied", "it is copied")
     copied = page.driver.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
-    told = json.loads(subprocess.run(["sh", "-c", copied], capture_output=True, check=True, text=True).stdout)
-    assert max(told["prediction"], key=lambda pair: pair["probability"])["label"] == "virginica"
+    document = json.loads(subprocess.run(["sh", "-c", copied], capture_output=True, check=True, text=True).stdout)
+    assert max(document["prediction"], key=lambda pair: pair["probability"])["label"] == "virginica"
     write(page, 0, "it's $(no) number")
     shown = page.text("#curl")
-    told = json.loads(subprocess.run(["sh", "-c", shown], capture_output=True, check=True, text=True).stdout)
-    assert told["errors"][0]["pointer"] == "#/data/0/0"
+    document = json.loads(subprocess.run(["sh", "-c", shown], capture_output=True, check=True, text=True).stdout)
+    assert document["errors"][0]["pointer"] == "#/data/0/0"
 
 
 def test_the_plot_has_each_row_of_the_training_in_its_class_and_the_current_point(page):
     assert len(page.find_all("#plot .point")) == 150
-    marks = {(one.get_attribute("class"), one.get_attribute("d")) for one in page.find_all("#plot .point")}
+    marks = {(element.get_attribute("class"), element.get_attribute("d")) for element in page.find_all("#plot .point")}
     assert len(marks) == len({colour for colour, _ in marks}) == len({form for _, form in marks}) == 3
-    assert [one.text for one in page.find_all("#legend li")] == ["setosa (50)", "versicolor (50)", "virginica (50)", "your input"]
+    assert [element.text for element in page.find_all("#legend li")] == [
+        "setosa (50)",
+        "versicolor (50)",
+        "virginica (50)",
+        "your input",
+    ]
     chosen = [Select(page.find(f"#{name}")).first_selected_option.text for name in ("across", "up")]
     assert chosen == ["Petal length (cm)", "Petal width (cm)"]
     by_example(page, "virginica")
@@ -403,10 +408,10 @@ def within(page: Browser) -> bool:
 
 def test_the_page_says_which_model_it_is_and_where_more_is(page, live_server):
     assert page.text("#title") == "iris_svc"
-    told = page.text("#model")
+    result = page.text("#model")
     document = json.loads((MODEL / "golden.json").read_text())
-    assert f"sha256:{document['files'][document['model']]}" in told and "1.0.0" in told
-    links = {one.get_attribute("href").removeprefix(live_server.url) for one in page.find_all("#links a")}
+    assert f"sha256:{document['files'][document['model']]}" in result and "1.0.0" in result
+    links = {element.get_attribute("href").removeprefix(live_server.url) for element in page.find_all("#links a")}
     assert {"/openapi.json", "/metrics"} <= links
 
 
@@ -451,8 +456,8 @@ def test_everything_can_be_reached_and_used_by_the_keyboard_alone(page):
     reached = []
     for _ in range(20):
         page.driver.switch_to.active_element.send_keys(Keys.TAB)
-        one = page.driver.switch_to.active_element
-        reached.append(one.get_attribute("id") or one.text)
+        item = page.driver.switch_to.active_element
+        reached.append(item.get_attribute("id") or item.text)
     order = ["setosa", "versicolor", "virginica", *(f"{kind}-{i}" for i in range(4) for kind in ("slider", "field"))]
     order += ["curl", "copy", "across", "up"]
     assert reached[: len(order)] == order
@@ -486,8 +491,10 @@ def test_a_role_without_predictions_shows_its_routes(window, run, role):
     paths = json.loads(subprocess.run([require_program("curl"), "-s", f"{server.url}/openapi.json"], capture_output=True).stdout)[
         "paths"
     ]
-    assert [one.text for one in window.find_all("#routes li span:not(.soft)")] == [p for p, ways in paths.items() for _ in ways]
-    links = {one.get_attribute("href").removeprefix(server.url) for one in window.find_all("#routes a")}
+    assert [element.text for element in window.find_all("#routes li span:not(.soft)")] == [
+        p for p, ways in paths.items() for _ in ways
+    ]
+    links = {element.get_attribute("href").removeprefix(server.url) for element in window.find_all("#routes a")}
     assert links == {path for path, ways in paths.items() if "get" in ways and "{" not in path} - {"/"}
     assert not window.find("#tool").is_displayed()
     assert window.violations() == [] and window.console_messages() == []
@@ -526,7 +533,7 @@ def save_model(folder: Path, features: list[dict], classes: int, training: bool)
     (folder / "label.json").write_text(json.dumps({str(i): label for i, label in enumerate(labels)}))
     if training:
         rows = [[10 * i + k, 100_000 + k, 0.001 * k, k, label] for i, label in enumerate(labels) for k in range(-4, 5)]
-        lines = [[one["name"] for one in features] + ["label"], *([*row[:width], row[-1]] for row in rows)]
+        lines = [[feature["name"] for feature in features] + ["label"], *([*row[:width], row[-1]] for row in rows)]
         (folder / "training.csv").write_text("".join(",".join(map(str, line)) + "\n" for line in lines))
     seal(folder, None)
 
@@ -534,16 +541,18 @@ def save_model(folder: Path, features: list[dict], classes: int, training: bool)
 def test_another_model_has_its_own_page(window, run, tmp_path):
     save_model(tmp_path / "other", FEATURES, 5, training=True)
     page = opened(window, run("--role", "web_single", "--model-dir", str(tmp_path / "other")).url)
-    labels = [one.text for one in page.find_all("#features label")]
+    labels = [element.text for element in page.find_all("#features label")]
     assert labels == ["Temperature (°C)", "Pressure (Pa)", "<b>tilt</b>", "Drift"]
-    assert [(one.get_attribute("min"), one.get_attribute("max")) for one in page.find_all("#features input[type=range]")] == [
+    assert [
+        (element.get_attribute("min"), element.get_attribute("max")) for element in page.find_all("#features input[type=range]")
+    ] == [
         ("-40", "85"),
         ("90000", "110000"),
         ("-0.020", "0.030"),
         # Told by the rows of the training alone.
         ("-4.0", "4.0"),
     ]
-    assert [one.text for one in page.find_all("#examples button")] == [f"class {i}" for i in range(5)]
+    assert [element.text for element in page.find_all("#examples button")] == [f"class {i}" for i in range(5)]
     for i in (4, 0, 2):
         by_example(page, f"class {i}")
         says(page, f"class {i}")
@@ -551,7 +560,7 @@ def test_another_model_has_its_own_page(window, run, tmp_path):
     slide(page, 0, 30)
     says(page, "class 3")
     assert len(page.find_all("#bars li")) == 5 and len(page.find_all("#plot .point")) == 45
-    marks = {(one.get_attribute("class"), one.get_attribute("d")) for one in page.find_all("#plot .point")}
+    marks = {(element.get_attribute("class"), element.get_attribute("d")) for element in page.find_all("#plot .point")}
     assert len(marks) == 5 and page.text("#title") == "other"
     assert within(page)
     assert page.violations() == [] and page.console_messages() == []
@@ -561,10 +570,10 @@ def test_a_model_that_tells_little_of_itself_and_has_many_classes_can_be_tried_t
     save_model(tmp_path / "bare", [{"name": "x"}], 20, training=False)
     page = opened(window, run("--role", "web_single", "--model-dir", str(tmp_path / "bare")).url)
     assert page.find_all("input[type=range]") == [] and not page.find("#scatter").is_displayed()
-    assert [one.text for one in page.find_all("#examples button")] == ["Sample"]
+    assert [element.text for element in page.find_all("#examples button")] == ["Sample"]
     write(page, 0, "170")
     says(page, "class 17")
-    assert 0 < len([one for one in page.find_all("#bars li") if one.is_displayed()]) <= 12
+    assert 0 < len([element for element in page.find_all("#bars li") if element.is_displayed()]) <= 12
     assert page.violations() == [] and page.console_messages() == []
 
 

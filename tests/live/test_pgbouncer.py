@@ -38,9 +38,9 @@ def mode(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def pool(postgres_server: PostgresServer, mode: str) -> Iterator[PgBouncer]:
     require_program(pgbouncer_program())
-    one = PgBouncer(postgres_server, mode)
-    yield one
-    one.remove()
+    bouncer = PgBouncer(postgres_server, mode)
+    yield bouncer
+    bouncer.remove()
 
 
 @pytest.fixture
@@ -66,9 +66,9 @@ def test_a_run_over_a_table_leaves_nothing_on_the_connection_of_the_pool(pool, p
     with closing(ScoringDatabase(url)) as place:
         place.fill(300)
         unchanged(name)
-        for wanted, arguments in (0, ()), (0, ("--redo-older",)), (2, ("--key", "sepal_length")):
+        for expected, arguments in (0, ()), (0, ("--redo-older",)), (2, ("--key", "sepal_length")):
             command = ["batch", "--table", "items", "--database", pool.url_of(name), "--model-dir", str(MODEL), "--chunk", "50"]
-            assert main([*command, "--quiet", *arguments]) == wanted
+            assert main([*command, "--quiet", *arguments]) == expected
             unchanged(name)
         assert len(place.predictions()) == 300 and place.inconsistencies() == []
 

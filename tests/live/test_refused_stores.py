@@ -37,8 +37,8 @@ def database(postgres_server) -> Iterator[Callable[[str], str]]:
 def change(url: str, *statements: str) -> None:
     with closing(PostgresItemStore(url, {}, 10)) as store:
         store.get("a")
-        for one in statements:
-            store.pool.free[0].execute(one)
+        for statement in statements:
+            store.pool.free[0].execute(statement)
 
 
 def refusal(store, use: Callable) -> BackendUnavailable:
@@ -92,11 +92,13 @@ def test_readiness_and_answers_name_what_to_grant_and_both_go_on_once_it_is(run,
         return fetch(server, http_request("GET", "/readyz"))
 
     wait_until(lambda: ready().status == 503, "it is not ready")
-    item, written = (fetch(server, one) for one in (http_request("GET", "/items/a"), http_request("PUT", "/items/a", BODY)))
-    for answer in (ready(), item, written):
-        assert answer.status == 503 and "retry-after" not in answer.headers
-        assert postgres_store.GRANT in answer.json()["detail"] and "again soon" not in answer.json()["detail"]
-        assert not any(word in answer.body.decode() for word in ("limited", "permission denied", "refused?"))
+    item, written = (
+        fetch(server, request_bytes) for request_bytes in (http_request("GET", "/items/a"), http_request("PUT", "/items/a", BODY))
+    )
+    for response in (ready(), item, written):
+        assert response.status == 503 and "retry-after" not in response.headers
+        assert postgres_store.GRANT in response.json()["detail"] and "again soon" not in response.json()["detail"]
+        assert not any(word in response.body.decode() for word in ("limited", "permission denied", "refused?"))
     change(database("postgres"), GRANTED)
     wait_until(lambda: ready().status == 200, "it is ready")
     assert fetch(server, http_request("GET", "/items/a")).status == 200
@@ -118,8 +120,8 @@ def test_a_run_over_a_table_that_may_not_write_says_what_to_grant(database, post
     postgres_server.create_database("scored")
     with closing(PostgresItemStore(postgres_server.url.replace("/postgres?", "/scored?"), {}, 10)) as store:
         store.get("a")
-        for one in ("CREATE TABLE t (id int PRIMARY KEY)", f"ALTER TABLE t {columns}", "GRANT SELECT, UPDATE ON t TO limited"):
-            store.pool.free[0].execute(one)
+        for text in ("CREATE TABLE t (id int PRIMARY KEY)", f"ALTER TABLE t {columns}", "GRANT SELECT, UPDATE ON t TO limited"):
+            store.pool.free[0].execute(text)
     url = postgres_server.url.replace("/postgres?", "/scored?").replace("postgres@", "limited@")
     assert main(["batch", "--table", "t", "--database", url]) == 2
     assert "grant the role SELECT and UPDATE on the table, CREATE in its schema" in capsys.readouterr().err
@@ -162,8 +164,8 @@ def test_a_server_of_jobs_over_a_replica_says_that_it_needs_the_primary(run, own
     server = run("--role", "asynchronous", IRIS_REDIS_URL=own_redis.url)
     wait_until(lambda: fetch(server, http_request("POST", "/jobs", BODY)).status == 202, "jobs are taken")
     own_redis.execute("REPLICAOF", "127.0.0.1", "1")
-    answer = fetch(server, http_request("POST", "/jobs", BODY))
-    assert answer.status == 503 and PRIMARY in answer.json()["detail"]
+    response = fetch(server, http_request("POST", "/jobs", BODY))
+    assert response.status == 503 and PRIMARY in response.json()["detail"]
     assert PRIMARY in fetch(server, http_request("GET", "/readyz")).json()["warnings"]
     own_redis.execute("REPLICAOF", "NO", "ONE")
     wait_until(lambda: fetch(server, http_request("POST", "/jobs", BODY)).status == 202, "jobs are taken again")

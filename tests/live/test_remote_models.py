@@ -43,8 +43,8 @@ def ready(server) -> bool:
 
 
 def why_not(server) -> str:
-    answer = fetch(server, READYZ)
-    return "" if answer.status == 200 else answer.json()["detail"]
+    response = fetch(server, READYZ)
+    return "" if response.status == 200 else response.json()["detail"]
 
 
 def metrics(server) -> str:
@@ -91,12 +91,12 @@ def test_both_halves_give_the_answers_of_the_whole_to_the_byte(prep, live_server
             here, there = whole.exchange(asked), split.exchange(asked)
             assert (there.status, there.body) == (200, here.body)
             assert there.headers["x-model-digest"] != here.headers["x-model-digest"]
-        told = split.exchange(http_request("GET", "/metadata")).json()["model"]
+        document = split.exchange(http_request("GET", "/metadata")).json()["model"]
     files = {half: onnx.load(MODEL / half / f"iris_{half}.onnx") for half in ("prep", "pred")}
     pairs = {prop.value for model in files.values() for prop in model.metadata_props if prop.key == "pair"}
-    assert {told["digest"], told["pair"]} == pairs
+    assert {document["digest"], document["pair"]} == pairs
     golden = {half: json.loads((MODEL / half / "golden.json").read_text())["files"] for half in files}
-    assert {half: told[half] for half in files} == {half: f"sha256:{golden[half][f'iris_{half}.onnx']}" for half in files}
+    assert {half: document[half] for half in files} == {half: f"sha256:{golden[half][f'iris_{half}.onnx']}" for half in files}
 
 
 @pytest.mark.long
@@ -114,8 +114,8 @@ def test_prep_is_ready_when_pred_is_and_again_after_it_was_gone(run, pred):
         kill_tree(pred.process)
         pred.process.wait()
         wait_until(lambda: not ready(prep), "pred is gone")
-        answer = fetch(prep, ONE)
-        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        response = fetch(prep, ONE)
+        assert (response.status, response.headers["retry-after"]) == (503, "1")
 
 
 @pytest.mark.long
@@ -144,12 +144,15 @@ def test_while_pred_hangs_nothing_else_waits_and_what_is_too_much_is_refused_at_
         wait_until(lambda: ready(prep), "prep knows pred")
         between.mode = "hang"
         with ExitStack() as stack:
-            wires = [stack.enter_context(RawConnection(prep)) for _ in range(30)]
-            for wire in wires:
-                wire.send(ONE)
-            wait_until(lambda: sum(wire.readable() for wire in wires) >= 25, "those beyond two calls and three that wait")
-            refused = [wire.receive() for wire in wires if wire.readable()]
-            assert {(answer.status, answer.headers["retry-after"]) for answer in refused} == {(503, "1")}
+            connections = [stack.enter_context(RawConnection(prep)) for _ in range(30)]
+            for connection in connections:
+                connection.send(ONE)
+            wait_until(
+                lambda: sum(connection.readable() for connection in connections) >= 25,
+                "those beyond two calls and three that wait",
+            )
+            refused = [connection.receive() for connection in connections if connection.readable()]
+            assert {(response.status, response.headers["retry-after"]) for response in refused} == {(503, "1")}
             assert fetch(prep, http_request("GET", "/label")).status == fetch(prep, http_request("GET", "/livez")).status == 200
             between.__exit__()
 
@@ -178,11 +181,11 @@ def test_a_member_that_fails_is_missing_until_it_is_back(run, members, fault):
     kill(member) if fault == "is killed" else signal_tree(member.process.pid, signal.SIGSTOP)
     errors = set()
     for _ in range(6):
-        answer = fetch(gateway, VOTE)
-        told = answer.json()
-        assert (answer.status, told["status"], told["missing"]) == (200, "partial", ["virginica"])
-        assert told["prediction"]["label"] == "setosa"
-        errors.add(told["members"]["virginica"]["error"])
+        response = fetch(gateway, VOTE)
+        document = response.json()
+        assert (response.status, document["status"], document["missing"]) == (200, "partial", ["virginica"])
+        assert document["prediction"]["label"] == "setosa"
+        errors.add(document["members"]["virginica"]["error"])
     assert errors <= {"late", "unreachable", "refused", "bad_answer"}
     wait_until(lambda: fetch(gateway, HEALTH).json()["status"] == "partial", "the breaker is open")
     assert fetch(gateway, VOTE).json()["members"]["virginica"]["error"] == "refused"
@@ -200,10 +203,10 @@ def test_below_the_quorum_it_is_503_and_never_200_when_nobody_answered(run, memb
     for count, name in enumerate(NAMES, 1):
         kill(members[name])
         for server, needed in ((gateway, 2), (generous, 1)):
-            answer = fetch(server, VOTE)
-            assert answer.status == (200 if 3 - count >= needed else 503)
-            if answer.status == 503:
-                assert name in answer.json()["detail"] and f"Of 3 members {needed} must answer" in answer.json()["detail"]
+            response = fetch(server, VOTE)
+            assert response.status == (200 if 3 - count >= needed else 503)
+            if response.status == 503:
+                assert name in response.json()["detail"] and f"Of 3 members {needed} must answer" in response.json()["detail"]
     for server in (gateway, generous):
         wait_until(lambda server=server: not ready(server), "it is not ready")
         assert fetch(server, HEALTH).status == 503
@@ -216,8 +219,8 @@ def test_a_member_that_answers_wrongly_is_missing_and_trusted_again(run, members
         gateway = gateway_of(run, {**members, "setosa": between})
         between.mode = mode
         for _ in range(5):
-            told = fetch(gateway, VOTE).json()
-            assert (told["status"], told["missing"]) == ("partial", ["setosa"])
+            document = fetch(gateway, VOTE).json()
+            assert (document["status"], document["missing"]) == ("partial", ["setosa"])
         between.mode = "pass"
         wait_until(lambda: fetch(gateway, VOTE).json()["status"] == "complete", "it is trusted again")
 
@@ -226,8 +229,8 @@ def test_a_member_that_answers_wrongly_is_missing_and_trusted_again(run, members
 def test_a_member_of_another_model_takes_no_part(run, members, tmp_path):
     wrong = {**members, "setosa": members["virginica"]}
     gateway = gateway_of(run, wrong)
-    told = fetch(gateway, HEALTH).json()["members"]["setosa"]
-    assert not told["up"] and "of virginica, not of setosa" in told["why"]
+    document = fetch(gateway, HEALTH).json()["members"]["setosa"]
+    assert not document["up"] and "of virginica, not of setosa" in document["why"]
     assert fetch(gateway, VOTE).json()["missing"] == ["setosa"]
     # Of the species, but of another release.
     other = shutil.copytree(MODEL, tmp_path / "other")
@@ -255,15 +258,15 @@ def test_ten_thousand_requests_with_faults_among_them_leave_nothing_behind(run, 
             return open_socket_count(pid) - kept(), len(os.listdir(f"/proc/{pid}/task"))
 
         def client(count: int) -> list[int]:
-            with RawConnection(gateway) as wire:
-                return [wire.exchange(VOTE).status for _ in range(count)]
+            with RawConnection(gateway) as connection:
+                return [connection.exchange(VOTE).status for _ in range(count)]
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(client, [100] * 4))
             before = figures()
             asked = [pool.submit(client, 2500) for _ in range(4)]
             modes = ["garbage", "reset", "pass", "half", "mute"]
-            while not all(one.done() for one in asked):
+            while not all(item.done() for item in asked):
                 modes.append(modes.pop(0))
                 between.mode = modes[0]
                 os.kill(members["versicolor"].worker_pid, signal.SIGSTOP)
@@ -271,7 +274,7 @@ def test_ten_thousand_requests_with_faults_among_them_leave_nothing_behind(run, 
                 os.kill(members["versicolor"].worker_pid, signal.SIGCONT)
                 between.stopped.wait(0.3)
             between.mode = "pass"
-            assert {status for one in asked for status in one.result()} <= {200, 503}
+            assert {status for future in asked for status in future.result()} <= {200, 503}
         wait_until(lambda: fetch(gateway, VOTE).json()["status"] == "complete", "all are back")
         wait_until(lambda: all(map(le, figures(), before)), "no connection and no thread more than before")
         # Each of the four clients at most waits for one call of each member and for a second one instead of it.
@@ -296,8 +299,8 @@ def test_members_that_hang_hold_up_no_request_that_only_computes(run, members):
         wait_until(lambda: fetch(server, VOTE).json().get("status") == "complete", "it knows its members")
         between.mode = "hang"
         with ExitStack() as stack:
-            for wire in [stack.enter_context(RawConnection(server)) for _ in range(20)]:
-                wire.send(VOTE)
+            for connection in [stack.enter_context(RawConnection(server)) for _ in range(20)]:
+                connection.send(VOTE)
             for _ in range(5):
                 assert fetch(server, POOLED_REQUEST).status == 200
                 assert fetch(server, ONE).status == 200

@@ -28,10 +28,10 @@ def ask(server, method: str, path: str, document=None):
     connection = http.client.HTTPConnection(server.host, server.port, timeout=120)
     body = None if document is None else json.dumps(document)
     connection.request(method, path, body, {"Content-Type": "application/json"})
-    answer = connection.getresponse()
-    content = answer.read()
+    response = connection.getresponse()
+    content = response.read()
     connection.close()
-    return answer, content
+    return response, content
 
 
 def test_it_says_what_runs_where_and_how_to_try_it(live_server):
@@ -50,16 +50,16 @@ def test_the_curl_line_that_it_prints_works(live_server):
 
 @pytest.mark.parametrize(("label", "row"), LABELED_ROWS.items())
 def test_the_fixed_points_over_a_socket(live_server, label, row):
-    answer, content = ask(live_server, "POST", "/predict/label", {"data": [row]})
-    assert (answer.status, json.loads(content)) == (200, {"prediction": label})
+    response, content = ask(live_server, "POST", "/predict/label", {"data": [row]})
+    assert (response.status, json.loads(content)) == (200, {"prediction": label})
 
 
 def test_the_150_rows_over_a_socket_equal_the_model_bit_for_bit(live_server, service):
     rows = training_rows()
-    wanted = service.model.predict(np.array(rows, np.float32)).tolist()
+    expected = service.model.predict(np.array(rows, np.float32)).tolist()
     batch = json.loads(ask(live_server, "POST", "/predict/batch", {"data": rows})[1])
-    assert batch["probabilities"] == wanted
-    for row, probabilities in zip(rows, wanted, strict=True):
+    assert batch["probabilities"] == expected
+    for row, probabilities in zip(rows, expected, strict=True):
         assert json.loads(ask(live_server, "POST", "/predict", {"data": [row]})[1])["prediction"] == probabilities
 
 
@@ -221,7 +221,7 @@ def test_no_closed_or_full_stream_ends_the_start_or_a_later_line_of_the_log(tmp_
         if "&-" in streams:
             # None of its sockets is where something is printed.
             pid = (tmp_path / "pid").read_text().strip()
-            assert not [one for one in ("0", "1", "2") if os.readlink(f"/proc/{pid}/fd/{one}").startswith("socket:")]
+            assert not [text for text in ("0", "1", "2") if os.readlink(f"/proc/{pid}/fd/{text}").startswith("socket:")]
     finally:
         pid = int((tmp_path / "pid").read_text())
         with suppress(ProcessLookupError):
@@ -277,6 +277,6 @@ def test_with_the_descriptors_that_it_asks_for_every_pattern_answers(run):
     server = run(under=("sh", "-c", 'ulimit -n 40; exec "$@"', "sh"))
     for path in ("/readyz", "/metrics", "/items/0000", "/ensemble/health", "/v2/health/ready"):
         assert ask(server, "GET", path)[0].status == 200, path
-    answer, content = ask(server, "POST", "/jobs", {"data": [[5.1, 3.5, 1.4, 0.2]]})
-    assert answer.status == 202
+    response, content = ask(server, "POST", "/jobs", {"data": [[5.1, 3.5, 1.4, 0.2]]})
+    assert response.status == 202
     wait_until(lambda: json.loads(ask(server, "GET", json.loads(content)["href"])[1])["status"] == "succeeded", "the job is done")

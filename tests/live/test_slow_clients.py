@@ -62,9 +62,9 @@ class Timed:
     def wire(self, **options) -> RawConnection:
         """A connection that the server has accepted."""
         before = open_socket_count(self.server.worker_pid)
-        wire = RawConnection(self.server, **options)
+        connection = RawConnection(self.server, **options)
         wait_until(lambda: open_socket_count(self.server.worker_pid) > before, "the connection is accepted")
-        return wire
+        return connection
 
     def advance(self, seconds: float) -> None:
         """Moves the clock. Returns when the server has read what was sent before, and has done what is due by then."""
@@ -75,74 +75,74 @@ class Timed:
 
 def settle(server) -> None:
     """Waits until the server has gone once around its loop."""
-    with RawConnection(server) as wire:
+    with RawConnection(server) as connection:
         # The server ends what is late after it has looked at all connections, so before it answers for the second time.
-        assert [wire.exchange(LIVEZ).status for _ in range(2)] == [200, 200]
+        assert [connection.exchange(LIVEZ).status for _ in range(2)] == [200, 200]
 
 
 def drip(timed: Timed, *each: tuple[RawConnection, bytes]) -> list[float]:
     """Sends each its piece every tenth of a second until the server says something there; after how many seconds that was."""
     began, took = timed.clock.now(), {}
     for _ in range(300):
-        for wire, piece in each:
-            if wire not in took and wire.readable():
-                took[wire] = timed.clock.now() - began
-            elif wire not in took:
-                wire.send(piece)
+        for connection, piece in each:
+            if connection not in took and connection.readable():
+                took[connection] = timed.clock.now() - began
+            elif connection not in took:
+                connection.send(piece)
         if len(took) == len(each):
             break
         timed.advance(0.1)
-    return [took[wire] for wire, _ in each]
+    return [took[connection] for connection, _ in each]
 
 
 def test_a_request_that_drips_gets_408_however_steadily_it_drips(slow_time):
     with ExitStack() as stack:
-        wires = {part: stack.enter_context(slow_time.wire()).send(start) for part, (start, _) in SLOW.items()}
-        took = drip(slow_time, *((wire, SLOW[part][1]) for part, wire in wires.items()))
+        connections = {part: stack.enter_context(slow_time.wire()).send(start) for part, (start, _) in SLOW.items()}
+        took = drip(slow_time, *((connection, SLOW[part][1]) for part, connection in connections.items()))
         # Never before its time, and soon after it: the server looks for what is late four times a second.
         for part, seconds in zip(SLOW, took, strict=True):
             due = 1.5 if part.startswith(("body", "chunk", "trailer")) else 1.0
             assert due - 0.01 < seconds < due + 0.4, part
-        for part, wire in wires.items():
-            answer = wire.receive()
-            assert (part, answer.status, answer.closes) == (part, 408, True)
-            assert answer.headers["content-type"] == "application/problem+json"
-            assert answer.json()["request_id"] == answer.headers["x-request-id"]
-            assert (part, *wire.read_to_end()) == (part, "closed", b"")
+        for part, connection in connections.items():
+            response = connection.receive()
+            assert (part, response.status, response.closes) == (part, 408, True)
+            assert response.headers["content-type"] == "application/problem+json"
+            assert response.json()["request_id"] == response.headers["x-request-id"]
+            assert (part, *connection.read_to_end()) == (part, "closed", b"")
 
 
 def test_a_second_request_that_drips_is_refused_like_a_first(slow_time):
-    with slow_time.wire() as wire:
-        assert wire.exchange(LIVEZ).status == 200
-        drip(slow_time, (wire.send(b"GET /livez"), b"a"))
-        assert wire.receive().status == 408
+    with slow_time.wire() as connection:
+        assert connection.exchange(LIVEZ).status == 200
+        drip(slow_time, (connection.send(b"GET /livez"), b"a"))
+        assert connection.receive().status == 408
 
 
 def test_a_client_that_drips_on_after_its_408_is_cut_off(slow_time):
-    with slow_time.wire() as wire:
-        drip(slow_time, (wire, b"A"))
+    with slow_time.wire() as connection:
+        drip(slow_time, (connection, b"A"))
 
         def cut() -> bool:
             slow_time.advance(0.1)
-            return fails(wire, b"A")
+            return fails(connection, b"A")
 
         wait_until(cut, "a connection that takes no more")
 
 
 def test_a_refused_body_that_drips_on_is_cut_off_at_the_time_of_any_other(slow_time):
-    with slow_time.wire() as wire:
-        assert wire.exchange(SLOW["body"][0].replace(b"Content-Length: 9", b"Content-Length: 99999")).status == 413
+    with slow_time.wire() as connection:
+        assert connection.exchange(SLOW["body"][0].replace(b"Content-Length: 9", b"Content-Length: 99999")).status == 413
 
         def cut() -> bool:
             slow_time.advance(0.1)
-            return fails(wire, b" ")
+            return fails(connection, b" ")
 
         wait_until(cut, "a connection that takes no more")
 
 
-def fails(wire: RawConnection, piece: bytes) -> bool:
+def fails(connection: RawConnection, piece: bytes) -> bool:
     try:
-        wire.send(piece)
+        connection.send(piece)
     except OSError:
         return True
     return False
@@ -150,34 +150,34 @@ def fails(wire: RawConnection, piece: bytes) -> bool:
 
 @pytest.mark.parametrize("asked", [False, True], ids=["new", "idle"])
 def test_a_connection_that_says_nothing_is_closed_without_a_word(slow_time, asked):
-    with slow_time.wire() as wire:
-        assert not asked or not wire.exchange(LIVEZ).closes
+    with slow_time.wire() as connection:
+        assert not asked or not connection.exchange(LIVEZ).closes
         slow_time.advance(0.9)
-        assert not wire.readable()
+        assert not connection.readable()
         slow_time.advance(0.4)
-        assert wire.read_to_end() == ("closed", b"")
+        assert connection.read_to_end() == ("closed", b"")
 
 
 def test_an_empty_line_behind_an_answer_begins_no_request_that_could_be_late(slow_time):
-    with slow_time.wire() as wire:
-        assert wire.exchange(LIVEZ).status == 200
-        wire.send(b"\r\n")
+    with slow_time.wire() as connection:
+        assert connection.exchange(LIVEZ).status == 200
+        connection.send(b"\r\n")
         slow_time.advance(0.9)
-        assert not wire.readable()
+        assert not connection.readable()
         # Closed like any connection that asks nothing more, without a 408.
         slow_time.advance(0.4)
-        assert wire.read_to_end() == ("closed", b"")
+        assert connection.read_to_end() == ("closed", b"")
 
 
 def test_by_the_true_time_a_connection_that_says_nothing_is_closed_without_a_word(run):
-    with RawConnection(run(*SHORT, constants=SHORT_TIMES, under=stderr_to("/dev/null"))) as wire:
-        assert wire.read_to_end() == ("closed", b"")
+    with RawConnection(run(*SHORT, constants=SHORT_TIMES, under=stderr_to("/dev/null"))) as connection:
+        assert connection.read_to_end() == ("closed", b"")
 
 
 def test_a_connection_that_goes_on_asking_outlives_every_deadline(slow_time):
-    with slow_time.wire() as wire:
+    with slow_time.wire() as connection:
         for _ in range(10):
-            assert wire.exchange(LABEL_REQUEST).status == 200
+            assert connection.exchange(LABEL_REQUEST).status == 200
             slow_time.advance(0.9)
 
 
@@ -185,44 +185,44 @@ def test_an_answer_of_the_thread_pool_is_waited_for_beyond_every_deadline(run, c
     server = run(*SHORT, "--deadline-ms", "0", "--threads", "1", constants=SHORT_TIMES, under=stderr_to("/dev/null"), clock=clock)
     timed = Timed(server, clock)
     with ExitStack() as stack:
-        wires = [stack.enter_context(timed.wire()) for _ in range(12)]
-        for wire in wires:
-            wire.send(LARGEST_REQUEST)
+        connections = [stack.enter_context(timed.wire()) for _ in range(12)]
+        for connection in connections:
+            connection.send(LARGEST_REQUEST)
         # Each was read to its end in no time, and none of the deadlines holds for one that was.
         timed.advance(60)
-        assert [wire.receive().status for wire in wires] == [200] * 12
+        assert [connection.receive().status for connection in connections] == [200] * 12
 
 
 def test_a_client_that_takes_no_answer_is_cut_off(slow_time):
     pid = slow_time.server.worker_pid
     before = open_socket_count(pid)
-    with slow_time.wire(receive_buffer=2048) as wire:
-        wire.send(LARGEST_REQUEST * 12)
+    with slow_time.wire(receive_buffer=2048) as connection:
+        connection.send(LARGEST_REQUEST * 12)
 
         def cut() -> bool:
             slow_time.advance(0.1)
             return open_socket_count(pid) <= before
 
         wait_until(cut, "the end of its connection")
-        how, got = wire.read_to_end()
+        how, got = connection.read_to_end()
     # What the kernel had taken in may still arrive, all of it cannot.
     assert len(got) < 12 * 760_000, how
 
 
 def test_a_client_that_reads_slowly_but_steadily_is_served_to_the_end(slow_time):
     # The rule is 16 KiB within a second, and this client takes more: kernels pass data on in large pieces.
-    with slow_time.wire(receive_buffer=16384) as wire:
-        wire.send(LARGEST_REQUEST * 6)
+    with slow_time.wire(receive_buffer=16384) as connection:
+        connection.send(LARGEST_REQUEST * 6)
         count = 0
         for _ in range(8):
-            wanted = count + 320_000
-            while count < wanted:
-                count += len(wire.socket.recv(16384))
+            expected = count + 320_000
+            while count < expected:
+                count += len(connection.socket.recv(16384))
             slow_time.advance(0.9)
         assert count < 6 * 760_000
         rest = 6 * 760_000 - count
         while rest > 0:
-            data = wire.socket.recv(1 << 20)
+            data = connection.socket.recv(1 << 20)
             assert data, f"closed with {rest} bytes to come"
             rest -= len(data)
 
@@ -239,13 +239,13 @@ class Good:
     def run(self) -> None:
         with RawConnection(self.server) as kept:
             while not self.stopping.wait(0.05):
-                for one in (
+                for item in (
                     lambda: kept.exchange(LABEL_REQUEST),
                     lambda: fetch(self.server, LABEL_REQUEST),
                     lambda: fetch(self.server, LIVEZ),
                 ):
                     try:
-                        self.statuses[one().status] += 1
+                        self.statuses[item().status] += 1
                     except (OSError, EOFError) as error:
                         self.statuses[repr(error)] += 1
 

@@ -140,14 +140,14 @@ def test_a_hang_up_before_the_server_is_ready_does_not_end_it(begun):
 
 def test_a_hang_up_during_the_drain_changes_nothing(run):
     server = run("--drain-seconds", "60")
-    with RawConnection(server) as wire:
-        wire.send(LABEL_REQUEST[:40])
+    with RawConnection(server) as connection:
+        connection.send(LABEL_REQUEST[:40])
         assert fetch(server, LIVEZ).status == 200
         pids = child_pids(server.process.pid)
         server.process.terminate()
         for _ in range(3):
             hang_up(server)
-        assert wire.exchange(LABEL_REQUEST[40:]).status == 200
+        assert connection.exchange(LABEL_REQUEST[40:]).status == 200
         assert child_pids(server.process.pid) in (pids, [])
     assert wait_for_exit(server) == 0
 
@@ -172,15 +172,15 @@ def test_sigterm_during_a_replacement_ends_all_and_cuts_nothing(run, workers):
     server = run("--workers", str(workers), "--drain-seconds", "60", under=stderr_to("/dev/null"))
     wait_until(lambda: len(serving_workers(server)) == workers, "the workers")
     old = serving_workers(server)
-    with RawConnection(server) as wire:
-        wire.send(LABEL_REQUEST[:40])
+    with RawConnection(server) as connection:
+        connection.send(LABEL_REQUEST[:40])
         assert fetch(server, LIVEZ).status == 200
         hang_up(server)
         # The worker that has the half of a request is retiring, or waits for its replacement.
         wait_until(lambda: set(serving_workers(server)) - set(old), "a replacement that serves")
         server.process.terminate()
         wait_until(lambda: refuses_connections(server), "the end of the last listener")
-        assert wire.exchange(LABEL_REQUEST[40:]).status == 200
+        assert connection.exchange(LABEL_REQUEST[40:]).status == 200
     assert wait_for_exit(server) == 0
 
 
@@ -251,8 +251,8 @@ def test_a_healthy_worker_serves_on_though_its_sibling_does_not_start_again(run,
     # Before there were three tries in two seconds, and then the end of all.
     wait_until(lambda: len(events_containing(log, "a worker does not start")) >= 3, "starts that fail")
     tries = events_containing(log, "a worker does not start")
-    assert [one["delay_seconds"] for one in tries[:3]] == [0.5, 1.0, 2.0]
-    assert [(one["failed_starts"], one["workers_serving"], one["level"]) for one in tries[:2]] == [
+    assert [item["delay_seconds"] for item in tries[:3]] == [0.5, 1.0, 2.0]
+    assert [(event["failed_starts"], event["workers_serving"], event["level"]) for event in tries[:2]] == [
         (1, 1, "error"),
         (2, 1, "error"),
     ]
@@ -274,7 +274,7 @@ def test_a_server_whose_workers_all_died_tries_until_the_model_is_good_again(run
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: len(events_containing(log, "a worker does not start")) >= 3, "starts that fail")
     assert server.process.poll() is None
-    assert [one["workers_serving"] for one in events_containing(log, "a worker does not start")[-2:]] == [0, 0]
+    assert [event["workers_serving"] for event in events_containing(log, "a worker does not start")[-2:]] == [0, 0]
     (model_copy / "label.json").write_bytes(good)
     wait_until(lambda: len(serving_workers(server)) == int(workers), "workers without a hang-up")
     assert fetch(server, LABEL_REQUEST).status == 200
@@ -321,7 +321,7 @@ def test_a_first_worker_that_is_killed_before_it_is_ready_ends_the_start_with_on
 def test_a_system_that_starts_no_process_ends_nothing_and_is_tried_again(single, lost):
     server, log = single
     old, parent = server.worker_pid, server.process.pid
-    used = [int(one) for one in os.listdir(f"/proc/{parent}/fd")]
+    used = [int(name) for name in os.listdir(f"/proc/{parent}/fd")]
     before = resource.prlimit(parent, resource.RLIMIT_NOFILE)
     # Without descriptors there is no pipe to a new worker.
     resource.prlimit(parent, resource.RLIMIT_NOFILE, (min(set(range(1000)) - set(used)), before[1]))
@@ -332,7 +332,7 @@ def test_a_system_that_starts_no_process_ends_nothing_and_is_tried_again(single,
         hang_up(server)
         wait_until(lambda: events_containing(log, "the workers are not replaced"), "the line of the log")
         assert fetch(server, LABEL_REQUEST).status == 200
-    assert {one["reason"] for one in events_containing(log, "the system starts no worker")} == {"Too many open files"}
+    assert {event["reason"] for event in events_containing(log, "the system starts no worker")} == {"Too many open files"}
     resource.prlimit(parent, resource.RLIMIT_NOFILE, before)
     hang_up(server)
     replaced(server, [old])
@@ -343,10 +343,10 @@ def test_a_system_that_starts_no_process_ends_nothing_and_is_tried_again(single,
 
 
 def zombies(pid: int) -> list[int]:
-    def state(one: int) -> str:
-        return Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[0]
+    def state(item: int) -> str:
+        return Path(f"/proc/{item}/stat").read_text().rpartition(")")[2].split()[0]
 
-    return [one for one in child_pids(pid) if state(one) == "Z"]
+    return [item for item in child_pids(pid) if state(item) == "Z"]
 
 
 ORPHAN = ("sh", "-c", 'sh -c "exit 3" & exec "$@"', "sh")

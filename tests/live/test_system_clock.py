@@ -88,9 +88,9 @@ def test_what_is_finished_is_kept_for_its_time_when_the_clock_is_set_wrong_and_r
 
 
 def test_processes_of_one_boot_share_a_clock_whenever_they_come(machine, path):
-    with closing(machine.jobs(path)) as one:
-        one.submit(BODY)
-        one.claim("dead", 1, 30)
+    with closing(machine.jobs(path)) as store:
+        store.submit(BODY)
+        store.claim("dead", 1, 30)
         machine.wall -= HOURS
         with closing(machine.jobs(path)) as other:
             machine.pass_by(29.9)

@@ -42,33 +42,35 @@ class Liar(FaultProxy):
         super().__init__(server)
 
     def forward(self, request: bytes) -> bytes:
-        answer = super().forward(request)
+        response = super().forward(request)
         for path, truth, lie in self.lies:
             if path in request.partition(b"\r\n")[0]:
-                answer = answer.replace(truth, lie)
-        return answer
+                response = response.replace(truth, lie)
+        return response
 
 
 def tour(url: str, *words: str) -> subprocess.CompletedProcess:
     return subprocess.run([ROOT / "bin/tour", url, *words], capture_output=True, text=True)
 
 
-def wrong(told: subprocess.CompletedProcess) -> dict[str, str]:
+def wrong(process: subprocess.CompletedProcess) -> dict[str, str]:
     """Which patterns are, and why, after a tour that went on to its end."""
-    assert told.returncode == 1 and f"\n{len(NAMES)}/{len(NAMES)} " in told.stdout and "Traceback" not in told.stderr, told
-    found = dict(re.findall(r"^iris_wsgi: (.*?) is wrong: (.*)$", told.stderr, re.MULTILINE))
-    assert len(found) == len(told.stderr.splitlines())
+    assert process.returncode == 1 and f"\n{len(NAMES)}/{len(NAMES)} " in process.stdout and "Traceback" not in process.stderr, (
+        process
+    )
+    found = dict(re.findall(r"^iris_wsgi: (.*?) is wrong: (.*)$", process.stderr, re.MULTILINE))
+    assert len(found) == len(process.stderr.splitlines())
     return found
 
 
 @pytest.mark.long
 def test_every_pattern_of_the_readme_is_shown_and_right(run, tmp_path):
     bundle = build_bundle(tmp_path / "bundle", MODEL)
-    told = tour(run("--edge-dir", str(bundle)).url)
-    assert (told.returncode, told.stderr) == (0, "")
-    assert re.findall(r"^(\d+)/10 (.*)$", told.stdout, re.MULTILINE) == [(str(i), name) for i, name in enumerate(NAMES, 1)]
-    assert told.stdout.count("\nright\n") == told.stdout.count("\nUse it when ") == 10 and "\x1b" not in told.stdout
-    assert "fwd=uri-miss" in told.stdout and "; hit" in told.stdout and "Location: /jobs/" in told.stdout
+    result = tour(run("--edge-dir", str(bundle)).url)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.findall(r"^(\d+)/10 (.*)$", result.stdout, re.MULTILINE) == [(str(i), name) for i, name in enumerate(NAMES, 1)]
+    assert result.stdout.count("\nright\n") == result.stdout.count("\nUse it when ") == 10 and "\x1b" not in result.stdout
+    assert "fwd=uri-miss" in result.stdout and "; hit" in result.stdout and "Location: /jobs/" in result.stdout
     # Behind them are two rows of what is no pattern by itself.
     assert [row.pattern for row in ROWS[:-2]] == NAMES
 
@@ -93,10 +95,10 @@ def test_answers_are_held_to_the_golden_rows_that_are_here(run, model_copy):
     assert [*wrong(tour(run().url, "--model-dir", str(model_copy)))] == NAMES
 
 
-def unserved(told: subprocess.CompletedProcess) -> dict[str, str]:
+def unserved(process: subprocess.CompletedProcess) -> dict[str, str]:
     """Which patterns the server does not have, and why, after a tour in which nothing was wrong."""
-    assert (told.returncode, told.stderr) == (0, ""), told
-    parts = re.split(r"^\d+/10 (.*)$", told.stdout, flags=re.MULTILINE)[1:]
+    assert (process.returncode, process.stderr) == (0, ""), process
+    parts = re.split(r"^\d+/10 (.*)$", process.stdout, flags=re.MULTILINE)[1:]
     found = dict(zip(parts[::2], parts[1::2], strict=True))
     reasons = {name: re.search(r"^not served: (.*)$", text, re.MULTILINE) for name, text in found.items()}
     assert all((reasons[name] is None) == ("\nright\n" in text) for name, text in found.items())
@@ -107,10 +109,10 @@ def unserved(told: subprocess.CompletedProcess) -> dict[str, str]:
 def test_a_server_of_another_model_is_told_in_one_line_that_names_both_and_the_way_out(run):
     for words in ((), ("--role", "web_single")):
         server = run("--model-dir", str(MODEL / "fast"), *words)
-        told = tour(server.url)
-        assert told.returncode == 1 and len(told.stderr.splitlines()) == 1
-        assert told.stderr.startswith(f"iris_wsgi: {server.url} serves the model iris_lr 1.0.0 sha256:")
-        assert f"{MODEL} holds iris_svc 1.0.0 sha256:" in told.stderr and "--model-dir names" in told.stderr
+        result = tour(server.url)
+        assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
+        assert result.stderr.startswith(f"iris_wsgi: {server.url} serves the model iris_lr 1.0.0 sha256:")
+        assert f"{MODEL} holds iris_svc 1.0.0 sha256:" in result.stderr and "--model-dir names" in result.stderr
 
 
 @pytest.mark.long
@@ -156,8 +158,8 @@ def test_a_server_of_one_role_is_right_in_what_it_serves_and_the_rest_is_told_as
 def test_jobs_that_nobody_works_on_are_wrong_and_the_worker_is_named(run, monkeypatch):
     monkeypatch.setenv("IRIS_TOKEN_FILE", "")
     server = run("--role", "sync_async", constants=NO_WAIT)
-    told = tour(server.url)
-    found = wrong(told)
+    result = tour(server.url)
+    found = wrong(result)
     assert list(found) == ["asynchronous", "sync-async"]
     assert all(why.startswith("the job is still queued; is a worker running") for why in found.values())
 
@@ -200,11 +202,11 @@ def test_a_server_that_is_something_else_is_told_in_one_line(which):
     with HTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
-        told = tour(url)
+        result = tour(url)
         server.shutdown()
     status = Other.answers[which][0]
-    assert told.returncode == 1 and "Traceback" not in told.stderr
-    assert told.stderr == (
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert result.stderr == (
         f"iris_wsgi: {url} is not an iris_wsgi server: GET /openapi.json answers {status}, and not with its title\n"
     )
 
@@ -216,21 +218,21 @@ def test_a_server_that_wants_a_token_is_told_in_one_line(run, tmp_path, monkeypa
     server = run("--token-file", str(path))
     monkeypatch.delenv("IRIS_TOKEN_FILE", raising=False)
     advice = "token: --token-file or IRIS_TOKEN_FILE names its file\n"
-    told = tour(server.url)
-    assert (told.returncode, told.stderr) == (1, f"iris_wsgi: {server.url} wants a {advice}")
+    result = tour(server.url)
+    assert (result.returncode, result.stderr) == (1, f"iris_wsgi: {server.url} wants a {advice}")
     other = tmp_path / "other"
     other.write_text("another-one-of-letters\n")
-    told = tour(server.url, "--token-file", str(other))
-    assert (told.returncode, told.stderr) == (1, f"iris_wsgi: {server.url} wants another {advice}")
+    result = tour(server.url, "--token-file", str(other))
+    assert (result.returncode, result.stderr) == (1, f"iris_wsgi: {server.url} wants another {advice}")
     assert unserved(tour(server.url, "--token-file", str(path))).keys() == {"edge AI"}
 
 
 def test_where_there_is_no_server_one_line_says_what_to_do():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    told = tour(url)
-    assert told.returncode == 1
-    assert told.stderr == (
+    result = tour(url)
+    assert result.returncode == 1
+    assert result.stderr == (
         f"iris_wsgi: no server answers at {url}: Connection refused; start one with bin/serve in another terminal, "
         "or name its URL\n"
     )
@@ -241,9 +243,9 @@ def test_it_shows_the_token_of_the_settings_to_the_server_and_to_nobody_else(run
     path = tmp_path / "tokens"
     path.write_text("first-one-of-the-file\nsecond-one-of-the-file\n")
     monkeypatch.setenv("IRIS_TOKEN_FILE", str(path))
-    told = tour(run().url)
-    assert (told.returncode, told.stderr) == (0, "")
-    assert "Bearer …" in told.stdout and "first-one" not in told.stdout
+    result = tour(run().url)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "Bearer …" in result.stdout and "first-one" not in result.stdout
     monkeypatch.setenv("IRIS_TOKEN_FILE", str(tmp_path / "none"))
     assert "IRIS_TOKEN_FILE" in tour("http://127.0.0.1:1").stderr
 

@@ -81,8 +81,8 @@ def test_the_mount_point_without_its_slash_leads_to_the_root(make_app):
     app = make_app(role="web_single")
     app.extra_environ["SCRIPT_NAME"] = "/iris"
     for send in (app.get, app.head):
-        answer = send("", headers={"Accept": "text/html"})
-        assert (answer.status_int, urljoin("http://a/iris", answer.headers["Location"])) == (308, "http://a/iris/")
+        response = send("", headers={"Accept": "text/html"})
+        assert (response.status_int, urljoin("http://a/iris", response.headers["Location"])) == (308, "http://a/iris/")
 
 
 def test_under_waitress_with_a_url_prefix_every_link_can_be_followed(tmp_path):
@@ -107,10 +107,10 @@ def free_port() -> int:
 
 def follow(url: str) -> None:
     """Hands in a job, and asks for it where the response says that it is: by the field, and by the member of the body."""
-    answer = fetched(url, ROW)
-    assert answer.status == 202
-    document = json.loads(answer.read())
-    for link in (answer.headers["Location"], document["href"]):
+    response = fetched(url, ROW)
+    assert response.status == 202
+    document = json.loads(response.read())
+    for link in (response.headers["Location"], document["href"]):
         record = json.loads(fetched(urljoin(url, link)).read())
         assert (record["id"], urljoin(url, record["href"])) == (document["id"], urljoin(url, link))
 
@@ -136,8 +136,8 @@ def test_the_field_of_a_proxy_counts_only_where_it_is_trusted(make_app):
 @pytest.mark.parametrize(("field", "prefix"), [("/a/", "/a"), ("/", ""), ("", ""), ("/a.b/~c-d_e", "/a.b/~c-d_e")])
 def test_the_field_may_end_with_a_slash_or_be_empty(make_app, field, prefix):
     app = make_app(role="asynchronous", url_prefix="forwarded")
-    answer = app.post_json("/jobs", ROW, headers={"X-Forwarded-Prefix": field})
-    assert answer.headers["Location"] == answer.json["href"] == f"{prefix}/jobs/{answer.json['id']}"
+    response = app.post_json("/jobs", ROW, headers={"X-Forwarded-Prefix": field})
+    assert response.headers["Location"] == response.json["href"] == f"{prefix}/jobs/{response.json['id']}"
 
 
 BAD = ["iris", "//evil.example", "/a//b", "/a/../b", "/..", "/.", "http://evil.example", "/a b", "/a?b", "/a#b", "/a%2Fb",
@@ -148,8 +148,8 @@ BAD = ["iris", "//evil.example", "/a//b", "/a/../b", "/..", "/.", "http://evil.e
 @pytest.mark.parametrize("field", BAD)
 def test_a_field_that_is_no_path_is_refused_before_anything_is_stored(make_app, field):
     app = make_app(role="asynchronous", url_prefix="forwarded")
-    answer = app.post_json("/jobs", ROW, headers={"X-Forwarded-Prefix": field}, status=400)
-    assert answer.json["detail"].startswith("X-Forwarded-Prefix must be a path such as /iris") and "evil" not in answer.text
+    response = app.post_json("/jobs", ROW, headers={"X-Forwarded-Prefix": field}, status=400)
+    assert response.json["detail"].startswith("X-Forwarded-Prefix must be a path such as /iris") and "evil" not in response.text
     assert app.get("/jobs").json["jobs"]["queued"] == 0
 
 
@@ -206,14 +206,14 @@ def test_behind_nginx_the_edge_page_is_found_without_its_slash_and_without_a_set
     write_bundle(tmp_path / "edge")
     server = run("--role", "web_single", "--edge-dir", str(tmp_path / "edge"))
     with nginx(tmp_path / "nginx", server.url) as url:
-        answer = fetched(f"{url}/edge")
-        assert (answer.url, answer.headers["Content-Type"]) == (f"{url}/edge/", "text/html; charset=utf-8")
+        response = fetched(f"{url}/edge")
+        assert (response.url, response.headers["Content-Type"]) == (f"{url}/edge/", "text/html; charset=utf-8")
 
 
 def test_a_server_that_trusts_nothing_ignores_the_field_on_the_wire(run):
     server = run("--role", "asynchronous")
-    answer = fetch(server, http_request("POST", "/jobs", ROW, "X-Forwarded-Prefix: /evil"))
-    assert answer.status == 202 and answer.json()["href"] == f"/jobs/{answer.json()['id']}"
+    response = fetch(server, http_request("POST", "/jobs", ROW, "X-Forwarded-Prefix: /evil"))
+    assert response.status == 202 and response.json()["href"] == f"/jobs/{response.json()['id']}"
 
 
 @pytest.mark.long
@@ -227,7 +227,7 @@ def test_behind_nginx_the_page_works_without_a_setting(run, tmp_path, role):
             assert page.text("#label") == "setosa" and f"{url}/predict/proba" in page.find("#curl").get_property("textContent")
         else:
             page.wait_until(lambda: page.find_all("#routes a"), "the routes are there")
-        places = [one.get_property("href") for one in page.find_all("main a, footer a")]
+        places = [element.get_property("href") for element in page.find_all("main a, footer a")]
         assert places and all(place.startswith(f"{url}/") for place in places)
         assert all(asked.startswith(f"{url}/") for asked in page.requested_urls()) and page.console_messages() == []
 

@@ -60,8 +60,12 @@ def test_health_metadata_configuration_and_index(ask):
     assert ask("is_model_ready", "nope") is ask("is_model_ready", "iris_svc", "2") is False
     assert {"binary_tensor_data", "classification", "statistics"} <= set(ask("get_server_metadata")["extensions"])
     metadata, config = ask("get_model_metadata", "iris_svc"), ask("get_model_config", "iris_svc", "1")
-    assert [one["name"] for one in metadata["inputs"]] == [one["name"] for one in config["input"]] == ["features"]
-    assert [one["name"] for one in metadata["outputs"]] == [one["name"] for one in config["output"]] == ["label", "probabilities"]
+    assert [input_name["name"] for input_name in metadata["inputs"]] == [item["name"] for item in config["input"]] == ["features"]
+    assert (
+        [output["name"] for output in metadata["outputs"]]
+        == [item["name"] for item in config["output"]]
+        == ["label", "probabilities"]
+    )
     assert ask("get_model_repository_index") == [{"name": "iris_svc", "version": "1", "state": "READY", "reason": ""}]
 
 
@@ -73,11 +77,11 @@ def test_the_150_rows_come_back_bit_for_bit(ask, service, into, out, version):
         None if out is None else [*probabilities(binary_data=out), triton.InferRequestedOutput("label", binary_data=not out)]
     )
     result = ask("infer", "iris_svc", features(TRAINING, into), version, outputs, request_id="7")
-    wanted = service.model.predict(TRAINING)
-    assert result.as_numpy("probabilities").tobytes() == wanted.tobytes()
-    assert result.as_numpy("label").tolist() == wanted.argmax(axis=1).tolist()
-    told = result.get_response()
-    assert (told["model_name"], told["model_version"], told["id"]) == ("iris_svc", "1", "7")
+    expected = service.model.predict(TRAINING)
+    assert result.as_numpy("probabilities").tobytes() == expected.tobytes()
+    assert result.as_numpy("label").tolist() == expected.argmax(axis=1).tolist()
+    output = result.get_response()
+    assert (output["model_name"], output["model_version"], output["id"]) == ("iris_svc", "1", "7")
     assert result.get_output("probabilities")["shape"] == [150, 3]
 
 
@@ -93,8 +97,8 @@ def test_classes_come_with_their_labels_in_order(ask, service):
     (row,) = service.model.predict(np.array([ROW], np.float32)).tolist()
     for count in (1, 3, 9):
         result = ask("infer", "iris_svc", features(np.array([ROW], np.float32)), outputs=probabilities(class_count=count))
-        wanted = [f"{row[i]!r}:{i}:{LABELS[i]}".encode() for i in sorted(range(3), key=lambda i: -row[i])[:count]]
-        assert result.as_numpy("probabilities").tolist() == [wanted]
+        expected = [f"{row[i]!r}:{i}:{LABELS[i]}".encode() for i in sorted(range(3), key=lambda i: -row[i])[:count]]
+        assert result.as_numpy("probabilities").tolist() == [expected]
 
 
 def test_reserved_parameters_and_ones_own_are_tolerated(ask):
@@ -126,9 +130,9 @@ def test_failures_arrive_as_the_clients_own_exception_with_our_message(ask, call
 
 def test_statistics_are_exact_whichever_process_answers(ask):
     def counts() -> tuple[int, int, int]:
-        (told,) = ask("get_inference_statistics", "iris_svc")["model_stats"]
-        assert ask("get_inference_statistics")["model_stats"] == [told]
-        return told["inference_count"], told["execution_count"], told["inference_stats"]["success"]["count"]
+        (result,) = ask("get_inference_statistics", "iris_svc")["model_stats"]
+        assert ask("get_inference_statistics")["model_stats"] == [result]
+        return result["inference_count"], result["execution_count"], result["inference_stats"]["success"]["count"]
 
     before = counts()
     for _ in range(20):
@@ -139,7 +143,7 @@ def test_statistics_are_exact_whichever_process_answers(ask):
 def test_requests_at_the_same_time_get_their_own_answers(server, service):
     with triton.InferenceServerClient(f"{server.host}:{server.port}", concurrency=8) as client:
         sent = [client.async_infer("iris_svc", features(TRAINING[i : i + 1])) for i in range(0, 150, 3)]
-        found = np.concatenate([one.get_result().as_numpy("probabilities") for one in sent])
+        found = np.concatenate([item.get_result().as_numpy("probabilities") for item in sent])
     assert found.tobytes() == service.model.predict(TRAINING)[::3].tobytes()
 
 
@@ -159,8 +163,8 @@ def kserve(server, method: str, path: str, body: bytes = b"", **fields: str) -> 
     if method == "POST":
         named["content-length"] = str(len(body))
     head = "".join(f"{name}: {text}\r\n" for name, text in named.items())
-    with RawConnection(server) as wire:
-        return wire.exchange(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
+    with RawConnection(server) as connection:
+        return connection.exchange(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
 
 
 def kserve_body(tensor: dict, **members) -> bytes:
@@ -184,37 +188,37 @@ def test_the_kserve_client_infers(server, service, into, out):
     if into:
         head = kserve_body({**TENSOR, "parameters": {"binary_data_size": 16}}, **members)
         fields = {"inference_header_content_length": str(len(head)), "content_type": "application/octet-stream"}
-        answer = kserve(server, "POST", "/v2/models/iris_svc/infer", head + struct.pack("<4f", *ROW), **fields)
+        response = kserve(server, "POST", "/v2/models/iris_svc/infer", head + struct.pack("<4f", *ROW), **fields)
     else:
-        answer = kserve(server, "POST", "/v2/models/iris_svc/infer", kserve_body({**TENSOR, "data": ROW}, **members))
-    length = int(answer.headers.get("inference-header-content-length", len(answer.body)))
-    told = json.loads(answer.body[:length])
-    assert (answer.status, told["model_name"], told["id"]) == (200, "iris_svc", "i")
-    label, found = told["outputs"]
-    wanted = service.model.predict(np.array([ROW], np.float32))
+        response = kserve(server, "POST", "/v2/models/iris_svc/infer", kserve_body({**TENSOR, "data": ROW}, **members))
+    length = int(response.headers.get("inference-header-content-length", len(response.body)))
+    document = json.loads(response.body[:length])
+    assert (response.status, document["model_name"], document["id"]) == (200, "iris_svc", "i")
+    label, found = document["outputs"]
+    expected = service.model.predict(np.array([ROW], np.float32))
     if out:
         at = length + label["parameters"]["binary_data_size"]
-        assert answer.body[at : at + found["parameters"]["binary_data_size"]] == wanted.tobytes()
+        assert response.body[at : at + found["parameters"]["binary_data_size"]] == expected.tobytes()
     else:
-        assert found["data"] == wanted.ravel().tolist()
+        assert found["data"] == expected.ravel().tolist()
     assert found["shape"] == [1, 3]
 
 
 def test_the_kserve_client_speaks_v1(server, service):
-    answer = kserve(server, "POST", "/v1/models/iris_svc:predict", json.dumps({"instances": [ROW]}).encode())
-    assert answer.json() == {"predictions": service.model.predict(np.array([ROW], np.float32)).tolist()}
+    response = kserve(server, "POST", "/v1/models/iris_svc:predict", json.dumps({"instances": [ROW]}).encode())
+    assert response.json() == {"predictions": service.model.predict(np.array([ROW], np.float32)).tolist()}
 
 
 @pytest.mark.parametrize("path", ["/v2/models/nope/infer", "/v2/nowhere", "/v1/models/nope:predict", "/v2/models/iris_svc/infer"])
 def test_the_kserve_client_finds_the_reason_of_a_failure(server, path):
-    answer = kserve(server, "POST", path, b"{}")
-    assert answer.status >= 400
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.json()["error"].endswith(".")
+    response = kserve(server, "POST", path, b"{}")
+    assert response.status >= 400
+    assert response.headers["content-type"] == "application/json"
+    assert response.json()["error"].endswith(".")
 
 
 def test_the_curl_line_that_the_role_prints_works(server):
     require_program("curl")
     line = server.startup_lines[-1].removeprefix("try: ")
-    told = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True).stdout
-    assert json.loads(told)["predictions"][0][0] > 0.99
+    text = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True).stdout
+    assert json.loads(text)["predictions"][0][0] > 0.99

@@ -86,19 +86,19 @@ def test_connections_that_stay_are_shared_out_among_the_workers(run, clock, at_o
 
     with ExitStack() as stack:
         for count in range(1, 21):
-            wire = stack.enter_context(RawConnection(server)).send(LIVEZ)
+            connection = stack.enter_context(RawConnection(server)).send(LIVEZ)
             if not at_once:
-                wait_until(lambda wire=wire: moves_on(wire.readable), f"answer {count}")
+                wait_until(lambda connection=connection: moves_on(connection.readable), f"answer {count}")
         wait_until(lambda: moves_on(lambda: sum(shares()) == 20), "all are accepted")
         assert min(shares()) >= 6, shares()
 
 
 def listens(pid: int, port: int) -> bool:
     """Whether a process waits for connections on the port, by its epoll."""
-    waits = {one.name for one in listeners(pid, port)}
+    waits = {listener.name for listener in listeners(pid, port)}
     with suppress(OSError):
-        for one in Path(f"/proc/{pid}/fdinfo").iterdir():
-            if any(line.split()[1] in waits for line in one.read_text().splitlines() if line.startswith("tfd:")):
+        for path in Path(f"/proc/{pid}/fdinfo").iterdir():
+            if any(line.split()[1] in waits for line in path.read_text().splitlines() if line.startswith("tfd:")):
                 return True
     return False
 
@@ -125,8 +125,8 @@ def test_a_process_that_drains_just_as_it_leaves_connections_to_others_does_not_
 
 def listeners(pid: int, port: int) -> list[Path]:
     """The descriptors of a process that are a socket listening on the port."""
-    wanted = f":{port:04X} 00000000:0000 0A"
-    inodes = {line.split()[9] for line in Path("/proc/net/tcp").read_text().splitlines() if wanted in line}
+    expected = f":{port:04X} 00000000:0000 0A"
+    inodes = {line.split()[9] for line in Path("/proc/net/tcp").read_text().splitlines() if expected in line}
     return [fd for fd in Path(f"/proc/{pid}/fd").iterdir() if os.readlink(fd)[8:-1] in inodes]
 
 
@@ -145,8 +145,8 @@ def test_metrics_are_exact_whichever_worker_tells_them(run):
     with LoadGenerator(server, 4, 8, [LABEL_REQUEST, LABEL_REQUEST, LABEL_REQUEST, POOLED_REQUEST]) as load:
         wait_until(lambda: load.responses >= 600, "answers")
     with ExitStack() as stack:
-        wires = [stack.enter_context(RawConnection(server)) for _ in range(40)]
-        assert [wire.exchange(LIVEZ).status for wire in wires] == [200] * 40
+        connections = [stack.enter_context(RawConnection(server)) for _ in range(40)]
+        assert [connection.exchange(LIVEZ).status for connection in connections] == [200] * 40
     assert load.lost == []
     labels, batches = set(), set()
     for turn in range(20):
@@ -177,8 +177,8 @@ def test_memory_descriptors_and_time_are_those_of_all_processes(shared):
 def test_counters_survive_the_killing_of_a_worker_and_never_go_back(pair):
     server, _ = pair
     with ExitStack() as stack:
-        wires = [stack.enter_context(RawConnection(server)) for _ in range(40)]
-        assert [wire.exchange(LABEL_REQUEST).status for wire in wires] == [200] * 40
+        connections = [stack.enter_context(RawConnection(server)) for _ in range(40)]
+        assert [connection.exchange(LABEL_REQUEST).status for connection in connections] == [200] * 40
     spent = metric_sum(fetch(server, METRICS).body.decode(), "process_cpu_seconds_total")
     for _ in range(2):
         pids = wait_for_two_workers(server)
@@ -198,10 +198,13 @@ def test_what_a_killed_worker_was_doing_is_not_in_flight_for_ever(pair):
     wait_until(lambda: not set(serving_workers(server)) & set(pids) and len(serving_workers(server)) == 2, "two new workers")
     for pid in wait_for_two_workers(server):
         with ExitStack() as stack:
-            wires = [stack.enter_context(RawConnection(server)).send(LARGEST_REQUEST) for _ in range(20)]
+            connections = [stack.enter_context(RawConnection(server)).send(LARGEST_REQUEST) for _ in range(20)]
             wait_until(lambda: in_flight(server) >= 3, "busy workers")
             os.kill(pid, signal.SIGKILL)
-            wait_until(lambda wires=wires: all(wire.readable() for wire in wires), "answers of one, and the end of the other")
+            wait_until(
+                lambda connections=connections: all(connection.readable() for connection in connections),
+                "answers of one, and the end of the other",
+            )
         wait_until(lambda gone=pid: gone not in wait_for_two_workers(server), "another in its place")
     wait_until(lambda: in_flight(server) == 1, "nothing in flight but the question itself")
 
@@ -264,8 +267,8 @@ def test_a_stopped_worker_does_not_stop_the_others(pair):
     os.kill(pids[0], signal.SIGSTOP)
     try:
         with ExitStack() as stack:
-            wires = [stack.enter_context(RawConnection(server)).send(LABEL_REQUEST) for _ in range(20)]
-            assert {wire.receive().status for wire in wires} == {200}
+            connections = [stack.enter_context(RawConnection(server)).send(LABEL_REQUEST) for _ in range(20)]
+            assert {connection.receive().status for connection in connections} == {200}
     finally:
         os.kill(pids[0], signal.SIGCONT)
 
@@ -337,17 +340,17 @@ def test_there_is_always_a_ready_worker_during_a_replacement(pair):
 
 
 def test_a_worker_too_many_is_retired_though_the_one_it_was_to_replace_is_gone(monkeypatch):
-    told = []
-    monkeypatch.setattr(os, "kill", lambda pid, number: told.append((pid, number)))
+    result = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: result.append((pid, number)))
     supervisor = Supervisor(Settings(), None, 2, lambda info: None)
     for pid in (11, 12, 13):
         supervisor.workers[pid] = WorkerProcess(pid, pid - 11, -1)
         supervisor.workers[pid].ready = True
     supervisor.announced = True
     supervisor.reconcile()
-    assert told == [(11, RETIRE)] and supervisor.workers[11].retiring
+    assert result == [(11, RETIRE)] and supervisor.workers[11].retiring
     supervisor.reconcile()
-    assert len(told) == 1
+    assert len(result) == 1
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -356,14 +359,14 @@ def test_a_worker_that_died_before_its_parent_heard_that_it_was_ready_was_ready(
         os.write(tells, b'["127.0.0.1", 1, "model", "passed", [1.0]]\n')
         os._exit(9)
 
-    told = []
+    result = []
     monkeypatch.setattr(Supervisor, "work", work)
-    supervisor = Supervisor(Settings(), None, 2, told.append)
+    supervisor = Supervisor(Settings(), None, 2, result.append)
     supervisor.start()
     (worker,) = supervisor.workers.values()
     os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
     supervisor.reap()
-    assert worker.ready and told and not supervisor.stopping and not supervisor.workers and worker.ready_fd == -1
+    assert worker.ready and result and not supervisor.stopping and not supervisor.workers and worker.ready_fd == -1
 
 
 @pytest.mark.long
@@ -436,14 +439,14 @@ def test_a_log_that_is_read_slowly_holds_up_no_worker(run):
     server = run(*TWO, **NO_COVERAGE)
     pids = wait_for_two_workers(server)
     with ExitStack() as stack:
-        wires = [stack.enter_context(RawConnection(server, timeout=120)) for _ in range(24)]
-        for wire in wires:
-            wire.send(LIVEZ * 100)
-            assert {wire.receive().status for _ in range(100)} == {200}
+        connections = [stack.enter_context(RawConnection(server, timeout=120)) for _ in range(24)]
+        for connection in connections:
+            connection.send(LIVEZ * 100)
+            assert {connection.receive().status for _ in range(100)} == {200}
         # The pipe is full now. With each page that is read there is room for one of the two workers, and both want it.
         for _ in range(600):
             os.read(server.process.stderr.fileno(), 4096)
-            for wire in wires:
-                wire.send(LIVEZ)
-            assert {wire.receive().status for wire in wires} == {200}
+            for connection in connections:
+                connection.send(LIVEZ)
+            assert {connection.receive().status for connection in connections} == {200}
     assert set(serving_workers(server)) == set(pids)

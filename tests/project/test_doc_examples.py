@@ -25,24 +25,24 @@ from server_process import ServerProcess
 
 from iris_wsgi.settings import Settings, flag_of, name_of
 
-FENCES_OF_README = [one for one in FENCES if one.document == ROOT / "README.md"]
+FENCES_OF_README = [fence for fence in FENCES if fence.document == ROOT / "README.md"]
 HERE = commands_for("here")
-PYTHON = [one for one in FENCES if one.language == "python"]
+PYTHON = [fence for fence in FENCES if fence.language == "python"]
 # What a line begins with that somebody could type.
 TYPED = r"^\s*(\$ |\w+=\S+ \S|bin/|curl |docker |export |git |kubectl |minikube |pip |podman |python\S* )"
 
 
 def test_every_fence_has_a_language_and_no_command_stands_in_another_one():
-    assert {one.language for one in FENCES} <= LANGUAGES
-    for one in FENCES:
-        if one.language not in ("sh", "python"):
-            assert not re.search(TYPED, one.text, re.MULTILINE), one
+    assert {fence.language for fence in FENCES} <= LANGUAGES
+    for fence in FENCES:
+        if fence.language not in ("sh", "python"):
+            assert not re.search(TYPED, fence.text, re.MULTILINE), fence
 
 
 def test_what_is_not_run_here_has_a_reason_that_is_still_needed():
     for place in OTHER_PLACES:
         assert commands_for(place), f"no command is left for {place}"
-    assert {one.document.name for one in commands_for("first")} == {"README.md", "README.ja.md"}
+    assert {fence.document.name for fence in commands_for("first")} == {"README.md", "README.ja.md"}
     assert "bin/test\n" in (ROOT / ".ci/run").read_text()
 
 
@@ -65,20 +65,20 @@ def as_in_the_readme(tmp_path_factory) -> Iterator[ServerProcess]:
     server.stop()
 
 
-@pytest.mark.parametrize("one", HERE, ids=[f"{one.document.name} {one.text.strip()[:60]}" for one in HERE])
-def test_every_command_works_and_answers_as_shown(as_in_the_readme, one, tmp_path):
+@pytest.mark.parametrize("item", HERE, ids=[f"{item.document.name} {item.text.strip()[:60]}" for item in HERE])
+def test_every_command_works_and_answers_as_shown(as_in_the_readme, item, tmp_path):
     require_program("curl")
-    told = run_command(["sh", "-ec", with_test_server(one.text, as_in_the_readme.port, tmp_path)], tmp_path)
-    if one.kind == "json":
-        assert same(json.loads(told), json.loads(one.output)), told
+    text = run_command(["sh", "-ec", with_test_server(item.text, as_in_the_readme.port, tmp_path)], tmp_path)
+    if item.kind == "json":
+        assert same(json.loads(text), json.loads(item.output)), text
     else:
-        assert matches_shown(told, one.output) if one.output else told, told
+        assert matches_shown(text, item.output) if item.output else text, text
 
 
-@pytest.mark.parametrize("one", PYTHON, ids=[one.document.name for one in PYTHON])
-def test_every_example_in_python_works_and_prints_what_is_shown(as_in_the_readme, one, tmp_path):
-    told = run_command([sys.executable, "-c", with_test_server(one.text, as_in_the_readme.port, tmp_path)], tmp_path)
-    assert matches_shown(told, one.output), told
+@pytest.mark.parametrize("item", PYTHON, ids=[item.document.name for item in PYTHON])
+def test_every_example_in_python_works_and_prints_what_is_shown(as_in_the_readme, item, tmp_path):
+    text = run_command([sys.executable, "-c", with_test_server(item.text, as_in_the_readme.port, tmp_path)], tmp_path)
+    assert matches_shown(text, item.output), text
 
 
 def same(a, b) -> bool:
@@ -99,8 +99,8 @@ def test_an_answer_that_is_not_the_one_shown_is_found():
 
 def test_the_readme_table_of_settings_is_the_table_of_settings():
     rows = [
-        f"| `{name_of(one.name)}` | `{flag_of(one.name)}` | `{one.default}` | {one.metadata['help']} |"
-        for one in fields(Settings)
+        f"| `{name_of(field.name)}` | `{flag_of(field.name)}` | `{field.default}` | {field.metadata['help']} |"
+        for field in fields(Settings)
     ]
     assert re.findall(r"^\| `IRIS_.*$", README, re.MULTILINE) == rows
 
@@ -148,7 +148,7 @@ def test_every_link_leads_somewhere(document):
         assert target.exists(), link
         if anchor:
             headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
-            assert anchor in {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}, link
+            assert anchor in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}, link
 
 
 @pytest.mark.parametrize("name", ["serve", "test", "check", "train", "bench", "batch", "edge", "image", "setup"])

@@ -95,8 +95,8 @@ class Container:
         return json.loads(self.curl(job["href"], None, "Prefer: wait=20"))
 
     def logs(self) -> str:
-        told = self.run("logs", self.name)
-        return told.stdout + told.stderr
+        result = self.run("logs", self.name)
+        return result.stdout + result.stderr
 
     def wait_until(self, happened: Callable[[], object]) -> None:
         wait_until(happened, f"what {self.name} is to do; its log: {self.logs()}")
@@ -197,9 +197,9 @@ def test_sigterm_finishes_what_is_under_way_and_exits_0(container):
         assert client.recv(65536).startswith(b"HTTP/1.1 100 ")
         os.kill(server.pid, signal.SIGTERM)
         client.sendall(body)
-        answer = client.makefile("rb").read()
-    assert answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b'{"prediction":"setosa"}')
-    assert b"\r\nConnection: close\r\n" in answer
+        response = client.makefile("rb").read()
+    assert response.startswith(b"HTTP/1.1 200 ") and response.endswith(b'{"prediction":"setosa"}')
+    assert b"\r\nConnection: close\r\n" in response
     assert server.ended() == 0
 
 
@@ -216,11 +216,11 @@ def test_a_changed_byte_in_the_model_stops_the_start_with_one_line(runner, tmp_p
     changed = tmp_path / name
     changed.write_bytes(content)
     changed.chmod(0o644)
-    told = command(runner, "serve", flags=("--network", "none", "--volume", f"{changed}:/model/{name}:ro"))
-    assert told.returncode == 1
+    result = command(runner, "serve", flags=("--network", "none", "--volume", f"{changed}:/model/{name}:ro"))
+    assert result.returncode == 1
     assert (
-        [line for line in told.stderr.splitlines() if "iris_wsgi: " in line]
-        == [line for line in told.stderr.splitlines() if f"/model/{name} has the SHA-256" in line]
+        [line for line in result.stderr.splitlines() if "iris_wsgi: " in line]
+        == [line for line in result.stderr.splitlines() if f"/model/{name} has the SHA-256" in line]
         != []
     )
 
@@ -243,8 +243,8 @@ def test_the_health_check_tells_a_server_that_hangs_from_one_that_works(containe
 def test_a_plain_run_with_a_published_port_needs_no_further_flag(container):
     require_program("curl")
     container(flags=("--publish", "127.0.0.1:18001:8000")).serves()
-    told = subprocess.run(["curl", "-sS", "http://127.0.0.1:18001/health"], capture_output=True, check=True)
-    assert json.loads(told.stdout) == {"health": "ok"}
+    result = subprocess.run(["curl", "-sS", "http://127.0.0.1:18001/health"], capture_output=True, check=True)
+    assert json.loads(result.stdout) == {"health": "ok"}
 
 
 def test_the_image_says_what_it_is_and_how_it_runs(image):
@@ -301,8 +301,8 @@ def test_full_has_the_packages_of_the_other_roles_and_little_more(runner, image,
         "import redis, psycopg, ssl; assert psycopg.pq.__impl__ == 'binary'; "
         "redis.Redis(ssl=True); ssl.create_default_context(); print('ok')"
     )
-    told = command(runner, "-I", "-c", code, flags=("--entrypoint", "/usr/bin/python3.13"), image=full)
-    assert told.stdout == "ok\n", told.stderr
+    result = command(runner, "-I", "-c", code, flags=("--entrypoint", "/usr/bin/python3.13"), image=full)
+    assert result.stdout == "ok\n", result.stderr
     assert command(runner, "verify", image=full).returncode == 0
     more = archive.read(runner, full)
     assert more.bytes - image.bytes <= 15e6
@@ -333,11 +333,11 @@ def test_all_roles_work_on_embedded_stores_within_the_limits_of_a_cluster(contai
     record = server.finished(json.loads(server.curl("/jobs", {"data": rows})))
     assert (record["status"], record["result"]["labels"]) == ("succeeded", list(POINTS))
     for label, row in POINTS.items():
-        told = json.loads(server.curl("/predict/hybrid", {"data": [row]}))
-        assert (told["provisional"]["model"]["name"], told["degraded"]) == ("iris_lr", False)
-        record = server.finished(told["final"])
+        document = json.loads(server.curl("/predict/hybrid", {"data": [row]}))
+        assert (document["provisional"]["model"]["name"], document["degraded"]) == ("iris_lr", False)
+        record = server.finished(document["final"])
         assert (record["result"]["labels"], record["model"]["name"]) == ([label], "iris_svc")
-        assert record["agrees"] == (told["provisional"]["label"] == label)
+        assert record["agrees"] == (document["provisional"]["label"] == label)
     server.run("stop", "--time", "30", server.name)
     assert server.ended() == 0
 
@@ -347,11 +347,11 @@ def test_the_tour_of_all_patterns_goes_right_inside_of_a_container_and_from_one_
     server = container(flags=(*HARD, *memory, "--network", "none", *state, "--env", "IRIS_ROLE=all")).serves()
     inside = server.run("exec", server.name, "/usr/bin/python3.13", "-I", "-m", "iris_wsgi", "tour")
     beside = command(runner, "tour", "http://127.0.0.1:8000", flags=("--network", f"container:{server.name}"))
-    for told in (inside, beside):
-        assert (told.returncode, told.stdout.count("\nright\n")) == (0, 9), told.stdout + told.stderr
+    for process in (inside, beside):
+        assert (process.returncode, process.stdout.count("\nright\n")) == (0, 9), process.stdout + process.stderr
         # This image has no bundle for browsers, and the target edge has one.
-        assert "not served: the command answers as it should, and there is no page at /edge/" in told.stdout
-        assert "$ python3 -m iris_wsgi edge predict" in told.stdout
+        assert "not served: the command answers as it should, and there is no page at /edge/" in process.stdout
+        assert "$ python3 -m iris_wsgi edge predict" in process.stdout
 
 
 def test_a_volume_for_the_stores_needs_no_preparation_and_outlives_its_containers(runner, container):
@@ -359,9 +359,9 @@ def test_a_volume_for_the_stores_needs_no_preparation_and_outlives_its_container
     flags = (*HARD, *SMALL, "--network", "none", "--volume", f"{volume}:/state", "--env")
     used = []
 
-    def killed(one: Container) -> None:
-        os.kill(one.pid, signal.SIGKILL)
-        one.ended()
+    def killed(item: Container) -> None:
+        os.kill(item.pid, signal.SIGKILL)
+        item.ended()
 
     try:
         used.append(jobs := container(flags=(*flags, "IRIS_ROLE=asynchronous")).serves())
@@ -371,14 +371,14 @@ def test_a_volume_for_the_stores_needs_no_preparation_and_outlives_its_container
         assert json.loads(items.curl("/items/0000")) == {"id": "0000", "version": 1, "data": [POINTS["setosa"]]}
         assert "; hit" in items.cache_status("/items/0000")
         written = items.put("/items/0000", {"data": [POINTS["virginica"]]})
-        told = items.curl("/items/0000/prediction")
-        assert (json.loads(told)["version"], json.loads(told)["label"]) == (2, "virginica")
+        result = items.curl("/items/0000/prediction")
+        assert (json.loads(result)["version"], json.loads(result)["label"]) == (2, "virginica")
         killed(items)
         used.append(server := container(flags=(*flags, "IRIS_ROLE=all")).serves())
         assert server.finished(job)["result"]["labels"] == ["setosa"]
-        assert (server.curl("/items/0000"), server.curl("/items/0000/prediction")) == (written, told)
-        for one in used:
-            subprocess.run([runner, "rm", "--force", one.name], capture_output=True)
+        assert (server.curl("/items/0000"), server.curl("/items/0000/prediction")) == (written, result)
+        for item in used:
+            subprocess.run([runner, "rm", "--force", item.name], capture_output=True)
     finally:
         subprocess.run([runner, "volume", "rm", "--force", volume], capture_output=True)
 
@@ -436,10 +436,10 @@ def test_a_container_of_the_prediction_cache_answers_from_its_memory(container):
 def test_two_caches_in_two_containers_share_a_redis_and_answer_as_before_when_that_is_killed(container, full, state, tmp_path):
     url = "redis://:secret@127.0.0.1:6379/0"
     hard = (*HARD, *SMALL, "--env", f"IRIS_CACHE_REDIS_URL={url}", "--env")
-    one = container(flags=(*hard, "IRIS_ROLE=prediction_cache", "--network", "none"), image=full).serves()
-    redis = redis_of_the_manifests(one, tmp_path)
+    output = container(flags=(*hard, "IRIS_ROLE=prediction_cache", "--network", "none"), image=full).serves()
+    redis = redis_of_the_manifests(output, tmp_path)
     try:
-        place = ("--network", f"container:{one.name}", "--env", "IRIS_PORT=8001", *state)
+        place = ("--network", f"container:{output.name}", "--env", "IRIS_PORT=8001", *state)
         settings = ("--env", "IRIS_CACHE=on")
         items = container(flags=(*hard, "IRIS_ROLE=data_cache", *place, *settings), image=full).serves()
 
@@ -452,21 +452,21 @@ def test_two_caches_in_two_containers_share_a_redis_and_answer_as_before_when_th
             row = [float(number), 3.0, 4.0, 1.0]
             items.put(f"/items/i{number}", {"data": [row]}, 8001)
             in_redis = "detail=redis" in items.cache_status(f"/items/i{number}", port=8001)
-            told, status = item(f"i{number}"), one.cache_status("/predict", {"data": [row]})
-            assert json.loads(one.curl("/predict", {"data": [row]}))["prediction"] == told["probabilities"]
+            result, status = item(f"i{number}"), output.cache_status("/predict", {"data": [row]})
+            assert json.loads(output.curl("/predict", {"data": [row]}))["prediction"] == result["probabilities"]
             return in_redis and status == "iris_wsgi_shared; hit, iris_wsgi; fwd=miss; stored"
 
         numbers = count(1)
-        one.wait_until(shared)
+        output.wait_until(shared)
         redis.kill()
         redis.wait()
         for i, (label, row) in enumerate(POINTS.items()):
-            assert one.cache_status("/predict/label", {"data": [row]}) == "iris_wsgi; fwd=miss; stored"
-            assert json.loads(one.curl("/predict/label", {"data": [row]})) == {"prediction": label}
+            assert output.cache_status("/predict/label", {"data": [row]}) == "iris_wsgi; fwd=miss; stored"
+            assert json.loads(output.curl("/predict/label", {"data": [row]})) == {"prediction": label}
             items.put(f"/items/p{i}", {"data": [row]}, 8001)
             assert item(f"p{i}")["label"] == label
         assert not shared()
-        assert json.loads(one.curl("/cache"))["shared_failures"] > 0
+        assert json.loads(output.curl("/cache"))["shared_failures"] > 0
     finally:
         redis.kill()
         redis.wait()
@@ -474,10 +474,10 @@ def test_two_caches_in_two_containers_share_a_redis_and_answer_as_before_when_th
 
 def shard_of_the_manifests(index: int) -> tuple[list[str], tuple[str, ...]]:
     """What the Indexed Job tells the pod of that index, and flags for half of the memory and the CPU that this one may have."""
-    (told,) = yaml.safe_load((ROOT / "manifests/batch/file.yml").read_text())["spec"]["template"]["spec"]["containers"]
-    limits = told["resources"]["limits"]
+    (result,) = yaml.safe_load((ROOT / "manifests/batch/file.yml").read_text())["spec"]["template"]["spec"]["containers"]
+    limits = result["resources"]["limits"]
     memory = f"{int(limits['memory'].removesuffix('Mi')) // 2}m"
-    words = [word.replace("$(JOB_COMPLETION_INDEX)", str(index)) for word in told["args"]]
+    words = [word.replace("$(JOB_COMPLETION_INDEX)", str(index)) for word in result["args"]]
     return words, (*HARD, "--memory", memory, "--memory-swap", memory, "--cpus", limits["cpu"], "--network", "none")
 
 
@@ -503,27 +503,27 @@ def test_shards_of_a_file_in_containers_are_all_of_its_rows_once_though_one_is_s
     def ended_on_its_way(number: int) -> Container:
         """Slowly, and by a signal without the engine's own delay, so that it is not at its end before."""
         before = at()
-        one = started(0, "--cpus", "0.2")
-        pid = one.pid
-        one.wait_until(lambda: at() > before)
+        item = started(0, "--cpus", "0.2")
+        pid = item.pid
+        item.wait_until(lambda: at() > before)
         os.kill(pid, number)
-        one.ended()
+        item.ended()
         assert not output.exists()
-        return one
+        return item
 
     stopped = ended_on_its_way(signal.SIGTERM)
     assert stopped.ended() == 4 and "the same command resumes the run" in stopped.logs()
     assert ended_on_its_way(signal.SIGKILL).ended() == 137
-    assert [one.ended() for one in (started(0), *others)] == [0, 0, 0, 0]
+    assert [other.ended() for other in (started(0), *others)] == [0, 0, 0, 0]
     found = {}
     for index in range(4):
         path = folder / f"out-{index}.csv"
-        header, *answers = path.read_text().splitlines()
+        header, *responses = path.read_text().splitlines()
         assert header.startswith("id,label,")
         if os.geteuid() == 0:
             assert (path.stat().st_uid, path.stat().st_gid, path.stat().st_mode & 0o777) == (65532, 65532, 0o644)
-        assert answers and not found.keys() & {line.split(",")[0] for line in answers}
-        found |= {line.split(",")[0]: line.split(",")[1] for line in answers}
+        assert responses and not found.keys() & {line.split(",")[0] for line in responses}
+        found |= {line.split(",")[0]: line.split(",")[1] for line in responses}
     assert found == {f"r{i}": list(POINTS)[i % 3] for i in range(400_000)}
     again = started(0)
     assert again.ended() == 0 and "nothing to do" in again.logs()
@@ -554,11 +554,11 @@ def test_the_bundle_is_served_within_the_limits_of_a_pod_and_taken_from_there_by
         path.chmod(0o777)
     disk = ("--volume", f"{state}:/state")
     update = ("edge", "update", "http://127.0.0.1:8000/edge/")
-    told = command(runner, *update, flags=("--network", f"container:{server.name}", *disk))
-    assert told.returncode == 0 and "34 golden rows answered" in told.stdout, told.stderr
+    result = command(runner, *update, flags=("--network", f"container:{server.name}", *disk))
+    assert result.returncode == 0 and "34 golden rows answered" in result.stdout, result.stderr
     for label, row in POINTS.items():
-        told = command(runner, "edge", "predict", *map(str, row), flags=("--network", "none", *disk))
-        assert (told.returncode, told.stdout.split()[0]) == (0, label), told.stderr
+        result = command(runner, "edge", "predict", *map(str, row), flags=("--network", "none", *disk))
+        assert (result.returncode, result.stdout.split()[0]) == (0, label), result.stderr
     assert len(list((state / "edge/bundles").iterdir())) == 1
 
 
@@ -574,17 +574,19 @@ def test_every_command_of_the_image_runs_in_it(runner, tmp_path):
     )
 
 
-@pytest.mark.parametrize("one", commands_for("image"), ids=lambda one: f"{one.document.name} {one.text.splitlines()[0][:40]}")
-def test_the_commands_of_the_documents_that_want_an_image_or_a_package_of_npm_work(runner, one, tmp_path):
+@pytest.mark.parametrize(
+    "item", commands_for("image"), ids=lambda element: f"{element.document.name} {element.text.splitlines()[0][:40]}"
+)
+def test_the_commands_of_the_documents_that_want_an_image_or_a_package_of_npm_work(runner, item, tmp_path):
     require_program("curl")
     (port,) = free_ports(1)
     own = f"iris-wsgi-test-{os.getpid()}"
-    text = with_test_server(one.text, port, tmp_path).replace("-p 8000:", f"-p {port}:")
+    text = with_test_server(item.text, port, tmp_path).replace("-p 8000:", f"-p {port}:")
     text = re.sub(r"(--name |rm -f |-v )iris\b", rf"\1{own}", re.sub(r"^docker\b", runner, text, flags=re.MULTILINE))
     try:
         # What the builder prints comes before the answer.
-        told = run_command(["sh", "-ec", text], tmp_path, ROOT if "bin/" in text else tmp_path)
-        assert matches_shown(told, f"…{one.output}") if one.output else told, told
+        result = run_command(["sh", "-ec", text], tmp_path, ROOT if "bin/" in text else tmp_path)
+        assert matches_shown(result, f"…{item.output}") if item.output else result, result
     finally:
         for words in (("rm", "--force", own), ("volume", "rm", "--force", f"{own}-state")):
             subprocess.run([runner, *words], capture_output=True)
@@ -595,15 +597,15 @@ def test_a_model_of_ones_own_is_sealed_loaded_and_served_by_the_image(runner, co
     (own / "golden.json").unlink()
     for path in (tmp_path, own):
         path.chmod(0o777)
-    told = command(runner, "seal", "--model-dir", "/own", flags=("--network", "none", "--volume", f"{own}:/own"))
-    assert told.returncode == 0, told.stderr
-    seal = re.search(r"seal (sha256:\w+)", told.stdout)[1]
+    result = command(runner, "seal", "--model-dir", "/own", flags=("--network", "none", "--volume", f"{own}:/own"))
+    assert result.returncode == 0, result.stderr
+    seal = re.search(r"seal (sha256:\w+)", result.stdout)[1]
     into = tmp_path / "into"
     into.mkdir()
     into.chmod(0o777)
     volumes = ("--volume", f"{own}:/own:ro", "--volume", f"{into}:/into")
-    told = command(runner, "load", "/own", "/into", "--seal", seal, flags=("--network", "none", *volumes))
-    assert told.returncode == 0, told.stderr
+    result = command(runner, "load", "/own", "/into", "--seal", seal, flags=("--network", "none", *volumes))
+    assert result.returncode == 0, result.stderr
     flags = ("--network", "none", "--env", "IRIS_MODEL_DIR=/into", "--env", f"IRIS_MODEL_SEAL={seal}", *volumes)
     server = container(flags=(*HARD, *SMALL, *flags)).serves()
     assert json.loads(server.curl("/metadata"))["model"]["name"] == "iris_lr"
@@ -629,8 +631,8 @@ def test_a_model_that_answers_wrongly_or_was_damaged_cannot_become_an_image(runn
             with (context / "model" / damaged).open("a") as file:
                 file.write(" ")
         build = [sys.executable, "-B", str(context / "bin/image.d"), "--with", runner, "build", "--tag", "iris-wsgi-test:wrong"]
-        told = subprocess.run(build, capture_output=True, text=True)
-        assert told.returncode == 1 and words in told.stdout + told.stderr, told.stderr[-2000:]
+        result = subprocess.run(build, capture_output=True, text=True)
+        assert result.returncode == 1 and words in result.stdout + result.stderr, result.stderr[-2000:]
     assert subprocess.run([runner, "image", "inspect", "iris-wsgi-test:wrong"], capture_output=True).returncode != 0
 
 
@@ -674,8 +676,8 @@ def test_the_bill_of_materials_is_valid_and_complete(runner, image, tmp_path):
 
 
 def test_the_report_adds_up(runner, image):
-    told = subprocess.run([BIN, "report"], capture_output=True, text=True, check=True).stdout.splitlines()
-    sizes = {line[:28].strip(): float(line[28:36]) for line in told[2:-1]}
+    result = subprocess.run([BIN, "report"], capture_output=True, text=True, check=True).stdout.splitlines()
+    sizes = {line[:28].strip(): float(line[28:36]) for line in result[2:-1]}
     whole = sizes.pop("in all")
     assert whole == pytest.approx(image.bytes / 1e6, abs=0.01)
     assert sum(sizes.values()) == pytest.approx(whole, abs=0.1)

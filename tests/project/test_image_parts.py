@@ -29,13 +29,15 @@ BUILT = "dist/edge"
 def test_the_labels_that_a_plain_build_gives_are_those_of_this_version_and_model():
     golden = (MODEL / "golden.json").read_bytes()
     document = json.loads(golden)
-    told = dict(re.findall(r'([\w.-]+)="(.+)"', DOCKERFILE))
-    assert told["org.opencontainers.image.version"] == iris_wsgi.__version__
-    assert told["iris-wsgi.model.digest"] == f"sha256:{document['files'][document['model']]}"
-    assert told["iris-wsgi.model.seal"] == f"sha256:{sha256(golden).hexdigest()}"
-    assert f"ARG MODEL_SEAL={told['iris-wsgi.model.seal']}\n" in DOCKERFILE
+    result = dict(re.findall(r'([\w.-]+)="(.+)"', DOCKERFILE))
+    assert result["org.opencontainers.image.version"] == iris_wsgi.__version__
+    assert result["iris-wsgi.model.digest"] == f"sha256:{document['files'][document['model']]}"
+    assert result["iris-wsgi.model.seal"] == f"sha256:{sha256(golden).hexdigest()}"
+    assert f"ARG MODEL_SEAL={result['iris-wsgi.model.seal']}\n" in DOCKERFILE
     mine = container_engine.labels(ROOT)
-    assert {name: told[name] for name in mine if "revision" not in name} == {n: v for n, v in mine.items() if "revision" not in n}
+    assert {name: result[name] for name in mine if "revision" not in name} == {
+        n: v for n, v in mine.items() if "revision" not in n
+    }
 
 
 def test_every_file_that_the_dockerfile_copies_is_let_through_to_the_builder():
@@ -53,11 +55,11 @@ def test_every_file_that_the_dockerfile_copies_is_let_through_to_the_builder():
 
 def test_the_builder_gets_every_file_of_the_models_and_no_more():
     sealed = {path: json.loads(path.read_text())["files"] for path in MODEL.rglob("golden.json")}
-    wanted = {path.parent / name for path, files in sealed.items() for name in ("golden.json", *files)}
+    expected = {path.parent / name for path, files in sealed.items() for name in ("golden.json", *files)}
     assert len(sealed) == 7
     let_through = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!model")]
     matched = [path for rule in let_through for path in ROOT.glob(rule)]
-    assert {inner for path in matched for inner in (path, *path.rglob("*")) if inner.is_file()} == wanted
+    assert {inner for path in matched for inner in (path, *path.rglob("*")) if inner.is_file()} == expected
     assert "COPY model /model\n" in DOCKERFILE
 
 
@@ -119,17 +121,17 @@ def test_an_import_that_the_image_cannot_serve_is_found(tmp_path, capsys):
     (ours / "one.py").write_text("def later():\n    from .two import three\n    import csv\n")
     (root / imports.FOLDERS[0] / "json/decoder.py").write_text("import gone\n")
     assert imports.main([root, app]) == 1
-    told = capsys.readouterr().err
-    assert "ours/redis.py imports redis\n" in told
-    told = told.partition("imports tqdm\n")[2]
-    assert [line.split(" imports ")[1] for line in told.split("\n") if line] == ["gone", "csv", "ours.two"]
+    result = capsys.readouterr().err
+    assert "ours/redis.py imports redis\n" in result
+    result = result.partition("imports tqdm\n")[2]
+    assert [line.split(" imports ")[1] for line in result.split("\n") if line] == ["gone", "csv", "ours.two"]
 
 
 def test_hadolint_finds_nothing_in_the_dockerfile():
 
     for file in (ROOT / "Dockerfile", PARTS / "tutorial/Dockerfile"):
-        told = subprocess.run([require_program("hadolint"), file], capture_output=True, text=True)
-        assert (told.returncode, told.stdout) == (0, "")
+        result = subprocess.run([require_program("hadolint"), file], capture_output=True, text=True)
+        assert (result.returncode, result.stdout) == (0, "")
 
 
 def test_the_readme_shows_the_image_by_its_name_and_how_it_is_run():

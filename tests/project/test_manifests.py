@@ -59,12 +59,12 @@ from iris_wsgi.settings import Settings
 README = (MANIFESTS / "README.md").read_text()
 PATTERNS = (ROOT / "docs/patterns.md").read_text()
 # What the documents ask of a cluster.
-COMMANDS = [line for place in ("cluster", "copy") for one in commands_for(place) for line in one.text.splitlines()]
+COMMANDS = [line for place in ("cluster", "copy") for fence in commands_for(place) for line in fence.text.splitlines()]
 # A component that is off is a comment in the overlay that it can be turned on in; each is rendered there, uncommented.
 OFF = {
-    f"{name}/{Path(one).name}": (name, one)
+    f"{name}/{Path(match).name}": (name, match)
     for name in OVERLAYS
-    for one in re.findall(r"^  # - (\S+)$", (MANIFESTS / name / "kustomization.yml").read_text(), re.MULTILINE)
+    for match in re.findall(r"^  # - (\S+)$", (MANIFESTS / name / "kustomization.yml").read_text(), re.MULTILINE)
 }
 # What one of them takes the place of.
 REPLACES = {"../jobs/managed_redis": "../jobs/redis"}
@@ -134,43 +134,43 @@ def overlay_of(name: str) -> str:
 
 
 def only(objects: list[Object], kind: str) -> Object:
-    (one,) = of_kind(objects, kind)
-    return one
+    (first,) = of_kind(objects, kind)
+    return first
 
 
-def name_of(one: Object) -> tuple[str, str]:
-    return one["kind"], one["metadata"]["name"]
+def name_of(obj: Object) -> tuple[str, str]:
+    return obj["kind"], obj["metadata"]["name"]
 
 
 def jobs_of(objects: list[Object]) -> list[Object]:
     """What says how Jobs run: that of the Job itself, and what the CronJob makes Jobs of."""
-    return [one["spec"]["jobTemplate"] if one["kind"] == "CronJob" else one for one in of_kind(objects, "CronJob", "Job")]
+    return [obj["spec"]["jobTemplate"] if obj["kind"] == "CronJob" else obj for obj in of_kind(objects, "CronJob", "Job")]
 
 
 def labels_of(template: Object) -> dict[str, str]:
     return template["metadata"]["labels"]
 
 
-def selector(one: Object) -> dict[str, str]:
+def selector(obj: Object) -> dict[str, str]:
     """The labels by which an object selects pods."""
-    spec = one["spec"]
-    if one["kind"] == "Service":
+    spec = obj["spec"]
+    if obj["kind"] == "Service":
         return spec["selector"]
     return (spec.get("podSelector") or spec["selector"])["matchLabels"]
 
 
-def component(one: Object) -> str | None:
+def component(obj: Object) -> str | None:
     """What it is for; the Namespace is for all."""
-    return one["metadata"]["labels"].get("app.kubernetes.io/component")
+    return obj["metadata"]["labels"].get("app.kubernetes.io/component")
 
 
-def selects(one: Object, template: Object) -> bool:
-    return selector(one).items() <= labels_of(template).items()
+def selects(obj: Object, template: Object) -> bool:
+    return selector(obj).items() <= labels_of(template).items()
 
 
-def is_asked(one: Object) -> bool:
+def is_asked(obj: Object) -> bool:
     """Whether only servers may ask it."""
-    return component(one) in {name for _, asked in ASKING.values() for name in asked}
+    return component(obj) in {name for _, asked in ASKING.values() for name in asked}
 
 
 def picks(peer: Object, template: Object) -> bool:
@@ -179,11 +179,13 @@ def picks(peer: Object, template: Object) -> bool:
         assert peer["namespaceSelector"] == MONITORING
         return False
     assert set(peer) == {"podSelector"}
-    told, labels = peer["podSelector"], labels_of(template)
-    assert set(told) <= {"matchLabels", "matchExpressions"} and told
-    rules = told.get("matchExpressions", ())
+    result, labels = peer["podSelector"], labels_of(template)
+    assert set(result) <= {"matchLabels", "matchExpressions"} and result
+    rules = result.get("matchExpressions", ())
     assert {rule["operator"] for rule in rules} <= {"In"}
-    return told.get("matchLabels", {}).items() <= labels.items() and all(labels[rule["key"]] in rule["values"] for rule in rules)
+    return result.get("matchLabels", {}).items() <= labels.items() and all(
+        labels[rule["key"]] in rule["values"] for rule in rules
+    )
 
 
 def amount(text: str | int) -> float:
@@ -195,7 +197,7 @@ def amount(text: str | int) -> float:
 def claims(template: Object) -> list[str]:
     """The names of the disks that the pod has."""
     volumes = template["spec"].get("volumes", ())
-    return [one["persistentVolumeClaim"]["claimName"] for one in volumes if "persistentVolumeClaim" in one]
+    return [volume["persistentVolumeClaim"]["claimName"] for volume in volumes if "persistentVolumeClaim" in volume]
 
 
 def limit(container: Object, resource: str) -> float:
@@ -231,12 +233,12 @@ def benchmark(column: str) -> float:
 def test_every_object_fits_the_strict_schemas_of_three_kubernetes_versions(rendered):
     import kubernetes_validate
 
-    different = {json.dumps(one, sort_keys=True): one for objects in rendered.values() for one in objects}
+    different = {json.dumps(obj, sort_keys=True): obj for objects in rendered.values() for obj in objects}
     assert len(different) > 20
     for version in KUBERNETES:
-        for one in different.values():
+        for item in different.values():
             # The version that was used, since an unknown one is replaced by an older.
-            assert kubernetes_validate.validate(one, version, strict=True) == version
+            assert kubernetes_validate.validate(item, version, strict=True) == version
 
 
 @pytest.mark.long
@@ -258,23 +260,23 @@ def checkov(rendered, tmp_path_factory) -> Object:
     for name, objects in rendered.items():
         (folder / f"{name.replace('/', '-')}.yml").write_text(yaml.safe_dump_all(objects))
     command = [program, "-d", str(folder), "--framework", "kubernetes", "--skip-download", "--quiet", "--compact", "-o", "json"]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     try:
-        return json.loads(told.stdout)
+        return json.loads(result.stdout)
     except ValueError:
-        pytest.fail(f"checkov did not answer: {told.stdout[-500:]} {told.stderr[-500:]}")
+        pytest.fail(f"checkov did not answer: {result.stdout[-500:]} {result.stderr[-500:]}")
 
 
 def test_checkov_finds_nothing_but_the_exceptions(checkov, rendered):
-    found = {(one["check_id"], one["check_name"], one["resource"]) for one in checkov["results"]["failed_checks"]}
-    assert not [one for one in found if one[0] not in EXCEPTIONS and (one[0], one[2]) not in EXCEPTIONS_OF]
+    found = {(check["check_id"], check["check_name"], check["resource"]) for check in checkov["results"]["failed_checks"]}
+    assert not [item for item in found if item[0] not in EXCEPTIONS and (item[0], item[2]) not in EXCEPTIONS_OF]
     assert checkov["summary"]["parsing_errors"] == 0
     # It counts pods too, once more.
     assert checkov["summary"]["resource_count"] >= sum(map(len, rendered.values()))
 
 
 def test_every_exception_from_checkov_is_still_needed(checkov):
-    found = {(one["check_id"], one["resource"]) for one in checkov["results"]["failed_checks"]}
+    found = {(item["check_id"], item["resource"]) for item in checkov["results"]["failed_checks"]}
     assert set(EXCEPTIONS) <= {check for check, _ in found}
     assert set(EXCEPTIONS_OF) <= found
 
@@ -297,39 +299,44 @@ def violations(template: Object) -> set[str]:
     pod = template["spec"]
     all_containers = containers(template, "containers", "initContainers", "ephemeralContainers")
     own = pod.get("securityContext") or {}
-    theirs = [one.get("securityContext") or {} for one in all_containers]
+    theirs = [container.get("securityContext") or {} for container in all_containers]
     contexts = [own, *theirs]
-    capabilities = [one.get("capabilities") or {} for one in theirs]
-    handlers = [one.get(probe) or {} for one in all_containers for probe in ("startupProbe", "readinessProbe", "livenessProbe")]
-    handlers += [handler for one in all_containers for handler in (one.get("lifecycle") or {}).values()]
+    capabilities = [their.get("capabilities") or {} for their in theirs]
+    handlers = [
+        container.get(probe) or {}
+        for container in all_containers
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe")
+    ]
+    handlers += [handler for container in all_containers for handler in (container.get("lifecycle") or {}).values()]
     annotations = (template["metadata"].get("annotations") or {}).items()
     armor = {value for key, value in annotations if key.startswith("container.apparmor.security.beta.kubernetes.io/")}
-    linux = [one["seLinuxOptions"] for one in contexts if one.get("seLinuxOptions")]
+    linux = [context["seLinuxOptions"] for context in contexts if context.get("seLinuxOptions")]
 
     def everywhere(key: str, allowed) -> bool:
         """Set for the pod or for each container, and nowhere to anything else."""
-        told = [one.get(key) for one in contexts]
-        return all(allowed(one) for one in told if one is not None) and (told[0] is not None or None not in told)
+        result = [context.get(key) for context in contexts]
+        return all(allowed(item) for item in result if item is not None) and (result[0] is not None or None not in result)
 
     rules = {
         "host namespaces": not any(pod.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")),
-        "host process": not any((one.get("windowsOptions") or {}).get("hostProcess") for one in contexts),
-        "privileged": not any(one.get("privileged") for one in theirs),
-        "privilege escalation": all(one.get("allowPrivilegeEscalation") is False for one in theirs),
+        "host process": not any((context.get("windowsOptions") or {}).get("hostProcess") for context in contexts),
+        "privileged": not any(their.get("privileged") for their in theirs),
+        "privilege escalation": all(their.get("allowPrivilegeEscalation") is False for their in theirs),
         "capabilities": all(
-            "ALL" in one.get("drop", ()) and set(one.get("add", ())) <= {"NET_BIND_SERVICE"} for one in capabilities
+            "ALL" in capability.get("drop", ()) and set(capability.get("add", ())) <= {"NET_BIND_SERVICE"}
+            for capability in capabilities
         ),
-        "volumes": all(len(set(one) & VOLUMES) == 1 and len(one) == 2 for one in pod.get("volumes", ())),
-        "host ports": not any(port.get("hostPort") for one in all_containers for port in one.get("ports", ())),
-        "hosts of probes": not any((one.get(way) or {}).get("host") for one in handlers for way in ("httpGet", "tcpSocket")),
-        "AppArmor": all((one.get("appArmorProfile") or {}).get("type", "RuntimeDefault") in PROFILES for one in contexts)
-        and all(one in {"", "runtime/default"} or one.startswith("localhost/") for one in armor),
-        "SELinux": all(one.get("type", "") in SELINUX and not one.get("user") and not one.get("role") for one in linux),
-        "proc mount": all(one.get("procMount", "Default") == "Default" for one in theirs),
-        "seccomp": everywhere("seccompProfile", lambda one: one.get("type") in PROFILES),
-        "sysctls": {one["name"] for one in own.get("sysctls", ())} <= SYSCTLS,
-        "non-root": everywhere("runAsNonRoot", lambda one: one is True),
-        "root": not any(one.get("runAsUser") == 0 for one in contexts),
+        "volumes": all(len(set(item) & VOLUMES) == 1 and len(item) == 2 for item in pod.get("volumes", ())),
+        "host ports": not any(port.get("hostPort") for container in all_containers for port in container.get("ports", ())),
+        "hosts of probes": not any((item.get(way) or {}).get("host") for item in handlers for way in ("httpGet", "tcpSocket")),
+        "AppArmor": all((context.get("appArmorProfile") or {}).get("type", "RuntimeDefault") in PROFILES for context in contexts)
+        and all(item in {"", "runtime/default"} or item.startswith("localhost/") for item in armor),
+        "SELinux": all(item.get("type", "") in SELINUX and not item.get("user") and not item.get("role") for item in linux),
+        "proc mount": all(their.get("procMount", "Default") == "Default" for their in theirs),
+        "seccomp": everywhere("seccompProfile", lambda item: item.get("type") in PROFILES),
+        "sysctls": {item["name"] for item in own.get("sysctls", ())} <= SYSCTLS,
+        "non-root": everywhere("runAsNonRoot", lambda item: item is True),
+        "root": not any(context.get("runAsUser") == 0 for context in contexts),
     }
     return {rule for rule, kept in rules.items() if not kept}
 
@@ -435,7 +442,7 @@ def test_every_variable_in_the_manifests_is_a_setting_that_the_server_takes(obje
             assert settings_of(container, objects).host == "0.0.0.0"
         for container in containers(template, "containers"):
             # Only who is behind a Service has traffic that must turn away first.
-            served = any(selects(one, template) for one in of_kind(objects, "Service"))
+            served = any(selects(obj, template) for obj in of_kind(objects, "Service"))
             assert (settings_of(container, objects).grace_seconds > 0) == served
 
 
@@ -461,7 +468,7 @@ def test_every_probe_asks_a_route_of_the_role_on_the_port_that_it_serves(objects
     for template in our_servers(objects):
         for container in containers(template, "containers"):
             settings = settings_of(container, objects)
-            ports = {one["name"]: one["containerPort"] for one in container["ports"]}
+            ports = {port["name"]: port["containerPort"] for port in container["ports"]}
             for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
                 ask = container[kind]["httpGet"]
                 assert ports[ask["port"]] == settings.port == 8000
@@ -516,7 +523,7 @@ def test_the_cpu_limit_gives_one_worker_as_in_the_row_of_the_benchmark(objects, 
 
 def test_volumes_in_memory_leave_room_for_the_server(objects):
     for template in our_pods(objects):
-        in_memory = [one["emptyDir"]["sizeLimit"] for one in template["spec"].get("volumes", ()) if "emptyDir" in one]
+        in_memory = [item["emptyDir"]["sizeLimit"] for item in template["spec"].get("volumes", ()) if "emptyDir" in item]
         for container in containers(template):
             assert sum(map(amount, in_memory)) + 1.5 * benchmark("after load MB") * 1e6 < limit(container, "memory")
 
@@ -524,19 +531,20 @@ def test_volumes_in_memory_leave_room_for_the_server(objects):
 def test_the_autoscaler_wants_no_pod_for_idling_and_one_before_a_process_is_busy(objects):
     for hpa in of_kind(objects, "HorizontalPodAutoscaler"):
         target = hpa["spec"]["scaleTargetRef"]
-        deployment = next(one for one in of_kind(objects, target["kind"]) if one["metadata"]["name"] == target["name"])
+        deployment = next(obj for obj in of_kind(objects, target["kind"]) if obj["metadata"]["name"] == target["name"])
         assert target["apiVersion"] == deployment["apiVersion"]
         # kustomize changes the name here where it changes that of the Deployment, or of another with the same name before.
         assert hpa["metadata"]["labels"].items() <= deployment["metadata"]["labels"].items()
         (container,) = containers(deployment["spec"]["template"], "containers")
-        wanted = {
-            one["resource"]["name"]: one["resource"]["target"]["averageUtilization"] / 100 for one in hpa["spec"]["metrics"]
+        expected = {
+            metric["resource"]["name"]: metric["resource"]["target"]["averageUtilization"] / 100
+            for metric in hpa["spec"]["metrics"]
         }
-        assert set(wanted) == {"cpu", "memory"}
+        assert set(expected) == {"cpu", "memory"}
         # It scales when the share is a tenth above the target, and down again when it is a tenth below.
-        assert benchmark("after load MB") * 1e6 / request(container, "memory") < 0.9 * wanted["memory"]
-        assert wanted["memory"] < 1
-        assert 1.1 * wanted["cpu"] * request(container, "cpu") < limit(container, "cpu")
+        assert benchmark("after load MB") * 1e6 / request(container, "memory") < 0.9 * expected["memory"]
+        assert expected["memory"] < 1
+        assert 1.1 * expected["cpu"] * request(container, "cpu") < limit(container, "cpu")
         assert (hpa["spec"]["minReplicas"], hpa["spec"]["maxReplicas"]) == (2, 10)
         assert set(hpa["spec"]["behavior"]) == {"scaleUp", "scaleDown"}
 
@@ -545,18 +553,18 @@ def test_the_autoscaler_wants_no_pod_for_idling_and_one_before_a_process_is_busy
 
 
 def test_every_selector_finds_the_pods_of_the_same_render(objects):
-    for one in of_kind(objects, "Service", "PodDisruptionBudget", "NetworkPolicy"):
-        assert [template for template in pods(objects) if selects(one, template)], name_of(one)
+    for obj in of_kind(objects, "Service", "PodDisruptionBudget", "NetworkPolicy"):
+        assert [template for template in pods(objects) if selects(obj, template)], name_of(obj)
 
 
 def test_every_deployment_selects_its_own_pods_and_has_one_disruption_budget_and_a_network_policy(objects):
     for deployment in of_kind(objects, "Deployment"):
         template = deployment["spec"]["template"]
-        assert [name_of(one) for one in of_kind(objects, "Deployment") if selects(one, template)] == [name_of(deployment)]
+        assert [name_of(obj) for obj in of_kind(objects, "Deployment") if selects(obj, template)] == [name_of(deployment)]
         # The eviction of a pod that two budgets select is refused; one for the only pod would mean nothing, or block a drain.
-        budgets = [one for one in of_kind(objects, "PodDisruptionBudget") if selects(one, template)]
+        budgets = [obj for obj in of_kind(objects, "PodDisruptionBudget") if selects(obj, template)]
         assert len(budgets) == (0 if claims(template) else 1)
-        assert [one for one in of_kind(objects, "NetworkPolicy") if selects(one, template)]
+        assert [obj for obj in of_kind(objects, "NetworkPolicy") if selects(obj, template)]
     for template in our_servers(objects):
         for spread in template["spec"]["topologySpreadConstraints"]:
             assert spread["labelSelector"]["matchLabels"].items() <= labels_of(template).items()
@@ -568,7 +576,9 @@ def test_ports_have_one_number_and_one_name_from_the_node_to_the_container(objec
     for deployment in of_kind(objects, "Deployment"):
         template = deployment["spec"]["template"]
         name, number = ("http", 8000) if is_ours(template) else ("redis", 6379)
-        ports = {port["name"]: port["containerPort"] for one in containers(template, "containers") for port in one["ports"]}
+        ports = {
+            port["name"]: port["containerPort"] for container in containers(template, "containers") for port in container["ports"]
+        }
         assert ports == {name: number}
         for service in of_kind(objects, "Service"):
             if selects(service, template):
@@ -589,9 +599,9 @@ def test_prometheus_finds_every_server_and_worker_and_is_let_in(objects):
     prometheus = {"namespaceSelector": MONITORING, "podSelector": {"matchExpressions": [named]}}
     for template in our_servers(objects):
         (container,) = containers(template, "containers")
-        told = {"prometheus.io/scrape": "true", "prometheus.io/port": str(container["ports"][0]["containerPort"])}
+        result = {"prometheus.io/scrape": "true", "prometheus.io/port": str(container["ports"][0]["containerPort"])}
         assert (
-            template["metadata"]["annotations"] == told and labels_of(template)["app.kubernetes.io/part-of"] == "model-in-image"
+            template["metadata"]["annotations"] == result and labels_of(template)["app.kubernetes.io/part-of"] == "model-in-image"
         )
         for policy in of_kind(objects, "NetworkPolicy"):
             if selects(policy, template):
@@ -624,7 +634,7 @@ def test_items_are_in_the_database_of_a_secret_and_its_address_in_the_readme_is_
     (mount,) = server["volumeMounts"]
     assert authority == f"{mount['mountPath']}/ca.crt" and mount["readOnly"]
     (policy,) = of_kind(rendered["data_cache"], "NetworkPolicy")
-    assert [port["port"] for one in policy["spec"]["egress"] for port in one["ports"]] == [53, 53, 5432]
+    assert [port["port"] for item in policy["spec"]["egress"] for port in item["ports"]] == [53, 53, 5432]
 
 
 def test_the_bundle_is_served_from_where_its_image_has_it(rendered, app_of):
@@ -637,14 +647,14 @@ def test_the_bundle_is_served_from_where_its_image_has_it(rendered, app_of):
 
 
 def test_tokens_are_files_of_a_secret_whose_changes_the_servers_see(rendered, app_of):
-    renders = [name for name, (_, one) in OFF.items() if one == "../token"]
+    renders = [name for name, (_, element) in OFF.items() if element == "../token"]
     assert {overlay_of(name) for name in renders} == {"web_single", *ASKING}
     for name in renders:
         for template in our_servers(rendered[name]):
             (server,) = containers(template)
-            (volume,) = [one for one in template["spec"]["volumes"] if "secret" in one]
+            (volume,) = [element for element in template["spec"]["volumes"] if "secret" in element]
             assert volume["secret"]["secretName"] in README and "optional" not in volume["secret"]
-            (mount,) = [one for one in server["volumeMounts"] if one["name"] == volume["name"]]
+            (mount,) = [volumemount for volumemount in server["volumeMounts"] if volumemount["name"] == volume["name"]]
             (item,) = volume["secret"]["items"]
             assert mount["readOnly"] and "subPath" not in mount
             assert settings_of(server).token_file == f"{mount['mountPath']}/{item['path']}"
@@ -652,19 +662,19 @@ def test_tokens_are_files_of_a_secret_whose_changes_the_servers_see(rendered, ap
 
 
 def test_no_secret_is_in_the_manifests_but_the_sample_and_none_in_a_plain_variable_or_argument(rendered):
-    secret = {one.name for one in fields(Settings) if one.metadata["check"]["secret"]}
+    secret = {field.name for field in fields(Settings) if field.metadata["check"]["secret"]}
     assert secret == {"redis_url", "database_url", "cache_redis_url"}
     for name, objects in rendered.items():
         # The sample's says what it is.
         assert all("sample" in unquote(value) for value in secrets(objects).values()), name
-        for container in (one for template in our_pods(objects) for one in containers(template)):
-            plain = {one["name"]: one["value"] for one in container.get("env", ()) if "value" in one}
-            assert not [one for one in secret if plain.get(f"IRIS_{one.upper()}")]
+        for container in (item for template in our_pods(objects) for item in containers(template)):
+            plain = {item["name"]: item["value"] for item in container.get("env", ()) if "value" in item}
+            assert not [item for item in secret if plain.get(f"IRIS_{item.upper()}")]
             assert not re.search(r"://[^ ]*@|password|token=", " ".join([*plain.values(), *container.get("args", ())]))
 
 
 def test_replicas_are_set_only_where_nothing_scales_them(objects):
-    scaled = {one["spec"]["scaleTargetRef"]["name"] for one in of_kind(objects, "HorizontalPodAutoscaler")}
+    scaled = {obj["spec"]["scaleTargetRef"]["name"] for obj in of_kind(objects, "HorizontalPodAutoscaler")}
     for deployment in of_kind(objects, "Deployment"):
         assert ("replicas" in deployment["spec"]) != (deployment["metadata"]["name"] in scaled)
 
@@ -672,7 +682,7 @@ def test_replicas_are_set_only_where_nothing_scales_them(objects):
 def test_no_disruption_budget_can_block_the_drain_of_a_node(objects):
     for budget in of_kind(objects, "PodDisruptionBudget"):
         least = min(
-            least_pods(one, objects) for one in of_kind(objects, "Deployment") if selects(budget, one["spec"]["template"])
+            least_pods(obj, objects) for obj in of_kind(objects, "Deployment") if selects(budget, obj["spec"]["template"])
         )
         assert budget["spec"].get("minAvailable", 0) < least
         assert budget["spec"].get("maxUnavailable", 1) >= 1
@@ -691,22 +701,22 @@ def test_a_rollout_has_a_new_pod_ready_before_an_old_one_goes(objects):
 
 
 def test_labels_are_the_recommended_ones_and_agree(objects):
-    for one in objects:
-        labels = one["metadata"]["labels"]
+    for obj in objects:
+        labels = obj["metadata"]["labels"]
         assert labels["app.kubernetes.io/name"] == labels["app.kubernetes.io/part-of"] == NAMESPACE
         if "instance" in str(labels):
-            assert one["metadata"]["name"].removesuffix(f"-{labels['app.kubernetes.io/instance']}").startswith("model-in-image-")
+            assert obj["metadata"]["name"].removesuffix(f"-{labels['app.kubernetes.io/instance']}").startswith("model-in-image-")
     for deployment in of_kind(objects, "Deployment"):
         assert deployment["metadata"]["labels"] == labels_of(deployment["spec"]["template"])
-        wanted = {f"app.kubernetes.io/{key}" for key in ("name", "component", "instance")}
-        assert set(selector(deployment)) == (wanted | {"track"} if is_ours(deployment["spec"]["template"]) else wanted)
-    for one in of_kind(objects, "CronJob", "Job"):
-        assert one["metadata"]["labels"] == labels_of(template_of(one))
-    for one in of_kind(objects, "CronJob", "Job", "Pod"):
-        (policy,) = [other for other in of_kind(objects, "NetworkPolicy") if selects(other, template_of(one))]
-        assert component(policy) == component(one)
-    for one in of_kind(objects, "Service", "PodDisruptionBudget", "NetworkPolicy"):
-        assert set(selector(one)) == {f"app.kubernetes.io/{key}" for key in ("name", "component", "instance")}
+        expected = {f"app.kubernetes.io/{key}" for key in ("name", "component", "instance")}
+        assert set(selector(deployment)) == (expected | {"track"} if is_ours(deployment["spec"]["template"]) else expected)
+    for obj in of_kind(objects, "CronJob", "Job"):
+        assert obj["metadata"]["labels"] == labels_of(template_of(obj))
+    for obj in of_kind(objects, "CronJob", "Job", "Pod"):
+        (policy,) = [other for other in of_kind(objects, "NetworkPolicy") if selects(other, template_of(obj))]
+        assert component(policy) == component(obj)
+    for obj in of_kind(objects, "Service", "PodDisruptionBudget", "NetworkPolicy"):
+        assert set(selector(obj)) == {f"app.kubernetes.io/{key}" for key in ("name", "component", "instance")}
 
 
 # The files
@@ -715,7 +725,7 @@ def test_labels_are_the_recommended_ones_and_agree(objects):
 def test_the_namespace_comes_first_and_everything_is_in_it(rendered):
     for objects in rendered.values():
         assert name_of(objects[0]) == ("Namespace", NAMESPACE)
-        assert {one["metadata"]["namespace"] for one in objects[1:]} == {NAMESPACE}
+        assert {obj["metadata"]["namespace"] for obj in objects[1:]} == {NAMESPACE}
 
 
 def test_the_single_files_are_complete_in_their_documented_order():
@@ -724,21 +734,23 @@ def test_the_single_files_are_complete_in_their_documented_order():
         name: list(yaml.safe_load_all((MANIFESTS / "base" / name).read_text())) for name in KUSTOMIZATIONS["base"]["resources"]
     }
     assert list(files)[:4] == order
-    assert all(len(one) == 1 for one in files.values())
+    assert all(len(file) == 1 for file in files.values())
     assert [name_of(files[name][0]) for name in order] == [
         ("Namespace", "model-in-image"),
         ("Deployment", "model-in-image-deployment"),
         ("Service", "model-in-image-service"),
         ("HorizontalPodAutoscaler", "model-in-image-hpa"),
     ]
-    assert all(one["metadata"].get("namespace") == NAMESPACE for (one,) in files.values() if one["kind"] != "Namespace")
+    assert all(obj["metadata"].get("namespace") == NAMESPACE for (obj,) in files.values() if obj["kind"] != "Namespace")
     places = [README.index(f"`{name}`") for name in order]
     assert places == sorted(places)
 
 
 def test_every_file_belongs_to_a_kustomization():
     known = {
-        f"{name}/{file}" for name, told in KUSTOMIZATIONS.items() for file in ["kustomization.yml", *told.get("resources", ())]
+        f"{name}/{file}"
+        for name, kustomization in KUSTOMIZATIONS.items()
+        for file in ["kustomization.yml", *kustomization.get("resources", ())]
     }
     # Files for Prometheus and Grafana, and not for Kubernetes (tests/project/test_observability.py).
     assert {str(path.relative_to(MANIFESTS)) for path in MANIFESTS.rglob("*.yml") if path.parent.name != "observability"} <= known
@@ -751,10 +763,10 @@ def repeated(part: object, whole: object) -> list[object]:
     if (
         isinstance(part, list)
         and isinstance(whole, list)
-        and all(isinstance(one, dict) and "name" in one for one in part + whole)
+        and all(isinstance(item, dict) and "name" in item for item in part + whole)
     ):
-        by_name = {one["name"]: one for one in whole}
-        return [same for one in part if one["name"] in by_name for same in repeated(one, by_name[one["name"]])]
+        by_name = {item["name"]: item for item in whole}
+        return [same for item in part if item["name"] in by_name for same in repeated(item, by_name[item["name"]])]
     return [part] if part == whole else []
 
 
@@ -764,13 +776,13 @@ HOLDERS = {"jobs/redis": {"redis"}, "batch": {"batch-table", "batch-file"}, "bat
 
 def test_only_base_sample_redis_and_batch_hold_objects_and_an_overlay_only_patches_that_repeat_nothing_of_them():
     base = yaml.safe_load((MANIFESTS / "base/deployment.yml").read_text())
-    for name, told in KUSTOMIZATIONS.items():
+    for name, kustomization in KUSTOMIZATIONS.items():
         if name in HOLDERS:
-            files = [one for one in told["resources"] if not (MANIFESTS / name / one).is_dir()]
-            assert {component(yaml.safe_load((MANIFESTS / name / one).read_text())) for one in files} == HOLDERS[name]
+            files = [resource for resource in kustomization["resources"] if not (MANIFESTS / name / resource).is_dir()]
+            assert {component(yaml.safe_load((MANIFESTS / name / file).read_text())) for file in files} == HOLDERS[name]
         elif name != "base":
-            assert all((MANIFESTS / name / one / "kustomization.yml").exists() for one in told.get("resources", ()))
-        for patch in told.get("patches", ()):
+            assert all((MANIFESTS / name / item / "kustomization.yml").exists() for item in kustomization.get("resources", ()))
+        for patch in kustomization.get("patches", ()):
             assert set(patch) <= {"target", "patch", "options"}
             assert repeated(yaml.safe_load(patch["patch"]), base) == []
 
@@ -788,33 +800,39 @@ def test_the_image_is_the_one_of_the_design_or_a_later_tag_of_it(rendered):
     assert server["image"] == "model-in-image-pattern:v1.0"
     for objects in rendered.values():
         for template in pods(objects):
-            images = {one["image"] for one in containers(template)}
+            images = {container["image"] for container in containers(template)}
             assert len(images) == 1
             assert re.fullmatch(r"(model-in-image-pattern:v\d+\.\d+(-full|-edge)?|(redis|busybox):\d+\.\d+)", images.pop())
-            for one in containers(template):
+            for container in containers(template):
                 # The image without redis-py and psycopg is the smaller one.
-                settings = settings_of(one, objects) if is_ours(template) else Settings()
+                settings = settings_of(container, objects) if is_ours(template) else Settings()
                 needs_full = settings.redis_url != "" or settings.database_url.startswith("postgresql:")
-                assert one["image"].endswith("-full") == needs_full
-                assert one["image"].endswith("-edge") == bool(settings.edge_dir)
-            assert {one["imagePullPolicy"] for one in containers(template)} == {"IfNotPresent"}
+                assert container["image"].endswith("-full") == needs_full
+                assert container["image"].endswith("-edge") == bool(settings.edge_dir)
+            assert {container["imagePullPolicy"] for container in containers(template)} == {"IfNotPresent"}
 
 
 def test_every_component_is_on_or_off_in_an_overlay():
     # The list is empty where none but the one that is off could be in it.
-    on = {(MANIFESTS / name / one).resolve() for name, told in KUSTOMIZATIONS.items() for one in told.get("components") or ()}
-    off = {(MANIFESTS / overlay / one).resolve() for overlay, one in OFF.values()}
-    assert on | off == {MANIFESTS / name for name, told in KUSTOMIZATIONS.items() if told["kind"] == "Component"}
+    on = {
+        (MANIFESTS / name / item).resolve()
+        for name, kustomization in KUSTOMIZATIONS.items()
+        for item in kustomization.get("components") or ()
+    }
+    off = {(MANIFESTS / overlay / item).resolve() for overlay, item in OFF.values()}
+    assert on | off == {
+        MANIFESTS / name for name, kustomization in KUSTOMIZATIONS.items() if kustomization["kind"] == "Component"
+    }
     assert not on & off
 
 
 def test_one_overlay_of_a_role_can_be_applied_over_another(rendered):
     for name in ("synchronous", "prediction_cache", "data_cache", "edge", *JOBS, *ASKING):
-        before, after = rendered["web_single"], {name_of(one): one for one in rendered[name]}
-        assert {name_of(one) for one in before} <= set(after)
-        for one in of_kind(before, "Deployment"):
+        before, after = rendered["web_single"], {name_of(item): item for item in rendered[name]}
+        assert {name_of(item) for item in before} <= set(after)
+        for obj in of_kind(before, "Deployment"):
             # The one field of a Deployment that can never be changed.
-            assert selector(one) == selector(after[name_of(one)])
+            assert selector(obj) == selector(after[name_of(obj)])
 
 
 # Releases
@@ -823,8 +841,8 @@ def test_one_overlay_of_a_role_can_be_applied_over_another(rendered):
 def merged(*renders: list[Object]) -> list[Object]:
     """What a cluster holds after all of them were applied; they must agree where they name the same object."""
     held: dict[tuple[str, str], Object] = {}
-    for one in (one for objects in renders for one in objects):
-        assert held.setdefault(name_of(one), one) == one, f"{name_of(one)} is not the same in two overlays"
+    for item in (obj for objects in renders for obj in objects):
+        assert held.setdefault(name_of(item), item) == item, f"{name_of(item)} is not the same in two overlays"
     return list(held.values())
 
 
@@ -837,14 +855,14 @@ def releases(rendered) -> list[Object]:
 def test_releases_that_run_together_disturb_each_other_in_nothing(releases):
     assert len(of_kind(releases, "Deployment")) == 4
     test_every_deployment_selects_its_own_pods_and_has_one_disruption_budget_and_a_network_policy(releases)
-    targets = [one["spec"]["scaleTargetRef"]["name"] for one in of_kind(releases, "HorizontalPodAutoscaler")]
+    targets = [obj["spec"]["scaleTargetRef"]["name"] for obj in of_kind(releases, "HorizontalPodAutoscaler")]
     assert len(targets) == len(set(targets)) == 3
 
 
 def test_each_service_leads_to_its_own_release(releases):
     leads = {
         service["metadata"]["name"]: {
-            one["metadata"]["name"] for one in of_kind(releases, "Deployment") if selects(service, one["spec"]["template"])
+            obj["metadata"]["name"] for obj in of_kind(releases, "Deployment") if selects(service, obj["spec"]["template"])
         }
         for service in of_kind(releases, "Service")
     }
@@ -858,10 +876,10 @@ def test_each_service_leads_to_its_own_release(releases):
 @pytest.mark.parametrize("colour", ["blue", "green"])
 def test_the_switch_changes_the_selector_of_one_service_and_nothing_else(rendered, releases, colour):
     namespace, switched = rendered[f"release/to_{colour}"]
-    known = next(one for one in of_kind(releases, "Service") if name_of(one) == name_of(switched))
+    known = next(obj for obj in of_kind(releases, "Service") if name_of(obj) == name_of(switched))
     assert namespace == only(releases, "Namespace")
     assert {**switched, "spec": {**switched["spec"], "selector": None}} == {**known, "spec": {**known["spec"], "selector": None}}
-    led = [one["metadata"]["name"] for one in of_kind(releases, "Deployment") if selects(switched, one["spec"]["template"])]
+    led = [obj["metadata"]["name"] for obj in of_kind(releases, "Deployment") if selects(switched, obj["spec"]["template"])]
     assert led == [f"model-in-image-deployment-{colour}"]
 
 
@@ -879,16 +897,16 @@ def test_the_clean_up_of_a_colour_finds_all_that_is_its_own(rendered):
     short = {"hpa": "horizontalpodautoscaler", "pdb": "poddisruptionbudget"}
     for colour in ("blue", "green"):
         own = rendered[f"release/{colour}"][1:]
-        assert {one["kind"].lower() for one in own} == {short.get(kind, kind) for kind in kinds["blue"].split(",")}
-        assert {one["metadata"]["labels"]["app.kubernetes.io/instance"] for one in own} == {colour}
+        assert {obj["kind"].lower() for obj in own} == {short.get(kind, kind) for kind in kinds["blue"].split(",")}
+        assert {obj["metadata"]["labels"]["app.kubernetes.io/instance"] for obj in own} == {colour}
 
 
 def test_the_canary_is_one_pod_of_another_image_and_changes_nothing_that_runs(rendered):
-    (deployment,) = [one for one in rendered["release/canary"] if one not in rendered["web_single"]]
+    (deployment,) = [item for item in rendered["release/canary"] if item not in rendered["web_single"]]
     stable = only(rendered["web_single"], "Deployment")
     assert name_of(deployment) == ("Deployment", "model-in-image-deployment-canary")
     assert deployment["spec"]["replicas"] == 1
-    ours, theirs = (containers(one["spec"]["template"])[0] for one in (deployment, stable))
+    ours, theirs = (containers(obj["spec"]["template"])[0] for obj in (deployment, stable))
     assert ours["image"] != theirs["image"]
     assert {**ours, "image": None} == {**theirs, "image": None}
 
@@ -910,8 +928,8 @@ def with_redis(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]
 
 def of_component(objects: list[Object], name: str) -> Object:
     """The pod template of the one Deployment of a component."""
-    (one,) = [one for one in of_kind(objects, "Deployment") if component(one) == name]
-    return one["spec"]["template"]
+    (first,) = [obj for obj in of_kind(objects, "Deployment") if component(obj) == name]
+    return first["spec"]["template"]
 
 
 def redis_of(objects: list[Object]) -> tuple[Object, dict[str, str]]:
@@ -929,17 +947,17 @@ def test_overlays_with_jobs_differ_in_the_role_of_the_server_alone(rendered):
 
 def test_workers_are_the_deployment_of_the_server_but_for_name_role_and_grace(with_jobs):
     server, worker = (of_component(with_jobs, name) for name in ("server", "worker"))
-    told = {name: environment_of(containers(one)[0], with_jobs) for name, one in (("server", server), ("worker", worker))}
-    differ = {key for key in told["server"] if told["server"][key] != told["worker"].get(key)}
-    assert set(told["server"]) == set(told["worker"])
+    result = {name: environment_of(containers(item)[0], with_jobs) for name, item in (("server", server), ("worker", worker))}
+    differ = {key for key in result["server"] if result["server"][key] != result["worker"].get(key)}
+    assert set(result["server"]) == set(result["worker"])
     assert differ == {"IRIS_ROLE", "IRIS_GRACE_SECONDS"}
     assert {**containers(server)[0], "env": None} == {**containers(worker)[0], "env": None}
 
 
 def test_servers_and_workers_have_autoscalers_budgets_and_policies_of_their_own_and_clients_see_no_worker(with_jobs):
     for kind in ("HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy"):
-        assert {"server", "worker"} <= {component(one) for one in of_kind(with_jobs, kind)}
-    targets = [one["spec"]["scaleTargetRef"]["name"] for one in of_kind(with_jobs, "HorizontalPodAutoscaler")]
+        assert {"server", "worker"} <= {component(obj) for obj in of_kind(with_jobs, kind)}
+    targets = [obj["spec"]["scaleTargetRef"]["name"] for obj in of_kind(with_jobs, "HorizontalPodAutoscaler")]
     assert sorted(targets) == ["model-in-image-deployment", "model-in-image-deployment-worker"]
     for service in of_kind(with_jobs, "Service"):
         assert not selects(service, of_component(with_jobs, "worker"))
@@ -948,22 +966,22 @@ def test_servers_and_workers_have_autoscalers_budgets_and_policies_of_their_own_
 def test_the_address_of_redis_and_its_password_come_from_a_secret(with_jobs):
     for template in our_pods(with_jobs):
         (container,) = containers(template)
-        (told,) = [one["valueFrom"]["secretKeyRef"] for one in container["env"] if one["name"] == "IRIS_REDIS_URL"]
-        made = [one["metadata"]["name"] for one in of_kind(with_jobs, "Secret")]
+        (result,) = [item["valueFrom"]["secretKeyRef"] for item in container["env"] if item["name"] == "IRIS_REDIS_URL"]
+        made = [obj["metadata"]["name"] for obj in of_kind(with_jobs, "Secret")]
         # A generated one has a hash in its name, so that a new password is a rollout.
-        assert (told["name"] in made) if made else (told["name"] == "model-in-image-redis")
+        assert (result["name"] in made) if made else (result["name"] == "model-in-image-redis")
 
 
 def test_the_address_in_the_sample_secret_is_that_of_the_sample_redis(with_redis):
     secret = only(with_redis, "Secret")
-    service = next(one for one in of_kind(with_redis, "Service") if component(one) == "redis")
-    told = {key: value for (_, key), value in secrets(with_redis).items()}
-    url = urlsplit(told["url"])
-    assert set(told) == {"url", "password"}
+    service = next(obj for obj in of_kind(with_redis, "Service") if component(obj) == "redis")
+    result = {key: value for (_, key), value in secrets(with_redis).items()}
+    url = urlsplit(result["url"])
+    assert set(result) == {"url", "password"}
     assert (url.scheme, url.hostname, url.port) == ("redis", service["metadata"]["name"], service["spec"]["ports"][0]["port"])
-    assert unquote(url.password) == told["password"]
+    assert unquote(url.password) == result["password"]
     # Nobody takes it for more than a sample.
-    assert "sample" in told["password"] and "A SAMPLE" in (MANIFESTS / "jobs/redis/kustomization.yml").read_text()
+    assert "sample" in result["password"] and "A SAMPLE" in (MANIFESTS / "jobs/redis/kustomization.yml").read_text()
     (container, words) = redis_of(with_redis)
     (variable,) = container["env"]
     assert words["requirepass"] == f"$({variable['name']})"
@@ -977,7 +995,7 @@ def test_redis_acknowledges_nothing_that_is_not_on_its_disk_and_evicts_nothing(w
     promised = PATTERNS.partition("Redis must run with")[2]
     for name in ("appendonly", "appendfsync", "maxmemory-policy"):
         assert f"`{name} {words[name]}`" in promised
-    (template,) = [one for one in pods(with_redis) if not is_ours(one)]
+    (template,) = [pod for pod in pods(with_redis) if not is_ours(pod)]
     (mount,) = container["volumeMounts"]
     (volume,) = template["spec"]["volumes"]
     claim = only(with_redis, "PersistentVolumeClaim")
@@ -998,19 +1016,19 @@ def test_redis_is_ready_when_it_answers_and_alive_while_it_reads_its_file(with_r
     assert container["readinessProbe"]["exec"]["command"] == ["redis-cli", "-e", "ping"]
     assert container["livenessProbe"]["exec"]["command"] == ["redis-cli", "ping"]
     # redis-cli takes the password from there.
-    assert [one["name"] for one in container["env"]] == ["REDISCLI_AUTH"]
+    assert [item["name"] for item in container["env"]] == ["REDISCLI_AUTH"]
 
 
 def test_only_servers_and_workers_reach_redis_and_they_nobody_else(with_redis, rendered):
-    policies = {component(one): one["spec"] for one in of_kind(with_redis, "NetworkPolicy")}
+    policies = {component(obj): obj["spec"] for obj in of_kind(with_redis, "NetworkPolicy")}
     redis = of_component(with_redis, "redis")
     others = [template for name in ("release/blue", "release/green") for template in pods(rendered[name])]
     ((ingress,), names) = policies["redis"]["ingress"], ("server", "worker")
 
     def lets_in(template: Object) -> bool:
-        return any(one["podSelector"]["matchLabels"].items() <= labels_of(template).items() for one in ingress["from"])
+        return any(item["podSelector"]["matchLabels"].items() <= labels_of(template).items() for item in ingress["from"])
 
-    assert all(set(one) == {"podSelector"} for one in ingress["from"])
+    assert all(set(item) == {"podSelector"} for item in ingress["from"])
     assert all(lets_in(of_component(with_redis, name)) for name in names)
     assert not any(map(lets_in, [redis, *others]))
     for name in names:
@@ -1020,17 +1038,17 @@ def test_only_servers_and_workers_reach_redis_and_they_nobody_else(with_redis, r
         assert set(to) == {"podSelector"}
         assert calls["ports"] == ingress["ports"]
         reached = [
-            one for one in [*pods(with_redis), *others] if to["podSelector"]["matchLabels"].items() <= labels_of(one).items()
+            pod for pod in [*pods(with_redis), *others] if to["podSelector"]["matchLabels"].items() <= labels_of(pod).items()
         ]
         assert reached == [redis]
 
 
 def test_a_redis_of_somebody_else_takes_the_place_of_the_sample_and_leaves_nothing_of_it(rendered):
-    for name, (overlay, one) in OFF.items():
-        if one != "../jobs/managed_redis":
+    for name, (overlay, element) in OFF.items():
+        if element != "../jobs/managed_redis":
             continue
-        kept = {name_of(one) for one in rendered[overlay] if component(one) != "redis"}
-        assert {name_of(one) for one in rendered[name]} == kept
+        kept = {name_of(element) for element in rendered[overlay] if component(element) != "redis"}
+        assert {name_of(element) for element in rendered[name]} == kept
         for template in pods(rendered[name]):
             (container,) = containers(template)
             url = urlsplit(settings_of(container).redis_url)
@@ -1057,13 +1075,13 @@ def asking(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]) ->
 
 def asked_of(objects: list[Object]) -> list[Object]:
     """The Deployments that only servers ask."""
-    return [one for one in our_deployments(objects) if is_asked(one)]
+    return [deployment for deployment in our_deployments(objects) if is_asked(deployment)]
 
 
 def server_of(objects: list[Object]) -> Object:
     """The Deployment behind the Service that clients know, which asks."""
-    (one,) = [one for one in our_deployments(objects) if component(one) == "server"]
-    return one
+    (first,) = [deployment for deployment in our_deployments(objects) if component(deployment) == "server"]
+    return first
 
 
 def places_of(deployment: Object) -> dict[str, str]:
@@ -1076,27 +1094,32 @@ def places_of(deployment: Object) -> dict[str, str]:
 
 def test_there_is_a_deployment_of_its_own_for_each_role_and_each_member_whose_model_is_in_the_image(rendered):
     for name, (role, asked) in ASKING.items():
-        told = {component(one): settings_of(*containers(one["spec"]["template"])) for one in our_deployments(rendered[name])}
-        assert {which: settings.role for which, settings in told.items()} == {"server": role, **asked}
-        for which, settings in told.items():
+        result = {
+            component(deployment): settings_of(*containers(deployment["spec"]["template"]))
+            for deployment in our_deployments(rendered[name])
+        }
+        assert {which: settings.role for which, settings in result.items()} == {"server": role, **asked}
+        for which, settings in result.items():
             assert settings.member == (which.removeprefix("member-") if settings.role == "member" else "")
-        targets = [one["spec"]["scaleTargetRef"]["name"] for one in of_kind(rendered[name], "HorizontalPodAutoscaler")]
-        assert len(set(targets)) == len(targets) == len(told)
+        targets = [obj["spec"]["scaleTargetRef"]["name"] for obj in of_kind(rendered[name], "HorizontalPodAutoscaler")]
+        assert len(set(targets)) == len(targets) == len(result)
     species = {f"member-{folder.name}" for folder in (MODEL / "members").iterdir()}
     assert set(ASKING["horizontal"][1]) == species
 
 
 def test_each_address_is_a_headless_service_of_the_pods_that_are_meant_and_only_of_those_that_are_ready(asking):
-    services = {one["metadata"]["name"]: one for one in of_kind(asking, "Service")}
+    services = {obj["metadata"]["name"]: obj for obj in of_kind(asking, "Service")}
     places = places_of(server_of(asking))
-    assert set(places) == {component(one) for one in asked_of(asking)}
+    assert set(places) == {component(item) for item in asked_of(asking)}
     for which, url in places.items():
         service = services.pop(address_of(url).host)
         assert service["spec"]["clusterIP"] == "None" and not service["spec"].get("publishNotReadyAddresses")
         # Of a headless Service the port of the pod counts.
         assert [port["port"] for port in service["spec"]["ports"]] == [address_of(url).port] == [8000]
-        assert [component(one) for one in our_deployments(asking) if selects(service, one["spec"]["template"])] == [which]
-    assert [component(one) for one in services.values()] == ["server"]
+        assert [
+            component(deployment) for deployment in our_deployments(asking) if selects(service, deployment["spec"]["template"])
+        ] == [which]
+    assert [component(item) for item in services.values()] == ["server"]
 
 
 # How long the name servers of a cluster keep an address (kubeadm's `ttl 30`, and `cache 30`).
@@ -1134,20 +1157,20 @@ def lets(side: str, mine: Object, theirs: Object, objects: list[Object]) -> bool
 def test_servers_reach_whom_they_ask_and_nobody_else_reaches_anybody(rendered):
     # All that may be in the namespace besides, of which each side must keep out what the other might let through.
     besides = merged(rendered["release/blue"], rendered["release/green"], rendered["batch"])
-    besides += [one for one in rendered["asynchronous"] if component(one) in ("worker", "redis")]
+    besides += [asynchronou for asynchronou in rendered["asynchronous"] if component(asynchronou) in ("worker", "redis")]
     for name in ASKING:
         objects = merged(rendered[name], besides)
-        wanted = {("server", "main", which) for which in ASKING[name][1]}
-        pairs = [(one, other) for one in pods(objects) for other in pods(objects)]
+        expected = {("server", "main", which) for which in ASKING[name][1]}
+        pairs = [(pod, other) for pod in pods(objects) for other in pods(objects)]
         called, let_in = (
-            {(component(one), labels_of(one)["app.kubernetes.io/instance"], component(other)) for one, other in found}
+            {(component(item), labels_of(item)["app.kubernetes.io/instance"], component(other)) for item, other in found}
             for found in (
-                [(one, other) for one, other in pairs if lets("egress", one, other, objects)],
-                [(one, other) for one, other in pairs if is_asked(other) and lets("ingress", other, one, objects)],
+                [(item, other) for item, other in pairs if lets("egress", item, other, objects)],
+                [(item, other) for item, other in pairs if is_asked(other) and lets("ingress", other, item, objects)],
             )
         )
-        assert called == let_in == wanted
-        policy = next(one for one in of_kind(rendered[name], "NetworkPolicy") if component(one) == "server")
+        assert called == let_in == expected
+        policy = next(obj for obj in of_kind(rendered[name], "NetworkPolicy") if component(obj) == "server")
         names, calls = policy["spec"]["egress"]
         assert names == {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
         assert calls["ports"] == [{"protocol": "TCP", "port": 8000}]
@@ -1165,22 +1188,22 @@ def next_release(rendered, tmp_path_factory) -> dict[str, list[Object]]:
 
 @pytest.mark.parametrize("name", ASKING)
 def test_a_release_with_other_models_stands_beside_the_old_one_until_who_asks_has_gone_over(name, rendered, next_release):
-    before, after = ({name_of(one): one for one in objects} for objects in (rendered[name], next_release[name]))
+    before, after = ({name_of(obj): obj for obj in objects} for objects in (rendered[name], next_release[name]))
     # Of what is there one thing alone becomes another: the Deployment that asks, and of that the image and whom it asks.
     changed = {which for which in before.keys() & after.keys() if before[which] != after[which]}
     assert changed == {("Deployment", "model-in-image-deployment")}
     old, new = (server_of(list(objects.values())) for objects in (before, after))
     assert places_of(old).keys() == places_of(new).keys()
     assert not set(places_of(old).values()) & set(places_of(new).values())
-    images = [containers(one["spec"]["template"])[0]["image"] for one in (old, new)]
+    images = [containers(obj["spec"]["template"])[0]["image"] for obj in (old, new)]
     assert images[0] != images[1]
-    assert {containers(one["spec"]["template"])[0]["image"] for one in asked_of(list(after.values()))} == {images[1]}
+    assert {containers(obj["spec"]["template"])[0]["image"] for obj in asked_of(list(after.values()))} == {images[1]}
     assert json.dumps(old).replace(images[0], images[1]).replace("models-1", "models-2") == json.dumps(new)
     # While both are there, each name leads to its own pods, and servers reach both.
     both = list({**before, **after}.values())
     test_every_deployment_selects_its_own_pods_and_has_one_disruption_budget_and_a_network_policy(both)
     for service in of_kind(both, "Service"):
-        assert len([one for one in our_deployments(both) if selects(service, one["spec"]["template"])]) == 1
+        assert len([obj for obj in our_deployments(both) if selects(service, obj["spec"]["template"])]) == 1
     assert len(asked_of(both)) == 2 * len(ASKING[name][1])
     for deployment in asked_of(both):
         ends = new["spec"]["template"], deployment["spec"]["template"]
@@ -1190,11 +1213,11 @@ def test_a_release_with_other_models_stands_beside_the_old_one_until_who_asks_ha
 @pytest.mark.parametrize("name", ASKING)
 def test_the_clean_up_of_old_models_finds_all_that_is_theirs_and_nothing_else(name, rendered):
     (kinds,) = re.findall(r"delete (\S+) -l app.kubernetes.io/instance=models-1$", "\n".join(COMMANDS), re.MULTILINE)
-    own = [one for one in rendered[name] if one["metadata"]["labels"].get("app.kubernetes.io/instance") == "models-1"]
+    own = [obj for obj in rendered[name] if obj["metadata"]["labels"].get("app.kubernetes.io/instance") == "models-1"]
     short = {"hpa": "horizontalpodautoscaler", "pdb": "poddisruptionbudget"}
-    assert {one["kind"].lower() for one in own} == {short.get(kind, kind) for kind in kinds.split(",")}
-    assert [one for one in rendered[name] if one not in own and "-models-1" in one["metadata"]["name"]] == []
-    assert all(is_asked(one) for one in own)
+    assert {obj["kind"].lower() for obj in own} == {short.get(kind, kind) for kind in kinds.split(",")}
+    assert [obj for obj in rendered[name] if obj not in own and "-models-1" in obj["metadata"]["name"]] == []
+    assert all(is_asked(item) for item in own)
 
 
 # Whole tables and whole files
@@ -1210,16 +1233,16 @@ def with_batch(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]
 
 def arguments(container: Object, **of_pod: str) -> list[str]:
     """As the command gets them: Kubernetes replaces $(NAME) by variables of the container, and by no others."""
-    told = {one["name"]: environment_value(one, {}) for one in container["env"]} | of_pod
-    return [re.sub(r"\$\((\w+)\)", lambda found: told[found[1]], word) for word in container["args"]]
+    result = {item["name"]: environment_value(item, {}) for item in container["env"]} | of_pod
+    return [re.sub(r"\$\((\w+)\)", lambda found: result[found[1]], word) for word in container["args"]]
 
 
 def batch_of(objects: list[Object], kind: str) -> tuple[Object, Object, Object]:
     """How Jobs of the one of that kind run, their pods' spec, and the container."""
-    one = only(objects, kind)
-    (container,) = containers(template_of(one))
-    (job,) = jobs_of([one])
-    return job["spec"], template_of(one)["spec"], container
+    item = only(objects, kind)
+    (container,) = containers(template_of(item))
+    (job,) = jobs_of([item])
+    return job["spec"], template_of(item)["spec"], container
 
 
 def parsed(words: list[str]) -> dict[str, Any]:
@@ -1235,8 +1258,8 @@ def test_the_cron_job_runs_the_command_on_a_table_of_the_database_in_the_secret(
     _, _, container = batch_of(with_batch, "CronJob")
     given = parsed(arguments(container))
     assert given["command"] == "batch" and given["table"] and not given["source"]
-    (told,) = container["env"]
-    assert told["valueFrom"]["secretKeyRef"] == {"name": "model-in-image-database", "key": "url"}
+    (result,) = container["env"]
+    assert result["valueFrom"]["secretKeyRef"] == {"name": "model-in-image-database", "key": "url"}
     assert "create secret generic model-in-image-database --from-file=url=" in README
 
 
@@ -1254,22 +1277,22 @@ def test_the_indexed_job_runs_the_command_once_for_each_shard_of_one_file(with_b
     job, _, container = batch_of(with_batch, "Job")
     assert job["completionMode"] == "Indexed"
     shards = [shard_of(container, index) for index in range(job["completions"])]
-    assert [one.shard for one in shards] == [(index, job["completions"]) for index in range(job["completions"])]
-    assert len({one.source for one in shards}) == 1
-    outputs = {one.target.path for one in shards} | {one.errors.path for one in shards}
+    assert [shard.shard for shard in shards] == [(index, job["completions"]) for index in range(job["completions"])]
+    assert len({shard.source for shard in shards}) == 1
+    outputs = {shard.target.path for shard in shards} | {shard.errors.path for shard in shards}
     assert len(outputs) == 2 * len(shards) and shards[0].source.path not in outputs
     # Lines of shards are told apart by nothing else.
-    assert all(one.keep for one in shards)
-    (told,) = container["env"]
-    field = told["valueFrom"]["fieldRef"]["fieldPath"]
-    assert (told["name"], field) == ("JOB_COMPLETION_INDEX", "metadata.annotations['batch.kubernetes.io/job-completion-index']")
+    assert all(shard.keep for shard in shards)
+    (result,) = container["env"]
+    field = result["valueFrom"]["fieldRef"]["fieldPath"]
+    assert (result["name"], field) == ("JOB_COMPLETION_INDEX", "metadata.annotations['batch.kubernetes.io/job-completion-index']")
 
 
 def test_all_shards_have_a_disk_on_which_their_user_can_write(with_batch):
     job, pod, container = batch_of(with_batch, "Job")
     claim = only(with_batch, "PersistentVolumeClaim")
     (mount,) = container["volumeMounts"]
-    assert [one["name"] for one in pod["volumes"]] == [mount["name"]]
+    assert [volume["name"] for volume in pod["volumes"]] == [mount["name"]]
     assert claims({"spec": pod}) == [claim["metadata"]["name"]]
     assert not mount.get("readOnly")
     for index in range(job["completions"]):
@@ -1299,8 +1322,8 @@ def test_each_way_in_which_a_run_ends_is_tried_again_or_not_as_the_readme_says(w
     rows = re.findall(r"^\| (\d) \| (.*) \|$", PATTERNS, re.MULTILINE)
     assert {int(status) for status, _ in rows} == set(ExitStatus)
     again = {int(status) for status, what in rows if what.endswith("the same command resumes the run")}
-    for one in of_kind(with_batch, "CronJob", "Job"):
-        job, pod, container = batch_of(with_batch, one["kind"])
+    for obj in of_kind(with_batch, "CronJob", "Job"):
+        job, pod, container = batch_of(with_batch, obj["kind"])
         # The first rule that fits counts.
         fails, disrupted, counts = job["podFailurePolicy"]["rules"]
         assert fails["action"] == "FailJob" and set(fails["onExitCodes"]["values"]) == set(ExitStatus) - again - {ExitStatus.GOOD}
@@ -1320,8 +1343,8 @@ def test_a_night_is_over_before_the_next_one_and_its_retries_before_its_deadline
     cron = only(with_batch, "CronJob")["spec"]
     assert re.fullmatch(r"\d+ \d+ \* \* \*", cron["schedule"])
     assert (cron["timeZone"], cron["concurrencyPolicy"]) == ("Etc/UTC", "Forbid")
-    for one in of_kind(with_batch, "CronJob", "Job"):
-        job, pod, _ = batch_of(with_batch, one["kind"])
+    for obj in of_kind(with_batch, "CronJob", "Job"):
+        job, pod, _ = batch_of(with_batch, obj["kind"])
         latest = cron["startingDeadlineSeconds"] + job["activeDeadlineSeconds"] + pod["terminationGracePeriodSeconds"]
         assert latest < DAY_SECONDS
         pauses = [min(10 * 2**i, 600) for i in range(job.get("backoffLimit", job.get("backoffLimitPerIndex")))]
@@ -1345,24 +1368,24 @@ def test_a_batch_has_the_cpu_of_a_server_and_no_more_memory_and_nothing_to_liste
 
 
 def test_the_pods_of_a_table_call_a_database_and_those_of_a_file_nobody_and_nobody_calls_them(with_batch):
-    policies = {component(one): one["spec"] for one in of_kind(with_batch, "NetworkPolicy")}
+    policies = {component(obj): obj["spec"] for obj in of_kind(with_batch, "NetworkPolicy")}
     assert set(policies) == {"batch-table", "batch-file"}
     assert not any(policy.get("ingress") for policy in policies.values())
     (rule,) = policies["batch-table"]["egress"]
     assert set(rule) == {"ports"}
     (container,) = containers(template_of(only(with_batch, "CronJob")))
     port = urlsplit(settings_of(container).database_url).port
-    assert [(one["protocol"], one["port"]) for one in rule["ports"]] == [("UDP", 53), ("TCP", 53), ("TCP", port)]
+    assert [(item["protocol"], item["port"]) for item in rule["ports"]] == [("UDP", 53), ("TCP", 53), ("TCP", port)]
 
 
 def test_batches_and_the_pods_of_any_other_overlay_disturb_each_other_in_nothing(rendered):
     batches = rendered["batch"][1:] + rendered["batch/data"][1:]
     for name in set(OVERLAYS) - {"batch", "batch/data"}:
         others = rendered[name][1:]
-        assert not {name_of(one) for one in batches} & {name_of(one) for one in others}
+        assert not {name_of(batch) for batch in batches} & {name_of(other) for other in others}
         for ones, templates in ((others, pods(batches)), (batches, pods(others))):
-            for one in of_kind(ones, "Service", "PodDisruptionBudget", "NetworkPolicy"):
-                assert not [template for template in templates if selects(one, template)]
+            for obj in of_kind(ones, "Service", "PodDisruptionBudget", "NetworkPolicy"):
+                assert not [template for template in templates if selects(obj, template)]
 
 
 # Another model
@@ -1372,11 +1395,11 @@ def loaded(objects: list[Object]) -> tuple[Object, Object, dict[str, Object]]:
     """The initContainer, the server and the volumes."""
     (template,) = pods(objects)
     (load,), (server,) = containers(template, "initContainers"), containers(template, "containers")
-    return load, server, {one["name"]: one for one in template["spec"]["volumes"]}
+    return load, server, {volume["name"]: volume for volume in template["spec"]["volumes"]}
 
 
 def mounts(container: Object) -> dict[str, Object]:
-    return {one["mountPath"]: one for one in container["volumeMounts"]}
+    return {volumemount["mountPath"]: volumemount for volumemount in container["volumeMounts"]}
 
 
 def test_the_seal_in_the_manifest_is_that_of_the_model_beside_it(rendered):
@@ -1418,8 +1441,8 @@ def test_the_server_reads_what_load_wrote_and_cannot_write_there(rendered, name)
 
 
 def test_the_model_of_the_image_is_the_way_out_only_where_that_is_told(rendered):
-    told = {name: "--or-baked" in loaded(rendered[name])[0]["args"] for name in RENDERS if name.startswith("model_load")}
-    assert told == {"model_load": False, "model_load/fallback_to_image": True, "model_load/over_http": False}
+    result = {name: "--or-baked" in loaded(rendered[name])[0]["args"] for name in RENDERS if name.startswith("model_load")}
+    assert result == {"model_load": False, "model_load/fallback_to_image": True, "model_load/over_http": False}
 
 
 def test_only_over_http_does_the_model_come_from_a_url(rendered):
@@ -1444,14 +1467,16 @@ def test_every_overlay_is_applied_by_a_command_of_the_readme_and_every_command_n
     assert applied == set(OVERLAYS) - {"base"}
     short = {"hpa": "HorizontalPodAutoscaler", "service": "Service", "deployment": "Deployment"}
     short |= {"cronjob": "CronJob", "job": "Job", "pod": "Pod"}
-    names = {name_of(one) for objects in rendered.values() for one in objects}
+    names = {name_of(obj) for objects in rendered.values() for obj in objects}
     found = [
         (short[kind], name)
         for kind, name in re.findall(rf"\b({'|'.join(short)})[/ ](model-in-image-[\w-]+)", "\n".join(COMMANDS))
     ]
     assert len(found) > 8
     assert set(found) <= names
-    images = {one["image"] for objects in rendered.values() for template in pods(objects) for one in containers(template)}
+    images = {
+        container["image"] for objects in rendered.values() for template in pods(objects) for container in containers(template)
+    }
     assert {line.split()[-1] for line in COMMANDS if line.startswith("minikube image load ")} <= images
     (port,) = only(rendered["base"], "Service")["spec"]["ports"]
     assert re.findall(r"\$\(minikube ip\):(\d+)/", "\n".join(COMMANDS)) == [str(port["nodePort"])]
@@ -1476,12 +1501,12 @@ DRAWN = ("Service", "Deployment", "CronJob", "Job", "Pod", "PersistentVolumeClai
 ARROW = r" (?:-->|-\.->)(?:\|\"[^|]*\"\|)? "
 
 
-def label(one: Object, objects: list[Object]) -> list[str]:
+def label(obj: Object, objects: list[Object]) -> list[str]:
     """What a drawing says of an object: its kind, its name, and of a Deployment the pods too."""
-    kind, name = name_of(one)
+    kind, name = name_of(obj)
     if kind != "Deployment":
         return [kind, name]
-    least = least_pods(one, objects)
+    least = least_pods(obj, objects)
     most = [
         hpa["spec"]["maxReplicas"]
         for hpa in of_kind(objects, "HorizontalPodAutoscaler")
@@ -1493,12 +1518,12 @@ def label(one: Object, objects: list[Object]) -> list[str]:
 @pytest.mark.parametrize(("overlays", "lines"), DRAWINGS, ids=[overlays[0] for overlays, _ in DRAWINGS])
 def test_a_drawing_shows_exactly_what_its_overlays_have_and_where_their_services_lead(overlays, lines, rendered):
     objects = {
-        name_of(one): one for name in overlays for one in rendered[name] if one["kind"] in (*DRAWN, "HorizontalPodAutoscaler")
+        name_of(obj): obj for name in overlays for obj in rendered[name] if obj["kind"] in (*DRAWN, "HorizontalPodAutoscaler")
     }
     named = {node: text.split("<br/>") for node, text in re.findall(rf'(\w+)[\[({{]+"((?:{"|".join(DRAWN)})<br/>[^"]*)"', lines)}
     here = list(objects.values())
-    told = sorted(label(one, here) for one in of_kind(here, *DRAWN))
-    assert sorted([text[0], text[1], *text[-1:]] if text[0] == "Deployment" else text[:2] for text in named.values()) == told
+    result = sorted(label(obj, here) for obj in of_kind(here, *DRAWN))
+    assert sorted([text[0], text[1], *text[-1:]] if text[0] == "Deployment" else text[:2] for text in named.values()) == result
     for deployment in our_deployments(here):
         (role,) = [text[2:-1] for text in named.values() if text[:2] == ["Deployment", deployment["metadata"]["name"]]]
         (container,) = containers(deployment["spec"]["template"], "containers")
@@ -1507,11 +1532,11 @@ def test_a_drawing_shows_exactly_what_its_overlays_have_and_where_their_services
     ends = [[re.match(r"\w+", part)[0] for part in re.split(ARROW, line.strip())] for line in lines.splitlines()]
     arrows = {pair for line in ends for pair in pairwise(line)}
     # The switch of blue and green leads to the one in one overlay and to the other in the other.
-    services = [one for name in overlays for one in of_kind(rendered[name], "Service")]
+    services = [obj for name in overlays for obj in of_kind(rendered[name], "Service")]
     leads = {
-        (service["metadata"]["name"], one["metadata"]["name"])
+        (service["metadata"]["name"], obj["metadata"]["name"])
         for service in services
-        for one in of_kind(here, "Deployment")
-        if selects(service, one["spec"]["template"])
+        for obj in of_kind(here, "Deployment")
+        if selects(service, obj["spec"]["template"])
     }
-    assert {(named[one][1], named[other][1]) for one, other in arrows if named.get(one, "?")[0] == "Service"} == leads
+    assert {(named[job_id][1], named[other][1]) for job_id, other in arrows if named.get(job_id, "?")[0] == "Service"} == leads

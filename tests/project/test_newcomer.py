@@ -70,18 +70,18 @@ def told_by(words: tuple[str, ...], folder: Path, **options) -> subprocess.Compl
     return subprocess.run(words, capture_output=True, text=True, cwd=folder, timeout=120, **options)
 
 
-def last_line(told: subprocess.CompletedProcess) -> str:
-    assert "Traceback" not in told.stderr, told.stderr
-    return told.stderr.splitlines()[-1]
+def last_line(process: subprocess.CompletedProcess) -> str:
+    assert "Traceback" not in process.stderr, process.stderr
+    return process.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(("words", "status", "says"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_ends_with_a_line_that_helps(tmp_path, words, status, says):
     (tmp_path / "rows.csv").write_text("sepal_length,sepal_width,petal_length,petal_width\n5.1,3.5,1.4,0.2\n")
-    told = told_by((sys.executable, "-c", WITHOUT, *words), tmp_path)
-    assert told.returncode == status and told.stdout == ""
-    assert last_line(told).startswith("iris_wsgi: ") and says in last_line(told)
-    assert len(told.stderr.splitlines()) == 1
+    result = told_by((sys.executable, "-c", WITHOUT, *words), tmp_path)
+    assert result.returncode == status and result.stdout == ""
+    assert last_line(result).startswith("iris_wsgi: ") and says in last_line(result)
+    assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_a_mistake_ends_with_a_line_that_helps(tmp_path, words, status, says):
 def test_a_password_behind_a_mistyped_flag_is_not_shown(words, capsys):
     with pytest.raises(SystemExit):
         main(["serve", *words])
-    told = capsys.readouterr().err
-    assert "unrecognized arguments" in told and "secret" not in told
+    result = capsys.readouterr().err
+    assert "unrecognized arguments" in result and "secret" not in result
 
 
 NEED_PACKAGES = [name for name, command in COMMANDS.items() if command.packages]
@@ -108,11 +108,11 @@ def test_a_command_without_a_package_that_it_needs_names_it_and_the_way_out(tmp_
     if missing not in COMMANDS[command].packages:
         return
     words = (command, *ENOUGH.get(command, ()))
-    told = told_by((sys.executable, "-c", WITHOUT.replace('"redis"', f'"{missing}", "redis"'), *words), tmp_path)
-    assert told.returncode == 1
+    result = told_by((sys.executable, "-c", WITHOUT.replace('"redis"', f'"{missing}", "redis"'), *words), tmp_path)
+    assert result.returncode == 1
     assert (
-        last_line(told)
-        == told.stderr.strip()
+        last_line(result)
+        == result.stderr.strip()
         == (
             f"iris_wsgi: the package {missing} is not installed for {sys.executable}: use bin/serve, bin/batch or bin/edge, "
             "which set themselves up, or run `pip install .` in the folder of the project"
@@ -124,28 +124,30 @@ def test_a_command_without_a_package_that_it_needs_names_it_and_the_way_out(tmp_
 def test_the_other_commands_and_every_help_need_no_package(tmp_path):
     without = WITHOUT.replace('"redis"', '"numpy", "onnxruntime", "waitress", "redis"')
     for command in COMMANDS:
-        told = told_by((sys.executable, "-c", without, command, "--help"), tmp_path)
-        assert (told.returncode, told.stderr) == (0, ""), command
+        result = told_by((sys.executable, "-c", without, command, "--help"), tmp_path)
+        assert (result.returncode, result.stderr) == (0, ""), command
     for command in sorted(COMMANDS.keys() - set(NEED_PACKAGES)):
-        told = told_by((sys.executable, "-c", without, command, *(["--port", "1"] if command == "healthcheck" else [])), tmp_path)
-        assert "is not installed" not in last_line(told) if told.stderr else told.returncode == 0
+        result = told_by(
+            (sys.executable, "-c", without, command, *(["--port", "1"] if command == "healthcheck" else [])), tmp_path
+        )
+        assert "is not installed" not in last_line(result) if result.stderr else result.returncode == 0
 
 
 def test_the_edge_alone_names_a_missing_package_too(tmp_path):
     without = WITHOUT.replace('"redis"', '"onnxruntime", "redis"').replace('"iris_wsgi"', '"iris_wsgi.patterns.edge"')
-    told = told_by((sys.executable, "-c", without, "predict", "1", "2", "3", "4"), tmp_path)
-    assert (told.returncode, "the package onnxruntime is not installed" in last_line(told)) == (1, True)
+    result = told_by((sys.executable, "-c", without, "predict", "1", "2", "3", "4"), tmp_path)
+    assert (result.returncode, "the package onnxruntime is not installed" in last_line(result)) == (1, True)
 
 
 def test_every_help_tells_the_defaults_that_count_in_its_command(capsys):
     for name in COMMANDS:
         with pytest.raises(SystemExit):
             main([name, "--help"])
-        told = " ".join(capsys.readouterr().out.split())
-        defaults = dict(re.findall(r"\((IRIS_\w+), default ([^)]*)\)", told))
+        result = " ".join(capsys.readouterr().out.split())
+        defaults = dict(re.findall(r"\((IRIS_\w+), default ([^)]*)\)", result))
         assert defaults.get("IRIS_PORT", "8001" if name == "worker" else "8000") == ("8001" if name == "worker" else "8000")
         settings = read_settings({}, {}, DEFAULTS.get(name, {}))
-        assert defaults == {one: str(getattr(settings, one.removeprefix("IRIS_").lower())) for one in defaults}
+        assert defaults == {default: str(getattr(settings, default.removeprefix("IRIS_").lower())) for default in defaults}
 
 
 def test_the_doors_tell_mistyped_words_in_one_line_too():
@@ -158,8 +160,8 @@ def test_the_doors_tell_mistyped_words_in_one_line_too():
     ):
         # The first time a door sets itself up, which it tells.
         told_by((str(ROOT / door), "--help"), ROOT)
-        told = told_by((str(ROOT / door), *words), ROOT)
-        assert (told.returncode, told.stdout) == (2, "") and says in last_line(told) == told.stderr.strip()
+        result = told_by((str(ROOT / door), *words), ROOT)
+        assert (result.returncode, result.stdout) == (2, "") and says in last_line(result) == result.stderr.strip()
 
 
 def test_a_batch_without_tqdm_is_no_mistake(tmp_path):
@@ -173,8 +175,8 @@ def test_a_batch_without_tqdm_is_no_mistake(tmp_path):
 def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(tmp_path, workers):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        told = told_by((sys.executable, "-m", "iris_wsgi", "serve", "--port", str(port), "--workers", workers), tmp_path)
-    assert (told.returncode, told.stderr) == (
+        result = told_by((sys.executable, "-m", "iris_wsgi", "serve", "--port", str(port), "--workers", workers), tmp_path)
+    assert (result.returncode, result.stderr) == (
         1,
         f"iris_wsgi: IRIS_HOST=127.0.0.1 IRIS_PORT={port}: cannot listen there: Address already in use; "
         "choose another with --port\n",
@@ -185,9 +187,9 @@ def test_who_reads_no_further_and_who_interrupts_gets_no_traceback(tmp_path, mon
     read, write = os.pipe()
     os.close(read)
     words = [sys.executable, "-m", "iris_wsgi", "verify", "--model-dir", str(MODEL)]
-    told = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True)
+    result = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
-    assert (told.returncode, told.stderr) == (1, "")
+    assert (result.returncode, result.stderr) == (1, "")
 
     def interrupted(*_: object) -> int:
         raise KeyboardInterrupt
@@ -200,8 +202,8 @@ def test_an_older_python_gets_a_line_and_not_a_syntax_error(tmp_path):
     # The one file that it reads must be in words that it knows.
     ast.parse((ROOT / "iris_wsgi/__init__.py").read_text(), feature_version=(3, 6))
     code = "import runpy, sys; sys.hexversion = 0x030902F0; sys.version = '3.9.2 (old)'; runpy.run_module('iris_wsgi')"
-    told = told_by((sys.executable, "-c", code), tmp_path)
-    assert (told.returncode, told.stderr) == (
+    result = told_by((sys.executable, "-c", code), tmp_path)
+    assert (result.returncode, result.stderr) == (
         1,
         "iris_wsgi: this is Python 3.9.2, and 3.11 or later is needed; bin/setup looks for one\n",
     )
@@ -245,9 +247,9 @@ def test_bin_test_says_how_long_it_takes_and_took_and_ends_as_the_tests_do(clone
     python.chmod(0o755)
     (clone / "bin/setup").write_text("#!/bin/sh\n")
     words = (str(clone / "bin/test"),)
-    told = told_by(words, clone, env={name: value for name, value in os.environ.items() if name != "CI"})
-    before, after = told.stderr.splitlines()
-    assert told.returncode == 3 and "take about 3 minutes on two idle cores; a part: bin/test tests/live/test_jobs.py" in before
+    result = told_by(words, clone, env={name: value for name, value in os.environ.items() if name != "CI"})
+    before, after = result.stderr.splitlines()
+    assert result.returncode == 3 and "take about 3 minutes on two idle cores; a part: bin/test tests/live/test_jobs.py" in before
     assert re.match(
         r"took \d+ seconds; slow tests: bin/test -n 4 --durations=20; reasons of skipped tests: bin/test -n 4 -rs$", after
     )
@@ -261,8 +263,8 @@ def test_the_package_without_extras_is_not_set_up_again_after_one_with_extras(cl
     python.chmod(0o755)
     want = told_by(("sh", "-c", f"cksum < {clone}/setup.cfg"), clone).stdout
     (clone / ".venv/installed-test,train").write_text(want)
-    told = told_by((str(clone / "bin/setup"),), clone)
-    assert (told.returncode, told.stderr) == (0, "")
+    result = told_by((str(clone / "bin/setup"),), clone)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_a_setup_with_an_older_python_names_it(clone):
@@ -270,13 +272,13 @@ def test_a_setup_with_an_older_python_names_it(clone):
     # As any Python does it, asked whether it is new enough.
     old.write_text("#!/bin/sh\nexit 1\n")
     old.chmod(0o755)
-    told = told_by((str(clone / "bin/serve"),), clone, env={**os.environ, "PYTHON": str(old)})
-    assert told.returncode == 1 and not (clone / ".venv").exists()
-    assert last_line(told).startswith(f"iris_wsgi: PYTHON={old} is not Python 3.11 or later; install one, or name it: PYTHON=/")
+    result = told_by((str(clone / "bin/serve"),), clone, env={**os.environ, "PYTHON": str(old)})
+    assert result.returncode == 1 and not (clone / ".venv").exists()
+    assert last_line(result).startswith(f"iris_wsgi: PYTHON={old} is not Python 3.11 or later; install one, or name it: PYTHON=/")
     for name in ("sh", "dirname", "cksum", "cat"):
         (clone / name).symlink_to(shutil.which(name))
-    told = told_by((str(clone / "bin/serve"),), clone, env={"PATH": str(clone)})
-    assert told.returncode == 1 and last_line(told).startswith("iris_wsgi: no Python 3.11 or later was found; install one")
+    result = told_by((str(clone / "bin/serve"),), clone, env={"PATH": str(clone)})
+    assert result.returncode == 1 and last_line(result).startswith("iris_wsgi: no Python 3.11 or later was found; install one")
 
 
 def test_a_setup_in_a_folder_of_somebody_else_says_so(clone):
@@ -286,9 +288,9 @@ def test_a_setup_in_a_folder_of_somebody_else_says_so(clone):
     new.write_text("#!/bin/sh\nexit 0\n")
     new.chmod(0o755)
     clone.chmod(0o555)
-    told = told_by((*nobody, str(clone / "bin/serve")), clone, env={**os.environ, "PYTHON": str(new)})
+    result = told_by((*nobody, str(clone / "bin/serve")), clone, env={**os.environ, "PYTHON": str(new)})
     clone.chmod(0o755)
-    assert told.returncode == 1 and told.stderr == (
+    assert result.returncode == 1 and result.stderr == (
         f"iris_wsgi: {clone}/.venv is not writable, and packages are installed there; copy this folder to a writable place\n"
     )
 
@@ -296,10 +298,10 @@ def test_a_setup_in_a_folder_of_somebody_else_says_so(clone):
 @pytest.mark.long
 def test_a_setup_without_a_network_says_so_and_goes_on_when_there_is_one(clone):
     offline = {"PIP_INDEX_URL": "http://127.0.0.1:1/", "PIP_RETRIES": "0", "PIP_CONFIG_FILE": "/dev/null", "PIP_FIND_LINKS": ""}
-    told = told_by((str(clone / "bin/setup"),), clone, env={**os.environ, **offline, "PIP_EXTRA_INDEX_URL": ""})
-    assert told.returncode == 1 and last_line(told) == (
+    result = told_by((str(clone / "bin/setup"),), clone, env={**os.environ, **offline, "PIP_EXTRA_INDEX_URL": ""})
+    assert result.returncode == 1 and last_line(result) == (
         "iris_wsgi: the packages could not be installed; check the network and run the same command again"
     )
     # What the three packages are is the same for it, and they are large.
-    told = told_by((str(clone / "bin/setup"),), clone, env={**os.environ, "PIP_NO_DEPS": "1"})
-    assert told.returncode == 0 and (clone / ".venv/installed-none").exists(), told.stderr
+    result = told_by((str(clone / "bin/setup"),), clone, env={**os.environ, "PIP_NO_DEPS": "1"})
+    assert result.returncode == 0 and (clone / ".venv/installed-none").exists(), result.stderr

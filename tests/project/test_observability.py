@@ -35,9 +35,11 @@ ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
 RECORDED = {rule["record"]: rule for rule in RULES if "record" in rule}
 (SCRAPE,) = yaml.safe_load((FOLDER / "scrape.yml").read_text())["scrape_configs"]
 # What Prometheus and scrape.yml give every series, whatever it is.
-OF_TARGETS = {"job", "instance", *(one["target_label"] for one in SCRAPE["relabel_configs"] if "target_label" in one)} - {
-    "__address__"
-}
+OF_TARGETS = {
+    "job",
+    "instance",
+    *(config["target_label"] for config in SCRAPE["relabel_configs"] if "target_label" in config),
+} - {"__address__"}
 NOBODY = "http://127.0.0.1:9"
 NEEDED = {
     "member": {"member": "setosa"},
@@ -65,8 +67,8 @@ class Series(NamedTuple):
 
 def panels() -> list[dict]:
     """All but the rows, also those that are folded away in one."""
-    found = [*DASHBOARD["panels"], *(one for row in DASHBOARD["panels"] for one in row.get("panels", ()))]
-    return [one for one in found if one["type"] != "row"]
+    found = [*DASHBOARD["panels"], *(item for row in DASHBOARD["panels"] for item in row.get("panels", ()))]
+    return [item for item in found if item["type"] != "row"]
 
 
 def plain(expression: str) -> str:
@@ -74,8 +76,8 @@ def plain(expression: str) -> str:
     return re.sub(r"\$(job|namespace|instance|role)\b", ".*", expression.replace("$__rate_interval", "5m"))
 
 
-IN_PANELS = [(one["title"], target["expr"], target["legendFormat"]) for one in panels() for target in one["targets"]]
-EXPRESSIONS = [plain(told) for _, told, _ in IN_PANELS] + [rule["expr"] for rule in RULES]
+IN_PANELS = [(panel["title"], target["expr"], target["legendFormat"]) for panel in panels() for target in panel["targets"]]
+EXPRESSIONS = [plain(expected) for _, expected, _ in IN_PANELS] + [rule["expr"] for rule in RULES]
 
 
 @pytest.fixture(scope="session")
@@ -87,10 +89,10 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Series]:
     write_bundle(bundle)
 
     def note(name: str, kind: str, labels: dict[str, set[str]]) -> None:
-        told = found.setdefault(name, Series(kind, defaultdict(set)))
-        assert told.kind == kind
+        result = found.setdefault(name, Series(kind, defaultdict(set)))
+        assert result.kind == kind
         for label, values in labels.items():
-            told.labels[label] |= values
+            result.labels[label] |= values
 
     for role in ROLES:
         folder, registry = tmp_path_factory.mktemp("state"), Registry()
@@ -98,7 +100,7 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Series]:
         settings = Settings(role=role, model_dir=str(MODEL), state_dir=str(folder), **NEEDED.get(role, {}), **more)
         service = build(settings, RecordingLog(), registry)
         service.background.start()
-        if "check the job store" in {one.name for one in service.background.tasks}:
+        if "check the job store" in {task.name for task in service.background.tasks}:
             wait_until(lambda registry=registry: b"\njobs{" in registry.text(), "it has looked at the store")
         service.background.stop(0)
         for family in registry.families:
@@ -110,9 +112,9 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Series]:
                     {name: {key[i] for key in family.first} for i, name in enumerate(family.names)},
                 )
         assert call_wsgi(service.app, "GET", "/nowhere")[0] == 404
-        for told in text_string_to_metric_families(call_wsgi(service.app, "GET", "/metrics")[2].decode()):
-            for one in told.samples:
-                note(one.name, told.type, {label: {value} for label, value in one.labels.items()})
+        for item in text_string_to_metric_families(call_wsgi(service.app, "GET", "/metrics")[2].decode()):
+            for sample in item.samples:
+                note(sample.name, item.type, {label: {value} for label, value in sample.labels.items()})
     for name, rule in RECORDED.items():
         found[name] = Series("gauge", {label: set() for label in grouping_labels(parse_promql(rule["expr"]))})
     return found
@@ -133,8 +135,8 @@ def test_an_expression_names_series_and_labels_that_a_role_exposes(expression, e
                 continue
             assert label in exposed[name].labels, f"{name} has no label {label}"
             # Each alternative must mean something: what none of the values can be is a slip of the pen, in a != too.
-            for one in value.split("|") if op in ("Re", "NotRe") else [re.escape(value)]:
-                assert any(re.fullmatch(one, known) for known in exposed[name].labels[label]), f"{name}: {label} is never {one}"
+            for word in value.split("|") if op in ("Re", "NotRe") else [re.escape(value)]:
+                assert any(re.fullmatch(word, known) for known in exposed[name].labels[label]), f"{name}: {label} is never {word}"
     labels = {label for name, _, _ in found for label in exposed[name].labels}
     assert set(grouping_labels(tree)) <= labels | OF_TARGETS
 
@@ -157,7 +159,7 @@ def test_an_expression_with_a_slip_of_the_pen_is_found(wrong, exposed):
 
 
 def test_every_metric_is_looked_at_or_left_out_for_a_reason(exposed):
-    used = {name for told in EXPRESSIONS for name, _, _ in selectors(parse_promql(told))}
+    used = {name for expression in EXPRESSIONS for name, _, _ in selectors(parse_promql(expression))}
     for name, series in exposed.items():
         base = name.rpartition("_")[0]
         if series.kind == "histogram" and not name.endswith("_bucket"):
@@ -170,10 +172,10 @@ def test_every_metric_is_looked_at_or_left_out_for_a_reason(exposed):
 
 def test_every_metric_is_in_the_documents(exposed):
     text = "".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-    names = {re.sub("_(bucket|sum|count)$", "", name) if one.kind == "histogram" else name for name, one in exposed.items()}
+    names = {re.sub("_(bucket|sum|count)$", "", name) if item.kind == "histogram" else name for name, item in exposed.items()}
     # The usual ones are told as process_*.
-    wanted = {name for name in names if not name.startswith("process_") and name != "up" and name not in RECORDED}
-    assert sorted(name for name in wanted if f"`{name}`" not in text) == []
+    expected = {name for name in names if not name.startswith("process_") and name != "up" and name not in RECORDED}
+    assert sorted(name for name in expected if f"`{name}`" not in text) == []
 
 
 # The dashboard
@@ -181,18 +183,18 @@ def test_every_metric_is_in_the_documents(exposed):
 
 def test_the_dashboard_can_be_imported_anywhere():
     assert DASHBOARD["schemaVersion"] >= 36 and DASHBOARD["uid"] and DASHBOARD["title"] and "id" not in DASHBOARD
-    variables = {one["name"]: one for one in DASHBOARD["templating"]["list"]}
+    variables = {item["name"]: item for item in DASHBOARD["templating"]["list"]}
     assert variables["datasource"]["type"] == "datasource"
-    told = re.findall(r"\$\{?(\w+)", json.dumps(DASHBOARD))
-    assert set(told) - {"__rate_interval", "__all"} == set(variables)
-    of_panels = [one["datasource"] for one in [*panels(), *variables.values()] if one["type"] != "datasource"]
-    assert all(one == {"type": "prometheus", "uid": "${datasource}"} for one in of_panels)
+    result = re.findall(r"\$\{?(\w+)", json.dumps(DASHBOARD))
+    assert set(result) - {"__rate_interval", "__all"} == set(variables)
+    of_panels = [panel["datasource"] for panel in [*panels(), *variables.values()] if panel["type"] != "datasource"]
+    assert all(panel == {"type": "prometheus", "uid": "${datasource}"} for panel in of_panels)
 
 
 def test_each_variable_is_a_label_that_there_is(exposed):
-    for one in DASHBOARD["templating"]["list"]:
-        if one["type"] == "query":
-            series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", one["query"]["query"]).groups()
+    for item in DASHBOARD["templating"]["list"]:
+        if item["type"] == "query":
+            series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", item["query"]["query"]).groups()
             test_an_expression_names_series_and_labels_that_a_role_exposes(
                 re.sub('role=~"[^"]*"', 'role=~"all"', plain(series)), exposed
             )
@@ -200,10 +202,10 @@ def test_each_variable_is_a_label_that_there_is(exposed):
 
 
 def test_each_panel_says_what_it_shows_and_in_which_unit():
-    for one in panels():
-        assert one["title"] and one["description"].endswith(".") and one["fieldConfig"]["defaults"]["unit"], one["title"]
-        assert one["targets"] and len({target["refId"] for target in one["targets"]}) == len(one["targets"])
-    titles = [one["title"] for one in panels() if one["title"] not in ("In memory", "Latency")]
+    for panel in panels():
+        assert panel["title"] and panel["description"].endswith(".") and panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+        assert panel["targets"] and len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+    titles = [panel["title"] for panel in panels() if panel["title"] not in ("In memory", "Latency")]
     assert len(titles) == len(set(titles))
 
 
@@ -214,20 +216,21 @@ def test_a_legend_names_labels_by_which_its_expression_is_grouped(title, express
 
 def test_panels_have_ids_of_their_own_and_lie_in_rows_without_overlapping():
     ids = [
-        one["id"] for one in [*DASHBOARD["panels"], *(inner for row in DASHBOARD["panels"] for inner in row.get("panels", ()))]
+        panel["id"]
+        for panel in [*DASHBOARD["panels"], *(inner for row in DASHBOARD["panels"] for inner in row.get("panels", ()))]
     ]
     assert len(ids) == len(set(ids))
-    rows = [one for one in DASHBOARD["panels"] if one["type"] == "row"]
+    rows = [panel for panel in DASHBOARD["panels"] if panel["type"] == "row"]
     assert DASHBOARD["panels"][0] is rows[0] and not rows[0]["collapsed"]
     # A folded row is laid out by itself: Grafana moves what is below it.
     for level in (DASHBOARD["panels"], *(row["panels"] for row in rows)):
         taken = set()
-        for one in level:
-            place = one["gridPos"]
+        for item in level:
+            place = item["gridPos"]
             cells = {
                 (x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])
             }
-            assert cells and max(x for x, _ in cells) < 24 and not cells & taken, one["title"]
+            assert cells and max(x for x, _ in cells) < 24 and not cells & taken, item["title"]
             taken |= cells
     assert all(bool(row["panels"]) == row["collapsed"] for row in rows)
 
@@ -242,21 +245,21 @@ def test_each_alert_says_how_bad_it_is_what_it_means_and_what_to_do():
         assert set(rule["annotations"]) == {"summary", "description", "action"}
         assert all(len(text) > 20 for text in rule["annotations"].values())
         # A label that is not there is an empty word in the message.
-        told = set(re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"])))
+        result = set(re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"])))
         tree = parse_promql(rule["expr"])
-        assert told <= (set(grouping_labels(tree)) or OF_TARGETS)
+        assert result <= (set(grouping_labels(tree)) or OF_TARGETS)
 
 
 def test_what_an_action_names_exists():
     text = json.dumps([rule["annotations"] for rule in ALERTS.values()])
-    assert set(re.findall(r"IRIS_\w+", text)) <= {f"IRIS_{one.name.upper()}" for one in fields(Settings)}
+    assert set(re.findall(r"IRIS_\w+", text)) <= {f"IRIS_{field.name.upper()}" for field in fields(Settings)}
     assert set(re.findall(r"\bIris[A-Z]\w+", text)) <= set(ALERTS)
 
 
 def promtool(*words: str) -> str:
-    told = subprocess.run([require_program("promtool"), *words], capture_output=True, text=True, timeout=60)
-    assert told.returncode == 0, told.stdout + told.stderr
-    return told.stdout
+    result = subprocess.run([require_program("promtool"), *words], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 def test_promtool_finds_nothing_wrong_with_the_rules():
@@ -332,7 +335,7 @@ CALM = {
 }
 
 
-def judged(series: dict[str, str], wanted: list[str], tmp_path: Path) -> None:
+def judged(series: dict[str, str], expected: list[str], tmp_path: Path) -> None:
     """Which alerts fire after three hours of these series: all `wanted`, among others, or none at all."""
     tests = [
         {
@@ -340,9 +343,9 @@ def judged(series: dict[str, str], wanted: list[str], tmp_path: Path) -> None:
             "eval_time": "3h",
             "exp_samples": [{"labels": "{}", "value": 1}],
         }
-        for name in wanted
+        for name in expected
     ] or [{"expr": "ALERTS", "eval_time": "3h", "exp_samples": []}]
-    told = {
+    result = {
         "rule_files": [str(FOLDER / "rules.yml")],
         "tests": [
             {
@@ -352,7 +355,7 @@ def judged(series: dict[str, str], wanted: list[str], tmp_path: Path) -> None:
             }
         ],
     }
-    (tmp_path / "test.yml").write_text(yaml.safe_dump(told))
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(result))
     promtool("test", "rules", str(tmp_path / "test.yml"))
 
 
@@ -411,8 +414,8 @@ class Prometheus:
         scrape = {name: value for name, value in SCRAPE.items() if name != "kubernetes_sd_configs"}
         scrape["static_configs"] = [pod_of(component, server) for component, server in servers.items()]
         often = {"scrape_interval": "200ms", "scrape_timeout": "200ms", "evaluation_interval": "200ms"}
-        told = {"global": often, "rule_files": [str(FOLDER / "rules.yml")], "scrape_configs": [scrape]}
-        (folder / "prometheus.yml").write_text(yaml.safe_dump(told))
+        result = {"global": often, "rule_files": [str(FOLDER / "rules.yml")], "scrape_configs": [scrape]}
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(result))
         command = [
             program,
             f"--config.file={folder}/prometheus.yml",
@@ -428,10 +431,10 @@ class Prometheus:
                 break
 
     def get(self, path: str, **parameters: str) -> dict:
-        with urlopen(f"{self.url}/{path}?{urlencode(parameters)}", timeout=120) as answer:
-            told = json.load(answer)
-        assert told["status"] == "success"
-        return told["data"]
+        with urlopen(f"{self.url}/{path}?{urlencode(parameters)}", timeout=120) as response:
+            result = json.load(response)
+        assert result["status"] == "success"
+        return result["data"]
 
     def finds(self, expression: str) -> bool:
         """Whether it can be evaluated, and gives anything."""
@@ -463,21 +466,21 @@ def prometheus(run, upstream_settings, tmp_path) -> Iterator[tuple[Prometheus, d
 @pytest.mark.long
 def test_prometheus_evaluates_everything_and_panels_of_servers_that_are_asked_show_something(prometheus):
     running, servers = prometheus
-    empty = {(title, plain(told).replace("[5m]", "[2s]")) for title, told, _ in IN_PANELS if title not in NEVER}
+    empty = {(title, plain(expected).replace("[5m]", "[2s]")) for title, expected, _ in IN_PANELS if title not in NEVER}
 
     def shown() -> bool:
         for traffic in TRAFFIC:
             fetch(servers["server"], traffic)
         fetch(servers["prep"], TRAFFIC[0]), fetch(servers["gateway"], TRAFFIC[2])
-        empty.difference_update([one for one in empty if running.finds(one[1])])
+        empty.difference_update([item for item in empty if running.finds(item[1])])
         return not empty
 
     wait_until(shown, "each panel shows something")
     # Those that have nothing to show can be evaluated too.
-    assert not any(running.finds(plain(told)) for title, told, _ in IN_PANELS if title in NEVER)
+    assert not any(running.finds(plain(expected)) for title, expected, _ in IN_PANELS if title in NEVER)
     by_role = running.get("query", query=plain(IN_PANELS[0][1]))["result"]
-    assert {one["metric"]["role"]: one["value"][1] for one in by_role} == {"all": "1", "prep": "1", "gateway": "1"}
-    (up,) = [one["metric"] for one in running.get("query", query="up")["result"] if one["metric"]["component"] == "prep"]
+    assert {item["metric"]["role"]: item["value"][1] for item in by_role} == {"all": "1", "prep": "1", "gateway": "1"}
+    (up,) = [item["metric"] for item in running.get("query", query="up")["result"] if item["metric"]["component"] == "prep"]
     assert up == {"__name__": "up", "job": "iris_wsgi", "namespace": "n", "component": "prep", "instance": "pod-prep"}
 
     def rules() -> list[dict]:

@@ -29,8 +29,8 @@ def needed_by(names: set[str]) -> set[str]:
     found, new = set(), set(names)
     while new:
         found |= new
-        told = [Requirement(text) for name in new for text in requires(name) or ()]
-        new = {r.name for r in told if r.marker is None or r.marker.evaluate({"extra": ""})} - found
+        result = [Requirement(text) for name in new for text in requires(name) or ()]
+        new = {r.name for r in result if r.marker is None or r.marker.evaluate({"extra": ""})} - found
     return found
 
 
@@ -41,15 +41,15 @@ def test_nothing_lies_at_the_top_but_what_belongs_there():
     given |= {"CHANGELOG.md", "CONTRIBUTING.md", "README.ja.md", "README.md", "SECURITY.md", "pyproject.toml", "setup.cfg"}
     if not (ROOT / ".git").exists():
         pytest.skip("this is no clone but an archive, which knows nothing of what belongs there")
-    told = subprocess.run([require_program("git"), "ls-files", "-z"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    assert {name.partition("/")[0] for name in told.split("\0") if name} <= given
+    text = subprocess.run([require_program("git"), "ls-files", "-z"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert {name.partition("/")[0] for name in text.split("\0") if name} <= given
 
 
 @pytest.mark.long
 def test_an_install_brings_three_packages_and_what_they_require_themselves():
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-", str(ROOT)]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-    brought = {item["metadata"]["name"].lower() for item in json.loads(told.stdout)["install"]}
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    brought = {item["metadata"]["name"].lower() for item in json.loads(result.stdout)["install"]}
     assert {name for name in brought if name in RUN_TIME} == RUN_TIME
     assert brought - {"iris-wsgi", "iris_wsgi"} == needed_by(RUN_TIME)
 
@@ -71,7 +71,7 @@ def test_importing_every_module_of_the_server_loads_no_extra():
     names = {".".join(path.with_suffix("").parts) for path in paths}
     modules = sorted(names - {f"iris_wsgi.{name}" for name in EXTRAS})
     code = f"import sys, {', '.join(modules)}; print(*{{name.partition('.')[0] for name in sys.modules}})"
-    told = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    result = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     extras = {
         "sklearn",
         "skl2onnx",
@@ -86,14 +86,14 @@ def test_importing_every_module_of_the_server_loads_no_extra():
         "pytest",
         "hypothesis",
     }
-    assert {"iris_wsgi", "numpy", "onnxruntime", "waitress"} <= set(told.stdout.split())
-    assert not extras & set(told.stdout.split())
+    assert {"iris_wsgi", "numpy", "onnxruntime", "waitress"} <= set(result.stdout.split())
+    assert not extras & set(result.stdout.split())
 
 
 def test_importing_the_package_alone_loads_no_model_runtime():
     code = "import sys, iris_wsgi; print(*sys.modules)"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not RUN_TIME & set(told.stdout.split())
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not RUN_TIME & set(result.stdout.split())
 
 
 def test_telemetry_is_off_before_onnxruntime_is_imported():
@@ -109,6 +109,6 @@ def test_telemetry_is_off_before_onnxruntime_is_imported():
 
 
 def test_the_version_is_told_by_the_command_and_in_the_changelog():
-    told = subprocess.run([sys.executable, "-m", "iris_wsgi", "--version"], capture_output=True, text=True, check=True).stdout
-    assert told == f"iris_wsgi {iris_wsgi.__version__}\n"
+    text = subprocess.run([sys.executable, "-m", "iris_wsgi", "--version"], capture_output=True, text=True, check=True).stdout
+    assert text == f"iris_wsgi {iris_wsgi.__version__}\n"
     assert f"## {iris_wsgi.__version__}" in (ROOT / "CHANGELOG.md").read_text()

@@ -18,7 +18,7 @@ def has_clock(node: ast.AST, names: frozenset[str] = frozenset()) -> bool:
         return ast.unparse(node.func) in CLOCKS
     if isinstance(node, ast.Name):
         return node.id in names
-    return any(has_clock(one, names) for one in ast.iter_child_nodes(node))
+    return any(has_clock(item, names) for item in ast.iter_child_nodes(node))
 
 
 def is_difference(node: ast.AST) -> bool:
@@ -30,7 +30,7 @@ def durations(function: ast.AST) -> frozenset[str]:
     return frozenset(
         target.id
         for node in ast.walk(function)
-        if isinstance(node, ast.Assign) and any(is_difference(one) and has_clock(one) for one in ast.walk(node.value))
+        if isinstance(node, ast.Assign) and any(is_difference(item) and has_clock(item) for item in ast.walk(node.value))
         for target in node.targets
         if isinstance(target, ast.Name)
     )
@@ -40,15 +40,15 @@ def judged_by_the_clock(tree: ast.AST) -> Iterator[ast.AST]:
     """Finds assertions that compare a time that has passed, or that a time has not come."""
     for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
         names = durations(function)
-        for node in (one for one in ast.walk(function) if isinstance(one, ast.Assert)):
-            for compared in (one for one in ast.walk(node.test) if isinstance(one, ast.Compare)):
+        for node in (item for item in ast.walk(function) if isinstance(item, ast.Assert)):
+            for compared in (item for item in ast.walk(node.test) if isinstance(item, ast.Compare)):
                 if has_clock(compared, names):
                     yield node
 
 
 def sleeps_once(tree: ast.AST) -> Iterator[ast.AST]:
     """Finds sleeps outside of loops: they stand for what should have happened by then."""
-    looped = {id(one) for loop in ast.walk(tree) if isinstance(loop, ast.While | ast.For) for one in ast.walk(loop)}
+    looped = {id(item) for loop in ast.walk(tree) if isinstance(loop, ast.While | ast.For) for item in ast.walk(loop)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("time.sleep", "sleep") and id(node) not in looped:
             yield node
@@ -56,11 +56,11 @@ def sleeps_once(tree: ast.AST) -> Iterator[ast.AST]:
 
 def short_patience(tree: ast.AST) -> Iterator[ast.AST]:
     """Finds waits that give up too soon. Those of less than a second are the pace of a loop, or wanted to be over."""
-    for node in (one for one in ast.walk(tree) if isinstance(one, ast.Call)):
+    for node in (item for item in ast.walk(tree) if isinstance(item, ast.Call)):
         bounds = [keyword.value for keyword in node.keywords if keyword.arg == "timeout"]
         if isinstance(node.func, ast.Attribute) and node.func.attr in WAITS and len(node.args) == 1:
             bounds += node.args
-        given = [one.value for one in bounds if isinstance(one, ast.Constant) and isinstance(one.value, int | float)]
+        given = [bound.value for bound in bounds if isinstance(bound, ast.Constant) and isinstance(bound.value, int | float)]
         if any(1 <= seconds < MIN_TIMEOUT_SECONDS for seconds in given):
             yield node
 

@@ -56,7 +56,7 @@ def test_the_table_has_every_overlay_and_each_serves_what_its_row_says(served):
     assert [row.pattern for row in ROWS if not row.overlays] == ["all of them"]
     for row in ROWS:
         found = [
-            (one, objects) for objects in (kustomize(MANIFESTS / name) for name in row.overlays) for one in our_pods(objects)
+            (pod, objects) for objects in (kustomize(MANIFESTS / name) for name in row.overlays) for pod in our_pods(objects)
         ]
         roles = set()
         for template, objects in found:
@@ -124,13 +124,13 @@ def test_the_japanese_readme_has_the_same_first_screen_and_the_same_table():
     english, japanese = ROOT / "README.md", ROOT / "README.ja.md"
     assert "(README.ja.md)" in english.read_text() and "(README.md)" in japanese.read_text()
     screens = [
-        [(one.language, re.sub(r" *#.*", "", one.text)) for one in fences_of(document)[:3]] for document in (english, japanese)
+        [(item.language, re.sub(r" *#.*", "", item.text)) for item in fences_of(document)[:3]] for document in (english, japanese)
     ]
     assert screens[0] == screens[1]
     rows = [[[named(cell) for cell in cells] for cells in table_cells(document)] for document in (english, japanese)]
     assert len(rows[0]) == len(rows[1])
-    for one, other in zip(*rows, strict=True):
-        assert one == other
+    for row, other in zip(*rows, strict=True):
+        assert row == other
     everywhere = re.search("^どのロールにも.*", japanese.read_text(), re.MULTILINE)[0]
     assert routes_in(everywhere) == COMMON_ROUTES
     names = [cells[0] for cells in table_cells(japanese)]

@@ -28,7 +28,7 @@ ROWS = [[cell.strip() for cell in line.strip("|\n").split("|")] for _, rows in T
 
 @cache
 def functions_of(file: str) -> set[str]:
-    return {one.name for one in ast.parse((ROOT / file).read_text()).body if isinstance(one, ast.FunctionDef)}
+    return {item.name for item in ast.parse((ROOT / file).read_text()).body if isinstance(item, ast.FunctionDef)}
 
 
 def test_each_promise_names_tests_that_exist():
@@ -42,12 +42,12 @@ def test_each_promise_names_tests_that_exist():
 
 
 def test_each_bound_tells_the_default_of_its_setting():
-    defaults = {name_of(one.name): f"`{one.default}`" for one in fields(Settings)}
-    told = {row[1].strip("`"): row[2] for row in ROWS if len(row) == 4 and row[1] != "fixed"}
-    for name in [name for name in told if "." in name]:
+    defaults = {name_of(field.name): f"`{field.default}`" for field in fields(Settings)}
+    result = {row[1].strip("`"): row[2] for row in ROWS if len(row) == 4 and row[1] != "fixed"}
+    for name in [name for name in result if "." in name]:
         module, _, constant = name.rpartition(".")
         defaults[name] = f"`{getattr(importlib.import_module(f'iris_wsgi.{module}'), constant)}`"
-    assert len(told) > 12 and told == {name: defaults[name] for name in told}
+    assert len(result) > 12 and result == {name: defaults[name] for name in result}
 
 
 class Trap:
@@ -72,14 +72,14 @@ class Trap:
 
 
 def test_nothing_in_a_request_makes_the_server_call_anybody(live_server):
-    with Trap() as trap, RawConnection(live_server) as wire:
+    with Trap() as trap, RawConnection(live_server) as connection:
         url = f"http://{trap.authority}/label"
         names = ("Referer", "Origin", "Forwarded", "X-Forwarded-Host", "X-Forwarded-For", "X-Original-URL", "Link", "Location")
         names += ("Destination", "Via", "From", "Proxy", "Callback", "Webhook", "traceparent", "tracestate", "Prefer")
-        told = [f"{name}: {url}" for name in names]
+        result = [f"{name}: {url}" for name in names]
         asked = [
-            *((http_request("GET", path, None, *told), 200) for path in ("/label", "/v2", "/jobs")),
-            (http_request("POST", "/predict", {"data": [ROW]}, *told), 200),
+            *((http_request("GET", path, None, *result), 200) for path in ("/label", "/v2", "/jobs")),
+            (http_request("POST", "/predict", {"data": [ROW]}, *result), 200),
             (http_request("POST", "/predict", {"data": [ROW], "url": url}), 422),
             (http_request("POST", "/jobs", {"data": [ROW], "callback": url}), 422),
             (http_request("PUT", "/items/0000", {"data": [ROW], "source": url}), 422),
@@ -88,8 +88,8 @@ def test_nothing_in_a_request_makes_the_server_call_anybody(live_server):
             (f"GET /items/{url.replace('/', '%2F')} HTTP/1.1\r\nHost: a\r\n\r\n".encode(), 400),
         ]
         for data, status in asked[:-1]:
-            assert wire.exchange(data).status == status, data
-        assert wire.exchange(asked[-1][0]).status == 400
+            assert connection.exchange(data).status == status, data
+        assert connection.exchange(asked[-1][0]).status == 400
         with RawConnection(live_server) as other:
             assert other.exchange(f"CONNECT {trap.authority} HTTP/1.1\r\nHost: {trap.authority}\r\n\r\n".encode()).status == 501
         assert not trap.came
@@ -166,7 +166,7 @@ def test_the_package_has_no_way_to_run_what_comes_in():
     others = {ROOT / "iris_wsgi" / name for name in ("cli/tour.py", "cli/tour_client.py", "patterns/batch/process_pool.py")}
     for file in set((ROOT / "iris_wsgi").rglob("*.py")) - others:
         for node in ast.walk(ast.parse(file.read_text())):
-            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            names = [item.name for item in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
             assert not {name.partition(".")[0] for name in names} & runs, file
             if isinstance(node, ast.Call):
@@ -178,7 +178,7 @@ def test_the_package_has_no_way_to_run_what_comes_in():
 
 def test_the_numbers_of_the_worst_case_add_up():
     words = r"(\d+) for the process .*?, (\d+) for bodies, (\d+) for responses, and (\d+) threads × (\d+) × (\d+)\s[^:]*: (\d+)\."
-    process, bodies, answers, threads, times, body, total = map(int, re.search(words, TEXT).groups())
+    process, bodies, responses, threads, times, body, total = map(int, re.search(words, TEXT).groups())
     assert (bodies, body) == (Settings().pending_bytes >> 20, Settings().max_body_bytes >> 20)
-    assert answers == bodies and total == process + bodies + answers + threads * times * body
+    assert responses == bodies and total == process + bodies + responses + threads * times * body
     assert times == MOST_TIMES

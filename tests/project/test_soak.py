@@ -48,7 +48,7 @@ def test_a_leak_is_distinguished_from_noise_and_from_memory_taken_once():
 def test_leaked_blocks_are_distinguished_from_blocks_of_requests():
     steady, chance = samples(lambda minutes: 0), random.Random(12)
     for leaked, faults in ((0, 0), (1, 1)):
-        found = [one._replace(blocks=150_000 + int(leaked * one.at * 20) + chance.choice((0, 90, 50_000))) for one in steady]
+        found = [item._replace(blocks=150_000 + int(leaked * item.at * 20) + chance.choice((0, 90, 50_000))) for item in steady]
         assert len(find_leaks(OneProcessSampler(found), 0, 600)[1]) == faults
 
 

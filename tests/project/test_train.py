@@ -44,8 +44,8 @@ def fitted(iris):
 
 def test_training_again_writes_the_same_bytes_with_warnings_as_errors(tmp_path: Path):
     command = [sys.executable, "-W", "error", str(MODEL / "train.py"), "--out", str(tmp_path)]
-    told = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert told.stderr == ""
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert result.stderr == ""
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == sorted(FILES)
     for name in FILES:
         assert (tmp_path / name).read_bytes() == (MODEL / name).read_bytes(), name
@@ -82,6 +82,6 @@ def test_training_csv_holds_the_150_rows_of_scikit_learn(iris):
 
 
 def test_the_metadata_of_the_file_tells_name_version_features_and_libraries(service):
-    told = service.model.session.get_modelmeta().custom_metadata_map
-    assert set(told) == {"name", "version", "features", "libraries"}
+    result = service.model.session.get_modelmeta().custom_metadata_map
+    assert set(result) == {"name", "version", "features", "libraries"}
     assert set(service.model.libraries) == {"numpy", "onnx", "scikit-learn"}

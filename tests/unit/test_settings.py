@@ -38,10 +38,10 @@ def test_the_environment_and_flags_set_the_same_and_a_flag_wins():
 def test_every_setting_has_a_flag_a_variable_and_a_help_text():
     text = next(a for a in parser(["serve"])._actions if a.dest == "command").choices["serve"].format_help()
     squeezed = " ".join(text.split())
-    for one in fields(Settings):
-        assert f"{flag_of(one.name)} VALUE" in squeezed
-        assert f"({name_of(one.name)}, default {one.default})" in squeezed
-        assert one.metadata["help"] in squeezed
+    for field in fields(Settings):
+        assert f"{flag_of(field.name)} VALUE" in squeezed
+        assert f"({name_of(field.name)}, default {field.default})" in squeezed
+        assert field.metadata["help"] in squeezed
 
 
 @pytest.mark.parametrize(
@@ -67,12 +67,12 @@ def test_a_wrong_value_is_told_with_its_name_in_one_line(name, value):
     "value", ["localhost:6379", "http://:secret@h", "redis://", "redis://:secret@h\n", "redis://:sec ret@h", "unix://s"]
 )
 def test_the_address_of_a_redis_may_hold_a_password_and_is_never_shown(value):
-    with pytest.raises(BadSetting) as told:
+    with pytest.raises(BadSetting) as error:
         read_settings({"IRIS_REDIS_URL": value}, {})
     assert (
-        "redis://, rediss:// or unix:///" in str(told.value)
-        and "sec" not in str(told.value)
-        and "localhost" not in str(told.value)
+        "redis://, rediss:// or unix:///" in str(error.value)
+        and "sec" not in str(error.value)
+        and "localhost" not in str(error.value)
     )
     assert "secret" not in repr(Settings(redis_url="redis://:secret@h"))
 
@@ -89,9 +89,9 @@ def test_the_address_of_a_redis_may_hold_a_password_and_is_never_shown(value):
     ],
 )
 def test_a_password_on_the_command_line_is_refused_and_the_way_out_told(name, value):
-    with pytest.raises(BadSetting, match=f"^{flag_of(name)} has a password, .* {name_of(name)} in the environment") as told:
+    with pytest.raises(BadSetting, match=f"^{flag_of(name)} has a password, .* {name_of(name)} in the environment") as error:
         read_settings({}, {name: value})
-    assert "hun" not in str(told.value) and "secretKeyRef" in str(told.value)
+    assert "hun" not in str(error.value) and "secretKeyRef" in str(error.value)
     assert getattr(read_settings({name_of(name): value, "IRIS_CACHE": "on"}, {}), name) == value
 
 
@@ -103,9 +103,9 @@ def test_an_address_without_a_password_is_a_flag_like_others():
 
 @pytest.mark.parametrize("value", ["redis://:secret@h:port", "redis://:secret@h:99999/0x"])
 def test_an_address_that_only_the_library_finds_wrong_is_not_shown_either(value):
-    with pytest.raises(BadSetting, match="IRIS_REDIS_URL is not an address of a Redis server") as told:
+    with pytest.raises(BadSetting, match="IRIS_REDIS_URL is not an address of a Redis server") as error:
         create_job_store(Settings(redis_url=value), 0.1)
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(error.value)
 
 
 def test_a_share_may_be_written_as_people_write_it():
@@ -152,7 +152,9 @@ def test_a_port_that_is_a_number_stays_a_setting_beside_a_kubernetes_service():
     assert read_settings(OF_SERVICES | {"IRIS_PORT": "9000"}, {}).port == 9000
     # A Service can only set a variable that ends so, and of the settings the port alone does.
     ends = [
-        one.name for one in fields(Settings) if one.name.endswith(("port", "_host", "_proto", "_addr", "_tcp", "_udp", "_sctp"))
+        field.name
+        for field in fields(Settings)
+        if field.name.endswith(("port", "_host", "_proto", "_addr", "_tcp", "_udp", "_sctp"))
     ]
     assert ends == ["port"]
 
@@ -197,7 +199,7 @@ def test_an_application_names_the_variables_that_have_no_effect_under_another_se
 
 
 def test_an_application_refuses_arguments_that_are_unknown_invalid_or_of_another_server():
-    for arguments, told in (
+    for arguments, expected in (
         ({"rol": "all"}, "^rol is not a setting; did you mean role[?]$"),
         ({"role": "none"}, "^role='none' must be one of all, "),
         ({"max_rows": True}, "^max_rows='True' must be a whole number"),
@@ -206,7 +208,7 @@ def test_an_application_refuses_arguments_that_are_unknown_invalid_or_of_another
         ({"qqqqqqqq": 1}, "^qqqqqqqq is not a setting; the settings are allowed_hosts, role, "),
         ({"redis_url": "secret"}, "^redis_url must begin with redis://"),
     ):
-        with pytest.raises(BadSetting, match=told) as caught:
+        with pytest.raises(BadSetting, match=expected) as caught:
             application_settings({}, arguments)
         assert "--" not in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(BadSetting, match="^IRIS_PROT is not a setting"):
@@ -223,7 +225,7 @@ def test_the_settings_of_the_server_are_those_that_the_application_never_reads()
     elsewhere |= read[factory] - {"host"}
     assert not SERVER_SETTINGS & elsewhere
     # The commands warm, healthcheck and clear ask a server of ours; batch has workers of its own.
-    named = {one.name for one in fields(Settings)} & set().union(*(read[path] for path in server))
+    named = {field.name for field in fields(Settings)} & set().union(*(read[path] for path in server))
     # What a server that starts has to know of a role, to count its descriptors and its memory.
     of_a_role = {"model_dir", "role", "batch_rows", "token_file", "model_seal", "member", "members", "pred_url"}
     assert named - of_a_role - {"max_body_bytes"} == SERVER_SETTINGS
@@ -239,20 +241,20 @@ def test_a_contradiction_is_told_with_both_names():
 
 def test_there_are_at_most_42_settings_and_none_of_them_was_removed():
     assert len(fields(Settings)) <= 42
-    assert not REMOVED.keys() & {one.name for one in fields(Settings)}
+    assert not REMOVED.keys() & {field.name for field in fields(Settings)}
 
 
 @pytest.mark.parametrize("name", REMOVED)
 def test_a_removed_setting_stops_the_start_with_one_line_of_advice(name, capsys):
-    told = f"was removed; {REMOVED[name]}"
-    assert "\n" not in told
-    with pytest.raises(BadSetting, match=f"^{re.escape(f'{name_of(name)} {told}')}$"):
+    result = f"was removed; {REMOVED[name]}"
+    assert "\n" not in result
+    with pytest.raises(BadSetting, match=f"^{re.escape(f'{name_of(name)} {result}')}$"):
         read_settings({name_of(name): "x"}, {})
-    with pytest.raises(BadSetting, match=f"^{re.escape(f'{name} {told}')}$"):
+    with pytest.raises(BadSetting, match=f"^{re.escape(f'{name} {result}')}$"):
         application_settings({}, {name: 1})
     for command in ("serve", "worker", *["verify"] * (name == "fast_model_dir")):
         assert main([command, flag_of(name), "x"]) == 2
-        assert capsys.readouterr().err == f"iris_wsgi: {flag_of(name)} {told}\n"
+        assert capsys.readouterr().err == f"iris_wsgi: {flag_of(name)} {result}\n"
 
 
 def test_settings_made_in_python_are_checked_too():
@@ -271,6 +273,6 @@ def test_a_wrong_setting_ends_a_command_with_status_2_and_one_line(command, monk
 def test_help_and_version_load_no_model():
     for argument in ("--help", "--version"):
         command = [sys.executable, "-X", "importtime", "-m", "iris_wsgi", argument]
-        told = subprocess.run(command, check=True, capture_output=True, text=True)
-        assert "argparse" in told.stderr
-        assert "onnxruntime" not in told.stderr
+        result = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert "argparse" in result.stderr
+        assert "onnxruntime" not in result.stderr

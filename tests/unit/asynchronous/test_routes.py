@@ -47,24 +47,26 @@ def app(start: Callable[..., webtest.TestApp]) -> webtest.TestApp:
 
 def taken(app: webtest.TestApp) -> str:
     """Submits to a store that has just started: its first write to a busy disk may take longer than a request."""
-    answers = []
+    responses = []
 
     def accepted() -> bool:
-        answers.append(app.post_json("/jobs", ROWS, headers=idempotency_key("first"), status="*"))
-        return answers[-1].status_int in (200, 202)
+        responses.append(app.post_json("/jobs", ROWS, headers=idempotency_key("first"), status="*"))
+        return responses[-1].status_int in (200, 202)
 
     wait_until(accepted, "the store has begun")
-    return answers[-1].headers["Location"]
+    return responses[-1].headers["Location"]
 
 
 def test_a_job_is_accepted_with_its_place_and_queued(app):
-    answer = app.post_json("/jobs", ROWS)
-    assert answer.status_int == 202
-    told = answer.json
-    assert list(told) == ["id", "status", "href"] and told["status"] == "queued"
-    assert re.fullmatch(ID_PATTERN, told["id"]) and told["href"] == answer.headers["Location"] == f"/jobs/{told['id']}"
-    record = app.get(told["href"])
-    assert record.json | {"created": ""} == {**told, "attempts": 0, "created": "", "started": None, "finished": None}
+    response = app.post_json("/jobs", ROWS)
+    assert response.status_int == 202
+    document = response.json
+    assert list(document) == ["id", "status", "href"] and document["status"] == "queued"
+    assert (
+        re.fullmatch(ID_PATTERN, document["id"]) and document["href"] == response.headers["Location"] == f"/jobs/{document['id']}"
+    )
+    record = app.get(document["href"])
+    assert record.json | {"created": ""} == {**document, "attempts": 0, "created": "", "started": None, "finished": None}
     assert record.headers["Retry-After"] == "1" and record.headers["Cache-Control"] == "no-store"
     assert "X-Model-Digest" not in record.headers
 
@@ -85,9 +87,9 @@ def test_the_times_are_rfc_3339_in_utc_and_in_order(app):
     before = time.time()
     path = submit_job(app)
     run_worker(app)
-    told = app.get(path).json
-    times = [told[name] for name in ("created", "started", "finished")]
-    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", one) for one in times)
+    document = app.get(path).json
+    times = [document[name] for name in ("created", "started", "finished")]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", item) for item in times)
     assert sorted(times) == times
     assert abs(time.mktime(time.strptime(times[0][:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone - before) < 60
 
@@ -96,8 +98,8 @@ def test_many_jobs_each_get_their_own_answer(app):
     rows = [[round(4 + i / 50, 2), 3.0, 1 + i / 40, 0.1 + i / 80] for i in range(150)]
     paths = [submit_job(app, {"data": [row]}) for row in rows]
     run_worker(app)
-    answers = [app.get(path).json["result"]["probabilities"][0] for path in paths]
-    assert answers == app.post_json("/predict/batch", {"data": rows}).json["probabilities"]
+    responses = [app.get(path).json["result"]["probabilities"][0] for path in paths]
+    assert responses == app.post_json("/predict/batch", {"data": rows}).json["probabilities"]
 
 
 @pytest.mark.parametrize(
@@ -108,16 +110,16 @@ def test_many_jobs_each_get_their_own_answer(app):
     ],
 )  # fmt: skip
 def test_what_predict_batch_refuses_is_no_job(app, body, status):
-    answers = [app.post(path, body, content_type="application/json", status=status) for path in ("/jobs", "/predict/batch")]
-    assert answers[0].json | {"request_id": ""} == answers[1].json | {"request_id": ""}
+    responses = [app.post(path, body, content_type="application/json", status=status) for path in ("/jobs", "/predict/batch")]
+    assert responses[0].json | {"request_id": ""} == responses[1].json | {"request_id": ""}
     assert app.get("/jobs").json["jobs"]["queued"] == 0
 
 
 def test_as_many_rows_as_allowed_are_a_job_and_one_more_is_told_the_way_out(start):
     app = start(max_rows=3)
     assert app.post_json("/jobs", ROWS).status_int == 202
-    told = app.post_json("/jobs", {"data": [ROW] * 4}, status=422).json
-    assert "submit several jobs of up to 3 rows" in told["errors"][0]["detail"]
+    document = app.post_json("/jobs", {"data": [ROW] * 4}, status=422).json
+    assert "submit several jobs of up to 3 rows" in document["errors"][0]["detail"]
 
 
 def test_one_idempotency_key_is_one_job_while_that_is_kept(app):
@@ -131,8 +133,8 @@ def test_one_idempotency_key_is_one_job_while_that_is_kept(app):
 def test_a_key_in_quotes_is_the_same_key_and_the_same_rows_may_be_spelt_otherwise(app):
     first = submit_job(app, **idempotency_key("a b"))
     other = b'{"data":[[5.10,35e-1,1.4,0.2],[6.7,3.1,4.7,1.5],[7.2,3.6,6.1,2.5]]}'
-    answer = app.post("/jobs", other, headers=idempotency_key(' "a b"'), content_type="application/json")
-    assert answer.headers["Location"] == first
+    response = app.post("/jobs", other, headers=idempotency_key(' "a b"'), content_type="application/json")
+    assert response.headers["Location"] == first
 
 
 def test_other_rows_under_one_key_are_422(app):
@@ -149,10 +151,10 @@ def test_a_key_that_is_none_is_400(app, bad):
 
 
 def test_keys_of_jobs_and_of_hybrid_requests_do_not_meet(app):
-    one = {"data": [ROW]}
+    item = {"data": [ROW]}
     assert (
-        submit_job(app, one, **idempotency_key("k"))
-        != app.post_json("/predict/hybrid", one, headers=idempotency_key("k")).headers["Location"]
+        submit_job(app, item, **idempotency_key("k"))
+        != app.post_json("/predict/hybrid", item, headers=idempotency_key("k")).headers["Location"]
     )
 
 
@@ -174,8 +176,8 @@ def test_a_cancelled_job_is_not_worked_on_and_may_be_cancelled_again(app):
     path = submit_job(app)
     assert [app.delete(path).json["status"] for _ in range(2)] == ["cancelled"] * 2
     run_worker(app)
-    told = app.get(path).json
-    assert told["status"] == "cancelled" and told["finished"] and told["attempts"] == 0 and "result" not in told
+    document = app.get(path).json
+    assert document["status"] == "cancelled" and document["finished"] and document["attempts"] == 0 and "result" not in document
 
 
 def test_what_is_done_cannot_be_cancelled(app):
@@ -194,16 +196,16 @@ def test_operators_see_how_many_jobs_are_in_each_state_and_how_old_the_oldest_is
     app.delete(submit_job(app))
     run_worker(app)
     submit_job(app)
-    told = app.get("/jobs").json
-    assert told["jobs"] == {"queued": 1, "running": 0, "succeeded": 1, "failed": 0, "cancelled": 1}
-    assert told["oldest_queued_seconds"] > 0
+    document = app.get("/jobs").json
+    assert document["jobs"] == {"queued": 1, "running": 0, "succeeded": 1, "failed": 0, "cancelled": 1}
+    assert document["oldest_queued_seconds"] > 0
 
 
 def test_a_full_queue_is_503_until_there_is_room(start):
     app = start(jobs_queued=2)
     paths = [submit_job(app, **idempotency_key("first")), submit_job(app)]
-    answer = app.post_json("/jobs", ROWS, status=503)
-    assert answer.json["detail"] == FULL and answer.headers["Retry-After"] == "1"
+    response = app.post_json("/jobs", ROWS, status=503)
+    assert response.json["detail"] == FULL and response.headers["Retry-After"] == "1"
     # One that is there already takes no room.
     assert submit_job(app, **idempotency_key("first")) == paths[0]
     app.delete(paths[1])
@@ -216,21 +218,21 @@ def wait(value: str) -> dict[str, str]:
 
 def test_an_answer_is_held_back_until_the_job_is_done(app):
     path = submit_job(app)
-    answers = []
-    thread = threading.Thread(target=lambda: answers.append(app.get(path, headers=wait("wait=20"))))
+    responses = []
+    thread = threading.Thread(target=lambda: responses.append(app.get(path, headers=wait("wait=20"))))
     thread.start()
     assert app.get(path).json["status"] == "queued"
     run_worker(app)
     thread.join(120)
-    assert answers[0].json["status"] == "succeeded" and answers[0].headers["Preference-Applied"] == "wait=20"
+    assert responses[0].json["status"] == "succeeded" and responses[0].headers["Preference-Applied"] == "wait=20"
 
 
 def test_an_answer_is_held_back_no_longer_than_wished_or_than_the_limit(start, monkeypatch):
     monkeypatch.setattr(role, "MAX_WAIT_SECONDS", 0.1)
     app = start()
     path = submit_job(app)
-    answer = app.get(path, headers=wait("wait=3600"))
-    assert answer.json["status"] == "queued" and answer.headers["Preference-Applied"] == "wait=0.1"
+    response = app.get(path, headers=wait("wait=3600"))
+    assert response.json["status"] == "queued" and response.headers["Preference-Applied"] == "wait=0.1"
 
 
 @pytest.mark.parametrize("prefer", ["wait=0", "wait=x", "respond-async", ""])
@@ -292,16 +294,16 @@ def test_without_its_store_only_the_routes_of_jobs_are_down_and_come_back_by_the
     path = taken(app)
     server.process.send_signal(fault)
     for ask in (lambda: app.post_json("/jobs", ROWS, status=503), lambda: app.get(path, status=503)) * 3:
-        answer = ask()
-        assert answer.json["detail"] == DOWN and answer.headers["Retry-After"] == "1"
+        response = ask()
+        assert response.json["detail"] == DOWN and response.headers["Retry-After"] == "1"
     for ask in (app.delete, app.get):
         assert ask(path, status=503).json["detail"] == DOWN
     assert app.get("/jobs", status=503).json["detail"] == DOWN
     assert app.get(path, headers=wait("wait=30"), status=503).json["detail"] == DOWN
     assert app.post_json("/predict/label", {"data": [ROW]}).json == {"prediction": "setosa"}
     assert app.get("/readyz").json == {"ready": True}
-    told = [line["message"] for line in log.events() if "message" in line]
-    assert len(told) == 1 and "jobs are rejected" in told[0] and server.url not in told[0]
+    result = [line["message"] for line in log.events() if "message" in line]
+    assert len(result) == 1 and "jobs are rejected" in result[0] and server.url not in result[0]
     if fault is signal.SIGSTOP:
         server.process.send_signal(signal.SIGCONT)
     else:
@@ -333,8 +335,8 @@ def test_a_job_of_a_model_of_another_width_fails_and_harms_no_other(start):
     worker.model.width = 4
     other = submit_job(wide)
     run_worker(wide)
-    told = wide.get(path).json
-    assert told["status"] == "failed" and "width" in told["error"] and wide.get(other).json["status"] == "succeeded"
+    document = wide.get(path).json
+    assert document["status"] == "failed" and "width" in document["error"] and wide.get(other).json["status"] == "succeeded"
 
 
 def test_the_state_folder_is_made_and_holds_the_embedded_store(make_app, tmp_path):

@@ -77,7 +77,7 @@ class Bench:
         return self.store.get(job_id)
 
     def count(self, line: str) -> int:
-        found = [told for told in self.registry.text().decode().splitlines() if told.startswith(line + " ")]
+        found = [item for item in self.registry.text().decode().splitlines() if item.startswith(line + " ")]
         return int(found[0].rpartition(" ")[2])
 
 
@@ -90,9 +90,9 @@ def make_app(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
         return made[-1]
 
     yield make_bench
-    for one in made:
-        assert invariant_violations(one.store) == []
-        one.store.close()
+    for item in made:
+        assert invariant_violations(item.store) == []
+        item.store.close()
 
 
 @pytest.fixture
@@ -105,9 +105,9 @@ def test_jobs_that_wait_are_one_run_of_the_model_and_each_gets_its_own_rows(benc
     ids = [bench.submit(rows) for rows in (ROW, many, ROW + 3)]
     assert bench.worker.run_once("w") and bench.predict.runs == [5]
     for job_id, rows in zip(ids, (ROW, many, ROW + 3), strict=True):
-        answer = Encoder(bench.model.labels).batch(bench.model.predict(rows))
+        response = Encoder(bench.model.labels).batch(bench.model.predict(rows))
         about, _, result = bench.job(job_id).result.partition(b"\n")
-        assert result == answer and json.loads(about)["model"]["digest"] == bench.model.digest
+        assert result == response and json.loads(about)["model"]["digest"] == bench.model.digest
     assert not bench.worker.run_once("w") and bench.predict.runs == [5]
 
 
@@ -226,7 +226,7 @@ def test_what_is_known_to_be_lost_is_not_begun(bench):
         for group in bench.worker.batches(claims):
             bench.worker.attempt(group)
     assert bench.predict.runs == [1]
-    assert [bench.job(one).state for one in ids] == ["succeeded", "running"]
+    assert [bench.job(job_id).state for job_id in ids] == ["succeeded", "running"]
     assert bench.count('job_attempts_total{outcome="refused"}') == 1
 
 
@@ -336,8 +336,8 @@ def test_a_store_that_is_down_is_waited_for_and_nothing_is_lost(bench, method):
     wait_until(lambda: len(bench.log.raw_lines) == 3, "both lines, and that of the job")
     end(bench, thread)
     assert bench.predict.runs == [1] and bench.job(job_id).attempts == 1
-    told = [line["level"] for line in bench.log.events() if line["message"] != "attempt ended"]
-    assert told == ["error", "info"]
+    result = [line["level"] for line in bench.log.events() if line["message"] != "attempt ended"]
+    assert result == ["error", "info"]
     assert "the store is locked" in bench.log.raw_lines[0]
 
 
@@ -345,8 +345,8 @@ def test_each_attempt_leaves_a_line_with_the_id_of_its_job_and_how_it_ended(make
     bench = make_app(max_attempts=1)
     ids = [bench.submit(rows) for rows in (np.repeat(ROW, 2, axis=0), SLOW)]
     bench.worker.run_once("w")
-    told = [(line["job"], line["level"], line["outcome"], line["attempt"], line["rows"]) for line in bench.log.events()]
-    assert told == [(ids[0], "info", "succeeded", 1, 2), (ids[1], "warning", "failed", 1, 1)]
+    result = [(line["job"], line["level"], line["outcome"], line["attempt"], line["rows"]) for line in bench.log.events()]
+    assert result == [(ids[0], "info", "succeeded", 1, 2), (ids[1], "warning", "failed", 1, 1)]
     assert bench.log.events()[1]["error"] == TOO_LONG
 
 

@@ -47,10 +47,10 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def batch(*arguments: str | Path, status: int = GOOD, **options) -> subprocess.CompletedProcess:
-    told = subprocess.run(command(*arguments), capture_output=True, timeout=120, **options)
-    assert told.returncode == status, told.stderr.decode()
-    assert b"Traceback" not in told.stderr
-    return told
+    result = subprocess.run(command(*arguments), capture_output=True, timeout=120, **options)
+    assert result.returncode == status, result.stderr.decode()
+    assert b"Traceback" not in result.stderr
+    return result
 
 
 def text_of(count: int, header: str = HEADER) -> str:
@@ -75,10 +75,10 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 def same_answers(found: list[dict], rows: list[list[float]]) -> None:
     assert len(found) == len(rows)
-    for told, (label, probabilities) in zip(found, answers(rows), strict=True):
-        assert told["label"] == label
+    for item, (label, probabilities) in zip(found, answers(rows), strict=True):
+        assert item["label"] == label
         # As float32 they are the same bits.
-        assert [np.float32(told[name]) for name in PROBABILITIES] == [np.float32(one) for one in probabilities]
+        assert [np.float32(item[name]) for name in PROBABILITIES] == [np.float32(probability) for probability in probabilities]
 
 
 def record_of(path: Path) -> dict:
@@ -156,8 +156,8 @@ def test_csv_may_be_written_in_many_ways(file, tmp_path, text):
 @pytest.mark.parametrize("twice", ["label", "probability_setosa", "model_digest"])
 def test_a_kept_column_that_the_output_has_already_is_refused(file, tmp_path, name, twice):
     source = file(rows_text(header=",".join([twice, *FEATURES])))
-    told = batch(source, tmp_path / name, "--keep", twice, "--digest", status=BAD_ARGUMENTS).stderr.decode()
-    assert told == (
+    text = batch(source, tmp_path / name, "--keep", twice, "--digest", status=BAD_ARGUMENTS).stderr.decode()
+    assert text == (
         f"iris_wsgi: --keep {twice!r}: OUT has a column of this name already; rename the column in IN, or do not keep it\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
@@ -169,12 +169,12 @@ def test_a_kept_column_that_the_output_has_already_is_refused(file, tmp_path, na
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])
 def test_another_delimiter_is_recognized_by_a_header_without_commas_or_named(file, tmp_path, delimiter):
     text = rows_text().replace(",", delimiter)
-    told = batch(file("\n" + delimiter * 4 + "\n" + text), tmp_path / "one.csv", "--keep", "id").stderr.decode()
-    assert f"the separator of the columns of IN is {delimiter!r}" in told
+    result = batch(file("\n" + delimiter * 4 + "\n" + text), tmp_path / "one.csv", "--keep", "id").stderr.decode()
+    assert f"the separator of the columns of IN is {delimiter!r}" in result
     batch(file(text.replace("k0", '"k,0"'), "two.csv"), tmp_path / "out2.csv", "--keep", "id", "--delimiter", delimiter)
     bare = text.partition("\n")[2].replace(f"k0{delimiter}", "").replace(f"k1{delimiter}", "").replace(f"k2{delimiter}", "")
-    told = batch(file(bare, "bare.csv"), tmp_path / "three.csv", "--no-header", status=BAD_ARGUMENTS).stderr.decode()
-    assert "set the separator of its columns by --delimiter" in told
+    result = batch(file(bare, "bare.csv"), tmp_path / "three.csv", "--no-header", status=BAD_ARGUMENTS).stderr.decode()
+    assert "set the separator of its columns by --delimiter" in result
     batch(tmp_path / "bare.csv", tmp_path / "three.csv", "--no-header", "--delimiter", "tab" if delimiter == "\t" else delimiter)
     for name in ("one", "out2", "three"):
         same_answers(read_csv(tmp_path / f"{name}.csv"), ROWS)
@@ -185,8 +185,8 @@ def test_another_delimiter_is_recognized_by_a_header_without_commas_or_named(fil
 def test_a_decimal_comma_is_told_and_never_another_number(file, tmp_path):
     text = rows_text().replace(",", ";").replace(".", ",")
     batch(file(text), tmp_path / "out.csv", status=TOO_MANY_BAD)
-    told = read_csv(tmp_path / "out.csv.errors.csv")
-    assert [(row["column"], row["reason"]) for row in told] == [
+    result = read_csv(tmp_path / "out.csv.errors.csv")
+    assert [(row["column"], row["reason"]) for row in result] == [
         ("sepal_length", "is not a number: it has a decimal comma in place of a point")
     ] * 3
     bare = "5,1;3,5;1,4;0,2\n"
@@ -242,19 +242,19 @@ sys.exit(main())
 
 def test_a_row_that_is_neither_answered_nor_told_ends_the_run_with_a_status_of_its_own(file, tmp_path):
     words = ["batch", "--model-dir", MODEL, file(rows_text()), tmp_path / "out.csv", "--keep", "id"]
-    told = subprocess.run([sys.executable, "-c", LOSSY, *words], capture_output=True, text=True)
-    assert told.returncode == MISCOUNTED and "3 rows from line 2 gave 2 predictions and 0 bad rows" in told.stderr
+    result = subprocess.run([sys.executable, "-c", LOSSY, *words], capture_output=True, text=True)
+    assert result.returncode == MISCOUNTED and "3 rows from line 2 gave 2 predictions and 0 bad rows" in result.stderr
     assert not (tmp_path / "out.csv").exists() and record_of(tmp_path / "out.csv")["status"] == "failed"
 
 
 def test_a_record_whose_counts_do_not_add_up_ends_the_run_with_that_status(file, tmp_path):
     source = file(rows_text() + "bad,x,1,1,1\n")
     batch(source, tmp_path / "out.csv", "--max-bad", "0", status=TOO_MANY_BAD)
-    told = record_of(tmp_path / "out.csv")
-    told["rows"]["bad"] = 0
-    (tmp_path / "out.csv.run.json").write_text(json.dumps(told))
-    told = batch(source, tmp_path / "out.csv", status=MISCOUNTED).stderr.decode()
-    assert "4 rows were read, 3 were predicted, 0 were bad" in told and not (tmp_path / "out.csv").exists()
+    result = record_of(tmp_path / "out.csv")
+    result["rows"]["bad"] = 0
+    (tmp_path / "out.csv.run.json").write_text(json.dumps(result))
+    result = batch(source, tmp_path / "out.csv", status=MISCOUNTED).stderr.decode()
+    assert "4 rows were read, 3 were predicted, 0 were bad" in result and not (tmp_path / "out.csv").exists()
 
 
 def test_columns_are_found_by_name_in_any_order_among_others(file, tmp_path):
@@ -307,12 +307,12 @@ def test_gzip_goes_in_and_out_by_the_name(file, tmp_path):
 
 
 def test_standard_streams(tmp_path):
-    told = batch("-", "-", "--in-format", "csv", input=rows_text().encode())
-    same_answers(list(csv.DictReader(io.StringIO(told.stdout.decode()))), ROWS)
+    result = batch("-", "-", "--in-format", "csv", input=rows_text().encode())
+    same_answers(list(csv.DictReader(io.StringIO(result.stdout.decode()))), ROWS)
     batch("-", tmp_path / "out.csv", "--in-format", "csv", input=rows_text().encode())
-    assert (tmp_path / "out.csv").read_bytes() == told.stdout
-    told = batch("-", "-", "--in-format", "csv", "--out-format", "jsonl", "--quiet", input=rows_text().encode())
-    assert len(told.stdout.splitlines()) == 3 and told.stderr == b"line,column,reason\n"
+    assert (tmp_path / "out.csv").read_bytes() == result.stdout
+    result = batch("-", "-", "--in-format", "csv", "--out-format", "jsonl", "--quiet", input=rows_text().encode())
+    assert len(result.stdout.splitlines()) == 3 and result.stderr == b"line,column,reason\n"
 
 
 @pytest.mark.long
@@ -375,15 +375,15 @@ BAD_LINES = {
 
 
 def test_a_bad_row_is_told_with_its_line_column_and_reason_and_harms_no_other(file, tmp_path):
-    lines, wanted, at = [HEADER], [], 2
+    lines, expected, at = [HEADER], [], 2
     for text, (column, reason) in BAD_LINES.items():
         lines += [f"good{at}," + ",".join(map(str, ROWS[0])), f"bad{at},{text}"]
-        wanted.append((str(at + 1), column, reason))
+        expected.append((str(at + 1), column, reason))
         at += 2 + text.count("\n")
-    told = batch(file("\n".join(lines)), tmp_path / "out.csv", "--keep", "id")
-    assert [(row["line"], row["column"], row["reason"]) for row in read_csv(tmp_path / "out.csv.errors.csv")] == wanted
+    result = batch(file("\n".join(lines)), tmp_path / "out.csv", "--keep", "id")
+    assert [(row["line"], row["column"], row["reason"]) for row in read_csv(tmp_path / "out.csv.errors.csv")] == expected
     same_answers(read_csv(tmp_path / "out.csv"), [ROWS[0]] * len(BAD_LINES))
-    assert f"{len(BAD_LINES)} bad, listed in {tmp_path}/out.csv.errors.csv".encode() in told.stderr
+    assert f"{len(BAD_LINES)} bad, listed in {tmp_path}/out.csv.errors.csv".encode() in result.stderr
     assert record_of(tmp_path / "out.csv")["rows"] == {"ok": len(BAD_LINES), "bad": len(BAD_LINES)}
 
 
@@ -400,8 +400,8 @@ def test_hostile_lines_are_left_out_and_the_rest_is_scored(file, tmp_path):
     ]
     batch(file(b"\n".join(lines) + b"\n"), tmp_path / "out.csv", "--keep", "id")
     assert [row["id"] for row in read_csv(tmp_path / "out.csv")] == ["1", "3", "5"]
-    told = [(row["line"], row["reason"].split(" ")[0:3]) for row in read_csv(tmp_path / "out.csv.errors.csv")]
-    assert told == [("3", ["is", "longer", "than"]), ("5", ["is", "not", "UTF-8"]), ("6", ["has", "a", "quote"])]
+    result = [(row["line"], row["reason"].split(" ")[0:3]) for row in read_csv(tmp_path / "out.csv.errors.csv")]
+    assert result == [("3", ["is", "longer", "than"]), ("5", ["is", "not", "UTF-8"]), ("6", ["has", "a", "quote"])]
 
 
 JSON_BAD = {
@@ -420,8 +420,8 @@ JSON_BAD = {
 def test_bad_json_lines_are_told_likewise(file, tmp_path):
     good = json.dumps(dict(zip(FEATURES, ROWS[0], strict=True)))
     batch(file("\n".join([good, *JSON_BAD, "", good]), "in.jsonl"), tmp_path / "out.csv")
-    told = [(row["line"], row["column"], row["reason"]) for row in read_csv(tmp_path / "out.csv.errors.csv")]
-    assert told == [(str(i), *why) for i, why in enumerate(JSON_BAD.values(), 2)]
+    result = [(row["line"], row["column"], row["reason"]) for row in read_csv(tmp_path / "out.csv.errors.csv")]
+    assert result == [(str(i), *why) for i, why in enumerate(JSON_BAD.values(), 2)]
     same_answers(read_csv(tmp_path / "out.csv"), [ROWS[0]] * 2)
 
 
@@ -435,8 +435,8 @@ def test_bad_json_lines_are_told_likewise(file, tmp_path):
 )  # fmt: skip
 def test_more_bad_rows_than_allowed_fail_the_run_and_say_so(file, tmp_path, limit, status, why):
     source = file(rows_text() + "bad,x,1,1,1\nbad,1,1,1\n")
-    told = batch(source, tmp_path / "out.csv", *(("--max-bad", limit) if limit else ()), status=status)
-    assert why in told.stderr and (tmp_path / "out.csv").exists() == (status == GOOD)
+    result = batch(source, tmp_path / "out.csv", *(("--max-bad", limit) if limit else ()), status=status)
+    assert why in result.stderr and (tmp_path / "out.csv").exists() == (status == GOOD)
     assert record_of(tmp_path / "out.csv")["status"] == ("succeeded" if status == GOOD else "failed")
     assert len(read_csv(tmp_path / "out.csv.errors.csv")) == 2
     # With another limit the same run goes on where it was.
@@ -445,8 +445,8 @@ def test_more_bad_rows_than_allowed_fail_the_run_and_say_so(file, tmp_path, limi
 
 
 def test_a_run_of_bad_rows_alone_fails(file, tmp_path):
-    told = batch(file(f"{HEADER}\n1,2,3\n"), tmp_path / "out.csv", status=TOO_MANY_BAD)
-    assert b"all 1 rows are bad" in told.stderr
+    result = batch(file(f"{HEADER}\n1,2,3\n"), tmp_path / "out.csv", status=TOO_MANY_BAD)
+    assert b"all 1 rows are bad" in result.stderr
 
 
 def test_a_header_without_rows_gives_a_header_without_rows(file, tmp_path):
@@ -485,8 +485,8 @@ def test_a_header_without_rows_gives_a_header_without_rows(file, tmp_path):
     ],
 )
 def test_a_wrong_argument_is_one_line_and_status_2_and_leaves_nothing(file, tmp_path, content, arguments, why):
-    told = batch(file(content), tmp_path / "out.csv", *arguments, status=BAD_ARGUMENTS)
-    assert why in told.stderr.decode()
+    result = batch(file(content), tmp_path / "out.csv", *arguments, status=BAD_ARGUMENTS)
+    assert why in result.stderr.decode()
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 
@@ -506,8 +506,8 @@ def test_places_that_do_not_do_are_told(file, tmp_path):
 
 
 def test_a_model_that_cannot_be_used_is_status_1(file, tmp_path):
-    told = batch(file(rows_text()), tmp_path / "out.csv", "--model-dir", tmp_path, status=BAD_MODEL)
-    start, end = told.stderr.decode().split("; ")
+    result = batch(file(rows_text()), tmp_path / "out.csv", "--model-dir", tmp_path, status=BAD_MODEL)
+    start, end = result.stderr.decode().split("; ")
     assert start == f"iris_wsgi: {tmp_path}/golden.json cannot be read: No such file or directory"
     assert end == "IRIS_MODEL_DIR names the folder of a model\n"
 
@@ -519,8 +519,8 @@ def test_a_model_that_gives_another_number_of_rows_fails_the_run_and_writes_noth
     folder = broken_models.write_broken_model(tmp_path / "broken", kind)
     seal(folder, None)
     lines = ["k,feature_0,feature_1,feature_2,feature_3", *(f"k{i},5.1,3.5,1.4,0.2" for i in range(200))]
-    told = batch(file("\n".join(lines)), tmp_path / name, "--model-dir", folder, status=BAD_MODEL).stderr.decode()
-    assert "for 200 rows has the shape" in told and "it must be [200, 3]" in told and told.count("\n") == 1
+    text = batch(file("\n".join(lines)), tmp_path / name, "--model-dir", folder, status=BAD_MODEL).stderr.decode()
+    assert "for 200 rows has the shape" in text and "it must be [200, 3]" in text and text.count("\n") == 1
     assert not (tmp_path / name).exists() and record_of(tmp_path / name)["status"] == "failed"
 
 
@@ -549,8 +549,8 @@ def test_an_output_of_another_run_is_written_over_only_by_force(file, tmp_path, 
         arguments = (*names, "--keep", "id")
     else:
         arguments = (*names, "--model-dir", slow_model)
-    told = batch(source, tmp_path / "out.csv", *arguments, status=BAD_ARGUMENTS)
-    assert f"its {what} differ; --force starts again".encode() in told.stderr
+    result = batch(source, tmp_path / "out.csv", *arguments, status=BAD_ARGUMENTS)
+    assert f"its {what} differ; --force starts again".encode() in result.stderr
     assert (tmp_path / "out.csv").read_bytes() == before
     batch(source, tmp_path / "out.csv", *arguments, "--force")
     assert (tmp_path / "out.csv").read_bytes() != before
@@ -587,8 +587,8 @@ def test_a_fifo_is_written_to_and_stays_with_or_without_force(file, tmp_path):
 def test_a_device_is_written_to_and_a_link_to_it_stays(file, tmp_path):
     source, link = file(rows_text() + "bad,x,1,1,1\n"), tmp_path / "null.csv"
     link.symlink_to("/dev/null")
-    told = batch(source, link, "--errors", link).stderr.decode()
-    assert "wrote" in told and "--force" not in told
+    text = batch(source, link, "--errors", link).stderr.decode()
+    assert "wrote" in text and "--force" not in text
     batch(source, link, "--force")
     batch(source, tmp_path / "out.csv", "--errors", link, "--force")
     assert link.is_symlink() and Path("/dev/null").is_char_device()
@@ -626,8 +626,8 @@ def test_a_descriptor_is_written_to_where_it_stands(file, tmp_path, name):
     source, log = file(rows_text()), tmp_path / "log.csv"
     log.write_text("before\n")
     with log.open("ab") as appended:
-        told = subprocess.run(command(source, name, "--quiet"), stdout=appended, stderr=subprocess.PIPE)
-    assert told.returncode == GOOD, told.stderr
+        result = subprocess.run(command(source, name, "--quiet"), stdout=appended, stderr=subprocess.PIPE)
+    assert result.returncode == GOOD, result.stderr
     first, *rest = log.read_text().splitlines()
     assert first == "before" and len(rest) == 4
 
@@ -638,8 +638,8 @@ def test_a_record_or_a_partial_output_that_is_not_a_regular_file_is_left_alone(f
     for name in ("out.csv.partial", "out.csv.run.json"):
         link = tmp_path / name
         link.symlink_to("/dev/null")
-        told = batch(source, tmp_path / "out.csv", "--force", status=BAD_ARGUMENTS).stderr.decode()
-        assert f"{name} cannot be written: it is a character device, not a regular file" in told
+        text = batch(source, tmp_path / "out.csv", "--force", status=BAD_ARGUMENTS).stderr.decode()
+        assert f"{name} cannot be written: it is a character device, not a regular file" in text
         assert link.is_symlink() and not (tmp_path / "out.csv").exists()
         link.unlink()
     # A link that somebody left where the run writes first is not followed.
@@ -668,13 +668,13 @@ def test_outputs_that_are_one_file_with_the_input_or_each_other_are_refused(file
         ((source, out), "IN and OUT.partial"),
         ((source, tmp_path / "two.csv"), "IN and OUT.run.json"),
     ):
-        told = batch(*arguments, "--force", status=BAD_ARGUMENTS).stderr.decode()
-        assert f"{why} are the same file" in told
+        text = batch(*arguments, "--force", status=BAD_ARGUMENTS).stderr.decode()
+        assert f"{why} are the same file" in text
     with source.open("rb") as rows:
-        told = batch("-", source, "--in-format", "csv", "--force", stdin=rows, status=BAD_ARGUMENTS)
+        text = batch("-", source, "--in-format", "csv", "--force", stdin=rows, status=BAD_ARGUMENTS)
     with source.open("ab") as rows:
         line = subprocess.run(command(source, "-"), stdout=rows, stderr=subprocess.PIPE)
-    assert line.returncode == BAD_ARGUMENTS and b"IN and OUT are the same file" in told.stderr + line.stderr
+    assert line.returncode == BAD_ARGUMENTS and b"IN and OUT are the same file" in text.stderr + line.stderr
     assert source.read_bytes() == before
     for path in (tmp_path, f"{tmp_path}/none/"):
         assert b"OUT is a directory" in batch(source, path, status=BAD_ARGUMENTS).stderr
@@ -685,8 +685,8 @@ def test_a_second_run_on_one_output_stops_with_one_line(file, tmp_path):
     source = file(rows_text())
     with open(tmp_path / "out.csv.partial", "w") as taken:
         fcntl.flock(taken, fcntl.LOCK_EX)
-        told = batch(source, tmp_path / "out.csv", status=BAD_ARGUMENTS)
-    assert told.stderr.decode() == f"iris_wsgi: another run is writing {tmp_path}/out.csv\n"
+        result = batch(source, tmp_path / "out.csv", status=BAD_ARGUMENTS)
+    assert result.stderr.decode() == f"iris_wsgi: another run is writing {tmp_path}/out.csv\n"
     batch(source, tmp_path / "out.csv")
 
 
@@ -733,8 +733,8 @@ def start(*arguments: str | Path) -> subprocess.Popen:
 
 def run(*arguments: str | Path) -> None:
     process = start(*arguments)
-    told = process.communicate()[1].decode()
-    assert process.returncode == GOOD, told
+    text = process.communicate()[1].decode()
+    assert process.returncode == GOOD, text
 
 
 def checkpoint(out: Path) -> int:
@@ -745,12 +745,12 @@ def checkpoint(out: Path) -> int:
         return 0
 
 
-def same_run(out: Path, wanted: Path) -> None:
+def same_run(out: Path, expected: Path) -> None:
     """An output with all that belongs to it is that of an undisturbed run, byte for byte."""
-    assert out.read_bytes() == wanted.read_bytes()
-    assert Path(f"{out}.errors.csv").read_bytes() == Path(f"{wanted}.errors.csv").read_bytes()
+    assert out.read_bytes() == expected.read_bytes()
+    assert Path(f"{out}.errors.csv").read_bytes() == Path(f"{expected}.errors.csv").read_bytes()
     for name in ("status", "rows", "labels", "checkpoint"):
-        assert record_of(out)[name] == record_of(wanted)[name]
+        assert record_of(out)[name] == record_of(expected)[name]
     assert not Path(f"{out}.partial").exists()
 
 
@@ -789,13 +789,13 @@ def test_interrupted_it_notes_how_far_it_came_and_goes_on(large, tmp_path, numbe
     process = start(large / "in.csv", out)
     wait_until(lambda: checkpoint(out) > 1, "it has begun")
     process.send_signal(number)
-    told = process.communicate()[1].decode()
+    text = process.communicate()[1].decode()
     assert (
         process.returncode == INTERRUPTED
-        and f"stopped: {number.name}, after" in told
-        and "the same command resumes the run" in told
+        and f"stopped: {number.name}, after" in text
+        and "the same command resumes the run" in text
     )
-    assert told.count("\n") == 1
+    assert text.count("\n") == 1
     assert record_of(out)["status"] == "interrupted" and not out.exists()
     run(large / "in.csv", out)
     same_run(out, large / "out.csv")
@@ -808,8 +808,8 @@ def test_a_process_of_the_run_that_is_killed_stops_it_with_one_line(large, tmp_p
     wait_until(lambda: checkpoint(out) > 1, "it has begun")
     child = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]
     os.kill(int(child), signal.SIGKILL)
-    told = process.communicate()[1].decode()
-    assert process.returncode == STOPPED and "a process of this run was killed" in told and told.count("\n") == 1
+    text = process.communicate()[1].decode()
+    assert process.returncode == STOPPED and "a process of this run was killed" in text and text.count("\n") == 1
     run(large / "in.csv", out)
     same_run(out, large / "out.csv")
 
@@ -840,9 +840,9 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(large, t
         # Python ignores SIGXFSZ, so that a write gives an error as on a full disk.
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
-    told = subprocess.run(line, capture_output=True, text=True, preexec_fn=little_room)
-    assert told.returncode == STOPPED and told.stderr.count("\n") == 1
-    assert os.strerror(errno.EFBIG) in told.stderr and "the same command resumes the run" in told.stderr
+    result = subprocess.run(line, capture_output=True, text=True, preexec_fn=little_room)
+    assert result.returncode == STOPPED and result.stderr.count("\n") == 1
+    assert os.strerror(errno.EFBIG) in result.stderr and "the same command resumes the run" in result.stderr
     assert checkpoint(out) > 0
     run(large / source, out)
     same_run(out, large / target)
@@ -853,8 +853,8 @@ def test_a_reader_that_goes_away_stops_it_with_one_line(large_input):
     process = subprocess.Popen(command(large_input / "in.csv", "-", "--quiet"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.read(1000)
     process.stdout.close()
-    told = process.stderr.read().decode()
-    assert process.wait() == STOPPED and told.splitlines()[-1].startswith(
+    text = process.stderr.read().decode()
+    assert process.wait() == STOPPED and text.splitlines()[-1].startswith(
         "iris_wsgi: stopped: the reader of the output closed it"
     )
     process.stderr.close()
@@ -865,8 +865,8 @@ def test_a_reader_that_goes_away_stops_it_with_one_line(large_input):
 def test_an_input_that_ends_too_soon_stops_it_with_one_line(large_input, tmp_path, damage):
     data = (large_input / "in.csv.gz").read_bytes()
     (tmp_path / "in.csv.gz").write_bytes(data[: len(data) // 2] if damage == "cut off" else data[:50_000] + b"x" * 50_000)
-    told = batch(tmp_path / "in.csv.gz", tmp_path / "out.csv", "--keep", "id", status=STOPPED).stderr.decode()
-    assert "cannot be read to its end" in told and not (tmp_path / "out.csv").exists()
+    text = batch(tmp_path / "in.csv.gz", tmp_path / "out.csv", "--keep", "id", status=STOPPED).stderr.decode()
+    assert "cannot be read to its end" in text and not (tmp_path / "out.csv").exists()
 
 
 def test_an_input_that_is_no_gzip_at_all_is_one_line(tmp_path):
@@ -882,8 +882,8 @@ def test_an_output_that_somebody_cut_off_is_not_gone_on_with(large_input, tmp_pa
     process.kill()
     process.communicate()
     os.truncate(tmp_path / "out.csv.partial", 100)
-    told = batch(large_input / "in.csv", out, "--keep", "id", status=BAD_ARGUMENTS)
-    assert b"was truncated; --force starts again" in told.stderr
+    result = batch(large_input / "in.csv", out, "--keep", "id", status=BAD_ARGUMENTS)
+    assert b"was truncated; --force starts again" in result.stderr
 
 
 # What people see meanwhile.
@@ -893,10 +893,10 @@ def test_a_log_gets_a_line_now_and_then_and_a_terminal_a_bar(tmp_path, monkeypat
     from iris_wsgi import console
 
     monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
-    told = console.ProgressReporter(100, "B", quiet=False)
-    told.update(10, 1000, 0)
-    told.update(50, 5000, 2)
-    told.end()
+    reporter = console.ProgressReporter(100, "B", quiet=False)
+    reporter.update(10, 1000, 0)
+    reporter.update(50, 5000, 2)
+    reporter.end()
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("50%, about ") and "5000 rows, " in line and line.endswith(" 2 bad")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
@@ -913,18 +913,18 @@ def test_a_log_gets_a_line_now_and_then_and_a_terminal_a_bar(tmp_path, monkeypat
 
 @pytest.mark.long
 def test_the_summary_has_the_labels_and_quiet_has_nothing(file, tmp_path):
-    told = batch(file(rows_text()), tmp_path / "out.csv").stderr.decode()
-    assert told == f"iris_wsgi: wrote {tmp_path}/out.csv, 3 rows: 1 setosa, 1 versicolor, 1 virginica\n"
+    text = batch(file(rows_text()), tmp_path / "out.csv").stderr.decode()
+    assert text == f"iris_wsgi: wrote {tmp_path}/out.csv, 3 rows: 1 setosa, 1 versicolor, 1 virginica\n"
     assert batch(file(rows_text(ROWS[:1])), tmp_path / "two.csv", "--quiet").stderr == b""
 
 
 def test_the_record_tells_what_the_run_was_of(file, tmp_path):
     source = file(rows_text())
     batch(source, tmp_path / "out.csv")
-    told = record_of(tmp_path / "out.csv")
-    assert told["of"]["model"]["digest"] == MODEL_OF_IRIS.digest and told["of"]["input"]["bytes"] == source.stat().st_size
-    assert told["status"] == "succeeded" and told["labels"] == {"setosa": 1, "versicolor": 1, "virginica": 1}
-    assert told["started"] <= told["updated"] == told["finished"] and len(told["run"]) == 16
+    result = record_of(tmp_path / "out.csv")
+    assert result["of"]["model"]["digest"] == MODEL_OF_IRIS.digest and result["of"]["input"]["bytes"] == source.stat().st_size
+    assert result["status"] == "succeeded" and result["labels"] == {"setosa": 1, "versicolor": 1, "virginica": 1}
+    assert result["started"] <= result["updated"] == result["finished"] and len(result["run"]) == 16
 
 
 @pytest.mark.long
@@ -973,9 +973,9 @@ def test_a_row_on_which_the_model_fails_is_left_out_alone():
         def predict(self, rows):
             if (rows[:, 0] == 99).any():
                 raise RuntimeError("no memory")
-            answer = MODEL_OF_IRIS.predict(rows)
-            answer[rows[:, 0] == 98] = np.inf
-            return answer
+            response = MODEL_OF_IRIS.predict(rows)
+            response[rows[:, 0] == 98] = np.inf
+            return response
 
     lines = [f"a{i},{value},3,1,1\n" for i, value in enumerate((5, 99, 98, 6))]
     outcome = Scorer(Failing(), READER, CsvWriter(Failing(), ["id"], False, ",")).score("".join(lines).encode(), 2)

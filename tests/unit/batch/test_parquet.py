@@ -28,8 +28,8 @@ def test_categories_in_groups_of_any_size_lose_no_row(tmp_path, group, workers):
     write_table(table, tmp_path / "in.parquet", row_group_size=group)
     command = [sys.executable, "-m", "iris_wsgi", "batch", "in.parquet", "out.parquet", "--keep", "id,kind"]
     command += ["--workers", workers, "--model-dir", str(MODEL)]
-    told = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120)
-    assert told.returncode == 0, told.stderr.decode()
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120)
+    assert result.returncode == 0, result.stderr.decode()
     found = read_table(tmp_path / "out.parquet")
     assert found["id"].to_pylist() == list(range(ROWS))
     assert found["kind"].to_pylist() == words.to_pylist()
@@ -53,8 +53,8 @@ def scored(tmp_path, target: str, keep: list[str]) -> subprocess.CompletedProces
 
 
 def test_columns_of_any_type_are_kept_as_they_are_beside_bad_rows(tmp_path):
-    told = scored(tmp_path, "out.parquet", list(COLUMNS))
-    assert told.returncode == 0, told.stderr.decode()
+    result = scored(tmp_path, "out.parquet", list(COLUMNS))
+    assert result.returncode == 0, result.stderr.decode()
     found = read_table(tmp_path / "out.parquet")
     for name, column in COLUMNS.items():
         assert found[name].combine_chunks().equals(column.take(arrow.array([0, 2])))
@@ -62,16 +62,16 @@ def test_columns_of_any_type_are_kept_as_they_are_beside_bad_rows(tmp_path):
 
 def test_dates_times_and_decimals_become_text(tmp_path):
     names = [name for name in COLUMNS if name != "blob"]
-    told = scored(tmp_path, "out.csv", names)
-    assert told.returncode == 0, told.stderr.decode()
+    result = scored(tmp_path, "out.csv", names)
+    assert result.returncode == 0, result.stderr.decode()
     rows = [line.partition(",setosa")[0] for line in (tmp_path / "out.csv").read_text().splitlines()[1:]]
     first = '1970-01-01 00:00:00.000000001,1970-01-02,1.50,"[""a""]","[""1970-01-01 00:00:00.000001""]"'
     assert rows == [first, "1970-01-01 00:00:00.000000003,,-2.25,,"]
 
 
 def test_bytes_are_no_text(tmp_path):
-    told = scored(tmp_path, "out.csv", ["blob"])
-    assert (told.returncode, told.stderr.decode()) == (
+    result = scored(tmp_path, "out.csv", ["blob"])
+    assert (result.returncode, result.stderr.decode()) == (
         2,
         "iris_wsgi: the column 'blob' of IN holds binary, which OUT cannot hold\n",
     )

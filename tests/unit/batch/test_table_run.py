@@ -157,17 +157,17 @@ def other_model(folder: Path, labels: str | None = None) -> Path:
 
 def test_predictions_are_those_of_the_model_to_the_bit_whatever_the_chunk(place, batch, model):
     place.fill(1000)
-    status, told = batch("--chunk", "137")
-    assert status == 0 and re.fullmatch(r"wrote (public|main)\.items_prediction, 989 rows: .*; 11 bad", told)
+    status, output = batch("--chunk", "137")
+    assert status == 0 and re.fullmatch(r"wrote (public|main)\.items_prediction, 989 rows: .*; 11 bad", output)
     rows = place.execute(f"SELECT id, {', '.join(FEATURES)} FROM items ORDER BY id")
     good = [row for row in rows if None not in row]
     probabilities = model.predict(np.array([row[1:] for row in good], np.float32))
-    wanted = {
+    expected = {
         row[0]: (model.labels[each.argmax()], *each.tolist(), model.digest, None)
         for row, each in zip(good, probabilities, strict=True)
     }
-    wanted |= {row[0]: (None,) * 4 + (model.digest, "sepal_width is NULL") for row in rows if None in row}
-    assert place.predictions() == [(key, *wanted[key]) for key, *_ in rows]
+    expected |= {row[0]: (None,) * 4 + (model.digest, "sepal_width is NULL") for row in rows if None in row}
+    assert place.predictions() == [(key, *expected[key]) for key, *_ in rows]
     (record,) = place.runs()
     assert (record["status"], record["ok"], record["bad"]) == ("succeeded", 989, 11) and record["finished"]
     assert place.inconsistencies() == []
@@ -181,7 +181,7 @@ def test_one_row_a_chunk_no_row_at_all_and_exactly_one_chunk(place, batch):
     place.execute("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", rows=[(i,) for i in (-6, 1, 8)])
     assert batch("--chunk", "3")[0] == 0
     assert [row[0] for row in place.predictions()] == [-6, -5, 0, 1, 7, 8]
-    assert [one["ok"] for one in place.runs()] == [0, 3, 3] and place.inconsistencies() == []
+    assert [run["ok"] for run in place.runs()] == [0, 3, 3] and place.inconsistencies() == []
 
 
 def test_only_rows_without_a_prediction_are_done(place, batch):
@@ -190,7 +190,7 @@ def test_only_rows_without_a_prediction_are_done(place, batch):
     place.execute("DELETE FROM items_prediction WHERE id = 9")
     place.execute("INSERT INTO items VALUES (1000, 5, 3, 1, 0.2)")
     assert re.match(r"wrote \S+, 2 rows", batch()[1])
-    assert [one["ok"] for one in place.runs()] == [49, 2]
+    assert [run["ok"] for run in place.runs()] == [49, 2]
 
 
 def test_rows_of_another_model_are_redone_only_when_asked(place, batch, tmp_path):
@@ -198,8 +198,8 @@ def test_rows_of_another_model_are_redone_only_when_asked(place, batch, tmp_path
     batch()
     before, other = place.predictions(), other_model(tmp_path)
     assert batch(folder=other)[1].startswith("nothing to do") and place.predictions() == before
-    status, told = batch("--redo-older", "--chunk", "70", folder=other)
-    assert (status, told.split(", ")[1].split()[0]) == (0, "296")
+    status, output = batch("--redo-older", "--chunk", "70", folder=other)
+    assert (status, output.split(", ")[1].split()[0]) == (0, "296")
     digest = load_model(other)[0].digest
     assert {row[-2] for row in place.predictions()} == {digest} and len(place.predictions()) == 300
     assert [row[-1] for row in place.predictions()] == [row[-1] for row in before]
@@ -228,9 +228,9 @@ def test_a_bad_row_is_told_with_its_column_and_spoils_no_other(place, batch):
     place.execute(ITEMS.replace("sepal_width double precision", "sepal_width text"))
     place.execute("INSERT INTO items VALUES (?, 5, ?, 1, 0.2)", rows=list(enumerate(VALUES)))
     assert batch("--chunk", "5")[0] == 0
-    told = place.predictions()
-    assert [row[-1] for row in told] == [why and f"sepal_width {why}" for why in VALUES.values()]
-    assert [row[1] is None for row in told] == [why is not None for why in VALUES.values()]
+    result = place.predictions()
+    assert [row[-1] for row in result] == [why and f"sepal_width {why}" for why in VALUES.values()]
+    assert [row[1] is None for row in result] == [why is not None for why in VALUES.values()]
     assert place.runs()[0]["bad"] == 10 and place.inconsistencies() == []
     assert batch()[1].startswith("nothing to do")
 
@@ -241,8 +241,8 @@ def test_numbers_of_every_type_are_the_floats_that_they_are(place, batch, model)
     place.execute(f"CREATE TABLE items (id integer PRIMARY KEY, {columns})")
     place.execute("INSERT INTO items VALUES (1, 5.1, 3, 1.4, 9007199254740993), (2, -0.0, 7, 0.1, -1)")
     assert batch()[0] == 0
-    wanted = model.predict(np.array([[5.1, 3, 1.4, 9007199254740993], [0, 7, 0.1, -1]], np.float32))
-    assert [row[2:5] for row in place.predictions()] == [tuple(one) for one in wanted.tolist()]
+    expected = model.predict(np.array([[5.1, 3, 1.4, 9007199254740993], [0, 7, 0.1, -1]], np.float32))
+    assert [row[2:5] for row in place.predictions()] == [tuple(item) for item in expected.tolist()]
 
 
 def test_a_number_that_the_column_holds_as_a_double_is_checked_as_a_float(place, batch):
@@ -260,8 +260,8 @@ ODD = ['we"ird', "a b", "ключ", "50% {}", "s.x", "SELECT", "?", "%s", "$1", 
 
 def test_odd_names_are_names_like_others(place, batch, model):
     table, (first, second), features = 'It"ems of % ?', ODD[:2], ODD[2:6]
-    quoted = {one: '"' + one.replace('"', '""') + '"' for one in [table, *ODD]}
-    columns = ", ".join(f"{quoted[one]} double precision" for one in ODD[2:])
+    quoted = {item: '"' + item.replace('"', '""') + '"' for item in [table, *ODD]}
+    columns = ", ".join(f"{quoted[item]} double precision" for item in ODD[2:])
     with closing(place.connect()) as connection:
         cursor = connection.cursor()
         name = quoted[table]
@@ -282,11 +282,11 @@ def test_odd_names_are_names_like_others(place, batch, model):
     found = place.connect()
     with closing(found):
         cursor = found.cursor()
-        match = " AND ".join(f"p.{quoted[one]} = s.{quoted[one]}" for one in (first, second))
+        match = " AND ".join(f"p.{quoted[item]} = s.{quoted[item]}" for item in (first, second))
         cursor.execute(f"SELECT s.{quoted[features[0]]}, p.label FROM {quoted[table]} s JOIN {target} p ON {match}")
         rows = cursor.fetchall()
-    wanted = model.predict(np.array([[row[0] + j for j in range(4)] for row in rows], np.float32)).argmax(axis=1)
-    assert len(rows) == 24 and [row[1] for row in rows] == [model.labels[i] for i in wanted]
+    expected = model.predict(np.array([[row[0] + j for j in range(4)] for row in rows], np.float32)).argmax(axis=1)
+    assert len(rows) == 24 and [row[1] for row in rows] == [model.labels[i] for i in expected]
 
 
 def test_composite_keys_are_walked_in_the_order_of_their_index(place, batch):
@@ -294,8 +294,8 @@ def test_composite_keys_are_walked_in_the_order_of_their_index(place, batch):
     rows = [(text, i, 1.0) for i in range(20) for text in ("x", "X", "é", "", "~", "10", "9")]
     place.execute("INSERT INTO items VALUES (?, ?, ?)", rows=rows)
     named = ["--key", "b,a", "--chunk", "9"]
-    status, told = batch(*named, "--features", "f,a,f,a")
-    assert status == 2 and "must be different names" in told
+    status, output = batch(*named, "--features", "f,a,f,a")
+    assert status == 2 and "must be different names" in output
     place.execute("ALTER TABLE items ADD COLUMN g double precision DEFAULT 2")
     place.execute("ALTER TABLE items ADD COLUMN h double precision DEFAULT 3")
     assert batch(*named, "--features", "f,g,h,a")[0] == 0
@@ -307,9 +307,9 @@ def test_names_that_the_tables_beside_would_have_twice_are_refused(place, batch)
     for name in ("label", "error", "run", "predicted", "model_digest", "probability_setosa"):
         place.execute("DROP TABLE IF EXISTS items")
         place.execute(ITEMS.replace("id integer", f"{name} integer"))
-        status, told = batch()
-        assert status == 2 and name in told and not place.has_table("items_prediction")
-        assert "which are one name; name another unique key by --key" in told
+        status, output = batch()
+        assert status == 2 and name in output and not place.has_table("items_prediction")
+        assert "which are one name; name another unique key by --key" in output
 
 
 def test_names_of_sqlite_that_differ_in_case_alone_are_one_name(sqlite, tmp_path, capsys):
@@ -327,8 +327,8 @@ def test_names_of_sqlite_that_differ_in_case_alone_are_one_name(sqlite, tmp_path
     "text", ["", ".", "a.", ".b", "a.b.c", '"a', 'a"b', '""', '"a"b', "a\nb", "x\0".replace("\0", "\x7f"), "\udcff"]
 )
 def test_what_is_no_name_of_a_table_is_told(batch, text):
-    status, told = batch(table=text)
-    assert status == 2 and ("must be" in told)
+    status, output = batch(table=text)
+    assert status == 2 and ("must be" in output)
 
 
 def test_names_are_taken_apart_as_they_are_written():
@@ -344,7 +344,7 @@ def test_names_are_taken_apart_as_they_are_written():
 
 
 @pytest.mark.parametrize(
-    ("made", "arguments", "told"),
+    ("made", "arguments", "expected"),
     [
         (None, [], "the table items does not exist; upper and lower case of names count"),
         (
@@ -365,11 +365,11 @@ def test_names_are_taken_apart_as_they_are_written():
         (ITEMS, ["--keep", "id"], "--keep is for files, and not for --table"),
     ],
 )
-def test_what_is_not_there_or_not_wanted_is_told_in_one_line(place, batch, made, arguments, told):
+def test_what_is_not_there_or_not_wanted_is_told_in_one_line(place, batch, made, arguments, expected):
     if made:
         place.execute(made)
     status, line = batch(*arguments)
-    assert status == 2 and re.fullmatch(told, line), line
+    assert status == 2 and re.fullmatch(expected, line), line
 
 
 def test_a_view_has_no_key(place, batch):
@@ -396,8 +396,8 @@ def test_flags_of_tables_want_a_table(capsys):
 def test_rows_without_a_key_are_refused(place, batch):
     place.execute(ITEMS.replace("integer PRIMARY KEY", "integer UNIQUE"))
     place.execute("INSERT INTO items VALUES (1, 5, 3, 1, 0.2), (NULL, 5, 3, 1, 0.2)")
-    status, told = batch("--key", "id")
-    assert status == 2 and told.endswith("items has rows without a key: id must not be NULL")
+    status, output = batch("--key", "id")
+    assert status == 2 and output.endswith("items has rows without a key: id must not be NULL")
     place.execute("DELETE FROM items WHERE id IS NULL")
     assert batch("--key", "id")[0] == 0 and len(place.predictions()) == 1
 
@@ -414,19 +414,19 @@ def test_a_unique_index_over_some_rows_or_over_an_expression_is_no_key(place, ba
 def test_tables_beside_that_are_something_else_are_left_alone(place, batch, tmp_path):
     place.fill(3)
     place.execute("CREATE TABLE items_prediction (id integer PRIMARY KEY, mine text)")
-    status, told = batch()
-    assert status == 2 and "items_prediction exists and has no column 'label'" in told
+    status, output = batch()
+    assert status == 2 and "items_prediction exists and has no column 'label'" in output
     place.execute("DROP TABLE items_prediction")
     assert batch()[0] == 0
     labels = '{"0": "setosa", "1": "versicolor", "2": "other"}'
-    status, told = batch("--redo-older", folder=other_model(tmp_path, labels))
-    assert status == 2 and "has no column 'probability_other'" in told
+    status, output = batch("--redo-older", folder=other_model(tmp_path, labels))
+    assert status == 2 and "has no column 'probability_other'" in output
     place.execute("ALTER TABLE items ADD COLUMN other integer")
     place.execute("UPDATE items SET other = id")
     place.execute("CREATE UNIQUE INDEX other ON items (other)")
     place.execute("ALTER TABLE items_prediction ADD COLUMN other integer")
-    status, told = batch("--key", "other")
-    assert status == 2 and told.endswith("items_prediction has another key than other")
+    status, output = batch("--key", "other")
+    assert status == 2 and output.endswith("items_prediction has another key than other")
 
 
 @pytest.mark.parametrize(
@@ -446,11 +446,11 @@ def test_a_url_that_is_none_is_told_and_not_shown(monkeypatch, capsys, url):
 
 def test_too_many_bad_rows_fail_the_run_and_what_is_done_stays(place, batch):
     place.fill(1000)
-    status, told = batch("--max-bad", "3", "--chunk", "100")
-    assert status == 3 and told.startswith("failed: 4 bad rows are more than --max-bad 3; 296 rows: ")
+    status, output = batch("--max-bad", "3", "--chunk", "100")
+    assert status == 3 and output.startswith("failed: 4 bad rows are more than --max-bad 3; 296 rows: ")
     assert place.runs()[0]["status"] == "failed" and len(place.predictions()) == 300
-    status, told = batch("--max-bad", "0.9%", "--chunk", "100")
-    assert status == 3 and told.startswith("failed: 7 bad rows of 700 are more than --max-bad 0.9%")
+    status, output = batch("--max-bad", "0.9%", "--chunk", "100")
+    assert status == 3 and output.startswith("failed: 7 bad rows of 700 are more than --max-bad 0.9%")
     assert len(place.predictions()) == 1000 and batch("--max-bad", "0")[0] == 0 and place.inconsistencies() == []
 
 
@@ -459,9 +459,9 @@ def test_bad_rows_of_runs_that_were_interrupted_count_in_the_one_that_goes_on(pl
     batch()
     place.execute("DELETE FROM items_prediction WHERE id > 500")
     place.execute("UPDATE items_run SET status = 'running', finished = NULL, ok = 165, bad = 2")
-    status, told = batch("--max-bad", "3")
-    assert status == 3 and told.startswith("failed: 4 bad rows are more than --max-bad 3")
-    assert [one["status"] for one in place.runs()] == ["interrupted", "failed"]
+    status, output = batch("--max-bad", "3")
+    assert status == 3 and output.startswith("failed: 4 bad rows are more than --max-bad 3")
+    assert [run["status"] for run in place.runs()] == ["interrupted", "failed"]
     assert batch("--max-bad", "3")[0] == 0
 
 
@@ -472,7 +472,7 @@ def test_bad_rows_of_runs_that_were_interrupted_count_in_the_one_that_goes_on(pl
 def test_processes_that_share_a_table_do_each_row_once(place, batch, run_starter, count):
     place.fill(2000)
     assert run_starter.execute("run_concurrently", place.url, count, "50") == [[0, ""]] * count
-    assert place.inconsistencies() == [] and sum(one["ok"] + one["bad"] for one in place.runs()) == 2000
+    assert place.inconsistencies() == [] and sum(run["ok"] + run["bad"] for run in place.runs()) == 2000
     shared = place.predictions()
     place.drop_results()
     batch()
@@ -482,8 +482,8 @@ def test_processes_that_share_a_table_do_each_row_once(place, batch, run_starter
 @pytest.mark.long
 def test_runs_killed_at_any_moment_leave_what_an_undisturbed_one_does(place, run_starter):
     place.fill(500)
-    told = run_starter.execute("kill_runs", place.url, KILLS, "20")
-    assert told["faults"] == [] and told["finished"] > 0
+    result = run_starter.execute("kill_runs", place.url, KILLS, "20")
+    assert result["faults"] == [] and result["finished"] > 0
 
 
 def test_sigterm_ends_a_run_after_its_chunk_and_the_same_command_goes_on(place, batch, run_starter):
@@ -491,9 +491,9 @@ def test_sigterm_ends_a_run_after_its_chunk_and_the_same_command_goes_on(place, 
     with run_starter.run(place, "--chunk", "2") as run:
         begun(place)
         os.kill(run.pid, signal.SIGTERM)
-        status, told = run.wait()
+        status, output = run.wait()
     assert status == 4
-    assert re.fullmatch(r"iris_wsgi: stopped: SIGTERM, after \d+ rows: .*; the same command resumes the run\n", told)
+    assert re.fullmatch(r"iris_wsgi: stopped: SIGTERM, after \d+ rows: .*; the same command resumes the run\n", output)
     assert place.runs()[0]["status"] == "interrupted" and 0 < len(place.predictions()) < 4000 and place.inconsistencies() == []
     assert batch()[0] == 0 and len(place.predictions()) == 4000 and place.inconsistencies() == []
 
@@ -533,12 +533,14 @@ def test_a_page_is_found_by_its_key_and_reads_no_more_of_the_predictions(place, 
     with closing(run.database):
         assert run.execute(print, StopSignal()) == 0
         for first, last, redo in ((None, 297, False), (12000, 12297, True), (14700, None, False)):
-            bounds = tuple(one for one in (first, last) if one is not None)
+            bounds = tuple(item for item in (first, last) if item is not None)
             values = (*bounds, *bounds, *((model.digest,) if redo else ()), 100)
             claim = run.statements.claim(first is not None, last is not None, redo, skip=True)
             if place.is_sqlite:
-                told = [row[-1] for row in run.database.execute(f"EXPLAIN QUERY PLAN {claim}", values)]
-                assert [line.split()[:2] for line in told if "SUBQUERY" not in line] == [["SEARCH", "s"], ["SEARCH", "p"]], told
+                result = [row[-1] for row in run.database.execute(f"EXPLAIN QUERY PLAN {claim}", values)]
+                assert [line.split()[:2] for line in result if "SUBQUERY" not in line] == [["SEARCH", "s"], ["SEARCH", "p"]], (
+                    result
+                )
             else:
                 ((plan,),) = run.database.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {claim}", values)
                 read = [int(found) for found in re.findall(r"'Actual Rows': ([0-9]+)", str(plan))]
@@ -575,8 +577,8 @@ def test_a_second_signal_ends_a_run_that_waits_at_once(place, run_starter):
             # Two of one kind may be taken for one.
             os.kill(run.pid, signal.SIGTERM)
             os.kill(run.pid, signal.SIGINT)
-            status, told = run.wait()
-    assert (status, told) == (4, "")
+            status, output = run.wait()
+    assert (status, output) == (4, "")
 
 
 def test_a_model_that_cannot_be_run_ends_the_run_in_one_line(place, model):
@@ -640,29 +642,29 @@ def test_an_answer_that_is_not_finite_makes_a_bad_row(place, model):
     run.model = stand_in(model, predict)
     with closing(run.database):
         assert run.execute(print, StopSignal()) == 0
-    told = place.predictions()
-    assert [row[-1] for row in told] == [None, None, "the model gives a value that is not a finite number", None, None]
-    assert told[2][1:5] == (None,) * 4 and place.inconsistencies() == []
+    result = place.predictions()
+    assert [row[-1] for row in result] == [None, None, "the model gives a value that is not a finite number", None, None]
+    assert result[2][1:5] == (None,) * 4 and place.inconsistencies() == []
 
 
 def test_rows_that_another_did_between_the_look_and_the_lock_are_neither_written_nor_counted_twice(postgres, model):
     postgres.fill(50)
-    one, two = runs(postgres, model), runs(postgres, model)
-    with closing(one.database), closing(two.database):
-        one.begin()
-        two.begin()
-        with one.database.transaction():
-            rows = one.database.execute(one.statements.claim(False, False, False, True), (100,))
-            late = threading.Thread(target=two.page, args=(None, False))
+    first, second = runs(postgres, model), runs(postgres, model)
+    with closing(first.database), closing(second.database):
+        first.begin()
+        second.begin()
+        with first.database.transaction():
+            rows = first.database.execute(first.statements.claim(False, False, False, True), (100,))
+            late = threading.Thread(target=second.page, args=(None, False))
             late.start()
             while not postgres.execute(WAITING):
                 assert late.is_alive()
             new = predict_rows(model, FEATURES, rows)
-            target = one.statements.table(PREDICTION)
-            written = one.database.write(target, one.plan.key, model.labels, new, model.digest, one.id, False)
+            target = first.statements.table(PREDICTION)
+            written = first.database.write(target, first.plan.key, model.labels, new, model.digest, first.id, False)
         late.join(TIMEOUT_SECONDS)
-        assert sum(count for _, count in written) == 50 and (two.ok, two.bad) == (0, 0)
-    assert postgres.execute("SELECT DISTINCT run FROM items_prediction") == [(one.id,)] and len(postgres.predictions()) == 50
+        assert sum(count for _, count in written) == 50 and (second.ok, second.bad) == (0, 0)
+    assert postgres.execute("SELECT DISTINCT run FROM items_prediction") == [(first.id,)] and len(postgres.predictions()) == 50
 
 
 def test_rows_that_another_had_and_gave_up_are_done_in_the_last_pass(postgres, model):
@@ -706,7 +708,7 @@ def test_keys_of_every_type_are_kept_as_they_are(postgres, kind, model):
     postgres.execute("CREATE TYPE mood AS ENUM ('b a', '\"')")
     postgres.execute("CREATE DOMAIN positive AS integer CHECK (VALUE > 0)")
     postgres.execute(ITEMS.replace("id integer", f"id {kind}"))
-    values = ", ".join(f"({one}, 5, 3, 1, 0.2)" for one in KEYS[kind])
+    values = ", ".join(f"({key}, 5, 3, 1, 0.2)" for key in KEYS[kind])
     postgres.execute(f"INSERT INTO items VALUES {values}")
     run = runs(postgres, model, chunk=1)
     with closing(run.database):
@@ -728,12 +730,12 @@ def test_a_role_with_ways_of_its_own_makes_no_difference(postgres, model, postgr
     run = runs(postgres, model)
     with closing(run.database):
         run.execute(print, StopSignal())
-    wanted = postgres.predictions()
+    expected = postgres.predictions()
     postgres.drop_results()
     run = runs(ScoringDatabase(postgres_server.url.replace("postgres@", "odd@")), model)
     with closing(run.database):
         assert run.execute(print, StopSignal()) == 0
-    assert postgres.predictions() == wanted
+    assert postgres.predictions() == expected
 
 
 def test_what_a_role_may_not_do_is_a_wrong_argument(postgres, postgres_server, capsys):
@@ -749,7 +751,7 @@ def test_what_a_role_may_not_do_is_a_wrong_argument(postgres, postgres_server, c
 
 
 def test_partitions_schemas_and_tables_that_others_inherit_from(postgres, model, capsys):
-    columns = ", ".join(f"{one} float8 DEFAULT 1" for one in FEATURES)
+    columns = ", ".join(f"{feature} float8 DEFAULT 1" for feature in FEATURES)
     postgres.execute('DROP SCHEMA IF EXISTS "Other.one" CASCADE')
     postgres.execute('CREATE SCHEMA "Other.one"')
     postgres.execute(f'CREATE TABLE "Other.one"."Parts" (id int PRIMARY KEY, {columns}) PARTITION BY RANGE (id)')
@@ -784,14 +786,14 @@ def test_a_database_that_goes_away_ends_the_run_in_one_line_and_it_goes_on_later
             begun(postgres)
             postgres.close()
             postgres_server.stop()
-            status, told = run.wait()
+            status, output = run.wait()
         assert status == 5
-        assert re.fullmatch(r"iris_wsgi: stopped: the PostgreSQL at \S+ failed: .*; the same command resumes the run\n", told), (
-            told
-        )
+        assert re.fullmatch(
+            r"iris_wsgi: stopped: the PostgreSQL at \S+ failed: .*; the same command resumes the run\n", output
+        ), output
         with run_starter.run(postgres) as again:
-            status, told = again.wait()
-        assert status == 5 and re.fullmatch(r"iris_wsgi: stopped: the PostgreSQL at \S+ failed: .*\n", told), told
+            status, output = again.wait()
+        assert status == 5 and re.fullmatch(r"iris_wsgi: stopped: the PostgreSQL at \S+ failed: .*\n", output), output
     finally:
         postgres_server.start()
     assert 0 < len(postgres.predictions()) < 4000 and postgres.inconsistencies() == []
@@ -826,8 +828,8 @@ def test_an_address_without_such_a_database_is_wrong_and_one_without_a_server_is
         # Where no other user sees it.
         monkeypatch.setenv("IRIS_DATABASE_URL", address)
         assert main(command[:-1]) == status
-    told = capsys.readouterr().err
-    assert "secret" not in told and told.count("\n") == 2
+    result = capsys.readouterr().err
+    assert "secret" not in result and result.count("\n") == 2
 
 
 def test_without_psycopg_one_line_names_the_extra(monkeypatch, capsys):
@@ -853,8 +855,10 @@ def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_later(sqlite, model
     size = Path(sqlite.url.removeprefix("sqlite:///")).stat().st_size
 
     with run_starter.run(sqlite, "--chunk", "100", max_file_bytes=size + 300_000) as run:
-        status, told = run.wait()
-    assert status == 5 and re.fullmatch(r"iris_wsgi: stopped: the database \S+ (cannot|has no room).*; the same .*\n", told), told
+        status, output = run.wait()
+    assert status == 5 and re.fullmatch(r"iris_wsgi: stopped: the database \S+ (cannot|has no room).*; the same .*\n", output), (
+        output
+    )
     assert 0 < len(sqlite.predictions()) < 5000 and sqlite.inconsistencies() == []
     again = runs(sqlite, model)
     with closing(again.database):
@@ -863,7 +867,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_later(sqlite, model
 
 
 def test_keys_of_sqlite_are_of_any_type_in_one_column(sqlite, model):
-    columns = ", ".join(f"{one} REAL DEFAULT 1" for one in FEATURES)
+    columns = ", ".join(f"{feature} REAL DEFAULT 1" for feature in FEATURES)
     keys = [1, 1.5, "1", b"1", "a", "A", b"\xff", 2**63 - 1, -1e300, "", "\0x"]
     for kind, more in (("", ""), ("BLOB", ""), ("ANY", " STRICT"), ("ANY", " STRICT, WITHOUT ROWID"), ("INTEGER", "")):
         constraint = "NOT NULL UNIQUE" if kind == "INTEGER" else "PRIMARY KEY NOT NULL"
@@ -892,16 +896,16 @@ def test_keys_of_sqlite_are_unique_in_their_collation(sqlite, batch):
     sqlite.execute("DROP TABLE items")
     sqlite.execute(ITEMS.replace("integer PRIMARY KEY", "TEXT COLLATE NOCASE NOT NULL"))
     sqlite.execute("CREATE UNIQUE INDEX one ON items (id COLLATE BINARY)")
-    status, told = batch("--key", "id", url=sqlite.url)
-    assert status == 2 and told == "the index of id has another collation than the columns"
+    status, output = batch("--key", "id", url=sqlite.url)
+    assert status == 2 and output == "the index of id has another collation than the columns"
 
 
 def test_text_that_is_not_utf_8_is_a_bad_row_and_as_a_key_one_line(sqlite, batch):
     sqlite.execute(ITEMS.replace("integer PRIMARY KEY", "TEXT PRIMARY KEY NOT NULL"))
     sqlite.execute("INSERT INTO items VALUES ('a', 5, CAST(x'ff' AS TEXT), 1, 0.2), ('b', 5, 3, 1, x'00'), ('c', 5, 3, 1, 0.2)")
     assert batch(url=sqlite.url)[0] == 0
-    told = [row[-1] for row in sqlite.predictions()]
-    assert told == ["sepal_width is not a number", "petal_width is not a number", None]
+    result = [row[-1] for row in sqlite.predictions()]
+    assert result == ["sepal_width is not a number", "petal_width is not a number", None]
     sqlite.execute("INSERT INTO items VALUES (CAST(x'ff' AS TEXT), 5, 3, 1, 0.2)")
     status, line = batch(url=sqlite.url)
     assert status == 5 and "has a key that is text and not UTF-8" in line and len(sqlite.predictions()) == 3
@@ -928,8 +932,8 @@ def test_columns_that_are_computed_are_features_like_others(place, batch, model)
 
 
 def test_a_url_that_is_bad_later_is_told_without_its_secret():
-    with pytest.raises(BadSetting, match="not valid for PostgreSQL") as told:
+    with pytest.raises(BadSetting, match="not valid for PostgreSQL") as error:
         open_database("postgresql://user:secret@h/db?nope=1")
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(error.value)
     with pytest.raises(Stopped, match="failed: "):
         open_database("postgresql://user:secret@/db?host=/nowhere")

@@ -12,14 +12,14 @@ from iris_wsgi.cli.main import main
 
 
 @contextmanager
-def answering(answer: Callable[[socket.socket], None]) -> Iterator[int]:
+def answering(response: Callable[[socket.socket], None]) -> Iterator[int]:
     """A server of one connection; its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
             connection, _ = listener.accept()
             with connection:
-                answer(connection)
+                response(connection)
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -37,8 +37,8 @@ def test_a_server_that_is_ready_is_healthy(live_server, capsys):
 @pytest.mark.parametrize("status", [b"HTTP/1.1 503 Service Unavailable", b"HTTP/1.1 2000 ", b"nonsense", b"\xff\xfe"])
 def test_any_other_answer_is_quoted(status):
     with answering(lambda connection: connection.sendall(status + b"\r\n\r\n")) as port:
-        told = failure_of("GET /readyz", "127.0.0.1", port)
-    assert told == f"127.0.0.1 port {port} answers: {status.decode('ascii', 'replace')}"
+        result = failure_of("GET /readyz", "127.0.0.1", port)
+    assert result == f"127.0.0.1 port {port} answers: {status.decode('ascii', 'replace')}"
 
 
 def test_a_server_that_closes_without_a_word_says_nothing():
@@ -49,9 +49,9 @@ def test_a_server_that_closes_without_a_word_says_nothing():
 def test_a_server_that_hangs_is_given_up():
     done = threading.Event()
     with answering(lambda connection: done.wait(120)) as port:
-        told = failure_of("GET /readyz", "127.0.0.1", port, 0.05)
+        result = failure_of("GET /readyz", "127.0.0.1", port, 0.05)
         done.set()
-    assert told == f"no response from 127.0.0.1 port {port} within 0.05 seconds"
+    assert result == f"no response from 127.0.0.1 port {port} within 0.05 seconds"
 
 
 def test_no_server_at_all_is_told_and_the_status_is_1(capsys):

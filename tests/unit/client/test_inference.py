@@ -51,8 +51,8 @@ class Known:
 
     def count(self, family: str, outcome: str | None = None) -> float:
         key = ("pred", outcome) if outcome else ("pred",)
-        one = getattr(self.endpoint.metrics, family)
-        return self.registry.total(one.first[key])
+        item = getattr(self.endpoint.metrics, family)
+        return self.registry.total(item.first[key])
 
 
 @pytest.fixture(scope="session")
@@ -69,11 +69,11 @@ def faulty(pred):
 
 @pytest.fixture
 def known(faulty):
-    one = Known(faulty)
-    assert one.endpoint.why_not() is None
+    known = Known(faulty)
+    assert known.endpoint.why_not() is None
     faulty.requests.clear()
-    yield one
-    one.endpoint.end()
+    yield known
+    known.endpoint.end()
 
 
 # Answers as bytes
@@ -133,8 +133,8 @@ VALUES = np.array([[0.5, 0.25, 0.25]], np.float32).tobytes()
 
 def answer_of(outputs=(OUTPUT,), values: bytes = VALUES, digest: str = "sha256:1", length: str | None = None) -> ParsedResponse:
     document = json.dumps({"model_name": "m", "outputs": list(outputs)}).encode()
-    told = str(len(document)) if length is None else length
-    fields = {"x-model-digest": digest, "inference-header-content-length": told}
+    result = str(len(document)) if length is None else length
+    fields = {"x-model-digest": digest, "inference-header-content-length": result}
     return ParsedResponse(200, {name: value for name, value in fields.items() if value}, document + values, True)
 
 
@@ -229,8 +229,8 @@ def test_each_fault_has_its_own_answer_and_recovery_is_by_itself(known, faulty, 
     wait_until(lambda: known.look() is None, "it is asked again")
     assert known.ask(ROWS).shape == (2, 3)
     assert known.count("down") == 0 and known.count("connections") == 1
-    told = [line["message"] for line in known.log.events() if line["message"].startswith("pred is")]
-    assert told[0].startswith("pred is not called: ") and told[-1] == "pred is called again"
+    result = [line["message"] for line in known.log.events() if line["message"].startswith("pred is")]
+    assert result[0].startswith("pred is not called: ") and result[-1] == "pred is called again"
 
 
 @pytest.mark.parametrize("mode", ["reset", "mute"])
@@ -249,8 +249,8 @@ def test_a_kept_connection_that_ends_without_an_answer_is_tried_once_more_on_a_f
 def test_a_kept_connection_that_the_other_has_closed_meanwhile_costs_no_retry(known, faulty):
     known.ask(ROWS)
     (waiting,) = known.endpoint.idle
-    for one in list(faulty.connections):
-        one.shutdown(2)
+    for connection in list(faulty.connections):
+        connection.shutdown(2)
     wait_until(lambda: not waiting.is_idle(), "the end of the connection is here")
     known.ask(ROWS)
     assert known.count("retries") == 0
@@ -269,9 +269,9 @@ def test_of_two_addresses_the_one_that_answers_is_found(known, there):
         else:
             # Nobody accepts, and the queue is full.
             for _ in range(4):
-                one = stack.enter_context(socket.socket())
-                one.setblocking(False)
-                one.connect_ex(gone)
+                item = stack.enter_context(socket.socket())
+                item.setblocking(False)
+                item.connect_ex(gone)
         (alive,) = known.endpoint.socket_addresses
         known.endpoint.closed = False
         known.endpoint.socket_addresses, known.endpoint.next_address = [alive, (alive[0], gone)], 0

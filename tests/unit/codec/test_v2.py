@@ -133,8 +133,8 @@ def test_the_same_row_in_every_form_gives_the_same_bits(given):
     assert (rows.dtype, rows.shape, rows.tobytes()) == (np.float32, (1, 4), ROW_BYTES)
     assert rows.flags.aligned and rows.flags.c_contiguous
     assert request.raw == (given.header == "0")
-    assert [wanted.spec.name for wanted in request.outputs] == ["label", "probabilities"]
-    assert all(wanted.binary == request.raw and not wanted.classes for wanted in request.outputs)
+    assert [expected.spec.name for expected in request.outputs] == ["label", "probabilities"]
+    assert all(expected.binary == request.raw and not expected.classes for expected in request.outputs)
     assert (request.id, request.timeout) == (None, None)
 
 
@@ -170,11 +170,11 @@ CHOICES = [(None, None, False), (True, None, True), (False, None, False), (None,
            (True, False, False), (False, True, True), (True, True, True)]  # fmt: skip
 
 
-@pytest.mark.parametrize(("of_all", "of_one", "wanted"), CHOICES)
-def test_an_outputs_own_choice_of_binary_overrides_that_of_the_request(of_all, of_one, wanted):
+@pytest.mark.parametrize(("of_all", "of_one", "expected"), CHOICES)
+def test_an_outputs_own_choice_of_binary_overrides_that_of_the_request(of_all, of_one, expected):
     output = {"name": "probabilities", "parameters": {"binary_data": of_one}}
     request = decoded(infer(inline(), parameters={"binary_data_output": of_all}, outputs=[output]))
-    assert request.outputs == (RequestedOutput(PROBABILITIES, wanted),)
+    assert request.outputs == (RequestedOutput(PROBABILITIES, expected),)
 
 
 def test_inputs_in_json_and_in_binary_stand_beside_each_other():
@@ -205,9 +205,9 @@ def answered(served: ModelSignature = IRIS, arrays=OUTPUTS, **asked) -> tuple[di
 
 
 def test_an_answer_in_json_has_every_output_and_no_header():
-    told, _, header = answered(id="7")
+    result, _, header = answered(id="7")
     assert header is None
-    assert told == {
+    assert result == {
         "model_name": "iris",
         "model_version": "1",
         "id": "7",
@@ -224,13 +224,13 @@ def test_an_answer_has_binary_data_behind_json_in_the_order_wanted():
         {"name": "probabilities", "parameters": {"binary_data": True}},
         {"name": "label", "parameters": {"binary_data": True}},
     ]
-    told, tail, header = answered(outputs=outputs)
+    result, tail, header = answered(outputs=outputs)
     assert header is not None
-    assert [one["parameters"] for one in told["outputs"]] == [sized(24), sized(16)]
+    assert [output["parameters"] for output in result["outputs"]] == [sized(24), sized(16)]
     assert tail == PROBABLE.tobytes() + np.array([0, 1], "<i8").tobytes()
-    told, tail, _ = answered(outputs=[{**outputs[0], "parameters": {"binary_data": False}}, outputs[1]])
-    assert told["outputs"][0]["data"] == PROBABLE.ravel().tolist()
-    assert len(tail) == told["outputs"][1]["parameters"]["binary_data_size"] == 16
+    result, tail, _ = answered(outputs=[{**outputs[0], "parameters": {"binary_data": False}}, outputs[1]])
+    assert result["outputs"][0]["data"] == PROBABLE.ravel().tolist()
+    assert len(tail) == result["outputs"][1]["parameters"]["binary_data_size"] == 16
 
 
 CLASSES = {
@@ -240,21 +240,21 @@ CLASSES = {
 CLASSES[3] = [*CLASSES[2][:2], f"{PROBABLE[0, 2].item()!r}:2:virginica", *CLASSES[2][2:], "0.25:2:virginica"]
 
 
-@pytest.mark.parametrize(("wanted", "columns"), [(1, 1), (2, 2), (3, 3), (4, 3), (2**64 - 1, 3)])
-def test_classes_go_out_by_value_and_of_equals_by_index(wanted, columns):
-    parameters = {"classification": wanted}
-    told, _, _ = answered(outputs=[{"name": "probabilities", "parameters": parameters}])
-    (answer,) = told["outputs"]
-    assert answer == {"name": "probabilities", "datatype": "BYTES", "shape": [2, columns], "data": CLASSES[columns]}
-    told, tail, _ = answered(outputs=[{"name": "probabilities", "parameters": {**parameters, "binary_data": True}}])
+@pytest.mark.parametrize(("expected", "columns"), [(1, 1), (2, 2), (3, 3), (4, 3), (2**64 - 1, 3)])
+def test_classes_go_out_by_value_and_of_equals_by_index(expected, columns):
+    parameters = {"classification": expected}
+    result, _, _ = answered(outputs=[{"name": "probabilities", "parameters": parameters}])
+    (response,) = result["outputs"]
+    assert response == {"name": "probabilities", "datatype": "BYTES", "shape": [2, columns], "data": CLASSES[columns]}
+    result, tail, _ = answered(outputs=[{"name": "probabilities", "parameters": {**parameters, "binary_data": True}}])
     part = b"".join(struct.pack("<I", len(text)) + text.encode() for text in CLASSES[columns])
-    assert (tail, told["outputs"][0]["parameters"]) == (part, sized(len(part)))
+    assert (tail, result["outputs"][0]["parameters"]) == (part, sized(len(part)))
 
 
 def test_classes_have_no_label_where_the_model_has_other_labels():
     other = IRIS._replace(labels=("a",))
-    told, _, _ = answered(other, outputs=[{"name": "probabilities", "parameters": {"classification": 1}}])
-    assert told["outputs"][0]["data"] == [text.rpartition(":")[0] for text in CLASSES[1]]
+    result, _, _ = answered(other, outputs=[{"name": "probabilities", "parameters": {"classification": 1}}])
+    assert result["outputs"][0]["data"] == [text.rpartition(":")[0] for text in CLASSES[1]]
 
 
 @pytest.mark.parametrize("parameters", [{}, {"binary_data": True}, {"classification": 1}])
@@ -409,7 +409,7 @@ def test_no_document_of_any_shape_gets_more_than_a_refusal(request, tail, behind
 def places(value, path: tuple = ()) -> list[tuple]:
     """Where in a document something can be put: a list of keys and indices each."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [place for key, one in inner for place in ((*path, key), *places(one, (*path, key)))]
+    return [place for key, item in inner for place in ((*path, key), *places(item, (*path, key)))]
 
 
 BOTH = [{"name": "label", "parameters": {"binary_data": True}}, {"name": "probabilities", "parameters": {"classification": 2}}]
@@ -506,10 +506,12 @@ def test_tritonclient_is_understood_and_understands(datatype, binary_data):
     request = decode_infer(body, None if length is None else str(length), served, MAX_ROWS)
     assert (request.id, request.timeout, request.outputs) == ("7", 2500, (RequestedOutput(served.outputs[0], binary_data),))
     assert request.inputs["x"].tolist() == array.tolist()
-    answer, header = encode_infer(request, served, request.inputs)
-    result = triton.InferResult.from_response_body(answer, header_length=header)
-    told = result.as_numpy("x").tolist()
-    assert (told if binary_data or datatype != "BYTES" else [[text.encode() for text in row] for row in told]) == array.tolist()
+    response, header = encode_infer(request, served, request.inputs)
+    result = triton.InferResult.from_response_body(response, header_length=header)
+    output = result.as_numpy("x").tolist()
+    assert (
+        output if binary_data or datatype != "BYTES" else [[text.encode() for text in row] for row in output]
+    ) == array.tolist()
     assert result.get_response()["id"] == "7"
 
 
@@ -517,9 +519,9 @@ def test_tritonclient_asks_for_binary_by_itself_and_for_classes():
     rows = np.array([ROW], np.float32)
     tensor = triton.InferInput("features", [1, 4], "FP32").set_data_from_numpy(rows)
     body, length = triton.InferenceServerClient.generate_request_body([tensor])
-    assert all(wanted.binary for wanted in decoded(InferRequest(body, str(length))).outputs)
+    assert all(expected.binary for expected in decoded(InferRequest(body, str(length))).outputs)
     classes = triton.InferRequestedOutput("probabilities", class_count=2)
     body, length = triton.InferenceServerClient.generate_request_body([tensor], outputs=[classes])
-    answer, header = encode_infer(decoded(InferRequest(body, str(length))), IRIS, OUTPUTS)
-    result = triton.InferResult.from_response_body(answer, header_length=header)
+    response, header = encode_infer(decoded(InferRequest(body, str(length))), IRIS, OUTPUTS)
+    result = triton.InferResult.from_response_body(response, header_length=header)
     assert [text.decode() for text in result.as_numpy("probabilities").ravel()] == CLASSES[2]

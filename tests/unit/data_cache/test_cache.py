@@ -242,8 +242,8 @@ def test_two_hundred_who_want_one_cold_item_cause_one_read_and_one_run(server, i
         asked = [pool.submit(server.look, "prediction", "a") for _ in range(200)]
         assert reading.wait(60)
         go_on.set()
-        found = [one.result(60) for one in asked]
-    assert {one.entry.body for one in found} == {said("one", "a", 1, ROW)}
+        found = [future.result(60) for future in asked]
+    assert {item.entry.body for item in found} == {said("one", "a", 1, ROW)}
     assert (items.gets, server.runs) == (1, 1)
     assert server.look("item", "a").source == "hit" and items.gets == 1
 
@@ -388,38 +388,38 @@ def test_what_memory_has_no_room_for_goes_and_is_counted(items):
 
 def test_what_redis_could_not_be_told_is_not_believed_for_longer_than_the_database_is_not_asked(items, clock):
     redis = Dictionary()
-    one, other = Server(items, stamps(), redis), Server(items, stamps(), redis)
-    for server in (one, other):
+    first, second = Server(items, stamps(), redis), Server(items, stamps(), redis)
+    for server in (first, second):
         server.cache.check()
-    one.cache.put("a", ROW)
-    assert other.look("item", "a").source == "redis"
+    first.cache.put("a", ROW)
+    assert second.look("item", "a").source == "redis"
     redis.is_down = True
-    one.cache.put("a", OTHER)
+    first.cache.put("a", OTHER)
     redis.is_down = False
     # Who wrote it knows better than Redis.
-    assert one.look("item", "a").entry.version == 2
+    assert first.look("item", "a").entry.version == 2
     redis.items["a"] = Item(1, ROW)
     clock[0] += TIMES.check * 0.9
     third = Server(items, stamps(), redis)
     third.cache.check()
-    assert other.look("item", "a").entry.version == 1
+    assert second.look("item", "a").entry.version == 1
     # A new one is told what was written lately, and tells Redis.
     assert third.look("item", "a").entry.version == 2
     redis.items["a"] = Item(1, ROW)
     clock[0] += TIMES.check * 0.2
-    assert other.look("item", "a").entry.version == 2
+    assert second.look("item", "a").entry.version == 2
 
 
 def test_too_many_changes_empty_the_memory(server, items, monkeypatch):
-    for one in IDS:
-        server.cache.put(one, ROW)
-        server.look("item", one)
+    for job_id in IDS:
+        server.cache.put(job_id, ROW)
+        server.look("item", job_id)
     server.cache.check()
     server.look("item", "a")
     monkeypatch.setattr("iris_wsgi.patterns.data_cache.sqlite_store.MAX_CHANGES", 1)
     other = Server(items, stamps())
-    for one in IDS:
-        other.cache.put(one, OTHER)
+    for job_id in IDS:
+        other.cache.put(job_id, OTHER)
     server.cache.check()
     assert not server.cache.entries.entries and server.look("item", "a").entry.version == 2
 
@@ -454,11 +454,11 @@ def test_threads_that_read_and_write_at_once_see_each_write_that_was_acknowledge
     with ThreadPoolExecutor(12) as pool:
         others = [pool.submit(work, server) for work in (read, read, check) for server in servers]
         writers = [pool.submit(write, servers[i % 2], i) for i in range(4)]
-        for one in writers:
-            one.result(120)
+        for writer in writers:
+            writer.result(120)
         done.set()
-        for one in others:
-            one.result(120)
+        for other in others:
+            other.result(120)
 
 
 def test_an_entry_is_the_same_after_packing():
@@ -471,10 +471,10 @@ def test_bodies_show_the_numbers_that_were_sent_and_what_the_model_says():
     model, _ = load_model(MODEL)
     responses = ItemResponses(model, predictor(lambda rows, _: model.predict(rows)))
     assert responses.item("a", 1, ROW) == b'{"id": "a", "version": 1, "data": [[5.1, 3.5, 1.4, 0.2]]}'
-    told = json.loads(responses.prediction("a", 1, ROW, 0))
+    document = json.loads(responses.prediction("a", 1, ROW, 0))
     assert (
-        told["label"] == "setosa"
-        and told["probabilities"] == model.predict(np.array([[5.1, 3.5, 1.4, 0.2]], np.float32))[0].tolist()
+        document["label"] == "setosa"
+        and document["probabilities"] == model.predict(np.array([[5.1, 3.5, 1.4, 0.2]], np.float32))[0].tolist()
     )
     with pytest.raises(Exception, match="The item has 2 features, and the model requires 4"):
         responses.prediction("a", 1, ROW[:8], 0)

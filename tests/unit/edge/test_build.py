@@ -51,15 +51,15 @@ def test_the_manifest_tells_what_every_file_is(tmp_path):
     assert document["files"] == {
         path: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)} for path, content in plain.items()
     }
-    lines = sorted(f"{told['sha256']}  {path}\n" for path, told in document["files"].items())
+    lines = sorted(f"{file['sha256']}  {path}\n" for path, file in document["files"].items())
     mark = hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
     assert document["bundle"] == f"{iris_wsgi.__version__}-{mark}"
     assert {"model/golden.json", "model/label.json", "model/iris_svc.onnx", "index.html", *RUNTIME.files} <= set(plain)
     model, _ = load_model(MODEL)
-    told = document["model"]
-    assert (told["name"], told["version"], told["digest"]) == (model.name, model.version, model.digest)
-    assert told["file"] in plain and told["labels"] == list(model.labels)
-    assert [one["name"] for one in told["features"]] == [one.name for one in model.features]
+    result = document["model"]
+    assert (result["name"], result["version"], result["digest"]) == (model.name, model.version, model.digest)
+    assert result["file"] in plain and result["labels"] == list(model.labels)
+    assert [feature["name"] for feature in result["features"]] == [feature.name for feature in model.features]
     assert document["minimum"]["onnxruntime-web"] == RUNTIME.version
 
 
@@ -67,14 +67,14 @@ def test_the_least_onnxruntime_is_the_one_that_the_package_wants():
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg")
     assert f"onnxruntime>={bundle.MIN_ONNXRUNTIME}" in setup["options"]["install_requires"].split()
-    wanted = re.search(r"pip install '(\S+)' '(\S+)'", (BUILD / "zipapp_main.py").read_text()).groups()
-    assert set(wanted) <= set(setup["options"]["install_requires"].split())
+    expected = re.search(r"pip install '(\S+)' '(\S+)'", (BUILD / "zipapp_main.py").read_text()).groups()
+    assert set(expected) <= set(setup["options"]["install_requires"].split())
 
 
 @pytest.mark.parametrize("path", sorted(MODEL.rglob("*.onnx")), ids=lambda path: path.name)
 def test_the_operator_sets_are_those_that_onnx_reads(path):
-    told = {one.domain or "ai.onnx": one.version for one in onnx.load(path).opset_import}
-    assert opsets.opsets(path.read_bytes()) == told
+    result = {item.domain or "ai.onnx": item.version for item in onnx.load(path).opset_import}
+    assert opsets.opsets(path.read_bytes()) == result
 
 
 def test_the_same_model_gives_the_same_bytes_whatever_was_there(tmp_path):
@@ -128,8 +128,8 @@ def test_only_what_is_for_browsers_goes_in_of_the_sources(tmp_path):
 
 def with_maps(folder: Path) -> None:
     model = onnx.load(folder / "iris_svc.onnx")
-    probabilities = next(one.name for one in model.graph.output if one.type.tensor_type.elem_type == onnx.TensorProto.FLOAT)
-    others = [one for one in model.graph.output if one.name != probabilities]
+    probabilities = next(item.name for item in model.graph.output if item.type.tensor_type.elem_type == onnx.TensorProto.FLOAT)
+    others = [item for item in model.graph.output if item.name != probabilities]
     model.graph.node.append(
         onnx.helper.make_node("ZipMap", [probabilities], ["maps"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2])
     )
@@ -204,9 +204,9 @@ def registry(tmp_path):
     archive, asked = tmp_path / "npm/onnxruntime-web-1.30.0.tgz", []
     with tarfile.open(archive, "w:gz") as file:
         for name in (*bundle.RUNTIME, "package/dist/ort.js", "package/../../outside"):
-            told = tarfile.TarInfo(name)
-            told.size = len(name)
-            file.addfile(told, io.BytesIO(name.encode()))
+            info = tarfile.TarInfo(name)
+            info.size = len(name)
+            file.addfile(info, io.BytesIO(name.encode()))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Registry, asked, directory=str(archive.parent)))
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
@@ -288,11 +288,11 @@ def test_the_single_file_answers_where_there_is_no_such_package(single, device):
     assert gone.stdout == f"iris_wsgi {iris_wsgi.__version__}\n"
     probe = subprocess.run([sys.executable, "-S", "-c", "import iris_wsgi"], capture_output=True, cwd=single.parent)
     assert probe.returncode != 0
-    told = run(single, device, "predict", "6.7", "3.1", "4.7", "1.5")
-    assert (told.returncode, told.stderr, told.stdout.splitlines()[0]) == (0, "", "versicolor")
-    told = run(single, device, "stream", text="5.1,3.5,1.4,0.2\n7.2,3.6,6.1,x\n")
-    assert (told.returncode, told.stdout.splitlines()[1].partition(",")[0]) == (3, "setosa")
-    assert told.stderr == "iris_wsgi: line 2: column 4 is not a number\n"
+    result = run(single, device, "predict", "6.7", "3.1", "4.7", "1.5")
+    assert (result.returncode, result.stderr, result.stdout.splitlines()[0]) == (0, "", "versicolor")
+    result = run(single, device, "stream", text="5.1,3.5,1.4,0.2\n7.2,3.6,6.1,x\n")
+    assert (result.returncode, result.stdout.splitlines()[1].partition(",")[0]) == (3, "setosa")
+    assert result.stderr == "iris_wsgi: line 2: column 4 is not a number\n"
 
 
 @pytest.mark.long
@@ -300,13 +300,13 @@ def test_the_single_file_takes_updates_and_goes_back(single, device, tmp_path):
     where = ("--device", str(tmp_path / "device"))
 
     def name() -> str:
-        told = run(single, device, "predict", "--json", *where, "5.1", "3.5", "1.4", "0.2")
-        return json.loads(told.stdout)["model"]["name"]
+        process = run(single, device, "predict", "--json", *where, "5.1", "3.5", "1.4", "0.2")
+        return json.loads(process.stdout)["model"]["name"]
 
     assert name() == "iris_svc"
     for folder in (MODEL, MODEL / "fast"):
-        told = run(single, device, "update", *where, str(build_bundle(tmp_path / "edge", folder)))
-        assert (told.returncode, told.stderr) == (0, "")
+        result = run(single, device, "update", *where, str(build_bundle(tmp_path / "edge", folder)))
+        assert (result.returncode, result.stderr) == (0, "")
     assert name() == "iris_lr"
     assert run(single, device, "rollback", *where).returncode == 0 and name() == "iris_svc"
     assert "self-test: 34 golden rows answered" in run(single, device, "status", *where).stdout
@@ -318,14 +318,16 @@ def test_a_device_without_onnxruntime_is_told_so_in_one_line(single, device, tmp
         for path in device.iterdir():
             if not path.name.startswith(missing):
                 (tmp_path / missing / path.name).symlink_to(path)
-        told = run(single, tmp_path / missing, "predict", "1", "2", "3", "4")
-        assert (told.returncode, told.stdout) == (1, "")
-        assert told.stderr == f"iris-edge: {words}: pip install 'onnxruntime>=1.23' 'numpy>=2.0'\n"
+        result = run(single, tmp_path / missing, "predict", "1", "2", "3", "4")
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr == f"iris-edge: {words}: pip install 'onnxruntime>=1.23' 'numpy>=2.0'\n"
     old = tmp_path / "old"
     (old / "numpy").mkdir(parents=True)
     (old / "numpy/__init__.py").write_text('__version__ = "1.26.4"\n')
-    told = run(single, old, "predict", "1", "2", "3", "4")
-    assert told.returncode == 1 and told.stderr.startswith("iris-edge: numpy 2 or later is required, this is 1.26.4: pip install")
+    result = run(single, old, "predict", "1", "2", "3", "4")
+    assert result.returncode == 1 and result.stderr.startswith(
+        "iris-edge: numpy 2 or later is required, this is 1.26.4: pip install"
+    )
 
 
 def test_the_single_file_is_the_same_each_time_and_has_no_server_in_it(single, tmp_path):
@@ -356,8 +358,8 @@ def test_the_single_file_is_the_same_each_time_and_has_no_server_in_it(single, t
 def test_the_doors_write_what_is_asked_for(tmp_path):
     environment = os.environ | {"IRIS_MODEL_DIR": str(MODEL / "fast")}
     command = [ROOT / "bin/edge", "pyz", "--out", str(tmp_path / "here/fast.pyz")]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
-    assert told.startswith(f"{tmp_path}/here/fast.pyz: ") and "iris_lr 1.0.0" in told
+    text = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert text.startswith(f"{tmp_path}/here/fast.pyz: ") and "iris_lr 1.0.0" in text
     command = [ROOT / "bin/edge", "pyz", "--out", str(tmp_path / "here"), "--model-dir", str(tmp_path)]
-    told = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert told.returncode == 1 and told.stderr.startswith(f"bin/edge: {tmp_path}/golden.json cannot be read")
+    text = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert text.returncode == 1 and text.stderr.startswith(f"bin/edge: {tmp_path}/golden.json cannot be read")

@@ -59,17 +59,17 @@ def test_a_row_gets_its_label_and_the_probabilities_of_all_classes(edge, label):
     status, said, _ = edge("predict", *FIXED[label].split())
     first, *others = said.splitlines()
     assert (status, first) == (0, label)
-    told = {name: float(probability) for name, probability in map(str.split, others)}
-    assert list(told) == ["setosa", "versicolor", "virginica"] and max(told, key=told.get) == label
-    assert abs(sum(told.values()) - 1) < 1e-6
+    result = {name: float(probability) for name, probability in map(str.split, others)}
+    assert list(result) == ["setosa", "versicolor", "virginica"] and max(result, key=result.get) == label
+    assert abs(sum(result.values()) - 1) < 1e-6
 
 
 def test_as_json_it_is_one_line_that_names_the_model(edge):
     status, said, _ = edge("predict", "--json", *FIXED["setosa"].split())
-    told = json.loads(said)
-    assert (status, said.count("\n"), told["label"]) == (0, 1, "setosa")
-    assert told["model"]["digest"] == load_model(MODEL)[0].digest
-    assert told["classes"] == ["setosa", "versicolor", "virginica"] and len(told["probabilities"]) == 3
+    document = json.loads(said)
+    assert (status, said.count("\n"), document["label"]) == (0, 1, "setosa")
+    assert document["model"]["digest"] == load_model(MODEL)[0].digest
+    assert document["classes"] == ["setosa", "versicolor", "virginica"] and len(document["probabilities"]) == 3
 
 
 @pytest.mark.parametrize(
@@ -130,15 +130,15 @@ import sys
 from iris_wsgi.patterns.edge import bundle, command, device_store, stream, update
 print(*sys.modules)
 """
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert {"onnxruntime", "numpy", "iris_wsgi.model.session"} <= set(told)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"onnxruntime", "numpy", "iris_wsgi.model.session"} <= set(result)
     assert not {
         "waitress",
         "iris_wsgi.server.event_loop",
         "iris_wsgi.wsgi.application",
         "iris_wsgi.server.serve",
         "socketserver",
-    } & set(told)
+    } & set(result)
 
 
 def test_the_command_itself_loads_none_either():
@@ -148,15 +148,15 @@ from iris_wsgi.cli.main import main
 status = main(["edge", "predict", "--model-dir", {str(MODEL)!r}, "5.1", "3.5", "1.4", "0.2"])
 print(status, *sys.modules)
 """
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert told[0] == "setosa" and "onnxruntime" in told
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert result[0] == "setosa" and "onnxruntime" in result
     assert not {
         "waitress",
         "iris_wsgi.server.event_loop",
         "iris_wsgi.wsgi.application",
         "iris_wsgi.server.serve",
         "socketserver",
-    } & set(told)
+    } & set(result)
 
 
 # The same answers
@@ -211,10 +211,10 @@ def test_another_delimiter_is_recognized_or_named_and_a_name_twice_is_refused(tm
         ("a#5.1#3.5#1.4#0.2\n", ("--no-header", "--features", "2,3,4,5", "--keep", "1", "--delimiter", "#"), 0),
         (f"{header}\na;5.1;3.5;1.4;0.2\n".replace("id;", "label;", 1), ("--keep", "label"), 2),
     ):
-        told = subprocess.run([*command, *words], input=text, capture_output=True, text=True)
-        assert told.returncode == status
-        assert (told.stdout.splitlines()[1:] or [""])[0].startswith("" if status == 2 else "a,setosa,")
-    assert "OUT has a column of this name already" in told.stderr
+        result = subprocess.run([*command, *words], input=text, capture_output=True, text=True)
+        assert result.returncode == status
+        assert (result.stdout.splitlines()[1:] or [""])[0].startswith("" if status == 2 else "a,setosa,")
+    assert "OUT has a column of this name already" in result.stderr
 
 
 def test_lines_may_end_in_carriage_returns_and_each_is_answered_before_the_next_one_comes(tmp_path):
@@ -227,8 +227,8 @@ def test_lines_may_end_in_carriage_returns_and_each_is_answered_before_the_next_
         process.stdin.write(b"6.7,3.1,4.7,1.5\r")
         process.stdin.flush()
         assert process.stdout.readline().startswith(b"versicolor,")
-        told = process.communicate(b"7.2,3.6,6.1,2.5")[0]
-    assert told.startswith(b"virginica,") and process.returncode == 0
+        result = process.communicate(b"7.2,3.6,6.1,2.5")[0]
+    assert result.startswith(b"virginica,") and process.returncode == 0
 
 
 def test_columns_are_found_by_name_and_others_are_repeated(tmp_path):
@@ -250,11 +250,11 @@ def test_columns_may_have_other_names_or_numbers_alone(tmp_path):
 def test_json_lines_are_objects_or_lists_and_so_are_answered_in_json_lines(tmp_path):
     row = dict(zip(HEADER.split(","), map(float, FIXED["virginica"].split()), strict=True))
     status, said, _ = streamed(tmp_path, f"\n{json.dumps(row | {'id': 7})}\n{json.dumps(row | {'id': [8]})}\n", "--keep", "id")
-    told = [json.loads(line) for line in said]
-    assert status == 0 and [(one["id"], one["label"]) for one in told] == [(7, "virginica"), ([8], "virginica")]
+    result = [json.loads(line) for line in said]
+    assert status == 0 and [(item["id"], item["label"]) for item in result] == [(7, "virginica"), ([8], "virginica")]
     status, said, _ = streamed(tmp_path, "[7.2, 3.6, 6.1, 2.5]\n[5.1, 3.5, 1.4, 0.2]")
     assert status == 0 and [json.loads(line)["label"] for line in said] == ["virginica", "setosa"]
-    assert json.loads(said[0])["probability_setosa"] == told[0]["probability_setosa"]
+    assert json.loads(said[0])["probability_setosa"] == result[0]["probability_setosa"]
 
 
 def test_bad_rows_are_told_with_their_lines_and_the_others_are_answered(tmp_path):
@@ -318,7 +318,7 @@ def test_a_stream_ends_in_one_line_when_it_is_interrupted_or_nobody_reads_it(tmp
 def test_the_door_is_a_script_that_answers(tmp_path):
     environment = os.environ | NO_COVERAGE | {"IRIS_STATE_DIR": str(tmp_path)}
     command = [ROOT / "bin/edge", "predict", *FIXED["versicolor"].split()]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert told.stdout.startswith("versicolor\n")
-    told = subprocess.run([ROOT / "bin/edge", "--help"], capture_output=True, text=True, check=True, env=environment)
-    assert all(name in told.stdout for name in ("predict", "stream", "update", "rollback", "status", "build", "pyz"))
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert result.stdout.startswith("versicolor\n")
+    result = subprocess.run([ROOT / "bin/edge", "--help"], capture_output=True, text=True, check=True, env=environment)
+    assert all(name in result.stdout for name in ("predict", "stream", "update", "rollback", "status", "build", "pyz"))

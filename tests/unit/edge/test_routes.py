@@ -49,20 +49,20 @@ def app(make_app, bundle):
 
 @pytest.mark.parametrize("path", SMALL_BUNDLE)
 def test_every_file_of_the_manifest_is_served_with_its_type_and_its_digest_as_tag(app, path):
-    answer = app.get(f"/edge/{path}")
-    assert answer.body == SMALL_BUNDLE[path]
-    assert answer.headers["ETag"] == f'"{sha256(SMALL_BUNDLE[path])}"'
+    response = app.get(f"/edge/{path}")
+    assert response.body == SMALL_BUNDLE[path]
+    assert response.headers["ETag"] == f'"{sha256(SMALL_BUNDLE[path])}"'
     kinds = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "mjs": "text/javascript; charset=utf-8",
              "css": "text/css; charset=utf-8", "wasm": "application/wasm", "json": "application/json",
              "onnx": "application/octet-stream"}  # fmt: skip
-    assert answer.headers["Content-Type"] == kinds[path.rpartition(".")[2]]
-    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["Content-Type"] == kinds[path.rpartition(".")[2]]
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
 def test_the_folder_itself_is_the_page_and_without_its_slash_leads_there(app):
     assert app.get("/edge/").body == SMALL_BUNDLE["index.html"]
-    answer = app.get("/edge")
-    assert (answer.status_int, urljoin("http://a/iris/edge", answer.headers["Location"])) == (308, "http://a/iris/edge/")
+    response = app.get("/edge")
+    assert (response.status_int, urljoin("http://a/iris/edge", response.headers["Location"])) == (308, "http://a/iris/edge/")
 
 
 def test_what_the_manifest_does_not_name_is_not_served_wherever_it_lies(bundle, make_app):
@@ -97,8 +97,8 @@ def test_the_page_itself_has_the_policy_that_the_server_sends_and_runs_nothing_t
 
 
 def test_the_policy_lets_no_other_origin_in_and_no_frame_around(app):
-    told = app.get("/edge/").headers["Content-Security-Policy"]
-    assert told == f"{POLICY}; frame-ancestors 'none'"
+    result = app.get("/edge/").headers["Content-Security-Policy"]
+    assert result == f"{POLICY}; frame-ancestors 'none'"
     assert POLICY.startswith("default-src 'none'; ") and "unsafe-inline" not in POLICY and "'unsafe-eval'" not in POLICY
     assert app.get("/edge/").headers["Referrer-Policy"] == "no-referrer"
 
@@ -131,9 +131,9 @@ def test_who_has_the_file_gets_304_for_each_coding_by_its_own_tag(app):
     assert plain != packed
     for tag, other, coding in ((plain, packed, ""), (packed, plain, "gzip")):
         for send in (app.get, app.head):
-            answer = send("/edge/ort/a.wasm", headers={"If-None-Match": tag, "Accept-Encoding": coding})
-            assert (answer.status_int, answer.body, answer.headers["ETag"]) == (304, b"", tag)
-            assert answer.headers["Vary"] == "Accept-Encoding" and "Content-Type" not in answer.headers
+            response = send("/edge/ort/a.wasm", headers={"If-None-Match": tag, "Accept-Encoding": coding})
+            assert (response.status_int, response.body, response.headers["ETag"]) == (304, b"", tag)
+            assert response.headers["Vary"] == "Accept-Encoding" and "Content-Type" not in response.headers
         assert app.get("/edge/ort/a.wasm", headers={"If-None-Match": other, "Accept-Encoding": coding}).status_int == 200
 
 
@@ -150,46 +150,48 @@ def test_who_takes_gzip_gets_the_file_that_was_packed_beforehand(app):
 
 def test_who_does_not_gets_it_as_it_is(app):
     for accept in ("", "br", "gzip;q=0", "identity", "deflate", "identity;q=1, gzip;q=0.5"):
-        answer = app.get("/edge/ort/a.wasm", headers={"Accept-Encoding": accept})
-        assert answer.body == WASM and "Content-Encoding" not in answer.headers and answer.headers["Vary"] == "Accept-Encoding"
+        response = app.get("/edge/ort/a.wasm", headers={"Accept-Encoding": accept})
+        assert (
+            response.body == WASM and "Content-Encoding" not in response.headers and response.headers["Vary"] == "Accept-Encoding"
+        )
 
 
 def test_a_file_without_a_packed_one_is_the_same_for_everybody(app):
-    answer = app.get("/edge/model/a.onnx", headers={"Accept-Encoding": "gzip"})
-    assert answer.body == ONNX and "Vary" not in answer.headers
+    response = app.get("/edge/model/a.onnx", headers={"Accept-Encoding": "gzip"})
+    assert response.body == ONNX and "Vary" not in response.headers
 
 
 # Ranges (RFC 9110, section 14)
 
 
 @pytest.mark.parametrize(
-    ("told", "first", "last"),
+    ("expected", "first", "last"),
     [("bytes=0-0", 0, 0), ("bytes=0-99", 0, 99), ("bytes=100-", 100, 10239), ("bytes=-1", 10239, 10239),
      ("bytes=-99999", 0, 10239), ("bytes=10239-10239", 10239, 10239), ("bytes=5-99999999999999", 5, 10239),
      ("BYTES=1-2", 1, 2), ("bytes= 1-2 ", 1, 2)],
 )  # fmt: skip
-def test_one_range_is_206_with_these_bytes_alone(app, told, first, last):
-    answer = app.get("/edge/model/a.onnx", headers={"Range": told})
-    assert (answer.status_int, answer.body) == (206, ONNX[first : last + 1])
-    assert answer.headers["Content-Range"] == f"bytes {first}-{last}/10240"
-    assert answer.headers["Content-Length"] == str(last - first + 1)
-    assert answer.headers["ETag"] == f'"{sha256(ONNX)}"' and answer.headers["Accept-Ranges"] == "bytes"
+def test_one_range_is_206_with_these_bytes_alone(app, expected, first, last):
+    response = app.get("/edge/model/a.onnx", headers={"Range": expected})
+    assert (response.status_int, response.body) == (206, ONNX[first : last + 1])
+    assert response.headers["Content-Range"] == f"bytes {first}-{last}/10240"
+    assert response.headers["Content-Length"] == str(last - first + 1)
+    assert response.headers["ETag"] == f'"{sha256(ONNX)}"' and response.headers["Accept-Ranges"] == "bytes"
 
 
-@pytest.mark.parametrize("told", ["bytes=10240-", "bytes=10240-10241", "bytes=99999-", "bytes=-0"])
-def test_a_range_behind_the_end_is_416_with_the_length(app, told):
-    answer = app.get("/edge/model/a.onnx", headers={"Range": told}, status=416)
-    assert answer.headers["Content-Range"] == "bytes */10240"
-    assert answer.json["status"] == 416
+@pytest.mark.parametrize("expected", ["bytes=10240-", "bytes=10240-10241", "bytes=99999-", "bytes=-0"])
+def test_a_range_behind_the_end_is_416_with_the_length(app, expected):
+    response = app.get("/edge/model/a.onnx", headers={"Range": expected}, status=416)
+    assert response.headers["Content-Range"] == "bytes */10240"
+    assert response.json["status"] == 416
 
 
 @pytest.mark.parametrize(
-    "told",
+    "expected",
     ["bytes=0-1,3-4", "bytes=-", "bytes=2-1", "bytes=a-b", "bytes=0x1-2", "bytes 0-1", "items=0-1", "", "bytes=", "bytes=1-2-3",
      "bytes=+1-2", "bytes=1 -2", "bytes=٣-٤", "bytes=" + "9" * 5000 + "-", "bytes=0-1;x"],
 )  # fmt: skip
-def test_several_ranges_and_what_is_none_get_the_whole(told):
-    assert requested_range({"HTTP_RANGE": told}, 10240, '"x"') is None
+def test_several_ranges_and_what_is_none_get_the_whole(expected):
+    assert requested_range({"HTTP_RANGE": expected}, 10240, '"x"') is None
 
 
 def test_if_range_wants_the_very_file_and_else_gets_the_whole(app):
@@ -283,11 +285,11 @@ def test_a_bundle_of_another_model_stops_the_start_with_one_line(make_app, bundl
     for role in ("all", "web_single", "worker"):
         with pytest.raises(BadSetting) as stopped:
             make_app(role=role, edge_dir=str(bundle))
-        told = str(stopped.value)
-        assert told.startswith(
+        result = str(stopped.value)
+        assert result.startswith(
             f"IRIS_EDGE_DIR={str(bundle)!r} is a bundle of the model iris_svc 1.0.0 {OTHER}, and this server has "
         )
-        assert DIGEST in told and f"bin/edge build --model-dir {MODEL}" in told and "\n" not in told
+        assert DIGEST in result and f"bin/edge build --model-dir {MODEL}" in result and "\n" not in result
 
 
 @pytest.mark.parametrize("what", ["of another model", "damaged", "gone"])
@@ -302,7 +304,7 @@ def test_where_no_bundle_is_required_one_that_does_not_fit_is_left_out_with_a_wa
     for path in ("/edge/", "/edge/manifest.json", "/edge"):
         app.get(path, status=404)
     assert not [path for path in app.get("/openapi.json").json["paths"] if path.startswith("/edge")]
-    (line,) = [one for one in log.events() if "/edge/" in one.get("message", "")]
+    (line,) = [event for event in log.events() if "/edge/" in event.get("message", "")]
     assert line["level"] == "warning" and line["message"].startswith(f"/edge/ is not served: IRIS_EDGE_DIR={str(bundle)!r} is ")
 
 
@@ -325,9 +327,9 @@ def test_a_server_whose_bundle_is_of_another_model_does_not_start(tmp_path, work
     iris = build_bundle(tmp_path / "iris", MODEL)
     words = ("serve", "--port", "0", "--role", "web_single", "--workers", workers, "--model-dir", str(MODEL / "fast"))
     command = [sys.executable, "-m", "iris_wsgi", *words, "--edge-dir", str(iris)]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (told.returncode, told.stdout, len(told.stderr.splitlines())) == (1, "", 1)
-    assert told.stderr.startswith("iris_wsgi: IRIS_EDGE_DIR=") and "this server has iris_lr" in told.stderr
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (1, "", 1)
+    assert result.stderr.startswith("iris_wsgi: IRIS_EDGE_DIR=") and "this server has iris_lr" in result.stderr
 
 
 def test_a_role_that_serves_a_part_takes_the_bundle_of_the_whole_and_reports_of_its_labels(make_app, bundle):
@@ -350,8 +352,8 @@ def reported(app):
 
 def test_a_report_counts_and_is_logged_without_its_key(app, log):
     more = {"day": "2026-03-01", "label": "setosa", "count": 4}, {"day": "2026-03-01", "label": "virginica", "count": 1}
-    answer = app.post_json("/edge/telemetry", report(counts=[SETOSA, *more]))
-    assert (answer.status_int, answer.body) == (204, b"")
+    response = app.post_json("/edge/telemetry", report(counts=[SETOSA, *more]))
+    assert (response.status_int, response.body) == (204, b"")
     assert reported(app) == {"setosa": 7, "versicolor": 0, "virginica": 1}
     line = next(line for line in log.events() if line["message"] == "predictions at the edge")
     assert line["counts"] == [{"day": "2026-02-28", "label": "setosa", "count": 3}, *more]
@@ -396,8 +398,8 @@ def test_a_report_that_comes_again_counts_once_and_another_key_counts_too(app):
     ],
 )
 def test_what_is_no_report_is_422_at_its_place_and_counts_nothing(app, document, pointer):
-    answer = app.post_json("/edge/telemetry", document, status=422)
-    assert [fault["pointer"] for fault in answer.json["errors"]] == [pointer]
+    response = app.post_json("/edge/telemetry", document, status=422)
+    assert [fault["pointer"] for fault in response.json["errors"]] == [pointer]
     assert reported(app) == {"setosa": 0, "versicolor": 0, "virginica": 0}
 
 
@@ -409,9 +411,9 @@ def test_a_report_with_one_wrong_count_counts_nothing_and_may_come_again_mended(
 
 def test_keys_are_remembered_by_all_processes_in_memory_that_does_not_grow():
     words = memoryview(bytearray(8 * 64)).cast("Q")
-    one, other = ReportDeduplicator(words), ReportDeduplicator(words)
-    assert one.add("a" * 16) and not one.add("a" * 16) and not other.add("a" * 16)
-    fresh = [other.add(f"key-number-{i:09}") for i in range(1000)]
+    first, second = ReportDeduplicator(words), ReportDeduplicator(words)
+    assert first.add("a" * 16) and not first.add("a" * 16) and not second.add("a" * 16)
+    fresh = [second.add(f"key-number-{i:09}") for i in range(1000)]
     assert all(fresh) and len(words) == 64 and REPORTS >= 4096
 
 
@@ -440,9 +442,9 @@ def test_large_files_go_out_whole_to_slow_clients_who_hold_up_nobody_and_no_memo
 
     before = held()
     slow = [RawConnection(server, receive_buffer=4096) for _ in range(20)]
-    for wire in slow:
-        wire.send(ask_for)
-        wait_until(wire.readable, "the answer begins")
+    for connection in slow:
+        connection.send(ask_for)
+        wait_until(connection.readable, "the answer begins")
     with RawConnection(server) as other:
         assert other.exchange(LIVEZ).status == 200
         assert other.exchange(ask_for).body == content
@@ -450,8 +452,8 @@ def test_large_files_go_out_whole_to_slow_clients_who_hold_up_nobody_and_no_memo
     # Twenty copies would be 480 MB.
     assert held() - before < 5 * len(content)
     assert slow[0].receive().body == content
-    for wire in slow:
-        wire.__exit__()
+    for connection in slow:
+        connection.__exit__()
 
 
 def test_the_command_says_in_one_line_what_is_wrong_with_a_bundle(tmp_path):
@@ -469,6 +471,6 @@ def test_the_command_says_in_one_line_what_is_wrong_with_a_bundle(tmp_path):
         "--state-dir",
         str(tmp_path / "state"),
     ]
-    told = subprocess.run([*line, "--workers", "1"], capture_output=True, text=True, timeout=60)
-    assert told.returncode != 0 and "is not an edge bundle" in told.stderr
-    assert told.stderr.count("\n") == 1 and "Traceback" not in told.stderr
+    result = subprocess.run([*line, "--workers", "1"], capture_output=True, text=True, timeout=60)
+    assert result.returncode != 0 and "is not an edge bundle" in result.stderr
+    assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr

@@ -130,9 +130,9 @@ def test_a_bundle_is_taken_and_answers_from_then_on(edge, device, made, site, ov
         f"took {bundle.bundle} (iris_lr 1.0.0), 3 of 3 files were new: 31 golden rows answered"
     )
     assert answers(edge) == "iris_lr"
-    told = edge("status")[1].splitlines()
-    assert told[:2] == [f"current: {bundle.bundle} (iris_lr 1.0.0 {bundle.digest})", "previous: none"]
-    assert told[2].startswith("self-test: 31 golden rows answered")
+    result = edge("status")[1].splitlines()
+    assert result[:2] == [f"current: {bundle.bundle} (iris_lr 1.0.0 {bundle.digest})", "previous: none"]
+    assert result[2].startswith("self-test: 31 golden rows answered")
     # The page and the browser's runtime are of no use here.
     assert {name.partition("/")[2] for name in tree(device.bundles)} == {"manifest.json", *bundle.model_files}
     assert set(site.asked) <= {"/manifest.json", *(f"/{path}" for path in bundle.model_files)}
@@ -379,9 +379,11 @@ def test_a_full_disk_is_one_line_and_the_old_bundle_stays(edge, device, made):
 
     # Without compiled modules, which would be written in halves.
     command = [sys.executable, "-B", "-m", "iris_wsgi", "edge", "update", "--device", str(device.folder), str(made["main"])]
-    told = subprocess.run(command, capture_output=True, text=True, preexec_fn=bound, env={"IRIS_MODEL_DIR": str(MODEL)})
-    assert told.returncode == 1
-    assert told.stderr == f"iris_wsgi: not updated, the current bundle stays: {device.folder} cannot be written: File too large\n"
+    result = subprocess.run(command, capture_output=True, text=True, preexec_fn=bound, env={"IRIS_MODEL_DIR": str(MODEL)})
+    assert result.returncode == 1
+    assert (
+        result.stderr == f"iris_wsgi: not updated, the current bundle stays: {device.folder} cannot be written: File too large\n"
+    )
     assert tree(device.folder) == before and answers(edge) == "iris_lr"
 
 
@@ -419,10 +421,10 @@ def test_an_update_that_is_killed_at_any_step_leaves_a_bundle_that_works(made, t
     script = ROOT / "tests/support/edge_bundles.py"
     command = [sys.executable, str(script), str(tmp_path), *(str(made[name]) for name in ("page", "fast", "main"))]
     run = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    told = json.loads(run.stdout)
-    assert told["faults"] == [] and told["status"] == 0, run.stderr
+    document = json.loads(run.stdout)
+    assert document["faults"] == [] and document["status"] == 0, run.stderr
     # Some deaths came before the switch and some after it.
-    assert told["steps"] > 40 and told["old"] and told["new"]
+    assert document["steps"] > 40 and document["old"] and document["new"]
 
 
 def test_there_is_no_way_back_where_there_was_nothing_before(edge, made):

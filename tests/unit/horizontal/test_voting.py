@@ -39,7 +39,7 @@ TRAINING = np.loadtxt(MODEL / "training.csv", delimiter=",", skiprows=1, usecols
     ],
 )
 def test_of_votes_one_answer_is_made(said, below, label, probability, missing):
-    votes = [Vote(one, "d") for one in said]
+    votes = [Vote(item, "d") for item in said]
     found = decide(NAMES, votes, below)
     assert (found.label, found.missing) == (label, missing)
     assert found.probability == pytest.approx(probability)
@@ -55,8 +55,8 @@ def test_the_digest_of_an_answer_is_of_those_that_gave_it():
 
 
 def test_a_member_is_of_its_species_and_of_the_release():
-    def peer(classes=2, **told):
-        return RemoteModel("m", "features", 4, "probabilities", classes, 10, {"digest": "sha256:1", **told})
+    def peer(classes=2, **arguments):
+        return RemoteModel("m", "features", 4, "probabilities", classes, 10, {"digest": "sha256:1", **arguments})
 
     assert why_not_member(peer(member="setosa"), "setosa", "sha256:1") is None
     assert why_not_member(peer(member="setosa"), "setosa", None) is None
@@ -68,10 +68,10 @@ def test_a_member_is_of_its_species_and_of_the_release():
 
 def test_the_members_in_one_process_know_the_three_points(app):
     for label, row in POINTS.items():
-        answer = app.post_json("/ensemble/predict", {"data": [row]}).json
-        assert (answer["prediction"]["label"], answer["status"], answer["missing"]) == (label, "complete", [])
-        whole = sum(one["probability"] for one in answer["members"].values())
-        assert answer["prediction"]["probability"] == answer["members"][label]["probability"] / whole
+        response = app.post_json("/ensemble/predict", {"data": [row]}).json
+        assert (response["prediction"]["label"], response["status"], response["missing"]) == (label, "complete", [])
+        whole = sum(member["probability"] for member in response["members"].values())
+        assert response["prediction"]["probability"] == response["members"][label]["probability"] / whole
     assert app.get("/ensemble/health").json["members"] == {name: {"up": True, "why": None} for name in NAMES}
 
 
@@ -83,8 +83,8 @@ def test_it_agrees_with_the_whole_model_on_nearly_all_rows(app):
 
 def test_more_than_one_row_is_422_and_one_that_nobody_is_sure_of_gets_no_name(make_app):
     app = make_app(abstain_below=0.9)
-    answer = app.post_json("/ensemble/predict", {"data": TRAINING[:2].tolist()}, status=422).json
-    assert "a separate request" in answer["errors"][0]["detail"]
+    response = app.post_json("/ensemble/predict", {"data": TRAINING[:2].tolist()}, status=422).json
+    assert "a separate request" in response["errors"][0]["detail"]
     unsure = app.post_json("/ensemble/predict", {"data": [TRAINING[106].tolist()]}).json
     assert unsure["prediction"]["label"] is None and unsure["prediction"]["probability"] < 0.9
 

@@ -82,9 +82,9 @@ def caches(make_app: Callable[..., webtest.TestApp], monkeypatch: pytest.MonkeyP
 
 def status(app: webtest.TestApp, method: str, path: str, control: str = "") -> str:
     """Returns the parts of Cache-Status that both caches have in common, or the status of a refusal."""
-    told = {"HTTP_CACHE_CONTROL": control} if control else {}
+    result = {"HTTP_CACHE_CONTROL": control} if control else {}
     body = webtest.app.json.dumps(ROW).encode() if method == "POST" else b""
-    code, headers, _ = call_wsgi(app.service.app, method, path, body, **told)
+    code, headers, _ = call_wsgi(app.service.app, method, path, body, **result)
     name, *parts = headers["Cache-Status"].split("; ")
     assert name == "iris_wsgi" and code in (200, 504), (code, headers)
     if code == 504:
@@ -116,8 +116,8 @@ def test_of_several_rows_one_that_is_missing_refuses_only_if_cached(caches):
     rows = {"data": [[5.1, 3.5, 1.4, 0.2], [6.7, 3.1, 4.7, 1.5]]}
     control = {"Cache-Control": "only-if-cached"}
     caches.post_json("/predict/label", ROW)
-    answer = caches.post_json("/predict/batch", rows, headers=control, status=504)
-    assert answer.content_type == "application/problem+json" and "only-if-cached" in answer.json["detail"]
+    response = caches.post_json("/predict/batch", rows, headers=control, status=504)
+    assert response.content_type == "application/problem+json" and "only-if-cached" in response.json["detail"]
     caches.post_json("/predict/batch", rows)
     assert caches.post_json("/predict/batch", rows, headers=control).headers["Cache-Status"].startswith("iris_wsgi; hit")
 

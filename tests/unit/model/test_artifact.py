@@ -51,13 +51,13 @@ def refused(folder: Path, *words: str) -> None:
 def test_the_committed_model_passes_and_verify_tells_what_it_is(model_copy, capsys):
     assert "golden rows answered" in verify(model_copy)
     assert main(["verify", "--model-dir", str(model_copy)]) == 0
-    told = capsys.readouterr().out
+    result = capsys.readouterr().out
     digest = hashlib.sha256((model_copy / "iris_svc.onnx").read_bytes()).hexdigest()
-    assert f"model iris_svc 1.0.0 sha256:{digest}\n" in told
-    assert "labels: setosa, versicolor, virginica\n" in told
-    assert "feature petal_width: trained on 0.1 to 2.5 cm\n" in told
-    assert "scikit-learn 1." in told
-    assert "alone and in a batch a row gets the same bits\n" in told
+    assert f"model iris_svc 1.0.0 sha256:{digest}\n" in result
+    assert "labels: setosa, versicolor, virginica\n" in result
+    assert "feature petal_width: trained on 0.1 to 2.5 cm\n" in result
+    assert "scikit-learn 1." in result
+    assert "alone and in a batch a row gets the same bits\n" in result
 
 
 def test_verify_holds_the_fast_model_to_its_golden_rows_too_where_there_is_one(model_copy, capsys):
@@ -79,15 +79,15 @@ def test_verify_holds_the_fast_model_to_its_golden_rows_too_where_there_is_one(m
 def test_verify_holds_every_model_beside_the_whole_one_to_its_golden_rows(model_copy, capsys):
     words = ["verify", "--model-dir", str(model_copy)]
     assert main(words) == 0
-    told = capsys.readouterr().out.splitlines()
+    result = capsys.readouterr().out.splitlines()
     names = [
         "fast model iris_lr",
         "pred iris_svc_pred",
         *(f"member {name} iris_{name}" for name in SPECIES),
         "prep and pred, pair",
     ]
-    rows = [int(line.partition(": ")[2].split()[0]) for line in told[-6:]]
-    assert [line.startswith(name) for line, name in zip(told[-6:], names, strict=True)] == [True] * 6
+    rows = [int(line.partition(": ")[2].split()[0]) for line in result[-6:]]
+    assert [line.startswith(name) for line, name in zip(result[-6:], names, strict=True)] == [True] * 6
     assert rows == [31, 34, 33, 34, 33, 34]
     with (model_copy / "prep/iris_prep.onnx").open("ab") as file:
         file.write(b"\0")
@@ -100,7 +100,7 @@ def test_verify_holds_every_model_beside_the_whole_one_to_its_golden_rows(model_
 
 def test_verify_tells_halves_of_two_models(model_copy, capsys):
     other = onnx.load(model_copy / "pred/iris_pred.onnx")
-    next(one for one in other.metadata_props if one.key == "pair").value = "sha256:0"
+    next(prop for prop in other.metadata_props if prop.key == "pair").value = "sha256:0"
     onnx.save(other, model_copy / "pred/iris_pred.onnx")
     golden.seal(model_copy / "pred", None)
     assert main(["verify", "--model-dir", str(model_copy)]) == 1
@@ -271,20 +271,20 @@ MAPPED = [
 ]
 
 
-@pytest.mark.parametrize(("classes", "labels", "wanted"), MAPPED)
-def test_a_zipmap_gives_each_probability_to_the_label_of_its_class(tmp_path, classes, labels, wanted):
+@pytest.mark.parametrize(("classes", "labels", "expected"), MAPPED)
+def test_a_zipmap_gives_each_probability_to_the_label_of_its_class(tmp_path, classes, labels, expected):
     tensor, mapped = (
         broken_models.write_broken_model(tmp_path / name, labels=labels, zipmap=given)
         for name, given in (("t", ()), ("m", classes))
     )
     golden.seal(tensor, None)
-    if wanted is None:
+    if expected is None:
         with pytest.raises(BadModel, match=r"neither numbers nor the names in label\.json"):
             golden.seal(mapped, None)
         return
     golden.seal(mapped, None)
     row = np.array([[3, 2, 1, 0]], np.float32)
-    columns = dict(zip(wanted, load_model(tensor)[0].predict(row)[0].tolist(), strict=True))
+    columns = dict(zip(expected, load_model(tensor)[0].predict(row)[0].tolist(), strict=True))
     assert load_model(mapped)[0].predict(row)[0].tolist() == [columns[label] for label in labels]
 
 
@@ -320,12 +320,12 @@ def test_a_run_whose_output_has_another_number_of_rows_is_an_error_and_never_an_
     app = make_app(model_dir=str(folder), role="web_single")
     rows = [[float(i % 7), 2.0, 3.0, 1.0] for i in range(64)]
     assert len(app.post_json("/predict/batch", {"data": rows}).json["labels"]) == 64
-    told = app.post_json("/predict/batch", {"data": [*rows, rows[0]]}, status=500).json["detail"]
-    assert "for 65 rows has the shape" in told and "it must be [65, 3]" in told
+    document = app.post_json("/predict/batch", {"data": [*rows, rows[0]]}, status=500).json["detail"]
+    assert "for 65 rows has the shape" in document and "it must be [65, 3]" in document
     app = make_app(model_dir=str(folder), role="synchronous")
     tensor = {"name": "row", "shape": [65, 4], "datatype": "FP32", "data": [*rows, rows[0]]}
-    told = app.post_json("/v2/models/broken/infer", {"inputs": [tensor]}, status=500).json["error"]
-    assert "for 65 rows has the shape" in told
+    document = app.post_json("/v2/models/broken/infer", {"inputs": [tensor]}, status=500).json["error"]
+    assert "for 65 rows has the shape" in document
 
 
 def test_a_job_whose_run_gives_another_number_of_rows_fails_with_the_reason_and_harms_no_other(tmp_path, run):
@@ -345,7 +345,7 @@ def test_verify_refuses_a_first_half_that_drops_rows_and_a_member_of_three_class
     half = onnx.load(path)
     name = half.graph.output[0].name
     for node in half.graph.node:
-        node.output[:] = ["whole" if one == name else one for one in node.output]
+        node.output[:] = ["whole" if item == name else item for item in node.output]
     for constant, value in (("zero", 0), ("one", 1)):
         half.graph.initializer.append(onnx.numpy_helper.from_array(np.array([value]), constant))
     half.graph.node.append(helper.make_node("Slice", ["whole", "zero", "one", "zero"], [name]))
@@ -396,17 +396,17 @@ def test_a_row_gets_the_same_bits_in_every_batch_and_under_every_number_of_threa
     whole = predict(rows)
     for size in (1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 31, 33, 64, 100, 127, 128, 129, 500, 1000, 2000):
         assert all((predict(rows[i : i + size]) == whole[i : i + size]).all() for i in range(0, 4000, max(size, 40)))
-    answers = {}
+    responses = {}
 
     def work(k):
-        answers[k] = np.concatenate([predict(rows[i : i + 100]) for i in range(0, 10_000, 100)])
+        responses[k] = np.concatenate([predict(rows[i : i + 100]) for i in range(0, 10_000, 100)])
 
     threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all((answers[k] == whole).all() for k in range(8))
+    assert all((responses[k] == whole).all() for k in range(8))
 
 
 @pytest.fixture(scope="session")
@@ -446,19 +446,19 @@ def test_another_model_works_by_replacing_the_files(wine, kind, make_app, capsys
     assert main(["seal", "--model-dir", str(folder), "--rows", str(folder / "training.csv")]) == 0
     assert "with 100 rows" in capsys.readouterr().out
     assert main(["verify", "--model-dir", str(folder)]) == 0
-    told = capsys.readouterr().out
-    assert "100 golden rows answered" in told and "alone and in a batch a row differs by up to" in told
+    result = capsys.readouterr().out
+    assert "100 golden rows answered" in result and "alone and in a batch a row differs by up to" in result
     app = make_app(model_dir=str(folder))
     lines = (folder / "training.csv").read_text().splitlines()[1:]
     rows = [[float(v) for v in line.split(",")] for line in lines]
     labels, probabilities = json.loads((folder / "expected.json").read_text())
-    answer = app.post_json("/predict/batch", {"data": rows}).json
-    assert np.mean(np.array(answer["labels"]) == np.array(labels)) > 0.97
-    assert np.allclose(answer["probabilities"], probabilities, atol=1e-5)
+    response = app.post_json("/predict/batch", {"data": rows}).json
+    assert np.mean(np.array(response["labels"]) == np.array(labels)) > 0.97
+    assert np.allclose(response["probabilities"], probabilities, atol=1e-5)
     assert app.get("/metadata").json["data_structure"] == "(1,13)"
-    for row, wanted in zip(rows[:20], answer["probabilities"], strict=False):
+    for row, expected in zip(rows[:20], response["probabilities"], strict=False):
         # LinearClassifier adds in another order for a row alone, unlike the operators of the Iris model.
-        assert np.allclose(app.post_json("/predict", {"data": [row]}).json["prediction"], wanted, atol=1e-6)
+        assert np.allclose(app.post_json("/predict", {"data": [row]}).json["prediction"], expected, atol=1e-6)
     assert (
         app.post_json("/predict", {"data": [rows[0][:4]]}, status=422).json["errors"][0]["detail"] == "has 4 values; a row has 13"
     )

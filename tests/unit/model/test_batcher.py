@@ -56,10 +56,10 @@ def test_rows_that_come_during_a_run_are_in_the_next_one_and_get_the_same_bits(p
     wait_until_queued(batcher, 40)
     for _ in range(4):
         held.go.release()
-    answers = [first.result(120), *(one.result(120) for one in others)]
+    responses = [first.result(120), *(other.result(120) for other in others)]
     assert held.sizes == [1, 16, 16, 8]
-    for row, answer in zip(ROWS, answers, strict=False):
-        assert (answer == model.predict(row[np.newaxis])).all()
+    for row, response in zip(ROWS, responses, strict=False):
+        assert (response == model.predict(row[np.newaxis])).all()
 
 
 def test_requests_of_several_rows_go_their_own_way():
@@ -72,7 +72,7 @@ def test_the_first_waits_for_others_no_longer_than_told_and_not_when_the_run_is_
     sizes = []
     batcher = DynamicBatcher(predictor(lambda rows, until: sizes.append(len(rows)) or rows), 4, 3600)
     predict = of_arrays(batcher)
-    assert [one.result(120).shape for one in [pool.submit(predict, ROWS[i : i + 1]) for i in range(4)]] == [(1, 4)] * 4
+    assert [future.result(120).shape for future in [pool.submit(predict, ROWS[i : i + 1]) for i in range(4)]] == [(1, 4)] * 4
     assert sizes == [4]
     quick = DynamicBatcher(predictor(lambda rows, until: sizes.append(len(rows)) or rows), 4, 0.01)
     assert of_arrays(quick)(ROWS[:1]).shape == (1, 4) and sizes == [4, 1]
@@ -111,11 +111,11 @@ def test_a_failed_run_fails_each_of_its_requests_and_the_next_works(pool):
         return rows
 
     predict = of_arrays(DynamicBatcher(predictor(broken), 2, 3600))
-    for one in [pool.submit(predict, ROWS[i : i + 1]) for i in range(2)]:
+    for future in [pool.submit(predict, ROWS[i : i + 1]) for i in range(2)]:
         with pytest.raises(RuntimeError, match="broken for 2"):
-            one.result(120)
+            future.result(120)
     failing.clear()
-    assert [one.result(120).shape for one in [pool.submit(predict, ROWS[i : i + 1]) for i in range(2)]] == [(1, 4)] * 2
+    assert [future.result(120).shape for future in [pool.submit(predict, ROWS[i : i + 1]) for i in range(2)]] == [(1, 4)] * 2
 
 
 def test_a_model_whose_answers_depend_on_company_is_not_batched(slow_model, make_app, monkeypatch):
@@ -129,12 +129,12 @@ def test_a_model_whose_answers_depend_on_company_is_not_batched(slow_model, make
 def test_a_live_server_answers_bit_for_bit_the_same_in_fewer_runs(run, service):
     server = run("--batch-rows", "16", constants={"iris_wsgi.factory.BATCH_DELAY_SECONDS": 0.05})
     rows = ROWS[:64].astype(float).round(3).tolist()
-    wanted = [service.app.answer("POST", "/predict", {}, json.dumps({"data": [row]}).encode())[0].body for row in rows]
+    expected = [service.app.answer("POST", "/predict", {}, json.dumps({"data": [row]}).encode())[0].body for row in rows]
     with ExitStack() as stack:
-        wires = [stack.enter_context(RawConnection(server)) for _ in rows]
-        for wire, row in zip(wires, rows, strict=True):
-            wire.send(http_request("POST", "/predict", {"data": [row]}))
-        assert [wire.receive().body for wire in wires] == wanted
-        text = wires[0].exchange(http_request("GET", "/metrics")).body.decode()
+        connections = [stack.enter_context(RawConnection(server)) for _ in rows]
+        for connection, row in zip(connections, rows, strict=True):
+            connection.send(http_request("POST", "/predict", {"data": [row]}))
+        assert [connection.receive().body for connection in connections] == expected
+        text = connections[0].exchange(http_request("GET", "/metrics")).body.decode()
     assert metric_sum(text, "model_runs_total") < 64 / 4
     assert sum(metric_sum(text, "model_rows_total", label=label) for label in service.model.labels) == 64

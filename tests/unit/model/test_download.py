@@ -138,8 +138,8 @@ def test_the_baked_model_is_taken_and_the_reason_told(tmp_path, capsys, monkeypa
     monkeypatch.setenv("IRIS_MODEL_DIR", str(MODEL))
     into = tmp_path / "into"
     assert main(["load", str(tmp_path / "nothing"), str(into), "--seal", seal_of(FAST), "--or-baked"]) == 0
-    told = capsys.readouterr().out
-    assert told.startswith(f"took the model of {MODEL}, sealed with {seal_of(MODEL)}, because ") and "cannot be read" in told
+    result = capsys.readouterr().out
+    assert result.startswith(f"took the model of {MODEL}, sealed with {seal_of(MODEL)}, because ") and "cannot be read" in result
     assert load_model(into)[0].name == "iris_svc"
 
 

@@ -96,7 +96,9 @@ def test_a_run_is_ended_at_its_deadline_and_others_go_on(slow_model, monkeypatch
         except DeadlineExceeded as error:
             results[name] = error.detail
 
-    threads = [threading.Thread(target=run, args=one) for one in (("short", many, soon), ("long", few, late), ("none", few, inf))]
+    threads = [
+        threading.Thread(target=run, args=item) for item in (("short", many, soon), ("long", few, late), ("none", few, inf))
+    ]
     for thread in threads:
         thread.start()
     happens(lambda: any(at == soon for at, _ in list(watching.runs.values())), "the run has begun")
@@ -154,9 +156,9 @@ def test_the_timeout_of_the_protocol_is_in_microseconds_and_counts_from_the_arri
 def test_the_statistics_of_the_protocol_tell_how_long_requests_waited(make_app):
     app = make_app(role="synchronous").service.app
     app.answer("POST", "/v2/models/iris_svc/infer", {}, infer(), time.monotonic() - 2)
-    told = json.loads(app.answer("GET", "/v2/models/iris_svc/stats", {})[0].body)["model_stats"][0]["inference_stats"]
-    assert told["queue"]["count"] == 1 and told["queue"]["ns"] > 2e9
-    assert told["success"]["ns"] > told["queue"]["ns"]
+    document = json.loads(app.answer("GET", "/v2/models/iris_svc/stats", {})[0].body)["model_stats"][0]["inference_stats"]
+    assert document["queue"]["count"] == 1 and document["queue"]["ns"] > 2e9
+    assert document["success"]["ns"] > document["queue"]["ns"]
 
 
 def test_zero_milliseconds_are_no_deadline(make_app):
@@ -179,19 +181,21 @@ def test_a_run_that_takes_too_long_is_ended_on_every_protocol(run, slow_model):
         ("/v1/models/slow:predict", {"instances": ROW * 2000}),
         ("/v2/models/slow/infer", {"inputs": [tensor]}),
     ]
-    with RawConnection(server) as wire:
+    with RawConnection(server) as connection:
         for path, document in asked:
 
             def ran(path=path, document=document) -> bool:
                 # On a busy machine its time may be over before the run begins. Then it is asked again.
-                answer = wire.exchange(http_request("POST", path, document))
-                assert answer.status == 504 and any(
-                    why in answer.body.decode() for why in (RAN_TOO_LONG, PARSED_TOO_LATE, WAITED_TOO_LONG)
+                response = connection.exchange(http_request("POST", path, document))
+                assert response.status == 504 and any(
+                    why in response.body.decode() for why in (RAN_TOO_LONG, PARSED_TOO_LATE, WAITED_TOO_LONG)
                 ), path
-                return RAN_TOO_LONG in answer.body.decode()
+                return RAN_TOO_LONG in response.body.decode()
 
             happens(ran, "a run that is ended")
-        happens(lambda: wire.exchange(http_request("POST", "/predict/label", {"data": ROW})).status == 200, "an answer in time")
+        happens(
+            lambda: connection.exchange(http_request("POST", "/predict/label", {"data": ROW})).status == 200, "an answer in time"
+        )
 
 
 def test_what_expires_in_the_queue_is_told_at_once_and_never_runs(run, slow_model):
@@ -202,8 +206,8 @@ def test_what_expires_in_the_queue_is_told_at_once_and_never_runs(run, slow_mode
         # One connection keeps the only thread busy for longer than the other is willing to wait.
         busy.send(large)
         happens(lambda: metric_sum(prober.exchange(METRICS).body.decode(), "http_requests_in_flight") == 2, "the thread is busy")
-        answer = waiting.exchange(impatient)
-        assert answer.status == 504 and answer.json()["detail"] == WAITED_TOO_LONG and not answer.closes
+        response = waiting.exchange(impatient)
+        assert response.status == 504 and response.json()["detail"] == WAITED_TOO_LONG and not response.closes
         text = prober.exchange(METRICS).body.decode()
         assert metric_sum(text, "http_requests_total", method="POST", route="/predict/batch", status="504") == 1
         assert sum(metric_sum(text, "model_rows_total", label=label) for label in "abc") == 0 and not busy.readable()

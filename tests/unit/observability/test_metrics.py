@@ -72,9 +72,9 @@ def test_all_families_are_there_with_their_types_and_labels(app):
     app.service.background.start()
     wait_until(lambda: "job_store_up" in app.get("/metrics").text, "the store was asked")
     app.service.background.stop(time.monotonic() + 10)
-    answer = app.get("/metrics")
-    assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
-    found = metric_families(answer.text)
+    response = app.get("/metrics")
+    assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    found = metric_families(response.text)
     assert set(found) == set(WANTED)
     for name, (kind, labels) in WANTED.items():
         assert found[name].type == kind
@@ -200,10 +200,10 @@ def test_no_count_is_lost_between_threads():
     assert sample_value(text, "c_total") == sample_value(text, "h_count") == 40_000
 
 
-@pytest.mark.parametrize(("told", "wanted"), [(0.0, "0"), (3.0, "3"), (0.25, "0.25"), (1e-5, "1e-05"), (math.inf, "+Inf")])
-def test_numbers_are_written_as_prometheus_reads_them(told, wanted):
-    assert number(told) == wanted
-    assert float(wanted) == told
+@pytest.mark.parametrize(("expected", "wanted"), [(0.0, "0"), (3.0, "3"), (0.25, "0.25"), (1e-5, "1e-05"), (math.inf, "+Inf")])
+def test_numbers_are_written_as_prometheus_reads_them(expected, wanted):
+    assert number(expected) == wanted
+    assert float(wanted) == expected
 
 
 def test_the_process_is_this_process(app):
@@ -224,8 +224,8 @@ def test_a_limit_that_is_unlimited_is_infinity(tmp_path: Path):
     (tmp_path / "7/stat").write_text("7 (a b) c) " + " ".join(["0"] * 30))
     (tmp_path / "stat").write_text("cpu 1\nbtime 5\n")
     (tmp_path / "7/limits").write_text("Limit Soft Hard\nMax open files            unlimited  unlimited  files\n")
-    told = linux_process(tmp_path, 7)
-    assert (told.max_fds, told.started, told.cpu) == (math.inf, 5, 0)
+    result = linux_process(tmp_path, 7)
+    assert (result.max_fds, result.started, result.cpu) == (math.inf, 5, 0)
 
 
 def registry_of(memory: SharedMemory, slot: int, *labels: str) -> tuple[Registry, Counter, Gauge]:
@@ -238,13 +238,13 @@ def registry_of(memory: SharedMemory, slot: int, *labels: str) -> tuple[Registry
 
 def test_every_process_of_a_service_tells_the_sum_of_all():
     memory = SharedMemory(3)
-    one, counts, gauges = registry_of(memory, 0, "a", "b")
+    first, counts, gauges = registry_of(memory, 0, "a", "b")
     two, others, _ = registry_of(memory, 1, "a", "b")
     counts.add(("a",), 5)
     others.add(("a",), 2)
     others.add(("b",))
     gauges.add()
-    for registry in (one, two):
+    for registry in (first, two):
         text = registry.text().decode()
         assert [sample_value(text, "c_total", label=label) for label in "ab"] == [7, 1]
         assert sample_value(text, "g") == 1

@@ -26,10 +26,10 @@ def ids(traceparent: str, tracestate: str = ""):
     ],
 )
 def test_a_trace_goes_on_under_its_id_with_us_as_the_parent(traceparent, flags):
-    one, other = ids(traceparent), ids(traceparent)
-    assert one.log_fields() == {"request_id": "it", "trace_id": TRACE, "span_id": one.span, "parent_id": PARENT}
-    assert one.upstream_headers() == [("X-Request-ID", "it"), ("traceparent", f"00-{TRACE}-{one.span}-{flags}")]
-    assert len({PARENT, one.span, other.span}) == 3 and len(one.span) == 16 and int(one.span, 16)
+    first, second = ids(traceparent), ids(traceparent)
+    assert first.log_fields() == {"request_id": "it", "trace_id": TRACE, "span_id": first.span, "parent_id": PARENT}
+    assert first.upstream_headers() == [("X-Request-ID", "it"), ("traceparent", f"00-{TRACE}-{first.span}-{flags}")]
+    assert len({PARENT, first.span, second.span}) == 3 and len(first.span) == 16 and int(first.span, 16)
 
 
 @pytest.mark.parametrize(
@@ -141,10 +141,10 @@ def test_what_the_server_refuses_for_want_of_room_keeps_its_ids(run):
     server = run("--role", "asynchronous", constants={"iris_wsgi.server.event_loop.MAX_LONG_POLLS": 1})
     place = fetch(server, sent("/jobs").replace(b"one-id", b"another")).headers["location"]
     held = http_request("GET", place, None, "X-Request-ID: one-id", f"traceparent: 00-{TRACE}-{PARENT}-01", "Prefer: wait=30")
-    with RawConnection(server) as one, RawConnection(server) as other:
-        one.send(held), other.send(held)
-        wait_until(lambda: one.readable() or other.readable(), "one is held, the other refused")
-        answer = (one if one.readable() else other).receive()
-        assert (answer.status, answer.headers["x-request-id"]) == (503, "one-id")
+    with RawConnection(server) as connection, RawConnection(server) as other:
+        connection.send(held), other.send(held)
+        wait_until(lambda: connection.readable() or other.readable(), "one is held, the other refused")
+        response = (connection if connection.readable() else other).receive()
+        assert (response.status, response.headers["x-request-id"]) == (503, "one-id")
     (line,) = [line for line in lines(server) if line.get("message") == "request refused"]
     assert (line["status"], line["request_id"], line["trace_id"], line["parent_id"]) == (503, "one-id", TRACE, PARENT)

@@ -50,18 +50,20 @@ def test_of_a_batch_only_what_is_missing_is_run_and_the_order_stays():
     cache = build_cache(predict)
     cached(cache, ROWS[[3, 5]])
     mixed = ROWS[[1, 3, 1, 5, 2, 3]]
-    answer = cache.lookup(mixed, PredictContext())
-    assert answer.probabilities.tobytes() == expected_probabilities(mixed).tobytes()
-    assert predict.runs == [2, 2] and answer[1:5] == (3, 1, 0, 2)
+    response = cache.lookup(mixed, PredictContext())
+    assert response.probabilities.tobytes() == expected_probabilities(mixed).tobytes()
+    assert predict.runs == [2, 2] and response[1:5] == (3, 1, 0, 2)
 
 
 def test_a_large_batch_goes_in_pieces_with_the_same_answers():
     predict = CountingPredictor()
     cache = build_cache(predict, chunk_rows=10)
     assert cached(cache, ROWS).tobytes() == expected_probabilities(ROWS).tobytes() and predict.runs == [10] * 6 + [4]
-    answer = cache.lookup(ROWS, PredictContext())
+    response = cache.lookup(ROWS, PredictContext())
     assert (
-        answer.probabilities.tobytes() == expected_probabilities(ROWS).tobytes() and answer.hits == 64 and len(predict.runs) == 7
+        response.probabilities.tobytes() == expected_probabilities(ROWS).tobytes()
+        and response.hits == 64
+        and len(predict.runs) == 7
     )
 
 
@@ -79,7 +81,7 @@ def test_two_hundred_who_want_the_same_at_once_get_it_from_one_run(pool):
     asked = [pool.submit(cached, cache, ROWS[:1]) for _ in range(200)]
     wait_until(lambda: row_counts(cache).get("coalesced") == 199, "199 wait for the first")
     predict.released.set()
-    assert {one.result(60).tobytes() for one in asked} == {expected_probabilities(ROWS[:1]).tobytes()}
+    assert {future.result(60).tobytes() for future in asked} == {expected_probabilities(ROWS[:1]).tobytes()}
     assert predict.runs == [1] and cache.store.flights == {}
 
 
@@ -90,9 +92,9 @@ def test_a_failure_is_told_to_all_who_wait_for_it_and_is_not_kept(pool):
     asked = [pool.submit(cached, cache, ROWS[:1]) for _ in range(20)]
     wait_until(lambda: row_counts(cache).get("coalesced") == 19, "19 wait for the first")
     predict.released.set()
-    for one in asked:
+    for future in asked:
         with pytest.raises(RuntimeError, match="broken"):
-            one.result(60)
+            future.result(60)
     assert predict.runs == [1] and cache.store.flights == {}
     predict.error = None
     assert cached(cache, ROWS[:1]).tobytes() == expected_probabilities(ROWS[:1]).tobytes() and predict.runs == [1, 1]
@@ -110,7 +112,7 @@ def test_who_waits_for_a_row_of_a_batch_that_fails_has_it_run_alone(pool):
     predict.released.set()
     with pytest.raises(RuntimeError, match="another row"):
         batch.result(60)
-    assert {one.result(60).tobytes() for one in alone} == {expected_probabilities(ROWS[:1]).tobytes()}
+    assert {future.result(60).tobytes() for future in alone} == {expected_probabilities(ROWS[:1]).tobytes()}
     assert cache.predict.runs == [1]
 
 
@@ -184,9 +186,9 @@ def test_an_answer_counts_for_its_seconds(monkeypatch):
 def test_it_takes_no_more_bytes_than_it_may_and_tells_them():
     cache = build_cache(CountingPredictor(), max_bytes=10 * entry_bytes(bytes(16), bytes(12)))
     cached(cache, ROWS)
-    told = cache.store.metrics.totals()
-    assert (told["entries"], told["bytes"]) == (10, cache.store.entries.max_bytes)
-    assert told["evictions"] == {"size": 54, "expired": 0}
+    result = cache.store.metrics.totals()
+    assert (result["entries"], result["bytes"]) == (10, cache.store.entries.max_bytes)
+    assert result["evictions"] == {"size": 54, "expired": 0}
 
 
 def test_what_was_looked_up_before_a_clear_is_not_kept_after_it(pool):
@@ -203,12 +205,12 @@ def test_a_clear_reaches_every_cache_of_the_service():
     predict = CountingPredictor()
     registry = Registry()
     metrics = CacheMetrics(registry)
-    one, other = (PredictionCache(predict, 3, CacheStore(LRUCache(1 << 20), 60, metrics, registry.memory)) for _ in range(2))
+    first, second = (PredictionCache(predict, 3, CacheStore(LRUCache(1 << 20), 60, metrics, registry.memory)) for _ in range(2))
     registry.join()
-    cached(one, ROWS[:5])
-    cached(other, ROWS[:5])
-    one.clear()
-    assert (one.lookup(ROWS[:1], PredictContext()).hits, other.lookup(ROWS[:1], PredictContext()).hits) == (0, 0)
+    cached(first, ROWS[:5])
+    cached(second, ROWS[:5])
+    first.clear()
+    assert (first.lookup(ROWS[:1], PredictContext()).hits, second.lookup(ROWS[:1], PredictContext()).hits) == (0, 0)
 
 
 # Over HTTP
@@ -267,9 +269,9 @@ def test_answers_are_the_same_with_several_threads_and_clears_between_them(pair,
         [0.0, -0.0, 1.0, 2.0],
         [-0.0, 0.0, 1.0, 2.0],
     ]
-    wanted = {}
+    expected = {}
     for row in rows:
-        wanted[tuple(map(str, row))] = json.loads(answered(plain, "/predict", [row])[1])["prediction"]
+        expected[tuple(map(str, row))] = json.loads(answered(plain, "/predict", [row])[1])["prediction"]
 
     def client(seed):
         chance, wrong = random.Random(seed), 0
@@ -279,10 +281,10 @@ def test_answers_are_the_same_with_several_threads_and_clears_between_them(pair,
             asked = [chance.choice(rows) for _ in range(chance.choice((1, 1, 3, 15)))]
             control = chance.choice((None, None, None, "no-cache", "no-store"))
             status, body, _ = answered(with_cache, "/predict/batch", asked, control)
-            wrong += (status, json.loads(body)["probabilities"]) != (200, [wanted[tuple(map(str, row))] for row in asked])
+            wrong += (status, json.loads(body)["probabilities"]) != (200, [expected[tuple(map(str, row))] for row in asked])
         return wrong
 
-    assert [one.result(120) for one in [pool.submit(client, seed) for seed in range(8)]] == [0] * 8
+    assert [future.result(120) for future in [pool.submit(client, seed) for seed in range(8)]] == [0] * 8
 
 
 def test_the_answer_tells_where_it_comes_from(make_app):
@@ -350,9 +352,9 @@ def test_a_cache_is_on_where_the_setting_says_so(make_app):
 
 def test_a_model_whose_answers_depend_on_company_is_not_cached(make_app, monkeypatch, log):
     monkeypatch.setattr(golden, "batch_difference", lambda *_: 1e-7)
-    for told, name in (({"role": "prediction_cache"}, "IRIS_ROLE=prediction_cache"), ({"cache": "on"}, "IRIS_CACHE=on")):
+    for expected, name in (({"role": "prediction_cache"}, "IRIS_ROLE=prediction_cache"), ({"cache": "on"}, "IRIS_CACHE=on")):
         with pytest.raises(BadSetting, match=f"^{name}: .* differ by up to 1.0e-07; it cannot be cached$"):
-            make_app(**told)
+            make_app(**expected)
     assert make_app(role="all").service.app.answer("GET", "/cache", {}, b"")[0].status == 404
     assert "there is no prediction cache" in log.raw_lines[0]
 
@@ -364,11 +366,11 @@ def test_two_hundred_requests_for_one_cold_row_are_one_run_of_a_slow_model(run, 
     server = run("--role", "prediction_cache", "--model-dir", str(slow_model), "--queue", "300")
     asked = http_request("POST", "/predict", {"data": [[1.0, 2.0, 3.0, 4.0]]})
     with ExitStack() as stack:
-        wires = [stack.enter_context(RawConnection(server, timeout=120)) for _ in range(200)]
-        for wire in wires:
-            wire.send(asked)
-        answers = [wire.receive() for wire in wires]
-    assert {(one.status, one.body) for one in answers} == {(200, answers[0].body)}
+        connections = [stack.enter_context(RawConnection(server, timeout=120)) for _ in range(200)]
+        for connection in connections:
+            connection.send(asked)
+        responses = [connection.receive() for connection in connections]
+    assert {(answer.status, answer.body) for answer in responses} == {(200, responses[0].body)}
     assert sample_value(fetch(server, http_request("GET", "/metrics")).body.decode(), "model_runs_total") == 1
 
 
@@ -379,25 +381,25 @@ def test_a_clear_by_command_reaches_all_workers(run, capsys):
     asked = http_request("POST", "/predict", {"data": [ROW]})
 
     with ExitStack() as stack:
-        wires = []
+        connections = []
 
         def told():
-            for wire in wires:
-                wire.send(asked)
-            return [wire.receive().headers["cache-status"] for wire in wires]
+            for connection in connections:
+                connection.send(asked)
+            return [connection.receive().headers["cache-status"] for connection in connections]
 
         def both_have_it():
             # Which of the two takes a connection is the kernel's choice.
-            wires.extend(stack.enter_context(RawConnection(server)) for _ in range(20))
+            connections.extend(stack.enter_context(RawConnection(server)) for _ in range(20))
             told()
-            return wires[0].exchange(http_request("GET", "/cache")).json()["entries"] == 2
+            return connections[0].exchange(http_request("GET", "/cache")).json()["entries"] == 2
 
         wait_until(both_have_it, "both workers have the row")
-        assert all("; hit" in one for one in told())
+        assert all("; hit" in item for item in told())
         assert main(["clear", "--port", str(server.port)]) == 0
         assert capsys.readouterr().out == "the prediction cache is cleared\n"
-        assert sum("fwd=miss" in one for one in told()) == 2
-        assert wires[0].exchange(http_request("GET", "/cache")).json()["entries"] == 2
+        assert sum("fwd=miss" in item for item in told()) == 2
+        assert connections[0].exchange(http_request("GET", "/cache")).json()["entries"] == 2
 
 
 def test_a_clear_where_there_is_no_cache_is_a_failure(run, capsys):

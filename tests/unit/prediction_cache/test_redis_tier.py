@@ -45,13 +45,13 @@ def caches(redis, monkeypatch):
     tiers = []
 
     def make_cache(url=redis.url, space=b"model", predict=None, **options):
-        failures, told = [], []
+        failures, result = [], []
         predict = predict or CountingPredictor()
         cache = build_cache(predict, **options)
-        about = TierOptions(url, 60.0, "prediction cache", lambda *line: told.append(line), lambda: failures.append(1))
+        about = TierOptions(url, 60.0, "prediction cache", lambda *line: result.append(line), lambda: failures.append(1))
         cache.tier = ClearableTier(about, space, cache.store.memory.next_generation)
         tiers.append(cache.tier)
-        cache.failures, cache.told = failures, told
+        cache.failures, cache.told = failures, result
         return cache
 
     yield make_cache
@@ -64,74 +64,74 @@ def same(cache, rows=ROWS):
 
 
 def test_what_one_has_worked_out_the_other_fetches(caches):
-    one, other = caches(), caches()
-    same(one, ROWS[:5])
-    answer = other.lookup(ROWS[:8], PredictContext())
-    assert answer.probabilities.tobytes() == expected_probabilities(ROWS[:8]).tobytes()
-    assert answer[1:5] == (0, 0, 5, 3) and other.predict.runs == [3]
-    assert row_counts(other) == {"shared": 5, "run": 3} and other.failures == []
-    assert other.lookup(ROWS[:8], PredictContext()).hits == 8
+    first, second = caches(), caches()
+    same(first, ROWS[:5])
+    response = second.lookup(ROWS[:8], PredictContext())
+    assert response.probabilities.tobytes() == expected_probabilities(ROWS[:8]).tobytes()
+    assert response[1:5] == (0, 0, 5, 3) and second.predict.runs == [3]
+    assert row_counts(second) == {"shared": 5, "run": 3} and second.failures == []
+    assert second.lookup(ROWS[:8], PredictContext()).hits == 8
 
 
 def test_no_model_gets_the_answers_of_another(caches):
     def other_model(rows, context):
         return Prediction(expected_probabilities(rows) + 1)
 
-    one, other = caches(), caches(space=b"other", predict=other_model)
+    first, second = caches(), caches(space=b"other", predict=other_model)
     for _ in range(2):
-        same(one)
-        assert cached(other, ROWS).tobytes() == (expected_probabilities(ROWS) + 1).tobytes()
-        one.store.memory.next_generation()
-        other.store.memory.next_generation()
+        same(first)
+        assert cached(second, ROWS).tobytes() == (expected_probabilities(ROWS) + 1).tobytes()
+        first.store.memory.next_generation()
+        second.store.memory.next_generation()
 
 
 def test_two_models_over_one_redis_answer_as_without_it(make_app, redis):
     for folder in (MODEL, MODEL / "fast", MODEL):
-        wanted = make_app(role="web_single", model_dir=str(folder))
+        expected = make_app(role="web_single", model_dir=str(folder))
         app = make_app(role="prediction_cache", model_dir=str(folder), cache_redis_url=redis.url)
         body = {"data": ROWS.astype(float).tolist()}
-        assert app.post_json("/predict/batch", body).body == wanted.post_json("/predict/batch", body).body
+        assert app.post_json("/predict/batch", body).body == expected.post_json("/predict/batch", body).body
     assert redis.execute("DBSIZE") == 2 * (len(ROWS) + 1)
 
 
 def test_the_status_tells_both_levels(make_app, redis):
-    one, other = (make_app(role="prediction_cache", cache_redis_url=redis.url) for _ in range(2))
+    first, second = (make_app(role="prediction_cache", cache_redis_url=redis.url) for _ in range(2))
     body = {"data": [ROW]}
-    assert one.post_json("/predict", body).headers["Cache-Status"] == "iris_wsgi; fwd=miss; stored"
-    assert other.post_json("/predict", body).headers["Cache-Status"] == "iris_wsgi_shared; hit, iris_wsgi; fwd=miss; stored"
-    assert other.post_json("/predict", body).headers["Cache-Status"].startswith("iris_wsgi; hit; ttl=")
-    assert other.get("/cache").json["second_level"] is True
+    assert first.post_json("/predict", body).headers["Cache-Status"] == "iris_wsgi; fwd=miss; stored"
+    assert second.post_json("/predict", body).headers["Cache-Status"] == "iris_wsgi_shared; hit, iris_wsgi; fwd=miss; stored"
+    assert second.post_json("/predict", body).headers["Cache-Status"].startswith("iris_wsgi; hit; ttl=")
+    assert second.get("/cache").json["second_level"] is True
 
 
 def test_a_clear_is_one_for_all_who_share_it(caches):
-    one, other = caches(), caches()
-    same(one)
-    same(other)
-    one.clear()
-    assert one.lookup(ROWS[:1], PredictContext()).hits == 0
+    first, second = caches(), caches()
+    same(first)
+    same(second)
+    first.clear()
+    assert first.lookup(ROWS[:1], PredictContext()).hits == 0
     # What the others do each second.
-    other.tier.sync()
-    assert other.lookup(ROWS[:2], PredictContext())[1:5] == (0, 0, 1, 1)
+    second.tier.sync()
+    assert second.lookup(ROWS[:2], PredictContext())[1:5] == (0, 0, 1, 1)
 
 
 def test_a_look_alone_tells_of_a_clear(caches):
-    one, other = caches(), caches()
-    same(one, ROWS[:4])
-    same(other, ROWS[:2])
-    one.clear()
-    assert other.lookup(ROWS[2:4], PredictContext()).run == 2
-    assert other.lookup(ROWS[:2], PredictContext()).hits == 0
+    first, second = caches(), caches()
+    same(first, ROWS[:4])
+    same(second, ROWS[:2])
+    first.clear()
+    assert second.lookup(ROWS[2:4], PredictContext()).run == 2
+    assert second.lookup(ROWS[:2], PredictContext()).hits == 0
 
 
 def test_a_redis_that_forgot_its_token_gives_nothing_from_before(caches, redis):
-    one = caches()
-    same(one)
+    item = caches()
+    same(item)
     redis.execute("DEL", "model:token")
     other = caches()
     same(other)
     assert row_counts(other) == {"run": len(ROWS)}
-    one.tier.sync()
-    assert one.lookup(ROWS, PredictContext()).shared == len(ROWS)
+    item.tier.sync()
+    assert item.lookup(ROWS, PredictContext()).shared == len(ROWS)
 
 
 def test_who_did_not_reach_it_until_after_a_clear_knows_nothing_any_more(caches, redis, monkeypatch):
@@ -148,23 +148,23 @@ def test_who_did_not_reach_it_until_after_a_clear_knows_nothing_any_more(caches,
     "content", [b"", b"x", bytes(12), bytes(16), bytes(range(100, 116)), bytes(range(100, 117)), b"1" * 100_000]
 )
 def test_values_that_are_not_what_was_put_there_are_not_believed(caches, redis, content):
-    one, other = caches(), caches()
-    same(one, ROWS[:3])
+    first, second = caches(), caches()
+    same(first, ROWS[:3])
     for key in redis.execute("KEYS", "model:*"):
         if not key.endswith(b":token"):
             redis.execute("SET", key, content)
-    same(other, ROWS[:3])
-    assert other.predict.runs == [3] and len(other.failures) == 3
+    same(second, ROWS[:3])
+    assert second.predict.runs == [3] and len(second.failures) == 3
 
 
 def test_a_value_under_the_key_of_another_is_not_believed(caches, redis):
-    one, other = caches(), caches()
-    same(one, ROWS[:2])
+    left, right = caches(), caches()
+    same(left, ROWS[:2])
     first, second = (key for key in redis.execute("KEYS", "model:*") if not key.endswith(b":token"))
     values = redis.execute("GET", first), redis.execute("GET", second)
     redis.execute("MSET", first, values[1], second, values[0])
-    same(other, ROWS[:2])
-    assert other.predict.runs == [2]
+    same(right, ROWS[:2])
+    assert right.predict.runs == [2]
 
 
 def test_a_redis_that_stands_still_is_left_out_and_taken_back(caches, redis, monkeypatch):
@@ -255,11 +255,11 @@ def test_a_clear_that_the_second_level_does_not_hear_is_503_and_clears_this_pod(
 
 
 def test_who_has_no_time_for_it_goes_without(caches, redis):
-    one, other = caches(), caches()
-    same(one, ROWS[:1])
+    first, second = caches(), caches()
+    same(first, ROWS[:1])
     os.kill(redis.process.pid, signal.SIGSTOP)
-    other.tier.max_seconds = 3600
-    assert other.lookup(ROWS[:1], PredictContext(time.monotonic() + 1800))[3:5] == (0, 1) and other.failures == []
+    second.tier.max_seconds = 3600
+    assert second.lookup(ROWS[:1], PredictContext(time.monotonic() + 1800))[3:5] == (0, 1) and second.failures == []
 
 
 def test_no_request_that_may_wait_for_redis_is_answered_in_the_loop(make_app, redis):
@@ -282,16 +282,17 @@ def test_a_password_is_shown_nowhere(make_app, log):
 
 def test_a_live_server_answers_right_while_its_redis_stands_still_and_learns_of_clears(run, redis):
     place = {"IRIS_CACHE_REDIS_URL": redis.url}
-    one, other = (run("--role", "prediction_cache", "--workers", "2", **place) for _ in range(2))
+    first, second = (run("--role", "prediction_cache", "--workers", "2", **place) for _ in range(2))
     asked = [http_request("POST", "/predict", {"data": [row]}) for row in ROWS[:10].astype(float).tolist()]
-    wanted = [fetch(one, data).body for data in asked]
-    assert [fetch(other, data).body for data in asked] == wanted
-    wait_until(lambda: fetch(one, http_request("DELETE", "/cache")).status == 200, "Redis hears of the clear")
+    expected = [fetch(first, data).body for data in asked]
+    assert [fetch(second, data).body for data in asked] == expected
+    wait_until(lambda: fetch(first, http_request("DELETE", "/cache")).status == 200, "Redis hears of the clear")
     wait_until(
-        lambda: json.loads(fetch(other, http_request("GET", "/cache")).body)["entries"] == 0, "all processes of the other hear it"
+        lambda: json.loads(fetch(second, http_request("GET", "/cache")).body)["entries"] == 0,
+        "all processes of the other hear it",
     )
     os.kill(redis.process.pid, signal.SIGSTOP)
-    for server in (one, other):
-        answers = [fetch(server, data) for data in asked]
-        assert [(one.status, one.body) for one in answers] == [(200, body) for body in wanted]
-    assert np.isfinite([json.loads(body)["prediction"] for body in wanted]).all()
+    for server in (first, second):
+        responses = [fetch(server, data) for data in asked]
+        assert [(answer.status, answer.body) for answer in responses] == [(200, body) for body in expected]
+    assert np.isfinite([json.loads(body)["prediction"] for body in expected]).all()

@@ -27,7 +27,7 @@ def golden(folder: str) -> dict:
 
 
 def told(file: str) -> dict[str, str]:
-    return {one.key: one.value for one in onnx.load(MODEL / file).metadata_props}
+    return {prop.key: prop.value for prop in onnx.load(MODEL / file).metadata_props}
 
 
 def random_rows() -> np.ndarray:
@@ -61,9 +61,9 @@ def test_the_halves_one_after_the_other_answer_as_the_whole_to_the_bit(whole):
     for rows in (np.array(training_rows(), np.float32), np.array(cases, np.float32), drawn):
         scaled = prepared(rows)
         assert np.isfinite(scaled).all()
-        wanted = whole.session.run(["label", "probabilities"], {"features": rows})
+        expected = whole.session.run(["label", "probabilities"], {"features": rows})
         found = pred.session.run(["label", "probabilities"], {"scaled": scaled})
-        assert [answer.tobytes() for answer in found] == [answer.tobytes() for answer in wanted]
+        assert [response.tobytes() for response in found] == [response.tobytes() for response in expected]
     # Else the bound of what goes over the wire would not have been tried.
     assert (np.abs(prepared(drawn)) == MOST).any()
 
@@ -72,11 +72,11 @@ def test_both_halves_hold_the_digest_of_the_two_without_it():
     both = hashlib.sha256()
     for file in ("prep/iris_prep.onnx", "pred/iris_pred.onnx"):
         model = onnx.load(MODEL / file)
-        (pair,) = (one for one in model.metadata_props if one.key == "pair")
+        (pair,) = (prop for prop in model.metadata_props if prop.key == "pair")
         model.metadata_props.remove(pair)
         both.update(model.SerializeToString(deterministic=True))
-    wanted = f"sha256:{both.hexdigest()}"
-    assert [told(file)["pair"] for file in ("prep/iris_prep.onnx", "pred/iris_pred.onnx")] == [wanted, wanted]
+    expected = f"sha256:{both.hexdigest()}"
+    assert [told(file)["pair"] for file in ("prep/iris_prep.onnx", "pred/iris_pred.onnx")] == [expected, expected]
 
 
 def test_the_first_half_tells_of_measured_features_and_the_second_of_scaled_ones(whole):

@@ -34,11 +34,11 @@ def said():
 
 @pytest.fixture
 def guarded(said, monkeypatch):
-    one = CircuitBreaker(lambda level, message: said.append((level, message)), "refused", "back")
-    one.store = Store()
-    one.clock = [1000.0]
-    monkeypatch.setattr(circuit_breaker.time, "monotonic", lambda: one.clock[0])
-    return one
+    breaker = CircuitBreaker(lambda level, message: said.append((level, message)), "refused", "back")
+    breaker.store = Store()
+    breaker.clock = [1000.0]
+    monkeypatch.setattr(circuit_breaker.time, "monotonic", lambda: breaker.clock[0])
+    return breaker
 
 
 def down(guarded, times=FAILURES):
@@ -88,7 +88,7 @@ def test_a_refusal_is_an_answer_of_a_store_that_works(guarded):
 def test_while_one_tries_the_others_are_refused_at_once(guarded):
     down(guarded)
     guarded.clock[0] += circuit_breaker.PAUSE_SECONDS
-    trying, goes_on, answers = threading.Event(), threading.Event(), []
+    trying, goes_on, responses = threading.Event(), threading.Event(), []
 
     def slow(job_id):
         trying.set()
@@ -96,13 +96,13 @@ def test_while_one_tries_the_others_are_refused_at_once(guarded):
         return job_id
 
     guarded.store.get = slow
-    thread = threading.Thread(target=lambda: answers.append(guarded.call(guarded.store.get, "a")))
+    thread = threading.Thread(target=lambda: responses.append(guarded.call(guarded.store.get, "a")))
     thread.start()
     assert trying.wait(60)
     down(guarded, 3)
     goes_on.set()
     thread.join(60)
-    assert answers == ["a"] and guarded.up
+    assert responses == ["a"] and guarded.up
 
 
 def test_companions_begin_and_end_with_the_process():

@@ -44,9 +44,9 @@ class Fast:
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> Fast:
-    one = Fast()
-    monkeypatch.setattr(role, "within_deadline", lambda model, watch: predictor(one))
-    return one
+    fast = Fast()
+    monkeypatch.setattr(role, "within_deadline", lambda model, watch: predictor(fast))
+    return fast
 
 
 def fail(rows, until):
@@ -54,24 +54,24 @@ def fail(rows, until):
 
 
 def test_the_fast_models_answer_comes_at_once_and_the_full_ones_is_a_job(app):
-    answer = hybrid(app)
-    told = answer.json
-    assert list(told) == ["provisional", "final", "degraded"] and told["degraded"] is False
-    assert told["provisional"]["label"] == "setosa"
-    assert told["provisional"]["model"] == {"name": FAST.name, "version": FAST.version, "digest": FAST.digest}
-    assert told["provisional"]["probabilities"] == FAST.predict([ROW])[0].tolist()
-    assert answer.headers["X-Model-Digest"] == FAST.digest != app.service.model.digest
-    assert told["final"]["status"] == "queued" and told["final"]["href"] == answer.headers["Location"]
+    response = hybrid(app)
+    document = response.json
+    assert list(document) == ["provisional", "final", "degraded"] and document["degraded"] is False
+    assert document["provisional"]["label"] == "setosa"
+    assert document["provisional"]["model"] == {"name": FAST.name, "version": FAST.version, "digest": FAST.digest}
+    assert document["provisional"]["probabilities"] == FAST.predict([ROW])[0].tolist()
+    assert response.headers["X-Model-Digest"] == FAST.digest != app.service.model.digest
+    assert document["final"]["status"] == "queued" and document["final"]["href"] == response.headers["Location"]
 
 
 def test_the_record_holds_both_answers_and_whether_they_agree(app):
-    told = hybrid(app).json
-    path = told["final"]["href"]
-    assert "agrees" not in app.get(path).json and app.get(path).json["provisional"] == told["provisional"]
+    document = hybrid(app).json
+    path = document["final"]["href"]
+    assert "agrees" not in app.get(path).json and app.get(path).json["provisional"] == document["provisional"]
     run_worker(app)
     record = app.get(path)
     assert record.json["agrees"] is True and record.json["degraded"] is False
-    assert record.json["provisional"] == told["provisional"]
+    assert record.json["provisional"] == document["provisional"]
     assert record.json["result"] == app.post_json("/predict/batch", SETOSA).json
     assert record.headers["X-Model-Digest"] == app.service.model.digest
 
@@ -94,11 +94,11 @@ def test_answers_that_differ_are_told_and_counted(app):
 @pytest.mark.parametrize("do", [fail, lambda rows, until: FAST.predict(rows) * float("nan")], ids=["raises", "not finite"])
 def test_when_the_fast_model_fails_the_job_is_taken_and_marked(app, fast, do, log):
     fast.do = do
-    answer = hybrid(app, status=202)
-    assert answer.json["provisional"] is None and answer.json["degraded"] is True
-    assert answer.json["final"]["href"] == answer.headers["Location"] and "X-Model-Digest" not in answer.headers
+    response = hybrid(app, status=202)
+    assert response.json["provisional"] is None and response.json["degraded"] is True
+    assert response.json["final"]["href"] == response.headers["Location"] and "X-Model-Digest" not in response.headers
     run_worker(app)
-    record = app.get(answer.headers["Location"]).json
+    record = app.get(response.headers["Location"]).json
     assert (record["status"], record["degraded"], record["provisional"]) == ("succeeded", True, None)
     assert "agrees" not in record and "the fast model failed" in [line.get("message") for line in log.events()]
     assert 'hybrid_answers_total{final="degraded"} 1' in app.get("/metrics").text
@@ -119,17 +119,17 @@ def test_a_fast_model_that_hangs_has_half_of_the_time_and_the_rest_is_for_the_jo
 def test_when_the_queue_is_full_the_fast_answer_still_goes_out(make_app):
     app = make_app(jobs_queued=1)
     submit_job(app)
-    answer = hybrid(app)
-    assert answer.json["final"] == {"status": "unavailable"} and answer.json["provisional"]["label"] == "setosa"
-    assert "Location" not in answer.headers and 'hybrid_answers_total{final="unavailable"} 1' in app.get("/metrics").text
+    response = hybrid(app)
+    assert response.json["final"] == {"status": "unavailable"} and response.json["provisional"]["label"] == "setosa"
+    assert "Location" not in response.headers and 'hybrid_answers_total{final="unavailable"} 1' in app.get("/metrics").text
 
 
 def test_when_both_fail_it_is_503(make_app, fast):
     app = make_app(jobs_queued=1)
     submit_job(app)
     fast.do = fail
-    answer = hybrid(app, status=503)
-    assert answer.json["detail"] == BOTH_FAILED and answer.headers["Retry-After"] == "1"
+    response = hybrid(app, status=503)
+    assert response.json["detail"] == BOTH_FAILED and response.headers["Retry-After"] == "1"
 
 
 def test_only_what_the_fast_model_is_not_sure_of_becomes_a_job(make_app):
@@ -157,8 +157,8 @@ def test_one_key_is_one_job_with_the_answer_that_was_given_first(app, fast):
 
 
 def test_more_rows_than_one_are_told_where_to_go(app):
-    told = hybrid(app, {"data": [ROW, ROW]}, status=422).json
-    assert "POST /jobs" in told["errors"][0]["detail"]
+    document = hybrid(app, {"data": [ROW, ROW]}, status=422).json
+    assert "POST /jobs" in document["errors"][0]["detail"]
 
 
 def test_a_fast_model_of_other_classes_stops_the_role_and_is_left_out_of_all(make_app, slow_model, model_copy: Path, log):

@@ -69,22 +69,22 @@ class Unseen:
 
 
 def post(app, path: str, body: bytes, header: str | None = None, **environ) -> tuple[int, dict[str, str], bytes]:
-    told = {} if header is None else {"HTTP_INFERENCE_HEADER_CONTENT_LENGTH": header}
-    return call_wsgi(app, "POST", path, body, CONTENT_TYPE="", **told, **environ)
+    result = {} if header is None else {"HTTP_INFERENCE_HEADER_CONTENT_LENGTH": header}
+    return call_wsgi(app, "POST", path, body, CONTENT_TYPE="", **result, **environ)
 
 
 def outputs_of(headers: dict[str, str], content: bytes) -> dict[str, np.ndarray]:
     """Returns the arrays of a response in JSON or in binary, by name."""
     length = headers.get("Inference-Header-Content-Length")
     assert headers["Content-Type"] == ("application/json" if length is None else "application/octet-stream")
-    told, offset, found = json.loads(content[: length and int(length)]), int(length or 0), {}
-    for one in told["outputs"]:
-        dtype = {"FP32": "<f4", "INT64": "<i8", "BYTES": object}[one["datatype"]]
-        if "data" in one:
-            found[one["name"]] = np.array(one["data"], dtype).reshape(one["shape"])
+    result, offset, found = json.loads(content[: length and int(length)]), int(length or 0), {}
+    for output in result["outputs"]:
+        dtype = {"FP32": "<f4", "INT64": "<i8", "BYTES": object}[output["datatype"]]
+        if "data" in output:
+            found[output["name"]] = np.array(output["data"], dtype).reshape(output["shape"])
             continue
-        size = one["parameters"]["binary_data_size"]
-        found[one["name"]] = np.frombuffer(content[offset : offset + size], dtype).reshape(one["shape"])
+        size = output["parameters"]["binary_data_size"]
+        found[output["name"]] = np.frombuffer(content[offset : offset + size], dtype).reshape(output["shape"])
         offset += size
     assert offset == (int(length or 0) if length is None else len(content))
     return found
@@ -97,9 +97,11 @@ def app(service) -> App:
 
 def test_the_model_is_told_as_its_graph_names_it(app, service):
     tensors = {"features": ("FP32", [-1, 4]), "label": ("INT64", [-1]), "probabilities": ("FP32", [-1, 3])}
-    told = json.loads(call_wsgi(app, "GET", "/v2/models/iris_svc")[2])
-    assert (told["name"], told["versions"], told["platform"]) == ("iris_svc", ["1"], "onnx_onnxv1")
-    assert {one["name"]: (one["datatype"], one["shape"]) for one in told["inputs"] + told["outputs"]} == tensors
+    result = json.loads(call_wsgi(app, "GET", "/v2/models/iris_svc")[2])
+    assert (result["name"], result["versions"], result["platform"]) == ("iris_svc", ["1"], "onnx_onnxv1")
+    assert {
+        input_name["name"]: (input_name["datatype"], input_name["shape"]) for input_name in result["inputs"] + result["outputs"]
+    } == tensors
     config = json.loads(call_wsgi(app, "GET", "/v2/models/iris_svc/versions/1/config")[2])
     assert config == {
         "name": "iris_svc",
@@ -116,9 +118,9 @@ def test_the_model_is_told_as_its_graph_names_it(app, service):
 
 
 def test_every_extension_that_is_told_of_exists(app):
-    told = json.loads(call_wsgi(app, "GET", "/v2")[2])
-    assert told["extensions"] == ["binary_tensor_data", "classification", "model_configuration", "statistics"]
-    assert json.loads(call_wsgi(app, "GET", "/v2/")[2]) == told
+    result = json.loads(call_wsgi(app, "GET", "/v2")[2])
+    assert result["extensions"] == ["binary_tensor_data", "classification", "model_configuration", "statistics"]
+    assert json.loads(call_wsgi(app, "GET", "/v2/")[2]) == result
     assert json.loads(call_wsgi(app, "GET", "/v2/models")[2]) == {"models": ["iris_svc", "iris_svc_pred"]}
 
 
@@ -131,8 +133,8 @@ def test_a_second_half_of_the_name_of_the_whole_is_not_served_and_none_is_no_fau
     for why in ("has a model of the name iris_svc, which is also the name of the full model", "pred/golden.json cannot be read"):
         app = make_app(model_dir=str(model_copy)).service.app
         assert json.loads(call_wsgi(app, "GET", "/v2/models")[2]) == {"models": ["iris_svc"]}
-        (told,) = [line for line in log.events() if "the second half for role prep is not served" in line.get("message", "")]
-        assert told["level"] == "warning" and why in told["message"]
+        (result,) = [line for line in log.events() if "the second half for role prep is not served" in line.get("message", "")]
+        assert result["level"] == "warning" and why in result["message"]
         log.raw_lines.clear()
         shutil.rmtree(half, ignore_errors=True)
 
@@ -149,9 +151,9 @@ def test_the_index_takes_any_body_or_none(app, body):
 @pytest.mark.parametrize("path", ["/v2/models/{}", "/v2/models/{}/ready", "/v2/models/{}/config", "/v2/models/{}/stats",
                                   "/v1/models/{}"])  # fmt: skip
 def test_a_model_or_version_that_is_not_served_is_404_with_what_is(app, path):
-    for name, told in (("nope", "iris_svc"), ("iris_svc/versions/2", "version 1"), ("iris_svc/versions/1.0.0", "version 1")):
+    for name, expected in (("nope", "iris_svc"), ("iris_svc/versions/2", "version 1"), ("iris_svc/versions/1.0.0", "version 1")):
         status, _, content = call_wsgi(app, "GET", path.format(name))
-        assert (status, told in json.loads(content)["error"]) == (404, True)
+        assert (status, expected in json.loads(content)["error"]) == (404, True)
     assert call_wsgi(app, "GET", path.format("iris_svc/versions/1"))[0] == 200
 
 
@@ -162,10 +164,10 @@ def test_no_prediction_of_a_model_that_is_not_served_is_tried(app):
 
 
 @pytest.mark.parametrize(
-    ("told", "version"), [("1.0.0", "1"), ("12.3", "12"), ("7", "7"), ("v2", "1"), ("", "1"), ("\u0662.1", "1")]
+    ("expected", "version"), [("1.0.0", "1"), ("12.3", "12"), ("7", "7"), ("v2", "1"), ("", "1"), ("\u0662.1", "1")]
 )
-def test_the_protocols_version_is_the_first_number_of_the_models(told, version):
-    assert version_of(told) == version
+def test_the_protocols_version_is_the_first_number_of_the_models(expected, version):
+    assert version_of(expected) == version
 
 
 FORMS = {
@@ -210,8 +212,8 @@ def test_classes_are_written_as_triton_does_with_all_digits(app):
     outputs = [{"name": "probabilities", "parameters": {"classification": 2}}]
     _, headers, content = post(app, INFER, document(inline(), outputs=outputs))
     (row,) = json.loads(call_wsgi(app, "POST", "/predict/batch", json.dumps({"data": [ROW]}).encode())[2])["probabilities"]
-    wanted = [f"{row[0]!r}:0:setosa", f"{row[1]!r}:1:versicolor"]
-    assert outputs_of(headers, content)["probabilities"].tolist() == [wanted]
+    expected = [f"{row[0]!r}:0:setosa", f"{row[1]!r}:1:versicolor"]
+    assert outputs_of(headers, content)["probabilities"].tolist() == [expected]
 
 
 @pytest.mark.parametrize(
@@ -220,12 +222,12 @@ def test_classes_are_written_as_triton_does_with_all_digits(app):
 def test_both_ways_may_be_packed_and_lengths_count_what_is_unpacked(app, coding, pack, unpack):
     rows = ROWS["random"]
     plainly = FORMS["binary, binary out"](rows)
-    _, headers, wanted = post(app, INFER, plainly.body, plainly.header)
+    _, headers, expected = post(app, INFER, plainly.body, plainly.header)
     assert "Content-Encoding" not in headers and headers["Vary"] == "Accept-Encoding"
     packed = {"HTTP_CONTENT_ENCODING": coding, "HTTP_ACCEPT_ENCODING": f"br, {coding}"}
     status, headers, content = post(app, INFER, pack(plainly.body), plainly.header, **packed)
     assert (status, headers["Content-Encoding"], headers["Vary"]) == (200, coding, "Accept-Encoding")
-    assert unpack(content) == wanted
+    assert unpack(content) == expected
     assert len(content) == int(headers["Content-Length"])
 
 
@@ -234,9 +236,9 @@ def test_a_bomb_a_foreign_coding_and_damage_are_refused(app):
     cases = [("gzip", gzip.compress(bytes(limit + 1)), 413), ("deflate", zlib.compress(bytes(2 * limit)), 413), ("br", b"x", 415),
              ("zstd", b"x", 415), ("gzip", b"x", 400), ("gzip", gzip.compress(b"{}")[:-1], 400)]  # fmt: skip
     for path in (INFER, PREDICT):
-        for coding, body, wanted in cases:
+        for coding, body, expected in cases:
             status, _, content = post(app, path, body, HTTP_CONTENT_ENCODING=coding)
-            assert (status, list(json.loads(content))) == (wanted, ["error"])
+            assert (status, list(json.loads(content))) == (expected, ["error"])
 
 
 LIGHT = LatencyProfile(1e-5, 1e-6)
@@ -268,12 +270,12 @@ def test_what_is_malformed_for_a_model_of_two_inputs_gets_400(vectors_app, given
     refused(post(vectors_app[1], "/v2/models/words/infer", given.body, given.header), word)
 
 
-def refused(answer: tuple[int, dict[str, str], bytes], word: str) -> None:
-    status, headers, content = answer
+def refused(response: tuple[int, dict[str, str], bytes], word: str) -> None:
+    status, headers, content = response
     assert (status, headers["Content-Type"]) == (400, "application/json")
     assert "X-Model-Digest" not in headers
-    ((name, told),) = json.loads(content).items()
-    assert name == "error" and word in told and MARKER not in told
+    ((name, result),) = json.loads(content).items()
+    assert name == "error" and word in result and MARKER not in result
 
 
 def test_an_answer_of_the_model_that_is_no_number_is_500_and_logged(make_app, log):
@@ -289,27 +291,27 @@ def test_an_answer_of_the_model_that_is_no_number_is_500_and_logged(make_app, lo
 
 
 def statistics(app, path: str = "/v2/models/iris_svc/stats") -> dict:
-    (told,) = json.loads(call_wsgi(app, "GET", path)[2])["model_stats"]
-    return told
+    (result,) = json.loads(call_wsgi(app, "GET", path)[2])["model_stats"]
+    return result
 
 
 def test_statistics_count_requests_rows_runs_and_times(make_app):
     app = make_app(role="synchronous").service.app
-    told = statistics(app)
+    result = statistics(app)
     stages = ["success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss"]
-    assert (told["name"], told["version"], told["inference_count"], told["execution_count"]) == ("iris_svc", "1", 0, 0)
-    assert told["inference_stats"] == {stage: {"count": 0, "ns": 0} for stage in stages}
+    assert (result["name"], result["version"], result["inference_count"], result["execution_count"]) == ("iris_svc", "1", 0, 0)
+    assert result["inference_stats"] == {stage: {"count": 0, "ns": 0} for stage in stages}
     given = FORMS["raw"](ROWS["training"])
     assert post(app, INFER, given.body, given.header)[0] == 200
     assert post(app, PREDICT, json.dumps({"instances": [ROW]}).encode())[0] == 200
     assert post(app, INFER, b"{}")[0] == 400
-    told = statistics(app, "/v2/models/stats")
-    assert (told["inference_count"], told["execution_count"]) == (151, 2)
-    of = told["inference_stats"]
+    result = statistics(app, "/v2/models/stats")
+    assert (result["inference_count"], result["execution_count"]) == (151, 2)
+    of = result["inference_stats"]
     assert {stage: of[stage]["count"] for stage in stages} == dict(zip(stages, (2, 1, 2, 2, 2, 2, 0, 0), strict=True))
     parts = sum(of[stage]["ns"] for stage in stages if stage.startswith("compute_"))
     assert 0 < parts <= of["success"]["ns"] < 10**9 and of["fail"]["ns"] > 0
-    assert all(type(one) is int for stage in of.values() for one in stage.values())
+    assert all(type(item) is int for stage in of.values() for item in stage.values())
     text = call_wsgi(app, "GET", "/metrics")[2].decode()
     assert sample_value(text, "inference_rows_total", model="iris_svc") == 151
     assert sample_value(text, "inference_stages_total", model="iris_svc", stage="success") == 2
@@ -322,8 +324,8 @@ def test_statistics_are_those_of_all_processes(tmp_path):
     for app, count in zip(apps, (3, 4), strict=True):
         for _ in range(count):
             assert post(app, INFER, ROW_BYTES, "0")[0] == 200
-    one, other = map(statistics, apps)
-    assert one == other and one["inference_count"] == one["inference_stats"]["success"]["count"] == 7
+    first, second = map(statistics, apps)
+    assert first == second and first["inference_count"] == first["inference_stats"]["success"]["count"] == 7
 
 
 def test_times_stay_exact_up_to_a_hundred_days():
@@ -354,8 +356,8 @@ def test_several_models_are_served_under_their_own_names():
         _, headers, content = post(app, f"/v2/models/{path}/infer", document(inline(), parameters={"timeout": 5_000_000}))
         assert (headers["X-Model-Digest"], json.loads(content)["model_name"]) == (f"sha256:{i}", name)
         assert outputs_of(headers, content)["probabilities"].tolist() == [[i, 0, 1]]
-    told = json.loads(call_wsgi(app, "GET", "/v2/models/stats")[2])["model_stats"]
-    assert [(one["name"], one["execution_count"]) for one in told] == [("a", 1), ("\u00e9", 1)]
+    result = json.loads(call_wsgi(app, "GET", "/v2/models/stats")[2])["model_stats"]
+    assert [(item["name"], item["execution_count"]) for item in result] == [("a", 1), ("\u00e9", 1)]
 
 
 @pytest.fixture(scope="module")
@@ -387,10 +389,12 @@ def svms(tmp_path_factory) -> dict[str, tuple]:
 def test_a_support_vector_machine_with_a_zipmap_is_served(svms, datatype):
     folder, svm = svms[datatype]
     app = build(Settings(model_dir=str(folder), role="synchronous"), RecordingLog()).app
-    told = json.loads(call_wsgi(app, "GET", "/v2/models/svm")[2])
-    assert [(one["name"], one["datatype"], one["shape"]) for one in told["inputs"]] == [("X", "FP32", [-1, 4])]
+    result = json.loads(call_wsgi(app, "GET", "/v2/models/svm")[2])
+    assert [(input_name["name"], input_name["datatype"], input_name["shape"]) for input_name in result["inputs"]] == [
+        ("X", "FP32", [-1, 4])
+    ]
     outputs = [("output_label", datatype, [-1]), ("output_probability", "FP32", [-1, 3])]
-    assert [(one["name"], one["datatype"], one["shape"]) for one in told["outputs"]] == outputs
+    assert [(output["name"], output["datatype"], output["shape"]) for output in result["outputs"]] == outputs
     rows = ROWS["training"]
     tensor = inline(name="X", shape=list(rows.shape), data=rows.ravel().tolist())
     _, headers, content = post(app, "/v2/models/svm/infer", document(tensor))

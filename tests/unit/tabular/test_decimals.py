@@ -17,7 +17,7 @@ FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 def same_digits(values: np.ndarray) -> None:
     assert [text.replace(b"\0", b"").decode() for text in format_floats(values).tolist()] == [
-        FORMAT % one for one in values.tolist()
+        FORMAT % item for item in values.tolist()
     ]
 
 
@@ -54,6 +54,6 @@ def test_an_end_without_a_line_feed_is_read_as_with_one(text):
     reader = CsvReader(Columns(5, list("abcde"), [1, 2, 3, 4], [0]), ",")
     alone, ended = reader.rows(text.encode(), 1), reader.rows(text.encode() + b"\n", 1)
     careful = reader.parse_strict(text.encode(), 1)
-    for one in (alone, ended):
-        assert one.values.tolist() == careful.values.tolist()
-        assert (list(one.lines), one.kept, one.bad_rows) == (list(careful.lines), careful.kept, careful.bad_rows)
+    for item in (alone, ended):
+        assert item.values.tolist() == careful.values.tolist()
+        assert (list(item.lines), item.kept, item.bad_rows) == (list(careful.lines), careful.kept, careful.bad_rows)

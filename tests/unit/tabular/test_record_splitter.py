@@ -81,12 +81,12 @@ def test_whatever_comes_every_byte_is_in_one_chunk_or_in_one_fault(texts, delimi
 def test_the_number_of_records_is_that_of_the_lines_that_are_not_blank(texts, delimiter):
     data = "".join(texts).encode()
     lines = data.removesuffix(b"\n").split(b"\n") if data else []
-    wanted = [line for line in lines if line.strip(b"\r" if delimiter else None)]
-    assert sum(chunk.records for chunk in cut(data, delimiter)) == len(wanted)
+    expected = [line for line in lines if line.strip(b"\r" if delimiter else None)]
+    assert sum(chunk.records for chunk in cut(data, delimiter)) == len(expected)
 
 
 @pytest.mark.parametrize(
-    ("text", "whole", "wanted"),
+    ("text", "whole", "expected"),
     [
         (b"a\nb\r", False, b"\n"), (b"a\rb\n", False, b"\r"), (b"a\r\nb", False, b"\n"), (b"a\r\r\nb", False, b"\n"),
         (b"a\r\rb", False, b"\r"), (b"a\r", False, None), (b"a\r", True, b"\r"), (b"a", False, None), (b"a", True, b"\n"),
@@ -94,8 +94,8 @@ def test_the_number_of_records_is_that_of_the_lines_that_are_not_blank(texts, de
         (b'5" pipe\r1', False, None), (b'5" pipe\r1', True, b"\r"),
     ],
 )  # fmt: skip
-def test_the_first_line_end_outside_of_quotes_counts(text, whole, wanted):
-    assert line_end(text, whole) == wanted
+def test_the_first_line_end_outside_of_quotes_counts(text, whole, expected):
+    assert line_end(text, whole) == expected
 
 
 @pytest.mark.parametrize("delimiter", [",", None])

@@ -30,8 +30,8 @@ def test_the_sample_is_a_row_that_can_be_posted(app):
     assert metadata["data_type"] == metadata["prediction_type"] == "float32"
     assert (metadata["data_structure"], metadata["prediction_structure"]) == ("(1,4)", "(1,3)")
     assert metadata["data_sample"] == [[5.1, 3.5, 1.4, 0.2]]
-    answer = app.post_json("/predict", {"data": metadata["data_sample"]}).json
-    assert answer["prediction"] == metadata["prediction_sample"] == app.get("/predict/test").json["prediction"]
+    response = app.post_json("/predict", {"data": metadata["data_sample"]}).json
+    assert response["prediction"] == metadata["prediction_sample"] == app.get("/predict/test").json["prediction"]
     assert app.get("/predict/test/label").json == {"prediction": "setosa"}
 
 
@@ -55,12 +55,12 @@ def test_label_gives_the_file_as_it_is(app):
 @pytest.mark.long
 def test_ten_thousand_rows_get_in_one_batch_what_they_get_one_by_one(call):
     rows = np.random.default_rng(7).uniform(-2, 12, (10_000, 4)).round(3).tolist()
-    _, _, answer = call("POST", "/predict/batch", json.dumps({"data": rows}).encode())
-    batch = json.loads(answer)
+    _, _, response = call("POST", "/predict/batch", json.dumps({"data": rows}).encode())
+    batch = json.loads(response)
     for i, row in enumerate(rows):
-        status, _, answer = call("POST", "/predict", json.dumps({"data": [row]}).encode())
+        status, _, response = call("POST", "/predict", json.dumps({"data": [row]}).encode())
         assert status == 200
-        assert json.loads(answer)["prediction"] == batch["probabilities"][i]
+        assert json.loads(response)["prediction"] == batch["probabilities"][i]
     label_of = [batch["classes"][int(np.argmax(p))] for p in batch["probabilities"]]
     assert batch["labels"] == label_of
 
@@ -76,9 +76,9 @@ def test_the_label_route_gives_the_class_of_the_highest_probability(call):
 def test_the_150_rows_over_http_equal_the_session_bit_for_bit(call, service):
     rows = training_rows()
     (direct,) = service.model.session.run(["probabilities"], {"features": np.array(rows, np.float32)})
-    answer = json.loads(call("POST", "/predict/batch", json.dumps({"data": rows}).encode())[2])
-    assert answer["probabilities"] == direct.tolist()
-    assert np.array(answer["probabilities"], np.float32).tobytes() == direct.tobytes()
+    response = json.loads(call("POST", "/predict/batch", json.dumps({"data": rows}).encode())[2])
+    assert response["probabilities"] == direct.tolist()
+    assert np.array(response["probabilities"], np.float32).tobytes() == direct.tobytes()
 
 
 def test_an_answer_of_the_model_that_is_no_number_is_500_and_logged(make_app, log):
@@ -88,8 +88,8 @@ def test_an_answer_of_the_model_that_is_no_number_is_500_and_logged(make_app, lo
     app.service.model.run = lambda *given: [run(*given)[0] * np.nan]
     for path in ("/predict", "/predict/label", "/predict/proba", "/predict/batch"):
         assert path in table
-        answer = app.post_json(path, {"data": [[1, 2, 3, 4]]}, status=500, headers={"X-Request-ID": "nan"})
-        assert "not a finite number" in answer.json["detail"]
+        response = app.post_json(path, {"data": [[1, 2, 3, 4]]}, status=500, headers={"X-Request-ID": "nan"})
+        assert "not a finite number" in response.json["detail"]
     assert sum(line["level"] == "error" and line["request_id"] == "nan" for line in log.events()) == 4
     assert "first golden row" in app.get("/readyz", status=503).json["detail"]
     assert app.get("/livez").json == {"live": True}

@@ -81,62 +81,62 @@ def to(host: str, method: str, path: str, document=None, *fields: str) -> bytes:
 
 
 def test_a_foreign_host_gets_421_on_every_route_and_changes_nothing(server):
-    with RawConnection(server) as wire:
-        before = wire.exchange(to("localhost", "GET", "/items/0000")).body
+    with RawConnection(server) as connection:
+        before = connection.exchange(to("localhost", "GET", "/items/0000")).body
         asked = [
             ("GET", path) for path in ("/", "/livez", "/readyz", "/health", "/metrics", "/openapi.json", "/docs", "/nowhere")
         ]
         asked += [("GET", "/v2"), ("GET", "/v1/models"), ("OPTIONS", "/predict"), ("BREW", "/livez"), ("DELETE", "/cache")]
         asked += [("PUT", "/items/0000", {"data": [[9, 9, 9, 9]]}), ("POST", "/jobs", {"data": [ROW]})]
         for words in asked:
-            answer = wire.exchange(to("evil.example:8000", *words))
-            assert (words, answer.status, answer.closes) == (words, 421, False)
+            response = connection.exchange(to("evil.example:8000", *words))
+            assert (words, response.status, response.closes) == (words, 421, False)
             if words[1].startswith("/v"):
-                assert list(answer.json()) == ["error"] and answer.headers["content-type"] == "application/json"
+                assert list(response.json()) == ["error"] and response.headers["content-type"] == "application/json"
             else:
-                assert answer.json()["title"] == "Misdirected Request" and "IRIS_ALLOWED_HOSTS" in answer.json()["detail"]
-                assert answer.headers["content-type"] == "application/problem+json"
-            assert b"evil" not in answer.body
-        assert wire.exchange(to("localhost", "GET", "/items/0000")).body == before
-        assert b'status="421"' in wire.exchange(to("localhost", "GET", "/metrics")).body
+                assert response.json()["title"] == "Misdirected Request" and "IRIS_ALLOWED_HOSTS" in response.json()["detail"]
+                assert response.headers["content-type"] == "application/problem+json"
+            assert b"evil" not in response.body
+        assert connection.exchange(to("localhost", "GET", "/items/0000")).body == before
+        assert b'status="421"' in connection.exchange(to("localhost", "GET", "/metrics")).body
 
 
 def test_the_authority_of_an_absolute_target_is_the_host_that_counts(server):
-    with RawConnection(server) as wire:
-        assert wire.exchange(b"GET http://evil.example/livez HTTP/1.1\r\nHost: localhost\r\n\r\n").status == 421
-        assert wire.exchange(b"GET http://localhost/livez HTTP/1.1\r\nHost: evil.example\r\n\r\n").status == 200
+    with RawConnection(server) as connection:
+        assert connection.exchange(b"GET http://evil.example/livez HTTP/1.1\r\nHost: localhost\r\n\r\n").status == 421
+        assert connection.exchange(b"GET http://localhost/livez HTTP/1.1\r\nHost: evil.example\r\n\r\n").status == 200
 
 
 def test_a_request_without_a_host_is_answered_as_no_browser_sends_one(server):
     for sent in (b"GET /livez HTTP/1.0\r\n\r\n", b"GET /livez HTTP/1.1\r\nHost:\r\n\r\n"):
-        with RawConnection(server) as wire:
-            assert wire.exchange(sent).status == 200
+        with RawConnection(server) as connection:
+            assert connection.exchange(sent).status == 200
 
 
 def test_a_body_for_a_foreign_host_is_neither_asked_nor_waited_for(server):
-    with RawConnection(server) as wire:
+    with RawConnection(server) as connection:
         fields = ("Content-Type: application/json", "Content-Length: 99999", "Expect: 100-continue")
-        answer = wire.exchange(to("evil.example", "POST", "/predict/batch", None, *fields))
-        assert (answer.status, answer.closes) == (421, True)
+        response = connection.exchange(to("evil.example", "POST", "/predict/batch", None, *fields))
+        assert (response.status, response.closes) == (421, True)
 
 
 def test_a_token_is_not_looked_at_for_a_foreign_host(run, tmp_path):
     (tmp_path / "tokens").write_text("a-token-of-this-test\n")
     server = run("--token-file", str(tmp_path / "tokens"))
-    with RawConnection(server) as wire:
+    with RawConnection(server) as connection:
         token = "Authorization: Bearer a-token-of-this-test"
-        assert wire.exchange(to("evil.example", "GET", "/label")).status == 421
-        assert wire.exchange(to("evil.example", "GET", "/label", None, token)).status == 421
-        assert wire.exchange(to("evil.example", "GET", "/metrics")).status == 421
-        assert wire.exchange(to("localhost", "GET", "/label")).status == 401
-        assert wire.exchange(to("localhost", "GET", "/label", None, token)).status == 200
+        assert connection.exchange(to("evil.example", "GET", "/label")).status == 421
+        assert connection.exchange(to("evil.example", "GET", "/label", None, token)).status == 421
+        assert connection.exchange(to("evil.example", "GET", "/metrics")).status == 421
+        assert connection.exchange(to("localhost", "GET", "/label")).status == 401
+        assert connection.exchange(to("localhost", "GET", "/label", None, token)).status == 200
 
 
 def test_a_server_for_the_cluster_answers_probes_by_address_and_members_by_name(run):
     server = run("--host", "0.0.0.0", "--role", "member", "--member", "setosa")
-    with RawConnection(server) as wire:
+    with RawConnection(server) as connection:
         for host in ("10.1.2.3:8000", "member-setosa:8000", "localhost"):
-            assert wire.exchange(to(host, "GET", "/readyz")).status == 200
+            assert connection.exchange(to(host, "GET", "/readyz")).status == 200
 
 
 def test_commands_ask_a_server_that_lists_other_names(run, capsys):

@@ -37,10 +37,10 @@ def test_an_unexpected_exception_is_500_told_to_the_log_and_nothing_of_it_to_the
         raise error
 
     observer = RecordingObserver()
-    answer = webtest.TestApp(App([make_route(handler)], observer, 100)).get("/x", status=500, headers={"X-Request-ID": "it"})
+    response = webtest.TestApp(App([make_route(handler)], observer, 100)).get("/x", status=500, headers={"X-Request-ID": "it"})
     assert observer.failures == ["it"]
-    assert "secret" not in answer.text and "Traceback" not in answer.text
-    assert answer.json["request_id"] == "it"
+    assert "secret" not in response.text and "Traceback" not in response.text
+    assert response.json["request_id"] == "it"
 
 
 def test_a_500_that_was_raised_as_such_is_logged_too():
@@ -48,8 +48,8 @@ def test_a_500_that_was_raised_as_such_is_logged_too():
         raise Problem("The model failed.")
 
     observer = RecordingObserver()
-    answer = webtest.TestApp(App([make_route(handler)], observer, 100)).get("/x", status=500)
-    assert answer.json["detail"] == "The model failed."
+    response = webtest.TestApp(App([make_route(handler)], observer, 100)).get("/x", status=500)
+    assert response.json["detail"] == "The model failed."
     assert len(observer.failures) == 1
 
 
@@ -80,9 +80,9 @@ def test_the_application_keeps_to_the_specification_under_wsgiref_and_its_valida
                      ("PUT", "/predict", 405)]  # fmt: skip
             for method, path, status in asked:
                 connection.request(method, path, body if method == "POST" else None, {"Content-Type": "application/json"})
-                answer = connection.getresponse()
-                content = answer.read()
-                assert answer.status == status, (method, path, content)
+                response = connection.getresponse()
+                content = response.read()
+                assert response.status == status, (method, path, content)
                 if path == "/predict/label":
                     assert content == b'{"prediction":"setosa"}'
             connection.close()
@@ -134,8 +134,8 @@ class Another(NamedTuple):
     log: Path
 
     def ask(self, *words: object) -> HttpResponse:
-        with RawConnection(self) as wire:
-            return wire.exchange(http_request(*words))
+        with RawConnection(self) as connection:
+            return connection.exchange(http_request(*words))
 
 
 @pytest.fixture
@@ -178,8 +178,8 @@ def test_under_other_servers_the_environment_counts(under, name):
     assert server.ask("POST", "/predict/batch", {"data": [ROW] * 3}).status == 422
     assert server.ask("GET", "/v2").status == server.ask("GET", "/jobs").status == 404
     lines = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
-    (told,) = [line["message"] for line in lines if line["level"] == "warning"]
-    assert told == "settings without effect under another WSGI server, which has its own options: IRIS_PORT"
+    (result,) = [line["message"] for line in lines if line["level"] == "warning"]
+    assert result == "settings without effect under another WSGI server, which has its own options: IRIS_PORT"
 
 
 @pytest.mark.long
@@ -195,7 +195,7 @@ def test_under_other_servers_role_all_works_on_jobs(under, name):
 @pytest.mark.long
 @pytest.mark.parametrize("name", SERVERS)
 @pytest.mark.parametrize(
-    ("environ", "told"),
+    ("environ", "expected"),
     [
         ({"IRIS_PROT": "1"}, "iris_wsgi: IRIS_PROT is not a setting; did you mean IRIS_PORT?"),
         ({"IRIS_ROLE": "prep"}, "iris_wsgi: IRIS_ROLE=prep requires IRIS_PRED_URL, which is empty"),
@@ -204,25 +204,25 @@ def test_under_other_servers_role_all_works_on_jobs(under, name):
         ({"IRIS_ROLE": "asynchronous", "IRIS_STATE_DIR": "/proc/iris"}, None),
     ],
 )  # fmt: skip
-def test_under_other_servers_a_start_that_fails_is_one_line(under, name, environ, told):
+def test_under_other_servers_a_start_that_fails_is_one_line(under, name, environ, expected):
     # uWSGI's master starts an application that it does not load itself again and again.
     server = under(tuple(word for word in SERVERS[name] if word != "--lazy-apps"), **environ)
     assert server.process.wait(120) == 4
     log = server.log.read_text()
     lines = [line for line in log.splitlines() if line.startswith("iris_wsgi: ")]
     assert len(lines) == 1 and "Traceback" not in log and "--" not in lines[0]
-    assert told is None or lines == [told]
+    assert expected is None or lines == [expected]
 
 
 @pytest.mark.long
 def test_gunicorn_is_told_which_arguments_are_no_settings(under):
-    for arguments, told in (
+    for arguments, expected in (
         ("rol='all'", "rol is not a setting; did you mean role?"),
         ("port=1", "port is a setting of bin/serve"),
     ):
         server = under((*SERVERS["gunicorn"][:-1], f"iris_wsgi:create_app({arguments})"))
         assert server.process.wait(120) == 4
-        assert f"\niris_wsgi: {told}" in server.log.read_text()
+        assert f"\niris_wsgi: {expected}" in server.log.read_text()
 
 
 def tasks(server: Another) -> int:
@@ -238,8 +238,8 @@ def test_an_application_that_was_loaded_before_a_fork_answers_503_where_it_misse
     server = under(command)
     wait_until(lambda: answers(server), "it listens")
     for words in (("GET", "/livez"), ("POST", "/jobs", {"data": [ROW]})):
-        answer = server.ask(*words)
-        assert answer.status == 503 and "forked after the application was loaded" in answer.json()["detail"]
+        response = server.ask(*words)
+        assert response.status == 503 and "forked after the application was loaded" in response.json()["detail"]
     threads = tasks(server)
     server = under(command, IRIS_ROLE="web_single")
     wait_until(lambda: answers(server), "it listens")

@@ -255,11 +255,11 @@ def guarded(tmp_path_factory):
 
 def test_a_refusal_of_a_whole_request_leaves_the_connection_as_it_is(guarded):
     many = http_request("POST", "/predict/batch", {"data": [ROW] * 200})
-    with RawConnection(guarded) as wire:
-        wire.send(LABEL_REQUEST + bearing(OLD) + bearing(NEW) + LIVEZ + many + bearing(OLD))
-        answers = [wire.receive() for _ in range(6)]
-    assert [one.status for one in answers] == [401, 200, 401, 200, 401, 200]
-    assert not any(one.closes for one in answers)
+    with RawConnection(guarded) as connection:
+        connection.send(LABEL_REQUEST + bearing(OLD) + bearing(NEW) + LIVEZ + many + bearing(OLD))
+        responses = [connection.receive() for _ in range(6)]
+    assert [answer.status for answer in responses] == [401, 200, 401, 200, 401, 200]
+    assert not any(answer.closes for answer in responses)
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 900000", "Transfer-Encoding: chunked"])
@@ -268,22 +268,22 @@ def test_a_refusal_of_a_whole_request_leaves_the_connection_as_it_is(guarded):
     ("path", "media"), [("/predict", "application/problem+json"), ("/v2/models/iris_svc/infer", "application/json")]
 )
 def test_a_body_that_is_not_here_is_neither_asked_nor_waited_for(guarded, framing, expects, path, media):
-    with RawConnection(guarded) as wire:
-        answer = wire.exchange(http_request("POST", path, None, framing, *expects))
-        assert (answer.status, answer.headers["content-type"], answer.closes) == (401, media, True)
-        assert answer.headers["www-authenticate"] == 'Bearer realm="iris_wsgi"'
+    with RawConnection(guarded) as connection:
+        response = connection.exchange(http_request("POST", path, None, framing, *expects))
+        assert (response.status, response.headers["content-type"], response.closes) == (401, media, True)
+        assert response.headers["www-authenticate"] == 'Bearer realm="iris_wsgi"'
         # What the client sends all the same is taken in, so that its answer is not lost.
-        wire.send(b"x" * 100_000)
-        wire.socket.shutdown(1)
-        assert wire.read_to_end() == ("closed", b"")
+        connection.send(b"x" * 100_000)
+        connection.socket.shutdown(1)
+        assert connection.read_to_end() == ("closed", b"")
 
 
 def test_with_a_token_a_body_is_asked_for(guarded):
     document = json.dumps(BODY).encode()
     fields = (f"Authorization: Bearer {OLD}", "Expect: 100-continue", f"Content-Length: {len(document)}")
-    with RawConnection(guarded) as wire:
-        assert wire.exchange(http_request("POST", "/predict/label", None, *fields)).status == 100
-        assert wire.exchange(document).status == 200
+    with RawConnection(guarded) as connection:
+        assert connection.exchange(http_request("POST", "/predict/label", None, *fields)).status == 100
+        assert connection.exchange(document).status == 200
 
 
 @pytest.mark.parametrize(
@@ -306,23 +306,23 @@ def test_with_a_token_a_body_is_asked_for(guarded):
     ids=range(13),
 )
 def test_fields_of_any_bytes_are_refused_or_right(guarded, fields, found):
-    answer = fetch(guarded, b"GET /label HTTP/1.1\r\nHost: localhost\r\n" + b"\r\n".join(fields) + b"\r\n\r\n")
-    assert answer.status == found and OLD.encode() not in answer.body
+    response = fetch(guarded, b"GET /label HTTP/1.1\r\nHost: localhost\r\n" + b"\r\n".join(fields) + b"\r\n\r\n")
+    assert response.status == found and OLD.encode() not in response.body
 
 
 def test_a_browser_is_told_how_to_ask(guarded):
     page = fetch(guarded, http_request("GET", "/", None, "Accept: text/html"))
     assert page.status == 200 and b'ask("openapi.json")' in page.body
     # The page shows the detail of this refusal.
-    answer = fetch(guarded, http_request("GET", "/openapi.json", None, "Accept: application/json"))
-    assert answer.status == 401 and "curl -H 'Authorization: Bearer TOKEN'" in answer.json()["detail"]
+    response = fetch(guarded, http_request("GET", "/openapi.json", None, "Accept: application/json"))
+    assert response.status == 401 and "curl -H 'Authorization: Bearer TOKEN'" in response.json()["detail"]
 
 
 def test_the_line_that_a_start_shows_works(guarded):
     line = guarded.startup_lines[-1].removeprefix("try: ")
     assert OLD not in line
-    told = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=120)
-    assert json.loads(told.stdout) == {"prediction": "setosa"}
+    result = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=120)
+    assert json.loads(result.stdout) == {"prediction": "setosa"}
 
 
 # Who asks with them
@@ -385,8 +385,8 @@ def test_a_gateway_shows_its_own_token_to_members_and_not_its_clients(run, tmp_p
     gateway = run("--role", "gateway", "--members", registry, "--token-file", str(clients))
     healthy = http_request("GET", "/ensemble/health", None, f"Authorization: Bearer {NEW}")
     wait_until(lambda: fetch(gateway, healthy).json()["status"] == "complete", "it knows all of them")
-    answer = fetch(gateway, bearing(NEW, path="/ensemble/predict"))
-    assert answer.status == 200 and answer.json()["status"] == "complete"
+    response = fetch(gateway, bearing(NEW, path="/ensemble/predict"))
+    assert response.status == 200 and response.json()["status"] == "complete"
     assert fetch(gateway, http_request("POST", "/ensemble/predict", BODY)).status == 401
     assert fetch(members["setosa"], bearing(NEW, "GET", "/v2", None)).status == 401
 
@@ -398,8 +398,8 @@ def test_the_line_to_try_shows_the_token_whatever_the_file_is_called(run, tmp_pa
     server = run("--role", "web_single", "--token-file", str(file))
     line = server.startup_lines[-1].removeprefix("try: ")
     assert OLD not in line
-    told = subprocess.run(line, shell=True, capture_output=True, text=True, check=True)
-    assert json.loads(told.stdout) == {"prediction": "setosa"}
+    result = subprocess.run(line, shell=True, capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout) == {"prediction": "setosa"}
 
 
 def test_tokens_are_in_no_text_about_the_server(tmp_path, make_app, log):
@@ -410,5 +410,5 @@ def test_tokens_are_in_no_text_about_the_server(tmp_path, make_app, log):
     asked = [
         call_wsgi(app.service.app, "GET", path, HTTP_AUTHORIZATION=f"Bearer {OLD}") for path in ("/label", "/nowhere", "/metrics")
     ]
-    texts = [repr(settings), repr(found), repr(app.service), *log.raw_lines, *(repr(one) for one in asked)]
+    texts = [repr(settings), repr(found), repr(app.service), *log.raw_lines, *(repr(item) for item in asked)]
     assert not any(OLD in text for text in texts)

@@ -19,11 +19,11 @@ def test_who_names_the_tag_gets_304_without_content(app, path):
     assert tag[0] == tag[-1] == '"' and first.headers["Cache-Control"] == "no-cache"
     for named in (tag, f"W/{tag}", f'"x", {tag}', f'"a,b" ,W/{tag},"c"', "*", f" {tag} "):
         for ask in (app.get, app.head):
-            answer = ask(path, headers={"If-None-Match": named})
-            assert (answer.status, answer.body) == ("304 Not Modified", b"")
-            assert (answer.headers["ETag"], answer.headers["Cache-Control"]) == (tag, "no-cache")
-            assert "Content-Type" not in answer.headers and "Content-Length" not in answer.headers
-            assert answer.headers["X-Model-Digest"] == app.service.model.digest
+            response = ask(path, headers={"If-None-Match": named})
+            assert (response.status, response.body) == ("304 Not Modified", b"")
+            assert (response.headers["ETag"], response.headers["Cache-Control"]) == (tag, "no-cache")
+            assert "Content-Type" not in response.headers and "Content-Length" not in response.headers
+            assert response.headers["X-Model-Digest"] == app.service.model.digest
 
 
 @pytest.mark.parametrize("path", FIXED)
@@ -31,8 +31,8 @@ def test_who_names_another_gets_the_answer(app, path):
     first = app.get(path)
     tag = first.headers["ETag"]
     for named in ('"x"', 'W/"x"', "", tag[1:-1], tag[:-2] + '"', "**", '"*"', tag[:-1]):
-        answer = app.get(path, headers={"If-None-Match": named})
-        assert (answer.status_int, answer.body, answer.headers["ETag"]) == (200, first.body, tag)
+        response = app.get(path, headers={"If-None-Match": named})
+        assert (response.status_int, response.body, response.headers["ETag"]) == (200, first.body, tag)
 
 
 def test_each_answer_and_each_model_has_a_tag_of_its_own(make_app):
@@ -47,16 +47,16 @@ def test_each_answer_and_each_model_has_a_tag_of_its_own(make_app):
 
 
 def test_a_post_is_never_answered_with_304(app):
-    answer = app.post_json("/predict", {"data": [[5.1, 3.5, 1.4, 0.2]]}, headers={"If-None-Match": "*"})
-    assert answer.status_int == 200 and "ETag" not in answer.headers
+    response = app.post_json("/predict", {"data": [[5.1, 3.5, 1.4, 0.2]]}, headers={"If-None-Match": "*"})
+    assert response.status_int == 200 and "ETag" not in response.headers
 
 
 def test_the_server_sends_a_304_that_ends_with_its_head(live_server):
-    with RawConnection(live_server) as wire:
-        tag = wire.exchange(http_request("GET", "/metadata")).headers["etag"]
+    with RawConnection(live_server) as connection:
+        tag = connection.exchange(http_request("GET", "/metadata")).headers["etag"]
         for method in ("GET", "HEAD"):
-            wire.send(http_request(method, "/metadata", None, f"If-None-Match: {tag}") + http_request("GET", "/label"))
-            answer = wire.receive(to_head=True)
-            assert (answer.status, answer.headers["etag"]) == (304, tag)
-            assert "content-length" not in answer.headers and "content-type" not in answer.headers
-            assert wire.receive().json()["0"] == "setosa"
+            connection.send(http_request(method, "/metadata", None, f"If-None-Match: {tag}") + http_request("GET", "/label"))
+            response = connection.receive(to_head=True)
+            assert (response.status, response.headers["etag"]) == (304, tag)
+            assert "content-length" not in response.headers and "content-type" not in response.headers
+            assert connection.receive().json()["0"] == "setosa"

@@ -61,9 +61,9 @@ def paths() -> Router[str]:
     return Router({path: path for path in TEMPLATES}, "nowhere")
 
 
-@pytest.mark.parametrize(("path", "wanted"), FOUND.items())
-def test_a_path_finds_what_says_most_of_it_with_its_parameters(paths, path, wanted):
-    assert paths.find(path) == wanted
+@pytest.mark.parametrize(("path", "expected"), FOUND.items())
+def test_a_path_finds_what_says_most_of_it_with_its_parameters(paths, path, expected):
+    assert paths.find(path) == expected
 
 
 @pytest.mark.parametrize("path", NOT_FOUND)
@@ -123,11 +123,11 @@ def test_every_failure_under_v2_and_v1_is_an_error_document(app):
     for prefix in ("/v2", "/v1"):
         asked = [("GET", prefix, 404), ("GET", f"{prefix}/x/y", 404), ("BREW", f"{prefix}/", 501)]
         asked += [("DELETE", "/v2/x", 405), ("GET", "/v2/x", 500)]
-        for method, path, wanted in asked:
+        for method, path, expected in asked:
             status, headers, content = call_wsgi(app, method, path)
-            assert (status, headers["Content-Type"]) == (wanted, "application/json")
-            (told,) = json.loads(content).items()
-            assert told[0] == "error" and told[1].endswith((".", "request id."))
+            assert (status, headers["Content-Type"]) == (expected, "application/json")
+            (result,) = json.loads(content).items()
+            assert result[0] == "error" and result[1].endswith((".", "request id."))
     for path in ("/v2x", "/v22/x", "/v3", "/x/v2"):
         assert call_wsgi(app, "GET", path)[1]["Content-Type"] == "application/problem+json"
 
@@ -205,7 +205,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("sent", "status"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_the_server_itself_refuses_under_v2_and_v1_is_an_error_document_too(live_server, sent, status):
-    with RawConnection(live_server) as wire:
-        answer = wire.exchange(sent)
-    assert (answer.status, answer.headers["content-type"]) == (status, "application/json")
-    assert list(answer.json()) == ["error"] and answer.closes
+    with RawConnection(live_server) as connection:
+        response = connection.exchange(sent)
+    assert (response.status, response.headers["content-type"]) == (status, "application/json")
+    assert list(response.json()) == ["error"] and response.closes
