@@ -38,7 +38,7 @@ def create_app(**settings: Any) -> "App":
     from iris_wsgi.factory import build
     from iris_wsgi.observability.log import Log
     from iris_wsgi.settings import BadSetting, application_settings
-    from iris_wsgi.wsgi.allowed_hosts import AllowedHosts
+    from iris_wsgi.wsgi.browser_security import AllowedHosts
 
     log, loaded_in = Log(sys.stderr.fileno()), os.getpid()
     try:

@@ -11,8 +11,7 @@ import numpy as np
 from iris_wsgi import __version__
 from iris_wsgi.errors import BadModel, Problem
 from iris_wsgi.model import golden
-from iris_wsgi.model.latency import BLOCKING, measure
-from iris_wsgi.model.predictor import ModelMetrics, RunWatchdog, measured, within_deadline
+from iris_wsgi.model.predictor import BLOCKING, ModelMetrics, RunWatchdog, measure, measured, within_deadline
 from iris_wsgi.model.session import Graph, Model
 from iris_wsgi.observability.log import Log
 from iris_wsgi.observability.metrics import Info, Registry
@@ -23,9 +22,9 @@ from iris_wsgi.roles import ROLES
 from iris_wsgi.services import ModelBackend, RoleContext, Sample, StartupContext, model_folder
 from iris_wsgi.settings import BadSetting, Settings
 from iris_wsgi.wsgi import health_routes
-from iris_wsgi.wsgi.allowed_hosts import AllowedHosts
 from iris_wsgi.wsgi.application import App, Route
 from iris_wsgi.wsgi.body import Environ
+from iris_wsgi.wsgi.browser_security import AllowedHosts
 from iris_wsgi.wsgi.request_observer import RequestObserver
 from iris_wsgi.wsgi.routing import prefix_of
 

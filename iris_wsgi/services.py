@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from iris_wsgi.http.cache_headers import cache_directives
-from iris_wsgi.model.latency import LatencyProfile
-from iris_wsgi.model.predictor import Predict, PredictContext
+from iris_wsgi.model.predictor import LatencyProfile, Predict, PredictContext
 from iris_wsgi.model.session import Graph
 from iris_wsgi.observability.log import Log
 from iris_wsgi.observability.metrics import Registry

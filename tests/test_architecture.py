@@ -54,12 +54,11 @@ IMPURE = {"select", "selectors", "threading", "time", "subprocess", "os", "async
 # The modules of the package by what uses them. A new one has its line here: who loads it?
 EVERY_SERVER = """
     cli.main codec.json_documents codec.rows console cpu_limits errors factory http.cache_headers http.request_head
-    http.request_parser model.artifact model.golden model.latency model.predictor model.session
-    observability.log observability.metrics observability.process_metrics observability.shared_memory
-    observability.trace_context patterns.web_single.page resilience.background roles server.connection
-    server.event_loop server.listener server.response_writer server.serve services setting_types settings wsgi.allowed_hosts
-    wsgi.application wsgi.body wsgi.conditional wsgi.health_routes wsgi.openapi wsgi.request_observer wsgi.routing
-    wsgi.security_headers
+    http.request_parser model.artifact model.golden model.predictor model.session observability.log observability.metrics
+    observability.shared_memory observability.trace_context patterns.web_single.page resilience.background roles
+    server.connection server.event_loop server.listener server.response_writer server.serve services setting_types settings
+    wsgi.application wsgi.body wsgi.browser_security wsgi.conditional wsgi.health_routes wsgi.openapi wsgi.request_observer
+    wsgi.routing
 """
 FAMILIES = {
     "web single": """

@@ -6,7 +6,7 @@ from time import monotonic
 
 from iris_wsgi import __version__
 from iris_wsgi.errors import ServiceUnavailable
-from iris_wsgi.model.latency import LOOP_SECONDS
+from iris_wsgi.model.predictor import LOOP_SECONDS
 from iris_wsgi.observability.metrics import MEDIA, Registry
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import Request, Response, Route, RouteDoc

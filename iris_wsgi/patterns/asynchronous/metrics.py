@@ -3,8 +3,7 @@
 from collections.abc import Callable
 
 from iris_wsgi.errors import BackendUnavailable
-from iris_wsgi.observability.metrics import Counter, Histogram, Registry
-from iris_wsgi.observability.process_metrics import MetricSample, metric_sample
+from iris_wsgi.observability.metrics import Counter, Histogram, MetricSample, Registry, metric_sample
 from iris_wsgi.patterns.asynchronous.job import STATES, Claim, QueueDepth
 
 # Jobs may take minutes; requests take seconds.

@@ -4,7 +4,7 @@ from contextlib import suppress
 from functools import partial
 
 from iris_wsgi.errors import BackendUnavailable
-from iris_wsgi.observability.process_metrics import MetricSample
+from iris_wsgi.observability.metrics import MetricSample
 from iris_wsgi.patterns.asynchronous import routes as jobs
 from iris_wsgi.patterns.asynchronous.metrics import JobMetrics, store_samples
 from iris_wsgi.patterns.asynchronous.stores import create_job_store

@@ -8,7 +8,7 @@ from typing import NamedTuple, ParamSpec, TypeVar
 from iris_wsgi import errors
 from iris_wsgi.codec.rows import Array, decode_rows
 from iris_wsgi.errors import RETRY_AFTER, BackendUnavailable, JobError
-from iris_wsgi.model.latency import NEVER
+from iris_wsgi.model.predictor import NEVER
 from iris_wsgi.model.session import Graph
 from iris_wsgi.patterns.asynchronous.job import DONE, ID_PATTERN, STATES, Job, JobExpired, JobStore, KeyConflict, QueueFull, Stop
 from iris_wsgi.patterns.asynchronous.job_codec import accepted, href, pack_rows, record

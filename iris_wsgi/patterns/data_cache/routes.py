@@ -16,7 +16,7 @@ from iris_wsgi.http.cache_headers import (
     hit_status,
     miss_status,
 )
-from iris_wsgi.model.latency import NEVER
+from iris_wsgi.model.predictor import NEVER
 from iris_wsgi.model.session import Graph
 from iris_wsgi.patterns.data_cache.cache import ITEM, PREDICTION, ItemCache, ItemLookup
 from iris_wsgi.patterns.data_cache.item_store import ID_PATTERN

@@ -13,8 +13,8 @@ from iris_wsgi.settings import BadSetting
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import NO_STORE, Handler, Request, Response, Route, RouteDoc
 from iris_wsgi.wsgi.body import negotiate
+from iris_wsgi.wsgi.browser_security import content_security_policy, security_headers
 from iris_wsgi.wsgi.conditional import NO_CACHE, matches, requested_range
-from iris_wsgi.wsgi.security_headers import content_security_policy, security_headers
 
 Labels = tuple[str, ...]
 

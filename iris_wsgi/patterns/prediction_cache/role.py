@@ -2,8 +2,7 @@
 
 import platform
 
-from iris_wsgi.model.latency import LatencyProfile
-from iris_wsgi.model.predictor import PIECE_ROWS, Predict
+from iris_wsgi.model.predictor import PIECE_ROWS, LatencyProfile, Predict
 from iris_wsgi.model.session import RUNTIME_VERSION, Graph
 from iris_wsgi.observability.log import Log
 from iris_wsgi.observability.metrics import Registry

@@ -14,8 +14,7 @@ from iris_wsgi.client.v2_messages import RemoteModel
 from iris_wsgi.codec.rows import Array
 from iris_wsgi.errors import BadModel, Problem
 from iris_wsgi.model import golden
-from iris_wsgi.model.latency import BLOCKING
-from iris_wsgi.model.predictor import ModelMetrics, PredictContext, Prediction, measured
+from iris_wsgi.model.predictor import BLOCKING, ModelMetrics, PredictContext, Prediction, measured
 from iris_wsgi.model.session import Graph, load, shaped
 from iris_wsgi.patterns.web_single import role as web_single
 from iris_wsgi.services import ModelBackend, RoleContext, Sample, StartupContext, model_folder

@@ -6,8 +6,7 @@ from time import monotonic
 from iris_wsgi import errors
 from iris_wsgi.codec.rows import Array, decode_rows, finite
 from iris_wsgi.errors import RETRY_AFTER
-from iris_wsgi.model.latency import NEVER
-from iris_wsgi.model.predictor import Predict, PredictContext
+from iris_wsgi.model.predictor import NEVER, Predict, PredictContext
 from iris_wsgi.model.session import Graph
 from iris_wsgi.observability.log import Log
 from iris_wsgi.patterns.asynchronous.job_codec import Provisional, accepted, pack_note, provisional, unpack_note

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from iris_wsgi.codec.v1 import decode_v1, encode_v1
 from iris_wsgi.errors import ServiceUnavailable
-from iris_wsgi.model.latency import LatencyProfile
+from iris_wsgi.model.predictor import LatencyProfile
 from iris_wsgi.patterns.synchronous import schemas
 from iris_wsgi.patterns.synchronous.served_model import ServedModel, find
 from iris_wsgi.patterns.synchronous.statistics import StageTimer

@@ -7,7 +7,7 @@ from iris_wsgi import __version__
 from iris_wsgi.codec.v2_request import HEADER, TensorSpec, decode_infer
 from iris_wsgi.codec.v2_response import encode_infer
 from iris_wsgi.errors import JSON, ServiceUnavailable
-from iris_wsgi.model.latency import LatencyProfile
+from iris_wsgi.model.predictor import LatencyProfile
 from iris_wsgi.patterns.synchronous import schemas
 from iris_wsgi.patterns.synchronous.served_model import ServedModel, find
 from iris_wsgi.patterns.synchronous.statistics import StageTimer

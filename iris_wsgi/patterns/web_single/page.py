@@ -6,8 +6,8 @@ from iris_wsgi.errors import JSON
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import Request, Response, Route, RouteDoc
 from iris_wsgi.wsgi.body import quality_values
+from iris_wsgi.wsgi.browser_security import content_security_policy, hash_sources, security_headers
 from iris_wsgi.wsgi.conditional import conditional
-from iris_wsgi.wsgi.security_headers import content_security_policy, hash_sources, security_headers
 
 FILE = Path(__file__).with_name("page.html")
 HTML = "text/html"

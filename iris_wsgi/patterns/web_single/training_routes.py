@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from iris_wsgi.model.latency import NEVER
+from iris_wsgi.model.predictor import NEVER
 from iris_wsgi.model.session import Graph
 from iris_wsgi.model.training_data import FILE, read_training
 from iris_wsgi.wsgi import openapi

@@ -5,7 +5,7 @@ import time
 import pytest
 from project import MODEL
 
-from iris_wsgi.model.latency import BLOCKING, LOOP_SECONDS, NEVER, LatencyProfile, measure
+from iris_wsgi.model.predictor import BLOCKING, LOOP_SECONDS, NEVER, LatencyProfile, measure
 from iris_wsgi.model.session import load_model
 from iris_wsgi.wsgi.health_routes import Readiness
 

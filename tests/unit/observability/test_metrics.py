@@ -13,8 +13,7 @@ from predictors import of_arrays, predictor
 
 from iris_wsgi.model.predictor import ModelMetrics, measured
 from iris_wsgi.model.session import Feature
-from iris_wsgi.observability.metrics import Counter, Gauge, Histogram, Registry, number
-from iris_wsgi.observability.process_metrics import linux_process, process_samples
+from iris_wsgi.observability.metrics import Counter, Gauge, Histogram, Registry, linux_process, number, process_samples
 from iris_wsgi.observability.shared_memory import SharedMemory
 
 WANTED = {

@@ -37,7 +37,7 @@ from v2_vectors import (
 
 from iris_wsgi.cli.main import main
 from iris_wsgi.factory import build
-from iris_wsgi.model.latency import LatencyProfile
+from iris_wsgi.model.predictor import LatencyProfile
 from iris_wsgi.observability.metrics import Registry
 from iris_wsgi.observability.shared_memory import SharedMemory
 from iris_wsgi.patterns.synchronous import v2_routes

@@ -7,7 +7,7 @@ from server_process import start_server
 from iris_wsgi.cli.main import main
 from iris_wsgi.errors import Problem
 from iris_wsgi.settings import BadSetting, read_settings
-from iris_wsgi.wsgi.allowed_hosts import AllowedHosts
+from iris_wsgi.wsgi.browser_security import AllowedHosts
 
 LOOPBACK = ("localhost", "LOCALHOST:8000", "localhost.", "iris.localhost:1", "127.0.0.1", "127.9.9.9:80", "[::1]", "[::1]:8000")
 LOOPBACK += ("[::ffff:127.0.0.1]", "[0:0:0:0:0:0:0:1]")
