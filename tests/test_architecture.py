@@ -1,4 +1,4 @@
-"""Which module imports which: what a role loads, which way imports point, and that nothing is there that nobody uses."""
+"""Import rules: the modules of each role, the direction of imports, and unused definitions."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ from project import MODEL, ROOT
 from iris_wsgi.roles import ROLES
 
 PACKAGE = ROOT / "iris_wsgi"
-# A package, or a module of the top level, imports what has a lower rank, and itself.
+# A package, or a module at the top level, imports lower ranks and itself only.
 RANKS = {
     "errors": 0,
     "setting_types": 0,
@@ -39,19 +39,19 @@ RANKS = {
     "cli": 13,
     "__main__": 14,
 }
-# Patterns that use another one: it submits jobs; it serves the same routes.
+# Patterns that use another pattern: it submits jobs, or it serves the same routes.
 USES_PATTERN = {("sync_async", "asynchronous"), ("prep_pred", "web_single")}
-# Packages that only an extra installs, by the one module that imports each.
+# Packages of an extra, each imported by one module.
 OPTIONAL = {
     "redis": {"storage.redis"},
     "psycopg": {"storage.postgres"},
     "pyarrow": {"tabular.parquet"},
     "tqdm": {"console"},
 }
-# Packages that turn bytes into values, without I/O.
+# Packages that convert bytes into values without I/O.
 PURE = ("codec", "http")
 IMPURE = {"select", "selectors", "threading", "time", "subprocess", "os", "asyncio", "concurrent"}
-# The modules of the package by what uses them. A new one has its line here: who loads it?
+# Modules of the package by their users. Each new module has an entry here.
 EVERY_SERVER = """
     cli.main codec.json_documents codec.rows console cpu_limits errors factory http.cache_headers http.request_head
     http.request_parser model.artifact model.golden model.predictor model.session observability.log observability.metrics
@@ -126,7 +126,7 @@ os._exit(0)
 
 @cache
 def modules() -> dict[str, ast.Module]:
-    """The syntax of each module by its name within the package."""
+    """Returns the syntax tree of each module by its name within the package."""
     found = {}
     for path in PACKAGE.rglob("*.py"):
         name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
@@ -136,7 +136,7 @@ def modules() -> dict[str, ast.Module]:
 
 @cache
 def typing_only(name: str) -> frozenset[int]:
-    """The nodes of a module that only type checkers run."""
+    """Yields the nodes of a module that only a type checker executes."""
     return frozenset(
         id(node)
         for test in ast.walk(modules()[name])
@@ -147,7 +147,7 @@ def typing_only(name: str) -> frozenset[int]:
 
 @cache
 def imports(name: str) -> frozenset[str]:
-    """The modules of the package that this one imports, at its head or in a function; not what only types name."""
+    """Returns the modules of the package that a module imports, at its top or in a function, except for type checking."""
     found = set()
     for node in ast.walk(modules()[name]):
         if (
@@ -163,7 +163,7 @@ def imports(name: str) -> frozenset[str]:
 
 @cache
 def foreign_imports(name: str) -> frozenset[str]:
-    """The top-level packages outside this one that a module imports, at its head or in a function."""
+    """Returns the top-level packages outside iris_wsgi that a module imports, at its top or in a function."""
     found = set()
     for node in ast.walk(modules()[name]):
         if isinstance(node, ast.Import):
@@ -174,7 +174,7 @@ def foreign_imports(name: str) -> frozenset[str]:
 
 
 def reached(name: str) -> set[str]:
-    """Those that it imports, and what those import."""
+    """Returns the modules that a module imports directly or indirectly."""
     found, new = set(), {name}
     while new:
         found |= new
@@ -188,7 +188,7 @@ def top(name: str) -> str:
 
 @pytest.mark.long
 @pytest.mark.parametrize("role", ROLES)
-def test_a_role_loads_what_it_uses_and_nothing_else(role, tmp_path):
+def test_a_role_loads_the_listed_modules_only(role, tmp_path):
     settings = {"role": role, "model_dir": str(MODEL), "state_dir": str(tmp_path), **NEEDED.get(role, {})}
     words = [word for pair in settings.items() for word in pair]
     loaded = subprocess.run([sys.executable, "-c", START, *words], capture_output=True, text=True, check=True, cwd=ROOT).stdout
@@ -198,7 +198,7 @@ def test_a_role_loads_what_it_uses_and_nothing_else(role, tmp_path):
     assert sorted(loaded.split()) == sorted((expected | packages) - {""})
 
 
-def test_the_top_level_has_the_listed_packages_and_modules_and_no_others():
+def test_the_top_level_has_the_listed_packages_and_modules_only():
     assert {top(name) for name in modules()} - {""} == RANKS.keys()
 
 
@@ -213,7 +213,7 @@ def test_a_package_imports_lower_ranks_only():
     assert not upward
 
 
-def test_a_pattern_imports_no_other_pattern_but_the_two_named():
+def test_a_pattern_imports_no_other_pattern_except_the_two_named_ones():
     found = {
         (name.split(".")[1], imported.split(".")[1])
         for name in modules()
@@ -239,13 +239,13 @@ def test_the_parsers_and_the_codecs_do_no_io():
             assert not foreign_imports(name) & IMPURE, name
 
 
-def test_the_application_does_not_know_the_server():
+def test_the_application_does_not_import_the_server():
     for name in modules():
         if top(name) not in ("server", "cli", "__main__"):
             assert "server" not in {top(imported) for imported in imports(name)}, name
 
 
-def test_no_modules_import_each_other_in_a_circle():
+def test_there_is_no_import_cycle():
     assert not [name for name in modules() if name in {item for each in imports(name) for item in reached(each) | {each}}]
 
 
@@ -255,7 +255,7 @@ def test_each_module_has_a_docstring_of_one_sentence():
         assert re.fullmatch(r"[^.]*(?:\.[^ \n][^.]*)*\.", result) or name == "", (name, result)
 
 
-def test_nothing_is_defined_that_nobody_uses():
+def test_every_definition_is_used():
     text = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
     # Python's logging calls emit().
     once = {word for word, times in Counter(re.findall(r"\w+", text)).items() if times == 1} - {"emit"}
@@ -265,7 +265,7 @@ def test_nothing_is_defined_that_nobody_uses():
                 assert node.name.startswith("__") or node.name not in once, f"{name}: {node.name}"
 
 
-def test_what_the_benchmark_the_soak_and_the_builds_take_from_the_package_is_there():
+def test_the_benchmark_the_soak_and_the_builds_import_existing_names():
     for path in [*ROOT.glob("tests/bench/**/*.py"), *ROOT.glob("tests/soak/*.py"), *ROOT.glob("bin/*.d/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "iris_wsgi":
@@ -275,8 +275,8 @@ def test_what_the_benchmark_the_soak_and_the_builds_take_from_the_package_is_the
                     assert hasattr(given, name.name) or beside.exists(), f"{path}: {name.name}"
 
 
-def test_no_function_is_long_but_those_that_have_a_reason():
-    # Routes are closures over what they share, with their table below; the others are one thing told from its start to its end.
+def test_no_function_is_long_except_for_the_listed_reasons():
+    # Routes are closures over shared state, with their table below. The other functions are one sequence of steps.
     reasons = {"routes", "split_model", "measured"}
     for name, tree in modules().items():
         for node in ast.walk(tree):

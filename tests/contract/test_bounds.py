@@ -1,4 +1,4 @@
-"""More than the server can take, of everything: it says so, goes on, and recovers by itself."""
+"""Overload of every resource: the server refuses the excess, continues, and recovers."""
 
 import json
 import os
@@ -46,8 +46,8 @@ from iris_wsgi.settings import Settings
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
-def busy(connection: RawConnection) -> None:
-    """An answer that says there is too much to do now."""
+def assert_overloaded(connection: RawConnection) -> None:
+    """Receives a response and asserts that it is a complete 503."""
     response = connection.receive()
     assert (response.status, response.headers["retry-after"]) == (503, "1")
     assert response.json()["status"] == 503 and response.headers["content-type"] == "application/problem+json"
@@ -55,7 +55,7 @@ def busy(connection: RawConnection) -> None:
 
 @pytest.fixture
 def full(run):
-    """A server with as many connections as it may have: the server, and the connections."""
+    """Server at its connection limit, and its connections."""
     server = run("--connections", "20", under=stderr_to("/dev/null"))
     with ExitStack() as stack:
         connections = [stack.enter_context(RawConnection(server)) for _ in range(20)]
@@ -64,7 +64,7 @@ def full(run):
 
 
 @pytest.mark.parametrize("when", ["at once", "late", "never", "at length", "in two parts"])
-def test_a_connection_too_many_gets_503_and_no_reset_whenever_it_sends_its_request(full, when):
+def test_a_connection_over_the_limit_gets_503_and_no_reset_whenever_it_sends_its_request(full, when):
     server, connections = full
     for _ in range(20):
         with RawConnection(server) as connection:
@@ -78,15 +78,15 @@ def test_a_connection_too_many_gets_503_and_no_reset_whenever_it_sends_its_reque
             elif when == "in two parts":
                 wait_until(connection.readable, "the refusal")
                 connection.send(LABEL_REQUEST[:-30])
-                # What this brings about at the other end has happened once others are answered.
+                # The earlier refusals have no further effect once the other connections have their responses.
                 assert connections[0].exchange(LIVEZ).status == 200
                 connection.send(LABEL_REQUEST[-30:])
-            busy(connection)
+            assert_overloaded(connection)
             assert connection.read_to_end() == ("closed", b"")
     assert [connection.exchange(LABEL_REQUEST).status for connection in connections] == [200] * 20
 
 
-def test_a_place_that_becomes_free_is_taken(full):
+def test_a_freed_connection_slot_is_reused(full):
     server, connections = full
     connections[7].socket.close()
 
@@ -94,23 +94,23 @@ def test_a_place_that_becomes_free_is_taken(full):
         with RawConnection(server) as connection:
             return connection.exchange(LIVEZ).status == 200
 
-    wait_until(served, "a connection in the place of the closed one")
+    wait_until(served, "a new connection after the close of another")
 
 
-def test_bytes_of_unanswered_requests_are_bounded_over_all_connections(run):
+def test_the_bytes_of_incomplete_requests_are_bounded_over_all_connections(run):
     server = run("--pending-bytes", "2097152", "--request-seconds", "60")
     head = b"POST /predict/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1048576\r\n\r\n"
     with ExitStack() as stack:
         connections = [stack.enter_context(RawConnection(server)) for _ in range(8)]
         for connection in connections:
-            # One byte is missing, so that the server has to keep the others.
+            # One byte is missing, so the server must buffer the rest of each request.
             connection.send(head + b" " * 1_048_500)
         wait_until(lambda: sum(connection.readable() for connection in connections) >= 6, "the refusals")
         refused = [connection for connection in connections if connection.readable()]
         for connection in refused:
             response = connection.receive()
             assert (response.status, response.headers["retry-after"], response.headers["connection"]) == (503, "1", "close")
-        # Requests of one piece are not kept, and are answered all the while.
+        # The server does not buffer complete requests, and responds to them at the same time.
         assert fetch(server, LABEL_REQUEST).status == 200
         for connection in set(connections) - set(refused):
             connection.send(b" " * 76)
@@ -120,21 +120,21 @@ def test_bytes_of_unanswered_requests_are_bounded_over_all_connections(run):
 
 
 @pytest.mark.long
-def test_answers_that_are_not_taken_are_bounded_over_all_connections(run, tmp_path):
+def test_the_bytes_of_unread_responses_are_bounded_over_all_connections(run, tmp_path):
     limit, clients, requests = 4 * 1024 * 1024, 16, 12
     log = tmp_path / "log"
     server = run("--pending-bytes", str(limit), under=stderr_to(log))
-    # Of a kind that has the longest answers for its bytes.
+    # Requests with large responses in relation to their size.
     batch = http_request("POST", "/predict/batch", {"data": [[1, 1, 1, 1]] * 10_000})
     size = len(fetch(server, batch).body)
     pid = server.worker_pid
     before = open_socket_count(pid)
     with ExitStack() as stack:
-        # More than kernels take in, of which each client has one answer at a time.
+        # More than the kernel buffers hold. Each client has one response at a time.
         connections = [
             stack.enter_context(RawConnection(server, receive_buffer=4096)).send(batch * requests) for _ in range(clients)
         ]
-        wait_until(lambda: open_socket_count(pid) - before <= limit // size, "those that are too many are gone")
+        wait_until(lambda: open_socket_count(pid) - before <= limit // size, "the connections over the limit are closed")
         assert fetch(server, LABEL_REQUEST).status == 200
         whole = 0
         for connection in connections:
@@ -144,7 +144,7 @@ def test_answers_that_are_not_taken_are_bounded_over_all_connections(run, tmp_pa
     assert "a response was dropped" in log.read_text()
 
 
-def test_as_many_connections_as_descriptors_allow_and_no_more(run):
+def test_the_connection_limit_follows_the_limit_of_file_descriptors(run):
     limited = ("sh", "-c", 'ulimit -n 64; exec "$@"', "sh")
     server = run(under=limited)
     with ExitStack() as stack:
@@ -154,13 +154,13 @@ def test_as_many_connections_as_descriptors_allow_and_no_more(run):
         assert connections[0].exchange(METRICS).status == 200
 
 
-def test_work_beyond_the_queue_gets_503_while_the_pool_is_busy_and_the_connection_goes_on(run):
+def test_work_beyond_the_queue_gets_503_while_the_pool_is_busy_and_the_connection_stays_open(run):
     server = run("--queue", "2", "--threads", "1")
     with ExitStack() as stack:
         connections = [stack.enter_context(RawConnection(server)).send(LARGEST_REQUEST) for _ in range(20)]
         order, waiting = [], list(connections)
         while waiting:
-            wait_until(lambda: any(item.readable() for item in waiting), "another answer")
+            wait_until(lambda: any(item.readable() for item in waiting), "another response")
             for connection in [item for item in waiting if item.readable()]:
                 waiting.remove(connection)
                 response = connection.receive()
@@ -168,7 +168,7 @@ def test_work_beyond_the_queue_gets_503_while_the_pool_is_busy_and_the_connectio
                 assert not response.closes
                 assert response.status == 200 or response.headers["retry-after"] == "1"
         assert len(order) == 20 and set(order) == {200, 503}
-        # Two that wait; one more if the thread had taken the first by then.
+        # Two requests wait. One more waits if the thread had already started the first one.
         assert order.count(200) >= 2
         assert order.index(503) < max(i for i, status in enumerate(order) if status == 200)
         assert [connection.exchange(LABEL_REQUEST).status for connection in connections] == [200] * 20
@@ -189,7 +189,7 @@ def test_probes_metrics_and_single_predictions_do_not_wait_for_the_pool(run):
 
 
 @pytest.mark.long
-def test_the_metrics_tell_of_connections_of_the_queue_and_of_what_is_held(run):
+def test_the_metrics_show_the_connections_the_queue_and_the_buffered_bytes(run):
     server = run("--threads", "1", "--queue", "10", "--deadline-ms", "0")
 
     def now(name: str, **labels: str) -> float:
@@ -201,30 +201,30 @@ def test_the_metrics_tell_of_connections_of_the_queue_and_of_what_is_held(run):
         half = stack.enter_context(RawConnection(server)).send(part)
         wait_until(
             lambda: now("http_held_bytes", of="requests") == len(part) - part.index(b"\r\n\r\n") - 4,
-            "the half of a request is held",
+            "the server buffers half of the request",
         )
         assert now("http_connections") == 2
         half.socket.close()
         connections = [
             stack.enter_context(RawConnection(server, receive_buffer=4096)).send(LARGEST_REQUEST * 12) for _ in range(8)
         ]
-        wait_until(lambda: now("http_requests_queued") > 0, "some wait for the thread")
+        wait_until(lambda: now("http_requests_queued") > 0, "some requests wait for the thread")
         assert now("http_held_bytes", of="requests") > 0
-        wait_until(lambda: now("http_held_bytes", of="answers") > 0, "answers are not taken")
+        wait_until(lambda: now("http_held_bytes", of="answers") > 0, "responses are unread")
         for connection in connections:
             connection.socket.close()
-        wait_until(lambda: now("http_connections") == 1, "all but one are gone")
+        wait_until(lambda: now("http_connections") == 1, "all connections except one are closed")
         for name in ("http_requests_queued", "http_held_bytes"):
-            wait_until(lambda name=name: now(name) == 0, f"{name} is as before")
+            wait_until(lambda name=name: now(name) == 0, f"{name} has its old value")
 
 
 @pytest.mark.long
-def test_in_overload_there_is_200_or_503_and_nearly_as_much_gets_done(run):
+def test_in_overload_every_status_is_200_or_503_and_throughput_stays_high(run):
     server = run(under=stderr_to("/dev/null"), **NO_COVERAGE)
     seconds = 4 if CI else 1
 
-    def good_by_cpu_second(keeping: int, fresh: int) -> float:
-        """By the processor time that the server had, as other processes may take the rest of the machine."""
+    def successes_per_cpu_second(keeping: int, fresh: int) -> float:
+        """Returns the successful requests per second of the server's CPU time, because other processes may use the machine."""
         spent = cpu_seconds(server.worker_pid)
         with load_processes(server, 2, keeping, fresh, seconds) as totals:
             got = totals()
@@ -234,8 +234,8 @@ def test_in_overload_there_is_200_or_503_and_nearly_as_much_gets_done(run):
 
     shares = []
     for _ in range(3):
-        peak = good_by_cpu_second(7, 1)
-        shares.append(good_by_cpu_second(140, 20) / peak)
+        peak = successes_per_cpu_second(7, 1)
+        shares.append(successes_per_cpu_second(140, 20) / peak)
         if shares[-1] >= 0.6:
             break
     assert fetch(server, LABEL_REQUEST).status == 200
@@ -244,7 +244,7 @@ def test_in_overload_there_is_200_or_503_and_nearly_as_much_gets_done(run):
 
 @pytest.fixture
 def many_descriptors() -> Iterator[None]:
-    """For some thousand connections of this process, and of those that it starts."""
+    """Raises the limit of file descriptors for this process and its children to some thousands."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (before[1] if before[1] != resource.RLIM_INFINITY else 65536, before[1]))
     yield
@@ -252,18 +252,21 @@ def many_descriptors() -> Iterator[None]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("workers", "crowd"), [(1, 1500), (2, 2500)])
-def test_new_connections_have_their_turn_however_many_others_are_ready(run, tmp_path, many_descriptors, workers, crowd):
+@pytest.mark.parametrize(("workers", "connection_count"), [(1, 1500), (2, 2500)])
+def test_new_connections_are_accepted_in_turn_while_thousands_of_others_are_ready(
+    run, tmp_path, many_descriptors, workers, connection_count
+):
     log = tmp_path / "log"
     server = run("--role", "web_single", "--workers", str(workers), under=stderr_to(log), **NO_COVERAGE)
     wait_until(lambda: len(serving_workers(server)) == workers, "the workers")
     pids = serving_workers(server)
     with ExitStack() as stack:
-        connections = [stack.enter_context(RawConnection(server)) for _ in range(crowd)]
+        connections = [stack.enter_context(RawConnection(server)) for _ in range(connection_count)]
         for connection in connections:
             assert connection.exchange(LIVEZ).status == 200
         for turn in range(1, 4):
-            # While the workers stand still all that comes is ready when they go on, and the newcomers are behind it.
+            # All requests that arrive while the workers are stopped are ready when the workers continue, with the new connections
+            # last.
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)
             for connection in connections:
@@ -272,29 +275,29 @@ def test_new_connections_have_their_turn_however_many_others_are_ready(run, tmp_
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
             assert {connection.receive().status for connection in (*newcomers, *connections)} == {200}
-            expected = (turn + 1) * crowd + turn * len(newcomers)
+            expected = (turn + 1) * connection_count + turn * len(newcomers)
             wait_until(lambda expected=expected: len(log.read_text().splitlines()) == expected, "a line for each request")
-            routes = [json.loads(line)["route"] for line in log.read_text().splitlines()][-crowd - len(newcomers) :]
+            routes = [json.loads(line)["route"] for line in log.read_text().splitlines()][-connection_count - len(newcomers) :]
             last = max(i for i, route in enumerate(routes) if route == "/readyz")
-            # A few turns of each worker, and not all that is ready.
-            assert last < 8 * workers * TURN_EVENTS < crowd
+            # This is a few turns of each worker, and fewer than the number of ready connections.
+            assert last < 8 * workers * TURN_EVENTS < connection_count
 
 
-def test_a_turn_of_the_loop_accepts_though_the_poller_reports_others(log, make_app):
-    """Connections that are always ready and come first, as the poller tells: each turn accepts all the same."""
+def test_the_loop_accepts_connections_even_if_the_poller_reports_only_others(log, make_app):
+    """Each turn of the loop accepts connections, even if other connections are always ready and reported first."""
     with socket.create_server(("127.0.0.1", 0)) as bound, ExitStack() as stack:
         address = bound.getsockname()
         service = make_app(role="web_single").service
         server = EventLoop(
             service.app, bound, Settings(), 1, service.observer, log, WorkerGroup(os.getppid(), SharedMemory(2), 0)
         )
-        crowd = [stack.enter_context(socket.create_connection(address)) for _ in range(TURN_EVENTS)]
+        connection_count = [stack.enter_context(socket.create_connection(address)) for _ in range(TURN_EVENTS)]
         while server.handle_accept():
             pass
         ready = [(fd, select.EPOLLIN) for fd in server.connections]
         assert len(ready) == TURN_EVENTS
         server.poller = FullPoller(server.poller, ready, server)
-        for item in crowd:
+        for item in connection_count:
             item.sendall(LIVEZ)
         late = stack.enter_context(socket.create_connection(address))
         late.sendall(READYZ)
@@ -304,7 +307,7 @@ def test_a_turn_of_the_loop_accepts_though_the_poller_reports_others(log, make_a
 
 
 class FullPoller:
-    """Reports the same connections in each turn, and ends the server after the first."""
+    """Poller that reports the same connections in each turn, and ends the server after the first turn."""
 
     def __init__(self, real, ready, server) -> None:
         self.real, self.ready, self.server, self.turns = real, ready, server, 0
@@ -317,18 +320,18 @@ class FullPoller:
         return self.ready[:events]
 
 
-def test_overload_of_the_pool_leaves_the_rest_alone(run):
+def test_an_overloaded_pool_does_not_affect_other_requests(run):
     server = run("--queue", "4", "--threads", "1", under=stderr_to("/dev/null"), **NO_COVERAGE)
     with LoadGenerator(server, 40, 10, [LARGEST_REQUEST]) as large, LoadGenerator(server, 4, 4, [LABEL_REQUEST]) as small:
-        wait_until(lambda: large.statuses[503] >= 100 and large.statuses[200] >= 5 and small.responses >= 200, "answers")
+        wait_until(lambda: large.statuses[503] >= 100 and large.statuses[200] >= 5 and small.responses >= 200, "responses")
     assert large.lost == [] and small.lost == []
     assert set(large.statuses) == {200, 503} and set(small.statuses) == {200}
     assert fetch(server, LARGEST_REQUEST).status == 200
 
 
-def test_without_descriptors_it_waits_and_goes_on_when_there_are_some_again(run, tmp_path):
+def test_without_descriptors_the_server_waits_and_continues_when_there_are_some_again(run, tmp_path):
     log = tmp_path / "log"
-    # Of a role without threads of its own, which would open files meanwhile.
+    # This role has no additional threads, which would open files during the test.
     server = run("--role", "web_single", under=stderr_to(log))
     pid = server.worker_pid
     with ExitStack() as stack:
@@ -338,11 +341,11 @@ def test_without_descriptors_it_waits_and_goes_on_when_there_are_some_again(run,
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (max(used) + 3, before[1]))
         connections = [stack.enter_context(RawConnection(server)).send(LIVEZ) for _ in range(max(used) + 30)]
-        wait_until(lambda: "connections wait" in log.read_text(), "the log's line about it")
+        wait_until(lambda: "connections wait" in log.read_text(), "the message in the log")
         assert 0 < sum(connection.readable() for connection in connections) < len(connections)
         for request_bytes in (LIVEZ, READYZ, METRICS, LABEL_REQUEST):
             assert kept.exchange(request_bytes).status == 200
-        wait_until(lambda: stays_asleep(pid), "a server that waits and does nothing else")
+        wait_until(lambda: stays_asleep(pid), "a server that waits without using the CPU")
         assert log.read_text().count("connections wait") <= 3
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
         assert {connection.receive().status for connection in connections} == {200}
@@ -361,7 +364,7 @@ def test_a_full_disk_under_the_log_stops_nothing(run):
 
 
 @pytest.mark.long
-def test_a_log_that_nobody_reads_stops_nothing_and_every_lost_line_is_counted(run):
+def test_a_log_without_a_reader_stops_nothing_and_every_lost_line_is_counted(run):
     server = run()
     asked = 0
     seen, lost = Counter(), []
@@ -382,9 +385,7 @@ def test_a_log_that_nobody_reads_stops_nothing_and_every_lost_line_is_counted(ru
             asked += 200
         reader.start()
         try:
-            wait_until(
-                lambda: accounted() == asked, "a line for each request, or its place in the number of those that were lost"
-            )
+            wait_until(lambda: accounted() == asked, "a line for each request, or its part in the number of lost lines")
             assert connection.exchange(LIVEZ).status == 200
             wait_until(lambda: accounted() == asked + 1, "the line of a later request")
         finally:
@@ -395,7 +396,7 @@ def test_a_log_that_nobody_reads_stops_nothing_and_every_lost_line_is_counted(ru
     assert server.process.returncode == 0
 
 
-def test_a_clock_that_jumps_an_hour_ends_no_connection(run, tmp_path):
+def test_a_clock_that_jumps_by_an_hour_ends_no_connection(run, tmp_path):
     require_program("faketime")
     library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None) or skip_or_fail(
         "the library of faketime is not found"
@@ -418,28 +419,28 @@ def test_a_clock_that_jumps_an_hour_ends_no_connection(run, tmp_path):
             following.write_text(f"{hours:+d}h")
             following.rename(offset)
 
-            def told(hours: int = hours) -> bool:
+            def date_is_changed(hours: int = hours) -> bool:
                 response = kept.exchange(LABEL_REQUEST)
                 assert response.status == 200
-                told.asked += 1
+                date_is_changed.asked += 1
                 date = parsedate_to_datetime(response.headers["date"]).timestamp()
                 return abs(date - time.time() - hours * 3600) < 60
 
-            told.asked = 0
-            wait_until(told, f"a date {hours} hours away")
-            asked += told.asked
+            date_is_changed.asked = 0
+            wait_until(date_is_changed, f"a date {hours} hours away")
+            asked += date_is_changed.asked
             assert fetch(server, LIVEZ).status == 200
             asked += 1
         assert new.exchange(LABEL_REQUEST).status == 200
         assert begun.exchange(LABEL_REQUEST[30:]).status == 200
         asked += 2
-        wait_until(lambda: stays_asleep(server.worker_pid), "a server that waits and does nothing else")
+        wait_until(lambda: stays_asleep(server.worker_pid), "a server that waits without using the CPU")
     server.stop()
     assert server.process.returncode == 0
     assert len(log.read_text().splitlines()) == asked
 
 
-def test_nothing_is_left_open_after_all_that(run):
+def test_no_connection_is_left_open_after_an_overload(run):
     server = run("--role", "web_single", under=stderr_to("/dev/null"))
     with RawConnection(server) as kept:
         kept.exchange(LIVEZ)
@@ -449,7 +450,8 @@ def test_nothing_is_left_open_after_all_that(run):
                 for _ in range(20):
                     stack.enter_context(RawConnection(server)).send(request_bytes)
         wait_until(
-            lambda: kept.exchange(LIVEZ) and len(os.listdir(f"/proc/{server.worker_pid}/fd")) == before, "as few as before"
+            lambda: kept.exchange(LIVEZ) and len(os.listdir(f"/proc/{server.worker_pid}/fd")) == before,
+            "the old number of descriptors",
         )
         text = kept.exchange(METRICS).body.decode()
         assert metric_sum(text, "http_requests_in_flight") == 1

@@ -1,4 +1,4 @@
-"""What holds for every route of every role."""
+"""Requirements for every route of every role."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from iris_wsgi.model.artifact import sha256
 from iris_wsgi.roles import ROLES
 from iris_wsgi.wsgi.application import METHODS, NO_CONTENT
 
-# A role has more where IRIS_EDGE_DIR is set.
+# A role with IRIS_EDGE_DIR has additional routes.
 AT_THE_EDGE = "web_single at the edge"
 REPORT = {"key": "0123456789abcdef", "counts": [{"day": "2026-01-31", "label": "setosa", "count": 1}]}
 ROW = [5.1, 3.5, 1.4, 0.2]
@@ -30,7 +30,7 @@ FAST = f"sha256:{json.loads((MODEL / 'fast/golden.json').read_text())['files']['
 MEMBERS = "sha256:" + sha256(
     "\n".join(f"sha256:{sha256(file.read_bytes())}" for file in sorted(MODEL.glob("members/*/*.onnx"))).encode()
 )
-# What no schema of a body takes, by the same ends.
+# Invalid bodies for the routes with these endings.
 OF_ROWS = ({}, {"data": []}, {"data": [[1, 2, 3]]}, {"data": [ROW], "foo": 1}, {"data": [["1", 2, 3, 4]]})
 OTHERS = {
     "/predict": OF_ROWS,
@@ -48,13 +48,13 @@ TOKEN = "a-token.of~some+letters/and=="
 
 @pytest.fixture(params=[*ROLES, AT_THE_EDGE])
 def role(request, make_app, tmp_path):
-    """An application of each role, with those beside it that it asks."""
+    """Application of each role. The application of a role that calls other servers has running ones."""
     yield from application(request, make_app, tmp_path)
 
 
 @pytest.fixture(params=[*ROLES, AT_THE_EDGE])
 def guarded(request, make_app, tmp_path):
-    """The same with a token, which webtest sends."""
+    """Application of each role with a token, which webtest sends."""
     file = tmp_path / "tokens"
     file.write_text(TOKEN)
     yield from application(request, make_app, tmp_path, f"Bearer {TOKEN}", token_file=str(file))
@@ -73,112 +73,112 @@ def application(request, make, tmp_path, authorization="", **settings):
         yield app
         return
     app.service.background.start()
-    wait_until(lambda: app.service.readiness.problem() is None, "it knows the others")
+    wait_until(lambda: app.service.readiness.problem() is None, "the application knows the other servers")
     if name == "gateway":
-        # It is ready when it knows most of its members, and answers are of those that it knows.
-        wait_until(lambda: app.get("/ensemble/health").json["status"] == "complete", "it knows all of them")
+        # The gateway is ready when it knows most of its members. Until it knows all, responses come from the known ones.
+        wait_until(lambda: app.get("/ensemble/health").json["status"] == "complete", "the application knows all members")
     yield app
     app.service.background.stop(0)
 
 
-def a_job(app):
-    """The id of a new one."""
+def submit_job(app):
+    """Submits a job and returns its id."""
     return app.post_json("/jobs", {"data": [ROW]}).json["id"]
 
 
-def each_route(app):
+def routes_with_paths(app):
     return [(path, method, route) for path, on_path in app.table.items() for method, route in on_path.items()]
 
 
-def concrete(app, path):
-    """A path that a client sends, of a template."""
+def example_path(app, path):
+    """Returns a path for the template of a route."""
     path = path.replace("/items/{id}", "/items/0000")
-    path = path.replace("{id}", a_job(app)) if "{id}" in path else path
+    path = path.replace("{id}", submit_job(app)) if "{id}" in path else path
     return path.replace("{model}", app.service.model.name).replace("{version}", "1")
 
 
-def of(by_path, path):
-    """What is there for a route that predicts: it begins or ends so; else None."""
+def entry_for(by_path, path):
+    """Returns the entry of the table whose key starts or ends the path, or None."""
     return next((item for part, item in by_path.items() if path.endswith(part) or path.startswith(part)), None)
 
 
 def ask(app, method, path, route, headers=None, **options):
-    """A request that wants what the route gives: at / there is something for those alone who do."""
+    """Sends a valid request to the route. At /, the request has the Accept header of a browser or of a program."""
     options["headers"] = {"Accept": route.doc.media_type, **(headers or {})}
     if route.body is None:
-        return app.request(concrete(app, path), method=method, **options)
-    body = json.dumps(of(BODIES, path)).replace("features", getattr(app.service.model, "input", "features")).encode()
-    return app.request(concrete(app, path), method=method, body=body, content_type="application/json", **options)
+        return app.request(example_path(app, path), method=method, **options)
+    body = json.dumps(entry_for(BODIES, path)).replace("features", getattr(app.service.model, "input", "features")).encode()
+    return app.request(example_path(app, path), method=method, body=body, content_type="application/json", **options)
 
 
-def test_every_route_answers_as_its_table_says_with_its_own_media_type_and_an_id(role):
-    for path, method, route in each_route(role):
+def test_every_route_responds_as_documented_with_its_media_type_and_a_request_id(role):
+    for path, method, route in routes_with_paths(role):
         response = ask(role, method, path, route)
         assert response.status_int == route.doc.success[0]
         assert response.headers.get("Content-Type") == (None if response.status_int in NO_CONTENT else route.doc.media_type)
         assert re.fullmatch("[0-9a-f]{32}", response.headers["X-Request-ID"])
 
 
-def test_every_route_returns_the_callers_id_if_it_is_well_formed(role):
-    for path, method, route in each_route(role):
+def test_every_route_returns_a_well_formed_request_id_of_the_caller(role):
+    for path, method, route in routes_with_paths(role):
         for good in ("a", "A.b_c-9", "x" * 64):
             assert ask(role, method, path, route, headers={"X-Request-ID": good}).headers["X-Request-ID"] == good
         for bad in ("", "x" * 65, "a b", "a\tb", "<script>", "é", "a;b"):
             assert ask(role, method, path, route, headers={"X-Request-ID": bad}).headers["X-Request-ID"] != bad
 
 
-def test_every_prediction_tells_the_digest_of_its_model(role):
-    for path, method, route in each_route(role):
-        if of(BODIES, path) and "/jobs" not in path and path not in ("/items/{id}", "/edge/telemetry"):
+def test_every_prediction_has_the_digest_of_its_model(role):
+    for path, method, route in routes_with_paths(role):
+        if entry_for(BODIES, path) and "/jobs" not in path and path not in ("/items/{id}", "/edge/telemetry"):
             model = FAST if path == "/predict/hybrid" else role.service.model.digest
             if path == "/ensemble/predict":
                 model = MEMBERS
             assert ask(role, method, path, route).headers["X-Model-Digest"] == model
 
 
-def test_head_gives_the_headers_of_get_and_no_content(role):
+def test_head_returns_the_headers_of_get_without_content(role):
     for path, on_path in role.table.items():
         if "GET" in on_path:
-            place = concrete(role, path)
+            place = example_path(role, path)
             wants = {"Accept": on_path["GET"].doc.media_type}
             get, head = role.get(place, headers=wants), role.head(place, headers=wants)
             assert head.body == b""
             assert head.status == get.status
-            # The second finds in the cache what the first has left there.
+            # The first request has filled the cache for the second.
             same = [name for name in get.headers if name not in ("X-Request-ID", "Content-Length", "Cache-Status")]
             assert [(n, head.headers[n]) for n in same] == [(n, get.headers[n]) for n in same]
-            # The metrics grow with every request; every other length is that of the content left out.
+            # The metrics grow with every request. Every other length must be that of the GET response.
             assert path in ("/metrics", "/jobs", "/cache") or head.headers["Content-Length"] == str(len(get.body))
 
 
-def test_options_is_204_with_the_methods_that_work(role):
+def test_options_returns_204_with_the_allowed_methods(role):
     for path, on_path in role.table.items():
-        response = role.options(concrete(role, path))
+        response = role.options(example_path(role, path))
         assert (response.status_int, response.body) == (204, b"")
         assert "Content-Length" not in response.headers
         allowed = response.headers["Allow"].split(", ")
         assert set(on_path) | {"OPTIONS"} | ({"HEAD"} if "GET" in on_path else set()) == set(allowed)
 
 
-def test_a_wrong_method_is_405_with_allow(role):
+def test_a_method_that_is_not_allowed_gets_405_with_allow(role):
     for path in role.table:
-        allowed = role.options(concrete(role, path)).headers["Allow"]
+        allowed = role.options(example_path(role, path)).headers["Allow"]
         for method in METHODS:
             if method not in allowed.split(", "):
-                # Not through webtest, whose lint takes CONNECT for a mistake.
-                status, headers, content = call_wsgi(role.service.app, method, concrete(role, path))
+                # Without webtest, because its lint rejects CONNECT.
+                status, headers, content = call_wsgi(role.service.app, method, example_path(role, path))
                 assert (status, headers["Allow"]) == (405, allowed)
                 assert (
                     method == "HEAD" or allowed in json.loads(content)["error" if path.startswith(("/v2", "/v1")) else "detail"]
                 )
 
 
-def test_every_failure_is_a_document_of_its_protocol_under_the_callers_id(role):
+def test_every_error_is_a_document_of_its_protocol_with_the_request_id(role):
     asked = [("GET", "/nowhere", 404), ("GET", "/v2/nowhere", 404), ("GET", "/v1", 404), ("BREW", "/health", 501)]
     asked += [("PATCH", path, 405) for path in role.table]
-    asked += [(method, path, 400) for path, method, route in each_route(role) if route.body is not None]
+    asked += [(method, path, 400) for path, method, route in routes_with_paths(role) if route.body is not None]
     for method, path, status in asked:
-        found, headers, content = call_wsgi(role.service.app, method, concrete(role, path), HTTP_X_REQUEST_ID="mine")
+        found, headers, content = call_wsgi(role.service.app, method, example_path(role, path), HTTP_X_REQUEST_ID="mine")
         assert (found, headers["X-Request-ID"]) == (status, "mine")
         if path.startswith(("/v2", "/v1")):
             assert headers["Content-Type"] == "application/json"
@@ -206,15 +206,15 @@ def test_the_openapi_document_with_a_token_is_valid(guarded):
     check_description(guarded)
 
 
-def test_the_openapi_document_shows_the_very_table(role):
+def test_the_openapi_document_describes_the_same_routes_as_the_route_table(role):
     document = role.get("/openapi.json").json
     assert document["openapi"].startswith("3.1")
     shown = {(path, method.upper()) for path, item in document["paths"].items() for method in item}
-    assert shown == {(path, method) for path, method, _ in each_route(role)}
+    assert shown == {(path, method) for path, method, _ in routes_with_paths(role)}
 
 
 def schemas_in(document):
-    """Every object of the document that has a type, wherever it stands."""
+    """Yields every object of the document that has a type."""
     left = [document]
     while left:
         item = left.pop()
@@ -226,12 +226,12 @@ def schemas_in(document):
             left += item
 
 
-def test_code_generators_find_items_in_every_array_and_a_name_of_its_own_for_every_operation(role):
+def test_every_array_has_items_and_every_operation_has_a_unique_name_for_code_generators(role):
     document = role.get("/openapi.json").json
     arrays = [element for element in schemas_in(document) if "array" in element["type"]]
     assert arrays and not [array for array in arrays if not isinstance(array.get("items"), dict)]
     operations = [element for item in document["paths"].values() for element in item.values()]
-    # As generators form the names of functions and classes.
+    # The form in which code generators build function and class names.
     names = ["".join(re.findall("[a-z0-9]+", operation["operationId"].lower())) for operation in operations]
     assert len(set(names)) == len(names)
     for path, item in document["paths"].items():
@@ -239,11 +239,11 @@ def test_code_generators_find_items_in_every_array_and_a_name_of_its_own_for_eve
             assert [told["name"] for told in element.get("parameters", [])] == re.findall(r"\{(\w+)\}", path)
 
 
-def test_answers_fit_the_schemas_that_openapi_shows_of_them(role):
+def test_responses_match_the_schemas_in_the_openapi_document(role):
     from jsonschema import Draft202012Validator
 
     paths = role.get("/openapi.json").json["paths"]
-    for path, method, route in each_route(role):
+    for path, method, route in routes_with_paths(role):
         operation = paths[path][method.lower()]
         contents = operation["responses"][str(route.doc.success[0])].get("content", {})
         assert set(contents) == (set() if route.doc.success[0] in NO_CONTENT else {route.doc.media_type}) | (
@@ -254,16 +254,16 @@ def test_answers_fit_the_schemas_that_openapi_shows_of_them(role):
         if route.body is not None:
             schema = operation["requestBody"]["content"]["application/json"]["schema"]
             validator = Draft202012Validator(schema)
-            validator.validate(of(BODIES, path))
-            for bad in of(OTHERS, path):
+            validator.validate(entry_for(BODIES, path))
+            for bad in entry_for(OTHERS, path):
                 assert not validator.is_valid(bad)
 
 
-def test_every_request_leaves_one_line_in_the_log_without_its_values(role, log):
-    for path, method, route in each_route(role):
+def test_every_request_has_one_line_in_the_log_without_its_values(role, log):
+    for path, method, route in routes_with_paths(role):
         ask(role, method, path, route, headers={"X-Request-ID": "logged"})
     lines = [line for line in log.events() if line.get("request_id") == "logged"]
-    assert [(line["route"], line["method"]) for line in lines] == [(path, method) for path, method, _ in each_route(role)]
+    assert [(line["route"], line["method"]) for line in lines] == [(path, method) for path, method, _ in routes_with_paths(role)]
     for line in lines:
         route = role.table[line["route"]][line["method"]]
         assert line["status"] == route.doc.success[0] and line["ms"] >= 0 and line["model"] == "1.0.0"
@@ -273,11 +273,11 @@ def test_every_request_leaves_one_line_in_the_log_without_its_values(role, log):
         assert "5.1" not in json.dumps({**line, "ms": 0, "time": ""})
 
 
-def test_while_the_server_stops_it_is_alive_and_not_ready(role):
+def test_a_stopping_server_is_alive_and_not_ready(role):
     role.service.readiness.stopping = True
     assert "shutting down" in role.get("/readyz", status=503).json["detail"]
     assert role.get("/livez").json == {"live": True}
-    for path, method, route in each_route(role):
+    for path, method, route in routes_with_paths(role):
         ready = path == "/readyz" or path.startswith(("/v2/", "/v1/"))
         ask(role, method, path, route, status=503 if ready and 503 in route.doc.failures else route.doc.success[0])
 
@@ -289,13 +289,13 @@ def test_a_line_feed_in_a_path_is_escaped_in_the_log(role, log):
     assert log.raw_lines[-1].isprintable()
 
 
-def test_without_a_token_nothing_answers_but_the_root_health_readiness_and_metrics(guarded):
+def test_without_a_token_only_the_root_health_readiness_and_metrics_respond(guarded):
     doors = {"/", "/health", "/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"} & guarded.table.keys()
     nowhere = ["/nowhere", "/v2/nowhere", "/v1", "/health/", "/edge/nothing", "*", "", *({"/v2/health/live"} - doors)]
     for path in [*guarded.table, *nowhere]:
         for method in (*METHODS, "BREW"):
             for sent in ({}, {"HTTP_AUTHORIZATION": "Bearer another-token-of-letters"}):
-                # Not a byte of what would be its body is read.
+                # The server does not read the body.
                 unread = {"wsgi.input": None, "CONTENT_LENGTH": "9" * 30, "CONTENT_TYPE": "text/html", **sent}
                 status, headers, content = call_wsgi(guarded.service.app, method, path, HTTP_X_REQUEST_ID="mine", **unread)
                 if path in doors:
@@ -306,23 +306,23 @@ def test_without_a_token_nothing_answers_but_the_root_health_readiness_and_metri
                 assert headers["WWW-Authenticate"] == challenge
                 is_protocol_path = path.startswith(("/v2", "/v1"))
                 assert headers["Content-Type"] == ("application/json" if is_protocol_path else "application/problem+json")
-                # Whatever is there, or is not, it is the same answer.
+                # The response is the same whether the resource exists or not.
                 assert method == "HEAD" or set(json.loads(content)) == (
                     {"error"} if is_protocol_path else {"title", "status", "detail", "request_id"}
                 )
 
 
-def test_with_a_token_every_route_answers_as_without_any(guarded):
-    for path, method, route in each_route(guarded):
+def test_with_a_token_every_route_responds_as_without_authentication(guarded):
+    for path, method, route in routes_with_paths(guarded):
         assert ask(guarded, method, path, route).status_int == route.doc.success[0]
     assert guarded.get("/nowhere", status=404) and guarded.delete("/health", status=405)
 
 
-def test_the_description_tells_which_routes_want_a_token(guarded):
+def test_the_openapi_document_shows_which_routes_require_a_token(guarded):
     document = guarded.get("/openapi.json").json
     assert document["components"]["securitySchemes"] == {"token": {"type": "http", "scheme": "bearer"}}
     for path, item in document["paths"].items():
-        refused = call_wsgi(guarded.service.app, "GET", concrete(guarded, path))[0] == 401
+        refused = call_wsgi(guarded.service.app, "GET", example_path(guarded, path))[0] == 401
         for operation in item.values():
             assert operation.get("security") == ([{"token": []}] if refused else None)
             assert ("401" in operation["responses"]) == refused

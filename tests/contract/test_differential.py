@@ -1,4 +1,4 @@
-"""The parser against h11, an independent one: damaged requests that h11 refuses must never be accepted here."""
+"""Differential test against h11: damaged requests that h11 refuses must be refused here too."""
 
 import os
 import random
@@ -56,7 +56,7 @@ Change = Callable[[bytes, random.Random], bytes]
 
 
 class Read(NamedTuple):
-    """What a parser made of the first request."""
+    """Result of a parser for the first request."""
 
     method: str
     target: str
@@ -64,10 +64,10 @@ class Read(NamedTuple):
     body: bytes
 
 
-def by_h11(data: bytes) -> Read | None:
-    """The first request as h11 reads it, None if it refuses it or misses its end."""
+def read_by_h11(data: bytes) -> Read | None:
+    """Returns the first request as h11 reads it, or None if h11 refuses it or needs more bytes."""
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 30)
-    # RFC 9112, section 2.2: one empty line before the request line is ignored; h11 refuses it.
+    # RFC 9112, section 2.2, allows an empty line before the request line. h11 refuses this line.
     connection.receive_data(data.removeprefix(b"\r\n"))
     connection.receive_data(b"")
     head, body = None, []
@@ -90,8 +90,8 @@ def by_h11(data: bytes) -> Read | None:
     return Read(head.method.decode(), head.target.decode("latin-1"), fields, b"".join(body))
 
 
-def by_us(pieces: list[bytes]) -> Read | None:
-    """The first request as our parser reads it, None if it refuses it or waits for more; raises what must never be raised."""
+def read_by_parser(pieces: list[bytes]) -> Read | None:
+    """Returns the first request as our parser reads it, or None if the parser refuses it or needs more bytes."""
     reader = RequestParser(MOST_BODY)
     request = None
     try:
@@ -112,19 +112,19 @@ def by_us(pieces: list[bytes]) -> Read | None:
 
 
 def path_of(target: str) -> str:
-    """The path in a target of either form, still encoded."""
+    """Returns the encoded path of a target in origin or absolute form."""
     path = re.sub(r"\Ahttps?://[^/?]*", "", target, flags=re.IGNORECASE).split("?")[0]
     return path or "/"
 
 
 def comparable(read: Read) -> tuple[str, str, dict[str, str], bytes]:
-    """Without what WSGI has no place for: names with an underscore, the coding, and which line of a list a member was on."""
+    """Removes what WSGI cannot represent: names with an underscore, the chunked coding, and the line breaks within a list."""
     fields: dict[str, str] = {}
     for name, value in read.fields:
         if "_" not in name and name != "TRANSFER-ENCODING":
             fields[name] = f"{fields[name]}, {value}" if name in fields else value
     if not read.target.startswith(("/", "*")):
-        # We put the target's authority in its place, as RFC 9112, section 3.2.2, wants; h11 leaves that to its user.
+        # Our parser replaces Host by the target's authority (RFC 9112, section 3.2.2). h11 leaves this to its caller.
         fields.pop("HOST", None)
     return read.method, read.target, fields, read.body
 
@@ -132,8 +132,8 @@ def comparable(read: Read) -> tuple[str, str, dict[str, str], bytes]:
 # --- Damage -----------------------------------------------------------------------------------------------------------
 
 
-def somewhere(data: bytes, chance: random.Random) -> int:
-    """A place; often one at a line's end or a colon, where parsers differ."""
+def random_position(data: bytes, chance: random.Random) -> int:
+    """Returns a random position, often next to a line end or a colon, where parsers differ most."""
     if chance.random() < 0.4:
         ends = [found.start() for found in re.finditer(rb"[\r\n:; ]", data)]
         if ends:
@@ -142,22 +142,22 @@ def somewhere(data: bytes, chance: random.Random) -> int:
 
 
 def flip(data: bytes, chance: random.Random) -> bytes:
-    at = min(somewhere(data, chance), len(data) - 1)
+    at = min(random_position(data, chance), len(data) - 1)
     return data[:at] + bytes([data[at] ^ (1 << chance.randrange(8))]) + data[at + 1 :]
 
 
 def replace(data: bytes, chance: random.Random) -> bytes:
-    at = somewhere(data, chance)
+    at = random_position(data, chance)
     return data[:at] + bytes([chance.choice(BYTES)]) + data[at + 1 :]
 
 
 def insert_byte(data: bytes, chance: random.Random) -> bytes:
-    at = somewhere(data, chance)
+    at = random_position(data, chance)
     return data[:at] + bytes([chance.choice(BYTES)]) + data[at:]
 
 
 def insert_token(data: bytes, chance: random.Random) -> bytes:
-    at = somewhere(data, chance)
+    at = random_position(data, chance)
     return data[:at] + chance.choice(TOKENS) + data[at:]
 
 
@@ -168,7 +168,7 @@ def insert_line(data: bytes, chance: random.Random) -> bytes:
 
 
 def delete(data: bytes, chance: random.Random) -> bytes:
-    at = somewhere(data, chance)
+    at = random_position(data, chance)
     return data[:at] + data[at + chance.choice((1, 1, 1, 2, 3, 8, 40)) :]
 
 
@@ -207,7 +207,7 @@ def change_line_end(data: bytes, chance: random.Random) -> bytes:
 
 
 def change_size(data: bytes, chance: random.Random) -> bytes:
-    """Another size of a chunk, or another number anywhere."""
+    """Changes the size of a chunk, or another number."""
     found = list((sizes if chance.random() < 0.6 else digits).finditer(data))
     if not found:
         return data
@@ -229,7 +229,7 @@ def change_case(data: bytes, chance: random.Random) -> bytes:
 
 def splice(data: bytes, chance: random.Random) -> bytes:
     other = chance.choice(SEEDS)
-    return data[: somewhere(data, chance)] + other[somewhere(other, chance) :]
+    return data[: random_position(data, chance)] + other[random_position(other, chance) :]
 
 
 def splice_lines(data: bytes, chance: random.Random) -> bytes:
@@ -241,16 +241,16 @@ BYTEWISE: list[Change] = [flip, replace, insert_byte, insert_token, delete, swap
 LINEWISE: list[Change] = [insert_line, delete_line, double_line, swap_lines, change_line_end, change_case, splice_lines]
 
 
-def damaged(chance: random.Random) -> bytes:
-    """A request with one to three changes, most often one that was good before."""
+def damage(chance: random.Random) -> bytes:
+    """Returns a request with one to three changes. The original is usually valid."""
     data = chance.choice(SERVED if chance.random() < 0.7 else SEEDS)
     for _ in range(chance.choice((1, 1, 1, 1, 2, 2, 3))):
         data = chance.choice(BYTEWISE + LINEWISE)(data, chance) or b"\r\n"
     return data
 
 
-def cut_up(data: bytes, chance: random.Random) -> list[bytes]:
-    places = sorted({0, *(somewhere(data, chance) for _ in range(chance.randrange(1, 5))), len(data)})
+def split_randomly(data: bytes, chance: random.Random) -> list[bytes]:
+    places = sorted({0, *(random_position(data, chance) for _ in range(chance.randrange(1, 5))), len(data)})
     return [data[start:end] for start, end in pairwise(places)]
 
 
@@ -258,10 +258,10 @@ def cut_up(data: bytes, chance: random.Random) -> list[bytes]:
 
 
 def compare(data: bytes, chance: random.Random) -> str:
-    """Holds one case against h11, and against itself in pieces; what became of it, to be counted."""
+    """Compares one request with h11, and with the same request in pieces. Returns the outcome for the statistics."""
     try:
-        ours, theirs = by_us([data]), by_h11(data)
-        assert by_us(cut_up(data, chance)) == ours, "in pieces it is read otherwise"
+        ours, theirs = read_by_parser([data]), read_by_h11(data)
+        assert read_by_parser(split_randomly(data, chance)) == ours, "in pieces it is read otherwise"
         if ours is None:
             return "refused by both" if theirs is None else "refused by us"
         assert theirs is not None, "h11 refuses what we accept"
@@ -273,31 +273,31 @@ def compare(data: bytes, chance: random.Random) -> str:
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))
-def test_nothing_that_h11_refuses_is_accepted_and_what_both_accept_is_read_alike(shard):
+def test_no_request_that_h11_refuses_is_accepted_and_both_parsers_read_the_same(shard):
     chance = random.Random(SEED + shard)
-    became = Counter(compare(damaged(chance), chance) for _ in range(CASES // SHARDS))
-    # Else the damage would be too great, or too small, to tell anything.
+    became = Counter(compare(damage(chance), chance) for _ in range(CASES // SHARDS))
+    # Otherwise the damage is too large or too small for a useful test.
     for outcome in ("accepted by both", "refused by both", "refused by us"):
         assert became[outcome] > CASES // SHARDS // 50, became
 
 
 @pytest.mark.long
-def test_the_vectors_themselves_are_read_alike():
+def test_h11_and_the_parser_read_the_vectors_alike():
     chance = random.Random(SEED)
     for vector in VECTORS:
         compare(vector.request, chance)
 
 
-def test_the_parser_alone_tells_the_vectors_that_it_must_refuse():
-    """Without a socket, which is where a debugger reaches."""
+def test_the_parser_refuses_the_invalid_vectors_without_a_server():
+    """Runs without a socket, so that a debugger can follow the parser."""
     own = {400, 413, 414, 417, 431}
     for vector in VECTORS:
         if vector.statuses[0] < 400:
-            assert by_us([vector.request]), vector.name
+            assert read_by_parser([vector.request]), vector.name
         elif (
             len(vector.statuses) == 1
             and vector.closes
             and vector.statuses[0] in own
             and vector.name != "1.0-post-without-a-length"
         ):
-            assert not by_us([vector.request]), vector.name
+            assert not read_by_parser([vector.request]), vector.name

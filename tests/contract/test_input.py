@@ -1,4 +1,4 @@
-"""What each kind of input gets, where the application decides it: tables as data."""
+"""Responses of the application to each kind of input, as tables."""
 
 import json
 
@@ -79,7 +79,7 @@ NOT_VALID = {
     "an escaped lone surrogate as a name": (b'{"\\udfff": 1}', "#"),
     "{}": (b"{}", "#"),
     '{"foo": 1}': (b'{"foo": 1}', "#"),
-    "unknown member beside data": (b'{"data": [[5.1, 3.5, 1.4, 0.2]], "foo": 1}', "#"),
+    "unknown member next to data": (b'{"data": [[5.1, 3.5, 1.4, 0.2]], "foo": 1}', "#"),
     "DATA": (FIXED.replace("data", "DATA").encode(), "#"),
     "data is a number": (b'{"data": 5.1}', "#/data"),
     "data is null": (b'{"data": null}', "#/data"),
@@ -148,7 +148,7 @@ def problem(body: bytes, status: int) -> dict:
 
 @pytest.mark.parametrize("path", TAKING)
 @pytest.mark.parametrize("body", NOT_DECODABLE.values(), ids=NOT_DECODABLE.keys())
-def test_what_cannot_be_parsed_is_400(call, path, body):
+def test_a_body_that_cannot_be_parsed_gets_400(call, path, body):
     status, headers, response = call("POST", path, body)
     assert (status, headers["Content-Type"]) == (400, "application/problem+json")
     assert "errors" not in problem(response, 400)
@@ -156,7 +156,7 @@ def test_what_cannot_be_parsed_is_400(call, path, body):
 
 @pytest.mark.parametrize("path", TAKING)
 @pytest.mark.parametrize(("body", "pointer"), NOT_VALID.values(), ids=NOT_VALID.keys())
-def test_what_breaks_the_schema_is_422_with_a_pointer(call, path, body, pointer):
+def test_a_body_that_violates_the_schema_gets_422_with_a_pointer(call, path, body, pointer):
     status, headers, response = call("POST", path, body)
     assert (status, headers["Content-Type"]) == (422, "application/problem+json")
     assert problem(response, 422)["errors"][0]["pointer"] == pointer
@@ -164,12 +164,12 @@ def test_what_breaks_the_schema_is_422_with_a_pointer(call, path, body, pointer)
 
 @pytest.mark.parametrize("path", TAKING)
 @pytest.mark.parametrize("body", ACCEPTED.values(), ids=ACCEPTED.keys())
-def test_numbers_of_every_legal_form_are_accepted(call, path, body):
+def test_every_valid_form_of_a_number_is_accepted(call, path, body):
     status, _, response = call("POST", path, body)
     assert status == 200, response
 
 
-def test_every_fault_of_a_body_is_named_up_to_ten(call):
+def test_up_to_ten_errors_of_a_body_are_reported(call):
     rows = [[1, 2, 3], "x", [1, 2, 3, None], [1, 2, 3, 4], [True, 2, 3, 1e39]]
     _, _, response = call("POST", "/predict/batch", json.dumps({"data": rows}).encode())
     assert [fault["pointer"] for fault in json.loads(response)["errors"]] == [
@@ -184,7 +184,7 @@ def test_every_fault_of_a_body_is_named_up_to_ten(call):
 
 
 @pytest.mark.parametrize("path", SINGLE)
-def test_two_rows_on_a_single_route_are_422_and_the_way_out_is_named(call, path):
+def test_two_rows_on_a_route_for_one_row_get_422_with_the_name_of_the_batch_route(call, path):
     status, _, response = call("POST", path, b'{"data": [[5.1, 3.5, 1.4, 0.2], [6.7, 3.1, 4.7, 1.5]]}')
     assert status == 422
     (fault,) = problem(response, 422)["errors"]
@@ -192,31 +192,31 @@ def test_two_rows_on_a_single_route_are_422_and_the_way_out_is_named(call, path)
     assert "has 2 rows" in fault["detail"] and "1 at most" in fault["detail"] and "/predict/batch" in fault["detail"]
 
 
-def test_more_rows_than_the_limit_are_422_and_the_limit_is_named(make_app):
+def test_more_rows_than_the_limit_get_422_with_the_limit(make_app):
     app = make_app(max_rows=3)
     assert app.post_json("/predict/batch", {"data": [[1, 2, 3, 4]] * 3}).status_int == 200
     response = app.post_json("/predict/batch", {"data": [[1, 2, 3, 4]] * 4}, status=422)
     assert "has 4 rows; this route takes 3 at most" in response.json["errors"][0]["detail"]
 
 
-def test_a_body_over_the_limit_is_413_with_a_length_and_without(make_app):
+def test_a_body_over_the_limit_gets_413_with_and_without_a_length(make_app):
     app = make_app(max_body_bytes=200, max_rows=50)
     body = json.dumps({"data": [[1, 2, 3, 4]]}).ljust(200)
     assert app.post("/predict", body, content_type="application/json").status_int == 200
     response = app.post("/predict", body + " ", content_type="application/json", status=413)
     assert "200 bytes" in response.json["detail"]
-    # A server that decodes chunks gives no length, and marks the end of the body instead.
+    # A server that decodes chunks gives no length, and marks the end of the body.
     marked = {"wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
     assert call_wsgi(app.service.app, "POST", "/predict", body.encode(), **marked)[0] == 200
     assert call_wsgi(app.service.app, "POST", "/predict", body.encode() + b" ", **marked)[0] == 413
 
 
-def test_a_request_without_any_body_is_400(call):
+def test_a_request_without_a_body_gets_400(call):
     assert call("POST", "/predict", CONTENT_LENGTH="")[0] == 400
 
 
 @pytest.mark.parametrize("length", ["9" * 20, "9" * 5000, "1048577"])
-def test_a_length_over_the_limit_is_413_without_a_byte_read(call, length):
+def test_a_length_over_the_limit_gets_413_and_no_byte_is_read(call, length):
     class Untouched:
         def read(self, size=-1):
             raise AssertionError("the body was read")
@@ -226,33 +226,33 @@ def test_a_length_over_the_limit_is_413_without_a_byte_read(call, length):
 
 
 @pytest.mark.parametrize("length", ["-1", "+1", "1 ", "1_0", "0x10", "1.0", "٣", "²"])
-def test_a_length_that_is_no_number_is_400(call, length):
+def test_an_invalid_length_gets_400(call, length):
     assert call("POST", "/predict", FIXED.encode(), CONTENT_LENGTH=length)[0] == 400
 
 
-def test_leading_zeros_of_a_length_change_nothing(call):
+def test_leading_zeros_of_a_length_are_ignored(call):
     assert call("POST", "/predict", FIXED.encode(), CONTENT_LENGTH="0" * 30 + str(len(FIXED)))[0] == 200
 
 
-def test_a_body_shorter_than_its_length_is_400(call):
+def test_a_body_shorter_than_its_length_gets_400(call):
     status, _, response = call("POST", "/predict", FIXED.encode(), CONTENT_LENGTH="1000")
     assert status == 400
     assert "ended before" in problem(response, 400)["detail"]
 
 
-def test_a_body_whose_end_the_server_does_not_mark_is_411(call):
+def test_a_body_without_a_marked_end_gets_411(call):
     assert call("POST", "/predict", FIXED.encode(), CONTENT_LENGTH="", HTTP_TRANSFER_ENCODING="chunked")[0] == 411
 
 
 @pytest.mark.parametrize("path", TAKING)
 @pytest.mark.parametrize("media", JSON_TYPES)
-def test_json_in_utf_8_is_taken_however_it_is_written(call, path, media):
+def test_json_in_utf_8_is_accepted_in_every_notation(call, path, media):
     assert call("POST", path, FIXED.encode(), CONTENT_TYPE=media)[0] == 200
 
 
 @pytest.mark.parametrize("path", TAKING)
 @pytest.mark.parametrize("media", OTHER_TYPES)
-def test_another_media_type_or_charset_is_415_and_the_right_one_is_told(call, path, media):
+def test_another_media_type_or_charset_gets_415_with_the_supported_one(call, path, media):
     status, headers, response = call("POST", path, FIXED.encode(), CONTENT_TYPE=media)
     assert (status, headers["Accept-Post"]) == (415, "application/json")
     problem(response, 415)
@@ -265,13 +265,13 @@ def test_a_missing_media_type_is_accepted(call, path):
 
 @pytest.mark.parametrize("path", TAKING)
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "gzip, identity", ""])
-def test_a_content_coding_is_415_and_identity_is_told(call, path, coding):
+def test_a_content_coding_gets_415_with_identity(call, path, coding):
     status, headers, _ = call("POST", path, FIXED.encode(), HTTP_CONTENT_ENCODING=coding)
     assert (status, headers["Accept-Encoding"]) == (415, "identity")
 
 
 @pytest.mark.parametrize("coding", ["identity", " Identity "])
-def test_the_coding_identity_is_none(call, coding):
+def test_the_content_coding_identity_has_no_effect(call, coding):
     assert call("POST", "/predict", FIXED.encode(), HTTP_CONTENT_ENCODING=coding)[0] == 200
 
 
@@ -281,7 +281,7 @@ def test_the_coding_identity_is_none(call, coding):
      "/label%00", "/predict%2flabel", "/%2e%2e/label", "/label\n", "/lab\xe9l", "/label\x7f", "/\xff\xfe", "", "label"],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "OPTIONS"])
-def test_only_the_very_paths_of_the_table_are_served(call, method, path):
+def test_only_the_exact_paths_of_the_routes_are_served(call, method, path):
     status, headers, response = call(method, path)
     assert (status, headers["Content-Type"]) == (404, "application/problem+json")
     assert response == b"" if method == "HEAD" else b"etc" not in response
@@ -294,13 +294,13 @@ def test_options_of_the_whole_server_names_the_methods_of_all_routes(call):
 
 @pytest.mark.parametrize("method", ["BREW", "get", "GETT", "PROPFIND", "M-SEARCH", "\xff"])
 @pytest.mark.parametrize("path", ["/predict", "/label", "/nowhere"])
-def test_an_unknown_method_is_501(call, method, path):
+def test_an_unknown_method_gets_501(call, method, path):
     status, _, response = call(method, path)
     assert status == 501
     problem(response, 501)
 
 
-def test_nothing_that_was_sent_stands_in_a_problem_document(call):
+def test_no_value_of_a_request_appears_in_a_problem_document(call):
     marker = "Zx9pQ7"
     texts = [f'"{marker}"', f'{{"{marker}": 1}}', f'{{"data": [["{marker}"]]}}', f"{marker}", f'{{"data": {marker}}}']
     for body in texts:

@@ -1,4 +1,4 @@
-"""Whatever JSON is sent, the answer is JSON and never a 5xx."""
+"""Property tests: for any JSON or bytes, the response is JSON and never a 5xx."""
 
 import json
 
@@ -19,13 +19,13 @@ good_rows = st.lists(
 relaxed = settings(max_examples=400 if CI else 150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-def answered(call, path: str, body: bytes) -> tuple[int, dict]:
+def respond(call, path: str, body: bytes) -> tuple[int, dict]:
     status, headers, content = call("POST", path, body)
     assert headers["Content-Type"] == ("application/json" if status == 200 else "application/problem+json")
     assert len(content) == int(headers["Content-Length"])
 
     def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     return status, json.loads(content.decode("utf-8"), parse_constant=refuse)
 
@@ -33,28 +33,28 @@ def answered(call, path: str, body: bytes) -> tuple[int, dict]:
 @pytest.mark.long
 @relaxed
 @given(document=documents | almost_bodies, path=st.sampled_from(TAKING))
-def test_no_document_of_any_shape_gets_a_5xx_or_an_answer_that_is_no_json(call, document, path):
-    status, _ = answered(call, path, json.dumps(document).encode())
+def test_no_json_document_gets_a_5xx_or_a_response_that_is_not_json(call, document, path):
+    status, _ = respond(call, path, json.dumps(document).encode())
     assert status in (200, 400, 422)
 
 
 @relaxed
 @given(body=st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
-def test_no_bytes_get_a_5xx_or_an_answer_that_is_no_json(call, body):
-    assert answered(call, "/predict/batch", body)[0] in (200, 400, 422)
+def test_no_bytes_get_a_5xx_or_a_response_that_is_not_json(call, body):
+    assert respond(call, "/predict/batch", body)[0] in (200, 400, 422)
 
 
 @relaxed
 @given(start=st.integers(0, 40), end=st.integers(0, 40), middle=st.binary(max_size=5))
-def test_no_damage_to_a_good_body_gets_a_5xx(call, start, end, middle):
+def test_no_damage_to_a_valid_body_gets_a_5xx(call, start, end, middle):
     good = b'{"data": [[5.1, 3.5, 1.4, 0.2]]}'
-    assert answered(call, "/predict", good[:start] + middle + good[end:])[0] in (200, 400, 422)
+    assert respond(call, "/predict", good[:start] + middle + good[end:])[0] in (200, 400, 422)
 
 
 @relaxed
 @given(rows=good_rows)
-def test_every_finite_row_is_answered_with_probabilities_that_sum_to_one(call, rows):
-    status, response = answered(call, "/predict/batch", json.dumps({"data": rows}).encode())
+def test_every_finite_row_gets_probabilities_that_sum_to_one(call, rows):
+    status, response = respond(call, "/predict/batch", json.dumps({"data": rows}).encode())
     assert status == 200
     for label, probabilities in zip(response["labels"], response["probabilities"], strict=True):
         assert abs(sum(probabilities) - 1) < 1e-5

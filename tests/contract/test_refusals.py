@@ -1,4 +1,4 @@
-"""A request that is refused early gets its answer, also where its client, or nginx in front, sends the whole body first."""
+"""Early refusals: the client gets the response even if it, or nginx, sends the whole body first."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,16 +11,16 @@ from optional_programs import require_program
 from server_process import free_ports
 
 PIECE = b" " * 65536
-# 32 MiB: more than the buffers of sockets take, and than the 4 MiB that were once read before the close.
+# 32 MiB exceed the socket buffers, and the 4 MiB that an old version read before it closed the connection.
 MANY = 512
 JSON = "Content-Type: application/json"
 FRAMINGS = {"length": f"Content-Length: {MANY * len(PIECE)}", "chunks": "Transfer-Encoding: chunked"}
-# A server that would take such a body.
+# A server that accepts this body.
 LARGE = ("--max-body-bytes", "67108864", "--pending-bytes", "67108864")
 
 
 def send_all(connection: RawConnection, framing: str, *fields: str, host: str = "localhost") -> HttpResponse:
-    """Sends a large body whatever comes back meanwhile, and reads the answer then."""
+    """Sends a large body without reading in between, and then reads the response."""
     head = ["POST /predict/batch HTTP/1.1", f"Host: {host}", JSON, FRAMINGS[framing], *fields]
     connection.send("\r\n".join(head).encode() + b"\r\n\r\n")
     for _ in range(MANY):
@@ -53,7 +53,7 @@ def test_a_client_that_sends_its_whole_body_before_it_reads_gets_its_refusal(run
 
 
 class Proxy(NamedTuple):
-    """nginx with its defaults, but for the size of bodies."""
+    """nginx with its default settings, except for the body size."""
 
     host: str
     port: int
@@ -73,7 +73,7 @@ def nginx(tmp_path) -> Iterator[Callable[..., Proxy]]:
         head = f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/log; events {{ }}"
         (folder / "conf").write_text(f"{head} http {{ access_log off; {paths} {server} }}")
         started.append(subprocess.Popen([program, "-e", f"{folder}/log", "-c", f"{folder}/conf"]))
-        wait_until(lambda: listens(port, started[-1], folder), "nginx listens")
+        wait_until(lambda: accepts_connections(port, started[-1], folder), "nginx listens")
         return Proxy("127.0.0.1", port)
 
     yield start
@@ -82,7 +82,7 @@ def nginx(tmp_path) -> Iterator[Callable[..., Proxy]]:
         item.wait(120)
 
 
-def listens(port: int, process: subprocess.Popen, folder: Path) -> bool:
+def accepts_connections(port: int, process: subprocess.Popen, folder: Path) -> bool:
     assert process.poll() is None, (folder / "log").read_text()
     try:
         RawConnection(Proxy("127.0.0.1", port)).socket.close()
@@ -93,19 +93,19 @@ def listens(port: int, process: subprocess.Popen, folder: Path) -> bool:
 
 @pytest.mark.long
 @pytest.mark.parametrize("buffering", ["on", "off"])
-def test_nginx_passes_on_a_refusal_and_makes_no_502_of_it(run, tokens, nginx, buffering):
+def test_nginx_forwards_a_refusal_and_does_not_respond_with_502(run, tokens, nginx, buffering):
     server, guarded = run(), run(*LARGE, "--token-file", tokens)
     front, before_guarded = nginx(server.port, buffering), nginx(guarded.port, buffering)
     for framing in FRAMINGS:
         for _ in range(3):
             with RawConnection(front) as connection:
-                assert passed_on(connection, framing) == 413
+                assert forwarded_status(connection, framing) == 413
             with RawConnection(before_guarded) as connection:
-                assert passed_on(connection, framing) == 401
+                assert forwarded_status(connection, framing) == 401
 
 
-def passed_on(connection: RawConnection, framing: str) -> int:
-    """The status that comes back, which nginx may send, and close behind it, before it has the whole body."""
+def forwarded_status(connection: RawConnection, framing: str) -> int:
+    """Returns the status that nginx forwards. nginx may close the connection after it, before it has the whole body."""
     try:
         return send_all(connection, framing).status
     except ConnectionError:

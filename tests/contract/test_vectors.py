@@ -1,4 +1,4 @@
-"""Every vector of request_vectors.py over a real socket: at once, head and body apart, and in drips."""
+"""Every vector of request_vectors.py on a real socket: in one piece, with separate bodies, and in random pieces."""
 
 import json
 import random
@@ -16,7 +16,7 @@ from request_vectors import HOST, MARKER, NEXT, VECTORS, Vector, get, message
 SECONDS = 9.0
 LIVE = b'{"live":true}'
 DRIPPED = [vector for vector in VECTORS if 3 < len(vector.request) < 2048]
-# Between CR and LF, in a size, in a trailer, before a refusal: what is worth a round of single bytes.
+# These vectors are also sent byte by byte: they have bytes between CR and LF, in a size, in a trailer, and before a refusal.
 BYTEWISE = [
     "get-/livez",
     "expect",
@@ -44,7 +44,7 @@ numbers_of_requests = re.compile(rb"\r\nX-Request-ID: (p[0-9]+)\r\n").findall
 
 
 class Answer(NamedTuple):
-    """A final answer."""
+    """Final response."""
 
     status: int
     fields: list[tuple[str, str]]
@@ -55,7 +55,7 @@ class Answer(NamedTuple):
 
 
 class Client:
-    """A connection that keeps all that came back; it waits for events, and at most SECONDS for each."""
+    """Connection that stores all received bytes. Each wait for an event takes at most SECONDS."""
 
     def __init__(self, server) -> None:
         self.socket = socket.create_connection((server.host, server.port), timeout=SECONDS)
@@ -70,13 +70,13 @@ class Client:
         self.socket.close()
 
     def read(self) -> None:
-        """What has come; a reset of the connection is an error."""
+        """Reads the available bytes. A reset of the connection is an error."""
         data = self.socket.recv(1 << 18)
         self.received += data
         self.ended = not data
 
     def send(self, data: bytes) -> None:
-        """Sends all of it and reads meanwhile, so that neither side waits for the other; what has ended gets no more."""
+        """Sends all bytes and reads at the same time, so that no side blocks the other. Stops if the server has closed."""
         unsent = memoryview(data)
         while unsent and not self.ended:
             readable, writable, _ = select.select([self.socket], [self.socket], [], SECONDS)
@@ -90,16 +90,19 @@ class Client:
         while not self.ended and select.select([self.socket], [], [], 0)[0]:
             self.read()
 
-    def read_until(self, enough: Callable[[], bool]) -> None:
-        """Reads until there is enough, or the end; gives up in silence, as the caller sees what is missing."""
+    def read_until(self, is_complete: Callable[[], bool]) -> None:
+        """Reads until the condition is true or the connection ends.
+
+        After a timeout it returns, and the caller's assertion fails.
+        """
         end = time.monotonic() + SECONDS
-        while not (self.ended or enough()):
+        while not (self.ended or is_complete()):
             if not select.select([self.socket], [], [], max(0.0, end - time.monotonic()))[0]:
                 return
             self.read()
 
     def answers(self, heads: tuple[int, ...] = ()) -> tuple[list[Answer], int, bytes]:
-        """The complete final answers so far, how many times 100 came, and the bytes after them."""
+        """Returns the complete final responses, the number of 100 responses, and the remaining bytes."""
         responses: list[Answer] = []
         continues, at = 0, 0
         while found := answer_head(self.received, at):
@@ -120,9 +123,12 @@ class Client:
         return responses, continues, bytes(self.received[at:])
 
 
-class Beat:
-    """A second connection. The server's loop answers it in turn, so after three answers, one while it accepts and one while it
-    reads, it has seen what was sent before on any other."""
+class LoopBarrier:
+    """Second connection to the same loop.
+
+    The loop serves both connections in turn. After three responses it has read everything that the test sent before: one response
+    may come during its accept, and one during its read.
+    """
 
     def __init__(self, server) -> None:
         self.client = Client(server)
@@ -136,14 +142,14 @@ class Beat:
 
 
 @pytest.fixture(scope="module")
-def beat(live_server) -> Iterator[Beat]:
-    beat = Beat(live_server)
-    yield beat
-    beat.client.socket.close()
+def barrier(live_server) -> Iterator[LoopBarrier]:
+    barrier = LoopBarrier(live_server)
+    yield barrier
+    barrier.client.socket.close()
 
 
-def told(response: Answer) -> None:
-    """What every answer has, whatever was asked."""
+def assert_common_headers(response: Answer) -> None:
+    """Asserts the requirements for every response."""
     assert response.all("server") == []
     (date,) = response.all("date")
     assert imf_date.fullmatch(date)
@@ -159,32 +165,35 @@ def told(response: Answer) -> None:
         assert problem["title"] and problem["detail"].endswith(".")
 
 
-def enough(vector: Vector, client: Client) -> bool:
-    """All answers are here, or one that is wrong, so that failures cost no time. The end of a closed one is waited for."""
+def is_complete(vector: Vector, client: Client) -> bool:
+    """Returns whether all responses are complete, or one of them is incorrect.
+
+    Waits for the end of a connection that must close.
+    """
     statuses = tuple(response.status for response in client.answers(vector.head_indexes)[0])
     return statuses != vector.statuses[: len(statuses)] or (statuses == vector.statuses and not vector.closes)
 
 
-def converse(server, vector: Vector, cuts: list[int], beat: Beat | None = None) -> None:
-    """Sends a vector in the pieces between `cuts`, and holds what comes back against what the vector says."""
+def run_vector(server, vector: Vector, cuts: list[int], barrier: LoopBarrier | None = None) -> None:
+    """Sends a vector in the pieces between `cuts`, and compares the responses with the vector."""
     with Client(server) as client:
         for start, end in zip([0, *cuts], [*cuts, len(vector.request)], strict=True):
             client.send(vector.request[start:end])
-            if beat and end < len(vector.request):
-                beat.wait()
+            if barrier and end < len(vector.request):
+                barrier.wait()
                 client.read_what_is_there()
-        client.read_until(lambda: enough(vector, client))
+        client.read_until(lambda: is_complete(vector, client))
         responses, continues, rest = client.answers(vector.head_indexes)
         assert [response.status for response in responses] == list(vector.statuses), vector.reason
-        # 100 is for who waits with the body, so only where a cut is right after a head.
+        # The server sends 100 only if the body is late, which is the case if a cut is right after a head.
         assert continues == (
             len({found.end() for found in expecting_head.finditer(vector.request)} & set(cuts)) if vector.continues else 0
         )
         assert rest == b"", f"after the last answer: {rest[:80]!r}"
-        assert MARKER not in client.received, "the answer repeats what was sent"
+        assert MARKER not in client.received, "the response repeats a part of the request"
         assert client.ended is vector.closes
         for place, response in enumerate(responses):
-            told(response)
+            assert_common_headers(response)
             if place in vector.head_indexes:
                 assert int(response.all("content-length")[0]) > 0
             closes = vector.closes and place == len(responses) - 1
@@ -196,7 +205,7 @@ def converse(server, vector: Vector, cuts: list[int], beat: Beat | None = None) 
                 and b"livez" not in vector.request
             ):
                 assert json.loads(response.content) == {"prediction": "setosa"}
-        # The answers belong to the requests in their order; a request that the server itself refused has no number.
+        # The responses belong to the requests in this order. A response of the parser has no number.
         numbers = [number.decode() for number in numbers_of_requests(vector.request)]
         assert [response.all("x-request-id")[0] for response in responses][: len(numbers)] == numbers
         if vector.closes:
@@ -211,50 +220,50 @@ def converse(server, vector: Vector, cuts: list[int], beat: Beat | None = None) 
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
-def test_every_vector_sent_at_once_gets_its_answers(live_server, vector):
-    converse(live_server, vector, [])
+def test_every_vector_in_one_piece_gets_its_responses(live_server, vector):
+    run_vector(live_server, vector, [])
 
 
-# On a laptop every third vector is enough for the ways of cutting; all of them are sent whole.
+# On a laptop a third of the vectors is enough for each way of cutting. All of them are sent in one piece.
 @pytest.mark.parametrize("vector", VECTORS if CI else VECTORS[::3], ids=lambda vector: vector.name)
-def test_every_vector_with_its_bodies_after_its_heads_gets_the_same_answers(live_server, beat, vector):
+def test_every_vector_with_its_bodies_after_its_heads_gets_the_same_responses(live_server, barrier, vector):
     ends = [found.end() for found in re.finditer(rb"\r\n\r\n", vector.request) if found.end() < len(vector.request)]
-    converse(live_server, vector, ends, beat)
+    run_vector(live_server, vector, ends, barrier)
 
 
 @pytest.mark.parametrize("vector", DRIPPED if CI else DRIPPED[::3], ids=lambda vector: vector.name)
-def test_every_short_vector_in_drips_gets_the_same_answers(live_server, beat, vector):
+def test_every_short_vector_in_random_pieces_gets_the_same_responses(live_server, barrier, vector):
     chance = random.Random(vector.name)
     anywhere = chance.sample(range(1, len(vector.request)), min(2, len(vector.request) - 1))
     between = [found.start() + 1 for found in re.finditer(rb"\r\n", vector.request)] or anywhere
-    converse(live_server, vector, sorted({*anywhere, chance.choice(between)}), beat)
+    run_vector(live_server, vector, sorted({*anywhere, chance.choice(between)}), barrier)
 
 
 @pytest.mark.parametrize("name", BYTEWISE)
-def test_single_bytes_get_the_same_answers(live_server, beat, name):
+def test_single_bytes_get_the_same_responses(live_server, barrier, name):
     (vector,) = [vector for vector in VECTORS if vector.name == name]
-    converse(live_server, vector, list(range(1, len(vector.request))), beat)
+    run_vector(live_server, vector, list(range(1, len(vector.request))), barrier)
 
 
-def test_there_are_at_least_300_vectors_and_each_has_its_own_name():
+def test_there_are_at_least_300_vectors_with_unique_names():
     assert len(VECTORS) >= 300
     assert len({vector.name for vector in VECTORS}) == len({vector.request for vector in VECTORS}) == len(VECTORS)
 
 
-def test_every_status_of_the_server_has_its_vectors():
+def test_every_status_of_the_server_has_vectors():
     statuses = {status for vector in VECTORS for status in vector.statuses}
     assert statuses == {200, 204, 400, 404, 405, 413, 414, 415, 417, 422, 431, 501}
 
 
-def test_every_vector_that_is_refused_at_first_wants_no_answer_after_that():
-    """A refusal ends the connection: the corpus itself must say so."""
+def test_every_vector_that_starts_with_a_refusal_expects_no_further_response():
+    """A refusal ends the connection, so the vectors must not expect more."""
     own = {400, 413, 414, 417, 431}
     for vector in VECTORS:
         assert not set(vector.statuses[:-1]) & own or vector.reason.startswith("RFC 9112 6.3: what is beyond"), vector.name
         assert vector.statuses, vector.name
 
 
-def test_every_pipeline_has_an_answer_for_each_request_and_one_for_what_is_refused():
+def test_every_pipeline_has_a_response_for_each_request_and_one_for_a_refusal():
     pipelines = [vector for vector in VECTORS if vector.name.startswith("pipeline-")]
     assert len(pipelines) > 50
     for vector in pipelines:
@@ -262,8 +271,8 @@ def test_every_pipeline_has_an_answer_for_each_request_and_one_for_what_is_refus
         assert len(vector.statuses) == len(numbers_of_requests(vector.request)) + refused, vector.name
 
 
-def test_no_vector_that_is_refused_is_served(live_server):
-    """The same as above in one sentence, for who changes the runner: no 2xx where the first status is a refusal."""
+def test_no_refused_vector_is_served(live_server):
+    """Checks the most important property without the code of the other tests: no 2xx if the first status is a refusal."""
     for vector in VECTORS:
         if vector.statuses[0] >= 400:
             with Client(live_server) as client:
@@ -272,7 +281,7 @@ def test_no_vector_that_is_refused_is_served(live_server):
                 assert client.received[9:10] in (b"4", b"5"), vector.name
 
 
-def test_a_hundred_requests_at_once_come_back_in_their_order(live_server):
+def test_the_responses_to_a_hundred_pipelined_requests_come_in_order(live_server):
     names = [b"r%d" % number for number in range(100)]
     sent = b"".join(get(b"/livez" if len(name) % 2 else b"/nowhere", b"X-Request-ID: " + name) for name in names)
     with Client(live_server) as client:
@@ -282,7 +291,7 @@ def test_a_hundred_requests_at_once_come_back_in_their_order(live_server):
     assert [response.all("x-request-id")[0].encode() for response in responses] == names and rest == b""
 
 
-def test_a_client_that_sends_all_and_shuts_its_half_gets_every_answer(live_server):
+def test_a_client_that_shuts_down_its_half_of_the_connection_gets_every_response(live_server):
     with Client(live_server) as client:
         client.send(NEXT * 5)
         client.socket.shutdown(socket.SHUT_WR)
@@ -290,7 +299,7 @@ def test_a_client_that_sends_all_and_shuts_its_half_gets_every_answer(live_serve
         assert [response.status for response in client.answers()[0]] == [200] * 5 and client.ended
 
 
-def test_a_request_that_is_cut_off_gets_no_answer(live_server):
+def test_an_incomplete_request_gets_no_response(live_server):
     for sent in (NEXT[:-1], NEXT[:-2], message(b"GET /livez HTTP/1.1", HOST, b"Content-Length: 5", body=b"1234"), b"G"):
         with Client(live_server) as client:
             client.send(sent)
