@@ -1,4 +1,4 @@
-"""The least a server in Python can do: a bare epoll loop that reads, and sends one fixed answer."""
+"""Minimum cost of a server in Python: an epoll loop that reads, and sends a fixed response."""
 
 import select
 import socket
@@ -22,14 +22,14 @@ def main(port: int) -> None:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 clients[client.fileno()] = client
                 poll.register(client, select.EPOLLIN)
-            # Requests of this benchmark come in one piece; only their end is taken for granted here.
+            # Requests of this benchmark arrive in one piece, so the loop does not look for their end.
             elif answer(client):
                 poll.unregister(number)
                 clients.pop(number).close()
 
 
 def answer(client: socket.socket) -> bool:
-    """Whether the client has gone."""
+    """Sends the response, and returns whether the client has closed the connection."""
     try:
         if not client.recv(65536):
             return True

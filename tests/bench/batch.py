@@ -1,4 +1,4 @@
-"""Whole files: the command batch beside the script with pandas that people write, and beside the model alone."""
+"""Whole files: the batch command, compared with the usual pandas script and with the model alone."""
 
 import functools
 import hashlib
@@ -12,18 +12,19 @@ from pathlib import Path
 
 import environments
 import processes
-from bench import MODEL, Bench, Failed, environ
-from document import framed
-from report import shown, table
-from results import Outcome
-from runner import attempt, say
+from bench import MODEL, Bench, TrialFailed, environ
+from document import section_text
+from report import format_value, markdown_table
+from results import Results
+from runner import log, run_trial
 from targets import at_least, at_most
 
 HEADING = "Whole files"
 USED = ("batch", "scripts")
 ALONE, ALONE_ROWS = "the model alone on an array", 10_000
 FORMATS = {"csv": "CSV", "jsonl": "JSON lines", "parquet": "Parquet"}
-# Rows of the files: for the memory of a small one, for all else, for the memory of a large one; by the requests of the effort.
+# Rows of the small, the usual, and the large file, as multiples of the requests of the effort. The usual file measures speed, the
+# others memory.
 SMALL, USUAL, LARGE = 0.5, 50, 150
 SAMPLE_SECONDS = 0.05
 METHOD = """\
@@ -46,43 +47,43 @@ METHOD = """\
 
 
 def ways(bench_cpus: int) -> dict[str, str]:
-    """Who scores a file: name and title."""
+    """Returns the title of each way to score a file by its name."""
     return {"one": "iris_wsgi, 1 process", "all": f"iris_wsgi, {bench_cpus} processes", "script": "script with pandas"}
 
 
-def measure_round(number: int, bench: Bench, outcome: Outcome) -> None:
-    outcome.add("machine", {"cpus": len(bench.cpus), "rows": sizes(bench)[1]})
-    attempt(ALONE, number, outcome, functools.partial(alone, bench))
+def measure_round(number: int, bench: Bench, results: Results) -> None:
+    results.add("machine", {"cpus": len(bench.cpus), "rows": file_sizes(bench)[1]})
+    run_trial(ALONE, number, results, functools.partial(alone, bench))
     for kind in FORMATS:
         for way in ways(0):
-            attempt(f"{kind} {way}", number, outcome, functools.partial(trial, kind, way, bench))
+            run_trial(f"{kind} {way}", number, results, functools.partial(trial, kind, way, bench))
     for kind in FORMATS:
-        attempt(f"{kind} sizes", number, outcome, functools.partial(by_size, kind, bench))
+        run_trial(f"{kind} sizes", number, results, functools.partial(measure_memory_by_size, kind, bench))
 
 
-def sizes(bench: Bench) -> list[int]:
+def file_sizes(bench: Bench) -> list[int]:
     return [int(bench.effort.requests * share) for share in (SMALL, USUAL, LARGE)]
 
 
 @functools.cache
-def files(scratch: str, *counts: int) -> Path:
-    """The folder of the input, written once for a run of the benchmark."""
-    say(f"writing files of {', '.join(f'{count:,}' for count in counts)} rows")
-    helped(scratch, "write", scratch, *map(str, counts))
+def input_files(scratch: str, *counts: int) -> Path:
+    """Returns the folder of the input files, which a run of the benchmark writes once."""
+    log(f"writing files of {', '.join(f'{count:,}' for count in counts)} rows")
+    run_helper(scratch, "write", scratch, *map(str, counts))
     return Path(scratch)
 
 
-def helped(scratch: str, *words: str) -> None:
-    """Raises Failed with what the other Python says."""
+def run_helper(scratch: str, *words: str) -> None:
+    """Runs batch_files.py. Raises TrialFailed with its last line."""
     command = [environments.python("scripts"), "-B", str(environments.BENCH / "batch_files.py"), *words]
     path = {"PYTHONPATH": str(environments.BENCH)}
     done = subprocess.run(command, env=environ(scratch) | path, capture_output=True, text=True, timeout=600, check=False)
     if done.returncode:
-        raise Failed((done.stderr.strip().splitlines() or ["no reason told"])[-1])
+        raise TrialFailed((done.stderr.strip().splitlines() or ["no reason given"])[-1])
 
 
 def alone(bench: Bench) -> tuple[dict[str, float], list[str]]:
-    """Rows/s and CPU of the model in a process of its own."""
+    """Returns rows/s and CPU of the model in a separate process."""
     command = [environments.python("ours"), "-B", str(environments.BENCH / "inprocess_model.py")]
     command += [MODEL, str(bench.effort.seconds), f"{bench.scratch}/alone"]
     done = subprocess.run(command, env=environ(bench.scratch), capture_output=True, text=True, timeout=120, check=True)
@@ -91,8 +92,8 @@ def alone(bench: Bench) -> tuple[dict[str, float], list[str]]:
 
 
 def command_for(way: str, kind: str, rows: int, bench: Bench) -> tuple[list[str], Path]:
-    """How a file is scored, and where its answers come to be."""
-    source, target = files(bench.scratch, *sizes(bench)) / f"{rows}.{kind}", Path(bench.scratch) / f"out_{way}.{kind}"
+    """Returns the command that scores a file, and the path of its output."""
+    source, target = input_files(bench.scratch, *file_sizes(bench)) / f"{rows}.{kind}", Path(bench.scratch) / f"out_{way}.{kind}"
     if way == "script":
         script = Path(environments.BENCH) / "peers" / "pandas_script.py"
         return [environments.python("scripts"), str(script), str(source), str(target), MODEL], target
@@ -101,24 +102,24 @@ def command_for(way: str, kind: str, rows: int, bench: Bench) -> tuple[list[str]
 
 
 def trial(kind: str, way: str, bench: Bench) -> tuple[dict[str, float], list[str]]:
-    """One file scored, its answers compared with those of the ways before. Raises Failed."""
-    rows = sizes(bench)[1]
+    """Scores a file and compares the output with that of the other ways. Raises TrialFailed."""
+    rows = file_sizes(bench)[1]
     command, target = command_for(way, kind, rows, bench)
-    seconds, cpu, memory = spent(command, bench)
+    seconds, cpu, memory = run_measured(command, bench)
     if way == "all" and digest(target) != digest(target.with_name(f"out_one.{kind}")):
-        raise Failed("several processes write something else than one")
+        raise TrialFailed("several processes write another output than one process")
     if way == "script":
-        helped(bench.scratch, "compare", str(target.with_name(f"out_all.{kind}")), str(target))
+        run_helper(bench.scratch, "compare", str(target.with_name(f"out_all.{kind}")), str(target))
     return {"rows_rate": rows / seconds, "cpu_row": cpu / rows * 1e6, "memory": memory / 1e6}, []
 
 
-def by_size(kind: str, bench: Bench) -> tuple[dict[str, float], list[str]]:
-    """Memory for a small and a large file. Raises Failed."""
-    small, _, large = sizes(bench)
+def measure_memory_by_size(kind: str, bench: Bench) -> tuple[dict[str, float], list[str]]:
+    """Returns the memory for a small and a large file. Raises TrialFailed."""
+    small, _, large = file_sizes(bench)
     found = {}
     for name, rows in (("small", small), ("large", large)):
         command, target = command_for("all", kind, rows, bench)
-        found[f"memory_{name}"] = spent(command, bench)[2] / 1e6
+        found[f"memory_{name}"] = run_measured(command, bench)[2] / 1e6
         target.unlink()
     return found, []
 
@@ -128,14 +129,14 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def spent(command: Sequence[str], bench: Bench) -> tuple[float, float, int]:
-    """Seconds, seconds of CPU, and the most bytes of memory that a command took with all its processes. Raises Failed."""
-    ended, most = threading.Event(), 0
+def run_measured(command: Sequence[str], bench: Bench) -> tuple[float, float, int]:
+    """Runs a command. Returns its seconds, its CPU seconds, and the peak memory of all its processes. Raises TrialFailed."""
+    ended, peak = threading.Event(), 0
 
     def watch() -> None:
-        nonlocal most
+        nonlocal peak
         while not ended.wait(SAMPLE_SECONDS):
-            most = max(most, processes.memory(process.pid))
+            peak = max(peak, processes.memory(process.pid))
 
     with open(f"{bench.scratch}/said", "w+b") as said:
         began = time.perf_counter()
@@ -153,7 +154,7 @@ def spent(command: Sequence[str], bench: Bench) -> tuple[float, float, int]:
         try:
             _, status, usage = os.wait4(process.pid, 0)
             seconds = time.perf_counter() - began
-            # So that nothing asks the system about a process that is not there any more.
+            # Without it, Popen would wait for the process again.
             process.returncode = os.waitstatus_to_exitcode(status)
         finally:
             ended.set()
@@ -164,53 +165,55 @@ def spent(command: Sequence[str], bench: Bench) -> tuple[float, float, int]:
         if process.returncode:
             said.seek(0)
             lines = said.read().decode(errors="replace").strip().splitlines()
-            raise Failed(f"ended with status {process.returncode}: {(lines or ['no reason told'])[-1]}")
-    return seconds, usage.ru_utime + usage.ru_stime, most
+            raise TrialFailed(f"exited with status {process.returncode}: {(lines or ['no reason given'])[-1]}")
+    return seconds, usage.ru_utime + usage.ru_stime, peak
 
 
-def text(outcome: Outcome) -> str:
-    cpus = int(outcome.value("machine", "cpus") or 1)
+def text(results: Results) -> str:
+    cpus = int(results.value("machine", "cpus") or 1)
     titles = ways(cpus)
-    lines = [[ALONE, "", shown(outcome.value(ALONE, "rows_rate"), "{:,.0f}"), "", "1.00"]]
-    lines[0] += [shown(outcome.value(ALONE, "cpu_row"), "{:.2f}"), "1.00", "", ""]
+    lines = [[ALONE, "", format_value(results.value(ALONE, "rows_rate"), "{:,.0f}"), "", "1.00"]]
+    lines[0] += [format_value(results.value(ALONE, "cpu_row"), "{:.2f}"), "1.00", "", ""]
     for kind, format_ in FORMATS.items():
         for way, title in titles.items():
             name, script = f"{kind} {way}", f"{kind} script"
-            rate = outcome.value(name, "rows_rate")
-            lines.append([title, format_, shown(rate, "{:,.0f}")])
-            lines[-1] += [shown(outcome.ratio((name, "rows_rate"), (script, "rows_rate")), "{:.2f}")]
-            lines[-1] += [shown(outcome.ratio((name, "rows_rate"), (ALONE, "rows_rate")), "{:.2f}")]
-            lines[-1] += [shown(outcome.value(name, "cpu_row"), "{:.2f}")]
-            lines[-1] += [shown(outcome.ratio((ALONE, "cpu_row"), (name, "cpu_row")), "{:.2f}")]
-            lines[-1] += [shown(outcome.value(name, "memory"), "{:.0f}")]
-            lines[-1] += [shown(outcome.ratio((name, "memory"), (script, "memory")), "{:.2f}")]
-    rows = f"{outcome.value('machine', 'rows') or 0:,.0f} rows"
+            rate = results.value(name, "rows_rate")
+            lines.append([title, format_, format_value(rate, "{:,.0f}")])
+            lines[-1] += [format_value(results.ratio((name, "rows_rate"), (script, "rows_rate")), "{:.2f}")]
+            lines[-1] += [format_value(results.ratio((name, "rows_rate"), (ALONE, "rows_rate")), "{:.2f}")]
+            lines[-1] += [format_value(results.value(name, "cpu_row"), "{:.2f}")]
+            lines[-1] += [format_value(results.ratio((ALONE, "cpu_row"), (name, "cpu_row")), "{:.2f}")]
+            lines[-1] += [format_value(results.value(name, "memory"), "{:.0f}")]
+            lines[-1] += [format_value(results.ratio((name, "memory"), (script, "memory")), "{:.2f}")]
+    rows = f"{results.value('machine', 'rows') or 0:,.0f} rows"
     headings = [rows, "in and out", "rows/s", "to the script", "to the model alone", "CPU µs per row", "model share"]
     headings += ["peak MB", "to the script"]
-    tables = table(headings, lines)
-    tables += f"\nPeak memory of iris_wsgi with {cpus} processes, by the size of the file:\n\n" + table(*by_size_table(outcome))
-    return framed(outcome, HEADING, tables, METHOD, targets(outcome, cpus), USED)
+    tables = markdown_table(headings, lines)
+    tables += f"\nPeak memory of iris_wsgi with {cpus} processes, by the size of the file:\n\n" + markdown_table(
+        *by_size_table(results)
+    )
+    return section_text(results, HEADING, tables, METHOD, targets(results, cpus), USED)
 
 
-def by_size_table(outcome: Outcome) -> tuple[list[str], list[list[str]]]:
-    usual = outcome.value("machine", "rows") or 0
+def by_size_table(results: Results) -> tuple[list[str], list[list[str]]]:
+    usual = results.value("machine", "rows") or 0
     small, large = usual * SMALL / USUAL, usual * LARGE / USUAL
     lines = []
     for kind, format_ in FORMATS.items():
-        found = [outcome.value(f"{kind} sizes", f"memory_{size}") for size in ("small", "large")]
+        found = [results.value(f"{kind} sizes", f"memory_{size}") for size in ("small", "large")]
         added = None if None in found else found[1] - found[0]
-        lines.append([format_, *(shown(one, "{:.0f}") for one in found), shown(added, "{:+.0f}")])
+        lines.append([format_, *(format_value(one, "{:.0f}") for one in found), format_value(added, "{:+.0f}")])
     return ["in and out", f"MB at {small:,.0f} rows", f"MB at {large:,.0f} rows", "added MB"], lines
 
 
-def targets(outcome: Outcome, cpus: int) -> Iterator[str]:
-    """Faster than the script, at half its memory."""
+def targets(results: Results, cpus: int) -> Iterator[str]:
+    """Yields the verdicts: faster than the script, with half its memory."""
     for kind, format_ in FORMATS.items():
         for way, count in (("all", cpus), ("one", 1)):
             name, script = f"{kind} {way}", f"{kind} script"
             with_ = f"with {count} process{'es' * (count > 1)}"
-            rate = outcome.ratio((name, "rows_rate"), (script, "rows_rate"))
-            memory = outcome.ratio((name, "memory"), (script, "memory"))
+            rate = results.ratio((name, "rows_rate"), (script, "rows_rate"))
+            memory = results.ratio((name, "memory"), (script, "memory"))
             yield at_least(f"{format_}: rows/s {with_}, relative to the script", rate, 1.0)
             yield at_most(f"{format_}: peak memory {with_}, relative to the script", memory, 0.5)
     for what, over, under in (
@@ -218,9 +221,9 @@ def targets(outcome: Outcome, cpus: int) -> Iterator[str]:
         ("the model alone, as a share of all CPU", 0, 1),
     ):
         figure = "rows_rate" if over else "cpu_row"
-        told = []
+        ratios = []
         for kind, format_ in FORMATS.items():
             for way, count in (("all", cpus), ("one", 1)):
                 both = (ALONE, figure), (f"{kind} {way}", figure)
-                told.append(f"{shown(outcome.ratio(both[over], both[under]), '{:.2f}')} {format_} ({count})")
-        yield f"INFO {what}, by format and processes: {', '.join(told)}"
+                ratios.append(f"{format_value(results.ratio(both[over], both[under]), '{:.2f}')} {format_} ({count})")
+        yield f"INFO {what}, by format and processes: {', '.join(ratios)}"

@@ -1,4 +1,4 @@
-"""Files for the section on batch runs: written for it, and compared after it; by a Python with pandas and pyarrow."""
+"""Writes the input files of the batch section and compares its outputs, with pandas and pyarrow."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from rows import RANGES
 
 FEATURES = ["sepal_length", "sepal_width", "petal_length", "petal_width"]
 PART_ROWS = 100_000
-# What the scripts' reading and writing of decimals may change in a probability.
+# Maximum difference of a probability, because the script rounds decimals when it reads and writes them.
 TOLERANCE = 1e-6
 READERS = {
     ".csv": pandas.read_csv,
@@ -21,7 +21,7 @@ READERS = {
 
 
 def write(folder: Path, count: int) -> None:
-    """The same rows in three formats, with four decimals, in random order; always the same ones."""
+    """Writes the same random rows with four decimals in three formats."""
     low, high = np.array(RANGES).T
     chance = np.random.default_rng(1)
     schema = pyarrow.schema([("id", pyarrow.int64()), *((name, pyarrow.float64()) for name in FEATURES)])
@@ -41,10 +41,10 @@ def write(folder: Path, count: int) -> None:
 
 
 def compare(ours: str, other: str) -> None:
-    """Ends with a line about the first thing in which two outputs differ."""
+    """Exits with a line about the first difference of two outputs."""
     a, b = (READERS[Path(path).suffix](path) for path in (ours, other))
     if list(a.columns) != list(b.columns) or len(a) != len(b):
-        sys.exit(f"{len(a)} rows of {list(a.columns)} and not {len(b)} of {list(b.columns)}")
+        sys.exit(f"{len(a)} rows of {list(a.columns)} instead of {len(b)} of {list(b.columns)}")
     for name in a.columns:
         numbers = name.startswith("probability_")
         same = (a[name] - b[name]).abs() <= TOLERANCE if numbers else a[name].astype(str) == b[name].astype(str)

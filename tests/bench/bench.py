@@ -1,4 +1,4 @@
-"""What all measurements of a run share: CPUs, environment, effort, and rows whose labels are known."""
+"""Context of all measurements of a run: CPUs, environment, effort, and rows with known labels."""
 
 import json
 import os
@@ -12,12 +12,12 @@ from servers import PEERS
 MODEL = str(ROOT / "model")
 
 
-class Failed(Exception):
-    """A server that did not start or answered wrongly; the message is one line for the table."""
+class TrialFailed(Exception):
+    """Server that does not start or returns wrong results; the message is one line for the table."""
 
 
 class Effort(NamedTuple):
-    """How much is measured: requests and seconds at most of each window, and idle connections."""
+    """Maximum number of requests and seconds of a window, and the number of idle connections."""
 
     requests: int
     seconds: float
@@ -25,7 +25,7 @@ class Effort(NamedTuple):
 
 
 class Bench(NamedTuple):
-    """The CPUs to use, a scratch folder, rows with the labels that onnxruntime gives them, which servers to compare."""
+    """CPUs to use, scratch folder, rows with the labels that onnxruntime computes, and servers to compare."""
 
     cpus: Sequence[int]
     scratch: str
@@ -37,35 +37,35 @@ class Bench(NamedTuple):
     model: str = MODEL
 
     def server_cpus(self, workers: int) -> Sequence[int]:
-        """All of them, or with --pin the first one alone for a server of one worker."""
+        """Returns all CPUs, or with --pin only the first for a server of one worker."""
         return self.cpus[:1] if self.pin and workers == 1 else self.cpus
 
     def load_cpus(self, workers: int) -> Sequence[int]:
         return self.cpus[1:] if self.pin and workers == 1 and len(self.cpus) > 1 else self.cpus
 
-    def of(self, model: str) -> "Bench":
-        """The same with another model's folder, and the labels that onnxruntime gives with it."""
-        return self._replace(model=model, labels=known(self.rows, self.scratch, model))
+    def with_model(self, model: str) -> "Bench":
+        """Returns a copy with another model, and with its labels."""
+        return self._replace(model=model, labels=expected_labels(self.rows, self.scratch, model))
 
 
-def needed(name: str) -> str:
-    """The Python of an environment, which is made unless it stands. Raises Failed."""
+def environment_python(name: str) -> str:
+    """Returns the Python of an environment, which is created if necessary. Raises TrialFailed."""
     try:
         ensure(name)
     except Unavailable as error:
-        raise Failed(f"its package is {error}") from None
+        raise TrialFailed(f"its package is {error}") from None
     return python(name)
 
 
-def known(rows: list[list[float]], scratch: str, model: str = MODEL) -> list[str]:
-    """Labels as onnxruntime itself gives them."""
+def expected_labels(rows: list[list[float]], scratch: str, model: str = MODEL) -> list[str]:
+    """Returns the labels that onnxruntime computes."""
     command = [python("ours"), f"{PEERS}/classifier.py"]
     asked = {"input": json.dumps(rows), "capture_output": True, "text": True, "timeout": 60, "env": environ(scratch, model)}
     return json.loads(subprocess.run(command, check=True, **asked).stdout)
 
 
 def environ(scratch: str, model: str = MODEL) -> dict[str, str]:
-    """The same small environment for every server. Nothing of the caller's reaches in, and nobody reports home."""
+    """Returns the environment variables of every server. It has no variables of the caller, and it disables telemetry."""
     return {
         "PATH": os.environ.get("PATH", os.defpath),
         "HOME": scratch,

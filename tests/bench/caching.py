@@ -1,4 +1,4 @@
-"""The prediction cache: what a request costs without it, as a miss, as a hit, and with the second level in Redis."""
+"""Prediction cache: cost of a request without it, of a miss, of a hit, and of the second level in Redis."""
 
 import contextlib
 import functools
@@ -10,13 +10,13 @@ from collections.abc import Iterator
 
 import environments
 import processes
-from bench import Bench, Failed, environ, needed
-from document import framed
-from jobs import redis_server, until_up
+from bench import Bench, TrialFailed, environ, environment_python
+from document import section_text
+from jobs import redis_server, wait_until_up
 from models import MODELS, folder_of
-from report import shown, table
-from results import Outcome
-from runner import attempt
+from report import format_value, markdown_table
+from results import Results
+from runner import run_trial
 from server_trial import free_port
 
 HEADING = "The prediction cache"
@@ -43,69 +43,74 @@ METHOD = """\
 """
 
 
-def measure_round(number: int, bench: Bench, outcome: Outcome) -> None:
+def measure_round(number: int, bench: Bench, results: Results) -> None:
     for model in MODELS:
-        attempt(model, number, outcome, functools.partial(trial, model, bench))
+        run_trial(model, number, results, functools.partial(trial, model, bench))
 
 
 def trial(model: str, bench: Bench) -> tuple[dict[str, float], list[str]]:
-    """All kinds in turns. Raises Failed."""
-    interpreter = needed("redis")
+    """Measures all kinds in turn. Raises TrialFailed."""
+    interpreter = environment_python("redis")
     with redis(bench) as url:
         return alone(interpreter, "inprocess_cache.py", model, bench, url), []
 
 
 def alone(interpreter: str, script: str, model: str, bench: Bench, *words: str) -> dict[str, float]:
-    """What a script finds that calls the application without a server. Raises Failed."""
+    """Runs a script that calls the application without a server, and returns its figures. Raises TrialFailed."""
     windows = WINDOWS if bench.effort.requests > 5000 else 4
     command = [interpreter, "-B", str(environments.BENCH / script), folder_of(model, bench), str(windows), str(CALLS), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False, env=environ(bench.scratch))
     if done.returncode:
-        raise Failed((done.stderr.strip().splitlines() or ["it ended"])[-1])
+        raise TrialFailed((done.stderr.strip().splitlines() or ["it ended"])[-1])
     return json.loads(done.stdout)
 
 
 @contextlib.contextmanager
 def redis(bench: Bench) -> Iterator[str]:
-    """The URL of a Redis without a disk. Raises Failed."""
+    """Starts a Redis without a disk and yields its URL. Raises TrialFailed."""
     port = free_port()
     with tempfile.TemporaryDirectory(dir=bench.scratch) as folder:
         command = [redis_server(), "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", ""]
         with processes.running(command, environ(folder), bench.cpus, folder) as process:
-            until_up(process, lambda: socket.create_connection(("127.0.0.1", port), 1).close())
+            wait_until_up(process, lambda: socket.create_connection(("127.0.0.1", port), 1).close())
             yield f"redis://127.0.0.1:{port}"
 
 
-def text(outcome: Outcome) -> str:
+def text(results: Results) -> str:
     tables = ""
     for words, what in (("", "request of one row"), ("_batch", "batch of 100 rows")):
-        lines = [[title, *cells(outcome, model, words)] for model, title in MODELS.items()]
-        tables += f"In memory, CPU µs of a {what}:\n\n{table(['model', *COLUMNS], lines)}\n"
-    lines = [[title, *shared_cells(outcome, model)] for model, title in MODELS.items()]
-    tables += "The second level alone, CPU µs and µs of a request of one row:\n\n" + table(["model", *SHARED_COLUMNS], lines)
-    entry, reckoned = (shown(outcome.value("svm", figure), "{:.0f}") for figure in ("entry", "reckoned"))
-    tables += f"\nAn entry takes {entry} bytes of memory, and counts as {reckoned}.\n"
+        lines = [[title, *cells(results, model, words)] for model, title in MODELS.items()]
+        tables += f"In memory, CPU µs of a {what}:\n\n{markdown_table(['model', *COLUMNS], lines)}\n"
+    lines = [[title, *shared_cells(results, model)] for model, title in MODELS.items()]
+    tables += "The second level alone, CPU µs and µs of a request of one row:\n\n" + markdown_table(
+        ["model", *SHARED_COLUMNS], lines
+    )
+    entry, computed = (format_value(results.value("svm", figure), "{:.0f}") for figure in ("entry", "computed"))
+    tables += f"\nAn entry takes {entry} bytes of memory, and counts as {computed}.\n"
     method = METHOD.format(calls=CALLS, batches=CALLS // 50, windows=WINDOWS)
-    return framed(outcome, HEADING, tables, method, verdicts(outcome), USED)
+    return section_text(results, HEADING, tables, method, verdicts(results), USED)
 
 
-def cells(outcome: Outcome, name: str, words: str = "") -> list[str]:
-    """What belongs under COLUMNS."""
-    told = [shown(outcome.value(name, f"{kind}{words}_cpu"), "{:,.0f}") for kind in KINDS]
-    ratio = shown(outcome.ratio((name, f"hit{words}_cpu"), (name, f"off{words}_cpu")), "{:.2f}")
-    return [*told, ratio, pays_from(outcome, name, words)]
+def cells(results: Results, name: str, words: str = "") -> list[str]:
+    """Returns the cells of COLUMNS."""
+    values = [format_value(results.value(name, f"{kind}{words}_cpu"), "{:,.0f}") for kind in KINDS]
+    ratio = format_value(results.ratio((name, f"hit{words}_cpu"), (name, f"off{words}_cpu")), "{:.2f}")
+    return [*values, ratio, pays_from(results, name, words)]
 
 
-def shared_cells(outcome: Outcome, name: str) -> list[str]:
-    """What belongs under SHARED_COLUMNS."""
-    told = [f"{kind}_{what}" for what in ("cpu", "time") for kind in ("off", *SHARED)]
-    return [*(shown(outcome.value(name, figure), "{:,.0f}") for figure in told), pays_from(outcome, name, "", "time", "shared_")]
+def shared_cells(results: Results, name: str) -> list[str]:
+    """Returns the cells of SHARED_COLUMNS."""
+    figures = [f"{kind}_{what}" for what in ("cpu", "time") for kind in ("off", *SHARED)]
+    return [
+        *(format_value(results.value(name, figure), "{:,.0f}") for figure in figures),
+        pays_from(results, name, "", "time", "shared_"),
+    ]
 
 
-def pays_from(outcome: Outcome, model: str, words: str, what: str = "cpu", level: str = "") -> str:
-    """The share of hits from which on a cache costs less than none."""
+def pays_from(results: Results, model: str, words: str, what: str = "cpu", level: str = "") -> str:
+    """Returns the share of hits above which the cache costs less than no cache."""
     names = f"off{words}_{what}", f"{level}miss{words}_{what}", f"{level}hit{words}_{what}"
-    off, miss, hit = (outcome.value(model, name) for name in names)
+    off, miss, hit = (results.value(model, name) for name in names)
     if off is None or miss is None or hit is None:
         return ""
     if hit >= off:
@@ -113,13 +118,13 @@ def pays_from(outcome: Outcome, model: str, words: str, what: str = "cpu", level
     return f"{max(0.0, (miss - off) / (miss - hit)):.0%}"
 
 
-def verdicts(outcome: Outcome) -> Iterator[str]:
-    """A hit is to cost less than no cache: in memory for the project's own model, in Redis for a heavier one."""
-    own = outcome.ratio(("svm", "hit_cpu"), ("svm", "off_cpu"))
+def verdicts(results: Results) -> Iterator[str]:
+    """Yields whether a hit costs less than no cache: in memory for this project's model, in Redis for a heavier one."""
+    own = results.ratio(("svm", "hit_cpu"), ("svm", "off_cpu"))
     if own is not None:
         yield f"{'PASS' if own < 1 else 'FAIL'} {MODELS['svm']}: CPU of a hit in memory, relative to no cache: {own:.2f} times"
     for model in ("svm", "wide"):
-        far = outcome.ratio((model, "shared_hit_time"), (model, "off_time"))
+        far = results.ratio((model, "shared_hit_time"), (model, "off_time"))
         if far is not None:
             word = "INFO" if model == "svm" else "PASS" if far < 1 else "FAIL"
             yield f"{word} {MODELS[model]}: time of a hit in Redis, relative to no cache: {far:.2f} times"

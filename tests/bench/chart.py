@@ -1,4 +1,4 @@
-"""The chart: CPU of a request and requests per second, one bar per server."""
+"""Chart of the CPU of a request and of the requests per second, one bar for each server."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ def main(path: str, bars: list[dict[str, Any]]) -> None:
 
 
 def draw(axis: Any, bars: list[dict[str, Any]], figure: str, heading: str) -> None:
-    """One panel, each bar with its figure at its end."""
+    """Draws a panel with a bar and a figure for each server."""
     values = [bar[figure] or 0 for bar in bars]
     axis.barh(range(len(bars)), values, color=[OURS if bar["ours"] else OTHERS for bar in bars], height=0.68)
     for i, value in enumerate(values):

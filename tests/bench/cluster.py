@@ -1,4 +1,4 @@
-"""Servers of several roles on this machine, some of which ask others: how they are started, and what they tell."""
+"""Servers of several roles on this machine, some of which call others."""
 
 import contextlib
 import functools
@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import processes
-from bench import Bench, Failed, environ, needed
-from jobs import fetch, until_up
+from bench import Bench, TrialFailed, environ, environment_python
+from jobs import fetch, wait_until_up
 from server_trial import free_port
 
 SPECIES = ("setosa", "versicolor", "virginica")
@@ -19,8 +19,8 @@ ENSEMBLE = "/ensemble/predict"
 samples_of = re.compile(r'^(remote_\w+)\{target="(\w+)"(?:,outcome="(\w+)")?\} (\S+)$', re.MULTILINE).findall
 
 
-class Running(NamedTuple):
-    """A server, which is one process."""
+class RunningServer(NamedTuple):
+    """Server with a single process."""
 
     port: int
     process: subprocess.Popen
@@ -30,36 +30,36 @@ class Running(NamedTuple):
         return f"http://127.0.0.1:{self.port}"
 
 
-def up(stack: contextlib.ExitStack, bench: Bench, role: str, at: int = 0, **settings: str) -> Running:
-    """A server of one worker that is ready; it ends with the stack. Raises Failed."""
+def start_server(stack: contextlib.ExitStack, bench: Bench, role: str, at: int = 0, **settings: str) -> RunningServer:
+    """Starts a server of one worker and waits until it is ready. It is stopped when the stack is closed. Raises TrialFailed."""
     port = at or free_port()
-    command = [needed("ours"), "-m", "iris_wsgi", "serve", "--role", role, "--workers", "1", "--port", str(port)]
-    told = environ(bench.scratch) | {"IRIS_MODEL_DIR": bench.model} | settings
-    process = stack.enter_context(processes.running(command, told, bench.cpus, bench.scratch))
-    until_up(process, functools.partial(fetch, port, "GET", "/readyz"))
-    return Running(port, process)
+    command = [environment_python("ours"), "-m", "iris_wsgi", "serve", "--role", role, "--workers", "1", "--port", str(port)]
+    environment = environ(bench.scratch) | {"IRIS_MODEL_DIR": bench.model} | settings
+    process = stack.enter_context(processes.running(command, environment, bench.cpus, bench.scratch))
+    wait_until_up(process, functools.partial(fetch, port, "GET", "/readyz"))
+    return RunningServer(port, process)
 
 
-def members_of(stack: contextlib.ExitStack, bench: Bench) -> dict[str, Running]:
-    return {species: up(stack, bench, "member", IRIS_MEMBER=species) for species in SPECIES}
+def start_members(stack: contextlib.ExitStack, bench: Bench) -> dict[str, RunningServer]:
+    return {species: start_server(stack, bench, "member", IRIS_MEMBER=species) for species in SPECIES}
 
 
-def gateway_to(stack: contextlib.ExitStack, bench: Bench, ports: Mapping[str, int], **settings: str) -> Running:
-    """A gateway that can ask all members at these ports. Raises Failed."""
+def start_gateway(stack: contextlib.ExitStack, bench: Bench, ports: Mapping[str, int], **settings: str) -> RunningServer:
+    """Starts a gateway and waits until it reaches all members at these ports. Raises TrialFailed."""
     members = ",".join(f"{species}=http://127.0.0.1:{port}" for species, port in ports.items())
-    gateway = up(stack, bench, "gateway", IRIS_MEMBERS=members, **settings)
-    until_up(gateway.process, functools.partial(complete, gateway.port))
+    gateway = start_server(stack, bench, "gateway", IRIS_MEMBERS=members, **settings)
+    wait_until_up(gateway.process, functools.partial(require_complete, gateway.port))
     return gateway
 
 
-def complete(port: int) -> None:
-    """Raises Failed where the gateway lacks a member."""
+def require_complete(port: int) -> None:
+    """Raises TrialFailed if the gateway lacks a member."""
     if json.loads(fetch(port, "GET", "/ensemble/health"))["status"] != "complete":
-        raise Failed("the gateway does not find all members")
+        raise TrialFailed("the gateway does not reach all members")
 
 
-def calls(port: int, target: str) -> dict[str, float]:
-    """What the metrics tell of calls to a target: calls that were made, retries, connections that are open."""
+def call_counts(port: int, target: str) -> dict[str, float]:
+    """Returns the numbers of calls to a target, of retries, and of open connections from the metrics."""
     found = {"made": 0.0}
     for name, of, outcome, value in samples_of(fetch(port, "GET", "/metrics").decode()):
         if of == target and name == "remote_calls_total" and outcome != "refused":

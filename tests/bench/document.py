@@ -1,10 +1,10 @@
-"""docs/benchmark.md: one part for each section, so that a run replaces those it measured and keeps the others."""
+"""Document docs/benchmark.md: one part for each section. A run replaces the parts that it measured."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import machine
-from results import Outcome
+from results import Results
 
 TITLE = "# Benchmark\n"
 MADE = """\
@@ -13,17 +13,19 @@ The figures are medians of {rounds}. In each round every server is started again
 """
 
 
-def merged(document: str, parts: Mapping[str, str], order: Sequence[str]) -> str:
-    """The document with these parts in place of its own of the same names; what stands before the first mark is not kept."""
-    _, *told = re.split(r"^<!-- (\w+) -->\n", document, flags=re.MULTILINE)
-    texts = dict(zip(told[::2], told[1::2], strict=True)) | parts
+def merge_sections(document: str, parts: Mapping[str, str], order: Sequence[str]) -> str:
+    """Returns the document with these parts in place of the parts with the same names. Text before the first mark is dropped."""
+    _, *marks_and_texts = re.split(r"^<!-- (\w+) -->\n", document, flags=re.MULTILINE)
+    texts = dict(zip(marks_and_texts[::2], marks_and_texts[1::2], strict=True)) | parts
     return "\n".join([TITLE, *(f"<!-- {name} -->\n{texts[name].strip()}\n" for name in order if name in texts)])
 
 
-def framed(outcome: Outcome, heading: str, tables: str, method: str, verdicts: Iterable[str], environments: Sequence[str]) -> str:
-    """A section: how it was made, what was found, what went wrong, how it was measured, and the targets."""
-    rounds = "one round" if outcome.rounds == 1 else f"{outcome.rounds} rounds"
-    parts = [f"## {heading}\n", MADE.format(rounds=rounds, command=outcome.command, machine=machine.line(environments)), tables]
-    if missing := outcome.notes | outcome.reasons:
+def section_text(
+    results: Results, heading: str, tables: str, method: str, verdicts: Iterable[str], environments: Sequence[str]
+) -> str:
+    """Returns a section: the command, the tables, the problems, the method, and the targets."""
+    rounds = "one round" if results.rounds == 1 else f"{results.rounds} rounds"
+    parts = [f"## {heading}\n", MADE.format(rounds=rounds, command=results.command, machine=machine.line(environments)), tables]
+    if missing := results.warnings | results.failures:
         parts += ["What went wrong:\n", "".join(f"* {name}: {what}\n" for name, what in missing.items())]
     return "\n".join([*parts, method, "".join(f"* {line}\n" for line in verdicts)])

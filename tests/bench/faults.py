@@ -1,4 +1,4 @@
-"""What a gateway answers while a member of it is broken, one way after another, and how soon it answers in full afterwards."""
+"""Responses of a gateway while one of its members has a fault, and the time until they are complete again."""
 
 import contextlib
 import functools
@@ -10,14 +10,14 @@ from pathlib import Path
 
 import processes
 from bench import Bench
-from cluster import Running, calls, gateway_to, members_of, up
-from gateway_clients import Asked, Callers, calling, share
-from proxy import Proxy, proxied
-from report import drawn, shown, table
-from results import Outcome
+from cluster import RunningServer, call_counts, start_gateway, start_members, start_server
+from gateway_clients import GatewayClients, TimedResponse, percentile_seconds, running_clients
+from proxy import Proxy, running_proxy
+from report import draw_chart, format_value, markdown_table
+from results import Results
 
 NAME = "faults"
-# Who is broken: the one is a process that is killed or stopped, the other has the proxy before it.
+# Members with faults: the process of the first is killed or stopped, and the second is behind the proxy.
 PROCESS, BEHIND = "versicolor", "setosa"
 FAULTS = {
     "none": "nothing",
@@ -32,125 +32,129 @@ FAULTS = {
 }
 DEADLINE_MS, ALLOWED_MS = 300, 50
 CONNECTIONS, PAUSE = 4, 0.02
-# A step is longer than the deadline, so that an answer begins in each.
+# A step is longer than the deadline, so that a request begins in each step.
 BEFORE, AFTER, STEP = 1.0, 4.0, 0.5
 HEADINGS = ("a member", "responses", "partial", "p50 ms", "slowest ms", "less the deadline", "verdict")
 MORE = ("clients waited for s", "retries", "complete after s", "the machine ms")
 
 
 def trial(bench: Bench) -> tuple[dict[str, float], list[str]]:
-    """All faults, one after another, with the same gateway. Raises Failed."""
+    """Measures all faults in turn with the same gateway. Raises TrialFailed."""
     figures: dict[str, float] = {}
     complaints = []
     with contextlib.ExitStack() as stack:
-        members = members_of(stack, bench)
-        proxy = stack.enter_context(proxied(members[BEHIND].port, members[PROCESS].port))
+        members = start_members(stack, bench)
+        proxy = stack.enter_context(running_proxy(members[BEHIND].port, members[PROCESS].port))
         ports = {species: member.port for species, member in members.items()} | {BEHIND: proxy.port}
-        gateway = gateway_to(stack, bench, ports, IRIS_ENSEMBLE_MS=str(DEADLINE_MS))
-        again = functools.partial(up, stack, bench, "member", members[PROCESS].port, IRIS_MEMBER=PROCESS)
+        gateway = start_gateway(stack, bench, ports, IRIS_ENSEMBLE_MS=str(DEADLINE_MS))
+        restart = functools.partial(start_server, stack, bench, "member", members[PROCESS].port, IRIS_MEMBER=PROCESS)
         for fault in FAULTS:
-            found, wrong = suffered(fault, gateway, breaker_of(fault, members, proxy, again), 4 * bench.effort.seconds)
+            found, problem = measure_fault(
+                fault, gateway, broken_member(fault, members, proxy, restart), 4 * bench.effort.seconds
+            )
             figures |= {f"{fault}_{name}": value for name, value in found.items()}
-            complaints += [f"a member that {FAULTS[fault]}: {wrong}"] if wrong else []
+            complaints += [f"a member that {FAULTS[fault]}: {problem}"] if problem else []
     return figures, complaints
 
 
 @contextlib.contextmanager
-def breaker_of(fault: str, members: dict[str, Running], proxy: Proxy, again: Callable[[], Running]) -> Iterator[None]:
-    """Breaks a member and, at exit, mends it."""
+def broken_member(
+    fault: str, members: dict[str, RunningServer], proxy: Proxy, restart: Callable[[], RunningServer]
+) -> Iterator[None]:
+    """Context manager that injects a fault into a member and repairs it at exit."""
     if fault in ("killed", "stopped"):
         member = members[PROCESS]
-        tell_all(member, signal.SIGKILL if fault == "killed" else signal.SIGSTOP)
+        signal_tree(member, signal.SIGKILL if fault == "killed" else signal.SIGSTOP)
         yield
         if fault == "killed":
-            members[PROCESS] = again()
+            members[PROCESS] = restart()
         else:
-            tell_all(member, signal.SIGCONT)
+            signal_tree(member, signal.SIGCONT)
     else:
-        proxy.turn("pass" if fault == "none" else fault)
+        proxy.set_mode("pass" if fault == "none" else fault)
         yield
-        proxy.turn("pass")
+        proxy.set_mode("pass")
 
 
-def tell_all(server: Running, number: signal.Signals) -> None:
+def signal_tree(server: RunningServer, number: signal.Signals) -> None:
     for pid in processes.tree(server.process.pid):
         os.kill(pid, number)
 
 
-def suffered(
-    fault: str, gateway: Running, breaker: contextlib.AbstractContextManager[None], seconds: float
+def measure_fault(
+    fault: str, gateway: RunningServer, breaker: contextlib.AbstractContextManager[None], seconds: float
 ) -> tuple[dict[str, float], str]:
-    """What clients saw of a fault that lasts so long, and what must not be."""
+    """Returns the figures of a fault that lasts for `seconds`, and a complaint or an empty string."""
     target = PROCESS if fault in ("killed", "stopped") else BEHIND
-    before = calls(gateway.port, target)
-    with calling(gateway.port, CONNECTIONS, PAUSE) as callers:
+    before = call_counts(gateway.port, target)
+    with running_clients(gateway.port, CONNECTIONS, PAUSE) as clients:
         time.sleep(BEFORE)
         began = time.perf_counter()
         with breaker:
             time.sleep(seconds)
         over = time.perf_counter()
         time.sleep(AFTER)
-    after = calls(gateway.port, target)
-    found = seen(callers, began, over) | {"again": after["retries"] - before["retries"]}
-    strange = sum(one.missing not in ([], [target]) for one in callers.answers)
+    after = call_counts(gateway.port, target)
+    found = fault_figures(clients, began, over) | {"again": after["retries"] - before["retries"]}
+    strange = sum(one.missing not in ([], [target]) for one in clients.responses)
     late = found["complete"] >= AFTER - STEP
     return found, f"{strange} responses are neither complete nor partial without it" * bool(strange) or "no recovery" * late
 
 
-def seen(callers: Callers, began: float, over: float) -> dict[str, float]:
-    """The figures of one fault, which lasted from `began` till `over`, and the course of it in steps."""
-    met = [one for one in callers.answers if one.ended > began]
+def fault_figures(clients: GatewayClients, began: float, over: float) -> dict[str, float]:
+    """Returns the figures of a fault that lasted from `began` to `over`, and its timeline."""
+    met = [one for one in clients.responses if one.ended > began]
     during = [one for one in met if one.began < over]
     partial = [one for one in met if one.missing]
     waited = [one.ended - began for one in met if one.seconds * 1e3 > DEADLINE_MS * 0.9]
     found = {
         "answers": len(during),
         "partial": sum(bool(one.missing) for one in during) / len(during),
-        "p50": share(during, 50) * 1e3,
-        "slowest": share(met, 100) * 1e3,
+        "p50": percentile_seconds(during, 50) * 1e3,
+        "slowest": percentile_seconds(met, 100) * 1e3,
         "waited": max(waited, default=0.0),
         "complete": max(0.0, max((one.ended for one in partial), default=over) - over),
-        "machine": max(stall for at, stall in callers.stalls if at > began) * 1e3,
+        "machine": max(stall for at, stall in clients.stalls if at > began) * 1e3,
         "lasted": over - began,
     }
-    return found | course(callers.answers, began)
+    return found | timeline(clients.responses, began)
 
 
-def course(answers: list[Asked], began: float) -> dict[str, float]:
-    """By the time since `began`, in steps: the slowest answer in ms, and the share of partial ones."""
-    steps: dict[int, list[Asked]] = {}
-    for one in answers:
+def timeline(responses: list[TimedResponse], began: float) -> dict[str, float]:
+    """Returns the slowest response in ms and the share of partial responses for each step of time since `began`."""
+    steps: dict[int, list[TimedResponse]] = {}
+    for one in responses:
         steps.setdefault(int((one.began - began) // STEP), []).append(one)
-    slowest = {f"slowest_at_{step}": share(found, 100) * 1e3 for step, found in steps.items()}
+    slowest = {f"slowest_at_{step}": percentile_seconds(found, 100) * 1e3 for step, found in steps.items()}
     return slowest | {f"partial_at_{step}": sum(bool(one.missing) for one in found) / len(found) for step, found in steps.items()}
 
 
-def text(outcome: Outcome) -> str:
+def text(results: Results) -> str:
     lines = []
     for fault, title in FAULTS.items():
-        value = functools.partial(outcome.value, NAME)
-        over = beyond(outcome, fault)
+        value = functools.partial(results.value, NAME)
+        over = over_deadline(results, fault)
         lines.append(
             [
                 title,
-                shown(value(f"{fault}_answers"), "{:,.0f}"),
-                shown(value(f"{fault}_partial"), "{:.1%}"),
-                shown(value(f"{fault}_p50"), "{:.1f}"),
-                shown(value(f"{fault}_slowest"), "{:.0f}"),
-                shown(over, "{:+.0f}"),
+                format_value(value(f"{fault}_answers"), "{:,.0f}"),
+                format_value(value(f"{fault}_partial"), "{:.1%}"),
+                format_value(value(f"{fault}_p50"), "{:.1f}"),
+                format_value(value(f"{fault}_slowest"), "{:.0f}"),
+                format_value(over, "{:+.0f}"),
                 "" if over is None or fault == "none" else verdict(over),
-                shown(value(f"{fault}_waited"), "{:.1f}"),
-                shown(value(f"{fault}_again"), "{:.0f}"),
-                shown(value(f"{fault}_complete"), "{:.2f}"),
-                shown(value(f"{fault}_machine"), "{:.0f}"),
+                format_value(value(f"{fault}_waited"), "{:.1f}"),
+                format_value(value(f"{fault}_again"), "{:.0f}"),
+                format_value(value(f"{fault}_complete"), "{:.2f}"),
+                format_value(value(f"{fault}_machine"), "{:.0f}"),
             ]
         )
-    return table([*HEADINGS, *MORE], lines)
+    return markdown_table([*HEADINGS, *MORE], lines)
 
 
-def beyond(outcome: Outcome, fault: str) -> float | None:
-    """Milliseconds by which the slowest answer is over the deadline."""
-    slowest = outcome.value(NAME, f"{fault}_slowest")
+def over_deadline(results: Results, fault: str) -> float | None:
+    """Returns the milliseconds from the deadline to the slowest response."""
+    slowest = results.value(NAME, f"{fault}_slowest")
     return None if slowest is None else slowest - DEADLINE_MS
 
 
@@ -158,32 +162,32 @@ def verdict(over: float) -> str:
     return "PASS" if over <= ALLOWED_MS else "FAIL"
 
 
-def verdicts(outcome: Outcome) -> Iterator[str]:
-    rounds = outcome.results.get(NAME, [])
+def verdicts(results: Results) -> Iterator[str]:
+    rounds = results.by_server.get(NAME, [])
     for fault, title in FAULTS.items():
-        over = beyond(outcome, fault)
+        over = over_deadline(results, fault)
         if over is None or fault == "none":
             continue
         worst = max(rounds, key=lambda found: found[f"{fault}_slowest"])
-        most, machine = worst[f"{fault}_slowest"] - DEADLINE_MS, worst[f"{fault}_machine"]
-        told = f"{over:+.0f} ms; target: at most {ALLOWED_MS} (worst round {most:+.0f}, machine {machine:.0f})"
-        yield f"{verdict(over)} a member {title}: the slowest response, less the deadline: {told}"
+        slowest, machine = worst[f"{fault}_slowest"] - DEADLINE_MS, worst[f"{fault}_machine"]
+        figures = f"{over:+.0f} ms; target: at most {ALLOWED_MS} (worst round {slowest:+.0f}, machine {machine:.0f})"
+        yield f"{verdict(over)} a member {title}: the slowest response, less the deadline: {figures}"
     last = max((found[f"{fault}_complete"] for found in rounds for fault in FAULTS), default=AFTER)
     good = "PASS" if last < AFTER - STEP else "FAIL"
     yield f"{good} responses are complete again after each fault, with no restart of the gateway: {last:.2f} s at the latest"
 
 
-def draw(folder: Path, outcome: Outcome, python: str) -> None:
-    """The course of each fault, by the medians of the rounds."""
+def draw(folder: Path, results: Results, python: str) -> None:
+    """Draws the timeline of each fault, with the medians of the rounds."""
     steps = range(int(-BEFORE / STEP), int(20 / STEP))
-    rounds, panels = outcome.results[NAME], []
+    rounds, panels = results.by_server[NAME], []
     for fault, title in FAULTS.items():
         points = []
         for step in steps:
             names = [f"{fault}_{what}_at_{step}" for what in ("slowest", "partial")]
-            # The end of a start that was slower than the others says nothing of them.
+            # Steps that only a minority of the rounds has are omitted.
             if sum(names[0] in found for found in rounds) > len(rounds) / 2:
-                points.append((step * STEP, *(outcome.value(NAME, name) for name in names)))
-        panels.append({"title": title, "points": points, "over": outcome.value(NAME, f"{fault}_lasted")})
-    told = {"panels": panels, "deadline": DEADLINE_MS, "allowed": ALLOWED_MS, "step": STEP}
-    drawn("chart_faults.py", folder / "remote.png", told, python)
+                points.append((step * STEP, *(results.value(NAME, name) for name in names)))
+        panels.append({"title": title, "points": points, "over": results.value(NAME, f"{fault}_lasted")})
+    data = {"panels": panels, "deadline": DEADLINE_MS, "allowed": ALLOWED_MS, "step": STEP}
+    draw_chart("chart_faults.py", folder / "remote.png", data, python)

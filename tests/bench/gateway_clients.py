@@ -1,4 +1,4 @@
-"""Clients that ask a gateway one request after another, with pauses, and note when each was sent, how long it took, what came."""
+"""Clients that send requests to a gateway, one after another with pauses, and record the time and the result of each."""
 
 import contextlib
 import json
@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import rows
 from cluster import ENSEMBLE
-from http_framing import surplus
+from http_framing import surplus_bytes
 
-PATIENCE, TICK = 5.0, 0.005
+TIMEOUT, TICK = 5.0, 0.005
 
 
-class Asked(NamedTuple):
-    """When it was sent, in seconds that took, and who is missing in it: nobody, some, or None where it is no such answer."""
+class TimedResponse(NamedTuple):
+    """Start, duration in seconds, and missing members of a response; `missing` is None for an invalid response."""
 
     began: float
     seconds: float
@@ -27,47 +27,47 @@ class Asked(NamedTuple):
         return self.began + self.seconds
 
 
-class Callers:
-    """What so many connections have seen; `stalls` are seconds by which a thread that does nothing was woken late, with when."""
+class GatewayClients:
+    """Results of all clients; `stalls` are pairs of a time and the seconds by which an idle thread woke up late."""
 
     def __init__(self, port: int, connections: int, pause: float) -> None:
         self.port, self.pause = port, pause
-        self.answers: list[Asked] = []
+        self.responses: list[TimedResponse] = []
         self.stalls: list[tuple[float, float]] = []
         self.stop = threading.Event()
-        self.requests = [rows.request(ENSEMBLE, body) for body in rows.singles_of(400)]
-        self.threads = [threading.Thread(target=self.go_on, args=(number,)) for number in range(connections)]
-        self.threads.append(threading.Thread(target=self.watch))
+        self.requests = [rows.request(ENSEMBLE, body) for body in rows.some_single_row_bodies(400)]
+        self.threads = [threading.Thread(target=self.run, args=(number,)) for number in range(connections)]
+        self.threads.append(threading.Thread(target=self.measure_stalls))
 
-    def watch(self) -> None:
-        """How much of what is late is the machine's."""
+    def measure_stalls(self) -> None:
+        """Measures how late the machine wakes up an idle thread."""
         while not self.stop.is_set():
             began = time.perf_counter()
             time.sleep(TICK)
             ended = time.perf_counter()
             self.stalls.append((ended, ended - began - TICK))
 
-    def go_on(self, number: int) -> None:
+    def run(self, number: int) -> None:
         connection, at = None, number * 97
         while not self.stop.is_set():
             began = time.perf_counter()
             try:
-                connection = connection or socket.create_connection(("127.0.0.1", self.port), PATIENCE)
-                missing = missing_in(exchanged(connection, self.requests[at % len(self.requests)]))
+                connection = connection or socket.create_connection(("127.0.0.1", self.port), TIMEOUT)
+                missing = missing_in(exchange(connection, self.requests[at % len(self.requests)]))
             except OSError:
                 connection, missing = None, None
-            self.answers.append(Asked(began, time.perf_counter() - began, missing))
+            self.responses.append(TimedResponse(began, time.perf_counter() - began, missing))
             time.sleep(self.pause)
             at += 1
         if connection:
             connection.close()
 
 
-def exchanged(connection: socket.socket, request: bytes) -> bytes:
-    """Raises OSError."""
+def exchange(connection: socket.socket, request: bytes) -> bytes:
+    """Sends a request and returns the response. Raises OSError."""
     connection.sendall(request)
     answer = b""
-    while (left := surplus(answer)) is None or left < 0:
+    while (left := surplus_bytes(answer)) is None or left < 0:
         data = connection.recv(65_536)
         if not data:
             raise ConnectionResetError
@@ -79,25 +79,25 @@ def missing_in(answer: bytes) -> list[str] | None:
     head, _, body = answer.partition(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 200 "):
         return None
-    told = json.loads(body)
-    return told["missing"] if (told["status"] == "partial") == bool(told["missing"]) else None
+    document = json.loads(body)
+    return document["missing"] if (document["status"] == "partial") == bool(document["missing"]) else None
 
 
 @contextlib.contextmanager
-def calling(port: int, connections: int, pause: float) -> Iterator[Callers]:
-    """Callers that go on until the exit, after which they have all their answers."""
-    callers = Callers(port, connections, pause)
-    for thread in callers.threads:
+def running_clients(port: int, connections: int, pause: float) -> Iterator[GatewayClients]:
+    """Context manager with running clients. At exit it waits until they have all their responses."""
+    clients = GatewayClients(port, connections, pause)
+    for thread in clients.threads:
         thread.start()
     try:
-        yield callers
+        yield clients
     finally:
-        callers.stop.set()
-        for thread in callers.threads:
+        clients.stop.set()
+        for thread in clients.threads:
             thread.join()
 
 
-def share(answers: Sequence[Asked], part: int) -> float:
-    """Seconds that `part` of 100 answers do not take longer than."""
-    taken = sorted(one.seconds for one in answers)
-    return taken[min(len(taken) - 1, len(taken) * part // 100)]
+def percentile_seconds(responses: Sequence[TimedResponse], part: int) -> float:
+    """Returns a percentile of the durations."""
+    times = sorted(response.seconds for response in responses)
+    return times[min(len(times) - 1, len(times) * part // 100)]

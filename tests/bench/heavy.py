@@ -1,4 +1,4 @@
-"""Heavier models, each in a folder of its own: a random forest of 300 trees, a wide network and a deep one."""
+"""Writes heavier models, each into a separate folder: a random forest of 300 trees, a wide network, and a deep one."""
 
 import itertools
 import json
@@ -14,7 +14,7 @@ from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
 
 TREES, COPIES, NOISE = 300, 40, 0.8
-# A run of one row through the first is bound by the reading of 16 MiB of weights, through the second by the calls of 400 nodes.
+# The cost of a run of one row is reading 16 MiB of weights in the wide network, and calling 400 nodes in the deep one.
 WIDE, DEEP = (4, 2048, 2048, 3), (4, *[32] * 200, 3)
 
 
@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
 
 
 def forest(rows: np.ndarray, classes: np.ndarray) -> onnx.ModelProto:
-    """Trees that nothing stops from growing, over Iris rows copied with so much noise that they grow deep."""
+    """Returns a forest of fully grown trees, over Iris rows copied with noise so that the trees get deep."""
     noise = np.random.default_rng(0).normal(0, NOISE, (COPIES * len(rows), rows.shape[1]))
     fitted = RandomForestClassifier(TREES, random_state=0)
     fitted.fit(np.tile(rows, (COPIES, 1)) + noise, np.tile(classes, COPIES))
@@ -37,12 +37,12 @@ def forest(rows: np.ndarray, classes: np.ndarray) -> onnx.ModelProto:
 
 
 def network(sizes: tuple[int, ...], middle: np.ndarray) -> onnx.ModelProto:
-    """Dense layers, untrained, with as many values between them as `sizes` says; `middle` is where the classes meet."""
+    """Returns an untrained network of dense layers with these sizes; the classes meet at the row `middle`."""
     chance = np.random.default_rng(1)
     nodes, weights, values = [], [], "features"
-    for i, (given, wanted) in enumerate(itertools.pairwise(sizes)):
-        weight = chance.normal(0, np.sqrt(2 / given), (given, wanted))
-        weights += [tensor(weight, f"w{i}"), tensor(np.zeros(wanted) if i else -middle @ weight, f"b{i}")]
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
+        weight = chance.normal(0, np.sqrt(2 / inputs), (inputs, outputs))
+        weights += [tensor(weight, f"w{i}"), tensor(np.zeros(outputs) if i else -middle @ weight, f"b{i}")]
         nodes += [helper.make_node("Gemm", [values, f"w{i}", f"b{i}"], [f"y{i}"])]
         nodes += [helper.make_node("Relu", [f"y{i}"], [values := f"x{i}"])]
     nodes[-1] = helper.make_node("Softmax", [f"y{i}"], ["probabilities"], axis=1)

@@ -1,15 +1,15 @@
-"""Where an HTTP answer ends, by its Content-Length or its chunks."""
+"""Finds the end of an HTTP response by its Content-Length or its chunks."""
 
 HEAD_END = b"\r\n\r\n"
 
 
-def surplus(answer: bytes) -> int | None:
-    """Bytes beyond the end of the first answer, negative where some are missing; None where its end cannot be known yet."""
+def surplus_bytes(answer: bytes) -> int | None:
+    """Returns the number of bytes after the first response, negative if some are missing, or None if its end is unknown."""
     end = answer.find(HEAD_END)
     if end < 0:
         return None
     head = answer[:end].lower()
-    # With its line's end before it, because there is Inference-Header-Content-Length too.
+    # The line break excludes Inference-Header-Content-Length.
     at = head.find(b"\r\ncontent-length:")
     if at >= 0:
         return len(answer) - end - 4 - int(head[at + 17 :].split(b"\r", 1)[0])

@@ -1,4 +1,4 @@
-"""The application called without a server: CPU µs of one call, each with a row of its own."""
+"""Calls the application without a server and prints the CPU µs of a call; each call has a different row."""
 
 import io
 import json
@@ -12,18 +12,18 @@ import iris_wsgi
 
 def main(model: str, count: int) -> None:
     app = iris_wsgi.create_app(role="web_single", model_dir=model)
-    environs = [environ(body) for body in rows.singles()[: count + 500]]
-    for given in environs[:500]:
-        call(app, given)
+    environs = [make_environ(body) for body in rows.single_row_bodies()[: count + 500]]
+    for request in environs[:500]:
+        call(app, request)
     started = time.process_time_ns()
-    for given in environs[500:]:
-        call(app, given)
+    for request in environs[500:]:
+        call(app, request)
     spent = time.process_time_ns() - started
     json.dump({"cpu": spent / 1e3 / (len(environs) - 500)}, sys.stdout)
 
 
-def environ(body: bytes) -> dict[str, object]:
-    """What a server gives the application for the load generator's request."""
+def make_environ(body: bytes) -> dict[str, object]:
+    """Returns the WSGI environ of a request of the load generator."""
     return {
         "REQUEST_METHOD": "POST",
         "SCRIPT_NAME": "",
@@ -48,13 +48,13 @@ def environ(body: bytes) -> dict[str, object]:
     }
 
 
-def call(app, given: dict[str, object]) -> bytes:
-    return b"".join(app(given, started_response))
+def call(app, environ: dict[str, object]) -> bytes:
+    return b"".join(app(environ, start_response))
 
 
-def started_response(status: str, headers: list[tuple[str, str]]) -> None:
+def start_response(status: str, headers: list[tuple[str, str]]) -> None:
     if not status.startswith("200"):
-        raise SystemExit(f"the application answered {status}")
+        raise SystemExit(f"the application responded with {status}")
 
 
 if __name__ == "__main__":

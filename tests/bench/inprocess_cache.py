@@ -1,4 +1,4 @@
-"""The application without a server, without a cache and with one: CPU µs and µs of one call, in turns; and bytes of an entry."""
+"""Calls the application without a server, with and without a cache; prints µs and CPU µs of a call, and bytes of an entry."""
 
 import gc
 import json
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from statistics import median
 
 import rows
-from inprocess_app import call, environ
+from inprocess_app import call, make_environ
 
 from iris_wsgi.factory import build
 from iris_wsgi.observability.log import Log
@@ -21,18 +21,18 @@ BATCH_ROWS = 100
 KEPT = 20_000
 
 
-class Kind:
-    """Requests to one application, by number: each window others, or, if it `repeats`, those of the first again and again."""
+class RequestKind:
+    """Requests to one application. Each window has new requests, or with `repeats` those of the first window."""
 
     def __init__(self, app, asked: Callable[[int], dict[str, object]], count: int, repeats: bool) -> None:
         self.app, self.asked, self.count, self.repeats = app, asked, count, repeats
-        self.given = 0
+        self.sent = 0
         self.spent: list[tuple[float, float]] = []
 
     def window(self) -> None:
-        """So many calls; what one took, in µs of CPU and in µs."""
-        first = 0 if self.repeats else self.given
-        self.given += self.count
+        """Runs a window, and records the CPU µs and the µs of a call."""
+        first = 0 if self.repeats else self.sent
+        self.sent += self.count
         asked = [self.asked(i) for i in range(first, first + self.count)]
         began, cpu = time.perf_counter_ns(), time.process_time_ns()
         for one in asked:
@@ -41,8 +41,8 @@ class Kind:
         self.spent.append((spent[0] / 1e3 / self.count, spent[1] / 1e3 / self.count))
 
 
-def measured(found: Mapping[str, Kind], windows: int) -> dict[str, float]:
-    """All kinds in turns, and the medians of the windows; the first window is to get warm."""
+def measure(found: Mapping[str, RequestKind], windows: int) -> dict[str, float]:
+    """Measures all kinds in turn, and returns the medians of the windows without the first one."""
     for _ in range(windows + 1):
         for kind in found.values():
             kind.window()
@@ -54,19 +54,19 @@ def measured(found: Mapping[str, Kind], windows: int) -> dict[str, float]:
 
 
 def main(model: str, windows: int, count: int, redis_url: str) -> None:
-    json.dump(measured(kinds(model, count, redis_url), windows) | memory(), sys.stdout)
+    json.dump(measure(make_kinds(model, count, redis_url), windows) | memory(), sys.stdout)
 
 
-def kinds(model: str, count: int, redis_url: str) -> dict[str, Kind]:
-    """By name; those of the second level keep next to nothing in memory, so that each row is looked up in Redis."""
-    log, many = Log(os.open(os.devnull, os.O_WRONLY)), rows.drawn(40_000, 2)
-    batches = [rows.nested(many[i : i + BATCH_ROWS]) for i in range(0, len(many), BATCH_ROWS)]
-    asked = {"/predict/label": (rows.singles(), count), "/predict/batch": (batches, max(1, count // 50))}
+def make_kinds(model: str, count: int, redis_url: str) -> dict[str, RequestKind]:
+    """Returns the kinds by name. Those of the second level have almost no memory, so that each row is looked up in Redis."""
+    log, many = Log(os.open(os.devnull, os.O_WRONLY)), rows.random_rows(40_000, 2)
+    batches = [rows.batch_body(many[i : i + BATCH_ROWS]) for i in range(0, len(many), BATCH_ROWS)]
+    requests = {"/predict/label": (rows.single_row_bodies(), count), "/predict/batch": (batches, max(1, count // 50))}
 
-    def kind(role: str, path: str, repeats: bool, **settings: object) -> Kind:
+    def kind(role: str, path: str, repeats: bool, **settings: object) -> RequestKind:
         app = build(Settings(role=role, model_dir=model, **settings), log).app
-        bodies, most = asked[path]
-        return Kind(app, lambda i: environ(bodies[i % len(bodies)]) | {"PATH_INFO": path}, most, repeats)
+        bodies, calls = requests[path]
+        return RequestKind(app, lambda i: make_environ(bodies[i % len(bodies)]) | {"PATH_INFO": path}, calls, repeats)
 
     found = {}
     for path, words in (("/predict/label", ""), ("/predict/batch", "_batch")):
@@ -74,15 +74,15 @@ def kinds(model: str, count: int, redis_url: str) -> dict[str, Kind]:
         found[f"miss{words}"] = kind("prediction_cache", path, False, cache_bytes=100_000_000)
         found[f"hit{words}"] = kind("prediction_cache", path, True, cache_bytes=100_000_000)
     if redis_url:
-        told = {"cache_redis_url": redis_url, "cache_bytes": 1024}
-        found["shared_miss"] = kind("prediction_cache", "/predict/label", False, **told)
-        found["shared_hit"] = kind("prediction_cache", "/predict/label", True, **told)
+        small = {"cache_redis_url": redis_url, "cache_bytes": 1024}
+        found["shared_miss"] = kind("prediction_cache", "/predict/label", False, **small)
+        found["shared_hit"] = kind("prediction_cache", "/predict/label", True, **small)
     return found
 
 
 def memory() -> dict[str, float]:
-    """Bytes that an answer takes in memory, and what is reckoned for it."""
-    keys = [rows.packed([row]) for row in rows.drawn(KEPT, 7)]
+    """Returns the memory of an entry in bytes, and its computed size."""
+    keys = [rows.float32_bytes([row]) for row in rows.random_rows(KEPT, 7)]
     gc.collect()
     tracemalloc.start()
     cache = LRUCache(1 << 30)
@@ -91,7 +91,7 @@ def memory() -> dict[str, float]:
         cache.put(bytes(bytearray(key)), bytes(bytearray(12)), time.monotonic())
     taken = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    return {"entry": taken / KEPT, "reckoned": ENTRY_BYTES + len(keys[0]) + 12}
+    return {"entry": taken / KEPT, "computed": ENTRY_BYTES + len(keys[0]) + 12}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The routes of items without a server, without a cache and with one: CPU µs and µs of one call, in turns."""
+"""Calls the item routes without a server, with and without a cache; prints µs and CPU µs of a call."""
 
 import json
 import os
@@ -10,8 +10,8 @@ from functools import partial
 from unittest.mock import patch
 
 import rows
-from inprocess_app import call, environ
-from inprocess_cache import Kind, measured
+from inprocess_app import call, make_environ
+from inprocess_cache import RequestKind, measure
 
 from iris_wsgi.factory import build
 from iris_wsgi.http.cache_headers import DEFAULT, CacheDirectives
@@ -24,13 +24,13 @@ from iris_wsgi.setting_types import SQLITE
 from iris_wsgi.settings import Settings
 
 KEPT, LOOKS = 20_000, 200
-LOOK_SECONDS, MOST_SECONDS = 3600.0, 86400.0
+LOOK_SECONDS, MAX_SECONDS = 3600.0, 86400.0
 ROOMY, NARROW = 100_000_000, 4096
 PLACES = {"_item": ("/items/{}", "item_lookups_total"), "": ("/items/{}/prediction", "item_predictions_total")}
 
 
 class Uncached(ItemCache):
-    """No cache in the same place: each request reads the database, and runs the model if it is to tell what that says."""
+    """Replacement for the cache that reads the database in each request, and runs the model for predictions."""
 
     def item(self, item_id: str, deadline: float, directives: CacheDirectives = DEFAULT) -> ItemLookup:
         self.metrics.items.add(("database",))
@@ -47,34 +47,34 @@ class Uncached(ItemCache):
 
 
 class Items:
-    """What makes kinds over one database, and counts where their answers came from."""
+    """Builds request kinds over one database, and checks the sources of their responses."""
 
     def __init__(self, model: str, url: str, windows: int = 0, count: int = 0) -> None:
         self.model, self.url, self.windows, self.count = model, url, windows, count
         self.log = Log(os.open(os.devnull, os.O_WRONLY))
-        self.found: dict[str, Kind] = {}
+        self.found: dict[str, RequestKind] = {}
         self.sources: dict[str, str] = {}
 
     def app(self, cache: type[ItemCache] = ItemCache, size: int = ROOMY, redis_url: str = ""):
-        """Nothing in it gets too old; it looks at the database at its start and not again while all this lasts."""
-        told = {"database_url": self.url, "cache_redis_url": redis_url, "items_bytes": size}
-        told |= {"items_seconds": MOST_SECONDS}
+        """Builds an application whose entries do not expire. It checks the database for changes only at its start."""
+        settings = {"database_url": self.url, "cache_redis_url": redis_url, "items_bytes": size}
+        settings |= {"items_seconds": MAX_SECONDS}
         with patch.object(role, "ItemCache", cache), patch.object(role, "CHECK_SECONDS", LOOK_SECONDS):
-            service = build(Settings(role="data_cache", model_dir=self.model, **told), self.log)
+            service = build(Settings(role="data_cache", model_dir=self.model, **settings), self.log)
         service.background.start()
         return service.app
 
     def add(self, name: str, app, words: str, source: str, repeats: bool = False) -> None:
-        """Requests whose answers are to come from this source."""
+        """Adds requests whose responses must come from this source."""
         path, family = PLACES[words]
-        self.found[name] = Kind(app, lambda i: get(path.format(item_id(i))), self.count, repeats)
+        self.found[name] = RequestKind(app, lambda i: get(path.format(item_id(i))), self.count, repeats)
         self.sources[name] = f'{family}{{source="{source}"}}'
 
-    def measured(self) -> dict[str, float]:
-        figures = measured(self.found, self.windows)
+    def measure(self) -> dict[str, float]:
+        figures = measure(self.found, self.windows)
         for name, source in self.sources.items():
             if metric(self.found[name].app, source) < self.windows * self.count:
-                raise SystemExit(f"{name}: not all answers were of {source}")
+                raise SystemExit(f"{name}: not all responses have the source {source}")
         return figures
 
 
@@ -83,12 +83,12 @@ def main(model: str, windows: int, count: int, redis_url: str = "", url: str = "
         items = Items(model, url or f"{SQLITE}{folder}/items.db", windows, count)
         store = filled(items.url)
         add_levels(items, redis_url) if redis_url else add_routes(items)
-        json.dump(items.measured() | {"look": look(store)}, sys.stdout)
+        json.dump(items.measure() | {"look": look(store)}, sys.stdout)
 
 
 def filled(url: str) -> ItemStore:
-    """A database with items in it."""
-    drawn = {item_id(i): rows.packed([row]) for i, row in enumerate(rows.drawn(KEPT, 7))}
+    """Returns a database with items."""
+    drawn = {item_id(i): rows.float32_bytes([row]) for i, row in enumerate(rows.random_rows(KEPT, 7))}
     store = open_item_store(Settings(database_url=url), drawn, 60.0)
     store.identity()
     return store
@@ -102,7 +102,7 @@ def add_routes(items: Items) -> None:
 
 
 def add_levels(items: Items, redis_url: str) -> None:
-    """There is room for a few items in memory, so that each is looked up in Redis."""
+    """Adds kinds with memory for a few items, so that each item is looked up in Redis."""
     items.add("off", items.app(Uncached), "_item", "database")
     for name, source in (("miss", "database"), ("hit", "redis")):
         app = items.app(ItemCache, NARROW, redis_url)
@@ -111,14 +111,14 @@ def add_levels(items: Items, redis_url: str) -> None:
 
 
 def until_looked(app) -> None:
-    """Redis is not believed before the first look at the database, which a thread of its own takes."""
+    """Waits until the application has checked the database for changes; before that it does not use Redis."""
     while not metric(app, 'item_lookups_total{source="redis"}'):
         for i in range(KEPT - 50, KEPT):
             call(app, get(f"/items/{item_id(i)}"))
 
 
 def look(store: ItemStore) -> float:
-    """CPU µs of a look at a database in which nobody has written."""
+    """Returns the CPU µs of a check for changes in an unchanged database."""
     cursor = store.changes(None).cursor
     began = time.process_time_ns()
     for _ in range(LOOKS):
@@ -131,17 +131,17 @@ def item_id(number: int) -> str:
 
 
 def get(path: str) -> dict[str, object]:
-    """What a server gives the application for a request without a body."""
-    given = {name: value for name, value in environ(b"").items() if not name.startswith("CONTENT_")}
-    return given | {"REQUEST_METHOD": "GET", "PATH_INFO": path}
+    """Returns the WSGI environ of a GET request."""
+    environ = {name: value for name, value in make_environ(b"").items() if not name.startswith("CONTENT_")}
+    return environ | {"REQUEST_METHOD": "GET", "PATH_INFO": path}
 
 
 def metric(app, name: str) -> float:
-    """What the application counts under this name."""
+    """Returns the value of a metric of the application."""
     for line in call(app, get("/metrics")).decode().splitlines():
         if line.startswith(f"{name} "):
             return float(line.rpartition(" ")[2])
-    raise SystemExit(f"there is no {name}")
+    raise SystemExit(f"{name} is not in the metrics")
 
 
 if __name__ == "__main__":

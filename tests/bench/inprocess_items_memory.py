@@ -1,4 +1,4 @@
-"""Bytes that an item takes in memory, and that it takes with what the model says of it; and what is reckoned for them."""
+"""Prints the memory of an item with and without its prediction, and the computed size."""
 
 import gc
 import json
@@ -18,7 +18,7 @@ def main(model: str) -> None:
 
 
 def taken(items: Items, words: str, name: str) -> dict[str, float]:
-    """By asking for all of them; the first makes what is there once."""
+    """Measures the memory while all items are loaded. The first item is loaded before, because it also creates other objects."""
     app, (path, _) = items.app(), PLACES[words]
     call(app, get(path.format(item_id(0))))
     gc.collect()
@@ -28,7 +28,7 @@ def taken(items: Items, words: str, name: str) -> dict[str, float]:
     gc.collect()
     grown = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    return {f"{name}_bytes": grown / (KEPT - 1), f"{name}_reckoned": metric(app, "item_cache_bytes") / KEPT}
+    return {f"{name}_bytes": grown / (KEPT - 1), f"{name}_computed": metric(app, "item_cache_bytes") / KEPT}
 
 
 if __name__ == "__main__":

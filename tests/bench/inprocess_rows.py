@@ -1,4 +1,4 @@
-"""A model alone: µs of a row in runs on one row and in runs on 32, without a server; each row is another one."""
+"""Runs a model on 1 row and on 32 rows at a time; prints the µs of a row. All rows differ."""
 
 import json
 import sys
@@ -17,17 +17,17 @@ SIZES, RUNS = (1, 32), 300
 def main(folder: str) -> None:
     (file,) = Path(folder).glob("*.onnx")
     run = open_session(file.read_bytes(), str(file)).run
-    drawn = np.array(rows.larges()[0], np.float32)
+    drawn = np.array(rows.large_row_sets()[0], np.float32)
     json.dump({f"row_in_{size}": median(taken(run, drawn, size)[RUNS // 10 :]) / 1e3 / size for size in SIZES}, sys.stdout)
 
 
-def taken(run, drawn: np.ndarray, size: int) -> list[int]:
-    """Nanoseconds of each run."""
+def taken(run, rows: np.ndarray, size: int) -> list[int]:
+    """Returns the nanoseconds of each run."""
     found = []
     for i in range(RUNS):
-        given = {"features": drawn[i * size : (i + 1) * size]}
+        inputs = {"features": rows[i * size : (i + 1) * size]}
         began = time.perf_counter_ns()
-        run(["probabilities"], given)
+        run(["probabilities"], inputs)
         found.append(time.perf_counter_ns() - began)
     return found
 

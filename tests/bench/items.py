@@ -1,4 +1,4 @@
-"""The data cache: what a request for an item costs without it, as a miss, as a hit, and with Redis before the database."""
+"""Data cache: cost of a request without it, of a miss, of a hit, and of Redis between memory and database."""
 
 import functools
 from collections.abc import Iterator
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 import environments
 import jobs
 import postgresql
-from bench import Bench, Failed, needed
+from bench import Bench, TrialFailed, environment_python
 from caching import CALLS, COLUMNS, SHARED_COLUMNS, WINDOWS, alone, cells, redis, shared_cells
-from document import framed
+from document import section_text
 from models import MODELS
-from report import shown, table
-from results import Outcome
-from runner import attempt
+from report import format_value, markdown_table
+from results import Results
+from runner import run_trial
 
 HEADING = "The data cache"
 STORES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
@@ -40,70 +40,75 @@ METHOD = """\
 """
 
 
-def measure_round(number: int, bench: Bench, outcome: Outcome) -> None:
+def measure_round(number: int, bench: Bench, results: Results) -> None:
     for model in MODELS:
-        attempt(model, number, outcome, functools.partial(trial, "inprocess_items.py", model, bench))
-    attempt(MEMORY, number, outcome, functools.partial(trial, "inprocess_items_memory.py", "svm", bench))
+        run_trial(model, number, results, functools.partial(trial, "inprocess_items.py", model, bench))
+    run_trial(MEMORY, number, results, functools.partial(trial, "inprocess_items_memory.py", "svm", bench))
     for store in STORES:
-        attempt(store, number, outcome, functools.partial(shared_trial, store, bench))
+        run_trial(store, number, results, functools.partial(shared_trial, store, bench))
 
 
 def trial(script: str, model: str, bench: Bench) -> tuple[dict[str, float], list[str]]:
-    """In memory, over SQLite. Raises Failed."""
-    return alone(needed("ours"), script, model, bench), []
+    """Measures the cache in memory over SQLite. Raises TrialFailed."""
+    return alone(environment_python("ours"), script, model, bench), []
 
 
 def shared_trial(store: str, bench: Bench) -> tuple[dict[str, float], list[str]]:
-    """Redis before a database. Raises Failed."""
+    """Measures Redis in front of a database. Raises TrialFailed."""
     if store == "sqlite":
-        interpreter = needed("redis")
+        interpreter = environment_python("redis")
         with redis(bench) as cache:
             return alone(interpreter, "inprocess_items.py", "svm", bench, cache), []
-    interpreter = needed("postgres")
+    interpreter = environment_python("postgres")
     with postgresql.postgresql(bench) as database, redis(bench) as cache:
         return alone(interpreter, "inprocess_items.py", "svm", bench, cache, database), []
 
 
-def text(outcome: Outcome) -> str:
-    lines = [[f"`{ITEM}`", "any", *cells(outcome, "svm", "_item")]]
-    lines += [[f"`{PREDICTION}`", title, *cells(outcome, model)] for model, title in MODELS.items()]
-    tables = "In memory, CPU µs of a request, with the items in SQLite:\n\n" + table(["route", "model", *COLUMNS], lines)
+def text(results: Results) -> str:
+    lines = [[f"`{ITEM}`", "any", *cells(results, "svm", "_item")]]
+    lines += [[f"`{PREDICTION}`", title, *cells(results, model)] for model, title in MODELS.items()]
+    tables = "In memory, CPU µs of a request, with the items in SQLite:\n\n" + markdown_table(["route", "model", *COLUMNS], lines)
     tables += f"\nRedis between memory and database, CPU µs and µs of `{ITEM}`:\n\n"
-    tables += table(["database", *SHARED_COLUMNS], [[title, *shared_cells(outcome, store)] for store, title in STORES.items()])
-    tables += "\n" + costs(outcome)
+    tables += markdown_table(
+        ["database", *SHARED_COLUMNS], [[title, *shared_cells(results, store)] for store, title in STORES.items()]
+    )
+    tables += "\n" + costs(results)
     used = [name for name in ("ours", "redis", "postgres", "models") if (environments.HOME / name / "installed").exists()]
     method = METHOD.format(calls=CALLS, windows=WINDOWS, **versions())
-    return framed(outcome, HEADING, tables, method, verdicts(outcome), used)
+    return section_text(results, HEADING, tables, method, verdicts(results), used)
 
 
-def costs(outcome: Outcome) -> str:
-    """What an item takes of memory, and a look of CPU."""
-    told = [
-        shown(outcome.value(MEMORY, f"{name}_{what}"), "{:.0f}") for what in ("bytes", "reckoned") for name in ("item", "both")
+def costs(results: Results) -> str:
+    """Returns the lines about the memory of an item and the CPU of a check for changes."""
+    values = [
+        format_value(results.value(MEMORY, f"{name}_{what}"), "{:.0f}")
+        for what in ("bytes", "computed")
+        for name in ("item", "both")
     ]
-    looks = {title: shown(outcome.value(store, "look"), "{:.0f}") for store, title in STORES.items()}
-    taken = " and ".join(f"{look} CPU µs in {title}" for title, look in looks.items() if look)
+    checks = {title: format_value(results.value(store, "look"), "{:.0f}") for store, title in STORES.items()}
+    times = " and ".join(f"{check} CPU µs in {title}" for title, check in checks.items() if check)
     return (
-        f"An item takes {told[0]} bytes of memory, and {told[1]} with its prediction. They count as {told[2]} and {told[3]}.\n"
-        f"A check for changes of other servers takes {taken or 'an unknown time'}.\n"
+        f"An item takes {values[0]} bytes of memory, and {values[1]} with its prediction. "
+        f"They count as {values[2]} and {values[3]}.\n"
+        f"A check for changes of other servers takes {times or 'an unknown time'}.\n"
     )
 
 
 def versions() -> dict[str, str]:
     try:
         return jobs.versions() | {"postgresql": postgresql.version()}
-    except Failed:
+    except TrialFailed:
         return jobs.versions() | {"postgresql": "(which is not here)"}
 
 
-def verdicts(outcome: Outcome) -> Iterator[str]:
-    """A hit in memory is to cost less than no cache; what Redis gives depends on the database."""
+def verdicts(results: Results) -> Iterator[str]:
+    """Yields whether a hit in memory costs less than no cache, and the gain of Redis, which depends on the database."""
     for words, route in (("_item", ITEM), ("", PREDICTION)):
-        ratio = outcome.ratio(("svm", f"hit{words}_cpu"), ("svm", f"off{words}_cpu"))
+        ratio = results.ratio(("svm", f"hit{words}_cpu"), ("svm", f"off{words}_cpu"))
         if ratio is not None:
             yield f"{'PASS' if ratio < 1 else 'FAIL'} {route}: CPU of a hit in memory, relative to no cache: {ratio:.2f} times"
     for store, title in STORES.items():
-        ratio = outcome.ratio((store, "shared_hit_time"), (store, "off_time"))
+        ratio = results.ratio((store, "shared_hit_time"), (store, "off_time"))
         if ratio is not None:
             pays = "" if ratio < 1 else ", which does not pay"
             yield f"INFO {title}: time of a hit in Redis, relative to no cache: {ratio:.2f} times{pays}"

@@ -1,4 +1,4 @@
-"""Jobs: how many are accepted and finished a second in each store, with one worker and with four, and how soon one is done."""
+"""Jobs: accepted and finished jobs per second for each store, with one worker and with four, and the time to a result."""
 
 import contextlib
 import functools
@@ -18,13 +18,13 @@ from typing import NamedTuple
 import environments
 import processes
 import rows
-from bench import Bench, Failed, environ, needed
-from document import framed
+from bench import Bench, TrialFailed, environ, environment_python
+from document import section_text
 from environments import python
-from load import Load
-from report import shown, table
-from results import Outcome
-from runner import attempt
+from load import LoadGenerator
+from report import format_value, markdown_table
+from results import Results
+from runner import run_trial
 from server_trial import free_port
 
 HEADING = "Jobs"
@@ -34,7 +34,7 @@ WORKERS = (1, 4)
 CONNECTIONS = 16
 DISK = "disk"
 LIMIT = 60.0
-# A worker that found nothing looks again after 0.05 seconds at most, which it comes to within 0.15.
+# An idle worker reaches its longest polling interval of 0.05 s within 0.15 s.
 REST = (0.2, 0.3)
 RESTED = 50
 METHOD = """\
@@ -63,7 +63,7 @@ METHOD = """\
 
 
 class Kind(NamedTuple):
-    """A store, and how many processes work on its jobs."""
+    """Store and number of worker processes."""
 
     store: str
     workers: int
@@ -74,7 +74,7 @@ class Kind(NamedTuple):
 
 
 class Site(NamedTuple):
-    """What runs in a trial: the server's port, and the first process of each part."""
+    """Running processes of a trial: the port of the server, and the pid of each part."""
 
     port: int
     parts: dict[str, int]
@@ -83,14 +83,14 @@ class Site(NamedTuple):
 KINDS = [Kind(store, workers) for workers in WORKERS for store in STORES]
 
 
-def measure_round(number: int, bench: Bench, outcome: Outcome) -> None:
-    attempt(DISK, number, outcome, functools.partial(disk, bench.effort.seconds / 2))
+def measure_round(number: int, bench: Bench, results: Results) -> None:
+    run_trial(DISK, number, results, functools.partial(disk, bench.effort.seconds / 2))
     for kind in KINDS:
-        attempt(kind.name, number, outcome, functools.partial(trial, kind, bench))
+        run_trial(kind.name, number, results, functools.partial(trial, kind, bench))
 
 
 def disk(seconds: float) -> tuple[dict[str, float], list[str]]:
-    """Writes a second that are on the disk before the next begins."""
+    """Returns the number of durable writes per second of the disk."""
     with tempfile.TemporaryFile(dir=environments.HOME, buffering=0) as file:
         done, began = 0, time.perf_counter()
         while (elapsed := time.perf_counter() - began) < seconds:
@@ -101,31 +101,31 @@ def disk(seconds: float) -> tuple[dict[str, float], list[str]]:
 
 
 def trial(kind: Kind, bench: Bench) -> tuple[dict[str, float], list[str]]:
-    """One start of server, workers and store. Raises Failed."""
+    """Measures one start of server, workers, and store. Raises TrialFailed."""
     seconds, complaints = bench.effort.seconds, []
-    with site(kind, bench) as here:
-        settle(here, kind.workers)
-        check(here.port, bench)
+    with running_site(kind, bench) as site:
+        wait_until_idle(site, kind.workers)
+        check(site.port, bench)
         time.sleep(0.5)
-        figures = {"idle": idle(here, seconds) / kind.workers}
-        figures |= {f"row_{name}": value for name, value in turnaround(here.port, seconds, 100_000, (0.0, 0.0)).items()}
-        figures |= {f"rested_{name}": value for name, value in turnaround(here.port, 8 * seconds, RESTED, REST).items()}
-        with stopped(here):
+        figures = {"idle": idle_cpu(site, seconds) / kind.workers}
+        figures |= {f"row_{name}": value for name, value in measure_turnaround(site.port, seconds, 100_000, (0.0, 0.0)).items()}
+        figures |= {f"rested_{name}": value for name, value in measure_turnaround(site.port, 8 * seconds, RESTED, REST).items()}
+        with stopped_workers(site):
             for at in (1, CONNECTIONS):
-                found, wrong = handed_in(here.port, at, bench)
+                found, problems = submit_jobs(site.port, at, bench)
                 figures[f"alone_{at}"] = found["rate"]
-                complaints += wrong
-        figures["backlog"] = worked_off(here.port)
-        found, wrong = both(here, bench)
-        if lost := sum(jobs for state, jobs in counts(here.port).items() if state != "succeeded"):
-            raise Failed(f"{lost} jobs did not succeed")
-    return figures | found, complaints + wrong
+                complaints += problems
+        figures["backlog"] = drain_queue(site.port)
+        found, problems = submit_and_process(site, bench)
+        if lost := sum(jobs for state, jobs in counts(site.port).items() if state != "succeeded"):
+            raise TrialFailed(f"{lost} jobs did not succeed")
+    return figures | found, complaints + problems
 
 
 @contextlib.contextmanager
-def site(kind: Kind, bench: Bench) -> Iterator[Site]:
-    """A store of its own, on the disk that this project is on, and who uses it; all of it is ended at exit. Raises Failed."""
-    interpreter = needed(ENVIRONMENTS[kind.store])
+def running_site(kind: Kind, bench: Bench) -> Iterator[Site]:
+    """Starts a separate store on the disk of this project, a server, and workers, and stops them at exit. Raises TrialFailed."""
+    interpreter = environment_python(ENVIRONMENTS[kind.store])
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="jobs-", dir=environments.HOME, ignore_cleanup_errors=True)
@@ -142,7 +142,7 @@ def site(kind: Kind, bench: Bench) -> Iterator[Site]:
             program, port = redis_server(), free_port()
             durable = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
             redis = start("redis", [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, *durable], {})
-            until_up(redis, lambda: socket.create_connection(("127.0.0.1", port), 1).close())
+            wait_until_up(redis, lambda: socket.create_connection(("127.0.0.1", port), 1).close())
             settings["IRIS_REDIS_URL"] = f"redis://127.0.0.1:{port}"
         command = [interpreter, "-m", "iris_wsgi"]
         port, health = free_port(), free_port()
@@ -151,151 +151,151 @@ def site(kind: Kind, bench: Bench) -> Iterator[Site]:
             "workers": ["worker", "--workers", str(kind.workers), "--port", str(health)],
         }
         for (part, words), at in zip(roles.items(), (port, health), strict=True):
-            until_up(start(part, [*command, *words], settings), functools.partial(fetch, at, "GET", "/readyz"))
+            wait_until_up(start(part, [*command, *words], settings), functools.partial(fetch, at, "GET", "/readyz"))
         yield Site(port, parts)
 
 
 def redis_server() -> str:
-    """Raises Failed where there is none."""
+    """Returns the path of redis-server. Raises TrialFailed if it is not installed."""
     if found := shutil.which("redis-server"):
         return found
-    raise Failed("redis-server is not installed")
+    raise TrialFailed("redis-server is not installed")
 
 
-def until_up(process: subprocess.Popen, ask: Callable[[], object]) -> None:
-    """Raises Failed for what has not come up, or ended."""
+def wait_until_up(process: subprocess.Popen, ask: Callable[[], object]) -> None:
+    """Waits until a process responds. Raises TrialFailed."""
     end = time.monotonic() + LIMIT
     while True:
         try:
             ask()
             return
-        except (OSError, http.client.HTTPException, Failed) as error:
+        except (OSError, http.client.HTTPException, TrialFailed) as error:
             if process.poll() is not None or time.monotonic() > end:
-                raise Failed(f"did not come up: {error}") from None
+                raise TrialFailed(f"did not start: {error}") from None
         time.sleep(0.01)
 
 
 def fetch(port: int, method: str, path: str, body: bytes | None = None) -> bytes:
-    """An answer's body, over a connection of its own. Raises Failed for one that is no success."""
+    """Returns the body of a successful response over a new connection. Raises TrialFailed."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     try:
-        return asked(connection, method, path, body)
+        return send(connection, method, path, body)
     finally:
         connection.close()
 
 
-def asked(
+def send(
     connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None = None, wait: str | None = None
 ) -> bytes:
-    """The same over one that is there; `wait` is for how many seconds the answer may be held back."""
+    """Returns the body of a successful response over this connection; the server may hold it for `wait` seconds."""
     fields = {"Content-Type": "application/json"} if body else {}
     connection.request(method, path, body, fields | ({"Prefer": f"wait={wait}"} if wait else {}))
     response = connection.getresponse()
     content = response.read()
     if response.status not in (200, 202):
-        raise Failed(f"{method} {path} was answered with {response.status}")
+        raise TrialFailed(f"{method} {path} returned status {response.status}")
     return content
 
 
-def again(ask: Callable[[], bytes]) -> bytes:
-    """An answer, as soon as there is one: where the disk is busy a store may take longer than a server waits. Raises Failed."""
+def retry_until_success(ask: Callable[[], bytes]) -> bytes:
+    """Repeats a request. With a busy disk a store may take longer than a server waits. Raises TrialFailed."""
     for _ in range(20):
-        with contextlib.suppress(Failed):
+        with contextlib.suppress(TrialFailed):
             return ask()
         time.sleep(0.25)
     return ask()
 
 
-def settle(here: Site, workers: int) -> None:
-    """Waits until all workers are there and have nothing to do: they come one after another. Raises Failed."""
+def wait_until_idle(site: Site, workers: int) -> None:
+    """Waits until all workers have started and have nothing to do. Raises TrialFailed."""
     end = time.monotonic() + LIMIT
-    wanted = workers + (workers > 1)
+    expected = workers + (workers > 1)
     while time.monotonic() < end:
-        before = processes.cpu_times(processes.tree(here.parts["workers"]))
+        before = processes.cpu_times(processes.tree(site.parts["workers"]))
         time.sleep(0.25)
-        after = processes.cpu_times(processes.tree(here.parts["workers"]))
-        if len(after) >= wanted and set(after) == set(before) and processes.cpu_between(before, after) < 50e6:
+        after = processes.cpu_times(processes.tree(site.parts["workers"]))
+        if len(after) >= expected and set(after) == set(before) and processes.cpu_between(before, after) < 50e6:
             return
-    raise Failed("the workers do not come to rest")
+    raise TrialFailed("the workers do not become idle")
 
 
 def check(port: int, bench: Bench) -> None:
-    """Compares the labels of a sample of rows, each a job, with onnxruntime's own. Raises Failed."""
+    """Compares the labels of a sample of jobs with those of onnxruntime. Raises TrialFailed."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
 
-    def patiently(method: str, path: str, body: bytes | None = None, wait: str | None = None) -> dict:
-        return json.loads(again(lambda: asked(connection, method, path, body, wait)))
+    def send_until_success(method: str, path: str, body: bytes | None = None, wait: str | None = None) -> dict:
+        return json.loads(retry_until_success(lambda: send(connection, method, path, body, wait)))
 
-    ids = [patiently("POST", "/jobs", rows.nested([row]))["id"] for row in bench.rows]
+    ids = [send_until_success("POST", "/jobs", rows.batch_body([row]))["id"] for row in bench.rows]
     for job, label in zip(ids, bench.labels, strict=True):
-        told = patiently("GET", f"/jobs/{job}", wait="10")
-        if told["status"] != "succeeded" or told["result"]["labels"] != [label]:
-            raise Failed(f"told {told['status']} of a job whose label is {label}")
+        record = send_until_success("GET", f"/jobs/{job}", wait="10")
+        if record["status"] != "succeeded" or record["result"]["labels"] != [label]:
+            raise TrialFailed(f"a job with the label {label} is {record['status']}")
     connection.close()
 
 
-def idle(here: Site, seconds: float) -> float:
-    """CPU of the workers, in ms a second, while there is nothing to do."""
-    pids = processes.tree(here.parts["workers"])
+def idle_cpu(site: Site, seconds: float) -> float:
+    """Returns the CPU of idle workers, in ms per second."""
+    pids = processes.tree(site.parts["workers"])
     before, began = processes.cpu_times(pids), time.perf_counter()
     time.sleep(seconds)
     return processes.cpu_between(before, processes.cpu_times(pids)) / 1e6 / (time.perf_counter() - began)
 
 
-def turnaround(port: int, seconds: float, most: int, rest: tuple[float, float]) -> dict[str, float]:
-    """Milliseconds from handing in a job to its result, one job after another, each after a pause within `rest`."""
+def measure_turnaround(port: int, seconds: float, max_jobs: int, rest: tuple[float, float]) -> dict[str, float]:
+    """Returns percentiles of the milliseconds from submission to result, one job after another with pauses."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    bodies, chance, taken = rows.singles_of(1000), random.Random(5), []
+    bodies, chance, times = rows.some_single_row_bodies(1000), random.Random(5), []
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end and len(taken) < most:
+    while time.perf_counter() < end and len(times) < max_jobs:
         time.sleep(chance.uniform(*rest))
         began = time.perf_counter()
         try:
-            job = json.loads(asked(connection, "POST", "/jobs", bodies[len(taken) % len(bodies)]))
-            told = json.loads(asked(connection, "GET", job["href"], wait="10"))
-        except Failed:
-            # It counts as having taken as long as a client would wait before it tries again.
-            told = {"status": "succeeded"}
+            job = json.loads(send(connection, "POST", "/jobs", bodies[len(times) % len(bodies)]))
+            record = json.loads(send(connection, "GET", job["href"], wait="10"))
+        except TrialFailed:
+            # A rejected job counts as the time that a client waits before it tries again.
+            record = {"status": "succeeded"}
             time.sleep(1.0)
-        taken.append((time.perf_counter() - began) * 1e3)
-        if told["status"] != "succeeded":
-            raise Failed(f"told {told['status']} of a job after 10 seconds")
+        times.append((time.perf_counter() - began) * 1e3)
+        if record["status"] != "succeeded":
+            raise TrialFailed(f"a job is {record['status']} after 10 seconds")
     connection.close()
-    return spread(taken)
+    return percentiles(times)
 
 
-def spread(taken: list[float]) -> dict[str, float]:
-    """The median, and what 99 of 100 are not over."""
-    taken.sort()
-    return {"p50": taken[len(taken) // 2], "p99": taken[min(len(taken) - 1, len(taken) * 99 // 100)]}
+def percentiles(times: list[float]) -> dict[str, float]:
+    """Returns the median and the 99th percentile."""
+    times.sort()
+    return {"p50": times[len(times) // 2], "p99": times[min(len(times) - 1, len(times) * 99 // 100)]}
 
 
 @contextlib.contextmanager
-def stopped(here: Site) -> Iterator[None]:
-    """The workers stand still meanwhile; none of them holds what others wait for. Raises Failed."""
-    pids = processes.tree(here.parts["workers"])
+def stopped_workers(site: Site) -> Iterator[None]:
+    """Context manager that stops the workers with SIGSTOP while they hold no lock. Raises TrialFailed."""
+    pids = processes.tree(site.parts["workers"])
 
-    def tell(number: signal.Signals) -> None:
+    def signal_workers(number: signal.Signals) -> None:
         for pid in pids:
             os.kill(pid, number)
 
     try:
         for _ in range(20):
-            tell(signal.SIGSTOP)
-            # A thread may go on until another of its process has had the signal.
+            signal_workers(signal.SIGSTOP)
+            # A thread may run until another thread of its process has received the signal.
             while not all(map(processes.stands, pids)):
                 time.sleep(0.01)
-            # One may have been stopped in the middle of a step.
-            with contextlib.suppress(Failed):
-                fetch(here.port, "POST", "/jobs", rows.singles_of(1)[0])
+            # A worker may have been stopped while it held a lock.
+            with contextlib.suppress(TrialFailed):
+                fetch(site.port, "POST", "/jobs", rows.some_single_row_bodies(1)[0])
                 break
-            tell(signal.SIGCONT)
+            signal_workers(signal.SIGCONT)
             time.sleep(1.0)
         else:
-            raise Failed("no jobs are taken while the workers stand still")
+            raise TrialFailed("the server accepts no jobs while the workers are stopped")
         yield
     finally:
-        tell(signal.SIGCONT)
+        signal_workers(signal.SIGCONT)
 
 
 @functools.cache
@@ -303,27 +303,27 @@ def requests() -> list[bytes]:
     return rows.requests("label", "/jobs")
 
 
-def handed_in(port: int, connections: int, bench: Bench) -> tuple[dict[str, float], list[str]]:
-    """Jobs accepted a second, and after how many ms, with so many requests under way; and whether some were refused."""
-    load = Load(port, requests(), 0, b"HTTP/1.1 202 ")
+def submit_jobs(port: int, connections: int, bench: Bench) -> tuple[dict[str, float], list[str]]:
+    """Returns the accepted jobs per second and the latencies, and complaints about rejected jobs."""
+    load = LoadGenerator(port, requests(), 0, b"HTTP/1.1 202 ")
     for _ in range(connections):
         load.connect()
     began = time.perf_counter()
     done = load.drive(bench.effort.requests, 2 * bench.effort.seconds)
     elapsed = time.perf_counter() - began
     load.close()
-    complaints = [f"{load.failures} of {done} jobs were refused: {load.wrong.decode()}"] if load.failures else []
-    return {"rate": (done - load.failures) / elapsed} | spread([one / 1e6 for one in load.latencies]), complaints
+    complaints = [f"{load.failures} of {done} jobs were rejected: {load.wrong.decode()}"] if load.failures else []
+    return {"rate": (done - load.failures) / elapsed} | percentiles([one / 1e6 for one in load.latencies]), complaints
 
 
-def both(here: Site, bench: Bench) -> tuple[dict[str, float], list[str]]:
-    """Jobs accepted and finished a second while some are handed in and others worked on, and the CPU of each part."""
-    before, began = {part: cpu(pid) for part, pid in here.parts.items()}, time.perf_counter()
-    was = counts(here.port)["succeeded"]
-    found, complaints = handed_in(here.port, CONNECTIONS, bench)
-    worked_off(here.port)
-    elapsed, finished = time.perf_counter() - began, counts(here.port)["succeeded"] - was
-    figures = {f"cpu_{part}": processes.cpu_between(before[part], cpu(pid)) / 1e3 / finished for part, pid in here.parts.items()}
+def submit_and_process(site: Site, bench: Bench) -> tuple[dict[str, float], list[str]]:
+    """Returns accepted and finished jobs per second while the workers run, and the CPU of each part."""
+    before, began = {part: cpu(pid) for part, pid in site.parts.items()}, time.perf_counter()
+    was = counts(site.port)["succeeded"]
+    found, complaints = submit_jobs(site.port, CONNECTIONS, bench)
+    drain_queue(site.port)
+    elapsed, finished = time.perf_counter() - began, counts(site.port)["succeeded"] - was
+    figures = {f"cpu_{part}": processes.cpu_between(before[part], cpu(pid)) / 1e3 / finished for part, pid in site.parts.items()}
     figures |= {"cpu": sum(figures.values()), "accepted": found["rate"], "finished": finished / elapsed}
     return figures | {"p50": found["p50"], "p99": found["p99"]}, complaints
 
@@ -332,69 +332,69 @@ def cpu(root: int) -> dict[int, int]:
     return processes.cpu_times(processes.tree(root))
 
 
-def worked_off(port: int) -> float:
-    """Jobs finished a second until none is left. Raises Failed."""
+def drain_queue(port: int) -> float:
+    """Returns the finished jobs per second until the queue is empty. Raises TrialFailed."""
     began, first = time.perf_counter(), counts(port)["succeeded"]
     while time.perf_counter() < began + LIMIT:
         now = counts(port)
         if not now["queued"] + now["running"]:
             return (now["succeeded"] - first) / (time.perf_counter() - began)
         time.sleep(0.02)
-    raise Failed(f"jobs were left after {LIMIT:g} seconds")
+    raise TrialFailed(f"jobs remain after {LIMIT:g} seconds")
 
 
 def counts(port: int) -> dict[str, int]:
-    """Jobs by state. Raises Failed."""
-    return json.loads(again(lambda: fetch(port, "GET", "/jobs")))["jobs"]
+    """Returns the number of jobs by state. Raises TrialFailed."""
+    return json.loads(retry_until_success(lambda: fetch(port, "GET", "/jobs")))["jobs"]
 
 
-def text(outcome: Outcome) -> str:
+def text(results: Results) -> str:
     rates, costs, delays = [], [], []
     for kind in KINDS:
-        told = functools.partial(cell, outcome, kind.name)
+        value = functools.partial(cell, results, kind.name)
         words = [STORES[kind.store], str(kind.workers)]
         rates.append(
-            words + [told(name, "{:,.0f}") for name in ("alone_1", f"alone_{CONNECTIONS}", "backlog", "accepted", "finished")]
+            words + [value(name, "{:,.0f}") for name in ("alone_1", f"alone_{CONNECTIONS}", "backlog", "accepted", "finished")]
         )
-        costs.append(words + [told(name, "{:,.0f}") for name in ("cpu_server", "cpu_workers", "cpu_redis", "cpu")])
-        costs[-1].append(told("idle", "{:.1f}"))
-        delays.append(words + [told(f"{one}{p}", "{:.1f}") for one in ("", "row_", "rested_") for p in ("p50", "p99")])
+        costs.append(words + [value(name, "{:,.0f}") for name in ("cpu_server", "cpu_workers", "cpu_redis", "cpu")])
+        costs[-1].append(value("idle", "{:.1f}"))
+        delays.append(words + [value(f"{one}{p}", "{:.1f}") for one in ("", "row_", "rested_") for p in ("p50", "p99")])
     alone = [f"accepted/s alone, at {at}" for at in (1, CONNECTIONS)]
-    tables = table(["store", "workers", *alone, "backlog/s", "both: accepted/s", "finished/s"], rates)
-    tables += f"\nThe disk alone makes {cell(outcome, DISK, 'writes', '{:,.0f}')} durable writes a second, one after another.\n"
+    tables = markdown_table(["store", "workers", *alone, "backlog/s", "both: accepted/s", "finished/s"], rates)
+    tables += f"\nThe disk alone makes {cell(results, DISK, 'writes', '{:,.0f}')} durable writes a second, one after another.\n"
     tables += "\nCPU of a job in µs, and of an idle worker in ms a second:\n\n"
-    tables += table(["store", "workers", "server", "the workers", "Redis", "all", "idle worker"], costs)
+    tables += markdown_table(["store", "workers", "server", "the workers", "Redis", "all", "idle worker"], costs)
     tables += "\nLatency in ms, of the 202 at 16 connections with the workers at work, and from submission to result:\n\n"
     headings = [f"{what} {p}" for what in ("202", "back to back", "rested") for p in ("p50", "p99")]
-    tables += table(["store", "workers", *headings], delays)
+    tables += markdown_table(["store", "workers", *headings], delays)
     used = [name for name in dict.fromkeys(ENVIRONMENTS.values()) if (environments.HOME / name / "installed").exists()]
-    return framed(outcome, HEADING, tables, METHOD.format(rest=REST, **versions()), targets(outcome), used)
+    return section_text(results, HEADING, tables, METHOD.format(rest=REST, **versions()), targets(results), used)
 
 
-def cell(outcome: Outcome, name: str, figure: str, pattern: str) -> str:
-    return shown(outcome.value(name, figure), pattern)
+def cell(results: Results, name: str, figure: str, pattern: str) -> str:
+    return format_value(results.value(name, figure), pattern)
 
 
 def versions() -> dict[str, str]:
-    """Of what is not a package."""
+    """Returns the versions of SQLite and Redis, which are not Python packages."""
     code = "import sqlite3; print(sqlite3.sqlite_version)"
     commands = {"sqlite": [python("ours"), "-c", code]}
     if program := shutil.which("redis-server"):
         commands["redis"] = [program, "--version"]
-    found = {"redis": "(which is not here)"}
+    found = {"redis": "(which is not site)"}
     for name, command in commands.items():
         words = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()
         found[name] = next((word[2:] for word in words if word.startswith("v=")), words[0])
     return found
 
 
-def targets(outcome: Outcome) -> Iterator[str]:
-    """No target, but what the stores make of the disk, and the workers of each other."""
+def targets(results: Results) -> Iterator[str]:
+    """Yields the ratios of the stores to the disk, and of several workers to one. They have no targets."""
     for store, title in STORES.items():
         one, many = (Kind(store, workers).name for workers in WORKERS)
         for at in (1, CONNECTIONS):
-            ratio = shown(outcome.ratio((one, f"alone_{at}"), (DISK, "writes")), "{:.2f} times") or "not measured"
+            ratio = format_value(results.ratio((one, f"alone_{at}"), (DISK, "writes")), "{:.2f} times") or "not measured"
             plural = "connection" if at == 1 else "connections"
             yield f"INFO {title}: jobs accepted a second over {at} {plural}, relative to durable writes of the disk: {ratio}"
-        ratio = shown(outcome.ratio((many, "backlog"), (one, "backlog")), "{:.2f} times") or "not measured"
+        ratio = format_value(results.ratio((many, "backlog"), (one, "backlog")), "{:.2f} times") or "not measured"
         yield f"INFO {title}: backlog/s with {WORKERS[-1]} workers, relative to one: {ratio}"

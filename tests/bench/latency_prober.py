@@ -1,4 +1,4 @@
-"""The latency of small requests, one after another on one connection, while another connection sends large ones or none."""
+"""Measures the latency of small requests on one connection while another connection sends large requests or none."""
 
 import contextlib
 import json
@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import rows
-from http_framing import surplus
-from load import PATIENCE, Load
+from http_framing import surplus_bytes
+from load import TIMEOUT, LoadGenerator
 
 PAUSE = 0.001
 SETTLE = 0.5
@@ -28,26 +28,26 @@ def main(phases: list[dict[str, Any]]) -> None:
 
 
 def measure(phase: dict[str, Any], small: list[bytes], large: list[bytes]) -> dict[str, float]:
-    """Milliseconds of the small requests, and how many large ones a second were answered meanwhile."""
-    with pressed(phase["large_port"], large) as counts:
+    """Returns the latencies of the small requests in ms, and the number of large responses per second."""
+    with large_requests(phase["large_port"], large) as counts:
         time.sleep(SETTLE)
         before, began = counts[0], time.perf_counter()
-        latencies, wrong = probed(phase["port"], small, phase["seconds"])
+        latencies, wrong = measure_latencies(phase["port"], small, phase["seconds"])
         found = {"large": (counts[0] - before) / (time.perf_counter() - began), "failures": wrong + counts[1]}
     latencies.sort()
     found |= {name: latencies[int(len(latencies) * share)] for name, share in SHARES}
     return found | {"max": latencies[-1], "asked": len(latencies)}
 
 
-def probed(port: int, requests: list[bytes], seconds: float) -> tuple[list[float], int]:
+def measure_latencies(port: int, requests: list[bytes], seconds: float) -> tuple[list[float], int]:
     """Returns latencies in ms, and the number of responses other than 200."""
     latencies, wrong, end = [], 0, time.perf_counter() + seconds
-    with socket.create_connection(("127.0.0.1", port), PATIENCE) as one:
+    with socket.create_connection(("127.0.0.1", port), TIMEOUT) as one:
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while (began := time.perf_counter()) < end:
             one.sendall(requests[len(latencies) % len(requests)])
             answer = b""
-            while (left := surplus(answer)) is None or left < 0:
+            while (left := surplus_bytes(answer)) is None or left < 0:
                 data = one.recv(65_536)
                 if not data:
                     raise SystemExit("the server closed the connection")
@@ -59,28 +59,28 @@ def probed(port: int, requests: list[bytes], seconds: float) -> tuple[list[float
 
 
 @contextlib.contextmanager
-def pressed(port: int, requests: list[bytes]) -> Iterator[Any]:
-    """Sends large requests from another process meanwhile, one after another; counts answers and those that were not 200."""
+def large_requests(port: int, requests: list[bytes]) -> Iterator[Any]:
+    """Context manager that sends large requests from another process, and counts responses and failures."""
     fork = multiprocessing.get_context("fork")
     counts, stop = fork.Array("q", 2, lock=False), fork.Event()
     if not requests:
         yield counts
         return
-    sender = fork.Process(target=press, args=(port, requests, counts, stop))
+    sender = fork.Process(target=send_large, args=(port, requests, counts, stop))
     sender.start()
     try:
         yield counts
     finally:
         stop.set()
-        sender.join(PATIENCE)
+        sender.join(TIMEOUT)
         sender.kill()
 
 
-def press(port: int, requests: list[bytes], counts: Any, stop: Any) -> None:
-    load = Load(port, requests, 0)
+def send_large(port: int, requests: list[bytes], counts: Any, stop: Any) -> None:
+    load = LoadGenerator(port, requests, 0)
     load.connect()
     while not stop.is_set() and os.getppid() > 1:
-        counts[0] += load.drive(1, PATIENCE)
+        counts[0] += load.drive(1, TIMEOUT)
         counts[1] = load.failures
     load.close()
 

@@ -1,4 +1,4 @@
-"""The load generator: a closed loop over epoll in a process of its own, one request under way on each connection."""
+"""Load generator: a closed loop over epoll in a separate process, with one request in progress on each connection."""
 
 import contextlib
 import json
@@ -11,13 +11,13 @@ from typing import Any
 
 import processes
 import rows
-from http_framing import surplus
+from http_framing import surplus_bytes
 
-PATIENCE = 5.0
+TIMEOUT = 5.0
 
 
-class Load:
-    """Connections to one server, and what was seen on them."""
+class LoadGenerator:
+    """Connections to one server, and the results of their requests."""
 
     def __init__(self, port: int, requests: Sequence[bytes], first: int, expected: bytes = b"HTTP/1.1 200 ") -> None:
         self.port, self.requests, self.next, self.expected = port, requests, first, expected
@@ -31,7 +31,7 @@ class Load:
         self.wrong = b""
 
     def connect(self) -> None:
-        one = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
+        one = socket.create_connection(("127.0.0.1", self.port), TIMEOUT)
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         one.setblocking(False)
@@ -49,16 +49,16 @@ class Load:
         try:
             sent = one.send(request)
         except OSError:
-            # The answer's reading will find the connection closed.
+            # recv() reports the closed connection.
             return
         if sent < len(request):
-            one.settimeout(PATIENCE)
+            one.settimeout(TIMEOUT)
             with contextlib.suppress(OSError):
                 one.sendall(request[sent:])
             one.setblocking(False)
 
     def replace(self, number: int) -> None:
-        """A connection that the server closed is a failure if an answer was due, and makes way for a new one."""
+        """Replaces a connection that the server closed. It counts as a failure if a request was in progress."""
         self.closed += 1
         self.failures += number in self.sent_at
         self.poll.unregister(number)
@@ -67,7 +67,7 @@ class Load:
         self.connect()
 
     def drive(self, count: int, seconds: float, more: bool = True) -> int:
-        """Takes `count` answers at most, for `seconds` at most; with `more` each makes way for a next request."""
+        """Reads up to `count` responses for up to `seconds`; with `more` it sends the next request after each."""
         poll, sockets, parts, sent_at, latencies = self.poll.poll, self.sockets, self.parts, self.sent_at, self.latencies
         clock, answered, done = time.perf_counter_ns, self.answered.add, 0
         end = clock() + int(seconds * 1e9)
@@ -84,7 +84,7 @@ class Load:
                     continue
                 if parts[number]:
                     data = parts[number] + data
-                beyond = surplus(data)
+                beyond = surplus_bytes(data)
                 if beyond is None or beyond < 0:
                     parts[number] = data
                     continue
@@ -99,14 +99,14 @@ class Load:
         return done
 
     def warm(self, count: int) -> None:
-        """Goes on until `count` answers are in and each connection had one: servers accept at their leisure."""
-        end = time.perf_counter() + PATIENCE
-        done = self.drive(count, PATIENCE)
+        """Runs until there are `count` responses, and each connection has one."""
+        end = time.perf_counter() + TIMEOUT
+        done = self.drive(count, TIMEOUT)
         while (done < count or len(self.answered) < len(self.sockets)) and time.perf_counter() < end:
             done += self.drive(64, 0.5)
 
     def close(self) -> None:
-        """Takes the answers still due, so that no server is met by a reset, and closes."""
+        """Reads the remaining responses, so that the server sees no reset, and closes the connections."""
         self.drive(len(self.sent_at), 1.0, more=False)
         for one in self.sockets.values():
             one.close()
@@ -114,13 +114,13 @@ class Load:
 
 
 def idle_connections(count: int, port: int, request: bytes) -> list[socket.socket]:
-    """Connections that got one answer each and now stay open with nothing to do."""
+    """Opens connections that get one response each and then stay open."""
     opened = []
     for _ in range(count):
-        one = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        one = socket.create_connection(("127.0.0.1", port), TIMEOUT)
         one.sendall(request)
         answer = b""
-        while (surplus(answer) or 0) < 0 or surplus(answer) is None:
+        while (surplus_bytes(answer) or 0) < 0 or surplus_bytes(answer) is None:
             data = one.recv(65_536)
             if not data:
                 break
@@ -140,22 +140,22 @@ def still_open(one: socket.socket) -> bool:
 
 
 def measure(phase: dict[str, Any], requests: Sequence[bytes]) -> dict[str, float]:
-    """One window of load: connections, requests and seconds at most, idle connections beside them."""
+    """Measures one window of load, with a maximum of requests and seconds, and with idle connections."""
     idle = idle_connections(phase.get("idle", 0), phase["port"], requests[-1])
-    load = Load(phase["port"], requests, phase["first"])
+    load = LoadGenerator(phase["port"], requests, phase["first"])
     for _ in range(phase["connections"]):
         load.connect()
     load.warm(phase["warm"])
     load.latencies.clear()
     load.failures = load.closed = 0
     pids = processes.tree(phase["pid"])
-    # Servers that this one asks in turn.
-    others = [pid for root in phase.get("beside", []) for pid in processes.tree(root)]
+    # Servers that this server calls.
+    others = [pid for root in phase.get("upstream", []) for pid in processes.tree(root)]
     theirs = processes.cpu_times(others)
     own, before, started = time.process_time(), processes.cpu_times(pids), time.perf_counter()
     done = load.drive(phase["requests"], phase["seconds"])
     elapsed, after = time.perf_counter() - started, processes.cpu_times(pids)
-    beside = processes.cpu_between(theirs, processes.cpu_times(others))
+    upstream = processes.cpu_between(theirs, processes.cpu_times(others))
     own = time.process_time() - own
     after |= processes.cpu_times(set(processes.tree(phase["pid"])) - set(pids))
     taken = sorted(load.latencies) or [0]
@@ -163,7 +163,7 @@ def measure(phase: dict[str, Any], requests: Sequence[bytes]) -> dict[str, float
         "requests": done,
         "rate": done / elapsed,
         "cpu": processes.cpu_between(before, after) / 1e3 / max(done, 1),
-        "beside": beside / 1e3 / max(done, 1),
+        "upstream": upstream / 1e3 / max(done, 1),
         "p50": taken[len(taken) // 2] / 1e6,
         "p99": taken[min(len(taken) - 1, len(taken) * 99 // 100)] / 1e6,
         "busy": own / elapsed,
@@ -182,11 +182,11 @@ def main(phases: list[dict[str, Any]]) -> None:
     for phase in phases:
         key = phase["kind"], phase["path"]
         made[key] = made.get(key) or rows.requests(*key)
-    json.dump([attempt(phase, made[phase["kind"], phase["path"]]) for phase in phases], sys.stdout)
+    json.dump([measure_window(phase, made[phase["kind"], phase["path"]]) for phase in phases], sys.stdout)
 
 
-def attempt(phase: dict[str, Any], requests: Sequence[bytes]) -> dict[str, Any]:
-    """A window's figures, or why there are none; the windows after it are measured all the same."""
+def measure_window(phase: dict[str, Any], requests: Sequence[bytes]) -> dict[str, Any]:
+    """Returns the figures of a window, or the error that ended it."""
     try:
         return measure(phase, requests)
     except OSError as error:

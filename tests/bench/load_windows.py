@@ -1,4 +1,4 @@
-"""The windows of load that one server is put under, one after another, by the load generator's process."""
+"""Windows of load on a server, which the process of the load generator runs in turn."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from bench import Bench, Failed
+from bench import Bench, TrialFailed
 from environments import BENCH
 from servers import Server
 
@@ -15,8 +15,8 @@ CONNECTIONS = (1, 16, 256)
 Windows = Sequence[tuple[str, int, dict[str, Any]]]
 
 
-def planned(server: Server, bench: Bench, port: int, pid: int, first: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Kind, connections (of the kind `idle`: idle ones) and what the load generator is told, of each window."""
+def plan_windows(server: Server, bench: Bench, port: int, pid: int, first: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Yields the kind, the number of connections (for `idle` of idle ones), and the parameters of each window."""
     effort = bench.effort
     common = {"port": port, "pid": pid, "kind": "label", "path": server.label_path, "first": first, "warm": 300, "idle": 0}
     common |= {"requests": effort.requests, "seconds": effort.seconds}
@@ -30,13 +30,15 @@ def planned(server: Server, bench: Bench, port: int, pid: int, first: int) -> It
             yield "idle", idle, common | {"connections": 16, "idle": idle, "first": first + 9 * idle}
 
 
-def loaded(server: Server, bench: Bench, port: int, pid: int, first: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Puts a server under all its windows. Raises Failed."""
-    return driven(list(planned(server, bench, port, pid, first)), bench, server.workers)
+def run_server_windows(
+    server: Server, bench: Bench, port: int, pid: int, first: int
+) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Runs all windows of a server. Raises TrialFailed."""
+    return run_windows(list(plan_windows(server, bench, port, pid, first)), bench, server.workers)
 
 
-def driven(windows: Windows, bench: Bench, workers: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Runs the load generator: kind, connections and findings of each window. Raises Failed."""
+def run_windows(windows: Windows, bench: Bench, workers: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Runs the load generator, and yields the kind, the connections, and the figures of each window. Raises TrialFailed."""
     cpus = bench.load_cpus(workers)
     done = subprocess.run(
         [sys.executable, "-B", str(BENCH / "load.py")],
@@ -48,27 +50,27 @@ def driven(windows: Windows, bench: Bench, workers: int) -> Iterator[tuple[str, 
         check=False,
     )
     if done.returncode:
-        raise Failed(f"the load generator failed: {(done.stderr.strip().splitlines() or ['no reason told'])[-1]}")
+        raise TrialFailed(f"the load generator failed: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
     for (kind, at, _), found in zip(windows, json.loads(done.stdout), strict=True):
         yield kind, at, found
 
 
-def taken(windows: Iterable[tuple[str, int, dict[str, Any]]]) -> tuple[dict[str, float], list[str]]:
-    """All figures of the windows that went well, and what went wrong."""
+def collect_figures(windows: Iterable[tuple[str, int, dict[str, Any]]]) -> tuple[dict[str, float], list[str]]:
+    """Returns the figures of all successful windows, and the complaints about the others."""
     figures: dict[str, float] = {}
     complaints = []
     for kind, at, found in windows:
-        complaint = wrong(found)
+        complaint = window_problem(found)
         complaints += [f"{kind} at {at}: {complaint}"] if complaint else []
         if "gave_up" not in found and not found["failures"]:
             figures |= {f"{kind}_{name}_{at}": value for name, value in found.items()}
     return figures, complaints
 
 
-def wrong(found: dict[str, Any]) -> str:
-    """What is wrong with a window; empty where nothing is."""
+def window_problem(found: dict[str, Any]) -> str:
+    """Returns the problem of a window, or an empty string."""
     if "gave_up" in found:
-        return f"the load generator could not go on: {found['gave_up']}"
+        return f"the load generator stopped: {found['gave_up']}"
     if found["failures"]:
         return f"{found['failures']} of {found['requests']} requests failed"
     return f"{found['unanswered']} connections got no response" if found["unanswered"] else ""

@@ -1,4 +1,4 @@
-"""What the figures were taken on: CPU, kernel, Python, versions of packages, the day."""
+"""Description of the machine: CPU, kernel, Python, versions of packages, and the date."""
 
 import datetime
 import os
@@ -15,19 +15,19 @@ def lines() -> str:
     for name in environments.PACKAGES:
         if (environments.HOME / name / "installed").exists():
             packages |= environments.versions(name)
-    told = ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
     return (
         f"* {cpu()}, {os.cpu_count()} CPUs, {memory()}\n"
         f"* {platform.system()} {platform.release()} {platform.machine()}, Python {platform.python_version()}, {today()}\n"
-        f"* {told}\n"
+        f"* {versions}\n"
     )
 
 
 def line(names: Iterable[str]) -> str:
-    """The same in one sentence, with the versions of these environments alone."""
+    """Returns a description in one sentence, with the versions of these environments."""
     packages = {name: version for one in names for name, version in environments.versions(one).items()}
-    told = ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
-    return f"{cpu()}, {os.cpu_count()} CPUs; Python {platform.python_version()}, {told}; {today()}"
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
+    return f"{cpu()}, {os.cpu_count()} CPUs; Python {platform.python_version()}, {versions}; {today()}"
 
 
 def today() -> datetime.date:

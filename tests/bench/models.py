@@ -1,4 +1,4 @@
-"""The models of the section on batching: the project's own and heavier ones, in folders of their own; what they cost alone."""
+"""Models of the batching section: this project's model and heavier ones, and their cost without a server."""
 
 import functools
 import hashlib
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import environments
 from bench import MODEL, Bench, environ
-from runner import say
+from runner import log
 
 MODELS = {
     "svm": "the Iris SVM",
@@ -23,7 +23,7 @@ def folder_of(model: str, bench: Bench) -> str:
 
 
 def alone(model: str, bench: Bench) -> tuple[dict[str, float], list[str]]:
-    """Microseconds of a row alone and in a run of many, without a server."""
+    """Returns the microseconds of a row, alone and in a run of many."""
     command = [environments.python("ours"), "-B", str(environments.BENCH / "inprocess_rows.py"), folder_of(model, bench)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=environ(bench.scratch))
     return json.loads(done.stdout), []
@@ -31,16 +31,16 @@ def alone(model: str, bench: Bench) -> tuple[dict[str, float], list[str]]:
 
 @functools.cache
 def made(scratch: str) -> Path:
-    """The folder of the heavier models, each in its own; written once, sealed in each run."""
+    """Returns the folder of the heavier models. They are written once and sealed in each run."""
     folder = environments.HOME / "heavy"
     script = environments.BENCH / "heavy.py"
-    want = hashlib.sha256(script.read_bytes() + environments.REQUIREMENTS.read_bytes()).hexdigest()
+    digest = hashlib.sha256(script.read_bytes() + environments.REQUIREMENTS.read_bytes()).hexdigest()
     stamp = folder / "made"
-    if not stamp.exists() or stamp.read_text() != want:
-        say("making the heavier models, once")
+    if not stamp.exists() or stamp.read_text() != digest:
+        log("writing the heavier models, once")
         run = {"env": environ(scratch), "capture_output": True, "timeout": 300, "check": True}
         subprocess.run([environments.python("models"), "-B", str(script), str(folder)], **run)
-        stamp.write_text(want)
+        stamp.write_text(digest)
     for name in MODELS:
         if (folder / name).exists():
             command = [environments.python("ours"), "-m", "iris_wsgi", "seal", "--model-dir", str(folder / name)]

@@ -1,4 +1,4 @@
-"""A PostgreSQL of the benchmark's own, over TCP, with a database that is gone afterwards."""
+"""Temporary PostgreSQL server over TCP."""
 
 import contextlib
 import functools
@@ -11,31 +11,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import processes
-from bench import Bench, Failed, environ
-from jobs import until_up
+from bench import Bench, TrialFailed, environ
+from jobs import wait_until_up
 from server_trial import free_port
 
-# PostgreSQL refuses to run as root, and its package makes this user.
+# PostgreSQL does not run as root. Its package creates this user.
 USER = "postgres"
 LIMIT = 60
 
 
 def program(name: str) -> str:
-    """Debian does not put all of them where commands are found. Raises Failed where there is none."""
+    """Returns the path of a program of PostgreSQL; Debian installs some of them outside of the PATH. Raises TrialFailed."""
     known = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
     found = str(known[-1]) if known else shutil.which(name)
     if found is None:
-        raise Failed(f"PostgreSQL's {name} is not installed")
+        raise TrialFailed(f"PostgreSQL's {name} is not installed")
     return found
 
 
 @contextlib.contextmanager
 def postgresql(bench: Bench) -> Iterator[str]:
-    """The URL of one with its own settings, but for the address. Raises Failed."""
+    """Starts a server with default settings and yields its URL. Raises TrialFailed."""
     initdb, postgres, asks = program("initdb"), program("postgres"), program("pg_isready")
     root, port = os.getuid() == 0, str(free_port())
     under = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups"] if root else []
-    # Not in the folder of the other things, which is closed to another user.
+    # Not in the scratch folder, which this user cannot access.
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         if root:
             shutil.chown(folder, USER)
@@ -44,20 +44,20 @@ def postgresql(bench: Bench) -> Iterator[str]:
         command = [*under, postgres, "-D", data, "-h", "127.0.0.1", "-p", port, "-k", ""]
         with processes.running(command, environ(folder), bench.cpus, folder) as process:
             try:
-                until_up(process, functools.partial(done, [asks, "-q", "-h", "127.0.0.1", "-p", port], folder))
+                wait_until_up(process, functools.partial(done, [asks, "-q", "-h", "127.0.0.1", "-p", port], folder))
                 yield f"postgresql://{USER}@127.0.0.1:{port}/postgres"
             finally:
-                # By itself, or memory that its processes share would be left.
+                # An ordered shutdown releases the shared memory.
                 process.send_signal(signal.SIGINT)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(LIMIT)
 
 
 def done(command: list[str], folder: str) -> None:
-    """Raises Failed."""
-    told = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False, cwd=folder, env=environ(folder))
-    if told.returncode:
-        raise Failed((told.stderr.strip().splitlines() or [f"{Path(command[0]).name} ended with {told.returncode}"])[-1])
+    """Runs a command. Raises TrialFailed."""
+    result = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False, cwd=folder, env=environ(folder))
+    if result.returncode:
+        raise TrialFailed((result.stderr.strip().splitlines() or [f"{Path(command[0]).name} ended with {result.returncode}"])[-1])
 
 
 def version() -> str:

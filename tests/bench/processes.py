@@ -1,4 +1,4 @@
-"""A server's processes: its tree from /proc, their CPU time in nanoseconds, their share of memory, their end."""
+"""Processes of a server: the process tree, its CPU time, its memory, and its end."""
 
 import contextlib
 import os
@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 
 def tree(root: int) -> list[int]:
-    """`root` and all that descend from it."""
+    """Returns `root` and its descendants."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
-                # The name in brackets may hold anything; what follows its last bracket is state and parent.
+                # The name in parentheses may contain any character. The state and the parent follow the last parenthesis.
                 parent = int(file.read().rpartition(b")")[2].split()[1])
                 children.setdefault(parent, []).append(int(name))
     found = [root]
@@ -24,10 +24,10 @@ def tree(root: int) -> list[int]:
 
 
 def cpu_times(pids: Iterable[int]) -> dict[int, int]:
-    """CPU time in ns of each process with all its threads, ended ones too; exact, where /proc/*/stat counts in 10 ms."""
+    """Returns the exact CPU time in ns of each process with all its threads, including ended ones."""
     times = {}
     for pid in pids:
-        # The clock of another process, as clock_getcpuclockid(3) of Linux's C libraries makes its number.
+        # The number of the clock of another process, as clock_getcpuclockid(3) of Linux computes it.
         with contextlib.suppress(OSError):
             times[pid] = time.clock_gettime_ns((~pid << 3) | 2)
     return times
@@ -38,7 +38,7 @@ def cpu_between(before: Mapping[int, int], after: Mapping[int, int]) -> int:
 
 
 def memory(root: int) -> int:
-    """Bytes of the tree's proportional set size: pages shared by n processes count as one n-th in each."""
+    """Returns the proportional set size of the tree in bytes."""
     total = 0
     for pid in tree(root):
         with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
@@ -47,7 +47,7 @@ def memory(root: int) -> int:
 
 
 def stands(pid: int) -> bool:
-    """Whether all threads of a process have been stopped by a signal."""
+    """Returns whether a signal has stopped all threads of a process."""
     states = []
     for thread in os.listdir(f"/proc/{pid}/task"):
         with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/stat", "rb") as file:
@@ -57,7 +57,7 @@ def stands(pid: int) -> bool:
 
 @contextlib.contextmanager
 def running(command: Sequence[str], environ: Mapping[str, str], cpus: Iterable[int], folder: str) -> Iterator[subprocess.Popen]:
-    """Starts a command in a process group of its own on the CPUs given, its output thrown away; ends all of it at exit."""
+    """Starts a command in a new process group on these CPUs, without output, and kills all its processes at exit."""
     allowed = set(cpus)
     process = subprocess.Popen(
         command,
@@ -72,7 +72,7 @@ def running(command: Sequence[str], environ: Mapping[str, str], cpus: Iterable[i
     try:
         yield process
     finally:
-        # Children that left the group are found by their parents, which must be asked before these are gone.
+        # Children that left the group are found by their parents, so the tree is read before the parents end.
         left = tree(process.pid)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

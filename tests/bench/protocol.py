@@ -1,4 +1,4 @@
-"""Requests of 10,000 rows: the inference protocol in binary beside JSON, FastAPI, and the model alone without a server."""
+"""Requests of 10,000 rows: the inference protocol in binary and JSON, FastAPI, and the model alone without a server."""
 
 import functools
 import http.client
@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 import environments
 import rows
-from bench import Bench, Failed, environ
-from document import framed
-from load_windows import driven, taken
-from report import shown, table
-from results import Outcome
-from runner import attempt
-from server_trial import started
+from bench import Bench, TrialFailed, environ
+from document import section_text
+from load_windows import collect_figures, run_windows
+from report import format_value, markdown_table
+from results import Results
+from runner import run_trial
+from server_trial import running_server
 from servers import ALL_ROLES, UVICORN_SERVER, Server
 from targets import at_least
 
@@ -38,7 +38,7 @@ METHOD = """\
 
 
 class Way(NamedTuple):
-    """How a server is asked for 10,000 rows; `kind` is the load generator's word for the body."""
+    """Request of 10,000 rows; `kind` is the load generator's name of the body."""
 
     title: str
     server: Server
@@ -54,37 +54,37 @@ WAYS = (BINARY, V2, BATCH, FASTAPI)
 SERVERS = tuple(dict.fromkeys(way.server for way in WAYS))
 
 
-def measure_round(number: int, bench: Bench, outcome: Outcome) -> None:
-    attempt(ALONE, number, outcome, functools.partial(alone, bench))
+def measure_round(number: int, bench: Bench, results: Results) -> None:
+    run_trial(ALONE, number, results, functools.partial(alone, bench))
     for server in SERVERS:
-        attempt(server.name, number, outcome, functools.partial(trial, server, bench))
+        run_trial(server.name, number, results, functools.partial(trial, server, bench))
 
 
 def trial(server: Server, bench: Bench) -> tuple[dict[str, float], list[str]]:
-    """All ways that one server can be asked. Raises Failed."""
-    wanted = (Path(bench.scratch) / "wanted").read_bytes()
+    """Measures all ways of one server. Raises TrialFailed."""
+    expected = (Path(bench.scratch) / "wanted").read_bytes()
     common = {"first": 0, "warm": 8, "requests": 1_000_000, "seconds": bench.effort.seconds}
-    with started(server, bench) as (port, pid, _):
+    with running_server(server, bench) as (port, pid, _):
         windows = []
         for way in WAYS:
             if way.server is server:
-                check(way, port, wanted)
-                told = common | {"port": port, "pid": pid, "kind": way.kind, "path": way.path}
-                windows += [(way.kind, at, told | {"connections": at}) for at in CONNECTIONS]
-        return taken(driven(windows, bench, server.workers))
+                check(way, port, expected)
+                window = common | {"port": port, "pid": pid, "kind": way.kind, "path": way.path}
+                windows += [(way.kind, at, window | {"connections": at}) for at in CONNECTIONS]
+        return collect_figures(run_windows(windows, bench, server.workers))
 
 
 def alone(bench: Bench) -> tuple[dict[str, float], list[str]]:
-    """The model in a process of its own; leaves the probabilities that the servers' answers are compared with."""
+    """Measures the model in a separate process, and stores its probabilities for the comparison."""
     command = [environments.python("ours"), "-B", str(environments.BENCH / "inprocess_model.py")]
     command += [bench.model, str(bench.effort.seconds), f"{bench.scratch}/wanted"]
-    # It finds the rows in this folder and the package in its environment.
+    # The script imports the rows from this folder and the package from its environment.
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=environ(bench.scratch))
     return json.loads(done.stdout), []
 
 
-def check(way: Way, port: int, wanted: bytes) -> None:
-    """Compares the answer to one request with the model's own, bit for bit. Raises Failed."""
+def check(way: Way, port: int, expected: bytes) -> None:
+    """Compares the response to one request with the stored probabilities, bit for bit. Raises TrialFailed."""
     head, _, body = rows.requests(way.kind, way.path)[0].partition(b"\r\n\r\n")
     fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -93,55 +93,60 @@ def check(way: Way, port: int, wanted: bytes) -> None:
     content = response.read()
     connection.close()
     if response.status != 200:
-        raise Failed(f"answered {way.kind} with {response.status} {content[:60]!r}")
-    if probabilities(way.kind, content, response.headers.get("Inference-Header-Content-Length")) != wanted:
-        raise Failed(f"answered {way.kind} with other probabilities than onnxruntime's")
+        raise TrialFailed(f"responded to {way.kind} with {response.status} {content[:60]!r}")
+    if probabilities(way.kind, content, response.headers.get("Inference-Header-Content-Length")) != expected:
+        raise TrialFailed(f"responded to {way.kind} with other probabilities than onnxruntime")
 
 
 def probabilities(kind: str, content: bytes, json_bytes: str | None) -> bytes:
-    """Those of an answer, as float32."""
+    """Returns the probabilities of a response as float32."""
     if kind == "large":
-        return rows.packed(json.loads(content)["probabilities"])
+        return rows.float32_bytes(json.loads(content)["probabilities"])
     end = int(json_bytes or len(content))
     for output in json.loads(content[:end])["outputs"]:
         size = output.get("parameters", {}).get("binary_data_size", 0)
         if output["name"] == "probabilities":
             return content[end : end + size] if size else struct.pack(f"<{len(output['data'])}f", *output["data"])
         end += size
-    raise Failed("answered without probabilities")
+    raise TrialFailed("responded without probabilities")
 
 
-def text(outcome: Outcome) -> str:
-    lines = [[ALONE, *speeds(outcome, ALONE, ["rate", None]), "", "", ""]]
+def text(results: Results) -> str:
+    lines = [[ALONE, *speeds(results, ALONE, ["rate", None]), "", "", ""]]
     for way in WAYS:
         figures = [f"{way.kind}_rate_{at}" for at in CONNECTIONS]
         costs = [(f"{way.kind}_cpu_{CONNECTIONS[0]}", "{:.1f}", 1e-3), (f"{way.kind}_p50_{CONNECTIONS[0]}", "{:.1f}", 1.0)]
-        told = [shown(outcome.value(way.server.name, figure), pattern, factor) for figure, pattern, factor in costs]
+        values = [format_value(results.value(way.server.name, figure), pattern, factor) for figure, pattern, factor in costs]
         body = len(rows.requests(way.kind, way.path)[0])
-        lines.append([way.title, *speeds(outcome, way.server.name, figures), *told, f"{body / 1e3:.0f}"])
+        lines.append([way.title, *speeds(results, way.server.name, figures), *values, f"{body / 1e3:.0f}"])
     headings = ["10,000 rows at a time", *(word for at in CONNECTIONS for word in (f"rows/s at {at}", "to the model alone"))]
-    return framed(
-        outcome, HEADING, table([*headings, "CPU ms", "p50 ms at 1", "request KB"], lines), METHOD, targets(outcome), USED
+    return section_text(
+        results,
+        HEADING,
+        markdown_table([*headings, "CPU ms", "p50 ms at 1", "request KB"], lines),
+        METHOD,
+        targets(results),
+        USED,
     )
 
 
-def speeds(outcome: Outcome, name: str, figures: Sequence[str | None]) -> Iterator[str]:
-    """Rows/s and how much of the model's own they are, for each figure."""
+def speeds(results: Results, name: str, figures: Sequence[str | None]) -> Iterator[str]:
+    """Yields rows/s, and their ratio to the model alone, for each figure."""
     for figure in figures:
-        yield shown(figure and outcome.value(name, figure), "{:,.0f}", rows.LARGE_ROWS)
-        yield shown(figure and outcome.ratio((name, figure), (ALONE, "rate")), "{:.2f}")
+        yield format_value(figure and results.value(name, figure), "{:,.0f}", rows.LARGE_ROWS)
+        yield format_value(figure and results.ratio((name, figure), (ALONE, "rate")), "{:.2f}")
 
 
-def targets(outcome: Outcome) -> Iterator[str]:
+def targets(results: Results) -> Iterator[str]:
     for at in CONNECTIONS:
         plural = "connection" if at == 1 else "connections"
         fast = BINARY.server.name, f"{BINARY.kind}_rate_{at}"
         yield at_least(
-            f"rows/s in binary over {at} {plural}, relative to the model alone", outcome.ratio(fast, (ALONE, "rate")), 0.5
+            f"rows/s in binary over {at} {plural}, relative to the model alone", results.ratio(fast, (ALONE, "rate")), 0.5
         )
-        ours = outcome.ratio(fast, (V2.server.name, f"{V2.kind}_rate_{at}"))
+        ours = results.ratio(fast, (V2.server.name, f"{V2.kind}_rate_{at}"))
         yield at_least(f"rows/s in binary over {at} {plural}, relative to the protocol's JSON", ours, 5.0)
-        peer = outcome.ratio(fast, (FASTAPI.server.name, f"{FASTAPI.kind}_rate_{at}"))
+        peer = results.ratio(fast, (FASTAPI.server.name, f"{FASTAPI.kind}_rate_{at}"))
         yield "INFO rows/s in binary over {} {}, relative to FastAPI's JSON: {}".format(
-            at, plural, shown(peer, "{:.2f}") or "not measured"
+            at, plural, format_value(peer, "{:.2f}") or "not measured"
         )

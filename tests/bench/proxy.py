@@ -1,4 +1,4 @@
-"""A proxy in a process of its own, in the place of a member: it passes on what comes, or answers as a broken server does."""
+"""Proxy in front of an ensemble member, in a separate process: it forwards requests, or responds like a broken server."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from typing import Any
 
 from server_trial import free_port
 
-# What it does with a request; `wrong` passes it on to another server.
+# Reactions to a request; `wrong` forwards it to another server.
 MODES = ("pass", "garbage", "nonsense", "half", "reset", "wrong", "drip")
 DRIP = 0.02
 GARBAGE = bytes(range(256))
@@ -19,44 +19,44 @@ NONSENSE = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length
 SETTLE = 10.0
 
 length_of = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE).search
-Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Proxy:
-    """On a port of its own, before the server at the port `behind`; `other` is that of the wrong one."""
+    """Proxy for the server at port `upstream`; `other` is the port of a server with another model."""
 
-    def __init__(self, behind: int, other: int) -> None:
+    def __init__(self, upstream: int, other: int) -> None:
         fork = multiprocessing.get_context("fork")
-        self.port, self.behind, self.other = free_port(), behind, other
-        # asyncio itself does not hold the tasks of its connections.
+        self.port, self.upstream, self.other = free_port(), upstream, other
+        # asyncio keeps no strong references to the tasks of its connections.
         self.tasks: set[asyncio.Task[None] | None] = set()
-        # Both processes see it.
+        # Shared by both processes.
         self.mode = fork.Value("i", 0)
         self.ready: Any = fork.Event()
         self.process = fork.Process(target=lambda: asyncio.run(self.serve()), daemon=True)
 
-    def turn(self, mode: str) -> None:
-        """Changes the mode from the next request on."""
+    def set_mode(self, mode: str) -> None:
+        """Changes the mode for the following requests."""
         self.mode.value = MODES.index(mode)
 
     async def serve(self) -> None:
-        server = await asyncio.start_server(self.meet, "127.0.0.1", self.port)
+        server = await asyncio.start_server(self.handle_connection, "127.0.0.1", self.port)
         self.ready.set()
         await server.serve_forever()
 
-    async def meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, until either end of it is gone."""
-        behind: dict[int, Ends] = {}
+    async def handle_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serves one connection until one of its ends is closed."""
+        upstream: dict[int, Streams] = {}
         self.tasks.add(task := asyncio.current_task())
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while True:
-                await self.answer(await message(reader), reader, writer, behind)
-        for _, far in behind.values():
+                await self.respond(await read_message(reader), reader, writer, upstream)
+        for _, far in upstream.values():
             far.close()
         writer.close()
         self.tasks.discard(task)
 
-    async def answer(self, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, behind: dict) -> None:
+    async def respond(self, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, upstream: dict) -> None:
         mode = MODES[self.mode.value]
         if mode in ("garbage", "nonsense"):
             writer.write(GARBAGE if mode == "garbage" else NONSENSE)
@@ -65,18 +65,18 @@ class Proxy:
             writer.transport.abort()
             raise ConnectionResetError
         else:
-            reply = await self.asked_behind(request, self.other if mode == "wrong" else self.behind, behind)
-            await self.pass_back(reply, mode, reader, writer)
+            reply = await self.forward(request, self.other if mode == "wrong" else self.upstream, upstream)
+            await self.send_back(reply, mode, reader, writer)
         await writer.drain()
 
-    async def asked_behind(self, request: bytes, port: int, behind: dict[int, Ends]) -> bytes:
-        if port not in behind:
-            behind[port] = await asyncio.open_connection("127.0.0.1", port)
-        reader, writer = behind[port]
+    async def forward(self, request: bytes, port: int, upstream: dict[int, Streams]) -> bytes:
+        if port not in upstream:
+            upstream[port] = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = upstream[port]
         writer.write(request)
-        return await message(reader)
+        return await read_message(reader)
 
-    async def pass_back(self, reply: bytes, mode: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def send_back(self, reply: bytes, mode: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if mode == "half":
             writer.write(reply[: len(reply) // 2])
             writer.write_eof()
@@ -90,17 +90,17 @@ class Proxy:
             writer.write(reply)
 
 
-async def message(reader: asyncio.StreamReader) -> bytes:
-    """A request or an answer, whose length is told or nothing."""
+async def read_message(reader: asyncio.StreamReader) -> bytes:
+    """Returns a request or a response that has a Content-Length or no body."""
     head = await reader.readuntil(b"\r\n\r\n")
     length = length_of(head)
     return head + (await reader.readexactly(int(length[1])) if length else b"")
 
 
 @contextlib.contextmanager
-def proxied(behind: int, other: int) -> Iterator[Proxy]:
-    """One that passes everything on; it ends at exit."""
-    proxy = Proxy(behind, other)
+def running_proxy(upstream: int, other: int) -> Iterator[Proxy]:
+    """Starts a proxy that forwards everything, and stops it at exit."""
+    proxy = Proxy(upstream, other)
     proxy.process.start()
     try:
         proxy.ready.wait(SETTLE)

@@ -1,4 +1,4 @@
-"""Models on other servers: what the hop and the fan-out add to a request, what a broken member does."""
+"""Models on other servers: added time of a hop and of a fan-out, and effects of a broken member."""
 
 import contextlib
 import functools
@@ -10,14 +10,14 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import faults
-from bench import Bench, Failed
-from cluster import ENSEMBLE, Running, gateway_to, members_of, up
-from document import framed
-from load_windows import driven, wrong
-from report import shown, table
-from results import Outcome
-from runner import attempt
-from server_trial import ask
+from bench import Bench, TrialFailed
+from cluster import ENSEMBLE, RunningServer, start_gateway, start_members, start_server
+from document import section_text
+from load_windows import run_windows, window_problem
+from report import format_value, markdown_table
+from results import Results
+from runner import run_trial
+from server_trial import post
 
 HEADING = "A model in two places, and an ensemble"
 USED = ("ours",)
@@ -28,7 +28,7 @@ LABEL = "/predict/label"
 
 
 class Way(NamedTuple):
-    """Who is asked; `near` names the way that does the same without other servers."""
+    """Server under test; `near` names the way with the same result without other servers."""
 
     name: str
     title: str
@@ -67,24 +67,24 @@ METHOD = """\
 """
 
 
-def measure_round(number: int, bench: Bench, outcome: Outcome) -> None:
+def measure_round(number: int, bench: Bench, results: Results) -> None:
     for name, trial in {NAME: hops, faults.NAME: faults.trial}.items():
-        attempt(name, number, outcome, functools.partial(trial, bench))
+        run_trial(name, number, results, functools.partial(trial, bench))
 
 
 def hops(bench: Bench) -> tuple[dict[str, float], list[str]]:
-    """All ways in turns. Raises Failed."""
+    """Measures all ways in turn. Raises TrialFailed."""
     with contextlib.ExitStack() as stack:
-        pred = up(stack, bench, "pred")
-        members = members_of(stack, bench)
+        pred = start_server(stack, bench, "pred")
+        members = start_members(stack, bench)
         servers = {
-            "direct": up(stack, bench, "web_single"),
-            "hop": up(stack, bench, "prep", IRIS_PRED_URL=pred.url),
-            "here": up(stack, bench, "all"),
-            "fan": gateway_to(stack, bench, {name: one.port for name, one in members.items()}),
+            "direct": start_server(stack, bench, "web_single"),
+            "hop": start_server(stack, bench, "prep", IRIS_PRED_URL=pred.url),
+            "here": start_server(stack, bench, "all"),
+            "fan": start_gateway(stack, bench, {name: one.port for name, one in members.items()}),
         }
         check(servers, bench)
-        beside = {"hop": [pred.process.pid], "fan": [one.process.pid for one in members.values()]}
+        upstream = {"hop": [pred.process.pid], "fan": [one.process.pid for one in members.values()]}
         windows = []
         for number in range(WINDOWS):
             common = {"kind": "label", "first": 701 * number, "warm": 100, "requests": 1_000_000}
@@ -92,37 +92,39 @@ def hops(bench: Bench) -> tuple[dict[str, float], list[str]]:
             for at in CONNECTIONS:
                 for way in WAYS:
                     server = servers[way.name]
-                    told = {"port": server.port, "pid": server.process.pid, "beside": beside.get(way.name, [])}
-                    windows.append((way.name, at, common | told | {"path": way.path, "connections": at}))
-        return compared(driven(windows, bench, 1))
+                    target = {"port": server.port, "pid": server.process.pid, "upstream": upstream.get(way.name, [])}
+                    windows.append((way.name, at, common | target | {"path": way.path, "connections": at}))
+        return compared(run_windows(windows, bench, 1))
 
 
-def check(servers: dict[str, Running], bench: Bench) -> None:
-    """Compares what is answered with other servers' help and without. Raises Failed."""
+def check(servers: dict[str, RunningServer], bench: Bench) -> None:
+    """Compares the responses with and without other servers. Raises TrialFailed."""
     connections = {name: http.client.HTTPConnection("127.0.0.1", one.port, timeout=10) for name, one in servers.items()}
     for row, label in zip(bench.rows, bench.labels, strict=True):
         body = json.dumps({"data": [row]}).encode()
-        answers = {way.name: ask(connections[way.name], way.path, body) for way in WAYS}
-        if answers["hop"] != answers["direct"] or json.loads(answers["hop"][1]) != {"prediction": label}:
-            raise Failed(f"prep answered {answers['hop']} where the label is {label}")
-        if answers["fan"] != answers["here"] or answers["fan"][0] != 200:
-            raise Failed(f"the gateway answered {answers['fan']}, and the ensemble in one process {answers['here']}")
+        responses = {way.name: post(connections[way.name], way.path, body) for way in WAYS}
+        if responses["hop"] != responses["direct"] or json.loads(responses["hop"][1]) != {"prediction": label}:
+            raise TrialFailed(f"prep responded with {responses['hop']}; the label is {label}")
+        if responses["fan"] != responses["here"] or responses["fan"][0] != 200:
+            raise TrialFailed(
+                f"the gateway responded with {responses['fan']}, the ensemble in one process with {responses['here']}"
+            )
     for connection in connections.values():
         connection.close()
 
 
 def compared(windows: Iterator[tuple[str, int, dict[str, Any]]]) -> tuple[dict[str, float], list[str]]:
-    """Medians of the windows, and of the differences and ratios of those that follow each other."""
+    """Returns the medians of the windows, and of the differences and ratios of consecutive windows."""
     taken: dict[str, list[float]] = {}
     complaints = []
     last: dict[str, dict[str, Any]] = {}
     near = {way.name: way.near for way in WAYS}
     for name, at, found in windows:
-        if complaint := wrong(found):
+        if complaint := window_problem(found):
             complaints.append(f"{name} at {at}: {complaint}")
             last.pop(name, None)
             continue
-        last[name] = found | {"all": found["cpu"] + found["beside"]}
+        last[name] = found | {"all": found["cpu"] + found["upstream"]}
         for figure in ("p50", "p99", "cpu", "all"):
             value, other = last[name][figure], last.get(near[name] or "")
             taken.setdefault(f"{name}_{figure}_{at}", []).append(value)
@@ -132,26 +134,26 @@ def compared(windows: Iterator[tuple[str, int, dict[str, Any]]]) -> tuple[dict[s
     return {name: median(values) for name, values in taken.items()}, complaints
 
 
-def text(outcome: Outcome) -> str:
+def text(results: Results) -> str:
     lines = []
     for at in CONNECTIONS:
         for way in WAYS:
-            told = [way.title, str(at)]
+            cells = [way.title, str(at)]
             for figure in ("p50", "p99"):
-                told.append(cell(outcome, f"{way.name}_{figure}_{at}", "{:.2f}"))
-                told.append(cell(outcome, f"{way.name}_{figure}_added_{at}", "{:,.0f}", 1e3))
-                told.append(cell(outcome, f"{way.name}_{figure}_ratio_{at}", "{:.1f}"))
-            told += [cell(outcome, f"{way.name}_{name}_{at}", "{:,.0f}") for name in ("cpu", "all")]
-            lines.append([*told, cell(outcome, f"{way.name}_all_ratio_{at}", "{:.1f}")])
+                cells.append(cell(results, f"{way.name}_{figure}_{at}", "{:.2f}"))
+                cells.append(cell(results, f"{way.name}_{figure}_added_{at}", "{:,.0f}", 1e3))
+                cells.append(cell(results, f"{way.name}_{figure}_ratio_{at}", "{:.1f}"))
+            cells += [cell(results, f"{way.name}_{name}_{at}", "{:,.0f}") for name in ("cpu", "all")]
+            lines.append([*cells, cell(results, f"{way.name}_all_ratio_{at}", "{:.1f}")])
     headings = ["one row to", "connections"]
     headings += [word for p in ("p50", "p99") for word in (f"{p} ms", "added µs", "ratio")]
-    tables = table([*headings, "CPU µs of the server", "of all", "ratio"], lines)
+    tables = markdown_table([*headings, "CPU µs of the server", "of all", "ratio"], lines)
     tables += "\nResponses to clients of a gateway while one of its three members is broken:\n\n"
-    tables += "![The slowest responses before, during, and after each fault](remote.png)\n\n" + faults.text(outcome)
-    return framed(outcome, HEADING, tables, method(outcome), verdicts(outcome), USED)
+    tables += "![The slowest responses before, during, and after each fault](remote.png)\n\n" + faults.text(results)
+    return section_text(results, HEADING, tables, method(results), verdicts(results), USED)
 
 
-def method(outcome: Outcome) -> str:
+def method(results: Results) -> str:
     return METHOD.format(
         seconds=1,
         windows=WINDOWS,
@@ -164,18 +166,18 @@ def method(outcome: Outcome) -> str:
     )
 
 
-def cell(outcome: Outcome, figure: str, pattern: str, factor: float = 1.0) -> str:
-    return shown(outcome.value(NAME, figure), pattern, factor)
+def cell(results: Results, figure: str, pattern: str, factor: float = 1.0) -> str:
+    return format_value(results.value(NAME, figure), pattern, factor)
 
 
-def verdicts(outcome: Outcome) -> Iterator[str]:
+def verdicts(results: Results) -> Iterator[str]:
     for name, title in (("hop", "the hop from prep to pred"), ("fan", "the fan-out to three members")):
         for at in CONNECTIONS:
-            told = [cell(outcome, f"{name}_{p}_added_{at}", "{:,.0f} µs", 1e3) or "not measured" for p in ("p50", "p99")]
-            yield f"INFO added by {title} at {at} connection{'s' * (at > 1)}: {told[0]} to p50, {told[1]} to p99"
-    yield from faults.verdicts(outcome)
+            added = [cell(results, f"{name}_{p}_added_{at}", "{:,.0f} µs", 1e3) or "not measured" for p in ("p50", "p99")]
+            yield f"INFO added by {title} at {at} connection{'s' * (at > 1)}: {added[0]} to p50, {added[1]} to p99"
+    yield from faults.verdicts(results)
 
 
-def draw(folder: Path, outcome: Outcome, python: str) -> None:
-    if faults.NAME in outcome.results:
-        faults.draw(folder, outcome, python)
+def draw(folder: Path, results: Results, python: str) -> None:
+    if faults.NAME in results.by_server:
+        faults.draw(folder, results, python)

@@ -1,4 +1,4 @@
-"""The tables of a run, in Markdown, and the files they are written to."""
+"""Tables of a run in Markdown, and charts."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import machine
 import targets
 from environments import BENCH, HOME
-from results import Outcome
+from results import Results
 from servers import SERVERS, Server
 
 INTRO = """\
@@ -37,33 +37,35 @@ METHOD = """\
 Cell = Callable[[Server], str]
 
 
-def text(outcome: Outcome) -> str:
-    """The whole document."""
-    rounds = "one round" if outcome.rounds == 1 else f"{outcome.rounds} rounds"
-    parts = [INTRO.format(rounds=rounds, command=outcome.command)]
+def text(results: Results) -> str:
+    """Returns the section about all servers."""
+    rounds = "one round" if results.rounds == 1 else f"{results.rounds} rounds"
+    parts = [INTRO.format(rounds=rounds, command=results.command)]
     parts += ["![CPU of a request and requests per second](benchmark.png)\n"]
-    for heading, columns, limits in tables(outcome):
-        lines = [[title(server), *(cell(server) for _, cell in columns)] for server in SERVERS if server.name in outcome.results]
+    for heading, columns, limits in tables(results):
+        lines = [
+            [title(server), *(cell(server) for _, cell in columns)] for server in SERVERS if server.name in results.by_server
+        ]
         lines = [line for line in lines if set(line[1:]) - {""}]
-        parts.append(f"## {heading}\n\n{table(['server', *(name for name, _ in columns)], lines)}{limits}")
-    missing = outcome.notes | outcome.reasons
+        parts.append(f"## {heading}\n\n{markdown_table(['server', *(name for name, _ in columns)], lines)}{limits}")
+    missing = results.warnings | results.failures
     if missing:
-        told = [[title(server), missing[server.name]] for server in SERVERS if server.name in missing]
-        parts.append(f"## What went wrong\n\n{table(['server', 'what'], told)}")
+        problems = [[title(server), missing[server.name]] for server in SERVERS if server.name in missing]
+        parts.append(f"## What went wrong\n\n{markdown_table(['server', 'what'], problems)}")
     notes = [[title(server), server.note] for server in SERVERS]
-    parts += [METHOD, table(["server", "how it was set up"], notes), f"## The machine\n\n{machine.lines()}"]
-    verdicts = "\n".join(f"* {line}" for line in targets.lines(outcome))
+    parts += [METHOD, markdown_table(["server", "how it was set up"], notes), f"## The machine\n\n{machine.lines()}"]
+    verdicts = "\n".join(f"* {line}" for line in targets.lines(results))
     return "\n".join([*parts, f"## Targets\n\nTargets compare medians of this run, one worker with one worker.\n\n{verdicts}\n"])
 
 
-def tables(outcome: Outcome) -> list[tuple[str, list[tuple[str, Cell]], str]]:
-    """Heading, columns and closing words of each table."""
+def tables(results: Results) -> list[tuple[str, list[tuple[str, Cell]], str]]:
+    """Returns the heading, the columns, and the closing lines of each table."""
 
     def plain(figure: str, pattern: str = "{:,.0f}", factor: float = 1.0) -> Cell:
-        return lambda server: shown(outcome.value(server.name, figure), pattern, factor)
+        return lambda server: format_value(results.value(server.name, figure), pattern, factor)
 
     def ratio(figure: str) -> Cell:
-        return lambda server: shown(outcome.ratio((server.name, figure), ("ours", figure)), "{:.2f}")
+        return lambda server: format_value(results.ratio((server.name, figure), ("ours", figure)), "{:.2f}")
 
     rates = [(f"requests/s at {at}", plain(f"label_rate_{at}")) for at in (1, 16, 256)]
     latencies = [(f"{p} at {at}", plain(f"label_{p}_{at}", "{:.2f}")) for at in (1, 16, 256) for p in ("p50", "p99")]
@@ -76,22 +78,22 @@ def tables(outcome: Outcome) -> list[tuple[str, list[tuple[str, Cell]], str]]:
     by_load += [("16, none idle", plain("idle_cpu_0")), ("16 and 2,000 idle", plain("idle_cpu_2000"))]
     by_load += [("idle still open", plain("idle_idle_open_2000"))]
     return [
-        ("CPU of a request, and requests per second", throughput, limits(outcome)),
+        ("CPU of a request, and requests per second", throughput, limits(results)),
         ("Latency in ms by connections", latencies, ""),
         ("Start, memory, and batches of 1,000 rows", start, ""),
         ("CPU µs of a request by connections", by_load, ""),
     ]
 
 
-def limits(outcome: Outcome) -> str:
-    """What the first table is bounded by: the application itself, and the load generator."""
-    alone = shown(outcome.value("alone", "cpu"), "{:.1f} CPU µs") or "an unknown time"
-    multiple = shown(outcome.ratio(("ours", "label_cpu_16"), ("alone", "cpu")), ", and {:.2f} times that with our server")
-    busy = {server.name: outcome.value(server.name, "label_busy_16") or 0.0 for server in SERVERS if server.checked}
-    most = max(busy, key=busy.__getitem__)
+def limits(results: Results) -> str:
+    """Returns the lines about the limits of the first table: the application itself, and the load generator."""
+    alone = format_value(results.value("alone", "cpu"), "{:.1f} CPU µs") or "an unknown time"
+    multiple = format_value(results.ratio(("ours", "label_cpu_16"), ("alone", "cpu")), ", and {:.2f} times that with our server")
+    busy = {server.name: results.value(server.name, "label_busy_16") or 0.0 for server in SERVERS if server.checked}
+    busiest = max(busy, key=busy.__getitem__)
     return (
         f"\nThe application alone, called without a server, takes {alone}{multiple}.\n"
-        f"The load generator was busy for at most {busy[most]:.0%} of its time ({most}), so it did not limit any server.\n"
+        f"The load generator was busy for at most {busy[busiest]:.0%} of its time ({busiest}), so it did not limit any server.\n"
     )
 
 
@@ -99,12 +101,12 @@ def title(server: Server) -> str:
     return server.title if server.workers == 1 else f"{server.title}, {server.workers} workers"
 
 
-def shown(value: float | None, pattern: str, factor: float = 1.0) -> str:
+def format_value(value: float | None, pattern: str, factor: float = 1.0) -> str:
     return "" if value is None else pattern.format(value * factor)
 
 
-def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up: words to the left, figures to the right."""
+def markdown_table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Returns a Markdown table with aligned columns: words to the left, figures to the right."""
     widths = [max(map(len, column)) for column in zip(headings, *lines, strict=True)]
     right = [all(not line[i] or line[i][0].isdigit() for line in lines) for i in range(len(headings))]
     rule = ["-" * (width - 1) + (":" if figures else "-") for width, figures in zip(widths, right, strict=True)]
@@ -115,24 +117,24 @@ def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in aligned)
 
 
-def draw(folder: Path, outcome: Outcome, python: str) -> None:
-    """The chart, by a Python with matplotlib."""
+def draw(folder: Path, results: Results, python: str) -> None:
+    """Draws the chart with the Python that has matplotlib."""
     bars = [
         {
             "title": title(server),
             "ours": server.name.startswith("ours"),
-            "cpu": outcome.value(server.name, "label_cpu_16"),
-            "rate": outcome.value(server.name, "label_rate_16"),
+            "cpu": results.value(server.name, "label_cpu_16"),
+            "rate": results.value(server.name, "label_rate_16"),
         }
         for server in SERVERS
-        # The bare loop is a limit and no peer, and would dwarf the others.
-        if server.name in outcome.results and server.checked
+        # Without the bare loop, which is a limit and not a peer, and would make the other bars too long.
+        if server.name in results.by_server and server.checked
     ]
-    drawn("chart.py", folder / "benchmark.png", bars, python)
+    draw_chart("chart.py", folder / "benchmark.png", bars, python)
 
 
-def drawn(script: str, file: Path, what: object, python: str) -> None:
-    """By a script that is given the file's name and, as JSON, what to draw."""
+def draw_chart(script: str, file: Path, what: object, python: str) -> None:
+    """Runs a script that gets the name of the file as its argument, and the data as JSON."""
     environ = {**os.environ, "MPLCONFIGDIR": str(HOME / "matplotlib")}
     command = [python, "-B", str(BENCH / script), str(file)]
     subprocess.run(command, input=json.dumps(what), env=environ, text=True, timeout=120, check=True)

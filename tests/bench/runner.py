@@ -1,4 +1,4 @@
-"""The rounds: all servers in turn, again and again, so that what the machine does meanwhile meets them alike."""
+"""Rounds over all servers in turn, so that changes of the machine affect all servers alike."""
 
 import functools
 import json
@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable
 
 import environments
-from bench import MODEL, Bench, Failed, environ
-from results import Outcome
+from bench import MODEL, Bench, TrialFailed, environ
+from results import Results
 from server_trial import trial
 from servers import SERVERS
 
 ALONE = "alone"
 Trial = Callable[[], tuple[dict[str, float], list[str]]]
-# What is said of a trial while it goes on, where it was measured.
-SAID = (
+# Figures for the progress line of a trial.
+PROGRESS = (
     ("label_cpu_16", "{:.0f} CPU µs"),
     ("label_rate_16", "{:.0f} requests/s"),
     ("rate", "{:.0f} runs/s"),
@@ -30,11 +30,11 @@ SAID = (
     ("hit_cpu", "{:.0f} as a hit"),
     ("off_time", "{:.0f} µs without"),
     ("shared_hit_time", "{:.0f} as a hit in Redis"),
-    ("both_bytes", "{:.0f} bytes of an item and what is said of it"),
+    ("both_bytes", "{:.0f} bytes of an item and its prediction"),
     ("row_in_1", "{:.1f} µs of a row"),
     ("binary_rate_1", "{:.1f} binary requests/s"),
     ("large_rate_1", "{:.1f} JSON requests/s"),
-    ("p99_large", "p99 {:.1f} ms beside JSON"),
+    ("p99_large", "p99 {:.1f} ms during JSON"),
     ("writes", "{:.0f} durable writes/s"),
     ("accepted", "{:.0f} jobs/s accepted"),
     ("finished", "{:.0f} finished"),
@@ -45,41 +45,41 @@ SAID = (
 )
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     print(f"bench: {line}", file=sys.stderr, flush=True)
 
 
-def measure_round(number: int, bench: Bench, outcome: Outcome) -> None:
-    """Every server once, and the application alone. A server that fails is left out of the rounds to come."""
+def measure_round(number: int, bench: Bench, results: Results) -> None:
+    """Measures every server once, and the application alone. A server that fails is skipped in the following rounds."""
     for server in SERVERS:
         if server.name in bench.servers:
-            attempt(server.name, number, outcome, functools.partial(trial, server, bench, number * 3_000))
+            run_trial(server.name, number, results, functools.partial(trial, server, bench, number * 3_000))
     if ALONE in bench.servers:
-        outcome.add(ALONE, alone(bench))
-        say(f"round {number} of {outcome.rounds}: the application alone {outcome.results[ALONE][-1]['cpu']:.1f} CPU µs")
+        results.add(ALONE, alone(bench))
+        log(f"round {number} of {results.rounds}: the application alone {results.by_server[ALONE][-1]['cpu']:.1f} CPU µs")
 
 
-def attempt(name: str, number: int, outcome: Outcome, trial: Trial) -> None:
-    """One start of a server, with what is found then. A server that fails is left out of the rounds to come."""
-    if name in outcome.reasons:
+def run_trial(name: str, number: int, results: Results, trial: Trial) -> None:
+    """Runs one trial and stores its figures. A server that fails is skipped in the following rounds."""
+    if name in results.failures:
         return
-    began, where = time.perf_counter(), f"round {number} of {outcome.rounds}: {name}"
+    began, where = time.perf_counter(), f"round {number} of {results.rounds}: {name}"
     try:
         figures, complaints = trial()
-    except (Failed, OSError, ValueError, subprocess.SubprocessError) as error:
-        outcome.reasons[name] = f"round {number}: {error}".splitlines()[0][:200]
-        say(f"{where} failed: {error}")
+    except (TrialFailed, OSError, ValueError, subprocess.SubprocessError) as error:
+        results.failures[name] = f"round {number}: {error}".splitlines()[0][:200]
+        log(f"{where} failed: {error}")
         return
-    outcome.add(name, figures)
+    results.add(name, figures)
     for complaint in complaints:
-        outcome.notes.setdefault(name, f"round {number}: {complaint}")
-        say(f"{where}: {complaint}")
-    told = [pattern.format(figures[figure]) for figure, pattern in SAID if figure in figures]
-    say(f"{where} {', '.join(told)} ({time.perf_counter() - began:.0f} s)")
+        results.warnings.setdefault(name, f"round {number}: {complaint}")
+        log(f"{where}: {complaint}")
+    progress = [pattern.format(figures[figure]) for figure, pattern in PROGRESS if figure in figures]
+    log(f"{where} {', '.join(progress)} ({time.perf_counter() - began:.0f} s)")
 
 
 def alone(bench: Bench) -> dict[str, float]:
-    """The application without a server, on the servers' CPU; its log goes where theirs go."""
+    """Measures the application without a server, on the CPU of the servers; its log goes to /dev/null like theirs."""
     count = min(bench.effort.requests, 15_000)
     command = [environments.python("ours"), "-B", str(environments.BENCH / "inprocess_app.py"), MODEL, str(count)]
     pin = {"env": environ(bench.scratch), "preexec_fn": lambda: os.sched_setaffinity(0, bench.cpus[:1])}

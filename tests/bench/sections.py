@@ -1,4 +1,4 @@
-"""The sections of the benchmark: each measures its rounds and writes its part of the document."""
+"""Sections of the benchmark: each measures its rounds and writes its part of the document."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,24 +15,21 @@ import remote
 import report
 import runner
 from bench import Bench
-from results import Outcome
+from results import Results
 from servers import SERVERS
 
 
 class Section(NamedTuple):
-    """What a section does, the servers of the catalogue in it, and the environments of what else it needs.
+    """Functions of a section, its servers, its additional environments, and the function that draws its chart, if any."""
 
-    If it has a chart: what draws it into a folder by a Python with matplotlib.
-    """
-
-    measure_round: Callable[[int, Bench, Outcome], None]
-    text: Callable[[Outcome], str]
+    measure_round: Callable[[int, Bench, Results], None]
+    text: Callable[[Results], str]
     servers: tuple[str, ...]
     environments: tuple[str, ...]
-    draw: Callable[[Path, Outcome, str], None] | None = None
+    draw: Callable[[Path, Results, str], None] | None = None
 
 
-# In the order of the document.
+# The order of the document.
 SECTIONS = {
     "servers": Section(runner.measure_round, report.text, tuple(server.name for server in SERVERS), ("chart",), report.draw),
     "protocol": Section(protocol.measure_round, protocol.text, ("ours", "uvicorn"), ()),

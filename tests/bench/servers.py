@@ -1,4 +1,4 @@
-"""The catalogue: every server that is compared, how it is started, and what was chosen for it."""
+"""Servers of the benchmark: how each is started, and its options."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ OURS = ("-m", "iris_wsgi", "serve", "--port", "{port}", "--model-dir", "{model}"
 
 
 class Server(NamedTuple):
-    """One row of the tables. `words` follow the environment's Python; {port} and {model} are filled in."""
+    """Row of the tables. `words` follow the environment's Python; {port} and {model} are filled in."""
 
     name: str
     title: str
@@ -92,7 +92,7 @@ SERVERS = (
     ),
 )
 
-# Those of the other sections: ours with all its routes, each of whose requests is one to the model, and the peer that most have.
+# Servers of the other sections: ours with all routes and without a cache, and the most common peer.
 ALL_ROLES = Server(
     "ours", "iris_wsgi", "ours", (*OURS, "all", "--workers", "1", "--cache", "off"), "logs each request", peer=False
 )

@@ -1,4 +1,4 @@
-"""BentoML: a service class with one worker, its inputs and answers described by type hints."""
+"""BentoML: a service class with one worker, and type hints for inputs and outputs."""
 
 import bentoml
 from classifier import Classifier

@@ -1,4 +1,4 @@
-"""The model as every peer uses it: the same file, the same session options, the same answers as ours."""
+"""Model of all peers, with the same file, the same session options, and the same results as in our server."""
 
 import glob
 import json
@@ -13,7 +13,7 @@ OUTPUT = ["probabilities"]
 
 
 class Classifier:
-    """The one model of the folder that BENCH_MODEL names."""
+    """Model in the folder that BENCH_MODEL names."""
 
     def __init__(self) -> None:
         folder = os.environ["BENCH_MODEL"]
@@ -28,24 +28,24 @@ class Classifier:
             self.labels = list(json.load(file).values())
 
     def probabilities(self, rows: list[list[float]]) -> np.ndarray:
-        """float32 [rows, classes]."""
+        """Returns the probabilities as float32 [rows, classes]."""
         return self.session.run(OUTPUT, {"features": np.array(rows, np.float32)})[0]
 
     def label(self, rows: list[list[float]]) -> str:
-        """The label of the first row."""
+        """Returns the label of the first row."""
         return self.labels[int(self.probabilities(rows)[0].argmax())]
 
     def batch(self, rows: list[list[float]]) -> dict[str, list]:
-        """What /predict/batch answers."""
+        """Returns the document of /predict/batch."""
         found = self.probabilities(rows)
         labels = [self.labels[i] for i in found.argmax(axis=1).tolist()]
         return {"classes": self.labels, "labels": labels, "probabilities": found.tolist()}
 
     def answer(self, rows: list[list[float]]) -> dict[str, object]:
-        """For frameworks of one route: one row is asked for its label, more rows are a batch."""
+        """Returns the label of a single row, or the batch document for more rows, for frameworks with one route."""
         return {"prediction": self.label(rows)} if len(rows) == 1 else self.batch(rows)
 
 
 if __name__ == "__main__":
-    # The labels that servers are checked against: rows in, one list of labels out.
+    # Prints the expected labels of the rows on standard input.
     json.dump(Classifier().batch(json.load(sys.stdin))["labels"], sys.stdout)

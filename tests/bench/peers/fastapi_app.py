@@ -1,4 +1,4 @@
-"""FastAPI, as its tutorial shows it: pydantic models in and out, async handlers, the model loaded in the lifespan."""
+"""FastAPI as in its tutorial: pydantic models in and out, async handlers, and a lifespan that loads the model."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

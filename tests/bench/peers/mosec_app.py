@@ -1,4 +1,4 @@
-"""mosec: its HTTP front in Rust, and one worker process in Python."""
+"""mosec: an HTTP server in Rust, and one worker process in Python."""
 
 import os
 
@@ -19,6 +19,6 @@ class Iris(Worker):
 
 if __name__ == "__main__":
     server = Server()
-    # BENCH_BATCH over 1 turns on mosec's dynamic batching; its forward then takes and gives lists.
+    # BENCH_BATCH over 1 enables mosec's dynamic batching. forward() then gets and returns lists.
     server.append_worker(Iris, num=1, max_batch_size=int(os.environ.get("BENCH_BATCH", "1")), max_wait_time=1)
     server.run()

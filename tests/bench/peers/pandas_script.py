@@ -1,4 +1,4 @@
-"""The script that people write today: pandas in chunks, onnxruntime for each, label and probabilities appended. IN OUT MODEL."""
+"""Usual scoring script: pandas in chunks, onnxruntime for each, label and probabilities appended. Usage: IN OUT MODEL."""
 
 import json
 import sys

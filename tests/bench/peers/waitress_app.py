@@ -1,4 +1,4 @@
-"""Our application behind stock waitress: four threads, and room for the connections of this benchmark."""
+"""Our application on stock waitress, with four threads and enough connections for this benchmark."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ if __name__ == "__main__":
         host="127.0.0.1",
         port=int(sys.argv[1]),
         threads=4,
-        # Its defaults, 100 connections and select(), leave most of 256 connections without any answer.
+        # With the defaults, 100 connections and select(), most of 256 connections get no response.
         connection_limit=5000,
         asyncore_use_poll=True,
         max_request_body_size=1 << 20,
