@@ -1,4 +1,4 @@
-"""The documents say what is so: each command is run and answers as shown, in the README and in all others."""
+"""The examples of all documents: every command works and has the shown output."""
 
 import json
 import re
@@ -28,18 +28,18 @@ from iris_wsgi.settings import Settings, flag_of, name_of
 FENCES_OF_README = [fence for fence in FENCES if fence.document == ROOT / "README.md"]
 HERE = commands_for("here")
 PYTHON = [fence for fence in FENCES if fence.language == "python"]
-# What a line begins with that somebody could type.
+# Start of a line that a user could type.
 TYPED = r"^\s*(\$ |\w+=\S+ \S|bin/|curl |docker |export |git |kubectl |minikube |pip |podman |python\S* )"
 
 
-def test_every_fence_has_a_language_and_no_command_stands_in_another_one():
+def test_every_fence_has_a_language_and_commands_are_in_sh_fences_only():
     assert {fence.language for fence in FENCES} <= LANGUAGES
     for fence in FENCES:
         if fence.language not in ("sh", "python"):
             assert not re.search(TYPED, fence.text, re.MULTILINE), fence
 
 
-def test_what_is_not_run_here_has_a_reason_that_is_still_needed():
+def test_every_place_of_skipped_commands_is_still_in_use():
     for place in OTHER_PLACES:
         assert commands_for(place), f"no command is left for {place}"
     assert {fence.document.name for fence in commands_for("first")} == {"README.md", "README.ja.md"}
@@ -56,8 +56,8 @@ def test_the_first_screen_has_the_two_commands_and_a_curl_line():
 
 
 @pytest.fixture(scope="module")
-def as_in_the_readme(tmp_path_factory) -> Iterator[ServerProcess]:
-    """bin/serve itself, on a free port."""
+def readme_server(tmp_path_factory) -> Iterator[ServerProcess]:
+    """bin/serve on a free port."""
     command = ["bin/serve", "--port", "0", "--state-dir", str(tmp_path_factory.mktemp("state"))]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     server = ServerProcess(process)
@@ -66,38 +66,42 @@ def as_in_the_readme(tmp_path_factory) -> Iterator[ServerProcess]:
 
 
 @pytest.mark.parametrize("item", HERE, ids=[f"{item.document.name} {item.text.strip()[:60]}" for item in HERE])
-def test_every_command_works_and_answers_as_shown(as_in_the_readme, item, tmp_path):
+def test_every_command_works_and_has_the_shown_output(readme_server, item, tmp_path):
     require_program("curl")
-    text = run_command(["sh", "-ec", with_test_server(item.text, as_in_the_readme.port, tmp_path)], tmp_path)
+    text = run_command(["sh", "-ec", with_test_server(item.text, readme_server.port, tmp_path)], tmp_path)
     if item.kind == "json":
-        assert same(json.loads(text), json.loads(item.output)), text
+        assert almost_equal(json.loads(text), json.loads(item.output)), text
     else:
         assert matches_shown(text, item.output) if item.output else text, text
 
 
 @pytest.mark.parametrize("item", PYTHON, ids=[item.document.name for item in PYTHON])
-def test_every_example_in_python_works_and_prints_what_is_shown(as_in_the_readme, item, tmp_path):
-    text = run_command([sys.executable, "-c", with_test_server(item.text, as_in_the_readme.port, tmp_path)], tmp_path)
+def test_every_example_in_python_works_and_has_the_shown_output(readme_server, item, tmp_path):
+    text = run_command([sys.executable, "-c", with_test_server(item.text, readme_server.port, tmp_path)], tmp_path)
     assert matches_shown(text, item.output), text
 
 
-def same(a, b) -> bool:
-    """Equal, numbers to six places: the last bits may differ on another kind of processor."""
+def almost_equal(a, b) -> bool:
+    """Returns whether two values are equal, with a tolerance of 1e-6, because the last bits depend on the processor."""
     if isinstance(a, dict) and isinstance(b, dict):
-        return list(a) == list(b) and all(same(a[k], b[k]) for k in a)
+        return list(a) == list(b) and all(almost_equal(a[k], b[k]) for k in a)
     if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(same, a, b))
+        return len(a) == len(b) and all(map(almost_equal, a, b))
     return abs(a - b) < 1e-6 if isinstance(a, float) and isinstance(b, float) else a == b
 
 
-def test_an_answer_that_is_not_the_one_shown_is_found():
+def test_a_different_output_is_found():
     assert matches_shown('{"a": 1,\n "b": 25}\n', '{"a":1, "b": 2…}') and not matches_shown(
         '{"a": 1, "b": 3}', '{"a": 1, "b": 2…}'
     )
-    assert not matches_shown("setosa more", "setosa") and same([1.0000001], [1.0]) and not same({"a": 1.1}, {"a": 1.0})
+    assert (
+        not matches_shown("setosa more", "setosa")
+        and almost_equal([1.0000001], [1.0])
+        and not almost_equal({"a": 1.1}, {"a": 1.0})
+    )
 
 
-def test_the_readme_table_of_settings_is_the_table_of_settings():
+def test_the_readme_lists_every_setting():
     rows = [
         f"| `{name_of(field.name)}` | `{flag_of(field.name)}` | `{field.default}` | {field.metadata['help']} |"
         for field in fields(Settings)
@@ -105,7 +109,7 @@ def test_the_readme_table_of_settings_is_the_table_of_settings():
     assert re.findall(r"^\| `IRIS_.*$", README, re.MULTILINE) == rows
 
 
-# Where docs/benchmark.md has the figures of the README, row by row.
+# Location of each figure of the README in docs/benchmark.md.
 FIGURES = [
     [
         r"^\| iris_wsgi +\| +(\d+) \| +1\.00 \|",
@@ -133,7 +137,7 @@ FIGURES = [
 ]
 
 
-def test_the_figures_of_the_readme_are_those_of_the_last_report_of_bin_bench():
+def test_the_figures_of_the_readme_are_those_of_the_last_benchmark_report():
     report = (ROOT / "docs/benchmark.md").read_text()
     rows = re.findall(r"^\| .* \| (.*) \| `bin/bench(?: --only [\w,]+)?` \|$", README, re.MULTILINE)
     measured = [[figure for place in row for figure in re.search(place, report, re.MULTILINE).groups()] for row in FIGURES]
@@ -141,7 +145,7 @@ def test_the_figures_of_the_readme_are_those_of_the_last_report_of_bin_bench():
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_link_leads_somewhere(document):
+def test_every_link_has_a_target(document):
     for link in re.findall(r"\]\((?!https?://)([^)\s]+)\)", document.read_text()):
         path, _, anchor = link.partition("#")
         target = (document.parent / path).resolve() if path else document
@@ -152,7 +156,7 @@ def test_every_link_leads_somewhere(document):
 
 
 @pytest.mark.parametrize("name", ["serve", "test", "check", "train", "bench", "batch", "edge", "image", "setup"])
-def test_every_door_is_a_script_that_can_be_run(name):
+def test_every_script_in_bin_is_executable(name):
     path = ROOT / "bin" / name
     assert path.stat().st_mode & 0o111
     assert f"`bin/{name}`" in README or f"bin/{name} " in README or name == "setup"

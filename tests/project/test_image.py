@@ -1,4 +1,4 @@
-"""The image as it runs: real containers under the limits that a cluster sets, and what is inside."""
+"""The image in containers with the limits of a cluster, and the files in it."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def built(tag: str, target: str) -> None:
 
 @pytest.fixture(scope="session")
 def runner(request: pytest.FixtureRequest) -> str:
-    """What runs containers; the image is built. These tests take minutes, so on a laptop they wait to be asked for."""
+    """Container engine, with the built image. These tests take minutes, so on a laptop they run only if the file is named."""
     if os.environ.get("CI") == "true":
         require_program("podman")
     elif "test_image.py" not in " ".join(map(str, request.config.invocation_params.args)):
@@ -63,13 +63,13 @@ def image(runner: str) -> archive.Image:
 
 @pytest.fixture(scope="session")
 def full(runner: str) -> str:
-    """The image that also has redis-py and psycopg; it is built."""
+    """Image that also has redis-py and psycopg."""
     built(FULL, "full")
     return FULL
 
 
 class Container:
-    """A container that runs in the background, and whose network is entered to ask it something."""
+    """Container in the background. The test enters its network to send requests."""
 
     def __init__(self, runner: str, name: str) -> None:
         self.runner, self.name = runner, name
@@ -82,16 +82,16 @@ class Container:
 
     @cached_property
     def pid(self) -> int:
-        """It stays the same, as none is restarted; an engine takes long to tell it."""
+        """Process id of the container. It does not change, and an engine reports it slowly."""
         return int(self.inspect(".State.Pid"))
 
     @property
     def inside(self) -> list[str]:
-        """What comes before a command that is to run in the container's network."""
+        """Returns the command prefix that enters the container's network."""
         return ["nsenter", "--target", str(self.pid), "--net"]
 
-    def finished(self, job: dict) -> dict:
-        """The record of a job once it is done."""
+    def finished_record(self, job: dict) -> dict:
+        """Waits until a job is done and returns its record."""
         return json.loads(self.curl(job["href"], None, "Prefer: wait=20"))
 
     def logs(self) -> str:
@@ -107,7 +107,7 @@ class Container:
         return self
 
     def curl(self, path: str, body: object = None, *headers: str, port: int = 8000, more: tuple[str, ...] = ()) -> bytes:
-        """Asks from inside the container's own network, which has nothing but loopback."""
+        """Sends a request in the container's network, which has only the loopback interface."""
         words = [*self.inside, "curl", "-sS", "--max-time", "30", *more, f"http://127.0.0.1:{port}{path}"]
         words += [word for header in headers for word in ("-H", header)]
         if body is not None:
@@ -119,29 +119,29 @@ class Container:
         return self.curl(path, body, port=port, more=("--request", "PUT"))
 
     def cache_status(self, path: str, body: object = None, port: int = 8000) -> str:
-        """What the answer says of caches."""
+        """Returns the header Cache-Status of a response."""
         only_that = ("--output", "/dev/null", "--write-out", "%header{cache-status}")
         return self.curl(path, body, port=port, more=only_that).decode()
 
-    def ended(self) -> int:
+    def wait_until_ended(self) -> int:
         self.wait_until(lambda: self.inspect(".State.Running") == "false")
         return int(self.inspect(".State.ExitCode"))
 
 
 @pytest.fixture
 def container(runner: str, tmp_path: Path) -> Iterator[Callable[..., Container]]:
-    """Starts containers, and removes them after the test."""
+    """Function that starts containers. The fixture removes them."""
     names: list[str] = []
 
     def start(*words: str, flags: tuple[str, ...] = (*HARD, *SMALL, "--network", "none"), image: str = IMAGE) -> Container:
         names.append(f"iris-wsgi-test-{os.getpid()}-{len(names)}")
         command = [runner, "run", "--detach", "--name", names[-1], *flags, image, *words]
-        # Some engines leave a file where they were started.
+        # Some engines leave a file in their current folder.
         subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
         return Container(runner, names[-1])
 
     yield start
-    # The last one first: it may be in the network of another.
+    # The newest container first, because it may use the network of another one.
     for name in reversed(names):
         subprocess.run([runner, "kill", name], capture_output=True)
         subprocess.run([runner, "rm", "--force", name], capture_output=True)
@@ -150,11 +150,11 @@ def container(runner: str, tmp_path: Path) -> Iterator[Callable[..., Container]]
 def command(
     runner: str, *words: str, flags: tuple[str, ...] = ("--network", "none"), image: str = IMAGE
 ) -> subprocess.CompletedProcess:
-    """Runs a command of the image to its end."""
+    """Runs a command of the image until its end."""
     return subprocess.run([runner, "run", "--rm", *HARD, *flags, image, *words], capture_output=True, text=True, timeout=120)
 
 
-def test_the_server_answers_the_fixed_points_within_the_limits_of_a_cluster(container):
+def test_the_server_returns_the_known_labels_within_the_limits_of_a_cluster(container):
     server = container().serves()
     for label, row in POINTS.items():
         assert json.loads(server.curl("/predict/label", {"data": [row]})) == {"prediction": label}
@@ -172,21 +172,21 @@ def test_48_mb_of_memory_are_enough_for_large_requests_too(container):
     assert server.inspect(".State.OOMKilled") == "false"
 
 
-def test_nothing_is_written_and_no_socket_opened_but_its_own(runner, container):
+def test_the_server_writes_no_file_and_opens_no_other_socket(runner, container):
     server = container(flags=("--network", "none")).serves()
     idle = container("healthcheck", flags=("--network", "none"))
-    idle.ended()
+    idle.wait_until_ended()
     assert json.loads(server.curl("/predict/label", {"data": [POINTS["setosa"]]})) == {"prediction": "setosa"}
-    # What the engine itself puts into a container is in the one that did nothing as well.
+    # A container without activity also has the files of the engine.
     assert server.run("diff", server.name).stdout == idle.run("diff", idle.name).stdout
     tcp = [line.split() for line in Path(f"/proc/{server.pid}/net/tcp").read_text().splitlines()[1:]]
-    # 06 is TIME_WAIT, what is left of the test's own requests.
+    # State 06 is TIME_WAIT, which belongs to the requests of the test.
     assert [(fields[1], fields[3]) for fields in tcp if fields[3] != "06"] == [("00000000:1F40", "0A")]
     for table in ("tcp6", "udp", "udp6", "raw", "unix"):
         assert len(Path(f"/proc/{server.pid}/net/{table}").read_text().splitlines()) == 1, table
 
 
-def test_sigterm_finishes_what_is_under_way_and_exits_0(container):
+def test_sigterm_lets_running_requests_finish_and_the_container_exits_with_0(container):
     server = container(flags=(*HARD, *SMALL, "--publish", "127.0.0.1:18000:8000")).serves()
     body = b'{"data": [[5.1, 3.5, 1.4, 0.2]]}'
     with socket.create_connection(("127.0.0.1", 18000), TIMEOUT_SECONDS) as client:
@@ -200,13 +200,13 @@ def test_sigterm_finishes_what_is_under_way_and_exits_0(container):
         response = client.makefile("rb").read()
     assert response.startswith(b"HTTP/1.1 200 ") and response.endswith(b'{"prediction":"setosa"}')
     assert b"\r\nConnection: close\r\n" in response
-    assert server.ended() == 0
+    assert server.wait_until_ended() == 0
 
 
-def test_an_idle_server_ends_within_its_own_time_and_not_by_the_engines_kill(container):
+def test_an_idle_server_ends_within_its_own_time_and_not_by_the_kill_of_the_engine(container):
     server = container().serves()
     server.run("stop", "--time", "30", server.name)
-    assert server.ended() == 0
+    assert server.wait_until_ended() == 0
 
 
 @pytest.mark.parametrize("name", ["iris_svc.onnx", "label.json", "training.csv"])
@@ -225,7 +225,7 @@ def test_a_changed_byte_in_the_model_stops_the_start_with_one_line(runner, tmp_p
     )
 
 
-def test_the_health_check_tells_a_server_that_hangs_from_one_that_works(container):
+def test_the_health_check_distinguishes_a_hanging_server_from_a_working_one(container):
     server = container().serves()
     assert json.loads(server.inspect("json .Config.Healthcheck.Test"))[0] == "CMD"
     check = ("exec", server.name, "/usr/bin/python3.13", "-I", "-m", "iris_wsgi", "healthcheck")
@@ -247,7 +247,7 @@ def test_a_plain_run_with_a_published_port_needs_no_further_flag(container):
     assert json.loads(result.stdout) == {"health": "ok"}
 
 
-def test_the_image_says_what_it_is_and_how_it_runs(image):
+def test_the_labels_and_the_configuration_describe_the_image(image):
     config = image.config["config"]
     model = json.loads((ROOT / "model/golden.json").read_text())
     assert config["User"] == "65532:65532" and config["ExposedPorts"] == {"8000/tcp": {}}
@@ -267,7 +267,7 @@ def test_there_is_no_shell_no_package_manager_and_no_source(image):
     ]
 
 
-def test_each_package_comes_with_its_licence(image):
+def test_each_package_comes_with_its_license(image):
     paths = [file.path for file in image.files]
     for file in image.files:
         if file.path.startswith("var/lib/dpkg/status.d/"):
@@ -280,11 +280,11 @@ def test_each_package_comes_with_its_licence(image):
             )
 
 
-def test_the_image_is_as_small_as_it_promises(image):
+def test_the_image_is_as_small_as_promised(image):
     assert image.bytes <= 80e6 and image.compressed <= 30e6
 
 
-def test_the_page_and_what_serves_it_are_in_the_image_and_cost_less_than_40_kb(image):
+def test_the_page_and_its_code_are_in_the_image_and_need_less_than_40_kb(image):
     package = "usr/local/lib/python3.13/dist-packages/iris_wsgi"
     sizes = {file.path: file.size for file in image.files}
     names = (
@@ -296,7 +296,7 @@ def test_the_page_and_what_serves_it_are_in_the_image_and_cost_less_than_40_kb(i
     assert sum(sizes[f"{package}/{name}"] for name in names) < 40 * 1024
 
 
-def test_full_has_the_packages_of_the_other_roles_and_little_more(runner, image, full):
+def test_the_full_image_has_the_packages_of_the_other_roles_and_little_more(runner, image, full):
     code = (
         "import redis, psycopg, ssl; assert psycopg.pq.__impl__ == 'binary'; "
         "redis.Redis(ssl=True); ssl.create_default_context(); print('ok')"
@@ -312,7 +312,7 @@ def test_full_has_the_packages_of_the_other_roles_and_little_more(runner, image,
 
 @pytest.fixture(scope="session")
 def edge(runner: str) -> str:
-    """The image with the bundle for devices; both are built."""
+    """Image with the edge bundle, together with the plain image."""
     subprocess.run([ROOT / "bin/edge", "build"], check=True, stdout=subprocess.DEVNULL)
     built(EDGE, "edge")
     return EDGE
@@ -320,7 +320,7 @@ def edge(runner: str) -> str:
 
 @pytest.fixture
 def state(runner: str) -> tuple[str, ...]:
-    """Flags for a /state in memory that is the user's; docker and podman have different words for that."""
+    """Flags for a /state in memory that the user may write to. Docker and Podman have different flags."""
     if runner == "podman":
         return ("--mount", "type=tmpfs,destination=/state,chown")
     return ("--tmpfs", "/state:uid=65532,gid=65532,mode=0700")
@@ -339,17 +339,17 @@ def test_all_roles_work_on_embedded_stores_within_the_limits_of_a_cluster(contai
         assert (record["result"]["labels"], record["model"]["name"]) == ([label], "iris_svc")
         assert record["agrees"] == (document["provisional"]["label"] == label)
     server.run("stop", "--time", "30", server.name)
-    assert server.ended() == 0
+    assert server.wait_until_ended() == 0
 
 
-def test_the_tour_of_all_patterns_goes_right_inside_of_a_container_and_from_one_beside_it(runner, container, state):
+def test_the_tour_of_all_patterns_succeeds_inside_a_container_and_from_another_one(runner, container, state):
     memory = ("--memory", "256m", "--memory-swap", "256m")
     server = container(flags=(*HARD, *memory, "--network", "none", *state, "--env", "IRIS_ROLE=all")).serves()
     inside = server.run("exec", server.name, "/usr/bin/python3.13", "-I", "-m", "iris_wsgi", "tour")
     beside = command(runner, "tour", "http://127.0.0.1:8000", flags=("--network", f"container:{server.name}"))
     for process in (inside, beside):
         assert (process.returncode, process.stdout.count("\nright\n")) == (0, 9), process.stdout + process.stderr
-        # This image has no bundle for browsers, and the target edge has one.
+        # This image has no bundle for browsers. The target edge has one.
         assert "not served: the command answers as it should, and there is no page at /edge/" in process.stdout
         assert "$ python3 -m iris_wsgi edge predict" in process.stdout
 
@@ -359,21 +359,21 @@ def test_a_volume_for_the_stores_needs_no_preparation_and_outlives_its_container
     flags = (*HARD, *SMALL, "--network", "none", "--volume", f"{volume}:/state", "--env")
     used = []
 
-    def killed(item: Container) -> None:
+    def kill_container(item: Container) -> None:
         os.kill(item.pid, signal.SIGKILL)
-        item.ended()
+        item.wait_until_ended()
 
     try:
         used.append(jobs := container(flags=(*flags, "IRIS_ROLE=asynchronous")).serves())
         job = json.loads(jobs.curl("/jobs", {"data": [POINTS["setosa"]]}))
-        killed(jobs)
+        kill_container(jobs)
         used.append(items := container(flags=(*flags, "IRIS_ROLE=data_cache")).serves())
         assert json.loads(items.curl("/items/0000")) == {"id": "0000", "version": 1, "data": [POINTS["setosa"]]}
         assert "; hit" in items.cache_status("/items/0000")
         written = items.put("/items/0000", {"data": [POINTS["virginica"]]})
         result = items.curl("/items/0000/prediction")
         assert (json.loads(result)["version"], json.loads(result)["label"]) == (2, "virginica")
-        killed(items)
+        kill_container(items)
         used.append(server := container(flags=(*flags, "IRIS_ROLE=all")).serves())
         assert server.finished(job)["result"]["labels"] == ["setosa"]
         assert (server.curl("/items/0000"), server.curl("/items/0000/prediction")) == (written, result)
@@ -384,7 +384,7 @@ def test_a_volume_for_the_stores_needs_no_preparation_and_outlives_its_container
 
 
 def redis_of_the_manifests(server: Container, folder: Path) -> subprocess.Popen:
-    """A Redis in the container's network with the command line of the manifests; `folder` is its volume."""
+    """Starts Redis in the container's network, with the command line of the manifests. `folder` is its volume."""
     (redis,) = yaml.safe_load((ROOT / "manifests/jobs/redis/deployment.yml").read_text())["spec"]["template"]["spec"][
         "containers"
     ]
@@ -392,7 +392,7 @@ def redis_of_the_manifests(server: Container, folder: Path) -> subprocess.Popen:
     return subprocess.Popen([*server.inside, require_program("redis-server"), *words], stdout=subprocess.DEVNULL)
 
 
-def test_two_roles_in_two_containers_share_the_jobs_of_a_redis_and_none_is_lost_when_that_is_killed(container, full, tmp_path):
+def test_two_roles_in_two_containers_share_the_jobs_of_a_redis_and_none_is_lost_when_redis_is_killed(container, full, tmp_path):
     hard = (*HARD, *SMALL, "--env", "IRIS_REDIS_URL=redis://:secret@127.0.0.1:6379/0")
     server = container(flags=(*hard, "--network", "none", "--env", "IRIS_ROLE=asynchronous"), image=full).serves()
     redis = redis_of_the_manifests(server, tmp_path)
@@ -414,13 +414,13 @@ def test_two_roles_in_two_containers_share_the_jobs_of_a_redis_and_none_is_lost_
         check = ("exec", worker.name, "/usr/bin/python3.13", "-I", "-m", "iris_wsgi", "healthcheck")
         assert worker.run(*check).returncode == 0
         worker.run("stop", "--time", "30", worker.name)
-        assert worker.ended() == 0
+        assert worker.wait_until_ended() == 0
     finally:
         redis.kill()
         redis.wait()
 
 
-def test_a_container_of_the_prediction_cache_answers_from_its_memory(container):
+def test_a_container_of_the_prediction_cache_responds_from_its_memory(container):
     server = container(flags=(*HARD, *SMALL, "--network", "none", "--env", "IRIS_ROLE=prediction_cache")).serves()
     for label, row in POINTS.items():
         body = {"data": [row]}
@@ -433,7 +433,7 @@ def test_a_container_of_the_prediction_cache_answers_from_its_memory(container):
     assert json.loads(server.curl("/cache"))["entries"] == 0
 
 
-def test_two_caches_in_two_containers_share_a_redis_and_answer_as_before_when_that_is_killed(container, full, state, tmp_path):
+def test_two_caches_in_two_containers_share_a_redis_and_respond_as_before_when_redis_is_killed(container, full, state, tmp_path):
     url = "redis://:secret@127.0.0.1:6379/0"
     hard = (*HARD, *SMALL, "--env", f"IRIS_CACHE_REDIS_URL={url}", "--env")
     output = container(flags=(*hard, "IRIS_ROLE=prediction_cache", "--network", "none"), image=full).serves()
@@ -446,8 +446,8 @@ def test_two_caches_in_two_containers_share_a_redis_and_answer_as_before_when_th
         def item(name: str) -> dict:
             return json.loads(items.curl(f"/items/{name}/prediction", port=8001))
 
-        def shared() -> bool:
-            """Whether an item is read from Redis, and what one container has worked out for it is in the cache of the other."""
+        def has_shared_results() -> bool:
+            """Returns whether an item comes from Redis, and whether one container's prediction is in the cache of the other."""
             number = next(numbers)
             row = [float(number), 3.0, 4.0, 1.0]
             items.put(f"/items/i{number}", {"data": [row]}, 8001)
@@ -457,7 +457,7 @@ def test_two_caches_in_two_containers_share_a_redis_and_answer_as_before_when_th
             return in_redis and status == "iris_wsgi_shared; hit, iris_wsgi; fwd=miss; stored"
 
         numbers = count(1)
-        output.wait_until(shared)
+        output.wait_until(has_shared_results)
         redis.kill()
         redis.wait()
         for i, (label, row) in enumerate(POINTS.items()):
@@ -465,7 +465,7 @@ def test_two_caches_in_two_containers_share_a_redis_and_answer_as_before_when_th
             assert json.loads(output.curl("/predict/label", {"data": [row]})) == {"prediction": label}
             items.put(f"/items/p{i}", {"data": [row]}, 8001)
             assert item(f"p{i}")["label"] == label
-        assert not shared()
+        assert not has_shared_results()
         assert json.loads(output.curl("/cache"))["shared_failures"] > 0
     finally:
         redis.kill()
@@ -473,7 +473,7 @@ def test_two_caches_in_two_containers_share_a_redis_and_answer_as_before_when_th
 
 
 def shard_of_the_manifests(index: int) -> tuple[list[str], tuple[str, ...]]:
-    """What the Indexed Job tells the pod of that index, and flags for half of the memory and the CPU that this one may have."""
+    """Returns the arguments of the Indexed Job for this index, and flags for half of its memory and CPU."""
     (result,) = yaml.safe_load((ROOT / "manifests/batch/file.yml").read_text())["spec"]["template"]["spec"]["containers"]
     limits = result["resources"]["limits"]
     memory = f"{int(limits['memory'].removesuffix('Mi')) // 2}m"
@@ -481,40 +481,40 @@ def shard_of_the_manifests(index: int) -> tuple[list[str], tuple[str, ...]]:
     return words, (*HARD, "--memory", memory, "--memory-swap", memory, "--cpus", limits["cpu"], "--network", "none")
 
 
-def test_shards_of_a_file_in_containers_are_all_of_its_rows_once_though_one_is_stopped_and_killed(container, tmp_path):
+def test_shards_of_a_file_in_containers_contain_each_row_once_even_if_one_is_stopped_and_killed(container, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
-    # As a disk that the pods may write to.
+    # Folder that the pods may write to, like a volume.
     folder.chmod(0o777)
     rows = [",".join(map(str, row)) for row in POINTS.values()]
     lines = "".join(f"r{i},{rows[i % 3]}\n" for i in range(400_000))
     (folder / "in.csv").write_text(f"id,sepal_length,sepal_width,petal_length,petal_width\n{lines}")
     output, record = folder / "out-0.csv", folder / "out-0.csv.run.json"
 
-    def started(index: int, *more: str) -> Container:
+    def start_shard(index: int, *more: str) -> Container:
         words, flags = shard_of_the_manifests(index)
         return container(*words, "--checkpoint", "0", flags=(*flags, "--volume", f"{folder}:/data", *more))
 
-    def at() -> int:
+    def position() -> int:
         return json.loads(record.read_text())["checkpoint"]["offset"] if record.exists() else 0
 
-    others = [started(index) for index in (1, 2, 3)]
+    others = [start_shard(index) for index in (1, 2, 3)]
 
     def ended_on_its_way(number: int) -> Container:
-        """Slowly, and by a signal without the engine's own delay, so that it is not at its end before."""
-        before = at()
-        item = started(0, "--cpus", "0.2")
+        """Starts a slow shard and ends it with a signal before it finishes."""
+        before = position()
+        item = start_shard(0, "--cpus", "0.2")
         pid = item.pid
-        item.wait_until(lambda: at() > before)
+        item.wait_until(lambda: position() > before)
         os.kill(pid, number)
-        item.ended()
+        item.wait_until_ended()
         assert not output.exists()
         return item
 
     stopped = ended_on_its_way(signal.SIGTERM)
-    assert stopped.ended() == 4 and "the same command resumes the run" in stopped.logs()
-    assert ended_on_its_way(signal.SIGKILL).ended() == 137
-    assert [other.ended() for other in (started(0), *others)] == [0, 0, 0, 0]
+    assert stopped.wait_until_ended() == 4 and "the same command resumes the run" in stopped.logs()
+    assert ended_on_its_way(signal.SIGKILL).wait_until_ended() == 137
+    assert [other.wait_until_ended() for other in (start_shard(0), *others)] == [0, 0, 0, 0]
     found = {}
     for index in range(4):
         path = folder / f"out-{index}.csv"
@@ -525,11 +525,11 @@ def test_shards_of_a_file_in_containers_are_all_of_its_rows_once_though_one_is_s
         assert responses and not found.keys() & {line.split(",")[0] for line in responses}
         found |= {line.split(",")[0]: line.split(",")[1] for line in responses}
     assert found == {f"r{i}": list(POINTS)[i % 3] for i in range(400_000)}
-    again = started(0)
-    assert again.ended() == 0 and "nothing to do" in again.logs()
+    again = start_shard(0)
+    assert again.wait_until_ended() == 0 and "nothing to do" in again.logs()
 
 
-def test_the_image_edge_is_the_other_one_and_a_layer_with_the_bundle(runner, image, edge, tmp_path):
+def test_the_edge_image_is_the_plain_one_and_a_layer_with_the_bundle(runner, image, edge, tmp_path):
     more = archive.read(runner, edge)
     assert more.config["rootfs"]["diff_ids"][:-1] == image.config["rootfs"]["diff_ids"]
     new = {file.path: file.size for file in more.files if file not in image.files}
@@ -542,12 +542,12 @@ def test_the_image_edge_is_the_other_one_and_a_layer_with_the_bundle(runner, ima
     assert runtime["purl"] == f"pkg:npm/onnxruntime-web@{runtime['version']}"
 
 
-def test_the_bundle_is_served_within_the_limits_of_a_pod_and_taken_from_there_by_a_device(runner, container, edge, tmp_path):
+def test_the_bundle_is_served_within_the_limits_of_a_pod_and_a_device_downloads_it(runner, container, edge, tmp_path):
     limits = ("--memory", "128m", "--memory-swap", "128m", "--cpus", "1")
     server = container(flags=(*HARD, *limits, "--network", "none"), image=edge).serves()
     packed = server.curl("/edge/ort/ort-wasm-simd-threaded.wasm", None, "Accept-Encoding: gzip")
     assert packed == (ROOT / "dist/edge/ort/ort-wasm-simd-threaded.wasm.gz").read_bytes()
-    # The image is a device too, with a disk for its bundles.
+    # The image can also be the device, with a volume for its bundles.
     state = tmp_path / "state"
     state.mkdir()
     for path in (tmp_path, state):
@@ -562,7 +562,7 @@ def test_the_bundle_is_served_within_the_limits_of_a_pod_and_taken_from_there_by
     assert len(list((state / "edge/bundles").iterdir())) == 1
 
 
-def test_every_command_of_the_image_runs_in_it(runner, tmp_path):
+def test_every_command_of_the_image_works(runner, tmp_path):
     assert command(runner, "--version").stdout.startswith("iris_wsgi ")
     for name in re.findall(r"^    (\w+) ", command(runner, "--help").stdout, re.MULTILINE):
         assert command(runner, name, "--help").returncode == 0, name
@@ -577,14 +577,14 @@ def test_every_command_of_the_image_runs_in_it(runner, tmp_path):
 @pytest.mark.parametrize(
     "item", commands_for("image"), ids=lambda element: f"{element.document.name} {element.text.splitlines()[0][:40]}"
 )
-def test_the_commands_of_the_documents_that_want_an_image_or_a_package_of_npm_work(runner, item, tmp_path):
+def test_the_commands_of_the_documents_that_need_an_image_or_an_npm_package_work(runner, item, tmp_path):
     require_program("curl")
     (port,) = free_ports(1)
     own = f"iris-wsgi-test-{os.getpid()}"
     text = with_test_server(item.text, port, tmp_path).replace("-p 8000:", f"-p {port}:")
     text = re.sub(r"(--name |rm -f |-v )iris\b", rf"\1{own}", re.sub(r"^docker\b", runner, text, flags=re.MULTILINE))
     try:
-        # What the builder prints comes before the answer.
+        # The output of the builder comes first.
         result = run_command(["sh", "-ec", text], tmp_path, ROOT if "bin/" in text else tmp_path)
         assert matches_shown(result, f"…{item.output}") if item.output else result, result
     finally:
@@ -592,7 +592,7 @@ def test_the_commands_of_the_documents_that_want_an_image_or_a_package_of_npm_wo
             subprocess.run([runner, *words], capture_output=True)
 
 
-def test_a_model_of_ones_own_is_sealed_loaded_and_served_by_the_image(runner, container, tmp_path):
+def test_your_own_model_can_be_sealed_loaded_and_served_by_the_image(runner, container, tmp_path):
     own = Path(shutil.copytree(ROOT / "model/fast", tmp_path / "own"))
     (own / "golden.json").unlink()
     for path in (tmp_path, own):
@@ -611,7 +611,7 @@ def test_a_model_of_ones_own_is_sealed_loaded_and_served_by_the_image(runner, co
     assert json.loads(server.curl("/metadata"))["model"]["name"] == "iris_lr"
 
 
-def test_a_model_that_answers_wrongly_or_was_damaged_cannot_become_an_image(runner, tmp_path):
+def test_a_model_with_wrong_results_or_damage_cannot_become_an_image(runner, tmp_path):
     context = Path(
         shutil.copytree(
             ROOT, tmp_path / "context", ignore=shutil.ignore_patterns(".git", ".venv*", ".coverage*", "build", "tests")
@@ -636,7 +636,7 @@ def test_a_model_that_answers_wrongly_or_was_damaged_cannot_become_an_image(runn
     assert subprocess.run([runner, "image", "inspect", "iris-wsgi-test:wrong"], capture_output=True).returncode != 0
 
 
-def test_a_build_from_nothing_by_another_tool_gives_the_same_image_of_the_locked_packages(runner, image):
+def test_a_build_with_another_tool_gives_the_same_image_of_the_locked_packages(runner, image):
     if os.environ.get("CI") != "true":
         pytest.skip("takes a whole build; bin/image verify does two by hand")
     require_program("buildah")
@@ -675,7 +675,7 @@ def test_the_bill_of_materials_is_valid_and_complete(runner, image, tmp_path):
     )
 
 
-def test_the_report_adds_up(runner, image):
+def test_the_size_report_adds_up(runner, image):
     result = subprocess.run([BIN, "report"], capture_output=True, text=True, check=True).stdout.splitlines()
     sizes = {line[:28].strip(): float(line[28:36]) for line in result[2:-1]}
     whole = sizes.pop("in all")

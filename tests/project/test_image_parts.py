@@ -1,4 +1,4 @@
-"""What goes into the image, without building it: the Dockerfile and the lists beside it agree with the project."""
+"""The parts of the image, without a build: the Dockerfile and its lists agree with the project."""
 
 import json
 import re
@@ -22,11 +22,11 @@ import rootfs
 PARTS = ROOT / "bin/image.d"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 README = (ROOT / "README.md").read_text()
-# What bin/edge build writes is not in the repository.
+# The output of bin/edge build is not in the repository.
 BUILT = "dist/edge"
 
 
-def test_the_labels_that_a_plain_build_gives_are_those_of_this_version_and_model():
+def test_the_default_labels_have_the_values_of_this_version_and_model():
     golden = (MODEL / "golden.json").read_bytes()
     document = json.loads(golden)
     result = dict(re.findall(r'([\w.-]+)="(.+)"', DOCKERFILE))
@@ -40,7 +40,7 @@ def test_the_labels_that_a_plain_build_gives_are_those_of_this_version_and_model
     }
 
 
-def test_every_file_that_the_dockerfile_copies_is_let_through_to_the_builder():
+def test_the_dockerignore_file_includes_every_file_that_the_dockerfile_copies():
     let_through = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     for line in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE):
         for name in line.split():
@@ -53,7 +53,7 @@ def test_every_file_that_the_dockerfile_copies_is_let_through_to_the_builder():
                 assert any(path.match(rule) or str(path) == rule or rule.startswith(f"{path}/") for rule in let_through), path
 
 
-def test_the_builder_gets_every_file_of_the_models_and_no_more():
+def test_the_builder_gets_the_files_of_the_models_and_no_others():
     sealed = {path: json.loads(path.read_text())["files"] for path in MODEL.rglob("golden.json")}
     expected = {path.parent / name for path, files in sealed.items() for name in ("golden.json", *files)}
     assert len(sealed) == 7
@@ -63,7 +63,7 @@ def test_the_builder_gets_every_file_of_the_models_and_no_more():
     assert "COPY model /model\n" in DOCKERFILE
 
 
-def test_the_bundle_is_a_layer_of_its_own_over_the_image_and_nothing_is_built_without_it():
+def test_the_bundle_is_a_separate_layer_and_nothing_is_built_without_it():
     stages = dict(re.findall(r"^FROM (\S+ AS \S+)$((?:.|\n)*?)(?=^FROM|\Z)", DOCKERFILE, re.MULTILINE))
     words = [line for line in stages["release AS edge"].splitlines() if line and not line.startswith("#")]
     assert words == [f"COPY {BUILT} /edge", "ENV IRIS_EDGE_DIR=/edge"]
@@ -79,7 +79,7 @@ def test_each_debian_package_is_locked_by_version_and_hash(arch):
     assert names == lockfile.DEBIAN_PACKAGES
 
 
-def test_each_wheel_is_locked_for_both_kinds_of_machine():
+def test_each_wheel_is_locked_for_both_architectures():
     for name, packages in lockfile.WHEEL_PACKAGES.items():
         blocks = re.findall(
             r"^([\w-]+)==\S+((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", (PARTS / name).read_text(), re.MULTILINE
@@ -89,11 +89,11 @@ def test_each_wheel_is_locked_for_both_kinds_of_machine():
             assert hashes.count("--hash") == (1 if package in ("waitress", "psycopg", "redis") else 2), package
 
 
-def test_the_image_runs_the_three_packages_of_an_install_and_no_fourth():
+def test_the_image_has_the_three_packages_of_an_install_only():
     assert lockfile.WHEEL_PACKAGES["wheels.txt"] == ["numpy", "onnxruntime", "waitress"]
 
 
-def test_an_import_that_the_image_cannot_serve_is_found(tmp_path, capsys):
+def test_an_import_that_the_image_cannot_satisfy_is_found(tmp_path, capsys):
     for part in ("root", "app"):
         (tmp_path / part / imports.FOLDERS[2]).mkdir(parents=True)
     root, app = tmp_path / "root", tmp_path / "app"
@@ -127,20 +127,20 @@ def test_an_import_that_the_image_cannot_serve_is_found(tmp_path, capsys):
     assert [line.split(" imports ")[1] for line in result.split("\n") if line] == ["gone", "csv", "ours.two"]
 
 
-def test_hadolint_finds_nothing_in_the_dockerfile():
+def test_hadolint_finds_no_fault_in_the_dockerfile():
 
     for file in (ROOT / "Dockerfile", PARTS / "tutorial/Dockerfile"):
         result = subprocess.run([require_program("hadolint"), file], capture_output=True, text=True)
         assert (result.returncode, result.stdout) == (0, "")
 
 
-def test_the_readme_shows_the_image_by_its_name_and_how_it_is_run():
+def test_the_readme_names_the_image_and_the_command_that_runs_it():
     assert "docker run -d --name iris -p 8000:8000 model-in-image-pattern:v1.0\n" in README
     for command in ("build", "report", "verify", "sbom", "compare", "lock"):
         assert f"bin/image {command}" in README
 
 
-def test_the_compiled_package_has_each_module_and_the_files_that_modules_read(tmp_path):
+def test_the_compiled_package_has_each_module_and_its_data_files(tmp_path):
     shutil.copytree(ROOT / "iris_wsgi", tmp_path / "iris_wsgi", ignore=shutil.ignore_patterns("__pycache__"))
     names = {path.relative_to(tmp_path) for path in tmp_path.rglob("*.*")}
     rootfs.bytecode(tmp_path)

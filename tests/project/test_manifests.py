@@ -1,4 +1,4 @@
-"""Manifests: rendered, then held against schemas, Pod Security, the routes, the settings, the benchmark and each other."""
+"""The rendered manifests: compared with schemas, Pod Security, the routes, the settings, the benchmark, and each other."""
 
 import copy
 import hashlib
@@ -58,49 +58,49 @@ from iris_wsgi.settings import Settings
 
 README = (MANIFESTS / "README.md").read_text()
 PATTERNS = (ROOT / "docs/patterns.md").read_text()
-# What the documents ask of a cluster.
+# Commands of the documents that need a cluster.
 COMMANDS = [line for place in ("cluster", "copy") for fence in commands_for(place) for line in fence.text.splitlines()]
-# A component that is off is a comment in the overlay that it can be turned on in; each is rendered there, uncommented.
+# A disabled component is a comment in its overlay. The tests render each of them in a copy in which the line is active.
 OFF = {
     f"{name}/{Path(match).name}": (name, match)
     for name in OVERLAYS
     for match in re.findall(r"^  # - (\S+)$", (MANIFESTS / name / "kustomization.yml").read_text(), re.MULTILINE)
 }
-# What one of them takes the place of.
+# Component that another one replaces.
 REPLACES = {"../jobs/managed_redis": "../jobs/redis"}
 RENDERS = [*OVERLAYS, *OFF]
-# The overlays with jobs, and what role is behind the Service that clients know.
+# Overlays with jobs, and the role of the server behind the public Service.
 JOBS = {"asynchronous": "asynchronous", "sync_async": "sync_async"}
 JOBS |= {name: overlay for name, (overlay, _) in OFF.items() if overlay in JOBS}
-# The overlays whose servers ask others: the role of the server, and those whom it asks, by component.
+# Overlays whose server calls other servers: the role of the server, and the roles of the other servers by component.
 ASKING = {
     "prep_pred": ("prep", {"pred": "pred"}),
     "horizontal": ("gateway", {f"member-{name}": "member" for name in ("setosa", "versicolor", "virginica")}),
 }
-# What an overlay is applied next to that has no pods, or no network policy, of its own.
+# Overlays that belong to another overlay, because they have no pods or no network policy.
 BESIDE = {"release/to_blue": "release/blue", "release/to_green": "release/green", "batch/data": "batch"}
-# The overlays with whole tables and files, and the one that brings the file.
+# Overlays with batch runs over tables and files, and the overlay that copies the file.
 BATCH = ["batch", *(name for name, (overlay, _) in OFF.items() if overlay == "batch")]
 KUBERNETES = ("1.32", "1.34", "1.37")
 NAMESPACE = "model-in-image"
-# Where a Prometheus may be that looks at pods which otherwise only servers reach.
+# Prometheus may run in this namespace. It scrapes pods that otherwise only our servers reach.
 MONITORING = {"matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["monitoring"]}]}
 
-# Each finding of checkov that stays, with the reason.
+# Accepted findings of checkov, with the reason.
 EXCEPTIONS = {
     "CKV_K8S_15": "IfNotPresent: the image is loaded into the cluster, which may have no registry to pull from",
     "CKV_K8S_43": "a tag: an image that was loaded without a registry has no digest to pull by, and releases go by tag",
     "CKV_K8S_35": "a Secret in the environment: there are the server's settings, and there redis-cli looks for its password",
 }
-# Those that stay for one object alone.
+# Accepted findings for a single object.
 EXCEPTIONS_OF = {
     ("CKV_K8S_8", "Pod.model-in-image.model-in-image-batch-data"): "no liveness probe: it sleeps, and ends by itself",
-    ("CKV_K8S_9", "Pod.model-in-image.model-in-image-batch-data"): "no readiness probe: nobody sends it anything",
+    ("CKV_K8S_9", "Pod.model-in-image.model-in-image-batch-data"): "no readiness probe: it receives no requests",
 }
 
 
-def uncommented(overlay: str, component: str, into: Path) -> Path:
-    """A copy of the manifests in which the component is on; the overlay's folder in it."""
+def with_component(overlay: str, component: str, into: Path) -> Path:
+    """Copies the manifests, activates the component in the copy, and returns the overlay's folder."""
     folder = Path(shutil.copytree(MANIFESTS, into / f"{overlay}-{Path(component).name}")) / overlay
     file = folder / "kustomization.yml"
     text = file.read_text().replace(f"  # - {component}\n", f"  - {component}\n")
@@ -114,22 +114,22 @@ def uncommented(overlay: str, component: str, into: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Object]]:
-    """What `kubectl apply -k` sends, by the name of the directory."""
+    """Objects of `kubectl apply -k`, by the name of the overlay."""
     require_program("kubectl")
     copies = tmp_path_factory.mktemp("components")
-    folders = [MANIFESTS / name if name in OVERLAYS else uncommented(*OFF[name], copies) for name in RENDERS]
+    folders = [MANIFESTS / name if name in OVERLAYS else with_component(*OFF[name], copies) for name in RENDERS]
     with ThreadPoolExecutor() as pool:
         return dict(zip(RENDERS, pool.map(kustomize, folders), strict=True))
 
 
 @pytest.fixture(params=RENDERS)
 def objects(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]) -> list[Object]:
-    """One render after the other, with the pods that a switch is applied next to."""
+    """Objects of each overlay, together with the pods to which it belongs."""
     return rendered[request.param] + rendered.get(BESIDE.get(request.param), [])
 
 
 def overlay_of(name: str) -> str:
-    """Of a render, which may have a component more."""
+    """Returns the overlay of a render. A render may have an additional component."""
     return OFF[name][0] if name in OFF else name
 
 
@@ -143,7 +143,7 @@ def name_of(obj: Object) -> tuple[str, str]:
 
 
 def jobs_of(objects: list[Object]) -> list[Object]:
-    """What says how Jobs run: that of the Job itself, and what the CronJob makes Jobs of."""
+    """Returns the Job specifications, including those of a CronJob."""
     return [obj["spec"]["jobTemplate"] if obj["kind"] == "CronJob" else obj for obj in of_kind(objects, "CronJob", "Job")]
 
 
@@ -152,7 +152,7 @@ def labels_of(template: Object) -> dict[str, str]:
 
 
 def selector(obj: Object) -> dict[str, str]:
-    """The labels by which an object selects pods."""
+    """Returns the labels with which an object selects pods."""
     spec = obj["spec"]
     if obj["kind"] == "Service":
         return spec["selector"]
@@ -160,7 +160,7 @@ def selector(obj: Object) -> dict[str, str]:
 
 
 def component(obj: Object) -> str | None:
-    """What it is for; the Namespace is for all."""
+    """Returns the component of an object. The Namespace has none."""
     return obj["metadata"]["labels"].get("app.kubernetes.io/component")
 
 
@@ -168,13 +168,13 @@ def selects(obj: Object, template: Object) -> bool:
     return selector(obj).items() <= labels_of(template).items()
 
 
-def is_asked(obj: Object) -> bool:
-    """Whether only servers may ask it."""
+def is_upstream(obj: Object) -> bool:
+    """Returns whether only our servers may call these pods."""
     return component(obj) in {name for _, asked in ASKING.values() for name in asked}
 
 
-def picks(peer: Object, template: Object) -> bool:
-    """Whether a network policy means these pods, of our namespace, by that peer."""
+def peer_selects(peer: Object, template: Object) -> bool:
+    """Returns whether a peer of a network policy selects these pods of our namespace."""
     if set(peer) == {"podSelector", "namespaceSelector"}:
         assert peer["namespaceSelector"] == MONITORING
         return False
@@ -188,27 +188,27 @@ def picks(peer: Object, template: Object) -> bool:
     )
 
 
-def amount(text: str | int) -> float:
-    """A quantity of Kubernetes as a number."""
+def quantity(text: str | int) -> float:
+    """Returns a Kubernetes quantity as a number."""
     number, unit = re.fullmatch(r"([\d.]+)(m|Ki|Mi|Gi|k|M|G)?", str(text)).groups()
     return float(number) * {None: 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}[unit]
 
 
-def claims(template: Object) -> list[str]:
-    """The names of the disks that the pod has."""
+def volume_claims(template: Object) -> list[str]:
+    """Returns the names of the volume claims of a pod."""
     volumes = template["spec"].get("volumes", ())
     return [volume["persistentVolumeClaim"]["claimName"] for volume in volumes if "persistentVolumeClaim" in volume]
 
 
 def limit(container: Object, resource: str) -> float:
-    return amount(container["resources"]["limits"][resource])
+    return quantity(container["resources"]["limits"][resource])
 
 
 def request(container: Object, resource: str) -> float:
-    return amount(container["resources"]["requests"][resource])
+    return quantity(container["resources"]["requests"][resource])
 
 
-def least_pods(deployment: Object, objects: list[Object]) -> int:
+def min_pods(deployment: Object, objects: list[Object]) -> int:
     for hpa in of_kind(objects, "HorizontalPodAutoscaler"):
         if hpa["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]:
             return hpa["spec"]["minReplicas"]
@@ -216,7 +216,7 @@ def least_pods(deployment: Object, objects: list[Object]) -> int:
 
 
 def benchmark(column: str) -> float:
-    """What docs/benchmark.md says of our server with one worker."""
+    """Returns a value of our server with one worker in docs/benchmark.md."""
     header = None
     for line in (ROOT / "docs/benchmark.md").read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -230,20 +230,20 @@ def benchmark(column: str) -> float:
 # Schemas and hardening
 
 
-def test_every_object_fits_the_strict_schemas_of_three_kubernetes_versions(rendered):
+def test_every_object_matches_the_strict_schemas_of_three_kubernetes_versions(rendered):
     import kubernetes_validate
 
     different = {json.dumps(obj, sort_keys=True): obj for objects in rendered.values() for obj in objects}
     assert len(different) > 20
     for version in KUBERNETES:
         for item in different.values():
-            # The version that was used, since an unknown one is replaced by an older.
+            # The validator returns the version that it used, and replaces an unknown version by an older one.
             assert kubernetes_validate.validate(item, version, strict=True) == version
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("version", KUBERNETES)
-def test_the_schemas_refuse_what_is_misspelt(version):
+def test_the_schemas_refuse_misspelled_fields(version):
     import kubernetes_validate
 
     deployment = yaml.safe_load((MANIFESTS / "base/deployment.yml").read_text())
@@ -254,7 +254,7 @@ def test_the_schemas_refuse_what_is_misspelt(version):
 
 @pytest.fixture(scope="session")
 def checkov(rendered, tmp_path_factory) -> Object:
-    """What checkov found in all renders, in one run because its start is slow."""
+    """Findings of checkov in all renders. There is one run, because checkov starts slowly."""
     program = require_program("checkov")
     folder = tmp_path_factory.mktemp("checkov")
     for name, objects in rendered.items():
@@ -267,11 +267,11 @@ def checkov(rendered, tmp_path_factory) -> Object:
         pytest.fail(f"checkov did not answer: {result.stdout[-500:]} {result.stderr[-500:]}")
 
 
-def test_checkov_finds_nothing_but_the_exceptions(checkov, rendered):
+def test_checkov_finds_only_the_accepted_exceptions(checkov, rendered):
     found = {(check["check_id"], check["check_name"], check["resource"]) for check in checkov["results"]["failed_checks"]}
     assert not [item for item in found if item[0] not in EXCEPTIONS and (item[0], item[2]) not in EXCEPTIONS_OF]
     assert checkov["summary"]["parsing_errors"] == 0
-    # It counts pods too, once more.
+    # checkov reports some findings a second time for the pods.
     assert checkov["summary"]["resource_count"] >= sum(map(len, rendered.values()))
 
 
@@ -283,7 +283,7 @@ def test_every_exception_from_checkov_is_still_needed(checkov):
 
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
 SELINUX = {"", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"}
-# Those of the first version of the standard; later ones have more.
+# Rules of the first version of the standard. Later versions have more.
 SYSCTLS = {
     "kernel.shm_rmid_forced",
     "net.ipv4.ip_local_port_range",
@@ -295,7 +295,7 @@ PROFILES = {"RuntimeDefault", "Localhost"}
 
 
 def violations(template: Object) -> set[str]:
-    """The rules of the Pod Security Standard "restricted" (Kubernetes 1.37, with what it has of "baseline") that a pod breaks."""
+    """Returns the rules of the Pod Security Standard "restricted" (Kubernetes 1.37, including "baseline") that a pod violates."""
     pod = template["spec"]
     all_containers = containers(template, "containers", "initContainers", "ephemeralContainers")
     own = pod.get("securityContext") or {}
@@ -313,7 +313,7 @@ def violations(template: Object) -> set[str]:
     linux = [context["seLinuxOptions"] for context in contexts if context.get("seLinuxOptions")]
 
     def everywhere(key: str, allowed) -> bool:
-        """Set for the pod or for each container, and nowhere to anything else."""
+        """Returns whether a value is set for the pod or for each container, without a different value anywhere."""
         result = [context.get(key) for context in contexts]
         return all(allowed(item) for item in result if item is not None) and (result[0] is not None or None not in result)
 
@@ -341,7 +341,7 @@ def violations(template: Object) -> set[str]:
     return {rule for rule, kept in rules.items() if not kept}
 
 
-def test_every_pod_keeps_the_pod_security_standard_restricted(objects):
+def test_every_pod_follows_the_pod_security_standard_restricted(objects):
     assert pods(objects)
     for template in pods(objects):
         assert violations(template) == set()
@@ -396,7 +396,7 @@ BROKEN.append(("AppArmor", "metadata.annotations", {"container.apparmor.security
 
 
 @pytest.mark.parametrize(("rule", "path", "value"), BROKEN, ids=[f"{rule}: {path}" for rule, path, _ in BROKEN])
-def test_a_pod_that_breaks_the_standard_is_found(rule, path, value):
+def test_a_pod_that_violates_the_standard_is_found(rule, path, value):
     template = yaml.safe_load((MANIFESTS / "base/deployment.yml").read_text())["spec"]["template"]
     for group in ("initContainers", "ephemeralContainers"):
         template["spec"][group] = copy.deepcopy(template["spec"]["containers"])
@@ -421,34 +421,34 @@ def test_every_pod_is_hardened_beyond_the_standard(objects):
         assert (pod["securityContext"]["runAsUser"], pod["securityContext"]["runAsGroup"]) == (user, group)
         for container in containers(template):
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
-            # What it is told to do is an argument of its entry point: our image has no shell.
+            # The container has arguments and no command, because the image has no shell.
             assert "command" not in container
             assert "lifecycle" not in container
             assert not is_ours(template) or "exec" not in json.dumps(container)
 
 
-def test_the_namespace_enforces_the_standard_that_the_pods_keep(objects):
+def test_the_namespace_enforces_the_standard(objects):
     for namespace in of_kind(objects, "Namespace"):
         labels = namespace["metadata"]["labels"]
         assert {labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "warn", "audit")} == {"restricted"}
 
 
-# What the server is
+# The server
 
 
-def test_every_variable_in_the_manifests_is_a_setting_that_the_server_takes(objects):
+def test_every_variable_in_the_manifests_is_a_setting_of_the_server(objects):
     for template in our_pods(objects):
         for container in containers(template):
             assert settings_of(container, objects).host == "0.0.0.0"
         for container in containers(template, "containers"):
-            # Only who is behind a Service has traffic that must turn away first.
+            # Only a server behind a Service has traffic to redirect before it stops.
             served = any(selects(obj, template) for obj in of_kind(objects, "Service"))
             assert (settings_of(container, objects).grace_seconds > 0) == served
 
 
 @pytest.fixture(scope="session")
 def app_of(tmp_path_factory):
-    """The application that a container serves, with the model of the repository; its Redis is asked nothing."""
+    """Returns the application of a container, with the model of the repository. The application does not connect to Redis."""
     built, folder, bundle = {}, tmp_path_factory.mktemp("state"), tmp_path_factory.mktemp("bundle")
     write_bundle(bundle)
     tokens = folder / "tokens"
@@ -464,7 +464,7 @@ def app_of(tmp_path_factory):
     return get
 
 
-def test_every_probe_asks_a_route_of_the_role_on_the_port_that_it_serves(objects, app_of):
+def test_every_probe_calls_a_route_of_the_role_on_the_port_of_the_server(objects, app_of):
     for template in our_servers(objects):
         for container in containers(template, "containers"):
             settings = settings_of(container, objects)
@@ -473,19 +473,19 @@ def test_every_probe_asks_a_route_of_the_role_on_the_port_that_it_serves(objects
                 ask = container[kind]["httpGet"]
                 assert ports[ask["port"]] == settings.port == 8000
                 assert "GET" in app_of(settings).table[ask["path"]]
-                # Here nobody is there whom it could ask: then it is alive and not ready.
+                # The upstream servers do not exist, so the server is alive and not ready.
                 alone = ask["path"] == "/readyz" and (settings.pred_url or settings.members)
                 assert call_wsgi(app_of(settings), "GET", ask["path"])[0] == (503 if alone else 200)
 
 
-def test_only_readiness_asks_what_says_no_while_the_server_drains(objects):
+def test_only_readiness_calls_the_route_that_fails_while_the_server_drains(objects):
     for template in our_servers(objects):
         for container in containers(template, "containers"):
             asked = {kind: container[kind]["httpGet"]["path"] for kind in ("startupProbe", "readinessProbe", "livenessProbe")}
             assert asked == {"startupProbe": "/livez", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
 
 
-def test_a_start_has_many_times_the_seconds_that_were_measured_and_the_rollout_waits_longer(objects):
+def test_the_startup_probe_allows_a_multiple_of_the_measured_time_and_the_rollout_allows_more(objects):
     for deployment in our_deployments(objects):
         for container in containers(deployment["spec"]["template"], "containers"):
             probe = container["startupProbe"]
@@ -503,17 +503,17 @@ def test_the_grace_periods_add_up(objects):
             assert given >= waits + settings.grace_seconds + settings.drain_seconds + KILL_AFTER_SECONDS
 
 
-def test_memory_and_cpu_fit_what_the_benchmark_measured(objects):
+def test_memory_and_cpu_fit_the_measurements_of_the_benchmark(objects):
     for template in our_servers(objects):
         for container in containers(template):
             assert request(container, "memory") == limit(container, "memory")
             assert 1.5 < limit(container, "memory") / (benchmark("after load MB") * 1e6) < 5
-            # The comment in base/deployment.yml says some 3,000.
+            # The comment in base/deployment.yml says about 3,000.
             assert 2000 < request(container, "cpu") / (benchmark("CPU µs") * 1e-6) < 5000
             assert request(container, "cpu") <= limit(container, "cpu")
 
 
-def test_the_cpu_limit_gives_one_worker_as_in_the_row_of_the_benchmark(objects, tmp_path):
+def test_the_cpu_limit_gives_one_worker_like_in_the_row_of_the_benchmark(objects, tmp_path):
     for template in our_pods(objects):
         for container in containers(template, "containers"):
             assert limit(container, "cpu") == 1
@@ -525,15 +525,15 @@ def test_volumes_in_memory_leave_room_for_the_server(objects):
     for template in our_pods(objects):
         in_memory = [item["emptyDir"]["sizeLimit"] for item in template["spec"].get("volumes", ()) if "emptyDir" in item]
         for container in containers(template):
-            assert sum(map(amount, in_memory)) + 1.5 * benchmark("after load MB") * 1e6 < limit(container, "memory")
+            assert sum(map(quantity, in_memory)) + 1.5 * benchmark("after load MB") * 1e6 < limit(container, "memory")
 
 
-def test_the_autoscaler_wants_no_pod_for_idling_and_one_before_a_process_is_busy(objects):
+def test_the_autoscaler_adds_a_pod_before_a_process_is_busy_and_none_for_an_idle_one(objects):
     for hpa in of_kind(objects, "HorizontalPodAutoscaler"):
         target = hpa["spec"]["scaleTargetRef"]
         deployment = next(obj for obj in of_kind(objects, target["kind"]) if obj["metadata"]["name"] == target["name"])
         assert target["apiVersion"] == deployment["apiVersion"]
-        # kustomize changes the name here where it changes that of the Deployment, or of another with the same name before.
+        # kustomize changes this name together with the name of the Deployment, or of an earlier one with the same name.
         assert hpa["metadata"]["labels"].items() <= deployment["metadata"]["labels"].items()
         (container,) = containers(deployment["spec"]["template"], "containers")
         expected = {
@@ -541,7 +541,7 @@ def test_the_autoscaler_wants_no_pod_for_idling_and_one_before_a_process_is_busy
             for metric in hpa["spec"]["metrics"]
         }
         assert set(expected) == {"cpu", "memory"}
-        # It scales when the share is a tenth above the target, and down again when it is a tenth below.
+        # The autoscaler adds a pod at 10 % above the target, and removes one at 10 % below it.
         assert benchmark("after load MB") * 1e6 / request(container, "memory") < 0.9 * expected["memory"]
         assert expected["memory"] < 1
         assert 1.1 * expected["cpu"] * request(container, "cpu") < limit(container, "cpu")
@@ -549,10 +549,10 @@ def test_the_autoscaler_wants_no_pod_for_idling_and_one_before_a_process_is_busy
         assert set(hpa["spec"]["behavior"]) == {"scaleUp", "scaleDown"}
 
 
-# How the objects go together
+# Relations between objects
 
 
-def test_every_selector_finds_the_pods_of_the_same_render(objects):
+def test_every_selector_matches_pods_of_the_same_render(objects):
     for obj in of_kind(objects, "Service", "PodDisruptionBudget", "NetworkPolicy"):
         assert [template for template in pods(objects) if selects(obj, template)], name_of(obj)
 
@@ -561,9 +561,9 @@ def test_every_deployment_selects_its_own_pods_and_has_one_disruption_budget_and
     for deployment in of_kind(objects, "Deployment"):
         template = deployment["spec"]["template"]
         assert [name_of(obj) for obj in of_kind(objects, "Deployment") if selects(obj, template)] == [name_of(deployment)]
-        # The eviction of a pod that two budgets select is refused; one for the only pod would mean nothing, or block a drain.
+        # Kubernetes refuses the eviction of a pod with two budgets. A budget for a single pod has no effect, or blocks a drain.
         budgets = [obj for obj in of_kind(objects, "PodDisruptionBudget") if selects(obj, template)]
-        assert len(budgets) == (0 if claims(template) else 1)
+        assert len(budgets) == (0 if volume_claims(template) else 1)
         assert [obj for obj in of_kind(objects, "NetworkPolicy") if selects(obj, template)]
     for template in our_servers(objects):
         for spread in template["spec"]["topologySpreadConstraints"]:
@@ -572,7 +572,7 @@ def test_every_deployment_selects_its_own_pods_and_has_one_disruption_budget_and
             assert spread["whenUnsatisfiable"] == "ScheduleAnyway"
 
 
-def test_ports_have_one_number_and_one_name_from_the_node_to_the_container(objects):
+def test_ports_have_the_same_number_and_name_from_the_node_to_the_container(objects):
     for deployment in of_kind(objects, "Deployment"):
         template = deployment["spec"]["template"]
         name, number = ("http", 8000) if is_ours(template) else ("redis", 6379)
@@ -589,12 +589,12 @@ def test_ports_have_one_number_and_one_name_from_the_node_to_the_container(objec
             if selects(policy, template):
                 (ingress,) = policy["spec"]["ingress"]
                 assert ingress["ports"] == [{"protocol": "TCP", "port": number}]
-                # Who may ask a server that clients know is not for it to say.
-                assert ("from" in ingress) == (is_asked(policy) or not is_ours(template))
+                # The manifests do not restrict the callers of a public server.
+                assert ("from" in ingress) == (is_upstream(policy) or not is_ours(template))
                 assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
 
 
-def test_prometheus_finds_every_server_and_worker_and_is_let_in(objects):
+def test_prometheus_finds_every_server_and_worker_and_the_policies_admit_it(objects):
     named = {"key": "app.kubernetes.io/name", "operator": "In", "values": ["prometheus"]}
     prometheus = {"namespaceSelector": MONITORING, "podSelector": {"matchExpressions": [named]}}
     for template in our_servers(objects):
@@ -609,14 +609,14 @@ def test_prometheus_finds_every_server_and_worker_and_is_let_in(objects):
                 assert prometheus in ingress.get("from", [prometheus])
 
 
-def test_only_the_service_that_clients_know_has_a_port_on_the_nodes(objects):
+def test_only_the_public_service_has_a_port_on_the_nodes(objects):
     for service in of_kind(objects, "Service"):
         known = service["metadata"]["name"] == "model-in-image-service"
         assert service["spec"]["type"] == ("NodePort" if known else "ClusterIP")
         assert [port.get("nodePort") for port in service["spec"]["ports"]] == [30080 if known else None]
 
 
-def test_nobody_is_called_but_for_a_model_over_http_for_jobs_for_a_table_for_items_and_by_who_asks_others(rendered):
+def test_pods_call_only_their_model_job_table_and_item_servers_and_upstream_servers(rendered):
     for name, objects in rendered.items():
         for policy in of_kind(objects, "NetworkPolicy"):
             calls = name in ("model_load/over_http", "data_cache") or (name in JOBS and component(policy) in ("server", "worker"))
@@ -626,7 +626,7 @@ def test_nobody_is_called_but_for_a_model_over_http_for_jobs_for_a_table_for_ite
             assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
 
 
-def test_items_are_in_the_database_of_a_secret_and_its_address_in_the_readme_is_the_one_that_is_tried(rendered):
+def test_items_are_in_the_database_of_a_secret_and_the_readme_has_a_valid_address(rendered):
     (server,) = containers(pods(rendered["data_cache"])[0])
     url = settings_of(server).database_url
     assert url in README and url.startswith("postgresql://") and not secrets(rendered["data_cache"])
@@ -637,7 +637,7 @@ def test_items_are_in_the_database_of_a_secret_and_its_address_in_the_readme_is_
     assert [port["port"] for item in policy["spec"]["egress"] for port in item["ports"]] == [53, 53, 5432]
 
 
-def test_the_bundle_is_served_from_where_its_image_has_it(rendered, app_of):
+def test_the_bundle_is_served_from_its_folder_in_the_image(rendered, app_of):
     (server,) = containers(pods(rendered["edge"])[0])
     assert settings_of(server).edge_dir == EDGE_IMAGE_ENV["IRIS_EDGE_DIR"]
     assert f"COPY dist/edge {EDGE_IMAGE_ENV['IRIS_EDGE_DIR']}\n" in DOCKERFILE
@@ -646,7 +646,7 @@ def test_the_bundle_is_served_from_where_its_image_has_it(rendered, app_of):
     assert call_wsgi(app_of(settings_of(server)), "GET", "/metadata")[0] == 200
 
 
-def test_tokens_are_files_of_a_secret_whose_changes_the_servers_see(rendered, app_of):
+def test_tokens_are_files_of_a_secret_and_the_servers_see_their_changes(rendered, app_of):
     renders = [name for name, (_, element) in OFF.items() if element == "../token"]
     assert {overlay_of(name) for name in renders} == {"web_single", *ASKING}
     for name in renders:
@@ -661,11 +661,11 @@ def test_tokens_are_files_of_a_secret_whose_changes_the_servers_see(rendered, ap
             assert call_wsgi(app_of(settings_of(server)), "GET", "/openapi.json")[0] == 401
 
 
-def test_no_secret_is_in_the_manifests_but_the_sample_and_none_in_a_plain_variable_or_argument(rendered):
+def test_no_secret_is_in_the_manifests_except_the_sample_and_none_in_a_plain_variable_or_argument(rendered):
     secret = {field.name for field in fields(Settings) if field.metadata["check"]["secret"]}
     assert secret == {"redis_url", "database_url", "cache_redis_url"}
     for name, objects in rendered.items():
-        # The sample's says what it is.
+        # The name of the sample's Secret describes its purpose.
         assert all("sample" in unquote(value) for value in secrets(objects).values()), name
         for container in (item for template in our_pods(objects) for item in containers(template)):
             plain = {item["name"]: item["value"] for item in container.get("env", ()) if "value" in item}
@@ -673,7 +673,7 @@ def test_no_secret_is_in_the_manifests_but_the_sample_and_none_in_a_plain_variab
             assert not re.search(r"://[^ ]*@|password|token=", " ".join([*plain.values(), *container.get("args", ())]))
 
 
-def test_replicas_are_set_only_where_nothing_scales_them(objects):
+def test_replicas_are_set_only_without_an_autoscaler(objects):
     scaled = {obj["spec"]["scaleTargetRef"]["name"] for obj in of_kind(objects, "HorizontalPodAutoscaler")}
     for deployment in of_kind(objects, "Deployment"):
         assert ("replicas" in deployment["spec"]) != (deployment["metadata"]["name"] in scaled)
@@ -681,18 +681,16 @@ def test_replicas_are_set_only_where_nothing_scales_them(objects):
 
 def test_no_disruption_budget_can_block_the_drain_of_a_node(objects):
     for budget in of_kind(objects, "PodDisruptionBudget"):
-        least = min(
-            least_pods(obj, objects) for obj in of_kind(objects, "Deployment") if selects(budget, obj["spec"]["template"])
-        )
+        least = min(min_pods(obj, objects) for obj in of_kind(objects, "Deployment") if selects(budget, obj["spec"]["template"]))
         assert budget["spec"].get("minAvailable", 0) < least
         assert budget["spec"].get("maxUnavailable", 1) >= 1
         assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
-def test_a_rollout_has_a_new_pod_ready_before_an_old_one_goes(objects):
+def test_a_rollout_starts_a_new_pod_before_it_stops_an_old_one(objects):
     for deployment in of_kind(objects, "Deployment"):
-        if claims(deployment["spec"]["template"]):
-            # Of those that have a disk the old one must be gone.
+        if volume_claims(deployment["spec"]["template"]):
+            # A pod with a volume must stop first.
             assert deployment["spec"]["strategy"] == {"type": "Recreate"}
             assert deployment["spec"]["replicas"] == 1
         else:
@@ -719,10 +717,10 @@ def test_labels_are_the_recommended_ones_and_agree(objects):
         assert set(selector(obj)) == {f"app.kubernetes.io/{key}" for key in ("name", "component", "instance")}
 
 
-# The files
+# Files
 
 
-def test_the_namespace_comes_first_and_everything_is_in_it(rendered):
+def test_the_namespace_comes_first_and_contains_every_object(rendered):
     for objects in rendered.values():
         assert name_of(objects[0]) == ("Namespace", NAMESPACE)
         assert {obj["metadata"]["namespace"] for obj in objects[1:]} == {NAMESPACE}
@@ -752,29 +750,29 @@ def test_every_file_belongs_to_a_kustomization():
         for name, kustomization in KUSTOMIZATIONS.items()
         for file in ["kustomization.yml", *kustomization.get("resources", ())]
     }
-    # Files for Prometheus and Grafana, and not for Kubernetes (tests/project/test_observability.py).
+    # These files are for Prometheus and Grafana, and not for Kubernetes (tests/project/test_observability.py).
     assert {str(path.relative_to(MANIFESTS)) for path in MANIFESTS.rglob("*.yml") if path.parent.name != "observability"} <= known
 
 
-def repeated(part: object, whole: object) -> list[object]:
-    """The values of a patch that what it patches has already; lists go by the names in them, as in Kubernetes."""
+def repeated_values(part: object, whole: object) -> list[object]:
+    """Yields the values of a patch that its target already has. Items of lists are matched by name, like in Kubernetes."""
     if isinstance(part, dict) and isinstance(whole, dict):
-        return [same for key in part.keys() & whole.keys() - {"kind", "name"} for same in repeated(part[key], whole[key])]
+        return [same for key in part.keys() & whole.keys() - {"kind", "name"} for same in repeated_values(part[key], whole[key])]
     if (
         isinstance(part, list)
         and isinstance(whole, list)
         and all(isinstance(item, dict) and "name" in item for item in part + whole)
     ):
         by_name = {item["name"]: item for item in whole}
-        return [same for item in part if item["name"] in by_name for same in repeated(item, by_name[item["name"]])]
+        return [same for item in part if item["name"] in by_name for same in repeated_values(item, by_name[item["name"]])]
     return [part] if part == whole else []
 
 
-# Who holds objects beside the base, and what these are for; all others only patch.
+# Overlays with additional objects, and their purpose. All other overlays only contain patches.
 HOLDERS = {"jobs/redis": {"redis"}, "batch": {"batch-table", "batch-file"}, "batch/data": {"batch-file"}}
 
 
-def test_only_base_sample_redis_and_batch_hold_objects_and_an_overlay_only_patches_that_repeat_nothing_of_them():
+def test_only_base_sample_redis_and_batch_have_objects_and_patches_repeat_nothing():
     base = yaml.safe_load((MANIFESTS / "base/deployment.yml").read_text())
     for name, kustomization in KUSTOMIZATIONS.items():
         if name in HOLDERS:
@@ -784,14 +782,14 @@ def test_only_base_sample_redis_and_batch_hold_objects_and_an_overlay_only_patch
             assert all((MANIFESTS / name / item / "kustomization.yml").exists() for item in kustomization.get("resources", ()))
         for patch in kustomization.get("patches", ()):
             assert set(patch) <= {"target", "patch", "options"}
-            assert repeated(yaml.safe_load(patch["patch"]), base) == []
+            assert repeated_values(yaml.safe_load(patch["patch"]), base) == []
 
 
-def test_a_patch_that_is_a_copy_is_found():
+def test_a_patch_that_repeats_a_value_is_found():
     base = yaml.safe_load((MANIFESTS / "base/deployment.yml").read_text())
-    assert repeated({"spec": {"minReadySeconds": 5}}, base) == [5]
+    assert repeated_values({"spec": {"minReadySeconds": 5}}, base) == [5]
     server = {"name": "server", "image": "model-in-image-pattern:v1.0", "env": [{"name": "IRIS_DRAIN_SECONDS", "value": "10"}]}
-    copied = repeated({"spec": {"template": {"spec": {"containers": [server]}}}}, base)
+    copied = repeated_values({"spec": {"template": {"spec": {"containers": [server]}}}}, base)
     assert set(copied) == {"model-in-image-pattern:v1.0", "10"}
 
 
@@ -804,7 +802,7 @@ def test_the_image_is_the_one_of_the_design_or_a_later_tag_of_it(rendered):
             assert len(images) == 1
             assert re.fullmatch(r"(model-in-image-pattern:v\d+\.\d+(-full|-edge)?|(redis|busybox):\d+\.\d+)", images.pop())
             for container in containers(template):
-                # The image without redis-py and psycopg is the smaller one.
+                # The image without redis-py and psycopg is smaller.
                 settings = settings_of(container, objects) if is_ours(template) else Settings()
                 needs_full = settings.redis_url != "" or settings.database_url.startswith("postgresql:")
                 assert container["image"].endswith("-full") == needs_full
@@ -812,8 +810,8 @@ def test_the_image_is_the_one_of_the_design_or_a_later_tag_of_it(rendered):
             assert {container["imagePullPolicy"] for container in containers(template)} == {"IfNotPresent"}
 
 
-def test_every_component_is_on_or_off_in_an_overlay():
-    # The list is empty where none but the one that is off could be in it.
+def test_every_component_is_active_or_a_comment_in_an_overlay():
+    # The list is empty if the disabled component is its only item.
     on = {
         (MANIFESTS / name / item).resolve()
         for name, kustomization in KUSTOMIZATIONS.items()
@@ -831,15 +829,15 @@ def test_one_overlay_of_a_role_can_be_applied_over_another(rendered):
         before, after = rendered["web_single"], {name_of(item): item for item in rendered[name]}
         assert {name_of(item) for item in before} <= set(after)
         for obj in of_kind(before, "Deployment"):
-            # The one field of a Deployment that can never be changed.
+            # Kubernetes does not allow changes of this field.
             assert selector(obj) == selector(after[name_of(obj)])
 
 
 # Releases
 
 
-def merged(*renders: list[Object]) -> list[Object]:
-    """What a cluster holds after all of them were applied; they must agree where they name the same object."""
+def merge(*renders: list[Object]) -> list[Object]:
+    """Returns the objects of a cluster after all these overlays were applied. Objects with the same name must agree."""
     held: dict[tuple[str, str], Object] = {}
     for item in (obj for objects in renders for obj in objects):
         assert held.setdefault(name_of(item), item) == item, f"{name_of(item)} is not the same in two overlays"
@@ -848,11 +846,11 @@ def merged(*renders: list[Object]) -> list[Object]:
 
 @pytest.fixture
 def releases(rendered) -> list[Object]:
-    """All that may run at the same time."""
-    return merged(*(rendered[name] for name in ("web_single", "release/canary", "release/blue", "release/green")))
+    """Overlays that may run at the same time."""
+    return merge(*(rendered[name] for name in ("web_single", "release/canary", "release/blue", "release/green")))
 
 
-def test_releases_that_run_together_disturb_each_other_in_nothing(releases):
+def test_releases_that_run_together_do_not_disturb_each_other(releases):
     assert len(of_kind(releases, "Deployment")) == 4
     test_every_deployment_selects_its_own_pods_and_has_one_disruption_budget_and_a_network_policy(releases)
     targets = [obj["spec"]["scaleTargetRef"]["name"] for obj in of_kind(releases, "HorizontalPodAutoscaler")]
@@ -874,7 +872,7 @@ def test_each_service_leads_to_its_own_release(releases):
 
 
 @pytest.mark.parametrize("colour", ["blue", "green"])
-def test_the_switch_changes_the_selector_of_one_service_and_nothing_else(rendered, releases, colour):
+def test_the_switch_changes_the_selector_of_one_service_only(rendered, releases, colour):
     namespace, switched = rendered[f"release/to_{colour}"]
     known = next(obj for obj in of_kind(releases, "Service") if name_of(obj) == name_of(switched))
     assert namespace == only(releases, "Namespace")
@@ -883,16 +881,16 @@ def test_the_switch_changes_the_selector_of_one_service_and_nothing_else(rendere
     assert led == [f"model-in-image-deployment-{colour}"]
 
 
-def test_blue_and_green_differ_in_colour_and_tag_alone(rendered):
+def test_blue_and_green_differ_in_colour_and_tag_only(rendered):
     blue, green = (json.dumps(rendered[f"release/{colour}"]) for colour in ("blue", "green"))
     tags = [containers(pods(rendered[f"release/{colour}"])[0])[0]["image"] for colour in ("blue", "green")]
     assert tags[0] != tags[1]
     assert blue.replace("blue", "green").replace(*tags) == green
 
 
-def test_the_clean_up_of_a_colour_finds_all_that_is_its_own(rendered):
+def test_the_clean_up_of_a_colour_finds_all_its_objects(rendered):
     kinds = {instance: kinds for kinds, instance in re.findall(r"delete (\S+) -l \S+/instance=(\S+)", "\n".join(COMMANDS))}
-    # The Service of web_single is the one that clients know, and stays.
+    # The public Service of web_single stays.
     assert f"{kinds['main']},service" == kinds["blue"]
     short = {"hpa": "horizontalpodautoscaler", "pdb": "poddisruptionbudget"}
     for colour in ("blue", "green"):
@@ -901,7 +899,7 @@ def test_the_clean_up_of_a_colour_finds_all_that_is_its_own(rendered):
         assert {obj["metadata"]["labels"]["app.kubernetes.io/instance"] for obj in own} == {colour}
 
 
-def test_the_canary_is_one_pod_of_another_image_and_changes_nothing_that_runs(rendered):
+def test_the_canary_is_one_pod_of_another_image_and_changes_no_running_object(rendered):
     (deployment,) = [item for item in rendered["release/canary"] if item not in rendered["web_single"]]
     stable = only(rendered["web_single"], "Deployment")
     assert name_of(deployment) == ("Deployment", "model-in-image-deployment-canary")
@@ -915,113 +913,113 @@ def test_the_canary_is_one_pod_of_another_image_and_changes_nothing_that_runs(re
 
 
 @pytest.fixture(params=JOBS)
-def with_jobs(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]) -> list[Object]:
-    """One overlay with jobs after the other, with the sample Redis and with one of somebody else."""
+def jobs_overlay(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]) -> list[Object]:
+    """Each overlay with jobs, with the sample Redis and with an external one."""
     return rendered[request.param]
 
 
 @pytest.fixture(params=[name for name in JOBS if name not in OFF])
-def with_redis(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]) -> list[Object]:
-    """One with the sample Redis after the other."""
+def redis_overlay(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]) -> list[Object]:
+    """Each overlay with the sample Redis."""
     return rendered[request.param]
 
 
 def of_component(objects: list[Object], name: str) -> Object:
-    """The pod template of the one Deployment of a component."""
+    """Returns the pod template of the Deployment of a component."""
     (first,) = [obj for obj in of_kind(objects, "Deployment") if component(obj) == name]
     return first["spec"]["template"]
 
 
 def redis_of(objects: list[Object]) -> tuple[Object, dict[str, str]]:
-    """The sample Redis, and its command line as settings."""
+    """Returns the container of the sample Redis, and its command line as settings."""
     (container,) = containers(of_component(objects, "redis"))
     words = container["args"]
     assert all(word.startswith("--") for word in words[::2])
     return container, {word[2:]: value for word, value in zip(words[::2], words[1::2], strict=True)}
 
 
-def test_overlays_with_jobs_differ_in_the_role_of_the_server_alone(rendered):
+def test_overlays_with_jobs_differ_in_the_role_of_the_server_only(rendered):
     (one, first), (other, second) = (item for item in JOBS.items() if item[0] not in OFF)
     assert json.dumps(rendered[one]).replace(f'"{first}"', f'"{second}"') == json.dumps(rendered[other])
 
 
-def test_workers_are_the_deployment_of_the_server_but_for_name_role_and_grace(with_jobs):
-    server, worker = (of_component(with_jobs, name) for name in ("server", "worker"))
-    result = {name: environment_of(containers(item)[0], with_jobs) for name, item in (("server", server), ("worker", worker))}
+def test_workers_are_the_deployment_of_the_server_except_for_name_role_and_grace_period(jobs_overlay):
+    server, worker = (of_component(jobs_overlay, name) for name in ("server", "worker"))
+    result = {name: environment_of(containers(item)[0], jobs_overlay) for name, item in (("server", server), ("worker", worker))}
     differ = {key for key in result["server"] if result["server"][key] != result["worker"].get(key)}
     assert set(result["server"]) == set(result["worker"])
     assert differ == {"IRIS_ROLE", "IRIS_GRACE_SECONDS"}
     assert {**containers(server)[0], "env": None} == {**containers(worker)[0], "env": None}
 
 
-def test_servers_and_workers_have_autoscalers_budgets_and_policies_of_their_own_and_clients_see_no_worker(with_jobs):
+def test_servers_and_workers_have_separate_autoscalers_budgets_and_policies_and_clients_reach_no_worker(jobs_overlay):
     for kind in ("HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy"):
-        assert {"server", "worker"} <= {component(obj) for obj in of_kind(with_jobs, kind)}
-    targets = [obj["spec"]["scaleTargetRef"]["name"] for obj in of_kind(with_jobs, "HorizontalPodAutoscaler")]
+        assert {"server", "worker"} <= {component(obj) for obj in of_kind(jobs_overlay, kind)}
+    targets = [obj["spec"]["scaleTargetRef"]["name"] for obj in of_kind(jobs_overlay, "HorizontalPodAutoscaler")]
     assert sorted(targets) == ["model-in-image-deployment", "model-in-image-deployment-worker"]
-    for service in of_kind(with_jobs, "Service"):
-        assert not selects(service, of_component(with_jobs, "worker"))
+    for service in of_kind(jobs_overlay, "Service"):
+        assert not selects(service, of_component(jobs_overlay, "worker"))
 
 
-def test_the_address_of_redis_and_its_password_come_from_a_secret(with_jobs):
-    for template in our_pods(with_jobs):
+def test_the_address_of_redis_and_its_password_come_from_a_secret(jobs_overlay):
+    for template in our_pods(jobs_overlay):
         (container,) = containers(template)
         (result,) = [item["valueFrom"]["secretKeyRef"] for item in container["env"] if item["name"] == "IRIS_REDIS_URL"]
-        made = [obj["metadata"]["name"] for obj in of_kind(with_jobs, "Secret")]
-        # A generated one has a hash in its name, so that a new password is a rollout.
+        made = [obj["metadata"]["name"] for obj in of_kind(jobs_overlay, "Secret")]
+        # The name of a generated Secret ends with a hash, so a new password causes a rollout.
         assert (result["name"] in made) if made else (result["name"] == "model-in-image-redis")
 
 
-def test_the_address_in_the_sample_secret_is_that_of_the_sample_redis(with_redis):
-    secret = only(with_redis, "Secret")
-    service = next(obj for obj in of_kind(with_redis, "Service") if component(obj) == "redis")
-    result = {key: value for (_, key), value in secrets(with_redis).items()}
+def test_the_address_in_the_sample_secret_is_that_of_the_sample_redis(redis_overlay):
+    secret = only(redis_overlay, "Secret")
+    service = next(obj for obj in of_kind(redis_overlay, "Service") if component(obj) == "redis")
+    result = {key: value for (_, key), value in secrets(redis_overlay).items()}
     url = urlsplit(result["url"])
     assert set(result) == {"url", "password"}
     assert (url.scheme, url.hostname, url.port) == ("redis", service["metadata"]["name"], service["spec"]["ports"][0]["port"])
     assert unquote(url.password) == result["password"]
-    # Nobody takes it for more than a sample.
+    # The password shows that it is a sample.
     assert "sample" in result["password"] and "A SAMPLE" in (MANIFESTS / "jobs/redis/kustomization.yml").read_text()
-    (container, words) = redis_of(with_redis)
+    (container, words) = redis_of(redis_overlay)
     (variable,) = container["env"]
     assert words["requirepass"] == f"$({variable['name']})"
     assert variable["valueFrom"]["secretKeyRef"] == {"name": secret["metadata"]["name"], "key": "password"}
 
 
-def test_redis_acknowledges_nothing_that_is_not_on_its_disk_and_evicts_nothing(with_redis):
-    container, words = redis_of(with_redis)
+def test_redis_acknowledges_only_data_on_disk_and_evicts_nothing(redis_overlay):
+    container, words = redis_of(redis_overlay)
     durable = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
     assert durable.items() <= words.items()
     promised = PATTERNS.partition("Redis must run with")[2]
     for name in ("appendonly", "appendfsync", "maxmemory-policy"):
         assert f"`{name} {words[name]}`" in promised
-    (template,) = [pod for pod in pods(with_redis) if not is_ours(pod)]
+    (template,) = [pod for pod in pods(redis_overlay) if not is_ours(pod)]
     (mount,) = container["volumeMounts"]
     (volume,) = template["spec"]["volumes"]
-    claim = only(with_redis, "PersistentVolumeClaim")
+    claim = only(redis_overlay, "PersistentVolumeClaim")
     assert mount == {"name": volume["name"], "mountPath": words["dir"]}
-    assert claims(template) == [claim["metadata"]["name"]]
+    assert volume_claims(template) == [claim["metadata"]["name"]]
     assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
-    # Another user than the image's may write there.
+    # The user of Redis may write to the volume.
     assert template["spec"]["securityContext"]["fsGroup"] == template["spec"]["securityContext"]["runAsGroup"]
     most = float(words["maxmemory"].removesuffix("mb")) * 2**20
     assert 2 * most <= limit(container, "memory") == request(container, "memory")
-    # The file is rewritten when it is twice as large, and both are there then.
-    assert 4 * most <= amount(claim["spec"]["resources"]["requests"]["storage"])
+    # Redis rewrites the file when its size has doubled. The old and the new file exist at the same time.
+    assert 4 * most <= quantity(claim["spec"]["resources"]["requests"]["storage"])
     assert int(words["port"]) == container["ports"][0]["containerPort"]
 
 
-def test_redis_is_ready_when_it_answers_and_alive_while_it_reads_its_file(with_redis):
-    container, _ = redis_of(with_redis)
+def test_redis_is_ready_when_it_responds_and_alive_while_it_reads_its_file(redis_overlay):
+    container, _ = redis_of(redis_overlay)
     assert container["readinessProbe"]["exec"]["command"] == ["redis-cli", "-e", "ping"]
     assert container["livenessProbe"]["exec"]["command"] == ["redis-cli", "ping"]
-    # redis-cli takes the password from there.
+    # redis-cli reads the password from this variable.
     assert [item["name"] for item in container["env"]] == ["REDISCLI_AUTH"]
 
 
-def test_only_servers_and_workers_reach_redis_and_they_nobody_else(with_redis, rendered):
-    policies = {component(obj): obj["spec"] for obj in of_kind(with_redis, "NetworkPolicy")}
-    redis = of_component(with_redis, "redis")
+def test_only_servers_and_workers_reach_redis_and_redis_calls_nothing(redis_overlay, rendered):
+    policies = {component(obj): obj["spec"] for obj in of_kind(redis_overlay, "NetworkPolicy")}
+    redis = of_component(redis_overlay, "redis")
     others = [template for name in ("release/blue", "release/green") for template in pods(rendered[name])]
     ((ingress,), names) = policies["redis"]["ingress"], ("server", "worker")
 
@@ -1029,7 +1027,7 @@ def test_only_servers_and_workers_reach_redis_and_they_nobody_else(with_redis, r
         return any(item["podSelector"]["matchLabels"].items() <= labels_of(template).items() for item in ingress["from"])
 
     assert all(set(item) == {"podSelector"} for item in ingress["from"])
-    assert all(lets_in(of_component(with_redis, name)) for name in names)
+    assert all(lets_in(of_component(redis_overlay, name)) for name in names)
     assert not any(map(lets_in, [redis, *others]))
     for name in names:
         dns, calls = policies[name]["egress"]
@@ -1038,12 +1036,12 @@ def test_only_servers_and_workers_reach_redis_and_they_nobody_else(with_redis, r
         assert set(to) == {"podSelector"}
         assert calls["ports"] == ingress["ports"]
         reached = [
-            pod for pod in [*pods(with_redis), *others] if to["podSelector"]["matchLabels"].items() <= labels_of(pod).items()
+            pod for pod in [*pods(redis_overlay), *others] if to["podSelector"]["matchLabels"].items() <= labels_of(pod).items()
         ]
         assert reached == [redis]
 
 
-def test_a_redis_of_somebody_else_takes_the_place_of_the_sample_and_leaves_nothing_of_it(rendered):
+def test_an_external_redis_replaces_the_sample_completely(rendered):
     for name, (overlay, element) in OFF.items():
         if element != "../jobs/managed_redis":
             continue
@@ -1064,35 +1062,35 @@ def test_a_redis_of_somebody_else_takes_the_place_of_the_sample_and_leaves_nothi
             assert ports == [("UDP", 53), ("TCP", 53), ("TCP", 6379), ("TCP", url.port)]
 
 
-# Servers that ask others
+# Servers with upstream servers
 
 
 @pytest.fixture(params=ASKING)
-def asking(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]) -> list[Object]:
-    """One overlay with servers that ask others after the other."""
+def caller_overlay(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]) -> list[Object]:
+    """Each overlay whose servers call upstream servers."""
     return rendered[request.param]
 
 
-def asked_of(objects: list[Object]) -> list[Object]:
-    """The Deployments that only servers ask."""
-    return [deployment for deployment in our_deployments(objects) if is_asked(deployment)]
+def upstream_deployments(objects: list[Object]) -> list[Object]:
+    """Returns the Deployments of the upstream servers."""
+    return [deployment for deployment in our_deployments(objects) if is_upstream(deployment)]
 
 
-def server_of(objects: list[Object]) -> Object:
-    """The Deployment behind the Service that clients know, which asks."""
+def public_deployment(objects: list[Object]) -> Object:
+    """Returns the Deployment behind the public Service."""
     (first,) = [deployment for deployment in our_deployments(objects) if component(deployment) == "server"]
     return first
 
 
-def places_of(deployment: Object) -> dict[str, str]:
-    """Whom the server asks, by the component that it must be."""
+def upstream_addresses(deployment: Object) -> dict[str, str]:
+    """Returns the addresses of the upstream servers, by component."""
     (container,) = containers(deployment["spec"]["template"])
     settings = settings_of(container)
     members = dict(pair.split("=", 1) for pair in settings.members.split(",") if pair)
     return {f"member-{name}": url for name, url in members.items()} | ({"pred": settings.pred_url} if settings.pred_url else {})
 
 
-def test_there_is_a_deployment_of_its_own_for_each_role_and_each_member_whose_model_is_in_the_image(rendered):
+def test_each_role_and_each_member_of_the_image_has_its_own_deployment(rendered):
     for name, (role, asked) in ASKING.items():
         result = {
             component(deployment): settings_of(*containers(deployment["spec"]["template"]))
@@ -1107,66 +1105,72 @@ def test_there_is_a_deployment_of_its_own_for_each_role_and_each_member_whose_mo
     assert set(ASKING["horizontal"][1]) == species
 
 
-def test_each_address_is_a_headless_service_of_the_pods_that_are_meant_and_only_of_those_that_are_ready(asking):
-    services = {obj["metadata"]["name"]: obj for obj in of_kind(asking, "Service")}
-    places = places_of(server_of(asking))
-    assert set(places) == {component(item) for item in asked_of(asking)}
+def test_each_address_is_a_headless_service_of_the_ready_pods_of_its_component(caller_overlay):
+    services = {obj["metadata"]["name"]: obj for obj in of_kind(caller_overlay, "Service")}
+    places = upstream_addresses(public_deployment(caller_overlay))
+    assert set(places) == {component(item) for item in upstream_deployments(caller_overlay)}
     for which, url in places.items():
         service = services.pop(address_of(url).host)
         assert service["spec"]["clusterIP"] == "None" and not service["spec"].get("publishNotReadyAddresses")
-        # Of a headless Service the port of the pod counts.
+        # Behind a headless Service, clients use the port of the pod.
         assert [port["port"] for port in service["spec"]["ports"]] == [address_of(url).port] == [8000]
         assert [
-            component(deployment) for deployment in our_deployments(asking) if selects(service, deployment["spec"]["template"])
+            component(deployment)
+            for deployment in our_deployments(caller_overlay)
+            if selects(service, deployment["spec"]["template"])
         ] == [which]
     assert [component(item) for item in services.values()] == ["server"]
 
 
-# How long the name servers of a cluster keep an address (kubeadm's `ttl 30`, and `cache 30`).
+# Time for which the name servers of a cluster cache an address (kubeadm's `ttl 30`, and `cache 30`).
 NAMED_SECONDS = 30
 
 
-def test_who_is_behind_a_name_serves_until_nobody_has_its_address_any_more(asking):
-    for deployment in asked_of(asking):
+def test_an_upstream_server_serves_until_no_client_has_its_address_any_more(caller_overlay):
+    for deployment in upstream_deployments(caller_overlay):
         (container,) = containers(deployment["spec"]["template"])
         assert settings_of(container).grace_seconds > NAMED_SECONDS + LOOKUP_SECONDS
 
 
-def test_a_rollout_of_who_asks_has_the_time_for_that_of_whom_it_asks(asking):
-    own = server_of(asking)
+def test_a_rollout_of_a_caller_allows_the_time_for_its_upstream_servers(caller_overlay):
+    own = public_deployment(caller_overlay)
     (container,) = containers(own["spec"]["template"])
     start = container["startupProbe"]["periodSeconds"] * container["startupProbe"]["failureThreshold"]
     needed = start + own["spec"]["minReadySeconds"] + NAMED_SECONDS + LOOKUP_SECONDS
-    for deployment in asked_of(asking):
+    for deployment in upstream_deployments(caller_overlay):
         assert own["spec"]["progressDeadlineSeconds"] > deployment["spec"]["progressDeadlineSeconds"] + needed
 
 
-def lets(side: str, mine: Object, theirs: Object, objects: list[Object]) -> bool:
-    """Whether the network policies of pods let them call others (egress) on their port, or be called by them (ingress)."""
+def policies_allow(side: str, mine: Object, theirs: Object, objects: list[Object]) -> bool:
+    """Returns whether network policies let pods call others (egress), or be called by them (ingress), on their port."""
     peers = "to" if side == "egress" else "from"
     policies = [policy["spec"] for policy in of_kind(objects, "NetworkPolicy") if selects(policy, mine)]
     assert policies
     return any(
         {"protocol": "TCP", "port": 8000} in rule["ports"]
-        and (peers not in rule or any(picks(peer, theirs) for peer in rule[peers]))
+        and (peers not in rule or any(peer_selects(peer, theirs) for peer in rule[peers]))
         for policy in policies
         for rule in policy.get(side, ())
     )
 
 
-def test_servers_reach_whom_they_ask_and_nobody_else_reaches_anybody(rendered):
-    # All that may be in the namespace besides, of which each side must keep out what the other might let through.
-    besides = merged(rendered["release/blue"], rendered["release/green"], rendered["batch"])
+def test_servers_reach_their_upstream_servers_and_nothing_else_is_reachable(rendered):
+    # Other pods of the namespace. Each side must refuse the connections that the other side might allow.
+    besides = merge(rendered["release/blue"], rendered["release/green"], rendered["batch"])
     besides += [asynchronou for asynchronou in rendered["asynchronous"] if component(asynchronou) in ("worker", "redis")]
     for name in ASKING:
-        objects = merged(rendered[name], besides)
+        objects = merge(rendered[name], besides)
         expected = {("server", "main", which) for which in ASKING[name][1]}
         pairs = [(pod, other) for pod in pods(objects) for other in pods(objects)]
         called, let_in = (
             {(component(item), labels_of(item)["app.kubernetes.io/instance"], component(other)) for item, other in found}
             for found in (
-                [(item, other) for item, other in pairs if lets("egress", item, other, objects)],
-                [(item, other) for item, other in pairs if is_asked(other) and lets("ingress", other, item, objects)],
+                [(item, other) for item, other in pairs if policies_allow("egress", item, other, objects)],
+                [
+                    (item, other)
+                    for item, other in pairs
+                    if is_upstream(other) and policies_allow("ingress", other, item, objects)
+                ],
             )
         )
         assert called == let_in == expected
@@ -1178,7 +1182,7 @@ def test_servers_reach_whom_they_ask_and_nobody_else_reaches_anybody(rendered):
 
 @pytest.fixture(scope="session")
 def next_release(rendered, tmp_path_factory) -> dict[str, list[Object]]:
-    """The overlays after the command of the README for a release with other models."""
+    """Overlays after the command of the README for a release with other models."""
     (command,) = [line for line in COMMANDS if line.startswith("sed ")]
     copy = tmp_path_factory.mktemp("next")
     shutil.copytree(MANIFESTS, copy / "manifests")
@@ -1187,58 +1191,58 @@ def next_release(rendered, tmp_path_factory) -> dict[str, list[Object]]:
 
 
 @pytest.mark.parametrize("name", ASKING)
-def test_a_release_with_other_models_stands_beside_the_old_one_until_who_asks_has_gone_over(name, rendered, next_release):
+def test_a_release_with_other_models_runs_next_to_the_old_one_until_the_caller_uses_it(name, rendered, next_release):
     before, after = ({name_of(obj): obj for obj in objects} for objects in (rendered[name], next_release[name]))
-    # Of what is there one thing alone becomes another: the Deployment that asks, and of that the image and whom it asks.
+    # Only the Deployment of the caller changes, in its image and the addresses of its upstream servers.
     changed = {which for which in before.keys() & after.keys() if before[which] != after[which]}
     assert changed == {("Deployment", "model-in-image-deployment")}
-    old, new = (server_of(list(objects.values())) for objects in (before, after))
-    assert places_of(old).keys() == places_of(new).keys()
-    assert not set(places_of(old).values()) & set(places_of(new).values())
+    old, new = (public_deployment(list(objects.values())) for objects in (before, after))
+    assert upstream_addresses(old).keys() == upstream_addresses(new).keys()
+    assert not set(upstream_addresses(old).values()) & set(upstream_addresses(new).values())
     images = [containers(obj["spec"]["template"])[0]["image"] for obj in (old, new)]
     assert images[0] != images[1]
-    assert {containers(obj["spec"]["template"])[0]["image"] for obj in asked_of(list(after.values()))} == {images[1]}
+    assert {containers(obj["spec"]["template"])[0]["image"] for obj in upstream_deployments(list(after.values()))} == {images[1]}
     assert json.dumps(old).replace(images[0], images[1]).replace("models-1", "models-2") == json.dumps(new)
-    # While both are there, each name leads to its own pods, and servers reach both.
+    # While both releases exist, each name leads to its own pods, and the servers reach both.
     both = list({**before, **after}.values())
     test_every_deployment_selects_its_own_pods_and_has_one_disruption_budget_and_a_network_policy(both)
     for service in of_kind(both, "Service"):
         assert len([obj for obj in our_deployments(both) if selects(service, obj["spec"]["template"])]) == 1
-    assert len(asked_of(both)) == 2 * len(ASKING[name][1])
-    for deployment in asked_of(both):
+    assert len(upstream_deployments(both)) == 2 * len(ASKING[name][1])
+    for deployment in upstream_deployments(both):
         ends = new["spec"]["template"], deployment["spec"]["template"]
-        assert lets("egress", *ends, both) and lets("ingress", *reversed(ends), both)
+        assert policies_allow("egress", *ends, both) and policies_allow("ingress", *reversed(ends), both)
 
 
 @pytest.mark.parametrize("name", ASKING)
-def test_the_clean_up_of_old_models_finds_all_that_is_theirs_and_nothing_else(name, rendered):
+def test_the_clean_up_of_old_models_finds_all_their_objects_and_no_others(name, rendered):
     (kinds,) = re.findall(r"delete (\S+) -l app.kubernetes.io/instance=models-1$", "\n".join(COMMANDS), re.MULTILINE)
     own = [obj for obj in rendered[name] if obj["metadata"]["labels"].get("app.kubernetes.io/instance") == "models-1"]
     short = {"hpa": "horizontalpodautoscaler", "pdb": "poddisruptionbudget"}
     assert {obj["kind"].lower() for obj in own} == {short.get(kind, kind) for kind in kinds.split(",")}
     assert [obj for obj in rendered[name] if obj not in own and "-models-1" in obj["metadata"]["name"]] == []
-    assert all(is_asked(item) for item in own)
+    assert all(is_upstream(item) for item in own)
 
 
-# Whole tables and whole files
+# Batch runs over tables and files
 
 DAY_SECONDS = 86400
 
 
 @pytest.fixture(params=BATCH)
 def with_batch(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]) -> list[Object]:
-    """The overlay as it is, and with each component that is off."""
+    """Overlay as it is, and with each disabled component."""
     return rendered[request.param]
 
 
 def arguments(container: Object, **of_pod: str) -> list[str]:
-    """As the command gets them: Kubernetes replaces $(NAME) by variables of the container, and by no others."""
+    """Returns the arguments of the command. Kubernetes replaces $(NAME) by variables of the container only."""
     result = {item["name"]: environment_value(item, {}) for item in container["env"]} | of_pod
     return [re.sub(r"\$\((\w+)\)", lambda found: result[found[1]], word) for word in container["args"]]
 
 
 def batch_of(objects: list[Object], kind: str) -> tuple[Object, Object, Object]:
-    """How Jobs of the one of that kind run, their pods' spec, and the container."""
+    """Returns the specification of the Jobs of this kind, their pod specification, and the container."""
     item = only(objects, kind)
     (container,) = containers(template_of(item))
     (job,) = jobs_of([item])
@@ -1250,11 +1254,11 @@ def parsed(words: list[str]) -> dict[str, Any]:
 
 
 def shard_of(container: Object, index: int) -> Options:
-    """What the pod with that index is asked for; an argument that is wrong raises."""
+    """Returns the shard of the pod with this index. Invalid arguments raise."""
     return parse_file_options(parsed(arguments(container, JOB_COMPLETION_INDEX=str(index))))
 
 
-def test_the_cron_job_runs_the_command_on_a_table_of_the_database_in_the_secret(with_batch):
+def test_the_cron_job_scores_a_table_of_the_database_in_the_secret(with_batch):
     _, _, container = batch_of(with_batch, "CronJob")
     given = parsed(arguments(container))
     assert given["command"] == "batch" and given["table"] and not given["source"]
@@ -1263,7 +1267,7 @@ def test_the_cron_job_runs_the_command_on_a_table_of_the_database_in_the_secret(
     assert "create secret generic model-in-image-database --from-file=url=" in README
 
 
-def test_the_authority_of_the_database_is_a_file_where_the_address_says_if_the_secret_has_one(with_batch):
+def test_the_certificate_authority_of_the_database_is_a_file_of_the_secret(with_batch):
     _, pod, container = batch_of(with_batch, "CronJob")
     (authority,) = parse_qs(urlsplit(settings_of(container).database_url).query)["sslrootcert"]
     (mount,), (volume,) = container["volumeMounts"], pod["volumes"]
@@ -1281,19 +1285,19 @@ def test_the_indexed_job_runs_the_command_once_for_each_shard_of_one_file(with_b
     assert len({shard.source for shard in shards}) == 1
     outputs = {shard.target.path for shard in shards} | {shard.errors.path for shard in shards}
     assert len(outputs) == 2 * len(shards) and shards[0].source.path not in outputs
-    # Lines of shards are told apart by nothing else.
+    # Only this argument distinguishes the lines of the shards.
     assert all(shard.keep for shard in shards)
     (result,) = container["env"]
     field = result["valueFrom"]["fieldRef"]["fieldPath"]
     assert (result["name"], field) == ("JOB_COMPLETION_INDEX", "metadata.annotations['batch.kubernetes.io/job-completion-index']")
 
 
-def test_all_shards_have_a_disk_on_which_their_user_can_write(with_batch):
+def test_all_shards_share_a_volume_to_which_their_user_can_write(with_batch):
     job, pod, container = batch_of(with_batch, "Job")
     claim = only(with_batch, "PersistentVolumeClaim")
     (mount,) = container["volumeMounts"]
     assert [volume["name"] for volume in pod["volumes"]] == [mount["name"]]
-    assert claims({"spec": pod}) == [claim["metadata"]["name"]]
+    assert volume_claims({"spec": pod}) == [claim["metadata"]["name"]]
     assert not mount.get("readOnly")
     for index in range(job["completions"]):
         shard = shard_of(container, index)
@@ -1301,12 +1305,12 @@ def test_all_shards_have_a_disk_on_which_their_user_can_write(with_batch):
             Path(mount["mountPath"])
         }
     assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsGroup"]
-    # A disk of one node has one pod at a time.
+    # A volume of a single node admits one pod at a time.
     assert claim["spec"]["accessModes"] == (["ReadWriteMany"] if job["parallelism"] > 1 else ["ReadWriteOnce"])
     assert job["parallelism"] in (1, job["completions"])
 
 
-def test_the_file_is_brought_to_the_disk_of_the_shards_by_their_user_before_they_begin(rendered):
+def test_the_file_is_copied_to_the_volume_of_the_shards_by_their_user_before_they_begin(rendered):
     job, pod, container = batch_of(rendered["batch"], "Job")
     assert job["suspend"] is True
     assert """'{"spec": {"suspend": false}}'""" in README
@@ -1318,20 +1322,20 @@ def test_the_file_is_brought_to_the_disk_of_the_shards_by_their_user_before_they
     assert f"cp {bringer['metadata']['name']}:{shard_of(container, 0).target.path} " in README
 
 
-def test_each_way_in_which_a_run_ends_is_tried_again_or_not_as_the_readme_says(with_batch):
+def test_each_exit_status_is_retried_or_not_as_the_readme_says(with_batch):
     rows = re.findall(r"^\| (\d) \| (.*) \|$", PATTERNS, re.MULTILINE)
     assert {int(status) for status, _ in rows} == set(ExitStatus)
     again = {int(status) for status, what in rows if what.endswith("the same command resumes the run")}
     for obj in of_kind(with_batch, "CronJob", "Job"):
         job, pod, container = batch_of(with_batch, obj["kind"])
-        # The first rule that fits counts.
+        # Kubernetes applies the first matching rule.
         fails, disrupted, counts = job["podFailurePolicy"]["rules"]
         assert fails["action"] == "FailJob" and set(fails["onExitCodes"]["values"]) == set(ExitStatus) - again - {ExitStatus.GOOD}
         assert disrupted == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
         assert counts["action"] == "Count" and set(counts["onExitCodes"]["values"]) == again
         for rule in (fails, counts):
             assert (rule["onExitCodes"]["operator"], rule["onExitCodes"]["containerName"]) == ("In", container["name"])
-        # Only so does the Job look at them, and no two pods are at the same work.
+        # Only with this policy does the Job apply the rules, and no two pods do the same work.
         assert (pod["restartPolicy"], job["podReplacementPolicy"]) == ("Never", "Failed")
         indexed = job.get("completionMode") == "Indexed"
         assert [name for name in ("backoffLimit", "backoffLimitPerIndex") if name in job] == [
@@ -1339,7 +1343,7 @@ def test_each_way_in_which_a_run_ends_is_tried_again_or_not_as_the_readme_says(w
         ]
 
 
-def test_a_night_is_over_before_the_next_one_and_its_retries_before_its_deadline(with_batch):
+def test_a_nightly_run_ends_before_the_next_one_and_its_retries_before_its_deadline(with_batch):
     cron = only(with_batch, "CronJob")["spec"]
     assert re.fullmatch(r"\d+ \d+ \* \* \*", cron["schedule"])
     assert (cron["timeZone"], cron["concurrencyPolicy"]) == ("Etc/UTC", "Forbid")
@@ -1349,15 +1353,15 @@ def test_a_night_is_over_before_the_next_one_and_its_retries_before_its_deadline
         assert latest < DAY_SECONDS
         pauses = [min(10 * 2**i, 600) for i in range(job.get("backoffLimit", job.get("backoffLimitPerIndex")))]
         assert sum(pauses) < job["activeDeadlineSeconds"]
-        # The history can be as long as it is told to be.
+        # The history may have any length.
         assert (
             max(cron["successfulJobsHistoryLimit"], cron["failedJobsHistoryLimit"]) * DAY_SECONDS < job["ttlSecondsAfterFinished"]
         )
-    # Pods that share a table: each must end well, so that the last one has seen what others left over.
+    # Pods that share a table must all succeed, so that the last pod has scored the rows left by the others.
     assert cron["jobTemplate"]["spec"]["completions"] == cron["jobTemplate"]["spec"]["parallelism"]
 
 
-def test_a_batch_has_the_cpu_of_a_server_and_no_more_memory_and_nothing_to_listen_with(with_batch, rendered):
+def test_a_batch_pod_has_the_cpu_of_a_server_and_no_more_memory_and_listens_on_no_port(with_batch, rendered):
     (server,) = containers(pods(rendered["base"])[0])
     for template in our_pods(with_batch):
         (container,) = containers(template)
@@ -1367,7 +1371,7 @@ def test_a_batch_has_the_cpu_of_a_server_and_no_more_memory_and_nothing_to_liste
     assert not of_kind(with_batch, "Service")
 
 
-def test_the_pods_of_a_table_call_a_database_and_those_of_a_file_nobody_and_nobody_calls_them(with_batch):
+def test_the_pods_of_a_table_call_a_database_only_and_those_of_a_file_call_nothing(with_batch):
     policies = {component(obj): obj["spec"] for obj in of_kind(with_batch, "NetworkPolicy")}
     assert set(policies) == {"batch-table", "batch-file"}
     assert not any(policy.get("ingress") for policy in policies.values())
@@ -1378,7 +1382,7 @@ def test_the_pods_of_a_table_call_a_database_and_those_of_a_file_nobody_and_nobo
     assert [(item["protocol"], item["port"]) for item in rule["ports"]] == [("UDP", 53), ("TCP", 53), ("TCP", port)]
 
 
-def test_batches_and_the_pods_of_any_other_overlay_disturb_each_other_in_nothing(rendered):
+def test_batch_runs_and_other_overlays_do_not_disturb_each_other(rendered):
     batches = rendered["batch"][1:] + rendered["batch/data"][1:]
     for name in set(OVERLAYS) - {"batch", "batch/data"}:
         others = rendered[name][1:]
@@ -1388,11 +1392,11 @@ def test_batches_and_the_pods_of_any_other_overlay_disturb_each_other_in_nothing
                 assert not [template for template in templates if selects(obj, template)]
 
 
-# Another model
+# Other models
 
 
-def loaded(objects: list[Object]) -> tuple[Object, Object, dict[str, Object]]:
-    """The initContainer, the server and the volumes."""
+def loaded_model(objects: list[Object]) -> tuple[Object, Object, dict[str, Object]]:
+    """Returns the initContainer, the server, and the volumes."""
     (template,) = pods(objects)
     (load,), (server,) = containers(template, "initContainers"), containers(template, "containers")
     return load, server, {volume["name"]: volume for volume in template["spec"]["volumes"]}
@@ -1402,30 +1406,30 @@ def mounts(container: Object) -> dict[str, Object]:
     return {volumemount["mountPath"]: volumemount for volumemount in container["volumeMounts"]}
 
 
-def test_the_seal_in_the_manifest_is_that_of_the_model_beside_it(rendered):
+def test_the_digest_in_the_manifest_is_that_of_the_model_next_to_it(rendered):
     content = (MANIFESTS / "model_load/model/golden.json").read_bytes()
-    load, _, _ = loaded(rendered["model_load"])
+    load, _, _ = loaded_model(rendered["model_load"])
     assert load["args"][-2:] == ["--seal", f"sha256:{hashlib.sha256(content).hexdigest()}"]
     assert load["args"][-1] in (MANIFESTS / "model_load/load/kustomization.yml").read_text()
 
 
-def test_the_model_beside_the_manifest_is_another_and_answers_its_golden_rows():
+def test_the_model_next_to_the_manifest_is_a_different_one_and_passes_its_self_test():
     model, golden = load_model(MANIFESTS / "model_load/model")
     assert self_test(model, golden.cases, golden.tolerance)
 
 
-def test_the_config_map_holds_every_file_that_the_seal_covers(rendered):
+def test_the_config_map_has_every_file_of_the_digest(rendered):
     held = only(rendered["model_load"], "ConfigMap")
     _, golden = load_model(MANIFESTS / "model_load/model")
     assert {*held["data"], *held["binaryData"]} == {"golden.json", *golden.files}
     assert {path.name for path in (MANIFESTS / "model_load/model").iterdir()} == {"golden.json", *golden.files}
-    _, _, volumes = loaded(rendered["model_load"])
+    _, _, volumes = loaded_model(rendered["model_load"])
     assert volumes["source"]["configMap"]["name"] == held["metadata"]["name"] != "model-in-image-model"
 
 
 @pytest.mark.parametrize("name", ["model_load", "model_load/fallback_to_image", "model_load/over_http"])
-def test_the_server_reads_what_load_wrote_and_cannot_write_there(rendered, name):
-    load, server, volumes = loaded(rendered[name])
+def test_the_server_reads_the_loaded_files_and_cannot_write_to_them(rendered, name):
+    load, server, volumes = loaded_model(rendered[name])
     command, source, folder, *_ = load["args"]
     assert command == "load"
     assert settings_of(server).model_dir == folder
@@ -1436,33 +1440,33 @@ def test_the_server_reads_what_load_wrote_and_cannot_write_there(rendered, name)
     if source.startswith("/"):
         assert mounts(load)[source]["readOnly"] is True
         assert "configMap" in volumes[mounts(load)[source]["name"]]
-    # Where --or-baked finds the model of the image.
+    # Path of the model in the image for --or-baked.
     assert settings_of(load).model_dir == IMAGE_ENV["IRIS_MODEL_DIR"] != folder
 
 
-def test_the_model_of_the_image_is_the_way_out_only_where_that_is_told(rendered):
-    result = {name: "--or-baked" in loaded(rendered[name])[0]["args"] for name in RENDERS if name.startswith("model_load")}
+def test_the_model_of_the_image_is_the_fallback_only_where_the_manifest_says_so(rendered):
+    result = {name: "--or-baked" in loaded_model(rendered[name])[0]["args"] for name in RENDERS if name.startswith("model_load")}
     assert result == {"model_load": False, "model_load/fallback_to_image": True, "model_load/over_http": False}
 
 
-def test_only_over_http_does_the_model_come_from_a_url(rendered):
-    sources = {name: loaded(rendered[name])[0]["args"][1] for name in RENDERS if name.startswith("model_load")}
+def test_the_model_comes_from_a_url_only_over_http(rendered):
+    sources = {name: loaded_model(rendered[name])[0]["args"][1] for name in RENDERS if name.startswith("model_load")}
     assert {name: source.startswith("http://") for name, source in sources.items()} == {
         name: name == "model_load/over_http" for name in sources
     }
 
 
-# The documents
+# Documents
 
 
-def test_the_readme_names_every_directory_and_only_those_that_exist():
+def test_the_readme_names_the_existing_directories():
     table = re.findall(r"`manifests/([\w/]+)`", "\n".join(re.findall(r"^\|.*\|$", README, re.MULTILINE)))
     assert sorted(table) == sorted(KUSTOMIZATIONS)
     for name in re.findall(r"manifests/([\w/.]*\w)", README):
         assert (MANIFESTS / name).exists(), name
 
 
-def test_every_overlay_is_applied_by_a_command_of_the_readme_and_every_command_names_what_exists(rendered):
+def test_every_overlay_is_applied_by_a_command_of_the_readme_and_every_command_names_existing_files(rendered):
     applied = {found[1] for line in COMMANDS if (found := re.match(r"kubectl apply -k manifests/(\S+)$", line))}
     assert applied == set(OVERLAYS) - {"base"}
     short = {"hpa": "HorizontalPodAutoscaler", "service": "Service", "deployment": "Deployment"}
@@ -1490,7 +1494,7 @@ def test_every_pattern_has_a_drawing():
     assert {name for overlays, _ in DRAWINGS for name in overlays} == set(OVERLAYS) - {"base"}
 
 
-# Each drawing, with the overlays that its title names.
+# Each drawing, with the overlays in its title.
 DRAWINGS = [
     (re.findall(r"manifests/([\w/]+)", title), lines)
     for title, lines in re.findall(
@@ -1502,11 +1506,11 @@ ARROW = r" (?:-->|-\.->)(?:\|\"[^|]*\"\|)? "
 
 
 def label(obj: Object, objects: list[Object]) -> list[str]:
-    """What a drawing says of an object: its kind, its name, and of a Deployment the pods too."""
+    """Returns the text of an object in a drawing: its kind, its name, and the pods of a Deployment."""
     kind, name = name_of(obj)
     if kind != "Deployment":
         return [kind, name]
-    least = least_pods(obj, objects)
+    least = min_pods(obj, objects)
     most = [
         hpa["spec"]["maxReplicas"]
         for hpa in of_kind(objects, "HorizontalPodAutoscaler")
@@ -1516,7 +1520,7 @@ def label(obj: Object, objects: list[Object]) -> list[str]:
 
 
 @pytest.mark.parametrize(("overlays", "lines"), DRAWINGS, ids=[overlays[0] for overlays, _ in DRAWINGS])
-def test_a_drawing_shows_exactly_what_its_overlays_have_and_where_their_services_lead(overlays, lines, rendered):
+def test_a_drawing_shows_the_objects_of_its_overlays_and_the_targets_of_their_services(overlays, lines, rendered):
     objects = {
         name_of(obj): obj for name in overlays for obj in rendered[name] if obj["kind"] in (*DRAWN, "HorizontalPodAutoscaler")
     }
@@ -1531,7 +1535,7 @@ def test_a_drawing_shows_exactly_what_its_overlays_have_and_where_their_services
         assert len(role) == 1 and role[0] in said
     ends = [[re.match(r"\w+", part)[0] for part in re.split(ARROW, line.strip())] for line in lines.splitlines()]
     arrows = {pair for line in ends for pair in pairwise(line)}
-    # The switch of blue and green leads to the one in one overlay and to the other in the other.
+    # The switch of blue and green leads to a different release in each overlay.
     services = [obj for name in overlays for obj in of_kind(rendered[name], "Service")]
     leads = {
         (service["metadata"]["name"], obj["metadata"]["name"])

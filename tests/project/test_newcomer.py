@@ -1,7 +1,7 @@
-"""What a newcomer may do wrong, from an empty folder: each mistake ends with a line that says what is wrong and what to do.
+"""Mistakes of a new user in an empty folder: each ends with one line that states the problem and the solution.
 
-Broken models are in tests/unit/model, settings in tests/unit/test_settings.py, servers that are not there in
-tests/unit/cli/test_healthcheck.py, batches in tests/unit/batch, the tour in tests/live/test_tour.py.
+Tests of other mistakes: broken models in tests/unit/model, settings in tests/unit/test_settings.py, unreachable servers in
+tests/unit/cli/test_healthcheck.py, batch runs in tests/unit/batch. The mistakes of the tour are in tests/live/test_tour.py.
 """
 
 import ast
@@ -22,13 +22,13 @@ from iris_wsgi.cli.main import COMMANDS, DEFAULTS, main
 from iris_wsgi.settings import read_settings
 
 SERVE = ("serve", "--model-dir", str(MODEL), "--port", "0", "--workers", "1")
-# Runs the package's command line where these packages are not installed.
+# Runs the command line without these packages.
 WITHOUT = """
 import runpy, sys
 sys.modules |= dict.fromkeys(("redis", "psycopg", "pyarrow", "tqdm"))
 runpy.run_module("iris_wsgi", run_name="__main__", alter_sys=True)
 """
-# What is done, how it ends, and the last line that is told, or some of it.
+# The command, its exit status, and the last line of its output, or a part of it.
 MISTAKES = {
     "no command": ((), 2, "the following arguments are required: command"),
     "no such command": (("serv",), 2, "invalid choice: 'serv' (choose from serve, worker, "),
@@ -66,7 +66,7 @@ MISTAKES = {
 }  # fmt: skip
 
 
-def told_by(words: tuple[str, ...], folder: Path, **options) -> subprocess.CompletedProcess:
+def run_in(words: tuple[str, ...], folder: Path, **options) -> subprocess.CompletedProcess:
     return subprocess.run(words, capture_output=True, text=True, cwd=folder, timeout=120, **options)
 
 
@@ -76,9 +76,9 @@ def last_line(process: subprocess.CompletedProcess) -> str:
 
 
 @pytest.mark.parametrize(("words", "status", "says"), MISTAKES.values(), ids=MISTAKES.keys())
-def test_a_mistake_ends_with_a_line_that_helps(tmp_path, words, status, says):
+def test_a_mistake_ends_with_a_helpful_line(tmp_path, words, status, says):
     (tmp_path / "rows.csv").write_text("sepal_length,sepal_width,petal_length,petal_width\n5.1,3.5,1.4,0.2\n")
-    result = told_by((sys.executable, "-c", WITHOUT, *words), tmp_path)
+    result = run_in((sys.executable, "-c", WITHOUT, *words), tmp_path)
     assert result.returncode == status and result.stdout == ""
     assert last_line(result).startswith("iris_wsgi: ") and says in last_line(result)
     assert len(result.stderr.splitlines()) == 1
@@ -87,7 +87,7 @@ def test_a_mistake_ends_with_a_line_that_helps(tmp_path, words, status, says):
 @pytest.mark.parametrize(
     "words", [["--redis-ulr", "redis://:secret@x"], ["--redis-ulr=redis://u:secret@x"], ["redis://:secret@x"]]
 )
-def test_a_password_behind_a_mistyped_flag_is_not_shown(words, capsys):
+def test_a_password_after_a_mistyped_flag_is_not_shown(words, capsys):
     with pytest.raises(SystemExit):
         main(["serve", *words])
     result = capsys.readouterr().err
@@ -104,11 +104,11 @@ ENOUGH = {
 
 @pytest.mark.parametrize("missing", ["numpy", "onnxruntime", "waitress"])
 @pytest.mark.parametrize("command", NEED_PACKAGES)
-def test_a_command_without_a_package_that_it_needs_names_it_and_the_way_out(tmp_path, command, missing):
+def test_a_command_without_a_required_package_names_it_and_the_solution(tmp_path, command, missing):
     if missing not in COMMANDS[command].packages:
         return
     words = (command, *ENOUGH.get(command, ()))
-    result = told_by((sys.executable, "-c", WITHOUT.replace('"redis"', f'"{missing}", "redis"'), *words), tmp_path)
+    result = run_in((sys.executable, "-c", WITHOUT.replace('"redis"', f'"{missing}", "redis"'), *words), tmp_path)
     assert result.returncode == 1
     assert (
         last_line(result)
@@ -124,22 +124,22 @@ def test_a_command_without_a_package_that_it_needs_names_it_and_the_way_out(tmp_
 def test_the_other_commands_and_every_help_need_no_package(tmp_path):
     without = WITHOUT.replace('"redis"', '"numpy", "onnxruntime", "waitress", "redis"')
     for command in COMMANDS:
-        result = told_by((sys.executable, "-c", without, command, "--help"), tmp_path)
+        result = run_in((sys.executable, "-c", without, command, "--help"), tmp_path)
         assert (result.returncode, result.stderr) == (0, ""), command
     for command in sorted(COMMANDS.keys() - set(NEED_PACKAGES)):
-        result = told_by(
+        result = run_in(
             (sys.executable, "-c", without, command, *(["--port", "1"] if command == "healthcheck" else [])), tmp_path
         )
         assert "is not installed" not in last_line(result) if result.stderr else result.returncode == 0
 
 
-def test_the_edge_alone_names_a_missing_package_too(tmp_path):
+def test_the_edge_command_names_a_missing_package(tmp_path):
     without = WITHOUT.replace('"redis"', '"onnxruntime", "redis"').replace('"iris_wsgi"', '"iris_wsgi.patterns.edge"')
-    result = told_by((sys.executable, "-c", without, "predict", "1", "2", "3", "4"), tmp_path)
+    result = run_in((sys.executable, "-c", without, "predict", "1", "2", "3", "4"), tmp_path)
     assert (result.returncode, "the package onnxruntime is not installed" in last_line(result)) == (1, True)
 
 
-def test_every_help_tells_the_defaults_that_count_in_its_command(capsys):
+def test_every_help_shows_the_defaults_of_its_command(capsys):
     for name in COMMANDS:
         with pytest.raises(SystemExit):
             main([name, "--help"])
@@ -150,7 +150,7 @@ def test_every_help_tells_the_defaults_that_count_in_its_command(capsys):
         assert defaults == {default: str(getattr(settings, default.removeprefix("IRIS_").lower())) for default in defaults}
 
 
-def test_the_doors_tell_mistyped_words_in_one_line_too():
+def test_the_scripts_report_mistyped_arguments_in_one_line():
     for door, words, says in (
         ("bin/serve", ["--prot", "1"], "iris_wsgi: unrecognized arguments: --prot 1; did you mean --port? See --help"),
         ("bin/tour", ["--hots", "x"], "did you mean --host?"),
@@ -158,24 +158,24 @@ def test_the_doors_tell_mistyped_words_in_one_line_too():
         ("bin/edge", ["bulid"], "did you mean bin/edge build?"),
         ("bin/edge", ["build", "--modl-dir", "x"], "bin/edge: unrecognized arguments: --modl-dir x; did you mean --model-dir?"),
     ):
-        # The first time a door sets itself up, which it tells.
-        told_by((str(ROOT / door), "--help"), ROOT)
-        result = told_by((str(ROOT / door), *words), ROOT)
+        # The first call of a script runs the setup and prints a message.
+        run_in((str(ROOT / door), "--help"), ROOT)
+        result = run_in((str(ROOT / door), *words), ROOT)
         assert (result.returncode, result.stdout) == (2, "") and says in last_line(result) == result.stderr.strip()
 
 
-def test_a_batch_without_tqdm_is_no_mistake(tmp_path):
+def test_a_batch_without_tqdm_is_not_a_mistake(tmp_path):
     (tmp_path / "rows.csv").write_text("sepal_length,sepal_width,petal_length,petal_width\n5.1,3.5,1.4,0.2\n")
     words = ("batch", "--model-dir", str(MODEL), "--workers", "1", "rows.csv", "out.csv")
-    assert told_by((sys.executable, "-c", WITHOUT, *words), tmp_path).returncode == 0
+    assert run_in((sys.executable, "-c", WITHOUT, *words), tmp_path).returncode == 0
     assert (tmp_path / "out.csv").read_text().splitlines()[1].startswith("setosa,")
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(tmp_path, workers):
+def test_a_used_port_is_reported_before_the_model_is_loaded(tmp_path, workers):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        result = told_by((sys.executable, "-m", "iris_wsgi", "serve", "--port", str(port), "--workers", workers), tmp_path)
+        result = run_in((sys.executable, "-m", "iris_wsgi", "serve", "--port", str(port), "--workers", workers), tmp_path)
     assert (result.returncode, result.stderr) == (
         1,
         f"iris_wsgi: IRIS_HOST=127.0.0.1 IRIS_PORT={port}: cannot listen there: Address already in use; "
@@ -183,7 +183,7 @@ def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(tmp_path, worke
     )
 
 
-def test_who_reads_no_further_and_who_interrupts_gets_no_traceback(tmp_path, monkeypatch, capsys):
+def test_a_closed_pipe_and_an_interrupt_end_without_a_traceback(tmp_path, monkeypatch, capsys):
     read, write = os.pipe()
     os.close(read)
     words = [sys.executable, "-m", "iris_wsgi", "verify", "--model-dir", str(MODEL)]
@@ -198,11 +198,11 @@ def test_who_reads_no_further_and_who_interrupts_gets_no_traceback(tmp_path, mon
     assert (main(["verify"]), capsys.readouterr().err) == (130, "iris_wsgi: interrupted\n")
 
 
-def test_an_older_python_gets_a_line_and_not_a_syntax_error(tmp_path):
-    # The one file that it reads must be in words that it knows.
+def test_an_older_python_gets_a_message_and_not_a_syntax_error(tmp_path):
+    # The old Python reads this file, so its syntax must be old too.
     ast.parse((ROOT / "iris_wsgi/__init__.py").read_text(), feature_version=(3, 6))
     code = "import runpy, sys; sys.hexversion = 0x030902F0; sys.version = '3.9.2 (old)'; runpy.run_module('iris_wsgi')"
-    result = told_by((sys.executable, "-c", code), tmp_path)
+    result = run_in((sys.executable, "-c", code), tmp_path)
     assert (result.returncode, result.stderr) == (
         1,
         "iris_wsgi: this is Python 3.9.2, and 3.11 or later is needed; bin/setup looks for one\n",
@@ -211,7 +211,7 @@ def test_an_older_python_gets_a_line_and_not_a_syntax_error(tmp_path):
 
 @pytest.fixture
 def clone() -> Iterator[Path]:
-    """What is there after a clone, where other users may read it too."""
+    """Files of a new clone that other users may read."""
     folder = Path(tempfile.mkdtemp(prefix="iris-clone-"))
     folder.chmod(0o755)
     for name in ("bin", "iris_wsgi", "model"):
@@ -222,73 +222,73 @@ def clone() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def test_serve_has_the_bundle_that_was_built_unless_another_is_set(clone):
-    # In the place of what setup makes, so that it tells what it was given.
+def test_bin_serve_uses_the_built_bundle_unless_another_is_set(clone):
+    # Replaces the Python of the virtual environment by a script that prints its environment.
     python = clone / ".venv/bin/python"
     python.parent.mkdir(parents=True)
     python.write_text('#!/bin/sh\necho "${IRIS_EDGE_DIR-none} ${IRIS_EDGE_REQUIRED-yes}"\n')
     python.chmod(0o755)
     (clone / "bin/setup").write_text("#!/bin/sh\n")
     serve, bare = (str(clone / "bin/serve"),), {name: value for name, value in os.environ.items() if "IRIS_EDGE" not in name}
-    assert told_by(serve, clone, env=bare).stdout == "none yes\n"
+    assert run_in(serve, clone, env=bare).stdout == "none yes\n"
     (clone / "dist/edge").mkdir(parents=True)
-    assert told_by(serve, clone, env=bare).stdout == f"{clone}/dist/edge no\n"
-    assert told_by(serve, clone, env={**bare, "IRIS_EDGE_REQUIRED": "yes"}).stdout == f"{clone}/dist/edge yes\n"
+    assert run_in(serve, clone, env=bare).stdout == f"{clone}/dist/edge no\n"
+    assert run_in(serve, clone, env={**bare, "IRIS_EDGE_REQUIRED": "yes"}).stdout == f"{clone}/dist/edge yes\n"
     for other in ("elsewhere", ""):
-        assert told_by(serve, clone, env={**bare, "IRIS_EDGE_DIR": other}).stdout == f"{other} yes\n"
+        assert run_in(serve, clone, env={**bare, "IRIS_EDGE_DIR": other}).stdout == f"{other} yes\n"
     for words in (("--edge-dir", "elsewhere"), ("--edge-dir=elsewhere",), ("--port", "1", "--edge-dir", "")):
-        assert told_by((*serve, *words), clone, env=bare).stdout == "none yes\n"
+        assert run_in((*serve, *words), clone, env=bare).stdout == "none yes\n"
 
 
-def test_bin_test_says_how_long_it_takes_and_took_and_ends_as_the_tests_do(clone):
+def test_bin_test_shows_its_duration_and_has_the_exit_status_of_the_tests(clone):
     python = clone / ".venv/bin/python"
     python.parent.mkdir(parents=True)
     python.write_text("#!/bin/sh\nexit 3\n")
     python.chmod(0o755)
     (clone / "bin/setup").write_text("#!/bin/sh\n")
     words = (str(clone / "bin/test"),)
-    result = told_by(words, clone, env={name: value for name, value in os.environ.items() if name != "CI"})
+    result = run_in(words, clone, env={name: value for name, value in os.environ.items() if name != "CI"})
     before, after = result.stderr.splitlines()
     assert result.returncode == 3 and "take about 3 minutes on two idle cores; a part: bin/test tests/live/test_jobs.py" in before
     assert re.match(
         r"took \d+ seconds; slow tests: bin/test -n 4 --durations=20; reasons of skipped tests: bin/test -n 4 -rs$", after
     )
-    assert told_by((*words, "-k", "words"), clone).stderr == ""
+    assert run_in((*words, "-k", "words"), clone).stderr == ""
 
 
-def test_the_package_without_extras_is_not_set_up_again_after_one_with_extras(clone):
+def test_the_package_without_extras_is_not_set_up_again_after_a_setup_with_extras(clone):
     python = clone / ".venv/bin/python"
     python.parent.mkdir(parents=True)
     python.write_text("#!/bin/sh\necho set up >&2\nexit 1\n")
     python.chmod(0o755)
-    want = told_by(("sh", "-c", f"cksum < {clone}/setup.cfg"), clone).stdout
+    want = run_in(("sh", "-c", f"cksum < {clone}/setup.cfg"), clone).stdout
     (clone / ".venv/installed-test,train").write_text(want)
-    result = told_by((str(clone / "bin/setup"),), clone)
+    result = run_in((str(clone / "bin/setup"),), clone)
     assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_a_setup_with_an_older_python_names_it(clone):
     old = clone / "python3.9"
-    # As any Python does it, asked whether it is new enough.
+    # The fake Python fails the version check.
     old.write_text("#!/bin/sh\nexit 1\n")
     old.chmod(0o755)
-    result = told_by((str(clone / "bin/serve"),), clone, env={**os.environ, "PYTHON": str(old)})
+    result = run_in((str(clone / "bin/serve"),), clone, env={**os.environ, "PYTHON": str(old)})
     assert result.returncode == 1 and not (clone / ".venv").exists()
     assert last_line(result).startswith(f"iris_wsgi: PYTHON={old} is not Python 3.11 or later; install one, or name it: PYTHON=/")
     for name in ("sh", "dirname", "cksum", "cat"):
         (clone / name).symlink_to(shutil.which(name))
-    result = told_by((str(clone / "bin/serve"),), clone, env={"PATH": str(clone)})
+    result = run_in((str(clone / "bin/serve"),), clone, env={"PATH": str(clone)})
     assert result.returncode == 1 and last_line(result).startswith("iris_wsgi: no Python 3.11 or later was found; install one")
 
 
-def test_a_setup_in_a_folder_of_somebody_else_says_so(clone):
+def test_a_setup_in_the_folder_of_another_user_reports_this(clone):
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.geteuid() == 0 else ()
-    # The Python of the tests may be one that only its owner can start.
+    # The Python of the tests may be executable for its owner only.
     new = clone / "python3"
     new.write_text("#!/bin/sh\nexit 0\n")
     new.chmod(0o755)
     clone.chmod(0o555)
-    result = told_by((*nobody, str(clone / "bin/serve")), clone, env={**os.environ, "PYTHON": str(new)})
+    result = run_in((*nobody, str(clone / "bin/serve")), clone, env={**os.environ, "PYTHON": str(new)})
     clone.chmod(0o755)
     assert result.returncode == 1 and result.stderr == (
         f"iris_wsgi: {clone}/.venv is not writable, and packages are installed there; copy this folder to a writable place\n"
@@ -296,12 +296,12 @@ def test_a_setup_in_a_folder_of_somebody_else_says_so(clone):
 
 
 @pytest.mark.long
-def test_a_setup_without_a_network_says_so_and_goes_on_when_there_is_one(clone):
+def test_a_setup_without_a_network_reports_this_and_continues_when_there_is_one(clone):
     offline = {"PIP_INDEX_URL": "http://127.0.0.1:1/", "PIP_RETRIES": "0", "PIP_CONFIG_FILE": "/dev/null", "PIP_FIND_LINKS": ""}
-    result = told_by((str(clone / "bin/setup"),), clone, env={**os.environ, **offline, "PIP_EXTRA_INDEX_URL": ""})
+    result = run_in((str(clone / "bin/setup"),), clone, env={**os.environ, **offline, "PIP_EXTRA_INDEX_URL": ""})
     assert result.returncode == 1 and last_line(result) == (
         "iris_wsgi: the packages could not be installed; check the network and run the same command again"
     )
-    # What the three packages are is the same for it, and they are large.
-    result = told_by((str(clone / "bin/setup"),), clone, env={**os.environ, "PIP_NO_DEPS": "1"})
+    # Empty packages replace the three required ones, which are large.
+    result = run_in((str(clone / "bin/setup"),), clone, env={**os.environ, "PIP_NO_DEPS": "1"})
     assert result.returncode == 0 and (clone / ".venv/installed-none").exists(), result.stderr

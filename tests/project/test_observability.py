@@ -1,4 +1,4 @@
-"""The dashboard and the rules, held against the metrics that each role exposes, and run by promtool and a real Prometheus."""
+"""The dashboard and the alerting rules: compared with the exposed metrics, and evaluated by promtool and Prometheus."""
 
 import json
 import re
@@ -34,7 +34,7 @@ RULES = [rule for group in yaml.safe_load((FOLDER / "rules.yml").read_text())["g
 ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
 RECORDED = {rule["record"]: rule for rule in RULES if "record" in rule}
 (SCRAPE,) = yaml.safe_load((FOLDER / "scrape.yml").read_text())["scrape_configs"]
-# What Prometheus and scrape.yml give every series, whatever it is.
+# Labels that Prometheus and scrape.yml add to every series.
 OF_TARGETS = {
     "job",
     "instance",
@@ -46,7 +46,7 @@ NEEDED = {
     "prep": {"pred_url": NOBODY},
     "gateway": {"members": f"setosa={NOBODY},versicolor={NOBODY},virginica={NOBODY}"},
 }
-# What nobody looks at, each with the reason.
+# Metrics without a panel or a rule, with the reason.
 LEFT_OUT = {
     "http_request_duration_seconds_count": "http_requests_total counts the same, by status too",
     "http_request_duration_seconds_sum": "quantiles, no mean: a few slow requests are what one looks for",
@@ -59,31 +59,34 @@ LEFT_OUT = {
 
 
 class Series(NamedTuple):
-    """What it is, and all values that its labels can have."""
+    """Type of a metric, and all possible values of its labels."""
 
     kind: str
     labels: dict[str, set[str]]
 
 
-def panels() -> list[dict]:
-    """All but the rows, also those that are folded away in one."""
+def panels_of() -> list[dict]:
+    """Returns all panels except rows, including the panels of a folded row."""
     found = [*DASHBOARD["panels"], *(item for row in DASHBOARD["panels"] for item in row.get("panels", ()))]
     return [item for item in found if item["type"] != "row"]
 
 
-def plain(expression: str) -> str:
-    """With something in place of Grafana's variables."""
+def without_variables(expression: str) -> str:
+    """Replaces Grafana's variables by values."""
     return re.sub(r"\$(job|namespace|instance|role)\b", ".*", expression.replace("$__rate_interval", "5m"))
 
 
-IN_PANELS = [(panel["title"], target["expr"], target["legendFormat"]) for panel in panels() for target in panel["targets"]]
-EXPRESSIONS = [plain(expected) for _, expected, _ in IN_PANELS] + [rule["expr"] for rule in RULES]
+IN_PANELS = [(panel["title"], target["expr"], target["legendFormat"]) for panel in panels_of() for target in panel["targets"]]
+EXPRESSIONS = [without_variables(expected) for _, expected, _ in IN_PANELS] + [rule["expr"] for rule in RULES]
 
 
 @pytest.fixture(scope="session")
-def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Series]:
-    """Every series of every role, by its name: from the registries, as many appear with the first request that they count, and
-    from GET /metrics, as some figures are in no registry."""
+def exposed_series(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Series]:
+    """Returns the series of every role by name.
+
+    Some series appear in a registry only with their first request, so all registries are read. Other series are not in a
+    registry, so GET /metrics is read too.
+    """
     found: dict[str, Series] = {"up": Series("gauge", {})}
     bundle = tmp_path_factory.mktemp("edge")
     write_bundle(bundle)
@@ -101,7 +104,7 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Series]:
         service = build(settings, RecordingLog(), registry)
         service.background.start()
         if "check the job store" in {task.name for task in service.background.tasks}:
-            wait_until(lambda registry=registry: b"\njobs{" in registry.text(), "it has looked at the store")
+            wait_until(lambda registry=registry: b"\njobs{" in registry.text(), "the worker has read the store")
         service.background.stop(0)
         for family in registry.families:
             ends = ("_bucket", "_sum", "_count") if family.kind == "histogram" else ("",)
@@ -124,27 +127,29 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Series]:
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_an_expression_names_series_and_labels_that_a_role_exposes(expression, exposed):
+def test_an_expression_uses_exposed_series_and_labels_only(expression, exposed_series):
     tree = parse_promql(expression)
     found = list(selectors(tree))
     for name, matchers, _ in found:
-        assert name in exposed, f"no role has {name}"
+        assert name in exposed_series, f"no role has {name}"
         for label, op, value in matchers:
             if label in OF_TARGETS:
                 assert value in (".*", SCRAPE["job_name"])
                 continue
-            assert label in exposed[name].labels, f"{name} has no label {label}"
-            # Each alternative must mean something: what none of the values can be is a slip of the pen, in a != too.
+            assert label in exposed_series[name].labels, f"{name} has no label {label}"
+            # Each alternative must match a possible value, also in a negative matcher.
             for word in value.split("|") if op in ("Re", "NotRe") else [re.escape(value)]:
-                assert any(re.fullmatch(word, known) for known in exposed[name].labels[label]), f"{name}: {label} is never {word}"
-    labels = {label for name, _, _ in found for label in exposed[name].labels}
+                assert any(re.fullmatch(word, known) for known in exposed_series[name].labels[label]), (
+                    f"{name}: {label} is never {word}"
+                )
+    labels = {label for name, _, _ in found for label in exposed_series[name].labels}
     assert set(grouping_labels(tree)) <= labels | OF_TARGETS
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_counters_are_taken_by_their_rate_and_gauges_are_not(expression, exposed):
+def test_counters_are_used_with_rate_and_gauges_are_not(expression, exposed_series):
     for name, _, within in selectors(parse_promql(expression)):
-        assert ("rate" in within) == (exposed[name].kind in ("counter", "histogram")), name
+        assert ("rate" in within) == (exposed_series[name].kind in ("counter", "histogram")), name
         assert ("histogram_quantile" in within) == name.endswith("_bucket")
 
 
@@ -153,68 +158,70 @@ def test_counters_are_taken_by_their_rate_and_gauges_are_not(expression, exposed
     ["sum(rate(http_request_total[5m]))", 'jobs{state="waiting"}', "sum by (path) (jobs)", 'jobs{status="failed"}', "sum(jobs",
      'rate(http_requests_total{route!~"/healthz|/readyz"}[5m])', 'up{job="iris"}'],
 )  # fmt: skip
-def test_an_expression_with_a_slip_of_the_pen_is_found(wrong, exposed):
+def test_an_expression_with_a_typing_error_is_found(wrong, exposed_series):
     with pytest.raises((AssertionError, ValueError)):
-        test_an_expression_names_series_and_labels_that_a_role_exposes(wrong, exposed)
+        test_an_expression_uses_exposed_series_and_labels_only(wrong, exposed_series)
 
 
-def test_every_metric_is_looked_at_or_left_out_for_a_reason(exposed):
+def test_every_metric_has_a_panel_or_a_rule_or_a_reason_for_none(exposed_series):
     used = {name for expression in EXPRESSIONS for name, _, _ in selectors(parse_promql(expression))}
-    for name, series in exposed.items():
+    for name, series in exposed_series.items():
         base = name.rpartition("_")[0]
         if series.kind == "histogram" and not name.endswith("_bucket"):
-            # Quantiles come from the buckets.
+            # Quantiles are computed from the buckets.
             assert f"{base}_bucket" in used
             continue
         assert (name in used) != (name in LEFT_OUT), name
-    assert set(LEFT_OUT) <= set(exposed)
+    assert set(LEFT_OUT) <= set(exposed_series)
 
 
-def test_every_metric_is_in_the_documents(exposed):
+def test_every_metric_is_in_the_documents(exposed_series):
     text = "".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-    names = {re.sub("_(bucket|sum|count)$", "", name) if item.kind == "histogram" else name for name, item in exposed.items()}
-    # The usual ones are told as process_*.
+    names = {
+        re.sub("_(bucket|sum|count)$", "", name) if item.kind == "histogram" else name for name, item in exposed_series.items()
+    }
+    # The documents name the standard process metrics together, as process_*.
     expected = {name for name in names if not name.startswith("process_") and name != "up" and name not in RECORDED}
     assert sorted(name for name in expected if f"`{name}`" not in text) == []
 
 
-# The dashboard
+# Dashboard
 
 
-def test_the_dashboard_can_be_imported_anywhere():
+def test_the_dashboard_can_be_imported_into_any_grafana():
     assert DASHBOARD["schemaVersion"] >= 36 and DASHBOARD["uid"] and DASHBOARD["title"] and "id" not in DASHBOARD
     variables = {item["name"]: item for item in DASHBOARD["templating"]["list"]}
     assert variables["datasource"]["type"] == "datasource"
     result = re.findall(r"\$\{?(\w+)", json.dumps(DASHBOARD))
     assert set(result) - {"__rate_interval", "__all"} == set(variables)
-    of_panels = [panel["datasource"] for panel in [*panels(), *variables.values()] if panel["type"] != "datasource"]
+    of_panels = [panel["datasource"] for panel in [*panels_of(), *variables.values()] if panel["type"] != "datasource"]
     assert all(panel == {"type": "prometheus", "uid": "${datasource}"} for panel in of_panels)
 
 
-def test_each_variable_is_a_label_that_there_is(exposed):
+def test_each_variable_is_an_existing_label(exposed_series):
     for item in DASHBOARD["templating"]["list"]:
         if item["type"] == "query":
             series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", item["query"]["query"]).groups()
-            test_an_expression_names_series_and_labels_that_a_role_exposes(
-                re.sub('role=~"[^"]*"', 'role=~"all"', plain(series)), exposed
+            test_an_expression_uses_exposed_series_and_labels_only(
+                re.sub('role=~"[^"]*"', 'role=~"all"', without_variables(series)), exposed_series
             )
-            assert label in OF_TARGETS | set(exposed["iris_wsgi_info"].labels)
+            assert label in OF_TARGETS | set(exposed_series["iris_wsgi_info"].labels)
 
 
-def test_each_panel_says_what_it_shows_and_in_which_unit():
-    for panel in panels():
+def test_each_panel_has_a_description_and_a_unit():
+    for panel in panels_of():
         assert panel["title"] and panel["description"].endswith(".") and panel["fieldConfig"]["defaults"]["unit"], panel["title"]
         assert panel["targets"] and len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
-    titles = [panel["title"] for panel in panels() if panel["title"] not in ("In memory", "Latency")]
+    titles = [panel["title"] for panel in panels_of() if panel["title"] not in ("In memory", "Latency")]
     assert len(titles) == len(set(titles))
 
 
 @pytest.mark.parametrize(("title", "expression", "legend"), IN_PANELS)
-def test_a_legend_names_labels_by_which_its_expression_is_grouped(title, expression, legend):
-    assert set(re.findall(r"\{\{(\w+)\}\}", legend)) <= set(grouping_labels(parse_promql(plain(expression))))
+def test_a_legend_uses_labels_of_its_expression(title, expression, legend):
+    assert set(re.findall(r"\{\{(\w+)\}\}", legend)) <= set(grouping_labels(parse_promql(without_variables(expression))))
 
 
-def test_panels_have_ids_of_their_own_and_lie_in_rows_without_overlapping():
+def test_panels_have_unique_ids_and_lie_in_rows_without_overlapping():
     ids = [
         panel["id"]
         for panel in [*DASHBOARD["panels"], *(inner for row in DASHBOARD["panels"] for inner in row.get("panels", ()))]
@@ -222,7 +229,7 @@ def test_panels_have_ids_of_their_own_and_lie_in_rows_without_overlapping():
     assert len(ids) == len(set(ids))
     rows = [panel for panel in DASHBOARD["panels"] if panel["type"] == "row"]
     assert DASHBOARD["panels"][0] is rows[0] and not rows[0]["collapsed"]
-    # A folded row is laid out by itself: Grafana moves what is below it.
+    # A folded row has a separate layout, because Grafana moves the panels below it.
     for level in (DASHBOARD["panels"], *(row["panels"] for row in rows)):
         taken = set()
         for item in level:
@@ -235,22 +242,22 @@ def test_panels_have_ids_of_their_own_and_lie_in_rows_without_overlapping():
     assert all(bool(row["panels"]) == row["collapsed"] for row in rows)
 
 
-# The rules
+# Rules
 
 
-def test_each_alert_says_how_bad_it_is_what_it_means_and_what_to_do():
+def test_each_alert_has_a_severity_a_description_and_an_action():
     for name, rule in ALERTS.items():
         assert re.fullmatch("Iris[A-Z][A-Za-z]+", name)
         assert rule["labels"]["severity"] in ("critical", "warning")
         assert set(rule["annotations"]) == {"summary", "description", "action"}
         assert all(len(text) > 20 for text in rule["annotations"].values())
-        # A label that is not there is an empty word in the message.
+        # Prometheus replaces a missing label in a message by an empty string.
         result = set(re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"])))
         tree = parse_promql(rule["expr"])
         assert result <= (set(grouping_labels(tree)) or OF_TARGETS)
 
 
-def test_what_an_action_names_exists():
+def test_every_command_and_file_in_an_action_exists():
     text = json.dumps([rule["annotations"] for rule in ALERTS.values()])
     assert set(re.findall(r"IRIS_\w+", text)) <= {f"IRIS_{field.name.upper()}" for field in fields(Settings)}
     assert set(re.findall(r"\bIris[A-Z]\w+", text)) <= set(ALERTS)
@@ -262,13 +269,13 @@ def promtool(*words: str) -> str:
     return result.stdout
 
 
-def test_promtool_finds_nothing_wrong_with_the_rules():
+def test_promtool_accepts_the_rules():
     assert f"{len(RULES)} rules found" in promtool("check", "rules", str(FOLDER / "rules.yml"))
 
 
 HERE = 'job="iris_wsgi",namespace="n",component="server",instance="i"'
 ROUTED = f'{HERE},method="POST",route="/predict",status='
-# By alert: series with their values, a minute apart, that make it fire within three hours; `0+60x180` grows by 60 a minute.
+# For each alert, series that make it fire within three hours. The values are a minute apart; `0+60x180` grows by 60 a minute.
 FIRES = {
     "IrisTargetDown": {f"up{{{HERE}}}": "1x60 0x120"},
     "IrisAbsent": {},
@@ -306,7 +313,7 @@ FIRES = {
     "IrisItemStoreFails": {f'item_store_failures_total{{{HERE},of="database"}}': "0+1x180"},
     "IrisPredictionCacheFails": {f"prediction_cache_shared_failures_total{{{HERE}}}": "0+1x180"},
 }
-# What is as it should be: requests that a client got wrong, one that failed, dead letters of long ago, calls that are answered.
+# Series of a healthy server: invalid requests of clients, one failure, old dead letters, and responses of upstream servers.
 CALM = {
     f"up{{{HERE}}}": "1x180",
     f'http_requests_total{{{ROUTED}"200"}}': "0+6000x180",
@@ -335,8 +342,8 @@ CALM = {
 }
 
 
-def judged(series: dict[str, str], expected: list[str], tmp_path: Path) -> None:
-    """Which alerts fire after three hours of these series: all `wanted`, among others, or none at all."""
+def promtool_test(series: dict[str, str], expected: list[str], tmp_path: Path) -> None:
+    """Returns a promtool test: after three hours of these series, the alerts `wanted` fire. Without any, no alert fires."""
     tests = [
         {
             "expr": f'count(ALERTS{{alertname="{name}",alertstate="firing"}}) > bool 0',
@@ -364,15 +371,15 @@ def test_every_alert_has_an_example():
 
 
 @pytest.mark.parametrize("name", FIRES)
-def test_an_alert_fires_when_that_of_which_it_warns_is_so(name, tmp_path):
-    judged(FIRES[name], [name], tmp_path)
+def test_an_alert_fires_in_its_example(name, tmp_path):
+    promtool_test(FIRES[name], [name], tmp_path)
 
 
-def test_no_alert_is_there_while_all_is_well(tmp_path):
-    judged(CALM, [], tmp_path)
+def test_no_alert_fires_for_a_healthy_server(tmp_path):
+    promtool_test(CALM, [], tmp_path)
 
 
-# Prometheus itself
+# Prometheus
 
 TRAFFIC = [
     http_request("POST", "/predict/batch", {"data": [[1000, 0, 0, 0], ROW]}),
@@ -386,12 +393,12 @@ TRAFFIC = [
     http_request("GET", "/items/none"),
     http_request("GET", "/edge/manifest.json"),
 ]
-# What happens to no server that is well.
+# Expressions without a result for a healthy server.
 NEVER = {"Turned away for want of room"}
 
 
 def pod_of(component: str, server) -> dict:
-    """A target as the cluster tells it, of which scrape.yml makes what rules and dashboard go by."""
+    """Returns a target with the labels that the cluster adds before the relabeling of scrape.yml."""
     annotations = yaml.safe_load((ROOT / "manifests/base/deployment.yml").read_text())["spec"]["template"]["metadata"][
         "annotations"
     ]
@@ -407,7 +414,7 @@ def pod_of(component: str, server) -> dict:
 
 
 class Prometheus:
-    """A real one, which looks at these servers several times a second."""
+    """Prometheus that scrapes these servers several times a second."""
 
     def __init__(self, program: str, servers: dict[str, object]) -> None:
         self.folder = folder = Path(mkdtemp(prefix="iris"))
@@ -424,7 +431,7 @@ class Prometheus:
         ]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         for line in self.process.stderr:
-            # … msg="TLS is disabled." http2=false address=127.0.0.1:32803
+            # Example: … msg="TLS is disabled." http2=false address=127.0.0.1:32803
             if "TLS is disabled" in line:
                 self.url = f"http://{line.rpartition('address=')[2].strip()}/api/v1"
             if "Server is ready" in line:
@@ -437,7 +444,7 @@ class Prometheus:
         return result["data"]
 
     def finds(self, expression: str) -> bool:
-        """Whether it can be evaluated, and gives anything."""
+        """Evaluates an expression and returns whether it has a result."""
         return bool(self.get("query", query=expression)["result"])
 
     def end(self) -> None:
@@ -448,7 +455,7 @@ class Prometheus:
 
 @pytest.fixture
 def prometheus(run, upstream_settings, tmp_path) -> Iterator[tuple[Prometheus, dict]]:
-    """And the servers that it looks at: one with all that there can be in a process, and those that ask others."""
+    """Prometheus with its servers: one server with every feature, and servers that call upstream servers."""
     program = require_program("prometheus")
     write_bundle(tmp_path / "edge")
     servers = {
@@ -457,16 +464,18 @@ def prometheus(run, upstream_settings, tmp_path) -> Iterator[tuple[Prometheus, d
         "gateway": run("--role", "gateway", "--members", upstream_settings["gateway"]["members"]),
     }
     for server in servers.values():
-        wait_until(lambda server=server: fetch(server, http_request("GET", "/readyz")).status == 200, "it is ready")
+        wait_until(lambda server=server: fetch(server, http_request("GET", "/readyz")).status == 200, "Prometheus is ready")
     running = Prometheus(program, servers)
     yield running, servers
     running.end()
 
 
 @pytest.mark.long
-def test_prometheus_evaluates_everything_and_panels_of_servers_that_are_asked_show_something(prometheus):
+def test_prometheus_evaluates_every_expression_and_every_panel_shows_data(prometheus):
     running, servers = prometheus
-    empty = {(title, plain(expected).replace("[5m]", "[2s]")) for title, expected, _ in IN_PANELS if title not in NEVER}
+    empty = {
+        (title, without_variables(expected).replace("[5m]", "[2s]")) for title, expected, _ in IN_PANELS if title not in NEVER
+    }
 
     def shown() -> bool:
         for traffic in TRAFFIC:
@@ -475,10 +484,10 @@ def test_prometheus_evaluates_everything_and_panels_of_servers_that_are_asked_sh
         empty.difference_update([item for item in empty if running.finds(item[1])])
         return not empty
 
-    wait_until(shown, "each panel shows something")
-    # Those that have nothing to show can be evaluated too.
-    assert not any(running.finds(plain(expected)) for title, expected, _ in IN_PANELS if title in NEVER)
-    by_role = running.get("query", query=plain(IN_PANELS[0][1]))["result"]
+    wait_until(shown, "each panel shows data")
+    # The remaining expressions must be valid too.
+    assert not any(running.finds(without_variables(expected)) for title, expected, _ in IN_PANELS if title in NEVER)
+    by_role = running.get("query", query=without_variables(IN_PANELS[0][1]))["result"]
     assert {item["metric"]["role"]: item["value"][1] for item in by_role} == {"all": "1", "prep": "1", "gateway": "1"}
     (up,) = [item["metric"] for item in running.get("query", query="up")["result"] if item["metric"]["component"] == "prep"]
     assert up == {"__name__": "up", "job": "iris_wsgi", "namespace": "n", "component": "prep", "instance": "pod-prep"}
@@ -491,6 +500,6 @@ def test_prometheus_evaluates_everything_and_panels_of_servers_that_are_asked_sh
 
     wait_until(lambda: {rule["health"] for rule in rules()} == {"ok"} and "IrisAbsent" not in alerts(), "each rule was evaluated")
     assert len(rules()) == len(RULES) and "IrisTargetDown" not in alerts()
-    wait_until(lambda: "IrisInputOutOfRange" in alerts(), "the first row was noticed")
+    wait_until(lambda: "IrisInputOutOfRange" in alerts(), "the worker has counted the first row")
     servers["prep"].stop()
-    wait_until(lambda: "IrisTargetDown" in alerts(), "it is noticed")
+    wait_until(lambda: "IrisTargetDown" in alerts(), "the alert fires")

@@ -1,4 +1,4 @@
-"""What an install brings, what an import loads, and what the version is."""
+"""The files of an installation, the modules of an import, and the version."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from project import ROOT
 
 import iris_wsgi
 
-# Modules that need an extra.
+# Modules that require an extra.
 EXTRAS = {
     "storage.postgres",
     "patterns.data_cache.postgres_store",
@@ -24,8 +24,8 @@ EXTRAS = {
 RUN_TIME = {"onnxruntime", "numpy", "waitress"}
 
 
-def needed_by(names: set[str]) -> set[str]:
-    """The packages and what they themselves require, here and without extras."""
+def requirements_of(names: set[str]) -> set[str]:
+    """Returns the packages and their requirements on this platform, without extras."""
     found, new = set(), set(names)
     while new:
         found |= new
@@ -35,23 +35,23 @@ def needed_by(names: set[str]) -> set[str]:
 
 
 @pytest.mark.long
-def test_nothing_lies_at_the_top_but_what_belongs_there():
-    """What an experiment leaves behind is easily committed with the rest."""
+def test_the_repository_has_no_unexpected_files_at_its_top():
+    """The remains of an experiment are easily committed by mistake."""
     given = {".ci", ".dockerignore", ".gitignore", "Dockerfile", "bin", "docs", "iris_wsgi", "manifests", "model", "tests"}
     given |= {"CHANGELOG.md", "CONTRIBUTING.md", "README.ja.md", "README.md", "SECURITY.md", "pyproject.toml", "setup.cfg"}
     if not (ROOT / ".git").exists():
-        pytest.skip("this is no clone but an archive, which knows nothing of what belongs there")
+        pytest.skip("this is an archive without a list of the files that belong there")
     text = subprocess.run([require_program("git"), "ls-files", "-z"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert {name.partition("/")[0] for name in text.split("\0") if name} <= given
 
 
 @pytest.mark.long
-def test_an_install_brings_three_packages_and_what_they_require_themselves():
+def test_an_install_has_three_packages_and_their_requirements():
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-", str(ROOT)]
     result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     brought = {item["metadata"]["name"].lower() for item in json.loads(result.stdout)["install"]}
     assert {name for name in brought if name in RUN_TIME} == RUN_TIME
-    assert brought - {"iris-wsgi", "iris_wsgi"} == needed_by(RUN_TIME)
+    assert brought - {"iris-wsgi", "iris_wsgi"} == requirements_of(RUN_TIME)
 
 
 @pytest.mark.long
@@ -108,7 +108,7 @@ def test_telemetry_is_off_before_onnxruntime_is_imported():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
 
 
-def test_the_version_is_told_by_the_command_and_in_the_changelog():
+def test_the_version_is_shown_by_the_command_and_in_the_changelog():
     text = subprocess.run([sys.executable, "-m", "iris_wsgi", "--version"], capture_output=True, text=True, check=True).stdout
     assert text == f"iris_wsgi {iris_wsgi.__version__}\n"
     assert f"## {iris_wsgi.__version__}" in (ROOT / "CHANGELOG.md").read_text()

@@ -1,4 +1,4 @@
-"""No test depends on how fast the machine is: tests wait for events, and bounds only end what would hang."""
+"""No test depends on the speed of the machine: tests wait for events, and a timeout only ends a test that hangs."""
 
 import ast
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ import pytest
 from project import TEST_FILES, parse_file
 
 CLOCKS = {"time.monotonic", "time.perf_counter", "time.time", "time.process_time", "monotonic", "perf_counter"}
-# Ends a test that would hang.
+# Minimum of a timeout, which must only end a test that hangs.
 MIN_TIMEOUT_SECONDS = 60
 WAITS = {"join", "wait", "result", "exception", "communicate"}
 
 
 def has_clock(node: ast.AST, names: frozenset[str] = frozenset()) -> bool:
-    """Whether an expression reads a clock, or one of these names, other than to pass it to a function."""
+    """Returns whether an expression reads a clock or one of these names, except as an argument of a call."""
     if isinstance(node, ast.Call):
         return ast.unparse(node.func) in CLOCKS
     if isinstance(node, ast.Name):
@@ -26,7 +26,7 @@ def is_difference(node: ast.AST) -> bool:
 
 
 def durations(function: ast.AST) -> frozenset[str]:
-    """The names that a function gives to differences of times."""
+    """Returns the names of the variables that hold differences of times."""
     return frozenset(
         target.id
         for node in ast.walk(function)
@@ -36,8 +36,8 @@ def durations(function: ast.AST) -> frozenset[str]:
     )
 
 
-def judged_by_the_clock(tree: ast.AST) -> Iterator[ast.AST]:
-    """Finds assertions that compare a time that has passed, or that a time has not come."""
+def asserts_elapsed_time(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yields assertions about elapsed time."""
     for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
         names = durations(function)
         for node in (item for item in ast.walk(function) if isinstance(item, ast.Assert)):
@@ -46,16 +46,16 @@ def judged_by_the_clock(tree: ast.AST) -> Iterator[ast.AST]:
                     yield node
 
 
-def sleeps_once(tree: ast.AST) -> Iterator[ast.AST]:
-    """Finds sleeps outside of loops: they stand for what should have happened by then."""
+def sleeps_outside_loops(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yields sleeps outside of loops. Such a sleep stands for an event that the test should wait for."""
     looped = {id(item) for loop in ast.walk(tree) if isinstance(loop, ast.While | ast.For) for item in ast.walk(loop)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("time.sleep", "sleep") and id(node) not in looped:
             yield node
 
 
-def short_patience(tree: ast.AST) -> Iterator[ast.AST]:
-    """Finds waits that give up too soon. Those of less than a second are the pace of a loop, or wanted to be over."""
+def short_timeouts(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yields waits with a short timeout. Timeouts below a second are the pace of a loop, or expected to expire."""
     for node in (item for item in ast.walk(tree) if isinstance(item, ast.Call)):
         bounds = [keyword.value for keyword in node.keywords if keyword.arg == "timeout"]
         if isinstance(node.func, ast.Attribute) and node.func.attr in WAITS and len(node.args) == 1:
@@ -65,22 +65,22 @@ def short_patience(tree: ast.AST) -> Iterator[ast.AST]:
             yield node
 
 
-# What a rule finds and may stand, with the reason.
+# Exceptions from each rule, with the reason.
 ALLOWED = {
-    judged_by_the_clock: {
-        # The one bound that ends a test which would hang.
+    asserts_elapsed_time: {
+        # This timeout ends every test that hangs.
         ("http_clients.py", "assert time.monotonic() < deadline, f'not within {TIMEOUT_SECONDS} s: {what}'"),
-        # What was before is before, however long ago.
+        # The comparison does not depend on the elapsed time.
         ("test_metrics.py", "assert sample_value(text, 'process_start_time_seconds') < time.time()"),
         ("test_worker.py", "assert self.now <= context.deadline - LIMITS.run_seconds <= time.monotonic()"),
     },
-    sleeps_once: {
+    sleeps_outside_loops: {
         # The kill comes at a random moment, and the job clients try again a little later.
         ("job_clients.py", "time.sleep(max(0.0, self.started_at + age - time.monotonic()))"),
         ("job_clients.py", "time.sleep(0.005)"),
     },
-    short_patience: {
-        # What it returns after that is not looked at.
+    short_timeouts: {
+        # The test ignores the result.
         ("test_application.py", "server.task_dispatcher.shutdown(timeout=1)"),
     },
 }
@@ -96,16 +96,16 @@ def test_no_test_depends_on_the_speed_of_the_machine(rule):
 @pytest.mark.parametrize(
     ("rule", "text"),
     [
-        (judged_by_the_clock, "def test():\n    began = time.monotonic()\n    act()\n    assert time.monotonic() - began < 5"),
-        (judged_by_the_clock, "def test():\n    took = perf_counter() - began\n    assert 1 <= took < 5"),
-        (judged_by_the_clock, "def test():\n    while act():\n        assert time.monotonic() < end"),
-        (sleeps_once, "def test():\n    act()\n    time.sleep(1)\n    assert acted()"),
-        (short_patience, "thread.join(1)"),
-        (short_patience, "process.communicate(timeout=10)"),
-        (short_patience, "subprocess.run(command, timeout=30)"),
+        (asserts_elapsed_time, "def test():\n    began = time.monotonic()\n    act()\n    assert time.monotonic() - began < 5"),
+        (asserts_elapsed_time, "def test():\n    took = perf_counter() - began\n    assert 1 <= took < 5"),
+        (asserts_elapsed_time, "def test():\n    while act():\n        assert time.monotonic() < end"),
+        (sleeps_outside_loops, "def test():\n    act()\n    time.sleep(1)\n    assert acted()"),
+        (short_timeouts, "thread.join(1)"),
+        (short_timeouts, "process.communicate(timeout=10)"),
+        (short_timeouts, "subprocess.run(command, timeout=30)"),
     ],
 )
-def test_what_depends_on_it_is_found(rule, text):
+def test_a_test_that_depends_on_the_speed_is_found(rule, text):
     assert list(rule(ast.parse(text)))
-    harmless = "def test():\n    ask(time.monotonic() + 5)\n    assert told == until\n    thread.join(60)"
+    harmless = "def test():\n    ask(time.monotonic() + 5)\n    assert done == deadline\n    thread.join(60)"
     assert not list(rule(ast.parse(harmless)))

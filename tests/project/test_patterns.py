@@ -1,4 +1,4 @@
-"""The table of patterns, the roles, the routes that each has, and the overlays: nothing is in one and missing in another."""
+"""The table of patterns, the roles, their routes, and the overlays are complete and consistent."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from iris_wsgi.factory import build
 from iris_wsgi.roles import ROLES
 from iris_wsgi.settings import Settings
 
-# What some roles cannot be built without.
+# Settings that some roles require.
 ASKED = {
     "prep": {"pred_url": "http://127.0.0.1:1"},
     "gateway": {"members": "setosa=http://127.0.0.1:1"},
@@ -30,8 +30,8 @@ ASKED = {
 
 
 @pytest.fixture
-def served(tmp_path):
-    """The routes that a server with these settings really has, beside those that all have."""
+def served_routes(tmp_path):
+    """Function that returns the routes of a server with these settings, without the common routes."""
     write_bundle(tmp_path / "edge")
 
     def get(settings: Settings):
@@ -44,13 +44,13 @@ def served(tmp_path):
     return get
 
 
-def test_the_table_has_every_role_with_the_routes_that_it_really_has(served):
+def test_the_table_has_every_role_with_its_routes(served_routes):
     assert sorted(DOCUMENTED_ROLES) == sorted(ROLES)
     for role in ROLES:
-        assert served(Settings(role=role, **ASKED.get(role, {}))) == routes_of(role), role
+        assert served_routes(Settings(role=role, **ASKED.get(role, {}))) == routes_of(role), role
 
 
-def test_the_table_has_every_overlay_and_each_serves_what_its_row_says(served):
+def test_the_table_has_every_overlay_and_each_serves_the_routes_of_its_row(served_routes):
     require_program("kubectl")
     assert sorted(overlay for row in ROWS for overlay in row.overlays) == sorted(OVERLAYS)
     assert [row.pattern for row in ROWS if not row.overlays] == ["all of them"]
@@ -62,25 +62,25 @@ def test_the_table_has_every_overlay_and_each_serves_what_its_row_says(served):
         for template, objects in found:
             (container,) = containers(template, "containers")
             if template not in our_servers(objects):
-                # A command: the one that the row names.
+                # This pod runs the command of the row.
                 assert f"`bin/{container['args'][0]}`" in row.routes_text[""] and not row.roles
                 continue
             settings = settings_of(container, objects)
             roles.add(settings.role)
-            assert served(settings) == routes_in(row.routes_text[settings.role]), row.pattern
+            assert served_routes(settings) == routes_in(row.routes_text[settings.role]), row.pattern
         assert roles == set(row.roles if row.overlays else ())
         assert found or not row.overlays
 
 
 def add(file: Path, after: str, text: str) -> None:
-    """Inserts a text behind another one of a file, which must have that once."""
+    """Inserts a text after another one, which must occur once in the file."""
     content = file.read_text()
     assert content.count(after) == 1
     file.write_text(content.replace(after, after + text))
 
 
 def test_a_new_pattern_is_one_folder_a_line_in_each_table_and_one_overlay(tmp_path, run):
-    """Those of CONTRIBUTING.md, put beside the package and nowhere else."""
+    """The files of CONTRIBUTING.md are added to a copy of the package and of the manifests."""
     require_program("kubectl")
     require_program("curl")
     document = ROOT / "CONTRIBUTING.md"
@@ -108,13 +108,13 @@ def test_a_new_pattern_is_one_folder_a_line_in_each_table_and_one_overlay(tmp_pa
     assert 'shadow_agreements_total{agrees="yes"} 1' in urlopen(f"{server.url}/metrics").read().decode()
 
 
-def test_every_command_of_the_table_is_a_door():
+def test_every_command_of_the_table_is_a_script_in_bin():
     for name in re.findall(r"`(bin/\w+)`", "".join(text for row in ROWS for text in row.routes_text.values())):
         assert (ROOT / name).exists()
 
 
-def named(cell: str) -> list[str]:
-    """What of a cell is the same in every language: names in backquotes, and links, which may be of another document."""
+def language_independent(cell: str) -> list[str]:
+    """Returns the parts of a cell that are the same in every language: names in backquotes, and links."""
     return sorted(
         [*re.findall(r"`[^`]+`", cell), *(link.removeprefix("README.md") for link in re.findall(r"\]\(([^)]+)\)", cell))]
     )
@@ -127,7 +127,9 @@ def test_the_japanese_readme_has_the_same_first_screen_and_the_same_table():
         [(item.language, re.sub(r" *#.*", "", item.text)) for item in fences_of(document)[:3]] for document in (english, japanese)
     ]
     assert screens[0] == screens[1]
-    rows = [[[named(cell) for cell in cells] for cells in table_cells(document)] for document in (english, japanese)]
+    rows = [
+        [[language_independent(cell) for cell in cells] for cells in table_cells(document)] for document in (english, japanese)
+    ]
     assert len(rows[0]) == len(rows[1])
     for row, other in zip(*rows, strict=True):
         assert row == other

@@ -1,4 +1,4 @@
-"""SECURITY.md: what it promises is held by tests that exist; and those promises that are nobody else's."""
+"""SECURITY.md: every promise names existing tests. The promises without another test are tested here."""
 
 import ast
 import importlib
@@ -31,7 +31,7 @@ def functions_of(file: str) -> set[str]:
     return {item.name for item in ast.parse((ROOT / file).read_text()).body if isinstance(item, ast.FunctionDef)}
 
 
-def test_each_promise_names_tests_that_exist():
+def test_each_promise_names_existing_tests():
     assert len(TABLES) == 5 and len(ROWS) > 40
     assert [header.split(" | ")[-1] for header, _ in TABLES] == ["held by"] * 5
     for promise, *_, held in ROWS:
@@ -41,7 +41,7 @@ def test_each_promise_names_tests_that_exist():
             assert name in functions_of(file), f"{file} has no {name}"
 
 
-def test_each_bound_tells_the_default_of_its_setting():
+def test_each_bound_states_the_default_of_its_setting():
     defaults = {name_of(field.name): f"`{field.default}`" for field in fields(Settings)}
     result = {row[1].strip("`"): row[2] for row in ROWS if len(row) == 4 and row[1] != "fixed"}
     for name in [name for name in result if "." in name]:
@@ -51,7 +51,7 @@ def test_each_bound_tells_the_default_of_its_setting():
 
 
 class Trap:
-    """A server that nobody should reach; `came` is who did."""
+    """Server that must not receive a connection. `came` returns the requests that it received."""
 
     def __enter__(self) -> "Trap":
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -71,7 +71,7 @@ class Trap:
         return True
 
 
-def test_nothing_in_a_request_makes_the_server_call_anybody(live_server):
+def test_no_request_makes_the_server_connect_to_another_one(live_server):
     with Trap() as trap, RawConnection(live_server) as connection:
         url = f"http://{trap.authority}/label"
         names = ("Referer", "Origin", "Forwarded", "X-Forwarded-Host", "X-Forwarded-For", "X-Original-URL", "Link", "Location")
@@ -95,7 +95,7 @@ def test_nothing_in_a_request_makes_the_server_call_anybody(live_server):
         assert not trap.came
 
 
-def test_a_server_that_is_asked_leads_nowhere_else():
+def test_the_server_does_not_follow_redirects_of_upstream_servers():
     with ExitStack() as stack:
         trap = stack.enter_context(Trap())
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -120,7 +120,7 @@ def test_a_server_that_is_asked_leads_nowhere_else():
         assert "it answers 307" in str(target.why_not()) and not trap.came
 
 
-# What a body takes while it is looked at, in bytes for each of its own.
+# Memory for parsing a body, in bytes for each byte of the body.
 MOST_TIMES = 40
 KINDS = {
     "rows": b"[5.1,3.5,1.4,0.2]",
@@ -135,7 +135,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.long) if kind != "rows" else kind for kind in KINDS])
 @pytest.mark.parametrize("path", ["/predict/batch", "/jobs", "/v2/models/iris_svc/infer", "/v1/models/iris_svc:predict"])
-def test_a_hostile_body_takes_no_more_than_forty_times_its_bytes(service, kind, path):
+def test_a_hostile_body_takes_at_most_forty_times_its_size(service, kind, path):
     unit = KINDS[kind]
     body = b'{"data":[' + b",".join([unit] * (262_144 // (len(unit) + 1))) + b"]}"
     if path.startswith("/v2"):
@@ -151,7 +151,7 @@ def test_a_hostile_body_takes_no_more_than_forty_times_its_bytes(service, kind, 
     assert 2 * len(body) < peak < MOST_TIMES * len(body)
 
 
-def test_no_other_origin_is_let_in(service):
+def test_no_other_origin_is_allowed(service):
     asked = SimpleNamespace(HTTP_ORIGIN="https://elsewhere.example", HTTP_ACCESS_CONTROL_REQUEST_METHOD="POST")
     for path in service.app.table:
         for method in ("GET", "OPTIONS"):
@@ -159,10 +159,10 @@ def test_no_other_origin_is_let_in(service):
             assert not [name for name in headers if name.lower().startswith("access-control")]
 
 
-def test_the_package_has_no_way_to_run_what_comes_in():
+def test_the_package_has_no_way_to_execute_input():
     runs = {"pickle", "marshal", "shelve", "subprocess", "pty", "ctypes", "code", "multiprocessing"}
     calls = {"eval", "exec", "compile", "__import__", "system", "popen", "import_module"}
-    # No server imports these: the tour starts commands of ours, and a batch run pickles for its own forked processes.
+    # No server imports these modules: the tour starts our commands, and a batch run pickles for its forked processes.
     others = {ROOT / "iris_wsgi" / name for name in ("cli/tour.py", "cli/tour_client.py", "patterns/batch/process_pool.py")}
     for file in set((ROOT / "iris_wsgi").rglob("*.py")) - others:
         for node in ast.walk(ast.parse(file.read_text())):
@@ -171,12 +171,12 @@ def test_the_package_has_no_way_to_run_what_comes_in():
             assert not {name.partition(".")[0] for name in names} & runs, file
             if isinstance(node, ast.Call):
                 called = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-                # re.compile is another.
+                # The pattern must not match re.compile.
                 of_re = isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) == "re"
                 assert called not in calls or of_re, (file, called)
 
 
-def test_the_numbers_of_the_worst_case_add_up():
+def test_the_sum_of_the_worst_case_is_correct():
     words = r"(\d+) for the process .*?, (\d+) for bodies, (\d+) for responses, and (\d+) threads × (\d+) × (\d+)\s[^:]*: (\d+)\."
     process, bodies, responses, threads, times, body, total = map(int, re.search(words, TEXT).groups())
     assert (bodies, body) == (Settings().pending_bytes >> 20, Settings().max_body_bytes >> 20)

@@ -73,7 +73,7 @@ def test_only_workers_may_have_spare_descriptors_and_threads():
 
 @pytest.fixture
 def reporter(tmp_path):
-    """Python process that reports its blocks like the servers of a soak."""
+    """Python process that reports its blocks like the servers of the soak test."""
     environment = {**os.environ, **NO_COVERAGE, "PYTHONPATH": str(ROOT / "tests/soak/inside"), "SOAK_REPORTS": str(tmp_path)}
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=environment) as process:
         yield process
@@ -104,7 +104,7 @@ def test_a_stopped_process_has_no_report_until_it_continues(tmp_path, reporter):
 
 
 def faults_with_stalls(tmp_path) -> Faults:
-    """Returns the faults of a soak on a machine with a short stall at 100 s and a long one at 200 s."""
+    """Returns the faults of a soak run on a machine with a short stall at 100 s and a long one at 200 s."""
     faults = Faults(print, mock.Mock(servers={"data_cache": None, "prep": None}, folder=tmp_path))
     faults.record_stall(100, 0.2)
     faults.record_stall(200, 26)

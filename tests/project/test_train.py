@@ -1,4 +1,4 @@
-"""The model's files come from bin/train to the byte, and ONNX answers as scikit-learn does."""
+"""bin/train writes the same bytes as the files of the model, and ONNX gives the results of scikit-learn."""
 
 import subprocess
 import sys
@@ -25,8 +25,8 @@ def iris():
 
 
 @pytest.fixture(scope="module")
-def fitted(iris):
-    """The very pipeline that bin/train exports, fitted anew, with every warning an error."""
+def fit_pipeline(iris):
+    """Returns the pipeline that bin/train exports, fitted again, with every warning as an error."""
     from sklearn.model_selection import train_test_split
 
     sys.path.insert(0, str(MODEL))
@@ -42,7 +42,7 @@ def fitted(iris):
         return train_main.pipeline().fit(seen, target)
 
 
-def test_training_again_writes_the_same_bytes_with_warnings_as_errors(tmp_path: Path):
+def test_training_again_writes_the_same_bytes_without_warnings(tmp_path: Path):
     command = [sys.executable, "-W", "error", str(MODEL / "train.py"), "--out", str(tmp_path)]
     result = subprocess.run(command, check=True, capture_output=True, text=True)
     assert result.stderr == ""
@@ -51,21 +51,21 @@ def test_training_again_writes_the_same_bytes_with_warnings_as_errors(tmp_path: 
         assert (tmp_path / name).read_bytes() == (MODEL / name).read_bytes(), name
 
 
-def test_onnx_and_scikit_learn_agree_on_the_150_rows_and_100_000_random_ones(service, fitted, iris):
+def test_onnx_and_scikit_learn_agree_on_the_150_rows_and_100_000_random_ones(service, fit_pipeline, iris):
     low, high = iris.data.min(axis=0), iris.data.max(axis=0)
     around = np.random.default_rng(11).uniform(low - 3 * (high - low), high + 3 * (high - low), (50_000, 4))
     within = np.random.default_rng(12).uniform(low, high, (50_000, 4))
     rows = np.concatenate([iris.data, around, within]).astype(np.float32)
     probabilities = service.model.predict(rows)
-    reference = fitted.predict_proba(rows.astype(np.float64))
+    reference = fit_pipeline.predict_proba(rows.astype(np.float64))
     assert np.abs(probabilities - reference).max() < 1e-5
     labels = probabilities.argmax(axis=1)
-    assert (labels == fitted.predict(rows.astype(np.float64))).all()
+    assert (labels == fit_pipeline.predict(rows.astype(np.float64))).all()
     (in_graph,) = service.model.session.run(["label"], {"features": rows})
     assert (labels == in_graph).all()
 
 
-def test_the_card_shows_accuracy_confusion_and_both_pictures():
+def test_the_model_card_shows_accuracy_confusion_and_both_pictures():
     card = (MODEL / "README.md").read_text()
     assert "accuracy on the 30 held-out rows" in card
     assert "| true \\ predicted | setosa | versicolor | virginica |" in card
@@ -74,14 +74,14 @@ def test_the_card_shows_accuracy_confusion_and_both_pictures():
         assert (MODEL / picture).read_bytes().startswith(b"\x89PNG")
 
 
-def test_training_csv_holds_the_150_rows_of_scikit_learn(iris):
+def test_training_csv_has_the_150_rows_of_scikit_learn(iris):
     lines = [line.split(",") for line in (MODEL / "training.csv").read_text().splitlines()]
     assert lines[0] == ["sepal_length", "sepal_width", "petal_length", "petal_width", "label"]
     assert [[float(v) for v in line[:4]] for line in lines[1:]] == iris.data.tolist()
     assert [line[4] for line in lines[1:]] == [iris.target_names[k] for k in iris.target]
 
 
-def test_the_metadata_of_the_file_tells_name_version_features_and_libraries(service):
+def test_the_metadata_of_the_file_has_name_version_features_and_libraries(service):
     result = service.model.session.get_modelmeta().custom_metadata_map
     assert set(result) == {"name", "version", "features", "libraries"}
     assert set(service.model.libraries) == {"numpy", "onnx", "scikit-learn"}
