@@ -272,12 +272,12 @@ def clear(settings: Settings, _: Given) -> int:
 
 def tour(settings: Settings, given: Given) -> int:
     from iris_wsgi.cli.tour import tour
-    from iris_wsgi.cli.tour_client import Guide
+    from iris_wsgi.cli.tour_client import TourClient
 
     url = checked("URL", given["url"] or url_here(settings), server_address)
     # The tour passes the token file to the server of role prep that it starts.
     environ = os.environ | {"IRIS_TOKEN_FILE": settings.token_file}
-    return tour(Guide(url, environ, settings.model_dir, dict(credentials(settings))), print_error)
+    return tour(TourClient(url, environ, settings.model_dir, dict(credentials(settings))), print_error)
 
 
 class Command(NamedTuple):

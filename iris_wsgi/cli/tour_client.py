@@ -1,4 +1,4 @@
-"""Asks a server and runs commands as a newcomer would, shows what comes, and judges it by the golden rows."""
+"""Client of the tour: sends requests, runs commands, prints the responses, and compares them with the golden rows."""
 
 import json
 import re
@@ -15,169 +15,172 @@ from iris_wsgi.cli.http_client import connect, exchange
 from iris_wsgi.model.artifact import GoldenRow
 from iris_wsgi.model.session import Model, load_model
 
-SECONDS, READY_SECONDS = 30.0, 15.0
-# How long a job may take, and the pause between two looks at it.
-JOB_SECONDS, LOOK_SECONDS = 10.0, 0.1
+TIMEOUT_SECONDS, READY_SECONDS = 30.0, 15.0
+# The timeout of a job, and the period of its polling.
+JOB_SECONDS, POLL_SECONDS = 10.0, 0.1
 UNFINISHED = ("queued", "running")
-# So much of an answer is shown, and these of its fields.
-SHOWN, TELLING = 400, ("Location", "Cache-Status")
+# The number of characters of a response that are printed, and the headers that are printed.
+MAX_SHOWN, SHOWN_HEADERS = 400, ("Location", "Cache-Status")
 JSON = {"Content-Type": "application/json"}
 BOLD, GREEN, RED, YELLOW, CYAN = 1, 32, 31, 33, 36
-# What doors there are beside the package, where it lies in its own folder.
-DOORS = Path(__file__).parents[2] / "bin"
+# The scripts next to the package, if it is in the folder of the project.
+SCRIPTS = Path(__file__).parents[2] / "bin"
 COMMAND = [sys.executable, "-m", "iris_wsgi"]
-# What of the environment the commands of the tour are to have too.
+# The variables of the server that the commands of the tour need too.
 KEPT = ("IRIS_STATE_DIR", "IRIS_TOKEN_FILE")
 
 
-class Wrong(Exception):
-    """An answer that is not right: what it is, and what was expected."""
+class Mismatch(Exception):
+    """A response that differs from the expected one."""
 
 
-class Unserved(Exception):
-    """A pattern that the server does not have by its role or its settings: the reason."""
+class NotServed(Exception):
+    """A pattern that the role or the settings of the server exclude."""
 
 
-class NotJudged(Exception):
-    """A server of which the tour can say nothing: it is another program, wants a token, or has another model."""
+class UnknownServer(Exception):
+    """A server that the tour cannot check: another program, one that requires a token, or one with another model."""
 
 
 class TourResponse(NamedTuple):
     status: int
     document: Any
-    fields: HTTPMessage
+    headers: HTTPMessage
 
     @property
     def is_hit(self) -> bool:
-        return "; hit" in self.fields.get("Cache-Status", "")
+        return "; hit" in self.headers.get("Cache-Status", "")
 
 
-class Guide:
-    """The `cases` are golden rows, one of each class, of the `model` in the folder; `role` and `routes` are the server's."""
+class TourClient:
+    """`cases` are golden rows of the `model` in the folder, one of each class. `role` and `routes` are those of the server."""
 
     def __init__(self, url: str, environ: Mapping[str, str], model_dir: str, credentials: Mapping[str, str]) -> None:
         """Raises BadModel."""
         self.url = url.rstrip("/")
-        # What is set for a server is not for the commands of the tour.
+        # The settings of a server do not apply to the commands of the tour.
         kept = {name: value for name, value in environ.items() if not name.startswith("IRIS_") or name in KEPT}
         self.environ = kept | {"IRIS_MODEL_DIR": model_dir}
-        self.fields = credentials
+        self.credentials = credentials
         self.model_dir = Path(model_dir)
         self.model, golden = load_model(self.model_dir)
         firsts: dict[str, GoldenRow] = {}
         for case in golden.cases:
             firsts.setdefault(case.label, case)
         self.cases, self.tolerance = list(firsts.values()), golden.tolerance
-        self.connection = connect(self.url, SECONDS)
-        self.role = "of no name"
+        self.connection = connect(self.url, TIMEOUT_SECONDS)
+        self.role = "unknown"
         self.routes: frozenset[tuple[str, str]] = frozenset()
 
-    def look(self) -> None:
-        """Finds out what the server is and has. Raises NotJudged."""
-        answer, text = exchange(self.connection, "GET", "/openapi.json", headers=self.fields)
-        if answer.status == 401:
-            raise NotJudged(
-                f"{self.url} wants {'another' if self.fields else 'a'} token: --token-file or IRIS_TOKEN_FILE names its file"
-            )
-        title, self.routes = described(text) if answer.status == 200 else ("", frozenset())
+    def inspect(self) -> None:
+        """Finds out the role and the routes of the server. Raises UnknownServer."""
+        response, text = exchange(self.connection, "GET", "/openapi.json", headers=self.credentials)
+        if response.status == 401:
+            kind = "another" if self.credentials else "a"
+            raise UnknownServer(f"{self.url} requires {kind} token: set --token-file or IRIS_TOKEN_FILE to its file")
+        title, self.routes = parse_description(text) if response.status == 200 else ("", frozenset())
         if title != "iris_wsgi":
-            raise NotJudged(
-                f"{self.url} is not an iris_wsgi server: GET /openapi.json answers {answer.status}, and not with its title"
+            raise UnknownServer(
+                f"{self.url} is not an iris_wsgi server: GET /openapi.json answers {response.status}, without its title"
             )
-        told = re.search(r'^iris_wsgi_info\{role="(\w+)"', exchange(self.connection, "GET", "/metrics")[1], re.MULTILINE)
-        self.role = told[1] if told else self.role
+        found = re.search(r'^iris_wsgi_info\{role="(\w+)"', exchange(self.connection, "GET", "/metrics")[1], re.MULTILINE)
+        self.role = found[1] if found else self.role
         if ("GET", "/metadata") in self.routes:
-            self.compare(self.ask("GET", "/metadata").document["model"])
+            self.compare_model(self.send("GET", "/metadata").document["model"])
 
-    def compare(self, told: Mapping[str, Any]) -> None:
-        """Raises NotJudged where the server has another model than the folder, or halves of another one."""
-        if told["digest"] not in (self.model.digest, self.pair()):
-            raise NotJudged(
-                f"{self.url} serves the model {told['name']} {told['version']} {told['digest']}, and {self.model_dir} holds "
-                f"{self.model.name} {self.model.version} {self.model.digest}: --model-dir names the folder of the server's model"
+    def compare_model(self, served: Mapping[str, Any]) -> None:
+        """Raises UnknownServer if the server and the folder have different models or pairs of halves."""
+        if served["digest"] not in (self.model.digest, self.pair()):
+            raise UnknownServer(
+                f"{self.url} serves the model {served['name']} {served['version']} {served['digest']}, and {self.model_dir} has "
+                f"{self.model.name} {self.model.version} {self.model.digest}: set --model-dir to the folder of the server's model"
             )
 
     def half(self) -> Model | None:
-        """The model of role pred; None where the folder has no halves."""
+        """Returns the model of role pred, or None if the folder has no halves."""
         halves = self.model_dir / "prep", self.model_dir / "pred"
         return load_model(halves[1])[0] if all(half.is_dir() for half in halves) else None
 
     def pair(self) -> str | None:
-        """What role prep tells as the digest of its model, which is in two halves."""
+        """Returns the digest that role prep reports: that of the pair of halves."""
         half = self.half()
         return half.identity.get("pair") if half else None
 
     def models(self) -> list[str]:
-        """The names of the models that the server has under /v2."""
+        """Returns the names of the models under /v2."""
         if ("GET", "/v2/models") not in self.routes:
             return []
-        names: list[str] = self.ask("GET", "/v2/models").document["models"]
+        names: list[str] = self.send("GET", "/v2/models").document["models"]
         return names
 
-    def say(self, text: str, colour: int = 0) -> None:
-        print(f"\x1b[{colour}m{text}\x1b[0m" if colour and sys.stdout.isatty() else text, flush=True)
+    def print(self, text: str, color: int = 0) -> None:
+        print(f"\x1b[{color}m{text}\x1b[0m" if color and sys.stdout.isatty() else text, flush=True)
 
-    def ask(self, method: str, path: str, document: object = None, url: str = "", **fields: str) -> TourResponse:
-        """Raises Wrong for a status that is not one of success."""
+    def send(self, method: str, path: str, document: object = None, url: str = "", **headers: str) -> TourResponse:
+        """Sends a request, and prints it and its response. Raises Mismatch for an unsuccessful status."""
         body = None if document is None else json.dumps(document)
-        asked = {name.title(): value for name, value in fields.items()} | (JSON if body else {})
-        told = dict.fromkeys(self.fields, "Bearer …") | asked
-        words = [f"-X {method}"] * (method not in ("GET", "POST")) + [f"-H '{name}: {value}'" for name, value in told.items()]
-        self.say(" ".join([f"$ curl -si {url or self.url}{path}", *words, *([f"-d '{body}'"] if body else [])]), CYAN)
-        connection = connect(url, SECONDS) if url else self.connection
-        answer, text = exchange(connection, method, path, body, {**self.fields, **asked})
-        self.say("".join(f"{name}: {answer.headers[name]}\n" for name in TELLING if name in answer.headers) + shortened(text))
-        if not 200 <= answer.status < 300:
-            raise Wrong(f"{method} {path} answers {answer.status}, expected success: {' '.join(text.split())[:SHOWN]}")
-        return TourResponse(answer.status, json.loads(text), answer.headers)
+        own = {name.title(): value for name, value in headers.items()} | (JSON if body else {})
+        shown = dict.fromkeys(self.credentials, "Bearer …") | own
+        words = [f"-X {method}"] * (method not in ("GET", "POST")) + [f"-H '{name}: {value}'" for name, value in shown.items()]
+        self.print(" ".join([f"$ curl -si {url or self.url}{path}", *words, *([f"-d '{body}'"] if body else [])]), CYAN)
+        connection = connect(url, TIMEOUT_SECONDS) if url else self.connection
+        response, text = exchange(connection, method, path, body, {**self.credentials, **own})
+        self.print(
+            "".join(f"{name}: {response.headers[name]}\n" for name in SHOWN_HEADERS if name in response.headers) + shortened(text)
+        )
+        if not 200 <= response.status < 300:
+            raise Mismatch(f"{method} {path} answers {response.status}, expected success: {' '.join(text.split())[:MAX_SHOWN]}")
+        return TourResponse(response.status, json.loads(text), response.headers)
 
     def job(self, job_id: str) -> Mapping[str, Any]:
-        """The record of a job, once it is done or has been waited for; a server need not hold its answer back."""
-        until, path = monotonic() + JOB_SECONDS, f"/jobs/{job_id}"
-        record: Mapping[str, Any] = self.ask("GET", path, Prefer=f"wait={JOB_SECONDS:g}").document
-        while record["status"] in UNFINISHED and monotonic() < until:
-            sleep(LOOK_SECONDS)
-            record = json.loads(exchange(self.connection, "GET", path, headers=self.fields)[1])
+        """Returns the record of a job when it has finished, or after a timeout. The server need not support Prefer: wait."""
+        deadline, path = monotonic() + JOB_SECONDS, f"/jobs/{job_id}"
+        record: Mapping[str, Any] = self.send("GET", path, Prefer=f"wait={JOB_SECONDS:g}").document
+        while record["status"] in UNFINISHED and monotonic() < deadline:
+            sleep(POLL_SECONDS)
+            record = json.loads(exchange(self.connection, "GET", path, headers=self.credentials)[1])
         return record
 
-    def run(self, *words: str, given: str = "") -> str:
-        """What one of our own commands answers, which has no server."""
-        shown = f"printf '{given!r}' | ".replace("''", "'") if given else ""
-        self.say(f"$ {shown}{typed(words)}", CYAN)
-        told = subprocess.run([*COMMAND, *words], input=given, env=self.environ, capture_output=True, text=True, timeout=SECONDS)
-        self.say(shortened(told.stdout))
-        if told.returncode:
-            raise Wrong(f"the command ends with {told.returncode}: {last_line(told.stderr)}")
-        return told.stdout
+    def run(self, *words: str, stdin: str = "") -> str:
+        """Runs a command of this project, and returns its standard output. Raises Mismatch if it fails."""
+        pipe = f"printf '{stdin!r}' | ".replace("''", "'") if stdin else ""
+        self.print(f"$ {pipe}{command_line(words)}", CYAN)
+        done = subprocess.run(
+            [*COMMAND, *words], input=stdin, env=self.environ, capture_output=True, text=True, timeout=TIMEOUT_SECONDS
+        )
+        self.print(shortened(done.stdout))
+        if done.returncode:
+            raise Mismatch(f"the command ended with status {done.returncode}: {last_line(done.stderr)}")
+        return done.stdout
 
-    def same(self, what: str, found: object, wanted: object) -> None:
-        if found != wanted:
-            raise Wrong(f"{what} is {found!r}, expected {wanted!r}")
+    def check_equal(self, what: str, found: object, expected: object) -> None:
+        if found != expected:
+            raise Mismatch(f"{what} is {found!r}, expected {expected!r}")
 
-    def right(self, probabilities: Sequence[Any], label: object = None, case: GoldenRow | None = None) -> None:
-        """Whether an answer is that of golden.json, for its first row if no case is given, and its label that of the highest."""
-        case, found = case or self.cases[0], [float(one) for one in probabilities]
+    def check(self, probabilities: Sequence[Any], label: object = None, case: GoldenRow | None = None) -> None:
+        """Compares probabilities and label with a golden row, by default the first. Raises Mismatch."""
+        case, found = case or self.cases[0], [float(value) for value in probabilities]
         if not all(abs(a - b) <= self.tolerance for a, b in zip(found, case.probabilities, strict=True)):
-            raise Wrong(f"the probabilities are {found}, expected {case.probabilities} within {self.tolerance:g}")
-        self.same("the label", label or self.model.labels[found.index(max(found))], case.label)
+            raise Mismatch(f"the probabilities are {found}, expected {case.probabilities} within {self.tolerance:g}")
+        self.check_equal("the label", label or self.model.labels[found.index(max(found))], case.label)
 
     @contextmanager
     def prep(self) -> Iterator[str]:
-        """The address of a server of role prep, which asks the other one, once it is ready."""
+        """Starts a server of role prep in front of the tested server, and yields its URL when it is ready."""
         words = ("serve", "--role", "prep", "--port", "0", "--pred-url", self.url)
-        self.say(f"$ {typed(words)}", CYAN)
+        self.print(f"$ {command_line(words)}", CYAN)
         pipe = subprocess.PIPE
         child = subprocess.Popen([*COMMAND, *words, "--workers", "1"], env=self.environ, stdout=pipe, stderr=pipe, text=True)
         try:
             first = child.stdout.readline() if child.stdout else ""
             if not first:
-                raise Wrong(f"prep does not start: {last_line(child.communicate()[1])}")
-            self.say(first.rstrip())
+                raise Mismatch(f"prep does not start: {last_line(child.communicate()[1])}")
+            self.print(first.rstrip())
             url = first.split()[-1]
-            connection, until = connect(url, SECONDS), monotonic() + READY_SECONDS
-            while (told := exchange(connection, "GET", "/readyz"))[0].status != 200:
-                if monotonic() > until:
-                    raise Wrong(f"prep does not become ready: {told[1]}")
+            connection, deadline = connect(url, TIMEOUT_SECONDS), monotonic() + READY_SECONDS
+            while (readiness := exchange(connection, "GET", "/readyz"))[0].status != 200:
+                if monotonic() > deadline:
+                    raise Mismatch(f"prep does not become ready: {readiness[1]}")
                 sleep(0.1)
             connection.close()
             yield url
@@ -186,8 +189,8 @@ class Guide:
             child.communicate()
 
 
-def described(text: str) -> tuple[str, frozenset[tuple[str, str]]]:
-    """The title of an OpenAPI document, and its routes as method and path; nothing for any other text."""
+def parse_description(text: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    """Returns the title of an OpenAPI document, and its routes as method and path. Any other text has none."""
     try:
         document = json.loads(text)
         routes = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
@@ -196,14 +199,14 @@ def described(text: str) -> tuple[str, frozenset[tuple[str, str]]]:
         return "", frozenset()
 
 
-def typed(words: Sequence[str]) -> str:
-    """What a person would type."""
-    return " ".join([f"bin/{words[0]}" if DOORS.is_dir() else f"python3 -m iris_wsgi {words[0]}", *words[1:]])
+def command_line(words: Sequence[str]) -> str:
+    """Returns the command as a person would type it."""
+    return " ".join([f"bin/{words[0]}" if SCRIPTS.is_dir() else f"python3 -m iris_wsgi {words[0]}", *words[1:]])
 
 
 def last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it says nothing"])[-1]
+    return (text.strip().splitlines() or ["no message"])[-1]
 
 
 def shortened(text: str) -> str:
-    return text.rstrip() if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text)} characters)"
+    return text.rstrip() if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}… ({len(text)} characters)"

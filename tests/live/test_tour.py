@@ -112,18 +112,15 @@ def test_a_server_of_another_model_is_told_in_one_line_that_names_both_and_the_w
         result = tour(server.url)
         assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
         assert result.stderr.startswith(f"iris_wsgi: {server.url} serves the model iris_lr 1.0.0 sha256:")
-        assert f"{MODEL} holds iris_svc 1.0.0 sha256:" in result.stderr and "--model-dir names" in result.stderr
+        assert f"{MODEL} has iris_svc 1.0.0 sha256:" in result.stderr and "set --model-dir to" in result.stderr
 
 
 @pytest.mark.long
 def test_with_a_model_of_ones_own_that_has_none_beside_it_the_rest_is_not_served(run):
     found = unserved(tour(run("--model-dir", str(MODEL / "fast")).url, "--model-dir", str(MODEL / "fast")))
     assert list(found) == ["prep-pred", "sync-async", "horizontal microservice", "edge AI"]
-    assert "no two halves" in found["prep-pred"] and "no fast model" in found["sync-async"]
-    assert (
-        found["edge AI"]
-        == "the command answers as it should, and there is no page at /edge/: bin/edge build, then bin/serve once again"
-    )
+    assert "no halves" in found["prep-pred"] and "no matching fast model" in found["sync-async"]
+    assert found["edge AI"] == "the command works, but there is no page at /edge/: run bin/edge build, and restart bin/serve"
 
 
 # What each role has, beside batch, which needs no server.
@@ -207,7 +204,7 @@ def test_a_server_that_is_something_else_is_told_in_one_line(which):
     status = Other.answers[which][0]
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert result.stderr == (
-        f"iris_wsgi: {url} is not an iris_wsgi server: GET /openapi.json answers {status}, and not with its title\n"
+        f"iris_wsgi: {url} is not an iris_wsgi server: GET /openapi.json answers {status}, without its title\n"
     )
 
 
@@ -217,13 +214,13 @@ def test_a_server_that_wants_a_token_is_told_in_one_line(run, tmp_path, monkeypa
     path.write_text("first-one-of-the-file\n")
     server = run("--token-file", str(path))
     monkeypatch.delenv("IRIS_TOKEN_FILE", raising=False)
-    advice = "token: --token-file or IRIS_TOKEN_FILE names its file\n"
+    advice = "token: set --token-file or IRIS_TOKEN_FILE to its file\n"
     result = tour(server.url)
-    assert (result.returncode, result.stderr) == (1, f"iris_wsgi: {server.url} wants a {advice}")
+    assert (result.returncode, result.stderr) == (1, f"iris_wsgi: {server.url} requires a {advice}")
     other = tmp_path / "other"
     other.write_text("another-one-of-letters\n")
     result = tour(server.url, "--token-file", str(other))
-    assert (result.returncode, result.stderr) == (1, f"iris_wsgi: {server.url} wants another {advice}")
+    assert (result.returncode, result.stderr) == (1, f"iris_wsgi: {server.url} requires another {advice}")
     assert unserved(tour(server.url, "--token-file", str(path))).keys() == {"edge AI"}
 
 
@@ -233,7 +230,7 @@ def test_where_there_is_no_server_one_line_says_what_to_do():
     result = tour(url)
     assert result.returncode == 1
     assert result.stderr == (
-        f"iris_wsgi: no server answers at {url}: Connection refused; start one with bin/serve in another terminal, "
+        f"iris_wsgi: no server responds at {url}: Connection refused; start one with bin/serve in another terminal, "
         "or name its URL\n"
     )
 

@@ -350,7 +350,7 @@ def test_the_tour_of_all_patterns_succeeds_inside_a_container_and_from_another_o
     for process in (inside, beside):
         assert (process.returncode, process.stdout.count("\nright\n")) == (0, 9), process.stdout + process.stderr
         # This image has no bundle for browsers. The target edge has one.
-        assert "not served: the command answers as it should, and there is no page at /edge/" in process.stdout
+        assert "not served: the command works, but there is no page at /edge/" in process.stdout
         assert "$ python3 -m iris_wsgi edge predict" in process.stdout
 
 
