@@ -237,6 +237,21 @@ def test_the_parsers_and_the_codecs_do_no_io():
     for name in modules():
         if top(name) in PURE:
             assert not foreign_imports(name) & IMPURE, name
+            # The conversion of an address to bytes opens no socket.
+            names = {node.attr for node in ast.walk(modules()[name]) if ast.unparse(node).startswith("socket.")}
+            assert names <= {"inet_pton", "AF_INET6"}, name
+
+
+def test_no_two_classes_have_one_name():
+    names = Counter(node.name for tree in modules().values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    assert not [name for name, times in names.items() if times > 1]
+
+
+def test_the_package_and_its_core_have_few_modules():
+    """Packages without code do not count. The core is what the default role of the image loads."""
+    with_code = [name for name, tree in modules().items() if len(tree.body) > 1]
+    assert len(with_code) <= 140
+    assert len({*EVERY_SERVER.split(), *FAMILIES["web single"].split()}) <= 40
 
 
 def test_the_application_does_not_import_the_server():
