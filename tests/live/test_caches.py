@@ -1,4 +1,4 @@
-"""Both caches in random orders of events, new models among them: threads ask servers of several processes over one Redis."""
+"""Both caches under random sequences of events, including new models: threads send requests to several servers over one Redis."""
 
 import os
 import random
@@ -29,27 +29,27 @@ from iris_wsgi.patterns.data_cache.role import ItemResponses
 
 pytestmark = pytest.mark.long
 
-# They take the same rows and have the same labels.
+# Both models have the same inputs and the same labels.
 MODELS = (MODEL, MODEL / "fast")
 CLIENTS = 6
-# Once each, in the steps of three clients: another pod with the other model takes the place of one, or one gets it itself.
+# Changes of the model, each once: a new server with the other model replaces a server, or a server loads the other model.
 CHANGES = ("replace", "reload", "replace")
-# What is of one answer alone, or of the connection.
+# Headers that belong to a single response or to the connection.
 OWN_FIELDS = {"date", "connection", "cache-status", "age"}
-# How soon a server tells what another has written.
+# Time within which a server sees the writes of another server.
 BOUND_SECONDS = 0.3
 ROWS = [[5.1, 3.5, 1.4, 0.2], [6.7, 3.1, 4.7, 1.5], [7.2, 3.6, 6.1, 2.5], [6.0, 2.9, 4.9, 1.8], [5.9, 3.0, 0.0, 1.8]]
 ODD_ROWS = [[5.9, 3.0, -0.0, 1.8], [0.0, 0.0, 0.0, 1e-40], [3e38, 1, 1, 1], [1e39, 1, 1, 1], [1, 2, 3], ["5", 1, 1, 1]]
 
 
 class Pod:
-    """A server with a model, or for a while with two, as its processes get another one by one."""
+    """Server with one model, or with two while its processes are replaced."""
 
     def __init__(self, place: Path, model: Path, workers: int, start: Callable[..., ServerProcess]) -> None:
         self.place, self.workers, self.models, self.askers = place, workers, frozenset([model]), 0
         place.symlink_to(model)
         self.server = start("--model-dir", str(place), "--workers", str(workers))
-        wait_until(lambda: len(serving_workers(self.server)) == workers, "all of its processes serve")
+        wait_until(lambda: len(serving_workers(self.server)) == workers, "all processes serve")
 
     @property
     def next_model(self) -> Path:
@@ -57,7 +57,7 @@ class Pod:
         return MODELS[1 - MODELS.index(model)]
 
     def reload(self) -> None:
-        """Puts the other model into its folder, and has all processes replaced."""
+        """Replaces the model in the folder, and restarts all processes."""
         new, before = self.next_model, set(serving_workers(self.server))
         self.models |= {new}
         fresh = self.place.with_suffix(".new")
@@ -65,21 +65,21 @@ class Pod:
         fresh.replace(self.place)
         os.kill(self.server.process.pid, signal.SIGHUP)
 
-        def replaced() -> bool:
+        def has_new_model() -> bool:
             now = serving_workers(self.server)
             return len(now) == self.workers and not before & set(now)
 
-        wait_until(replaced, "all of its processes have the other model")
+        wait_until(has_new_model, "all processes have the other model")
         self.models = frozenset([new])
 
 
 class Pods:
-    """Servers that threads ask while others have them changed. `start` starts that of a number, with further arguments."""
+    """Servers that threads use while other threads change them. `start` starts the server with this number."""
 
     def __init__(self, folder: Path, start: Callable[..., ServerProcess], *workers: int) -> None:
         self.folder, self.start_server, self.workers = folder, start, workers
         self.lock, self.changing, self.numbers = threading.Lock(), [threading.Lock() for _ in workers], count()
-        # What those that have ended had to tell.
+        # Logs of the stopped servers.
         self.metrics: list[str] = []
         self.pods = [self.start(number, MODELS[number % 2]) for number in range(len(workers))]
 
@@ -89,14 +89,14 @@ class Pods:
 
     @contextmanager
     def any(self, chance: random.Random) -> Iterator[Pod]:
-        """It does not end before this is over."""
+        """Lends a random server. The server does not stop before the end of the block."""
         with self.lock:
             pod = chance.choice(self.pods)
             pod.askers += 1
         try:
             yield pod
         except OSError:
-            # What it wrote tells why it is gone.
+            # The log explains why the server ended.
             assert pod.server.process.poll() is None, pod.server.process.communicate()
             raise
         finally:
@@ -112,7 +112,7 @@ class Pods:
             new = self.start(number, self.pods[number].next_model)
             with self.lock:
                 old, self.pods[number] = self.pods[number], new
-            wait_until(lambda: not old.askers, "nobody asks the old one any more")
+            wait_until(lambda: not old.askers, "no thread uses the old server")
             self.end(old)
 
     def end(self, pod: Pod) -> None:
@@ -124,8 +124,8 @@ class Pods:
         return sum(metric_sum(text, name, **labels) for text in self.metrics)
 
 
-def go_through(work: Callable[[str, random.Random], None], **steps: int) -> None:
-    """Has each of the clients do so many steps of each kind, in an order of its own; some have a change of model too."""
+def run_steps(work: Callable[[str, random.Random], None], **steps: int) -> None:
+    """Lets each client do the given number of steps of each kind in a random order. Some clients also change a model."""
 
     def client(seed: int) -> None:
         chance = random.Random(seed)
@@ -140,7 +140,7 @@ def go_through(work: Callable[[str, random.Random], None], **steps: int) -> None
 
 
 def forget(redis: RedisServer, chance: random.Random) -> None:
-    """Has a Redis lose half of what it holds, as one may that evicts."""
+    """Lets Redis lose half of its entries, like an eviction."""
     keys = redis.execute("KEYS", "*")
     if keys:
         redis.execute("DEL", *chance.sample(keys, (len(keys) + 1) // 2))
@@ -151,7 +151,7 @@ def comparable(response: HttpResponse) -> tuple[int, bytes, dict[str, str]]:
 
 
 def any_prediction(chance: random.Random) -> bytes:
-    """The bytes of a request to the web-single routes, one of a few thousand of which many have rows in common."""
+    """Returns a random request to the web-single routes. Many of the few thousand possible requests share rows."""
     fields = ["X-Request-ID: same"]
     if chance.random() < 0.2:
         fields.append(f"Cache-Control: {chance.choice(('no-cache', 'no-store', 'max-age=0'))}")
@@ -163,8 +163,8 @@ def any_prediction(chance: random.Random) -> bytes:
     return http_request("POST", path, {"data": rows}, *fields)
 
 
-def test_predictions_are_those_of_the_pods_model_without_a_cache_in_any_order_of_events(run, shared_redis, tmp_path):
-    # One has room for three rows, the other keeps them for less than passes between two clears.
+def test_in_any_order_of_events_predictions_are_those_of_the_servers_model_without_a_cache(run, shared_redis, tmp_path):
+    # One cache has room for three rows. The other cache's entries expire between two clears.
     own = ({"IRIS_CACHE_BYTES": "1024"}, {"IRIS_CACHE_SECONDS": "0.03"})
     common = {"IRIS_CACHE_REDIS_URL": shared_redis.url}
     plain = {model: run("--role", "web_single", "--model-dir", str(model)) for model in MODELS}
@@ -177,7 +177,7 @@ def test_predictions_are_those_of_the_pods_model_without_a_cache_in_any_order_of
     seen: Counter[str] = Counter()
 
     @cache
-    def wanted(model: Path, data: bytes) -> tuple[int, bytes, dict[str, str]]:
+    def expected(model: Path, data: bytes) -> tuple[int, bytes, dict[str, str]]:
         return comparable(fetch(plain[model], data))
 
     def work(step: str, chance: random.Random) -> None:
@@ -188,14 +188,14 @@ def test_predictions_are_those_of_the_pods_model_without_a_cache_in_any_order_of
                     before = pod.models
                     response = fetch(pod.server, data)
                     models = before | pod.models
-                assert comparable(response) in [wanted(model, data) for model in models], (data, response, models)
+                assert comparable(response) in [expected(model, data) for model in models], (data, response, models)
                 result = response.headers.get("cache-status", "")
                 seen.update(
                     word for word in ("shared; hit", "wsgi; hit", "fwd=miss", "fwd=partial", "fwd=request") if word in result
                 )
             case "clear":
                 with pods.any(chance) as pod:
-                    # A Redis that a busy machine keeps from answering in time has not heard it.
+                    # The clear did not reach Redis, because the machine was busy.
                     assert fetch(pod.server, http_request("DELETE", "/cache")).status in (200, 503)
             case "clear_by_command":
                 with pods.any(chance) as pod:
@@ -205,7 +205,7 @@ def test_predictions_are_those_of_the_pods_model_without_a_cache_in_any_order_of
             case "replace" | "reload":
                 pods.change(step, chance)
 
-    go_through(work, ask=150, clear=2, clear_by_command=2, forget=2)
+    run_steps(work, ask=150, clear=2, clear_by_command=2, forget=2)
     for pod in pods.pods:
         pods.end(pod)
     assert len(seen) == 5, seen
@@ -214,7 +214,7 @@ def test_predictions_are_those_of_the_pods_model_without_a_cache_in_any_order_of
 
 
 class Told(NamedTuple):
-    """What was told of an item, by a server with one of these models."""
+    """Response about an item, from a server with one of these models."""
 
     kind: str
     item_id: str
@@ -224,14 +224,16 @@ class Told(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A write that was acknowledged before this time (monotonic)."""
+    """Acknowledged write, with an upper bound of its time (monotonic)."""
 
     at: float
     version: int
     pod: Pod
 
 
-def test_items_are_those_of_the_database_and_predictions_of_the_pods_model_in_any_order_of_events(run, shared_redis, tmp_path):
+def test_in_any_order_of_events_items_are_those_of_the_database_and_predictions_those_of_the_servers_model(
+    run, shared_redis, tmp_path
+):
     own = ({"IRIS_ITEMS_BYTES": "4096"}, {"IRIS_ITEMS_SECONDS": "0.4"})
     common = {"IRIS_CACHE_REDIS_URL": shared_redis.url, "IRIS_CACHE": "on"}
     common |= {"IRIS_STATE_DIR": str(tmp_path)}
@@ -254,7 +256,7 @@ def test_items_are_those_of_the_database_and_predictions_of_the_pods_model_in_an
         rows[name, item["version"]] = item["data"][0]
         written[name].append(Written(time.monotonic(), 1, pods.pods[0]))
 
-    def look(kind: str, chance: random.Random) -> None:
+    def read_item(kind: str, chance: random.Random) -> None:
         name, fields = chance.choice(names), [] if chance.random() < 0.9 else ["Cache-Control: no-cache"]
         data = http_request("GET", f"/items/{name}{'/prediction' if kind == 'prediction' else ''}", None, *fields)
         with pods.any(chance) as pod:
@@ -266,7 +268,7 @@ def test_items_are_those_of_the_database_and_predictions_of_the_pods_model_in_an
             word for word in ("wsgi; hit", "detail=redis", "detail=database", "negative", "fwd=request") if word in status
         )
         if response.status == 503:
-            # The disk of a busy machine did not answer in time.
+            # The disk of a busy machine was too slow.
             return
         at_once = fields and "stale" not in status
         known = [
@@ -293,7 +295,7 @@ def test_items_are_those_of_the_database_and_predictions_of_the_pods_model_in_an
     def work(step: str, chance: random.Random) -> None:
         match step:
             case "item" | "prediction":
-                look(step, chance)
+                read_item(step, chance)
             case "put":
                 put(chance)
             case "forget":
@@ -301,23 +303,23 @@ def test_items_are_those_of_the_database_and_predictions_of_the_pods_model_in_an
             case "replace" | "reload":
                 pods.change(step, chance)
 
-    go_through(work, item=50, prediction=100, put=20, forget=2)
+    run_steps(work, item=50, prediction=100, put=20, forget=2)
     responses = {}
     for folder in MODELS:
         model, _ = load_model(folder)
         responses[folder] = ItemResponses(model, predictor(lambda rows, _, model=model: model.predict(rows)))
 
     @cache
-    def wanted(kind: str, folder: Path, item_id: str, version: int, row: tuple[float, ...]) -> tuple[bytes, str | None]:
+    def expected(kind: str, folder: Path, item_id: str, version: int, row: tuple[float, ...]) -> tuple[bytes, str | None]:
         made, packed = responses[folder], np.array(row, "<f4").tobytes()
         if kind == "item":
             return made.item(item_id, version, packed), None
         return made.prediction(item_id, version, packed, 0), made.model.digest
 
     for kind, item_id, version, response, models in result:
-        # One that was refused with 503 may have been written.
+        # A write that was refused with 503 may have been stored.
         possible = [rows[item_id, version]] if (item_id, version) in rows else ROWS
-        among = {wanted(kind, folder, item_id, version, tuple(row)) for folder in models for row in possible}
+        among = {expected(kind, folder, item_id, version, tuple(row)) for folder in models for row in possible}
         assert (response.body, response.headers.get("x-model-digest")) in among, (kind, item_id, version, response, models)
     for pod in pods.pods:
         pods.end(pod)

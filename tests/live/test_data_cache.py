@@ -1,4 +1,4 @@
-"""The data cache in processes of its own, over real databases and a real Redis, and what becomes of it when they fail."""
+"""The data cache in server processes, with real databases and Redis, and their failures."""
 
 import os
 import signal
@@ -56,7 +56,7 @@ def test_the_processes_of_a_server_see_each_write_at_once(run):
                 assert path or response.body == result.body
 
 
-def test_who_reads_while_others_write_sees_all_that_was_acknowledged_before_whichever_process_answers(run):
+def test_a_reader_sees_every_earlier_acknowledged_write_from_every_process(run):
     server = run(*SERVE, "--workers", "3", "--items-bytes", "4096")
     names = [f"i{i}" for i in range(6)]
     acknowledged, done, rows = dict.fromkeys(names, 0), threading.Event(), {}
@@ -64,7 +64,7 @@ def test_who_reads_while_others_write_sees_all_that_was_acknowledged_before_whic
     def write(name):
         for i in range(20):
             response = put(server, name, ROWS[i % 2])
-            # On a busy disk one may be refused; whether it was written is not known then.
+            # A busy disk may cause a 503. It is then unknown whether the item was written.
             if response.status != 503:
                 rows[name, response.json()["version"]] = i % 2
                 acknowledged[name] = response.json()["version"]
@@ -104,11 +104,11 @@ def test_two_servers_on_one_file_see_each_others_writes_soon(run, tmp_path):
     for i in range(5):
         assert get(second, "0000").json()["version"] == i + 1
         body = put(first, "0000", ROWS[i % 2]).body
-        wait_until(lambda body=body: get(second, "0000").body == body, "the other server tells it")
+        wait_until(lambda body=body: get(second, "0000").body == body, "the other server has the new version")
 
 
 @pytest.mark.long
-def test_what_was_acknowledged_is_there_after_a_kill(run, tmp_path):
+def test_an_acknowledged_write_survives_a_kill(run, tmp_path):
     for begun in range(3):
         server = run(*SERVE, IRIS_STATE_DIR=str(tmp_path))
         acknowledged = []
@@ -125,7 +125,7 @@ def test_what_was_acknowledged_is_there_after_a_kill(run, tmp_path):
         with ThreadPoolExecutor(4) as pool:
             for name in "wxyz":
                 pool.submit(write, f"{name}{begun}")
-            wait_until(lambda acknowledged=acknowledged: len(acknowledged) > 40, "some were written")
+            wait_until(lambda acknowledged=acknowledged: len(acknowledged) > 40, "some items were written")
             kill_tree(server.process)
         server.process.communicate()
         again = run(*SERVE, IRIS_STATE_DIR=str(tmp_path))
@@ -140,10 +140,10 @@ def test_what_was_acknowledged_is_there_after_a_kill(run, tmp_path):
 def test_two_hundred_requests_for_a_cold_item_cause_one_read_and_one_run(run, postgres_server):
     server = run(*SERVE, "--queue", "1000", IRIS_DATABASE_URL=postgres_server.create_database("crowd"))
     wait_until(lambda: get(server, "none").status == 404, "the database is there")
-    # On a busy machine the one that asked may have waited for longer than it may: another item, then, of those that there are.
+    # On a busy machine the waiting requests may time out. Then the test tries the next item.
     for i in range(150):
         reads, runs = metric(server, 'item_lookups_total{source="database"}'), metric(server, "model_runs_total")
-        responses = crowd(server, postgres_server, f"{i:04d}")
+        responses = request_concurrently(server, postgres_server, f"{i:04d}")
         if {response.status for response in responses} == {200}:
             break
     assert {response.status for response in responses} == {200} and len({response.body for response in responses}) == 1
@@ -151,8 +151,8 @@ def test_two_hundred_requests_for_a_cold_item_cause_one_read_and_one_run(run, po
     assert metric(server, "model_runs_total") == runs + 1
 
 
-def crowd(server, postgres_server, item_id):
-    """Two hundred ask for an item, all of them before the database answers one."""
+def request_concurrently(server, postgres_server, item_id):
+    """Sends two hundred requests for an item before the database responds to one of them."""
     locked = threading.Event()
     connections = [RawConnection(server) for _ in range(200)]
     with ThreadPoolExecutor(1) as pool:
@@ -168,7 +168,7 @@ def crowd(server, postgres_server, item_id):
 
 
 def hold_lock(postgres_server, name, locked):
-    """For less than a request waits for the database."""
+    """Locks the table for less than the timeout of a request."""
     import psycopg
 
     with psycopg.connect(postgres_server.url.replace("/postgres?", f"/{name}?")) as connection:
@@ -178,7 +178,7 @@ def hold_lock(postgres_server, name, locked):
 
 
 @pytest.mark.parametrize("fault", ["hangs", "is gone"])
-def test_while_the_database_is_down_items_that_are_kept_are_told_as_stale(run, postgres_server, fault):
+def test_while_the_database_is_unavailable_cached_items_are_marked_as_stale(run, postgres_server, fault):
     database = postgres_server.create_database(f"down_{fault[0]}")
     server = run(*SERVE, constants=looks_within(0.3), IRIS_DATABASE_URL=database)
     wait_until(lambda: get(server, "0000/prediction").status == 200, "the database is there")
@@ -188,7 +188,7 @@ def test_while_the_database_is_down_items_that_are_kept_are_told_as_stale(run, p
     else:
         postgres_server.stop()
     try:
-        wait_until(lambda: "stale" in status(get(server, "0000")), "it is told as stale")
+        wait_until(lambda: "stale" in status(get(server, "0000")), "the item is stale")
         for path, response in before.items():
             now = get(server, "0000", path)
             assert (now.status, now.body, status(now)) == (200, response.body, "iris_wsgi; hit; detail=stale")
@@ -207,8 +207,8 @@ def test_while_the_database_is_down_items_that_are_kept_are_told_as_stale(run, p
             postgres_server.signal(signal.SIGCONT)
         else:
             postgres_server.start()
-    wait_until(lambda: status(get(server, "0000")).startswith("iris_wsgi; hit; ttl"), "it is as before")
-    wait_until(lambda: put(server, "0000", ROWS[1]).status == 200, "it is written again")
+    wait_until(lambda: status(get(server, "0000")).startswith("iris_wsgi; hit; ttl"), "the item is no longer stale")
+    wait_until(lambda: put(server, "0000", ROWS[1]).status == 200, "the item can be written again")
     assert get(server, "0000").json()["data"] == [ROWS[1]]
 
 
@@ -220,33 +220,33 @@ def test_a_server_starts_without_its_database_and_finds_it_later(run, postgres_s
         assert get(server, "0000").status == 503
     finally:
         postgres_server.start()
-    wait_until(lambda: get(server, "0000").status == 200, "it is there")
+    wait_until(lambda: get(server, "0000").status == 200, "the item is there")
 
 
-def test_redis_is_asked_before_the_database_and_never_believed_too_long(run, redis, tmp_path):
+def test_redis_is_read_before_the_database_and_its_entries_are_used_for_a_limited_time(run, redis, tmp_path):
     settings = {"IRIS_STATE_DIR": str(tmp_path), "IRIS_CACHE_REDIS_URL": redis.url, "constants": looks_within(0.3)}
     first, second = run(*SERVE, **settings), run(*SERVE, **settings)
-    wait_until(lambda: metric(first, "item_lookups_total") >= 0 and get(first, "0000").status == 200, "it is read")
+    wait_until(lambda: metric(first, "item_lookups_total") >= 0 and get(first, "0000").status == 200, "the item is read")
 
     def from_redis():
         get(first, "0001", "", "Cache-Control: no-cache")
         return "detail=redis" in status(get(second, "0001")) or put(first, "0001", ROWS[0]).status == 0
 
-    wait_until(from_redis, "the other server finds it in Redis")
-    # Redis is out of reach while an item is written, and has the old one when it is back.
+    wait_until(from_redis, "the other server finds the item in Redis")
+    # Redis is unreachable during the write, and then has the old version.
     redis.process.send_signal(signal.SIGSTOP)
     body = put(first, "0001", ROWS[1]).body
     assert get(first, "0001").body == body
     redis.process.send_signal(signal.SIGCONT)
-    wait_until(lambda: get(second, "0001").body == body, "the other server tells the new one")
+    wait_until(lambda: get(second, "0001").body == body, "the other server has the new version")
     third = run(*SERVE, **settings)
-    wait_until(lambda: get(third, "0001").body == body, "a new server tells the new one")
+    wait_until(lambda: get(third, "0001").body == body, "a new server has the new version")
 
 
 @pytest.mark.parametrize("fault", ["hangs", "is gone", "is full of garbage", "refuses"])
-def test_answers_are_right_and_come_soon_whatever_redis_does(run, redis, fault):
+def test_responses_are_correct_and_quick_whatever_redis_does(run, redis, fault):
     server = run(*SERVE, IRIS_CACHE_REDIS_URL=redis.url, constants=looks_within(0.3))
-    wait_until(lambda: put(server, "a", ROWS[0]).status == 200, "it is written")
+    wait_until(lambda: put(server, "a", ROWS[0]).status == 200, "the item is written")
     match fault:
         case "hangs":
             redis.process.send_signal(signal.SIGSTOP)
@@ -259,7 +259,7 @@ def test_answers_are_right_and_come_soon_whatever_redis_does(run, redis, fault):
                 redis.execute("SET", key.decode(), "00000000000000000009 no item")
         case "refuses":
             redis.execute("CONFIG", "SET", "maxmemory", "1")
-    # It is out of order until after the last answer, so none of them can have waited for it.
+    # Redis stays unavailable until after the last response, so no response can have waited for it.
     for i in range(30):
         version = put(server, "a", ROWS[i % 2]).json()["version"]
         document = get(server, "a", "/prediction").json()
@@ -270,7 +270,7 @@ def test_answers_are_right_and_come_soon_whatever_redis_does(run, redis, fault):
         redis.process.send_signal(signal.SIGCONT)
 
 
-def test_what_redis_holds_is_checked_against_its_key_and_of_two_versions_the_newer_stays(redis):
+def test_an_entry_in_redis_is_checked_against_its_key_and_the_newer_of_two_versions_stays(redis):
     failures = []
     options = TierOptions(redis.url, 60, "data cache", lambda *_: None, lambda: failures.append(1))
     level = VersionedTier(options, "iris:item:2f4")
@@ -279,7 +279,7 @@ def test_what_redis_holds_is_checked_against_its_key_and_of_two_versions_the_new
         redis.execute("FLUSHALL")
         assert level.put("db", {"a": first}) and level.put("db", {"a": second})
         assert level.get("db", "a") == new and level.get("other db", "a") is None
-    # That older ones do not count takes no row away that is as new.
+    # Ignoring older versions must not remove an entry with the current version.
     assert level.put("db", {"a": Item(10, b"")}) and level.get("db", "a") == new
     assert level.put("db", {"a": Item(11, b"")}) and level.get("db", "a") is None
     assert level.put("db", {"a": new}) and level.get("db", "a") is None
@@ -311,10 +311,10 @@ def warm(*arguments, **environ):
 
 def test_after_a_warm_up_every_item_is_in_memory(run, tmp_path):
     state = {"IRIS_STATE_DIR": str(tmp_path)}
-    # Long enough that nothing is to be looked up again meanwhile.
+    # No entry expires during the test.
     server = run(*SERVE, "--items-seconds", "3600", **state)
     result = warm("--url", server.url, **state)
-    # A slow machine gets lines of progress.
+    # On a slow machine the command also prints its progress.
     assert (result.returncode, [line for line in result.stderr.splitlines() if not line.endswith(" bad")]) == (0, [])
     assert result.stdout.startswith(f"150 items and their predictions are in the memory of {server.url}, after ")
     reads = metric(server, 'item_lookups_total{source="database"}')
@@ -324,7 +324,7 @@ def test_after_a_warm_up_every_item_is_in_memory(run, tmp_path):
 
 
 @pytest.mark.long
-def test_a_warm_up_says_what_is_wrong(run, tmp_path):
+def test_a_warm_up_reports_errors(run, tmp_path):
     state = {"IRIS_STATE_DIR": str(tmp_path)}
     assert "there are no items: " in warm(**state).stderr
     small = run(*SERVE, "--items-bytes", "4096", **state)

@@ -1,4 +1,4 @@
-"""Databases of items: one suite for both, and what each can suffer alone."""
+"""Item stores: one suite for both databases, and the failures of each."""
 
 import os
 import signal
@@ -26,14 +26,15 @@ from iris_wsgi.patterns.data_cache.role import seed_rows
 from iris_wsgi.patterns.data_cache.sqlite_store import SqliteItemStore
 
 A, B, C = b"aaaa" * 4, b"bbbb" * 4, b"cccc" * 4
-# A database that is down says so in a quarter of a second where the machine has time; a test asserts only that it does not hang.
+# An unavailable database is reported in a quarter of a second on an idle machine. The tests only assert that the store does not
+# hang.
 BOUND_SECONDS = 5.0
 Open = Callable[..., ItemStore]
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where an empty database is."""
+    """Location of an empty database."""
     if request.param == "sqlite":
         return str(tmp_path / "items.db")
     return request.getfixturevalue("postgres_server").create_database(f"items_{os.urandom(6).hex()}")
@@ -46,20 +47,20 @@ def store(place: str) -> Iterator[ItemStore]:
     store.close()
 
 
-def test_what_was_put_is_there_and_each_put_is_a_version(store):
+def test_an_item_can_be_read_after_its_put_and_each_put_is_a_version(store):
     assert store.get("a") is None
     assert [store.put("a", A), store.put("a", B), store.put("b", C)] == [1, 2, 1]
     assert (store.get("a"), store.get("b"), store.get("A")) == (Item(2, B), Item(1, C), None)
 
 
-def test_ids_are_told_in_their_order_whatever_the_collation(store):
+def test_ids_are_in_their_order_with_every_collation(store):
     for text in ("b", "B", "_", "-", "0", "aa", "a"):
         store.put(text, A)
     assert list(store.ids("", 4)) == ["-", "0", "B", "_"]
     assert list(store.ids("_", 10)) == ["a", "aa", "b"]
 
 
-def test_a_new_database_has_the_seed_once_and_only_once(place):
+def test_a_new_database_has_the_seed_once(place):
     with closing(open_item_store(place, {"0000": A, "0001": B})) as store:
         assert (store.get("0000"), store.get("0001")) == (Item(1, A), Item(1, B))
         store.put("0000", C)
@@ -69,18 +70,18 @@ def test_a_new_database_has_the_seed_once_and_only_once(place):
         assert store.identity() == identity
 
 
-def test_of_many_that_open_a_new_database_at_once_one_seeds_it(place):
+def test_of_many_processes_that_open_a_new_database_at_once_one_writes_the_seed(place):
     rows = {f"{i:04d}": A for i in range(150)}
 
-    def open_and_look(_):
+    def open_and_read(_):
         with closing(open_item_store(place, rows)) as store:
             return store.identity(), len(store.ids("", 1000)), store.get("0149")
 
     with ThreadPoolExecutor(8) as pool:
-        assert len(set(pool.map(open_and_look, range(8)))) == 1
+        assert len(set(pool.map(open_and_read, range(8)))) == 1
 
 
-def test_a_look_tells_what_was_written_since_the_one_before(store):
+def test_changes_lists_the_writes_since_the_previous_call(store):
     store.put("a", A)
     cursor, versions = store.changes(None)
     assert versions == {}
@@ -93,19 +94,19 @@ def test_a_look_tells_what_was_written_since_the_one_before(store):
     assert store.changes(cursor).versions["c"] == 1
 
 
-def test_a_first_look_tells_what_was_written_lately(store):
+def test_a_first_call_of_changes_lists_the_latest_writes(store):
     store.put("a", A)
     assert store.changes(None, 3600).versions == {"a": 1}
 
 
-def test_no_write_is_missed_by_looks_whoever_writes_meanwhile(store):
+def test_changes_misses_no_write_of_concurrent_writers(store):
     done, result = threading.Event(), {}
 
     def write(name):
         for i in range(60):
             store.put(f"{name}-{i % 7}", A)
 
-    def look():
+    def poll_changes():
         cursor = store.changes(None).cursor
         looking.set()
         while True:
@@ -116,7 +117,7 @@ def test_no_write_is_missed_by_looks_whoever_writes_meanwhile(store):
                 return
 
     looking = threading.Event()
-    looker = threading.Thread(target=look)
+    looker = threading.Thread(target=poll_changes)
     looker.start()
     assert looking.wait(60)
     with ThreadPoolExecutor(4) as pool:
@@ -126,7 +127,7 @@ def test_no_write_is_missed_by_looks_whoever_writes_meanwhile(store):
     assert result == {job_id: store.get(job_id).version for job_id in store.ids("", 100)}
 
 
-def test_more_changes_than_are_worth_it_are_told_as_too_many(store, monkeypatch):
+def test_too_many_changes_are_reported_as_such(store, monkeypatch):
     for module in ("sqlite_store", "postgres_store"):
         monkeypatch.setattr(f"iris_wsgi.patterns.data_cache.{module}.MAX_CHANGES", 3)
     cursor = store.changes(None).cursor
@@ -158,7 +159,7 @@ while True:
 
 
 @pytest.mark.long
-def test_what_was_acknowledged_to_a_writer_that_is_killed_is_there(place, store):
+def test_acknowledged_writes_of_a_killed_process_are_there(place, store):
     for name in "uvw":
         writer = subprocess.Popen([sys.executable, "-c", WRITER, place, name], stdout=subprocess.PIPE, text=True, cwd=ROOT)
         for _ in range(10):
@@ -169,7 +170,7 @@ def test_what_was_acknowledged_to_a_writer_that_is_killed_is_there(place, store)
             assert store.get(f"{name}-{i}") == Item(1, A)
 
 
-def test_a_damaged_or_foreign_file_is_refused_by_one_line(tmp_path):
+def test_a_damaged_or_foreign_file_is_refused_with_one_line(tmp_path):
     for content, reason in ((b"x" * 5000, "is not an SQLite database"), (b"", None)):
         file = tmp_path / "items.db"
         file.write_bytes(content)
@@ -182,7 +183,7 @@ def test_a_damaged_or_foreign_file_is_refused_by_one_line(tmp_path):
         SqliteItemStore(tmp_path / "other.db", {})
 
 
-def test_while_another_process_holds_the_lock_items_are_read_and_not_written(tmp_path):
+def test_while_another_process_holds_the_lock_items_can_be_read_and_not_written(tmp_path):
     store = SqliteItemStore(tmp_path / "items.db", {"a": A}, 0.05)
     with closing(sqlite3.connect(tmp_path / "items.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -193,9 +194,9 @@ def test_while_another_process_holds_the_lock_items_are_read_and_not_written(tmp
     assert sqlite_store.APPLICATION != 0x69726A6F
 
 
-def test_a_postgres_that_is_stopped_hangs_or_is_gone_is_down_within_the_bound_and_back_when_it_is(postgres_server):
+def test_a_postgres_that_is_stopped_or_hangs_is_reported_within_the_bound_and_recovers(postgres_server):
     store = PostgresItemStore(postgres_server.create_database("faults"), {"a": A}, 0.2)
-    wait_until(lambda: answers(store), "it answers")
+    wait_until(lambda: responds(store), "the database responds")
     for stop, go_on in (
         (lambda: postgres_server.signal(signal.SIGSTOP), lambda: postgres_server.signal(signal.SIGCONT)),
         (postgres_server.stop, postgres_server.start),
@@ -205,30 +206,30 @@ def test_a_postgres_that_is_stopped_hangs_or_is_gone_is_down_within_the_bound_an
             with pytest.raises(BackendUnavailable, match="the database at .* failed"):
                 ask()
         go_on()
-        wait_until(lambda: answers(store), "it answers again")
+        wait_until(lambda: responds(store), "the database responds again")
     store.close()
 
 
-def answers(store: ItemStore) -> bool:
+def responds(store: ItemStore) -> bool:
     with suppress(BackendUnavailable):
         return store.get("a") is not None
     return False
 
 
-def test_connections_that_were_waited_for_in_vain_are_not_kept_but_for_one(postgres_server):
+def test_of_connections_after_a_timeout_only_one_is_kept(postgres_server):
     store = PostgresItemStore(postgres_server.create_database("vain"), {"a": A}, 0.2)
-    wait_until(lambda: answers(store), "it answers")
+    wait_until(lambda: responds(store), "the database responds")
     postgres_server.signal(signal.SIGSTOP)
     with ThreadPoolExecutor(8) as pool:
-        assert not any(pool.map(lambda _: answers(store), range(16)))
+        assert not any(pool.map(lambda _: responds(store), range(16)))
     begun = store.pool.connecting
     postgres_server.signal(signal.SIGCONT)
-    wait_until(lambda: not store.pool.connecting, "all of them are made or given up")
+    wait_until(lambda: not store.pool.connecting, "all connections are opened or abandoned")
     assert begun > 1 and len(store.pool.free) <= 1
     store.close()
 
 
-def test_a_connection_that_broke_meanwhile_costs_no_request(postgres_server):
+def test_a_broken_connection_causes_no_error(postgres_server):
     store = PostgresItemStore(postgres_server.create_database("broken"), {"a": A}, 10)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: store.get("a"), range(16)))
@@ -240,7 +241,7 @@ def test_a_connection_that_broke_meanwhile_costs_no_request(postgres_server):
 @pytest.mark.parametrize(
     "garbage", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00" * 500, b"R\x00\x00\x00\x08\x00\x00\x00\x00Zgarbage"]
 )
-def test_a_server_that_talks_garbage_is_down(garbage):
+def test_a_server_that_sends_garbage_is_unavailable(garbage):
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer():
@@ -258,19 +259,19 @@ def test_a_server_that_talks_garbage_is_down(garbage):
         assert "secret" not in str(error.value)
 
 
-def test_an_address_that_is_none_is_not_shown(postgres_server):
+def test_an_invalid_address_is_not_shown(postgres_server):
     with pytest.raises(BadStore, match="IRIS_DATABASE_URL is not an address") as error:
         PostgresItemStore("postgresql://user:secret@h/d?nonsense=1", {}, 0.2)
     assert "secret" not in str(error.value)
 
 
-def test_a_transaction_that_lasts_hides_no_change(postgres_server):
+def test_a_long_transaction_hides_no_change(postgres_server):
     import psycopg
 
     store = PostgresItemStore(postgres_server.create_database("lasting"), {}, 10)
     store.put("a", A)
     with psycopg.connect(store.pool.url) as other:
-        # It has its number before the others, and commits after them.
+        # This write has a lower number than the others, and commits after them.
         other.execute("INSERT INTO iris_items (id, features) VALUES ('late', %s)", (A,))
         cursor, versions = store.changes(None)
         store.put("b", B)
@@ -281,7 +282,7 @@ def test_a_transaction_that_lasts_hides_no_change(postgres_server):
     store.close()
 
 
-def test_the_seed_is_the_rows_of_the_training_or_nothing(tmp_path):
+def test_the_seed_is_the_training_rows_or_empty(tmp_path):
     model, _ = load_model(MODEL)
     said = []
     rows = seed_rows(model, MODEL, lambda *arguments: said.append(arguments))

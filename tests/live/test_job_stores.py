@@ -1,4 +1,4 @@
-"""Jobs in their stores: one suite for both, and what each can suffer alone."""
+"""Job stores: one suite for both, and the failures of each."""
 
 import base64
 import os
@@ -46,7 +46,7 @@ TIMEOUT_SECONDS = 60
 
 
 class Clock:
-    """A clock that a test moves."""
+    """Clock that a test advances."""
 
     def __init__(self) -> None:
         self.now = 1_800_000_000.0
@@ -56,7 +56,7 @@ class Clock:
 
 
 @pytest.fixture(params=["sqlite", "redis"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Returns the location of an empty store."""
     if request.param == "sqlite":
         return str(tmp_path / "state/jobs.db")
@@ -71,12 +71,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def make_app(place: str, clock: Clock) -> Iterator[Callable[..., JobStore]]:
-    """Opens the store, and checks its invariants at the end."""
+def make_app(location: str, clock: Clock) -> Iterator[Callable[..., JobStore]]:
+    """Function that opens the store. The fixture checks the invariants at the end."""
     made: list[JobStore] = []
 
     def make_store(**limits) -> JobStore:
-        made.append(open_job_store(place, Limits(**limits), clock))
+        made.append(open_job_store(location, Limits(**limits), clock))
         return made[-1]
 
     yield make_store
@@ -99,16 +99,16 @@ def by_state(store: JobStore) -> dict[str, int]:
     return {state: count for state, count in store.counts().by_state.items() if count}
 
 
-# What becomes of one job.
+# The states of one job
 
 
-def test_a_job_is_queued_with_what_it_was_given(store, clock):
+def test_a_queued_job_has_the_submitted_body_and_note(store, clock):
     job = store.submit(BODY, note=b'{"fast": 1}')
     assert job == Job(job.id, "queued", 0, clock.now, None, None, BODY, None, None, b'{"fast": 1}')
     assert store.get(job.id) == job and re.fullmatch(ID_PATTERN, job.id)
 
 
-def test_a_claimed_job_runs_and_a_finished_one_has_its_result(store, clock):
+def test_a_claimed_job_runs_and_a_finished_job_has_its_result(store, clock):
     job = store.submit(BODY)
     clock.now += 2
     claim = claim_one(store)
@@ -119,7 +119,7 @@ def test_a_claimed_job_runs_and_a_finished_one_has_its_result(store, clock):
     assert store.get(job.id) == claim.job._replace(state="succeeded", finished=clock.now, result=b"answer")
 
 
-def test_a_failure_to_be_tried_again_waits_until_its_time_and_keeps_the_reason(store, clock):
+def test_a_failed_job_waits_for_its_next_attempt_and_keeps_the_reason(store, clock):
     job = store.submit(BODY)
     assert store.fail(claim_one(store), "no memory", clock.now + 5)
     assert store.claim("w", 1, 30) == [] and by_state(store) == {"queued": 1}
@@ -140,7 +140,7 @@ def test_a_final_failure_is_a_dead_letter(store, clock):
     assert store.claim("w", 1, 30) == []
 
 
-def test_the_last_attempt_fails_for_good_with_its_own_reason(make_app, clock):
+def test_after_the_last_attempt_the_job_keeps_its_own_reason(make_app, clock):
     store = make_app(attempts=3)
     job = store.submit(BODY)
     for i in range(3):
@@ -156,7 +156,7 @@ def test_a_cancelled_job_is_skipped(store, clock):
     assert [claim.job.id for claim in store.claim("w", 5, 30)] == [first.id, third.id]
 
 
-def test_a_job_cancelled_while_it_runs_or_waits_for_its_next_attempt_takes_no_result(store, clock):
+def test_a_job_cancelled_during_an_attempt_or_between_attempts_accepts_no_result(store, clock):
     running, waiting = (store.submit(BODY) for _ in range(2))
     claims = store.claim("w", 2, 30)
     assert store.fail(claims[1], "later", clock.now + 1)
@@ -169,28 +169,28 @@ def test_a_job_cancelled_while_it_runs_or_waits_for_its_next_attempt_takes_no_re
 
 
 @pytest.mark.parametrize("end", ["succeeded", "failed"])
-def test_what_is_done_cannot_be_cancelled(store, end):
+def test_a_finished_job_cannot_be_cancelled(store, end):
     job = store.submit(BODY)
     store.finish([(claim_one(store), b"r")]) if end == "succeeded" else store.fail(claim_one(store), "e")
     assert store.cancel(job.id).state == store.get(job.id).state == end
 
 
-def test_an_id_is_no_option_of_a_command_and_128_random_bits():
+def test_an_id_does_not_look_like_an_option_and_has_128_random_bits():
     ids = {new_id() for _ in range(1000)}
     assert len(ids) == 1000 and not any(job_id.startswith("-") for job_id in ids)
     assert all(re.fullmatch(ID_PATTERN, job_id) and len(base64.urlsafe_b64decode(f"{job_id[1:]}==")) == 16 for job_id in ids)
 
 
-def test_an_id_that_never_was_is_unknown(store):
+def test_an_id_that_was_never_used_is_unknown(store):
     for ask in (store.get, store.cancel, lambda job_id: store.wait(job_id, 10)):
         with pytest.raises(JobNotFound):
             ask("A" * 22)
 
 
-# Order, leases, and who may write.
+# Order and leases
 
 
-def test_the_oldest_come_first_and_as_many_as_wanted(store, clock):
+def test_the_oldest_jobs_come_first_up_to_the_requested_number(store, clock):
     ids = []
     for _ in range(7):
         ids.append(store.submit(BODY).id)
@@ -198,7 +198,7 @@ def test_the_oldest_come_first_and_as_many_as_wanted(store, clock):
     assert [[claim.job.id for claim in store.claim("w", 3, 30)] for _ in range(4)] == [ids[:3], ids[3:6], ids[6:], []]
 
 
-def test_those_to_be_tried_again_come_before_new_ones(store, clock):
+def test_jobs_with_another_attempt_come_before_new_ones(store, clock):
     old = store.submit(BODY)
     store.fail(claim_one(store), "e", clock.now + 1)
     new = [store.submit(BODY).id for _ in range(2)]
@@ -206,7 +206,7 @@ def test_those_to_be_tried_again_come_before_new_ones(store, clock):
     assert [claim.job.id for claim in store.claim("w", 9, 30)] == [old.id, *new]
 
 
-def test_a_job_whose_lease_is_over_goes_to_another_and_the_first_cannot_write(store, clock):
+def test_a_job_with_an_expired_lease_goes_to_another_worker_and_the_first_cannot_write(store, clock):
     job = store.submit(BODY)
     late = claim_one(store, 10)
     clock.now += 9.999
@@ -220,7 +220,7 @@ def test_a_job_whose_lease_is_over_goes_to_another_and_the_first_cannot_write(st
     assert store.get(job.id).result == b"right"
 
 
-def test_a_lease_that_is_over_writes_nothing_even_if_nobody_else_has_the_job(store, clock):
+def test_an_expired_lease_writes_nothing_even_if_the_job_has_no_other_worker(store, clock):
     job = store.submit(BODY)
     late = claim_one(store, 10)
     clock.now += 10
@@ -228,7 +228,7 @@ def test_a_lease_that_is_over_writes_nothing_even_if_nobody_else_has_the_job(sto
     assert store.get(job.id) == late.job
 
 
-def test_a_heartbeat_holds_the_lease_from_now_on(store, clock):
+def test_a_heartbeat_extends_the_lease_from_now_on(store, clock):
     store.submit(BODY)
     claim = claim_one(store, 10)
     for _ in range(5):
@@ -237,14 +237,14 @@ def test_a_heartbeat_holds_the_lease_from_now_on(store, clock):
     assert store.finish([(claim, b"r")]) == [True] and store.heartbeat([claim], 10) == [False]
 
 
-def test_an_answer_that_got_lost_can_be_asked_for_again_but_the_result_stays(store):
+def test_finish_can_be_repeated_after_a_lost_reply_but_the_result_stays(store):
     job = store.submit(BODY)
     claim = claim_one(store)
     assert [store.finish([(claim, result)]) for result in (b"first", b"second")] == [[True], [True]]
     assert store.get(job.id).result == b"first"
 
 
-def test_a_lease_of_before_a_redrive_is_not_that_of_after_it(store, clock):
+def test_a_lease_from_before_a_redrive_is_invalid_after_it(store, clock):
     job = store.submit(BODY)
     old = claim_one(store, 10)
     clock.now += 10
@@ -255,7 +255,7 @@ def test_a_lease_of_before_a_redrive_is_not_that_of_after_it(store, clock):
     assert store.get(job.id).result == b"new"
 
 
-def test_several_are_finished_at_once_each_by_its_own_lease(store, clock):
+def test_several_jobs_are_finished_at_once_each_with_its_own_lease(store, clock):
     ids = [store.submit(BODY).id for _ in range(3)]
     claims = store.claim("w", 3, 10)
     store.cancel(ids[1])
@@ -263,7 +263,7 @@ def test_several_are_finished_at_once_each_by_its_own_lease(store, clock):
     assert [store.get(job_id).result for job_id in ids] == [ids[0].encode(), None, ids[2].encode()]
 
 
-def test_what_ends_its_worker_each_time_is_given_up_and_takes_no_other_job_with_it(make_app, clock):
+def test_a_job_that_ends_its_worker_each_time_is_given_up_without_others(make_app, clock):
     store = make_app(attempts=3)
     jobs = [store.submit(BODY).id for _ in range(5)]
     bad, seen = jobs[2], []
@@ -281,7 +281,7 @@ def test_what_ends_its_worker_each_time_is_given_up_and_takes_no_other_job_with_
     assert store.get(bad).error == "No worker reported an outcome in 3 attempts."
 
 
-def test_those_to_be_tried_again_do_not_share_a_claim_with_a_lost_one(store, clock):
+def test_jobs_with_another_attempt_do_not_share_a_claim_with_a_lost_one(store, clock):
     retried, lost = store.submit(BODY).id, store.submit(BODY).id
     claims = store.claim("w", 2, 10)
     store.fail(claims[0], "e", clock.now + 1)
@@ -290,7 +290,7 @@ def test_those_to_be_tried_again_do_not_share_a_claim_with_a_lost_one(store, clo
     assert [[claim.job.id for claim in store.claim("w", 5, 10)] for _ in range(2)] == [[retried], [lost]]
 
 
-# The bound, keys, dead letters, counts.
+# The limit, keys, dead letters, and counts
 
 
 def test_the_queue_is_full_exactly_at_its_limit(make_app, clock):
@@ -310,7 +310,7 @@ def test_the_queue_is_full_exactly_at_its_limit(make_app, clock):
     assert store.submit(BODY).state == "queued"
 
 
-def test_no_more_than_the_limit_get_in_at_once(make_app):
+def test_no_more_than_the_limit_are_accepted_at_once(make_app):
     store = make_app(queued=5)
 
     def submit(_: int) -> bool:
@@ -334,14 +334,14 @@ def test_one_key_is_one_job_at_once_and_later(store, clock):
     assert store.submit(BODY, "another").id != jobs.pop().id != store.submit(BODY).id
 
 
-def test_another_body_under_the_same_key_is_refused(store):
+def test_another_body_with_the_same_key_is_refused(store):
     job = store.submit(BODY, "key")
     with pytest.raises(KeyConflict):
         store.submit(BODY + b"x", "key")
     assert store.submit(BODY, "key") == job
 
 
-def test_an_empty_key_is_none(store):
+def test_an_empty_key_is_ignored(store):
     assert store.submit(BODY, "").id != store.submit(BODY, "").id and store.submit(BODY, note=b"").id
 
 
@@ -358,7 +358,7 @@ def test_a_key_lives_as_long_as_its_job_and_then_belongs_to_the_next(store, cloc
         store.get(first.id)
 
 
-def test_dead_letters_go_back_into_the_queue_by_name_or_all(store, clock):
+def test_dead_letters_go_back_into_the_queue_by_id_or_all(store, clock):
     ids = [store.submit(BODY).id for _ in range(4)]
     for claim in store.claim("w", 3, 30):
         store.fail(claim, "e")
@@ -371,7 +371,7 @@ def test_dead_letters_go_back_into_the_queue_by_name_or_all(store, clock):
     assert {claim.job.id for claim in store.claim("w", 9, 30)} == {ids[0], ids[2]}
 
 
-def test_a_redrive_fills_the_queue_and_no_more(make_app):
+def test_a_redrive_does_not_exceed_the_limit_of_the_queue(make_app):
     store = make_app(queued=3)
     for _ in range(3):
         store.submit(BODY)
@@ -381,7 +381,7 @@ def test_a_redrive_fills_the_queue_and_no_more(make_app):
     assert store.redrive() == 0
 
 
-def test_counts_tell_each_state_and_how_long_the_oldest_has_waited(store, clock):
+def test_counts_have_each_state_and_the_age_of_the_oldest_job(store, clock):
     assert store.counts() == QueueDepth(dict.fromkeys(STATES, 0), 0.0)
     jobs = []
     for _ in range(6):
@@ -394,11 +394,11 @@ def test_counts_tell_each_state_and_how_long_the_oldest_has_waited(store, clock)
     assert store.counts() == QueueDepth({"queued": 2, "running": 1, "succeeded": 1, "failed": 1, "cancelled": 1}, 20.0)
 
 
-# Expiry.
+# Expiration
 
 
 @pytest.mark.parametrize(("state", "kept"), [("succeeded", 100), ("cancelled", 100), ("failed", 200)])
-def test_what_is_done_expires_is_gone_for_a_while_and_then_unknown(make_app, clock, state, kept):
+def test_a_finished_job_expires_is_gone_for_a_while_and_then_unknown(make_app, clock, state, kept):
     store = make_app(keep_seconds=100, keep_failed_seconds=200, remember_seconds=50)
     job = store.submit(BODY)
     end = {
@@ -421,7 +421,7 @@ def test_what_is_done_expires_is_gone_for_a_while_and_then_unknown(make_app, clo
         store.get(job.id)
 
 
-def test_what_is_not_done_never_expires(store, clock):
+def test_an_unfinished_job_never_expires(store, clock):
     jobs = [store.submit(BODY) for _ in range(2)]
     claim_one(store, 10**9)
     clock.now += 10**8
@@ -436,7 +436,7 @@ def test_expired_dead_letters_are_not_redriven(make_app, clock):
     assert store.redrive() == store.redrive([job.id]) == 0
 
 
-def test_sweeping_goes_in_small_pieces(store, clock):
+def test_sweeping_works_in_small_batches(store, clock):
     for _ in range(25):
         store.submit(BODY)
     store.finish([(claim, b"r") for claim in store.claim("w", 25, 30)])
@@ -446,7 +446,7 @@ def test_sweeping_goes_in_small_pieces(store, clock):
     assert [store.sweep(10) for _ in range(4)] == [10, 10, 5, 0]
 
 
-# Waiting.
+# Waiting
 
 
 def test_waiting_ends_with_the_job(store):
@@ -460,13 +460,13 @@ def test_waiting_ends_with_the_job(store):
     assert store.wait(job.id, TIMEOUT_SECONDS).state == "succeeded"
 
 
-def test_waiting_ends_with_its_time(store):
+def test_waiting_ends_after_its_timeout(store):
     job = store.submit(BODY)
     # No worker processes the job, so only the timeout can end this.
     assert store.wait(job.id, 0.05) == store.wait(job.id, 0) == job
 
 
-# Several processes.
+# Several processes
 
 
 def worker(*words: str) -> subprocess.Popen:
@@ -475,10 +475,10 @@ def worker(*words: str) -> subprocess.Popen:
     )
 
 
-def test_two_processes_claim_a_thousand_jobs_each_exactly_once(place, make_app, clock):
-    workers = [worker("claim_all", place) for _ in range(2)]
+def test_two_processes_claim_a_thousand_jobs_each_exactly_once(location, make_app, clock):
+    workers = [worker("claim_all", location) for _ in range(2)]
     store = make_app()
-    # They go by the true time.
+    # The processes use the real time.
     clock.now = time.time()
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(lambda _: store.submit(BODY).id, range(1000)))
@@ -500,19 +500,19 @@ def test_two_processes_claim_a_thousand_jobs_each_exactly_once(place, make_app, 
     assert by_state(store) == {"succeeded": 1000}
 
 
-def test_kill_9_at_any_moment_loses_nothing_and_does_nothing_twice(place):
+def test_kill_9_at_any_moment_loses_nothing_and_does_nothing_twice(location):
     kills = "300" if os.environ.get("CI") == "true" else "30"
-    result, error = worker("kill", place, kills, str(time.time_ns())).communicate(timeout=3600)
+    result, error = worker("kill", location, kills, str(time.time_ns())).communicate(timeout=3600)
     assert not error
     result = loads(result)
     assert result["faults"] == []
     assert result["submitted"] > int(kills) // 2 and result["finished"] > int(kills) // 2
 
 
-# SQLite alone.
+# SQLite
 
 
-def test_the_file_and_its_companions_are_for_their_owner_alone(tmp_path):
+def test_only_the_owner_can_read_the_database_files(tmp_path):
     with closing(SqliteJobStore(tmp_path / "a/jobs.db")) as store:
         store.submit(BODY)
         assert {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "a").iterdir()} == dict.fromkeys(
@@ -544,20 +544,20 @@ def changed(statement: str) -> Callable[[Path], None]:
         (changed("PRAGMA application_id = 5"), "is an SQLite database of another program"),
     ],
 )
-def test_a_file_that_is_something_else_is_refused_in_one_line(tmp_path, spoil, expected):
+def test_a_file_of_another_kind_is_refused_in_one_line(tmp_path, spoil, expected):
     spoil(tmp_path / "jobs.db")
     with pytest.raises(BadStore, match=f"^{tmp_path}/jobs.db {expected}$"):
         SqliteJobStore(tmp_path / "jobs.db")
 
 
-def test_a_place_where_no_file_can_be_is_told_in_one_sentence(tmp_path):
+def test_an_impossible_path_is_reported_in_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file/jobs.db", tmp_path):
         with pytest.raises(BackendUnavailable, match=r"^the store \S+ cannot be opened(: \w+ \w+; set IRIS_STATE_DIR .*)?$"):
             SqliteJobStore(path)
 
 
-def test_a_file_locked_by_another_is_told_soon_and_works_again_after(tmp_path):
+def test_a_locked_file_is_reported_soon_and_works_again_after(tmp_path):
     with closing(SqliteJobStore(tmp_path / "jobs.db")) as store, closing(sqlite3.connect(tmp_path / "jobs.db")) as other:
         job = store.submit(BODY)
         other.execute("BEGIN IMMEDIATE")
@@ -569,7 +569,7 @@ def test_a_file_locked_by_another_is_told_soon_and_works_again_after(tmp_path):
         assert invariant_violations(store) == [] and by_state(store) == {"queued": 2}
 
 
-def test_a_full_disk_is_told_loses_nothing_and_works_again_after(tmp_path):
+def test_a_full_disk_is_reported_loses_nothing_and_works_again_after(tmp_path):
     """A limit for the size of files replaces a full disk, in a separate process."""
     code = (
         "import resource, sys\n"
@@ -596,7 +596,7 @@ def test_a_full_disk_is_told_loses_nothing_and_works_again_after(tmp_path):
     assert (result.stdout, result.stderr) == (f"the store {tmp_path}/jobs.db cannot be written or read\n", "")
 
 
-def test_a_database_that_may_not_grow_has_no_room(tmp_path):
+def test_a_database_at_its_maximum_size_has_no_room(tmp_path):
     with closing(SqliteJobStore(tmp_path / "jobs.db")) as store:
         job = store.submit(BODY)
         store.database.writer.execute("PRAGMA max_page_count = 1")
@@ -627,7 +627,7 @@ def test_a_damaged_file_is_found(tmp_path):
         ("INSERT INTO gone SELECT id, 1 FROM job", "job {} exists and is also marked as gone"),
     ],
 )
-def test_the_check_finds_what_must_not_be(tmp_path, statement, expected):
+def test_the_check_finds_violated_invariants(tmp_path, statement, expected):
     with closing(SqliteJobStore(tmp_path / "jobs.db")) as store:
         job = store.submit(BODY)
         with closing(sqlite3.connect(tmp_path / "jobs.db")) as db:
@@ -635,7 +635,7 @@ def test_the_check_finds_what_must_not_be(tmp_path, statement, expected):
         assert expected.format(job.id) in invariant_violations(store)
 
 
-def test_writes_that_wait_at_the_same_time_are_one_commit_and_one_refusal_spoils_no_other(tmp_path):
+def test_writes_that_wait_at_the_same_time_are_one_commit_and_one_refusal_affects_no_other(tmp_path):
     with (
         closing(SqliteJobStore(tmp_path / "jobs.db", Limits(queued=5), busy_seconds=TIMEOUT_SECONDS)) as store,
         ThreadPoolExecutor(9) as pool,
@@ -654,22 +654,22 @@ def test_writes_that_wait_at_the_same_time_are_one_commit_and_one_refusal_spoils
         assert batches == [1, 8] and by_state(store) == {"queued": 5}
 
 
-def test_a_defect_in_one_write_is_told_to_all_that_share_its_commit_and_undone(tmp_path):
+def test_a_failed_commit_is_reported_to_all_its_writes_and_undone(tmp_path):
     with closing(SqliteJobStore(tmp_path / "jobs.db")) as store:
         with pytest.raises(ZeroDivisionError):
             store.database.write(lambda db: (db.execute("DELETE FROM tally"), 1 / 0))
         assert invariant_violations(store) == [] and store.submit(BODY).state == "queued"
 
 
-# Redis alone.
+# Redis
 
 
-def refused(ask: Callable[[], object], reason: str) -> None:
+def assert_unavailable(ask: Callable[[], object], reason: str) -> None:
     with pytest.raises(BackendUnavailable, match=f"^the Redis at [^ ]+ failed: {reason}"):
         ask()
 
 
-def every_method(store: JobStore, claim: Claim) -> list[Callable[[], object]]:
+def calls_of_every_method(store: JobStore, claim: Claim) -> list[Callable[[], object]]:
     return [
         lambda: store.submit(BODY),
         lambda: store.get(claim.job.id),
@@ -699,25 +699,25 @@ def open_redis(clock: Clock) -> Iterator[Callable[[str], JobStore]]:
         item.close()
 
 
-def test_a_stopped_redis_is_told_within_the_time_and_works_again_when_it_goes_on(own_redis, open_redis):
+def test_a_stopped_redis_is_reported_within_the_timeout_and_works_again_when_it_continues(own_redis, open_redis):
     store = open_redis(own_redis.url, 0.5)
     # On a busy disk the first writes may take longer than a call may.
-    eventually(lambda: store.submit(BODY))
-    claim = eventually(lambda: claim_one(store))
+    retry_until_available(lambda: store.submit(BODY))
+    claim = retry_until_available(lambda: claim_one(store))
     own_redis.process.send_signal(signal.SIGSTOP)
     try:
-        refused(lambda: store.get(claim.job.id), "Timeout")
-        refused(lambda: store.submit(BODY), "Timeout")
-        refused(lambda: store.wait(claim.job.id, 10), "Timeout")
-        refused(open_redis(own_redis.url, 0.5).counts, "Timeout")
+        assert_unavailable(lambda: store.get(claim.job.id), "Timeout")
+        assert_unavailable(lambda: store.submit(BODY), "Timeout")
+        assert_unavailable(lambda: store.wait(claim.job.id, 10), "Timeout")
+        assert_unavailable(open_redis(own_redis.url, 0.5).counts, "Timeout")
     finally:
         own_redis.process.send_signal(signal.SIGCONT)
-    assert eventually(lambda: store.get(claim.job.id)) == claim.job
+    assert retry_until_available(lambda: store.get(claim.job.id)) == claim.job
     assert store.finish([(claim, b"r")]) == [True] and invariant_violations(store) == []
 
 
-def eventually(ask: Callable[[], object]) -> object:
-    """Returns the response of a store that is starting again."""
+def retry_until_available(ask: Callable[[], object]) -> object:
+    """Repeats a call until the store is available, and returns its result."""
     responses = []
 
     def there() -> bool:
@@ -729,7 +729,7 @@ def eventually(ask: Callable[[], object]) -> object:
     return responses[0]
 
 
-def test_a_redis_that_is_full_takes_no_more_jobs_and_finishes_and_removes_those_it_has(own_redis):
+def test_a_redis_without_memory_refuses_jobs_but_finishes_and_removes_the_stored_ones(own_redis):
     clock = Clock()
     store = open_job_store(own_redis.url, Limits(keep_seconds=100), clock)
     free = own_redis.execute("INFO", "memory")["used_memory"]
@@ -754,13 +754,13 @@ def test_a_redis_that_is_full_takes_no_more_jobs_and_finishes_and_removes_those_
     store.close()
 
 
-def test_a_redis_that_is_not_there_is_told_by_every_method(own_redis, open_redis):
+def test_a_missing_redis_is_reported_by_every_method(own_redis, open_redis):
     store = open_redis(own_redis.url)
     store.submit(BODY)
     claim = claim_one(store)
     own_redis.kill()
-    for ask in every_method(store, claim):
-        refused(ask, "(Error|Connection)")
+    for ask in calls_of_every_method(store, claim):
+        assert_unavailable(ask, "(Error|Connection)")
     own_redis.start()
     assert store.finish([(claim, b"r")]) == [True]
 
@@ -797,25 +797,25 @@ def test_a_killed_redis_has_every_acknowledged_job_when_it_is_back(own_redis, op
         } and invariant_violations(store) == []
 
 
-def test_a_replica_that_takes_no_writes_is_told_and_works_once_it_does(own_redis, open_redis):
+def test_a_read_only_replica_is_reported_and_works_after_its_promotion(own_redis, open_redis):
     store = open_redis(own_redis.url)
     job = store.submit(BODY)
     own_redis.execute("REPLICAOF", "127.0.0.1", "1")
-    refused(lambda: store.submit(BODY), ".*read only replica")
-    refused(lambda: store.claim("w", 1, 30), ".*read only replica")
+    assert_unavailable(lambda: store.submit(BODY), ".*read only replica")
+    assert_unavailable(lambda: store.claim("w", 1, 30), ".*read only replica")
     assert store.get(job.id) == job
     own_redis.execute("REPLICAOF", "NO", "ONE")
     assert claim_one(store).job.id == job.id
 
 
-def test_a_key_of_another_kind_is_told(own_redis, open_redis):
+def test_a_key_of_another_type_is_reported(own_redis, open_redis):
     store = open_redis(own_redis.url)
     own_redis.execute("SET", "{iris}:queued", "a string")
-    refused(lambda: store.submit(BODY), "WRONGTYPE")
-    refused(store.counts, ".*WRONGTYPE")
+    assert_unavailable(lambda: store.submit(BODY), "WRONGTYPE")
+    assert_unavailable(store.counts, ".*WRONGTYPE")
 
 
-def test_an_answer_of_another_form_is_told(own_redis, open_redis, monkeypatch):
+def test_a_reply_of_another_form_is_reported(own_redis, open_redis, monkeypatch):
     store = open_redis(own_redis.url)
     own_redis.execute("HSET", "{iris}:job:x", "state", "queued", "attempts", "many", "body", "b", "created", "1")
     with pytest.raises(BackendUnavailable, match=r"sent a malformed reply$"):
@@ -826,7 +826,7 @@ def test_an_answer_of_another_form_is_told(own_redis, open_redis, monkeypatch):
             store.get("x")
 
 
-def test_a_password_is_never_told(open_redis):
+def test_a_password_is_never_shown(open_redis):
     store = open_redis("redis://user:secret@127.0.0.1:1/0")
     with pytest.raises(BackendUnavailable) as caught:
         store.counts()
@@ -853,20 +853,20 @@ def test_all_keys_are_in_one_slot_of_a_cluster(own_redis, open_redis):
     assert len(names) >= 10 and all(name.startswith(b"{iris}:") for name in names)
 
 
-def test_workers_that_no_longer_ask_are_forgotten_by_the_group(own_redis, open_redis):
+def test_workers_without_recent_claims_are_removed_from_the_group(own_redis, open_redis):
     store = open_redis(own_redis.url)
     assert store.sweep() == 0
     for name in ("busy", "done", "idle"):
         store.submit(BODY) if name != "idle" else None
         claims = store.claim(name, 1, 30)
         store.finish([(claim, b"r") for claim in claims if name == "done"])
-    # An hour passes: the idle time is the server's own.
+    # An hour passes on the server's clock, which determines the idle time.
     store.scripts["sweep"] = store.register(store.sources["sweep"].replace("> 3600000", ">= 0"))
     store.sweep()
     assert [consumer["name"] for consumer in store.client.redis.xinfo_consumers("{iris}:stream", "workers")] == [b"busy"]
 
 
-def test_the_check_of_redis_finds_what_must_not_be(own_redis, open_redis):
+def test_the_check_of_redis_finds_violated_invariants(own_redis, open_redis):
     store = open_redis(own_redis.url)
     job = store.submit(BODY)
     job_key = f"{{iris}}:job:{job.id}"

@@ -27,7 +27,7 @@ TWO_WAIT = {"iris_wsgi.server.event_loop.MAX_LONG_POLLS": 2}
 
 @pytest.fixture(params=["sqlite", "redis"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """The environment of processes that share a store without jobs."""
+    """Returns the environment of processes that share an empty store."""
     if request.param == "sqlite":
         return {"IRIS_STATE_DIR": str(tmp_path / "state")}
     server = request.getfixturevalue("shared_redis")
@@ -35,7 +35,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     return {"IRIS_REDIS_URL": server.url}
 
 
-def held(path: str, seconds: int = 30) -> bytes:
+def long_poll(path: str, seconds: int = 30) -> bytes:
     return http_request("GET", path, None, f"Prefer: wait={seconds}")
 
 
@@ -44,12 +44,12 @@ def state(server: ServerProcess, path: str) -> str:
     return response.json()["status"] if response.status == 200 else "unknown"
 
 
-def figure(server: ServerProcess, name: str, **labels: str) -> float:
+def metric_value(server: ServerProcess, name: str, **labels: str) -> float:
     return metric_sum(fetch(server, METRICS).body.decode(), name, **labels)
 
 
 def submit(server: ServerProcess, rows=ROWS) -> str:
-    """Returns the path of a new job. Retries a 503 of a busy store; the idempotency key prevents a second job."""
+    """Submits a job and returns its path. Retries a 503 of a busy store; the idempotency key prevents a second job."""
     responses, key = [], f"Idempotency-Key: {uuid4()}"
 
     def accepted() -> bool:
@@ -57,100 +57,106 @@ def submit(server: ServerProcess, rows=ROWS) -> str:
         assert responses[-1].status in (202, 503)
         return responses[-1].status == 202
 
-    wait_until(accepted, "it is taken")
+    wait_until(accepted, "the job is accepted")
     return responses[-1].headers["location"]
 
 
-def test_what_one_process_takes_another_works_on_and_tells_on_a_port_of_its_own(run, place):
+def test_a_separate_worker_executes_the_jobs_and_reports_them_in_its_own_metrics(run, place):
     web = run("--role", "asynchronous", **place)
     path = submit(web)
     assert state(web, path) == "queued"
     worker = run(command="worker", **place)
-    document = fetch(web, held(path)).json()
+    document = fetch(web, long_poll(path)).json()
     assert (document["status"], document["result"]["labels"]) == ("succeeded", ["setosa"])
     assert fetch(worker, READYZ).status == 200 and fetch(worker, SUBMIT).status == 404
-    wait_until(lambda: figure(worker, "job_attempts_total", outcome="succeeded") == 1, "it is counted once it is written")
-    wait_until(lambda: figure(web, "jobs", state="succeeded") == 1, "the web role reports the same")
+    wait_until(
+        lambda: metric_value(worker, "job_attempts_total", outcome="succeeded") == 1,
+        "the attempt is counted after the result is stored",
+    )
+    wait_until(lambda: metric_value(web, "jobs", state="succeeded") == 1, "the web role reports the same")
 
 
-def test_bin_serve_works_on_its_own_jobs_with_several_processes(run, place):
+def test_bin_serve_executes_its_own_jobs_with_several_processes(run, place):
     server = run("--workers", "2", **place)
     paths = [submit(server) for _ in range(40)]
-    assert {fetch(server, held(path)).json()["status"] for path in paths} == {"succeeded"}
-    assert figure(server, "job_submissions_total", outcome="accepted") == 40
-    wait_until(lambda: figure(server, "job_attempts_total", outcome="succeeded") == 40, "each is counted once it is written")
-    wait_until(lambda: figure(server, "jobs", state="succeeded") == 40, "the store reports the same")
+    assert {fetch(server, long_poll(path)).json()["status"] for path in paths} == {"succeeded"}
+    assert metric_value(server, "job_submissions_total", outcome="accepted") == 40
+    wait_until(
+        lambda: metric_value(server, "job_attempts_total", outcome="succeeded") == 40,
+        "each attempt is counted after the result is stored",
+    )
+    wait_until(lambda: metric_value(server, "jobs", state="succeeded") == 40, "the store reports the same")
 
 
-def test_held_answers_take_no_thread_from_other_requests(run):
+def test_long_polls_use_no_thread_of_other_requests(run):
     server = run("--role", "asynchronous", "--threads", "1")
     path = submit(server)
     with ExitStack() as stack:
-        waiting = [stack.enter_context(RawConnection(server)).send(held(path)) for _ in range(20)]
-        wait_until(lambda: figure(server, "http_requests_in_flight") == 20 + 1, "all are held")
+        waiting = [stack.enter_context(RawConnection(server)).send(long_poll(path)) for _ in range(20)]
+        wait_until(lambda: metric_value(server, "http_requests_in_flight") == 20 + 1, "all long polls wait")
         assert state(server, path) == "queued"
         assert fetch(server, http_request("DELETE", path)).json()["status"] == "cancelled"
         assert {connection.receive().json()["status"] for connection in waiting} == {"cancelled"}
 
 
-def test_more_held_answers_than_there_may_be_are_503(run):
+def test_long_polls_over_the_limit_get_503(run):
     server = run("--role", "asynchronous", constants=TWO_WAIT)
     path = submit(server)
     with ExitStack() as stack:
-        waiting = [stack.enter_context(RawConnection(server)).send(held(path)) for _ in range(2)]
-        wait_until(lambda: figure(server, "http_requests_in_flight") == 2 + 1, "both are held")
-        response = fetch(server, held(path))
+        waiting = [stack.enter_context(RawConnection(server)).send(long_poll(path)) for _ in range(2)]
+        wait_until(lambda: metric_value(server, "http_requests_in_flight") == 2 + 1, "both long polls wait")
+        response = fetch(server, long_poll(path))
         assert response.status == 503 and response.headers["retry-after"] == "1"
         assert state(server, path) == "queued"
         assert fetch(server, http_request("DELETE", path)).status == 200
         assert {connection.receive().status for connection in waiting} == {200}
-        # The places are free again.
-        assert fetch(server, held(path)).json()["status"] == "cancelled"
+        # The limit is free again.
+        assert fetch(server, long_poll(path)).json()["status"] == "cancelled"
 
 
-def test_clients_that_go_away_leave_their_places_to_others(run):
+def test_disconnected_clients_free_their_long_polls(run):
     server = run("--role", "asynchronous", constants=TWO_WAIT)
     path = submit(server)
     for _ in range(3):
         with RawConnection(server) as connection, RawConnection(server) as two:
             for wire in (connection, two):
-                wire.send(held(path))
-            wait_until(lambda: figure(server, "http_requests_in_flight") == 2 + 1, "both are held")
-        wait_until(lambda: figure(server, "http_requests_in_flight") == 1, "none is held any more")
+                wire.send(long_poll(path))
+            wait_until(lambda: metric_value(server, "http_requests_in_flight") == 2 + 1, "both long polls wait")
+        wait_until(lambda: metric_value(server, "http_requests_in_flight") == 1, "no long poll waits any more")
     with RawConnection(server) as half:
-        half.send(held(path)).socket.shutdown(socket.SHUT_WR)
+        half.send(long_poll(path)).socket.shutdown(socket.SHUT_WR)
         assert half.receive().json()["status"] == "queued"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_the_end_of_a_server_lets_go_of_held_answers_at_once(run, number):
+def test_the_shutdown_of_a_server_ends_long_polls_at_once(run, number):
     server = run("--role", "asynchronous", "--drain-seconds", "20")
     path = submit(server)
     with RawConnection(server) as waiting:
-        waiting.send(held(path))
-        wait_until(lambda: figure(server, "http_requests_in_flight") == 1 + 1, "it is held")
+        waiting.send(long_poll(path))
+        wait_until(lambda: metric_value(server, "http_requests_in_flight") == 1 + 1, "the long poll waits")
         server.process.send_signal(number)
         response = waiting.receive()
         assert (response.status, response.json()["status"], response.closes) == (200, "queued", True)
     assert server.process.wait(120) == 0
 
 
-def test_a_replaced_process_lets_go_of_held_answers_too(run):
+def test_a_replaced_process_ends_long_polls_too(run):
     server = run("--role", "asynchronous", "--workers", "2")
     path = submit(server)
     with RawConnection(server) as waiting:
-        waiting.send(held(path))
-        wait_until(lambda: figure(server, "http_requests_in_flight") == 1 + 1, "it is held")
+        waiting.send(long_poll(path))
+        wait_until(lambda: metric_value(server, "http_requests_in_flight") == 1 + 1, "the long poll waits")
         server.process.send_signal(signal.SIGHUP)
         assert waiting.receive().json()["status"] == "queued"
 
 
 @pytest.mark.long
-def test_a_server_that_stops_finishes_the_jobs_it_has_begun(run, place, slow_model):
+def test_a_stopping_server_finishes_the_jobs_it_has_started(run, place, slow_model):
     web = run("--role", "asynchronous", "--model-dir", str(slow_model), **place)
     worker = run("--model-dir", str(slow_model), command="worker", **place)
     many = submit(web, {"data": [ROW] * 30})
-    wait_until(lambda: state(web, many) == "running", "it runs")
+    wait_until(lambda: state(web, many) == "running", "the job runs")
     _, log = worker.stop()
     assert worker.process.returncode == 0 and "cut off" not in log
     document = fetch(web, http_request("GET", many)).json()
@@ -158,17 +164,17 @@ def test_a_server_that_stops_finishes_the_jobs_it_has_begun(run, place, slow_mod
 
 
 @pytest.mark.long
-def test_a_worker_that_cannot_finish_in_time_ends_all_the_same_and_its_job_goes_to_another(run, place, slow_model):
+def test_a_worker_that_cannot_finish_in_time_ends_and_its_job_goes_to_another(run, place, slow_model):
     slow = ("--model-dir", str(slow_model), "--lease-seconds", "2")
     web = run("--role", "asynchronous", *slow, **place)
     worker = run(*slow, "--drain-seconds", "0", command="worker", **place)
     path = submit(web, {"data": [ROW] * 1000})
-    wait_until(lambda: state(web, path) == "running", "it runs")
+    wait_until(lambda: state(web, path) == "running", "the job runs")
     _, log = worker.stop()
     assert worker.process.returncode == 0 and '"busy": ["worker"]' in log
     other = run(*slow, command="worker", **place)
-    wait_until(lambda: fetch(web, http_request("GET", path)).json().get("attempts", 0) >= 2, "another has it")
-    assert figure(other, "job_reclaimed_total") >= 1
+    wait_until(lambda: fetch(web, http_request("GET", path)).json().get("attempts", 0) >= 2, "another worker has the job")
+    assert metric_value(other, "job_reclaimed_total") >= 1
     fetch(web, http_request("DELETE", path))
 
 
@@ -180,7 +186,7 @@ def command(*arguments: str, **environ: str) -> subprocess.CompletedProcess:
 def test_redrive_puts_dead_letters_back(run, place):
     web = run("--role", "asynchronous", **place)
     paths = [submit(web) for _ in range(3)]
-    fail_all(place)
+    fail_all_attempts(place)
     assert {state(web, path) for path in paths} == {"failed"}
     assert "Try again" not in fetch(web, http_request("GET", paths[0])).json()["error"]
     ids = [path.rpartition("/")[2] for path in paths]
@@ -190,10 +196,10 @@ def test_redrive_puts_dead_letters_back(run, place):
     assert command("redrive", "--most", "1", **place).stdout.startswith("1 ")
     assert command("redrive", **place).stdout.startswith("1 ")
     run(command="worker", **place)
-    assert {fetch(web, held(path)).json()["status"] for path in paths} == {"succeeded"}
+    assert {fetch(web, long_poll(path)).json()["status"] for path in paths} == {"succeeded"}
 
 
-def fail_all(place: dict[str, str]) -> None:
+def fail_all_attempts(place: dict[str, str]) -> None:
     store = open_job_store(place.get("IRIS_REDIS_URL") or str(Path(place["IRIS_STATE_DIR"]) / "jobs.db"))
     for claim in store.claim("test", 10, 60):
         assert store.fail(claim, "as the test wants it")
@@ -201,8 +207,8 @@ def fail_all(place: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["serve", "worker", "redrive"])
-def test_a_store_that_must_not_be_used_ends_a_command_with_one_line(tmp_path, name):
-    (tmp_path / "jobs.db").write_bytes(b"not a database, but somebody's notes" * 100)
+def test_an_unusable_store_ends_a_command_with_one_line(tmp_path, name):
+    (tmp_path / "jobs.db").write_bytes(b"not a database, but other notes" * 100)
     models = () if name == "redrive" else ("--model-dir", str(MODEL), "--port", "0", "--workers", "1")
     result = command(name, *models, IRIS_STATE_DIR=str(tmp_path))
     assert result.returncode == 1 and result.stdout == ""
@@ -216,12 +222,12 @@ def test_several_processes_end_with_that_line_too(tmp_path):
     assert result.stderr.count("\n") == 1
 
 
-def test_a_redis_that_is_not_there_yet_does_not_stop_the_start(run, tmp_path):
+def test_a_redis_that_starts_later_does_not_stop_the_start(run, tmp_path):
     server = run("--role", "all", IRIS_REDIS_URL=f"unix://{tmp_path}/none")
     response = fetch(server, SUBMIT)
     assert response.status == 503 and response.headers["content-type"] == "application/problem+json"
     assert fetch(server, LABEL_REQUEST).status == fetch(server, READYZ).status == 200
-    wait_until(lambda: figure(server, "job_store_up") == 0, "the metrics report it")
+    wait_until(lambda: metric_value(server, "job_store_up") == 0, "the metrics report the missing store")
 
 
 def test_the_redis_extra_is_named_when_it_is_missing(monkeypatch, tmp_path):
@@ -232,7 +238,7 @@ def test_the_redis_extra_is_named_when_it_is_missing(monkeypatch, tmp_path):
         create_job_store(Settings(redis_url="redis://localhost"), 1)
 
 
-def test_submissions_from_many_threads_are_all_there(run, place):
+def test_submissions_from_many_threads_are_all_stored(run, place):
     server = run("--role", "asynchronous", **place)
     paths: list[str] = []
 

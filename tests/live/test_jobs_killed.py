@@ -139,7 +139,7 @@ def refused(response: HttpResponse) -> bool:
     return True
 
 
-def test_without_redis_jobs_are_refused_the_rest_goes_on_and_nothing_is_lost(own_redis, start, model):
+def test_without_redis_jobs_are_refused_other_routes_respond_and_nothing_is_lost(own_redis, start, model):
     location = StoreLocation({"IRIS_REDIS_URL": own_redis.url}, own_redis.url)
     settings = {**location.settings, "IRIS_LEASE_SECONDS": "0.5", "IRIS_JOBS_ATTEMPTS": "1000"}
     all_processes = [start("serve", **settings), start(*SERVE, **settings), start(*WORK, **settings)]
@@ -280,7 +280,7 @@ def command(*words: str, **settings: str) -> str:
 
 
 @pytest.mark.parametrize(("processes", "death"), [("2", ABORTS), ("1", KILLS)], ids=["supervised", "plain"])
-def test_a_job_that_ends_each_worker_is_a_dead_letter_and_takes_no_other_with_it(location, start, processes, death):
+def test_a_job_that_crashes_each_worker_is_a_dead_letter_and_affects_no_other(location, start, processes, death):
     settings = {**location.settings, "IRIS_LEASE_SECONDS": "0.5", "IRIS_JOBS_ATTEMPTS": "3"}
     server = start(*SERVE, **settings).ready()
     ids = submit(server, *map(distinct_row, range(3)), [death, 3.5, 1.4, 0.2], *map(distinct_row, range(3, 7)))
@@ -302,7 +302,7 @@ def test_a_job_that_ends_each_worker_is_a_dead_letter_and_takes_no_other_with_it
     assert command("redrive", **location.settings) == "0 dead letters are back in the queue\n" and location.violations() == []
 
 
-def test_workers_that_die_on_jobs_as_soon_as_they_work_are_replaced_and_do_not_end_the_service(tmp_path, start):
+def test_workers_that_crash_during_their_first_jobs_are_replaced_and_the_service_continues(tmp_path, start):
     """The start of a service is successful even if its first jobs crash the workers."""
     settings = {"IRIS_STATE_DIR": str(tmp_path / "state"), "IRIS_WORKERS": "2", "TEST_KILL_WORKER": "1"}
     crashing = start(*WORK, script=CRASHING_MODEL, **settings)
@@ -316,7 +316,7 @@ def test_workers_that_die_on_jobs_as_soon_as_they_work_are_replaced_and_do_not_e
 
 
 @pytest.mark.parametrize("processes", ["1", "2"], ids=["plain", "supervised"])
-def test_a_worker_that_is_told_to_end_finishes_what_it_has_and_leaves_nothing(location, start, model, processes):
+def test_a_worker_finishes_its_jobs_after_sigterm_and_leaves_nothing(location, start, model, processes):
     settings = {**location.settings, "IRIS_LEASE_SECONDS": "5"}
     server, stays = start(*SERVE, **settings).ready(), start(*WORK, **settings)
     with JobClients(model, [server], 4) as clients:
@@ -346,7 +346,7 @@ def wait_until_blocked(block_file: Path) -> None:
     wait_until(Path(f"{block_file}.waiting").exists, "a worker has the job")
 
 
-def test_a_worker_that_is_told_to_end_in_a_run_ends_after_it(location, start, block_file):
+def test_a_worker_that_gets_sigterm_during_a_run_ends_after_it(location, start, block_file):
     settings = {**location.settings, "IRIS_LEASE_SECONDS": "5", "IRIS_DRAIN_SECONDS": "60"}
     server = start(*SERVE, **settings).ready()
     ids = submit(server, [BLOCKS, 3.5, 1.4, 0.2], distinct_row(1))
@@ -362,7 +362,7 @@ def test_a_worker_that_is_told_to_end_in_a_run_ends_after_it(location, start, bl
     assert metric_sum(fetch(stays.ready().address, METRICS).body.decode(), "job_reclaimed_total") == 0
 
 
-def test_a_worker_that_stood_still_beyond_its_lease_writes_no_result(location, start, block_file):
+def test_a_worker_that_hangs_beyond_its_lease_writes_no_result(location, start, block_file):
     settings = {**location.settings, "IRIS_LEASE_SECONDS": "0.3"}
     server = start(*SERVE, **settings).ready()
     ids = submit(server, [BLOCKS, 3.5, 1.4, 0.2])
@@ -376,7 +376,7 @@ def test_a_worker_that_stood_still_beyond_its_lease_writes_no_result(location, s
     os.kill(late.worker_pid, signal.SIGCONT)
     wait_until(
         lambda: metric_sum(fetch(late.address, METRICS).body.decode(), "job_attempts_total", outcome="refused") == 1,
-        "it is refused",
+        "the result is refused",
     )
     assert finished_records(server, ids) == [first] and location.violations() == []
     assert metric_sum(fetch(late.address, METRICS).body.decode(), "job_attempts_total", outcome="succeeded") == 0
@@ -394,7 +394,7 @@ def stop_outside_the_store(process: RestartingProcess, location: StoreLocation) 
                 os.kill(process.worker_pid, signal.SIGCONT)
 
 
-def test_a_job_that_is_cancelled_while_it_runs_stays_cancelled(location, start, block_file):
+def test_a_running_job_that_is_cancelled_stays_cancelled(location, start, block_file):
     settings = {**location.settings, "IRIS_LEASE_SECONDS": "0.3"}
     server = start(*SERVE, **settings).ready()
     ids = submit(server, [BLOCKS, 3.5, 1.4, 0.2])
@@ -406,7 +406,7 @@ def test_a_job_that_is_cancelled_while_it_runs_stays_cancelled(location, start, 
     block_file.unlink()
     wait_until(
         lambda: metric_sum(fetch(worker.address, METRICS).body.decode(), "job_attempts_total", outcome="refused") == 1,
-        "it is refused",
+        "the result is refused",
     )
     assert finished_records(server, ids) == [cancelled.json()] and location.violations() == []
     assert finished_records(server, submit(server, distinct_row(1)))[0]["status"] == "succeeded"
@@ -415,21 +415,21 @@ def test_a_job_that_is_cancelled_while_it_runs_stays_cancelled(location, start, 
 # Expired jobs.
 
 
-def test_what_has_expired_is_removed_while_a_worker_is_in_a_long_run(location, start, block_file):
+def test_expired_jobs_are_removed_while_a_worker_is_in_a_long_run(location, start, block_file):
     settings = {**location.settings, "IRIS_KEEP_SECONDS": "0.1"}
     server = start(*SERVE, **settings).ready()
     start(*WORK, script=CRASHING_MODEL, **settings, TEST_BLOCK_FILE=str(block_file)).ready()
     done = submit(server, distinct_row(1))
-    wait_until(lambda: fetch(server.address, http_request("GET", f"/jobs/{done[0]}")).status == 410, "it has expired")
+    wait_until(lambda: fetch(server.address, http_request("GET", f"/jobs/{done[0]}")).status == 410, "the job has expired")
     blocked = submit(server, [BLOCKS, 3.5, 1.4, 0.2])
     wait_until_blocked(block_file)
     with closing(location.open()) as store:
-        wait_until(lambda: store.counts().by_state["succeeded"] == 0, "it is removed")
+        wait_until(lambda: store.counts().by_state["succeeded"] == 0, "the job is removed")
     assert fetch(server.address, http_request("GET", f"/jobs/{blocked[0]}")).json()["status"] == "running"
     block_file.unlink()
 
 
-def test_thousands_that_have_expired_are_removed_while_jobs_go_on(location, start, model):
+def test_thousands_of_expired_jobs_are_removed_while_others_make_progress(location, start, model):
     old = np.array([distinct_row(10**6)], np.float32)
     with closing(open_job_store(location.location, Limits(), lambda: time.time() - 7200)) as past, ThreadPoolExecutor(32) as pool:
         ids = list(pool.map(lambda _: past.submit(pack_rows(old)).id, range(5000 if CI else 300)))
@@ -437,7 +437,7 @@ def test_thousands_that_have_expired_are_removed_while_jobs_go_on(location, star
             past.finish([(claim, b"{}\n{}") for claim in claims])
     server, worker = start("serve", **location.settings).ready(), start(*WORK, **location.settings)
     with JobClients(model, [server], 4) as clients:
-        wait_until(lambda: old.tobytes() not in location.rows(), "they are removed")
+        wait_until(lambda: old.tobytes() not in location.rows(), "the jobs are removed")
         done = len(clients.done) + 20
         wait_until(lambda: clients.faults or len(clients.done) > done, "jobs make progress")
     clients.check_all(location)
@@ -450,7 +450,7 @@ def test_thousands_that_have_expired_are_removed_while_jobs_go_on(location, star
 # A full disk.
 
 
-def test_on_a_full_disk_jobs_are_refused_and_the_server_goes_on_until_there_is_room(tmp_path, start, model):
+def test_on_a_full_disk_jobs_are_refused_and_the_server_continues_until_there_is_room(tmp_path, start, model):
     """A limit on the file size simulates a full disk."""
     location = StoreLocation({"IRIS_STATE_DIR": str(tmp_path / "state")}, str(tmp_path / "state/jobs.db"))
     settings = {**location.settings, "IRIS_LEASE_SECONDS": "0.5", "IRIS_JOBS_ATTEMPTS": "1000"}
@@ -466,7 +466,7 @@ def test_on_a_full_disk_jobs_are_refused_and_the_server_goes_on_until_there_is_r
                 lambda: refused(
                     fetch(server.address, http_request("POST", "/jobs", {"data": [distinct_row(next(clients.numbers))]}))
                 ),
-                "it is full",
+                "the disk is full",
             )
             responses = load.responses + 50
             wait_until(lambda responses=responses: load.responses > responses, "/predict/label still responds")

@@ -1,4 +1,4 @@
-"""Warnings about a Redis that may lose jobs, and jobs of which Redis has lost a part."""
+"""Warnings about a Redis that may lose jobs, and jobs after Redis has lost a part of their data."""
 
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -18,7 +18,7 @@ LOST = "The store lost part of this job; submit it again."
 
 
 class Clock:
-    """A clock that a test moves."""
+    """Clock that a test advances."""
 
     now = 1_800_000_000.0
 
@@ -53,7 +53,7 @@ def store(shared_redis: RedisServer, clock: Clock) -> Iterator[RedisJobStore]:
         ({"maxmemory-policy": "noeviction", "maxmemory": "100mb"}, []),
     ],
 )
-def test_each_setting_by_which_jobs_may_be_lost_is_told(own_redis, settings, expected):
+def test_each_setting_that_may_cause_a_loss_of_jobs_is_reported(own_redis, settings, expected):
     for name, value in settings.items():
         own_redis.execute("CONFIG", "SET", name, value)
     with closing(RedisJobStore(own_redis.url, timeout_seconds=TIMEOUT_SECONDS)) as store:
@@ -69,9 +69,7 @@ def test_each_setting_by_which_jobs_may_be_lost_is_told(own_redis, settings, exp
         ("-config -info", {"appendonly": "no"}, [UNKNOWN]),
     ],
 )
-def test_without_config_get_as_on_a_managed_redis_what_info_tells_counts_and_the_rest_is_unknown(
-    own_redis, rules, settings, expected
-):
+def test_without_config_get_info_is_used_and_the_other_settings_are_reported_as_unknown(own_redis, rules, settings, expected):
     for name, value in settings.items():
         own_redis.execute("CONFIG", "SET", name, value)
     own_redis.execute("ACL", "SETUSER", "guest", "on", ">right", "~*", "+@all", *rules.split())
@@ -94,15 +92,15 @@ def test_a_server_over_a_redis_without_a_log_warns_once_and_in_its_readiness_and
         server.remove()
 
 
-# Jobs of which a part is lost.
+# Jobs that have lost a part of their data
 
 
 def job_key(job: Job) -> str:
     return f"{{iris}}:job:{job.id}"
 
 
-def drained(store: RedisJobStore, clock: Clock) -> set[str]:
-    """The ids of the jobs that workers finish from now on, until nothing is left."""
+def finish_all(store: RedisJobStore, clock: Clock) -> set[str]:
+    """Finishes jobs until the queue is empty, and returns their ids."""
     done = set()
     for _ in range(20):
         claims = store.claim("w", 3, 30)
@@ -116,7 +114,7 @@ def drained(store: RedisJobStore, clock: Clock) -> set[str]:
 
 @pytest.fixture
 def jobs(store: RedisJobStore, clock: Clock) -> dict[str, Job]:
-    """One in each state, and one that waits for its next attempt."""
+    """Returns one job in each state, and one that waits for its next attempt."""
     made = {}
     for name in ("succeeded", "failed", "cancelled", "waiting", "running", "queued", "another"):
         made[name] = store.submit(BODY, key=name)
@@ -136,18 +134,18 @@ def jobs(store: RedisJobStore, clock: Clock) -> dict[str, Job]:
 
 @pytest.mark.parametrize("name", ["succeeded", "failed", "cancelled", "waiting", "running", "queued"])
 @pytest.mark.parametrize("use", ["get", "cancel", "wait", "claim"])
-def test_a_job_whose_record_is_lost_has_failed_and_says_why_and_the_others_go_on(store, jobs, clock, name, use):
+def test_a_job_without_its_record_fails_with_the_reason_and_the_others_continue(store, jobs, clock, name, use):
     store.client.redis.delete(job_key(jobs[name]))
     if use != "claim":
         given = (jobs[name].id, 0.0) if use == "wait" else (jobs[name].id,)
         assert getattr(store, use)(*given).state == "failed"
     left = {jobs[text].id for text in ("waiting", "running", "queued", "another") if text != name}
-    assert drained(store, clock) == left
+    assert finish_all(store, clock) == left
     lost = store.get(jobs[name].id)
     assert (lost.state, lost.error, lost.result) == ("failed", LOST, None)
     store.sweep()
     assert invariant_violations(store) == []
-    # It is a dead letter like others, and goes when they do.
+    # The job is a dead letter, and expires like one.
     assert store.redrive([lost.id]) == 1 and store.fail(store.claim("w", 1, 30)[0], "of no use")
     clock.now += 8 * 86400
     while store.sweep():
@@ -160,9 +158,9 @@ def test_a_job_whose_record_is_lost_has_failed_and_says_why_and_the_others_go_on
 
 @pytest.mark.parametrize("field", ["body", "state", "attempts", "created", "lease", "entry", "id"])
 @pytest.mark.parametrize("name", ["waiting", "running", "queued"])
-def test_a_job_that_lacks_a_part_of_its_record_stops_no_other(store, jobs, clock, name, field):
+def test_a_job_without_a_part_of_its_record_stops_no_other_job(store, jobs, clock, name, field):
     store.client.redis.hdel(job_key(jobs[name]), field)
-    done = drained(store, clock)
+    done = finish_all(store, clock)
     assert {jobs[text].id for text in ("waiting", "running", "queued", "another") if text != name} <= done
     assert store.get(jobs[name].id).state in ("succeeded" if field == "entry" else "failed",)
 
@@ -184,19 +182,19 @@ SHARED = [
 
 
 @pytest.mark.parametrize("key", SHARED)
-def test_whichever_key_of_all_jobs_is_lost_each_job_is_done(store, jobs, clock, key):
+def test_each_job_is_done_whichever_key_is_lost(store, jobs, clock, key):
     store.client.redis.delete(*(f"{{iris}}:{word}" for word in key.split()))
     for job in jobs.values():
         with suppress(JobNotFound):
             store.get(job.id)
     assert store.submit(BODY).state == "queued"
-    done = drained(store, clock)
+    done = finish_all(store, clock)
     expected = {jobs[text].id for text in ("waiting", "running", "queued", "another")}
     assert expected <= done and len(done) == len(expected) + 1
     assert store.get(jobs["succeeded"].id).result == b"r"
 
 
-def test_a_worker_that_has_a_job_keeps_it_though_the_end_of_its_lease_is_lost(store, clock):
+def test_a_worker_keeps_its_job_if_the_end_of_its_lease_is_lost(store, clock):
     store.submit(BODY)
     (claim,) = store.claim("w", 1, 30)
     store.client.redis.delete("{iris}:due")
@@ -206,7 +204,7 @@ def test_a_worker_that_has_a_job_keeps_it_though_the_end_of_its_lease_is_lost(st
 
 
 @pytest.mark.long
-def test_a_server_and_its_worker_go_on_whatever_of_its_jobs_a_redis_forgets(run, own_redis):
+def test_a_server_and_its_worker_continue_whatever_part_of_its_jobs_a_redis_loses(run, own_redis):
     settings = {"IRIS_REDIS_URL": own_redis.url}
     server = run("--role", "asynchronous", **settings)
 
@@ -218,7 +216,7 @@ def test_a_server_and_its_worker_go_on_whatever_of_its_jobs_a_redis_forgets(run,
     def status(href: str) -> str | None:
         return fetch(server, http_request("GET", href)).json().get("status")
 
-    wait_until(lambda: fetch(server, http_request("GET", "/jobs")).status == 200, "the store answers")
+    wait_until(lambda: fetch(server, http_request("GET", "/jobs")).status == 200, "the store responds")
     lost, kept = [post() for _ in range(3)], [post() for _ in range(3)]
     for href in lost:
         own_redis.execute("DEL", f"{{iris}}:job:{href.rpartition('/')[2]}")
@@ -226,15 +224,15 @@ def test_a_server_and_its_worker_go_on_whatever_of_its_jobs_a_redis_forgets(run,
     responses = [fetch(server, http_request(method, lost[0])) for method in ("GET", "DELETE")]
     assert [response.status for response in responses] == [200, 409] and responses[0].json()["error"] == LOST
     worker = run(command="worker", **settings)
-    wait_until(lambda: {status(item) for item in kept} == {"succeeded"}, "the others are done")
-    wait_until(lambda: {status(item) for item in lost} == {"failed"}, "the lost ones have failed")
+    wait_until(lambda: {status(item) for item in kept} == {"succeeded"}, "the other jobs are done")
+    wait_until(lambda: {status(item) for item in lost} == {"failed"}, "the lost jobs have failed")
     assert fetch(server, http_request("GET", "/jobs")).json()["jobs"]["queued"] == 0
     worker.process.terminate()
     assert "failed: " not in worker.process.communicate(timeout=TIMEOUT_SECONDS)[1]
 
 
 @pytest.mark.long
-def test_caches_in_a_redis_that_forgets_everything_again_and_again_answer_as_before(run, own_redis):
+def test_caches_in_a_redis_that_loses_everything_again_and_again_respond_as_before(run, own_redis):
     server = run("--role", "all", IRIS_CACHE="on", IRIS_CACHE_REDIS_URL=own_redis.url)
     requests = [
         http_request("POST", "/predict/proba", JOB),

@@ -1,4 +1,4 @@
-"""State files that are deleted, moved, or replaced under a running server: nothing is acknowledged into a file without a name."""
+"""State files that are deleted, moved, or replaced under a running server: it acknowledges no write to an unlinked file."""
 
 import os
 import shutil
@@ -46,12 +46,12 @@ def replace_by_text(path: Path) -> None:
     path.with_name("new").rename(path)
 
 
-def replace_by_nothing(path: Path) -> None:
+def replace_by_empty_file(path: Path) -> None:
     path.with_name("new").touch()
     path.with_name("new").rename(path)
 
 
-def replace_by_stranger(path: Path) -> None:
+def replace_by_other_database(path: Path) -> None:
     with closing(sqlite3.connect(path.with_name("new"))) as other:
         other.execute("CREATE TABLE t (a)")
     path.with_name("new").rename(path)
@@ -62,9 +62,9 @@ LOST = {
     "all files are deleted": empty_folder,
     "the folder is deleted": remove_folder,
     "the folder is renamed": rename_folder,
-    "an empty file is in its place": replace_by_nothing,
+    "an empty file is in its place": replace_by_empty_file,
     "a text is in its place": replace_by_text,
-    "another database is in its place": replace_by_stranger,
+    "another database is in its place": replace_by_other_database,
 }
 RESCUED = {
     "the log is deleted": remove("-wal"),
@@ -80,7 +80,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("lose", LOST.values(), ids=LOST)
-def test_a_store_whose_files_are_gone_acknowledges_nothing_and_says_what_to_do(path, lose):
+def test_a_store_without_its_files_acknowledges_nothing_and_states_the_action(path, lose):
     with closing(SqliteJobStore(path)) as store:
         job = store.submit(BODY)
         assert store.get(job.id) == job
@@ -94,7 +94,7 @@ def test_a_store_whose_files_are_gone_acknowledges_nothing_and_says_what_to_do(p
 
 
 @pytest.mark.parametrize("lose", RESCUED.values(), ids=RESCUED)
-def test_without_a_file_beside_the_database_no_job_is_lost_and_the_store_goes_on(path, lose):
+def test_without_a_file_next_to_the_database_no_job_is_lost_and_the_store_continues(path, lose):
     with closing(SqliteJobStore(path)) as store, closing(SqliteJobStore(path)) as other:
         jobs = [item.submit(BODY).id for item in (store, other) * 20]
         lose(path)
@@ -123,7 +123,7 @@ def test_a_folder_that_is_back_is_used_again(path):
 
 
 @pytest.mark.parametrize("how", ["backup", "VACUUM INTO"])
-def test_a_backup_that_is_put_in_place_is_used_by_all_after_one_refusal(path, how):
+def test_a_restored_backup_is_used_by_all_processes_after_one_refusal(path, how):
     with closing(SqliteJobStore(path)) as store, closing(SqliteJobStore(path)) as other:
         old = store.submit(BODY)
         copy = path.with_name("copy")
@@ -145,7 +145,7 @@ def test_a_backup_that_is_put_in_place_is_used_by_all_after_one_refusal(path, ho
             assert item.submit(BODY).state == "queued" and invariant_violations(item) == []
 
 
-def test_a_commit_into_a_file_that_lost_its_name_meanwhile_is_not_acknowledged(path):
+def test_a_commit_into_a_file_that_was_unlinked_meanwhile_is_not_acknowledged(path):
     with closing(SqliteJobStore(path)) as store:
         store.submit(BODY)
         with pytest.raises(BackendUnavailable, match="no longer exists"):
@@ -165,7 +165,7 @@ def test_a_reader_in_the_middle_of_its_work_keeps_no_old_file_in_use(path):
         assert store.submit(BODY).state == "queued"
 
 
-def test_items_forget_what_they_had_of_a_database_that_was_replaced(tmp_path):
+def test_the_cache_forgets_the_items_of_a_replaced_database(tmp_path):
     path = tmp_path / "items.db"
     with closing(SqliteItemStore(path, {"a": ROW})) as store, closing(SqliteItemStore(tmp_path / "new.db", {"a": OTHER})):
         cursor = store.changes(None).cursor
@@ -184,7 +184,7 @@ def test_items_forget_what_they_had_of_a_database_that_was_replaced(tmp_path):
         assert store.get("a") == Item(1, OTHER)
 
 
-def test_many_threads_and_files_that_come_and_go_lose_nothing_that_was_acknowledged(path):
+def test_many_threads_lose_no_acknowledged_job_while_the_files_change(path):
     kept = path.with_name("kept")
     with closing(SqliteJobStore(path, Limits(queued=10**6), busy_seconds=TIMEOUT_SECONDS)) as store:
         acknowledged, done = [], threading.Event()
@@ -199,7 +199,7 @@ def test_many_threads_and_files_that_come_and_go_lose_nothing_that_was_acknowled
             thread.start()
         for _ in range(20):
             count = len(acknowledged)
-            wait_until(lambda count=count: len(acknowledged) > count + 5, "jobs are taken")
+            wait_until(lambda count=count: len(acknowledged) > count + 5, "jobs are accepted")
             path.rename(kept)
             kept.rename(path)
             for suffix in ("-wal", "-shm"):
@@ -208,17 +208,17 @@ def test_many_threads_and_files_that_come_and_go_lose_nothing_that_was_acknowled
         done.set()
         for thread in threads:
             thread.join()
-        wait_until(lambda: answers(store), "it answers")
+        wait_until(lambda: responds(store), "the store responds")
         assert {store.get(job_id).state for job_id in acknowledged} == {"queued"} and invariant_violations(store) == []
 
 
-def answers(store: SqliteJobStore) -> bool:
+def responds(store: SqliteJobStore) -> bool:
     with suppress(BackendUnavailable):
         return bool(store.counts())
     return False
 
 
-# Under a running server with traffic and a separate worker process.
+# A running server with traffic, and a separate worker process
 
 
 def post(server) -> int:
@@ -232,7 +232,7 @@ def logged(server, text: str) -> bool:
 
 @pytest.mark.long
 @pytest.mark.parametrize("lose", [remove(""), empty_folder, rename_folder], ids=["deleted", "emptied", "renamed"])
-def test_a_server_without_its_files_says_so_and_takes_no_job_until_it_is_restarted(run, tmp_path, lose):
+def test_a_server_without_its_files_reports_this_and_accepts_no_job_until_it_is_restarted(run, tmp_path, lose):
     path = tmp_path / "state/jobs.db"
     state = {"IRIS_STATE_DIR": str(path.parent)}
     server = run("--role", "asynchronous", **state)
@@ -251,13 +251,14 @@ def test_a_server_without_its_files_says_so_and_takes_no_job_until_it_is_restart
         lose(path)
         wait_until(lambda: 503 in statuses, "jobs are refused")
         refused = statuses.index(503)
-        wait_until(lambda: len(statuses) > refused + 20, "they are still")
+        wait_until(lambda: len(statuses) > refused + 20, "jobs are still refused")
         assert set(statuses[:refused]) == {202} and set(statuses[refused:]) == {503}
         response = fetch(server, http_request("POST", "/jobs", JOB))
         assert "put them back, or restart the server" in response.json()["detail"] and "retry-after" not in response.headers
         for process in (server, worker):
             wait_until(
-                lambda process=process: "put them back" in str(fetch(process, http_request("GET", "/readyz")).body), "not ready"
+                lambda process=process: "put them back" in str(fetch(process, http_request("GET", "/readyz")).body),
+                "the server is not ready",
             )
             assert {fetch(process, http_request("GET", "/livez")).status for _ in range(4)} == {200}
     finally:
@@ -271,7 +272,7 @@ def test_a_server_without_its_files_says_so_and_takes_no_job_until_it_is_restart
 
 
 @pytest.mark.long
-def test_without_traffic_a_server_notices_lost_files_of_items_and_serves_a_backup_in_their_place(run, tmp_path):
+def test_without_traffic_a_server_notices_lost_files_of_items_and_serves_a_restored_backup(run, tmp_path):
     path = tmp_path / "items.db"
     server = run("--role", "data_cache", IRIS_STATE_DIR=str(tmp_path))
     put = http_request("PUT", "/items/a", JOB)
@@ -280,11 +281,11 @@ def test_without_traffic_a_server_notices_lost_files_of_items_and_serves_a_backu
         db.backup(target)
     assert fetch(server, put).status == 200 and fetch(server, http_request("GET", "/items/a")).json()["version"] == 2
     path.unlink()
-    wait_until(lambda: fetch(server, http_request("GET", "/readyz")).status == 503, "it is not ready")
+    wait_until(lambda: fetch(server, http_request("GET", "/readyz")).status == 503, "the server is not ready")
     assert "put them back" in fetch(server, put).json()["detail"]
     (tmp_path / "copy").rename(path)
-    wait_until(lambda: fetch(server, http_request("GET", "/readyz")).status == 200, "it is ready")
+    wait_until(lambda: fetch(server, http_request("GET", "/readyz")).status == 200, "the server is ready")
     wait_until(lambda: fetch(server, http_request("GET", "/items/a")).json()["version"] == 1, "the backup is served")
-    wait_until(lambda: fetch(server, put).status == 200, "it is written")
+    wait_until(lambda: fetch(server, put).status == 200, "the item is written")
     server.process.terminate()
     assert logged(server, "no longer exists")

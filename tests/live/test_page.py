@@ -1,4 +1,4 @@
-"""The page: what the server sends of it, and what it does in a real browser."""
+"""The page: the files that the server sends, and its behavior in a browser."""
 
 import json
 import re
@@ -39,7 +39,7 @@ NEEDED = {
 }
 
 
-# What the server sends
+# Responses of the server
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ NEEDED = {
      "application/json;q=0.8, text/html;q=0.9", "text/html;level=1;q=0.5, application/json; q=0.4", "*/*;q=0.1, text/html;q=0.1",
      "application/*;q=0.1,text/html;q=0.2", "text/html;q=0.001"],
 )  # fmt: skip
-def test_who_prefers_html_gets_the_page(accept):
+def test_a_client_that_prefers_html_gets_the_page(accept):
     assert prefers_html(accept)
 
 
@@ -58,13 +58,13 @@ def test_who_prefers_html_gets_the_page(accept):
      "text/html;q=0.0", "text/html;q=0.5, */*", "text/html;q=0.9, application/*", "text/plain", "texthtml", "text/htmlx", ",;=",
      "*/*, application/json", "text/*;q=0, */*", "text/*, text/html;q=0"],
 )  # fmt: skip
-def test_everybody_else_is_told_that_the_server_is_alive(accept, make_app):
+def test_other_clients_get_the_liveness_document(accept, make_app):
     response = make_app(role="worker").get("/", headers={"Accept": accept})
     assert (response.json, response.headers["Content-Type"], response.headers["Vary"]) == (ALIVE, "application/json", "Accept")
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_in_every_role_the_root_says_alive_also_by_head_and_without_an_accept(make_app, role):
+def test_in_every_role_the_root_says_alive_also_for_head_and_without_an_accept_header(make_app, role):
     app = make_app(role=role, **NEEDED.get(role, {}))
     response, head = app.get("/"), app.head("/")
     assert response.json == ALIVE
@@ -72,7 +72,7 @@ def test_in_every_role_the_root_says_alive_also_by_head_and_without_an_accept(ma
     assert (head.status_int, head.body, [head.headers[n] for n in same]) == (200, b"", [response.headers[n] for n in same])
 
 
-def test_the_page_and_the_json_at_the_root_have_tags_of_their_own(make_app):
+def test_the_page_and_the_json_at_the_root_have_different_etags(make_app):
     app = make_app(role="worker")
     tag, page_tag = app.get("/").headers["ETag"], app.get("/", headers=BROWSER).headers["ETag"]
     assert tag != page_tag
@@ -82,7 +82,7 @@ def test_the_page_and_the_json_at_the_root_have_tags_of_their_own(make_app):
     assert app.get("/", headers={**BROWSER, "If-None-Match": tag}).text == PAGE
 
 
-def test_the_request_of_kserves_client_for_liveness_is_answered_alive_also_without_a_token(run, tmp_path):
+def test_the_liveness_request_of_kserves_client_works_without_a_token(run, tmp_path):
     # kserve/inference_client.py, InferenceRESTClient.is_server_live of protocol v1: GET of the base URL.
     file = tmp_path / "tokens"
     file.write_text("a-token-of-some-letters")
@@ -92,7 +92,7 @@ def test_the_request_of_kserves_client_for_liveness_is_answered_alive_also_witho
 
 
 class Elements(HTMLParser):
-    """The text of scripts and styles, and every attribute."""
+    """Parser that collects the text of scripts and styles, and every attribute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ def elements() -> Elements:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_the_page_is_there_in_every_role_with_fields_that_keep_it_to_itself(make_app, role, elements):
+def test_every_role_has_the_page_with_security_headers(make_app, role, elements):
     response = make_app(role=role, **NEEDED.get(role, {})).get("/", headers=BROWSER)
     assert (response.text, response.headers["Content-Type"]) == (PAGE, "text/html; charset=utf-8")
     policy = dict(part.split(" ", 1) for part in response.headers["Content-Security-Policy"].split("; "))
@@ -134,26 +134,26 @@ def test_the_page_is_there_in_every_role_with_fields_that_keep_it_to_itself(make
     assert response.headers["Vary"] == "Accept"
 
 
-def test_the_page_has_nothing_that_its_own_policy_forbids_and_nothing_from_elsewhere(elements):
+def test_the_page_follows_its_own_policy_and_loads_nothing_from_elsewhere(elements):
     assert not [attribute for attribute in elements.attributes if attribute[1] == "style" or attribute[1].startswith("on")]
     assert set(re.findall(r"https?://[\w.]+", PAGE)) == {"http://www.w3.org"}
     assert not re.search(r"[:\s]url\(|@import|innerHTML|\beval\b", PAGE)
 
 
 @pytest.mark.parametrize("path", ["/", "/training"])
-def test_who_has_the_page_or_the_rows_already_gets_304(app, path):
+def test_a_current_copy_of_the_page_or_the_rows_gets_304(app, path):
     tag = app.get(path, headers=BROWSER).headers["ETag"]
     response = app.get(path, headers={**BROWSER, "If-None-Match": tag})
     assert (response.status_int, response.body, response.headers["ETag"]) == (304, b"", tag)
     assert path == "/training" or {"Vary", "Content-Security-Policy"} <= set(response.headers)
 
 
-def test_the_page_leaves_room_for_what_serves_it_within_40_kb():
-    # What that is when it is compiled a test of the image adds up.
+def test_the_page_leaves_room_for_its_code_within_40_kb():
+    # A test of the image adds the size of the compiled code.
     assert len(PAGE.encode()) < 30_000
 
 
-def test_the_training_is_told_as_its_file_has_it(app):
+def test_the_training_rows_are_those_of_the_file(app):
     document = app.get("/training").json
     lines = [line.split(",") for line in (MODEL / "training.csv").read_text().splitlines()]
     assert document["features"] == lines[0][:4]
@@ -161,7 +161,7 @@ def test_the_training_is_told_as_its_file_has_it(app):
     assert [document["labels"][i] for i in document["classes"]] == [line[4] for line in lines[1:]]
 
 
-def test_of_many_rows_a_thousand_are_told_evenly(make_app, model_copy, log):
+def test_of_many_training_rows_an_even_selection_of_a_thousand_is_sent(make_app, model_copy, log):
     lines = [f"{i},1,2,3,setosa\n" for i in range(12_345)]
     write_training(model_copy, "sepal_length,sepal_width,petal_length,petal_width,label\n" + "".join(lines))
     rows = make_app(role="web_single", model_dir=str(model_copy)).get("/training").json["rows"]
@@ -174,7 +174,7 @@ def test_of_many_rows_a_thousand_are_told_evenly(make_app, model_copy, log):
     [("a,b,c,d,label\n1,2,3,4,setosa\n", "other columns"), ("5.1", "other columns"), ("{}\n1,2,3,4,rose\n", "not labels"),
      ("{}\n1,2,3,4\n", "not labels"), ("{}\n1,2,3,inf,setosa\n", "not finite"), ("{}\n1,2,setosa\n", ""), ("", "")],
 )  # fmt: skip
-def test_a_training_file_that_is_not_of_the_model_is_not_told_and_the_log_says_why(make_app, model_copy, log, text, why):
+def test_a_training_file_of_another_model_is_ignored_with_a_message_in_the_log(make_app, model_copy, log, text, why):
     write_training(model_copy, text.format("sepal_length,sepal_width,petal_length,petal_width,label"))
     app = make_app(role="web_single", model_dir=str(model_copy))
     app.get("/training", status=404)
@@ -183,7 +183,7 @@ def test_a_training_file_that_is_not_of_the_model_is_not_told_and_the_log_says_w
     assert "/training" not in app.get("/openapi.json").json["paths"]
 
 
-def test_a_file_that_does_not_tell_classes_is_enough_for_items_but_not_for_the_plot(make_app, model_copy, log):
+def test_a_file_without_classes_is_sufficient_for_items_but_not_for_the_plot(make_app, model_copy, log):
     write_training(model_copy, "sepal_length,sepal_width,petal_length,petal_width\n5.1,3.5,1.4,0.2\n")
     app = make_app(model_dir=str(model_copy))
     assert app.get("/items/0000").json["data"] == [[5.1, 3.5, 1.4, 0.2]]
@@ -191,14 +191,14 @@ def test_a_file_that_does_not_tell_classes_is_enough_for_items_but_not_for_the_p
     assert any("no column for the label" in event.get("message", "") for event in log.events())
 
 
-def test_a_model_without_a_training_file_says_nothing_about_it(make_app, model_copy, log):
+def test_a_model_without_a_training_file_has_no_training_rows(make_app, model_copy, log):
     write_training(model_copy, None)
     make_app(role="web_single", model_dir=str(model_copy)).get("/training", status=404)
     assert not [line for line in log.events() if "training" in line.get("message", "")]
 
 
 def write_training(folder: Path, text: str | None) -> None:
-    """Another training file, or none, in a folder that is sealed again."""
+    """Replaces or removes the training file, and writes the manifest of the folder again."""
     document = json.loads((folder / "golden.json").read_text())
     document["files"].pop("training.csv", None)
     (folder / "training.csv").unlink()
@@ -207,7 +207,7 @@ def write_training(folder: Path, text: str | None) -> None:
     (folder / "golden.json").write_text(json.dumps(document))
 
 
-# What it does in a browser
+# Behavior in a browser
 
 
 @pytest.fixture(scope="module")
@@ -218,18 +218,18 @@ def window() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(window: Browser, live_server) -> Browser:
-    """The page of a server with every pattern, once it has its first answer."""
-    return opened(window, live_server.url)
+    """Page of a server with every pattern, after its first prediction."""
+    return open_page(window, live_server.url)
 
 
-def opened(window: Browser, url: str, size=DESKTOP, dark=False) -> Browser:
+def open_page(window: Browser, url: str, size=DESKTOP, dark=False) -> Browser:
     window.visit(f"{url}/", size, dark)
-    window.wait_until(lambda: window.find_all("#bars li.best"), "the page has an answer")
+    window.wait_until(lambda: window.find_all("#bars li.best"), "the page has a prediction")
     return window
 
 
-def says(page: Browser, label: str) -> None:
-    page.wait_until(lambda: page.text("#label") == label, f"the page says {label}")
+def shows(page: Browser, label: str) -> None:
+    page.wait_until(lambda: page.text("#label") == label, f"the page shows {label}")
     assert page.text("#bars li.best .name") == label
 
 
@@ -238,7 +238,7 @@ def write(page: Browser, i: int, text: str) -> None:
 
 
 def slide(page: Browser, i: int, value: float) -> None:
-    """By the keyboard, from its lower end."""
+    """Sets a slider with the keyboard, starting at its lower end."""
     slider = page.find(f"#slider-{i}")
     low, step = (float(slider.get_attribute(name)) for name in ("min", "step"))
     slider.send_keys(Keys.HOME + Keys.ARROW_RIGHT * round((value - low) / step))
@@ -260,14 +260,14 @@ def by_example(page: Browser, label: str) -> None:
 
 
 @pytest.mark.parametrize("how", [by_slider, by_field, by_example])
-def test_the_three_fixed_points_are_predicted(page, live_server, how):
+def test_the_three_labeled_rows_are_predicted(page, live_server, how):
     for label in ("virginica", "setosa", "versicolor"):
         how(page, label)
-        says(page, label)
+        shows(page, label)
         assert [float(page.find(f"#field-{i}").get_property("value")) for i in range(4)] == LABELED_ROWS[label]
         assert [float(page.find(f"#slider-{i}").get_property("value")) for i in range(4)] == LABELED_ROWS[label]
-        expected = [round(100 * p, 2) for p in answer_of(live_server, LABELED_ROWS[label])]
-        # The prediction of the last step of a slider may come later than the label.
+        expected = [round(100 * p, 2) for p in response_of(live_server, LABELED_ROWS[label])]
+        # The prediction for the last step of a slider may come later than the label.
         page.wait_until(lambda expected=expected: percentages(page) == expected, "the probabilities are those of the server")
     assert page.console_messages() == []
 
@@ -276,7 +276,7 @@ def percentages(page: Browser) -> list[float]:
     return [float(element.text.removesuffix(" %") or "nan") for element in page.find_all("#bars .percent")]
 
 
-def answer_of(server, row: list[float]) -> list[float]:
+def response_of(server, row: list[float]) -> list[float]:
     result = subprocess.run(
         [
             require_program("curl"),
@@ -293,9 +293,9 @@ def answer_of(server, row: list[float]) -> list[float]:
     return json.loads(result.stdout)["prediction"]
 
 
-def test_the_page_asks_nobody_but_its_own_server_and_the_console_stays_empty(page, live_server):
+def test_the_page_sends_requests_to_its_own_server_only_and_the_console_stays_empty(page, live_server):
     by_example(page, "virginica")
-    says(page, "virginica")
+    shows(page, "virginica")
     asked = page.requested_urls()
     assert {url.removeprefix(live_server.url) for url in asked} == {
         "/",
@@ -310,9 +310,9 @@ def test_the_page_asks_nobody_but_its_own_server_and_the_console_stays_empty(pag
 @pytest.mark.parametrize(
     ("typed", "detail"), [("long", "must be a number"), ("", "must be a number"), ("1e39", "must be finite")]
 )
-def test_a_bad_value_is_told_at_its_field_until_it_is_mended(page, typed, detail):
+def test_an_invalid_value_is_reported_at_its_field_until_it_is_corrected(page, typed, detail):
     write(page, 2, typed or Keys.DELETE)
-    page.wait_until(lambda: page.text("#fault-2").startswith(f"This {detail}"), "the fault is told")
+    page.wait_until(lambda: page.text("#fault-2").startswith(f"This {detail}"), "the error is shown")
     field = page.find("#field-2")
     assert field.get_attribute("aria-invalid") == "true"
     assert field.get_attribute("aria-describedby") == "fault-2 hint-2"
@@ -320,23 +320,23 @@ def test_a_bad_value_is_told_at_its_field_until_it_is_mended(page, typed, detail
     assert (page.text("#label"), page.text("#status")) == ("–", "")
     assert {element.text for element in page.find_all("#bars .percent")} == {"–"}
     write(page, 2, "1,4")
-    says(page, "setosa")
+    shows(page, "setosa")
     assert page.text("#fault-2") == "" and field.get_attribute("aria-invalid") is None
 
 
-def test_a_value_outside_of_the_training_is_answered_and_told_as_such(page):
+def test_a_value_outside_of_the_training_range_is_predicted_and_reported_as_such(page):
     assert page.text("#hint-0") == "4.3 to 7.9 in training"
     write(page, 0, "9")
     assert page.text("#hint-0") == "outside the training range: 4.3 to 7.9"
-    says(page, "setosa")
+    shows(page, "setosa")
 
 
-def test_what_is_heard_is_the_answer_and_what_is_wrong_with_a_field(page):
+def test_a_screen_reader_announces_the_result_and_errors_of_a_field(page):
     spoken = page.find("#spoken")
     assert spoken.get_attribute("aria-live") == "polite" and page.find("#status").get_attribute("role") == "status"
-    page.wait_until(lambda: spoken.get_property("textContent") == "setosa, 99.95 %", "the first answer is heard")
+    page.wait_until(lambda: spoken.get_property("textContent") == "setosa, 99.95 %", "the first result is announced")
     by_example(page, "virginica")
-    page.wait_until(lambda: spoken.get_property("textContent") == "virginica, 99.53 %", "the second one is heard")
+    page.wait_until(lambda: spoken.get_property("textContent") == "virginica, 99.53 %", "the second result is announced")
 
 
 HELD = """
@@ -346,25 +346,25 @@ window.fetch = (...given) => new Promise(go => held.push(() => { const answer = 
 LET_GO = "const done = arguments[1]; held[arguments[0]]().then(answer => answer.clone().text()).then(() => setTimeout(done, 50))"
 
 
-def test_an_answer_that_comes_too_late_is_dropped(page):
+def test_a_late_response_is_dropped(page):
     page.run(HELD)
     by_example(page, "versicolor")
     by_example(page, "virginica")
-    page.wait_until(lambda: page.run("return held.length") == 2, "both are asked")
+    page.wait_until(lambda: page.run("return held.length") == 2, "both requests are sent")
     page.driver.execute_async_script(LET_GO, 1)
-    says(page, "virginica")
+    shows(page, "virginica")
     page.driver.execute_async_script(LET_GO, 0)
     assert page.text("#label") == "virginica"
 
 
-def test_the_curl_line_can_be_copied_and_gives_what_the_page_shows(page):
+def test_the_curl_line_can_be_copied_and_gives_the_shown_result(page):
     require_program("curl")
     origin = page.run("return location.origin")
     page.command("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"], origin=origin)
     by_example(page, "virginica")
-    says(page, "virginica")
+    shows(page, "virginica")
     page.find("#copy").click()
-    page.wait_until(lambda: page.text("#copy") == "Copied", "it is copied")
+    page.wait_until(lambda: page.text("#copy") == "Copied", "the line is copied")
     copied = page.driver.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
     document = json.loads(subprocess.run(["sh", "-c", copied], capture_output=True, check=True, text=True).stdout)
     assert max(document["prediction"], key=lambda pair: pair["probability"])["label"] == "virginica"
@@ -374,7 +374,7 @@ def test_the_curl_line_can_be_copied_and_gives_what_the_page_shows(page):
     assert document["errors"][0]["pointer"] == "#/data/0/0"
 
 
-def test_the_plot_has_each_row_of_the_training_in_its_class_and_the_current_point(page):
+def test_the_plot_has_each_training_row_in_its_class_and_the_current_point(page):
     assert len(page.find_all("#plot .point")) == 150
     marks = {(element.get_attribute("class"), element.get_attribute("d")) for element in page.find_all("#plot .point")}
     assert len(marks) == len({colour for colour, _ in marks}) == len({form for _, form in marks}) == 3
@@ -387,7 +387,7 @@ def test_the_plot_has_each_row_of_the_training_in_its_class_and_the_current_poin
     chosen = [Select(page.find(f"#{name}")).first_selected_option.text for name in ("across", "up")]
     assert chosen == ["Petal length (cm)", "Petal width (cm)"]
     by_example(page, "virginica")
-    says(page, "virginica")
+    shows(page, "virginica")
     picture = page.find("#plot svg")
     assert picture.get_attribute("aria-label").endswith("Your input is at 6.1 and 2.5.")
     Select(page.find("#across")).select_by_visible_text("Sepal length (cm)")
@@ -397,8 +397,8 @@ def test_the_plot_has_each_row_of_the_training_in_its_class_and_the_current_poin
     page.wait_until(lambda: not page.find_all("#now .now"), "the point is at the border, without a class")
 
 
-def within(page: Browser) -> bool:
-    """Whether no text of the plot is cut off at its border."""
+def all_texts_visible(page: Browser) -> bool:
+    """Returns whether all texts of the plot are within its border."""
     return page.run(
         """const picture = document.querySelector("#plot svg").getBoundingClientRect();
         const texts = [...document.querySelectorAll("#plot text")].map(one => one.getBoundingClientRect());
@@ -406,7 +406,7 @@ def within(page: Browser) -> bool:
     )
 
 
-def test_the_page_says_which_model_it_is_and_where_more_is(page, live_server):
+def test_the_page_names_its_model_and_has_links_to_more(page, live_server):
     assert page.text("#title") == "iris_svc"
     result = page.text("#model")
     document = json.loads((MODEL / "golden.json").read_text())
@@ -417,41 +417,41 @@ def test_the_page_says_which_model_it_is_and_where_more_is(page, live_server):
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_axe_finds_nothing_wrong_in_light_and_in_dark_and_with_a_fault(window, live_server, size, dark):
-    page = opened(window, live_server.url, size, dark)
+def test_axe_finds_nothing_wrong_in_light_and_in_dark_mode_and_with_an_error(window, live_server, size, dark):
+    page = open_page(window, live_server.url, size, dark)
     assert page.violations() == []
     write(page, 1, "wide")
-    page.wait_until(lambda: page.text("#fault-1"), "the fault is told")
+    page.wait_until(lambda: page.text("#fault-1"), "the error is shown")
     write(page, 0, "99")
     assert page.violations() == []
 
 
-def test_light_and_dark_are_two(window, live_server):
+def test_light_and_dark_mode_have_different_colors(window, live_server):
     colours = {
-        opened(window, live_server.url, DESKTOP, dark).run("return getComputedStyle(document.body).backgroundColor")
+        open_page(window, live_server.url, DESKTOP, dark).run("return getComputedStyle(document.body).backgroundColor")
         for dark in (False, True)
     }
     assert len(colours) == 2
 
 
-def test_on_a_phone_nothing_is_wider_than_the_screen_and_the_answer_stays_in_sight(window, live_server):
-    page = opened(window, live_server.url, PHONE)
+def test_on_a_phone_nothing_is_wider_than_the_screen_and_the_result_stays_in_sight(window, live_server):
+    page = open_page(window, live_server.url, PHONE)
     assert page.run("return [document.documentElement.scrollWidth, innerWidth]") == [360, 360]
-    assert within(page)
+    assert all_texts_visible(page)
     page.run("document.getElementById('slider-0').scrollIntoView({block: 'end'})")
     brief = page.find("#brief")
     top, bottom = page.run("const at = arguments[0].getBoundingClientRect(); return [at.top, at.bottom]", brief)
     assert brief.text.split() == ["setosa", "99.95", "%"] and 0 < top < bottom <= PHONE[1]
 
 
-def test_who_wants_no_motion_gets_none(page):
+def test_reduced_motion_is_respected(page):
     duration = "return getComputedStyle(document.querySelector('.bar i')).transitionDuration"
     assert page.run(duration) != "0s"
     page.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}])
     assert page.run(duration) == "0s"
 
 
-def test_everything_can_be_reached_and_used_by_the_keyboard_alone(page):
+def test_everything_can_be_used_with_the_keyboard_alone(page):
     page.run("document.body.focus()")
     reached = []
     for _ in range(20):
@@ -463,22 +463,24 @@ def test_everything_can_be_reached_and_used_by_the_keyboard_alone(page):
     assert reached[: len(order)] == order
 
 
-def test_a_server_that_is_away_is_told_of_and_its_return_is_noticed_with_a_new_model(window, run):
+def test_a_missing_server_is_reported_and_the_page_finds_its_return_with_a_new_model(window, run):
     server = run("--role", "web_single")
-    page = opened(window, server.url)
+    page = open_page(window, server.url)
     server.stop()
     by_example(page, "virginica")
-    page.wait_until(lambda: page.text("#status").startswith("The server cannot be reached. Retrying in"), "the page says so")
+    page.wait_until(
+        lambda: page.text("#status").startswith("The server cannot be reached. Retrying in"), "the page reports the failure"
+    )
     assert page.text("#label") == "–"
     run("--role", "web_single", "--port", str(server.port), "--model-dir", str(MODEL / "fast"))
-    page.wait_until(lambda: page.text("#label") == "virginica", "it is answered")
+    page.wait_until(lambda: page.text("#label") == "virginica", "the page has a prediction")
     assert page.text("#status") == "This server has another model now. Reload the page to see it."
 
 
-def test_what_the_server_cannot_do_now_is_told_in_its_own_words(window, run):
+def test_an_error_of_the_server_is_shown_with_its_message(window, run):
     server = run("--role", "prep", "--pred-url", "http://127.0.0.1:9")
     window.visit(f"{server.url}/")
-    window.wait_until(lambda: "Retrying in" in window.text("#status"), "the page says so")
+    window.wait_until(lambda: "Retrying in" in window.text("#status"), "the page shows the error")
     assert "pred" in window.text("#status") and window.text("#label") == "–"
     assert window.violations() == []
 
@@ -511,7 +513,7 @@ FEATURES = [
 
 
 def save_model(folder: Path, features: list[dict], classes: int, training: bool) -> None:
-    """A model whose class is told by its first feature, and its training rows."""
+    """Writes a model whose first feature determines the class, and its training rows."""
     folder.mkdir()
     width = len(features)
     weights = np.zeros((width, classes), np.float32)
@@ -540,7 +542,7 @@ def save_model(folder: Path, features: list[dict], classes: int, training: bool)
 
 def test_another_model_has_its_own_page(window, run, tmp_path):
     save_model(tmp_path / "other", FEATURES, 5, training=True)
-    page = opened(window, run("--role", "web_single", "--model-dir", str(tmp_path / "other")).url)
+    page = open_page(window, run("--role", "web_single", "--model-dir", str(tmp_path / "other")).url)
     labels = [element.text for element in page.find_all("#features label")]
     assert labels == ["Temperature (°C)", "Pressure (Pa)", "<b>tilt</b>", "Drift"]
     assert [
@@ -549,39 +551,39 @@ def test_another_model_has_its_own_page(window, run, tmp_path):
         ("-40", "85"),
         ("90000", "110000"),
         ("-0.020", "0.030"),
-        # Told by the rows of the training alone.
+        # Only the training rows contain these values.
         ("-4.0", "4.0"),
     ]
     assert [element.text for element in page.find_all("#examples button")] == [f"class {i}" for i in range(5)]
     for i in (4, 0, 2):
         by_example(page, f"class {i}")
-        says(page, f"class {i}")
+        shows(page, f"class {i}")
         assert page.find("#field-0").get_property("value") == str(10 * i)
     slide(page, 0, 30)
-    says(page, "class 3")
+    shows(page, "class 3")
     assert len(page.find_all("#bars li")) == 5 and len(page.find_all("#plot .point")) == 45
     marks = {(element.get_attribute("class"), element.get_attribute("d")) for element in page.find_all("#plot .point")}
     assert len(marks) == 5 and page.text("#title") == "other"
-    assert within(page)
+    assert all_texts_visible(page)
     assert page.violations() == [] and page.console_messages() == []
 
 
-def test_a_model_that_tells_little_of_itself_and_has_many_classes_can_be_tried_too(window, run, tmp_path):
+def test_a_model_with_little_metadata_and_many_classes_can_be_tried_too(window, run, tmp_path):
     save_model(tmp_path / "bare", [{"name": "x"}], 20, training=False)
-    page = opened(window, run("--role", "web_single", "--model-dir", str(tmp_path / "bare")).url)
+    page = open_page(window, run("--role", "web_single", "--model-dir", str(tmp_path / "bare")).url)
     assert page.find_all("input[type=range]") == [] and not page.find("#scatter").is_displayed()
     assert [element.text for element in page.find_all("#examples button")] == ["Sample"]
     write(page, 0, "170")
-    says(page, "class 17")
+    shows(page, "class 17")
     assert 0 < len([element for element in page.find_all("#bars li") if element.is_displayed()]) <= 12
     assert page.violations() == [] and page.console_messages() == []
 
 
-def test_many_features_do_not_push_the_answer_away(window, run, tmp_path):
+def test_many_features_do_not_push_the_result_out_of_sight(window, run, tmp_path):
     save_model(tmp_path / "wide", [{"name": f"f{i}", "min": 0, "max": 20 + i} for i in range(64)], 3, training=False)
-    page = opened(window, run("--role", "web_single", "--model-dir", str(tmp_path / "wide")).url)
+    page = open_page(window, run("--role", "web_single", "--model-dir", str(tmp_path / "wide")).url)
     assert len(page.find_all("#features input[type=text]")) == 64
     assert page.run("return document.documentElement.scrollHeight") < 3 * DESKTOP[1]
     write(page, 63, "no")
-    page.wait_until(lambda: page.text("#fault-63") == "This must be a number.", "the fault is told at the last one")
+    page.wait_until(lambda: page.text("#fault-63") == "This must be a number.", "the error is shown at the last feature")
     assert page.violations() == []

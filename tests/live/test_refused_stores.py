@@ -1,4 +1,4 @@
-"""Stores that refuse for good, by a permission, a password, or a read-only place: readiness and answers say what must change."""
+"""Stores with a permanent error, such as a missing permission: readiness and responses state the remedy."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -22,7 +22,7 @@ TIMEOUT_SECONDS = 60.0
 
 @pytest.fixture
 def database(postgres_server) -> Iterator[Callable[[str], str]]:
-    """The URL, for a role, of a database of items that has one."""
+    """Function that returns the URL of an item database for a role."""
     url = postgres_server.create_database("refused")
     with closing(PostgresItemStore(url, {"a": ROW}, 10)) as store:
         store.get("a")
@@ -73,25 +73,25 @@ GRANTED = "GRANT SELECT ON iris_items, iris_items_store TO limited"
         ("limited", ["DROP TABLE iris_items, iris_items_store"], get, postgres_store.GRANT),
     ],
 )  # fmt: skip
-def test_each_permanent_refusal_of_postgresql_has_its_remedy(database, role, statements, use, remedy):
+def test_each_permanent_error_of_postgresql_has_its_remedy(database, role, statements, use, remedy):
     change(database("postgres"), *statements)
     refused = refusal(PostgresItemStore(database(role), {}, 10), use)
     assert refused.remedy == remedy, refused
 
 
-def test_a_database_that_is_not_there_is_a_permanent_refusal_and_one_that_is_down_is_not(postgres_server):
+def test_a_missing_database_is_a_permanent_error_and_an_unavailable_one_is_not(postgres_server):
     url = postgres_server.url.replace("/postgres?", "/missing?")
     assert refusal(PostgresItemStore(url, {}, 10), get).remedy == postgres_store.CREATE
     assert refusal(PostgresItemStore("postgresql://user:secret@127.0.0.1:1/d", {}, 0.2), get).remedy == ""
 
 
-def test_readiness_and_answers_name_what_to_grant_and_both_go_on_once_it_is(run, database):
+def test_readiness_and_responses_name_the_missing_grant_and_work_after_it(run, database):
     server = run("--role", "data_cache", IRIS_DATABASE_URL=database("limited"))
 
     def ready():
         return fetch(server, http_request("GET", "/readyz"))
 
-    wait_until(lambda: ready().status == 503, "it is not ready")
+    wait_until(lambda: ready().status == 503, "the server is not ready")
     item, written = (
         fetch(server, request_bytes) for request_bytes in (http_request("GET", "/items/a"), http_request("PUT", "/items/a", BODY))
     )
@@ -100,9 +100,9 @@ def test_readiness_and_answers_name_what_to_grant_and_both_go_on_once_it_is(run,
         assert postgres_store.GRANT in response.json()["detail"] and "again soon" not in response.json()["detail"]
         assert not any(word in response.body.decode() for word in ("limited", "permission denied", "refused?"))
     change(database("postgres"), GRANTED)
-    wait_until(lambda: ready().status == 200, "it is ready")
+    wait_until(lambda: ready().status == 200, "the server is ready")
     assert fetch(server, http_request("GET", "/items/a")).status == 200
-    # A server that may not write serves reads, and names the missing permission.
+    # A server without write permission serves reads, and names the missing permission.
     assert postgres_store.GRANT in fetch(server, http_request("PUT", "/items/a", BODY)).json()["detail"]
     assert ready().json() == {"ready": True, "warnings": [postgres_store.GRANT]}
     assert fetch(server, http_request("GET", "/items/a", None, "Cache-Control: no-cache")).status == 200
@@ -110,11 +110,11 @@ def test_readiness_and_answers_name_what_to_grant_and_both_go_on_once_it_is(run,
     assert fetch(server, http_request("PUT", "/items/a", BODY)).status == 200 and ready().json() == {"ready": True}
     server.process.terminate()
     log = server.process.communicate(timeout=TIMEOUT_SECONDS)[1]
-    # Once for each operation, however often it is tried.
+    # The log has one message for each operation, independent of the number of attempts.
     assert log.count(postgres_store.GRANT) <= 4 and "permission denied for table" in log
 
 
-def test_a_run_over_a_table_that_may_not_write_says_what_to_grant(database, postgres_server, capsys):
+def test_a_run_over_a_table_without_permission_names_the_missing_grant(database, postgres_server, capsys):
     change(database("postgres"), "CREATE TABLE t (id int PRIMARY KEY)", "ALTER TABLE iris_items DROP COLUMN features")
     columns = "ADD sepal_length float8, ADD sepal_width float8, ADD petal_length float8, ADD petal_width float8"
     postgres_server.create_database("scored")
@@ -131,7 +131,7 @@ def test_a_run_over_a_table_that_may_not_write_says_what_to_grant(database, post
     postgres_server.execute("DROP DATABASE scored WITH (FORCE)")
 
 
-def test_a_state_that_may_not_be_written_is_a_permanent_refusal_and_what_is_there_can_be_read(tmp_path):
+def test_a_read_only_state_is_a_permanent_error_and_its_jobs_can_be_read(tmp_path):
     with closing(SqliteJobStore(tmp_path / "jobs.db")) as store:
         job = store.submit(ROW)
         store.database.writer.execute("PRAGMA query_only = on")
@@ -140,7 +140,7 @@ def test_a_state_that_may_not_be_written_is_a_permanent_refusal_and_what_is_ther
         assert "read-only" in denied.value.remedy and store.get(job.id) == job
 
 
-def test_the_refusals_of_redis_have_their_remedies(own_redis):
+def test_the_permanent_errors_of_redis_have_their_remedies(own_redis):
     users = {"limited": "+@all -xadd -eval", "none": "-@all"}
     for name, rules in users.items():
         own_redis.execute("ACL", "SETUSER", name, "on", ">right", "~*", *rules.split())
@@ -160,14 +160,14 @@ def test_the_refusals_of_redis_have_their_remedies(own_redis):
     assert refused.remedy == SIGN_IN and "secret" not in str(refused)
 
 
-def test_a_server_of_jobs_over_a_replica_says_that_it_needs_the_primary(run, own_redis):
+def test_a_job_server_with_a_replica_names_the_primary_as_its_remedy(run, own_redis):
     server = run("--role", "asynchronous", IRIS_REDIS_URL=own_redis.url)
-    wait_until(lambda: fetch(server, http_request("POST", "/jobs", BODY)).status == 202, "jobs are taken")
+    wait_until(lambda: fetch(server, http_request("POST", "/jobs", BODY)).status == 202, "jobs are accepted")
     own_redis.execute("REPLICAOF", "127.0.0.1", "1")
     response = fetch(server, http_request("POST", "/jobs", BODY))
     assert response.status == 503 and PRIMARY in response.json()["detail"]
     assert PRIMARY in fetch(server, http_request("GET", "/readyz")).json()["warnings"]
     own_redis.execute("REPLICAOF", "NO", "ONE")
-    wait_until(lambda: fetch(server, http_request("POST", "/jobs", BODY)).status == 202, "jobs are taken again")
+    wait_until(lambda: fetch(server, http_request("POST", "/jobs", BODY)).status == 202, "jobs are accepted again")
     with suppress(KeyError):
         assert PRIMARY not in fetch(server, http_request("GET", "/readyz")).json()["warnings"]

@@ -1,4 +1,4 @@
-"""Prep with pred, and a gateway with its members, as real processes that are killed, stopped, replaced and overloaded."""
+"""Prep with pred, and a gateway with its members, as processes that are killed, stopped, replaced, and overloaded."""
 
 import json
 import os
@@ -75,11 +75,11 @@ def gateway_of(run, members, *options: str):
     return server
 
 
-# Two halves
+# The split model
 
 
 @pytest.mark.long
-def test_both_halves_give_the_answers_of_the_whole_to_the_byte(prep, live_server):
+def test_both_halves_give_the_responses_of_the_whole_model_to_the_byte(prep, live_server):
     rows = np.loadtxt(MODEL / "training.csv", delimiter=",", skiprows=1, usecols=range(4)).tolist()
     chance = np.random.default_rng(5)
     batches = [chance.uniform(-50, 50, (10_000, 4)).astype(np.float32).tolist() for _ in range(10)]
@@ -100,26 +100,26 @@ def test_both_halves_give_the_answers_of_the_whole_to_the_byte(prep, live_server
 
 
 @pytest.mark.long
-def test_prep_is_ready_when_pred_is_and_again_after_it_was_gone(run, pred):
+def test_prep_is_ready_when_pred_is_and_again_after_an_outage(run, pred):
     port = pred.port
     pred.stop()
     prep = run("--role", "prep", "--pred-url", f"http://127.0.0.1:{port}")
-    wait_until(lambda: "Connection refused" in why_not(prep), "it has looked for pred")
+    wait_until(lambda: "Connection refused" in why_not(prep), "prep has tried to reach pred")
     assert fetch(prep, ONE).status == 503
     assert fetch(prep, http_request("GET", "/metadata")).status == fetch(prep, http_request("GET", "/livez")).status == 200
     for _ in range(2):
         pred = run("--role", "pred", "--port", str(port))
-        wait_until(lambda: ready(prep), "pred is there")
+        wait_until(lambda: ready(prep), "pred is ready")
         assert fetch(prep, ONE).json() == {"prediction": "setosa"}
         kill_tree(pred.process)
         pred.process.wait()
-        wait_until(lambda: not ready(prep), "pred is gone")
+        wait_until(lambda: not ready(prep), "pred is unavailable")
         response = fetch(prep, ONE)
         assert (response.status, response.headers["retry-after"]) == (503, "1")
 
 
 @pytest.mark.long
-def test_pred_of_another_pair_is_named_and_not_asked(run, tmp_path):
+def test_pred_of_another_pair_is_named_and_not_called(run, tmp_path):
     pred = shutil.copytree(MODEL, tmp_path / "other") / "pred"
     model = onnx.load(pred / "iris_pred.onnx")
     (pair,) = [prop for prop in model.metadata_props if prop.key == "pair"]
@@ -131,14 +131,14 @@ def test_pred_of_another_pair_is_named_and_not_asked(run, tmp_path):
     wait_until(lambda: "pair" in why_not(prep), "the pairs are compared")
     assert "of the pair sha256:other" in why_not(prep) and f"of the pair {mine}" in why_not(prep)
     assert fetch(prep, ONE).status == 503
-    # The right one takes its place.
+    # The matching one replaces it.
     other.stop()
     run("--role", "pred", "--port", str(other.port))
-    wait_until(lambda: ready(prep), "it is the same pair")
+    wait_until(lambda: ready(prep), "the pairs match")
     assert fetch(prep, ONE).status == 200
 
 
-def test_while_pred_hangs_nothing_else_waits_and_what_is_too_much_is_refused_at_once(run, pred):
+def test_while_pred_hangs_other_requests_continue_and_the_excess_is_refused_at_once(run, pred):
     with FaultProxy(pred) as between:
         prep = run("--role", "prep", "--pred-url", between.url, "--queue", "3", "--deadline-ms", "20000", constants=TWO_CALLS)
         wait_until(lambda: ready(prep), "prep knows pred")
@@ -149,7 +149,7 @@ def test_while_pred_hangs_nothing_else_waits_and_what_is_too_much_is_refused_at_
                 connection.send(ONE)
             wait_until(
                 lambda: sum(connection.readable() for connection in connections) >= 25,
-                "those beyond two calls and three that wait",
+                "the requests beyond two calls and three queued ones are refused",
             )
             refused = [connection.receive() for connection in connections if connection.readable()]
             assert {(response.status, response.headers["retry-after"]) for response in refused} == {(503, "1")}
@@ -160,7 +160,7 @@ def test_while_pred_hangs_nothing_else_waits_and_what_is_too_much_is_refused_at_
 # Members
 
 
-def test_an_ensemble_of_processes_answers_as_one_in_a_process(run, members, live_server):
+def test_an_ensemble_of_processes_responds_like_one_in_a_process(run, members, live_server):
     # With this quorum the gateway is not ready before it knows all three members.
     gateway = gateway_of(run, members, "--quorum", "3")
     with RawConnection(gateway) as apart, RawConnection(live_server) as here:
@@ -194,11 +194,11 @@ def test_a_member_that_fails_is_missing_until_it_is_back(run, members, fault):
         run("--role", "member", "--member", "virginica", "--port", str(member.port))
     else:
         signal_tree(member.process.pid, signal.SIGCONT)
-    wait_until(lambda: fetch(gateway, VOTE).json()["status"] == "complete", "it is asked again, without a restart")
+    wait_until(lambda: fetch(gateway, VOTE).json()["status"] == "complete", "the member is called again, without a restart")
 
 
 @pytest.mark.long
-def test_below_the_quorum_it_is_503_and_never_200_when_nobody_answered(run, members):
+def test_below_the_quorum_the_status_is_503_and_never_200_without_a_vote(run, members):
     gateway, generous = gateway_of(run, members), gateway_of(run, members, "--quorum", "1")
     for count, name in enumerate(NAMES, 1):
         kill(members[name])
@@ -208,13 +208,13 @@ def test_below_the_quorum_it_is_503_and_never_200_when_nobody_answered(run, memb
             if response.status == 503:
                 assert name in response.json()["detail"] and f"Of 3 members {needed} must answer" in response.json()["detail"]
     for server in (gateway, generous):
-        wait_until(lambda server=server: not ready(server), "it is not ready")
+        wait_until(lambda server=server: not ready(server), "the gateway is not ready")
         assert fetch(server, HEALTH).status == 503
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("mode", ["garbage", "half", "reset", "mute", "twice", "drip", "hang"])
-def test_a_member_that_answers_wrongly_is_missing_and_trusted_again(run, members, mode):
+def test_a_member_with_invalid_responses_is_missing_and_used_again_later(run, members, mode):
     with FaultProxy(members["setosa"]) as between:
         gateway = gateway_of(run, {**members, "setosa": between})
         between.mode = mode
@@ -222,17 +222,17 @@ def test_a_member_that_answers_wrongly_is_missing_and_trusted_again(run, members
             document = fetch(gateway, VOTE).json()
             assert (document["status"], document["missing"]) == ("partial", ["setosa"])
         between.mode = "pass"
-        wait_until(lambda: fetch(gateway, VOTE).json()["status"] == "complete", "it is trusted again")
+        wait_until(lambda: fetch(gateway, VOTE).json()["status"] == "complete", "the member is used again")
 
 
 @pytest.mark.long
-def test_a_member_of_another_model_takes_no_part(run, members, tmp_path):
+def test_a_member_of_another_model_does_not_vote(run, members, tmp_path):
     wrong = {**members, "setosa": members["virginica"]}
     gateway = gateway_of(run, wrong)
     document = fetch(gateway, HEALTH).json()["members"]["setosa"]
     assert not document["up"] and "of virginica, not of setosa" in document["why"]
     assert fetch(gateway, VOTE).json()["missing"] == ["setosa"]
-    # Of the species, but of another release.
+    # The model is of the same species, but of another release.
     other = shutil.copytree(MODEL, tmp_path / "other")
     model = onnx.load(other / "members/setosa/iris_setosa.onnx")
     model.producer_version = "another"
@@ -245,17 +245,17 @@ def test_a_member_of_another_model_takes_no_part(run, members, tmp_path):
 
 
 @pytest.mark.long
-def test_ten_thousand_requests_with_faults_among_them_leave_nothing_behind(run, members):
+def test_ten_thousand_requests_with_faults_leave_nothing_open(run, members):
     with FaultProxy(members["setosa"]) as between:
         gateway = gateway_of(run, {**members, "setosa": between})
         pid = gateway.worker_pid
 
-        def kept() -> float:
+        def idle_connections() -> float:
             return sum(metric_sum(metrics(gateway), "remote_connections", target=name) for name in NAMES)
 
-        def figures() -> tuple[float, int]:
-            """Sockets besides those that wait for the next call, and threads."""
-            return open_socket_count(pid) - kept(), len(os.listdir(f"/proc/{pid}/task"))
+        def resource_counts() -> tuple[float, int]:
+            """Returns the numbers of sockets that are not idle connections, and of threads."""
+            return open_socket_count(pid) - idle_connections(), len(os.listdir(f"/proc/{pid}/task"))
 
         def client(count: int) -> list[int]:
             with RawConnection(gateway) as connection:
@@ -263,7 +263,7 @@ def test_ten_thousand_requests_with_faults_among_them_leave_nothing_behind(run, 
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(client, [100] * 4))
-            before = figures()
+            before = resource_counts()
             asked = [pool.submit(client, 2500) for _ in range(4)]
             modes = ["garbage", "reset", "pass", "half", "mute"]
             while not all(item.done() for item in asked):
@@ -275,10 +275,10 @@ def test_ten_thousand_requests_with_faults_among_them_leave_nothing_behind(run, 
                 between.stopped.wait(0.3)
             between.mode = "pass"
             assert {status for future in asked for status in future.result()} <= {200, 503}
-        wait_until(lambda: fetch(gateway, VOTE).json()["status"] == "complete", "all are back")
-        wait_until(lambda: all(map(le, figures(), before)), "no connection and no thread more than before")
-        # Each of the four clients at most waits for one call of each member and for a second one instead of it.
-        assert kept() <= 4 * 2 * len(NAMES)
+        wait_until(lambda: fetch(gateway, VOTE).json()["status"] == "complete", "all members are back")
+        wait_until(lambda: all(map(le, resource_counts(), before)), "no more connections and threads than before")
+        # Each of the four clients waits for at most one call and one hedge of each member.
+        assert idle_connections() <= 4 * 2 * len(NAMES)
         text = metrics(gateway)
         for name in NAMES:
             calls = sum(
@@ -286,17 +286,17 @@ def test_ten_thousand_requests_with_faults_among_them_leave_nothing_behind(run, 
                 for o in ("ok", "late", "bad_answer", "unreachable")
             )
             extra = metric_sum(text, "remote_retries_total", target=name)
-            # Looks at a target earn a tenth of a call too.
+            # Health checks also add a tenth of a call to the budget.
             assert extra <= 0.1 * calls + 5
 
 
 @pytest.mark.long
-def test_members_that_hang_hold_up_no_request_that_only_computes(run, members):
+def test_members_that_hang_delay_no_local_request(run, members):
     with FaultProxy(members["setosa"]) as between:
         registry = ",".join(f"{name}={between.url if name == 'setosa' else members[name].url}" for name in NAMES)
         options = ("--ensemble-ms", "20000", "--deadline-ms", "20000", "--threads", "2", "--queue", "4")
         server = run("--role", "all", "--members", registry, *options, constants=TWO_CALLS)
-        wait_until(lambda: fetch(server, VOTE).json().get("status") == "complete", "it knows its members")
+        wait_until(lambda: fetch(server, VOTE).json().get("status") == "complete", "the gateway knows its members")
         between.mode = "hang"
         with ExitStack() as stack:
             for connection in [stack.enter_context(RawConnection(server)) for _ in range(20)]:

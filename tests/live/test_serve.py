@@ -1,4 +1,4 @@
-"""The server as a process: real sockets, real signals, real mistakes."""
+"""The server as a process: sockets, signals, and mistakes."""
 
 import http.client
 import json
@@ -24,7 +24,7 @@ from iris_wsgi.cpu_limits import available_cpus, thread_count, worker_count
 from iris_wsgi.settings import Settings
 
 
-def ask(server, method: str, path: str, document=None):
+def send_request(server, method: str, path: str, document=None):
     connection = http.client.HTTPConnection(server.host, server.port, timeout=120)
     body = None if document is None else json.dumps(document)
     connection.request(method, path, body, {"Content-Type": "application/json"})
@@ -34,7 +34,7 @@ def ask(server, method: str, path: str, document=None):
     return response, content
 
 
-def test_it_says_what_runs_where_and_how_to_try_it(live_server):
+def test_the_start_prints_the_role_the_address_and_an_example(live_server):
     said = "\n".join(live_server.startup_lines)
     assert re.search(r"^iris_wsgi \S+ serves role all on http://127\.0\.0\.1:\d+$", said, re.MULTILINE)
     assert re.search(r"^model iris_svc 1\.0\.0 sha256:[0-9a-f]{64}$", said, re.MULTILINE)
@@ -42,35 +42,35 @@ def test_it_says_what_runs_where_and_how_to_try_it(live_server):
     assert re.search(r"^workers: 1 \(as set\); threads: \d+ \(.+\); model: 1 thread", said, re.MULTILINE)
 
 
-def test_the_curl_line_that_it_prints_works(live_server):
+def test_the_printed_curl_line_works(live_server):
     require_program("curl")
     line = live_server.startup_lines[-1].removeprefix("try: ")
     assert subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True).stdout == '{"prediction":"setosa"}'
 
 
 @pytest.mark.parametrize(("label", "row"), LABELED_ROWS.items())
-def test_the_fixed_points_over_a_socket(live_server, label, row):
-    response, content = ask(live_server, "POST", "/predict/label", {"data": [row]})
+def test_the_labeled_rows_over_a_socket(live_server, label, row):
+    response, content = send_request(live_server, "POST", "/predict/label", {"data": [row]})
     assert (response.status, json.loads(content)) == (200, {"prediction": label})
 
 
 def test_the_150_rows_over_a_socket_equal_the_model_bit_for_bit(live_server, service):
     rows = training_rows()
     expected = service.model.predict(np.array(rows, np.float32)).tolist()
-    batch = json.loads(ask(live_server, "POST", "/predict/batch", {"data": rows})[1])
+    batch = json.loads(send_request(live_server, "POST", "/predict/batch", {"data": rows})[1])
     assert batch["probabilities"] == expected
     for row, probabilities in zip(rows, expected, strict=True):
-        assert json.loads(ask(live_server, "POST", "/predict", {"data": [row]})[1])["prediction"] == probabilities
+        assert json.loads(send_request(live_server, "POST", "/predict", {"data": [row]})[1])["prediction"] == probabilities
 
 
-def test_a_taken_port_is_told_in_one_line(live_server):
+def test_a_used_port_is_reported_in_one_line(live_server):
     failed = run_failing_start("--port", str(live_server.port), "--model-dir", str(MODEL))
     assert (failed.returncode, failed.stdout) == (1, "")
     assert failed.stderr.count("\n") == 1
     assert f"IRIS_PORT={live_server.port}" in failed.stderr and "already in use" in failed.stderr
 
 
-def test_a_port_that_is_bound_but_silent_is_told_too():
+def test_a_port_that_is_bound_without_listening_is_reported_too():
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         failed = run_failing_start("--port", str(other.getsockname()[1]), "--model-dir", str(MODEL))
@@ -78,7 +78,7 @@ def test_a_port_that_is_bound_but_silent_is_told_too():
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.1", "300.1.1.1", "a..b", "a" * 64])
-def test_an_address_that_is_not_ours_is_told_in_one_line(host):
+def test_an_address_of_another_machine_is_reported_in_one_line(host):
     failed = run_failing_start("--host", host, "--port", "0", "--model-dir", str(MODEL))
     assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
     assert f"IRIS_HOST={host}" in failed.stderr
@@ -93,16 +93,16 @@ def test_a_changed_model_stops_the_start_with_status_1_and_one_line(model_copy):
     assert failed.stderr.count("\n") == 1 and "SHA-256" in failed.stderr
 
 
-def test_a_wrong_setting_stops_the_start_with_status_2_and_one_line():
+def test_an_invalid_setting_stops_the_start_with_status_2_and_one_line():
     failed = run_failing_start(IRIS_PORT="http")
     assert (failed.returncode, failed.stdout, failed.stderr.count("\n")) == (2, "", 1)
     assert "IRIS_PORT='http'" in failed.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_status_0_and_no_traceback(run, number):
+def test_a_signal_ends_the_server_with_status_0_and_no_traceback(run, number):
     server = run()
-    assert ask(server, "GET", "/health")[1] == b'{"health":"ok"}'
+    assert send_request(server, "GET", "/health")[1] == b'{"health":"ok"}'
     server.process.send_signal(number)
     _, err = server.process.communicate(timeout=120)
     assert server.process.returncode == 0
@@ -122,44 +122,44 @@ def test_an_ipv6_address_works_and_is_shown_in_brackets(run):
     connection.close()
 
 
-def test_every_address_is_shown_as_one_that_can_be_opened(run):
+def test_every_address_is_shown_as_one_that_a_client_can_use(run):
     assert run("--host", "0.0.0.0").url.startswith("http://127.0.0.1:")
 
 
-def test_web_single_writes_no_file_and_opens_no_socket_but_its_own(run, tmp_path):
+def test_web_single_writes_no_file_and_opens_no_other_socket(run, tmp_path):
     require_program("strace")
     trace = tmp_path / "trace"
     calls = "trace=openat,open,creat,unlink,rename,mkdir,socket,connect,bind,truncate,link,symlink"
     quiet = {"PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path / "home"), "COVERAGE_PROCESS_CONFIG": ""}
     server = run("--role", "web_single", under=("strace", "-f", "-qq", "-e", calls, "-o", str(trace)), **quiet)
     for path in ("/predict", "/predict/label", "/predict/proba", "/predict/batch"):
-        assert ask(server, "POST", path, {"data": [[5.1, 3.5, 1.4, 0.2]]})[0].status == 200
-    ask(server, "POST", "/predict/batch", {"data": [[5.1, 3.5, 1.4, 0.2]] * 10_000})
-    ask(server, "GET", "/metrics")
-    # strace passes no signal on; its child is the server.
+        assert send_request(server, "POST", path, {"data": [[5.1, 3.5, 1.4, 0.2]]})[0].status == 200
+    send_request(server, "POST", "/predict/batch", {"data": [[5.1, 3.5, 1.4, 0.2]] * 10_000})
+    send_request(server, "GET", "/metrics")
+    # strace does not forward signals. Its child is the server.
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
     os.kill(int(children[0]), signal.SIGTERM)
     server.process.communicate(timeout=120)
     lines = trace.read_text().splitlines()
     assert any("golden.json" in line for line in lines)
     writing = re.compile(r"O_WRONLY|O_RDWR|O_CREAT|creat\(|unlink|rename|mkdir|truncate|link\(")
-    # The log's own pipe is opened again, so that it never blocks; see log.nonblocking().
+    # The log opens its own pipe again, so that a write never blocks; see log.nonblocking().
     itself = ("/dev/null", '"/proc/self/fd/2"')
     assert [line for line in lines if writing.search(line) and not any(name in line for name in itself)] == []
     assert len([line for line in lines if " socket(" in line]) == 1
     assert [line for line in lines if "connect(" in line] == []
 
 
-def test_a_connection_that_the_system_refuses_to_set_up_costs_no_other(run):
-    """Elsewhere than on Linux a client that is gone by then is enough for that."""
+def test_a_connection_that_the_system_refuses_to_set_up_affects_no_other(run):
+    """On other systems than Linux, a client that is already gone causes this error."""
     require_program("strace")
-    # The first call of a worker is for the listener; -D has the server as our child.
+    # The first call of a worker is for the listener. With -D the server is our child.
     refused = "inject=setsockopt:error=EINVAL:when=2"
     under = ("strace", "-D", "-f", "-qq", "-e", "trace=setsockopt", "-e", refused, "-o", "/dev/null")
     server = run("--role", "web_single", under=under, COVERAGE_PROCESS_CONFIG="")
     with pytest.raises((OSError, http.client.HTTPException)):
-        ask(server, "GET", "/livez")
-    assert ask(server, "GET", "/livez")[0].status == 200
+        send_request(server, "GET", "/livez")
+    assert send_request(server, "GET", "/livez")[0].status == 200
     assert "a connection failed" in server.stop()[1]
 
 
@@ -173,8 +173,8 @@ def test_the_default_numbers_of_workers_and_threads_come_from_the_cpus():
     assert thread_count(Settings(role="asynchronous", threads=7), 1)[0] == 7
 
 
-def test_a_defect_in_one_connection_costs_that_connection_and_is_logged(tmp_path):
-    """A real fault cannot be had, so one is put in: the server must outlive what it does not expect."""
+def test_a_defect_in_one_connection_ends_that_connection_and_is_logged(tmp_path):
+    """The test injects a defect, because the server must survive an unexpected exception."""
     code = (
         "import sys; from iris_wsgi.server import connection; from iris_wsgi.cli.main import main\n"
         "def broken(self): raise KeyError('put in')\n"
@@ -188,7 +188,7 @@ def test_a_defect_in_one_connection_costs_that_connection_and_is_logged(tmp_path
         with socket.create_connection((server.host, server.port)) as half:
             half.sendall(b"GET /livez")
             assert half.recv(100) == b""
-        assert ask(server, "GET", "/livez")[0].status == 200
+        assert send_request(server, "GET", "/livez")[0].status == 200
     finally:
         _, err = server.stop()
     (failed,) = [line for line in map(json.loads, err.splitlines()) if line["level"] == "error"]
@@ -217,9 +217,9 @@ def test_no_closed_or_full_stream_ends_the_start_or_a_later_line_of_the_log(tmp_
     try:
         wait_until(lambda: not refuses_connections(server), "the server listens")
         for _ in range(3):
-            assert ask(server, "GET", "/livez")[0].status == 200
+            assert send_request(server, "GET", "/livez")[0].status == 200
         if "&-" in streams:
-            # None of its sockets is where something is printed.
+            # A socket of the server must not have the number of a standard stream.
             pid = (tmp_path / "pid").read_text().strip()
             assert not [text for text in ("0", "1", "2") if os.readlink(f"/proc/{pid}/fd/{text}").startswith("socket:")]
     finally:
@@ -227,7 +227,7 @@ def test_no_closed_or_full_stream_ends_the_start_or_a_later_line_of_the_log(tmp_
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
         shell.wait(120)
-    wait_until(lambda: not is_alive(pid), "its end")
+    wait_until(lambda: not is_alive(pid), "the end of the server")
 
 
 class NamedServer(NamedTuple):
@@ -236,12 +236,12 @@ class NamedServer(NamedTuple):
 
 
 @pytest.mark.parametrize("stream", ["2>&-", "2>/dev/full"])
-def test_a_status_is_the_same_where_nobody_reads_why(stream):
+def test_the_exit_status_is_the_same_without_a_reader(stream):
     command = f"{sys.executable} -m iris_wsgi serve --port http {stream}"
     assert subprocess.run(["sh", "-c", command], timeout=60).returncode == 2
 
 
-def test_an_answer_that_a_full_disk_does_not_take_is_a_failure_in_one_line():
+def test_a_full_disk_for_the_output_is_reported_in_one_line():
     command = f"{sys.executable} -m iris_wsgi verify --model-dir {MODEL} >/dev/full"
     failed = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
     assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
@@ -258,7 +258,7 @@ def test_an_answer_that_a_full_disk_does_not_take_is_a_failure_in_one_line():
         (60, ("--role", "web_single", "--workers", "30"), 76),
     ],
 )
-def test_too_few_descriptors_stop_the_start_with_one_line_that_names_the_limit_and_the_way_out(
+def test_too_few_descriptors_stop_the_start_with_one_line_that_names_the_limit_and_the_solution(
     limit, arguments, needed, tmp_path
 ):
     command = [sys.executable, "-m", "iris_wsgi", "serve", "--port", "0", "--workers", "1", "--model-dir", str(MODEL), *arguments]
@@ -273,10 +273,13 @@ def test_too_few_descriptors_stop_the_start_with_one_line_that_names_the_limit_a
     assert "ulimit -n 1024" in failed.stderr and "LimitNOFILE=" in failed.stderr
 
 
-def test_with_the_descriptors_that_it_asks_for_every_pattern_answers(run):
+def test_with_the_required_descriptors_every_pattern_responds(run):
     server = run(under=("sh", "-c", 'ulimit -n 40; exec "$@"', "sh"))
     for path in ("/readyz", "/metrics", "/items/0000", "/ensemble/health", "/v2/health/ready"):
-        assert ask(server, "GET", path)[0].status == 200, path
-    response, content = ask(server, "POST", "/jobs", {"data": [[5.1, 3.5, 1.4, 0.2]]})
+        assert send_request(server, "GET", path)[0].status == 200, path
+    response, content = send_request(server, "POST", "/jobs", {"data": [[5.1, 3.5, 1.4, 0.2]]})
     assert response.status == 202
-    wait_until(lambda: json.loads(ask(server, "GET", json.loads(content)["href"])[1])["status"] == "succeeded", "the job is done")
+    wait_until(
+        lambda: json.loads(send_request(server, "GET", json.loads(content)["href"])[1])["status"] == "succeeded",
+        "the job is done",
+    )

@@ -1,4 +1,4 @@
-"""Clients that are slow on purpose: each deadline ends them, and nobody else notices."""
+"""Clients that are slow on purpose: each deadline ends them, and other clients are not affected."""
 
 import json
 import re
@@ -32,7 +32,7 @@ BODY = json.dumps({"data": [ROW]}).encode()
 CHUNKED = (
     b"POST /predict/label HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
-# What has come when the client becomes slow, and the bytes that it then repeats for ever.
+# Bytes that the server has received before the client becomes slow, and the bytes that the client then repeats.
 SLOW = {
     "method": (b"", b"A"),
     "target": (b"GET /", b"a"),
@@ -49,39 +49,39 @@ SLOW = {
 
 @pytest.fixture
 def slow_time(run, clock):
-    """A server whose time is the test's, and who moves both on."""
-    return Timed(run(*SHORT, constants=SHORT_TIMES, under=stderr_to("/dev/null"), clock=clock), clock)
+    """Server with the test's clock."""
+    return ServerWithClock(run(*SHORT, constants=SHORT_TIMES, under=stderr_to("/dev/null"), clock=clock), clock)
 
 
-class Timed:
-    """A server and its clock."""
+class ServerWithClock:
+    """Server and its clock."""
 
     def __init__(self, server, clock) -> None:
         self.server, self.clock = server, clock
 
     def wire(self, **options) -> RawConnection:
-        """A connection that the server has accepted."""
+        """Opens a connection and waits until the server has accepted it."""
         before = open_socket_count(self.server.worker_pid)
         connection = RawConnection(self.server, **options)
         wait_until(lambda: open_socket_count(self.server.worker_pid) > before, "the connection is accepted")
         return connection
 
     def advance(self, seconds: float) -> None:
-        """Moves the clock. Returns when the server has read what was sent before, and has done what is due by then."""
+        """Advances the clock. Returns after the server has read all sent bytes and has applied the expired deadlines."""
         settle(self.server)
         self.clock.advance(seconds)
         settle(self.server)
 
 
 def settle(server) -> None:
-    """Waits until the server has gone once around its loop."""
+    """Waits for one round of the server's loop."""
     with RawConnection(server) as connection:
-        # The server ends what is late after it has looked at all connections, so before it answers for the second time.
+        # The server closes late connections after it has handled all events, so before its second response.
         assert [connection.exchange(LIVEZ).status for _ in range(2)] == [200, 200]
 
 
-def drip(timed: Timed, *each: tuple[RawConnection, bytes]) -> list[float]:
-    """Sends each its piece every tenth of a second until the server says something there; after how many seconds that was."""
+def drip(timed: ServerWithClock, *each: tuple[RawConnection, bytes]) -> list[float]:
+    """Sends the piece of each connection every tenth of a second until the server responds. Returns the time of each response."""
     began, took = timed.clock.now(), {}
     for _ in range(300):
         for connection, piece in each:
@@ -95,11 +95,11 @@ def drip(timed: Timed, *each: tuple[RawConnection, bytes]) -> list[float]:
     return [took[connection] for connection, _ in each]
 
 
-def test_a_request_that_drips_gets_408_however_steadily_it_drips(slow_time):
+def test_a_request_that_drips_gets_408_at_any_pace(slow_time):
     with ExitStack() as stack:
         connections = {part: stack.enter_context(slow_time.wire()).send(start) for part, (start, _) in SLOW.items()}
         took = drip(slow_time, *((connection, SLOW[part][1]) for part, connection in connections.items()))
-        # Never before its time, and soon after it: the server looks for what is late four times a second.
+        # The response never comes early. The server looks for late requests four times a second, so it comes soon after.
         for part, seconds in zip(SLOW, took, strict=True):
             due = 1.5 if part.startswith(("body", "chunk", "trailer")) else 1.0
             assert due - 0.01 < seconds < due + 0.4, part
@@ -111,36 +111,36 @@ def test_a_request_that_drips_gets_408_however_steadily_it_drips(slow_time):
             assert (part, *connection.read_to_end()) == (part, "closed", b"")
 
 
-def test_a_second_request_that_drips_is_refused_like_a_first(slow_time):
+def test_a_second_request_that_drips_is_refused_like_the_first(slow_time):
     with slow_time.wire() as connection:
         assert connection.exchange(LIVEZ).status == 200
         drip(slow_time, (connection.send(b"GET /livez"), b"a"))
         assert connection.receive().status == 408
 
 
-def test_a_client_that_drips_on_after_its_408_is_cut_off(slow_time):
+def test_a_client_that_keeps_dripping_after_its_408_is_cut_off(slow_time):
     with slow_time.wire() as connection:
         drip(slow_time, (connection, b"A"))
 
         def cut() -> bool:
             slow_time.advance(0.1)
-            return fails(connection, b"A")
+            return failure_of(connection, b"A")
 
-        wait_until(cut, "a connection that takes no more")
+        wait_until(cut, "a connection that accepts no more bytes")
 
 
-def test_a_refused_body_that_drips_on_is_cut_off_at_the_time_of_any_other(slow_time):
+def test_a_refused_body_that_drips_is_cut_off_at_the_same_time_as_others(slow_time):
     with slow_time.wire() as connection:
         assert connection.exchange(SLOW["body"][0].replace(b"Content-Length: 9", b"Content-Length: 99999")).status == 413
 
         def cut() -> bool:
             slow_time.advance(0.1)
-            return fails(connection, b" ")
+            return failure_of(connection, b" ")
 
-        wait_until(cut, "a connection that takes no more")
+        wait_until(cut, "a connection that accepts no more bytes")
 
 
-def fails(connection: RawConnection, piece: bytes) -> bool:
+def failure_of(connection: RawConnection, piece: bytes) -> bool:
     try:
         connection.send(piece)
     except OSError:
@@ -149,7 +149,7 @@ def fails(connection: RawConnection, piece: bytes) -> bool:
 
 
 @pytest.mark.parametrize("asked", [False, True], ids=["new", "idle"])
-def test_a_connection_that_says_nothing_is_closed_without_a_word(slow_time, asked):
+def test_an_idle_connection_is_closed_without_a_response(slow_time, asked):
     with slow_time.wire() as connection:
         assert not asked or not connection.exchange(LIVEZ).closes
         slow_time.advance(0.9)
@@ -158,42 +158,42 @@ def test_a_connection_that_says_nothing_is_closed_without_a_word(slow_time, aske
         assert connection.read_to_end() == ("closed", b"")
 
 
-def test_an_empty_line_behind_an_answer_begins_no_request_that_could_be_late(slow_time):
+def test_an_empty_line_after_a_response_does_not_start_a_request_with_a_deadline(slow_time):
     with slow_time.wire() as connection:
         assert connection.exchange(LIVEZ).status == 200
         connection.send(b"\r\n")
         slow_time.advance(0.9)
         assert not connection.readable()
-        # Closed like any connection that asks nothing more, without a 408.
+        # The server closes it like any idle connection, without a 408.
         slow_time.advance(0.4)
         assert connection.read_to_end() == ("closed", b"")
 
 
-def test_by_the_true_time_a_connection_that_says_nothing_is_closed_without_a_word(run):
+def test_with_the_real_clock_an_idle_connection_is_closed_without_a_response(run):
     with RawConnection(run(*SHORT, constants=SHORT_TIMES, under=stderr_to("/dev/null"))) as connection:
         assert connection.read_to_end() == ("closed", b"")
 
 
-def test_a_connection_that_goes_on_asking_outlives_every_deadline(slow_time):
+def test_a_connection_with_regular_requests_outlives_every_deadline(slow_time):
     with slow_time.wire() as connection:
         for _ in range(10):
             assert connection.exchange(LABEL_REQUEST).status == 200
             slow_time.advance(0.9)
 
 
-def test_an_answer_of_the_thread_pool_is_waited_for_beyond_every_deadline(run, clock):
+def test_a_response_of_the_thread_pool_has_no_deadline_of_the_connection(run, clock):
     server = run(*SHORT, "--deadline-ms", "0", "--threads", "1", constants=SHORT_TIMES, under=stderr_to("/dev/null"), clock=clock)
-    timed = Timed(server, clock)
+    timed = ServerWithClock(server, clock)
     with ExitStack() as stack:
         connections = [stack.enter_context(timed.wire()) for _ in range(12)]
         for connection in connections:
             connection.send(LARGEST_REQUEST)
-        # Each was read to its end in no time, and none of the deadlines holds for one that was.
+        # Each request was complete at once, and the deadlines apply to incomplete requests only.
         timed.advance(60)
         assert [connection.receive().status for connection in connections] == [200] * 12
 
 
-def test_a_client_that_takes_no_answer_is_cut_off(slow_time):
+def test_a_client_that_reads_no_response_is_cut_off(slow_time):
     pid = slow_time.server.worker_pid
     before = open_socket_count(pid)
     with slow_time.wire(receive_buffer=2048) as connection:
@@ -203,14 +203,14 @@ def test_a_client_that_takes_no_answer_is_cut_off(slow_time):
             slow_time.advance(0.1)
             return open_socket_count(pid) <= before
 
-        wait_until(cut, "the end of its connection")
+        wait_until(cut, "the end of the connection")
         how, got = connection.read_to_end()
-    # What the kernel had taken in may still arrive, all of it cannot.
+    # The data in the kernel's buffers may still arrive, but not all of the response.
     assert len(got) < 12 * 760_000, how
 
 
-def test_a_client_that_reads_slowly_but_steadily_is_served_to_the_end(slow_time):
-    # The rule is 16 KiB within a second, and this client takes more: kernels pass data on in large pieces.
+def test_a_client_that_reads_slowly_but_steadily_gets_its_whole_response(slow_time):
+    # The rule is 16 KiB within a second. This client reads more, because the kernel passes data in large pieces.
     with slow_time.wire(receive_buffer=16384) as connection:
         connection.send(LARGEST_REQUEST * 6)
         count = 0
@@ -228,7 +228,7 @@ def test_a_client_that_reads_slowly_but_steadily_is_served_to_the_end(slow_time)
 
 
 class Good:
-    """A client that does nothing wrong, every 50 ms, on one connection that it keeps and on new ones."""
+    """Well-behaved client that sends requests every 50 ms, on a persistent connection and on new ones."""
 
     def __init__(self, server) -> None:
         self.server = server
@@ -250,9 +250,9 @@ class Good:
                         self.statuses[repr(error)] += 1
 
     def goes_on(self) -> None:
-        """Waits until it has asked each of its questions once more."""
+        """Waits until the client has sent each of its requests once more."""
         answered = self.statuses.total()
-        wait_until(lambda: self.statuses.total() >= answered + 6, "good answers")
+        wait_until(lambda: self.statuses.total() >= answered + 6, "good responses")
 
     def __enter__(self) -> "Good":
         self.thread.start()
@@ -272,19 +272,20 @@ ATTACKS = {
 
 @pytest.mark.long
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_a_thousand_slow_connections_are_gone_soon_and_nobody_else_notices(run, clock, attack):
+def test_a_thousand_slow_connections_are_closed_soon_and_other_clients_are_not_affected(run, clock, attack):
     tool = require_program("slowhttptest")
-    deadlines = [f"--{what}-seconds=2" for what in ("header", "request", "idle", "send")]
+    constants = dict.fromkeys(SHORT_TIMES, 2.0)
     # In this role /openapi.json has ten kilobytes. The role `all` has more with each pattern, until the attack takes the machine.
-    server = run("--role", "web_single", *deadlines, under=stderr_to("/dev/null"), clock=clock, **NO_COVERAGE)
+    arguments = ("--role", "web_single", "--request-seconds", "2")
+    server = run(*arguments, constants=constants, under=stderr_to("/dev/null"), clock=clock, **NO_COVERAGE)
     url = server.url + ("/openapi.json" if attack == "slow read" else "/predict/label")
-    # It ends by itself only long after the test has given up.
+    # The attack ends by itself long after the test's timeout.
     command = [tool, "-c", "1000", "-r", "1000", "-l", "3600", "-p", "600", *ATTACKS[attack], "-u", url]
     with Good(server) as good:
         slow = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
         def gone() -> bool:
-            # The good client asks again on its connection before the clock moves.
+            # The good client sends a request on its connection before the clock advances.
             good.goes_on()
             clock.advance(0.5)
             return open_socket_count(server.worker_pid) < 20
@@ -293,7 +294,7 @@ def test_a_thousand_slow_connections_are_gone_soon_and_nobody_else_notices(run, 
             wait_until(lambda: open_socket_count(server.worker_pid) > 900, "most of the slow connections")
             began = clock.now()
             wait_until(gone, "the end of the slow connections")
-            # A client that was refused has two seconds to hang up, and more of them may have come in the meantime.
+            # A refused client has two seconds to close, and more clients may have connected in the meantime.
             assert clock.now() - began < 30
             good.goes_on()
         finally:

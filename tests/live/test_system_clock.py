@@ -1,4 +1,4 @@
-"""The time of the machine is moved while jobs wait, run, and are kept: what they do goes by the time since the boot."""
+"""Changes of the system clock while jobs wait, run, and are stored: the stores use the time since the boot."""
 
 import sqlite3
 from contextlib import closing
@@ -21,7 +21,7 @@ TIMEOUT_SECONDS = 60.0
 
 
 class Machine:
-    """A clock on the wall that can be moved, an uptime that cannot, and boots."""
+    """Machine with a wall clock that can be changed, an uptime that cannot, and restarts."""
 
     def __init__(self) -> None:
         self.wall, self.up, self.boot = 1_800_000_000.0, 1000.0, "one"
@@ -34,11 +34,11 @@ class Machine:
         self.wall, self.up, self.boot = wall, 10.0, self.boot + "'"
 
     def jobs(self, path: Path, **limits) -> SqliteJobStore:
-        return on(self, SqliteJobStore, path, Limits(**limits))
+        return store_on(self, SqliteJobStore, path, Limits(**limits))
 
 
-def on(machine: Machine, kind: type, *given):
-    """A store as it is opened on this machine."""
+def store_on(machine: Machine, kind: type, *given):
+    """Opens a store on this machine."""
     with pytest.MonkeyPatch.context() as patch:
 
         def clock(latest: str) -> BootClock:
@@ -59,7 +59,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("step", [-HOURS, HOURS, -10 * HOURS])
-def test_a_lease_is_over_after_its_time_and_not_before_however_the_clock_is_set(machine, path, step):
+def test_a_lease_ends_after_its_time_whatever_the_clock_is_set_to(machine, path, step):
     with closing(machine.jobs(path)) as store:
         store.submit(BODY)
         (claim,) = store.claim("dead", 1, 30)
@@ -73,7 +73,7 @@ def test_a_lease_is_over_after_its_time_and_not_before_however_the_clock_is_set(
 
 
 @pytest.mark.parametrize("step", [-HOURS, HOURS])
-def test_what_is_finished_is_kept_for_its_time_when_the_clock_is_set_wrong_and_right_again(machine, path, step):
+def test_finished_jobs_are_kept_for_their_time_when_the_clock_is_changed_and_corrected(machine, path, step):
     with closing(machine.jobs(path, keep_seconds=3600)) as store:
         machine.wall += step
         job = store.submit(BODY)
@@ -87,7 +87,7 @@ def test_what_is_finished_is_kept_for_its_time_when_the_clock_is_set_wrong_and_r
         assert store.sweep() == 1
 
 
-def test_processes_of_one_boot_share_a_clock_whenever_they_come(machine, path):
+def test_processes_of_one_boot_share_a_clock_whenever_they_start(machine, path):
     with closing(machine.jobs(path)) as store:
         store.submit(BODY)
         store.claim("dead", 1, 30)
@@ -99,7 +99,7 @@ def test_processes_of_one_boot_share_a_clock_whenever_they_come(machine, path):
             assert len(other.claim("w", 1, 30)) == 1
 
 
-def test_a_step_is_told_and_times_are_shown_so_that_ages_are_right(machine, path):
+def test_a_step_of_the_clock_is_reported_and_times_are_shown_with_correct_ages(machine, path):
     with closing(machine.jobs(path)) as store:
         job = store.submit(BODY)
         assert store.concerns() == [] and store.get(job.id).created == machine.wall
@@ -115,7 +115,7 @@ def test_a_step_is_told_and_times_are_shown_so_that_ages_are_right(machine, path
 
 
 @pytest.mark.parametrize("wall", [1_800_000_100.0, 1_700_000_000.0, 0.0])
-def test_after_a_boot_no_age_is_negative_and_leases_of_before_run_out(machine, path, wall):
+def test_after_a_boot_no_age_is_negative_and_earlier_leases_expire(machine, path, wall):
     with closing(machine.jobs(path)) as store:
         done, _ = store.submit(BODY), store.submit(BODY)
         store.finish([(store.claim("w", 1, 30)[0], b"r")])
@@ -127,12 +127,12 @@ def test_after_a_boot_no_age_is_negative_and_leases_of_before_run_out(machine, p
         assert len(store.claim("w", 1, 30)) == 1 and invariant_violations(store) == []
 
 
-def test_a_database_of_before_goes_on_and_so_does_a_program_of_before(machine, path):
+def test_a_database_of_an_earlier_version_can_be_used_and_so_can_an_earlier_program(machine, path):
     with closing(machine.jobs(path)) as store:
         job = store.submit(BODY)
     with closing(sqlite3.connect(path)) as db:
         db.execute("DROP TABLE boot")
-        # The clock was set back since.
+        # The clock has been set back since then.
         db.execute("UPDATE job SET since = since + 7200")
         db.commit()
         assert db.execute("PRAGMA user_version").fetchone() == (1,) and db.execute(LATEST).fetchone() == (1_800_007_200.0,)
@@ -141,7 +141,7 @@ def test_a_database_of_before_goes_on_and_so_does_a_program_of_before(machine, p
         assert len(store.claim("w", 1, 30)) == 1
 
 
-def test_without_the_number_of_the_boot_the_clock_of_each_process_goes_on_evenly(machine, path):
+def test_without_the_number_of_the_boot_the_clock_of_each_process_is_monotonic(machine, path):
     machine.boot = ""
     with closing(machine.jobs(path)) as store:
         store.submit(BODY)
@@ -151,9 +151,9 @@ def test_without_the_number_of_the_boot_the_clock_of_each_process_goes_on_evenly
         assert len(store.claim("w", 1, 30)) == 1
 
 
-def test_a_first_look_at_items_tells_what_was_written_lately_though_the_clock_was_set(machine, tmp_path):
+def test_a_first_look_at_items_lists_recent_writes_although_the_clock_was_changed(machine, tmp_path):
     for step in (HOURS, -HOURS):
-        with closing(on(machine, SqliteItemStore, tmp_path / f"items{step}.db", {})) as store:
+        with closing(store_on(machine, SqliteItemStore, tmp_path / f"items{step}.db", {})) as store:
             store.put("a", b"aaaa" * 4)
             machine.wall += step
             machine.pass_by(5)
@@ -162,7 +162,7 @@ def test_a_first_look_at_items_tells_what_was_written_lately_though_the_clock_wa
 
 
 @pytest.mark.long
-def test_jobs_of_a_worker_that_was_killed_are_done_after_the_clock_was_set_back_two_hours(run, tmp_path, slow_model):
+def test_jobs_of_a_killed_worker_are_done_after_the_clock_was_set_back_two_hours(run, tmp_path, slow_model):
     require_program("faketime")
     library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     stamp = tmp_path / "time"
@@ -187,7 +187,7 @@ def test_jobs_of_a_worker_that_was_killed_are_done_after_the_clock_was_set_back_
     def state() -> str:
         return fetch(server, http_request("GET", job["href"])).json()["status"]
 
-    wait_until(lambda: state() == "succeeded", "another worker has done it")
+    wait_until(lambda: state() == "succeeded", "another worker has finished the job")
     wait_until(
         lambda: "moved by -7200 s" in str(fetch(server, http_request("GET", "/readyz")).body), "the readiness has the warning"
     )

@@ -1,4 +1,4 @@
-"""The tour of all patterns: each is right, wrong by name over a server that lies, or not served by its role and settings."""
+"""The tour of all patterns: each pattern is correct, reported as wrong for a lying server, or not served."""
 
 import re
 import shutil
@@ -21,7 +21,7 @@ from iris_wsgi.cli.tour import PATTERNS
 NAMES = [pattern.name for pattern in PATTERNS]
 # A server where no request waits for a job.
 NO_WAIT = {"iris_wsgi.patterns.asynchronous.role.MAX_WAIT_SECONDS": 0.0}
-# What a lying server says in place of what is so, where that path is asked, and which pattern is wrong for it.
+# Lies for each pattern: a path, the true bytes of its response, and the false ones.
 LIES = {
     "web single": (b"POST /predict/proba ", b'"label":"setosa"', b'"label":"satyrs"'),
     "synchronous": (b"/infer ", b'"data":[0.9', b'"data":[0.1'),
@@ -34,8 +34,8 @@ LIES = {
 }
 
 
-class Liar(FaultProxy):
-    """A proxy that puts lies of the same length into what it passes on."""
+class LyingProxy(FaultProxy):
+    """Proxy that replaces parts of the responses by false ones of the same length."""
 
     def __init__(self, server, *lies: tuple[bytes, bytes, bytes]) -> None:
         self.lies = lies
@@ -53,8 +53,8 @@ def tour(url: str, *words: str) -> subprocess.CompletedProcess:
     return subprocess.run([ROOT / "bin/tour", url, *words], capture_output=True, text=True)
 
 
-def wrong(process: subprocess.CompletedProcess) -> dict[str, str]:
-    """Which patterns are, and why, after a tour that went on to its end."""
+def errors_of(process: subprocess.CompletedProcess) -> dict[str, str]:
+    """Runs a tour to its end. Returns the patterns with errors, and the errors."""
     assert process.returncode == 1 and f"\n{len(NAMES)}/{len(NAMES)} " in process.stdout and "Traceback" not in process.stderr, (
         process
     )
@@ -64,22 +64,22 @@ def wrong(process: subprocess.CompletedProcess) -> dict[str, str]:
 
 
 @pytest.mark.long
-def test_every_pattern_of_the_readme_is_shown_and_right(run, tmp_path):
+def test_every_pattern_of_the_readme_is_shown_and_correct(run, tmp_path):
     bundle = build_bundle(tmp_path / "bundle", MODEL)
     result = tour(run("--edge-dir", str(bundle)).url)
     assert (result.returncode, result.stderr) == (0, "")
     assert re.findall(r"^(\d+)/10 (.*)$", result.stdout, re.MULTILINE) == [(str(i), name) for i, name in enumerate(NAMES, 1)]
     assert result.stdout.count("\nright\n") == result.stdout.count("\nUse it when ") == 10 and "\x1b" not in result.stdout
     assert "fwd=uri-miss" in result.stdout and "; hit" in result.stdout and "Location: /jobs/" in result.stdout
-    # Behind them are two rows of what is no pattern by itself.
+    # The last two rows of the table are not patterns.
     assert [row.pattern for row in ROWS[:-2]] == NAMES
 
 
 @pytest.mark.long
-def test_each_lie_of_a_server_is_told_by_the_pattern_that_it_concerns(run, tmp_path):
+def test_each_lie_of_a_server_is_reported_for_its_pattern(run, tmp_path):
     server = run("--edge-dir", str(build_bundle(tmp_path / "bundle", MODEL)))
-    with Liar(server, *LIES.values()) as liar:
-        found = wrong(tour(liar.url))
+    with LyingProxy(server, *LIES.values()) as liar:
+        found = errors_of(tour(liar.url))
     assert list(found) == list(LIES)
     assert found["web single"] == "the label is 'satyrs', expected 'setosa'"
     assert found["asynchronous"] == "the status of the job is 'abandoned', expected 'succeeded'"
@@ -87,16 +87,16 @@ def test_each_lie_of_a_server_is_told_by_the_pattern_that_it_concerns(run, tmp_p
 
 
 @pytest.mark.long
-def test_answers_are_held_to_the_golden_rows_that_are_here(run, model_copy):
+def test_responses_are_compared_with_the_local_golden_rows(run, model_copy):
     golden = model_copy / "golden.json"
     swapped = {"setosa": "virginica", "virginica": "setosa"}
     labels = re.compile(r'"label": "(setosa|virginica)"')
     golden.write_text(labels.sub(lambda found: f'"label": "{swapped[found[1]]}"', golden.read_text()))
-    assert [*wrong(tour(run().url, "--model-dir", str(model_copy)))] == NAMES
+    assert [*errors_of(tour(run().url, "--model-dir", str(model_copy)))] == NAMES
 
 
-def unserved(process: subprocess.CompletedProcess) -> dict[str, str]:
-    """Which patterns the server does not have, and why, after a tour in which nothing was wrong."""
+def unserved_patterns(process: subprocess.CompletedProcess) -> dict[str, str]:
+    """Runs a tour without errors. Returns the patterns that the server does not serve, and the reasons."""
     assert (process.returncode, process.stderr) == (0, ""), process
     parts = re.split(r"^\d+/10 (.*)$", process.stdout, flags=re.MULTILINE)[1:]
     found = dict(zip(parts[::2], parts[1::2], strict=True))
@@ -106,7 +106,7 @@ def unserved(process: subprocess.CompletedProcess) -> dict[str, str]:
 
 
 @pytest.mark.long
-def test_a_server_of_another_model_is_told_in_one_line_that_names_both_and_the_way_out(run):
+def test_a_server_of_another_model_is_reported_in_one_line_that_names_both_and_the_solution(run):
     for words in ((), ("--role", "web_single")):
         server = run("--model-dir", str(MODEL / "fast"), *words)
         result = tour(server.url)
@@ -116,14 +116,14 @@ def test_a_server_of_another_model_is_told_in_one_line_that_names_both_and_the_w
 
 
 @pytest.mark.long
-def test_with_a_model_of_ones_own_that_has_none_beside_it_the_rest_is_not_served(run):
-    found = unserved(tour(run("--model-dir", str(MODEL / "fast")).url, "--model-dir", str(MODEL / "fast")))
+def test_with_a_custom_model_without_companions_the_other_patterns_are_not_served(run):
+    found = unserved_patterns(tour(run("--model-dir", str(MODEL / "fast")).url, "--model-dir", str(MODEL / "fast")))
     assert list(found) == ["prep-pred", "sync-async", "horizontal microservice", "edge AI"]
     assert "no halves" in found["prep-pred"] and "no matching fast model" in found["sync-async"]
     assert found["edge AI"] == "the command works, but there is no page at /edge/: run bin/edge build, and restart bin/serve"
 
 
-# What each role has, beside batch, which needs no server.
+# Patterns of each role, in addition to batch, which needs no server.
 SERVED = {
     "web_single": ["web single"],
     "synchronous": ["synchronous"],
@@ -139,37 +139,39 @@ SERVED = {
 
 @pytest.mark.long
 @pytest.mark.parametrize("role", SERVED)
-def test_a_server_of_one_role_is_right_in_what_it_serves_and_the_rest_is_told_as_not_served(run, request, role):
+def test_a_server_of_one_role_is_correct_in_its_patterns_and_the_others_are_not_served(run, request, role):
     others = request.getfixturevalue("upstream_settings")[role] if role in ("prep", "gateway") else {}
     more = {"member": {"member": "setosa"}}.get(role, others)
     server = run("--role", role, **{f"IRIS_{name.upper()}": str(value) for name, value in more.items()})
     wait_until(lambda: fetch(server, http("GET", "/readyz")).status == 200, "the server is ready")
     if role == "gateway":
-        wait_until(lambda: fetch(server, http("GET", "/ensemble/health")).json()["status"] == "complete", "it knows all members")
-    found = unserved(tour(server.url))
+        wait_until(
+            lambda: fetch(server, http("GET", "/ensemble/health")).json()["status"] == "complete", "the gateway knows all members"
+        )
+    found = unserved_patterns(tour(server.url))
     assert set(NAMES) - found.keys() == {"batch", *SERVED[role]}
     assert all(f"role {role} " in why for name, why in found.items() if name != "edge AI")
 
 
 @pytest.mark.long
-def test_jobs_that_nobody_works_on_are_wrong_and_the_worker_is_named(run, monkeypatch):
+def test_jobs_without_a_worker_are_an_error_that_names_the_worker(run, monkeypatch):
     monkeypatch.setenv("IRIS_TOKEN_FILE", "")
     server = run("--role", "sync_async", constants=NO_WAIT)
     result = tour(server.url)
-    found = wrong(result)
+    found = errors_of(result)
     assert list(found) == ["asynchronous", "sync-async"]
     assert all(why.startswith("the job is still queued; is a worker running") for why in found.values())
 
 
 @pytest.mark.long
-def test_settings_of_a_server_that_serves_all_are_no_mistakes(run):
+def test_settings_of_a_server_that_serves_all_patterns_are_no_errors(run):
     server = run("--cache", "off", "--escalate-below", "0.5", "--url-prefix", "/iris", constants=NO_WAIT)
-    found = unserved(tour(server.url))
+    found = unserved_patterns(tour(server.url))
     assert list(found) == ["prediction cache", "edge AI"] and "its cache is off" in found["prediction cache"]
 
 
 class Other(BaseHTTPRequestHandler):
-    """A server that is no iris_wsgi: of another title, or of no description."""
+    """Server other than iris_wsgi: its OpenAPI document has another title, or is missing."""
 
     answers: ClassVar = {
         "no description": (404, b"<h1>Not found</h1>"),
@@ -194,7 +196,7 @@ class Other(BaseHTTPRequestHandler):
 
 @pytest.mark.long
 @pytest.mark.parametrize("which", Other.answers)
-def test_a_server_that_is_something_else_is_told_in_one_line(which):
+def test_another_server_is_reported_in_one_line(which):
     handler = type("Handler", (Other,), {"which": which})
     with HTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -209,7 +211,7 @@ def test_a_server_that_is_something_else_is_told_in_one_line(which):
 
 
 @pytest.mark.long
-def test_a_server_that_wants_a_token_is_told_in_one_line(run, tmp_path, monkeypatch):
+def test_a_server_that_requires_a_token_is_reported_in_one_line(run, tmp_path, monkeypatch):
     path = tmp_path / "tokens"
     path.write_text("first-one-of-the-file\n")
     server = run("--token-file", str(path))
@@ -221,10 +223,10 @@ def test_a_server_that_wants_a_token_is_told_in_one_line(run, tmp_path, monkeypa
     other.write_text("another-one-of-letters\n")
     result = tour(server.url, "--token-file", str(other))
     assert (result.returncode, result.stderr) == (1, f"iris_wsgi: {server.url} requires another {advice}")
-    assert unserved(tour(server.url, "--token-file", str(path))).keys() == {"edge AI"}
+    assert unserved_patterns(tour(server.url, "--token-file", str(path))).keys() == {"edge AI"}
 
 
-def test_where_there_is_no_server_one_line_says_what_to_do():
+def test_without_a_server_one_line_states_the_action():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     result = tour(url)
@@ -236,7 +238,7 @@ def test_where_there_is_no_server_one_line_says_what_to_do():
 
 
 @pytest.mark.long
-def test_it_shows_the_token_of_the_settings_to_the_server_and_to_nobody_else(run, tmp_path, monkeypatch):
+def test_the_tour_sends_the_token_of_the_settings_to_the_server_only(run, tmp_path, monkeypatch):
     path = tmp_path / "tokens"
     path.write_text("first-one-of-the-file\nsecond-one-of-the-file\n")
     monkeypatch.setenv("IRIS_TOKEN_FILE", str(path))
@@ -247,7 +249,7 @@ def test_it_shows_the_token_of_the_settings_to_the_server_and_to_nobody_else(run
     assert "IRIS_TOKEN_FILE" in tour("http://127.0.0.1:1").stderr
 
 
-def test_in_a_terminal_it_is_coloured(run):
+def test_in_a_terminal_the_output_is_colored(run):
     # script(1) gives its command a terminal.
     line = f"{ROOT / 'bin/tour'} http://127.0.0.1:1"
     shown = subprocess.run([shutil.which("script"), "-qec", line, "/dev/null"], capture_output=True, text=True).stdout

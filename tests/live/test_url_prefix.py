@@ -1,4 +1,4 @@
-"""Locations, links and pages where clients see the server under a prefix: mounted, or behind a proxy that strips it."""
+"""Locations, links, and pages for clients that see the server under a prefix: mounted, or behind a proxy that removes it."""
 
 import json
 import os
@@ -44,7 +44,7 @@ http {{
 
 
 def links(app, **environ: str) -> list[str]:
-    """Every reference to a path of the server that responses of the application hold."""
+    """Returns every path of the server in the responses of the application."""
     app.extra_environ.update(environ)
     job = app.post_json("/jobs", ROW)
     record = app.get(f"/jobs/{job.json['id']}").json
@@ -69,7 +69,7 @@ def test_mounted_by_a_wsgi_server_every_link_has_the_mount_point(make_app):
      ("/a\r\nSet-Cookie: x", "/a%0D%0ASet-Cookie:%20x"), ('/"<a>', "/%22%3Ca%3E")],
 )  # fmt: skip
 def test_a_mount_point_of_any_characters_is_a_path_in_links(make_app, mount, prefix):
-    # Not through webtest's lint, which takes two slashes for a mistake.
+    # Without webtest's lint, which rejects two slashes.
     app = make_app(role="asynchronous").service.app
     status, headers, body = call_wsgi(app, "POST", "/jobs", json.dumps(ROW).encode(), SCRIPT_NAME=mount)
     assert (status, headers["Location"]) == (202, f"{prefix}/jobs/{json.loads(body)['id']}")
@@ -85,7 +85,7 @@ def test_the_mount_point_without_its_slash_leads_to_the_root(make_app):
         assert (response.status_int, urljoin("http://a/iris", response.headers["Location"])) == (308, "http://a/iris/")
 
 
-def test_under_waitress_with_a_url_prefix_every_link_can_be_followed(tmp_path):
+def test_under_waitress_with_a_url_prefix_every_link_works(tmp_path):
     port = free_port()
     words = [sys.executable, "-c", WAITRESS, str(port), str(MODEL), str(tmp_path)]
     process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
@@ -93,7 +93,7 @@ def test_under_waitress_with_a_url_prefix_every_link_can_be_followed(tmp_path):
         wait_until(lambda: accepts(port), "waitress accepts connections")
         url = f"http://127.0.0.1:{port}/iris"
         follow(f"{url}/jobs")
-        root = fetched(url)
+        root = fetch_status(url)
         assert (root.url, json.loads(root.read())) == (f"{url}/", {"status": "alive"})
     finally:
         process.kill()
@@ -106,24 +106,24 @@ def free_port() -> int:
 
 
 def follow(url: str) -> None:
-    """Hands in a job, and asks for it where the response says that it is: by the field, and by the member of the body."""
-    response = fetched(url, ROW)
+    """Submits a job, and requests it at the location of the response: that of the header, and that of the body."""
+    response = fetch_status(url, ROW)
     assert response.status == 202
     document = json.loads(response.read())
     for link in (response.headers["Location"], document["href"]):
-        record = json.loads(fetched(urljoin(url, link)).read())
+        record = json.loads(fetch_status(urljoin(url, link)).read())
         assert (record["id"], urljoin(url, record["href"])) == (document["id"], urljoin(url, link))
 
 
-def fetched(url: str, document: object = None):
+def fetch_status(url: str, document: object = None):
     body = None if document is None else json.dumps(document).encode()
     return urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "application/json"}), timeout=120)
 
 
-# Behind a proxy that strips it
+# Behind a proxy that removes the prefix
 
 
-def test_the_field_of_a_proxy_counts_only_where_it_is_trusted(make_app):
+def test_the_header_of_a_proxy_counts_only_if_it_is_trusted(make_app):
     field = {"HTTP_X_FORWARDED_PREFIX": "/iris"}
     assert all(link.startswith(("/jobs/", "/items/")) for link in links(make_app(), **field))
     trusting = make_app(url_prefix="forwarded")
@@ -134,7 +134,7 @@ def test_the_field_of_a_proxy_counts_only_where_it_is_trusted(make_app):
 
 
 @pytest.mark.parametrize(("field", "prefix"), [("/a/", "/a"), ("/", ""), ("", ""), ("/a.b/~c-d_e", "/a.b/~c-d_e")])
-def test_the_field_may_end_with_a_slash_or_be_empty(make_app, field, prefix):
+def test_the_header_may_end_with_a_slash_or_be_empty(make_app, field, prefix):
     app = make_app(role="asynchronous", url_prefix="forwarded")
     response = app.post_json("/jobs", ROW, headers={"X-Forwarded-Prefix": field})
     assert response.headers["Location"] == response.json["href"] == f"{prefix}/jobs/{response.json['id']}"
@@ -146,7 +146,7 @@ BAD = ["iris", "//evil.example", "/a//b", "/a/../b", "/..", "/.", "http://evil.e
 
 
 @pytest.mark.parametrize("field", BAD)
-def test_a_field_that_is_no_path_is_refused_before_anything_is_stored(make_app, field):
+def test_a_header_that_is_not_a_path_is_refused_before_anything_is_stored(make_app, field):
     app = make_app(role="asynchronous", url_prefix="forwarded")
     response = app.post_json("/jobs", ROW, headers={"X-Forwarded-Prefix": field}, status=400)
     assert response.json["detail"].startswith("X-Forwarded-Prefix must be a path such as /iris") and "evil" not in response.text
@@ -154,12 +154,12 @@ def test_a_field_that_is_no_path_is_refused_before_anything_is_stored(make_app, 
 
 
 @pytest.mark.parametrize("value", [*BAD[:-2], BAD[-1], "/iris/", "/"])
-def test_a_setting_that_is_no_path_stops_the_start(value):
+def test_a_setting_that_is_not_a_path_stops_the_start(value):
     with pytest.raises(BadSetting, match="IRIS_URL_PREFIX=.* must be a path such as /iris"):
         Settings(url_prefix=value)
 
 
-def test_a_fixed_prefix_is_put_before_a_mount_point_whatever_the_field_says(make_app):
+def test_a_fixed_prefix_is_put_before_a_mount_point_whatever_the_header_says(make_app):
     app = make_app(url_prefix="/outer")
     assert all(link.startswith(("/outer/jobs/", "/outer/items/")) for link in links(app, HTTP_X_FORWARDED_PREFIX="/other"))
     assert all(link.startswith(("/outer/in/jobs/", "/outer/in/items/")) for link in links(app, SCRIPT_NAME="/in"))
@@ -167,7 +167,7 @@ def test_a_fixed_prefix_is_put_before_a_mount_point_whatever_the_field_says(make
 
 @contextmanager
 def nginx(folder: Path, url: str, field: str = "") -> Iterator[str]:
-    """Strips /iris/ in front of a server; the address under which clients see the server."""
+    """nginx that removes /iris/ in front of a server. Yields the address for clients."""
     program = require_program("nginx")
     port = free_port()
     folder.mkdir()
@@ -192,25 +192,25 @@ def accepts(port: int) -> bool:
 
 
 @pytest.mark.parametrize(("setting", "field"), [("/iris", ""), ("forwarded", "/iris"), ("forwarded", "/iris/")])
-def test_behind_nginx_every_link_can_be_followed(run, tmp_path, setting, field):
+def test_behind_nginx_every_link_works(run, tmp_path, setting, field):
     server = run("--url-prefix", setting)
     with nginx(tmp_path / "nginx", server.url, field) as url:
         follow(f"{url}/jobs")
-        final = json.loads(fetched(f"{url}/predict/hybrid", ROW).read())["final"]
-        assert json.loads(fetched(urljoin(url, final["href"])).read())["id"] == final["id"]
-        assert json.loads(fetched(f"{url}/openapi.json").read())["servers"] == [{"url": "/iris"}]
-        assert json.loads(fetched(f"{url}/").read()) == {"status": "alive"}
+        final = json.loads(fetch_status(f"{url}/predict/hybrid", ROW).read())["final"]
+        assert json.loads(fetch_status(urljoin(url, final["href"])).read())["id"] == final["id"]
+        assert json.loads(fetch_status(f"{url}/openapi.json").read())["servers"] == [{"url": "/iris"}]
+        assert json.loads(fetch_status(f"{url}/").read()) == {"status": "alive"}
 
 
 def test_behind_nginx_the_edge_page_is_found_without_its_slash_and_without_a_setting(run, tmp_path):
     write_bundle(tmp_path / "edge")
     server = run("--role", "web_single", "--edge-dir", str(tmp_path / "edge"))
     with nginx(tmp_path / "nginx", server.url) as url:
-        response = fetched(f"{url}/edge")
+        response = fetch_status(f"{url}/edge")
         assert (response.url, response.headers["Content-Type"]) == (f"{url}/edge/", "text/html; charset=utf-8")
 
 
-def test_a_server_that_trusts_nothing_ignores_the_field_on_the_wire(run):
+def test_a_server_without_trusted_proxies_ignores_the_header(run):
     server = run("--role", "asynchronous")
     response = fetch(server, http_request("POST", "/jobs", ROW, "X-Forwarded-Prefix: /evil"))
     assert response.status == 202 and response.json()["href"] == f"/jobs/{response.json()['id']}"
@@ -223,7 +223,7 @@ def test_behind_nginx_the_page_works_without_a_setting(run, tmp_path, role):
     with nginx(tmp_path / "nginx", server.url) as url, open_browser(require_program) as page:
         page.visit(f"{url}/")
         if role == "web_single":
-            page.wait_until(lambda: page.find_all("#bars li.best"), "the page has an answer")
+            page.wait_until(lambda: page.find_all("#bars li.best"), "the page has a prediction")
             assert page.text("#label") == "setosa" and f"{url}/predict/proba" in page.find("#curl").get_property("textContent")
         else:
             page.wait_until(lambda: page.find_all("#routes a"), "the routes are there")
@@ -232,8 +232,8 @@ def test_behind_nginx_the_page_works_without_a_setting(run, tmp_path, role):
         assert all(asked.startswith(f"{url}/") for asked in page.requested_urls()) and page.console_messages() == []
 
 
-def test_a_server_with_a_prefix_answers_at_its_root_as_well(run):
-    # Probes and other pods reach it directly.
+def test_a_server_with_a_prefix_also_serves_its_root(run):
+    # Probes and other pods reach the server directly.
     server = run("--role", "asynchronous", "--url-prefix", "/iris", "--model-dir", str(MODEL))
     job = fetch(server, http_request("POST", "/jobs", ROW)).json()
     assert job["href"] == f"/iris/jobs/{job['id']}"

@@ -1,4 +1,4 @@
-"""Real clients of the Open Inference Protocol and a live server of two processes: tritonclient's two, kserve's on the wire."""
+"""Clients of the Open Inference Protocol with a server of two processes: tritonclient, and the requests of kserve."""
 
 import asyncio
 import json
@@ -29,8 +29,8 @@ def server() -> Iterator:
 
 
 @pytest.fixture(scope="module", params=["sync", "aio"])
-def ask(request, server) -> Iterator[Callable]:
-    """Calls a method of tritonclient's client, which are the same in both kinds."""
+def call_client(request, server) -> Iterator[Callable]:
+    """Function that calls a method of tritonclient's clients, which both have."""
     url = f"{server.host}:{server.port}"
     if request.param == "sync":
         with triton.InferenceServerClient(url) as client:
@@ -54,29 +54,29 @@ def probabilities(**options) -> list[triton.InferRequestedOutput]:
     return [triton.InferRequestedOutput("probabilities", **options)]
 
 
-def test_health_metadata_configuration_and_index(ask):
-    assert ask("is_server_live") is ask("is_server_ready") is True
-    assert ask("is_model_ready", "iris_svc") is ask("is_model_ready", "iris_svc", "1") is True
-    assert ask("is_model_ready", "nope") is ask("is_model_ready", "iris_svc", "2") is False
-    assert {"binary_tensor_data", "classification", "statistics"} <= set(ask("get_server_metadata")["extensions"])
-    metadata, config = ask("get_model_metadata", "iris_svc"), ask("get_model_config", "iris_svc", "1")
+def test_health_metadata_configuration_and_index(call_client):
+    assert call_client("is_server_live") is call_client("is_server_ready") is True
+    assert call_client("is_model_ready", "iris_svc") is call_client("is_model_ready", "iris_svc", "1") is True
+    assert call_client("is_model_ready", "nope") is call_client("is_model_ready", "iris_svc", "2") is False
+    assert {"binary_tensor_data", "classification", "statistics"} <= set(call_client("get_server_metadata")["extensions"])
+    metadata, config = call_client("get_model_metadata", "iris_svc"), call_client("get_model_config", "iris_svc", "1")
     assert [input_name["name"] for input_name in metadata["inputs"]] == [item["name"] for item in config["input"]] == ["features"]
     assert (
         [output["name"] for output in metadata["outputs"]]
         == [item["name"] for item in config["output"]]
         == ["label", "probabilities"]
     )
-    assert ask("get_model_repository_index") == [{"name": "iris_svc", "version": "1", "state": "READY", "reason": ""}]
+    assert call_client("get_model_repository_index") == [{"name": "iris_svc", "version": "1", "state": "READY", "reason": ""}]
 
 
 @pytest.mark.parametrize("version", ["", "1"])
 @pytest.mark.parametrize("into", [True, False], ids=["binary-in", "json-in"])
 @pytest.mark.parametrize("out", [None, True, False], ids=["default-out", "binary-out", "json-out"])
-def test_the_150_rows_come_back_bit_for_bit(ask, service, into, out, version):
+def test_the_150_rows_come_back_bit_for_bit(call_client, service, into, out, version):
     outputs = (
         None if out is None else [*probabilities(binary_data=out), triton.InferRequestedOutput("label", binary_data=not out)]
     )
-    result = ask("infer", "iris_svc", features(TRAINING, into), version, outputs, request_id="7")
+    result = call_client("infer", "iris_svc", features(TRAINING, into), version, outputs, request_id="7")
     expected = service.model.predict(TRAINING)
     assert result.as_numpy("probabilities").tobytes() == expected.tobytes()
     assert result.as_numpy("label").tolist() == expected.argmax(axis=1).tolist()
@@ -87,23 +87,23 @@ def test_the_150_rows_come_back_bit_for_bit(ask, service, into, out, version):
 
 @pytest.mark.parametrize("request_coding", [None, "gzip", "deflate"])
 @pytest.mark.parametrize("answer_coding", [None, "gzip", "deflate"])
-def test_ten_thousand_rows_in_every_coding(ask, service, request_coding, answer_coding):
+def test_ten_thousand_rows_in_every_coding(call_client, service, request_coding, answer_coding):
     codings = {"request_compression_algorithm": request_coding, "response_compression_algorithm": answer_coding}
-    result = ask("infer", "iris_svc", features(MANY), outputs=probabilities(), **codings)
+    result = call_client("infer", "iris_svc", features(MANY), outputs=probabilities(), **codings)
     assert result.as_numpy("probabilities").tobytes() == service.model.predict(MANY).tobytes()
 
 
-def test_classes_come_with_their_labels_in_order(ask, service):
+def test_classes_come_with_their_labels_in_order(call_client, service):
     (row,) = service.model.predict(np.array([ROW], np.float32)).tolist()
     for count in (1, 3, 9):
-        result = ask("infer", "iris_svc", features(np.array([ROW], np.float32)), outputs=probabilities(class_count=count))
+        result = call_client("infer", "iris_svc", features(np.array([ROW], np.float32)), outputs=probabilities(class_count=count))
         expected = [f"{row[i]!r}:{i}:{LABELS[i]}".encode() for i in sorted(range(3), key=lambda i: -row[i])[:count]]
         assert result.as_numpy("probabilities").tolist() == [expected]
 
 
-def test_reserved_parameters_and_ones_own_are_tolerated(ask):
+def test_reserved_and_custom_parameters_are_accepted(call_client):
     tolerated = {"priority": 1, "sequence_id": 3, "sequence_start": True, "timeout": 5_000_000, "parameters": {"own": "x"}}
-    assert ask("infer", "iris_svc", features(TRAINING), **tolerated).as_numpy("label").shape == (150,)
+    assert call_client("infer", "iris_svc", features(TRAINING), **tolerated).as_numpy("label").shape == (150,)
 
 
 FAILURES = {
@@ -121,34 +121,34 @@ FAILURES = {
 # aiohttp warns of a body of this size.
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 @pytest.mark.parametrize(("call", "status", "words"), FAILURES.values(), ids=FAILURES.keys())
-def test_failures_arrive_as_the_clients_own_exception_with_our_message(ask, call, status, words):
+def test_failures_arrive_as_exceptions_of_the_client_with_our_message(call_client, call, status, words):
     with pytest.raises(InferenceServerException) as failed:
-        ask(*call)
+        call_client(*call)
     assert failed.value.status() == status
     assert words in failed.value.message()
 
 
-def test_statistics_are_exact_whichever_process_answers(ask):
+def test_statistics_are_exact_whichever_process_responds(call_client):
     def counts() -> tuple[int, int, int]:
-        (result,) = ask("get_inference_statistics", "iris_svc")["model_stats"]
-        assert ask("get_inference_statistics")["model_stats"] == [result]
+        (result,) = call_client("get_inference_statistics", "iris_svc")["model_stats"]
+        assert call_client("get_inference_statistics")["model_stats"] == [result]
         return result["inference_count"], result["execution_count"], result["inference_stats"]["success"]["count"]
 
     before = counts()
     for _ in range(20):
-        ask("infer", "iris_svc", features(TRAINING))
+        call_client("infer", "iris_svc", features(TRAINING))
     assert counts() == tuple(count + more for count, more in zip(before, (3000, 20, 20), strict=True))
 
 
-def test_requests_at_the_same_time_get_their_own_answers(server, service):
+def test_requests_at_the_same_time_get_their_own_responses(server, service):
     with triton.InferenceServerClient(f"{server.host}:{server.port}", concurrency=8) as client:
         sent = [client.async_infer("iris_svc", features(TRAINING[i : i + 1])) for i in range(0, 150, 3)]
         found = np.concatenate([item.get_result().as_numpy("probabilities") for item in sent])
     assert found.tobytes() == service.model.predict(TRAINING)[::3].tobytes()
 
 
-# kserve's InferenceRESTClient brings sixty packages with it, so its requests are sent as httpx 0.28 puts them on the wire, and
-# answers are read as it does (kserve/kserve: python/kserve/kserve/inference_client.py, InferResponse.from_bytes).
+# kserve's InferenceRESTClient requires sixty packages. The test therefore sends its requests as httpx 0.28 does, and reads the
+# responses like kserve (kserve/kserve: python/kserve/kserve/inference_client.py, InferResponse.from_bytes).
 
 
 def kserve(server, method: str, path: str, body: bytes = b"", **fields: str) -> HttpResponse:
@@ -204,7 +204,7 @@ def test_the_kserve_client_infers(server, service, into, out):
     assert found["shape"] == [1, 3]
 
 
-def test_the_kserve_client_speaks_v1(server, service):
+def test_the_kserve_client_uses_v1(server, service):
     response = kserve(server, "POST", "/v1/models/iris_svc:predict", json.dumps({"instances": [ROW]}).encode())
     assert response.json() == {"predictions": service.model.predict(np.array([ROW], np.float32)).tolist()}
 
@@ -217,7 +217,7 @@ def test_the_kserve_client_finds_the_reason_of_a_failure(server, path):
     assert response.json()["error"].endswith(".")
 
 
-def test_the_curl_line_that_the_role_prints_works(server):
+def test_the_printed_curl_line_of_the_role_works(server):
     require_program("curl")
     line = server.startup_lines[-1].removeprefix("try: ")
     text = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""Several processes on one socket: they count as one, and the death of one is nobody's concern."""
+"""Several workers on one socket: their metrics are one, and the death of a worker affects no other."""
 
 import os
 import signal
@@ -43,7 +43,7 @@ TWO = ("--workers", "2")
 
 @pytest.fixture
 def pair(run, tmp_path):
-    """A server of two workers, with the file of its log."""
+    """Server of two workers, with its log file."""
     server = run(*TWO, under=stderr_to(tmp_path / "log"))
     wait_for_two_workers(server)
     return server, tmp_path / "log"
@@ -51,7 +51,7 @@ def pair(run, tmp_path):
 
 @pytest.fixture(scope="module")
 def shared():
-    """A server of two workers for tests that only ask."""
+    """Server of two workers for tests that only send requests."""
     server = start_server(*TWO, under=stderr_to("/dev/null"))
     wait_for_two_workers(server)
     yield server
@@ -68,9 +68,9 @@ def test_two_workers_serve_on_one_socket(shared):
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_connections_that_stay_are_shared_out_among_the_workers(run, clock, at_once):
-    # On a busy machine a worker may not run for the millisecond in which the other leaves the next connection to it. By this
-    # clock the millisecond passes only when neither accepts.
+def test_persistent_connections_are_distributed_among_the_workers(run, clock, at_once):
+    # On a busy machine a worker may not run during the millisecond in which the other one leaves it the next connection. With
+    # this clock the millisecond passes only when neither worker accepts.
     server = run(*TWO, under=stderr_to("/dev/null"), clock=clock)
     pids = wait_for_two_workers(server)
     before = [open_socket_count(pid) for pid in pids]
@@ -79,7 +79,7 @@ def test_connections_that_stay_are_shared_out_among_the_workers(run, clock, at_o
         return [open_socket_count(pid) - earlier for pid, earlier in zip(pids, before, strict=True)]
 
     def moves_on(there: Callable[[], bool]) -> bool:
-        # A worker leaves the listener for an instant after each connection, so one look is not enough.
+        # A worker leaves the listener for an instant after each connection, so one check is not enough.
         if not any(listens(pid, server.port) for pid in pids * 2):
             clock.advance(0.001)
         return there()
@@ -88,13 +88,13 @@ def test_connections_that_stay_are_shared_out_among_the_workers(run, clock, at_o
         for count in range(1, 21):
             connection = stack.enter_context(RawConnection(server)).send(LIVEZ)
             if not at_once:
-                wait_until(lambda connection=connection: moves_on(connection.readable), f"answer {count}")
-        wait_until(lambda: moves_on(lambda: sum(shares()) == 20), "all are accepted")
+                wait_until(lambda connection=connection: moves_on(connection.readable), f"response {count}")
+        wait_until(lambda: moves_on(lambda: sum(shares()) == 20), "all connections are accepted")
         assert min(shares()) >= 6, shares()
 
 
 def listens(pid: int, port: int) -> bool:
-    """Whether a process waits for connections on the port, by its epoll."""
+    """Returns whether the process waits for connections on the port, according to its epoll."""
     waits = {listener.name for listener in listeners(pid, port)}
     with suppress(OSError):
         for path in Path(f"/proc/{pid}/fdinfo").iterdir():
@@ -104,27 +104,27 @@ def listens(pid: int, port: int) -> bool:
 
 
 @pytest.mark.parametrize("attempt", range(4))
-def test_a_process_that_drains_just_as_it_leaves_connections_to_others_does_not_spin(pair, attempt):
+def test_a_process_that_drains_while_it_leaves_connections_to_others_uses_no_cpu(pair, attempt):
     server, _ = pair
     ends, stands = wait_for_two_workers(server)
     os.kill(stands, signal.SIGSTOP)
     try:
         with ExitStack() as stack:
             half = stack.enter_context(RawConnection(server)).send(LABEL_REQUEST[:40])
-            # While more come than it takes, one each millisecond: chance decides in which moment.
+            # A new connection comes each millisecond, so the drain starts at a random point of the pause.
             for i in range(200):
                 stack.enter_context(RawConnection(server))
                 if i == 100:
-                    # As the parent does; SIGTERM would have it start a replacement first.
+                    # This is the parent's signal. SIGTERM would first start a replacement.
                     os.kill(ends, RETIRE)
             assert not half.readable()
-            wait_until(lambda: stays_asleep(ends), "a process that waits for its last client and does nothing else")
+            wait_until(lambda: stays_asleep(ends), "a process that waits for its last client without using the CPU")
     finally:
         os.kill(stands, signal.SIGCONT)
 
 
 def listeners(pid: int, port: int) -> list[Path]:
-    """The descriptors of a process that are a socket listening on the port."""
+    """Returns the file descriptors of a process that are a socket listening on the port."""
     expected = f":{port:04X} 00000000:0000 0A"
     inodes = {line.split()[9] for line in Path("/proc/net/tcp").read_text().splitlines() if expected in line}
     return [fd for fd in Path(f"/proc/{pid}/fd").iterdir() if os.readlink(fd)[8:-1] in inodes]
@@ -139,11 +139,11 @@ def test_the_parent_holds_neither_model_nor_numpy(shared):
 
 
 @pytest.mark.long
-def test_metrics_are_exact_whichever_worker_tells_them(run):
+def test_metrics_are_exact_whichever_worker_reports_them(run):
     server = run(*TWO, "--cache", "off", under=stderr_to("/dev/null"))
     wait_for_two_workers(server)
     with LoadGenerator(server, 4, 8, [LABEL_REQUEST, LABEL_REQUEST, LABEL_REQUEST, POOLED_REQUEST]) as load:
-        wait_until(lambda: load.responses >= 600, "answers")
+        wait_until(lambda: load.responses >= 600, "responses")
     with ExitStack() as stack:
         connections = [stack.enter_context(RawConnection(server)) for _ in range(40)]
         assert [connection.exchange(LIVEZ).status for connection in connections] == [200] * 40
@@ -164,7 +164,7 @@ def test_metrics_are_exact_whichever_worker_tells_them(run):
     assert metric_sum(text, "model_rows_total") == rows
 
 
-def test_memory_descriptors_and_time_are_those_of_all_processes(shared):
+def test_memory_descriptors_and_cpu_time_are_those_of_all_processes(shared):
     text = fetch(shared, METRICS).body.decode()
     pids = [shared.process.pid, *wait_for_two_workers(shared)]
     resident = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * os.sysconf("SC_PAGE_SIZE")
@@ -174,7 +174,7 @@ def test_memory_descriptors_and_time_are_those_of_all_processes(shared):
 
 
 @pytest.mark.long
-def test_counters_survive_the_killing_of_a_worker_and_never_go_back(pair):
+def test_counters_survive_the_kill_of_a_worker_and_never_decrease(pair):
     server, _ = pair
     with ExitStack() as stack:
         connections = [stack.enter_context(RawConnection(server)) for _ in range(40)]
@@ -183,7 +183,7 @@ def test_counters_survive_the_killing_of_a_worker_and_never_go_back(pair):
     for _ in range(2):
         pids = wait_for_two_workers(server)
         os.kill(pids[0], signal.SIGKILL)
-        wait_until(lambda gone=pids[0]: gone not in wait_for_two_workers(server), "another in its place")
+        wait_until(lambda gone=pids[0]: gone not in wait_for_two_workers(server), "a replacement")
     for _ in range(20):
         text = fetch(server, METRICS).body.decode()
         assert metric_sum(text, "http_requests_total", route="/predict/label") == 40
@@ -191,7 +191,7 @@ def test_counters_survive_the_killing_of_a_worker_and_never_go_back(pair):
 
 
 @pytest.mark.long
-def test_what_a_killed_worker_was_doing_is_not_in_flight_for_ever(pair):
+def test_requests_of_a_killed_worker_do_not_stay_in_flight(pair):
     server, _ = pair
     os.kill(server.process.pid, signal.SIGHUP)
     pids = wait_for_two_workers(server)
@@ -203,10 +203,10 @@ def test_what_a_killed_worker_was_doing_is_not_in_flight_for_ever(pair):
             os.kill(pid, signal.SIGKILL)
             wait_until(
                 lambda connections=connections: all(connection.readable() for connection in connections),
-                "answers of one, and the end of the other",
+                "responses of one worker, and the end of the other",
             )
-        wait_until(lambda gone=pid: gone not in wait_for_two_workers(server), "another in its place")
-    wait_until(lambda: in_flight(server) == 1, "nothing in flight but the question itself")
+        wait_until(lambda gone=pid: gone not in wait_for_two_workers(server), "a replacement")
+    wait_until(lambda: in_flight(server) == 1, "nothing in flight except this request")
 
 
 def in_flight(server) -> float:
@@ -232,14 +232,14 @@ def test_a_dead_worker_is_replaced_at_once_unless_it_was_young(monkeypatch, log,
     assert started[0] == 1000.0 + age + pause
 
 
-def test_a_dead_worker_is_replaced_and_the_log_tells(pair):
+def test_a_dead_worker_is_replaced_and_logged(pair):
     server, log = pair
     dead, other = wait_for_two_workers(server)
     os.kill(dead, signal.SIGKILL)
     with LoadGenerator(server, 0, 4) as load:
-        wait_until(lambda: len(serving_workers(server)) == 2 and dead not in serving_workers(server), "another in its place")
+        wait_until(lambda: len(serving_workers(server)) == 2 and dead not in serving_workers(server), "a replacement")
     assert other in wait_for_two_workers(server)
-    # Only what the dead one held could be lost, and these came later; some had connected to it by then.
+    # Only requests of the dead worker could be lost. These came later, and some had already connected to it.
     assert set(load.statuses) == {200} and len(load.lost) <= 4
     [event] = events_containing(log, "a worker died")
     assert (event["pid"], event["how"], event["level"]) == (dead, "signal SIGKILL", "error")
@@ -250,11 +250,11 @@ def age(pid: int) -> float:
     return float(Path("/proc/uptime").read_text().split()[0]) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
-def test_a_worker_that_somebody_else_ends_is_replaced_and_the_service_goes_on(pair):
+def test_a_worker_that_gets_a_signal_is_replaced_and_the_service_continues(pair):
     server, _ = pair
     ended_one, other = wait_for_two_workers(server)
     os.kill(ended_one, signal.SIGTERM)
-    wait_until(lambda: not is_alive(ended_one) and ended_one not in wait_for_two_workers(server), "another in its place")
+    wait_until(lambda: not is_alive(ended_one) and ended_one not in wait_for_two_workers(server), "a replacement")
     for _ in range(20):
         assert fetch(server, LABEL_REQUEST, timeout=120).status == 200
     assert other in wait_for_two_workers(server)
@@ -273,7 +273,7 @@ def test_a_stopped_worker_does_not_stop_the_others(pair):
         os.kill(pids[0], signal.SIGCONT)
 
 
-def test_a_broken_model_ends_the_start_with_one_line(model_copy):
+def test_an_invalid_model_ends_the_start_with_one_line(model_copy):
     (model_copy / "label.json").write_text("{}")
     failed = run_failing_start(*TWO, "--port", "0", "--model-dir", str(model_copy))
     assert (failed.returncode, failed.stdout, failed.stderr.count("\n")) == (1, "", 1)
@@ -281,7 +281,7 @@ def test_a_broken_model_ends_the_start_with_one_line(model_copy):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_a_signal_to_the_parent_drains_all_and_loses_nothing(pair, number):
+def test_a_signal_to_the_parent_drains_all_workers_and_loses_nothing(pair, number):
     server, log = pair
     with LoadGenerator(server, 5, 3, [LABEL_REQUEST] * 9 + [POOLED_REQUEST]) as load:
         wait_until(lambda: load.responses > 200, "load")
@@ -319,7 +319,7 @@ def test_hang_up_replaces_all_workers_under_load_and_loses_nothing(pair):
                 "two new workers",
             )
         answered = load.responses
-        wait_until(lambda: load.responses > answered + 100, "load goes on")
+        wait_until(lambda: load.responses > answered + 100, "the load continues")
     assert (load.lost, set(load.statuses), load.refused) == ([], {200}, 0)
     text = fetch(server, METRICS).body.decode()
     counted = sum(metric_sum(text, "http_requests_total", route=route) for route in ("/predict/label", "/predict/batch"))
@@ -339,7 +339,7 @@ def test_there_is_always_a_ready_worker_during_a_replacement(pair):
     wait_until(replaced, "new workers")
 
 
-def test_a_worker_too_many_is_retired_though_the_one_it_was_to_replace_is_gone(monkeypatch):
+def test_a_surplus_worker_is_retired_although_its_predecessor_is_gone(monkeypatch):
     result = []
     monkeypatch.setattr(os, "kill", lambda pid, number: result.append((pid, number)))
     supervisor = Supervisor(Settings(), None, 2, lambda info: None)
@@ -354,7 +354,7 @@ def test_a_worker_too_many_is_retired_though_the_one_it_was_to_replace_is_gone(m
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_worker_that_died_before_its_parent_heard_that_it_was_ready_was_ready(monkeypatch):
+def test_a_worker_that_died_before_its_parent_noticed_its_readiness_was_ready(monkeypatch):
     def work(supervisor, parent, slot, tells):
         os.write(tells, b'["127.0.0.1", 1, "model", "passed", [1.0]]\n')
         os._exit(9)
@@ -381,14 +381,14 @@ def test_two_hang_ups_in_a_row_leave_two_workers(pair):
 
 
 @pytest.mark.long
-def test_a_hang_up_with_a_broken_model_changes_nothing_and_the_log_tells(run, model_copy, tmp_path):
+def test_a_hang_up_with_an_invalid_model_has_no_effect_and_is_logged(run, model_copy, tmp_path):
     log = tmp_path / "log"
     server = run(*TWO, "--model-dir", str(model_copy), under=stderr_to(log))
     old = wait_for_two_workers(server)
     good = (model_copy / "label.json").read_bytes()
     (model_copy / "label.json").write_text("{}")
     os.kill(server.process.pid, signal.SIGHUP)
-    wait_until(lambda: events_containing(log, "the workers are not replaced"), "the log's line about it")
+    wait_until(lambda: events_containing(log, "the workers are not replaced"), "the message in the log")
     assert any(line.startswith("iris_wsgi: ") and "label.json" in line for line in log.read_text().splitlines())
     assert sorted(wait_for_two_workers(server)) == sorted(old)
     assert fetch(server, LABEL_REQUEST).status == 200
@@ -402,7 +402,7 @@ def test_a_hang_up_with_a_broken_model_changes_nothing_and_the_log_tells(run, mo
 
 @pytest.mark.long
 @pytest.mark.parametrize("when", ["serving", "starting", "starting together"])
-def test_no_worker_outlives_a_parent_that_was_killed(run, when):
+def test_no_worker_outlives_a_killed_parent(run, when):
     server = run(*TWO, under=("setsid", *stderr_to("/dev/null")))
     parent = server.process.pid
     pids = wait_for_two_workers(server)
@@ -413,20 +413,20 @@ def test_no_worker_outlives_a_parent_that_was_killed(run, when):
         wait_until(lambda: all(age(pid) > 1.1 for pid in pids), "workers that are replaced at once")
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: len(set(child_pids(parent)) - set(pids)) == 2, "two others in their places")
+        wait_until(lambda: len(set(child_pids(parent)) - set(pids)) == 2, "two replacements")
     server.process.kill()
     try:
-        wait_until(lambda: refuses_connections(server), "the end of the last one that listens")
+        wait_until(lambda: refuses_connections(server), "the end of the last listener")
     finally:
         with suppress(ProcessLookupError):
             os.killpg(parent, signal.SIGKILL)
 
 
 @pytest.mark.long
-def test_a_signal_that_comes_while_workers_start_ends_all(run):
+def test_a_signal_while_workers_start_ends_all(run):
     for pause in range(8):
         server = run(*TWO, under=stderr_to("/dev/null"))
-        # The second worker is on its way: each time it has come a little further.
+        # The second worker starts, and is at a later point each time.
         time.sleep(pause * 0.04)
         pids = child_pids(server.process.pid)
         server.process.terminate()
@@ -435,7 +435,7 @@ def test_a_signal_that_comes_while_workers_start_ends_all(run):
 
 
 @pytest.mark.long
-def test_a_log_that_is_read_slowly_holds_up_no_worker(run):
+def test_a_log_with_a_slow_reader_blocks_no_worker(run):
     server = run(*TWO, **NO_COVERAGE)
     pids = wait_for_two_workers(server)
     with ExitStack() as stack:
@@ -443,7 +443,7 @@ def test_a_log_that_is_read_slowly_holds_up_no_worker(run):
         for connection in connections:
             connection.send(LIVEZ * 100)
             assert {connection.receive().status for _ in range(100)} == {200}
-        # The pipe is full now. With each page that is read there is room for one of the two workers, and both want it.
+        # The pipe is full now. Each page that is read makes room for one of the two workers, and both are waiting.
         for _ in range(600):
             os.read(server.process.stderr.fileno(), 4096)
             for connection in connections:

@@ -180,7 +180,7 @@ def test_a_cancelled_job_is_not_worked_on_and_may_be_cancelled_again(app):
     assert document["status"] == "cancelled" and document["finished"] and document["attempts"] == 0 and "result" not in document
 
 
-def test_what_is_done_cannot_be_cancelled(app):
+def test_a_finished_job_cannot_be_cancelled(app):
     path = submit_job(app)
     run_worker(app)
     assert "done" in app.delete(path, status=409).json["detail"]
