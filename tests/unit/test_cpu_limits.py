@@ -1,4 +1,4 @@
-"""How many workers there are: by the limits of the process's own control groups, of both versions, nested, and of the machine."""
+"""The number of workers: limits of nested control groups of both versions, and of the machine."""
 
 import os
 import re
@@ -30,7 +30,7 @@ SERVICE = "/system.slice/iris.service"
 
 @pytest.fixture
 def two_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The workers' number is bounded by memory only where there is more than one CPU."""
+    """Simulates two CPUs, because memory does not limit the number of workers on a single one."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
 
 
@@ -60,8 +60,8 @@ def test_workers_follow_the_cpu_quota_of_version_1(tmp_path, quota, allowed):
     assert cpu_quota(proc) == (allowed and (allowed, "cpu.cfs_quota_us"))
 
 
-def test_the_quota_that_systemd_sets_on_a_service_is_seen(tmp_path):
-    """CPUQuota=50% and MemoryMax=300M are in the group of the unit, and not in the root's, which has no such files."""
+def test_the_quota_that_systemd_sets_on_a_service_counts(tmp_path):
+    """CPUQuota=50% and MemoryMax=300M are in the group of the unit. The root group does not have these files."""
     files = {"/": {}, "/system.slice": {"cpu.max": "max 100000", "memory.max": "max"}}
     files[SERVICE] = {"cpu.max": "50000 100000", "memory.max": str(300 * MIB)}
     proc = write_proc_folder(tmp_path, SERVICE, files)
@@ -80,8 +80,8 @@ def test_of_nested_groups_the_smallest_limit_counts(tmp_path, inner):
 
 @pytest.mark.parametrize("controller", ["", "cpu"])
 @pytest.mark.parametrize("group", ["/docker/abc", "/docker/abc/inner", "/../../outside", "/docker", "/not/mounted/here"])
-def test_in_a_container_the_group_that_is_mounted_is_the_top(tmp_path, controller, group):
-    """With a namespace of its own or without, it sees no other group than its own."""
+def test_in_a_container_the_mounted_group_is_the_top(tmp_path, controller, group):
+    """The container sees only its own group, with or without a cgroup namespace."""
     name, text = ("cpu.max", "50000 100000") if not controller else ("cpu.cfs_quota_us", "50000")
     top = {name: text, **({"cpu.cfs_period_us": "100000"} if controller else {})}
     proc = write_proc_folder(tmp_path, group, {"/docker/abc": top, "/docker/abc/inner": {}}, controller, "/docker/abc")
@@ -98,7 +98,7 @@ def test_memory_of_version_1_without_a_limit_is_that_of_the_machine(tmp_path):
 
 
 @pytest.mark.parametrize(("mib", "workers"), [(48, 1), (2 * WORKER_MIB - 1, 1), (2 * WORKER_MIB + 20, 2), (10_000, 2)])
-def test_memory_bounds_the_workers_and_the_start_tells_why(tmp_path, two_cpus, mib, workers):
+def test_memory_limits_the_workers_and_the_start_states_the_reason(tmp_path, two_cpus, mib, workers):
     proc = write_proc_folder(tmp_path, "/", {"/": {"memory.max": str(mib * MIB)}})
     count, why = worker_count(Settings(model_dir=str(MODEL)), proc)
     assert count == workers
@@ -109,7 +109,7 @@ def test_memory_bounds_the_workers_and_the_start_tells_why(tmp_path, two_cpus, m
     assert worker_count(Settings(workers=3), proc) == (3, "as set")
 
 
-def test_a_large_model_counts_for_each_worker(tmp_path, two_cpus):
+def test_the_size_of_the_model_counts_for_each_worker(tmp_path, two_cpus):
     (tmp_path / "model").mkdir()
     with (tmp_path / "model/large.onnx").open("wb") as file:
         file.truncate(200 * MIB)
@@ -121,7 +121,7 @@ def test_a_large_model_counts_for_each_worker(tmp_path, two_cpus):
 
 @pytest.fixture
 def real_group() -> Iterator[Path]:
-    """A group with half a CPU, of this machine, with another in it."""
+    """Control group of this machine with half a CPU, and a nested group."""
     outer = Path(f"/sys/fs/cgroup/cpu/iris-test-{os.getpid()}")
     inner = outer / "inner"
     try:
@@ -136,7 +136,7 @@ def real_group() -> Iterator[Path]:
     outer.rmdir()
 
 
-def test_a_server_sees_the_quota_around_its_own_control_group(run, real_group):
+def test_a_server_applies_the_quota_of_its_control_group_and_those_around_it(run, real_group):
     server = run(
         "--role", "web_single", "--workers", "0", under=("sh", "-c", f'echo $$ > {real_group}/cgroup.procs; exec "$@"', "sh")
     )

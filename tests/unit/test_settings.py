@@ -1,4 +1,4 @@
-"""Settings: one table, from the environment and from flags, and what is refused."""
+"""Settings: the table, the environment and the flags, and the refused values."""
 
 import os
 import re
@@ -23,7 +23,7 @@ from iris_wsgi.settings import (
 )
 
 
-def test_defaults_are_those_of_the_table():
+def test_the_defaults_are_those_of_the_table():
     assert read_settings({}, {}) == Settings()
     assert (Settings().host, Settings().port, Settings().role) == ("127.0.0.1", 8000, "all")
     assert (Settings().max_body_bytes, Settings().max_rows) == (1024 * 1024, 10_000)
@@ -54,7 +54,7 @@ def test_every_setting_has_a_flag_a_variable_and_a_help_text():
     + [("IRIS_JOBS_QUEUED", "0"), ("IRIS_JOBS_ATTEMPTS", "0"), ("IRIS_LEASE_SECONDS", "0"), ("IRIS_EDGE_DIR", "a\nb")]
     + [("IRIS_ITEMS_SECONDS", v) for v in ("", "0", "-1", "nan", "inf", "1e3", "1_0", " 1", "86401", "٣")],
 )
-def test_a_wrong_value_is_told_with_its_name_in_one_line(name, value):
+def test_an_invalid_value_is_reported_with_its_name_in_one_line(name, value):
     with pytest.raises(BadSetting, match=f"^{name}=") as caught:
         read_settings({name: value}, {})
     assert "must be" in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 250
@@ -66,7 +66,7 @@ def test_a_wrong_value_is_told_with_its_name_in_one_line(name, value):
 @pytest.mark.parametrize(
     "value", ["localhost:6379", "http://:secret@h", "redis://", "redis://:secret@h\n", "redis://:sec ret@h", "unix://s"]
 )
-def test_the_address_of_a_redis_may_hold_a_password_and_is_never_shown(value):
+def test_a_redis_url_may_contain_a_password_that_is_never_shown(value):
     with pytest.raises(BadSetting) as error:
         read_settings({"IRIS_REDIS_URL": value}, {})
     assert (
@@ -88,39 +88,39 @@ def test_the_address_of_a_redis_may_hold_a_password_and_is_never_shown(value):
         ),
     ],
 )
-def test_a_password_on_the_command_line_is_refused_and_the_way_out_told(name, value):
+def test_a_password_on_the_command_line_is_refused_with_the_solution(name, value):
     with pytest.raises(BadSetting, match=f"^{flag_of(name)} has a password, .* {name_of(name)} in the environment") as error:
         read_settings({}, {name: value})
     assert "hun" not in str(error.value) and "secretKeyRef" in str(error.value)
     assert getattr(read_settings({name_of(name): value, "IRIS_CACHE": "on"}, {}), name) == value
 
 
-def test_an_address_without_a_password_is_a_flag_like_others():
+def test_a_url_without_a_password_can_be_a_flag():
     for name, value in (("redis_url", "redis://h:6379/0"), ("database_url", "postgresql://u@h:5432/d?sslmode=verify-full")):
         assert getattr(read_settings({}, {name: value}), name) == value
     assert read_settings({}, {"database_url": "sqlite:///odd:name@home.db?password=x"}).database_url.endswith("=x")
 
 
 @pytest.mark.parametrize("value", ["redis://:secret@h:port", "redis://:secret@h:99999/0x"])
-def test_an_address_that_only_the_library_finds_wrong_is_not_shown_either(value):
+def test_a_url_that_only_the_library_rejects_is_not_shown_either(value):
     with pytest.raises(BadSetting, match="IRIS_REDIS_URL is not an address of a Redis server") as error:
         create_job_store(Settings(redis_url=value), 0.1)
     assert "secret" not in str(error.value)
 
 
-def test_a_share_may_be_written_as_people_write_it():
+def test_a_fraction_may_be_written_in_several_ways():
     for text, number in (("0", 0.0), ("1", 1.0), ("0.9", 0.9), (".5", 0.5), ("1.0", 1.0), ("0.0001", 0.0001)):
         assert read_settings({"IRIS_ESCALATE_BELOW": text}, {}).escalate_below == number
 
 
-def test_an_unknown_variable_is_told_with_the_nearest_that_exists():
+def test_an_unknown_variable_is_reported_with_the_most_similar_one():
     with pytest.raises(BadSetting, match="^IRIS_PROT is not a setting; did you mean IRIS_PORT?"):
         read_settings({"IRIS_PROT": "8000"}, {})
     with pytest.raises(BadSetting, match="^IRIS_QQQQQQQQ is not a setting; the settings are .*IRIS_HOST"):
         read_settings({"IRIS_QQQQQQQQ": ""}, {})
 
 
-# What Kubernetes sets in each pod beside a Service named iris, and one named iris-redis-url.
+# Variables that Kubernetes sets in each pod of a namespace with Services named iris and iris-redis-url.
 OF_SERVICES = {
     "IRIS_SERVICE_HOST": "10.0.0.7",
     "IRIS_SERVICE_PORT": "80",
@@ -141,16 +141,16 @@ OF_SERVICES = {
 }
 
 
-def test_the_variables_of_a_kubernetes_service_are_passed_over():
+def test_the_variables_of_a_kubernetes_service_are_ignored():
     for name, value in OF_SERVICES.items():
         assert read_settings({name: value}, {}) == Settings()
     assert read_settings(OF_SERVICES, {}) == Settings()
     assert read_settings(OF_SERVICES | {"IRIS_ROLE": "worker"}, {"port": "9001"}, {"port": 8001}).port == 9001
 
 
-def test_a_port_that_is_a_number_stays_a_setting_beside_a_kubernetes_service():
+def test_a_numeric_port_stays_a_setting_next_to_a_kubernetes_service():
     assert read_settings(OF_SERVICES | {"IRIS_PORT": "9000"}, {}).port == 9000
-    # A Service can only set a variable that ends so, and of the settings the port alone does.
+    # Of the variables of a Service, only this name is also a setting.
     ends = [
         field.name
         for field in fields(Settings)
@@ -173,7 +173,7 @@ def test_a_port_that_is_a_number_stays_a_setting_beside_a_kubernetes_service():
         ("IRIS_PROT", "8000"),
     ],
 )
-def test_what_only_resembles_the_variables_of_a_service_is_refused(name, value):
+def test_variables_that_only_resemble_those_of_a_service_are_refused(name, value):
     with pytest.raises(BadSetting, match=f"^{name}[= ]"):
         read_settings({name: value}, {})
 
@@ -190,7 +190,7 @@ def test_an_application_reads_the_environment_and_its_arguments_win():
     assert (settings.role, settings.max_rows, settings.model_dir, ignored) == ("web_single", 9, str(MODEL), [])
 
 
-def test_an_application_names_the_variables_that_have_no_effect_under_another_server():
+def test_an_application_names_the_variables_without_effect_under_another_server():
     environ = {"IRIS_PORT": "9000", "IRIS_GRACE_SECONDS": "40", "IRIS_MAX_BODY_BYTES": "33554432", "IRIS_ROLE": "pred"}
     settings, ignored = application_settings(environ, {})
     assert ignored == ["IRIS_GRACE_SECONDS", "IRIS_PORT"] and settings.max_body_bytes == 33554432
@@ -224,14 +224,14 @@ def test_the_settings_of_the_server_are_those_that_the_application_never_reads()
     elsewhere = set().union(*(names for path, names in read.items() if path not in server | {factory}))
     elsewhere |= read[factory] - {"host"}
     assert not SERVER_SETTINGS & elsewhere
-    # The commands warm, healthcheck and clear ask a server of ours; batch has workers of its own.
+    # The commands warm, healthcheck, and clear call a server of ours. The batch command has its own workers.
     named = {field.name for field in fields(Settings)} & set().union(*(read[path] for path in server))
-    # What a server that starts has to know of a role, to count its descriptors and its memory.
+    # Settings of a role that the server needs to count file descriptors and memory.
     of_a_role = {"model_dir", "role", "batch_rows", "token_file", "model_seal", "member", "members", "pred_url"}
     assert named - of_a_role - {"max_body_bytes"} == SERVER_SETTINGS
 
 
-def test_a_contradiction_is_told_with_both_names():
+def test_a_contradiction_is_reported_with_both_names():
     with pytest.raises(BadSetting, match="IRIS_MAX_ROWS=10000 .* IRIS_MAX_BODY_BYTES=1000"):
         read_settings({"IRIS_MAX_BODY_BYTES": "1000"}, {})
     assert read_settings({"IRIS_MAX_BODY_BYTES": "1000", "IRIS_MAX_ROWS": "250"}, {}).max_rows == 250
@@ -263,7 +263,7 @@ def test_settings_made_in_python_are_checked_too():
 
 
 @pytest.mark.parametrize("command", ["serve", "worker", "redrive", "verify", "seal"])
-def test_a_wrong_setting_ends_a_command_with_status_2_and_one_line(command, monkeypatch, capsys):
+def test_an_invalid_setting_ends_a_command_with_status_2_and_one_line(command, monkeypatch, capsys):
     monkeypatch.setenv("IRIS_PROT", "1")
     assert main([command]) == 2
     out, err = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""The health check that an image without curl runs."""
+"""The healthcheck command, for an image without curl."""
 
 import socket
 import threading
@@ -12,8 +12,8 @@ from iris_wsgi.cli.main import main
 
 
 @contextmanager
-def answering(response: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A server of one connection; its port."""
+def responding_server(response: Callable[[socket.socket], None]) -> Iterator[int]:
+    """Runs a server for one connection, and yields its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -35,31 +35,31 @@ def test_a_server_that_is_ready_is_healthy(live_server, capsys):
 
 
 @pytest.mark.parametrize("status", [b"HTTP/1.1 503 Service Unavailable", b"HTTP/1.1 2000 ", b"nonsense", b"\xff\xfe"])
-def test_any_other_answer_is_quoted(status):
-    with answering(lambda connection: connection.sendall(status + b"\r\n\r\n")) as port:
+def test_any_other_response_is_quoted(status):
+    with responding_server(lambda connection: connection.sendall(status + b"\r\n\r\n")) as port:
         result = failure_of("GET /readyz", "127.0.0.1", port)
     assert result == f"127.0.0.1 port {port} answers: {status.decode('ascii', 'replace')}"
 
 
-def test_a_server_that_closes_without_a_word_says_nothing():
-    with answering(lambda connection: connection.recv(1000)) as port:
+def test_a_server_that_closes_without_a_response_is_reported():
+    with responding_server(lambda connection: connection.recv(1000)) as port:
         assert failure_of("GET /readyz", "127.0.0.1", port) == f"127.0.0.1 port {port} answers: nothing"
 
 
-def test_a_server_that_hangs_is_given_up():
+def test_a_server_that_hangs_causes_a_timeout():
     done = threading.Event()
-    with answering(lambda connection: done.wait(120)) as port:
+    with responding_server(lambda connection: done.wait(120)) as port:
         result = failure_of("GET /readyz", "127.0.0.1", port, 0.05)
         done.set()
     assert result == f"no response from 127.0.0.1 port {port} within 0.05 seconds"
 
 
-def test_no_server_at_all_is_told_and_the_status_is_1(capsys):
+def test_a_missing_server_is_reported_and_the_status_is_1(capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     assert main(["healthcheck", "--port", str(port)]) == 1
     assert f"no server at 127.0.0.1 port {port}: Connection refused" in capsys.readouterr().err
 
 
-def test_a_name_that_cannot_be_looked_up_is_told_too():
+def test_an_unknown_host_name_is_reported():
     assert failure_of("GET /readyz", "a..b", 8000) == "no server at a..b port 8000: it is not a host name"

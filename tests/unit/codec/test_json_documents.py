@@ -1,4 +1,4 @@
-"""Large JSON documents are decoded in pieces, to the same documents and the same refusals."""
+"""Large JSON documents are decoded in pieces, with the same results and the same errors."""
 
 import json
 import random
@@ -13,19 +13,19 @@ ROWS = [[random.Random(7).random(), 2, -3e-5, i] for i in range(3000)]
 FLAT = [value for row in ROWS for value in row]
 
 
-def whole(text: str) -> object:
-    """The document by one call of the library."""
+def decode_at_once(text: str) -> object:
+    """Returns the document as decoded by one call of the library."""
     try:
         return json_documents.strict.decode(text)
     except (ValueError, RecursionError, BadRequest):
         return None
 
 
-def spaced(document: object) -> str:
+def with_spaces(document: object) -> str:
     return json.dumps(document, indent=1)
 
 
-@pytest.mark.parametrize("dumps", [json.dumps, encode, spaced])
+@pytest.mark.parametrize("dumps", [json.dumps, encode, with_spaces])
 @pytest.mark.parametrize(
     "document",
     [
@@ -53,7 +53,7 @@ CUT = json_documents.PIECE
 
 
 def with_comma_at_cut(extra: str) -> str:
-    """Long numbers with `extra` at the very place where the first piece ends."""
+    """Returns a long list of numbers with `extra` at the end of the first piece."""
     at = LONG.index(",", CUT)
     return LONG[:at] + extra + LONG[at:]
 
@@ -86,8 +86,8 @@ def with_comma_at_cut(extra: str) -> str:
     ],
     ids=range(22),
 )
-def test_what_is_no_json_as_a_whole_is_none_in_pieces(text):
-    assert whole(text) is None
+def test_a_document_that_is_invalid_as_a_whole_is_invalid_in_pieces(text):
+    assert decode_at_once(text) is None
     assert decoded_in_pieces(text) is None
     with pytest.raises(BadRequest):
         decode_json(text.encode())
@@ -108,8 +108,8 @@ def test_what_is_no_json_as_a_whole_is_none_in_pieces(text):
     ],
     ids=range(9),
 )
-def test_what_is_json_as_a_whole_is_the_same_document_whichever_way(text):
-    assert decode_json(text.encode()) == whole(text) is not None
+def test_a_document_that_is_valid_as_a_whole_is_the_same_in_pieces(text):
+    assert decode_json(text.encode()) == decode_at_once(text) is not None
 
 
 @pytest.mark.long
@@ -121,7 +121,7 @@ def test_any_damage_of_a_long_list_is_refused_or_decoded_as_by_one_call():
             text[:at] + chance.choice(["", ",", "]", "[", " ", "-", ".", "e", "0", "}", '"']) + text[at + chance.randrange(2) :]
         )
         found = decoded_in_pieces(damaged)
-        assert found is None or found == whole(damaged), at
+        assert found is None or found == decode_at_once(damaged), at
 
 
 def test_lists_are_encoded_in_pieces_as_by_one_call():

@@ -1,4 +1,4 @@
-"""The protocol's codec: what is taken, what is refused with which words, and that real clients are understood."""
+"""The codec of the protocol v2: valid requests, the errors of invalid ones, and compatibility with a real client."""
 
 import json
 import math
@@ -42,7 +42,7 @@ from iris_wsgi.codec.v2_response import encode_infer
 from iris_wsgi.codec.v2_tensors import DTYPES, from_binary, from_json, to_binary, to_json
 from iris_wsgi.errors import PredictionFailed, Problem
 
-# Values that JSON data of each datatype may not have; no value of two more datatypes may stand in it.
+# Values that are invalid in JSON data of each datatype. The last two datatypes accept no values in JSON.
 MISFITS = {
     "BOOL": [0, 1, "true", None, 1.0],
     **{f"INT{bits}": [2 ** (bits - 1), -(2 ** (bits - 1)) - 1, 1.0, True, "1", None] for bits in (8, 16, 32, 64)},
@@ -63,17 +63,17 @@ def refused(given: InferRequest, served: ModelSignature) -> str:
 
 
 @pytest.mark.parametrize(("given", "word"), MALFORMED.values(), ids=MALFORMED.keys())
-def test_what_is_malformed_is_400_and_told_where_and_what_is_wanted(given, word):
+def test_an_invalid_request_gets_400_with_the_place_and_the_requirement(given, word):
     assert word in refused(given, IRIS)
 
 
 @pytest.mark.parametrize(("given", "word"), MALFORMED_WORDS.values(), ids=MALFORMED_WORDS.keys())
-def test_what_is_malformed_for_a_model_of_two_inputs_is_400(given, word):
+def test_an_invalid_request_to_a_model_of_two_inputs_gets_400(given, word):
     assert word in refused(given, WORDS)
 
 
 @pytest.mark.parametrize(("datatype", "value"), [(name, value) for name, values in MISFITS.items() for value in values])
-def test_json_takes_only_the_values_of_the_datatype(datatype, value):
+def test_json_accepts_only_the_values_of_the_datatype(datatype, value):
     tensor = {"name": "x", "datatype": datatype, "shape": [1, 1], "data": [value]}
     given = infer(tensor, outputs=[{"name": "x", "parameters": {"binary_data": True}}])
     assert "#/inputs/0/data" in refused(given, single_tensor_model(datatype, -1, 1))
@@ -81,7 +81,7 @@ def test_json_takes_only_the_values_of_the_datatype(datatype, value):
 
 @pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_no_float_that_is_not_finite_comes_through_in_binary(datatype, value):
+def test_no_float_that_is_not_finite_is_accepted_in_binary(datatype, value):
     part = np.array([0, 1, 2, value], DTYPES[datatype]).tobytes()
     tensor = {"name": "x", "datatype": datatype, "shape": [4], "parameters": sized(len(part))}
     assert "value 3" in refused(with_tail(tensor, part), single_tensor_model(datatype, -1))
@@ -93,7 +93,7 @@ def test_a_binary_bool_is_the_byte_0_or_1():
     assert decoded(with_tail(tensor, b"\0\1\1"), single_tensor_model("BOOL", -1)).inputs["x"].tolist() == [False, True, True]
 
 
-def test_a_model_that_has_a_fixed_shape_takes_that_as_a_raw_request_and_no_other():
+def test_a_model_with_a_fixed_shape_accepts_this_shape_only_as_a_raw_request():
     fixed = single_tensor_model("INT16", 2, 2)
     assert decoded(InferRequest(struct.pack("<4h", 1, -2, 3, 4), "0"), fixed).inputs["x"].tolist() == [[1, -2], [3, 4]]
     assert "whole rows of 8 bytes" in refused(InferRequest(bytes(16), "0"), fixed)
@@ -138,7 +138,7 @@ def test_the_same_row_in_every_form_gives_the_same_bits(given):
     assert (request.id, request.timeout) == (None, None)
 
 
-def test_as_many_rows_as_the_limit_are_taken_in_every_form():
+def test_the_maximum_number_of_rows_is_accepted_in_every_form():
     many = [
         infer(inline(shape=[MAX_ROWS, 4], data=ROW * MAX_ROWS)),
         infer(inline(shape=[MAX_ROWS, 4], data=[ROW] * MAX_ROWS)),
@@ -150,14 +150,14 @@ def test_as_many_rows_as_the_limit_are_taken_in_every_form():
     assert len(decode_v1(json.dumps({"instances": [ROW] * MAX_ROWS}).encode(), 4, MAX_ROWS)) == MAX_ROWS
 
 
-def test_aligned_binary_data_is_the_bodys_own_memory():
+def test_aligned_binary_data_uses_the_memory_of_the_body():
     given = with_tail(HEAD + b" " * (-len(HEAD) % 8))
     rows = decoded(given).inputs["features"]
     assert np.shares_memory(rows, np.frombuffer(given.body, np.uint8))
     assert not rows.flags.writeable
 
 
-def test_an_id_of_any_whole_characters_and_a_timeout_come_through():
+def test_an_id_of_any_characters_and_a_timeout_are_decoded():
     for name in ("7", "", "\u00e9\U0001f33a", MARKER * 1000):
         assert decoded(infer(inline(), id=name)).id == name
     assert decoded(infer(inline(), parameters={"timeout": 1500})).timeout == 1500
@@ -165,19 +165,19 @@ def test_an_id_of_any_whole_characters_and_a_timeout_come_through():
     assert decoded(infer(inline(), parameters={"timeout": 0})).timeout is None
 
 
-# binary_data_output of the request, binary_data of the output, whether that goes out in binary
+# binary_data_output of the request, binary_data of the output, and whether the response has binary data
 CHOICES = [(None, None, False), (True, None, True), (False, None, False), (None, True, True), (None, False, False),
            (True, False, False), (False, True, True), (True, True, True)]  # fmt: skip
 
 
 @pytest.mark.parametrize(("of_all", "of_one", "expected"), CHOICES)
-def test_an_outputs_own_choice_of_binary_overrides_that_of_the_request(of_all, of_one, expected):
+def test_the_binary_flag_of_an_output_overrides_that_of_the_request(of_all, of_one, expected):
     output = {"name": "probabilities", "parameters": {"binary_data": of_one}}
     request = decoded(infer(inline(), parameters={"binary_data_output": of_all}, outputs=[output]))
     assert request.outputs == (RequestedOutput(PROBABILITIES, expected),)
 
 
-def test_inputs_in_json_and_in_binary_stand_beside_each_other():
+def test_inputs_in_json_and_in_binary_can_be_combined():
     a, b, c = (TensorSpec(name, "INT32", (-1,)) for name in "abc")
     served = ModelSignature("three", "1", (a, b, c), (a,))
     behind = {"datatype": "INT32", "shape": [2], "parameters": sized(8)}
@@ -188,7 +188,7 @@ def test_inputs_in_json_and_in_binary_stand_beside_each_other():
     assert {name: tensor.tolist() for name, tensor in request.inputs.items()} == {"a": [1, 2], "b": [3, 4], "c": [5, 6]}
 
 
-def test_strings_keep_their_bytes_whatever_they_are():
+def test_strings_keep_their_bytes():
     request = decoded(words_request(b"\2\0\0\0a\0\1\0\0\0\xff"), WORDS)
     assert request.inputs["words"].tolist() == [b"a\0", b"\xff"]
     assert decoded(words_request(TWO_WORDS), WORDS).inputs["words"].tolist() == [b"ab", b""]
@@ -199,12 +199,12 @@ OUTPUTS = {"label": np.array([0, 1]), "probabilities": PROBABLE}
 
 
 def answered(served: ModelSignature = IRIS, arrays=OUTPUTS, **asked) -> tuple[dict, bytes, int | None]:
-    """The JSON part of the answer to a request, what stands behind it, and the header."""
+    """Returns the JSON part of a response, the bytes after it, and the header."""
     body, header = encode_infer(decoded(infer(inline(), **asked)), served, arrays)
     return json.loads(body[:header]), b"" if header is None else body[header:], header
 
 
-def test_an_answer_in_json_has_every_output_and_no_header():
+def test_a_response_in_json_has_every_output_and_no_header():
     result, _, header = answered(id="7")
     assert header is None
     assert result == {
@@ -219,7 +219,7 @@ def test_an_answer_in_json_has_every_output_and_no_header():
     assert "id" not in answered()[0]
 
 
-def test_an_answer_has_binary_data_behind_json_in_the_order_wanted():
+def test_a_response_has_binary_data_after_the_json_in_the_requested_order():
     outputs = [
         {"name": "probabilities", "parameters": {"binary_data": True}},
         {"name": "label", "parameters": {"binary_data": True}},
@@ -241,7 +241,7 @@ CLASSES[3] = [*CLASSES[2][:2], f"{PROBABLE[0, 2].item()!r}:2:virginica", *CLASSE
 
 
 @pytest.mark.parametrize(("expected", "columns"), [(1, 1), (2, 2), (3, 3), (4, 3), (2**64 - 1, 3)])
-def test_classes_go_out_by_value_and_of_equals_by_index(expected, columns):
+def test_classes_are_ordered_by_value_and_equal_ones_by_index(expected, columns):
     parameters = {"classification": expected}
     result, _, _ = answered(outputs=[{"name": "probabilities", "parameters": parameters}])
     (response,) = result["outputs"]
@@ -251,14 +251,14 @@ def test_classes_go_out_by_value_and_of_equals_by_index(expected, columns):
     assert (tail, result["outputs"][0]["parameters"]) == (part, sized(len(part)))
 
 
-def test_classes_have_no_label_where_the_model_has_other_labels():
+def test_classes_have_no_label_if_the_model_has_other_labels():
     other = IRIS._replace(labels=("a",))
     result, _, _ = answered(other, outputs=[{"name": "probabilities", "parameters": {"classification": 1}}])
     assert result["outputs"][0]["data"] == [text.rpartition(":")[0] for text in CLASSES[1]]
 
 
 @pytest.mark.parametrize("parameters", [{}, {"binary_data": True}, {"classification": 1}])
-def test_an_answer_that_is_not_finite_is_not_sent_in_any_form(parameters):
+def test_a_response_that_is_not_finite_is_not_sent_in_any_form(parameters):
     broken = {"probabilities": np.array([[1, np.nan, 0]], np.float32)}
     with pytest.raises(PredictionFailed):
         answered(arrays=broken, outputs=[{"name": "probabilities", "parameters": parameters}])
@@ -283,19 +283,19 @@ V1_REFUSED = {
 
 
 @pytest.mark.parametrize(("body", "word"), V1_REFUSED.items(), ids=[body[:50].decode() for body in V1_REFUSED])
-def test_what_is_malformed_in_the_first_protocol_is_400(body, word):
+def test_an_invalid_request_of_the_protocol_v1_gets_400(body, word):
     with pytest.raises(Problem, match=word) as problem:
         decode_v1(body, 4, MAX_ROWS)
     assert problem.value.status == 400 and MARKER not in problem.value.detail
 
 
-def test_the_first_protocol_takes_instances_and_gives_predictions():
+def test_the_protocol_v1_has_instances_and_predictions():
     rows = decode_v1(json.dumps({"instances": [ROW, ROW], "signature_name": "x"}).encode(), 4, MAX_ROWS)
     assert rows.tobytes() == ROW_BYTES * 2
     assert json.loads(encode_v1(PROBABLE)) == {"predictions": PROBABLE.tolist()}
 
 
-# What comes back is what went in, and nothing that is sent does more than be refused.
+# Round trips, and damaged requests
 
 NUMERIC = [name for name in DTYPES if name != "BYTES"]
 relaxed = settings(deadline=None, suppress_health_check=list(HealthCheck))
@@ -352,7 +352,7 @@ GOOD = [
 @pytest.mark.long
 @settings(relaxed, max_examples=500)
 @given(st.sampled_from(GOOD), st.data())
-def test_no_damage_to_a_good_request_gets_more_than_a_refusal(good, data):
+def test_no_damage_to_a_valid_request_causes_more_than_a_refusal(good, data):
     given, served = good
     body = bytearray(given.body)
     for _ in range(data.draw(st.integers(1, 3))):
@@ -369,7 +369,7 @@ def test_no_damage_to_a_good_request_gets_more_than_a_refusal(good, data):
 @pytest.mark.long
 @relaxed
 @given(st.binary(max_size=300), st.none() | st.integers(0, 300).map(str) | st.text(max_size=5))
-def test_no_bytes_get_more_than_a_refusal(body, header):
+def test_no_bytes_cause_more_than_a_refusal(body, header):
     assert status_of(InferRequest(body, header)) in (200, 400)
 
 
@@ -401,15 +401,15 @@ almost_requests = st.fixed_dictionaries({"inputs": values | st.lists(almost_inpu
 @pytest.mark.long
 @settings(relaxed, max_examples=300)
 @given(almost_requests, st.binary(max_size=20) | st.just(ROW_BYTES), st.booleans())
-def test_no_document_of_any_shape_gets_more_than_a_refusal(request, tail, behind):
+def test_no_document_of_any_shape_causes_more_than_a_refusal(request, tail, behind):
     head = json.dumps(request).encode()
     assert status_of(InferRequest(head + tail, str(len(head))) if behind else InferRequest(head)) in (200, 400)
 
 
-def places(value, path: tuple = ()) -> list[tuple]:
-    """Where in a document something can be put: a list of keys and indices each."""
+def positions(value, path: tuple = ()) -> list[tuple]:
+    """Yields every position in a document, as a list of keys and indices."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [place for key, item in inner for place in ((*path, key), *places(item, (*path, key)))]
+    return [place for key, item in inner for place in ((*path, key), *positions(item, (*path, key)))]
 
 
 BOTH = [{"name": "label", "parameters": {"binary_data": True}}, {"name": "probabilities", "parameters": {"classification": 2}}]
@@ -420,9 +420,9 @@ BEHIND = json.loads(document(binary_input()))
 @pytest.mark.long
 @settings(relaxed, max_examples=500)
 @given(st.sampled_from([FULL, BEHIND]), st.data())
-def test_no_value_in_any_place_of_a_good_request_gets_more_than_a_refusal(good, data):
+def test_no_value_at_any_position_of_a_valid_request_causes_more_than_a_refusal(good, data):
     request = json.loads(json.dumps(good))
-    *path, last = data.draw(st.sampled_from(places(request)))
+    *path, last = data.draw(st.sampled_from(positions(request)))
     part = request
     for key in path:
         part = part[key]
@@ -478,23 +478,23 @@ def test_memory_is_a_small_multiple_of_the_body(given, datatype):
     assert most < (2 if binary_only else 40) * len(given.body) + 100_000
 
 
-# What tritonclient, the clients' own library, sends and reads.
+# Requests and responses of tritonclient, the official client library
 
 
-def of_triton(array: np.ndarray, datatype: str, binary_data: bool) -> triton.InferInput:
+def triton_input(array: np.ndarray, datatype: str, binary_data: bool) -> triton.InferInput:
     tensor = triton.InferInput("x", list(array.shape), datatype)
     return tensor.set_data_from_numpy(array, binary_data=binary_data)
 
 
 @pytest.mark.parametrize("binary_data", [True, False], ids=["binary", "json"])
 @pytest.mark.parametrize("datatype", list(DTYPES))
-def test_tritonclient_is_understood_and_understands(datatype, binary_data):
+def test_tritonclient_and_the_codec_understand_each_other(datatype, binary_data):
     if datatype == "FP16" and not binary_data:
         pytest.skip("the protocol has FP16 in binary only")
     values = [b"a", "\u00e9".encode(), b"", b"ab:c"] if datatype == "BYTES" else [0, 1, 1, 0]
     array = np.array(values, DTYPES[datatype]).reshape(2, 2)
     body, length = triton.InferenceServerClient.generate_request_body(
-        [of_triton(array, datatype, binary_data)],
+        [triton_input(array, datatype, binary_data)],
         outputs=[triton.InferRequestedOutput("x", binary_data=binary_data)],
         request_id="7",
         priority=1,
@@ -515,7 +515,7 @@ def test_tritonclient_is_understood_and_understands(datatype, binary_data):
     assert result.get_response()["id"] == "7"
 
 
-def test_tritonclient_asks_for_binary_by_itself_and_for_classes():
+def test_tritonclient_requests_binary_by_default_and_for_classes():
     rows = np.array([ROW], np.float32)
     tensor = triton.InferInput("features", [1, 4], "FP32").set_data_from_numpy(rows)
     body, length = triton.InferenceServerClient.generate_request_body([tensor])

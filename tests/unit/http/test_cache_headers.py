@@ -1,4 +1,4 @@
-"""The directives of Cache-Control have one meaning for predictions and for items."""
+"""Cache-Control directives have the same meaning for predictions and for items."""
 
 from collections.abc import Callable
 from math import inf
@@ -15,10 +15,10 @@ from iris_wsgi.patterns.data_cache import routes as item_routes
 from iris_wsgi.patterns.prediction_cache import store
 
 ROW = {"data": [[5.1, 3.5, 1.4, 0.2]]}
-# Both caches keep what they have for so long.
+# Both caches keep entries for this time.
 SECONDS = 1000
 HIT, STORED, PASSED, REFUSED = "hit", "fwd=request; stored", "fwd=request", "504"
-# By the age of what is stored, what becomes of a request.
+# The outcome of a request by the age of the stored entry.
 TABLE = [
     ("", HIT, HIT),
     ("no-cache", STORED, STORED),
@@ -60,7 +60,7 @@ REQUESTS = [("POST", "/predict/label"), ("GET", "/items/0000"), ("GET", "/items/
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Moves the time of both caches on."""
+    """Function that advances the time of both caches."""
     ahead = 0.0
 
     def move(seconds: float) -> None:
@@ -76,7 +76,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 def caches(make_app: Callable[..., webtest.TestApp], monkeypatch: pytest.MonkeyPatch) -> webtest.TestApp:
     kept = {"cache_seconds": float(SECONDS), "items_seconds": float(SECONDS)}
     monkeypatch.setattr(role, "CHECK_SECONDS", 3600.0)
-    # Without a deadline, which goes by the true time.
+    # Without a deadline, which uses the real clock.
     return make_app(**kept, deadline_ms=0)
 
 
@@ -95,7 +95,7 @@ def status(app: webtest.TestApp, method: str, path: str, control: str = "") -> s
 
 @pytest.mark.parametrize("age", [0, 150])
 @pytest.mark.parametrize(("method", "path"), REQUESTS)
-def test_both_caches_read_each_directive_alike(caches, clock, age, method, path):
+def test_both_caches_interpret_each_directive_alike(caches, clock, age, method, path):
     for control, fresh, later in TABLE:
         status(caches, method, path, "no-cache")
         assert status(caches, method, path) == HIT
@@ -104,7 +104,7 @@ def test_both_caches_read_each_directive_alike(caches, clock, age, method, path)
 
 
 @pytest.mark.parametrize(("method", "path"), REQUESTS)
-def test_what_is_not_in_a_cache_is_not_worked_out_for_only_if_cached(caches, method, path):
+def test_a_missing_entry_is_not_computed_with_only_if_cached(caches, method, path):
     assert status(caches, method, path, "only-if-cached") == REFUSED
     assert status(caches, method, path, "no-store") == PASSED
     assert status(caches, method, path, "only-if-cached") == REFUSED
@@ -112,7 +112,7 @@ def test_what_is_not_in_a_cache_is_not_worked_out_for_only_if_cached(caches, met
     assert status(caches, method, path, "only-if-cached") == HIT
 
 
-def test_of_several_rows_one_that_is_missing_refuses_only_if_cached(caches):
+def test_with_only_if_cached_one_missing_row_of_several_is_refused(caches):
     rows = {"data": [[5.1, 3.5, 1.4, 0.2], [6.7, 3.1, 4.7, 1.5]]}
     control = {"Cache-Control": "only-if-cached"}
     caches.post_json("/predict/label", ROW)
@@ -122,7 +122,7 @@ def test_of_several_rows_one_that_is_missing_refuses_only_if_cached(caches):
     assert caches.post_json("/predict/batch", rows, headers=control).headers["Cache-Status"].startswith("iris_wsgi; hit")
 
 
-def test_a_request_that_never_blocks_is_answered_in_the_loop_and_no_other(caches, clock):
+def test_only_a_request_that_never_blocks_is_handled_in_the_loop(caches, clock):
     def inline(control: str) -> bool:
         return caches.service.app.inline("GET", "/items/0000", {"HTTP_CACHE_CONTROL": control}, 0)
 
@@ -138,8 +138,8 @@ def test_the_strictest_of_repeated_directives_counts():
     assert cache_directives("max-age=9999999999999").max_age == MAX_SECONDS and cache_directives("").max_age == inf
 
 
-def test_a_field_of_spaces_and_commas_is_read_in_one_pass():
-    # Where each blank were looked at once for each other, this would not end.
+def test_a_header_of_spaces_and_commas_is_parsed_in_one_pass():
+    # A quadratic search for spaces would not end.
     many = 1_000_000
     for text in ("no-cache" + " " * many + "x", "," * many, ' x="' + "\\" * many, "a=" + " " * many + ";", "a" * many + "=;"):
         assert cache_directives(text) == CacheDirectives()

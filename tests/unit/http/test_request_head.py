@@ -1,4 +1,4 @@
-"""The request parser alone: what it gives does not depend on how the bytes come, and does not cost more than they are long."""
+"""The request parser alone: its results do not depend on the division of the bytes, and its cost is linear."""
 
 import random
 from itertools import pairwise
@@ -27,7 +27,7 @@ BROKEN = [
 
 
 def read(pieces: list[bytes], max_body_bytes: int = 1000) -> list:
-    """What comes of the pieces: requests, and a status where the rest is refused."""
+    """Returns the results for these pieces: requests, and a status if the rest is refused."""
     reader, found = RequestParser(max_body_bytes), []
     for piece in pieces:
         reader.feed(piece)
@@ -39,36 +39,36 @@ def read(pieces: list[bytes], max_body_bytes: int = 1000) -> list:
     return found
 
 
-def cut(stream: bytes, places: list[int]) -> list[bytes]:
+def split_randomly(stream: bytes, places: list[int]) -> list[bytes]:
     edges = [0, *sorted({place % len(stream) for place in places} - {0}), len(stream)]
     return [stream[a:b] for a, b in pairwise(edges)]
 
 
 @pytest.mark.parametrize("stream", [STREAM, *BROKEN])
-def test_byte_by_byte_gives_what_all_at_once_gives(stream):
+def test_byte_by_byte_gives_the_same_as_all_at_once(stream):
     assert read([stream[i : i + 1] for i in range(len(stream))]) == read([stream])
     assert len(read([stream])) == (4 if stream == STREAM else 5)
 
 
 @settings(max_examples=300, deadline=None)
 @given(stream=st.sampled_from([STREAM, *BROKEN]), places=st.lists(st.integers(0, 10_000), max_size=8))
-def test_every_cut_gives_what_all_at_once_gives(stream, places):
-    assert read(cut(stream, places)) == read([stream])
+def test_every_split_gives_the_same_as_all_at_once(stream, places):
+    assert read(split_randomly(stream, places)) == read([stream])
 
 
 @settings(max_examples=500, deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 300))
-def test_no_bytes_raise_anything_but_a_refusal(noise, place):
+def test_no_bytes_raise_anything_except_a_refusal(noise, place):
     read([STREAM[:place] + noise + STREAM[place:]])
 
 
-def test_a_remembered_head_is_the_head():
+def test_a_cached_head_is_the_same_head():
     text = STREAM[: STREAM.index(b"\r\n\r\n") + 4]
     assert cached_head(text) == cached_head(text) == parse_head(text)
     assert isinstance(parse_head(text), RequestHead)
 
 
-def test_heads_that_are_refused_or_long_are_not_remembered():
+def test_heads_that_are_refused_or_long_are_not_cached():
     before = cached_head.cache_info().currsize
     for i in range(50):
         read([b"GET / HTTP/1.1\r\nHost: a b\r\nX: %d\r\n\r\n" % i])
@@ -76,7 +76,7 @@ def test_heads_that_are_refused_or_long_are_not_remembered():
     assert cached_head.cache_info().currsize == before
 
 
-def test_continue_is_wanted_once_and_only_while_no_body_has_come():
+def test_continue_is_sent_once_and_only_before_the_body():
     reader = RequestParser(100)
     reader.feed(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
     assert reader.next() is None
@@ -88,8 +88,8 @@ def test_continue_is_wanted_once_and_only_while_no_body_has_come():
     assert not reader.wants_continue()
 
 
-def test_a_body_in_pieces_is_not_copied_again_for_each():
-    """Counts bytes rather than seconds: the buffer must grow in place."""
+def test_a_body_in_pieces_is_not_copied_again_for_each_piece():
+    """Counts bytes instead of seconds: the buffer must grow in place."""
     reader = RequestParser(1 << 20)
     reader.feed(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
     assert reader.next() is None
@@ -104,13 +104,13 @@ def test_a_body_in_pieces_is_not_copied_again_for_each():
     assert len(reader.next().body) == 1_000_000
 
 
-def test_the_host_of_an_absolute_target_wins_over_the_field():
+def test_the_host_of_an_absolute_target_overrides_the_header():
     head = parse_head(b"GET http://b:1/x?y HTTP/1.1\r\nHost: a\r\n\r\n")
     assert (head.environ["HTTP_HOST"], head.path, head.environ["QUERY_STRING"]) == ("b:1", "/x", "y")
 
 
-def test_trailers_in_single_bytes_are_not_looked_at_again_from_their_start(monkeypatch):
-    """Counts the bytes that are looked at rather than seconds."""
+def test_trailers_in_single_bytes_are_not_searched_again_from_their_start(monkeypatch):
+    """Counts the searched bytes instead of seconds."""
     looked, search = [], reading.bare_line_end
     monkeypatch.setattr(
         reading, "bare_line_end", lambda buffer, start: looked.append(len(buffer) - start) or search(buffer, start)
@@ -126,8 +126,8 @@ def test_trailers_in_single_bytes_are_not_looked_at_again_from_their_start(monke
 
 
 @pytest.mark.parametrize("size", ["1", "20", "00", "fff"])
-def test_a_chunk_line_is_refused_at_the_first_byte_that_no_line_has(size):
-    """The two expressions agree: each beginning of a good line may go on, and what may go on is such a beginning."""
+def test_a_chunk_line_is_refused_at_its_first_invalid_byte(size):
+    """The two expressions agree: each prefix of a valid line is accepted, and each accepted prefix belongs to a valid line."""
     chance, alphabet = random.Random(size), b'0;;= \t"\\a!\x80\x01\r,'
     for _ in range(20_000):
         line = size.encode() + bytes(chance.choices(alphabet, k=chance.randrange(9)))
@@ -137,11 +137,11 @@ def test_a_chunk_line_is_refused_at_the_first_byte_that_no_line_has(size):
             assert any(reading.chunk_line(line + end) for end in ENDS_OF_LINES), line
 
 
-# What completes a line that has begun, whatever it stopped in.
+# Endings that complete a line after any valid prefix.
 ENDS_OF_LINES = [b"\n", b"\r\n", b";a\r\n", b"a\r\n", b'"\r\n', b'""\r\n', b'a"\r\n', b'\\"\r\n', b"=a\r\n"]
 
 
-def test_an_empty_line_before_a_request_is_ignored_once_for_each():
+def test_one_empty_line_before_each_request_is_ignored():
     request = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
     assert len(read([b"\r\n" + request + b"\r\n" + request + b"\r\n"])) == 2
     assert read([b"\r\n", b"\r", b"\n", request])[-1] == 400

@@ -1,4 +1,4 @@
-"""Answers as bytes."""
+"""Responses as bytes."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def parts(pieces: tuple[bytes, ...]) -> tuple[bytes, list[bytes], bytes]:
     return first, fields, content
 
 
-def test_an_answer_has_date_id_type_length_and_its_own_fields():
+def test_a_response_has_date_id_type_length_and_its_own_headers():
     first, fields, content = parts(ResponseWriter().message(Response(b"{}", headers=(("X-Y", "z"),)), "id", "GET", None))
     assert (first, content) == (b"HTTP/1.1 200 OK", b"{}")
     assert fields[0].startswith(b"Date: ") and fields[0].endswith(b" GMT")
@@ -28,7 +28,7 @@ def test_head_has_the_length_without_the_content_and_204_has_neither():
     assert not any(field.startswith(b"Content-") for field in fields)
 
 
-def test_a_long_body_is_not_copied_behind_its_head():
+def test_a_long_body_is_not_copied_after_its_head():
     body = bytes(MAX_JOINED + 1)
     head, kept = ResponseWriter().message(Response(body), "id", "GET", None)
     assert kept is body and head.endswith(b"\r\n\r\n")
@@ -36,7 +36,7 @@ def test_a_long_body_is_not_copied_behind_its_head():
     assert ResponseWriter().message(Response(body), "id", "HEAD", None) == (head,)
 
 
-def test_a_refusal_is_a_problem_document_under_its_id():
+def test_a_refusal_is_a_problem_document_with_its_id():
     data = ResponseWriter().error(
         ServiceUnavailable("Not now.", headers=(("Retry-After", "1"),)), "GET", "/x", "close", "its-own"
     )
@@ -56,6 +56,6 @@ def test_a_refusal_under_v2_is_the_error_document_of_that_protocol():
 
 
 @pytest.mark.parametrize("field", [("X", "a\r\nSet-Cookie: b"), ("X", "a\nb"), ("X\r\nY", "a")])
-def test_a_line_end_in_a_field_is_refused(field):
+def test_a_line_end_in_a_header_is_refused(field):
     with pytest.raises(ValueError, match="line end"):
         ResponseWriter().message(Response(b"", headers=(field,)), "id", "GET", None)

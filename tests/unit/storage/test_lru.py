@@ -1,4 +1,4 @@
-"""The cache: bounded in bytes, least recently used first, each entry for its time."""
+"""The LRU cache: a maximum size in bytes, the least recently used entry first, and a time to live for each entry."""
 
 import gc
 import os
@@ -11,7 +11,7 @@ from iris_wsgi.storage.lru import ENTRY_BYTES, LRUCache, entry_bytes
 ONE = entry_bytes(b"a", b"1")
 
 
-def test_what_was_put_is_there_until_its_time_is_over():
+def test_an_entry_can_be_read_until_it_expires():
     cache = LRUCache(10 * ONE)
     assert cache.put(b"a", b"1", 5.0)
     assert cache.get(b"a", 4.9) == (b"1", 5.0)
@@ -20,7 +20,7 @@ def test_what_was_put_is_there_until_its_time_is_over():
     assert (cache.bytes, len(cache.entries), cache.expired, cache.evicted) == (0, 0, 1, 0)
 
 
-def test_the_least_recently_used_makes_room():
+def test_the_least_recently_used_entry_is_evicted():
     cache = LRUCache(3 * ONE)
     for key in (b"a", b"b", b"c"):
         cache.put(key, b"1", 9.0)
@@ -30,7 +30,7 @@ def test_the_least_recently_used_makes_room():
     assert (cache.evicted, cache.bytes) == (1, 3 * ONE)
 
 
-def test_a_value_that_is_put_again_is_kept_once():
+def test_a_replaced_entry_is_stored_once():
     cache = LRUCache(3 * ONE)
     for value in (b"1", b"2", b"3333"):
         cache.put(b"a", value, 9.0)
@@ -38,7 +38,7 @@ def test_a_value_that_is_put_again_is_kept_once():
     assert (cache.bytes, cache.evicted) == (entry_bytes(b"a", b"3333"), 0)
 
 
-def test_what_is_larger_than_the_shelf_is_not_kept_and_nothing_else_goes_for_it():
+def test_an_entry_larger_than_the_cache_is_not_stored_and_evicts_nothing():
     cache = LRUCache(3 * ONE)
     cache.put(b"a", b"1", 9.0)
     assert not cache.put(b"b", bytes(3 * ONE), 9.0)
@@ -47,7 +47,7 @@ def test_what_is_larger_than_the_shelf_is_not_kept_and_nothing_else_goes_for_it(
     assert cache.get(b"a", 0.0) is None and cache.bytes == 0
 
 
-def test_it_never_takes_more_bytes_than_it_may_and_counts_them_exactly():
+def test_the_cache_never_exceeds_its_size_and_counts_its_bytes_exactly():
     cache = LRUCache(20 * ONE)
     for i in range(2000):
         cache.put(b"%d" % (i * 7919 % 97), bytes(i % 50), 9.0)
@@ -55,7 +55,7 @@ def test_it_never_takes_more_bytes_than_it_may_and_counts_them_exactly():
         assert cache.bytes == sum(entry_bytes(key, entry[0]) for key, entry in cache.entries.items())
 
 
-def test_a_shelf_that_was_cleared_is_empty():
+def test_a_cleared_cache_is_empty():
     cache = LRUCache(3 * ONE)
     cache.put(b"a", b"1", 9.0)
     cache.clear()
@@ -65,7 +65,7 @@ def test_a_shelf_that_was_cleared_is_empty():
 @pytest.mark.parametrize(
     "count", [1000, 11_000, *(pytest.param(count, marks=pytest.mark.long) for count in (21_000, 22_000, 43_000, 44_000))]
 )
-def test_an_entry_takes_about_what_is_reckoned_for_it_and_no_more(count):
+def test_an_entry_needs_about_its_estimated_memory_and_no_more(count):
     pairs = [(os.urandom(16), os.urandom(12)) for _ in range(count)]
     gc.collect()
     tracemalloc.start()

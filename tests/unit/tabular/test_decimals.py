@@ -1,4 +1,4 @@
-"""Decimal numbers of a whole chunk: the digits and the values that Python gives for each alone."""
+"""Decimal numbers of a whole chunk: the same digits and values as Python's for each number."""
 
 import re
 
@@ -40,7 +40,7 @@ def test_floats_halfway_between_two_of_nine_digits_are_written_as_by_python():
 
 @settings(deadline=None)
 @given(st.lists(st.text("0123456789.", max_size=9) | st.text("0123456789.+-eé x\0\x1e:/", max_size=10), min_size=1))
-def test_fields_are_read_as_by_python_or_left(fields):
+def test_fields_are_read_as_by_python_or_left_to_it(fields):
     data = ",".join(fields).encode() + b"\n"
     ends = np.flatnonzero(np.isin(np.frombuffer(data, np.uint8), (ord(","), ord("\n"))))
     values, odd = parse_decimals(data, np.concatenate([[0], ends[:-1] + 1]), ends)
@@ -50,7 +50,7 @@ def test_fields_are_read_as_by_python_or_left(fields):
 
 
 @pytest.mark.parametrize("text", ["1,2,3,4,", "1,2,3,4", ",,,,", "x,1,2,3,4\n1,2,3,", "1,2,3,4,\n", "\n1,2,3,4,5", "é,1,2,3,4"])
-def test_an_end_without_a_line_feed_is_read_as_with_one(text):
+def test_an_end_without_a_line_feed_is_read_like_one_with_a_line_feed(text):
     reader = CsvReader(Columns(5, list("abcde"), [1, 2, 3, 4], [0]), ",")
     alone, ended = reader.rows(text.encode(), 1), reader.rows(text.encode() + b"\n", 1)
     careful = reader.parse_strict(text.encode(), 1)

@@ -1,4 +1,4 @@
-"""Streams cut into chunks of whole records, held against the csv module, however they are written and wherever they are cut."""
+"""The record splitter divides streams into chunks of whole records, like the csv module, with any chunk boundaries."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ styles = st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
 
 @pytest.fixture(autouse=True, scope="module")
 def small():
-    """Sizes at which everything happens within a few lines."""
+    """Uses small sizes, so that a few lines reach every limit."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(record_splitter, "CHUNK_BYTES", CHUNK)
         patch.setattr(record_splitter, "RECORD_BYTES", RECORD)
@@ -42,8 +42,8 @@ def records(data: bytes) -> list[list[str]]:
 @pytest.mark.long
 @settings(max_examples=400, deadline=None)
 @given(tables, styles, st.sampled_from(["\n", "\r\n"]), st.booleans(), st.data())
-def test_the_records_of_all_chunks_are_those_that_the_csv_module_reads(table, style, end, whole, draw):
-    # It writes carriage returns without quotes, and then cannot read them.
+def test_the_records_of_all_chunks_are_those_of_the_csv_module(table, style, end, whole, draw):
+    # The csv module writes carriage returns without quotes, and cannot read them.
     assume(style == csv.QUOTE_ALL or not any("\r" in field for row in table for field in row))
     text = io.StringIO()
     csv.writer(text, lineterminator=end, quoting=style).writerows(table)
@@ -62,7 +62,7 @@ def test_the_records_of_all_chunks_are_those_that_the_csv_module_reads(table, st
 @pytest.mark.long
 @settings(max_examples=400, deadline=None)
 @given(pieces, st.sampled_from([",", None]))
-def test_whatever_comes_every_byte_is_in_one_chunk_or_in_one_fault(texts, delimiter):
+def test_every_byte_is_in_one_chunk_or_in_one_fault(texts, delimiter):
     data = "".join(texts).encode()
     at = Position()
     for chunk in cut(data, delimiter):
@@ -107,14 +107,14 @@ def test_a_line_without_an_end_is_left_out_alone(delimiter):
     assert (line, column) == (21, "") and "longer than" in reason
 
 
-def test_a_quote_that_is_not_closed_costs_its_line_and_no_other():
+def test_an_unclosed_quote_affects_its_line_only():
     chunks = cut(b'1,2\n3,"4\n' + b"5,6\n" * 200)
     assert b"".join(chunk.data for chunk in chunks) == b"1,2\n" + b"5,6\n" * 200
     ((line, _, reason),) = [fault for chunk in chunks for fault in chunk.bad_rows]
     assert line == 2 and "not closed" in reason
 
 
-def test_a_quote_that_is_not_closed_before_the_end_is_told_too():
+def test_an_unclosed_quote_at_the_end_is_reported():
     chunks = cut(b'1,2\n3,"4\n5,6')
     assert [chunk.data for chunk in chunks] == [b"1,2\n", b"", b"5,6"]
 
@@ -124,10 +124,10 @@ def test_a_record_of_several_lines_is_in_one_chunk():
     assert [chunk.data for chunk in cut(record * 3)] == [record] * 3
 
 
-def test_of_an_empty_stream_there_is_no_chunk():
+def test_an_empty_stream_has_no_chunk():
     assert cut(b"") == [] and cut(b"", None) == []
 
 
-def test_json_lines_are_cut_at_line_feeds_alone():
+def test_json_lines_are_split_at_line_feeds_only():
     data = b'{"a": "\\"}\n' * 20
     assert b"".join(chunk.data for chunk in cut(data, None)) == data
