@@ -1,4 +1,4 @@
-"""Models on other servers: what is believed of their answers, and what comes of it when they fail."""
+"""Models on other servers: the validation of their responses, and the effects of failures."""
 
 import json
 import os
@@ -32,8 +32,8 @@ ROWS = np.array([[-0.9, 1.02, -1.34, -1.31], [0.5, -0.1, 0.6, 0.4]], np.float32)
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: b\r\n\r\nhello"
 
 
-class Known:
-    """A target at a place, whom a watcher has looked at once, and the predictor over it."""
+class CheckedEndpoint:
+    """Endpoint after one health check, with its predictor."""
 
     def __init__(self, server, wait_seconds: float = inf) -> None:
         self.log, self.registry = RecordingLog(), Registry()
@@ -44,7 +44,7 @@ class Known:
         self.prober.probe()
         self.ask = of_arrays(remote_predictor(self.endpoint))
 
-    def look(self) -> str | None:
+    def check(self) -> str | None:
         self.prober.probe_at = 0.0
         self.prober.probe()
         return self.endpoint.why_not()
@@ -69,17 +69,17 @@ def faulty(pred):
 
 @pytest.fixture
 def known(faulty):
-    known = Known(faulty)
+    known = CheckedEndpoint(faulty)
     assert known.endpoint.why_not() is None
     faulty.requests.clear()
     yield known
     known.endpoint.end()
 
 
-# Answers as bytes
+# Responses as bytes
 
 
-def fed(data: bytes, most: int = 100, step: int = 1000) -> ParsedResponse | None:
+def parse_pieces(data: bytes, most: int = 100, step: int = 1000) -> ParsedResponse | None:
     incoming = ResponseParser(most)
     found = None
     for i in range(0, len(data), step):
@@ -89,12 +89,12 @@ def fed(data: bytes, most: int = 100, step: int = 1000) -> ParsedResponse | None
 
 
 @pytest.mark.parametrize("step", [1, 3, 1000])
-def test_an_answer_is_the_same_in_whatever_pieces_it_comes(step):
-    assert fed(GOOD, step=step) == ParsedResponse(200, {"content-length": "5", "x-a": "b"}, b"hello", True)
+def test_a_response_is_the_same_in_any_pieces(step):
+    assert parse_pieces(GOOD, step=step) == ParsedResponse(200, {"content-length": "5", "x-a": "b"}, b"hello", True)
 
 
-def test_a_connection_that_says_that_it_closes_is_not_kept():
-    assert not fed(GOOD.replace(b"X-A: b", b"Connection: Close")).keep_alive
+def test_a_connection_that_announces_its_close_is_not_kept():
+    assert not parse_pieces(GOOD.replace(b"X-A: b", b"Connection: Close")).keep_alive
 
 
 @pytest.mark.parametrize(
@@ -121,9 +121,9 @@ def test_a_connection_that_says_that_it_closes_is_not_kept():
         b"HTTP/1.0",
     ],
 )
-def test_what_is_no_answer_is_told_from_one(data):
+def test_invalid_bytes_are_distinguished_from_a_response(data):
     with pytest.raises(InvalidResponse):
-        fed(data, step=100_000)
+        parse_pieces(data, step=100_000)
 
 
 PEER = RemoteModel("m", "scaled", 4, "probabilities", 3, 10, {"digest": "sha256:1"})
@@ -138,7 +138,7 @@ def answer_of(outputs=(OUTPUT,), values: bytes = VALUES, digest: str = "sha256:1
     return ParsedResponse(200, {name: value for name, value in fields.items() if value}, document + values, True)
 
 
-def test_an_answer_is_believed_in_the_shape_and_of_the_model_that_was_asked():
+def test_a_response_with_the_expected_shape_and_model_is_accepted():
     assert parse_probabilities(answer_of(), PEER, 1).tolist() == [[0.5, 0.25, 0.25]]
 
 
@@ -167,7 +167,7 @@ def test_an_answer_is_believed_in_the_shape_and_of_the_model_that_was_asked():
         ParsedResponse(200, {"x-model-digest": "sha256:1", "inference-header-content-length": "2"}, b"[]" + VALUES, True),
     ],
 )
-def test_an_answer_of_another_form_or_model_is_not_believed(reply):
+def test_a_response_with_another_shape_or_model_is_refused(reply):
     with pytest.raises(InvalidResponse):
         parse_probabilities(reply, PEER, 1)
 
@@ -175,18 +175,18 @@ def test_an_answer_of_another_form_or_model_is_not_believed(reply):
 # Calls
 
 
-def test_the_other_half_answers_as_its_model_does(known):
+def test_the_second_half_responds_like_its_model(known):
     from iris_wsgi.model.session import load_model
 
     model, _ = load_model(MODEL / "pred")
     rows = np.random.default_rng(1).normal(0, 3, (25_000, 4)).astype(np.float32)
     assert known.ask(rows).tobytes() == model.predict(rows).tobytes()
-    # As many rows in each as the other takes.
+    # The maximum number of rows that the other server accepts in one call.
     assert known.count("calls", "ok") == 3
 
 
-def test_what_goes_along_is_the_id_the_trace_and_what_is_left_of_the_time(pred, faulty):
-    known = Known(faulty)
+def test_the_request_has_the_id_the_trace_and_the_remaining_time(pred, faulty):
+    known = CheckedEndpoint(faulty)
     came = {"HTTP_X_REQUEST_ID": "mine", "HTTP_TRACEPARENT": f"00-{'a' * 32}-{'b' * 16}-01", "HTTP_TRACESTATE": "x=1"}
     ids = request_ids(came)
     faulty.requests.clear()
@@ -213,20 +213,20 @@ def test_what_goes_along_is_the_id_the_trace_and_what_is_left_of_the_time(pred, 
         ("drip", DeadlineExceeded, "late"),
     ],
 )
-def test_each_fault_has_its_own_answer_and_recovery_is_by_itself(known, faulty, mode, problem, outcome):
+def test_each_fault_has_its_own_error_and_recovery_needs_no_action(known, faulty, mode, problem, outcome):
     faulty.mode = mode
     for _ in range(3):
         with pytest.raises(problem):
-            # Those that answer have the time to do so.
+            # The requests that get a response have enough time.
             known.ask(ROWS, time.monotonic() + (0.6 if outcome == "late" else 60))
     assert known.count("calls", outcome) == 3
-    # The breaker is open now: nobody is asked.
+    # The breaker is open now, so there is no call.
     asked = len(faulty.requests)
     with pytest.raises(ServiceUnavailable):
         known.ask(ROWS, time.monotonic() + 60)
     assert (len(faulty.requests), known.count("calls", "refused"), known.count("down")) == (asked, 1, 1)
     faulty.mode = "pass"
-    wait_until(lambda: known.look() is None, "it is asked again")
+    wait_until(lambda: known.check() is None, "the server is called again")
     assert known.ask(ROWS).shape == (2, 3)
     assert known.count("down") == 0 and known.count("connections") == 1
     result = [line["message"] for line in known.log.events() if line["message"].startswith("pred is")]
@@ -234,30 +234,30 @@ def test_each_fault_has_its_own_answer_and_recovery_is_by_itself(known, faulty, 
 
 
 @pytest.mark.parametrize("mode", ["reset", "mute"])
-def test_a_kept_connection_that_ends_without_an_answer_is_tried_once_more_on_a_fresh_one(known, faulty, mode):
+def test_a_kept_connection_that_ends_without_a_response_is_tried_once_more_on_a_new_one(known, faulty, mode):
     for _ in range(10):
         known.ask(ROWS)
     faulty.mode, faulty.remaining = mode, 1
     assert known.ask(ROWS).shape == (2, 3)
     assert (known.count("retries"), known.count("connections"), known.endpoint.breaker.failures) == (1, 1, 0)
-    # A fresh one that ends so has had its request.
+    # A new connection that ends in this way has had its request.
     faulty.mode, faulty.remaining = mode, 2
     with pytest.raises((BadGateway, ServiceUnavailable)):
         known.ask(ROWS)
 
 
-def test_a_kept_connection_that_the_other_has_closed_meanwhile_costs_no_retry(known, faulty):
+def test_a_kept_connection_that_the_server_has_closed_costs_no_retry(known, faulty):
     known.ask(ROWS)
     (waiting,) = known.endpoint.idle
     for connection in list(faulty.connections):
         connection.shutdown(2)
-    wait_until(lambda: not waiting.is_idle(), "the end of the connection is here")
+    wait_until(lambda: not waiting.is_idle(), "the end of the connection has arrived")
     known.ask(ROWS)
     assert known.count("retries") == 0
 
 
 @pytest.mark.parametrize("there", ["refuses", "says nothing"])
-def test_of_two_addresses_the_one_that_answers_is_found(known, there):
+def test_of_two_addresses_the_working_one_is_found(known, there):
     for _ in range(10):
         known.ask(ROWS)
     known.endpoint.end()
@@ -267,7 +267,7 @@ def test_of_two_addresses_the_one_that_answers_is_found(known, there):
         if there == "refuses":
             dead.close()
         else:
-            # Nobody accepts, and the queue is full.
+            # No process accepts, and the backlog is full.
             for _ in range(4):
                 item = stack.enter_context(socket.socket())
                 item.setblocking(False)
@@ -279,7 +279,7 @@ def test_of_two_addresses_the_one_that_answers_is_found(known, there):
     assert (known.count("retries"), known.count("connections")) == (1, 1)
 
 
-def test_a_connection_that_is_old_is_replaced(known, monkeypatch):
+def test_an_old_connection_is_replaced(known, monkeypatch):
     known.ask(ROWS)
     opened = known.count("opened")
     monkeypatch.setattr("iris_wsgi.client.endpoint.LIFE_SECONDS", 0.0)
@@ -289,11 +289,11 @@ def test_a_connection_that_is_old_is_replaced(known, monkeypatch):
     assert known.count("opened") == opened + 1
 
 
-def test_nobody_there_is_503_and_retries_are_a_tenth_at_most(known, faulty):
+def test_an_unreachable_server_is_503_and_retries_are_limited_to_a_tenth(known, faulty):
     faulty.__exit__()
     known.endpoint.end()
     for _ in range(300):
-        # Nothing tells the breaker, so that each is tried.
+        # The breaker gets no failures, so every call is tried.
         known.endpoint.breaker.failures = 0
         with pytest.raises(ServiceUnavailable):
             known.ask(ROWS)
@@ -301,8 +301,8 @@ def test_nobody_there_is_503_and_retries_are_a_tenth_at_most(known, faulty):
     assert 25 <= known.count("retries") <= 30
 
 
-def test_who_waits_as_long_as_all_do_has_been_fair(faulty):
-    known = Known(faulty, wait_seconds=0.01)
+def test_a_timeout_after_the_usual_latency_counts_as_a_failure(faulty):
+    known = CheckedEndpoint(faulty, wait_seconds=0.01)
     faulty.mode = "hang"
     for _ in range(3):
         with pytest.raises(DeadlineExceeded):
@@ -311,7 +311,7 @@ def test_who_waits_as_long_as_all_do_has_been_fair(faulty):
     known.endpoint.end()
 
 
-def test_who_asks_too_soon_says_nothing_about_the_other(known, faulty):
+def test_a_timeout_that_is_shorter_than_the_latency_does_not_count_as_a_failure(known, faulty):
     faulty.mode = "hang"
     for _ in range(5):
         with pytest.raises(DeadlineExceeded):
@@ -319,7 +319,7 @@ def test_who_asks_too_soon_says_nothing_about_the_other(known, faulty):
     assert known.endpoint.breaker.failures == 0
 
 
-def test_second_calls_are_a_tenth_of_the_first_at_most():
+def test_hedges_are_limited_to_a_tenth_of_the_calls():
     budget, spent = RetryBudget(), 0
     for _ in range(1000):
         budget.earn()
@@ -327,15 +327,15 @@ def test_second_calls_are_a_tenth_of_the_first_at_most():
     assert spent == 100
     for _ in range(1000):
         budget.earn()
-    # What was not spent does not become a wave.
+    # The unused budget does not accumulate.
     assert sum(budget.spend() for _ in range(100)) == 5
 
 
-# Who is asked
+# Health checks
 
 
-def test_a_server_with_another_model_is_not_asked_and_says_why(faulty):
-    known = Known(faulty)
+def test_a_server_with_another_model_is_not_called_and_states_the_reason(faulty):
+    known = CheckedEndpoint(faulty)
     known.endpoint.end()
     target = Endpoint("pred", known.endpoint.address, CallMetrics(Registry(), ["pred"]), known.log.event)
     Prober(target, ROWS[:1], lambda peer: f"it has {peer.digest}").probe()
@@ -347,19 +347,19 @@ def test_a_server_with_another_model_is_not_asked_and_says_why(faulty):
     assert "takes 4 values, not 3" in target.why_not()
 
 
-def test_a_model_that_changes_under_a_connection_is_noticed_at_once(known, faulty, upstream_settings):
+def test_a_model_that_changes_during_a_connection_is_noticed_at_once(known, faulty, upstream_settings):
     host, port = upstream_settings["gateway"]["members"].split(",")[0].partition("=http://")[2].split(":")
     faulty.server = Address(host, int(port))
     with pytest.raises(BadGateway):
         known.ask(ROWS)
-    assert "404" in known.look() or "answer" in known.endpoint.why_not()
-    known.look()
+    assert "404" in known.check() or "answer" in known.endpoint.why_not()
+    known.check()
     assert known.endpoint.why_not() is None and known.endpoint.model.parameters["member"] == "setosa"
 
 
 @pytest.mark.long
-def test_nothing_is_left_behind_after_ten_thousand_calls_with_faults_among_them(known, faulty):
-    def figures() -> tuple[int, int]:
+def test_nothing_stays_open_after_ten_thousand_calls_with_faults(known, faulty):
+    def resource_counts() -> tuple[int, int]:
         return len(os.listdir("/proc/self/fd")), threading.active_count()
 
     modes = ["garbage", "reset", "mute", "twice"]
@@ -368,7 +368,7 @@ def test_nothing_is_left_behind_after_ten_thousand_calls_with_faults_among_them(
     known.ask(ROWS)
     known.endpoint.end()
     known.endpoint.closed = False
-    before = figures()
+    before = resource_counts()
     for i in range(10_000):
         if i % 500 == 0:
             faulty.mode, faulty.remaining = modes[i // 500 % 4], 3
@@ -377,5 +377,5 @@ def test_nothing_is_left_behind_after_ten_thousand_calls_with_faults_among_them(
         assert call.result is not None and not call.exchange
     target.end()
     assert known.count("connections") == 0
-    # The other side may have been about to end some before.
-    wait_until(lambda: all(map(le, figures(), before)), "the threads and connections of the other side are gone")
+    # The server may have been closing some connections before.
+    wait_until(lambda: all(map(le, resource_counts(), before)), "the threads and connections of the server are gone")

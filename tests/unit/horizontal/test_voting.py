@@ -1,4 +1,4 @@
-"""Votes of one-species models: what is made of them, and who may vote."""
+"""The ensemble vote: the combination of member votes, and the members that may vote."""
 
 import json
 import shutil
@@ -29,16 +29,16 @@ TRAINING = np.loadtxt(MODEL / "training.csv", delimiter=",", skiprows=1, usecols
         ((0.02, 0.02, 0.01), 0.0, "setosa", 0.4, []),
         ((0.8, 0.8, 0.4), 0.41, None, 0.4, []),
         ((0.8, 0.8, 0.4), 0.4, "setosa", 0.4, []),
-        # Nobody claims it.
+        # No member claims the row.
         ((0.0, 0.0, 0.0), 0.0, None, 0.0, []),
-        # What the missing one might claim is left to it.
+        # The missing member might claim the row.
         ((None, 0.01, 0.02), 0.0, "virginica", 0.02, ["setosa"]),
         ((None, 0.01, 0.02), 0.5, None, 0.02, ["setosa"]),
         ((0.9, None, 0.6), 0.0, "setosa", 0.6, ["versicolor"]),
         ((None, None, 0.7), 0.0, "virginica", 0.7, ["setosa", "versicolor"]),
     ],
 )
-def test_of_votes_one_answer_is_made(said, below, label, probability, missing):
+def test_votes_are_combined_into_one_result(said, below, label, probability, missing):
     votes = [Vote(item, "d") for item in said]
     found = decide(NAMES, votes, below)
     assert (found.label, found.missing) == (label, missing)
@@ -49,12 +49,12 @@ def test_a_majority_is_more_than_half():
     assert [majority(count) for count in (1, 2, 3, 4, 5)] == [1, 2, 2, 3, 3]
 
 
-def test_the_digest_of_an_answer_is_of_those_that_gave_it():
+def test_the_digest_of_a_result_covers_the_members_that_voted():
     votes = [Vote(0.1, "a"), Vote(0.2, "b")]
     assert digest_of(votes) != digest_of(votes[::-1]) != digest_of([votes[0], Vote(None, error="late")])
 
 
-def test_a_member_is_of_its_species_and_of_the_release():
+def test_a_member_belongs_to_its_species_and_to_the_release():
     def peer(classes=2, **arguments):
         return RemoteModel("m", "features", 4, "probabilities", classes, 10, {"digest": "sha256:1", **arguments})
 
@@ -66,7 +66,7 @@ def test_a_member_is_of_its_species_and_of_the_release():
     assert "sha256:2" in why_not_member(peer(member="setosa"), "setosa", "sha256:2")
 
 
-def test_the_members_in_one_process_know_the_three_points(app):
+def test_the_members_in_one_process_recognize_the_three_labeled_rows(app):
     for label, row in POINTS.items():
         response = app.post_json("/ensemble/predict", {"data": [row]}).json
         assert (response["prediction"]["label"], response["status"], response["missing"]) == (label, "complete", [])
@@ -75,13 +75,13 @@ def test_the_members_in_one_process_know_the_three_points(app):
     assert app.get("/ensemble/health").json["members"] == {name: {"up": True, "why": None} for name in NAMES}
 
 
-def test_it_agrees_with_the_whole_model_on_nearly_all_rows(app):
+def test_the_ensemble_agrees_with_the_full_model_on_nearly_all_rows(app):
     whole = app.post_json("/predict/batch", {"data": TRAINING.tolist()}).json["labels"]
     found = [app.post_json("/ensemble/predict", {"data": [row]}).json["prediction"]["label"] for row in TRAINING.tolist()]
     assert sum(a == b for a, b in zip(found, whole, strict=True)) == 148
 
 
-def test_more_than_one_row_is_422_and_one_that_nobody_is_sure_of_gets_no_name(make_app):
+def test_more_than_one_row_is_422_and_an_undecided_row_gets_no_name(make_app):
     app = make_app(abstain_below=0.9)
     response = app.post_json("/ensemble/predict", {"data": TRAINING[:2].tolist()}, status=422).json
     assert "a separate request" in response["errors"][0]["detail"]
@@ -89,7 +89,7 @@ def test_more_than_one_row_is_422_and_one_that_nobody_is_sure_of_gets_no_name(ma
     assert unsure["prediction"]["label"] is None and unsure["prediction"]["probability"] < 0.9
 
 
-def test_a_model_of_ones_own_needs_no_members_beside_it(make_app, model_copy, log):
+def test_a_custom_model_needs_no_members(make_app, model_copy, log):
     shutil.rmtree(model_copy / "members")
     app = make_app(model_dir=str(model_copy))
     app.post_json("/ensemble/predict", {"data": [POINTS["setosa"]]}, status=404)
@@ -101,7 +101,7 @@ def test_a_member_with_the_model_of_another_species_does_not_start(model_copy, l
     shutil.copytree(model_copy / "members/virginica", model_copy / "members/setosa")
     with pytest.raises(BadModel, match="has a model of virginica for other, virginica; IRIS_MEMBER=setosa"):
         build(Settings(role="member", member="setosa", model_dir=str(model_copy)), log)
-    # Its label alone does not make it another.
+    # A different label alone is not an error.
     golden = json.loads((model_copy / "members/setosa/golden.json").read_text())
     assert golden["model"] == "iris_virginica.onnx"
     with pytest.raises(BadModel, match="cannot be read"):
@@ -136,6 +136,6 @@ def test_a_hundred_members_have_their_metrics(role, log, tmp_path):
         ({"pred_url": "pred:8000"}, "http://host"),
     ],
 )
-def test_a_wrong_setting_stops_the_start(settings, words):
+def test_an_invalid_setting_stops_the_start(settings, words):
     with pytest.raises(BadSetting, match=words):
         Settings(**settings)

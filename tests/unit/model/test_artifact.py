@@ -1,4 +1,4 @@
-"""The model's folder: what is refused, and that another classifier takes its place by replacing the files."""
+"""The model artifact: refused folders, and another classifier that replaces the files."""
 
 import hashlib
 import json
@@ -29,8 +29,8 @@ def verify(folder: Path) -> str:
     return golden.self_test(model, pinned.cases, pinned.tolerance)
 
 
-def repin(folder: Path, **changes) -> None:
-    """Gives golden.json the digests that the files have now, and the changes asked."""
+def update_digests(folder: Path, **changes) -> None:
+    """Updates the digests in golden.json for the current files, and applies the other changes."""
     path = folder / "golden.json"
     document = json.loads(path.read_text()) | changes
     document["files"] = {
@@ -39,8 +39,8 @@ def repin(folder: Path, **changes) -> None:
     path.write_text(json.dumps(document))
 
 
-def refused(folder: Path, *words: str) -> None:
-    """Both the library and the command refuse the folder, in one line that has these words."""
+def assert_refused(folder: Path, *words: str) -> None:
+    """Asserts that the library and the command refuse the folder in one line with these words."""
     with pytest.raises(BadModel) as caught:
         verify(folder)
     for word in words:
@@ -48,7 +48,7 @@ def refused(folder: Path, *words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_the_committed_model_passes_and_verify_tells_what_it_is(model_copy, capsys):
+def test_the_committed_model_passes_and_verify_describes_it(model_copy, capsys):
     assert "golden rows answered" in verify(model_copy)
     assert main(["verify", "--model-dir", str(model_copy)]) == 0
     result = capsys.readouterr().out
@@ -60,7 +60,7 @@ def test_the_committed_model_passes_and_verify_tells_what_it_is(model_copy, caps
     assert "alone and in a batch a row gets the same bits\n" in result
 
 
-def test_verify_holds_the_fast_model_to_its_golden_rows_too_where_there_is_one(model_copy, capsys):
+def test_verify_tests_the_golden_rows_of_the_fast_model_if_there_is_one(model_copy, capsys):
     words = ["verify", "--model-dir", str(model_copy)]
     assert main(words) == 0
     digest = hashlib.sha256((model_copy / "fast/iris_lr.onnx").read_bytes()).hexdigest()
@@ -76,7 +76,7 @@ def test_verify_holds_the_fast_model_to_its_golden_rows_too_where_there_is_one(m
     assert "put the fast model into the folder fast of IRIS_MODEL_DIR" in capsys.readouterr().err
 
 
-def test_verify_holds_every_model_beside_the_whole_one_to_its_golden_rows(model_copy, capsys):
+def test_verify_tests_the_golden_rows_of_every_companion_model(model_copy, capsys):
     words = ["verify", "--model-dir", str(model_copy)]
     assert main(words) == 0
     result = capsys.readouterr().out.splitlines()
@@ -98,7 +98,7 @@ def test_verify_holds_every_model_beside_the_whole_one_to_its_golden_rows(model_
     assert main(words) == 0
 
 
-def test_verify_tells_halves_of_two_models(model_copy, capsys):
+def test_verify_reports_halves_of_two_models(model_copy, capsys):
     other = onnx.load(model_copy / "pred/iris_pred.onnx")
     next(prop for prop in other.metadata_props if prop.key == "pair").value = "sha256:0"
     onnx.save(other, model_copy / "pred/iris_pred.onnx")
@@ -107,7 +107,7 @@ def test_verify_tells_halves_of_two_models(model_copy, capsys):
     assert "are not the halves of one model" in capsys.readouterr().err
 
 
-def test_golden_rows_are_thirty_or_more_with_the_fixed_points_and_edges():
+def test_there_are_at_least_thirty_golden_rows_with_the_labeled_rows_and_edge_cases():
     document = json.loads((MODEL / "golden.json").read_text())
     rows = {case["why"]: case for case in document["rows"]}
     assert len(document["rows"]) >= 30
@@ -127,24 +127,24 @@ def test_one_changed_bit_anywhere_in_a_file_stops_the_start(model_copy, name):
         broken = bytearray(content)
         broken[position // 8] ^= 1 << position % 8
         path.write_bytes(broken)
-        refused(model_copy, name, SHA)
+        assert_refused(model_copy, name, SHA)
 
 
 @pytest.mark.parametrize("name", ["iris_svc.onnx", "label.json", "training.csv", "golden.json"])
 def test_a_missing_file_is_named(model_copy, name):
     (model_copy / name).unlink()
-    refused(model_copy, name, "No such file")
+    assert_refused(model_copy, name, "No such file")
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    refused(tmp_path / "nowhere", "nowhere", "No such file")
+    assert_refused(tmp_path / "nowhere", "nowhere", "No such file")
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\x08\x08" * 1000])
-def test_bytes_that_are_no_model_are_one_line_and_no_banner(model_copy, content, capfd):
+def test_bytes_that_are_not_a_model_are_reported_in_one_line_without_a_banner(model_copy, content, capfd):
     (model_copy / "iris_svc.onnx").write_bytes(content)
-    repin(model_copy)
-    refused(model_copy, "iris_svc.onnx", "onnxruntime")
+    update_digests(model_copy)
+    assert_refused(model_copy, "iris_svc.onnx", "onnxruntime")
     assert capfd.readouterr() == ("", "")
 
 
@@ -156,12 +156,12 @@ def test_bytes_that_are_no_model_are_one_line_and_no_banner(model_copy, content,
 )  # fmt: skip
 def test_a_golden_file_of_another_form_is_named(model_copy, content):
     (model_copy / "golden.json").write_text(content)
-    refused(model_copy, "golden.json")
+    assert_refused(model_copy, "golden.json")
 
 
-def test_golden_rows_may_not_be_none(model_copy):
-    repin(model_copy, rows=[])
-    refused(model_copy, "no rows")
+def test_golden_rows_must_not_be_empty(model_copy):
+    update_digests(model_copy, rows=[])
+    assert_refused(model_copy, "no rows")
 
 
 def test_a_file_without_a_digest_is_named(model_copy):
@@ -170,7 +170,7 @@ def test_a_file_without_a_digest_is_named(model_copy):
     for name in ("label.json", "iris_svc.onnx"):
         files = {n: d for n, d in document["files"].items() if n != name}
         path.write_text(json.dumps({**document, "files": files}))
-        refused(model_copy, "gives no SHA-256 for " + name)
+        assert_refused(model_copy, "gives no SHA-256 for " + name)
 
 
 @pytest.mark.parametrize("name", ["../model/label.json", "/etc/hostname", "a/b"])
@@ -179,7 +179,7 @@ def test_a_file_outside_the_folder_is_refused(model_copy, name):
     document = json.loads(path.read_text())
     document["files"][name] = "0" * 64
     path.write_text(json.dumps(document))
-    refused(model_copy, "outside its own folder")
+    assert_refused(model_copy, "outside its own folder")
 
 
 @pytest.mark.parametrize(
@@ -188,17 +188,17 @@ def test_a_file_outside_the_folder_is_refused(model_copy, name):
      '{"0": "a", "1": "b", "3": "c"}', '{"0": "a", "1": "b", "2": 3}', '{"0": "a", "1": "b", "2": ""}',
      '{"0": "a", "1": "b", "2": null}'],
 )  # fmt: skip
-def test_labels_that_are_no_numbered_names_are_refused(model_copy, labels):
+def test_labels_that_are_not_numbered_names_are_refused(model_copy, labels):
     (model_copy / "label.json").write_text(labels)
-    repin(model_copy)
-    refused(model_copy, "label.json")
+    update_digests(model_copy)
+    assert_refused(model_copy, "label.json")
 
 
 @pytest.mark.parametrize("labels", ['{"0": "a", "1": "b"}', '{"0": "a", "1": "b", "2": "c", "3": "d"}'])
-def test_labels_that_are_more_or_fewer_than_the_probabilities_are_refused(model_copy, labels):
+def test_a_number_of_labels_that_differs_from_the_probabilities_is_refused(model_copy, labels):
     (model_copy / "label.json").write_text(labels)
-    repin(model_copy)
-    refused(model_copy, "label.json", "classes")
+    update_digests(model_copy)
+    assert_refused(model_copy, "label.json", "classes")
 
 
 @pytest.mark.parametrize(
@@ -216,12 +216,12 @@ def test_labels_that_are_more_or_fewer_than_the_probabilities_are_refused(model_
         ({"row": [5.1, 3.5, 1.4, 1e39], "label": "setosa", "probabilities": [1.0, 0.0, 0.0]}, "finite"),
     ],
 )
-def test_a_golden_row_that_the_model_does_not_answer_so_is_told(model_copy, case, words):
-    repin(model_copy, rows=[case])
-    refused(model_copy, "golden row", words)
+def test_a_golden_row_with_another_result_of_the_model_is_reported(model_copy, case, words):
+    update_digests(model_copy, rows=[case])
+    assert_refused(model_copy, "golden row", words)
 
 
-def test_a_model_that_fails_while_it_runs_is_told(model_copy, monkeypatch):
+def test_a_model_that_fails_while_it_runs_is_reported(model_copy, monkeypatch):
     model, pinned = load_model(model_copy)
     model.input = "no such input"
     with pytest.raises(BadModel, match="golden rows cannot be predicted"):
@@ -236,7 +236,7 @@ def save_graph(folder: Path, inputs, outputs, nodes=None) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     (folder / "iris_svc.onnx").write_bytes(model.SerializeToString())
-    repin(folder)
+    update_digests(folder)
 
 
 FLOAT, DOUBLE, INT64 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64
@@ -254,12 +254,12 @@ FLOAT, DOUBLE, INT64 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64
         ([("x", FLOAT, [None, 4])], [("p", FLOAT, [None, 4])], "for the 3 classes of label.json"),
     ],
 )
-def test_a_graph_of_another_form_is_refused_with_what_it_has(model_copy, inputs, outputs, words):
+def test_a_graph_of_another_form_is_refused_with_its_properties(model_copy, inputs, outputs, words):
     save_graph(model_copy, inputs, outputs)
-    refused(model_copy, words)
+    assert_refused(model_copy, words)
 
 
-# Classes of a ZipMap, names in label.json, and the names in the order of the classes; none if they cannot be assigned.
+# Classes of a ZipMap, names in label.json, and the names in the order of the classes. None: the names cannot be assigned.
 MAPPED = [
     ([0, 1, 2], ("a", "b", "c"), ("a", "b", "c")),
     ([2, 0, 1], ("a", "b", "c"), ("c", "a", "b")),
@@ -272,7 +272,7 @@ MAPPED = [
 
 
 @pytest.mark.parametrize(("classes", "labels", "expected"), MAPPED)
-def test_a_zipmap_gives_each_probability_to_the_label_of_its_class(tmp_path, classes, labels, expected):
+def test_a_zipmap_assigns_each_probability_to_the_label_of_its_class(tmp_path, classes, labels, expected):
     tensor, mapped = (
         broken_models.write_broken_model(tmp_path / name, labels=labels, zipmap=given)
         for name, given in (("t", ()), ("m", classes))
@@ -304,17 +304,17 @@ def test_a_graph_whose_output_has_another_shape_is_neither_sealed_nor_served(tmp
     folder = broken_models.write_broken_model(tmp_path / "broken", kind, **options)
     assert main(["seal", "--model-dir", str(folder)]) == 1
     assert words in capsys.readouterr().err and not (folder / "golden.json").exists()
-    # A folder that something else has sealed, with one golden row.
+    # A folder that another program has sealed, with one golden row.
     case = {"row": [1.0, 2.0, 3.0, 4.0], "label": "c", "probabilities": [0.1, 0.2, 0.7]}
     document = {"model": "broken.onnx", "files": {"broken.onnx": "", "label.json": ""}, "tolerance": 1, "rows": [case]}
     (folder / "golden.json").write_text(json.dumps(document))
-    repin(folder)
+    update_digests(folder)
     assert main(["verify", "--model-dir", str(folder)]) == 1
     assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["rows repeated", "rows dropped"])
-def test_a_run_whose_output_has_another_number_of_rows_is_an_error_and_never_an_answer(tmp_path, make_app, kind):
+def test_a_run_whose_output_has_another_number_of_rows_is_an_error(tmp_path, make_app, kind):
     folder = broken_models.write_broken_model(tmp_path / "broken", kind)
     golden.seal(folder, None)
     app = make_app(model_dir=str(folder), role="web_single")
@@ -328,13 +328,13 @@ def test_a_run_whose_output_has_another_number_of_rows_is_an_error_and_never_an_
     assert "for 65 rows has the shape" in document
 
 
-def test_a_job_whose_run_gives_another_number_of_rows_fails_with_the_reason_and_harms_no_other(tmp_path, run):
+def test_a_job_whose_run_has_another_number_of_rows_fails_with_the_reason_and_affects_no_other(tmp_path, run):
     folder = broken_models.write_broken_model(tmp_path / "broken", "rows dropped")
     golden.seal(folder, None)
     server = run("--model-dir", str(folder), "--cache", "off")
     rows = [[float(i), 2.0, 3.0, 1.0] for i in range(65)]
     jobs = [fetch(server, http_request("POST", "/jobs", {"data": some})).json()["href"] for some in (rows, rows[:64])]
-    wait_until(lambda: all(fetch(server, http_request("GET", job)).json().get("finished") for job in jobs), "both are done")
+    wait_until(lambda: all(fetch(server, http_request("GET", job)).json().get("finished") for job in jobs), "both jobs are done")
     bad, good = (fetch(server, http_request("GET", job)).json() for job in jobs)
     assert bad["status"] == "failed" and "for 65 rows has the shape [64, 3]" in bad["error"]
     assert good["status"] == "succeeded" and len(good["result"]["labels"]) == 64
@@ -371,16 +371,16 @@ def test_features_of_another_form_are_refused(model_copy, features):
     model = onnx.load(model_copy / "iris_svc.onnx")
     next(p for p in model.metadata_props if p.key == "features").value = features
     (model_copy / "iris_svc.onnx").write_bytes(model.SerializeToString())
-    repin(model_copy)
-    refused(model_copy, "iris_svc.onnx", "features")
+    update_digests(model_copy)
+    assert_refused(model_copy, "iris_svc.onnx", "features")
 
 
 def test_libraries_of_another_form_are_refused(model_copy):
     model = onnx.load(model_copy / "iris_svc.onnx")
     next(p for p in model.metadata_props if p.key == "libraries").value = "[]"
     (model_copy / "iris_svc.onnx").write_bytes(model.SerializeToString())
-    repin(model_copy)
-    refused(model_copy, "JSON object")
+    update_digests(model_copy)
+    assert_refused(model_copy, "JSON object")
 
 
 def test_the_session_has_one_thread_and_does_not_spin(service):
@@ -390,7 +390,7 @@ def test_the_session_has_one_thread_and_does_not_spin(service):
     assert service.model.session.get_providers() == ["CPUExecutionProvider"]
 
 
-def test_a_row_gets_the_same_bits_in_every_batch_and_under_every_number_of_threads(service):
+def test_a_row_gets_the_same_bits_in_every_batch_and_with_every_number_of_threads(service):
     predict = service.model.predict
     rows = np.random.default_rng(3).uniform(-2, 12, (10_000, 4)).astype(np.float32)
     whole = predict(rows)
@@ -411,7 +411,7 @@ def test_a_row_gets_the_same_bits_in_every_batch_and_under_every_number_of_threa
 
 @pytest.fixture(scope="session")
 def wine(tmp_path_factory) -> dict[str, Path]:
-    """Another classifier, 13 features, as three exports: a tensor, a ZipMap of numbers, a ZipMap of names."""
+    """Returns another classifier with 13 features in three exports: a tensor, a ZipMap of numbers, and a ZipMap of names."""
     from skl2onnx import to_onnx
     from sklearn.datasets import load_wine
     from sklearn.linear_model import LogisticRegression
@@ -457,7 +457,7 @@ def test_another_model_works_by_replacing_the_files(wine, kind, make_app, capsys
     assert np.allclose(response["probabilities"], probabilities, atol=1e-5)
     assert app.get("/metadata").json["data_structure"] == "(1,13)"
     for row, expected in zip(rows[:20], response["probabilities"], strict=False):
-        # LinearClassifier adds in another order for a row alone, unlike the operators of the Iris model.
+        # LinearClassifier adds in another order for a single row, unlike the operators of the Iris model.
         assert np.allclose(app.post_json("/predict", {"data": [row]}).json["prediction"], expected, atol=1e-6)
     assert (
         app.post_json("/predict", {"data": [rows[0][:4]]}, status=422).json["errors"][0]["detail"] == "has 4 values; a row has 13"
@@ -487,13 +487,13 @@ def test_sealing_without_rows_draws_them_from_the_training_ranges(model_copy, ca
         ("a,b,c,d\n1,2,3,\xff\n", "finite numbers"),
     ],
 )
-def test_rows_that_cannot_be_sealed_are_told_in_one_line(model_copy, content, words, capsys):
+def test_rows_that_cannot_be_sealed_are_reported_in_one_line(model_copy, content, words, capsys):
     (model_copy / "rows.csv").write_text(content, encoding="latin-1")
     assert main(["seal", "--model-dir", str(model_copy), "--rows", str(model_copy / "rows.csv")]) == 1
     assert words in capsys.readouterr().err
 
 
-def test_sealing_takes_columns_by_name_in_any_order(model_copy):
+def test_sealing_reads_columns_by_name_in_any_order(model_copy):
     (model_copy / "rows.csv").write_text("petal_width,petal_length,sepal_width,sepal_length,note\n0.2,1.4,3.5,5.1,x\n")
     assert main(["seal", "--model-dir", str(model_copy), "--rows", str(model_copy / "rows.csv")]) == 0
     assert load_model(model_copy)[1].cases[0].row == [5.1, 3.5, 1.4, 0.2]
@@ -514,7 +514,7 @@ def test_sealing_reads_rows_with_any_line_ends_a_byte_order_mark_and_blank_lines
     assert [case.row for case in load_model(model_copy)[1].cases] == [[5.1, 3.5, 1.4, 0.2], [6.7, 3.1, 4.7, 1.5]]
 
 
-def test_sealing_needs_exactly_one_model_and_finite_answers(model_copy, capsys):
+def test_sealing_needs_exactly_one_model_and_finite_results(model_copy, capsys):
     (model_copy / "second.onnx").write_bytes(b"")
     assert main(["seal", "--model-dir", str(model_copy)]) == 1
     assert "exactly one .onnx file" in capsys.readouterr().err
@@ -524,7 +524,7 @@ def test_sealing_needs_exactly_one_model_and_finite_answers(model_copy, capsys):
     assert "not finite" in capsys.readouterr().err
 
 
-def test_sealing_where_nothing_can_be_written_is_told_in_one_line(model_copy, capsys):
+def test_sealing_in_a_read_only_folder_is_reported_in_one_line(model_copy, capsys):
     (model_copy / "golden.json").unlink()
     (model_copy / "golden.json").mkdir()
     assert main(["seal", "--model-dir", str(model_copy)]) == 1

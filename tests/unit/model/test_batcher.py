@@ -1,4 +1,4 @@
-"""Micro-batching: the same answers, in fewer runs."""
+"""Dynamic batching: the same results from fewer runs."""
 
 import json
 import threading
@@ -20,8 +20,8 @@ from iris_wsgi.settings import BadSetting
 ROWS = np.random.default_rng(5).uniform(0, 8, (200, 4)).astype(np.float32)
 
 
-class Held:
-    """A predictor that waits until it is let go, and notes what it was asked."""
+class BlockingPredictor:
+    """Predictor that blocks until its release, and records its arguments."""
 
     def __init__(self, predict) -> None:
         self.predict, self.sizes, self.untils = predict, [], []
@@ -42,12 +42,12 @@ def pool():
 
 
 def wait_until_queued(batcher: DynamicBatcher, count: int) -> None:
-    wait_until(lambda: len(batcher.queue) >= count, f"{count} in the queue")
+    wait_until(lambda: len(batcher.queue) >= count, f"{count} rows in the queue")
 
 
-def test_rows_that_come_during_a_run_are_in_the_next_one_and_get_the_same_bits(pool):
+def test_rows_that_arrive_during_a_run_are_in_the_next_one_and_get_the_same_bits(pool):
     model = load_model(MODEL)[0]
-    held = Held(model.predict)
+    held = BlockingPredictor(model.predict)
     batcher = DynamicBatcher(predictor(held), 16, 0)
     predict = of_arrays(batcher)
     first = pool.submit(predict, ROWS[:1])
@@ -62,13 +62,13 @@ def test_rows_that_come_during_a_run_are_in_the_next_one_and_get_the_same_bits(p
         assert (response == model.predict(row[np.newaxis])).all()
 
 
-def test_requests_of_several_rows_go_their_own_way():
+def test_requests_of_several_rows_are_not_batched():
     asked = []
     batcher = DynamicBatcher(predictor(lambda rows, until: asked.append((len(rows), until)) or rows), 8, 10)
     assert of_arrays(batcher)(ROWS, 5.0) is ROWS and asked == [(200, 5.0)] and batcher.thread is None
 
 
-def test_the_first_waits_for_others_no_longer_than_told_and_not_when_the_run_is_full(pool):
+def test_the_first_row_waits_for_the_maximum_delay_and_only_if_the_batch_is_not_full(pool):
     sizes = []
     batcher = DynamicBatcher(predictor(lambda rows, until: sizes.append(len(rows)) or rows), 4, 3600)
     predict = of_arrays(batcher)
@@ -78,8 +78,8 @@ def test_the_first_waits_for_others_no_longer_than_told_and_not_when_the_run_is_
     assert of_arrays(quick)(ROWS[:1]).shape == (1, 4) and sizes == [4, 1]
 
 
-def test_who_no_longer_wants_an_answer_is_not_run_and_nobody_waits_for_longer_than_wanted(pool):
-    held = Held(lambda rows: rows)
+def test_an_expired_row_is_not_run_and_no_row_waits_beyond_its_deadline(pool):
+    held = BlockingPredictor(lambda rows: rows)
     batcher = DynamicBatcher(predictor(held), 8, 0)
     predict = of_arrays(batcher)
     first = pool.submit(predict, ROWS[:1])
@@ -96,13 +96,13 @@ def test_who_no_longer_wants_an_answer_is_not_run_and_nobody_waits_for_longer_th
     assert held.sizes == [1, 1] and held.untils[1] == patience
 
 
-def test_a_run_of_nobody_is_no_run():
+def test_a_batch_without_rows_is_not_run():
     batcher = DynamicBatcher(predictor(lambda rows, until: pytest.fail("it ran")), 8, 0)
     with pytest.raises(DeadlineExceeded, match=f"{PARSED_TOO_LATE}|{RAN_TOO_LONG}"):
         of_arrays(batcher)(ROWS[:1], time.monotonic() - 1)
 
 
-def test_a_failed_run_fails_each_of_its_requests_and_the_next_works(pool):
+def test_a_failed_run_fails_each_of_its_requests_and_the_next_run_works(pool):
     failing = [True]
 
     def broken(rows, until):
@@ -118,7 +118,7 @@ def test_a_failed_run_fails_each_of_its_requests_and_the_next_works(pool):
     assert [future.result(120).shape for future in [pool.submit(predict, ROWS[i : i + 1]) for i in range(2)]] == [(1, 4)] * 2
 
 
-def test_a_model_whose_answers_depend_on_company_is_not_batched(slow_model, make_app, monkeypatch):
+def test_a_model_whose_results_depend_on_the_batch_is_not_batched(slow_model, make_app, monkeypatch):
     from iris_wsgi.model import golden
 
     monkeypatch.setattr(golden, "batch_difference", lambda *_: 1e-7)
@@ -126,7 +126,7 @@ def test_a_model_whose_answers_depend_on_company_is_not_batched(slow_model, make
         make_app(batch_rows=8)
 
 
-def test_a_live_server_answers_bit_for_bit_the_same_in_fewer_runs(run, service):
+def test_a_live_server_responds_bit_for_bit_the_same_with_fewer_runs(run, service):
     server = run("--batch-rows", "16", constants={"iris_wsgi.factory.BATCH_DELAY_SECONDS": 0.05})
     rows = ROWS[:64].astype(float).round(3).tolist()
     expected = [service.app.answer("POST", "/predict", {}, json.dumps({"data": [row]}).encode())[0].body for row in rows]

@@ -1,4 +1,4 @@
-"""A model brought from elsewhere: taken whole and as sealed, or not at all."""
+"""The download of a model: the complete files with the expected digest, or nothing."""
 
 import hashlib
 import http.server
@@ -31,7 +31,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[str]:
-    """A web server over tmp_path/served, which a test may fill."""
+    """Web server for tmp_path/served, which a test may fill."""
     (tmp_path / "served").mkdir()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "served")))
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -47,7 +47,7 @@ def serve(tmp_path: Path) -> None:
         (tmp_path / "served" / path.name).write_bytes(path.read_bytes())
 
 
-def test_a_folder_is_copied_and_can_be_served_under_its_seal(tmp_path, capsys):
+def test_a_folder_is_copied_and_can_be_served_under_its_digest(tmp_path, capsys):
     into = tmp_path / "a/b"
     assert main(["load", str(FAST), str(into), "--seal", seal_of(FAST)]) == 0
     assert capsys.readouterr().out == f"took iris_lr.onnx from {FAST}, sealed with {seal_of(FAST)}\n"
@@ -55,7 +55,7 @@ def test_a_folder_is_copied_and_can_be_served_under_its_seal(tmp_path, capsys):
     assert load_model(into, seal_of(FAST))[0].name == "iris_lr"
 
 
-def test_files_that_are_links_as_in_a_mounted_config_map_are_read_through(tmp_path):
+def test_files_that_are_links_as_in_a_mounted_config_map_are_read(tmp_path):
     (tmp_path / "mounted").mkdir()
     for path in FAST.iterdir():
         (tmp_path / "mounted" / path.name).symlink_to(path)
@@ -63,26 +63,26 @@ def test_files_that_are_links_as_in_a_mounted_config_map_are_read_through(tmp_pa
     assert not any(path.is_symlink() for path in (tmp_path / "into").iterdir())
 
 
-def test_a_folder_on_a_web_server_is_fetched(web, tmp_path):
+def test_a_folder_on_a_web_server_is_downloaded(web, tmp_path):
     serve(tmp_path)
     download(f"{web}/", tmp_path / "into", seal_of(FAST))
     assert load_model(tmp_path / "into")[0].name == "iris_lr"
 
 
-def test_loading_again_replaces_what_was_there(tmp_path):
+def test_loading_again_replaces_the_earlier_model(tmp_path):
     download(str(MODEL), tmp_path, seal_of(MODEL))
     download(str(FAST), tmp_path, seal_of(FAST))
     assert load_model(tmp_path, seal_of(FAST))[0].name == "iris_lr"
 
 
-def damaged(folder: Path) -> None:
+def damage_files(folder: Path) -> None:
     content = bytearray((folder / "iris_lr.onnx").read_bytes())
     content[-1] ^= 1
     (folder / "iris_lr.onnx").write_bytes(content)
 
 
 def with_other_labels(folder: Path) -> None:
-    """Labels in another order, and a golden.json that agrees: only the seal can tell."""
+    """Changes the order of the labels and updates golden.json, so that only the digest differs."""
     (folder / "label.json").write_text('{"0":"virginica","1":"versicolor","2":"setosa"}')
     document = json.loads((folder / "golden.json").read_text())
     document["files"]["label.json"] = hashlib.sha256((folder / "label.json").read_bytes()).hexdigest()
@@ -98,7 +98,7 @@ def with_a_file_outside(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (damaged, "iris_lr.onnx has the SHA-256"),
+        (damage_files, "iris_lr.onnx has the SHA-256"),
         (with_other_labels, "is sealed with sha256:"),
         (lambda folder: (folder / "label.json").unlink(), "label.json cannot be"),
         (lambda folder: (folder / "golden.json").unlink(), "golden.json cannot be"),
@@ -106,7 +106,7 @@ def with_a_file_outside(folder: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("over_http", [False, True])
-def test_what_is_not_as_sealed_leaves_no_model_behind(web, tmp_path, spoil, words, over_http):
+def test_files_that_do_not_match_the_digest_leave_no_model(web, tmp_path, spoil, words, over_http):
     serve(tmp_path)
     spoil(tmp_path / "served")
     into = tmp_path / "into"
@@ -117,7 +117,7 @@ def test_what_is_not_as_sealed_leaves_no_model_behind(web, tmp_path, spoil, word
     assert not (into / "golden.json").exists()
 
 
-def test_a_name_outside_the_folder_is_never_fetched_or_written(tmp_path):
+def test_a_name_outside_the_folder_is_never_downloaded_or_written(tmp_path):
     (tmp_path / "served").mkdir()
     serve(tmp_path)
     with_a_file_outside(tmp_path / "served")
@@ -126,7 +126,7 @@ def test_a_name_outside_the_folder_is_never_fetched_or_written(tmp_path):
     assert not (tmp_path / "outside").exists()
 
 
-def test_the_baked_model_takes_its_place_only_when_told_to(tmp_path, capsys):
+def test_the_model_of_the_image_replaces_it_only_with_or_baked(tmp_path, capsys):
     into = tmp_path / "into"
     arguments = ["load", str(tmp_path / "nothing"), str(into), "--seal", seal_of(FAST)]
     assert main(arguments) == 1
@@ -134,7 +134,7 @@ def test_the_baked_model_takes_its_place_only_when_told_to(tmp_path, capsys):
     assert not into.exists()
 
 
-def test_the_baked_model_is_taken_and_the_reason_told(tmp_path, capsys, monkeypatch):
+def test_the_model_of_the_image_is_used_and_the_reason_is_reported(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("IRIS_MODEL_DIR", str(MODEL))
     into = tmp_path / "into"
     assert main(["load", str(tmp_path / "nothing"), str(into), "--seal", seal_of(FAST), "--or-baked"]) == 0
@@ -144,7 +144,7 @@ def test_the_baked_model_is_taken_and_the_reason_told(tmp_path, capsys, monkeypa
 
 
 @pytest.mark.parametrize("seal", ["", "sha256:", "sha256:" + "G" * 64, "0" * 64, "md5:" + "0" * 32])
-def test_a_seal_that_is_none_is_a_wrong_setting(tmp_path, capsys, seal):
+def test_an_invalid_digest_is_an_invalid_setting(tmp_path, capsys, seal):
     assert main(["load", str(FAST), str(tmp_path / "into"), "--seal", seal]) != 0
     assert "--seal=" in capsys.readouterr().err
 
@@ -152,13 +152,13 @@ def test_a_seal_that_is_none_is_a_wrong_setting(tmp_path, capsys, seal):
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1:1", "http://[", "http://127.0.0.1:99999999", "http://host.invalid", "http://a b"]
 )
-def test_an_address_that_gives_nothing_is_told_in_one_line(tmp_path, url):
+def test_an_address_without_a_model_is_reported_in_one_line(tmp_path, url):
     with pytest.raises(BadModel, match="cannot be fetched: ") as caught:
         download(url, tmp_path / "into", seal_of(FAST))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
 
 
-def test_a_server_that_has_no_such_file_is_quoted_with_its_status(web, tmp_path):
+def test_a_missing_file_is_reported_with_the_status_of_the_server(web, tmp_path):
     with pytest.raises(BadModel, match="the server answered 404"):
         download(web, tmp_path / "into", seal_of(FAST))
 
@@ -174,7 +174,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["golden.json", "iris_lr.onnx"])
-def test_the_target_of_a_link_is_written_and_a_fifo_is_left_alone(tmp_path, name):
+def test_the_target_of_a_link_is_written_and_a_fifo_is_not(tmp_path, name):
     into, real = tmp_path / "into", tmp_path / "real"
     into.mkdir()
     real.write_text("before")
@@ -191,7 +191,7 @@ def test_the_target_of_a_link_is_written_and_a_fifo_is_left_alone(tmp_path, name
     assert (into / name).is_fifo()
 
 
-def test_a_seal_is_written_to_the_target_of_a_link_and_never_into_a_fifo(model_copy, capsys):
+def test_a_digest_is_written_to_the_target_of_a_link_and_never_into_a_fifo(model_copy, capsys):
     path, real = model_copy / "golden.json", model_copy / "real.json"
     path.rename(real)
     path.symlink_to(real)
@@ -203,7 +203,7 @@ def test_a_seal_is_written_to_the_target_of_a_link_and_never_into_a_fifo(model_c
     assert "cannot be written: it is a FIFO, not a regular file" in capsys.readouterr().err and path.is_fifo()
 
 
-def test_serving_under_another_seal_is_refused(capsys):
+def test_serving_under_another_digest_is_refused(capsys):
     assert main(["verify", "--model-dir", str(MODEL), "--model-seal", seal_of(FAST)]) == 1
     assert f"{MODEL} is sealed with {seal_of(MODEL)}, expected is {seal_of(FAST)}" in capsys.readouterr().err
     assert main(["verify", "--model-dir", str(MODEL), "--model-seal", seal_of(MODEL)]) == 0

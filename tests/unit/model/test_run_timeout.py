@@ -1,4 +1,4 @@
-"""An answer that is no longer wanted is not computed any further, and 504 says so in time."""
+"""Deadlines: an expired request is not computed any further, and gets 504 in time."""
 
 import json
 import threading
@@ -30,17 +30,17 @@ ROW = [[5.1, 3.5, 1.4, 0.2]]
         ('note="a", wait="3"', 3), ('"', 10),
     ],
 )  # fmt: skip
-def test_the_shorter_of_the_servers_deadline_and_the_clients_preference_counts(prefer, seconds):
+def test_the_earlier_of_the_servers_deadline_and_the_clients_preference_counts(prefer, seconds):
     assert deadline_of(100.0, 10.0, prefer) == 100.0 + seconds
 
 
-def test_without_any_deadline_there_is_none():
+def test_without_settings_there_is_no_deadline():
     assert deadline_of(1.0, inf, None) == inf
     assert deadline_of(1.0, inf, "wait=2") == 3.0
 
 
-class Recorded:
-    """A model that notes what it is run on."""
+class RecordingModel:
+    """Model that records its calls."""
 
     def __init__(self, do=lambda rows, options: rows) -> None:
         self.do, self.rows = do, []
@@ -51,21 +51,21 @@ class Recorded:
 
 
 def test_nothing_runs_after_the_deadline():
-    model = Recorded()
+    model = RecordingModel()
     with pytest.raises(DeadlineExceeded, match=PARSED_TOO_LATE):
         of_arrays(within_deadline(model, RunWatchdog()))(np.zeros((1, 4), np.float32), time.monotonic())
     assert model.rows == []
 
 
-def test_many_rows_run_in_pieces_and_give_what_one_run_gives():
-    model, rows = Recorded(), np.arange(4 * (2 * PIECE_ROWS + 5), dtype=np.float32).reshape(-1, 4)
+def test_many_rows_run_in_pieces_with_the_results_of_one_run():
+    model, rows = RecordingModel(), np.arange(4 * (2 * PIECE_ROWS + 5), dtype=np.float32).reshape(-1, 4)
     predict = of_arrays(within_deadline(model, RunWatchdog()))
     assert (predict(rows, time.monotonic() + 60) == rows).all()
     assert model.rows == [PIECE_ROWS, PIECE_ROWS, 5]
     assert predict(rows) is rows and model.rows[3:] == [len(rows)]
 
 
-def test_no_piece_begins_after_the_deadline(monkeypatch):
+def test_no_piece_starts_after_the_deadline(monkeypatch):
     now, ends = [1000.0], 1001.0
     monkeypatch.setattr(predictor, "monotonic", lambda: now[0])
 
@@ -73,20 +73,20 @@ def test_no_piece_begins_after_the_deadline(monkeypatch):
         now[0] = ends
         return rows
 
-    model = Recorded(slowly)
+    model = RecordingModel(slowly)
     with pytest.raises(DeadlineExceeded, match=RAN_TOO_LONG):
         of_arrays(within_deadline(model, RunWatchdog()))(np.zeros((3 * PIECE_ROWS, 4), np.float32), ends)
     assert model.rows == [PIECE_ROWS]
 
 
-def test_a_run_is_ended_at_its_deadline_and_others_go_on(slow_model, monkeypatch):
+def test_a_run_is_ended_at_its_deadline_and_others_continue(slow_model, monkeypatch):
     now, watching = [time.monotonic()], RunWatchdog()
     monkeypatch.setattr(predictor, "monotonic", lambda: now[0])
-    # Far away by the true time, so that it ends by the clock of the watch alone.
+    # The deadline is far in the future of the real clock, so only the watchdog's clock can end the run.
     soon, late = now[0] + 3600, now[0] + 10**6
     predict, few = of_arrays(within_deadline(load_model(slow_model)[0], watching)), np.ones((64, 4), np.float32)
     whole = predict(few, late)
-    # So many rows that the run would take minutes.
+    # The run would take minutes with this number of rows.
     many = np.ones((100 * PIECE_ROWS, 4), np.float32)
     results = {}
 
@@ -110,15 +110,15 @@ def test_a_run_is_ended_at_its_deadline_and_others_go_on(slow_model, monkeypatch
     assert (results["long"] == whole).all() and (results["none"] == whole).all()
 
 
-def test_a_failure_of_the_model_is_not_taken_for_a_deadline():
+def test_an_error_of_the_model_is_not_reported_as_a_deadline():
     def fail(rows, options):
         raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
-        of_arrays(within_deadline(Recorded(fail), RunWatchdog()))(np.zeros((1, 4), np.float32), time.monotonic() + 60)
+        of_arrays(within_deadline(RecordingModel(fail), RunWatchdog()))(np.zeros((1, 4), np.float32), time.monotonic() + 60)
 
 
-def test_the_watch_forgets_runs_that_are_done():
+def test_the_watchdog_forgets_finished_runs():
     watchdog, before = RunWatchdog(), threading.active_count()
     for _ in range(100):
         watchdog.run(lambda options: None, time.monotonic() + 60)
@@ -140,7 +140,7 @@ def infer(timeout: object = None) -> bytes:
     return json.dumps({"inputs": [tensor], **({} if timeout is None else {"parameters": {"timeout": timeout}})}).encode()
 
 
-def test_the_timeout_of_the_protocol_is_in_microseconds_and_counts_from_the_arrival(service):
+def test_the_timeout_of_the_protocol_is_in_microseconds_and_starts_with_the_arrival(service):
     def status(timeout, ago=0.0):
         path = "/v2/models/iris_svc/infer"
         response = service.app.answer("POST", path, {}, infer(timeout), time.monotonic() - ago)[0]
@@ -149,11 +149,11 @@ def test_the_timeout_of_the_protocol_is_in_microseconds_and_counts_from_the_arri
     assert status(None)[0] == status(5_000_000)[0] == status(0)[0] == 200
     assert status(1)[0] == 504 and PARSED_TOO_LATE in status(1)[1].decode()
     assert status(1_000_000, ago=2)[0] == 504
-    # The server's own is shorter.
+    # The server's deadline is earlier.
     assert status(3_600_000_000, ago=11)[0] == 504
 
 
-def test_the_statistics_of_the_protocol_tell_how_long_requests_waited(make_app):
+def test_the_statistics_of_the_protocol_have_the_waiting_time_of_requests(make_app):
     app = make_app(role="synchronous").service.app
     app.answer("POST", "/v2/models/iris_svc/infer", {}, infer(), time.monotonic() - 2)
     document = json.loads(app.answer("GET", "/v2/models/iris_svc/stats", {})[0].body)["model_stats"][0]["inference_stats"]
@@ -167,13 +167,13 @@ def test_zero_milliseconds_are_no_deadline(make_app):
     assert response.status == 200
 
 
-def test_under_another_server_a_deadline_counts_from_the_call(make_app, slow_model):
+def test_under_another_server_a_deadline_starts_with_the_call(make_app, slow_model):
     app = make_app(model_dir=str(slow_model), deadline_ms=20, cache="off").service.app
     status, _, content = call_wsgi(app, "POST", "/predict/batch", json.dumps({"data": ROW * 2000}).encode())
     assert (status, json.loads(content)["detail"]) in ((504, RAN_TOO_LONG), (504, PARSED_TOO_LATE))
 
 
-def test_a_run_that_takes_too_long_is_ended_on_every_protocol(run, slow_model):
+def test_a_run_that_takes_too_long_is_ended_in_every_protocol(run, slow_model):
     server = run("--cache", "off", "--model-dir", str(slow_model), "--deadline-ms", "300", "--threads", "1")
     tensor = {"name": "row", "shape": [2000, 4], "datatype": "FP32", "data": [1.0] * 8000}
     asked = [
@@ -185,7 +185,7 @@ def test_a_run_that_takes_too_long_is_ended_on_every_protocol(run, slow_model):
         for path, document in asked:
 
             def ran(path=path, document=document) -> bool:
-                # On a busy machine its time may be over before the run begins. Then it is asked again.
+                # On a busy machine the deadline may expire before the run starts. Then the test sends the request again.
                 response = connection.exchange(http_request("POST", path, document))
                 assert response.status == 504 and any(
                     why in response.body.decode() for why in (RAN_TOO_LONG, PARSED_TOO_LATE, WAITED_TOO_LONG)
@@ -194,16 +194,16 @@ def test_a_run_that_takes_too_long_is_ended_on_every_protocol(run, slow_model):
 
             happens(ran, "a run that is ended")
         happens(
-            lambda: connection.exchange(http_request("POST", "/predict/label", {"data": ROW})).status == 200, "an answer in time"
+            lambda: connection.exchange(http_request("POST", "/predict/label", {"data": ROW})).status == 200, "a response in time"
         )
 
 
-def test_what_expires_in_the_queue_is_told_at_once_and_never_runs(run, slow_model):
+def test_a_request_that_expires_in_the_queue_gets_its_response_at_once_and_never_runs(run, slow_model):
     server = run("--cache", "off", "--model-dir", str(slow_model), "--deadline-ms", "0", "--threads", "1")
     large = http_request("POST", "/predict/batch", {"data": ROW * 10_000})
     impatient = http_request("POST", "/predict/batch", {"data": ROW * 3}, "Prefer: wait=1")
     with RawConnection(server) as busy, RawConnection(server) as waiting, RawConnection(server) as prober:
-        # One connection keeps the only thread busy for longer than the other is willing to wait.
+        # One connection keeps the only thread busy for longer than the timeout of the other request.
         busy.send(large)
         happens(lambda: metric_sum(prober.exchange(METRICS).body.decode(), "http_requests_in_flight") == 2, "the thread is busy")
         response = waiting.exchange(impatient)
@@ -214,7 +214,7 @@ def test_what_expires_in_the_queue_is_told_at_once_and_never_runs(run, slow_mode
         assert prober.exchange(http_request("GET", "/readyz")).status == 200
 
 
-def test_a_slow_model_is_never_run_in_the_io_loop(run, slow_model):
+def test_a_slow_model_never_runs_in_the_io_loop(run, slow_model):
     server = run("--cache", "off", "--model-dir", str(slow_model), "--threads", "1", "--deadline-ms", "0")
     with RawConnection(server) as busy, RawConnection(server) as other:
         busy.send(http_request("POST", "/predict/batch", {"data": ROW * 200}))

@@ -1,4 +1,4 @@
-"""The log: lines that nobody can forge, and a server that no stream can stop."""
+"""The log: lines that no client can forge, and a server that no stream can stop."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ def test_an_event_is_one_line_of_json_with_time_level_and_fields(pipe):
     assert (line["level"], line["message"], line["pid"]) == ("info", "hello\n\x1b[31m\xe9", 1)
 
 
-def test_a_buffered_log_writes_when_it_is_told_to(pipe):
+def test_a_buffered_log_writes_when_it_is_flushed(pipe):
     log = Log(pipe[1], buffered=True)
     for i in range(1000):
         log.event("info", "line", i=i)
@@ -47,7 +47,7 @@ def test_a_buffered_log_writes_when_it_is_told_to(pipe):
     assert [line["i"] for line in found] == list(range(1000))
 
 
-def test_a_reader_that_stands_still_never_blocks_and_hears_later_what_was_lost(pipe):
+def test_a_reader_that_stops_never_blocks_the_log_and_later_gets_the_number_of_lost_lines(pipe):
     log = Log(pipe[1])
     for i in range(MAX_WAITING_LINES + 2000):
         log.event("info", "line", i=i)
@@ -61,7 +61,7 @@ def test_a_reader_that_stands_still_never_blocks_and_hears_later_what_was_lost(p
     assert [line["lines"] for line in found if "lines" in line] == [lost]
 
 
-def test_a_line_longer_than_a_pipe_takes_goes_out_in_pieces(pipe):
+def test_a_line_longer_than_a_pipe_is_written_in_pieces(pipe):
     log = Log(pipe[1], buffered=True)
     log.event("error", "x" * (5 * PIPE_BUF))
     log.flush()
@@ -71,7 +71,7 @@ def test_a_line_longer_than_a_pipe_takes_goes_out_in_pieces(pipe):
 def test_a_closed_reader_and_a_full_disk_lose_lines_and_raise_nothing(pipe):
     os.close(pipe[0])
     log = Log(pipe[1])
-    log.event("info", "nobody listens")
+    log.event("info", "without a reader")
     assert (log.lost, len(log.waiting)) == (1, 0)
     full = os.open("/dev/full", os.O_WRONLY)
     log = Log(full)
@@ -91,7 +91,7 @@ def test_threads_write_whole_lines(pipe):
     assert len(lines(pipe[0])) == 200
 
 
-def test_what_libraries_log_is_a_line_like_the_others(pipe):
+def test_messages_of_libraries_are_lines_like_the_others(pipe):
     logger = logging.Logger("some.library")
     logger.addHandler(LibraryLogHandler(Log(pipe[1])))
     logger.warning("careful: %s", "this")

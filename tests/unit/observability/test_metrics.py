@@ -1,4 +1,4 @@
-"""What GET /metrics tells, read by an independent parser."""
+"""GET /metrics, read by an independent parser."""
 
 import math
 import threading
@@ -65,11 +65,11 @@ WANTED = {
 }
 
 
-def test_all_families_are_there_with_their_types_and_labels(app):
+def test_all_families_have_their_types_and_labels(app):
     app.post_json("/predict", {"data": [[1, 2, 3, 4]]})
     app.post_json("/v1/models/iris_svc:predict", {"instances": [[1, 2, 3, 4]]})
     app.service.background.start()
-    wait_until(lambda: "job_store_up" in app.get("/metrics").text, "the store was asked")
+    wait_until(lambda: "job_store_up" in app.get("/metrics").text, "the store was checked")
     app.service.background.stop(time.monotonic() + 10)
     response = app.get("/metrics")
     assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
@@ -93,7 +93,7 @@ def test_requests_are_counted_by_method_route_and_status(app):
                 (("POST", "200"), ("POST", "422"), ("GET", "405"), ("POST", "500"))]  # fmt: skip
     assert requests == [3, 1, 1, None]
     assert sample_value(text, "http_request_duration_seconds_count", method="POST", route="/predict/label") == 4
-    # The scrape itself is the one request under way.
+    # The scrape itself is the one request in flight.
     assert sample_value(text, "http_requests_in_flight") == 1
 
 
@@ -149,7 +149,7 @@ def test_a_model_without_ranges_counts_none():
     assert not metric_families(text)["model_input_out_of_range"].samples
 
 
-def test_unknown_paths_and_methods_never_make_a_new_series(app, call):
+def test_unknown_paths_and_methods_never_add_a_series(app, call):
     app.get("/a", status=404)
     app.request("/a", method="PATCH", status=404)
     before = {str(s.labels) for f in metric_families(app.get("/metrics").text).values() for s in f.samples}
@@ -163,7 +163,7 @@ def test_unknown_paths_and_methods_never_make_a_new_series(app, call):
     assert sample_value(app.get("/metrics").text, "http_requests_total", method="GET", route="unmatched", status="404") == 101
 
 
-def test_methods_that_are_none_count_as_one(service, call):
+def test_unknown_methods_count_as_one(service, call):
     for method in ("BREW", "BREW2", "x"):
         assert call(method, "/label")[0] == 501
     text = call("GET", "/metrics")[2].decode()
@@ -205,7 +205,7 @@ def test_numbers_are_written_as_prometheus_reads_them(expected, wanted):
     assert float(wanted) == expected
 
 
-def test_the_process_is_this_process(app):
+def test_the_process_metrics_are_those_of_this_process(app):
     text = app.get("/metrics").text
     assert sample_value(text, "process_cpu_seconds_total") > 0
     assert 10e6 < sample_value(text, "process_resident_memory_bytes") < sample_value(text, "process_virtual_memory_bytes")
@@ -213,12 +213,12 @@ def test_the_process_is_this_process(app):
     assert 3 <= sample_value(text, "process_open_fds") < sample_value(text, "process_max_fds")
 
 
-def test_a_system_without_proc_tells_its_cpu_time_alone(tmp_path: Path):
+def test_a_system_without_proc_has_the_cpu_time_only(tmp_path: Path):
     assert linux_process(tmp_path, 1) is None
     assert [figure[0] for figure in process_samples([2**22 + 1], 0.0)] == ["process_cpu_seconds_total"]
 
 
-def test_a_limit_that_is_unlimited_is_infinity(tmp_path: Path):
+def test_an_unlimited_limit_is_infinity(tmp_path: Path):
     (tmp_path / "7/fd").mkdir(parents=True)
     (tmp_path / "7/stat").write_text("7 (a b) c) " + " ".join(["0"] * 30))
     (tmp_path / "stat").write_text("cpu 1\nbtime 5\n")
@@ -235,7 +235,7 @@ def registry_of(memory: SharedMemory, slot: int, *labels: str) -> tuple[Registry
     return registry, counter, gauge
 
 
-def test_every_process_of_a_service_tells_the_sum_of_all():
+def test_every_process_of_a_service_reports_the_sum_of_all():
     memory = SharedMemory(3)
     first, counts, gauges = registry_of(memory, 0, "a", "b")
     two, others, _ = registry_of(memory, 1, "a", "b")
@@ -272,7 +272,7 @@ def test_counts_of_another_layout_are_not_mixed_in():
     assert sample_value(again.text().decode(), "c_total", label="x") == 0
 
 
-def test_of_thousands_of_series_those_that_count_are_shown_with_their_labels():
+def test_of_thousands_of_series_those_with_a_count_are_shown_with_their_labels():
     registry = Registry()
     axes = [("a", "b"), map(str, range(100)), ("x", "y", "z")]
     counter = Counter(registry, "c_total", "Counts.", ("one", "two", "three"), axes, sparse=True)
@@ -293,6 +293,6 @@ def test_of_thousands_of_series_those_that_count_are_shown_with_their_labels():
         counter.add(("c", "0", "x"))
 
 
-def test_more_cells_than_a_slot_holds_are_refused():
+def test_more_cells_than_a_slot_has_are_refused():
     with pytest.raises(ValueError, match="more metric cells than a slot holds"):
         Counter(Registry(), "c_total", "Counts.", ("i",), [map(str, range(200_000))])

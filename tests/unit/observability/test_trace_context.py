@@ -1,4 +1,4 @@
-"""The ids of requests: which count, and that they join the log lines of all processes that a request went through."""
+"""Request ids and trace context: valid ids, and the log lines of all processes of a request."""
 
 import json
 
@@ -19,13 +19,13 @@ def ids(traceparent: str, tracestate: str = ""):
     [
         (f"00-{TRACE}-{PARENT}-01", "01"),
         (f"00-{TRACE}-{PARENT}-00", "00"),
-        # What nobody knows yet is not passed on, of the flags (section 3.2.2.5) and of a later version (section 4.3).
+        # Unknown flags are not forwarded (section 3.2.2.5), and neither are unknown versions (section 4.3).
         (f"00-{TRACE}-{PARENT}-ff", "03"),
         (f"cc-{TRACE}-{PARENT}-01", "01"),
         (f"cc-{TRACE}-{PARENT}-01-what-the-future-will-be-like", "01"),
     ],
 )
-def test_a_trace_goes_on_under_its_id_with_us_as_the_parent(traceparent, flags):
+def test_a_trace_continues_with_its_id_and_our_span_as_the_parent(traceparent, flags):
     first, second = ids(traceparent), ids(traceparent)
     assert first.log_fields() == {"request_id": "it", "trace_id": TRACE, "span_id": first.span, "parent_id": PARENT}
     assert first.upstream_headers() == [("X-Request-ID", "it"), ("traceparent", f"00-{TRACE}-{first.span}-{flags}")]
@@ -54,7 +54,7 @@ def test_a_trace_goes_on_under_its_id_with_us_as_the_parent(traceparent, flags):
         f"00-{TRACE[:-1]}é-{PARENT}-01",
     ],
 )
-def test_a_trace_that_is_none_is_as_if_it_had_not_come(traceparent):
+def test_an_invalid_trace_is_ignored(traceparent):
     found = ids(traceparent, "rojo=1")
     assert found.log_fields() == {"request_id": "it"} and found.upstream_headers() == [("X-Request-ID", "it")]
 
@@ -69,7 +69,7 @@ def test_a_trace_that_is_none_is_as_if_it_had_not_come(traceparent):
         f"{'k' * 256}={'v' * 256}",
     ],
 )
-def test_its_state_goes_on_unchanged(state):
+def test_the_trace_state_continues_unchanged(state):
     assert ids(f"00-{TRACE}-{PARENT}-01", state).upstream_headers()[2:] == [("tracestate", state)]
 
 
@@ -78,12 +78,12 @@ def test_its_state_goes_on_unchanged(state):
     ["", "a", "a=", "=a", "A=1", "a=1=2", "a=1;b=2 ", "a=\x7f", "a=é", "a=1\r\nX: y", f"{'k' * 257}=v", f"k={'v' * 257}",
      ",".join(f"k{i}=v" for i in range(33))],
 )  # fmt: skip
-def test_a_state_that_is_none_is_left_out_and_the_trace_goes_on(state):
+def test_an_invalid_state_is_removed_and_the_trace_continues(state):
     found = ids(f"00-{TRACE}-{PARENT}-01", state)
     assert [name for name, _ in found.upstream_headers()] == ["X-Request-ID", "traceparent"]
 
 
-# Through several processes
+# Several processes
 
 
 def sent(path: str) -> bytes:
@@ -91,7 +91,7 @@ def sent(path: str) -> bytes:
 
 
 def lines(server) -> list[dict]:
-    """What its log says, once it has ended."""
+    """Stops a server and returns the events in its log."""
     return [json.loads(line) for line in server.stop()[1].splitlines()]
 
 
@@ -130,20 +130,22 @@ def test_the_job_of_a_request_is_found_in_the_log_of_its_worker(run, tmp_path, r
     state = {"IRIS_STATE_DIR": str(tmp_path / "state")}
     server, worker = run("--role", role, **state), run(command="worker", **state)
     place = fetch(server, sent(path)).headers["location"]
-    wait_until(lambda: fetch(server, http_request("GET", place)).json()["status"] == "succeeded", "the worker has done it")
+    wait_until(
+        lambda: fetch(server, http_request("GET", place)).json()["status"] == "succeeded", "the worker has finished the job"
+    )
     first = of_request(server)
     assert (first["trace_id"], f"/jobs/{first['job']}") == (TRACE, place)
     (ended,) = [line for line in lines(worker) if line.get("job") == first["job"]]
     assert (ended["message"], ended["outcome"], ended["attempt"], ended["rows"]) == ("attempt ended", "succeeded", 1, 1)
 
 
-def test_what_the_server_refuses_for_want_of_room_keeps_its_ids(run):
+def test_a_request_refused_for_lack_of_room_keeps_its_ids(run):
     server = run("--role", "asynchronous", constants={"iris_wsgi.server.event_loop.MAX_LONG_POLLS": 1})
     place = fetch(server, sent("/jobs").replace(b"one-id", b"another")).headers["location"]
     held = http_request("GET", place, None, "X-Request-ID: one-id", f"traceparent: 00-{TRACE}-{PARENT}-01", "Prefer: wait=30")
     with RawConnection(server) as connection, RawConnection(server) as other:
         connection.send(held), other.send(held)
-        wait_until(lambda: connection.readable() or other.readable(), "one is held, the other refused")
+        wait_until(lambda: connection.readable() or other.readable(), "one request waits, and the other is refused")
         response = (connection if connection.readable() else other).receive()
         assert (response.status, response.headers["x-request-id"]) == (503, "one-id")
     (line,) = [line for line in lines(server) if line.get("message") == "request refused"]

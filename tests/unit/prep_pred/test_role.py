@@ -1,4 +1,4 @@
-"""The models beside the main one: its two halves answer as the whole does, and each member knows its species."""
+"""The companion models: the two halves respond like the full model, and each member recognizes its species."""
 
 import hashlib
 import json
@@ -26,12 +26,12 @@ def golden(folder: str) -> dict:
     return json.loads((MODEL / folder / "golden.json").read_text())
 
 
-def told(file: str) -> dict[str, str]:
+def metadata_of(file: str) -> dict[str, str]:
     return {prop.key: prop.value for prop in onnx.load(MODEL / file).metadata_props}
 
 
 def random_rows() -> np.ndarray:
-    """100,000 rows: within the training range, outside, of any size, and of any bits that are finite numbers."""
+    """Returns 100,000 rows: within the training range, outside of it, and with any finite values."""
     random = np.random.default_rng(17)
     measured = np.array(training_rows(), np.float32)
     low, high = measured.min(axis=0), measured.max(axis=0)
@@ -44,7 +44,7 @@ def random_rows() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def whole() -> Model:
+def full_model() -> Model:
     return load_model(MODEL)[0]
 
 
@@ -53,7 +53,7 @@ def members() -> dict[str, Model]:
     return {name: load_model(MODEL / "members" / name)[0] for name in SPECIES}
 
 
-def test_the_halves_one_after_the_other_answer_as_the_whole_to_the_bit(whole):
+def test_the_two_halves_in_sequence_respond_like_the_full_model_to_the_bit(full_model):
     pred, _ = load_model(MODEL / "pred")
     cases = [case["row"] for case in golden(".")["rows"]]
     drawn = random_rows()
@@ -61,14 +61,14 @@ def test_the_halves_one_after_the_other_answer_as_the_whole_to_the_bit(whole):
     for rows in (np.array(training_rows(), np.float32), np.array(cases, np.float32), drawn):
         scaled = prepared(rows)
         assert np.isfinite(scaled).all()
-        expected = whole.session.run(["label", "probabilities"], {"features": rows})
+        expected = full_model.session.run(["label", "probabilities"], {"features": rows})
         found = pred.session.run(["label", "probabilities"], {"scaled": scaled})
         assert [response.tobytes() for response in found] == [response.tobytes() for response in expected]
-    # Else the bound of what goes over the wire would not have been tried.
+    # Otherwise the test would not reach the limit of the values between the halves.
     assert (np.abs(prepared(drawn)) == MOST).any()
 
 
-def test_both_halves_hold_the_digest_of_the_two_without_it():
+def test_both_halves_have_the_digest_of_the_pair_without_it():
     both = hashlib.sha256()
     for file in ("prep/iris_prep.onnx", "pred/iris_pred.onnx"):
         model = onnx.load(MODEL / file)
@@ -76,23 +76,25 @@ def test_both_halves_hold_the_digest_of_the_two_without_it():
         model.metadata_props.remove(pair)
         both.update(model.SerializeToString(deterministic=True))
     expected = f"sha256:{both.hexdigest()}"
-    assert [told(file)["pair"] for file in ("prep/iris_prep.onnx", "pred/iris_pred.onnx")] == [expected, expected]
+    assert [metadata_of(file)["pair"] for file in ("prep/iris_prep.onnx", "pred/iris_pred.onnx")] == [expected, expected]
 
 
-def test_the_first_half_tells_of_measured_features_and_the_second_of_scaled_ones(whole):
-    main, prep, pred = (told(file) for file in ("iris_svc.onnx", "prep/iris_prep.onnx", "pred/iris_pred.onnx"))
+def test_the_first_half_has_measured_features_and_the_second_scaled_ones(full_model):
+    main, prep, pred = (metadata_of(file) for file in ("iris_svc.onnx", "prep/iris_prep.onnx", "pred/iris_pred.onnx"))
     assert set(prep) == set(pred) == {"name", "version", "features", "libraries", "pair"}
     assert (prep["name"], pred["name"]) == ("iris_svc_prep", "iris_svc_pred")
     assert all(half[name] == main[name] for half in (prep, pred) for name in ("version", "libraries"))
     assert prep["features"] == main["features"]
-    edges = np.array([[feature.min for feature in whole.features], [feature.max for feature in whole.features]], np.float32)
+    edges = np.array(
+        [[feature.min for feature in full_model.features], [feature.max for feature in full_model.features]], np.float32
+    )
     low, high = prepared(edges).tolist()
     assert json.loads(pred["features"]) == [
         {"name": f"scaled_{name}", "min": a, "max": b} for name, a, b in zip(FEATURES, low, high, strict=True)
     ]
 
 
-def test_the_golden_rows_of_the_halves_are_those_of_the_whole():
+def test_the_golden_rows_of_the_halves_are_those_of_the_full_model():
     main, prep, pred = golden("."), golden("prep"), golden("pred")
     assert prep["rows"] == main["rows"]
     scaled = prepared(np.array([case["row"] for case in main["rows"]], np.float32)).tolist()
@@ -108,22 +110,22 @@ def of_folder(folder: str) -> tuple:
 
 
 @pytest.mark.parametrize("name", SPECIES)
-def test_a_member_answers_its_golden_rows_as_scikit_learn_does_alone_and_in_a_batch(name):
+def test_a_member_responds_to_its_golden_rows_like_scikit_learn_alone_and_in_a_batch(name):
     model, cases, tolerance = of_folder(f"members/{name}")
     assert self_test(model, cases, tolerance)
     assert batch_consistency(model, cases) == "alone and in a batch a row gets the same bits"
     assert {case.label for case in cases} == {"other", name}
-    # float32 ends where the kernel has long been 0, so no row need be left out; only a border between two others is none.
+    # float32 values end far behind the point where the kernel is 0, so only rows at the border of two classes are left out.
     missing = {case["why"] for case in golden(".")["rows"]} - {case["why"] for case in golden(f"members/{name}")["rows"]}
     assert missing == {"setosa": {"near the border 1 | 2"}, "versicolor": set(), "virginica": {"near the border 0 | 1"}}[name]
 
 
 @pytest.mark.parametrize("name", SPECIES)
-def test_a_member_tells_its_species_and_its_label_is_that_of_the_highest_probability(name, members, whole):
+def test_a_member_has_its_species_and_the_label_of_the_highest_probability(name, members, full_model):
     member = members[name]
     assert member.labels == ("other", name)
-    assert (member.name, member.version, member.features) == (f"iris_{name}", "1.0.0", whole.features)
-    assert told(f"members/{name}/iris_{name}.onnx")["member"] == name
+    assert (member.name, member.version, member.features) == (f"iris_{name}", "1.0.0", full_model.features)
+    assert metadata_of(f"members/{name}/iris_{name}.onnx")["member"] == name
     rows = random_rows()
     label, probabilities = member.session.run(["label", "probabilities"], {"features": rows})
     assert (label.dtype, probabilities.dtype, probabilities.shape) == (np.int64, np.float32, (100_000, 2))
@@ -131,8 +133,8 @@ def test_a_member_tells_its_species_and_its_label_is_that_of_the_highest_probabi
     assert (label == probabilities.argmax(axis=1)).all()
 
 
-def test_the_members_together_say_what_the_whole_says_of_nearly_all_of_the_150_rows(members, whole):
+def test_the_members_together_agree_with_the_full_model_on_nearly_all_of_the_150_rows(members, full_model):
     rows = np.array(training_rows(), np.float32)
     own = np.column_stack([members[name].predict(rows)[:, 1] for name in SPECIES])
     together = own / own.sum(axis=1, keepdims=True)
-    assert (together.argmax(axis=1) == whole.predict(rows).argmax(axis=1)).sum() == 148
+    assert (together.argmax(axis=1) == full_model.predict(rows).argmax(axis=1)).sum() == 148

@@ -48,7 +48,7 @@ def down(guarded, times=FAILURES):
             guarded.call(guarded.store.get, "a")
 
 
-def test_one_failure_or_two_are_no_reason_to_stop_asking(guarded, said):
+def test_one_or_two_failures_do_not_open_the_breaker(guarded, said):
     down(guarded, FAILURES - 1)
     guarded.store.error = None
     assert guarded.call(guarded.store.get, "a") == "a" and said == []
@@ -56,7 +56,7 @@ def test_one_failure_or_two_are_no_reason_to_stop_asking(guarded, said):
     assert guarded.up and guarded.store.asked == 2 * FAILURES - 1
 
 
-def test_after_that_nobody_waits_for_the_store_but_one_now_and_then(guarded):
+def test_an_open_breaker_refuses_at_once_except_for_one_attempt_now_and_then(guarded):
     down(guarded)
     assert not guarded.up
     down(guarded, 10)
@@ -67,7 +67,7 @@ def test_after_that_nobody_waits_for_the_store_but_one_now_and_then(guarded):
     assert guarded.store.asked == FAILURES + 5
 
 
-def test_a_store_that_is_back_is_asked_by_all_and_both_turns_are_told(guarded, said):
+def test_a_recovered_store_is_called_by_all_and_both_changes_are_logged(guarded, said):
     down(guarded, 10)
     guarded.store.error = None
     guarded.clock[0] += circuit_breaker.PAUSE_SECONDS
@@ -75,7 +75,7 @@ def test_a_store_that_is_back_is_asked_by_all_and_both_turns_are_told(guarded, s
     assert [level for level, _ in said] == ["error", "info"] and "the store hangs" in said[0][1]
 
 
-def test_a_refusal_is_an_answer_of_a_store_that_works(guarded):
+def test_a_refusal_is_a_result_of_a_working_store(guarded):
     down(guarded)
     guarded.store.error = JobNotFound()
     guarded.clock[0] += circuit_breaker.PAUSE_SECONDS
@@ -85,7 +85,7 @@ def test_a_refusal_is_an_answer_of_a_store_that_works(guarded):
     assert guarded.up
 
 
-def test_while_one_tries_the_others_are_refused_at_once(guarded):
+def test_during_an_attempt_the_others_are_refused_at_once(guarded):
     down(guarded)
     guarded.clock[0] += circuit_breaker.PAUSE_SECONDS
     trying, goes_on, responses = threading.Event(), threading.Event(), []
@@ -105,7 +105,7 @@ def test_while_one_tries_the_others_are_refused_at_once(guarded):
     assert responses == ["a"] and guarded.up
 
 
-def test_companions_begin_and_end_with_the_process():
+def test_background_tasks_start_and_end_with_the_process():
     background, seen = BackgroundTasks(RecordingLog()), []
 
     def run():
@@ -121,7 +121,7 @@ def test_companions_begin_and_end_with_the_process():
     assert background.problem() is None
 
 
-def test_a_companion_that_does_not_finish_in_time_is_named():
+def test_a_background_task_that_does_not_finish_in_time_is_named():
     background, goes_on = BackgroundTasks(RecordingLog()), threading.Event()
     background.add("slow one", goes_on.wait)
     background.start()
@@ -129,7 +129,7 @@ def test_a_companion_that_does_not_finish_in_time_is_named():
     goes_on.set()
 
 
-def test_a_companion_that_fails_is_logged_and_begins_anew():
+def test_a_background_task_that_fails_is_logged_and_starts_again():
     log, runs = RecordingLog(), []
     background = BackgroundTasks(log)
 
@@ -142,12 +142,12 @@ def test_a_companion_that_fails_is_logged_and_begins_anew():
 
     background.add("one", run)
     background.start()
-    wait_until(lambda: len(runs) == 2, "it runs again")
+    wait_until(lambda: len(runs) == 2, "the task runs again")
     assert "ZeroDivisionError" in log.raw_lines[0] and background.problem() is None
     background.stop(time.monotonic() + 60)
 
 
-def test_a_process_whose_companion_has_ended_is_to_be_restarted(make_app):
+def test_a_process_whose_background_task_has_ended_reports_that_it_must_be_restarted(make_app):
     app = make_app()
     assert app.get("/livez").json == {"live": True}
     app.service.background.tasks.clear()

@@ -18,7 +18,7 @@ from iris_wsgi.patterns.sync_async import role
 from iris_wsgi.patterns.sync_async.routes import BOTH_FAILED
 
 SETOSA = {"data": [ROW]}
-# The fast model is sure of the first, and not of the second.
+# The fast model is confident about the first row, and not about the second.
 UNSURE = {"data": [[6.7, 3.1, 4.7, 1.5]]}
 FAST = load_model(MODEL / "fast")[0]
 
@@ -53,7 +53,7 @@ def fail(rows, until):
     raise RuntimeError("no memory")
 
 
-def test_the_fast_models_answer_comes_at_once_and_the_full_ones_is_a_job(app):
+def test_the_fast_response_comes_at_once_and_the_full_one_is_a_job(app):
     response = hybrid(app)
     document = response.json
     assert list(document) == ["provisional", "final", "degraded"] and document["degraded"] is False
@@ -64,7 +64,7 @@ def test_the_fast_models_answer_comes_at_once_and_the_full_ones_is_a_job(app):
     assert document["final"]["status"] == "queued" and document["final"]["href"] == response.headers["Location"]
 
 
-def test_the_record_holds_both_answers_and_whether_they_agree(app):
+def test_the_record_has_both_predictions_and_whether_they_agree(app):
     document = hybrid(app).json
     path = document["final"]["href"]
     assert "agrees" not in app.get(path).json and app.get(path).json["provisional"] == document["provisional"]
@@ -76,7 +76,7 @@ def test_the_record_holds_both_answers_and_whether_they_agree(app):
     assert record.headers["X-Model-Digest"] == app.service.model.digest
 
 
-def test_answers_that_differ_are_told_and_counted(app):
+def test_predictions_that_differ_are_reported_and_counted(app):
     both = load_model(MODEL)[0], FAST
     rows = [[4 + i / 10, 2 + j / 10, 1 + k / 4, k / 10] for i in range(0, 40, 3) for j in range(0, 24, 4) for k in range(25)]
     labels = [[model.labels[i] for i in model.predict(rows).argmax(axis=1)] for model in both]
@@ -92,7 +92,7 @@ def test_answers_that_differ_are_told_and_counted(app):
 
 
 @pytest.mark.parametrize("do", [fail, lambda rows, until: FAST.predict(rows) * float("nan")], ids=["raises", "not finite"])
-def test_when_the_fast_model_fails_the_job_is_taken_and_marked(app, fast, do, log):
+def test_when_the_fast_model_fails_the_job_is_accepted_and_marked(app, fast, do, log):
     fast.do = do
     response = hybrid(app, status=202)
     assert response.json["provisional"] is None and response.json["degraded"] is True
@@ -104,19 +104,19 @@ def test_when_the_fast_model_fails_the_job_is_taken_and_marked(app, fast, do, lo
     assert 'hybrid_answers_total{final="degraded"} 1' in app.get("/metrics").text
 
 
-def test_openapi_shows_that_an_answer_may_have_no_provisional_one(app):
+def test_openapi_shows_that_a_response_may_lack_the_provisional_prediction(app):
     shown = app.get("/openapi.json").json["paths"]["/predict/hybrid"]["post"]["responses"]
     assert [status for status in shown if status < "300"] == ["200", "202"]
 
 
-def test_a_fast_model_that_hangs_has_half_of_the_time_and_the_rest_is_for_the_job(make_app, fast):
+def test_a_fast_model_that_hangs_gets_half_of_the_time_and_the_job_gets_the_rest(make_app, fast):
     app, given = make_app(deadline_ms=60_000), []
     fast.do = lambda rows, until: given.append(until - time.monotonic()) or FAST.predict(rows)
     hybrid(app)
     assert 0 < given[0] <= 30
 
 
-def test_when_the_queue_is_full_the_fast_answer_still_goes_out(make_app):
+def test_when_the_queue_is_full_the_fast_prediction_is_still_sent(make_app):
     app = make_app(jobs_queued=1)
     submit_job(app)
     response = hybrid(app)
@@ -124,7 +124,7 @@ def test_when_the_queue_is_full_the_fast_answer_still_goes_out(make_app):
     assert "Location" not in response.headers and 'hybrid_answers_total{final="unavailable"} 1' in app.get("/metrics").text
 
 
-def test_when_both_fail_it_is_503(make_app, fast):
+def test_when_both_fail_the_status_is_503(make_app, fast):
     app = make_app(jobs_queued=1)
     submit_job(app)
     fast.do = fail
@@ -132,7 +132,7 @@ def test_when_both_fail_it_is_503(make_app, fast):
     assert response.json["detail"] == BOTH_FAILED and response.headers["Retry-After"] == "1"
 
 
-def test_only_what_the_fast_model_is_not_sure_of_becomes_a_job(make_app):
+def test_only_a_row_without_a_confident_prediction_becomes_a_job(make_app):
     app = make_app(escalate_below=0.9)
     assert hybrid(app).json["final"] == {"status": "confident"}
     assert hybrid(app, UNSURE).json["final"]["status"] == "queued"
@@ -148,7 +148,7 @@ def test_with_a_threshold_of_1_all_become_jobs_and_of_0_none(make_app):
     assert hybrid(make_app(escalate_below=0.0), UNSURE).json["final"] == {"status": "confident"}
 
 
-def test_one_key_is_one_job_with_the_answer_that_was_given_first(app, fast):
+def test_one_key_is_one_job_with_the_first_response(app, fast):
     first = hybrid(app, **idempotency_key("k")).json
     fast.do = fail
     again = hybrid(app, **idempotency_key("k")).json
@@ -156,12 +156,12 @@ def test_one_key_is_one_job_with_the_answer_that_was_given_first(app, fast):
     assert "Idempotency-Key" in hybrid(app, UNSURE, status=422, **idempotency_key("k")).json["detail"]
 
 
-def test_more_rows_than_one_are_told_where_to_go(app):
+def test_several_rows_get_an_error_that_names_the_other_route(app):
     document = hybrid(app, {"data": [ROW, ROW]}, status=422).json
     assert "POST /jobs" in document["errors"][0]["detail"]
 
 
-def test_a_fast_model_of_other_classes_stops_the_role_and_is_left_out_of_all(make_app, slow_model, model_copy: Path, log):
+def test_a_fast_model_of_other_classes_stops_the_role_and_is_left_out_of_role_all(make_app, slow_model, model_copy: Path, log):
     shutil.rmtree(model_copy / "fast")
     shutil.copytree(slow_model, model_copy / "fast")
     with pytest.raises(BadModel, match="a, b, c; the full model takes 4 for setosa"):
@@ -172,7 +172,7 @@ def test_a_fast_model_of_other_classes_stops_the_role_and_is_left_out_of_all(mak
     assert "POST /predict/hybrid is not served" in log.events()[0]["message"]
 
 
-def test_a_model_of_ones_own_without_a_fast_one_is_served_all_the_same(make_app, model_copy: Path):
+def test_a_custom_model_without_a_fast_one_is_served(make_app, model_copy: Path):
     shutil.rmtree(model_copy / "fast")
     assert make_app(model_dir=str(model_copy)).post_json("/predict/label", SETOSA).json == {"prediction": "setosa"}
     with pytest.raises(BadModel, match="fast"):

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol v2 and KServe's v1 through the whole application."""
+"""The routes of the Open Inference Protocol v2 and of KServe v1 in the whole application."""
 
 import gzip
 import json
@@ -52,8 +52,8 @@ BINARY_OUT = {"parameters": {"binary_data_output": True}}
 PROBABILITIES = {"outputs": [{"name": "probabilities"}]}
 
 
-class Unseen:
-    """An observer that does not look."""
+class IgnoringObserver:
+    """Observer that ignores all calls."""
 
     def __init__(self) -> None:
         self.failures = 0
@@ -95,7 +95,7 @@ def app(service) -> App:
     return service.app
 
 
-def test_the_model_is_told_as_its_graph_names_it(app, service):
+def test_the_model_metadata_has_the_names_of_the_graph(app, service):
     tensors = {"features": ("FP32", [-1, 4]), "label": ("INT64", [-1]), "probabilities": ("FP32", [-1, 3])}
     result = json.loads(call_wsgi(app, "GET", "/v2/models/iris_svc")[2])
     assert (result["name"], result["versions"], result["platform"]) == ("iris_svc", ["1"], "onnx_onnxv1")
@@ -117,14 +117,14 @@ def test_the_model_is_told_as_its_graph_names_it(app, service):
     }
 
 
-def test_every_extension_that_is_told_of_exists(app):
+def test_every_listed_extension_exists(app):
     result = json.loads(call_wsgi(app, "GET", "/v2")[2])
     assert result["extensions"] == ["binary_tensor_data", "classification", "model_configuration", "statistics"]
     assert json.loads(call_wsgi(app, "GET", "/v2/")[2]) == result
     assert json.loads(call_wsgi(app, "GET", "/v2/models")[2]) == {"models": ["iris_svc", "iris_svc_pred"]}
 
 
-def test_a_second_half_of_the_name_of_the_whole_is_not_served_and_none_is_no_fault(make_app, log, model_copy):
+def test_a_second_half_with_the_same_name_is_not_served_and_a_missing_one_is_no_error(make_app, log, model_copy):
     half = model_copy / "pred"
     shutil.rmtree(half)
     half.mkdir()
@@ -140,7 +140,7 @@ def test_a_second_half_of_the_name_of_the_whole_is_not_served_and_none_is_no_fau
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"ready":true}', b"\xff"])
-def test_the_index_takes_any_body_or_none(app, body):
+def test_the_index_accepts_any_body_or_none(app, body):
     status, _, content = post(app, "/v2/repository/index", body)
     assert status == 200
     assert json.loads(content) == [
@@ -150,14 +150,14 @@ def test_the_index_takes_any_body_or_none(app, body):
 
 @pytest.mark.parametrize("path", ["/v2/models/{}", "/v2/models/{}/ready", "/v2/models/{}/config", "/v2/models/{}/stats",
                                   "/v1/models/{}"])  # fmt: skip
-def test_a_model_or_version_that_is_not_served_is_404_with_what_is(app, path):
+def test_a_model_or_version_that_is_not_served_gets_404_with_the_served_ones(app, path):
     for name, expected in (("nope", "iris_svc"), ("iris_svc/versions/2", "version 1"), ("iris_svc/versions/1.0.0", "version 1")):
         status, _, content = call_wsgi(app, "GET", path.format(name))
         assert (status, expected in json.loads(content)["error"]) == (404, True)
     assert call_wsgi(app, "GET", path.format("iris_svc/versions/1"))[0] == 200
 
 
-def test_no_prediction_of_a_model_that_is_not_served_is_tried(app):
+def test_a_model_that_is_not_served_never_runs(app):
     for path in ("/v2/models/nope/infer", "/v2/models/iris_svc/versions/2/infer", "/v1/models/nope:predict"):
         status, _, content = post(app, path, b"not looked at")
         assert (status, list(json.loads(content))) == (404, ["error"])
@@ -166,7 +166,7 @@ def test_no_prediction_of_a_model_that_is_not_served_is_tried(app):
 @pytest.mark.parametrize(
     ("expected", "version"), [("1.0.0", "1"), ("12.3", "12"), ("7", "7"), ("v2", "1"), ("", "1"), ("\u0662.1", "1")]
 )
-def test_the_protocols_version_is_the_first_number_of_the_models(expected, version):
+def test_the_protocol_version_is_the_first_number_of_the_models_version(expected, version):
     assert version_of(expected) == version
 
 
@@ -199,7 +199,7 @@ def test_every_form_agrees_bit_for_bit_with_the_web_single_routes(app, service, 
     assert [batch["classes"][number] for number in found["label"]] == batch["labels"]
 
 
-def test_v1_gives_the_probabilities_of_predict_batch(app, service):
+def test_v1_has_the_probabilities_of_predict_batch(app, service):
     rows = ROWS["training"].tolist()
     batch = json.loads(call_wsgi(app, "POST", "/predict/batch", json.dumps({"data": rows}).encode())[2])
     status, headers, content = post(app, PREDICT, json.dumps({"instances": rows}).encode())
@@ -208,7 +208,7 @@ def test_v1_gives_the_probabilities_of_predict_batch(app, service):
     assert json.loads(call_wsgi(app, "GET", "/v1/models")[2]) == {"models": ["iris_svc", "iris_svc_pred"]}
 
 
-def test_classes_are_written_as_triton_does_with_all_digits(app):
+def test_classes_are_written_like_tritons_with_all_digits(app):
     outputs = [{"name": "probabilities", "parameters": {"classification": 2}}]
     _, headers, content = post(app, INFER, document(inline(), outputs=outputs))
     (row,) = json.loads(call_wsgi(app, "POST", "/predict/batch", json.dumps({"data": [ROW]}).encode())[2])["probabilities"]
@@ -219,7 +219,7 @@ def test_classes_are_written_as_triton_does_with_all_digits(app):
 @pytest.mark.parametrize(
     ("coding", "pack", "unpack"), [("gzip", gzip.compress, gzip.decompress), ("deflate", zlib.compress, zlib.decompress)]
 )
-def test_both_ways_may_be_packed_and_lengths_count_what_is_unpacked(app, coding, pack, unpack):
+def test_both_directions_may_be_compressed_and_lengths_count_decompressed_bytes(app, coding, pack, unpack):
     rows = ROWS["random"]
     plainly = FORMS["binary, binary out"](rows)
     _, headers, expected = post(app, INFER, plainly.body, plainly.header)
@@ -231,7 +231,7 @@ def test_both_ways_may_be_packed_and_lengths_count_what_is_unpacked(app, coding,
     assert len(content) == int(headers["Content-Length"])
 
 
-def test_a_bomb_a_foreign_coding_and_damage_are_refused(app):
+def test_a_bomb_an_unknown_coding_and_damage_are_refused(app):
     limit = 1_048_576
     cases = [("gzip", gzip.compress(bytes(limit + 1)), 413), ("deflate", zlib.compress(bytes(2 * limit)), 413), ("br", b"x", 415),
              ("zstd", b"x", 415), ("gzip", b"x", 400), ("gzip", gzip.compress(b"{}")[:-1], 400)]  # fmt: skip
@@ -246,7 +246,7 @@ LIGHT = LatencyProfile(1e-5, 1e-6)
 
 @pytest.fixture(scope="module")
 def vectors_app() -> App:
-    """The limit of rows and the models that the vectors are made for: the real one, and one of two inputs."""
+    """Application with the limit of rows and the models of the vectors: the Iris model, and one with two inputs."""
     service = build(Settings(model_dir=str(MODEL), role="synchronous", max_rows=MAX_ROWS), RecordingLog())
     registry = Registry()
     tally = ModelStatistics(StatisticsMetrics(registry, ["words"]), "words")
@@ -257,16 +257,16 @@ def vectors_app() -> App:
 
     words = ServedModel(WORDS, never, "half", "sha256:0", tally)
     table = v2_routes.routes({"words": words}, lambda: None, MAX_ROWS, LIGHT)
-    return service.app, App(table, Unseen(), 1 << 20)
+    return service.app, App(table, IgnoringObserver(), 1 << 20)
 
 
 @pytest.mark.parametrize(("given", "word"), MALFORMED.values(), ids=MALFORMED.keys())
-def test_what_is_malformed_gets_400_with_the_reason_and_nothing_of_what_was_sent(vectors_app, given, word):
+def test_an_invalid_request_gets_400_with_the_reason_and_without_its_values(vectors_app, given, word):
     refused(post(vectors_app[0], INFER, given.body, given.header), word)
 
 
 @pytest.mark.parametrize(("given", "word"), MALFORMED_WORDS.values(), ids=MALFORMED_WORDS.keys())
-def test_what_is_malformed_for_a_model_of_two_inputs_gets_400(vectors_app, given, word):
+def test_an_invalid_request_to_a_model_of_two_inputs_gets_400(vectors_app, given, word):
     refused(post(vectors_app[1], "/v2/models/words/infer", given.body, given.header), word)
 
 
@@ -278,7 +278,7 @@ def refused(response: tuple[int, dict[str, str], bytes], word: str) -> None:
     assert name == "error" and word in result and MARKER not in result
 
 
-def test_an_answer_of_the_model_that_is_no_number_is_500_and_logged(make_app, log):
+def test_a_result_of_the_model_that_is_not_finite_is_500_and_logged(make_app, log):
     app = make_app(role="synchronous")
     run = app.service.model.run
     app.service.model.run = lambda *given: [run(*given)[0] * np.nan]
@@ -351,7 +351,7 @@ def test_several_models_are_served_under_their_own_names():
         )
         for i, name in enumerate(["a", "\u00e9"])
     }
-    app = App(v2_routes.routes(models, lambda: None, 10, LIGHT), Unseen(), 1000)
+    app = App(v2_routes.routes(models, lambda: None, 10, LIGHT), IgnoringObserver(), 1000)
     for i, (name, path) in enumerate((("a", "a"), ("\u00e9", "\u00c3\u00a9"))):
         _, headers, content = post(app, f"/v2/models/{path}/infer", document(inline(), parameters={"timeout": 5_000_000}))
         assert (headers["X-Model-Digest"], json.loads(content)["model_name"]) == (f"sha256:{i}", name)
@@ -362,7 +362,7 @@ def test_several_models_are_served_under_their_own_names():
 
 @pytest.fixture(scope="module")
 def svms(tmp_path_factory) -> dict[str, tuple]:
-    """A scikit-learn SVM as skl2onnx writes it by default, with a ZipMap, by the ONNX type of its label; and itself."""
+    """scikit-learn SVM in the default export of skl2onnx with a ZipMap, by the ONNX type of its label, and the SVM itself."""
     from skl2onnx import to_onnx
     from sklearn.svm import SVC
 
@@ -370,7 +370,7 @@ def svms(tmp_path_factory) -> dict[str, tuple]:
     numbers = np.repeat([0, 1, 2], 50)
     for datatype, target in (("INT64", numbers), ("BYTES", np.array(IRIS.labels)[numbers])):
         folder = tmp_path_factory.mktemp(datatype)
-        # scikit-learn 1.9 gives notice of the end of SVC(probability=True), of which there are many in use.
+        # scikit-learn 1.9 announces the removal of SVC(probability=True), which many users have.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             svm = SVC(probability=True, random_state=0).fit(rows, target)
@@ -404,7 +404,7 @@ def test_a_support_vector_machine_with_a_zipmap_is_served(svms, datatype):
     assert found["output_label"].tolist() == (best.tolist() if datatype == "INT64" else [IRIS.labels[i] for i in best])
 
 
-# No bytes get a 5xx. The codec's own tests try far more of them; here the application is around it.
+# No bytes get a 5xx. The tests of the codec try far more bytes; these tests include the application.
 relaxed = settings(max_examples=2000 if CI else 300, deadline=None, suppress_health_check=list(HealthCheck))
 bodies = st.binary(max_size=200) | st.just(HEAD + ROW_BYTES) | st.just(document(inline()))
 
@@ -428,7 +428,7 @@ def test_no_bytes_get_a_5xx(app, path, body, at, noise, header, coding, accept):
         assert (headers["Content-Type"], list(json.loads(content))) == ("application/json", ["error"])
 
 
-def test_a_binary_label_is_eight_bytes_each(app):
+def test_a_binary_label_has_eight_bytes(app):
     _, headers, content = post(app, INFER, ROW_BYTES * 2, "0")
     length = int(headers["Inference-Header-Content-Length"])
     assert struct.unpack("<2q", content[length : length + 16]) == (0, 0)

@@ -10,7 +10,7 @@ from project import MODEL
 
 
 @pytest.mark.parametrize(("label", "row"), LABELED_ROWS.items())
-def test_the_three_fixed_points_have_their_labels_on_every_route(app, label, row):
+def test_the_three_labeled_rows_have_their_labels_on_every_route(app, label, row):
     body = {"data": [row]}
     assert app.post_json("/predict/label", body).json == {"prediction": label}
     pairs = app.post_json("/predict/proba", body).json["prediction"]
@@ -25,7 +25,7 @@ def test_the_three_fixed_points_have_their_labels_on_every_route(app, label, row
     }
 
 
-def test_the_sample_is_a_row_that_can_be_posted(app):
+def test_the_sample_is_a_valid_row(app):
     metadata = app.get("/metadata").json
     assert metadata["data_type"] == metadata["prediction_type"] == "float32"
     assert (metadata["data_structure"], metadata["prediction_structure"]) == ("(1,4)", "(1,3)")
@@ -35,7 +35,7 @@ def test_the_sample_is_a_row_that_can_be_posted(app):
     assert app.get("/predict/test/label").json == {"prediction": "setosa"}
 
 
-def test_metadata_tells_where_the_model_comes_from(app):
+def test_metadata_names_the_origin_of_the_model(app):
     model = app.get("/metadata").json["model"]
     assert (model["name"], model["version"]) == ("iris_svc", "1.0.0")
     assert (
@@ -48,12 +48,12 @@ def test_metadata_tells_where_the_model_comes_from(app):
     assert all(f["unit"] == "cm" and f["min"] < f["max"] for f in model["features"])
 
 
-def test_label_gives_the_file_as_it_is(app):
+def test_label_returns_the_unchanged_file(app):
     assert app.get("/label").json == json.loads((MODEL / "label.json").read_text())
 
 
 @pytest.mark.long
-def test_ten_thousand_rows_get_in_one_batch_what_they_get_one_by_one(call):
+def test_ten_thousand_rows_get_the_same_in_one_batch_and_one_by_one(call):
     rows = np.random.default_rng(7).uniform(-2, 12, (10_000, 4)).round(3).tolist()
     _, _, response = call("POST", "/predict/batch", json.dumps({"data": rows}).encode())
     batch = json.loads(response)
@@ -65,7 +65,7 @@ def test_ten_thousand_rows_get_in_one_batch_what_they_get_one_by_one(call):
     assert batch["labels"] == label_of
 
 
-def test_the_label_route_gives_the_class_of_the_highest_probability(call):
+def test_the_label_route_returns_the_class_of_the_highest_probability(call):
     for row in np.random.default_rng(8).uniform(-2, 12, (2000, 4)).tolist():
         body = json.dumps({"data": [row]}).encode()
         probabilities = json.loads(call("POST", "/predict", body)[2])["prediction"]
@@ -81,7 +81,7 @@ def test_the_150_rows_over_http_equal_the_session_bit_for_bit(call, service):
     assert np.array(response["probabilities"], np.float32).tobytes() == direct.tobytes()
 
 
-def test_an_answer_of_the_model_that_is_no_number_is_500_and_logged(make_app, log):
+def test_a_result_of_the_model_that_is_not_finite_is_500_and_logged(make_app, log):
     app = make_app()
     table = app.service.app.table
     run = app.service.model.run

@@ -1,4 +1,4 @@
-"""The application as a WSGI callable: routing, failures, and other servers than ours."""
+"""The application as a WSGI callable: routing, errors, and other WSGI servers."""
 
 import http.client
 import json
@@ -32,7 +32,7 @@ def test_two_routes_for_one_method_and_path_are_refused_at_construction():
 
 
 @pytest.mark.parametrize("error", [ValueError("secret"), RecursionError("secret"), MemoryError("secret"), KeyError("secret")])
-def test_an_unexpected_exception_is_500_told_to_the_log_and_nothing_of_it_to_the_client(error):
+def test_an_unexpected_exception_is_500_and_only_the_log_has_its_text(error):
     def handler(request: Request) -> Response:
         raise error
 
@@ -43,7 +43,7 @@ def test_an_unexpected_exception_is_500_told_to_the_log_and_nothing_of_it_to_the
     assert response.json["request_id"] == "it"
 
 
-def test_a_500_that_was_raised_as_such_is_logged_too():
+def test_an_explicit_500_is_logged_too():
     def handler(request: Request) -> Response:
         raise Problem("The model failed.")
 
@@ -53,7 +53,7 @@ def test_a_500_that_was_raised_as_such_is_logged_too():
     assert len(observer.failures) == 1
 
 
-def test_a_get_route_ignores_a_body_and_never_reads_it():
+def test_a_get_route_never_reads_the_body():
     class Untouched:
         def read(self, *_):
             raise AssertionError("the body was read")
@@ -63,7 +63,7 @@ def test_a_get_route_ignores_a_body_and_never_reads_it():
     assert app(environ, lambda *_: None) == [b"none"]
 
 
-def test_the_application_keeps_to_the_specification_under_wsgiref_and_its_validator():
+def test_the_application_follows_the_specification_under_wsgiref_and_its_validator():
     class Quiet(WSGIRequestHandler):
         def log_message(self, *_):
             pass
@@ -109,12 +109,12 @@ def test_the_application_is_a_waitress_application(tmp_path):
         connection.close()
     finally:
         server.task_dispatcher.shutdown(timeout=1)
-        # In its own thread, as it may be looking at them just now.
+        # In the server's thread, which may be using the connections.
         server.trigger.pull_trigger(lambda: server.asyncore.close_all(server._map))
         thread.join(120)
 
 
-# Other WSGI servers as their users start them, without the port; gunicorn and uWSGI end at a status, or are asked to.
+# Start commands of other WSGI servers, without the port. The settings let gunicorn and uWSGI exit after a failed start.
 HERE = Path(sys.executable).parent
 PLUGIN = f"python{sys.version_info[0]}{sys.version_info[1]}"
 UWSGI = ("--die-on-term", "--master", "--enable-threads", "--plugin", PLUGIN, "--virtualenv", str(HERE.parent))
@@ -126,7 +126,7 @@ SERVERS = {
 
 
 class Another(NamedTuple):
-    """A server of another make, its address and what it writes."""
+    """WSGI server of another project, with its address and its output."""
 
     process: subprocess.Popen
     host: str
@@ -140,7 +140,7 @@ class Another(NamedTuple):
 
 @pytest.fixture
 def under(tmp_path) -> Iterator[Callable[..., Another]]:
-    """Starts the application under a server by its command, with these variables, and ends it after the test."""
+    """Function that starts the application under a server with these variables. The fixture ends the servers."""
     started: list[Another] = []
 
     def start(command: tuple[str, ...], **environ: str) -> Another:
@@ -160,7 +160,7 @@ def under(tmp_path) -> Iterator[Callable[..., Another]]:
         server.process.wait(120)
 
 
-def answers(server: Another) -> bool:
+def responds(server: Another) -> bool:
     assert server.process.poll() is None, server.log.read_text()
     try:
         RawConnection(server).socket.close()
@@ -173,7 +173,7 @@ def answers(server: Another) -> bool:
 @pytest.mark.parametrize("name", SERVERS)
 def test_under_other_servers_the_environment_counts(under, name):
     server = under(SERVERS[name], IRIS_ROLE="web_single", IRIS_MAX_ROWS="2", IRIS_PORT="9", IRIS_IRIS_PORT="tcp://10.0.0.7:80")
-    wait_until(lambda: answers(server), "it listens")
+    wait_until(lambda: responds(server), "the server listens")
     assert server.ask("POST", "/predict/batch", {"data": [ROW] * 2}).status == 200
     assert server.ask("POST", "/predict/batch", {"data": [ROW] * 3}).status == 422
     assert server.ask("GET", "/v2").status == server.ask("GET", "/jobs").status == 404
@@ -184,9 +184,9 @@ def test_under_other_servers_the_environment_counts(under, name):
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", SERVERS)
-def test_under_other_servers_role_all_works_on_jobs(under, name):
+def test_under_other_servers_role_all_executes_jobs(under, name):
     server = under(SERVERS[name])
-    wait_until(lambda: answers(server), "it listens")
+    wait_until(lambda: responds(server), "the server listens")
     href = server.ask("POST", "/jobs", {"data": [ROW]}).json()["href"]
     wait_until(lambda: server.ask("GET", href).json()["status"] == "succeeded", "the job is done")
     assert server.ask("GET", "/livez").status == 200
@@ -204,8 +204,8 @@ def test_under_other_servers_role_all_works_on_jobs(under, name):
         ({"IRIS_ROLE": "asynchronous", "IRIS_STATE_DIR": "/proc/iris"}, None),
     ],
 )  # fmt: skip
-def test_under_other_servers_a_start_that_fails_is_one_line(under, name, environ, expected):
-    # uWSGI's master starts an application that it does not load itself again and again.
+def test_under_other_servers_a_failed_start_is_one_line(under, name, environ, expected):
+    # uWSGI's master would restart the failed application in a loop.
     server = under(tuple(word for word in SERVERS[name] if word != "--lazy-apps"), **environ)
     assert server.process.wait(120) == 4
     log = server.log.read_text()
@@ -215,7 +215,7 @@ def test_under_other_servers_a_start_that_fails_is_one_line(under, name, environ
 
 
 @pytest.mark.long
-def test_gunicorn_is_told_which_arguments_are_no_settings(under):
+def test_gunicorn_reports_arguments_that_are_not_settings(under):
     for arguments, expected in (
         ("rol='all'", "rol is not a setting; did you mean role?"),
         ("port=1", "port is a setting of bin/serve"),
@@ -225,35 +225,35 @@ def test_gunicorn_is_told_which_arguments_are_no_settings(under):
         assert f"\niris_wsgi: {expected}" in server.log.read_text()
 
 
-def tasks(server: Another) -> int:
-    """How many threads the process has that was started, from which the others were forked."""
+def thread_count(server: Another) -> int:
+    """Returns the number of threads of the started process, the parent of the workers."""
     return len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["gunicorn", "uwsgi"])
-def test_an_application_that_was_loaded_before_a_fork_answers_503_where_it_misses_its_threads(under, name):
+def test_an_application_loaded_before_a_fork_responds_503_if_its_threads_are_missing(under, name):
     command = tuple(word for word in SERVERS[name] if word != "--lazy-apps")
     command = (*command, "--preload") if name == "gunicorn" else command
     server = under(command)
-    wait_until(lambda: answers(server), "it listens")
+    wait_until(lambda: responds(server), "the server listens")
     for words in (("GET", "/livez"), ("POST", "/jobs", {"data": [ROW]})):
         response = server.ask(*words)
         assert response.status == 503 and "forked after the application was loaded" in response.json()["detail"]
-    threads = tasks(server)
+    threads = thread_count(server)
     server = under(command, IRIS_ROLE="web_single")
-    wait_until(lambda: answers(server), "it listens")
+    wait_until(lambda: responds(server), "the server listens")
     assert server.ask("POST", "/predict/label", {"data": [ROW]}).json() == {"prediction": "setosa"}
-    # uWSGI forks without telling Python: what a thread has locked then stays locked.
-    assert name == "gunicorn" or threads == tasks(server)
+    # uWSGI forks without informing Python, so a lock of another thread stays locked.
+    assert name == "gunicorn" or threads == thread_count(server)
 
 
 @pytest.mark.long
-def test_a_process_of_uwsgi_without_a_master_has_its_threads(under, tmp_path):
+def test_a_uwsgi_process_without_a_master_has_its_threads(under, tmp_path):
     (tmp_path / "uwsgi.ini").write_text("[uwsgi]\nmaster = false\n")
     options = (word for word in SERVERS["uwsgi"] if word not in ("--master", "--lazy-apps"))
     server = under((*options, "--ini", str(tmp_path / "uwsgi.ini")))
-    wait_until(lambda: answers(server), "it listens")
+    wait_until(lambda: responds(server), "the server listens")
     job = server.ask("POST", "/jobs", {"data": [ROW]})
     assert job.status == 202
-    wait_until(lambda: server.ask("GET", job.headers["location"]).json()["status"] == "succeeded", "a thread works on the job")
+    wait_until(lambda: server.ask("GET", job.headers["location"]).json()["status"] == "succeeded", "a thread executes the job")

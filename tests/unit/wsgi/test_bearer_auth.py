@@ -1,4 +1,4 @@
-"""Tokens: who is let in, what is said to the others, and how tokens are replaced while servers run."""
+"""Bearer tokens: admitted requests, the responses to others, and the replacement of tokens in a running server."""
 
 import json
 import os
@@ -22,16 +22,16 @@ OLD, NEW = "the-token-of-yesterday", "TOKEN.of~to+day/0123=="
 BODY = {"data": [ROW]}
 
 
-def bearing(token: str, method: str = "POST", path: str = "/predict/label", document=BODY) -> bytes:
+def request_with_token(token: str, method: str = "POST", path: str = "/predict/label", document=BODY) -> bytes:
     return http_request(method, path, document, f"Authorization: Bearer {token}")
 
 
 def status(server, token: str) -> int:
-    return fetch(server, bearing(token)).status
+    return fetch(server, request_with_token(token)).status
 
 
 class Mount:
-    """A folder with the file `tokens`, changed as a volume of a Secret is: a link to a folder takes the place of another."""
+    """Folder with the file `tokens`, which changes like the volume of a Secret: a link to a new folder replaces the old link."""
 
     def __init__(self, folder, *tokens: str) -> None:
         self.folder, self.count = folder, 0
@@ -59,25 +59,25 @@ def mount(tmp_path):
 
 @pytest.fixture
 def tokens(mount):
-    """With what is told of them."""
+    """Tokens, together with the messages about them."""
     said: list[tuple[str, str]] = []
     found = Tokens(mount.file, lambda level, message: said.append((level, message)))
     found.said = said
     return found
 
 
-# What is a token, and who has one
+# Tokens and authorized requests
 
 
 @pytest.mark.parametrize("sent", [f"Bearer {OLD}", f"bearer {OLD}", f"BEARER {OLD}", f"bEaReR   {OLD}"])
-def test_the_scheme_is_known_in_any_letters(tokens, sent):
+def test_the_name_of_the_scheme_is_case_insensitive(tokens, sent):
     assert tokens.check(sent) is None
 
 
 @pytest.mark.parametrize(
     "sent", ["", "Bearer", "Bearer ", OLD, f"Basic {OLD}", f"Bearer\t{OLD}", f"Bearer:{OLD}", f"Token {OLD}"]
 )
-def test_who_shows_nothing_of_the_scheme_is_told_of_it(tokens, sent):
+def test_a_request_without_a_token_gets_the_challenge(tokens, sent):
     assert dict(tokens.check(sent).headers) == {"WWW-Authenticate": 'Bearer realm="iris_wsgi"'}
     assert "curl -H 'Authorization: Bearer TOKEN'" in tokens.check(sent).detail
 
@@ -106,14 +106,14 @@ def test_who_shows_nothing_of_the_scheme_is_told_of_it(tokens, sent):
         NEW,
     ],
 )
-def test_a_token_that_is_none_of_them_is_told_so(tokens, sent):
+def test_a_token_that_is_not_in_the_file_is_reported_as_invalid(tokens, sent):
     refused = tokens.check(f"Bearer {sent}")
     assert dict(refused.headers) == {"WWW-Authenticate": 'Bearer realm="iris_wsgi", error="invalid_token"'}
     assert sent not in refused.detail
 
 
 @pytest.mark.parametrize("content", [f"{OLD}\n{NEW}\n", f"\n  {NEW}\t\r\n\n{OLD}", f"{NEW}\r\n{OLD}\r\n", f"{OLD}\n{OLD}\n{NEW}"])
-def test_each_line_is_a_token_that_counts_and_the_first_is_sent(tmp_path, content):
+def test_each_line_of_the_file_is_a_valid_token_and_the_first_is_sent(tmp_path, content):
     (tmp_path / "tokens").write_text(content)
     found = Tokens(str(tmp_path / "tokens"), print)
     assert found.check(f"Bearer {OLD}") is found.check(f"Bearer {NEW}") is None
@@ -137,7 +137,7 @@ def test_each_line_is_a_token_that_counts_and_the_first_is_sent(tmp_path, conten
         (f"{OLD}\n" * (MAX_FILE_BYTES // len(OLD)), "more than"),
     ],
 )
-def test_a_file_that_holds_anything_else_stops_the_start_and_shows_none_of_it(tmp_path, make_app, content, why):
+def test_any_other_content_of_the_file_stops_the_start_and_is_not_shown(tmp_path, make_app, content, why):
     (tmp_path / "tokens").write_text(content)
     with pytest.raises(BadSetting, match=why) as caught:
         make_app(role="web_single", token_file=str(tmp_path / "tokens"))
@@ -145,13 +145,13 @@ def test_a_file_that_holds_anything_else_stops_the_start_and_shows_none_of_it(tm
     assert "ecret" not in str(caught.value) and OLD not in str(caught.value)
 
 
-def test_a_token_that_was_set_in_place_of_its_file_is_not_shown():
+def test_a_token_in_place_of_its_file_name_is_not_shown():
     with pytest.raises(BadSetting) as caught:
         Tokens(OLD, print)
     assert str(caught.value) == "IRIS_TOKEN_FILE is not a file"
 
 
-def test_what_can_be_read_once_only_or_is_no_file_is_refused_at_once(tmp_path):
+def test_a_pipe_or_another_file_that_is_not_regular_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path, tmp_path / "nothing", "/dev/null", "/dev/zero"):
         with pytest.raises(BadSetting, match="is not a file"):
@@ -159,7 +159,7 @@ def test_what_can_be_read_once_only_or_is_no_file_is_refused_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_server_without_its_tokens_does_not_start_and_says_why_in_one_line(tmp_path, workers):
+def test_a_server_without_its_tokens_does_not_start_and_states_the_reason_in_one_line(tmp_path, workers):
     command = [sys.executable, "-m", "iris_wsgi", "serve", "--port", "0", "--workers", workers, "--role", "web_single"]
     command += ["--model-dir", str(MODEL), "--token-file", str(tmp_path / "nothing")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -167,16 +167,16 @@ def test_a_server_without_its_tokens_does_not_start_and_says_why_in_one_line(tmp
     assert "IRIS_TOKEN_FILE is not a file" in ended.stderr and ended.stderr.count("\n") == 1
 
 
-def test_without_the_setting_nobody_is_asked_for_a_token(make_app):
+def test_without_the_setting_no_token_is_required(make_app):
     app = make_app(role="web_single")
     assert type(app.service.app) is App
     assert "securitySchemes" not in app.get("/openapi.json").json["components"]
 
 
-# Other tokens
+# Replaced tokens
 
 
-def test_a_link_that_leads_elsewhere_brings_other_tokens(tokens, mount):
+def test_a_link_to_another_folder_brings_other_tokens(tokens, mount):
     mount.put(NEW, OLD)
     tokens.reload()
     assert tokens.check(f"Bearer {OLD}") is tokens.check(f"Bearer {NEW}") is None
@@ -188,7 +188,7 @@ def test_a_link_that_leads_elsewhere_brings_other_tokens(tokens, mount):
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"\xff\xfe", None])
-def test_what_becomes_of_the_file_never_opens_the_door_and_is_told_once(tokens, mount, tmp_path, content):
+def test_no_change_of_the_file_disables_the_check_and_a_change_is_reported_once(tokens, mount, tmp_path, content):
     file = tmp_path / "secret/..1/tokens"
     file.unlink()
     if content is not None:
@@ -205,22 +205,22 @@ def test_what_becomes_of_the_file_never_opens_the_door_and_is_told_once(tokens, 
 
 
 @pytest.mark.long
-def test_two_workers_take_other_tokens_while_they_serve(run, mount, tmp_path):
+def test_two_workers_load_new_tokens_while_they_serve(run, mount, tmp_path):
     log = tmp_path / "log"
     server = run("--workers", "2", "--token-file", mount.file, under=stderr_to(log))
     wait_for_two_workers(server)
     with RawConnection(server) as kept:
-        assert kept.exchange(bearing(OLD)).json() == {"prediction": "setosa"}
-        assert kept.exchange(bearing(NEW)).status == 401
+        assert kept.exchange(request_with_token(OLD)).json() == {"prediction": "setosa"}
+        assert kept.exchange(request_with_token(NEW)).status == 401
         mount.put(OLD, NEW)
-        wait_until(lambda: len(events_containing(log, "has changed")) == 2, "both have read it")
-        assert kept.exchange(bearing(NEW)).status == kept.exchange(bearing(OLD)).status == 200
+        wait_until(lambda: len(events_containing(log, "has changed")) == 2, "both workers have read the file")
+        assert kept.exchange(request_with_token(NEW)).status == kept.exchange(request_with_token(OLD)).status == 200
         mount.put(NEW)
-        wait_until(lambda: len(events_containing(log, "has changed")) == 4, "both have read it")
-        assert (kept.exchange(bearing(OLD)).status, kept.exchange(bearing(NEW)).status) == (401, 200)
+        wait_until(lambda: len(events_containing(log, "has changed")) == 4, "both workers have read the file")
+        assert (kept.exchange(request_with_token(OLD)).status, kept.exchange(request_with_token(NEW)).status) == (401, 200)
     assert {status(server, OLD) for _ in range(20)} == {401}
     (tmp_path / "secret/..3/tokens").write_text("")
-    wait_until(lambda: len(events_containing(log, "stay valid")) == 2, "both have seen that it is empty")
+    wait_until(lambda: len(events_containing(log, "stay valid")) == 2, "both workers have noticed the empty file")
     assert {status(server, NEW) for _ in range(20)} == {200}
     assert fetch(server, LABEL_REQUEST).status == 401
     figures = fetch(server, METRICS).body.decode()
@@ -230,19 +230,19 @@ def test_two_workers_take_other_tokens_while_they_serve(run, mount, tmp_path):
         assert secret not in log.read_text() and secret not in figures
 
 
-def test_who_has_no_token_gets_no_thread(make_app, mount):
+def test_a_request_without_a_token_uses_no_thread(make_app, mount):
     app = make_app(role="web_single", token_file=mount.file).service.app
     large = ("POST", "/predict/batch", 10**6)
     assert app.inline(*large[:2], {}, large[2])
     assert not app.inline(*large[:2], {"HTTP_AUTHORIZATION": f"Bearer {OLD}"}, large[2])
 
 
-# Over the wire
+# Requests over a socket
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory):
-    """A server that only answers."""
+def server_with_tokens(tmp_path_factory):
+    """Server for tests that only send requests."""
     from server_process import start_server
 
     file = tmp_path_factory.mktemp("tokens") / "tokens"
@@ -253,10 +253,12 @@ def guarded(tmp_path_factory):
     server.stop()
 
 
-def test_a_refusal_of_a_whole_request_leaves_the_connection_as_it_is(guarded):
+def test_a_refusal_of_a_complete_request_keeps_the_connection_open(server_with_tokens):
     many = http_request("POST", "/predict/batch", {"data": [ROW] * 200})
-    with RawConnection(guarded) as connection:
-        connection.send(LABEL_REQUEST + bearing(OLD) + bearing(NEW) + LIVEZ + many + bearing(OLD))
+    with RawConnection(server_with_tokens) as connection:
+        connection.send(
+            LABEL_REQUEST + request_with_token(OLD) + request_with_token(NEW) + LIVEZ + many + request_with_token(OLD)
+        )
         responses = [connection.receive() for _ in range(6)]
     assert [answer.status for answer in responses] == [401, 200, 401, 200, 401, 200]
     assert not any(answer.closes for answer in responses)
@@ -267,21 +269,21 @@ def test_a_refusal_of_a_whole_request_leaves_the_connection_as_it_is(guarded):
 @pytest.mark.parametrize(
     ("path", "media"), [("/predict", "application/problem+json"), ("/v2/models/iris_svc/infer", "application/json")]
 )
-def test_a_body_that_is_not_here_is_neither_asked_nor_waited_for(guarded, framing, expects, path, media):
-    with RawConnection(guarded) as connection:
+def test_an_unauthorized_body_is_not_requested_and_not_waited_for(server_with_tokens, framing, expects, path, media):
+    with RawConnection(server_with_tokens) as connection:
         response = connection.exchange(http_request("POST", path, None, framing, *expects))
         assert (response.status, response.headers["content-type"], response.closes) == (401, media, True)
         assert response.headers["www-authenticate"] == 'Bearer realm="iris_wsgi"'
-        # What the client sends all the same is taken in, so that its answer is not lost.
+        # The server reads the body that the client sends anyway, so that the response is not lost.
         connection.send(b"x" * 100_000)
         connection.socket.shutdown(1)
         assert connection.read_to_end() == ("closed", b"")
 
 
-def test_with_a_token_a_body_is_asked_for(guarded):
+def test_with_a_token_the_body_is_requested(server_with_tokens):
     document = json.dumps(BODY).encode()
     fields = (f"Authorization: Bearer {OLD}", "Expect: 100-continue", f"Content-Length: {len(document)}")
-    with RawConnection(guarded) as connection:
+    with RawConnection(server_with_tokens) as connection:
         assert connection.exchange(http_request("POST", "/predict/label", None, *fields)).status == 100
         assert connection.exchange(document).status == 200
 
@@ -305,45 +307,45 @@ def test_with_a_token_a_body_is_asked_for(guarded):
     ],
     ids=range(13),
 )
-def test_fields_of_any_bytes_are_refused_or_right(guarded, fields, found):
-    response = fetch(guarded, b"GET /label HTTP/1.1\r\nHost: localhost\r\n" + b"\r\n".join(fields) + b"\r\n\r\n")
+def test_header_values_of_any_bytes_are_refused_or_correct(server_with_tokens, fields, found):
+    response = fetch(server_with_tokens, b"GET /label HTTP/1.1\r\nHost: localhost\r\n" + b"\r\n".join(fields) + b"\r\n\r\n")
     assert response.status == found and OLD.encode() not in response.body
 
 
-def test_a_browser_is_told_how_to_ask(guarded):
-    page = fetch(guarded, http_request("GET", "/", None, "Accept: text/html"))
+def test_a_browser_is_shown_how_to_send_a_token(server_with_tokens):
+    page = fetch(server_with_tokens, http_request("GET", "/", None, "Accept: text/html"))
     assert page.status == 200 and b'ask("openapi.json")' in page.body
     # The page shows the detail of this refusal.
-    response = fetch(guarded, http_request("GET", "/openapi.json", None, "Accept: application/json"))
+    response = fetch(server_with_tokens, http_request("GET", "/openapi.json", None, "Accept: application/json"))
     assert response.status == 401 and "curl -H 'Authorization: Bearer TOKEN'" in response.json()["detail"]
 
 
-def test_the_line_that_a_start_shows_works(guarded):
-    line = guarded.startup_lines[-1].removeprefix("try: ")
+def test_the_printed_example_of_a_start_works(server_with_tokens):
+    line = server_with_tokens.startup_lines[-1].removeprefix("try: ")
     assert OLD not in line
     result = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=120)
     assert json.loads(result.stdout) == {"prediction": "setosa"}
 
 
-# Who asks with them
+# Clients with tokens
 
 
-def test_commands_show_the_token_and_the_health_check_needs_none(guarded, monkeypatch, capsys):
-    where = ["--host", guarded.host, "--port", str(guarded.port)]
+def test_commands_send_the_token_and_the_health_check_needs_none(server_with_tokens, monkeypatch, capsys):
+    where = ["--host", server_with_tokens.host, "--port", str(server_with_tokens.port)]
     assert main(["healthcheck", *where]) == 0
     assert main(["clear", *where]) == 1
     assert "401 Unauthorized" in capsys.readouterr().err
-    assert main(["clear", *where, "--token-file", str(guarded.file)]) == 0
-    monkeypatch.setenv("IRIS_TOKEN_FILE", str(guarded.file))
+    assert main(["clear", *where, "--token-file", str(server_with_tokens.file)]) == 0
+    monkeypatch.setenv("IRIS_TOKEN_FILE", str(server_with_tokens.file))
     assert main(["clear", *where]) == 0
     assert main(["warm", "0000", "0001", "--quiet", *where]) == 0
-    monkeypatch.setenv("IRIS_TOKEN_FILE", str(guarded.file) + ".not")
+    monkeypatch.setenv("IRIS_TOKEN_FILE", str(server_with_tokens.file) + ".not")
     assert main(["clear", *where]) == 1
     assert "IRIS_TOKEN_FILE is not a file" in capsys.readouterr().err
 
 
 @pytest.mark.long
-def test_prep_and_pred_go_over_to_another_token_while_they_serve(run, tmp_path):
+def test_prep_and_pred_change_to_another_token_while_they_serve(run, tmp_path):
     mounts = {name: Mount(tmp_path / name, OLD) for name in ("prep", "pred")}
     logs = {name: tmp_path / f"{name}.log" for name in mounts}
     pred = run("--role", "pred", "--token-file", mounts["pred"].file, under=stderr_to(logs["pred"]))
@@ -354,44 +356,44 @@ def test_prep_and_pred_go_over_to_another_token_while_they_serve(run, tmp_path):
     def read(times: int) -> bool:
         return all(len(events_containing(log, "has changed")) == times for log in logs.values())
 
-    # The new one is added, then sent, then the old one goes.
+    # The new token is added, then it becomes the first one, and then the old one is removed.
     for turn, step in enumerate(([OLD, NEW], [NEW, OLD], [NEW]), 1):
         for mount in mounts.values():
             mount.put(*step)
-        wait_until(partial(read, turn), "both have read it")
+        wait_until(partial(read, turn), "both servers have read the file")
         assert status(prep, step[0]) == 200 and fetch(prep, ready).status == 200
     assert status(prep, OLD) == fetch(prep, LABEL_REQUEST).status == fetch(pred, http_request("GET", "/v2")).status == 401
-    # One who shows another is not believed to be ours.
+    # A server that requires another token is not trusted.
     mounts["prep"].put(OLD, NEW)
-    wait_until(lambda: fetch(prep, ready).status == 503, "pred does not answer prep")
+    wait_until(lambda: fetch(prep, ready).status == 503, "pred refuses prep")
     assert "it answers 401" in fetch(prep, ready).json()["detail"]
     assert status(prep, NEW) in (502, 503)
     mounts["prep"].put(NEW)
-    wait_until(lambda: fetch(prep, ready).status == 200, "pred answers prep again")
+    wait_until(lambda: fetch(prep, ready).status == 200, "pred accepts prep again")
     assert status(prep, NEW) == 200
     for log in logs.values():
         assert OLD not in log.read_text() and NEW not in log.read_text()
 
 
 @pytest.mark.long
-def test_a_gateway_shows_its_own_token_to_members_and_not_its_clients(run, tmp_path):
+def test_a_gateway_sends_its_own_token_to_members_and_not_the_clients_token(run, tmp_path):
     file, clients = tmp_path / "inside", tmp_path / "outside"
     file.write_text(OLD)
-    # The first is for the members, the second for clients: those do not know the first.
+    # The first token is for the members, and the second one for clients. The members do not know the first clients' token.
     clients.write_text(f"{OLD}\n{NEW}")
     names = ("setosa", "versicolor", "virginica")
     members = {name: run("--role", "member", "--member", name, "--token-file", str(file)) for name in names}
     registry = ",".join(f"{name}={server.url}" for name, server in members.items())
     gateway = run("--role", "gateway", "--members", registry, "--token-file", str(clients))
     healthy = http_request("GET", "/ensemble/health", None, f"Authorization: Bearer {NEW}")
-    wait_until(lambda: fetch(gateway, healthy).json()["status"] == "complete", "it knows all of them")
-    response = fetch(gateway, bearing(NEW, path="/ensemble/predict"))
+    wait_until(lambda: fetch(gateway, healthy).json()["status"] == "complete", "the gateway knows all members")
+    response = fetch(gateway, request_with_token(NEW, path="/ensemble/predict"))
     assert response.status == 200 and response.json()["status"] == "complete"
     assert fetch(gateway, http_request("POST", "/ensemble/predict", BODY)).status == 401
-    assert fetch(members["setosa"], bearing(NEW, "GET", "/v2", None)).status == 401
+    assert fetch(members["setosa"], request_with_token(NEW, "GET", "/v2", None)).status == 401
 
 
-def test_the_line_to_try_shows_the_token_whatever_the_file_is_called(run, tmp_path):
+def test_the_printed_example_has_the_token_whatever_the_name_of_the_file_is(run, tmp_path):
     require_program("curl")
     file = tmp_path / "it's a \\file"
     file.write_text(OLD)

@@ -34,7 +34,7 @@ def test_on_other_addresses_any_host_is_allowed(bound):
 
 
 @pytest.mark.parametrize("bound", ["127.0.0.1", "0.0.0.0", None])
-def test_listed_names_are_allowed_beside_loopback_names_and_addresses_which_nobody_can_rebind(bound):
+def test_listed_names_are_allowed_next_to_loopback_names_and_addresses_which_dns_rebinding_cannot_use(bound):
     listed = "Iris.example,.inner.example,[fd00::9]"
     good = ("iris.example", "IRIS.example:8000", "iris.example.", "inner.example", "a.b.inner.example", "[fd00::9]:80")
     assert all(allowed(listed, bound, host) for host in (*good, *LOOPBACK, *ADDRESSES, "", None))
@@ -54,7 +54,7 @@ def test_under_another_server_its_name_in_the_environ_decides():
         assert allowed("", None, "evil.example", SERVER_NAME=name)
 
 
-def test_a_name_of_this_machine_that_is_a_loopback_address_is_allowed_too(monkeypatch):
+def test_a_name_of_this_machine_with_a_loopback_address_is_allowed_too(monkeypatch):
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("127.0.1.1", 0))])
     assert (
         allowed("", "laptop", "Laptop:8000") and allowed("", "laptop", "localhost") and not allowed("", "laptop", "evil.example")
@@ -64,7 +64,7 @@ def test_a_name_of_this_machine_that_is_a_loopback_address_is_allowed_too(monkey
 @pytest.mark.parametrize(
     "value", ["a b", "a:80", "a,,b", ",", "http://a", "a/b", "*.example.com", "a.", "..a", "é", "[::1]:80", "**"]
 )
-def test_a_list_that_is_none_is_refused(value):
+def test_an_invalid_list_is_refused(value):
     with pytest.raises(BadSetting, match="^IRIS_ALLOWED_HOSTS=.* must be host names without a port"):
         read_settings({"IRIS_ALLOWED_HOSTS": value}, {})
 
@@ -101,26 +101,26 @@ def test_a_foreign_host_gets_421_on_every_route_and_changes_nothing(server):
         assert b'status="421"' in connection.exchange(to("localhost", "GET", "/metrics")).body
 
 
-def test_the_authority_of_an_absolute_target_is_the_host_that_counts(server):
+def test_the_host_of_an_absolute_target_counts(server):
     with RawConnection(server) as connection:
         assert connection.exchange(b"GET http://evil.example/livez HTTP/1.1\r\nHost: localhost\r\n\r\n").status == 421
         assert connection.exchange(b"GET http://localhost/livez HTTP/1.1\r\nHost: evil.example\r\n\r\n").status == 200
 
 
-def test_a_request_without_a_host_is_answered_as_no_browser_sends_one(server):
+def test_a_request_without_a_host_is_allowed_because_browsers_never_send_one(server):
     for sent in (b"GET /livez HTTP/1.0\r\n\r\n", b"GET /livez HTTP/1.1\r\nHost:\r\n\r\n"):
         with RawConnection(server) as connection:
             assert connection.exchange(sent).status == 200
 
 
-def test_a_body_for_a_foreign_host_is_neither_asked_nor_waited_for(server):
+def test_a_body_for_a_foreign_host_is_not_requested_and_not_waited_for(server):
     with RawConnection(server) as connection:
         fields = ("Content-Type: application/json", "Content-Length: 99999", "Expect: 100-continue")
         response = connection.exchange(to("evil.example", "POST", "/predict/batch", None, *fields))
         assert (response.status, response.closes) == (421, True)
 
 
-def test_a_token_is_not_looked_at_for_a_foreign_host(run, tmp_path):
+def test_the_token_is_not_checked_for_a_foreign_host(run, tmp_path):
     (tmp_path / "tokens").write_text("a-token-of-this-test\n")
     server = run("--token-file", str(tmp_path / "tokens"))
     with RawConnection(server) as connection:
@@ -132,14 +132,14 @@ def test_a_token_is_not_looked_at_for_a_foreign_host(run, tmp_path):
         assert connection.exchange(to("localhost", "GET", "/label", None, token)).status == 200
 
 
-def test_a_server_for_the_cluster_answers_probes_by_address_and_members_by_name(run):
+def test_a_server_in_a_cluster_accepts_probes_by_address_and_members_by_name(run):
     server = run("--host", "0.0.0.0", "--role", "member", "--member", "setosa")
     with RawConnection(server) as connection:
         for host in ("10.1.2.3:8000", "member-setosa:8000", "localhost"):
             assert connection.exchange(to(host, "GET", "/readyz")).status == 200
 
 
-def test_commands_ask_a_server_that_lists_other_names(run, capsys):
+def test_commands_reach_a_server_that_lists_other_names(run, capsys):
     server = run("--allowed-hosts", "iris.example", "--role", "prediction_cache")
     for command in ("healthcheck", "clear"):
         assert main([command, "--port", str(server.port)]) == 0, capsys.readouterr()

@@ -13,7 +13,7 @@ def app(request, make_app):
 
 
 @pytest.mark.parametrize("path", FIXED)
-def test_who_names_the_tag_gets_304_without_content(app, path):
+def test_a_request_with_the_current_tag_gets_304_without_content(app, path):
     first = app.get(path)
     tag = first.headers["ETag"]
     assert tag[0] == tag[-1] == '"' and first.headers["Cache-Control"] == "no-cache"
@@ -27,7 +27,7 @@ def test_who_names_the_tag_gets_304_without_content(app, path):
 
 
 @pytest.mark.parametrize("path", FIXED)
-def test_who_names_another_gets_the_answer(app, path):
+def test_a_request_with_another_tag_gets_the_whole_response(app, path):
     first = app.get(path)
     tag = first.headers["ETag"]
     for named in ('"x"', 'W/"x"', "", tag[1:-1], tag[:-2] + '"', "**", '"*"', tag[:-1]):
@@ -35,23 +35,23 @@ def test_who_names_another_gets_the_answer(app, path):
         assert (response.status_int, response.body, response.headers["ETag"]) == (200, first.body, tag)
 
 
-def test_each_answer_and_each_model_has_a_tag_of_its_own(make_app):
+def test_each_response_and_each_model_has_a_different_tag(make_app):
     tags = {
         (path, str(folder)): make_app(role="web_single", model_dir=str(folder)).get(path).headers["ETag"]
         for path in FIXED
         for folder in (MODEL, MODEL / "fast")
     }
-    # Both models have the same labels, and say the same of the same sample.
+    # Both models have the same labels, and predict the same for the sample.
     same = {"/label", "/predict/test/label"}
     assert len(set(tags.values())) == 2 * (len(FIXED) - len(same)) + len(same)
 
 
-def test_a_post_is_never_answered_with_304(app):
+def test_a_post_never_gets_304(app):
     response = app.post_json("/predict", {"data": [[5.1, 3.5, 1.4, 0.2]]}, headers={"If-None-Match": "*"})
     assert response.status_int == 200 and "ETag" not in response.headers
 
 
-def test_the_server_sends_a_304_that_ends_with_its_head(live_server):
+def test_a_304_of_the_server_ends_with_its_head(live_server):
     with RawConnection(live_server) as connection:
         tag = connection.exchange(http_request("GET", "/metadata")).headers["etag"]
         for method in ("GET", "HEAD"):

@@ -1,4 +1,4 @@
-"""Packed bodies: what is taken, what is refused, and how much memory a bomb gets."""
+"""Compressed bodies: supported codings, refused ones, and the memory of a decompression bomb."""
 
 import gzip
 import io
@@ -127,12 +127,12 @@ ACCEPTED = {
 
 
 @pytest.mark.parametrize(("body", "coding"), TAKEN.values(), ids=TAKEN.keys())
-def test_gzip_and_both_kinds_of_deflate_are_unpacked(body, coding):
+def test_gzip_and_both_kinds_of_deflate_are_decompressed(body, coding):
     assert decompress(body, coding, LIMIT) == TEXT
 
 
 @pytest.mark.parametrize(("body", "coding", "word"), DAMAGED.values(), ids=DAMAGED.keys())
-def test_what_is_damaged_or_cut_off_or_goes_on_is_400(body, coding, word):
+def test_damaged_truncated_and_trailing_data_gets_400(body, coding, word):
     with pytest.raises(BadRequest, match=word):
         decompress(body, coding, LIMIT)
 
@@ -140,7 +140,7 @@ def test_what_is_damaged_or_cut_off_or_goes_on_is_400(body, coding, word):
 @pytest.mark.parametrize(
     "coding", ["br", "zstd", "compress", "gzip, gzip", "gzip, identity", "deflate, gzip", "gzip;q=1", "", "x-x-gzip"]
 )
-def test_any_other_coding_and_several_are_415_and_the_codings_taken_are_told(coding):
+def test_any_other_coding_and_several_get_415_with_the_supported_codings(coding):
     with pytest.raises(UnsupportedMediaType) as refused:
         decompress(GZIPPED, coding, LIMIT)
     assert refused.value.headers == (("Accept-Encoding", "gzip, deflate"),)
@@ -148,7 +148,7 @@ def test_any_other_coding_and_several_are_415_and_the_codings_taken_are_told(cod
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress, raw_deflate], ids=["gzip", "zlib", "bare"])
-def test_the_limit_is_of_unpacked_bytes_and_exact(pack):
+def test_the_limit_applies_to_decompressed_bytes_and_is_exact(pack):
     coding = "gzip" if pack is gzip.compress else "deflate"
     assert decompress(pack(b"x" * 1000), coding, 1000) == b"x" * 1000
     with pytest.raises(ContentTooLarge, match="1000 bytes"):
@@ -156,7 +156,7 @@ def test_the_limit_is_of_unpacked_bytes_and_exact(pack):
 
 
 @pytest.mark.parametrize(("pack", "coding"), [(gzip.compress, "gzip"), (zlib.compress, "deflate"), (raw_deflate, "deflate")])
-def test_a_bomb_gets_no_more_memory_than_the_limit_tells(pack, coding):
+def test_a_bomb_gets_no_more_memory_than_the_limit(pack, coding):
     bomb = pack(bytes(200_000_000))
     tracemalloc.start()
     try:
@@ -176,7 +176,7 @@ def status_of(body: bytes, coding: str) -> int:
 
 
 @given(body=st.binary(max_size=300), coding=st.sampled_from(["gzip", "deflate"]), at=st.integers(0, 200), bit=st.integers(0, 7))
-def test_no_bytes_get_anything_but_a_refusal_of_the_client(body, coding, at, bit):
+def test_no_bytes_cause_anything_except_a_client_error(body, coding, at, bit):
     damaged = bytearray(gzip.compress(body) if coding == "gzip" else zlib.compress(body))
     damaged[at % len(damaged)] ^= 1 << bit
     assert status_of(body, coding) in (200, 400, 413)
@@ -184,12 +184,12 @@ def test_no_bytes_get_anything_but_a_refusal_of_the_client(body, coding, at, bit
 
 
 @pytest.mark.parametrize(("accept", "coding"), ACCEPTED.items(), ids=[str(accept)[:40] for accept in ACCEPTED])
-def test_the_answer_has_the_coding_that_the_client_weighs_highest(accept, coding):
+def test_the_response_has_the_coding_with_the_highest_weight(accept, coding):
     assert negotiate(accept) == coding
 
 
 @pytest.mark.parametrize(("accept", "unpack"), [("gzip", gzip.decompress), ("deflate", zlib.decompress)])
-def test_an_answer_is_packed_as_wanted_and_equal_ones_alike(accept, unpack):
+def test_a_response_is_compressed_as_requested_and_equal_ones_alike(accept, unpack):
     body, coding = compress(TEXT, accept)
     assert coding == accept
     assert unpack(body) == TEXT and len(body) < len(TEXT) / 5
@@ -198,7 +198,7 @@ def test_an_answer_is_packed_as_wanted_and_equal_ones_alike(accept, unpack):
         assert body[4:8] == b"\0\0\0\0"
 
 
-def test_short_answers_and_those_nobody_wants_packed_stay_as_they_are():
+def test_short_responses_and_those_without_a_requested_coding_stay_as_they_are():
     short, long = bytes(MIN_BYTES - 1), bytes(MIN_BYTES)
     assert compress(short, "gzip") == (short, None)
     assert compress(long, "gzip")[1] == "gzip"

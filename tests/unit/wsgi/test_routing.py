@@ -1,4 +1,4 @@
-"""Router with parameters: which route a path finds, and what it costs the others."""
+"""The router with parameters: the route of a path, and its cost for literal paths."""
 
 import json
 import re
@@ -62,7 +62,7 @@ def paths() -> Router[str]:
 
 
 @pytest.mark.parametrize(("path", "expected"), FOUND.items())
-def test_a_path_finds_what_says_most_of_it_with_its_parameters(paths, path, expected):
+def test_a_path_finds_the_most_specific_route_with_its_parameters(paths, path, expected):
     assert paths.find(path) == expected
 
 
@@ -71,13 +71,13 @@ def test_every_other_path_finds_nothing(paths, path):
     assert paths.find(path) == ("nowhere", {})
 
 
-def test_a_literal_path_is_one_look_into_a_dictionary():
+def test_a_literal_path_is_one_lookup_in_a_dictionary():
     paths = Router({"/m/all": 1, "/m/{name}": 2}, 0)
     paths.matching = None
     assert paths.find("/m/all") == (1, NO_PARAMETERS)
 
 
-def test_templates_that_no_path_tells_apart_are_refused_at_construction():
+def test_templates_with_the_same_paths_are_refused_at_construction():
     with pytest.raises(ValueError, match=re.escape("two templates match the same paths: /m/{a}/go and /m/{b}/go")):
         App([make_route(lambda _: Response(b""), path=path) for path in ("/m/{a}/go", "/m/{b}/go")], RecordingObserver(), 100)
 
@@ -89,23 +89,23 @@ def answers() -> RecordingObserver:
 
 @pytest.fixture
 def app(answers) -> App:
-    def told(request: Request) -> Response:
+    def respond_with_parameters(request: Request) -> Response:
         return Response(json.dumps([dict(request.parameters), request.environ.get("HTTP_X_Y"), request.body.decode()]).encode())
 
     table = [
-        make_route(told, path="/m/{name}"),
-        make_route(told, "POST", "/m/{name}", body={}),
-        make_route(told, "PUT", "/v2/{name}", body={}, any_content_type=True),
+        make_route(respond_with_parameters, path="/m/{name}"),
+        make_route(respond_with_parameters, "POST", "/m/{name}", body={}),
+        make_route(respond_with_parameters, "PUT", "/v2/{name}", body={}, any_content_type=True),
         make_route(lambda _: 1 / 0, path="/v2/{name}"),
     ]
     return App(table, answers, 100)
 
 
-def test_a_handler_is_given_the_parameters_and_the_fields(app):
+def test_a_handler_gets_the_parameters_and_the_headers(app):
     assert webtest.TestApp(app).post_json("/m/x", 1, headers={"X-Y": "z"}).json == [{"name": "x"}, "z", "1"]
 
 
-def test_the_observer_is_told_the_template(app, answers):
+def test_the_observer_gets_the_template(app, answers):
     for path, label in (("/m/x", "/m/{name}"), ("/m/{name}", "/m/{name}"), ("/m/x/y", "unmatched"), ("*", "unmatched")):
         call_wsgi(app, "GET", path)
         assert answers.responses[-1][1:3] == (path, label)
@@ -119,7 +119,7 @@ def test_head_options_and_wrong_methods_work_for_templates(app):
     assert json.loads(content)["detail"] == "This path supports GET, HEAD, POST, OPTIONS."
 
 
-def test_every_failure_under_v2_and_v1_is_an_error_document(app):
+def test_every_error_under_v2_and_v1_is_an_error_document(app):
     for prefix in ("/v2", "/v1"):
         asked = [("GET", prefix, 404), ("GET", f"{prefix}/x/y", 404), ("BREW", f"{prefix}/", 501)]
         asked += [("DELETE", "/v2/x", 405), ("GET", "/v2/x", 500)]
@@ -132,7 +132,7 @@ def test_every_failure_under_v2_and_v1_is_an_error_document(app):
         assert call_wsgi(app, "GET", path)[1]["Content-Type"] == "application/problem+json"
 
 
-def test_a_lenient_route_takes_any_content_type_and_a_packed_body_as_large_as_the_limit(app):
+def test_a_lenient_route_accepts_any_content_type_and_a_compressed_body_as_large_as_the_limit(app):
     import gzip
     import zlib
 
@@ -147,7 +147,7 @@ def test_a_lenient_route_takes_any_content_type_and_a_packed_body_as_large_as_th
     assert (status, headers["Accept-Encoding"]) == (415, "gzip, deflate")
 
 
-def test_a_lenient_route_packs_what_is_worth_it_and_says_that_it_may(app):
+def test_a_lenient_route_compresses_long_responses_and_sends_vary(app):
     import gzip
 
     sent = {"HTTP_X_Y": "z" * 2000, "HTTP_ACCEPT_ENCODING": "br, gzip;q=0.5"}
@@ -160,10 +160,10 @@ def test_a_lenient_route_packs_what_is_worth_it_and_says_that_it_may(app):
     assert "Vary" not in call_wsgi(app, "POST", "/m/x", b"1")[1]
 
 
-def test_a_packed_body_is_not_unpacked_in_the_loop(app):
+def test_a_compressed_body_is_not_decompressed_in_the_loop(app):
     assert app.inline("PUT", "/v2/x", {}, 10)
     assert not app.inline("PUT", "/v2/x", {"HTTP_CONTENT_ENCODING": "gzip"}, 10)
-    # A route that takes none refuses at once.
+    # A route without compressed bodies refuses at once.
     assert app.inline("POST", "/m/x", {"HTTP_CONTENT_ENCODING": "gzip"}, 10)
     assert not app.inline("POST", "/m/x", {}, 20_000)
 
@@ -182,7 +182,7 @@ STARTS = {
 
 
 @pytest.mark.parametrize(("sent", "path"), STARTS.items(), ids=[repr(sent[:30]) for sent in STARTS])
-def test_of_an_unfinished_request_the_beginning_of_the_path_is_known(sent, path):
+def test_the_path_of_an_incomplete_request_is_known(sent, path):
     reader = RequestParser(100)
     reader.feed(sent)
     assert reader.path == path
@@ -204,7 +204,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("sent", "status"), REFUSED.values(), ids=REFUSED.keys())
-def test_what_the_server_itself_refuses_under_v2_and_v1_is_an_error_document_too(live_server, sent, status):
+def test_a_refusal_of_the_server_under_v2_and_v1_is_an_error_document_too(live_server, sent, status):
     with RawConnection(live_server) as connection:
         response = connection.exchange(sent)
     assert (response.status, response.headers["content-type"]) == (status, "application/json")
