@@ -1,4 +1,4 @@
-"""The routes of jobs: what a client sees, over both stores."""
+"""The job routes over both stores."""
 
 import json
 import re
@@ -23,7 +23,7 @@ NO_JOB = "A" * 22
 
 @pytest.fixture(params=["sqlite", "redis"])
 def place(request: pytest.FixtureRequest) -> dict[str, str]:
-    """The settings of a store without jobs."""
+    """Settings of an empty store."""
     if request.param == "sqlite":
         return {}
     server = request.getfixturevalue("shared_redis")
@@ -45,19 +45,19 @@ def app(start: Callable[..., webtest.TestApp]) -> webtest.TestApp:
     return start()
 
 
-def taken(app: webtest.TestApp) -> str:
-    """Submits to a store that has just started: its first write to a busy disk may take longer than a request."""
+def submit_to_new_store(app: webtest.TestApp) -> str:
+    """Submits a job to a store that has just started. Its first write to a busy disk may take longer than a request."""
     responses = []
 
     def accepted() -> bool:
         responses.append(app.post_json("/jobs", ROWS, headers=idempotency_key("first"), status="*"))
         return responses[-1].status_int in (200, 202)
 
-    wait_until(accepted, "the store has begun")
+    wait_until(accepted, "the store has started")
     return responses[-1].headers["Location"]
 
 
-def test_a_job_is_accepted_with_its_place_and_queued(app):
+def test_a_job_is_accepted_with_its_path_and_queued(app):
     response = app.post_json("/jobs", ROWS)
     assert response.status_int == 202
     document = response.json
@@ -71,7 +71,7 @@ def test_a_job_is_accepted_with_its_place_and_queued(app):
     assert "X-Model-Digest" not in record.headers
 
 
-def test_the_result_is_what_predict_batch_answers_and_carries_the_digest(app):
+def test_the_result_is_that_of_predict_batch_and_has_the_digest(app):
     path = submit_job(app)
     run_worker(app)
     record = app.get(path)
@@ -94,7 +94,7 @@ def test_the_times_are_rfc_3339_in_utc_and_in_order(app):
     assert abs(time.mktime(time.strptime(times[0][:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone - before) < 60
 
 
-def test_many_jobs_each_get_their_own_answer(app):
+def test_many_jobs_each_get_their_own_result(app):
     rows = [[round(4 + i / 50, 2), 3.0, 1 + i / 40, 0.1 + i / 80] for i in range(150)]
     paths = [submit_job(app, {"data": [row]}) for row in rows]
     run_worker(app)
@@ -109,13 +109,13 @@ def test_many_jobs_each_get_their_own_answer(app):
         (b'{"data": [[1, 2, 3, 1e39]]}', 422), (b'{"data": [[1, 2, 3, 4]], "wait": 1}', 422),
     ],
 )  # fmt: skip
-def test_what_predict_batch_refuses_is_no_job(app, body, status):
+def test_input_that_predict_batch_refuses_is_refused_for_jobs(app, body, status):
     responses = [app.post(path, body, content_type="application/json", status=status) for path in ("/jobs", "/predict/batch")]
     assert responses[0].json | {"request_id": ""} == responses[1].json | {"request_id": ""}
     assert app.get("/jobs").json["jobs"]["queued"] == 0
 
 
-def test_as_many_rows_as_allowed_are_a_job_and_one_more_is_told_the_way_out(start):
+def test_the_maximum_number_of_rows_is_accepted_and_one_more_gets_an_error_with_the_solution(start):
     app = start(max_rows=3)
     assert app.post_json("/jobs", ROWS).status_int == 202
     document = app.post_json("/jobs", {"data": [ROW] * 4}, status=422).json
@@ -130,27 +130,27 @@ def test_one_idempotency_key_is_one_job_while_that_is_kept(app):
     assert (again.headers["Location"], again.status_int, again.json["status"]) == (first, 202, "succeeded")
 
 
-def test_a_key_in_quotes_is_the_same_key_and_the_same_rows_may_be_spelt_otherwise(app):
+def test_a_quoted_key_is_the_same_key_and_the_rows_may_have_another_notation(app):
     first = submit_job(app, **idempotency_key("a b"))
     other = b'{"data":[[5.10,35e-1,1.4,0.2],[6.7,3.1,4.7,1.5],[7.2,3.6,6.1,2.5]]}'
     response = app.post("/jobs", other, headers=idempotency_key(' "a b"'), content_type="application/json")
     assert response.headers["Location"] == first
 
 
-def test_other_rows_under_one_key_are_422(app):
+def test_other_rows_with_the_same_key_get_422(app):
     first = submit_job(app, **idempotency_key("k"))
     assert app.post_json("/jobs", {"data": [ROW]}, headers=idempotency_key("k"), status=422).json["detail"] == CONFLICT
-    # The same bytes in another shape are other rows.
+    # The same bytes with another shape are other rows.
     assert submit_job(app, **idempotency_key("k")) == first and app.get("/jobs").json["jobs"]["queued"] == 1
 
 
 @pytest.mark.parametrize("bad", ["", " ", '""', "x" * 256, "\x7f", "é", "\t"])
-def test_a_key_that_is_none_is_400(app, bad):
+def test_an_invalid_key_gets_400(app, bad):
     status, _, content = call_wsgi(app.service.app, "POST", "/jobs", json.dumps(ROWS).encode(), HTTP_IDEMPOTENCY_KEY=bad)
     assert (status, json.loads(content)["detail"]) == (400, BAD_KEY)
 
 
-def test_keys_of_jobs_and_of_hybrid_requests_do_not_meet(app):
+def test_keys_of_jobs_and_of_hybrid_requests_are_separate(app):
     item = {"data": [ROW]}
     assert (
         submit_job(app, item, **idempotency_key("k"))
@@ -159,20 +159,20 @@ def test_keys_of_jobs_and_of_hybrid_requests_do_not_meet(app):
 
 
 @pytest.mark.parametrize("method", ["get", "delete"])
-def test_an_unknown_job_is_404_and_an_expired_one_410(start, method):
+def test_an_unknown_job_gets_404_and_an_expired_one_410(start, method):
     app = start(keep_seconds=0.1)
     for job_id in (NO_JOB, "x", "A" * 21, "A" * 23, "..", "%00"):
         assert getattr(app, method)(f"/jobs/{job_id}", status=404).json["detail"] == NOT_FOUND
     path = submit_job(app)
     run_worker(app)
-    wait_until(lambda: app.get(path, status="*").status_int == 410, "it has expired")
+    wait_until(lambda: app.get(path, status="*").status_int == 410, "the job has expired")
     assert getattr(app, method)(path, status=410).json["detail"] == EXPIRED
     worker_of(app).store.sweep()
     assert sum(app.get("/jobs").json["jobs"].values()) == 0
     assert getattr(app, method)(path, status=410).json["detail"] == EXPIRED
 
 
-def test_a_cancelled_job_is_not_worked_on_and_may_be_cancelled_again(app):
+def test_a_cancelled_job_is_not_executed_and_may_be_cancelled_again(app):
     path = submit_job(app)
     assert [app.delete(path).json["status"] for _ in range(2)] == ["cancelled"] * 2
     run_worker(app)
@@ -187,7 +187,7 @@ def test_a_finished_job_cannot_be_cancelled(app):
     assert app.get(path).json["status"] == "succeeded"
 
 
-def test_operators_see_how_many_jobs_are_in_each_state_and_how_old_the_oldest_is(app):
+def test_operators_see_the_number_of_jobs_in_each_state_and_the_age_of_the_oldest(app):
     assert app.get("/jobs").json == {
         "jobs": {"queued": 0, "running": 0, "succeeded": 0, "failed": 0, "cancelled": 0},
         "oldest_queued_seconds": 0.0,
@@ -201,12 +201,12 @@ def test_operators_see_how_many_jobs_are_in_each_state_and_how_old_the_oldest_is
     assert document["oldest_queued_seconds"] > 0
 
 
-def test_a_full_queue_is_503_until_there_is_room(start):
+def test_a_full_queue_gets_503_until_there_is_room(start):
     app = start(jobs_queued=2)
     paths = [submit_job(app, **idempotency_key("first")), submit_job(app)]
     response = app.post_json("/jobs", ROWS, status=503)
     assert response.json["detail"] == FULL and response.headers["Retry-After"] == "1"
-    # One that is there already takes no room.
+    # A known key needs no room in the queue.
     assert submit_job(app, **idempotency_key("first")) == paths[0]
     app.delete(paths[1])
     assert app.post_json("/jobs", ROWS).status_int == 202
@@ -216,7 +216,7 @@ def wait(value: str) -> dict[str, str]:
     return {"Prefer": value}
 
 
-def test_an_answer_is_held_back_until_the_job_is_done(app):
+def test_a_long_poll_waits_until_the_job_is_done(app):
     path = submit_job(app)
     responses = []
     thread = threading.Thread(target=lambda: responses.append(app.get(path, headers=wait("wait=20"))))
@@ -227,7 +227,7 @@ def test_an_answer_is_held_back_until_the_job_is_done(app):
     assert responses[0].json["status"] == "succeeded" and responses[0].headers["Preference-Applied"] == "wait=20"
 
 
-def test_an_answer_is_held_back_no_longer_than_wished_or_than_the_limit(start, monkeypatch):
+def test_a_long_poll_waits_at_most_for_the_preferred_time_and_for_the_limit(start, monkeypatch):
     monkeypatch.setattr(role, "MAX_WAIT_SECONDS", 0.1)
     app = start()
     path = submit_job(app)
@@ -236,27 +236,27 @@ def test_an_answer_is_held_back_no_longer_than_wished_or_than_the_limit(start, m
 
 
 @pytest.mark.parametrize("prefer", ["wait=0", "wait=x", "respond-async", ""])
-def test_without_a_wish_the_answer_comes_at_once(app, prefer):
+def test_without_a_preference_the_response_comes_at_once(app, prefer):
     assert "Preference-Applied" not in app.get(submit_job(app), headers=wait(prefer)).headers
 
 
-def test_a_held_answer_about_an_unknown_job_comes_at_once(app):
+def test_a_long_poll_of_an_unknown_job_responds_at_once(app):
     assert app.get(f"/jobs/{NO_JOB}", headers=wait("wait=30"), status=404).json["detail"] == NOT_FOUND
 
 
-def test_when_the_process_ends_no_answer_is_held_back(app):
+def test_when_the_process_stops_no_long_poll_waits(app):
     path = submit_job(app)
     app.service.background.stopping = True
     assert app.get(path, headers=wait("wait=30")).json["status"] == "queued"
 
 
-def test_an_answer_may_be_held_back_for_longer_than_the_deadline_of_other_requests(start, monkeypatch):
+def test_a_long_poll_may_wait_longer_than_the_deadline_of_other_requests(start, monkeypatch):
     monkeypatch.setattr(role, "MAX_WAIT_SECONDS", 0.3)
     app = start(deadline_ms=200)
     assert app.get(submit_job(app), headers=wait("wait=1")).json["status"] == "queued"
 
 
-def test_the_log_shows_a_job_by_its_id_and_neither_a_key_nor_an_id_that_is_none(app, log):
+def test_the_log_shows_the_id_of_a_job_and_neither_its_key_nor_an_invalid_id(app, log):
     path = submit_job(app, **idempotency_key("secret-order"))
     app.get(path)
     app.get(f"/jobs/j{'x' * 22}", status=404)
@@ -289,9 +289,9 @@ def stoppable(make_app: Callable[..., webtest.TestApp], own_redis: RedisServer) 
 
 
 @pytest.mark.parametrize("fault", [signal.SIGSTOP, signal.SIGKILL])
-def test_without_its_store_only_the_routes_of_jobs_are_down_and_come_back_by_themselves(stoppable, fault, log):
+def test_without_its_store_only_the_job_routes_are_unavailable_and_recover_on_their_own(stoppable, fault, log):
     app, server = stoppable
-    path = taken(app)
+    path = submit_to_new_store(app)
     server.process.send_signal(fault)
     for ask in (lambda: app.post_json("/jobs", ROWS, status=503), lambda: app.get(path, status=503)) * 3:
         response = ask()
@@ -309,24 +309,24 @@ def test_without_its_store_only_the_routes_of_jobs_are_down_and_come_back_by_the
     else:
         server.process.communicate()
         server.start()
-    wait_until(lambda: app.get(path, status="*").status_int == 200, "the store is asked again")
+    wait_until(lambda: app.get(path, status="*").status_int == 200, "the store is called again")
     run_worker(app)
     assert app.get(path).json["status"] == "succeeded"
 
 
-def test_a_store_that_is_down_shows_in_the_metrics(stoppable):
+def test_an_unavailable_store_shows_in_the_metrics(stoppable):
     app, server = stoppable
     app.service.background.start()
-    wait_until(lambda: "job_store_up 1" in app.get("/metrics").text, "it is up")
+    wait_until(lambda: "job_store_up 1" in app.get("/metrics").text, "the store is up")
     server.kill()
-    wait_until(lambda: "job_store_up 0" in app.get("/metrics").text, "it is down")
+    wait_until(lambda: "job_store_up 0" in app.get("/metrics").text, "the store is down")
     assert 'jobs{state="queued"}' not in app.get("/metrics").text
     server.start()
-    wait_until(lambda: 'jobs{state="queued"} 0' in app.get("/metrics").text, "it is up again")
+    wait_until(lambda: 'jobs{state="queued"} 0' in app.get("/metrics").text, "the store is up again")
     app.service.background.stop(time.monotonic() + 20)
 
 
-def test_a_job_of_a_model_of_another_width_fails_and_harms_no_other(start):
+def test_a_job_of_a_model_of_another_width_fails_and_affects_no_other(start):
     wide = start()
     path = submit_job(wide)
     worker = worker_of(wide)
@@ -339,6 +339,6 @@ def test_a_job_of_a_model_of_another_width_fails_and_harms_no_other(start):
     assert document["status"] == "failed" and "width" in document["error"] and wide.get(other).json["status"] == "succeeded"
 
 
-def test_the_state_folder_is_made_and_holds_the_embedded_store(make_app, tmp_path):
+def test_the_state_folder_is_created_and_has_the_embedded_store(make_app, tmp_path):
     make_app(role="asynchronous", state_dir=str(tmp_path / "a/b"))
     assert (tmp_path / "a/b/jobs.db").stat().st_mode & 0o777 == 0o600

@@ -22,12 +22,12 @@ class Store:
         return self.pauses
 
 
-def test_while_there_is_something_the_store_belongs_to_others_most_of_the_time():
+def test_while_jobs_expire_the_store_is_free_for_others_most_of_the_time():
     assert Store(50, 50, 7, seconds=0.25).pauses_of_a_sweeper() == [SWEEP_PAUSE_FACTOR * 0.25] * 3
     assert Store(50, seconds=100.0).pauses_of_a_sweeper() == [SWEEP_IDLE_SECONDS]
 
 
-def test_where_there_is_nothing_or_no_store_it_looks_again_later():
+def test_without_expired_jobs_or_a_store_the_sweeper_waits():
     assert Store(0, None, 50, 0, seconds=0.25).pauses_of_a_sweeper() == [
         SWEEP_IDLE_SECONDS,
         SWEEP_IDLE_SECONDS,

@@ -1,4 +1,4 @@
-"""A worker, over a real store and a model that does what the test wants."""
+"""The job worker, with a real store and a predictor that the test controls."""
 
 import json
 import threading
@@ -27,7 +27,7 @@ from iris_wsgi.resilience.circuit_breaker import FAILURES
 
 LIMITS = WorkerLimits(max_jobs=64, max_rows=100, max_attempts=3, lease_seconds=600, run_seconds=60, retry_seconds=1)
 ROW = np.array([[5.1, 3.5, 1.4, 0.2]], np.float32)
-# The rows at which `Acting` fails.
+# Rows at which `Acting` fails.
 BAD, WORSE, SLOW = (np.full((1, 4), value, np.float32) for value in (1e9, 2e9, 3e9))
 
 
@@ -39,15 +39,15 @@ class Clock:
         return self.now
 
 
-class Acting:
-    """A predictor that notes the rows of each run, and fails on some."""
+class ControlledPredictor:
+    """Predictor that records the rows of each run, and fails on some."""
 
     def __init__(self, model: Model) -> None:
         self.model, self.runs, self.now = model, [], time.monotonic()
 
     def __call__(self, rows: Array, context: PredictContext) -> Prediction:
         self.runs.append(len(rows))
-        # Later than now by all that a run may take, less what has passed since the worker looked at the clock.
+        # The deadline is the maximum time of a run, minus the time since the worker read the clock.
         assert self.now <= context.deadline - LIMITS.run_seconds <= time.monotonic()
         if (rows == BAD[0, 0]).any():
             raise RuntimeError("onnxruntime says: secret /path")
@@ -58,14 +58,14 @@ class Acting:
         return Prediction(probabilities)
 
 
-class Bench:
-    """A worker with all that belongs to it."""
+class WorkerUnderTest:
+    """Worker with its store, predictor, and metrics."""
 
     def __init__(self, path: Path, limits: WorkerLimits = LIMITS) -> None:
         self.model = load_model(MODEL)[0]
         self.clock, self.log, self.registry, self.stopping = Clock(), RecordingLog(), Registry(), False
         self.store = SqliteJobStore(path, Limits(attempts=limits.max_attempts), self.clock, busy_seconds=60)
-        self.predict = Acting(self.model)
+        self.predict = ControlledPredictor(self.model)
         metrics = JobMetrics(self.registry)
         self.registry.join()
         self.worker = JobWorker(self.store, self.model, self.predict, limits, metrics, self.log, lambda: self.stopping)
@@ -82,11 +82,11 @@ class Bench:
 
 
 @pytest.fixture
-def make_app(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+def make_app(tmp_path: Path) -> Iterator[Callable[..., WorkerUnderTest]]:
     made = []
 
-    def make_bench(**limits) -> Bench:
-        made.append(Bench(tmp_path / "jobs.db", LIMITS._replace(**limits)))
+    def make_bench(**limits) -> WorkerUnderTest:
+        made.append(WorkerUnderTest(tmp_path / "jobs.db", LIMITS._replace(**limits)))
         return made[-1]
 
     yield make_bench
@@ -96,11 +96,11 @@ def make_app(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
 
 
 @pytest.fixture
-def bench(make_app: Callable[..., Bench]) -> Bench:
+def bench(make_app: Callable[..., WorkerUnderTest]) -> WorkerUnderTest:
     return make_app()
 
 
-def test_jobs_that_wait_are_one_run_of_the_model_and_each_gets_its_own_rows(bench):
+def test_waiting_jobs_are_one_run_of_the_model_and_each_gets_its_own_rows(bench):
     many = np.concatenate([ROW, ROW + 1, ROW + 2])
     ids = [bench.submit(rows) for rows in (ROW, many, ROW + 3)]
     assert bench.worker.run_once("w") and bench.predict.runs == [5]
@@ -111,7 +111,7 @@ def test_jobs_that_wait_are_one_run_of_the_model_and_each_gets_its_own_rows(benc
     assert not bench.worker.run_once("w") and bench.predict.runs == [5]
 
 
-def test_a_run_has_no_more_rows_than_it_may_but_all_of_one_job(bench):
+def test_a_run_has_at_most_the_maximum_number_of_rows_but_all_of_one_job(bench):
     for rows in (60, 40, 1, 150, 99, 1):
         bench.submit(np.repeat(ROW, rows, axis=0))
     bench.worker.run_once("w")
@@ -119,7 +119,7 @@ def test_a_run_has_no_more_rows_than_it_may_but_all_of_one_job(bench):
     assert bench.store.counts().by_state["succeeded"] == 6
 
 
-def test_as_many_jobs_are_taken_at_once_as_may_be(make_app):
+def test_the_maximum_number_of_jobs_is_claimed_at_once(make_app):
     bench = make_app(max_jobs=2)
     for _ in range(5):
         bench.submit()
@@ -128,7 +128,7 @@ def test_as_many_jobs_are_taken_at_once_as_may_be(make_app):
     assert bench.predict.runs == [2, 2, 1]
 
 
-def test_a_job_that_makes_the_model_fail_harms_no_other_and_is_tried_again_later(bench):
+def test_a_job_that_makes_the_model_fail_affects_no_other_and_is_tried_again_later(bench):
     ids = [bench.submit(rows) for rows in (ROW, BAD, ROW + 1)]
     bench.worker.run_once("w")
     assert bench.predict.runs == [3, 1, 1, 1]
@@ -140,7 +140,7 @@ def test_a_job_that_makes_the_model_fail_harms_no_other_and_is_tried_again_later
     assert bench.count('job_attempts_total{outcome="retried"}') == 1 and not bench.worker.run_once("w")
 
 
-def test_after_as_many_attempts_as_may_be_it_is_a_dead_letter(bench):
+def test_after_the_maximum_number_of_attempts_the_job_is_a_dead_letter(bench):
     job_id = bench.submit(BAD)
     for _ in range(3):
         bench.worker.run_once("w")
@@ -151,13 +151,13 @@ def test_after_as_many_attempts_as_may_be_it_is_a_dead_letter(bench):
     assert bench.store.redrive() == 1 and bench.worker.run_once("w")
 
 
-def test_what_takes_too_long_is_tried_again_and_told_so(bench):
+def test_a_timeout_is_tried_again_with_its_reason(bench):
     job_id = bench.submit(SLOW)
     bench.worker.run_once("w")
     assert (bench.job(job_id).state, bench.job(job_id).error) == ("queued", TOO_LONG)
 
 
-def test_an_answer_that_is_none_fails_at_once_and_harms_no_other(bench):
+def test_an_invalid_result_fails_at_once_and_affects_no_other(bench):
     ids = [bench.submit(rows) for rows in (ROW, WORSE)]
     bench.worker.run_once("w")
     assert [bench.job(job_id).state for job_id in ids] == ["succeeded", "failed"]
@@ -166,14 +166,14 @@ def test_an_answer_that_is_none_fails_at_once_and_harms_no_other(bench):
 
 
 @pytest.mark.parametrize("body", [b"", b"\4\0\0\0", pack_rows(np.ones((2, 3), np.float32)), pack_rows(ROW)[:-1], b"\0\0\0\0abcd"])
-def test_rows_that_are_not_for_this_model_fail_at_once(bench, body):
+def test_rows_of_another_width_fail_at_once(bench, body):
     job_id, other = bench.store.submit(body).id, bench.submit()
     bench.worker.run_once("w")
     assert (bench.job(job_id).state, bench.job(job_id).error) == ("failed", WRONG_WIDTH)
     assert bench.job(other).state == "succeeded"
 
 
-def test_pauses_double_up_to_a_minute_and_differ_by_chance(make_app):
+def test_pauses_double_up_to_a_minute_and_vary_randomly(make_app):
     worker = make_app(retry_seconds=2).worker
     for attempts, most in ((1, 2), (2, 4), (3, 8), (5, 32), (6, 60), (1000, 60)):
         found = {worker.retry_seconds(attempts) for _ in range(200)}
@@ -190,7 +190,7 @@ def test_the_next_attempt_is_due_by_the_clock_of_the_store(bench):
     assert bench.worker.run_once("w") and bench.job(job_id).attempts == 2
 
 
-def test_a_result_that_comes_after_the_lease_is_not_written(bench):
+def test_a_result_after_the_end_of_the_lease_is_not_written(bench):
     job_id, predict = bench.submit(), bench.worker.predict
 
     def too_late(rows, context):
@@ -206,7 +206,7 @@ def test_a_result_that_comes_after_the_lease_is_not_written(bench):
     assert bench.count("job_queue_duration_seconds_count") == 1
 
 
-def test_a_job_that_is_cancelled_while_the_model_runs_stays_cancelled(bench):
+def test_a_job_that_is_cancelled_during_the_run_stays_cancelled(bench):
     job_id, predict = bench.submit(), bench.worker.predict
 
     def meanwhile(rows, context):
@@ -219,7 +219,7 @@ def test_a_job_that_is_cancelled_while_the_model_runs_stays_cancelled(bench):
     assert bench.count('job_attempts_total{outcome="refused"}') == 1
 
 
-def test_what_is_known_to_be_lost_is_not_begun(bench):
+def test_a_job_with_a_lost_lease_is_not_started(bench):
     ids = [bench.submit() for _ in range(2)]
     claims = bench.store.claim("w", 2, 600)
     with bench.worker.leases.holding(claims[:1]):
@@ -230,19 +230,19 @@ def test_what_is_known_to_be_lost_is_not_begun(bench):
     assert bench.count('job_attempts_total{outcome="refused"}') == 1
 
 
-def run(bench: Bench) -> threading.Thread:
+def run(bench: WorkerUnderTest) -> threading.Thread:
     thread = threading.Thread(target=bench.worker.run)
     thread.start()
     return thread
 
 
-def end(bench: Bench, thread: threading.Thread) -> None:
+def end(bench: WorkerUnderTest, thread: threading.Thread) -> None:
     bench.stopping = True
     thread.join(60)
     assert not thread.is_alive()
 
 
-def test_a_lease_is_kept_for_as_long_as_the_run_takes(make_app):
+def test_a_lease_is_extended_during_the_run(make_app):
     bench = make_app(lease_seconds=0.3)
     job_id, predict, beats, goes_on = bench.submit(), bench.worker.predict, [], threading.Event()
     heartbeat = bench.store.heartbeat
@@ -252,7 +252,7 @@ def test_a_lease_is_kept_for_as_long_as_the_run_takes(make_app):
         return predict(rows, context)
 
     def beat(claims, seconds):
-        # By the clock of the store this is the last moment of the lease.
+        # This is the last moment of the lease on the clock of the store.
         bench.clock.now += 0.29
         beats.append(heartbeat(claims, seconds))
         return beats[-1]
@@ -266,14 +266,14 @@ def test_a_lease_is_kept_for_as_long_as_the_run_takes(make_app):
     assert all(held == [True] for held in beats)
 
 
-def test_a_heartbeat_that_finds_a_lease_lost_lets_go_of_it(make_app):
+def test_a_heartbeat_that_finds_a_lost_lease_stops_extending_it(make_app):
     bench = make_app(lease_seconds=0.1)
     bench.submit()
     claims = bench.store.claim("w", 1, 600)
     with bench.worker.leases as leases, leases.holding(claims):
         assert leases.holds(claims[0])
         bench.store.cancel(claims[0].job.id)
-        wait_until(lambda: not leases.holds(claims[0]), "it knows")
+        wait_until(lambda: not leases.holds(claims[0]), "the lease is dropped")
 
 
 def test_a_heartbeat_without_a_store_is_tried_again(make_app):
@@ -289,11 +289,11 @@ def test_a_heartbeat_without_a_store_is_tried_again(make_app):
 
     bench.store.heartbeat = down
     with bench.worker.leases as leases, leases.holding(claims):
-        wait_until(lambda: len(asked) > 3, "it is asked on")
+        wait_until(lambda: len(asked) > 3, "another heartbeat")
         assert leases.holds(claims[0])
 
 
-def test_it_works_until_it_is_to_end_and_finishes_what_it_has(bench):
+def test_the_worker_runs_until_it_must_stop_and_finishes_its_jobs(bench):
     thread = run(bench)
     begun, goes_on, predict = threading.Event(), threading.Event(), bench.worker.predict
 
@@ -314,8 +314,8 @@ def test_it_works_until_it_is_to_end_and_finishes_what_it_has(bench):
     assert (bench.job(first).state, bench.job(second).state) == ("succeeded", "queued")
 
 
-class Failing:
-    """A store of which one method has failures to give, before it works."""
+class FailingStore:
+    """Store with one method that fails for the given number of calls."""
 
     def __init__(self, store: SqliteJobStore, method: str, failures: list[Exception]) -> None:
         self.works, self.failures = getattr(store, method), failures
@@ -328,12 +328,12 @@ class Failing:
 
 
 @pytest.mark.parametrize("method", ["claim", "finish"])
-def test_a_store_that_is_down_is_waited_for_and_nothing_is_lost(bench, method):
-    Failing(bench.store, method, [BackendUnavailable("the store is locked")] * FAILURES)
+def test_the_worker_waits_for_an_unavailable_store_and_loses_nothing(bench, method):
+    FailingStore(bench.store, method, [BackendUnavailable("the store is locked")] * FAILURES)
     job_id = bench.submit()
     thread = run(bench)
     wait_until(lambda: bench.job(job_id).state == "succeeded", "the result")
-    wait_until(lambda: len(bench.log.raw_lines) == 3, "both lines, and that of the job")
+    wait_until(lambda: len(bench.log.raw_lines) == 3, "both messages, and that of the job")
     end(bench, thread)
     assert bench.predict.runs == [1] and bench.job(job_id).attempts == 1
     result = [line["level"] for line in bench.log.events() if line["message"] != "attempt ended"]
@@ -341,7 +341,7 @@ def test_a_store_that_is_down_is_waited_for_and_nothing_is_lost(bench, method):
     assert "the store is locked" in bench.log.raw_lines[0]
 
 
-def test_each_attempt_leaves_a_line_with_the_id_of_its_job_and_how_it_ended(make_app):
+def test_each_attempt_has_a_log_line_with_the_id_of_its_job_and_the_outcome(make_app):
     bench = make_app(max_attempts=1)
     ids = [bench.submit(rows) for rows in (np.repeat(ROW, 2, axis=0), SLOW)]
     bench.worker.run_once("w")
@@ -350,22 +350,22 @@ def test_each_attempt_leaves_a_line_with_the_id_of_its_job_and_how_it_ended(make
     assert bench.log.events()[1]["error"] == TOO_LONG
 
 
-def test_a_failure_is_written_once_the_store_is_back(bench):
-    Failing(bench.store, "fail", [BackendUnavailable("down")])
+def test_a_failure_is_written_when_the_store_is_back(bench):
+    FailingStore(bench.store, "fail", [BackendUnavailable("down")])
     job_id = bench.submit(BAD)
     bench.worker.run_once("w")
     assert bench.job(job_id).error == MODEL_FAILED
 
 
-def test_a_worker_that_waits_for_its_store_can_be_ended(bench):
-    Failing(bench.store, "claim", [BackendUnavailable("down")] * 10_000)
+def test_a_worker_that_waits_for_its_store_can_be_stopped(bench):
+    FailingStore(bench.store, "claim", [BackendUnavailable("down")] * 10_000)
     thread = run(bench)
-    wait_until(lambda: bench.log.raw_lines, "it has noticed")
+    wait_until(lambda: bench.log.raw_lines, "the worker has noticed the failure")
     end(bench, thread)
 
 
-def test_a_defect_is_logged_and_the_worker_goes_on(bench):
-    Failing(bench.store, "claim", [ZeroDivisionError("a defect of ours")])
+def test_a_defect_is_logged_and_the_worker_continues(bench):
+    FailingStore(bench.store, "claim", [ZeroDivisionError("a defect of ours")])
     job_id = bench.submit()
     thread = run(bench)
     wait_until(lambda: bench.job(job_id).state == "succeeded", "the result")
@@ -374,7 +374,7 @@ def test_a_defect_is_logged_and_the_worker_goes_on(bench):
 
 
 @pytest.mark.parametrize(("label", "agrees"), [("setosa", True), ("virginica", False), (None, None)])
-def test_the_answer_is_compared_with_the_provisional_one(bench, label, agrees):
+def test_the_result_is_compared_with_the_provisional_one(bench, label, agrees):
     first = None if label is None else provisional(bench.model, bench.model.predict(ROW))._replace(label=label)
     job_id = bench.submit(note=pack_note(first))
     bench.worker.run_once("w")

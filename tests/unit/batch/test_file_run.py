@@ -1,4 +1,4 @@
-"""The command batch on files: what comes out, what is left out, how it ends, and how it goes on."""
+"""The batch command on files: the output, bad rows, the end of a run, and its resumption."""
 
 import csv
 import errno
@@ -37,7 +37,7 @@ FEATURES = [feature.name for feature in MODEL_OF_IRIS.features]
 HEADER = ",".join(["id", *FEATURES])
 PROBABILITIES = [f"probability_{label}" for label in MODEL_OF_IRIS.labels]
 ROWS = [[5.1, 3.5, 1.4, 0.2], [6.7, 3.1, 4.7, 1.5], [7.2, 3.6, 6.1, 2.5]]
-# How often a run is killed in all, by its output.
+# Total number of kills of a run, by its output.
 KILLS = {"out.csv": 40, "out.jsonl.gz": 15, "out.parquet": 6} if CI else {"out.csv": 2, "out.jsonl.gz": 1, "out.parquet": 1}
 GOOD, BAD_MODEL, BAD_ARGUMENTS, TOO_MANY_BAD, INTERRUPTED, STOPPED, MISCOUNTED = range(7)
 
@@ -54,7 +54,7 @@ def batch(*arguments: str | Path, status: int = GOOD, **options) -> subprocess.C
 
 
 def text_of(count: int, header: str = HEADER) -> str:
-    """CSV of so many rows, the same each time."""
+    """Returns CSV with this number of rows, the same each time."""
     chance = random.Random(7)
     lines = [header]
     for i in range(count):
@@ -77,7 +77,7 @@ def same_answers(found: list[dict], rows: list[list[float]]) -> None:
     assert len(found) == len(rows)
     for item, (label, probabilities) in zip(found, answers(rows), strict=True):
         assert item["label"] == label
-        # As float32 they are the same bits.
+        # The values have the same bits as float32.
         assert [np.float32(item[name]) for name in PROBABILITIES] == [np.float32(probability) for probability in probabilities]
 
 
@@ -87,7 +87,7 @@ def record_of(path: Path) -> dict:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Callable[..., Path]:
-    """Writes an input."""
+    """Function that writes an input file."""
 
     def write(content: str | bytes, name: str = "in.csv") -> Path:
         path = tmp_path / name
@@ -102,7 +102,7 @@ def rows_text(rows=ROWS, header: str = HEADER) -> str:
     return "\n".join([header, *(f"k{i}," + ",".join(map(str, row)) for i, row in enumerate(rows))]) + "\n"
 
 
-# What goes in, and what comes out.
+# Input and output
 
 
 def test_every_row_gets_its_label_and_probabilities_and_keeps_its_key(file, tmp_path):
@@ -140,7 +140,7 @@ def test_every_row_gets_its_label_and_probabilities_and_keeps_its_key(file, tmp_
          "CR, none at the end", "CR and blank lines", "mark, blank line and CR", "CR CR LF", "leading blank lines",
          "leading empty fields", "blank lines", "blanks in names", "blanks", "signs"],
 )  # fmt: skip
-def test_csv_may_be_written_in_many_ways(file, tmp_path, text):
+def test_csv_may_have_many_notations(file, tmp_path, text):
     if text == "quoted":
         buffer = io.StringIO()
         csv.writer(buffer, quoting=csv.QUOTE_ALL).writerows(csv.reader(io.StringIO(rows_text())))
@@ -154,20 +154,20 @@ def test_csv_may_be_written_in_many_ways(file, tmp_path, text):
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet"])
 @pytest.mark.parametrize("twice", ["label", "probability_setosa", "model_digest"])
-def test_a_kept_column_that_the_output_has_already_is_refused(file, tmp_path, name, twice):
+def test_a_kept_column_with_the_name_of_an_output_column_is_refused(file, tmp_path, name, twice):
     source = file(rows_text(header=",".join([twice, *FEATURES])))
     text = batch(source, tmp_path / name, "--keep", twice, "--digest", status=BAD_ARGUMENTS).stderr.decode()
     assert text == (
         f"iris_wsgi: --keep {twice!r}: OUT has a column of this name already; rename the column in IN, or do not keep it\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
-    # Only as the output has it.
+    # The output has its own column of this name.
     batch(source, tmp_path / "digest.csv", *(("--keep", twice) if twice == "model_digest" else ()))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])
-def test_another_delimiter_is_recognized_by_a_header_without_commas_or_named(file, tmp_path, delimiter):
+def test_another_delimiter_is_recognized_in_a_header_without_commas_or_named(file, tmp_path, delimiter):
     text = rows_text().replace(",", delimiter)
     result = batch(file("\n" + delimiter * 4 + "\n" + text), tmp_path / "one.csv", "--keep", "id").stderr.decode()
     assert f"the separator of the columns of IN is {delimiter!r}" in result
@@ -182,7 +182,7 @@ def test_another_delimiter_is_recognized_by_a_header_without_commas_or_named(fil
 
 
 @pytest.mark.long
-def test_a_decimal_comma_is_told_and_never_another_number(file, tmp_path):
+def test_a_decimal_comma_is_reported_and_never_another_number(file, tmp_path):
     text = rows_text().replace(",", ";").replace(".", ",")
     batch(file(text), tmp_path / "out.csv", status=TOO_MANY_BAD)
     result = read_csv(tmp_path / "out.csv.errors.csv")
@@ -196,14 +196,14 @@ def test_a_decimal_comma_is_told_and_never_another_number(file, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["in.csv", "in.csv.gz"])
-def test_lines_that_end_in_carriage_returns_are_cut_between_processes_like_others(file, tmp_path, name):
+def test_lines_that_end_in_carriage_returns_are_split_between_processes_like_others(file, tmp_path, name):
     lines = text_of(30_000)
     batch(file(lines), tmp_path / "wanted.csv", "--keep", "id")
     batch(file(lines.replace("\n", "\r"), name), tmp_path / "out.csv", "--keep", "id", "--workers", "2")
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "wanted.csv").read_bytes()
 
 
-def test_line_ends_between_quotes_stay_as_they_are_and_others_are_told(file, tmp_path):
+def test_line_ends_in_quotes_stay_as_they_are_and_others_are_reported(file, tmp_path):
     good = ",".join(map(str, ROWS[0]))
     keys = ['"a\rb"', '"c\nd"', '"e\r\nf"']
     for end, name, other in (("\r", "a line feed", "\n"), ("\n", "a carriage return", "\r")):
@@ -226,7 +226,7 @@ def test_characters_that_look_like_line_ends_are_none(file, tmp_path):
     assert [row["id"][:3] for row in read_csv(tmp_path / "out.csv")] == keys
 
 
-# The command over a reader that loses the first row of each chunk.
+# The command with a reader that loses the first row of each chunk.
 LOSSY = """
 import sys
 from iris_wsgi.cli.main import main
@@ -240,7 +240,7 @@ sys.exit(main())
 """
 
 
-def test_a_row_that_is_neither_answered_nor_told_ends_the_run_with_a_status_of_its_own(file, tmp_path):
+def test_a_row_that_is_neither_predicted_nor_reported_ends_the_run_with_a_separate_status(file, tmp_path):
     words = ["batch", "--model-dir", MODEL, file(rows_text()), tmp_path / "out.csv", "--keep", "id"]
     result = subprocess.run([sys.executable, "-c", LOSSY, *words], capture_output=True, text=True)
     assert result.returncode == MISCOUNTED and "3 rows from line 2 gave 2 predictions and 0 bad rows" in result.stderr
@@ -265,7 +265,7 @@ def test_columns_are_found_by_name_in_any_order_among_others(file, tmp_path):
 
 
 @pytest.mark.long
-def test_other_names_and_numbers_of_columns_may_be_told(file, tmp_path):
+def test_other_names_and_numbers_of_columns_may_be_given(file, tmp_path):
     batch(file(rows_text(header="id,a,b,c,d")), tmp_path / "one.csv", "--features", "a,b,c,d")
     bare = "".join(f"{','.join(map(str, row))},key\n" for row in ROWS)
     batch(file(bare, "bare.csv"), tmp_path / "two.csv", "--no-header", "--keep", "5")
@@ -300,7 +300,7 @@ def test_json_lines_of_objects_and_of_lists(file, tmp_path):
 
 
 @pytest.mark.long
-def test_gzip_goes_in_and_out_by_the_name(file, tmp_path):
+def test_gzip_is_recognized_by_the_name_of_the_input_and_the_output(file, tmp_path):
     batch(file(text_of(20_000), "in.csv.gz"), tmp_path / "out.csv.gz", "--keep", "id")
     batch(file(text_of(20_000)), tmp_path / "out.csv", "--keep", "id")
     assert gzip.decompress((tmp_path / "out.csv.gz").read_bytes()) == (tmp_path / "out.csv").read_bytes()
@@ -316,7 +316,7 @@ def test_standard_streams(tmp_path):
 
 
 @pytest.mark.long
-def test_parquet_goes_in_and_out_and_keeps_its_types(tmp_path):
+def test_parquet_is_read_and_written_and_keeps_its_types(tmp_path):
     import pyarrow as arrow
     from pyarrow import parquet
 
@@ -353,7 +353,7 @@ def test_parquet_with_missing_and_infinite_values_and_of_wrong_types(tmp_path):
     assert b"not numeric" in batch(tmp_path / "in.parquet", tmp_path / "o.csv", "--features", text, status=BAD_ARGUMENTS).stderr
 
 
-# What is left out.
+# Bad rows
 
 BAD_LINES = {
     "x,3,1,1": ("sepal_length", "is not a number"),
@@ -374,7 +374,7 @@ BAD_LINES = {
 }
 
 
-def test_a_bad_row_is_told_with_its_line_column_and_reason_and_harms_no_other(file, tmp_path):
+def test_a_bad_row_is_reported_with_line_column_and_reason_and_affects_no_other(file, tmp_path):
     lines, expected, at = [HEADER], [], 2
     for text, (column, reason) in BAD_LINES.items():
         lines += [f"good{at}," + ",".join(map(str, ROWS[0])), f"bad{at},{text}"]
@@ -417,7 +417,7 @@ JSON_BAD = {
 }
 
 
-def test_bad_json_lines_are_told_likewise(file, tmp_path):
+def test_bad_json_lines_are_reported_likewise(file, tmp_path):
     good = json.dumps(dict(zip(FEATURES, ROWS[0], strict=True)))
     batch(file("\n".join([good, *JSON_BAD, "", good]), "in.jsonl"), tmp_path / "out.csv")
     result = [(row["line"], row["column"], row["reason"]) for row in read_csv(tmp_path / "out.csv.errors.csv")]
@@ -433,18 +433,18 @@ def test_bad_json_lines_are_told_likewise(file, tmp_path):
         ("39.9%", TOO_MANY_BAD, b"2 bad rows of 5 are more than --max-bad 39.9%"), ("0", TOO_MANY_BAD, b"more than --max-bad 0"),
     ],
 )  # fmt: skip
-def test_more_bad_rows_than_allowed_fail_the_run_and_say_so(file, tmp_path, limit, status, why):
+def test_more_bad_rows_than_allowed_fail_the_run_with_a_message(file, tmp_path, limit, status, why):
     source = file(rows_text() + "bad,x,1,1,1\nbad,1,1,1\n")
     result = batch(source, tmp_path / "out.csv", *(("--max-bad", limit) if limit else ()), status=status)
     assert why in result.stderr and (tmp_path / "out.csv").exists() == (status == GOOD)
     assert record_of(tmp_path / "out.csv")["status"] == ("succeeded" if status == GOOD else "failed")
     assert len(read_csv(tmp_path / "out.csv.errors.csv")) == 2
-    # With another limit the same run goes on where it was.
+    # With another limit the same run resumes at this point.
     batch(source, tmp_path / "out.csv", "--max-bad", "100%")
     same_answers(read_csv(tmp_path / "out.csv"), ROWS)
 
 
-def test_a_run_of_bad_rows_alone_fails(file, tmp_path):
+def test_a_run_with_only_bad_rows_fails(file, tmp_path):
     result = batch(file(f"{HEADER}\n1,2,3\n"), tmp_path / "out.csv", status=TOO_MANY_BAD)
     assert b"all 1 rows are bad" in result.stderr
 
@@ -455,7 +455,7 @@ def test_a_header_without_rows_gives_a_header_without_rows(file, tmp_path):
     assert not (tmp_path / "out.csv.errors.csv").exists()
 
 
-# What ends a run before it begins.
+# Errors before the start of a run
 
 
 @pytest.mark.long
@@ -484,14 +484,14 @@ def test_a_header_without_rows_gives_a_header_without_rows(file, tmp_path):
         (rows_text(), ("--out-format", "xml"), "invalid choice"),
     ],
 )
-def test_a_wrong_argument_is_one_line_and_status_2_and_leaves_nothing(file, tmp_path, content, arguments, why):
+def test_an_invalid_argument_is_one_line_and_status_2_and_leaves_no_file(file, tmp_path, content, arguments, why):
     result = batch(file(content), tmp_path / "out.csv", *arguments, status=BAD_ARGUMENTS)
     assert why in result.stderr.decode()
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 
 @pytest.mark.long
-def test_places_that_do_not_do_are_told(file, tmp_path):
+def test_unusable_paths_are_refused(file, tmp_path):
     source = file(rows_text())
     for arguments, why in (
         ((source, source), "the same file"),
@@ -515,7 +515,7 @@ def test_a_model_that_cannot_be_used_is_status_1(file, tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["rows repeated", "rows dropped"])
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl"])
-def test_a_model_that_gives_another_number_of_rows_fails_the_run_and_writes_nothing(file, tmp_path, kind, name):
+def test_a_model_with_another_number_of_rows_fails_the_run_and_writes_nothing(file, tmp_path, kind, name):
     folder = broken_models.write_broken_model(tmp_path / "broken", kind)
     seal(folder, None)
     lines = ["k,feature_0,feature_1,feature_2,feature_3", *(f"k{i},5.1,3.5,1.4,0.2" for i in range(200))]
@@ -524,10 +524,10 @@ def test_a_model_that_gives_another_number_of_rows_fails_the_run_and_writes_noth
     assert not (tmp_path / name).exists() and record_of(tmp_path / name)["status"] == "failed"
 
 
-# One output belongs to one run.
+# One output belongs to one run
 
 
-def test_a_run_that_is_done_is_not_done_again(file, tmp_path):
+def test_a_finished_run_is_not_repeated(file, tmp_path):
     source = file(rows_text())
     batch(source, tmp_path / "out.csv")
     before = (tmp_path / "out.csv").stat()
@@ -538,7 +538,7 @@ def test_a_run_that_is_done_is_not_done_again(file, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.parametrize("what", ["input", "model", "options"])
-def test_an_output_of_another_run_is_written_over_only_by_force(file, tmp_path, what, slow_model):
+def test_an_output_of_another_run_is_replaced_only_with_force(file, tmp_path, what, slow_model):
     source, names = file(rows_text()), ("--features", ",".join(FEATURES))
     batch(source, tmp_path / "out.csv", *names)
     before = (tmp_path / "out.csv").read_bytes()
@@ -558,16 +558,16 @@ def test_an_output_of_another_run_is_written_over_only_by_force(file, tmp_path, 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["out.csv", "out.csv.errors.csv", "out.csv.run.json"])
-def test_what_is_of_no_run_is_written_over_only_by_force(file, tmp_path, name):
-    (tmp_path / name).write_text("somebody's work")
+def test_a_file_that_is_no_output_of_a_run_is_replaced_only_with_force(file, tmp_path, name):
+    (tmp_path / name).write_text("another user's work")
     source = file(rows_text() + "bad,x,1,1,1\n")
     assert b"--force" in batch(source, tmp_path / "out.csv", status=BAD_ARGUMENTS).stderr
-    assert (tmp_path / name).read_text() == "somebody's work"
+    assert (tmp_path / name).read_text() == "another user's work"
     batch(source, tmp_path / "out.csv", "--force")
     same_answers(read_csv(tmp_path / "out.csv"), ROWS)
 
 
-# Outputs that are not regular files.
+# Outputs that are not regular files
 
 
 @pytest.mark.long
@@ -575,7 +575,7 @@ def test_a_fifo_is_written_to_and_stays_with_or_without_force(file, tmp_path):
     source, fifo = file(rows_text()), tmp_path / "out.jsonl"
     os.mkfifo(fifo)
     for force in ((), ("--force",)):
-        # Opened for reading and writing, it takes in the rows, and neither side waits for the other.
+        # The fifo is opened for reading and writing, so it buffers the rows and no side waits for the other.
         descriptor = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
         batch(source, fifo, *force)
         assert len(os.read(descriptor, 1 << 16).splitlines()) == 3
@@ -596,7 +596,7 @@ def test_a_device_is_written_to_and_a_link_to_it_stays(file, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
-def test_a_device_of_roots_own_stays_a_device(file, tmp_path):
+def test_a_device_of_root_stays_a_device(file, tmp_path):
     device = tmp_path / "null.csv"
     os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
     batch(file(rows_text()), device, "--force")
@@ -605,24 +605,24 @@ def test_a_device_of_roots_own_stays_a_device(file, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.parametrize("there", [True, False])
-def test_the_target_of_a_link_is_what_is_written(file, tmp_path, there):
+def test_the_target_of_a_link_is_written(file, tmp_path, there):
     (tmp_path / "elsewhere").mkdir()
     target, link = tmp_path / "elsewhere/real.csv", tmp_path / "out.csv"
     link.symlink_to("elsewhere/real.csv")
     if there:
-        target.write_text("somebody's work")
+        target.write_text("another user's work")
         assert b"--force overwrites it" in batch(file(rows_text()), link, status=BAD_ARGUMENTS).stderr
     batch(file(rows_text()), link, *(("--force",) if there else ()))
     assert link.is_symlink() and not target.is_symlink()
     same_answers(read_csv(target), ROWS)
-    # By either name it is the same run.
+    # Both names belong to the same run.
     assert b"nothing to do" in batch(tmp_path / "in.csv", target).stderr
     assert b"nothing to do" in batch(tmp_path / "in.csv", link).stderr
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
-def test_a_descriptor_is_written_to_where_it_stands(file, tmp_path, name):
+def test_a_descriptor_is_written_to_at_its_position(file, tmp_path, name):
     source, log = file(rows_text()), tmp_path / "log.csv"
     log.write_text("before\n")
     with log.open("ab") as appended:
@@ -633,7 +633,7 @@ def test_a_descriptor_is_written_to_where_it_stands(file, tmp_path, name):
 
 
 @pytest.mark.long
-def test_a_record_or_a_partial_output_that_is_not_a_regular_file_is_left_alone(file, tmp_path):
+def test_a_record_or_a_partial_output_that_is_not_a_regular_file_is_not_changed(file, tmp_path):
     source = file(rows_text())
     for name in ("out.csv.partial", "out.csv.run.json"):
         link = tmp_path / name
@@ -642,15 +642,15 @@ def test_a_record_or_a_partial_output_that_is_not_a_regular_file_is_left_alone(f
         assert f"{name} cannot be written: it is a character device, not a regular file" in text
         assert link.is_symlink() and not (tmp_path / "out.csv").exists()
         link.unlink()
-    # A link that somebody left where the run writes first is not followed.
-    (tmp_path / "mine").write_text("somebody's work")
+    # The run does not follow a link at the path of its partial output.
+    (tmp_path / "mine").write_text("another user's work")
     (tmp_path / "out.csv.partial").symlink_to("mine")
     batch(source, tmp_path / "out.csv", status=BAD_ARGUMENTS)
-    assert (tmp_path / "mine").read_text() == "somebody's work"
+    assert (tmp_path / "mine").read_text() == "another user's work"
 
 
 @pytest.mark.long
-def test_outputs_that_are_one_file_with_the_input_or_each_other_are_refused(file, tmp_path):
+def test_two_outputs_or_an_output_and_the_input_in_one_file_are_refused(file, tmp_path):
     source = file(rows_text())
     before = source.read_bytes()
     (tmp_path / "link.csv").symlink_to("in.csv")
@@ -691,7 +691,7 @@ def test_a_second_run_on_one_output_stops_with_one_line(file, tmp_path):
 
 
 @pytest.mark.long
-def test_shards_are_all_rows_once(file, tmp_path):
+def test_shards_contain_all_rows_once(file, tmp_path):
     source = file(text_of(60_000))
     for i in range(3):
         batch(source, tmp_path / f"out{i}.csv", "--keep", "id", "--shard", f"{i}/3")
@@ -699,12 +699,12 @@ def test_shards_are_all_rows_once(file, tmp_path):
     assert all(parts) and sorted(itertools.chain(*parts)) == sorted(f"r{i}" for i in range(60_000))
 
 
-# The end, and after it.
+# Interrupted runs
 
 
 @pytest.fixture(scope="module")
 def large_input(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An input of a dozen chunks, a few of which have bad rows."""
+    """Input of a dozen chunks, some of which have bad rows."""
     folder = tmp_path_factory.mktemp("large")
     lines = text_of(90_000).splitlines()
     for i in (5, 40_000, 40_001, 89_000):
@@ -717,7 +717,7 @@ def large_input(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def large(large_input: Path) -> Path:
-    """The same, and its undisturbed outputs by name."""
+    """Large input, and its outputs without an interruption by name."""
     for source, target in RUNS:
         batch(large_input / source, large_input / target, "--keep", "id", "--quiet")
     return large_input
@@ -738,7 +738,7 @@ def run(*arguments: str | Path) -> None:
 
 
 def checkpoint(out: Path) -> int:
-    """The next chunk, as the record of a run has it."""
+    """Returns the next chunk in the record of a run."""
     try:
         return record_of(out)["checkpoint"]["chunk"]
     except FileNotFoundError:
@@ -746,7 +746,7 @@ def checkpoint(out: Path) -> int:
 
 
 def same_run(out: Path, expected: Path) -> None:
-    """An output with all that belongs to it is that of an undisturbed run, byte for byte."""
+    """Asserts that the output files are those of an uninterrupted run, byte for byte."""
     assert out.read_bytes() == expected.read_bytes()
     assert Path(f"{out}.errors.csv").read_bytes() == Path(f"{expected}.errors.csv").read_bytes()
     for name in ("status", "rows", "labels", "checkpoint"):
@@ -756,13 +756,13 @@ def same_run(out: Path, expected: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize(("source", "target"), RUNS)
-def test_killed_at_any_moments_it_ends_as_if_undisturbed(large, tmp_path, source, target):
+def test_a_run_killed_at_any_moments_ends_like_an_uninterrupted_one(large, tmp_path, source, target):
     chance, out, kills, went_on = random.Random(target), tmp_path / target, 0, 0
     began = time.monotonic()
     run(large / source, out)
     took = time.monotonic() - began
     while kills < KILLS[target]:
-        # One that was killed between its output and the last word of its record goes on as well.
+        # A run that was killed between its output and the last entry of its record resumes too.
         if out.exists() and record_of(out)["status"] != "finishing":
             same_run(out, large / target)
             for path in tmp_path.iterdir():
@@ -784,10 +784,10 @@ def test_killed_at_any_moments_it_ends_as_if_undisturbed(large, tmp_path, source
 
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_interrupted_it_notes_how_far_it_came_and_goes_on(large, tmp_path, number):
+def test_an_interrupted_run_stores_its_progress_and_resumes(large, tmp_path, number):
     out = tmp_path / "out.csv"
     process = start(large / "in.csv", out)
-    wait_until(lambda: checkpoint(out) > 1, "it has begun")
+    wait_until(lambda: checkpoint(out) > 1, "the run has started")
     process.send_signal(number)
     text = process.communicate()[1].decode()
     assert (
@@ -802,10 +802,10 @@ def test_interrupted_it_notes_how_far_it_came_and_goes_on(large, tmp_path, numbe
 
 
 @pytest.mark.long
-def test_a_process_of_the_run_that_is_killed_stops_it_with_one_line(large, tmp_path):
+def test_a_killed_process_of_the_run_stops_it_with_one_line(large, tmp_path):
     out = tmp_path / "out.csv"
     process = start(large / "in.csv", out)
-    wait_until(lambda: checkpoint(out) > 1, "it has begun")
+    wait_until(lambda: checkpoint(out) > 1, "the run has started")
     child = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]
     os.kill(int(child), signal.SIGKILL)
     text = process.communicate()[1].decode()
@@ -815,10 +815,10 @@ def test_a_process_of_the_run_that_is_killed_stops_it_with_one_line(large, tmp_p
 
 
 @pytest.mark.long
-def test_killed_between_the_last_checkpoint_and_the_name_it_is_finished(large, tmp_path):
+def test_a_run_killed_between_the_last_checkpoint_and_the_rename_is_finished(large, tmp_path):
     out = tmp_path / "out.csv"
     run(large / "in.csv", out)
-    # What a kill leaves behind just before the output gets its name, and just after.
+    # State of the files just before and just after the rename of the output.
     done = json.loads((tmp_path / "out.csv.run.json").read_text())
     (tmp_path / "out.csv.run.json").write_text(json.dumps({**done, "status": "finishing"}))
     out.rename(tmp_path / "out.csv.partial")
@@ -831,13 +831,13 @@ def test_killed_between_the_last_checkpoint_and_the_name_it_is_finished(large, t
 
 @pytest.mark.long
 @pytest.mark.parametrize(("source", "target"), RUNS[:2])
-def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(large, tmp_path, source, target):
+def test_a_full_disk_is_one_line_and_the_run_resumes_when_there_is_room(large, tmp_path, source, target):
     out = tmp_path / target
     limit = (large / target).stat().st_size // 2
     line = command(large / source, out, "--keep", "id", "--quiet", "--checkpoint", "0")
 
     def little_room() -> None:
-        # Python ignores SIGXFSZ, so that a write gives an error as on a full disk.
+        # Python ignores SIGXFSZ, so that a write raises an error like on a full disk.
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
     result = subprocess.run(line, capture_output=True, text=True, preexec_fn=little_room)
@@ -849,7 +849,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(large, t
 
 
 @pytest.mark.long
-def test_a_reader_that_goes_away_stops_it_with_one_line(large_input):
+def test_a_reader_that_closes_the_pipe_stops_the_run_with_one_line(large_input):
     process = subprocess.Popen(command(large_input / "in.csv", "-", "--quiet"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.read(1000)
     process.stdout.close()
@@ -862,23 +862,23 @@ def test_a_reader_that_goes_away_stops_it_with_one_line(large_input):
 
 @pytest.mark.long
 @pytest.mark.parametrize("damage", ["cut off", "no gzip"])
-def test_an_input_that_ends_too_soon_stops_it_with_one_line(large_input, tmp_path, damage):
+def test_an_input_that_ends_too_soon_stops_the_run_with_one_line(large_input, tmp_path, damage):
     data = (large_input / "in.csv.gz").read_bytes()
     (tmp_path / "in.csv.gz").write_bytes(data[: len(data) // 2] if damage == "cut off" else data[:50_000] + b"x" * 50_000)
     text = batch(tmp_path / "in.csv.gz", tmp_path / "out.csv", "--keep", "id", status=STOPPED).stderr.decode()
     assert "cannot be read to its end" in text and not (tmp_path / "out.csv").exists()
 
 
-def test_an_input_that_is_no_gzip_at_all_is_one_line(tmp_path):
+def test_an_input_that_is_not_gzip_is_reported_in_one_line(tmp_path):
     (tmp_path / "in.csv.gz").write_bytes(b"no gzip")
     assert b"in.csv.gz cannot be read" in batch(tmp_path / "in.csv.gz", tmp_path / "out.csv", status=STOPPED).stderr
 
 
 @pytest.mark.long
-def test_an_output_that_somebody_cut_off_is_not_gone_on_with(large_input, tmp_path):
+def test_a_truncated_output_is_not_resumed(large_input, tmp_path):
     out = tmp_path / "out.csv"
     process = start(large_input / "in.csv", out)
-    wait_until(lambda: checkpoint(out) > 1, "it has begun")
+    wait_until(lambda: checkpoint(out) > 1, "the run has started")
     process.kill()
     process.communicate()
     os.truncate(tmp_path / "out.csv.partial", 100)
@@ -886,10 +886,10 @@ def test_an_output_that_somebody_cut_off_is_not_gone_on_with(large_input, tmp_pa
     assert b"was truncated; --force starts again" in result.stderr
 
 
-# What people see meanwhile.
+# Progress and summary
 
 
-def test_a_log_gets_a_line_now_and_then_and_a_terminal_a_bar(tmp_path, monkeypatch, capsys):
+def test_a_log_gets_a_line_now_and_then_and_a_terminal_a_progress_bar(tmp_path, monkeypatch, capsys):
     from iris_wsgi import console
 
     monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
@@ -912,13 +912,13 @@ def test_a_log_gets_a_line_now_and_then_and_a_terminal_a_bar(tmp_path, monkeypat
 
 
 @pytest.mark.long
-def test_the_summary_has_the_labels_and_quiet_has_nothing(file, tmp_path):
+def test_the_summary_has_the_labels_and_quiet_prints_nothing(file, tmp_path):
     text = batch(file(rows_text()), tmp_path / "out.csv").stderr.decode()
     assert text == f"iris_wsgi: wrote {tmp_path}/out.csv, 3 rows: 1 setosa, 1 versicolor, 1 virginica\n"
     assert batch(file(rows_text(ROWS[:1])), tmp_path / "two.csv", "--quiet").stderr == b""
 
 
-def test_the_record_tells_what_the_run_was_of(file, tmp_path):
+def test_the_record_describes_the_run(file, tmp_path):
     source = file(rows_text())
     batch(source, tmp_path / "out.csv")
     result = record_of(tmp_path / "out.csv")
@@ -934,7 +934,7 @@ def test_bin_batch_is_the_same_command(file, tmp_path):
     same_answers(read_csv(tmp_path / "out.csv"), ROWS)
 
 
-# The quick way and the careful one.
+# The fast parser and the strict parser
 
 numbers = st.one_of(
     st.floats(width=64).map(repr), st.integers(-(10**6), 10**6).map(str), st.text("0123456789.eE+-_ xinfa\t", max_size=8)
@@ -945,7 +945,7 @@ READER = CsvReader(csv_columns(MODEL_OF_IRIS, HEADER.encode(), ",", True, (), ["
 @pytest.mark.long
 @settings(max_examples=1500, deadline=None)
 @given(st.lists(st.tuples(st.text("ab é#", max_size=3), numbers, numbers, numbers, numbers), min_size=1, max_size=5))
-def test_what_the_quick_way_takes_the_careful_one_takes_alike(rows):
+def test_input_of_the_fast_parser_gives_the_same_in_the_strict_parser(rows):
     data = "".join(",".join(row) + "\n" for row in rows).encode()
     quick, careful = READER.parse_fast(data, 2), READER.parse_strict(data, 2)
     if quick is not None:
@@ -958,12 +958,12 @@ def test_what_the_quick_way_takes_the_careful_one_takes_alike(rows):
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4))
-def test_numbers_are_those_that_python_reads(row):
+def test_numbers_have_the_values_that_python_reads(row):
     data = ("k," + ",".join(map(repr, row)) + "\n").encode()
     assert READER.rows(data, 2).values.tolist() == [np.array(row, np.float64).astype(np.float32).tolist()]
 
 
-def test_a_row_on_which_the_model_fails_is_left_out_alone():
+def test_only_the_row_on_which_the_model_fails_is_left_out():
     from iris_wsgi.tabular.scorer import MODEL_FAILS, OUTPUT_NOT_FINITE, Scorer
     from iris_wsgi.tabular.writers import CsvWriter
 
@@ -984,7 +984,7 @@ def test_a_row_on_which_the_model_fails_is_left_out_alone():
     assert sum(outcome.labels.values()) == 2
 
 
-def test_a_defect_is_told_with_its_place_and_not_as_a_killed_process():
+def test_a_defect_is_reported_with_its_place_and_not_as_a_killed_process():
     from iris_wsgi.errors import Stopped
     from iris_wsgi.patterns.batch.file_run import chunk_scorer
 

@@ -1,4 +1,4 @@
-"""The command batch on Parquet whose groups and columns do not fit its batches."""
+"""The batch command on Parquet files whose row groups and columns do not match its batches."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ ROWS = 20_000
 @pytest.mark.parametrize("group", [1000, 8192, 10_000, ROWS])
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_categories_in_groups_of_any_size_lose_no_row(tmp_path, group, workers):
-    """pyarrow ends a batch where the words of a column change, which is with each group."""
+    """pyarrow ends a batch where the categories of a column change, which is at each row group."""
     words = arrow.array([f"k{i // 7 % 500}" for i in range(ROWS)])
     values = np.random.default_rng(1).random((len(FEATURES), ROWS)) * 5
     table = arrow.table({"kind": words.dictionary_encode(), "id": range(ROWS), **dict(zip(FEATURES, values, strict=True))})
@@ -45,15 +45,15 @@ COLUMNS = {
 }
 
 
-def scored(tmp_path, target: str, keep: list[str]) -> subprocess.CompletedProcess:
+def score(tmp_path, target: str, keep: list[str]) -> subprocess.CompletedProcess:
     values = {name: arrow.array([1.0, None, 2.0] if name == FEATURES[2] else [1.0, 1.0, 1.0]) for name in FEATURES}
     write_table(arrow.table({**COLUMNS, **values}), tmp_path / "in.parquet")
     command = [sys.executable, "-m", "iris_wsgi", "batch", "in.parquet", target, "--keep", ",".join(keep)]
     return subprocess.run([*command, "--model-dir", str(MODEL)], cwd=tmp_path, capture_output=True, timeout=120)
 
 
-def test_columns_of_any_type_are_kept_as_they_are_beside_bad_rows(tmp_path):
-    result = scored(tmp_path, "out.parquet", list(COLUMNS))
+def test_columns_of_any_type_are_kept_unchanged_next_to_bad_rows(tmp_path):
+    result = score(tmp_path, "out.parquet", list(COLUMNS))
     assert result.returncode == 0, result.stderr.decode()
     found = read_table(tmp_path / "out.parquet")
     for name, column in COLUMNS.items():
@@ -62,15 +62,15 @@ def test_columns_of_any_type_are_kept_as_they_are_beside_bad_rows(tmp_path):
 
 def test_dates_times_and_decimals_become_text(tmp_path):
     names = [name for name in COLUMNS if name != "blob"]
-    result = scored(tmp_path, "out.csv", names)
+    result = score(tmp_path, "out.csv", names)
     assert result.returncode == 0, result.stderr.decode()
     rows = [line.partition(",setosa")[0] for line in (tmp_path / "out.csv").read_text().splitlines()[1:]]
     first = '1970-01-01 00:00:00.000000001,1970-01-02,1.50,"[""a""]","[""1970-01-01 00:00:00.000001""]"'
     assert rows == [first, "1970-01-01 00:00:00.000000003,,-2.25,,"]
 
 
-def test_bytes_are_no_text(tmp_path):
-    result = scored(tmp_path, "out.csv", ["blob"])
+def test_bytes_are_not_text(tmp_path):
+    result = score(tmp_path, "out.csv", ["blob"])
     assert (result.returncode, result.stderr.decode()) == (
         2,
         "iris_wsgi: the column 'blob' of IN holds binary, which OUT cannot hold\n",

@@ -1,4 +1,4 @@
-"""Tables scored by the command batch: one suite over both databases, and what each can suffer alone."""
+"""Tables scored by the batch command: one suite for both databases, and the failures of each."""
 
 import json
 import os
@@ -32,14 +32,14 @@ from iris_wsgi.patterns.batch.table_run import TableRun, open_database, plan_run
 from iris_wsgi.settings import BadSetting
 
 TIMEOUT_SECONDS = 60
-# Tells whether anybody waits for a lock of PostgreSQL.
+# Returns a row if a session waits for a PostgreSQL lock.
 WAITING = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
 KILLS = 50 if os.environ.get("CI") == "true" else 4
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def place(request: pytest.FixtureRequest) -> ScoringDatabase:
-    """A database without tables."""
+    """Empty database."""
     return request.getfixturevalue(request.param)
 
 
@@ -53,7 +53,7 @@ def postgres(postgres_server: PostgresServer) -> Iterator[ScoringDatabase]:
 
 @pytest.fixture
 def sqlite() -> Iterator[ScoringDatabase]:
-    """In memory where that looks like a disk: processes are killed here, and not the machine."""
+    """SQLite in a memory file system, because the tests kill processes and not the machine."""
     with TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
         (Path(folder) / "items.db").touch()
         yield ScoringDatabase(f"sqlite:///{folder}/items.db")
@@ -66,7 +66,7 @@ def model() -> Model:
 
 @pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
-    """A run has its own way with them."""
+    """Restores the signal handlers, which a run changes."""
     before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
     yield
     for number, handler in before:
@@ -75,7 +75,7 @@ def signals() -> Iterator[None]:
 
 @pytest.fixture
 def batch(place: ScoringDatabase, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """A run in this process: its status and what it said."""
+    """Function that executes a run in this process. It returns the status and the message."""
 
     def run(*arguments: str, table: str = "items", url: str = "", folder: Path = MODEL) -> tuple[int, str]:
         command = ["batch", "--table", table, "--database", url or place.url, "--model-dir", str(folder), *arguments]
@@ -131,17 +131,19 @@ def run_starter() -> Iterator[RunStarter]:
 
 
 def has_open(pid: int, place: ScoringDatabase) -> bool:
-    """Whether a process has the file of a database open."""
+    """Returns whether a process has the file of a database open."""
     return str(Path(place.url.removeprefix("sqlite:///")).resolve()) in open_files(pid)
 
 
-def begun(place: ScoringDatabase) -> None:
-    """Waits until a run has done something."""
-    wait_until(lambda: place.has_table("items_run") and place.execute("SELECT 1 FROM items_run WHERE ok > 0"), "a run has begun")
+def wait_until_started(place: ScoringDatabase) -> None:
+    """Waits until a run has written predictions."""
+    wait_until(
+        lambda: place.has_table("items_run") and place.execute("SELECT 1 FROM items_run WHERE ok > 0"), "a run has started"
+    )
 
 
 def other_model(folder: Path, labels: str | None = None) -> Path:
-    """Another model with the same features, and classes unless told otherwise: the fast one."""
+    """Copies the fast model, which has the same features. The classes may be changed."""
     target = folder / "other"
     target.mkdir()
     for path in (MODEL / "fast").iterdir():
@@ -152,10 +154,10 @@ def other_model(folder: Path, labels: str | None = None) -> Path:
     return target
 
 
-# What is written.
+# Predictions
 
 
-def test_predictions_are_those_of_the_model_to_the_bit_whatever_the_chunk(place, batch, model):
+def test_predictions_equal_the_model_to_the_bit_with_any_chunk_size(place, batch, model):
     place.fill(1000)
     status, output = batch("--chunk", "137")
     assert status == 0 and re.fullmatch(r"wrote (public|main)\.items_prediction, 989 rows: .*; 11 bad", output)
@@ -184,7 +186,7 @@ def test_one_row_a_chunk_no_row_at_all_and_exactly_one_chunk(place, batch):
     assert [run["ok"] for run in place.runs()] == [0, 3, 3] and place.inconsistencies() == []
 
 
-def test_only_rows_without_a_prediction_are_done(place, batch):
+def test_only_rows_without_a_prediction_are_scored(place, batch):
     place.fill(50)
     assert batch()[0] == 0
     place.execute("DELETE FROM items_prediction WHERE id = 9")
@@ -193,7 +195,7 @@ def test_only_rows_without_a_prediction_are_done(place, batch):
     assert [run["ok"] for run in place.runs()] == [49, 2]
 
 
-def test_rows_of_another_model_are_redone_only_when_asked(place, batch, tmp_path):
+def test_rows_of_another_model_are_scored_again_only_with_the_flag(place, batch, tmp_path):
     place.fill(300)
     batch()
     before, other = place.predictions(), other_model(tmp_path)
@@ -224,7 +226,7 @@ VALUES = {
 }
 
 
-def test_a_bad_row_is_told_with_its_column_and_spoils_no_other(place, batch):
+def test_a_bad_row_is_reported_with_its_column_and_affects_no_other(place, batch):
     place.execute(ITEMS.replace("sepal_width double precision", "sepal_width text"))
     place.execute("INSERT INTO items VALUES (?, 5, ?, 1, 0.2)", rows=list(enumerate(VALUES)))
     assert batch("--chunk", "5")[0] == 0
@@ -235,7 +237,7 @@ def test_a_bad_row_is_told_with_its_column_and_spoils_no_other(place, batch):
     assert batch()[1].startswith("nothing to do")
 
 
-def test_numbers_of_every_type_are_the_floats_that_they_are(place, batch, model):
+def test_numbers_of_every_type_are_the_same_floats(place, batch, model):
     kinds = ("real", "integer", "numeric(30,10)", "bigint")
     columns = ", ".join(f"{name} {kind}" for name, kind in zip(FEATURES, kinds, strict=True))
     place.execute(f"CREATE TABLE items (id integer PRIMARY KEY, {columns})")
@@ -245,7 +247,7 @@ def test_numbers_of_every_type_are_the_floats_that_they_are(place, batch, model)
     assert [row[2:5] for row in place.predictions()] == [tuple(item) for item in expected.tolist()]
 
 
-def test_a_number_that_the_column_holds_as_a_double_is_checked_as_a_float(place, batch):
+def test_a_number_in_a_double_column_is_checked_as_a_float(place, batch):
     place.execute(ITEMS)
     place.execute("INSERT INTO items VALUES (1, 1e300, 3, 1, 0.2)")
     assert batch()[0] == 3
@@ -253,12 +255,12 @@ def test_a_number_that_the_column_holds_as_a_double_is_checked_as_a_float(place,
     assert place.runs()[0]["status"] == "failed"
 
 
-# Names and keys.
+# Names and keys
 
 ODD = ['we"ird', "a b", "ключ", "50% {}", "s.x", "SELECT", "?", "%s", "$1", "x'y", "--", "{0}."]
 
 
-def test_odd_names_are_names_like_others(place, batch, model):
+def test_unusual_names_work_like_others(place, batch, model):
     table, (first, second), features = 'It"ems of % ?', ODD[:2], ODD[2:6]
     quoted = {item: '"' + item.replace('"', '""') + '"' for item in [table, *ODD]}
     columns = ", ".join(f"{quoted[item]} double precision" for item in ODD[2:])
@@ -289,7 +291,7 @@ def test_odd_names_are_names_like_others(place, batch, model):
     assert len(rows) == 24 and [row[1] for row in rows] == [model.labels[i] for i in expected]
 
 
-def test_composite_keys_are_walked_in_the_order_of_their_index(place, batch):
+def test_composite_keys_are_read_in_the_order_of_their_index(place, batch):
     place.execute("CREATE TABLE items (b text, a integer, f double precision, PRIMARY KEY (a, b))")
     rows = [(text, i, 1.0) for i in range(20) for text in ("x", "X", "é", "", "~", "10", "9")]
     place.execute("INSERT INTO items VALUES (?, ?, ?)", rows=rows)
@@ -303,7 +305,7 @@ def test_composite_keys_are_walked_in_the_order_of_their_index(place, batch):
     assert got == {(i, text) for text, i, _ in rows} and len(place.predictions()) == len(rows)
 
 
-def test_names_that_the_tables_beside_would_have_twice_are_refused(place, batch):
+def test_names_that_the_output_tables_would_have_twice_are_refused(place, batch):
     for name in ("label", "error", "run", "predicted", "model_digest", "probability_setosa"):
         place.execute("DROP TABLE IF EXISTS items")
         place.execute(ITEMS.replace("id integer", f"{name} integer"))
@@ -312,7 +314,7 @@ def test_names_that_the_tables_beside_would_have_twice_are_refused(place, batch)
         assert "which are one name; name another unique key by --key" in output
 
 
-def test_names_of_sqlite_that_differ_in_case_alone_are_one_name(sqlite, tmp_path, capsys):
+def test_names_of_sqlite_that_differ_in_case_only_are_one_name(sqlite, tmp_path, capsys):
     command = ["batch", "--table", "items", "--database", sqlite.url, "--model-dir"]
     sqlite.execute(ITEMS.replace("id integer", "Label integer"))
     assert main([*command, str(MODEL)]) == 2
@@ -326,12 +328,12 @@ def test_names_of_sqlite_that_differ_in_case_alone_are_one_name(sqlite, tmp_path
 @pytest.mark.parametrize(
     "text", ["", ".", "a.", ".b", "a.b.c", '"a', 'a"b', '""', '"a"b', "a\nb", "x\0".replace("\0", "\x7f"), "\udcff"]
 )
-def test_what_is_no_name_of_a_table_is_told(batch, text):
+def test_an_invalid_table_name_is_reported(batch, text):
     status, output = batch(table=text)
     assert status == 2 and ("must be" in output)
 
 
-def test_names_are_taken_apart_as_they_are_written():
+def test_qualified_names_are_split_correctly():
     assert parse_table_name("a b") == TableName(None, "a b") and parse_table_name("S.t") == TableName("S", "t")
     assert (
         parse_table_name('"a.b"') == TableName(None, "a.b")
@@ -340,7 +342,7 @@ def test_names_are_taken_apart_as_they_are_written():
     )
 
 
-# What is refused, each with one line and status 2.
+# Errors before the start, each with one line and status 2
 
 
 @pytest.mark.parametrize(
@@ -365,7 +367,7 @@ def test_names_are_taken_apart_as_they_are_written():
         (ITEMS, ["--keep", "id"], "--keep is for files, and not for --table"),
     ],
 )
-def test_what_is_not_there_or_not_wanted_is_told_in_one_line(place, batch, made, arguments, expected):
+def test_a_missing_or_unsuitable_table_is_reported_in_one_line(place, batch, made, arguments, expected):
     if made:
         place.execute(made)
     status, line = batch(*arguments)
@@ -385,7 +387,7 @@ def test_the_url_may_come_from_the_environment(sqlite, monkeypatch, capsys):
     assert capsys.readouterr() == ("", "") and len(sqlite.predictions()) == 5
 
 
-def test_flags_of_tables_want_a_table(capsys):
+def test_flags_of_tables_require_a_table(capsys):
     for flags in (["--key", "id"], ["--redo-older"], ["--chunk", "5"], ["--database", "sqlite:///x"]):
         assert main(["batch", "in.csv", "out.csv", *flags]) == 2
         assert capsys.readouterr().err.endswith(" is for --table\n")
@@ -402,7 +404,7 @@ def test_rows_without_a_key_are_refused(place, batch):
     assert batch("--key", "id")[0] == 0 and len(place.predictions()) == 1
 
 
-def test_a_unique_index_over_some_rows_or_over_an_expression_is_no_key(place, batch):
+def test_a_unique_index_over_some_rows_or_over_an_expression_is_not_a_key(place, batch):
     place.execute(ITEMS.replace("integer PRIMARY KEY", "integer"))
     place.execute("CREATE UNIQUE INDEX one ON items (id) WHERE sepal_width > 3")
     place.execute("CREATE UNIQUE INDEX two ON items ((id + 1))")
@@ -411,7 +413,7 @@ def test_a_unique_index_over_some_rows_or_over_an_expression_is_no_key(place, ba
     assert batch("--key", "id")[0] == 0
 
 
-def test_tables_beside_that_are_something_else_are_left_alone(place, batch, tmp_path):
+def test_existing_tables_with_the_output_names_are_not_changed(place, batch, tmp_path):
     place.fill(3)
     place.execute("CREATE TABLE items_prediction (id integer PRIMARY KEY, mine text)")
     status, output = batch()
@@ -434,17 +436,17 @@ def test_tables_beside_that_are_something_else_are_left_alone(place, batch, tmp_
     ["items.db", "sqlite:items.db", "sqlite:///", "mysql://h/d", "postgresql://h:port/d"]
     + [f"postgresql://u:{secret}@h/d" for secret in ("se/cret", "se@cret", "12?cret", "se#cret", "se%cret")],
 )
-def test_a_url_that_is_none_is_told_and_not_shown(monkeypatch, capsys, url):
+def test_an_invalid_url_is_reported_and_not_shown(monkeypatch, capsys, url):
     monkeypatch.setenv("IRIS_DATABASE_URL", url)
     assert main(["batch", "--table", "items"]) == 2
     err = capsys.readouterr().err
     assert "must be sqlite:///file or postgresql://" in err and "cret" not in err and err.count("\n") == 1
 
 
-# Bad rows beyond the limit.
+# Bad rows over the limit
 
 
-def test_too_many_bad_rows_fail_the_run_and_what_is_done_stays(place, batch):
+def test_too_many_bad_rows_fail_the_run_and_its_predictions_stay(place, batch):
     place.fill(1000)
     status, output = batch("--max-bad", "3", "--chunk", "100")
     assert status == 3 and output.startswith("failed: 4 bad rows are more than --max-bad 3; 296 rows: ")
@@ -454,7 +456,7 @@ def test_too_many_bad_rows_fail_the_run_and_what_is_done_stays(place, batch):
     assert len(place.predictions()) == 1000 and batch("--max-bad", "0")[0] == 0 and place.inconsistencies() == []
 
 
-def test_bad_rows_of_runs_that_were_interrupted_count_in_the_one_that_goes_on(place, batch):
+def test_bad_rows_of_interrupted_runs_count_in_the_resumed_one(place, batch):
     place.fill(300)
     batch()
     place.execute("DELETE FROM items_prediction WHERE id > 500")
@@ -465,11 +467,11 @@ def test_bad_rows_of_runs_that_were_interrupted_count_in_the_one_that_goes_on(pl
     assert batch("--max-bad", "3")[0] == 0
 
 
-# Several at once, and deaths.
+# Concurrent runs, and kills
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_that_share_a_table_do_each_row_once(place, batch, run_starter, count):
+def test_processes_that_share_a_table_score_each_row_once(place, batch, run_starter, count):
     place.fill(2000)
     assert run_starter.execute("run_concurrently", place.url, count, "50") == [[0, ""]] * count
     assert place.inconsistencies() == [] and sum(run["ok"] + run["bad"] for run in place.runs()) == 2000
@@ -480,16 +482,16 @@ def test_processes_that_share_a_table_do_each_row_once(place, batch, run_starter
 
 
 @pytest.mark.long
-def test_runs_killed_at_any_moment_leave_what_an_undisturbed_one_does(place, run_starter):
+def test_runs_killed_at_any_moment_leave_the_same_as_an_uninterrupted_one(place, run_starter):
     place.fill(500)
     result = run_starter.execute("kill_runs", place.url, KILLS, "20")
     assert result["faults"] == [] and result["finished"] > 0
 
 
-def test_sigterm_ends_a_run_after_its_chunk_and_the_same_command_goes_on(place, batch, run_starter):
+def test_sigterm_ends_a_run_after_its_chunk_and_the_same_command_resumes_it(place, batch, run_starter):
     place.fill(4000)
     with run_starter.run(place, "--chunk", "2") as run:
-        begun(place)
+        wait_until_started(place)
         os.kill(run.pid, signal.SIGTERM)
         status, output = run.wait()
     assert status == 4
@@ -498,10 +500,10 @@ def test_sigterm_ends_a_run_after_its_chunk_and_the_same_command_goes_on(place, 
     assert batch()[0] == 0 and len(place.predictions()) == 4000 and place.inconsistencies() == []
 
 
-def test_rows_that_come_and_go_during_a_run_are_no_trouble(place, batch, run_starter):
+def test_rows_that_change_during_a_run_cause_no_error(place, batch, run_starter):
     place.fill(1000)
     with run_starter.run(place, "--chunk", "5") as run:
-        begun(place)
+        wait_until_started(place)
         for i in range(1, 30, 3):
             place.execute("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", (i,))
             place.execute("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", (3000 + i,))
@@ -511,23 +513,23 @@ def test_rows_that_come_and_go_during_a_run_are_no_trouble(place, batch, run_sta
     assert place.execute("SELECT count(*) FROM items s LEFT JOIN items_prediction p ON p.id = s.id WHERE p.id IS NULL") == [(0,)]
 
 
-# What each of the two can do or suffer alone.
+# Properties of one database
 
 
 def runs(place: ScoringDatabase, model: Model, chunk: int = 100) -> TableRun:
-    """A run on a connection of its own, which has not begun."""
+    """Returns a run on a separate connection that has not started."""
     options = TableOptions(TableName(None, "items"), (), (), False, chunk, MaxBad(), True)
     database = open_database(place.url, TIMEOUT_SECONDS)
     return TableRun(database, plan_run(database, options, model), options, model)
 
 
-def stand_in(model: Model, predict: Callable) -> object:
-    """A model in everything but its answers."""
+def model_with_predictions(model: Model, predict: Callable) -> object:
+    """Returns a model with other predictions."""
     return type("StandIn", (), {"digest": model.digest, "labels": model.labels, "predict": staticmethod(predict)})
 
 
-def test_a_page_is_found_by_its_key_and_reads_no_more_of_the_predictions(place, model):
-    """Right after the table has been filled, when nobody has looked yet how much is in it."""
+def test_a_page_is_found_by_its_key_and_reads_no_other_predictions(place, model):
+    """The planner must choose the index right after the table was filled, without statistics."""
     place.fill(5000)
     run = runs(place, model)
     with closing(run.database):
@@ -548,7 +550,7 @@ def test_a_page_is_found_by_its_key_and_reads_no_more_of_the_predictions(place, 
 
 
 @pytest.mark.long
-def test_a_lock_that_another_keeps_ends_the_run_in_one_line_and_it_goes_on_later(place, model, batch, capsys):
+def test_a_lock_of_another_session_ends_the_run_in_one_line_and_it_resumes_later(place, model, batch, capsys):
     place.fill(50)
     run = runs(place, model)
     if place.is_sqlite:
@@ -566,15 +568,15 @@ def test_a_lock_that_another_keeps_ends_the_run_in_one_line_and_it_goes_on_later
     assert batch()[0] == 0 and place.inconsistencies() == [] and len(place.predictions()) == 50
 
 
-def test_a_second_signal_ends_a_run_that_waits_at_once(place, run_starter):
+def test_a_second_signal_ends_a_waiting_run_at_once(place, run_starter):
     place.fill(50)
     with closing(place.connect()) as other:
         other.cursor().execute("UPDATE items SET sepal_length = 1 WHERE id = 9")
         with run_starter.run(place) as run:
-            # A file tells nobody who waits for it, but the run listens to signals before it opens it.
+            # A locked file does not show its waiting processes, but the run handles signals before it opens the file.
             while not has_open(run.pid, place) if place.is_sqlite else not place.execute(WAITING):
                 time.sleep(0.005)
-            # Two of one kind may be taken for one.
+            # Two signals of the same kind may be merged into one.
             os.kill(run.pid, signal.SIGTERM)
             os.kill(run.pid, signal.SIGINT)
             status, output = run.wait()
@@ -585,13 +587,13 @@ def test_a_model_that_cannot_be_run_ends_the_run_in_one_line(place, model):
     place.fill(50)
     run = runs(place, model)
     with closing(run.database):
-        run.model = stand_in(model, lambda rows: 1 / 0)
+        run.model = model_with_predictions(model, lambda rows: 1 / 0)
         said: list[str] = []
         assert run.execute(said.append, StopSignal()) == 5 and "the model cannot be run on 49 rows" in said[0]
     assert place.runs()[0]["status"] == "interrupted" and place.predictions() == []
 
 
-def test_a_model_that_gives_another_number_of_rows_fails_the_run_and_writes_no_prediction(place, tmp_path, capsys):
+def test_a_model_with_another_number_of_rows_fails_the_run_and_writes_no_prediction(place, tmp_path, capsys):
     place.fill(200, bad=False)
     folder = broken_models.write_broken_model(tmp_path / "broken", "rows repeated")
     seal(folder, None)
@@ -601,8 +603,8 @@ def test_a_model_that_gives_another_number_of_rows_fails_the_run_and_writes_no_p
     assert place.runs()[0]["status"] == "failed" and place.predictions() == []
 
 
-def test_a_row_that_gets_no_prediction_ends_the_run_with_a_status_of_its_own(place, model):
-    """One that every page leaves out, as if a defect lost it."""
+def test_a_row_without_a_prediction_ends_the_run_with_a_separate_status(place, model):
+    """Simulates a defect: every page leaves out the same row."""
     place.fill(20, bad=False)
     run = runs(place, model)
     claim = run.statements.claim
@@ -613,7 +615,7 @@ def test_a_row_that_gets_no_prediction_ends_the_run_with_a_status_of_its_own(pla
     assert place.runs()[0]["status"] == "failed" and len(place.predictions()) == 19
 
 
-def test_rows_that_come_behind_the_walk_are_done_before_the_run_ends(place, model):
+def test_rows_inserted_behind_the_current_page_are_scored_before_the_run_ends(place, model):
     place.fill(20, bad=False)
     run = runs(place, model)
     missing = run.missing
@@ -630,7 +632,7 @@ def test_rows_that_come_behind_the_walk_are_done_before_the_run_ends(place, mode
     assert len(place.predictions()) == 21
 
 
-def test_an_answer_that_is_not_finite_makes_a_bad_row(place, model):
+def test_a_prediction_that_is_not_finite_makes_a_bad_row(place, model):
     place.fill(5, bad=False)
     run = runs(place, model)
 
@@ -639,7 +641,7 @@ def test_an_answer_that_is_not_finite_makes_a_bad_row(place, model):
         probabilities[2, 1] = np.nan
         return probabilities
 
-    run.model = stand_in(model, predict)
+    run.model = model_with_predictions(model, predict)
     with closing(run.database):
         assert run.execute(print, StopSignal()) == 0
     result = place.predictions()
@@ -647,7 +649,7 @@ def test_an_answer_that_is_not_finite_makes_a_bad_row(place, model):
     assert result[2][1:5] == (None,) * 4 and place.inconsistencies() == []
 
 
-def test_rows_that_another_did_between_the_look_and_the_lock_are_neither_written_nor_counted_twice(postgres, model):
+def test_rows_scored_by_another_run_between_the_read_and_the_lock_are_not_written_or_counted_twice(postgres, model):
     postgres.fill(50)
     first, second = runs(postgres, model), runs(postgres, model)
     with closing(first.database), closing(second.database):
@@ -667,7 +669,7 @@ def test_rows_that_another_did_between_the_look_and_the_lock_are_neither_written
     assert postgres.execute("SELECT DISTINCT run FROM items_prediction") == [(first.id,)] and len(postgres.predictions()) == 50
 
 
-def test_rows_that_another_had_and_gave_up_are_done_in_the_last_pass(postgres, model):
+def test_rows_abandoned_by_another_run_are_scored_in_the_last_pass(postgres, model):
     postgres.fill(300)
     run = runs(postgres, model)
     with closing(run.database), closing(postgres.connect()) as other:
@@ -703,7 +705,7 @@ KEYS = {
 
 
 @pytest.mark.parametrize("kind", KEYS)
-def test_keys_of_every_type_are_kept_as_they_are(postgres, kind, model):
+def test_keys_of_every_type_are_kept_unchanged(postgres, kind, model):
     postgres.execute("CREATE COLLATION nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
     postgres.execute("CREATE TYPE mood AS ENUM ('b a', '\"')")
     postgres.execute("CREATE DOMAIN positive AS integer CHECK (VALUE > 0)")
@@ -719,7 +721,7 @@ def test_keys_of_every_type_are_kept_as_they_are(postgres, kind, model):
     assert postgres.execute(f"{types} AND attrelid IN ('items'::regclass, 'items_prediction'::regclass)") == [(1,)]
 
 
-def test_a_role_with_ways_of_its_own_makes_no_difference(postgres, model, postgres_server):
+def test_settings_of_a_role_make_no_difference(postgres, model, postgres_server):
     postgres.fill(100)
     postgres.execute("DROP ROLE IF EXISTS odd")
     postgres.execute("CREATE ROLE odd LOGIN SUPERUSER")
@@ -738,7 +740,7 @@ def test_a_role_with_ways_of_its_own_makes_no_difference(postgres, model, postgr
     assert postgres.predictions() == expected
 
 
-def test_what_a_role_may_not_do_is_a_wrong_argument(postgres, postgres_server, capsys):
+def test_a_missing_permission_is_an_invalid_argument(postgres, postgres_server, capsys):
     postgres.fill(10)
     postgres.execute("DROP ROLE IF EXISTS poor")
     postgres.execute("CREATE ROLE poor LOGIN")
@@ -750,7 +752,7 @@ def test_what_a_role_may_not_do_is_a_wrong_argument(postgres, postgres_server, c
     assert not postgres.has_table("items_prediction")
 
 
-def test_partitions_schemas_and_tables_that_others_inherit_from(postgres, model, capsys):
+def test_partitions_schemas_and_inherited_tables(postgres, model, capsys):
     columns = ", ".join(f"{feature} float8 DEFAULT 1" for feature in FEATURES)
     postgres.execute('DROP SCHEMA IF EXISTS "Other.one" CASCADE')
     postgres.execute('CREATE SCHEMA "Other.one"')
@@ -770,8 +772,8 @@ def test_partitions_schemas_and_tables_that_others_inherit_from(postgres, model,
     assert "id is not a key of public.items" in capsys.readouterr().err
 
 
-def test_names_that_would_be_cut_off_are_refused(postgres, capsys):
-    """The name of the predictions would be that of the table itself."""
+def test_names_that_the_database_would_truncate_are_refused(postgres, capsys):
+    """The truncated name of the predictions would be that of the table itself."""
     name = "ü" * 31
     postgres.execute(ITEMS.replace("items", f'"{name}"'))
     assert main(["batch", "--table", name, "--database", postgres.url, "--model-dir", str(MODEL)]) == 2
@@ -779,11 +781,11 @@ def test_names_that_would_be_cut_off_are_refused(postgres, capsys):
     assert postgres.execute("SELECT count(*) FROM pg_class WHERE relname LIKE 'ü%' AND relkind = 'r'") == [(1,)]
 
 
-def test_a_database_that_goes_away_ends_the_run_in_one_line_and_it_goes_on_later(postgres, postgres_server, model, run_starter):
+def test_a_lost_database_ends_the_run_in_one_line_and_it_resumes_later(postgres, postgres_server, model, run_starter):
     postgres.fill(4000)
     try:
         with run_starter.run(postgres, "--chunk", "2") as run:
-            begun(postgres)
+            wait_until_started(postgres)
             postgres.close()
             postgres_server.stop()
             status, output = run.wait()
@@ -803,7 +805,7 @@ def test_a_database_that_goes_away_ends_the_run_in_one_line_and_it_goes_on_later
     assert len(postgres.predictions()) == 4000 and postgres.inconsistencies() == []
 
 
-def test_a_database_that_hangs_is_given_up(postgres, model):
+def test_a_database_that_hangs_causes_a_timeout(postgres, model):
     postgres.fill(100)
     run = runs(postgres, model)
     ((pid,),) = run.database.execute("SELECT pg_backend_pid()")
@@ -818,14 +820,14 @@ def test_a_database_that_hangs_is_given_up(postgres, model):
     run.database.close()
 
 
-def test_an_address_without_such_a_database_is_wrong_and_one_without_a_server_is_down(
+def test_a_missing_database_is_an_invalid_argument_and_an_unreachable_server_is_a_failure(
     postgres, postgres_server, monkeypatch, capsys
 ):
     command = ["batch", "--table", "items", "--model-dir", str(MODEL), "--database"]
     assert main([*command, postgres_server.url.replace("/postgres?", "/nope?")]) == 2
     assert 'database "nope" does not exist' in capsys.readouterr().err
     for address, status in (("postgresql://user:secret@/db?host=/nowhere", 5), ("postgresql://user:secret@h/db?nope=1", 2)):
-        # Where no other user sees it.
+        # The connection is made as a user without this database.
         monkeypatch.setenv("IRIS_DATABASE_URL", address)
         assert main(command[:-1]) == status
     result = capsys.readouterr().err
@@ -843,14 +845,14 @@ def test_without_psycopg_one_line_names_the_extra(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "url", ["sqlite:////nowhere/items.db", "sqlite:///nowhere.db", f"sqlite:///{MODEL}", f"sqlite:///{__file__}"]
 )
-def test_a_file_that_is_no_database_is_told_and_none_is_made(url, capsys):
+def test_a_file_that_is_not_a_database_is_reported_and_none_is_created(url, capsys):
     assert main(["batch", "--table", "items", "--database", url, "--model-dir", str(MODEL)]) == 2
     assert re.fullmatch(r"iris_wsgi: the database \S+ (cannot be opened|is not an SQLite database)\n", capsys.readouterr().err)
     assert not Path("nowhere.db").exists()
 
 
-def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_later(sqlite, model, run_starter):
-    """A bound for the size of files stands for that of the disk."""
+def test_a_full_disk_ends_the_run_in_one_line_and_it_resumes_later(sqlite, model, run_starter):
+    """A limit for the size of files replaces a full disk."""
     sqlite.fill(5000)
     size = Path(sqlite.url.removeprefix("sqlite:///")).stat().st_size
 
@@ -866,7 +868,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_later(sqlite, model
     assert len(sqlite.predictions()) == 5000 and sqlite.inconsistencies() == []
 
 
-def test_keys_of_sqlite_are_of_any_type_in_one_column(sqlite, model):
+def test_keys_of_sqlite_have_any_type_in_one_column(sqlite, model):
     columns = ", ".join(f"{feature} REAL DEFAULT 1" for feature in FEATURES)
     keys = [1, 1.5, "1", b"1", "a", "A", b"\xff", 2**63 - 1, -1e300, "", "\0x"]
     for kind, more in (("", ""), ("BLOB", ""), ("ANY", " STRICT"), ("ANY", " STRICT, WITHOUT ROWID"), ("INTEGER", "")):
@@ -911,7 +913,7 @@ def test_text_that_is_not_utf_8_is_a_bad_row_and_as_a_key_one_line(sqlite, batch
     assert status == 5 and "has a key that is text and not UTF-8" in line and len(sqlite.predictions()) == 3
 
 
-def test_a_file_is_found_by_a_relative_path_with_signs_of_urls_in_it_and_keeps_its_journal(tmp_path, monkeypatch, batch, sqlite):
+def test_a_file_is_found_by_a_relative_path_with_url_characters_in_it_and_keeps_its_journal(tmp_path, monkeypatch, batch, sqlite):
     monkeypatch.chdir(tmp_path)
     for mode in ("wal", "delete"):
         name = f"it's {mode} 50%41?mode=ro#.db"
@@ -923,7 +925,7 @@ def test_a_file_is_found_by_a_relative_path_with_signs_of_urls_in_it_and_keeps_i
         assert place.execute("PRAGMA journal_mode") == [(mode,)]
 
 
-def test_columns_that_are_computed_are_features_like_others(place, batch, model):
+def test_computed_columns_can_be_features(place, batch, model):
     computed = "petal_width double precision GENERATED ALWAYS AS (sepal_length / 4) STORED"
     place.execute(ITEMS.replace("petal_width double precision", computed))
     place.execute("INSERT INTO items (id, sepal_length, sepal_width, petal_length) VALUES (1, 6, 3, 4.5)")
@@ -931,7 +933,7 @@ def test_columns_that_are_computed_are_features_like_others(place, batch, model)
     assert place.predictions()[0][2:5] == tuple(model.predict(np.array([[6, 3, 4.5, 1.5]], np.float32))[0].tolist())
 
 
-def test_a_url_that_is_bad_later_is_told_without_its_secret():
+def test_a_url_that_becomes_invalid_is_reported_without_its_secret():
     with pytest.raises(BadSetting, match="not valid for PostgreSQL") as error:
         open_database("postgresql://user:secret@h/db?nope=1")
     assert "secret" not in str(error.value)

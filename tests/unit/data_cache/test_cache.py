@@ -1,4 +1,4 @@
-"""The data cache: whatever happens in whatever order, nobody is told what is not so, unless it is marked stale."""
+"""The data cache: in any order of events, no response is outdated unless it is marked as stale."""
 
 import json
 import threading
@@ -37,8 +37,8 @@ FOREVER = float("inf")
 ROW, OTHER = (np.array(row, "<f4").tobytes() for row in ([5.1, 3.5, 1.4, 0.2], [7.2, 3.6, 6.1, 2.5]))
 
 
-class Failing:
-    """A store that can be down, and counts how often it was asked for an item."""
+class UnreliableStore:
+    """Store that can be unavailable, and counts the reads of items."""
 
     def __init__(self, store, down=BackendUnavailable) -> None:
         self.store, self.down, self.is_down, self.gets = store, down, False, 0
@@ -55,8 +55,8 @@ class Failing:
         return ask
 
 
-class Dictionary:
-    """A second level as Redis is one."""
+class DictionaryTier:
+    """Second level with the interface of Redis."""
 
     def __init__(self) -> None:
         self.items: dict[str, Item] = {}
@@ -76,7 +76,7 @@ class Dictionary:
 
 
 class Server:
-    """One process of a server: its own memory, stamps that it may share."""
+    """Process of a server, with its own memory and possibly shared invalidation stamps."""
 
     def __init__(self, store, stamps, shared=None, size=100_000, model="one", times=TIMES) -> None:
         self.store, self.stamps, self.shared, self.size, self.times = store, stamps, shared, size, times
@@ -84,7 +84,7 @@ class Server:
         self.begin(model)
 
     def begin(self, model: str) -> None:
-        """Anew, with this model."""
+        """Starts again, with this model."""
         self.model = model
         self.metrics = ItemMetrics(Registry())
         breaker = CircuitBreaker(lambda *_: None, "down", "back")
@@ -114,12 +114,12 @@ def stamps() -> InvalidationStamps:
 @pytest.fixture
 def items(tmp_path):
     with closing(SqliteItemStore(tmp_path / "items.db", {}, 10)) as store:
-        yield Failing(store)
+        yield UnreliableStore(store)
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Time stands still until a test moves it."""
+    """Clock that stands still until a test advances it."""
     now = [1000.0]
     for module in (cache_module, reader_module):
         monkeypatch.setattr(module, "monotonic", lambda: now[0])
@@ -132,7 +132,7 @@ def server(items, clock):
     return Server(items, stamps())
 
 
-# The first of them more often than the others, so that something happens to it.
+# The first ids are chosen more often, so that more happens to them.
 SERVERS, NAMES = st.sampled_from([0, 0, 1, 2, 2]), st.sampled_from([*IDS, *IDS[:1] * 3])
 LOOK = st.tuples(st.sampled_from(["item", "prediction"]), SERVERS, NAMES, st.sampled_from([True] * 5 + [False]))
 PUT = st.tuples(st.just("put"), SERVERS, NAMES, st.sampled_from([ROW, OTHER]))
@@ -148,16 +148,16 @@ STEP = st.one_of(LOOK, LOOK, LOOK, LOOK, PUT, PUT, CHECK, LATER, OTHERS)
 
 
 @pytest.fixture(scope="module")
-def fresh(tmp_path_factory):
-    """Databases, one after the other."""
+def new_database(tmp_path_factory):
+    """Function that returns an empty database each time."""
     folder, count = tmp_path_factory.mktemp("property"), iter(range(10**6))
     return lambda: SqliteItemStore(folder / f"{next(count)}.db", {"a": ROW}, 10)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("with_redis", [False, True], ids=["memory", "memory and redis"])
-def test_cached_answers_are_those_without_a_cache_in_any_order_of_events(with_redis, fresh):
-    """Two processes of one server and another server, over one database."""
+def test_cached_responses_equal_those_without_a_cache_in_any_order_of_events(with_redis, new_database):
+    """Two processes of one server, and another server, with one database."""
 
     @settings(max_examples=100, deadline=None)
     @given(steps=st.lists(STEP, min_size=20, max_size=100))
@@ -166,14 +166,14 @@ def test_cached_answers_are_those_without_a_cache_in_any_order_of_events(with_re
             now = [1000.0]
             for module in (cache_module, reader_module, circuit_breaker.time):
                 patch.setattr(module, "monotonic", lambda: now[0])
-            with closing(fresh()) as real:
+            with closing(new_database()) as real:
                 follow(steps, real, now)
 
     def follow(steps, real, now):
-        store, redis = Failing(real), Dictionary() if with_redis else None
+        store, redis = UnreliableStore(real), DictionaryTier() if with_redis else None
         ours, size = stamps(), 1100
         servers = [Server(store, ours, redis, size), Server(store, ours, redis, size), Server(store, stamps(), redis, size)]
-        # What was so, since when.
+        # Versions of each item, with the time of each change.
         history = {item_id: [(0.0, 0, b"", None)] for item_id in IDS}
         history["a"].append((0.0, 1, ROW, None))
         for step in steps:
@@ -195,7 +195,7 @@ def test_cached_answers_are_those_without_a_cache_in_any_order_of_events(with_re
                     since = next(at for at, newer, _, _ in history[item_id] if newer > entry.version)
                     writers = {by for _, newer, _, by in history[item_id] if newer > entry.version}
                     if found.source == "stale":
-                        # Never what this very server has written over.
+                        # A server never returns a version that is older than its own write.
                         assert not writers & ({0, 1} if number < 2 else {2})
                         continue
                     assert use and now[0] - since <= TIMES.check, (found, history[item_id])
@@ -228,7 +228,7 @@ def test_cached_answers_are_those_without_a_cache_in_any_order_of_events(with_re
     hold()
 
 
-def test_two_hundred_who_want_one_cold_item_cause_one_read_and_one_run(server, items):
+def test_two_hundred_requests_for_a_cold_item_cause_one_read_and_one_run(server, items):
     server.cache.put("a", ROW)
     reading, go_on, get = threading.Event(), threading.Event(), items.store.get
 
@@ -248,7 +248,7 @@ def test_two_hundred_who_want_one_cold_item_cause_one_read_and_one_run(server, i
     assert server.look("item", "a").source == "hit" and items.gets == 1
 
 
-def test_who_asks_after_a_put_is_not_told_what_a_look_begun_before_it_found(server, items):
+def test_a_request_after_a_put_does_not_get_the_result_of_an_earlier_read(server, items):
     server.cache.put("a", ROW)
     reading, go_on, get = threading.Event(), threading.Event(), items.store.get
 
@@ -270,7 +270,7 @@ def test_who_asks_after_a_put_is_not_told_what_a_look_begun_before_it_found(serv
     assert server.look("item", "a").entry.version == 2
 
 
-def test_what_was_read_while_a_change_was_told_is_not_kept(server, items):
+def test_a_read_that_overlaps_a_change_is_not_stored(server, items):
     other = Server(items, stamps())
     server.cache.put("a", ROW)
     server.cache.check()
@@ -289,7 +289,7 @@ def test_what_was_read_while_a_change_was_told_is_not_kept(server, items):
     assert server.look("item", "a").entry.version == 2
 
 
-def test_an_item_counts_until_its_time_and_then_only_while_the_database_is_down(server, items, clock):
+def test_an_item_counts_until_its_expiry_and_then_only_while_the_database_is_unavailable(server, items, clock):
     server.cache.put("a", ROW)
     assert [server.look("item", "a").source for _ in range(2)] == ["database", "hit"]
     for _ in range(200):
@@ -306,7 +306,7 @@ def test_an_item_counts_until_its_time_and_then_only_while_the_database_is_down(
         server.look("item", "a")
 
 
-def test_that_there_is_no_item_is_kept_for_a_shorter_time_and_never_told_as_stale(server, items, clock):
+def test_a_negative_entry_has_a_shorter_time_to_live_and_is_never_stale(server, items, clock):
     assert [server.look("item", "a").source for _ in range(2)] == ["database", "negative"]
     assert server.look("prediction", "a").source == "negative" and server.runs == 0
     for _ in range(10):
@@ -319,7 +319,7 @@ def test_that_there_is_no_item_is_kept_for_a_shorter_time_and_never_told_as_stal
         server.look("item", "a")
 
 
-def test_a_put_of_which_nobody_knows_is_no_reason_to_lose_what_is_there(server, items, clock):
+def test_a_put_with_an_unknown_outcome_removes_nothing_from_the_cache(server, items, clock):
     server.cache.put("a", ROW)
     server.look("item", "a")
     items.is_down = True
@@ -331,7 +331,7 @@ def test_a_put_of_which_nobody_knows_is_no_reason_to_lose_what_is_there(server, 
     assert server.look("item", "a").source == "database"
 
 
-def test_a_failure_is_told_to_all_who_wait_and_kept_by_nobody(server, items):
+def test_a_failure_is_returned_to_all_waiting_requests_and_stored_for_none(server, items):
     server.cache.put("a", ROW)
     items.is_down = True
     for _ in range(2):
@@ -341,7 +341,7 @@ def test_a_failure_is_told_to_all_who_wait_and_kept_by_nobody(server, items):
     assert server.look("prediction", "a").source == "run" and not server.cache.flights
 
 
-def test_who_has_more_time_than_the_one_who_works_it_out_tries_again(server, monkeypatch):
+def test_a_waiting_request_with_a_later_deadline_tries_again(server, monkeypatch):
     server.cache.put("a", ROW)
     running, waiting, go_on, wait = threading.Event(), threading.Event(), threading.Event(), PendingResult.wait
 
@@ -368,7 +368,7 @@ def test_who_has_more_time_than_the_one_who_works_it_out_tries_again(server, mon
         assert second.result(60).source == "run" and not server.cache.flights
 
 
-def test_a_row_that_is_read_again_and_is_the_same_needs_no_run(server, items, clock):
+def test_a_row_that_is_read_again_unchanged_needs_no_run(server, items, clock):
     server.cache.put("a", ROW)
     assert [server.look("prediction", "a").source, server.runs] == ["run", 1]
     clock[0] += 2
@@ -377,7 +377,7 @@ def test_a_row_that_is_read_again_and_is_the_same_needs_no_run(server, items, cl
     assert [server.look("prediction", "a").source, server.runs] == ["run", 2]
 
 
-def test_what_memory_has_no_room_for_goes_and_is_counted(items):
+def test_entries_without_room_in_memory_are_evicted_and_counted(items):
     small = Server(items, stamps(), size=1000)
     for i in range(10):
         small.cache.put(f"i{i}", ROW)
@@ -386,8 +386,8 @@ def test_what_memory_has_no_room_for_goes_and_is_counted(items):
     assert small.metrics.evicted.cells[small.metrics.evicted.first[()]] == 10 - len(small.cache.entries.entries) > 0
 
 
-def test_what_redis_could_not_be_told_is_not_believed_for_longer_than_the_database_is_not_asked(items, clock):
-    redis = Dictionary()
+def test_after_a_failed_invalidation_redis_is_not_used_until_the_database_was_read(items, clock):
+    redis = DictionaryTier()
     first, second = Server(items, stamps(), redis), Server(items, stamps(), redis)
     for server in (first, second):
         server.cache.check()
@@ -396,14 +396,14 @@ def test_what_redis_could_not_be_told_is_not_believed_for_longer_than_the_databa
     redis.is_down = True
     first.cache.put("a", OTHER)
     redis.is_down = False
-    # Who wrote it knows better than Redis.
+    # The writer does not use Redis for its own write.
     assert first.look("item", "a").entry.version == 2
     redis.items["a"] = Item(1, ROW)
     clock[0] += TIMES.check * 0.9
     third = Server(items, stamps(), redis)
     third.cache.check()
     assert second.look("item", "a").entry.version == 1
-    # A new one is told what was written lately, and tells Redis.
+    # A new server gets the latest changes, and invalidates Redis.
     assert third.look("item", "a").entry.version == 2
     redis.items["a"] = Item(1, ROW)
     clock[0] += TIMES.check * 0.2
@@ -425,9 +425,9 @@ def test_too_many_changes_empty_the_memory(server, items, monkeypatch):
 
 
 @pytest.mark.long
-def test_threads_that_read_and_write_at_once_see_each_write_that_was_acknowledged(items):
+def test_threads_that_read_and_write_at_once_see_each_acknowledged_write(items):
     ours = stamps()
-    servers = [Server(items.store, ours, Dictionary()) for _ in range(2)]
+    servers = [Server(items.store, ours, DictionaryTier()) for _ in range(2)]
     servers[1].shared = servers[0].shared
     servers[1].begin("one")
     acknowledged, done = dict.fromkeys(IDS, 0), threading.Event()
@@ -467,7 +467,7 @@ def test_an_entry_is_the_same_after_packing():
         assert unpack(entry.pack()) == entry
 
 
-def test_bodies_show_the_numbers_that_were_sent_and_what_the_model_says():
+def test_bodies_have_the_sent_numbers_and_the_prediction_of_the_model():
     model, _ = load_model(MODEL)
     responses = ItemResponses(model, predictor(lambda rows, _: model.predict(rows)))
     assert responses.item("a", 1, ROW) == b'{"id": "a", "version": 1, "data": [[5.1, 3.5, 1.4, 0.2]]}'
@@ -480,7 +480,7 @@ def test_bodies_show_the_numbers_that_were_sent_and_what_the_model_says():
         responses.prediction("a", 1, ROW[:8], 0)
 
 
-# The routes
+# Routes
 
 
 @pytest.fixture
@@ -489,7 +489,7 @@ def app(make_app: Callable):
 
 
 @pytest.mark.parametrize("item_id", ["a.b", "a b", "é", "\U0001f33c", "x" * 65, "a\n", "a%00", "..", "~", "a+b"])
-def test_an_id_that_is_none_is_404_and_nobody_is_asked(app, item_id):
+def test_an_invalid_id_gets_404_and_causes_no_read(app, item_id):
     for method, path in (("GET", ""), ("GET", "/prediction"), ("PUT", "")):
         place = f"/items/{item_id}{path}".encode().decode("latin-1")
         status, headers, body = call_wsgi(app.service.app, method, place, b'{"data": [[1, 2, 3, 4]]}')
@@ -500,7 +500,7 @@ def test_an_id_that_is_none_is_404_and_nobody_is_asked(app, item_id):
 @pytest.mark.parametrize(
     "path", ["/items/../../etc/passwd", "/items/", "/items/a/b", "/items//prediction", "/items", "/items/a/prediction/"]
 )
-def test_a_path_with_more_or_fewer_segments_is_404(app, path):
+def test_a_path_with_more_or_fewer_segments_gets_404(app, path):
     assert call_wsgi(app.service.app, "GET", path)[0] == 404
 
 
@@ -510,7 +510,7 @@ def test_an_id_may_have_sixty_four_letters_digits_and_two_signs(app):
     assert app.get(f"/items/{item_id}").json == {"id": item_id, "version": 1, "data": [[1.0, 2.0, 3.0, 4.0]]}
 
 
-def test_cache_status_tells_where_an_answer_came_from(app):
+def test_cache_status_names_the_source_of_a_response(app):
     def status(path, **headers):
         return app.get(path, headers=headers, status="*").headers["Cache-Status"]
 
@@ -538,12 +538,12 @@ def test_cached_and_uncached_bodies_are_the_same_bytes(app):
 @pytest.mark.parametrize(
     "data", [[[1, 2, 3]], [[1, 2, 3, 4], [1, 2, 3, 4]], [["1", 2, 3, 4]], [], [[1, 2, 3, 1e39]], [[True, 2, 3, 4]]]
 )
-def test_what_is_no_row_is_not_written(app, data):
+def test_an_invalid_row_is_not_written(app, data):
     assert app.put_json("/items/0000", {"data": data}, status=422).json["errors"]
     assert app.get("/items/0000").json["version"] == 1
 
 
-def test_hits_and_malformed_ids_are_answered_in_the_loop_and_nothing_else(app):
+def test_hits_and_malformed_ids_are_handled_in_the_loop_and_nothing_else(app):
     service = app.service.app
 
     def inline(method, path, **variables):

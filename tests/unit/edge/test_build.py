@@ -1,4 +1,4 @@
-"""What devices take: the bundle, its manifest, what of the npm registry is in it, and the single file."""
+"""The build of the edge bundle: its manifest, the files from the npm registry, and the single-file program."""
 
 import base64
 import gzip
@@ -44,7 +44,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 # The bundle
 
 
-def test_the_manifest_tells_what_every_file_is(tmp_path):
+def test_the_manifest_describes_every_file(tmp_path):
     files = tree(build_bundle(tmp_path / "edge", MODEL))
     document = json.loads(files.pop("manifest.json"))
     plain = {path: content for path, content in files.items() if not path.endswith(".gz")}
@@ -63,7 +63,7 @@ def test_the_manifest_tells_what_every_file_is(tmp_path):
     assert document["minimum"]["onnxruntime-web"] == RUNTIME.version
 
 
-def test_the_least_onnxruntime_is_the_one_that_the_package_wants():
+def test_the_minimum_onnxruntime_is_that_of_the_package():
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg")
     assert f"onnxruntime>={bundle.MIN_ONNXRUNTIME}" in setup["options"]["install_requires"].split()
@@ -87,7 +87,7 @@ def test_the_same_model_gives_the_same_bytes_whatever_was_there(tmp_path):
 
 
 @pytest.mark.long
-def test_what_a_link_names_is_replaced_and_a_fifo_is_left_alone(tmp_path):
+def test_the_target_of_a_link_is_replaced_and_a_fifo_is_not(tmp_path):
     (tmp_path / "edge").symlink_to("real")
     first = tree(build_bundle(tmp_path / "real", MODEL))
     other = tree(build_bundle(tmp_path / "edge", MODEL / "fast"))
@@ -102,22 +102,22 @@ def test_what_a_link_names_is_replaced_and_a_fifo_is_left_alone(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["edge", "fifo", "one.pyz", "real", "real.pyz"]
 
 
-def test_what_is_packed_beside_a_file_is_the_file(tmp_path):
+def test_the_compressed_copy_of_a_file_is_that_file(tmp_path):
     files = tree(build_bundle(tmp_path / "edge", MODEL))
     packed = {path: content for path, content in files.items() if path.endswith(".gz")}
     assert {"ort/ort.wasm.gz", "model/golden.json.gz", "manifest.json.gz"} <= set(packed) and "model/label.json.gz" not in packed
     for path, content in packed.items():
         assert gzip.decompress(content) == files[path.removesuffix(".gz")]
-        # Nobody's clock is in it.
+        # The compressed copy does not depend on the time.
         assert content[4:8] == bytes(4) and len(content) < len(files[path.removesuffix(".gz")])
 
 
-def test_all_may_read_the_bundle(tmp_path):
+def test_all_users_may_read_the_bundle(tmp_path):
     folder = build_bundle(tmp_path / "edge", MODEL)
     assert {path.stat().st_mode & 0o777 for path in [folder, *folder.rglob("*")]} == {0o755, 0o644}
 
 
-def test_only_what_is_for_browsers_goes_in_of_the_sources(tmp_path):
+def test_only_the_sources_for_browsers_are_in_the_bundle(tmp_path):
     (tmp_path / "sources").mkdir()
     for name in ("index.html", "edge.js", "edge.css", "package.json", "package-lock.json", "bundle.py"):
         (tmp_path / "sources" / name).write_text(name)
@@ -145,7 +145,7 @@ def with_wrong_answers(folder: Path) -> None:
     (folder / "golden.json").write_text(text.replace('"label": "setosa"', '"label": "virginica"', 1))
 
 
-def damaged(folder: Path) -> None:
+def damage_model(folder: Path) -> None:
     (folder / "iris_svc.onnx").write_bytes((folder / "iris_svc.onnx").read_bytes()[:-1] + b"\0")
 
 
@@ -153,11 +153,11 @@ def damaged(folder: Path) -> None:
     ("spoil", "words"),
     [
         (with_wrong_answers, "golden row 0 has the label setosa"),
-        (damaged, "has the SHA-256"),
+        (damage_model, "has the SHA-256"),
         (with_maps, "which no browser supports"),
     ],
 )
-def test_a_model_that_no_device_should_have_is_not_put_in_and_the_old_bundle_stays(tmp_path, model_copy, spoil, words):
+def test_an_unsuitable_model_is_not_included_and_the_old_bundle_stays(tmp_path, model_copy, spoil, words):
     before = tree(build_bundle(tmp_path / "edge", MODEL))
     spoil(model_copy)
     with pytest.raises(BadModel, match=words):
@@ -167,7 +167,7 @@ def test_a_model_that_no_device_should_have_is_not_put_in_and_the_old_bundle_sta
     assert sorted(path.name for path in tmp_path.iterdir()) == ["edge", "model"]
 
 
-def test_a_folder_that_is_no_bundle_is_left_as_it_is(tmp_path):
+def test_a_folder_that_is_not_a_bundle_is_not_changed(tmp_path):
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters/one").write_text("dear")
     with pytest.raises(BadModel, match="exists and is not a bundle"):
@@ -175,7 +175,7 @@ def test_a_folder_that_is_no_bundle_is_left_as_it_is(tmp_path):
     assert tree(tmp_path / "letters") == {"one": b"dear"}
 
 
-def test_a_bundle_as_it_is_written_is_one_that_a_device_reads(tmp_path):
+def test_a_device_can_read_a_new_bundle(tmp_path):
     content = (build_bundle(tmp_path / "edge", MODEL) / "manifest.json").read_bytes()
     manifest = parse_manifest(content, "here")
     assert manifest.model_files and manifest.minimum["onnxruntime"] == bundle.MIN_ONNXRUNTIME
@@ -199,7 +199,7 @@ class Registry(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def registry(tmp_path):
-    """A lockfile, what was asked of the registry that it names, and the archive there."""
+    """Lockfile, the requests to its registry, and the archive there."""
     (tmp_path / "npm").mkdir()
     archive, asked = tmp_path / "npm/onnxruntime-web-1.30.0.tgz", []
     with tarfile.open(archive, "w:gz") as file:
@@ -223,13 +223,13 @@ def registry(tmp_path):
     server.server_close()
 
 
-def test_files_of_the_locked_package_are_fetched_once(registry, tmp_path):
+def test_files_of_the_locked_package_are_downloaded_once(registry, tmp_path):
     lockfile, asked, _ = registry
     taken = npm.get_files(lockfile, tmp_path / "cache", bundle.RUNTIME)
     assert taken == ("1.30.0", {target: source.encode() for source, target in bundle.RUNTIME.items()})
     assert npm.get_files(lockfile, tmp_path / "cache", bundle.RUNTIME) == taken
     assert asked == ["/onnxruntime-web-1.30.0.tgz"]
-    # What was kept is believed no more than what comes.
+    # The cached archive is verified like a downloaded one.
     (kept,) = (tmp_path / "cache").iterdir()
     kept.write_bytes(kept.read_bytes()[:-1])
     assert npm.get_files(lockfile, tmp_path / "cache", bundle.RUNTIME) == taken and len(asked) == 2
@@ -246,12 +246,12 @@ def test_another_archive_than_the_locked_one_is_refused(registry, tmp_path):
         npm.get_files(lockfile, tmp_path / "cache", bundle.RUNTIME)
 
 
-def test_a_package_without_the_wanted_files_is_refused(registry, tmp_path):
+def test_a_package_without_the_required_files_is_refused(registry, tmp_path):
     with pytest.raises(npm.DownloadError, match="has no file for ort/gone.wasm"):
         npm.get_files(registry[0], tmp_path / "cache", bundle.RUNTIME | {"package/dist/gone.wasm": "ort/gone.wasm"})
 
 
-# The single file
+# The single-file program
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +263,7 @@ def single(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def device(tmp_path_factory) -> Path:
-    """What a device's Python has beside its standard library: onnxruntime, numpy and what they want, and not this package."""
+    """Python packages of a device: onnxruntime and numpy with their requirements, without this package."""
     folder = tmp_path_factory.mktemp("device")
     import numpy
     import onnxruntime
@@ -275,7 +275,7 @@ def device(tmp_path_factory) -> Path:
 
 
 def run(single: Path, device: Path, *arguments: str, text: str = "", **environ: str) -> subprocess.CompletedProcess:
-    """Without the packages of this Python."""
+    """Runs the program without the packages of this Python."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("IRIS_", "PYTHON", "COVERAGE"))}
     environment = kept | {"PYTHONPATH": str(device), **environ}
     command = [sys.executable, "-S", str(single), *arguments]
@@ -283,7 +283,7 @@ def run(single: Path, device: Path, *arguments: str, text: str = "", **environ: 
 
 
 @pytest.mark.long
-def test_the_single_file_answers_where_there_is_no_such_package(single, device):
+def test_the_single_file_predicts_without_this_package(single, device):
     gone = run(single, device, "--version")
     assert gone.stdout == f"iris_wsgi {iris_wsgi.__version__}\n"
     probe = subprocess.run([sys.executable, "-S", "-c", "import iris_wsgi"], capture_output=True, cwd=single.parent)
@@ -296,7 +296,7 @@ def test_the_single_file_answers_where_there_is_no_such_package(single, device):
 
 
 @pytest.mark.long
-def test_the_single_file_takes_updates_and_goes_back(single, device, tmp_path):
+def test_the_single_file_updates_and_rolls_back(single, device, tmp_path):
     where = ("--device", str(tmp_path / "device"))
 
     def name() -> str:
@@ -312,7 +312,7 @@ def test_the_single_file_takes_updates_and_goes_back(single, device, tmp_path):
     assert "self-test: 34 golden rows answered" in run(single, device, "status", *where).stdout
 
 
-def test_a_device_without_onnxruntime_is_told_so_in_one_line(single, device, tmp_path):
+def test_a_device_without_onnxruntime_gets_the_message_in_one_line(single, device, tmp_path):
     for missing, words in (("onnxruntime", "No module named 'onnxruntime'"), ("numpy", "No module named 'numpy'")):
         (tmp_path / missing).mkdir()
         for path in device.iterdir():
@@ -330,7 +330,7 @@ def test_a_device_without_onnxruntime_is_told_so_in_one_line(single, device, tmp
     )
 
 
-def test_the_single_file_is_the_same_each_time_and_has_no_server_in_it(single, tmp_path):
+def test_the_single_file_is_reproducible_and_has_no_server_in_it(single, tmp_path):
     said = pyz.write(tmp_path / "again.pyz", MODEL, BUILD / "zipapp_main.py")
     assert (tmp_path / "again.pyz").read_bytes() == single.read_bytes() and "34 golden rows answered" in said
     names = set(pyz.zipfile.ZipFile(single).namelist())
@@ -355,7 +355,7 @@ def test_the_single_file_is_the_same_each_time_and_has_no_server_in_it(single, t
 
 
 @pytest.mark.long
-def test_the_doors_write_what_is_asked_for(tmp_path):
+def test_the_scripts_write_the_requested_files(tmp_path):
     environment = os.environ | {"IRIS_MODEL_DIR": str(MODEL / "fast")}
     command = [ROOT / "bin/edge", "pyz", "--out", str(tmp_path / "here/fast.pyz")]
     text = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout

@@ -1,4 +1,4 @@
-"""The model on a device: the same answers as the server's, without one; rows as they come."""
+"""The edge commands: the same predictions as the server, without a server, for single rows and streams."""
 
 import json
 import os
@@ -26,7 +26,7 @@ TRAINING = [line.split(",")[:4] for line in (MODEL / "training.csv").read_text()
 
 @pytest.fixture
 def edge(tmp_path, monkeypatch, capfd):
-    """Runs a command of edge in a folder of its own: status, what it says, what it complains of."""
+    """Runs an edge command in an empty folder. Returns its status, its output, and its standard error."""
     monkeypatch.setenv("IRIS_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("IRIS_MODEL_DIR", str(MODEL))
 
@@ -37,7 +37,7 @@ def edge(tmp_path, monkeypatch, capfd):
 
 
 def piped(tmp_path: Path, *arguments: str, **options) -> subprocess.Popen:
-    """A stream in a process of its own."""
+    """Runs a stream in a separate process."""
     command = [sys.executable, "-m", "iris_wsgi", "edge", "stream", "--model-dir", str(MODEL), *arguments]
     environment = os.environ | {"IRIS_STATE_DIR": str(tmp_path / "state")}
     return subprocess.Popen(
@@ -51,7 +51,7 @@ def streamed(tmp_path: Path, text: str | bytes, *arguments: str) -> tuple[int, l
     return process.returncode, said.decode().splitlines(), complained.decode().splitlines()
 
 
-# One row
+# Single rows
 
 
 @pytest.mark.parametrize("label", FIXED)
@@ -83,23 +83,23 @@ def test_as_json_it_is_one_line_that_names_the_model(edge):
         ("5.1 3.5 1.4 1_0", "petal_width is not a number"),
     ],
 )
-def test_what_is_no_row_is_a_wrong_argument_told_in_one_line(edge, values, words):
+def test_an_invalid_row_is_reported_in_one_line(edge, values, words):
     status, said, complained = edge("predict", *values.split())
     assert (status, said) == (2, "")
     assert complained.startswith(f"iris_wsgi: {words}") and complained.count("\n") == 1
 
 
-def test_negative_numbers_are_no_options(edge):
+def test_negative_numbers_are_not_options(edge):
     assert edge("predict", "-5.1", "-3.5", "-1.4", "-0.2")[:2] == edge("predict", "--", "-5.1", "-3.5", "-1.4e0", "-0.2")[:2]
 
 
-def test_a_model_that_is_not_there_is_told_in_one_line(edge, tmp_path):
+def test_a_missing_model_is_reported_in_one_line(edge, tmp_path):
     status, _, complained = edge("predict", "--model-dir", str(tmp_path), *FIXED["setosa"].split())
     assert status == 1 and "golden.json cannot be read" in complained and complained.count("\n") == 1
 
 
 def looked_up(*values: float) -> bytes:
-    """A model of four numbers, each of which is the place of its answer among these values."""
+    """Writes a model of four numbers, each of which is the index of its result in these values."""
     nodes = [
         helper.make_node("Cast", ["rows"], ["places"], to=TensorProto.INT64),
         helper.make_node("Gather", ["values", "places"], ["probabilities"]),
@@ -110,7 +110,7 @@ def looked_up(*values: float) -> bytes:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8).SerializeToString()
 
 
-def test_a_row_on_which_the_model_fails_is_told_in_one_line(edge, tmp_path):
+def test_a_row_on_which_the_model_fails_is_reported_in_one_line(edge, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "looked_up.onnx").write_bytes(looked_up(0.25, 0.5, np.nan))
@@ -141,7 +141,7 @@ print(*sys.modules)
     } & set(result)
 
 
-def test_the_command_itself_loads_none_either():
+def test_the_command_itself_loads_no_server():
     code = f"""
 import sys
 from iris_wsgi.cli.main import main
@@ -159,10 +159,10 @@ print(status, *sys.modules)
     } & set(result)
 
 
-# The same answers
+# The same predictions
 
 
-def test_a_device_answers_the_150_rows_as_the_server_does_to_the_bit(live_server, tmp_path):
+def test_a_device_predicts_the_150_rows_like_the_server_to_the_bit(live_server, tmp_path):
     rows = [[float(value) for value in row] for row in TRAINING]
     request = urllib.request.Request(
         f"{live_server.url}/predict/batch", json.dumps({"data": rows}).encode(), {"Content-Type": "application/json"}
@@ -175,14 +175,14 @@ def test_a_device_answers_the_150_rows_as_the_server_does_to_the_bit(live_server
     status, said, _ = streamed(tmp_path, "".join(f"{','.join(row)}\n" for row in TRAINING))
     labels, *columns = zip(*(line.split(",") for line in said[1:]), strict=True)
     assert status == 0 and list(labels) == server["labels"]
-    # Nine digits are every float32 exactly.
+    # Nine digits represent every float32 exactly.
     assert (np.array(columns, np.float64).T.astype(np.float32) == np.array(server["probabilities"], np.float32)).all()
 
 
-# Rows as they come
+# Streams
 
 
-def test_each_line_is_answered_before_the_next_one_comes(tmp_path):
+def test_each_line_gets_its_result_before_the_next_one_comes(tmp_path):
     with piped(tmp_path) as process:
 
         def ask(line: str) -> None:
@@ -203,7 +203,7 @@ def test_each_line_is_answered_before_the_next_one_comes(tmp_path):
 
 
 @pytest.mark.long
-def test_another_delimiter_is_recognized_or_named_and_a_name_twice_is_refused(tmp_path):
+def test_another_delimiter_is_recognized_or_named_and_a_repeated_name_is_refused(tmp_path):
     header = "id;sepal_length;sepal_width;petal_length;petal_width"
     command = [sys.executable, "-m", "iris_wsgi", "edge", "stream", "--model-dir", str(MODEL), "--device", str(tmp_path)]
     for text, words, status in (
@@ -217,10 +217,10 @@ def test_another_delimiter_is_recognized_or_named_and_a_name_twice_is_refused(tm
     assert "OUT has a column of this name already" in result.stderr
 
 
-def test_lines_may_end_in_carriage_returns_and_each_is_answered_before_the_next_one_comes(tmp_path):
+def test_lines_may_end_in_carriage_returns_and_each_gets_its_result_before_the_next_one_comes(tmp_path):
     command = [sys.executable, "-m", "iris_wsgi", "edge", "stream", "--model-dir", str(MODEL), "--device", str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        # Whether a line feed follows the first carriage return must be known.
+        # The reader must know whether a line feed follows the first carriage return.
         process.stdin.write(b"sepal_length,sepal_width,petal_length,petal_width\r5.1,3.5,1.4,0.2\r")
         process.stdin.flush()
         assert process.stdout.readline().startswith(b"label,") and process.stdout.readline().startswith(b"setosa,")
@@ -239,7 +239,7 @@ def test_columns_are_found_by_name_and_others_are_repeated(tmp_path):
 
 
 @pytest.mark.long
-def test_columns_may_have_other_names_or_numbers_alone(tmp_path):
+def test_columns_may_have_other_names_or_numbers_only(tmp_path):
     by_name = streamed(tmp_path, "\ufeffd,c,b,a\r\n0.2,1.4,3.5,5.1\r\n", "--features", "a,b,c,d")
     by_number = streamed(tmp_path, "x,0.2,1.4,3.5,5.1\n", "--no-header", "--features", "5,4,3,2")
     in_order = streamed(tmp_path, "\n5.1,3.5,1.4,0.2\n")
@@ -247,7 +247,7 @@ def test_columns_may_have_other_names_or_numbers_alone(tmp_path):
 
 
 @pytest.mark.long
-def test_json_lines_are_objects_or_lists_and_so_are_answered_in_json_lines(tmp_path):
+def test_json_lines_are_objects_or_lists_and_so_are_the_results(tmp_path):
     row = dict(zip(HEADER.split(","), map(float, FIXED["virginica"].split()), strict=True))
     status, said, _ = streamed(tmp_path, f"\n{json.dumps(row | {'id': 7})}\n{json.dumps(row | {'id': [8]})}\n", "--keep", "id")
     result = [json.loads(line) for line in said]
@@ -257,7 +257,7 @@ def test_json_lines_are_objects_or_lists_and_so_are_answered_in_json_lines(tmp_p
     assert json.loads(said[0])["probability_setosa"] == result[0]["probability_setosa"]
 
 
-def test_bad_rows_are_told_with_their_lines_and_the_others_are_answered(tmp_path):
+def test_bad_rows_are_reported_with_their_lines_and_the_others_are_predicted(tmp_path):
     long = b"1," * 600_000
     lines = [b"5.1,3.5,1.4,0.2", b"1,2,3", b"", b"1,2,,4", b"1,2,inf,4", b"\xff,1,1,1", long, b"6.7,3.1,4.7,1.5"]
     status, said, complained = streamed(tmp_path, b"\n".join(lines))
@@ -289,19 +289,18 @@ def test_bad_rows_are_told_with_their_lines_and_the_others_are_answered(tmp_path
         (f"{HEADER}\n", ["--keep", ","], "--keep=',' must be different names"),
     ],
 )
-def test_columns_that_are_not_there_are_a_wrong_argument(tmp_path, text, arguments, words):
+def test_missing_columns_are_an_invalid_argument(tmp_path, text, arguments, words):
     status, said, (complained,) = streamed(tmp_path, text, *arguments)
     assert (status, said) == (2, []) and complained.startswith(f"iris_wsgi: {words}")
 
 
-def test_a_stream_of_nothing_is_no_fault(tmp_path):
+def test_an_empty_stream_is_valid(tmp_path):
     assert streamed(tmp_path, "") == (0, [], [])
 
 
-def test_a_stream_ends_in_one_line_when_it_is_interrupted_or_nobody_reads_it(tmp_path):
+def test_a_stream_ends_in_one_line_after_an_interrupt_and_when_its_output_is_closed(tmp_path):
     row = FIXED["setosa"].replace(" ", ",").encode() + b"\n"
-    # What is measured writes at the end, and a signal that comes then is not caught.
-    # A shell's background jobs ignore SIGINT, and so would a stream of a test run that is one.
+    # Coverage writes its data at the end, when another signal would not be caught.
     with piped(tmp_path, start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
         process.stdin.write(row)
         process.stdin.flush()
@@ -315,7 +314,7 @@ def test_a_stream_ends_in_one_line_when_it_is_interrupted_or_nobody_reads_it(tmp
         assert (process.wait(60), process.stderr.read()) == (5, b"iris_wsgi: stopped: Broken pipe\n")
 
 
-def test_the_door_is_a_script_that_answers(tmp_path):
+def test_the_script_works(tmp_path):
     environment = os.environ | NO_COVERAGE | {"IRIS_STATE_DIR": str(tmp_path)}
     command = [ROOT / "bin/edge", "predict", *FIXED["versicolor"].split()]
     result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)

@@ -1,4 +1,4 @@
-"""The routes of the edge: what of a bundle is served and how, and what devices may report."""
+"""The edge routes: the files of a bundle, and the reports of devices."""
 
 import gzip
 import json
@@ -48,7 +48,7 @@ def app(make_app, bundle):
 
 
 @pytest.mark.parametrize("path", SMALL_BUNDLE)
-def test_every_file_of_the_manifest_is_served_with_its_type_and_its_digest_as_tag(app, path):
+def test_every_file_of_the_manifest_is_served_with_its_type_and_its_digest_as_etag(app, path):
     response = app.get(f"/edge/{path}")
     assert response.body == SMALL_BUNDLE[path]
     assert response.headers["ETag"] == f'"{sha256(SMALL_BUNDLE[path])}"'
@@ -59,13 +59,13 @@ def test_every_file_of_the_manifest_is_served_with_its_type_and_its_digest_as_ta
     assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_the_folder_itself_is_the_page_and_without_its_slash_leads_there(app):
+def test_the_folder_itself_is_the_page_and_redirects_without_its_slash(app):
     assert app.get("/edge/").body == SMALL_BUNDLE["index.html"]
     response = app.get("/edge")
     assert (response.status_int, urljoin("http://a/iris/edge", response.headers["Location"])) == (308, "http://a/iris/edge/")
 
 
-def test_what_the_manifest_does_not_name_is_not_served_wherever_it_lies(bundle, make_app):
+def test_a_file_that_is_not_in_the_manifest_is_not_served(bundle, make_app):
     (bundle / "more.js").write_text("1")
     (bundle.parent / "secret").write_text("1")
     app = make_app(role="web_single", edge_dir=str(bundle))
@@ -74,7 +74,7 @@ def test_what_the_manifest_does_not_name_is_not_served_wherever_it_lies(bundle, 
         assert app.get(path, status=404).headers["Content-Type"] == "application/problem+json"
 
 
-def test_files_are_read_once_and_never_again(app, bundle):
+def test_files_are_read_once(app, bundle):
     for path in bundle.rglob("*.*"):
         path.write_bytes(b"changed")
     for path, content in SMALL_BUNDLE.items():
@@ -82,7 +82,7 @@ def test_files_are_read_once_and_never_again(app, bundle):
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_every_role_serves_it_where_it_is_set_and_none_where_it_is_not(make_app, bundle, role):
+def test_every_role_serves_the_bundle_where_it_is_set_and_nothing_otherwise(make_app, bundle, role):
     members = ",".join(f"{name}=http://127.0.0.1:9" for name in ("setosa", "versicolor", "virginica"))
     more = {"prep": {"pred_url": "http://127.0.0.1:9"}, "member": {"member": "setosa"}, "gateway": {"members": members}}
     settings = {"role": role, **more.get(role, {})}
@@ -90,13 +90,13 @@ def test_every_role_serves_it_where_it_is_set_and_none_where_it_is_not(make_app,
     make_app(**settings).get("/edge/", status=404)
 
 
-def test_the_page_itself_has_the_policy_that_the_server_sends_and_runs_nothing_that_stands_in_it():
+def test_the_page_has_the_policy_of_the_server_and_no_inline_script():
     page = (ROOT / "bin/edge.d/index.html").read_text()
     assert re.search(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', page)[1] == POLICY
     assert not re.search(r"<script(?![^>]* src=)|<style|\son\w+=|\sstyle=|https?://(?!www\.w3\.org/2000/svg)", page)
 
 
-def test_the_policy_lets_no_other_origin_in_and_no_frame_around(app):
+def test_the_policy_admits_no_other_origin_and_no_frame_around_the_page(app):
     result = app.get("/edge/").headers["Content-Security-Policy"]
     assert result == f"{POLICY}; frame-ancestors 'none'"
     assert POLICY.startswith("default-src 'none'; ") and "unsafe-inline" not in POLICY and "'unsafe-eval'" not in POLICY
@@ -106,7 +106,7 @@ def test_the_policy_lets_no_other_origin_in_and_no_frame_around(app):
 # Caching
 
 
-def test_a_url_that_names_the_digest_is_kept_for_ever_and_no_other_is(app):
+def test_only_a_url_with_the_digest_is_cached_without_a_limit(app):
     digest = sha256(WASM)
     assert app.get(f"/edge/ort/a.wasm?sha256={digest}").headers["Cache-Control"] == "public, max-age=31536000, immutable"
     for query in (
@@ -121,11 +121,11 @@ def test_a_url_that_names_the_digest_is_kept_for_ever_and_no_other_is(app):
 
 
 @pytest.mark.parametrize("path", ["/edge/", "/edge/index.html", "/edge/sw.js", "/edge/manifest.json"])
-def test_what_leads_to_another_bundle_is_asked_about_each_time(app, path):
+def test_files_that_lead_to_another_bundle_are_always_revalidated(app, path):
     assert app.get(path).headers["Cache-Control"] == "no-cache"
 
 
-def test_who_has_the_file_gets_304_for_each_coding_by_its_own_tag(app):
+def test_a_client_with_the_file_gets_304_for_each_coding_with_its_own_etag(app):
     plain = app.get("/edge/ort/a.wasm").headers["ETag"]
     packed = app.get("/edge/ort/a.wasm", headers={"Accept-Encoding": "gzip"}).headers["ETag"]
     assert plain != packed
@@ -137,18 +137,18 @@ def test_who_has_the_file_gets_304_for_each_coding_by_its_own_tag(app):
         assert app.get("/edge/ort/a.wasm", headers={"If-None-Match": other, "Accept-Encoding": coding}).status_int == 200
 
 
-# Packed files
+# Compressed files
 
 
-def test_who_takes_gzip_gets_the_file_that_was_packed_beforehand(app):
+def test_a_client_that_accepts_gzip_gets_the_compressed_copy(app):
     for accept in ("gzip", "gzip, deflate, br, zstd", "x-gzip", "*", "gzip;q=0.1"):
-        # Not through webtest, which unpacks.
+        # Not through webtest, which decompresses responses.
         _, headers, body = call_wsgi(app.service.app, "GET", "/edge/ort/a.wasm", HTTP_ACCEPT_ENCODING=accept)
         assert headers["Content-Encoding"] == "gzip" and headers["Vary"] == "Accept-Encoding"
         assert gzip.decompress(body) == WASM and int(headers["Content-Length"]) == len(body)
 
 
-def test_who_does_not_gets_it_as_it_is(app):
+def test_another_client_gets_the_file_as_it_is(app):
     for accept in ("", "br", "gzip;q=0", "identity", "deflate", "identity;q=1, gzip;q=0.5"):
         response = app.get("/edge/ort/a.wasm", headers={"Accept-Encoding": accept})
         assert (
@@ -156,7 +156,7 @@ def test_who_does_not_gets_it_as_it_is(app):
         )
 
 
-def test_a_file_without_a_packed_one_is_the_same_for_everybody(app):
+def test_a_file_without_a_compressed_copy_is_the_same_for_every_client(app):
     response = app.get("/edge/model/a.onnx", headers={"Accept-Encoding": "gzip"})
     assert response.body == ONNX and "Vary" not in response.headers
 
@@ -170,7 +170,7 @@ def test_a_file_without_a_packed_one_is_the_same_for_everybody(app):
      ("bytes=-99999", 0, 10239), ("bytes=10239-10239", 10239, 10239), ("bytes=5-99999999999999", 5, 10239),
      ("BYTES=1-2", 1, 2), ("bytes= 1-2 ", 1, 2)],
 )  # fmt: skip
-def test_one_range_is_206_with_these_bytes_alone(app, expected, first, last):
+def test_one_range_gets_206_with_these_bytes_only(app, expected, first, last):
     response = app.get("/edge/model/a.onnx", headers={"Range": expected})
     assert (response.status_int, response.body) == (206, ONNX[first : last + 1])
     assert response.headers["Content-Range"] == f"bytes {first}-{last}/10240"
@@ -179,7 +179,7 @@ def test_one_range_is_206_with_these_bytes_alone(app, expected, first, last):
 
 
 @pytest.mark.parametrize("expected", ["bytes=10240-", "bytes=10240-10241", "bytes=99999-", "bytes=-0"])
-def test_a_range_behind_the_end_is_416_with_the_length(app, expected):
+def test_a_range_after_the_end_gets_416_with_the_length(app, expected):
     response = app.get("/edge/model/a.onnx", headers={"Range": expected}, status=416)
     assert response.headers["Content-Range"] == "bytes */10240"
     assert response.json["status"] == 416
@@ -190,35 +190,35 @@ def test_a_range_behind_the_end_is_416_with_the_length(app, expected):
     ["bytes=0-1,3-4", "bytes=-", "bytes=2-1", "bytes=a-b", "bytes=0x1-2", "bytes 0-1", "items=0-1", "", "bytes=", "bytes=1-2-3",
      "bytes=+1-2", "bytes=1 -2", "bytes=٣-٤", "bytes=" + "9" * 5000 + "-", "bytes=0-1;x"],
 )  # fmt: skip
-def test_several_ranges_and_what_is_none_get_the_whole(expected):
+def test_several_ranges_and_invalid_ones_get_the_whole_file(expected):
     assert requested_range({"HTTP_RANGE": expected}, 10240, '"x"') is None
 
 
-def test_if_range_wants_the_very_file_and_else_gets_the_whole(app):
+def test_if_range_requires_the_same_file_and_otherwise_gets_the_whole(app):
     tag = f'"{sha256(ONNX)}"'
     assert app.get("/edge/model/a.onnx", headers={"Range": "bytes=0-1", "If-Range": tag}).status_int == 206
     for other in ('"x"', f"W/{tag}", "Sun, 22 Nov 2026 08:49:29 GMT", "", f'{tag}, "x"'):
         assert app.get("/edge/model/a.onnx", headers={"Range": "bytes=0-1", "If-Range": other}).status_int == 200
 
 
-def test_a_range_of_what_is_packed_is_of_the_packed_bytes(app, bundle):
+def test_a_range_of_a_compressed_file_is_a_range_of_the_compressed_bytes(app, bundle):
     packed = (bundle / "ort/a.wasm.gz").read_bytes()
     fields = {"HTTP_RANGE": "bytes=10-19", "HTTP_ACCEPT_ENCODING": "gzip"}
     status, headers, body = call_wsgi(app.service.app, "GET", "/edge/ort/a.wasm", **fields)
     assert (status, body, headers["Content-Encoding"]) == (206, packed[10:20], "gzip")
 
 
-def test_head_and_304_go_before_ranges(app):
+def test_head_and_304_override_ranges(app):
     tag = f'"{sha256(ONNX)}"'
     head = app.head("/edge/model/a.onnx", headers={"Range": "bytes=0-1"})
     assert (head.status_int, head.headers["Content-Length"]) == (200, "10240")
     assert app.get("/edge/model/a.onnx", headers={"Range": "bytes=0-1", "If-None-Match": tag}).status_int == 304
 
 
-# What is no bundle
+# Invalid bundles
 
 
-def damaged(bundle, how):
+def damage(bundle, how):
     manifest = json.loads((bundle / "manifest.json").read_text())
     match how:
         case "no folder":
@@ -267,15 +267,15 @@ def damaged(bundle, how):
      ("no page", "index.html"),
      ("too much", str(bundle_files.MAX_BYTES))],
 )  # fmt: skip
-def test_what_is_no_bundle_stops_the_start_with_one_line(make_app, bundle, how, words):
-    damaged(bundle, how)
+def test_an_invalid_bundle_stops_the_start_with_one_line(make_app, bundle, how, words):
+    damage(bundle, how)
     with pytest.raises(BadSetting) as stopped:
         make_app(role="web_single", edge_dir=str(bundle))
     assert str(stopped.value).startswith(f"IRIS_EDGE_DIR={str(bundle)!r} is not an edge bundle: ")
     assert words in str(stopped.value) and "\n" not in str(stopped.value)
 
 
-# Whose bundle it is
+# Bundles of another model
 
 OTHER = f"sha256:{'0' * 64}"
 
@@ -293,7 +293,7 @@ def test_a_bundle_of_another_model_stops_the_start_with_one_line(make_app, bundl
 
 
 @pytest.mark.parametrize("what", ["of another model", "damaged", "gone"])
-def test_where_no_bundle_is_required_one_that_does_not_fit_is_left_out_with_a_warning(make_app, bundle, log, what):
+def test_where_no_bundle_is_required_another_one_is_left_out_with_a_warning(make_app, bundle, log, what):
     if what == "of another model":
         write_bundle(bundle, digest=OTHER)
     elif what == "damaged":
@@ -308,11 +308,11 @@ def test_where_no_bundle_is_required_one_that_does_not_fit_is_left_out_with_a_wa
     assert line["level"] == "warning" and line["message"].startswith(f"/edge/ is not served: IRIS_EDGE_DIR={str(bundle)!r} is ")
 
 
-def test_a_bundle_that_fits_is_served_also_where_it_is_not_required(make_app, bundle):
+def test_a_matching_bundle_is_also_served_where_it_is_not_required(make_app, bundle):
     assert make_app(role="web_single", edge_dir=str(bundle), edge_required="no").get("/edge/").body == SMALL_BUNDLE["index.html"]
 
 
-def test_with_a_model_of_ones_own_the_built_bundle_of_the_other_is_left_out_and_its_own_is_served(run, tmp_path):
+def test_with_a_custom_model_the_built_bundle_of_the_other_is_left_out_and_its_own_is_served(run, tmp_path):
     iris, own = build_bundle(tmp_path / "iris", MODEL), build_bundle(tmp_path / "own", MODEL / "fast")
     words = ("--role", "web_single", "--model-dir", str(MODEL / "fast"))
     server = run(*words, IRIS_EDGE_DIR=str(iris), IRIS_EDGE_REQUIRED="no")
@@ -332,10 +332,10 @@ def test_a_server_whose_bundle_is_of_another_model_does_not_start(tmp_path, work
     assert result.stderr.startswith("iris_wsgi: IRIS_EDGE_DIR=") and "this server has iris_lr" in result.stderr
 
 
-def test_a_role_that_serves_a_part_takes_the_bundle_of_the_whole_and_reports_of_its_labels(make_app, bundle):
+def test_a_role_that_serves_a_part_of_the_model_accepts_the_bundle_of_the_full_model_and_its_labels(make_app, bundle):
     app = make_app(role="member", member="setosa", edge_dir=str(bundle))
     app.post_json("/edge/telemetry", report(counts=[{**SETOSA, "label": "virginica"}]), status=204)
-    assert reported(app)["virginica"] == 3
+    assert reported_counts(app)["virginica"] == 3
 
 
 # Reports
@@ -345,7 +345,7 @@ def report(**changes):
     return {"key": KEY, "counts": [SETOSA], **changes}
 
 
-def reported(app):
+def reported_counts(app):
     found = re.findall(r'^edge_predictions_total\{label="(\w+)"\} (\d+)$', app.get("/metrics").text, re.MULTILINE)
     return {label: int(count) for label, count in found}
 
@@ -354,16 +354,16 @@ def test_a_report_counts_and_is_logged_without_its_key(app, log):
     more = {"day": "2026-03-01", "label": "setosa", "count": 4}, {"day": "2026-03-01", "label": "virginica", "count": 1}
     response = app.post_json("/edge/telemetry", report(counts=[SETOSA, *more]))
     assert (response.status_int, response.body) == (204, b"")
-    assert reported(app) == {"setosa": 7, "versicolor": 0, "virginica": 1}
+    assert reported_counts(app) == {"setosa": 7, "versicolor": 0, "virginica": 1}
     line = next(line for line in log.events() if line["message"] == "predictions at the edge")
     assert line["counts"] == [{"day": "2026-02-28", "label": "setosa", "count": 3}, *more]
     assert KEY not in json.dumps(log.events())
 
 
-def test_a_report_that_comes_again_counts_once_and_another_key_counts_too(app):
+def test_a_repeated_report_counts_once_and_another_key_counts_too(app):
     for key in (KEY, KEY, "another-key-of-16", KEY, "another-key-of-16"):
         assert app.post_json("/edge/telemetry", report(key=key)).status_int == 204
-    assert reported(app)["setosa"] == 6
+    assert reported_counts(app)["setosa"] == 6
 
 
 @pytest.mark.parametrize(
@@ -397,19 +397,19 @@ def test_a_report_that_comes_again_counts_once_and_another_key_counts_too(app):
         (report(counts=[{**SETOSA, "count": 10**9 + 1}]), "#/counts/0/count"),
     ],
 )
-def test_what_is_no_report_is_422_at_its_place_and_counts_nothing(app, document, pointer):
+def test_an_invalid_report_gets_422_with_the_place_and_counts_nothing(app, document, pointer):
     response = app.post_json("/edge/telemetry", document, status=422)
     assert [fault["pointer"] for fault in response.json["errors"]] == [pointer]
-    assert reported(app) == {"setosa": 0, "versicolor": 0, "virginica": 0}
+    assert reported_counts(app) == {"setosa": 0, "versicolor": 0, "virginica": 0}
 
 
-def test_a_report_with_one_wrong_count_counts_nothing_and_may_come_again_mended(app):
+def test_a_report_with_one_invalid_count_counts_nothing_and_may_be_sent_again(app):
     app.post_json("/edge/telemetry", report(counts=[SETOSA, {**SETOSA, "label": "rose"}]), status=422)
     app.post_json("/edge/telemetry", report())
-    assert reported(app)["setosa"] == 3
+    assert reported_counts(app)["setosa"] == 3
 
 
-def test_keys_are_remembered_by_all_processes_in_memory_that_does_not_grow():
+def test_keys_are_stored_for_all_processes_in_memory_of_a_fixed_size():
     words = memoryview(bytearray(8 * 64)).cast("Q")
     first, second = ReportDeduplicator(words), ReportDeduplicator(words)
     assert first.add("a" * 16) and not first.add("a" * 16) and not second.add("a" * 16)
@@ -417,20 +417,20 @@ def test_keys_are_remembered_by_all_processes_in_memory_that_does_not_grow():
     assert all(fresh) and len(words) == 64 and REPORTS >= 4096
 
 
-def test_a_report_counts_once_whichever_process_hears_it(bundle, log):
-    # Two processes are two slots of one memory.
+def test_a_report_counts_once_in_all_processes(bundle, log):
+    # Two processes are two slots of one shared memory.
     memory, settings = SharedMemory(2), Settings(model_dir=str(MODEL), role="web_single", edge_dir=str(bundle))
     apps = [webtest.TestApp(build(settings, log, Registry(memory, slot)).app) for slot in (0, 1)]
     for app in (*apps, *apps):
         assert app.post_json("/edge/telemetry", report()).status_int == 204
-    assert reported(apps[0]) == {"setosa": 3, "versicolor": 0, "virginica": 0}
+    assert reported_counts(apps[0]) == {"setosa": 3, "versicolor": 0, "virginica": 0}
 
 
-# Over a live server
+# Live server
 
 
 @pytest.mark.long
-def test_large_files_go_out_whole_to_slow_clients_who_hold_up_nobody_and_no_memory(tmp_path, run):
+def test_large_files_reach_slow_clients_whole_and_block_no_other_client_and_no_memory(tmp_path, run):
     content = os.urandom(1 << 20) * 24
     write_bundle(tmp_path / "edge", {**SMALL_BUNDLE, "ort/a.wasm": content}, packed=())
     server = run("--role", "web_single", "--edge-dir", str(tmp_path / "edge"))
@@ -444,7 +444,7 @@ def test_large_files_go_out_whole_to_slow_clients_who_hold_up_nobody_and_no_memo
     slow = [RawConnection(server, receive_buffer=4096) for _ in range(20)]
     for connection in slow:
         connection.send(ask_for)
-        wait_until(connection.readable, "the answer begins")
+        wait_until(connection.readable, "the response starts")
     with RawConnection(server) as other:
         assert other.exchange(LIVEZ).status == 200
         assert other.exchange(ask_for).body == content
@@ -456,7 +456,7 @@ def test_large_files_go_out_whole_to_slow_clients_who_hold_up_nobody_and_no_memo
         connection.__exit__()
 
 
-def test_the_command_says_in_one_line_what_is_wrong_with_a_bundle(tmp_path):
+def test_the_command_reports_an_invalid_bundle_in_one_line(tmp_path):
     line = [
         sys.executable,
         "-m",

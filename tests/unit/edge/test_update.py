@@ -1,4 +1,4 @@
-"""Bundles brought to a device: whole, checked and tried there, or not at all."""
+"""Updates of the bundle on a device: complete, verified, and tested, or not applied."""
 
 import http.server
 import json
@@ -28,7 +28,7 @@ ROW = ["5.1", "3.5", "1.4", "0.2"]
 
 
 class Web(http.server.SimpleHTTPRequestHandler):
-    """Files of a folder; what is asked for is noted, and a path may have something done to it."""
+    """Web server for a folder. It records the requests, and a test may replace the handling of a path."""
 
     def __init__(self, asked, happens, *arguments, **options) -> None:
         self.asked, self.happens = asked, happens
@@ -46,7 +46,7 @@ class Web(http.server.SimpleHTTPRequestHandler):
 
 
 class Unmoved(http.server.ThreadingHTTPServer):
-    """One that says nothing of clients who leave before they have all of it."""
+    """Web server that ignores clients which close early."""
 
     def handle_error(self, *_: object) -> None:
         pass
@@ -68,8 +68,8 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> dict[str, Path]:
-    """Bundles of the main model with two pages, and of the fast one."""
+def built_bundles(tmp_path_factory) -> dict[str, Path]:
+    """Bundles of the main model with two different pages, and of the fast model."""
     folder = tmp_path_factory.mktemp("made")
     return {
         "main": build_bundle(folder / "main", MODEL),
@@ -85,7 +85,7 @@ def device(tmp_path) -> DeviceStore:
 
 @pytest.fixture
 def edge(device, capsys, monkeypatch):
-    """Runs a command on the device: status, what it says, what it complains of."""
+    """Runs a command on the device. Returns its status, its output, and its standard error."""
     monkeypatch.setenv("IRIS_MODEL_DIR", str(MODEL))
 
     def run(command: str, *arguments: str) -> tuple[int, str, str]:
@@ -95,19 +95,19 @@ def edge(device, capsys, monkeypatch):
 
 
 @pytest.fixture
-def site(tmp_path, made) -> Iterator[Site]:
-    """A web server with the bundle of the fast model, which a test may spoil."""
+def site(tmp_path, built_bundles) -> Iterator[Site]:
+    """Web server with the bundle of the fast model, which a test may damage."""
     (tmp_path / "site").mkdir()
-    for path in sorted(made["fast"].rglob("*")):
-        target = tmp_path / "site" / path.relative_to(made["fast"])
+    for path in sorted(built_bundles["fast"].rglob("*")):
+        target = tmp_path / "site" / path.relative_to(built_bundles["fast"])
         target.mkdir() if path.is_dir() else target.write_bytes(path.read_bytes())
     served = Site(tmp_path / "site")
     yield served
     served.end()
 
 
-def answers(edge) -> str:
-    """The name of the model that answers a row."""
+def predicting_model(edge) -> str:
+    """Returns the name of the model that predicts a row."""
     status, said, complained = edge("predict", "--json", *ROW)
     assert status == 0, complained
     return json.loads(said)["model"]["name"]
@@ -117,58 +117,58 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-# What goes well
+# Successful updates
 
 
 @pytest.mark.parametrize("over_http", [False, True])
-def test_a_bundle_is_taken_and_answers_from_then_on(edge, device, made, site, over_http):
-    assert answers(edge) == "iris_svc"
+def test_a_bundle_is_downloaded_and_used_from_then_on(edge, device, built_bundles, site, over_http):
+    assert predicting_model(edge) == "iris_svc"
     assert edge("status")[1] == "current: none\nprevious: none\n"
-    status, said, _ = edge("update", site.url if over_http else made["fast"])
-    bundle = parse_manifest((made["fast"] / "manifest.json").read_bytes(), "")
+    status, said, _ = edge("update", site.url if over_http else built_bundles["fast"])
+    bundle = parse_manifest((built_bundles["fast"] / "manifest.json").read_bytes(), "")
     assert status == 0 and said.startswith(
         f"took {bundle.bundle} (iris_lr 1.0.0), 3 of 3 files were new: 31 golden rows answered"
     )
-    assert answers(edge) == "iris_lr"
+    assert predicting_model(edge) == "iris_lr"
     result = edge("status")[1].splitlines()
     assert result[:2] == [f"current: {bundle.bundle} (iris_lr 1.0.0 {bundle.digest})", "previous: none"]
     assert result[2].startswith("self-test: 31 golden rows answered")
-    # The page and the browser's runtime are of no use here.
+    # A device does not need the page and the browser's runtime.
     assert {name.partition("/")[2] for name in tree(device.bundles)} == {"manifest.json", *bundle.model_files}
     assert set(site.asked) <= {"/manifest.json", *(f"/{path}" for path in bundle.model_files)}
 
 
-def test_who_asks_for_another_model_gets_that_one(edge, made):
-    assert edge("update", made["fast"])[0] == 0
+def test_a_request_for_another_model_gets_that_one(edge, built_bundles):
+    assert edge("update", built_bundles["fast"])[0] == 0
     assert json.loads(edge("predict", "--json", "--model-dir", MODEL, *ROW)[1])["model"]["name"] == "iris_svc"
 
 
-def test_only_what_has_changed_is_fetched_again(edge, device, made, site):
-    assert edge("update", made["main"])[0] == 0
+def test_only_changed_files_are_downloaded_again(edge, device, built_bundles, site):
+    assert edge("update", built_bundles["main"])[0] == 0
     assert edge("update", site.url)[0] == 0
     assert sorted(site.asked) == ["/manifest.json", "/model/golden.json", f"/{ONNX}"]
-    status, said, _ = edge("update", made["page"])
-    assert status == 0 and ", 0 of 4 files were new: " in said and answers(edge) == "iris_svc"
+    status, said, _ = edge("update", built_bundles["page"])
+    assert status == 0 and ", 0 of 4 files were new: " in said and predicting_model(edge) == "iris_svc"
 
 
-def test_a_file_that_was_damaged_here_is_fetched_anew(edge, device, made):
-    assert edge("update", made["main"])[0] == 0
+def test_a_damaged_local_file_is_downloaded_again(edge, device, built_bundles):
+    assert edge("update", built_bundles["main"])[0] == 0
     path = device.current().folder / "model/iris_svc.onnx"
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     status, _, complained = edge("predict", *ROW)
     assert status == 1 and "the file was changed or damaged" in complained and complained.count("\n") == 1
-    status, said, _ = edge("update", made["main"])
-    assert status == 0 and ", 1 of 4 files were new: " in said and answers(edge) == "iris_svc"
+    status, said, _ = edge("update", built_bundles["main"])
+    assert status == 0 and ", 1 of 4 files were new: " in said and predicting_model(edge) == "iris_svc"
 
 
-def test_a_state_that_is_a_link_stays_a_link(edge, device, made, tmp_path):
+def test_a_state_that_is_a_link_stays_a_link(edge, device, built_bundles, tmp_path):
     device.folder.mkdir(parents=True, exist_ok=True)
     (device.folder / "device.json").symlink_to(tmp_path / "state.json")
-    assert edge("update", made["main"])[0] == 0
+    assert edge("update", built_bundles["main"])[0] == 0
     assert (device.folder / "device.json").is_symlink() and "current" in (tmp_path / "state.json").read_text()
 
 
-def test_a_bundle_that_is_here_already_is_not_taken_again(edge, device, site):
+def test_the_current_bundle_is_not_downloaded_again(edge, device, site):
     assert edge("update", site.url)[0] == 0
     before = tree(device.folder)
     site.asked.clear()
@@ -177,35 +177,39 @@ def test_a_bundle_that_is_here_already_is_not_taken_again(edge, device, site):
     assert site.asked == ["/manifest.json"] and tree(device.folder) == before
 
 
-def test_the_bundle_before_is_kept_and_can_be_gone_back_to_and_forth(edge, device, made):
+def test_the_previous_bundle_is_kept_and_rollback_switches_between_both(edge, device, built_bundles):
     for name in ("page", "main", "fast"):
-        assert edge("update", made[name])[0] == 0
+        assert edge("update", built_bundles[name])[0] == 0
     assert len(list(device.bundles.iterdir())) == 2
     status, said, _ = edge("rollback")
     assert status == 0 and said.startswith("went back to 0.1.0-") and " (iris_svc 1.0.0): 34 golden rows" in said
-    assert answers(edge) == "iris_svc"
-    assert edge("rollback")[0] == 0 and answers(edge) == "iris_lr"
+    assert predicting_model(edge) == "iris_svc"
+    assert edge("rollback")[0] == 0 and predicting_model(edge) == "iris_lr"
 
 
-def test_a_bundle_that_was_left_by_going_back_comes_again_only_when_it_is_asked_for(edge, device, made):
+def test_a_bundle_that_was_rolled_back_is_installed_again_only_on_request(edge, device, built_bundles):
     for name in ("main", "fast"):
-        assert edge("update", made[name])[0] == 0
+        assert edge("update", built_bundles[name])[0] == 0
     assert edge("rollback")[0] == 0
     before = tree(device.folder)
-    status, said, _ = edge("update", made["fast"])
+    status, said, _ = edge("update", built_bundles["fast"])
     assert status == 0 and "is not taken: rollback left it here; --again takes it" in said and tree(device.folder) == before
-    assert edge("update", "--again", made["fast"])[0] == 0 and answers(edge) == "iris_lr"
-    # What comes later is another matter.
-    assert edge("rollback")[0] == 0 and edge("update", made["page"])[0] == 0 and edge("update", made["fast"])[0] == 0
-    assert answers(edge) == "iris_lr"
+    assert edge("update", "--again", built_bundles["fast"])[0] == 0 and predicting_model(edge) == "iris_lr"
+    # A later update may replace it.
+    assert (
+        edge("rollback")[0] == 0
+        and edge("update", built_bundles["page"])[0] == 0
+        and edge("update", built_bundles["fast"])[0] == 0
+    )
+    assert predicting_model(edge) == "iris_lr"
 
 
-def test_what_the_device_keeps_may_be_read_by_others_than_who_brought_it(edge, device, made):
-    assert edge("update", made["main"])[0] == 0
+def test_other_users_can_read_the_files_of_the_device(edge, device, built_bundles):
+    assert edge("update", built_bundles["main"])[0] == 0
     assert all(path.stat().st_mode & (0o005 if path.is_dir() else 0o004) for path in device.folder.rglob("*"))
 
 
-# What goes wrong
+# Failed updates
 
 CONTENT = FAST.joinpath("iris_lr.onnx").read_bytes()
 
@@ -218,20 +222,20 @@ def remove(path: str):
     return lambda folder: (folder / path).unlink()
 
 
-def told(**members):
-    """A manifest in which these say something else."""
+def manifest_with(**members):
+    """Returns a manifest with changed members."""
     return lambda folder: change_manifest(folder, lambda document: document.update(members))
 
 
-def file_told(path: str, **members):
+def file_entry_with(path: str, **members):
     return lambda folder: change_manifest(folder, lambda document: document["files"].setdefault(path, {}).update(members))
 
 
-def renamed(path: str, sizes: int = 4):
-    """A manifest that is right in itself, with one more file."""
+def with_extra_file(path: str, sizes: int = 4):
+    """Returns a valid manifest with one more file."""
 
     def spoil(folder: Path) -> None:
-        file_told(path, sha256="0" * 64, bytes=sizes)(folder)
+        file_entry_with(path, sha256="0" * 64, bytes=sizes)(folder)
 
     return spoil
 
@@ -243,7 +247,7 @@ def with_other_answers(folder: Path) -> None:
 
 
 def with_another_model(folder: Path) -> None:
-    """All hashes are right, and golden.json is of the other one."""
+    """Replaces the model by another one with matching digests. golden.json belongs to the first model."""
     (folder / ONNX).write_bytes((MODEL / "iris_svc.onnx").read_bytes())
     refresh_manifest(folder)
 
@@ -266,45 +270,50 @@ SPOILT = {
     "a file that goes on": (write(ONNX, CONTENT + b"\0"), rf"{ONNX} is over {len(CONTENT)} bytes"),
     "a missing file": (remove(ONNX), rf"{ONNX} cannot be (read|fetched)"),
     "a missing manifest": (remove("manifest.json"), r"manifest.json cannot be (read|fetched)"),
-    "a wrong hash": (file_told(ONNX, sha256="0" * 64), "has another name than its files give it"),
-    "a wrong size": (file_told(ONNX, bytes=len(CONTENT) - 1), f"{ONNX} is over {len(CONTENT) - 1} bytes"),
+    "a wrong hash": (file_entry_with(ONNX, sha256="0" * 64), "has another name than its files give it"),
+    "a wrong size": (file_entry_with(ONNX, bytes=len(CONTENT) - 1), f"{ONNX} is over {len(CONTENT) - 1} bytes"),
     "golden rows that do not agree": (with_other_answers, "golden row 0 has the label setosa"),
     "another model": (with_another_model, "iris_lr.onnx has the SHA-256"),
     "another digest": (of_another_digest, "holds another model than its manifest says"),
     "no golden rows": (without_golden_rows, "has no model/golden.json"),
-    "a newer runtime": (told(minimum={"onnxruntime": "999.1"}), r"needs onnxruntime 999\.1 or later; this is \d"),
-    "a runtime without a version": (told(minimum={"onnxruntime": "new"}), "needs an invalid version of onnxruntime"),
+    "a newer runtime": (manifest_with(minimum={"onnxruntime": "999.1"}), r"needs onnxruntime 999\.1 or later; this is \d"),
+    "a runtime without a version": (manifest_with(minimum={"onnxruntime": "new"}), "needs an invalid version of onnxruntime"),
     "no JSON": (write("manifest.json", b"{"), "does not hold a JSON object"),
     "no manifest": (write("manifest.json", b'{"files": []}'), FORM),
     "an endless manifest": (write("manifest.json", b" " * (2 << 20)), "manifest.json is over 1048576 bytes"),
-    "a path to the folder above": (renamed("../outside"), OUTSIDE),
-    "a path through the folder above": (renamed("model/../../outside"), OUTSIDE),
-    "a path from the root": (renamed("/etc/outside"), OUTSIDE),
-    "a path of nothing": (renamed(""), OUTSIDE),
-    "a path that ends in a slash": (renamed("model/"), OUTSIDE),
-    "a path with two slashes": (renamed("model//outside"), OUTSIDE),
-    "a path with a backslash": (renamed("model\\..\\outside"), OUTSIDE),
-    "a path with a line end": (renamed("model/outside\n"), OUTSIDE),
-    "a path with a drive": (renamed("c:outside"), OUTSIDE),
-    "a hidden file": (renamed("model/.outside"), OUTSIDE),
-    "the manifest in itself": (renamed("manifest.json"), OUTSIDE),
-    "a file in place of a folder": (renamed("model"), "has another name than its files give it"),
-    "a huge file": (renamed("model/huge", BUNDLE_BYTES), f"lists more than {BUNDLE_BYTES} bytes"),
-    "a file of a size below zero": (renamed("model/huge", -1), NOT_FILES),
-    "a file of no size": (file_told(ONNX, bytes="1"), NOT_FILES),
-    "a file of true bytes": (file_told(ONNX, bytes=True), NOT_FILES),
-    "a hash of another kind": (file_told(ONNX, sha256="0" * 63), NOT_FILES),
-    "a hash that is no text": (file_told(ONNX, sha256=7), NOT_FILES),
-    "a bundle that leads elsewhere": (told(bundle="../0.1.0-000000000000"), "has another name than its files give it"),
-    "a bundle without a name": (told(bundle=7), "in texts of at most 200 characters"),
-    "a model in colours": (told(model={"name": "\x1b[31m", "version": "1", "digest": "d"}), "in texts of at most 200 characters"),
+    "a path to the folder above": (with_extra_file("../outside"), OUTSIDE),
+    "a path through the folder above": (with_extra_file("model/../../outside"), OUTSIDE),
+    "a path from the root": (with_extra_file("/etc/outside"), OUTSIDE),
+    "a path of nothing": (with_extra_file(""), OUTSIDE),
+    "a path that ends in a slash": (with_extra_file("model/"), OUTSIDE),
+    "a path with two slashes": (with_extra_file("model//outside"), OUTSIDE),
+    "a path with a backslash": (with_extra_file("model\\..\\outside"), OUTSIDE),
+    "a path with a line end": (with_extra_file("model/outside\n"), OUTSIDE),
+    "a path with a drive": (with_extra_file("c:outside"), OUTSIDE),
+    "a hidden file": (with_extra_file("model/.outside"), OUTSIDE),
+    "the manifest in itself": (with_extra_file("manifest.json"), OUTSIDE),
+    "a file in place of a folder": (with_extra_file("model"), "has another name than its files give it"),
+    "a huge file": (with_extra_file("model/huge", BUNDLE_BYTES), f"lists more than {BUNDLE_BYTES} bytes"),
+    "a file of a size below zero": (with_extra_file("model/huge", -1), NOT_FILES),
+    "a file of no size": (file_entry_with(ONNX, bytes="1"), NOT_FILES),
+    "a file of true bytes": (file_entry_with(ONNX, bytes=True), NOT_FILES),
+    "a hash of another kind": (file_entry_with(ONNX, sha256="0" * 63), NOT_FILES),
+    "a hash that is no text": (file_entry_with(ONNX, sha256=7), NOT_FILES),
+    "a bundle that leads elsewhere": (manifest_with(bundle="../0.1.0-000000000000"), "has another name than its files give it"),
+    "a bundle without a name": (manifest_with(bundle=7), "in texts of at most 200 characters"),
+    "a model in colours": (
+        manifest_with(model={"name": "\x1b[31m", "version": "1", "digest": "d"}),
+        "in texts of at most 200 characters",
+    ),
 }
 
 
 @pytest.mark.parametrize(("spoil", "words"), SPOILT.values(), ids=SPOILT)
 @pytest.mark.parametrize("over_http", [False, True])
-def test_what_is_wrong_is_told_in_one_line_and_the_old_bundle_stays(edge, device, made, site, spoil, words, over_http):
-    assert edge("update", made["main"])[0] == 0
+def test_an_invalid_bundle_is_reported_in_one_line_and_the_old_one_stays(
+    edge, device, built_bundles, site, spoil, words, over_http
+):
+    assert edge("update", built_bundles["main"])[0] == 0
     before = tree(device.folder.parent / "device")
     spoil(site.folder)
     status, said, complained = edge("update", site.url if over_http else site.folder)
@@ -312,18 +321,18 @@ def test_what_is_wrong_is_told_in_one_line_and_the_old_bundle_stays(edge, device
     assert complained.startswith("iris_wsgi: not updated, the current bundle stays: ") and "\x1b" not in complained
     assert re.search(words, complained), complained
     assert tree(device.folder) == before and len(list(device.bundles.iterdir())) == 1
-    assert answers(edge) == "iris_svc"
+    assert predicting_model(edge) == "iris_svc"
     assert not list(device.folder.parent.rglob("*outside*"))
 
 
-def test_what_is_wrong_with_the_first_bundle_leaves_the_model_of_the_settings(edge, site):
+def test_an_invalid_first_bundle_leaves_the_model_of_the_settings(edge, site):
     write(ONNX, CONTENT[:-1])(site.folder)
     assert edge("update", site.url)[0] == 1
-    assert answers(edge) == "iris_svc" and edge("status")[1] == "current: none\nprevious: none\n"
+    assert predicting_model(edge) == "iris_svc" and edge("status")[1] == "current: none\nprevious: none\n"
 
 
 def cut_off(web: Web) -> None:
-    """As many bytes are promised as there are, and half of them come."""
+    """Sends half of the promised bytes."""
     web.send_response(200)
     web.send_header("Content-Length", str(len(CONTENT)))
     web.end_headers()
@@ -341,59 +350,69 @@ def cut_off(web: Web) -> None:
     ],
     ids=["cut off", "500", "403", "nonsense", "nothing"],
 )
-def test_a_download_that_fails_leaves_the_old_bundle(edge, device, made, site, path, happens, words):
-    assert edge("update", made["main"])[0] == 0
+def test_a_failed_download_leaves_the_old_bundle(edge, device, built_bundles, site, path, happens, words):
+    assert edge("update", built_bundles["main"])[0] == 0
     before = tree(device.folder)
     site.happens[path] = happens
     status, _, complained = edge("update", site.url)
     assert status == 1 and complained.count("\n") == 1
     assert re.search(words, complained), complained
-    assert tree(device.folder) == before and answers(edge) == "iris_svc"
-    # What was wrong with the way there is nothing that stays.
+    assert tree(device.folder) == before and predicting_model(edge) == "iris_svc"
+    # The update succeeds after the network has recovered.
     site.happens.clear()
-    assert edge("update", site.url)[0] == 0 and answers(edge) == "iris_lr"
+    assert edge("update", site.url)[0] == 0 and predicting_model(edge) == "iris_lr"
 
 
-def test_a_bundle_that_changes_while_it_is_fetched_is_not_mixed_with_the_old_one(edge, device, made, site):
-    """The manifest is still the old one, and the files are new already."""
-    assert edge("update", made["page"])[0] == 0
+def test_a_bundle_that_changes_during_the_download_is_not_mixed_with_the_old_one(edge, device, built_bundles, site):
+    """The manifest is the old one, and the files are already new."""
+    assert edge("update", built_bundles["page"])[0] == 0
 
     def replaced(web: Web) -> None:
-        (site.folder / "model/golden.json").write_bytes((made["main"] / "model/golden.json").read_bytes())
+        (site.folder / "model/golden.json").write_bytes((built_bundles["main"] / "model/golden.json").read_bytes())
         site.happens.clear()
         web.do_GET()
 
     site.happens["/model/golden.json"] = replaced
     status, _, complained = edge("update", site.url)
-    assert status == 1 and "model/golden.json " in complained and answers(edge) == "iris_svc"
+    assert status == 1 and "model/golden.json " in complained and predicting_model(edge) == "iris_svc"
 
 
-def test_a_full_disk_is_one_line_and_the_old_bundle_stays(edge, device, made):
-    """A bound for the size of files stands for that of the disk."""
-    assert edge("update", made["fast"])[0] == 0
+def test_a_full_disk_is_one_line_and_the_old_bundle_stays(edge, device, built_bundles):
+    """A limit for the size of files replaces a full disk."""
+    assert edge("update", built_bundles["fast"])[0] == 0
     before = tree(device.folder)
 
     def bound() -> None:
-        # Python ignores SIGXFSZ, so that a write gives an error as on a full disk.
+        # Python ignores SIGXFSZ, so that a write raises an error like on a full disk.
         resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.RLIM_INFINITY))
 
-    # Without compiled modules, which would be written in halves.
-    command = [sys.executable, "-B", "-m", "iris_wsgi", "edge", "update", "--device", str(device.folder), str(made["main"])]
+    # Without compiled modules, because Python would write half of them.
+    command = [
+        sys.executable,
+        "-B",
+        "-m",
+        "iris_wsgi",
+        "edge",
+        "update",
+        "--device",
+        str(device.folder),
+        str(built_bundles["main"]),
+    ]
     result = subprocess.run(command, capture_output=True, text=True, preexec_fn=bound, env={"IRIS_MODEL_DIR": str(MODEL)})
     assert result.returncode == 1
     assert (
         result.stderr == f"iris_wsgi: not updated, the current bundle stays: {device.folder} cannot be written: File too large\n"
     )
-    assert tree(device.folder) == before and answers(edge) == "iris_lr"
+    assert tree(device.folder) == before and predicting_model(edge) == "iris_lr"
 
 
-def test_a_folder_that_cannot_be_written_is_named(edge, device, made):
+def test_a_folder_that_cannot_be_written_is_named(edge, device, built_bundles):
     device.folder.write_text("")
-    status, _, complained = edge("update", made["main"])
+    status, _, complained = edge("update", built_bundles["main"])
     assert status == 1 and f"{device.folder} cannot be written: " in complained and complained.count("\n") == 1
 
 
-def test_of_two_updates_at_once_the_second_is_refused_and_the_first_goes_on(edge, device, made, site):
+def test_of_two_concurrent_updates_the_second_is_refused_and_the_first_continues(edge, device, built_bundles, site):
     asked, go_on = threading.Event(), threading.Event()
 
     def held(web: Web) -> None:
@@ -406,62 +425,62 @@ def test_of_two_updates_at_once_the_second_is_refused_and_the_first_goes_on(edge
     command = [sys.executable, "-m", "iris_wsgi", "edge", "update", "--device", str(device.folder), site.url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env={"IRIS_MODEL_DIR": str(MODEL)}) as first:
         assert asked.wait(60)
-        for command in (("update", made["main"]), ("rollback",)):
+        for command in (("update", built_bundles["main"]), ("rollback",)):
             status, _, complained = edge(*command)
             assert status == 1 and f"{device.folder} is in use by another update or rollback" in complained
-        # Meanwhile what was there answers.
-        assert answers(edge) == "iris_svc"
+        # The old bundle works during the update.
+        assert predicting_model(edge) == "iris_svc"
         go_on.set()
         assert first.communicate(timeout=60)[0].startswith(b"took ")
-    assert answers(edge) == "iris_lr"
+    assert predicting_model(edge) == "iris_lr"
 
 
 @pytest.mark.long
-def test_an_update_that_is_killed_at_any_step_leaves_a_bundle_that_works(made, tmp_path):
+def test_an_update_that_is_killed_at_any_step_leaves_a_working_bundle(built_bundles, tmp_path):
     script = ROOT / "tests/support/edge_bundles.py"
-    command = [sys.executable, str(script), str(tmp_path), *(str(made[name]) for name in ("page", "fast", "main"))]
+    command = [sys.executable, str(script), str(tmp_path), *(str(built_bundles[name]) for name in ("page", "fast", "main"))]
     run = subprocess.run(command, capture_output=True, text=True, timeout=600)
     document = json.loads(run.stdout)
     assert document["faults"] == [] and document["status"] == 0, run.stderr
-    # Some deaths came before the switch and some after it.
+    # Some kills came before the switch and some after it.
     assert document["steps"] > 40 and document["old"] and document["new"]
 
 
-def test_there_is_no_way_back_where_there_was_nothing_before(edge, made):
+def test_there_is_no_rollback_without_an_earlier_bundle(edge, built_bundles):
     assert edge("rollback")[::2] == (1, "iris_wsgi: the device has no previous bundle\n")
-    assert edge("update", made["fast"])[0] == 0
+    assert edge("update", built_bundles["fast"])[0] == 0
     assert edge("rollback")[::2] == (1, "iris_wsgi: the device has no previous bundle\n")
-    assert answers(edge) == "iris_lr"
+    assert predicting_model(edge) == "iris_lr"
 
 
-def test_a_bundle_that_was_damaged_is_not_gone_back_to(edge, device, made):
+def test_a_rollback_to_a_damaged_bundle_is_refused(edge, device, built_bundles):
     for name in ("main", "fast"):
-        assert edge("update", made[name])[0] == 0
+        assert edge("update", built_bundles[name])[0] == 0
     path = device.bundle(device.state().previous).folder / "model/iris_svc.onnx"
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     status, _, complained = edge("rollback")
     assert status == 1 and "the file was changed or damaged" in complained
-    assert answers(edge) == "iris_lr"
+    assert predicting_model(edge) == "iris_lr"
 
 
 @pytest.mark.parametrize(
     "content", ["", "[]", '{"current": "../elsewhere", "previous": null}', '{"current": 7}', '{"next": null}']
 )
-def test_a_state_that_is_none_is_told_and_nothing_is_removed_for_it(edge, device, made, content):
-    assert edge("update", made["main"])[0] == 0
+def test_an_invalid_state_is_reported_and_nothing_is_removed(edge, device, built_bundles, content):
+    assert edge("update", built_bundles["main"])[0] == 0
     (device.folder / "device.json").write_text(content)
-    for command in (("predict", *ROW), ("update", made["fast"]), ("status",)):
+    for command in (("predict", *ROW), ("update", built_bundles["fast"]), ("status",)):
         status, _, complained = edge(*command)
         assert status == 1 and "does not name the bundles of this device; remove it to start again" in complained
     assert len(list(device.bundles.iterdir())) == 1
 
 
-def test_nothing_is_removed_that_was_not_put_there(edge, device, made):
+def test_only_files_of_the_device_are_removed(edge, device, built_bundles):
     (device.bundles / "mine").mkdir(parents=True)
     (device.bundles / "mine/letter").write_text("dear")
     (device.folder / "other").write_text("")
     for name in ("main", "fast", "page"):
-        assert edge("update", made[name])[0] == 0
+        assert edge("update", built_bundles[name])[0] == 0
     assert (device.bundles / "mine/letter").exists() and (device.folder / "other").exists()
 
 
@@ -488,12 +507,12 @@ def test_versions_are_compared_by_their_numbers(version, numbers):
     ("here", "is_enough"),
     [("1.23.0", True), ("1.23", True), ("1.100.0", True), ("2.0", True), ("1.22.9", False), ("1.3", False), ("odd", False)],
 )
-def test_a_runtime_is_enough_from_its_least_version_on(made, here, is_enough):
-    manifest = parse_manifest((made["main"] / "manifest.json").read_bytes(), "")
+def test_a_runtime_is_sufficient_from_its_minimum_version_on(built_bundles, here, is_enough):
+    manifest = parse_manifest((built_bundles["main"] / "manifest.json").read_bytes(), "")
     with nullcontext() if is_enough else pytest.raises(BadModel, match="needs onnxruntime 1.23 or later; this is"):
         manifest.check_runtime(here)
 
 
-def test_the_model_of_the_bundle_is_the_one_that_was_put_in(edge, device, made):
-    assert edge("update", made["main"])[0] == 0
+def test_the_model_of_the_bundle_is_the_included_one(edge, device, built_bundles):
+    assert edge("update", built_bundles["main"])[0] == 0
     assert device.current().load()[0].digest == load_model(MODEL)[0].digest == device.current().manifest.digest

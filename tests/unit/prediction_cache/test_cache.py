@@ -1,4 +1,4 @@
-"""The prediction cache: the same answers as without it, from fewer runs."""
+"""The prediction cache: the same results as without it, from fewer runs."""
 
 import json
 import random
@@ -37,7 +37,7 @@ def pool():
         yield threads
 
 
-def test_a_row_that_was_asked_before_is_not_run_again():
+def test_a_cached_row_is_not_run_again():
     predict = CountingPredictor()
     cache = build_cache(predict)
     for _ in range(3):
@@ -45,7 +45,7 @@ def test_a_row_that_was_asked_before_is_not_run_again():
     assert predict.runs == [1] and row_counts(cache) == {"hit": 2, "run": 1}
 
 
-def test_of_a_batch_only_what_is_missing_is_run_and_the_order_stays():
+def test_of_a_batch_only_missing_rows_are_run_and_the_order_stays():
     predict = CountingPredictor()
     cache = build_cache(predict)
     cached(cache, ROWS[[3, 5]])
@@ -55,7 +55,7 @@ def test_of_a_batch_only_what_is_missing_is_run_and_the_order_stays():
     assert predict.runs == [2, 2] and response[1:5] == (3, 1, 0, 2)
 
 
-def test_a_large_batch_goes_in_pieces_with_the_same_answers():
+def test_a_large_batch_is_run_in_pieces_with_the_same_results():
     predict = CountingPredictor()
     cache = build_cache(predict, chunk_rows=10)
     assert cached(cache, ROWS).tobytes() == expected_probabilities(ROWS).tobytes() and predict.runs == [10] * 6 + [4]
@@ -67,7 +67,7 @@ def test_a_large_batch_goes_in_pieces_with_the_same_answers():
     )
 
 
-def test_a_negative_zero_is_the_zero():
+def test_negative_zero_equals_zero():
     rows = np.array([[0.0, -0.0, 1.0, 2.0], [-0.0, 0.0, 1.0, 2.0], [0.0, 0.0, 1.0, 2.0]], np.float32)
     predict = CountingPredictor()
     assert len(set(canonical(rows)[1])) == 1
@@ -75,22 +75,22 @@ def test_a_negative_zero_is_the_zero():
     assert predict.runs == [1]
 
 
-def test_two_hundred_who_want_the_same_at_once_get_it_from_one_run(pool):
+def test_two_hundred_concurrent_requests_for_one_row_get_it_from_one_run(pool):
     predict = CountingPredictor(waits=True)
     cache = build_cache(predict)
     asked = [pool.submit(cached, cache, ROWS[:1]) for _ in range(200)]
-    wait_until(lambda: row_counts(cache).get("coalesced") == 199, "199 wait for the first")
+    wait_until(lambda: row_counts(cache).get("coalesced") == 199, "199 requests wait for the first")
     predict.released.set()
     assert {future.result(60).tobytes() for future in asked} == {expected_probabilities(ROWS[:1]).tobytes()}
     assert predict.runs == [1] and cache.store.flights == {}
 
 
-def test_a_failure_is_told_to_all_who_wait_for_it_and_is_not_kept(pool):
+def test_a_failure_is_returned_to_all_waiting_requests_and_is_not_stored(pool):
     predict = CountingPredictor(waits=True)
     cache = build_cache(predict)
     predict.error = RuntimeError("broken")
     asked = [pool.submit(cached, cache, ROWS[:1]) for _ in range(20)]
-    wait_until(lambda: row_counts(cache).get("coalesced") == 19, "19 wait for the first")
+    wait_until(lambda: row_counts(cache).get("coalesced") == 19, "19 requests wait for the first")
     predict.released.set()
     for future in asked:
         with pytest.raises(RuntimeError, match="broken"):
@@ -100,14 +100,14 @@ def test_a_failure_is_told_to_all_who_wait_for_it_and_is_not_kept(pool):
     assert cached(cache, ROWS[:1]).tobytes() == expected_probabilities(ROWS[:1]).tobytes() and predict.runs == [1, 1]
 
 
-def test_who_waits_for_a_row_of_a_batch_that_fails_has_it_run_alone(pool):
+def test_a_request_waiting_for_a_row_of_a_failed_batch_runs_it_alone(pool):
     predict = CountingPredictor(waits=True)
     cache = build_cache(predict)
     predict.error = RuntimeError("another row breaks it")
     batch = pool.submit(cached, cache, ROWS[:2])
     assert predict.started.wait(60)
     alone = [pool.submit(cached, cache, ROWS[:1]) for _ in range(5)]
-    wait_until(lambda: row_counts(cache).get("coalesced") == 5, "they wait for the batch")
+    wait_until(lambda: row_counts(cache).get("coalesced") == 5, "the requests wait for the batch")
     cache.predict = CountingPredictor()
     predict.released.set()
     with pytest.raises(RuntimeError, match="another row"):
@@ -116,14 +116,14 @@ def test_who_waits_for_a_row_of_a_batch_that_fails_has_it_run_alone(pool):
     assert cache.predict.runs == [1]
 
 
-def test_who_has_more_time_than_the_one_who_runs_it_tries_again(pool):
+def test_a_waiting_request_with_a_later_deadline_tries_again(pool):
     predict = CountingPredictor(waits=True)
     cache = build_cache(predict)
     predict.error = DeadlineExceeded("too late")
     first = pool.submit(cached, cache, ROWS[:1])
     assert predict.started.wait(60)
     second = pool.submit(cached, cache, ROWS[:1])
-    wait_until(lambda: row_counts(cache).get("coalesced") == 1, "it waits for the first")
+    wait_until(lambda: row_counts(cache).get("coalesced") == 1, "the request waits for the first")
     cache.predict = CountingPredictor()
     predict.released.set()
     with pytest.raises(DeadlineExceeded, match="too late"):
@@ -131,7 +131,7 @@ def test_who_has_more_time_than_the_one_who_runs_it_tries_again(pool):
     assert second.result(60).tobytes() == expected_probabilities(ROWS[:1]).tobytes() and cache.predict.runs == [1]
 
 
-def test_nobody_waits_for_another_beyond_the_own_deadline(pool):
+def test_no_request_waits_beyond_its_own_deadline(pool):
     predict = CountingPredictor(waits=True)
     cache = build_cache(predict)
     first = pool.submit(cached, cache, ROWS[:1])
@@ -142,7 +142,7 @@ def test_nobody_waits_for_another_beyond_the_own_deadline(pool):
     assert first.result(60).tobytes() == expected_probabilities(ROWS[:1]).tobytes()
 
 
-def test_what_is_no_number_is_not_kept_and_the_others_of_its_batch_are():
+def test_a_result_that_is_not_finite_is_not_stored_and_the_others_of_its_batch_are():
     predict, broken = CountingPredictor(), [True]
 
     def run(rows, context):
@@ -158,7 +158,7 @@ def test_what_is_no_number_is_not_kept_and_the_others_of_its_batch_are():
     assert cached(cache, ROWS[:3]).tobytes() == expected_probabilities(ROWS[:3]).tobytes() and predict.runs == [1, 3, 1]
 
 
-def test_no_store_leaves_nothing_and_no_cache_takes_nothing():
+def test_no_store_stores_nothing_and_no_cache_reads_nothing():
     predict = CountingPredictor()
     cache = build_cache(predict)
     cache.lookup(ROWS[:1], PredictContext(inf, CacheDirectives(read=False, store=False)))
@@ -169,7 +169,7 @@ def test_no_store_leaves_nothing_and_no_cache_takes_nothing():
     assert row_counts(cache) == {"bypassed": 3, "hit": 1}
 
 
-def test_an_answer_counts_for_its_seconds(monkeypatch):
+def test_an_entry_expires_after_its_time_to_live(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(store, "monotonic", lambda: now[0])
     predict = CountingPredictor()
@@ -183,7 +183,7 @@ def test_an_answer_counts_for_its_seconds(monkeypatch):
     assert cache.store.metrics.totals()["evictions"] == {"size": 0, "expired": 1}
 
 
-def test_it_takes_no_more_bytes_than_it_may_and_tells_them():
+def test_the_cache_never_exceeds_its_size_and_reports_its_bytes():
     cache = build_cache(CountingPredictor(), max_bytes=10 * entry_bytes(bytes(16), bytes(12)))
     cached(cache, ROWS)
     result = cache.store.metrics.totals()
@@ -191,7 +191,7 @@ def test_it_takes_no_more_bytes_than_it_may_and_tells_them():
     assert result["evictions"] == {"size": 54, "expired": 0}
 
 
-def test_what_was_looked_up_before_a_clear_is_not_kept_after_it(pool):
+def test_a_result_computed_before_a_clear_is_not_stored_after_it(pool):
     predict = CountingPredictor(waits=True)
     cache = build_cache(predict)
     first = pool.submit(cache.lookup, ROWS[:1], PredictContext())
@@ -213,12 +213,12 @@ def test_a_clear_reaches_every_cache_of_the_service():
     assert (first.lookup(ROWS[:1], PredictContext()).hits, second.lookup(ROWS[:1], PredictContext()).hits) == (0, 0)
 
 
-# Over HTTP
+# Requests to the application
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """The same routes without a cache and with one in which there is room for eight rows."""
+    """Applications without a cache, and with one that has room for eight rows."""
     folder = {"model_dir": str(MODEL), "state_dir": str(tmp_path_factory.mktemp("state")), "max_rows": 20, "deadline_ms": 0}
     room = 8 * entry_bytes(bytes(16), bytes(12))
     plain = build(Settings(role="web_single", **folder), RecordingLog())
@@ -226,7 +226,7 @@ def pair(tmp_path_factory):
 
 
 def answered(service, path, rows, control=None):
-    """Status, content and fields but those of a cache."""
+    """Returns the status, the content, and the headers, except those of the cache."""
     variables = {"HTTP_X_REQUEST_ID": "same"} | ({"HTTP_CACHE_CONTROL": control} if control else {})
     method, body = ("GET", b"") if rows is None else ("POST", json.dumps({"data": rows}).encode())
     response, _ = service.app.answer(method, path, variables, body)
@@ -247,7 +247,7 @@ STEPS = st.lists(st.one_of(ASKED, ASKED, ASKED, st.sampled_from(["clear", "later
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
-def test_answers_are_the_same_to_the_byte_with_and_without_a_cache(pair, monkeypatch, steps):
+def test_responses_are_the_same_to_the_byte_with_and_without_a_cache(pair, monkeypatch, steps):
     plain, with_cache = pair
     now = [time.monotonic()]
     with monkeypatch.context() as patched:
@@ -262,7 +262,7 @@ def test_answers_are_the_same_to_the_byte_with_and_without_a_cache(pair, monkeyp
                 assert answered(with_cache, *step) == answered(plain, *step)
 
 
-def test_answers_are_the_same_with_several_threads_and_clears_between_them(pair, pool):
+def test_responses_are_the_same_with_several_threads_and_clears_between_them(pair, pool):
     plain, with_cache = pair
     chance = random.Random(11)
     rows = [[round(chance.uniform(0, 8), 1) for _ in range(4)] for _ in range(12)] + [
@@ -287,7 +287,7 @@ def test_answers_are_the_same_with_several_threads_and_clears_between_them(pair,
     assert [future.result(120) for future in [pool.submit(client, seed) for seed in range(8)]] == [0] * 8
 
 
-def test_the_answer_tells_where_it_comes_from(make_app):
+def test_the_response_names_its_source(make_app):
     app = make_app(role="prediction_cache")
 
     def status(rows, path="/predict/batch", **headers):
@@ -318,7 +318,7 @@ def test_operators_see_the_cache_and_clear_it(make_app):
     assert app.get("/cache").json["entries"] == 1
 
 
-def test_the_metrics_tell_the_same(make_app):
+def test_the_metrics_have_the_same_numbers(make_app):
     app = make_app(role="prediction_cache", cache_bytes=1024)
     app.post_json("/predict/batch", {"data": ROWS[:10].astype(float).tolist()})
     text = app.get("/metrics").text
@@ -329,7 +329,7 @@ def test_the_metrics_tell_the_same(make_app):
     ) + sum(sample_value(text, "model_rows_total", label=label) for label in ("versicolor", "virginica"))
 
 
-def test_every_way_to_ask_the_model_goes_through_the_cache(make_app):
+def test_every_route_of_the_model_uses_the_cache(make_app):
     app = make_app(role="all")
     app.post_json("/predict", {"data": [ROW]})
     app.post_json("/v1/models/iris_svc:predict", {"instances": [ROW]})
@@ -338,7 +338,7 @@ def test_every_way_to_ask_the_model_goes_through_the_cache(make_app):
     assert app.get("/cache").json["rows"] == dict.fromkeys(RESULTS, 0) | {"run": 1, "hit": 2}
 
 
-def test_a_cache_is_on_where_the_setting_says_so(make_app):
+def test_the_cache_is_used_in_the_roles_of_its_setting(make_app):
     assert make_app(role="web_single").service.app.answer("GET", "/cache", {}, b"")[0].status == 404
     assert make_app(role="web_single", cache="on").get("/cache").json["entries"] == 0
     assert make_app(role="all", cache="off").service.app.answer("GET", "/cache", {}, b"")[0].status == 404
@@ -350,7 +350,7 @@ def test_a_cache_is_on_where_the_setting_says_so(make_app):
         Settings(cache="maybe")
 
 
-def test_a_model_whose_answers_depend_on_company_is_not_cached(make_app, monkeypatch, log):
+def test_a_model_whose_results_depend_on_the_batch_is_not_cached(make_app, monkeypatch, log):
     monkeypatch.setattr(golden, "batch_difference", lambda *_: 1e-7)
     for expected, name in (({"role": "prediction_cache"}, "IRIS_ROLE=prediction_cache"), ({"cache": "on"}, "IRIS_CACHE=on")):
         with pytest.raises(BadSetting, match=f"^{name}: .* differ by up to 1.0e-07; it cannot be cached$"):
@@ -359,7 +359,7 @@ def test_a_model_whose_answers_depend_on_company_is_not_cached(make_app, monkeyp
     assert "there is no prediction cache" in log.raw_lines[0]
 
 
-# Live
+# Live server
 
 
 def test_two_hundred_requests_for_one_cold_row_are_one_run_of_a_slow_model(run, slow_model):
@@ -383,26 +383,26 @@ def test_a_clear_by_command_reaches_all_workers(run, capsys):
     with ExitStack() as stack:
         connections = []
 
-        def told():
+        def cache_statuses():
             for connection in connections:
                 connection.send(asked)
             return [connection.receive().headers["cache-status"] for connection in connections]
 
         def both_have_it():
-            # Which of the two takes a connection is the kernel's choice.
+            # The kernel chooses the worker of a connection.
             connections.extend(stack.enter_context(RawConnection(server)) for _ in range(20))
-            told()
+            cache_statuses()
             return connections[0].exchange(http_request("GET", "/cache")).json()["entries"] == 2
 
         wait_until(both_have_it, "both workers have the row")
-        assert all("; hit" in item for item in told())
+        assert all("; hit" in item for item in cache_statuses())
         assert main(["clear", "--port", str(server.port)]) == 0
         assert capsys.readouterr().out == "the prediction cache is cleared\n"
-        assert sum("fwd=miss" in item for item in told()) == 2
+        assert sum("fwd=miss" in item for item in cache_statuses()) == 2
         assert connections[0].exchange(http_request("GET", "/cache")).json()["entries"] == 2
 
 
-def test_a_clear_where_there_is_no_cache_is_a_failure(run, capsys):
+def test_a_clear_without_a_cache_is_a_failure(run, capsys):
     from iris_wsgi.cli.main import main
 
     server = run("--role", "web_single")

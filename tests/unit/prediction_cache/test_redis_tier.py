@@ -1,4 +1,4 @@
-"""The second level of the prediction cache: found again by others, cleared for all, and right whatever Redis does."""
+"""The Redis tier of the prediction cache: shared entries, clears for all servers, and correct results with any failure of Redis."""
 
 import json
 import os
@@ -33,14 +33,14 @@ def redis():
 
 
 @pytest.fixture(autouse=True)
-def patient(monkeypatch):
-    """A busy machine is not to look like a Redis that stands still."""
+def long_timeouts(monkeypatch):
+    """Uses long timeouts, so that a busy machine does not look like a Redis that hangs."""
     monkeypatch.setattr(redis_tier, "TIMEOUT_SECONDS", 3.0)
 
 
 @pytest.fixture
 def caches(redis, monkeypatch):
-    """Makes caches of one model, each with its own memory, over one Redis."""
+    """Function that builds caches of one model over one Redis, each with its own memory."""
     monkeypatch.setattr(redis_tier, "TIMEOUT_SECONDS", SECONDS)
     tiers = []
 
@@ -59,13 +59,13 @@ def caches(redis, monkeypatch):
         tier.close()
 
 
-def same(cache, rows=ROWS):
+def assert_same_results(cache, rows=ROWS):
     assert cached(cache, rows).tobytes() == expected_probabilities(rows).tobytes()
 
 
-def test_what_one_has_worked_out_the_other_fetches(caches):
+def test_a_result_of_one_cache_is_found_by_the_other(caches):
     first, second = caches(), caches()
-    same(first, ROWS[:5])
+    assert_same_results(first, ROWS[:5])
     response = second.lookup(ROWS[:8], PredictContext())
     assert response.probabilities.tobytes() == expected_probabilities(ROWS[:8]).tobytes()
     assert response[1:5] == (0, 0, 5, 3) and second.predict.runs == [3]
@@ -73,19 +73,19 @@ def test_what_one_has_worked_out_the_other_fetches(caches):
     assert second.lookup(ROWS[:8], PredictContext()).hits == 8
 
 
-def test_no_model_gets_the_answers_of_another(caches):
+def test_no_model_gets_the_results_of_another(caches):
     def other_model(rows, context):
         return Prediction(expected_probabilities(rows) + 1)
 
     first, second = caches(), caches(space=b"other", predict=other_model)
     for _ in range(2):
-        same(first)
+        assert_same_results(first)
         assert cached(second, ROWS).tobytes() == (expected_probabilities(ROWS) + 1).tobytes()
         first.store.memory.next_generation()
         second.store.memory.next_generation()
 
 
-def test_two_models_over_one_redis_answer_as_without_it(make_app, redis):
+def test_two_models_over_one_redis_predict_as_without_it(make_app, redis):
     for folder in (MODEL, MODEL / "fast", MODEL):
         expected = make_app(role="web_single", model_dir=str(folder))
         app = make_app(role="prediction_cache", model_dir=str(folder), cache_redis_url=redis.url)
@@ -94,7 +94,7 @@ def test_two_models_over_one_redis_answer_as_without_it(make_app, redis):
     assert redis.execute("DBSIZE") == 2 * (len(ROWS) + 1)
 
 
-def test_the_status_tells_both_levels(make_app, redis):
+def test_the_status_names_both_levels(make_app, redis):
     first, second = (make_app(role="prediction_cache", cache_redis_url=redis.url) for _ in range(2))
     body = {"data": [ROW]}
     assert first.post_json("/predict", body).headers["Cache-Status"] == "iris_wsgi; fwd=miss; stored"
@@ -103,41 +103,41 @@ def test_the_status_tells_both_levels(make_app, redis):
     assert second.get("/cache").json["second_level"] is True
 
 
-def test_a_clear_is_one_for_all_who_share_it(caches):
+def test_a_clear_affects_all_caches_that_share_the_tier(caches):
     first, second = caches(), caches()
-    same(first)
-    same(second)
+    assert_same_results(first)
+    assert_same_results(second)
     first.clear()
     assert first.lookup(ROWS[:1], PredictContext()).hits == 0
-    # What the others do each second.
+    # The other servers poll each second.
     second.tier.sync()
     assert second.lookup(ROWS[:2], PredictContext())[1:5] == (0, 0, 1, 1)
 
 
-def test_a_look_alone_tells_of_a_clear(caches):
+def test_a_lookup_notices_a_clear_without_the_poll(caches):
     first, second = caches(), caches()
-    same(first, ROWS[:4])
-    same(second, ROWS[:2])
+    assert_same_results(first, ROWS[:4])
+    assert_same_results(second, ROWS[:2])
     first.clear()
     assert second.lookup(ROWS[2:4], PredictContext()).run == 2
     assert second.lookup(ROWS[:2], PredictContext()).hits == 0
 
 
-def test_a_redis_that_forgot_its_token_gives_nothing_from_before(caches, redis):
+def test_a_redis_that_lost_its_token_returns_no_earlier_entry(caches, redis):
     item = caches()
-    same(item)
+    assert_same_results(item)
     redis.execute("DEL", "model:token")
     other = caches()
-    same(other)
+    assert_same_results(other)
     assert row_counts(other) == {"run": len(ROWS)}
     item.tier.sync()
     assert item.lookup(ROWS, PredictContext()).shared == len(ROWS)
 
 
-def test_who_did_not_reach_it_until_after_a_clear_knows_nothing_any_more(caches, redis, monkeypatch):
+def test_a_cache_that_was_disconnected_during_a_clear_forgets_its_entries(caches, redis, monkeypatch):
     cache = caches()
     redis.kill()
-    same(cache, ROWS[:3])
+    assert_same_results(cache, ROWS[:3])
     redis.start()
     monkeypatch.setattr(cache.tier.breaker, "try_at", 0.0)
     cache.sync()
@@ -147,57 +147,57 @@ def test_who_did_not_reach_it_until_after_a_clear_knows_nothing_any_more(caches,
 @pytest.mark.parametrize(
     "content", [b"", b"x", bytes(12), bytes(16), bytes(range(100, 116)), bytes(range(100, 117)), b"1" * 100_000]
 )
-def test_values_that_are_not_what_was_put_there_are_not_believed(caches, redis, content):
+def test_damaged_entries_are_ignored(caches, redis, content):
     first, second = caches(), caches()
-    same(first, ROWS[:3])
+    assert_same_results(first, ROWS[:3])
     for key in redis.execute("KEYS", "model:*"):
         if not key.endswith(b":token"):
             redis.execute("SET", key, content)
-    same(second, ROWS[:3])
+    assert_same_results(second, ROWS[:3])
     assert second.predict.runs == [3] and len(second.failures) == 3
 
 
-def test_a_value_under_the_key_of_another_is_not_believed(caches, redis):
+def test_an_entry_under_the_key_of_another_is_ignored(caches, redis):
     left, right = caches(), caches()
-    same(left, ROWS[:2])
+    assert_same_results(left, ROWS[:2])
     first, second = (key for key in redis.execute("KEYS", "model:*") if not key.endswith(b":token"))
     values = redis.execute("GET", first), redis.execute("GET", second)
     redis.execute("MSET", first, values[1], second, values[0])
-    same(right, ROWS[:2])
+    assert_same_results(right, ROWS[:2])
     assert right.predict.runs == [2]
 
 
-def test_a_redis_that_stands_still_is_left_out_and_taken_back(caches, redis, monkeypatch):
+def test_a_redis_that_hangs_is_left_out_and_used_again_later(caches, redis, monkeypatch):
     cache = caches(max_bytes=300)
-    same(cache, ROWS[:2])
+    assert_same_results(cache, ROWS[:2])
     os.kill(redis.process.pid, signal.SIGSTOP)
     for i in range(20):
-        same(cache, ROWS[i : i + 1])
+        assert_same_results(cache, ROWS[i : i + 1])
     assert len(cache.failures) == FAILURES and not cache.tier.breaker.up
     assert "skips its second level" in cache.told[0][1]
     os.kill(redis.process.pid, signal.SIGCONT)
     monkeypatch.setattr(cache.tier.breaker, "try_at", 0.0)
-    wait_until(lambda: retried(cache, monkeypatch), "it is asked again")
+    wait_until(lambda: retried(cache, monkeypatch), "Redis is called again")
     assert "uses its second level again" in cache.told[-1][1]
-    same(cache)
+    assert_same_results(cache)
 
 
 def retried(cache, monkeypatch):
     monkeypatch.setattr(cache.tier.breaker, "try_at", 0.0)
-    same(cache, ROWS[:1])
+    assert_same_results(cache, ROWS[:1])
     return cache.tier.breaker.up
 
 
-def test_a_redis_that_is_gone_is_left_out_and_taken_back(caches, redis, monkeypatch):
+def test_a_redis_that_ends_is_left_out_and_used_again_later(caches, redis, monkeypatch):
     cache = caches(max_bytes=300)
-    same(cache)
+    assert_same_results(cache)
     redis.kill()
     for i in range(20):
-        same(cache, ROWS[i : i + 1])
+        assert_same_results(cache, ROWS[i : i + 1])
     assert len(cache.failures) == FAILURES
     redis.start()
-    wait_until(lambda: retried(cache, monkeypatch), "it is asked again")
-    same(cache)
+    wait_until(lambda: retried(cache, monkeypatch), "Redis is called again")
+    assert_same_results(cache)
 
 
 GARBAGE = [
@@ -216,7 +216,7 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize("garbage", GARBAGE, ids=range(len(GARBAGE)))
-def test_whatever_it_answers_the_predictions_are_right(caches, garbage):
+def test_the_predictions_are_correct_whatever_redis_returns(caches, garbage):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         ended = threading.Event()
 
@@ -237,15 +237,15 @@ def test_whatever_it_answers_the_predictions_are_right(caches, garbage):
         thread.start()
         cache = caches(url=f"redis://127.0.0.1:{listener.getsockname()[1]}", max_bytes=300)
         for i in range(6):
-            same(cache, ROWS[i : i + 2])
-            same(cache, ROWS[:1])
+            assert_same_results(cache, ROWS[i : i + 2])
+            assert_same_results(cache, ROWS[:1])
         assert cache.failures
         ended.set()
         socket.create_connection(listener.getsockname()).close()
         thread.join(60)
 
 
-def test_a_clear_that_the_second_level_does_not_hear_is_503_and_clears_this_pod(make_app, redis):
+def test_a_clear_that_redis_does_not_receive_is_503_and_clears_this_server(make_app, redis):
     app = make_app(role="prediction_cache", cache_redis_url=redis.url)
     app.post_json("/predict", {"data": [ROW]})
     redis.kill()
@@ -254,15 +254,15 @@ def test_a_clear_that_the_second_level_does_not_hear_is_503_and_clears_this_pod(
     assert app.get("/cache").json["shared_failures"] >= 1
 
 
-def test_who_has_no_time_for_it_goes_without(caches, redis):
+def test_a_request_without_time_for_redis_is_computed_without_it(caches, redis):
     first, second = caches(), caches()
-    same(first, ROWS[:1])
+    assert_same_results(first, ROWS[:1])
     os.kill(redis.process.pid, signal.SIGSTOP)
     second.tier.max_seconds = 3600
     assert second.lookup(ROWS[:1], PredictContext(time.monotonic() + 1800))[3:5] == (0, 1) and second.failures == []
 
 
-def test_no_request_that_may_wait_for_redis_is_answered_in_the_loop(make_app, redis):
+def test_no_request_that_may_wait_for_redis_is_handled_in_the_loop(make_app, redis):
     app = make_app(role="all", cache_redis_url=redis.url).service.app
     for path, on_path in app.table.items():
         for method, route in on_path.items():
@@ -270,7 +270,7 @@ def test_no_request_that_may_wait_for_redis_is_answered_in_the_loop(make_app, re
             assert (route.schedule.inline_bytes == -1) or not waits, path
 
 
-def test_a_password_is_shown_nowhere(make_app, log):
+def test_a_password_is_never_shown(make_app, log):
     app = make_app(role="prediction_cache", cache_redis_url="redis://:hidden@127.0.0.1:1/0")
     for i in range(FAILURES + 1):
         app.post_json("/predict", {"data": [[i, 1, 1, 1]]})
@@ -280,16 +280,16 @@ def test_a_password_is_shown_nowhere(make_app, log):
     assert "hidden" not in str(raised.value)
 
 
-def test_a_live_server_answers_right_while_its_redis_stands_still_and_learns_of_clears(run, redis):
+def test_a_live_server_responds_correctly_while_redis_hangs_and_notices_clears(run, redis):
     place = {"IRIS_CACHE_REDIS_URL": redis.url}
     first, second = (run("--role", "prediction_cache", "--workers", "2", **place) for _ in range(2))
     asked = [http_request("POST", "/predict", {"data": [row]}) for row in ROWS[:10].astype(float).tolist()]
     expected = [fetch(first, data).body for data in asked]
     assert [fetch(second, data).body for data in asked] == expected
-    wait_until(lambda: fetch(first, http_request("DELETE", "/cache")).status == 200, "Redis hears of the clear")
+    wait_until(lambda: fetch(first, http_request("DELETE", "/cache")).status == 200, "Redis receives the clear")
     wait_until(
         lambda: json.loads(fetch(second, http_request("GET", "/cache")).body)["entries"] == 0,
-        "all processes of the other hear it",
+        "all processes of the other server notice the clear",
     )
     os.kill(redis.process.pid, signal.SIGSTOP)
     for server in (first, second):
