@@ -267,7 +267,7 @@ FORM = "in their right form"
 SPOILT = {
     "a tampered model": (write(ONNX, CONTENT[:-1] + b"\0"), rf"{ONNX} has the SHA-256 \w+…, the manifest says \w+…"),
     "a truncated file": (write(ONNX, CONTENT[:-1]), rf"{ONNX} ends after {len(CONTENT) - 1} of {len(CONTENT)} bytes"),
-    "a file that goes on": (write(ONNX, CONTENT + b"\0"), rf"{ONNX} is over {len(CONTENT)} bytes"),
+    "a file that is too long": (write(ONNX, CONTENT + b"\0"), rf"{ONNX} is over {len(CONTENT)} bytes"),
     "a missing file": (remove(ONNX), rf"{ONNX} cannot be (read|fetched)"),
     "a missing manifest": (remove("manifest.json"), r"manifest.json cannot be (read|fetched)"),
     "a wrong hash": (file_entry_with(ONNX, sha256="0" * 64), "has another name than its files give it"),
@@ -298,10 +298,10 @@ SPOILT = {
     "a file of no size": (file_entry_with(ONNX, bytes="1"), NOT_FILES),
     "a file of true bytes": (file_entry_with(ONNX, bytes=True), NOT_FILES),
     "a hash of another kind": (file_entry_with(ONNX, sha256="0" * 63), NOT_FILES),
-    "a hash that is no text": (file_entry_with(ONNX, sha256=7), NOT_FILES),
+    "a hash that is not a string": (file_entry_with(ONNX, sha256=7), NOT_FILES),
     "a bundle that leads elsewhere": (manifest_with(bundle="../0.1.0-000000000000"), "has another name than its files give it"),
     "a bundle without a name": (manifest_with(bundle=7), "in texts of at most 200 characters"),
-    "a model in colours": (
+    "a model of colors": (
         manifest_with(model={"name": "\x1b[31m", "version": "1", "digest": "d"}),
         "in texts of at most 200 characters",
     ),

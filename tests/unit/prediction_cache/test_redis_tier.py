@@ -1,4 +1,4 @@
-"""The Redis tier of the prediction cache: shared entries, clears for all servers, and correct results with any failure of Redis."""
+"""The Redis tier of the prediction cache: shared entries, clears for all servers, and correct results during failures."""
 
 import json
 import os
