@@ -394,7 +394,7 @@ TRAFFIC = [
     http_request("GET", "/edge/manifest.json"),
 ]
 # Expressions without a result for a healthy server.
-NEVER = {"Turned away for want of room"}
+NEVER = {"Rejected for lack of capacity"}
 
 
 def pod_of(component: str, server) -> dict:
