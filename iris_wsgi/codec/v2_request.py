@@ -92,7 +92,7 @@ def decode_raw(body: bytes, served: ModelSignature, max_rows: int) -> InferenceR
     spec = served.inputs[0]
     if len(served.inputs) != 1 or spec.datatype == "BYTES" or spec.shape.count(-1) > 1:
         raise BadRequest(
-            f"{HEADER} is 0, which this model cannot take: the size of a body does not tell the shapes of its inputs."
+            f"{HEADER} is 0, which this model cannot take: the size of a body does not determine the shapes of its inputs."
         )
     step = prod(size for size in spec.shape if size != -1) * DTYPES[spec.datatype].itemsize
     if not body or len(body) % step or (-1 not in spec.shape and len(body) != step):
@@ -129,7 +129,7 @@ def decode_inputs(document: dict[str, Any], served: ModelSignature, max_rows: in
     if len(found) < len(specs):
         raise BadRequest(f"#/inputs lacks {listed(name for name in specs if name not in found)}; all inputs are needed.")
     if tail is not None and offset < len(tail):
-        raise BadRequest("The body has bytes behind the JSON part that no binary_data_size counts; the sizes must add up.")
+        raise BadRequest("The body has more bytes after the JSON part than all binary_data_size together; the sizes must add up.")
     rows = {found[spec.name].shape[0] for spec in served.inputs if spec.shape[:1] == (-1,)}
     if len(rows) > 1:
         raise BadRequest("#/inputs have different numbers of rows; the first dimension of all must be the same.")
@@ -185,7 +185,7 @@ def binary_size(entry: Mapping[str, Any], place: str, left: int | None) -> int |
     if size is not None and left is None:
         raise BadRequest(f"{place} is a binary tensor, and so the request must have the field {HEADER}.")
     if size is not None and left is not None and size > left:
-        raise BadRequest(f"{place}/parameters/binary_data_size is over what is left of the body behind the JSON part.")
+        raise BadRequest(f"{place}/parameters/binary_data_size is over the rest of the body after the JSON part.")
     return size
 
 

@@ -71,7 +71,7 @@ def from_json(data: Any, datatype: str, shape: Shape, place: str) -> Tensor:
     if datatype == "BYTES":
         return strings_of(flat, shape, place)
     if datatype not in RANGES:
-        raise BadRequest(f"{place} cannot hold {datatype}, which JSON has no form for; send the tensor as binary data.")
+        raise BadRequest(f"{place} cannot have {datatype} in JSON; send the tensor as binary data.")
     types, low, high, words = RANGES[datatype]
     if not (set(map(type, flat)) <= types and low <= min(flat) and max(flat) <= high):
         refuse(place, shape, (type(v) in types and low <= v <= high for v in flat), f"must be {words}")
@@ -81,16 +81,16 @@ def from_json(data: Any, datatype: str, shape: Shape, place: str) -> Tensor:
 def flattened(data: Any, shape: Shape, place: str) -> list[Any]:
     """Returns the values of `data` in one list of the length that `shape` requires. The values are not validated."""
     if type(data) is not list:
-        raise BadRequest(f"{place} must be a list of values, flat or nested as the shape tells.")
+        raise BadRequest(f"{place} must be a list of values, flat or nested like the shape.")
     level = data
     if len(shape) > 1 and data and type(data[0]) is list:
         level = [data]
         for size in shape:
             if not all([type(part) is list and len(part) == size for part in level]):
-                raise BadRequest(f"{place} is nested otherwise than the shape tells; send it flat, or as lists of that shape.")
+                raise BadRequest(f"{place} is nested differently from its shape; send a flat list, or lists of that shape.")
             level = list(chain.from_iterable(level))
     if len(level) != prod(shape):
-        raise BadRequest(f"{place} has {len(level)} values, which is not what its shape takes: the product of its dimensions.")
+        raise BadRequest(f"{place} has {len(level)} values; its shape requires {prod(shape)}.")
     return level
 
 
@@ -100,7 +100,7 @@ def strings_of(flat: list[Any], shape: Shape, place: str) -> Tensor:
     try:
         return objects([text.encode() for text in flat], shape)
     except UnicodeEncodeError:
-        raise BadRequest(f"{place} holds half of a surrogate pair, which is no text; send such bytes as binary data.") from None
+        raise BadRequest(f"{place} has half of a surrogate pair, which is not text; send such bytes as binary data.") from None
 
 
 def from_binary(part: memoryview, datatype: str, shape: Shape, place: str) -> Tensor:
@@ -113,9 +113,7 @@ def from_binary(part: memoryview, datatype: str, shape: Shape, place: str) -> Te
         return objects(list(elements(part, prod(shape), place)), shape)
     dtype = DTYPES[datatype]
     if len(part) != prod(shape) * dtype.itemsize:
-        raise BadRequest(
-            f"{place} has {len(part)} bytes of binary data, which is not what its shape takes at {dtype.itemsize} each."
-        )
+        raise BadRequest(f"{place} has {len(part)} bytes of binary data; its shape requires {prod(shape) * dtype.itemsize}.")
     if datatype == "BOOL":
         numbers = np.frombuffer(part, np.uint8)
         if numbers.max() > 1:
@@ -133,16 +131,18 @@ def elements(part: memoryview, count: int, place: str) -> Iterator[bytes]:
     """Yields the elements of a binary BYTES tensor. Raises BadRequest unless `count` of them fill `part` to its end."""
     # Each element takes at least four bytes, so a claimed count cannot cost more time or memory than the body itself.
     if count * 4 > len(part):
-        raise BadRequest(f"{place} has fewer bytes of binary data than the lengths of its elements alone take, 4 each.")
+        raise BadRequest(
+            f"{place} has {len(part)} bytes of binary data; the lengths of its {count} elements alone require 4 bytes each."
+        )
     offset = 0
     for _ in range(count):
         start = offset + 4
         offset = start + int.from_bytes(part[offset:start], "little")
         if offset > len(part):
-            raise BadRequest(f"{place} has an element in its binary data that goes beyond the end of it.")
+            raise BadRequest(f"{place} has an element that goes beyond the end of its binary data.")
         yield bytes(part[start:offset])
     if offset != len(part):
-        raise BadRequest(f"{place} has more bytes of binary data than its elements take.")
+        raise BadRequest(f"{place} has bytes of binary data after its last element.")
 
 
 def objects(values: list[bytes], shape: Shape) -> Tensor:
