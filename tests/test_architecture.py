@@ -178,7 +178,7 @@ def reached(name: str) -> set[str]:
     found, new = set(), {name}
     while new:
         found |= new
-        new = {imported for known in new for imported in imports(known)} - found
+        new = {imported for module in new for imported in imports(module)} - found
     return found - {name}
 
 
@@ -262,7 +262,9 @@ def test_the_application_does_not_import_the_server():
 
 
 def test_there_is_no_import_cycle():
-    assert not [name for name in modules() if name in {item for each in imports(name) for item in reached(each) | {each}}]
+    assert not [
+        name for name in modules() if name in {item for imported in imports(name) for item in reached(imported) | {imported}}
+    ]
 
 
 def test_each_module_has_a_docstring_of_one_sentence():

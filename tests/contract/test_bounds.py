@@ -136,11 +136,11 @@ def test_the_bytes_of_unread_responses_are_bounded_over_all_connections(run, tmp
         ]
         wait_until(lambda: open_socket_count(pid) - before <= limit // size, "the connections over the limit are closed")
         assert fetch(server, LABEL_REQUEST).status == 200
-        whole = 0
+        complete_count = 0
         for connection in connections:
             with suppress(EOFError, ConnectionResetError):
-                whole += all(connection.receive().status == 200 for _ in range(requests))
-        assert whole == limit // size
+                complete_count += all(connection.receive().status == 200 for _ in range(requests))
+        assert complete_count == limit // size
     assert "a response was dropped" in log.read_text()
 
 
@@ -227,10 +227,10 @@ def test_in_overload_every_status_is_200_or_503_and_throughput_stays_high(run):
         """Returns the successful requests per second of the server's CPU time, because other processes may use the machine."""
         spent = cpu_seconds(server.worker_pid)
         with load_processes(server, 2, keeping, fresh, seconds) as totals:
-            got = totals()
-        assert got.lost == [] and got.refused == 0
-        assert set(got.statuses) <= {200, 503}
-        return got.statuses[200] / (cpu_seconds(server.worker_pid) - spent)
+            totals_now = totals()
+        assert totals_now.lost == [] and totals_now.refused == 0
+        assert set(totals_now.statuses) <= {200, 503}
+        return totals_now.statuses[200] / (cpu_seconds(server.worker_pid) - spent)
 
     shares = []
     for _ in range(3):
@@ -299,10 +299,10 @@ def test_the_loop_accepts_connections_even_if_the_poller_reports_only_others(log
         server.poller = FullPoller(server.poller, ready, server)
         for item in connection_count:
             item.sendall(LIVEZ)
-        late = stack.enter_context(socket.create_connection(address))
-        late.sendall(READYZ)
+        late_connection = stack.enter_context(socket.create_connection(address))
+        late_connection.sendall(READYZ)
         server.run()
-        assert late.recv(20).startswith(b"HTTP/1.1 200 ")
+        assert late_connection.recv(20).startswith(b"HTTP/1.1 200 ")
         assert [json.loads(line)["route"] for line in log.raw_lines].index("/readyz") == TURN_EVENTS
 
 
@@ -335,8 +335,8 @@ def test_without_descriptors_the_server_waits_and_continues_when_there_are_some_
     server = run("--role", "web_single", under=stderr_to(log))
     pid = server.worker_pid
     with ExitStack() as stack:
-        kept = stack.enter_context(RawConnection(server))
-        assert kept.exchange(LIVEZ).status == 200
+        persistent = stack.enter_context(RawConnection(server))
+        assert persistent.exchange(LIVEZ).status == 200
         used = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (max(used) + 3, before[1]))
@@ -344,7 +344,7 @@ def test_without_descriptors_the_server_waits_and_continues_when_there_are_some_
         wait_until(lambda: "connections wait" in log.read_text(), "the message in the log")
         assert 0 < sum(connection.readable() for connection in connections) < len(connections)
         for request_bytes in (LIVEZ, READYZ, METRICS, LABEL_REQUEST):
-            assert kept.exchange(request_bytes).status == 200
+            assert persistent.exchange(request_bytes).status == 200
         wait_until(lambda: stays_asleep(pid), "a server that waits without using the CPU")
         assert log.read_text().count("connections wait") <= 3
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
@@ -366,7 +366,7 @@ def test_a_full_disk_under_the_log_stops_nothing(run):
 @pytest.mark.long
 def test_a_log_without_a_reader_stops_nothing_and_every_lost_line_is_counted(run):
     server = run()
-    asked = 0
+    request_count = 0
     seen, lost = Counter(), []
 
     def read() -> None:
@@ -379,15 +379,15 @@ def test_a_log_without_a_reader_stops_nothing_and_every_lost_line_is_counted(run
 
     reader = threading.Thread(target=read)
     with RawConnection(server) as connection:
-        while asked < 14_000:
+        while request_count < 14_000:
             connection.send(LIVEZ * 200)
             assert {connection.receive().status for _ in range(200)} == {200}
-            asked += 200
+            request_count += 200
         reader.start()
         try:
-            wait_until(lambda: accounted() == asked, "a line for each request, or its part in the number of lost lines")
+            wait_until(lambda: accounted() == request_count, "a line for each request, or its part in the number of lost lines")
             assert connection.exchange(LIVEZ).status == 200
-            wait_until(lambda: accounted() == asked + 1, "the line of a later request")
+            wait_until(lambda: accounted() == request_count + 1, "the line of a later request")
         finally:
             server.process.terminate()
             server.process.wait(120)
@@ -411,16 +411,16 @@ def test_a_clock_that_jumps_by_an_hour_ends_no_connection(run, tmp_path):
         FAKETIME_DONT_FAKE_MONOTONIC="1",
         **NO_COVERAGE,
     )
-    asked = 0
-    with RawConnection(server) as new, RawConnection(server) as kept, RawConnection(server) as begun:
-        begun.send(LABEL_REQUEST[:30])
+    request_count = 0
+    with RawConnection(server) as new, RawConnection(server) as persistent, RawConnection(server) as incomplete:
+        incomplete.send(LABEL_REQUEST[:30])
         for hours in (0, 1, -1, 0):
             following = tmp_path / "following"
             following.write_text(f"{hours:+d}h")
             following.rename(offset)
 
             def date_is_changed(hours: int = hours) -> bool:
-                response = kept.exchange(LABEL_REQUEST)
+                response = persistent.exchange(LABEL_REQUEST)
                 assert response.status == 200
                 date_is_changed.asked += 1
                 date = parsedate_to_datetime(response.headers["date"]).timestamp()
@@ -428,30 +428,30 @@ def test_a_clock_that_jumps_by_an_hour_ends_no_connection(run, tmp_path):
 
             date_is_changed.asked = 0
             wait_until(date_is_changed, f"a date {hours} hours away")
-            asked += date_is_changed.asked
+            request_count += date_is_changed.asked
             assert fetch(server, LIVEZ).status == 200
-            asked += 1
+            request_count += 1
         assert new.exchange(LABEL_REQUEST).status == 200
-        assert begun.exchange(LABEL_REQUEST[30:]).status == 200
-        asked += 2
+        assert incomplete.exchange(LABEL_REQUEST[30:]).status == 200
+        request_count += 2
         wait_until(lambda: stays_asleep(server.worker_pid), "a server that waits without using the CPU")
     server.stop()
     assert server.process.returncode == 0
-    assert len(log.read_text().splitlines()) == asked
+    assert len(log.read_text().splitlines()) == request_count
 
 
 def test_no_connection_is_left_open_after_an_overload(run):
     server = run("--role", "web_single", under=stderr_to("/dev/null"))
-    with RawConnection(server) as kept:
-        kept.exchange(LIVEZ)
+    with RawConnection(server) as persistent:
+        persistent.exchange(LIVEZ)
         before = len(os.listdir(f"/proc/{server.worker_pid}/fd"))
         with ExitStack() as stack:
             for request_bytes in (LABEL_REQUEST, LABEL_REQUEST[:40], LARGEST_REQUEST, b"nonsense\r\n\r\n", b""):
                 for _ in range(20):
                     stack.enter_context(RawConnection(server)).send(request_bytes)
         wait_until(
-            lambda: kept.exchange(LIVEZ) and len(os.listdir(f"/proc/{server.worker_pid}/fd")) == before,
+            lambda: persistent.exchange(LIVEZ) and len(os.listdir(f"/proc/{server.worker_pid}/fd")) == before,
             "the old number of descriptors",
         )
-        text = kept.exchange(METRICS).body.decode()
+        text = persistent.exchange(METRICS).body.decode()
         assert metric_sum(text, "http_requests_in_flight") == 1

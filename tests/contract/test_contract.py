@@ -62,14 +62,14 @@ def guarded(request, make_app, tmp_path):
 
 def application(request, make, tmp_path, authorization="", **settings):
     name = request.param
-    others = request.getfixturevalue("upstream_settings") if name in ("prep", "gateway") else {}
-    more = {"member": {"member": "setosa"}, AT_THE_EDGE: {"edge_dir": str(tmp_path / "edge")}, **others}.get(name, {})
+    upstream = request.getfixturevalue("upstream_settings") if name in ("prep", "gateway") else {}
+    more = {"member": {"member": "setosa"}, AT_THE_EDGE: {"edge_dir": str(tmp_path / "edge")}, **upstream}.get(name, {})
     if name == AT_THE_EDGE:
         write_bundle(tmp_path / "edge")
     app = make(role=name.partition(" ")[0], **more, **settings)
     app.extra_environ["HTTP_AUTHORIZATION"] = authorization
     app.name, app.table = name, app.service.app.table
-    if not others:
+    if not upstream:
         yield app
         return
     app.service.background.start()
@@ -102,7 +102,7 @@ def entry_for(by_path, path):
     return next((item for part, item in by_path.items() if path.endswith(part) or path.startswith(part)), None)
 
 
-def ask(app, method, path, route, headers=None, **options):
+def send(app, method, path, route, headers=None, **options):
     """Sends a valid request to the route. At /, the request has the Accept header of a browser or of a program."""
     options["headers"] = {"Accept": route.doc.media_type, **(headers or {})}
     if route.body is None:
@@ -113,7 +113,7 @@ def ask(app, method, path, route, headers=None, **options):
 
 def test_every_route_responds_as_documented_with_its_media_type_and_a_request_id(role):
     for path, method, route in routes_with_paths(role):
-        response = ask(role, method, path, route)
+        response = send(role, method, path, route)
         assert response.status_int == route.doc.success[0]
         assert response.headers.get("Content-Type") == (None if response.status_int in NO_CONTENT else route.doc.media_type)
         assert re.fullmatch("[0-9a-f]{32}", response.headers["X-Request-ID"])
@@ -122,9 +122,9 @@ def test_every_route_responds_as_documented_with_its_media_type_and_a_request_id
 def test_every_route_returns_a_well_formed_request_id_of_the_caller(role):
     for path, method, route in routes_with_paths(role):
         for good in ("a", "A.b_c-9", "x" * 64):
-            assert ask(role, method, path, route, headers={"X-Request-ID": good}).headers["X-Request-ID"] == good
+            assert send(role, method, path, route, headers={"X-Request-ID": good}).headers["X-Request-ID"] == good
         for bad in ("", "x" * 65, "a b", "a\tb", "<script>", "é", "a;b"):
-            assert ask(role, method, path, route, headers={"X-Request-ID": bad}).headers["X-Request-ID"] != bad
+            assert send(role, method, path, route, headers={"X-Request-ID": bad}).headers["X-Request-ID"] != bad
 
 
 def test_every_prediction_has_the_digest_of_its_model(role):
@@ -133,7 +133,7 @@ def test_every_prediction_has_the_digest_of_its_model(role):
             model = FAST if path == "/predict/hybrid" else role.service.model.digest
             if path == "/ensemble/predict":
                 model = MEMBERS
-            assert ask(role, method, path, route).headers["X-Model-Digest"] == model
+            assert send(role, method, path, route).headers["X-Model-Digest"] == model
 
 
 def test_head_returns_the_headers_of_get_without_content(role):
@@ -145,8 +145,8 @@ def test_head_returns_the_headers_of_get_without_content(role):
             assert head.body == b""
             assert head.status == get.status
             # The first request has filled the cache for the second.
-            same = [name for name in get.headers if name not in ("X-Request-ID", "Content-Length", "Cache-Status")]
-            assert [(n, head.headers[n]) for n in same] == [(n, get.headers[n]) for n in same]
+            compared = [name for name in get.headers if name not in ("X-Request-ID", "Content-Length", "Cache-Status")]
+            assert [(n, head.headers[n]) for n in compared] == [(n, get.headers[n]) for n in compared]
             # The metrics grow with every request. Every other length must be that of the GET response.
             assert path in ("/metrics", "/jobs", "/cache") or head.headers["Content-Length"] == str(len(get.body))
 
@@ -174,10 +174,10 @@ def test_a_method_that_is_not_allowed_gets_405_with_allow(role):
 
 
 def test_every_error_is_a_document_of_its_protocol_with_the_request_id(role):
-    asked = [("GET", "/nowhere", 404), ("GET", "/v2/nowhere", 404), ("GET", "/v1", 404), ("BREW", "/health", 501)]
-    asked += [("PATCH", path, 405) for path in role.table]
-    asked += [(method, path, 400) for path, method, route in routes_with_paths(role) if route.body is not None]
-    for method, path, status in asked:
+    failing_requests = [("GET", "/nowhere", 404), ("GET", "/v2/nowhere", 404), ("GET", "/v1", 404), ("BREW", "/health", 501)]
+    failing_requests += [("PATCH", path, 405) for path in role.table]
+    failing_requests += [(method, path, 400) for path, method, route in routes_with_paths(role) if route.body is not None]
+    for method, path, status in failing_requests:
         found, headers, content = call_wsgi(role.service.app, method, example_path(role, path), HTTP_X_REQUEST_ID="mine")
         assert (found, headers["X-Request-ID"]) == (status, "mine")
         if path.startswith(("/v2", "/v1")):
@@ -209,21 +209,21 @@ def test_the_openapi_document_with_a_token_is_valid(guarded):
 def test_the_openapi_document_describes_the_same_routes_as_the_route_table(role):
     document = role.get("/openapi.json").json
     assert document["openapi"].startswith("3.1")
-    shown = {(path, method.upper()) for path, item in document["paths"].items() for method in item}
-    assert shown == {(path, method) for path, method, _ in routes_with_paths(role)}
+    documented = {(path, method.upper()) for path, item in document["paths"].items() for method in item}
+    assert documented == {(path, method) for path, method, _ in routes_with_paths(role)}
 
 
 def schemas_in(document):
     """Yields every object of the document that has a type."""
-    left = [document]
-    while left:
-        item = left.pop()
+    remaining = [document]
+    while remaining:
+        item = remaining.pop()
         if isinstance(item, dict):
-            left += item.values()
+            remaining += item.values()
             if isinstance(item.get("type"), (str, list)):
                 yield item
         elif isinstance(item, list):
-            left += item
+            remaining += item
 
 
 def test_every_array_has_items_and_every_operation_has_a_unique_name_for_code_generators(role):
@@ -250,7 +250,7 @@ def test_responses_match_the_schemas_in_the_openapi_document(role):
             {"application/octet-stream"} if route.doc.binary else {"text/html"} if route.doc.html else set()
         )
         if route.doc.media_type == "application/json":
-            Draft202012Validator(contents[route.doc.media_type]["schema"]).validate(ask(role, method, path, route).json)
+            Draft202012Validator(contents[route.doc.media_type]["schema"]).validate(send(role, method, path, route).json)
         if route.body is not None:
             schema = operation["requestBody"]["content"]["application/json"]["schema"]
             validator = Draft202012Validator(schema)
@@ -261,7 +261,7 @@ def test_responses_match_the_schemas_in_the_openapi_document(role):
 
 def test_every_request_has_one_line_in_the_log_without_its_values(role, log):
     for path, method, route in routes_with_paths(role):
-        ask(role, method, path, route, headers={"X-Request-ID": "logged"})
+        send(role, method, path, route, headers={"X-Request-ID": "logged"})
     lines = [line for line in log.events() if line.get("request_id") == "logged"]
     assert [(line["route"], line["method"]) for line in lines] == [(path, method) for path, method, _ in routes_with_paths(role)]
     for line in lines:
@@ -279,7 +279,7 @@ def test_a_stopping_server_is_alive_and_not_ready(role):
     assert role.get("/livez").json == {"live": True}
     for path, method, route in routes_with_paths(role):
         ready = path == "/readyz" or path.startswith(("/v2/", "/v1/"))
-        ask(role, method, path, route, status=503 if ready and 503 in route.doc.failures else route.doc.success[0])
+        send(role, method, path, route, status=503 if ready and 503 in route.doc.failures else route.doc.success[0])
 
 
 def test_a_line_feed_in_a_path_is_escaped_in_the_log(role, log):
@@ -294,15 +294,15 @@ def test_without_a_token_only_the_root_health_readiness_and_metrics_respond(guar
     nowhere = ["/nowhere", "/v2/nowhere", "/v1", "/health/", "/edge/nothing", "*", "", *({"/v2/health/live"} - doors)]
     for path in [*guarded.table, *nowhere]:
         for method in (*METHODS, "BREW"):
-            for sent in ({}, {"HTTP_AUTHORIZATION": "Bearer another-token-of-letters"}):
+            for headers_sent in ({}, {"HTTP_AUTHORIZATION": "Bearer another-token-of-letters"}):
                 # The server does not read the body.
-                unread = {"wsgi.input": None, "CONTENT_LENGTH": "9" * 30, "CONTENT_TYPE": "text/html", **sent}
+                unread = {"wsgi.input": None, "CONTENT_LENGTH": "9" * 30, "CONTENT_TYPE": "text/html", **headers_sent}
                 status, headers, content = call_wsgi(guarded.service.app, method, path, HTTP_X_REQUEST_ID="mine", **unread)
                 if path in doors:
                     assert status != 401
                     continue
                 assert (status, headers["X-Request-ID"], "Allow" in headers) == (401, "mine", False)
-                challenge = 'Bearer realm="iris_wsgi"' + (', error="invalid_token"' if sent else "")
+                challenge = 'Bearer realm="iris_wsgi"' + (', error="invalid_token"' if headers_sent else "")
                 assert headers["WWW-Authenticate"] == challenge
                 is_protocol_path = path.startswith(("/v2", "/v1"))
                 assert headers["Content-Type"] == ("application/json" if is_protocol_path else "application/problem+json")
@@ -314,7 +314,7 @@ def test_without_a_token_only_the_root_health_readiness_and_metrics_respond(guar
 
 def test_with_a_token_every_route_responds_as_without_authentication(guarded):
     for path, method, route in routes_with_paths(guarded):
-        assert ask(guarded, method, path, route).status_int == route.doc.success[0]
+        assert send(guarded, method, path, route).status_int == route.doc.success[0]
     assert guarded.get("/nowhere", status=404) and guarded.delete("/health", status=405)
 
 

@@ -106,8 +106,8 @@ def read_by_parser(pieces: list[bytes]) -> Read | None:
         return None
     head = request.head
     assert unquote_to_bytes(path_of(head.target)).decode("latin-1") == head.path
-    given = [(name, value) for name, value in head.environ.items() if name.startswith(("HTTP_", "CONTENT_"))]
-    fields = [(name.removeprefix("HTTP_").replace("_", "-"), value) for name, value in given]
+    head_fields = [(name, value) for name, value in head.environ.items() if name.startswith(("HTTP_", "CONTENT_"))]
+    fields = [(name.removeprefix("HTTP_").replace("_", "-"), value) for name, value in head_fields]
     return Read(head.method, head.target, fields, request.body)
 
 
@@ -135,30 +135,30 @@ def comparable(read: Read) -> tuple[str, str, dict[str, str], bytes]:
 def random_position(data: bytes, chance: random.Random) -> int:
     """Returns a random position, often next to a line end or a colon, where parsers differ most."""
     if chance.random() < 0.4:
-        ends = [found.start() for found in re.finditer(rb"[\r\n:; ]", data)]
-        if ends:
-            return chance.choice(ends) + chance.randrange(2)
+        line_ends_found = [found.start() for found in re.finditer(rb"[\r\n:; ]", data)]
+        if line_ends_found:
+            return chance.choice(line_ends_found) + chance.randrange(2)
     return chance.randrange(len(data) + 1)
 
 
 def flip(data: bytes, chance: random.Random) -> bytes:
-    at = min(random_position(data, chance), len(data) - 1)
-    return data[:at] + bytes([data[at] ^ (1 << chance.randrange(8))]) + data[at + 1 :]
+    position = min(random_position(data, chance), len(data) - 1)
+    return data[:position] + bytes([data[position] ^ (1 << chance.randrange(8))]) + data[position + 1 :]
 
 
 def replace(data: bytes, chance: random.Random) -> bytes:
-    at = random_position(data, chance)
-    return data[:at] + bytes([chance.choice(BYTES)]) + data[at + 1 :]
+    position = random_position(data, chance)
+    return data[:position] + bytes([chance.choice(BYTES)]) + data[position + 1 :]
 
 
 def insert_byte(data: bytes, chance: random.Random) -> bytes:
-    at = random_position(data, chance)
-    return data[:at] + bytes([chance.choice(BYTES)]) + data[at:]
+    position = random_position(data, chance)
+    return data[:position] + bytes([chance.choice(BYTES)]) + data[position:]
 
 
 def insert_token(data: bytes, chance: random.Random) -> bytes:
-    at = random_position(data, chance)
-    return data[:at] + chance.choice(TOKENS) + data[at:]
+    position = random_position(data, chance)
+    return data[:position] + chance.choice(TOKENS) + data[position:]
 
 
 def insert_line(data: bytes, chance: random.Random) -> bytes:
@@ -168,8 +168,8 @@ def insert_line(data: bytes, chance: random.Random) -> bytes:
 
 
 def delete(data: bytes, chance: random.Random) -> bytes:
-    at = random_position(data, chance)
-    return data[:at] + data[at + chance.choice((1, 1, 1, 2, 3, 8, 40)) :]
+    position = random_position(data, chance)
+    return data[:position] + data[position + chance.choice((1, 1, 1, 2, 3, 8, 40)) :]
 
 
 def delete_line(data: bytes, chance: random.Random) -> bytes:
@@ -199,11 +199,15 @@ def swap_bytes(data: bytes, chance: random.Random) -> bytes:
 
 
 def change_line_end(data: bytes, chance: random.Random) -> bytes:
-    ends = [found.start() for found in re.finditer(rb"\r\n", data)]
-    if not ends:
+    line_ends_found = [found.start() for found in re.finditer(rb"\r\n", data)]
+    if not line_ends_found:
         return data
-    at = chance.choice(ends)
-    return data[:at] + chance.choice((b"\n", b"\r", b"\r\r\n", b"\n\r", b" \r\n", b"\r\n ", b"\r\n\r\n", b"")) + data[at + 2 :]
+    position = chance.choice(line_ends_found)
+    return (
+        data[:position]
+        + chance.choice((b"\n", b"\r", b"\r\r\n", b"\n\r", b" \r\n", b"\r\n ", b"\r\n\r\n", b""))
+        + data[position + 2 :]
+    )
 
 
 def change_size(data: bytes, chance: random.Random) -> bytes:
@@ -222,8 +226,8 @@ def change_size(data: bytes, chance: random.Random) -> bytes:
 
 def change_case(data: bytes, chance: random.Random) -> bytes:
     lines = line_ends.split(data)
-    at = chance.randrange(len(lines))
-    lines[at] = lines[at].swapcase()
+    position = chance.randrange(len(lines))
+    lines[position] = lines[position].swapcase()
     return b"".join(lines)
 
 
@@ -250,8 +254,8 @@ def damage(chance: random.Random) -> bytes:
 
 
 def split_randomly(data: bytes, chance: random.Random) -> list[bytes]:
-    places = sorted({0, *(random_position(data, chance) for _ in range(chance.randrange(1, 5))), len(data)})
-    return [data[start:end] for start, end in pairwise(places)]
+    cut_positions = sorted({0, *(random_position(data, chance) for _ in range(chance.randrange(1, 5))), len(data)})
+    return [data[start:end] for start, end in pairwise(cut_positions)]
 
 
 # --- The tests --------------------------------------------------------------------------------------------------------
@@ -260,12 +264,12 @@ def split_randomly(data: bytes, chance: random.Random) -> list[bytes]:
 def compare(data: bytes, chance: random.Random) -> str:
     """Compares one request with h11, and with the same request in pieces. Returns the outcome for the statistics."""
     try:
-        ours, theirs = read_by_parser([data]), read_by_h11(data)
-        assert read_by_parser(split_randomly(data, chance)) == ours, "in pieces it is read otherwise"
-        if ours is None:
-            return "refused by both" if theirs is None else "refused by us"
-        assert theirs is not None, "h11 refuses what we accept"
-        assert comparable(ours) == comparable(theirs), "it is read otherwise than by h11"
+        parser_result, h11_result = read_by_parser([data]), read_by_h11(data)
+        assert read_by_parser(split_randomly(data, chance)) == parser_result, "in pieces it is read otherwise"
+        if parser_result is None:
+            return "refused by both" if h11_result is None else "refused by us"
+        assert h11_result is not None, "h11 refuses what we accept"
+        assert comparable(parser_result) == comparable(h11_result), "it is read otherwise than by h11"
     except Exception as failure:
         failure.add_note(f"the case: {data[:1500]!r}")
         raise

@@ -68,8 +68,8 @@ def nginx(tmp_path) -> Iterator[Callable[..., Proxy]]:
         folder = tmp_path / str(port)
         folder.mkdir()
         paths = "".join(f"{name}_temp_path {folder}/{name}; " for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-        place = f"location / {{ proxy_pass http://127.0.0.1:{upstream}; proxy_request_buffering {buffering}; }}"
-        server = f"server {{ listen 127.0.0.1:{port}; client_max_body_size 64m; {place} }}"
+        location = f"location / {{ proxy_pass http://127.0.0.1:{upstream}; proxy_request_buffering {buffering}; }}"
+        server = f"server {{ listen 127.0.0.1:{port}; client_max_body_size 64m; {location} }}"
         head = f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/log; events {{ }}"
         (folder / "conf").write_text(f"{head} http {{ access_log off; {paths} {server} }}")
         started.append(subprocess.Popen([program, "-e", f"{folder}/log", "-c", f"{folder}/conf"]))

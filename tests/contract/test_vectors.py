@@ -104,23 +104,23 @@ class Client:
     def answers(self, heads: tuple[int, ...] = ()) -> tuple[list[Answer], int, bytes]:
         """Returns the complete final responses, the number of 100 responses, and the remaining bytes."""
         responses: list[Answer] = []
-        continues, at = 0, 0
-        while found := answer_head(self.received, at):
+        continues, position = 0, 0
+        while found := answer_head(self.received, position):
             status = int(found[1])
             fields = [tuple(line.split(": ", 1)) for line in found[3].decode().splitlines()]
             lengths = [value for name, value in fields if name.lower() == "content-length"]
             assert not [value for name, value in fields if name.lower() == "transfer-encoding"]
             if status < 200:
                 assert (status, fields) == (100, [])
-                continues, at = continues + 1, found.end()
+                continues, position = continues + 1, found.end()
                 continue
             assert (status == 204) == (not lengths) and len(lengths) < 2, "one Content-Length, and none with 204"
             size = 0 if status == 204 or len(responses) in heads else int(lengths[0])
             if len(self.received) < found.end() + size:
                 break
             responses.append(Answer(status, fields, bytes(self.received[found.end() : found.end() + size])))
-            at = found.end() + size
-        return responses, continues, bytes(self.received[at:])
+            position = found.end() + size
+        return responses, continues, bytes(self.received[position:])
 
 
 class LoopBarrier:
@@ -192,11 +192,11 @@ def run_vector(server, vector: Vector, cuts: list[int], barrier: LoopBarrier | N
         assert rest == b"", f"after the last answer: {rest[:80]!r}"
         assert MARKER not in client.received, "the response repeats a part of the request"
         assert client.ended is vector.closes
-        for place, response in enumerate(responses):
+        for index, response in enumerate(responses):
             assert_common_headers(response)
-            if place in vector.head_indexes:
+            if index in vector.head_indexes:
                 assert int(response.all("content-length")[0]) > 0
-            closes = vector.closes and place == len(responses) - 1
+            closes = vector.closes and index == len(responses) - 1
             assert ("close" in response.all("connection")) is closes
             if (
                 response.status == 200
@@ -227,8 +227,8 @@ def test_every_vector_in_one_piece_gets_its_responses(live_server, vector):
 # On a laptop a third of the vectors is enough for each way of cutting. All of them are sent in one piece.
 @pytest.mark.parametrize("vector", VECTORS if CI else VECTORS[::3], ids=lambda vector: vector.name)
 def test_every_vector_with_its_bodies_after_its_heads_gets_the_same_responses(live_server, barrier, vector):
-    ends = [found.end() for found in re.finditer(rb"\r\n\r\n", vector.request) if found.end() < len(vector.request)]
-    run_vector(live_server, vector, ends, barrier)
+    head_ends = [found.end() for found in re.finditer(rb"\r\n\r\n", vector.request) if found.end() < len(vector.request)]
+    run_vector(live_server, vector, head_ends, barrier)
 
 
 @pytest.mark.parametrize("vector", DRIPPED if CI else DRIPPED[::3], ids=lambda vector: vector.name)
@@ -283,9 +283,9 @@ def test_no_refused_vector_is_served(live_server):
 
 def test_the_responses_to_a_hundred_pipelined_requests_come_in_order(live_server):
     names = [b"r%d" % number for number in range(100)]
-    sent = b"".join(get(b"/livez" if len(name) % 2 else b"/nowhere", b"X-Request-ID: " + name) for name in names)
+    requests = b"".join(get(b"/livez" if len(name) % 2 else b"/nowhere", b"X-Request-ID: " + name) for name in names)
     with Client(live_server) as client:
-        client.send(sent)
+        client.send(requests)
         client.read_until(lambda: len(client.answers()[0]) >= 100)
         responses, _, rest = client.answers()
     assert [response.all("x-request-id")[0].encode() for response in responses] == names and rest == b""
@@ -300,9 +300,9 @@ def test_a_client_that_shuts_down_its_half_of_the_connection_gets_every_response
 
 
 def test_an_incomplete_request_gets_no_response(live_server):
-    for sent in (NEXT[:-1], NEXT[:-2], message(b"GET /livez HTTP/1.1", HOST, b"Content-Length: 5", body=b"1234"), b"G"):
+    for requests in (NEXT[:-1], NEXT[:-2], message(b"GET /livez HTTP/1.1", HOST, b"Content-Length: 5", body=b"1234"), b"G"):
         with Client(live_server) as client:
-            client.send(sent)
+            client.send(requests)
             client.socket.shutdown(socket.SHUT_WR)
             client.read_until(lambda: False)
             assert (bytes(client.received), client.ended) == (b"", True)

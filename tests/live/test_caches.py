@@ -45,10 +45,10 @@ ODD_ROWS = [[5.9, 3.0, -0.0, 1.8], [0.0, 0.0, 0.0, 1e-40], [3e38, 1, 1, 1], [1e3
 class Pod:
     """Server with one model, or with two while its processes are replaced."""
 
-    def __init__(self, place: Path, model: Path, workers: int, start: Callable[..., ServerProcess]) -> None:
-        self.place, self.workers, self.models, self.askers = place, workers, frozenset([model]), 0
-        place.symlink_to(model)
-        self.server = start("--model-dir", str(place), "--workers", str(workers))
+    def __init__(self, folder: Path, model: Path, workers: int, start: Callable[..., ServerProcess]) -> None:
+        self.place, self.workers, self.models, self.askers = folder, workers, frozenset([model]), 0
+        folder.symlink_to(model)
+        self.server = start("--model-dir", str(folder), "--workers", str(workers))
         wait_until(lambda: len(serving_workers(self.server)) == workers, "all processes serve")
 
     @property
@@ -84,8 +84,8 @@ class Pods:
         self.pods = [self.start(number, MODELS[number % 2]) for number in range(len(workers))]
 
     def start(self, number: int, model: Path) -> Pod:
-        place = self.folder / f"model-{next(self.numbers)}"
-        return Pod(place, model, self.workers[number], lambda *words: self.start_server(number, *words))
+        folder = self.folder / f"model-{next(self.numbers)}"
+        return Pod(folder, model, self.workers[number], lambda *words: self.start_server(number, *words))
 
     @contextmanager
     def any(self, chance: random.Random) -> Iterator[Pod]:
@@ -129,9 +129,9 @@ def run_steps(work: Callable[[str, random.Random], None], **steps: int) -> None:
 
     def client(seed: int) -> None:
         chance = random.Random(seed)
-        mine = [step for step, times in steps.items() for _ in range(times)] + list(CHANGES[seed : seed + 1])
-        chance.shuffle(mine)
-        for step in mine:
+        own_steps = [step for step, times in steps.items() for _ in range(times)] + list(CHANGES[seed : seed + 1])
+        chance.shuffle(own_steps)
+        for step in own_steps:
             work(step, chance)
 
     with ThreadPoolExecutor(CLIENTS) as pool:
@@ -174,7 +174,7 @@ def test_in_any_order_of_events_predictions_are_those_of_the_servers_model_witho
         2,
         2,
     )
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
 
     @cache
     def expected(model: Path, data: bytes) -> tuple[int, bytes, dict[str, str]]:
@@ -190,7 +190,7 @@ def test_in_any_order_of_events_predictions_are_those_of_the_servers_model_witho
                     models = before | pod.models
                 assert comparable(response) in [expected(model, data) for model in models], (data, response, models)
                 result = response.headers.get("cache-status", "")
-                seen.update(
+                counts.update(
                     word for word in ("shared; hit", "wsgi; hit", "fwd=miss", "fwd=partial", "fwd=request") if word in result
                 )
             case "clear":
@@ -208,7 +208,7 @@ def test_in_any_order_of_events_predictions_are_those_of_the_servers_model_witho
     run_steps(work, ask=150, clear=2, clear_by_command=2, forget=2)
     for pod in pods.pods:
         pods.end(pod)
-    assert len(seen) == 5, seen
+    assert len(counts) == 5, counts
     for reason in ("size", "expired"):
         assert pods.total("prediction_cache_evictions_total", reason=reason) > 0
 
@@ -247,7 +247,7 @@ def test_in_any_order_of_events_items_are_those_of_the_database_and_predictions_
         2,
     )
     names = [f"{i:04d}" for i in range(6)] + [f"new-{i}" for i in range(6)] + ["never-there"]
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     rows: dict[tuple[str, int], list[float]] = {}
     written: dict[str, list[Written]] = {name: [] for name in names}
     result: list[Told] = []
@@ -264,20 +264,23 @@ def test_in_any_order_of_events_items_are_those_of_the_database_and_predictions_
             response = fetch(pod.server, data)
             models |= pod.models
         status = response.headers["cache-status"]
-        seen.update(
+        counts.update(
             word for word in ("wsgi; hit", "detail=redis", "detail=database", "negative", "fwd=request") if word in status
         )
         if response.status == 503:
             # The disk of a busy machine was too slow.
             return
         at_once = fields and "stale" not in status
-        known = [
+        possible_predictions = [
             element.version
             for element in before
             if at_once or element.pod is pod or ("stale" not in status and element.at <= began - BOUND_SECONDS)
         ]
         version = response.json()["version"] if response.status == 200 else 0
-        assert response.status == (200 if version else 404) and version >= max(known, default=0), (response, known)
+        assert response.status == (200 if version else 404) and version >= max(possible_predictions, default=0), (
+            response,
+            possible_predictions,
+        )
         if version:
             result.append(Told(kind, name, version, response, models))
 
@@ -311,10 +314,10 @@ def test_in_any_order_of_events_items_are_those_of_the_database_and_predictions_
 
     @cache
     def expected(kind: str, folder: Path, item_id: str, version: int, row: tuple[float, ...]) -> tuple[bytes, str | None]:
-        made, packed = responses[folder], np.array(row, "<f4").tobytes()
+        expected_probabilities, packed = responses[folder], np.array(row, "<f4").tobytes()
         if kind == "item":
-            return made.item(item_id, version, packed), None
-        return made.prediction(item_id, version, packed, 0), made.model.digest
+            return expected_probabilities.item(item_id, version, packed), None
+        return expected_probabilities.prediction(item_id, version, packed, 0), expected_probabilities.model.digest
 
     for kind, item_id, version, response, models in result:
         # A write that was refused with 503 may have been stored.
@@ -323,5 +326,5 @@ def test_in_any_order_of_events_items_are_those_of_the_database_and_predictions_
         assert (response.body, response.headers.get("x-model-digest")) in among, (kind, item_id, version, response, models)
     for pod in pods.pods:
         pods.end(pod)
-    assert len(seen) == 5, seen
+    assert len(counts) == 5, counts
     assert pods.total("item_cache_evictions_total") > 0

@@ -73,14 +73,14 @@ def test_a_reader_sees_every_earlier_acknowledged_write_from_every_process(run):
         looks = 0
         while not done.is_set():
             for name in names:
-                least = acknowledged[name]
+                min_version = acknowledged[name]
                 for path in ("", "/prediction"):
                     response = get(server, name, path)
-                    assert response.status == 200 or not least
+                    assert response.status == 200 or not min_version
                     if response.status != 200:
                         continue
                     document = response.json()
-                    assert document["version"] >= least
+                    assert document["version"] >= min_version
                     row = rows.get((name, document["version"]))
                     if row is not None:
                         assert document["label"] == ["setosa", "virginica"][row] if path else document["data"] == [ROWS[row]]
@@ -109,7 +109,7 @@ def test_two_servers_on_one_file_see_each_others_writes_soon(run, tmp_path):
 
 @pytest.mark.long
 def test_an_acknowledged_write_survives_a_kill(run, tmp_path):
-    for begun in range(3):
+    for attempt in range(3):
         server = run(*SERVE, IRIS_STATE_DIR=str(tmp_path))
         acknowledged = []
 
@@ -124,7 +124,7 @@ def test_an_acknowledged_write_survives_a_kill(run, tmp_path):
 
         with ThreadPoolExecutor(4) as pool:
             for name in "wxyz":
-                pool.submit(write, f"{name}{begun}")
+                pool.submit(write, f"{name}{attempt}")
             wait_until(lambda acknowledged=acknowledged: len(acknowledged) > 40, "some items were written")
             kill_tree(server.process)
         server.process.communicate()

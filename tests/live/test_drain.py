@@ -42,13 +42,13 @@ BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["
 @BOTH
 def test_during_the_grace_period_the_server_serves_and_closes_each_connection(run, clock, number):
     server = run("--grace-seconds", "2", clock=clock)
-    with RawConnection(server) as kept, RawConnection(server) as other:
-        assert kept.exchange(READYZ).status == 200 and other.exchange(LABEL_REQUEST).status == 200
+    with RawConnection(server) as persistent, RawConnection(server) as other:
+        assert persistent.exchange(READYZ).status == 200 and other.exchange(LABEL_REQUEST).status == 200
         server.process.send_signal(number)
         wait_until(lambda: fetch(server, READYZ).status == 503, "the server is not ready")
-        response = kept.exchange(READYZ)
+        response = persistent.exchange(READYZ)
         assert (response.status, response.closes) == (503, True)
-        assert kept.read_to_end() == ("closed", b"")
+        assert persistent.read_to_end() == ("closed", b"")
         response = other.exchange(LARGEST_REQUEST)
         assert (response.status, response.closes) == (200, True)
         for request_bytes in (LIVEZ, LABEL_REQUEST, POOLED_REQUEST):
@@ -200,14 +200,14 @@ def test_a_second_signal_ends_the_server_at_once(run, number, workers):
 
 def test_the_log_is_complete_at_the_end_if_it_has_a_reader(run):
     server = run()
-    asked = 0
+    request_count = 0
     with RawConnection(server) as connection:
-        while asked < 4000:
+        while request_count < 4000:
             connection.send(LIVEZ * 200)
             assert {connection.receive().status for _ in range(200)} == {200}
-            asked += 200
+            request_count += 200
     _, err = server.stop()
-    assert sum(json.loads(line)["route"] == "/livez" for line in err.splitlines()) == asked
+    assert sum(json.loads(line)["route"] == "/livez" for line in err.splitlines()) == request_count
 
 
 WAYS = {"process": start_server, "PID 1": start_as_pid_1}
@@ -290,11 +290,11 @@ def proxy(tmp_path):
     config = tmp_path / "haproxy.cfg"
     config.write_text(PROXY.format(folder=tmp_path, front=front, one=first, two=two))
     process = subprocess.Popen([program, "-db", "-q", "-f", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    made = Proxy(str(tmp_path), "127.0.0.1", front, (first, two))
+    proxy_server = Proxy(str(tmp_path), "127.0.0.1", front, (first, two))
     try:
         wait_until((tmp_path / "stats").exists, "haproxy")
-        wait_until(lambda: not refuses_connections(made), "the port of haproxy")
-        yield made
+        wait_until(lambda: not refuses_connections(proxy_server), "the port of haproxy")
+        yield proxy_server
     finally:
         process.terminate()
         process.wait(120)

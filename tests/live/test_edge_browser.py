@@ -68,8 +68,8 @@ class Static(ThreadingHTTPServer):
 class Handler(SimpleHTTPRequestHandler):
     server: Static
 
-    def __init__(self, asked, address, server: Static) -> None:
-        super().__init__(asked, address, server, directory=str(server.folder))
+    def __init__(self, requests, address, server: Static) -> None:
+        super().__init__(requests, address, server, directory=str(server.folder))
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path.removeprefix("/")
@@ -235,11 +235,11 @@ def test_the_page_predicts_with_a_server_and_after_it_has_stopped(window, serve)
 def test_the_predictions_equal_the_server_on_the_training_rows(window, serve):
     server, rows = serve(), training_rows()
     page = open_page(window, f"{server.url}/edge/")
-    here = async_script(page)(ASK_MODEL, rows)
+    page_result = async_script(page)(ASK_MODEL, rows)
     with RawConnection(server) as connection:
-        there = connection.exchange(http_request("POST", "/predict/batch", {"data": rows})).json()
-    assert len(rows) == 150 and here["labels"] == there["labels"]
-    pairs = zip(here["probabilities"], there["probabilities"], strict=True)
+        server_result = connection.exchange(http_request("POST", "/predict/batch", {"data": rows})).json()
+    assert len(rows) == 150 and page_result["labels"] == server_result["labels"]
+    pairs = zip(page_result["probabilities"], server_result["probabilities"], strict=True)
     assert max(abs(a - b) for item, other in pairs for a, b in zip(item, other, strict=True)) <= 1e-6
 
 
@@ -393,8 +393,8 @@ def test_an_invalid_update_leaves_the_current_bundle_working(window, browser_wit
 
 def test_the_remains_of_an_interrupted_update_are_removed_with_the_next_check(window, static):
     open_page(window, static.url)
-    left = "const done = arguments[0]; caches.open('iris-edge / 0.1.0-000000000000').then(() => done(true));"
-    assert async_script(window)(left) and len(async_script(window)(CACHES)) == 3
+    script = "const done = arguments[0]; caches.open('iris-edge / 0.1.0-000000000000').then(() => done(true));"
+    assert async_script(window)(script) and len(async_script(window)(CACHES)) == 3
     open_page(window, static.url)
     window.wait_until(lambda: len(async_script(window)(CACHES)) == 2, "the remains are removed")
 
@@ -537,11 +537,12 @@ def test_a_report_without_a_response_is_sent_again_with_the_same_key(window, sta
     predict_and_settle(page, "virginica")
     page.wait_until(lambda: "1 prediction waits" in page.text("#counts-status") and static.reports, "the response is lost")
     page.wait_until(lambda: "cannot be reached" in page.text("#counts-status"), "the page shows the failure")
-    static.silent, lost = False, len(static.reports)
+    static.silent, lost_report = False, len(static.reports)
     open_page(page, static.url)
     page.wait_until(lambda: page.text("#counts-status") == "All counts are reported.", "the report has arrived")
     assert (
-        static.reports[lost]["key"] == static.reports[0]["key"] and static.reports[lost]["counts"] == static.reports[0]["counts"]
+        static.reports[lost_report]["key"] == static.reports[0]["key"]
+        and static.reports[lost_report]["counts"] == static.reports[0]["counts"]
     )
 
 

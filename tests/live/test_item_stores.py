@@ -33,7 +33,7 @@ Open = Callable[..., ItemStore]
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Location of an empty database."""
     if request.param == "sqlite":
         return str(tmp_path / "items.db")
@@ -41,8 +41,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def store(place: str) -> Iterator[ItemStore]:
-    store = open_item_store(place)
+def store(location: str) -> Iterator[ItemStore]:
+    store = open_item_store(location)
     yield store
     store.close()
 
@@ -60,21 +60,21 @@ def test_ids_are_in_their_order_with_every_collation(store):
     assert list(store.ids("_", 10)) == ["a", "aa", "b"]
 
 
-def test_a_new_database_has_the_seed_once(place):
-    with closing(open_item_store(place, {"0000": A, "0001": B})) as store:
+def test_a_new_database_has_the_seed_once(location):
+    with closing(open_item_store(location, {"0000": A, "0001": B})) as store:
         assert (store.get("0000"), store.get("0001")) == (Item(1, A), Item(1, B))
         store.put("0000", C)
         identity = store.identity()
-    with closing(open_item_store(place, {"0000": A, "0001": A, "0002": A})) as store:
+    with closing(open_item_store(location, {"0000": A, "0001": A, "0002": A})) as store:
         assert (store.get("0000"), store.get("0001"), store.get("0002")) == (Item(2, C), Item(1, B), None)
         assert store.identity() == identity
 
 
-def test_of_many_processes_that_open_a_new_database_at_once_one_writes_the_seed(place):
+def test_of_many_processes_that_open_a_new_database_at_once_one_writes_the_seed(location):
     rows = {f"{i:04d}": A for i in range(150)}
 
     def open_and_read(_):
-        with closing(open_item_store(place, rows)) as store:
+        with closing(open_item_store(location, rows)) as store:
             return store.identity(), len(store.ids("", 1000)), store.get("0149")
 
     with ThreadPoolExecutor(8) as pool:
@@ -159,14 +159,14 @@ while True:
 
 
 @pytest.mark.long
-def test_acknowledged_writes_of_a_killed_process_are_there(place, store):
+def test_acknowledged_writes_of_a_killed_process_are_there(location, store):
     for name in "uvw":
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, place, name], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, location, name], stdout=subprocess.PIPE, text=True, cwd=ROOT)
         for _ in range(10):
             assert writer.stdout.readline()
         writer.kill()
-        said = writer.communicate()[0].split()
-        for i in range(1, 11 + len(said)):
+        output = writer.communicate()[0].split()
+        for i in range(1, 11 + len(output)):
             assert store.get(f"{name}-{i}") == Item(1, A)
 
 
@@ -202,9 +202,9 @@ def test_a_postgres_that_is_stopped_or_hangs_is_reported_within_the_bound_and_re
         (postgres_server.stop, postgres_server.start),
     ):
         stop()
-        for ask in (lambda: store.get("a"), lambda: store.put("a", B), lambda: store.changes(None)):
+        for call in (lambda: store.get("a"), lambda: store.put("a", B), lambda: store.changes(None)):
             with pytest.raises(BackendUnavailable, match="the database at .* failed"):
-                ask()
+                call()
         go_on()
         wait_until(lambda: responds(store), "the database responds again")
     store.close()
@@ -222,10 +222,10 @@ def test_of_connections_after_a_timeout_only_one_is_kept(postgres_server):
     postgres_server.signal(signal.SIGSTOP)
     with ThreadPoolExecutor(8) as pool:
         assert not any(pool.map(lambda _: responds(store), range(16)))
-    begun = store.pool.connecting
+    connecting_before = store.pool.connecting
     postgres_server.signal(signal.SIGCONT)
     wait_until(lambda: not store.pool.connecting, "all connections are opened or abandoned")
-    assert begun > 1 and len(store.pool.free) <= 1
+    assert connecting_before > 1 and len(store.pool.free) <= 1
     store.close()
 
 
@@ -244,7 +244,7 @@ def test_a_broken_connection_causes_no_error(postgres_server):
 def test_a_server_that_sends_garbage_is_unavailable(garbage):
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def answer():
+        def respond_with_garbage():
             with suppress(OSError):
                 while True:
                     connection, _ = listener.accept()
@@ -252,7 +252,7 @@ def test_a_server_that_sends_garbage_is_unavailable(garbage):
                         connection.recv(1000)
                         connection.sendall(garbage)
 
-        threading.Thread(target=answer, daemon=True).start()
+        threading.Thread(target=respond_with_garbage, daemon=True).start()
         store = PostgresItemStore(f"postgresql://user:secret@127.0.0.1:{listener.getsockname()[1]}/items", {}, 0.2)
         with pytest.raises(BackendUnavailable, match=r"the database at 127.0.0.1:\d+ failed") as error:
             store.get("a")
@@ -284,13 +284,13 @@ def test_a_long_transaction_hides_no_change(postgres_server):
 
 def test_the_seed_is_the_training_rows_or_empty(tmp_path):
     model, _ = load_model(MODEL)
-    said = []
-    rows = seed_rows(model, MODEL, lambda *arguments: said.append(arguments))
-    assert (next(iter(rows)), list(rows)[-1], len(rows), said) == ("0000", "0149", 150, [])
+    output = []
+    rows = seed_rows(model, MODEL, lambda *arguments: output.append(arguments))
+    assert (next(iter(rows)), list(rows)[-1], len(rows), output) == ("0000", "0149", 150, [])
     assert {len(row) for row in rows.values()} == {16}
     lines = (MODEL / "training.csv").read_text()
     for text in (lines.replace("sepal_width", "width"), lines.replace("5.1", "x"), lines.replace("5.1", "inf"), "", "a,b\n1\n"):
         (tmp_path / "training.csv").write_text(text)
-        assert seed_rows(model, tmp_path, lambda *arguments: said.append(arguments)) == {}
-    assert seed_rows(model, tmp_path / "none", lambda *arguments: said.append(arguments)) == {}
-    assert len(said) == 6 and {level for level, _ in said} == {"warning"}
+        assert seed_rows(model, tmp_path, lambda *arguments: output.append(arguments)) == {}
+    assert seed_rows(model, tmp_path / "none", lambda *arguments: output.append(arguments)) == {}
+    assert len(output) == 6 and {level for level, _ in output} == {"warning"}

@@ -73,14 +73,14 @@ def clock() -> Clock:
 @pytest.fixture
 def make_app(location: str, clock: Clock) -> Iterator[Callable[..., JobStore]]:
     """Function that opens the store. The fixture checks the invariants at the end."""
-    made: list[JobStore] = []
+    stores: list[JobStore] = []
 
     def make_store(**limits) -> JobStore:
-        made.append(open_job_store(location, Limits(**limits), clock))
-        return made[-1]
+        stores.append(open_job_store(location, Limits(**limits), clock))
+        return stores[-1]
 
     yield make_store
-    for item in made:
+    for item in stores:
         assert invariant_violations(item) == []
         item.close()
 
@@ -182,9 +182,9 @@ def test_an_id_does_not_look_like_an_option_and_has_128_random_bits():
 
 
 def test_an_id_that_was_never_used_is_unknown(store):
-    for ask in (store.get, store.cancel, lambda job_id: store.wait(job_id, 10)):
+    for call in (store.get, store.cancel, lambda job_id: store.wait(job_id, 10)):
         with pytest.raises(JobNotFound):
-            ask("A" * 22)
+            call("A" * 22)
 
 
 # Order and leases
@@ -208,24 +208,24 @@ def test_jobs_with_another_attempt_come_before_new_ones(store, clock):
 
 def test_a_job_with_an_expired_lease_goes_to_another_worker_and_the_first_cannot_write(store, clock):
     job = store.submit(BODY)
-    late = claim_one(store, 10)
+    expired = claim_one(store, 10)
     clock.now += 9.999
     assert store.claim("w", 1, 10) == []
     clock.now += 0.001
-    assert store.heartbeat([late], 10) == store.finish([(late, b"late")]) == [False]
+    assert store.heartbeat([expired], 10) == store.finish([(expired, b"late")]) == [False]
     again = claim_one(store, 10)
     assert again.lost and again.lease == 2 and again.job.attempts == 2
-    assert store.heartbeat([late], 10) == store.finish([(late, b"late")]) == [False] and not store.fail(late, "late")
-    assert store.finish([(again, b"right")]) == [True] and store.finish([(late, b"late")]) == [False]
+    assert store.heartbeat([expired], 10) == store.finish([(expired, b"late")]) == [False] and not store.fail(expired, "late")
+    assert store.finish([(again, b"right")]) == [True] and store.finish([(expired, b"late")]) == [False]
     assert store.get(job.id).result == b"right"
 
 
 def test_an_expired_lease_writes_nothing_even_if_the_job_has_no_other_worker(store, clock):
     job = store.submit(BODY)
-    late = claim_one(store, 10)
+    expired = claim_one(store, 10)
     clock.now += 10
-    assert store.finish([(late, b"late")]) == [False] and not store.fail(late, "late")
-    assert store.get(job.id) == late.job
+    assert store.finish([(expired, b"late")]) == [False] and not store.fail(expired, "late")
+    assert store.get(job.id) == expired.job
 
 
 def test_a_heartbeat_extends_the_lease_from_now_on(store, clock):
@@ -282,12 +282,12 @@ def test_a_job_that_ends_its_worker_each_time_is_given_up_without_others(make_ap
 
 
 def test_jobs_with_another_attempt_do_not_share_a_claim_with_a_lost_one(store, clock):
-    retried, lost = store.submit(BODY).id, store.submit(BODY).id
+    retried, lost_job = store.submit(BODY).id, store.submit(BODY).id
     claims = store.claim("w", 2, 10)
     store.fail(claims[0], "e", clock.now + 1)
     store.submit(BODY)
     clock.now += 10
-    assert [[claim.job.id for claim in store.claim("w", 5, 10)] for _ in range(2)] == [[retried], [lost]]
+    assert [[claim.job.id for claim in store.claim("w", 5, 10)] for _ in range(2)] == [[retried], [lost_job]]
 
 
 # The limit, keys, dead letters, and counts
@@ -397,8 +397,8 @@ def test_counts_have_each_state_and_the_age_of_the_oldest_job(store, clock):
 # Expiration
 
 
-@pytest.mark.parametrize(("state", "kept"), [("succeeded", 100), ("cancelled", 100), ("failed", 200)])
-def test_a_finished_job_expires_is_gone_for_a_while_and_then_unknown(make_app, clock, state, kept):
+@pytest.mark.parametrize(("state", "retention"), [("succeeded", 100), ("cancelled", 100), ("failed", 200)])
+def test_a_finished_job_expires_is_gone_for_a_while_and_then_unknown(make_app, clock, state, retention):
     store = make_app(keep_seconds=100, keep_failed_seconds=200, remember_seconds=50)
     job = store.submit(BODY)
     end = {
@@ -407,13 +407,13 @@ def test_a_finished_job_expires_is_gone_for_a_while_and_then_unknown(make_app, c
         "failed": lambda: store.fail(claim_one(store), "e"),
     }
     end[state]()
-    clock.now += kept - 1
+    clock.now += retention - 1
     assert store.sweep() == 0 and store.get(job.id).state == state
     clock.now += 1
     for removed in (1, 0):
-        for ask in (store.get, store.cancel, lambda job_id: store.wait(job_id, 10)):
+        for call in (store.get, store.cancel, lambda job_id: store.wait(job_id, 10)):
             with pytest.raises(JobExpired):
-                ask(job.id)
+                call(job.id)
         assert store.redrive([job.id]) == 0 and store.sweep() == removed
     clock.now += 50
     assert store.sweep() == 1 and store.sweep() == 0 and by_state(store) == {}
@@ -645,12 +645,12 @@ def test_writes_that_wait_at_the_same_time_are_one_commit_and_one_refusal_affect
         store.database.commit = lambda: (batches.append(len(store.database.waiting)), commit())
         first = pool.submit(store.database.write, lambda _: (begun.set(), go.wait(TIMEOUT_SECONDS)))
         begun.wait(TIMEOUT_SECONDS)
-        others = [pool.submit(store.submit, BODY) for _ in range(8)]
+        waiting_writes = [pool.submit(store.submit, BODY) for _ in range(8)]
         while len(store.database.waiting) < 8:
             time.sleep(0.001)
         go.set()
         assert first.result(TIMEOUT_SECONDS) == (None, True)
-        assert sum(isinstance(other.exception(TIMEOUT_SECONDS), QueueFull) for other in others) == 3
+        assert sum(isinstance(other.exception(TIMEOUT_SECONDS), QueueFull) for other in waiting_writes) == 3
         assert batches == [1, 8] and by_state(store) == {"queued": 5}
 
 
@@ -664,9 +664,9 @@ def test_a_failed_commit_is_reported_to_all_its_writes_and_undone(tmp_path):
 # Redis
 
 
-def assert_unavailable(ask: Callable[[], object], reason: str) -> None:
+def assert_unavailable(call: Callable[[], object], reason: str) -> None:
     with pytest.raises(BackendUnavailable, match=f"^the Redis at [^ ]+ failed: {reason}"):
-        ask()
+        call()
 
 
 def calls_of_every_method(store: JobStore, claim: Claim) -> list[Callable[[], object]]:
@@ -716,16 +716,16 @@ def test_a_stopped_redis_is_reported_within_the_timeout_and_works_again_when_it_
     assert store.finish([(claim, b"r")]) == [True] and invariant_violations(store) == []
 
 
-def retry_until_available(ask: Callable[[], object]) -> object:
+def retry_until_available(call: Callable[[], object]) -> object:
     """Repeats a call until the store is available, and returns its result."""
     responses = []
 
-    def there() -> bool:
+    def is_available() -> bool:
         with suppress(BackendUnavailable):
-            responses.append(ask())
+            responses.append(call())
         return bool(responses)
 
-    wait_until(there, "the store is back")
+    wait_until(is_available, "the store is back")
     return responses[0]
 
 
@@ -759,8 +759,8 @@ def test_a_missing_redis_is_reported_by_every_method(own_redis, open_redis):
     store.submit(BODY)
     claim = claim_one(store)
     own_redis.kill()
-    for ask in calls_of_every_method(store, claim):
-        assert_unavailable(ask, "(Error|Connection)")
+    for call in calls_of_every_method(store, claim):
+        assert_unavailable(call, "(Error|Connection)")
     own_redis.start()
     assert store.finish([(claim, b"r")]) == [True]
 

@@ -26,7 +26,7 @@ TWO_WAIT = {"iris_wsgi.server.event_loop.MAX_LONG_POLLS": 2}
 
 
 @pytest.fixture(params=["sqlite", "redis"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+def store_environment(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     """Returns the environment of processes that share an empty store."""
     if request.param == "sqlite":
         return {"IRIS_STATE_DIR": str(tmp_path / "state")}
@@ -61,11 +61,11 @@ def submit(server: ServerProcess, rows=ROWS) -> str:
     return responses[-1].headers["location"]
 
 
-def test_a_separate_worker_executes_the_jobs_and_reports_them_in_its_own_metrics(run, place):
-    web = run("--role", "asynchronous", **place)
+def test_a_separate_worker_executes_the_jobs_and_reports_them_in_its_own_metrics(run, store_environment):
+    web = run("--role", "asynchronous", **store_environment)
     path = submit(web)
     assert state(web, path) == "queued"
-    worker = run(command="worker", **place)
+    worker = run(command="worker", **store_environment)
     document = fetch(web, long_poll(path)).json()
     assert (document["status"], document["result"]["labels"]) == ("succeeded", ["setosa"])
     assert fetch(worker, READYZ).status == 200 and fetch(worker, SUBMIT).status == 404
@@ -76,8 +76,8 @@ def test_a_separate_worker_executes_the_jobs_and_reports_them_in_its_own_metrics
     wait_until(lambda: metric_value(web, "jobs", state="succeeded") == 1, "the web role reports the same")
 
 
-def test_bin_serve_executes_its_own_jobs_with_several_processes(run, place):
-    server = run("--workers", "2", **place)
+def test_bin_serve_executes_its_own_jobs_with_several_processes(run, store_environment):
+    server = run("--workers", "2", **store_environment)
     paths = [submit(server) for _ in range(40)]
     assert {fetch(server, long_poll(path)).json()["status"] for path in paths} == {"succeeded"}
     assert metric_value(server, "job_submissions_total", outcome="accepted") == 40
@@ -152,9 +152,9 @@ def test_a_replaced_process_ends_long_polls_too(run):
 
 
 @pytest.mark.long
-def test_a_stopping_server_finishes_the_jobs_it_has_started(run, place, slow_model):
-    web = run("--role", "asynchronous", "--model-dir", str(slow_model), **place)
-    worker = run("--model-dir", str(slow_model), command="worker", **place)
+def test_a_stopping_server_finishes_the_jobs_it_has_started(run, store_environment, slow_model):
+    web = run("--role", "asynchronous", "--model-dir", str(slow_model), **store_environment)
+    worker = run("--model-dir", str(slow_model), command="worker", **store_environment)
     many = submit(web, {"data": [ROW] * 30})
     wait_until(lambda: state(web, many) == "running", "the job runs")
     _, log = worker.stop()
@@ -164,15 +164,15 @@ def test_a_stopping_server_finishes_the_jobs_it_has_started(run, place, slow_mod
 
 
 @pytest.mark.long
-def test_a_worker_that_cannot_finish_in_time_ends_and_its_job_goes_to_another(run, place, slow_model):
+def test_a_worker_that_cannot_finish_in_time_ends_and_its_job_goes_to_another(run, store_environment, slow_model):
     slow = ("--model-dir", str(slow_model), "--lease-seconds", "2")
-    web = run("--role", "asynchronous", *slow, **place)
-    worker = run(*slow, "--drain-seconds", "0", command="worker", **place)
+    web = run("--role", "asynchronous", *slow, **store_environment)
+    worker = run(*slow, "--drain-seconds", "0", command="worker", **store_environment)
     path = submit(web, {"data": [ROW] * 1000})
     wait_until(lambda: state(web, path) == "running", "the job runs")
     _, log = worker.stop()
     assert worker.process.returncode == 0 and '"busy": ["worker"]' in log
-    other = run(*slow, command="worker", **place)
+    other = run(*slow, command="worker", **store_environment)
     wait_until(lambda: fetch(web, http_request("GET", path)).json().get("attempts", 0) >= 2, "another worker has the job")
     assert metric_value(other, "job_reclaimed_total") >= 1
     fetch(web, http_request("DELETE", path))
@@ -183,24 +183,24 @@ def command(*arguments: str, **environ: str) -> subprocess.CompletedProcess:
     return subprocess.run(line, capture_output=True, text=True, env={**os.environ, **environ}, timeout=60)
 
 
-def test_redrive_puts_dead_letters_back(run, place):
-    web = run("--role", "asynchronous", **place)
+def test_redrive_puts_dead_letters_back(run, store_environment):
+    web = run("--role", "asynchronous", **store_environment)
     paths = [submit(web) for _ in range(3)]
-    fail_all_attempts(place)
+    fail_all_attempts(store_environment)
     assert {state(web, path) for path in paths} == {"failed"}
     assert "Try again" not in fetch(web, http_request("GET", paths[0])).json()["error"]
     ids = [path.rpartition("/")[2] for path in paths]
-    result = command("redrive", ids[1], "A" * 22, **place)
+    result = command("redrive", ids[1], "A" * 22, **store_environment)
     assert (result.returncode, result.stdout) == (0, "1 dead letters are back in the queue\n")
     assert [state(web, path) for path in paths] == ["failed", "queued", "failed"]
-    assert command("redrive", "--most", "1", **place).stdout.startswith("1 ")
-    assert command("redrive", **place).stdout.startswith("1 ")
-    run(command="worker", **place)
+    assert command("redrive", "--most", "1", **store_environment).stdout.startswith("1 ")
+    assert command("redrive", **store_environment).stdout.startswith("1 ")
+    run(command="worker", **store_environment)
     assert {fetch(web, long_poll(path)).json()["status"] for path in paths} == {"succeeded"}
 
 
-def fail_all_attempts(place: dict[str, str]) -> None:
-    store = open_job_store(place.get("IRIS_REDIS_URL") or str(Path(place["IRIS_STATE_DIR"]) / "jobs.db"))
+def fail_all_attempts(store_environment: dict[str, str]) -> None:
+    store = open_job_store(store_environment.get("IRIS_REDIS_URL") or str(Path(store_environment["IRIS_STATE_DIR"]) / "jobs.db"))
     for claim in store.claim("test", 10, 60):
         assert store.fail(claim, "as the test wants it")
     store.close()
@@ -238,8 +238,8 @@ def test_the_redis_extra_is_named_when_it_is_missing(monkeypatch, tmp_path):
         create_job_store(Settings(redis_url="redis://localhost"), 1)
 
 
-def test_submissions_from_many_threads_are_all_stored(run, place):
-    server = run("--role", "asynchronous", **place)
+def test_submissions_from_many_threads_are_all_stored(run, store_environment):
+    server = run("--role", "asynchronous", **store_environment)
     paths: list[str] = []
 
     def many() -> None:

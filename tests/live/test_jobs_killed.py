@@ -353,9 +353,9 @@ def test_a_worker_that_gets_sigterm_during_a_run_ends_after_it(location, start, 
     leaving = start(*WORK, script=CRASHING_MODEL, **settings, TEST_BLOCK_FILE=str(block_file))
     wait_until_blocked(block_file)
     leaving.terminate()
-    late = submit(server, distinct_row(2))
+    later_jobs = submit(server, distinct_row(2))
     stays = start(*WORK, **settings)
-    assert finished_records(server, late)[0]["status"] == "succeeded" and leaving.process.poll() is None
+    assert finished_records(server, later_jobs)[0]["status"] == "succeeded" and leaving.process.poll() is None
     block_file.unlink()
     assert leaving.wait_for_exit() == 0
     assert [(record["status"], record["attempts"]) for record in finished_records(server, ids)] == [("succeeded", 1)] * 2
@@ -366,20 +366,20 @@ def test_a_worker_that_hangs_beyond_its_lease_writes_no_result(location, start, 
     settings = {**location.settings, "IRIS_LEASE_SECONDS": "0.3"}
     server = start(*SERVE, **settings).ready()
     ids = submit(server, [BLOCKS, 3.5, 1.4, 0.2])
-    late = start(*WORK, script=CRASHING_MODEL, **settings, TEST_BLOCK_FILE=str(block_file)).ready()
+    later_jobs = start(*WORK, script=CRASHING_MODEL, **settings, TEST_BLOCK_FILE=str(block_file)).ready()
     wait_until_blocked(block_file)
-    stop_outside_the_store(late, location)
+    stop_outside_the_store(later_jobs, location)
     start(*WORK, **location.settings)
     (first,) = finished_records(server, ids)
     assert (first["status"], first["attempts"]) == ("succeeded", 2)
     block_file.unlink()
-    os.kill(late.worker_pid, signal.SIGCONT)
+    os.kill(later_jobs.worker_pid, signal.SIGCONT)
     wait_until(
-        lambda: metric_sum(fetch(late.address, METRICS).body.decode(), "job_attempts_total", outcome="refused") == 1,
+        lambda: metric_sum(fetch(later_jobs.address, METRICS).body.decode(), "job_attempts_total", outcome="refused") == 1,
         "the result is refused",
     )
     assert finished_records(server, ids) == [first] and location.violations() == []
-    assert metric_sum(fetch(late.address, METRICS).body.decode(), "job_attempts_total", outcome="succeeded") == 0
+    assert metric_sum(fetch(later_jobs.address, METRICS).body.decode(), "job_attempts_total", outcome="succeeded") == 0
 
 
 def stop_outside_the_store(process: RestartingProcess, location: StoreLocation) -> None:

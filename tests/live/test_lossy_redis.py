@@ -115,13 +115,13 @@ def finish_all(store: RedisJobStore, clock: Clock) -> set[str]:
 @pytest.fixture
 def jobs(store: RedisJobStore, clock: Clock) -> dict[str, Job]:
     """Returns one job in each state, and one that waits for its next attempt."""
-    made = {}
+    jobs_by_state = {}
     for name in ("succeeded", "failed", "cancelled", "waiting", "running", "queued", "another"):
-        made[name] = store.submit(BODY, key=name)
+        jobs_by_state[name] = store.submit(BODY, key=name)
         if name in ("queued", "another"):
             continue
         if name == "cancelled":
-            store.cancel(made[name].id)
+            store.cancel(jobs_by_state[name].id)
             continue
         (claim,) = store.claim("w", 1, 30)
         if name == "succeeded":
@@ -129,7 +129,7 @@ def jobs(store: RedisJobStore, clock: Clock) -> dict[str, Job]:
         elif name != "running":
             store.fail(claim, "e", clock.now + 5 if name == "waiting" else None)
     assert invariant_violations(store) == []
-    return made
+    return jobs_by_state
 
 
 @pytest.mark.parametrize("name", ["succeeded", "failed", "cancelled", "waiting", "running", "queued"])
@@ -137,10 +137,10 @@ def jobs(store: RedisJobStore, clock: Clock) -> dict[str, Job]:
 def test_a_job_without_its_record_fails_with_the_reason_and_the_others_continue(store, jobs, clock, name, use):
     store.client.redis.delete(job_key(jobs[name]))
     if use != "claim":
-        given = (jobs[name].id, 0.0) if use == "wait" else (jobs[name].id,)
-        assert getattr(store, use)(*given).state == "failed"
-    left = {jobs[text].id for text in ("waiting", "running", "queued", "another") if text != name}
-    assert finish_all(store, clock) == left
+        arguments = (jobs[name].id, 0.0) if use == "wait" else (jobs[name].id,)
+        assert getattr(store, use)(*arguments).state == "failed"
+    remaining = {jobs[text].id for text in ("waiting", "running", "queued", "another") if text != name}
+    assert finish_all(store, clock) == remaining
     lost = store.get(jobs[name].id)
     assert (lost.state, lost.error, lost.result) == ("failed", LOST, None)
     store.sweep()
@@ -217,14 +217,14 @@ def test_a_server_and_its_worker_continue_whatever_part_of_its_jobs_a_redis_lose
         return fetch(server, http_request("GET", href)).json().get("status")
 
     wait_until(lambda: fetch(server, http_request("GET", "/jobs")).status == 200, "the store responds")
-    lost, kept = [post() for _ in range(3)], [post() for _ in range(3)]
+    lost, complete_jobs = [post() for _ in range(3)], [post() for _ in range(3)]
     for href in lost:
         own_redis.execute("DEL", f"{{iris}}:job:{href.rpartition('/')[2]}")
     own_redis.execute("DEL", "{iris}:stream")
     responses = [fetch(server, http_request(method, lost[0])) for method in ("GET", "DELETE")]
     assert [response.status for response in responses] == [200, 409] and responses[0].json()["error"] == LOST
     worker = run(command="worker", **settings)
-    wait_until(lambda: {status(item) for item in kept} == {"succeeded"}, "the other jobs are done")
+    wait_until(lambda: {status(item) for item in complete_jobs} == {"succeeded"}, "the other jobs are done")
     wait_until(lambda: {status(item) for item in lost} == {"failed"}, "the lost jobs have failed")
     assert fetch(server, http_request("GET", "/jobs")).json()["jobs"]["queued"] == 0
     worker.process.terminate()

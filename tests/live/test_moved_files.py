@@ -185,7 +185,7 @@ def test_the_cache_forgets_the_items_of_a_replaced_database(tmp_path):
 
 
 def test_many_threads_lose_no_acknowledged_job_while_the_files_change(path):
-    kept = path.with_name("kept")
+    backup = path.with_name("kept")
     with closing(SqliteJobStore(path, Limits(queued=10**6), busy_seconds=TIMEOUT_SECONDS)) as store:
         acknowledged, done = [], threading.Event()
 
@@ -200,8 +200,8 @@ def test_many_threads_lose_no_acknowledged_job_while_the_files_change(path):
         for _ in range(20):
             count = len(acknowledged)
             wait_until(lambda count=count: len(acknowledged) > count + 5, "jobs are accepted")
-            path.rename(kept)
-            kept.rename(path)
+            path.rename(backup)
+            backup.rename(path)
             for suffix in ("-wal", "-shm"):
                 with suppress(FileNotFoundError):
                     os.unlink(f"{path}{suffix}")
@@ -275,17 +275,17 @@ def test_a_server_without_its_files_reports_this_and_accepts_no_job_until_it_is_
 def test_without_traffic_a_server_notices_lost_files_of_items_and_serves_a_restored_backup(run, tmp_path):
     path = tmp_path / "items.db"
     server = run("--role", "data_cache", IRIS_STATE_DIR=str(tmp_path))
-    put = http_request("PUT", "/items/a", JOB)
-    assert fetch(server, put).status == 201
+    put_request = http_request("PUT", "/items/a", JOB)
+    assert fetch(server, put_request).status == 201
     with closing(sqlite3.connect(path)) as db, closing(sqlite3.connect(tmp_path / "copy")) as target:
         db.backup(target)
-    assert fetch(server, put).status == 200 and fetch(server, http_request("GET", "/items/a")).json()["version"] == 2
+    assert fetch(server, put_request).status == 200 and fetch(server, http_request("GET", "/items/a")).json()["version"] == 2
     path.unlink()
     wait_until(lambda: fetch(server, http_request("GET", "/readyz")).status == 503, "the server is not ready")
-    assert "put them back" in fetch(server, put).json()["detail"]
+    assert "put them back" in fetch(server, put_request).json()["detail"]
     (tmp_path / "copy").rename(path)
     wait_until(lambda: fetch(server, http_request("GET", "/readyz")).status == 200, "the server is ready")
     wait_until(lambda: fetch(server, http_request("GET", "/items/a")).json()["version"] == 1, "the backup is served")
-    wait_until(lambda: fetch(server, put).status == 200, "the item is written")
+    wait_until(lambda: fetch(server, put_request).status == 200, "the item is written")
     server.process.terminate()
     assert logged(server, "no longer exists")

@@ -68,16 +68,20 @@ def test_in_every_role_the_root_says_alive_also_for_head_and_without_an_accept_h
     app = make_app(role=role, **NEEDED.get(role, {}))
     response, head = app.get("/"), app.head("/")
     assert response.json == ALIVE
-    same = ("ETag", "Vary", "Content-Length", "Content-Type")
-    assert (head.status_int, head.body, [head.headers[n] for n in same]) == (200, b"", [response.headers[n] for n in same])
+    compared_headers = ("ETag", "Vary", "Content-Length", "Content-Type")
+    assert (head.status_int, head.body, [head.headers[n] for n in compared_headers]) == (
+        200,
+        b"",
+        [response.headers[n] for n in compared_headers],
+    )
 
 
 def test_the_page_and_the_json_at_the_root_have_different_etags(make_app):
     app = make_app(role="worker")
     tag, page_tag = app.get("/").headers["ETag"], app.get("/", headers=BROWSER).headers["ETag"]
     assert tag != page_tag
-    known = app.get("/", headers={"If-None-Match": tag})
-    assert (known.status_int, known.headers["Vary"]) == (304, "Accept")
+    conditional = app.get("/", headers={"If-None-Match": tag})
+    assert (conditional.status_int, conditional.headers["Vary"]) == (304, "Accept")
     assert app.get("/", headers={"If-None-Match": page_tag}).json == ALIVE
     assert app.get("/", headers={**BROWSER, "If-None-Match": tag}).text == PAGE
 
@@ -296,8 +300,8 @@ def response_of(server, row: list[float]) -> list[float]:
 def test_the_page_sends_requests_to_its_own_server_only_and_the_console_stays_empty(page, live_server):
     by_example(page, "virginica")
     shows(page, "virginica")
-    asked = page.requested_urls()
-    assert {url.removeprefix(live_server.url) for url in asked} == {
+    urls = page.requested_urls()
+    assert {url.removeprefix(live_server.url) for url in urls} == {
         "/",
         "/openapi.json",
         "/metadata",
@@ -369,8 +373,8 @@ def test_the_curl_line_can_be_copied_and_gives_the_shown_result(page):
     document = json.loads(subprocess.run(["sh", "-c", copied], capture_output=True, check=True, text=True).stdout)
     assert max(document["prediction"], key=lambda pair: pair["probability"])["label"] == "virginica"
     write(page, 0, "it's $(no) number")
-    shown = page.text("#curl")
-    document = json.loads(subprocess.run(["sh", "-c", shown], capture_output=True, check=True, text=True).stdout)
+    curl_line = page.text("#curl")
+    document = json.loads(subprocess.run(["sh", "-c", curl_line], capture_output=True, check=True, text=True).stdout)
     assert document["errors"][0]["pointer"] == "#/data/0/0"
 
 
@@ -524,10 +528,10 @@ def save_model(folder: Path, features: list[dict], classes: int, training: bool)
         helper.make_node("Add", ["products", "offsets"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["probabilities"]),
     ]
-    taken = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, width])
-    given = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, classes])
+    input_info = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, width])
+    output_info = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, classes])
     constants = [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(offsets, "offsets")]
-    graph = helper.make_graph(nodes, "g", [taken], [given], constants)
+    graph = helper.make_graph(nodes, "g", [input_info], [output_info], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     helper.set_model_props(model, {"name": "other", "version": "7", "features": json.dumps(features)})
     (folder / "other.onnx").write_bytes(model.SerializeToString())

@@ -48,14 +48,14 @@ def assert_state_unchanged(pool: PgBouncer) -> Callable[[str], None]:
     """Asserts that the state of the connection is the same before and after our use."""
 
     def state(name: str) -> dict[str, object]:
-        return {what: sorted(pool.execute(sql, name)) for what, sql in STATE.items()}
+        return {part: sorted(pool.execute(sql, name)) for part, sql in STATE.items()}
 
     before: dict[str, dict[str, object]] = {}
 
     def compare(name: str) -> None:
         now = state(name)
         first = before.setdefault(name, now)
-        assert {what: found for what, found in now.items() if found != first[what]} == {}
+        assert {part: found for part, found in now.items() if found != first[part]} == {}
 
     return compare
 
@@ -63,14 +63,14 @@ def assert_state_unchanged(pool: PgBouncer) -> Callable[[str], None]:
 def test_a_run_over_a_table_leaves_no_state_on_the_connection_of_the_pool(pool, postgres_server, assert_state_unchanged):
     url = postgres_server.create_database(f"batch_{pool.process.pid}")
     name = url.partition("@/")[2].partition("?")[0]
-    with closing(ScoringDatabase(url)) as place:
-        place.fill(300)
+    with closing(ScoringDatabase(url)) as database:
+        database.fill(300)
         assert_state_unchanged(name)
         for expected, arguments in (0, ()), (0, ("--redo-older",)), (2, ("--key", "sepal_length")):
             command = ["batch", "--table", "items", "--database", pool.url_of(name), "--model-dir", str(MODEL), "--chunk", "50"]
             assert main([*command, "--quiet", *arguments]) == expected
             assert_state_unchanged(name)
-        assert len(place.predictions()) == 300 and place.inconsistencies() == []
+        assert len(database.predictions()) == 300 and database.inconsistencies() == []
 
 
 def test_items_leave_no_state_on_the_connection_of_the_pool(pool, postgres_server, assert_state_unchanged):
@@ -114,8 +114,8 @@ def test_a_put_is_on_the_disk_before_it_returns_on_any_connection_of_the_pool(po
 @pytest.mark.long
 def test_a_server_and_a_run_share_the_one_connection_of_a_pool_with_others(pool, postgres_server, run, assert_state_unchanged):
     url = postgres_server.create_database("crowded")
-    with closing(ScoringDatabase(url)) as place:
-        place.fill(500)
+    with closing(ScoringDatabase(url)) as database:
+        database.fill(500)
     assert_state_unchanged("crowded")
     server = run("--role", "data_cache", "--workers", "2", IRIS_DATABASE_URL=pool.url_of("crowded"))
     row = {"data": [[5.1, 3.5, 1.4, 0.2]]}

@@ -83,14 +83,14 @@ def test_both_halves_give_the_responses_of_the_whole_model_to_the_byte(prep, liv
     rows = np.loadtxt(MODEL / "training.csv", delimiter=",", skiprows=1, usecols=range(4)).tolist()
     chance = np.random.default_rng(5)
     batches = [chance.uniform(-50, 50, (10_000, 4)).astype(np.float32).tolist() for _ in range(10)]
-    with RawConnection(prep) as split, RawConnection(live_server) as whole:
+    with RawConnection(prep) as split, RawConnection(live_server) as full:
         for path, data in [(BATCH, rows), *((BATCH, batch) for batch in batches)] + [
             (p, [r]) for p in (LABEL, "/predict") for r in rows
         ]:
-            asked = http_request("POST", path, {"data": data})
-            here, there = whole.exchange(asked), split.exchange(asked)
-            assert (there.status, there.body) == (200, here.body)
-            assert there.headers["x-model-digest"] != here.headers["x-model-digest"]
+            request_bytes = http_request("POST", path, {"data": data})
+            local, remote = full.exchange(request_bytes), split.exchange(request_bytes)
+            assert (remote.status, remote.body) == (200, local.body)
+            assert remote.headers["x-model-digest"] != local.headers["x-model-digest"]
         document = split.exchange(http_request("GET", "/metadata")).json()["model"]
     files = {half: onnx.load(MODEL / half / f"iris_{half}.onnx") for half in ("prep", "pred")}
     pairs = {prop.value for model in files.values() for prop in model.metadata_props if prop.key == "pair"}
@@ -123,13 +123,13 @@ def test_pred_of_another_pair_is_named_and_not_called(run, tmp_path):
     pred = shutil.copytree(MODEL, tmp_path / "other") / "pred"
     model = onnx.load(pred / "iris_pred.onnx")
     (pair,) = [prop for prop in model.metadata_props if prop.key == "pair"]
-    mine, pair.value = pair.value, "sha256:other"
+    own_pair, pair.value = pair.value, "sha256:other"
     onnx.save(model, pred / "iris_pred.onnx")
     subprocess.run([sys.executable, "-m", "iris_wsgi", "seal", "--model-dir", str(pred)], check=True, capture_output=True)
     other = run("--role", "pred", "--model-dir", str(tmp_path / "other"))
     prep = run("--role", "prep", "--pred-url", other.url)
     wait_until(lambda: "pair" in why_not(prep), "the pairs are compared")
-    assert "of the pair sha256:other" in why_not(prep) and f"of the pair {mine}" in why_not(prep)
+    assert "of the pair sha256:other" in why_not(prep) and f"of the pair {own_pair}" in why_not(prep)
     assert fetch(prep, ONE).status == 503
     # The matching one replaces it.
     other.stop()
@@ -163,10 +163,10 @@ def test_while_pred_hangs_other_requests_continue_and_the_excess_is_refused_at_o
 def test_an_ensemble_of_processes_responds_like_one_in_a_process(run, members, live_server):
     # With this quorum the gateway is not ready before it knows all three members.
     gateway = gateway_of(run, members, "--quorum", "3")
-    with RawConnection(gateway) as apart, RawConnection(live_server) as here:
+    with RawConnection(gateway) as separate, RawConnection(live_server) as local:
         for row in np.loadtxt(MODEL / "training.csv", delimiter=",", skiprows=1, usecols=range(4)).tolist()[::10]:
-            asked = http_request("POST", "/ensemble/predict", {"data": [row]})
-            assert apart.exchange(asked).body == here.exchange(asked).body
+            request_bytes = http_request("POST", "/ensemble/predict", {"data": [row]})
+            assert separate.exchange(request_bytes).body == local.exchange(request_bytes).body
 
 
 def kill(server) -> None:
@@ -264,9 +264,9 @@ def test_ten_thousand_requests_with_faults_leave_nothing_open(run, members):
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(client, [100] * 4))
             before = resource_counts()
-            asked = [pool.submit(client, 2500) for _ in range(4)]
+            request_bytes = [pool.submit(client, 2500) for _ in range(4)]
             modes = ["garbage", "reset", "pass", "half", "mute"]
-            while not all(item.done() for item in asked):
+            while not all(item.done() for item in request_bytes):
                 modes.append(modes.pop(0))
                 between.mode = modes[0]
                 os.kill(members["versicolor"].worker_pid, signal.SIGSTOP)
@@ -274,7 +274,7 @@ def test_ten_thousand_requests_with_faults_leave_nothing_open(run, members):
                 os.kill(members["versicolor"].worker_pid, signal.SIGCONT)
                 between.stopped.wait(0.3)
             between.mode = "pass"
-            assert {status for future in asked for status in future.result()} <= {200, 503}
+            assert {status for future in request_bytes for status in future.result()} <= {200, 503}
         wait_until(lambda: fetch(gateway, VOTE).json()["status"] == "complete", "all members are back")
         wait_until(lambda: all(map(le, resource_counts(), before)), "no more connections and threads than before")
         # Each of the four clients waits for at most one call and one hedge of each member.

@@ -35,11 +35,11 @@ def send_request(server, method: str, path: str, document=None):
 
 
 def test_the_start_prints_the_role_the_address_and_an_example(live_server):
-    said = "\n".join(live_server.startup_lines)
-    assert re.search(r"^iris_wsgi \S+ serves role all on http://127\.0\.0\.1:\d+$", said, re.MULTILINE)
-    assert re.search(r"^model iris_svc 1\.0\.0 sha256:[0-9a-f]{64}$", said, re.MULTILINE)
-    assert re.search(r"^self-test: \d+ golden rows answered", said, re.MULTILINE)
-    assert re.search(r"^workers: 1 \(as set\); threads: \d+ \(.+\); model: 1 thread", said, re.MULTILINE)
+    startup_text = "\n".join(live_server.startup_lines)
+    assert re.search(r"^iris_wsgi \S+ serves role all on http://127\.0\.0\.1:\d+$", startup_text, re.MULTILINE)
+    assert re.search(r"^model iris_svc 1\.0\.0 sha256:[0-9a-f]{64}$", startup_text, re.MULTILINE)
+    assert re.search(r"^self-test: \d+ golden rows answered", startup_text, re.MULTILINE)
+    assert re.search(r"^workers: 1 \(as set\); threads: \d+ \(.+\); model: 1 thread", startup_text, re.MULTILINE)
 
 
 def test_the_printed_curl_line_works(live_server):

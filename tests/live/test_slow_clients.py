@@ -80,19 +80,19 @@ def settle(server) -> None:
         assert [connection.exchange(LIVEZ).status for _ in range(2)] == [200, 200]
 
 
-def drip(timed: ServerWithClock, *each: tuple[RawConnection, bytes]) -> list[float]:
+def drip(timed: ServerWithClock, *slow_connections: tuple[RawConnection, bytes]) -> list[float]:
     """Sends the piece of each connection every tenth of a second until the server responds. Returns the time of each response."""
     began, took = timed.clock.now(), {}
     for _ in range(300):
-        for connection, piece in each:
+        for connection, piece in slow_connections:
             if connection not in took and connection.readable():
                 took[connection] = timed.clock.now() - began
             elif connection not in took:
                 connection.send(piece)
-        if len(took) == len(each):
+        if len(took) == len(slow_connections):
             break
         timed.advance(0.1)
-    return [took[connection] for connection, _ in each]
+    return [took[connection] for connection, _ in slow_connections]
 
 
 def test_a_request_that_drips_gets_408_at_any_pace(slow_time):
@@ -148,10 +148,10 @@ def failure_of(connection: RawConnection, piece: bytes) -> bool:
     return False
 
 
-@pytest.mark.parametrize("asked", [False, True], ids=["new", "idle"])
-def test_an_idle_connection_is_closed_without_a_response(slow_time, asked):
+@pytest.mark.parametrize("first_bytes", [False, True], ids=["new", "idle"])
+def test_an_idle_connection_is_closed_without_a_response(slow_time, first_bytes):
     with slow_time.wire() as connection:
-        assert not asked or not connection.exchange(LIVEZ).closes
+        assert not first_bytes or not connection.exchange(LIVEZ).closes
         slow_time.advance(0.9)
         assert not connection.readable()
         slow_time.advance(0.4)
@@ -204,9 +204,9 @@ def test_a_client_that_reads_no_response_is_cut_off(slow_time):
             return open_socket_count(pid) <= before
 
         wait_until(cut, "the end of the connection")
-        how, got = connection.read_to_end()
+        how, received = connection.read_to_end()
     # The data in the kernel's buffers may still arrive, but not all of the response.
-    assert len(got) < 12 * 760_000, how
+    assert len(received) < 12 * 760_000, how
 
 
 def test_a_client_that_reads_slowly_but_steadily_gets_its_whole_response(slow_time):
@@ -237,10 +237,10 @@ class Good:
         self.thread = threading.Thread(target=self.run)
 
     def run(self) -> None:
-        with RawConnection(self.server) as kept:
+        with RawConnection(self.server) as persistent:
             while not self.stopping.wait(0.05):
                 for item in (
-                    lambda: kept.exchange(LABEL_REQUEST),
+                    lambda: persistent.exchange(LABEL_REQUEST),
                     lambda: fetch(self.server, LABEL_REQUEST),
                     lambda: fetch(self.server, LIVEZ),
                 ):

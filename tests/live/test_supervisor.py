@@ -318,15 +318,15 @@ def test_a_first_worker_that_is_killed_before_it_is_ready_ends_the_start_with_on
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("lost", [False, True], ids=["hang-up", "death"])
-def test_a_system_without_free_processes_ends_nothing_and_the_server_tries_again(single_worker, lost):
+@pytest.mark.parametrize("missing_resource", [False, True], ids=["hang-up", "death"])
+def test_a_system_without_free_processes_ends_nothing_and_the_server_tries_again(single_worker, missing_resource):
     server, log = single_worker
     old, parent = server.worker_pid, server.process.pid
     used = [int(name) for name in os.listdir(f"/proc/{parent}/fd")]
     before = resource.prlimit(parent, resource.RLIMIT_NOFILE)
     # Without descriptors the supervisor cannot create the pipe to a new worker.
     resource.prlimit(parent, resource.RLIMIT_NOFILE, (min(set(range(1000)) - set(used)), before[1]))
-    if lost:
+    if missing_resource:
         os.kill(old, signal.SIGKILL)
         wait_until(lambda: len(events_containing(log, "a worker does not start")) >= 2, "failed attempts")
     else:

@@ -37,7 +37,7 @@ class Machine:
         return store_on(self, SqliteJobStore, path, Limits(**limits))
 
 
-def store_on(machine: Machine, kind: type, *given):
+def store_on(machine: Machine, kind: type, *arguments):
     """Opens a store on this machine."""
     with pytest.MonkeyPatch.context() as patch:
 
@@ -45,7 +45,7 @@ def store_on(machine: Machine, kind: type, *given):
             return BootClock(latest, lambda: machine.wall, lambda: machine.up, lambda: machine.boot)
 
         patch.setattr(f"{kind.__module__}.BootClock", clock)
-        return kind(*given)
+        return kind(*arguments)
 
 
 @pytest.fixture

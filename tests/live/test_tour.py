@@ -140,8 +140,8 @@ SERVED = {
 @pytest.mark.long
 @pytest.mark.parametrize("role", SERVED)
 def test_a_server_of_one_role_is_correct_in_its_patterns_and_the_others_are_not_served(run, request, role):
-    others = request.getfixturevalue("upstream_settings")[role] if role in ("prep", "gateway") else {}
-    more = {"member": {"member": "setosa"}}.get(role, others)
+    upstream = request.getfixturevalue("upstream_settings")[role] if role in ("prep", "gateway") else {}
+    more = {"member": {"member": "setosa"}}.get(role, upstream)
     server = run("--role", role, **{f"IRIS_{name.upper()}": str(value) for name, value in more.items()})
     wait_until(lambda: fetch(server, http("GET", "/readyz")).status == 200, "the server is ready")
     if role == "gateway":
@@ -252,5 +252,5 @@ def test_the_tour_sends_the_token_of_the_settings_to_the_server_only(run, tmp_pa
 def test_in_a_terminal_the_output_is_colored(run):
     # script(1) gives its command a terminal.
     line = f"{ROOT / 'bin/tour'} http://127.0.0.1:1"
-    shown = subprocess.run([shutil.which("script"), "-qec", line, "/dev/null"], capture_output=True, text=True).stdout
-    assert "\x1b[1mThe server at http://127.0.0.1:1:\x1b[0m" in shown
+    terminal_output = subprocess.run([shutil.which("script"), "-qec", line, "/dev/null"], capture_output=True, text=True).stdout
+    assert "\x1b[1mThe server at http://127.0.0.1:1:\x1b[0m" in terminal_output

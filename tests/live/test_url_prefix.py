@@ -48,10 +48,10 @@ def links(app, **environ: str) -> list[str]:
     app.extra_environ.update(environ)
     job = app.post_json("/jobs", ROW)
     record = app.get(f"/jobs/{job.json['id']}").json
-    late = app.get(f"/jobs/{job.json['id']}", headers={"Prefer": "wait=0"}).json
+    job_record = app.get(f"/jobs/{job.json['id']}", headers={"Prefer": "wait=0"}).json
     hybrid = app.post_json("/predict/hybrid", ROW)
     item = app.put_json(f"/items/{job.json['id']}", ROW, status=201)
-    jobs = [job.headers["Location"], job.json["href"], record["href"], late["href"]]
+    jobs = [job.headers["Location"], job.json["href"], record["href"], job_record["href"]]
     return [*jobs, hybrid.headers["Location"], hybrid.json["final"]["href"], item.headers["Location"]]
 
 
@@ -227,9 +227,9 @@ def test_behind_nginx_the_page_works_without_a_setting(run, tmp_path, role):
             assert page.text("#label") == "setosa" and f"{url}/predict/proba" in page.find("#curl").get_property("textContent")
         else:
             page.wait_until(lambda: page.find_all("#routes a"), "the routes are there")
-        places = [element.get_property("href") for element in page.find_all("main a, footer a")]
-        assert places and all(place.startswith(f"{url}/") for place in places)
-        assert all(asked.startswith(f"{url}/") for asked in page.requested_urls()) and page.console_messages() == []
+        link_targets = [element.get_property("href") for element in page.find_all("main a, footer a")]
+        assert link_targets and all(target.startswith(f"{url}/") for target in link_targets)
+        assert all(requested.startswith(f"{url}/") for requested in page.requested_urls()) and page.console_messages() == []
 
 
 def test_a_server_with_a_prefix_also_serves_its_root(run):

@@ -34,7 +34,7 @@ def call_client(request, server) -> Iterator[Callable]:
     url = f"{server.host}:{server.port}"
     if request.param == "sync":
         with triton.InferenceServerClient(url) as client:
-            yield lambda name, *given, **named: getattr(client, name)(*given, **named)
+            yield lambda name, *arguments, **options: getattr(client, name)(*arguments, **options)
         return
     with asyncio.Runner() as runner:
 
@@ -42,7 +42,7 @@ def call_client(request, server) -> Iterator[Callable]:
             return triton_aio.InferenceServerClient(url)
 
         client = runner.run(made())
-        yield lambda name, *given, **named: runner.run(getattr(client, name)(*given, **named))
+        yield lambda name, *arguments, **options: runner.run(getattr(client, name)(*arguments, **options))
         runner.run(client.close())
 
 
@@ -142,8 +142,8 @@ def test_statistics_are_exact_whichever_process_responds(call_client):
 
 def test_requests_at_the_same_time_get_their_own_responses(server, service):
     with triton.InferenceServerClient(f"{server.host}:{server.port}", concurrency=8) as client:
-        sent = [client.async_infer("iris_svc", features(TRAINING[i : i + 1])) for i in range(0, 150, 3)]
-        found = np.concatenate([item.get_result().as_numpy("probabilities") for item in sent])
+        pending = [client.async_infer("iris_svc", features(TRAINING[i : i + 1])) for i in range(0, 150, 3)]
+        found = np.concatenate([item.get_result().as_numpy("probabilities") for item in pending])
     assert found.tobytes() == service.model.predict(TRAINING)[::3].tobytes()
 
 
@@ -152,7 +152,7 @@ def test_requests_at_the_same_time_get_their_own_responses(server, service):
 
 
 def kserve(server, method: str, path: str, body: bytes = b"", **fields: str) -> HttpResponse:
-    named = {
+    options = {
         "host": f"{server.host}:{server.port}",
         "accept": "*/*",
         "accept-encoding": "gzip, deflate",
@@ -161,8 +161,8 @@ def kserve(server, method: str, path: str, body: bytes = b"", **fields: str) -> 
         **{name.replace("_", "-"): text for name, text in fields.items()},
     }
     if method == "POST":
-        named["content-length"] = str(len(body))
-    head = "".join(f"{name}: {text}\r\n" for name, text in named.items())
+        options["content-length"] = str(len(body))
+    head = "".join(f"{name}: {text}\r\n" for name, text in options.items())
     with RawConnection(server) as connection:
         return connection.exchange(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
 
@@ -197,8 +197,8 @@ def test_the_kserve_client_infers(server, service, into, out):
     label, found = document["outputs"]
     expected = service.model.predict(np.array([ROW], np.float32))
     if out:
-        at = length + label["parameters"]["binary_data_size"]
-        assert response.body[at : at + found["parameters"]["binary_data_size"]] == expected.tobytes()
+        position = length + label["parameters"]["binary_data_size"]
+        assert response.body[position : position + found["parameters"]["binary_data_size"]] == expected.tobytes()
     else:
         assert found["data"] == expected.ravel().tolist()
     assert found["shape"] == [1, 3]

@@ -78,18 +78,18 @@ def test_persistent_connections_are_distributed_among_the_workers(run, clock, at
     def shares() -> list[int]:
         return [open_socket_count(pid) - earlier for pid, earlier in zip(pids, before, strict=True)]
 
-    def moves_on(there: Callable[[], bool]) -> bool:
+    def advance_and_check(condition: Callable[[], bool]) -> bool:
         # A worker leaves the listener for an instant after each connection, so one check is not enough.
         if not any(listens(pid, server.port) for pid in pids * 2):
             clock.advance(0.001)
-        return there()
+        return condition()
 
     with ExitStack() as stack:
         for count in range(1, 21):
             connection = stack.enter_context(RawConnection(server)).send(LIVEZ)
             if not at_once:
-                wait_until(lambda connection=connection: moves_on(connection.readable), f"response {count}")
-        wait_until(lambda: moves_on(lambda: sum(shares()) == 20), "all connections are accepted")
+                wait_until(lambda connection=connection: advance_and_check(connection.readable), f"response {count}")
+        wait_until(lambda: advance_and_check(lambda: sum(shares()) == 20), "all connections are accepted")
         assert min(shares()) >= 6, shares()
 
 
@@ -106,8 +106,8 @@ def listens(pid: int, port: int) -> bool:
 @pytest.mark.parametrize("attempt", range(4))
 def test_a_process_that_drains_while_it_leaves_connections_to_others_uses_no_cpu(pair, attempt):
     server, _ = pair
-    ends, stands = wait_for_two_workers(server)
-    os.kill(stands, signal.SIGSTOP)
+    leaving, staying = wait_for_two_workers(server)
+    os.kill(staying, signal.SIGSTOP)
     try:
         with ExitStack() as stack:
             half = stack.enter_context(RawConnection(server)).send(LABEL_REQUEST[:40])
@@ -116,11 +116,11 @@ def test_a_process_that_drains_while_it_leaves_connections_to_others_uses_no_cpu
                 stack.enter_context(RawConnection(server))
                 if i == 100:
                     # This is the parent's signal. SIGTERM would first start a replacement.
-                    os.kill(ends, RETIRE)
+                    os.kill(leaving, RETIRE)
             assert not half.readable()
-            wait_until(lambda: stays_asleep(ends), "a process that waits for its last client without using the CPU")
+            wait_until(lambda: stays_asleep(leaving), "a process that waits for its last client without using the CPU")
     finally:
-        os.kill(stands, signal.SIGCONT)
+        os.kill(staying, signal.SIGCONT)
 
 
 def listeners(pid: int, port: int) -> list[Path]:

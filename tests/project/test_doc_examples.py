@@ -130,9 +130,15 @@ FIGURES = [
         r"in binary over 1 connection, relative to the protocol's JSON: ([\d.]+);",
     ],
     [r"p99 of one row during JSON: ([\d.]+) ms more", r"p99 of one row during JSON with FastAPI: ([\d.]+) ms more"],
-    [rf"PASS {what}: CPU of a hit in memory, relative to no cache: ([\d.]+) " for what in ("the Iris SVM", r"GET /items/\{id\}")],
+    [
+        rf"PASS {benchmark_name}: CPU of a hit in memory, relative to no cache: ([\d.]+) "
+        for benchmark_name in ("the Iris SVM", r"GET /items/\{id\}")
+    ],
     [rf"^\| {store} +\| +1 \| +[\d,]+ \| +([\d,]+) \|" for store in ("SQLite", "Redis")],
-    [rf"added by the {what} at 1 connection: ([\d,]+) µs" for what in ("hop from prep to pred", "fan-out to three members")],
+    [
+        rf"added by the {benchmark_name} at 1 connection: ([\d,]+) µs"
+        for benchmark_name in ("hop from prep to pred", "fan-out to three members")
+    ],
     [r"^\| iris_wsgi, 1 process +\| CSV +\| +([\d,]+) \| +([\d.]+) \|.*\| +(\d+) \| +[\d.]+ \|$"],
 ]
 

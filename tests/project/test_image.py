@@ -112,8 +112,8 @@ class Container:
         words += [word for header in headers for word in ("-H", header)]
         if body is not None:
             words += ["-H", "Content-Type: application/json", "--data-binary", "@-"]
-        given = None if body is None else json.dumps(body).encode()
-        return subprocess.run(words, input=given, capture_output=True, check=True).stdout
+        request_body = None if body is None else json.dumps(body).encode()
+        return subprocess.run(words, input=request_body, capture_output=True, check=True).stdout
 
     def put(self, path: str, body: object, port: int = 8000) -> bytes:
         return self.curl(path, body, port=port, more=("--request", "PUT"))
@@ -346,8 +346,8 @@ def test_the_tour_of_all_patterns_succeeds_inside_a_container_and_from_another_o
     memory = ("--memory", "256m", "--memory-swap", "256m")
     server = container(flags=(*HARD, *memory, "--network", "none", *state, "--env", "IRIS_ROLE=all")).serves()
     inside = server.run("exec", server.name, "/usr/bin/python3.13", "-I", "-m", "iris_wsgi", "tour")
-    beside = command(runner, "tour", "http://127.0.0.1:8000", flags=("--network", f"container:{server.name}"))
-    for process in (inside, beside):
+    from_another_container = command(runner, "tour", "http://127.0.0.1:8000", flags=("--network", f"container:{server.name}"))
+    for process in (inside, from_another_container):
         assert (process.returncode, process.stdout.count("\nright\n")) == (0, 9), process.stdout + process.stderr
         # This image has no bundle for browsers. The target edge has one.
         assert "not served: the command works, but there is no page at /edge/" in process.stdout
@@ -406,8 +406,8 @@ def test_two_roles_in_two_containers_share_the_jobs_of_a_redis_and_none_is_lost_
         redis = redis_of_the_manifests(server, tmp_path)
         server.wait_until(lambda: server.curl("/jobs").replace(b" ", b"").startswith(up))
         assert json.loads(server.curl(waits["href"]))["status"] == "queued"
-        place = ("--network", f"container:{server.name}", "--env", "IRIS_ROLE=worker", "--env", "IRIS_PORT=8001")
-        worker = container(flags=(*hard, *place), image=full).serves()
+        container_flags = ("--network", f"container:{server.name}", "--env", "IRIS_ROLE=worker", "--env", "IRIS_PORT=8001")
+        worker = container(flags=(*hard, *container_flags), image=full).serves()
         record = server.finished(waits)
         assert (record["status"], record["result"]["labels"]) == ("succeeded", ["virginica"])
         assert b'job_attempts_total{outcome="succeeded"} 1' in worker.curl("/metrics", port=8001)
@@ -439,9 +439,9 @@ def test_two_caches_in_two_containers_share_a_redis_and_respond_as_before_when_r
     output = container(flags=(*hard, "IRIS_ROLE=prediction_cache", "--network", "none"), image=full).serves()
     redis = redis_of_the_manifests(output, tmp_path)
     try:
-        place = ("--network", f"container:{output.name}", "--env", "IRIS_PORT=8001", *state)
+        container_flags = ("--network", f"container:{output.name}", "--env", "IRIS_PORT=8001", *state)
         settings = ("--env", "IRIS_CACHE=on")
-        items = container(flags=(*hard, "IRIS_ROLE=data_cache", *place, *settings), image=full).serves()
+        items = container(flags=(*hard, "IRIS_ROLE=data_cache", *container_flags, *settings), image=full).serves()
 
         def item(name: str) -> dict:
             return json.loads(items.curl(f"/items/{name}/prediction", port=8001))
@@ -498,7 +498,7 @@ def test_shards_of_a_file_in_containers_contain_each_row_once_even_if_one_is_sto
     def position() -> int:
         return json.loads(record.read_text())["checkpoint"]["offset"] if record.exists() else 0
 
-    others = [start_shard(index) for index in (1, 2, 3)]
+    other_shards = [start_shard(index) for index in (1, 2, 3)]
 
     def ended_on_its_way(number: int) -> Container:
         """Starts a slow shard and ends it with a signal before it finishes."""
@@ -514,7 +514,7 @@ def test_shards_of_a_file_in_containers_contain_each_row_once_even_if_one_is_sto
     stopped = ended_on_its_way(signal.SIGTERM)
     assert stopped.wait_until_ended() == 4 and "the same command resumes the run" in stopped.logs()
     assert ended_on_its_way(signal.SIGKILL).wait_until_ended() == 137
-    assert [other.wait_until_ended() for other in (start_shard(0), *others)] == [0, 0, 0, 0]
+    assert [other.wait_until_ended() for other in (start_shard(0), *other_shards)] == [0, 0, 0, 0]
     found = {}
     for index in range(4):
         path = folder / f"out-{index}.csv"
@@ -678,7 +678,7 @@ def test_the_bill_of_materials_is_valid_and_complete(runner, image, tmp_path):
 def test_the_size_report_adds_up(runner, image):
     result = subprocess.run([BIN, "report"], capture_output=True, text=True, check=True).stdout.splitlines()
     sizes = {line[:28].strip(): float(line[28:36]) for line in result[2:-1]}
-    whole = sizes.pop("in all")
-    assert whole == pytest.approx(image.bytes / 1e6, abs=0.01)
-    assert sum(sizes.values()) == pytest.approx(whole, abs=0.1)
+    total = sizes.pop("in all")
+    assert total == pytest.approx(image.bytes / 1e6, abs=0.01)
+    assert sum(sizes.values()) == pytest.approx(total, abs=0.1)
     assert container_engine.TOOLS == ("docker", "podman", "buildah")

@@ -34,9 +34,9 @@ def test_the_default_labels_have_the_values_of_this_version_and_model():
     assert result["iris-wsgi.model.digest"] == f"sha256:{document['files'][document['model']]}"
     assert result["iris-wsgi.model.seal"] == f"sha256:{sha256(golden).hexdigest()}"
     assert f"ARG MODEL_SEAL={result['iris-wsgi.model.seal']}\n" in DOCKERFILE
-    mine = container_engine.labels(ROOT)
-    assert {name: result[name] for name in mine if "revision" not in name} == {
-        n: v for n, v in mine.items() if "revision" not in n
+    plain_labels = container_engine.labels(ROOT)
+    assert {name: result[name] for name in plain_labels if "revision" not in name} == {
+        n: v for n, v in plain_labels.items() if "revision" not in n
     }
 
 
@@ -104,21 +104,21 @@ def test_an_import_that_the_image_cannot_satisfy_is_found(tmp_path, capsys):
     (root / imports.FOLDERS[0] / "json/decoder.py").write_text("try:\n    import optional\nexcept ImportError:\n    pass\n")
     (root / imports.FOLDERS[1]).mkdir(parents=True)
     (root / imports.FOLDERS[1] / "mmap.cpython-313.so").write_text("")
-    ours = app / imports.FOLDERS[2] / "ours"
-    ours.mkdir()
-    (ours / "__init__.py").write_text(
+    own_module = app / imports.FOLDERS[2] / "ours"
+    own_module.mkdir()
+    (own_module / "__init__.py").write_text(
         "import json, mmap, os.path, collections.abc\nfrom ours import one\nfrom ours.one import two\n"
     )
-    (ours / "one.py").write_text("two = 2\n")
+    (own_module / "one.py").write_text("two = 2\n")
     assert imports.main([root, app]) == 0
-    (ours / "redis.py").write_text("import redis\n")
+    (own_module / "redis.py").write_text("import redis\n")
     assert imports.main([root, app], ["redis"]) == 0 and imports.main([root, app]) == 1
-    (ours / "redis.py").write_text("import never, concurrent.futures\n")
-    (ours / "console.py").write_text("def bar():\n    from tqdm import tqdm\n")
+    (own_module / "redis.py").write_text("import never, concurrent.futures\n")
+    (own_module / "console.py").write_text("def bar():\n    from tqdm import tqdm\n")
     assert imports.main([root, app], ["redis", "tqdm"]) == 0 and imports.main([root, app], ["redis"]) == 1
     for name in ("redis", "console"):
-        (ours / f"{name}.py").unlink()
-    (ours / "one.py").write_text("def later():\n    from .two import three\n    import csv\n")
+        (own_module / f"{name}.py").unlink()
+    (own_module / "one.py").write_text("def later():\n    from .two import three\n    import csv\n")
     (root / imports.FOLDERS[0] / "json/decoder.py").write_text("import gone\n")
     assert imports.main([root, app]) == 1
     result = capsys.readouterr().err

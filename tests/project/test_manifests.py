@@ -59,7 +59,7 @@ from iris_wsgi.settings import Settings
 README = (MANIFESTS / "README.md").read_text()
 PATTERNS = (ROOT / "docs/patterns.md").read_text()
 # Commands of the documents that need a cluster.
-COMMANDS = [line for place in ("cluster", "copy") for fence in commands_for(place) for line in fence.text.splitlines()]
+COMMANDS = [line for parent in ("cluster", "copy") for fence in commands_for(parent) for line in fence.text.splitlines()]
 # A disabled component is a comment in its overlay. The tests render each of them in a copy in which the line is active.
 OFF = {
     f"{name}/{Path(match).name}": (name, match)
@@ -170,7 +170,7 @@ def selects(obj: Object, template: Object) -> bool:
 
 def is_upstream(obj: Object) -> bool:
     """Returns whether only our servers may call these pods."""
-    return component(obj) in {name for _, asked in ASKING.values() for name in asked}
+    return component(obj) in {name for _, upstreams in ASKING.values() for name in upstreams}
 
 
 def peer_selects(peer: Object, template: Object) -> bool:
@@ -299,9 +299,9 @@ def violations(template: Object) -> set[str]:
     pod = template["spec"]
     all_containers = containers(template, "containers", "initContainers", "ephemeralContainers")
     own = pod.get("securityContext") or {}
-    theirs = [container.get("securityContext") or {} for container in all_containers]
-    contexts = [own, *theirs]
-    capabilities = [their.get("capabilities") or {} for their in theirs]
+    container_contexts = [container.get("securityContext") or {} for container in all_containers]
+    contexts = [own, *container_contexts]
+    capabilities = [their.get("capabilities") or {} for their in container_contexts]
     handlers = [
         container.get(probe) or {}
         for container in all_containers
@@ -320,8 +320,8 @@ def violations(template: Object) -> set[str]:
     rules = {
         "host namespaces": not any(pod.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")),
         "host process": not any((context.get("windowsOptions") or {}).get("hostProcess") for context in contexts),
-        "privileged": not any(their.get("privileged") for their in theirs),
-        "privilege escalation": all(their.get("allowPrivilegeEscalation") is False for their in theirs),
+        "privileged": not any(their.get("privileged") for their in container_contexts),
+        "privilege escalation": all(their.get("allowPrivilegeEscalation") is False for their in container_contexts),
         "capabilities": all(
             "ALL" in capability.get("drop", ()) and set(capability.get("add", ())) <= {"NET_BIND_SERVICE"}
             for capability in capabilities
@@ -332,13 +332,13 @@ def violations(template: Object) -> set[str]:
         "AppArmor": all((context.get("appArmorProfile") or {}).get("type", "RuntimeDefault") in PROFILES for context in contexts)
         and all(item in {"", "runtime/default"} or item.startswith("localhost/") for item in armor),
         "SELinux": all(item.get("type", "") in SELINUX and not item.get("user") and not item.get("role") for item in linux),
-        "proc mount": all(their.get("procMount", "Default") == "Default" for their in theirs),
+        "proc mount": all(their.get("procMount", "Default") == "Default" for their in container_contexts),
         "seccomp": everywhere("seccompProfile", lambda item: item.get("type") in PROFILES),
         "sysctls": {item["name"] for item in own.get("sysctls", ())} <= SYSCTLS,
         "non-root": everywhere("runAsNonRoot", lambda item: item is True),
         "root": not any(context.get("runAsUser") == 0 for context in contexts),
     }
-    return {rule for rule, kept in rules.items() if not kept}
+    return {rule for rule, remaining in rules.items() if not remaining}
 
 
 def test_every_pod_follows_the_pod_security_standard_restricted(objects):
@@ -402,13 +402,13 @@ def test_a_pod_that_violates_the_standard_is_found(rule, path, value):
         template["spec"][group] = copy.deepcopy(template["spec"]["containers"])
     assert violations(template) == set()
     *way, last = [int(step) if step.isdigit() else step for step in path.split(".")]
-    place = template
+    parent = template
     for step in way:
-        place = place[step] if isinstance(step, int) else place.setdefault(step, {})
+        parent = parent[step] if isinstance(step, int) else parent.setdefault(step, {})
     if value is REMOVED:
-        del place[last]
+        del parent[last]
     else:
-        place[last] = value
+        parent[last] = value
     assert rule in violations(template)
 
 
@@ -470,37 +470,37 @@ def test_every_probe_calls_a_route_of_the_role_on_the_port_of_the_server(objects
             settings = settings_of(container, objects)
             ports = {port["name"]: port["containerPort"] for port in container["ports"]}
             for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
-                ask = container[kind]["httpGet"]
-                assert ports[ask["port"]] == settings.port == 8000
-                assert "GET" in app_of(settings).table[ask["path"]]
+                http_get = container[kind]["httpGet"]
+                assert ports[http_get["port"]] == settings.port == 8000
+                assert "GET" in app_of(settings).table[http_get["path"]]
                 # The upstream servers do not exist, so the server is alive and not ready.
-                alone = ask["path"] == "/readyz" and (settings.pred_url or settings.members)
-                assert call_wsgi(app_of(settings), "GET", ask["path"])[0] == (503 if alone else 200)
+                never_ready = http_get["path"] == "/readyz" and (settings.pred_url or settings.members)
+                assert call_wsgi(app_of(settings), "GET", http_get["path"])[0] == (503 if never_ready else 200)
 
 
 def test_only_readiness_calls_the_route_that_fails_while_the_server_drains(objects):
     for template in our_servers(objects):
         for container in containers(template, "containers"):
-            asked = {kind: container[kind]["httpGet"]["path"] for kind in ("startupProbe", "readinessProbe", "livenessProbe")}
-            assert asked == {"startupProbe": "/livez", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
+            upstreams = {kind: container[kind]["httpGet"]["path"] for kind in ("startupProbe", "readinessProbe", "livenessProbe")}
+            assert upstreams == {"startupProbe": "/livez", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
 
 
 def test_the_startup_probe_allows_a_multiple_of_the_measured_time_and_the_rollout_allows_more(objects):
     for deployment in our_deployments(objects):
         for container in containers(deployment["spec"]["template"], "containers"):
             probe = container["startupProbe"]
-            given = probe["periodSeconds"] * probe["failureThreshold"]
-            assert given > 50 * benchmark("first response s")
-            assert deployment["spec"]["progressDeadlineSeconds"] > given + deployment["spec"]["minReadySeconds"]
+            allowed_seconds = probe["periodSeconds"] * probe["failureThreshold"]
+            assert allowed_seconds > 50 * benchmark("first response s")
+            assert deployment["spec"]["progressDeadlineSeconds"] > allowed_seconds + deployment["spec"]["minReadySeconds"]
 
 
 def test_the_grace_periods_add_up(objects):
     for template in our_servers(objects):
-        given = template["spec"]["terminationGracePeriodSeconds"]
+        allowed_seconds = template["spec"]["terminationGracePeriodSeconds"]
         for container in containers(template, "containers"):
             settings = settings_of(container, objects)
             waits = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-            assert given >= waits + settings.grace_seconds + settings.drain_seconds + KILL_AFTER_SECONDS
+            assert allowed_seconds >= waits + settings.grace_seconds + settings.drain_seconds + KILL_AFTER_SECONDS
 
 
 def test_memory_and_cpu_fit_the_measurements_of_the_benchmark(objects):
@@ -611,9 +611,9 @@ def test_prometheus_finds_every_server_and_worker_and_the_policies_admit_it(obje
 
 def test_only_the_public_service_has_a_port_on_the_nodes(objects):
     for service in of_kind(objects, "Service"):
-        known = service["metadata"]["name"] == "model-in-image-service"
-        assert service["spec"]["type"] == ("NodePort" if known else "ClusterIP")
-        assert [port.get("nodePort") for port in service["spec"]["ports"]] == [30080 if known else None]
+        known_names = service["metadata"]["name"] == "model-in-image-service"
+        assert service["spec"]["type"] == ("NodePort" if known_names else "ClusterIP")
+        assert [port.get("nodePort") for port in service["spec"]["ports"]] == [30080 if known_names else None]
 
 
 def test_pods_call_only_their_model_job_table_and_item_servers_and_upstream_servers(rendered):
@@ -681,8 +681,10 @@ def test_replicas_are_set_only_without_an_autoscaler(objects):
 
 def test_no_disruption_budget_can_block_the_drain_of_a_node(objects):
     for budget in of_kind(objects, "PodDisruptionBudget"):
-        least = min(min_pods(obj, objects) for obj in of_kind(objects, "Deployment") if selects(budget, obj["spec"]["template"]))
-        assert budget["spec"].get("minAvailable", 0) < least
+        replicas = min(
+            min_pods(obj, objects) for obj in of_kind(objects, "Deployment") if selects(budget, obj["spec"]["template"])
+        )
+        assert budget["spec"].get("minAvailable", 0) < replicas
         assert budget["spec"].get("maxUnavailable", 1) >= 1
         assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
@@ -740,32 +742,38 @@ def test_the_single_files_are_complete_in_their_documented_order():
         ("HorizontalPodAutoscaler", "model-in-image-hpa"),
     ]
     assert all(obj["metadata"].get("namespace") == NAMESPACE for (obj,) in files.values() if obj["kind"] != "Namespace")
-    places = [README.index(f"`{name}`") for name in order]
-    assert places == sorted(places)
+    positions = [README.index(f"`{name}`") for name in order]
+    assert positions == sorted(positions)
 
 
 def test_every_file_belongs_to_a_kustomization():
-    known = {
+    known_names = {
         f"{name}/{file}"
         for name, kustomization in KUSTOMIZATIONS.items()
         for file in ["kustomization.yml", *kustomization.get("resources", ())]
     }
     # These files are for Prometheus and Grafana, and not for Kubernetes (tests/project/test_observability.py).
-    assert {str(path.relative_to(MANIFESTS)) for path in MANIFESTS.rglob("*.yml") if path.parent.name != "observability"} <= known
+    assert {
+        str(path.relative_to(MANIFESTS)) for path in MANIFESTS.rglob("*.yml") if path.parent.name != "observability"
+    } <= known_names
 
 
-def repeated_values(part: object, whole: object) -> list[object]:
+def repeated_values(part: object, target_value: object) -> list[object]:
     """Yields the values of a patch that its target already has. Items of lists are matched by name, like in Kubernetes."""
-    if isinstance(part, dict) and isinstance(whole, dict):
-        return [same for key in part.keys() & whole.keys() - {"kind", "name"} for same in repeated_values(part[key], whole[key])]
+    if isinstance(part, dict) and isinstance(target_value, dict):
+        return [
+            path
+            for key in part.keys() & target_value.keys() - {"kind", "name"}
+            for path in repeated_values(part[key], target_value[key])
+        ]
     if (
         isinstance(part, list)
-        and isinstance(whole, list)
-        and all(isinstance(item, dict) and "name" in item for item in part + whole)
+        and isinstance(target_value, list)
+        and all(isinstance(item, dict) and "name" in item for item in part + target_value)
     ):
-        by_name = {item["name"]: item for item in whole}
-        return [same for item in part if item["name"] in by_name for same in repeated_values(item, by_name[item["name"]])]
-    return [part] if part == whole else []
+        by_name = {item["name"]: item for item in target_value}
+        return [path for item in part if item["name"] in by_name for path in repeated_values(item, by_name[item["name"]])]
+    return [part] if part == target_value else []
 
 
 # Overlays with additional objects, and their purpose. All other overlays only contain patches.
@@ -838,10 +846,10 @@ def test_one_overlay_of_a_role_can_be_applied_over_another(rendered):
 
 def merge(*renders: list[Object]) -> list[Object]:
     """Returns the objects of a cluster after all these overlays were applied. Objects with the same name must agree."""
-    held: dict[tuple[str, str], Object] = {}
+    cluster: dict[tuple[str, str], Object] = {}
     for item in (obj for objects in renders for obj in objects):
-        assert held.setdefault(name_of(item), item) == item, f"{name_of(item)} is not the same in two overlays"
-    return list(held.values())
+        assert cluster.setdefault(name_of(item), item) == item, f"{name_of(item)} is not the same in two overlays"
+    return list(cluster.values())
 
 
 @pytest.fixture
@@ -874,9 +882,12 @@ def test_each_service_leads_to_its_own_release(releases):
 @pytest.mark.parametrize("colour", ["blue", "green"])
 def test_the_switch_changes_the_selector_of_one_service_only(rendered, releases, colour):
     namespace, switched = rendered[f"release/to_{colour}"]
-    known = next(obj for obj in of_kind(releases, "Service") if name_of(obj) == name_of(switched))
+    known_names = next(obj for obj in of_kind(releases, "Service") if name_of(obj) == name_of(switched))
     assert namespace == only(releases, "Namespace")
-    assert {**switched, "spec": {**switched["spec"], "selector": None}} == {**known, "spec": {**known["spec"], "selector": None}}
+    assert {**switched, "spec": {**switched["spec"], "selector": None}} == {
+        **known_names,
+        "spec": {**known_names["spec"], "selector": None},
+    }
     led = [obj["metadata"]["name"] for obj in of_kind(releases, "Deployment") if selects(switched, obj["spec"]["template"])]
     assert led == [f"model-in-image-deployment-{colour}"]
 
@@ -904,9 +915,9 @@ def test_the_canary_is_one_pod_of_another_image_and_changes_no_running_object(re
     stable = only(rendered["web_single"], "Deployment")
     assert name_of(deployment) == ("Deployment", "model-in-image-deployment-canary")
     assert deployment["spec"]["replicas"] == 1
-    ours, theirs = (containers(obj["spec"]["template"])[0] for obj in (deployment, stable))
-    assert ours["image"] != theirs["image"]
-    assert {**ours, "image": None} == {**theirs, "image": None}
+    canary, stable_container = (containers(obj["spec"]["template"])[0] for obj in (deployment, stable))
+    assert canary["image"] != stable_container["image"]
+    assert {**canary, "image": None} == {**stable_container, "image": None}
 
 
 # Jobs
@@ -965,9 +976,9 @@ def test_the_address_of_redis_and_its_password_come_from_a_secret(jobs_overlay):
     for template in our_pods(jobs_overlay):
         (container,) = containers(template)
         (result,) = [item["valueFrom"]["secretKeyRef"] for item in container["env"] if item["name"] == "IRIS_REDIS_URL"]
-        made = [obj["metadata"]["name"] for obj in of_kind(jobs_overlay, "Secret")]
+        names = [obj["metadata"]["name"] for obj in of_kind(jobs_overlay, "Secret")]
         # The name of a generated Secret ends with a hash, so a new password causes a rollout.
-        assert (result["name"] in made) if made else (result["name"] == "model-in-image-redis")
+        assert (result["name"] in names) if names else (result["name"] == "model-in-image-redis")
 
 
 def test_the_address_in_the_sample_secret_is_that_of_the_sample_redis(redis_overlay):
@@ -1002,10 +1013,10 @@ def test_redis_acknowledges_only_data_on_disk_and_evicts_nothing(redis_overlay):
     assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
     # The user of Redis may write to the volume.
     assert template["spec"]["securityContext"]["fsGroup"] == template["spec"]["securityContext"]["runAsGroup"]
-    most = float(words["maxmemory"].removesuffix("mb")) * 2**20
-    assert 2 * most <= limit(container, "memory") == request(container, "memory")
+    max_memory = float(words["maxmemory"].removesuffix("mb")) * 2**20
+    assert 2 * max_memory <= limit(container, "memory") == request(container, "memory")
     # Redis rewrites the file when its size has doubled. The old and the new file exist at the same time.
-    assert 4 * most <= quantity(claim["spec"]["resources"]["requests"]["storage"])
+    assert 4 * max_memory <= quantity(claim["spec"]["resources"]["requests"]["storage"])
     assert int(words["port"]) == container["ports"][0]["containerPort"]
 
 
@@ -1020,7 +1031,7 @@ def test_redis_is_ready_when_it_responds_and_alive_while_it_reads_its_file(redis
 def test_only_servers_and_workers_reach_redis_and_redis_calls_nothing(redis_overlay, rendered):
     policies = {component(obj): obj["spec"] for obj in of_kind(redis_overlay, "NetworkPolicy")}
     redis = of_component(redis_overlay, "redis")
-    others = [template for name in ("release/blue", "release/green") for template in pods(rendered[name])]
+    other_pods = [template for name in ("release/blue", "release/green") for template in pods(rendered[name])]
     ((ingress,), names) = policies["redis"]["ingress"], ("server", "worker")
 
     def lets_in(template: Object) -> bool:
@@ -1028,15 +1039,17 @@ def test_only_servers_and_workers_reach_redis_and_redis_calls_nothing(redis_over
 
     assert all(set(item) == {"podSelector"} for item in ingress["from"])
     assert all(lets_in(of_component(redis_overlay, name)) for name in names)
-    assert not any(map(lets_in, [redis, *others]))
+    assert not any(map(lets_in, [redis, *other_pods]))
     for name in names:
         dns, calls = policies[name]["egress"]
         assert dns == {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
-        (to,) = calls["to"]
-        assert set(to) == {"podSelector"}
+        (destinations,) = calls["to"]
+        assert set(destinations) == {"podSelector"}
         assert calls["ports"] == ingress["ports"]
         reached = [
-            pod for pod in [*pods(redis_overlay), *others] if to["podSelector"]["matchLabels"].items() <= labels_of(pod).items()
+            pod
+            for pod in [*pods(redis_overlay), *other_pods]
+            if destinations["podSelector"]["matchLabels"].items() <= labels_of(pod).items()
         ]
         assert reached == [redis]
 
@@ -1045,8 +1058,8 @@ def test_an_external_redis_replaces_the_sample_completely(rendered):
     for name, (overlay, element) in OFF.items():
         if element != "../jobs/managed_redis":
             continue
-        kept = {name_of(element) for element in rendered[overlay] if component(element) != "redis"}
-        assert {name_of(element) for element in rendered[name]} == kept
+        remaining = {name_of(element) for element in rendered[overlay] if component(element) != "redis"}
+        assert {name_of(element) for element in rendered[name]} == remaining
         for template in pods(rendered[name]):
             (container,) = containers(template)
             url = urlsplit(settings_of(container).redis_url)
@@ -1091,12 +1104,12 @@ def upstream_addresses(deployment: Object) -> dict[str, str]:
 
 
 def test_each_role_and_each_member_of_the_image_has_its_own_deployment(rendered):
-    for name, (role, asked) in ASKING.items():
+    for name, (role, upstreams) in ASKING.items():
         result = {
             component(deployment): settings_of(*containers(deployment["spec"]["template"]))
             for deployment in our_deployments(rendered[name])
         }
-        assert {which: settings.role for which, settings in result.items()} == {"server": role, **asked}
+        assert {which: settings.role for which, settings in result.items()} == {"server": role, **upstreams}
         for which, settings in result.items():
             assert settings.member == (which.removeprefix("member-") if settings.role == "member" else "")
         targets = [obj["spec"]["scaleTargetRef"]["name"] for obj in of_kind(rendered[name], "HorizontalPodAutoscaler")]
@@ -1107,9 +1120,9 @@ def test_each_role_and_each_member_of_the_image_has_its_own_deployment(rendered)
 
 def test_each_address_is_a_headless_service_of_the_ready_pods_of_its_component(caller_overlay):
     services = {obj["metadata"]["name"]: obj for obj in of_kind(caller_overlay, "Service")}
-    places = upstream_addresses(public_deployment(caller_overlay))
-    assert set(places) == {component(item) for item in upstream_deployments(caller_overlay)}
-    for which, url in places.items():
+    positions = upstream_addresses(public_deployment(caller_overlay))
+    assert set(positions) == {component(item) for item in upstream_deployments(caller_overlay)}
+    for which, url in positions.items():
         service = services.pop(address_of(url).host)
         assert service["spec"]["clusterIP"] == "None" and not service["spec"].get("publishNotReadyAddresses")
         # Behind a headless Service, clients use the port of the pod.
@@ -1141,14 +1154,14 @@ def test_a_rollout_of_a_caller_allows_the_time_for_its_upstream_servers(caller_o
         assert own["spec"]["progressDeadlineSeconds"] > deployment["spec"]["progressDeadlineSeconds"] + needed
 
 
-def policies_allow(side: str, mine: Object, theirs: Object, objects: list[Object]) -> bool:
+def policies_allow(side: str, template: Object, other: Object, objects: list[Object]) -> bool:
     """Returns whether network policies let pods call others (egress), or be called by them (ingress), on their port."""
     peers = "to" if side == "egress" else "from"
-    policies = [policy["spec"] for policy in of_kind(objects, "NetworkPolicy") if selects(policy, mine)]
+    policies = [policy["spec"] for policy in of_kind(objects, "NetworkPolicy") if selects(policy, template)]
     assert policies
     return any(
         {"protocol": "TCP", "port": 8000} in rule["ports"]
-        and (peers not in rule or any(peer_selects(peer, theirs) for peer in rule[peers]))
+        and (peers not in rule or any(peer_selects(peer, other) for peer in rule[peers]))
         for policy in policies
         for rule in policy.get(side, ())
     )
@@ -1210,8 +1223,8 @@ def test_a_release_with_other_models_runs_next_to_the_old_one_until_the_caller_u
         assert len([obj for obj in our_deployments(both) if selects(service, obj["spec"]["template"])]) == 1
     assert len(upstream_deployments(both)) == 2 * len(ASKING[name][1])
     for deployment in upstream_deployments(both):
-        ends = new["spec"]["template"], deployment["spec"]["template"]
-        assert policies_allow("egress", *ends, both) and policies_allow("ingress", *reversed(ends), both)
+        arrow_ends = new["spec"]["template"], deployment["spec"]["template"]
+        assert policies_allow("egress", *arrow_ends, both) and policies_allow("ingress", *reversed(arrow_ends), both)
 
 
 @pytest.mark.parametrize("name", ASKING)
@@ -1260,8 +1273,8 @@ def shard_of(container: Object, index: int) -> Options:
 
 def test_the_cron_job_scores_a_table_of_the_database_in_the_secret(with_batch):
     _, _, container = batch_of(with_batch, "CronJob")
-    given = parsed(arguments(container))
-    assert given["command"] == "batch" and given["table"] and not given["source"]
+    allowed_seconds = parsed(arguments(container))
+    assert allowed_seconds["command"] == "batch" and allowed_seconds["table"] and not allowed_seconds["source"]
     (result,) = container["env"]
     assert result["valueFrom"]["secretKeyRef"] == {"name": "model-in-image-database", "key": "url"}
     assert "create secret generic model-in-image-database --from-file=url=" in README
@@ -1315,9 +1328,9 @@ def test_the_file_is_copied_to_the_volume_of_the_shards_by_their_user_before_the
     assert job["suspend"] is True
     assert """'{"spec": {"suspend": false}}'""" in README
     bringer = only(rendered["batch/data"], "Pod")
-    (theirs,) = containers(bringer)
+    (copier,) = containers(bringer)
     assert bringer["spec"]["securityContext"] == pod["securityContext"]
-    assert (bringer["spec"]["volumes"], theirs["volumeMounts"]) == (pod["volumes"], container["volumeMounts"])
+    assert (bringer["spec"]["volumes"], copier["volumeMounts"]) == (pod["volumes"], container["volumeMounts"])
     assert f"cp in.csv {bringer['metadata']['name']}:{shard_of(container, 0).source.path}" in README
     assert f"cp {bringer['metadata']['name']}:{shard_of(container, 0).target.path} " in README
 
@@ -1385,9 +1398,9 @@ def test_the_pods_of_a_table_call_a_database_only_and_those_of_a_file_call_nothi
 def test_batch_runs_and_other_overlays_do_not_disturb_each_other(rendered):
     batches = rendered["batch"][1:] + rendered["batch/data"][1:]
     for name in set(OVERLAYS) - {"batch", "batch/data"}:
-        others = rendered[name][1:]
-        assert not {name_of(batch) for batch in batches} & {name_of(other) for other in others}
-        for ones, templates in ((others, pods(batches)), (batches, pods(others))):
+        other_pods = rendered[name][1:]
+        assert not {name_of(batch) for batch in batches} & {name_of(other) for other in other_pods}
+        for ones, templates in ((other_pods, pods(batches)), (batches, pods(other_pods))):
             for obj in of_kind(ones, "Service", "PodDisruptionBudget", "NetworkPolicy"):
                 assert not [template for template in templates if selects(obj, template)]
 
@@ -1419,12 +1432,12 @@ def test_the_model_next_to_the_manifest_is_a_different_one_and_passes_its_self_t
 
 
 def test_the_config_map_has_every_file_of_the_digest(rendered):
-    held = only(rendered["model_load"], "ConfigMap")
+    cluster = only(rendered["model_load"], "ConfigMap")
     _, golden = load_model(MANIFESTS / "model_load/model")
-    assert {*held["data"], *held["binaryData"]} == {"golden.json", *golden.files}
+    assert {*cluster["data"], *cluster["binaryData"]} == {"golden.json", *golden.files}
     assert {path.name for path in (MANIFESTS / "model_load/model").iterdir()} == {"golden.json", *golden.files}
     _, _, volumes = loaded_model(rendered["model_load"])
-    assert volumes["source"]["configMap"]["name"] == held["metadata"]["name"] != "model-in-image-model"
+    assert volumes["source"]["configMap"]["name"] == cluster["metadata"]["name"] != "model-in-image-model"
 
 
 @pytest.mark.parametrize("name", ["model_load", "model_load/fallback_to_image", "model_load/over_http"])
@@ -1510,13 +1523,13 @@ def label(obj: Object, objects: list[Object]) -> list[str]:
     kind, name = name_of(obj)
     if kind != "Deployment":
         return [kind, name]
-    least = min_pods(obj, objects)
-    most = [
+    replicas = min_pods(obj, objects)
+    max_memory = [
         hpa["spec"]["maxReplicas"]
         for hpa in of_kind(objects, "HorizontalPodAutoscaler")
         if hpa["spec"]["scaleTargetRef"]["name"] == name
     ]
-    return [kind, name, f"{least} to {most[0]} pods" if most else f"{least} pod{'s' * (least > 1)}"]
+    return [kind, name, f"{replicas} to {max_memory[0]} pods" if max_memory else f"{replicas} pod{'s' * (replicas > 1)}"]
 
 
 @pytest.mark.parametrize(("overlays", "lines"), DRAWINGS, ids=[overlays[0] for overlays, _ in DRAWINGS])
@@ -1525,22 +1538,22 @@ def test_a_drawing_shows_the_objects_of_its_overlays_and_the_targets_of_their_se
         name_of(obj): obj for name in overlays for obj in rendered[name] if obj["kind"] in (*DRAWN, "HorizontalPodAutoscaler")
     }
     named = {node: text.split("<br/>") for node, text in re.findall(rf'(\w+)[\[({{]+"((?:{"|".join(DRAWN)})<br/>[^"]*)"', lines)}
-    here = list(objects.values())
-    result = sorted(label(obj, here) for obj in of_kind(here, *DRAWN))
+    drawn_objects = list(objects.values())
+    result = sorted(label(obj, drawn_objects) for obj in of_kind(drawn_objects, *DRAWN))
     assert sorted([text[0], text[1], *text[-1:]] if text[0] == "Deployment" else text[:2] for text in named.values()) == result
-    for deployment in our_deployments(here):
+    for deployment in our_deployments(drawn_objects):
         (role,) = [text[2:-1] for text in named.values() if text[:2] == ["Deployment", deployment["metadata"]["name"]]]
         (container,) = containers(deployment["spec"]["template"], "containers")
-        said = {f"role {settings_of(container, rendered[overlays[0]]).role}", container["image"].partition(":")[2]}
-        assert len(role) == 1 and role[0] in said
-    ends = [[re.match(r"\w+", part)[0] for part in re.split(ARROW, line.strip())] for line in lines.splitlines()]
-    arrows = {pair for line in ends for pair in pairwise(line)}
+        caption = {f"role {settings_of(container, rendered[overlays[0]]).role}", container["image"].partition(":")[2]}
+        assert len(role) == 1 and role[0] in caption
+    arrow_ends = [[re.match(r"\w+", part)[0] for part in re.split(ARROW, line.strip())] for line in lines.splitlines()]
+    arrows = {pair for line in arrow_ends for pair in pairwise(line)}
     # The switch of blue and green leads to a different release in each overlay.
     services = [obj for name in overlays for obj in of_kind(rendered[name], "Service")]
     leads = {
         (service["metadata"]["name"], obj["metadata"]["name"])
         for service in services
-        for obj in of_kind(here, "Deployment")
+        for obj in of_kind(drawn_objects, "Deployment")
         if selects(service, obj["spec"]["template"])
     }
     assert {(named[job_id][1], named[other][1]) for job_id, other in arrows if named.get(job_id, "?")[0] == "Service"} == leads

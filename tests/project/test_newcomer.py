@@ -173,8 +173,8 @@ def test_a_batch_without_tqdm_is_not_a_mistake(tmp_path):
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_used_port_is_reported_before_the_model_is_loaded(tmp_path, workers):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         result = run_in((sys.executable, "-m", "iris_wsgi", "serve", "--port", str(port), "--workers", workers), tmp_path)
     assert (result.returncode, result.stderr) == (
         1,

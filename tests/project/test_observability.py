@@ -107,8 +107,8 @@ def exposed_series(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Series
             wait_until(lambda registry=registry: b"\njobs{" in registry.text(), "the worker has read the store")
         service.background.stop(0)
         for family in registry.families:
-            ends = ("_bucket", "_sum", "_count") if family.kind == "histogram" else ("",)
-            for end in ends:
+            suffixes = ("_bucket", "_sum", "_count") if family.kind == "histogram" else ("",)
+            for end in suffixes:
                 note(
                     family.name + end,
                     family.kind,
@@ -139,7 +139,7 @@ def test_an_expression_uses_exposed_series_and_labels_only(expression, exposed_s
             assert label in exposed_series[name].labels, f"{name} has no label {label}"
             # Each alternative must match a possible value, also in a negative matcher.
             for word in value.split("|") if op in ("Re", "NotRe") else [re.escape(value)]:
-                assert any(re.fullmatch(word, known) for known in exposed_series[name].labels[label]), (
+                assert any(re.fullmatch(word, label_value) for label_value in exposed_series[name].labels[label]), (
                     f"{name}: {label} is never {word}"
                 )
     labels = {label for name, _, _ in found for label in exposed_series[name].labels}
@@ -231,14 +231,16 @@ def test_panels_have_unique_ids_and_lie_in_rows_without_overlapping():
     assert DASHBOARD["panels"][0] is rows[0] and not rows[0]["collapsed"]
     # A folded row has a separate layout, because Grafana moves the panels below it.
     for level in (DASHBOARD["panels"], *(row["panels"] for row in rows)):
-        taken = set()
+        occupied = set()
         for item in level:
-            place = item["gridPos"]
+            grid_position = item["gridPos"]
             cells = {
-                (x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])
+                (x, y)
+                for x in range(grid_position["x"], grid_position["x"] + grid_position["w"])
+                for y in range(grid_position["y"], grid_position["y"] + grid_position["h"])
             }
-            assert cells and max(x for x, _ in cells) < 24 and not cells & taken, item["title"]
-            taken |= cells
+            assert cells and max(x for x, _ in cells) < 24 and not cells & occupied, item["title"]
+            occupied |= cells
     assert all(bool(row["panels"]) == row["collapsed"] for row in rows)
 
 
@@ -477,14 +479,14 @@ def test_prometheus_evaluates_every_expression_and_every_panel_shows_data(promet
         (title, without_variables(expected).replace("[5m]", "[2s]")) for title, expected, _ in IN_PANELS if title not in NEVER
     }
 
-    def shown() -> bool:
+    def panels_with_data() -> bool:
         for traffic in TRAFFIC:
             fetch(servers["server"], traffic)
         fetch(servers["prep"], TRAFFIC[0]), fetch(servers["gateway"], TRAFFIC[2])
         empty.difference_update([item for item in empty if running.finds(item[1])])
         return not empty
 
-    wait_until(shown, "each panel shows data")
+    wait_until(panels_with_data, "each panel shows data")
     # The remaining expressions must be valid too.
     assert not any(running.finds(without_variables(expected)) for title, expected, _ in IN_PANELS if title in NEVER)
     by_role = running.get("query", query=without_variables(IN_PANELS[0][1]))["result"]

@@ -32,10 +32,10 @@ def small_path(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("way", STARTS)
-@pytest.mark.parametrize(("ci", "ends"), [("false", pytest.skip.Exception), ("true", pytest.fail.Exception)])
-def test_a_test_that_starts_a_missing_program_is_skipped_and_fails_in_ci(small_path, monkeypatch, way, ci, ends):
+@pytest.mark.parametrize(("ci", "outcome"), [("false", pytest.skip.Exception), ("true", pytest.fail.Exception)])
+def test_a_test_that_starts_a_missing_program_is_skipped_and_fails_in_ci(small_path, monkeypatch, way, ci, outcome):
     monkeypatch.setenv("CI", ci)
-    with pytest.raises(ends, match="is not installed"):
+    with pytest.raises(outcome, match="is not installed"):
         subprocess.run(STARTS[way], check=True)
 
 

@@ -37,12 +37,31 @@ def requirements_of(names: set[str]) -> set[str]:
 @pytest.mark.long
 def test_the_repository_has_no_unexpected_files_at_its_top():
     """The remains of an experiment are easily committed by mistake."""
-    given = {".ci", ".dockerignore", ".gitignore", "Dockerfile", "bin", "docs", "iris_wsgi", "manifests", "model", "tests"}
-    given |= {"CHANGELOG.md", "CONTRIBUTING.md", "README.ja.md", "README.md", "SECURITY.md", "pyproject.toml", "setup.cfg"}
+    expected_names = {
+        ".ci",
+        ".dockerignore",
+        ".gitignore",
+        "Dockerfile",
+        "bin",
+        "docs",
+        "iris_wsgi",
+        "manifests",
+        "model",
+        "tests",
+    }
+    expected_names |= {
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "README.ja.md",
+        "README.md",
+        "SECURITY.md",
+        "pyproject.toml",
+        "setup.cfg",
+    }
     if not (ROOT / ".git").exists():
         pytest.skip("this is an archive without a list of the files that belong there")
     text = subprocess.run([require_program("git"), "ls-files", "-z"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    assert {name.partition("/")[0] for name in text.split("\0") if name} <= given
+    assert {name.partition("/")[0] for name in text.split("\0") if name} <= expected_names
 
 
 @pytest.mark.long
@@ -62,8 +81,8 @@ def test_a_wheel_has_each_module_and_the_page(tmp_path):
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     (wheel,) = tmp_path.glob("*.whl")
-    there = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("iris_wsgi/")}
-    assert there == {str(path.relative_to(tmp_path)) for path in (tmp_path / "iris_wsgi").rglob("*.*")}
+    packaged = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("iris_wsgi/")}
+    assert packaged == {str(path.relative_to(tmp_path)) for path in (tmp_path / "iris_wsgi").rglob("*.*")}
 
 
 def test_importing_every_module_of_the_server_loads_no_extra():

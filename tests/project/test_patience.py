@@ -60,8 +60,8 @@ def short_timeouts(tree: ast.AST) -> Iterator[ast.AST]:
         bounds = [keyword.value for keyword in node.keywords if keyword.arg == "timeout"]
         if isinstance(node.func, ast.Attribute) and node.func.attr in WAITS and len(node.args) == 1:
             bounds += node.args
-        given = [bound.value for bound in bounds if isinstance(bound, ast.Constant) and isinstance(bound.value, int | float)]
-        if any(1 <= seconds < MIN_TIMEOUT_SECONDS for seconds in given):
+        constants = [bound.value for bound in bounds if isinstance(bound, ast.Constant) and isinstance(bound.value, int | float)]
+        if any(1 <= seconds < MIN_TIMEOUT_SECONDS for seconds in constants):
             yield node
 
 

@@ -34,9 +34,9 @@ def functions_of(file: str) -> set[str]:
 def test_each_promise_names_existing_tests():
     assert len(TABLES) == 5 and len(ROWS) > 40
     assert [header.split(" | ")[-1] for header, _ in TABLES] == ["held by"] * 5
-    for promise, *_, held in ROWS:
-        names = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", held)
-        assert names and not re.sub(r"`tests/[\w/]+\.py::test_\w+`", "", held).strip(), promise
+    for promise, *_, tests in ROWS:
+        names = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", tests)
+        assert names and not re.sub(r"`tests/[\w/]+\.py::test_\w+`", "", tests).strip(), promise
         for file, name in names:
             assert name in functions_of(file), f"{file} has no {name}"
 
@@ -77,7 +77,7 @@ def test_no_request_makes_the_server_connect_to_another_one(live_server):
         names = ("Referer", "Origin", "Forwarded", "X-Forwarded-Host", "X-Forwarded-For", "X-Original-URL", "Link", "Location")
         names += ("Destination", "Via", "From", "Proxy", "Callback", "Webhook", "traceparent", "tracestate", "Prefer")
         result = [f"{name}: {url}" for name in names]
-        asked = [
+        requests = [
             *((http_request("GET", path, None, *result), 200) for path in ("/label", "/v2", "/jobs")),
             (http_request("POST", "/predict", {"data": [ROW]}, *result), 200),
             (http_request("POST", "/predict", {"data": [ROW], "url": url}), 422),
@@ -87,9 +87,9 @@ def test_no_request_makes_the_server_connect_to_another_one(live_server):
             (f"GET {url} HTTP/1.1\r\nHost: {trap.authority}\r\n\r\n".encode(), 200),
             (f"GET /items/{url.replace('/', '%2F')} HTTP/1.1\r\nHost: a\r\n\r\n".encode(), 400),
         ]
-        for data, status in asked[:-1]:
+        for data, status in requests[:-1]:
             assert connection.exchange(data).status == status, data
-        assert connection.exchange(asked[-1][0]).status == 400
+        assert connection.exchange(requests[-1][0]).status == 400
         with RawConnection(live_server) as other:
             assert other.exchange(f"CONNECT {trap.authority} HTTP/1.1\r\nHost: {trap.authority}\r\n\r\n".encode()).status == 501
         assert not trap.came
@@ -152,10 +152,10 @@ def test_a_hostile_body_takes_at_most_forty_times_its_size(service, kind, path):
 
 
 def test_no_other_origin_is_allowed(service):
-    asked = SimpleNamespace(HTTP_ORIGIN="https://elsewhere.example", HTTP_ACCESS_CONTROL_REQUEST_METHOD="POST")
+    requests = SimpleNamespace(HTTP_ORIGIN="https://elsewhere.example", HTTP_ACCESS_CONTROL_REQUEST_METHOD="POST")
     for path in service.app.table:
         for method in ("GET", "OPTIONS"):
-            _, headers, _ = call_wsgi(service.app, method, path, **vars(asked))
+            _, headers, _ = call_wsgi(service.app, method, path, **vars(requests))
             assert not [name for name in headers if name.lower().startswith("access-control")]
 
 
@@ -163,8 +163,10 @@ def test_the_package_has_no_way_to_execute_input():
     runs = {"pickle", "marshal", "shelve", "subprocess", "pty", "ctypes", "code", "multiprocessing"}
     calls = {"eval", "exec", "compile", "__import__", "system", "popen", "import_module"}
     # No server imports these modules: the tour starts our commands, and a batch run pickles for its forked processes.
-    others = {ROOT / "iris_wsgi" / name for name in ("cli/tour.py", "cli/tour_client.py", "patterns/batch/process_pool.py")}
-    for file in set((ROOT / "iris_wsgi").rglob("*.py")) - others:
+    process_modules = {
+        ROOT / "iris_wsgi" / name for name in ("cli/tour.py", "cli/tour_client.py", "patterns/batch/process_pool.py")
+    }
+    for file in set((ROOT / "iris_wsgi").rglob("*.py")) - process_modules:
         for node in ast.walk(ast.parse(file.read_text())):
             names = [item.name for item in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []

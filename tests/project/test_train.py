@@ -36,10 +36,10 @@ def fit_pipeline(iris):
         sys.path.remove(str(MODEL))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        seen, _, target, _ = train_test_split(
+        training_rows, _, target, _ = train_test_split(
             iris.data, iris.target, test_size=30, stratify=iris.target, random_state=train_main.SEED
         )
-        return train_main.pipeline().fit(seen, target)
+        return train_main.pipeline().fit(training_rows, target)
 
 
 def test_training_again_writes_the_same_bytes_without_warnings(tmp_path: Path):

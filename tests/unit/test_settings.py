@@ -151,12 +151,12 @@ def test_the_variables_of_a_kubernetes_service_are_ignored():
 def test_a_numeric_port_stays_a_setting_next_to_a_kubernetes_service():
     assert read_settings(OF_SERVICES | {"IRIS_PORT": "9000"}, {}).port == 9000
     # Of the variables of a Service, only this name is also a setting.
-    ends = [
+    suffixes = [
         field.name
         for field in fields(Settings)
         if field.name.endswith(("port", "_host", "_proto", "_addr", "_tcp", "_udp", "_sctp"))
     ]
-    assert ends == ["port"]
+    assert suffixes == ["port"]
 
 
 @pytest.mark.parametrize(

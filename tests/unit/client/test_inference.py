@@ -68,19 +68,19 @@ def faulty(pred):
 
 
 @pytest.fixture
-def known(faulty):
-    known = CheckedEndpoint(faulty)
-    assert known.endpoint.why_not() is None
+def endpoint_under_test(faulty):
+    endpoint_under_test = CheckedEndpoint(faulty)
+    assert endpoint_under_test.endpoint.why_not() is None
     faulty.requests.clear()
-    yield known
-    known.endpoint.end()
+    yield endpoint_under_test
+    endpoint_under_test.endpoint.end()
 
 
 # Responses as bytes
 
 
-def parse_pieces(data: bytes, most: int = 100, step: int = 1000) -> ParsedResponse | None:
-    incoming = ResponseParser(most)
+def parse_pieces(data: bytes, max_bytes: int = 100, step: int = 1000) -> ParsedResponse | None:
+    incoming = ResponseParser(max_bytes)
     found = None
     for i in range(0, len(data), step):
         assert found is None
@@ -175,22 +175,22 @@ def test_a_response_with_another_shape_or_model_is_refused(reply):
 # Calls
 
 
-def test_the_second_half_responds_like_its_model(known):
+def test_the_second_half_responds_like_its_model(endpoint_under_test):
     from iris_wsgi.model.session import load_model
 
     model, _ = load_model(MODEL / "pred")
     rows = np.random.default_rng(1).normal(0, 3, (25_000, 4)).astype(np.float32)
-    assert known.ask(rows).tobytes() == model.predict(rows).tobytes()
+    assert endpoint_under_test.ask(rows).tobytes() == model.predict(rows).tobytes()
     # The maximum number of rows that the other server accepts in one call.
-    assert known.count("calls", "ok") == 3
+    assert endpoint_under_test.count("calls", "ok") == 3
 
 
 def test_the_request_has_the_id_the_trace_and_the_remaining_time(pred, faulty):
-    known = CheckedEndpoint(faulty)
+    endpoint_under_test = CheckedEndpoint(faulty)
     came = {"HTTP_X_REQUEST_ID": "mine", "HTTP_TRACEPARENT": f"00-{'a' * 32}-{'b' * 16}-01", "HTTP_TRACESTATE": "x=1"}
     ids = request_ids(came)
     faulty.requests.clear()
-    remote_predictor(known.endpoint)(ROWS, PredictContext(time.monotonic() + 5, ids=ids))
+    remote_predictor(endpoint_under_test.endpoint)(ROWS, PredictContext(time.monotonic() + 5, ids=ids))
     head, _, body = faulty.requests[-1].partition(b"\r\n\r\n")
     fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
     assert (fields["X-Request-ID"], fields["traceparent"], fields["tracestate"]) == (
@@ -200,7 +200,7 @@ def test_the_request_has_the_id_the_trace_and_the_remaining_time(pred, faulty):
     )
     timeout = json.loads(body[: int(fields["Inference-Header-Content-Length"])])["parameters"]["timeout"]
     assert 0 < timeout <= 5_000_000
-    known.endpoint.end()
+    endpoint_under_test.endpoint.end()
 
 
 @pytest.mark.parametrize(
@@ -213,58 +213,66 @@ def test_the_request_has_the_id_the_trace_and_the_remaining_time(pred, faulty):
         ("drip", DeadlineExceeded, "late"),
     ],
 )
-def test_each_fault_has_its_own_error_and_recovery_needs_no_action(known, faulty, mode, problem, outcome):
+def test_each_fault_has_its_own_error_and_recovery_needs_no_action(endpoint_under_test, faulty, mode, problem, outcome):
     faulty.mode = mode
     for _ in range(3):
         with pytest.raises(problem):
             # The requests that get a response have enough time.
-            known.ask(ROWS, time.monotonic() + (0.6 if outcome == "late" else 60))
-    assert known.count("calls", outcome) == 3
+            endpoint_under_test.ask(ROWS, time.monotonic() + (0.6 if outcome == "late" else 60))
+    assert endpoint_under_test.count("calls", outcome) == 3
     # The breaker is open now, so there is no call.
-    asked = len(faulty.requests)
+    request_count = len(faulty.requests)
     with pytest.raises(ServiceUnavailable):
-        known.ask(ROWS, time.monotonic() + 60)
-    assert (len(faulty.requests), known.count("calls", "refused"), known.count("down")) == (asked, 1, 1)
+        endpoint_under_test.ask(ROWS, time.monotonic() + 60)
+    assert (len(faulty.requests), endpoint_under_test.count("calls", "refused"), endpoint_under_test.count("down")) == (
+        request_count,
+        1,
+        1,
+    )
     faulty.mode = "pass"
-    wait_until(lambda: known.check() is None, "the server is called again")
-    assert known.ask(ROWS).shape == (2, 3)
-    assert known.count("down") == 0 and known.count("connections") == 1
-    result = [line["message"] for line in known.log.events() if line["message"].startswith("pred is")]
+    wait_until(lambda: endpoint_under_test.check() is None, "the server is called again")
+    assert endpoint_under_test.ask(ROWS).shape == (2, 3)
+    assert endpoint_under_test.count("down") == 0 and endpoint_under_test.count("connections") == 1
+    result = [line["message"] for line in endpoint_under_test.log.events() if line["message"].startswith("pred is")]
     assert result[0].startswith("pred is not called: ") and result[-1] == "pred is called again"
 
 
 @pytest.mark.parametrize("mode", ["reset", "mute"])
-def test_a_kept_connection_that_ends_without_a_response_is_tried_once_more_on_a_new_one(known, faulty, mode):
+def test_a_kept_connection_that_ends_without_a_response_is_tried_once_more_on_a_new_one(endpoint_under_test, faulty, mode):
     for _ in range(10):
-        known.ask(ROWS)
+        endpoint_under_test.ask(ROWS)
     faulty.mode, faulty.remaining = mode, 1
-    assert known.ask(ROWS).shape == (2, 3)
-    assert (known.count("retries"), known.count("connections"), known.endpoint.breaker.failures) == (1, 1, 0)
+    assert endpoint_under_test.ask(ROWS).shape == (2, 3)
+    assert (
+        endpoint_under_test.count("retries"),
+        endpoint_under_test.count("connections"),
+        endpoint_under_test.endpoint.breaker.failures,
+    ) == (1, 1, 0)
     # A new connection that ends in this way has had its request.
     faulty.mode, faulty.remaining = mode, 2
     with pytest.raises((BadGateway, ServiceUnavailable)):
-        known.ask(ROWS)
+        endpoint_under_test.ask(ROWS)
 
 
-def test_a_kept_connection_that_the_server_has_closed_costs_no_retry(known, faulty):
-    known.ask(ROWS)
-    (waiting,) = known.endpoint.idle
+def test_a_kept_connection_that_the_server_has_closed_costs_no_retry(endpoint_under_test, faulty):
+    endpoint_under_test.ask(ROWS)
+    (waiting,) = endpoint_under_test.endpoint.idle
     for connection in list(faulty.connections):
         connection.shutdown(2)
     wait_until(lambda: not waiting.is_idle(), "the end of the connection has arrived")
-    known.ask(ROWS)
-    assert known.count("retries") == 0
+    endpoint_under_test.ask(ROWS)
+    assert endpoint_under_test.count("retries") == 0
 
 
-@pytest.mark.parametrize("there", ["refuses", "says nothing"])
-def test_of_two_addresses_the_working_one_is_found(known, there):
+@pytest.mark.parametrize("host", ["refuses", "says nothing"])
+def test_of_two_addresses_the_working_one_is_found(endpoint_under_test, host):
     for _ in range(10):
-        known.ask(ROWS)
-    known.endpoint.end()
+        endpoint_under_test.ask(ROWS)
+    endpoint_under_test.endpoint.end()
     with ExitStack() as stack:
         dead = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         gone = dead.getsockname()
-        if there == "refuses":
+        if host == "refuses":
             dead.close()
         else:
             # No process accepts, and the backlog is full.
@@ -272,51 +280,51 @@ def test_of_two_addresses_the_working_one_is_found(known, there):
                 item = stack.enter_context(socket.socket())
                 item.setblocking(False)
                 item.connect_ex(gone)
-        (alive,) = known.endpoint.socket_addresses
-        known.endpoint.closed = False
-        known.endpoint.socket_addresses, known.endpoint.next_address = [alive, (alive[0], gone)], 0
-        assert known.ask(ROWS, time.monotonic() + 30).shape == (2, 3)
-    assert (known.count("retries"), known.count("connections")) == (1, 1)
+        (alive,) = endpoint_under_test.endpoint.socket_addresses
+        endpoint_under_test.endpoint.closed = False
+        endpoint_under_test.endpoint.socket_addresses, endpoint_under_test.endpoint.next_address = [alive, (alive[0], gone)], 0
+        assert endpoint_under_test.ask(ROWS, time.monotonic() + 30).shape == (2, 3)
+    assert (endpoint_under_test.count("retries"), endpoint_under_test.count("connections")) == (1, 1)
 
 
-def test_an_old_connection_is_replaced(known, monkeypatch):
-    known.ask(ROWS)
-    opened = known.count("opened")
+def test_an_old_connection_is_replaced(endpoint_under_test, monkeypatch):
+    endpoint_under_test.ask(ROWS)
+    opened = endpoint_under_test.count("opened")
     monkeypatch.setattr("iris_wsgi.client.endpoint.LIFE_SECONDS", 0.0)
-    known.ask(ROWS)
-    assert (known.count("opened"), known.count("connections")) == (opened, 0)
-    known.ask(ROWS)
-    assert known.count("opened") == opened + 1
+    endpoint_under_test.ask(ROWS)
+    assert (endpoint_under_test.count("opened"), endpoint_under_test.count("connections")) == (opened, 0)
+    endpoint_under_test.ask(ROWS)
+    assert endpoint_under_test.count("opened") == opened + 1
 
 
-def test_an_unreachable_server_is_503_and_retries_are_limited_to_a_tenth(known, faulty):
+def test_an_unreachable_server_is_503_and_retries_are_limited_to_a_tenth(endpoint_under_test, faulty):
     faulty.__exit__()
-    known.endpoint.end()
+    endpoint_under_test.endpoint.end()
     for _ in range(300):
         # The breaker gets no failures, so every call is tried.
-        known.endpoint.breaker.failures = 0
+        endpoint_under_test.endpoint.breaker.failures = 0
         with pytest.raises(ServiceUnavailable):
-            known.ask(ROWS)
-    assert known.count("calls", "unreachable") == 300
-    assert 25 <= known.count("retries") <= 30
+            endpoint_under_test.ask(ROWS)
+    assert endpoint_under_test.count("calls", "unreachable") == 300
+    assert 25 <= endpoint_under_test.count("retries") <= 30
 
 
 def test_a_timeout_after_the_usual_latency_counts_as_a_failure(faulty):
-    known = CheckedEndpoint(faulty, wait_seconds=0.01)
+    endpoint_under_test = CheckedEndpoint(faulty, wait_seconds=0.01)
     faulty.mode = "hang"
     for _ in range(3):
         with pytest.raises(DeadlineExceeded):
-            known.ask(ROWS, time.monotonic() + 0.5)
-    assert not known.endpoint.breaker.up
-    known.endpoint.end()
+            endpoint_under_test.ask(ROWS, time.monotonic() + 0.5)
+    assert not endpoint_under_test.endpoint.breaker.up
+    endpoint_under_test.endpoint.end()
 
 
-def test_a_timeout_that_is_shorter_than_the_latency_does_not_count_as_a_failure(known, faulty):
+def test_a_timeout_that_is_shorter_than_the_latency_does_not_count_as_a_failure(endpoint_under_test, faulty):
     faulty.mode = "hang"
     for _ in range(5):
         with pytest.raises(DeadlineExceeded):
-            known.ask(ROWS, time.monotonic() + 0.05)
-    assert known.endpoint.breaker.failures == 0
+            endpoint_under_test.ask(ROWS, time.monotonic() + 0.05)
+    assert endpoint_under_test.endpoint.breaker.failures == 0
 
 
 def test_hedges_are_limited_to_a_tenth_of_the_calls():
@@ -335,9 +343,11 @@ def test_hedges_are_limited_to_a_tenth_of_the_calls():
 
 
 def test_a_server_with_another_model_is_not_called_and_states_the_reason(faulty):
-    known = CheckedEndpoint(faulty)
-    known.endpoint.end()
-    target = Endpoint("pred", known.endpoint.address, CallMetrics(Registry(), ["pred"]), known.log.event)
+    endpoint_under_test = CheckedEndpoint(faulty)
+    endpoint_under_test.endpoint.end()
+    target = Endpoint(
+        "pred", endpoint_under_test.endpoint.address, CallMetrics(Registry(), ["pred"]), endpoint_under_test.log.event
+    )
     Prober(target, ROWS[:1], lambda peer: f"it has {peer.digest}").probe()
     assert "it has sha256:" in target.why_not()
     with pytest.raises(ServiceUnavailable):
@@ -347,27 +357,27 @@ def test_a_server_with_another_model_is_not_called_and_states_the_reason(faulty)
     assert "takes 4 values, not 3" in target.why_not()
 
 
-def test_a_model_that_changes_during_a_connection_is_noticed_at_once(known, faulty, upstream_settings):
+def test_a_model_that_changes_during_a_connection_is_noticed_at_once(endpoint_under_test, faulty, upstream_settings):
     host, port = upstream_settings["gateway"]["members"].split(",")[0].partition("=http://")[2].split(":")
     faulty.server = Address(host, int(port))
     with pytest.raises(BadGateway):
-        known.ask(ROWS)
-    assert "404" in known.check() or "answer" in known.endpoint.why_not()
-    known.check()
-    assert known.endpoint.why_not() is None and known.endpoint.model.parameters["member"] == "setosa"
+        endpoint_under_test.ask(ROWS)
+    assert "404" in endpoint_under_test.check() or "answer" in endpoint_under_test.endpoint.why_not()
+    endpoint_under_test.check()
+    assert endpoint_under_test.endpoint.why_not() is None and endpoint_under_test.endpoint.model.parameters["member"] == "setosa"
 
 
 @pytest.mark.long
-def test_nothing_stays_open_after_ten_thousand_calls_with_faults(known, faulty):
+def test_nothing_stays_open_after_ten_thousand_calls_with_faults(endpoint_under_test, faulty):
     def resource_counts() -> tuple[int, int]:
         return len(os.listdir("/proc/self/fd")), threading.active_count()
 
     modes = ["garbage", "reset", "mute", "twice"]
-    target = known.endpoint
+    target = endpoint_under_test.endpoint
     message = infer_request(target.model, target.address.authority, ROWS, 1.0, ())
-    known.ask(ROWS)
-    known.endpoint.end()
-    known.endpoint.closed = False
+    endpoint_under_test.ask(ROWS)
+    endpoint_under_test.endpoint.end()
+    endpoint_under_test.endpoint.closed = False
     before = resource_counts()
     for i in range(10_000):
         if i % 500 == 0:
@@ -376,6 +386,6 @@ def test_nothing_stays_open_after_ten_thousand_calls_with_faults(known, faulty):
         run_calls([call], time.monotonic() + 20)
         assert call.result is not None and not call.exchange
     target.end()
-    assert known.count("connections") == 0
+    assert endpoint_under_test.count("connections") == 0
     # The server may have been closing some connections before.
     wait_until(lambda: all(map(le, resource_counts(), before)), "the threads and connections of the server are gone")

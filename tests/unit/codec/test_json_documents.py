@@ -54,8 +54,8 @@ CUT = json_documents.PIECE
 
 def with_comma_at_cut(extra: str) -> str:
     """Returns a long list of numbers with `extra` at the end of the first piece."""
-    at = LONG.index(",", CUT)
-    return LONG[:at] + extra + LONG[at:]
+    position = LONG.index(",", CUT)
+    return LONG[:position] + extra + LONG[position:]
 
 
 @pytest.mark.parametrize(
@@ -116,12 +116,14 @@ def test_a_document_that_is_valid_as_a_whole_is_the_same_in_pieces(text):
 def test_any_damage_of_a_long_list_is_refused_or_decoded_as_by_one_call():
     chance, text = random.Random(11), f'{{"data": [{LONG}]}}'
     for _ in range(300):
-        at = chance.choice([chance.randrange(len(text)), CUT + chance.randrange(-30, 30)])
+        position = chance.choice([chance.randrange(len(text)), CUT + chance.randrange(-30, 30)])
         damaged = (
-            text[:at] + chance.choice(["", ",", "]", "[", " ", "-", ".", "e", "0", "}", '"']) + text[at + chance.randrange(2) :]
+            text[:position]
+            + chance.choice(["", ",", "]", "[", " ", "-", ".", "e", "0", "}", '"'])
+            + text[position + chance.randrange(2) :]
         )
         found = decoded_in_pieces(damaged)
-        assert found is None or found == decode_at_once(damaged), at
+        assert found is None or found == decode_at_once(damaged), position
 
 
 def test_lists_are_encoded_in_pieces_as_by_one_call():

@@ -53,30 +53,30 @@ MISFITS = {
 }
 
 
-def refused(given: InferRequest, served: ModelSignature) -> str:
+def refused(sent_request: InferRequest, served: ModelSignature) -> str:
     with pytest.raises(Problem) as problem:
-        decode_infer(given.body, given.header, served, MAX_ROWS)
+        decode_infer(sent_request.body, sent_request.header, served, MAX_ROWS)
     assert problem.value.status == 400
     assert MARKER not in problem.value.detail
     assert problem.value.detail.endswith(".") and len(problem.value.detail) < 250
     return problem.value.detail
 
 
-@pytest.mark.parametrize(("given", "word"), MALFORMED.values(), ids=MALFORMED.keys())
-def test_an_invalid_request_gets_400_with_the_place_and_the_requirement(given, word):
-    assert word in refused(given, IRIS)
+@pytest.mark.parametrize(("sent_request", "word"), MALFORMED.values(), ids=MALFORMED.keys())
+def test_an_invalid_request_gets_400_with_the_place_and_the_requirement(sent_request, word):
+    assert word in refused(sent_request, IRIS)
 
 
-@pytest.mark.parametrize(("given", "word"), MALFORMED_WORDS.values(), ids=MALFORMED_WORDS.keys())
-def test_an_invalid_request_to_a_model_of_two_inputs_gets_400(given, word):
-    assert word in refused(given, WORDS)
+@pytest.mark.parametrize(("sent_request", "word"), MALFORMED_WORDS.values(), ids=MALFORMED_WORDS.keys())
+def test_an_invalid_request_to_a_model_of_two_inputs_gets_400(sent_request, word):
+    assert word in refused(sent_request, WORDS)
 
 
 @pytest.mark.parametrize(("datatype", "value"), [(name, value) for name, values in MISFITS.items() for value in values])
 def test_json_accepts_only_the_values_of_the_datatype(datatype, value):
     tensor = {"name": "x", "datatype": datatype, "shape": [1, 1], "data": [value]}
-    given = infer(tensor, outputs=[{"name": "x", "parameters": {"binary_data": True}}])
-    assert "#/inputs/0/data" in refused(given, single_tensor_model(datatype, -1, 1))
+    sent_request = infer(tensor, outputs=[{"name": "x", "parameters": {"binary_data": True}}])
+    assert "#/inputs/0/data" in refused(sent_request, single_tensor_model(datatype, -1, 1))
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
@@ -100,8 +100,8 @@ def test_a_model_with_a_fixed_shape_accepts_this_shape_only_as_a_raw_request():
     assert "cannot take" in refused(InferRequest(bytes(16), "0"), single_tensor_model("FP32", -1, -1))
 
 
-def decoded(given: InferRequest, served: ModelSignature = IRIS) -> InferenceRequest:
-    return decode_infer(given.body, given.header, served, MAX_ROWS)
+def decoded(sent_request: InferRequest, served: ModelSignature = IRIS) -> InferenceRequest:
+    return decode_infer(sent_request.body, sent_request.header, served, MAX_ROWS)
 
 
 TAKEN = {
@@ -126,13 +126,13 @@ TAKEN = {
 }
 
 
-@pytest.mark.parametrize("given", TAKEN.values(), ids=TAKEN.keys())
-def test_the_same_row_in_every_form_gives_the_same_bits(given):
-    request = decoded(given)
+@pytest.mark.parametrize("sent_request", TAKEN.values(), ids=TAKEN.keys())
+def test_the_same_row_in_every_form_gives_the_same_bits(sent_request):
+    request = decoded(sent_request)
     rows = request.inputs["features"]
     assert (rows.dtype, rows.shape, rows.tobytes()) == (np.float32, (1, 4), ROW_BYTES)
     assert rows.flags.aligned and rows.flags.c_contiguous
-    assert request.raw == (given.header == "0")
+    assert request.raw == (sent_request.header == "0")
     assert [expected.spec.name for expected in request.outputs] == ["label", "probabilities"]
     assert all(expected.binary == request.raw and not expected.classes for expected in request.outputs)
     assert (request.id, request.timeout) == (None, None)
@@ -151,9 +151,9 @@ def test_the_maximum_number_of_rows_is_accepted_in_every_form():
 
 
 def test_aligned_binary_data_uses_the_memory_of_the_body():
-    given = with_tail(HEAD + b" " * (-len(HEAD) % 8))
-    rows = decoded(given).inputs["features"]
-    assert np.shares_memory(rows, np.frombuffer(given.body, np.uint8))
+    sent_request = with_tail(HEAD + b" " * (-len(HEAD) % 8))
+    rows = decoded(sent_request).inputs["features"]
+    assert np.shares_memory(rows, np.frombuffer(sent_request.body, np.uint8))
     assert not rows.flags.writeable
 
 
@@ -198,9 +198,9 @@ PROBABLE = np.array([[0.98, 0.018, 0.002], [0.25, 0.5, 0.25]], np.float32)
 OUTPUTS = {"label": np.array([0, 1]), "probabilities": PROBABLE}
 
 
-def answered(served: ModelSignature = IRIS, arrays=OUTPUTS, **asked) -> tuple[dict, bytes, int | None]:
+def answered(served: ModelSignature = IRIS, arrays=OUTPUTS, **request_members) -> tuple[dict, bytes, int | None]:
     """Returns the JSON part of a response, the bytes after it, and the header."""
-    body, header = encode_infer(decoded(infer(inline(), **asked)), served, arrays)
+    body, header = encode_infer(decoded(infer(inline(), **request_members)), served, arrays)
     return json.loads(body[:header]), b"" if header is None else body[header:], header
 
 
@@ -333,9 +333,9 @@ def test_every_tensor_survives_binary_and_json(tensor):
         assert back.tolist() == array.tolist() if datatype == "BYTES" else back.tobytes() == array.tobytes()
 
 
-def status_of(given: InferRequest, served: ModelSignature = IRIS, max_rows: int = MAX_ROWS) -> int:
+def status_of(sent_request: InferRequest, served: ModelSignature = IRIS, max_rows: int = MAX_ROWS) -> int:
     try:
-        decode_infer(given.body, given.header, served, max_rows)
+        decode_infer(sent_request.body, sent_request.header, served, max_rows)
     except Problem as problem:
         return problem.status
     return 200
@@ -353,15 +353,15 @@ GOOD = [
 @settings(relaxed, max_examples=500)
 @given(st.sampled_from(GOOD), st.data())
 def test_no_damage_to_a_valid_request_causes_more_than_a_refusal(good, data):
-    given, served = good
-    body = bytearray(given.body)
+    sent_request, served = good
+    body = bytearray(sent_request.body)
     for _ in range(data.draw(st.integers(1, 3))):
-        at = data.draw(st.integers(0, len(body)))
-        body[at : at + data.draw(st.integers(0, 3))] = data.draw(
+        position = data.draw(st.integers(0, len(body)))
+        body[position : position + data.draw(st.integers(0, 3))] = data.draw(
             st.binary(max_size=3) | st.sampled_from([b"9" * 20, b"-", b"[", b'"', b"null"])
         )
-    header = given.header and str(
-        max(0, int(given.header) + data.draw(st.sampled_from([0, len(body) - len(given.body), -1, 1, 2])))
+    header = sent_request.header and str(
+        max(0, int(sent_request.header) + data.draw(st.sampled_from([0, len(body) - len(sent_request.body), -1, 1, 2])))
     )
     assert status_of(InferRequest(bytes(body), header), served) in (200, 400)
 
@@ -409,7 +409,7 @@ def test_no_document_of_any_shape_causes_more_than_a_refusal(request, tail, behi
 def positions(value, path: tuple = ()) -> list[tuple]:
     """Yields every position in a document, as a list of keys and indices."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [place for key, item in inner for place in ((*path, key), *positions(item, (*path, key)))]
+    return [position for key, item in inner for position in ((*path, key), *positions(item, (*path, key)))]
 
 
 BOTH = [{"name": "label", "parameters": {"binary_data": True}}, {"name": "probabilities", "parameters": {"classification": 2}}]
@@ -463,19 +463,19 @@ LARGE = {
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("given", LARGE.values(), ids=LARGE.keys())
+@pytest.mark.parametrize("sent_request", LARGE.values(), ids=LARGE.keys())
 @pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
-def test_memory_is_a_small_multiple_of_the_body(given, datatype):
-    served = single_tensor_model(datatype, *((-1, 1) if b",1]" in given.body[:80] else (-1,)))
+def test_memory_is_a_small_multiple_of_the_body(sent_request, datatype):
+    served = single_tensor_model(datatype, *((-1, 1) if b",1]" in sent_request.body[:80] else (-1,)))
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        assert status_of(given, served, max_rows=2**70) in (200, 400)
-        most = tracemalloc.get_traced_memory()[1] - before
+        assert status_of(sent_request, served, max_rows=2**70) in (200, 400)
+        peak = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
-    binary_only = given.header is not None and datatype == "FP32"
-    assert most < (2 if binary_only else 40) * len(given.body) + 100_000
+    binary_only = sent_request.header is not None and datatype == "FP32"
+    assert peak < (2 if binary_only else 40) * len(sent_request.body) + 100_000
 
 
 # Requests and responses of tritonclient, the official client library

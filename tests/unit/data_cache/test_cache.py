@@ -89,22 +89,22 @@ class Server:
         self.metrics = ItemMetrics(Registry())
         breaker = CircuitBreaker(lambda *_: None, "down", "back")
         self.reader = ReadThrough(self.store, breaker, self.shared, self.times, self.stamps)
-        self.cache = ItemCache(self.reader, shown, self.say, LRUCache(self.size), self.times, self.stamps, self.metrics)
+        self.cache = ItemCache(self.reader, item_body, self.say, LRUCache(self.size), self.times, self.stamps, self.metrics)
 
     def say(self, item_id, version, row, _):
         self.runs += 1
-        return said(self.model, item_id, version, row)
+        return prediction_body(self.model, item_id, version, row)
 
     def look(self, kind: str, item_id: str, use: bool = True):
         return getattr(self.cache, kind)(item_id, FOREVER, CacheDirectives(read=use))
 
 
-def shown(item_id, version, row, _=0.0) -> bytes:
+def item_body(item_id, version, row, _=0.0) -> bytes:
     return f"{item_id} {version} {row.hex()}".encode()
 
 
-def said(model, item_id, version, row) -> bytes:
-    return f"{model}: {shown(item_id, version, row).decode()}".encode()
+def prediction_body(model, item_id, version, row) -> bytes:
+    return f"{model}: {item_body(item_id, version, row).decode()}".encode()
 
 
 def stamps() -> InvalidationStamps:
@@ -171,8 +171,12 @@ def test_cached_responses_equal_those_without_a_cache_in_any_order_of_events(wit
 
     def follow(steps, real, now):
         store, redis = UnreliableStore(real), DictionaryTier() if with_redis else None
-        ours, size = stamps(), 1100
-        servers = [Server(store, ours, redis, size), Server(store, ours, redis, size), Server(store, stamps(), redis, size)]
+        own_stamps, size = stamps(), 1100
+        servers = [
+            Server(store, own_stamps, redis, size),
+            Server(store, own_stamps, redis, size),
+            Server(store, stamps(), redis, size),
+        ]
         # Versions of each item, with the time of each change.
         history = {item_id: [(0.0, 0, b"", None)] for item_id in IDS}
         history["a"].append((0.0, 1, ROW, None))
@@ -186,14 +190,16 @@ def test_cached_responses_equal_those_without_a_cache_in_any_order_of_events(wit
                         assert store.is_down or not server.reader.breaker.up
                         continue
                     entry = found.entry
-                    tell = shown if kind == "item" else lambda *of, model=server.model: said(model, *of)
+                    expected_body = (
+                        item_body if kind == "item" else lambda *arguments, model=server.model: prediction_body(model, *arguments)
+                    )
                     if entry.version:
-                        assert entry.body == tell(item_id, entry.version, entry.row)
+                        assert entry.body == expected_body(item_id, entry.version, entry.row)
                     _, version, row, _ = history[item_id][-1]
                     if (entry.version, entry.row) == (version, row):
                         continue
-                    since = next(at for at, newer, _, _ in history[item_id] if newer > entry.version)
-                    writers = {by for _, newer, _, by in history[item_id] if newer > entry.version}
+                    since = next(time_of_change for time_of_change, newer, _, _ in history[item_id] if newer > entry.version)
+                    writers = {writer for _, newer, _, writer in history[item_id] if newer > entry.version}
                     if found.source == "stale":
                         # A server never returns a version that is older than its own write.
                         assert not writers & ({0, 1} if number < 2 else {2})
@@ -205,7 +211,7 @@ def test_cached_responses_equal_those_without_a_cache_in_any_order_of_events(wit
                         version, body = servers[number].cache.put(item_id, row)
                     except BackendUnavailable:
                         continue
-                    assert version == history[item_id][-1][1] + 1 and body == shown(item_id, version, row)
+                    assert version == history[item_id][-1][1] + 1 and body == item_body(item_id, version, row)
                     history[item_id].append((now[0], version, row, number))
                 case ("check", number):
                     try:
@@ -239,11 +245,11 @@ def test_two_hundred_requests_for_a_cold_item_cause_one_read_and_one_run(server,
 
     items.store.get = slow
     with ThreadPoolExecutor(200) as pool:
-        asked = [pool.submit(server.look, "prediction", "a") for _ in range(200)]
+        lookups = [pool.submit(server.look, "prediction", "a") for _ in range(200)]
         assert reading.wait(60)
         go_on.set()
-        found = [future.result(60) for future in asked]
-    assert {item.entry.body for item in found} == {said("one", "a", 1, ROW)}
+        found = [future.result(60) for future in lookups]
+    assert {item.entry.body for item in found} == {prediction_body("one", "a", 1, ROW)}
     assert (items.gets, server.runs) == (1, 1)
     assert server.look("item", "a").source == "hit" and items.gets == 1
 
@@ -426,8 +432,8 @@ def test_too_many_changes_empty_the_memory(server, items, monkeypatch):
 
 @pytest.mark.long
 def test_threads_that_read_and_write_at_once_see_each_acknowledged_write(items):
-    ours = stamps()
-    servers = [Server(items.store, ours, DictionaryTier()) for _ in range(2)]
+    own_stamps = stamps()
+    servers = [Server(items.store, own_stamps, DictionaryTier()) for _ in range(2)]
     servers[1].shared = servers[0].shared
     servers[1].begin("one")
     acknowledged, done = dict.fromkeys(IDS, 0), threading.Event()
@@ -441,23 +447,23 @@ def test_threads_that_read_and_write_at_once_see_each_acknowledged_write(items):
     def read(server):
         while not done.is_set():
             for item_id in IDS:
-                least = acknowledged[item_id]
+                min_version = acknowledged[item_id]
                 for kind in ("item", "prediction"):
                     found = server.look(kind, item_id).entry
-                    assert found.version >= least
-                    assert not found.version or found.body.endswith(shown(item_id, found.version, found.row))
+                    assert found.version >= min_version
+                    assert not found.version or found.body.endswith(item_body(item_id, found.version, found.row))
 
     def check(server):
         while not done.is_set():
             server.cache.check()
 
     with ThreadPoolExecutor(12) as pool:
-        others = [pool.submit(work, server) for work in (read, read, check) for server in servers]
+        futures = [pool.submit(work, server) for work in (read, read, check) for server in servers]
         writers = [pool.submit(write, servers[i % 2], i) for i in range(4)]
         for writer in writers:
             writer.result(120)
         done.set()
-        for other in others:
+        for other in futures:
             other.result(120)
 
 
@@ -491,8 +497,8 @@ def app(make_app: Callable):
 @pytest.mark.parametrize("item_id", ["a.b", "a b", "é", "\U0001f33c", "x" * 65, "a\n", "a%00", "..", "~", "a+b"])
 def test_an_invalid_id_gets_404_and_causes_no_read(app, item_id):
     for method, path in (("GET", ""), ("GET", "/prediction"), ("PUT", "")):
-        place = f"/items/{item_id}{path}".encode().decode("latin-1")
-        status, headers, body = call_wsgi(app.service.app, method, place, b'{"data": [[1, 2, 3, 4]]}')
+        item_path = f"/items/{item_id}{path}".encode().decode("latin-1")
+        status, headers, body = call_wsgi(app.service.app, method, item_path, b'{"data": [[1, 2, 3, 4]]}')
         assert status == 404 and "Cache-Status" not in headers and item_id not in json.loads(body)["detail"].split()
     assert 'item_lookups_total{source="database"} 0' in app.get("/metrics").text
 

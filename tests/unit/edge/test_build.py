@@ -129,12 +129,12 @@ def test_only_the_sources_for_browsers_are_in_the_bundle(tmp_path):
 def with_maps(folder: Path) -> None:
     model = onnx.load(folder / "iris_svc.onnx")
     probabilities = next(item.name for item in model.graph.output if item.type.tensor_type.elem_type == onnx.TensorProto.FLOAT)
-    others = [item for item in model.graph.output if item.name != probabilities]
+    other_outputs = [item for item in model.graph.output if item.name != probabilities]
     model.graph.node.append(
         onnx.helper.make_node("ZipMap", [probabilities], ["maps"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2])
     )
     del model.graph.output[:]
-    model.graph.output.extend([*others, onnx.ValueInfoProto(name="maps")])
+    model.graph.output.extend([*other_outputs, onnx.ValueInfoProto(name="maps")])
     onnx.save(model, folder / "iris_svc.onnx")
     (folder / "golden.json").unlink()
     seal(folder, None)
@@ -185,8 +185,8 @@ def test_a_device_can_read_a_new_bundle(tmp_path):
 
 
 class Registry(http.server.SimpleHTTPRequestHandler):
-    def __init__(self, asked, *arguments, **options) -> None:
-        self.asked = asked
+    def __init__(self, requests, *arguments, **options) -> None:
+        self.asked = requests
         super().__init__(*arguments, **options)
 
     def do_GET(self) -> None:
@@ -201,13 +201,13 @@ class Registry(http.server.SimpleHTTPRequestHandler):
 def registry(tmp_path):
     """Lockfile, the requests to its registry, and the archive there."""
     (tmp_path / "npm").mkdir()
-    archive, asked = tmp_path / "npm/onnxruntime-web-1.30.0.tgz", []
+    archive, requests = tmp_path / "npm/onnxruntime-web-1.30.0.tgz", []
     with tarfile.open(archive, "w:gz") as file:
         for name in (*bundle.RUNTIME, "package/dist/ort.js", "package/../../outside"):
             info = tarfile.TarInfo(name)
             info.size = len(name)
             file.addfile(info, io.BytesIO(name.encode()))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Registry, asked, directory=str(archive.parent)))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Registry, requests, directory=str(archive.parent)))
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     locked = {
@@ -217,22 +217,22 @@ def registry(tmp_path):
     }
     lockfile = tmp_path / "package-lock.json"
     lockfile.write_text(json.dumps({"packages": {"": {}, "node_modules/onnxruntime-web": locked}}))
-    yield lockfile, asked, archive
+    yield lockfile, requests, archive
     server.shutdown()
     thread.join()
     server.server_close()
 
 
 def test_files_of_the_locked_package_are_downloaded_once(registry, tmp_path):
-    lockfile, asked, _ = registry
-    taken = npm.get_files(lockfile, tmp_path / "cache", bundle.RUNTIME)
-    assert taken == ("1.30.0", {target: source.encode() for source, target in bundle.RUNTIME.items()})
-    assert npm.get_files(lockfile, tmp_path / "cache", bundle.RUNTIME) == taken
-    assert asked == ["/onnxruntime-web-1.30.0.tgz"]
+    lockfile, requests, _ = registry
+    package_files = npm.get_files(lockfile, tmp_path / "cache", bundle.RUNTIME)
+    assert package_files == ("1.30.0", {target: source.encode() for source, target in bundle.RUNTIME.items()})
+    assert npm.get_files(lockfile, tmp_path / "cache", bundle.RUNTIME) == package_files
+    assert requests == ["/onnxruntime-web-1.30.0.tgz"]
     # The cached archive is verified like a downloaded one.
-    (kept,) = (tmp_path / "cache").iterdir()
-    kept.write_bytes(kept.read_bytes()[:-1])
-    assert npm.get_files(lockfile, tmp_path / "cache", bundle.RUNTIME) == taken and len(asked) == 2
+    (environment_kept,) = (tmp_path / "cache").iterdir()
+    environment_kept.write_bytes(environment_kept.read_bytes()[:-1])
+    assert npm.get_files(lockfile, tmp_path / "cache", bundle.RUNTIME) == package_files and len(requests) == 2
 
 
 def test_another_archive_than_the_locked_one_is_refused(registry, tmp_path):
@@ -276,8 +276,8 @@ def device(tmp_path_factory) -> Path:
 
 def run(single: Path, device: Path, *arguments: str, text: str = "", **environ: str) -> subprocess.CompletedProcess:
     """Runs the program without the packages of this Python."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("IRIS_", "PYTHON", "COVERAGE"))}
-    environment = kept | {"PYTHONPATH": str(device), **environ}
+    environment_kept = {name: value for name, value in os.environ.items() if not name.startswith(("IRIS_", "PYTHON", "COVERAGE"))}
+    environment = environment_kept | {"PYTHONPATH": str(device), **environ}
     command = [sys.executable, "-S", str(single), *arguments]
     return subprocess.run(command, input=text, capture_output=True, text=True, env=environment, cwd=single.parent)
 
@@ -331,8 +331,8 @@ def test_a_device_without_onnxruntime_gets_the_message_in_one_line(single, devic
 
 
 def test_the_single_file_is_reproducible_and_has_no_server_in_it(single, tmp_path):
-    said = pyz.write(tmp_path / "again.pyz", MODEL, BUILD / "zipapp_main.py")
-    assert (tmp_path / "again.pyz").read_bytes() == single.read_bytes() and "34 golden rows answered" in said
+    size = pyz.write(tmp_path / "again.pyz", MODEL, BUILD / "zipapp_main.py")
+    assert (tmp_path / "again.pyz").read_bytes() == single.read_bytes() and "34 golden rows answered" in size
     names = set(pyz.zipfile.ZipFile(single).namelist())
     assert {
         "__main__.py",

@@ -47,8 +47,8 @@ def piped(tmp_path: Path, *arguments: str, **options) -> subprocess.Popen:
 
 def streamed(tmp_path: Path, text: str | bytes, *arguments: str) -> tuple[int, list[str], list[str]]:
     process = piped(tmp_path, *arguments)
-    said, complained = process.communicate(text.encode() if isinstance(text, str) else text, timeout=60)
-    return process.returncode, said.decode().splitlines(), complained.decode().splitlines()
+    output, error_output = process.communicate(text.encode() if isinstance(text, str) else text, timeout=60)
+    return process.returncode, output.decode().splitlines(), error_output.decode().splitlines()
 
 
 # Single rows
@@ -56,18 +56,18 @@ def streamed(tmp_path: Path, text: str | bytes, *arguments: str) -> tuple[int, l
 
 @pytest.mark.parametrize("label", FIXED)
 def test_a_row_gets_its_label_and_the_probabilities_of_all_classes(edge, label):
-    status, said, _ = edge("predict", *FIXED[label].split())
-    first, *others = said.splitlines()
+    status, output, _ = edge("predict", *FIXED[label].split())
+    first, *other_lines = output.splitlines()
     assert (status, first) == (0, label)
-    result = {name: float(probability) for name, probability in map(str.split, others)}
+    result = {name: float(probability) for name, probability in map(str.split, other_lines)}
     assert list(result) == ["setosa", "versicolor", "virginica"] and max(result, key=result.get) == label
     assert abs(sum(result.values()) - 1) < 1e-6
 
 
 def test_as_json_it_is_one_line_that_names_the_model(edge):
-    status, said, _ = edge("predict", "--json", *FIXED["setosa"].split())
-    document = json.loads(said)
-    assert (status, said.count("\n"), document["label"]) == (0, 1, "setosa")
+    status, output, _ = edge("predict", "--json", *FIXED["setosa"].split())
+    document = json.loads(output)
+    assert (status, output.count("\n"), document["label"]) == (0, 1, "setosa")
     assert document["model"]["digest"] == load_model(MODEL)[0].digest
     assert document["classes"] == ["setosa", "versicolor", "virginica"] and len(document["probabilities"]) == 3
 
@@ -84,9 +84,9 @@ def test_as_json_it_is_one_line_that_names_the_model(edge):
     ],
 )
 def test_an_invalid_row_is_reported_in_one_line(edge, values, words):
-    status, said, complained = edge("predict", *values.split())
-    assert (status, said) == (2, "")
-    assert complained.startswith(f"iris_wsgi: {words}") and complained.count("\n") == 1
+    status, output, error_output = edge("predict", *values.split())
+    assert (status, output) == (2, "")
+    assert error_output.startswith(f"iris_wsgi: {words}") and error_output.count("\n") == 1
 
 
 def test_negative_numbers_are_not_options(edge):
@@ -94,8 +94,8 @@ def test_negative_numbers_are_not_options(edge):
 
 
 def test_a_missing_model_is_reported_in_one_line(edge, tmp_path):
-    status, _, complained = edge("predict", "--model-dir", str(tmp_path), *FIXED["setosa"].split())
-    assert status == 1 and "golden.json cannot be read" in complained and complained.count("\n") == 1
+    status, _, error_output = edge("predict", "--model-dir", str(tmp_path), *FIXED["setosa"].split())
+    assert status == 1 and "golden.json cannot be read" in error_output and error_output.count("\n") == 1
 
 
 def looked_up(*values: float) -> bytes:
@@ -104,9 +104,11 @@ def looked_up(*values: float) -> bytes:
         helper.make_node("Cast", ["rows"], ["places"], to=TensorProto.INT64),
         helper.make_node("Gather", ["values", "places"], ["probabilities"]),
     ]
-    taken, given = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 4]) for name in ("rows", "probabilities"))
-    held = numpy_helper.from_array(np.array(values, np.float32), "values")
-    graph = helper.make_graph(nodes, "looked_up", [taken], [given], [held])
+    input_info, output_info = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 4]) for name in ("rows", "probabilities")
+    )
+    constant = numpy_helper.from_array(np.array(values, np.float32), "values")
+    graph = helper.make_graph(nodes, "looked_up", [input_info], [output_info], [constant])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8).SerializeToString()
 
 
@@ -120,8 +122,8 @@ def test_a_row_on_which_the_model_fails_is_reported_in_one_line(edge, tmp_path):
     where = ("--model-dir", str(folder))
     assert edge("predict", *where, "0", "0", "1", "0")[:2] == (0, "c\na 0.25\nb 0.25\nc 0.5\nd 0.25\n")
     for row, words in (("0 0 2 0", "is not a finite number for these rows."), ("0 0 9 0", "the model fails on this row: ")):
-        status, said, complained = edge("predict", *where, *row.split())
-        assert (status, said, complained.count("\n")) == (1, "", 1) and words in complained
+        status, output, error_output = edge("predict", *where, *row.split())
+        assert (status, output, error_output.count("\n")) == (1, "", 1) and words in error_output
 
 
 def test_neither_a_row_nor_a_stream_nor_an_update_loads_a_server():
@@ -172,8 +174,8 @@ def test_a_device_predicts_the_150_rows_like_the_server_to_the_bit(live_server, 
     assert len(server["labels"]) == len(TRAINING) == 150
     model, _ = load_model(MODEL)
     assert [predict_row(model, row) for row in TRAINING] == list(zip(server["labels"], server["probabilities"], strict=True))
-    status, said, _ = streamed(tmp_path, "".join(f"{','.join(row)}\n" for row in TRAINING))
-    labels, *columns = zip(*(line.split(",") for line in said[1:]), strict=True)
+    status, output, _ = streamed(tmp_path, "".join(f"{','.join(row)}\n" for row in TRAINING))
+    labels, *columns = zip(*(line.split(",") for line in output[1:]), strict=True)
     assert status == 0 and list(labels) == server["labels"]
     # Nine digits represent every float32 exactly.
     assert (np.array(columns, np.float64).T.astype(np.float32) == np.array(server["probabilities"], np.float32)).all()
@@ -185,18 +187,18 @@ def test_a_device_predicts_the_150_rows_like_the_server_to_the_bit(live_server, 
 def test_each_line_gets_its_result_before_the_next_one_comes(tmp_path):
     with piped(tmp_path) as process:
 
-        def ask(line: str) -> None:
+        def send_line(line: str) -> None:
             process.stdin.write(f"{line}\n".encode())
             process.stdin.flush()
 
-        ask(HEADER)
+        send_line(HEADER)
         assert process.stdout.readline() == b"label,probability_setosa,probability_versicolor,probability_virginica\n"
         for label, row in FIXED.items():
-            ask(row.replace(" ", ","))
+            send_line(row.replace(" ", ","))
             assert process.stdout.readline().decode().split(",")[0] == label
-        ask("5.1,3.5,x,0.2")
+        send_line("5.1,3.5,x,0.2")
         assert process.stderr.readline() == b"iris_wsgi: line 5: column petal_length is not a number\n"
-        ask(FIXED["setosa"].replace(" ", ","))
+        send_line(FIXED["setosa"].replace(" ", ","))
         assert process.stdout.readline().startswith(b"setosa,")
         process.stdin.close()
         assert process.wait(60) == 3
@@ -233,9 +235,9 @@ def test_lines_may_end_in_carriage_returns_and_each_gets_its_result_before_the_n
 
 def test_columns_are_found_by_name_and_others_are_repeated(tmp_path):
     text = "id,petal_width,petal_length,sepal_width,sepal_length\na7,0.2,1.4,3.5,5.1\na8,2.5,6.1,3.6,7.2\n"
-    status, said, _ = streamed(tmp_path, text, "--keep", "id")
+    status, output, _ = streamed(tmp_path, text, "--keep", "id")
     assert status == 0
-    assert [line.split(",")[:2] for line in said] == [["id", "label"], ["a7", "setosa"], ["a8", "virginica"]]
+    assert [line.split(",")[:2] for line in output] == [["id", "label"], ["a7", "setosa"], ["a8", "virginica"]]
 
 
 @pytest.mark.long
@@ -249,29 +251,29 @@ def test_columns_may_have_other_names_or_numbers_only(tmp_path):
 @pytest.mark.long
 def test_json_lines_are_objects_or_lists_and_so_are_the_results(tmp_path):
     row = dict(zip(HEADER.split(","), map(float, FIXED["virginica"].split()), strict=True))
-    status, said, _ = streamed(tmp_path, f"\n{json.dumps(row | {'id': 7})}\n{json.dumps(row | {'id': [8]})}\n", "--keep", "id")
-    result = [json.loads(line) for line in said]
+    status, output, _ = streamed(tmp_path, f"\n{json.dumps(row | {'id': 7})}\n{json.dumps(row | {'id': [8]})}\n", "--keep", "id")
+    result = [json.loads(line) for line in output]
     assert status == 0 and [(item["id"], item["label"]) for item in result] == [(7, "virginica"), ([8], "virginica")]
-    status, said, _ = streamed(tmp_path, "[7.2, 3.6, 6.1, 2.5]\n[5.1, 3.5, 1.4, 0.2]")
-    assert status == 0 and [json.loads(line)["label"] for line in said] == ["virginica", "setosa"]
-    assert json.loads(said[0])["probability_setosa"] == result[0]["probability_setosa"]
+    status, output, _ = streamed(tmp_path, "[7.2, 3.6, 6.1, 2.5]\n[5.1, 3.5, 1.4, 0.2]")
+    assert status == 0 and [json.loads(line)["label"] for line in output] == ["virginica", "setosa"]
+    assert json.loads(output[0])["probability_setosa"] == result[0]["probability_setosa"]
 
 
 def test_bad_rows_are_reported_with_their_lines_and_the_others_are_predicted(tmp_path):
     long = b"1," * 600_000
     lines = [b"5.1,3.5,1.4,0.2", b"1,2,3", b"", b"1,2,,4", b"1,2,inf,4", b"\xff,1,1,1", long, b"6.7,3.1,4.7,1.5"]
-    status, said, complained = streamed(tmp_path, b"\n".join(lines))
-    assert status == 3 and [line.partition(",")[0] for line in said] == ["label", "setosa", "versicolor"]
-    assert complained == [
+    status, output, error_output = streamed(tmp_path, b"\n".join(lines))
+    assert status == 3 and [line.partition(",")[0] for line in output] == ["label", "setosa", "versicolor"]
+    assert error_output == [
         "iris_wsgi: line 2: has 3 columns, not 4",
         "iris_wsgi: line 4: column 3 is empty",
         "iris_wsgi: line 5: column 3 is not finite as a 32-bit float",
         "iris_wsgi: line 6: is not UTF-8",
         "iris_wsgi: line 7: is longer than 1048576 bytes",
     ]
-    status, said, complained = streamed(tmp_path, '{"sepal_length": 1}\n[1,2\n"x"\n')
-    assert (status, said) == (3, [])
-    assert [line.partition(": ")[2] for line in complained] == [
+    status, output, error_output = streamed(tmp_path, '{"sepal_length": 1}\n[1,2\n"x"\n')
+    assert (status, output) == (3, [])
+    assert [line.partition(": ")[2] for line in error_output] == [
         "line 1: column sepal_width is missing",
         "line 2: is not JSON",
         "line 3: is neither an object nor a list",
@@ -290,8 +292,8 @@ def test_bad_rows_are_reported_with_their_lines_and_the_others_are_predicted(tmp
     ],
 )
 def test_missing_columns_are_an_invalid_argument(tmp_path, text, arguments, words):
-    status, said, (complained,) = streamed(tmp_path, text, *arguments)
-    assert (status, said) == (2, []) and complained.startswith(f"iris_wsgi: {words}")
+    status, output, (error_output,) = streamed(tmp_path, text, *arguments)
+    assert (status, output) == (2, []) and error_output.startswith(f"iris_wsgi: {words}")
 
 
 def test_an_empty_stream_is_valid(tmp_path):

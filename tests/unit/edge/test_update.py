@@ -30,8 +30,8 @@ ROW = ["5.1", "3.5", "1.4", "0.2"]
 class Web(http.server.SimpleHTTPRequestHandler):
     """Web server for a folder. It records the requests, and a test may replace the handling of a path."""
 
-    def __init__(self, asked, happens, *arguments, **options) -> None:
-        self.asked, self.happens = asked, happens
+    def __init__(self, requested, happens, *arguments, **options) -> None:
+        self.asked, self.happens = requested, happens
         super().__init__(*arguments, **options)
 
     def do_GET(self) -> None:
@@ -108,9 +108,9 @@ def site(tmp_path, built_bundles) -> Iterator[Site]:
 
 def predicting_model(edge) -> str:
     """Returns the name of the model that predicts a row."""
-    status, said, complained = edge("predict", "--json", *ROW)
-    assert status == 0, complained
-    return json.loads(said)["model"]["name"]
+    status, output, error_output = edge("predict", "--json", *ROW)
+    assert status == 0, error_output
+    return json.loads(output)["model"]["name"]
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -124,9 +124,9 @@ def tree(folder: Path) -> dict[str, bytes]:
 def test_a_bundle_is_downloaded_and_used_from_then_on(edge, device, built_bundles, site, over_http):
     assert predicting_model(edge) == "iris_svc"
     assert edge("status")[1] == "current: none\nprevious: none\n"
-    status, said, _ = edge("update", site.url if over_http else built_bundles["fast"])
+    status, output, _ = edge("update", site.url if over_http else built_bundles["fast"])
     bundle = parse_manifest((built_bundles["fast"] / "manifest.json").read_bytes(), "")
-    assert status == 0 and said.startswith(
+    assert status == 0 and output.startswith(
         f"took {bundle.bundle} (iris_lr 1.0.0), 3 of 3 files were new: 31 golden rows answered"
     )
     assert predicting_model(edge) == "iris_lr"
@@ -147,18 +147,18 @@ def test_only_changed_files_are_downloaded_again(edge, device, built_bundles, si
     assert edge("update", built_bundles["main"])[0] == 0
     assert edge("update", site.url)[0] == 0
     assert sorted(site.asked) == ["/manifest.json", "/model/golden.json", f"/{ONNX}"]
-    status, said, _ = edge("update", built_bundles["page"])
-    assert status == 0 and ", 0 of 4 files were new: " in said and predicting_model(edge) == "iris_svc"
+    status, output, _ = edge("update", built_bundles["page"])
+    assert status == 0 and ", 0 of 4 files were new: " in output and predicting_model(edge) == "iris_svc"
 
 
 def test_a_damaged_local_file_is_downloaded_again(edge, device, built_bundles):
     assert edge("update", built_bundles["main"])[0] == 0
     path = device.current().folder / "model/iris_svc.onnx"
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
-    status, _, complained = edge("predict", *ROW)
-    assert status == 1 and "the file was changed or damaged" in complained and complained.count("\n") == 1
-    status, said, _ = edge("update", built_bundles["main"])
-    assert status == 0 and ", 1 of 4 files were new: " in said and predicting_model(edge) == "iris_svc"
+    status, _, error_output = edge("predict", *ROW)
+    assert status == 1 and "the file was changed or damaged" in error_output and error_output.count("\n") == 1
+    status, output, _ = edge("update", built_bundles["main"])
+    assert status == 0 and ", 1 of 4 files were new: " in output and predicting_model(edge) == "iris_svc"
 
 
 def test_a_state_that_is_a_link_stays_a_link(edge, device, built_bundles, tmp_path):
@@ -172,8 +172,8 @@ def test_the_current_bundle_is_not_downloaded_again(edge, device, site):
     assert edge("update", site.url)[0] == 0
     before = tree(device.folder)
     site.asked.clear()
-    status, said, _ = edge("update", site.url)
-    assert status == 0 and " is here already: 31 golden rows answered" in said
+    status, output, _ = edge("update", site.url)
+    assert status == 0 and " is here already: 31 golden rows answered" in output
     assert site.asked == ["/manifest.json"] and tree(device.folder) == before
 
 
@@ -181,8 +181,8 @@ def test_the_previous_bundle_is_kept_and_rollback_switches_between_both(edge, de
     for name in ("page", "main", "fast"):
         assert edge("update", built_bundles[name])[0] == 0
     assert len(list(device.bundles.iterdir())) == 2
-    status, said, _ = edge("rollback")
-    assert status == 0 and said.startswith("went back to 0.1.0-") and " (iris_svc 1.0.0): 34 golden rows" in said
+    status, output, _ = edge("rollback")
+    assert status == 0 and output.startswith("went back to 0.1.0-") and " (iris_svc 1.0.0): 34 golden rows" in output
     assert predicting_model(edge) == "iris_svc"
     assert edge("rollback")[0] == 0 and predicting_model(edge) == "iris_lr"
 
@@ -192,8 +192,8 @@ def test_a_bundle_that_was_rolled_back_is_installed_again_only_on_request(edge, 
         assert edge("update", built_bundles[name])[0] == 0
     assert edge("rollback")[0] == 0
     before = tree(device.folder)
-    status, said, _ = edge("update", built_bundles["fast"])
-    assert status == 0 and "is not taken: rollback left it here; --again takes it" in said and tree(device.folder) == before
+    status, output, _ = edge("update", built_bundles["fast"])
+    assert status == 0 and "is not taken: rollback left it here; --again takes it" in output and tree(device.folder) == before
     assert edge("update", "--again", built_bundles["fast"])[0] == 0 and predicting_model(edge) == "iris_lr"
     # A later update may replace it.
     assert (
@@ -316,10 +316,10 @@ def test_an_invalid_bundle_is_reported_in_one_line_and_the_old_one_stays(
     assert edge("update", built_bundles["main"])[0] == 0
     before = tree(device.folder.parent / "device")
     spoil(site.folder)
-    status, said, complained = edge("update", site.url if over_http else site.folder)
-    assert (status, said, complained.count("\n")) == (1, "", 1)
-    assert complained.startswith("iris_wsgi: not updated, the current bundle stays: ") and "\x1b" not in complained
-    assert re.search(words, complained), complained
+    status, output, error_output = edge("update", site.url if over_http else site.folder)
+    assert (status, output, error_output.count("\n")) == (1, "", 1)
+    assert error_output.startswith("iris_wsgi: not updated, the current bundle stays: ") and "\x1b" not in error_output
+    assert re.search(words, error_output), error_output
     assert tree(device.folder) == before and len(list(device.bundles.iterdir())) == 1
     assert predicting_model(edge) == "iris_svc"
     assert not list(device.folder.parent.rglob("*outside*"))
@@ -354,9 +354,9 @@ def test_a_failed_download_leaves_the_old_bundle(edge, device, built_bundles, si
     assert edge("update", built_bundles["main"])[0] == 0
     before = tree(device.folder)
     site.happens[path] = happens
-    status, _, complained = edge("update", site.url)
-    assert status == 1 and complained.count("\n") == 1
-    assert re.search(words, complained), complained
+    status, _, error_output = edge("update", site.url)
+    assert status == 1 and error_output.count("\n") == 1
+    assert re.search(words, error_output), error_output
     assert tree(device.folder) == before and predicting_model(edge) == "iris_svc"
     # The update succeeds after the network has recovered.
     site.happens.clear()
@@ -373,8 +373,8 @@ def test_a_bundle_that_changes_during_the_download_is_not_mixed_with_the_old_one
         web.do_GET()
 
     site.happens["/model/golden.json"] = replaced
-    status, _, complained = edge("update", site.url)
-    assert status == 1 and "model/golden.json " in complained and predicting_model(edge) == "iris_svc"
+    status, _, error_output = edge("update", site.url)
+    assert status == 1 and "model/golden.json " in error_output and predicting_model(edge) == "iris_svc"
 
 
 def test_a_full_disk_is_one_line_and_the_old_bundle_stays(edge, device, built_bundles):
@@ -408,15 +408,15 @@ def test_a_full_disk_is_one_line_and_the_old_bundle_stays(edge, device, built_bu
 
 def test_a_folder_that_cannot_be_written_is_named(edge, device, built_bundles):
     device.folder.write_text("")
-    status, _, complained = edge("update", built_bundles["main"])
-    assert status == 1 and f"{device.folder} cannot be written: " in complained and complained.count("\n") == 1
+    status, _, error_output = edge("update", built_bundles["main"])
+    assert status == 1 and f"{device.folder} cannot be written: " in error_output and error_output.count("\n") == 1
 
 
 def test_of_two_concurrent_updates_the_second_is_refused_and_the_first_continues(edge, device, built_bundles, site):
-    asked, go_on = threading.Event(), threading.Event()
+    requested, go_on = threading.Event(), threading.Event()
 
     def held(web: Web) -> None:
-        asked.set()
+        requested.set()
         assert go_on.wait(60)
         site.happens.clear()
         web.do_GET()
@@ -424,10 +424,10 @@ def test_of_two_concurrent_updates_the_second_is_refused_and_the_first_continues
     site.happens[f"/{ONNX}"] = held
     command = [sys.executable, "-m", "iris_wsgi", "edge", "update", "--device", str(device.folder), site.url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env={"IRIS_MODEL_DIR": str(MODEL)}) as first:
-        assert asked.wait(60)
+        assert requested.wait(60)
         for command in (("update", built_bundles["main"]), ("rollback",)):
-            status, _, complained = edge(*command)
-            assert status == 1 and f"{device.folder} is in use by another update or rollback" in complained
+            status, _, error_output = edge(*command)
+            assert status == 1 and f"{device.folder} is in use by another update or rollback" in error_output
         # The old bundle works during the update.
         assert predicting_model(edge) == "iris_svc"
         go_on.set()
@@ -458,8 +458,8 @@ def test_a_rollback_to_a_damaged_bundle_is_refused(edge, device, built_bundles):
         assert edge("update", built_bundles[name])[0] == 0
     path = device.bundle(device.state().previous).folder / "model/iris_svc.onnx"
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
-    status, _, complained = edge("rollback")
-    assert status == 1 and "the file was changed or damaged" in complained
+    status, _, error_output = edge("rollback")
+    assert status == 1 and "the file was changed or damaged" in error_output
     assert predicting_model(edge) == "iris_lr"
 
 
@@ -470,8 +470,8 @@ def test_an_invalid_state_is_reported_and_nothing_is_removed(edge, device, built
     assert edge("update", built_bundles["main"])[0] == 0
     (device.folder / "device.json").write_text(content)
     for command in (("predict", *ROW), ("update", built_bundles["fast"]), ("status",)):
-        status, _, complained = edge(*command)
-        assert status == 1 and "does not name the bundles of this device; remove it to start again" in complained
+        status, _, error_output = edge(*command)
+        assert status == 1 and "does not name the bundles of this device; remove it to start again" in error_output
     assert len(list(device.bundles.iterdir())) == 1
 
 
@@ -504,13 +504,13 @@ def test_versions_are_compared_by_their_numbers(version, numbers):
 
 
 @pytest.mark.parametrize(
-    ("here", "is_enough"),
+    ("runtime_version", "is_enough"),
     [("1.23.0", True), ("1.23", True), ("1.100.0", True), ("2.0", True), ("1.22.9", False), ("1.3", False), ("odd", False)],
 )
-def test_a_runtime_is_sufficient_from_its_minimum_version_on(built_bundles, here, is_enough):
+def test_a_runtime_is_sufficient_from_its_minimum_version_on(built_bundles, runtime_version, is_enough):
     manifest = parse_manifest((built_bundles["main"] / "manifest.json").read_bytes(), "")
     with nullcontext() if is_enough else pytest.raises(BadModel, match="needs onnxruntime 1.23 or later; this is"):
-        manifest.check_runtime(here)
+        manifest.check_runtime(runtime_version)
 
 
 def test_the_model_of_the_bundle_is_the_included_one(edge, device, built_bundles):

@@ -21,7 +21,7 @@ TRAINING = np.loadtxt(MODEL / "training.csv", delimiter=",", skiprows=1, usecols
 
 
 @pytest.mark.parametrize(
-    ("said", "below", "label", "probability", "missing"),
+    ("member_votes", "below", "label", "probability", "missing"),
     [
         ((0.9, 0.06, 0.04), 0.0, "setosa", 0.9, []),
         ((0.4, 0.4, 0.4), 0.0, "setosa", 1 / 3, []),
@@ -38,8 +38,8 @@ TRAINING = np.loadtxt(MODEL / "training.csv", delimiter=",", skiprows=1, usecols
         ((None, None, 0.7), 0.0, "virginica", 0.7, ["setosa", "versicolor"]),
     ],
 )
-def test_votes_are_combined_into_one_result(said, below, label, probability, missing):
-    votes = [Vote(item, "d") for item in said]
+def test_votes_are_combined_into_one_result(member_votes, below, label, probability, missing):
+    votes = [Vote(item, "d") for item in member_votes]
     found = decide(NAMES, votes, below)
     assert (found.label, found.missing) == (label, missing)
     assert found.probability == pytest.approx(probability)
@@ -70,15 +70,15 @@ def test_the_members_in_one_process_recognize_the_three_labeled_rows(app):
     for label, row in POINTS.items():
         response = app.post_json("/ensemble/predict", {"data": [row]}).json
         assert (response["prediction"]["label"], response["status"], response["missing"]) == (label, "complete", [])
-        whole = sum(member["probability"] for member in response["members"].values())
-        assert response["prediction"]["probability"] == response["members"][label]["probability"] / whole
+        full_model_labels = sum(member["probability"] for member in response["members"].values())
+        assert response["prediction"]["probability"] == response["members"][label]["probability"] / full_model_labels
     assert app.get("/ensemble/health").json["members"] == {name: {"up": True, "why": None} for name in NAMES}
 
 
 def test_the_ensemble_agrees_with_the_full_model_on_nearly_all_rows(app):
-    whole = app.post_json("/predict/batch", {"data": TRAINING.tolist()}).json["labels"]
+    full_model_labels = app.post_json("/predict/batch", {"data": TRAINING.tolist()}).json["labels"]
     found = [app.post_json("/ensemble/predict", {"data": [row]}).json["prediction"]["label"] for row in TRAINING.tolist()]
-    assert sum(a == b for a, b in zip(found, whole, strict=True)) == 148
+    assert sum(a == b for a, b in zip(found, full_model_labels, strict=True)) == 148
 
 
 def test_more_than_one_row_is_422_and_an_undecided_row_gets_no_name(make_app):

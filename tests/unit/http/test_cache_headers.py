@@ -74,10 +74,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 @pytest.fixture
 def caches(make_app: Callable[..., webtest.TestApp], monkeypatch: pytest.MonkeyPatch) -> webtest.TestApp:
-    kept = {"cache_seconds": float(SECONDS), "items_seconds": float(SECONDS)}
+    time_to_live = {"cache_seconds": float(SECONDS), "items_seconds": float(SECONDS)}
     monkeypatch.setattr(role, "CHECK_SECONDS", 3600.0)
     # Without a deadline, which uses the real clock.
-    return make_app(**kept, deadline_ms=0)
+    return make_app(**time_to_live, deadline_ms=0)
 
 
 def status(app: webtest.TestApp, method: str, path: str, control: str = "") -> str:

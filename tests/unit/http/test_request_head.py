@@ -39,8 +39,8 @@ def read(pieces: list[bytes], max_body_bytes: int = 1000) -> list:
     return found
 
 
-def split_randomly(stream: bytes, places: list[int]) -> list[bytes]:
-    edges = [0, *sorted({place % len(stream) for place in places} - {0}), len(stream)]
+def split_randomly(stream: bytes, positions: list[int]) -> list[bytes]:
+    edges = [0, *sorted({position % len(stream) for position in positions} - {0}), len(stream)]
     return [stream[a:b] for a, b in pairwise(edges)]
 
 
@@ -51,15 +51,15 @@ def test_byte_by_byte_gives_the_same_as_all_at_once(stream):
 
 
 @settings(max_examples=300, deadline=None)
-@given(stream=st.sampled_from([STREAM, *BROKEN]), places=st.lists(st.integers(0, 10_000), max_size=8))
-def test_every_split_gives_the_same_as_all_at_once(stream, places):
-    assert read(split_randomly(stream, places)) == read([stream])
+@given(stream=st.sampled_from([STREAM, *BROKEN]), positions=st.lists(st.integers(0, 10_000), max_size=8))
+def test_every_split_gives_the_same_as_all_at_once(stream, positions):
+    assert read(split_randomly(stream, positions)) == read([stream])
 
 
 @settings(max_examples=500, deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 300))
-def test_no_bytes_raise_anything_except_a_refusal(noise, place):
-    read([STREAM[:place] + noise + STREAM[place:]])
+def test_no_bytes_raise_anything_except_a_refusal(noise, position):
+    read([STREAM[:position] + noise + STREAM[position:]])
 
 
 def test_a_cached_head_is_the_same_head():
@@ -93,13 +93,13 @@ def test_a_body_in_pieces_is_not_copied_again_for_each_piece():
     reader = RequestParser(1 << 20)
     reader.feed(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
     assert reader.next() is None
-    seen = set()
+    buffer_ids = set()
     for _ in range(999):
         reader.feed(b"x" * 1000)
         assert reader.next() is None
-        seen.add(id(reader.buffer))
+        buffer_ids.add(id(reader.buffer))
     assert type(reader.buffer) is bytearray
-    assert len(seen) <= 2
+    assert len(buffer_ids) <= 2
     reader.feed(random.Random(0).randbytes(1000))
     assert len(reader.next().body) == 1_000_000
 

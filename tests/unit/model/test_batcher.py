@@ -47,25 +47,25 @@ def wait_until_queued(batcher: DynamicBatcher, count: int) -> None:
 
 def test_rows_that_arrive_during_a_run_are_in_the_next_one_and_get_the_same_bits(pool):
     model = load_model(MODEL)[0]
-    held = BlockingPredictor(model.predict)
-    batcher = DynamicBatcher(predictor(held), 16, 0)
+    blocking = BlockingPredictor(model.predict)
+    batcher = DynamicBatcher(predictor(blocking), 16, 0)
     predict = of_arrays(batcher)
     first = pool.submit(predict, ROWS[:1])
-    held.begun.acquire()
-    others = [pool.submit(predict, ROWS[i : i + 1]) for i in range(1, 41)]
+    blocking.begun.acquire()
+    other_rows = [pool.submit(predict, ROWS[i : i + 1]) for i in range(1, 41)]
     wait_until_queued(batcher, 40)
     for _ in range(4):
-        held.go.release()
-    responses = [first.result(120), *(other.result(120) for other in others)]
-    assert held.sizes == [1, 16, 16, 8]
+        blocking.go.release()
+    responses = [first.result(120), *(other.result(120) for other in other_rows)]
+    assert blocking.sizes == [1, 16, 16, 8]
     for row, response in zip(ROWS, responses, strict=False):
         assert (response == model.predict(row[np.newaxis])).all()
 
 
 def test_requests_of_several_rows_are_not_batched():
-    asked = []
-    batcher = DynamicBatcher(predictor(lambda rows, until: asked.append((len(rows), until)) or rows), 8, 10)
-    assert of_arrays(batcher)(ROWS, 5.0) is ROWS and asked == [(200, 5.0)] and batcher.thread is None
+    batch_sizes = []
+    batcher = DynamicBatcher(predictor(lambda rows, until: batch_sizes.append((len(rows), until)) or rows), 8, 10)
+    assert of_arrays(batcher)(ROWS, 5.0) is ROWS and batch_sizes == [(200, 5.0)] and batcher.thread is None
 
 
 def test_the_first_row_waits_for_the_maximum_delay_and_only_if_the_batch_is_not_full(pool):
@@ -79,21 +79,21 @@ def test_the_first_row_waits_for_the_maximum_delay_and_only_if_the_batch_is_not_
 
 
 def test_an_expired_row_is_not_run_and_no_row_waits_beyond_its_deadline(pool):
-    held = BlockingPredictor(lambda rows: rows)
-    batcher = DynamicBatcher(predictor(held), 8, 0)
+    blocking = BlockingPredictor(lambda rows: rows)
+    batcher = DynamicBatcher(predictor(blocking), 8, 0)
     predict = of_arrays(batcher)
     first = pool.submit(predict, ROWS[:1])
-    held.begun.acquire()
-    late = pool.submit(predict, ROWS[1:2], time.monotonic() + 0.01)
+    blocking.begun.acquire()
+    short_deadline = pool.submit(predict, ROWS[1:2], time.monotonic() + 0.01)
     patience = time.monotonic() + 3600
     patient = pool.submit(predict, ROWS[2:3], patience)
     with pytest.raises(DeadlineExceeded, match=RAN_TOO_LONG):
-        late.result(120)
+        short_deadline.result(120)
     wait_until_queued(batcher, 2)
-    held.go.release()
-    held.go.release()
+    blocking.go.release()
+    blocking.go.release()
     assert (patient.result(120) == ROWS[2:3]).all() and (first.result(120) == ROWS[:1]).all()
-    assert held.sizes == [1, 1] and held.untils[1] == patience
+    assert blocking.sizes == [1, 1] and blocking.untils[1] == patience
 
 
 def test_a_batch_without_rows_is_not_run():

@@ -45,14 +45,14 @@ def test_a_slow_model_is_measured_once(slow_model):
 
 
 def test_the_readiness_of_a_slow_model_is_cached_and_that_of_a_fast_one_is_tested_each_time():
-    asked = []
+    calls = []
 
     def responds() -> bool:
-        asked.append(True)
-        return len(asked) < 2
+        calls.append(True)
+        return len(calls) < 2
 
     slow, fast = Readiness(responds, 1e6), Readiness(responds, LOOP_SECONDS / 2)
-    assert [slow.problem() for _ in range(3)] == [None] * 3 and len(asked) == 1
-    assert fast.problem() is not None and len(asked) == 2
+    assert [slow.problem() for _ in range(3)] == [None] * 3 and len(calls) == 1
+    assert fast.problem() is not None and len(calls) == 2
     slow.stopping = True
     assert slow.problem() == "The server is shutting down."

@@ -66,16 +66,16 @@ def test_many_rows_run_in_pieces_with_the_results_of_one_run():
 
 
 def test_no_piece_starts_after_the_deadline(monkeypatch):
-    now, ends = [1000.0], 1001.0
+    now, deadline_at = [1000.0], 1001.0
     monkeypatch.setattr(predictor, "monotonic", lambda: now[0])
 
     def slowly(rows, _):
-        now[0] = ends
+        now[0] = deadline_at
         return rows
 
     model = RecordingModel(slowly)
     with pytest.raises(DeadlineExceeded, match=RAN_TOO_LONG):
-        of_arrays(within_deadline(model, RunWatchdog()))(np.zeros((3 * PIECE_ROWS, 4), np.float32), ends)
+        of_arrays(within_deadline(model, RunWatchdog()))(np.zeros((3 * PIECE_ROWS, 4), np.float32), deadline_at)
     assert model.rows == [PIECE_ROWS]
 
 
@@ -83,9 +83,9 @@ def test_a_run_is_ended_at_its_deadline_and_others_continue(slow_model, monkeypa
     now, watching = [time.monotonic()], RunWatchdog()
     monkeypatch.setattr(predictor, "monotonic", lambda: now[0])
     # The deadline is far in the future of the real clock, so only the watchdog's clock can end the run.
-    soon, late = now[0] + 3600, now[0] + 10**6
+    near_deadline, far_deadline = now[0] + 3600, now[0] + 10**6
     predict, few = of_arrays(within_deadline(load_model(slow_model)[0], watching)), np.ones((64, 4), np.float32)
-    whole = predict(few, late)
+    expected_rows = predict(few, far_deadline)
     # The run would take minutes with this number of rows.
     many = np.ones((100 * PIECE_ROWS, 4), np.float32)
     results = {}
@@ -97,17 +97,18 @@ def test_a_run_is_ended_at_its_deadline_and_others_continue(slow_model, monkeypa
             results[name] = error.detail
 
     threads = [
-        threading.Thread(target=run, args=item) for item in (("short", many, soon), ("long", few, late), ("none", few, inf))
+        threading.Thread(target=run, args=item)
+        for item in (("short", many, near_deadline), ("long", few, far_deadline), ("none", few, inf))
     ]
     for thread in threads:
         thread.start()
-    happens(lambda: any(at == soon for at, _ in list(watching.runs.values())), "the run has begun")
-    now[0] = soon
+    happens(lambda: any(deadline_seen == near_deadline for deadline_seen, _ in list(watching.runs.values())), "the run has begun")
+    now[0] = near_deadline
     watching.sooner.set()
     for thread in threads:
         thread.join()
     assert results["short"] == RAN_TOO_LONG
-    assert (results["long"] == whole).all() and (results["none"] == whole).all()
+    assert (results["long"] == expected_rows).all() and (results["none"] == expected_rows).all()
 
 
 def test_an_error_of_the_model_is_not_reported_as_a_deadline():
@@ -176,13 +177,13 @@ def test_under_another_server_a_deadline_starts_with_the_call(make_app, slow_mod
 def test_a_run_that_takes_too_long_is_ended_in_every_protocol(run, slow_model):
     server = run("--cache", "off", "--model-dir", str(slow_model), "--deadline-ms", "300", "--threads", "1")
     tensor = {"name": "row", "shape": [2000, 4], "datatype": "FP32", "data": [1.0] * 8000}
-    asked = [
+    requests = [
         ("/predict/batch", {"data": ROW * 2000}),
         ("/v1/models/slow:predict", {"instances": ROW * 2000}),
         ("/v2/models/slow/infer", {"inputs": [tensor]}),
     ]
     with RawConnection(server) as connection:
-        for path, document in asked:
+        for path, document in requests:
 
             def ran(path=path, document=document) -> bool:
                 # On a busy machine the deadline may expire before the run starts. Then the test sends the request again.

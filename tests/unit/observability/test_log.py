@@ -52,13 +52,13 @@ def test_a_reader_that_stops_never_blocks_the_log_and_later_gets_the_number_of_l
     for i in range(MAX_WAITING_LINES + 2000):
         log.event("info", "line", i=i)
     assert log.lost > 0
-    lost, found = log.lost, []
+    lost_before, found = log.lost, []
     while log.waiting:
         found += lines(pipe[0])
         log.flush()
     found += lines(pipe[0])
-    assert [line["i"] for line in found if "i" in line] == list(range(MAX_WAITING_LINES + 2000 - lost))
-    assert [line["lines"] for line in found if "lines" in line] == [lost]
+    assert [line["i"] for line in found if "i" in line] == list(range(MAX_WAITING_LINES + 2000 - lost_before))
+    assert [line["lines"] for line in found if "lines" in line] == [lost_before]
 
 
 def test_a_line_longer_than_a_pipe_is_written_in_pieces(pipe):

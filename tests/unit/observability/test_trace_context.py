@@ -86,7 +86,7 @@ def test_an_invalid_state_is_removed_and_the_trace_continues(state):
 # Several processes
 
 
-def sent(path: str) -> bytes:
+def request_with_trace(path: str) -> bytes:
     return http_request("POST", path, {"data": [ROW]}, "X-Request-ID: one-id", f"traceparent: 00-{TRACE}-{PARENT}-01")
 
 
@@ -106,19 +106,19 @@ def test_one_request_is_found_in_the_logs_of_a_gateway_and_its_members(run):
     registry = ",".join(f"{name}={server.url}" for name, server in members.items())
     gateway = run("--role", "gateway", "--members", registry, "--quorum", "3")
     wait_until(lambda: fetch(gateway, http_request("GET", "/readyz")).status == 200, "the gateway knows its members")
-    assert fetch(gateway, sent("/ensemble/predict")).headers["x-request-id"] == "one-id"
+    assert fetch(gateway, request_with_trace("/ensemble/predict")).headers["x-request-id"] == "one-id"
     first = of_request(gateway)
     assert (first["route"], first["trace_id"], first["parent_id"]) == ("/ensemble/predict", TRACE, PARENT)
-    asked = [of_request(server) for server in members.values()]
-    assert {(line["status"], line["trace_id"], line["parent_id"]) for line in asked} == {(200, TRACE, first["span_id"])}
-    assert len({PARENT, first["span_id"], *(line["span_id"] for line in asked)}) == 5
+    member_lines = [of_request(server) for server in members.values()]
+    assert {(line["status"], line["trace_id"], line["parent_id"]) for line in member_lines} == {(200, TRACE, first["span_id"])}
+    assert len({PARENT, first["span_id"], *(line["span_id"] for line in member_lines)}) == 5
 
 
 def test_one_request_is_found_in_the_logs_of_both_halves_of_a_model(run):
     pred = run("--role", "pred")
     prep = run("--role", "prep", "--pred-url", pred.url)
     wait_until(lambda: fetch(prep, http_request("GET", "/readyz")).status == 200, "prep knows pred")
-    assert fetch(prep, sent("/predict/label")).status == 200
+    assert fetch(prep, request_with_trace("/predict/label")).status == 200
     first, second = of_request(prep), of_request(pred)
     assert (first["trace_id"], first["parent_id"]) == (TRACE, PARENT)
     assert (second["trace_id"], second["parent_id"]) == (TRACE, first["span_id"])
@@ -129,22 +129,29 @@ def test_one_request_is_found_in_the_logs_of_both_halves_of_a_model(run):
 def test_the_job_of_a_request_is_found_in_the_log_of_its_worker(run, tmp_path, role, path):
     state = {"IRIS_STATE_DIR": str(tmp_path / "state")}
     server, worker = run("--role", role, **state), run(command="worker", **state)
-    place = fetch(server, sent(path)).headers["location"]
+    job_path = fetch(server, request_with_trace(path)).headers["location"]
     wait_until(
-        lambda: fetch(server, http_request("GET", place)).json()["status"] == "succeeded", "the worker has finished the job"
+        lambda: fetch(server, http_request("GET", job_path)).json()["status"] == "succeeded", "the worker has finished the job"
     )
     first = of_request(server)
-    assert (first["trace_id"], f"/jobs/{first['job']}") == (TRACE, place)
-    (ended,) = [line for line in lines(worker) if line.get("job") == first["job"]]
-    assert (ended["message"], ended["outcome"], ended["attempt"], ended["rows"]) == ("attempt ended", "succeeded", 1, 1)
+    assert (first["trace_id"], f"/jobs/{first['job']}") == (TRACE, job_path)
+    (attempt_line,) = [line for line in lines(worker) if line.get("job") == first["job"]]
+    assert (attempt_line["message"], attempt_line["outcome"], attempt_line["attempt"], attempt_line["rows"]) == (
+        "attempt ended",
+        "succeeded",
+        1,
+        1,
+    )
 
 
 def test_a_request_refused_for_lack_of_room_keeps_its_ids(run):
     server = run("--role", "asynchronous", constants={"iris_wsgi.server.event_loop.MAX_LONG_POLLS": 1})
-    place = fetch(server, sent("/jobs").replace(b"one-id", b"another")).headers["location"]
-    held = http_request("GET", place, None, "X-Request-ID: one-id", f"traceparent: 00-{TRACE}-{PARENT}-01", "Prefer: wait=30")
+    job_path = fetch(server, request_with_trace("/jobs").replace(b"one-id", b"another")).headers["location"]
+    long_poll = http_request(
+        "GET", job_path, None, "X-Request-ID: one-id", f"traceparent: 00-{TRACE}-{PARENT}-01", "Prefer: wait=30"
+    )
     with RawConnection(server) as connection, RawConnection(server) as other:
-        connection.send(held), other.send(held)
+        connection.send(long_poll), other.send(long_poll)
         wait_until(lambda: connection.readable() or other.readable(), "one request waits, and the other is refused")
         response = (connection if connection.readable() else other).receive()
         assert (response.status, response.headers["x-request-id"]) == (503, "one-id")

@@ -78,10 +78,10 @@ def test_negative_zero_equals_zero():
 def test_two_hundred_concurrent_requests_for_one_row_get_it_from_one_run(pool):
     predict = CountingPredictor(waits=True)
     cache = build_cache(predict)
-    asked = [pool.submit(cached, cache, ROWS[:1]) for _ in range(200)]
+    requested = [pool.submit(cached, cache, ROWS[:1]) for _ in range(200)]
     wait_until(lambda: row_counts(cache).get("coalesced") == 199, "199 requests wait for the first")
     predict.released.set()
-    assert {future.result(60).tobytes() for future in asked} == {expected_probabilities(ROWS[:1]).tobytes()}
+    assert {future.result(60).tobytes() for future in requested} == {expected_probabilities(ROWS[:1]).tobytes()}
     assert predict.runs == [1] and cache.store.flights == {}
 
 
@@ -89,10 +89,10 @@ def test_a_failure_is_returned_to_all_waiting_requests_and_is_not_stored(pool):
     predict = CountingPredictor(waits=True)
     cache = build_cache(predict)
     predict.error = RuntimeError("broken")
-    asked = [pool.submit(cached, cache, ROWS[:1]) for _ in range(20)]
+    requested = [pool.submit(cached, cache, ROWS[:1]) for _ in range(20)]
     wait_until(lambda: row_counts(cache).get("coalesced") == 19, "19 requests wait for the first")
     predict.released.set()
-    for future in asked:
+    for future in requested:
         with pytest.raises(RuntimeError, match="broken"):
             future.result(60)
     assert predict.runs == [1] and cache.store.flights == {}
@@ -106,13 +106,13 @@ def test_a_request_waiting_for_a_row_of_a_failed_batch_runs_it_alone(pool):
     predict.error = RuntimeError("another row breaks it")
     batch = pool.submit(cached, cache, ROWS[:2])
     assert predict.started.wait(60)
-    alone = [pool.submit(cached, cache, ROWS[:1]) for _ in range(5)]
+    single_requests = [pool.submit(cached, cache, ROWS[:1]) for _ in range(5)]
     wait_until(lambda: row_counts(cache).get("coalesced") == 5, "the requests wait for the batch")
     cache.predict = CountingPredictor()
     predict.released.set()
     with pytest.raises(RuntimeError, match="another row"):
         batch.result(60)
-    assert {future.result(60).tobytes() for future in alone} == {expected_probabilities(ROWS[:1]).tobytes()}
+    assert {future.result(60).tobytes() for future in single_requests} == {expected_probabilities(ROWS[:1]).tobytes()}
     assert cache.predict.runs == [1]
 
 
@@ -278,10 +278,10 @@ def test_responses_are_the_same_with_several_threads_and_clears_between_them(pai
         for _ in range(150):
             if chance.random() < 0.03:
                 with_cache.app.answer("DELETE", "/cache", {}, b"")
-            asked = [chance.choice(rows) for _ in range(chance.choice((1, 1, 3, 15)))]
+            requested = [chance.choice(rows) for _ in range(chance.choice((1, 1, 3, 15)))]
             control = chance.choice((None, None, None, "no-cache", "no-store"))
-            status, body, _ = answered(with_cache, "/predict/batch", asked, control)
-            wrong += (status, json.loads(body)["probabilities"]) != (200, [expected[tuple(map(str, row))] for row in asked])
+            status, body, _ = answered(with_cache, "/predict/batch", requested, control)
+            wrong += (status, json.loads(body)["probabilities"]) != (200, [expected[tuple(map(str, row))] for row in requested])
         return wrong
 
     assert [future.result(120) for future in [pool.submit(client, seed) for seed in range(8)]] == [0] * 8
@@ -364,13 +364,13 @@ def test_a_model_whose_results_depend_on_the_batch_is_not_cached(make_app, monke
 
 def test_two_hundred_requests_for_one_cold_row_are_one_run_of_a_slow_model(run, slow_model):
     server = run("--role", "prediction_cache", "--model-dir", str(slow_model), "--queue", "300")
-    asked = http_request("POST", "/predict", {"data": [[1.0, 2.0, 3.0, 4.0]]})
+    requested = http_request("POST", "/predict", {"data": [[1.0, 2.0, 3.0, 4.0]]})
     with ExitStack() as stack:
         connections = [stack.enter_context(RawConnection(server, timeout=120)) for _ in range(200)]
         for connection in connections:
-            connection.send(asked)
+            connection.send(requested)
         responses = [connection.receive() for connection in connections]
-    assert {(answer.status, answer.body) for answer in responses} == {(200, responses[0].body)}
+    assert {(response.status, response.body) for response in responses} == {(200, responses[0].body)}
     assert sample_value(fetch(server, http_request("GET", "/metrics")).body.decode(), "model_runs_total") == 1
 
 
@@ -378,14 +378,14 @@ def test_a_clear_by_command_reaches_all_workers(run, capsys):
     from iris_wsgi.cli.main import main
 
     server = run("--role", "prediction_cache", "--workers", "2")
-    asked = http_request("POST", "/predict", {"data": [ROW]})
+    requested = http_request("POST", "/predict", {"data": [ROW]})
 
     with ExitStack() as stack:
         connections = []
 
         def cache_statuses():
             for connection in connections:
-                connection.send(asked)
+                connection.send(requested)
             return [connection.receive().headers["cache-status"] for connection in connections]
 
         def both_have_it():

@@ -158,13 +158,13 @@ def test_damaged_entries_are_ignored(caches, redis, content):
 
 
 def test_an_entry_under_the_key_of_another_is_ignored(caches, redis):
-    left, right = caches(), caches()
-    assert_same_results(left, ROWS[:2])
+    writing, reading = caches(), caches()
+    assert_same_results(writing, ROWS[:2])
     first, second = (key for key in redis.execute("KEYS", "model:*") if not key.endswith(b":token"))
     values = redis.execute("GET", first), redis.execute("GET", second)
     redis.execute("MSET", first, values[1], second, values[0])
-    assert_same_results(right, ROWS[:2])
-    assert right.predict.runs == [2]
+    assert_same_results(reading, ROWS[:2])
+    assert reading.predict.runs == [2]
 
 
 def test_a_redis_that_hangs_is_left_out_and_used_again_later(caches, redis, monkeypatch):
@@ -218,10 +218,10 @@ GARBAGE = [
 @pytest.mark.parametrize("garbage", GARBAGE, ids=range(len(GARBAGE)))
 def test_the_predictions_are_correct_whatever_redis_returns(caches, garbage):
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        ended = threading.Event()
+        stopped = threading.Event()
 
         def serve():
-            while not ended.is_set():
+            while not stopped.is_set():
                 connection, _ = listener.accept()
                 with connection:
                     connection.settimeout(0.05)
@@ -240,7 +240,7 @@ def test_the_predictions_are_correct_whatever_redis_returns(caches, garbage):
             assert_same_results(cache, ROWS[i : i + 2])
             assert_same_results(cache, ROWS[:1])
         assert cache.failures
-        ended.set()
+        stopped.set()
         socket.create_connection(listener.getsockname()).close()
         thread.join(60)
 
@@ -281,11 +281,11 @@ def test_a_password_is_never_shown(make_app, log):
 
 
 def test_a_live_server_responds_correctly_while_redis_hangs_and_notices_clears(run, redis):
-    place = {"IRIS_CACHE_REDIS_URL": redis.url}
-    first, second = (run("--role", "prediction_cache", "--workers", "2", **place) for _ in range(2))
-    asked = [http_request("POST", "/predict", {"data": [row]}) for row in ROWS[:10].astype(float).tolist()]
-    expected = [fetch(first, data).body for data in asked]
-    assert [fetch(second, data).body for data in asked] == expected
+    environment = {"IRIS_CACHE_REDIS_URL": redis.url}
+    first, second = (run("--role", "prediction_cache", "--workers", "2", **environment) for _ in range(2))
+    requests = [http_request("POST", "/predict", {"data": [row]}) for row in ROWS[:10].astype(float).tolist()]
+    expected = [fetch(first, data).body for data in requests]
+    assert [fetch(second, data).body for data in requests] == expected
     wait_until(lambda: fetch(first, http_request("DELETE", "/cache")).status == 200, "Redis receives the clear")
     wait_until(
         lambda: json.loads(fetch(second, http_request("GET", "/cache")).body)["entries"] == 0,
@@ -293,6 +293,6 @@ def test_a_live_server_responds_correctly_while_redis_hangs_and_notices_clears(r
     )
     os.kill(redis.process.pid, signal.SIGSTOP)
     for server in (first, second):
-        responses = [fetch(server, data) for data in asked]
-        assert [(answer.status, answer.body) for answer in responses] == [(200, body) for body in expected]
+        responses = [fetch(server, data) for data in requests]
+        assert [(response.status, response.body) for response in responses] == [(200, body) for body in expected]
     assert np.isfinite([json.loads(body)["prediction"] for body in expected]).all()

@@ -28,13 +28,13 @@ class Store:
 
 
 @pytest.fixture
-def said():
+def messages():
     return []
 
 
 @pytest.fixture
-def guarded(said, monkeypatch):
-    breaker = CircuitBreaker(lambda level, message: said.append((level, message)), "refused", "back")
+def guarded(messages, monkeypatch):
+    breaker = CircuitBreaker(lambda level, message: messages.append((level, message)), "refused", "back")
     breaker.store = Store()
     breaker.clock = [1000.0]
     monkeypatch.setattr(circuit_breaker.time, "monotonic", lambda: breaker.clock[0])
@@ -48,10 +48,10 @@ def down(guarded, times=FAILURES):
             guarded.call(guarded.store.get, "a")
 
 
-def test_one_or_two_failures_do_not_open_the_breaker(guarded, said):
+def test_one_or_two_failures_do_not_open_the_breaker(guarded, messages):
     down(guarded, FAILURES - 1)
     guarded.store.error = None
-    assert guarded.call(guarded.store.get, "a") == "a" and said == []
+    assert guarded.call(guarded.store.get, "a") == "a" and messages == []
     down(guarded, FAILURES - 1)
     assert guarded.up and guarded.store.asked == 2 * FAILURES - 1
 
@@ -67,12 +67,12 @@ def test_an_open_breaker_refuses_at_once_except_for_one_attempt_now_and_then(gua
     assert guarded.store.asked == FAILURES + 5
 
 
-def test_a_recovered_store_is_called_by_all_and_both_changes_are_logged(guarded, said):
+def test_a_recovered_store_is_called_by_all_and_both_changes_are_logged(guarded, messages):
     down(guarded, 10)
     guarded.store.error = None
     guarded.clock[0] += circuit_breaker.PAUSE_SECONDS
     assert [guarded.call(guarded.store.get, "a") for _ in range(5)] == ["a"] * 5
-    assert [level for level, _ in said] == ["error", "info"] and "the store hangs" in said[0][1]
+    assert [level for level, _ in messages] == ["error", "info"] and "the store hangs" in messages[0][1]
 
 
 def test_a_refusal_is_a_result_of_a_working_store(guarded):
@@ -106,18 +106,18 @@ def test_during_an_attempt_the_others_are_refused_at_once(guarded):
 
 
 def test_background_tasks_start_and_end_with_the_process():
-    background, seen = BackgroundTasks(RecordingLog()), []
+    background, events_seen = BackgroundTasks(RecordingLog()), []
 
     def run():
         while not background.stopping:
             time.sleep(0.001)
-        seen.append("finished")
+        events_seen.append("finished")
 
     background.add("one", run)
     background.add("two", lambda: threading.Event().wait(), drains=False)
     background.start()
     assert background.problem() is None
-    assert background.stop(time.monotonic() + 60) == [] and seen == ["finished"]
+    assert background.stop(time.monotonic() + 60) == [] and events_seen == ["finished"]
     assert background.problem() is None
 
 

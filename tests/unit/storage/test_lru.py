@@ -74,7 +74,7 @@ def test_an_entry_needs_about_its_estimated_memory_and_no_more(count):
         before = tracemalloc.get_traced_memory()[0]
         for key, value in pairs:
             cache.put(bytes(bytearray(key)), bytes(bytearray(value)), 9.0 + len(cache.entries))
-        taken = (tracemalloc.get_traced_memory()[0] - before) / count
+        bytes_per_entry = (tracemalloc.get_traced_memory()[0] - before) / count
     finally:
         tracemalloc.stop()
-    assert 0.7 * ENTRY_BYTES < taken - 28 <= ENTRY_BYTES
+    assert 0.7 * ENTRY_BYTES < bytes_per_entry - 28 <= ENTRY_BYTES

@@ -105,15 +105,15 @@ def test_when_the_fast_model_fails_the_job_is_accepted_and_marked(app, fast, do,
 
 
 def test_openapi_shows_that_a_response_may_lack_the_provisional_prediction(app):
-    shown = app.get("/openapi.json").json["paths"]["/predict/hybrid"]["post"]["responses"]
-    assert [status for status in shown if status < "300"] == ["200", "202"]
+    documented = app.get("/openapi.json").json["paths"]["/predict/hybrid"]["post"]["responses"]
+    assert [status for status in documented if status < "300"] == ["200", "202"]
 
 
 def test_a_fast_model_that_hangs_gets_half_of_the_time_and_the_job_gets_the_rest(make_app, fast):
-    app, given = make_app(deadline_ms=60_000), []
-    fast.do = lambda rows, until: given.append(until - time.monotonic()) or FAST.predict(rows)
+    app, deadlines = make_app(deadline_ms=60_000), []
+    fast.do = lambda rows, until: deadlines.append(until - time.monotonic()) or FAST.predict(rows)
     hybrid(app)
-    assert 0 < given[0] <= 30
+    assert 0 < deadlines[0] <= 30
 
 
 def test_when_the_queue_is_full_the_fast_prediction_is_still_sent(make_app):

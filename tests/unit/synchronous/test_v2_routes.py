@@ -191,8 +191,8 @@ ROWS = {
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 def test_every_form_agrees_bit_for_bit_with_the_web_single_routes(app, service, rows, form):
     batch = json.loads(call_wsgi(app, "POST", "/predict/batch", json.dumps({"data": rows.tolist()}).encode())[2])
-    given = form(rows)
-    status, headers, content = post(app, INFER, given.body, given.header)
+    arguments = form(rows)
+    status, headers, content = post(app, INFER, arguments.body, arguments.header)
     assert (status, headers["X-Model-Digest"]) == (200, service.model.digest)
     found = outputs_of(headers, content)
     assert found["probabilities"].tobytes() == np.array(batch["probabilities"], np.float32).tobytes()
@@ -260,14 +260,14 @@ def vectors_app() -> App:
     return service.app, App(table, IgnoringObserver(), 1 << 20)
 
 
-@pytest.mark.parametrize(("given", "word"), MALFORMED.values(), ids=MALFORMED.keys())
-def test_an_invalid_request_gets_400_with_the_reason_and_without_its_values(vectors_app, given, word):
-    refused(post(vectors_app[0], INFER, given.body, given.header), word)
+@pytest.mark.parametrize(("arguments", "word"), MALFORMED.values(), ids=MALFORMED.keys())
+def test_an_invalid_request_gets_400_with_the_reason_and_without_its_values(vectors_app, arguments, word):
+    refused(post(vectors_app[0], INFER, arguments.body, arguments.header), word)
 
 
-@pytest.mark.parametrize(("given", "word"), MALFORMED_WORDS.values(), ids=MALFORMED_WORDS.keys())
-def test_an_invalid_request_to_a_model_of_two_inputs_gets_400(vectors_app, given, word):
-    refused(post(vectors_app[1], "/v2/models/words/infer", given.body, given.header), word)
+@pytest.mark.parametrize(("arguments", "word"), MALFORMED_WORDS.values(), ids=MALFORMED_WORDS.keys())
+def test_an_invalid_request_to_a_model_of_two_inputs_gets_400(vectors_app, arguments, word):
+    refused(post(vectors_app[1], "/v2/models/words/infer", arguments.body, arguments.header), word)
 
 
 def refused(response: tuple[int, dict[str, str], bytes], word: str) -> None:
@@ -281,7 +281,7 @@ def refused(response: tuple[int, dict[str, str], bytes], word: str) -> None:
 def test_a_result_of_the_model_that_is_not_finite_is_500_and_logged(make_app, log):
     app = make_app(role="synchronous")
     run = app.service.model.run
-    app.service.model.run = lambda *given: [run(*given)[0] * np.nan]
+    app.service.model.run = lambda *arguments: [run(*arguments)[0] * np.nan]
     for path, body in ((INFER, document(inline())), (PREDICT, json.dumps({"instances": [ROW]}).encode())):
         status, _, content = post(app.service.app, path, body, HTTP_X_REQUEST_ID="nan")
         assert (status, "not a finite number" in json.loads(content)["error"]) == (500, True)
@@ -301,21 +301,26 @@ def test_statistics_count_requests_rows_runs_and_times(make_app):
     stages = ["success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss"]
     assert (result["name"], result["version"], result["inference_count"], result["execution_count"]) == ("iris_svc", "1", 0, 0)
     assert result["inference_stats"] == {stage: {"count": 0, "ns": 0} for stage in stages}
-    given = FORMS["raw"](ROWS["training"])
-    assert post(app, INFER, given.body, given.header)[0] == 200
+    arguments = FORMS["raw"](ROWS["training"])
+    assert post(app, INFER, arguments.body, arguments.header)[0] == 200
     assert post(app, PREDICT, json.dumps({"instances": [ROW]}).encode())[0] == 200
     assert post(app, INFER, b"{}")[0] == 400
     result = statistics(app, "/v2/models/stats")
     assert (result["inference_count"], result["execution_count"]) == (151, 2)
-    of = result["inference_stats"]
-    assert {stage: of[stage]["count"] for stage in stages} == dict(zip(stages, (2, 1, 2, 2, 2, 2, 0, 0), strict=True))
-    parts = sum(of[stage]["ns"] for stage in stages if stage.startswith("compute_"))
-    assert 0 < parts <= of["success"]["ns"] < 10**9 and of["fail"]["ns"] > 0
-    assert all(type(item) is int for stage in of.values() for item in stage.values())
+    statistics_of_model = result["inference_stats"]
+    assert {stage: statistics_of_model[stage]["count"] for stage in stages} == dict(
+        zip(stages, (2, 1, 2, 2, 2, 2, 0, 0), strict=True)
+    )
+    parts = sum(statistics_of_model[stage]["ns"] for stage in stages if stage.startswith("compute_"))
+    assert 0 < parts <= statistics_of_model["success"]["ns"] < 10**9 and statistics_of_model["fail"]["ns"] > 0
+    assert all(type(item) is int for stage in statistics_of_model.values() for item in stage.values())
     text = call_wsgi(app, "GET", "/metrics")[2].decode()
     assert sample_value(text, "inference_rows_total", model="iris_svc") == 151
     assert sample_value(text, "inference_stages_total", model="iris_svc", stage="success") == 2
-    assert sample_value(text, "inference_stage_seconds_total", model="iris_svc", stage="success") == of["success"]["ns"] / 1e9
+    assert (
+        sample_value(text, "inference_stage_seconds_total", model="iris_svc", stage="success")
+        == statistics_of_model["success"]["ns"] / 1e9
+    )
 
 
 def test_statistics_are_those_of_all_processes(tmp_path):
@@ -413,16 +418,16 @@ bodies = st.binary(max_size=200) | st.just(HEAD + ROW_BYTES) | st.just(document(
 @given(
     path=st.sampled_from([INFER, PREDICT, "/v2/models/iris_svc/versions/1/infer"]),
     body=bodies,
-    at=st.integers(0, 120),
+    position=st.integers(0, 120),
     noise=st.binary(max_size=4),
     header=st.none() | st.integers(0, 150).map(str) | st.text(max_size=4),
     coding=st.sampled_from([None, "gzip", "deflate", "identity", "x"]),
     accept=st.sampled_from([None, "gzip", "*", "deflate;q=0.1, br"]) | st.text(max_size=9),
 )
-def test_no_bytes_get_a_5xx(app, path, body, at, noise, header, coding, accept):
+def test_no_bytes_get_a_5xx(app, path, body, position, noise, header, coding, accept):
     environ = {"HTTP_CONTENT_ENCODING": coding, "HTTP_ACCEPT_ENCODING": accept}
-    given = {name: text for name, text in environ.items() if text is not None}
-    status, headers, content = post(app, path, body[:at] + noise + body[at:], header, **given)
+    arguments = {name: text for name, text in environ.items() if text is not None}
+    status, headers, content = post(app, path, body[:position] + noise + body[position:], header, **arguments)
     assert status in (200, 400, 415)
     if status != 200:
         assert (headers["Content-Type"], list(json.loads(content))) == ("application/json", ["error"])

@@ -29,8 +29,8 @@ def test_any_float32_is_written_as_by_python(values):
 
 def test_floats_around_each_power_of_ten_are_written_as_by_python():
     for power in range(-12, 2):
-        at = int(np.float32(10.0**power).view(np.uint32))
-        same_digits(np.arange(at - 3000, at + 3000, dtype=np.uint32).view(np.float32))
+        first_bits = int(np.float32(10.0**power).view(np.uint32))
+        same_digits(np.arange(first_bits - 3000, first_bits + 3000, dtype=np.uint32).view(np.float32))
 
 
 def test_floats_halfway_between_two_of_nine_digits_are_written_as_by_python():
@@ -42,8 +42,8 @@ def test_floats_halfway_between_two_of_nine_digits_are_written_as_by_python():
 @given(st.lists(st.text("0123456789.", max_size=9) | st.text("0123456789.+-eé x\0\x1e:/", max_size=10), min_size=1))
 def test_fields_are_read_as_by_python_or_left_to_it(fields):
     data = ",".join(fields).encode() + b"\n"
-    ends = np.flatnonzero(np.isin(np.frombuffer(data, np.uint8), (ord(","), ord("\n"))))
-    values, odd = parse_decimals(data, np.concatenate([[0], ends[:-1] + 1]), ends)
+    field_ends = np.flatnonzero(np.isin(np.frombuffer(data, np.uint8), (ord(","), ord("\n"))))
+    values, odd = parse_decimals(data, np.concatenate([[0], field_ends[:-1] + 1]), field_ends)
     for field, value, is_odd in zip(fields, values.tolist(), odd.tolist(), strict=True):
         assert is_odd == (not is_plain(field) or len(field.lstrip("+-")) > 8)
         assert is_odd or repr(value) == repr(float(field))
@@ -52,8 +52,8 @@ def test_fields_are_read_as_by_python_or_left_to_it(fields):
 @pytest.mark.parametrize("text", ["1,2,3,4,", "1,2,3,4", ",,,,", "x,1,2,3,4\n1,2,3,", "1,2,3,4,\n", "\n1,2,3,4,5", "é,1,2,3,4"])
 def test_an_end_without_a_line_feed_is_read_like_one_with_a_line_feed(text):
     reader = CsvReader(Columns(5, list("abcde"), [1, 2, 3, 4], [0]), ",")
-    alone, ended = reader.rows(text.encode(), 1), reader.rows(text.encode() + b"\n", 1)
+    without_end, with_end = reader.rows(text.encode(), 1), reader.rows(text.encode() + b"\n", 1)
     careful = reader.parse_strict(text.encode(), 1)
-    for item in (alone, ended):
+    for item in (without_end, with_end):
         assert item.values.tolist() == careful.values.tolist()
         assert (list(item.lines), item.kept, item.bad_rows) == (list(careful.lines), careful.kept, careful.bad_rows)

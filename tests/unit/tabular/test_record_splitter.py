@@ -42,13 +42,13 @@ def records(data: bytes) -> list[list[str]]:
 @pytest.mark.long
 @settings(max_examples=400, deadline=None)
 @given(tables, styles, st.sampled_from(["\n", "\r\n"]), st.booleans(), st.data())
-def test_the_records_of_all_chunks_are_those_of_the_csv_module(table, style, end, whole, draw):
+def test_the_records_of_all_chunks_are_those_of_the_csv_module(table, style, end, is_whole, draw):
     # The csv module writes carriage returns without quotes, and cannot read them.
     assume(style == csv.QUOTE_ALL or not any("\r" in field for row in table for field in row))
     text = io.StringIO()
     csv.writer(text, lineterminator=end, quoting=style).writerows(table)
     data = text.getvalue().encode()
-    data = data if whole else data.removesuffix(end.encode())
+    data = data if is_whole else data.removesuffix(end.encode())
     chunks = cut(data)
     assert not any(chunk.bad_rows for chunk in chunks)
     assert b"".join(chunk.data for chunk in chunks) == data
@@ -64,16 +64,16 @@ def test_the_records_of_all_chunks_are_those_of_the_csv_module(table, style, end
 @given(pieces, st.sampled_from([",", None]))
 def test_every_byte_is_in_one_chunk_or_in_one_fault(texts, delimiter):
     data = "".join(texts).encode()
-    at = Position()
+    position = Position()
     for chunk in cut(data, delimiter):
-        assert chunk.start == at and bool(chunk.data) != bool(chunk.bad_rows)
+        assert chunk.start == position and bool(chunk.data) != bool(chunk.bad_rows)
         assert len(chunk.data) <= CHUNK + 2 * RECORD + 17
-        assert all(fault.line == at.line for fault in chunk.bad_rows)
-        line = data[at.offset : chunk.next.offset]
+        assert all(fault.line == position.line for fault in chunk.bad_rows)
+        line = data[position.offset : chunk.next.offset]
         assert chunk.data in (b"", line)
-        assert chunk.next == Position(at.chunk + 1, at.offset + len(line), at.line + line.count(b"\n"))
-        at = chunk.next
-    assert at.offset == len(data)
+        assert chunk.next == Position(position.chunk + 1, position.offset + len(line), position.line + line.count(b"\n"))
+        position = chunk.next
+    assert position.offset == len(data)
 
 
 @settings(max_examples=400, deadline=None)
@@ -86,7 +86,7 @@ def test_the_number_of_records_is_that_of_the_lines_that_are_not_blank(texts, de
 
 
 @pytest.mark.parametrize(
-    ("text", "whole", "expected"),
+    ("text", "is_whole", "expected"),
     [
         (b"a\nb\r", False, b"\n"), (b"a\rb\n", False, b"\r"), (b"a\r\nb", False, b"\n"), (b"a\r\r\nb", False, b"\n"),
         (b"a\r\rb", False, b"\r"), (b"a\r", False, None), (b"a\r", True, b"\r"), (b"a", False, None), (b"a", True, b"\n"),
@@ -94,8 +94,8 @@ def test_the_number_of_records_is_that_of_the_lines_that_are_not_blank(texts, de
         (b'5" pipe\r1', False, None), (b'5" pipe\r1', True, b"\r"),
     ],
 )  # fmt: skip
-def test_the_first_line_end_outside_of_quotes_counts(text, whole, expected):
-    assert line_end(text, whole) == expected
+def test_the_first_line_end_outside_of_quotes_counts(text, is_whole, expected):
+    assert line_end(text, is_whole) == expected
 
 
 @pytest.mark.parametrize("delimiter", [",", None])

@@ -85,7 +85,7 @@ def test_a_result_of_the_model_that_is_not_finite_is_500_and_logged(make_app, lo
     app = make_app()
     table = app.service.app.table
     run = app.service.model.run
-    app.service.model.run = lambda *given: [run(*given)[0] * np.nan]
+    app.service.model.run = lambda *arguments: [run(*arguments)[0] * np.nan]
     for path in ("/predict", "/predict/label", "/predict/proba", "/predict/batch"):
         assert path in table
         response = app.post_json(path, {"data": [[1, 2, 3, 4]]}, status=500, headers={"X-Request-ID": "nan"})

@@ -26,9 +26,9 @@ from iris_wsgi.wsgi.application import App, Request, Response
 
 
 def test_two_routes_for_one_method_and_path_are_refused_at_construction():
-    same = [make_route(lambda _: Response(b"1")), make_route(lambda _: Response(b"2"))]
+    routes = [make_route(lambda _: Response(b"1")), make_route(lambda _: Response(b"2"))]
     with pytest.raises(ValueError, match="two routes answer GET /x"):
-        App(same, RecordingObserver(), 100)
+        App(routes, RecordingObserver(), 100)
 
 
 @pytest.mark.parametrize("error", [ValueError("secret"), RecursionError("secret"), MemoryError("secret"), KeyError("secret")])
@@ -75,10 +75,10 @@ def test_the_application_follows_the_specification_under_wsgiref_and_its_validat
         try:
             connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=120)
             body = json.dumps({"data": [[5.1, 3.5, 1.4, 0.2]]})
-            asked = [("POST", "/predict/label", 200), ("POST", "/predict/batch", 200), ("GET", "/metadata", 200),
+            requests = [("POST", "/predict/label", 200), ("POST", "/predict/batch", 200), ("GET", "/metadata", 200),
                      ("GET", "/metrics", 200), ("HEAD", "/label", 200), ("OPTIONS", "/label", 204), ("GET", "/no", 404),
                      ("PUT", "/predict", 405)]  # fmt: skip
-            for method, path, status in asked:
+            for method, path, status in requests:
                 connection.request(method, path, body if method == "POST" else None, {"Content-Type": "application/json"})
                 response = connection.getresponse()
                 content = response.read()

@@ -60,30 +60,30 @@ def mount(tmp_path):
 @pytest.fixture
 def tokens(mount):
     """Tokens, together with the messages about them."""
-    said: list[tuple[str, str]] = []
-    found = Tokens(mount.file, lambda level, message: said.append((level, message)))
-    found.said = said
+    messages: list[tuple[str, str]] = []
+    found = Tokens(mount.file, lambda level, message: messages.append((level, message)))
+    found.said = messages
     return found
 
 
 # Tokens and authorized requests
 
 
-@pytest.mark.parametrize("sent", [f"Bearer {OLD}", f"bearer {OLD}", f"BEARER {OLD}", f"bEaReR   {OLD}"])
-def test_the_name_of_the_scheme_is_case_insensitive(tokens, sent):
-    assert tokens.check(sent) is None
+@pytest.mark.parametrize("header_sent", [f"Bearer {OLD}", f"bearer {OLD}", f"BEARER {OLD}", f"bEaReR   {OLD}"])
+def test_the_name_of_the_scheme_is_case_insensitive(tokens, header_sent):
+    assert tokens.check(header_sent) is None
 
 
 @pytest.mark.parametrize(
-    "sent", ["", "Bearer", "Bearer ", OLD, f"Basic {OLD}", f"Bearer\t{OLD}", f"Bearer:{OLD}", f"Token {OLD}"]
+    "header_sent", ["", "Bearer", "Bearer ", OLD, f"Basic {OLD}", f"Bearer\t{OLD}", f"Bearer:{OLD}", f"Token {OLD}"]
 )
-def test_a_request_without_a_token_gets_the_challenge(tokens, sent):
-    assert dict(tokens.check(sent).headers) == {"WWW-Authenticate": 'Bearer realm="iris_wsgi"'}
-    assert "curl -H 'Authorization: Bearer TOKEN'" in tokens.check(sent).detail
+def test_a_request_without_a_token_gets_the_challenge(tokens, header_sent):
+    assert dict(tokens.check(header_sent).headers) == {"WWW-Authenticate": 'Bearer realm="iris_wsgi"'}
+    assert "curl -H 'Authorization: Bearer TOKEN'" in tokens.check(header_sent).detail
 
 
 @pytest.mark.parametrize(
-    "sent",
+    "header_sent",
     [
         OLD[:-1],
         OLD + "x",
@@ -106,10 +106,10 @@ def test_a_request_without_a_token_gets_the_challenge(tokens, sent):
         NEW,
     ],
 )
-def test_a_token_that_is_not_in_the_file_is_reported_as_invalid(tokens, sent):
-    refused = tokens.check(f"Bearer {sent}")
+def test_a_token_that_is_not_in_the_file_is_reported_as_invalid(tokens, header_sent):
+    refused = tokens.check(f"Bearer {header_sent}")
     assert dict(refused.headers) == {"WWW-Authenticate": 'Bearer realm="iris_wsgi", error="invalid_token"'}
-    assert sent not in refused.detail
+    assert header_sent not in refused.detail
 
 
 @pytest.mark.parametrize("content", [f"{OLD}\n{NEW}\n", f"\n  {NEW}\t\r\n\n{OLD}", f"{NEW}\r\n{OLD}\r\n", f"{OLD}\n{OLD}\n{NEW}"])
@@ -162,9 +162,9 @@ def test_a_pipe_or_another_file_that_is_not_regular_is_refused_at_once(tmp_path)
 def test_a_server_without_its_tokens_does_not_start_and_states_the_reason_in_one_line(tmp_path, workers):
     command = [sys.executable, "-m", "iris_wsgi", "serve", "--port", "0", "--workers", workers, "--role", "web_single"]
     command += ["--model-dir", str(MODEL), "--token-file", str(tmp_path / "nothing")]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stdout) == (1, "")
-    assert "IRIS_TOKEN_FILE is not a file" in ended.stderr and ended.stderr.count("\n") == 1
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "IRIS_TOKEN_FILE is not a file" in result.stderr and result.stderr.count("\n") == 1
 
 
 def test_without_the_setting_no_token_is_required(make_app):
@@ -196,7 +196,7 @@ def test_no_change_of_the_file_disables_the_check_and_a_change_is_reported_once(
     for _ in range(3):
         tokens.reload()
         assert not tokens.check(f"Bearer {OLD}")
-        assert all(tokens.check(sent) for sent in ("", "Bearer ", "Bearer short", f"Bearer {NEW}"))
+        assert all(tokens.check(header_sent) for header_sent in ("", "Bearer ", "Bearer short", f"Bearer {NEW}"))
     ((level, message),) = tokens.said
     assert level == "error" and message.endswith("the previous tokens stay valid")
     mount.put(NEW)
@@ -209,15 +209,18 @@ def test_two_workers_load_new_tokens_while_they_serve(run, mount, tmp_path):
     log = tmp_path / "log"
     server = run("--workers", "2", "--token-file", mount.file, under=stderr_to(log))
     wait_for_two_workers(server)
-    with RawConnection(server) as kept:
-        assert kept.exchange(request_with_token(OLD)).json() == {"prediction": "setosa"}
-        assert kept.exchange(request_with_token(NEW)).status == 401
+    with RawConnection(server) as persistent:
+        assert persistent.exchange(request_with_token(OLD)).json() == {"prediction": "setosa"}
+        assert persistent.exchange(request_with_token(NEW)).status == 401
         mount.put(OLD, NEW)
         wait_until(lambda: len(events_containing(log, "has changed")) == 2, "both workers have read the file")
-        assert kept.exchange(request_with_token(NEW)).status == kept.exchange(request_with_token(OLD)).status == 200
+        assert persistent.exchange(request_with_token(NEW)).status == persistent.exchange(request_with_token(OLD)).status == 200
         mount.put(NEW)
         wait_until(lambda: len(events_containing(log, "has changed")) == 4, "both workers have read the file")
-        assert (kept.exchange(request_with_token(OLD)).status, kept.exchange(request_with_token(NEW)).status) == (401, 200)
+        assert (persistent.exchange(request_with_token(OLD)).status, persistent.exchange(request_with_token(NEW)).status) == (
+            401,
+            200,
+        )
     assert {status(server, OLD) for _ in range(20)} == {401}
     (tmp_path / "secret/..3/tokens").write_text("")
     wait_until(lambda: len(events_containing(log, "stay valid")) == 2, "both workers have noticed the empty file")
@@ -260,8 +263,8 @@ def test_a_refusal_of_a_complete_request_keeps_the_connection_open(server_with_t
             LABEL_REQUEST + request_with_token(OLD) + request_with_token(NEW) + LIVEZ + many + request_with_token(OLD)
         )
         responses = [connection.receive() for _ in range(6)]
-    assert [answer.status for answer in responses] == [401, 200, 401, 200, 401, 200]
-    assert not any(answer.closes for answer in responses)
+    assert [response.status for response in responses] == [401, 200, 401, 200, 401, 200]
+    assert not any(response.closes for response in responses)
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 900000", "Transfer-Encoding: chunked"])
@@ -409,8 +412,8 @@ def test_tokens_are_in_no_text_about_the_server(tmp_path, make_app, log):
     settings = Settings(role="web_single", model_dir=str(MODEL), token_file=str(tmp_path / "tokens"))
     app = make_app(role="web_single", token_file=settings.token_file)
     found = Tokens(settings.token_file, RecordingLog().event)
-    asked = [
+    all_texts = [
         call_wsgi(app.service.app, "GET", path, HTTP_AUTHORIZATION=f"Bearer {OLD}") for path in ("/label", "/nowhere", "/metrics")
     ]
-    texts = [repr(settings), repr(found), repr(app.service), *log.raw_lines, *(repr(item) for item in asked)]
+    texts = [repr(settings), repr(found), repr(app.service), *log.raw_lines, *(repr(item) for item in all_texts)]
     assert not any(OLD in text for text in texts)

@@ -76,20 +76,20 @@ def server():
     started.stop()
 
 
-def to(host: str, method: str, path: str, document=None, *fields: str) -> bytes:
+def request_to_host(host: str, method: str, path: str, document=None, *fields: str) -> bytes:
     return http_request(method, path, document, *fields).replace(b"Host: localhost", b"Host: " + host.encode())
 
 
 def test_a_foreign_host_gets_421_on_every_route_and_changes_nothing(server):
     with RawConnection(server) as connection:
-        before = connection.exchange(to("localhost", "GET", "/items/0000")).body
-        asked = [
+        before = connection.exchange(request_to_host("localhost", "GET", "/items/0000")).body
+        requests = [
             ("GET", path) for path in ("/", "/livez", "/readyz", "/health", "/metrics", "/openapi.json", "/docs", "/nowhere")
         ]
-        asked += [("GET", "/v2"), ("GET", "/v1/models"), ("OPTIONS", "/predict"), ("BREW", "/livez"), ("DELETE", "/cache")]
-        asked += [("PUT", "/items/0000", {"data": [[9, 9, 9, 9]]}), ("POST", "/jobs", {"data": [ROW]})]
-        for words in asked:
-            response = connection.exchange(to("evil.example:8000", *words))
+        requests += [("GET", "/v2"), ("GET", "/v1/models"), ("OPTIONS", "/predict"), ("BREW", "/livez"), ("DELETE", "/cache")]
+        requests += [("PUT", "/items/0000", {"data": [[9, 9, 9, 9]]}), ("POST", "/jobs", {"data": [ROW]})]
+        for words in requests:
+            response = connection.exchange(request_to_host("evil.example:8000", *words))
             assert (words, response.status, response.closes) == (words, 421, False)
             if words[1].startswith("/v"):
                 assert list(response.json()) == ["error"] and response.headers["content-type"] == "application/json"
@@ -97,8 +97,8 @@ def test_a_foreign_host_gets_421_on_every_route_and_changes_nothing(server):
                 assert response.json()["title"] == "Misdirected Request" and "IRIS_ALLOWED_HOSTS" in response.json()["detail"]
                 assert response.headers["content-type"] == "application/problem+json"
             assert b"evil" not in response.body
-        assert connection.exchange(to("localhost", "GET", "/items/0000")).body == before
-        assert b'status="421"' in connection.exchange(to("localhost", "GET", "/metrics")).body
+        assert connection.exchange(request_to_host("localhost", "GET", "/items/0000")).body == before
+        assert b'status="421"' in connection.exchange(request_to_host("localhost", "GET", "/metrics")).body
 
 
 def test_the_host_of_an_absolute_target_counts(server):
@@ -108,15 +108,15 @@ def test_the_host_of_an_absolute_target_counts(server):
 
 
 def test_a_request_without_a_host_is_allowed_because_browsers_never_send_one(server):
-    for sent in (b"GET /livez HTTP/1.0\r\n\r\n", b"GET /livez HTTP/1.1\r\nHost:\r\n\r\n"):
+    for request_bytes in (b"GET /livez HTTP/1.0\r\n\r\n", b"GET /livez HTTP/1.1\r\nHost:\r\n\r\n"):
         with RawConnection(server) as connection:
-            assert connection.exchange(sent).status == 200
+            assert connection.exchange(request_bytes).status == 200
 
 
 def test_a_body_for_a_foreign_host_is_not_requested_and_not_waited_for(server):
     with RawConnection(server) as connection:
         fields = ("Content-Type: application/json", "Content-Length: 99999", "Expect: 100-continue")
-        response = connection.exchange(to("evil.example", "POST", "/predict/batch", None, *fields))
+        response = connection.exchange(request_to_host("evil.example", "POST", "/predict/batch", None, *fields))
         assert (response.status, response.closes) == (421, True)
 
 
@@ -125,18 +125,18 @@ def test_the_token_is_not_checked_for_a_foreign_host(run, tmp_path):
     server = run("--token-file", str(tmp_path / "tokens"))
     with RawConnection(server) as connection:
         token = "Authorization: Bearer a-token-of-this-test"
-        assert connection.exchange(to("evil.example", "GET", "/label")).status == 421
-        assert connection.exchange(to("evil.example", "GET", "/label", None, token)).status == 421
-        assert connection.exchange(to("evil.example", "GET", "/metrics")).status == 421
-        assert connection.exchange(to("localhost", "GET", "/label")).status == 401
-        assert connection.exchange(to("localhost", "GET", "/label", None, token)).status == 200
+        assert connection.exchange(request_to_host("evil.example", "GET", "/label")).status == 421
+        assert connection.exchange(request_to_host("evil.example", "GET", "/label", None, token)).status == 421
+        assert connection.exchange(request_to_host("evil.example", "GET", "/metrics")).status == 421
+        assert connection.exchange(request_to_host("localhost", "GET", "/label")).status == 401
+        assert connection.exchange(request_to_host("localhost", "GET", "/label", None, token)).status == 200
 
 
 def test_a_server_in_a_cluster_accepts_probes_by_address_and_members_by_name(run):
     server = run("--host", "0.0.0.0", "--role", "member", "--member", "setosa")
     with RawConnection(server) as connection:
         for host in ("10.1.2.3:8000", "member-setosa:8000", "localhost"):
-            assert connection.exchange(to(host, "GET", "/readyz")).status == 200
+            assert connection.exchange(request_to_host(host, "GET", "/readyz")).status == 200
 
 
 def test_commands_reach_a_server_that_lists_other_names(run, capsys):

@@ -18,8 +18,8 @@ def test_a_request_with_the_current_tag_gets_304_without_content(app, path):
     tag = first.headers["ETag"]
     assert tag[0] == tag[-1] == '"' and first.headers["Cache-Control"] == "no-cache"
     for named in (tag, f"W/{tag}", f'"x", {tag}', f'"a,b" ,W/{tag},"c"', "*", f" {tag} "):
-        for ask in (app.get, app.head):
-            response = ask(path, headers={"If-None-Match": named})
+        for method in (app.get, app.head):
+            response = method(path, headers={"If-None-Match": named})
             assert (response.status, response.body) == ("304 Not Modified", b"")
             assert (response.headers["ETag"], response.headers["Cache-Control"]) == (tag, "no-cache")
             assert "Content-Type" not in response.headers and "Content-Length" not in response.headers
@@ -42,8 +42,8 @@ def test_each_response_and_each_model_has_a_different_tag(make_app):
         for folder in (MODEL, MODEL / "fast")
     }
     # Both models have the same labels, and predict the same for the sample.
-    same = {"/label", "/predict/test/label"}
-    assert len(set(tags.values())) == 2 * (len(FIXED) - len(same)) + len(same)
+    equal_paths = {"/label", "/predict/test/label"}
+    assert len(set(tags.values())) == 2 * (len(FIXED) - len(equal_paths)) + len(equal_paths)
 
 
 def test_a_post_never_gets_304(app):

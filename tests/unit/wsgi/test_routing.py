@@ -83,12 +83,12 @@ def test_templates_with_the_same_paths_are_refused_at_construction():
 
 
 @pytest.fixture
-def answers() -> RecordingObserver:
+def observer() -> RecordingObserver:
     return RecordingObserver()
 
 
 @pytest.fixture
-def app(answers) -> App:
+def app(observer) -> App:
     def respond_with_parameters(request: Request) -> Response:
         return Response(json.dumps([dict(request.parameters), request.environ.get("HTTP_X_Y"), request.body.decode()]).encode())
 
@@ -98,17 +98,17 @@ def app(answers) -> App:
         make_route(respond_with_parameters, "PUT", "/v2/{name}", body={}, any_content_type=True),
         make_route(lambda _: 1 / 0, path="/v2/{name}"),
     ]
-    return App(table, answers, 100)
+    return App(table, observer, 100)
 
 
 def test_a_handler_gets_the_parameters_and_the_headers(app):
     assert webtest.TestApp(app).post_json("/m/x", 1, headers={"X-Y": "z"}).json == [{"name": "x"}, "z", "1"]
 
 
-def test_the_observer_gets_the_template(app, answers):
+def test_the_observer_gets_the_template(app, observer):
     for path, label in (("/m/x", "/m/{name}"), ("/m/{name}", "/m/{name}"), ("/m/x/y", "unmatched"), ("*", "unmatched")):
         call_wsgi(app, "GET", path)
-        assert answers.responses[-1][1:3] == (path, label)
+        assert observer.responses[-1][1:3] == (path, label)
 
 
 def test_head_options_and_wrong_methods_work_for_templates(app):
@@ -121,9 +121,9 @@ def test_head_options_and_wrong_methods_work_for_templates(app):
 
 def test_every_error_under_v2_and_v1_is_an_error_document(app):
     for prefix in ("/v2", "/v1"):
-        asked = [("GET", prefix, 404), ("GET", f"{prefix}/x/y", 404), ("BREW", f"{prefix}/", 501)]
-        asked += [("DELETE", "/v2/x", 405), ("GET", "/v2/x", 500)]
-        for method, path, expected in asked:
+        failing_requests = [("GET", prefix, 404), ("GET", f"{prefix}/x/y", 404), ("BREW", f"{prefix}/", 501)]
+        failing_requests += [("DELETE", "/v2/x", 405), ("GET", "/v2/x", 500)]
+        for method, path, expected in failing_requests:
             status, headers, content = call_wsgi(app, method, path)
             assert (status, headers["Content-Type"]) == (expected, "application/json")
             (result,) = json.loads(content).items()
@@ -150,11 +150,11 @@ def test_a_lenient_route_accepts_any_content_type_and_a_compressed_body_as_large
 def test_a_lenient_route_compresses_long_responses_and_sends_vary(app):
     import gzip
 
-    sent = {"HTTP_X_Y": "z" * 2000, "HTTP_ACCEPT_ENCODING": "br, gzip;q=0.5"}
-    _, headers, content = call_wsgi(app, "PUT", "/v2/x", b"a", **sent)
+    request_headers = {"HTTP_X_Y": "z" * 2000, "HTTP_ACCEPT_ENCODING": "br, gzip;q=0.5"}
+    _, headers, content = call_wsgi(app, "PUT", "/v2/x", b"a", **request_headers)
     assert (headers["Content-Encoding"], headers["Vary"]) == ("gzip", "Accept-Encoding")
     assert json.loads(gzip.decompress(content))[1] == "z" * 2000
-    _, headers, content = call_wsgi(app, "PUT", "/v2/x", b"a", **{**sent, "HTTP_ACCEPT_ENCODING": "br"})
+    _, headers, content = call_wsgi(app, "PUT", "/v2/x", b"a", **{**request_headers, "HTTP_ACCEPT_ENCODING": "br"})
     assert "Content-Encoding" not in headers and headers["Vary"] == "Accept-Encoding"
     assert json.loads(content)[1] == "z" * 2000
     assert "Vary" not in call_wsgi(app, "POST", "/m/x", b"1")[1]
@@ -181,10 +181,12 @@ STARTS = {
 }
 
 
-@pytest.mark.parametrize(("sent", "path"), STARTS.items(), ids=[repr(sent[:30]) for sent in STARTS])
-def test_the_path_of_an_incomplete_request_is_known(sent, path):
+@pytest.mark.parametrize(
+    ("request_headers", "path"), STARTS.items(), ids=[repr(request_headers[:30]) for request_headers in STARTS]
+)
+def test_the_path_of_an_incomplete_request_is_known(request_headers, path):
     reader = RequestParser(100)
-    reader.feed(sent)
+    reader.feed(request_headers)
     assert reader.path == path
 
 
@@ -203,9 +205,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("sent", "status"), REFUSED.values(), ids=REFUSED.keys())
-def test_a_refusal_of_the_server_under_v2_and_v1_is_an_error_document_too(live_server, sent, status):
+@pytest.mark.parametrize(("request_headers", "status"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_refusal_of_the_server_under_v2_and_v1_is_an_error_document_too(live_server, request_headers, status):
     with RawConnection(live_server) as connection:
-        response = connection.exchange(sent)
+        response = connection.exchange(request_headers)
     assert (response.status, response.headers["content-type"]) == (status, "application/json")
     assert list(response.json()) == ["error"] and response.closes
