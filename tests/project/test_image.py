@@ -330,12 +330,12 @@ def test_all_roles_work_on_embedded_stores_within_the_limits_of_a_cluster(contai
     flags = (*HARD, *SMALL, "--network", "none", *state, "--env", "IRIS_ROLE=all")
     server = container(flags=flags).serves()
     rows = list(POINTS.values())
-    record = server.finished(json.loads(server.curl("/jobs", {"data": rows})))
+    record = server.finished_record(json.loads(server.curl("/jobs", {"data": rows})))
     assert (record["status"], record["result"]["labels"]) == ("succeeded", list(POINTS))
     for label, row in POINTS.items():
         document = json.loads(server.curl("/predict/hybrid", {"data": [row]}))
         assert (document["provisional"]["model"]["name"], document["degraded"]) == ("iris_lr", False)
-        record = server.finished(document["final"])
+        record = server.finished_record(document["final"])
         assert (record["result"]["labels"], record["model"]["name"]) == ([label], "iris_svc")
         assert record["agrees"] == (document["provisional"]["label"] == label)
     server.run("stop", "--time", "30", server.name)
@@ -375,7 +375,7 @@ def test_a_volume_for_the_stores_needs_no_preparation_and_outlives_its_container
         assert (json.loads(result)["version"], json.loads(result)["label"]) == (2, "virginica")
         kill_container(items)
         used.append(server := container(flags=(*flags, "IRIS_ROLE=all")).serves())
-        assert server.finished(job)["result"]["labels"] == ["setosa"]
+        assert server.finished_record(job)["result"]["labels"] == ["setosa"]
         assert (server.curl("/items/0000"), server.curl("/items/0000/prediction")) == (written, result)
         for item in used:
             subprocess.run([runner, "rm", "--force", item.name], capture_output=True)
@@ -408,7 +408,7 @@ def test_two_roles_in_two_containers_share_the_jobs_of_a_redis_and_none_is_lost_
         assert json.loads(server.curl(waits["href"]))["status"] == "queued"
         container_flags = ("--network", f"container:{server.name}", "--env", "IRIS_ROLE=worker", "--env", "IRIS_PORT=8001")
         worker = container(flags=(*hard, *container_flags), image=full).serves()
-        record = server.finished(waits)
+        record = server.finished_record(waits)
         assert (record["status"], record["result"]["labels"]) == ("succeeded", ["virginica"])
         assert b'job_attempts_total{outcome="succeeded"} 1' in worker.curl("/metrics", port=8001)
         check = ("exec", worker.name, "/usr/bin/python3.13", "-I", "-m", "iris_wsgi", "healthcheck")
