@@ -38,7 +38,7 @@ KILLS = 50 if os.environ.get("CI") == "true" else 4
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def test_database(request: pytest.FixtureRequest) -> ScoringDatabase:
+def scoring_database(request: pytest.FixtureRequest) -> ScoringDatabase:
     """Empty database."""
     return request.getfixturevalue(request.param)
 
@@ -74,11 +74,11 @@ def signals() -> Iterator[None]:
 
 
 @pytest.fixture
-def batch(test_database: ScoringDatabase, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+def batch(scoring_database: ScoringDatabase, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
     """Function that executes a run in this process. It returns the status and the message."""
 
     def run(*arguments: str, table: str = "items", url: str = "", folder: Path = MODEL) -> tuple[int, str]:
-        command = ["batch", "--table", table, "--database", url or test_database.url, "--model-dir", str(folder), *arguments]
+        command = ["batch", "--table", table, "--database", url or scoring_database.url, "--model-dir", str(folder), *arguments]
         status = main(command)
         out, err = capsys.readouterr()
         assert out == "" and err.count("\n") <= 1 and err.startswith("iris_wsgi: "), (out, err)
@@ -100,8 +100,8 @@ class RunStarter:
         return json.loads(self.process.stdout.readline())
 
     @contextmanager
-    def run(self, test_database: ScoringDatabase, *arguments: str, **options: object) -> Iterator["ForkedRun"]:
-        run = ForkedRun(self, self.execute("start_run", test_database.url, *arguments, **options))
+    def run(self, scoring_database: ScoringDatabase, *arguments: str, **options: object) -> Iterator["ForkedRun"]:
+        run = ForkedRun(self, self.execute("start_run", scoring_database.url, *arguments, **options))
         try:
             yield run
         finally:
@@ -130,15 +130,15 @@ def run_starter() -> Iterator[RunStarter]:
     assert starter.process.returncode == 0
 
 
-def has_open(pid: int, test_database: ScoringDatabase) -> bool:
+def has_open(pid: int, scoring_database: ScoringDatabase) -> bool:
     """Returns whether a process has the file of a database open."""
-    return str(Path(test_database.url.removeprefix("sqlite:///")).resolve()) in open_files(pid)
+    return str(Path(scoring_database.url.removeprefix("sqlite:///")).resolve()) in open_files(pid)
 
 
-def wait_until_started(test_database: ScoringDatabase) -> None:
+def wait_until_started(scoring_database: ScoringDatabase) -> None:
     """Waits until a run has written predictions."""
     wait_until(
-        lambda: test_database.has_table("items_run") and test_database.execute("SELECT 1 FROM items_run WHERE ok > 0"),
+        lambda: scoring_database.has_table("items_run") and scoring_database.execute("SELECT 1 FROM items_run WHERE ok > 0"),
         "a run has started",
     )
 
@@ -158,11 +158,11 @@ def other_model(folder: Path, labels: str | None = None) -> Path:
 # Predictions
 
 
-def test_predictions_equal_the_model_to_the_bit_with_any_chunk_size(test_database, batch, model):
-    test_database.fill(1000)
+def test_predictions_equal_the_model_to_the_bit_with_any_chunk_size(scoring_database, batch, model):
+    scoring_database.fill(1000)
     status, output = batch("--chunk", "137")
     assert status == 0 and re.fullmatch(r"wrote (public|main)\.items_prediction, 989 rows: .*; 11 bad", output)
-    rows = test_database.execute(f"SELECT id, {', '.join(FEATURES)} FROM items ORDER BY id")
+    rows = scoring_database.execute(f"SELECT id, {', '.join(FEATURES)} FROM items ORDER BY id")
     good = [row for row in rows if None not in row]
     probabilities = model.predict(np.array([row[1:] for row in good], np.float32))
     expected = {
@@ -170,44 +170,44 @@ def test_predictions_equal_the_model_to_the_bit_with_any_chunk_size(test_databas
         for row, each in zip(good, probabilities, strict=True)
     }
     expected |= {row[0]: (None,) * 4 + (model.digest, "sepal_width is NULL") for row in rows if None in row}
-    assert test_database.predictions() == [(key, *expected[key]) for key, *_ in rows]
-    (record,) = test_database.runs()
+    assert scoring_database.predictions() == [(key, *expected[key]) for key, *_ in rows]
+    (record,) = scoring_database.runs()
     assert (record["status"], record["ok"], record["bad"]) == ("succeeded", 989, 11) and record["finished"]
-    assert test_database.inconsistencies() == []
+    assert scoring_database.inconsistencies() == []
 
 
-def test_one_row_a_chunk_no_row_at_all_and_exactly_one_chunk(test_database, batch):
-    test_database.execute(ITEMS)
+def test_one_row_a_chunk_no_row_at_all_and_exactly_one_chunk(scoring_database, batch):
+    scoring_database.execute(ITEMS)
     assert batch()[1].startswith("nothing to do: every row of items has a prediction")
-    test_database.execute("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", rows=[(i,) for i in (-5, 0, 7)])
+    scoring_database.execute("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", rows=[(i,) for i in (-5, 0, 7)])
     assert batch("--chunk", "1")[0] == 0
-    test_database.execute("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", rows=[(i,) for i in (-6, 1, 8)])
+    scoring_database.execute("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", rows=[(i,) for i in (-6, 1, 8)])
     assert batch("--chunk", "3")[0] == 0
-    assert [row[0] for row in test_database.predictions()] == [-6, -5, 0, 1, 7, 8]
-    assert [run["ok"] for run in test_database.runs()] == [0, 3, 3] and test_database.inconsistencies() == []
+    assert [row[0] for row in scoring_database.predictions()] == [-6, -5, 0, 1, 7, 8]
+    assert [run["ok"] for run in scoring_database.runs()] == [0, 3, 3] and scoring_database.inconsistencies() == []
 
 
-def test_only_rows_without_a_prediction_are_scored(test_database, batch):
-    test_database.fill(50)
+def test_only_rows_without_a_prediction_are_scored(scoring_database, batch):
+    scoring_database.fill(50)
     assert batch()[0] == 0
-    test_database.execute("DELETE FROM items_prediction WHERE id = 9")
-    test_database.execute("INSERT INTO items VALUES (1000, 5, 3, 1, 0.2)")
+    scoring_database.execute("DELETE FROM items_prediction WHERE id = 9")
+    scoring_database.execute("INSERT INTO items VALUES (1000, 5, 3, 1, 0.2)")
     assert re.match(r"wrote \S+, 2 rows", batch()[1])
-    assert [run["ok"] for run in test_database.runs()] == [49, 2]
+    assert [run["ok"] for run in scoring_database.runs()] == [49, 2]
 
 
-def test_rows_of_another_model_are_scored_again_only_with_the_flag(test_database, batch, tmp_path):
-    test_database.fill(300)
+def test_rows_of_another_model_are_scored_again_only_with_the_flag(scoring_database, batch, tmp_path):
+    scoring_database.fill(300)
     batch()
-    before, other = test_database.predictions(), other_model(tmp_path)
-    assert batch(folder=other)[1].startswith("nothing to do") and test_database.predictions() == before
+    before, other = scoring_database.predictions(), other_model(tmp_path)
+    assert batch(folder=other)[1].startswith("nothing to do") and scoring_database.predictions() == before
     status, output = batch("--redo-older", "--chunk", "70", folder=other)
     assert (status, output.split(", ")[1].split()[0]) == (0, "296")
     digest = load_model(other)[0].digest
-    assert {row[-2] for row in test_database.predictions()} == {digest} and len(test_database.predictions()) == 300
-    assert [row[-1] for row in test_database.predictions()] == [row[-1] for row in before]
+    assert {row[-2] for row in scoring_database.predictions()} == {digest} and len(scoring_database.predictions()) == 300
+    assert [row[-1] for row in scoring_database.predictions()] == [row[-1] for row in before]
     assert batch("--redo-older", folder=other)[1].startswith("nothing to do")
-    assert batch("--redo-older")[0] == 0 and test_database.predictions() == before
+    assert batch("--redo-older")[0] == 0 and scoring_database.predictions() == before
 
 
 VALUES = {
@@ -227,33 +227,33 @@ VALUES = {
 }
 
 
-def test_a_bad_row_is_reported_with_its_column_and_affects_no_other(test_database, batch):
-    test_database.execute(ITEMS.replace("sepal_width double precision", "sepal_width text"))
-    test_database.execute("INSERT INTO items VALUES (?, 5, ?, 1, 0.2)", rows=list(enumerate(VALUES)))
+def test_a_bad_row_is_reported_with_its_column_and_affects_no_other(scoring_database, batch):
+    scoring_database.execute(ITEMS.replace("sepal_width double precision", "sepal_width text"))
+    scoring_database.execute("INSERT INTO items VALUES (?, 5, ?, 1, 0.2)", rows=list(enumerate(VALUES)))
     assert batch("--chunk", "5")[0] == 0
-    result = test_database.predictions()
+    result = scoring_database.predictions()
     assert [row[-1] for row in result] == [why and f"sepal_width {why}" for why in VALUES.values()]
     assert [row[1] is None for row in result] == [why is not None for why in VALUES.values()]
-    assert test_database.runs()[0]["bad"] == 10 and test_database.inconsistencies() == []
+    assert scoring_database.runs()[0]["bad"] == 10 and scoring_database.inconsistencies() == []
     assert batch()[1].startswith("nothing to do")
 
 
-def test_numbers_of_every_type_are_the_same_floats(test_database, batch, model):
+def test_numbers_of_every_type_are_the_same_floats(scoring_database, batch, model):
     kinds = ("real", "integer", "numeric(30,10)", "bigint")
     columns = ", ".join(f"{name} {kind}" for name, kind in zip(FEATURES, kinds, strict=True))
-    test_database.execute(f"CREATE TABLE items (id integer PRIMARY KEY, {columns})")
-    test_database.execute("INSERT INTO items VALUES (1, 5.1, 3, 1.4, 9007199254740993), (2, -0.0, 7, 0.1, -1)")
+    scoring_database.execute(f"CREATE TABLE items (id integer PRIMARY KEY, {columns})")
+    scoring_database.execute("INSERT INTO items VALUES (1, 5.1, 3, 1.4, 9007199254740993), (2, -0.0, 7, 0.1, -1)")
     assert batch()[0] == 0
     expected = model.predict(np.array([[5.1, 3, 1.4, 9007199254740993], [0, 7, 0.1, -1]], np.float32))
-    assert [row[2:5] for row in test_database.predictions()] == [tuple(item) for item in expected.tolist()]
+    assert [row[2:5] for row in scoring_database.predictions()] == [tuple(item) for item in expected.tolist()]
 
 
-def test_a_number_in_a_double_column_is_checked_as_a_float(test_database, batch):
-    test_database.execute(ITEMS)
-    test_database.execute("INSERT INTO items VALUES (1, 1e300, 3, 1, 0.2)")
+def test_a_number_in_a_double_column_is_checked_as_a_float(scoring_database, batch):
+    scoring_database.execute(ITEMS)
+    scoring_database.execute("INSERT INTO items VALUES (1, 1e300, 3, 1, 0.2)")
     assert batch()[0] == 3
-    assert test_database.predictions()[0][-1] == "sepal_length is not finite as a 32-bit float"
-    assert test_database.runs()[0]["status"] == "failed"
+    assert scoring_database.predictions()[0][-1] == "sepal_length is not finite as a 32-bit float"
+    assert scoring_database.runs()[0]["status"] == "failed"
 
 
 # Names and keys
@@ -261,11 +261,11 @@ def test_a_number_in_a_double_column_is_checked_as_a_float(test_database, batch)
 ODD = ['we"ird', "a b", "ключ", "50% {}", "s.x", "SELECT", "?", "%s", "$1", "x'y", "--", "{0}."]
 
 
-def test_unusual_names_work_like_others(test_database, batch, model):
+def test_unusual_names_work_like_others(scoring_database, batch, model):
     table, (first, second), features = 'It"ems of % ?', ODD[:2], ODD[2:6]
     quoted = {item: '"' + item.replace('"', '""') + '"' for item in [table, *ODD]}
     columns = ", ".join(f"{quoted[item]} double precision" for item in ODD[2:])
-    with closing(test_database.connect()) as connection:
+    with closing(scoring_database.connect()) as connection:
         cursor = connection.cursor()
         name = quoted[table]
         key = f"{quoted[first]} text NOT NULL, {quoted[second]} integer NOT NULL"
@@ -278,11 +278,11 @@ def test_unusual_names_work_like_others(test_database, batch, model):
     arguments = ["--features", ",".join(features), "--key", f'"{first.replace(chr(34), chr(34) * 2)}",{second}', "--chunk", "5"]
     given = '"' + table.replace('"', '""') + '"'
     assert batch(*arguments, table=given)[0] == 0
-    assert batch("--features", ",".join(features), table=f"{'main' if test_database.is_sqlite else 'public'}.{given}")[
+    assert batch("--features", ",".join(features), table=f"{'main' if scoring_database.is_sqlite else 'public'}.{given}")[
         1
     ].startswith("noth")
     target = quoted[table][:-1] + '_prediction"'
-    found = test_database.connect()
+    found = scoring_database.connect()
     with closing(found):
         cursor = found.cursor()
         match = " AND ".join(f"p.{quoted[item]} = s.{quoted[item]}" for item in (first, second))
@@ -292,26 +292,26 @@ def test_unusual_names_work_like_others(test_database, batch, model):
     assert len(rows) == 24 and [row[1] for row in rows] == [model.labels[i] for i in expected]
 
 
-def test_composite_keys_are_read_in_the_order_of_their_index(test_database, batch):
-    test_database.execute("CREATE TABLE items (b text, a integer, f double precision, PRIMARY KEY (a, b))")
+def test_composite_keys_are_read_in_the_order_of_their_index(scoring_database, batch):
+    scoring_database.execute("CREATE TABLE items (b text, a integer, f double precision, PRIMARY KEY (a, b))")
     rows = [(text, i, 1.0) for i in range(20) for text in ("x", "X", "é", "", "~", "10", "9")]
-    test_database.execute("INSERT INTO items VALUES (?, ?, ?)", rows=rows)
+    scoring_database.execute("INSERT INTO items VALUES (?, ?, ?)", rows=rows)
     named = ["--key", "b,a", "--chunk", "9"]
     status, output = batch(*named, "--features", "f,a,f,a")
     assert status == 2 and "must be different names" in output
-    test_database.execute("ALTER TABLE items ADD COLUMN g double precision DEFAULT 2")
-    test_database.execute("ALTER TABLE items ADD COLUMN h double precision DEFAULT 3")
+    scoring_database.execute("ALTER TABLE items ADD COLUMN g double precision DEFAULT 2")
+    scoring_database.execute("ALTER TABLE items ADD COLUMN h double precision DEFAULT 3")
     assert batch(*named, "--features", "f,g,h,a")[0] == 0
-    got = {(row[0], row[1]) for row in test_database.predictions()}
-    assert got == {(i, text) for text, i, _ in rows} and len(test_database.predictions()) == len(rows)
+    got = {(row[0], row[1]) for row in scoring_database.predictions()}
+    assert got == {(i, text) for text, i, _ in rows} and len(scoring_database.predictions()) == len(rows)
 
 
-def test_names_that_the_output_tables_would_have_twice_are_refused(test_database, batch):
+def test_names_that_the_output_tables_would_have_twice_are_refused(scoring_database, batch):
     for name in ("label", "error", "run", "predicted", "model_digest", "probability_setosa"):
-        test_database.execute("DROP TABLE IF EXISTS items")
-        test_database.execute(ITEMS.replace("id integer", f"{name} integer"))
+        scoring_database.execute("DROP TABLE IF EXISTS items")
+        scoring_database.execute(ITEMS.replace("id integer", f"{name} integer"))
         status, output = batch()
-        assert status == 2 and name in output and not test_database.has_table("items_prediction")
+        assert status == 2 and name in output and not scoring_database.has_table("items_prediction")
         assert "which are one name; name another unique key by --key" in output
 
 
@@ -368,16 +368,16 @@ def test_qualified_names_are_split_correctly():
         (ITEMS, ["--keep", "id"], "--keep is for files, and not for --table"),
     ],
 )
-def test_a_missing_or_unsuitable_table_is_reported_in_one_line(test_database, batch, made, arguments, expected):
+def test_a_missing_or_unsuitable_table_is_reported_in_one_line(scoring_database, batch, made, arguments, expected):
     if made:
-        test_database.execute(made)
+        scoring_database.execute(made)
     status, line = batch(*arguments)
     assert status == 2 and re.fullmatch(expected, line), line
 
 
-def test_a_view_has_no_key(test_database, batch):
-    test_database.execute(ITEMS)
-    test_database.execute("CREATE VIEW seen AS SELECT * FROM items")
+def test_a_view_has_no_key(scoring_database, batch):
+    scoring_database.execute(ITEMS)
+    scoring_database.execute("CREATE VIEW seen AS SELECT * FROM items")
     assert batch("--key", "id", table="seen")[0] == 2
 
 
@@ -396,38 +396,38 @@ def test_flags_of_tables_require_a_table(capsys):
     assert "--table needs --database or IRIS_DATABASE_URL" in capsys.readouterr().err
 
 
-def test_rows_without_a_key_are_refused(test_database, batch):
-    test_database.execute(ITEMS.replace("integer PRIMARY KEY", "integer UNIQUE"))
-    test_database.execute("INSERT INTO items VALUES (1, 5, 3, 1, 0.2), (NULL, 5, 3, 1, 0.2)")
+def test_rows_without_a_key_are_refused(scoring_database, batch):
+    scoring_database.execute(ITEMS.replace("integer PRIMARY KEY", "integer UNIQUE"))
+    scoring_database.execute("INSERT INTO items VALUES (1, 5, 3, 1, 0.2), (NULL, 5, 3, 1, 0.2)")
     status, output = batch("--key", "id")
     assert status == 2 and output.endswith("items has rows without a key: id must not be NULL")
-    test_database.execute("DELETE FROM items WHERE id IS NULL")
-    assert batch("--key", "id")[0] == 0 and len(test_database.predictions()) == 1
+    scoring_database.execute("DELETE FROM items WHERE id IS NULL")
+    assert batch("--key", "id")[0] == 0 and len(scoring_database.predictions()) == 1
 
 
-def test_a_unique_index_over_some_rows_or_over_an_expression_is_not_a_key(test_database, batch):
-    test_database.execute(ITEMS.replace("integer PRIMARY KEY", "integer"))
-    test_database.execute("CREATE UNIQUE INDEX one ON items (id) WHERE sepal_width > 3")
-    test_database.execute("CREATE UNIQUE INDEX two ON items ((id + 1))")
+def test_a_unique_index_over_some_rows_or_over_an_expression_is_not_a_key(scoring_database, batch):
+    scoring_database.execute(ITEMS.replace("integer PRIMARY KEY", "integer"))
+    scoring_database.execute("CREATE UNIQUE INDEX one ON items (id) WHERE sepal_width > 3")
+    scoring_database.execute("CREATE UNIQUE INDEX two ON items ((id + 1))")
     assert batch("--key", "id")[0] == 2
-    test_database.execute("CREATE UNIQUE INDEX three ON items (id)")
+    scoring_database.execute("CREATE UNIQUE INDEX three ON items (id)")
     assert batch("--key", "id")[0] == 0
 
 
-def test_existing_tables_with_the_output_names_are_not_changed(test_database, batch, tmp_path):
-    test_database.fill(3)
-    test_database.execute("CREATE TABLE items_prediction (id integer PRIMARY KEY, mine text)")
+def test_existing_tables_with_the_output_names_are_not_changed(scoring_database, batch, tmp_path):
+    scoring_database.fill(3)
+    scoring_database.execute("CREATE TABLE items_prediction (id integer PRIMARY KEY, mine text)")
     status, output = batch()
     assert status == 2 and "items_prediction exists and has no column 'label'" in output
-    test_database.execute("DROP TABLE items_prediction")
+    scoring_database.execute("DROP TABLE items_prediction")
     assert batch()[0] == 0
     labels = '{"0": "setosa", "1": "versicolor", "2": "other"}'
     status, output = batch("--redo-older", folder=other_model(tmp_path, labels))
     assert status == 2 and "has no column 'probability_other'" in output
-    test_database.execute("ALTER TABLE items ADD COLUMN other integer")
-    test_database.execute("UPDATE items SET other = id")
-    test_database.execute("CREATE UNIQUE INDEX other ON items (other)")
-    test_database.execute("ALTER TABLE items_prediction ADD COLUMN other integer")
+    scoring_database.execute("ALTER TABLE items ADD COLUMN other integer")
+    scoring_database.execute("UPDATE items SET other = id")
+    scoring_database.execute("CREATE UNIQUE INDEX other ON items (other)")
+    scoring_database.execute("ALTER TABLE items_prediction ADD COLUMN other integer")
     status, output = batch("--key", "other")
     assert status == 2 and output.endswith("items_prediction has another key than other")
 
@@ -447,24 +447,28 @@ def test_an_invalid_url_is_reported_and_not_shown(monkeypatch, capsys, url):
 # Bad rows over the limit
 
 
-def test_too_many_bad_rows_fail_the_run_and_its_predictions_stay(test_database, batch):
-    test_database.fill(1000)
+def test_too_many_bad_rows_fail_the_run_and_its_predictions_stay(scoring_database, batch):
+    scoring_database.fill(1000)
     status, output = batch("--max-bad", "3", "--chunk", "100")
     assert status == 3 and output.startswith("failed: 4 bad rows are more than --max-bad 3; 296 rows: ")
-    assert test_database.runs()[0]["status"] == "failed" and len(test_database.predictions()) == 300
+    assert scoring_database.runs()[0]["status"] == "failed" and len(scoring_database.predictions()) == 300
     status, output = batch("--max-bad", "0.9%", "--chunk", "100")
     assert status == 3 and output.startswith("failed: 7 bad rows of 700 are more than --max-bad 0.9%")
-    assert len(test_database.predictions()) == 1000 and batch("--max-bad", "0")[0] == 0 and test_database.inconsistencies() == []
+    assert (
+        len(scoring_database.predictions()) == 1000
+        and batch("--max-bad", "0")[0] == 0
+        and scoring_database.inconsistencies() == []
+    )
 
 
-def test_bad_rows_of_interrupted_runs_count_in_the_resumed_one(test_database, batch):
-    test_database.fill(300)
+def test_bad_rows_of_interrupted_runs_count_in_the_resumed_one(scoring_database, batch):
+    scoring_database.fill(300)
     batch()
-    test_database.execute("DELETE FROM items_prediction WHERE id > 500")
-    test_database.execute("UPDATE items_run SET status = 'running', finished = NULL, ok = 165, bad = 2")
+    scoring_database.execute("DELETE FROM items_prediction WHERE id > 500")
+    scoring_database.execute("UPDATE items_run SET status = 'running', finished = NULL, ok = 165, bad = 2")
     status, output = batch("--max-bad", "3")
     assert status == 3 and output.startswith("failed: 4 bad rows are more than --max-bad 3")
-    assert [run["status"] for run in test_database.runs()] == ["interrupted", "failed"]
+    assert [run["status"] for run in scoring_database.runs()] == ["interrupted", "failed"]
     assert batch("--max-bad", "3")[0] == 0
 
 
@@ -472,50 +476,50 @@ def test_bad_rows_of_interrupted_runs_count_in_the_resumed_one(test_database, ba
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_that_share_a_table_score_each_row_once(test_database, batch, run_starter, count):
-    test_database.fill(2000)
-    assert run_starter.execute("run_concurrently", test_database.url, count, "50") == [[0, ""]] * count
-    assert test_database.inconsistencies() == [] and sum(run["ok"] + run["bad"] for run in test_database.runs()) == 2000
-    shared = test_database.predictions()
-    test_database.drop_results()
+def test_processes_that_share_a_table_score_each_row_once(scoring_database, batch, run_starter, count):
+    scoring_database.fill(2000)
+    assert run_starter.execute("run_concurrently", scoring_database.url, count, "50") == [[0, ""]] * count
+    assert scoring_database.inconsistencies() == [] and sum(run["ok"] + run["bad"] for run in scoring_database.runs()) == 2000
+    shared = scoring_database.predictions()
+    scoring_database.drop_results()
     batch()
-    assert test_database.predictions() == shared
+    assert scoring_database.predictions() == shared
 
 
 @pytest.mark.long
-def test_runs_killed_at_any_moment_leave_the_same_as_an_uninterrupted_one(test_database, run_starter):
-    test_database.fill(500)
-    result = run_starter.execute("kill_runs", test_database.url, KILLS, "20")
+def test_runs_killed_at_any_moment_leave_the_same_as_an_uninterrupted_one(scoring_database, run_starter):
+    scoring_database.fill(500)
+    result = run_starter.execute("kill_runs", scoring_database.url, KILLS, "20")
     assert result["faults"] == [] and result["finished"] > 0
 
 
-def test_sigterm_ends_a_run_after_its_chunk_and_the_same_command_resumes_it(test_database, batch, run_starter):
-    test_database.fill(4000)
-    with run_starter.run(test_database, "--chunk", "2") as run:
-        wait_until_started(test_database)
+def test_sigterm_ends_a_run_after_its_chunk_and_the_same_command_resumes_it(scoring_database, batch, run_starter):
+    scoring_database.fill(4000)
+    with run_starter.run(scoring_database, "--chunk", "2") as run:
+        wait_until_started(scoring_database)
         os.kill(run.pid, signal.SIGTERM)
         status, output = run.wait()
     assert status == 4
     assert re.fullmatch(r"iris_wsgi: stopped: SIGTERM, after \d+ rows: .*; the same command resumes the run\n", output)
     assert (
-        test_database.runs()[0]["status"] == "interrupted"
-        and 0 < len(test_database.predictions()) < 4000
-        and test_database.inconsistencies() == []
+        scoring_database.runs()[0]["status"] == "interrupted"
+        and 0 < len(scoring_database.predictions()) < 4000
+        and scoring_database.inconsistencies() == []
     )
-    assert batch()[0] == 0 and len(test_database.predictions()) == 4000 and test_database.inconsistencies() == []
+    assert batch()[0] == 0 and len(scoring_database.predictions()) == 4000 and scoring_database.inconsistencies() == []
 
 
-def test_rows_that_change_during_a_run_cause_no_error(test_database, batch, run_starter):
-    test_database.fill(1000)
-    with run_starter.run(test_database, "--chunk", "5") as run:
-        wait_until_started(test_database)
+def test_rows_that_change_during_a_run_cause_no_error(scoring_database, batch, run_starter):
+    scoring_database.fill(1000)
+    with run_starter.run(scoring_database, "--chunk", "5") as run:
+        wait_until_started(scoring_database)
         for i in range(1, 30, 3):
-            test_database.execute("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", (i,))
-            test_database.execute("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", (3000 + i,))
-            test_database.execute("DELETE FROM items WHERE id = ?", (3000 - i - 2,))
+            scoring_database.execute("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", (i,))
+            scoring_database.execute("INSERT INTO items VALUES (?, 5, 3, 1, 0.2)", (3000 + i,))
+            scoring_database.execute("DELETE FROM items WHERE id = ?", (3000 - i - 2,))
         assert run.wait() == (0, "")
-    assert batch()[0] == 0 and test_database.inconsistencies() == []
-    assert test_database.execute(
+    assert batch()[0] == 0 and scoring_database.inconsistencies() == []
+    assert scoring_database.execute(
         "SELECT count(*) FROM items s LEFT JOIN items_prediction p ON p.id = s.id WHERE p.id IS NULL"
     ) == [(0,)]
 
@@ -523,10 +527,10 @@ def test_rows_that_change_during_a_run_cause_no_error(test_database, batch, run_
 # Properties of one database
 
 
-def runs(test_database: ScoringDatabase, model: Model, chunk: int = 100) -> TableRun:
+def runs(scoring_database: ScoringDatabase, model: Model, chunk: int = 100) -> TableRun:
     """Returns a run on a separate connection that has not started."""
     options = TableOptions(TableName(None, "items"), (), (), False, chunk, MaxBad(), True)
-    database = open_database(test_database.url, TIMEOUT_SECONDS)
+    database = open_database(scoring_database.url, TIMEOUT_SECONDS)
     return TableRun(database, plan_run(database, options, model), options, model)
 
 
@@ -535,17 +539,17 @@ def model_with_predictions(model: Model, predict: Callable) -> object:
     return type("StandIn", (), {"digest": model.digest, "labels": model.labels, "predict": staticmethod(predict)})
 
 
-def test_a_page_is_found_by_its_key_and_reads_no_other_predictions(test_database, model):
+def test_a_page_is_found_by_its_key_and_reads_no_other_predictions(scoring_database, model):
     """The planner must choose the index right after the table was filled, without statistics."""
-    test_database.fill(5000)
-    run = runs(test_database, model)
+    scoring_database.fill(5000)
+    run = runs(scoring_database, model)
     with closing(run.database):
         assert run.execute(print, StopSignal()) == 0
         for first, last, redo in ((None, 297, False), (12000, 12297, True), (14700, None, False)):
             bounds = tuple(item for item in (first, last) if item is not None)
             values = (*bounds, *bounds, *((model.digest,) if redo else ()), 100)
             claim = run.statements.claim(first is not None, last is not None, redo, skip=True)
-            if test_database.is_sqlite:
+            if scoring_database.is_sqlite:
                 result = [row[-1] for row in run.database.execute(f"EXPLAIN QUERY PLAN {claim}", values)]
                 assert [line.split()[:2] for line in result if "SUBQUERY" not in line] == [["SEARCH", "s"], ["SEARCH", "p"]], (
                     result
@@ -557,31 +561,33 @@ def test_a_page_is_found_by_its_key_and_reads_no_other_predictions(test_database
 
 
 @pytest.mark.long
-def test_a_lock_of_another_session_ends_the_run_in_one_line_and_it_resumes_later(test_database, model, batch, capsys):
-    test_database.fill(50)
-    run = runs(test_database, model)
-    if test_database.is_sqlite:
+def test_a_lock_of_another_session_ends_the_run_in_one_line_and_it_resumes_later(scoring_database, model, batch, capsys):
+    scoring_database.fill(50)
+    run = runs(scoring_database, model)
+    if scoring_database.is_sqlite:
         run.database.seconds = 0.1
     else:
         run.database.execute("SET lock_timeout = 100")
-    with closing(run.database), closing(test_database.connect()) as other:
+    with closing(run.database), closing(scoring_database.connect()) as other:
         cursor = other.cursor()
         cursor.execute("UPDATE items SET sepal_length = 1 WHERE id = 9")
         messages: list[str] = []
         assert run.execute(messages.append, StopSignal()) == 5 and len(messages) == 1
-        reason = "is locked by another process" if test_database.is_sqlite else "canceling statement due to lock timeout"
+        reason = "is locked by another process" if scoring_database.is_sqlite else "canceling statement due to lock timeout"
         assert re.fullmatch(rf"stopped: the .* {reason}, after \d+ rows: .*; the same command resumes the run", messages[0])
         other.rollback()
-    assert batch()[0] == 0 and test_database.inconsistencies() == [] and len(test_database.predictions()) == 50
+    assert batch()[0] == 0 and scoring_database.inconsistencies() == [] and len(scoring_database.predictions()) == 50
 
 
-def test_a_second_signal_ends_a_waiting_run_at_once(test_database, run_starter):
-    test_database.fill(50)
-    with closing(test_database.connect()) as other:
+def test_a_second_signal_ends_a_waiting_run_at_once(scoring_database, run_starter):
+    scoring_database.fill(50)
+    with closing(scoring_database.connect()) as other:
         other.cursor().execute("UPDATE items SET sepal_length = 1 WHERE id = 9")
-        with run_starter.run(test_database) as run:
+        with run_starter.run(scoring_database) as run:
             # A locked file does not show its waiting processes, but the run handles signals before it opens the file.
-            while not has_open(run.pid, test_database) if test_database.is_sqlite else not test_database.execute(WAITING):
+            while (
+                not has_open(run.pid, scoring_database) if scoring_database.is_sqlite else not scoring_database.execute(WAITING)
+            ):
                 time.sleep(0.005)
             # Two signals of the same kind may be merged into one.
             os.kill(run.pid, signal.SIGTERM)
@@ -590,58 +596,58 @@ def test_a_second_signal_ends_a_waiting_run_at_once(test_database, run_starter):
     assert (status, output) == (4, "")
 
 
-def test_a_model_that_cannot_be_run_ends_the_run_in_one_line(test_database, model):
-    test_database.fill(50)
-    run = runs(test_database, model)
+def test_a_model_that_cannot_be_run_ends_the_run_in_one_line(scoring_database, model):
+    scoring_database.fill(50)
+    run = runs(scoring_database, model)
     with closing(run.database):
         run.model = model_with_predictions(model, lambda rows: 1 / 0)
         messages: list[str] = []
         assert run.execute(messages.append, StopSignal()) == 5 and "the model cannot be run on 49 rows" in messages[0]
-    assert test_database.runs()[0]["status"] == "interrupted" and test_database.predictions() == []
+    assert scoring_database.runs()[0]["status"] == "interrupted" and scoring_database.predictions() == []
 
 
-def test_a_model_with_another_number_of_rows_fails_the_run_and_writes_no_prediction(test_database, tmp_path, capsys):
-    test_database.fill(200, bad=False)
+def test_a_model_with_another_number_of_rows_fails_the_run_and_writes_no_prediction(scoring_database, tmp_path, capsys):
+    scoring_database.fill(200, bad=False)
     folder = broken_models.write_broken_model(tmp_path / "broken", "rows repeated")
     seal(folder, None)
     arguments = ["--model-dir", str(folder), "--features", ",".join(FEATURES)]
-    assert main(["batch", "--table", "items", "--database", test_database.url, *arguments]) == 1
+    assert main(["batch", "--table", "items", "--database", scoring_database.url, *arguments]) == 1
     assert "for 200 rows has the shape [336, 3]; it must be [200, 3]" in capsys.readouterr().err
-    assert test_database.runs()[0]["status"] == "failed" and test_database.predictions() == []
+    assert scoring_database.runs()[0]["status"] == "failed" and scoring_database.predictions() == []
 
 
-def test_a_row_without_a_prediction_ends_the_run_with_a_separate_status(test_database, model):
+def test_a_row_without_a_prediction_ends_the_run_with_a_separate_status(scoring_database, model):
     """Simulates a defect: every page leaves out the same row."""
-    test_database.fill(20, bad=False)
-    run = runs(test_database, model)
+    scoring_database.fill(20, bad=False)
+    run = runs(scoring_database, model)
     claim = run.statements.claim
     run.statements.claim = lambda *words: claim(*words).replace(" WHERE ", " WHERE s.id > (SELECT min(id) FROM items) AND ", 1)
     messages: list[str] = []
     with closing(run.database):
         assert run.execute(messages.append, StopSignal()) == 6 and "has no prediction after every page" in messages[0]
-    assert test_database.runs()[0]["status"] == "failed" and len(test_database.predictions()) == 19
+    assert scoring_database.runs()[0]["status"] == "failed" and len(scoring_database.predictions()) == 19
 
 
-def test_rows_inserted_behind_the_current_page_are_scored_before_the_run_ends(test_database, model):
-    test_database.fill(20, bad=False)
-    run = runs(test_database, model)
+def test_rows_inserted_behind_the_current_page_are_scored_before_the_run_ends(scoring_database, model):
+    scoring_database.fill(20, bad=False)
+    run = runs(scoring_database, model)
     missing = run.missing
     came = iter([None])
 
     def missing_later():
         for _ in came:
-            test_database.execute("INSERT INTO items VALUES (-1, 5.1, 3.5, 1.4, 0.2)")
+            scoring_database.execute("INSERT INTO items VALUES (-1, 5.1, 3.5, 1.4, 0.2)")
         return missing()
 
     run.missing = missing_later
     with closing(run.database):
         assert run.execute(print, StopSignal()) == 0
-    assert len(test_database.predictions()) == 21
+    assert len(scoring_database.predictions()) == 21
 
 
-def test_a_prediction_that_is_not_finite_makes_a_bad_row(test_database, model):
-    test_database.fill(5, bad=False)
-    run = runs(test_database, model)
+def test_a_prediction_that_is_not_finite_makes_a_bad_row(scoring_database, model):
+    scoring_database.fill(5, bad=False)
+    run = runs(scoring_database, model)
 
     def predict(rows):
         probabilities = model.predict(rows)
@@ -651,9 +657,9 @@ def test_a_prediction_that_is_not_finite_makes_a_bad_row(test_database, model):
     run.model = model_with_predictions(model, predict)
     with closing(run.database):
         assert run.execute(print, StopSignal()) == 0
-    result = test_database.predictions()
+    result = scoring_database.predictions()
     assert [row[-1] for row in result] == [None, None, "the model gives a value that is not a finite number", None, None]
-    assert result[2][1:5] == (None,) * 4 and test_database.inconsistencies() == []
+    assert result[2][1:5] == (None,) * 4 and scoring_database.inconsistencies() == []
 
 
 def test_rows_scored_by_another_run_between_the_read_and_the_lock_are_not_written_or_counted_twice(postgres, model):
@@ -925,19 +931,19 @@ def test_a_file_is_found_by_a_relative_path_with_url_characters_in_it_and_keeps_
     for mode in ("wal", "delete"):
         name = f"it's {mode} 50%41?mode=ro#.db"
         (tmp_path / name).touch()
-        test_database = ScoringDatabase(f"sqlite:///{name}")
-        test_database.execute(f"PRAGMA journal_mode = {mode}")
-        test_database.fill(10)
-        assert batch(url=test_database.url)[0] == 0 and len(test_database.predictions()) == 10
-        assert test_database.execute("PRAGMA journal_mode") == [(mode,)]
+        scoring_database = ScoringDatabase(f"sqlite:///{name}")
+        scoring_database.execute(f"PRAGMA journal_mode = {mode}")
+        scoring_database.fill(10)
+        assert batch(url=scoring_database.url)[0] == 0 and len(scoring_database.predictions()) == 10
+        assert scoring_database.execute("PRAGMA journal_mode") == [(mode,)]
 
 
-def test_computed_columns_can_be_features(test_database, batch, model):
+def test_computed_columns_can_be_features(scoring_database, batch, model):
     computed = "petal_width double precision GENERATED ALWAYS AS (sepal_length / 4) STORED"
-    test_database.execute(ITEMS.replace("petal_width double precision", computed))
-    test_database.execute("INSERT INTO items (id, sepal_length, sepal_width, petal_length) VALUES (1, 6, 3, 4.5)")
+    scoring_database.execute(ITEMS.replace("petal_width double precision", computed))
+    scoring_database.execute("INSERT INTO items (id, sepal_length, sepal_width, petal_length) VALUES (1, 6, 3, 4.5)")
     assert batch()[0] == 0
-    assert test_database.predictions()[0][2:5] == tuple(model.predict(np.array([[6, 3, 4.5, 1.5]], np.float32))[0].tolist())
+    assert scoring_database.predictions()[0][2:5] == tuple(model.predict(np.array([[6, 3, 4.5, 1.5]], np.float32))[0].tolist())
 
 
 def test_a_url_that_becomes_invalid_is_reported_without_its_secret():
