@@ -4,9 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import NamedTuple, TypeVar
-
-import numpy as np
+from typing import Any, NamedTuple, TypeVar
 
 from iris_wsgi import __version__
 from iris_wsgi.errors import BadModel, Problem
@@ -97,14 +95,16 @@ def local_model(start: StartupContext) -> ModelBackend:
     folder = model_folder(start.settings)
     model, pinned, self_test = golden.load_verified_model(folder, start.settings.model_seal)
     first = pinned.cases[0]
+    row = golden.golden_array(model, [first])
     try:
-        latency = measure(model, first.row)
+        latency = measure(model, row)
     except Problem as problem:
         raise BadModel(f"{folder}: {problem.detail}") from None
     return ModelBackend(
         model,
-        measured(within_deadline(model, RunWatchdog()), model, ModelMetrics(start.registry, model)),
-        Sample(first.row, model.predict(np.array([first.row], np.float32))[0].tolist()),
+        model.outputs,
+        measured(within_deadline(model, RunWatchdog()), model, model.outputs, ModelMetrics(start.registry, model)),
+        Sample(row, model.predict(row)),
         latency,
         health_routes.Readiness(lambda: golden.passes(model, first, pinned.tolerance), latency.single_row),
         partial(golden.batch_difference, model, pinned.cases),
@@ -197,7 +197,7 @@ class Service(NamedTuple):
 
     app: App
     model: Graph
-    sample: list[float]
+    sample: list[Any]
     self_test: str
     readiness: health_routes.Readiness
     observer: RequestObserver
@@ -220,7 +220,7 @@ def build(settings: Settings, log: Log, registry: Registry | None = None, check_
     if settings.has_cache and can_cache(backend, settings, log):
         backend, cache_routes = cached(backend, start)
     model, readiness = backend.model, backend.readiness
-    context = RoleContext(*start, model, backend.predict, backend.sample, backend.latency, readiness)
+    context = RoleContext(*start, model, backend.outputs, backend.predict, backend.sample, backend.latency, readiness)
     routes = [*page.routes(), *ROUTES[settings.role](context), *cache_routes, *(edge(context) if settings.edge_dir else ())]
     table = health_routes.routes(routes, registry, readiness, background.problem, bool(settings.token_file))
     Info(registry, "iris_wsgi_info", "Role and version of the server.", ("role", "version"), [[settings.role], [__version__]])
@@ -228,7 +228,7 @@ def build(settings: Settings, log: Log, registry: Registry | None = None, check_
     registry.join()
     deadline_seconds, prefix = settings.deadline_ms / 1000 or inf, prefix_of(settings.url_prefix)
     app = create_app(table, observer, settings.max_body_bytes, deadline_seconds, prefix, check_host)
-    return Service(app, model, backend.sample.row, backend.self_test, readiness, observer, background)
+    return Service(app, model, model.schema.to_values(backend.sample.rows)[0], backend.self_test, readiness, observer, background)
 
 
 def authentication(settings: Settings, background: BackgroundTasks, log: Log) -> tuple[Callable[..., App], Callable[[], Headers]]:
@@ -257,7 +257,7 @@ def cached(backend: ModelBackend, start: StartupContext) -> tuple[ModelBackend, 
     from iris_wsgi.patterns.prediction_cache.role import SYNC_SECONDS, create_cache
 
     model = backend.model
-    cache = create_cache(backend.predict, model, start.settings, start.registry, backend.latency, start.log)
+    cache = create_cache(backend.predict, model, backend.outputs, start.settings, start.registry, backend.latency, start.log)
     start.background.repeat("sync the prediction cache", SYNC_SECONDS, cache.sync)
     backend = backend._replace(predict=cache, latency=BLOCKING if cache.tier else backend.latency)
     return backend, operating.routes(cache, model.digest)

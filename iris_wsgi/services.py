@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from iris_wsgi.codec.model_schema import Array, OutputSchema
 from iris_wsgi.http.cache_headers import cache_directives
 from iris_wsgi.model.predictor import LatencyProfile, Predict, PredictContext
 from iris_wsgi.model.session import Graph
@@ -26,19 +27,20 @@ def predict_context(request: Request) -> PredictContext:
 
 
 class Sample(NamedTuple):
-    """The row of /metadata and /predict/test, with the probabilities of the model for it."""
+    """The row [1, features] of /metadata and /predict/test, with the prediction [1, columns] of the model for it."""
 
-    row: list[float]
-    probabilities: list[float]
+    rows: Array
+    outputs: Array
 
 
 class ModelBackend(NamedTuple):
     """The model of a role, with its predictor and its readiness.
 
-    `batch_difference` returns the maximum difference between the probabilities of golden rows alone and in a batch.
+    `batch_difference` returns the maximum difference between the predictions for golden rows alone and in a batch.
     """
 
     model: Graph
+    outputs: OutputSchema
     predict: Predict
     sample: Sample
     latency: LatencyProfile
@@ -67,6 +69,7 @@ class RoleContext(NamedTuple):
     log: Log
     credentials: Callable[[], Headers]
     model: Graph
+    outputs: OutputSchema
     predict: Predict
     sample: Sample
     latency: LatencyProfile

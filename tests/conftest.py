@@ -15,10 +15,10 @@ from optional_programs import install_audit_hook
 from postgres_server import PostgresServer
 from project import MODEL
 from redis_server import RedisServer
+from sealed_models import seal
 from server_process import ServerProcess, start_server
 
 from iris_wsgi.factory import Service, build
-from iris_wsgi.model.golden import seal
 from iris_wsgi.settings import Settings
 
 install_audit_hook()
@@ -157,7 +157,7 @@ def slow_model(tmp_path_factory) -> Path:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     (folder / "slow.onnx").write_bytes(model.SerializeToString())
     (folder / "label.json").write_text('{"0": "a", "1": "b", "2": "c"}')
-    seal(folder, None)
+    seal(folder)
     return folder
 
 

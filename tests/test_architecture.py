@@ -53,16 +53,16 @@ PURE = ("codec", "http")
 IMPURE = {"select", "selectors", "threading", "time", "subprocess", "os", "asyncio", "concurrent"}
 # Modules of the package by their users. Each new module has an entry here.
 EVERY_SERVER = """
-    cli.main codec.json_documents codec.rows console cpu_limits errors factory http.cache_headers http.request_head
-    http.request_parser model.artifact model.golden model.predictor model.session observability.log observability.metrics
-    observability.shared_memory observability.trace_context patterns.web_single.page resilience.background roles
-    server.connection server.event_loop server.listener server.response_writer server.serve services setting_types settings
-    wsgi.application wsgi.body wsgi.browser_security wsgi.conditional wsgi.health_routes wsgi.openapi wsgi.request_observer
-    wsgi.routing
+    cli.main codec.json_documents codec.model_schema codec.rows console cpu_limits errors factory http.cache_headers
+    http.request_head http.request_parser model.artifact model.golden model.graph_signature model.predictor model.session
+    observability.log observability.metrics observability.shared_memory observability.trace_context patterns.web_single.page
+    resilience.background roles server.connection server.event_loop server.listener server.response_writer server.serve
+    services setting_types settings wsgi.application wsgi.body wsgi.browser_security wsgi.conditional wsgi.health_routes
+    wsgi.openapi wsgi.request_observer wsgi.routing
 """
 FAMILIES = {
     "web single": """
-        model.training_data patterns.web_single.role patterns.web_single.training_routes
+        patterns.web_single.role
     """,
     "protocol": """
         codec.v1 codec.v2_fields codec.v2_request codec.v2_response codec.v2_tensors patterns.synchronous.role
@@ -80,7 +80,7 @@ FAMILIES = {
         patterns.prediction_cache.routes patterns.prediction_cache.store resilience.single_flight storage.lru
     """,
     "items": """
-        model.training_data patterns.data_cache.cache patterns.data_cache.item_store patterns.data_cache.read_through
+        patterns.data_cache.cache patterns.data_cache.item_store patterns.data_cache.read_through
         patterns.data_cache.role patterns.data_cache.routes patterns.data_cache.sqlite_store patterns.data_cache.stores
         resilience.circuit_breaker resilience.single_flight storage.clock storage.lru storage.sqlite
     """,

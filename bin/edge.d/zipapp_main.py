@@ -2,7 +2,7 @@
 
 import sys
 
-INSTALL = "pip install 'onnxruntime>=1.23' 'numpy>=2.0'"
+INSTALL = "pip install 'onnxruntime>=1.23,!=1.26.0,!=1.27.0' 'numpy>=2.0'"
 
 
 def main():

@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from iris_wsgi import __version__
 from iris_wsgi.console import (
@@ -23,6 +23,9 @@ from iris_wsgi.console import ArgumentParser as Parser
 from iris_wsgi.errors import BackendUnavailable, BadModel, BadStore
 from iris_wsgi.setting_types import integer, seal_text, server_address
 from iris_wsgi.settings import NAMES, REMOVED, BadSetting, Settings, add_flags, checked, read_settings
+
+if TYPE_CHECKING:
+    from iris_wsgi.codec.model_schema import Feature
 
 Given = Mapping[str, Any]
 
@@ -79,12 +82,6 @@ def edge_flags(edge: Parser) -> None:
 
 def verify_flags(verify: Parser) -> None:
     add_flags(verify, ["model_dir", "model_seal", "fast_model_dir"])
-
-
-def seal_flags(seal: Parser) -> None:
-    add_flags(seal, ["model_dir"])
-    rows = "rows of the self-test (default: drawn from the training ranges)"
-    seal.add_argument("--rows", type=Path, metavar="CSV", help=rows)
 
 
 def load_flags(load: Parser) -> None:
@@ -222,28 +219,29 @@ def credentials(settings: Settings) -> Sequence[tuple[str, str]]:
 
 def verify(settings: Settings, _: Given) -> int:
     from iris_wsgi.cli.verify import verify_companions
+    from iris_wsgi.model.artifact import PROOF_TEXTS
     from iris_wsgi.model.golden import batch_consistency, load_verified_model
 
     model, golden, result = load_verified_model(Path(settings.model_dir), settings.model_seal)
     print_result(f"model {model.name} {model.version} {model.digest}")
     print_result(f"seal: {golden.seal}")
-    print_result(f"labels: {', '.join(model.labels)}")
+    print_result(f"kind: {model.outputs.kind}")
+    print_result(f"labels: {', '.join(model.labels)}" if model.labels else f"targets: {', '.join(model.outputs.columns)}")
     for feature in model.features:
-        known = "range unknown" if feature.min is None else f"trained on {feature.min:g} to {feature.max:g} {feature.unit or ''}"
-        print_result(f"feature {feature.name}: {known.strip()}")
+        print_result(f"feature {feature.name}: {description_of(feature)}")
     print_result(f"made with: {', '.join(f'{name} {version}' for name, version in model.libraries.items()) or 'unknown'}")
     print_result(f"self-test: {result}")
+    print_result(f"proof: {PROOF_TEXTS[golden.description.proof]}")
     print_result(f"batches: {batch_consistency(model, golden.cases)}")
     for line in verify_companions(Path(settings.model_dir)):
         print_result(line)
     return 0
 
 
-def seal(settings: Settings, given: Given) -> int:
-    from iris_wsgi.model.golden import seal
-
-    print_result(seal(Path(settings.model_dir), given["rows"]))
-    return 0
+def description_of(feature: "Feature") -> str:
+    """Returns type and training range of a feature in words."""
+    trained = f"trained on {feature.min:g} to {feature.max:g} {feature.unit or ''}".strip() if feature.min is not None else ""
+    return f"{feature.type}, {trained or 'range unknown'}{', may be missing' if feature.missing else ''}"
 
 
 def load(settings: Settings, given: Given) -> int:
@@ -308,7 +306,6 @@ COMMANDS = {
         verify,
         packages=MODEL_PACKAGES,
     ),
-    "seal": Command("write golden.json for another model", seal_flags, seal, packages=MODEL_PACKAGES),
     "load": Command("copy a model into a folder if its seal matches", load_flags, load, packages=MODEL_PACKAGES),
     "healthcheck": Command("check whether the server on this machine is ready", healthcheck_flags, healthcheck),
     "clear": Command("clear the prediction cache of the server on this machine", clear_flags, clear),

@@ -160,8 +160,8 @@ class TourClient:
     def check(self, probabilities: Sequence[Any], label: object = None, case: GoldenRow | None = None) -> None:
         """Compares probabilities and label with a golden row, by default the first. Raises Mismatch."""
         case, found = case or self.cases[0], [float(value) for value in probabilities]
-        if not all(abs(a - b) <= self.tolerance for a, b in zip(found, case.probabilities, strict=True)):
-            raise Mismatch(f"the probabilities are {found}, expected {case.probabilities} within {self.tolerance:g}")
+        if not all(abs(a - b) <= self.tolerance for a, b in zip(found, case.outputs, strict=True)):
+            raise Mismatch(f"the probabilities are {found}, expected {case.outputs} within {self.tolerance:g}")
         self.check_equal("the label", label or self.model.labels[found.index(max(found))], case.label)
 
     @contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from iris_wsgi.errors import BadModel
 from iris_wsgi.model.artifact import FAST_FOLDER, member_folders
-from iris_wsgi.model.golden import check_shapes, load_verified_model, self_test
+from iris_wsgi.model.golden import check_shapes, golden_array, load_verified_model, self_test
 from iris_wsgi.model.session import load, load_model
 
 
@@ -29,6 +29,6 @@ def verify_halves(first: Path, second: Path) -> str:
     (prep, pinned), (pred, _) = load(FirstHalf, first, ""), load_model(second)
     if pred.identity.get("pair") != prep.digest:
         raise BadModel(f"{first} and {second} are not the halves of one model: their files name different pairs")
-    joined = JoinedModel(prep.labels, prep.width, lambda rows: pred.predict(prep.prepare(rows)))
-    check_shapes(joined, [pinned.cases[0].row])
+    joined = JoinedModel(pred.outputs, prep.schema, lambda rows: pred.predict(prep.prepare(rows)))
+    check_shapes(joined, golden_array(prep, pinned.cases[:1]))
     return f"prep and pred, pair {prep.digest}: {self_test(joined, pinned.cases, pinned.tolerance)}"

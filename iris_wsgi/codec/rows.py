@@ -1,59 +1,74 @@
-"""Decodes and validates rows in JSON, and encodes probabilities: every invalid value is reported with its JSON pointer."""
+"""Decodes and validates rows in JSON, and encodes predictions: every invalid value is reported with its JSON pointer."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, islice
 from math import isfinite
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from iris_wsgi.codec.json_documents import MAX_LEVELS, decode_json, encode_list, levels, too_deep
+from iris_wsgi.codec.model_schema import FLOAT32_MAX as FLOAT32_MAX
+from iris_wsgi.codec.model_schema import NUMBERS as NUMBERS
+from iris_wsgi.codec.model_schema import REGRESSOR, SCORES, AmbiguousName, OutputSchema, RowSchema
+from iris_wsgi.codec.model_schema import Array as Array
+from iris_wsgi.codec.model_schema import is_float32 as is_float32
 from iris_wsgi.errors import MAX_FIELD_ERRORS, FieldError, PredictionFailed, UnprocessableContent
 
-Array = NDArray[np.float32]
 
-# The largest double that rounds to a finite float32. Values are compared with <= this one: < with the next double would round
-# integers between the two.
-FLOAT32_MAX = 3.4028235677973362e38
-NUMBERS = {int, float}
+def decode_rows(body: bytes, schema: RowSchema, max_rows: int, advice: str) -> Array:
+    """Decodes `{"data": [[…], …]}` or `{"data": [{…}, …]}` to an array [rows, features], with 1 to `max_rows` rows.
 
-
-def is_float32(value: float) -> bool:
-    """Returns whether a number is finite as float32; NaN is not."""
-    return -FLOAT32_MAX <= value <= FLOAT32_MAX
-
-
-def decode_rows(body: bytes, width: int, max_rows: int, advice: str) -> Array:
-    """Decodes `{"data": [[…], …]}` to float32 [rows, width], with 1 to `max_rows` rows.
-
-    Every number is finite after rounding to float32. `advice` says what a client with more rows can do. Raises BadRequest
-    (400) or UnprocessableContent (422).
+    Every value fits the type of its feature. A missing number is NaN. `advice` says what a client with more rows can do.
+    Raises BadRequest (400) or UnprocessableContent (422).
     """
     document = decode_json(body)
     if type(document) is dict and len(document) == 1:
-        rows = rows_of(document.get("data"), width, max_rows)
+        rows = rows_of(document.get("data"), schema, max_rows)
         if rows is not None:
             return rows
     if levels(document) > MAX_LEVELS:
         raise too_deep()
     raise UnprocessableContent(
         "The body does not fit the schema of this route.",
-        list(islice(faults(document, width, max_rows, advice), MAX_FIELD_ERRORS)),
+        list(islice(faults(document, schema, max_rows, advice), MAX_FIELD_ERRORS)),
     )
 
 
-def rows_of(data: Any, width: int, max_rows: int) -> Array | None:
-    """Converts 1 to `max_rows` lists of `width` numbers to float32 [rows, width], or returns None for invalid data."""
-    if type(data) is list and 0 < len(data) <= max_rows and all([type(row) is list and len(row) == width for row in data]):
-        flat = list(chain.from_iterable(data)) if len(data) > 1 else data[0]
-        if set(map(type, flat)) <= NUMBERS and max(flat) <= FLOAT32_MAX and min(flat) >= -FLOAT32_MAX:
-            return np.array(flat, np.float32).reshape(-1, width)
+def rows_of(data: Any, schema: RowSchema, max_rows: int) -> Array | None:
+    """Converts 1 to `max_rows` rows to an array [rows, features], or returns None for invalid data."""
+    if type(data) is not list or not 0 < len(data) <= max_rows:
+        return None
+    width = schema.width
+    if all([type(row) is list and len(row) == width for row in data]):
+        if schema.is_float:
+            return schema.floats(list(chain.from_iterable(data)) if len(data) > 1 else data[0])
+        return schema.from_values(data)
+    if all([type(row) is dict for row in data]):
+        rows = [by_position(row, schema) for row in data]
+        found = [row for row in rows if row is not None]
+        return schema.from_values(found) if len(found) == len(rows) else None
     return None
 
 
-def faults(document: Any, width: int, max_rows: int, advice: str) -> Iterator[FieldError]:
+def by_position(row: Mapping[str, Any], schema: RowSchema) -> list[Any] | None:
+    """Returns the values of a row by name in the order of the features, or None if a name is unknown, twice, or absent."""
+    found: dict[int, Any] = {}
+    for name, value in row.items():
+        try:
+            position = schema.names.find(name)
+        except AmbiguousName:
+            return None
+        if position is None or position in found:
+            return None
+        found[position] = value
+    if any(j not in found and not optional for j, optional in enumerate(schema.optional)):
+        return None
+    return [found.get(j) for j in range(schema.width)]
+
+
+def faults(document: Any, schema: RowSchema, max_rows: int, advice: str) -> Iterator[FieldError]:
     """Yields the faults of a document of rows in document order. Names that the client sent are not repeated."""
     if not isinstance(document, dict):
         yield FieldError("#", 'must be an object: {"data": [[…]]}')
@@ -63,58 +78,115 @@ def faults(document: Any, width: int, max_rows: int, advice: str) -> Iterator[Fi
     if "data" not in document:
         yield FieldError("#", 'lacks the member "data"')
         return
-    yield from data_faults("#/data", document["data"], width, max_rows, advice)
+    yield from data_faults("#/data", document["data"], schema, max_rows, advice)
 
 
-def data_faults(pointer: str, data: Any, width: int, max_rows: int, advice: str) -> Iterator[FieldError]:
-    """Yields the faults of a value that must be a list of 1 to `max_rows` rows of `width` numbers."""
+def data_faults(pointer: str, data: Any, schema: RowSchema, max_rows: int, advice: str) -> Iterator[FieldError]:
+    """Yields the faults of a value that must be a list of 1 to `max_rows` rows."""
     if not isinstance(data, list) or not data:
-        yield FieldError(pointer, f"must be a list of rows of {width} numbers, one row at least")
+        yield FieldError(pointer, f"must be a list of rows of {contents(schema)}, one row at least")
         return
-    if set(map(type, data)) <= NUMBERS:
+    if set(map(type, data)) <= ({*NUMBERS, str, bool} if schema.has_strings else NUMBERS):
         yield FieldError(pointer, "is one row; it must be a list of rows, so put the row in brackets of its own: [[…]]")
         return
     if len(data) > max_rows:
         yield FieldError(pointer, f"has {len(data)} rows; this route takes {max_rows} at most: {advice}")
     for i, row in enumerate(data):
-        yield from row_faults(f"{pointer}/{i}", row, width)
+        yield from row_faults(f"{pointer}/{i}", row, schema)
 
 
-def row_faults(pointer: str, row: Any, width: int) -> Iterator[FieldError]:
-    if not isinstance(row, list):
-        yield FieldError(pointer, f"must be a row: a list of {width} numbers")
-    elif len(row) != width:
-        yield FieldError(pointer, f"has {len(row)} values; a row has {width}")
+def contents(schema: RowSchema) -> str:
+    return f"{schema.width} {'numbers' if schema.is_float else 'values'}"
+
+
+def row_faults(pointer: str, row: Any, schema: RowSchema) -> Iterator[FieldError]:
+    if isinstance(row, dict):
+        yield from named_row_faults(pointer, row, schema)
+    elif not isinstance(row, list):
+        yield FieldError(pointer, f"must be a row: a list of {contents(schema)}")
+    elif len(row) != schema.width:
+        yield FieldError(pointer, f"has {len(row)} values; a row has {schema.width}")
     else:
         for j, value in enumerate(row):
-            if type(value) not in NUMBERS:
-                yield FieldError(f"{pointer}/{j}", "must be a number")
-            elif not is_float32(value):
-                yield FieldError(f"{pointer}/{j}", "must be finite as a 32-bit float: at most 3.4028235e38 in size")
+            if error := schema.value_error(value, j):
+                yield FieldError(f"{pointer}/{j}", error)
+
+
+def named_row_faults(pointer: str, row: Mapping[str, Any], schema: RowSchema) -> Iterator[FieldError]:
+    """Yields the faults of a row by name. A pointer ends in the model's own name of the feature."""
+    found = set[int]()
+    for name, value in row.items():
+        try:
+            position = schema.names.find(name)
+        except AmbiguousName:
+            yield FieldError(pointer, f"has a name that fits several features; use their exact names: {listed(schema)}")
+            continue
+        if position is None:
+            yield FieldError(pointer, f"has an unknown feature; the features are {listed(schema)}")
+            continue
+        of_feature = f"{pointer}/{schema.features[position].name.replace('~', '~0').replace('/', '~1')}"
+        if position in found:
+            yield FieldError(of_feature, "occurs twice in this row, in two spellings")
+        elif error := schema.value_error(value, position):
+            yield FieldError(of_feature, error)
+        found.add(position)
+    absent = [f.name for j, f in enumerate(schema.features) if j not in found and not f.missing]
+    if absent:
+        yield FieldError(pointer, f"lacks the feature {absent[0]}" + (f" and {len(absent) - 1} more" if absent[1:] else ""))
+
+
+def listed(schema: RowSchema) -> str:
+    names = [feature.name for feature in schema.features]
+    return ", ".join(names[:20]) + (f", … ({len(names)} in all)" if len(names) > 20 else "")
 
 
 class Encoder:
-    """Encodes probabilities [rows, classes] as the JSON responses of the web-single routes."""
+    """Encodes predictions [rows, columns] as the JSON responses of the web-single routes.
 
-    def __init__(self, labels: Sequence[str]) -> None:
-        self.names = [json.dumps(label) for label in labels]
+    The members are "probabilities" for a classifier, "scores" for a classifier without probabilities, and "values" for a
+    regressor, which has "targets" in place of "classes" and "labels".
+    """
+
+    def __init__(self, outputs: OutputSchema) -> None:
+        self.outputs = outputs
+        # A plain function: for one row, a method of the schema takes as long as the search.
+        self.best_of: Callable[[list[float]], int] = outputs.best_of if outputs.has_label_column else best
+        self.names = [json.dumps(label) for label in outputs.labels]
         self.label_answers = [f'{{"prediction":{name}}}'.encode() for name in self.names]
         self.proba_starts = [f'{{"label":{name},"probability":' for name in self.names]
-        self.batch_start = f'{{"classes":[{",".join(self.names)}],"labels":['
+        columns = ",".join(map(json.dumps, outputs.columns))
+        if outputs.kind == REGRESSOR:
+            self.row_start, self.batch_start = f'{{"targets":[{columns}],"values":[', f'{{"targets":[{columns}]'
+        else:
+            self.row_start, self.batch_start = '{"prediction":[', f'{{"classes":[{",".join(self.names)}],"labels":['
 
-    def label(self, probabilities: Array) -> bytes:
-        return self.label_answers[best(finite(probabilities)[0])]
+    def label(self, predictions: Array) -> bytes:
+        return self.label_answers[self.best_of(finite(predictions)[0])]
 
-    def row(self, probabilities: Array) -> bytes:
-        return f'{{"prediction":[{",".join(map(repr, finite(probabilities)[0]))}]}}'.encode()
+    def row(self, predictions: Array) -> bytes:
+        values = ",".join(map(repr, finite(self.outputs.values(predictions))[0]))
+        if self.outputs.kind == SCORES:
+            return f'{{"label":{self.names[self.best_of(predictions[0].tolist())]},"scores":[{values}]}}'.encode()
+        return f"{self.row_start}{values}]}}".encode()
 
-    def proba(self, probabilities: Array) -> bytes:
-        pairs = zip(self.proba_starts, finite(probabilities)[0], strict=True)
+    def proba(self, predictions: Array) -> bytes:
+        pairs = zip(self.proba_starts, finite(self.outputs.values(predictions))[0], strict=True)
         return f'{{"prediction":[{",".join(f"{start}{p!r}}}" for start, p in pairs)}]}}'.encode()
 
-    def batch(self, probabilities: Array) -> bytes:
-        labels = ",".join(map(self.names.__getitem__, probabilities.argmax(axis=1).tolist()))
-        return f'{self.batch_start}{labels}],"probabilities":{encode_list(finite(probabilities))}}}'.encode()
+    def batch(self, predictions: Array) -> bytes:
+        values = encode_list(finite(self.outputs.values(predictions)))
+        if self.outputs.kind == REGRESSOR:
+            return f'{self.batch_start},"values":{values}}}'.encode()
+        labels = ",".join(map(self.names.__getitem__, self.outputs.best(predictions).tolist()))
+        return f'{self.batch_start}{labels}],"{self.outputs.name}":{values}}}'.encode()
+
+    def fields(self, predictions: Array) -> dict[str, Any]:
+        """Returns the members that describe the prediction of one row, such as label and probabilities."""
+        row = finite(predictions)[0]
+        values = row[: len(self.outputs.columns)]
+        if self.outputs.kind == REGRESSOR:
+            return {"targets": self.outputs.columns, "values": values}
+        return {"classes": self.outputs.labels, "label": self.outputs.labels[self.best_of(row)], self.outputs.name: values}
 
 
 def finite(probabilities: Array) -> list[list[float]]:

@@ -14,11 +14,15 @@ HEADER = "Inference-Header-Content-Length"
 
 
 class TensorSpec(NamedTuple):
-    """An input or output of a model. In the shape, -1 is any size; as the first dimension it is the number of rows."""
+    """An input or output of a model. In the shape, -1 is any size; as the first dimension it is the number of rows.
+
+    With `missing`, floats may be NaN in binary data and null in JSON.
+    """
 
     name: str
     datatype: str
     shape: Shape
+    missing: bool = False
 
 
 class ModelSignature(NamedTuple):
@@ -52,7 +56,8 @@ class InferenceRequest(NamedTuple):
 def decode_infer(body: bytes, header_length: str | None, served: ModelSignature, max_rows: int) -> InferenceRequest:
     """Decodes the body of `POST …/infer`. `header_length` is the value of Inference-Header-Content-Length, or None.
 
-    Every input of the model must occur once, in its datatype and shape, with 1 to `max_rows` rows and finite values. Arrays of
+    Every input of the model must occur once, in its datatype and shape, with 1 to `max_rows` rows and finite values. NaN and
+    null are missing values, where the model takes them. Arrays of
     binary inputs are read-only and may share the memory of the body. Claimed sizes are compared with the body before memory is
     allocated. Raises BadRequest (400). Sources: kserve/open-inference-protocol, and Triton's extensions for binary data,
     classification, and parameters.
@@ -99,7 +104,7 @@ def decode_raw(body: bytes, served: ModelSignature, max_rows: int) -> InferenceR
         raise BadRequest(f"The body of a raw request must be whole rows of {step} bytes, one at least.")
     shape = tuple(len(body) // step if size == -1 else size for size in spec.shape)
     check_rows(shape, spec, max_rows, "The body of a raw request")
-    tensor = v2_tensors.from_binary(memoryview(body), spec.datatype, shape, "The body")
+    tensor = v2_tensors.from_binary(memoryview(body), spec.datatype, shape, "The body", spec.missing)
     return InferenceRequest(
         None, {spec.name: tensor}, tuple(RequestedOutput(spec, True) for spec in served.outputs), None, raw=True
     )
@@ -122,9 +127,9 @@ def decode_inputs(document: dict[str, Any], served: ModelSignature, max_rows: in
         if (data is None) == (size is None):
             raise BadRequest(f'{place} must have either "data" or the parameter "binary_data_size", and not both.')
         if size is None or tail is None:
-            found[spec.name] = v2_tensors.from_json(data, spec.datatype, shape, f"{place}/data")
+            found[spec.name] = v2_tensors.from_json(data, spec.datatype, shape, f"{place}/data", spec.missing)
         else:
-            found[spec.name] = v2_tensors.from_binary(tail[offset : offset + size], spec.datatype, shape, place)
+            found[spec.name] = v2_tensors.from_binary(tail[offset : offset + size], spec.datatype, shape, place, spec.missing)
             offset += size
     if len(found) < len(specs):
         raise BadRequest(f"#/inputs lacks {listed(name for name in specs if name not in found)}; all inputs are needed.")

@@ -61,11 +61,12 @@ RANGES = {
 }
 
 
-def from_json(data: Any, datatype: str, shape: Shape, place: str) -> Tensor:
+def from_json(data: Any, datatype: str, shape: Shape, place: str, missing: bool = False) -> Tensor:
     """Decodes JSON `data`, flat or nested like `shape`, row-major, to an array of this shape. No dimension may be 0.
 
     Integers must be within the range of the datatype. BOOL takes true and false only, and BYTES strings only. Floats must be
-    finite after rounding. Raises BadRequest, whose message begins with `place`, for everything else.
+    finite after rounding; with `missing`, null becomes NaN. Raises BadRequest, whose message begins with `place`, for
+    everything else.
     """
     flat = flattened(data, shape, place)
     if datatype == "BYTES":
@@ -73,9 +74,20 @@ def from_json(data: Any, datatype: str, shape: Shape, place: str) -> Tensor:
     if datatype not in RANGES:
         raise BadRequest(f"{place} cannot have {datatype} in JSON; send the tensor as binary data.")
     types, low, high, words = RANGES[datatype]
+    if missing and None in flat:
+        return with_missing(flat, datatype, shape, place)
     if not (set(map(type, flat)) <= types and low <= min(flat) and max(flat) <= high):
         refuse(place, shape, (type(v) in types and low <= v <= high for v in flat), f"must be {words}")
     return np.array(flat, DTYPES[datatype]).reshape(shape)
+
+
+def with_missing(flat: list[Any], datatype: str, shape: Shape, place: str) -> Tensor:
+    """Decodes floats of which some are null, which becomes NaN."""
+    types, low, high, words = RANGES[datatype]
+    valid = [v is None or (type(v) in types and low <= v <= high) for v in flat]
+    if not all(valid):
+        refuse(place, shape, valid, f"must be {words}, or null")
+    return np.array([np.nan if v is None else v for v in flat], DTYPES[datatype]).reshape(shape)
 
 
 def flattened(data: Any, shape: Shape, place: str) -> list[Any]:
@@ -103,11 +115,11 @@ def strings_of(flat: list[Any], shape: Shape, place: str) -> Tensor:
         raise BadRequest(f"{place} has half of a surrogate pair, which is not text; send such bytes as binary data.") from None
 
 
-def from_binary(part: memoryview, datatype: str, shape: Shape, place: str) -> Tensor:
+def from_binary(part: memoryview, datatype: str, shape: Shape, place: str, missing: bool = False) -> Tensor:
     """Decodes a binary tensor to a read-only array of `shape`, without a copy if possible. No dimension may be 0.
 
-    Floats must be finite, and BOOL must be 0 or 1. BYTES has a little-endian uint32 length before each element. Raises
-    BadRequest, whose message begins with `place`, for other values and if `part` has another length.
+    Floats must be finite, or NaN with `missing`. BOOL must be 0 or 1. BYTES has a little-endian uint32 length before each
+    element. Raises BadRequest, whose message begins with `place`, for other values and if `part` has another length.
     """
     if datatype == "BYTES":
         return objects(list(elements(part, prod(shape), place)), shape)
@@ -123,7 +135,9 @@ def from_binary(part: memoryview, datatype: str, shape: Shape, place: str) -> Te
     # The JSON part before it can have any length. A copy costs less than one pass over unaligned values.
     tensor = (tensor if tensor.flags.aligned else tensor.copy()).reshape(shape)
     if dtype.kind == "f" and not np.isfinite(tensor).all():
-        refuse(place, shape, np.isfinite(tensor).ravel().tolist(), "must be finite, no NaN and no infinity")
+        valid = np.isfinite(tensor) | (np.isnan(tensor) if missing else False)
+        if not valid.all():
+            refuse(place, shape, valid.ravel().tolist(), f"must be finite, no {'' if missing else 'NaN and no '}infinity")
     return tensor
 
 

@@ -1,29 +1,77 @@
 """The artifact of a model: its folder, and golden.json, whose checksums every other file is compared with."""
 
+import csv
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from iris_wsgi.codec.model_schema import (
+    BOTH,
+    CLASSIFIER,
+    COLUMN_NAMES,
+    KINDS,
+    LABELS,
+    REGRESSOR,
+    TYPES,
+    Array,
+    Feature,
+    RowSchema,
+)
 from iris_wsgi.errors import BadModel
 
 GOLDEN = "golden.json"
 # The folder of the fast model, in the folder of the full model.
 FAST_FOLDER = "fast"
+LABELS_FILE = "label.json"
+TRAINING_FILE = "training.csv"
+# Its column of the class, after the features.
+TRAINING_LABEL = "label"
+# The origin of the predictions of the golden rows: the estimator, columns of a file, or the graph itself.
+ESTIMATOR, EXPECTED, SELF = "estimator", "expected", "self"
+PROOFS = (ESTIMATOR, EXPECTED, SELF)
+PROOF_TEXTS = {
+    ESTIMATOR: "the golden rows have the predictions of the original library",
+    EXPECTED: "the golden rows have the predictions of the file that pack was given",
+    SELF: "the golden rows have the graph's own predictions: nothing outside of the graph was compared",
+}
 Read = Callable[[str], bytes]
 
 
 class GoldenRow(NamedTuple):
-    """A row with the label and the probabilities that the model must predict for it."""
+    """A row with the outputs that the model must give for it: label and probabilities, label and scores, or values.
 
-    row: list[float]
+    The values of the row are those of JSON; None is a missing value. A regressor has no label.
+    """
+
+    row: list[Any]
     label: str
-    probabilities: list[float]
+    outputs: list[float]
+
+
+class ModelDescription(NamedTuple):
+    """The members of golden.json that describe the model: its kind, its classes, its features, and the origin of its rows.
+
+    An older golden.json says none of it, and then the graph and label.json decide.
+    """
+
+    kind: str = CLASSIFIER
+    label: str = BOTH
+    labels: tuple[str, ...] = ()
+    # The graph's own values of the classes.
+    classes: tuple[Any, ...] = ()
+    # Names of the targets or of the scores.
+    columns: tuple[str, ...] = ()
+    features: tuple[Feature, ...] = ()
+    name: str = ""
+    version: str = ""
+    proof: str = SELF
+    runtime: str = ""
 
 
 class ArtifactManifest(NamedTuple):
-    """golden.json: the file of the model, the SHA-256 of each file, the golden rows, and the tolerance of their probabilities.
+    """golden.json: the file of the model, the SHA-256 of each file, the golden rows, and the tolerance of their outputs.
 
     Its own SHA-256 is the seal of the folder, because it contains those of all other files.
     """
@@ -33,6 +81,7 @@ class ArtifactManifest(NamedTuple):
     tolerance: float
     cases: list[GoldenRow]
     seal: str
+    description: ModelDescription = ModelDescription()
 
 
 def read_file(path: Path, max_bytes: int | None = None) -> bytes:
@@ -68,7 +117,8 @@ def read_all(read: Read, where: str, seal: str = "") -> tuple[ArtifactManifest, 
             raise BadModel(
                 f"{where}/{name} has the SHA-256 {found[:12]}…, golden.json says {digest[:12]}…: the file was changed or damaged"
             )
-    for name in (golden.model, "label.json"):
+    labels = () if golden.description.kind == REGRESSOR else (LABELS_FILE,)
+    for name in (golden.model, *labels):
         if name not in golden.files:
             raise BadModel(f"{where}/{GOLDEN} gives no SHA-256 for {name}")
     return golden, files
@@ -81,7 +131,18 @@ def sha256(content: bytes) -> str:
 def manifest_digest(folder: Path) -> str:
     """Returns the digest of the model in a folder, according to its golden.json. Raises BadModel."""
     golden = parse_golden(read_file(folder / GOLDEN), str(folder / GOLDEN))
-    return f"sha256:{golden.files.get(golden.model, '')}"
+    names = [golden.model, *external_names(golden)]
+    return f"sha256:{combined_digest([golden.files.get(name, '') for name in names])}"
+
+
+def external_names(golden: ArtifactManifest) -> list[str]:
+    """Returns the names of the files with weights of the graph, sorted."""
+    return sorted(set(golden.files) - {golden.model, LABELS_FILE, TRAINING_FILE})
+
+
+def combined_digest(digests: Sequence[str]) -> str:
+    """Returns the digest of a graph from the SHA-256 of its file and of each file with its weights."""
+    return digests[0] if len(digests) == 1 else sha256("".join(digests).encode())
 
 
 def member_folders(whole: Path) -> dict[str, Path]:
@@ -102,12 +163,15 @@ def read_object(text: str | bytes, file: str) -> dict[str, Any]:
 def parse_golden(content: bytes, path: str) -> ArtifactManifest:
     document = read_object(content, path)
     try:
-        files = {str(name): str(digest) for name, digest in document["files"].items()}
-        rows = [
-            GoldenRow([float(v) for v in case["row"]], str(case["label"]), [float(p) for p in case["probabilities"]])
-            for case in document["rows"]
-        ]
-        golden = ArtifactManifest(str(document["model"]), files, float(document["tolerance"]), rows, f"sha256:{sha256(content)}")
+        description = parse_description(document)
+        golden = ArtifactManifest(
+            str(document["model"]),
+            {str(name): str(digest) for name, digest in document["files"].items()},
+            float(document["tolerance"]),
+            [parse_row(case, description) for case in document["rows"]],
+            f"sha256:{sha256(content)}",
+            description,
+        )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise BadModel(f"{path} does not have the members model, files, tolerance and rows in their right form") from None
     if not golden.cases:
@@ -117,9 +181,78 @@ def parse_golden(content: bytes, path: str) -> ArtifactManifest:
     return golden
 
 
+def parse_row(case: Mapping[str, Any], description: ModelDescription) -> GoldenRow:
+    """Raises KeyError, TypeError, and ValueError."""
+    row = [float(v) if type(v) is int and not description.features else v for v in case["row"]]
+    label = "" if description.kind == REGRESSOR else str(case["label"])
+    return GoldenRow(row, label, [float(value) for value in case[COLUMN_NAMES[description.kind]]])
+
+
+def parse_description(document: Mapping[str, Any]) -> ModelDescription:
+    """Raises KeyError, TypeError, and ValueError."""
+    default = ModelDescription()
+    kind, label = document.get("kind", default.kind), document.get("label", default.label)
+    proof = document.get("proof", default.proof)
+    if kind not in KINDS or label not in LABELS or proof not in PROOFS:
+        raise ValueError
+    return ModelDescription(
+        kind=kind,
+        label=label,
+        classes=tuple(document.get("classes", ())),
+        columns=tuple(map(str, document.get("columns", ()))),
+        features=tuple(parse_feature(entry) for entry in document.get("features", ())),
+        name=str(document.get("name", "")),
+        version=str(document.get("version", "")),
+        proof=proof,
+        runtime=str(document.get("runtime", "")),
+    )
+
+
+def parse_feature(entry: Mapping[str, Any]) -> Feature:
+    """Raises KeyError, TypeError, and ValueError."""
+    low, high = (None if entry.get(key) is None else float(entry[key]) for key in ("min", "max"))
+    kind = str(entry.get("type", "float32"))
+    if kind not in TYPES:
+        raise ValueError
+    return Feature(str(entry["name"]), entry.get("unit"), low, high, kind, bool(entry.get("missing", False)))
+
+
 def read_labels(content: bytes, file: str) -> tuple[str, ...]:
     document = read_object(content, file)
     names = tuple(document.get(str(i)) for i in range(len(document)))
     if len(names) < 2 or len(set(names)) != len(names) or not all(isinstance(name, str) and name for name in names):
         raise BadModel(f'{file} must map "0", "1", … without a gap to class names that differ')
     return names  # type: ignore[return-value]
+
+
+def read_training(schema: RowSchema, folder: Path, max_rows: int | None = None) -> tuple[Array, list[str]]:
+    """Returns training rows [rows, features], at most `max_rows` at even distances, and their classes if the file has them.
+
+    Raises OSError, and ValueError for a file that does not belong to this model.
+    """
+    try:
+        with (folder / TRAINING_FILE).open(newline="", encoding="utf-8") as file:
+            header, *lines = csv.reader(file)
+    except csv.Error:
+        raise ValueError("it is not a CSV") from None
+    width = schema.width
+    if header[:width] != [feature.name for feature in schema.features]:
+        raise ValueError("it has other columns than the model has features")
+    if max_rows is not None and len(lines) > max_rows:
+        lines = [lines[i * len(lines) // max_rows] for i in range(max_rows)]
+    values = [[cell_value(cell, feature) for cell, feature in zip(line, schema.features, strict=False)] for line in lines]
+    if any(len(row) != width for row in values) or (rows := schema.from_values(values)) is None:
+        raise ValueError("it has values that do not fit the features, or are not finite")
+    has_labels = header[width : width + 1] == [TRAINING_LABEL]
+    return rows, ["".join(line[width : width + 1]) for line in lines] if has_labels else []
+
+
+def cell_value(text: str, feature: Feature) -> Any:
+    """Returns the value of a field of CSV. Raises ValueError for one that is not a number where one is needed."""
+    if feature.type == "string":
+        return text
+    if not text.strip() and feature.missing:
+        return None
+    if feature.type == "bool":
+        return {"true": True, "false": False}.get(text.strip().lower(), text)
+    return float(text)

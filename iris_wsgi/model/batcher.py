@@ -7,7 +7,7 @@ from time import monotonic
 
 import numpy as np
 
-from iris_wsgi.codec.rows import Array
+from iris_wsgi.codec.model_schema import Array
 from iris_wsgi.errors import PARSED_TOO_LATE, RAN_TOO_LONG, DeadlineExceeded
 from iris_wsgi.model.predictor import Predict, PredictContext, Prediction
 
@@ -18,16 +18,16 @@ class PendingRow:
     def __init__(self, row: Array, deadline: float) -> None:
         self.row, self.deadline = row, deadline
         self.done = threading.Event()
-        self.probabilities: Array | None = None
+        self.output: Array | None = None
         self.error: Exception | None = None
 
     def result(self) -> Array:
         """Waits for the run, up to the deadline of the row. Raises the error of the run, or DeadlineExceeded."""
         if not self.done.wait(None if self.deadline == inf else max(0.0, self.deadline - monotonic())):
             raise DeadlineExceeded(RAN_TOO_LONG)
-        if self.probabilities is None:
+        if self.output is None:
             raise self.error or DeadlineExceeded(RAN_TOO_LONG)
-        return self.probabilities
+        return self.output
 
 
 class DynamicBatcher:
@@ -75,13 +75,13 @@ class DynamicBatcher:
         try:
             if open_rows:
                 context = PredictContext(max(pending.deadline for pending in open_rows))
-                probabilities = self.predict(np.concatenate([pending.row for pending in open_rows]), context).probabilities
+                output = self.predict(np.concatenate([pending.row for pending in open_rows]), context).outputs
                 for i, pending in enumerate(open_rows):
-                    pending.probabilities = probabilities[i : i + 1]
+                    pending.output = output[i : i + 1]
         except Exception as error:
             for pending in open_rows:
                 pending.error = error
         for pending in batch:
-            if pending.probabilities is None and pending.error is None:
+            if pending.output is None and pending.error is None:
                 pending.error = DeadlineExceeded(PARSED_TOO_LATE)
             pending.done.set()

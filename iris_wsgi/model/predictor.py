@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from time import monotonic, perf_counter
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from iris_wsgi.codec.rows import Array, best
+from iris_wsgi.codec.model_schema import Array, OutputSchema
+from iris_wsgi.codec.rows import best
 from iris_wsgi.errors import PARSED_TOO_LATE, RAN_TOO_LONG, DeadlineExceeded
 from iris_wsgi.http.cache_headers import DEFAULT, CacheDirectives
 from iris_wsgi.model.session import Graph, Model, RunOptions
@@ -52,15 +53,18 @@ class LatencyProfile(NamedTuple):
 BLOCKING = LatencyProfile(inf, inf)
 
 
-def measure(model: Model, row: list[float]) -> LatencyProfile:
-    """Measures the medians of a few runs after a warm-up. It takes milliseconds, or one second for a very slow model."""
-    single_row = timed(model, np.array([row], np.float32))
+def measure(model: Model, row: Array) -> LatencyProfile:
+    """Measures the medians of runs on `row` [1, features] after a warm-up.
+
+    It takes milliseconds, or one second for a very slow model.
+    """
+    single_row = timed(model, row)
     if single_row > LOOP_SECONDS:
         return LatencyProfile(single_row, single_row)
-    return LatencyProfile(single_row, max(timed(model, np.array([row] * ROWS, np.float32)) / ROWS, 1e-9))
+    return LatencyProfile(single_row, max(timed(model, np.repeat(row, ROWS, axis=0)) / ROWS, 1e-9))
 
 
-def timed(model: Model, rows: np.ndarray) -> float:
+def timed(model: Model, rows: Array) -> float:
     model.predict(rows)
     taken = []
     for _ in range(TIMES):
@@ -93,9 +97,12 @@ class PredictContext:
 
 @dataclass(slots=True)
 class Prediction:
-    """Probabilities [n, classes], and the response headers that describe how the predictor obtained them."""
+    """Predictions [n, columns], and the response headers that describe how the predictor obtained them.
 
-    probabilities: Array
+    The columns are those of the model's OutputSchema.
+    """
+
+    outputs: Array
     headers: tuple[tuple[str, str], ...] = ()
 
 
@@ -156,11 +163,13 @@ class ModelMetrics:
     """Metrics of the model."""
 
     def __init__(self, registry: Registry, model: Graph) -> None:
+        # A regressor has no labels, and an empty label is none for Prometheus.
+        self.labels = model.labels or ("",)
         ranged = [f.name for f in model.features if f.min is not None and f.max is not None]
         self.registry = registry
         self.runs = Counter(registry, "model_runs_total", "Model runs.")
         self.seconds = Histogram(registry, "model_run_duration_seconds", "Duration of model runs in seconds.")
-        self.rows = registry.counter("model_rows_total", "Rows predicted, by predicted label.", "label", model.labels)
+        self.rows = registry.counter("model_rows_total", "Rows predicted, by predicted label.", "label", self.labels)
         self.out_of_range = registry.counter(
             "model_input_out_of_range_total", "Input values outside the training range of their feature.", "feature", ranged
         )
@@ -192,36 +201,41 @@ def within_deadline(model: Model, watchdog: RunWatchdog) -> Predict:
     return predict
 
 
-def measured(predict: Predict, model: Graph, metrics: ModelMetrics) -> Predict:
+def measured(predict: Predict, model: Graph, outputs: OutputSchema, metrics: ModelMetrics) -> Predict:
     """Adds the metrics of the model to a predictor."""
-    # As float32, like the rows: otherwise the maximum of the training rows would be out of range.
+    # As the type of the rows: otherwise the maximum of the training rows would be out of range.
+    kind = np.float32 if model.schema.dtype == np.float32 else np.float64
     ranged = [
-        (j, f.name, float(np.float32(f.min)), float(np.float32(f.max)))
+        (j, f.name, float(kind(f.min)), float(kind(f.max)))
         for j, f in enumerate(model.features)
         if f.min is not None and f.max is not None
     ]
     columns = [j for j, _, _, _ in ranged]
-    low, high = (np.array([bounds[k] for bounds in ranged], np.float32) for k in (2, 3))
+    low: Array = np.array([bounds[2] for bounds in ranged], kind)
+    high: Array = np.array([bounds[3] for bounds in ranged], kind)
+    is_object = model.schema.has_strings
+    best_of = outputs.best_of if outputs.has_label_column else best if model.labels else lambda _: 0
 
     cells, lock = metrics.registry.cells, metrics.registry.lock
     runs, seconds_first = metrics.runs.first[()], metrics.seconds.first[()]
-    row_cells = [metrics.rows.first[label,] for label in model.labels]
+    row_cells = [metrics.rows.first[label,] for label in metrics.labels]
 
-    def count_one(row: list[float], probabilities: list[float], seconds: float) -> None:
+    def count_one(row: list[Any], output: list[float], seconds: float) -> None:
         """Counts a run on one row, under one lock. For one row, plain Python is several times faster than numpy."""
         with lock:
             cells[runs] += 1
-            cells[row_cells[best(probabilities)]] += 1
+            cells[row_cells[best_of(output)]] += 1
             metrics.seconds.record(seconds, seconds_first)
         for j, name, minimum, maximum in ranged:
-            if not minimum <= row[j] <= maximum:
+            if not minimum <= row[j] <= maximum and row[j] == row[j]:
                 metrics.out_of_range.add((name,))
 
-    def count_many(rows: Array, probabilities: Array) -> None:
-        counts = np.bincount(probabilities.argmax(axis=1), minlength=len(model.labels))
-        for label, count in zip(model.labels, counts.tolist(), strict=True):
+    def count_many(rows: Array, output: Array) -> None:
+        numbers = outputs.best(output) if model.labels else np.zeros(len(output), np.intp)
+        counts = np.bincount(numbers, minlength=len(metrics.labels))
+        for label, count in zip(metrics.labels, counts.tolist(), strict=True):
             metrics.rows.add((label,), count)
-        within = rows[:, columns]
+        within = rows[:, columns].astype(kind) if is_object else rows[:, columns]
         outside = ((within < low) | (within > high)).sum(axis=0)
         for (_, name, _, _), count in zip(ranged, outside.tolist(), strict=True):
             metrics.out_of_range.add((name,), count)
@@ -230,13 +244,13 @@ def measured(predict: Predict, model: Graph, metrics: ModelMetrics) -> Predict:
         started = perf_counter()
         prediction = predict(rows, context)
         seconds = perf_counter() - started
-        probabilities = prediction.probabilities
+        output = prediction.outputs
         if len(rows) == 1:
-            count_one(rows[0].tolist(), probabilities[0].tolist(), seconds)
+            count_one(rows[0].tolist(), output[0].tolist(), seconds)
         else:
             metrics.seconds.observe(seconds)
             metrics.runs.add()
-            count_many(rows, probabilities)
+            count_many(rows, output)
         return prediction
 
     return predict_and_count

@@ -1,18 +1,42 @@
-"""The ONNX Runtime session of a classifier, and the metadata of its file."""
+"""The ONNX Runtime session of a model, and the metadata of its file."""
 
-import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from iris_wsgi.codec.rows import Array
+from iris_wsgi.codec.model_schema import CLASSIFIER, GRAPH, REGRESSOR, SCORES, Array, Feature, OutputSchema, RowSchema
 from iris_wsgi.errors import BadModel, InvalidOutput
-from iris_wsgi.model.artifact import ArtifactManifest, read_all, read_file, read_labels, read_object
+from iris_wsgi.model.artifact import (
+    LABELS_FILE,
+    ArtifactManifest,
+    ModelDescription,
+    combined_digest,
+    external_names,
+    parse_feature,
+    read_all,
+    read_file,
+    read_labels,
+    read_object,
+    sha256,
+)
+from iris_wsgi.model.graph_signature import (
+    GraphInput,
+    GraphOutputs,
+    check_features,
+    column_names,
+    default_features,
+    graph_inputs,
+    graph_outputs,
+    make_feeds,
+    metadata_of,
+)
 
 # Since 1.29 the wheel of onnxruntime sends telemetry unless this is set before the import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -20,56 +44,155 @@ import onnxruntime
 from onnxruntime import RunOptions as RunOptions
 
 RUNTIME_VERSION: str = onnxruntime.__version__
+# They compute binary random forests wrong: half of the labels, with no error.
+BROKEN_RUNTIMES = ("1.26.0", "1.27.0")
 Kind = TypeVar("Kind")
-
-
-class Feature(NamedTuple):
-    """A feature of the input: its name, its unit, and its range in training. None means that the file does not say."""
-
-    name: str
-    unit: str | None = None
-    min: float | None = None
-    max: float | None = None
-
+MAX_CHARACTERS = 300
+# "[ONNXRuntimeError] : 1 : FAIL : ", "Load model from PATH failed:", and the place in the source with a C++ signature.
+code = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ").sub
+loading = re.compile(r"^(?:Load model from .*? failed:|Exception during initialization: )").sub
+place = re.compile(r"^/\S+?:\d+ (?:.*?\)(?: const)?(?:::<lambda\(.*?\)>)? )(?=[A-Z])").sub
+# Texts of messages, and what to change.
+ADVICE = (
+    ("IR version", "set `model.ir_version` to one that this onnxruntime supports before saving, or install a newer onnxruntime"),
+    ("onnx opset", "export with a lower `target_opset=`, or install a newer onnxruntime"),
+    ("Opset", "export with a lower `target_opset=`, or install a newer onnxruntime"),
+    ("ZipMap", 'export with `options={"zipmap": False}`'),
+    ("is not a registered function/op", "its operator belongs to another library; export with the operators of ONNX alone"),
+    ("construct locale", 'this machine lacks the locale; export the text step with `options={Vectorizer: {"locale": "C"}}`'),
+    (
+        "External data",
+        "its weights are in a file beside it, which is missing or is not named in golden.json; run pack on the model",
+    ),
+    ("protobuf", "the file is damaged, or it is no ONNX model"),
+    ("tensor(double)", "export with float inputs: `initial_types=[('X', FloatTensorType([None, N]))]`"),
+)
 
 # Metadata that other servers check before they use the model: the pair that a half belongs to, and the species of a member.
 IDENTITY = ("pair", "member")
 
 
-class Graph:
-    """An ONNX graph with float32 [rows, features] as input, the metadata of its file, and the labels of its classes."""
+class ModelFiles(NamedTuple):
+    """The content of a graph, that of the files with its weights by name, and the path that error messages name."""
 
-    def __init__(self, content: bytes, labels: tuple[str, ...], file: str) -> None:
-        """Creates the session from the content of `file`, which is named in error messages. Raises BadModel."""
-        self.labels = labels
-        self.digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        self.session = open_session(content, file)
+    content: bytes
+    path: str
+    external: Mapping[str, bytes] = MappingProxyType({})
+
+
+class Graph:
+    """An ONNX graph that takes rows, with the metadata of its file and the labels of its classes."""
+
+    def __init__(self, files: ModelFiles, description: ModelDescription) -> None:
+        """Creates the session. Raises BadModel."""
+        self.description, self.labels = description, description.labels
+        contents = [files.content, *(files.external[name] for name in sorted(files.external))]
+        self.digest = f"sha256:{combined_digest(list(map(sha256, contents)))}"
+        self.session = open_session(files)
         # The wrapped session: the wrapper's additions are for GPUs, and take a third of the time of a small model's run.
         self.run = getattr(self.session, "_sess", self.session).run
-        self.input, self.width = only_input(self.session, file)
-        metadata = self.session.get_modelmeta().custom_metadata_map
-        self.name, self.version = metadata.get("name", Path(file).stem), metadata.get("version", "unknown")
-        self.features = parse_features(metadata.get("features"), self.width, file)
-        self.libraries: dict[str, str] = read_object(metadata.get("libraries", "{}"), file)
+        self.inputs = graph_inputs(self.session, len(description.features), files.path)
+        metadata = metadata_of(self.session)
+        self.name = description.name or metadata.get("name", Path(files.path).stem)
+        self.version = description.version or metadata.get("version", "unknown")
+        self.features = description.features or parse_features(metadata.get("features"), self.inputs, files.path)
+        check_features(self.features, self.inputs, files.path)
+        self.schema = RowSchema(self.features)
+        self.feeds = make_feeds(self.inputs, self.schema)
+        self.width = self.schema.width
+        self.libraries: dict[str, str] = read_object(metadata.get("libraries", "{}"), files.path)
         self.identity = {"digest": self.digest} | {name: metadata[name] for name in IDENTITY if name in metadata}
 
 
 class Model(Graph):
-    """A classifier: float32 [rows, features] in, float32 probabilities [rows, classes] out."""
+    """A model with one output: probabilities, scores, or values. `outputs` describes the columns of its predictions."""
 
-    def __init__(self, content: bytes, labels: tuple[str, ...], file: str) -> None:
+    def __init__(self, files: ModelFiles, description: ModelDescription) -> None:
         """Raises BadModel."""
-        super().__init__(content, labels, file)
-        self.output, self.is_map = probability_output(self.session, len(labels), file)
+        super().__init__(files, description)
+        self.graph_outputs = graph_outputs(self.session, files.path, len(self.labels) or None)
+        self.outputs = output_schema(self.graph_outputs, description, files.path)
+        # A network of two classes may give the probability of the second alone.
+        self.gives_second = self.outputs.kind == CLASSIFIER and self.graph_outputs.width == 1 and len(self.labels) == 2
+        self.output, self.is_map = self.graph_outputs.values, self.graph_outputs.is_map
+        names = [self.output]
+        if self.outputs.has_label_column and self.graph_outputs.label:
+            names.append(self.graph_outputs.label)
+        self.output_names = tuple(names)
 
     def predict(self, rows: Array, options: RunOptions | None = None) -> Array:
-        """Returns the probabilities [n, classes] of rows [n, features] from one run, which `options` can terminate.
+        """Returns the predictions float32 [n, outputs.width] of rows [n, features] from one run, which `options` can terminate.
 
-        Raises InvalidOutput if the output has another shape.
+        Raises InvalidOutput if an output has another shape, or if it is a label that is not one of the classes.
         """
-        (answer,) = self.run((self.output,), {self.input: rows}, options)
-        probabilities = of_maps(answer, self.labels) if self.is_map else np.asarray(answer, np.float32)
-        return shaped(probabilities, len(rows), len(self.labels))
+        answers = self.run(self.output_names, self.feeds(rows), options)
+        values = self.values_of(answers[0], len(rows))
+        if len(answers) == 1:
+            return values
+        return np.column_stack([values, self.label_numbers(answers[1], len(rows))]).astype(np.float32)
+
+    def values_of(self, answer: Any, rows: int) -> Array:
+        """Returns the output float32 [rows, columns]. Raises InvalidOutput."""
+        columns = len(self.outputs.columns)
+        if self.is_map:
+            return shaped(of_maps(answer, self.labels, self.outputs.classes), rows, columns)
+        values = np.asarray(answer, np.float32)
+        if values.ndim == 1 and (columns == 1 or self.gives_second):
+            values = values.reshape(-1, 1)
+        if self.gives_second:
+            second = shaped(values, rows, 1)
+            return np.concatenate([1 - second, second], axis=1)
+        return shaped(values, rows, columns)
+
+    def label_numbers(self, answer: Any, rows: int) -> list[int]:
+        """Returns the number of each label of the graph. Raises InvalidOutput for a label that is not one of the classes."""
+        found = np.asarray(answer).ravel().tolist()
+        numbers = {value: i for i, value in enumerate(self.outputs.classes)}
+        if len(found) != rows:
+            raise InvalidOutput(f"The model's output has {len(found)} labels for {rows} rows.")
+        if any(value not in numbers for value in found):
+            raise InvalidOutput("The model's label is not one of its classes.")
+        return [numbers[value] for value in found]
+
+    def graph_labels(self, rows: Array) -> list[Any] | None:
+        """Returns the graph's own label of each row, or None if the graph gives none."""
+        if self.graph_outputs.label is None:
+            return None
+        (answer,) = self.run((self.graph_outputs.label,), self.feeds(rows), None)
+        found: list[Any] = np.asarray(answer).ravel().tolist()
+        return found
+
+
+def output_schema(found: GraphOutputs, description: ModelDescription, file: str) -> OutputSchema:
+    """Returns the columns of the predictions. Raises BadModel if the graph does not give as many."""
+    kind, labels = description.kind, description.labels
+    if kind == CLASSIFIER:
+        columns = labels
+    else:
+        columns = column_names(
+            found, labels if kind == SCORES else (), description.columns, "score" if kind == SCORES else "value"
+        )
+    label = GRAPH if kind == SCORES else description.label
+    if label == GRAPH and kind != REGRESSOR and not (found.label and description.classes):
+        raise BadModel(f"{file} has no label of its own, or golden.json does not name its classes; run pack again")
+    if description.classes and len(description.classes) != len(labels):
+        raise BadModel(
+            f"{file} has the classes {listed(description.classes)}, and label.json names {listed(labels)}: the numbers differ"
+        )
+    width = found.width
+    if width is not None and width != len(columns) and not (kind == CLASSIFIER and width == 1 and len(labels) == 2):
+        raise BadModel(
+            f"{file} must have one output of probabilities, tensor(float) [N, {len(columns)}] or a ZipMap, for the"
+            f" {len(columns)} classes of label.json; its output {found.values} has {width} columns"
+            if kind == CLASSIFIER
+            else f"{file} gives {width} {kind} columns, and golden.json names {len(columns)}: {listed(columns)}"
+        )
+    return OutputSchema(kind, labels, columns, description.classes, label)
+
+
+def listed(values: Sequence[Any]) -> str:
+    shown = ", ".join(map(str, values[:20]))
+    return f"{shown}, … ({len(values)} in all)" if len(values) > 20 else shown
 
 
 def shaped(output: Array, rows: int, columns: int) -> Array:
@@ -80,9 +203,9 @@ def shaped(output: Array, rows: int, columns: int) -> Array:
     return output
 
 
-def of_maps(maps: Sequence[Mapping[Any, float]], labels: tuple[str, ...]) -> Array:
+def of_maps(maps: Sequence[Mapping[Any, float]], labels: tuple[str, ...], classes: tuple[Any, ...] = ()) -> Array:
     """Converts the rows of a ZipMap to an array with its columns in the order of the labels. Raises InvalidOutput."""
-    keys = class_order(tuple(maps[0]), labels) if maps else ()
+    keys = classes or (class_order(tuple(maps[0]), labels) if maps else ())
     if any(len(row) != len(keys) for row in maps):
         raise InvalidOutput("The model's output is a ZipMap whose rows have different classes.")
     try:
@@ -114,78 +237,61 @@ def load_model(folder: Path, seal: str = "") -> tuple[Model, ArtifactManifest]:
     return load(Model, folder, seal)
 
 
-def load(kind: Callable[[bytes, tuple[str, ...], str], Kind], folder: Path, seal: str) -> tuple[Kind, ArtifactManifest]:
+def load(kind: Callable[[ModelFiles, ModelDescription], Kind], folder: Path, seal: str) -> tuple[Kind, ArtifactManifest]:
     """Like load_model(), for any kind of graph."""
     golden, files = read_all(lambda name: read_file(folder / name), str(folder), seal)
-    labels = read_labels(files["label.json"], str(folder / "label.json"))
-    return kind(files[golden.model], labels, str(folder / golden.model)), golden
+    description = golden.description
+    if LABELS_FILE in files:
+        description = description._replace(labels=read_labels(files[LABELS_FILE], str(folder / LABELS_FILE)))
+    external = {name: files[name] for name in external_names(golden)}
+    return kind(ModelFiles(files[golden.model], str(folder / golden.model), external), description), golden
 
 
-def open_session(content: bytes, file: str) -> onnxruntime.InferenceSession:
+def open_session(files: ModelFiles) -> onnxruntime.InferenceSession:
     """Opens a session with one thread and without spinning.
 
     By default onnxruntime has one thread per core of the host, whatever the quota of the cgroup. Raises BadModel.
     """
+    if RUNTIME_VERSION in BROKEN_RUNTIMES:
+        raise BadModel(f"onnxruntime {RUNTIME_VERSION} computes binary random forests wrong; install another version")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
     try:
+        if files.external:
+            names, contents = list(files.external), list(files.external.values())
+            options.add_external_initializers_from_files_in_memory(names, contents, list(map(len, contents)))
         # Without enable_fallback=0 a failure prints a banner to standard output.
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        return onnxruntime.InferenceSession(files.content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:
-        raise BadModel(f"{file} is not a model that onnxruntime can load: {first_line(error)}") from None
+        raise BadModel(f"{files.path} is not a model that onnxruntime can load: {explain(error)}") from None
 
 
-def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-def only_input(session: onnxruntime.InferenceSession, file: str) -> tuple[str, int]:
-    """Returns the name and the width of the only input, float [N, features]. Raises BadModel."""
-    inputs = session.get_inputs()
-    if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 2:
-        found = ", ".join(f"{i.name}: {i.type} {i.shape}" for i in inputs)
-        raise BadModel(f"{file} must have one input, tensor(float) [N, features]; it has {found}")
-    rows, width = inputs[0].shape
-    if isinstance(rows, int) or not isinstance(width, int):
-        raise BadModel(f"{file} must take any number of rows of a fixed width; its input has the shape {inputs[0].shape}")
-    return inputs[0].name, width
-
-
-def probability_output(session: onnxruntime.InferenceSession, classes: int, file: str) -> tuple[str, bool]:
-    """Returns the name of the output with the probabilities, and whether it is a ZipMap (a map per row).
-
-    Exporters use different names, so the output is recognized by its type: a float tensor [N, classes] or a sequence of maps.
-    Raises BadModel.
-    """
-    outputs = session.get_outputs()
-    maps = [o.name for o in outputs if o.type.startswith("seq(map(") and o.type.endswith(",tensor(float)))")]
-    tensors = [o.name for o in outputs if o.type == "tensor(float)" and o.shape[1:] in ([classes], [None])]
-    tensors += [o.name for o in outputs if o.type == "tensor(float)" and len(o.shape) == 2 and isinstance(o.shape[1], str)]
-    if len(maps) + len(tensors) != 1:
-        found = ", ".join(f"{o.name}: {o.type} {o.shape}" for o in outputs)
-        raise BadModel(
-            f"{file} must have one output of probabilities, tensor(float) [N, {classes}] or a ZipMap,"
-            f" for the {classes} classes of label.json; it has {found}"
-        )
-    return (*maps, *tensors)[0], bool(maps)
-
-
-def parse_features(text: str | None, width: int, file: str) -> tuple[Feature, ...]:
-    """Returns the features of the file's metadata, or numbered ones without a range. Raises BadModel."""
+def parse_features(text: str | None, inputs: Sequence[GraphInput], file: str) -> tuple[Feature, ...]:
+    """Returns the features of the file's metadata, or those of the inputs without a range. Raises BadModel."""
+    default = default_features(inputs)
     if text is None:
-        return tuple(Feature(f"feature_{i}") for i in range(width))
+        return default
     try:
         found = tuple(parse_feature(entry) for entry in json.loads(text))
     except (ValueError, TypeError, KeyError, AttributeError):
         raise BadModel(f"{file} has metadata in which 'features' is not a list of objects with name, unit, min and max") from None
-    if len(found) != width or len({feature.name for feature in found}) != width:
-        raise BadModel(f"{file} takes {width} features, and its metadata names {len(found)} that should differ")
-    return found
+    if len(found) != len(default) or len({feature.name for feature in found}) != len(default):
+        raise BadModel(f"{file} takes {len(default)} features, and its metadata names {len(found)} that should differ")
+    return tuple(feature._replace(type=one.type) for feature, one in zip(found, default, strict=True))
 
 
-def parse_feature(entry: Mapping[str, Any]) -> Feature:
-    low, high = (None if entry.get(key) is None else float(entry[key]) for key in ("min", "max"))
-    return Feature(str(entry["name"]), entry.get("unit"), low, high)
+def reason(error: Exception) -> str:
+    """Returns the first sentences of a message without codes and C++ signatures, in at most 300 characters."""
+    text = loading("", code("", str(error).strip()))
+    text = place("", loading("", text)) or type(error).__name__
+    return text.splitlines()[0][:MAX_CHARACTERS].rstrip(". ")
+
+
+def explain(error: Exception) -> str:
+    """Returns the reason for which a model cannot be loaded, and the change that mends it, if it is known."""
+    text = reason(error)
+    advice = next((advice for words, advice in ADVICE if words in str(error)), "")
+    return f"{text}; {advice}" if advice else text

@@ -13,7 +13,7 @@ from pyarrow import ipc, parquet
 
 from iris_wsgi.codec.rows import Array
 from iris_wsgi.errors import Stopped
-from iris_wsgi.model.session import Model, first_line
+from iris_wsgi.model.session import Model, reason
 from iris_wsgi.settings import BadSetting
 from iris_wsgi.storage.files import WHOLE, AppendFile, move_into_place
 from iris_wsgi.tabular.record_splitter import EMPTY, NOT_FINITE, BadRow, Chunk, Position
@@ -37,7 +37,7 @@ class ParquetSource:
             # Without these arguments pyarrow reads ahead the whole file or a whole column of a row group.
             self.file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 16)
         except (arrow.ArrowException, OSError) as error:
-            raise BadSetting(f"{path} is not a Parquet file: {first_line(error)}") from None
+            raise BadSetting(f"{path} is not a Parquet file: {reason(error)}") from None
         # Columns with a dictionary, such as categories of pandas, become columns of their values.
         fields = [
             field.with_type(field.type.value_type) if arrow.types.is_dictionary(field.type) else field
@@ -65,7 +65,7 @@ class ParquetSource:
         try:
             return next(batches, None)
         except (arrow.ArrowException, OSError) as error:
-            raise Stopped(f"IN cannot be read to its end: {first_line(error)}") from None
+            raise Stopped(f"IN cannot be read to its end: {reason(error)}") from None
 
     def done(self, position: Position) -> int:
         return position.offset

@@ -62,7 +62,7 @@ class Scorer:
         if not np.isfinite(probabilities).all():
             good = np.asarray(np.isfinite(probabilities).all(axis=1))
             rows, probabilities = select_rows(rows, good, OUTPUT_NOT_FINITE), probabilities[good]
-        classes = probabilities.argmax(axis=1)
+        classes = self.model.outputs.best(probabilities)
         counts = np.bincount(classes, minlength=len(self.model.labels)).tolist()
         text = self.writer.text(rows.kept, classes.tolist(), probabilities)
         return ScoredChunk(text, dict(zip(self.model.labels, counts, strict=True)), rows.bad_rows)
@@ -80,7 +80,7 @@ class Scorer:
             predictions = [self.predict_one(row[np.newaxis]) for row in rows.values]
         good = np.array([prediction is not None for prediction in predictions])
         found = [prediction for prediction in predictions if prediction is not None]
-        empty = np.empty((0, len(self.model.labels)), np.float32)
+        empty = np.empty((0, self.model.outputs.width), np.float32)
         return select_rows(rows, good, MODEL_FAILS), np.concatenate([empty, *found])
 
     def predict_one(self, row: Array) -> Array | None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from iris_wsgi.codec.model_schema import INTEGER_TYPES, REGRESSOR, Feature, OutputSchema
 from iris_wsgi.errors import JSON, MAX_FIELD_ERRORS, PHRASES, error_media_type
 from iris_wsgi.model.session import Graph
 from iris_wsgi.wsgi.application import NO_CONTENT, Route
@@ -51,18 +52,47 @@ def listed(items: object, min_items: int, max_items: int) -> Schema:
 
 
 def rows(model: Graph, max_rows: int) -> Schema:
-    """Returns the schema of a request body with 1 to `max_rows` rows."""
+    """Returns the schema of a request body with 1 to `max_rows` rows: lists in the order of the features, or objects by name."""
     unit = ", ".join(f"{f.name} ({f.unit})" if f.unit else f.name for f in model.features)
-    row = listed({"type": "number"}, model.width, model.width) | {"description": unit}
-    return closed(data=listed(row, 1, max_rows))
+    kinds = [value(feature) for feature in model.features]
+    same = all(kind == kinds[0] for kind in kinds)
+    row = listed(kinds[0] if same else {"anyOf": distinct(kinds)}, model.width, model.width) | {"description": unit}
+    by_name: Schema = {
+        "type": "object",
+        "properties": {feature.name: kind for feature, kind in zip(model.features, kinds, strict=True)},
+    }
+    return closed(data=listed({"anyOf": [row, by_name]}, 1, max_rows))
 
 
-def probabilities(model: Graph) -> Schema:
-    return listed({"type": "number"}, len(model.labels), len(model.labels))
+def value(feature: Feature) -> Schema:
+    """Returns the schema of one value of a row."""
+    kinds = {"string": "string", "bool": "boolean"} | dict.fromkeys(INTEGER_TYPES, "integer")
+    kind = kinds.get(feature.type, "number")
+    return {"type": [kind, "null"] if feature.missing else kind}
 
 
-def label(model: Graph) -> Schema:
-    return {"type": "string", "enum": list(model.labels)}
+def distinct(schemas: Sequence[Schema]) -> list[Schema]:
+    return [schema for i, schema in enumerate(schemas) if schema not in schemas[:i]]
+
+
+def values(outputs: OutputSchema) -> Schema:
+    """Returns the schema of the probabilities, scores, or values of one row."""
+    return listed({"type": "number"}, len(outputs.columns), len(outputs.columns))
+
+
+def label(outputs: OutputSchema) -> Schema:
+    return {"type": "string", "enum": list(outputs.labels)}
+
+
+def names(items: Sequence[str]) -> Schema:
+    return listed({"type": "string", "enum": list(items)}, len(items), len(items))
+
+
+def prediction(outputs: OutputSchema) -> dict[str, Schema]:
+    """Returns the members that describe the prediction of one row."""
+    if outputs.kind == REGRESSOR:
+        return {"targets": names(outputs.columns), "values": values(outputs)}
+    return {"classes": names(outputs.labels), "label": label(outputs), outputs.name: values(outputs)}
 
 
 def document(routes: Sequence[Route], version: str, public_paths: Sequence[str] | None = None) -> Schema:

@@ -10,6 +10,7 @@ import environments
 from bench import MODEL, Bench, environ
 from runner import log
 
+SEAL = Path(__file__).parents[1] / "support/sealed_models.py"
 MODELS = {
     "svm": "the Iris SVM",
     "forest": "forest of 300 trees",
@@ -43,6 +44,6 @@ def made(scratch: str) -> Path:
         stamp.write_text(digest)
     for name in MODELS:
         if (folder / name).exists():
-            command = [environments.python("ours"), "-m", "iris_wsgi", "seal", "--model-dir", str(folder / name)]
+            command = [environments.python("ours"), str(SEAL), str(folder / name)]
             subprocess.run(command, env=environ(scratch), capture_output=True, timeout=60, check=True)
     return folder

@@ -107,7 +107,7 @@ def send(app, method, path, route, headers=None, **options):
     options["headers"] = {"Accept": route.doc.media_type, **(headers or {})}
     if route.body is None:
         return app.request(example_path(app, path), method=method, **options)
-    body = json.dumps(entry_for(BODIES, path)).replace("features", getattr(app.service.model, "input", "features")).encode()
+    body = json.dumps(entry_for(BODIES, path)).replace("features", app.service.model.inputs[0].name).encode()
     return app.request(example_path(app, path), method=method, body=body, content_type="application/json", **options)
 
 

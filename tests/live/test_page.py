@@ -18,10 +18,10 @@ from iris_data import LABELED_ROWS
 from onnx import TensorProto, helper, numpy_helper
 from optional_programs import require_program
 from project import MODEL
+from sealed_models import seal
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
-from iris_wsgi.model.golden import seal
 from iris_wsgi.patterns.web_single.page import FILE, prefers_html
 from iris_wsgi.roles import ROLES
 
@@ -541,7 +541,7 @@ def save_model(folder: Path, features: list[dict], classes: int, training: bool)
         rows = [[10 * i + k, 100_000 + k, 0.001 * k, k, label] for i, label in enumerate(labels) for k in range(-4, 5)]
         lines = [[feature["name"] for feature in features] + ["label"], *([*row[:width], row[-1]] for row in rows)]
         (folder / "training.csv").write_text("".join(",".join(map(str, line)) + "\n" for line in lines))
-    seal(folder, None)
+    seal(folder)
 
 
 def test_another_model_has_its_own_page(window, run, tmp_path):

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from operator import le
@@ -28,6 +26,7 @@ from http_clients import (
     wait_until,
 )
 from project import MODEL
+from sealed_models import seal
 
 NAMES = ("setosa", "versicolor", "virginica")
 # A server where two requests may call other servers.
@@ -125,7 +124,7 @@ def test_pred_of_another_pair_is_named_and_not_called(run, tmp_path):
     (pair,) = [prop for prop in model.metadata_props if prop.key == "pair"]
     own_pair, pair.value = pair.value, "sha256:other"
     onnx.save(model, pred / "iris_pred.onnx")
-    subprocess.run([sys.executable, "-m", "iris_wsgi", "seal", "--model-dir", str(pred)], check=True, capture_output=True)
+    seal(pred)
     other = run("--role", "pred", "--model-dir", str(tmp_path / "other"))
     prep = run("--role", "prep", "--pred-url", other.url)
     wait_until(lambda: "pair" in why_not(prep), "the pairs are compared")
@@ -237,8 +236,7 @@ def test_a_member_of_another_model_does_not_vote(run, members, tmp_path):
     model = onnx.load(other / "members/setosa/iris_setosa.onnx")
     model.producer_version = "another"
     onnx.save(model, other / "members/setosa/iris_setosa.onnx")
-    sealed = [sys.executable, "-m", "iris_wsgi", "seal", "--model-dir", str(other / "members/setosa")]
-    subprocess.run(sealed, check=True, capture_output=True)
+    seal(other / "members/setosa")
     server = run("--role", "member", "--member", "setosa", "--model-dir", str(other))
     gateway = gateway_of(run, {**members, "setosa": server})
     assert "that of this gateway's release" in fetch(gateway, HEALTH).json()["members"]["setosa"]["why"]

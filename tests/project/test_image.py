@@ -289,9 +289,7 @@ def test_the_page_and_its_code_are_in_the_image_and_need_less_than_40_kb(image):
     sizes = {file.path: file.size for file in image.files}
     names = (
         "patterns/web_single/page.html",
-        "model/training_data.pyc",
         "patterns/web_single/page.pyc",
-        "patterns/web_single/training_routes.pyc",
     )
     assert sum(sizes[f"{package}/{name}"] for name in names) < 40 * 1024
 

@@ -18,7 +18,7 @@ class ExpectedResponses:
         self.model, self.manifest = load_model(MODEL)
         self.fast, _ = load_model(MODEL / "fast")
         self.members = {name: load_model(MODEL / "members" / name)[0] for name in NAMES}
-        self.encoder = Encoder(self.model.labels)
+        self.encoder = Encoder(self.model.outputs)
 
     def body(self, path: str, rows: Rows) -> bytes:
         """Returns the body of the response to a prediction request of the web-single pattern."""

@@ -2,7 +2,12 @@
 
 from project import MODEL
 
+from iris_wsgi.codec.model_schema import Feature, RowSchema
+
 LABELED_ROWS = {"setosa": [5.1, 3.5, 1.4, 0.2], "versicolor": [6.7, 3.1, 4.7, 1.5], "virginica": [7.2, 3.6, 6.1, 2.5]}
+
+NAMES = ("sepal_length", "sepal_width", "petal_length", "petal_width")
+IRIS_ROWS = RowSchema([Feature(name) for name in NAMES])
 
 
 def training_rows() -> list[list[float]]:

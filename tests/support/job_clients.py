@@ -144,7 +144,7 @@ class JobClients:
     """Clients that submit, poll, and cancel jobs, and record every fault. Each row belongs to one client."""
 
     def __init__(self, model: Model, servers: list[RestartingProcess], clients: int) -> None:
-        self.model, self.encoder, self.servers = model, Encoder(model.labels), servers
+        self.model, self.encoder, self.servers = model, Encoder(model.outputs), servers
         self.numbers = count()
         self.lock = threading.Lock()
         # Acknowledged jobs: the id by number, and the number by id. The store may also contain jobs without acknowledgment.

@@ -4,6 +4,7 @@ import threading
 from math import inf
 
 import numpy as np
+from iris_data import IRIS_ROWS
 
 from iris_wsgi.model.predictor import PredictContext, Prediction
 from iris_wsgi.observability.metrics import Registry
@@ -41,7 +42,7 @@ def expected_probabilities(rows):
 def build_cache(predict, max_bytes=1 << 20, seconds=3600.0, **options):
     registry = Registry()
     cache = PredictionCache(
-        predict, 3, CacheStore(LRUCache(max_bytes), seconds, CacheMetrics(registry), registry.memory), **options
+        predict, IRIS_ROWS, 3, CacheStore(LRUCache(max_bytes), seconds, CacheMetrics(registry), registry.memory), **options
     )
     registry.join()
     return cache
@@ -49,7 +50,7 @@ def build_cache(predict, max_bytes=1 << 20, seconds=3600.0, **options):
 
 def cached(cache, rows, deadline=inf):
     """Returns the probabilities of the rows, by the cache."""
-    return cache(rows, PredictContext(deadline)).probabilities
+    return cache(rows, PredictContext(deadline)).outputs
 
 
 def row_counts(cache):

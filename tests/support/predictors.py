@@ -16,6 +16,6 @@ def of_arrays(predict: Predict) -> Callable[..., Array]:
     """Returns a function of rows and a deadline that returns the probabilities of the predictor."""
 
     def compute(rows: Array, deadline: float = inf) -> Array:
-        return predict(rows, PredictContext(deadline)).probabilities
+        return predict(rows, PredictContext(deadline)).outputs
 
     return compute

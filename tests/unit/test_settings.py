@@ -262,7 +262,7 @@ def test_settings_made_in_python_are_checked_too():
         Settings(role="none")
 
 
-@pytest.mark.parametrize("command", ["serve", "worker", "redrive", "verify", "seal"])
+@pytest.mark.parametrize("command", ["serve", "worker", "redrive", "verify"])
 def test_an_invalid_setting_ends_a_command_with_status_2_and_one_line(command, monkeypatch, capsys):
     monkeypatch.setenv("IRIS_PROT", "1")
     assert main([command]) == 2

@@ -5,38 +5,47 @@ import time
 from struct import Struct
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from iris_wsgi.codec.rows import Array, best
+from iris_wsgi.codec.model_schema import Array, RowSchema
+from iris_wsgi.codec.rows import Encoder
 from iris_wsgi.model.session import Graph
 from iris_wsgi.patterns.asynchronous.job import Job
 
 WIDTH = Struct("<I")
 
 
-def pack_rows(rows: Array) -> bytes:
-    """Encodes rows [n, features]: the number of features, then float32, all little-endian."""
-    return WIDTH.pack(rows.shape[1]) + rows.astype("<f4", copy=False).tobytes()
+def pack_rows(schema: RowSchema, rows: Array) -> bytes:
+    """Encodes rows [n, features]: the number of features, little-endian, then the rows as in RowSchema.pack()."""
+    return WIDTH.pack(schema.width) + schema.pack(rows)
 
 
-def unpack_rows(body: bytes) -> Array:
-    """Decodes the body of a job. Raises ValueError if it is malformed."""
-    if len(body) <= WIDTH.size:
-        raise ValueError("the body has no rows")
-    return np.frombuffer(body, "<f4", offset=WIDTH.size).reshape(-1, *WIDTH.unpack_from(body))
+def unpack_rows(schema: RowSchema, body: bytes) -> Array | None:
+    """Decodes the body of a job. Returns None if it is malformed, or if the rows are those of another model."""
+    if len(body) <= WIDTH.size or WIDTH.unpack_from(body) != (schema.width,):
+        return None
+    try:
+        return schema.unpack(body[WIDTH.size :])
+    except ValueError:
+        return None
 
 
 class Provisional(NamedTuple):
-    """Prediction of the fast model for one row, which a client got at once."""
+    """Prediction of the fast model for one row, which a client got at once.
+
+    `fields` are the label with the probabilities or scores, or the values of a regressor.
+    """
 
     model: dict[str, str]
-    label: str
-    probabilities: list[float]
+    fields: dict[str, Any]
+
+    def document(self) -> dict[str, Any]:
+        return {"model": self.model, **self.fields}
 
 
-def provisional(model: Graph, probabilities: Array) -> Provisional:
-    row: list[float] = probabilities[0].tolist()
-    return Provisional(model_identity(model), model.labels[best(row)], row)
+def provisional(model: Graph, encoder: Encoder, outputs: Array) -> Provisional:
+    fields = encoder.fields(outputs)
+    # The labels of a class are in the response of the job.
+    fields.pop("classes", None)
+    return Provisional(model_identity(model), fields)
 
 
 def model_identity(model: Graph) -> dict[str, str]:
@@ -45,12 +54,12 @@ def model_identity(model: Graph) -> dict[str, str]:
 
 def pack_note(first: Provisional | None) -> bytes:
     """Encodes the note of a sync-async job: the provisional prediction, or its absence."""
-    return json.dumps({"provisional": first and first._asdict(), "degraded": first is None}).encode()
+    return json.dumps({"provisional": first and first.document(), "degraded": first is None}).encode()
 
 
 def unpack_note(note: bytes) -> Provisional | None:
     fields = json.loads(note)["provisional"]
-    return Provisional(**fields) if fields else None
+    return Provisional(fields.pop("model"), fields) if fields else None
 
 
 def pack_result(model: Graph, predictions: bytes, agrees: bool | None) -> bytes:

@@ -3,6 +3,7 @@
 from contextlib import suppress
 from functools import partial
 
+from iris_wsgi.codec.rows import Encoder
 from iris_wsgi.errors import BackendUnavailable
 from iris_wsgi.observability.metrics import MetricSample
 from iris_wsgi.patterns.asynchronous import routes as jobs
@@ -59,7 +60,8 @@ def create_queue(context: RoleContext) -> jobs.JobQueue:
     # Each second, so that a scrape never waits for the store.
     context.registry.sources.append(lambda: latest)
     context.background.repeat("check the job store", 1.0, update)
-    return jobs.JobQueue(store, breaker, JobMetrics(context.registry), lambda: None, context.background.is_stopping)
+    metrics, stopping = JobMetrics(context.registry), context.background.is_stopping
+    return jobs.JobQueue(store, breaker, metrics, lambda: None, stopping, context.model.schema)
 
 
 def job_routes(context: RoleContext, queue: jobs.JobQueue) -> list[Route]:
@@ -75,4 +77,4 @@ def create_worker(context: RoleContext, metrics: JobMetrics) -> JobWorker:
     stopping = context.background.is_stopping
     store = create_job_store(settings, WORKER_SECONDS)
     context.background.add("remove expired jobs", partial(sweep, store, stopping), drains=False)
-    return JobWorker(store, context.model, context.predict, limits, metrics, context.log, stopping)
+    return JobWorker(store, context.model, Encoder(context.outputs), context.predict, limits, metrics, context.log, stopping)

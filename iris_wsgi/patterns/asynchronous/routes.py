@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import NamedTuple, ParamSpec, TypeVar
 
 from iris_wsgi import errors
-from iris_wsgi.codec.rows import Array, decode_rows
+from iris_wsgi.codec.model_schema import Array, RowSchema
+from iris_wsgi.codec.rows import decode_rows
 from iris_wsgi.errors import RETRY_AFTER, BackendUnavailable, JobError
 from iris_wsgi.model.predictor import NEVER
 from iris_wsgi.model.session import Graph
@@ -48,12 +49,13 @@ class JobQueue(NamedTuple):
     metrics: JobMetrics
     wake_worker: Callable[[], None]
     stopping: Stop
+    schema: RowSchema
 
     def submit(self, route: str, request: Request, rows: Array, note: bytes | None = None) -> Job:
         """Returns a durable job. Idempotency keys are separate for each route. Raises Problem."""
         key = idempotency_key(request)
         try:
-            job = self.breaker.call(self.store.submit, pack_rows(rows), key and f"{route} {key}", note)
+            job = self.breaker.call(self.store.submit, pack_rows(self.schema, rows), key and f"{route} {key}", note)
         except (JobError, BackendUnavailable) as error:
             outcome = "full" if isinstance(error, QueueFull) else "conflict" if isinstance(error, KeyConflict) else "unavailable"
             self.metrics.submissions.add((outcome,))
@@ -74,7 +76,7 @@ def routes(model: Graph, queue: JobQueue, max_rows: int, wait_seconds: float) ->
     """Returns the routes of jobs. A long poll lasts at most `wait_seconds`."""
 
     def post(request: Request) -> Response:
-        rows = decode_rows(request.body, model.width, max_rows, f"submit several jobs of up to {max_rows} rows")
+        rows = decode_rows(request.body, model.schema, max_rows, f"submit several jobs of up to {max_rows} rows")
         job = queue.submit("POST /jobs", request, rows)
         headers = (("Location", href(job.id, request.prefix)), NO_STORE)
         return Response(

@@ -11,7 +11,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from iris_wsgi.codec.rows import Array, Encoder, best
+from iris_wsgi.codec.model_schema import Array
+from iris_wsgi.codec.rows import Encoder
 from iris_wsgi.errors import BackendUnavailable, DeadlineExceeded, Problem
 from iris_wsgi.model.predictor import Predict, PredictContext
 from iris_wsgi.model.session import Graph
@@ -109,11 +110,18 @@ class JobWorker:
     """Worker loop that survives failures of jobs and of the store."""
 
     def __init__(
-        self, store: JobStore, model: Graph, predict: Predict, limits: WorkerLimits, metrics: JobMetrics, log: Log, stopping: Stop
+        self,
+        store: JobStore,
+        model: Graph,
+        encoder: Encoder,
+        predict: Predict,
+        limits: WorkerLimits,
+        metrics: JobMetrics,
+        log: Log,
+        stopping: Stop,
     ) -> None:
-        self.store, self.model, self.predict, self.limits = store, model, predict, limits
+        self.store, self.model, self.encoder, self.predict, self.limits = store, model, encoder, predict, limits
         self.metrics, self.log, self.stopping = metrics, log, stopping
-        self.encoder = Encoder(model.labels)
         self.breaker = CircuitBreaker(
             log.event, "the job worker waits for the store", "the job worker continues: the store is available"
         )
@@ -183,11 +191,7 @@ class JobWorker:
 
     def rows_of(self, claim: Claim) -> Array | None:
         """Returns None if the rows do not fit this model: the job may come from a server with another model."""
-        try:
-            rows = unpack_rows(claim.job.body)
-        except ValueError:
-            return None
-        return rows if rows.shape[1] == self.model.width else None
+        return unpack_rows(self.model.schema, claim.job.body)
 
     def attempt(self, batch: Sequence[ClaimedJob]) -> None:
         """Runs the model once for the batch. If that fails, runs it for each job, so that a bad job fails alone."""
@@ -221,15 +225,16 @@ class JobWorker:
 
     def results(self, batch: Sequence[ClaimedJob]) -> list[JobResult]:
         context = PredictContext(time.monotonic() + self.limits.run_seconds)
-        probabilities = self.predict(np.concatenate([job.rows for job in batch]), context).probabilities
+        outputs = self.predict(np.concatenate([job.rows for job in batch]), context).outputs
         ends = np.cumsum([len(job.rows) for job in batch])[:-1]
-        return [self.result(job, part) for job, part in zip(batch, np.split(probabilities, ends), strict=True)]
+        return [self.result(job, part) for job, part in zip(batch, np.split(outputs, ends), strict=True)]
 
-    def result(self, job: ClaimedJob, probabilities: Array) -> JobResult:
+    def result(self, job: ClaimedJob, outputs: Array) -> JobResult:
         agrees, note = None, job.claim.job.note
         if note is not None and (provisional := unpack_note(note)):
-            agrees = provisional.label == self.model.labels[best(probabilities[0].tolist())]
-        return JobResult(pack_result(self.model, self.encoder.batch(probabilities), agrees), agrees)
+            label = provisional.fields.get("label")
+            agrees = None if label is None else label == self.encoder.fields(outputs)["label"]
+        return JobResult(pack_result(self.model, self.encoder.batch(outputs), agrees), agrees)
 
     def fail(self, job: ClaimedJob, error: Exception) -> None:
         """Ends the attempt. A retry may help after a timeout or a crash of the model, but not after an invalid output."""

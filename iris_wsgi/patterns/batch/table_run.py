@@ -13,7 +13,8 @@ from iris_wsgi.codec.rows import NUMBERS, Array, is_float32
 from iris_wsgi.console import ProgressReporter
 from iris_wsgi.errors import BadModel, InvalidOutput, Stopped
 from iris_wsgi.model.golden import load_verified_model
-from iris_wsgi.model.session import Model, first_line
+from iris_wsgi.model.session import Model
+from iris_wsgi.model.session import reason as reason_of
 from iris_wsgi.patterns.batch.database import (
     PREDICTION,
     RUN,
@@ -270,15 +271,15 @@ def predict_rows(model: Model, names: Sequence[str], rows: Sequence[Row]) -> Pre
     width = len(names)
     values, errors = convert_features([row[-width:] for row in rows], names)
     good = np.array([error is None for error in errors])
-    probabilities = np.full((len(rows), len(model.labels)), np.nan, np.float32)
+    probabilities = np.full((len(rows), model.outputs.width), np.nan, np.float32)
     try:
         if good.any():
             probabilities[good] = model.predict(values[good])
     except InvalidOutput as error:
         raise BadModel(error.detail) from None
     except Exception as error:
-        raise Stopped(f"the model cannot be run on {good.sum()} rows: {first_line(error)}") from None
-    classes = np.where(np.isfinite(probabilities).all(axis=1), probabilities.argmax(axis=1), -1).tolist()
+        raise Stopped(f"the model cannot be run on {good.sum()} rows: {reason_of(error)}") from None
+    classes = np.where(np.isfinite(probabilities).all(axis=1), model.outputs.best(probabilities), -1).tolist()
     columns: list[list[float | None]] = [
         [value if i >= 0 else None for value, i in zip(column, classes, strict=True)] for column in probabilities.T.tolist()
     ]

@@ -6,13 +6,12 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from iris_wsgi.codec.rows import Array, best, finite
+from iris_wsgi.codec.model_schema import Array, RowSchema, packed_values
+from iris_wsgi.codec.rows import Encoder
 from iris_wsgi.errors import BackendUnavailable, Conflict
+from iris_wsgi.model.artifact import TRAINING_FILE, read_training
 from iris_wsgi.model.predictor import Predict, PredictContext
 from iris_wsgi.model.session import Graph
-from iris_wsgi.model.training_data import FILE, read_training
 from iris_wsgi.patterns.data_cache import routes as item_routes
 from iris_wsgi.patterns.data_cache.cache import ItemCache, ItemMetrics
 from iris_wsgi.patterns.data_cache.read_through import CacheTimes, InvalidationStamps, ReadThrough
@@ -52,7 +51,7 @@ def routes(context: RoleContext) -> list[Route]:
     times = CacheTimes(settings.items_seconds, MISSING_SECONDS, STALE_SECONDS, CHECK_SECONDS)
     stamps = InvalidationStamps(context.registry.memory.marks)
     reader = ReadThrough(database, breaker, tier, times, stamps)
-    responses = ItemResponses(context.model, context.predict)
+    responses = ItemResponses(context.model.schema, Encoder(context.outputs), context.predict)
     cache = ItemCache(reader, responses.item, responses.prediction, LRUCache(settings.items_bytes), times, stamps, metrics)
 
     def check() -> None:
@@ -62,7 +61,7 @@ def routes(context: RoleContext) -> list[Route]:
 
     # At half of the time that a check is valid, so that one may be late.
     context.background.repeat("check for changes of items", times.check / 2, check)
-    return item_routes.routes(context.model, cache)
+    return item_routes.routes(context.model, context.outputs, cache)
 
 
 def seed_rows(model: Graph, folder: Path, log_event: Callable[[str, str], None]) -> dict[str, bytes]:
@@ -71,35 +70,37 @@ def seed_rows(model: Graph, folder: Path, log_event: Callable[[str, str], None])
     Logs a warning and returns none if the file is missing or belongs to another model.
     """
     try:
-        rows, _ = read_training(model, folder)
+        rows, _ = read_training(model.schema, folder)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        log_event("warning", f"a new database of items starts empty, because {folder / FILE} cannot be used: {reason}")
+        log_event("warning", f"a new database of items starts empty, because {folder / TRAINING_FILE} cannot be used: {reason}")
         return {}
-    return {f"{i:04d}": row.astype("<f4").tobytes() for i, row in enumerate(rows)}
+    return {f"{i:04d}": model.schema.pack(rows[i : i + 1]) for i in range(len(rows))}
 
 
 class ItemResponses:
     """Response bodies in JSON, for one model."""
 
-    def __init__(self, model: Graph, predict: Predict) -> None:
-        self.model, self.predict = model, predict
+    def __init__(self, schema: RowSchema, encoder: Encoder, predict: Predict) -> None:
+        self.schema, self.encoder, self.predict = schema, encoder, predict
 
     def item(self, item_id: str, version: int, row: bytes) -> bytes:
         """Shows the shortest numbers that are these float32, which are those of the client unless they had too many digits."""
-        data = [float(str(value)) for value in floats(row)]
-        return json.dumps({"id": item_id, "version": version, "data": [data]}).encode()
+        return json.dumps({"id": item_id, "version": version, "data": [packed_values(row)]}).encode()
 
     def prediction(self, item_id: str, version: int, row: bytes, deadline: float) -> bytes:
-        """Raises Conflict for an item with another number of features, and the errors of the model."""
-        values, model = floats(row), self.model
-        if len(values) != model.width:
-            raise Conflict(f"The item has {len(values)} features, and the model requires {model.width}; PUT the item again.")
-        probabilities = finite(self.predict(values.reshape(1, -1), PredictContext(deadline)).probabilities)[0]
-        label = model.labels[best(probabilities)]
-        document = {"id": item_id, "version": version, "classes": model.labels, "label": label}
-        return json.dumps({**document, "probabilities": probabilities}).encode()
+        """Raises Conflict for an item of another model, and the errors of the model."""
+        fields = self.encoder.fields(self.predict(self.row(row), PredictContext(deadline)).outputs)
+        return json.dumps({"id": item_id, "version": version, **fields}).encode()
 
-
-def floats(row: bytes) -> Array:
-    return np.frombuffer(row, "<f4").astype(np.float32, copy=False)
+    def row(self, content: bytes) -> Array:
+        """Decodes the features of an item. Raises Conflict."""
+        try:
+            rows = self.schema.unpack(content)
+        except ValueError:
+            rows = None
+        if rows is None or len(rows) != 1:
+            count = len(packed_values(content))
+            found = "other" if count == self.schema.width else count
+            raise Conflict(f"The item has {found} features, and the model requires {self.schema.width}; PUT the item again.")
+        return rows

@@ -6,6 +6,7 @@ from math import ceil
 from time import monotonic
 
 from iris_wsgi import errors
+from iris_wsgi.codec.model_schema import OutputSchema
 from iris_wsgi.codec.rows import decode_rows
 from iris_wsgi.errors import RETRY_AFTER, BackendUnavailable, NotCached
 from iris_wsgi.http.cache_headers import (
@@ -38,7 +39,7 @@ is_id = re.compile(ID_PATTERN).fullmatch
 Header = tuple[str, str]
 
 
-def routes(model: Graph, cache: ItemCache) -> list[Route]:
+def routes(model: Graph, outputs: OutputSchema, cache: ItemCache) -> list[Route]:
     """Hits run in the event loop, because they do not block."""
     digest = ("X-Model-Digest", model.digest)
 
@@ -52,10 +53,10 @@ def routes(model: Graph, cache: ItemCache) -> list[Route]:
 
     def put(request: Request) -> Response:
         item_id = id_of(request)
-        rows = decode_rows(request.body, model.width, 1, TOO_MANY_ROWS)
+        rows = decode_rows(request.body, model.schema, 1, TOO_MANY_ROWS)
         headers = (("Cache-Status", miss_status("method")), NO_STORE)
         try:
-            version, body = cache.put(item_id, rows.astype("<f4", copy=False).tobytes())
+            version, body = cache.put(item_id, model.schema.pack(rows))
         except BackendUnavailable as down:
             raise unavailable(down, NOT_WRITTEN, headers) from None
         if version > 1:
@@ -69,30 +70,31 @@ def routes(model: Graph, cache: ItemCache) -> list[Route]:
 
         return look
 
-    path, row = "/items/{id}", openapi.rows(model, 1)
+    path, row, written = (
+        "/items/{id}",
+        openapi.rows(model, 1),
+        RouteDoc(WRITE, item_schema(model), success=(200, 201), failures=(404, 503)),
+    )
     return [
-        Route("GET", path, get, RouteDoc("Features of an item", item_schema(), failures=(404, 503, 504)),
+        Route("GET", path, get, RouteDoc("Features of an item", item_schema(model), failures=(404, 503, 504)),
               schedule=Schedule(NEVER, is_cached(ITEM))),
-        Route("PUT", path, put, RouteDoc(WRITE, item_schema(), success=(200, 201), failures=(404, 503)), row, Schedule(NEVER)),
+        Route("PUT", path, put, written, row, Schedule(NEVER)),
         Route("GET", f"{path}/prediction", prediction,
-              RouteDoc("Prediction of an item", prediction_schema(model), failures=(404, 409, 503, 504)),
+              RouteDoc("Prediction of an item", prediction_schema(outputs), failures=(404, 409, 503, 504)),
               schedule=Schedule(NEVER, is_cached(PREDICTION))),
     ]  # fmt: skip
 
 
-def item_schema() -> openapi.Schema:
-    row = openapi.listed({"type": "number"}, 1, 1_000_000)
+def item_schema(model: Graph) -> openapi.Schema:
+    # An item of an older model may have another number of features.
+    kinds = [openapi.value(feature) for feature in model.features]
+    row = openapi.listed(kinds[0] if all(kind == kinds[0] for kind in kinds) else {}, 1, 1_000_000)
     return openapi.closed(id=openapi.TEXT, version={"type": "integer", "minimum": 1}, data=openapi.listed(row, 1, 1))
 
 
-def prediction_schema(model: Graph) -> openapi.Schema:
-    return openapi.closed(
-        id=openapi.TEXT,
-        version={"type": "integer", "minimum": 1},
-        classes=openapi.listed(openapi.label(model), len(model.labels), len(model.labels)),
-        label=openapi.label(model),
-        probabilities=openapi.probabilities(model),
-    )
+def prediction_schema(outputs: OutputSchema) -> openapi.Schema:
+    number = {"type": "integer", "minimum": 1}
+    return openapi.closed(id=openapi.TEXT, version=number, **openapi.prediction(outputs))
 
 
 def id_of(request: Request) -> str:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from iris_wsgi.errors import BadModel
 from iris_wsgi.model.artifact import GOLDEN, ArtifactManifest, read_file, read_object, sha256
-from iris_wsgi.model.golden import check_shapes, self_test
+from iris_wsgi.model.golden import check_shapes, golden_array, self_test
 from iris_wsgi.model.session import RUNTIME_VERSION, Model, load_model
 
 MANIFEST = "manifest.json"
@@ -73,7 +73,7 @@ class Bundle(NamedTuple):
         """Runs the self-test of the model on this device and returns its line. Raises BadModel."""
         self.manifest.check_runtime(RUNTIME_VERSION)
         model, golden = self.load()
-        check_shapes(model, [golden.cases[0].row])
+        check_shapes(model, golden_array(model, golden.cases[:1]))
         return self_test(model, golden.cases, golden.tolerance)
 
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from iris_wsgi.codec.rows import best, finite
+from iris_wsgi.codec.rows import finite
 from iris_wsgi.errors import BadModel, Problem
-from iris_wsgi.model.session import Model, first_line
+from iris_wsgi.model.session import Model, reason
 from iris_wsgi.settings import BadSetting
 from iris_wsgi.storage.files import StdStream
 from iris_wsgi.tabular.columns import BLANK, SEPARATORS, csv_columns, feature_names, split_record
@@ -40,12 +40,12 @@ def predict_row(model: Model, texts: Sequence[str]) -> tuple[str, list[float]]:
         if (error := number_error(text)) is not None:
             raise BadSetting(f"{name} {error}")
     try:
-        (probabilities,) = finite(model.predict(np.array([[float(text) for text in texts]], np.float32)))
+        (output,) = finite(model.predict(np.array([[float(text) for text in texts]], model.schema.dtype)))
     except Problem as problem:
         raise BadModel(problem.detail) from None
     except Exception as error:
-        raise BadModel(f"the model fails on this row: {first_line(error)}") from None
-    return model.labels[best(probabilities)], probabilities
+        raise BadModel(f"the model fails on this row: {reason(error)}") from None
+    return model.labels[model.outputs.best_of(output)], output[: len(model.labels)]
 
 
 def predict_stream(

@@ -21,7 +21,7 @@ def routes(model: Graph, members: EnsembleMembers, abstain_below: float, seconds
     """
 
     def predict(request: Request) -> Response:
-        rows = decode_rows(request.body, model.width, 1, "send each row in a separate request")
+        rows = decode_rows(request.body, model.schema, 1, "send each row in a separate request")
         votes = members.vote(rows, min(request.deadline, monotonic() + seconds), request.ids.upstream_headers())
         if sum(vote.probability is not None for vote in votes) < members.quorum:
             raise ServiceUnavailable(too_few(members, [vote.error or None for vote in votes]), headers=(RETRY_AFTER,))

@@ -73,7 +73,7 @@ class LocalMembers:
     def vote(self, row: Array, deadline: float, headers: Headers) -> list[Vote]:
         """Predicts one after the other, because each takes microseconds."""
         context = PredictContext(deadline)
-        return [Vote(float(predict(row, context).probabilities[0, -1]), digest) for predict, digest in self.members.values()]
+        return [Vote(float(predict(row, context).outputs[0, -1]), digest) for predict, digest in self.members.values()]
 
     def why_not(self) -> dict[str, str | None]:
         return dict.fromkeys(self.names)

@@ -1,4 +1,4 @@
-"""Prediction cache: serves stored probabilities instead of running the model again."""
+"""Prediction cache: serves stored predictions instead of running the model again."""
 
 from collections.abc import Sequence
 from math import inf
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from iris_wsgi.codec.rows import Array
+from iris_wsgi.codec.model_schema import Array, RowSchema
 from iris_wsgi.errors import NotCached
 from iris_wsgi.http.cache_headers import (
     DEFAULT,
@@ -19,7 +19,7 @@ from iris_wsgi.http.cache_headers import (
     miss_status,
 )
 from iris_wsgi.model.predictor import PIECE_ROWS, Predict, PredictContext, Prediction
-from iris_wsgi.patterns.prediction_cache.keys import Values, array, canonical, values_of
+from iris_wsgi.patterns.prediction_cache.keys import Values, array, values_of
 from iris_wsgi.patterns.prediction_cache.store import CacheLookup, CacheStore
 
 if TYPE_CHECKING:
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 
 class CachedPrediction(NamedTuple):
-    """Probabilities [n, classes], and the number of rows by source: memory, another request, the second level, the model.
+    """Predictions [n, columns], and the number of rows by source: memory, another request, the second level, the model.
 
     `stored` is true if the cache stored all new rows. `ttl` is the time in seconds until the first entry expires, if all rows
     were hits. `too_old` is the number of entries that the age limit of the request excluded.
     """
 
-    probabilities: Array
+    outputs: Array
     hits: int
     coalesced: int
     shared: int
@@ -44,7 +44,7 @@ class CachedPrediction(NamedTuple):
 
 
 class PredictionCache:
-    """Predictor that caches another predictor, by the float32 values of a row; -0.0 and 0.0 are the same.
+    """Predictor that caches another predictor, by the values of a row; -0.0 and 0.0 are the same.
 
     The model must compute the same bits for a row alone and in a batch. A request of more than `chunk_rows` rows goes in chunks,
     which limits how long it holds the lock, and how long others wait for its rows.
@@ -53,16 +53,18 @@ class PredictionCache:
     def __init__(
         self,
         predict: Predict,
-        classes: int,
+        schema: RowSchema,
+        columns: int,
         store: CacheStore,
         tier: "ClearableTier | None" = None,
         chunk_rows: int = PIECE_ROWS,
     ) -> None:
-        self.predict, self.classes, self.store, self.tier, self.chunk_rows = predict, classes, store, tier, chunk_rows
+        self.predict, self.schema, self.columns = predict, schema, columns
+        self.store, self.tier, self.chunk_rows = store, tier, chunk_rows
 
     def __call__(self, rows: Array, context: PredictContext) -> Prediction:
         found = self.lookup(rows, context)
-        return Prediction(found.probabilities, (("Cache-Status", cache_status(found, context.cache.read)),))
+        return Prediction(found.outputs, (("Cache-Status", cache_status(found, context.cache.read)),))
 
     def lookup(self, rows: Array, context: PredictContext) -> CachedPrediction:
         """Runs the model on the misses. Raises NotCached (504) if the request forbids the run, and the errors of the model."""
@@ -71,12 +73,12 @@ class PredictionCache:
         if len(rows) <= self.chunk_rows:
             return self.chunk(rows, context)
         chunks = [self.chunk(rows[i : i + self.chunk_rows], context) for i in range(0, len(rows), self.chunk_rows)]
-        probabilities, hits, coalesced, shared, run, stored, ttl, too_old = zip(*chunks, strict=True)
+        outputs, hits, coalesced, shared, run, stored, ttl, too_old = zip(*chunks, strict=True)
         counts = sum(hits), sum(coalesced), sum(shared), sum(run)
-        return CachedPrediction(np.concatenate(probabilities), *counts, all(stored), min(ttl), sum(too_old))
+        return CachedPrediction(np.concatenate(outputs), *counts, all(stored), min(ttl), sum(too_old))
 
     def hits_only(self, rows: Array, context: PredictContext) -> CachedPrediction:
-        rows, keys = canonical(rows)
+        rows, keys = self.schema.canonical(rows)
         min_ttl = self.min_ttl(context.cache)
         hits = list[tuple[bytes, float]]()
         for key in keys if context.cache.read else ():
@@ -86,20 +88,20 @@ class PredictionCache:
         if not hits or len(hits) < len(keys):
             raise NotCached(NOT_CACHED, headers=(NOT_CACHED_STATUS,))
         values, ttls = zip(*hits, strict=True)
-        return CachedPrediction(array(values, self.classes), len(keys), 0, 0, 0, True, min(ttls))
+        return CachedPrediction(array(values, self.columns), len(keys), 0, 0, 0, True, min(ttls))
 
     def min_ttl(self, directives: CacheDirectives) -> float:
         """Returns the minimum time to live of an entry that the request allows. All entries have the same time at first."""
         return max(directives.min_fresh, self.store.ttl - directives.max_age) if directives.bounded else 0.0
 
     def chunk(self, rows: Array, context: PredictContext) -> CachedPrediction:
-        rows, keys = canonical(rows)
+        rows, keys = self.schema.canonical(rows)
         deadline, directives = context.deadline, context.cache
         if not directives.read:
             return self.bypass(rows, keys, context)
         min_ttl = 0.0 if directives is DEFAULT else self.min_ttl(directives)
         if len(keys) == 1 and (hit := self.store.get(keys[0], deadline, min_ttl)):
-            return CachedPrediction(array(hit[:1], self.classes), 1, 0, 0, 0, True, hit[1])
+            return CachedPrediction(array(hit[:1], self.columns), 1, 0, 0, 0, True, hit[1])
         found = self.store.lookup(keys, deadline, min_ttl)
         results: Values = {}
         shared = run = 0
@@ -112,7 +114,7 @@ class PredictionCache:
         hits = len(keys) - found.values.count(None)
         values = [results[key] if value is None else value for key, value in zip(keys, found.values, strict=True)]
         return CachedPrediction(
-            array(values, self.classes), hits, len(keys) - hits - shared - run, shared, run, stored, found.ttl, found.too_old
+            array(values, self.columns), hits, len(keys) - hits - shared - run, shared, run, stored, found.ttl, found.too_old
         )
 
     def compute(self, found: CacheLookup, context: PredictContext, use_tier: bool = True) -> tuple[Values, Values, bool]:
@@ -140,7 +142,7 @@ class PredictionCache:
     def run(self, keys: list[bytes], context: PredictContext) -> tuple[Values, Values]:
         if not keys:
             return {}, {}
-        return values_of(keys, self.predict(array(keys, len(keys[0]) // 4), context).probabilities)
+        return values_of(keys, self.predict(self.schema.from_keys(keys), context).outputs)
 
     def share(self, values: Values, deadline: float) -> None:
         if self.tier and values and deadline - monotonic() >= self.tier.max_seconds:
@@ -149,11 +151,11 @@ class PredictionCache:
     def bypass(self, rows: Array, keys: Sequence[bytes], context: PredictContext) -> CachedPrediction:
         """Runs the model on all rows."""
         generation, may_store = self.store.memory.generation(), context.cache.store
-        probabilities = self.predict(rows, context).probabilities
-        values, finite = values_of(keys, probabilities) if may_store else ({}, {})
+        output = self.predict(rows, context).outputs
+        values, finite = values_of(keys, output) if may_store else ({}, {})
         stored = self.store.put_bypassed(len(keys), finite, generation) and may_store and len(finite) == len(values)
         self.share(finite, context.deadline)
-        return CachedPrediction(probabilities, 0, 0, 0, len(keys), stored, inf)
+        return CachedPrediction(output, 0, 0, 0, len(keys), stored, inf)
 
     def retry(self, key: bytes, context: PredictContext) -> bytes:
         """Retries after the computation of another request failed: waits for the next one, or becomes its leader."""
@@ -185,7 +187,7 @@ class PredictionCache:
 
 def cache_status(found: CachedPrediction, read: bool) -> str:
     """Returns the value of Cache-Status. Its members are the cache levels, the one closest to the model first (RFC 9211)."""
-    rows = len(found.probabilities)
+    rows = len(found.outputs)
     if not read:
         return miss_status("request", found.stored)
     if found.hits == rows:

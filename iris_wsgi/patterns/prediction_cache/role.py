@@ -2,6 +2,7 @@
 
 import platform
 
+from iris_wsgi.codec.model_schema import OutputSchema
 from iris_wsgi.model.predictor import PIECE_ROWS, LatencyProfile, Predict
 from iris_wsgi.model.session import RUNTIME_VERSION, Graph
 from iris_wsgi.observability.log import Log
@@ -16,7 +17,7 @@ SYNC_SECONDS = 1.0
 
 
 def create_cache(
-    predict: Predict, model: Graph, settings: Settings, registry: Registry, pace: LatencyProfile, log: Log
+    predict: Predict, model: Graph, outputs: OutputSchema, settings: Settings, registry: Registry, pace: LatencyProfile, log: Log
 ) -> PredictionCache:
     """Raises BadSetting."""
     metrics, tier = CacheMetrics(registry), None
@@ -28,7 +29,7 @@ def create_cache(
         )
         tier = ClearableTier(options, namespace_of(model), registry.memory.next_generation)
     store = CacheStore(LRUCache(settings.cache_bytes), settings.cache_seconds, metrics, registry.memory)
-    return PredictionCache(predict, len(model.labels), store, tier, pace.chunk_rows(PIECE_ROWS))
+    return PredictionCache(predict, model.schema, outputs.width, store, tier, pace.chunk_rows(PIECE_ROWS))
 
 
 def namespace_of(model: Graph) -> bytes:

@@ -11,11 +11,12 @@ from iris_wsgi.client.endpoint import CallMetrics, Endpoint, address_of
 from iris_wsgi.client.inference import remote_predictor
 from iris_wsgi.client.prober import Prober
 from iris_wsgi.client.v2_messages import RemoteModel
-from iris_wsgi.codec.rows import Array
+from iris_wsgi.codec.model_schema import CLASSIFIER, GRAPH, Array, OutputSchema, RowSchema, classifier_outputs
 from iris_wsgi.errors import BadModel, Problem
 from iris_wsgi.model import golden
+from iris_wsgi.model.artifact import ModelDescription
 from iris_wsgi.model.predictor import BLOCKING, ModelMetrics, PredictContext, Prediction, measured
-from iris_wsgi.model.session import Graph, load, shaped
+from iris_wsgi.model.session import Graph, ModelFiles, load, shaped
 from iris_wsgi.patterns.web_single import role as web_single
 from iris_wsgi.services import ModelBackend, RoleContext, Sample, StartupContext, model_folder
 from iris_wsgi.wsgi.application import Route
@@ -40,10 +41,12 @@ def routes(context: RoleContext) -> list[Route]:
 class FirstHalf(Graph):
     """Converts raw rows to the input rows of the second half. `digest` is that of the pair of both halves."""
 
-    def __init__(self, content: bytes, labels: tuple[str, ...], file: str) -> None:
+    def __init__(self, files: ModelFiles, description: ModelDescription) -> None:
         """Raises BadModel."""
-        super().__init__(content, labels, file)
-        outputs = self.session.get_outputs()
+        super().__init__(files, description)
+        file, outputs = files.path, self.session.get_outputs()
+        if description.kind != CLASSIFIER or description.label == GRAPH:
+            raise BadModel(f"{file} is not the half of a classifier with probabilities; the pattern prep-pred serves only those")
         if len(outputs) != 1 or outputs[0].type != "tensor(float)" or len(outputs[0].shape) != 2:
             raise BadModel(f"{file} must have one output, tensor(float) [N, features], for the second half of the model")
         if "pair" not in self.identity:
@@ -54,7 +57,7 @@ class FirstHalf(Graph):
 
     def prepare(self, rows: Array) -> Array:
         """Converts rows [n, features] to rows [n, columns] of the second half. Raises InvalidOutput for another shape."""
-        (output,) = self.run((self.output,), {self.input: rows}, None)
+        (output,) = self.run((self.output,), self.feeds(rows), None)
         prepared = np.asarray(output, np.float32)
         # If the file does not set the width, the second half validates the width of its input.
         return shaped(prepared, len(rows), self.columns if isinstance(self.columns, int) else prepared.shape[-1])
@@ -63,8 +66,8 @@ class FirstHalf(Graph):
 class JoinedModel(NamedTuple):
     """Both halves as one model, for the self-test with golden rows."""
 
-    labels: tuple[str, ...]
-    width: int
+    outputs: OutputSchema
+    schema: RowSchema
     predict: Callable[[Array], Array]
 
 
@@ -72,7 +75,7 @@ def split_model(start: StartupContext) -> ModelBackend:
     """Loads the first half. Readiness reports whether the second half responds and belongs to it. Raises BadModel."""
     settings = start.settings
     prep, pinned = load(FirstHalf, model_folder(settings), settings.model_seal)
-    rows = np.array([case.row for case in pinned.cases], np.float32)
+    rows, outputs = golden.golden_array(prep, pinned.cases), classifier_outputs(prep.labels)
     check_prepared(prep, rows)
     prepared = prep.prepare(rows)
     if not np.isfinite(prepared).all():
@@ -82,7 +85,7 @@ def split_model(start: StartupContext) -> ModelBackend:
     endpoint = Endpoint(PRED, address, metrics, start.log.event, timeout_seconds, start.credentials)
 
     def self_test(predict_second: Callable[[Array], Array]) -> str | None:
-        joined = JoinedModel(prep.labels, prep.width, lambda rows: predict_second(prep.prepare(rows)))
+        joined = JoinedModel(outputs, prep.schema, lambda rows: predict_second(prep.prepare(rows)))
         try:
             golden.self_test(joined, pinned.cases, pinned.tolerance)
         except BadModel as error:
@@ -111,8 +114,9 @@ def split_model(start: StartupContext) -> ModelBackend:
     readiness.checks.append(endpoint.why_not)
     return ModelBackend(
         prep,
-        measured(predict, prep, ModelMetrics(start.registry, prep)),
-        Sample(pinned.cases[0].row, pinned.cases[0].probabilities),
+        outputs,
+        measured(predict, prep, outputs, ModelMetrics(start.registry, prep)),
+        Sample(rows[:1], np.array([pinned.cases[0].outputs], np.float32)),
         BLOCKING,
         readiness,
         lambda: 0.0,

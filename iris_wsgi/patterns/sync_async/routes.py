@@ -4,10 +4,11 @@ import json
 from time import monotonic
 
 from iris_wsgi import errors
-from iris_wsgi.codec.rows import Array, decode_rows, finite
+from iris_wsgi.codec.model_schema import Array
+from iris_wsgi.codec.rows import Encoder, decode_rows
 from iris_wsgi.errors import RETRY_AFTER
 from iris_wsgi.model.predictor import NEVER, Predict, PredictContext
-from iris_wsgi.model.session import Graph
+from iris_wsgi.model.session import Model
 from iris_wsgi.observability.log import Log
 from iris_wsgi.patterns.asynchronous.job_codec import Provisional, accepted, pack_note, provisional, unpack_note
 from iris_wsgi.patterns.asynchronous.routes import DOWN, JobQueue
@@ -18,13 +19,15 @@ BOTH_FAILED = "The fast model failed, and no job was submitted for the full mode
 SUMMARY = "Predicts a row with the fast model at once, and submits a job for the full model"
 
 
-def routes(model: Graph, predict: Predict, queue: JobQueue, log: Log, escalate_below: float) -> list[Route]:
+def routes(model: Model, predict: Predict, queue: JobQueue, log: Log, escalate_below: float) -> list[Route]:
     """Returns the route over the fast `model`. It submits a job if the probability is below `escalate_below`; 1 means always."""
 
+    encoder = Encoder(model.outputs)
+
     def post(request: Request) -> Response:
-        rows = decode_rows(request.body, model.width, 1, "submit them as a job, by POST /jobs")
+        rows = decode_rows(request.body, model.schema, 1, "submit them as a job, by POST /jobs")
         first = predict_fast(rows, request)
-        if first is not None and max(first.probabilities) >= escalate_below < 1:
+        if first is not None and escalate_below < 1 and max(first.fields["probabilities"]) >= escalate_below:
             return respond("confident", first, {"status": "confident"})
         try:
             job = queue.submit("POST /predict/hybrid", request, rows, pack_note(first))
@@ -41,16 +44,15 @@ def routes(model: Graph, predict: Predict, queue: JobQueue, log: Log, escalate_b
         """Returns None if the fast model fails, or takes more than half of the time; the rest is for the job."""
         now = monotonic()
         try:
-            probabilities = predict(rows, PredictContext(now + (request.deadline - now) / 2)).probabilities
-            finite(probabilities)
+            outputs = predict(rows, PredictContext(now + (request.deadline - now) / 2)).outputs
+            return provisional(model, encoder, outputs)
         except Exception:
             log.failure("the fast model failed", **request.ids.log_fields())
             return None
-        return provisional(model, probabilities)
 
     def respond(outcome: str, first: Provisional | None, final: dict[str, str]) -> Response:
         queue.metrics.sync_async.add((outcome,))
-        document = {"provisional": first and first._asdict(), "final": final, "degraded": first is None}
+        document = {"provisional": first and first.document(), "final": final, "degraded": first is None}
         headers = [NO_STORE]
         if "href" in final:
             headers.append(("Location", final["href"]))

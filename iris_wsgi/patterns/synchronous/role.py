@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from iris_wsgi.model.predictor import RunWatchdog, within_deadline
 from iris_wsgi.model.session import Model
 from iris_wsgi.patterns.synchronous import v1_routes, v2_routes
-from iris_wsgi.patterns.synchronous.served_model import classifier
+from iris_wsgi.patterns.synchronous.served_model import serve
 from iris_wsgi.patterns.synchronous.statistics import ModelStatistics, StatisticsMetrics
 from iris_wsgi.services import RoleContext
 from iris_wsgi.wsgi.application import Route
@@ -17,6 +17,6 @@ def routes(context: RoleContext, others: Sequence[Model] = ()) -> list[Route]:
     assert isinstance(context.model, Model)
     predicts = {context.model: context.predict} | {model: within_deadline(model, RunWatchdog()) for model in others}
     metrics = StatisticsMetrics(context.registry, [model.name for model in predicts])
-    models = {m.name: classifier(m, predict, ModelStatistics(metrics, m.name)) for m, predict in predicts.items()}
+    models = {m.name: serve(m, predict, ModelStatistics(metrics, m.name)) for m, predict in predicts.items()}
     arguments = models, context.readiness.problem, context.settings.max_rows, context.latency
     return [*v2_routes.routes(*arguments), *v1_routes.routes(*arguments)]

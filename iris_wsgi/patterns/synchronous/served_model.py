@@ -1,14 +1,15 @@
 """Models as the Open Inference Protocol serves them: named tensors in, named tensors out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
+from iris_wsgi.codec.model_schema import EXACT_MAX, Array, OutputSchema, RowSchema
 from iris_wsgi.codec.v2_request import ModelSignature, TensorSpec
 from iris_wsgi.codec.v2_tensors import DTYPES, Tensor
-from iris_wsgi.errors import NotFound
+from iris_wsgi.errors import BadRequest, NotFound
 from iris_wsgi.model.predictor import Predict, PredictContext
 from iris_wsgi.model.session import Model
 from iris_wsgi.patterns.synchronous.statistics import ModelStatistics
@@ -16,19 +17,36 @@ from iris_wsgi.wsgi.application import Request
 
 # Inputs by name and a deadline (monotonic) to outputs by name.
 Infer = Callable[[Mapping[str, Tensor], float], Mapping[str, Tensor]]
+InferRows = Callable[[Array, float], Mapping[str, Tensor]]
 
-LABEL_TYPES = {"tensor(int64)": "INT64", "tensor(string)": "BYTES"}
+LABEL_TYPES = {"tensor(int64)": "INT64", "tensor(int32)": "INT32", "tensor(bool)": "BOOL", "tensor(string)": "BYTES"}
+DATATYPES = {
+    "float32": "FP32",
+    "float64": "FP64",
+    "int8": "INT8",
+    "int16": "INT16",
+    "int32": "INT32",
+    "int64": "INT64",
+    "uint8": "UINT8",
+    "uint16": "UINT16",
+    "uint32": "UINT32",
+    "uint64": "UINT64",
+    "bool": "BOOL",
+    "string": "BYTES",
+}
 
 
 class ServedModel(NamedTuple):
-    """A model with its signature, its inference function, and the name of the output with the probabilities.
+    """A model with its signature, its inference functions, and the name of the output with the probabilities or values.
 
-    `parameters` are those of its configuration.
+    `infer_rows` takes rows of `schema` [n, features]. `parameters` are those of its configuration.
     """
 
     signature: ModelSignature
     infer: Infer
-    probabilities: str
+    infer_rows: InferRows
+    schema: RowSchema
+    values: str
     digest: str
     statistics: ModelStatistics
     parameters: Mapping[str, str] = MappingProxyType({})
@@ -44,31 +62,84 @@ def find(models: Mapping[str, ServedModel], request: Request) -> ServedModel:
     return model
 
 
-def classifier(model: Model, predict: Predict, statistics: ModelStatistics) -> ServedModel:
+def serve(model: Model, predict: Predict, statistics: ModelStatistics) -> ServedModel:
     """Returns the served model with the inputs and outputs of the ONNX graph, in its order, as Triton shows them.
 
-    There are two differences. A ZipMap becomes FP32 [rows, classes]. The label is that of the highest probability, so that both
-    outputs agree: a number as in label.json for an int64 output, a name for a string output.
+    A ZipMap becomes FP32 [rows, classes], and values [rows] become FP32 [rows, 1]. The label output has the graph's own values
+    of the classes, and the label is the one that all routes give.
     """
-    probabilities = TensorSpec(model.output, "FP32", (-1, len(model.labels)))
-    outputs = [
-        probabilities if output.name == model.output else TensorSpec(output.name, LABEL_TYPES[output.type], (-1,))
-        for output in model.session.get_outputs()
-        if output.name == model.output or (output.type in LABEL_TYPES and len(output.shape) <= 1)
-    ]
-    inputs = (TensorSpec(model.input, "FP32", (-1, model.width)),)
-    names = np.array([label.encode() for label in model.labels], DTYPES["BYTES"])
-    labels = [spec for spec in outputs if spec is not probabilities]
+    columns = TensorSpec(model.output, "FP32", (-1, len(model.outputs.columns)))
+    graph, schema, outputs = model.graph_outputs, model.schema, model.outputs
+    specs = {model.output: columns}
+    if graph.label and outputs.labels:
+        specs[graph.label] = TensorSpec(graph.label, LABEL_TYPES[graph.label_type], (-1,))
+    # In the order of the graph.
+    ordered = tuple(specs[output.name] for output in model.session.get_outputs() if output.name in specs)
+    inputs = tuple(input_spec(model, i) for i in range(len(model.inputs)))
+    classes = class_tensor(outputs, graph.label_type)
 
     def infer(tensors: Mapping[str, Tensor], deadline: float) -> Mapping[str, Tensor]:
-        found: dict[str, Tensor] = {model.output: predict(tensors[model.input], PredictContext(deadline)).probabilities}
-        for spec in labels:
-            numbers = found[model.output].argmax(axis=1)
-            found[spec.name] = names[numbers] if spec.datatype == "BYTES" else numbers
+        return infer_rows(rows_of_tensors(schema, inputs, tensors), deadline)
+
+    def infer_rows(rows: Array, deadline: float) -> Mapping[str, Tensor]:
+        predicted = predict(rows, PredictContext(deadline)).outputs
+        found: dict[str, Tensor] = {model.output: outputs.values(predicted)}
+        if len(specs) > 1 and graph.label:
+            found[graph.label] = classes[outputs.best(predicted)]
         return found
 
-    signature = ModelSignature(model.name, version_of(model.version), inputs, tuple(outputs), model.labels)
-    return ServedModel(signature, infer, model.output, model.digest, statistics, model.identity)
+    signature = ModelSignature(model.name, version_of(model.version), inputs, ordered, outputs.columns)
+    return ServedModel(signature, infer, infer_rows, schema, model.output, model.digest, statistics, model.identity)
+
+
+def input_spec(model: Model, i: int) -> TensorSpec:
+    one = model.inputs[i]
+    start = sum(other.width for other in model.inputs[:i])
+    missing = any(feature.missing for feature in model.features[start : start + one.width])
+    return TensorSpec(one.name, DATATYPES[one.type], (-1, one.width) if one.rank == 2 else (-1,), missing)
+
+
+def class_tensor(outputs: OutputSchema, label_type: str) -> Tensor:
+    """Returns the values of the classes for the label output. A golden.json of an older version does not name them."""
+    if label_type == "tensor(string)":
+        names = [str(value).encode() for value in outputs.classes or outputs.labels]
+        return np.array(names, DTYPES["BYTES"])
+    numbers = outputs.classes or range(len(outputs.labels))
+    return np.array(list(numbers), DTYPES[LABEL_TYPES.get(label_type, "INT64")])
+
+
+def rows_of_tensors(schema: RowSchema, inputs: Sequence[TensorSpec], tensors: Mapping[str, Tensor]) -> Array:
+    """Joins the inputs to rows [n, features]. Raises BadRequest for values that rows cannot hold."""
+    if len(inputs) == 1 and inputs[0].datatype != "BYTES":
+        rows = tensors[inputs[0].name].reshape(-1, schema.width)
+    else:
+        parts = [column_values(tensors[one.name], one) for one in inputs]
+        rows = np.concatenate(parts, axis=1).astype(schema.dtype)
+    if (wrong := schema.missing_error(rows)) is not None:
+        raise BadRequest(
+            f"#/inputs, row {wrong[0]}, {schema.features[wrong[1]].name}: the value is missing, and the model needs it."
+        )
+    return rows
+
+
+def column_values(tensor: Tensor, spec: TensorSpec) -> Array:
+    """Returns a tensor as columns [n, width] of Python values or numbers."""
+    columns = tensor.reshape(len(tensor), -1)
+    if spec.datatype == "BYTES":
+        found = np.empty(columns.shape, object)
+        for index, value in np.ndenumerate(columns):
+            found[index] = text_of(value, spec.name)
+        return found
+    if spec.datatype in ("INT64", "UINT64") and (np.abs(columns.astype(np.float64)) > EXACT_MAX).any():
+        raise BadRequest(f"#/inputs: {spec.name} has a number over {EXACT_MAX} in size, which this model cannot take exactly.")
+    return columns.astype(np.float64)
+
+
+def text_of(value: bytes | str, name: str) -> str:
+    try:
+        return value if isinstance(value, str) else value.decode()
+    except UnicodeDecodeError:
+        raise BadRequest(f"#/inputs: {name} has a value that is not UTF-8.") from None
 
 
 def version_of(version: str) -> str:

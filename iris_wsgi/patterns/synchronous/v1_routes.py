@@ -45,13 +45,12 @@ def routes(
 
 def predict_v1(model: ServedModel, request: Request, max_rows: int) -> Response:
     """Predicts the instances of the body, and adds the request to the statistics of the model."""
-    (spec,) = model.signature.inputs
     with StageTimer(model.statistics, request.arrived) as timer:
-        rows = decode_v1(request.body, spec.shape[1], max_rows)
+        rows = decode_v1(request.body, model.schema, max_rows)
         timer.end_stage()
-        outputs = model.infer({spec.name: rows}, request.deadline)
+        outputs = model.infer_rows(rows, request.deadline)
         timer.end_stage()
-        body = encode_v1(outputs[model.probabilities])
+        body = encode_v1(outputs[model.values])
         timer.end_stage()
         timer.rows = len(rows)
     return Response(body, headers=(("X-Model-Digest", model.digest),), rows=timer.rows)

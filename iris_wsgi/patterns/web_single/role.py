@@ -4,12 +4,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
-from iris_wsgi.codec.rows import Array, Encoder, decode_rows
-from iris_wsgi.model.session import Graph
-from iris_wsgi.patterns.web_single.training_routes import training_routes
-from iris_wsgi.services import RoleContext, predict_context
+from iris_wsgi.codec.model_schema import CLASSIFIER, REGRESSOR, SCORES, Array, OutputSchema
+from iris_wsgi.codec.rows import Encoder, decode_rows
+from iris_wsgi.errors import NotFound
+from iris_wsgi.model.artifact import PROOF_TEXTS, TRAINING_FILE, read_training
+from iris_wsgi.model.predictor import NEVER
+from iris_wsgi.model.session import RUNTIME_VERSION, Graph
+from iris_wsgi.services import RoleContext, Sample, predict_context
 from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.application import Handler, Request, Response, Route, RouteDoc, Schedule
 from iris_wsgi.wsgi.conditional import conditional
@@ -17,37 +18,46 @@ from iris_wsgi.wsgi.conditional import conditional
 Encode = Callable[[Array], bytes]
 
 INLINE_BYTES = 16384
+# Limits of the training rows for the plot of the page.
+MAX_TRAINING_ROWS = 1000
+# Keeps the response below a megabyte for models with many features.
+MAX_TRAINING_VALUES = 50_000
+# What the routes return, in the words of their documentation.
+WHAT = {CLASSIFIER: "Probabilities", SCORES: "Label and scores", REGRESSOR: "Values"}
+BATCH = {CLASSIFIER: "Labels and probabilities", SCORES: "Labels and scores", REGRESSOR: "Values"}
 
 
 def routes(context: RoleContext) -> list[Route]:
-    model, max_rows = context.model, context.settings.max_rows
-    encoder, sample_row = Encoder(model.labels), np.array([context.sample.row], np.float32)
+    model, outputs, max_rows = context.model, context.outputs, context.settings.max_rows
+    encoder, sample, kind = Encoder(outputs), context.sample, outputs.kind
     headers = (("X-Model-Digest", model.digest),)
 
     def respond(rows: Array, request: Request, encode: Encode) -> Response:
         prediction = context.predict(rows, predict_context(request))
-        return Response(encode(prediction.probabilities), headers=headers + prediction.headers, rows=len(rows))
+        return Response(encode(prediction.outputs), headers=headers + prediction.headers, rows=len(rows))
 
     def predict_sample(encode: Encode) -> Handler:
-        return lambda request: respond(sample_row, request, encode)
+        return lambda request: respond(sample.rows, request, encode)
 
     def predict_rows(encode: Encode, max_rows: int, advice: str) -> Handler:
-        return lambda request: respond(decode_rows(request.body, model.width, max_rows, advice), request, encode)
+        return lambda request: respond(decode_rows(request.body, model.schema, max_rows, advice), request, encode)
 
     def predict_row(encode: Encode) -> Handler:
         return predict_rows(encode, 1, "send them to /predict/batch")
 
     def metadata(_: Request) -> Response:
         # Not a constant: the digest of an upstream model can change.
-        return Response(json.dumps(metadata_of(model, sample_row, context.sample.probabilities)).encode(), headers=headers)
+        return Response(json.dumps(metadata_of(model, outputs, sample)).encode(), headers=headers)
 
     def labels(_: Request) -> Response:
         return label_names
 
+    def no_probabilities(_: Request) -> Response:
+        raise NotFound("This model gives scores, not probabilities: POST /predict returns its label and its scores.")
+
     label_names = Response(json.dumps({str(i): name for i, name in enumerate(model.labels)}).encode(), headers=headers)
     # The shortest JSON of a value is a digit and a comma, and that of a row has two brackets.
     predicting = Schedule(context.latency.inline_bytes(INLINE_BYTES, 2 * model.width + 2))
-    label, probabilities = openapi.label(model), openapi.probabilities(model)
 
     def get(path: str, handler: Handler, doc: RouteDoc, schedule: Schedule = predicting) -> Route:
         return conditional(Route("GET", path, handler, doc, schedule=schedule))
@@ -55,49 +65,105 @@ def routes(context: RoleContext) -> list[Route]:
     def post(path: str, handler: Handler, doc: RouteDoc, max_rows: int = 1) -> Route:
         return Route("POST", path, handler, doc, openapi.rows(model, max_rows), predicting)
 
-    row = openapi.closed(prediction=probabilities)
-    one_label = openapi.closed(prediction=label)
-    pair = openapi.closed(label=label, probability={"type": "number"})
-    proba = openapi.closed(prediction=openapi.listed(pair, len(model.labels), len(model.labels)))
+    what, row = WHAT[kind], row_schema(outputs)
     batch = predict_rows(encoder.batch, max_rows, f"send several requests of up to {max_rows} rows")
-    return [
+    table = [
         get("/metadata", metadata, RouteDoc("Input and output of the model, with a sample", openapi.OBJECT), Schedule()),
-        get("/label", labels, RouteDoc("Class numbers and names", openapi.OBJECT), Schedule()),
-        get("/predict/test", predict_sample(encoder.row), RouteDoc("Probabilities of the sample row", row)),
-        get("/predict/test/label", predict_sample(encoder.label), RouteDoc("Label of the sample row", one_label)),
-        post("/predict", predict_row(encoder.row), RouteDoc("Probabilities of one row", row)),
-        post("/predict/label", predict_row(encoder.label), RouteDoc("Label of one row", one_label)),
-        post("/predict/proba", predict_row(encoder.proba), RouteDoc("Labels of one row with probabilities", proba)),
-        post("/predict/batch", batch, RouteDoc("Labels and probabilities of many rows", batch_schema(model)), max_rows),
+        get("/predict/test", predict_sample(encoder.row), RouteDoc(f"{what} of the sample row", row)),
+        post("/predict", predict_row(encoder.row), RouteDoc(f"{what} of one row", row)),
+        post("/predict/batch", batch, RouteDoc(f"{BATCH[kind]} of many rows", batch_schema(outputs)), max_rows),
         *training_routes(model, Path(context.settings.model_dir), context.log.event),
     ]
+    if kind != REGRESSOR:
+        label = openapi.closed(prediction=openapi.label(outputs))
+        table += [
+            get("/label", labels, RouteDoc("Class numbers and names", openapi.OBJECT), Schedule()),
+            get("/predict/test/label", predict_sample(encoder.label), RouteDoc("Label of the sample row", label)),
+            post("/predict/label", predict_row(encoder.label), RouteDoc("Label of one row", label)),
+        ]
+    if kind == CLASSIFIER:
+        doc = RouteDoc("Labels of one row with probabilities", proba_schema(outputs))
+        table.append(post("/predict/proba", predict_row(encoder.proba), doc))
+    if kind == SCORES:
+        doc = RouteDoc("Not served: the model gives scores", openapi.OBJECT, success=(), failures=(404,))
+        table.append(post("/predict/proba", no_probabilities, doc))
+    return table
 
 
-def batch_schema(model: Graph) -> openapi.Schema:
+def row_schema(outputs: OutputSchema) -> openapi.Schema:
+    if outputs.kind == CLASSIFIER:
+        return openapi.closed(prediction=openapi.values(outputs))
+    fields = openapi.prediction(outputs)
+    fields.pop("classes", None)
+    return openapi.closed(**fields)
+
+
+def proba_schema(outputs: OutputSchema) -> openapi.Schema:
+    pair = openapi.closed(label=openapi.label(outputs), probability={"type": "number"})
+    return openapi.closed(prediction=openapi.listed(pair, len(outputs.labels), len(outputs.labels)))
+
+
+def batch_schema(outputs: OutputSchema) -> openapi.Schema:
     many = {"type": "array", "minItems": 1}
-    return openapi.closed(
-        classes=openapi.listed(openapi.label(model), len(model.labels), len(model.labels)),
-        labels=many | {"items": openapi.label(model)},
-        probabilities=many | {"items": openapi.probabilities(model)},
-    )
+    values = many | {"items": openapi.values(outputs)}
+    if outputs.kind == REGRESSOR:
+        return openapi.closed(targets=openapi.names(outputs.columns), values=values)
+    labels = many | {"items": openapi.label(outputs)}
+    return openapi.closed(classes=openapi.names(outputs.labels), labels=labels, **{outputs.name: values})
 
 
-def metadata_of(model: Graph, sample_row: Array, probabilities: list[float]) -> dict[str, object]:
+def metadata_of(model: Graph, outputs: OutputSchema, sample: Sample) -> dict[str, object]:
     """Returns the document of GET /metadata: types and shapes with a sample, and the origin of the model."""
+    description = model.description
     return {
-        "data_type": "float32",
+        "data_type": str(model.schema.dtype),
         "data_structure": f"(1,{model.width})",
-        "data_sample": [[float(str(value)) for value in sample_row[0]]],
+        "data_sample": model.schema.to_values(sample.rows),
         "prediction_type": "float32",
-        "prediction_structure": f"(1,{len(model.labels)})",
-        "prediction_sample": probabilities,
+        "prediction_structure": f"(1,{len(outputs.columns)})",
+        "prediction_sample": outputs.values(sample.outputs)[0].tolist(),
         "model": {
             "name": model.name,
             "version": model.version,
             **model.identity,
             "digest": model.digest,
+            "kind": outputs.kind,
             "labels": model.labels,
+            **({} if outputs.kind == CLASSIFIER else {outputs.name: outputs.columns}),
             "features": [feature._asdict() for feature in model.features],
             "libraries": model.libraries,
+            "proof": {"answers": description.proof, "detail": PROOF_TEXTS[description.proof]},
+            "runtime": {"packed": description.runtime or None, "serving": f"onnxruntime {RUNTIME_VERSION}"},
         },
+    }
+
+
+def training_routes(model: Graph, folder: Path, log_event: Callable[[str, str], None]) -> list[Route]:
+    """Returns the route of the training rows. There is none without the file, or if it belongs to another model."""
+    try:
+        response = Response(json.dumps(training_document(model, folder), ensure_ascii=False).encode())
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        log_event("warning", f"GET /training is not served: {folder / TRAINING_FILE} is invalid: {reason}")
+        return []
+    doc = RouteDoc("Training rows with their classes", openapi.OBJECT)
+    # The pool computes the ETag of this large response.
+    return [conditional(Route("GET", "/training", lambda _: response, doc, schedule=Schedule(NEVER)))]
+
+
+def training_document(model: Graph, folder: Path) -> dict[str, object]:
+    """Raises OSError and ValueError."""
+    rows, names = read_training(model.schema, folder, min(MAX_TRAINING_ROWS, MAX_TRAINING_VALUES // model.width + 1))
+    if not names:
+        raise ValueError("it has no column for the label")
+    if set(names) - set(model.labels):
+        raise ValueError("it has classes that are not labels of the model")
+    return {
+        "features": [feature.name for feature in model.features],
+        "labels": model.labels,
+        # The shortest decimal numbers of the float32 values, as the file has them.
+        "rows": model.schema.to_values(rows),
+        "classes": [model.labels.index(name) for name in names],
     }

@@ -14,6 +14,7 @@ from http_clients import ROW, wait_until
 from job_requests import ROWS, idempotency_key, run_worker, submit_job, worker_of
 from redis_server import RedisServer
 
+from iris_wsgi.codec.model_schema import Feature, RowSchema
 from iris_wsgi.patterns.asynchronous import role
 from iris_wsgi.patterns.asynchronous.job import ID_PATTERN
 from iris_wsgi.patterns.asynchronous.routes import BAD_KEY, CONFLICT, DOWN, EXPIRED, FULL, NOT_FOUND
@@ -330,9 +331,9 @@ def test_a_job_of_a_model_of_another_width_fails_and_affects_no_other(start):
     wide = start()
     path = submit_job(wide)
     worker = worker_of(wide)
-    worker.model.width = 5
+    schema, worker.model.schema = worker.model.schema, RowSchema([Feature(name) for name in "abcde"])
     run_worker(wide)
-    worker.model.width = 4
+    worker.model.schema = schema
     other = submit_job(wide)
     run_worker(wide)
     document = wide.get(path).json

@@ -10,22 +10,25 @@ import numpy as np
 import pytest
 from applications import RecordingLog
 from http_clients import wait_until
+from iris_data import IRIS_ROWS
 from job_store_invariants import invariant_violations
 from project import MODEL
 
+from iris_wsgi.codec.model_schema import Feature, RowSchema
 from iris_wsgi.codec.rows import Array, Encoder
 from iris_wsgi.errors import RAN_TOO_LONG, BackendUnavailable, DeadlineExceeded
 from iris_wsgi.model.predictor import PredictContext, Prediction
 from iris_wsgi.model.session import Model, load_model
 from iris_wsgi.observability.metrics import Registry
 from iris_wsgi.patterns.asynchronous.job import Job, Limits
-from iris_wsgi.patterns.asynchronous.job_codec import pack_note, pack_rows, provisional
+from iris_wsgi.patterns.asynchronous.job_codec import Provisional, model_identity, pack_note, pack_rows
 from iris_wsgi.patterns.asynchronous.metrics import JobMetrics
 from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
 from iris_wsgi.patterns.asynchronous.worker import MODEL_FAILED, TOO_LONG, WRONG_WIDTH, JobWorker, WorkerLimits
 from iris_wsgi.resilience.circuit_breaker import FAILURES
 
 LIMITS = WorkerLimits(max_jobs=64, max_rows=100, max_attempts=3, lease_seconds=600, run_seconds=60, retry_seconds=1)
+THREE = RowSchema([Feature(name) for name in "abc"])
 ROW = np.array([[5.1, 3.5, 1.4, 0.2]], np.float32)
 # Rows at which `Acting` fails.
 BAD, WORSE, SLOW = (np.full((1, 4), value, np.float32) for value in (1e9, 2e9, 3e9))
@@ -68,10 +71,12 @@ class WorkerUnderTest:
         self.predict = ControlledPredictor(self.model)
         metrics = JobMetrics(self.registry)
         self.registry.join()
-        self.worker = JobWorker(self.store, self.model, self.predict, limits, metrics, self.log, lambda: self.stopping)
+        self.worker = JobWorker(
+            self.store, self.model, Encoder(self.model.outputs), self.predict, limits, metrics, self.log, lambda: self.stopping
+        )
 
     def submit(self, rows: Array = ROW, note: bytes | None = None) -> str:
-        return self.store.submit(pack_rows(rows), note=note).id
+        return self.store.submit(pack_rows(IRIS_ROWS, rows), note=note).id
 
     def job(self, job_id: str) -> Job:
         return self.store.get(job_id)
@@ -105,7 +110,7 @@ def test_waiting_jobs_are_one_run_of_the_model_and_each_gets_its_own_rows(bench)
     ids = [bench.submit(rows) for rows in (ROW, many, ROW + 3)]
     assert bench.worker.run_once("w") and bench.predict.runs == [5]
     for job_id, rows in zip(ids, (ROW, many, ROW + 3), strict=True):
-        response = Encoder(bench.model.labels).batch(bench.model.predict(rows))
+        response = Encoder(bench.model.outputs).batch(bench.model.predict(rows))
         about, _, result = bench.job(job_id).result.partition(b"\n")
         assert result == response and json.loads(about)["model"]["digest"] == bench.model.digest
     assert not bench.worker.run_once("w") and bench.predict.runs == [5]
@@ -165,7 +170,9 @@ def test_an_invalid_result_fails_at_once_and_affects_no_other(bench):
     assert bench.count('job_attempts_total{outcome="failed"}') == 1
 
 
-@pytest.mark.parametrize("body", [b"", b"\4\0\0\0", pack_rows(np.ones((2, 3), np.float32)), pack_rows(ROW)[:-1], b"\0\0\0\0abcd"])
+@pytest.mark.parametrize(
+    "body", [b"", b"\4\0\0\0", pack_rows(THREE, np.ones((2, 3), np.float32)), pack_rows(IRIS_ROWS, ROW)[:-1], b"\0\0\0\0abcd"]
+)
 def test_rows_of_another_width_fail_at_once(bench, body):
     job_id, other = bench.store.submit(body).id, bench.submit()
     bench.worker.run_once("w")
@@ -375,7 +382,7 @@ def test_a_defect_is_logged_and_the_worker_continues(bench):
 
 @pytest.mark.parametrize(("label", "agrees"), [("setosa", True), ("virginica", False), (None, None)])
 def test_the_result_is_compared_with_the_provisional_one(bench, label, agrees):
-    first = None if label is None else provisional(bench.model, bench.model.predict(ROW))._replace(label=label)
+    first = None if label is None else Provisional(model_identity(bench.model), {"label": label})
     job_id = bench.submit(note=pack_note(first))
     bench.worker.run_once("w")
     about = json.loads(bench.job(job_id).result.partition(b"\n")[0])

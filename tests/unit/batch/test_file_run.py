@@ -25,8 +25,8 @@ from http_clients import CI, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from project import MODEL, ROOT
+from sealed_models import seal
 
-from iris_wsgi.model.golden import seal
 from iris_wsgi.model.session import load_model
 from iris_wsgi.tabular.columns import csv_columns
 from iris_wsgi.tabular.csv_reader import CsvReader
@@ -517,7 +517,7 @@ def test_a_model_that_cannot_be_used_is_status_1(file, tmp_path):
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl"])
 def test_a_model_with_another_number_of_rows_fails_the_run_and_writes_nothing(file, tmp_path, kind, name):
     folder = broken_models.write_broken_model(tmp_path / "broken", kind)
-    seal(folder, None)
+    seal(folder)
     lines = ["k,feature_0,feature_1,feature_2,feature_3", *(f"k{i},5.1,3.5,1.4,0.2" for i in range(200))]
     text = batch(file("\n".join(lines)), tmp_path / name, "--model-dir", folder, status=BAD_MODEL).stderr.decode()
     assert "for 200 rows has the shape" in text and "it must be [200, 3]" in text and text.count("\n") == 1
@@ -968,7 +968,7 @@ def test_only_the_row_on_which_the_model_fails_is_left_out():
     from iris_wsgi.tabular.writers import CsvWriter
 
     class Failing:
-        labels, digest = MODEL_OF_IRIS.labels, MODEL_OF_IRIS.digest
+        labels, outputs, digest = MODEL_OF_IRIS.labels, MODEL_OF_IRIS.outputs, MODEL_OF_IRIS.digest
 
         def predict(self, rows):
             if (rows[:, 0] == 99).any():

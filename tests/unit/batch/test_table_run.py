@@ -20,10 +20,10 @@ from http_clients import open_files, wait_until
 from postgres_server import PostgresServer
 from project import MODEL, ROOT
 from scored_tables import FEATURES, ITEMS, ScoringDatabase
+from sealed_models import seal
 
 from iris_wsgi.cli.main import main
 from iris_wsgi.errors import Stopped
-from iris_wsgi.model.golden import seal
 from iris_wsgi.model.session import Model, load_model
 from iris_wsgi.patterns.batch.database import PREDICTION
 from iris_wsgi.patterns.batch.exit_status import StopSignal
@@ -151,7 +151,7 @@ def other_model(folder: Path, labels: str | None = None) -> Path:
         (target / path.name).write_bytes(path.read_bytes())
     if labels:
         (target / "label.json").write_text(labels)
-        seal(target, None)
+        seal(target)
     return target
 
 
@@ -536,7 +536,11 @@ def runs(scoring_database: ScoringDatabase, model: Model, chunk: int = 100) -> T
 
 def model_with_predictions(model: Model, predict: Callable) -> object:
     """Returns a model with other predictions."""
-    return type("StandIn", (), {"digest": model.digest, "labels": model.labels, "predict": staticmethod(predict)})
+    return type(
+        "StandIn",
+        (),
+        {"digest": model.digest, "labels": model.labels, "outputs": model.outputs, "predict": staticmethod(predict)},
+    )
 
 
 def test_a_page_is_found_by_its_key_and_reads_no_other_predictions(scoring_database, model):
@@ -609,7 +613,7 @@ def test_a_model_that_cannot_be_run_ends_the_run_in_one_line(scoring_database, m
 def test_a_model_with_another_number_of_rows_fails_the_run_and_writes_no_prediction(scoring_database, tmp_path, capsys):
     scoring_database.fill(200, bad=False)
     folder = broken_models.write_broken_model(tmp_path / "broken", "rows repeated")
-    seal(folder, None)
+    seal(folder)
     arguments = ["--model-dir", str(folder), "--features", ",".join(FEATURES)]
     assert main(["batch", "--table", "items", "--database", scoring_database.url, *arguments]) == 1
     assert "for 200 rows has the shape [336, 3]; it must be [200, 3]" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import tritonclient.http as triton
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as of_numpy
+from iris_data import IRIS_ROWS
 from v2_vectors import (
     DEEP,
     HEAD,
@@ -147,7 +148,7 @@ def test_the_maximum_number_of_rows_is_accepted_in_every_form():
     ]
     for one_of_them in many:
         assert decoded(one_of_them).inputs["features"].tobytes() == ROW_BYTES * MAX_ROWS
-    assert len(decode_v1(json.dumps({"instances": [ROW] * MAX_ROWS}).encode(), 4, MAX_ROWS)) == MAX_ROWS
+    assert len(decode_v1(json.dumps({"instances": [ROW] * MAX_ROWS}).encode(), IRIS_ROWS, MAX_ROWS)) == MAX_ROWS
 
 
 def test_aligned_binary_data_uses_the_memory_of_the_body():
@@ -271,7 +272,7 @@ V1_REFUSED = {
     b'{"instances": {"a": 1}}': "#/instances must be a list",
     b'{"instances": [1, 2, 3, 4]}': "brackets of its own",
     b'{"instances": [[1, 2, 3]]}': "#/instances/0 has 3 values",
-    b'{"instances": [[1, 2, 3, 4], {"features": [1, 2, 3, 4]}]}': "#/instances/1 must be a row",
+    b'{"instances": [[1, 2, 3, 4], {"features": [1, 2, 3, 4]}]}': "#/instances/1 has an unknown feature",
     b'{"instances": [[1, 2, 3, "q7marker"]]}': "#/instances/0/3 must be a number",
     b'{"instances": [[1, 2, 3, 1e39]]}': "#/instances/0/3 must be finite",
     b'{"instances": [[1, 2, 3, true]]}': "#/instances/0/3 must be a number",
@@ -285,12 +286,12 @@ V1_REFUSED = {
 @pytest.mark.parametrize(("body", "word"), V1_REFUSED.items(), ids=[body[:50].decode() for body in V1_REFUSED])
 def test_an_invalid_request_of_the_protocol_v1_gets_400(body, word):
     with pytest.raises(Problem, match=word) as problem:
-        decode_v1(body, 4, MAX_ROWS)
+        decode_v1(body, IRIS_ROWS, MAX_ROWS)
     assert problem.value.status == 400 and MARKER not in problem.value.detail
 
 
 def test_the_protocol_v1_has_instances_and_predictions():
-    rows = decode_v1(json.dumps({"instances": [ROW, ROW], "signature_name": "x"}).encode(), 4, MAX_ROWS)
+    rows = decode_v1(json.dumps({"instances": [ROW, ROW], "signature_name": "x"}).encode(), IRIS_ROWS, MAX_ROWS)
     assert rows.tobytes() == ROW_BYTES * 2
     assert json.loads(encode_v1(PROBABLE)) == {"predictions": PROBABLE.tolist()}
 

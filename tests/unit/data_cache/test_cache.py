@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from predictors import predictor
 from project import MODEL
 
+from iris_wsgi.codec.rows import Encoder
 from iris_wsgi.errors import BackendUnavailable, DeadlineExceeded
 from iris_wsgi.http.cache_headers import CacheDirectives
 from iris_wsgi.model.session import load_model
@@ -475,7 +476,7 @@ def test_an_entry_is_the_same_after_packing():
 
 def test_bodies_have_the_sent_numbers_and_the_prediction_of_the_model():
     model, _ = load_model(MODEL)
-    responses = ItemResponses(model, predictor(lambda rows, _: model.predict(rows)))
+    responses = ItemResponses(model.schema, Encoder(model.outputs), predictor(lambda rows, _: model.predict(rows)))
     assert responses.item("a", 1, ROW) == b'{"id": "a", "version": 1, "data": [[5.1, 3.5, 1.4, 0.2]]}'
     document = json.loads(responses.prediction("a", 1, ROW, 0))
     assert (

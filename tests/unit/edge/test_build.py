@@ -21,10 +21,10 @@ import onnx
 import pytest
 from edge_bundles import RUNTIME, build_bundle
 from project import MODEL, ROOT
+from sealed_models import seal
 
 import iris_wsgi
 from iris_wsgi.errors import BadModel
-from iris_wsgi.model.golden import seal
 from iris_wsgi.model.session import load_model
 from iris_wsgi.patterns.edge.bundle import parse_manifest
 
@@ -66,7 +66,7 @@ def test_the_manifest_describes_every_file(tmp_path):
 def test_the_minimum_onnxruntime_is_that_of_the_package():
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    assert f"onnxruntime>={bundle.MIN_ONNXRUNTIME}" in setup["options"]["install_requires"].split()
+    assert f"onnxruntime>={bundle.MIN_ONNXRUNTIME}," in setup["options"]["install_requires"]
     expected = re.search(r"pip install '(\S+)' '(\S+)'", (BUILD / "zipapp_main.py").read_text()).groups()
     assert set(expected) <= set(setup["options"]["install_requires"].split())
 
@@ -137,7 +137,7 @@ def with_maps(folder: Path) -> None:
     model.graph.output.extend([*other_outputs, onnx.ValueInfoProto(name="maps")])
     onnx.save(model, folder / "iris_svc.onnx")
     (folder / "golden.json").unlink()
-    seal(folder, None)
+    seal(folder)
 
 
 def with_wrong_answers(folder: Path) -> None:
@@ -320,7 +320,7 @@ def test_a_device_without_onnxruntime_gets_the_message_in_one_line(single, devic
                 (tmp_path / missing / path.name).symlink_to(path)
         result = run(single, tmp_path / missing, "predict", "1", "2", "3", "4")
         assert (result.returncode, result.stdout) == (1, "")
-        assert result.stderr == f"iris-edge: {words}: pip install 'onnxruntime>=1.23' 'numpy>=2.0'\n"
+        assert result.stderr == f"iris-edge: {words}: pip install 'onnxruntime>=1.23,!=1.26.0,!=1.27.0' 'numpy>=2.0'\n"
     old = tmp_path / "old"
     (old / "numpy").mkdir(parents=True)
     (old / "numpy/__init__.py").write_text('__version__ = "1.26.4"\n')
@@ -350,7 +350,7 @@ def test_the_single_file_is_reproducible_and_has_no_server_in_it(single, tmp_pat
         }
         & names
     )
-    assert single.stat().st_size < 200_000
+    assert single.stat().st_size < 220_000
     assert single.stat().st_mode & 0o111 and single.read_bytes().startswith(b"#!/usr/bin/env python3\n")
 
 

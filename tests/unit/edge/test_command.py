@@ -13,9 +13,9 @@ import pytest
 from http_clients import NO_COVERAGE
 from onnx import TensorProto, helper, numpy_helper
 from project import MODEL, ROOT
+from sealed_models import seal
 
 from iris_wsgi.cli.main import main
-from iris_wsgi.model.golden import seal
 from iris_wsgi.model.session import load_model
 from iris_wsgi.patterns.edge.stream import predict_row
 
@@ -117,8 +117,7 @@ def test_a_row_on_which_the_model_fails_is_reported_in_one_line(edge, tmp_path):
     folder.mkdir()
     (folder / "looked_up.onnx").write_bytes(looked_up(0.25, 0.5, np.nan))
     (folder / "label.json").write_text('{"0": "a", "1": "b", "2": "c", "3": "d"}')
-    (tmp_path / "rows.csv").write_text("a,b,c,d\n0,0,0,0\n0,1,0,0\n")
-    seal(folder, tmp_path / "rows.csv")
+    seal(folder, [[0, 0, 0, 0], [0, 1, 0, 0]])
     where = ("--model-dir", str(folder))
     assert edge("predict", *where, "0", "0", "1", "0")[:2] == (0, "c\na 0.25\nb 0.25\nc 0.5\nd 0.25\n")
     for row, words in (("0 0 2 0", "is not a finite number for these rows."), ("0 0 9 0", "the model fails on this row: ")):

@@ -5,6 +5,7 @@ import time
 import pytest
 from project import MODEL
 
+from iris_wsgi.model.golden import golden_array
 from iris_wsgi.model.predictor import BLOCKING, LOOP_SECONDS, NEVER, LatencyProfile, measure
 from iris_wsgi.model.session import load_model
 from iris_wsgi.wsgi.health_routes import Readiness
@@ -34,13 +35,13 @@ def test_the_latency_is_measured_for_one_row_and_for_a_row_among_many(monkeypatc
 
     monkeypatch.setattr(model, "predict", predict)
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    pace = measure(model, golden.cases[0].row)
+    pace = measure(model, golden_array(model, golden.cases[:1]))
     assert (pace.single_row, pace.per_row) == (pytest.approx(20e-6), pytest.approx(1e-6))
 
 
 def test_a_slow_model_is_measured_once(slow_model):
     model, golden = load_model(slow_model)
-    pace = measure(model, golden.cases[0].row)
+    pace = measure(model, golden_array(model, golden.cases[:1]))
     assert pace.single_row == pace.per_row > LOOP_SECONDS
 
 

@@ -11,8 +11,8 @@ from http_clients import wait_until
 from metrics_text import metric_families, sample_value
 from predictors import of_arrays, predictor
 
+from iris_wsgi.codec.model_schema import Feature, RowSchema, classifier_outputs
 from iris_wsgi.model.predictor import ModelMetrics, measured
-from iris_wsgi.model.session import Feature
 from iris_wsgi.observability.metrics import Counter, Gauge, Histogram, Registry, linux_process, number, process_samples
 from iris_wsgi.observability.shared_memory import SharedMemory
 
@@ -136,12 +136,13 @@ def test_a_model_without_ranges_counts_none():
     class Plain:
         name, version, digest, labels = "m", "1", "sha256:0", ("a", "b")
         features = (Feature("x"), Feature("y", "cm", None, 3.0))
+        schema = RowSchema(features)
 
     registry = Registry()
     metrics = ModelMetrics(registry, Plain())
     registry.join()
     model = predictor(lambda rows, until: np.array([[0.2, 0.8]] * len(rows), np.float32))
-    predict = of_arrays(measured(model, Plain(), metrics))
+    predict = of_arrays(measured(model, Plain(), classifier_outputs(Plain.labels), metrics))
     predict(np.zeros((1, 2), np.float32))
     predict(np.zeros((5, 2), np.float32))
     text = registry.text().decode()

@@ -13,6 +13,7 @@ from applications import RecordingLog
 from http_clients import RawConnection, fetch, http_request, wait_until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from iris_data import IRIS_ROWS
 from metrics_text import sample_value
 from prediction_caches import ROW, ROWS, CountingPredictor, build_cache, cached, expected_probabilities, row_counts
 from project import MODEL
@@ -25,7 +26,6 @@ from iris_wsgi.model.predictor import PredictContext
 from iris_wsgi.observability.metrics import Registry
 from iris_wsgi.patterns.prediction_cache import store
 from iris_wsgi.patterns.prediction_cache.cache import PredictionCache
-from iris_wsgi.patterns.prediction_cache.keys import canonical
 from iris_wsgi.patterns.prediction_cache.store import RESULTS, CacheMetrics, CacheStore
 from iris_wsgi.settings import BadSetting, Settings
 from iris_wsgi.storage.lru import LRUCache, entry_bytes
@@ -51,7 +51,7 @@ def test_of_a_batch_only_missing_rows_are_run_and_the_order_stays():
     cached(cache, ROWS[[3, 5]])
     mixed = ROWS[[1, 3, 1, 5, 2, 3]]
     response = cache.lookup(mixed, PredictContext())
-    assert response.probabilities.tobytes() == expected_probabilities(mixed).tobytes()
+    assert response.outputs.tobytes() == expected_probabilities(mixed).tobytes()
     assert predict.runs == [2, 2] and response[1:5] == (3, 1, 0, 2)
 
 
@@ -60,17 +60,13 @@ def test_a_large_batch_is_run_in_pieces_with_the_same_results():
     cache = build_cache(predict, chunk_rows=10)
     assert cached(cache, ROWS).tobytes() == expected_probabilities(ROWS).tobytes() and predict.runs == [10] * 6 + [4]
     response = cache.lookup(ROWS, PredictContext())
-    assert (
-        response.probabilities.tobytes() == expected_probabilities(ROWS).tobytes()
-        and response.hits == 64
-        and len(predict.runs) == 7
-    )
+    assert response.outputs.tobytes() == expected_probabilities(ROWS).tobytes() and response.hits == 64 and len(predict.runs) == 7
 
 
 def test_negative_zero_equals_zero():
     rows = np.array([[0.0, -0.0, 1.0, 2.0], [-0.0, 0.0, 1.0, 2.0], [0.0, 0.0, 1.0, 2.0]], np.float32)
     predict = CountingPredictor()
-    assert len(set(canonical(rows)[1])) == 1
+    assert len(set(IRIS_ROWS.canonical(rows)[1])) == 1
     cached(build_cache(predict), rows)
     assert predict.runs == [1]
 
@@ -148,7 +144,7 @@ def test_a_result_that_is_not_finite_is_not_stored_and_the_others_of_its_batch_a
     def run(rows, context):
         found = predict(rows, context)
         if broken:
-            found.probabilities[rows[:, 0] == ROWS[0, 0]] = np.nan
+            found.outputs[rows[:, 0] == ROWS[0, 0]] = np.nan
         return found
 
     cache = build_cache(run)
@@ -205,7 +201,9 @@ def test_a_clear_reaches_every_cache_of_the_service():
     predict = CountingPredictor()
     registry = Registry()
     metrics = CacheMetrics(registry)
-    first, second = (PredictionCache(predict, 3, CacheStore(LRUCache(1 << 20), 60, metrics, registry.memory)) for _ in range(2))
+    first, second = (
+        PredictionCache(predict, IRIS_ROWS, 3, CacheStore(LRUCache(1 << 20), 60, metrics, registry.memory)) for _ in range(2)
+    )
     registry.join()
     cached(first, ROWS[:5])
     cached(second, ROWS[:5])

@@ -67,7 +67,7 @@ def test_a_result_of_one_cache_is_found_by_the_other(caches):
     first, second = caches(), caches()
     assert_same_results(first, ROWS[:5])
     response = second.lookup(ROWS[:8], PredictContext())
-    assert response.probabilities.tobytes() == expected_probabilities(ROWS[:8]).tobytes()
+    assert response.outputs.tobytes() == expected_probabilities(ROWS[:8]).tobytes()
     assert response[1:5] == (0, 0, 5, 3) and second.predict.runs == [3]
     assert row_counts(second) == {"shared": 5, "run": 3} and second.failures == []
     assert second.lookup(ROWS[:8], PredictContext()).hits == 8

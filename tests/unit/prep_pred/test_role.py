@@ -10,7 +10,7 @@ from iris_data import training_rows
 from project import MODEL
 
 from iris_wsgi.model.golden import batch_consistency, self_test
-from iris_wsgi.model.session import Model, load_model, open_session
+from iris_wsgi.model.session import Model, ModelFiles, load_model, open_session
 
 SPECIES = ("setosa", "versicolor", "virginica")
 FEATURES = ["sepal_length", "sepal_width", "petal_length", "petal_width"]
@@ -18,7 +18,7 @@ MOST = np.finfo(np.float32).max
 
 
 def prepared(rows: np.ndarray) -> np.ndarray:
-    session = open_session((MODEL / "prep/iris_prep.onnx").read_bytes(), "prep")
+    session = open_session(ModelFiles((MODEL / "prep/iris_prep.onnx").read_bytes(), "prep"))
     return session.run(["scaled"], {"features": rows})[0]
 
 

@@ -164,7 +164,7 @@ def test_several_rows_get_an_error_that_names_the_other_route(app):
 def test_a_fast_model_of_other_classes_stops_the_role_and_is_left_out_of_role_all(make_app, slow_model, model_copy: Path, log):
     shutil.rmtree(model_copy / "fast")
     shutil.copytree(slow_model, model_copy / "fast")
-    with pytest.raises(BadModel, match="a, b, c; the full model takes 4 for setosa"):
+    with pytest.raises(BadModel, match="a, b, c; the full model has the classes setosa, versicolor, virginica"):
         make_app(role="sync_async", model_dir=str(model_copy))
     app = make_app(model_dir=str(model_copy))
     app.post_json("/predict/hybrid", SETOSA, status=404)

@@ -13,9 +13,10 @@ from applications import RecordingLog, call_wsgi
 from http_clients import CI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from iris_data import training_rows
+from iris_data import IRIS_ROWS, training_rows
 from metrics_text import sample_value
 from project import MODEL
+from sealed_models import seal
 from v2_vectors import (
     HEAD,
     IRIS,
@@ -35,7 +36,6 @@ from v2_vectors import (
     with_tail,
 )
 
-from iris_wsgi.cli.main import main
 from iris_wsgi.factory import build
 from iris_wsgi.model.predictor import LatencyProfile
 from iris_wsgi.observability.metrics import Registry
@@ -88,6 +88,10 @@ def outputs_of(headers: dict[str, str], content: bytes) -> dict[str, np.ndarray]
         offset += size
     assert offset == (int(length or 0) if length is None else len(content))
     return found
+
+
+def never(*_: object):
+    raise AssertionError("the model was run")
 
 
 @pytest.fixture(scope="module")
@@ -252,10 +256,7 @@ def vectors_app() -> App:
     tally = ModelStatistics(StatisticsMetrics(registry, ["words"]), "words")
     registry.join()
 
-    def never(*_: object):
-        raise AssertionError("the model was run")
-
-    words = ServedModel(WORDS, never, "half", "sha256:0", tally)
+    words = ServedModel(WORDS, never, never, IRIS_ROWS, "half", "sha256:0", tally)
     table = v2_routes.routes({"words": words}, lambda: None, MAX_ROWS, LIGHT)
     return service.app, App(table, IgnoringObserver(), 1 << 20)
 
@@ -350,6 +351,8 @@ def test_several_models_are_served_under_their_own_names():
         name: ServedModel(
             IRIS._replace(name=name, labels=(name,) * 3),
             lambda tensors, until, i=i: {"label": np.array([i]), "probabilities": np.array([[i, 0, until > 0]], np.float32)},
+            never,
+            IRIS_ROWS,
             "probabilities",
             f"sha256:{i}",
             ModelStatistics(tallies, name),
@@ -381,10 +384,7 @@ def svms(tmp_path_factory) -> dict[str, tuple]:
             svm = SVC(probability=True, random_state=0).fit(rows, target)
             (folder / "svm.onnx").write_bytes(to_onnx(svm, rows[:1]).SerializeToString())
         (folder / "label.json").write_text(json.dumps(dict(enumerate(IRIS.labels))))
-        (folder / "rows.csv").write_text(
-            "\n".join(",".join(map(str, row)) for row in (["a", "b", "c", "d"], *rows[::5].tolist()))
-        )
-        assert main(["seal", "--model-dir", str(folder), "--rows", str(folder / "rows.csv")]) == 0
+        seal(folder, rows[::5].tolist())
         found[datatype] = folder, svm
     return found
 
