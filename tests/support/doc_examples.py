@@ -25,6 +25,10 @@ OTHER_PLACES = {
         "there is no cluster: tests/project/test_manifests.py checks every path and name in them",
     ),
     "copy": (r"^sed -i .* manifests/", "tests/project/test_manifests.py runs it on a copy of the manifests"),
+    "pack": (
+        r"^bin/(pack|setup pack)\b",
+        "they need the libraries of models: tests/live/test_pack.py runs them, and the block of the README",
+    ),
     "image": (
         r"^(docker|bin/image|bin/edge build)\b",
         "tests/project/test_image.py runs them: they need an image or an npm package",
