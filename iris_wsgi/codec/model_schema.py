@@ -99,11 +99,11 @@ class RowSchema:
         self.names = FeatureNames([feature.name for feature in self.features])
         types = {feature.type for feature in self.features}
         self.has_strings = "string" in types
+        # Features of both float types are checked value by value: some numbers fit only one of them.
+        self.is_float = len(types) == 1 and types <= set(FLOAT_TYPES)
         self.dtype: np.dtype[Any] = np.dtype(object if self.has_strings else types.pop() if len(types) == 1 else np.float64)
-        # The usual schema: float32 rows without missing values.
         self.optional = [feature.missing for feature in self.features]
         self.has_missing = any(self.optional)
-        self.is_float = self.dtype.kind == "f" and types <= set(FLOAT_TYPES)
         self.max = FLOAT32_MAX if self.dtype == np.float32 else FLOAT64_MAX
         self.limits = [self.limits_of(feature) for feature in self.features]
 

@@ -179,7 +179,8 @@ def output_schema(found: GraphOutputs, description: ModelDescription, file: str)
         raise BadModel(
             f"{file} has the classes {listed(description.classes)}, and label.json names {listed(labels)}: the numbers differ"
         )
-    width = found.width
+    # Some exporters declare another width than a run gives, which is checked at each run.
+    width = None if kind == REGRESSOR and description.columns else found.width
     if width is not None and width != len(columns) and not (kind == CLASSIFIER and width == 1 and len(labels) == 2):
         raise BadModel(
             f"{file} must have one output of probabilities, tensor(float) [N, {len(columns)}] or a ZipMap, for the"
