@@ -36,6 +36,8 @@ PROOF_TEXTS = {
     EXPECTED: "the golden rows have the predictions of the file that pack was given",
     SELF: "the golden rows have the graph's own predictions: nothing outside of the graph was compared",
 }
+# Files that pack turns into a model folder.
+UNPACKED_SUFFIXES = (".onnx", ".joblib", ".pkl")
 Read = Callable[[str], bytes]
 
 
@@ -90,9 +92,29 @@ def read_file(path: Path, max_bytes: int | None = None) -> bytes:
         with path.open("rb") as file:
             return file.read() if max_bytes is None else check_size(str(path), file.read(max_bytes + 1), max_bytes)
     except OSError as error:
+        if path.name == GOLDEN and isinstance(error, FileNotFoundError) and (names := unpacked_models(path.parent)):
+            raise BadModel(pack_command(path.parent, names[0])) from None
         # The usual cause is a wrong folder.
         hint = "; IRIS_MODEL_DIR names the folder of a model" if path.name == GOLDEN else ""
         raise BadModel(f"{path} cannot be read: {error.strerror}{hint}") from None
+
+
+def unpacked_models(folder: Path) -> list[str]:
+    """Returns the names of the files in a folder that pack takes, graphs first."""
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except OSError:
+        return []
+    return [name for suffix in UNPACKED_SUFFIXES for name in names if name.endswith(suffix)]
+
+
+def pack_command(folder: Path, name: str) -> str:
+    """Returns the message for a folder with a model that is not packed yet."""
+    # Imported only for this message.
+    from shlex import quote
+
+    command = f"bin/pack {quote(str(folder / name))} --rows rows.csv --out {quote(str(folder))}"
+    return f"{folder} has {name} and no {GOLDEN}, without which no model is served; write it with rows of your data: {command}"
 
 
 def check_size(where: str, content: bytes, max_bytes: int) -> bytes:
