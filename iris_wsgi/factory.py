@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from iris_wsgi import __version__
 from iris_wsgi.errors import BadModel, Problem
 from iris_wsgi.model import golden
+from iris_wsgi.model.artifact import SELF
 from iris_wsgi.model.predictor import BLOCKING, ModelMetrics, RunWatchdog, measure, measured, within_deadline
 from iris_wsgi.model.session import Graph, Model
 from iris_wsgi.observability.log import Log
@@ -96,6 +97,8 @@ def local_model(start: StartupContext) -> ModelBackend:
     model, pinned, self_test = golden.load_verified_model(folder, start.settings.model_seal)
     first = pinned.cases[0]
     row = golden.golden_array(model, [first])
+    if pinned.description.proof == SELF and pinned.description.runtime:
+        start.log.event("warning", f"the model is not proven: {golden.proof_of(pinned.description)}", model=model.digest)
     try:
         latency = measure(model, row)
     except Problem as problem:

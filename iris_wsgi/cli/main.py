@@ -219,8 +219,7 @@ def credentials(settings: Settings) -> Sequence[tuple[str, str]]:
 
 def verify(settings: Settings, _: Given) -> int:
     from iris_wsgi.cli.verify import verify_companions
-    from iris_wsgi.model.artifact import PROOF_TEXTS
-    from iris_wsgi.model.golden import batch_consistency, load_verified_model
+    from iris_wsgi.model.golden import batch_consistency, load_verified_model, proof_of
 
     model, golden, result = load_verified_model(Path(settings.model_dir), settings.model_seal)
     print_result(f"model {model.name} {model.version} {model.digest}")
@@ -231,7 +230,7 @@ def verify(settings: Settings, _: Given) -> int:
         print_result(f"feature {feature.name}: {description_of(feature)}")
     print_result(f"made with: {', '.join(f'{name} {version}' for name, version in model.libraries.items()) or 'unknown'}")
     print_result(f"self-test: {result}")
-    print_result(f"proof: {PROOF_TEXTS[golden.description.proof]}")
+    print_result(f"proof: {proof_of(golden.description)}")
     print_result(f"batches: {batch_consistency(model, golden.cases)}")
     for line in verify_companions(Path(settings.model_dir)):
         print_result(line)

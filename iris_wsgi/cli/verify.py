@@ -5,7 +5,7 @@ from pathlib import Path
 
 from iris_wsgi.errors import BadModel
 from iris_wsgi.model.artifact import FAST_FOLDER, member_folders
-from iris_wsgi.model.golden import check_shapes, golden_array, load_verified_model, self_test
+from iris_wsgi.model.golden import check_shapes, golden_array, load_verified_model, proof_of, self_test
 from iris_wsgi.model.session import load, load_model
 
 
@@ -15,8 +15,8 @@ def verify_companions(whole: Path) -> Iterator[str]:
     folders |= {f"member {name}": folder for name, folder in member_folders(whole).items()}
     for name, folder in folders.items():
         if folder.exists():
-            model, _, result = load_verified_model(folder)
-            yield f"{name} {model.name} {model.version} {model.digest}: {result}"
+            model, golden, result = load_verified_model(folder)
+            yield f"{name} {model.name} {model.version} {model.digest}: {result}; {proof_of(golden.description)}"
     if (whole / "prep").exists():
         yield verify_halves(whole / "prep", whole / "pred")
 

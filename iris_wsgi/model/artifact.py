@@ -92,11 +92,19 @@ def read_file(path: Path, max_bytes: int | None = None) -> bytes:
         with path.open("rb") as file:
             return file.read() if max_bytes is None else check_size(str(path), file.read(max_bytes + 1), max_bytes)
     except OSError as error:
-        if path.name == GOLDEN and isinstance(error, FileNotFoundError) and (names := unpacked_models(path.parent)):
-            raise BadModel(pack_command(path.parent, names[0])) from None
-        # The usual cause is a wrong folder.
-        hint = "; IRIS_MODEL_DIR names the folder of a model" if path.name == GOLDEN else ""
+        hint = hint_for_golden(path.parent) if path.name == GOLDEN else ""
         raise BadModel(f"{path} cannot be read: {error.strerror}{hint}") from None
+
+
+def hint_for_golden(folder: Path) -> str:
+    """Returns the command that packs the model of the folder, if there is one. Otherwise the folder is probably a wrong one."""
+    if not (names := unpacked_models(folder)):
+        return "; IRIS_MODEL_DIR names the folder of a model"
+    # Imported only for this message.
+    from shlex import quote
+
+    command = f"bin/pack {quote(str(folder / names[0]))} --rows rows.csv --out {quote(str(folder))}"
+    return f"; {names[0]} is not packed yet, so write {GOLDEN} with rows of your data: {command}"
 
 
 def unpacked_models(folder: Path) -> list[str]:
@@ -106,15 +114,6 @@ def unpacked_models(folder: Path) -> list[str]:
     except OSError:
         return []
     return [name for suffix in UNPACKED_SUFFIXES for name in names if name.endswith(suffix)]
-
-
-def pack_command(folder: Path, name: str) -> str:
-    """Returns the message for a folder with a model that is not packed yet."""
-    # Imported only for this message.
-    from shlex import quote
-
-    command = f"bin/pack {quote(str(folder / name))} --rows rows.csv --out {quote(str(folder))}"
-    return f"{folder} has {name} and no {GOLDEN}, without which no model is served; write it with rows of your data: {command}"
 
 
 def check_size(where: str, content: bytes, max_bytes: int) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 from iris_wsgi.codec.model_schema import BOTH, CLASSIFIER, REGRESSOR, Array, OutputSchema, RowSchema
 from iris_wsgi.codec.rows import Encoder, decode_rows
 from iris_wsgi.errors import BadModel, Problem
-from iris_wsgi.model.artifact import PROOF_TEXTS, SELF, ArtifactManifest, GoldenRow, ModelDescription
+from iris_wsgi.model.artifact import PROOF_TEXTS, ArtifactManifest, GoldenRow, ModelDescription
 from iris_wsgi.model.session import RUNTIME_VERSION, Model, listed, load_model, reason
 
 
@@ -69,19 +69,17 @@ def load_verified_model(folder: Path, seal: str = "") -> tuple[Model, ArtifactMa
     Raises BadModel.
     """
     model, golden = load_model(folder, seal)
-    result = self_test(model, golden.cases, golden.tolerance) + origin_of(golden.description)
+    result = self_test(model, golden.cases, golden.tolerance)
     rows = golden_array(model, golden.cases)
     check_labels(model, rows, str(folder))
     check_shapes(model, rows[:1])
     return model, golden, result
 
 
-def origin_of(description: ModelDescription) -> str:
-    """Returns the origin of the golden rows, and the runtimes, for the line of the self-test."""
-    if not description.runtime:
-        return ""
-    proof = f"; {PROOF_TEXTS[SELF]}" if description.proof == SELF else ""
-    return f"{proof}; packed with {description.runtime}, answered by onnxruntime {RUNTIME_VERSION}"
+def proof_of(description: ModelDescription) -> str:
+    """Returns the origin of the golden rows, and the runtimes that packed and that answer them, in one line."""
+    packed = f"packed with {description.runtime}, " if description.runtime else ""
+    return f"{PROOF_TEXTS[description.proof]}; {packed}answered by onnxruntime {RUNTIME_VERSION}"
 
 
 def golden_array(model: TakesRows, cases: Sequence[GoldenRow]) -> Array:

@@ -1,6 +1,7 @@
 """Start of a worker: builds the role, announces the server, and installs the signal handlers."""
 
 import gc
+import json
 import logging
 import os
 import signal
@@ -8,14 +9,14 @@ import socket
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from iris_wsgi import __version__
 from iris_wsgi.cpu_limits import available_cpus, thread_count, worker_count
 from iris_wsgi.errors import BackendUnavailable, BadModel, BadStore
 from iris_wsgi.observability.log import LibraryLogHandler, Log
-from iris_wsgi.roles import ROLES
+from iris_wsgi.roles import LABEL, ROLES
 from iris_wsgi.server.listener import server_url
 from iris_wsgi.settings import BadSetting, Settings
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from iris_wsgi.server.event_loop import EventLoop
 
 SWITCH_SECONDS = 0.0005
+# The kind of a model without labels. The parent does not import the package that has the constant, because it loads numpy.
+REGRESSOR = "regressor"
+# The maximum number of values of the row in the printed command.
+MAX_EXAMPLE_VALUES = 100
 POST = "curl -s {url} -H 'Content-Type: application/json' -d '{body}'"
 # The signal of the parent to a worker whose replacement is ready. SIGTERM may come from any process.
 RETIRE = signal.SIGQUIT
@@ -32,13 +37,15 @@ START_ERRORS = (BadModel, BadSetting, BadStore, BackendUnavailable)
 
 
 class ReadyInfo(NamedTuple):
-    """Facts about a worker that is ready."""
+    """Facts about a worker that is ready. `proof` is the origin of the golden rows, and `sample` one row of JSON values."""
 
     host: str
     port: int
     model: str
     self_test: str
-    sample: list[float]
+    proof: str
+    kind: str
+    sample: list[Any]
 
 
 def announce(settings: Settings, info: ReadyInfo, print_line: Callable[[str], None]) -> None:
@@ -49,22 +56,32 @@ def announce(settings: Settings, info: ReadyInfo, print_line: Callable[[str], No
     print_line(f"iris_wsgi {__version__} serves role {settings.role} on {url}")
     print_line(f"model {info.model}")
     print_line(f"self-test: {info.self_test}")
+    print_line(f"proof: {info.proof}")
     print_line(
         f"workers: {workers} ({why_workers}); threads: {threads} ({why_threads}); model: 1 thread (a run takes microseconds)"
     )
-    path, member = ROLES[settings.role].example
-    target = url + path.format(model=quote(info.model.rsplit(" ", 2)[0]))
     authorization = ""
     if settings.token_file:
         # Imported only for this line.
         import shlex
 
         authorization = f' -H "Authorization: Bearer $(head -n 1 {shlex.quote(settings.token_file)})"'
-    print_line(
-        "try: "
-        + (POST.format(url=target, body=f'{{"{member}": [{info.sample}]}}') if member else f"curl -s {target}")
-        + authorization
-    )
+    print_line(f"try: {example(settings, info, url)}{authorization}")
+
+
+def example(settings: Settings, info: ReadyInfo, url: str) -> str:
+    """Returns a curl command for the role with the sample row, or one without a body if the row has many values."""
+    path, member = ROLES[settings.role].example
+    if path == LABEL[0] and info.kind == REGRESSOR:
+        path = "/predict"
+    if member and len(info.sample) > MAX_EXAMPLE_VALUES:
+        path, member = ("/predict/test" if path.startswith("/predict") else "/openapi.json"), None
+    target = url + path.format(model=quote(info.model.rsplit(" ", 2)[0]))
+    if member is None:
+        return f"curl -s {target}"
+    # A single quote within single quotes, for a shell.
+    body = json.dumps({member: [info.sample]}, ensure_ascii=False).replace("'", "'\\''")
+    return POST.format(url=target, body=body)
 
 
 def serve_here(
@@ -100,13 +117,19 @@ def serve_here(
     install_signal_handlers(server, service, group, request_replacement)
     gc.freeze()
     gc.enable()
-    host, port = bound.getsockname()[:2]
-    model = service.model
-    ready(ReadyInfo(host, port, f"{model.name} {model.version} {model.digest}", service.self_test, service.sample))
+    ready(ready_info(service, bound))
     # Started last, so that a job that kills the worker does not look like a failed start.
     service.background.start()
     run_until_drained(server, service, log)
     return 0
+
+
+def ready_info(service: "Service", bound: socket.socket) -> ReadyInfo:
+    from iris_wsgi.model.golden import proof_of
+
+    (host, port), model = bound.getsockname()[:2], service.model
+    identity, description = f"{model.name} {model.version} {model.digest}", model.description
+    return ReadyInfo(host, port, identity, service.self_test, proof_of(description), description.kind, service.sample)
 
 
 def run_until_drained(server: "EventLoop", service: "Service", log: Log) -> None:

@@ -17,6 +17,7 @@ import pytest
 from http_clients import is_alive, wait_until
 from iris_data import LABELED_ROWS, training_rows
 from optional_programs import require_program, skip_or_fail
+from chosen_models import pack_mixed
 from project import MODEL
 from server_process import ServerProcess, free_ports, refuses_connections, run_failing_start
 
@@ -39,7 +40,16 @@ def test_the_start_prints_the_role_the_address_and_an_example(live_server):
     assert re.search(r"^iris_wsgi \S+ serves role all on http://127\.0\.0\.1:\d+$", startup_text, re.MULTILINE)
     assert re.search(r"^model iris_svc 1\.0\.0 sha256:[0-9a-f]{64}$", startup_text, re.MULTILINE)
     assert re.search(r"^self-test: \d+ golden rows answered", startup_text, re.MULTILINE)
+    assert re.search(r"^proof: the golden rows have .+; .*answered by onnxruntime \d", startup_text, re.MULTILINE)
     assert re.search(r"^workers: 1 \(as set\); threads: \d+ \(.+\); model: 1 thread", startup_text, re.MULTILINE)
+
+
+def test_the_start_says_in_its_lines_and_in_the_log_that_nothing_outside_of_the_graph_was_compared(run, tmp_path):
+    server = run("--role", "web_single", "--model-dir", str(pack_mixed(tmp_path / "model")))
+    (event,) = map(json.loads, server.stop()[1].splitlines())
+    words = "the golden rows have the graph's own predictions: nothing outside of the graph was compared; packed with onnxruntime"
+    assert event["level"] == "warning" and event["message"].startswith(f"the model is not proven: {words} ")
+    assert any(line.startswith(f"proof: {words} ") for line in server.startup_lines)
 
 
 def test_the_printed_curl_line_works(live_server):

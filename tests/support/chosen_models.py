@@ -1,4 +1,4 @@
-"""Folders of small models whose labels, features, and golden rows a test chooses, with answers of the server's own code."""
+"""Folders of small models whose labels, features, and golden rows a test chooses, answered by the code of the server."""
 
 import json
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ def finished(
 ) -> onnx.ModelProto:
     """Returns a linear model after the nodes.
 
-    With `classes` it has a label of its own: that of the largest output, after `shift` is added to all outputs but the last.
+    With `classes` it has an own label, that of the largest output, after `shift` is added to all outputs but the last.
     """
     drawn = np.random.default_rng(width * 100 + outputs)
     constants = {

@@ -28,8 +28,8 @@ def test_the_commands_print_it_in_one_line(tmp_path: Path, words):
     (tmp_path / "churn.onnx").write_bytes(b"any")
     command = [sys.executable, "-m", "iris_wsgi", *words, "--model-dir", str(tmp_path)]
     done = subprocess.run(command, input="a\n1\n", capture_output=True, text=True)
-    expected = f"iris_wsgi: {tmp_path} has churn.onnx and no golden.json, without which no model is served;"
-    expected += f" write it with rows of your data: bin/pack {tmp_path}/churn.onnx --rows rows.csv --out {tmp_path}\n"
+    expected = f"iris_wsgi: {tmp_path}/golden.json cannot be read: No such file or directory; churn.onnx is not packed yet,"
+    expected += f" so write golden.json with rows of your data: bin/pack {tmp_path}/churn.onnx --rows rows.csv --out {tmp_path}\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", expected)
 
 

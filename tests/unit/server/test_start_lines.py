@@ -1,0 +1,51 @@
+"""The lines of the start: the proof of the golden rows, and a command with a sample row of any type."""
+
+import json
+import shlex
+
+import pytest
+
+from iris_wsgi.codec.model_schema import CLASSIFIER, REGRESSOR
+from iris_wsgi.model.artifact import PROOF_TEXTS, PROOFS, ModelDescription
+from iris_wsgi.model.golden import proof_of
+from iris_wsgi.model.session import RUNTIME_VERSION
+from iris_wsgi.server.serve import ReadyInfo, announce
+from iris_wsgi.settings import Settings
+
+MIXED_ROW = [31.5, None, 'l\'été "<b>" $HOME', True]
+
+
+def start_lines(row: list, kind: str = CLASSIFIER, **settings) -> list[str]:
+    lines: list[str] = []
+    info = ReadyInfo("127.0.0.1", 8000, "my model 1 sha256:0", "5 golden rows answered", "nothing was compared", kind, row)
+    announce(Settings(**settings), info, lines.append)
+    return lines
+
+
+def test_the_proof_has_a_line():
+    assert "proof: nothing was compared" in start_lines([1.0])
+
+
+@pytest.mark.parametrize(("role", "path", "member"), [("all", "/predict/label", "data"), ("asynchronous", "/jobs", "data"),
+                                                      ("synchronous", "/v1/models/my%20model:predict", "instances")])  # fmt: skip
+def test_the_command_sends_null_strings_and_booleans_as_json(role, path, member):
+    words = shlex.split(start_lines(MIXED_ROW, role=role)[-1].removeprefix("try: "))
+    assert words[:3] == ["curl", "-s", f"http://127.0.0.1:8000{path}"]
+    assert json.loads(words[-1]) == {member: [MIXED_ROW]}
+
+
+def test_the_command_for_a_regressor_asks_for_values():
+    assert " http://127.0.0.1:8000/predict -H " in start_lines([1.0], REGRESSOR)[-1]
+
+
+@pytest.mark.parametrize(("role", "path"), [("all", "/predict/test"), ("synchronous", "/openapi.json")])
+def test_a_row_of_many_values_is_not_printed(role, path):
+    assert start_lines([0.5] * 5000, role=role)[-1] == f"try: curl -s http://127.0.0.1:8000{path}"
+
+
+@pytest.mark.parametrize("proof", PROOFS)
+def test_the_proof_names_what_was_compared_and_both_runtimes(proof):
+    text = proof_of(ModelDescription(proof=proof, runtime="onnxruntime 1.23.0"))
+    assert text == f"{PROOF_TEXTS[proof]}; packed with onnxruntime 1.23.0, answered by onnxruntime {RUNTIME_VERSION}"
+    assert "packed" not in proof_of(ModelDescription(proof=proof)).partition(";")[2]
+    assert ("nothing outside of the graph was compared" in text) == (proof == "self")
