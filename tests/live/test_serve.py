@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from chosen_models import pack_mixed
 from http_clients import is_alive, wait_until
 from iris_data import LABELED_ROWS, training_rows
 from optional_programs import require_program, skip_or_fail
-from chosen_models import pack_mixed
 from project import MODEL
 from server_process import ServerProcess, free_ports, refuses_connections, run_failing_start
 
