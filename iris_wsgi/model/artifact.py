@@ -4,8 +4,9 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from iris_wsgi.codec.model_schema import (
     BOTH,
@@ -18,6 +19,7 @@ from iris_wsgi.codec.model_schema import (
     Array,
     Feature,
     RowSchema,
+    is_text,
 )
 from iris_wsgi.errors import BadModel
 
@@ -38,7 +40,10 @@ PROOF_TEXTS = {
 }
 # Files that pack turns into a model folder.
 UNPACKED_SUFFIXES = (".onnx", ".joblib", ".pkl")
+# Spellings in CSV, in lower case.
+BOOLEANS = {"true": True, "false": False}
 Read = Callable[[str], bytes]
+Kind = TypeVar("Kind")
 
 
 class GoldenRow(NamedTuple):
@@ -193,7 +198,7 @@ def parse_golden(content: bytes, path: str) -> ArtifactManifest:
             f"sha256:{sha256(content)}",
             description,
         )
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise BadModel(f"{path} does not have the members model, files, tolerance and rows in their right form") from None
     if not golden.cases:
         raise BadModel(f"{path} holds no rows to test the model with")
@@ -203,7 +208,7 @@ def parse_golden(content: bytes, path: str) -> ArtifactManifest:
 
 
 def parse_row(case: Mapping[str, Any], description: ModelDescription) -> GoldenRow:
-    """Raises KeyError, TypeError, and ValueError."""
+    """Raises KeyError, TypeError, ValueError, and OverflowError."""
     row = [float(v) if type(v) is int and not description.features else v for v in case["row"]]
     label = "" if description.kind == REGRESSOR else str(case["label"])
     return GoldenRow(row, label, [float(value) for value in case[COLUMN_NAMES[description.kind]]])
@@ -219,29 +224,60 @@ def parse_description(document: Mapping[str, Any]) -> ModelDescription:
     return ModelDescription(
         kind=kind,
         label=label,
-        classes=tuple(document.get("classes", ())),
-        columns=tuple(map(str, document.get("columns", ()))),
-        features=tuple(parse_feature(entry) for entry in document.get("features", ())),
-        name=str(document.get("name", "")),
-        version=str(document.get("version", "")),
+        classes=distinct(document.get("classes", []), (int, bool, str)),
+        columns=distinct(document.get("columns", []), (str,)),
+        features=tuple(parse_feature(entry) for entry in typed(document.get("features", []), list)),
+        name=text(document.get("name", "")),
+        version=text(document.get("version", "")),
         proof=proof,
-        runtime=str(document.get("runtime", "")),
+        runtime=text(document.get("runtime", "")),
     )
 
 
 def parse_feature(entry: Mapping[str, Any]) -> Feature:
-    """Raises KeyError, TypeError, and ValueError."""
+    """Raises KeyError, TypeError, ValueError, and OverflowError."""
     low, high = (None if entry.get(key) is None else float(entry[key]) for key in ("min", "max"))
-    kind = str(entry.get("type", "float32"))
-    if kind not in TYPES:
+    kind, unit, missing = entry.get("type", "float32"), entry.get("unit"), entry.get("missing", False)
+    if kind not in TYPES or not all(bound is None or isfinite(bound) for bound in (low, high)):
         raise ValueError
-    return Feature(str(entry["name"]), entry.get("unit"), low, high, kind, bool(entry.get("missing", False)))
+    if kind == "string" and (low, high) != (None, None):
+        raise ValueError
+    name = text(entry["name"])
+    if not name:
+        raise ValueError
+    return Feature(name, unit if unit is None else text(unit), low, high, kind, typed(missing, bool))
+
+
+def typed(value: Any, kind: type[Kind]) -> Kind:
+    """Returns a value of this type. Raises TypeError for any other type, also for a bool in place of an int."""
+    if type(value) is not kind:
+        raise TypeError
+    return value
+
+
+def text(value: Any) -> str:
+    """Raises TypeError, and ValueError for text that cannot be sent as UTF-8."""
+    if not is_text(typed(value, str)):
+        raise ValueError
+    return str(value)
+
+
+def distinct(values: Any, kinds: Sequence[type]) -> tuple[Any, ...]:
+    """Returns the values of a list of one of these types, without a value that occurs twice. Raises TypeError and ValueError."""
+    found = tuple(text(value) if type(value) is str else value for value in typed(values, list))
+    if len(set(map(type, found))) > 1 or not {type(value) for value in found} <= set(kinds) or len(set(found)) < len(found):
+        raise ValueError
+    return found
 
 
 def read_labels(content: bytes, file: str) -> tuple[str, ...]:
     document = read_object(content, file)
     names = tuple(document.get(str(i)) for i in range(len(document)))
-    if len(names) < 2 or len(set(names)) != len(names) or not all(isinstance(name, str) and name for name in names):
+    if (
+        not all(isinstance(name, str) and name and is_text(name) for name in names)
+        or len(names) < 2
+        or len(set(names)) < len(names)
+    ):
         raise BadModel(f'{file} must map "0", "1", … without a gap to class names that differ')
     return names  # type: ignore[return-value]
 
@@ -268,12 +304,16 @@ def read_training(schema: RowSchema, folder: Path, max_rows: int | None = None) 
     return rows, ["".join(line[width : width + 1]) for line in lines] if has_labels else []
 
 
-def cell_value(text: str, feature: Feature) -> Any:
+def cell_value(cell: str, feature: Feature) -> Any:
     """Returns the value of a field of CSV. Raises ValueError for one that is not a number where one is needed."""
     if feature.type == "string":
-        return text
-    if not text.strip() and feature.missing:
+        return cell
+    if not cell.strip() and feature.missing:
         return None
-    if feature.type == "bool":
-        return {"true": True, "false": False}.get(text.strip().lower(), text)
-    return float(text)
+    if feature.type == "bool" and (value := BOOLEANS.get(cell.strip().lower())) is not None:
+        return value
+    try:
+        # float64 does not hold every whole number.
+        return int(cell)
+    except ValueError:
+        return float(cell)

@@ -47,8 +47,8 @@ def self_test(model: TestableModel, cases: Sequence[GoldenRow], tolerance: float
     for i, (case, label, values) in enumerate(zip(cases, labels, answer[outputs.name], strict=True)):
         if len(case.outputs) != len(values):
             raise BadModel(f"golden row {i} has {len(case.outputs)} {outputs.name}, the model returns {len(values)}")
-        off = max(abs(a - b) / scale for a, b, scale in zip(case.outputs, values, scales, strict=True))
-        # "not <=" instead of ">": a NaN in golden.json must not pass.
+        # numpy's maximum with a NaN is NaN. "not <=" instead of ">": a NaN in golden.json must not pass.
+        off = float(np.max(np.abs(np.subtract(case.outputs, values)) / scales))
         if label != case.label or not off <= tolerance:
             found, expected = (f"has the label {label}, ", f"{case.label} ") if case.label else ("is ", "")
             raise BadModel(f"golden row {i} {found}off by {off:.1e}; expected is {expected}within {tolerance:g}")
@@ -99,9 +99,11 @@ def check_labels(model: Model, rows: Array, where: str) -> None:
     if not classes:
         # A golden.json of an older version. The numbers of the classes, or their names, must be those of label.json.
         classes = labels if any(type(value) is str for value in found) else tuple(range(len(labels)))
-    if unknown := [value for value in dict.fromkeys(found) if value not in classes]:
+    given = list(dict.fromkeys(found))
+    if unknown := [value for value in given if value not in classes]:
         raise BadModel(
-            f"{where}: the graph gives the label {unknown[0]}; the classes of this folder are {listed(classes)}."
+            f"{where}: the graph gives the label {unknown[0]}, which is not a class of this folder. The labels of the graph are"
+            f" {listed(given)}; the classes of this folder are {listed(classes)}, and label.json names {listed(labels)}."
             " Run pack on the model, so that label.json and the graph agree"
         )
     if model.outputs.label != BOTH:
@@ -111,7 +113,7 @@ def check_labels(model: Model, rows: Array, where: str) -> None:
             raise BadModel(
                 f"{where}: for golden row {i} the graph gives the label {value}, and its highest probability has the label"
                 f" {labels[number]}: label.json has another order than the graph, or the graph has its own threshold."
-                f" label.json names {listed(labels)}. Run pack on the model"
+                f" The classes of the graph are {listed(classes)}; label.json names {listed(labels)}. Run pack on the model"
             )
 
 

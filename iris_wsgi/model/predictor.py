@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from iris_wsgi.codec.model_schema import Array, OutputSchema
+from iris_wsgi.codec.model_schema import Array, Feature, OutputSchema
 from iris_wsgi.codec.rows import best
 from iris_wsgi.errors import PARSED_TOO_LATE, RAN_TOO_LONG, DeadlineExceeded
 from iris_wsgi.http.cache_headers import DEFAULT, CacheDirectives
@@ -201,15 +201,19 @@ def within_deadline(model: Model, watchdog: RunWatchdog) -> Predict:
     return predict
 
 
+def bounds_of(feature: Feature, kind: type[np.floating[Any]]) -> tuple[float, float]:
+    """Returns the range of a feature for rows of `kind`. Float64 rows have float32 values as clients send them, or rounded."""
+    low, high = float(kind(feature.min or 0.0)), float(kind(feature.max or 0.0))
+    if feature.type != "float32":
+        return low, high
+    return min(low, float(np.float32(low))), max(high, float(np.float32(high)))
+
+
 def measured(predict: Predict, model: Graph, outputs: OutputSchema, metrics: ModelMetrics) -> Predict:
     """Adds the metrics of the model to a predictor."""
     # As the type of the rows: otherwise the maximum of the training rows would be out of range.
     kind = np.float32 if model.schema.dtype == np.float32 else np.float64
-    ranged = [
-        (j, f.name, float(kind(f.min)), float(kind(f.max)))
-        for j, f in enumerate(model.features)
-        if f.min is not None and f.max is not None
-    ]
+    ranged = [(j, f.name, *bounds_of(f, kind)) for j, f in enumerate(model.features) if f.min is not None and f.max is not None]
     columns = [j for j, _, _, _ in ranged]
     low: Array = np.array([bounds[2] for bounds in ranged], kind)
     high: Array = np.array([bounds[3] for bounds in ranged], kind)

@@ -136,7 +136,7 @@ class Model(Graph):
         columns = len(self.outputs.columns)
         if self.is_map:
             return shaped(of_maps(answer, self.labels, self.outputs.classes), rows, columns)
-        values = np.asarray(answer, np.float32)
+        values: Array = answer if answer.dtype == np.float32 else to_float32(answer)
         if values.ndim == 1 and (columns == 1 or self.gives_second):
             values = values.reshape(-1, 1)
         if self.gives_second:
@@ -179,6 +179,11 @@ def output_schema(found: GraphOutputs, description: ModelDescription, file: str)
         raise BadModel(
             f"{file} has the classes {listed(description.classes)}, and label.json names {listed(labels)}: the numbers differ"
         )
+    own_names = tuple(map(str, description.classes))
+    if own_names != labels and set(own_names) == set(labels):
+        raise BadModel(
+            f"{file} has the classes {listed(own_names)}, and label.json names them as {listed(labels)}: another order"
+        )
     # Some exporters declare another width than a run gives, which is checked at each run.
     width = None if kind == REGRESSOR and description.columns else found.width
     if width is not None and width != len(columns) and not (kind == CLASSIFIER and width == 1 and len(labels) == 2):
@@ -202,6 +207,12 @@ def shaped(output: Array, rows: int, columns: int) -> Array:
         count = f"{rows} row{'' if rows == 1 else 's'}"
         raise InvalidOutput(f"The model's output for {count} has the shape {list(output.shape)}; it must be [{rows}, {columns}].")
     return output
+
+
+def to_float32(output: Array) -> Array:
+    """Rounds an output. A value that float32 cannot hold becomes infinite, which the encoders refuse."""
+    with np.errstate(over="ignore"):
+        return output.astype(np.float32)
 
 
 def of_maps(maps: Sequence[Mapping[Any, float]], labels: tuple[str, ...], classes: tuple[Any, ...] = ()) -> Array:
