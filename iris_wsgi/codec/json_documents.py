@@ -15,8 +15,8 @@ MAX_UNSPLIT_CHARACTERS = 32_768
 PIECE = 16_384
 MAX_UNSPLIT_ITEMS = 500
 
-# The value of a member that may be long: brackets, numbers, and separators.
-long_list = re.compile(r'"(?:data|instances)"[ \t\r\n]*:[ \t\r\n]*(\[[-+0-9.eE,\[\] \t\r\n]*)').search
+# The value of a member that may be long: brackets, numbers, separators, and the letters of null, true, and false.
+long_list = re.compile(r'"(?:data|instances)"[ \t\r\n]*:[ \t\r\n]*(\[[-+0-9.eEnultrfas,\[\] \t\r\n]*)').search
 
 
 def refuse_constant(_: str) -> NoReturn:
@@ -68,7 +68,7 @@ def too_deep() -> BadRequest:
 
 
 def decoded_in_pieces(text: str) -> Any:
-    """Decodes a text with one long list of numbers. Returns None for every other text, valid or not.
+    """Decodes a text with one long list of numbers, null, and booleans. Returns None for every other text, valid or not.
 
     The list is decoded in pieces. The rest is decoded with the constant NaN in place of the list: NaN is not JSON, so the
     text cannot contain it elsewhere.

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -22,6 +22,8 @@ NUMBERS = {int, float}
 FLOAT_TYPES = {"float32": FLOAT32_MAX, "float64": FLOAT64_MAX}
 INTEGER_TYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 TYPES = (*FLOAT_TYPES, *INTEGER_TYPES, "bool", "string")
+# Their types in Python; those of integers are int.
+VALUE_TYPES: dict[str, Callable[[Any], Any]] = {"float32": float, "float64": float, "bool": bool, "string": str}
 NOT_FINITE_32 = "must be finite as a 32-bit float: at most 3.4028235e38 in size"
 NOT_FINITE_64 = "must be finite as a 64-bit float: at most 1.7976931348623157e308 in size"
 # The last byte of -0.0 in float32 and float64. A key without it needs no search for negative zeros.
@@ -101,7 +103,8 @@ class RowSchema:
         self.has_strings = "string" in types
         # Features of both float types are checked value by value: some numbers fit only one of them.
         self.is_float = len(types) == 1 and types <= set(FLOAT_TYPES)
-        self.dtype: np.dtype[Any] = np.dtype(object if self.has_strings else types.pop() if len(types) == 1 else np.float64)
+        self.is_mixed = self.has_strings or len(types) > 1
+        self.dtype: np.dtype[Any] = np.dtype(object if self.has_strings else np.float64 if self.is_mixed else types.pop())
         self.optional = [feature.missing for feature in self.features]
         self.has_missing = any(self.optional)
         self.max = FLOAT32_MAX if self.dtype == np.float32 else FLOAT64_MAX
@@ -138,7 +141,9 @@ class RowSchema:
     def from_values(self, rows: Sequence[Sequence[Any]]) -> Array | None:
         """Converts rows of JSON values to an array [n, width]. Returns None if a value is not valid."""
         if self.is_float:
-            return self.floats(list(chain.from_iterable(rows)))
+            flat = list(chain.from_iterable(rows))
+            # JSON has no NaN, but other callers may.
+            return None if any(value != value for value in flat) else self.floats(flat)
         for j in range(self.width):
             if any([self.value_error(row[j], j) is not None for row in rows]):
                 return None
@@ -174,15 +179,19 @@ class RowSchema:
 
     def missing_error(self, rows: Array) -> tuple[int, int] | None:
         """Returns row and column of the first NaN of a feature that may not be missing. None means that there is none."""
-        if self.dtype.kind != "f":
+        if self.dtype.kind not in "fO":
             return None
-        wrong = np.isnan(rows) & ~np.array(self.optional)
+        # Only NaN differs from itself, also in an array of objects.
+        wrong = (rows != rows) & ~np.array(self.optional)
         return (int(np.argwhere(wrong)[0][0]), int(np.argwhere(wrong)[0][1])) if wrong.any() else None
 
     def to_values(self, rows: Array) -> list[list[Any]]:
-        """Returns the shortest JSON values that are these rows; a missing number is null."""
+        """Returns the shortest JSON values that are these rows, in the types of the features; a missing number is null."""
         if self.dtype == np.float32:
             return [[None if value != value else float(str(value)) for value in row] for row in rows]
+        if self.is_mixed:
+            types = [VALUE_TYPES.get(feature.type, int) for feature in self.features]
+            return [[None if v != v else kind(v) for v, kind in zip(row, types, strict=True)] for row in rows.tolist()]
         return [[None if value != value else value for value in row] for row in rows.tolist()]
 
     def canonical(self, rows: Array) -> tuple[Array, list[bytes]]:
@@ -230,13 +239,16 @@ class RowSchema:
         if self.dtype == np.float32:
             if not content or len(content) % (4 * self.width):
                 raise ValueError(OTHER_SCHEMA)
-            return np.frombuffer(content, "<f4").astype(np.float32, copy=False).reshape(-1, self.width)
+            found = np.frombuffer(content, "<f4").astype(np.float32, copy=False).reshape(-1, self.width)
+            if self.missing_error(found) is not None:
+                raise ValueError(OTHER_SCHEMA)
+            return found
         rows = json.loads(content) if len(content) % 4 else []
-        if not rows or any(type(row) is not list or len(row) != self.width for row in rows):
+        if not rows or type(rows) is not list or any(type(row) is not list or len(row) != self.width for row in rows):
             raise ValueError(OTHER_SCHEMA)
-        if (found := self.from_values(rows)) is None:
+        if (decoded := self.from_values(rows)) is None:
             raise ValueError(OTHER_SCHEMA)
-        return found
+        return decoded
 
 
 def packed_values(content: bytes) -> list[Any]:

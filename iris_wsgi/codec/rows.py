@@ -45,11 +45,10 @@ def rows_of(data: Any, schema: RowSchema, max_rows: int) -> Array | None:
         if schema.is_float:
             return schema.floats(list(chain.from_iterable(data)) if len(data) > 1 else data[0])
         return schema.from_values(data)
-    if all([type(row) is dict for row in data]):
-        rows = [by_position(row, schema) for row in data]
-        found = [row for row in rows if row is not None]
-        return schema.from_values(found) if len(found) == len(rows) else None
-    return None
+    rows: list[Any] = [by_position(row, schema) if type(row) is dict else row for row in data]
+    if not all([type(row) is list and len(row) == width for row in rows]):
+        return None
+    return schema.from_values(rows)
 
 
 def by_position(row: Mapping[str, Any], schema: RowSchema) -> list[Any] | None:
@@ -86,13 +85,20 @@ def data_faults(pointer: str, data: Any, schema: RowSchema, max_rows: int, advic
     if not isinstance(data, list) or not data:
         yield FieldError(pointer, f"must be a list of rows of {contents(schema)}, one row at least")
         return
-    if set(map(type, data)) <= ({*NUMBERS, str, bool} if schema.has_strings else NUMBERS):
+    if set(map(type, data)) <= types_of(schema):
         yield FieldError(pointer, "is one row; it must be a list of rows, so put the row in brackets of its own: [[…]]")
         return
     if len(data) > max_rows:
         yield FieldError(pointer, f"has {len(data)} rows; this route takes {max_rows} at most: {advice}")
     for i, row in enumerate(data):
         yield from row_faults(f"{pointer}/{i}", row, schema)
+
+
+def types_of(schema: RowSchema) -> set[type]:
+    """Returns the types of the JSON values of a row."""
+    kinds = {feature.type for feature in schema.features}
+    others = {str: "string" in kinds, bool: "bool" in kinds, type(None): schema.has_missing}
+    return {*NUMBERS, *(kind for kind, is_used in others.items() if is_used)}
 
 
 def contents(schema: RowSchema) -> str:

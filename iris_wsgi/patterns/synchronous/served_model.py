@@ -115,7 +115,7 @@ def rows_of_tensors(schema: RowSchema, inputs: Sequence[TensorSpec], tensors: Ma
     else:
         parts = [column_values(tensors[one.name], one) for one in inputs]
         rows = np.concatenate(parts, axis=1).astype(schema.dtype)
-    if (wrong := schema.missing_error(rows)) is not None:
+    if schema.has_missing and (wrong := schema.missing_error(rows)) is not None:
         raise BadRequest(
             f"#/inputs, row {wrong[0]}, {schema.features[wrong[1]].name}: the value is missing, and the model needs it."
         )
@@ -130,7 +130,8 @@ def column_values(tensor: Tensor, spec: TensorSpec) -> Array:
         for index, value in np.ndenumerate(columns):
             found[index] = text_of(value, spec.name)
         return found
-    if spec.datatype in ("INT64", "UINT64") and (np.abs(columns.astype(np.float64)) > EXACT_MAX).any():
+    # A comparison of integers: in float64, the next number is equal to the limit.
+    if spec.datatype in ("INT64", "UINT64") and ((columns > EXACT_MAX).any() or (columns < -EXACT_MAX).any()):
         raise BadRequest(f"#/inputs: {spec.name} has a number over {EXACT_MAX} in size, which this model cannot take exactly.")
     return columns.astype(np.float64)
 
