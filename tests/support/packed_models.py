@@ -265,7 +265,9 @@ def scores() -> PackedModel:
     outputs = [output("label", INT64), output("scores", shape=[None, 3])]
     members = {"kind": "scores", "label": "graph", "classes": [10, 20, 30], "columns": list(TRIPLE)}
     inputs = [Input("input", "float32", 4)]
-    return PackedModel(nodes, inputs, outputs, {}, numbered(4), FLOAT_ROWS, TRIPLE, members, "scores", "label")
+    # Sums of these values are exact. LinearClassifier adds in another order for a single row.
+    rows: list[list[Any]] = [[5.5, 3.25, 1.5, 0.25], [-2.0, 4.5, -1.0, 0.125], [0.5, -3.0, 2.5, -0.0], [0.0, 0.0, 0.0, 1.0]]
+    return PackedModel(nodes, inputs, outputs, {}, numbered(4), rows, TRIPLE, members, "scores", "label")
 
 
 def binary_score(rank: int) -> PackedModel:

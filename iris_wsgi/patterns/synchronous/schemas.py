@@ -1,5 +1,9 @@
 """JSON schemas of the Open Inference Protocol v2 and KServe v1, for OpenAPI; other properties are allowed."""
 
+from collections.abc import Iterable
+
+from iris_wsgi.codec.model_schema import Feature
+from iris_wsgi.wsgi import openapi
 from iris_wsgi.wsgi.openapi import OBJECT, TEXT, Schema
 
 UNSIGNED: Schema = {"type": "integer", "minimum": 0}
@@ -59,5 +63,12 @@ STATISTICS = required(
     )
 )
 
-INSTANCES = required(instances=ROWS)
+
+def instances(features: Iterable[Feature]) -> Schema:
+    """Returns the schema of rows of models with these features: lists, or objects by name."""
+    kinds = openapi.distinct([openapi.value(feature) for feature in features])
+    row = {"type": "array", "items": kinds[0] if len(kinds) == 1 else {"anyOf": kinds}}
+    return required(instances=array_of({"anyOf": [row, OBJECT]}, 1))
+
+
 PREDICTIONS = required(predictions=ROWS)

@@ -33,12 +33,13 @@ def routes(
         return predict_v1(find(models, request), request, max_rows)
 
     ready_doc = RouteDoc("Readiness of a model", openapi.OBJECT, failures=(404, 503))
-    predict_doc = RouteDoc("Probabilities of rows, as a list per row", schemas.PREDICTIONS, failures=(404,))
+    predict_doc = RouteDoc("Probabilities, scores, or values of rows, as a list per row", schemas.PREDICTIONS, failures=(404,))
+    instances = schemas.instances(feature for model in models.values() for feature in model.schema.features)
     table = [Route("GET", "/v1/models", lambda _: names, RouteDoc("Names of the models", openapi.OBJECT))]
     for path in PATHS:
         table += [
             Route("GET", path, ready, ready_doc),
-            Route("POST", f"{path}:predict", predict, predict_doc, schemas.INSTANCES, schedule, any_content_type=True),
+            Route("POST", f"{path}:predict", predict, predict_doc, instances, schedule, any_content_type=True),
         ]
     return table
 

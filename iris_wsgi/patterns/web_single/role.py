@@ -56,8 +56,9 @@ def routes(context: RoleContext) -> list[Route]:
         raise NotFound("This model gives scores, not probabilities: POST /predict returns its label and its scores.")
 
     label_names = Response(json.dumps({str(i): name for i, name in enumerate(model.labels)}).encode(), headers=headers)
-    # The shortest JSON of a value is a digit and a comma, and that of a row has two brackets.
-    predicting = Schedule(context.latency.inline_bytes(INLINE_BYTES, 2 * model.width + 2))
+    # The shortest JSON of a value is a digit and a comma, and that of a row has two brackets. A row by name may lack values.
+    needed = model.width - sum(model.schema.optional)
+    predicting = Schedule(context.latency.inline_bytes(INLINE_BYTES, 2 * needed + 2))
 
     def get(path: str, handler: Handler, doc: RouteDoc, schedule: Schedule = predicting) -> Route:
         return conditional(Route("GET", path, handler, doc, schedule=schedule))
