@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from iris_wsgi import __version__
 from iris_wsgi.errors import BadModel, Problem
 from iris_wsgi.model import golden
-from iris_wsgi.model.artifact import SELF
+from iris_wsgi.model.artifact import GOLDEN, SELF, check_classifier, parse_golden, read_file
 from iris_wsgi.model.predictor import BLOCKING, ModelMetrics, RunWatchdog, measure, measured, within_deadline
 from iris_wsgi.model.session import Graph, Model
 from iris_wsgi.observability.log import Log
@@ -91,6 +91,15 @@ def edge(context: RoleContext) -> list[Route]:
     return role.routes(context)
 
 
+def check_role(settings: Settings) -> None:
+    """Raises BadModel if the role serves a part of the model in the folder, and this model is not a classifier."""
+    folder = Path(settings.model_dir)
+    # The folder may hold only the part.
+    if ROLES[settings.role].folder and (folder / GOLDEN).exists():
+        pattern = "horizontal" if settings.role == "member" else "prep-pred"
+        check_classifier(pattern, parse_golden(read_file(folder / GOLDEN), str(folder / GOLDEN)).description.kind)
+
+
 def local_model(start: StartupContext) -> ModelBackend:
     """Loads the model and tests it. Raises BadModel."""
     folder = model_folder(start.settings)
@@ -128,12 +137,12 @@ def member_model(start: StartupContext) -> ModelBackend:
 
 
 def second_half(settings: Settings, full: Graph) -> Model:
-    """Returns the model that role pred would serve. Raises BadModel, also if both models have the same name."""
-    folder = Path(settings.model_dir) / ROLES["pred"].folder
-    half, _, _ = golden.load_verified_model(folder)
-    if half.name == full.name:
-        raise BadModel(f"{folder} has a model of the name {half.name}, which is also the name of the full model")
-    return half
+    """Returns the model that role pred would serve. Raises BadModel if it does not belong to the full model."""
+    from iris_wsgi.patterns.prep_pred.halves import load_pair
+
+    check_classifier("prep-pred", full.description.kind)
+    folder = Path(settings.model_dir)
+    return load_pair(folder, full, parse_golden(read_file(folder / GOLDEN), str(folder / GOLDEN))).pred
 
 
 def everything(context: RoleContext) -> list[Route]:
@@ -216,6 +225,7 @@ def build(settings: Settings, log: Log, registry: Registry | None = None, check_
     registry, background = registry or Registry(), BackgroundTasks(log)
     create_app, credentials = authentication(settings, background, log)
     start = StartupContext(settings, registry, background, log, credentials)
+    check_role(settings)
     backend = BACKENDS.get(settings.role, local_model)(start)
     if settings.batch_rows:
         backend = batched(backend, settings)

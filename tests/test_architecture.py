@@ -54,8 +54,9 @@ IMPURE = {"select", "selectors", "threading", "time", "subprocess", "os", "async
 # Modules of the package by their users. Each new module has an entry here.
 EVERY_SERVER = """
     cli.main codec.json_documents codec.model_schema codec.rows console cpu_limits errors factory http.cache_headers
-    http.request_head http.request_parser model.artifact model.golden model.graph_signature model.predictor model.session
-    observability.log observability.metrics observability.shared_memory observability.trace_context patterns.web_single.page
+    http.request_head http.request_parser model.artifact model.golden model.graph_signature model.predictor
+    model.session observability.log observability.metrics observability.shared_memory observability.trace_context
+    patterns.web_single.page
     resilience.background roles server.connection server.event_loop server.listener server.response_writer server.serve
     services setting_types settings wsgi.application wsgi.body wsgi.browser_security wsgi.conditional wsgi.health_routes
     wsgi.openapi wsgi.request_observer wsgi.routing
@@ -74,7 +75,7 @@ FAMILIES = {
         patterns.asynchronous.routes patterns.asynchronous.sqlite_store patterns.asynchronous.stores
         patterns.asynchronous.worker resilience.circuit_breaker storage.clock storage.sqlite
     """,
-    "hybrid": "patterns.sync_async.role patterns.sync_async.routes",
+    "hybrid": "model.companions patterns.sync_async.role patterns.sync_async.routes",
     "prediction cache": """
         patterns.prediction_cache.cache patterns.prediction_cache.keys patterns.prediction_cache.role
         patterns.prediction_cache.routes patterns.prediction_cache.store resilience.single_flight storage.lru
@@ -88,12 +89,13 @@ FAMILIES = {
         client.call client.connection client.endpoint client.inference client.prober client.v2_messages codec.v2_fields
         codec.v2_request codec.v2_tensors http.response_parser resilience.circuit_breaker
     """,
-    "ensemble": "patterns.horizontal.role patterns.horizontal.routes patterns.horizontal.voting",
+    "ensemble": "model.companions patterns.horizontal.role patterns.horizontal.routes patterns.horizontal.voting",
+    "halves": "model.companions patterns.prep_pred.halves",
     "prep": "patterns.prep_pred.role",
     "gateway": "patterns.horizontal.remote_members",
 }
 FAMILIES_OF = {
-    "all": ("web single", "protocol", "jobs", "hybrid", "prediction cache", "items", "ensemble"),
+    "all": ("web single", "protocol", "jobs", "hybrid", "prediction cache", "items", "ensemble", "halves"),
     "web_single": ("web single",),
     "synchronous": ("protocol",),
     "asynchronous": ("jobs",),
@@ -101,7 +103,7 @@ FAMILIES_OF = {
     "sync_async": ("jobs", "hybrid"),
     "prediction_cache": ("web single", "prediction cache"),
     "data_cache": ("items",),
-    "prep": ("web single", "client", "prep"),
+    "prep": ("web single", "client", "halves", "prep"),
     "pred": ("protocol",),
     "gateway": ("client", "ensemble", "gateway"),
     "member": ("protocol",),

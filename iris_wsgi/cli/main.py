@@ -232,7 +232,7 @@ def verify(settings: Settings, _: Given) -> int:
     print_result(f"self-test: {result}")
     print_result(f"proof: {proof_of(golden.description)}")
     print_result(f"batches: {batch_consistency(model, golden.cases)}")
-    for line in verify_companions(Path(settings.model_dir)):
+    for line in verify_companions(Path(settings.model_dir), model, golden):
         print_result(line)
     return 0
 

@@ -3,32 +3,27 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from iris_wsgi.errors import BadModel
-from iris_wsgi.model.artifact import FAST_FOLDER, member_folders
-from iris_wsgi.model.golden import check_shapes, golden_array, load_verified_model, proof_of, self_test
-from iris_wsgi.model.session import load, load_model
+from iris_wsgi.model.artifact import FAST_FOLDER, ArtifactManifest, member_folders
+from iris_wsgi.model.companions import load_fast, load_members
+from iris_wsgi.model.golden import load_verified_model, proof_of, self_test
+from iris_wsgi.model.session import Model
 
 
-def verify_companions(whole: Path) -> Iterator[str]:
-    """Yields one line of report for each companion model that exists. Raises BadModel."""
-    folders = {"fast model": whole / FAST_FOLDER, "pred": whole / "pred"}
+def verify_companions(whole: Path, full: Model, golden: ArtifactManifest) -> Iterator[str]:
+    """Yields one line of report for each companion of the full model that exists. Raises BadModel for those of another model."""
+    from iris_wsgi.patterns.prep_pred.halves import PRED, PREP, load_pair
+
+    folders = {"fast model": whole / FAST_FOLDER, "pred": whole / PRED}
     folders |= {f"member {name}": folder for name, folder in member_folders(whole).items()}
     for name, folder in folders.items():
         if folder.exists():
-            model, golden, result = load_verified_model(folder)
-            yield f"{name} {model.name} {model.version} {model.digest}: {result}; {proof_of(golden.description)}"
-    if (whole / "prep").exists():
-        yield verify_halves(whole / "prep", whole / "pred")
-
-
-def verify_halves(first: Path, second: Path) -> str:
-    """Tests both halves as one model. Raises BadModel."""
-    # Imported here, because it imports the client of upstream servers.
-    from iris_wsgi.patterns.prep_pred.role import FirstHalf, JoinedModel
-
-    (prep, pinned), (pred, _) = load(FirstHalf, first, ""), load_model(second)
-    if pred.identity.get("pair") != prep.digest:
-        raise BadModel(f"{first} and {second} are not the halves of one model: their files name different pairs")
-    joined = JoinedModel(pred.outputs, prep.schema, lambda rows: pred.predict(prep.prepare(rows)))
-    check_shapes(joined, golden_array(prep, pinned.cases[:1]))
-    return f"prep and pred, pair {prep.digest}: {self_test(joined, pinned.cases, pinned.tolerance)}"
+            model, pinned, result = load_verified_model(folder)
+            yield f"{name} {model.name} {model.version} {model.digest}: {result}; {proof_of(pinned.description)}"
+    if (whole / FAST_FOLDER).exists():
+        load_fast(whole, full, full.outputs)
+    if member_folders(whole):
+        load_members(whole, full)
+    if (whole / PREP).exists():
+        pair = load_pair(whole, full, golden)
+        result = self_test(pair.joined, pair.pinned.cases, pair.pinned.tolerance)
+        yield f"prep and pred, pair {pair.prep.digest}: {result}"

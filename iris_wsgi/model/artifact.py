@@ -161,6 +161,12 @@ def manifest_digest(folder: Path) -> str:
     return f"sha256:{combined_digest([golden.files.get(name, '') for name in names])}"
 
 
+def check_classifier(pattern: str, kind: str) -> None:
+    """Raises BadModel for a model without probabilities, in a pattern that is for classifiers."""
+    if kind != CLASSIFIER:
+        raise BadModel(f"the pattern {pattern} is for classifiers with probabilities; this model gives {COLUMN_NAMES[kind]}")
+
+
 def external_names(golden: ArtifactManifest) -> list[str]:
     """Returns the names of the files with weights of the graph, sorted."""
     return sorted(set(golden.files) - {golden.model, LABELS_FILE, TRAINING_FILE})

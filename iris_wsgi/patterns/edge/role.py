@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from iris_wsgi.codec.model_schema import CLASSIFIER
 from iris_wsgi.errors import JSON
 from iris_wsgi.observability.log import Log
 from iris_wsgi.observability.metrics import Counter
@@ -33,6 +34,8 @@ def routes(context: RoleContext) -> list[Route]:
     """Returns the routes of the bundle in IRIS_EDGE_DIR. Raises BadSetting if the bundle is required and unusable."""
     settings = context.settings
     try:
+        if context.outputs.kind != CLASSIFIER:
+            raise BadSetting(f"the pattern edge is for classifiers with probabilities; this model gives {context.outputs.name}")
         bundle = read_bundle(Path(settings.edge_dir))
         labels = bundle_labels(bundle, context.model, settings)
     except BadSetting as error:

@@ -3,12 +3,9 @@
 from functools import partial
 from pathlib import Path
 
-from iris_wsgi.codec.model_schema import CLASSIFIER, OutputSchema
-from iris_wsgi.errors import BadModel
-from iris_wsgi.model.artifact import manifest_digest, member_folders
-from iris_wsgi.model.golden import load_verified_model
+from iris_wsgi.model.artifact import check_classifier, manifest_digest, member_folders
+from iris_wsgi.model.companions import load_members
 from iris_wsgi.model.predictor import RunWatchdog, within_deadline
-from iris_wsgi.model.session import Graph, listed
 from iris_wsgi.patterns.horizontal import routes
 from iris_wsgi.patterns.horizontal.voting import LocalMembers, majority
 from iris_wsgi.services import RoleContext
@@ -23,7 +20,7 @@ def remote_ensemble(context: RoleContext) -> list[Route]:
     from iris_wsgi.patterns.horizontal.remote_members import RemoteMembers, why_not_member
 
     settings = context.settings
-    check_classifier(context.outputs)
+    check_classifier("horizontal", context.outputs.kind)
     urls = dict(pair.split("=", 1) for pair in settings.members.split(","))
     metrics = CallMetrics(context.registry, list(urls))
     digests = {name: manifest_digest(folder) for name, folder in member_folders(Path(settings.model_dir)).items()}
@@ -41,34 +38,11 @@ def remote_ensemble(context: RoleContext) -> list[Route]:
 
 def local_ensemble(context: RoleContext) -> list[Route]:
     """Returns the routes over the members in the model's folder. Raises BadModel."""
-    settings, members, watchdog = context.settings, {}, RunWatchdog()
-    check_classifier(context.outputs)
-    for name, folder in member_folders(Path(settings.model_dir)).items():
-        model, _, _ = load_verified_model(folder)
-        if why := why_not_of(model, context.model):
-            raise BadModel(f"{folder} has a member of another model: {why}")
-        if model.labels[1:] != (name,):
-            raise BadModel(
-                f"{folder} has a model for {', '.join(model.labels)}; it must have two classes, with {name} as the last"
-            )
-        members[name] = (within_deadline(model, watchdog), model.digest)
-    if not members:
-        raise BadModel(f"{settings.model_dir}/members has no models of one species each")
+    settings, watchdog = context.settings, RunWatchdog()
+    check_classifier("horizontal", context.outputs.kind)
+    members = {
+        name: (within_deadline(model, watchdog), model.digest)
+        for name, model in load_members(Path(settings.model_dir), context.model).items()
+    }
     ensemble = LocalMembers(members, settings.quorum or majority(len(members)))
     return routes.routes(context.model, ensemble, settings.abstain_below, settings.ensemble_ms / 1000, remote=False)
-
-
-def check_classifier(outputs: OutputSchema) -> None:
-    """Raises BadModel for a model without probabilities."""
-    if outputs.kind != CLASSIFIER:
-        raise BadModel(f"an ensemble of members is for classifiers with probabilities; this model gives {outputs.name}")
-
-
-def why_not_of(member: Graph, whole: Graph) -> str | None:
-    """Returns how the features or the species of a member differ from those of the whole model, or None."""
-    names, wanted = ([feature.name for feature in model.features] for model in (member, whole))
-    if names != wanted:
-        return f"it takes {listed(names)}; the whole model takes {listed(wanted)}"
-    if unknown := set(member.labels[1:]) - set(whole.labels):
-        return f"{', '.join(unknown)} is not one of {listed(whole.labels)}"
-    return None
