@@ -11,6 +11,10 @@ if sys.hexversion < 0x030B0000:
     sys.exit(f"iris_wsgi: this is Python {sys.version.split()[0]}, and 3.11 or later is needed; bin/setup looks for one")
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from iris_wsgi.packing.packer import PackReport
     from iris_wsgi.wsgi.application import App
 
 __version__ = "0.1.0"
@@ -59,6 +63,35 @@ def create_app(**settings: Any) -> "App":
     if not forks_later():
         service.background.start()
     return service.app
+
+
+def pack(
+    estimator: Any,
+    rows: Any,
+    folder: "str | Path",
+    *,
+    expected: Any = None,
+    label: str | None = None,
+    labels: Any = None,
+    targets: "Sequence[str]" = (),
+    name: str = "",
+    version: str = "",
+) -> "PackReport":
+    """Writes the folder of a model that the server can serve. Returns the report, whose `str()` has its lines.
+
+    `estimator` is a fitted estimator of scikit-learn, LightGBM, XGBoost, or CatBoost, or an ONNX model: its bytes, its
+    ModelProto, or the path of an .onnx file. `rows` are a DataFrame, an array [rows, features], a list of rows, or the path of a
+    CSV. The results for all rows are compared: with those of the estimator, or for an ONNX model with `expected`. This is a
+    list of labels, an array of probabilities or values, or a mapping with "labels" and "probabilities", "scores", or "values".
+
+    `label` is "argmax" or "graph": the label to serve where an ONNX model gives two different ones. `labels` are the names of
+    the classes, as a list in their order or as a mapping. `targets` are the names of the values of a regressor. Raises BadModel
+    of `iris_wsgi.errors` if a result differs, or if the model cannot be served.
+    """
+    from iris_wsgi.packing.packer import pack_model
+    from iris_wsgi.packing.proof import Options
+
+    return pack_model(estimator, rows, folder, Options(expected, label, labels, tuple(targets), name, version))
 
 
 def forks_later() -> bool:

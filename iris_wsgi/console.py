@@ -23,7 +23,7 @@ def missing_packages(needed: Sequence[str]) -> str | None:
         return None
     what = f"the package {missing[0]} is" if len(missing) == 1 else f"the packages {', '.join(missing)} are"
     return (
-        f"{what} not installed for {sys.executable}: use bin/serve, bin/batch or bin/edge, which set themselves up, "
+        f"{what} not installed for {sys.executable}: use bin/serve, bin/batch, bin/edge, or bin/pack, which set themselves up, "
         "or run `pip install .` in the folder of the project"
     )
 

@@ -1,4 +1,4 @@
-"""The command line: serve, worker, redrive, warm, batch, edge, verify, seal, load, healthcheck, clear, tour."""
+"""The command line: serve, worker, redrive, warm, batch, edge, verify, pack, load, healthcheck, clear, tour."""
 
 import os
 import signal
@@ -82,6 +82,14 @@ def edge_flags(edge: Parser) -> None:
 
 def verify_flags(verify: Parser) -> None:
     add_flags(verify, ["model_dir", "model_seal", "fast_model_dir"])
+
+
+def pack_flags(pack: Parser) -> None:
+    from iris_wsgi.packing.command import PACK
+    from iris_wsgi.packing.command import add_flags as add_pack_flags
+
+    pack.description = PACK
+    add_pack_flags(pack)
 
 
 def load_flags(load: Parser) -> None:
@@ -243,6 +251,12 @@ def description_of(feature: "Feature") -> str:
     return f"{feature.type}, {trained or 'range unknown'}{', may be missing' if feature.missing else ''}"
 
 
+def pack(settings: Settings, given: Given) -> int:
+    from iris_wsgi.packing.command import pack
+
+    return pack(settings, given)
+
+
 def load(settings: Settings, given: Given) -> int:
     from iris_wsgi.model.download import download
 
@@ -305,6 +319,7 @@ COMMANDS = {
         verify,
         packages=MODEL_PACKAGES,
     ),
+    "pack": Command("make a model folder from an estimator or an ONNX file", pack_flags, pack, packages=MODEL_PACKAGES),
     "load": Command("copy a model into a folder if its seal matches", load_flags, load, packages=MODEL_PACKAGES),
     "healthcheck": Command("check whether the server on this machine is ready", healthcheck_flags, healthcheck),
     "clear": Command("clear the prediction cache of the server on this machine", clear_flags, clear),

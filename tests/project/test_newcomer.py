@@ -99,6 +99,7 @@ ENOUGH = {
     "load": ("a", "b", "--seal", f"sha256:{'0' * 64}"),
     "edge": ("predict", "1", "2", "3", "4"),
     "batch": ("a.csv", "b.csv"),
+    "pack": ("a.onnx", "--out", "b"),
 }
 
 
@@ -114,8 +115,8 @@ def test_a_command_without_a_required_package_names_it_and_the_solution(tmp_path
         last_line(result)
         == result.stderr.strip()
         == (
-            f"iris_wsgi: the package {missing} is not installed for {sys.executable}: use bin/serve, bin/batch or bin/edge, "
-            "which set themselves up, or run `pip install .` in the folder of the project"
+            f"iris_wsgi: the package {missing} is not installed for {sys.executable}: use bin/serve, bin/batch, bin/edge, or "
+            "bin/pack, which set themselves up, or run `pip install .` in the folder of the project"
         )
     )
 

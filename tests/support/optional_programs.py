@@ -1,11 +1,14 @@
-"""Programs that may be missing: a test that needs one skips on a laptop and fails in CI."""
+"""Programs and packages that may be missing: a test that needs one skips on a laptop and fails in CI."""
 
 import os
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 import pytest
@@ -27,6 +30,16 @@ def require_program(name: str) -> str:
     if path is None:
         skip_or_fail(f"{name} is not installed")
     return path
+
+
+def require_package(name: str) -> ModuleType:
+    """Returns the package. Without the package, skips the test on a laptop and fails it in CI."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return import_module(name)
+    except ImportError:
+        skip_or_fail(f"the package {name} is not installed: bin/setup models")
 
 
 def skip_or_fail(reason: str) -> NoReturn:

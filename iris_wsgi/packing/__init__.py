@@ -1,0 +1,1 @@
+"""Creation of model folders from estimators and ONNX files."""

@@ -1,0 +1,41 @@
+"""bin/pack as a command: from a fitted estimator to the response of a server, and the report without outside results."""
+
+import importlib
+import json
+import subprocess
+import sys
+
+import pytest
+from http_clients import fetch, http_request
+from project import ROOT
+from small_models import LEVELS, graph_of, inputs, logistic, write_csv, write_graph
+
+ROWS = inputs(40, seed=1)
+
+
+def pack(*words: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "iris_wsgi", "pack", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+
+
+@pytest.mark.long
+def test_a_saved_estimator_is_served_with_its_own_labels(tmp_path, run):
+    estimator = logistic(LEVELS)
+    importlib.import_module("joblib").dump(estimator, tmp_path / "levels.joblib")
+    csv = write_csv(tmp_path / "rows.csv", ROWS)
+    packed = pack(tmp_path / "levels.joblib", "--rows", csv, "--out", tmp_path / "out")
+    assert packed.returncode == 0, packed.stderr
+    assert packed.stdout.splitlines()[-1] == f"serve the model: bin/serve --model-dir {tmp_path / 'out'}"
+    server = run("--model-dir", str(tmp_path / "out"), "--role", "web_single")
+    response = fetch(server, http_request("POST", "/predict/batch", {"data": ROWS.tolist()})).json()
+    assert response["labels"] == estimator.predict(ROWS).tolist()
+    assert abs(response["probabilities"] - estimator.predict_proba(ROWS)).max() < 1e-5
+
+
+@pytest.mark.long
+def test_a_graph_alone_is_packed_with_a_notice(tmp_path):
+    path = write_graph(tmp_path, graph_of(logistic()))
+    packed = pack(path, "--out", tmp_path)
+    assert packed.returncode == 0, packed.stderr
+    assert packed.stdout.splitlines()[-1].startswith("no outside result was compared: ")
+    assert json.loads((tmp_path / "golden.json").read_text())["proof"] == "self"
