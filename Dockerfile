@@ -18,7 +18,7 @@ RUN pip install --root-user-action ignore --no-cache-dir --no-compile --no-deps 
 COPY bin/image.d/rootfs.py bin/image.d/imports.py bin/image.d/pruned.txt bin/image.d/stdlib.txt ./
 RUN python3 rootfs.py base debs wheels stdlib.txt root
 COPY iris_wsgi app/usr/local/lib/python3.13/dist-packages/iris_wsgi
-RUN python3 imports.py root app without redis postgres parquet tqdm
+RUN python3 imports.py root app without redis postgres parquet tqdm joblib onnx onnxmltools pandas skl2onnx
 
 FROM parts AS build
 RUN python3 rootfs.py bytecode root && python3 rootfs.py bytecode app && python3 rootfs.py folder state/state
@@ -28,7 +28,7 @@ FROM parts AS build-full
 COPY bin/image.d/full.txt bin/image.d/stdlib-full.txt ./
 RUN pip install --root-user-action ignore --no-cache-dir --no-compile --no-deps --only-binary :all: --require-hashes --requirement full.txt --target wheels-full
 RUN python3 rootfs.py additions root debs wheels-full stdlib-full.txt full \
-    && python3 imports.py root full app without parquet tqdm \
+    && python3 imports.py root full app without parquet tqdm joblib onnx onnxmltools pandas skl2onnx \
     && python3 rootfs.py bytecode full
 
 FROM scratch AS system

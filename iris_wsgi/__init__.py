@@ -89,9 +89,9 @@ def pack(
     of `iris_wsgi.errors` if a result differs, or if the model cannot be served.
     """
     from iris_wsgi.packing.packer import pack_model
-    from iris_wsgi.packing.proof import Options
+    from iris_wsgi.packing.proof import PackOptions
 
-    return pack_model(estimator, rows, folder, Options(expected, label, labels, tuple(targets), name, version))
+    return pack_model(estimator, rows, folder, PackOptions(expected, label, labels, tuple(targets), name, version))
 
 
 def forks_later() -> bool:

@@ -37,12 +37,12 @@ def pack(_: Any, given: Mapping[str, Any]) -> int:
     """Packs a model and prints the report. Raises BadModel."""
     # --help needs no package.
     from iris_wsgi.packing.packer import PICKLES, pack_model
-    from iris_wsgi.packing.proof import Options
+    from iris_wsgi.packing.proof import PackOptions
 
     model: Path = given["model"]
     if model.suffix in PICKLES:
         print_error(f"loading {model} runs the code in it; load only files that you trust")
-    options = Options(
+    options = PackOptions(
         label=given["label"],
         labels=given["labels"],
         targets=tuple(filter(None, map(str.strip, given["targets"].split(",")))),

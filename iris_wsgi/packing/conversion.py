@@ -14,7 +14,7 @@ import numpy as np
 from iris_wsgi.codec.model_schema import Array
 from iris_wsgi.errors import BadModel
 from iris_wsgi.packing.reference import first_sentence, is_booster, library_of
-from iris_wsgi.packing.sample import Sample
+from iris_wsgi.packing.sample import RowSample
 
 # onnxruntime 1.23, the oldest one that the server takes, guarantees these operator sets.
 OPSETS = {"": 18, "ai.onnx.ml": 3}
@@ -53,7 +53,7 @@ class ConversionFailed(BadModel):
     """Raised if a converter cannot convert an estimator with some inputs."""
 
 
-def layouts(estimator: Any, sample: Sample) -> list[Layout]:
+def layouts(estimator: Any, sample: RowSample) -> list[Layout]:
     """Returns the inputs to try, best first. Float64 comes first if different values of the rows are equal in float32."""
     if library_of(estimator) == "catboost" or is_booster(estimator):
         # Their exporters know no other input.
@@ -65,7 +65,7 @@ def layouts(estimator: Any, sample: Sample) -> list[Layout]:
     return sorted(found, key=lambda layout: not layout.double) if sample.collapsed() else found
 
 
-def convert(estimator: Any, layout: Layout, sample: Sample, is_classifier: bool) -> bytes:
+def convert(estimator: Any, layout: Layout, sample: RowSample, is_classifier: bool) -> bytes:
     """Returns the graph of an estimator. Raises ConversionFailed."""
     if sample.has_strings() and library_of(estimator) in BOOSTERS:
         raise ConversionFailed(
@@ -118,7 +118,7 @@ def convert_booster(booster: Any, width: int) -> bytes:
     return content
 
 
-def convert_estimator(estimator: Any, layout: Layout, sample: Sample, is_classifier: bool) -> bytes:
+def convert_estimator(estimator: Any, layout: Layout, sample: RowSample, is_classifier: bool) -> bytes:
     """Converts with skl2onnx, which uses the converters of onnxmltools for steps of LightGBM and XGBoost."""
     import skl2onnx
 
@@ -144,7 +144,7 @@ def exact_scaling(estimator: Any) -> dict[int, Any]:
     return {id(part): {"div": "div"} for part in parts_of(estimator) if type(part).__name__ == "StandardScaler"}
 
 
-def initial_types(layout: Layout, sample: Sample) -> list[tuple[str, Any]]:
+def initial_types(layout: Layout, sample: RowSample) -> list[tuple[str, Any]]:
     from skl2onnx.common import data_types
 
     classes = {

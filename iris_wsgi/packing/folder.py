@@ -25,11 +25,11 @@ from iris_wsgi.model.artifact import (
 from iris_wsgi.model.golden import load_verified_model
 from iris_wsgi.model.session import RUNTIME_VERSION, Model, ModelFiles
 from iris_wsgi.packing.proof import TOLERANCE
-from iris_wsgi.packing.sample import Sample, missing_cells
+from iris_wsgi.packing.sample import RowSample, missing_cells
 from iris_wsgi.storage.files import replace_file
 
-# golden.json stays below 2 MB with this number of values, of about 20 bytes each.
-MAX_VALUES = 80_000
+# golden.json stays below 2 MB with this number of values of about 20 bytes.
+MAX_VALUES = 60_000
 MIN_ROWS, USUAL_ROWS, MAX_ROWS = 8, 64, 256
 FILL_ROWS = 32
 CLOSE_ROWS, MISSING_ROWS = 8, 8
@@ -155,7 +155,7 @@ def training_csv(features: Sequence[Feature], rows: Sequence[Sequence[Any]], lab
     return text.getvalue().encode()
 
 
-def choose_rows(sample: Sample, labels: Array | None, values: Array) -> list[int]:
+def choose_rows(sample: RowSample, labels: Array | None, values: Array) -> list[int]:
     """Returns the numbers of the golden rows in rising order.
 
     `labels` are the numbers of the classes [n], and `values` the probabilities, scores, or values [n, columns].
@@ -187,7 +187,7 @@ def largest_values(values: Array) -> list[int]:
     return list(np.abs(values).argmax(axis=0).tolist())
 
 
-def missing_rows(sample: Sample) -> Iterator[int]:
+def missing_rows(sample: RowSample) -> Iterator[int]:
     """Yields the rows with a missing value of each feature, and the row with the largest number of them."""
     lost = np.column_stack([missing_cells(column) for column in sample.columns])
     if not lost.any():
@@ -203,7 +203,7 @@ def close_rows(values: Array) -> list[int]:
     return list(np.argsort(top[:, 1] - top[:, 0], kind="stable")[:CLOSE_ROWS].tolist())
 
 
-def extreme_rows(sample: Sample) -> Iterator[int]:
+def extreme_rows(sample: RowSample) -> Iterator[int]:
     """Yields the rows with the minimum and the maximum of each number, and those with each text of a few."""
     for j, column in enumerate(sample.columns):
         if column.dtype == object:

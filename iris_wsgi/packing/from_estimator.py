@@ -1,8 +1,8 @@
 """Converts an estimator with each kind of inputs until the graph gives the estimator's own results."""
 
 import json
+import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,15 @@ from iris_wsgi.model.session import Graph, ModelFiles, listed
 from iris_wsgi.packing.class_names import class_names
 from iris_wsgi.packing.conversion import Layout, convert, feature_count, feature_names, layouts
 from iris_wsgi.packing.graphs import input_names, label_facts, read_graph, with_column, with_metadata, with_width
-from iris_wsgi.packing.proof import CHUNK, TOLERANCE, Disagreement, Options, Prepared, Proven, described_features, prove
+from iris_wsgi.packing.proof import CHUNK, TOLERANCE, Disagreement, PackOptions, Prepared, Proven, described_features, prove
 from iris_wsgi.packing.reference import Reference, estimator_reference, library_of, numbers_of, score_names
-from iris_wsgi.packing.sample import Sample, split_columns
+from iris_wsgi.packing.sample import RowSample, split_columns
 
 # Names of the packages of libraries whose import has another name.
 PACKAGES = {"sklearn": "scikit-learn"}
 
 
-def prepare_estimator(estimator: Any, given: Sample, options: Options, where: str) -> Prepared:
+def prepare_estimator(estimator: Any, given: RowSample, options: PackOptions, where: str) -> Prepared:
     """Returns the first export that agrees with the estimator on all rows. Raises BadModel if none does.
 
     `where` names the source of `options.labels` in messages.
@@ -45,7 +45,7 @@ def prepare_estimator(estimator: Any, given: Sample, options: Options, where: st
     return Prepared(files, sample, rows, reference, proven, f"predict of {type(estimator).__name__}", truth=names_of)
 
 
-def target_columns(reference: Reference, options: Options) -> tuple[str, ...]:
+def target_columns(reference: Reference, options: PackOptions) -> tuple[str, ...]:
     """Returns the names of the targets. Raises BadModel for another number of names."""
     assert reference.values is not None
     width = reference.values.shape[1]
@@ -55,7 +55,7 @@ def target_columns(reference: Reference, options: Options) -> tuple[str, ...]:
 
 
 def first_agreeing(
-    estimator: Any, sample: Sample, reference: Reference, labels: Sequence[str], options: Options
+    estimator: Any, sample: RowSample, reference: Reference, labels: Sequence[str], options: PackOptions
 ) -> tuple[ModelFiles, list[list[Any]], Reference, Proven]:
     tried: list[tuple[Layout, BadModel]] = []
     for layout in layouts(estimator, sample):
@@ -74,7 +74,7 @@ def first_agreeing(
     ) from None
 
 
-def advice(sample: Sample) -> str:
+def advice(sample: RowSample) -> str:
     """Returns the change of the training that a disagreement needs."""
     if collapsed := sample.collapsed():
         return (
@@ -85,7 +85,7 @@ def advice(sample: Sample) -> str:
 
 
 def attempt(
-    estimator: Any, layout: Layout, sample: Sample, reference: Reference, labels: Sequence[str], options: Options
+    estimator: Any, layout: Layout, sample: RowSample, reference: Reference, labels: Sequence[str], options: PackOptions
 ) -> tuple[ModelFiles, list[list[Any]], Reference, Proven]:
     """Converts with these inputs and compares all rows. Raises BadModel."""
     content = convert(estimator, layout, sample, reference.kind != REGRESSOR)
@@ -166,15 +166,10 @@ def raw_values(files: ModelFiles, features: Sequence[Feature], rows: Sequence[Se
 
 
 def libraries(estimator: Any) -> dict[str, str]:
-    """Returns the versions of the library of the estimator and of the converter."""
-    names = [PACKAGES.get(library_of(estimator), library_of(estimator)), "skl2onnx", "onnx"]
-    found = {}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    """Returns the versions of the library of the estimator and of the converter, which are imported already."""
+    names = (library_of(estimator), "skl2onnx", "onnx")
+    versions = {PACKAGES.get(name, name): getattr(sys.modules.get(name), "__version__", "") for name in names}
+    return {name: version for name, version in versions.items() if version}
 
 
 def load_estimator(path: Path) -> Any:

@@ -14,9 +14,9 @@ from iris_wsgi.model.graph_signature import GraphOutputs, graph_inputs, graph_ou
 from iris_wsgi.model.session import Graph, ModelFiles, explain, listed, open_session, parse_features
 from iris_wsgi.packing.class_names import Names, class_names
 from iris_wsgi.packing.graphs import label_facts
-from iris_wsgi.packing.proof import Options, Prepared, described_features, is_probability, prove
+from iris_wsgi.packing.proof import PackOptions, Prepared, described_features, is_probability, prove
 from iris_wsgi.packing.reference import KindOf, Reference, checked_reference, column_reference, given_reference, score_names
-from iris_wsgi.packing.sample import Sample, is_reserved, read_sample, split_columns
+from iris_wsgi.packing.sample import RowSample, is_reserved, read_sample, split_columns
 
 DRAWN_ROWS = 32
 NOT_PROBABILITIES = (
@@ -34,7 +34,7 @@ class Outputs(NamedTuple):
     classes: tuple[Any, ...]
 
 
-def prepare_graph(files: ModelFiles, parsed: Any, given: Sample | None, options: Options, where: str) -> Prepared:
+def prepare_graph(files: ModelFiles, parsed: Any, given: RowSample | None, options: PackOptions, where: str) -> Prepared:
     """Compares a graph with the expected results, if there are any. Raises BadModel.
 
     `where` names the source of `options.labels` in messages.
@@ -76,7 +76,7 @@ def prepare_graph(files: ModelFiles, parsed: Any, given: Sample | None, options:
     return Prepared(files, sample, rows, reference, proven, source, training, is_drawn=given is None)
 
 
-def drawn_sample(features: Sequence[Feature]) -> Sample:
+def drawn_sample(features: Sequence[Feature]) -> RowSample:
     """Returns seeded random rows within the training ranges, or from -3 to 3 for a feature without a range."""
     if text := [feature.name for feature in features if feature.type == "string"]:
         raise BadModel(f"the feature {text[0]} takes text, of which no rows can be drawn; give rows of the model with --rows")
@@ -124,7 +124,7 @@ def run_outputs(files: ModelFiles, parsed: Any, features: Sequence[Feature], row
     return Outputs(names, labels, values.reshape(len(rows), -1), classes)
 
 
-def kind_of(found: Outputs, options: Options, where: str) -> KindOf:
+def kind_of(found: Outputs, options: PackOptions, where: str) -> KindOf:
     """Returns whether the values are probabilities, scores, or values of a regressor. Raises BadModel."""
     width = found.values.shape[1]
     if found.labels is not None or found.names.is_map:
@@ -175,7 +175,7 @@ def observed_classes(found: Outputs, names: Names | None) -> tuple[Any, ...]:
     )
 
 
-def column_names(kind: KindOf, found: Outputs, reference: Reference, options: Options) -> tuple[str, ...]:
+def column_names(kind: KindOf, found: Outputs, reference: Reference, options: PackOptions) -> tuple[str, ...]:
     """Returns the names of the scores or of the targets. Raises BadModel for another number of targets."""
     width = found.values.shape[1]
     if kind.kind == REGRESSOR:

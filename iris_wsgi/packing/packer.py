@@ -14,7 +14,7 @@ from iris_wsgi.packing.folder import GoldenRows, choose_rows, training_csv, writ
 from iris_wsgi.packing.from_estimator import load_estimator, prepare_estimator
 from iris_wsgi.packing.from_graph import prepare_graph
 from iris_wsgi.packing.graphs import read_graph, read_model_files
-from iris_wsgi.packing.proof import TOLERANCE, Options, Prepared
+from iris_wsgi.packing.proof import TOLERANCE, PackOptions, Prepared
 from iris_wsgi.packing.sample import read_sample
 
 SHOWN_FEATURES = 20
@@ -45,7 +45,7 @@ class PackReport(NamedTuple):
         return "\n".join(self.lines)
 
 
-def pack_model(model: Any, rows: Any, folder: str | Path, options: Options) -> PackReport:
+def pack_model(model: Any, rows: Any, folder: str | Path, options: PackOptions) -> PackReport:
     """Writes the folder of a model after comparing its results. Returns the report. Raises BadModel.
 
     `model` is a fitted estimator, the path of an .onnx, .joblib, or .pkl file, or an ONNX model in memory.
@@ -68,7 +68,7 @@ def pack_model(model: Any, rows: Any, folder: str | Path, options: Options) -> P
     return write(prepared, Path(folder))
 
 
-def with_path(path: Path, options: Options) -> tuple[Options, str]:
+def with_path(path: Path, options: PackOptions) -> tuple[PackOptions, str]:
     """Returns the options with the name of the file and with its label.json, and the source of the labels for messages.
 
     Raises BadModel for a file of another kind.

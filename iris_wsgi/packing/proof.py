@@ -10,7 +10,7 @@ from iris_wsgi.errors import BadModel, Problem
 from iris_wsgi.model.artifact import ModelDescription
 from iris_wsgi.model.session import Model, ModelFiles, reason
 from iris_wsgi.packing.reference import Reference
-from iris_wsgi.packing.sample import LABEL_COLUMN, Sample
+from iris_wsgi.packing.sample import LABEL_COLUMN, RowSample
 
 # The allowed difference, as a part of 1 for probabilities, and of the largest expected value of a column otherwise.
 TOLERANCE = 1e-5
@@ -169,8 +169,8 @@ def one_difference(i: int, j: int, names: Sequence[str], expected: Array, values
     )
 
 
-class Options(NamedTuple):
-    """Options of pack. See `iris_wsgi.pack`."""
+class PackOptions(NamedTuple):
+    """PackOptions of pack. See `iris_wsgi.pack`."""
 
     expected: Any = None
     label: str | None = None
@@ -189,7 +189,7 @@ class Prepared(NamedTuple):
     """
 
     files: ModelFiles
-    sample: Sample
+    sample: RowSample
     rows: Sequence[Sequence[Any]]
     reference: Reference
     proven: Proven
@@ -204,7 +204,7 @@ class Prepared(NamedTuple):
         return self.proven.values if self.reference.values is None else self.reference.values
 
 
-def described_features(sample: Sample, types: Sequence[str], known: Sequence[Feature] = ()) -> tuple[Feature, ...]:
+def described_features(sample: RowSample, types: Sequence[str], known: Sequence[Feature] = ()) -> tuple[Feature, ...]:
     """Returns the features with the ranges of the sample, unless the metadata of the graph has them."""
     found = []
     for j, (name, kind) in enumerate(zip(sample.names, types, strict=True)):

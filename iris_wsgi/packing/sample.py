@@ -28,7 +28,7 @@ is_code = re.compile(r"[+-]?0\d").match
 FLOAT32_EXACT = 2**24
 
 
-class Sample(NamedTuple):
+class RowSample(NamedTuple):
     """Rows as columns of float64, int64, bool, or objects (strings, and None for a missing string). A missing number is NaN.
 
     `named` says that the names are those of a CSV header or of a DataFrame. `source` is the DataFrame or the array of the caller.
@@ -43,12 +43,12 @@ class Sample(NamedTuple):
     def size(self) -> int:
         return len(self.columns[0]) if self.columns else 0
 
-    def select(self, positions: Sequence[int]) -> "Sample":
+    def select(self, positions: Sequence[int]) -> "RowSample":
         """Returns the columns at these positions, in this order."""
         source = self.source
         if source is not None and list(positions) != list(range(len(self.names))):
             source = source.iloc[:, list(positions)] if hasattr(source, "iloc") else source[:, list(positions)]
-        return Sample(tuple(self.names[i] for i in positions), tuple(self.columns[i] for i in positions), self.named, source)
+        return RowSample(tuple(self.names[i] for i in positions), tuple(self.columns[i] for i in positions), self.named, source)
 
     def has_strings(self) -> bool:
         return any(column.dtype == object for column in self.columns)
@@ -151,13 +151,13 @@ def data_frame(names: Sequence[str], columns: Sequence[Array]) -> Any:
     return pandas.DataFrame(dict(zip(names, columns, strict=True)))
 
 
-def read_sample(rows: Any) -> Sample:
+def read_sample(rows: Any) -> RowSample:
     """Returns the rows of a DataFrame, an array, lists, or the path of a CSV. Raises BadModel."""
     if isinstance(rows, (str, Path)):
         sample = read_csv(Path(rows))
     elif hasattr(rows, "iloc") and hasattr(rows, "columns"):
         names = tuple(map(str, rows.columns))
-        sample = Sample(names, tuple(frame_column(rows, i, name) for i, name in enumerate(names)), True, rows)
+        sample = RowSample(names, tuple(frame_column(rows, i, name) for i, name in enumerate(names)), True, rows)
     else:
         sample = array_sample(rows)
     if sample.size == 0 or not sample.columns:
@@ -167,7 +167,7 @@ def read_sample(rows: Any) -> Sample:
     return sample
 
 
-def array_sample(rows: Any) -> Sample:
+def array_sample(rows: Any) -> RowSample:
     if hasattr(rows, "toarray"):
         rows = rows.toarray()
     is_array = isinstance(rows, np.ndarray)
@@ -178,7 +178,7 @@ def array_sample(rows: Any) -> Sample:
     if table.ndim != 2:
         raise BadModel("rows must be a DataFrame, an array [rows, features], or a list of rows of one length")
     columns = tuple(typed_array(table[:, j]) for j in range(table.shape[1]))
-    return Sample(tuple(f"feature_{j}" for j in range(len(columns))), columns, False, rows if is_array else None)
+    return RowSample(tuple(f"feature_{j}" for j in range(len(columns))), columns, False, rows if is_array else None)
 
 
 def frame_column(frame: Any, position: int, name: str) -> Array:
@@ -189,7 +189,7 @@ def frame_column(frame: Any, position: int, name: str) -> Array:
 
 
 def typed_array(values: Array) -> Array:
-    """Returns an array as a column of a Sample."""
+    """Returns an array as a column of a RowSample."""
     kind = values.dtype.kind
     if kind == "f":
         return values.astype(np.float64)
@@ -219,7 +219,7 @@ def typed(values: list[Any]) -> Array:
     return found
 
 
-def read_csv(path: Path) -> Sample:
+def read_csv(path: Path) -> RowSample:
     """Reads a CSV with a header. Raises BadModel."""
     text = io.StringIO(read_file(path).decode("utf-8-sig", "replace"), newline="")
     try:
@@ -234,7 +234,7 @@ def read_csv(path: Path) -> Sample:
         if len(line) != len(names):
             raise BadModel(f"{path}: row {number} has {len(line)} cells, and the header names {len(names)} columns")
     columns = tuple(typed_cells([line[j].strip() for line in lines]) for j in range(len(names)))
-    return Sample(names, columns, True)
+    return RowSample(names, columns, True)
 
 
 def typed_cells(cells: list[str]) -> Array:
@@ -256,11 +256,11 @@ def typed_cells(cells: list[str]) -> Array:
 class Split(NamedTuple):
     """The rows in the order of the features, and the other columns with expected results by name."""
 
-    features: Sample
+    features: RowSample
     others: Mapping[str, Array]
 
 
-def split_columns(sample: Sample, names: Sequence[str] | None, width: int | None, reserved: Sequence[str]) -> Split:
+def split_columns(sample: RowSample, names: Sequence[str] | None, width: int | None, reserved: Sequence[str]) -> Split:
     """Separates the features from the other columns.
 
     `names` are the features of the model, None if it has no names; `width` is their number, None if unknown. `reserved` are the
@@ -284,7 +284,7 @@ def is_reserved(name: str, reserved: Sequence[str]) -> bool:
     return name in reserved or name.startswith(tuple(PREFIXES.values()))
 
 
-def by_name(sample: Sample, names: Sequence[str]) -> list[int]:
+def by_name(sample: RowSample, names: Sequence[str]) -> list[int]:
     """Returns the positions of the features by name. Raises BadModel for a feature without a column."""
     columns = FeatureNames(sample.names)
     try:

@@ -33,7 +33,12 @@ def pack(estimator, rows, folder, **options):
 def test_a_classifier_has_the_labels_and_probabilities_of_the_estimator(tmp_path):
     estimator = logistic(LEVELS)
     golden = pack(estimator, ROWS, tmp_path, name="levels")
-    assert (golden["model"], golden["proof"], golden["kind"], golden["label"]) == ("levels.onnx", "estimator", "classifier", "both")
+    assert (golden["model"], golden["proof"], golden["kind"], golden["label"]) == (
+        "levels.onnx",
+        "estimator",
+        "classifier",
+        "both",
+    )
     assert golden["classes"] == LEVELS.tolist() and set(golden["files"]) == {"levels.onnx", "label.json", "training.csv"}
     rows = [case["row"] for case in golden["rows"]]
     assert [case["label"] for case in golden["rows"]] == estimator.predict(rows).tolist()
@@ -111,6 +116,7 @@ def test_a_regressor_has_values_of_named_targets(tmp_path):
     assert pack(fitted, ROWS, tmp_path)["columns"] == ["value"] and not (tmp_path / "label.json").exists()
 
 
+@pytest.mark.long
 def test_missing_values_that_the_estimator_takes_may_be_missing(tmp_path):
     from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -141,7 +147,9 @@ def test_an_export_that_disagrees_with_its_estimator_is_refused(tmp_path):
 
     rows = inputs()
     fitted = TunedThresholdClassifierCV(LogisticRegression(), scoring="recall").fit(rows, targets(rows, 2))
-    with pytest.raises(BadModel, match=r"disagrees with its own predict .* on \d+ of 80 rows: row \d+: expected 1, the graph gives 0"):
+    with pytest.raises(
+        BadModel, match=r"disagrees with its own predict .* on \d+ of 80 rows: row \d+: expected 1, the graph gives 0"
+    ):
         pack(fitted, ROWS, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

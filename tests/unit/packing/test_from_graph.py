@@ -16,7 +16,7 @@ import iris_wsgi
 from iris_wsgi.errors import BadModel
 from iris_wsgi.model.golden import load_verified_model
 from iris_wsgi.packing.packer import pack_model
-from iris_wsgi.packing.proof import Options
+from iris_wsgi.packing.proof import PackOptions
 
 ROWS = inputs(60, seed=1)
 FLOAT = TensorProto.FLOAT
@@ -24,7 +24,7 @@ SOFTMAX = helper.make_node("Softmax", ["values"], ["out"])
 
 
 def pack(path: Path, rows=None, **options):
-    return pack_model(path, rows, path.parent, Options(**options))
+    return pack_model(path, rows, path.parent, PackOptions(**options))
 
 
 def network(nodes=(), width: int = 3, outputs=None) -> bytes:
@@ -109,7 +109,10 @@ def test_the_labels_of_a_graph_in_another_order_are_refused(tmp_path, strings):
 def test_whole_number_labels_are_named_by_position_or_by_value(tmp_path):
     estimator = logistic([10, 20, 30])
     content = graph_of(estimator)
-    for folder, names in (("a", {"0": "ten", "1": "twenty", "2": "thirty"}), ("b", {"10": "ten", "20": "twenty", "30": "thirty"})):
+    for folder, names in (
+        ("a", {"0": "ten", "1": "twenty", "2": "thirty"}),
+        ("b", {"10": "ten", "20": "twenty", "30": "thirty"}),
+    ):
         expected = {"labels": estimator.predict(ROWS), "probabilities": estimator.predict_proba(ROWS)}
         pack(write_graph(tmp_path / folder, content, names), ROWS, expected=expected)
         golden = golden_of(tmp_path / folder)
@@ -227,12 +230,12 @@ def test_weights_in_another_file_are_part_of_the_folder(tmp_path, strings):
     source = tmp_path / "source"
     source.mkdir()
     onnx.save(model, str(source / "net.onnx"), save_as_external_data=True, location="net.onnx.data", size_threshold=0)
-    pack_model(source / "net.onnx", ROWS, tmp_path / "out", Options())
+    pack_model(source / "net.onnx", ROWS, tmp_path / "out", PackOptions())
     assert set(golden_of(tmp_path / "out")["files"]) == {"net.onnx", "net.onnx.data", "label.json", "training.csv"}
     assert load_verified_model(tmp_path / "out")[0].name == "net"
     (source / "net.onnx.data").unlink()
     with pytest.raises(BadModel, match=r"net\.onnx\.data cannot be read"):
-        pack_model(source / "net.onnx", ROWS, tmp_path / "out", Options())
+        pack_model(source / "net.onnx", ROWS, tmp_path / "out", PackOptions())
 
 
 @pytest.mark.parametrize(
