@@ -94,8 +94,8 @@ def test_a_wrong_expected_label_is_refused_with_its_row_and_the_old_folder_stays
         pack(tmp_path / "m/model.onnx", csv)
     assert (tmp_path / "m/golden.json").read_bytes() == before
     assert pack(tmp_path / "m/model.onnx", csv, compare_columns=False).proof == "self"
+    csv = write_csv(tmp_path / "rows.csv", ROWS, truth=["x"] * 60)
     with pytest.raises(BadModel, match="the column truth has the label x, and the labels of the model are high, low, mid"):
-        csv = write_csv(tmp_path / "rows.csv", ROWS, truth=["x"] * 60)
         pack(tmp_path / "m/model.onnx", csv, label_column="truth")
 
 
@@ -170,7 +170,7 @@ def test_a_network_with_values_is_a_regressor_with_named_targets(tmp_path):
 
 
 def voting(content: bytes) -> bytes:
-    """Returns the graph with the label 0 in every row, as a graph with a threshold of its own has it."""
+    """Returns the graph with the label 0 in every row, like a graph with its own threshold."""
     model = onnx.load_model_from_string(content)
     model.graph.output[0].name = "own"
     zero = numpy_helper.from_array(np.array(0, np.int64), "zero")

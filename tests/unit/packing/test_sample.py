@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from iris_wsgi.codec.model_schema import Feature
 from optional_programs import require_package
 
+from iris_wsgi.codec.model_schema import Feature
 from iris_wsgi.errors import BadModel
 from iris_wsgi.packing.sample import needs_float64, read_sample
 
