@@ -74,10 +74,22 @@ def feature_names(model: "Model", given: Sequence[str]) -> Sequence[str]:
     return features
 
 
+def spelled_names(features: Sequence[str], columns: Sequence[str]) -> Sequence[str]:
+    """Returns the features as the columns of the input spell them. Raises BadSetting if several columns fit one feature."""
+    from iris_wsgi.tabular.column_names import AmbiguousColumns, FeatureColumns
+
+    try:
+        found = FeatureColumns(features).find(columns)
+    except AmbiguousColumns as error:
+        raise BadSetting(f"the columns of IN are ambiguous: {error}; name the columns of all features by --features") from None
+    return [column or feature for column, feature in zip(found, features, strict=True)]
+
+
 def csv_columns(model: "Model", first: bytes, delimiter: str, header: bool, given: Sequence[str], keep: Sequence[str]) -> Columns:
     """Finds the columns in the first record, which is the header or a row. Raises BadSetting.
 
-    Without a header, columns are numbers from 1, and the first columns are the features unless `given` lists others.
+    The names of features are those of the model, in any spelling, unless `given` lists exact names of columns. Without a
+    header, columns are numbers from 1, and the first columns are the features unless `given` lists others.
     """
     features = feature_names(model, given)
     try:
@@ -96,6 +108,8 @@ def csv_columns(model: "Model", first: bytes, delimiter: str, header: bool, give
     found = [name.strip() for name in record]
     if not any(found):
         raise BadSetting(f"IN is empty{': it does not have a header' if header else ''}")
+    if header and not given:
+        features = spelled_names(features, found)
     feature_positions, kept = ([column_index(name, found, header) for name in wanted] for wanted in (features, keep))
     return Columns(len(found), found, feature_positions, kept)
 

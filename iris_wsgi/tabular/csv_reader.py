@@ -3,15 +3,17 @@
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from iris_wsgi.codec.rows import is_float32
+from iris_wsgi.codec.model_schema import Array, RowSchema
 from iris_wsgi.tabular.columns import Columns
 from iris_wsgi.tabular.decimals import parse_decimals
-from iris_wsgi.tabular.record_splitter import EMPTY, NOT_FINITE, NOT_NUMBER, NOT_UTF8, SWAPPED_TEXT, BadRow
+from iris_wsgi.tabular.feature_values import FeatureValues, InvalidValue, is_number
+from iris_wsgi.tabular.record_splitter import NOT_UTF8, SWAPPED_TEXT, BadRow
 from iris_wsgi.tabular.scorer import Rows
 
 LINE_FEED = ord("\n")
@@ -19,23 +21,20 @@ LINE_FEED = ord("\n")
 MAX_ODD_SHARE = 0.2
 Offsets = NDArray[np.intp]
 
-is_number = re.compile(r"[ \t]*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[ \t]*").fullmatch
-has_decimal_comma = re.compile(r"[ \t]*[+-]?[0-9.]*,[0-9]+(?:[eE][+-]?[0-9]+)?[ \t]*").fullmatch
-is_not_finite = re.compile(r"[ \t]*[+-]?(?:nan|inf|infinity)[ \t]*", re.IGNORECASE).fullmatch
 # Stands for bytes that are not UTF-8.
 surrogate = re.compile("[\ud800-\udfff]").search
-DECIMAL_COMMA = "is not a number: it has a decimal comma in place of a point"
 NUL, CARRIAGE_RETURN = "has a NUL", "has a carriage return outside of quotes"
 # In a file whose lines end in carriage returns.
 LINE_FEED_INSIDE = "has a line feed outside of quotes"
 
 
 class CsvReader:
-    """Converts CSV text to rows. Both parsers accept the same values: decimal numbers that are finite as float32."""
+    """Converts CSV text to rows. Both parsers accept the same values, which FeatureValues checks."""
 
-    def __init__(self, columns: Columns, delimiter: str, swapped: bool = False) -> None:
-        """Takes the format; with `swapped`, carriage returns and line feeds are exchanged in the text, not in kept columns."""
+    def __init__(self, columns: Columns, delimiter: str, schema: RowSchema, swapped: bool = False) -> None:
+        """Takes the format; with `swapped`, carriage returns and line feeds are exchanged in the text, not in the values."""
         self.columns, self.delimiter, self.swapped = columns, delimiter, swapped
+        self.schema, self.features = schema, FeatureValues(schema)
 
     def rows(self, data: bytes, line: int) -> Rows:
         return self.parse_fast(data, line) or self.parse_strict(data, line)
@@ -54,13 +53,12 @@ class CsvReader:
         if "\r" in text or bounds is None:
             return None
         starts, ends = bounds
-        doubles = self.parse_numbers(data, starts[:, self.columns.features], ends[:, self.columns.features])
-        # loadtxt skips blank lines.
-        if doubles is None or len(doubles) != len(starts):
+        # A field of the only column is a blank line if it is empty.
+        if self.columns.total == 1 and (starts == ends).any():
             return None
-        with np.errstate(over="ignore"):
-            values = doubles.astype(np.float32)
-        if not np.isfinite(values).all():
+        parse = self.parse_floats if self.schema.is_float else self.parse_columns
+        values = parse(text, data, starts[:, self.columns.features], ends[:, self.columns.features])
+        if values is None:
             return None
         kept = [column_texts(text, data, starts[:, i], ends[:, i]) for i in self.columns.keep]
         return Rows(values, range(line, line + len(values)), kept, [])
@@ -79,40 +77,115 @@ class CsvReader:
             return None
         return starts.reshape(-1, self.columns.total), ends.reshape(-1, self.columns.total)
 
-    def parse_numbers(self, data: bytes, starts: Offsets, ends: Offsets) -> NDArray[np.float64] | None:
-        """Returns the numbers in these fields; None if a field is not a number."""
+    def parse_floats(self, text: str, data: bytes, starts: Offsets, ends: Offsets) -> Array | None:
+        """Returns the rows [n, features] of features of one float type; None if a field is not a number or empty."""
+        empty = starts == ends if self.schema.has_missing else None
+        if empty is not None and not empty.any():
+            empty = None
+        elif empty is not None and empty[:, [not optional for optional in self.features.optional]].any():
+            return None
+        doubles = self.parse_doubles(text, data, starts, ends, empty)
+        # loadtxt skips blank lines.
+        if doubles is None or len(doubles) != len(starts):
+            return None
+        with np.errstate(over="ignore"):
+            values = doubles.astype(self.schema.dtype, copy=False)
+        finite = np.isfinite(values)
+        valid = finite.all() if empty is None else (finite != empty).all()
+        return values if valid else None
+
+    def parse_doubles(
+        self, text: str, data: bytes, starts: Offsets, ends: Offsets, empty: NDArray[np.bool_] | None
+    ) -> NDArray[np.float64] | None:
+        """Returns the numbers in these fields, NaN for an empty field; None if a field is not a number."""
         values, odd = parse_decimals(data, starts, ends)
+        if empty is not None:
+            odd &= ~empty
+            values[empty] = np.nan
         if odd.mean() > MAX_ODD_SHARE:
-            lines = data.decode().removesuffix("\n").split("\n")
-            try:
-                return np.loadtxt(
-                    lines, np.float64, comments=None, delimiter=self.delimiter, usecols=self.columns.features, ndmin=2
-                )
-            except ValueError:
-                return None
+            return self.load_text(text if empty is None else self.with_nan(text))
         texts = [data[start:end].decode() for start, end in zip(starts[odd].tolist(), ends[odd].tolist(), strict=True)]
-        if any(map(number_error, texts)):
+        if not all(map(is_number, texts)):
             return None
         values[odd] = list(map(float, texts))
         return values
 
+    def load_text(self, text: str) -> NDArray[np.float64] | None:
+        lines = text.removesuffix("\n").split("\n")
+        try:
+            return np.loadtxt(lines, np.float64, comments=None, delimiter=self.delimiter, usecols=self.columns.features, ndmin=2)
+        except ValueError:
+            return None
+
+    def with_nan(self, text: str) -> str:
+        """Returns lines of regular rows with "nan" in each empty field."""
+        end = self.delimiter
+        for _ in range(2):
+            text = text.replace(end + end, f"{end}nan{end}")
+        text = text.replace(f"\n{end}", f"\nnan{end}").replace(f"{end}\n", f"{end}nan\n")
+        return f"nan{text}" if text.startswith(end) else text
+
+    def parse_columns(self, text: str, data: bytes, starts: Offsets, ends: Offsets) -> Array | None:
+        """Returns the rows [n, features] of features of any types; None if a field is invalid."""
+        columns: list[Array | Sequence[str]] = []
+        for j, kind in enumerate(self.features.types):
+            if kind == "string":
+                columns.append(column_texts(text, data, starts[:, j], ends[:, j]))
+            elif (column := self.parse_column(data, starts[:, j], ends[:, j], j)) is not None:
+                columns.append(column)
+            else:
+                return None
+        return self.features.rows(columns, len(starts))
+
+    def parse_column(self, data: bytes, starts: Offsets, ends: Offsets, j: int) -> Array | None:
+        """Returns the numbers of one feature; None if a field is invalid."""
+        values, odd = parse_decimals(data, starts, ends)
+        at = np.flatnonzero(odd)
+        texts = [data[start:end].decode() for start, end in zip(starts[at].tolist(), ends[at].tolist(), strict=True)]
+        try:
+            # Words such as true repeat.
+            found = {word: self.features.from_text(word, j) for word in set(texts)}
+        except InvalidValue:
+            return None
+        values[at] = 0
+        if not self.features.fits(values, j):
+            return None
+        values = values.astype(self.features.column_type(j))
+        values[at] = [found[word] for word in texts]
+        return values
+
     def parse_strict(self, data: bytes, line: int) -> Rows:
         """Parses record by record."""
-        good: list[list[str]] = []
+        good: list[list[Any]] = []
+        kept: list[list[str]] = []
         lines: list[int] = []
         bad: list[BadRow] = []
         for at, record in self.records(data, line, bad):
-            error = self.record_error(record)
-            if error is None:
-                good.append(record)
+            reason = self.record_error(record)
+            if reason is not None:
+                bad.append(BadRow(at, "", reason))
+                continue
+            if self.swapped:
+                record = [field.translate(SWAPPED_TEXT) for field in record]
+            row = self.parse_record(record)
+            if isinstance(row, list):
+                good.append(row)
+                kept.append([record[i] for i in self.columns.keep])
                 lines.append(at)
             else:
-                bad.append(BadRow(at, *error))
-        values = np.array([[float(record[i]) for i in self.columns.features] for record in good], np.float32)
-        kept = [[record[i] for record in good] for i in self.columns.keep]
-        if self.swapped:
-            kept = [[text.translate(SWAPPED_TEXT) for text in column] for column in kept]
-        return Rows(values.reshape(-1, len(self.columns.features)), lines, kept, bad)
+                bad.append(BadRow(at, *row))
+        columns = [list(column) for column in zip(*kept, strict=True)] if kept else [[] for _ in self.columns.keep]
+        return Rows(self.schema.convert(good), lines, columns, bad)
+
+    def parse_record(self, record: list[str]) -> list[Any] | tuple[str, str]:
+        """Returns the values of the features, or the column and the reason of the first error."""
+        row = []
+        for j, i in enumerate(self.columns.features):
+            try:
+                row.append(self.features.from_text(record[i], j))
+            except InvalidValue as error:
+                return self.columns.names[i], str(error)
+        return row
 
     def records(self, data: bytes, line: int, bad: list[BadRow]) -> Iterator[tuple[int, list[str]]]:
         """Yields each record with its line number, and adds records that the csv module rejects to `bad`."""
@@ -131,17 +204,14 @@ class CsvReader:
             if record:
                 yield at, record
 
-    def record_error(self, record: list[str]) -> tuple[str, str] | None:
-        """Returns the column and the reason of the first error; the column is empty if the whole record is invalid."""
+    def record_error(self, record: list[str]) -> str | None:
+        """Returns the reason for which a whole record is invalid."""
         if len(record) != self.columns.total:
-            return "", f"has {len(record)} columns, not {self.columns.total}"
+            return f"has {len(record)} columns, not {self.columns.total}"
         text = "".join(record)
         if "\0" in text:
-            return "", NUL
-        if surrogate(text):
-            return "", NOT_UTF8
-        errors = ((self.columns.names[i], number_error(record[i])) for i in self.columns.features)
-        return next(((name, error) for name, error in errors if error), None)
+            return NUL
+        return NOT_UTF8 if surrogate(text) else None
 
 
 def column_texts(text: str, data: bytes, starts: Offsets, ends: Offsets) -> list[str]:
@@ -150,14 +220,3 @@ def column_texts(text: str, data: bytes, starts: Offsets, ends: Offsets) -> list
     if len(text) == len(data):
         return [text[start:end] for start, end in bounds]
     return [data[start:end].decode() for start, end in bounds]
-
-
-def number_error(text: str) -> str | None:
-    """Returns the reason for which a text is not a valid feature; None if it is valid."""
-    if is_number(text):
-        return None if is_float32(float(text)) else NOT_FINITE
-    if is_not_finite(text):
-        return NOT_FINITE
-    if has_decimal_comma(text):
-        return DECIMAL_COMMA
-    return NOT_NUMBER if text.strip(" \t") else EMPTY

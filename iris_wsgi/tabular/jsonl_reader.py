@@ -1,29 +1,41 @@
 """JSON Lines reader: each line is an object or a list."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, repeat
+from collections.abc import Callable, Sequence
+from itertools import repeat
 from operator import itemgetter
 from typing import Any
 
-import numpy as np
-
-from iris_wsgi.codec.rows import NUMBERS, is_float32
-from iris_wsgi.tabular.record_splitter import NOT_FINITE, NOT_NUMBER, NOT_UTF8, BadRow
+from iris_wsgi.codec.model_schema import Array, RowSchema
+from iris_wsgi.tabular.column_names import AmbiguousColumns, FeatureColumns
+from iris_wsgi.tabular.feature_values import FeatureValues
+from iris_wsgi.tabular.record_splitter import NOT_UTF8, BadRow
 from iris_wsgi.tabular.scorer import Rows
 
 # json.loads without its search for white space around the document, which takes longer than a row.
 scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 NOT_JSON, NOT_RECORD = "is not JSON", "is neither an object nor a list"
 NOT_TEXT, MISSING = "cannot be written as text", "is missing"
+MAX_SPELLINGS = 1000
+
+
+class InvalidRecord(ValueError):
+    """A line that cannot be a row: the reason, and the column, which is empty for the whole line."""
+
+    def __init__(self, column: str, reason: str) -> None:
+        super().__init__(reason)
+        self.column = column
 
 
 class JsonReader:
     """Converts JSON Lines to rows. Columns are members of objects, or positions in lists, from 1."""
 
-    def __init__(self, features: Sequence[str], keep: Sequence[str]) -> None:
-        self.features, self.keep = features, keep
-        self.columns = [*features, *keep]
+    def __init__(self, schema: RowSchema, features: Sequence[str], keep: Sequence[str], similar: bool) -> None:
+        """Takes the names of the columns. With `similar`, objects may have the names of features in any spelling."""
+        self.schema, self.features, self.keep = schema, features, keep
+        self.values, self.finder = FeatureValues(schema), FeatureColumns(features) if similar else None
+        # The spelling of the features by the names of an object's members.
+        self.spellings: dict[tuple[str, ...], list[str | None]] = {}
 
     def rows(self, data: bytes, line: int) -> Rows:
         return self.parse_fast(data, line) or self.parse_strict(data, line)
@@ -41,56 +53,98 @@ class JsonReader:
             records = [value for value, _ in found]
             if set(map(type, records)) != {dict}:
                 return None
-            columns = [list(map(itemgetter(name), records)) for name in self.columns]
-            features, kept = columns[: len(self.features)], columns[len(self.features) :]
-            if not set(map(type, chain.from_iterable(features))) <= NUMBERS:
-                return None
-            with np.errstate(over="ignore"):
-                values = np.array(features, np.float64).T.astype(np.float32)
-        except (ValueError, KeyError, RecursionError, OverflowError):
+            kept = [list(map(itemgetter(name), records)) for name in self.keep]
+            columns = self.columns(records)
+        except (ValueError, KeyError, RecursionError):
             return None
-        return Rows(values, range(line, line + len(lines)), kept, []) if np.isfinite(values).all() else None
+        return None if columns is None else Rows(self.values.rows(columns, len(lines)), range(line, line + len(lines)), kept, [])
+
+    def columns(self, records: list[dict[str, Any]]) -> list[Array | Sequence[str]] | None:
+        """Returns the valid values of each feature; None if a value is invalid. Raises KeyError and AmbiguousColumns."""
+        columns = []
+        for j, name in enumerate(self.common_names(records)):
+            values = [record.get(name) for record in records] if self.schema.optional[j] else list(map(itemgetter(name), records))
+            column = self.values.column(values, j)
+            if column is None:
+                return None
+            columns.append(column)
+        return columns
+
+    def common_names(self, records: list[dict[str, Any]]) -> Sequence[str]:
+        """Returns the names of the features in these objects. Raises KeyError if the objects differ, and AmbiguousColumns."""
+        exact = not self.schema.has_missing and all(name in records[0] for name in self.features)
+        if self.finder is None or exact:
+            return self.features
+        names = []
+        for feature, found in zip(self.features, zip(*map(self.spelled, set(map(tuple, records))), strict=True), strict=True):
+            spellings = {name for name in found if name is not None}
+            if len(spellings) > 1:
+                raise KeyError(feature)
+            names.append(spellings.pop() if spellings else feature)
+        return names
+
+    def spelled(self, members: tuple[str, ...]) -> list[str | None]:
+        """Returns the names of the features in an object, None for an absent one. Raises AmbiguousColumns."""
+        if (found := self.spellings.get(members)) is None:
+            present = set(members)
+            absent: list[str | None] = [name if name in present else None for name in self.features]
+            found = absent if self.finder is None else self.finder.find(members)
+            if len(self.spellings) >= MAX_SPELLINGS:
+                self.spellings.clear()
+            self.spellings[members] = found
+        return found
 
     def parse_strict(self, data: bytes, line: int) -> Rows:
         """Parses line by line."""
-        good: list[dict[str, Any]] = []
+        good: list[list[Any]] = []
+        kept: list[list[Any]] = []
         lines: list[int] = []
         bad: list[BadRow] = []
         for at, text in enumerate(data.removesuffix(b"\n").split(b"\n"), line):
             if not text.strip():
                 continue
-            found = self.record(text)
-            error = next(self.errors(found), None) if isinstance(found, dict) else ("", found)
-            if error is None:
-                good.append(found)
+            try:
+                record = read_record(text)
+                good.append(self.parse_record(record))
+                kept.append([record[name] for name in self.keep])
                 lines.append(at)
-            else:
-                bad.append(BadRow(at, *error))
-        values = np.array([[record[name] for name in self.features] for record in good], np.float64)
-        kept = [[record[name] for record in good] for name in self.keep]
-        return Rows(values.reshape(-1, len(self.features)).astype(np.float32), lines, kept, bad)
+            except InvalidRecord as error:
+                bad.append(BadRow(at, error.column, str(error)))
+        columns = [list(column) for column in zip(*kept, strict=True)] if good else [[] for _ in self.keep]
+        return Rows(self.schema.convert(good), lines, columns, bad)
 
-    def record(self, text: bytes) -> Any:
-        """Returns the values of a line by column, or the reason for which it is invalid."""
+    def parse_record(self, record: dict[str, Any]) -> list[Any]:
+        """Returns the values of the features. Raises InvalidRecord."""
         try:
-            found = json.loads(text)
-        except UnicodeDecodeError:
-            return NOT_UTF8
-        except (ValueError, RecursionError):
-            return NOT_JSON
-        if isinstance(found, list):
-            return {str(i): value for i, value in enumerate(found, 1)}
-        return found if isinstance(found, dict) else NOT_RECORD
+            names = self.spelled(tuple(record))
+        except AmbiguousColumns as error:
+            raise InvalidRecord("", f"is ambiguous: {error}") from None
+        absent = [feature for j, feature in enumerate(self.features) if names[j] is None and not self.schema.optional[j]]
+        for column in (*absent, *(name for name in self.keep if name not in record)):
+            raise InvalidRecord(column, MISSING)
+        for column in self.keep:
+            if not is_text(record[column]):
+                raise InvalidRecord(column, NOT_TEXT)
+        values = [None if name is None else record[name] for name in names]
+        for j, value in enumerate(values):
+            if (reason := self.values.value_reason(value, j)) is not None:
+                raise InvalidRecord(names[j] or self.features[j], reason)
+        return values
 
-    def errors(self, record: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        """Yields the errors of a record with their columns; later ones assume that earlier ones are absent."""
-        yield from ((name, MISSING) for name in self.columns if name not in record)
-        yield from ((name, NOT_TEXT) for name in self.keep if not is_text(record[name]))
-        for name in self.features:
-            if type(value := record[name]) not in NUMBERS:
-                yield name, NOT_NUMBER
-            elif not is_float32(value):
-                yield name, NOT_FINITE
+
+def read_record(text: bytes) -> dict[str, Any]:
+    """Returns the values of a line by column. Raises InvalidRecord."""
+    try:
+        found = json.loads(text)
+    except UnicodeDecodeError:
+        raise InvalidRecord("", NOT_UTF8) from None
+    except (ValueError, RecursionError):
+        raise InvalidRecord("", NOT_JSON) from None
+    if isinstance(found, list):
+        return {str(i): value for i, value in enumerate(found, 1)}
+    if not isinstance(found, dict):
+        raise InvalidRecord("", NOT_RECORD)
+    return found
 
 
 def is_text(value: Any) -> bool:

@@ -2,23 +2,26 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 # The system's allocator frees the memory of a chunk; pyarrow's own keeps several times this amount.
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 import pyarrow as arrow
 from pyarrow import ipc, parquet
 
-from iris_wsgi.codec.rows import Array
+from iris_wsgi.codec.model_schema import INTEGER_TYPES, REGRESSOR, Array, RowSchema
 from iris_wsgi.errors import Stopped
 from iris_wsgi.model.session import Model, reason
 from iris_wsgi.settings import BadSetting
 from iris_wsgi.storage.files import WHOLE, AppendFile, move_into_place
-from iris_wsgi.tabular.record_splitter import EMPTY, NOT_FINITE, BadRow, Chunk, Position
+from iris_wsgi.tabular.feature_values import FeatureValues
+from iris_wsgi.tabular.record_splitter import EMPTY, BadRow, Chunk, Position
 from iris_wsgi.tabular.scorer import Rows, select
-from iris_wsgi.tabular.writers import DIGEST, LABEL, PROBABILITY, csv_text, output_names
+from iris_wsgi.tabular.writers import DIGEST, LABEL, check_width, csv_text, output_names, value_names
 
 BATCH_ROWS = 8192
 # Record batches per row group.
@@ -74,19 +77,24 @@ class ParquetSource:
 class ParquetReader:
     """Converts record batches to rows."""
 
-    def __init__(self, schema: arrow.Schema, features: Sequence[str], keep: Sequence[str], texts: bool) -> None:
-        """Checks the columns. With `texts`, kept columns become values of JSON; otherwise they stay Arrow arrays.
+    def __init__(
+        self, schema: arrow.Schema, rows: RowSchema, features: Sequence[str], keep: Sequence[str], texts: bool
+    ) -> None:
+        """Checks the columns of the features and the kept ones.
 
-        Raises BadSetting if a column is missing or has an unusable type.
+        With `texts`, kept columns become values of JSON; otherwise they stay Arrow arrays. Raises BadSetting if a column is
+        missing or has an unusable type.
         """
         for name in (*features, *keep):
             if len(schema.get_all_field_indices(name)) != 1:
                 raise BadSetting(f"IN has no column {name!r}, or several; it has {', '.join(schema.names[:12])}")
-        for name in features:
+        for name, feature in zip(features, rows.features, strict=True):
             kind = schema.field(name).type
-            if not (arrow.types.is_floating(kind) or arrow.types.is_integer(kind) or arrow.types.is_decimal(kind)):
-                raise BadSetting(f"the column {name!r} of IN holds {kind}, which is not numeric")
+            if not fits_type(kind, feature.type):
+                needed = {"string": "text", "bool": "true or false"}.get(feature.type, "numeric")
+                raise BadSetting(f"the column {name!r} of IN holds {kind}, which is not {needed}")
         self.features, self.keep, self.texts = features, keep, texts
+        self.values = FeatureValues(rows)
         self.kept_types = [schema.field(name).type for name in keep]
         for name, kind in zip(keep, self.kept_types, strict=True):
             if "dictionary<" in str(kind) or (texts and "binary" in str(kind)):
@@ -97,18 +105,50 @@ class ParquetReader:
         """Parses a batch; `line` is the number of its first row, from 1."""
         batch = ipc.read_record_batch(arrow.py_buffer(data), self.schema)
         columns = [batch.column(name) for name in self.features]
-        missing = np.stack([column.is_null().to_numpy(zero_copy_only=False) for column in columns], axis=1)
-        with np.errstate(over="ignore", invalid="ignore"):
-            doubles = [column.cast(arrow.float64(), safe=False).to_numpy(zero_copy_only=False) for column in columns]
-            values = np.stack(doubles, axis=1).astype(np.float32)
-        wrong = ~np.isfinite(values) | missing
+        found, wrong = zip(*(self.column(column, j) for j, column in enumerate(columns)), strict=True)
+        is_wrong = np.stack(wrong, axis=1)
         kept = [self.kept(batch.column(name), kind) for name, kind in zip(self.keep, self.kept_types, strict=True)]
         bad = []
-        for i in np.flatnonzero(wrong.any(axis=1)).tolist():
-            j = int(wrong[i].argmax())
-            bad.append(BadRow(line + i, self.features[j], EMPTY if missing[i, j] else NOT_FINITE))
-        good = np.flatnonzero(~wrong.any(axis=1)).tolist()
-        return Rows(values[good], [line + i for i in good], [select(column, good) for column in kept], bad)
+        for i in np.flatnonzero(is_wrong.any(axis=1)).tolist():
+            j = int(is_wrong[i].argmax())
+            bad.append(BadRow(line + i, self.features[j], self.reason(columns[j][i].as_py(), j)))
+        good = np.flatnonzero(~is_wrong.any(axis=1))
+        values, at = self.values.rows(found, batch.num_rows), good.tolist()
+        if bad:
+            values, kept = values[good], [select(column, at) for column in kept]
+        return Rows(values, [line + i for i in at], kept, bad)
+
+    def column(self, column: arrow.Array, j: int) -> tuple[Array | Sequence[str], NDArray[np.bool_]]:
+        """Returns the values of a feature, with 0 or "" in place of invalid ones, and which of them are invalid."""
+        missing = column.is_null().to_numpy(zero_copy_only=False)
+        if self.values.types[j] == "string":
+            texts = column.to_pylist()
+            wrong = np.array([text is None for text in texts], bool)
+            return [text or "" for text in texts], wrong
+        is_integer = self.values.types[j] in INTEGER_TYPES
+        if is_integer and arrow.types.is_decimal(column.type):
+            return self.whole_numbers(column.to_pylist(), j)
+        numbers = as_numbers(column, is_integer)
+        if self.values.optional[j]:
+            wrong = ~(self.values.within(numbers, j) | np.isnan(numbers))
+        else:
+            wrong = missing | ~self.values.within(numbers, j)
+        numbers[wrong] = 0
+        return numbers.astype(self.values.column_type(j), copy=False), wrong
+
+    def whole_numbers(self, decimals: list[Decimal | None], j: int) -> tuple[Array, NDArray[np.bool_]]:
+        """Returns exact integers, with 0 in place of invalid ones, and which of them are invalid."""
+        values = [None if value is None else int(value) if value == int(value) else float(value) for value in decimals]
+        wrong = [self.values.value_reason(value, j) is not None for value in values]
+        numbers = [0 if bad or value is None else int(value) for value, bad in zip(values, wrong, strict=True)]
+        return np.array(numbers, self.values.column_type(j)), np.array(wrong, bool)
+
+    def reason(self, value: Any, j: int) -> str:
+        """Returns the reason for which a value is invalid."""
+        if value is None:
+            return EMPTY
+        value = float(value) if isinstance(value, Decimal) else value
+        return self.values.value_reason(value, j) or self.values.range_reason(j)
 
     def kept(self, column: arrow.Array, kind: arrow.DataType) -> Sequence[Any]:
         if not self.texts:
@@ -117,6 +157,26 @@ class ParquetReader:
         as_text = arrow.types.is_temporal(kind) or arrow.types.is_decimal(kind)
         values: list[Any] = (column.cast(arrow.string()) if as_text else column).to_pylist()
         return values
+
+
+def fits_type(kind: arrow.DataType, feature: str) -> bool:
+    """Returns whether a column of an Arrow type can hold a feature."""
+    if feature == "string":
+        return bool(arrow.types.is_string(kind) or arrow.types.is_large_string(kind) or str(kind) == "string_view")
+    is_number = arrow.types.is_floating(kind) or arrow.types.is_integer(kind) or arrow.types.is_decimal(kind)
+    return bool(is_number or (feature == "bool" and arrow.types.is_boolean(kind)))
+
+
+def as_numbers(column: arrow.Array, is_integer: bool) -> Array:
+    """Returns a copy of a column of numbers or booleans as float64, in which null is NaN.
+
+    Integers for a feature of an integer type stay integers, in which null is 0.
+    """
+    if is_integer and arrow.types.is_integer(column.type):
+        return np.array(column.fill_null(0).to_numpy(zero_copy_only=False))
+    if arrow.types.is_boolean(column.type):
+        column = column.cast(arrow.uint8())
+    return np.array(column.cast(arrow.float64(), safe=False).to_numpy(zero_copy_only=False))
 
 
 def selected(schema: arrow.Schema, columns: Sequence[str]) -> arrow.Schema:
@@ -129,27 +189,29 @@ class ArrowWriter:
 
     def __init__(self, model: Model, keep: Sequence[str], kept_types: Sequence[arrow.DataType] | None, digest: bool) -> None:
         """Takes the types of the kept columns; without `kept_types` they become text."""
+        outputs = model.outputs
         output_names(model, keep, digest)
-        self.labels = arrow.array(model.labels, arrow.string())
-        self.kept_types = kept_types
+        self.labels = None if outputs.kind == REGRESSOR else arrow.array(outputs.labels, arrow.string())
+        self.kept_types, self.width = kept_types, len(outputs.columns)
         fields = [(name, kind) for name, kind in zip(keep, kept_types or [arrow.string()] * len(keep), strict=True)]
-        fields += [(LABEL, arrow.string())]
-        fields += [(PROBABILITY + label, arrow.float32()) for label in model.labels]
+        fields += [] if self.labels is None else [(LABEL, arrow.string())]
+        fields += [(name, arrow.float32()) for name in value_names(outputs)]
         fields += [(DIGEST, arrow.string())] if digest else []
         self.schema = arrow.schema(fields)
         self.digest = [model.digest] if digest else []
         self.start = self.schema.serialize().to_pybytes()
 
-    def text(self, kept: Sequence[Sequence[Any]], classes: Sequence[int], probabilities: Array) -> bytes:
+    def text(self, kept: Sequence[Sequence[Any]], labels: Sequence[int], values: Array) -> bytes:
+        check_width(values, self.width)
         if self.kept_types is None:
             kept = [[csv_text(value) for value in column] for column in kept]
         columns = [
             column if isinstance(column, arrow.Array) else arrow.array(column, field.type)
             for column, field in zip(kept, self.schema, strict=False)
         ]
-        columns.append(self.labels.take(arrow.array(classes)))
-        columns += [arrow.array(np.ascontiguousarray(column)) for column in probabilities.T]
-        columns += [arrow.array([digest] * len(classes), arrow.string()) for digest in self.digest]
+        columns += [] if self.labels is None else [self.labels.take(arrow.array(labels, arrow.int64()))]
+        columns += [arrow.array(np.ascontiguousarray(column)) for column in values.T]
+        columns += [arrow.array([digest] * len(values), arrow.string()) for digest in self.digest]
         data: bytes = arrow.RecordBatch.from_arrays(columns, schema=self.schema).serialize().to_pybytes()
         return data
 

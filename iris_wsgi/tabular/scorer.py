@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from iris_wsgi.codec.rows import Array
+from iris_wsgi.codec.model_schema import REGRESSOR, Array
 from iris_wsgi.errors import BadModel, InvalidOutput
 from iris_wsgi.model.session import Model
 from iris_wsgi.tabular.record_splitter import BadRow
@@ -25,9 +25,13 @@ class Rows(NamedTuple):
 
 
 class ScoredChunk(NamedTuple):
-    """Output bytes of a chunk, the number of rows by label, and the bad rows."""
+    """Output bytes of a chunk, the number of predicted rows, their number by label, and the bad rows.
+
+    A regressor has no labels.
+    """
 
     data: bytes
+    ok: int
     labels: dict[str, int]
     bad_rows: list[BadRow]
 
@@ -43,8 +47,11 @@ class RowWriter(Protocol):
 
     start: bytes
 
-    def text(self, kept: Sequence[Sequence[Any]], classes: list[int], probabilities: Array) -> bytes:
-        """Returns the rows as bytes: the kept columns, the class of each row, and the probabilities [n, classes]."""
+    def text(self, kept: Sequence[Sequence[Any]], labels: list[int], values: Array) -> bytes:
+        """Returns the rows as bytes: the kept columns, the number of each label, and the values [n, columns].
+
+        A regressor has no labels. Raises InvalidOutput for another number of columns.
+        """
         ...
 
 
@@ -57,18 +64,29 @@ class Scorer:
     def score(self, data: bytes, line: int) -> ScoredChunk:
         rows = self.reader.rows(data, line)
         if not len(rows.values):
-            return ScoredChunk(b"", {}, rows.bad_rows)
-        rows, probabilities = self.predict(rows)
-        if not np.isfinite(probabilities).all():
-            good = np.asarray(np.isfinite(probabilities).all(axis=1))
-            rows, probabilities = select_rows(rows, good, OUTPUT_NOT_FINITE), probabilities[good]
-        classes = self.model.outputs.best(probabilities)
-        counts = np.bincount(classes, minlength=len(self.model.labels)).tolist()
-        text = self.writer.text(rows.kept, classes.tolist(), probabilities)
-        return ScoredChunk(text, dict(zip(self.model.labels, counts, strict=True)), rows.bad_rows)
+            return ScoredChunk(b"", 0, {}, rows.bad_rows)
+        rows, predictions = self.predict(rows)
+        if not np.isfinite(predictions).all():
+            good = np.asarray(np.isfinite(predictions).all(axis=1))
+            rows, predictions = select_rows(rows, good, OUTPUT_NOT_FINITE), predictions[good]
+        numbers, counts = self.labels(predictions)
+        try:
+            text = self.writer.text(rows.kept, numbers, self.model.outputs.values(predictions))
+        except InvalidOutput as error:
+            raise BadModel(error.detail) from None
+        return ScoredChunk(text, len(predictions), counts, rows.bad_rows)
+
+    def labels(self, predictions: Array) -> tuple[list[int], dict[str, int]]:
+        """Returns the number of each row's label, and the number of rows by label."""
+        outputs = self.model.outputs
+        if outputs.kind == REGRESSOR:
+            return [], {}
+        numbers = outputs.best(predictions)
+        counts = np.bincount(numbers, minlength=len(outputs.labels)).tolist()
+        return numbers.tolist(), dict(zip(outputs.labels, counts, strict=True))
 
     def predict(self, rows: Rows) -> tuple[Rows, Array]:
-        """Runs the model on all rows, or row by row if that fails. Returns the rows that succeed and their probabilities.
+        """Runs the model on all rows, or row by row if that fails. Returns the rows that succeed and their predictions.
 
         Raises BadModel if the output has the wrong shape: then no prediction can be assigned to a row.
         """

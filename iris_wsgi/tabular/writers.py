@@ -1,17 +1,21 @@
 """CSV and JSON Lines writers: each formats a whole chunk at once."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from iris_wsgi.codec.rows import Array
+from iris_wsgi.codec.model_schema import CLASSIFIER, REGRESSOR, SCORES, Array, OutputSchema
+from iris_wsgi.errors import InvalidOutput
 from iris_wsgi.model.session import Model
 from iris_wsgi.settings import BadSetting
 from iris_wsgi.tabular.decimals import TEXT_TYPE, format_floats
 
-LABEL, PROBABILITY, DIGEST = "label", "probability_", "model_digest"
+LABEL, DIGEST = "label", "model_digest"
+# The start of the names of the columns with probabilities, scores, and values.
+PREFIXES = {CLASSIFIER: "probability_", SCORES: "score_", REGRESSOR: ""}
 
 # Separates the ends of lines during formatting; no line contains it.
 SEPARATOR = "\1"
@@ -21,32 +25,37 @@ SPECIAL = '",\t\r\n'
 
 
 class LineTemplate:
-    """Formatter of lines that differ only in the kept columns, the label, and the probabilities."""
+    """Formatter of lines that differ only in the kept columns, the label, and the values."""
 
     def __init__(self, before: Sequence[str], labels: Sequence[str], numbers: Sequence[str], end: str) -> None:
-        """Takes the texts before each kept column, the labels with the text before them, the texts before numbers, the end."""
+        """Takes the texts before each kept column, the labels with the text before them, the texts before numbers, the end.
+
+        Without `labels`, the lines have no label.
+        """
         self.before, self.labels = before, labels
         self.numbers = [f"number_{i}" for i in range(len(numbers))]
         fixed = [text.encode() for text in (*numbers, end + SEPARATOR)]
-        self.fixed = {f"fixed_{i}": text for i, text in enumerate(fixed)}
+        self.fixed = {f"fixed_{i}": text for i, text in enumerate(fixed) if text}
         kinds = [
             (f"fixed_{i // 2}", f"S{len(fixed[i // 2])}") if i % 2 == 0 else (f"number_{i // 2}", TEXT_TYPE)
             for i in range(2 * len(numbers) + 1)
         ]
-        self.kind = np.dtype(kinds)
+        self.kind = np.dtype([(name, kind) for name, kind in kinds if kind != "S0"])
 
-    def text(self, kept: Sequence[Sequence[str]], classes: Sequence[int], probabilities: Array) -> bytes:
+    def text(self, kept: Sequence[Sequence[str]], labels: Sequence[int], values: Array) -> bytes:
+        """Returns the lines of values [n, numbers]. Raises InvalidOutput for another number of columns."""
+        check_width(values, len(self.numbers))
         # Every field of this uninitialized memory is written below.
-        ends = np.empty(len(classes), self.kind)
+        ends = np.empty(len(values), self.kind)
         for name, text in self.fixed.items():
             ends[name] = text
-        for name, column in zip(self.numbers, format_floats(probabilities).T, strict=True):
+        for name, column in zip(self.numbers, format_floats(values).T, strict=True):
             ends[name] = column
         tails = ends.tobytes().translate(None, b"\0").decode().split(SEPARATOR)[:-1]
         columns: list[Sequence[str]] = []
         for before, column in zip(self.before, kept, strict=True):
             columns += [[before] * len(tails), column] if before else [column]
-        columns += [list(map(self.labels.__getitem__, classes)), tails]
+        columns += [list(map(self.labels.__getitem__, labels)), tails] if self.labels else [tails]
         # Column by column into one list, which is several times faster than row by row.
         pieces = [""] * (len(columns) * len(tails))
         for i, column in enumerate(columns):
@@ -54,13 +63,27 @@ class LineTemplate:
         return "".join(pieces).encode()
 
 
+def check_width(values: Array, width: int) -> None:
+    """Raises InvalidOutput if the values are not [n, width]."""
+    if values.ndim != 2 or values.shape[1] != width:
+        raise InvalidOutput(f"The model's output has the shape {list(values.shape)}; it must have {width} columns.")
+
+
+def value_names(outputs: OutputSchema) -> list[str]:
+    """Returns the names of the output columns with probabilities, scores, or values."""
+    return [PREFIXES[outputs.kind] + name for name in outputs.columns]
+
+
 def output_names(model: Model, keep: Sequence[str], digest: bool) -> list[str]:
-    """Returns the names of the output columns. Raises BadSetting if a kept column has the name of another column."""
-    own = [LABEL, *(PROBABILITY + label for label in model.labels), *([DIGEST] if digest else [])]
+    """Returns the names of the output columns. Raises BadSetting if two columns have one name."""
+    outputs = model.outputs
+    own = [*([] if outputs.kind == REGRESSOR else [LABEL]), *value_names(outputs), *([DIGEST] if digest else [])]
     if twice := [name for name in keep if name in own]:
         raise BadSetting(
             f"--keep {twice[0]!r}: OUT has a column of this name already; rename the column in IN, or do not keep it"
         )
+    if repeated := [name for name, count in Counter(own).items() if count > 1]:
+        raise BadSetting(f"OUT would have two columns {repeated[0]!r}; run pack on the model with other names")
     return [*keep, *own]
 
 
@@ -69,12 +92,14 @@ class CsvWriter:
 
     def __init__(self, model: Model, keep: Sequence[str], digest: bool, delimiter: str) -> None:
         self.start = delimiter.join(map(quote_field, output_names(model, keep, digest))).encode() + b"\n"
-        labels = [(delimiter if keep else "") + quote_field(label) for label in model.labels]
+        outputs, first = model.outputs, delimiter if keep else ""
+        labels = [] if outputs.kind == REGRESSOR else [first + quote_field(label) for label in outputs.labels]
+        numbers = [delimiter if i or labels else first for i in range(len(outputs.columns))]
         end = (delimiter + model.digest if digest else "") + "\n"
-        self.lines = LineTemplate([delimiter if i else "" for i in range(len(keep))], labels, [delimiter] * len(labels), end)
+        self.lines = LineTemplate([delimiter if i else "" for i in range(len(keep))], labels, numbers, end)
 
-    def text(self, kept: Sequence[Sequence[Any]], classes: Sequence[int], probabilities: Array) -> bytes:
-        return self.lines.text([csv_fields(column) for column in kept], classes, probabilities)
+    def text(self, kept: Sequence[Sequence[Any]], labels: Sequence[int], values: Array) -> bytes:
+        return self.lines.text([csv_fields(column) for column in kept], labels, values)
 
 
 def csv_fields(column: Sequence[Any]) -> Sequence[str]:
@@ -103,13 +128,16 @@ class JsonWriter:
         self.start = b""
         output_names(model, keep, digest)
         before = [f"{', ' if i else '{'}{json.dumps(name)}: " for i, name in enumerate(keep)]
-        labels = [f"{', ' if keep else '{'}{json.dumps(LABEL)}: {json.dumps(label)}" for label in model.labels]
-        numbers = [f", {json.dumps(PROBABILITY + label)}: " for label in model.labels]
+        outputs, first = model.outputs, ", " if keep else "{"
+        has_label = outputs.kind != REGRESSOR
+        labels = [f"{first}{json.dumps(LABEL)}: {json.dumps(label)}" for label in outputs.labels] if has_label else []
+        starts = [", " if i or labels else first for i in range(len(outputs.columns))]
+        numbers = [f"{start}{json.dumps(name)}: " for start, name in zip(starts, value_names(outputs), strict=True)]
         end = (f", {json.dumps(DIGEST)}: {json.dumps(model.digest)}" if digest else "") + "}\n"
         self.lines = LineTemplate(before, labels, numbers, end)
 
-    def text(self, kept: Sequence[Sequence[Any]], classes: Sequence[int], probabilities: Array) -> bytes:
-        return self.lines.text([json_values(column) for column in kept], classes, probabilities)
+    def text(self, kept: Sequence[Sequence[Any]], labels: Sequence[int], values: Array) -> bytes:
+        return self.lines.text([json_values(column) for column in kept], labels, values)
 
 
 def json_values(column: Sequence[Any]) -> Sequence[str]:

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from iris_wsgi.codec.model_schema import REGRESSOR, OutputSchema
 from iris_wsgi.patterns.batch.options import TableName
-from iris_wsgi.tabular.writers import LABEL, PROBABILITY
+from iris_wsgi.tabular.writers import LABEL, value_names
 
 Row = tuple[Any, ...]
 PREDICTION, RUN = "_prediction", "_run"
@@ -17,9 +18,10 @@ RUN_COLUMNS = (
 RUN_NAMES = [column.split()[0] for column in RUN_COLUMNS.split(", ")]
 
 
-def prediction_columns(labels: Sequence[str]) -> list[str]:
+def prediction_columns(outputs: OutputSchema) -> list[str]:
     """Returns the columns of the table of predictions after the key."""
-    return [LABEL, *(PROBABILITY + label for label in labels), DIGEST, RUN_ID, TIME, ERROR]
+    label = [] if outputs.kind == REGRESSOR else [LABEL]
+    return [*label, *value_names(outputs), DIGEST, RUN_ID, TIME, ERROR]
 
 
 class Column(NamedTuple):
@@ -44,9 +46,9 @@ class Dialect(NamedTuple):
 
     placeholder: str
     now: str
-    # Expressions that read a key column, and a feature of a type.
+    # Expressions that read a key column; and a column of a type for a feature of a type.
     key: str
-    feature: Callable[[str, str], str]
+    feature: Callable[[str, str, str], str]
     quoted: Callable[[str], str]
     # Types of the table of predictions.
     text: str
@@ -61,30 +63,39 @@ class Dialect(NamedTuple):
     def table(self, name: TableName) -> str:
         return ".".join(self.quoted(part) for part in name if part)
 
-    def definitions(self, labels: Sequence[str]) -> list[str]:
+    def definitions(self, outputs: OutputSchema) -> list[str]:
         """Returns the definitions of the columns of the table of predictions after the key."""
-        types = {LABEL: self.text, ERROR: self.text, TIME: f"{self.time} NOT NULL"}
-        types |= dict.fromkeys((DIGEST, RUN_ID), f"{self.text} NOT NULL")
-        return [f"{self.quoted(name)} {types.get(name, self.real)}" for name in prediction_columns(labels)]
+        types = {ERROR: self.text, TIME: f"{self.time} NOT NULL"} | dict.fromkeys((DIGEST, RUN_ID), f"{self.text} NOT NULL")
+        types |= {} if outputs.kind == REGRESSOR else {LABEL: self.text}
+        return [f"{self.quoted(name)} {types.get(name, self.real)}" for name in prediction_columns(outputs)]
 
 
 class PredictionRows(NamedTuple):
-    """Keys, labels (None for a bad row), probabilities by class, and errors of bad rows."""
+    """Keys, labels (None for a bad row), values by output column, and errors of bad rows.
+
+    The labels of a regressor, which has none, are empty.
+    """
 
     keys: Sequence[Row]
     labels: Sequence[str | None]
-    probabilities: Sequence[Sequence[float | None]]
+    values: Sequence[Sequence[float | None]]
     errors: Sequence[str | None]
 
 
 class Statements:
     """SQL for one table, one key, and one list of features."""
 
-    def __init__(self, dialect: Dialect, source: TableName, key: Sequence[Column], features: Sequence[Column]) -> None:
+    def __init__(
+        self, dialect: Dialect, source: TableName, key: Sequence[Column], features: Sequence[Column], types: Sequence[str]
+    ) -> None:
+        """Takes the columns of the key and of the features, and the types of the features."""
         self.dialect, self.source = dialect, source
         self.key = [dialect.quoted(column.name) for column in key]
         self.read_key = [dialect.key.format(f"s.{name}") for name in self.key]
-        self.read_features = [dialect.feature(f"s.{dialect.quoted(column.name)}", column.type) for column in features]
+        self.read_features = [
+            dialect.feature(f"s.{dialect.quoted(column.name)}", column.type, kind)
+            for column, kind in zip(features, types, strict=True)
+        ]
         self.has_key = " AND ".join(f"s.{name} IS NOT NULL" for name in self.key)
         self.order = ", ".join(f"s.{name}" for name in self.key)
 

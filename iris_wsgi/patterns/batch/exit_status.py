@@ -110,9 +110,12 @@ def too_many_bad(limit: MaxBad, ok: int, bad: int) -> str:
     return ""
 
 
-def summary(status: ExitStatus, reason: str, target: object, labels: Mapping[str, int], bad: str, resumable: bool = True) -> str:
+def summary(
+    status: ExitStatus, reason: str, target: object, ok: int, labels: Mapping[str, int], bad: str, resumable: bool = True
+) -> str:
     """Returns the last line of output; `resumable` states whether the same command resumes the run."""
-    rows = f"{sum(labels.values())} rows: {', '.join(f'{count} {name}' for name, count in labels.items())}{bad}"
+    by_label = ", ".join(f"{count} {name}" for name, count in labels.items())
+    rows = f"{ok} rows{': ' if by_label else ''}{by_label}{bad}"
     if status is ExitStatus.GOOD:
         return f"wrote {target}, {rows}"
     if status.run_status == "failed":

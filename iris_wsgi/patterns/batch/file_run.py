@@ -16,7 +16,7 @@ from iris_wsgi.patterns.batch.process_pool import ProcessPool
 from iris_wsgi.patterns.batch.results import Results, file_identity
 from iris_wsgi.patterns.batch.sources import DELIMITERS, TextSource, open_source
 from iris_wsgi.settings import BadSetting, Settings
-from iris_wsgi.tabular.columns import csv_columns, feature_names
+from iris_wsgi.tabular.columns import csv_columns, feature_names, spelled_names
 from iris_wsgi.tabular.csv_reader import CsvReader
 from iris_wsgi.tabular.jsonl_reader import JsonReader
 from iris_wsgi.tabular.record_splitter import Chunk
@@ -135,7 +135,15 @@ def execute(run: FileRun) -> ExitStatus:
         listed = "" if options.errors.path == STANDARD else f", listed in {options.errors.path}"
         resumable = not options.source.is_stream and not target.is_stream
         print_error(
-            summary(status, reason, target.path, results.progress.labels, f"; {bad} bad{listed}" if bad else "", resumable)
+            summary(
+                status,
+                reason,
+                target.path,
+                results.progress.ok,
+                results.progress.labels,
+                f"; {bad} bad{listed}" if bad else "",
+                resumable,
+            )
         )
     return status
 
@@ -146,6 +154,8 @@ def prepare(
     """Sets up a pool process. Raises BadModel, and BadSetting for missing columns."""
     model, golden, _ = load_verified_model(Path(settings.model_dir), settings.model_seal)
     features = feature_names(model, options.features)
+    if not isinstance(source, TextSource) and not options.features:
+        features = spelled_names(features, source.schema.names)
     reader = make_reader(model, features, options, source)
     writer = make_writer(model, options, reader)
     pack = compress if options.target.gzip else bytes
@@ -178,11 +188,11 @@ def make_reader(model: Model, features: Sequence[str], options: Options, source:
     if not isinstance(source, TextSource):
         from iris_wsgi.tabular.parquet import ParquetReader
 
-        return ParquetReader(source.schema, features, options.keep, options.target.format != "parquet")
+        return ParquetReader(source.schema, model.schema, features, options.keep, options.target.format != "parquet")
     if source.delimiter is None:
-        return JsonReader(features, options.keep)
+        return JsonReader(model.schema, features, options.keep, similar=not options.features)
     columns = csv_columns(model, source.first, source.delimiter, options.header, options.features, options.keep)
-    return CsvReader(columns, source.delimiter, source.swapped)
+    return CsvReader(columns, source.delimiter, model.schema, source.swapped)
 
 
 def make_writer(model: Model, options: Options, reader: RowReader) -> RowWriter:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from iris_wsgi.codec.model_schema import INTEGER_TYPES, REGRESSOR, OutputSchema
 from iris_wsgi.errors import Stopped
 from iris_wsgi.patterns.batch.database import DIGEST, PREDICTION, Column, Dialect, InputTable, PredictionRows, prediction_columns
 from iris_wsgi.patterns.batch.options import TableName, quoted
@@ -23,8 +24,9 @@ PRIMARY = "the address must lead to the primary, and the role must not be read-o
 REMEDIES = {"42501": GRANT, "25006": PRIMARY}
 # Messages of libpq for an address that a retry does not repair.
 PERMANENT_ERRORS = ("authentication failed", "does not exist", "invalid connection option", "invalid URI")
-# Types whose values are doubles. All others are read as text, so that no value is out of range.
-DOUBLES = {"double precision", "real", "integer", "smallint", "bigint"}
+# Types whose values are integers or doubles. All others are read as text, so that no value is out of range.
+INTEGERS = {"integer", "smallint", "bigint"}
+DOUBLES = {"double precision", "real", *INTEGERS}
 FIND = """
 SELECT n.nspname, c.oid, c.relkind = 'r' AND c.relhassubclass
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -47,12 +49,26 @@ SET = """
 SELECT set_config(name, setting, true) FROM unnest(%s::text[], %s::text[]) AS s (name, setting)
 """
 
+
+
+def feature_expression(name: str, kind: str, feature: str) -> str:
+    """Returns the expression that reads a column of the type `kind` for a feature of a type.
+
+    A number is not a valid string, so that it is not read as text for one.
+    """
+    if feature == "string":
+        return f"{name}::{'float8' if kind in DOUBLES or kind.startswith('numeric') else 'int' if kind == 'boolean' else 'text'}"
+    if feature in INTEGER_TYPES and kind in INTEGERS:
+        return f"{name}::int8"
+    return f"{name}::{'float8' if kind in DOUBLES else 'text'}"
+
+
 DIALECT = Dialect(
     placeholder="%s",
     now="clock_timestamp()",
     # Every type can be converted to text and back. Python cannot represent some values, such as an infinite date.
     key="{}::text",
-    feature=lambda name, kind: f"{name}::{'float8' if kind in DOUBLES else 'text'}",
+    feature=feature_expression,
     # psycopg treats a single % as a placeholder.
     quoted=lambda name: quoted(name).replace("%", "%%"),
     text="text",
@@ -124,10 +140,10 @@ class PostgresTables:
         except Forbidden as error:
             raise BadSetting(str(error)) from None
 
-    def create(self, source: InputTable, key: Sequence[Column], labels: Sequence[str]) -> None:
+    def create(self, source: InputTable, key: Sequence[Column], outputs: OutputSchema) -> None:
         """Creates the table; types and collations of the key are those of the source."""
         names = ", ".join(DIALECT.quoted(column.name) for column in key)
-        added = [f"ADD COLUMN {definition}" for definition in DIALECT.definitions(labels)]
+        added = [f"ADD COLUMN {definition}" for definition in DIALECT.definitions(outputs)]
         target = DIALECT.table(source.name.sibling(PREDICTION))
         self.execute(f"CREATE TABLE {target} AS SELECT {names} FROM {DIALECT.table(source.name)} WITH NO DATA")
         self.execute(f"ALTER TABLE {target} {', '.join(added)}, ADD PRIMARY KEY ({names})")
@@ -161,11 +177,12 @@ class PostgresTables:
             raise self.failure(error) from None
 
     def write(
-        self, target: str, key: Sequence[Column], labels: Sequence[str], rows: PredictionRows, digest: str, run: str, redo: bool
+        self, target: str, key: Sequence[Column], outputs: OutputSchema, rows: PredictionRows, digest: str, run: str, redo: bool
     ) -> list[tuple[str | None, int]]:
         """Skips rows that another run wrote between the claim and the lock. Returns the number of written rows by label."""
-        statement = insert_statement(target, key, labels, redo)
-        columns = [*map(list, zip(*rows.keys, strict=True)), rows.labels, *rows.probabilities, rows.errors]
+        statement = insert_statement(target, key, outputs, redo)
+        labels = [] if outputs.kind == REGRESSOR else [rows.labels]
+        columns = [*map(list, zip(*rows.keys, strict=True)), *labels, *rows.values, rows.errors]
         return [(label, count) for label, count in self.execute(statement, (digest, run, *columns))]
 
     def close(self) -> None:
@@ -193,18 +210,23 @@ def transaction_settings(seconds: float) -> dict[str, str]:
     }
 
 
-def insert_statement(target: str, key: Sequence[Column], labels: Sequence[str], redo: bool) -> str:
-    """Inserts rows and counts them by label. Values: digest, run, and arrays of keys, labels, probabilities, and errors."""
-    columns = [DIALECT.quoted(name) for name in (*(column.name for column in key), *prediction_columns(labels))]
+def insert_statement(target: str, key: Sequence[Column], outputs: OutputSchema, redo: bool) -> str:
+    """Inserts rows and counts them by label. Values: digest, run, and arrays of keys, labels, values, and errors.
+
+    Rows of a regressor are counted by an empty label, or NULL for a bad row.
+    """
+    has_label = outputs.kind != REGRESSOR
+    columns = [DIALECT.quoted(name) for name in (*(column.name for column in key), *prediction_columns(outputs))]
     names, digest = ", ".join(columns[: len(key)]), DIALECT.quoted(DIGEST)
     changed = ", ".join(f"{name} = excluded.{name}" for name in columns[len(key) :])
     action = f"UPDATE SET {changed} WHERE p.{digest} <> excluded.{digest}" if redo else "NOTHING"
     # The columns u.c0, u.c1, … of the rows.
-    kinds = ["text"] * (len(key) + 1) + ["float8"] * len(labels) + ["text"]
+    kinds = ["text"] * (len(key) + has_label) + ["float8"] * len(outputs.columns) + ["text"]
+    label = "p.label" if has_label else "CASE WHEN p.error IS NULL THEN '' END AS label"
     read = [f"u.c{i}::{column.type.replace('%', '%%')}" for i, column in enumerate(key)]
     read += [f"u.c{i}" for i in range(len(key), len(kinds) - 1)] + ["%s", "%s", DIALECT.now, f"u.c{len(kinds) - 1}"]
     return (
         f"WITH written AS (INSERT INTO {target} AS p ({', '.join(columns)}) SELECT {', '.join(read)} "
         f"FROM unnest({', '.join(f'%s::{kind}[]' for kind in kinds)}) AS u ({', '.join(f'c{i}' for i in range(len(kinds)))}) "
-        f"ON CONFLICT ({names}) DO {action} RETURNING label) SELECT label, count(*) FROM written GROUP BY label"
+        f"ON CONFLICT ({names}) DO {action} RETURNING {label}) SELECT label, count(*) FROM written GROUP BY label"
     )

@@ -23,19 +23,16 @@ ERRORS_HEADER = b"line,column,reason\n"
 class Progress(NamedTuple):
     """The next chunk, the synced bytes of the output and of the bad rows, and the counts of rows.
 
-    `read` is the number of input rows: the sum of `ok` and `bad`.
+    `read` is the number of input rows: the sum of `ok` and `bad`. A regressor has no labels.
     """
 
     next: Position
     output_bytes: int
     error_bytes: int
     read: int
+    ok: int
     bad: int
     labels: dict[str, int]
-
-    @property
-    def ok(self) -> int:
-        return sum(self.labels.values())
 
 
 class Checkpoint:
@@ -65,10 +62,10 @@ class Checkpoint:
     def progress(self) -> Progress:
         at = self.document["checkpoint"]
         position = Position(at["chunk"], at["offset"], at["line"])
-        bad, labels = self.document["rows"]["bad"], self.document["labels"]
+        ok, bad = self.document["rows"]["ok"], self.document["rows"]["bad"]
         # Checkpoints of earlier releases lack the number of input rows.
-        read = at.get("rows", sum(labels.values()) + bad)
-        return Progress(position, at["output_bytes"], at["error_bytes"], read, bad, labels)
+        read = at.get("rows", ok + bad)
+        return Progress(position, at["output_bytes"], at["error_bytes"], read, ok, bad, self.document["labels"])
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:
@@ -103,7 +100,7 @@ class Results:
         self.saved_at = time.monotonic()
         identity = {"run": secrets.token_hex(8), "status": "running", "started": timestamp(), "of": run_of}
         self.checkpoint = Checkpoint(checkpoint_path(options), identity)
-        self.progress = Progress(Position(), 0, 0, 0, 0, dict.fromkeys(labels, 0))
+        self.progress = Progress(Position(), 0, 0, 0, 0, 0, dict.fromkeys(labels, 0))
         with ExitStack() as opened:
             self.output = open_target(options.target, 1, temporary=True)
             opened.callback(self.output.close)
@@ -159,9 +156,9 @@ class Results:
 
     def add(self, chunk: Chunk, scored: ScoredChunk) -> None:
         """Writes the results of a chunk and, at intervals, a checkpoint. Raises OSError, and Miscounted if a row was lost."""
-        bad_rows, predicted = chunk.bad_rows + scored.bad_rows, sum(scored.labels.values())
-        if predicted + len(bad_rows) != chunk.records:
-            found = f"{chunk.records} rows from line {chunk.start.line} gave {predicted} predictions and {len(bad_rows)} bad rows"
+        bad_rows = chunk.bad_rows + scored.bad_rows
+        if scored.ok + len(bad_rows) != chunk.records:
+            found = f"{chunk.records} rows from line {chunk.start.line} gave {scored.ok} predictions and {len(bad_rows)} bad rows"
             raise Miscounted(f"{found}; this is a defect of this program, and OUT was not written")
         self.output.write(scored.data)
         if bad_rows:
@@ -169,8 +166,8 @@ class Results:
             csv.writer(text, lineterminator="\n").writerows(bad_rows)
             self.errors.write(text.getvalue().encode("utf-8", "backslashreplace"))
         labels = {name: count + scored.labels.get(name, 0) for name, count in self.progress.labels.items()}
-        read, bad = self.progress.read + chunk.records, self.progress.bad + len(bad_rows)
-        self.update(Progress(chunk.next, 0, 0, read, bad, labels))
+        read, ok, bad = self.progress.read + chunk.records, self.progress.ok + scored.ok, self.progress.bad + len(bad_rows)
+        self.update(Progress(chunk.next, 0, 0, read, ok, bad, labels))
         if time.monotonic() - self.saved_at >= self.options.checkpoint_seconds:
             self.save("running")
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
+from iris_wsgi.codec.model_schema import REGRESSOR, OutputSchema
 from iris_wsgi.errors import Stopped
 from iris_wsgi.patterns.batch.database import (
     PREDICTION,
@@ -28,7 +29,7 @@ DIALECT = Dialect(
     placeholder="?",
     now="strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",
     key="{}",
-    feature=lambda name, _: name,
+    feature=lambda name, *_: name,
     quoted=quoted,
     text="TEXT",
     real="REAL",
@@ -105,7 +106,7 @@ class SqliteTables:
         """Starts the transaction that creates tables."""
         return self.transaction()
 
-    def create(self, source: InputTable, key: Sequence[Column], labels: Sequence[str]) -> None:
+    def create(self, source: InputTable, key: Sequence[Column], outputs: OutputSchema) -> None:
         """Creates the table of predictions."""
         names = [column.name for column in key]
         indexes = self.unique_indexes(source.name.table, source.name.schema or "main")
@@ -115,7 +116,7 @@ class SqliteTables:
             f"COLLATE {quoted(collations.get(column.name, 'BINARY'))} NOT NULL"
             for column in key
         ]
-        columns += DIALECT.definitions(labels)
+        columns += DIALECT.definitions(outputs)
         columns += [f"PRIMARY KEY ({', '.join(map(quoted, names))})"]
         # With a row id, an INTEGER key would accept integers only; the key of the source may hold other values.
         self.execute(f"CREATE TABLE {DIALECT.table(source.name.sibling(PREDICTION))} ({', '.join(columns)}) WITHOUT ROWID")
@@ -144,14 +145,15 @@ class SqliteTables:
             return self.connection.execute(statement, values).fetchall()
 
     def write(
-        self, target: str, key: Sequence[Column], labels: Sequence[str], rows: PredictionRows, digest: str, run: str, redo: bool
+        self, target: str, key: Sequence[Column], outputs: OutputSchema, rows: PredictionRows, digest: str, run: str, redo: bool
     ) -> list[tuple[str | None, int]]:
         """Writes all rows, as no other process wrote since the claim. Returns the number of rows by label."""
-        columns = [*(column.name for column in key), *prediction_columns(labels)]
+        columns = [*(column.name for column in key), *prediction_columns(outputs)]
         marks = [DIALECT.now if name == TIME else "?" for name in columns]
         statement = f"INSERT OR REPLACE INTO {target} ({', '.join(map(quoted, columns))}) VALUES ({', '.join(marks)})"
-        rest = zip(rows.labels, *rows.probabilities, rows.errors, strict=True)
-        values = ((*key, *scores, digest, run, error) for key, (*scores, error) in zip(rows.keys, rest, strict=True))
+        labels = [] if outputs.kind == REGRESSOR else [rows.labels]
+        rest = zip(*labels, *rows.values, rows.errors, strict=True)
+        values = ((*key, *found, digest, run, error) for key, (*found, error) in zip(rows.keys, rest, strict=True))
         with self.converted_errors():
             self.connection.executemany(statement, values)
         return list(Counter(rows.labels).items())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from iris_wsgi.codec.rows import NUMBERS, Array, is_float32
+from iris_wsgi.codec.model_schema import REGRESSOR, Array
 from iris_wsgi.console import ProgressReporter
 from iris_wsgi.errors import BadModel, InvalidOutput, Stopped
 from iris_wsgi.model.golden import load_verified_model
@@ -30,9 +30,8 @@ from iris_wsgi.patterns.batch.exit_status import ExitStatus, Miscounted, RowCoun
 from iris_wsgi.patterns.batch.options import TableName, TableOptions
 from iris_wsgi.setting_types import SQLITE
 from iris_wsgi.settings import BadSetting, Settings
-from iris_wsgi.tabular.columns import feature_names
-from iris_wsgi.tabular.csv_reader import number_error
-from iris_wsgi.tabular.record_splitter import NOT_FINITE, NOT_NUMBER
+from iris_wsgi.tabular.columns import feature_names, spelled_names
+from iris_wsgi.tabular.feature_values import FeatureValues, InvalidValue
 from iris_wsgi.tabular.scorer import OUTPUT_NOT_FINITE
 
 if TYPE_CHECKING:
@@ -84,10 +83,13 @@ def plan_run(database: "TableDatabase", options: TableOptions, model: Model) -> 
     """Checks the tables, and creates the missing ones. Raises BadSetting and Stopped."""
     source = find_table(database, options.table)
     features = feature_names(model, options.features)
+    if not options.features:
+        features = spelled_names(features, list(source.columns))
     key = [source.columns[name] for name in unique_key(source, options.key)]
-    statements = Statements(database.dialect, source.name, key, [find_column(source, name) for name in features])
+    types = [feature.type for feature in model.features]
+    statements = Statements(database.dialect, source.name, key, [find_column(source, name) for name in features], types)
     target, names = source.name.sibling(PREDICTION), [column.name for column in key]
-    columns = prediction_columns(model.labels)
+    columns = prediction_columns(model.outputs)
     check_names(target, names, columns, database.dialect.fold)
     with database.setup(source.name):
         if any(column.nullable for column in key) and database.execute(statements.null_key()):
@@ -95,7 +97,7 @@ def plan_run(database: "TableDatabase", options: TableOptions, model: Model) -> 
         if not database.uses_index(statements.page_end(True), (None,) * len(key) + (1,)):
             raise BadSetting(f"the index of {', '.join(names)} has another collation than the columns")
         if database.find(target) is None:
-            database.create(source, key, model.labels)
+            database.create(source, key, model.outputs)
         if database.find(source.name.sibling(RUN)) is None:
             database.execute(statements.create_runs())
         existing = find_table(database, target, [*names, *columns])
@@ -110,7 +112,7 @@ def check_names(target: TableName, key: Sequence[str], columns: Sequence[str], f
     seen: dict[str, str] = {}
     for name in (*columns, *key):
         if (other := seen.setdefault(fold(name), name)) is not name:
-            remedy = "name another unique key by --key" if name in key else "rename the labels in label.json"
+            remedy = "name another unique key by --key" if name in key else "run pack on the model with other names of its labels or targets"
             raise BadSetting(f"{target} cannot have the columns {other!r} and {name!r}, which are one name; {remedy}")
 
 
@@ -153,13 +155,9 @@ class TableRun:
         self.id = secrets.token_hex(8)
         self.statements = plan.statements
         self.labels = dict.fromkeys(model.labels, 0)
-        self.bad = self.visited = 0
+        self.ok = self.bad = self.visited = 0
         # Rows of the interrupted runs that this run continues.
         self.resumed = RowCounts(0, 0)
-
-    @property
-    def ok(self) -> int:
-        return sum(self.labels.values())
 
     @property
     def counts(self) -> RowCounts:
@@ -171,7 +169,7 @@ class TableRun:
         if status is ExitStatus.GOOD and not self.options.quiet and not self.ok + self.bad:
             say(f"nothing to do: every row of {self.options.table} has a prediction in {self.plan.target}")
         elif status is not ExitStatus.GOOD or not self.options.quiet:
-            say(summary(status, reason, self.plan.target, self.labels, f"; {self.bad} bad" if self.bad else ""))
+            say(summary(status, reason, self.plan.target, self.ok, self.labels, f"; {self.bad} bad" if self.bad else ""))
         return status
 
     def begin(self) -> None:
@@ -179,12 +177,12 @@ class TableRun:
         with self.database.transaction():
             self.database.execute(self.statements.mark_stale_runs(), (digest,))
             ((ok, bad),) = self.database.execute(self.statements.resumed_counts(), (digest, digest))
-            self.save("running", self.labels, 0)
+            self.save("running", 0, 0, self.labels)
         self.resumed = RowCounts(int(ok), int(bad))
 
     def finish(self, status: ExitStatus) -> None:
         with self.database.transaction():
-            self.save(status.run_status, self.labels, self.bad)
+            self.save(status.run_status, self.ok, self.bad, self.labels)
 
     def chunks(self) -> Iterator[int]:
         """Scores all pages. With row locks, a second pass waits for rows that other runs had locked, as these may have died."""
@@ -236,19 +234,21 @@ class TableRun:
             bounds = (*(after or ()), *(upto or ()))
             values = (*bounds, *bounds, *((digest,) if redo else ()), size)
             rows = self.database.execute(statements.claim(after is not None, upto is not None, redo, skip), values)
-            labels, bad = dict(self.labels), self.bad
+            ok, bad, labels = self.ok, self.bad, dict(self.labels)
             if rows:
                 new = predict_rows(self.model, self.plan.features, rows)
                 target = statements.table(PREDICTION)
-                written = self.database.write(target, self.plan.key, self.model.labels, new, digest, self.id, redo)
+                written = self.database.write(target, self.plan.key, self.model.outputs, new, digest, self.id, redo)
                 self.check_counts(len(rows), sum(count for _, count in written))
                 for label, count in written:
                     if label is None:
                         bad += count
-                    else:
+                        continue
+                    ok += count
+                    if label in labels:
                         labels[label] += count
-                self.save("running", labels, bad)
-        self.labels, self.bad = labels, bad
+                self.save("running", ok, bad, labels)
+        self.ok, self.bad, self.labels = ok, bad, labels
         # The second pass visits rows that were counted before.
         self.visited += size if upto and (skip or not self.database.dialect.skip) else 0
         # Without an end, the page was shorter than its size, unless rows were inserted since.
@@ -259,59 +259,71 @@ class TableRun:
         if written > claimed or (written < claimed and not self.database.dialect.skip):
             raise Miscounted(f"{claimed} rows became {written} predictions; this is a defect of this program")
 
-    def save(self, status: str, labels: dict[str, int], bad: int) -> None:
+    def save(self, status: str, ok: int, bad: int, labels: dict[str, int]) -> None:
         ended = int(status != "running")
-        counts = (sum(labels.values()), bad, json.dumps(labels))
+        counts = (ok, bad, json.dumps(labels))
         values = (self.id, self.model.digest, str(self.options.table), ended, status, *counts)
         self.database.execute(self.statements.save_run(), values)
 
 
 def predict_rows(model: Model, names: Sequence[str], rows: Sequence[Row]) -> PredictionRows:
     """Scores rows of a key and of the features `names` in one run of the model. Raises Stopped and BadModel."""
-    width = len(names)
-    values, errors = convert_features([row[-width:] for row in rows], names)
-    good = np.array([error is None for error in errors])
-    probabilities = np.full((len(rows), model.outputs.width), np.nan, np.float32)
+    outputs, width = model.outputs, len(names)
+    values, errors = convert_features([row[-width:] for row in rows], names, FeatureValues(model.schema))
+    valid = np.array([error is None for error in errors])
+    predictions = np.full((len(rows), outputs.width), np.nan, np.float32)
     try:
-        if good.any():
-            probabilities[good] = model.predict(values[good])
+        if valid.any():
+            predictions[valid] = model.predict(values[valid])
     except InvalidOutput as error:
         raise BadModel(error.detail) from None
     except Exception as error:
-        raise Stopped(f"the model cannot be run on {good.sum()} rows: {reason_of(error)}") from None
-    classes = np.where(np.isfinite(probabilities).all(axis=1), model.outputs.best(probabilities), -1).tolist()
+        raise Stopped(f"the model cannot be run on {valid.sum()} rows: {reason_of(error)}") from None
+    good = np.isfinite(predictions).all(axis=1)
+    labels: list[str | None] = [None] * len(rows)
+    names_of = [""] * int(good.sum()) if outputs.kind == REGRESSOR else map(outputs.labels.__getitem__, outputs.best(predictions[good]))
+    for i, label in zip(np.flatnonzero(good).tolist(), names_of, strict=True):
+        labels[i] = label
     columns: list[list[float | None]] = [
-        [value if i >= 0 else None for value, i in zip(column, classes, strict=True)] for column in probabilities.T.tolist()
+        [value if label is not None else None for value, label in zip(column, labels, strict=True)]
+        for column in outputs.values(predictions).T.tolist()
     ]
-    labels = [None if i < 0 else model.labels[i] for i in classes]
-    errors = [error or (None if i >= 0 else OUTPUT_NOT_FINITE) for error, i in zip(errors, classes, strict=True)]
+    errors = [error or (OUTPUT_NOT_FINITE if label is None else None) for error, label in zip(errors, labels, strict=True)]
     return PredictionRows([row[:-width] for row in rows], labels, columns, errors)
 
 
-def convert_features(rows: Sequence[Row], names: Sequence[str]) -> tuple[Array, list[str | None]]:
-    """Returns float32 [rows, features], and the first error of each row. Valid values are those of CSV."""
+def convert_features(rows: Sequence[Row], names: Sequence[str], features: FeatureValues) -> tuple[Array, list[str | None]]:
+    """Returns the rows [n, features], with 0 or "" in place of invalid values, and the first error of each row."""
     errors: list[str | None] = [None] * len(rows)
-    values = np.zeros((len(rows), len(names)), np.float32)
-    for j, (name, column) in enumerate(zip(names, zip(*rows, strict=True), strict=True)):
-        if set(map(type, column)) <= NUMBERS:
-            with np.errstate(over="ignore"):
-                values[:, j] = np.array(column, np.float64)
-            invalid = {i: value_error(column[i]) for i in np.flatnonzero(~np.isfinite(values[:, j])).tolist()}
-        else:
-            reasons = [value_error(value) for value in column]
-            values[:, j] = [0.0 if reason else float(value) for value, reason in zip(column, reasons, strict=True)]
-            invalid = {i: reason for i, reason in enumerate(reasons) if reason}
-        for i, reason in invalid.items():
-            errors[i] = errors[i] or f"{name} {reason}"
-    return values, errors
+    columns = []
+    for j, (name, values) in enumerate(zip(names, zip(*rows, strict=True), strict=True)):
+        if (column := features.column(values, j)) is None:
+            column, reasons = convert_values(values, j, features)
+            for i, reason in reasons.items():
+                errors[i] = errors[i] or f"{name} {reason}"
+        columns.append(column)
+    return features.rows(columns, len(rows)), errors
 
 
-def value_error(value: Any) -> str | None:
-    """Returns the reason for which a value of the database is not a valid feature; None if it is valid."""
-    if value is None:
-        return NULL
-    if isinstance(value, str):
-        return number_error(value)
-    if type(value) not in NUMBERS:
-        return NOT_NUMBER
-    return None if is_float32(value) else NOT_FINITE
+def convert_values(values: Sequence[Any], j: int, features: FeatureValues) -> tuple[Array | Sequence[str], dict[int, str]]:
+    """Converts the values of one feature one by one. Returns the column, and the reasons of the invalid values by row."""
+    reasons: dict[int, str] = {}
+    found: list[Any] = []
+    for i, value in enumerate(values):
+        try:
+            found.append(convert_value(value, j, features))
+        except InvalidValue as error:
+            reasons[i] = str(error)
+            found.append("" if features.types[j] == "string" else 0)
+    column = features.column(found, j)
+    assert column is not None
+    return column, reasons
+
+
+def convert_value(value: Any, j: int, features: FeatureValues) -> Any:
+    """Returns a value of the database as a value of JSON. Text of a number is read as in CSV. Raises InvalidValue."""
+    if value is None and not features.optional[j]:
+        raise InvalidValue(NULL)
+    if isinstance(value, str) and features.types[j] != "string":
+        return features.from_text(value, j)
+    return features.checked(value, j)

@@ -29,7 +29,10 @@ def add_commands(edge: ArgumentParser) -> None:
     commands = edge.add_subparsers(dest="edge_command", metavar="COMMAND", required=True)
     predict = commands.add_parser("predict", help="classify one row")
     predict.add_argument(
-        "values", metavar="NUMBER", nargs="+", help="features in the model's order; -- before a number such as -1e5"
+        "values",
+        metavar="VALUE",
+        nargs="+",
+        help='features in the model\'s order; "" for a missing value; -- before a number such as -1e5',
     )
     predict.add_argument("--json", action="store_true", help="print one line of JSON")
     stream = commands.add_parser("stream", help="classify rows of CSV or JSON Lines from standard input, line by line")
@@ -56,9 +59,9 @@ def edge(settings: Settings, given: Given, baked: Path | None = None) -> int:
     try:
         match given["edge_command"]:
             case "predict":
-                predict(find_model(device, settings, given, baked), given["values"], given["json"])
+                predict(find_classifier(device, settings, given, baked), given["values"], given["json"])
             case "stream":
-                return stream(find_model(device, settings, given, baked), given)
+                return stream(find_classifier(device, settings, given, baked), given)
             case "update":
                 from iris_wsgi.patterns.edge.update import update
 
@@ -79,6 +82,15 @@ def edge(settings: Settings, given: Given, baked: Path | None = None) -> int:
     except OSError as error:
         return report_failure(f"stopped: {error.strerror}", STOPPED)
     return GOOD
+
+
+def find_classifier(device: "DeviceStore", settings: Settings, given: Given, baked: Path | None) -> "Model":
+    """Returns the model. Raises BadModel for a model that is not a classifier with probabilities."""
+    from iris_wsgi.patterns.edge.stream import check_kind
+
+    model = find_model(device, settings, given, baked)
+    check_kind(model)
+    return model
 
 
 def find_model(device: "DeviceStore", settings: Settings, given: Given, baked: Path | None) -> "Model":

@@ -4,15 +4,15 @@ from collections.abc import Callable, Iterator, Sequence
 from io import BufferedIOBase
 from typing import NamedTuple
 
-import numpy as np
-
+from iris_wsgi.codec.model_schema import CLASSIFIER
 from iris_wsgi.codec.rows import finite
 from iris_wsgi.errors import BadModel, Problem
 from iris_wsgi.model.session import Model, reason
 from iris_wsgi.settings import BadSetting
 from iris_wsgi.storage.files import StdStream
 from iris_wsgi.tabular.columns import BLANK, SEPARATORS, csv_columns, feature_names, split_record
-from iris_wsgi.tabular.csv_reader import CsvReader, number_error
+from iris_wsgi.tabular.csv_reader import CsvReader
+from iris_wsgi.tabular.feature_values import FeatureValues, InvalidValue, is_number
 from iris_wsgi.tabular.jsonl_reader import JsonReader
 from iris_wsgi.tabular.record_splitter import BOM, CARRIAGE_RETURN, RECORD_BYTES, SWAPPED, TOO_LONG, BadRow, line_end
 from iris_wsgi.tabular.scorer import Scorer
@@ -31,16 +31,28 @@ class StreamOptions(NamedTuple):
     delimiter: str = ""
 
 
+def check_kind(model: Model) -> None:
+    """Raises BadModel for a model without probabilities."""
+    if model.outputs.kind != CLASSIFIER:
+        raise BadModel(
+            f"edge is for classifiers, and the model gives {model.outputs.name} in place of probabilities; serve it with bin/serve"
+        )
+
+
 def predict_row(model: Model, texts: Sequence[str]) -> tuple[str, list[float]]:
     """Returns the label and the probabilities. Raises BadSetting for an invalid row, and BadModel if the model fails."""
     names = [feature.name for feature in model.features]
     if len(texts) != model.width:
-        raise BadSetting(f"{len(texts)} numbers are given, and the model takes {model.width}: {', '.join(names)}")
-    for name, text in zip(names, texts, strict=True):
-        if (error := number_error(text)) is not None:
-            raise BadSetting(f"{name} {error}")
+        what = "numbers" if model.schema.is_float else "values"
+        raise BadSetting(f"{len(texts)} {what} are given, and the model takes {model.width}: {', '.join(names)}")
+    features, row = FeatureValues(model.schema), []
+    for j, (name, text) in enumerate(zip(names, texts, strict=True)):
+        try:
+            row.append(features.checked(features.from_text(text, j), j))
+        except InvalidValue as error:
+            raise BadSetting(f"{name} {error}") from None
     try:
-        (output,) = finite(model.predict(np.array([[float(text) for text in texts]], model.schema.dtype)))
+        (output,) = finite(model.predict(model.schema.convert([row])))
     except Problem as problem:
         raise BadModel(problem.detail) from None
     except Exception as error:
@@ -73,7 +85,7 @@ def score_line(scorer: Scorer, line: bytes, number: int, target: StdStream) -> l
     scored = scorer.score(line, number)
     target.write(scored.data)
     # Every row is answered or reported.
-    return scored.bad_rows if scored.bad_rows or sum(scored.labels.values()) == 1 else [BadRow(number, "", LOST)]
+    return scored.bad_rows if scored.bad_rows or scored.ok == 1 else [BadRow(number, "", LOST)]
 
 
 def make_scorer(model: Model, options: StreamOptions, first: bytes, swapped: bool) -> tuple[Scorer, bool]:
@@ -83,12 +95,15 @@ def make_scorer(model: Model, options: StreamOptions, first: bytes, swapped: boo
         # Features in a list have positions in place of names.
         positions = tuple(str(i + 1) for i in range(model.width)) if start == b"[" else ()
         features = feature_names(model, options.features or positions)
-        return Scorer(model, JsonReader(features, options.keep), JsonWriter(model, options.keep, False)), True
+        reader = JsonReader(model.schema, features, options.keep, similar=not (options.features or positions))
+        return Scorer(model, reader, JsonWriter(model, options.keep, False)), True
     text = first.decode("utf-8", "replace")
     delimiter = options.delimiter or next((one for one in SEPARATORS if len(split_record(text, one)) > 1), ",")
-    # A line of numbers only is not a header.
-    header = options.header and any(map(number_error, split_record(text, delimiter)))
-    reader = CsvReader(csv_columns(model, first, delimiter, header, options.features, options.keep), delimiter, swapped)
+    # A line of numbers only, and of empty fields where a feature may be missing, is not a header.
+    fields = split_record(text, delimiter)
+    header = options.header and not all(is_number(field) or (model.schema.has_missing and not field.strip()) for field in fields)
+    columns = csv_columns(model, first, delimiter, header, options.features, options.keep)
+    reader = CsvReader(columns, delimiter, model.schema, swapped)
     return Scorer(model, reader, CsvWriter(model, options.keep, False, ",")), not header
 
 

@@ -939,7 +939,7 @@ def test_bin_batch_is_the_same_command(file, tmp_path):
 numbers = st.one_of(
     st.floats(width=64).map(repr), st.integers(-(10**6), 10**6).map(str), st.text("0123456789.eE+-_ xinfa\t", max_size=8)
 )
-READER = CsvReader(csv_columns(MODEL_OF_IRIS, HEADER.encode(), ",", True, (), ["id"]), ",")
+READER = CsvReader(csv_columns(MODEL_OF_IRIS, HEADER.encode(), ",", True, (), ["id"]), ",", MODEL_OF_IRIS.schema)
 
 
 @pytest.mark.long

@@ -323,7 +323,7 @@ def test_names_of_sqlite_that_differ_in_case_only_are_one_name(sqlite, tmp_path,
     sqlite.execute("DROP TABLE items")
     sqlite.execute(ITEMS)
     assert main([*command, str(other_model(tmp_path, '{"0": "a", "1": "A", "2": "b"}'))]) == 2
-    assert "rename the labels in label.json" in capsys.readouterr().err
+    assert "run pack on the model with other names of its labels or targets" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -539,7 +539,13 @@ def model_with_predictions(model: Model, predict: Callable) -> object:
     return type(
         "StandIn",
         (),
-        {"digest": model.digest, "labels": model.labels, "outputs": model.outputs, "predict": staticmethod(predict)},
+        {
+            "digest": model.digest,
+            "labels": model.labels,
+            "outputs": model.outputs,
+            "schema": model.schema,
+            "predict": staticmethod(predict),
+        },
     )
 
 
@@ -680,7 +686,7 @@ def test_rows_scored_by_another_run_between_the_read_and_the_lock_are_not_writte
                 assert late_thread.is_alive()
             new = predict_rows(model, FEATURES, rows)
             target = first.statements.table(PREDICTION)
-            written = first.database.write(target, first.plan.key, model.labels, new, model.digest, first.id, False)
+            written = first.database.write(target, first.plan.key, model.outputs, new, model.digest, first.id, False)
         late_thread.join(TIMEOUT_SECONDS)
         assert sum(count for _, count in written) == 50 and (second.ok, second.bad) == (0, 0)
     assert postgres.execute("SELECT DISTINCT run FROM items_prediction") == [(first.id,)] and len(postgres.predictions()) == 50

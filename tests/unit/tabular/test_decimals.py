@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iris_wsgi.codec.model_schema import Feature, RowSchema
 from iris_wsgi.tabular.columns import Columns
 from iris_wsgi.tabular.csv_reader import CsvReader
 from iris_wsgi.tabular.decimals import FORMAT, format_floats, parse_decimals
@@ -51,7 +52,7 @@ def test_fields_are_read_as_by_python_or_left_to_it(fields):
 
 @pytest.mark.parametrize("text", ["1,2,3,4,", "1,2,3,4", ",,,,", "x,1,2,3,4\n1,2,3,", "1,2,3,4,\n", "\n1,2,3,4,5", "é,1,2,3,4"])
 def test_an_end_without_a_line_feed_is_read_like_one_with_a_line_feed(text):
-    reader = CsvReader(Columns(5, list("abcde"), [1, 2, 3, 4], [0]), ",")
+    reader = CsvReader(Columns(5, list("abcde"), [1, 2, 3, 4], [0]), ",", RowSchema([Feature(name) for name in "bcde"]))
     without_end, with_end = reader.rows(text.encode(), 1), reader.rows(text.encode() + b"\n", 1)
     careful = reader.parse_strict(text.encode(), 1)
     for item in (without_end, with_end):

@@ -1,0 +1,134 @@
+"""Values of features in files and tables. The rules are those of RowSchema for JSON, so that every interface takes the same rows."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iris_wsgi.codec.model_schema import INTEGER_TYPES, NUMBERS, Array, RowSchema, is_text
+from iris_wsgi.tabular.record_splitter import EMPTY, NOT_FINITE, NOT_NUMBER, NOT_UTF8
+
+NOT_FINITE_64 = "is not finite as a 64-bit float"
+NOT_BOOL, NOT_STRING = "is not true or false", "is not a string"
+DECIMAL_COMMA = "is not a number: it has a decimal comma in place of a point"
+# Blanks around a number in a field.
+BLANKS = " \t"
+WORDS = {"true": True, "false": False}
+WHOLE_TYPES = (*INTEGER_TYPES, "bool")
+BOOL_TYPES = {bool, *NUMBERS}
+# Python limits the digits of an integer in text. Numbers with more digits are not finite in any type.
+MAX_DIGITS = 400
+
+is_number = re.compile(r"[ \t]*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[ \t]*").fullmatch
+is_whole = re.compile(rf"[ \t]*[+-]?[0-9]{{1,{MAX_DIGITS}}}[ \t]*").fullmatch
+has_decimal_comma = re.compile(r"[ \t]*[+-]?[0-9.]*,[0-9]+(?:[eE][+-]?[0-9]+)?[ \t]*").fullmatch
+is_not_finite = re.compile(r"[ \t]*[+-]?(?:nan|inf|infinity)[ \t]*", re.IGNORECASE).fullmatch
+
+
+class InvalidValue(ValueError):
+    """A value that cannot be a feature. Its text is the reason, to be read after the name of the column."""
+
+
+class FeatureValues:
+    """Conversion of texts and values of a model's features, by the position of the feature, to rows."""
+
+    def __init__(self, schema: RowSchema) -> None:
+        self.schema = schema
+        self.types = [feature.type for feature in schema.features]
+        self.optional = schema.optional
+
+    def from_text(self, text: str, j: int) -> Any:
+        """Returns the value of a field; None is a missing value. Raises InvalidValue."""
+        if self.types[j] == "string":
+            return text
+        if not text.strip(BLANKS):
+            if self.optional[j]:
+                return None
+            raise InvalidValue(EMPTY)
+        if self.types[j] == "bool" and (word := WORDS.get(text.strip(BLANKS).lower())) is not None:
+            return word
+        if not is_number(text):
+            raise InvalidValue(self.text_reason(text, j))
+        value = int(text) if self.types[j] in INTEGER_TYPES and is_whole(text) else float(text)
+        return self.checked(value, j)
+
+    def text_reason(self, text: str, j: int) -> str:
+        """Returns the reason for which a text that is not a number is invalid."""
+        if self.types[j] == "bool":
+            return NOT_BOOL
+        if is_not_finite(text):
+            return self.range_reason(j)
+        return DECIMAL_COMMA if has_decimal_comma(text) else NOT_NUMBER
+
+    def checked(self, value: Any, j: int) -> Any:
+        """Returns a value of JSON or of a database. Raises InvalidValue."""
+        if (reason := self.value_reason(value, j)) is not None:
+            raise InvalidValue(reason)
+        return value
+
+    def value_reason(self, value: Any, j: int) -> str | None:
+        """Returns the reason for which a value of JSON is invalid; None if it is valid."""
+        if self.schema.value_error(value, j) is None:
+            return None
+        if self.types[j] == "string":
+            return NOT_UTF8 if type(value) is str else NOT_STRING
+        if self.types[j] == "bool":
+            return NOT_BOOL
+        return self.range_reason(j) if type(value) in NUMBERS else NOT_NUMBER
+
+    def range_reason(self, j: int) -> str:
+        if self.types[j] in INTEGER_TYPES:
+            low, high = self.schema.limits[j]
+            return f"is not a whole number from {low} to {high}"
+        return NOT_FINITE if self.types[j] == "float32" else NOT_FINITE_64
+
+    def column(self, values: Sequence[Any], j: int) -> Array | Sequence[str] | None:
+        """Converts the values of one feature, of JSON or of a database; None if a value is invalid. None is a missing value."""
+        types = set(map(type, values))
+        if self.types[j] == "string":
+            return values if types <= {str} and is_text("".join(values)) else None
+        missing = sum(value is None for value in values) if type(None) in types else 0
+        if missing and not self.optional[j]:
+            return None
+        if not types - {type(None)} <= (BOOL_TYPES if self.types[j] == "bool" else NUMBERS):
+            return None
+        if self.types[j] in INTEGER_TYPES:
+            return self.integers(values, j)
+        try:
+            column = np.array(values, np.float64)
+        except OverflowError:
+            return None
+        return column if self.fits(column, j, missing) else None
+
+    def integers(self, values: Sequence[Any], j: int) -> Array | None:
+        """Converts numbers to the exact integers of a feature; None if a number is not whole or out of range."""
+        if any([self.schema.value_error(value, j) is not None for value in set(values)]):
+            return None
+        return np.array(list(map(int, values)), self.column_type(j))
+
+    def column_type(self, j: int) -> "np.dtype[Any]":
+        """Returns the type of columns of numbers. In rows of several types, integers are at most 2^53 and exact in float64."""
+        return self.schema.dtype if self.schema.dtype.kind in "iu" else np.dtype(np.float64)
+
+    def fits(self, column: Array, j: int, missing: int = 0) -> bool:
+        """Returns whether all numbers of a column are valid, apart from a number of missing values."""
+        return int(self.within(column, j).sum()) == len(column) - missing
+
+    def within(self, column: Array, j: int) -> NDArray[np.bool_]:
+        """Returns which numbers of a column are in the range of the feature, and whole where they must be."""
+        low, high = (0, 1) if self.types[j] == "bool" else self.schema.limits[j]
+        found: NDArray[np.bool_] = (column >= low) & (column <= high)
+        if column.dtype.kind == "f" and self.types[j] in WHOLE_TYPES:
+            found &= column == np.floor(column)
+        return found
+
+    def rows(self, columns: Sequence[Array | Sequence[str]], count: int) -> Array:
+        """Returns the rows [count, features] of the valid values of each feature."""
+        if not self.schema.has_strings:
+            return np.stack(columns, axis=1).astype(self.schema.dtype, copy=False)
+        found = np.empty((count, len(columns)), object)
+        for j, column in enumerate(columns):
+            found[:, j] = column.tolist() if isinstance(column, np.ndarray) else column
+        return found
