@@ -1,4 +1,4 @@
-"""Values of features in files and tables. The rules are those of RowSchema for JSON, so that every interface takes the same rows."""
+"""Values of features in files and tables, with the rules that RowSchema has for JSON."""
 
 import re
 from collections.abc import Sequence
@@ -106,7 +106,7 @@ class FeatureValues:
         """Converts numbers to the exact integers of a feature; None if a number is not whole or out of range."""
         if any([self.schema.value_error(value, j) is not None for value in set(values)]):
             return None
-        return np.array(list(map(int, values)), self.column_type(j))
+        return np.array(list(map(int, values)) if self.column_type(j).kind in "iu" else values, self.column_type(j))
 
     def column_type(self, j: int) -> "np.dtype[Any]":
         """Returns the type of columns of numbers. In rows of several types, integers are at most 2^53 and exact in float64."""

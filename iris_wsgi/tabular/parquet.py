@@ -77,9 +77,7 @@ class ParquetSource:
 class ParquetReader:
     """Converts record batches to rows."""
 
-    def __init__(
-        self, schema: arrow.Schema, rows: RowSchema, features: Sequence[str], keep: Sequence[str], texts: bool
-    ) -> None:
+    def __init__(self, schema: arrow.Schema, rows: RowSchema, features: Sequence[str], keep: Sequence[str], texts: bool) -> None:
         """Checks the columns of the features and the kept ones.
 
         With `texts`, kept columns become values of JSON; otherwise they stay Arrow arrays. Raises BadSetting if a column is

@@ -50,7 +50,6 @@ SELECT set_config(name, setting, true) FROM unnest(%s::text[], %s::text[]) AS s 
 """
 
 
-
 def feature_expression(name: str, kind: str, feature: str) -> str:
     """Returns the expression that reads a column of the type `kind` for a feature of a type.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from iris_wsgi.codec.model_schema import REGRESSOR, Array
+from iris_wsgi.codec.model_schema import REGRESSOR, Array, OutputSchema
 from iris_wsgi.console import ProgressReporter
 from iris_wsgi.errors import BadModel, InvalidOutput, Stopped
 from iris_wsgi.model.golden import load_verified_model
@@ -112,7 +112,11 @@ def check_names(target: TableName, key: Sequence[str], columns: Sequence[str], f
     seen: dict[str, str] = {}
     for name in (*columns, *key):
         if (other := seen.setdefault(fold(name), name)) is not name:
-            remedy = "name another unique key by --key" if name in key else "run pack on the model with other names of its labels or targets"
+            remedy = (
+                "name another unique key by --key"
+                if name in key
+                else "run pack on the model with other names of its labels or targets"
+            )
             raise BadSetting(f"{target} cannot have the columns {other!r} and {name!r}, which are one name; {remedy}")
 
 
@@ -279,17 +283,23 @@ def predict_rows(model: Model, names: Sequence[str], rows: Sequence[Row]) -> Pre
         raise BadModel(error.detail) from None
     except Exception as error:
         raise Stopped(f"the model cannot be run on {valid.sum()} rows: {reason_of(error)}") from None
-    good = np.isfinite(predictions).all(axis=1)
-    labels: list[str | None] = [None] * len(rows)
-    names_of = [""] * int(good.sum()) if outputs.kind == REGRESSOR else map(outputs.labels.__getitem__, outputs.best(predictions[good]))
-    for i, label in zip(np.flatnonzero(good).tolist(), names_of, strict=True):
-        labels[i] = label
+    labels = label_names(outputs, predictions)
     columns: list[list[float | None]] = [
         [value if label is not None else None for value, label in zip(column, labels, strict=True)]
         for column in outputs.values(predictions).T.tolist()
     ]
     errors = [error or (OUTPUT_NOT_FINITE if label is None else None) for error, label in zip(errors, labels, strict=True)]
     return PredictionRows([row[:-width] for row in rows], labels, columns, errors)
+
+
+def label_names(outputs: OutputSchema, predictions: Array) -> list[str | None]:
+    """Returns the label of each row, which is empty for a regressor, and None for a row that is not finite."""
+    good = np.asarray(np.isfinite(predictions).all(axis=1))
+    if outputs.kind == REGRESSOR:
+        return ["" if is_good else None for is_good in good.tolist()]
+    numbers = np.full(len(predictions), -1, np.intp)
+    numbers[good] = outputs.best(predictions[good])
+    return [None if i < 0 else outputs.labels[i] for i in numbers.tolist()]
 
 
 def convert_features(rows: Sequence[Row], names: Sequence[str], features: FeatureValues) -> tuple[Array, list[str | None]]:

@@ -35,7 +35,7 @@ def check_kind(model: Model) -> None:
     """Raises BadModel for a model without probabilities."""
     if model.outputs.kind != CLASSIFIER:
         raise BadModel(
-            f"edge is for classifiers, and the model gives {model.outputs.name} in place of probabilities; serve it with bin/serve"
+            f"edge is for classifiers; the model gives {model.outputs.name} in place of probabilities, so serve it with bin/serve"
         )
 
 
@@ -103,8 +103,8 @@ def make_scorer(model: Model, options: StreamOptions, first: bytes, swapped: boo
     fields = split_record(text, delimiter)
     header = options.header and not all(is_number(field) or (model.schema.has_missing and not field.strip()) for field in fields)
     columns = csv_columns(model, first, delimiter, header, options.features, options.keep)
-    reader = CsvReader(columns, delimiter, model.schema, swapped)
-    return Scorer(model, reader, CsvWriter(model, options.keep, False, ",")), not header
+    writer = CsvWriter(model, options.keep, False, ",")
+    return Scorer(model, CsvReader(columns, delimiter, model.schema, swapped), writer), not header
 
 
 class LineReader:
