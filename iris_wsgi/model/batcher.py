@@ -2,6 +2,7 @@
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from math import inf
 from time import monotonic
 
@@ -79,9 +80,17 @@ class DynamicBatcher:
                 for i, pending in enumerate(open_rows):
                     pending.output = output[i : i + 1]
         except Exception as error:
-            for pending in open_rows:
-                pending.error = error
+            self.fail(open_rows, error)
         for pending in batch:
             if pending.output is None and pending.error is None:
                 pending.error = DeadlineExceeded(PARSED_TOO_LATE)
             pending.done.set()
+
+    def fail(self, rows: Sequence[PendingRow], error: Exception) -> None:
+        """Runs each row alone, because one row may make the model fail. After a deadline, or for one row, the error is final."""
+        if len(rows) > 1 and not isinstance(error, DeadlineExceeded):
+            for pending in rows:
+                self.run([pending])
+            return
+        for pending in rows:
+            pending.error = error

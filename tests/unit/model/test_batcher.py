@@ -12,7 +12,7 @@ from http_clients import RawConnection, http_request, metric_sum, wait_until
 from predictors import of_arrays, predictor
 from project import MODEL
 
-from iris_wsgi.errors import PARSED_TOO_LATE, RAN_TOO_LONG, DeadlineExceeded
+from iris_wsgi.errors import PARSED_TOO_LATE, RAN_TOO_LONG, DeadlineExceeded, InvalidOutput
 from iris_wsgi.model.batcher import DynamicBatcher
 from iris_wsgi.model.session import load_model
 from iris_wsgi.settings import BadSetting
@@ -102,6 +102,19 @@ def test_a_batch_without_rows_is_not_run():
         of_arrays(batcher)(ROWS[:1], time.monotonic() - 1)
 
 
+def test_a_row_that_makes_the_model_fail_affects_no_other(pool):
+    def refuse_first(rows, until):
+        if (rows == ROWS[0]).all(axis=1).any():
+            raise InvalidOutput("one row less")
+        return rows
+
+    predict = of_arrays(DynamicBatcher(predictor(refuse_first), 3, 3600))
+    bad, *others = [pool.submit(predict, ROWS[i : i + 1]) for i in range(3)]
+    assert [other.result(120).tolist() for other in others] == [ROWS[1:2].tolist(), ROWS[2:3].tolist()]
+    with pytest.raises(InvalidOutput):
+        bad.result(120)
+
+
 def test_a_failed_run_fails_each_of_its_requests_and_the_next_run_works(pool):
     failing = [True]
 
@@ -112,7 +125,7 @@ def test_a_failed_run_fails_each_of_its_requests_and_the_next_run_works(pool):
 
     predict = of_arrays(DynamicBatcher(predictor(broken), 2, 3600))
     for future in [pool.submit(predict, ROWS[i : i + 1]) for i in range(2)]:
-        with pytest.raises(RuntimeError, match="broken for 2"):
+        with pytest.raises(RuntimeError, match="broken for 1"):
             future.result(120)
     failing.clear()
     assert [future.result(120).shape for future in [pool.submit(predict, ROWS[i : i + 1]) for i in range(2)]] == [(1, 4)] * 2
