@@ -34,6 +34,8 @@ def with_spaces(document: object) -> str:
         {"data": FLAT},
         {"inputs": [{"name": "a", "shape": [3000, 4], "datatype": "FP32", "data": FLAT}], "outputs": [{"name": "b"}]},
         {"inputs": [{"data": ROWS, "name": "a"}], "id": '"data": [1, 2'},
+        {"data": [[None, True, *row, False, None] for row in ROWS]},
+        {"inputs": [{"name": "a", "datatype": "BOOL", "data": [[True], [False]] * 3000}]},
     ],
 )
 def test_a_large_document_is_decoded_in_pieces_to_the_same(document, dumps):
@@ -77,6 +79,9 @@ def with_comma_at_cut(extra: str) -> str:
         f'{{"data": [{LONG}]]}}',
         f'{{"data": [{LONG}] [1]}}',
         f'{{"data": [{LONG}, NaN]}}',
+        f'{{"data": [{with_comma_at_cut(", nul")}]}}',
+        f'{{"data": [{LONG}, true false]}}',
+        f'{{"data": [nan, {LONG}]}}',
         f'{{"data": [{LONG}], "x": NaN}}',
         f'{{"data": [{LONG}], "data": [1]}}',
         f'{{"data": [{LONG}], "x": {{"a": 1, "a": 2}}}}',
@@ -84,7 +89,7 @@ def with_comma_at_cut(extra: str) -> str:
         f'{{"data": [{"[" * 20000}{LONG}{"]" * 20000}]}}',
         f'{{"x": "\\"data\\": [{LONG}]", NaN: 1}}',
     ],
-    ids=range(22),
+    ids=range(25),
 )
 def test_a_document_that_is_invalid_as_a_whole_is_invalid_in_pieces(text):
     assert decode_at_once(text) is None
@@ -101,12 +106,14 @@ def test_a_document_that_is_invalid_as_a_whole_is_invalid_in_pieces(text):
         f'{{"data": [[[{LONG}]]]}}',
         f'{{"data": [{LONG}, "a"]}}',
         f'{{"data": [{LONG}, null]}}',
+        f'{{"data": [["a", {LONG}], [null, "NaN", true]]}}',
+        f'{{"data": [{{"a": null}}, [null, {LONG}], {{"b": false}}]}}',
         f'{{"data": [{LONG}, {{"data": [1]}}]}}',
         f'{{"data": [1], "data2": [{LONG}]}}',
         f'[{{"data": [1, 2]}}, {{"data": [{LONG}]}}]',
         f'{{"x": "NaN", "data": [{LONG}]}}',
     ],
-    ids=range(9),
+    ids=range(11),
 )
 def test_a_document_that_is_valid_as_a_whole_is_the_same_in_pieces(text):
     assert decode_json(text.encode()) == decode_at_once(text) is not None
