@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chosen_models import Feature, one_input_graph, pack_classifier, pack_graph, pack_mixed, pack_scores
 from headless_browser import DESKTOP, PHONE, Browser, open_browser
 from http_clients import fetch, http_request
 from iris_data import LABELED_ROWS
 from onnx import TensorProto, helper, numpy_helper
 from optional_programs import require_program
+from packed_models import write_model
 from project import MODEL
 from sealed_models import seal
 from selenium.webdriver.common.keys import Keys
@@ -154,7 +156,7 @@ def test_a_current_copy_of_the_page_or_the_rows_gets_304(app, path):
 
 def test_the_page_leaves_room_for_its_code_within_40_kb():
     # A test of the image adds the size of the compiled code.
-    assert len(PAGE.encode()) < 30_000
+    assert len(PAGE.encode()) < 36_000
 
 
 def test_the_training_rows_are_those_of_the_file(app):
@@ -591,3 +593,119 @@ def test_many_features_do_not_push_the_result_out_of_sight(window, run, tmp_path
     write(page, 63, "no")
     page.wait_until(lambda: page.text("#fault-63") == "This must be a number.", "the error is shown at the last feature")
     assert page.violations() == []
+
+
+def page_of(window: Browser, run, folder: Path) -> Browser:
+    """Opens the page of a model, and waits for its first result."""
+    window.visit(f"{run('--role', 'web_single', '--model-dir', str(folder)).url}/")
+    window.wait_until(lambda: window.run("return document.getElementById('spoken').textContent"), "the page has a result")
+    return window
+
+
+def spoken(page: Browser, text: str) -> None:
+    page.wait_until(lambda: page.find("#spoken").get_property("textContent") == text, f"the page announces {text}")
+
+
+def values_shown(page: Browser) -> dict[str, str]:
+    names, values = (page.find_all(f"#bars .{part}") for part in ("name", "percent"))
+    return {name.text: value.text for name, value in zip(names, values, strict=True)}
+
+
+def test_a_regressor_has_a_value_with_its_name_and_no_bars(window, run, tmp_path):
+    page = page_of(window, run, write_model(tmp_path / "model", "regressor of a column"))
+    assert (page.text("#label"), page.text("#sure"), page.text("#title")) == ("5687.5", "price", "packed")
+    assert values_shown(page) == {"price": "5687.5"} and not page.find_all(".bar") and not page.find_all("#label .marker")
+    assert not page.find("#scatter").is_displayed() and "/predict -H" in page.text("#curl")
+    write(page, 0, "0")
+    spoken(page, "187.5")
+    write(page, 0, "")
+    write(page, 0, "x")
+    page.wait_until(lambda: page.text("#fault-0") == "This must be a number.", "the error is shown")
+    assert page.text("#sure") == "no prediction for this input"
+    assert page.violations() == []
+
+
+def test_a_regressor_of_three_targets_shows_them_all(window, run, tmp_path):
+    page = page_of(window, run, write_model(tmp_path / "model", "regressor of three targets"))
+    assert values_shown(page) == {"price": "5687.5", "weight": "-3750", "height (m)": "687.5"}
+    assert not page.find("#label").is_displayed() and "price, weight, and height (m)" in page.text("#lead")
+    assert page.violations() == [] and page.console_messages() == []
+
+
+def test_scores_are_shown_as_scores_and_never_as_probabilities(window, run, tmp_path):
+    page = page_of(window, run, pack_scores(tmp_path / "model", labels=("<b>x</b>", "y", "z")))
+    assert (page.text("#label"), page.text("#sure")) == ("<b>x</b>", "The scores are not probabilities.")
+    assert not page.find_all(".bar") and "%" not in page.text("main") and page.text("#bars li.best .name") == "<b>x</b>"
+    assert page.violations() == [] and page.console_messages() == []
+
+
+TYPED = """"age, in years",rooms,city,owner,label
+31,2,Tokyo,true,no
+,3,Lima,false,no
+50,4,"a ""b"", <c>",true,"yes, <i>maybe</i>"
+"""
+
+
+def test_typed_features_have_fields_of_their_type_and_some_may_be_empty(window, run, tmp_path):
+    page = page_of(window, run, pack_mixed(tmp_path / "model", training=TYPED.encode()))
+    kinds = [page.find(f"#field-{i}").tag_name for i in range(4)]
+    assert kinds == ["input", "input", "input", "select"]
+    assert page.text("#hint-0") == "18 to 90 in training; may be empty" and page.text("#hint-1") == "1 to 9 in training"
+    assert (page.find("#slider-1").get_attribute("step"), len(page.find_all("input[type=range]"))) == ("1", 2)
+    write(page, 0, Keys.DELETE)
+    write(page, 2, "L'été <b>")
+    Select(page.find("#field-3")).select_by_visible_text("false")
+    page.wait_until(lambda: '[[null, 2, "L' in page.text("#curl") and "false]]" in page.text("#curl"), "the row has each type")
+    copied = subprocess.run(["sh", "-c", page.text("#curl")], capture_output=True, check=True, text=True).stdout
+    best = max(json.loads(copied)["prediction"], key=lambda pair: pair["probability"])["label"]
+    shows(page, best)
+    write(page, 1, "2.5")
+    page.wait_until(lambda: page.text("#fault-1").startswith("This must be a whole number"), "the error is shown")
+    by_example(page, "yes, <i>maybe</i>")
+    assert [page.find(f"#field-{i}").get_property("value") for i in range(4)] == ["50", "4", 'a "b", <c>', "true"]
+    axes = [option.text for option in page.find_all("#across option")]
+    assert axes == ["Age, in years (a)", "Rooms"] and len(page.find_all("#plot .point")) == 2
+    assert page.violations() == []
+
+
+def test_one_numeric_feature_has_no_plot(window, run, tmp_path):
+    training = "only,label\n1,x\n2,y\n"
+    graph = one_input_graph(1, 2, classes=[0, 1], softmax=True)
+    members = {"features": [Feature("only")], "classes": [0, 1], "training": training.encode()}
+    page = page_of(window, run, pack_graph(tmp_path / "model", graph, [[1.0], [2.0]], ("x", "y"), **members))
+    assert not page.find("#scatter").is_displayed() and [one.text for one in page.find_all("#examples button")] == ["x", "y"]
+
+
+def test_the_label_of_the_graph_is_shown_where_it_is_not_that_of_the_highest_probability(window, run, tmp_path):
+    page = page_of(window, run, pack_classifier(tmp_path / "model", shift=0.9))
+    for row in ([1.5, -0.25, 0.5], [-1.0, 1.0, 0.25], [2.0, 2.0, 2.0]):
+        for i, value in enumerate(row):
+            write(page, i, str(value))
+        document = json.loads(subprocess.run(["sh", "-c", page.text("#curl")], capture_output=True, check=True).stdout)
+        shows(page, document["labels"][0])
+    assert page.console_messages() == []
+
+
+def test_five_thousand_features_are_a_hundred_fields_and_one_of_json(window, run, tmp_path):
+    names = [Feature(f"f{i}", None, -1.0, 1.0) for i in range(5000)]
+    rows = np.random.default_rng(0).normal(0, 1, (3, 5000)).round(3).tolist()
+    graph = one_input_graph(5000, 3, classes=[0, 1, 2], softmax=True)
+    folder = pack_graph(tmp_path / "model", graph, rows, ("x", "y", "z"), features=names, classes=[0, 1, 2])
+    page = page_of(window, run, folder)
+    assert len(page.find_all("#features input[type=text]")) == 100
+    assert page.text("label[for=field-100]") == "4900 more features, as a list of JSON: f100 to f4999"
+    area = page.find("#field-100")
+    assert json.loads(area.get_property("value")) == rows[0][100:]
+    for text, detail in (("[1, 2]", "This has 102 values; a row has 5000."), ("[", "This has 101 values; a row has 5000.")):
+        page.run("arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))", area, text)
+        page.wait_until(lambda detail=detail: page.text("#fault-100") == detail, "the error is at the field of JSON")
+    page.run("arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))", area, json.dumps(rows[1][100:]))
+    page.wait_until(lambda: page.text("#fault-100") == "" and page.text("#label") != "–", "the page has a result again")
+    assert page.violations() == []
+
+
+def test_a_thousand_classes_show_the_twelve_most_probable(window, run, tmp_path):
+    page = page_of(window, run, pack_classifier(tmp_path / "model", labels=[f"class <{i}>" for i in range(1000)]))
+    assert len(page.find_all("#bars li")) == 12 and "one of 1000 classes" in page.text("#lead")
+    assert page.text("#bars li.best .name") == page.text("#label") and "… (1000 in all)" in page.text("#model")
+    assert page.violations() == [] and page.console_messages() == []

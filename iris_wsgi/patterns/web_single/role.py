@@ -130,6 +130,7 @@ def metadata_of(model: Graph, outputs: OutputSchema, sample: Sample) -> dict[str
             "digest": model.digest,
             "kind": outputs.kind,
             "labels": model.labels,
+            **({} if outputs.kind == REGRESSOR else {"label": outputs.label}),
             **({} if outputs.kind == CLASSIFIER else {outputs.name: outputs.columns}),
             "features": [feature._asdict() for feature in model.features],
             "libraries": model.libraries,
@@ -149,7 +150,7 @@ def training_routes(model: Graph, folder: Path, log_event: Callable[[str, str], 
         reason = error.strerror if isinstance(error, OSError) else error
         log_event("warning", f"GET /training is not served: {folder / TRAINING_FILE} is invalid: {reason}")
         return []
-    doc = RouteDoc("Training rows with their classes", openapi.OBJECT)
+    doc = RouteDoc("Training rows, with their classes if the model has any", openapi.OBJECT)
     # The pool computes the ETag of this large response.
     return [conditional(Route("GET", "/training", lambda _: response, doc, schedule=Schedule(NEVER)))]
 
@@ -157,7 +158,9 @@ def training_routes(model: Graph, folder: Path, log_event: Callable[[str, str], 
 def training_document(model: Graph, folder: Path) -> dict[str, object]:
     """Raises OSError and ValueError."""
     rows, names = read_training(model.schema, folder, min(MAX_TRAINING_ROWS, MAX_TRAINING_VALUES // model.width + 1))
-    if not names:
+    if model.description.kind == REGRESSOR:
+        names = []
+    elif not names:
         raise ValueError("it has no column for the label")
     if set(names) - set(model.labels):
         raise ValueError("it has classes that are not labels of the model")
