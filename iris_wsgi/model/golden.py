@@ -41,12 +41,14 @@ def self_test(model: TestableModel, cases: Sequence[GoldenRow], tolerance: float
         raise BadModel(f"the golden rows cannot be predicted: {problem.detail} {faults}".strip()) from None
     except Exception as error:
         raise BadModel(f"the golden rows cannot be predicted: {reason(error)}") from error
+    columns = len(outputs.columns)
+    for i, case in enumerate(cases):
+        if len(case.outputs) != columns:
+            raise BadModel(f"golden row {i} has {len(case.outputs)} {outputs.name}, the model returns {columns}")
     scales = value_scales(outputs, cases)
     worst = 0.0
     labels = answer.get("labels", [""] * len(cases))
     for i, (case, label, values) in enumerate(zip(cases, labels, answer[outputs.name], strict=True)):
-        if len(case.outputs) != len(values):
-            raise BadModel(f"golden row {i} has {len(case.outputs)} {outputs.name}, the model returns {len(values)}")
         # numpy's maximum with a NaN is NaN. "not <=" instead of ">": a NaN in golden.json must not pass.
         off = float(np.max(np.abs(np.subtract(case.outputs, values)) / scales))
         if label != case.label or not off <= tolerance:
@@ -60,7 +62,7 @@ def value_scales(outputs: OutputSchema, cases: Sequence[GoldenRow]) -> list[floa
     """Returns the size of each column, of which the tolerance is a part: 1 for probabilities, else the largest golden value."""
     if outputs.kind == CLASSIFIER:
         return [1.0] * len(outputs.columns)
-    return [max(1e-30, *map(abs, column)) for column in zip(*(case.outputs for case in cases), strict=False)]
+    return [max(1e-30, *map(abs, column)) for column in zip(*(case.outputs for case in cases), strict=True)]
 
 
 def load_verified_model(folder: Path, seal: str = "") -> tuple[Model, ArtifactManifest, str]:
