@@ -317,4 +317,5 @@ def feature_count(estimator: Any) -> int | None:
         found = getattr(estimator, "n_features_in_", None)
     except Exception:
         found = None
-    return None if found is None else int(found)
+    # A CatBoost model has 0 after its pickle was loaded.
+    return int(found) if found else None

@@ -15,8 +15,26 @@ from iris_wsgi.model.graph_signature import graph_outputs
 from iris_wsgi.model.session import Graph, ModelFiles, listed
 from iris_wsgi.packing.class_names import class_names
 from iris_wsgi.packing.conversion import Layout, convert, feature_count, feature_names, layouts
-from iris_wsgi.packing.graphs import input_names, label_facts, read_graph, with_column, with_metadata, with_width
-from iris_wsgi.packing.proof import CHUNK, TOLERANCE, Disagreement, PackOptions, Prepared, Proven, described_features, prove
+from iris_wsgi.packing.graphs import (
+    input_names,
+    label_facts,
+    read_graph,
+    with_column,
+    with_first_of_ties,
+    with_metadata,
+    with_width,
+)
+from iris_wsgi.packing.proof import (
+    CHUNK,
+    TOLERANCE,
+    Disagreement,
+    PackOptions,
+    Prepared,
+    Proven,
+    described_features,
+    prove,
+    tied_rows,
+)
 from iris_wsgi.packing.reference import Reference, estimator_reference, library_of, numbers_of, score_names
 from iris_wsgi.packing.sample import RowSample, split_columns
 
@@ -113,7 +131,19 @@ def attempt(
         version=options.version or "1",
         proof=ESTIMATOR,
     )
-    return files, rows, reference, prove(files, description, rows, reference, options.label)
+    try:
+        return files, rows, reference, prove(files, description, rows, reference, options.label)
+    except Disagreement:
+        if not tied_rows(reference) or (outputs := label_and_tensor(files)) is None:
+            raise
+        files = files._replace(content=with_first_of_ties(files.content, *outputs, classes))
+        return files, rows, reference, prove(files, description, rows, reference, options.label)
+
+
+def label_and_tensor(files: ModelFiles) -> tuple[str, str] | None:
+    """Returns the names of the label and of the tensor of probabilities, None if the graph has others."""
+    outputs = graph_outputs(Graph(files, ModelDescription()).session, files.path, None)
+    return None if outputs.is_map or outputs.label is None else (outputs.label, outputs.values)
 
 
 def graph_classes(files: ModelFiles, reference: Reference) -> tuple[Any, ...]:

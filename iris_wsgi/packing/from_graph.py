@@ -14,7 +14,7 @@ from iris_wsgi.model.graph_signature import GraphOutputs, graph_inputs, graph_ou
 from iris_wsgi.model.session import Graph, ModelFiles, explain, listed, open_session, parse_features
 from iris_wsgi.packing.class_names import Names, class_names
 from iris_wsgi.packing.graphs import label_facts
-from iris_wsgi.packing.proof import PackOptions, Prepared, described_features, is_probability, prove
+from iris_wsgi.packing.proof import Disagreement, PackOptions, Prepared, described_features, is_probability, prove, tied_rows
 from iris_wsgi.packing.reference import KindOf, Reference, checked_reference, column_reference, given_reference, score_names
 from iris_wsgi.packing.sample import RowSample, is_reserved, read_sample, split_columns
 
@@ -41,25 +41,22 @@ def prepare_graph(files: ModelFiles, parsed: Any, given: RowSample | None, optio
     """
     session = open_session(files)
     reserved = (options.label_column, *options.targets)
-    guess = 0 if given is None else sum(not (given.named and is_reserved(name, reserved)) for name in given.names)
-    inputs = graph_inputs(session, guess, files.path)
+    inputs = graph_inputs(session, 0 if given is None else feature_columns(given, reserved), files.path)
     metadata = metadata_of(session)
     known = parse_features(metadata.get("features"), inputs, files.path)
     names = [feature.name for feature in known] if "features" in metadata or len(inputs) > 1 else None
-    sample = drawn_sample(known) if given is None else given
-    split = split_columns(sample, names, len(known), reserved)
+    split = split_columns(drawn_sample(known) if given is None else given, names, len(known), reserved)
+    types = [feature.type for feature in known]
     # The names of the graph, because clients of its other servers know them; without them those of the header.
     chosen = split.features.names if names is None and split.features.named else [feature.name for feature in known]
-    sample = split.features._replace(names=tuple(chosen))
-    features = described_features(sample, [feature.type for feature in known], known)
+    sample = split.features._replace(names=tuple(chosen)).with_texts(types)
+    features = described_features(sample, types, known)
     rows = sample.row_values(features)
     found = run_outputs(files, parsed, features, rows)
     kind = kind_of(found, options, where)
     others = split.others if options.compare_columns else {}
-    reference = given_reference(options.expected, kind, len(rows)) or column_reference(
-        others, kind.classes, kind.labels, options.targets, options.label_column
-    )
-    reference = checked_reference(kind, reference)
+    columns = column_reference(others, kind.classes, kind.labels, options.targets, options.label_column)
+    reference = checked_reference(kind, given_reference(options.expected, kind, len(rows)) or columns)
     description = ModelDescription(
         kind=kind.kind,
         labels=kind.labels,
@@ -70,10 +67,37 @@ def prepare_graph(files: ModelFiles, parsed: Any, given: RowSample | None, optio
         version=options.version or metadata.get("version") or "1",
         proof=EXPECTED if reference.compares else SELF,
     )
-    proven = prove(files, description, rows, reference, options.label)
-    source = "the expected results" if reference.compares else ""
     training = existing_training(Path(files.path).parent / TRAINING_FILE, features)
+    try:
+        proven = prove(files, description, rows, reference, options.label)
+    except Disagreement as error:
+        raise Disagreement(f"{error}. {advice(sample, types, reference)}", error.count) from None
+    source = "the expected results" if reference.compares else ""
     return Prepared(files, sample, rows, reference, proven, source, training, is_drawn=given is None)
+
+
+def feature_columns(sample: RowSample, reserved: Sequence[str]) -> int:
+    """Returns the number of columns that cannot be expected results."""
+    return sum(not (sample.named and is_reserved(name, reserved)) for name in sample.names)
+
+
+def advice(sample: RowSample, types: Sequence[str], reference: Reference) -> str:
+    """Returns the change that a disagreement needs."""
+    narrow = "float32" in types and sample.collapsed()
+    if narrow:
+        return (
+            f"float32 makes different values of {listed(narrow)} equal: export with a float64 input, such as"
+            " `DoubleTensorType([None, N])`, or train on smaller numbers"
+        )
+    if ties := tied_rows(reference):
+        return (
+            f"The two highest expected probabilities are equal in some rows ({ties}), and rounding decides in the graph:"
+            " pack the estimator itself, for which pack decides as its predict does"
+        )
+    return (
+        "The graph is not the model of these results, or its converter does not export this model faithfully. Export it again,"
+        " or train another kind, without a tuned threshold"
+    )
 
 
 def drawn_sample(features: Sequence[Feature]) -> RowSample:

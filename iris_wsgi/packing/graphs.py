@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from iris_wsgi.errors import BadModel
 from iris_wsgi.model.artifact import read_file
 from iris_wsgi.model.session import ModelFiles
@@ -12,6 +14,8 @@ from iris_wsgi.packing.reference import first_sentence
 INSTALL = "run `bin/setup pack`, or `pip install 'iris_wsgi[pack]'`"
 # The newest version of the format that onnxruntime 1.23 takes.
 IR_VERSION = 11
+# Probabilities are multiplied by this number and rounded, before their order is decided.
+TIE_SCALE = 2**20
 CLASS_ATTRIBUTES = ("classlabels_strings", "classlabels_int64s", "classlabels_ints")
 # Operators that keep the values of their first input.
 SAME_VALUES = ("Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Slice", "Transpose")
@@ -174,6 +178,39 @@ def with_column(content: bytes, output: str, column: int) -> bytes:
     kind = next(one.type.tensor_type.elem_type for one in model.graph.output if one.name == output)
     del model.graph.output[:]
     model.graph.output.extend([*kept, onnx.helper.make_tensor_value_info("score", kind, [None, 1])])
+    if not any(one.domain == "" for one in model.opset_import):
+        model.opset_import.append(onnx.helper.make_opsetid("", 13))
+    result: bytes = model.SerializeToString()
+    return result
+
+
+def with_first_of_ties(content: bytes, label: str, values: str, classes: Sequence[Any]) -> bytes:
+    """Returns a graph whose label is the first of the classes whose probabilities are the highest, rounded to six digits.
+
+    `label` and `values` are the names of the outputs, and `classes` the values of the label in the order of the columns.
+    """
+    onnx = onnx_package()
+    model = read_graph(content, "the export")
+    types = {one.name: one.type.tensor_type.elem_type for one in model.graph.output}
+    strings = isinstance(classes[0], str)
+    constants = {
+        "tie_scale": np.array(TIE_SCALE, onnx.helper.tensor_dtype_to_np_dtype(types[values])),
+        "tie_classes": np.array(classes, object if strings else np.int64),
+    }
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in constants.items())
+    node = onnx.helper.make_node
+    model.graph.node.extend(
+        [
+            node("Mul", [values, "tie_scale"], ["tie_scaled"]),
+            node("Round", ["tie_scaled"], ["tie_rounded"]),
+            node("ArgMax", ["tie_rounded"], ["tie_place"], axis=1, keepdims=0),
+            node("Gather", ["tie_classes", "tie_place"], ["tie_label"]),
+        ]
+    )
+    kind = onnx.TensorProto.STRING if strings else onnx.TensorProto.INT64
+    for one in model.graph.output:
+        if one.name == label:
+            one.CopyFrom(onnx.helper.make_tensor_value_info("tie_label", kind, [None]))
     if not any(one.domain == "" for one in model.opset_import):
         model.opset_import.append(onnx.helper.make_opsetid("", 13))
     result: bytes = model.SerializeToString()

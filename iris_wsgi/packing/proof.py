@@ -19,6 +19,10 @@ SUM_TOLERANCE = 1e-3
 # Rows of one run of the graph.
 CHUNK = 1000
 SHOWN_ROWS = 5
+# Rows that are also predicted alone.
+ALONE_ROWS = 8
+# Probabilities with a smaller difference are equal; float32 has about seven digits.
+TIE = 1e-6
 
 
 class Proven(NamedTuple):
@@ -59,6 +63,7 @@ def prove(
     if not np.isfinite(values).all():
         i = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
         raise BadModel(f"row {i + 1}: the {model.outputs.name} of the graph are not finite: {values[i].tolist()[:10]}")
+    check_alone(model, rows, values)
     labels: Array | None = None
     if description.kind != REGRESSOR:
         own = model.outputs.best(predictions) if model.outputs.has_label_column else None
@@ -86,6 +91,27 @@ def predict(model: Model, rows: Sequence[Sequence[Any]]) -> Array:
         raise BadModel(f"the graph cannot be served: {problem.detail}") from None
     except Exception as error:
         raise BadModel(f"the graph cannot be run on the rows: {reason(error)}") from None
+
+
+def check_alone(model: Model, rows: Sequence[Sequence[Any]], values: Array) -> None:
+    """Raises BadModel if the values of a row depend on the other rows of a run, or on chance."""
+    scale = np.maximum(np.abs(values).max(axis=0), 1e-30)
+    for i in np.unique(np.linspace(0, len(rows) - 1, ALONE_ROWS).astype(int)).tolist():
+        alone = model.outputs.values(predict(model, [rows[i]]))[0]
+        if not (np.abs(alone - values[i]) <= TOLERANCE * scale).all():
+            raise BadModel(
+                f"row {i + 1}: the graph gives other {model.outputs.name} for the row alone than in a batch of {len(rows)} rows."
+                " Export without operators that mix rows, such as a softmax over axis 0 or a batch normalization in training"
+                " mode, and without random numbers, such as a dropout in training mode"
+            )
+
+
+def tied_rows(reference: Reference) -> int:
+    """Returns the number of rows whose two highest expected probabilities are equal."""
+    if reference.kind != CLASSIFIER or reference.values is None or reference.values.shape[1] < 2:
+        return 0
+    top = np.partition(reference.values, -2, axis=1)[:, -2:]
+    return int((top[:, 1] - top[:, 0] < TIE).sum())
 
 
 def is_probability(values: Array) -> bool:

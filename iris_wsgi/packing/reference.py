@@ -213,7 +213,9 @@ def label_column_numbers(others: Mapping[str, Array], classes: Sequence[Any], la
 
 def numbers_of(found: Sequence[Any], classes: Sequence[Any], labels: Sequence[str], where: str) -> Array:
     """Returns the numbers of labels, which are names of classes or values of the graph. Raises BadModel for another label."""
-    by_text = {str(value): i for i, value in enumerate(classes)} | {name: i for i, name in enumerate(labels)}
+    # Converters make 0 and 1 of False and True.
+    truth = {"False": 0, "True": 1} if tuple(classes) == (0, 1) else {}
+    by_text = truth | {str(value): i for i, value in enumerate(classes)} | {name: i for i, name in enumerate(labels)}
     texts = [as_text(value) for value in found]
     if unknown := sorted({text for text in texts if text not in by_text}):
         raise BadModel(f"{where} has the label {unknown[0]}, and the labels of the model are {listed(labels)}")

@@ -32,12 +32,14 @@ class RowSample(NamedTuple):
     """Rows as columns of float64, int64, bool, or objects (strings, and None for a missing string). A missing number is NaN.
 
     `named` says that the names are those of a CSV header or of a DataFrame. `source` is the DataFrame or the array of the caller.
+    `cells` are the texts of the columns of a CSV.
     """
 
     names: tuple[str, ...]
     columns: tuple[Array, ...]
     named: bool
     source: Any = None
+    cells: tuple[Sequence[str], ...] = ()
 
     @property
     def size(self) -> int:
@@ -48,7 +50,24 @@ class RowSample(NamedTuple):
         source = self.source
         if source is not None and list(positions) != list(range(len(self.names))):
             source = source.iloc[:, list(positions)] if hasattr(source, "iloc") else source[:, list(positions)]
-        return RowSample(tuple(self.names[i] for i in positions), tuple(self.columns[i] for i in positions), self.named, source)
+        cells = tuple(self.cells[i] for i in positions) if self.cells else ()
+        columns = tuple(self.columns[i] for i in positions)
+        return RowSample(tuple(self.names[i] for i in positions), columns, self.named, source, cells)
+
+    def with_texts(self, types: Sequence[str]) -> "RowSample":
+        """Returns the sample with the texts of the CSV in the columns of type "string", as the batch command reads them.
+
+        An empty cell is a missing value.
+        """
+        if not self.cells:
+            return self
+        columns = zip(self.columns, self.cells, types, strict=True)
+        return self._replace(columns=tuple(texts(cells) if kind == "string" else column for column, cells, kind in columns))
+
+    def label_column(self, j: int) -> Array:
+        """Returns a column of labels. Words such as NA are names in it, and not missing values."""
+        words = [cell.strip() for cell in self.cells[j]] if self.cells else []
+        return texts(words) if any(word and word.lower() in MISSING_CELLS for word in words) else self.columns[j]
 
     def has_strings(self) -> bool:
         return any(column.dtype == object for column in self.columns)
@@ -106,6 +125,13 @@ class RowSample(NamedTuple):
         if feature.type.startswith("float"):
             return [None if value != value else value for value in column.astype(np.float64).tolist()]
         return [None if value != value else int(value) if value == int(value) else value for value in column.tolist()]
+
+
+def texts(cells: Sequence[str]) -> Array:
+    """Returns a column of strings; an empty one is None."""
+    found = np.empty(len(cells), object)
+    found[:] = [cell or None for cell in cells]
+    return found
 
 
 def as_text(value: Any) -> str:
@@ -233,8 +259,9 @@ def read_csv(path: Path) -> RowSample:
     for number, line in enumerate(lines, 1):
         if len(line) != len(names):
             raise BadModel(f"{path}: row {number} has {len(line)} cells, and the header names {len(names)} columns")
-    columns = tuple(typed_cells([line[j].strip() for line in lines]) for j in range(len(names)))
-    return RowSample(names, columns, True)
+    cells = tuple([line[j] for line in lines] for j in range(len(names)))
+    columns = tuple(typed_cells([cell.strip() for cell in column]) for column in cells)
+    return RowSample(names, columns, True, cells=cells)
 
 
 def typed_cells(cells: list[str]) -> Array:
@@ -264,7 +291,7 @@ def split_columns(sample: RowSample, names: Sequence[str] | None, width: int | N
     """Separates the features from the other columns.
 
     `names` are the features of the model, None if it has no names; `width` is their number, None if unknown. `reserved` are the
-    names of the label column and of the targets. Raises BadModel if the columns are not those of the model.
+    name of the label column and the names of the targets. Raises BadModel if the columns are not those of the model.
     """
     found = by_name(sample, names) if names is not None and sample.named else None
     if found is None:
@@ -276,7 +303,9 @@ def split_columns(sample: RowSample, names: Sequence[str] | None, width: int | N
                 f"the rows have {len(found)} columns for the features ({listed([sample.names[i] for i in found])}), and the model"
                 f" takes {width} features{f' ({listed(names)})' if names else ''}"
             )
-    others = {name: sample.columns[i] for i, name in enumerate(sample.names) if i not in set(found) and sample.named}
+    rest = sorted(set(range(len(sample.names))) - set(found)) if sample.named else []
+    labels = reserved[:1]
+    others = {name: sample.label_column(i) if name in labels else sample.columns[i] for i in rest for name in [sample.names[i]]}
     return Split(sample.select(found), others)
 
 

@@ -314,3 +314,18 @@ def test_names_that_a_library_makes_for_an_array_are_not_names():
     assert feature_names(logistic()) is None
     table, numbers = frame()
     assert feature_names(columns_pipeline(logistic()).fit(table, numbers)) == tuple(table)
+
+
+@pytest.mark.parametrize("names", [[0, 1], ["no", "yes"], [False, True]])
+def test_a_tie_has_the_first_class_as_in_predict(tmp_path, names):
+    from sklearn.ensemble import RandomForestClassifier
+
+    chance = np.random.default_rng(0)
+    rows = inputs(600)
+    numbers = np.where(chance.random(600) < 0.4, 1 - targets(rows, 2), targets(rows, 2))
+    estimator = RandomForestClassifier(60, random_state=0).fit(rows[:300], np.array(names)[numbers[:300]])
+    golden = pack(estimator, rows[300:], tmp_path)
+    tied = [case for case in golden["rows"] if case["probabilities"] == [0.5, 0.5]]
+    assert tied and {case["label"] for case in tied} == {str(names[0])}
+    # The graph of the converter has rounding errors in place of ties.
+    assert golden["label"] == "graph" and golden["classes"] == ([0, 1] if names[1] is True else names)

@@ -330,3 +330,71 @@ def test_classes_that_no_node_names_come_from_the_rows_or_from_the_names(tmp_pat
     ]
     with pytest.raises(BadModel, match="the nodes of the graph do not name its classes"):
         pack(write_graph(tmp_path, network([SOFTMAX, *shift], outputs=outputs)), ROWS)
+
+
+def test_a_disagreement_names_what_to_change(tmp_path, strings):
+    content, estimator = strings
+    wrong = np.roll(estimator.predict(ROWS), 1).tolist()
+    csv = write_csv(tmp_path / "rows.csv", ROWS, label=wrong)
+    with pytest.raises(BadModel, match=r"label is another one on .* rows: .*or train another kind"):
+        pack(write_graph(tmp_path / "m", content), csv)
+    large = np.round(ROWS, 3) + 2.0**31
+    csv = write_csv(tmp_path / "large.csv", large, label=estimator.predict(ROWS).tolist())
+    with pytest.raises(BadModel, match="float32 makes different values of a, b, c, d equal: export with a float64 input"):
+        pack(write_graph(tmp_path / "m", content), csv)
+    tied = np.full((60, 3), 1 / 3)
+    columns = {f"probability_{name}": tied[:, i].tolist() for i, name in enumerate(LEVELS)}
+    csv = write_csv(tmp_path / "tied.csv", ROWS, **columns)
+    with pytest.raises(BadModel, match=r"probabilities are equal in some rows \(60\)"):
+        pack(write_graph(tmp_path / "m", content), csv)
+
+
+def test_a_label_column_may_have_truth_values_and_words_for_missing_values(tmp_path):
+    numbers = logistic(classes=2)
+    truth = [bool(label) for label in numbers.predict(ROWS)]
+    csv = write_csv(tmp_path / "truth.csv", ROWS, label=truth)
+    pack(write_graph(tmp_path / "truth", graph_of(numbers)), csv)
+    assert golden_of(tmp_path / "truth")["proof"] == "expected"
+    words = logistic(["NA", "none"], classes=2)
+    csv = write_csv(tmp_path / "words.csv", ROWS, label=words.predict(ROWS).tolist())
+    pack(write_graph(tmp_path / "words", graph_of(words)), csv)
+    assert golden_of(tmp_path / "words")["proof"] == "expected"
+
+
+def text_graph(*names: str) -> bytes:
+    """Returns the graph of a ZipMap whose class is the place of a text among these names."""
+    nodes = [
+        helper.make_node("LabelEncoder", ["text"], ["place"], domain="ai.onnx.ml", keys_strings=names, values_int64s=[0, 1, 2]),
+        helper.make_node("Gather", ["table", "flat"], ["out"]),
+        helper.make_node("Reshape", ["place", "all"], ["flat"]),
+    ]
+    graph = helper.make_graph(
+        [nodes[0], nodes[2], nodes[1]],
+        "texts",
+        [helper.make_tensor_value_info("text", TensorProto.STRING, ["n", 1])],
+        [helper.make_tensor_value_info("out", FLOAT, ["n", 3])],
+        [numpy_helper.from_array(np.eye(3, dtype=np.float32), "table"), numpy_helper.from_array(np.array([-1]), "all")],
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+
+
+@pytest.mark.parametrize("names", [("TRUE", "false", "True"), ("NA", "1.50", "007"), (" x", "x ", "x")])
+def test_texts_are_those_of_the_cells(tmp_path, names):
+    lines = [f"{name},{label}" for name, label in zip(names, "abc", strict=True)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *lines, *lines]))
+    pack(write_graph(tmp_path, text_graph(*names), {"0": "a", "1": "b", "2": "c"}), tmp_path / "rows.csv")
+    assert {case["row"][0]: case["label"] for case in golden_of(tmp_path)["rows"]} == dict(zip(names, "abc", strict=True))
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_a_graph_that_mixes_rows_or_draws_numbers_is_refused(tmp_path, noise):
+    nodes = [
+        helper.make_node("RandomNormalLike", ["values"], ["random"])
+        if noise
+        else helper.make_node("Identity", ["values"], ["random"]),
+        helper.make_node("Softmax", ["random"], ["out"], axis=1 if noise else 0),
+    ]
+    path = write_graph(tmp_path, network(nodes))
+    with pytest.raises(BadModel, match="the graph gives other values for the row alone than in a batch of 60 rows"):
+        pack(path, ROWS, targets=("a", "b", "c"))
