@@ -54,7 +54,7 @@ CMD ["serve"]
 # verify prints, and the labels. With `docker build`, pass --build-arg MODEL_SEAL=sha256:… and --label yourself.
 FROM system AS tested
 COPY model /model
-ARG MODEL_SEAL=sha256:e35e5678900fc2e0e304d50131b2f96c76299ea74666fc7009729cfd0ffc9cda
+ARG MODEL_SEAL=sha256:9da68c07303bf20412745ecb6ecfe7b4b4bb968f3357e1c472f9557b61d17021
 ENV IRIS_MODEL_SEAL=${MODEL_SEAL}
 RUN ["/usr/bin/python3.13", "-I", "-m", "iris_wsgi", "verify"]
 
@@ -64,7 +64,7 @@ LABEL org.opencontainers.image.title="iris_wsgi" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.revision="unknown" \
       iris-wsgi.model.digest="sha256:6fc0a03084c2ebf7bdb7f10135a8a33d0705a81710862e421fedd460b2aae697" \
-      iris-wsgi.model.seal="sha256:e35e5678900fc2e0e304d50131b2f96c76299ea74666fc7009729cfd0ffc9cda"
+      iris-wsgi.model.seal="sha256:9da68c07303bf20412745ecb6ecfe7b4b4bb968f3357e1c472f9557b61d17021"
 COPY --from=tested /model /model
 
 FROM release AS full

@@ -68,8 +68,14 @@ def with_results(fitted: Pipeline, cases: list[tuple[str, list[float]]], names: 
 
 
 def golden_json(cases: list[dict], files: dict[str, bytes]) -> bytes:
-    """Returns golden.json for these files; the first is the model."""
+    """Returns golden.json for these files; the first is the model.
+
+    It names no runtime: the results are those of scikit-learn, and the bytes must not depend on the machine.
+    """
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    head = {"model": next(iter(files)), "files": digests, "tolerance": TOLERANCE}
+    # The class numbers of the label output of the graphs.
+    classes = list(range(len(cases[0]["probabilities"])))
+    head = {"model": next(iter(files)), "files": digests, "tolerance": TOLERANCE, "proof": "estimator", "kind": "classifier"}
+    head |= {"label": "both", "classes": classes}
     lines = ",\n".join("  " + json.dumps(case) for case in cases)
     return (json.dumps(head, indent=1)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n').encode()

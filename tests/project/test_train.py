@@ -1,5 +1,6 @@
 """bin/train writes the same bytes as the files of the model, and ONNX gives the results of scikit-learn."""
 
+import json
 import subprocess
 import sys
 import warnings
@@ -72,6 +73,16 @@ def test_the_model_card_shows_accuracy_confusion_and_both_pictures():
     for picture in ("decision_regions.png", "reliability.png"):
         assert f"]({picture})" in card
         assert (MODEL / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("folder", [".", *BESIDE])
+def test_every_shipped_model_says_that_its_golden_rows_come_from_scikit_learn(folder):
+    document = json.loads((MODEL / folder / "golden.json").read_text())
+    members = {name: document[name] for name in ("proof", "kind", "label")}
+    assert members == {"proof": "estimator", "kind": "classifier", "label": "both"}
+    assert document["classes"] == list(range(len(document["rows"][0]["probabilities"])))
+    # The bytes of the file must not depend on the runtime of a machine.
+    assert "runtime" not in document
 
 
 def test_training_csv_has_the_150_rows_of_scikit_learn(iris):
