@@ -107,7 +107,7 @@ def test_integers_are_exact(database, tmp_path, column, monkeypatch):
         database,
         packed,
         [[str(v) if column == "text" else v for v in row] for row in rows],
-        dict.fromkeys("x0 x1 x2 x3".split(), column),
+        dict.fromkeys(["x0", "x1", "x2", "x3"], column),
     )
     found = rows_of_runs(monkeypatch)
     assert score(database, folder) == 0 and found[-1:] == rows
