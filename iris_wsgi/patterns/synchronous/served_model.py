@@ -77,15 +77,17 @@ def serve(model: Model, predict: Predict, statistics: ModelStatistics) -> Served
     ordered = tuple(specs[output.name] for output in model.session.get_outputs() if output.name in specs)
     inputs = tuple(input_spec(model, i) for i in range(len(model.inputs)))
     classes = class_tensor(outputs, graph.label_type)
+    label = graph.label if len(specs) > 1 else None
+    join = rows_of_tensors(schema, inputs)
 
     def infer(tensors: Mapping[str, Tensor], deadline: float) -> Mapping[str, Tensor]:
-        return infer_rows(rows_of_tensors(schema, inputs, tensors), deadline)
+        return infer_rows(join(tensors), deadline)
 
     def infer_rows(rows: Array, deadline: float) -> Mapping[str, Tensor]:
         predicted = predict(rows, PredictContext(deadline)).outputs
         found: dict[str, Tensor] = {model.output: outputs.values(predicted)}
-        if len(specs) > 1 and graph.label:
-            found[graph.label] = classes[outputs.best(predicted)]
+        if label:
+            found[label] = classes[outputs.best(predicted)]
         return found
 
     signature = ModelSignature(model.name, version_of(model.version), inputs, ordered, outputs.columns)
@@ -108,18 +110,28 @@ def class_tensor(outputs: OutputSchema, label_type: str) -> Tensor:
     return np.array(list(numbers), DTYPES[LABEL_TYPES.get(label_type, "INT64")])
 
 
-def rows_of_tensors(schema: RowSchema, inputs: Sequence[TensorSpec], tensors: Mapping[str, Tensor]) -> Array:
-    """Joins the inputs to rows [n, features]. Raises BadRequest for values that rows cannot hold."""
-    if len(inputs) == 1 and inputs[0].datatype != "BYTES":
-        rows = tensors[inputs[0].name].reshape(-1, schema.width)
-    else:
+def rows_of_tensors(schema: RowSchema, inputs: Sequence[TensorSpec]) -> Callable[[Mapping[str, Tensor]], Array]:
+    """Returns the function that joins the inputs to rows [n, features]. It raises BadRequest for values that rows cannot hold."""
+    name, width = inputs[0].name, schema.width
+
+    def matrix(tensors: Mapping[str, Tensor]) -> Array:
+        return tensors[name].reshape(-1, width)
+
+    def columns(tensors: Mapping[str, Tensor]) -> Array:
         parts = [column_values(tensors[one.name], one) for one in inputs]
-        rows = np.concatenate(parts, axis=1).astype(schema.dtype)
-    if schema.has_missing and (wrong := schema.missing_error(rows)) is not None:
-        raise BadRequest(
-            f"#/inputs, row {wrong[0]}, {schema.features[wrong[1]].name}: the value is missing, and the model needs it."
-        )
-    return rows
+        return np.concatenate(parts, axis=1).astype(schema.dtype)
+
+    join = matrix if len(inputs) == 1 and inputs[0].datatype != "BYTES" else columns
+
+    def checked(tensors: Mapping[str, Tensor]) -> Array:
+        rows = join(tensors)
+        if (wrong := schema.missing_error(rows)) is not None:
+            raise BadRequest(
+                f"#/inputs, row {wrong[0]}, {schema.features[wrong[1]].name}: the value is missing, and the model needs it."
+            )
+        return rows
+
+    return checked if schema.has_missing else join
 
 
 def column_values(tensor: Tensor, spec: TensorSpec) -> Array:
