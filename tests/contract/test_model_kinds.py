@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import webtest
 from applications import RecordingLog
+from job_requests import run_worker
 from jsonschema import Draft202012Validator
 from metrics_text import sample_value
 from packed_models import KINDS, Answers, PackedModel, answers_of, feeds_of, write_model
@@ -295,6 +296,76 @@ def test_requests_and_responses_match_the_openapi_document(served):
         url = path.replace("{model}", "packed").replace("{id}", "described")
         response = app.get(url) if body is None else getattr(app, f"{method}_json")(url, body)
         Draft202012Validator(responses[str(response.status_int)]).validate(response.json)
+
+
+# Kinds with every kind of input and output.
+ROLES = ("web_single", "synchronous", "asynchronous", "sync_async", "data_cache", "prediction_cache")
+SOME_KINDS = (
+    "int64 input",
+    "columns of several types with missing values",
+    "one input of strings",
+    "the label of the graph",
+    "scores",
+    "one score",
+    "regressor",
+    "tree regressor of several types with missing values",
+    "map of strings",
+)
+
+
+def body_of(model: PackedModel, path: str) -> dict[str, Any]:
+    """Returns a valid request body for a path."""
+    if path.endswith("/infer"):
+        return {"inputs": v2_tensors(model, model.rows[:1], binary=False)[0]}
+    return {"instances" if path.endswith(":predict") else "data": model.rows[:1]}
+
+
+@pytest.mark.parametrize("kind", SOME_KINDS)
+@pytest.mark.parametrize("role", ROLES)
+def test_every_route_of_every_role_responds_as_documented(make_app, tmp_path, role, kind):
+    model, folder = KINDS[kind], write_model(tmp_path / "model", kind)
+    write_model(folder / "fast", kind, name="quick")
+    app = make_app(role=role, model_dir=str(folder))
+    document = app.get("/openapi.json").json
+    table, ids = app.service.app.table, {}
+    if "/jobs" in table:
+        ids["/jobs/{id}"] = app.post_json("/jobs", body_of(model, "/jobs")).json["id"]
+    if "/items/{id}" in table:
+        app.put_json("/items/a", body_of(model, "/items"))
+    for path, on_path in table.items():
+        for method, route in on_path.items():
+            body, (_, schemas) = None, contents_of(document, path, method.lower())
+            if route.body is not None:
+                body = json.dumps(body_of(model, path)).encode()
+            url = path.replace("{id}", ids.get(path, "a")).replace("{model}", "packed").replace("{version}", "1")
+            headers = {"Accept": route.doc.media_type} | ({"Content-Type": "application/json"} if body else {})
+            status = {"PUT": 200}.get(method, (*route.doc.success, *route.doc.failures)[0])
+            response = app.request(url, method=method, body=body or b"", headers=headers, status=status)
+            media_type = route.doc.media_type if status != 404 else "application/problem+json"
+            assert response.headers["Content-Type"] == media_type
+            if (schema := schemas.get(str(status))) is not None:
+                Draft202012Validator(schema).validate(response.json)
+
+
+@pytest.mark.parametrize("kind", SOME_KINDS)
+def test_a_hybrid_has_the_prediction_of_the_fast_model_at_once_and_that_of_the_full_model_by_a_job(make_app, tmp_path, kind):
+    model, folder = KINDS[kind], write_model(tmp_path / "model", kind)
+    write_model(folder / "fast", kind, name="quick")
+    answers = answers_of(folder, model, model.rows)
+    app = make_app(role="all", model_dir=str(folder))
+    served = Served(app, model, answers, model.members.get("kind", "classifier"))
+    for i, row in enumerate(model.rows):
+        for sent in (row, by_name(model, row)):
+            response = app.post_json("/predict/hybrid", {"data": [sent]}).json
+            assert response["provisional"].pop("model")["name"] == "quick"
+            expected = item_document(served, i)
+            expected.pop("classes", None)
+            assert response["provisional"] == expected and not response["degraded"]
+            run_worker(app)
+            record = app.get(response["final"]["href"]).json
+            assert record["status"] == "succeeded" and record.get("agrees") == (True if model.labels else None)
+            assert record["result"][MEMBERS[served.kind]] == [answers.values[i]]
+            assert record["result"].get("labels", [""]) == [answers.labels[i]]
 
 
 @pytest.mark.long
