@@ -12,12 +12,16 @@ from time import monotonic, sleep
 from typing import Any, NamedTuple
 
 from iris_wsgi.cli.http_client import connect, exchange
+from iris_wsgi.codec.model_schema import CLASSIFIER
 from iris_wsgi.model.artifact import GoldenRow
+from iris_wsgi.model.golden import value_scales
 from iris_wsgi.model.session import Model, load_model
 
 TIMEOUT_SECONDS, READY_SECONDS = 30.0, 15.0
 # The timeout of a job, and the period of its polling.
 JOB_SECONDS, POLL_SECONDS = 10.0, 0.1
+# The maximum number of golden rows that are sent.
+MAX_CASES = 100
 UNFINISHED = ("queued", "running")
 # The number of characters of a response that are printed, and the headers that are printed.
 MAX_SHOWN, SHOWN_HEADERS = 400, ("Location", "Cache-Status")
@@ -53,7 +57,10 @@ class TourResponse(NamedTuple):
 
 
 class TourClient:
-    """`cases` are golden rows of the `model` in the folder, one of each class. `role` and `routes` are those of the server."""
+    """`cases` are golden rows of the `model` in the folder: one of each class, and one with a missing value.
+
+    Of a regressor they are its first ones. `role` and `routes` are those of the server.
+    """
 
     def __init__(self, url: str, environ: Mapping[str, str], model_dir: str, credentials: Mapping[str, str]) -> None:
         """Raises BadModel."""
@@ -64,10 +71,9 @@ class TourClient:
         self.credentials = credentials
         self.model_dir = Path(model_dir)
         self.model, golden = load_model(self.model_dir)
-        firsts: dict[str, GoldenRow] = {}
-        for case in golden.cases:
-            firsts.setdefault(case.label, case)
-        self.cases, self.tolerance = list(firsts.values()), golden.tolerance
+        self.outputs = self.model.outputs
+        self.cases, self.tolerance = chosen(golden.cases), golden.tolerance
+        self.scales = value_scales(self.outputs, golden.cases)
         self.connection = connect(self.url, TIMEOUT_SECONDS)
         self.role = "unknown"
         self.routes: frozenset[tuple[str, str]] = frozenset()
@@ -120,9 +126,10 @@ class TourClient:
         """Sends a request, and prints it and its response. Raises Mismatch for an unsuccessful status."""
         body = None if document is None else json.dumps(document)
         own = {name.title(): value for name, value in headers.items()} | (JSON if body else {})
+        quoted = (body or "").replace("'", "'\\''")
         shown = dict.fromkeys(self.credentials, "Bearer …") | own
         words = [f"-X {method}"] * (method not in ("GET", "POST")) + [f"-H '{name}: {value}'" for name, value in shown.items()]
-        self.print(" ".join([f"$ curl -si {url or self.url}{path}", *words, *([f"-d '{body}'"] if body else [])]), CYAN)
+        self.print(" ".join([f"$ curl -si {url or self.url}{path}", *words, *([f"-d '{quoted}'"] if body else [])]), CYAN)
         connection = connect(url, TIMEOUT_SECONDS) if url else self.connection
         response, text = exchange(connection, method, path, body, {**self.credentials, **own})
         self.print(
@@ -157,12 +164,16 @@ class TourClient:
         if found != expected:
             raise Mismatch(f"{what} is {found!r}, expected {expected!r}")
 
-    def check(self, probabilities: Sequence[Any], label: object = None, case: GoldenRow | None = None) -> None:
-        """Compares probabilities and label with a golden row, by default the first. Raises Mismatch."""
-        case, found = case or self.cases[0], [float(value) for value in probabilities]
-        if not all(abs(a - b) <= self.tolerance for a, b in zip(found, case.outputs, strict=True)):
-            raise Mismatch(f"the probabilities are {found}, expected {case.outputs} within {self.tolerance:g}")
-        self.check_equal("the label", label or self.model.labels[found.index(max(found))], case.label)
+    def check(self, values: Sequence[Any], label: object = None, case: GoldenRow | None = None) -> None:
+        """Compares probabilities, scores, or values, and the label, with a golden row, by default the first. Raises Mismatch."""
+        case, found = case or self.cases[0], [float(value) for value in values]
+        pairs = zip(found, case.outputs, self.scales, strict=True)
+        if not all(abs(a - b) <= self.tolerance * scale for a, b, scale in pairs):
+            raise Mismatch(f"the {self.outputs.name} are {found}, expected {case.outputs} within {self.tolerance:g}")
+        if label is None and self.outputs.kind == CLASSIFIER and not self.outputs.has_label_column:
+            label = self.model.labels[self.outputs.best_of(found)]
+        if label is not None:
+            self.check_equal("the label", label, case.label)
 
     @contextmanager
     def prep(self) -> Iterator[str]:
@@ -187,6 +198,13 @@ class TourClient:
         finally:
             child.terminate()
             child.communicate()
+
+
+def chosen(cases: Sequence[GoldenRow]) -> list[GoldenRow]:
+    """Returns the first golden row of each class, or the first ones of a regressor, and one with a missing value."""
+    firsts = {case.label or i: case for i, case in reversed([*enumerate(cases)])}
+    found = [case for case in cases if any(case is first for first in firsts.values())][:MAX_CASES]
+    return found + [case for case in cases if None in case.row and all(case is not one for one in found)][:1]
 
 
 def parse_description(text: str) -> tuple[str, frozenset[tuple[str, str]]]:

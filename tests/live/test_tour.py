@@ -9,10 +9,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import ClassVar
 
 import pytest
+from chosen_models import pack_mixed
 from edge_bundles import build_bundle
 from fault_proxy import FaultProxy
 from http_clients import fetch, wait_until
 from http_clients import http_request as http
+from packed_models import write_model
 from pattern_table import ROWS
 from project import MODEL, ROOT
 
@@ -254,3 +256,35 @@ def test_in_a_terminal_the_output_is_colored(run):
     line = f"{ROOT / 'bin/tour'} http://127.0.0.1:1"
     terminal_output = subprocess.run([shutil.which("script"), "-qec", line, "/dev/null"], capture_output=True, text=True).stdout
     assert "\x1b[1mThe server at http://127.0.0.1:1:\x1b[0m" in terminal_output
+
+
+# The patterns that are served for a model of each kind without companions.
+CLASSIFIER_PATTERNS = ["web single", "synchronous", "asynchronous", "batch", "prediction cache", "data cache"]
+KIND_REASONS = {
+    "scores": "it is for classifiers with probabilities, and this model gives scores",
+    "regressor of three targets": "it is for classifiers with probabilities, and this model gives values",
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["columns of several types with missing values", "the label of the graph", "scores",
+                                  "regressor of three targets", "float64 input", "map of strings"])  # fmt: skip
+def test_a_model_of_any_kind_is_correct_in_its_patterns_and_the_others_have_a_reason(run, tmp_path, kind):
+    folder = write_model(tmp_path / "model", kind)
+    found = unserved_patterns(tour(run("--model-dir", str(folder)).url, "--model-dir", str(folder)))
+    assert set(NAMES) - found.keys() == set(CLASSIFIER_PATTERNS)
+    if kind in KIND_REASONS:
+        assert {found[name] for name in ("prep-pred", "horizontal microservice", "edge AI")} == {KIND_REASONS[kind]}
+    elif "types" in kind:
+        assert found["edge AI"] == "it is for features of the type float32, and this model has some of bool, int64, string"
+
+
+@pytest.mark.long
+def test_names_with_commas_and_strings_with_quotes_are_sent_as_they_are(run, tmp_path):
+    folder = pack_mixed(tmp_path / "model")
+    result = tour(run("--model-dir", str(folder)).url, "--model-dir", str(folder))
+    assert not errors_in(result) and '"age, in years",rooms,city,owner' in result.stdout
+
+
+def errors_in(process: subprocess.CompletedProcess) -> str:
+    return process.stderr or "".join(line for line in process.stdout.splitlines() if " is wrong: " in line)
