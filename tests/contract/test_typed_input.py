@@ -15,11 +15,13 @@ from iris_data import IRIS_ROWS
 from item_stores import open_item_store
 from job_requests import run_worker, worker_of
 from metrics_text import sample_value
-from packed_models import BROKEN, KINDS, LIMIT, answers_of, write_model
+from packed_models import BROKEN, KINDS, LIMIT, answers_of, seal, write_model
 from project import MODEL
 
 from iris_wsgi.factory import build
 from iris_wsgi.http.cache_headers import SHARED_CACHE
+from iris_wsgi.model.session import load_model
+from iris_wsgi.packing.folder import training_csv
 from iris_wsgi.patterns.asynchronous.worker import WRONG_WIDTH
 from iris_wsgi.settings import Settings
 
@@ -459,3 +461,24 @@ def test_the_second_level_of_the_caches_holds_the_rows_of_every_schema(serve, ki
     run_worker(second)
     assert first.get(job).json["result"] == expected
     assert second.post_json("/jobs", {"data": packed.rows}, headers={"Idempotency-Key": "k"}).json["href"] == job
+
+
+# Training rows.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_training_rows_of_every_schema_are_served_and_are_the_first_items(make_app, tmp_path, kind):
+    packed, folder = KINDS[kind], write_model(tmp_path / "model", kind)
+    features = load_model(folder)[0].features
+    labels = answers_of(folder, packed, packed.rows).labels
+    (folder / "training.csv").write_bytes(training_csv(features, packed.rows, labels if packed.labels else None))
+    document = json.loads((folder / "golden.json").read_text())
+    del document["files"]
+    seal(folder, document)
+    app = make_app(role="all", model_dir=str(folder))
+    document = app.get("/training").json
+    assert document["features"] == [name for name, _, _ in packed.features] and document["rows"] == packed.rows
+    assert [document["labels"][i] for i in document["classes"]] == (labels if packed.labels else [])
+    for i, row in enumerate(packed.rows):
+        assert app.get(f"/items/{i:04d}").json["data"] == [row]
+        app.get(f"/items/{i:04d}/prediction")
