@@ -118,7 +118,7 @@ def local_model(start: StartupContext) -> ModelBackend:
         measured(within_deadline(model, RunWatchdog()), model, model.outputs, ModelMetrics(start.registry, model)),
         Sample(row, model.predict(row)),
         latency,
-        health_routes.Readiness(lambda: golden.passes(model, first, pinned.tolerance), latency.single_row),
+        health_routes.Readiness(lambda: golden.passes(model, pinned.cases, pinned.tolerance), latency.single_row),
         partial(golden.batch_difference, model, pinned.cases),
         self_test,
     )

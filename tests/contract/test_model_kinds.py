@@ -10,12 +10,13 @@ from applications import RecordingLog
 from job_requests import run_worker
 from jsonschema import Draft202012Validator
 from metrics_text import sample_value
-from packed_models import KINDS, Answers, PackedModel, answers_of, feeds_of, write_model
+from packed_models import INTEGERS, KINDS, Answers, Input, PackedModel, answers_of, feeds_of, node, write, write_model
 
 from iris_wsgi.factory import build
 from iris_wsgi.settings import Settings
 
-DATATYPES = {"float32": "FP32", "float64": "FP64", "int64": "INT64", "int32": "INT32", "bool": "BOOL", "string": "BYTES"}
+DATATYPES = {"float32": "FP32", "float64": "FP64", "bool": "BOOL", "string": "BYTES"} | {name: name.upper() for name in INTEGERS}
+LABEL_TYPES = {"tensor(int64)": "INT64", "tensor(int32)": "INT32", "tensor(bool)": "BOOL", "tensor(string)": "BYTES"}
 MEMBERS = {"classifier": "probabilities", "scores": "scores", "regressor": "values"}
 NO_CACHE = {"Cache-Control": "no-cache"}
 
@@ -46,6 +47,11 @@ def served(request, tmp_path_factory):
 def by_name(model: PackedModel, row: list[Any]) -> dict[str, Any]:
     """Returns a row as an object without the missing values."""
     return {name: value for (name, _, _), value in zip(model.features, row, strict=True) if value is not None}
+
+
+def label_type(served: Served) -> str:
+    """Returns the type of the label output of the graph."""
+    return next(one.type for one in served.app.service.model.session.get_outputs() if one.name == served.model.label)
 
 
 def batch_document(served: Served) -> dict[str, Any]:
@@ -160,8 +166,7 @@ def test_inference_requests_return_the_values_of_the_graph_with_its_own_labels(s
     assert set(outputs) == {served.model.values} | ({served.model.label} if served.model.label else set())
     if served.model.label:
         label = outputs[served.model.label]
-        first = served.answers.classes[0]
-        datatype = "BYTES" if isinstance(first, str) else "BOOL" if isinstance(first, bool) else "INT64"
+        datatype = LABEL_TYPES[label_type(served)]
         assert (label["datatype"], label["shape"]) == (datatype, [len(served.model.rows)])
         assert label["data"] == served.answers.classes
         assert [type(value) for value in label["data"]] == [type(value) for value in served.answers.classes]
@@ -184,8 +189,34 @@ def test_all_outputs_can_be_requested_as_binary_data(served):
         if isinstance(classes[0], str):
             expected = b"".join(len(name.encode()).to_bytes(4, "little") + name.encode() for name in classes)
         else:
-            expected = np.array(classes, "?" if isinstance(classes[0], bool) else "<i8").tobytes()
+            expected = np.array(classes, {"INT64": "<i8", "INT32": "<i4", "BOOL": "?"}[LABEL_TYPES[label_type(served)]]).tobytes()
         assert parts[served.model.label] == expected
+
+
+def test_a_raw_request_is_the_matrix_of_the_only_input(served):
+    feeds = feeds_of(served.model, served.model.rows)
+    content = b"".join(array.tobytes() for array in feeds.values() if array.dtype != object) or b"\0\0\0\0"
+    headers = {"Inference-Header-Content-Length": "0", "Content-Type": "application/octet-stream"}
+    is_raw = len(feeds) == 1 and next(iter(feeds.values())).dtype != object
+    response = served.app.post("/v2/models/packed/infer", content, headers=headers, status=200 if is_raw else 400)
+    if is_raw:
+        assert response.body.count(np.array(served.answers.values, "<f4").tobytes()) == 1
+    else:
+        assert "which this model cannot take" in response.json["error"]
+
+
+def test_the_highest_values_can_be_requested_with_the_names_of_their_columns(served):
+    inputs, _ = v2_tensors(served.model, served.model.rows, binary=False)
+    parameters = {"classification": 1}
+    body = {"inputs": inputs, "outputs": [{"name": served.model.values, "parameters": parameters}]}
+    (output,) = served.app.post_json("/v2/models/packed/infer", body).json["outputs"]
+    names = served.model.members.get("columns", served.model.labels)
+    best = [max(range(len(row)), key=row.__getitem__) for row in served.answers.values]
+    expected = [f"{row[j]!r}:{j}:{names[j]}" for row, j in zip(served.answers.values, best, strict=True)]
+    assert (output["datatype"], output["data"]) == ("BYTES", expected)
+    if served.model.label:
+        body["outputs"] = [{"name": served.model.label, "parameters": parameters}]
+        assert "classification" in served.app.post_json("/v2/models/packed/infer", body, status=400).json["error"]
 
 
 def test_the_metadata_and_the_configuration_of_the_protocol_name_the_type_of_each_tensor(served):
@@ -345,6 +376,42 @@ def test_every_route_of_every_role_responds_as_documented(make_app, tmp_path, ro
             assert response.headers["Content-Type"] == media_type
             if (schema := schemas.get(str(status))) is not None:
                 Draft202012Validator(schema).validate(response.json)
+
+
+STRANGE = ('"', "\\", "a\nb", "京都", "a/b~c", "{label}", "<b>", "\U0001f600", "\u2028", "'", "a=1,b", " ", "ü:1:x", "%s", "\x7f")
+
+
+def test_labels_features_and_names_may_have_any_characters(make_app, tmp_path):
+    features = [(name, "float32", False) for name in STRANGE]
+    nodes = [node("MatMul", "input narrow", "x"), *KINDS["columns of floats"].nodes[-3:]]
+    narrow = np.eye(len(STRANGE), 4, dtype=np.float32)
+    base = KINDS["columns of floats"]
+    packed = base._replace(
+        nodes=nodes,
+        inputs=[Input("input", "float32", len(STRANGE))],
+        features=features,
+        labels=STRANGE[:3],
+        constants={**base.constants, "narrow": narrow},
+        rows=[list(range(len(STRANGE))), [1.0] * len(STRANGE)],
+    )
+    folder = write(tmp_path / "model", packed, name="ü b", version='1 "x"')
+    app = make_app(role="all", model_dir=str(folder))
+    labels = answers_of(folder, packed, packed.rows).labels
+    sent = dict(zip(STRANGE, packed.rows[0], strict=True))
+    assert app.post_json("/predict/batch", {"data": packed.rows}).json["labels"] == labels
+    assert app.post_json("/predict/label", {"data": [sent]}).json == {"prediction": labels[0]}
+    app.post_json("/predict/label", {"data": [dict.fromkeys(STRANGE, 1000)]})
+    for name in STRANGE:
+        fault = app.post_json("/predict", {"data": [sent | {name: "x"}]}, status=422).json["errors"][0]
+        assert fault["pointer"] == "#/data/0/" + name.replace("~", "~0").replace("/", "~1")
+    text = app.get("/metrics").text
+    assert sample_value(text, "model_input_out_of_range_total", feature=STRANGE[2]) == 1
+    assert sample_value(text, "model_rows_total", label=labels[0]) > 0
+    assert app.get("/v2/models/%C3%BC%20b").json["name"] == "ü b"
+    assert app.get("/metadata").json["model"]["name"] == "ü b"
+    contents_of(app.get("/openapi.json").json, "/predict", "post")
+    app.put_json("/items/a", {"data": [sent]})
+    assert app.get("/items/a/prediction").json["label"] == labels[0]
 
 
 @pytest.mark.parametrize("kind", SOME_KINDS)

@@ -18,7 +18,11 @@ ML = "ai.onnx.ml"
 OPSETS = [helper.make_opsetid("", 18), helper.make_opsetid(ML, 3)]
 FLOAT, DOUBLE, INT64, INT32 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32
 BOOL, STRING = TensorProto.BOOL, TensorProto.STRING
-TYPES = {"float32": FLOAT, "float64": DOUBLE, "int64": INT64, "int32": INT32, "bool": BOOL, "string": STRING}
+INTEGERS = {
+    name: getattr(TensorProto, name.upper())
+    for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+}
+TYPES = {"float32": FLOAT, "float64": DOUBLE, "bool": BOOL, "string": STRING, **INTEGERS}
 CITIES = ("Kyoto", "Osaka", "Tokyo")
 WEIGHTS = np.array([[1, -1, 0.5], [0.25, 0.5, -1], [-0.5, 0.125, 0.75], [0.5, -0.25, 0.25]], np.float32)
 # A row with a first value over this gets a wrong output from the kinds in BROKEN. The golden rows are below.
@@ -193,6 +197,17 @@ def ints_and_floats() -> PackedModel:
     return linear(nodes, [Input(name, kind, 1) for name, kind in kinds.items()], features, rows, {"zero": np.zeros(1)})
 
 
+def integer_columns() -> PackedModel:
+    """Returns a classifier of one column of every integer type."""
+    nodes = [node("Cast", name, f"{name}_float", to=FLOAT) for name in INTEGERS]
+    nodes.append(node("Concat", " ".join(f"{name}_float" for name in INTEGERS), "eight", axis=1))
+    nodes.append(node("MatMul", "eight narrow", "x"))
+    rows: list[list[Any]] = [[1, -2, 3, -4, 5, 6, 7, 8], [-128, -3, 0, 9, 255, 0, 2, 1], [2, 2, 2, -2, 0, 7, 1, 3]]
+    narrow = (np.arange(32, dtype=np.float32).reshape(8, 4) % 7 - 3) / 64
+    inputs = [Input(name, name, 1) for name in INTEGERS]
+    return linear(nodes, inputs, [(name, name, False) for name in INTEGERS], rows, {"narrow": narrow})
+
+
 def missing_values(kind: str = "float32") -> PackedModel:
     """Returns a classifier of floats, of which the first and the third may be missing."""
     nodes = [
@@ -234,6 +249,15 @@ def classes(values: Sequence[Any], labels: tuple[str, ...], label: str = "both",
     return PackedModel(
         nodes, [Input("input", "float32", 4)], outputs, constants, numbered(4), rows, labels, members, label="label"
     )
+
+
+def column_of_labels() -> PackedModel:
+    """Returns a classifier with int32 labels in the shape [N, 1]."""
+    packed = classes((3, 7), ("three", "seven"))
+    nodes = [*packed.nodes[:-1], node("Gather", "values number", "wide"), node("Cast", "wide", "flat", to=INT32)]
+    nodes.append(node("Reshape", "flat column", "label"))
+    outputs = [output("label", INT32, [None, 1]), packed.outputs[1]]
+    return packed._replace(nodes=nodes, outputs=outputs, constants={**packed.constants, "column": np.array([-1, 1])})
 
 
 def sigmoid(rank: int) -> PackedModel:
@@ -455,6 +479,7 @@ KINDS: dict[str, PackedModel] = {
     "columns of several types": mixed_columns(),
     "columns of several types with missing values": mixed_columns(missing=True),
     "columns of several numeric types": ints_and_floats(),
+    "columns of every integer type": integer_columns(),
     "one input of strings": string_matrix(),
     "float columns with missing values, and strings": float_matrix_and_string(),
     "missing values": missing_values(),
@@ -463,6 +488,7 @@ KINDS: dict[str, PackedModel] = {
     "the label of the highest probability": classes((0, 1), ("no", "yes"), "argmax", threshold=0.25),
     "classes 10, 20, 30": classes((10, 20, 30), ("ten", "twenty", "thirty")),
     "classes -1 and 1": classes((-1, 1), ("-1", "1")),
+    "int32 classes in a column": column_of_labels(),
     "bool classes": classes((False, True), ("False", "True")),
     "string classes": classes(("zeta", "alpha", "mu"), ("zeta", "alpha", "mu")),
     "one probability in a column": sigmoid(2),
@@ -533,7 +559,7 @@ def answers_of(folder: Path, model: PackedModel, rows: Sequence[Sequence[Any]]) 
     if not model.labels:
         return Answers(values.tolist(), [""] * len(rows), [])
     if model.members.get("label") == "graph":
-        numbers = [own.index(value) for value in label_output[0].tolist()]
+        numbers = [own.index(value) for value in label_output[0].ravel().tolist()]
     else:
         numbers = values.argmax(axis=1).tolist()
     return Answers(values.tolist(), [model.labels[i] for i in numbers], [own[i] for i in numbers])

@@ -14,7 +14,7 @@ from packed_models import KINDS, classes, node, output, regressor, save, seal, w
 
 from iris_wsgi.errors import BadModel
 from iris_wsgi.model.artifact import parse_golden
-from iris_wsgi.model.golden import load_verified_model
+from iris_wsgi.model.golden import load_verified_model, passes
 from iris_wsgi.model.session import load_model
 
 relaxed = settings(max_examples=400 if CI else 120, deadline=None, suppress_health_check=list(HealthCheck))
@@ -163,6 +163,15 @@ def test_scores_and_values_are_compared_by_the_largest_value_of_their_column(tmp
     load_verified_model(change(folder, rows=rows))
     rows[0][name][1] += 9e-6 * largest
     assert "golden row 0" in refused(change(folder, rows=rows)) and "off by 1.8e-05" in refused(folder)
+
+
+def test_a_first_row_near_zero_stays_ready_within_the_tolerance_of_its_column(tmp_path):
+    folder = write_model(tmp_path, "regressor")
+    rows = json.loads((folder / "golden.json").read_text())["rows"]
+    rows[0], rows[-1] = {"row": [0.0, 0.0, 0.0, 0.0], "values": [1e-9]}, rows[0]
+    model, golden, _ = load_verified_model(change(folder, rows=rows))
+    assert passes(model, golden.cases, golden.tolerance)
+    assert not passes(model, [golden.cases[0]._replace(outputs=[1.0]), *golden.cases[1:]], golden.tolerance)
 
 
 @pytest.mark.parametrize("tolerance", [NAN, -1.0])
