@@ -1,0 +1,185 @@
+"""Judge of a packed model: every label and every value against the predictions of the library that trained the model."""
+
+import io
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from own_model import Kind, OwnModel
+from predictions import (
+    Predictions,
+    Send,
+    WrongResponse,
+    application,
+    ask,
+    by_batch,
+    by_http,
+    by_v2_binary,
+    by_v2_json,
+    json_rows,
+    v2_model,
+    write_csv,
+)
+
+import iris_wsgi
+from iris_wsgi.cli.main import main
+from iris_wsgi.errors import BadModel
+
+TOLERANCE = 1e-5
+ESTIMATOR, GRAPH = "estimator", "graph"
+MAX_FAULTS = 5
+Serve = Callable[[Path, Path], AbstractContextManager[Send]]
+
+
+class Verdict(NamedTuple):
+    """Outcome of one kind that was packed in one way. `refusal` is the message of pack, or empty."""
+
+    kind: str
+    packed_as: str
+    refusal: str
+    worst: float
+    seconds: float
+    faults: Sequence[str]
+
+
+def judge(kind: Kind, scratch: Path, serve: Serve = application) -> Iterator[Verdict]:
+    """Makes the model, packs it in each way that it allows, and compares the predictions or the refusal with the requirement."""
+    own = kind.make()
+    for packed_as in packings(own):
+        began = time.monotonic()
+        folder = scratch / f"{kind.name}_{packed_as}"
+        folder.mkdir(parents=True)
+        refusal, worst, faults = outcome(kind, own, packed_as, folder, serve)
+        yield Verdict(kind.name, packed_as, refusal, worst, time.monotonic() - began, faults[:MAX_FAULTS])
+
+
+def packings(own: OwnModel) -> Iterator[str]:
+    if own.estimator is not None:
+        yield ESTIMATOR
+    if own.graph is not None:
+        yield GRAPH
+
+
+def outcome(kind: Kind, own: OwnModel, packed_as: str, folder: Path, serve: Serve) -> tuple[str, float, list[str]]:
+    """Returns the message of a refusal, the worst difference, and the faults."""
+    refusal = pack(own, packed_as, folder)
+    if refusal:
+        return refusal, 0.0, kind.faults_of_refusal(refusal)
+    if kind.refused and own.labels is None and own.values is None:
+        return "", 0.0, ["it is served, and the library predicts several labels per row"]
+    try:
+        worst, faults = compare_all(own, folder / "packed", folder, serve)
+    except (WrongResponse, BadModel, AssertionError, KeyError) as error:
+        worst, faults = 0.0, [f"{type(error).__name__}: {error}"]
+    if kind.refused and not kind.may_serve:
+        faults.insert(0, "it is served, and it should be refused")
+    return "", worst, faults
+
+
+def pack(own: OwnModel, packed_as: str, folder: Path) -> str:
+    """Packs the model into the folder `packed`. Returns the message of a refusal, or an empty string."""
+    if packed_as == ESTIMATOR:
+        try:
+            iris_wsgi.pack(own.estimator, own.rows, folder / "packed", **pack_options(own))
+        except BadModel as error:
+            return str(error)
+        return ""
+    source = folder / "exported"
+    source.mkdir()
+    assert own.graph is not None
+    (source / "model.onnx").write_bytes(own.graph)
+    for name, content in own.files.items():
+        (source / name).write_bytes(content)
+    if own.label_json is not None:
+        (source / "label.json").write_text(json.dumps(own.label_json))
+    write_rows(own, source / "rows.csv")
+    words = ["pack", str(source / "model.onnx"), "--rows", str(source / "rows.csv"), "--out", str(folder / "packed")]
+    return run_command([*words, *(["--label", own.label] if own.label else [])])
+
+
+def pack_options(own: OwnModel) -> dict[str, Any]:
+    return {"labels": list(own.label_json.values())} if own.label_json else {}
+
+
+def run_command(words: Sequence[str]) -> str:
+    """Runs a command. Returns its standard error if it fails, or an empty string."""
+    errors = io.StringIO()
+    with redirect_stderr(errors), redirect_stdout(io.StringIO()):
+        status = main(words)
+    return errors.getvalue() if status else ""
+
+
+def feature_names(rows: Any) -> list[str]:
+    if isinstance(rows, pd.DataFrame):
+        return [str(name) for name in rows.columns]
+    return [f"f{place}" for place in range(np.asarray(rows).reshape(len(rows), -1).shape[1])]
+
+
+def write_rows(own: OwnModel, path: Path) -> None:
+    """Writes the CSV of pack: the features, and the expected labels, or the expected values of a regressor."""
+    names = feature_names(own.rows)
+    rows = json_rows(own.rows, [{"name": name} for name in names]).values
+    if own.labels is not None and own.has_expected:
+        # A library's predict() gives label values. A network gives none, so its user writes names.
+        labels = own.label_names if own.estimator is None and own.label_json else own.labels
+        names, rows = [*names, "label"], [[*row, label] for row, label in zip(rows, labels, strict=True)]
+    elif own.values is not None and own.has_expected:
+        targets = [f"target_{place}" for place in range(own.values.shape[1])]
+        names, rows = [*names, *targets], [[*row, *values] for row, values in zip(rows, own.values.tolist(), strict=True)]
+    write_csv(path, names, rows)
+
+
+def compare_all(own: OwnModel, packed: Path, scratch: Path, serve: Serve) -> tuple[float, list[str]]:
+    """Asks for every row by every way. Returns the worst difference and the faults."""
+    golden = json.loads((packed / "golden.json").read_text())
+    rows = json_rows(own.rows, golden["features"])
+    faults = list(faults_of_golden(own, golden))
+    with serve(packed, scratch / "state") as send:
+        name = ask(send, "GET", "/metadata")["model"]["name"]
+        model = v2_model(send, name)
+        found = [by_http(send, rows, golden["kind"]), by_v2_json(send, rows, model), by_v2_binary(send, rows, model)]
+    found.append(by_batch(packed, rows, scratch))
+    worst = 0.0
+    for predictions in found:
+        off, more = compare(own, predictions, golden)
+        worst, faults = max(worst, off), faults + more
+    return worst, faults
+
+
+def faults_of_golden(own: OwnModel, golden: dict[str, Any]) -> Iterator[str]:
+    """Yields a line if golden.json calls the model another kind than the library does."""
+    if own.kind and golden["kind"] != own.kind:
+        yield f"golden.json has the kind {golden['kind']}, and the library gives {own.kind}"
+    if golden["kind"] != "regressor" and own.classes and golden["classes"] != list(own.classes):
+        yield f"golden.json has the classes {golden['classes'][:5]}, and the library has {list(own.classes)[:5]}"
+
+
+def compare(own: OwnModel, predictions: Predictions, golden: dict[str, Any]) -> tuple[float, list[str]]:
+    """Returns the largest difference of a value, in units of its scale, and the faults of one way."""
+    faults = []
+    expected_labels = own.labels if predictions.raw else own.label_names
+    if predictions.labels is not None and expected_labels is not None:
+        wrong = [place for place, label in enumerate(expected_labels) if predictions.labels[place] != label]
+        if wrong:
+            place = wrong[0]
+            found, expected = predictions.labels[place], expected_labels[place]
+            faults.append(
+                f"{predictions.way}: {len(wrong)} labels are wrong; row {place} has {found!r}, expected is {expected!r}"
+            )
+    elif expected_labels is not None and not predictions.raw:
+        faults.append(f"{predictions.way}: there are no labels")
+    if predictions.values is None or own.values is None:
+        return 0.0, faults
+    if predictions.values.shape != own.values.shape:
+        return 0.0, [*faults, f"{predictions.way}: the values have the shape {predictions.values.shape}, not {own.values.shape}"]
+    scale = np.ones(own.values.shape[1]) if own.kind == "classifier" else np.abs(own.values).max(axis=0)
+    off = float((np.abs(predictions.values - own.values) / np.maximum(scale, 1e-30)).max())
+    # "not <=" instead of ">": a NaN must not pass.
+    if not off <= TOLERANCE:
+        faults.append(f"{predictions.way}: a value is off by {off:.1e}")
+    return off, faults
