@@ -121,17 +121,25 @@ def feature_names(rows: Any) -> list[str]:
 
 
 def write_rows(own: OwnModel, path: Path) -> None:
-    """Writes the CSV of pack: the features, and the expected labels, or the expected values of a regressor."""
+    """Writes the CSV of pack: the features, and the expected labels with probabilities, or the expected values of a regressor."""
     names = feature_names(own.rows)
     rows = json_rows(own.rows, [{"name": name} for name in names]).values
-    if own.labels is not None and own.has_expected:
-        # A library's predict() gives label values. A network gives none, so its user writes names.
-        labels = own.label_names if own.estimator is None and own.label_json else own.labels
-        names, rows = [*names, "label"], [[*row, label] for row, label in zip(rows, labels, strict=True)]
-    elif own.values is not None and own.has_expected:
-        targets = [f"target_{place}" for place in range(own.values.shape[1])]
-        names, rows = [*names, *targets], [[*row, *values] for row, values in zip(rows, own.values.tolist(), strict=True)]
+    for name, column in expected_columns(own) if own.has_expected else ():
+        names = [*names, name]
+        rows = [[*row, value] for row, value in zip(rows, column, strict=True)]
     write_csv(path, names, rows)
+
+
+def expected_columns(own: OwnModel) -> Iterator[tuple[str, Sequence[Any]]]:
+    """Yields the names and the values of the columns with expected predictions."""
+    if own.labels is not None:
+        # A library's predict() gives label values. A network gives none, so its user writes names.
+        yield "label", own.label_names if own.estimator is None and own.label_json else own.labels
+    if own.values is None or own.kind == "scores":
+        return
+    prefix, columns = ("value", range(own.values.shape[1])) if own.kind == "regressor" else ("probability", own.classes)
+    for name, column in zip(columns, own.values.T.tolist(), strict=False):
+        yield f"{prefix}_{name}", column
 
 
 def compare_all(own: OwnModel, packed: Path, scratch: Path, serve: Serve) -> tuple[float, list[str]]:
@@ -146,7 +154,7 @@ def compare_all(own: OwnModel, packed: Path, scratch: Path, serve: Serve) -> tup
     found.append(by_batch(packed, rows, scratch))
     worst = 0.0
     for predictions in found:
-        off, more = compare(own, predictions, golden)
+        off, more = compare(own, predictions)
         worst, faults = max(worst, off), faults + more
     return worst, faults
 
@@ -159,27 +167,28 @@ def faults_of_golden(own: OwnModel, golden: dict[str, Any]) -> Iterator[str]:
         yield f"golden.json has the classes {golden['classes'][:5]}, and the library has {list(own.classes)[:5]}"
 
 
-def compare(own: OwnModel, predictions: Predictions, golden: dict[str, Any]) -> tuple[float, list[str]]:
+def compare(own: OwnModel, predictions: Predictions) -> tuple[float, list[str]]:
     """Returns the largest difference of a value, in units of its scale, and the faults of one way."""
-    faults = []
-    expected_labels = own.labels if predictions.raw else own.label_names
-    if predictions.labels is not None and expected_labels is not None:
-        wrong = [place for place, label in enumerate(expected_labels) if predictions.labels[place] != label]
-        if wrong:
-            place = wrong[0]
-            found, expected = predictions.labels[place], expected_labels[place]
-            faults.append(
-                f"{predictions.way}: {len(wrong)} labels are wrong; row {place} has {found!r}, expected is {expected!r}"
-            )
-    elif expected_labels is not None and not predictions.raw:
-        faults.append(f"{predictions.way}: there are no labels")
-    if predictions.values is None or own.values is None:
+    way, values = predictions.way, predictions.values
+    faults = [f"{way}: {fault}" for fault in faults_of_labels(own, predictions)]
+    if own.values is None:
         return 0.0, faults
-    if predictions.values.shape != own.values.shape:
-        return 0.0, [*faults, f"{predictions.way}: the values have the shape {predictions.values.shape}, not {own.values.shape}"]
-    scale = np.ones(own.values.shape[1]) if own.kind == "classifier" else np.abs(own.values).max(axis=0)
-    off = float((np.abs(predictions.values - own.values) / np.maximum(scale, 1e-30)).max())
+    if values.shape != own.values.shape:
+        return 0.0, [*faults, f"{way}: the values have the shape {values.shape}, not {own.values.shape}"]
+    scale = np.ones(values.shape[1]) if own.kind == "classifier" else np.abs(own.values).max(axis=0)
+    off = float((np.abs(values - own.values) / np.maximum(scale, 1e-30)).max())
     # "not <=" instead of ">": a NaN must not pass.
-    if not off <= TOLERANCE:
-        faults.append(f"{predictions.way}: a value is off by {off:.1e}")
-    return off, faults
+    return off, faults if off <= TOLERANCE else [*faults, f"{way}: a value is off by {off:.1e}"]
+
+
+def faults_of_labels(own: OwnModel, predictions: Predictions) -> Iterator[str]:
+    """Yields a line if labels are absent or wrong. A graph without a label output has no labels in the protocol v2."""
+    expected, found = own.labels if predictions.raw else own.label_names, predictions.labels
+    if not expected or (found is None and predictions.raw):
+        return
+    if found is None or len(found) != len(expected):
+        yield f"there are {len(found or ())} labels for {len(expected)} rows"
+        return
+    if wrong := [place for place, label in enumerate(expected) if found[place] != label]:
+        place = wrong[0]
+        yield f"wrong labels: {len(wrong)}; row {place} has {found[place]!r}, expected is {expected[place]!r}"

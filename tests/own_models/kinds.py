@@ -7,7 +7,7 @@ import sklearn_models as sklearn
 from own_model import Kind
 
 # Parts of the messages of refusals: the fault, and the change to make.
-LABEL_FILE = r"label\.json"
+LABEL_FILE = r"label(s|\.json)"
 DISAGREES = r"disagree|differ"
 SEVERAL_LABELS = r"several labels"
 SEVERAL_OUTPUTS = r"one output"
@@ -25,7 +25,7 @@ KINDS = (
     Kind(sklearn.label_json_too_many, LABEL_FILE),
     Kind(sklearn.label_json_too_few, LABEL_FILE),
     Kind(sklearn.label_json_too_many_tensor, LABEL_FILE),
-    Kind(sklearn.label_json_keyed_by_label, LABEL_FILE),
+    Kind(sklearn.label_json_keyed_by_label),
     Kind(sklearn.labels_10_20_30),
     Kind(sklearn.labels_10_20_30_unnamed, slow=True),
     Kind(sklearn.labels_minus_1_and_1),

@@ -41,13 +41,11 @@ class OwnModel(NamedTuple):
         return "classifier" if is_share and np.allclose(self.values.sum(axis=1), 1, atol=1e-4) else "scores"
 
     @property
-    def label_names(self) -> list[str] | None:
+    def label_names(self) -> list[str]:
         """Labels of the rows as clients see them."""
-        if self.labels is None:
-            return None
         names = list(self.label_json.values()) if self.label_json else [str(value) for value in self.classes]
         by_value = dict(zip(self.classes, names, strict=False))
-        return [by_value[value] for value in self.labels]
+        return [by_value.get(value, str(value)) for value in self.labels or ()]
 
 
 class Kind(NamedTuple):

@@ -31,11 +31,11 @@ class WrongResponse(Exception):
 
 
 class Predictions(NamedTuple):
-    """Label of each row and values [rows, columns]; None if this way has none. `raw` labels are values of the graph."""
+    """Label of each row, None if this way has none, and values [rows, columns]. `raw` labels are values of the graph."""
 
     way: str
     labels: list[Any] | None
-    values: np.ndarray | None
+    values: np.ndarray
     raw: bool = False
 
 

@@ -120,7 +120,7 @@ def labels_10_20_30() -> OwnModel:
 
 
 def label_json_keyed_by_label() -> OwnModel:
-    """Labels 10, 20, and 30 as the keys of label.json, where positions belong."""
+    """Labels 10, 20, and 30 as the keys of label.json, in place of positions."""
     keys = {"10": "ten", "20": "twenty", "30": "thirty"}
     return fitted(forest(), named(classes(), (10, 20, 30)), label_json=keys)._replace(estimator=None)
 
