@@ -8,7 +8,7 @@ from own_model import Kind
 
 # Parts of the messages of refusals: the fault, and the change to make.
 LABEL_FILE = r"label(s|\.json)"
-DISAGREES = r"disagree|differ"
+DISAGREES = r"disagree|off by more than|label is another one"
 SEVERAL_LABELS = r"several labels"
 SEVERAL_OUTPUTS = r"one output"
 
@@ -82,7 +82,8 @@ KINDS = (
     Kind(sklearn.ridge_classifier, slow=True),
     Kind(sklearn.raw_scores),
     Kind(sklearn.isolation_forest),
-    Kind(network.logits_network),
+    Kind(network.logits_network, r"softmax", may_serve=True),
+    Kind(network.logits_with_label),
     Kind(network.graph_with_threshold),
     Kind(network.graph_with_threshold_undecided, r"--label"),
     # Other outputs.
@@ -92,8 +93,8 @@ KINDS = (
     Kind(sklearn.class_names_output),
     Kind(sklearn.zipmap_columns, SEVERAL_OUTPUTS),
     Kind(network.two_float_outputs, SEVERAL_OUTPUTS),
-    Kind(network.sigmoid_of_one_column, r"one column|\[N, 1\]"),
-    Kind(network.sigmoid_of_dynamic_columns, r"one column|\[N, 1\]"),
+    Kind(network.sigmoid_of_one_column),
+    Kind(network.sigmoid_of_dynamic_columns),
     Kind(network.softmax_of_dynamic_columns),
     Kind(network.double_output),
     # Boosted trees.
@@ -114,8 +115,8 @@ KINDS = (
     Kind(network.softmax_network_other_count, LABEL_FILE),
     Kind(network.zipmap_of_no_names),
     Kind(network.half_precision, r"float16"),
-    Kind(network.sequence_input, r"shape|rank|\[N, \d+\]"),
-    Kind(network.one_row_input, r"shape|rank|\[N, \d+\]"),
+    Kind(network.sequence_input, r"inputs of columns"),
+    Kind(network.one_row_input, r"any number of rows"),
     Kind(network.one_input_for_each_column),
     Kind(network.int64_network),
     Kind(network.int32_network),

@@ -44,6 +44,14 @@ def logits_network() -> OwnModel:
     return predicted(network, network.logits(), network.graph(outputs=outputs))
 
 
+def logits_with_label() -> OwnModel:
+    """Network with its label and its logits as outputs."""
+    network = Network()
+    node = helper.make_node("ArgMax", ["logits"], ["label"], axis=1, keepdims=0)
+    outputs = [("label", TensorProto.INT64, ["batch"]), ("logits", FLOAT, ["batch", 3])]
+    return predicted(network, network.logits(), network.graph(node, outputs=outputs))
+
+
 def two_float_outputs() -> OwnModel:
     """Network with logits and probabilities as outputs."""
     network = Network()
@@ -272,7 +280,8 @@ def metadata_of_features() -> OwnModel:
         features = [{"name": name, "unit": "m", "min": -5.0, "max": 5.0} for name in "abcde"]
         helper.set_model_props(model, {"name": "colors", "version": "7", "features": json.dumps(features)})
 
-    return predicted(network, softmax(network.logits()), changed(network.graph(SOFTMAX), described))
+    own = predicted(network, softmax(network.logits()), changed(network.graph(SOFTMAX), described))
+    return own._replace(rows=pd.DataFrame(network.rows, columns=list("abcde")))
 
 
 def zipmap_of_no_names() -> OwnModel:

@@ -142,14 +142,15 @@ def labels_minus_1_and_1() -> OwnModel:
 
 def labels_of_truth() -> OwnModel:
     """Labels False and True."""
-    return fitted(LogisticRegression(), named(classes(2), (False, True)))
+    return fitted(LogisticRegression(), named(classes(2), (False, True)), label_json=positions("False", "True"))
 
 
 def labels_of_truth_tensor() -> OwnModel:
     """Labels False and True of a RandomForest, without ZipMap."""
     data = named(classes(2), (False, True))
     model = forest().fit(data.inputs, data.targets)
-    return classifier(model, data.rows, sklearn_graph(model, data.inputs, zipmap=False))
+    graph = sklearn_graph(model, data.inputs, zipmap=False)
+    return classifier(model, data.rows, graph, label_json=positions("False", "True"))
 
 
 def string_numbers() -> OwnModel:
