@@ -25,6 +25,8 @@ def main() -> int:
         for verdict in verdicts_of(options, Path(scratch)):
             verdicts.append(verdict)
             print(row_of(verdict), flush=True)
+            if options.verbose and verdict.refusal:
+                print(f"    {verdict.refusal.strip()}")
     failed = [verdict for verdict in verdicts if verdict.faults]
     for verdict in failed:
         print(f"\nFAILED: {verdict.kind} ({verdict.packed_as})")

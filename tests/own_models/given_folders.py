@@ -3,7 +3,7 @@
 import csv
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,14 @@ from own_model import Kind, OwnModel
 
 
 def judge_folder(folder: Path, scratch: Path, serve: Serve) -> Verdict:
-    """Packs the model of a folder with the expected labels. A refusal is never a fault, because the folder names no outcome.
-
-    If the graph gives scores where the library gives probabilities, only the labels are compared.
-    """
+    """Packs the model of a folder with the expected labels. A refusal is never a fault, because the folder names no outcome."""
     began = time.monotonic()
     own = given_model(folder)
     refusal, worst, faults = judge_model(own, scratch / folder.name, serve)
-    if faults and own.kind == "classifier" and packed_kind(scratch / folder.name) == "scores":
-        refusal, worst, faults = judge_model(own._replace(values=None), scratch / f"{folder.name}_labels", serve)
+    golden_file = scratch / folder.name / "packed/golden.json"
+    if faults and golden_file.exists():
+        own = adapted(own, json.loads(golden_file.read_text()))
+        refusal, worst, faults = judge_model(own, scratch / f"{folder.name}_adapted", serve)
     return Verdict(folder.name, GRAPH, refusal, worst, time.monotonic() - began, () if refusal else faults[:MAX_FAULTS])
 
 
@@ -33,9 +32,14 @@ def judge_model(own: OwnModel, place: Path, serve: Serve) -> tuple[str, float, l
     return outcome(kind, own, GRAPH, place, serve)
 
 
-def packed_kind(place: Path) -> str | None:
-    golden = place / "packed/golden.json"
-    return json.loads(golden.read_text())["kind"] if golden.exists() else None
+def adapted(own: OwnModel, golden: Mapping[str, Any]) -> OwnModel:
+    """Completes a model with facts that its folder lacks: the label values of names, and that the graph gives scores."""
+    if own.kind == "classifier" and golden["kind"] == "scores":
+        own = own._replace(values=None)
+    if own.label_json and list(own.classes) == list(own.label_json.values()):
+        by_name = dict(zip(own.classes, golden["classes"], strict=False))
+        own = own._replace(classes=golden["classes"], labels=[by_name[label] for label in own.labels])
+    return own
 
 
 def given_model(folder: Path) -> OwnModel:
@@ -47,15 +51,17 @@ def given_model(folder: Path) -> OwnModel:
     label_file = folder / "label.json"
     graph = (folder / "model.onnx").read_bytes()
     labels = expected["labels"] if expected["labels"] and expected["labels"][0] is not None else None
+    names_of = json.loads(label_file.read_text()) if label_file.exists() else None
     typed = None if labels is None else typed_labels(labels, has_string_labels(graph))
+    are_names = bool(typed) and names_of is not None and set(typed) <= set(names_of.values())
     return OwnModel(
         pd.DataFrame(expected["rows"], columns=names) if is_table else np.array(expected["rows"], object),
         typed,
         None if expected["proba"] is None else np.array(expected["proba"], float),
-        sorted(set(typed or ())),
+        list(names_of.values()) if are_names else sorted(set(typed or ())),
         graph=graph,
         files={path.name: path.read_bytes() for path in folder.glob("model.onnx.*")},
-        label_json=json.loads(label_file.read_text()) if label_file.exists() else None,
+        label_json=names_of,
     )
 
 

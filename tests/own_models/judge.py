@@ -146,16 +146,20 @@ def compare_all(own: OwnModel, packed: Path, scratch: Path, serve: Serve) -> tup
     """Asks for every row by every way. Returns the worst difference and the faults."""
     golden = json.loads((packed / "golden.json").read_text())
     rows = json_rows(own.rows, golden["features"])
-    faults = list(faults_of_golden(own, golden))
+    faults, worst = list(faults_of_golden(own, golden)), 0.0
     with serve(packed, scratch / "state") as send:
-        name = ask(send, "GET", "/metadata")["model"]["name"]
-        model = v2_model(send, name)
-        found = [by_http(send, rows, golden["kind"]), by_v2_json(send, rows, model), by_v2_binary(send, rows, model)]
-    found.append(by_batch(packed, rows, scratch))
-    worst = 0.0
-    for predictions in found:
-        off, more = compare(own, predictions)
-        worst, faults = max(worst, off), faults + more
+        model = v2_model(send, ask(send, "GET", "/metadata")["model"]["name"])
+        for predict in (
+            lambda: by_http(send, rows, golden["kind"]),
+            lambda: by_v2_json(send, rows, model),
+            lambda: by_v2_binary(send, rows, model),
+            lambda: by_batch(packed, rows, scratch),
+        ):
+            try:
+                off, more = compare(own, predict())
+            except WrongResponse as error:
+                off, more = 0.0, [str(error)]
+            worst, faults = max(worst, off), faults + more
     return worst, faults
 
 

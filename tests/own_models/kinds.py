@@ -17,6 +17,7 @@ KINDS = (
     Kind(sklearn.random_forest_of_three),
     Kind(sklearn.random_forest_of_two),
     Kind(sklearn.random_forest_rare_class, slow=True),
+    Kind(sklearn.random_forest_ties, DISAGREES, may_serve=True),
     Kind(sklearn.random_forest_unproven),
     Kind(sklearn.logistic_regression_strings),
     Kind(sklearn.label_json_same_order),

@@ -19,7 +19,7 @@ from iris_wsgi.factory import build
 from iris_wsgi.settings import Settings
 
 # Bound on the numbers in one request, so that rows of thousands of features fit into the limit of a body.
-MAX_VALUES = 100_000
+MAX_VALUES = 40_000
 # Rows that are also sent alone and by name.
 FEW = 3
 V2_TYPES = {"FP32": "<f4", "FP64": "<f8", "INT64": "<i8", "INT32": "<i4", "BOOL": "?"}

@@ -125,6 +125,11 @@ def label_json_keyed_by_label() -> OwnModel:
     return fitted(forest(), named(classes(), (10, 20, 30)), label_json=keys)._replace(estimator=None)
 
 
+def random_forest_ties() -> OwnModel:
+    """RandomForest of 60 trees with two classes, and rows for which both classes have the probability 0.5."""
+    return fitted(RandomForestClassifier(60, random_state=0), classes(2, flip_y=0.3))
+
+
 def random_forest_unproven() -> OwnModel:
     """RandomForest of which the user has the graph and rows without expected labels."""
     return fitted(forest(), classes())._replace(estimator=None, has_expected=False)
