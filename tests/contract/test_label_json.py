@@ -23,7 +23,7 @@ from iris_wsgi.cli.main import main
 from iris_wsgi.errors import BadModel
 from iris_wsgi.model.golden import load_verified_model
 
-NAMES = ("high", "low", "mid", "none")
+NAMES = ("high", "low", "mid", "top")
 WIDTH = len(NAMES)
 ML_OPSET = ("ai.onnx.ml", 3)
 PROPERTY = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import joblib
 import numpy as np
 import pandas as pd
 from own_model import Kind, OwnModel
@@ -31,7 +32,7 @@ from iris_wsgi.cli.main import main
 from iris_wsgi.errors import BadModel
 
 TOLERANCE = 1e-5
-ESTIMATOR, GRAPH = "estimator", "graph"
+ESTIMATOR, PICKLE, GRAPH = "estimator", "pickle", "graph"
 MAX_FAULTS = 5
 Serve = Callable[[Path, Path], AbstractContextManager[Send]]
 
@@ -50,7 +51,7 @@ class Verdict(NamedTuple):
 def judge(kind: Kind, scratch: Path, serve: Serve = application) -> Iterator[Verdict]:
     """Makes the model, packs it in each way that it allows, and compares the predictions or the refusal with the requirement."""
     own = kind.make()
-    for packed_as in packings(own):
+    for packed_as in packings(kind, own):
         began = time.monotonic()
         folder = scratch / f"{kind.name}_{packed_as}"
         folder.mkdir(parents=True)
@@ -58,16 +59,22 @@ def judge(kind: Kind, scratch: Path, serve: Serve = application) -> Iterator[Ver
         yield Verdict(kind.name, packed_as, refusal, worst, time.monotonic() - began, faults[:MAX_FAULTS])
 
 
-def packings(own: OwnModel) -> Iterator[str]:
+def packings(kind: Kind, own: OwnModel) -> Iterator[str]:
+    """Yields the ways to pack the model: the estimator in process, its pickle by the command, and the graph by the command."""
     if own.estimator is not None:
         yield ESTIMATOR
+    if kind.pickled:
+        yield PICKLE
     if own.graph is not None:
         yield GRAPH
 
 
 def outcome(kind: Kind, own: OwnModel, packed_as: str, folder: Path, serve: Serve) -> tuple[str, float, list[str]]:
     """Returns the message of a refusal, the worst difference, and the faults."""
-    refusal = pack(own, packed_as, folder)
+    try:
+        refusal = pack(own, packed_as, folder)
+    except Exception as error:
+        return "", 0.0, [f"pack raises {type(error).__name__}: {error}"]
     if refusal:
         return refusal, 0.0, kind.faults_of_refusal(refusal)
     if kind.refused and own.labels is None and own.values is None:
@@ -91,27 +98,34 @@ def pack(own: OwnModel, packed_as: str, folder: Path) -> str:
         return ""
     source = folder / "exported"
     source.mkdir()
+    if own.label_json is not None:
+        (source / "label.json").write_text(json.dumps(own.label_json))
+    if packed_as == PICKLE:
+        joblib.dump(own.estimator, source / "model.joblib")
+        write_rows(own._replace(has_expected=False), source / "rows.csv")
+        return run_pack(source / "model.joblib", folder)
     assert own.graph is not None
     (source / "model.onnx").write_bytes(own.graph)
     for name, content in own.files.items():
         (source / name).write_bytes(content)
-    if own.label_json is not None:
-        (source / "label.json").write_text(json.dumps(own.label_json))
     write_rows(own, source / "rows.csv")
-    words = ["pack", str(source / "model.onnx"), "--rows", str(source / "rows.csv"), "--out", str(folder / "packed")]
-    return run_command([*words, *(["--label", own.label] if own.label else [])])
+    options = ["--label", own.label] if own.label else []
+    if own.kind == "regressor" and own.values is not None:
+        options += ["--targets", ",".join(target_names(own))]
+    return run_pack(source / "model.onnx", folder, options)
 
 
-def pack_options(own: OwnModel) -> dict[str, Any]:
-    return {"labels": list(own.label_json.values())} if own.label_json else {}
-
-
-def run_command(words: Sequence[str]) -> str:
-    """Runs a command. Returns its standard error if it fails, or an empty string."""
+def run_pack(model: Path, folder: Path, options: Sequence[str] = ()) -> str:
+    """Runs the command pack on a file with rows.csv next to it. Returns its standard error if it fails, or an empty string."""
+    words = ["pack", str(model), "--rows", str(model.parent / "rows.csv"), "--out", str(folder / "packed"), *options]
     errors = io.StringIO()
     with redirect_stderr(errors), redirect_stdout(io.StringIO()):
         status = main(words)
     return errors.getvalue() if status else ""
+
+
+def pack_options(own: OwnModel) -> dict[str, Any]:
+    return {"labels": list(own.label_json.values())} if own.label_json else {}
 
 
 def feature_names(rows: Any) -> list[str]:
@@ -137,9 +151,12 @@ def expected_columns(own: OwnModel) -> Iterator[tuple[str, Sequence[Any]]]:
         yield "label", own.label_names if own.estimator is None and own.label_json else own.labels
     if own.values is None or own.kind == "scores":
         return
-    prefix, columns = ("value", range(own.values.shape[1])) if own.kind == "regressor" else ("probability", own.classes)
-    for name, column in zip(columns, own.values.T.tolist(), strict=False):
-        yield f"{prefix}_{name}", column
+    names = target_names(own) if own.kind == "regressor" else [f"probability_{value}" for value in own.classes]
+    yield from zip(names, own.values.T.tolist(), strict=False)
+
+
+def target_names(own: OwnModel) -> list[str]:
+    return [f"target_{place}" for place in range(own.values.shape[1])]
 
 
 def compare_all(own: OwnModel, packed: Path, scratch: Path, serve: Serve) -> tuple[float, list[str]]:

@@ -52,13 +52,14 @@ class Kind(NamedTuple):
     """Kind of model, with the required outcome: served if `refused` is empty, else refused with a message that matches it.
 
     A kind that `may_serve` is either refused or served with correct predictions, because versions of the converters differ.
-    Kinds that are `slow` are outside the half that CI runs.
+    Kinds that are `slow` are outside the half that CI runs. The estimator of a kind that is `pickled` is also packed from a file.
     """
 
     make: Callable[[], OwnModel]
     refused: str = ""
     may_serve: bool = False
     slow: bool = False
+    pickled: bool = False
 
     def faults_of_refusal(self, message: str) -> list[str]:
         """Returns why a refusal is a fault: the kind should be served, or the message lacks the fault or the change."""

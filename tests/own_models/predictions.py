@@ -165,9 +165,11 @@ def v2_model(send: Send, name: str) -> V2Model:
     return V2Model(document["name"], document["inputs"], document["outputs"])
 
 
-def columns_of(spec: Mapping[str, Any], place: int, inputs: int, chunk: list[list[Any]]) -> list[list[Any]]:
-    """Returns the values of an input: all columns if the model has one input, else the column of the same place."""
-    return chunk if inputs == 1 else [[row[place]] for row in chunk]
+def columns_of(place: int, specs: Sequence[Mapping[str, Any]], chunk: list[list[Any]]) -> list[list[Any]]:
+    """Returns the columns of an input. The inputs take the columns in their order."""
+    widths = [spec["shape"][1] if len(spec["shape"]) > 1 else 1 for spec in specs]
+    start = sum(widths[:place])
+    return [row[start : start + widths[place]] for row in chunk]
 
 
 def by_v2_json(send: Send, rows: Rows, model: V2Model) -> Predictions:
@@ -176,7 +178,7 @@ def by_v2_json(send: Send, rows: Rows, model: V2Model) -> Predictions:
     for chunk in rows.chunks():
         inputs = []
         for place, spec in enumerate(model.inputs):
-            part = columns_of(spec, place, len(model.inputs), chunk)
+            part = columns_of(place, model.inputs, chunk)
             shape = [len(part), len(part[0])][: len(spec["shape"])]
             data = [value for row in part for value in row]
             inputs.append({"name": spec["name"], "datatype": spec["datatype"], "shape": shape, "data": data})
@@ -193,7 +195,7 @@ def by_v2_binary(send: Send, rows: Rows, model: V2Model) -> Predictions:
     for chunk in rows.chunks():
         inputs, tail = [], b""
         for place, spec in enumerate(model.inputs):
-            part = columns_of(spec, place, len(model.inputs), chunk)
+            part = columns_of(place, model.inputs, chunk)
             data = encoded(part, spec["datatype"])
             shape = [len(part), len(part[0])][: len(spec["shape"])]
             size = {"binary_data_size": len(data)}

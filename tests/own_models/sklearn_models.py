@@ -114,6 +114,11 @@ def label_json_too_many_tensor() -> OwnModel:
     return classifier(model, data.rows, sklearn_graph(model, data.inputs, zipmap=False), label_json=positions("a", "b", "c", "d"))
 
 
+def labels_like_missing_cells() -> OwnModel:
+    """Classes with the names NA and none, which a CSV may use for missing values."""
+    return fitted(LogisticRegression(), named(classes(2), ("NA", "none")))
+
+
 def labels_10_20_30() -> OwnModel:
     """Labels 10, 20, and 30 with their names in label.json."""
     return fitted(forest(), named(classes(), (10, 20, 30)), label_json=positions("ten", "twenty", "thirty"))
