@@ -34,7 +34,7 @@ LIVE = (
 @pytest.fixture(autouse=True)
 def require_libraries() -> None:
     if MISSING:
-        skip_or_fail(f"{', '.join(MISSING)} not installed; run bin/setup test,train,own_models")
+        skip_or_fail(f"{', '.join(MISSING)} not installed; run bin/setup test,train,models,pack")
 
 
 @pytest.mark.long

@@ -17,12 +17,15 @@ def sklearn_graph(estimator: Any, inputs: Any, zipmap: Any = None, initial_types
     """Converts with skl2onnx. `zipmap` is the option of that name; None is the default of skl2onnx."""
     from skl2onnx import to_onnx
 
+    from iris_wsgi.packing.conversion import whole_attributes
+
     if zipmap is not None:
         options["zipmap"] = zipmap
     chosen = {"options": {id(estimator): options}} if options else {}
-    if initial_types is not None:
-        return to_onnx(estimator, initial_types=initial_types, **chosen).SerializeToString()
-    return to_onnx(estimator, inputs[:1], **chosen).SerializeToString()
+    types = {"X": inputs[:1]} if initial_types is None else {"initial_types": initial_types}
+    # Without this, users of protobuf 7 cannot export HistGradientBoosting at all.
+    with whole_attributes():
+        return to_onnx(estimator, **types, **chosen).SerializeToString()
 
 
 def float_input(features: int | None, rows: int | None = None) -> Any:
