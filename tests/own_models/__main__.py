@@ -14,11 +14,15 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
 from given_folders import judge_folder  # noqa: E402
 from judge import Verdict, judge  # noqa: E402
 from kinds import KINDS  # noqa: E402
+from own_model import Kind  # noqa: E402
 from predictions import application, server  # noqa: E402
 
 
 def main() -> int:
     options = parse_options()
+    if options.list:
+        print("\n".join(map(line_of, KINDS)))
+        return 0
     warnings.simplefilter("ignore")
     began, verdicts = time.monotonic(), []
     with tempfile.TemporaryDirectory(prefix="own-models-") as scratch:
@@ -66,6 +70,11 @@ def verdicts_of(options: argparse.Namespace, scratch: Path) -> Iterator[Verdict]
     for kind in KINDS:
         if (kind.name in options.kinds) if options.kinds else not (options.fast and kind.slow):
             yield from judge(kind, scratch, serve)
+
+
+def line_of(kind: Kind) -> str:
+    outcome = "served" if not kind.refused else "served or refused" if kind.may_serve else "refused"
+    return f"{kind.name:42} {outcome:18} {'' if kind.slow else 'fast':5} {kind.summary}"
 
 
 def row_of(verdict: Verdict) -> str:
