@@ -108,8 +108,7 @@ def attempt(
     """Converts with these inputs and compares all rows. Raises BadModel."""
     content = convert(estimator, layout, sample, reference.kind != REGRESSOR)
     content = with_metadata(content, {"libraries": json.dumps(libraries(estimator))})
-    name = options.name or "model"
-    files = ModelFiles(content, f"{name}.onnx")
+    files = ModelFiles(content, "model.onnx")
     types = [layout.type_of(column, sample.has_missing(j)) for j, column in enumerate(sample.columns)]
     if layout.per_column and len(input_names(content)) != len(sample.names):
         raise BadModel(f"the export has the inputs {listed(input_names(content))}, and the columns are {listed(sample.names)}")
@@ -127,7 +126,7 @@ def attempt(
         classes=classes,
         columns=reference.columns or (tuple(labels) if reference.kind == SCORES else ()),
         features=features,
-        name=name,
+        name=options.name,
         version=options.version or "1",
         proof=ESTIMATOR,
     )

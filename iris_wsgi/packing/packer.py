@@ -64,6 +64,8 @@ def pack_model(model: Any, rows: Any, folder: str | Path, options: PackOptions) 
     elif sample is None:
         raise BadModel("an estimator needs rows to compare its export with: give --rows with some hundred rows of its training")
     else:
+        if not options.name:
+            options = options._replace(name=replace_other_characters("_", Path(folder).resolve().name) or "model")
         prepared = prepare_estimator(load_estimator(path) if path else model, sample, options, where)
     return write(prepared, Path(folder))
 

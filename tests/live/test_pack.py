@@ -2,11 +2,14 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 
 import pytest
+from doc_examples import FENCES
 from http_clients import fetch, http_request
+from optional_programs import require_package
 from project import ROOT
 from small_models import LEVELS, graph_of, inputs, logistic, write_csv, write_graph
 
@@ -39,3 +42,17 @@ def test_a_graph_alone_is_packed_with_a_notice(tmp_path):
     assert packed.returncode == 0, packed.stderr
     assert packed.stdout.splitlines()[-1].startswith("no outside result was compared: ")
     assert json.loads((tmp_path / "golden.json").read_text())["proof"] == "self"
+
+
+@pytest.mark.long
+def test_the_block_of_the_readme_packs_a_model_and_gets_the_shown_prediction(tmp_path, run):
+    require_package("pandas")
+    (fence,) = [fence for fence in FENCES if fence.document.name == "README.md" and "iris_wsgi.pack" in fence.text]
+    assert len(re.sub("<<'END'.*^END$", "", fence.text, flags=re.MULTILINE | re.DOTALL).splitlines()) <= 5
+    script = re.search("<<'END'\n(.*?)^END$", fence.text, re.MULTILINE | re.DOTALL)[1]
+    packed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert packed.returncode == 0, packed.stderr
+    assert "labels equal" in packed.stdout
+    server = run("--model-dir", str(tmp_path / "wine"))
+    body = json.loads(re.search("-d '(.*)'", fence.text)[1])
+    assert fetch(server, http_request("POST", "/predict/label", body)).json() == json.loads(fence.output)
