@@ -79,7 +79,7 @@ def test_every_command_works_and_has_the_shown_output(readme_server, item, tmp_p
 def test_every_example_in_python_works_and_has_the_shown_output(readme_server, item, tmp_path):
     if "iris_wsgi.pack" in item.text:
         require_package("pandas")
-    text = run_command([sys.executable, "-c", with_test_server(item.text, readme_server.port, tmp_path)], tmp_path)
+    text = run_command([sys.executable, "-c", with_test_server(item.text, readme_server.port, tmp_path)], tmp_path, tmp_path)
     assert matches_shown(text, item.output), text
 
 

@@ -34,7 +34,7 @@ def test_a_saved_estimator_is_packed_with_the_names_of_the_header(tmp_path, save
     assert out.startswith(f"packed my_model 3 in {tmp_path / 'out'}: classifier with probabilities, 4 features\n")
     assert "40 rows compared with predict of LogisticRegression" in out and out.endswith(f"--model-dir {tmp_path / 'out'}\n")
     model, golden, _ = load_verified_model(tmp_path / "out")
-    assert [feature.name for feature in model.features] == list("abcd") and golden.model == "my_model.onnx"
+    assert [feature.name for feature in model.features] == list("abcd") and golden.model == "model.onnx"
     # The label column is the truth here, because the estimator answers for itself.
     assert (tmp_path / "out/training.csv").read_text().splitlines()[1].endswith(",high")
 

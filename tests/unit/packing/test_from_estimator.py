@@ -34,12 +34,12 @@ def test_a_classifier_has_the_labels_and_probabilities_of_the_estimator(tmp_path
     estimator = logistic(LEVELS)
     golden = pack(estimator, ROWS, tmp_path, name="levels")
     assert (golden["model"], golden["proof"], golden["kind"], golden["label"]) == (
-        "levels.onnx",
+        "model.onnx",
         "estimator",
         "classifier",
         "both",
     )
-    assert golden["classes"] == LEVELS.tolist() and set(golden["files"]) == {"levels.onnx", "label.json", "training.csv"}
+    assert golden["classes"] == LEVELS.tolist() and set(golden["files"]) == {"model.onnx", "label.json", "training.csv"}
     rows = [case["row"] for case in golden["rows"]]
     assert [case["label"] for case in golden["rows"]] == estimator.predict(rows).tolist()
     assert np.allclose([case["probabilities"] for case in golden["rows"]], estimator.predict_proba(rows), atol=1e-9)
