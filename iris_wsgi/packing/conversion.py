@@ -319,3 +319,17 @@ def feature_count(estimator: Any) -> int | None:
         found = None
     # A CatBoost model has 0 after its pickle was loaded.
     return int(found) if found else None
+
+
+def text_columns(estimator: Any, names: Sequence[str]) -> list[int]:
+    """Returns the positions of the columns that a step learned as text, such as OneHotEncoder. A CSV does not have the types."""
+    found: set[str] = set()
+    for part in parts_of(estimator):
+        members = getattr(part, "__dict__", {})
+        inputs, learned = members.get("feature_names_in_"), members.get("categories_", members.get("statistics_"))
+        if inputs is None or learned is None or len(inputs) != len(learned):
+            continue
+        for name, values in zip(inputs, learned, strict=True):
+            if any(isinstance(value, str) for value in np.ravel(np.asarray(values, object)).tolist()):
+                found.add(str(name))
+    return [j for j, name in enumerate(names) if name in found]

@@ -14,13 +14,13 @@ from iris_wsgi.model.artifact import ESTIMATOR, ModelDescription
 from iris_wsgi.model.graph_signature import graph_outputs
 from iris_wsgi.model.session import Graph, ModelFiles, listed
 from iris_wsgi.packing.class_names import class_names
-from iris_wsgi.packing.conversion import Layout, convert, feature_count, feature_names, layouts
+from iris_wsgi.packing.conversion import Layout, convert, feature_count, feature_names, layouts, text_columns
 from iris_wsgi.packing.graphs import (
     input_names,
     label_facts,
     read_graph,
     with_column,
-    with_first_of_ties,
+    with_exact_votes,
     with_metadata,
     with_width,
 )
@@ -51,16 +51,24 @@ def prepare_estimator(estimator: Any, given: RowSample, options: PackOptions, wh
     reserved = (options.label_column, *options.targets)
     split = split_columns(given, names, feature_count(estimator), reserved)
     sample = split.features if split.features.named or not names else split.features._replace(names=names)
+    text = text_columns(estimator, sample.names)
+    sample = sample.with_texts(["string" if j in text else "" for j in range(len(sample.names))])
     reference = estimator_reference(estimator, sample.matrix(names), sample.size)
     reference = reference._replace(columns=target_columns(reference, options)) if reference.kind == REGRESSOR else reference
     labels = class_names(reference.classes, options.labels, where) if reference.classes else ()
     files, rows, reference, proven = first_agreeing(estimator, sample, reference, labels, options)
-    truth = split.others.get(options.label_column)
-    known = {*labels, *map(str, reference.classes)}
-    names_of = None
-    if truth is not None and labels and all(str(value) in known for value in truth.tolist()):
-        names_of = [labels[i] for i in numbers_of(list(truth.tolist()), reference.classes, labels, "")]
-    return Prepared(files, sample, rows, reference, proven, f"predict of {type(estimator).__name__}", truth=names_of)
+    truth = true_labels(split.others.get(options.label_column), reference.classes, labels)
+    return Prepared(files, sample, rows, reference, proven, f"predict of {type(estimator).__name__}", truth=truth)
+
+
+def true_labels(column: Array | None, classes: Sequence[Any], labels: Sequence[str]) -> list[str] | None:
+    """Returns the names of the labels in the label column, which are the truth and not predictions. None if there are none."""
+    if column is None or not classes:
+        return None
+    try:
+        return [labels[i] for i in numbers_of(list(column.tolist()), classes, labels, "")]
+    except BadModel:
+        return None
 
 
 def target_columns(reference: Reference, options: PackOptions) -> tuple[str, ...]:
@@ -86,18 +94,20 @@ def first_agreeing(
         raise tried[0][1]
     inputs = ", ".join(str(layout) for layout, error in tried if isinstance(error, Disagreement))
     best = min(differences, key=lambda error: error.count)
-    raise Disagreement(
-        f"the export of {type(estimator).__name__} disagrees with its own predict ({inputs}): {best}. {advice(sample)}",
-        best.count,
-    ) from None
+    text = f"the export of {type(estimator).__name__} disagrees with its own predict ({inputs}): {best}"
+    raise Disagreement(f"{text}. {advice(sample, reference)}", best.count) from None
 
 
-def advice(sample: RowSample) -> str:
+def advice(sample: RowSample, reference: Reference) -> str:
     """Returns the change of the training that a disagreement needs."""
     if collapsed := sample.collapsed():
         return (
             f"float32 makes different values of {listed(collapsed)} equal, and the converter knows no float64: train on smaller"
             " numbers, such as seconds since the start of a year"
+        )
+    if ties := tied_rows(reference):
+        return (
+            f"The two highest probabilities are equal in some rows ({ties}), and rounding decides: train an odd number of voters"
         )
     return "Its converter does not export this model faithfully: train another estimator, without a tuned threshold"
 
@@ -107,7 +117,7 @@ def attempt(
 ) -> tuple[ModelFiles, list[list[Any]], Reference, Proven]:
     """Converts with these inputs and compares all rows. Raises BadModel."""
     content = convert(estimator, layout, sample, reference.kind != REGRESSOR)
-    content = with_metadata(content, {"libraries": json.dumps(libraries(estimator))})
+    content = with_metadata(with_exact_votes(content), {"libraries": json.dumps(libraries(estimator))})
     files = ModelFiles(content, "model.onnx")
     types = [layout.type_of(column, sample.has_missing(j)) for j, column in enumerate(sample.columns)]
     if layout.per_column and len(input_names(content)) != len(sample.names):
@@ -130,19 +140,7 @@ def attempt(
         version=options.version or "1",
         proof=ESTIMATOR,
     )
-    try:
-        return files, rows, reference, prove(files, description, rows, reference, options.label)
-    except Disagreement:
-        if not tied_rows(reference) or (outputs := label_and_tensor(files)) is None:
-            raise
-        files = files._replace(content=with_first_of_ties(files.content, *outputs, classes))
-        return files, rows, reference, prove(files, description, rows, reference, options.label)
-
-
-def label_and_tensor(files: ModelFiles) -> tuple[str, str] | None:
-    """Returns the names of the label and of the tensor of probabilities, None if the graph has others."""
-    outputs = graph_outputs(Graph(files, ModelDescription()).session, files.path, None)
-    return None if outputs.is_map or outputs.label is None else (outputs.label, outputs.values)
+    return files, rows, reference, prove(files, description, rows, reference, options.label)
 
 
 def graph_classes(files: ModelFiles, reference: Reference) -> tuple[Any, ...]:
@@ -172,7 +170,7 @@ def with_scores(
         return files, reference
     output, values = found
     if reference.values is None:
-        return files, reference._replace(columns=score_names(values, reference.labels, reference.classes))
+        return files, reference._replace(columns=hard_names(values, reference))
     expected = reference.values[: len(values)]
     if expected.shape[1] > 1:
         return files, reference
@@ -181,6 +179,12 @@ def with_scores(
         if np.abs(values[:, j] - expected[:, 0]).max() <= TOLERANCE * scale:
             return files._replace(content=with_column(files.content, output, j)), reference
     return files, reference
+
+
+def hard_names(values: Array, reference: Reference) -> tuple[str, ...]:
+    """Returns the names of scores that the estimator does not have, such as the votes of classifiers."""
+    labels = None if reference.labels is None else reference.labels[: len(values)]
+    return score_names(values, labels, reference.classes)
 
 
 def raw_values(files: ModelFiles, features: Sequence[Feature], rows: Sequence[Sequence[Any]]) -> tuple[str, Array] | None:

@@ -96,7 +96,8 @@ def advice(sample: RowSample, types: Sequence[str], reference: Reference) -> str
         )
     return (
         "The graph is not the model of these results, or its converter does not export this model faithfully. Export it again,"
-        " or train another kind, without a tuned threshold"
+        " or train another kind, without a tuned threshold. Expected labels must be predictions; if they are the truth, give"
+        " --ignore-expected"
     )
 
 

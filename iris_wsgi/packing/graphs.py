@@ -14,8 +14,6 @@ from iris_wsgi.packing.reference import first_sentence
 INSTALL = "run `bin/setup pack`, or `pip install 'iris_wsgi[pack]'`"
 # The newest version of the format that onnxruntime 1.23 takes.
 IR_VERSION = 11
-# Probabilities are multiplied by this number and rounded, before their order is decided.
-TIE_SCALE = 2**20
 CLASS_ATTRIBUTES = ("classlabels_strings", "classlabels_int64s", "classlabels_ints")
 # Operators that keep the values of their first input.
 SAME_VALUES = ("Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Slice", "Transpose")
@@ -126,6 +124,8 @@ def attribute_of(node: Any, name: str) -> Any:
     for attribute in node.attribute:
         if attribute.name == name:
             value = onnx_package().helper.get_attribute_value(attribute)
+            if isinstance(value, bytes):
+                return value.decode()
             return [one.decode() if isinstance(one, bytes) else one for one in value] if isinstance(value, list) else value
     return None
 
@@ -178,43 +178,15 @@ def with_column(content: bytes, output: str, column: int) -> bytes:
     kind = next(one.type.tensor_type.elem_type for one in model.graph.output if one.name == output)
     del model.graph.output[:]
     model.graph.output.extend([*kept, onnx.helper.make_tensor_value_info("score", kind, [None, 1])])
-    if not any(one.domain == "" for one in model.opset_import):
-        model.opset_import.append(onnx.helper.make_opsetid("", 13))
+    add_opset(model)
     result: bytes = model.SerializeToString()
     return result
 
 
-def with_first_of_ties(content: bytes, label: str, values: str, classes: Sequence[Any]) -> bytes:
-    """Returns a graph whose label is the first of the classes whose probabilities are the highest, rounded to six digits.
-
-    `label` and `values` are the names of the outputs, and `classes` the values of the label in the order of the columns.
-    """
-    onnx = onnx_package()
-    model = read_graph(content, "the export")
-    types = {one.name: one.type.tensor_type.elem_type for one in model.graph.output}
-    strings = isinstance(classes[0], str)
-    constants = {
-        "tie_scale": np.array(TIE_SCALE, onnx.helper.tensor_dtype_to_np_dtype(types[values])),
-        "tie_classes": np.array(classes, object if strings else np.int64),
-    }
-    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in constants.items())
-    node = onnx.helper.make_node
-    model.graph.node.extend(
-        [
-            node("Mul", [values, "tie_scale"], ["tie_scaled"]),
-            node("Round", ["tie_scaled"], ["tie_rounded"]),
-            node("ArgMax", ["tie_rounded"], ["tie_place"], axis=1, keepdims=0),
-            node("Gather", ["tie_classes", "tie_place"], ["tie_label"]),
-        ]
-    )
-    kind = onnx.TensorProto.STRING if strings else onnx.TensorProto.INT64
-    for one in model.graph.output:
-        if one.name == label:
-            one.CopyFrom(onnx.helper.make_tensor_value_info("tie_label", kind, [None]))
+def add_opset(model: Any) -> None:
+    """Adds the operators of ONNX to a graph that has those of ai.onnx.ml only."""
     if not any(one.domain == "" for one in model.opset_import):
-        model.opset_import.append(onnx.helper.make_opsetid("", 13))
-    result: bytes = model.SerializeToString()
-    return result
+        model.opset_import.append(onnx_package().helper.make_opsetid("", 13))
 
 
 def with_width(content: bytes, output: str, width: int) -> bytes:
@@ -225,6 +197,69 @@ def with_width(content: bytes, output: str, width: int) -> bytes:
             one.type.tensor_type.shape.dim[1].dim_value = width
     result: bytes = model.SerializeToString()
     return result
+
+
+def with_exact_votes(content: bytes) -> bytes:
+    """Returns a graph whose forests add the probabilities of the leaves, and divide the sum by the number of trees.
+
+    The converter divides each leaf. Then equal votes, such as 50 of 100 trees for each class, differ in the last bit, and the
+    label is not that of scikit-learn.
+    """
+    onnx = onnx_package()
+    model = read_graph(content, "the export")
+    changed = False
+    nodes: list[Any] = []
+    for node in model.graph.node:
+        nodes.append(node)
+        trees = len(set(attribute_of(node, "class_treeids") or ())) if node.op_type == "TreeEnsembleClassifier" else 0
+        if trees < 2 or attribute_of(node, "post_transform") not in (None, "NONE") or not multiply_leaves(node, trees):
+            continue
+        changed, scores = True, node.output[1]
+        node.output[1] = f"{scores}_sum"
+        count = onnx.helper.make_tensor(f"{scores}_trees", onnx.TensorProto.FLOAT, [1], [float(trees)])
+        model.graph.initializer.append(count)
+        nodes.append(onnx.helper.make_node("Div", [node.output[1], count.name], [scores]))
+    if not changed:
+        return content
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    add_opset(model)
+    result: bytes = model.SerializeToString()
+    return result
+
+
+def multiply_leaves(node: Any, trees: int) -> bool:
+    """Multiplies the weights of the leaves by the number of trees. Returns False if they are not probabilities divided by it.
+
+    The converter writes the second of two classes alone. Then the first one is added, because the sum would be no probability.
+    """
+    found = {attribute.name: attribute for attribute in node.attribute}
+    doubles = found.get("class_weights_as_tensor")
+    given = onnx_package().numpy_helper.to_array(doubles.t) if doubles else np.array(found["class_weights"].floats)
+    names = ("class_treeids", "class_nodeids", "class_ids")
+    trees_of, nodes_of, classes = (np.array(found[name].ints, np.int64) for name in names)
+    weights = given.astype(np.float64) * trees
+    count = len(class_attribute(node))
+    if count == 2 and len(set(classes.tolist())) == 1:
+        # onnxruntime takes them as those of the second class, with either number.
+        trees_of, nodes_of = np.repeat(trees_of, 2), np.repeat(nodes_of, 2)
+        classes = np.tile([0, 1], len(weights))
+        weights = np.column_stack([1 - weights, weights]).ravel()
+    _, leaves = np.unique(np.column_stack([trees_of, nodes_of]), axis=0, return_inverse=True)
+    if not np.allclose(np.bincount(leaves.ravel(), weights), 1, atol=1e-5) or weights.min() < -1e-5:
+        return False
+    whole = np.round(weights)
+    weights = np.where(np.abs(weights - whole) < 1e-6, whole, weights)
+    for name, values in zip(names, (trees_of, nodes_of, classes), strict=True):
+        del found[name].ints[:]
+        found[name].ints.extend(values.tolist())
+    if doubles:
+        doubles.t.CopyFrom(onnx_package().numpy_helper.from_array(weights, doubles.t.name))
+    else:
+        del found["class_weights"].floats[:]
+        found["class_weights"].floats.extend(weights.tolist())
+    return True
 
 
 def input_names(content: bytes) -> Sequence[str]:

@@ -26,6 +26,8 @@ BOOLEANS = {"true": True, "false": False}
 is_code = re.compile(r"[+-]?0\d").match
 # Whole numbers up to this size are exact as float32.
 FLOAT32_EXACT = 2**24
+# The part of the values of a column that may become equal as float32 without a change of the type.
+CHANCE = 0.01
 
 
 class RowSample(NamedTuple):
@@ -155,7 +157,7 @@ def missing_cells(column: Array) -> Array:
 
 
 def needs_float64(column: Array) -> bool:
-    """Returns whether float32 makes different values of a column equal."""
+    """Returns whether float32 makes different values of a column equal, and not only a few by chance."""
     if column.dtype.kind not in "fi":
         return False
     values = np.unique(column[~missing_cells(column)].astype(np.float64))
@@ -163,7 +165,7 @@ def needs_float64(column: Array) -> bool:
     if whole and np.abs(values).max() > FLOAT32_EXACT:
         return True
     with np.errstate(over="ignore"):
-        return len(np.unique(values.astype(np.float32))) < len(values)
+        return len(np.unique(values.astype(np.float32))) < len(values) * (1 - CHANCE)
 
 
 def data_frame(names: Sequence[str], columns: Sequence[Array]) -> Any:
@@ -260,24 +262,26 @@ def read_csv(path: Path) -> RowSample:
         if len(line) != len(names):
             raise BadModel(f"{path}: row {number} has {len(line)} cells, and the header names {len(names)} columns")
     cells = tuple([line[j] for line in lines] for j in range(len(names)))
-    columns = tuple(typed_cells([cell.strip() for cell in column]) for column in cells)
+    columns = tuple(map(typed_cells, cells))
     return RowSample(names, columns, True, cells=cells)
 
 
 def typed_cells(cells: list[str]) -> Array:
     """Returns the cells of a column of a CSV as the first of bool, int64, float64, and strings that has them all."""
-    values: list[Any] = [None if cell.lower() in MISSING_CELLS else cell for cell in cells]
+    stripped = [cell.strip() for cell in cells]
+    values: list[Any] = [None if cell.lower() in MISSING_CELLS else cell for cell in stripped]
     present = [value for value in values if value is not None]
     if present and all(value.lower() in BOOLEANS for value in present):
-        return typed([value if value is None else BOOLEANS[value.lower()] for value in values])
+        # A column of truth values with other cells is text, in which a word such as NA is text too.
+        return typed([BOOLEANS[value.lower()] for value in present]) if len(present) == len(values) else texts(cells)
     if any(is_code(value) for value in present):
-        return typed(values)
+        return texts(cells)
     for convert in (int, float):
         try:
             return typed([value if value is None else convert(value) for value in values])
         except ValueError:
             continue
-    return typed(values)
+    return texts(cells)
 
 
 class Split(NamedTuple):

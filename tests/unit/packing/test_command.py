@@ -5,6 +5,7 @@ import os
 import sys
 
 import pytest
+from optional_programs import require_package
 from small_models import LEVELS, golden_of, graph_of, inputs, logistic, write_csv, write_graph
 
 from iris_wsgi.cli.main import main
@@ -37,6 +38,25 @@ def test_a_saved_estimator_is_packed_with_the_names_of_the_header(tmp_path, save
     assert [feature.name for feature in model.features] == list("abcd") and golden.model == "model.onnx"
     # The label column is the truth here, because the estimator answers for itself.
     assert (tmp_path / "out/training.csv").read_text().splitlines()[1].endswith(",high")
+
+
+def test_text_that_looks_like_numbers_stays_text_where_the_estimator_learned_text(tmp_path, capsys):
+    pandas = require_package("pandas")
+    from sklearn.compose import make_column_transformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    table = pandas.DataFrame({"a": ROWS[:, 0], "code": ["1", "02", "NA", "true"] * 10})
+    encoder = make_column_transformer((OneHotEncoder(), ["code"]), remainder="passthrough")
+    fitted = make_pipeline(encoder, LogisticRegression()).fit(table, [0, 1, 1, 0] * 10)
+    importlib.import_module("joblib").dump(fitted, tmp_path / "codes.joblib")
+    for name, codes in (("mixed", table["code"]), ("numbers", ["1"] * 40)):
+        table.assign(code=codes).to_csv(tmp_path / f"{name}.csv", index=False)
+        words = [str(tmp_path / "codes.joblib"), "--rows", str(tmp_path / f"{name}.csv"), "--out", str(tmp_path / name)]
+        assert main(["pack", *words]) == 0, capsys.readouterr().err
+        golden = golden_of(tmp_path / name)
+        assert golden["features"][1]["type"] == "string" and {row["row"][1] for row in golden["rows"]} == set(codes)
 
 
 def test_an_onnx_file_is_compared_with_the_column_of_labels(tmp_path, graph, capsys):

@@ -154,6 +154,30 @@ def test_an_export_that_disagrees_with_its_estimator_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_equal_votes_of_trees_have_the_label_of_the_estimator(tmp_path, classes):
+    from sklearn.ensemble import RandomForestClassifier
+
+    rows = inputs(2000, seed=5)
+    noisy = targets(rows + np.random.default_rng(6).normal(0, 1, rows.shape), classes)
+    fitted = RandomForestClassifier(10, random_state=0).fit(rows[:500], noisy[:500])
+    top = np.sort(fitted.predict_proba(rows), axis=1)
+    assert (top[:, -1] == top[:, -2]).sum() > 20
+    # On a tie, the label of the graph is the second of two classes, so the highest probability is served.
+    assert pack(fitted, rows, tmp_path)["label"] == ("argmax" if classes == 2 else "both")
+
+
+def test_votes_without_probabilities_are_scores(tmp_path):
+    from sklearn.ensemble import VotingClassifier
+    from sklearn.tree import DecisionTreeClassifier
+
+    rows = inputs(1200)
+    members = [(name, DecisionTreeClassifier(max_depth=depth, random_state=0)) for name, depth in (("a", 1), ("b", 2), ("c", 3))]
+    fitted = VotingClassifier(members).fit(rows, targets(rows))
+    golden = pack(fitted, rows, tmp_path)
+    assert (golden["kind"], golden["label"], golden["classes"]) == ("scores", "graph", [0, 1, 2])
+
+
 def multilabel():
     from sklearn.multiclass import OneVsRestClassifier
 
@@ -327,5 +351,5 @@ def test_a_tie_has_the_first_class_as_in_predict(tmp_path, names):
     golden = pack(estimator, rows[300:], tmp_path)
     tied = [case for case in golden["rows"] if case["probabilities"] == [0.5, 0.5]]
     assert tied and {case["label"] for case in tied} == {str(names[0])}
-    # The graph of the converter has rounding errors in place of ties.
-    assert golden["label"] == "graph" and golden["classes"] == ([0, 1] if names[1] is True else names)
+    # Of two classes with equal votes, the label of the graph is the second one.
+    assert golden["label"] == "argmax" and golden["classes"] == ([0, 1] if names[1] is True else names)

@@ -24,6 +24,14 @@ def test_a_csv_has_the_first_type_that_has_all_cells_of_a_column(tmp_path):
     assert sample.range_of(0) == (31.5, 40.0) and sample.range_of(1) == (None, None) and sample.range_of(5) == (2.5, 2.5)
 
 
+def test_the_cells_of_a_column_of_text_stay_as_they_are(tmp_path):
+    (tmp_path / "rows.csv").write_text("city,gap,flag\nTokyo,NA,true\nNA,,false\n x ,1,True\n,2,no\n")
+    sample = read_sample(tmp_path / "rows.csv")
+    assert sample.columns[0].tolist() == ["Tokyo", "NA", " x ", None] and sample.columns[1].dtype.kind == "f"
+    assert sample.columns[2].tolist() == ["true", "false", "True", "no"]
+    assert sample.with_texts(["", "string", ""]).columns[1].tolist() == ["NA", None, "1", "2"]
+
+
 @pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
 def test_a_csv_has_any_line_ends_a_byte_order_mark_and_blank_lines(tmp_path, end):
     lines = ["\ufeffa,note,b", "1,x\u2028y\x0c,2", "", ",,", "3,z,4"]
