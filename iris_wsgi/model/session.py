@@ -115,6 +115,7 @@ class Model(Graph):
         # A network of two classes may give the probability of the second alone.
         self.gives_second = self.outputs.kind == CLASSIFIER and self.graph_outputs.width == 1 and len(self.labels) == 2
         self.output, self.is_map = self.graph_outputs.values, self.graph_outputs.is_map
+        self.class_numbers = {value: i for i, value in enumerate(self.outputs.classes)}
         names = [self.output]
         if self.outputs.has_label_column and self.graph_outputs.label:
             names.append(self.graph_outputs.label)
@@ -147,7 +148,7 @@ class Model(Graph):
     def label_numbers(self, answer: Any, rows: int) -> list[int]:
         """Returns the number of each label of the graph. Raises InvalidOutput for a label that is not one of the classes."""
         found = np.asarray(answer).ravel().tolist()
-        numbers = {value: i for i, value in enumerate(self.outputs.classes)}
+        numbers = self.class_numbers
         if len(found) != rows:
             raise InvalidOutput(f"The model's output has {len(found)} labels for {rows} rows.")
         if any(value not in numbers for value in found):

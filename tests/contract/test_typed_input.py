@@ -463,6 +463,18 @@ def test_the_second_level_of_the_caches_holds_the_rows_of_every_schema(serve, ki
     assert second.post_json("/jobs", {"data": packed.rows}, headers={"Idempotency-Key": "k"}).json["href"] == job
 
 
+def test_two_folders_of_one_graph_with_other_labels_do_not_share_entries(make_app, tmp_path, shared_redis):
+    """The digest of a model is that of its graph. golden.json says which label is served, and the order of the classes."""
+    shared_redis.execute("FLUSHALL")
+    kinds = ("the label of the graph", "the label of the highest probability")
+    row = KINDS[kinds[0]].rows[2]
+    options = {"role": "all", "cache_redis_url": shared_redis.url, "cache": "on"}
+    apps = [make_app(model_dir=str(write_model(tmp_path / str(i), kind)), **options) for i, kind in enumerate(kinds)]
+    assert apps[0].service.model.digest == apps[1].service.model.digest
+    for _ in range(2):
+        assert [app.post_json("/predict/label", {"data": [row]}).json["prediction"] for app in apps] == ["yes", "no"]
+
+
 # Training rows.
 
 

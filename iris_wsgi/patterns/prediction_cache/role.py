@@ -3,6 +3,7 @@
 import platform
 
 from iris_wsgi.codec.model_schema import OutputSchema
+from iris_wsgi.model.artifact import sha256
 from iris_wsgi.model.predictor import PIECE_ROWS, LatencyProfile, Predict
 from iris_wsgi.model.session import RUNTIME_VERSION, Graph
 from iris_wsgi.observability.log import Log
@@ -27,11 +28,15 @@ def create_cache(
         options = TierOptions(
             settings.cache_redis_url, settings.cache_seconds, "prediction cache", log.event, metrics.failures.add
         )
-        tier = ClearableTier(options, namespace_of(model), registry.memory.next_generation)
+        tier = ClearableTier(options, namespace_of(model, outputs), registry.memory.next_generation)
     store = CacheStore(LRUCache(settings.cache_bytes), settings.cache_seconds, metrics, registry.memory)
     return PredictionCache(predict, model.schema, outputs.width, store, tier, pace.chunk_rows(PIECE_ROWS))
 
 
-def namespace_of(model: Graph) -> bytes:
-    """Returns all that the bits of a prediction depend on: the model, the runtime, and the CPU. 2 is the layout of the values."""
-    return f"{{iris}}:predictions:2:{model.digest}:{RUNTIME_VERSION}:{platform.machine()}".encode()
+def namespace_of(model: Graph, outputs: OutputSchema) -> bytes:
+    """Returns all that the bits of a prediction depend on: the model, the runtime, and the CPU. 3 is the layout of the values.
+
+    Folders with the same graph may serve other columns, in another order, for rows of other features.
+    """
+    columns = sha256(repr((*outputs, *((one.name, one.type) for one in model.features))).encode())[:16]
+    return f"{{iris}}:predictions:3:{model.digest}:{columns}:{RUNTIME_VERSION}:{platform.machine()}".encode()
