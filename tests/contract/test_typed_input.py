@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import webtest
 from applications import RecordingLog, call_wsgi
+from http_clients import CI
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from iris_data import IRIS_ROWS
 from item_stores import open_item_store
 from job_requests import run_worker, worker_of
 from metrics_text import sample_value
-from packed_models import BROKEN, KINDS, LIMIT, answers_of, seal, write_model
+from packed_models import BROKEN, INTEGERS, KINDS, LIMIT, answers_of, feeds_of, seal, write_model
 from project import MODEL
 
 from iris_wsgi.factory import build
@@ -25,6 +28,7 @@ from iris_wsgi.packing.folder import training_csv
 from iris_wsgi.patterns.asynchronous.worker import WRONG_WIDTH
 from iris_wsgi.settings import Settings
 
+DATATYPES = {"float32": "FP32", "float64": "FP64", "bool": "BOOL", "string": "BYTES"} | {name: name.upper() for name in INTEGERS}
 MIXED = "columns of several types"
 MIXED_MISSING = "columns of several types with missing values"
 MIXED_ROW = [31.5, "Tokyo", 3, True]
@@ -494,3 +498,64 @@ def test_the_training_rows_of_every_schema_are_served_and_are_the_first_items(ma
     for i, row in enumerate(packed.rows):
         assert app.get(f"/items/{i:04d}").json["data"] == [row]
         app.get(f"/items/{i:04d}/prediction")
+
+
+# Any document.
+
+scalars = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from([2**53 + 1, 2**63, 1e39])
+)
+documents = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
+)
+relaxed = settings(max_examples=300 if CI else 80, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def almost_rows(kind: str) -> st.SearchStrategy:
+    """Returns rows with values of the right types, as lists or by name, of which some are damaged."""
+    packed = KINDS[kind]
+    values = [st.sampled_from([row[j] for row in packed.rows]) | scalars for j in range(len(packed.features))]
+    names = [name for name, _, _ in packed.features]
+    spelled = st.sampled_from(names) | st.sampled_from(names).map(str.upper) | st.text(max_size=3)
+    by_name = st.fixed_dictionaries(dict(zip(names, values, strict=True))) | st.dictionaries(spelled, scalars, max_size=5)
+    return st.lists(st.tuples(*values).map(list) | by_name | documents, max_size=4)
+
+
+@relaxed
+@given(data=st.data())
+@pytest.mark.parametrize("kind", [TREE, "one input of strings"])
+def test_no_rows_of_any_form_get_a_5xx(shared, kind, data):
+    rows = data.draw(almost_rows(kind) | documents)
+    for method, path in (("POST", "/predict/batch"), ("POST", "/jobs"), ("PUT", "/items/a")):
+        status, _, content = call_wsgi(shared(kind), method, path, json.dumps({"data": rows}).encode())
+        assert status in (200, 201, 202, 400, 422)
+        if status == 422:
+            assert json.loads(content)["errors"]
+    status, _, content = call_wsgi(shared(kind), "POST", "/v1/models/packed:predict", json.dumps({"instances": rows}).encode())
+    assert status in (200, 400)
+
+
+@relaxed
+@given(data=st.data())
+@pytest.mark.parametrize("kind", [TREE, PARTLY, "missing values", "columns of rank one", "columns of every integer type"])
+def test_no_tensors_of_any_form_get_a_5xx(shared, kind, data):
+    packed = KINDS[kind]
+    inputs = [
+        {
+            "name": name,
+            "datatype": DATATYPES[next(one.type for one in packed.inputs if one.name == name)],
+            "shape": list(array.shape),
+            "data": [None if value != value else value for value in array.ravel().tolist()],
+        }
+        for name, array in feeds_of(packed, packed.rows).items()
+    ]
+    assert infer(shared(kind), json.loads(json.dumps(inputs)))[0] == 200
+    for _ in range(data.draw(st.integers(1, 3))):
+        entry = data.draw(st.sampled_from(inputs))
+        if data.draw(st.booleans()) and isinstance(entry.get("data"), list) and entry["data"]:
+            entry["data"][data.draw(st.integers(0, len(entry["data"]) - 1))] = data.draw(scalars)
+        else:
+            entry[data.draw(st.sampled_from(["name", "datatype", "shape", "data", "parameters"]))] = data.draw(
+                documents | st.sampled_from(["FP64", "BYTES", "INT64", [1, 1], [2, 2], [0, 1]])
+            )
+    assert infer(shared(kind), inputs)[0] in (200, 400)
