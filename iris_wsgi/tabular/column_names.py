@@ -22,6 +22,9 @@ class FeatureColumns:
         self.features = features
         self.names = set(features)
         self.keys = list(map(normalized, features))
+        self.features_of: dict[str, list[str]] = {}
+        for name, key in zip(features, self.keys, strict=True):
+            self.features_of.setdefault(key, []).append(name)
 
     def find(self, columns: Sequence[str]) -> list[str | None]:
         """Returns the name of each feature's column, or None for a feature without a column. Raises AmbiguousColumns."""
@@ -31,14 +34,13 @@ class FeatureColumns:
                 others.setdefault(normalized(name), []).append(name)
         present = self.names.intersection(columns)
         pairs = zip(self.features, self.keys, strict=True)
-        return [name if name in present else self.similar(name, others.get(key, [])) for name, key in pairs]
+        return [name if name in present else self.similar(name, key, others.get(key, [])) for name, key in pairs]
 
-    def similar(self, feature: str, columns: Sequence[str]) -> str | None:
-        """Returns the only one of the columns whose normalized name is that of the feature."""
+    def similar(self, feature: str, key: str, columns: Sequence[str]) -> str | None:
+        """Returns the only column with the normalized name `key` of a feature, or None."""
         if not columns:
             return None
-        key = normalized(feature)
-        features = [name for name, other in zip(self.features, self.keys, strict=True) if other == key]
+        features = self.features_of[key]
         if len(columns) > 1 or len(features) > 1:
-            raise AmbiguousColumns(feature, columns, features[1:] and features)
+            raise AmbiguousColumns(feature, columns, features if len(features) > 1 else ())
         return columns[0]

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -127,31 +127,34 @@ class CsvReader:
 
     def parse_columns(self, text: str, data: bytes, starts: Offsets, ends: Offsets) -> Array | None:
         """Returns the rows [n, features] of features of any types; None if a field is invalid."""
-        columns: list[Array | Sequence[str]] = []
-        for j, kind in enumerate(self.features.types):
-            if kind == "string":
-                columns.append(column_texts(text, data, starts[:, j], ends[:, j]))
-            elif (column := self.parse_column(data, starts[:, j], ends[:, j], j)) is not None:
-                columns.append(column)
-            else:
-                return None
-        return self.features.rows(columns, len(starts))
+        at = self.features.numeric
+        numbers = self.parse_numbers(data, starts[:, at], ends[:, at])
+        if numbers is None:
+            return None
+        if not self.schema.has_strings:
+            return numbers.astype(self.schema.dtype, copy=False)
+        found = np.empty(starts.shape, object)
+        found[:, at] = numbers
+        for j in self.features.strings:
+            found[:, j] = column_texts(text, data, starts[:, j], ends[:, j])
+        return found
 
-    def parse_column(self, data: bytes, starts: Offsets, ends: Offsets, j: int) -> Array | None:
-        """Returns the numbers of one feature; None if a field is invalid."""
+    def parse_numbers(self, data: bytes, starts: Offsets, ends: Offsets) -> Array | None:
+        """Returns the values [n, numeric features] that are not strings; None if a field is invalid."""
         values, odd = parse_decimals(data, starts, ends)
-        at = np.flatnonzero(odd)
-        texts = [data[start:end].decode() for start, end in zip(starts[at].tolist(), ends[at].tolist(), strict=True)]
+        values[odd] = 0
+        if not self.features.numbers_fit(values):
+            return None
+        values = values.astype(self.features.number_type, copy=False)
+        features = np.array(self.features.numeric)[np.nonzero(odd)[1]].tolist()
+        texts = [data[start:end] for start, end in zip(starts[odd].tolist(), ends[odd].tolist(), strict=True)]
+        fields = list(zip(features, texts, strict=True))
         try:
             # Words such as true repeat.
-            found = {word: self.features.from_text(word, j) for word in set(texts)}
+            found = {field: self.features.from_text(field[1].decode(), field[0]) for field in set(fields)}
         except InvalidValue:
             return None
-        values[at] = 0
-        if not self.features.fits(values, j):
-            return None
-        values = values.astype(self.features.column_type(j))
-        values[at] = [found[word] for word in texts]
+        values[odd] = [found[field] for field in fields]
         return values
 
     def parse_strict(self, data: bytes, line: int) -> Rows:

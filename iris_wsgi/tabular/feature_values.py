@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,14 @@ class FeatureValues:
         self.schema = schema
         self.types = [feature.type for feature in schema.features]
         self.optional = schema.optional
+        self.strings = [j for j, kind in enumerate(self.types) if kind == "string"]
+        self.numeric = [j for j, kind in enumerate(self.types) if kind != "string"]
+        # In rows of several types, integers are at most 2^53 and exact in float64.
+        self.number_type = schema.dtype if schema.dtype.kind in "iu" else np.dtype(np.float64)
+        limits = [(0, 1) if kind == "bool" else schema.limits[j] for j, kind in enumerate(self.types)]
+        self.limits = limits
+        self.lows, self.highs = np.array([limits[j] for j in self.numeric], np.float64).reshape(-1, 2).T
+        self.is_whole = np.array([self.types[j] in WHOLE_TYPES for j in self.numeric], bool)
 
     def from_text(self, text: str, j: int) -> Any:
         """Returns the value of a field; None is a missing value. Raises InvalidValue."""
@@ -84,6 +93,34 @@ class FeatureValues:
             return f"is not a whole number from {low} to {high}"
         return NOT_FINITE if self.types[j] == "float32" else NOT_FINITE_64
 
+    def table(self, columns: Sequence[Sequence[Any]], count: int) -> Array | None:
+        """Converts the values of all features to rows [count, features]; None if a value is invalid."""
+        if self.schema.is_float:
+            return self.floats(columns)
+        found = []
+        for j, values in enumerate(columns):
+            if (column := self.column(values, j)) is None:
+                return None
+            found.append(column)
+        return self.rows(found, count)
+
+    def floats(self, columns: Sequence[Sequence[Any]]) -> Array | None:
+        """Converts the values of features of one float type to rows; None if a value is invalid."""
+        types = set(map(type, chain.from_iterable(columns)))
+        if not types <= {*NUMBERS, type(None)}:
+            return None
+        try:
+            doubles = np.array(columns, np.float64).T
+        except OverflowError:
+            return None
+        valid = (doubles <= self.schema.max) & (doubles >= -self.schema.max)
+        missing = [
+            sum(value is None for value in column) if optional and type(None) in types else 0
+            for column, optional in zip(columns, self.optional, strict=True)
+        ]
+        is_good = ((~valid).sum(axis=0) == missing).all()
+        return doubles.astype(self.schema.dtype, copy=False) if is_good else None
+
     def column(self, values: Sequence[Any], j: int) -> Array | Sequence[str] | None:
         """Converts the values of one feature, of JSON or of a database; None if a value is invalid. None is a missing value."""
         types = set(map(type, values))
@@ -106,19 +143,22 @@ class FeatureValues:
         """Converts numbers to the exact integers of a feature; None if a number is not whole or out of range."""
         if any([self.schema.value_error(value, j) is not None for value in set(values)]):
             return None
-        return np.array(list(map(int, values)) if self.column_type(j).kind in "iu" else values, self.column_type(j))
-
-    def column_type(self, j: int) -> "np.dtype[Any]":
-        """Returns the type of columns of numbers. In rows of several types, integers are at most 2^53 and exact in float64."""
-        return self.schema.dtype if self.schema.dtype.kind in "iu" else np.dtype(np.float64)
+        return np.array(list(map(int, values)) if self.number_type.kind in "iu" else values, self.number_type)
 
     def fits(self, column: Array, j: int, missing: int = 0) -> bool:
         """Returns whether all numbers of a column are valid, apart from a number of missing values."""
         return int(self.within(column, j).sum()) == len(column) - missing
 
+    def numbers_fit(self, values: Array) -> bool:
+        """Returns whether small numbers [n, numeric features] are valid values of their features."""
+        fits = (values >= self.lows) & (values <= self.highs)
+        if self.is_whole.any():
+            fits &= (values == np.floor(values)) | ~self.is_whole
+        return bool(fits.all())
+
     def within(self, column: Array, j: int) -> NDArray[np.bool_]:
         """Returns which numbers of a column are in the range of the feature, and whole where they must be."""
-        low, high = (0, 1) if self.types[j] == "bool" else self.schema.limits[j]
+        low, high = self.limits[j]
         found: NDArray[np.bool_] = (column >= low) & (column <= high)
         if column.dtype.kind == "f" and self.types[j] in WHOLE_TYPES:
             found &= column == np.floor(column)

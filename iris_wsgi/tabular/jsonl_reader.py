@@ -6,7 +6,7 @@ from itertools import repeat
 from operator import itemgetter
 from typing import Any
 
-from iris_wsgi.codec.model_schema import Array, RowSchema
+from iris_wsgi.codec.model_schema import RowSchema
 from iris_wsgi.tabular.column_names import AmbiguousColumns, FeatureColumns
 from iris_wsgi.tabular.feature_values import FeatureValues
 from iris_wsgi.tabular.record_splitter import NOT_UTF8, BadRow
@@ -54,21 +54,14 @@ class JsonReader:
             if set(map(type, records)) != {dict}:
                 return None
             kept = [list(map(itemgetter(name), records)) for name in self.keep]
-            columns = self.columns(records)
+            columns = [
+                [record.get(name) for record in records] if optional else list(map(itemgetter(name), records))
+                for name, optional in zip(self.common_names(records), self.schema.optional, strict=True)
+            ]
         except (ValueError, KeyError, RecursionError):
             return None
-        return None if columns is None else Rows(self.values.rows(columns, len(lines)), range(line, line + len(lines)), kept, [])
-
-    def columns(self, records: list[dict[str, Any]]) -> list[Array | Sequence[str]] | None:
-        """Returns the valid values of each feature; None if a value is invalid. Raises KeyError and AmbiguousColumns."""
-        columns = []
-        for j, name in enumerate(self.common_names(records)):
-            values = [record.get(name) for record in records] if self.schema.optional[j] else list(map(itemgetter(name), records))
-            column = self.values.column(values, j)
-            if column is None:
-                return None
-            columns.append(column)
-        return columns
+        values = self.values.table(columns, len(lines))
+        return None if values is None else Rows(values, range(line, line + len(lines)), kept, [])
 
     def common_names(self, records: list[dict[str, Any]]) -> Sequence[str]:
         """Returns the names of the features in these objects. Raises KeyError if the objects differ, and AmbiguousColumns."""

@@ -132,14 +132,14 @@ class ParquetReader:
         else:
             wrong = missing | ~self.values.within(numbers, j)
         numbers[wrong] = 0
-        return numbers.astype(self.values.column_type(j), copy=False), wrong
+        return numbers.astype(self.values.number_type, copy=False), wrong
 
     def whole_numbers(self, decimals: list[Decimal | None], j: int) -> tuple[Array, NDArray[np.bool_]]:
         """Returns exact integers, with 0 in place of invalid ones, and which of them are invalid."""
         values = [None if value is None else int(value) if value == int(value) else float(value) for value in decimals]
         wrong = [self.values.value_reason(value, j) is not None for value in values]
         numbers = [0 if bad or value is None else int(value) for value, bad in zip(values, wrong, strict=True)]
-        return np.array(numbers, self.values.column_type(j)), np.array(wrong, bool)
+        return np.array(numbers, self.values.number_type), np.array(wrong, bool)
 
     def reason(self, value: Any, j: int) -> str:
         """Returns the reason for which a value is invalid."""
