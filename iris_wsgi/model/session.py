@@ -53,6 +53,7 @@ code = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ").sub
 loading = re.compile(r"^(?:Load model from .*? failed:|Exception during initialization: )").sub
 place = re.compile(r"^/\S+?:\d+ (?:.*?\)(?: const)?(?:::<lambda\(.*?\)>)? )(?=[A-Z])").sub
 # Texts of messages, and what to change.
+NO_WEIGHTS = "its weights are in another file, which is missing or is not named in golden.json; run pack on the model"
 ADVICE = (
     ("IR version", "set `model.ir_version` to one that this onnxruntime supports before saving, or install a newer onnxruntime"),
     ("onnx opset", "export with a lower `target_opset=`, or install a newer onnxruntime"),
@@ -60,10 +61,9 @@ ADVICE = (
     ("ZipMap", 'export with `options={"zipmap": False}`'),
     ("is not a registered function/op", "its operator belongs to another library; export with the operators of ONNX alone"),
     ("construct locale", 'this machine lacks the locale; export the text step with `options={Vectorizer: {"locale": "C"}}`'),
-    (
-        "External data",
-        "its weights are in a file beside it, which is missing or is not named in golden.json; run pack on the model",
-    ),
+    ("add_external_initializers", "its weights are in other files, which onnxruntime loads from version 1.24 on"),
+    ("External data", NO_WEIGHTS),
+    ("cannot get file size", NO_WEIGHTS),
     ("protobuf", "the file is damaged, or it is no ONNX model"),
     ("tensor(double)", "export with float inputs: `initial_types=[('X', FloatTensorType([None, N]))]`"),
 )
