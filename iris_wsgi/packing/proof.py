@@ -139,7 +139,8 @@ def decide_label(
         if not right or (choice is not None and choice not in right):
             nearest = choice or min(found, key=lambda name: int((found[name] != reference.labels).sum()))
             raise label_difference(description, found[nearest], reference.labels)
-        name = choice or (BOTH if len(right) == 2 else right[0])
+        both = GRAPH if reference.has_votes else BOTH
+        name = choice or (both if len(right) == 2 else right[0])
         return description._replace(label=name), reference.labels
     if own is None or (own == best).all():
         return description._replace(label=ARGMAX if own is None else BOTH), best

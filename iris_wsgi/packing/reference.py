@@ -17,11 +17,15 @@ CLASS_OBJECTIVES = ("multiclass", "multiclassova", "multi:softprob")
 # Objectives without probabilities, with the one to train with.
 REFUSED_OBJECTIVES = {"binary:logitraw": "binary:logistic", "binary:hinge": "binary:logistic", "multi:softmax": "multi:softprob"}
 
+# Classifiers whose predict counts votes, and not the probabilities of predict_proba.
+VOTERS = ("SVC", "NuSVC")
+
 
 class Reference(NamedTuple):
     """Reference for the rows. `classes` are the label values in the order of the columns of `values` float64 [n, columns].
 
-    `labels` are numbers of classes. None means that there is nothing to compare.
+    `labels` are numbers of classes. None means that there is nothing to compare. `has_votes` means that predict does not take the
+    class of the highest probability, also where both are the same on all rows.
     """
 
     kind: str
@@ -29,6 +33,7 @@ class Reference(NamedTuple):
     labels: Array | None = None
     values: Array | None = None
     columns: tuple[str, ...] = ()
+    has_votes: bool = False
 
     @property
     def compares(self) -> bool:
@@ -64,6 +69,16 @@ def estimator_reference(estimator: Any, rows: Any, count: int) -> Reference:
     if classes is None or kind == "regressor" or (library_of(estimator) == "catboost" and not len(classes)):
         return regressor_reference(name, predicted, count)
     return classifier_reference(estimator, rows, predicted, count)
+
+
+def last_step(estimator: Any) -> Any:
+    """Returns the classifier of a pipeline or of a search, or the estimator itself."""
+    while True:
+        steps = getattr(estimator, "steps", None)
+        inner = steps[-1][1] if isinstance(steps, list) and steps else getattr(estimator, "best_estimator_", None)
+        if inner is None:
+            return estimator
+        estimator = inner
 
 
 def sklearn_type(estimator: Any) -> str | None:
@@ -104,7 +119,7 @@ def classifier_reference(estimator: Any, rows: Any, predicted: Array, count: int
         values = np.asarray(estimator.predict_proba(rows), np.float64)
         if values.shape != (count, len(classes)):
             raise BadModel(f"{name}.predict_proba returns the shape {list(values.shape)} for {len(classes)} classes")
-        return Reference(CLASSIFIER, classes, labels, values)
+        return Reference(CLASSIFIER, classes, labels, values, has_votes=type(last_step(estimator)).__name__ in VOTERS)
     if not hasattr(estimator, "decision_function"):
         return Reference(SCORES, classes, labels)
     scores = np.asarray(estimator.decision_function(rows), np.float64).reshape(count, -1)

@@ -353,3 +353,21 @@ def test_a_tie_has_the_first_class_as_in_predict(tmp_path, names):
     assert tied and {case["label"] for case in tied} == {str(names[0])}
     # Of two classes with equal votes, the label of the graph is the second one.
     assert golden["label"] == "argmax" and golden["classes"] == ([0, 1] if names[1] is True else names)
+
+
+@pytest.mark.parametrize("wrap", ["none", "pipeline", "search"])
+def test_the_label_of_votes_is_served_also_if_the_highest_probability_agrees(tmp_path, wrap):
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
+
+    estimator = SVC(probability=True, random_state=0)
+    if wrap == "pipeline":
+        estimator = make_pipeline(StandardScaler(), estimator)
+    elif wrap == "search":
+        estimator = GridSearchCV(estimator, {"C": [1.0]}, cv=2)
+    rows = inputs()
+    estimator.fit(rows, targets(rows, 2))
+    certain = rows[estimator.predict_proba(rows).max(axis=1) > 0.9]
+    assert pack(estimator, certain, tmp_path)["label"] == "graph"
