@@ -34,7 +34,7 @@ SWEEP_IDLE_SECONDS, SWEEP_JOBS = 5.0, 50
 # Pause after a removal, in durations of that removal.
 SWEEP_PAUSE_FACTOR = 4
 NO_ROWS = np.empty((0, 0), np.float32)
-WRONG_WIDTH = "The row width (number of features) differs from that of the model."
+OTHER_FEATURES = "The rows are for another model: the width (number of features) or the types of the features differ."
 TOO_LONG = "The model exceeded its time limit for these rows."
 MODEL_FAILED = "The model failed on these rows; see the log of the worker."
 
@@ -180,7 +180,7 @@ class JobWorker:
         for claim in claims:
             rows = self.rows_of(claim)
             if rows is None:
-                self.end_attempt(ClaimedJob(claim, NO_ROWS, started), WRONG_WIDTH)
+                self.end_attempt(ClaimedJob(claim, NO_ROWS, started), OTHER_FEATURES)
                 continue
             if batch and sum(len(job.rows) for job in batch) + len(rows) > self.limits.max_rows:
                 yield batch

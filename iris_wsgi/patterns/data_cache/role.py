@@ -101,6 +101,7 @@ class ItemResponses:
             rows = None
         if rows is None or len(rows) != 1:
             count = len(packed_values(content))
-            found = "other" if count == self.schema.width else count
-            raise Conflict(f"The item has {found} features, and the model requires {self.schema.width}; PUT the item again.")
+            if count != self.schema.width:
+                raise Conflict(f"The item has {count} features, and the model requires {self.schema.width}; PUT the item again.")
+            raise Conflict("The item has values that do not fit the features of the model; PUT the item again.")
         return rows

@@ -24,7 +24,7 @@ from iris_wsgi.patterns.asynchronous.job import Job, Limits
 from iris_wsgi.patterns.asynchronous.job_codec import Provisional, model_identity, pack_note, pack_rows
 from iris_wsgi.patterns.asynchronous.metrics import JobMetrics
 from iris_wsgi.patterns.asynchronous.sqlite_store import SqliteJobStore
-from iris_wsgi.patterns.asynchronous.worker import MODEL_FAILED, TOO_LONG, WRONG_WIDTH, JobWorker, WorkerLimits
+from iris_wsgi.patterns.asynchronous.worker import MODEL_FAILED, OTHER_FEATURES, TOO_LONG, JobWorker, WorkerLimits
 from iris_wsgi.resilience.circuit_breaker import FAILURES
 
 LIMITS = WorkerLimits(max_jobs=64, max_rows=100, max_attempts=3, lease_seconds=600, run_seconds=60, retry_seconds=1)
@@ -176,7 +176,7 @@ def test_an_invalid_result_fails_at_once_and_affects_no_other(bench):
 def test_rows_of_another_width_fail_at_once(bench, body):
     job_id, other = bench.store.submit(body).id, bench.submit()
     bench.worker.run_once("w")
-    assert (bench.job(job_id).state, bench.job(job_id).error) == ("failed", WRONG_WIDTH)
+    assert (bench.job(job_id).state, bench.job(job_id).error) == ("failed", OTHER_FEATURES)
     assert bench.job(other).state == "succeeded"
 
 
