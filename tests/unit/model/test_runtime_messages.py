@@ -13,7 +13,7 @@ MESSAGES = {
     "[ONNXRuntimeError] : 1 : FAIL : Load model from /m/model.onnx failed:Fatal error: ai.onnx.contrib:Inverse2(-1) is not a"
     " registered function/op": "Fatal error: ai.onnx.contrib:Inverse2(-1) is not a registered function/op; its operator belongs",
     f"[ONNXRuntimeError] : 1 : FAIL : Exception during initialization: /src/text/normalizer.cc:235 {LOCALE} Failed to"
-    " construct locale with name:en_US.UTF-8:": "Failed to construct locale with name:en_US.UTF-8:; this machine lacks the locale",
+    " construct locale with name:en_US:": "Failed to construct locale with name:en_US:; this machine lacks the locale",
     "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Failed to load model because protobuf parsing failed.": (
         "Failed to load model because protobuf parsing failed; the file is damaged"
     ),
