@@ -6,14 +6,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from browser_model import BrowserModel
 from npm import PackageFiles
 from opsets import opsets
 
 from iris_wsgi import __version__
 from iris_wsgi.errors import BadModel
-from iris_wsgi.model.artifact import read_all, read_file, sha256
-from iris_wsgi.model.golden import self_test
-from iris_wsgi.model.session import Model, load_model
+from iris_wsgi.model.artifact import sha256
 from iris_wsgi.patterns.edge.bundle import MANIFEST, MODEL, ManifestEntry, bundle_digest, parse_manifest
 
 # The smallest build of onnxruntime-web that runs the model: WebAssembly only, with its loader in one file.
@@ -35,8 +34,9 @@ def write(out: Path, model_dir: Path, sources: Path, runtime: PackageFiles) -> s
     out = out.resolve() if out.is_symlink() else out
     if out.exists() and not (out / MANIFEST).exists():
         raise BadModel(f"{out} exists and is not a bundle; choose another path or remove it")
-    files = contents(model_dir, sources, runtime)
-    manifest = manifest_of(model_dir, files, runtime.version)
+    prepared = BrowserModel(model_dir)
+    files = contents(prepared.files, sources, runtime)
+    manifest = manifest_of(prepared, files, runtime.version)
     files[MANIFEST] = (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
     out.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -53,36 +53,35 @@ def write(out: Path, model_dir: Path, sources: Path, runtime: PackageFiles) -> s
     return f"{out}: bundle {bundle}, {len(files)} files, {sum(map(len, files.values())):,} bytes"
 
 
-def contents(model_dir: Path, sources: Path, runtime: PackageFiles) -> dict[str, bytes]:
+def contents(model: dict[str, bytes], sources: Path, runtime: PackageFiles) -> dict[str, bytes]:
     """Returns the content of every file by its path in the bundle, sorted by path."""
-    _, model = read_all(lambda name: read_file(model_dir / name), str(model_dir))
     page = {path.name: path.read_bytes() for path in sources.iterdir() if path.suffix in BROWSER_SUFFIXES}
     return dict(sorted(({MODEL + name: content for name, content in model.items()} | page | runtime.files).items()))
 
 
-def manifest_of(model_dir: Path, files: dict[str, bytes], web_version: str) -> dict[str, object]:
-    model, golden = load_model(model_dir)
-    self_test(model, golden.cases, golden.tolerance)
-    if model.is_map:
-        raise BadModel(
-            f"{model_dir}/{golden.model} returns maps (a ZipMap), which no browser supports; convert the model without ZipMap"
-        )
+def manifest_of(prepared: BrowserModel, files: dict[str, bytes], web_version: str) -> dict[str, object]:
+    file = MODEL + prepared.golden.model
     entries = {path: ManifestEntry(sha256(content), len(content)) for path, content in files.items()}
     return {
         "bundle": f"{__version__}-{bundle_digest(entries)}",
-        "model": model_metadata(model) | {"file": MODEL + golden.model},
-        "opset": opsets(files[MODEL + golden.model]),
+        "model": model_metadata(prepared) | {"file": file},
+        "opset": opsets(files[file]),
         "minimum": {"onnxruntime": MIN_ONNXRUNTIME, "onnxruntime-web": web_version},
         "files": {path: file._asdict() for path, file in entries.items()},
     }
 
 
-def model_metadata(model: Model) -> dict[str, object]:
-    """Returns the metadata that the page shows, with the names of `GET /metadata`."""
+def model_metadata(prepared: BrowserModel) -> dict[str, object]:
+    """Returns the metadata that the page shows, with the names of `GET /metadata`.
+
+    `source` is the digest of the model of the server, if the graph was rewritten for browsers.
+    """
+    model = prepared.model
     return {
         "name": model.name,
         "version": model.version,
         "digest": model.digest,
+        **({} if prepared.source == model.digest else {"source": prepared.source}),
         "features": [feature._asdict() for feature in model.features],
         "labels": list(model.labels),
     }

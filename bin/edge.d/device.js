@@ -210,14 +210,19 @@ export async function open(bundle) {
   ort.env.wasm.numThreads = 1;
   ort.env.wasm.wasmBinary = await read(bundle, binary);
   const graph = new Uint8Array(await read(bundle, `model/${golden.model}`));
-  const session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"] });
+  const session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"], logSeverityLevel: 3 });
   const names = Object.keys(labels).map((_, i) => labels[i]);
   const output = session.outputMetadata.find(item => item.isTensor && item.type === "float32" && item.shape.length === 2);
   if (!output) throw new DeviceError("The model has no tensor of probabilities, the only form that this runtime supports.");
-  return new Model({ ort, session, output: output.name, labels: names, golden, manifest });
+  // The graph decides the label, which may not be that of the highest probability.
+  const own = golden.label === "graph" && session.outputNames.find(name => name !== output.name);
+  return new Model({ ort, session, output: output.name, own, labels: names, golden, manifest });
 }
 
-// Model that returns a list of probabilities for each row of numbers.
+// A number of the graph may be a BigInt, and a truth value is 0 or 1.
+const keyOf = value => String(typeof value === "boolean" ? Number(value) : value);
+
+// Model that returns a list of probabilities for each row of numbers, with the index of the label as its property `best`.
 class Model {
   constructor(parts) {
     Object.assign(this, parts);
@@ -225,12 +230,19 @@ class Model {
 
   async predict(rows) {
     const { session, labels } = this, width = rows[0].length;
-    const tensor = new this.ort.Tensor("float32", Float32Array.from(rows.flat()), [rows.length, width]);
-    const { data, dims } = (await session.run({ [session.inputNames[0]]: tensor }, [this.output]))[this.output];
+    // A missing value is NaN.
+    const numbers = Float32Array.from(rows.flat(), value => value === null ? NaN : value);
+    const tensor = new this.ort.Tensor("float32", numbers, [rows.length, width]);
+    const found = await session.run({ [session.inputNames[0]]: tensor }, [this.output, ...(this.own ? [this.own] : [])]);
+    const { data, dims } = found[this.output];
     if (dims.length !== 2 || dims[0] !== rows.length || dims[1] !== labels.length) {
       throw new DeviceError(`The model's output has the shape [${dims}]; it must be [${[rows.length, labels.length]}].`);
     }
-    return rows.map((_, i) => [...data.slice(i * labels.length, (i + 1) * labels.length)]);
+    return rows.map((_, i) => {
+      const probabilities = [...data.slice(i * labels.length, (i + 1) * labels.length)];
+      const best = this.own ? this.indexOf(found[this.own].data[i]) : probabilities.indexOf(Math.max(...probabilities));
+      return Object.assign(probabilities, { best });
+    });
   }
 
   // Returns the mean time of a prediction in milliseconds. The clock of a browser is too coarse for a single prediction.
@@ -240,8 +252,15 @@ class Model {
     return (performance.now() - began) / LATENCY_RUNS;
   }
 
+  // Returns the index of a label of the graph.
+  indexOf(value) {
+    const found = this.golden.classes.findIndex(one => keyOf(one) === keyOf(value));
+    if (found < 0) throw new DeviceError("The model's label is not one of its classes.");
+    return found;
+  }
+
   label(probabilities) {
-    return this.labels[probabilities.indexOf(Math.max(...probabilities))];
+    return this.labels[probabilities.best];
   }
 }
 

@@ -185,7 +185,8 @@ function put(example, requested = true) {
   return predict(requested);
 }
 
-// Creates the controls of a feature: `value` returns the number, or null for invalid input, and `put` sets it.
+// Creates the controls of a feature: `value` returns the number, null for a missing value, or undefined for invalid input, and
+// `put` sets it.
 function field(feature, i) {
   const { min, max } = feature, hasRange = typeof min === "number" && typeof max === "number" && min < max;
   const words = hasRange ? `${shown(min)} to ${shown(max)}` : "";
@@ -202,20 +203,23 @@ function field(feature, i) {
 
   function value() {
     const typed = text.value.trim(), number = Math.fround(Number(typed.replace(",", ".")));
-    return typed !== "" && Number.isFinite(number) ? Number(typed.replace(",", ".")) : null;
+    if (typed === "") return feature.missing ? null : undefined;
+    return Number.isFinite(number) ? Number(typed.replace(",", ".")) : undefined;
   }
   function validate() {
-    const now = value(), outside = now !== null && hasRange && (now < min || now > max);
-    if (now !== null) slider.value = now;
-    hint.textContent = !hasRange ? "" : outside ? `outside the training range: ${words}` : `${words} in training`;
+    const now = value(), isNumber = typeof now === "number", isInvalid = now === undefined;
+    const outside = isNumber && hasRange && (now < min || now > max);
+    if (isNumber) slider.value = now;
+    const range = !hasRange ? "" : outside ? `outside the training range: ${words}` : `${words} in training`;
+    hint.textContent = [range, feature.missing ? "may be empty" : ""].filter(Boolean).join("; ");
     hint.classList.toggle("outside", outside);
-    fault.textContent = now === null ? "This must be a number." : "";
-    if (now === null) text.setAttribute("aria-invalid", "true");
+    fault.textContent = isInvalid ? "This must be a number." : "";
+    if (isInvalid) text.setAttribute("aria-invalid", "true");
     else text.removeAttribute("aria-invalid");
-    text.setAttribute("aria-describedby", now === null ? `fault-${i} hint-${i}` : `hint-${i}`);
+    text.setAttribute("aria-describedby", isInvalid ? `fault-${i} hint-${i}` : `hint-${i}`);
   }
   function set(number) {
-    text.value = String(number);
+    text.value = number === null ? "" : String(number);
     validate();
   }
   text.addEventListener("input", () => { validate(); predict(); });
@@ -233,7 +237,7 @@ async function predict(requested = true) {
   const row = page.fields.map(item => item.value()), mine = ++page.latest;
   page.edited ||= requested;
   clearTimeout(page.settling);
-  if (row.includes(null)) return showPrediction(null);
+  if (row.includes(undefined)) return showPrediction(null);
   const [probabilities] = await page.model.predict([row]);
   if (mine !== page.latest) return;
   showPrediction(probabilities);
@@ -241,7 +245,7 @@ async function predict(requested = true) {
 }
 
 function showPrediction(probabilities) {
-  const { labels } = page.model, best = probabilities ? probabilities.indexOf(Math.max(...probabilities)) : -1;
+  const { labels } = page.model, best = probabilities ? probabilities.best : -1;
   for (const [i, line] of [...byId("bars").children].entries()) {
     line.querySelector("i").style.width = `${100 * (probabilities ? probabilities[i] : 0)}%`;
     line.querySelector(".percent").textContent = probabilities ? percent(probabilities[i]) : "–";
@@ -256,7 +260,7 @@ function showPrediction(probabilities) {
 // Measures, counts, and asks the server once the input stays the same, not for each step of a slider.
 async function settled(row, probabilities, mine, requested) {
   const label = page.model.label(probabilities);
-  byId("announcement").textContent = `${label}, ${percent(Math.max(...probabilities))}`;
+  byId("announcement").textContent = `${label}, ${percent(probabilities[probabilities.best])}`;
   byId("latency").textContent = `${(await page.model.latency(row)).toFixed(3)} ms on this device`;
   if (requested) await counts.add(label);
   showCounts("");
@@ -274,7 +278,9 @@ async function agreement(row, probabilities) {
   let response, document;
   try {
     const signal = AbortSignal.timeout(TIMEOUT_MS);
-    response = await fetch(new URL("predict/proba", SERVER), { method: "POST", headers, body, signal });
+    // Only this response has the label if it is not that of the highest probability.
+    const path = page.model.own ? "predict/batch" : "predict/proba";
+    response = await fetch(new URL(path, SERVER), { method: "POST", headers, body, signal });
     document = await response.json().catch(() => null);
   } catch {
     page.retryAt = Date.now() + RETRY_MS;
@@ -285,9 +291,11 @@ async function agreement(row, probabilities) {
   if (page.noServer) return "has no predictions";
   if (!response.ok || !document) return `returned status ${response.status}`;
   const digest = response.headers.get("X-Model-Digest");
-  if (digest && digest !== page.model.manifest.model.digest) return "has another model than this device";
-  const off = Math.max(...document.prediction.map((entry, i) => Math.abs(entry.probability - probabilities[i])));
-  const label = document.prediction.reduce((a, b) => (b.probability > a.probability ? b : a)).label;
+  const { source, digest: expected } = page.model.manifest.model;
+  if (digest && digest !== (source || expected)) return "has another model than this device";
+  const pairs = document.prediction || document.probabilities[0].map((probability, i) => ({ label: document.classes[i], probability }));
+  const off = Math.max(...pairs.map((entry, i) => Math.abs(entry.probability - probabilities[i])));
+  const label = document.labels ? document.labels[0] : pairs.reduce((a, b) => (b.probability > a.probability ? b : a)).label;
   const same = label === page.model.label(probabilities);
   if (!same) return `disagrees: ${label}, probabilities off by ${small(off)}`;
   return off ? `agrees: the same label, probabilities within ${small(off)}` : "agrees: the same label, the same probabilities";

@@ -6,6 +6,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+from iris_wsgi.codec.model_schema import CLASSIFIER
+from iris_wsgi.errors import BadModel
 from iris_wsgi.model.artifact import read_all, read_file
 from iris_wsgi.model.golden import self_test
 from iris_wsgi.model.session import load_model
@@ -28,6 +30,8 @@ for name, module in sys.modules.items():
 def write(out: Path, model_dir: Path, main: Path) -> str:
     """Writes the file and returns a line about it. Raises OSError, and BadModel, also if the model fails its golden rows."""
     model, golden = load_model(model_dir)
+    if model.outputs.kind != CLASSIFIER:
+        raise BadModel(f"{model_dir / golden.model} gives {model.outputs.name}; edge is for classifiers with probabilities")
     result = self_test(model, golden.cases, golden.tolerance)
     _, files = read_all(lambda name: read_file(model_dir / name), str(model_dir))
     contents = {str(path.relative_to(ROOT)): path.read_bytes() for path in modules()}

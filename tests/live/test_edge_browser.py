@@ -11,11 +11,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from edge_bundles import change_manifest, refresh_manifest, write_manifest
+from edge_bundles import bundle as bundle_builder
+from edge_bundles import change_manifest, npm, refresh_manifest, write_manifest
 from headless_browser import DESKTOP, PHONE, Browser, open_browser
 from http_clients import CI, METRICS, RawConnection, http_request, wait_until
 from iris_data import LABELED_ROWS, training_rows
 from optional_programs import require_program
+from packed_models import write_model
 from project import MODEL, ROOT
 from selenium.webdriver.common.keys import Keys
 from server_process import ServerProcess
@@ -106,6 +108,14 @@ def built(tmp_path_factory) -> Path:
     if result.returncode and "cannot be fetched" in result.stderr:
         (pytest.fail if CI else pytest.skip)(result.stderr)
     assert result.returncode == 0, result.stderr
+    return out
+
+
+def build_own(built: Path, out: Path, model_dir: Path) -> Path:
+    """Builds the bundle of another model, with the page and the runtime of the first."""
+    paths = {path.relative_to(built / "ort"): path for path in (built / "ort").iterdir() if path.suffix != ".gz"}
+    runtime = npm.PackageFiles("1.30.0", {f"ort/{name}": path.read_bytes() for name, path in paths.items()})
+    bundle_builder.write(out, model_dir, ROOT / "bin/edge.d", runtime)
     return out
 
 
@@ -230,6 +240,25 @@ def test_the_page_predicts_with_a_server_and_after_it_has_stopped(window, serve)
     for label in ("virginica", "versicolor", "setosa"):
         set_sliders(page, LABELED_ROWS[label])
         page.wait_until(lambda label=label: page.text("#label") == label, f"{label} is predicted from slider values")
+
+
+@pytest.mark.parametrize("kind", ["map of strings", "map of numbers", "the label of the graph", "bool classes", "missing values",
+                                  "string classes"])  # fmt: skip
+def test_the_page_of_another_model_agrees_with_its_server(window, run, built, tmp_path, kind):
+    folder = write_model(tmp_path / "model", kind)
+    own = build_own(built, tmp_path / "edge", folder)
+    server = run("--role", "web_single", "--model-dir", str(folder), "--edge-dir", str(own))
+    page = open_page(window, f"{server.url}/edge/")
+    cases = json.loads((folder / "golden.json").read_text())["rows"]
+    assert page.text("#chip-model") == f"{len(cases)} golden rows passed here"
+    for case in cases:
+        type_row(page, ["" if value is None else value for value in case["row"]])
+        for i, value in enumerate(case["row"]):
+            if value is None:
+                page.find(f"#field-{i}").send_keys(Keys.CONTROL + "a" + Keys.NULL + Keys.DELETE)
+        page.wait_until(lambda case=case: page.text("#label") == case["label"], "the label is that of the golden row")
+        page.wait_until(lambda: page.text("#agreement").startswith("agrees: the same label"), "the server agrees")
+    assert page.console_messages() == []
 
 
 def test_the_predictions_equal_the_server_on_the_training_rows(window, serve):

@@ -276,7 +276,8 @@ def test_a_model_of_any_kind_is_correct_in_its_patterns_and_the_others_have_a_re
     if kind in KIND_REASONS:
         assert {found[name] for name in ("prep-pred", "horizontal microservice", "edge AI")} == {KIND_REASONS[kind]}
     elif "types" in kind:
-        assert found["edge AI"] == "it is for features of the type float32, and this model has some of bool, int64, string"
+        words = "for models with one float32 input, and this one takes bool, int64, string"
+        assert found["edge AI"] == f"the command works, but the page at /edge/ is {words}"
 
 
 @pytest.mark.long

@@ -30,12 +30,16 @@ class ManifestEntry(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """Name of the bundle, the model's name, version, and digest, minimum versions of the runtimes, and the files by path."""
+    """Name of the bundle, the model's name, version, and digest, minimum versions of the runtimes, and the files by path.
+
+    `source` is the digest of the model of the server, from which the build made that of the bundle. Usually both are equal.
+    """
 
     bundle: str
     name: str
     version: str
     digest: str
+    source: str
     minimum: dict[str, str]
     files: dict[str, ManifestEntry]
 
@@ -107,6 +111,7 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
             model["name"],
             model["version"],
             model["digest"],
+            model.get("source", model["digest"]),
             dict(document["minimum"]),
             {path: ManifestEntry(file["sha256"], file["bytes"]) for path, file in document["files"].items()},
         )
@@ -119,7 +124,7 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
 
 def manifest_error(manifest: Manifest) -> str | None:
     """Returns the reason for which a manifest is invalid, if any."""
-    texts: list[Any] = [*manifest[:4], *manifest.minimum, *manifest.minimum.values()]
+    texts: list[Any] = [*manifest[:5], *manifest.minimum, *manifest.minimum.values()]
     if not all(isinstance(text, str) and text.isprintable() and len(text) <= MAX_LENGTH for text in texts):
         return f"does not give bundle, model and minimum in texts of at most {MAX_LENGTH} characters"
     for path, entry in manifest.files.items():

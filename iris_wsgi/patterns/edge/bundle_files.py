@@ -58,17 +58,17 @@ def bundle_labels(bundle: dict[str, StaticFile], model: Graph, settings: Setting
     Raises BadSetting for a bundle of another model.
     """
     manifest = parse_manifest(bundle[MANIFEST].content, MANIFEST)
-    if manifest.digest == model.digest:
+    if manifest.source == model.digest:
         return model.labels
     folder = Path(settings.model_dir)
     try:
-        if manifest.digest == manifest_digest(folder):
+        if manifest.source == manifest_digest(folder):
             return read_labels(read_file(folder / "label.json"), str(folder / "label.json"))
     except BadModel:
         # The folder may hold only the part.
         pass
     raise BadSetting(
-        f"IRIS_EDGE_DIR={settings.edge_dir!r} is a bundle of the model {manifest.model} {manifest.digest}, "
+        f"IRIS_EDGE_DIR={settings.edge_dir!r} is a bundle of the model {manifest.model} {manifest.source}, "
         f"and this server has {model.name} {model.version} {model.digest}: build a bundle of this model by "
         f"bin/edge build --model-dir {settings.model_dir}, or serve none by an empty IRIS_EDGE_DIR"
     )

@@ -21,7 +21,6 @@ import onnx
 import pytest
 from edge_bundles import RUNTIME, build_bundle
 from project import MODEL, ROOT
-from sealed_models import seal
 
 import iris_wsgi
 from iris_wsgi.errors import BadModel
@@ -126,20 +125,6 @@ def test_only_the_sources_for_browsers_are_in_the_bundle(tmp_path):
     assert {name for name in top if not name.endswith(".gz")} == {"index.html", "edge.js", "edge.css", "manifest.json"}
 
 
-def with_maps(folder: Path) -> None:
-    model = onnx.load(folder / "iris_svc.onnx")
-    probabilities = next(item.name for item in model.graph.output if item.type.tensor_type.elem_type == onnx.TensorProto.FLOAT)
-    other_outputs = [item for item in model.graph.output if item.name != probabilities]
-    model.graph.node.append(
-        onnx.helper.make_node("ZipMap", [probabilities], ["maps"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2])
-    )
-    del model.graph.output[:]
-    model.graph.output.extend([*other_outputs, onnx.ValueInfoProto(name="maps")])
-    onnx.save(model, folder / "iris_svc.onnx")
-    (folder / "golden.json").unlink()
-    seal(folder)
-
-
 def with_wrong_answers(folder: Path) -> None:
     text = (folder / "golden.json").read_text()
     (folder / "golden.json").write_text(text.replace('"label": "setosa"', '"label": "virginica"', 1))
@@ -154,7 +139,6 @@ def damage_model(folder: Path) -> None:
     [
         (with_wrong_answers, "golden row 0 has the label setosa"),
         (damage_model, "has the SHA-256"),
-        (with_maps, "which no browser supports"),
     ],
 )
 def test_an_unsuitable_model_is_not_included_and_the_old_bundle_stays(tmp_path, model_copy, spoil, words):
