@@ -221,7 +221,7 @@ def test_the_highest_values_can_be_requested_with_the_names_of_their_columns(ser
 
 def test_the_metadata_and_the_configuration_of_the_protocol_name_the_type_of_each_tensor(served):
     document = served.app.get("/v2/models/packed").json
-    shapes = {one.name: (DATATYPES[one.type], [-1, one.width] if one.width else [-1]) for one in served.model.inputs}
+    shapes = {one.name: (DATATYPES[one.type], [-1, one.width][: 1 + bool(one.width)]) for one in served.model.inputs}
     assert {one["name"]: (one["datatype"], one["shape"]) for one in document["inputs"]} == shapes
     outputs = {one["name"]: (one["datatype"], one["shape"]) for one in document["outputs"]}
     assert outputs[served.model.values] == ("FP32", [-1, len(served.answers.values[0])])

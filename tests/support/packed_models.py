@@ -30,11 +30,16 @@ LIMIT = 100.0
 
 
 class Input(NamedTuple):
-    """An input of a graph: float32 [N, width] for example. Width 0 is [N]."""
+    """An input of a graph: float32 [N, width] for example. Width 0 is [N]. The graph declares [N, ?] for a free width."""
 
     name: str
     type: str
     width: int
+    is_free: bool = False
+
+    @property
+    def shape(self) -> list[int | None]:
+        return [None, None if self.is_free else self.width] if self.width else [None]
 
 
 class PackedModel(NamedTuple):
@@ -413,6 +418,13 @@ def zipmap(values: Sequence[Any], labels: tuple[str, ...]) -> PackedModel:
     return PackedModel(nodes, inputs, outputs, constants, numbered(4), FLOAT_ROWS, labels, members, "maps", "label")
 
 
+def free_widths(packed: PackedModel) -> PackedModel:
+    """Returns a model of one input whose graph does not declare the widths of its input and of its values."""
+    kinds = {one.name: one.type.tensor_type.elem_type for one in packed.outputs}
+    outputs = [output(name, kind, [None, None] if name == packed.values else [None]) for name, kind in kinds.items()]
+    return packed._replace(inputs=[packed.inputs[0]._replace(is_free=True)], outputs=outputs)
+
+
 def external_data() -> PackedModel:
     """Returns a classifier whose weights are in a second file."""
     return linear([node("Identity", "input", "x")], [Input("input", "float32", 4)], numbered(4), FLOAT_ROWS)._replace(
@@ -505,6 +517,10 @@ KINDS: dict[str, PackedModel] = {
     "map of numbers": zipmap((30, 10, 20), ("thirty", "ten", "twenty")),
     "map of strings": zipmap(("zeta", "alpha", "mu"), ("zeta", "alpha", "mu")),
     "weights in a second file": external_data(),
+    "free widths": free_widths(classes((10, 20, 30), ("ten", "twenty", "thirty"))),
+    "free widths of scores": free_widths(scores()),
+    "free widths of a regressor": free_widths(regressor([None, 3], ["price", "weight", "height"])),
+    "free width of missing values": free_widths(missing_values("float64")),
 }
 # Their output is wrong for rows with a first value over LIMIT.
 BROKEN: dict[str, PackedModel] = {
@@ -516,7 +532,7 @@ BROKEN: dict[str, PackedModel] = {
 
 
 def graph_of(model: PackedModel) -> onnx.ModelProto:
-    inputs = [output(one.name, TYPES[one.type], [None, one.width] if one.width else [None]) for one in model.inputs]
+    inputs = [output(one.name, TYPES[one.type], one.shape) for one in model.inputs]
     constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in model.constants.items()]
     graph = helper.make_graph(model.nodes, "packed", inputs, model.outputs, constants)
     return helper.make_model(graph, opset_imports=OPSETS, ir_version=8)
