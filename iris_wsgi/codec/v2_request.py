@@ -56,11 +56,10 @@ class InferenceRequest(NamedTuple):
 def decode_infer(body: bytes, header_length: str | None, served: ModelSignature, max_rows: int) -> InferenceRequest:
     """Decodes the body of `POST …/infer`. `header_length` is the value of Inference-Header-Content-Length, or None.
 
-    Every input of the model must occur once, in its datatype and shape, with 1 to `max_rows` rows and finite values. NaN and
-    null are missing values, where the model takes them. Arrays of
-    binary inputs are read-only and may share the memory of the body. Claimed sizes are compared with the body before memory is
-    allocated. Raises BadRequest (400). Sources: kserve/open-inference-protocol, and Triton's extensions for binary data,
-    classification, and parameters.
+    Every input of the model must occur once, in its datatype and shape, with 1 to `max_rows` rows and finite values. Where the
+    model takes missing values, NaN and null are also accepted. Arrays of binary inputs are read-only and may share the memory of
+    the body. Claimed sizes are compared with the body before memory is allocated. Raises BadRequest (400). Sources:
+    kserve/open-inference-protocol, and Triton's extensions for binary data, classification, and parameters.
     """
     json_bytes = header_bytes(header_length, len(body))
     if json_bytes == 0:

@@ -484,6 +484,16 @@ def test_the_second_level_of_the_caches_holds_the_rows_of_every_schema(serve, ki
     assert second.post_json("/jobs", {"data": packed.rows}, headers={"Idempotency-Key": "k"}).json["href"] == job
 
 
+@pytest.mark.parametrize("kind", [MIXED_MISSING, "one input of strings", "scores", "regressor of three targets"])
+def test_a_separate_worker_executes_jobs_of_every_schema(serve, kind):
+    packed, roles = KINDS[kind], ("asynchronous", "worker")
+    app, worker = (serve(kind, role=role) for role in roles)
+    job = app.post_json("/jobs", {"data": packed.rows}).json["href"]
+    run_worker(worker)
+    expected = serve(kind).post_json("/predict/batch", {"data": packed.rows}).json
+    assert app.get(job).json["result"] == expected
+
+
 def test_two_folders_of_one_graph_with_other_labels_do_not_share_entries(make_app, tmp_path, shared_redis):
     """The digest of a model is that of its graph. golden.json says which label is served, and the order of the classes."""
     shared_redis.execute("FLUSHALL")
