@@ -50,10 +50,11 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
 ENTRYPOINT ["/usr/bin/python3.13", "-I", "-m", "iris_wsgi"]
 CMD ["serve"]
 
-# The models get into the image only from this stage, which runs their golden rows. For your own model, bin/image passes the seal that
-# verify prints, and the labels. With `docker build`, pass --build-arg MODEL_SEAL=sha256:… and --label yourself.
+# The models get into the image only from this stage, which runs their golden rows. For your own model, bin/image build --model-dir DIR
+# passes a folder within this one, the seal that verify prints, and the labels.
 FROM system AS tested
-COPY model /model
+ARG MODEL_FOLDER=model
+COPY ${MODEL_FOLDER} /model
 ARG MODEL_SEAL=sha256:9da68c07303bf20412745ecb6ecfe7b4b4bb968f3357e1c472f9557b61d17021
 ENV IRIS_MODEL_SEAL=${MODEL_SEAL}
 RUN ["/usr/bin/python3.13", "-I", "-m", "iris_wsgi", "verify"]

@@ -1,21 +1,32 @@
 """The commands of bin/image: build, report, verify, sbom, compare, lock."""
 
 import argparse
+import json
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import archive
 import compare
 import container_engine
 import lockfile
+import model_folder
 import report
 import sbom
+
+from iris_wsgi.errors import BadModel
+from iris_wsgi.model.artifact import manifest_digest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 IMAGE = "model-in-image-pattern:v1.0"
 # Targets, and the required file that is not in the repository, if any. bin/edge build writes it.
 TARGETS = {"default": None, "full": None, "edge": "dist/edge/manifest.json"}
+# Folder of the copies of other models, which the Dockerfile may copy.
+COPIES = ROOT / "dist/image-model"
 
 
 def main() -> int:
@@ -35,6 +46,10 @@ def main() -> int:
                 help="full has the packages of other roles, edge a bundle for devices",
             )
             command.add_argument("--tag", help=f"the image's name (default {IMAGE}, for another target {IMAGE}-TARGET)")
+        if run in (build, verify):
+            command.add_argument(
+                "--model-dir", type=Path, default=ROOT / container_engine.MODEL, help="folder of the model (default model)"
+            )
         if run is write_sbom:
             command.add_argument("--out", type=Path, help="the file to write (default dist/sbom.cdx.json)")
         if run is compare_with_tutorial:
@@ -43,9 +58,11 @@ def main() -> int:
     try:
         if options.run in (build, verify) and (file := TARGETS[options.target]) and not (ROOT / file).exists():
             raise container_engine.EngineError(f"{file} is not there; bin/edge build writes it")
+        if options.run in (build, verify) and is_own(options) and not options.tag:
+            raise container_engine.EngineError("an image with your own model needs a name: add --tag NAME")
         options.tool = options.tool or container_engine.first_working_tool()
         return options.run(options)
-    except container_engine.EngineError as error:
+    except (container_engine.EngineError, BadModel) as error:
         print(f"bin/image: {error}", file=sys.stderr)
     except subprocess.CalledProcessError as error:
         print(f"bin/image: {' '.join(map(str, error.cmd[:3]))}… failed with status {error.returncode}", file=sys.stderr)
@@ -59,9 +76,42 @@ def tag_of(options: argparse.Namespace) -> str:
     return IMAGE if options.target == "default" else f"{IMAGE}-{options.target}"
 
 
+def is_own(options: argparse.Namespace) -> bool:
+    return options.model_dir.resolve() != (ROOT / container_engine.MODEL).resolve()
+
+
+@contextmanager
+def model_in_root(options: argparse.Namespace) -> Iterator[str]:
+    """Yields the path in the root of the model's folder: that of the project, or a copy of the user's. Raises BadModel."""
+    folder = options.model_dir
+    if options.target == "edge":
+        check_bundle(json.loads((ROOT / TARGETS["edge"]).read_text())["model"], folder)
+    if not is_own(options):
+        yield container_engine.MODEL
+        return
+    COPIES.mkdir(parents=True, exist_ok=True)
+    copies = Path(tempfile.mkdtemp(dir=COPIES))
+    try:
+        for line in model_folder.copy(folder, copies / "model"):
+            print(f"bin/image: {line}", file=sys.stderr)
+        yield str((copies / "model").relative_to(ROOT))
+    finally:
+        shutil.rmtree(copies)
+
+
+def check_bundle(model: dict[str, str], folder: Path) -> None:
+    """Raises EngineError if the edge bundle is not one of the model in the folder."""
+    found, expected = model.get("source", model["digest"]), manifest_digest(folder)
+    if found != expected:
+        raise container_engine.EngineError(
+            f"dist/edge is a bundle of the model {found}, and {folder} has {expected}: run bin/edge build --model-dir {folder}"
+        )
+
+
 def build(options: argparse.Namespace) -> int:
-    """build the image"""
-    container_engine.build(options.tool, ROOT, options.target, tag_of(options))
+    """build the image, with your own model if --model-dir names its folder"""
+    with model_in_root(options) as model:
+        container_engine.build(options.tool, ROOT, options.target, tag_of(options), model=model)
     print(f"{tag_of(options)} {archive.normalize(options.tool, tag_of(options))}")
     return 0
 
@@ -76,7 +126,8 @@ def verify(options: argparse.Namespace) -> int:
     """build twice from scratch and compare; compare with the lock too"""
     ids = []
     for _ in range(2):
-        container_engine.build(options.tool, ROOT, options.target, tag_of(options), fresh=True)
+        with model_in_root(options) as model:
+            container_engine.build(options.tool, ROOT, options.target, tag_of(options), fresh=True, model=model)
         ids.append(archive.normalize(options.tool, tag_of(options)))
     print(*ids, sep="\n")
     mismatches = lockfile.differences(archive.read(options.tool, tag_of(options)), Path(__file__).parent)

@@ -1,6 +1,5 @@
 """Builds and runs images with docker, podman, or buildah, the first that works."""
 
-import json
 import os
 import re
 import shutil
@@ -8,6 +7,10 @@ import subprocess
 from hashlib import sha256
 from pathlib import Path
 
+from iris_wsgi.model.artifact import manifest_digest
+
+# The model of this project.
+MODEL = "model"
 TOOLS = ("docker", "podman", "buildah")
 
 
@@ -23,14 +26,16 @@ def first_working_tool() -> str:
     raise EngineError("docker, podman, and buildah do not work here; install one of them")
 
 
-def build(tool: str, root: Path, target: str, tag: str, fresh: bool = False) -> None:
-    """Builds `target` of the Dockerfile. A layer has the same bytes as long as its content is the same.
+def build(tool: str, root: Path, target: str, tag: str, fresh: bool = False, model: str = MODEL) -> None:
+    """Builds `target` of the Dockerfile with the model in the folder `model` of the root.
 
-    Layers have no time of the build or of the commit. A new commit changes only the layers whose files it changes.
+    A layer has the same bytes as long as its content is the same. Layers have no time of the build or of the commit.
+
+    A new commit changes only the layers whose files it changes.
     """
     words = ["--target", target, "--tag", tag, "--file", str(root / "Dockerfile")]
-    image_labels = labels(root)
-    words += ["--build-arg", f"MODEL_SEAL={image_labels['iris-wsgi.model.seal']}"]
+    image_labels = labels(root, root / model)
+    words += ["--build-arg", f"MODEL_FOLDER={model}", "--build-arg", f"MODEL_SEAL={image_labels['iris-wsgi.model.seal']}"]
     words += [word for name, value in image_labels.items() for word in ("--label", f"{name}={value}")]
     if fresh:
         words.append("--no-cache")
@@ -53,16 +58,15 @@ def build(tool: str, root: Path, target: str, tag: str, fresh: bool = False) -> 
     subprocess.run([*command, *words, str(root)], check=True, env=environment)
 
 
-def labels(root: Path) -> dict[str, str]:
-    """Returns the labels of the image, which replace those of the Dockerfile for the Iris model."""
-    golden = (root / "model/golden.json").read_bytes()
-    model = json.loads(golden)
+def labels(root: Path, model: Path) -> dict[str, str]:
+    """Returns the labels of the image with this model folder, which replace those of the Dockerfile for the Iris model."""
+    seal = sha256((model / "golden.json").read_bytes()).hexdigest()
     version = re.search(r'__version__ = "(.+)"', (root / "iris_wsgi/__init__.py").read_text())
     return {
         "org.opencontainers.image.version": version[1] if version else "unknown",
         "org.opencontainers.image.revision": revision(root),
-        "iris-wsgi.model.digest": f"sha256:{model['files'][model['model']]}",
-        "iris-wsgi.model.seal": f"sha256:{sha256(golden).hexdigest()}",
+        "iris-wsgi.model.digest": manifest_digest(model),
+        "iris-wsgi.model.seal": f"sha256:{seal}",
     }
 
 

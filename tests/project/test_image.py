@@ -1,5 +1,6 @@
 """The image in containers with the limits of a cluster, and the files in it."""
 
+import hashlib
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import yaml
 from doc_examples import commands_for, matches_shown, run_command, with_test_server
 from http_clients import child_pids, wait_until
 from optional_programs import require_program
+from packed_models import write_model
 from project import ROOT
 from server_process import free_ports
 
@@ -608,6 +610,30 @@ def test_your_own_model_can_be_loaded_and_served_by_the_image(runner, container,
     flags = ("--network", "none", "--env", "IRIS_MODEL_DIR=/into", "--env", f"IRIS_MODEL_SEAL={seal}", *volumes)
     server = container(flags=(*HARD, *SMALL, *flags)).serves()
     assert json.loads(server.curl("/metadata"))["model"]["name"] == "iris_lr"
+
+
+@pytest.mark.parametrize("kind", ["tree regressor of several types with missing values", "weights in a second file"])
+def test_one_command_makes_an_image_with_your_own_model(runner, container, tmp_path, kind):
+    own, tag = write_model(tmp_path / "own", kind), f"iris-wsgi-own-{os.getpid()}:v1"
+    (own / "notes.txt").write_text("not for the image")
+    done = subprocess.run([BIN, "build", "--model-dir", own, "--tag", tag], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    try:
+        seal = f"sha256:{hashlib.sha256((own / 'golden.json').read_bytes()).hexdigest()}"
+        image = archive.read(runner, tag)
+        names = json.loads((own / "golden.json").read_text())["files"]
+        assert {file.path for file in image.files if file.path.startswith("model/")} == {
+            f"model/{name}" for name in ("golden.json", *names)
+        }
+        server = container(image=tag).serves()
+        assert server.inspect('index .Config.Labels "iris-wsgi.model.seal"') == seal
+        case = json.loads((own / "golden.json").read_text())["rows"][0]
+        answer = json.loads(server.curl("/predict", {"data": [case["row"]]}))
+        assert answer.get("values", answer.get("prediction")) == pytest.approx(
+            case.get("values", case.get("probabilities")), 1e-5
+        )
+    finally:
+        subprocess.run([runner, "rmi", "--force", tag], capture_output=True)
 
 
 def test_a_model_with_wrong_results_or_damage_cannot_become_an_image(runner, tmp_path):

@@ -6,17 +6,22 @@ import shutil
 import subprocess
 import sys
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 from optional_programs import require_program
+from packed_models import write_model
 from project import MODEL, ROOT
 
 import iris_wsgi
+from iris_wsgi.errors import BadModel
+from iris_wsgi.model.artifact import manifest_digest
 
 sys.path.insert(0, str(ROOT / "bin/image.d"))
 import container_engine
 import imports
 import lockfile
+import model_folder
 import rootfs
 
 PARTS = ROOT / "bin/image.d"
@@ -34,7 +39,7 @@ def test_the_default_labels_have_the_values_of_this_version_and_model():
     assert result["iris-wsgi.model.digest"] == f"sha256:{document['files'][document['model']]}"
     assert result["iris-wsgi.model.seal"] == f"sha256:{sha256(golden).hexdigest()}"
     assert f"ARG MODEL_SEAL={result['iris-wsgi.model.seal']}\n" in DOCKERFILE
-    plain_labels = container_engine.labels(ROOT)
+    plain_labels = container_engine.labels(ROOT, MODEL)
     assert {name: result[name] for name in plain_labels if "revision" not in name} == {
         n: v for n, v in plain_labels.items() if "revision" not in n
     }
@@ -43,7 +48,7 @@ def test_the_default_labels_have_the_values_of_this_version_and_model():
 def test_the_dockerignore_file_includes_every_file_that_the_dockerfile_copies():
     let_through = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     for line in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE):
-        for name in line.split():
+        for name in line.replace("${MODEL_FOLDER}", "model").split():
             if name == BUILT:
                 assert name in let_through
                 continue
@@ -60,7 +65,62 @@ def test_the_builder_gets_the_files_of_the_models_and_no_others():
     let_through = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!model")]
     matched = [path for rule in let_through for path in ROOT.glob(rule)]
     assert {inner for path in matched for inner in (path, *path.rglob("*")) if inner.is_file()} == expected
-    assert "COPY model /model\n" in DOCKERFILE
+    assert "ARG MODEL_FOLDER=model\nCOPY ${MODEL_FOLDER} /model\n" in DOCKERFILE
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_of_a_user_s_model_the_image_gets_the_files_of_golden_json_and_the_companions_that_belong(tmp_path):
+    own = write_model(tmp_path / "own", "weights in a second file")
+    (own / "notes.txt").write_text("not for the image")
+    (own / "model.pkl").write_bytes(b"not for the image")
+    write_model(own / "fast", "weights in a second file")
+    shutil.copytree(MODEL / "members/setosa", own / "members/setosa")
+    shutil.copytree(MODEL / "pred", own / "pred")
+    left_out = model_folder.copy(own, tmp_path / "copy")
+    files = {"golden.json", "label.json", "model.onnx", "model.onnx.data"}
+    assert files_of(tmp_path / "copy") == files | {f"fast/{name}" for name in files}
+    assert [line.partition(":")[0] for line in left_out] == ["members/setosa is left out", "pred is left out"]
+    assert "iris_setosa 1.0.0, which does not belong to packed 1: setosa is not one of the classes" in left_out[0]
+    assert all(path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644) for path in (tmp_path / "copy").rglob("*"))
+
+
+def test_the_shipped_model_keeps_all_of_its_companions(tmp_path):
+    assert model_folder.copy(MODEL, tmp_path / "copy") == []
+    assert sum(name.endswith("golden.json") for name in files_of(tmp_path / "copy")) == 7
+
+
+@pytest.mark.parametrize("kind", ["regressor", "scores", "columns of several types with missing values"])
+def test_models_of_other_kinds_are_copied_with_their_fast_model(tmp_path, kind):
+    own = write_model(tmp_path / "own", kind)
+    write_model(own / "fast", kind)
+    assert model_folder.copy(own, tmp_path / "copy") == []
+    assert "fast/model.onnx" in files_of(tmp_path / "copy")
+
+
+def test_a_wrong_model_is_not_copied(tmp_path):
+    own = write_model(tmp_path / "own", "regressor")
+    document = json.loads((own / "golden.json").read_text())
+    document["rows"][0]["values"][0] += 1000
+    (own / "golden.json").write_text(json.dumps(document))
+    with pytest.raises(BadModel, match="golden row 0 is off by"):
+        model_folder.copy(own, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_the_labels_of_the_image_are_those_of_the_user_s_model(tmp_path):
+    own = write_model(tmp_path / "own", "weights in a second file")
+    labels = container_engine.labels(ROOT, own)
+    assert labels["iris-wsgi.model.digest"] == manifest_digest(own)
+    assert labels["iris-wsgi.model.seal"] == f"sha256:{sha256((own / 'golden.json').read_bytes()).hexdigest()}"
+
+
+def test_a_user_s_model_needs_a_name_of_the_image():
+    command = [sys.executable, "-B", PARTS, "build", "--model-dir", MODEL / "fast"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "bin/image: an image with your own model needs a name: add --tag NAME\n")
 
 
 def test_the_bundle_is_a_separate_layer_and_nothing_is_built_without_it():
