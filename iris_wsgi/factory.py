@@ -93,11 +93,14 @@ def edge(context: RoleContext) -> list[Route]:
 
 def check_role(settings: Settings) -> None:
     """Raises BadModel if the role serves a part of the model in the folder, and this model is not a classifier."""
-    folder = Path(settings.model_dir)
+    role, whole = ROLES[settings.role], Path(settings.model_dir)
+    if not role.folder:
+        return
     # The folder may hold only the part.
-    if ROLES[settings.role].folder and (folder / GOLDEN).exists():
-        pattern = "horizontal" if settings.role == "member" else "prep-pred"
-        check_classifier(pattern, parse_golden(read_file(folder / GOLDEN), str(folder / GOLDEN)).description.kind)
+    for folder in (whole, model_folder(settings)):
+        if (folder / GOLDEN).exists():
+            pattern = "horizontal" if settings.role == "member" else "prep-pred"
+            check_classifier(pattern, parse_golden(read_file(folder / GOLDEN), str(folder / GOLDEN)).description.kind)
 
 
 def local_model(start: StartupContext) -> ModelBackend:

@@ -1,5 +1,6 @@
 """Models in the folder of the full model: the fast model, and the members of the ensemble, refused if they belong to another."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from iris_wsgi.codec.model_schema import CLASSIFIER, OutputSchema
@@ -54,11 +55,16 @@ def member_difference(member: Model, name: str, full: Graph) -> str:
     """Returns why a model is not the member for the species `name` of the full model, or an empty string."""
     if member.outputs.kind != CLASSIFIER:
         return f"it gives {member.outputs.name}; a member gives probabilities"
-    if len(member.labels) != 2 or member.labels[1] != name:
-        return f"it is for {listed(member.labels)}; it must have two classes, with {name} as the last"
+    return label_difference(member.labels, name, full) or feature_difference(member, full)
+
+
+def label_difference(labels: Sequence[str], name: str, full: Graph) -> str:
+    """Returns why these are not the labels of the member for the species `name` of the full model, or an empty string."""
+    if len(labels) != 2 or labels[1] != name:
+        return f"it is for {listed(labels)}; it must have two classes, with {name} as the last"
     if name not in full.labels:
         return f"{name} is not one of the classes {listed(full.labels)} of the full model"
-    return feature_difference(member, full)
+    return ""
 
 
 def feature_difference(companion: Graph, full: Graph) -> str:

@@ -3,8 +3,9 @@
 from functools import partial
 from pathlib import Path
 
-from iris_wsgi.model.artifact import check_classifier, manifest_digest, member_folders
-from iris_wsgi.model.companions import load_members
+from iris_wsgi.errors import BadModel
+from iris_wsgi.model.artifact import LABELS_FILE, check_classifier, manifest_digest, member_folders, read_file, read_labels
+from iris_wsgi.model.companions import label_difference, load_members
 from iris_wsgi.model.predictor import RunWatchdog, within_deadline
 from iris_wsgi.patterns.horizontal import routes
 from iris_wsgi.patterns.horizontal.voting import LocalMembers, majority
@@ -23,7 +24,12 @@ def remote_ensemble(context: RoleContext) -> list[Route]:
     check_classifier("horizontal", context.outputs.kind)
     urls = dict(pair.split("=", 1) for pair in settings.members.split(","))
     metrics = CallMetrics(context.registry, list(urls))
-    digests = {name: manifest_digest(folder) for name, folder in member_folders(Path(settings.model_dir)).items()}
+    digests = {}
+    for name, folder in member_folders(Path(settings.model_dir)).items():
+        labels = read_labels(read_file(folder / LABELS_FILE), str(folder / LABELS_FILE))
+        if difference := label_difference(labels, name, context.model):
+            raise BadModel(f"{folder} has a member of another model: {difference}")
+        digests[name] = manifest_digest(folder)
     row, seconds = context.sample.rows, settings.ensemble_ms / 1000
     endpoints = []
     for name, url in urls.items():

@@ -160,6 +160,20 @@ def test_patterns_for_classifiers_say_so_at_the_start(make_app, log, tmp_path, p
         build(Settings(model_dir=str(whole), state_dir=str(tmp_path / "state"), edge_dir=str(tmp_path)), log)
 
 
+def test_a_gateway_with_members_of_another_model_stops_at_the_start(make_app, tmp_path):
+    whole = pack_classifier(tmp_path / "model")
+    shutil.copytree(MODEL / "members/setosa", whole / "members/setosa")
+    with pytest.raises(BadModel, match="members/setosa has a member of another model: setosa is not one of the classes x, y, z"):
+        make_app(model_dir=str(whole), role="gateway", members=f"x={URL}")
+
+
+@pytest.mark.parametrize(("role", "folder", "pattern"), [("pred", "pred", "prep-pred"), ("member", "members/x", "horizontal")])
+def test_a_folder_with_a_part_of_another_kind_alone_stops_the_role(make_app, tmp_path, role, folder, pattern):
+    pack_regressor(tmp_path / "model" / folder)
+    with pytest.raises(BadModel, match=f"the pattern {pattern} is for classifiers with probabilities; this model gives values"):
+        make_app(model_dir=str(tmp_path / "model"), role=role, member="x" if role == "member" else "")
+
+
 def test_a_packed_model_with_typed_features_has_its_own_fast_model(make_app, tmp_path):
     whole = pack_mixed(tmp_path / "model")
     pack_mixed(whole / "fast")
