@@ -20,6 +20,7 @@ from iris_wsgi.tabular.csv_reader import CsvReader
 from iris_wsgi.tabular.feature_values import FeatureValues
 from iris_wsgi.tabular.jsonl_reader import JsonReader
 from iris_wsgi.tabular.parquet import ParquetReader
+from iris_wsgi.tabular.record_splitter import SWAPPED
 
 TYPES = ("float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint64", "bool", "string")
 EDGES = [0, -1, 1, 127, 128, -129, 255, 256, 2**31, 2**53, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 10**39, 10**309]
@@ -211,3 +212,10 @@ def test_a_blank_line_of_the_only_column_is_not_a_missing_value():
     schema = RowSchema([Feature("a", missing=True)])
     reader = CsvReader(Columns(1, ["a"], [0], []), ",", schema)
     assert reader.rows(b"1\n\n2\n", 1).values.tolist() == [[1.0], [2.0]]
+
+
+def test_line_ends_in_a_string_stay_as_they_are_where_carriage_returns_end_the_lines():
+    schema = RowSchema([Feature("a", type="string")])
+    reader = CsvReader(Columns(2, ["key", "a"], [1], [0]), ",", schema, swapped=True)
+    data = b'k,"a\nb\rc"\rl,d\r'.translate(SWAPPED)
+    assert reader.rows(data, 1).values.tolist() == [["a\nb\rc"], ["d"]]
