@@ -106,6 +106,7 @@ class RowSchema:
         self.is_mixed = self.has_strings or len(types) > 1
         self.dtype: np.dtype[Any] = np.dtype(object if self.has_strings else np.float64 if self.is_mixed else types.pop())
         self.optional = [feature.missing for feature in self.features]
+        self.required = {j for j, optional in enumerate(self.optional) if not optional}
         self.has_missing = any(self.optional)
         self.max = FLOAT32_MAX if self.dtype == np.float32 else FLOAT64_MAX
         self.limits = [self.limits_of(feature) for feature in self.features]

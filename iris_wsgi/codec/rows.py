@@ -1,7 +1,7 @@
 """Decodes and validates rows in JSON, and encodes predictions: every invalid value is reported with its JSON pointer."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from math import isfinite
 from typing import Any
@@ -15,6 +15,9 @@ from iris_wsgi.codec.model_schema import REGRESSOR, SCORES, AmbiguousName, Outpu
 from iris_wsgi.codec.model_schema import Array as Array
 from iris_wsgi.codec.model_schema import is_float32 as is_float32
 from iris_wsgi.errors import MAX_FIELD_ERRORS, FieldError, PredictionFailed, UnprocessableContent
+
+# Without this limit, a small body of empty objects takes gigabytes for a model of thousands of features.
+MAX_ABSENT = 1_000_000
 
 
 def decode_rows(body: bytes, schema: RowSchema, max_rows: int, advice: str) -> Array:
@@ -45,15 +48,23 @@ def rows_of(data: Any, schema: RowSchema, max_rows: int) -> Array | None:
         if schema.is_float:
             return schema.floats(list(chain.from_iterable(data)) if len(data) > 1 else data[0])
         return schema.from_values(data)
+    if absent_values(data, schema) > MAX_ABSENT:
+        return None
     rows: list[Any] = [by_position(row, schema) if type(row) is dict else row for row in data]
     if not all([type(row) is list and len(row) == width for row in rows]):
         return None
     return schema.from_values(rows)
 
 
+def absent_values(data: Sequence[Any], schema: RowSchema) -> int:
+    """Returns the number of values that rows by name lack."""
+    return sum(schema.width - len(row) for row in data if type(row) is dict)
+
+
 def by_position(row: Mapping[str, Any], schema: RowSchema) -> list[Any] | None:
     """Returns the values of a row by name in the order of the features, or None if a name is unknown, twice, or absent."""
-    found: dict[int, Any] = {}
+    values: list[Any] = [None] * schema.width
+    found = set[int]()
     for name, value in row.items():
         try:
             position = schema.names.find(name)
@@ -61,10 +72,9 @@ def by_position(row: Mapping[str, Any], schema: RowSchema) -> list[Any] | None:
             return None
         if position is None or position in found:
             return None
-        found[position] = value
-    if any(j not in found and not optional for j, optional in enumerate(schema.optional)):
-        return None
-    return [found.get(j) for j in range(schema.width)]
+        values[position] = value
+        found.add(position)
+    return values if schema.required <= found else None
 
 
 def faults(document: Any, schema: RowSchema, max_rows: int, advice: str) -> Iterator[FieldError]:
@@ -90,7 +100,10 @@ def data_faults(pointer: str, data: Any, schema: RowSchema, max_rows: int, advic
         return
     if len(data) > max_rows:
         yield FieldError(pointer, f"has {len(data)} rows; this route takes {max_rows} at most: {advice}")
-    for i, row in enumerate(data):
+    elif absent_values(data, schema) > MAX_ABSENT:
+        yield FieldError(pointer, f"lacks more than {MAX_ABSENT} values in all; send several requests")
+        return
+    for i, row in enumerate(data[:max_rows]):
         yield from row_faults(f"{pointer}/{i}", row, schema)
 
 

@@ -250,6 +250,21 @@ def test_nested_values_are_refused_at_their_place_and_deep_ones_as_a_body():
             decode_rows(deep, schema_of(kind), 1, "")
 
 
+def test_a_small_body_of_empty_objects_does_not_take_much_memory():
+    schema = schema_of(*["float32"] * 1000, missing=tuple(range(1000)))
+    assert decoded(schema, *[{}] * 1000, max_rows=10_000).shape == (1000, 1000)
+    with pytest.raises(UnprocessableContent) as caught:
+        decoded(schema, *[{}] * 1001, max_rows=10_000)
+    (fault,) = caught.value.faults
+    assert fault == ("#/data", "lacks more than 1000000 values in all; send several requests")
+
+
+def test_rows_after_the_maximum_number_are_not_checked():
+    with pytest.raises(UnprocessableContent) as caught:
+        decoded(schema_of("float32"), *[[1.0]] * 5, ["x"], max_rows=5)
+    assert [fault.pointer for fault in caught.value.faults] == ["#/data"]
+
+
 # The keys of caches.
 
 
