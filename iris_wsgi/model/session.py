@@ -112,8 +112,9 @@ class Model(Graph):
         super().__init__(files, description)
         self.graph_outputs = graph_outputs(self.session, files.path, len(self.labels) or None)
         self.outputs = output_schema(self.graph_outputs, description, files.path)
-        # A network of two classes may give the probability of the second alone.
-        self.gives_second = self.outputs.kind == CLASSIFIER and self.graph_outputs.width == 1 and len(self.labels) == 2
+        # A network of two classes may give the probability of the second alone. The first run decides where the graph may do so.
+        may_give_second = self.outputs.kind == CLASSIFIER and self.graph_outputs.width in (None, 1) and len(self.labels) == 2
+        self.gives_second: bool | None = None if may_give_second else False
         self.output, self.is_map = self.graph_outputs.values, self.graph_outputs.is_map
         self.class_numbers = {value: i for i, value in enumerate(self.outputs.classes)}
         names = [self.output]
@@ -138,12 +139,20 @@ class Model(Graph):
         if self.is_map:
             return shaped(of_maps(answer, self.labels, self.outputs.classes), rows, columns)
         values: Array = answer if answer.dtype == np.float32 else to_float32(answer)
-        if values.ndim == 1 and (columns == 1 or self.gives_second):
+        if self.gives_second is not False:
+            return self.both_probabilities(values, rows)
+        return shaped(values.reshape(-1, 1) if values.ndim == 1 and columns == 1 else values, rows, columns)
+
+    def both_probabilities(self, values: Array, rows: int) -> Array:
+        """Returns the probabilities [rows, 2] of a classifier that may give those of the second class alone."""
+        if values.ndim == 1:
             values = values.reshape(-1, 1)
-        if self.gives_second:
-            second = shaped(values, rows, 1)
-            return np.concatenate([1 - second, second], axis=1)
-        return shaped(values, rows, columns)
+        if self.gives_second is None:
+            self.gives_second = values.shape[1:] == (1,)
+        if not self.gives_second:
+            return shaped(values, rows, 2)
+        second = shaped(values, rows, 1)
+        return np.concatenate([1 - second, second], axis=1)
 
     def label_numbers(self, answer: Any, rows: int) -> list[int]:
         """Returns the number of each label of the graph. Raises InvalidOutput for a label that is not one of the classes."""

@@ -520,6 +520,8 @@ KINDS: dict[str, PackedModel] = {
     "free widths": free_widths(classes((10, 20, 30), ("ten", "twenty", "thirty"))),
     "free widths of scores": free_widths(scores()),
     "free widths of a regressor": free_widths(regressor([None, 3], ["price", "weight", "height"])),
+    "free widths and one probability": free_widths(sigmoid(2)),
+    "free widths and two probabilities": free_widths(classes((-1, 1), ("no", "yes"))),
     "free width of missing values": free_widths(missing_values("float64")),
 }
 # Their output is wrong for rows with a first value over LIMIT.

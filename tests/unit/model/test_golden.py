@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 from packed_models import KINDS, classes, node, output, regressor, save, seal, write, write_model
 
-from iris_wsgi.errors import BadModel
+from iris_wsgi.errors import BadModel, InvalidOutput
 from iris_wsgi.model.artifact import parse_golden
 from iris_wsgi.model.golden import load_verified_model, passes
 from iris_wsgi.model.session import load_model
@@ -294,6 +294,16 @@ def test_outputs_that_cannot_be_served_are_refused(tmp_path, outputs, words):
     ]
     save(packed._replace(nodes=nodes, outputs=[packed.outputs[0], *outputs]), folder)
     assert words in refused(change(folder))
+
+
+def test_the_first_run_decides_whether_a_graph_gives_the_second_probability_alone(tmp_path):
+    packed = KINDS["one probability in a column"]
+    model, _ = load_model(write(tmp_path, packed._replace(outputs=[output("probabilities", shape=[None, "n"])])))
+    rows = model.schema.from_values(packed.rows)
+    two = model.predict(rows)
+    assert (two.shape, np.abs(two.sum(axis=1) - 1).max() < 1e-6) == ((len(rows), 2), True)
+    with pytest.raises(InvalidOutput, match=r"has the shape \[1, 2\]; it must be \[1, 1\]"):
+        model.values_of(np.array([[0.25, 0.75]], np.float32), 1)
 
 
 def test_a_value_over_float32_becomes_infinite_without_a_warning(tmp_path):
