@@ -1,4 +1,4 @@
-"""Prepares a model for browsers: a graph without a ZipMap, and with its weights in the same file."""
+"""Prepares a model for browsers: a graph with one float32 tensor of probabilities, and with its weights in the same file."""
 
 import json
 from pathlib import Path
@@ -21,11 +21,16 @@ class BrowserModel:
         self.source, path = original.digest, folder / golden.model
         check_suitable(original, path)
         _, self.files = read_all(lambda name: read_file(folder / name), str(folder))
-        if original.is_map or external_names(golden):
+        if original.is_map or is_double(original) or external_names(golden):
             self.files = rewritten(self.files, original, golden, path)
         self.golden, _ = read_all(self.files.__getitem__, str(folder))
         self.model = Model(ModelFiles(self.files[golden.model], str(path)), original.description)
         self_test(self.model, golden.cases, golden.tolerance)
+
+
+def is_double(model: Model) -> bool:
+    """Returns whether the graph gives float64. The page of the bundle reads float32 only."""
+    return any(one.name == model.output and one.type == "tensor(double)" for one in model.session.get_outputs())
 
 
 def check_suitable(model: Model, path: Path) -> None:
@@ -44,13 +49,15 @@ def rewritten(files: Files, model: Model, golden: ArtifactManifest, path: Path) 
     try:
         from onnx import external_data_helper, load_model_from_string
     except ImportError:
-        what = "gives a ZipMap" if model.is_map else "has its weights in other files"
+        what = "gives a ZipMap" if model.is_map else "gives float64" if is_double(model) else "has its weights in other files"
         raise BadModel(f"{path} {what}, and onnx is needed to rewrite it for browsers: run bin/setup pack") from None
     graph = load_model_from_string(files[golden.model])
     if external := external_names(golden):
         external_data_helper.load_external_data_for_model(graph, str(path.parent))
     if model.is_map:
         drop_map(graph.graph, model, path)
+    elif is_double(model):
+        cast(graph.graph, model)
     document = json.loads(files[GOLDEN])
     content = graph.SerializeToString(deterministic=True)
     document["files"] = {name: digest for name, digest in document["files"].items() if name not in external}
@@ -61,17 +68,30 @@ def rewritten(files: Files, model: Model, golden: ArtifactManifest, path: Path) 
 
 def drop_map(graph: object, model: Model, path: Path) -> None:
     """Replaces the output of the ZipMap with its input, a tensor whose columns have the order of the labels. Raises BadModel."""
-    from onnx import TensorProto, helper
-
     (node,) = [node for node in graph.node if model.output in node.output]
     keys = next((values for name in ("classlabels_strings", "classlabels_int64s") if (values := attribute(node, name))), ())
     classes = model.outputs.classes or class_order(keys, model.labels)
     if node.op_type != "ZipMap" or keys != classes:
         raise BadModel(f"{path} has a ZipMap of the classes {listed(keys)}; golden.json has the classes {listed(classes)}")
     graph.node.remove(node)
-    tensor = helper.make_tensor_value_info(node.input[0], TensorProto.FLOAT, [None, len(keys)])
-    at = [output.name for output in graph.output].index(model.output)
-    outputs = [tensor if i == at else output for i, output in enumerate(graph.output)]
+    replace_output(graph, model, node.input[0])
+
+
+def cast(graph: object, model: Model) -> None:
+    """Adds an output float32 in place of float64."""
+    from onnx import TensorProto, helper
+
+    name = f"{model.output}_float32"
+    graph.node.append(helper.make_node("Cast", [model.output], [name], to=TensorProto.FLOAT))
+    replace_output(graph, model, name)
+
+
+def replace_output(graph: object, model: Model, name: str) -> None:
+    """Replaces the output of the probabilities with the float32 tensor `name` [N, classes]."""
+    from onnx import TensorProto, helper
+
+    tensor = helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, len(model.labels)])
+    outputs = [tensor if output.name == model.output else output for output in graph.output]
     del graph.output[:]
     graph.output.extend(outputs)
 

@@ -243,7 +243,7 @@ def test_the_page_predicts_with_a_server_and_after_it_has_stopped(window, serve)
 
 
 @pytest.mark.parametrize("kind", ["map of strings", "map of numbers", "the label of the graph", "bool classes", "missing values",
-                                  "string classes"])  # fmt: skip
+                                  "string classes", "tree classifier", "weights in a second file"])  # fmt: skip
 def test_the_page_of_another_model_agrees_with_its_server(window, run, built, tmp_path, kind):
     folder = write_model(tmp_path / "model", kind)
     own = build_own(built, tmp_path / "edge", folder)

@@ -49,6 +49,29 @@ def test_a_zipmap_and_weights_in_other_files_become_one_graph_with_a_tensor(tmp_
     assert not (bundle / "model/model.onnx.data").exists()
 
 
+def with_double_output(folder: Path) -> Path:
+    """Packs a model whose graph gives its probabilities as float64."""
+    write_model(folder, "string classes")
+    graph = onnx.load(folder / "model.onnx")
+    graph.graph.node.append(onnx.helper.make_node("Cast", ["probabilities"], ["doubles"], to=onnx.TensorProto.DOUBLE))
+    (place,) = [i for i, one in enumerate(graph.graph.output) if one.name == "probabilities"]
+    graph.graph.output[place].CopyFrom(onnx.helper.make_tensor_value_info("doubles", onnx.TensorProto.DOUBLE, [None, 3]))
+    onnx.save(graph, folder / "model.onnx")
+    document = json.loads((folder / "golden.json").read_text())
+    document["files"]["model.onnx"] = sha256((folder / "model.onnx").read_bytes())
+    (folder / "golden.json").write_text(json.dumps(document))
+    return folder
+
+
+def test_an_output_of_float64_becomes_one_of_float32(tmp_path):
+    folder = with_double_output(tmp_path / "model")
+    bundle = build_bundle(tmp_path / "edge", folder)
+    (output,) = [one for one in onnx.load(bundle / "model/model.onnx").graph.output if "float32" in one.name]
+    assert output.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    rows = np.random.default_rng(5).normal(0, 3, (50, 4)).astype(np.float32)
+    assert (load_model(folder)[0].predict(rows) == open_bundle(bundle).load()[0].predict(rows)).all()
+
+
 def test_a_zipmap_of_a_folder_that_names_no_classes_is_rewritten_too(tmp_path, model_copy):
     path = model_copy / "iris_svc.onnx"
     graph = onnx.load(path)
