@@ -97,7 +97,8 @@ def csv_columns(model: "Model", first: bytes, delimiter: str, header: bool, give
     except UnicodeDecodeError:
         raise BadSetting("the header of IN is not UTF-8") from None
     if not header:
-        positions = [int(name) for name in given if name.isdecimal()] or range(1, model.width + 1)
+        numbers = [int(name) for name in given if name.isdecimal()] or range(1, model.width + 1)
+        positions = [i for i, feature in zip(numbers, model.features, strict=False) if feature.type != "string"]
         if odd := [field for i, field in enumerate(record, 1) if i in positions and has_other_separator(field)]:
             raise BadSetting(
                 f"the first row of IN has the field {odd[0][:40]!r}; set the separator of its columns by --delimiter"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iris_wsgi.codec.model_schema import INTEGER_TYPES, NUMBERS, Array, RowSchema, is_text
+from iris_wsgi.codec.model_schema import EXACT_MAX, INTEGER_TYPES, NUMBERS, Array, RowSchema, is_text
 from iris_wsgi.tabular.record_splitter import EMPTY, NOT_FINITE, NOT_NUMBER, NOT_UTF8
 
 NOT_FINITE_64 = "is not finite as a 64-bit float"
@@ -159,10 +159,11 @@ class FeatureValues:
     def within(self, column: Array, j: int) -> NDArray[np.bool_]:
         """Returns which numbers of a column are in the range of the feature, and whole where they must be."""
         low, high = self.limits[j]
-        found: NDArray[np.bool_] = (column >= low) & (column <= high)
-        if column.dtype.kind == "f" and self.types[j] in WHOLE_TYPES:
-            found &= column == np.floor(column)
-        return found
+        if column.dtype.kind != "f" or self.types[j] not in WHOLE_TYPES:
+            return np.asarray((column >= low) & (column <= high))
+        # As a double, the highest 64-bit integer is the first number over it.
+        below = column < high + 1 if high > EXACT_MAX else column <= high
+        return np.asarray((column >= low) & below & (column == np.floor(column)))
 
     def rows(self, columns: Sequence[Array | Sequence[str]], count: int) -> Array:
         """Returns the rows [count, features] of the valid values of each feature."""

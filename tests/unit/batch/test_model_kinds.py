@@ -124,7 +124,8 @@ def test_a_model_of_every_kind_scores_rows_of_each_format(tmp_path, kind, suffix
     assert summary.endswith(count) if not packed.labels else f", {count}: " in summary
 
 
-BAD = {"float32": 1e39, "float64": "x", "int64": 1.5, "int32": 2**31, "bool": 2, "string": None}
+# Of integers, a fraction.
+BAD = {"float32": 1e39, "float64": "x", "int32": 2**31, "bool": 2, "string": None}
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "sqlite"])
@@ -132,7 +133,7 @@ BAD = {"float32": 1e39, "float64": "x", "int64": 1.5, "int32": 2**31, "bool": 2,
 def test_a_value_that_does_not_fit_its_feature_makes_a_bad_row_only(tmp_path, kind, suffix, batch):
     packed = KINDS[kind]
     folder, source = write_model(tmp_path / "model", kind), tmp_path / f"in.{suffix}"
-    bad = [[*packed.rows[0][:j], BAD[feature[1]], *packed.rows[0][j + 1 :]] for j, feature in enumerate(packed.features)]
+    bad = [[*packed.rows[0][:j], BAD.get(feature[1], 1.5), *packed.rows[0][j + 1 :]] for j, feature in enumerate(packed.features)]
     write_rows(source, packed, [*packed.rows, *bad])
     status, target, _error = batch(folder, source)
     found = [row for row in read_rows(target) if row[columns_of(packed)[-1]] is not None]
@@ -264,3 +265,14 @@ def test_a_run_of_a_regressor_is_resumed_and_recorded(tmp_path, batch):
     record = json.loads(Path(f"{target}.run.json").read_text())
     assert (status, record["status"], record["rows"], record["labels"]) == (0, "succeeded", {"ok": 4, "bad": 1}, {})
     assert batch(folder, source)[0] == 0
+
+
+def test_a_string_may_look_like_numbers_with_another_separator(tmp_path, batch):
+    packed = KINDS["columns of several types"]
+    folder, source = write_model(tmp_path / "model", "columns of several types"), tmp_path / "in.csv"
+    rows = [[31.5, "1;2", 3, True], [18.0, "Tokyo", 1, False]]
+    source.write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
+    status, target, _ = batch(folder, source, "--no-header", "--keep", "2")
+    assert status == 0
+    found = [{"key": f"k{i}"} | {name: v for name, v in row.items() if name != "2"} for i, row in enumerate(read_rows(target))]
+    same_predictions(found, packed, folder, rows)

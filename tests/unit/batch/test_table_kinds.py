@@ -14,6 +14,7 @@ from scored_tables import ScoringDatabase
 from iris_wsgi.cli.main import main
 from iris_wsgi.model.session import Model
 
+# Of other integers, numeric.
 COLUMN_TYPES = {
     "float32": "real",
     "float64": "double precision",
@@ -49,7 +50,7 @@ def signals() -> Iterator[None]:
 
 def fill(database: ScoringDatabase, packed: PackedModel, rows: list[list[Any]], types: dict[str, str] | None = None) -> None:
     """Creates the table of items, with the key `id` and a column for each feature."""
-    columns = [f'"{name}" {(types or {}).get(name, COLUMN_TYPES[kind])}' for name, kind, _ in packed.features]
+    columns = [f'"{name}" {(types or {}).get(name, COLUMN_TYPES.get(kind, "numeric"))}' for name, kind, _ in packed.features]
     database.execute(f"CREATE TABLE items (id integer PRIMARY KEY, {', '.join(columns)})")
     marks = ", ".join("?" * (len(columns) + 1))
     database.execute(f"INSERT INTO items VALUES ({marks})", rows=[(i, *row) for i, row in enumerate(rows)])

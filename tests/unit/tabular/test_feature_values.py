@@ -24,6 +24,7 @@ from iris_wsgi.tabular.record_splitter import SWAPPED
 
 TYPES = ("float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint64", "bool", "string")
 EDGES = [0, -1, 1, 127, 128, -129, 255, 256, 2**31, 2**53, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 10**39, 10**309]
+EDGES += [2.0**63, 2.0**64, -(2.0**63), 2.0**53, 127.0, 128.0, 0.5]
 NUMBERS = st.sampled_from(EDGES) | st.integers(-(2**65), 2**65) | st.floats(allow_nan=False, allow_infinity=False)
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=5)
 VALUES = {
