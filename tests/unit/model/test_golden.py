@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from http_clients import CI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from packed_models import KINDS, classes, node, output, regressor, save, seal, write, write_model
 
 from iris_wsgi.errors import BadModel, InvalidOutput
@@ -294,6 +295,50 @@ def test_outputs_that_cannot_be_served_are_refused(tmp_path, outputs, words):
     ]
     save(packed._replace(nodes=nodes, outputs=[packed.outputs[0], *outputs]), folder)
     assert words in refused(change(folder))
+
+
+def rewrite_shape(folder: Path, shape: list[int | str]) -> Path:
+    """Changes the declared shape of the first input of a graph."""
+    model = onnx.load(folder / "model.onnx")
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info(model.graph.input[0].name, TensorProto.FLOAT, shape))
+    onnx.save(model, folder / "model.onnx")
+    return change(folder)
+
+
+SHAPES = {
+    "a fixed number of rows": ([1, 4], "Export with a free batch axis"),
+    "a fixed number of rows without columns": ([4], "Export with a free batch axis"),
+    "three dimensions": (["N", "M", 4], "must have inputs of columns"),
+}
+
+
+@pytest.mark.parametrize(("shape", "words"), SHAPES.values(), ids=SHAPES)
+def test_inputs_that_are_not_columns_of_rows_are_refused(tmp_path, shape, words):
+    assert words in refused(rewrite_shape(write_model(tmp_path, "regressor of a column"), shape))
+
+
+def test_a_free_number_of_columns_is_that_of_golden_json(tmp_path):
+    folder = rewrite_shape(write_model(tmp_path, "regressor of a column"), ["N", "columns"])
+    assert load_verified_model(folder)[0].width == 4
+    assert "must have inputs of columns" in refused(change(folder, features=[]))
+
+
+NAMES = {
+    "int64 input": ["feature_0", "feature_1", "feature_2", "feature_3"],
+    "columns of several types": ["age", "city", "visits", "member"],
+    "float columns with missing values, and strings": ["numbers_0", "numbers_1", "city"],
+    "columns of rank one": ["column_0", "column_1", "column_2", "column_3"],
+}
+
+
+@pytest.mark.parametrize(("kind", "names"), NAMES.items())
+def test_without_features_in_golden_json_they_have_the_names_and_types_of_the_inputs(tmp_path, kind, names):
+    folder = write_model(tmp_path, kind)
+    rows = [row for row in json.loads((folder / "golden.json").read_text())["rows"] if None not in row["row"]]
+    model, _, _ = load_verified_model(change(folder, features=[], rows=rows))
+    assert [feature.name for feature in model.features] == names
+    assert [feature.type for feature in model.features] == [feature_type for _, feature_type, _ in KINDS[kind].features]
+    assert not any(feature.missing for feature in model.features)
 
 
 def test_the_first_run_decides_whether_a_graph_gives_the_second_probability_alone(tmp_path):
