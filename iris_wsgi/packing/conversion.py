@@ -125,7 +125,7 @@ def convert_estimator(estimator: Any, layout: Layout, sample: RowSample, is_clas
     register_boosters(estimator)
     estimator = without_names(estimator)
     types = initial_types(layout, sample)
-    exact = exact_scaling(estimator) if layout.double else {}
+    exact = step_options(estimator, layout)
     with whole_attributes():
         for options in ({id(estimator): {"zipmap": False}}, {}) if is_classifier else ({},):
             try:
@@ -139,9 +139,18 @@ def convert_estimator(estimator: Any, layout: Layout, sample: RowSample, is_clas
     raise ValueError("its converter has no option zipmap")
 
 
-def exact_scaling(estimator: Any) -> dict[int, Any]:
-    """Returns the option by which a scaler divides in float64, instead of multiplying with a float32."""
-    return {id(part): {"div": "div"} for part in parts_of(estimator) if type(part).__name__ == "StandardScaler"}
+def step_options(estimator: Any, layout: Layout) -> dict[int, Any]:
+    """Returns the options of steps by which a scaler divides in float64, and by which texts need no other locale.
+
+    The default locale, en_US.UTF-8, is missing in most containers. C.UTF-8 has the same lower case.
+    """
+    options: dict[int, Any] = {}
+    for part in parts_of(estimator):
+        if layout.double and type(part).__name__ == "StandardScaler":
+            options[id(part)] = {"div": "div"}
+        elif type(part).__name__ in ("TfidfVectorizer", "CountVectorizer"):
+            options[id(part)] = {"locale": "C.UTF-8"}
+    return options
 
 
 def initial_types(layout: Layout, sample: RowSample) -> list[tuple[str, Any]]:
@@ -259,9 +268,10 @@ def without_names(estimator: Any) -> Any:
         return estimator
     changed = copy.deepcopy(estimator)
     for part in parts_of(changed):
-        if library_of(part) == "xgboost":
-            booster = part if is_booster(part) else part.get_booster()
-            booster.feature_names = None
+        if is_booster(part) and library_of(part) == "xgboost":
+            part.feature_names = None
+        elif library_of(part) == "xgboost" and part.__sklearn_is_fitted__():
+            part.get_booster().feature_names = None
         elif getattr(part, "flatten_transform", False):
             part.flatten_transform = False
     return changed

@@ -60,10 +60,7 @@ def estimator_reference(estimator: Any, rows: Any, count: int) -> Reference:
     if kind in ("clusterer", "density_estimator"):
         raise BadModel(f"{name} is a {kind.replace('_', ' ')}; classifiers and regressors can be served")
     classes = getattr(estimator, "classes_", None)
-    try:
-        predicted = np.asarray(estimator.predict(rows))
-    except Exception as error:
-        raise BadModel(f"{name}.predict fails for the rows: {first_sentence(error)}") from None
+    rows, predicted = predicted_rows(estimator, rows)
     if kind == "outlier_detector":
         return outlier_reference(estimator, rows, predicted)
     if classes is None or kind == "regressor" or (library_of(estimator) == "catboost" and not len(classes)):
@@ -79,6 +76,21 @@ def last_step(estimator: Any) -> Any:
         if inner is None:
             return estimator
         estimator = inner
+
+
+def predicted_rows(estimator: Any, rows: Any) -> tuple[Any, Array]:
+    """Returns the rows in the form that predict takes, and its results. A vectorizer of texts takes a list and no table."""
+    try:
+        return rows, np.asarray(estimator.predict(rows))
+    except Exception as error:
+        texts = np.asarray(rows, object)
+        if texts.shape[1:] == (1,) and all(isinstance(text, str) for text in texts.ravel().tolist()):
+            try:
+                return texts.ravel(), np.asarray(estimator.predict(texts.ravel()))
+            except Exception:
+                # The message for the table is the one that the caller knows.
+                pass
+        raise BadModel(f"{type(estimator).__name__}.predict fails for the rows: {first_sentence(error)}") from None
 
 
 def sklearn_type(estimator: Any) -> str | None:

@@ -198,6 +198,8 @@ def read_sample(rows: Any) -> RowSample:
 def array_sample(rows: Any) -> RowSample:
     if hasattr(rows, "toarray"):
         rows = rows.toarray()
+    if is_texts(rows):
+        rows = [[text] for text in rows]
     is_array = isinstance(rows, np.ndarray)
     try:
         table = rows if is_array else np.array([list(row) for row in rows], object)
@@ -207,6 +209,11 @@ def array_sample(rows: Any) -> RowSample:
         raise BadModel("rows must be a DataFrame, an array [rows, features], or a list of rows of one length")
     columns = tuple(typed_array(table[:, j]) for j in range(table.shape[1]))
     return RowSample(tuple(f"feature_{j}" for j in range(len(columns))), columns, False, rows if is_array else None)
+
+
+def is_texts(rows: Any) -> bool:
+    """Returns whether rows are a list of texts, as a vectorizer of texts takes them."""
+    return isinstance(rows, (list, tuple, np.ndarray)) and len(rows) > 0 and all(isinstance(row, str) for row in rows)
 
 
 def frame_column(frame: Any, position: int, name: str) -> Array:

@@ -178,6 +178,24 @@ def test_votes_without_probabilities_are_scores(tmp_path):
     assert (golden["kind"], golden["label"], golden["classes"]) == ("scores", "graph", [0, 1, 2])
 
 
+def test_texts_are_rows_of_one_column(tmp_path):
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    texts = ["Good fine day", "bad AWFUL rain", "fine GOOD day", "rain bad bad"] * 5
+    fitted = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, ["yes", "no"] * 10)
+    for rows in (texts, np.array(texts), [[text] for text in texts]):
+        golden = pack(fitted, rows, tmp_path)
+        assert [feature["type"] for feature in golden["features"]] == ["string"]
+        assert {case["row"][0]: case["label"] for case in golden["rows"]} == dict(zip(texts, ["yes", "no"] * 2, strict=False))
+    # The export splits words at letters that are not ASCII, unlike scikit-learn.
+    with pytest.raises(BadModel, match="disagrees with its own predict"):
+        pack(fitted, [*texts, "bad \u00f6good"], tmp_path)
+    with pytest.raises(BadModel, match=r"predict fails for the rows: .*lower"):
+        pack(fitted, [["a", "b"]], tmp_path)
+
+
 def multilabel():
     from sklearn.multiclass import OneVsRestClassifier
 
@@ -273,6 +291,17 @@ def test_boosters_are_steps_of_a_pipeline(tmp_path, library):
     options = {"verbose": -1} if library == "lightgbm" else {}
     fitted = columns_pipeline(getattr(package, step)(n_estimators=10, n_jobs=1, **options)).fit(table, numbers)
     assert pack(fitted, table, tmp_path)["proof"] == "estimator"
+
+
+@pytest.mark.long
+def test_an_unfitted_template_in_a_search_is_no_obstacle(tmp_path):
+    package = require_package("xgboost")
+    require_package("onnxmltools")
+    from sklearn.model_selection import GridSearchCV
+
+    rows = inputs()
+    search = GridSearchCV(package.XGBClassifier(n_estimators=3, n_jobs=1), {"max_depth": [2]}, cv=2).fit(rows, targets(rows))
+    assert pack(search, ROWS, tmp_path)["proof"] == "estimator"
 
 
 def lightgbm_models(package, rows, numbers):
