@@ -398,3 +398,118 @@ def test_a_graph_that_mixes_rows_or_draws_numbers_is_refused(tmp_path, noise):
     path = write_graph(tmp_path, network(nodes))
     with pytest.raises(BadModel, match="the graph gives other values for the row alone than in a batch of 60 rows"):
         pack(path, ROWS, targets=("a", "b", "c"))
+
+
+def one_input(kind: int, node: onnx.NodeProto) -> bytes:
+    """Returns the graph of a regressor with two inputs of this type, of which the node makes floats."""
+    graph = helper.make_graph(
+        [node, helper.make_node("ReduceSum", ["cast"], ["out"], keepdims=1)],
+        "sums",
+        [helper.make_tensor_value_info("x", kind, ["n", 2])],
+        [helper.make_tensor_value_info("out", FLOAT, ["n", 1])],
+        [],
+    )
+    opsets = [helper.make_opsetid("", 11), helper.make_opsetid("ai.onnx.ml", 3)]
+    node.attribute[0].i = FLOAT
+    graph.node[1].attribute.append(helper.make_attribute("axes", [1]))
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+
+
+@pytest.mark.parametrize("kind", [TensorProto.INT64, TensorProto.UINT8, TensorProto.BOOL, TensorProto.DOUBLE])
+def test_rows_of_each_type_are_drawn(tmp_path, kind):
+    node = helper.make_node("Cast", ["x"], ["cast"], to=FLOAT)
+    report = pack(write_graph(tmp_path, one_input(kind, node)))
+    assert "32 rows drawn from the training ranges" in str(report)
+    assert len(golden_of(tmp_path)["rows"]) == 32 and not (tmp_path / "training.csv").exists()
+
+
+def test_rows_of_text_are_not_drawn(tmp_path):
+    with pytest.raises(BadModel, match="the feature feature_0 takes text, of which no rows can be drawn"):
+        pack(write_graph(tmp_path, text_graph("a", "b", "c")))
+
+
+def labeled(label_nodes, kind: int = TensorProto.INT64, width: int = 2, last: str = "Softmax") -> bytes:
+    """Returns a network with the label of these nodes, which take the output `out`."""
+    node = helper.make_node(last, ["values"], ["out"])
+    outputs = [helper.make_tensor_value_info("label", kind, ["n"]), helper.make_tensor_value_info("out", FLOAT, ["n", width])]
+    return network([node, *label_nodes], width, outputs)
+
+
+BEST = helper.make_node("ArgMax", ["out"], ["best"], axis=1, keepdims=0)
+FIRST_OR_SECOND = helper.make_node("ArgMax", ["out"], ["label"], axis=1, keepdims=0)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "kind", "names", "classes"),
+    [
+        ([BEST, helper.make_node("Cast", ["best"], ["label"], to=TensorProto.BOOL)], TensorProto.BOOL, None, [False, True]),
+        (
+            [
+                BEST,
+                helper.make_node(
+                    "LabelEncoder", ["best"], ["label"], domain="ai.onnx.ml", keys_int64s=[0, 1], values_strings=["n", "y"]
+                ),
+            ],
+            TensorProto.STRING,
+            None,
+            ["n", "y"],
+        ),
+        (
+            [
+                BEST,
+                helper.make_node(
+                    "LabelEncoder",
+                    ["best"],
+                    ["label"],
+                    domain="ai.onnx.ml",
+                    keys_int64s=[5, 1],
+                    values_strings=["n", "y"],
+                    default_string="n",
+                ),
+            ],
+            TensorProto.STRING,
+            {"0": "n", "1": "y"},
+            ["n", "y"],
+        ),
+    ],
+)
+def test_the_classes_of_a_label_are_followed_through_its_nodes(tmp_path, nodes, kind, names, classes):
+    pack(write_graph(tmp_path, labeled(nodes, kind), names), ROWS)
+    assert golden_of(tmp_path)["classes"] == classes and golden_of(tmp_path)["label"] == "both"
+
+
+def test_the_labels_of_an_outlier_detector_need_no_names(tmp_path):
+    sign = [helper.make_node("Sign", ["out"], ["sign"]), helper.make_node("Cast", ["sign"], ["label"], to=TensorProto.INT64)]
+    outputs = [
+        helper.make_tensor_value_info(name, kind, ["n", 1]) for name, kind in (("label", TensorProto.INT64), ("out", FLOAT))
+    ]
+    pack(write_graph(tmp_path, network([helper.make_node("Identity", ["values"], ["out"]), *sign], 1, outputs)), ROWS)
+    assert golden_of(tmp_path)["classes"] == [-1, 1] and golden_of(tmp_path)["kind"] == "scores"
+
+
+def test_a_zipmap_with_other_keys_than_the_label_is_refused(tmp_path, strings):
+    model = onnx.load_model_from_string(strings[0])
+    node = next(node for node in model.graph.node if node.op_type == "ZipMap")
+    del node.attribute[:]
+    node.attribute.append(helper.make_attribute("classlabels_strings", ["high", "low", "other"]))
+    with pytest.raises(BadModel, match="has the classes high, low, mid, and its ZipMap has high, low, other"):
+        pack(write_graph(tmp_path, model.SerializeToString()), ROWS)
+
+
+def test_another_label_of_a_classifier_of_scores_is_refused(tmp_path):
+    estimator = logistic()
+    wrong = np.roll(estimator.predict(ROWS), 1)
+    with pytest.raises(BadModel, match="the label is another one"):
+        pack(write_graph(tmp_path, graph_of(estimator, raw_scores=True)), ROWS, expected=wrong)
+
+
+def test_the_label_of_a_graph_without_a_label_cannot_be_chosen(tmp_path):
+    with pytest.raises(BadModel, match="the graph has no label output; use --label argmax"):
+        pack(write_graph(tmp_path, network([SOFTMAX])), ROWS, label="graph")
+    with pytest.raises(BadModel, match='label must be "argmax" or "graph", and it is \'both\''):
+        pack(write_graph(tmp_path, network([SOFTMAX])), ROWS, label="both")
+
+
+def test_another_number_of_expected_columns_is_refused(tmp_path):
+    with pytest.raises(BadModel, match="the graph gives 3 columns, and 2 are expected"):
+        pack(write_graph(tmp_path, network([SOFTMAX])), ROWS, expected=np.zeros((60, 2)))
