@@ -107,6 +107,8 @@ function showBundle(golden, { previous }) {
     Bundle: make("code", { id: "bundle" }, manifest.bundle),
     Model: `${model.name} ${model.version}`,
     Digest: make("code", {}, model.digest),
+    // The build made this model from that of the server.
+    ...(model.source ? { "Made from": make("code", {}, model.source) } : {}),
     "Golden rows": make("span", { id: "golden" }, `all ${golden.rows} passed here, within ${small(golden.worst)}`),
     Runtime: `onnxruntime-web ${ort.env.versions.web}, WebAssembly, one thread`,
     Previous: previous ? make("code", {}, previous) : "none on this device",
@@ -155,6 +157,14 @@ byId("back").addEventListener("click", async () => {
 
 const title = name => name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
 const withUnit = feature => title(feature.name) + (feature.unit ? ` (${feature.unit})` : "");
+// Returns the number with the fewest digits that is the same float32.
+function shortest(number) {
+  for (let digits = 1; digits < 10; digits++) {
+    const short = Number(number.toPrecision(digits));
+    if (Math.fround(short) === Math.fround(number)) return short;
+  }
+  return number;
+}
 const shown = number => String(Number(number.toPrecision(4)));
 
 function showTool() {
@@ -219,7 +229,7 @@ function field(feature, i) {
     text.setAttribute("aria-describedby", isInvalid ? `fault-${i} hint-${i}` : `hint-${i}`);
   }
   function set(number) {
-    text.value = number === null ? "" : String(number);
+    text.value = number === null ? "" : String(shortest(number));
     validate();
   }
   text.addEventListener("input", () => { validate(); predict(); });
