@@ -14,7 +14,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
 from given_folders import judge_folder  # noqa: E402
 from judge import Verdict, judge  # noqa: E402
 from kinds import KINDS  # noqa: E402
-from own_model import Kind  # noqa: E402
+from own_model import ROWS, Kind  # noqa: E402
 from predictions import application, server  # noqa: E402
 
 
@@ -26,6 +26,7 @@ def main() -> int:
     warnings.simplefilter("ignore")
     began, verdicts = time.monotonic(), []
     with tempfile.TemporaryDirectory(prefix="own-models-") as scratch:
+        print(f"{'kind':42} {'packed as':10} {'outcome':8} {'worst':8} seconds")
         for verdict in verdicts_of(options, Path(scratch)):
             verdicts.append(verdict)
             print(row_of(verdict), flush=True)
@@ -49,6 +50,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("kinds", nargs="*", metavar="KIND", help="names of kinds (default: all)")
     parser.add_argument("--fast", action="store_true", help="the half of the kinds that CI runs")
     parser.add_argument("--live", action="store_true", help="start a server process for each model")
+    parser.add_argument("--pack-rows", type=int, default=ROWS, metavar="N", help=f"rows that pack sees, of {ROWS} (default all)")
     parser.add_argument("--list", action="store_true", help="print the kinds and their required outcomes, and end")
     parser.add_argument(
         "--folders", type=Path, metavar="DIR", help="judge the models in the folders of DIR in place of the kinds"
@@ -69,7 +71,7 @@ def verdicts_of(options: argparse.Namespace, scratch: Path) -> Iterator[Verdict]
         return
     for kind in KINDS:
         if (kind.name in options.kinds) if options.kinds else not (options.fast and kind.slow):
-            yield from judge(kind, scratch, serve)
+            yield from judge(kind, scratch, serve, options.pack_rows)
 
 
 def line_of(kind: Kind) -> str:
@@ -80,7 +82,7 @@ def line_of(kind: Kind) -> str:
 def row_of(verdict: Verdict) -> str:
     outcome = "FAILED" if verdict.faults else "refused" if verdict.refusal else "served"
     worst = "" if verdict.refusal else f"{verdict.worst:.1e}"
-    return f"{verdict.kind:42} {verdict.packed_as:10} {outcome:8} {worst:8} {verdict.seconds:6.1f} s"
+    return f"{verdict.kind:42} {verdict.packed_as:10} {outcome:8} {worst:8} {verdict.seconds:7.1f}"
 
 
 if __name__ == "__main__":

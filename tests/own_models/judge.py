@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import joblib
 import numpy as np
 import pandas as pd
-from own_model import Kind, OwnModel
+from own_model import ROWS, Kind, OwnModel
 from predictions import (
     Predictions,
     Send,
@@ -48,14 +48,17 @@ class Verdict(NamedTuple):
     faults: Sequence[str]
 
 
-def judge(kind: Kind, scratch: Path, serve: Serve = application) -> Iterator[Verdict]:
-    """Makes the model, packs it in each way that it allows, and compares the predictions or the refusal with the requirement."""
+def judge(kind: Kind, scratch: Path, serve: Serve = application, pack_rows: int = ROWS) -> Iterator[Verdict]:
+    """Makes the model, packs it in each way that it allows, and compares the predictions or the refusal with the requirement.
+
+    `pack_rows` is the number of rows that pack sees. All rows are compared.
+    """
     own = kind.make()
     for packed_as in packings(kind, own):
         began = time.monotonic()
         folder = scratch / f"{kind.name}_{packed_as}"
         folder.mkdir(parents=True)
-        refusal, worst, faults = outcome(kind, own, packed_as, folder, serve)
+        refusal, worst, faults = outcome(kind, own, packed_as, folder, serve, pack_rows)
         yield Verdict(kind.name, packed_as, refusal, worst, time.monotonic() - began, faults[:MAX_FAULTS])
 
 
@@ -69,10 +72,12 @@ def packings(kind: Kind, own: OwnModel) -> Iterator[str]:
         yield GRAPH
 
 
-def outcome(kind: Kind, own: OwnModel, packed_as: str, folder: Path, serve: Serve) -> tuple[str, float, list[str]]:
+def outcome(
+    kind: Kind, own: OwnModel, packed_as: str, folder: Path, serve: Serve, pack_rows: int = ROWS
+) -> tuple[str, float, list[str]]:
     """Returns the message of a refusal, the worst difference, and the faults."""
     try:
-        refusal = pack(own, packed_as, folder)
+        refusal = pack(own.first(pack_rows), packed_as, folder)
     except Exception as error:
         return "", 0.0, [f"pack raises {type(error).__name__}: {error}"]
     if refusal:

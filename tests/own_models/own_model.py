@@ -30,6 +30,12 @@ class OwnModel(NamedTuple):
     label: str | None = None
     has_expected: bool = True
 
+    def first(self, count: int) -> "OwnModel":
+        """Returns the model with the first rows only."""
+        rows = self.rows.iloc[:count] if hasattr(self.rows, "iloc") else self.rows[:count]
+        labels = None if self.labels is None else self.labels[:count]
+        return self._replace(rows=rows, labels=labels, values=None if self.values is None else self.values[:count])
+
     @property
     def kind(self) -> str:
         """Kind in golden.json: `classifier` for probabilities, `scores`, or `regressor`; empty if the library does not decide."""
