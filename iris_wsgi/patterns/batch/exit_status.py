@@ -12,6 +12,9 @@ from iris_wsgi.console import ProgressReporter
 from iris_wsgi.errors import BadModel, Stopped
 from iris_wsgi.patterns.batch.options import MaxBad
 
+# Maximum number of labels in the summary.
+MAX_LABELS = 20
+
 
 class ExitStatus(IntEnum):
     """Exit status of the process. After INTERRUPTED and STOPPED, the same command resumes the run."""
@@ -110,11 +113,19 @@ def too_many_bad(limit: MaxBad, ok: int, bad: int) -> str:
     return ""
 
 
+def most_frequent(labels: Mapping[str, int]) -> Mapping[str, int]:
+    """Returns the number of rows by label, and only the most frequent of many labels."""
+    if len(labels) <= MAX_LABELS:
+        return labels
+    return dict(sorted(labels.items(), key=lambda item: -item[1])[:MAX_LABELS])
+
+
 def summary(
     status: ExitStatus, reason: str, target: object, ok: int, labels: Mapping[str, int], bad: str, resumable: bool = True
 ) -> str:
     """Returns the last line of output; `resumable` states whether the same command resumes the run."""
-    by_label = ", ".join(f"{count} {name}" for name, count in labels.items())
+    by_label = ", ".join(f"{count} {name}" for name, count in most_frequent(labels).items())
+    by_label += f", … ({len(labels)} labels)" if len(labels) > MAX_LABELS else ""
     rows = f"{ok} rows{': ' if by_label else ''}{by_label}{bad}"
     if status is ExitStatus.GOOD:
         return f"wrote {target}, {rows}"

@@ -28,6 +28,7 @@ from project import MODEL, ROOT
 from sealed_models import seal
 
 from iris_wsgi.model.session import load_model
+from iris_wsgi.patterns.batch.exit_status import ExitStatus, summary
 from iris_wsgi.tabular.columns import csv_columns
 from iris_wsgi.tabular.csv_reader import CsvReader
 from iris_wsgi.tabular.record_splitter import BadRow
@@ -916,6 +917,15 @@ def test_the_summary_has_the_labels_and_quiet_prints_nothing(file, tmp_path):
     text = batch(file(rows_text()), tmp_path / "out.csv").stderr.decode()
     assert text == f"iris_wsgi: wrote {tmp_path}/out.csv, 3 rows: 1 setosa, 1 versicolor, 1 virginica\n"
     assert batch(file(rows_text(ROWS[:1])), tmp_path / "two.csv", "--quiet").stderr == b""
+
+
+def test_the_summary_of_many_labels_has_the_most_frequent_ones():
+    labels = {f"c{i}": i for i in range(1000)}
+    text = summary(ExitStatus.GOOD, "", "out.csv", 499500, labels, "; 1 bad")
+    assert text.startswith("wrote out.csv, 499500 rows: 999 c999, 998 c998, ") and text.endswith(
+        "980 c980, … (1000 labels); 1 bad"
+    )
+    assert summary(ExitStatus.GOOD, "", "out.csv", 7, {}, "") == "wrote out.csv, 7 rows"
 
 
 def test_the_record_describes_the_run(file, tmp_path):
