@@ -9,7 +9,7 @@ import webtest
 from applications import RecordingLog
 from job_requests import run_worker
 from jsonschema import Draft202012Validator
-from metrics_text import sample_value
+from metrics_text import metric_families, sample_value
 from packed_models import INTEGERS, KINDS, Answers, Input, PackedModel, answers_of, feeds_of, node, write, write_model
 
 from iris_wsgi.factory import build
@@ -269,11 +269,10 @@ def test_the_same_row_comes_from_the_cache(served):
 
 def test_metrics_count_the_rows_of_each_label_and_skip_missing_values_and_strings(served):
     def counts() -> dict[str, float]:
-        text = served.app.get("/metrics").text
-        names = served.model.labels or ("",)
-        rows = {name: sample_value(text, "model_rows_total", label=name) for name in names}
-        outside = [line for line in text.splitlines() if line.startswith("model_input_out_of_range_total{")]
-        return rows | {"outside": sum(float(line.rpartition(" ")[2]) for line in outside)}
+        families = metric_families(served.app.get("/metrics").text)
+        outside = families["model_input_out_of_range"].samples if "model_input_out_of_range" in families else []
+        rows = {sample.labels["label"]: sample.value for sample in families["model_rows"].samples}
+        return rows | {"outside": sum(sample.value for sample in outside)}
 
     before = counts()
     for row in served.model.rows:

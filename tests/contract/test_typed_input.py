@@ -390,21 +390,22 @@ EVERY_SCHEMA = [
 
 @pytest.mark.parametrize("kind", EVERY_SCHEMA)
 @pytest.mark.parametrize(
-    "options", [{"batch_rows": 8}, {"batch_rows": 8, "cache": "off"}, {"deadline_ms": 60_000}, {"role": "prediction_cache"}]
+    "options",
+    [{"role": "web_single", "batch_rows": 8, "deadline_ms": 60_000}, {"role": "prediction_cache", "batch_rows": 8}],
+    ids=["deadline", "cache"],
 )
-def test_every_schema_has_the_same_predictions_in_batches_with_deadlines_and_from_the_cache(serve, folders, kind, options):
-    app, packed = serve(kind, **options), KINDS[kind]
-    bodies = [json.dumps({"data": [row]}).encode() for row in packed.rows] * 4
-    expected = [
-        call_wsgi(serve(kind, cache="off").service.app, "POST", "/predict", body)[2] for body in bodies[: len(packed.rows)]
-    ]
+def test_every_schema_has_the_same_predictions_in_batches_with_deadlines_and_from_the_cache(serve, shared, kind, options):
+    app, packed = serve(kind, **options).service.app, KINDS[kind]
+    bodies = [json.dumps({"data": [row]}).encode() for row in packed.rows]
+    expected = [call_wsgi(shared(kind), "POST", "/predict", body)[2] for body in bodies]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda body: call_wsgi(app.service.app, "POST", "/predict", body)[2], bodies))
+        found = list(pool.map(lambda body: call_wsgi(app, "POST", "/predict", body)[2], bodies * 4))
     assert found == expected * 4
+    # More rows than a run has with a deadline.
     rows = [packed.rows[i % len(packed.rows)] for i in range(2500)]
-    status, _, content = call_wsgi(app.service.app, "POST", "/predict/batch", json.dumps({"data": rows}).encode())
+    status, _, content = call_wsgi(app, "POST", "/predict/batch", json.dumps({"data": rows}).encode())
     values = json.loads(content).popitem()[1]
-    assert status == 200 and values[: len(packed.rows)] * 2 == values[: 2 * len(packed.rows)] and len(values) == 2500
+    assert status == 200 and values == [values[i % len(packed.rows)] for i in range(2500)]
 
 
 # Rows of another model in the stores.
