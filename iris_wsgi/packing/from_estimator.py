@@ -50,7 +50,7 @@ def prepare_estimator(estimator: Any, given: RowSample, options: PackOptions, wh
     names = feature_names(estimator)
     reserved = (options.label_column, *options.targets)
     split = split_columns(given, names, feature_count(estimator), reserved)
-    sample = split.features if split.features.named or not names else split.features._replace(names=names)
+    sample = split.features if split.features.named or not names else split.features._replace(names=names, named=True)
     text = text_columns(estimator, sample.names)
     sample = sample.with_texts(["string" if j in text else "" for j in range(len(sample.names))])
     reference = estimator_reference(estimator, sample.matrix(names), sample.size)

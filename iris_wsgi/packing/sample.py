@@ -91,7 +91,7 @@ class RowSample(NamedTuple):
 
     def matrix(self, names: Sequence[str] | None) -> Any:
         """Returns the rows in the form that an estimator takes. With `names` it takes a DataFrame with these columns."""
-        if self.source is not None:
+        if self.source is not None and (names is None or hasattr(self.source, "iloc")):
             return self.source
         if names is not None:
             return data_frame(names, self.columns)

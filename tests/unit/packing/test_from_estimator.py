@@ -282,6 +282,20 @@ def test_a_data_frame_with_strings_has_one_input_per_column(tmp_path):
 
 
 @pytest.mark.long
+def test_an_array_gets_the_names_of_the_training(tmp_path):
+    from sklearn.compose import make_column_transformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    table, numbers = frame()
+    table = table[["age (years)", "b"]]
+    steps = make_column_transformer((StandardScaler(), ["b"]), remainder="passthrough")
+    golden = pack(make_pipeline(steps, LogisticRegression()).fit(table, numbers), table.to_numpy(), tmp_path)
+    assert [feature["name"] for feature in golden["features"]] == list(table)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
 def test_boosters_are_steps_of_a_pipeline(tmp_path, library):
     package = require_package(library)
