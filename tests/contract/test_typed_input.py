@@ -18,7 +18,7 @@ from iris_data import IRIS_ROWS
 from item_stores import open_item_store
 from job_requests import run_worker, worker_of
 from metrics_text import sample_value
-from packed_models import BROKEN, INTEGERS, KINDS, LIMIT, answers_of, feeds_of, seal, write_model
+from packed_models import BROKEN, CITIES, INTEGERS, KINDS, LIMIT, ML, answers_of, feeds_of, node, seal, write, write_model
 from project import MODEL
 
 from iris_wsgi.factory import build
@@ -367,6 +367,33 @@ def test_a_row_with_a_wrong_output_affects_no_row_of_the_same_run(serve):
     with ThreadPoolExecutor(16) as pool:
         for i, (status, content) in enumerate(pool.map(send, range(64))):
             assert status == 500 if i % 4 == 0 else (status, content) == (200, expected)
+
+
+def test_a_category_that_the_model_did_not_learn_affects_no_other_request_or_job(make_app, tmp_path):
+    packed = KINDS["one input of strings"]
+    encoder = node("OneHotEncoder", "input", "cities", ML, cats_strings=CITIES, zeros=0)
+    folder = write(tmp_path / "model", packed._replace(nodes=[encoder, *packed.nodes[1:]], rows=packed.rows[:2]))
+    app = make_app(role="all", model_dir=str(folder), batch_rows=16, cache="off")
+    good, bad = packed.rows[0], ["Tokyo", "Paris"]
+    expected = app.post_json("/predict", {"data": [good]}).body
+    app.post_json("/predict/batch", {"data": [good, bad]}, status=400)
+    entry = tensor("input", "BYTES", *bad, width=2)
+    assert "categories" in app.post_json("/v2/models/packed/infer", {"inputs": [entry]}, status=400).json["error"]
+
+    def send(i: int) -> tuple[int, bytes]:
+        body = json.dumps({"data": [bad if i % 4 == 0 else good]}).encode()
+        status, _, content = call_wsgi(app.service.app, "POST", "/predict", body)
+        return status, content
+
+    with ThreadPoolExecutor(16) as pool:
+        for i, (status, content) in enumerate(pool.map(send, range(64))):
+            assert status == 400 if i % 4 == 0 else (status, content) == (200, expected)
+    jobs = [app.post_json("/jobs", {"data": [row]}).json["href"] for row in (good, bad, good)]
+    run_worker(app)
+    assert [app.get(job).json["status"] for job in jobs] == ["succeeded", "failed", "succeeded"]
+    assert "categories" in app.get(jobs[1]).json["error"]
+    app.put_json("/items/a", {"data": [bad]})
+    assert app.get("/items/a/prediction", status=409).json["detail"].endswith("PUT the item again.")
 
 
 # Options that change how rows reach the model.

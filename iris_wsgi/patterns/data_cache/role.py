@@ -8,7 +8,7 @@ from pathlib import Path
 
 from iris_wsgi.codec.model_schema import Array, RowSchema, packed_values
 from iris_wsgi.codec.rows import Encoder
-from iris_wsgi.errors import BackendUnavailable, Conflict
+from iris_wsgi.errors import BackendUnavailable, BadRequest, Conflict
 from iris_wsgi.model.artifact import TRAINING_FILE, read_training
 from iris_wsgi.model.predictor import Predict, PredictContext
 from iris_wsgi.model.session import Graph
@@ -90,7 +90,11 @@ class ItemResponses:
 
     def prediction(self, item_id: str, version: int, row: bytes, deadline: float) -> bytes:
         """Raises Conflict for an item of another model, and the errors of the model."""
-        fields = self.encoder.fields(self.predict(self.row(row), PredictContext(deadline)).outputs)
+        try:
+            fields = self.encoder.fields(self.predict(self.row(row), PredictContext(deadline)).outputs)
+        except BadRequest as error:
+            # The item is invalid, and not the request for its prediction.
+            raise Conflict(f"{error.detail} PUT the item again.") from None
         return json.dumps({"id": item_id, "version": version, **fields}).encode()
 
     def row(self, content: bytes) -> Array:
