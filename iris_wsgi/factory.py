@@ -109,8 +109,6 @@ def local_model(start: StartupContext) -> ModelBackend:
     model, pinned, self_test = golden.load_verified_model(folder, start.settings.model_seal)
     first = pinned.cases[0]
     row = golden.golden_array(model, [first])
-    if pinned.description.proof == SELF and pinned.description.runtime:
-        start.log.event("warning", f"the model is not proven: {golden.proof_of(pinned.description)}", model=model.digest)
     try:
         latency = measure(model, row)
     except Problem as problem:
@@ -230,6 +228,7 @@ def build(settings: Settings, log: Log, registry: Registry | None = None, check_
     start = StartupContext(settings, registry, background, log, credentials)
     check_role(settings)
     backend = BACKENDS.get(settings.role, local_model)(start)
+    warn_if_unproven(backend.model, log)
     if settings.batch_rows:
         backend = batched(backend, settings)
     cache_routes = list[Route]()
@@ -245,6 +244,12 @@ def build(settings: Settings, log: Log, registry: Registry | None = None, check_
     deadline_seconds, prefix = settings.deadline_ms / 1000 or inf, prefix_of(settings.url_prefix)
     app = create_app(table, observer, settings.max_body_bytes, deadline_seconds, prefix, check_host)
     return Service(app, model, model.schema.to_values(backend.sample.rows)[0], backend.self_test, readiness, observer, background)
+
+
+def warn_if_unproven(model: Graph, log: Log) -> None:
+    """Logs a warning if only the graph itself gave the golden rows. A folder of an older version does not say."""
+    if model.description.proof == SELF and model.description.runtime:
+        log.event("warning", f"the model is not proven: {golden.proof_of(model.description)}", model=model.digest)
 
 
 def authentication(settings: Settings, background: BackgroundTasks, log: Log) -> tuple[Callable[..., App], Callable[[], Headers]]:
