@@ -1,5 +1,6 @@
 """The parts of the image, without a build: the Dockerfile and its lists agree with the project."""
 
+import importlib.util
 import json
 import re
 import shutil
@@ -121,6 +122,20 @@ def test_a_user_s_model_needs_a_name_of_the_image():
     command = [sys.executable, "-B", PARTS, "build", "--model-dir", MODEL / "fast"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, "bin/image: an image with your own model needs a name: add --tag NAME\n")
+
+
+def test_an_edge_bundle_of_another_model_is_not_built_into_the_image(tmp_path):
+    specification = importlib.util.spec_from_file_location("image_commands", PARTS / "__main__.py")
+    commands = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(commands)
+    own = write_model(tmp_path / "own", "map of numbers")
+    digest = manifest_digest(own)
+    commands.check_bundle({"digest": digest}, own)
+    commands.check_bundle({"digest": "sha256:0", "source": digest}, own)
+    with pytest.raises(
+        container_engine.EngineError, match=f"a bundle of the model sha256:1, and {own} has {digest}: run bin/edge"
+    ):
+        commands.check_bundle({"digest": digest, "source": "sha256:1"}, own)
 
 
 def test_the_bundle_is_a_separate_layer_and_nothing_is_built_without_it():
