@@ -277,7 +277,8 @@ def load(kind: Callable[[ModelFiles, ModelDescription], Kind], folder: Path, sea
     """Like load_model(), for any kind of graph."""
     golden, files = read_all(lambda name: read_file(folder / name), str(folder), seal)
     description = golden.description
-    if LABELS_FILE in files:
+    # A regressor has no labels, even if its folder has this file.
+    if LABELS_FILE in files and description.kind != REGRESSOR:
         description = description._replace(labels=read_labels(files[LABELS_FILE], str(folder / LABELS_FILE)))
     external = {name: files[name] for name in external_names(golden)}
     return kind(ModelFiles(files[golden.model], str(folder / golden.model), external), description), golden

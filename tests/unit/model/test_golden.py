@@ -250,6 +250,17 @@ def test_an_older_file_names_no_classes(tmp_path):
         load_verified_model(change(write_model(tmp_path / str(i), kind), classes=[]))
 
 
+def test_a_regressor_has_no_labels_even_with_a_label_json(tmp_path, make_app):
+    folder = write_model(tmp_path / "model", "regressor of three targets")
+    (folder / "label.json").write_text('{"0": "a", "1": "b"}')
+    app = make_app(model_dir=str(change(folder)), role="all")
+    rows = KINDS["regressor of three targets"].rows
+    for row in rows:
+        app.post_json("/predict", {"data": [row]})
+    app.post_json("/predict/batch", {"data": rows})
+    assert app.get("/metadata").json["model"]["labels"] == []
+
+
 FEATURES = {
     "another type": ({"type": "float64"}, "takes x0 as float32, and golden.json says float64"),
     "a missing integer": ({"type": "int64", "missing": True}, "takes x0 as float32, and golden.json says int64"),
