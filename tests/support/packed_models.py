@@ -276,6 +276,28 @@ def sigmoid(rank: int) -> PackedModel:
     return PackedModel(nodes, [Input("input", "float32", 4)], outputs, constants, numbered(4), FLOAT_ROWS, ("no", "yes"), members)
 
 
+def sigmoid_with_label() -> PackedModel:
+    """Returns a classifier that gives the probability of the second class only, and its own label over a threshold of 0.125."""
+    packed = sigmoid(2)
+    nodes = [
+        *packed.nodes,
+        node("Greater", "probabilities threshold", "is_over"),
+        node("Squeeze", "is_over last", "flat"),
+        node("Where", "flat yes no", "label"),
+    ]
+    constants = {
+        **packed.constants,
+        "threshold": np.float32(0.125),
+        "yes": np.array(["on"], object),
+        "no": np.array(["off"], object),
+    }
+    outputs = [output("label", STRING), *packed.outputs]
+    members = {"classes": ["off", "on"], "label": "graph"}
+    return packed._replace(
+        nodes=nodes, outputs=outputs, constants=constants, members=members, labels=("off", "on"), label="label"
+    )
+
+
 def scores() -> PackedModel:
     """Returns a linear classifier of three classes with scores and its own label."""
     nodes = [
@@ -505,6 +527,7 @@ KINDS: dict[str, PackedModel] = {
     "string classes": classes(("zeta", "alpha", "mu"), ("zeta", "alpha", "mu")),
     "one probability in a column": sigmoid(2),
     "one probability": sigmoid(1),
+    "one probability and the label of the graph": sigmoid_with_label(),
     "scores": scores(),
     "one score in a column": binary_score(2),
     "one score": binary_score(1),
