@@ -160,6 +160,10 @@ class UnprocessableContent(Problem):
     status = 422
 
 
+class UnknownCategory(BadRequest):
+    """A value of a row is not one of the categories that the model learned."""
+
+
 class PredictionFailed(Problem):
     """The run of the model failed."""
 

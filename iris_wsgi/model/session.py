@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from iris_wsgi.codec.model_schema import CLASSIFIER, GRAPH, REGRESSOR, SCORES, Array, Feature, OutputSchema, RowSchema
-from iris_wsgi.errors import BadModel, BadRequest, InvalidOutput
+from iris_wsgi.errors import BadModel, InvalidOutput, UnknownCategory
 from iris_wsgi.model.artifact import (
     LABELS_FILE,
     ArtifactManifest,
@@ -133,14 +133,14 @@ class Model(Graph):
     def predict(self, rows: Array, options: RunOptions | None = None) -> Array:
         """Returns the predictions float32 [n, outputs.width] of rows [n, features] from one run, which `options` can terminate.
 
-        Raises BadRequest (400) for a category that the graph does not have. Raises InvalidOutput if an output has another shape,
+        Raises UnknownCategory for a category that the graph does not have. Raises InvalidOutput if an output has another shape,
         or if it is a label that is not one of the classes.
         """
         try:
             answers = self.run(self.output_names, self.feeds(rows), options)
         except Exception as error:
             if UNKNOWN_CATEGORY in str(error):
-                raise BadRequest(NOT_A_CATEGORY) from None
+                raise UnknownCategory(NOT_A_CATEGORY) from None
             raise
         values = self.values_of(answers[0], len(rows))
         if len(answers) == 1:

@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iris_wsgi.codec.model_schema import REGRESSOR, Array
-from iris_wsgi.errors import BadModel, InvalidOutput
+from iris_wsgi.errors import BadModel, InvalidOutput, UnknownCategory
 from iris_wsgi.model.session import Model
 from iris_wsgi.tabular.record_splitter import BadRow
 
 MODEL_FAILS = "the model fails on it"
+UNKNOWN_CATEGORY = "has a value that is not one of the categories of the model"
 OUTPUT_NOT_FINITE = "the model gives a value that is not a finite number"
 
 
@@ -68,7 +69,7 @@ class Scorer:
         rows, predictions = self.predict(rows)
         if not np.isfinite(predictions).all():
             good = np.asarray(np.isfinite(predictions).all(axis=1))
-            rows, predictions = select_rows(rows, good, OUTPUT_NOT_FINITE), predictions[good]
+            rows, predictions = select_rows(rows, good, [OUTPUT_NOT_FINITE] * len(good)), predictions[good]
         numbers, counts = self.labels(predictions)
         try:
             text = self.writer.text(rows.kept, numbers, self.model.outputs.values(predictions))
@@ -95,25 +96,34 @@ class Scorer:
         except InvalidOutput as error:
             raise BadModel(error.detail) from None
         except Exception:
-            predictions = [self.predict_one(row[np.newaxis]) for row in rows.values]
-        good = np.array([prediction is not None for prediction in predictions])
-        found = [prediction for prediction in predictions if prediction is not None]
-        empty = np.empty((0, self.model.outputs.width), np.float32)
-        return select_rows(rows, good, MODEL_FAILS), np.concatenate([empty, *found])
+            predictions, reasons = predict_each(self.model, rows.values)
+        good = np.array([not reason for reason in reasons])
+        return select_rows(rows, good, reasons), predictions[good]
 
-    def predict_one(self, row: Array) -> Array | None:
+
+def predict_each(model: Model, rows: Array) -> tuple[Array, list[str]]:
+    """Runs the model row by row. Returns the predictions [n, columns], and the reason for each row that failed, or "".
+
+    Raises BadModel if the output has the wrong shape.
+    """
+    predictions = np.full((len(rows), model.outputs.width), np.nan, np.float32)
+    reasons = [""] * len(rows)
+    for i in range(len(rows)):
         try:
-            return self.model.predict(row)
+            predictions[i] = model.predict(rows[i : i + 1])[0]
         except InvalidOutput as error:
             raise BadModel(error.detail) from None
+        except UnknownCategory:
+            reasons[i] = UNKNOWN_CATEGORY
         except Exception:
-            return None
+            reasons[i] = MODEL_FAILS
+    return predictions, reasons
 
 
-def select_rows(rows: Rows, good: NDArray[np.bool_], reason: str) -> Rows:
-    """Returns the good rows; the others become bad rows with this reason."""
+def select_rows(rows: Rows, good: NDArray[np.bool_], reasons: Sequence[str]) -> Rows:
+    """Returns the good rows; the others become bad rows with their reasons."""
     at = np.flatnonzero(good).tolist()
-    bad = rows.bad_rows + [BadRow(rows.lines[i], "", reason) for i in np.flatnonzero(~good).tolist()]
+    bad = rows.bad_rows + [BadRow(rows.lines[i], "", reasons[i]) for i in np.flatnonzero(~good).tolist()]
     kept = [select(column, at) for column in rows.kept]
     return Rows(rows.values[good], [rows.lines[i] for i in at], kept, sorted(bad))
 

@@ -141,13 +141,16 @@ MIXED_ROWS: list[list[Any]] = [
 ]
 
 
-def mixed_columns(missing: bool = False) -> PackedModel:
-    """Returns a classifier of a float, a string, an int64, and a bool. With `missing`, the float may be missing."""
+def mixed_columns(missing: bool = False, strict: bool = False) -> PackedModel:
+    """Returns a classifier of a float, a string, an int64, and a bool.
+
+    With `missing`, the float may be missing. With `strict`, the encoder of the string fails on an unknown text.
+    """
     inputs = [Input(name, kind, 1) for name, kind, _ in MIXED_FEATURES]
     nodes = [
         node("Imputer", "age", "known_age", ML, imputed_value_floats=[40.0], replaced_value_float=float("nan")),
         node("Mul", "known_age tenth", "small_age"),
-        node("OneHotEncoder", "city", "cities", ML, cats_strings=CITIES, zeros=1),
+        node("OneHotEncoder", "city", "cities", ML, cats_strings=CITIES, zeros=0 if strict else 1),
         node("Reshape", "cities two", "city_columns"),
         node("Cast", "visits", "visits_float", to=FLOAT),
         node("Cast", "member", "member_float", to=FLOAT),
@@ -158,7 +161,8 @@ def mixed_columns(missing: bool = False) -> PackedModel:
     constants = {"tenth": np.float32(0.1), "two": np.array([-1, 3]), "narrow": narrow}
     features = [(name, kind, missing and name == "age") for name, kind, _ in MIXED_FEATURES]
     rows = [*MIXED_ROWS, [None, "Osaka", 2, False], [None, "", 0, True]] if missing else MIXED_ROWS
-    return linear(nodes, inputs, features, rows, constants)
+    known = [row for row in rows if row[1] in CITIES]
+    return linear(nodes, inputs, features, known if strict else rows, constants)
 
 
 def string_matrix() -> PackedModel:

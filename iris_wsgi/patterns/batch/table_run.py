@@ -11,7 +11,7 @@ import numpy as np
 
 from iris_wsgi.codec.model_schema import REGRESSOR, Array, OutputSchema
 from iris_wsgi.console import ProgressReporter
-from iris_wsgi.errors import BadModel, InvalidOutput, Stopped
+from iris_wsgi.errors import BadModel, InvalidOutput, Stopped, UnknownCategory
 from iris_wsgi.model.golden import load_verified_model
 from iris_wsgi.model.session import Model
 from iris_wsgi.model.session import reason as reason_of
@@ -32,7 +32,7 @@ from iris_wsgi.setting_types import SQLITE
 from iris_wsgi.settings import BadSetting, Settings
 from iris_wsgi.tabular.columns import feature_names, spelled_names
 from iris_wsgi.tabular.feature_values import FeatureValues, InvalidValue
-from iris_wsgi.tabular.scorer import OUTPUT_NOT_FINITE
+from iris_wsgi.tabular.scorer import OUTPUT_NOT_FINITE, predict_each
 
 if TYPE_CHECKING:
     from iris_wsgi.patterns.batch.postgres import PostgresTables
@@ -279,6 +279,10 @@ def predict_rows(model: Model, names: Sequence[str], rows: Sequence[Row]) -> Pre
     try:
         if valid.any():
             predictions[valid] = model.predict(values[valid])
+    except UnknownCategory:
+        predictions[valid], reasons = predict_each(model, values[valid])
+        for i, reason in zip(np.flatnonzero(valid).tolist(), reasons, strict=True):
+            errors[i] = reason or None
     except InvalidOutput as error:
         raise BadModel(error.detail) from None
     except Exception as error:

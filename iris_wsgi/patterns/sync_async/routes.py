@@ -46,6 +46,8 @@ def routes(model: Model, predict: Predict, queue: JobQueue, log: Log, escalate_b
         try:
             outputs = predict(rows, PredictContext(now + (request.deadline - now) / 2)).outputs
             return provisional(model, encoder, outputs)
+        except errors.UnknownCategory:
+            raise
         except Exception:
             log.failure("the fast model failed", **request.ids.log_fields())
             return None
