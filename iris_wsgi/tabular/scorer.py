@@ -1,10 +1,9 @@
 """Scorer of a chunk: reads its rows, runs the model, and writes the predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from iris_wsgi.codec.model_schema import REGRESSOR, Array
 from iris_wsgi.errors import BadModel, InvalidOutput, UnknownCategory
@@ -69,7 +68,8 @@ class Scorer:
         rows, predictions = self.predict(rows)
         if not np.isfinite(predictions).all():
             good = np.asarray(np.isfinite(predictions).all(axis=1))
-            rows, predictions = select_rows(rows, good, [OUTPUT_NOT_FINITE] * len(good)), predictions[good]
+            bad = dict.fromkeys(np.flatnonzero(~good).tolist(), OUTPUT_NOT_FINITE)
+            rows, predictions = select_rows(rows, bad), predictions[good]
         numbers, counts = self.labels(predictions)
         try:
             text = self.writer.text(rows.kept, numbers, self.model.outputs.values(predictions))
@@ -87,45 +87,45 @@ class Scorer:
         return numbers.tolist(), dict(zip(outputs.labels, counts, strict=True))
 
     def predict(self, rows: Rows) -> tuple[Rows, Array]:
-        """Runs the model on all rows, or row by row if that fails. Returns the rows that succeed and their predictions.
-
-        Raises BadModel if the output has the wrong shape: then no prediction can be assigned to a row.
-        """
-        try:
-            return rows, self.model.predict(rows.values)
-        except InvalidOutput as error:
-            raise BadModel(error.detail) from None
-        except Exception:
-            predictions, reasons = predict_each(self.model, rows.values)
-        good = np.array([not reason for reason in reasons])
-        return select_rows(rows, good, reasons), predictions[good]
+        """Returns the rows on which the model succeeds, and their predictions. Raises BadModel if an output has another shape."""
+        predictions, reasons = predict_apart(self.model, rows.values)
+        if not reasons:
+            return rows, predictions
+        return select_rows(rows, reasons), np.delete(predictions, list(reasons), axis=0)
 
 
-def predict_each(model: Model, rows: Array) -> tuple[Array, list[str]]:
-    """Runs the model row by row. Returns the predictions [n, columns], and the reason for each row that failed, or "".
+def predict_apart(model: Model, rows: Array) -> tuple[Array, dict[int, str]]:
+    """Runs the model on all rows, and on each half of rows on which it fails.
 
-    Raises BadModel if the output has the wrong shape.
+    Returns the predictions, which are NaN for each row on which the model fails alone, and the reasons for these rows. Raises
+    BadModel if the output has another shape: then no prediction can be assigned to a row.
     """
-    predictions = np.full((len(rows), model.outputs.width), np.nan, np.float32)
-    reasons = [""] * len(rows)
-    for i in range(len(rows)):
+    reasons: dict[int, str] = {}
+    found: list[Array] = []
+    parts = [(0, len(rows))]
+    while parts:
+        start, end = parts.pop()
         try:
-            predictions[i] = model.predict(rows[i : i + 1])[0]
+            found.append(model.predict(rows[start:end]))
         except InvalidOutput as error:
             raise BadModel(error.detail) from None
-        except UnknownCategory:
-            reasons[i] = UNKNOWN_CATEGORY
-        except Exception:
-            reasons[i] = MODEL_FAILS
-    return predictions, reasons
+        except Exception as error:
+            middle = (start + end) // 2
+            if end - start == 1:
+                reasons[start] = UNKNOWN_CATEGORY if isinstance(error, UnknownCategory) else MODEL_FAILS
+                found.append(np.full((1, model.outputs.width), np.nan, np.float32))
+            else:
+                # The first half is the next part.
+                parts += [(middle, end), (start, middle)]
+    return found[0] if len(found) == 1 else np.concatenate(found), reasons
 
 
-def select_rows(rows: Rows, good: NDArray[np.bool_], reasons: Sequence[str]) -> Rows:
-    """Returns the good rows; the others become bad rows with their reasons."""
-    at = np.flatnonzero(good).tolist()
-    bad = rows.bad_rows + [BadRow(rows.lines[i], "", reasons[i]) for i in np.flatnonzero(~good).tolist()]
-    kept = [select(column, at) for column in rows.kept]
-    return Rows(rows.values[good], [rows.lines[i] for i in at], kept, sorted(bad))
+def select_rows(rows: Rows, reasons: Mapping[int, str]) -> Rows:
+    """Returns the rows without those that have a reason, which become bad rows."""
+    good = [i for i in range(len(rows.values)) if i not in reasons]
+    bad = rows.bad_rows + [BadRow(rows.lines[i], "", reason) for i, reason in reasons.items()]
+    kept = [select(column, good) for column in rows.kept]
+    return Rows(rows.values[good], [rows.lines[i] for i in good], kept, sorted(bad))
 
 
 def select(column: Sequence[Any], at: list[int]) -> Sequence[Any]:

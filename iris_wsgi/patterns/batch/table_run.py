@@ -32,7 +32,7 @@ from iris_wsgi.setting_types import SQLITE
 from iris_wsgi.settings import BadSetting, Settings
 from iris_wsgi.tabular.columns import feature_names, spelled_names
 from iris_wsgi.tabular.feature_values import FeatureValues, InvalidValue
-from iris_wsgi.tabular.scorer import OUTPUT_NOT_FINITE, predict_each
+from iris_wsgi.tabular.scorer import OUTPUT_NOT_FINITE, predict_apart
 
 if TYPE_CHECKING:
     from iris_wsgi.patterns.batch.postgres import PostgresTables
@@ -279,12 +279,14 @@ def predict_rows(model: Model, names: Sequence[str], rows: Sequence[Row]) -> Pre
     try:
         if valid.any():
             predictions[valid] = model.predict(values[valid])
-    except UnknownCategory:
-        predictions[valid], reasons = predict_each(model, values[valid])
-        for i, reason in zip(np.flatnonzero(valid).tolist(), reasons, strict=True):
-            errors[i] = reason or None
     except InvalidOutput as error:
         raise BadModel(error.detail) from None
+    except UnknownCategory:
+        # Some rows have values that the graph does not take.
+        predictions[valid], reasons = predict_apart(model, values[valid])
+        numbers = np.flatnonzero(valid).tolist()
+        for i, reason in reasons.items():
+            errors[numbers[i]] = reason
     except Exception as error:
         raise Stopped(f"the model cannot be run on {valid.sum()} rows: {reason_of(error)}") from None
     labels = label_names(outputs, predictions)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from iris_wsgi.codec.model_schema import CLASSIFIER
 from iris_wsgi.codec.rows import finite
-from iris_wsgi.errors import BadModel, Problem
+from iris_wsgi.errors import BadModel, Problem, UnknownCategory
 from iris_wsgi.model.session import Model, reason
 from iris_wsgi.settings import BadSetting
 from iris_wsgi.storage.files import StdStream
@@ -53,6 +53,8 @@ def predict_row(model: Model, texts: Sequence[str]) -> tuple[str, list[float]]:
             raise BadSetting(f"{name} {error}") from None
     try:
         (output,) = finite(model.predict(model.schema.convert([row])))
+    except UnknownCategory as problem:
+        raise BadSetting(problem.detail) from None
     except Problem as problem:
         raise BadModel(problem.detail) from None
     except Exception as error:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as arrow
 import pytest
-from packed_models import BROKEN, KINDS, PackedModel, answers_of, write_model
+from packed_models import BROKEN, KINDS, Input, PackedModel, answers_of, node, output, write, write_model
 from pyarrow.parquet import read_table, write_table
 
 LOOP = """
@@ -276,3 +276,44 @@ def test_a_string_may_look_like_numbers_with_another_separator(tmp_path, batch):
     assert status == 0
     found = [{"key": f"k{i}"} | {name: v for name, v in row.items() if name != "2"} for i, row in enumerate(read_rows(target))]
     same_predictions(found, packed, folder, rows)
+
+
+def cities(folder: Path) -> tuple[PackedModel, Path]:
+    """Writes a model that fails on a city that it does not know."""
+    nodes = [
+        node("OneHotEncoder", "city", "encoded", "ai.onnx.ml", cats_strings=["Osaka", "Tokyo"], zeros=0),
+        node("Reshape", "encoded two", "probabilities"),
+    ]
+    known: list[list[Any]] = [["Tokyo"], ["Osaka"]]
+    inputs, outputs = [Input("city", "string", 1)], [output("probabilities", shape=[None, 2])]
+    constants, features = {"two": np.array([-1, 2])}, [("city", "string", False)]
+    members = {"classes": [0, 1]}
+    packed = PackedModel(nodes, inputs, outputs, constants, features, known, ("west", "east"), members)
+    return packed, write(folder, packed)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_category_that_the_model_did_not_learn_makes_a_bad_row(tmp_path, suffix, batch):
+    packed, folder = cities(tmp_path / "model")
+    source, unknown = tmp_path / f"in.{suffix}", {5, 6, 40, 299}
+    rows = [["Paris"] if i in unknown else [("Tokyo", "Osaka")[i % 3 == 0]] for i in range(300)]
+    write_rows(source, packed, rows)
+    status, target, _ = batch(folder, source)
+    assert status == 0
+    found = [row for row in read_rows(target) if row["label"] is not None]
+    kept = [i for i in range(300) if i not in unknown]
+    same_predictions(
+        [row | {"key": f"k{i}"} for i, row in enumerate(sorted(found, key=lambda row: int(row["key"][1:])))],
+        packed,
+        folder,
+        [rows[i] for i in kept],
+    )
+    reason = "has a value that is not one of the categories of the model"
+    if suffix == "sqlite":
+        with closing(sqlite3.connect(source)) as connection:
+            bad = connection.execute("SELECT key, error FROM items_prediction WHERE error IS NOT NULL").fetchall()
+        assert sorted(bad) == sorted((f"k{i}", reason) for i in unknown)
+    else:
+        with Path(f"{target}.errors.csv").open() as file:
+            first = 2 if suffix == "csv" else 1
+            assert list(csv.reader(file))[1:] == [[str(i + first), "", reason] for i in sorted(unknown)]
