@@ -295,19 +295,29 @@ def read_training(schema: RowSchema, folder: Path, max_rows: int | None = None) 
     """
     try:
         with (folder / TRAINING_FILE).open(newline="", encoding="utf-8") as file:
-            header, *lines = csv.reader(file)
-    except csv.Error:
-        raise ValueError("it is not a CSV") from None
+            header, *lines = [*csv.reader(file)] or [[]]
+    except (csv.Error, UnicodeDecodeError):
+        raise ValueError("it is not a CSV in UTF-8") from None
     width = schema.width
     if header[:width] != [feature.name for feature in schema.features]:
         raise ValueError("it has other columns than the model has features")
     if max_rows is not None and len(lines) > max_rows:
         lines = [lines[i * len(lines) // max_rows] for i in range(max_rows)]
-    values = [[cell_value(cell, feature) for cell, feature in zip(line, schema.features, strict=False)] for line in lines]
-    if any(len(row) != width for row in values) or (rows := schema.from_values(values)) is None:
+    if not lines:
+        raise ValueError("it has no rows")
+    if (rows := training_rows(schema, lines)) is None:
         raise ValueError("it has values that do not fit the features, or are not finite")
     has_labels = header[width : width + 1] == [TRAINING_LABEL]
     return rows, ["".join(line[width : width + 1]) for line in lines] if has_labels else []
+
+
+def training_rows(schema: RowSchema, lines: Sequence[Sequence[str]]) -> Array | None:
+    """Converts the first cells of lines to rows [n, features]. Returns None for cells that do not fit the features."""
+    try:
+        values = [[cell_value(cell, feature) for cell, feature in zip(line, schema.features, strict=False)] for line in lines]
+    except ValueError:
+        return None
+    return schema.from_values(values) if all(len(row) == schema.width for row in values) else None
 
 
 def cell_value(cell: str, feature: Feature) -> Any:

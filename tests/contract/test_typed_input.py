@@ -555,6 +555,40 @@ def test_the_training_rows_of_every_schema_are_served_and_are_the_first_items(ma
         app.get(f"/items/{i:04d}/prediction")
 
 
+BAD_TRAINING = {
+    "empty": ("", "it has other columns than the model has features"),
+    "no rows": ("age,city,visits,member,label\n", "it has no rows"),
+    "another order of columns": ("city,age,visits,member,label\nTokyo,1,1,true,a\n", "it has other columns"),
+    "a fraction for an integer": ("age,city,visits,member,label\n1,Tokyo,1.5,true,a\n", "do not fit the features"),
+    "a text for a number": ("age,city,visits,member,label\nx,Tokyo,1,true,a\n", "do not fit the features"),
+    "NaN for a number": ("age,city,visits,member,label\n1,a,1,true,a\nnan,Tokyo,1,true,a\n", "do not fit the features"),
+    "an empty cell": ("age,city,visits,member,label\n,Tokyo,1,true,a\n", "do not fit the features"),
+    "a short line": ("age,city,visits,member,label\n1,Tokyo\n", "do not fit the features"),
+    "two for a bool": ("age,city,visits,member,label\n1,Tokyo,1,2,a\n", "do not fit the features"),
+    "another label": ("age,city,visits,member,label\n1,Tokyo,1,true,z\n", "classes that are not labels"),
+    "no label": ("age,city,visits,member\n1,Tokyo,1,true\n", "no column for the label"),
+    "Latin-1": ("age,city,visits,member,label\n1,Zürich,1,true,a\n", "not a CSV in UTF-8"),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), BAD_TRAINING.values(), ids=BAD_TRAINING)
+def test_training_rows_that_do_not_fit_the_model_are_not_served_and_the_log_names_the_reason(
+    make_app, tmp_path, log, text, words
+):
+    folder = write_model(tmp_path / "model", MIXED)
+    (folder / "training.csv").write_text(text, encoding="latin-1")
+    document = json.loads((folder / "golden.json").read_text())
+    del document["files"]
+    seal(folder, document)
+    app = make_app(role="all", model_dir=str(folder))
+    app.get("/training", status=404)
+    (message,) = [
+        event["message"] for event in log.events() if event.get("message", "").startswith("GET /training is not served")
+    ]
+    assert words in message
+    app.post_json("/predict", {"data": [MIXED_ROW]})
+
+
 # Any document.
 
 scalars = (
