@@ -274,14 +274,13 @@ def batched(backend: ModelBackend, settings: Settings) -> ModelBackend:
 
 def cached(backend: ModelBackend, start: StartupContext) -> tuple[ModelBackend, list[Route]]:
     """Adds a prediction cache, and returns its routes too. Raises BadSetting."""
-    from iris_wsgi.patterns.prediction_cache import routes as operating
-    from iris_wsgi.patterns.prediction_cache.role import SYNC_SECONDS, create_cache
+    from iris_wsgi.patterns.prediction_cache.role import SYNC_SECONDS, create_cache, routes
 
     model = backend.model
     cache = create_cache(backend.predict, model, backend.outputs, start.settings, start.registry, backend.latency, start.log)
     start.background.repeat("sync the prediction cache", SYNC_SECONDS, cache.sync)
     backend = backend._replace(predict=cache, latency=BLOCKING if cache.tier else backend.latency)
-    return backend, operating.routes(cache, model.digest)
+    return backend, routes(cache, model.digest)
 
 
 def can_cache(backend: ModelBackend, settings: Settings, log: Log) -> bool:

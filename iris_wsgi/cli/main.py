@@ -185,7 +185,7 @@ def edge(settings: Settings, given: Given) -> int:
 
 
 def redrive(settings: Settings, given: Given) -> int:
-    from iris_wsgi.patterns.asynchronous.stores import create_job_store
+    from iris_wsgi.patterns.asynchronous.sqlite_store import create_job_store
 
     store = create_job_store(settings, STORE_SECONDS)
     moved = store.redrive(given["ids"] or None, given["most"])
@@ -196,7 +196,7 @@ def redrive(settings: Settings, given: Given) -> int:
 
 def warm(settings: Settings, given: Given) -> int:
     from iris_wsgi.console import ProgressReporter
-    from iris_wsgi.patterns.data_cache.stores import open_existing_item_store
+    from iris_wsgi.patterns.data_cache.sqlite_store import open_existing_item_store
     from iris_wsgi.patterns.data_cache.warmup import first_ids, warm
 
     url = checked("--url", given["url"] or url_here(settings), server_address)

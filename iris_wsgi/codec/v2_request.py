@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 from iris_wsgi.codec import v2_tensors
 from iris_wsgi.codec.json_documents import MAX_LEVELS, decode_json, levels, too_deep
-from iris_wsgi.codec.v2_fields import flag, number, parameters_of, string
 from iris_wsgi.codec.v2_tensors import DTYPES, Shape, Tensor
 from iris_wsgi.errors import BadRequest
 
+# Sizes and times are unsigned integers of 64 bits.
+MAX_NUMBER = 2**64 - 1
 HEADER = "Inference-Header-Content-Length"
 
 
@@ -228,3 +229,34 @@ def tensor_parameters(entry: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 def has_classes(spec: TensorSpec) -> bool:
     return len(spec.shape) == 2 and spec.datatype not in ("BOOL", "BYTES")
+
+
+def parameters_of(owner: Mapping[str, Any], place: str) -> dict[str, Any]:
+    found = owner.get("parameters")
+    if found is None:
+        return {}
+    if type(found) is not dict:
+        raise BadRequest(f"{place}/parameters must be an object.")
+    return found
+
+
+def flag(parameters: Mapping[str, Any], name: str, place: str) -> bool | None:
+    found = parameters.get(name)
+    if found is not None and type(found) is not bool:
+        raise BadRequest(f"{place}/{name} must be true or false.")
+    return found
+
+
+def number(parameters: Mapping[str, Any], name: str, place: str) -> int | None:
+    found = parameters.get(name)
+    if found is not None and (type(found) is not int or not 0 <= found <= MAX_NUMBER):
+        raise BadRequest(f"{place}/{name} must be a whole number from 0 to {MAX_NUMBER}.")
+    return found
+
+
+def string(owner: Mapping[str, Any], name: str, place: str) -> str | None:
+    """Returns a string that can be sent back. Half of a surrogate pair cannot."""
+    found = owner.get(name)
+    if found is not None and (type(found) is not str or (not found.isascii() and any("\ud800" <= c <= "\udfff" for c in found))):
+        raise BadRequest(f"{place}/{name} must be a string of whole characters.")
+    return found

@@ -13,8 +13,8 @@ from iris_wsgi.errors import BadModel
 from iris_wsgi.model.artifact import ESTIMATOR, ModelDescription
 from iris_wsgi.model.graph_signature import graph_outputs
 from iris_wsgi.model.session import Graph, ModelFiles, listed
-from iris_wsgi.packing.class_names import class_names
 from iris_wsgi.packing.conversion import Layout, convert, feature_count, feature_names, layouts, text_columns
+from iris_wsgi.packing.folder import class_names
 from iris_wsgi.packing.graphs import (
     input_names,
     label_facts,

@@ -12,7 +12,7 @@ from iris_wsgi.errors import BadModel
 from iris_wsgi.model.artifact import EXPECTED, SELF, TRAINING_FILE, ModelDescription
 from iris_wsgi.model.graph_signature import GraphOutputs, graph_inputs, graph_outputs, metadata_of
 from iris_wsgi.model.session import Graph, ModelFiles, explain, listed, open_session, parse_features
-from iris_wsgi.packing.class_names import Names, class_names
+from iris_wsgi.packing.folder import Names, class_names
 from iris_wsgi.packing.graphs import label_facts
 from iris_wsgi.packing.proof import Disagreement, PackOptions, Prepared, described_features, is_probability, prove, tied_rows
 from iris_wsgi.packing.reference import KindOf, Reference, checked_reference, column_reference, given_reference, score_names

@@ -9,8 +9,7 @@ from iris_wsgi.codec.model_schema import ARGMAX, BOTH, CLASSIFIER, GRAPH, REGRES
 from iris_wsgi.errors import BadModel
 from iris_wsgi.model.artifact import LABELS_FILE, PROOF_TEXTS, SELF, ArtifactManifest
 from iris_wsgi.model.session import Model, ModelFiles, listed
-from iris_wsgi.packing.class_names import read_names
-from iris_wsgi.packing.folder import GoldenRows, choose_rows, training_csv, write_folder
+from iris_wsgi.packing.folder import GoldenRows, choose_rows, read_names, training_csv, write_folder
 from iris_wsgi.packing.from_estimator import load_estimator, prepare_estimator
 from iris_wsgi.packing.from_graph import prepare_graph
 from iris_wsgi.packing.graphs import read_graph, read_model_files

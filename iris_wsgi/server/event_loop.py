@@ -21,9 +21,8 @@ from iris_wsgi.http.request_head import RawRequest, RequestHead
 from iris_wsgi.observability.log import Log
 from iris_wsgi.observability.shared_memory import WorkerGroup
 from iris_wsgi.observability.trace_context import RequestIds, new_request_id, request_ids
-from iris_wsgi.server.connection import SETTLE_SECONDS, HTTPConnection, State
+from iris_wsgi.server.connection import SETTLE_SECONDS, HTTPConnection, Pieces, ResponseWriter, State
 from iris_wsgi.server.listener import MAX_UPSTREAM_CALLS, Poll, connection_limits, drop_new_connections
-from iris_wsgi.server.response_writer import Pieces, ResponseWriter
 from iris_wsgi.settings import Settings
 from iris_wsgi.wsgi.application import App, Executor, never
 

@@ -16,7 +16,7 @@ from job_workers import open_job_store
 from project import MODEL
 from server_process import ServerProcess
 
-from iris_wsgi.patterns.asynchronous.stores import create_job_store
+from iris_wsgi.patterns.asynchronous.sqlite_store import create_job_store
 from iris_wsgi.settings import BadSetting, Settings
 
 ROWS = {"data": [ROW]}

@@ -9,7 +9,7 @@ import pytest
 from project import MODEL, ROOT
 
 from iris_wsgi.cli.main import main, parser
-from iris_wsgi.patterns.asynchronous.stores import create_job_store
+from iris_wsgi.patterns.asynchronous.sqlite_store import create_job_store
 from iris_wsgi.settings import (
     REMOVED,
     SERVER_SETTINGS,

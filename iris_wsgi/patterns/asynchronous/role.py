@@ -8,7 +8,7 @@ from iris_wsgi.errors import BackendUnavailable
 from iris_wsgi.observability.metrics import MetricSample
 from iris_wsgi.patterns.asynchronous import routes as jobs
 from iris_wsgi.patterns.asynchronous.metrics import JobMetrics, store_samples
-from iris_wsgi.patterns.asynchronous.stores import create_job_store
+from iris_wsgi.patterns.asynchronous.sqlite_store import create_job_store
 from iris_wsgi.patterns.asynchronous.worker import JobWorker, WorkerLimits, sweep
 from iris_wsgi.resilience.circuit_breaker import CircuitBreaker
 from iris_wsgi.services import REQUEST_SECONDS, RoleContext

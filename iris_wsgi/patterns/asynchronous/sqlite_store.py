@@ -1,4 +1,4 @@
-"""Job store in an SQLite file, for the threads and processes of one machine."""
+"""Job store in an SQLite file, for the threads and processes of one machine, and the choice of the store by the settings."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from iris_wsgi.patterns.asynchronous.job import (
     Job,
     JobExpired,
     JobNotFound,
+    JobStore,
     KeyConflict,
     Limits,
     QueueDepth,
@@ -23,9 +24,12 @@ from iris_wsgi.patterns.asynchronous.job import (
     new_id,
     wait_until,
 )
+from iris_wsgi.settings import Settings
 from iris_wsgi.storage.clock import STEPPED, BootClock
 from iris_wsgi.storage.sqlite import SqliteDatabase, SqliteSchema
 
+FILE = "jobs.db"
+REMEMBER_SECONDS = 86400.0
 # `since` is the time at which a job entered its state. `due` is the time at which another worker may claim the job: the end of
 # its lease, or the time of its next attempt. New jobs and done jobs have no `due`. The large columns are in a separate table,
 # because each heartbeat would write them again. Triggers count the jobs by state: counting rows would take longer with each job.
@@ -299,3 +303,13 @@ class SqliteJobStore:
     def new_jobs(self, db: sqlite3.Connection, limit: int) -> list[tuple[int]]:
         query = "SELECT seq FROM job INDEXED BY job_new WHERE state = 'queued' AND due IS NULL ORDER BY since, seq LIMIT ?"
         return db.execute(query, (limit,)).fetchall()
+
+
+def create_job_store(settings: Settings, timeout_seconds: float) -> JobStore:
+    """Returns the store. Its calls end within about the timeout. Raises BadSetting, BadStore, and BackendUnavailable."""
+    limits = Limits(settings.jobs_queued, settings.jobs_attempts, settings.keep_seconds, remember_seconds=REMEMBER_SECONDS)
+    if settings.redis_url:
+        from iris_wsgi.patterns.asynchronous.redis_store import RedisJobStore
+
+        return RedisJobStore(settings.redis_url, limits, timeout_seconds=timeout_seconds)
+    return SqliteJobStore(Path(settings.state_dir) / FILE, limits, busy_seconds=timeout_seconds)

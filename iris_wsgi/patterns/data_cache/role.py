@@ -15,7 +15,7 @@ from iris_wsgi.model.session import Graph
 from iris_wsgi.patterns.data_cache import routes as item_routes
 from iris_wsgi.patterns.data_cache.cache import ItemCache, ItemMetrics
 from iris_wsgi.patterns.data_cache.read_through import CacheTimes, InvalidationStamps, ReadThrough
-from iris_wsgi.patterns.data_cache.stores import open_item_store
+from iris_wsgi.patterns.data_cache.sqlite_store import open_item_store
 from iris_wsgi.resilience.circuit_breaker import CircuitBreaker
 from iris_wsgi.services import REQUEST_SECONDS, RoleContext
 from iris_wsgi.storage.lru import LRUCache

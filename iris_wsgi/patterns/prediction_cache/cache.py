@@ -19,8 +19,7 @@ from iris_wsgi.http.cache_headers import (
     miss_status,
 )
 from iris_wsgi.model.predictor import PIECE_ROWS, Predict, PredictContext, Prediction
-from iris_wsgi.patterns.prediction_cache.keys import Values, array, values_of
-from iris_wsgi.patterns.prediction_cache.store import CacheLookup, CacheStore
+from iris_wsgi.patterns.prediction_cache.store import CacheLookup, CacheStore, Values, array, values_of
 
 if TYPE_CHECKING:
     from iris_wsgi.storage.redis_tier import ClearableTier

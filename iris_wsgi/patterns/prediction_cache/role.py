@@ -1,8 +1,10 @@
-"""Creates the prediction cache from the settings."""
+"""Pattern prediction cache: creates the cache from the settings, and its admin routes."""
 
+import json
 import platform
 
 from iris_wsgi.codec.model_schema import OutputSchema
+from iris_wsgi.errors import BackendUnavailable, ServiceUnavailable
 from iris_wsgi.model.artifact import sha256
 from iris_wsgi.model.predictor import PIECE_ROWS, LatencyProfile, Predict
 from iris_wsgi.model.session import RUNTIME_VERSION, Graph
@@ -12,7 +14,25 @@ from iris_wsgi.patterns.prediction_cache.cache import PredictionCache
 from iris_wsgi.patterns.prediction_cache.store import CacheMetrics, CacheStore
 from iris_wsgi.settings import Settings
 from iris_wsgi.storage.lru import LRUCache
+from iris_wsgi.wsgi import openapi
+from iris_wsgi.wsgi.application import Request, Response, Route, RouteDoc, Schedule
 
+NOT_CLEARED = (
+    "The memory of this pod is cleared. The second level did not answer, so it and other pods may not be cleared. Retry."
+)
+COUNT = {"type": "integer", "minimum": 0}
+COUNTS = {"type": "object", "additionalProperties": COUNT}
+STATE = openapi.closed(
+    model=openapi.TEXT,
+    limit_bytes=COUNT,
+    seconds={"type": "number"},
+    second_level={"type": "boolean"},
+    entries=COUNT,
+    bytes=COUNT,
+    rows=COUNTS,
+    evictions=COUNTS,
+    shared_failures=COUNT,
+)
 # How often an idle process looks for a clear by another process or, in the second level, by another pod.
 SYNC_SECONDS = 1.0
 
@@ -40,3 +60,39 @@ def namespace_of(model: Graph, outputs: OutputSchema) -> bytes:
     """
     columns = sha256(repr((*outputs, *((one.name, one.type) for one in model.features))).encode())[:16]
     return f"{{iris}}:predictions:3:{model.digest}:{columns}:{RUNTIME_VERSION}:{platform.machine()}".encode()
+
+
+def routes(cache: PredictionCache, digest: str) -> list[Route]:
+    """`digest` is that of the cached model."""
+
+    def state(_: Request) -> Response:
+        found = {
+            "model": digest,
+            "limit_bytes": cache.store.entries.max_bytes,
+            "seconds": cache.store.ttl,
+            "second_level": cache.tier is not None,
+        }
+        return Response(json.dumps(found | dict(cache.store.metrics.totals())).encode())
+
+    def clear(_: Request) -> Response:
+        try:
+            cache.clear()
+        except BackendUnavailable:
+            raise ServiceUnavailable(NOT_CLEARED) from None
+        return Response(b'{"cleared":true}')
+
+    return [
+        Route("GET", "/cache", state, RouteDoc("State of the prediction cache, over all processes of this server", STATE)),
+        Route(
+            "DELETE",
+            "/cache",
+            clear,
+            RouteDoc(
+                "Clear the prediction cache in all processes, and in the second level if there is one",
+                openapi.OBJECT,
+                failures=(503,) if cache.tier else (),
+            ),
+            # The second level may block.
+            schedule=Schedule(-1 if cache.tier else 0),
+        ),
+    ]

@@ -2,17 +2,20 @@
 
 import threading
 from collections.abc import Mapping, Sequence
-from math import inf
+from math import inf, isfinite
 from time import monotonic
 from typing import NamedTuple
 
+import numpy as np
+
+from iris_wsgi.codec.model_schema import Array
 from iris_wsgi.errors import PARSED_TOO_LATE, DeadlineExceeded
 from iris_wsgi.observability.metrics import Counter, Family, Gauge, Registry
 from iris_wsgi.observability.shared_memory import SharedMemory
-from iris_wsgi.patterns.prediction_cache.keys import Values
 from iris_wsgi.resilience.single_flight import PendingResult, SingleFlight
 from iris_wsgi.storage.lru import Entry, LRUCache
 
+Values = dict[bytes, bytes]
 RESULTS = ("hit", "coalesced", "shared", "run", "bypassed")
 REASONS = ("size", "expired")
 Pending = dict[bytes, PendingResult]
@@ -176,3 +179,20 @@ def now_before(deadline: float) -> float:
     if (now := monotonic()) >= deadline:
         raise DeadlineExceeded(PARSED_TOO_LATE)
     return now
+
+
+def array(values: Sequence[bytes], width: int) -> Array:
+    """Returns float32 [n, width]."""
+    return np.frombuffer(values[0] if len(values) == 1 else b"".join(values), np.float32).reshape(len(values), width)
+
+
+def values_of(keys: Sequence[bytes], outputs: Array) -> tuple[Values, Values]:
+    """Returns the predictions of each key, and those of the keys whose predictions are finite."""
+    if len(keys) == 1:
+        value = {keys[0]: outputs.tobytes()}
+        return value, value if all(map(isfinite, outputs[0].tolist())) else {}
+    raw, size = outputs.tobytes(), outputs.itemsize * outputs.shape[1]
+    values = {key: raw[i * size : (i + 1) * size] for i, key in enumerate(keys)}
+    if np.isfinite(outputs).all():
+        return values, values
+    return values, {key: values[key] for key, row in zip(keys, outputs, strict=True) if np.isfinite(row).all()}

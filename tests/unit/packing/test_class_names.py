@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iris_wsgi.errors import BadModel
-from iris_wsgi.packing.class_names import class_names, read_names
+from iris_wsgi.packing.folder import class_names, read_names
 
 WORDS = ("high", "low", "mid")
 # Classes of the graph, names, and the accepted names.

@@ -3,7 +3,7 @@
 import pytest
 
 from iris_wsgi.errors import ServiceUnavailable
-from iris_wsgi.server.response_writer import MAX_JOINED, ResponseWriter
+from iris_wsgi.server.connection import MAX_JOINED, ResponseWriter
 from iris_wsgi.wsgi.application import Response
 
 

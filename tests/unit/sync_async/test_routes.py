@@ -15,7 +15,7 @@ from project import MODEL
 from iris_wsgi.errors import BadModel
 from iris_wsgi.model.session import load_model
 from iris_wsgi.patterns.sync_async import role
-from iris_wsgi.patterns.sync_async.routes import BOTH_FAILED
+from iris_wsgi.patterns.sync_async.role import BOTH_FAILED
 
 SETOSA = {"data": [ROW]}
 # The fast model is confident about the first row, and not about the second.
