@@ -76,7 +76,7 @@ def feature_names(model: "Model", given: Sequence[str]) -> Sequence[str]:
 
 def spelled_names(features: Sequence[str], columns: Sequence[str]) -> Sequence[str]:
     """Returns the features as the columns of the input spell them. Raises BadSetting if several columns fit one feature."""
-    from iris_wsgi.tabular.column_names import AmbiguousColumns, FeatureColumns
+    from iris_wsgi.tabular.feature_values import AmbiguousColumns, FeatureColumns
 
     try:
         found = FeatureColumns(features).find(columns)

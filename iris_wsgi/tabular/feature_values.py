@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iris_wsgi.codec.model_schema import EXACT_MAX, INTEGER_TYPES, NUMBERS, Array, RowSchema, is_text
+from iris_wsgi.codec.model_schema import EXACT_MAX, INTEGER_TYPES, NUMBERS, Array, RowSchema, is_text, normalized
 from iris_wsgi.tabular.record_splitter import EMPTY, NOT_FINITE, NOT_NUMBER, NOT_UTF8
 
 NOT_FINITE_64 = "is not finite as a 64-bit float"
@@ -173,3 +173,44 @@ class FeatureValues:
         for j, column in enumerate(columns):
             found[:, j] = column.tolist() if isinstance(column, np.ndarray) else column
         return found
+
+
+class AmbiguousColumns(ValueError):
+    """Several columns that fit one feature, or a column that fits several features."""
+
+    def __init__(self, feature: str, columns: Sequence[str], features: Sequence[str] = ()) -> None:
+        self.feature = feature
+        found = " and ".join(map(repr, columns[:2]))
+        fits = f"fits the features {' and '.join(map(repr, features[:2]))}" if features else f"fit the feature {feature!r}"
+        super().__init__(f"{found} {fits}")
+
+
+class FeatureColumns:
+    """Finds the column of each feature. Names are equal without case, a unit in brackets, blanks, dots, and underscores."""
+
+    def __init__(self, features: Sequence[str]) -> None:
+        self.features = features
+        self.names = set(features)
+        self.keys = list(map(normalized, features))
+        self.features_of: dict[str, list[str]] = {}
+        for name, key in zip(features, self.keys, strict=True):
+            self.features_of.setdefault(key, []).append(name)
+
+    def find(self, columns: Sequence[str]) -> list[str | None]:
+        """Returns the name of each feature's column, or None for a feature without a column. Raises AmbiguousColumns."""
+        others: dict[str, list[str]] = {}
+        for name in columns:
+            if name not in self.names:
+                others.setdefault(normalized(name), []).append(name)
+        present = self.names.intersection(columns)
+        pairs = zip(self.features, self.keys, strict=True)
+        return [name if name in present else self.similar(name, key, others.get(key, [])) for name, key in pairs]
+
+    def similar(self, feature: str, key: str, columns: Sequence[str]) -> str | None:
+        """Returns the only column with the normalized name `key` of a feature, or None."""
+        if not columns:
+            return None
+        features = self.features_of[key]
+        if len(columns) > 1 or len(features) > 1:
+            raise AmbiguousColumns(feature, columns, features if len(features) > 1 else ())
+        return columns[0]

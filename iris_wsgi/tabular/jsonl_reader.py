@@ -7,8 +7,7 @@ from operator import itemgetter
 from typing import Any
 
 from iris_wsgi.codec.model_schema import RowSchema
-from iris_wsgi.tabular.column_names import AmbiguousColumns, FeatureColumns
-from iris_wsgi.tabular.feature_values import FeatureValues
+from iris_wsgi.tabular.feature_values import AmbiguousColumns, FeatureColumns, FeatureValues
 from iris_wsgi.tabular.record_splitter import NOT_UTF8, BadRow
 from iris_wsgi.tabular.scorer import Rows
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iris_wsgi.codec.model_schema import AmbiguousName, FeatureNames
-from iris_wsgi.tabular.column_names import AmbiguousColumns, FeatureColumns
+from iris_wsgi.tabular.feature_values import AmbiguousColumns, FeatureColumns
 
 NAMES = st.sampled_from(["age", "Age", "AGE (years)", "a.g_e", "city", "City", "x", "X [cm]", "x (m)", "", " ", "(cm)", "other"])
 
