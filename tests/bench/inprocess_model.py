@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import rows
 
-from iris_wsgi.model.session import open_session
+from iris_wsgi.model.session import ModelFiles, open_session
 
 WARM = 20
 
 
 def main(folder: str, seconds: float, output: str) -> None:
     (file,) = Path(folder).glob("*.onnx")
-    run = open_session(file.read_bytes(), str(file)).run
+    run = open_session(ModelFiles(file.read_bytes(), str(file))).run
     arrays = [np.array(one, np.float32) for one in rows.large_row_sets()]
     for array in arrays * (WARM // len(arrays)):
         run(["probabilities"], {"features": array})

@@ -9,14 +9,14 @@ from statistics import median
 import numpy as np
 import rows
 
-from iris_wsgi.model.session import open_session
+from iris_wsgi.model.session import ModelFiles, open_session
 
 SIZES, RUNS = (1, 32), 300
 
 
 def main(folder: str) -> None:
     (file,) = Path(folder).glob("*.onnx")
-    run = open_session(file.read_bytes(), str(file)).run
+    run = open_session(ModelFiles(file.read_bytes(), str(file))).run
     drawn = np.array(rows.large_row_sets()[0], np.float32)
     json.dump({f"row_in_{size}": median(taken(run, drawn, size)[RUNS // 10 :]) / 1e3 / size for size in SIZES}, sys.stdout)
 

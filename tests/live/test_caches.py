@@ -24,6 +24,7 @@ from server_process import ServerProcess
 from worker_processes import serving_workers
 
 from iris_wsgi.cli.main import main
+from iris_wsgi.codec.rows import Encoder
 from iris_wsgi.model.session import load_model
 from iris_wsgi.patterns.data_cache.role import ItemResponses
 
@@ -307,17 +308,18 @@ def test_in_any_order_of_events_items_are_those_of_the_database_and_predictions_
                 pods.change(step, chance)
 
     run_steps(work, item=50, prediction=100, put=20, forget=2)
-    responses = {}
+    responses, digests = {}, {}
     for folder in MODELS:
         model, _ = load_model(folder)
-        responses[folder] = ItemResponses(model, predictor(lambda rows, _, model=model: model.predict(rows)))
+        predict = predictor(lambda rows, _, model=model: model.predict(rows))
+        responses[folder], digests[folder] = ItemResponses(model.schema, Encoder(model.outputs), predict), model.digest
 
     @cache
     def expected(kind: str, folder: Path, item_id: str, version: int, row: tuple[float, ...]) -> tuple[bytes, str | None]:
         expected_probabilities, packed = responses[folder], np.array(row, "<f4").tobytes()
         if kind == "item":
             return expected_probabilities.item(item_id, version, packed), None
-        return expected_probabilities.prediction(item_id, version, packed, 0), expected_probabilities.model.digest
+        return expected_probabilities.prediction(item_id, version, packed, 0), digests[folder]
 
     for kind, item_id, version, response, models in result:
         # A write that was refused with 503 may have been stored.

@@ -29,6 +29,7 @@ from http_clients import (
     metric_sum,
     wait_until,
 )
+from iris_data import IRIS_ROWS
 from job_clients import (
     CRASHING_MODEL,
     TIMEOUT_SECONDS,
@@ -432,7 +433,7 @@ def test_expired_jobs_are_removed_while_a_worker_is_in_a_long_run(location, star
 def test_thousands_of_expired_jobs_are_removed_while_others_make_progress(location, start, model):
     old = np.array([distinct_row(10**6)], np.float32)
     with closing(open_job_store(location.location, Limits(), lambda: time.time() - 7200)) as past, ThreadPoolExecutor(32) as pool:
-        ids = list(pool.map(lambda _: past.submit(pack_rows(old)).id, range(5000 if CI else 300)))
+        ids = list(pool.map(lambda _: past.submit(pack_rows(IRIS_ROWS, old)).id, range(5000 if CI else 300)))
         while claims := past.claim("w", 500, 60):
             past.finish([(claim, b"{}\n{}") for claim in claims])
     server, worker = start("serve", **location.settings).ready(), start(*WORK, **location.settings)

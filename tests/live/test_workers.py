@@ -356,7 +356,7 @@ def test_a_surplus_worker_is_retired_although_its_predecessor_is_gone(monkeypatc
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_worker_that_died_before_its_parent_noticed_its_readiness_was_ready(monkeypatch):
     def work(supervisor, parent, slot, tells):
-        os.write(tells, b'["127.0.0.1", 1, "model", "passed", [1.0]]\n')
+        os.write(tells, b'["127.0.0.1", 1, "model", "passed", "proven", "classifier", [1.0]]\n')
         os._exit(9)
 
     result = []

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from http_clients import NO_COVERAGE, HttpResponse, RawConnection, child_pids, fetch, http_request, kill_tree, wait_until
+from iris_data import IRIS_ROWS
 from job_store_invariants import invariant_violations
 from job_workers import open_job_store
 from project import MODEL
@@ -62,7 +63,7 @@ class StoreLocation(NamedTuple):
             else:
                 bodies = [store.client.redis.hget(key, "body") for key in store.client.redis.scan_iter("{iris}:job:*", 10_000)]
         # A job may expire between the listing and the read.
-        return Counter(unpack_rows(body).tobytes() for body in bodies if body is not None)
+        return Counter(unpack_rows(IRIS_ROWS, body).tobytes() for body in bodies if body is not None)
 
 
 class RestartingProcess:
