@@ -7,6 +7,8 @@ from environments import BENCH, python
 PEERS = str(BENCH / "peers")
 UVICORN = ("-m", "uvicorn", "fastapi_app:app", "--host", "127.0.0.1", "--port", "{port}", "--no-access-log")
 GUNICORN = ("-m", "gunicorn", "fastapi_app:app", "-k", "uvicorn_worker.UvicornWorker", "-b", "127.0.0.1:{port}")
+ASGI = ("-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--loop", "uvloop", "--http", "httptools")
+GRANIAN = ("-m", "granian", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1", "--no-ws", "--log-level", "error")
 OURS = ("-m", "iris_wsgi", "serve", "--port", "{port}", "--model-dir", "{model}", "--role")
 
 
@@ -39,6 +41,72 @@ SERVERS = (
         (f"{PEERS}/waitress_app.py", "{port}"),
         "4 threads; connection_limit and asyncore_use_poll raised, otherwise most of 256 connections starve; logs each request",
         idle=True,
+    ),
+    Server(
+        "our_granian",
+        "granian, our application",
+        "our_servers",
+        (*GRANIAN, "--interface", "wsgi", "--factory", "our_app:make_app"),
+        "HTTP in Rust; logs each request",
+        peer=False,
+    ),
+    Server(
+        "our_bjoern",
+        "bjoern, our application",
+        "our_bjoern",
+        (f"{PEERS}/our_app.py", "{port}"),
+        "HTTP in C; logs each request",
+        peer=False,
+    ),
+    Server(
+        "asgi",
+        "msgspec, uvicorn",
+        "msgspec",
+        (*ASGI, "--no-access-log", "msgspec_asgi:plain"),
+        "no framework; uvloop, httptools; no log",
+    ),
+    Server(
+        "asgi_old",
+        "msgspec, uvicorn with uvloop 0.22",
+        "msgspec_old",
+        (*ASGI, "--no-access-log", "msgspec_asgi:plain"),
+        "as above",
+    ),
+    Server(
+        "asgi_granian",
+        "msgspec, granian (ASGI)",
+        "msgspec",
+        (*GRANIAN, "--interface", "asginl", "msgspec_asgi:plain"),
+        "no framework; HTTP in Rust; no log",
+    ),
+    Server(
+        "wsgi_granian",
+        "msgspec, granian (WSGI)",
+        "msgspec",
+        (*GRANIAN, "--interface", "wsgi", "--factory", "msgspec_wsgi:make_plain"),
+        "no framework; HTTP in Rust; no log",
+    ),
+    Server("bjoern", "msgspec, bjoern", "bjoern", (f"{PEERS}/msgspec_wsgi.py", "{port}"), "no framework; HTTP in C; no log"),
+    Server(
+        "asgi_fair",
+        "msgspec, uvicorn, with log and metrics",
+        "msgspec",
+        (*ASGI, "--factory", "msgspec_asgi:measured"),
+        "uvicorn's access log, and prometheus-client",
+    ),
+    Server(
+        "wsgi_granian_fair",
+        "msgspec, granian (WSGI), with log and metrics",
+        "msgspec",
+        (*GRANIAN, "--access-log", "--interface", "wsgi", "--factory", "msgspec_wsgi:make_measured"),
+        "granian's access log, and prometheus-client",
+    ),
+    Server(
+        "bjoern_fair",
+        "msgspec, bjoern, with log and metrics",
+        "bjoern",
+        (f"{PEERS}/msgspec_wsgi.py", "{port}", "measured"),
+        "a log line by the application, and prometheus-client",
     ),
     Server(
         "uvicorn",
