@@ -10,7 +10,7 @@ from optional_programs import skip_or_fail
 from project import ROOT
 
 sys.path.insert(0, str(ROOT / "tests/own_models"))
-LIBRARIES = ("catboost", "lightgbm", "onnxmltools", "pandas", "skl2onnx", "sklearn", "xgboost")
+LIBRARIES = ("catboost", "ebm2onnx", "interpret", "lightgbm", "onnxmltools", "pandas", "skl2onnx", "sklearn", "xgboost")
 MISSING = [name for name in LIBRARIES if find_spec(name) is None]
 if not MISSING:
     with warnings.catch_warnings():

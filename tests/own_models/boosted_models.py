@@ -149,3 +149,28 @@ def catboost_of_three_strings() -> OwnModel:
 def catboost_missing() -> OwnModel:
     """CatBoostClassifier with NaN in training and in the rows."""
     return catboost(with_missing(classes(2)))
+
+
+def explainable_boosting(data: TrainingSet, **members: Any) -> OwnModel:
+    """Returns a model of interpret with an input [N] per column, as its own exporter writes it."""
+    import pandas
+    from ebm2onnx import to_onnx
+    from interpret.glassbox import ExplainableBoostingClassifier
+
+    names = [f"column_{j}" for j in range(data.inputs.shape[1])]
+    model = ExplainableBoostingClassifier(feature_names=names, interactions=0, max_rounds=50, n_jobs=1, random_state=0)
+    model.fit(data.inputs, data.targets)
+    graph = to_onnx(model, dtype=dict.fromkeys(names, "float"), predict_proba=True).SerializeToString()
+    rows = pandas.DataFrame(data.rows, columns=names)
+    # pack converts no estimator of this library.
+    return classifier(model, rows, graph, **members)._replace(estimator=None)
+
+
+def explainable_boosting_of_two() -> OwnModel:
+    """ExplainableBoostingClassifier of interpret with two classes, exported by ebm2onnx."""
+    return explainable_boosting(classes(2), label_json=NAMES)
+
+
+def explainable_boosting_of_three() -> OwnModel:
+    """ExplainableBoostingClassifier of interpret with three classes, exported by ebm2onnx."""
+    return explainable_boosting(classes())

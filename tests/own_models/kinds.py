@@ -112,6 +112,8 @@ KINDS = (
     Kind(boosted.xgboost_of_three, slow=True, pickled=True),
     Kind(boosted.xgboost_booster, slow=True),
     Kind(boosted.catboost_of_two),
+    Kind(boosted.explainable_boosting_of_two),
+    Kind(boosted.explainable_boosting_of_three),
     Kind(boosted.catboost_of_three_strings, slow=True, pickled=True),
     # Networks.
     Kind(network.softmax_network),
