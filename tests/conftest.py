@@ -39,6 +39,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture
+def restored_signals() -> Iterator[None]:
+    """Restores the signal handlers, which a run in this process changes."""
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+@pytest.fixture
 def log() -> Iterator[RecordingLog]:
     recording = RecordingLog()
     yield recording

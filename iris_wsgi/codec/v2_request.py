@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from iris_wsgi.codec import v2_tensors
 from iris_wsgi.codec.json_documents import MAX_LEVELS, decode_json, levels, too_deep
+from iris_wsgi.codec.model_schema import is_text
 from iris_wsgi.codec.v2_tensors import DTYPES, Shape, Tensor
 from iris_wsgi.errors import BadRequest
 
@@ -257,6 +258,6 @@ def number(parameters: Mapping[str, Any], name: str, place: str) -> int | None:
 def string(owner: Mapping[str, Any], name: str, place: str) -> str | None:
     """Returns a string that can be sent back. Half of a surrogate pair cannot."""
     found = owner.get(name)
-    if found is not None and (type(found) is not str or (not found.isascii() and any("\ud800" <= c <= "\udfff" for c in found))):
+    if found is not None and (type(found) is not str or not is_text(found)):
         raise BadRequest(f"{place}/{name} must be a string of whole characters.")
     return found

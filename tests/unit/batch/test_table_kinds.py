@@ -1,6 +1,5 @@
 """The batch command on tables whose columns have the types of the features, in SQLite and PostgreSQL."""
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from scored_tables import ScoringDatabase
 
 from iris_wsgi.cli.main import main
 from iris_wsgi.model.session import Model
+
+pytestmark = pytest.mark.usefixtures("restored_signals")
 
 # Of other integers, numeric.
 COLUMN_TYPES = {
@@ -37,15 +38,6 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scoring
     found.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     yield found
     found.close()
-
-
-@pytest.fixture(autouse=True)
-def signals() -> Iterator[None]:
-    """Restores the signal handlers, which a run changes."""
-    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
-    yield
-    for number, handler in before:
-        signal.signal(number, handler)
 
 
 def fill(database: ScoringDatabase, packed: PackedModel, rows: list[list[Any]], types: dict[str, str] | None = None) -> None:

@@ -31,6 +31,8 @@ from iris_wsgi.patterns.batch.options import MaxBad, TableName, TableOptions, pa
 from iris_wsgi.patterns.batch.table_run import TableRun, open_database, plan_run, predict_rows
 from iris_wsgi.settings import BadSetting
 
+pytestmark = pytest.mark.usefixtures("restored_signals")
+
 TIMEOUT_SECONDS = 60
 # Returns a row if a session waits for a PostgreSQL lock.
 WAITING = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
@@ -62,15 +64,6 @@ def sqlite() -> Iterator[ScoringDatabase]:
 @pytest.fixture(scope="module")
 def model() -> Model:
     return load_model(MODEL)[0]
-
-
-@pytest.fixture(autouse=True)
-def signals() -> Iterator[None]:
-    """Restores the signal handlers, which a run changes."""
-    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
-    yield
-    for number, handler in before:
-        signal.signal(number, handler)
 
 
 @pytest.fixture
