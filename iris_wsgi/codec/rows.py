@@ -39,6 +39,23 @@ def decode_rows(body: bytes, schema: RowSchema, max_rows: int, advice: str) -> A
     )
 
 
+def decode_row(body: bytes, schema: RowSchema) -> list[float] | None:
+    """Decodes `{"data": [[…]]}` with the numbers of one row. Returns None for every other document of JSON, valid or not.
+
+    The numbers may be too large for the type of their features. Raises BadRequest (400).
+    """
+    document = decode_json(body)
+    if type(document) is not dict or len(document) != 1:
+        return None
+    data = document.get("data")
+    if type(data) is not list or len(data) != 1:
+        return None
+    row = data[0]
+    if type(row) is not list or len(row) != schema.width or not schema.is_float or not set(map(type, row)) <= NUMBERS:
+        return None
+    return row if max(row) <= schema.max and min(row) >= -schema.max else None
+
+
 def rows_of(data: Any, schema: RowSchema, max_rows: int) -> Array | None:
     """Converts 1 to `max_rows` rows to an array [rows, features], or returns None for invalid data."""
     if type(data) is not list or not 0 < len(data) <= max_rows:
@@ -167,7 +184,7 @@ class Encoder:
     """
 
     def __init__(self, outputs: OutputSchema) -> None:
-        self.outputs = outputs
+        self.outputs, self.columns = outputs, len(outputs.columns)
         # A plain function: for one row, a method of the schema takes as long as the search.
         self.best_of: Callable[[list[float]], int] = outputs.best_of if outputs.has_label_column else best
         self.names = [json.dumps(label) for label in outputs.labels]
@@ -179,17 +196,17 @@ class Encoder:
         else:
             self.row_start, self.batch_start = '{"prediction":[', f'{{"classes":[{",".join(self.names)}],"labels":['
 
-    def label(self, predictions: Array) -> bytes:
-        return self.label_answers[self.best_of(finite(predictions)[0])]
+    def label(self, prediction: list[float]) -> bytes:
+        return self.label_answers[self.best_of(prediction)]
 
-    def row(self, predictions: Array) -> bytes:
-        values = ",".join(map(repr, finite(self.outputs.values(predictions))[0]))
+    def row(self, prediction: list[float]) -> bytes:
+        values = ",".join(map(repr, prediction[: self.columns]))
         if self.outputs.kind == SCORES:
-            return f'{{"label":{self.names[self.best_of(predictions[0].tolist())]},"scores":[{values}]}}'.encode()
+            return f'{{"label":{self.names[self.best_of(prediction)]},"scores":[{values}]}}'.encode()
         return f"{self.row_start}{values}]}}".encode()
 
-    def proba(self, predictions: Array) -> bytes:
-        pairs = zip(self.proba_starts, finite(self.outputs.values(predictions))[0], strict=True)
+    def proba(self, prediction: list[float]) -> bytes:
+        pairs = zip(self.proba_starts, prediction[: self.columns], strict=True)
         return f'{{"prediction":[{",".join(f"{start}{p!r}}}" for start, p in pairs)}]}}'.encode()
 
     def batch(self, predictions: Array) -> bytes:
