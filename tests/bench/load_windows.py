@@ -12,6 +12,7 @@ from environments import BENCH
 from servers import Server
 
 CONNECTIONS = (1, 16, 256)
+MANY = 2_000
 Windows = Sequence[tuple[str, int, dict[str, Any]]]
 
 
@@ -22,6 +23,10 @@ def plan_windows(server: Server, bench: Bench, port: int, pid: int, first: int) 
     common |= {"requests": effort.requests, "seconds": effort.seconds}
     for at in CONNECTIONS:
         yield "label", at, common | {"connections": at, "first": first + 401 * at}
+    if server.many:
+        # Twice the time, so that each connection has several turns.
+        longer = {"requests": max(effort.requests, 10 * MANY), "seconds": 2 * effort.seconds}
+        yield "label", MANY, common | longer | {"connections": MANY, "first": first + MANY}
     if server.batch_path:
         batches = {"kind": "batch", "path": server.batch_path, "connections": 4, "warm": 8, "requests": 300}
         yield "batch", 4, common | batches
