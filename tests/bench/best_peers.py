@@ -46,12 +46,18 @@ HEADINGS = [
 
 def best(results: Results, peers: Sequence[Server], figure: Figure) -> Best | None:
     """Returns the best of these peers, or None if the figure was not measured."""
-    values = {peer: results.value(peer.name, figure.key) for peer in peers}
+    values = {peer: results.value(peer.name, figure.key) for peer in peers if not starves(results, peer, figure)}
     known = {peer: value for peer, value in values.items() if value is not None}
     if not known:
         return None
     found = figure.better(known.values())
     return next(Best(peer, value) for peer, value in known.items() if value == found)
+
+
+def starves(results: Results, server: Server, figure: Figure) -> bool:
+    """Returns whether a percentile lacks connections that got no response, so that it cannot be compared."""
+    unanswered = results.value(server.name, figure.key.replace("_p99_", "_unanswered_")) if "_p99_" in figure.key else 0
+    return bool(unanswered)
 
 
 def is_ahead(results: Results, figure: Figure, other: Best | None) -> bool:
@@ -78,16 +84,13 @@ def cells(results: Results, figure: Figure) -> list[str]:
 
 
 def sentences(results: Results) -> Iterator[str]:
-    """Yields a sentence for each group of peers: the figures in which a peer is ahead of ours."""
-    for peers, which in ((PLAIN, "without log and metrics"), (FAIR, "with log and metrics")):
-        found = {figure.title: best(results, peers, figure) for figure in FIGURES}
-        if not any(found.values()):
-            continue
-        ahead = [
-            f"{figure.title} ({one.server.title})" for figure in FIGURES if is_ahead(results, figure, one := found[figure.title])
-        ]
-        yield (
-            f"Peers {which} are ahead of iris_wsgi in: {', '.join(ahead)}."
-            if ahead
-            else (f"No peer {which} is ahead of iris_wsgi in any of these figures.")
-        )
+    """Yields a sentence for each best peer that is ahead of ours, or one that no peer is."""
+    for peers, which in ((PLAIN, "without"), (FAIR, "with")):
+        found = [(figure, one) for figure in FIGURES if (one := best(results, peers, figure))]
+        ahead: dict[str, list[str]] = {}
+        for figure, one in found:
+            if is_ahead(results, figure, one):
+                ahead.setdefault(one.server.title, []).append(figure.title)
+        yield from (f"{title} is ahead of iris_wsgi: {', '.join(titles)}." for title, titles in ahead.items())
+        if found and not ahead:
+            yield f"No peer {which} log and metrics is ahead of iris_wsgi in these figures."

@@ -41,6 +41,15 @@ class LoadGenerator:
         self.poll.register(one, select.EPOLLIN)
         self.ask(one.fileno())
 
+    def connect_all(self, count: int, one_by_one: bool) -> None:
+        """Opens connections at once, or each after the first response of the one before."""
+        for _ in range(count):
+            self.connect()
+            if one_by_one:
+                self.drive(1, TIMEOUT, more=False)
+        for number in set(self.sockets) - set(self.sent_at):
+            self.ask(number)
+
     def ask(self, number: int) -> None:
         """Sends the next request on a connection."""
         request = self.requests[self.next % len(self.requests)]
@@ -159,8 +168,7 @@ def measure(phase: dict[str, Any], requests: Sequence[bytes]) -> dict[str, float
     """Measures one window of load, with a maximum of requests and seconds, and with idle connections."""
     idle = idle_connections(phase.get("idle", 0), phase["port"], requests[-1])
     load = LoadGenerator(phase["port"], requests, phase["first"])
-    for _ in range(phase["connections"]):
-        load.connect()
+    load.connect_all(phase["connections"], phase.get("one_by_one", False))
     load.warm(phase["warm"])
     load.latencies.clear()
     load.order.clear()

@@ -24,9 +24,14 @@ def plan_windows(server: Server, bench: Bench, port: int, pid: int, first: int) 
     for at in CONNECTIONS:
         yield "label", at, common | {"connections": at, "first": first + 401 * at}
     if server.many:
-        # Twice the time, so that each connection has several turns.
-        longer = {"requests": max(effort.requests, 10 * MANY), "seconds": 2 * effort.seconds}
-        yield "label", MANY, common | longer | {"connections": MANY, "first": first + MANY}
+        # Some servers accept few connections while they are busy, so all connections exist before the load.
+        many = {
+            "connections": MANY,
+            "one_by_one": True,
+            "requests": max(effort.requests, 10 * MANY),
+            "seconds": 2 * effort.seconds,
+        }
+        yield "label", MANY, common | many | {"first": first + MANY}
     if server.batch_path:
         batches = {"kind": "batch", "path": server.batch_path, "connections": 4, "warm": 8, "requests": 300}
         yield "batch", 4, common | batches

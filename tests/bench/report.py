@@ -31,7 +31,8 @@ METHOD = """\
 * CPU is the user and system time of all processes and threads of the server, by the clocks of the kernel, divided by the
   requests of a window. It is for 16 connections unless stated otherwise. Memory is the proportional set size of all processes,
   in 10^6 bytes.
-* With 2,000 connections, a window is twice as long. Only our application and the fastest peers have it.
+* With 2,000 connections, a window is twice as long. Each connection has had a response before the next one opens, and all are
+  open before the load starts. Only our application and the fastest peers have this window.
 * The longest wait is the maximum number of responses from one response on a connection to the next one, divided by the number
   of connections. It is 1.00 if the server serves all connections strictly in turn. Below 2.00, no connection waits two turns
   while another is served twice.
@@ -51,7 +52,7 @@ def text(results: Results) -> str:
     parts = [INTRO.format(rounds=rounds, command=results.command)]
     parts += ["![CPU of a request and requests per second](benchmark.png)\n"]
     if lines := best_peers.lines(results):
-        compared = "\n".join(best_peers.sentences(results))
+        compared = "\n".join(f"* {sentence}" for sentence in best_peers.sentences(results))
         parts.append(f"## The best peers\n\n{compared}\n\n{markdown_table(best_peers.HEADINGS, lines)}")
     for heading, columns, limits in tables(results):
         lines = [
@@ -136,8 +137,13 @@ def draw(folder: Path, results: Results, python: str) -> None:
     """Draws the chart with the Python that has matplotlib."""
     bars = [
         {
-            "title": title(server),
-            "ours": server.name.startswith("ours"),
+            # The color of the bar shows the log and the metrics.
+            "title": title(server).removesuffix(", with log and metrics"),
+            "group": "without log and metrics"
+            if not server.logs
+            else "others with log and metrics"
+            if server.peer
+            else "iris_wsgi",
             "cpu": results.value(server.name, "label_cpu_16"),
             "rate": results.value(server.name, "label_rate_16"),
         }
