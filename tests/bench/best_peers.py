@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from results import Results
-from servers import SERVERS, Server
+from servers import SERVERS, UVICORN_SERVER, Server
 
 PEERS = [server for server in SERVERS if server.peer and server.workers == 1]
 PLAIN = [server for server in PEERS if not server.logs]
@@ -39,8 +39,9 @@ FIGURES = (
 HEADINGS = [
     "figure",
     "iris_wsgi",
-    *("best peer without log and metrics", "its figure", "ours to it"),
     *("best peer with log and metrics", "its figure", "ours to it"),
+    *("best peer without log and metrics", "its figure", "ours to it"),
+    UVICORN_SERVER.title,
 ]
 
 
@@ -77,15 +78,16 @@ def cells(results: Results, figure: Figure) -> list[str]:
     if ours is None:
         return []
     line = [figure.title, figure.pattern.format(ours)]
-    for peers in (PLAIN, FAIR):
+    for peers in (FAIR, PLAIN):
         found = best(results, peers, figure)
         line += [found.server.title, figure.pattern.format(found.value), f"{ours / found.value:.2f}"] if found else ["", "", ""]
-    return line
+    fastapi = results.value(UVICORN_SERVER.name, figure.key)
+    return [*line, "" if fastapi is None else figure.pattern.format(fastapi)]
 
 
 def sentences(results: Results) -> Iterator[str]:
     """Yields a sentence for each best peer that is ahead of ours, or one that no peer is."""
-    for peers, which in ((PLAIN, "without"), (FAIR, "with")):
+    for peers, which in ((FAIR, "with"), (PLAIN, "without")):
         found = [(figure, one) for figure in FIGURES if (one := best(results, peers, figure))]
         ahead: dict[str, list[str]] = {}
         for figure, one in found:

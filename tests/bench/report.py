@@ -14,7 +14,7 @@ from results import Results
 from servers import SERVERS, Server
 
 INTRO = """\
-This page compares several servers with the same model in one run. There were {rounds} over all servers in turn. Each server was
+This page compares several servers with the same model in one run, with {rounds} over all servers in turn. Each server was
 started again in each round, and the figures are medians. The command was `{command}`. Ratios of one run can be compared, but not
 figures of two runs or two machines.
 """
@@ -40,8 +40,8 @@ METHOD = """\
 * Every server runs onnxruntime with one thread, in sequence, without spinning. Output goes to /dev/null. All peers decode and
   validate the body. iris_wsgi, and our application on other servers, count and log each request. Peers with log and metrics
   do this too, as their users would add it. The other peers do neither, which favors them.
-* granian has threads beside its worker, so it can use more than one CPU. Its CPU can be compared, but its requests/s only with
-  those of servers with threads or processes.
+* granian has its own threads in addition to its worker, so it can use more than one CPU. Its CPU of a request can be compared,
+  but not its requests/s.
 """
 Cell = Callable[[Server], str]
 
@@ -138,7 +138,7 @@ def draw(folder: Path, results: Results, python: str) -> None:
     bars = [
         {
             # The color of the bar shows the log and the metrics.
-            "title": title(server).removesuffix(", with log and metrics"),
+            "title": title(server).removesuffix(" with log and metrics"),
             "group": "without log and metrics"
             if not server.logs
             else "others with log and metrics"

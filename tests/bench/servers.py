@@ -68,7 +68,7 @@ SERVERS = [
         "our application on granian",
         "our_servers",
         (*GRANIAN_WSGI, "--factory", "our_app:make_app"),
-        "HTTP in Rust, with threads of its own; one thread for the application",
+        "HTTP in Rust, with its own threads; one thread for the application",
         logs=True,
         many=True,
     ),
@@ -83,7 +83,7 @@ SERVERS = [
     ),
     Server(
         "asgi_fair",
-        "msgspec on uvicorn, with log and metrics",
+        "msgspec on uvicorn with log and metrics",
         "msgspec",
         (*ASGI, "--factory", "msgspec_asgi:measured"),
         "uvicorn's access log, and prometheus-client",
@@ -92,7 +92,7 @@ SERVERS = [
     ),
     Server(
         "asgi_old_fair",
-        "msgspec on uvicorn, older uvloop, with log and metrics",
+        "msgspec on uvicorn (older uvloop) with log and metrics",
         "msgspec_old",
         (*ASGI, "--factory", "msgspec_asgi:measured"),
         "as above, with uvloop 0.22",
@@ -101,7 +101,7 @@ SERVERS = [
     ),
     Server(
         "rsgi_granian_fair",
-        "msgspec on granian (RSGI), with log and metrics",
+        "msgspec on granian (RSGI) with log and metrics",
         "msgspec",
         (*GRANIAN, "rsgi", "--factory", "msgspec_rsgi:measured"),
         "a log line by the application, which costs less than granian's access log, and prometheus-client",
@@ -110,7 +110,7 @@ SERVERS = [
     ),
     Server(
         "wsgi_granian_fair",
-        "msgspec on granian (WSGI), with log and metrics",
+        "msgspec on granian (WSGI) with log and metrics",
         "msgspec",
         (*GRANIAN_WSGI, "--access-log", "--factory", "msgspec_wsgi:make_measured"),
         "one thread for the application; granian's access log, and prometheus-client",
@@ -119,7 +119,7 @@ SERVERS = [
     ),
     Server(
         "bjoern_fair",
-        "msgspec on bjoern, with log and metrics",
+        "msgspec on bjoern with log and metrics",
         "bjoern",
         (f"{PEERS}/msgspec_wsgi.py", "{port}", "measured"),
         "a log line by the application, and prometheus-client",
@@ -136,7 +136,7 @@ SERVERS = [
     ),
     Server(
         "asgi_old",
-        "msgspec on uvicorn, older uvloop",
+        "msgspec on uvicorn (older uvloop)",
         "msgspec_old",
         (*ASGI, "--no-access-log", "msgspec_asgi:plain"),
         "as above, with uvloop 0.22",
@@ -147,7 +147,7 @@ SERVERS = [
         "msgspec on granian (ASGI)",
         "msgspec",
         (*GRANIAN, "asginl", "msgspec_asgi:plain"),
-        "no framework; HTTP in Rust, with threads of its own; no log, no metrics",
+        "no framework; HTTP in Rust, with its own threads; no log, no metrics",
         many=True,
     ),
     Server(
@@ -180,6 +180,7 @@ SERVERS = [
         "fastapi",
         (*UVICORN, "--loop", "uvloop", "--http", "httptools"),
         "uvloop, httptools, async handlers, pydantic models; access log off",
+        many=True,
     ),
     Server(
         "gunicorn",

@@ -51,7 +51,7 @@ def against_peers(results: Results) -> Iterator[str]:
     """Yields the verdicts on figures that must not be worse than those of the best peer of a group."""
     for at in (16, 256):
         yield against_best(results, Figure(f"requests/s at {at} connections", f"label_rate_{at}", max), rows(ASGI))
-    # granian has threads beside its worker, so its requests/s take more than one CPU.
+    # granian has threads in addition to its worker, so its requests/s take more than one CPU.
     for at in (16, 256):
         cpu = relative_to_best(results, Figure("", f"label_cpu_{at}", min), rows(GRANIAN))
         per_second = None if cpu is None else 1 / cpu
