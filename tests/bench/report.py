@@ -31,8 +31,9 @@ METHOD = """\
 * CPU is the user and system time of all processes and threads of the server, by the clocks of the kernel, divided by the
   requests of a window. It is for 16 connections unless stated otherwise. Memory is the proportional set size of all processes,
   in 10^6 bytes.
-* With 2,000 connections, a window is twice as long. Each connection has had a response before the next one opens, and all are
-  open before the load starts. Only our application and the fastest peers have this window.
+* Windows with 256 and 2,000 connections are twice as long as the others. Of 2,000 connections, each has had a response before
+  the next one opens, and all are open before the load starts. stock waitress and the frameworks do not have
+  this window, except for FastAPI on uvicorn.
 * The longest wait is the maximum number of responses from one response on a connection to the next one, divided by the number
   of connections. It is 1.00 if the server serves all connections strictly in turn. Below 2.00, no connection waits two turns
   while another is served twice.
