@@ -133,7 +133,7 @@ def local_model(start: StartupContext) -> ModelBackend:
         health_routes.Readiness(lambda: golden.passes(model, pinned.cases, pinned.tolerance), latency.single_row),
         partial(golden.batch_difference, model, pinned.cases),
         self_test,
-        row_predictor(bound, watchdog, metrics) if bound else None,
+        row_predictor(bound, watchdog if model.has_control_flow else None, metrics) if bound else None,
     )
 
 

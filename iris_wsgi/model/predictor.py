@@ -3,8 +3,9 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import inf, isfinite
 from struct import Struct
 from threading import get_ident
@@ -293,40 +294,23 @@ def measured(predict: Predict, metrics: ModelMetrics) -> Predict:
 class BoundRow:
     """Memory for one row and its prediction that is bound to the session, so that a run converts nothing.
 
-    Only one thread may use it. A row must be taken before each run.
+    Only one thread may use it. `take` gets the numbers of the row before each run.
     """
 
     def __init__(self, model: Model, sample: Array) -> None:
-        self.session = getattr(model.session, "_sess", model.session)
         row: Array = np.array(sample, model.schema.dtype, order="C")
         result: Array = np.zeros(np.shape(model.run((model.output,), model.feeds(row), None)[0]), np.float32)
-        self.row: memoryview[int] = memoryview(row.data).cast("B")
-        self.values: memoryview[float] = self.row.cast("f") if row.dtype == FLOAT32 else self.row.cast("d")
+        memory = memoryview(row.data).cast("B")
+        self.row: memoryview[float] = memory.cast("f") if row.dtype == FLOAT32 else memory.cast("d")
         self.result: memoryview[float] = memoryview(result.data).cast("B").cast("f")
-        self.pack_into = Struct(f"{model.width}{model.schema.dtype.char}").pack_into
+        self.take = partial(Struct(f"{model.width}{self.row.format}").pack_into, memory, 0)
         # The binding does not keep the arrays alive.
         self.arrays = row, result
         binding = model.session.io_binding()
         binding.bind_input(model.inputs[0].name, "cpu", 0, row.dtype, row.shape, row.ctypes.data)
         binding.bind_output(model.output, "cpu", 0, np.float32, result.shape, result.ctypes.data)
-        self.binding = binding._iobinding
-
-    def take(self, values: Sequence[float]) -> None:
-        """Takes the numbers of a row, which their types can hold."""
-        self.pack_into(self.row, 0, *values)
-
-    def run(self, options: RunOptions) -> None:
-        """Runs the model. Raises the exceptions of the session."""
-        self.session.run_with_iobinding(self.binding, options)
-
-    def input(self) -> list[float]:
-        """Returns the numbers of the row in their type."""
-        values: list[Any] = self.values.tolist()
-        return values
-
-    def output(self) -> list[float]:
-        values: list[Any] = self.result.tolist()
-        return values
+        # As for Graph.run.
+        self.run = partial(getattr(model.session, "_sess", model.session).run_with_iobinding, binding._iobinding)
 
 
 def bind_row(model: Model, sample: Array) -> BoundRow | None:
@@ -342,26 +326,33 @@ def bind_row(model: Model, sample: Array) -> BoundRow | None:
         return None
     bound, options = BoundRow(model, sample[:1]), RunOptions()
     for row in sample:
-        bound.take(row.tolist())
+        bound.take(*row.tolist())
         bound.run(options)
-        if not np.array_equal(np.array([bound.output()], np.float32), model.predict(row[np.newaxis])):
+        if not np.array_equal(np.array([bound.result.tolist()], np.float32), model.predict(row[np.newaxis])):
             return None
     return bound
 
 
-def row_predictor(bound: BoundRow, watchdog: RunWatchdog, metrics: ModelMetrics) -> PredictRow:
-    """Returns the predictor of one row for the I/O loop, with the deadlines and the metrics of the others."""
+def row_predictor(bound: BoundRow, watchdog: RunWatchdog | None, metrics: ModelMetrics) -> PredictRow:
+    """Returns the predictor of one row for the I/O loop, with the deadlines and the metrics of the others.
+
+    Without a watchdog, it starts no run after the deadline. That is enough for a model whose time does not depend on the row.
+    """
+    take, result, row, add_one, options = bound.take, bound.result, bound.row, metrics.add_one, RunOptions()
 
     def predict_row(values: list[float], deadline: float) -> list[float] | None:
         began = monotonic()
         if began >= deadline:
             raise DeadlineExceeded(PARSED_TOO_LATE)
-        bound.take(values)
-        watchdog.run(bound.run, deadline)
-        output = bound.output()
+        take(*values)
+        if watchdog is None:
+            bound.run(options)
+        else:
+            watchdog.run(bound.run, deadline)
+        output: list[Any] = result.tolist()
         if not all(map(isfinite, output)):
             return None
-        metrics.add_one(bound.input(), output, monotonic() - began)
+        add_one(row.tolist(), output, monotonic() - began)
         return output
 
     return predict_row

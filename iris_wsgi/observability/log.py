@@ -26,6 +26,8 @@ class Log:
 
     def __init__(self, descriptor: int, buffered: bool = False) -> None:
         self.descriptor, self.buffered = nonblocking(descriptor), buffered
+        # A write of up to PIPE_BUF bytes to another kind of file could block.
+        self.may_block = self.descriptor == descriptor
         self.waiting: deque[bytes] = deque()
         self.lost = 0
         self.lock = threading.Lock()
@@ -59,7 +61,7 @@ class Log:
         if not self.waiting:
             return
         with self.lock:
-            while self.waiting and self.poller.poll(0):
+            while self.waiting and (not self.may_block or self.poller.poll(0)):
                 chunk = self.next_chunk()
                 try:
                     os.write(self.descriptor, chunk)

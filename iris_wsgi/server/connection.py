@@ -158,7 +158,7 @@ class HTTPConnection:
         if not data:
             self.close()
             return
-        if not self.parser.started and self.server.fast_path.serve(self, data):
+        if self.state is not State.READING and not self.parser.skipped and self.server.fast_path.serve(self, data):
             return
         self.parser.feed(data)
         self.advance()

@@ -29,7 +29,7 @@ class FastPath:
 
     def serve(self, connection: "HTTPConnection", data: bytes) -> bool:
         """Serves the request in `data`. Returns False, and has no effect, if it is not a usual one."""
-        began, app = monotonic(), self.app
+        began = monotonic()
         body_start = data.find(END) + len(END)
         head = data[:body_start]
         known = self.heads.get(head) or self.prepare(head)
@@ -38,18 +38,20 @@ class FastPath:
         deadline = self.server.now + known.timeout
         if deadline <= began or (known.is_authorized is not None and not known.is_authorized()):
             return False
-        ids = RequestIds(new_request_id())
+        request_id = new_request_id()
         body = data[body_start:]
         try:
-            response = known.inline(body, deadline) if known.inline else known.respond(body, deadline, ids, self.server.now)
+            response = (
+                known.inline(body, deadline) if known.inline else known.respond(body, deadline, request_id, self.server.now)
+            )
         except Exception as error:
-            response = app.failure(error, ids, known.path)
+            response = self.app.failure(error, RequestIds(request_id), known.path)
         if response is None:
             return False
-        self.observer.answered(known.method, known.path, known.route, response, began, ids)
+        self.observer.answered(known.method, known.path, known.route, response, began, request_id)
         # The server may have begun to stop while the application computed the response.
         close = self.server.stopping
-        pieces = self.writer.message(response, ids.request, known.method, "close" if close else None)
+        pieces = self.writer.message(response, request_id, known.method, "close" if close else None)
         connection.close_after = close
         if connection.send(pieces):
             connection.wait_for_next()

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 from iris_wsgi import errors
 from iris_wsgi.errors import JSON, Problem
 from iris_wsgi.http.request_head import RequestHead
-from iris_wsgi.observability.trace_context import RequestIds, request_ids
+from iris_wsgi.observability.trace_context import RequestIds, TraceContext, request_ids
 from iris_wsgi.wsgi.body import Environ, check_content_type, compress, decompress, read_body
 from iris_wsgi.wsgi.routing import Parameters, Prefix, Router, mounted
 
@@ -121,7 +121,7 @@ class Route(NamedTuple):
 class PreparedRequest(NamedTuple):
     """Properties of every request with the same head. Its deadline is `timeout` seconds after its arrival.
 
-    `respond` calls the handler with the body, the deadline, the ids, and the arrival. `inline` is that of the route.
+    `respond` calls the handler with the body, the deadline, the id, and the arrival. `inline` is that of the route.
     """
 
     method: str
@@ -133,7 +133,7 @@ class PreparedRequest(NamedTuple):
     # Checks what can change after the first request with this head.
     is_authorized: Callable[[], bool] | None
     inline: InlineHandler | None
-    respond: Callable[[bytes, float, RequestIds, float], Response]
+    respond: Callable[[bytes, float, str, float], Response]
 
 
 class Resource(NamedTuple):
@@ -150,7 +150,16 @@ class Observer(Protocol):
     def started(self) -> None: ...
     def ended(self) -> None: ...
     def failed(self, ids: RequestIds) -> None: ...
-    def answered(self, method: str, path: str, route: str, response: Response, began: float, ids: RequestIds) -> None: ...
+    def answered(
+        self,
+        method: str,
+        path: str,
+        route: str,
+        response: Response,
+        began: float,
+        request_id: str,
+        context: TraceContext | None = None,
+    ) -> None: ...
 
 
 class App:
@@ -220,7 +229,7 @@ class App:
         except Exception as error:
             response = self.failure(error, ids, path)
         self.observer.ended()
-        self.observer.answered(method, path, resource.label, response, began, ids)
+        self.observer.answered(method, path, resource.label, response, began, ids.request, ids.context)
         return response, ids.request
 
     def failure(self, error: Exception, ids: RequestIds, path: str) -> Response:
@@ -250,7 +259,8 @@ class App:
             return None
         timeout, accepted = self.deadline(route, environ, 0.0), environ.get("HTTP_ACCEPT_ENCODING")
 
-        def respond(body: bytes, deadline: float, ids: RequestIds, arrived: float) -> Response:
+        def respond(body: bytes, deadline: float, request_id: str, arrived: float) -> Response:
+            ids = RequestIds(request_id)
             request = Request(method, path, environ, parameters, ids, arrived, never, deadline, prefix, body)
             response = route.handler(request)
             return encode_response(response, accepted) if route.any_content_type else response

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from iris_wsgi.errors import PHRASES
 from iris_wsgi.observability.log import Log
 from iris_wsgi.observability.metrics import SECONDS, Counter, Gauge, Histogram, Registry
-from iris_wsgi.observability.trace_context import RequestIds
+from iris_wsgi.observability.trace_context import RequestIds, TraceContext
 from iris_wsgi.wsgi.application import METHODS, UNMATCHED, Response
 
 OTHER = "other"
@@ -55,7 +55,7 @@ class RequestObserver:
         self.cells, self.lock, self.collectors = registry.cells, registry.lock, registry.collectors
         self.known: dict[tuple[str, str, int], RequestSeries] = {}
         # The requests that are not counted yet, with the monotonic times of their beginning and end.
-        self.answers: deque[tuple[RequestSeries, Response, RequestIds, float, float]] = deque()
+        self.answers: deque[tuple[RequestSeries, Response, str, TraceContext | None, float, float]] = deque()
         registry.collectors.append(self.write)
         log.write_requests = self.write
 
@@ -70,10 +70,19 @@ class RequestObserver:
     def failed(self, ids: RequestIds) -> None:
         self.log.failure(**ids.log_fields())
 
-    def answered(self, method: str, path: str, route: str, response: Response, began: float, ids: RequestIds) -> None:
+    def answered(
+        self,
+        method: str,
+        path: str,
+        route: str,
+        response: Response,
+        began: float,
+        request_id: str,
+        context: TraceContext | None = None,
+    ) -> None:
         """Collects a request. `began` is a monotonic time."""
         series = self.known.get((method, route, response.status)) or self.series(method, path, route, response.status)
-        self.answers.append((series, response, ids, began, monotonic()))
+        self.answers.append((series, response, request_id, context, began, monotonic()))
         if not self.log.buffered:
             self.flush()
 
@@ -90,20 +99,19 @@ class RequestObserver:
         offset = time() - monotonic()
         with self.lock:
             for _ in range(len(answers)):
-                (requests, histogram, start), response, ids, began, ended = answers.popleft()
+                (requests, histogram, start), response, request_id, context, began, ended = answers.popleft()
                 seconds = ended - began
                 cells[requests] += 1
                 cells[histogram + bisect_left(SECONDS, seconds)] += 1
                 cells[histogram + width - 1] += seconds
                 rows = "null" if response.rows is None else response.rows
                 job = f'","job":"{response.job}' if response.job else ""
-                context = ids.context
                 traced = (
                     f'","trace_id":"{context.trace}","span_id":"{context.span}","parent_id":"{context.parent}' if context else ""
                 )
                 lines.append(
                     f'{{"time":"{time_of(ended + offset)}{start}{seconds * 1000:.3f},"rows":{rows},'
-                    f'"request_id":"{ids.request}{traced}{job}{self.end}'
+                    f'"request_id":"{request_id}{traced}{job}{self.end}'
                 )
             self.log.write(*lines)
 
