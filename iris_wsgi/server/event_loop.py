@@ -358,7 +358,9 @@ class EventLoop(TcpWSGIServer):  # type: ignore[misc]
             self.grace_ends_at = monotonic() + (0 if others_go_on else self.limits.grace_seconds)
             self.last_to_listen = not others_go_on
             self.stopping = True
-            self.pull_trigger()
+            # The loop may have ended by now, if another thread calls this.
+            with suppress(OSError):
+                self.pull_trigger()
 
     def drained(self) -> bool:
         """Advances the end. Returns whether all requests are answered, or the drain time is over."""

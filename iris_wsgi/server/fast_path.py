@@ -3,6 +3,7 @@
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from iris_wsgi.errors import Problem
 from iris_wsgi.http.request_head import MAX_CACHED_HEAD, HTTPParseError, cached_head
 from iris_wsgi.observability.trace_context import RequestIds, new_request_id
 from iris_wsgi.wsgi.application import PreparedRequest
@@ -45,6 +46,9 @@ class FastPath:
                 known.inline(body, deadline) if known.inline else known.respond(body, deadline, request_id, self.server.now)
             )
         except Exception as error:
+            # An inline handler has had no effect, so the handler can explain an unexpected failure.
+            if known.inline and not isinstance(error, Problem):
+                return False
             response = self.app.failure(error, RequestIds(request_id), known.path)
         if response is None:
             return False

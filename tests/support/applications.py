@@ -15,8 +15,8 @@ class RecordingLog(Log):
         super().__init__(os.open(os.devnull, os.O_WRONLY))
         self.raw_lines: list[str] = []
 
-    def write(self, line: str) -> None:
-        self.raw_lines.append(line)
+    def write(self, *lines: str) -> None:
+        self.raw_lines += lines
 
     def events(self) -> list[dict]:
         return [json.loads(line) for line in self.raw_lines]
