@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 # Clients of one kind send equal heads.
 MAX_HEADS = 256
 END = b"\r\n\r\n"
+# Only routes with a body are prepared.
+WITH_BODY = (b"POST ", b"PUT ")
 
 
 class FastPath:
@@ -30,6 +32,8 @@ class FastPath:
 
     def serve(self, connection: "HTTPConnection", data: bytes) -> bool:
         """Serves the request in `data`. Returns False, and has no effect, if it is not a usual one."""
+        if not data.startswith(WITH_BODY):
+            return False
         began = monotonic()
         body_start = data.find(END) + len(END)
         head = data[:body_start]
