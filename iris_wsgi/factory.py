@@ -10,7 +10,16 @@ from iris_wsgi import __version__
 from iris_wsgi.errors import BadModel, Problem
 from iris_wsgi.model import golden
 from iris_wsgi.model.artifact import GOLDEN, SELF, check_classifier, parse_golden, read_file
-from iris_wsgi.model.predictor import BLOCKING, ModelMetrics, RunWatchdog, measure, measured, within_deadline
+from iris_wsgi.model.predictor import (
+    BLOCKING,
+    ModelMetrics,
+    RunWatchdog,
+    bind_row,
+    measure,
+    measured,
+    row_predictor,
+    within_deadline,
+)
 from iris_wsgi.model.session import Graph, Model
 from iris_wsgi.observability.log import Log
 from iris_wsgi.observability.metrics import Info, Registry
@@ -113,15 +122,18 @@ def local_model(start: StartupContext) -> ModelBackend:
         latency = measure(model, row)
     except Problem as problem:
         raise BadModel(f"{folder}: {problem.detail}") from None
+    watchdog, metrics = RunWatchdog(), ModelMetrics(start.registry, model, model.outputs)
+    bound = bind_row(model, golden.golden_array(model, pinned.cases))
     return ModelBackend(
         model,
         model.outputs,
-        measured(within_deadline(model, RunWatchdog()), model, model.outputs, ModelMetrics(start.registry, model)),
+        measured(within_deadline(model, watchdog), metrics),
         Sample(row, model.predict(row)),
         latency,
         health_routes.Readiness(lambda: golden.passes(model, pinned.cases, pinned.tolerance), latency.single_row),
         partial(golden.batch_difference, model, pinned.cases),
         self_test,
+        row_predictor(bound, watchdog if model.has_control_flow else None, metrics) if bound else None,
     )
 
 
@@ -235,7 +247,9 @@ def build(settings: Settings, log: Log, registry: Registry | None = None, check_
     if settings.has_cache and can_cache(backend, settings, log):
         backend, cache_routes = cached(backend, start)
     model, readiness = backend.model, backend.readiness
-    context = RoleContext(*start, model, backend.outputs, backend.predict, backend.sample, backend.latency, readiness)
+    context = RoleContext(
+        *start, model, backend.outputs, backend.predict, backend.sample, backend.latency, readiness, backend.predict_row
+    )
     routes = [*page.routes(), *ROUTES[settings.role](context), *cache_routes, *(edge(context) if settings.edge_dir else ())]
     table = health_routes.routes(routes, registry, readiness, background.problem, bool(settings.token_file))
     Info(registry, "iris_wsgi_info", "Role and version of the server.", ("role", "version"), [[settings.role], [__version__]])
@@ -269,7 +283,7 @@ def batched(backend: ModelBackend, settings: Settings) -> ModelBackend:
 
     check_batch_difference(backend.batch_difference(), "IRIS_BATCH_ROWS", "leave it at 0")
     batcher = DynamicBatcher(backend.predict, settings.batch_rows, BATCH_DELAY_SECONDS)
-    return backend._replace(predict=batcher, latency=BLOCKING)
+    return backend._replace(predict=batcher, latency=BLOCKING, predict_row=None)
 
 
 def cached(backend: ModelBackend, start: StartupContext) -> tuple[ModelBackend, list[Route]]:
@@ -279,7 +293,7 @@ def cached(backend: ModelBackend, start: StartupContext) -> tuple[ModelBackend, 
     model = backend.model
     cache = create_cache(backend.predict, model, backend.outputs, start.settings, start.registry, backend.latency, start.log)
     start.background.repeat("sync the prediction cache", SYNC_SECONDS, cache.sync)
-    backend = backend._replace(predict=cache, latency=BLOCKING if cache.tier else backend.latency)
+    backend = backend._replace(predict=cache, latency=BLOCKING if cache.tier else backend.latency, predict_row=None)
     return backend, routes(cache, model.digest)
 
 

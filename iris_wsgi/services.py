@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from iris_wsgi.codec.model_schema import Array, OutputSchema
 from iris_wsgi.http.cache_headers import cache_directives
-from iris_wsgi.model.predictor import LatencyProfile, Predict, PredictContext
+from iris_wsgi.model.predictor import LatencyProfile, Predict, PredictContext, PredictRow
 from iris_wsgi.model.session import Graph
 from iris_wsgi.observability.log import Log
 from iris_wsgi.observability.metrics import Registry
@@ -47,6 +47,8 @@ class ModelBackend(NamedTuple):
     readiness: Readiness
     batch_difference: Callable[[], float]
     self_test: str
+    # None if no model of this process predicts each row by itself.
+    predict_row: PredictRow | None = None
 
 
 class StartupContext(NamedTuple):
@@ -74,6 +76,7 @@ class RoleContext(NamedTuple):
     sample: Sample
     latency: LatencyProfile
     readiness: Readiness
+    predict_row: PredictRow | None = None
 
 
 def model_folder(settings: Settings) -> Path:

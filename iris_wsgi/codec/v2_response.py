@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from iris_wsgi.codec.json_documents import encode, encode_floats, encode_list
+from iris_wsgi.codec.decimals import encode_floats
+from iris_wsgi.codec.json_documents import encode, encode_list
 from iris_wsgi.codec.rows import not_finite
 from iris_wsgi.codec.v2_request import InferenceRequest, ModelSignature
 from iris_wsgi.codec.v2_tensors import DTYPES, Tensor, to_binary, to_json

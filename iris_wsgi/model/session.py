@@ -49,6 +49,8 @@ FLOAT32 = np.dtype(np.float32)
 # They compute binary random forests wrong: half of the labels, with no error.
 BROKEN_RUNTIMES = ("1.26.0", "1.27.0")
 Kind = TypeVar("Kind")
+# The operators If, Loop, Scan, and SequenceMap as nodes of the file have them: field 4 of NodeProto, its length, and the name.
+CONTROL_FLOW = (b"\x22\x02If", b"\x22\x04Loop", b"\x22\x04Scan", b"\x22\x0bSequenceMap")
 MAX_CHARACTERS = 300
 # "[ONNXRuntimeError] : 1 : FAIL : ", "Load model from PATH failed:", and the place in the source with a C++ signature.
 code = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ").sub
@@ -97,6 +99,8 @@ class Graph:
         """Creates the session. Raises BadModel."""
         self.description, self.labels = description, description.labels
         contents = [files.content, *(files.external[name] for name in sorted(files.external))]
+        # The time of a run can depend on the values of the row.
+        self.has_control_flow = any(operator in files.content for operator in CONTROL_FLOW)
         self.digest = f"sha256:{combined_digest(list(map(sha256, contents)))}"
         self.session = open_session(files)
         # The wrapped session: the wrapper's additions are for GPUs, and take a third of the time of a small model's run.

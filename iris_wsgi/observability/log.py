@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 
 MAX_WAITING_LINES = 10_000
@@ -25,14 +26,19 @@ class Log:
 
     def __init__(self, descriptor: int, buffered: bool = False) -> None:
         self.descriptor, self.buffered = nonblocking(descriptor), buffered
+        # A write of up to PIPE_BUF bytes to another kind of file could block.
+        self.may_block = self.descriptor == descriptor
         self.waiting: deque[bytes] = deque()
         self.lost = 0
         self.lock = threading.Lock()
         self.poller = select.poll()
         self.poller.register(self.descriptor, select.POLLOUT)
         self.second, self.stamp = 0, ""
+        # Writes the lines of the requests that were answered before.
+        self.write_requests: Callable[[], None] = lambda: None
 
     def event(self, level: str, message: str, **fields: object) -> None:
+        self.write_requests()
         self.write(self.line(level, message, **fields))
 
     def line(self, level: str, message: str, **fields: object) -> str:
@@ -42,12 +48,11 @@ class Log:
         """Logs the current exception with its traceback."""
         self.event("error", message, **ids, traceback=traceback.format_exc())
 
-    def write(self, line: str) -> None:
-        """Queues a JSON line without its line end."""
-        if len(self.waiting) < MAX_WAITING_LINES:
-            self.waiting.append(line.encode() + b"\n")
-        else:
-            self.lost += 1
+    def write(self, *lines: str) -> None:
+        """Queues JSON lines without their line ends."""
+        kept = MAX_WAITING_LINES - len(self.waiting)
+        self.waiting += [f"{line}\n".encode() for line in lines[: max(0, kept)]]
+        self.lost += max(0, len(lines) - kept)
         if not self.buffered:
             self.flush()
 
@@ -56,7 +61,7 @@ class Log:
         if not self.waiting:
             return
         with self.lock:
-            while self.waiting and self.poller.poll(0):
+            while self.waiting and (not self.may_block or self.poller.poll(0)):
                 chunk = self.next_chunk()
                 try:
                     os.write(self.descriptor, chunk)
@@ -80,21 +85,25 @@ class Log:
 
     def next_chunk(self) -> bytes:
         """Returns whole lines up to PIPE_BUF bytes, or a part of a longer line."""
-        piece = self.waiting.popleft()
-        if len(piece) > PIPE_BUF:
-            self.waiting.appendleft(piece[PIPE_BUF:])
-            return piece[:PIPE_BUF]
-        while self.waiting and len(piece) + len(self.waiting[0]) <= PIPE_BUF:
-            piece += self.waiting.popleft()
-        return piece
+        waiting = self.waiting
+        pieces = [waiting.popleft()]
+        size = len(pieces[0])
+        if size > PIPE_BUF:
+            waiting.appendleft(pieces[0][PIPE_BUF:])
+            return pieces[0][:PIPE_BUF]
+        while waiting and (size := size + len(waiting[0])) <= PIPE_BUF:
+            pieces.append(waiting.popleft())
+        return b"".join(pieces)
 
     def now(self) -> str:
-        """Returns the time in RFC 3339, UTC, with milliseconds."""
-        seconds = time.time()
-        if int(seconds) != self.second:
-            self.second = int(seconds)
-            self.stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-        return f"{self.stamp}.{int(seconds % 1 * 1000):03d}Z"
+        return self.time_of(time.time())
+
+    def time_of(self, seconds: float) -> str:
+        """Returns a system time in RFC 3339, UTC, with milliseconds."""
+        second = int(seconds)
+        if second != self.second:
+            self.second, self.stamp = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self.stamp}.{int((seconds - second) * 1000):03d}Z"
 
 
 class LibraryLogHandler(logging.Handler):

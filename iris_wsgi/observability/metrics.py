@@ -127,6 +127,8 @@ class Registry:
         self.transient, self.used = 0, TRANSIENT_CELLS
         self.lock = threading.Lock()
         self.families: list[Family] = []
+        # Functions that write collected counts into the cells.
+        self.collectors: list[Callable[[], None]] = []
         # Functions that return samples at each scrape. None may block.
         self.sources: list[Callable[[], list[MetricSample]]] = []
 
@@ -152,12 +154,19 @@ class Registry:
         self.layout = int.from_bytes(hashlib.sha256(described.encode()).digest()[:6], "big") + 1
         self.memory.join(self.slot, self.layout, self.used)
 
+    def flush(self) -> None:
+        """Writes the counts that were collected since the last call. Any thread may call this method."""
+        for collector in self.collectors:
+            collector()
+
     def total(self, cell: int) -> int:
         """Returns the sum of a cell over all processes of the service, exact up to 2**53."""
+        self.flush()
         return sum(int(cells[cell]) for cells in self.memory.cells_with_layout(self.layout))
 
     def text(self) -> bytes:
         """Returns the exposition text with the sums over all processes of the service."""
+        self.flush()
         columns = [cells[: self.used].tolist() for cells in self.memory.cells_with_layout(self.layout)]
         total = [sum(column) for column in zip(*columns, strict=True)] if len(columns) > 1 else columns[0]
         lines = [line for family in self.families for line in family.lines(total)]

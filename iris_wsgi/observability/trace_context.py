@@ -1,7 +1,10 @@
 """Request ids and W3C Trace Context, for log lines and for calls to other servers."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
 from random import getrandbits
 from typing import Any, NamedTuple
 
@@ -22,28 +25,37 @@ def no_headers() -> Headers:
     return ()
 
 
-class RequestIds(NamedTuple):
-    """The id of a request, from the client or generated. The other fields are empty if the client sent no trace.
+class TraceContext(NamedTuple):
+    """The ids of a trace, of the span of this server, and of the parent span of the client, and its flags and state."""
 
-    They are the ids of the trace, of the span of this server, and of the parent span of the client, and its flags and state.
-    """
+    trace: str
+    span: str
+    parent: str
+    flags: int
+    state: str
+
+
+# A slotted dataclass, because each request creates one.
+@dataclass(slots=True)
+class RequestIds:
+    """The id of a request, from the client or generated, and the trace of the client, if it sent one."""
 
     request: str
-    trace: str = ""
-    span: str = ""
-    parent: str = ""
-    flags: int = 0
-    state: str = ""
+    context: TraceContext | None = None
 
     def log_fields(self) -> dict[str, str]:
         """Returns the fields of a log line."""
-        traced = {"trace_id": self.trace, "span_id": self.span, "parent_id": self.parent} if self.trace else {}
+        context = self.context
+        traced = {"trace_id": context.trace, "span_id": context.span, "parent_id": context.parent} if context else {}
         return {"request_id": self.request, **traced}
 
     def upstream_headers(self) -> Headers:
         """Returns the headers of calls to other servers, in which the span of this server is the parent."""
-        traced = [("traceparent", f"00-{self.trace}-{self.span}-{self.flags:02x}")] if self.trace else []
-        return [("X-Request-ID", self.request), *traced, *([("tracestate", self.state)] if self.state else [])]
+        headers, context = [("X-Request-ID", self.request)], self.context
+        if context is not None:
+            headers.append(("traceparent", f"00-{context.trace}-{context.span}-{context.flags:02x}"))
+            headers += [("tracestate", context.state)] if context.state else []
+        return headers
 
 
 def request_ids(environ: Mapping[str, Any]) -> RequestIds:
@@ -57,9 +69,24 @@ def request_ids(environ: Mapping[str, Any]) -> RequestIds:
     members = state.split(",")
     valid = len(members) <= MAX_STATE_MEMBERS and all(is_member(member.strip(" \t")) for member in members)
     span = f"{getrandbits(64) or 1:016x}"
-    return RequestIds(request_id, found[1], span, found[2], int(found[3], 16) & FLAGS, state if valid else "")
+    context = TraceContext(found[1], span, found[2], int(found[3], 16) & FLAGS, state if valid else "")
+    return RequestIds(request_id, context)
 
 
-def new_request_id() -> str:
-    # Python seeds the generator of the module again in each forked process.
-    return f"{getrandbits(128):032x}"
+class RequestIdSequence:
+    """Request ids of 32 hexadecimal digits: a random prefix of the process, and a counter. Any thread may call it."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Takes a new prefix."""
+        self.prefix, self.numbers = os.urandom(10).hex(), count(1)
+
+    def __call__(self) -> str:
+        return f"{self.prefix}{next(self.numbers):012x}"
+
+
+new_request_id = RequestIdSequence()
+# A forked process would repeat the ids of its parent.
+os.register_at_fork(after_in_child=new_request_id.restart)

@@ -7,6 +7,7 @@ import sys
 import termios
 import time
 from enum import Enum
+from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -50,26 +51,39 @@ def header_seconds(limits: Settings) -> float:
     return min(HEADER_SECONDS, limits.request_seconds)
 
 
+@lru_cache(1024)
+def headers_of(
+    status: int, media_type: str, headers: tuple[tuple[str, str], ...], length: int, connection: str | None
+) -> tuple[str, str]:
+    """Returns the status line, and all headers but Date and X-Request-ID with the empty line.
+
+    `connection` is the value of the Connection header. Raises ValueError for a line end within a header, which is a defect.
+    """
+    text = "".join([f"{name}: {value}\r\n" for name, value in headers])
+    if text.count("\n") != len(headers):
+        raise ValueError("a header of the response contains a line end")
+    if connection is not None:
+        text += f"Connection: {connection}\r\n"
+    if status not in NO_CONTENT:
+        text += f"Content-Type: {media_type}\r\nContent-Length: {length}\r\n"
+    return f"HTTP/1.1 {STATUS_LINES[status]}\r\n", f"{text}\r\n"
+
+
 class ResponseWriter:
-    """Serializes responses. The Date header is computed once a second."""
+    """Serializes responses. The event loop updates the Date header at each turn."""
 
     def __init__(self) -> None:
         self.second, self.date = 0, ""
+        self.update_date()
 
     def message(self, response: Response, request_id: str, method: str, connection: str | None) -> Pieces:
         """Returns a response in one or two pieces. `connection` is the value of the Connection header.
 
         Raises ValueError for a line end within a header, which is a defect.
         """
-        status, body = response.status, response.body
-        headers = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
-        if headers.count("\n") != len(response.headers):
-            raise ValueError("a header of the response contains a line end")
-        if connection is not None:
-            headers += f"Connection: {connection}\r\n"
-        if status not in NO_CONTENT:
-            headers += f"Content-Type: {response.media_type}\r\nContent-Length: {len(body)}\r\n"
-        head = f"HTTP/1.1 {STATUS_LINES[status]}\r\nDate: {self.now()}\r\nX-Request-ID: {request_id}\r\n{headers}\r\n".encode()
+        body, media_type, status, headers, _, _ = response
+        line, rest = headers_of(status, media_type, headers, len(body), connection)
+        head = f"{line}Date: {self.date}\r\nX-Request-ID: {request_id}\r\n{rest}".encode()
         if method == "HEAD":
             return (head,)
         return (head + body,) if len(body) <= MAX_JOINED else (head, body)
@@ -78,11 +92,10 @@ class ResponseWriter:
         """Returns the response to a request that does not reach the application."""
         return self.message(render_problem(problem, request_id, path), request_id, method, connection)
 
-    def now(self) -> str:
+    def update_date(self) -> None:
         second = int(time.time())
         if second != self.second:
             self.second, self.date = second, build_http_date(second)
-        return self.date
 
 
 class State(Enum):
@@ -118,7 +131,9 @@ class HTTPConnection:
 
     def handle(self, event: int) -> None:
         """Handles an event of the poller."""
-        if self.state is State.SENDING:
+        if self.state is State.IDLE:
+            self.read()
+        elif self.state is State.SENDING:
             if event & ~select.POLLIN:
                 self.flush()
         elif self.state is State.LINGERING:
@@ -143,6 +158,8 @@ class HTTPConnection:
         if not data:
             self.close()
             return
+        if self.state is not State.READING and not self.parser.skipped and self.server.fast_path.serve(self, data):
+            return
         self.parser.feed(data)
         self.advance()
 
@@ -164,10 +181,14 @@ class HTTPConnection:
             self.began = 0.0
             if not self.serve(request):
                 return
-        self.state = State.IDLE
-        self.deadline = self.server.now + (SETTLE_SECONDS if self.server.stopping else KEEP_ALIVE_SECONDS)
         if self.reserved_bytes:
             self.reserve(0)
+        self.wait_for_next()
+
+    def wait_for_next(self) -> None:
+        """Waits for the next request."""
+        self.state = State.IDLE
+        self.deadline = self.server.now + (SETTLE_SECONDS if self.server.stopping else KEEP_ALIVE_SECONDS)
 
     def wait_for_more(self) -> None:
         """Waits for the rest of a request."""

@@ -22,6 +22,7 @@ from iris_wsgi.observability.log import Log
 from iris_wsgi.observability.shared_memory import WorkerGroup
 from iris_wsgi.observability.trace_context import RequestIds, new_request_id, request_ids
 from iris_wsgi.server.connection import SETTLE_SECONDS, HTTPConnection, Pieces, ResponseWriter, State
+from iris_wsgi.server.fast_path import FastPath
 from iris_wsgi.server.listener import MAX_UPSTREAM_CALLS, Poll, connection_limits, drop_new_connections
 from iris_wsgi.settings import Settings
 from iris_wsgi.wsgi.application import App, Executor, never
@@ -51,6 +52,7 @@ class ServerObserver(Protocol):
 
     def rejected(self, status: int, ids: RequestIds) -> None: ...
     def record_load(self, connections: int, queued: int, requests: int, responses: int) -> None: ...
+    def flush(self) -> None: ...
 
 
 class PooledRequest:
@@ -114,6 +116,7 @@ class EventLoop(TcpWSGIServer):  # type: ignore[misc]
         )
         self.inline, self.schedule = app.inline, app.schedule
         self.app, self.writer = app, ResponseWriter()
+        self.fast_path = FastPath(self)
         self.watch_listener()
         self.poller.register(self.trigger.socket.fileno(), select.POLLIN)
         self.tick: Callable[[], None] = lambda: None
@@ -133,12 +136,16 @@ class EventLoop(TcpWSGIServer):  # type: ignore[misc]
         while not self.drained():
             events = self.poller.poll(self.wait(), TURN_EVENTS)
             self.now = monotonic()
+            self.writer.update_date()
             # The poller reports the oldest events first, so a full turn may lack the event of the listener.
             accepts = len(events) >= TURN_EVENTS
             for fd, event in events:
                 connection = self.connections.get(fd)
                 if connection is not None:
-                    self.dispatch(connection, connection.handle, event)
+                    try:
+                        connection.handle(event)
+                    except Exception:
+                        self.fail(connection)
                 elif fd == listener:
                     accepts = True
                 elif fd == trigger:
@@ -152,6 +159,7 @@ class EventLoop(TcpWSGIServer):  # type: ignore[misc]
                 self.watch_listener()
             if accepts and self.listening:
                 self.accept_waiting()
+            self.observer.flush()
             self.event_log.flush()
         return self.end()
 
@@ -160,8 +168,12 @@ class EventLoop(TcpWSGIServer):  # type: ignore[misc]
         try:
             act(*arguments)
         except Exception:
-            self.event_log.event("error", "a connection failed", traceback=traceback.format_exc())
-            connection.close()
+            self.fail(connection)
+
+    def fail(self, connection: HTTPConnection | socket) -> None:
+        """Logs the current exception and closes the connection."""
+        self.event_log.event("error", "a connection failed", traceback=traceback.format_exc())
+        connection.close()
 
     def wait(self) -> float:
         """Returns the seconds until the next task of the loop itself."""
@@ -385,5 +397,6 @@ class EventLoop(TcpWSGIServer):  # type: ignore[misc]
             pool.shutdown(timeout=0 if cut else 5)
         self.trigger.close()
         self.poller.close()
+        self.observer.flush()
         self.event_log.finish()
         return cut

@@ -1,15 +1,16 @@
 """WSGI application (PEP 3333): dispatches requests to routes, and renders responses and failures."""
 
 import re
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
+from time import monotonic
 from typing import Literal, NamedTuple, Protocol
 
 from iris_wsgi import errors
 from iris_wsgi.errors import JSON, Problem
-from iris_wsgi.observability.trace_context import RequestIds, request_ids
+from iris_wsgi.http.request_head import RequestHead
+from iris_wsgi.observability.trace_context import RequestIds, TraceContext, request_ids
 from iris_wsgi.wsgi.body import Environ, check_content_type, compress, decompress, read_body
 from iris_wsgi.wsgi.routing import Parameters, Prefix, Router, mounted
 
@@ -18,6 +19,8 @@ STATUS_LINES = {status: f"{status} {phrase}" for status, phrase in errors.PHRASE
 # Responses without content and without Content-Length (RFC 9110, sections 15.3.5 and 15.4.5).
 NO_CONTENT = (204, 304)
 NO_STORE = ("Cache-Control", "no-store")
+# Headers whose values differ between the requests of one client.
+OF_ONE_REQUEST = frozenset({"HTTP_X_REQUEST_ID", "HTTP_TRACEPARENT"})
 UNMATCHED = "unmatched"
 UNEXPECTED = "The server failed on this request; see its log for this request id."
 wait_preference = re.compile(r"[ \t]*wait[ \t]*=[ \t]*\"?([0-9]{1,9})\"?[ \t]*(?:;.*)?", re.IGNORECASE).fullmatch
@@ -64,6 +67,8 @@ class Response(NamedTuple):
 
 
 Handler = Callable[[Request], Response]
+# Handler of the I/O loop for usual bodies, with the deadline (monotonic). It returns None, and has no effect, for any other body.
+InlineHandler = Callable[[bytes, float], Response | None]
 
 
 class RouteDoc(NamedTuple):
@@ -100,7 +105,7 @@ class Route(NamedTuple):
     """A method and a path template such as /models/{model}/infer, with their handler.
 
     With a `body` schema, the route takes JSON in UTF-8. With `any_content_type`, it ignores Content-Type, and supports
-    gzip and deflate for request and response.
+    gzip and deflate for request and response. `inline` gives the same responses as the handler, sooner.
     """
 
     method: str
@@ -110,6 +115,25 @@ class Route(NamedTuple):
     body: Mapping[str, object] | None = None
     schedule: Schedule = Schedule()
     any_content_type: bool = False
+    inline: InlineHandler | None = None
+
+
+class PreparedRequest(NamedTuple):
+    """Properties of every request with the same head. Its deadline is `timeout` seconds after its arrival.
+
+    `respond` calls the handler with the body, the deadline, the id, and the arrival. `inline` is that of the route.
+    """
+
+    method: str
+    path: str
+    environ: Environ
+    body_bytes: int
+    route: str
+    timeout: float
+    # Checks what can change after the first request with this head.
+    is_authorized: Callable[[], bool] | None
+    inline: InlineHandler | None
+    respond: Callable[[bytes, float, str, float], Response]
 
 
 class Resource(NamedTuple):
@@ -121,11 +145,21 @@ class Resource(NamedTuple):
 
 
 class Observer(Protocol):
-    """Logs and counts requests."""
+    """Logs and counts requests. `started` and `ended` enclose a request that other threads may see in progress."""
 
     def started(self) -> None: ...
+    def ended(self) -> None: ...
     def failed(self, ids: RequestIds) -> None: ...
-    def answered(self, method: str, path: str, route: str, response: Response, seconds: float, ids: RequestIds) -> None: ...
+    def answered(
+        self,
+        method: str,
+        path: str,
+        route: str,
+        response: Response,
+        began: float,
+        request_id: str,
+        context: TraceContext | None = None,
+    ) -> None: ...
 
 
 class App:
@@ -185,21 +219,53 @@ class App:
         Without a `body`, the application reads environ["wsgi.input"]. `arrived` is the monotonic time at which the request
         was complete, now by default.
         """
-        started = time.perf_counter()
+        began = monotonic()
         self.observer.started()
         ids = request_ids(environ)
         resource, parameters = self.router.find(path)
-        arrived = time.monotonic() if arrived is None else arrived
-        request = Request(method, path, environ, parameters, ids, arrived, client_gone)
+        request = Request(method, path, environ, parameters, ids, began if arrived is None else arrived, client_gone)
         try:
             response = self.respond(request, resource, body)
         except Exception as error:
-            problem = error if isinstance(error, Problem) else Problem(UNEXPECTED)
-            if problem.status == 500:
-                self.observer.failed(ids)
-            response = render_problem(problem, ids.request, path)
-        self.observer.answered(method, path, resource.label, response, time.perf_counter() - started, ids)
+            response = self.failure(error, ids, path)
+        self.observer.ended()
+        self.observer.answered(method, path, resource.label, response, began, ids.request, ids.context)
         return response, ids.request
+
+    def failure(self, error: Exception, ids: RequestIds, path: str) -> Response:
+        """Returns the response to a request whose handler raised an exception."""
+        problem = error if isinstance(error, Problem) else Problem(UNEXPECTED)
+        if problem.status == 500:
+            self.observer.failed(ids)
+        return render_problem(problem, ids.request, path)
+
+    def prepare(self, head: RequestHead) -> "PreparedRequest | None":
+        """Returns the properties of every request with this head. None means that only answer() may serve it.
+
+        It is for requests of one route with a body, which the I/O loop runs itself.
+        """
+        method, path, environ, length = head.method, head.path, head.environ, head.length
+        resource, parameters = self.router.find(path)
+        route = resource.routes.get(method)
+        if route is None or route.body is None or length is None or not OF_ONE_REQUEST.isdisjoint(environ):
+            return None
+        if route.schedule.is_cached is not None or length > self.max_body_bytes or not is_small(route, environ, length):
+            return None
+        if self.check_host(environ) is not None:
+            return None
+        try:
+            prefix, _ = self.prefix(environ), self.content(route, environ, b"")
+        except Problem:
+            return None
+        timeout, accepted = self.deadline(route, environ, 0.0), environ.get("HTTP_ACCEPT_ENCODING")
+
+        def respond(body: bytes, deadline: float, request_id: str, arrived: float) -> Response:
+            ids = RequestIds(request_id)
+            request = Request(method, path, environ, parameters, ids, arrived, never, deadline, prefix, body)
+            response = route.handler(request)
+            return encode_response(response, accepted) if route.any_content_type else response
+
+        return PreparedRequest(method, path, environ, length, resource.label, timeout, None, route.inline, respond)
 
     def inline(self, method: str, path: str, environ: Environ, body_bytes: int) -> bool:
         """Returns whether the I/O loop of the server runs this request."""
@@ -210,9 +276,7 @@ class App:
         schedule = route.schedule
         if schedule.is_cached is not None and schedule.is_cached(parameters, environ):
             return True
-        # The decompressed size is unknown at this point.
-        is_small = body_bytes <= schedule.inline_bytes and not (route.any_content_type and "HTTP_CONTENT_ENCODING" in environ)
-        return is_small or self.authorize(path, environ) is not None
+        return is_small(route, environ, body_bytes) or self.authorize(path, environ) is not None
 
     def authorize(self, path: str, environ: Environ) -> Problem | None:
         """Returns the failure of a request that its headers alone reject, or None."""
@@ -242,7 +306,7 @@ class App:
         if route is None:
             return self.respond_without_route(request, resource.allow)
         request.deadline = self.deadline(route, environ, request.arrived)
-        if request.deadline <= time.monotonic():
+        if request.deadline <= monotonic():
             raise errors.DeadlineExceeded(errors.WAITED_TOO_LONG)
         # Before the handler, which may store something: an invalid prefix is a failure.
         request.prefix = self.prefix(environ)
@@ -274,6 +338,12 @@ class App:
         if not route.any_content_type:
             return body
         return decompress(body, environ.get("HTTP_CONTENT_ENCODING"), self.max_body_bytes)
+
+
+def is_small(route: Route, environ: Environ, body_bytes: int) -> bool:
+    """Returns whether the I/O loop may run a request with a body of this size."""
+    # The decompressed size is unknown at this point.
+    return body_bytes <= route.schedule.inline_bytes and not (route.any_content_type and "HTTP_CONTENT_ENCODING" in environ)
 
 
 def deadline_of(arrived: float, timeout_seconds: float, prefer: str | None) -> float:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from iris_wsgi.errors import Problem, Unauthorized
+from iris_wsgi.http.request_head import RequestHead
 from iris_wsgi.settings import BadSetting
-from iris_wsgi.wsgi.application import App
+from iris_wsgi.wsgi.application import App, PreparedRequest
 from iris_wsgi.wsgi.body import Environ
 
 RELOAD_SECONDS = 1.0
@@ -100,3 +101,10 @@ class AuthenticatedApp(App):
         if (problem := super().authorize(path, environ)) or path in self.public_paths:
             return problem
         return self.tokens.check(environ.get("HTTP_AUTHORIZATION", ""))
+
+    def prepare(self, head: RequestHead) -> PreparedRequest | None:
+        prepared = super().prepare(head)
+        if prepared is None or head.path in self.public_paths:
+            return prepared
+        # The tokens of the file can change.
+        return prepared._replace(is_authorized=lambda: self.authorize(head.path, head.environ) is None)

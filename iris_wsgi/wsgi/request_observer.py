@@ -1,16 +1,28 @@
 """Access log and request metrics."""
 
 import json
+from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterable
+from time import monotonic, time
+from typing import NamedTuple
 
 from iris_wsgi.errors import PHRASES
 from iris_wsgi.observability.log import Log
-from iris_wsgi.observability.metrics import Counter, Gauge, Histogram, Registry
-from iris_wsgi.observability.trace_context import RequestIds
+from iris_wsgi.observability.metrics import SECONDS, Counter, Gauge, Histogram, Registry
+from iris_wsgi.observability.trace_context import RequestIds, TraceContext
 from iris_wsgi.wsgi.application import METHODS, UNMATCHED, Response
 
 OTHER = "other"
 MAX_PATH = 200
+
+
+class RequestSeries(NamedTuple):
+    """The first cells of a counter and of a histogram, and the text of a log line from its level to its milliseconds."""
+
+    requests: int
+    seconds: int
+    text: str
 
 
 class RequestObserver:
@@ -39,40 +51,83 @@ class RequestObserver:
             [("requests", "answers")],
         )
         self.in_flight = in_flight.first[()]
-        self.cells, self.lock = registry.cells, registry.lock
-        self.offsets: dict[tuple[str, str, int], tuple[int, int]] = {}
+        # Without a reference to the registry, whose sources refer to the whole service.
+        self.cells, self.lock, self.collectors = registry.cells, registry.lock, registry.collectors
+        self.known: dict[tuple[str, str, int], RequestSeries] = {}
+        # The requests that are not counted yet, with the monotonic times of their beginning and end.
+        self.answers: deque[tuple[RequestSeries, Response, str, TraceContext | None, float, float]] = deque()
+        registry.collectors.append(self.write)
+        log.write_requests = self.write
 
     def started(self) -> None:
         with self.lock:
             self.cells[self.in_flight] += 1
 
+    def ended(self) -> None:
+        with self.lock:
+            self.cells[self.in_flight] -= 1
+
     def failed(self, ids: RequestIds) -> None:
         self.log.failure(**ids.log_fields())
 
-    def answered(self, method: str, path: str, route: str, response: Response, seconds: float, ids: RequestIds) -> None:
-        if method not in METHODS:
-            method = OTHER
-        requests, histogram = self.series(method, route, response.status)
-        with self.lock:
-            self.cells[requests] += 1
-            self.seconds.record(seconds, histogram)
-            self.cells[self.in_flight] -= 1
-        # Only the path needs escaping: method and route are of the table, and the ids are checked.
-        where = route if route != UNMATCHED else f'{route}","path":{json.dumps(path[:MAX_PATH])[:-1]}'
-        rows = "null" if response.rows is None else response.rows
-        job = f'","job":"{response.job}' if response.job else ""
-        traced = f'","trace_id":"{ids.trace}","span_id":"{ids.span}","parent_id":"{ids.parent}' if ids.trace else ""
-        self.log.write(
-            f'{{"time":"{self.log.now()}","level":"info","method":"{method}","route":"{where}","status":{response.status},'
-            f'"ms":{seconds * 1000:.3f},"rows":{rows},"request_id":"{ids.request}{traced}{job}{self.end}'
-        )
+    def answered(
+        self,
+        method: str,
+        path: str,
+        route: str,
+        response: Response,
+        began: float,
+        request_id: str,
+        context: TraceContext | None = None,
+    ) -> None:
+        """Collects a request. `began` is a monotonic time."""
+        series = self.known.get((method, route, response.status)) or self.series(method, path, route, response.status)
+        self.answers.append((series, response, request_id, context, began, monotonic()))
+        if not self.log.buffered:
+            self.flush()
 
-    def series(self, method: str, route: str, status: int) -> tuple[int, int]:
-        """Returns the offsets of the counter and of the histogram, which it caches."""
-        found = self.offsets.get((method, route, status))
-        if found is None:
-            found = self.requests.first[method, route, str(status)], self.seconds.first[method, route]
-            self.offsets[method, route, status] = found
+    def flush(self) -> None:
+        """Counts the collected requests and runs, and writes the log lines. The owner of a buffered log calls it at each turn."""
+        for collector in self.collectors:
+            collector()
+
+    def write(self) -> None:
+        """Counts the collected requests, under one lock, and writes their log lines in the order of their ends."""
+        answers, cells, width, lines, time_of = self.answers, self.cells, self.seconds.width, [], self.log.time_of
+        if not answers:
+            return
+        offset = time() - monotonic()
+        with self.lock:
+            for _ in range(len(answers)):
+                (requests, histogram, start), response, request_id, context, began, ended = answers.popleft()
+                seconds = ended - began
+                cells[requests] += 1
+                cells[histogram + bisect_left(SECONDS, seconds)] += 1
+                cells[histogram + width - 1] += seconds
+                rows = "null" if response.rows is None else response.rows
+                job = f'","job":"{response.job}' if response.job else ""
+                traced = (
+                    f'","trace_id":"{context.trace}","span_id":"{context.span}","parent_id":"{context.parent}' if context else ""
+                )
+                lines.append(
+                    f'{{"time":"{time_of(ended + offset)}{start}{seconds * 1000:.3f},"rows":{rows},'
+                    f'"request_id":"{request_id}{traced}{job}{self.end}'
+                )
+            self.log.write(*lines)
+
+    def series(self, method: str, path: str, route: str, status: int) -> RequestSeries:
+        """Returns the series of a request, and remembers those of the routes."""
+        known = method if method in METHODS else OTHER
+        # Only the path needs escaping: method and route are of the table.
+        where = route if route != UNMATCHED else f'{route}","path":{json.dumps(path[:MAX_PATH])[:-1]}'
+        found = RequestSeries(
+            self.requests.first[known, route, str(status)],
+            self.seconds.first[known, route],
+            f'","level":"info","method":"{known}","route":"{where}","status":{status},"ms":',
+        )
+        # A client can invent any number of paths and methods.
+        if route != UNMATCHED and known == method:
+            self.known[method, route, status] = found
         return found
 
     def record_load(self, connections: int, queued: int, request_bytes: int, response_bytes: int) -> None:

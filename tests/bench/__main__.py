@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import document
+import earlier
 import environments
 import rows
 from bench import Bench, Effort, expected_labels
@@ -20,21 +21,26 @@ from runner import ALONE, log
 from sections import SECTIONS
 from servers import SERVERS
 
-KNOWN = [*(server.name for server in SERVERS), ALONE]
 FULL, QUICK = Effort(20_000, 2.0, 2_000), Effort(2_000, 0.6, 2_000)
 
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="bin/bench", allow_abbrev=False, description="Compares this server with others, side by side."
+        prog="bin/bench",
+        allow_abbrev=False,
+        description="Compares this server with others, side by side.",
+        epilog="bjoern is compiled here: it needs a C compiler and the headers of libev (Debian: apt install gcc libev-dev).",
     )
-    named = f"sections ({', '.join(SECTIONS)}) or servers of the first section ({', '.join(KNOWN)})"
+    named = f"sections ({', '.join(SECTIONS)}) or servers of the first section ({', '.join(known_servers())})"
     parser.add_argument("--only", metavar="NAME,NAME", help=f"measure only these: {named}")
     parser.add_argument(
         "--rounds", type=int, metavar="N", help="number of rounds; the figures are their medians (default 5; 1 with --quick)"
     )
     parser.add_argument(
         "--quick", action="store_true", help="send few requests: shows that everything works; the figures are rough"
+    )
+    parser.add_argument(
+        "--against", metavar="COMMIT", help="add this project at a commit of git to the servers, and the target relative to it"
     )
     parser.add_argument("--pin", action="store_true", help="give a server of one worker one CPU and the load another")
     parser.add_argument(
@@ -44,13 +50,34 @@ def parse_options() -> argparse.Namespace:
         help="folder of the report (default: docs; no report with --quick or for parts of a section)",
     )
     options = parser.parse_args()
-    options.command = f"bin/bench{' --quick' * options.quick}{f' --only {options.only}' if options.only else ''}"
-    options.command += " --pin" * options.pin
-    options.command += f" --rounds {options.rounds}" if options.rounds else ""
+    options.command = command_line(options)
+    if options.against:
+        try:
+            earlier.add_row(options.against)
+        except Unavailable as error:
+            parser.error(f"--against {options.against}: {error}")
+    return complete(options, parser)
+
+
+def command_line(options: argparse.Namespace) -> str:
+    """Returns the command for the report."""
+    command = f"bin/bench{' --quick' * options.quick}{f' --only {options.only}' if options.only else ''}"
+    command += f" --against {options.against}" if options.against else ""
+    return command + " --pin" * options.pin + (f" --rounds {options.rounds}" if options.rounds else "")
+
+
+def known_servers() -> list[str]:
+    return [*(server.name for server in SERVERS), ALONE]
+
+
+def complete(options: argparse.Namespace, parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Adds the sections, the servers, and the defaults of the other options."""
+    known = known_servers()
     only = options.only.split(",") if options.only else list(SECTIONS)
-    if unknown := set(only) - {*KNOWN, *SECTIONS}:
-        parser.error(f"unknown section or server: {', '.join(sorted(unknown))}; known are {', '.join([*SECTIONS, *KNOWN])}")
-    options.servers = KNOWN if "servers" in only else [name for name in only if name in KNOWN]
+    if unknown := set(only) - {*known, *SECTIONS}:
+        parser.error(f"unknown section or server: {', '.join(sorted(unknown))}; known are {', '.join([*SECTIONS, *known])}")
+    options.servers = known if "servers" in only else [name for name in only if name in known]
+    options.servers += [earlier.NAME] if options.against and earlier.NAME not in options.servers else []
     options.sections = [name for name in SECTIONS if name in only or (name == "servers" and options.servers)]
     if options.out is None and not options.quick and set(only) <= set(SECTIONS):
         options.out = ROOT / "docs"

@@ -56,7 +56,8 @@ def python(name: str) -> str:
 def ensure(name: str) -> None:
     """Creates the environment, unless it is up to date. Raises Unavailable."""
     stamp = HOME / name / "installed"
-    ours = (ROOT / "setup.cfg", *sorted((ROOT / "iris_wsgi").rglob("*.py"))) if str(ROOT) in PACKAGES[name][0] else ()
+    of_this_project = PACKAGES[name][0].partition("[")[0] == str(ROOT)
+    ours = (ROOT / "setup.cfg", *sorted((ROOT / "iris_wsgi").rglob("*.py"))) if of_this_project else ()
     setup = b"".join(path.read_bytes() for path in ours)
     inputs = repr((sys.version, PACKAGES[name])).encode() + REQUIREMENTS.read_bytes() + setup
     digest = hashlib.sha256(inputs).hexdigest()

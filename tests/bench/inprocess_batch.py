@@ -10,7 +10,7 @@ import inprocess_app
 import rows
 
 import iris_wsgi
-from iris_wsgi.codec import json_documents
+from iris_wsgi.codec import decimals
 from iris_wsgi.codec import rows as codec_rows
 from iris_wsgi.model.session import Model
 from iris_wsgi.patterns.web_single import role
@@ -31,13 +31,13 @@ STAGES = {
 }
 WRAPPED = (
     (role, "decode_rows", DECODE),
-    (json_documents, "edges_of", PLACES),
-    (json_documents, "parse_pointed", NUMBERS),
-    (json_documents, "parse_decimals", NUMBERS),
+    (decimals, "edges_of", PLACES),
+    (decimals, "parse_pointed", NUMBERS),
+    (decimals, "parse_decimals", NUMBERS),
     (Model, "predict", MODEL),
     (codec_rows.Encoder, "batch", ENCODE),
     (codec_rows, "encode_rows", TEXTS),
-    (json_documents, "float_texts", DIGITS),
+    (decimals, "float_texts", DIGITS),
 )
 spent: Counter[int] = Counter()
 

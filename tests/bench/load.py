@@ -6,7 +6,7 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import processes
@@ -27,6 +27,8 @@ class LoadGenerator:
         self.sent_at: dict[int, int] = {}
         self.answered: set[int] = set()
         self.latencies: list[int] = []
+        # Connection of each response.
+        self.order: list[int] = []
         self.failures = self.closed = 0
         self.wrong = b""
 
@@ -38,6 +40,15 @@ class LoadGenerator:
         self.sockets[one.fileno()] = one
         self.poll.register(one, select.EPOLLIN)
         self.ask(one.fileno())
+
+    def connect_all(self, count: int, one_by_one: bool) -> None:
+        """Opens connections at once, or each after the first response of the one before."""
+        for _ in range(count):
+            self.connect()
+            if one_by_one:
+                self.drive(1, TIMEOUT, more=False)
+        for number in set(self.sockets) - set(self.sent_at):
+            self.ask(number)
 
     def ask(self, number: int) -> None:
         """Sends the next request on a connection."""
@@ -69,7 +80,7 @@ class LoadGenerator:
     def drive(self, count: int, seconds: float, more: bool = True) -> int:
         """Reads up to `count` responses for up to `seconds`; with `more` it sends the next request after each."""
         poll, sockets, parts, sent_at, latencies = self.poll.poll, self.sockets, self.parts, self.sent_at, self.latencies
-        clock, answered, done = time.perf_counter_ns, self.answered.add, 0
+        clock, answered, served, done = time.perf_counter_ns, self.answered.add, self.order.append, 0
         end = clock() + int(seconds * 1e9)
         while done < count and clock() < end:
             for number, _ in poll(0.1):
@@ -91,6 +102,7 @@ class LoadGenerator:
                 latencies.append(clock() - sent_at.pop(number))
                 done += 1
                 answered(number)
+                served(number)
                 if beyond or not data.startswith(self.expected):
                     self.failures += 1
                     self.wrong = self.wrong or data.partition(b"\r\n")[0]
@@ -139,14 +151,27 @@ def still_open(one: socket.socket) -> bool:
         return False
 
 
+def longest_wait(order: Sequence[int], connections: Collection[int]) -> float:
+    """Returns the longest wait of a connection for a response, in turns: responses to all connections per connection.
+
+    A server that serves the connections strictly in turn has 1.0. Waits that begin before or end after the window count up to
+    its borders.
+    """
+    last, longest = dict.fromkeys(connections, -1), 0
+    for i, number in enumerate(order):
+        longest = max(longest, i - last.get(number, -1))
+        last[number] = i
+    return max([longest, *(len(order) - at for at in last.values())]) / max(len(last), 1)
+
+
 def measure(phase: dict[str, Any], requests: Sequence[bytes]) -> dict[str, float]:
     """Measures one window of load, with a maximum of requests and seconds, and with idle connections."""
     idle = idle_connections(phase.get("idle", 0), phase["port"], requests[-1])
     load = LoadGenerator(phase["port"], requests, phase["first"])
-    for _ in range(phase["connections"]):
-        load.connect()
+    load.connect_all(phase["connections"], phase.get("one_by_one", False))
     load.warm(phase["warm"])
     load.latencies.clear()
+    load.order.clear()
     load.failures = load.closed = 0
     pids = processes.tree(phase["pid"])
     # Servers that this server calls.
@@ -166,6 +191,7 @@ def measure(phase: dict[str, Any], requests: Sequence[bytes]) -> dict[str, float
         "upstream": upstream / 1e3 / max(done, 1),
         "p50": taken[len(taken) // 2] / 1e6,
         "p99": taken[min(len(taken) - 1, len(taken) * 99 // 100)] / 1e6,
+        "turns": longest_wait(load.order, load.sockets),
         "busy": own / elapsed,
         "failures": load.failures,
         "unanswered": len(load.sockets) - len(load.answered & set(load.sockets)),

@@ -12,6 +12,7 @@ from environments import BENCH
 from servers import Server
 
 CONNECTIONS = (1, 16, 256)
+MANY = 2_000
 Windows = Sequence[tuple[str, int, dict[str, Any]]]
 
 
@@ -21,7 +22,13 @@ def plan_windows(server: Server, bench: Bench, port: int, pid: int, first: int) 
     common = {"port": port, "pid": pid, "kind": "label", "path": server.label_path, "first": first, "warm": 300, "idle": 0}
     common |= {"requests": effort.requests, "seconds": effort.seconds}
     for at in CONNECTIONS:
-        yield "label", at, common | {"connections": at, "first": first + 401 * at}
+        # In 20,000 requests, 256 connections have 78 turns, so that a single pause of the machine would decide the p99.
+        double = {"requests": 2 * effort.requests, "seconds": 2 * effort.seconds} if at == max(CONNECTIONS) else {}
+        yield "label", at, common | double | {"connections": at, "first": first + 401 * at}
+    if server.many:
+        # Some servers accept few connections while they are busy, so all connections exist before the load.
+        many = {"requests": max(2 * effort.requests, 10 * MANY), "seconds": 2 * effort.seconds, "one_by_one": True}
+        yield "label", MANY, common | many | {"connections": MANY, "first": first + MANY}
     if server.batch_path:
         batches = {"kind": "batch", "path": server.batch_path, "connections": 4, "warm": 8, "requests": 300}
         yield "batch", 4, common | batches

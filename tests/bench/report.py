@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import best_peers
 import machine
 import targets
 from environments import BENCH, HOME
@@ -13,7 +14,7 @@ from results import Results
 from servers import SERVERS, Server
 
 INTRO = """\
-This page compares several servers with the same model in one run. There were {rounds} over all servers in turn. Each server was
+This page compares several servers with the same model in one run, with {rounds} over all servers in turn. Each server was
 started again in each round, and the figures are medians. The command was `{command}`. Ratios of one run can be compared, but not
 figures of two runs or two machines.
 """
@@ -30,9 +31,18 @@ METHOD = """\
 * CPU is the user and system time of all processes and threads of the server, by the clocks of the kernel, divided by the
   requests of a window. It is for 16 connections unless stated otherwise. Memory is the proportional set size of all processes,
   in 10^6 bytes.
+* Windows with 256 and 2,000 connections are twice as long as the others. Of 2,000 connections, each has had a response before
+  the next one opens, and all are open before the load starts. stock waitress and the frameworks do not have
+  this window, except for FastAPI on uvicorn.
+* The longest wait is the maximum number of responses from one response on a connection to the next one, divided by the number
+  of connections. It is 1.00 if the server serves all connections strictly in turn. Below 2.00, no connection waits two turns
+  while another is served twice.
 * Batches have 1,000 rows and come over 4 connections.
-* Every server runs onnxruntime with one thread, in sequence, without spinning. Output goes to /dev/null. Our server, and stock
-  waitress with our application, count and log each request. The access logs of the peers are off, which favors them.
+* Every server runs onnxruntime with one thread, in sequence, without spinning. Output goes to /dev/null. All peers decode and
+  validate the body. iris_wsgi, and our application on other servers, count and log each request. Peers with log and metrics
+  do this too, as their users would add it. The other peers do neither, which favors them.
+* granian has its own threads in addition to its worker, so it can use more than one CPU. Its CPU of a request can be compared,
+  but not its requests/s.
 """
 Cell = Callable[[Server], str]
 
@@ -42,6 +52,9 @@ def text(results: Results) -> str:
     rounds = "one round" if results.rounds == 1 else f"{results.rounds} rounds"
     parts = [INTRO.format(rounds=rounds, command=results.command)]
     parts += ["![CPU of a request and requests per second](benchmark.png)\n"]
+    if lines := best_peers.lines(results):
+        compared = "\n".join(f"* {sentence}" for sentence in best_peers.sentences(results))
+        parts.append(f"## The best peers\n\n{compared}\n\n{markdown_table(best_peers.HEADINGS, lines)}")
     for heading, columns, limits in tables(results):
         lines = [
             [title(server), *(cell(server) for _, cell in columns)] for server in SERVERS if server.name in results.by_server
@@ -52,7 +65,7 @@ def text(results: Results) -> str:
     if missing:
         problems = [[title(server), missing[server.name]] for server in SERVERS if server.name in missing]
         parts.append(f"## What went wrong\n\n{markdown_table(['server', 'what'], problems)}")
-    notes = [[title(server), server.note] for server in SERVERS]
+    notes = [[title(server), server.note] for server in SERVERS if server.name in results.by_server]
     parts += [METHOD, markdown_table(["server", "how it was set up"], notes), f"## The machine\n\n{machine.lines()}"]
     verdicts = "\n".join(f"* {line}" for line in targets.lines(results))
     return "\n".join([*parts, f"## Targets\n\nTargets compare medians of this run, one worker with one worker.\n\n{verdicts}\n"])
@@ -77,9 +90,13 @@ def tables(results: Results) -> list[tuple[str, list[tuple[str, Cell]], str]]:
     by_load = [(f"at {at}", plain(f"label_cpu_{at}")) for at in (1, 16, 256)]
     by_load += [("16, none idle", plain("idle_cpu_0")), ("16 and 2,000 idle", plain("idle_cpu_2000"))]
     by_load += [("idle still open", plain("idle_idle_open_2000"))]
+    many = [("requests/s at 2,000", plain("label_rate_2000")), ("CPU µs at 2,000", plain("label_cpu_2000"))]
+    many += [(f"{p} ms at 2,000", plain(f"label_{p}_2000", "{:.2f}")) for p in ("p50", "p99")]
+    many += [(f"longest wait at {at:,}, turns", plain(f"label_turns_{at}", "{:.2f}")) for at in (256, 2_000)]
     return [
         ("CPU of a request, and requests per second", throughput, limits(results)),
         ("Latency in ms by connections", latencies, ""),
+        ("Many connections", many, ""),
         ("Start, memory, and batches of 1,000 rows", start, ""),
         ("CPU µs of a request by connections", by_load, ""),
     ]
@@ -121,8 +138,13 @@ def draw(folder: Path, results: Results, python: str) -> None:
     """Draws the chart with the Python that has matplotlib."""
     bars = [
         {
-            "title": title(server),
-            "ours": server.name.startswith("ours"),
+            # The color of the bar shows the log and the metrics.
+            "title": title(server).removesuffix(" with log and metrics"),
+            "group": "without log and metrics"
+            if not server.logs
+            else "others with log and metrics"
+            if server.peer
+            else "iris_wsgi",
             "cpu": results.value(server.name, "label_cpu_16"),
             "rate": results.value(server.name, "label_rate_16"),
         }

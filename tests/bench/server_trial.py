@@ -38,7 +38,9 @@ def running_server(server: Server, bench: Bench) -> Iterator[tuple[int, int, flo
     """Context manager of a started server: its port, its pid, and the seconds to its first response. Raises TrialFailed."""
     port = free_port()
     words = server.command(port, bench.model)
-    if "iris_wsgi" in words and (unknown := [word for word in words if word[:2] == "--" and word not in help_text()]):
+    if "iris_wsgi" in words and (
+        unknown := [word for word in words if word[:2] == "--" and word not in help_text(server.environment)]
+    ):
         raise TrialFailed(f"serve has no option {unknown[0]}")
     began, cpus = time.perf_counter(), bench.server_cpus(server.workers)
     with processes.running(words, environ(bench.scratch, bench.model), cpus, bench.scratch) as process:
@@ -51,9 +53,9 @@ def free_port() -> int:
 
 
 @functools.cache
-def help_text() -> str:
+def help_text(environment: str) -> str:
     """Returns the output of `serve --help`."""
-    command = [python("ours"), "-m", "iris_wsgi", "serve", "--help"]
+    command = [python(environment), "-m", "iris_wsgi", "serve", "--help"]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=HOME, check=False).stdout
 
 

@@ -9,11 +9,19 @@ UVICORN = ("-m", "uvicorn", "fastapi_app:app", "--host", "127.0.0.1", "--port", 
 GUNICORN = ("-m", "gunicorn", "fastapi_app:app", "-k", "uvicorn_worker.UvicornWorker", "-b", "127.0.0.1:{port}")
 ASGI = ("-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--loop", "uvloop", "--http", "httptools")
 GRANIAN = ("-m", "granian", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1", "--no-ws", "--log-level", "error")
+# granian accepts no more connections than its backlog has places.
+GRANIAN += ("--backlog", "4096", "--interface")
+# With the default, a thread for every second place, threads wait for each other and a request takes three times the CPU.
+GRANIAN_WSGI = (*GRANIAN, "wsgi", "--blocking-threads", "1")
 OURS = ("-m", "iris_wsgi", "serve", "--port", "{port}", "--model-dir", "{model}", "--role")
 
 
 class Server(NamedTuple):
-    """Row of the tables. `words` follow the environment's Python; {port} and {model} are filled in."""
+    """Row of the tables. `words` follow the environment's Python; {port} and {model} are filled in.
+
+    `logs`: the server counts and logs each request, as iris_wsgi does. `idle` and `many` add the windows with 2,000 idle and
+    with 2,000 busy connections.
+    """
 
     name: str
     title: str
@@ -25,104 +33,163 @@ class Server(NamedTuple):
     batch_path: str | None = "/predict/batch"
     checked: bool = True
     peer: bool = True
+    logs: bool = False
     idle: bool = False
+    many: bool = False
 
     def command(self, port: int, model: str) -> list[str]:
         return [python(self.environment), *(word.format(port=port, model=model) for word in self.words)]
 
 
-SERVERS = (
-    Server("ours", "iris_wsgi", "ours", (*OURS, "web_single", "--workers", "1"), "logs each request", peer=False, idle=True),
-    Server("ours2", "iris_wsgi", "ours", (*OURS, "web_single", "--workers", "2"), "logs each request", 2, peer=False),
+SERVERS = [
+    Server(
+        "ours",
+        "iris_wsgi",
+        "ours",
+        (*OURS, "web_single", "--workers", "1"),
+        "counts and logs each request",
+        peer=False,
+        logs=True,
+        idle=True,
+        many=True,
+    ),
+    Server("ours2", "iris_wsgi", "ours", (*OURS, "web_single", "--workers", "2"), "as above", 2, peer=False, logs=True),
     Server(
         "waitress",
-        "stock waitress, our application",
+        "our application on stock waitress",
         "ours",
         (f"{PEERS}/waitress_app.py", "{port}"),
-        "4 threads; connection_limit and asyncore_use_poll raised, otherwise most of 256 connections starve; logs each request",
+        "4 threads; connection_limit and asyncore_use_poll raised, otherwise most of 256 connections starve",
+        logs=True,
         idle=True,
     ),
     Server(
         "our_granian",
-        "granian, our application",
+        "our application on granian",
         "our_servers",
-        (*GRANIAN, "--interface", "wsgi", "--factory", "our_app:make_app"),
-        "HTTP in Rust; logs each request",
-        peer=False,
+        (*GRANIAN_WSGI, "--factory", "our_app:make_app"),
+        "HTTP in Rust, with its own threads; one thread for the application",
+        logs=True,
+        many=True,
     ),
     Server(
         "our_bjoern",
-        "bjoern, our application",
+        "our application on bjoern",
         "our_bjoern",
         (f"{PEERS}/our_app.py", "{port}"),
-        "HTTP in C; logs each request",
-        peer=False,
+        "HTTP in C",
+        logs=True,
+        many=True,
     ),
-    Server(
-        "asgi",
-        "msgspec, uvicorn",
-        "msgspec",
-        (*ASGI, "--no-access-log", "msgspec_asgi:plain"),
-        "no framework; uvloop, httptools; no log",
-    ),
-    Server(
-        "asgi_old",
-        "msgspec, uvicorn with uvloop 0.22",
-        "msgspec_old",
-        (*ASGI, "--no-access-log", "msgspec_asgi:plain"),
-        "as above",
-    ),
-    Server(
-        "asgi_granian",
-        "msgspec, granian (ASGI)",
-        "msgspec",
-        (*GRANIAN, "--interface", "asginl", "msgspec_asgi:plain"),
-        "no framework; HTTP in Rust; no log",
-    ),
-    Server(
-        "wsgi_granian",
-        "msgspec, granian (WSGI)",
-        "msgspec",
-        (*GRANIAN, "--interface", "wsgi", "--factory", "msgspec_wsgi:make_plain"),
-        "no framework; HTTP in Rust; no log",
-    ),
-    Server("bjoern", "msgspec, bjoern", "bjoern", (f"{PEERS}/msgspec_wsgi.py", "{port}"), "no framework; HTTP in C; no log"),
     Server(
         "asgi_fair",
-        "msgspec, uvicorn, with log and metrics",
+        "msgspec on uvicorn with log and metrics",
         "msgspec",
         (*ASGI, "--factory", "msgspec_asgi:measured"),
         "uvicorn's access log, and prometheus-client",
+        logs=True,
+        many=True,
+    ),
+    Server(
+        "asgi_old_fair",
+        "msgspec on uvicorn (older uvloop) with log and metrics",
+        "msgspec_old",
+        (*ASGI, "--factory", "msgspec_asgi:measured"),
+        "as above, with uvloop 0.22",
+        logs=True,
+        many=True,
+    ),
+    Server(
+        "rsgi_granian_fair",
+        "msgspec on granian (RSGI) with log and metrics",
+        "msgspec",
+        (*GRANIAN, "rsgi", "--factory", "msgspec_rsgi:measured"),
+        "a log line by the application, which costs less than granian's access log, and prometheus-client",
+        logs=True,
+        many=True,
     ),
     Server(
         "wsgi_granian_fair",
-        "msgspec, granian (WSGI), with log and metrics",
+        "msgspec on granian (WSGI) with log and metrics",
         "msgspec",
-        (*GRANIAN, "--access-log", "--interface", "wsgi", "--factory", "msgspec_wsgi:make_measured"),
-        "granian's access log, and prometheus-client",
+        (*GRANIAN_WSGI, "--access-log", "--factory", "msgspec_wsgi:make_measured"),
+        "one thread for the application; granian's access log, and prometheus-client",
+        logs=True,
+        many=True,
     ),
     Server(
         "bjoern_fair",
-        "msgspec, bjoern, with log and metrics",
+        "msgspec on bjoern with log and metrics",
         "bjoern",
         (f"{PEERS}/msgspec_wsgi.py", "{port}", "measured"),
         "a log line by the application, and prometheus-client",
+        logs=True,
+        many=True,
+    ),
+    Server(
+        "asgi",
+        "msgspec on uvicorn",
+        "msgspec",
+        (*ASGI, "--no-access-log", "msgspec_asgi:plain"),
+        "no framework; uvloop, httptools; no log, no metrics",
+        many=True,
+    ),
+    Server(
+        "asgi_old",
+        "msgspec on uvicorn (older uvloop)",
+        "msgspec_old",
+        (*ASGI, "--no-access-log", "msgspec_asgi:plain"),
+        "as above, with uvloop 0.22",
+        many=True,
+    ),
+    Server(
+        "asgi_granian",
+        "msgspec on granian (ASGI)",
+        "msgspec",
+        (*GRANIAN, "asginl", "msgspec_asgi:plain"),
+        "no framework; HTTP in Rust, with its own threads; no log, no metrics",
+        many=True,
+    ),
+    Server(
+        "rsgi_granian",
+        "msgspec on granian (RSGI)",
+        "msgspec",
+        (*GRANIAN, "rsgi", "msgspec_rsgi:plain"),
+        "as above",
+        many=True,
+    ),
+    Server(
+        "wsgi_granian",
+        "msgspec on granian (WSGI)",
+        "msgspec",
+        (*GRANIAN_WSGI, "--factory", "msgspec_wsgi:make_plain"),
+        "as above; one thread for the application",
+        many=True,
+    ),
+    Server(
+        "bjoern",
+        "msgspec on bjoern",
+        "bjoern",
+        (f"{PEERS}/msgspec_wsgi.py", "{port}"),
+        "no framework; HTTP in C; no log, no metrics",
+        many=True,
     ),
     Server(
         "uvicorn",
-        "FastAPI, uvicorn",
+        "FastAPI on uvicorn",
         "fastapi",
         (*UVICORN, "--loop", "uvloop", "--http", "httptools"),
         "uvloop, httptools, async handlers, pydantic models; access log off",
+        many=True,
     ),
     Server(
         "gunicorn",
-        "FastAPI, gunicorn with uvicorn-worker",
+        "FastAPI on gunicorn with uvicorn-worker",
         "fastapi",
         (*GUNICORN, "-w", "1"),
         "uvloop, httptools; access log off by default",
     ),
-    Server("gunicorn2", "FastAPI, gunicorn with uvicorn-worker", "fastapi", (*GUNICORN, "-w", "2"), "as above", 2),
+    Server("gunicorn2", "FastAPI on gunicorn with uvicorn-worker", "fastapi", (*GUNICORN, "-w", "2"), "as above", 2),
     Server(
         "mosec",
         "mosec",
@@ -158,7 +225,7 @@ SERVERS = (
         checked=False,
         peer=False,
     ),
-)
+]
 
 # Servers of the other sections: ours with all routes and without a cache, and the most common peer.
 ALL_ROLES = Server(

@@ -114,20 +114,6 @@ def test_the_readme_lists_every_setting():
 # Location of each figure of the README in docs/benchmark.md.
 FIGURES = [
     [
-        r"^\| iris_wsgi +\| +(\d+) \| +1\.00 \|",
-        *(rf"CPU of a request, relative to {peer}: ([\d.]+);" for peer in ("FastAPI on uvicorn", "mosec", "stock waitress")),
-    ],
-    [
-        r"requests/s at 16 connections: ([\d,]+); target: more than",
-        *(rf"^\| {peer} +\|(?: +[\d,.]+ \|){{3}} +(\d,\d+) \|" for peer in ("mosec", "FastAPI, uvicorn")),
-        r"p99 at 16 connections: ([\d.]+) ms; target: at most",
-        *(rf"^\| {peer} +\|(?: +[\d.]+ \|){{3}} +(\d+\.\d\d) \|" for peer in ("mosec", "FastAPI, uvicorn")),
-    ],
-    [
-        r"^\| iris_wsgi +\| +([\d.]+) \| +1\.00 \| +(\d+) \| +1\.00 \|",
-        r"^\| FastAPI, uvicorn +\| +(\d\.\d+) \| +[\d.]+ \| +(\d+) \|",
-    ],
-    [
         r"^\| iris_wsgi, /v2, binary in and out +\| +([\d,]+) \|",
         r"in binary over 1 connection, relative to the protocol's JSON: ([\d.]+);",
     ],
@@ -150,6 +136,21 @@ def test_the_figures_of_the_readme_are_those_of_the_last_benchmark_report():
     rows = re.findall(r"^\| .* \| (.*) \| `bin/bench(?: --only [\w,]+)?` \|$", README, re.MULTILINE)
     measured = [[figure for place in row for figure in re.search(place, report, re.MULTILINE).groups()] for row in FIGURES]
     assert [re.findall(r"\d[\d,.]*\d|\d", row) for row in rows] == measured
+
+
+def test_the_readme_names_the_best_peers_of_the_last_benchmark_report():
+    report = (ROOT / "docs/benchmark.md").read_text().partition("## The best peers")[2].partition("##")[0]
+    _, _, *lines = (line.strip("|").split("|") for line in report.splitlines() if line.startswith("|"))
+    expected = []
+    for line in lines:
+        figure, ours, with_log, with_figure, _, without, without_figure, _, fastapi = (cell.strip() for cell in line)
+        best = f"{with_figure} ({with_log.removesuffix(' with log and metrics')}) | {without_figure} ({without})"
+        expected.append(f"| {figure} | {ours} | {best} | {fastapi} |")
+    header = (
+        "| one worker | iris_wsgi | best peer with log and metrics | best peer without log and metrics | FastAPI on uvicorn |"
+    )
+    table = README.partition(f"{header}\n|---|---|---|---|---|\n")[2].partition("\n\n")[0]
+    assert expected and table.splitlines() == expected
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

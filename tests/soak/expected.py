@@ -24,7 +24,8 @@ class ExpectedResponses:
         """Returns the body of the response to a prediction request of the web-single pattern."""
         probabilities = self.probabilities(rows)
         encode = {"": self.encoder.row, "label": self.encoder.label, "proba": self.encoder.proba, "batch": self.encoder.batch}
-        return encode[path.removeprefix("/predict").lstrip("/")](probabilities)
+        name = path.removeprefix("/predict").lstrip("/")
+        return encode[name](probabilities if name == "batch" else probabilities[0].tolist())
 
     def probabilities(self, rows: Rows) -> np.ndarray:
         return self.model.predict(np.array(rows, np.float32))

@@ -44,6 +44,9 @@ class RecordingObserver:
     def started(self):
         pass
 
+    def ended(self):
+        pass
+
     def failed(self, ids):
         self.failures.append(ids.request)
 

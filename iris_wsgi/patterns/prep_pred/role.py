@@ -78,7 +78,7 @@ def split_model(start: StartupContext) -> ModelBackend:
     return ModelBackend(
         prep,
         outputs,
-        measured(predict, prep, outputs, ModelMetrics(start.registry, prep)),
+        measured(predict, ModelMetrics(start.registry, prep, outputs)),
         Sample(rows[:1], np.array([pinned.cases[0].outputs], np.float32)),
         BLOCKING,
         readiness,

@@ -2,19 +2,22 @@
 
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 from iris_wsgi.codec.model_schema import CLASSIFIER, REGRESSOR, SCORES, Array, OutputSchema
-from iris_wsgi.codec.rows import Encoder, decode_rows
+from iris_wsgi.codec.rows import Encoder, decode_row, decode_rows, finite
 from iris_wsgi.errors import NotFound
 from iris_wsgi.model.artifact import PROOF_TEXTS, TRAINING_FILE, read_training
 from iris_wsgi.model.predictor import NEVER
 from iris_wsgi.model.session import RUNTIME_VERSION, Graph
 from iris_wsgi.services import RoleContext, Sample, predict_context
 from iris_wsgi.wsgi import openapi
-from iris_wsgi.wsgi.application import Handler, Request, Response, Route, RouteDoc, Schedule
+from iris_wsgi.wsgi.application import Handler, InlineHandler, Request, Response, Route, RouteDoc, Schedule
 from iris_wsgi.wsgi.conditional import conditional
 
+# From the columns of one prediction, and from predictions [n, columns].
+EncodeOne = Callable[[list[float]], bytes]
 Encode = Callable[[Array], bytes]
 
 INLINE_BYTES = 16384
@@ -36,14 +39,28 @@ def routes(context: RoleContext) -> list[Route]:
         prediction = context.predict(rows, predict_context(request))
         return Response(encode(prediction.outputs), headers=headers + prediction.headers, rows=len(rows))
 
-    def predict_sample(encode: Encode) -> Handler:
-        return lambda request: respond(sample.rows, request, encode)
+    def predict_sample(encode: EncodeOne) -> Handler:
+        return lambda request: respond(sample.rows, request, one(encode))
 
     def predict_rows(encode: Encode, max_rows: int, advice: str) -> Handler:
         return lambda request: respond(decode_rows(request.body, model.schema, max_rows, advice), request, encode)
 
-    def predict_row(encode: Encode) -> Handler:
-        return predict_rows(encode, 1, "send them to /predict/batch")
+    def predict_one(encode: EncodeOne) -> Handler:
+        return predict_rows(one(encode), 1, "send them to /predict/batch")
+
+    def predict_inline(encode: EncodeOne) -> InlineHandler | None:
+        predict_row, schema = context.predict_row, model.schema
+        if predict_row is None:
+            return None
+        # A label has few different responses.
+        response_of = lru_cache(len(outputs.labels) + 1)(lambda body: Response(body, headers=headers, rows=1))
+
+        def respond_inline(body: bytes, deadline: float) -> Response | None:
+            row = decode_row(body, schema)
+            prediction = None if row is None else predict_row(row, deadline)
+            return None if prediction is None else response_of(encode(prediction))
+
+        return respond_inline
 
     def metadata(_: Request) -> Response:
         # Not a constant: the digest of an upstream model can change.
@@ -66,12 +83,15 @@ def routes(context: RoleContext) -> list[Route]:
     def post(path: str, handler: Handler, doc: RouteDoc, max_rows: int = 1) -> Route:
         return Route("POST", path, handler, doc, openapi.rows(model, max_rows), predicting)
 
+    def post_row(path: str, encode: EncodeOne, doc: RouteDoc) -> Route:
+        return post(path, predict_one(encode), doc)._replace(inline=predict_inline(encode))
+
     what, row = WHAT[kind], row_schema(outputs)
     batch = predict_rows(encoder.batch, max_rows, f"send several requests of up to {max_rows} rows")
     table = [
         get("/metadata", metadata, RouteDoc("Input and output of the model, with a sample", openapi.OBJECT), Schedule()),
         get("/predict/test", predict_sample(encoder.row), RouteDoc(f"{what} of the sample row", row)),
-        post("/predict", predict_row(encoder.row), RouteDoc(f"{what} of one row", row)),
+        post_row("/predict", encoder.row, RouteDoc(f"{what} of one row", row)),
         post("/predict/batch", batch, RouteDoc(f"{BATCH[kind]} of many rows", batch_schema(outputs)), max_rows),
         *training_routes(model, Path(context.settings.model_dir), context.log.event),
     ]
@@ -80,15 +100,20 @@ def routes(context: RoleContext) -> list[Route]:
         table += [
             get("/label", labels, RouteDoc("Class numbers and names", openapi.OBJECT), Schedule()),
             get("/predict/test/label", predict_sample(encoder.label), RouteDoc("Label of the sample row", label)),
-            post("/predict/label", predict_row(encoder.label), RouteDoc("Label of one row", label)),
+            post_row("/predict/label", encoder.label, RouteDoc("Label of one row", label)),
         ]
     if kind == CLASSIFIER:
         doc = RouteDoc("Labels of one row with probabilities", proba_schema(outputs))
-        table.append(post("/predict/proba", predict_row(encoder.proba), doc))
+        table.append(post_row("/predict/proba", encoder.proba, doc))
     if kind == SCORES:
         doc = RouteDoc("Not served: the model gives scores", openapi.OBJECT, success=(), failures=(404,))
         table.append(post("/predict/proba", no_probabilities, doc))
     return table
+
+
+def one(encode: EncodeOne) -> Encode:
+    """Returns the encoder of the first of the predictions [n, columns]. It raises PredictionFailed."""
+    return lambda predictions: encode(finite(predictions)[0])
 
 
 def row_schema(outputs: OutputSchema) -> openapi.Schema:

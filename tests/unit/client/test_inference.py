@@ -195,7 +195,7 @@ def test_the_request_has_the_id_the_trace_and_the_remaining_time(pred, faulty):
     fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
     assert (fields["X-Request-ID"], fields["traceparent"], fields["tracestate"]) == (
         "mine",
-        f"00-{'a' * 32}-{ids.span}-01",
+        f"00-{'a' * 32}-{ids.context.span}-01",
         "x=1",
     )
     timeout = json.loads(body[: int(fields["Inference-Header-Content-Length"])])["parameters"]["timeout"]

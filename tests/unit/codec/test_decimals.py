@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iris_wsgi.codec.decimals import FORMAT, float_texts, format_floats, parse_decimals, parse_pointed
+from iris_wsgi.codec.decimals import FORMAT, encode_floats, float_texts, format_floats, parse_decimals, parse_pointed
+from iris_wsgi.codec.json_documents import encode_list
 from iris_wsgi.codec.model_schema import Feature, RowSchema
 from iris_wsgi.tabular.columns import Columns
 from iris_wsgi.tabular.csv_reader import CsvReader
@@ -137,3 +138,22 @@ def test_an_end_without_a_line_feed_is_read_like_one_with_a_line_feed(text):
     for item in (without_end, with_end):
         assert item.values.tolist() == careful.values.tolist()
         assert (list(item.lines), item.kept, item.bad_rows) == (list(careful.lines), careful.kept, careful.bad_rows)
+
+
+@pytest.mark.parametrize(
+    "shape", [(0,), (0, 3), (1, 3), (199,), (200,), (5000,), (300, 1), (100, 3), (9000, 3), (3, 5000), (2, 1)]
+)
+def test_floats_are_encoded_as_the_list_of_them(shape):
+    values = np.random.default_rng(5).uniform(-3, 3, shape).astype(np.float32)
+    assert encode_floats(values).decode() == encode_list(values.tolist())
+
+
+def test_other_arrays_are_encoded_as_the_list_of_them():
+    values = np.random.default_rng(5).uniform(0, 1, (500, 4))
+    for item in (
+        values,
+        values.astype(np.float32)[:, :3],
+        (values * 1e9).astype(np.float32),
+        np.float32(values) * np.float32(1e-9),
+    ):
+        assert encode_floats(item).decode() == encode_list(item.tolist())

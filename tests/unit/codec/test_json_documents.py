@@ -3,11 +3,10 @@
 import json
 import random
 
-import numpy as np
 import pytest
 
 from iris_wsgi.codec import json_documents
-from iris_wsgi.codec.json_documents import decode_json, decoded_in_pieces, encode, encode_floats, encode_list
+from iris_wsgi.codec.json_documents import decode_json, decoded_in_pieces, encode, encode_list
 from iris_wsgi.errors import BadRequest
 
 ROWS = [[random.Random(7).random(), 2, -3e-5, i] for i in range(3000)]
@@ -137,22 +136,3 @@ def test_any_damage_of_a_long_list_is_refused_or_decoded_as_by_one_call():
 def test_lists_are_encoded_in_pieces_as_by_one_call():
     for items in ([], [1.5], list(range(500)), list(range(501)), FLAT, ROWS):
         assert encode_list(items) == encode(items)
-
-
-@pytest.mark.parametrize(
-    "shape", [(0,), (0, 3), (1, 3), (199,), (200,), (5000,), (300, 1), (100, 3), (9000, 3), (3, 5000), (2, 1)]
-)
-def test_floats_are_encoded_as_the_list_of_them(shape):
-    values = np.random.default_rng(5).uniform(-3, 3, shape).astype(np.float32)
-    assert encode_floats(values).decode() == encode_list(values.tolist())
-
-
-def test_other_arrays_are_encoded_as_the_list_of_them():
-    values = np.random.default_rng(5).uniform(0, 1, (500, 4))
-    for item in (
-        values,
-        values.astype(np.float32)[:, :3],
-        (values * 1e9).astype(np.float32),
-        np.float32(values) * np.float32(1e-9),
-    ):
-        assert encode_floats(item).decode() == encode_list(item.tolist())

@@ -476,8 +476,8 @@ def test_the_label_of_the_graph_is_served_from_the_last_column():
     predictions = np.array([[0.75, 0.25, 1], [0.25, 0.75, 0]], np.float32)
     assert (outputs.width, outputs.best(predictions).tolist()) == (3, [1, 0])
     encoder = Encoder(outputs)
-    assert json.loads(encoder.label(predictions[:1])) == {"prediction": "yes"}
-    assert json.loads(encoder.row(predictions[:1])) == {"prediction": [0.75, 0.25]}
+    assert json.loads(encoder.label(predictions[0].tolist())) == {"prediction": "yes"}
+    assert json.loads(encoder.row(predictions[0].tolist())) == {"prediction": [0.75, 0.25]}
     assert json.loads(encoder.batch(predictions))["labels"] == ["yes", "no"]
     assert encoder.fields(predictions[1:]) == {"classes": ("no", "yes"), "label": "no", "probabilities": [0.25, 0.75]}
 

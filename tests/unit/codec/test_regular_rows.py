@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iris_wsgi.codec import json_documents, rows
+from iris_wsgi.codec import decimals, rows
 from iris_wsgi.codec.model_schema import Feature, RowSchema
 from iris_wsgi.codec.rows import decode_rows, rows_of_numbers
 from iris_wsgi.errors import BadRequest, UnprocessableContent
@@ -35,7 +35,7 @@ WRITERS = {
 
 def outcome(body: bytes, schema: RowSchema, min_bytes: int) -> object:
     """Returns the type and the bytes of the rows, or the type and the words of the error."""
-    with mock.patch.object(rows, "MIN_BYTES", min_bytes), mock.patch.object(json_documents, "PIECE_BYTES", 400):
+    with mock.patch.object(rows, "MIN_BYTES", min_bytes), mock.patch.object(decimals, "PIECE_BYTES", 400):
         try:
             found = decode_rows(body, schema, MAX_ROWS, "send fewer")
         except (BadRequest, UnprocessableContent) as error:

@@ -37,11 +37,11 @@ from v2_vectors import (
     words_request,
 )
 
-from iris_wsgi.codec.v1 import decode_v1, encode_v1
 from iris_wsgi.codec.v2_request import InferenceRequest, ModelSignature, RequestedOutput, TensorSpec, decode_infer
 from iris_wsgi.codec.v2_response import encode_infer
 from iris_wsgi.codec.v2_tensors import DTYPES, from_binary, from_json, to_binary, to_json
 from iris_wsgi.errors import PredictionFailed, Problem
+from iris_wsgi.patterns.synchronous.v1_routes import decode_v1, encode_v1
 
 # Values that are invalid in JSON data of each datatype. The last two datatypes accept no values in JSON.
 MISFITS = {

@@ -139,10 +139,10 @@ def test_a_model_without_ranges_counts_none():
         schema = RowSchema(features)
 
     registry = Registry()
-    metrics = ModelMetrics(registry, Plain())
+    metrics = ModelMetrics(registry, Plain(), classifier_outputs(Plain.labels))
     registry.join()
     model = predictor(lambda rows, until: np.array([[0.2, 0.8]] * len(rows), np.float32))
-    predict = of_arrays(measured(model, Plain(), classifier_outputs(Plain.labels), metrics))
+    predict = of_arrays(measured(model, metrics))
     predict(np.zeros((1, 2), np.float32))
     predict(np.zeros((5, 2), np.float32))
     text = registry.text().decode()

@@ -26,9 +26,10 @@ def ids(traceparent: str, tracestate: str = ""):
     ],
 )
 def test_a_trace_continues_with_its_id_and_our_span_as_the_parent(traceparent, flags):
-    first, second = ids(traceparent), ids(traceparent)
-    assert first.log_fields() == {"request_id": "it", "trace_id": TRACE, "span_id": first.span, "parent_id": PARENT}
-    assert first.upstream_headers() == [("X-Request-ID", "it"), ("traceparent", f"00-{TRACE}-{first.span}-{flags}")]
+    found = ids(traceparent)
+    first, second = found.context, ids(traceparent).context
+    assert found.log_fields() == {"request_id": "it", "trace_id": TRACE, "span_id": first.span, "parent_id": PARENT}
+    assert found.upstream_headers() == [("X-Request-ID", "it"), ("traceparent", f"00-{TRACE}-{first.span}-{flags}")]
     assert len({PARENT, first.span, second.span}) == 3 and len(first.span) == 16 and int(first.span, 16)
 
 

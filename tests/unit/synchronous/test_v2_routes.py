@@ -61,6 +61,9 @@ class IgnoringObserver:
     def started(self) -> None:
         pass
 
+    def ended(self) -> None:
+        pass
+
     def failed(self, _: str) -> None:
         self.failures += 1
 
